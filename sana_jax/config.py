@@ -1,0 +1,220 @@
+"""The base of every config: each key with its type, default and comment.
+
+An experiment in configs/ takes `train()` and assigns what differs. Configs are
+locked, so that a typo raises; `check` runs before any device is touched.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sana_jax.errors import UserError
+
+# Fields of models.sana.Sana, for the published sizes (diffusers' configs).
+_600M = dict(width=1152, depth=28, cross_heads=16)
+_1600M = dict(width=2240, depth=20, cross_heads=20)
+_NORMED = dict(qk_norm=True, cross_norm=True)
+SANA_SIZES = {
+  'sana_600m_512': dict(_600M, sample_size=16),
+  'sana_600m_1024': dict(_600M, sample_size=32),
+  'sana_1600m_512': dict(_1600M, sample_size=16),
+  'sana_1600m_1024': dict(_1600M, sample_size=32),
+  'sana_1600m_2k': dict(_1600M, sample_size=64, interpolation_scale=1.0),
+  'sana_1600m_4k': dict(_1600M, sample_size=128, interpolation_scale=2.0),
+  'sana15_1600m_1024': dict(_1600M, **_NORMED),
+  'sana15_3200m_1024': dict(_1600M, **_NORMED) | dict(depth=40),
+  'sana15_4800m_1024': dict(_1600M, **_NORMED) | dict(depth=60),
+}
+
+TASKS = ('sana', 'dc_ae', 'text_encoder')
+# Keys that a resumed run may change: they do not change what is computed.
+FREE_KEYS = (
+  'num_steps', 'log_every_steps', 'checkpoint_every_steps', 'keep_checkpoints',
+  'pictures_every_steps', 'mesh', 'data.path', 'autoencoder', 'text_encoder')
+
+
+def train(task: str) -> ConfigDict:
+  """A training run with every key at its default, locked."""
+  config = ConfigDict()
+  config.task = task  # 'sana', 'dc_ae' or 'text_encoder'.
+  config.seed = 0  # Decides initial values, data order and noise.
+  config.num_steps = 1000
+  config.batch_size = 32  # Over all devices.
+  config.ema_decay = 0.999  # 0 exports the raw weights.
+  config.max_skipped_in_a_row = 20  # Updates that were not finite.
+  config.log_every_steps = 50
+  config.checkpoint_every_steps = 500
+  config.keep_checkpoints = 2
+  config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, sequence=1))
+  config.optimizer = _optimizer()
+  config.data = _data()
+  config.model = ConfigDict()  # Fields of the trained model.
+  config.autoencoder = ''  # Folder with vae/, for task 'sana'.
+  config.text_encoder = ''  # Folder with text_encoder/ and tokenizer/.
+  if task == 'sana':
+    config.model = ConfigDict(dict(
+      width=1152, depth=28, cross_heads=16, sample_size=32, qk_norm=False,
+      cross_norm=False, text_norm_scale=0.01, remat=False, unroll=1))
+    config.flow = _flow()
+    config.sampling = _sampling()
+  elif task == 'dc_ae':
+    config.loss = _reconstruction()
+  elif task == 'text_encoder':
+    config.text = _language_model()
+  else:
+    raise UserError(f'config.task={task!r}; allowed are {list(TASKS)}.')
+  return config.lock()
+
+
+def _optimizer():
+  return ConfigDict(dict(
+    name='adamw',  # 'came', 'adamw', 'muon', ...: see optim/factory.py.
+    learning_rate=1e-4,
+    schedule='constant',  # After the warm-up; see optim/schedules.py.
+    warmup_steps=0,
+    decay_fraction=0.3,  # Of the run, for 'warmup_stable_decay'.
+    weight_decay=0.0,
+    b1=0.9,
+    b2=0.999,
+    clip_norm=0.1,  # Global norm of the gradient; 0 for none.
+  ))
+
+
+def _data():
+  return ConfigDict(dict(
+    source='shapes',  # 'shapes', 'tfds' or 'folder'.
+    path='',  # Its folder; '' is ~/.cache/sana_jax/data for shapes.
+    name='',  # TFDS builder, for 'tfds'.
+    split='train',
+    size_px=64,  # Side of the square images.
+    examples=24_000,  # To render, for 'shapes'.
+  ))
+
+
+def _flow():
+  return ConfigDict(dict(
+    density='logit_normal',  # Of the time: or 'uniform'.
+    mean=0.0,
+    std=1.0,
+    shift=3.0,  # Of the time towards noise; 6 for 4K.
+    caption_dropout=0.1,
+    instruction=True,  # Prefix the complex human instruction.
+    text_length=300,  # Tokens that the transformer may see.
+  ))
+
+
+def _sampling():
+  return ConfigDict(dict(  # Of the grids drawn during training.
+    sampler='dpm++2m', steps=20, guidance_scale=4.5, shift=3.0, images=24))
+
+
+def _reconstruction():
+  return ConfigDict(dict(
+    l1=1.0,
+    mse=2.0,  # Without it, training first rests at "paint the background".
+    gradient=0.5,  # L1 of the differences between neighbours: sharp edges.
+    latent_l2=1e-4,  # Keeps latents near unit size.
+    latent_mean=1e-2,  # Centres them: the layout has a scale but no shift.
+    noise=0.03,  # On the latents, for a decoder that forgives.
+  ))
+
+
+def _language_model():
+  return ConfigDict(dict(
+    vocabulary=704,
+    length=512,  # Tokens of a training sequence, captions packed into it.
+  ))
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
+  """Assigns `--config.key=value` arguments, each to the type of its key."""
+  for argument in overrides:
+    name, equals, text = argument.partition('=')
+    if not name.startswith('--config.') or not equals:
+      raise UserError(
+        f'Unknown argument {argument!r}; overrides look like '
+        f'--config.batch_size=64.')
+    _assign(config, name.removeprefix('--config.'), text)
+
+
+def _assign(config, key, text):
+  *parents, last = key.split('.')
+  node = config
+  for part in parents:
+    node = node[part] if isinstance(node, ConfigDict) and part in node else None
+  if not isinstance(node, ConfigDict) or last not in node:
+    allowed = sorted(flatten(config)) if node is None else sorted(node)
+    raise UserError(f'There is no config.{key}; allowed are {allowed}.')
+  node[last] = _parse(key, text, node[last])
+
+
+def _parse(key, text, current):
+  if isinstance(current, ConfigDict):
+    raise UserError(
+      f'config.{key} is a group; assign one of {sorted(current)}.')
+  try:
+    if isinstance(current, bool):
+      return {'true': True, 'false': False}[text.lower()]
+    if isinstance(current, int):
+      return int(text)
+    if isinstance(current, float):
+      return float(text)
+  except (KeyError, ValueError):
+    kind = type(current).__name__
+    raise UserError(f'config.{key}={text!r} is no {kind}.') from None
+  if isinstance(current, str):
+    return text
+  raise UserError(f'config.{key} cannot be set from the command line.')
+
+
+def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+  """Values by their dotted key."""
+  out = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      out |= flatten(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = value
+  return out
+
+
+def check(config: ConfigDict) -> None:
+  """Raises one UserError that names every bad value."""
+  problems = [
+    f'config.{key}={value!r} must be {what}'
+    for key, value in flatten(config).items()
+    if (what := _violated(key, value))]
+  if problems:
+    raise UserError('; '.join(problems) + '.')
+
+
+_POSITIVE = ('num_steps', 'batch_size', 'log_every_steps', 'keep_checkpoints',
+             'checkpoint_every_steps', 'data.size_px', 'data.examples',
+             'flow.shift', 'flow.std', 'flow.text_length',
+             'optimizer.learning_rate', 'sampling.steps', 'sampling.images',
+             'sampling.shift', 'max_skipped_in_a_row', 'text.length')
+_NOT_NEGATIVE = ('pictures_every_steps', 'optimizer.warmup_steps',
+                 'optimizer.clip_norm', 'optimizer.weight_decay',
+                 'sampling.guidance_scale', 'loss.l1', 'loss.mse',
+                 'loss.gradient', 'loss.latent_l2', 'loss.noise')
+_FRACTION = ('ema_decay', 'flow.caption_dropout', 'optimizer.decay_fraction',
+             'optimizer.b1', 'optimizer.b2')
+_CHOICES = {
+  'task': TASKS,
+  'data.source': ('shapes', 'tfds', 'folder'),
+  'flow.density': ('logit_normal', 'uniform'),
+}
+
+
+def _violated(key, value):
+  if key in _POSITIVE and value <= 0:
+    return 'positive'
+  if key in _NOT_NEGATIVE and value < 0:
+    return 'zero or more'
+  if key in _FRACTION and not 0 <= value < 1:
+    return 'at least 0 and less than 1'
+  if key in _CHOICES and value not in _CHOICES[key]:
+    return f'one of {list(_CHOICES[key])}'
+  return None

@@ -1,0 +1,126 @@
+"""`shapes` as a TFDS data set: nothing to download, no TensorFlow needed.
+
+Images are handed to TFDS as encoded PNG, because it would encode arrays with
+TensorFlow, and are stored as ArrayRecord, which it reads back without. Record
+`i` of a split is `scene(seed, split, i)`.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+
+from absl import logging
+from PIL import Image
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
+from tqdm import tqdm
+
+from sana_jax.data.shapes.captions import SPLITS
+from sana_jax.data.shapes.render import render
+from sana_jax.data.shapes.scenes import scene
+
+TRAIN, HELDOUT = 24_000, 2_000
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ShapesConfig(tfds.core.BuilderConfig):
+  """Side of the images in pixels, and examples of the two splits."""
+
+  name: str = ''  # Follows from the rest.
+  size: int = 64
+  train: int = TRAIN
+  heldout: int = HELDOUT
+  seed: int = 0
+
+  def __post_init__(self):
+    # Data of other sizes never pass for these.
+    self.name = str(self.size)
+    if (self.train, self.heldout, self.seed) != (TRAIN, HELDOUT, 0):
+      self.name += f'-{self.train}-{self.heldout}-seed{self.seed}'
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+  """Captioned scenes of four shapes and six colours."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS = [ShapesConfig(size=64), ShapesConfig(size=128)]
+
+  def _info(self):
+    size = self.builder_config.size
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='Captioned scenes of the six GenEval kinds, drawn exactly.',
+      features=tfds.features.FeaturesDict({
+        'image': tfds.features.Image(
+          shape=(size, size, 3), encoding_format='png'),
+        'caption': tfds.features.Text(),
+        'kind': tfds.features.Text(),
+        'scene': tfds.features.Text(),  # JSON of the Scene.
+      }),
+      disable_shuffling=True)
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {split: self._generate_examples(split) for split in SPLITS}
+
+  def _generate_examples(self, split):
+    config = self.builder_config
+    count = getattr(config, split)
+    for index in tqdm(range(count), f'shapes/{config.name} {split}',
+                      unit='image', disable=None):
+      what = scene(config.seed, split, index)
+      yield index, {
+        'image': _png(render(what, config.size)), 'caption': what.caption,
+        'kind': what.kind, 'scene': json.dumps(dataclasses.asdict(what))}
+
+
+def prepare(
+  data_dir: str | os.PathLike,
+  size: int = 64,
+  train_examples: int = TRAIN,
+  seed: int = 0,
+  heldout_examples: int = HELDOUT,
+) -> tfds.core.DatasetBuilder:
+  """The builder, its data written first where they are missing.
+
+  TFDS writes to a folder of another name and renames it at the end, so an
+  interrupted preparation leaves nothing that looks complete.
+  """
+  config = ShapesConfig(size=size, train=train_examples, seed=seed,
+                        heldout=heldout_examples)
+  builder = Shapes(data_dir=os.path.expanduser(data_dir), config=config,
+                   file_format='array_record')
+  if builder.data_path.exists():
+    return builder
+  try:
+    with _quiet():
+      builder.download_and_prepare()
+  except OSError:
+    # Another process may have finished the same data meanwhile.
+    if not builder.data_path.exists():
+      raise
+    return Shapes(data_dir=os.path.expanduser(data_dir), config=config,
+                  file_format='array_record')
+  return builder
+
+
+def _png(image):
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, 'png', compress_level=1)
+  buffer.seek(0)
+  return buffer
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Without TFDS's own progress bars and log lines."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)
+  tqdm_utils.disable_progress_bar()
+  try:
+    yield
+  finally:
+    tqdm_utils.enable_progress_bar()
+    logging.set_verbosity(verbosity)

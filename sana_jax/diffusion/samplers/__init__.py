@@ -1,0 +1,30 @@
+"""Samplers of the flow, by name."""
+
+from sana_jax.diffusion.samplers.base import sample, Sampler, Velocity
+from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
+from sana_jax.diffusion.samplers.euler import Euler
+from sana_jax.errors import UserError
+
+# DPM-Solver++ of order 1 is Euler's method on this path: it has no name.
+_SAMPLERS = {
+  'euler': Euler(),
+  'dpm++2m': DpmSolver(order=2),
+  'dpm++2m-heun': DpmSolver(order=2, variant='heun'),
+  'dpm++3m': DpmSolver(order=3),
+}
+
+
+def make(name: str) -> Sampler:
+  """The sampler of that name.
+
+  Raises:
+    UserError: if there is none; the message lists the names.
+  """
+  if name not in _SAMPLERS:
+    raise UserError(
+      f'The sampler is {name!r}; allowed are {", ".join(_SAMPLERS)} '
+      '(key: sampler).')
+  return _SAMPLERS[name]
+
+
+__all__ = ['DpmSolver', 'Euler', 'make', 'sample', 'Sampler', 'Velocity']

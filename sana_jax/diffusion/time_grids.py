@@ -1,0 +1,72 @@
+"""The times at which a sampler calls the model, from noise (1) to data (0).
+
+Grids are made on the host in float64 and rounded once, as the references do.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sana_jax.diffusion.flow import check_shift, shift_time, TRAIN_TIMESTEPS
+from sana_jax.errors import UserError
+from sana_jax.typing import Array, Float
+
+
+class TimeGrid(NamedTuple):
+  """Times of the path, and as the model is given them at each step's start."""
+  times: Float[np.ndarray, 'n+1'] | Float[Array, 'n+1']  # Falls to 0.
+  timesteps: Float[np.ndarray, 'n'] | Float[Array, 'n']  # In [0, 1000].
+
+
+def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:
+  """SANA's grid: evenly spaced up to 0.999, then shifted.
+
+  Args:
+    steps: model calls.
+    shift: the checkpoint's flow shift.
+    continuous: gives the model 1000 t as it is, as NVlabs' sampler does. By
+      default it is truncated to an integer, as diffusers'
+      DPMSolverMultistepScheduler does; the times are the same.
+
+  Raises:
+    UserError: if there is no step or the shift is not positive.
+  """
+  _check(steps, shift)
+  ramp = 1 - np.linspace(1, 1 / TRAIN_TIMESTEPS, steps + 1)
+  times = shift_time(ramp[:0:-1], shift)
+  timesteps = TRAIN_TIMESTEPS * times
+  return _grid(times, timesteps if continuous else np.trunc(timesteps))
+
+
+def flow_euler_grid(
+    steps: int, shift: float, double_shift: bool = True) -> TimeGrid:
+  """Evenly spaced from 1 to 0.001, then shifted; timesteps are not truncated.
+
+  Args:
+    steps: model calls.
+    shift: the checkpoint's flow shift.
+    double_shift: as diffusers' FlowMatchEulerDiscreteScheduler, which spaces
+      down to the *shifted* 0.001 and then shifts again (its issue 13243), so
+      that the last step starts near 0.009 for shift 3. False shifts once.
+
+  Raises:
+    UserError: if there is no step or the shift is not positive.
+  """
+  _check(steps, shift)
+  last = 1 / TRAIN_TIMESTEPS
+  if double_shift:
+    last = float(shift_time(np.float32(last), shift))
+  times = shift_time(np.linspace(1, last, steps), shift)
+  return _grid(times, TRAIN_TIMESTEPS * np.float32(times))
+
+
+def _grid(times, timesteps):
+  return TimeGrid(np.float32(np.append(times, 0)), np.float32(timesteps))
+
+
+def _check(steps, shift):
+  if steps < 1:
+    raise UserError(
+      f'The number of sampling steps is {steps}; it must be at least 1 '
+      '(key: steps).')
+  check_shift(shift)

@@ -1,0 +1,110 @@
+"""Finds the objects of a `shapes` image; exact on rendered scenes.
+
+Foreground is what differs from the border's median colour. Each connected
+component has a colour, the nearest of the palette, and a shape: the template
+that it overlaps best. Templates are drawn with the component's own area and
+centre of mass, and pixels count by the share of them that is covered, so
+stars of a few pixels are told apart as surely as large ones. A component that
+resembles no template enough is no object, so a blob counts for nothing.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import ndimage
+
+from sana_jax.data.shapes import PALETTE, SHAPES
+from sana_jax.data.shapes.render import outline_distance
+from sana_jax.typing import Bool, Float, Image
+
+FOREGROUND = 80.  # Distance in RGB from the background, of at most 441.
+MIN_AREA = .004  # Of the image: a third of the smallest star.
+MIN_OVERLAP = .72
+_COLORS = np.array(list(PALETTE.values()), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Detected:
+  """An object found; lengths are fractions of the image's side."""
+
+  shape: str
+  color: str
+  x: float  # Centre of the bounding box.
+  y: float
+  radius: float  # Half of the box's width.
+  overlap: float  # Intersection over union with the shape's template.
+
+
+def detect(image: Image) -> list[Detected]:
+  """The square image's objects, those most like their shape first."""
+  pixels = image.astype(np.float32)
+  size = len(pixels)
+  border = np.concatenate([
+    pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+  offset = pixels - np.median(border, axis=0)
+  distance = np.sqrt((offset * offset).sum(-1))
+  labels, _ = ndimage.label(distance > FOREGROUND)
+  found = []
+  for label, box in enumerate(ndimage.find_objects(labels), start=1):
+    # One pixel around it, for the faint part of the outline.
+    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+    inside = labels[box] == label
+    if inside.sum() < MIN_AREA * distance.size:
+      continue
+    color, share = _color_and_share(pixels[box], distance[box], inside)
+    shape, (x, y, radius), overlap = _best_template(share)
+    if overlap >= MIN_OVERLAP:
+      found.append(Detected(
+        shape, color, x=(x + box[1].start) / size, y=(y + box[0].start) / size,
+        radius=radius / size, overlap=overlap))
+  return sorted(found, key=lambda thing: -thing.overlap)
+
+
+def _color_and_share(
+  pixels: Float[np.ndarray, 'y x 3'],
+  distance: Float[np.ndarray, 'y x'],
+  inside: Bool[np.ndarray, 'y x'],
+) -> tuple[str, Float[np.ndarray, 'y x']]:
+  """The component's colour, and how much of each pixel it covers."""
+  # The far half: antialiased and smeared edges do not vote.
+  far = inside & (distance >= np.median(distance[inside]))
+  color = np.median(pixels[far], axis=0)
+  nearest = int(((_COLORS - color)**2).sum(-1).argmin())
+  share = np.clip(distance / np.median(distance[far]), 0, 1)
+  near = inside.copy()
+  for axis in (0, 1):
+    for step in (1, -1):
+      near |= np.roll(inside, step, axis)
+  return tuple(PALETTE)[nearest], share * near
+
+
+def _best_template(
+  share: Float[np.ndarray, 'y x']
+) -> tuple[str, tuple[float, float, float], float]:
+  """The shape, its x, y and radius in pixels, and the overlap."""
+  area = share.sum()
+  x, y = np.arange(share.shape[1]) + .5, np.arange(share.shape[0])[:, None] + .5
+  center_x, center_y = (share * x).sum() / area, (share * y).sum() / area
+  best = None
+  for shape in SHAPES:
+    full_area, sink = _MOMENTS[shape]
+    radius = np.sqrt(area / full_area)
+    place = float(center_x), float(center_y - sink * radius), float(radius)
+    template = np.clip(.5 - radius * outline_distance(
+      shape, (x - place[0]) / radius, (y - place[1]) / radius), 0, 1)
+    both = np.minimum(share, template).sum()
+    overlap = float(both / (area + template.sum() - both))
+    if best is None or overlap > best[-1]:
+      best = shape, place, overlap
+  return best
+
+
+def _moments(shape: str) -> tuple[float, float]:
+  """Area, and height of the centre of mass, where the box is 2 wide."""
+  line = (np.arange(400) + .5) / 200 - 1
+  inside = outline_distance(shape, line, line[:, None]) < 0
+  return (float(inside.sum() / 200**2),
+          float((inside * line[:, None]).sum() / inside.sum()))
+
+
+_MOMENTS = {shape: _moments(shape) for shape in SHAPES}

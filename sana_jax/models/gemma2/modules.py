@@ -1,0 +1,132 @@
+"""The parts of Gemma-2: rotary positions, masks, attention, one layer.
+
+Formulas as in "Gemma 2" (arXiv 2408.00118) and transformers' Gemma2Model. We
+keep attention logits and rotations in float32 where transformers rounds them
+to the model's dtype, which is closer to its float32 result and no slower.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sana_jax.models.layers import RMSNorm
+from sana_jax.sharding.activations import constrain
+from sana_jax.typing import Array, Bool, DType, Float
+
+_INIT = nn.initializers.normal(0.02)
+
+
+def rotary_tables(
+  length: int, head_dim: int, theta: float
+) -> tuple[Float[Array, 'm i'], Float[Array, 'm i']]:
+  """cos and sin of position x theta^(-2i/head_dim), i < head_dim / 2."""
+  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  positions = jnp.arange(length, dtype=jnp.float32)
+  angles = positions[:, None] / theta ** exponents
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+  x: Float[Array, 'b m h k'], cos: Float[Array, 'm k//2'],
+  sin: Float[Array, 'm k//2'],
+) -> Float[Array, 'b m h k']:
+  """Turns the pair (x_i, x_{i+k/2}) of a head by its position's angle."""
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  cos, sin = cos[:, None], sin[:, None]
+  turned = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def soft_cap(x: Float[Array, '*b'], cap: float) -> Float[Array, '*b']:
+  """cap * tanh(x / cap): the identity near 0, bounded by the cap."""
+  return cap * jnp.tanh(x / cap)
+
+
+def causal_mask(mask: Bool[Array, 'b m']) -> Bool[Array, 'b m m']:
+  """Query i may see key j: j is a real token and not after i."""
+  m = mask.shape[1]
+  return mask[:, None, :] & jnp.tri(m, dtype=bool)
+
+
+def near_mask(length: int, window: int) -> Bool[Array, 'm m']:
+  """Query i may see key j in a sliding window: j > i - window."""
+  i = jnp.arange(length)
+  return i[None, :] > i[:, None] - window
+
+
+def attention(
+  q: Float[Array, 'b m h k'], k: Float[Array, 'b m g k'],
+  v: Float[Array, 'b m g k'], allowed: Bool[Array, 'b m m'],
+  *, scale: float, softcap: float,
+) -> Float[Array, 'b m h k']:
+  """softmax(soft_cap(q k^T scale)) v; each key head serves h/g query heads.
+
+  A query that may see nothing gets the plain mean of v, as in transformers:
+  finite, and never read.
+  """
+  grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+  logits = scale * jnp.einsum(
+    'bqgrk,bsgk->bgrqs', grouped, k, preferred_element_type=jnp.float32)
+  logits = jnp.where(
+    allowed[:, None, None], soft_cap(logits, softcap),
+    jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return jnp.einsum('bgrqs,bsgk->bqgrk', weights, v).reshape(q.shape)
+
+
+class Layer(nn.Module):
+  """Attention and gated MLP, each between two norms; the step of a scan."""
+
+  heads: int
+  kv_heads: int
+  head_dim: int
+  hidden: int
+  query_scale: int
+  softcap: float
+  eps: float
+  dtype: DType
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'b m d'], sliding: Bool[Array, ''],
+    shared: tuple, keep: bool,
+  ):
+    """x after the layer, and once more as the scan's output where `keep`.
+
+    Args:
+      x: residual stream.
+      sliding: whether this layer sees only the keys of the sliding window.
+      shared: the same for all layers: causal and near masks, cos, sin.
+      keep: whether the scan is to collect every layer's x.
+    """
+    causal, near, cos, sin = shared
+    allowed = causal & (near | ~sliding)
+    x = x + self._norm('post_attention_norm')(
+      self._attention(self._norm('attention_norm')(x), allowed, cos, sin))
+    x = x + self._norm('post_mlp_norm')(
+      self._mlp(self._norm('mlp_norm')(x)))
+    x = constrain(x, 'batch', None, None)
+    return x, (x if keep else None)
+
+  def _attention(self, x, allowed, cos, sin):
+    def project(name, heads):
+      y = self._dense(name, heads * self.head_dim)(x)
+      return y.reshape(*x.shape[:2], heads, self.head_dim)
+    q = rotate(project('query', self.heads), cos, sin)
+    k = rotate(project('key', self.kv_heads), cos, sin)
+    v = project('value', self.kv_heads)
+    y = attention(q, k, v, allowed, scale=self.query_scale ** -0.5,
+                  softcap=self.softcap)
+    return self._dense('out', x.shape[-1])(y.reshape(*x.shape[:2], -1))
+
+  def _mlp(self, x):
+    gate = jax.nn.gelu(self._dense('gate', self.hidden)(x), approximate=True)
+    up = self._dense('up', self.hidden)(x)
+    return self._dense('down', x.shape[-1])(gate * up)
+
+  def _norm(self, name):
+    return RMSNorm(self.eps, offset=1., dtype=self.dtype, name=name)
+
+  def _dense(self, name, features):
+    return nn.Dense(features, use_bias=False, dtype=self.dtype,
+                    kernel_init=_INIT, name=name)

@@ -1,0 +1,116 @@
+"""Gemma-2, read as a text encoder: its last hidden states condition SANA.
+
+The layers are one scan over stacked parameters; which of them see a sliding
+window only is an input of the scan. Positions run from 0 and padding stands on
+the right. Padded positions are computed too: the image model masks them.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sana_jax.models.gemma2.modules import (
+  causal_mask,
+  Layer,
+  near_mask,
+  rotary_tables,
+  soft_cap,
+)
+from sana_jax.models.layers import RMSNorm
+from sana_jax.sharding.activations import constrain
+from sana_jax.typing import Array, Bool, DType, Float, Int
+
+SIZES: Mapping[str, Mapping[str, int]] = {
+  'gemma2_2b': dict(
+    vocab_size=256_000, width=2304, depth=26, heads=8, kv_heads=4,
+    head_dim=256, hidden=9216, query_scale=256),
+}
+
+
+class Gemma2(nn.Module):
+  """Causal transformer with soft-capped logits and tied embeddings.
+
+  Attributes:
+    hidden: width of the gated MLP.
+    query_scale: attention logits are divided by its square root.
+    layer_types: 'sliding' or 'full' for each layer; empty is alternating,
+      the first one sliding.
+    remat: recompute a layer's activations in the backward pass.
+    dtype: of the computation; parameters keep theirs.
+  """
+
+  vocab_size: int
+  width: int
+  depth: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  hidden: int
+  query_scale: int
+  attention_softcap: float = 50.
+  final_softcap: float = 30.
+  sliding_window: int = 4096
+  rope_theta: float = 10_000.
+  eps: float = 1e-6
+  layer_types: tuple[str, ...] = ()
+  remat: bool = False
+  dtype: DType = jnp.float32
+
+  def setup(self):
+    self.embed = nn.Embed(
+      self.vocab_size, self.width, dtype=self.dtype,
+      embedding_init=nn.initializers.normal(0.02))
+    layer = Layer
+    if self.remat:  # 4: `keep` is a Python bool (self counts as 0).
+      layer = nn.remat(Layer, prevent_cse=False, static_argnums=(4,))
+    self.layers = nn.scan(
+      layer, variable_axes={'params': 0}, split_rngs={'params': True},
+      in_axes=(0, nn.broadcast, nn.broadcast), length=self.depth)(
+        heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim,
+        hidden=self.hidden, query_scale=self.query_scale,
+        softcap=self.attention_softcap, eps=self.eps, dtype=self.dtype)
+    self.final_norm = RMSNorm(self.eps, offset=1., dtype=self.dtype)
+
+  def __call__(
+    self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
+  ) -> Float[Array, 'b m d']:
+    """The last hidden state, after the final norm: what SANA reads."""
+    _, x, _ = self._run(tokens, mask, keep=False)
+    return self.final_norm(x)
+
+  def hidden_states(
+    self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
+  ) -> Float[Array, 'l b m d']:
+    """The embeddings and every layer's output, l = depth + 1.
+
+    The last one is after the final norm, as transformers gives them.
+    """
+    first, last, outputs = self._run(tokens, mask, keep=True)
+    return jnp.concatenate(
+      [first[None], outputs[:-1], self.final_norm(last)[None]])
+
+  def logits(
+    self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
+  ) -> Float[Array, 'b m v']:
+    """Scores of the next token, in float32 (embeddings are tied)."""
+    x = self(tokens, mask)
+    table = self.embed.embedding.astype(self.dtype)
+    scores = jnp.einsum(
+      'bmd,vd->bmv', x, table, preferred_element_type=jnp.float32)
+    return soft_cap(scores, self.final_softcap)
+
+  def is_sliding(self) -> tuple[bool, ...]:
+    """For each layer, whether it sees a sliding window only."""
+    types = self.layer_types or ('sliding', 'full') * self.depth
+    return tuple(t == 'sliding' for t in types[:self.depth])
+
+  def _run(self, tokens, mask, keep):
+    # The factor is rounded to the model's dtype first, as in transformers.
+    x = self.embed(tokens) * jnp.asarray(self.width ** 0.5, self.dtype)
+    x = constrain(x, 'batch', None, None)
+    m = tokens.shape[1]
+    shared = (causal_mask(mask), near_mask(m, self.sliding_window),
+              *rotary_tables(m, self.head_dim, self.rope_theta))
+    last, outputs = self.layers(x, jnp.array(self.is_sliding()), shared, keep)
+    return x, last, outputs

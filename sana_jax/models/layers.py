@@ -1,0 +1,85 @@
+"""Small parts that the models share: normalisation, embeddings, modulation."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.typing import Array, DType, Float
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * (offset + scale) [+ bias] over the last axis, in float32.
+
+  `offset` is 1 in Gemma, whose scales are stored around zero.
+  """
+
+  eps: float
+  use_bias: bool = False
+  offset: float = 0.
+  scale_init: float | None = None  # 1 - offset where it is None.
+  dtype: DType = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+    start = 1. - self.offset if self.scale_init is None else self.scale_init
+    shape = x.shape[-1:]
+    scale = self.param('scale', nn.initializers.constant(start), shape)
+    y = rms_normalise(x, self.eps) * (self.offset + scale)
+    if self.use_bias:
+      y = y + self.param('bias', nn.initializers.zeros, shape)
+    return y.astype(self.dtype)
+
+
+def rms_normalise(x: Float[Array, '*b d'], eps: float) -> Float[Array, '*b d']:
+  """x / sqrt(mean(x^2) + eps), in float32 whatever comes in."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+
+
+def layer_normalise(x: Float[Array, '*b d'], eps: float):
+  """LayerNorm without parameters, in float32."""
+  x = x.astype(jnp.float32)
+  x = x - jnp.mean(x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+
+
+def modulate(x, shift, scale):
+  """AdaLN: x (1 + scale) + shift, with one shift and scale per example."""
+  return x * (1 + scale) + shift
+
+
+def sinusoidal_embedding(
+  t: Float[Array, 'b'], size: int = 256, max_period: float = 10_000.
+) -> Float[Array, 'b {size}']:
+  """[cos | sin] of t at geometric frequencies, in float32 (DiT's order)."""
+  half = size // 2
+  # Rounded once from float64: at t = 999 an ulp of a frequency is visible.
+  exponents = -math.log(max_period) * np.arange(half, dtype=np.float32) / half
+  frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+  angles = t.astype(jnp.float32)[:, None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def position_embedding(
+  height: int, width: int, size: int, *, base: int, scale: float
+) -> np.ndarray:
+  """Fixed 2-D sin-cos table [height*width, size] of the 2K and 4K models.
+
+  Positions are stretched so that any aspect ratio spans `base` / `scale`; the
+  first half of the channels encodes x, the second y (diffusers, 1.2 there).
+  """
+  omega = 10_000. ** (-np.arange(size // 4, dtype=np.float64) / (size // 4))
+
+  def encode(length):
+    grid = np.arange(length, dtype=np.float32)
+    grid = grid / np.float32(length / base) / np.float32(scale)
+    angles = grid[:, None].astype(np.float64) * omega
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+  x = np.broadcast_to(encode(width)[None], (height, width, size // 2))
+  y = np.broadcast_to(encode(height)[:, None], (height, width, size // 2))
+  table = np.concatenate([x, y], axis=-1).reshape(height * width, size)
+  return table.astype(np.float32)

@@ -1,0 +1,40 @@
+"""Keeps activations split, by three names, wherever a mesh is in context.
+
+Models say `constrain(x, 'batch', 'tokens', None)` after patchify, after every
+block and before the loss. Without this XLA may replicate the residual stream
+under FSDP ("Involuntary full rematerialization" in its log).
+"""
+
+import math
+
+import jax
+from jax.sharding import AxisType
+
+from sana_jax.sharding.mesh import BATCH_AXES
+from sana_jax.typing import Array
+
+NAMES = {'batch': BATCH_AXES, 'tokens': ('sequence',), 'width': ('tensor',)}
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+  """`x`, laid out by one of 'batch', 'tokens', 'width' or None for each axis.
+
+  The identity without a mesh (`jax.set_mesh`). Mesh axes that are missing,
+  manual (inside `shard_map`) or do not divide the array's axis, such as the
+  batch of one of a sampler, are left out.
+  """
+  if len(names) != x.ndim:
+    raise ValueError(f'{len(names)} names for an array of shape {x.shape}')
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  free = {a for a, kind in zip(mesh.axis_names, mesh.axis_types)
+          if kind == AxisType.Auto}
+  spec = []
+  for size, name in zip(x.shape, names):
+    axes = tuple(a for a in NAMES[name] if a in free) if name else ()
+    ways = math.prod(mesh.shape[a] for a in axes)
+    spec.append(axes if axes and size % ways == 0 else None)
+  if not any(spec):  # Nothing to say; inside a shard_map, nothing may be said.
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.P(*spec))

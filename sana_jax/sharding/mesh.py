@@ -1,0 +1,89 @@
+"""Device meshes: at most four named axes, and who reads which rows of a batch.
+
+The axes are `data` (copies of the model), `fsdp` (the batch and the parameters
+are split), `tensor` (the width is split) and `sequence` (the tokens are split).
+They are `AxisType.Auto` and this is the one place that says so: `jax.make_mesh`
+would make them Explicit, in which Linen's modules fail. `data` is outermost, so
+the axes with more traffic lie on neighbouring chips.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from sana_jax.errors import UserError
+
+AXES = ('data', 'fsdp', 'tensor', 'sequence')
+BATCH_AXES = ('data', 'fsdp')
+
+
+def make_mesh(
+    shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh of all `devices` (by default all there are); one size may be -1.
+
+  Raises UserError for an unknown axis and for sizes that do not fit.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = _sizes(shape, len(devices))
+  return jax.make_mesh(
+      tuple(sizes.values()), tuple(sizes), devices=devices,
+      axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def batch_spec(mesh: Mesh) -> jax.P:
+  """Splits a leading batch axis over the mesh's data and fsdp axes."""
+  axes = tuple(a for a in BATCH_AXES if a in mesh.shape)
+  return jax.P(axes) if axes else jax.P()
+
+
+def batch_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+  """`(index, count)`: this process reads part `index` of `count` of each batch.
+
+  Processes that differ only along tensor or sequence read the same part.
+  Raises UserError if the batch does not split evenly over the mesh.
+  """
+  ways = math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
+  if batch_size < 1 or batch_size % ways:
+    below = max(ways, batch_size // ways * ways)
+    raise UserError(
+        f'batch_size={batch_size} does not split over data x fsdp = {ways} '
+        f'groups of devices; set batch_size to a multiple of {ways}, such as '
+        f'{below}.')
+  rows = NamedSharding(mesh, batch_spec(mesh)).devices_indices_map(
+      (batch_size,))
+  spans = {
+      index[0].indices(batch_size)[:2] for device, index in rows.items()
+      if device.process_index == jax.process_index()}
+  first = min(start for start, _ in spans)
+  count = sum(stop - start for start, stop in spans)
+  if max(stop for _, stop in spans) - first != count or first % count:
+    raise UserError(
+        f'The mesh {dict(mesh.shape)} gives process {jax.process_index()} rows '
+        'of the batch that are not neighbours; set mesh.data to a multiple of '
+        'the number of processes, or to 1.')
+  return first // count, batch_size // count
+
+
+def _sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
+  """The axes in their fixed order, with -1 replaced by what is left."""
+  if unknown := sorted(set(shape) - set(AXES)):
+    raise UserError(
+        f'mesh has the axes {", ".join(unknown)}; allowed are '
+        f'{", ".join(AXES)}.')
+  sizes = {a: shape[a] for a in AXES if a in shape} or {'data': -1}
+  said = ', '.join(f'{a}={n}' for a, n in sizes.items())
+  if (bad := [a for a, n in sizes.items() if n < 1 and n != -1]) or (
+      list(sizes.values()).count(-1) > 1):
+    raise UserError(
+        f'mesh is {said}; sizes are positive and at most one is -1 (all '
+        f'devices that are left): change mesh.{(bad or list(sizes))[0]}.')
+  fixed = math.prod(n for n in sizes.values() if n != -1)
+  if count % fixed or (-1 not in sizes.values() and fixed != count):
+    rule = 'must divide' if -1 in sizes.values() else 'must be'
+    raise UserError(
+        f'mesh is {said}, a product of {fixed} that {rule} the number of '
+        f'devices, {count}: change mesh, for instance to data=-1 alone.')
+  return {a: count // fixed if n == -1 else n for a, n in sizes.items()}

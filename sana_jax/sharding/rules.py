@@ -1,0 +1,110 @@
+"""Which axis of which parameter lies on which mesh axis.
+
+A table is a sequence of `(pattern, spec)`. The pattern is a regular expression
+that must match a parameter's whole path ('blocks/query/kernel'), the spec names
+a mesh axis (or a tuple of them, or None) for each leading axis of the array.
+Tables are total and exact: each parameter is matched by exactly one pattern and
+each pattern matches something, so the order of rows never matters and a renamed
+parameter cannot fall back to a silent default. Mesh axes that a mesh lacks
+count as 1, so one table serves every mesh.
+"""
+
+from collections.abc import Sequence
+import math
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+import optax
+
+from sana_jax.errors import UserError
+from sana_jax.sharding.mesh import AXES
+from sana_jax.typing import PyTree
+
+Table = Sequence[tuple[str, tuple]]
+
+
+class RuleError(UserError):
+  """The table does not name every parameter exactly once, or cannot hold."""
+
+
+def shardings(params: PyTree, table: Table, mesh: Mesh) -> PyTree:
+  """A NamedSharding for each leaf, by the one pattern that matches its path.
+
+  Leaves need a shape only (arrays or ShapeDtypeStructs). Raises one RuleError
+  that lists every problem, a line each.
+  """
+  specs = dict(table)
+  unused = set(specs)
+  problems = [
+      f'pattern {pattern!r} stands in the table twice'
+      for pattern in specs if sum(p == pattern for p, _ in table) > 1]
+
+  def leaf_sharding(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    hits = [p for p in specs if re.fullmatch(p, name)]
+    unused.difference_update(hits)
+    if len(hits) != 1:
+      problems.append(
+          f'{name} {leaf.shape}: {len(hits)} patterns match {hits}')
+      return None
+    spec = specs[hits[0]]
+    problems.extend(
+        f'{name} {leaf.shape}: {p}' for p in _misfits(leaf.shape, spec, mesh))
+    return NamedSharding(mesh, _present(spec, mesh))
+
+  tree = jax.tree_util.tree_map_with_path(leaf_sharding, params)
+  problems += [f'pattern {p!r} matches no parameter' for p in sorted(unused)]
+  if problems:
+    raise RuleError('\n'.join(problems))
+  return tree
+
+
+def state_shardings(
+    tx: optax.GradientTransformation, params: PyTree,
+    param_shardings: PyTree, mesh: Mesh,
+) -> PyTree:
+  """Shardings for `tx.init(params)`: moments lie like their parameter.
+
+  Everything else is replicated: counts, and the row and column statistics of
+  factored optimizers (four vectors a matrix; which axis a statistic belongs to
+  cannot be told from its shape when the matrix is square). Without this,
+  `jax.jit(tx.init)` silently replicates every moment on every chip.
+  """
+  everywhere = NamedSharding(mesh, jax.P())
+  shapes = jax.eval_shape(tx.init, params)
+
+  def lie_alike(leaf, param, sharding):
+    return sharding if leaf.shape == param.shape else everywhere
+
+  return optax.tree.map_params(
+      tx, lie_alike, shapes, params, param_shardings,
+      transform_non_params=lambda _: everywhere)
+
+
+def _axes(entry) -> tuple[str, ...]:
+  """A spec's entry (None, a name or a tuple of names) as a tuple of names."""
+  if entry is None:
+    return ()
+  return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _misfits(shape: tuple[int, ...], spec: tuple, mesh: Mesh) -> list[str]:
+  """What is wrong with laying an array of `shape` by `spec` on `mesh`."""
+  if len(spec) > len(shape):
+    return [f'{spec} has more axes']
+  misfits = []
+  for size, entry in zip(shape, spec):
+    axes = _axes(entry)
+    if unknown := [a for a in axes if a not in AXES]:
+      misfits.append(f'{unknown[0]!r} is no mesh axis ({", ".join(AXES)})')
+    ways = math.prod(mesh.shape.get(a, 1) for a in axes)
+    if size % ways:
+      misfits.append(f'{size} is not divisible by {" x ".join(axes)}={ways}')
+  return misfits
+
+
+def _present(spec: tuple, mesh: Mesh) -> jax.P:
+  """The spec without the axes that this mesh lacks."""
+  kept = [tuple(a for a in _axes(entry) if a in mesh.shape) for entry in spec]
+  return jax.P(*(axes[0] if len(axes) == 1 else axes or None for axes in kept))

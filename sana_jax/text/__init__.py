@@ -1,0 +1,1 @@
+"""Prompts, their tokens and their embeddings."""

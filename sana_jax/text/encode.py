@@ -1,0 +1,71 @@
+"""From prompts to the embeddings and mask that condition SANA.
+
+The instruction and the cleaned prompt are tokenised as one text, padded on the
+right to n + length - 2 tokens, where n counts the instruction's own tokens.
+SANA then reads `length` of these positions: the first (<bos>) and the last
+length - 1, which begin where the instruction ends. The 2 are <bos> and the
+token of the instruction's last blank, which merges with the prompt's first
+word (SANA section 3.1; diffusers' SanaPipeline, whose numbers these are).
+
+Negative prompts are encoded without an instruction. Tokenising happens on the
+host; `embed` is pure, to be jitted where its sharding is known.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.text.prompts import clean
+from sana_jax.typing import Array, Bool, Float, Int, Params
+
+LENGTH = 300  # Text tokens of every published SANA.
+
+
+def tokenize(
+  tokenizer, prompts: Sequence[str], *, instruction: str = '',
+  length: int = LENGTH,
+) -> tuple[Int[np.ndarray, 'b m'], Bool[np.ndarray, 'b m']]:
+  """Token ids and mask of the cleaned prompts behind the instruction.
+
+  m is `length` without an instruction, else n + length - 2. Longer prompts are
+  cut at the end.
+  """
+  total = length
+  if instruction:
+    total += len(tokenizer.encode(instruction)) - 2
+  tokens = tokenizer(
+    [instruction + clean(p) for p in prompts], padding='max_length',
+    max_length=total, truncation=True, padding_side='right',
+    return_attention_mask=True)
+  ids = np.asarray(tokens['input_ids'], np.int32).reshape(-1, total)
+  return ids, np.asarray(tokens['attention_mask'], bool).reshape(-1, total)
+
+
+def window(x: Array, length: int) -> Array:
+  """Position 0 and the last length - 1 of axis 1."""
+  return jnp.concatenate([x[:, :1], x[:, x.shape[1] - length + 1:]], axis=1)
+
+
+def embed(
+  model: nn.Module, params: Params, ids: Int[Array, 'b m'],
+  mask: Bool[Array, 'b m'], length: int = LENGTH,
+) -> tuple[Float[Array, 'b {length} d'], Bool[Array, 'b {length}']]:
+  """The text encoder's last hidden states and mask inside the window."""
+  states = model.apply({'params': params}, ids, mask)
+  return window(states, length), window(mask, length)
+
+
+def encode(
+  model: nn.Module, params: Params, tokenizer, prompts: Sequence[str], *,
+  instruction: str = '', length: int = LENGTH,
+) -> tuple[Float[Array, 'b {length} d'], Bool[Array, 'b {length}']]:
+  """Embeddings and mask of prompts; compiles once per number of prompts."""
+  ids, mask = tokenize(
+    tokenizer, prompts, instruction=instruction, length=length)
+  return _embed(model, params, ids, mask, length)
+
+
+_embed = jax.jit(embed, static_argnums=(0, 4))

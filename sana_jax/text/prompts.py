@@ -1,0 +1,41 @@
+"""What stands in front of a prompt, and how a prompt is cleaned.
+
+SANA's text encoder reads an instruction to a language model before the prompt
+("complex human instruction", SANA section 3.1); nothing is generated, it only
+conditions the hidden states. The text is part of the published weights, to the
+letter: this is diffusers' wording. NVlabs' configs differ in one place, double
+quotes around "Enhanced prompt" (`OFFICIAL_INSTRUCTION`).
+"""
+
+INSTRUCTION_LINES = (
+  "Given a user prompt, generate an 'Enhanced prompt' that provides detailed "
+  'visual descriptions suitable for image generation. Evaluate the level of '
+  'detail in the user prompt:',
+  '- If the prompt is simple, focus on adding specifics about colors, shapes, '
+  'sizes, textures, and spatial relationships to create vivid and concrete '
+  'scenes.',
+  '- If the prompt is already detailed, refine and enhance the existing '
+  'details slightly without overcomplicating.',
+  'Here are examples of how to transform or refine prompts:',
+  '- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled '
+  'up in a round shape, sleeping peacefully on a warm sunny windowsill, '
+  'surrounded by pots of blooming red flowers.',
+  '- User Prompt: A busy city street -> Enhanced: A bustling city street scene '
+  'at dusk, featuring glowing street lamps, a diverse crowd of people in '
+  'colorful clothing, and a double-decker bus passing by towering glass '
+  'skyscrapers.',
+  'Please generate only the enhanced description for the prompt below and '
+  'avoid including any additional commentary or evaluations:',
+  'User Prompt: ',
+)
+INSTRUCTION = '\n'.join(INSTRUCTION_LINES)
+OFFICIAL_INSTRUCTION = INSTRUCTION.replace(
+  "'Enhanced prompt'", '"Enhanced prompt"')
+
+
+def clean(prompt: str) -> str:
+  """Lower case without surrounding blanks, as diffusers does by default.
+
+  Its optional `clean_caption` (off in every pipeline) is not offered.
+  """
+  return prompt.lower().strip()

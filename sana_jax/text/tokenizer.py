@@ -1,0 +1,85 @@
+"""Gemma-style tokenizers: load a published one, or train a small one.
+
+Byte-pair encoding with byte fallback over text whose blanks are written '▁'.
+At training, texts are split before each '▁' and around punctuation, so that no
+merge crosses a word's start: a word is the same token wherever it stands,
+which Gemma's published vocabulary does not promise.
+"""
+
+from collections.abc import Iterable
+import os
+
+from sana_jax.errors import UserError
+
+_SPECIALS = ('<pad>', '<eos>', '<bos>', '<unk>', '<mask>')  # Ids 0 to 4.
+_BYTES = tuple(f'<0x{i:02X}>' for i in range(256))  # Ids 5 to 260.
+_FILES = ('tokenizer.json', 'tokenizer_config.json')
+
+
+def train(texts: Iterable[str], vocab_size: int):
+  """A GemmaTokenizer of at most `vocab_size` tokens; the same every time.
+
+  Each text is read as it stands and after a blank, since a prompt follows the
+  instruction's last blank but a negative prompt starts the text.
+
+  Raises:
+    UserError: the vocabulary cannot hold the texts' characters.
+  """
+  import tokenizers as tk
+  texts = [t for text in texts for t in (text, ' ' + text)]
+  alphabet = set(''.join(texts).replace(' ', '▁'))
+  fixed = [*_SPECIALS, *_BYTES]
+  if vocab_size < len(fixed) + len(alphabet):
+    raise UserError(
+      f'vocab_size is {vocab_size}, but {len(fixed)} special and byte tokens '
+      f'and {len(alphabet)} characters need a place: raise vocab_size to at '
+      f'least {len(fixed) + len(alphabet)}.')
+  tokenizer = tk.Tokenizer(tk.models.BPE(
+    byte_fallback=True, fuse_unk=True, unk_token='<unk>'))
+  tokenizer.normalizer = tk.normalizers.Replace(' ', '▁')
+  tokenizer.pre_tokenizer = tk.pre_tokenizers.Sequence([
+    tk.pre_tokenizers.Split('\n', 'isolated'),
+    tk.pre_tokenizers.Punctuation('isolated'),
+    tk.pre_tokenizers.Split('▁', 'merged_with_next')])
+  tokenizer.train_from_iterator(texts, tk.trainers.BpeTrainer(
+    vocab_size=vocab_size, special_tokens=fixed, show_progress=False))
+  return _gemma(tokenizer)
+
+
+def load(folder: str | os.PathLike):
+  """The tokenizer in a local folder, padding on the right.
+
+  Given a folder without files, transformers may return an empty tokenizer of
+  five tokens and no <bos>: here that is an error.
+
+  Raises:
+    UserError: the folder or one of its files is missing or unreadable.
+  """
+  from transformers import AutoTokenizer
+  folder = os.fspath(folder)
+  missing = [f for f in _FILES if not os.path.isfile(os.path.join(folder, f))]
+  if missing:
+    raise UserError(f'No tokenizer in {folder!r}: {" and ".join(missing)} '
+                    'missing; give a folder that holds them.')
+  try:
+    return AutoTokenizer.from_pretrained(
+      folder, local_files_only=True, padding_side='right')
+  except Exception as e:  # The library's parser raises plain Exception.
+    raise UserError(f'The tokenizer in {folder!r} cannot be read ({e}); '
+                    'save it again or give another folder.') from e
+
+
+def _gemma(trained):
+  """GemmaTokenizer around the trained vocabulary and merges.
+
+  It is rebuilt because training made special tokens of the byte tokens, which
+  would then match their own spelling in a text.
+  """
+  import json
+
+  from transformers import GemmaTokenizer
+  state = json.loads(trained.to_str())['model']
+  return GemmaTokenizer(
+    vocab=state['vocab'], merges=[tuple(m) for m in state['merges']],
+    padding_side='right', add_bos_token=True, add_eos_token=False,
+    clean_up_tokenization_spaces=False)

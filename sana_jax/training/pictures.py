@@ -1,0 +1,65 @@
+"""Pictures of a run: its loss curve and its sample grids."""
+
+import io
+
+from etils import epath
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+import numpy as np
+from PIL import Image
+
+from sana_jax.training.reporting import read_lines
+from sana_jax.training.workdir import write_atomically
+
+
+def save_loss_curve(workdir: epath.Path, name: str) -> None:
+  """Draws metrics.jsonl into loss.png; nothing before its second line."""
+  lines = [x for x in read_lines(workdir / 'metrics.jsonl')
+           if x['loss'] is not None]
+  if len(lines) < 2:
+    return
+  steps = np.array([x['step'] for x in lines])
+  losses = np.array([x['loss'] for x in lines])
+  write_atomically(workdir / 'loss.png', loss_curve(steps, losses, name))
+
+
+def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
+  """A PNG of the raw and the smoothed loss over the steps."""
+  smoothed = smooth(losses)
+  figure = Figure(figsize=(8, 4.5), dpi=120, layout='constrained')
+  FigureCanvasAgg(figure)  # Without pyplot: no global state, no display.
+  axes = figure.add_subplot()
+  axes.plot(steps, losses, color='tab:blue', alpha=.3, lw=1, label='loss')
+  axes.plot(steps, smoothed, color='tab:blue', lw=2, label='smoothed')
+  if losses.min() > 0:
+    axes.set_yscale('log')
+  axes.set_xlim(0, steps[-1])
+  axes.set_xlabel('step')
+  axes.set_ylabel('loss')
+  axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {steps[-1]} steps')
+  axes.grid(True, which='both', alpha=.2)
+  axes.legend(frameon=False)
+  png = io.BytesIO()
+  figure.savefig(png, format='png')
+  return png.getvalue()
+
+
+def smooth(losses: np.ndarray) -> np.ndarray:
+  """The mean over a centred window of 5 % of the curve, narrower at its ends.
+
+  Centred, so that the curve does not lag behind the loss.
+  """
+  count = len(losses)
+  half = np.minimum(count // 40, np.minimum(np.arange(count),
+                                            np.arange(count)[::-1]))
+  sums = np.concatenate([[0.], np.cumsum(losses, dtype=np.float64)])
+  at = np.arange(count)
+  return (sums[at + half + 1] - sums[at - half]) / (2*half + 1)
+
+
+def save_samples(workdir: epath.Path, step: int, image: Image.Image) -> None:
+  """Writes pictures/step_XXXXXX.png."""
+  png = io.BytesIO()
+  image.save(png, format='PNG')
+  write_atomically(
+      workdir / 'pictures' / f'step_{step:06d}.png', png.getvalue())

@@ -1,0 +1,215 @@
+"""What a run says while it trains: a bar, JSON lines, TensorBoard.
+
+`Report` takes each step's metrics as they leave the device and looks at them
+one step later, when they are there: the host never waits for the newest step.
+metrics.jsonl has one object a log interval; after a restart the lines beyond
+the restored step are dropped, so that each step stands there once.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import json
+import logging as builtin_logging
+import math
+import sys
+import time
+from typing import Any
+
+from absl import logging
+from clu import parameter_overview
+from etils import epath
+import jax
+from tqdm import tqdm
+
+from sana_jax.errors import UserError
+from sana_jax.training.workdir import write_atomically
+from sana_jax.typing import PyTree
+
+_SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
+
+
+class Report:
+  """Call it with `(step, metrics)` after each step; `flush` before a save."""
+
+  def __init__(
+      self, workdir: epath.Path, *, start: int, num_steps: int,
+      batch_size: int, every_steps: int, max_skipped_in_a_row: int,
+      schedule: Callable[[int], Any],
+  ):
+    self._limit = max_skipped_in_a_row
+    self._schedule = schedule
+    self._every_steps = every_steps
+    self._last_step = num_steps
+    self._primary = jax.process_index() == 0
+    self._lines = workdir / 'metrics.jsonl'
+    self._board = None
+    self._pending = None
+    self._rate = Rate(start, num_steps, batch_size)
+    self._bar = tqdm(
+        total=num_steps, initial=start, unit='step', dynamic_ncols=True,
+        disable=not (self._primary and sys.stderr.isatty()))
+    if self._primary:
+      self._rate.before = keep_lines(self._lines, start)
+      self._board = _tensorboard(workdir)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *_):
+    try:
+      if kind is None:
+        self.flush()
+    finally:
+      self._bar.close()
+      if self._board is not None:
+        self._board.close()
+
+  def __call__(self, step: int, metrics: PyTree) -> None:
+    """Queues this step's metrics, and reports the step before it."""
+    self.flush()
+    self._pending = step, metrics
+
+  def flush(self) -> None:
+    """Waits for the queued metrics and reports them.
+
+    Raises UserError after too many updates in a row that were not finite.
+    """
+    if self._pending is None:
+      return
+    (step, metrics), self._pending = self._pending, None
+    metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
+    self._rate.tick(step)
+    if self._primary:
+      self._show(step, metrics)
+      if step % self._every_steps == 0 or step == self._last_step:
+        self._write(step, metrics)
+    if metrics['skipped_in_a_row'] >= self._limit:
+      raise UserError(
+          f'The last {self._limit} updates before step {step} were not finite '
+          f'(loss {metrics["loss"]}) and were skipped; lower '
+          'optimizer.learning_rate, look at the data, or raise '
+          'max_skipped_in_a_row.')
+
+  def _show(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Moves the bar; without a terminal, a line every few seconds."""
+    rate = self._rate
+    said = f'loss {metrics["loss"]:.4g}, {rate.images_per_second:.3g} images/s'
+    if metrics['skipped']:
+      said += f', {metrics["skipped"]} skipped'
+    if not self._bar.disable:
+      self._bar.set_postfix_str(said, refresh=False)
+      self._bar.update(1)
+    elif rate.line_is_due() or step == self._last_step:
+      logging.info('step %d/%d  %s, %s left', step, self._last_step, said,
+                   tqdm.format_interval(rate.seconds_left))
+
+  def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """One line of metrics.jsonl, and the same for TensorBoard."""
+    # Skipped updates did not move the optimizer's own count.
+    before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
+    line = {
+        'step': step, **metrics,
+        'learning_rate': float(self._schedule(before)),
+        'images_per_second': self._rate.images_per_second,
+        'seconds': round(self._rate.seconds, 3)}
+    # JSON knows no NaN.
+    line = {k: v if math.isfinite(v) else None for k, v in line.items()}
+    with self._lines.open('a') as file:
+      file.write(json.dumps(line) + '\n')
+    if self._board is not None:
+      self._board.write_scalars(
+          step, {k: v for k, v in line.items() if v is not None and k != 'step'})
+
+
+class Rate:
+  """Speed over the last second or so, and time spent and left."""
+
+  def __init__(self, start: int, num_steps: int, batch_size: int):
+    self._num_steps, self._batch_size = num_steps, batch_size
+    self._start = self._line = time.monotonic()
+    self._since = None  # (seconds, step) from where the speed is measured.
+    self._step = start
+    self._steps_per_second = 0.
+    self._settled = False
+    self.before = 0.  # Seconds that runs before this one took.
+
+  def tick(self, step: int) -> None:
+    """A step is done; the first one, which compiles, only starts the clock."""
+    self._step, now = step, time.monotonic()
+    if self._since is None:
+      self._since = now, step
+      return
+    elapsed, steps = now - self._since[0], step - self._since[1]
+    if elapsed > 1 or not self._settled:
+      self._steps_per_second = steps / max(elapsed, 1e-9)
+    if elapsed > 1:
+      self._since, self._settled = (now, step), True
+
+  def line_is_due(self) -> bool:
+    if time.monotonic() - self._line < _SECONDS_BETWEEN_LINES:
+      return False
+    self._line = time.monotonic()
+    return True
+
+  @property
+  def images_per_second(self) -> float:
+    return round(self._steps_per_second * self._batch_size, 3)
+
+  @property
+  def seconds(self) -> float:
+    return self.before + time.monotonic() - self._start
+
+  @property
+  def seconds_left(self) -> float:
+    left = self._num_steps - self._step
+    return left / self._steps_per_second if self._steps_per_second else 0.
+
+
+def keep_lines(path: epath.Path, last_step: int) -> float:
+  """Drops lines of steps after `last_step`, torn ones too; returns seconds.
+
+  These are the seconds that training had taken at the last line kept.
+  """
+  kept = [x for x in read_lines(path) if x['step'] <= last_step]
+  text = ''.join(json.dumps(x) + '\n' for x in kept)
+  write_atomically(path, text.encode())
+  return kept[-1]['seconds'] if kept else 0.
+
+
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+  """The objects of metrics.jsonl; a line torn by a kill is left out."""
+  lines = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      lines.append(json.loads(line))
+    except json.JSONDecodeError:
+      logging.warning('%s has a torn line, which is left out.', path)
+  return lines
+
+
+@contextlib.contextmanager
+def only_warnings_from(package: str):
+  """Keeps a package's chatter (orbax: 20 lines a save) out of absl's log."""
+  quiet = lambda record: (record.levelno >= builtin_logging.WARNING
+                          or f'/{package}/' not in record.pathname)
+  logger = logging.get_absl_logger()
+  logger.addFilter(quiet)
+  try:
+    yield
+  finally:
+    logger.removeFilter(quiet)
+
+
+def log_overview(params: PyTree) -> None:
+  """The table of parameters, once, in process 0's log."""
+  if jax.process_index() == 0:
+    parameter_overview.log_parameter_overview(params, include_stats=False)
+
+
+def _tensorboard(workdir: epath.Path):
+  """clu's TensorBoard writer, or None where TensorFlow is not installed."""
+  try:
+    from clu import metric_writers
+  except ImportError:  # clu needs tensorflow for it and does not declare it.
+    return None
+  return metric_writers.SummaryWriter(str(workdir))

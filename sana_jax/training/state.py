@@ -1,0 +1,109 @@
+"""What a training run holds, what a task must offer, and where it all lies.
+
+`plan` is made before anything is allocated: the same shapes and shardings
+initialise a run, restore it on another number of devices, and compile its step
+for chips that are not there.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+from typing import Any, NamedTuple, Protocol
+
+import grain
+import jax
+from jax.sharding import Mesh, NamedSharding
+import jax.numpy as jnp
+import optax
+from PIL import Image
+
+from sana_jax.sharding import rules
+from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
+
+Init = Callable[[PRNGKeyArray], 'TrainState']
+
+
+class TrainState(NamedTuple):
+  """Everything that a step changes; saved and restored as a whole."""
+
+  step: Any  # Updates tried so far, skipped ones included.
+  params: Any
+  ema: Any  # Averaged params, or None for a run that keeps no average.
+  opt_state: Any
+  skipped: Any  # Updates that were not finite and left no trace, ...
+  skipped_in_a_row: Any  # ... and how many of them were the last ones.
+
+  @property
+  def weights(self) -> Any:
+    """What is sampled from and exported: the average where there is one."""
+    return self.params if self.ema is None else self.ema
+
+
+class Task(Protocol):
+  """What is trained: a model, its loss, its data, its pictures, its files.
+
+  `frozen` holds the arrays that the loss needs and nobody trains (an encoder,
+  cached embeddings). They are an argument of the compiled step and not
+  constants in it. A leaf that already is a jax.Array on the run's mesh stays
+  as it lies; all others are replicated.
+  """
+
+  name: str
+  rules: Sequence[tuple[str, tuple]]  # Sharding table of the params.
+  frozen: PyTree
+
+  def init(self, rng: PRNGKeyArray) -> Params:
+    """Fresh params; pure, so that it can be jitted and eval_shaped."""
+
+  def loss(
+      self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray,
+  ) -> tuple[Array, dict[str, Array]]:
+    """The mean loss over the batch, and scalars worth a line in the log."""
+
+  def batches(
+      self, *, seed: int, batch_size: int, shard: tuple[int, int],
+  ) -> grain.DatasetIterator:
+    """This process's part of each batch, as a dict of numpy arrays.
+
+    `shard` is (index, count): part `index` of `count`, each of `batch_size`
+    rows. Endless, deterministic and checkpointable (`get_state`, `set_state`).
+    """
+
+  def pictures(self, params: Params, step: int) -> Image.Image | None:
+    """A grid of samples, or None if there is nothing to show."""
+
+  def export(self, params: Params, folder: os.PathLike) -> None:
+    """Writes host arrays `params` as a model folder in diffusers' layout."""
+
+
+def plan(
+    task: Task, tx: optax.GradientTransformation, mesh: Mesh, *,
+    average: bool = True,
+) -> tuple[Init, TrainState]:
+  """The state's jitted initialiser, and its ShapeDtypeStructs with shardings.
+
+  Nothing is allocated, and the mesh may be of chips that are not there.
+  Raises RuleError if `task.rules` does not fit the params.
+  """
+  def init(rng):
+    params = task.init(rng)
+    zero = jnp.zeros((), jnp.int32)
+    # Copies: a donated state must not hold one buffer twice.
+    ema = jax.tree.map(jnp.copy, params) if average else None
+    return TrainState(zero, params, ema, tx.init(params), zero, zero)
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  params = rules.shardings(shapes.params, task.rules, mesh)
+  everywhere = NamedSharding(mesh, jax.P())
+  shardings = TrainState(
+      everywhere, params, params if average else None,
+      rules.state_shardings(tx, shapes.params, params, mesh),
+      everywhere, everywhere)
+  return jax.jit(init, out_shardings=shardings), with_shardings(
+      shapes, shardings)
+
+
+def with_shardings(tree: PyTree, shardings: PyTree) -> PyTree:
+  """The ShapeDtypeStructs of `tree`, each with its sharding."""
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      tree, shardings)

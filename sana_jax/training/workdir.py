@@ -1,0 +1,85 @@
+"""The folder of one run, on a local disk or a bucket (`gs://...`).
+
+    config.json      what the run is; a second run with another one is refused
+    checkpoints/     training state, see checkpoints.py
+    metrics.jsonl    one object a log interval, see reporting.py
+    loss.png         the loss curve
+    pictures/        sample grids
+    model/           the trained model, once the run is done
+"""
+
+from collections.abc import Collection
+import json
+from typing import Any
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import ml_collections
+
+from sana_jax.errors import UserError
+
+
+def claim(
+    workdir: epath.PathLike, config: ml_collections.ConfigDict,
+    free: Collection[str],
+) -> epath.Path:
+  """The folder, made if need be, with `config` as its config.json.
+
+  Keys named in `free` (whole sub-configs too) may differ from the config that
+  the folder was made with. Raises UserError if others do.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / 'config.json'
+  ours = json.loads(config.to_json())
+  try:
+    if path.exists():
+      _compare(json.loads(path.read_text()), ours, free, workdir)
+    meet('config.json is read')  # Before process 0 writes it anew.
+    if jax.process_index() == 0:
+      workdir.mkdir(parents=True, exist_ok=True)
+      write_atomically(path, (json.dumps(ours, indent=2) + '\n').encode())
+  except (OSError, json.JSONDecodeError) as error:
+    raise UserError(
+        f'{path} cannot be read and written ({error}); choose another '
+        '--workdir.') from error
+  return workdir
+
+
+def write_atomically(path: epath.Path, data: bytes) -> None:
+  """Writes all of `data` or leaves what was there; makes the folder."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'.{path.name}.part')
+  part.write_bytes(data)
+  part.replace(path)
+
+
+def meet(where: str) -> None:
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(where)
+
+
+def _compare(theirs: Any, ours: Any, free: Collection[str], workdir) -> None:
+  theirs, ours = _flat(theirs), _flat(ours)
+  missing = object()
+  differ = [
+      key for key in sorted({*theirs, *ours})
+      if theirs.get(key, missing) != ours.get(key, missing)
+      and not any(f'{key}.'.startswith(f'{f}.') for f in free)]
+  if differ:
+    said = '; '.join(
+        f'{key} is {theirs.get(key, "absent")!r} there and '
+        f'{ours.get(key, "absent")!r} here' for key in differ)
+    raise UserError(
+        f'{workdir} holds a run of another config: {said}. Choose another '
+        '--workdir, or set the config back.')
+
+
+def _flat(tree: Any, path: str = '') -> dict[str, Any]:
+  """Nested dicts as one, keys joined by dots; an empty dict is a value."""
+  if not isinstance(tree, dict) or not tree:
+    return {path: tree}
+  join = lambda key: f'{path}.{key}' if path else key
+  return {k: v for key, sub in tree.items()
+          for k, v in _flat(sub, join(key)).items()}

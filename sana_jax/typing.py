@@ -1,0 +1,22 @@
+"""The vocabulary of shapes, and the types that signatures share.
+
+b batch, n image tokens, m text tokens, d width, h heads, k head dimension,
+c channels, y x pixels or latent positions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+import numpy as np
+
+Params = Mapping[str, Any]  # A tree of arrays.
+PyTree = Any
+DType = Any
+Image = UInt8[np.ndarray, 'y x 3']
+Images = UInt8[np.ndarray, 'b y x 3']
+
+__all__ = [
+  'Array', 'Bool', 'DType', 'Float', 'Image', 'Images', 'Int', 'Params',
+  'PRNGKeyArray', 'PyTree', 'UInt8',
+]

@@ -1,0 +1,186 @@
+"""DC-AE to and from diffusers' AutoencoderDC: weights and config.json.
+
+The models with batch normalisation also store statistics, which live in the
+collection 'batch_stats', outside the parameters: `load` and `save` work on all
+variables, and for the other models `RULES` alone does.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.typing import PyTree
+from sana_jax.weights import table
+from sana_jax.weights.table import (
+  CONV, DEPTHWISE, LINEAR, POINTWISE, Rule, Transform)
+
+# 1x1 convolution in groups: (groups * out, in, 1, 1) <-> (groups, in, out).
+GROUPED = Transform(
+  lambda x: x.reshape(-1, x.shape[1], x.shape[1]).transpose(0, 2, 1),
+  lambda x: x.transpose(0, 2, 1).reshape(-1, x.shape[1], 1, 1))
+COUNT = Transform(
+  lambda x: x.astype(np.int32), lambda x: x.astype(np.int64).reshape(()))
+
+
+def _norm(key: str, path: str) -> list[Rule]:
+  return [Rule(f'{key}.weight', f'{path}/scale'),
+          Rule(f'{key}.bias', f'{path}/bias')]
+
+
+def _conv(key: str, path: str, transform: Transform = CONV) -> list[Rule]:
+  return [Rule(f'{key}.weight', f'{path}/kernel', transform),
+          Rule(f'{key}.bias', f'{path}/bias')]
+
+
+def _side(side: str, stages: str, resampling: str) -> list[Rule]:
+  key, path = f'{side}.{stages}.{{s}}.{{b}}', f'{side}/stage_{{s}}/block_{{b}}'
+  attention, ffn = f'{path}/attention', f'{path}/ffn'
+  scale = f'{key}.attn.to_qkv_multiscale.{{i}}'
+  return [
+    *_conv(f'{side}.conv_in', f'{side}/conv_in'),
+    *_conv(f'{side}.conv_out', f'{side}/conv_out'),
+    # These two resample, too, where the first stage is empty.
+    *_conv(f'{side}.conv_in.conv', f'{side}/conv_in/conv'),
+    *_conv(f'{side}.conv_out.conv', f'{side}/conv_out/conv'),
+    *_conv(f'{key}.conv', f'{side}/stage_{{s}}/{resampling}_{{b}}/conv'),
+    *_conv(f'{key}.conv1', f'{path}/conv1'),
+    Rule(f'{key}.conv2.weight', f'{path}/conv2/kernel', CONV),
+    *_norm(f'{key}.norm', f'{path}/norm'),
+    Rule(f'{key}.attn.to_q.weight', f'{attention}/query/kernel', LINEAR),
+    Rule(f'{key}.attn.to_k.weight', f'{attention}/key/kernel', LINEAR),
+    Rule(f'{key}.attn.to_v.weight', f'{attention}/value/kernel', LINEAR),
+    Rule(f'{scale}.proj_in.weight',
+         f'{attention}/scale_{{i}}/depthwise_kernel', DEPTHWISE),
+    Rule(f'{scale}.proj_out.weight',
+         f'{attention}/scale_{{i}}/grouped_kernel', GROUPED),
+    Rule(f'{key}.attn.to_out.weight', f'{attention}/out/kernel', LINEAR),
+    *_norm(f'{key}.attn.norm_out', f'{attention}/norm'),
+    *_conv(f'{key}.conv_out.conv_inverted', f'{ffn}/inverted', POINTWISE),
+    Rule(f'{key}.conv_out.conv_depth.weight', f'{ffn}/depth_kernel', DEPTHWISE),
+    Rule(f'{key}.conv_out.conv_depth.bias', f'{ffn}/depth_bias'),
+    Rule(f'{key}.conv_out.conv_point.weight', f'{ffn}/point/kernel', POINTWISE),
+    *_norm(f'{key}.conv_out.norm', f'{ffn}/norm'),
+  ]
+
+
+def _statistics(key: str, path: str) -> list[Rule]:
+  return [Rule(f'{key}.running_mean', f'{path}/mean'),
+          Rule(f'{key}.running_var', f'{path}/var'),
+          Rule(f'{key}.num_batches_tracked', f'{path}/count', COUNT)]
+
+
+RULES = (
+  *_side('encoder', 'down_blocks', 'down'),
+  *_side('decoder', 'up_blocks', 'up'),
+  *_norm('decoder.norm_out', 'decoder/norm_out'),
+)
+STATISTICS = (
+  *_statistics('decoder.up_blocks.{s}.{b}.norm',
+               'decoder/stage_{s}/block_{b}/norm'),
+  *_statistics('decoder.up_blocks.{s}.{b}.attn.norm_out',
+               'decoder/stage_{s}/block_{b}/attention/norm'),
+)
+_STATISTIC = ('.running_mean', '.running_var', '.num_batches_tracked')
+
+
+def load(tensors: Mapping[str, np.ndarray], shapes: PyTree) -> PyTree:
+  """All variables {'params': …} of a DCAE, from diffusers' tensors.
+
+  Args:
+    tensors: key -> array, each used exactly once.
+    shapes: `jax.eval_shape` of the model's variables.
+  """
+  statistics = {k: x for k, x in tensors.items() if k.endswith(_STATISTIC)}
+  rest = {k: x for k, x in tensors.items() if k not in statistics}
+  variables = {'params': table.load(RULES, rest, shapes['params'])}
+  if statistics or 'batch_stats' in shapes:
+    variables['batch_stats'] = table.load(
+      STATISTICS, statistics, shapes.get('batch_stats', {}))
+  return variables
+
+
+def save(variables: PyTree) -> dict[str, np.ndarray]:
+  """diffusers' tensors, from all variables; the inverse of `load`."""
+  statistics = table.save(STATISTICS, variables.get('batch_stats', {}))
+  return table.save(RULES, variables['params']) | statistics
+
+
+# AutoencoderDC's arguments: our field and the default of diffusers.
+_CONFIG = {
+  'in_channels': ('in_channels', 3),
+  'latent_channels': ('latent_channels', 32),
+  'attention_head_dim': ('head_dim', 32),
+  'encoder_block_types': ('encoder_blocks', 'ResBlock'),
+  'decoder_block_types': ('decoder_blocks', 'ResBlock'),
+  'encoder_block_out_channels': (
+    'encoder_widths', (128, 256, 512, 512, 1024, 1024)),
+  'decoder_block_out_channels': (
+    'decoder_widths', (128, 256, 512, 512, 1024, 1024)),
+  'encoder_layers_per_block': ('encoder_depths', (2, 2, 2, 3, 3, 3)),
+  'decoder_layers_per_block': ('decoder_depths', (3, 3, 3, 3, 3, 3)),
+  'encoder_qkv_multiscales': (
+    'encoder_scales', ((), (), (), (5,), (5,), (5,))),
+  'decoder_qkv_multiscales': (
+    'decoder_scales', ((), (), (), (5,), (5,), (5,))),
+  'upsample_block_type': ('upsample', 'pixel_shuffle'),
+  'downsample_block_type': ('downsample', 'pixel_unshuffle'),
+  'decoder_norm_types': ('decoder_norms', 'rms_norm'),
+  'decoder_act_fns': ('decoder_acts', 'silu'),
+  'encoder_out_shortcut': ('encoder_out_shortcut', True),
+  'decoder_in_shortcut': ('decoder_in_shortcut', True),
+  'decoder_conv_act_fn': ('decoder_out_act', 'relu'),
+  'scaling_factor': ('scaling_factor', 1.),
+}
+# One word in the config may stand for all stages.
+_PER_STAGE = (
+  'encoder_blocks', 'decoder_blocks', 'decoder_norms', 'decoder_acts')
+
+
+def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Keyword arguments of `DCAE`, from vae/config.json.
+
+  Raises:
+    UserError: another class, or an option that AutoencoderDC does not have.
+      Values are checked by the model itself.
+  """
+  name = config.get('_class_name', 'AutoencoderDC')
+  if name != 'AutoencoderDC':
+    raise UserError(
+      f'The autoencoder\'s config.json is of class {name!r}; only '
+      'AutoencoderDC (DC-AE) is supported: choose another model.')
+  options = {k: v for k, v in config.items() if not k.startswith('_')}
+  if unknown := sorted(set(options) - set(_CONFIG)):
+    raise UserError(
+      f'The autoencoder\'s config.json has unknown options {unknown}; allowed '
+      f'are {sorted(_CONFIG)}: remove the others.')
+  fields = {field: _tuples(options.get(key, default))
+            for key, (field, default) in _CONFIG.items()}
+  for field in _PER_STAGE:
+    if isinstance(fields[field], str):
+      fields[field] = (fields[field],) * len(fields['encoder_widths'])
+  # diffusers compares with these two words only: published configs say 'Conv'.
+  if fields['downsample'] != 'pixel_unshuffle':
+    fields['downsample'] = 'conv'
+  if fields['upsample'] != 'interpolate':
+    fields['upsample'] = 'pixel_shuffle'
+  return fields
+
+
+def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The config.json with which diffusers builds DCAE(**fields)."""
+  config = {'_class_name': 'AutoencoderDC'}
+  for key, (field, default) in _CONFIG.items():
+    config[key] = _lists(fields.get(field, default))
+  if config['downsample_block_type'] == 'conv':
+    config['downsample_block_type'] = 'Conv'
+  return config
+
+
+def _tuples(x):
+  return tuple(map(_tuples, x)) if isinstance(x, list | tuple) else x
+
+
+def _lists(x):
+  return list(map(_lists, x)) if isinstance(x, list | tuple) else x

@@ -1,0 +1,169 @@
+"""Samplers against the closed-form flow of Gaussian data, and NVlabs'."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.diffusion import samplers, time_grids
+from sana_jax.diffusion.samplers.base import Interval
+from sana_jax.errors import UserError
+
+MEAN, STD = 0.7, 0.3
+NOISE = np.linspace(-2, 2, 5)
+NAMES = ('euler', 'dpm++2m', 'dpm++2m-heun', 'dpm++3m')
+EVERY = [samplers.make(name) for name in NAMES] + [samplers.DpmSolver(order=1)]
+
+# End values of NVlabs/Sana's sampler for TOY from [1, -0.5]; (steps, shift).
+NVLABS = {
+  (4, 3.): [0.653559, -0.441360], (20, 3.): [0.681204, -0.429828],
+  (20, 4.): [0.678535, -0.431863], (20, 6.): [0.672998, -0.435775]}
+TOY = lambda x, timestep: 0.3 * x + 0.1 * jnp.sin(3 * timestep / 1000)
+
+
+@pytest.fixture
+def x64():
+  with jax.enable_x64(True):
+    yield
+
+
+def std(t):
+  return np.sqrt((1 - t)**2 * STD**2 + t**2)
+
+
+def flow(t):
+  """Where the exact flow carries NOISE by time t, for data ~ N(MEAN, STD^2)."""
+  return (1 - t) * MEAN + std(t) * NOISE
+
+
+def velocity(x, t):
+  """E[noise - data | x_t = x]."""
+  var = (1 - t)**2 * STD**2 + t**2
+  return -MEAN + (t - (1 - t) * STD**2) / var * (x - (1 - t) * MEAN)
+
+
+def error(sampler, steps):
+  """Of the sampler's own start, from t = 0.98 to 0.02."""
+  times = np.linspace(.98, .02, steps + 1)
+  grid = time_grids.TimeGrid(times, times[:-1])
+  x = samplers.sample(sampler, velocity, jnp.asarray(flow(times[0])), grid)
+  return float(jnp.max(jnp.abs(x - flow(times[-1]))))
+
+
+def error_from_exact_past(sampler, steps):
+  """The same where the first steps' data predictions are the exact flow's."""
+  times = np.linspace(.98, .02, steps + 1)
+  start = sampler.order - 1
+  carry = sampler.init(jnp.asarray(flow(times[start])))
+  length = lambda i: (np.log(1 / times[i + 1] - 1) - np.log(1 / times[i] - 1))
+  data = lambda t: flow(t) - t * velocity(flow(t), t)
+  newest_first = range(start - 1, -1, -1)
+  carry = carry._replace(
+    past=tuple(jnp.asarray(data(times[i])) for i in newest_first),
+    lengths=tuple(jnp.asarray(length(i)) for i in newest_first))
+
+  def body(carry, at):
+    return sampler.step(carry, velocity(carry.x, at.t), at), None
+  i = np.arange(start, steps)
+  carry, _ = jax.lax.scan(
+    body, carry, Interval(times[i], times[i + 1], i, steps - 1 - i))
+  return float(jnp.max(jnp.abs(carry.x - flow(times[-1]))))
+
+
+def measured_order(error, sampler):
+  return np.log2(error(sampler, 64) / error(sampler, 128))
+
+
+@pytest.mark.parametrize('sampler, order', [
+  (samplers.Euler(), 1), (samplers.DpmSolver(1), 1),
+  (samplers.DpmSolver(2), 2), (samplers.DpmSolver(2, 'heun'), 2)], ids=str)
+def test_the_error_falls_with_the_order(x64, sampler, order):
+  assert abs(measured_order(error, sampler) - order) < 0.15
+
+
+def test_order_3_holds_from_an_exact_past(x64):
+  # From a cold start the first step, of order 1, leaves an error of order 2.
+  sampler = samplers.DpmSolver(3)
+  assert abs(measured_order(error_from_exact_past, sampler) - 3) < 0.15
+  assert error(sampler, 64) < error(samplers.DpmSolver(2), 64)
+
+
+@pytest.mark.parametrize('sampler', EVERY, ids=str)
+def test_a_single_point_is_reached_exactly(sampler):
+  to_point = lambda x, timestep: (x - MEAN) * 1000 / timestep
+  times = jnp.linspace(1, 0, 6)
+  x = samplers.sample(sampler, to_point, jnp.arange(3.),
+                      time_grids.TimeGrid(times, 1000 * times[:-1]))
+  np.testing.assert_allclose(x, MEAN, atol=1e-6)
+
+
+@pytest.mark.parametrize('sampler', EVERY, ids=str)
+@pytest.mark.parametrize('steps', [1, 2, 3, 16])
+def test_values_and_gradients_are_finite_from_time_1_to_0(sampler, steps):
+  times = jnp.linspace(1, 0, steps + 1)
+  grid = time_grids.TimeGrid(times, 1000 * times[:-1])
+  total = lambda x: samplers.sample(sampler, TOY, x, grid).sum()
+  value, gradient = jax.value_and_grad(total)(jnp.ones(3))
+  assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('steps, shift', NVLABS)
+def test_the_default_ends_where_nvlabs_does(steps, shift):
+  grid = time_grids.dpm_grid(steps, shift, continuous=True)
+  x = samplers.sample(
+    samplers.make('dpm++2m'), TOY, jnp.array([1., -0.5]), grid)
+  np.testing.assert_allclose(x, NVLABS[steps, shift], atol=2e-6)
+
+
+def test_order_1_is_euler():
+  grid = time_grids.dpm_grid(5, 3.)
+  x = jnp.array([1., -0.5])
+  np.testing.assert_array_equal(
+    samplers.sample(samplers.DpmSolver(1), TOY, x, grid),
+    samplers.sample(samplers.Euler(), TOY, x, grid))
+
+
+@pytest.mark.parametrize('sampler', EVERY, ids=str)
+def test_the_model_is_traced_once_and_the_sample_stays_float32(sampler):
+  traces = []
+
+  def model(x, timestep):
+    traces.append((x.dtype, timestep.shape))
+    return x.astype(jnp.bfloat16)
+  sample = jax.jit(lambda x: samplers.sample(
+    sampler, model, x, time_grids.dpm_grid(20, 3.)))
+  assert sample(jnp.ones(2, jnp.bfloat16)).dtype == jnp.float32
+  assert traces == [(jnp.float32, ())]
+
+
+def test_few_steps_end_with_lower_orders():
+  # Data predictions that do not change leave every order with Euler's step, so
+  # the orders are read off the step itself.
+  def orders(sampler, steps):
+    times = time_grids.dpm_grid(steps, 3.).times
+    i = np.arange(steps)
+    at = Interval(times[:-1], times[1:], i, steps - 1 - i)
+    return [int(sampler._order(jax.tree.map(lambda a, k=k: a[k], at)))
+            for k in i]
+  third = samplers.DpmSolver(3)
+  assert orders(third, 5) == [1, 2, 3, 2, 1]
+  assert orders(third, 15) == [1, 2] + [3] * 12 + [1]
+  assert orders(samplers.DpmSolver(3, lower_order_final=False), 5) == (
+    [1, 2, 3, 3, 1])
+  assert orders(samplers.DpmSolver(2), 5) == [1, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_samplers_have_names(name):
+  assert samplers.make(name) == samplers.make(name)
+
+
+def test_an_unknown_sampler_lists_the_names():
+  with pytest.raises(UserError, match="'ddim'.*euler, dpm\\+\\+2m, "):
+    samplers.make('ddim')
+
+
+@pytest.mark.parametrize('settings', [{'order': 4}, {'variant': 'ralston'}])
+def test_an_unknown_order_or_variant_is_refused(settings):
+  with pytest.raises(UserError, match=str(*settings.values())):
+    samplers.DpmSolver(**settings)

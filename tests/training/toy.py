@@ -1,0 +1,85 @@
+"""The smallest task: two layers learn a fixed linear map of noisy inputs.
+
+As a script it is a training process for tests to kill:
+`python toy.py WORKDIR KEY=VALUE...`, where the values are JSON.
+"""
+
+import json
+import sys
+
+from absl import logging
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from sana_jax.sharding.activations import constrain
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training.loop import train
+
+
+class Toy:
+  name = 'toy'
+  rules = [('.*/kernel', (None, 'fsdp')), ('.*/bias', ())]
+
+  def __init__(self, poison=()):
+    """`poison`: the rows of the data set that are NaN."""
+    rng = np.random.default_rng(0)
+    self.frozen = {'target': rng.normal(size=(16, 8)).astype(np.float32)}
+    self.rows = rng.normal(size=(256, 16)).astype(np.float32)
+    self.rows[list(poison)] = np.nan
+
+  def init(self, rng):
+    one, two = jax.random.split(rng)
+    return {
+        'in': {'kernel': .2 * jax.random.normal(one, (16, 32)),
+               'bias': jnp.zeros(32)},
+        'out': {'kernel': .2 * jax.random.normal(two, (32, 8)),
+                'bias': jnp.zeros(8)}}
+
+  def loss(self, params, frozen, batch, rng):
+    x = constrain(batch['x'], 'batch', None)
+    y = x @ frozen['target']
+    x = x + .1 * jax.random.normal(rng, x.shape)
+    for name in ('in', 'out'):
+      x = constrain(x @ params[name]['kernel'] + params[name]['bias'],
+                    'batch', None)
+    return jnp.mean((x - y)**2), {'largest': jnp.max(jnp.abs(x))}
+
+  def batches(self, *, seed, batch_size, shard):
+    index, count = shard
+    rows = grain.MapDataset.source(self.rows).shuffle(seed=seed).repeat()
+    return iter(rows[index::count].map(lambda x: {'x': x})
+                .to_iter_dataset().batch(batch_size))
+
+  def pictures(self, params, step):
+    kernel = np.asarray(params['in']['kernel'])
+    return Image.fromarray(np.uint8(kernel.clip(0, 1) * 255))
+
+  def export(self, params, folder):
+    np.savez(str(folder / 'model.npz'), **params['in'])
+
+
+def get_config(**changes):
+  return ml_collections.ConfigDict({
+      'seed': 0, 'num_steps': 10, 'batch_size': 16, 'log_every_steps': 2,
+      'checkpoint_every_steps': 4, 'keep_checkpoints': 2,
+      'pictures_every_steps': 5, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
+      'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},
+      'mesh': {'data': 2, 'fsdp': 4}, **changes})
+
+
+def run(workdir, task=None, devices=None, **changes):
+  config = get_config(**changes)
+  mesh = make_mesh(config.mesh, devices)
+  return train(config, task or Toy(), workdir, mesh)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.INFO)
+  jax.config.update('jax_num_cpu_devices', 2)
+  run(sys.argv[1], **{
+      key: json.loads(value)
+      for key, value in (a.split('=') for a in sys.argv[2:])})

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
+from sana_jax.models import dc_ae, gemma2
 
 # Fields of models.sana.Sana, for the published sizes (diffusers' configs).
 _600M = dict(width=1152, depth=28, cross_heads=16)
@@ -28,16 +29,12 @@ SANA_SIZES = {
 }
 
 TASKS = ('sana', 'dc_ae', 'text_encoder')
-# Keys that a resumed run may change: they do not change what is computed.
-FREE_KEYS = (
-  'num_steps', 'log_every_steps', 'checkpoint_every_steps', 'keep_checkpoints',
-  'pictures_every_steps', 'mesh', 'data.path', 'autoencoder', 'text_encoder')
-
 
 def train(task: str) -> ConfigDict:
   """A training run with every key at its default, locked."""
   config = ConfigDict()
   config.task = task  # 'sana', 'dc_ae' or 'text_encoder'.
+  config.dtype = 'float32'  # Of the arithmetic; parameters stay float32.
   config.seed = 0  # Decides initial values, data order and noise.
   config.num_steps = 1000
   config.batch_size = 32  # Over all devices.
@@ -50,22 +47,29 @@ def train(task: str) -> ConfigDict:
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, sequence=1))
   config.optimizer = _optimizer()
   config.data = _data()
-  config.model = ConfigDict()  # Fields of the trained model.
-  config.autoencoder = ''  # Folder with vae/, for task 'sana'.
-  config.text_encoder = ''  # Folder with text_encoder/ and tokenizer/.
+  config.autoencoder = ''  # Model folder whose vae/ encodes, for 'sana'.
+  config.text_encoder = ''  # Whose text_encoder/ and tokenizer/ do.
   if task == 'sana':
-    config.model = ConfigDict(dict(
-      width=1152, depth=28, cross_heads=16, sample_size=32, qk_norm=False,
-      cross_norm=False, text_norm_scale=0.01, remat=False, unroll=1))
+    config.model = _sana()
     config.flow = _flow()
     config.sampling = _sampling()
   elif task == 'dc_ae':
+    config.model = ConfigDict(dict(dc_ae.SIZES['dc_ae_f32c32_sana']))
     config.loss = _reconstruction()
   elif task == 'text_encoder':
+    config.model = ConfigDict(dict(gemma2.SIZES['gemma2_2b']))
     config.text = _language_model()
   else:
     raise UserError(f'config.task={task!r}; allowed are {list(TASKS)}.')
   return config.lock()
+
+
+def _sana():
+  return ConfigDict(dict(  # Fields of models.sana.Sana.
+    **_600M, sample_size=32, qk_norm=False, cross_norm=False,
+    text_norm_scale=0.01, remat=False,
+    unroll=1,  # Blocks an iteration of the scan: more compile time, speed.
+  ))
 
 
 def _optimizer():
@@ -85,8 +89,7 @@ def _optimizer():
 def _data():
   return ConfigDict(dict(
     source='shapes',  # 'shapes', 'tfds' or 'folder'.
-    path='',  # Its folder; '' is ~/.cache/sana_jax/data for shapes.
-    name='',  # TFDS builder, for 'tfds'.
+    path='~/.cache/sana_jax/data',  # Where it lies, or is put (shapes).
     split='train',
     size_px=64,  # Side of the square images.
     examples=24_000,  # To render, for 'shapes'.
@@ -125,6 +128,7 @@ def _language_model():
   return ConfigDict(dict(
     vocabulary=704,
     length=512,  # Tokens of a training sequence, captions packed into it.
+    examples=4096,  # Different sequences.
   ))
 
 
@@ -203,6 +207,7 @@ _FRACTION = ('ema_decay', 'flow.caption_dropout', 'optimizer.decay_fraction',
              'optimizer.b1', 'optimizer.b2')
 _CHOICES = {
   'task': TASKS,
+  'dtype': ('float32', 'bfloat16', 'float16'),
   'data.source': ('shapes', 'tfds', 'folder'),
   'flow.density': ('logit_normal', 'uniform'),
 }
@@ -218,3 +223,20 @@ def _violated(key, value):
   if key in _CHOICES and value not in _CHOICES[key]:
     return f'one of {list(_CHOICES[key])}'
   return None
+
+
+def dc_ae_fields(
+  latent_channels: int, widths: Sequence[int], depths: Sequence[int],
+  attention_stages: int,
+) -> ConfigDict:
+  """A DC-AE in the style of SANA's, its last stages with linear attention."""
+  plain = len(widths) - attention_stages
+  blocks = ('ResBlock',) * plain + ('EfficientViTBlock',) * attention_stages
+  scales = ((),) * plain + ((5,),) * attention_stages
+  return ConfigDict(dict(
+    dc_ae.SIZES['dc_ae_f32c32_sana'], latent_channels=latent_channels,
+    encoder_blocks=blocks, decoder_blocks=blocks, encoder_scales=scales,
+    decoder_scales=scales, encoder_widths=tuple(widths),
+    decoder_widths=tuple(widths), encoder_depths=tuple(depths),
+    decoder_depths=tuple(depths), decoder_norms=('rms_norm',) * len(widths),
+    decoder_acts=('silu',) * len(widths)))

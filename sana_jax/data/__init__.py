@@ -1,0 +1,1 @@
+"""Sources of captioned images, and the pipeline that batches them."""

@@ -1,0 +1,7 @@
+"""Optimizers, their schedules, and the mean of the parameters."""
+
+from sana_jax.optim import ema
+from sana_jax.optim.came import came, CameState, scale_by_came
+from sana_jax.optim.factory import make, schedule
+
+__all__ = ['came', 'CameState', 'ema', 'make', 'scale_by_came', 'schedule']

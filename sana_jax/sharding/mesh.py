@@ -12,6 +12,7 @@ import math
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
+import ml_collections
 
 from sana_jax.errors import UserError
 
@@ -20,14 +21,15 @@ BATCH_AXES = ('data', 'fsdp')
 
 
 def make_mesh(
-    shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None,
+    shape: Mapping[str, int] | ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """A mesh of all `devices` (by default all there are); one size may be -1.
 
   Raises UserError for an unknown axis and for sizes that do not fit.
   """
   devices = jax.devices() if devices is None else list(devices)
-  sizes = _sizes(shape, len(devices))
+  sizes = _sizes(dict(shape), len(devices))
   return jax.make_mesh(
       tuple(sizes.values()), tuple(sizes), devices=devices,
       axis_types=(AxisType.Auto,) * len(sizes))

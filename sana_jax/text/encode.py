@@ -40,8 +40,8 @@ def tokenize(
     [instruction + clean(p) for p in prompts], padding='max_length',
     max_length=total, truncation=True, padding_side='right',
     return_attention_mask=True)
-  ids = np.asarray(tokens['input_ids'], np.int32).reshape(-1, total)
-  return ids, np.asarray(tokens['attention_mask'], bool).reshape(-1, total)
+  ids = np.asarray(tokens['input_ids'], np.int32)
+  return ids, np.asarray(tokens['attention_mask'], bool)
 
 
 def window(x: Array, length: int) -> Array:

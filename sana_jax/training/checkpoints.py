@@ -12,10 +12,9 @@ which no flipped bit leaves unchanged (the weights are odd, so invertible), whic
 do not depend on how the array is split, and which cost no second reading.
 """
 
-from collections.abc import Mapping
 import contextlib
 import json
-from typing import Any
+import re
 import zlib
 
 from absl import logging
@@ -24,11 +23,11 @@ import grain
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from sana_jax.errors import UserError
-
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import meet
 from sana_jax.typing import Array, PyTree
@@ -38,13 +37,15 @@ class Checkpoints:
   """The checkpoints of one folder; a context manager that waits at its end."""
 
   def __init__(
-      self, folder: epath.Path, *, keep: int, config: Mapping[str, Any]):
-    self._folder = folder
-    self._config = config
+      self, folder: epath.PathLike, config: ml_collections.ConfigDict):
+    """Keeps the last `config.keep_checkpoints`; each holds `config` too."""
+    self._folder = folder = epath.Path(folder)
+    self._config = json.loads(config.to_json())
     with self._errors('opening'):
       self._manager = ocp.CheckpointManager(
           folder, options=ocp.CheckpointManagerOptions(
-              preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+              preservation_policy=ocp.checkpoint_managers.LatestN(
+                  config.keep_checkpoints),
               cleanup_tmp_directories=True))
 
   def __enter__(self):
@@ -147,17 +148,20 @@ class Checkpoints:
   @contextlib.contextmanager
   def _errors(self, doing: str):
     """Failures of the disk, whatever their type, as one sentence."""
+    failure = None
     try:
       yield
     except Exception as error:  # noqa: BLE001
-      kept = sorted(
-          int(p.name) for p in self._folder.glob('*') if p.name.isdigit()
-      ) if self._folder.exists() else []
-      intact = f'step {kept[-1]} is intact' if kept else 'nothing is saved'
+      failure = _brief(error)
+    # Raised out here, without the error as its context: that would keep orbax's
+    # unfinished writes alive until Python exits.
+    if failure is not None:
+      steps = [int(p.name) for p in self._folder.glob('*') if p.name.isdigit()]
+      intact = f'step {max(steps)} is intact' if steps else 'nothing is saved'
       raise UserError(
-          f'{doing.capitalize()} {self._folder} failed ({_brief(error)}), '
-          f'{intact}: see to space and permissions there and start again, or '
-          'choose another --workdir.') from error
+          f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
+          'see to space and permissions there and start again, or choose '
+          'another --workdir.')
 
 
 @jax.jit
@@ -189,6 +193,8 @@ def _gather(number: int) -> list[int]:
 
 
 def _brief(error: Exception) -> str:
-  """The first line of an error, without its stack of causes."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]
+  """An error in a few words: the system's own where it is from the system."""
+  text = str(error).strip() or type(error).__name__
+  if system := re.search(r'OS error \d+: \w+ ([^\]]+)', text):
+    return system[1]  # Tensorstore tells the whole way to it.
+  return text.splitlines()[0][:200]

@@ -9,7 +9,6 @@ the restored step are dropped, so that each step stands there once.
 from collections.abc import Callable, Mapping
 import contextlib
 import json
-import logging as builtin_logging
 import math
 import sys
 import time
@@ -19,10 +18,11 @@ from absl import logging
 from clu import parameter_overview
 from etils import epath
 import jax
+import ml_collections
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
-from sana_jax.training.workdir import write_atomically
+from sana_jax.training.workdir import write_atomically, writing
 from sana_jax.typing import PyTree
 
 _SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
@@ -32,21 +32,16 @@ class Report:
   """Call it with `(step, metrics)` after each step; `flush` before a save."""
 
   def __init__(
-      self, workdir: epath.Path, *, start: int, num_steps: int,
-      batch_size: int, every_steps: int, max_skipped_in_a_row: int,
-      schedule: Callable[[int], Any],
+      self, workdir: epath.Path, config: ml_collections.ConfigDict,
+      schedule: Callable[[int], Any], start: int,
   ):
-    self._limit = max_skipped_in_a_row
-    self._schedule = schedule
-    self._every_steps = every_steps
-    self._last_step = num_steps
+    self._config, self._schedule = config, schedule
     self._primary = jax.process_index() == 0
     self._lines = workdir / 'metrics.jsonl'
-    self._board = None
-    self._pending = None
-    self._rate = Rate(start, num_steps, batch_size)
+    self._board = self._pending = None
+    self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
-        total=num_steps, initial=start, unit='step', dynamic_ncols=True,
+        total=config.num_steps, initial=start, unit='step', dynamic_ncols=True,
         disable=not (self._primary and sys.stderr.isatty()))
     if self._primary:
       self._rate.before = keep_lines(self._lines, start)
@@ -81,14 +76,18 @@ class Report:
     self._rate.tick(step)
     if self._primary:
       self._show(step, metrics)
-      if step % self._every_steps == 0 or step == self._last_step:
+      if step % self._config.log_every_steps == 0 or self._is_last(step):
         self._write(step, metrics)
-    if metrics['skipped_in_a_row'] >= self._limit:
+    if (skipped := metrics['skipped_in_a_row']) >= (
+        self._config.max_skipped_in_a_row):
       raise UserError(
-          f'The last {self._limit} updates before step {step} were not finite '
+          f'The last {skipped} updates, up to step {step}, were not finite '
           f'(loss {metrics["loss"]}) and were skipped; lower '
           'optimizer.learning_rate, look at the data, or raise '
           'max_skipped_in_a_row.')
+
+  def _is_last(self, step: int) -> bool:
+    return step == self._config.num_steps
 
   def _show(self, step: int, metrics: Mapping[str, float]) -> None:
     """Moves the bar; without a terminal, a line every few seconds."""
@@ -99,9 +98,10 @@ class Report:
     if not self._bar.disable:
       self._bar.set_postfix_str(said, refresh=False)
       self._bar.update(1)
-    elif rate.line_is_due() or step == self._last_step:
-      logging.info('step %d/%d  %s, %s left', step, self._last_step, said,
-                   tqdm.format_interval(rate.seconds_left))
+    elif rate.line_is_due() or self._is_last(step):
+      logging.info(
+          'step %d/%d  %s, %s left', step, self._config.num_steps, said,
+          tqdm.format_interval(rate.seconds_left))
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
     """One line of metrics.jsonl, and the same for TensorBoard."""
@@ -114,7 +114,7 @@ class Report:
         'seconds': round(self._rate.seconds, 3)}
     # JSON knows no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
-    with self._lines.open('a') as file:
+    with writing(self._lines), self._lines.open('a') as file:
       file.write(json.dumps(line) + '\n')
     if self._board is not None:
       self._board.write_scalars(
@@ -188,16 +188,18 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def only_warnings_from(package: str):
-  """Keeps a package's chatter (orbax: 20 lines a save) out of absl's log."""
-  quiet = lambda record: (record.levelno >= builtin_logging.WARNING
-                          or f'/{package}/' not in record.pathname)
+def silence(package: str):
+  """Keeps a package's lines out of absl's log.
+
+  Orbax writes 20 a save; what it reports as an error it raises as well.
+  """
+  keep = lambda record: f'/{package}/' not in record.pathname
   logger = logging.get_absl_logger()
-  logger.addFilter(quiet)
+  logger.addFilter(keep)
   try:
     yield
   finally:
-    logger.removeFilter(quiet)
+    logger.removeFilter(keep)
 
 
 def log_overview(params: PyTree) -> None:

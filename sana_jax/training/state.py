@@ -7,15 +7,16 @@ for chips that are not there.
 
 from collections.abc import Callable, Sequence
 import os
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import jax
-from jax.sharding import Mesh, NamedSharding
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 import optax
 from PIL import Image
 
+from sana_jax.optim import ema as averages
 from sana_jax.sharding import rules
 from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
 
@@ -38,6 +39,7 @@ class TrainState(NamedTuple):
     return self.params if self.ema is None else self.ema
 
 
+@runtime_checkable
 class Task(Protocol):
   """What is trained: a model, its loss, its data, its pictures, its files.
 
@@ -87,8 +89,7 @@ def plan(
   def init(rng):
     params = task.init(rng)
     zero = jnp.zeros((), jnp.int32)
-    # Copies: a donated state must not hold one buffer twice.
-    ema = jax.tree.map(jnp.copy, params) if average else None
+    ema = averages.init(params) if average else None
     return TrainState(zero, params, ema, tx.init(params), zero, zero)
 
   shapes = jax.eval_shape(init, jax.random.key(0))

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Collection
+import contextlib
 import json
 from typing import Any
 
@@ -33,25 +34,37 @@ def claim(
   path = workdir / 'config.json'
   ours = json.loads(config.to_json())
   try:
-    if path.exists():
-      _compare(json.loads(path.read_text()), ours, free, workdir)
-    meet('config.json is read')  # Before process 0 writes it anew.
-    if jax.process_index() == 0:
-      workdir.mkdir(parents=True, exist_ok=True)
-      write_atomically(path, (json.dumps(ours, indent=2) + '\n').encode())
-  except (OSError, json.JSONDecodeError) as error:
+    theirs = json.loads(path.read_text()) if path.exists() else ours
+  except (OSError, ValueError) as error:
     raise UserError(
-        f'{path} cannot be read and written ({error}); choose another '
-        '--workdir.') from error
+        f'{path} cannot be read ({error}); choose another --workdir.'
+    ) from error
+  _compare(theirs, ours, free, workdir)
+  meet('config.json is read')  # Before process 0 writes it anew.
+  if jax.process_index() == 0:
+    write_atomically(path, (json.dumps(ours, indent=2) + '\n').encode())
   return workdir
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike):
+  """A failure of the disk, as one sentence."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+        f'Writing {path} failed ({error.strerror or error}); see to space and '
+        'permissions there and start again, or choose another --workdir.'
+    ) from error
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:
   """Writes all of `data` or leaves what was there; makes the folder."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'.{path.name}.part')
-  part.write_bytes(data)
-  part.replace(path)
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.part')
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def meet(where: str) -> None:

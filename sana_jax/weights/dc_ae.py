@@ -14,14 +14,20 @@ from sana_jax.errors import UserError
 from sana_jax.typing import PyTree
 from sana_jax.weights import table
 from sana_jax.weights.table import (
-  CONV, DEPTHWISE, LINEAR, POINTWISE, Rule, Transform)
+  CONV,
+  DEPTHWISE,
+  LINEAR,
+  POINTWISE,
+  Rule,
+  Transform,
+)
 
 # 1x1 convolution in groups: (groups * out, in, 1, 1) <-> (groups, in, out).
 GROUPED = Transform(
   lambda x: x.reshape(-1, x.shape[1], x.shape[1]).transpose(0, 2, 1),
   lambda x: x.transpose(0, 2, 1).reshape(-1, x.shape[1], 1, 1))
 COUNT = Transform(
-  lambda x: x.astype(np.int32), lambda x: x.astype(np.int64).reshape(()))
+  lambda x: x.astype(np.int32), lambda x: x.astype(np.int64))
 
 
 def _norm(key: str, path: str) -> list[Rule]:

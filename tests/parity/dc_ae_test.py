@@ -14,6 +14,7 @@ from sana_jax.weights import dc_ae as weights
 
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
+safetensors = pytest.importorskip('safetensors.torch')
 pytestmark = pytest.mark.parity
 
 _spec = importlib.util.spec_from_file_location(
@@ -87,8 +88,12 @@ def variable_shapes(model):
   return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
+def channels_last(x):
+  return x.permute(0, 2, 3, 1).float().numpy()
+
+
 def relative_error(got, want):
-  want = want.permute(0, 2, 3, 1).float().numpy()
+  want = channels_last(want)
   return np.linalg.norm(np.float32(got) - want) / np.linalg.norm(want)
 
 
@@ -100,9 +105,9 @@ def test_encode_and_decode_are_those_of_diffusers(reference, positions, path):
   images = torch.rand(2, 3, *size) * 2 - 1
   latents, decoded = goldens.compute(reference, images)
   apply = lambda method: jax.jit(functools.partial(model.apply, method=method))
-  got = apply('encode')(variables, images.permute(0, 2, 3, 1).numpy())
+  got = apply('encode')(variables, channels_last(images))
   assert relative_error(got, latents) <= 1e-5
-  got = apply('decode')(variables, latents.permute(0, 2, 3, 1).numpy())
+  got = apply('decode')(variables, channels_last(latents))
   assert relative_error(got, decoded) <= 1e-5
 
 
@@ -146,26 +151,30 @@ def test_published_sizes_have_the_tensors_of_diffusers(name):
 
 def test_bfloat16_is_as_close_to_float32_as_in_diffusers():
   torch.manual_seed(0)
-  reference = goldens.randomise(diffusers.AutoencoderDC(**SANA), 0)
+  # Heads of 32: with few dimensions a query may have no positive entry, and
+  # then rounding decides between an average of values and zero.
+  config = SANA | dict(
+    attention_head_dim=32, encoder_block_out_channels=[8, 16, 32],
+    decoder_block_out_channels=[8, 16, 32])
+  reference = goldens.randomise(diffusers.AutoencoderDC(**config), 0)
   model, variables = ours(reference)
+  model = model.clone(dtype=jnp.bfloat16)
   images = torch.rand(2, 3, 32, 32) * 2 - 1
   latents, decoded = goldens.compute(reference, images)
-  half = goldens.compute(
-    reference.to(torch.bfloat16), images.to(torch.bfloat16))[0]
-  decoded_half = reference.decode(latents.to(torch.bfloat16)).sample.detach()
-  apply = functools.partial(model.clone(dtype=jnp.bfloat16).apply, variables)
-  to_numpy = lambda x: x.permute(0, 2, 3, 1).float().numpy()
-  got = apply(to_numpy(images), method='encode')
-  assert relative_error(got, latents) <= 1.1 * relative_error(
-    to_numpy(half), latents)
-  got = apply(to_numpy(latents), method='decode')
-  assert relative_error(got, decoded) <= 1.1 * relative_error(
-    to_numpy(decoded_half), decoded)
+  reference.to(torch.bfloat16)
+  for method, x, want in (
+      ('encode', images, latents), ('decode', latents, decoded)):
+    apply = jax.jit(functools.partial(model.apply, method=method))
+    got = apply(variables, channels_last(x))
+    with torch.no_grad():
+      theirs = getattr(reference, method)(x.to(torch.bfloat16))[0]
+    # 1.2: equal precision, other order of sums.
+    assert relative_error(got, want) <= 1.2 * relative_error(
+      channels_last(theirs), want)
 
 
 def test_the_golden_file_is_what_diffusers_computes():
-  from safetensors.torch import load_file
-  tensors = load_file(goldens.PATH)
+  tensors = safetensors.load_file(goldens.PATH)
   model = diffusers.AutoencoderDC(**goldens.CONFIG).eval()
   model.load_state_dict({
     k.removeprefix('weights.'): x for k, x in tensors.items()

@@ -31,7 +31,8 @@ def main():
     mask = torch.ones(2, 9, dtype=torch.int64)
     ids[1, 6:], mask[1, 6:] = 0, 0
     out = model(ids, attention_mask=mask, output_hidden_states=True)
-  tensors = {k: v for k, v in model.state_dict().items() if k != 'lm_head.weight'}
+  tensors = model.state_dict()
+  del tensors['lm_head.weight']  # Tied to the embeddings.
   tensors |= dict(ids=ids, mask=mask, logits=out.logits,
                   hidden_states=torch.stack(out.hidden_states))
   safetensors.numpy.save_file(

@@ -51,15 +51,20 @@ class Toy:
   def batches(self, *, seed, batch_size, shard):
     index, count = shard
     rows = grain.MapDataset.source(self.rows).shuffle(seed=seed).repeat()
-    return iter(rows[index::count].map(lambda x: {'x': x})
-                .to_iter_dataset().batch(batch_size))
+    # Batches are made before the prefetch: grain's threads cost 0.5 ms an item.
+    return iter(
+        rows[index::count].map(lambda x: {'x': x}).batch(batch_size)
+        .to_iter_dataset(grain.ReadOptions(
+            num_threads=2, prefetch_buffer_size=8)))
 
   def pictures(self, params, step):
     kernel = np.asarray(params['in']['kernel'])
     return Image.fromarray(np.uint8(kernel.clip(0, 1) * 255))
 
   def export(self, params, folder):
-    np.savez(str(folder / 'model.npz'), **params['in'])
+    np.savez(str(folder / 'model.npz'), **{
+        f'{layer}_{name}': x for layer in params
+        for name, x in params[layer].items()})
 
 
 def get_config(**changes):

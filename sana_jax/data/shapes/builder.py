@@ -20,6 +20,7 @@ from tqdm import tqdm
 from sana_jax.data.shapes.captions import SPLITS
 from sana_jax.data.shapes.render import render
 from sana_jax.data.shapes.scenes import scene
+from sana_jax.errors import UserError
 
 TRAIN, HELDOUT = 24_000, 2_000
 
@@ -73,7 +74,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
       what = scene(config.seed, split, index)
       yield index, {
         'image': _png(render(what, config.size)), 'caption': what.caption,
-        'kind': what.kind, 'scene': json.dumps(dataclasses.asdict(what))}
+        'kind': what.kind, 'scene': json.dumps(what, default=vars)}
 
 
 def prepare(
@@ -88,21 +89,27 @@ def prepare(
   TFDS writes to a folder of another name and renames it at the end, so an
   interrupted preparation leaves nothing that looks complete.
   """
+  for name, value, least in (
+      ('size', size, 8), ('train_examples', train_examples, 1),
+      ('heldout_examples', heldout_examples, 1), ('seed', seed, 0)):
+    if value < least:
+      raise UserError(f'{name}={value} is too small for shapes; set it to '
+                      f'{least} or more.')
   config = ShapesConfig(size=size, train=train_examples, seed=seed,
                         heldout=heldout_examples)
-  builder = Shapes(data_dir=os.path.expanduser(data_dir), config=config,
-                   file_format='array_record')
-  if builder.data_path.exists():
-    return builder
-  try:
-    with _quiet():
+  open_builder = lambda: Shapes(
+    data_dir=os.path.expanduser(data_dir), file_format='array_record',
+    # TFDS wants its own object for a configuration that it lists.
+    config=Shapes.builder_configs.get(config.name, config))
+  with _quiet():
+    builder = open_builder()
+    try:
       builder.download_and_prepare()
-  except OSError:
-    # Another process may have finished the same data meanwhile.
-    if not builder.data_path.exists():
-      raise
-    return Shapes(data_dir=os.path.expanduser(data_dir), config=config,
-                  file_format='array_record')
+    except OSError:
+      # Another process may have finished the same data meanwhile.
+      if not builder.data_path.exists():
+        raise
+      builder = open_builder()
   return builder
 
 
@@ -115,12 +122,13 @@ def _png(image):
 
 @contextlib.contextmanager
 def _quiet():
-  """Without TFDS's own progress bars and log lines."""
+  """Without what TFDS prints, logs and counts; our own bar is on stderr."""
   verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.WARNING)
+  logging.set_verbosity(logging.ERROR)
   tqdm_utils.disable_progress_bar()
   try:
-    yield
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
   finally:
     tqdm_utils.enable_progress_bar()
     logging.set_verbosity(verbosity)

@@ -9,8 +9,13 @@ h = l(s) - l(t) from t to s, with e^-h = s (1 - t) / (t (1 - s)):
        + (1-s)((e^-h - 1)/h + 1) D1                           order 2, heun; 3
        - (1-s)((e^-h - 1 + h)/h^2 - 1/2) D2                            order 3
 
-D1 and D2 are the first and second difference of x0 over past steps, times h and
-h^2. On this path (1-s)(e^-h - 1) = s/t - 1, so that the order-1 step is
+D1 is h times the slope of x0 at t from past steps, D2 its second divided
+difference times h^2. That is half of h^2 x0'', so that the order-3 step, as
+diffusers and the paper's own code write it, is of order 2 with a small
+constant. (Measured; with D2 doubled it is of order 3, and no better in 20
+steps. We keep what they compute.)
+
+On this path (1-s)(e^-h - 1) = s/t - 1, so that the order-1 step is
 
   x' = x + (s - t) v
 

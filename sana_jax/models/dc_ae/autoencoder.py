@@ -1,9 +1,9 @@
 """DC-AE, SANA's autoencoder: 32 to 128 times smaller sides, no sampling.
 
 Deep compression autoencoder (Chen et al., arXiv:2410.10733), every published
-variant. `scaling_factor` is carried for others to use: latents of unit variance
-are `scaling_factor * encode(images)`, and `encode` and `decode` do not apply it,
-as in diffusers.
+variant. `scaling_factor` is carried for others to use: latents of unit
+variance are `scaling_factor * encode(images)`; as in diffusers, `encode` and
+`decode` do not apply it.
 """
 
 import flax.linen as nn

@@ -1,53 +1,22 @@
 """Blocks of the deep compression autoencoder (DC-AE, arXiv:2410.10733).
 
-Resampling (section 3.2 of the paper) adds to every strided or upsampling
-convolution a shortcut without parameters: space-to-channel, then the mean of
-consecutive channels, on the way down; repeated channels, then channel-to-space,
-on the way up. Channels are ordered (c, row, column), as in PyTorch.
-
 The attention is EfficientViT's (arXiv:2205.14756): ReLU linear attention over
 the tokens and, as further heads, over their depthwise-convolved copies. Names
 and numbers follow diffusers. One difference: attention sums are float32 in both
 forms; diffusers computes the quadratic one in the model's dtype.
 """
 
-from einops import rearrange
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sana_jax.kernels import (
-  depthwise_conv, glumb_conv, relu_linear_attention)
+from sana_jax.kernels import depthwise_conv, glumb_conv, relu_linear_attention
 from sana_jax.models import layers
 from sana_jax.typing import Array, DType, Float
 
 ACTS = {'relu': nn.relu, 'silu': nn.silu}
 EPS = 1e-5  # Of every norm.
 _INIT = nn.initializers.lecun_normal()
-
-
-def space_to_channels(
-  x: Float[Array, 'b y x c']
-) -> Float[Array, 'b y//2 x//2 4*c']:
-  """PyTorch's pixel_unshuffle by 2."""
-  return rearrange(x, 'b (y i) (x j) c -> b y x (c i j)', i=2, j=2)
-
-
-def channels_to_space(
-  x: Float[Array, 'b y x c']
-) -> Float[Array, 'b 2*y 2*x c//4']:
-  """PyTorch's pixel_shuffle by 2."""
-  return rearrange(x, 'b y x (c i j) -> b (y i) (x j) c', i=2, j=2)
-
-
-def mean_channels(x: Float[Array, '*b c'], channels: int):
-  """Means of consecutive channels, so that `channels` remain."""
-  return jnp.mean(x.reshape(*x.shape[:-1], channels, -1), axis=-1)
-
-
-def repeat_channels(x: Float[Array, '*b c'], channels: int):
-  """Each channel repeated in place, so that there are `channels`."""
-  return jnp.repeat(x, channels // x.shape[-1], axis=-1)
 
 
 def relu_quadratic_attention(
@@ -99,7 +68,7 @@ def make_norm(kind: str, *, dtype: DType, name: str) -> nn.Module:
 
 
 class ResBlock(nn.Module):
-  """x + make_norm(conv(act(conv(x))))."""
+  """x + norm(conv(act(conv(x))))."""
 
   norm: str = 'rms_norm'
   act: str = 'silu'
@@ -140,7 +109,7 @@ class Scale(nn.Module):
 
 
 class MultiScaleAttention(nn.Module):
-  """x + make_norm(attention(x)); ReLU attention over the image at several scales.
+  """x + norm(attention(x)); ReLU attention over the image at several scales.
 
   Head g reads channels [3dg, 3d(g+1)) of all scales' [Q|K|V] put one after
   another and splits those into q, k and v: not the g-th head of `query`.
@@ -173,7 +142,7 @@ class MultiScaleAttention(nn.Module):
 
 
 class GLUMBConv(nn.Module):
-  """x + make_norm(point(gated depthwise 3x3(SiLU(inverted(x))))), 4 times wider."""
+  """x + norm(point(gated depthwise 3x3(SiLU(inverted(x))))), 4 times wider."""
 
   dtype: DType = jnp.float32
 
@@ -203,45 +172,3 @@ class EfficientViTBlock(nn.Module):
     x = MultiScaleAttention(
       self.scales, self.head_dim, self.norm, self.dtype, name='attention')(x)
     return GLUMBConv(self.dtype, name='ffn')(x)
-
-
-class Down(nn.Module):
-  """Halves the sides: by a strided convolution, or by pixel_unshuffle."""
-
-  features: int
-  kind: str
-  shortcut: bool = True
-  dtype: DType = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']):
-    if self.kind == 'pixel_unshuffle':
-      y = conv3x3(self.features // 4, dtype=self.dtype, name='conv')(x)
-      y = space_to_channels(y)
-    else:
-      y = conv3x3(
-        self.features, strides=(2, 2), dtype=self.dtype, name='conv')(x)
-    if self.shortcut:
-      y += mean_channels(space_to_channels(x), self.features)
-    return y
-
-
-class Up(nn.Module):
-  """Doubles the sides: nearest neighbour and convolution, or pixel_shuffle."""
-
-  features: int
-  kind: str
-  shortcut: bool = True
-  dtype: DType = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']):
-    if self.kind == 'pixel_shuffle':
-      y = conv3x3(4 * self.features, dtype=self.dtype, name='conv')(x)
-      y = channels_to_space(y)
-    else:
-      y = channels_to_space(repeat_channels(x, 4 * x.shape[-1]))
-      y = conv3x3(self.features, dtype=self.dtype, name='conv')(y)
-    if self.shortcut:
-      y += channels_to_space(repeat_channels(x, 4 * self.features))
-    return y

@@ -1,9 +1,9 @@
 """Encoder and decoder of DC-AE: stages of blocks between resamplings.
 
 A stage's parts are numbered in order of computation and named for what they
-are: `block_{i}`, then `down_{i}` in the encoder; `up_0`, then `block_{i}` in the
-decoder. Stages are numbered from the image to the latents on both sides, so the
-decoder runs from the last to the first.
+are: `block_{i}`, then `down_{i}` in the encoder; `up_0`, then `block_{i}` in
+the decoder. Stages are numbered from the image to the latents on both sides,
+so the decoder runs from the last to the first.
 
 Where the first depth is 0, the first stage is empty and the image is
 resampled at once: `conv_in` then halves the sides, or `conv_out` doubles them.
@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sana_jax.models import layers
-from sana_jax.models.dc_ae import blocks
+from sana_jax.models.dc_ae import blocks, resampling
 from sana_jax.typing import Array, DType, Float
 
 
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
   def __call__(self, images: Float[Array, 'b y x c']) -> Float[
       Array, 'b v u {self.latent_channels}']:
     down = functools.partial(
-      blocks.Down, kind=self.downsample, dtype=self.dtype)
+      resampling.Down, kind=self.downsample, dtype=self.dtype)
     x = images.astype(self.dtype)
     if self.depths[0]:
       x = blocks.conv3x3(
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
     out = blocks.conv3x3(
       self.latent_channels, dtype=self.dtype, name='conv_out')(x)
     if self.out_shortcut:
-      out += blocks.mean_channels(x, self.latent_channels)
+      out += resampling.mean_channels(x, self.latent_channels)
     return out
 
 
@@ -94,12 +94,12 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, latents: Float[Array, 'b y x c']) -> Float[
       Array, 'b v u {self.out_channels}']:
-    up = functools.partial(blocks.Up, kind=self.upsample, dtype=self.dtype)
+    up = functools.partial(resampling.Up, kind=self.upsample, dtype=self.dtype)
     latents = latents.astype(self.dtype)
     x = blocks.conv3x3(
       self.widths[-1], dtype=self.dtype, name='conv_in')(latents)
     if self.in_shortcut:
-      x += blocks.repeat_channels(latents, self.widths[-1])
+      x += resampling.repeat_channels(latents, self.widths[-1])
     last = len(self.widths) - 1
     for s in reversed(range(len(self.widths))):
       make = block_maker(

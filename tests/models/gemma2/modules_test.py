@@ -18,7 +18,8 @@ def test_rotation_is_that_of_a_complex_plane():
   got = modules.rotate(x, *modules.rotary_tables(m, k, theta))
   x = np.asarray(x, np.float64)
   angles = np.arange(m)[:, None] * theta ** (-2 * np.arange(k // 2) / k)
-  turned = (x[..., :k // 2] + 1j * x[..., k // 2:]) * np.exp(1j * angles)[:, None]
+  turned = x[..., :k // 2] + 1j * x[..., k // 2:]
+  turned *= np.exp(1j * angles)[:, None]
   want = np.concatenate([turned.real, turned.imag], axis=-1)
   np.testing.assert_allclose(got, want, atol=1e-5)
 

@@ -1,0 +1,39 @@
+r"""The small SANA that this repository ships, trained on `shapes` at 64 px.
+
+  sana-jax train --config configs/shapes.py --workdir out/shapes/sana \
+    --config.autoencoder=out/shapes/dc_ae/model \
+    --config.text_encoder=out/shapes/text_encoder/model
+
+Architecture as published, 1.8 M parameters (width 128, 6 blocks). Two initial
+values differ, which halves the steps: the caption norm starts at 1 and not at
+0.01. See docs/small_model.md for time and scores.
+
+:quick  width 96, 4 blocks, the few minutes of launch/quickstart.
+"""
+
+from sana_jax import config as base
+
+
+def get_config(arg=''):
+  config = base.train('sana')
+  quick = arg == 'quick'
+  config.model.update(
+    width=96 if quick else 128, depth=4 if quick else 6,
+    cross_heads=3 if quick else 4, sample_size=4, text_norm_scale=1.0,
+    unroll=4 if quick else 6)
+  config.num_steps = 4000 if quick else 40_000
+  config.batch_size = 32
+  config.ema_decay = 0.99 if quick else 0.999
+  config.flow.shift = 2.0
+  config.sampling.shift = 2.0
+  config.sampling.guidance_scale = 3.0
+  config.optimizer.learning_rate = 3e-3 if quick else 2e-3
+  config.optimizer.b2 = 0.99
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.schedule = 'warmup_stable_decay'
+  config.optimizer.warmup_steps = 100
+  config.optimizer.clip_norm = 1.0
+  config.log_every_steps = 50
+  config.checkpoint_every_steps = 1000
+  config.pictures_every_steps = 1000 if quick else 4000
+  return config

@@ -1,0 +1,31 @@
+r"""The autoencoder of the small SANA: 64 px images to 4 x 4 x 16 latents.
+
+  sana-jax train --config configs/shapes_dc_ae.py --workdir out/shapes/dc_ae
+
+Compression 16, 2.4 M parameters, three ResBlock stages and two EfficientViT
+stages as in the published models. See docs/small_model.md for time and scores.
+
+:quick  the few minutes of launch/quickstart.
+"""
+
+from sana_jax import config as base
+
+
+def get_config(arg=''):
+  config = base.train('dc_ae')
+  quick = arg == 'quick'
+  config.model = base.dc_ae_fields(
+    latent_channels=16, widths=(32, 32, 64, 128, 128), depths=(0, 1, 1, 1, 1),
+    attention_stages=1)
+  config.num_steps = 1200 if quick else 8000
+  config.batch_size = 12
+  config.ema_decay = 0.99 if quick else 0.998
+  config.optimizer.name = 'muon'
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.warmup_steps = 50
+  config.optimizer.clip_norm = 1.0
+  config.log_every_steps = 20
+  config.checkpoint_every_steps = 500
+  config.pictures_every_steps = 500
+  return config

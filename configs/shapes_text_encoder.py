@@ -1,0 +1,31 @@
+r"""The text encoder of the small SANA: a Gemma-2 of 4 layers and width 128.
+
+  sana-jax train --config configs/shapes_text_encoder.py \
+    --workdir out/shapes/text_encoder
+
+A causal language model of captions behind the complex human instruction; SANA
+reads its last hidden states.
+
+:quick  the few minutes of launch/quickstart.
+"""
+
+from sana_jax import config as base
+
+
+def get_config(arg=''):
+  config = base.train('text_encoder')
+  quick = arg == 'quick'
+  config.model.update(
+    width=128, depth=4, heads=4, kv_heads=2, head_dim=32, hidden=256,
+    query_scale=32)
+  config.num_steps = 150 if quick else 1000
+  config.batch_size = 8
+  config.ema_decay = 0.0
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.b2 = 0.99
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.warmup_steps = 20
+  config.optimizer.clip_norm = 1.0
+  config.log_every_steps = 10
+  config.pictures_every_steps = 0
+  return config

@@ -1,0 +1,20 @@
+"""Sets JAX up for a command, before it looks for devices."""
+
+import os
+
+import jax
+
+
+def configure(cpu_devices: int | None = None) -> None:
+  """One CPU device a core, so that small models run in parallel over the batch.
+
+  XLA's own threads make the small operations of small models slower, not
+  faster (5 times on 2 cores, measured). Compiled programs are kept on disk.
+  """
+  jax.config.update(
+    'jax_num_cpu_devices', cpu_devices or min(os.cpu_count() or 1, 8))
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update(
+      'jax_compilation_cache_dir',
+      os.path.expanduser('~/.cache/sana_jax/compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)

@@ -1,0 +1,68 @@
+"""Bad records: skipped, counted by name, and fatal only if there are many."""
+
+import threading
+
+from absl import logging
+
+from sana_jax.errors import UserError
+
+MAX_BAD_FRACTION = .05
+# Of a large source, so many records are read before a share is a verdict.
+_ENOUGH_SEEN = 1000
+_NAMED = 5
+
+
+class BadRecord(ValueError):
+  """One record that cannot be used; `name` is what a user would look for."""
+
+  def __init__(self, name: str, reason: str):
+    super().__init__(f'{name}: {reason}')
+    self.name = name
+    self.reason = reason
+
+
+class BadRecords:
+  """Counts the distinct bad records of a source and stops at too many.
+
+  Too many: more than `max_fraction` of the source's `total` records, or, of a
+  source so large that its end is days away, of those seen so far.
+  """
+
+  def __init__(self, total: int, max_fraction: float = MAX_BAD_FRACTION):
+    if not 0 <= max_fraction <= 1:
+      raise UserError(f'max_bad_fraction={max_fraction} is not a fraction; '
+                      'set it to 0 (no bad record) up to 1 (any number).')
+    self.reasons: dict[str, str] = {}
+    self._total = total
+    self._max_fraction = max_fraction
+    self._seen = 0
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return len(self.reasons)
+
+  def saw_good(self) -> None:
+    """Counts a record that was read without trouble."""
+    self._seen += 1  # A lost update between threads does no harm.
+
+  def add(self, bad: BadRecord) -> None:
+    """Counts and logs it, once; raises UserError if it is one too many."""
+    with self._lock:
+      self._seen += 1
+      if bad.name not in self.reasons:
+        self.reasons[bad.name] = bad.reason
+        logging.warning('Skipped bad record %s', bad)
+      base = min(self._total, max(self._seen, _ENOUGH_SEEN))
+      if len(self.reasons) > self._max_fraction * base:
+        raise UserError(self._complaint(base))
+
+  def _complaint(self, base):
+    named = [f'{name} ({reason})' for name, reason in
+             list(self.reasons.items())[:_NAMED]]
+    more = len(self.reasons) - len(named)
+    if more:
+      named.append(f'and {more} more')
+    return (f'{len(self.reasons)} of {base} records are bad, more than '
+            f'max_bad_fraction={self._max_fraction} allows: '
+            f'{", ".join(named)}; mend or remove them, or raise '
+            'max_bad_fraction.')

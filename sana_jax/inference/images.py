@@ -1,0 +1,74 @@
+"""Contact sheets, and PNG files that say how they were made."""
+
+from collections.abc import Mapping, Sequence
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+_MARGIN = 6  # Pixels around each tile.
+_SMALLEST = 128  # Side to which smaller images are enlarged.
+
+
+def contact_sheet(
+  images: Sequence[np.ndarray], labels: Sequence[str],
+  columns: int | None = None,
+) -> Image.Image:
+  """All images of one size in a grid, each above its label."""
+  columns = columns or math.ceil(math.sqrt(len(images)))
+  rows = math.ceil(len(images) / columns)
+  scale = max(1, math.ceil(_SMALLEST / min(images[0].shape[:2])))
+  height, width = (side * scale for side in images[0].shape[:2])
+  font = ImageFont.load_default(max(11, width // 14))
+  texts = [wrap(label, font, width) for label in labels]
+  line = math.ceil(font.size * 1.3)
+  below = line * max(len(t) for t in texts)
+  cell = width + 2 * _MARGIN, height + below + 2 * _MARGIN
+  sheet = Image.new('RGB', (columns * cell[0], rows * cell[1]), 'white')
+  draw = ImageDraw.Draw(sheet)
+  for i, (image, lines) in enumerate(zip(images, texts)):
+    x = i % columns * cell[0] + _MARGIN
+    y = i // columns * cell[1] + _MARGIN
+    tile = Image.fromarray(np.asarray(image)).resize((width, height), 0)
+    sheet.paste(tile, (x, y))
+    for j, text in enumerate(lines):
+      draw.text((x, y + height + j * line), text, 'black', font)
+  return sheet
+
+
+def wrap(text: str, font, width: int, most: int = 3) -> list[str]:
+  """Lines no wider than `width` pixels, at most `most` of them."""
+  lines = ['']
+  for word in text.split():
+    longer = f'{lines[-1]} {word}'.strip()
+    if font.getlength(longer) <= width or not lines[-1]:
+      lines[-1] = longer
+    else:
+      lines.append(word)
+  if len(lines) > most:
+    lines = [*lines[:most - 1], lines[most - 1] + ' …']
+  return lines
+
+
+def write_png(
+  path: os.PathLike, image: np.ndarray | Image.Image,
+  metadata: Mapping[str, object] | None = None,
+) -> None:
+  """Writes all of the picture or nothing; `metadata` becomes text chunks."""
+  path = pathlib.Path(path)
+  if not isinstance(image, Image.Image):
+    image = Image.fromarray(image)
+  info = PngInfo()
+  for key, value in (metadata or {}).items():
+    info.add_itxt(key, str(value))
+  part = path.with_name(f'.{path.name}.part')
+  try:
+    with part.open('wb') as file:
+      image.save(file, 'png', pnginfo=info)
+    part.replace(path)
+  except BaseException:
+    part.unlink(missing_ok=True)
+    raise

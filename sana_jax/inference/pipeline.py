@@ -1,0 +1,294 @@
+"""From prompts to pictures: three pure, jitted stages and their glue.
+
+  prompts --encode--> text --denoise--> latents --decode--> images
+
+The stages follow diffusers' SanaPipeline; a folder in its layout gives the
+same picture from the same latents.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+
+from sana_jax.diffusion import guidance, samplers
+from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
+from sana_jax.errors import UserError
+from sana_jax.inference import bins
+from sana_jax.sharding.mesh import batch_spec
+from sana_jax.text import encode
+from sana_jax.text import prompts as texts
+from sana_jax.text import tokenizer as tokenizers
+from sana_jax.typing import Array, DType, Float
+from sana_jax.weights import folder as folders
+from sana_jax.weights.folder import Model
+
+OUTPUT_TYPES = ('uint8', 'float', 'latent')
+# Text is padded to one of these lengths, not always to 300: what is cut off is
+# masked, so the result is the same, and small models are several times faster.
+TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+  """The three models, their tokenizer and the sampler that they were made for.
+
+  With a mesh, the images of a call are split over its data and fsdp axes.
+  """
+
+  transformer: Model
+  autoencoder: Model
+  text_encoder: Model
+  tokenizer: Any
+  sampler: str = 'dpm++2m'
+  flow_shift: float = 3.0
+  recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  mesh: Mesh | None = None
+
+  @classmethod
+  def from_pretrained(
+    cls, name: str | os.PathLike, dtype: DType = 'bfloat16',
+    mesh: Mesh | None = None,
+  ) -> 'Pipeline':
+    """Loads a folder in the diffusers layout, a hub id or 'shapes'.
+
+    Weights and arithmetic are in `dtype`; norms, softmax and the sums of the
+    linear attention are in float32 whatever it is.
+    """
+    folder, dtype = folders.find(name), _dtype(dtype)
+    index = folders.read_json(folder / 'model_index.json')
+    if index.get('_class_name') not in ('SanaPipeline', 'SanaPAGPipeline'):
+      raise UserError(
+        f'{folder} is a {index.get("_class_name")}; SanaPipeline is supported.')
+    return cls(
+      folders.load_transformer(folder, dtype),
+      folders.load_autoencoder(folder, dtype),
+      folders.load_text_encoder(folder, dtype),
+      tokenizers.load(folder / 'tokenizer'),
+      *read_scheduler(folder), recommended=index.get('_sana_jax', {}),
+      mesh=mesh)
+
+  def __call__(
+    self, prompts: str | Sequence[str], *, height: int | None = None,
+    width: int | None = None, steps: int = 20, guidance_scale: float = 4.5,
+    negative_prompt: str = '', num_images: int = 1,
+    seed: int | Sequence[int] = 0,
+    latents: Array | np.ndarray | None = None,
+    sampler: str | None = None, output_type: str = 'uint8',
+    use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
+  ) -> np.ndarray:
+    """`num_images` pictures of each prompt, in order: [n, height, width, 3].
+
+    Args:
+      height, width: in pixels; the model's own size by default.
+      steps: model evaluations; each is doubled by guidance.
+      guidance_scale: of classifier-free guidance; 1 or less turns it off.
+      seed: one, or one for each prompt. Picture k of a prompt depends on the
+        prompt, its seed and k, not on the others in the call.
+      latents: noise to start from, [n, height/f, width/f, channels].
+      sampler: see diffusion.samplers; the checkpoint's by default.
+      output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (as the transformer
+        has them, [n, height/f, width/f, channels]).
+      use_resolution_binning: make the picture at the nearest trained aspect
+        ratio, then scale and crop (512 px to 4096 px models).
+      instruction: put in front of each prompt, not of the negative one.
+
+    Raises:
+      UserError: a value that cannot be, by its name.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    check_request(prompts, steps, num_images, output_type, guidance_scale)
+    height, width = height or self.size_px, width or self.size_px
+    check_size(height, width, self.autoencoder.module.compression)
+    size = (height, width)
+    if use_resolution_binning:
+      size = bins.nearest(height, width, self.transformer.module.sample_size)
+    noise = self.noise(prompts, seed, num_images, size, latents)
+    text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
+    repeat = lambda x: jnp.repeat(x, num_images, axis=0)
+    latents = self.denoise(
+      noise, jax.tree.map(repeat, text), negative, steps=steps,
+      guidance_scale=guidance_scale, sampler=sampler)
+    if output_type == 'latent':
+      return np.asarray(latents)
+    images = bins.resize_and_crop(self.decode(latents), height, width)
+    return to_uint8(images) if output_type == 'uint8' else np.asarray(images)
+
+  def replace(self, **changes) -> 'Pipeline':
+    """A pipeline with other parts."""
+    return dataclasses.replace(self, **changes)
+
+  @property
+  def size_px(self) -> int:
+    """Side of the images that the model was trained at."""
+    return (self.transformer.module.sample_size
+            * self.autoencoder.module.compression)
+
+  def noise(self, prompts, seed, num_images, size, latents=None):
+    """The latents at t = 1, given or drawn: [n, y, x, c] in float32."""
+    f = self.autoencoder.module.compression
+    shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
+    count = len(prompts) * num_images
+    if latents is not None:
+      if np.shape(latents) != (count, *shape):
+        raise UserError(f'latents has the shape {np.shape(latents)}; '
+                        f'{(count, *shape)} is needed.')
+      return self._split(jnp.asarray(latents, jnp.float32))
+    seeds = [seed] * len(prompts) if np.ndim(seed) == 0 else list(seed)
+    if len(seeds) != len(prompts):
+      raise UserError(
+        f'seed has {len(seeds)} entries for {len(prompts)} prompts.')
+    return self._split(draw_noise(
+      jnp.repeat(jnp.asarray(seeds), num_images),
+      jnp.tile(jnp.arange(num_images), len(prompts)), shape))
+
+  def encode_prompts(
+    self, prompts: Sequence[str], negative_prompt: str = '',
+    instruction: str = texts.INSTRUCTION,
+  ):
+    """((embeddings, mask) of the prompts, the same of the negative one)."""
+    length = max(
+      text_length(self.tokenizer, prompts, instruction),
+      text_length(self.tokenizer, [negative_prompt], ''))
+    run = functools.partial(
+      encode.encode, self.text_encoder.module,
+      self.text_encoder.variables['params'], self.tokenizer, length=length)
+    return run(prompts, instruction=instruction), run([negative_prompt])
+
+  def denoise(
+    self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
+    guidance_scale: float = 4.5, sampler: str | None = None,
+  ) -> Float[Array, 'b y x c']:
+    """Latents at t = 0; text is (embeddings, mask), one for each image."""
+    name = sampler or self.sampler
+    grid = time_grid(name, steps, self.flow_shift)
+    return _denoise(
+      self.transformer.module, self.transformer.variables, self._split(noise),
+      jax.tree.map(self._split, text), negative, grid, sampler=name,
+      guidance_scale=float(guidance_scale))
+
+  def decode(self, latents: Float[Array, 'b y x c']) -> Float[
+      Array, 'b y2 x2 3']:
+    """Images in [0, 1] of the transformer's latents."""
+    return _decode(
+      self.autoencoder.module, self.autoencoder.variables, self._split(latents))
+
+  def _split(self, x):
+    """Over the mesh, where there is one and the batch divides."""
+    if self.mesh is None:
+      return x
+    spec = batch_spec(self.mesh)
+    ways = self.mesh.size
+    spec = spec if x.shape[0] % ways == 0 else jax.P()
+    return jax.device_put(x, NamedSharding(self.mesh, spec))
+
+
+@functools.partial(
+  jax.jit, static_argnames=('module', 'sampler', 'guidance_scale'))
+def _denoise(module, variables, noise, text, negative, grid, *, sampler,
+             guidance_scale):
+  repeat = lambda x: jnp.broadcast_to(x, (noise.shape[0], *x.shape[1:]))
+  negative = jax.tree.map(repeat, negative)
+
+  def model(x, timesteps, condition):
+    embeddings, mask = condition
+    return module.apply(
+      variables, x.astype(module.dtype), timesteps * module.timestep_scale,
+      embeddings, mask)
+
+  velocity = guidance.guide(model, text, negative, guidance_scale)
+  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
+
+
+@functools.partial(jax.jit, static_argnames='module')
+def _decode(module, variables, latents):
+  latents = latents.astype(module.dtype) / module.scaling_factor
+  images = module.apply(variables, latents, method='decode')
+  return jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0, 1)
+
+
+@functools.partial(jax.jit, static_argnames='shape')
+def draw_noise(seeds, numbers, shape) -> Float[Array, 'b y x c']:
+  """Standard normal noise of each (seed, number), whatever the others are."""
+  draw = lambda seed, number: jax.random.normal(
+    jax.random.fold_in(jax.random.key(seed), number), shape)
+  return jax.vmap(draw)(seeds, numbers)
+
+
+def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
+  """The shortest of TEXT_LENGTHS that cuts no word off."""
+  _, mask = encode.tokenize(tokenizer, prompts, instruction=instruction)
+  outside = mask.shape[1] - encode.LENGTH  # The instruction, but for <bos>.
+  needed = int(mask.sum(axis=1).max()) - outside
+  return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
+
+
+def time_grid(sampler: str, steps: int, shift: float) -> TimeGrid:
+  """The grid that belongs to a sampler, as in diffusers."""
+  if sampler == 'euler':
+    return flow_euler_grid(steps, shift)
+  return dpm_grid(steps, shift)
+
+
+def read_scheduler(folder) -> tuple[str, float]:
+  """(sampler, flow shift) of a scheduler_config.json."""
+  config = folders.read_json(folder / 'scheduler' / 'scheduler_config.json')
+  name = config.get('_class_name')
+  if name == 'FlowMatchEulerDiscreteScheduler':
+    return 'euler', config.get('shift', 1.0)
+  if name != 'DPMSolverMultistepScheduler' or not config.get('use_flow_sigmas'):
+    raise UserError(
+      f'{folder} has the scheduler {name}; DPMSolverMultistepScheduler with '
+      'use_flow_sigmas and FlowMatchEulerDiscreteScheduler are supported.')
+  heun = '-heun' if config.get('solver_type') == 'heun' else ''
+  return (f'dpm++{config.get("solver_order", 2)}m{heun}',
+          config.get('flow_shift', 1.0))
+
+
+def check_request(prompts, steps, num_images, output_type, guidance_scale):
+  """Raises UserError for what no model could do."""
+  if not prompts:
+    raise UserError('There is no prompt; give at least one.')
+  if any(not isinstance(p, str) for p in prompts):
+    raise UserError('prompts must be a string or a list of strings.')
+  for name, value in (('steps', steps), ('num_images', num_images)):
+    if int(value) != value or value < 1:
+      raise UserError(f'{name} is {value}; it must be 1 or more.')
+  if not 0 <= guidance_scale < float('inf'):
+    raise UserError(
+      f'guidance_scale is {guidance_scale}; it must be 0 or more.')
+  if output_type not in OUTPUT_TYPES:
+    raise UserError(f'output_type is {output_type!r}; allowed are '
+                    f'{", ".join(OUTPUT_TYPES)}.')
+
+
+def check_size(height: int, width: int, compression: int) -> None:
+  """Raises UserError unless both sides are multiples of the compression."""
+  for name, value in (('height', height), ('width', width)):
+    if value < compression or value % compression:
+      below = max(compression, value // compression * compression)
+      raise UserError(
+        f'{name} is {value}; it must be a multiple of the autoencoder\'s '
+        f'compression, {compression}, such as {below}.')
+
+
+def to_uint8(images: Float[Array, '*b']) -> np.ndarray:
+  """[0, 1] to 0..255, halves to even, as diffusers rounds."""
+  return np.round(np.asarray(images, np.float32) * 255).astype(np.uint8)
+
+
+def _dtype(dtype):
+  names = ('float32', 'bfloat16', 'float16')
+  try:
+    name = jnp.dtype(dtype).name
+  except TypeError:
+    name = str(dtype)
+  if name not in names:
+    raise UserError(f'dtype is {name}; allowed are {", ".join(names)}.')
+  return jnp.dtype(name)

@@ -1,0 +1,124 @@
+"""The optimizer from its config: clipping, then the named one with a schedule.
+
+A learning rate and a weight decay mean the same for every name: the rate is
+absolute, and the decay is decoupled, times the rate, on every leaf.
+"""
+
+import jax
+from ml_collections import ConfigDict
+import optax
+
+from sana_jax.errors import UserError
+from sana_jax.optim import schedules
+from sana_jax.optim.came import came, is_stacked
+from sana_jax.typing import Params, PyTree
+
+# What a config may leave out. It must have name and learning_rate.
+DEFAULTS = {
+  'schedule': 'constant',
+  'warmup_steps': 0,
+  'decay_fraction': 0.2,  # Of the run; see the schedules that have it.
+  'final_scale': 0.1,  # cosine_decay_to_constant ends at this times the rate.
+  'weight_decay': 0.,
+  'b1': 0.9,  # Decay of the momentum; of adam's, where muon leaves it a leaf.
+  'b2': 0.999,  # Decay of the second moment; adafactor has its own rule.
+  'clip_norm': 0.,  # Of the whole gradient; 0 is off.
+}
+
+
+def make(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+  """The whole optimizer of a run.
+
+  Args:
+    config: name, learning_rate, and what differs from `DEFAULTS`.
+    num_steps: of the run.
+
+  Raises:
+    UserError: if a key or a name is unknown or a value is out of range.
+  """
+  config = _complete(config)
+  tx = _OPTIMIZERS[config.name](schedules.make(config, num_steps), config)
+  if not config.clip_norm:
+    return tx
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+
+
+def schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+  """The learning rate by step, as `make` uses it: for logs."""
+  return schedules.make(_complete(config), num_steps)
+
+
+def muon_dimensions(params: Params) -> PyTree:
+  """Which axes muon takes for rows and columns; None where it leaves a leaf.
+
+  Matrices are themselves, convolutions HWIO are (h w i, o), and a leading layer
+  axis counts matrices. Depthwise kernels, biases, norms, tables and embeddings
+  are left to adam.
+  """
+  def dimensions(path, p):
+    first = int(is_stacked(path))
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    if name != 'kernel' or p.ndim - first not in (2, 4):
+      return None
+    last = p.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(first, last)), last)
+  return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
+def _adafactor(rate, c):
+  # optax's own weight decay is not multiplied by the rate, and its default
+  # scales the rate by each parameter's size.
+  return optax.adafactor(
+    rate, multiply_by_parameter_scale=False, momentum=c.b1,
+    weight_decay_rate=lambda step: c.weight_decay * rate(step))
+
+
+def _muon(rate, c):
+  # Updates of root mean square 0.2 let AdamW's rates serve (2502.16982).
+  return optax.contrib.muon(
+    rate, weight_decay=c.weight_decay, consistent_rms=0.2, adam_b1=c.b1,
+    adam_b2=c.b2, adam_weight_decay=c.weight_decay,
+    muon_weight_dimension_numbers=muon_dimensions)
+
+
+_OPTIMIZERS = {
+  'came': lambda rate, c: came(
+    rate, c.b1, c.b2, weight_decay=c.weight_decay),
+  'adamw': lambda rate, c: optax.adamw(
+    rate, c.b1, c.b2, weight_decay=c.weight_decay),
+  'muon': _muon,
+  'adafactor': _adafactor,
+  'lion': lambda rate, c: optax.lion(
+    rate, c.b1, c.b2, weight_decay=c.weight_decay),
+}
+
+
+def _complete(config):
+  unknown = sorted(set(config) - set(DEFAULTS) - {'name', 'learning_rate'})
+  if unknown:
+    raise UserError(
+      f'The optimizer config has unknown keys {", ".join(unknown)}; allowed '
+      f'are name, learning_rate, {", ".join(DEFAULTS)} (key: optimizer).')
+  config = ConfigDict({**DEFAULTS, **config})
+  if config.get('name') not in _OPTIMIZERS:
+    raise UserError(
+      f'The optimizer is {config.get("name")!r}; allowed are '
+      f'{", ".join(_OPTIMIZERS)} (key: optimizer.name).')
+  for key, (allowed, ok) in _RANGES.items():
+    value = config.get(key)
+    if not isinstance(value, (int, float)) or not ok(value):
+      raise UserError(
+        f'optimizer.{key} is {value!r}; allowed is {allowed} '
+        f'(key: optimizer.{key}).')
+  return config
+
+
+_RANGES = {
+  'learning_rate': ('a number above 0', lambda v: v > 0),
+  'decay_fraction': ('a number in (0, 1]', lambda v: 0 < v <= 1),
+  'final_scale': ('a number in [0, 1]', lambda v: 0 <= v <= 1),
+  'weight_decay': ('a number of at least 0', lambda v: v >= 0),
+  'b1': ('a number in [0, 1)', lambda v: 0 <= v < 1),
+  'b2': ('a number in [0, 1)', lambda v: 0 <= v < 1),
+  'clip_norm': ('a number of at least 0', lambda v: v >= 0),
+}

@@ -1,0 +1,90 @@
+"""Learning rates by step: optax's schedules, put together by name.
+
+Warm-up is linear from 0, and step 0 has rate 0, as in diffusers. A rate depends
+on the step alone, so that a resumed run needs no state for it.
+"""
+
+import optax
+
+from sana_jax.errors import UserError
+
+
+def constant(peak: float, warmup_steps: int = 0) -> optax.Schedule:
+  """Warm-up, then the peak: how SANA is trained."""
+  # optax.warmup_constant_schedule stays at 0 for ever if there is no warm-up.
+  return optax.join_schedules(
+    [optax.linear_schedule(0., peak, warmup_steps),
+     optax.constant_schedule(peak)], [warmup_steps])
+
+
+def cosine(
+    peak: float, num_steps: int, warmup_steps: int = 0, final: float = 0.,
+) -> optax.Schedule:
+  """Warm-up, then half a cosine that reaches `final` at num_steps."""
+  return optax.warmup_cosine_decay_schedule(
+    0., peak, warmup_steps, num_steps, final)
+
+
+def cosine_decay_to_constant(
+    peak: float, num_steps: int, warmup_steps: int = 0,
+    decay_fraction: float = 0.667, final_scale: float = 0.1,
+) -> optax.Schedule:
+  """NVlabs/Sana's: a cosine that ends early, then peak * final_scale.
+
+  Args:
+    peak: after the warm-up.
+    num_steps: of the run.
+    warmup_steps: are part of decay_fraction.
+    decay_fraction: of the run, at which the cosine ends.
+    final_scale: 1 / lr_scale_ratio there.
+  """
+  return cosine(peak, int(decay_fraction * num_steps), warmup_steps,
+                peak * final_scale)
+
+
+def warmup_stable_decay(
+    peak: float, num_steps: int, warmup_steps: int = 0,
+    decay_fraction: float = 0.2,
+) -> optax.Schedule:
+  """Warm-up, the peak, then linear to 0 in the run's last decay_fraction."""
+  decay_steps = int(decay_fraction * num_steps)
+  return optax.join_schedules(
+    [constant(peak, warmup_steps),
+     optax.linear_schedule(peak, 0., decay_steps)],
+    [num_steps - decay_steps])
+
+
+_SCHEDULES = {
+  'constant': lambda c, n: constant(c.learning_rate, c.warmup_steps),
+  'cosine': lambda c, n: cosine(c.learning_rate, n, c.warmup_steps),
+  'cosine_decay_to_constant': lambda c, n: cosine_decay_to_constant(
+    c.learning_rate, n, c.warmup_steps, c.decay_fraction, c.final_scale),
+  'warmup_stable_decay': lambda c, n: warmup_stable_decay(
+    c.learning_rate, n, c.warmup_steps, c.decay_fraction),
+}
+
+
+def make(config, num_steps: int) -> optax.Schedule:
+  """The schedule of a complete optimizer config; see `factory.make`.
+
+  Raises:
+    UserError: if the name is unknown or the steps do not fit the run.
+  """
+  name, warmup = config.schedule, config.warmup_steps
+  if name not in _SCHEDULES:
+    raise UserError(
+      f'The learning rate schedule is {name!r}; allowed are '
+      f'{", ".join(_SCHEDULES)} (key: optimizer.schedule).')
+  decay_steps = int(config.decay_fraction * num_steps)
+  longest = {
+    'constant': warmup,
+    'cosine': num_steps - 1,
+    'cosine_decay_to_constant': decay_steps - 1,
+    'warmup_stable_decay': num_steps - decay_steps,
+  }[name]
+  if not 0 <= warmup <= longest:
+    raise UserError(
+      f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
+      f'in a run of {num_steps} steps '
+      '(key: optimizer.warmup_steps).')
+  return _SCHEDULES[name](config, num_steps)

@@ -1,0 +1,29 @@
+"""Which axis of which parameter lies on which mesh axis, one table a model.
+
+Total and exact: each parameter is named once, see rules.py. Kernels are split
+over `fsdp` along their inputs and over `tensor` along the heads or hidden
+channels; what is small is on every device. Blocks have a leading layer axis.
+"""
+
+SANA = (
+  (r'patch_embed/kernel', (None, None, None, 'fsdp')),
+  (r'time_embed/(timestep|guidance)/linear[12]/kernel', (None, 'fsdp')),
+  (r'time_embed/modulation/kernel', ('fsdp', None)),
+  (r'caption/linear[12]/kernel', ('fsdp', None)),
+  (r'blocks/(self|cross)_attention/(query|key|value)/kernel',
+   (None, 'fsdp', 'tensor')),
+  (r'blocks/(self|cross)_attention/out/kernel', (None, 'tensor', 'fsdp')),
+  (r'blocks/mix_ffn/inverted/kernel', (None, 'fsdp', 'tensor')),
+  (r'blocks/mix_ffn/depthwise/kernel', (None, None, None, 'tensor')),
+  (r'blocks/mix_ffn/point/kernel', (None, 'tensor', 'fsdp')),
+  (r'head/out/kernel', ('fsdp', None)),
+  (r'.*/(bias|scale|scale_shift_table)', ()),
+)
+GEMMA2 = (
+  (r'embed/embedding', (None, 'fsdp')),
+  (r'layers/(query|key|value|gate|up)/kernel', (None, 'fsdp', 'tensor')),
+  (r'layers/(out|down)/kernel', (None, 'tensor', 'fsdp')),
+  (r'.*/scale', ()),
+)
+# Convolutional, and small beside its activations: on every device.
+DC_AE = ((r'.*', ()),)

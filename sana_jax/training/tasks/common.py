@@ -1,0 +1,36 @@
+"""What the tasks share: opening data, fields of models, numbers of pictures."""
+
+import os
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sana_jax.data import sources
+from sana_jax.errors import UserError
+
+
+def open_data(data: ConfigDict, split: str | None = None) -> sources.Source:
+  """The source that `config.data` names; another split on request."""
+  return sources.open_source(
+    data.source, path=os.path.expanduser(data.path), size=data.size_px,
+    split=split or data.split, train_examples=data.examples)
+
+
+def model_fields(config: ConfigDict) -> dict:
+  """Keyword arguments of the module: config.model and the dtype."""
+  fields = config.model.to_dict()
+  return {**fields, 'dtype': jnp.dtype(config.dtype)}
+
+
+def build(module_class, config: ConfigDict, **more):
+  """The module of config.model; UserError where a field does not exist."""
+  fields = model_fields(config) | more
+  if unknown := sorted(set(fields) - set(module_class.__dataclass_fields__)):
+    raise UserError(
+      f'config.model has {unknown}, which {module_class.__name__} has not.')
+  return module_class(**fields)
+
+
+def to_signed(images):
+  """uint8 pixels to [-1, 1] in float32."""
+  return images.astype(jnp.float32) / 127.5 - 1

@@ -1,0 +1,132 @@
+"""Trains the Sana transformer on cached latents and text, by flow matching.
+
+Latents and embeddings are computed once, before the first step, by the frozen
+autoencoder and text encoder, and lie in the workdir: the data sets that this
+is for fit in memory.
+"""
+
+import functools
+import math
+import pathlib
+import shutil
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from PIL import Image
+
+from sana_jax.data import pipeline
+from sana_jax.data.shapes import KINDS
+from sana_jax.diffusion import flow
+from sana_jax.evaluation import shapes_detector, shapes_suite
+from sana_jax.inference.images import contact_sheet
+from sana_jax.inference.pipeline import Pipeline
+from sana_jax.models.sana import Sana
+from sana_jax.sharding import tables
+from sana_jax.text import prompts as texts
+from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training.tasks import common, encoded
+from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
+from sana_jax.weights import folder as folders
+from sana_jax.weights.folder import Model
+
+_COPIED = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder',
+                                                     'tokenizer')}
+
+
+class SanaTask:
+  """Velocity of noisy latents, given their captions."""
+
+  name = 'sana'
+  rules = tables.SANA
+
+  def __init__(self, config: ConfigDict, workdir):
+    self.config = config
+    self._folders = {key: folders.find(config[key]) for key in _COPIED}
+    autoencoder = folders.load_autoencoder(self._folders['autoencoder'])
+    text_encoder = folders.load_text_encoder(self._folders['text_encoder'])
+    tokenizer = tokenizers.load(self._folders['text_encoder'] / 'tokenizer')
+    channels = autoencoder.module.latent_channels
+    self.module = common.build(
+      Sana, config, in_channels=channels, out_channels=channels,
+      caption_channels=text_encoder.module.width)
+    self._pipeline = Pipeline(
+      Model(self.module, {}), autoencoder, text_encoder, tokenizer,
+      sampler=config.sampling.sampler, flow_shift=config.sampling.shift)
+    self._instruction = texts.INSTRUCTION if config.flow.instruction else ''
+    self._source = encoded.load_or_make(
+      config, self._pipeline, self._instruction, pathlib.Path(workdir))
+    self.frozen = {'null_text': self._source.null_text,
+                   'null_mask': self._source.null_mask}
+
+  def init(self, rng: PRNGKeyArray) -> Params:
+    return folders.transformer_init(self.module)(rng)
+
+  def loss(
+    self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray
+  ) -> tuple[Array, dict[str, Array]]:
+    settings, x0 = self.config.flow, batch['latents']
+    noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
+    noise = jax.random.normal(noise_rng, x0.shape)
+    times = flow.sample_times(
+      time_rng, x0.shape[0], density=settings.density, mean=settings.mean,
+      std=settings.std, shift=settings.shift)
+    # Dropped captions bring the empty prompt's own mask, as diffusers'
+    # sampling does; the official code keeps the caption's.
+    drop = jax.random.bernoulli(
+      drop_rng, settings.caption_dropout, (x0.shape[0],))
+    text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
+    mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
+    velocity = self.module.apply(
+      {'params': params}, flow.interpolate(x0, noise, times.t),
+      times.timestep * self.module.timestep_scale, text, mask)
+    error = velocity.astype(jnp.float32) - flow.velocity_target(x0, noise)
+    return jnp.mean(error ** 2), {}
+
+  def batches(self, *, seed: int, batch_size: int, shard: tuple[int, int]):
+    return iter(pipeline.batches(
+      self._source, batch_size=batch_size, seed=seed, process_index=shard[0],
+      process_count=shard[1]))
+
+  def pictures(self, params: Params, step: int) -> Image.Image:
+    """Samples of prompts that are not trained on, where there are such."""
+    settings = self.config.sampling
+    prompts = self._prompts
+    pipe = self._pipeline_with(params)
+    images = pipe(
+      [p if isinstance(p, str) else p.text for p in prompts],
+      steps=settings.steps, guidance_scale=settings.guidance_scale,
+      seed=range(len(prompts)), instruction=self._instruction)
+    labels = [p if isinstance(p, str) else p.text for p in prompts]
+    if self.config.data.source == 'shapes':
+      right = [shapes_suite.follows(p.requirement, shapes_detector.detect(x))
+               for p, x in zip(prompts, images)]
+      labels = [('' if r else '✗ ') + label for r, label in zip(right, labels)]
+      logging.info('Step %d: %d of %d pictures follow their prompts.', step,
+                   sum(right), len(right))
+    return contact_sheet(images, labels, columns=6)
+
+  @functools.cached_property
+  def _prompts(self):
+    count = self.config.sampling.images
+    if self.config.data.source == 'shapes':
+      return shapes_suite.prompts(math.ceil(count / len(KINDS)))[:count]
+    return self._source.captions[:count]
+
+  def _pipeline_with(self, params):
+    model = Model(self.module, {'params': params})
+    return self._pipeline.replace(transformer=model)
+
+  def export(self, params: Params, folder) -> None:
+    """A whole model folder: the transformer and copies of the other two."""
+    folder = pathlib.Path(folder)
+    folders.write_transformer(folder, self.module, params)
+    for key, parts in _COPIED.items():
+      for part in parts:
+        shutil.copytree(self._folders[key] / part, folder / part)
+    settings = self.config.sampling
+    folders.write_index(
+      folder, flow_shift=settings.shift,
+      sampling={'steps': settings.steps,
+                'guidance_scale': settings.guidance_scale})

@@ -1,0 +1,108 @@
+"""Optimizers by name."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from sana_jax import optim
+from sana_jax.errors import UserError
+from sana_jax.optim import factory
+
+NAMES = ('came', 'adamw', 'muon', 'adafactor', 'lion')
+SHAPES = {
+  'blocks': {'value': {'kernel': (2, 6, 4), 'bias': (2, 4)},
+             'depthwise': {'kernel': (2, 3, 3, 4)}},
+  'conv': {'kernel': (3, 3, 4, 6)},
+  'table': (6, 4),
+}
+
+
+def make(num_steps=100, **settings):
+  return optim.make(
+    ConfigDict({'name': 'adamw', 'learning_rate': 0.1, **settings}), num_steps)
+
+
+def normal(seed=0):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), SHAPES,
+    is_leaf=lambda x: isinstance(x, tuple))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_optimizer_descends_and_decays_by_the_rate(name):
+  params, grads = normal(0), normal(1)
+  plain, decayed = (make(name=name, weight_decay=w) for w in (0., 0.5))
+  update = lambda tx: jax.jit(tx.update)(grads, tx.init(params), params)[0]
+  step = update(plain)
+  assert optax.tree.vdot(step, grads) < 0
+  jax.tree.map(
+    lambda u, w, p: np.testing.assert_allclose(
+      u, w - 0.1 * 0.5 * p, rtol=1e-4, atol=1e-5),
+    update(decayed), step, params)
+
+
+def test_muon_orthogonalises_layers_and_flattened_convolutions():
+  # Newton-Schulz brings singular values to about 1 (0.7 to 1.2), and the root
+  # mean square to 0.2; adam's first step is the rate times the sign.
+  params, grads = normal(0), normal(1)
+  tx = make(name='muon', learning_rate=1.)
+  updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+  matrices = [*updates['blocks']['value']['kernel'],
+              updates['conv']['kernel'].reshape(36, 6)]
+  for u in matrices:
+    s = np.linalg.svd(u, compute_uv=False) / (0.2 * max(u.shape)**0.5)
+    assert s.min() > 0.6 and s.max() < 1.25, s
+  for path in (('table',), ('blocks', 'depthwise', 'kernel')):
+    u, g = updates, grads
+    for key in path:
+      u, g = u[key], g[key]
+    np.testing.assert_allclose(np.abs(u), 1., rtol=1e-3)
+    np.testing.assert_array_equal(np.sign(u), -np.sign(g))
+
+
+def test_muon_takes_kernels_only():
+  dimensions = factory.muon_dimensions(normal())
+  assert dimensions['blocks']['value'] == {
+    'kernel': optax.contrib.MuonDimensionNumbers((1,), 2), 'bias': None}
+  assert dimensions['conv']['kernel'] == (
+    optax.contrib.MuonDimensionNumbers((0, 1, 2), 3))
+  assert dimensions['blocks']['depthwise']['kernel'] is None
+  assert dimensions['table'] is None
+
+
+def test_the_whole_gradient_is_clipped_first():
+  tx = make(name='lion', b1=0., b2=0., clip_norm=0.5)
+  state = tx.init({'a': jnp.zeros(2), 'b': jnp.zeros(2)})
+  grads = {'a': jnp.array([3., 0.]), 'b': jnp.array([0., 4.])}
+  _, state = tx.update(grads, state, grads)
+  # Lion's momentum with b2 = 0 is the gradient that it was given.
+  mu = optax.tree.get(state, 'mu')
+  np.testing.assert_allclose(mu['a'], [0.3, 0.], rtol=1e-6)
+  np.testing.assert_allclose(mu['b'], [0., 0.4], rtol=1e-6)
+
+
+def test_the_rate_follows_the_schedule():
+  tx = make(name='lion', schedule='constant', warmup_steps=2)
+  params = state = jnp.ones(1)
+  state, steps = tx.init(params), []
+  for _ in range(4):
+    updates, state = tx.update(params, state, params)
+    steps.append(updates.item())
+  np.testing.assert_allclose(steps, [0., -0.05, -0.1, -0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize('settings, words', [
+  (dict(name='sgdd'), "'sgdd'.*came, adamw, muon"),
+  (dict(momentum=0.9), 'unknown keys momentum'),
+  (dict(learning_rate=0.), 'learning_rate is 0.0'),
+  (dict(learning_rate='1e-4'), "learning_rate is '1e-4'"),
+  (dict(clip_norm=-1.), 'clip_norm is -1.0'),
+  (dict(b1=1.), 'b1 is 1.0'),
+  (dict(decay_fraction=1.5), 'decay_fraction is 1.5')], ids=str)
+def test_a_bad_value_is_named_with_its_key(settings, words):
+  with pytest.raises(UserError, match=words):
+    make(**settings)

@@ -1,0 +1,194 @@
+"""What was saved comes back, on any mesh; what is damaged never does."""
+
+import json
+import logging
+import resource
+import shutil
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training.state import plan
+
+# Tensorstore goes on reading after the first damaged array, and then finds
+# orbax's event loop closed.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnraisableExceptionWarning')
+
+CONFIG = ml_collections.ConfigDict({'keep_checkpoints': 3})
+
+
+class Run:
+  """A state and a place in the data, without training."""
+
+  def __init__(self, toy, folder, mesh=None, devices=8):
+    self.folder = folder
+    mesh = make_mesh(mesh or {'data': 2, 'fsdp': 4}, jax.devices()[:devices])
+    self.batches = toy.Toy().batches(seed=0, batch_size=16, shard=(0, 1))
+    self.init, self.shapes = plan(toy.Toy(), optax.adam(1e-3), mesh)
+
+  def save(self, *steps):
+    """A state filled anew for each step, after as many batches; returns them."""
+    states = {}
+    with Checkpoints(self.folder, CONFIG) as checkpoints:
+      for step in steps:
+        next(self.batches)
+        states[step] = self.init(jax.random.key(step))
+        checkpoints.save(step, states[step], self.batches)
+    return states
+
+  def restore(self):
+    with Checkpoints(self.folder, CONFIG) as checkpoints:
+      return checkpoints.restore(self.shapes, self.batches)
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def arrays(folder):
+  """The files that hold the arrays (in small runs, some of them twice)."""
+  return list((folder / 'state').rglob('d/*'))
+
+
+def files(folder):
+  return sorted(p for p in folder.rglob('*') if p.is_file())
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[:-20])
+
+
+def test_nothing_saved_is_none(toy, tmp_path):
+  assert Run(toy, tmp_path).restore() is None
+
+
+def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
+  run = Run(toy, tmp_path)
+  states = run.save(1, 2, 3, 4)
+  then = next(run.batches)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['2', '3', '4']
+  other = Run(toy, tmp_path)
+  assert_equal(states[4], other.restore())
+  assert_equal(then, next(other.batches))
+
+
+@pytest.mark.parametrize('mesh, devices', [
+    ({'fsdp': 4}, 4), ({'data': 1}, 1), ({'fsdp': 2, 'tensor': 4}, 8)])
+def test_a_run_goes_on_on_another_mesh(toy, tmp_path, mesh, devices):
+  states = Run(toy, tmp_path).save(1)
+  other = Run(toy, tmp_path, mesh, devices)
+  state = other.restore()
+  assert_equal(states[1], state)
+  assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(
+      lambda x: x.sharding, other.shapes)
+
+
+@pytest.mark.parametrize('damage', [
+    lambda folder: [p.unlink() for p in arrays(folder)],
+    lambda folder: [truncate(p) for p in arrays(folder)],
+    lambda folder: [flip(p) for p in arrays(folder)],
+    lambda folder: [p.unlink() for p in files(folder / 'data')],
+    lambda folder: [truncate(p) for p in files(folder / 'data')],
+    lambda folder: [p.unlink() for p in files(folder / 'about')],
+    lambda folder: [p.unlink() for p in files(folder)],
+], ids=['deleted', 'truncated', 'flipped', 'no data', 'half data', 'no about',
+        'empty'])
+def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
+  run = Run(toy, tmp_path)
+  states = run.save(1, 2)
+  damage(tmp_path / '2')
+  with caplog.at_level(logging.WARNING, 'absl'):
+    state = run.restore()
+  assert_equal(states[1], state)
+  first = toy.Toy().batches(seed=0, batch_size=16, shard=(0, 1))
+  next(first)
+  assert_equal(next(first), next(run.batches))
+  assert 'step 2 in' in caplog.text and 'using step 1' in caplog.text
+  # Its number is free again, and it is not lost.
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
+  states = run.save(2)
+  assert_equal(states[2], Run(toy, tmp_path).restore())
+
+
+def test_a_damaged_file_is_noticed_or_not_needed(toy, tmp_path):
+  saved = tmp_path / 'saved'
+  states = Run(toy, saved).save(1, 2)
+  chosen = set()
+  for path in files(saved / '2'):
+    copy = tmp_path / path.relative_to(saved).as_posix().replace('/', '_')
+    shutil.copytree(saved, copy)
+    truncate(copy / path.relative_to(saved))
+    state = Run(toy, copy).restore()
+    step = 1 if (copy / 'damaged_2').exists() else 2
+    assert_equal(states[step], state)
+    chosen.add(step)
+  assert chosen == {1, 2}
+
+
+def test_a_digit_that_changed_in_the_data_is_noticed(toy, tmp_path):
+  run = Run(toy, tmp_path)
+  states = run.save(1, 2)
+  path = next((tmp_path / '2/data').iterdir())
+  text = path.read_text()
+  changed = text.replace('"next_index": 2', '"next_index": 3')
+  assert changed != text
+  path.write_text(changed)
+  assert_equal(states[1], run.restore())
+
+
+def test_a_half_written_checkpoint_is_cleared_away(toy, tmp_path):
+  states = Run(toy, tmp_path).save(1)
+  half = tmp_path / '2.orbax-checkpoint-tmp'
+  half.mkdir()
+  (half / 'state').write_text('half')
+  assert_equal(states[1], Run(toy, tmp_path).restore())
+
+
+def test_all_damaged_stops_and_touches_nothing(toy, tmp_path):
+  run = Run(toy, tmp_path)
+  run.save(1, 2)
+  for step in '12':
+    for path in arrays(tmp_path / step):
+      path.unlink()
+  with pytest.raises(UserError, match=r'None of the checkpoints \[1, 2\]'):
+    run.restore()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
+
+
+def test_the_config_is_in_every_checkpoint(toy, tmp_path):
+  Run(toy, tmp_path).save(1)
+  about = json.loads((tmp_path / '1/about/metadata').read_text())
+  assert about['config'] == {'keep_checkpoints': 3}
+
+
+def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
+  task, limits = toy.Toy(), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+  def fill_disk(params, step):
+    while not (tmp_path / 'cut/checkpoints/4').exists():
+      time.sleep(.01)
+    # From now on no file may grow beyond 4 kB; a save needs 12.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+
+  task.pictures = fill_disk
+  try:
+    with pytest.raises(UserError, match='failed .* step 4 is intact: see to'):
+      toy.run(tmp_path / 'cut', task, log_every_steps=100)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))

@@ -1,0 +1,145 @@
+"""A run is one run, however often it is cut and whatever it runs on."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from sana_jax.errors import UserError
+
+
+def steps_of(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['step'] for line in lines]
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, capfd):
+  whole = toy.run(tmp_path / 'whole', num_steps=10)
+  toy.run(tmp_path / 'cut', num_steps=5)
+  resumed = toy.run(tmp_path / 'cut', num_steps=10)
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+  assert int(resumed.step) == 10
+  kernel = resumed.params['in']['kernel']
+  assert kernel.addressable_shards[0].data.shape == (16, 8)
+  assert jax.tree.map(lambda x: x.sharding, whole) == jax.tree.map(
+      lambda x: x.sharding, resumed)
+  assert 'Involuntary full rematerialization' not in capfd.readouterr().err
+  # Each step has one line; 5 was the end of the first run.
+  assert steps_of(tmp_path / 'cut') == [2, 4, 5, 6, 8, 10]
+  assert steps_of(tmp_path / 'whole') == [2, 4, 6, 8, 10]
+
+
+def test_one_device_computes_what_eight_compute(toy, tmp_path):
+  eight = toy.run(tmp_path / '8')
+  one = toy.run(tmp_path / '1', devices=jax.devices()[:1], mesh={'data': 1})
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+      eight.params, one.params)
+
+
+def test_the_loss_falls_and_the_average_follows(toy, tmp_path):
+  state = toy.run(
+      tmp_path, num_steps=300, log_every_steps=1, checkpoint_every_steps=300,
+      pictures_every_steps=0)
+  lines = [json.loads(x)
+           for x in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  # 16 unit weights: a target of variance 16, and 8 outputs that see half of it
+  # could not halve the loss by chance.
+  assert lines[0]['loss'] > 10
+  assert np.mean([x['loss'] for x in lines[-20:]]) < 1
+  distance = lambda a, b: np.linalg.norm(a['in']['kernel'] - b['in']['kernel'])
+  init = toy.Toy().init(jax.random.split(jax.random.key(0))[0])
+  assert distance(state.ema, state.params) < .1 * distance(init, state.params)
+
+
+def test_a_finished_run_has_model_pictures_and_curve(toy, tmp_path):
+  state = toy.run(tmp_path)
+  model = np.load(tmp_path / 'model/model.npz')
+  np.testing.assert_array_equal(model['in_kernel'], state.ema['in']['kernel'])
+  assert sorted(p.name for p in (tmp_path / 'pictures').iterdir()) == [
+      'step_000005.png', 'step_000010.png']
+  assert (tmp_path / 'loss.png').read_bytes().startswith(b'\x89PNG')
+  leftovers = [p.name for p in tmp_path.rglob('.*')]
+  assert leftovers == []
+
+
+def test_without_an_average_the_params_are_exported(toy, tmp_path):
+  state = toy.run(tmp_path, num_steps=3, ema_decay=0.)
+  assert state.ema is None
+  again = toy.run(tmp_path, num_steps=3, ema_decay=0.)  # Restores it, too.
+  jax.tree.map(np.testing.assert_array_equal, state, again)
+  model = np.load(tmp_path / 'model/model.npz')
+  np.testing.assert_array_equal(model['in_kernel'], state.params['in']['kernel'])
+
+
+def test_a_bad_batch_is_skipped_and_counted(toy, tmp_path):
+  state = toy.run(tmp_path, toy.Toy(poison=[7]), num_steps=32, seed=1)
+  # 32 batches of 16 are the 256 rows twice: row 7 comes twice.
+  assert int(state.skipped) == 2
+  assert int(state.step) == 32
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+  assert max(x.item() for x in jax.tree.leaves(state.opt_state)
+             if x.dtype == np.int32) == 30  # The optimizer's own count.
+
+
+def test_a_bad_batch_changes_no_parameter(toy, tmp_path):
+  poison = toy.Toy(poison=range(256))
+  state = toy.run(tmp_path, poison, num_steps=2)
+  init = jax.jit(toy.Toy().init)(jax.random.split(jax.random.key(0))[0])
+  for tree in (state.params, state.ema):
+    jax.tree.map(np.testing.assert_array_equal, tree, init)
+
+
+def test_too_many_bad_batches_in_a_row_stop_the_run(toy, tmp_path):
+  with pytest.raises(UserError, match='last 3 updates, up to step 3, were not'):
+    toy.run(tmp_path, toy.Toy(poison=range(256)), num_steps=10)
+
+
+class Terminated:
+  """A toy that gets SIGTERM when its pictures are taken at step 5."""
+
+  def __new__(cls, toy):
+    task = toy.Toy()
+    task.pictures = lambda params, step: os.kill(os.getpid(), signal.SIGTERM)
+    return task
+
+
+def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
+  before = signal.getsignal(signal.SIGTERM)
+  state = toy.run(tmp_path / 'cut', Terminated(toy))
+  assert int(state.step) == 6  # The step after the signal.
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert (tmp_path / 'cut/checkpoints/6').exists()
+  assert not (tmp_path / 'cut/model').exists()
+  resumed = toy.run(tmp_path / 'cut')
+  whole = toy.run(tmp_path / 'whole')
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_frozen_arrays_are_no_constants_of_the_step(toy):
+  import optax
+
+  from sana_jax.sharding.mesh import make_mesh
+  from sana_jax.training.state import plan
+  from sana_jax.training.step import jit_step
+  task, tx, mesh = toy.Toy(), optax.sgd(.1), make_mesh({'data': 8})
+  _, shapes = plan(task, tx, mesh)
+  text = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=.9).lower(
+      shapes, task.frozen, {'x': task.rows[:16]}, jax.random.key(0)).as_text()
+  constants = [x for x in text.splitlines() if 'stablehlo.constant' in x]
+  assert constants and not any('16x8xf32' in x for x in constants)
+
+
+@pytest.mark.parametrize('changes, said', [
+    ({'num_steps': 0}, 'num_steps=0 is not a whole number of at least 1'),
+    ({'batch_size': 12}, 'batch_size=12 .* multiple of 8'),
+    ({'ema_decay': 1.}, r'ema_decay=1.0 is not in \[0, 1\)'),
+])
+def test_a_bad_config_is_told_before_anything_is_written(
+    toy, tmp_path, changes, said):
+  with pytest.raises(UserError, match=said):
+    toy.run(tmp_path / 'run', **changes)
+  assert not (tmp_path / 'run').exists()

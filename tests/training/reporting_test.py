@@ -1,0 +1,105 @@
+"""Each step is reported once, late, and in JSON that everyone can read."""
+
+import json
+import logging
+
+from etils import epath
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.training.reporting import keep_lines, Report, silence
+
+CONFIG = ml_collections.ConfigDict({
+    'num_steps': 6, 'batch_size': 4, 'log_every_steps': 2,
+    'max_skipped_in_a_row': 2})
+
+
+def metrics(loss=1., skipped=0, in_a_row=0):
+  return {'loss': jnp.float32(loss), 'skipped': jnp.int32(skipped),
+          'skipped_in_a_row': jnp.int32(in_a_row)}
+
+
+def lines(folder):
+  return [json.loads(x, parse_constant=pytest.fail)
+          for x in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def report(folder, start=0, schedule=lambda step: step / 10):
+  return Report(epath.Path(folder), CONFIG, schedule, start)
+
+
+def test_a_line_comes_every_log_interval_and_at_the_end(tmp_path):
+  with report(tmp_path, start=1) as r:
+    for step in (2, 3, 4, 5, 6):
+      r(step, metrics(step))
+  found = lines(tmp_path)
+  assert [(x['step'], x['loss']) for x in found] == [(2, 2), (4, 4), (6, 6)]
+  assert all(x['images_per_second'] >= 0 and x['seconds'] >= 0 for x in found)
+
+
+def test_metrics_are_read_one_step_late(tmp_path):
+  with report(tmp_path) as r:
+    r(2, metrics())
+    assert lines(tmp_path) == []
+    r(3, metrics())
+    assert len(lines(tmp_path)) == 1
+
+
+def test_the_learning_rate_is_the_one_that_the_step_used(tmp_path):
+  # Of the steps 1..6, number 3 and 4 were skipped: the optimizer's own count
+  # is 1 at step 2, 2 at step 4 (to no effect), and 3 at step 6.
+  with report(tmp_path) as r:
+    r(2, metrics())
+    r(4, metrics(skipped=2, in_a_row=1))
+    r(6, metrics(skipped=2))
+  rates = [x['learning_rate'] for x in lines(tmp_path)]
+  assert rates == pytest.approx([.1, .2, .3])
+
+
+def test_a_loss_that_is_no_number_is_null(tmp_path):
+  with report(tmp_path) as r:
+    r(2, metrics(float('nan'), 1, 1))
+  assert lines(tmp_path)[0]['loss'] is None
+
+
+def test_too_many_skipped_in_a_row_stop(tmp_path):
+  with pytest.raises(UserError, match='last 2 updates, up to step 3'), (
+      report(tmp_path)) as r:
+    r(2, metrics(float('nan'), 1, 1))
+    r(3, metrics(float('nan'), 2, 2))
+
+
+def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):
+  path = epath.Path(tmp_path / 'metrics.jsonl')
+  whole = [json.dumps({'step': s, 'seconds': s / 2}) for s in (2, 4, 6)]
+  path.write_text('\n'.join([*whole, '{"step": 8, "lo']))
+  assert keep_lines(path, 4) == 2.
+  assert path.read_text() == ''.join(x + '\n' for x in whole[:2])
+
+
+def test_seconds_go_on_where_the_last_run_stopped(tmp_path):
+  line = {'step': 2, 'seconds': 100.}
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
+  with report(tmp_path, start=2) as r:
+    r(4, metrics())
+  assert 100 <= lines(tmp_path)[1]['seconds'] < 110
+
+
+def test_without_a_terminal_the_last_step_has_a_line(tmp_path, caplog):
+  with caplog.at_level(logging.INFO, 'absl'), report(tmp_path) as r:
+    for step in range(1, 7):
+      r(step, metrics(.5))
+  said = [x for x in caplog.messages if x.startswith('step')]
+  assert len(said) == 1 and said[0].startswith('step 6/6  loss 0.5, ')
+
+
+def test_a_silenced_package_says_nothing_and_others_do(caplog):
+  from absl import logging as absl_logging
+  with caplog.at_level(logging.INFO, 'absl'):
+    with silence('training'):  # This file's own folder.
+      absl_logging.info('one')
+    with silence('orbax'):
+      absl_logging.info('two')
+  assert caplog.messages == ['two']

@@ -1,0 +1,70 @@
+"""One folder, one run; what is written is whole."""
+
+import json
+
+from etils import epath
+import ml_collections
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.training.workdir import claim, write_atomically
+
+CONFIG = {'seed': 1, 'num_steps': 5, 'model': {'width': 8, 'sizes': (1, 2)}}
+
+
+def config(**changes):
+  return ml_collections.ConfigDict({**CONFIG, **changes})
+
+
+def test_the_same_config_is_welcome_again(tmp_path):
+  for _ in range(2):
+    claim(tmp_path / 'run', config(), ())
+  saved = json.loads((tmp_path / 'run/config.json').read_text())
+  assert saved == {**CONFIG, 'model': {'width': 8, 'sizes': [1, 2]}}
+
+
+def test_another_config_is_told_by_its_keys(tmp_path):
+  claim(tmp_path, config(), ('num_steps',))
+  other = config(
+      model={'width': 9, 'sizes': (1, 2)}, seed=2, num_steps=6, new=None)
+  with pytest.raises(UserError) as e:
+    claim(tmp_path, other, ('num_steps',))
+  assert 'model.width is 8 there and 9 here' in str(e.value)
+  assert 'seed is 1 there and 2 here' in str(e.value)
+  assert "new is 'absent' there and None here" in str(e.value)
+  assert 'num_steps' not in str(e.value)
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
+
+
+def test_free_keys_may_change_and_are_noted(tmp_path):
+  claim(tmp_path, config(), ())
+  claim(tmp_path, config(num_steps=9, model={'width': 4}),
+        ('num_steps', 'model'))
+  assert json.loads((tmp_path / 'config.json').read_text())['num_steps'] == 9
+
+
+def test_a_key_is_not_free_for_its_prefix(tmp_path):
+  claim(tmp_path, config(), ())
+  with pytest.raises(UserError, match='seed_two'):
+    claim(tmp_path, config(seed_two=1), ('seed',))
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='choose another --workdir'):
+    claim(tmp_path / 'file/run', config(), ())
+
+
+def test_a_spoilt_config_is_told(tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": ')
+  with pytest.raises(UserError, match='config.json cannot be read'):
+    claim(tmp_path, config(), ())
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+  path = epath.Path(tmp_path / 'picture.png')
+  write_atomically(path, b'old')
+  (tmp_path / '.picture.png.part').mkdir()  # In the way of the new one.
+  with pytest.raises(UserError, match='picture.png failed'):
+    write_atomically(path, b'new')
+  assert path.read_bytes() == b'old'

@@ -14,11 +14,14 @@ from sana_jax import config as base
 def get_config(arg=''):
   config = base.train('dc_ae')
   quick = arg == 'quick'
+  config.data.size_px = 64 if quick else 128
   config.model = base.dc_ae_fields(
-    latent_channels=16, widths=(32, 32, 64, 128, 128), depths=(0, 1, 1, 1, 1),
+    latent_channels=16,
+    widths=(32, 32, 64, 128, 128) if quick else (16, 16, 32, 64, 128, 128),
+    depths=(0, 1, 1, 1, 1) if quick else (0, 1, 1, 1, 1, 1),
     attention_stages=1)
-  config.num_steps = 1200 if quick else 8000
-  config.batch_size = 12
+  config.num_steps = 1200 if quick else 2200
+  config.batch_size = 16
   config.ema_decay = 0.99 if quick else 0.998
   config.optimizer.name = 'muon'
   config.optimizer.learning_rate = 2e-3

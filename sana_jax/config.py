@@ -127,7 +127,7 @@ def _reconstruction():
 def _language_model():
   return ConfigDict(dict(
     vocabulary=704,
-    length=512,  # Tokens of a training sequence, captions packed into it.
+    length=384,  # Tokens of a training sequence, captions packed into it.
     examples=4096,  # Different sequences.
   ))
 

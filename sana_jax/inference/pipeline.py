@@ -78,7 +78,7 @@ class Pipeline:
     self, prompts: str | Sequence[str], *, height: int | None = None,
     width: int | None = None, steps: int = 20, guidance_scale: float = 4.5,
     negative_prompt: str = '', num_images: int = 1,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] = 0, numbers: Sequence[int] | None = None,
     latents: Array | np.ndarray | None = None,
     sampler: str | None = None, output_type: str = 'uint8',
     use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
@@ -91,6 +91,8 @@ class Pipeline:
       guidance_scale: of classifier-free guidance; 1 or less turns it off.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
+      numbers: the k of each picture of a prompt; 0 to num_images - 1 by default,
+        or one for each prompt where num_images is 1.
       latents: noise to start from, [n, height/f, width/f, channels].
       sampler: see diffusion.samplers; the checkpoint's by default.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (as the transformer
@@ -109,7 +111,8 @@ class Pipeline:
     size = (height, width)
     if use_resolution_binning:
       size = bins.nearest(height, width, self.transformer.module.sample_size)
-    noise = self.noise(prompts, seed, num_images, size, latents)
+    noise = self.noise(
+      len(prompts), seed, num_images, size, numbers, latents)
     text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
     repeat = lambda x: jnp.repeat(x, num_images, axis=0)
     latents = self.denoise(
@@ -130,23 +133,26 @@ class Pipeline:
     return (self.transformer.module.sample_size
             * self.autoencoder.module.compression)
 
-  def noise(self, prompts, seed, num_images, size, latents=None):
-    """The latents at t = 1, given or drawn: [n, y, x, c] in float32."""
+  def noise(self, prompts: int, seed, num_images: int, size, numbers=None,
+            latents=None) -> Float[Array, 'b y x c']:
+    """The latents at t = 1, given or drawn, in float32."""
     f = self.autoencoder.module.compression
     shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
-    count = len(prompts) * num_images
+    count = prompts * num_images
     if latents is not None:
       if np.shape(latents) != (count, *shape):
         raise UserError(f'latents has the shape {np.shape(latents)}; '
                         f'{(count, *shape)} is needed.')
       return self._split(jnp.asarray(latents, jnp.float32))
-    seeds = [seed] * len(prompts) if np.ndim(seed) == 0 else list(seed)
-    if len(seeds) != len(prompts):
-      raise UserError(
-        f'seed has {len(seeds)} entries for {len(prompts)} prompts.')
+    seeds = [seed] * prompts if np.ndim(seed) == 0 else list(seed)
+    if len(seeds) != prompts:
+      raise UserError(f'seed has {len(seeds)} entries for {prompts} prompts.')
+    if numbers is None:
+      numbers = list(range(num_images)) * prompts
+    if len(numbers) != count:
+      raise UserError(f'numbers has {len(numbers)} entries for {count} images.')
     return self._split(draw_noise(
-      jnp.repeat(jnp.asarray(seeds), num_images),
-      jnp.tile(jnp.arange(num_images), len(prompts)), shape))
+      jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers), shape))
 
   def encode_prompts(
     self, prompts: Sequence[str], negative_prompt: str = '',

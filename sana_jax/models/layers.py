@@ -27,7 +27,9 @@ class RMSNorm(nn.Module):
     start = 1. - self.offset if self.scale_init is None else self.scale_init
     shape = x.shape[-1:]
     scale = self.param('scale', nn.initializers.constant(start), shape)
-    y = rms_normalise(x, self.eps) * (self.offset + scale)
+    # f32: bfloat16 weights near 1 would round in the sum.
+    y = rms_normalise(x, self.eps) * (
+      self.offset + scale.astype(jnp.float32))
     if self.use_bias:
       y = y + self.param('bias', nn.initializers.zeros, shape)
     return y.astype(self.dtype)

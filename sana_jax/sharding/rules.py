@@ -75,11 +75,14 @@ def state_shardings(
   shapes = jax.eval_shape(tx.init, params)
 
   def lie_alike(leaf, param, sharding):
+    if isinstance(leaf, optax.MaskedNode):  # Another optimizer's parameter.
+      return leaf
     return sharding if leaf.shape == param.shape else everywhere
 
   return optax.tree.map_params(
       tx, lie_alike, shapes, params, param_shardings,
-      transform_non_params=lambda _: everywhere)
+      transform_non_params=lambda _: everywhere,
+      is_leaf=lambda x: isinstance(x, optax.MaskedNode))
 
 
 def _axes(entry) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ files later. They are sums of the arrays' bits taken on the devices,
 
     sum_i bits(x_i) (2 i + 1)  mod 2^32,
 
-which no flipped bit leaves unchanged (the weights are odd, so invertible), which
-do not depend on how the array is split, and which cost no second reading.
+which no flipped bit leaves unchanged (the weights are odd, so invertible),
+which do not depend on how the array is split, and cost no second reading.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ class Checkpoints:
       return
     with self._errors('saving to'):
       about = {
-          'config': self._config, 'state': jax.device_get(_sums(state)).tolist(),
+          'config': self._config, 'state': _sums(state).tolist(),
           'data': _gather(_data_sum(batches))}
       self._manager.save(step, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
@@ -118,7 +118,7 @@ class Checkpoints:
           data=grain.checkpoint.CheckpointRestore(batches),
           about=ocp.args.JsonRestore()))
       state, about = got.state, got.about
-      if jax.device_get(_sums(state)).tolist() != about['state']:
+      if _sums(state).tolist() != about['state']:
         damage = 'the arrays differ from what was saved'
       if _data_sum(batches) != about['data'][jax.process_index()]:
         damage = 'the place in the data differs from what was saved'

@@ -31,8 +31,9 @@ from sana_jax.training.workdir import claim, meet, writing
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step.
 FREE_KEYS = (
-    'checkpoint_every_steps', 'keep_checkpoints', 'log_every_steps',
-    'max_skipped_in_a_row', 'mesh', 'num_steps', 'pictures_every_steps')
+    'checkpoint_every_steps', 'data.path', 'keep_checkpoints',
+    'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
+    'pictures_every_steps')
 
 
 def train(
@@ -68,6 +69,10 @@ def train(
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     state = checkpoints.restore(shapes, batches) or init(init_rng)
     start = int(state.step)
+    if start > config.num_steps:
+      raise UserError(
+          f'{workdir} is at step {start} already and num_steps is '
+          f'{config.num_steps}; raise num_steps or choose another --workdir.')
     report = use(Report(workdir, config, schedule, start))
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
@@ -90,7 +95,7 @@ def train(
 
     checkpoints.wait()
     if int(state.step) == config.num_steps:
-      export(task, state, workdir)
+      finish(task, state, workdir)
     else:
       logging.warning(
           'Stopped by SIGTERM; step %d is saved, and the same command goes on '
@@ -148,14 +153,15 @@ def draw(task: Task, state: TrainState, step: int, workdir: epath.Path) -> None:
       pictures.save_samples(workdir, step, image)
 
 
-def export(task: Task, state: TrainState, workdir: epath.Path) -> None:
-  """Writes the trained model to workdir/model, whole or not at all."""
+def finish(task: Task, state: TrainState, workdir: epath.Path) -> None:
+  """The last loss curve, and workdir/model: written whole or not at all."""
   if jax.process_count() > 1:
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:
     params = jax.device_get(state.weights)
   folder, part = workdir / 'model', workdir / '.model.part'
   if jax.process_index() == 0:
+    pictures.save_loss_curve(workdir, task.name)
     with writing(folder):
       _remove(part)
       part.mkdir(parents=True)

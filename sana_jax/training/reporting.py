@@ -1,7 +1,8 @@
 """What a run says while it trains: a bar, JSON lines, TensorBoard.
 
 `Report` takes each step's metrics as they leave the device and looks at them
-one step later, when they are there: the host never waits for the newest step.
+one step later, when they are there: the host neither waits for the newest step
+nor runs further ahead (XLA's CPU collectives hang with dozens in flight).
 metrics.jsonl has one object a log interval; after a restart the lines beyond
 the restored step are dropped, so that each step stands there once.
 """
@@ -117,8 +118,9 @@ class Report:
     with writing(self._lines), self._lines.open('a') as file:
       file.write(json.dumps(line) + '\n')
     if self._board is not None:
+      del line['step']
       self._board.write_scalars(
-          step, {k: v for k, v in line.items() if v is not None and k != 'step'})
+          step, {k: v for k, v in line.items() if v is not None})
 
 
 class Rate:

@@ -1,6 +1,6 @@
 """One update of a TrainState, and what runs it on a mesh.
 
-    g = d loss / d params,   params += tx(g),   ema += (1 - decay) (params - ema)
+    g = d loss / d params,  params += tx(g),  ema += (1 - decay)(params - ema)
 
 A loss or gradient that is not finite changes nothing but the counters: the
 data and the randomness move on, params, average and optimizer stay.
@@ -76,8 +76,8 @@ class Update:
   """Runs `jit_step` on batches of numpy arrays.
 
   Compiles once for each shape of batch (aspect-ratio buckets have several) and
-  logs what that took. All transfers are explicit, so an array left on the host
-  by mistake raises instead of being sent at each step.
+  logs what that took. The batch is all that is sent to the devices: an array
+  left on the host by mistake raises instead of being sent at each step.
   """
 
   def __init__(
@@ -92,12 +92,12 @@ class Update:
 
   def __call__(
       self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+    batch = place(batch, self._mesh, self._batch_size)
+    args = state, self._frozen, batch, self._rng
+    key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
+    if key not in self._compiled:
+      self._compiled[key] = self._compile(*args)
     with jax.transfer_guard('disallow'):
-      batch = place(batch, self._mesh, self._batch_size)
-      args = state, self._frozen, batch, self._rng
-      key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
-      if key not in self._compiled:
-        self._compiled[key] = self._compile(*args)
       return self._compiled[key](*args)
 
   def _compile(self, *args):
@@ -118,13 +118,13 @@ def place(batch: PyTree, mesh: Mesh, batch_size: int) -> PyTree:
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
   """Every leaf on every device, but for those that lie on the mesh already."""
-  everywhere = NamedSharding(mesh, jax.P())
+  # By jit, which takes what device_put refuses to send to other processes.
+  copy = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, jax.P()))
 
   def put(x):
     there = getattr(x, 'sharding', None)
-    if isinstance(there, NamedSharding) and there.mesh == mesh:
-      return x
-    return jax.device_put(x, everywhere)
+    lies = isinstance(there, NamedSharding) and there.mesh == mesh
+    return x if lies else copy(x)
   return jax.tree.map(put, tree)
 
 

@@ -149,6 +149,22 @@ def test_published_sizes_have_the_tensors_of_diffusers(name):
     x.numel() for x in reference.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['dc_ae_f32c32_sana', 'dc_ae_f32c32_mix'])
+def test_a_published_size_computes_what_diffusers_does(name):
+  torch.manual_seed(0)
+  reference = goldens.randomise(diffusers.AutoencoderDC.from_config(
+    weights.diffusers_config(SIZES[name])), 0)
+  model, variables = ours(reference)
+  images = torch.rand(1, 3, 128, 256) * 2 - 1
+  latents, decoded = goldens.compute(reference, images)
+  apply = lambda method: jax.jit(functools.partial(model.apply, method=method))
+  got = apply('encode')(variables, channels_last(images))
+  assert relative_error(got, latents) <= 1e-5
+  got = apply('decode')(variables, channels_last(latents))
+  assert relative_error(got, decoded) <= 1e-5
+
+
 def test_bfloat16_is_as_close_to_float32_as_in_diffusers():
   torch.manual_seed(0)
   # Heads of 32: with few dimensions a query may have no positive entry, and

@@ -35,7 +35,7 @@ class Run:
     self.init, self.shapes = plan(toy.Toy(), optax.adam(1e-3), mesh)
 
   def save(self, *steps):
-    """A state filled anew for each step, after as many batches; returns them."""
+    """A new state for each step, after one batch more; returns them."""
     states = {}
     with Checkpoints(self.folder, CONFIG) as checkpoints:
       for step in steps:

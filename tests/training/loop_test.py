@@ -6,9 +6,13 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from sana_jax.errors import UserError
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training.state import plan
+from sana_jax.training.step import jit_step
 
 
 def steps_of(workdir):
@@ -72,7 +76,8 @@ def test_without_an_average_the_params_are_exported(toy, tmp_path):
   again = toy.run(tmp_path, num_steps=3, ema_decay=0.)  # Restores it, too.
   jax.tree.map(np.testing.assert_array_equal, state, again)
   model = np.load(tmp_path / 'model/model.npz')
-  np.testing.assert_array_equal(model['in_kernel'], state.params['in']['kernel'])
+  np.testing.assert_array_equal(
+      model['in_kernel'], state.params['in']['kernel'])
 
 
 def test_a_bad_batch_is_skipped_and_counted(toy, tmp_path):
@@ -120,17 +125,18 @@ def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
 
 
 def test_frozen_arrays_are_no_constants_of_the_step(toy):
-  import optax
-
-  from sana_jax.sharding.mesh import make_mesh
-  from sana_jax.training.state import plan
-  from sana_jax.training.step import jit_step
   task, tx, mesh = toy.Toy(), optax.sgd(.1), make_mesh({'data': 8})
   _, shapes = plan(task, tx, mesh)
   text = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=.9).lower(
       shapes, task.frozen, {'x': task.rows[:16]}, jax.random.key(0)).as_text()
   constants = [x for x in text.splitlines() if 'stablehlo.constant' in x]
   assert constants and not any('16x8xf32' in x for x in constants)
+
+
+def test_fewer_steps_than_were_made_are_refused(toy, tmp_path):
+  toy.run(tmp_path, num_steps=3)
+  with pytest.raises(UserError, match='at step 3 already and num_steps is 2'):
+    toy.run(tmp_path, num_steps=2)
 
 
 @pytest.mark.parametrize('changes, said', [

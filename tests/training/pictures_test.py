@@ -37,7 +37,8 @@ def test_steps_without_a_loss_are_left_out(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(
       ''.join(json.dumps(x) + '\n' for x in lines))
   pictures.save_loss_curve(epath.Path(tmp_path), 'toy')
-  assert Image.open(tmp_path / 'loss.png').size == (960, 540)
+  with Image.open(tmp_path / 'loss.png') as image:
+    assert image.size == (960, 540)
 
 
 def test_one_line_makes_no_curve(tmp_path):
@@ -49,5 +50,5 @@ def test_one_line_makes_no_curve(tmp_path):
 def test_samples_come_back_as_they_were(tmp_path):
   pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
   pictures.save_samples(epath.Path(tmp_path), 12, Image.fromarray(pixels))
-  found = Image.open(tmp_path / 'pictures/step_000012.png')
-  np.testing.assert_array_equal(found, pixels)
+  with Image.open(tmp_path / 'pictures/step_000012.png') as found:
+    np.testing.assert_array_equal(found, pixels)

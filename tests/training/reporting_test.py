@@ -3,6 +3,7 @@
 import json
 import logging
 
+from absl import logging as absl_logging
 from etils import epath
 import jax.numpy as jnp
 import ml_collections
@@ -96,7 +97,6 @@ def test_without_a_terminal_the_last_step_has_a_line(tmp_path, caplog):
 
 
 def test_a_silenced_package_says_nothing_and_others_do(caplog):
-  from absl import logging as absl_logging
   with caplog.at_level(logging.INFO, 'absl'):
     with silence('training'):  # This file's own folder.
       absl_logging.info('one')

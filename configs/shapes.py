@@ -16,7 +16,8 @@ from sana_jax import config as base
 
 def get_config(arg=''):
   config = base.train('sana')
-  quick = arg == 'quick'
+  quick = base.parse_arg(arg) == 'quick'
+  config.data.size_px = 64 if quick else 128
   config.model.update(
     width=96 if quick else 128, depth=4 if quick else 6,
     cross_heads=3 if quick else 4, sample_size=4, text_norm_scale=1.0,

@@ -13,7 +13,7 @@ from sana_jax import config as base
 
 def get_config(arg=''):
   config = base.train('dc_ae')
-  quick = arg == 'quick'
+  quick = base.parse_arg(arg) == 'quick'
   config.data.size_px = 64 if quick else 128
   config.model = base.dc_ae_fields(
     latent_channels=16,

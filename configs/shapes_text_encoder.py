@@ -14,7 +14,7 @@ from sana_jax import config as base
 
 def get_config(arg=''):
   config = base.train('text_encoder')
-  quick = arg == 'quick'
+  quick = base.parse_arg(arg) == 'quick'
   config.model.update(
     width=128, depth=4, heads=4, kv_heads=2, head_dim=32, hidden=256,
     query_scale=32)

@@ -10,6 +10,7 @@ import importlib
 import sys
 
 from sana_jax.errors import UserError
+from sana_jax.launch.flags import Parser
 from sana_jax.version import __version__
 
 COMMANDS = {
@@ -18,55 +19,78 @@ COMMANDS = {
   'evaluate': 'score how well a model follows prompts',
   'data': 'prepare data sets',
 }
+_EXAMPLES = """examples:
+  sana-jax sample --model shapes --prompt "a red circle" --out out/
+  sana-jax train --config shapes_text_encoder --workdir out/text_encoder
+  sana-jax COMMAND --help"""
+# What the system says of a disk that takes no more.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command; returns the exit code."""
   argv = sys.argv[1:] if argv is None else list(argv)
-  name = argv[0] if argv and argv[0] in COMMANDS else None
-  parser = build_parser(name)
-  args, rest = parser.parse_known_args(argv)
-  if rest and not getattr(args, 'overrides', False):
-    parser.error(f'unrecognized arguments: {" ".join(rest)}')
-  if name is None:
-    parser.print_help()
-    return 2
   try:
-    return args.run(args, rest) if args.overrides else args.run(args)
+    return run(argv)
   except UserError as e:
     return fail(str(e))
   except OSError as e:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if e.errno in _FULL:
       return fail(f'No space is left to write {e.filename or "a file"} '
                   f'({e.strerror}); free some, or choose another folder.')
-    if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if e.errno in _DENIED:
       return fail(f'{e.filename} cannot be written ({e.strerror}); choose '
                   'another folder.')
     raise
+  except ModuleNotFoundError as e:
+    if (e.name or 'sana_jax').startswith('sana_jax'):
+      raise
+    return fail(f'This needs the package {e.name}; install it with pip install '
+                "'sana_jax[train]'.")
   except KeyboardInterrupt:
     print('sana-jax: interrupted', file=sys.stderr)
     return 130
 
 
-def build_parser(name: str | None) -> argparse.ArgumentParser:
-  """The parser; only the command that is asked for is imported."""
-  parser = argparse.ArgumentParser(
-    prog='sana-jax', description=__doc__.partition('\n')[0],
+def run(argv: list[str]) -> int:
+  """Parses the arguments and runs the command."""
+  name = argv[0] if argv and argv[0] in COMMANDS else None
+  parser, command = build_parsers(name)
+  args, rest = parser.parse_known_args(argv)
+  if command is None:
+    if not rest:
+      parser.print_help()
+      return 2
+    command = parser
+  elif getattr(args, 'overrides', False):
+    return args.run(args, rest)
+  if rest:
+    raise UserError(f'Unknown argument {rest[0]!r}; {command.prog} has '
+                    f'{", ".join(command.flags())}.')
+  return args.run(args)
+
+
+def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
+  """The whole parser and the command's; no other command is imported."""
+  parser = Parser(
+    prog='sana-jax', description=__doc__.partition('\n')[0], epilog=_EXAMPLES,
     formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--version', action='version', version=__version__)
   commands = parser.add_subparsers(metavar='COMMAND')
+  mine = None
   for command, summary in COMMANDS.items():
     if command != name:
       commands.add_parser(command, help=summary, add_help=False)
       continue
     module = importlib.import_module(f'sana_jax.launch.{command}')
-    sub = commands.add_parser(
+    mine = commands.add_parser(
       command, help=summary, description=module.__doc__, allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(sub)
-    sub.set_defaults(
+    module.add_arguments(mine)
+    mine.set_defaults(
       run=module.run, overrides=getattr(module, 'OVERRIDES', False))
-  return parser
+  return parser, mine
 
 
 def fail(message: str) -> int:

@@ -8,8 +8,9 @@ beside it.
 """
 
 import argparse
-import os
-import pathlib
+
+from sana_jax.launch import output
+from sana_jax.launch.flags import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,29 +18,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('name', choices=['shapes'], help='which data set')
   parser.add_argument('--out', default='~/.cache/sana_jax/data', metavar='DIR',
                       help='TFDS data folder (default: %(default)s)')
-  parser.add_argument('--size', type=int, default=64, metavar='PX',
+  parser.add_argument('--size', type=whole(16), default=64, metavar='PX',
                       help='side of the images (default: %(default)s)')
-  parser.add_argument('--examples', type=int, default=24_000, metavar='N',
+  parser.add_argument('--examples', type=whole(), default=24_000, metavar='N',
                       help='of the train split (default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:
   """Prepares the data; returns the exit code."""
   from sana_jax.data import sources
-  from sana_jax.errors import UserError
   from sana_jax.inference.images import contact_sheet, write_png
-  for flag, value, least in (('size', args.size, 16),
-                             ('examples', args.examples, 1)):
-    if value < least:
-      raise UserError(f'--{flag}={value} must be at least {least}.')
-  out = pathlib.Path(os.path.expanduser(args.out))
-  source = sources.open_source(
-    'shapes', path=out, size=args.size, train_examples=args.examples)
-  count = min(24, len(source))
-  examples = [source[i] for i in range(count)]
-  sheet = out / f'shapes-{args.size}.png'
-  write_png(sheet, contact_sheet(
-    [x['image'] for x in examples], [x['caption'] for x in examples], 6))
-  print(f'{len(source)} training examples are in {out}; {count} of them are '
-        f'drawn in {sheet}.')
+  output.check(args.out)
+  with output.folder(args.out) as out:
+    source = sources.open_source(
+      'shapes', path=out, size=args.size, train_examples=args.examples)
+    examples = [source[i] for i in range(min(24, len(source)))]
+    sheet = out / f'shapes-{args.size}.png'
+    write_png(sheet, contact_sheet(
+      [x['image'] for x in examples], [x['caption'] for x in examples], 6))
+  print(f'{len(source)} training examples are in {out}; {len(examples)} of '
+        f'them are drawn in {sheet}.')
   return 0

@@ -1,8 +1,7 @@
 """Sets JAX up for a command, before it looks for devices."""
 
+import contextlib
 import os
-
-import jax
 
 
 def configure(cpu_devices: int | None = None) -> None:
@@ -10,9 +9,12 @@ def configure(cpu_devices: int | None = None) -> None:
 
   XLA's own threads make the small operations of small models slower, not
   faster (5 times on 2 cores, measured). Compiled programs are kept on disk.
+  Where JAX is in use already, its devices stay as they are.
   """
-  jax.config.update(
-    'jax_num_cpu_devices', cpu_devices or min(os.cpu_count() or 1, 8))
+  import jax
+  with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".
+    jax.config.update(
+      'jax_num_cpu_devices', cpu_devices or min(os.cpu_count() or 1, 8))
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update(
       'jax_compilation_cache_dir',

@@ -11,22 +11,20 @@ import argparse
 import dataclasses
 import json
 
-from sana_jax.errors import UserError
-from sana_jax.launch import sample
+from sana_jax.launch import output, sample
+from sana_jax.launch.flags import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--model', required=True, metavar='NAME',
-                      help='a folder, a hub id, or shapes')
   parser.add_argument('--suite', default='shapes', choices=['shapes'],
                       help='default: %(default)s')
-  parser.add_argument('--per-kind', type=int, default=40, metavar='N',
+  parser.add_argument('--per-kind', type=whole(), default=40, metavar='N',
                       help='prompts of each of the six kinds (default: '
                       '%(default)s)')
-  parser.add_argument('--num-images', type=int, default=4, metavar='N',
+  parser.add_argument('--num-images', type=whole(), default=4, metavar='N',
                       help='of each prompt (default: %(default)s)')
-  parser.add_argument('--batch-size', type=int, default=96, metavar='N',
+  parser.add_argument('--batch-size', type=whole(), default=96, metavar='N',
                       help='pictures made at once (default: %(default)s)')
   parser.add_argument('--out', metavar='DIR',
                       help='also write scores.json and a contact sheet there')
@@ -35,10 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates; returns the exit code."""
-  if args.per_kind < 1:
-    raise UserError(f'--per-kind={args.per_kind} must be 1 or more.')
-  sample.check(args, [])
-  out = sample.make_folder(args.out) if args.out else None
+  if args.out:
+    output.check(args.out)
   from tqdm import tqdm
 
   from sana_jax.evaluation import shapes_suite
@@ -59,26 +55,26 @@ def run(args: argparse.Namespace) -> int:
         f'images, {settings["steps"]} steps, guidance '
         f'{settings["guidance_scale"]}, seed {args.seed}')
   print(shapes_suite.table(scores))
-  if out:
-    write(out, args, settings, scores, images, asked)
+  if args.out:
+    with output.folder(args.out) as out:
+      write(out, args, settings, scores, images, asked)
   return 0
 
 
 def write(out, args, settings, scores, images, asked) -> None:
-  """scores.json, and the first pictures of each kind with ✗ on the misses."""
+  """scores.json, and the first pictures of each kind, misses framed in red."""
   from sana_jax.data.shapes import KINDS
   from sana_jax.evaluation import shapes_detector, shapes_suite
   from sana_jax.inference.images import contact_sheet, write_png
   record = {'model': args.model, 'seed': args.seed, **settings,
             'images_per_prompt': args.num_images, 'scores': {
               kind: dataclasses.asdict(s) for kind, s in scores.items()}}
-  (out / 'scores.json').write_text(json.dumps(record, indent=2) + '\n')
   shown = []
   for kind in KINDS:
     rows = [i for i, p in enumerate(asked) if p.kind == kind]
     shown += rows[::args.num_images][:8]
-  labels = [asked[i].text if shapes_suite.follows(
-    asked[i].requirement, shapes_detector.detect(images[i]))
-    else '✗ ' + asked[i].text for i in shown]
+  wrong = [not shapes_suite.follows(
+    asked[i].requirement, shapes_detector.detect(images[i])) for i in shown]
   write_png(out / 'scores.png', contact_sheet(
-    [images[i] for i in shown], labels, 8))
+    [images[i] for i in shown], [asked[i].text for i in shown], 8, wrong))
+  output.write_text(out / 'scores.json', json.dumps(record, indent=2) + '\n')

@@ -13,14 +13,14 @@ import argparse
 from collections.abc import Sequence
 import importlib.util
 import pathlib
-import sys
+import traceback
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
+from sana_jax.launch.flags import whole
 
 OVERRIDES = True  # Takes --config.key=value.
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir', required=True, metavar='DIR',
     help='the folder of this run, made if need be')
   parser.add_argument(
-    '--cpu-devices', type=int, metavar='N',
+    '--cpu-devices', type=whole(), metavar='N',
     help='devices to split a CPU into (default: one a core, 8 at most)')
   parser.add_argument(
     '--distributed', action='store_true',
@@ -48,34 +48,48 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   config = load_config(args.config)
   base.apply_overrides(config, overrides)
   base.check(config)
-  logging.use_absl_handler()
-  logging.set_verbosity(logging.INFO)
   devices.configure(args.cpu_devices)
-  try:
-    return start(config, args)
-  except ModuleNotFoundError as e:
-    raise UserError(f'Training needs the package {e.name}; install it with '
-                    "pip install 'sana_jax[train]'.") from e
+  from sana_jax.launch import terminal
+  terminal.show_logs()
+  return start(config, args)
 
 
 def start(config: ConfigDict, args: argparse.Namespace) -> int:
   """Imports what training needs, and only that late: --help stays fast."""
   import jax
 
+  from sana_jax.optim import factory
   from sana_jax.sharding.mesh import batch_shard, make_mesh
   from sana_jax.training import loop, tasks, workdir
   if args.distributed:
-    jax.distributed.initialize()
+    join()
+  # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
-  batch_shard(mesh, config.batch_size)  # Before any data are prepared.
-  workdir.claim(args.workdir, config, loop.FREE_KEYS)
+  batch_shard(mesh, config.batch_size)
+  factory.make(config.optimizer, config.num_steps)
+  workdir.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir)
   state = loop.train(config, task, args.workdir, mesh)
-  return 0 if int(state.step) >= config.num_steps else 143
+  done = int(jax.device_get(state.step)) >= config.num_steps
+  return 0 if done else 143  # As a shell reports SIGTERM.
+
+
+def join() -> None:
+  """Finds the other processes."""
+  import jax
+  try:
+    jax.distributed.initialize()
+  except (RuntimeError, ValueError) as e:
+    raise UserError(
+      f'--distributed found no other processes ({brief(e)}); start it under '
+      'SLURM, GKE or Cloud TPU, or leave the flag out.') from e
 
 
 def load_config(name: str) -> ConfigDict:
-  """The config of FILE, FILE:ARG or a shipped name."""
+  """The config of FILE, FILE:ARG or a shipped name.
+
+  Raises UserError, with the line, for whatever goes wrong in the file.
+  """
   file, _, arg = name.partition(':')
   path = pathlib.Path(file)
   if not path.is_file() and path.suffix != '.py':
@@ -86,8 +100,25 @@ def load_config(name: str) -> ConfigDict:
                     f'{", ".join(shipped)}.')
   spec = importlib.util.spec_from_file_location('_config', path)
   module = importlib.util.module_from_spec(spec)
-  sys.modules['_config'] = module
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise UserError(f'--config={name}: the file has no get_config(arg).')
-  return module.get_config(arg)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(arg)
+  except UserError as e:
+    raise UserError(f'--config={name}: {e}') from e
+  except Exception as e:  # noqa: BLE001  It is the user's own code.
+    lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__)
+             if frame.filename == str(path)]
+    line = getattr(e, 'lineno', None) or (lines or ['?'])[-1]
+    raise UserError(f'--config={name} fails in line {line} ({brief(e)}); '
+                    'mend the file.') from e
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'--config={name}: get_config(arg) must return a '
+                    f'ConfigDict, not {type(config).__name__}.')
+  base.check_keys(config)
+  return config
+
+
+def brief(error: Exception) -> str:
+  """The error's type and the first line of what it says."""
+  said = str(error).strip().splitlines() or ['']
+  return f'{type(error).__name__}: {said[0]}'

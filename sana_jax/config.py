@@ -5,10 +5,14 @@ locked, so that a typo raises; `check` runs before any device is touched.
 """
 
 from collections.abc import Sequence
+import functools
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from sana_jax.data import sources
+from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.models import dc_ae, gemma2
 
@@ -29,6 +33,15 @@ SANA_SIZES = {
 }
 
 TASKS = ('sana', 'dc_ae', 'text_encoder')
+
+
+def parse_arg(arg: str, allowed: Sequence[str] = ('quick',)) -> str:
+  """The part behind the colon in --config=FILE:ARG; UserError if unknown."""
+  if arg and arg not in allowed:
+    raise UserError(f'The config has no variant {arg!r}; allowed are '
+                    f'{", ".join(allowed)}, or none.')
+  return arg
+
 
 def train(task: str) -> ConfigDict:
   """A training run with every key at its default, locked."""
@@ -104,7 +117,6 @@ def _flow():
     shift=3.0,  # Of the time towards noise; 6 for 4K.
     caption_dropout=0.1,
     instruction=True,  # Prefix the complex human instruction.
-    text_length=300,  # Tokens that the transformer may see.
   ))
 
 
@@ -149,7 +161,7 @@ def _assign(config, key, text):
   for part in parents:
     node = node[part] if isinstance(node, ConfigDict) and part in node else None
   if not isinstance(node, ConfigDict) or last not in node:
-    allowed = sorted(flatten(config)) if node is None else sorted(node)
+    allowed = sorted(node if isinstance(node, ConfigDict) else flatten(config))
     raise UserError(f'There is no config.{key}; allowed are {allowed}.')
   node[last] = _parse(key, text, node[last])
 
@@ -158,19 +170,15 @@ def _parse(key, text, current):
   if isinstance(current, ConfigDict):
     raise UserError(
       f'config.{key} is a group; assign one of {sorted(current)}.')
+  kind = type(current)
+  if kind not in _KINDS:
+    raise UserError(f'config.{key} cannot be set from the command line.')
   try:
-    if isinstance(current, bool):
+    if kind is bool:
       return {'true': True, 'false': False}[text.lower()]
-    if isinstance(current, int):
-      return int(text)
-    if isinstance(current, float):
-      return float(text)
+    return kind(text)
   except (KeyError, ValueError):
-    kind = type(current).__name__
-    raise UserError(f'config.{key}={text!r} is no {kind}.') from None
-  if isinstance(current, str):
-    return text
-  raise UserError(f'config.{key} cannot be set from the command line.')
+    raise UserError(f'config.{key}={text!r} must be {_KINDS[kind]}.') from None
 
 
 def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
@@ -184,45 +192,92 @@ def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
   return out
 
 
+def check_keys(config: ConfigDict) -> None:
+  """Raises UserError unless the keys are those of `train(config.task)`.
+
+  Those of config.model depend on its size and are the task's to check.
+  """
+  ours = lambda c: {k for k in flatten(c) if not k.startswith('model.')}
+  want, have = ours(train(config.get('task'))), ours(config)
+  problems = [f'config.{key} is missing' for key in sorted(want - have)]
+  problems += [f'config.{key} is unknown' for key in sorted(have - want)]
+  if problems:
+    raise UserError(f'{"; ".join(problems)}; take config.train({config.task!r})'
+                    ' and assign what differs.')
+
+
 def check(config: ConfigDict) -> None:
   """Raises one UserError that names every bad value."""
   problems = [
     f'config.{key}={value!r} must be {what}'
     for key, value in flatten(config).items()
     if (what := _violated(key, value))]
+  if 'model' in config and not problems:
+    problems = _misfits(config.model)
   if problems:
     raise UserError('; '.join(problems) + '.')
 
 
+_KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number',
+          str: 'text'}
 _POSITIVE = ('num_steps', 'batch_size', 'log_every_steps', 'keep_checkpoints',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
-             'flow.shift', 'flow.std', 'flow.text_length',
-             'optimizer.learning_rate', 'sampling.steps', 'sampling.images',
-             'sampling.shift', 'max_skipped_in_a_row', 'text.length')
-_NOT_NEGATIVE = ('pictures_every_steps', 'optimizer.warmup_steps',
-                 'optimizer.clip_norm', 'optimizer.weight_decay',
-                 'sampling.guidance_scale', 'loss.l1', 'loss.mse',
-                 'loss.gradient', 'loss.latent_l2', 'loss.noise')
-_FRACTION = ('ema_decay', 'flow.caption_dropout', 'optimizer.decay_fraction',
-             'optimizer.b1', 'optimizer.b2')
+             'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
+             'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
+             'text.length', 'text.examples')
+_NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
+                 'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
+                 'loss.latent_mean', 'loss.noise')
+_FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,
   'dtype': ('float32', 'bfloat16', 'float16'),
-  'data.source': ('shapes', 'tfds', 'folder'),
+  'data.source': sources.KINDS,
   'flow.density': ('logit_normal', 'uniform'),
+  'sampling.sampler': samplers.NAMES,
 }
 
 
 def _violated(key, value):
-  if key in _POSITIVE and value <= 0:
+  """What the value must be and is not; optim/factory.py has the optimizer's."""
+  kind = _kinds().get(key)
+  if kind is float and type(value) is int:
+    value = float(value)
+  if kind and type(value) is not kind:
+    return _KINDS[kind]
+  if kind is float and not math.isfinite(value):
+    return 'finite'
+  whole_field = key.startswith('model.') and kind is int
+  if (key in _POSITIVE or whole_field) and value <= 0:
     return 'positive'
   if key in _NOT_NEGATIVE and value < 0:
     return 'zero or more'
+  if kind is int and value >= 2**31:
+    return 'less than 2 ** 31'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
   if key in _CHOICES and value not in _CHOICES[key]:
     return f'one of {list(_CHOICES[key])}'
   return None
+
+
+@functools.cache
+def _kinds():
+  """The type of each key that has one of the plain ones, in any task."""
+  return {key: type(value) for task in TASKS
+          for key, value in flatten(train(task)).items()
+          if type(value) in _KINDS}
+
+
+def _misfits(model):
+  """Widths that do not split into their heads."""
+  pairs = [(key, by, model[by]) for key, by in (
+    ('width', 'cross_heads'), ('width', 'heads'), ('heads', 'kv_heads'))
+    if by in model]
+  if 'cross_heads' in model:  # The transformer; its heads have 32 channels.
+    pairs.append(('width', 'head_dim', model.get('head_dim', 32)))
+  return [f'config.model.{key}={model[key]} must be a multiple of {by}={size}'
+          for key, by, size in pairs if model[key] % size]
 
 
 def dc_ae_fields(

@@ -15,9 +15,9 @@ _SMALLEST = 128  # Side to which smaller images are enlarged.
 
 def contact_sheet(
   images: Sequence[np.ndarray], labels: Sequence[str],
-  columns: int | None = None,
+  columns: int | None = None, wrong: Sequence[bool] | None = None,
 ) -> Image.Image:
-  """All images of one size in a grid, each above its label."""
+  """Images of one size in a grid, each above its label; `wrong` ones framed."""
   columns = columns or math.ceil(math.sqrt(len(images)))
   rows = math.ceil(len(images) / columns)
   scale = max(1, math.ceil(_SMALLEST / min(images[0].shape[:2])))
@@ -34,6 +34,9 @@ def contact_sheet(
     y = i // columns * cell[1] + _MARGIN
     tile = Image.fromarray(np.asarray(image)).resize((width, height), 0)
     sheet.paste(tile, (x, y))
+    if wrong is not None and wrong[i]:
+      draw.rectangle(
+        (x - 3, y - 3, x + width + 2, y + height + 2), None, 'red', 3)
     for j, text in enumerate(lines):
       draw.text((x, y + height + j * line), text, 'black', font)
   return sheet

@@ -106,7 +106,8 @@ class Pipeline:
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_request(prompts, steps, num_images, output_type, guidance_scale)
-    height, width = height or self.size_px, width or self.size_px
+    height, width = (
+      self.size_px if side is None else side for side in (height, width))
     check_size(height, width, self.autoencoder.module.compression)
     size = (height, width)
     if use_resolution_binning:
@@ -147,6 +148,8 @@ class Pipeline:
     seeds = [seed] * prompts if np.ndim(seed) == 0 else list(seed)
     if len(seeds) != prompts:
       raise UserError(f'seed has {len(seeds)} entries for {prompts} prompts.')
+    if wrong := [s for s in seeds if not 0 <= s < 2**31]:
+      raise UserError(f'seed is {wrong[0]}; it must lie in 0 to {2**31 - 1}.')
     if numbers is None:
       numbers = list(range(num_images)) * prompts
     if len(numbers) != count:

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 import ml_collections
 
+from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_shard
@@ -49,12 +50,12 @@ def train(
   optimizer (see optim/factory.py). Others are the task's. After a SIGTERM it
   saves and returns the state that it has. Raises UserError.
   """
-  check(config)
+  rules.check(config)
   shard = batch_shard(mesh, config.batch_size)
-  workdir = claim(workdir, config, FREE_KEYS)
   tx = factory.make(config.optimizer, config.num_steps)
   schedule = factory.schedule(config.optimizer, config.num_steps)
   init, shapes = plan(task, tx, mesh, average=config.ema_decay > 0)
+  workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)
 
@@ -101,22 +102,6 @@ def train(
           'Stopped by SIGTERM; step %d is saved, and the same command goes on '
           'from there.', state.step)
   return state
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Raises one UserError for all values that cannot be."""
-  least = dict.fromkeys((
-      'num_steps', 'batch_size', 'log_every_steps', 'checkpoint_every_steps',
-      'keep_checkpoints', 'max_skipped_in_a_row'), 1)
-  problems = [
-      f'{key}={config.get(key)!r} is not a whole number of at least {low}'
-      for key, low in {**least, 'pictures_every_steps': 0, 'seed': 0}.items()
-      if type(config.get(key)) is not int or config[key] < low]
-  decay = config.get('ema_decay')
-  if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
-    problems.append(f'ema_decay={decay!r} is not in [0, 1)')
-  if problems:
-    raise UserError(f'{"; ".join(problems)}: change these keys of the config.')
 
 
 def due(step: int, every: int, last: int) -> bool:

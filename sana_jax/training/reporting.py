@@ -42,7 +42,9 @@ class Report:
     self._board = self._pending = None
     self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
-        total=config.num_steps, initial=start, unit='step', dynamic_ncols=True,
+        total=config.num_steps, initial=start, dynamic_ncols=True,
+        bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left'
+        '{postfix}',
         disable=not (self._primary and sys.stderr.isatty()))
     if self._primary:
       self._rate.before = keep_lines(self._lines, start)
@@ -205,9 +207,13 @@ def silence(package: str):
 
 
 def log_overview(params: PyTree) -> None:
-  """The table of parameters, once, in process 0's log."""
+  """Parameters by part of the model, once, in process 0's log."""
   if jax.process_index() == 0:
-    parameter_overview.log_parameter_overview(params, include_stats=False)
+    count = parameter_overview.count_parameters
+    parts = sorted(params.items(), key=lambda item: -count(item[1]))
+    logging.info(
+        '%s parameters: %s.', f'{count(params):,}',
+        ', '.join(f'{name} {count(part):,}' for name, part in parts))
 
 
 def _tensorboard(workdir: epath.Path):

@@ -27,11 +27,26 @@ def claim(
 ) -> epath.Path:
   """The folder, made if need be, with `config` as its config.json.
 
-  Keys named in `free` (whole sub-configs too) may differ from the config that
-  the folder was made with. Raises UserError if others do.
+  Raises UserError if `compare` does.
   """
   workdir = epath.Path(workdir)
-  path = workdir / 'config.json'
+  compare(workdir, config, free)
+  meet('config.json is read')  # Before process 0 writes it anew.
+  if jax.process_index() == 0:
+    text = json.dumps(json.loads(config.to_json()), indent=2) + '\n'
+    write_atomically(workdir / 'config.json', text.encode())
+  return workdir
+
+
+def compare(
+    workdir: epath.PathLike, config: ml_collections.ConfigDict,
+    free: Collection[str],
+) -> None:
+  """Raises UserError if the folder was made with another config.
+
+  Keys named in `free` (whole sub-configs too) may differ.
+  """
+  path = epath.Path(workdir) / 'config.json'
   ours = json.loads(config.to_json())
   try:
     theirs = json.loads(path.read_text()) if path.exists() else ours
@@ -39,11 +54,10 @@ def claim(
     raise UserError(
         f'{path} cannot be read ({error}); choose another --workdir.'
     ) from error
-  _compare(theirs, ours, free, workdir)
-  meet('config.json is read')  # Before process 0 writes it anew.
-  if jax.process_index() == 0:
-    write_atomically(path, (json.dumps(ours, indent=2) + '\n').encode())
-  return workdir
+  if differ := _differences(_flat(theirs), _flat(ours), free):
+    raise UserError(
+        f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
+        'another --workdir, or set the config back.')
 
 
 @contextlib.contextmanager
@@ -73,20 +87,13 @@ def meet(where: str) -> None:
     multihost_utils.sync_global_devices(where)
 
 
-def _compare(theirs: Any, ours: Any, free: Collection[str], workdir) -> None:
-  theirs, ours = _flat(theirs), _flat(ours)
+def _differences(theirs: Any, ours: Any, free: Collection[str]) -> list[str]:
   missing = object()
-  differ = [
-      key for key in sorted({*theirs, *ours})
+  return [
+      f'{key} is {theirs.get(key, "absent")!r} there and '
+      f'{ours.get(key, "absent")!r} here' for key in sorted({*theirs, *ours})
       if theirs.get(key, missing) != ours.get(key, missing)
       and not any(f'{key}.'.startswith(f'{f}.') for f in free)]
-  if differ:
-    said = '; '.join(
-        f'{key} is {theirs.get(key, "absent")!r} there and '
-        f'{ours.get(key, "absent")!r} here' for key in differ)
-    raise UserError(
-        f'{workdir} holds a run of another config: {said}. Choose another '
-        '--workdir, or set the config back.')
 
 
 def _flat(tree: Any, path: str = '') -> dict[str, Any]:

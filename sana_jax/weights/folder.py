@@ -9,7 +9,8 @@
 Files may be split, with an index beside them. Loading runs no code from them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import os
 import pathlib
@@ -92,7 +93,10 @@ def read_tensors(folder: pathlib.Path, stem: str) -> dict[str, np.ndarray]:
   index = folder / f'{stem}.safetensors.index.json'
   names = [f'{stem}.safetensors']
   if index.is_file():
-    names = sorted(set(read_json(index)['weight_map'].values()))
+    files = read_json(index).get('weight_map')
+    if not isinstance(files, dict):
+      raise UserError(f'{index} has no weight_map from tensors to files.')
+    names = sorted(set(files.values()))
   tensors = {}
   for name in names:
     try:
@@ -105,18 +109,32 @@ def read_tensors(folder: pathlib.Path, stem: str) -> dict[str, np.ndarray]:
   return tensors
 
 
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path) -> Iterator[None]:
+  """Names the folder whose config.json the model's code trips over."""
+  try:
+    yield
+  except UserError:
+    raise
+  except (ArithmeticError, LookupError, TypeError, ValueError) as e:
+    reason = (str(e).strip().splitlines() or [''])[0]
+    raise UserError(f'{folder / "config.json"} describes no model that can be '
+                    f'built ({type(e).__name__}: {reason}).') from e
+
+
 def load_transformer(
   folder: pathlib.Path, dtype: DType = jnp.float32
 ) -> Model:
   """The Sana transformer in folder/transformer, cast to `dtype`."""
   folder = folder / 'transformer'
-  fields = sana.fields_from_diffusers(read_json(folder / 'config.json'))
-  module = Sana(**fields, dtype=dtype)
-  tensors = read_tensors(folder, _WEIGHTS['transformer'])
-  rules = sana.rules(fields['guidance_embeds'])
-  shapes = transformer_shapes(module)
-  return Model(module, _cast(
-    {'params': table.load(rules, tensors, shapes)}, dtype))
+  with _reading(folder):
+    fields = sana.fields_from_diffusers(read_json(folder / 'config.json'))
+    module = Sana(**fields, dtype=dtype)
+    tensors = read_tensors(folder, _WEIGHTS['transformer'])
+    rules = sana.rules(fields['guidance_embeds'])
+    shapes = transformer_shapes(module)
+    return Model(module, _cast(
+      {'params': table.load(rules, tensors, shapes)}, dtype))
 
 
 def transformer_shapes(module: Sana) -> PyTree:
@@ -138,14 +156,15 @@ def load_autoencoder(
 ) -> Model:
   """The DC-AE in folder/vae, cast to `dtype`."""
   folder = folder / 'vae'
-  module = DCAE(**dc_ae.fields_from_diffusers(
-    read_json(folder / 'config.json')), dtype=dtype)
-  tensors = read_tensors(folder, _WEIGHTS['vae'])
-  side = module.compression
-  shapes = jax.eval_shape(
-    module.init, jax.random.key(0),
-    jnp.zeros((1, side, side, module.in_channels)))
-  return Model(module, _cast(dc_ae.load(tensors, shapes), dtype))
+  with _reading(folder):
+    module = DCAE(**dc_ae.fields_from_diffusers(
+      read_json(folder / 'config.json')), dtype=dtype)
+    tensors = read_tensors(folder, _WEIGHTS['vae'])
+    side = module.compression
+    shapes = jax.eval_shape(
+      module.init, jax.random.key(0),
+      jnp.zeros((1, side, side, module.in_channels)))
+    return Model(module, _cast(dc_ae.load(tensors, shapes), dtype))
 
 
 def load_text_encoder(
@@ -153,14 +172,16 @@ def load_text_encoder(
 ) -> Model:
   """The Gemma-2 in folder/text_encoder, cast to `dtype`."""
   folder = folder / 'text_encoder'
-  module = Gemma2(**gemma2.fields_from_transformers(
-    read_json(folder / 'config.json')), dtype=dtype)
-  tensors = gemma2.model_tensors(read_tensors(folder, _WEIGHTS['text_encoder']))
-  shapes = jax.eval_shape(
-    module.init, jax.random.key(0), jnp.zeros((1, 2), int),
-    jnp.ones((1, 2), bool))['params']
-  return Model(module, _cast(
-    {'params': table.load(gemma2.RULES, tensors, shapes)}, dtype))
+  with _reading(folder):
+    module = Gemma2(**gemma2.fields_from_transformers(
+      read_json(folder / 'config.json')), dtype=dtype)
+    tensors = gemma2.model_tensors(
+      read_tensors(folder, _WEIGHTS['text_encoder']))
+    shapes = jax.eval_shape(
+      module.init, jax.random.key(0), jnp.zeros((1, 2), int),
+      jnp.ones((1, 2), bool))['params']
+    return Model(module, _cast(
+      {'params': table.load(gemma2.RULES, tensors, shapes)}, dtype))
 
 
 def _cast(variables, dtype):

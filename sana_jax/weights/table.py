@@ -69,21 +69,16 @@ def load(rules: Sequence[Rule], tensors: Mapping[str, np.ndarray], shapes):
     if len(matches) != 1:
       problems.append(f'{key}: {len(matches)} rules name it')
     for path, index, transform in matches:
-      found.setdefault(path, {})[index] = (key, transform)
+      found.setdefault(path, []).append((index, key, transform))
   out = {}
   for path, leaf in wanted.items():
-    parts = found.pop(path, None)
-    if parts is None:
-      problems.append(f'{path} {leaf.shape}: the file has no tensor for it')
-      continue
-    array = _assemble(parts, tensors, leaf.shape)
-    if array is None or array.shape != tuple(leaf.shape):
-      got = 'layers missing' if array is None else array.shape
-      keys = sorted(k for k, _ in parts.values())
-      problems.append(f'{path} {tuple(leaf.shape)}: {got} in {keys[0]}')
-    out[path] = array
+    parts = found.pop(path, [])
+    if wrong := _misfits(tuple(leaf.shape), parts, tensors):
+      problems += [f'{path} {tuple(leaf.shape)}: {what}' for what in wrong]
+    else:
+      out[path] = _assemble(parts, tensors)
   problems += [f'{key}: the model has no {path}' for path, parts in
-               found.items() for key, _ in parts.values()]
+               found.items() for _, key, _ in parts]
   if problems:
     raise WeightError(
       'The weights do not fit the model:\n  ' + '\n  '.join(sorted(problems)))
@@ -164,12 +159,30 @@ def _match_path(rules, path, shape):
   return None
 
 
-def _assemble(parts, tensors, shape):
-  """One tensor, or a stack of them along a leading axis; None with gaps."""
-  if None in parts:
-    key, transform = parts[None]
+def _misfits(shape, parts, tensors):
+  """What is wrong with the (index, key, transform) found for one parameter."""
+  if not parts:
+    return ['the file has no tensor for it']
+  indices = [index for index, _, _ in parts]
+  layers, layer = ([None], shape) if None in indices else (
+    list(range(*shape[:1])), shape[1:])
+  if missing := sorted(set(layers) - set(indices)):
+    return [f'layers missing in {parts[0][1]}: {missing}']
+  if surplus := [key for index, key, _ in parts
+                 if index not in layers or indices.count(index) > 1]:
+    return [f'too many tensors: {", ".join(sorted(surplus))}']
+  blank = np.broadcast_to(np.float32(0), layer)
+  return [
+    f'{tensors[key].shape} in {key}, where {want} is needed'
+    for _, key, transform in parts
+    if tensors[key].shape != (want := transform.save(blank).shape)]
+
+
+def _assemble(parts, tensors):
+  """One tensor, or a stack of them along a leading axis."""
+  if parts[0][0] is None:
+    _, key, transform = parts[0]
     return transform.load(tensors[key])
-  if not shape or sorted(parts) != list(range(shape[0])):
-    return None
-  layers = (parts[i] for i in range(shape[0]))
-  return np.stack([t.load(tensors[key]) for key, t in layers])
+  return np.stack([
+    transform.load(tensors[key])
+    for _, key, transform in sorted(parts, key=lambda part: part[0])])

@@ -110,6 +110,10 @@ def prepare(
       if not builder.data_path.exists():
         raise
       builder = open_builder()
+    except RuntimeError as error:  # So ArrayRecord tells of a full disk.
+      raise UserError(
+        f'Writing shapes to {data_dir} failed ({error}); see to space and '
+        'permissions there, or choose another folder.') from error
   return builder
 
 

@@ -12,6 +12,7 @@ _SAMPLERS = {
   'dpm++2m-heun': DpmSolver(order=2, variant='heun'),
   'dpm++3m': DpmSolver(order=3),
 }
+NAMES = tuple(_SAMPLERS)
 
 
 def make(name: str) -> Sampler:
@@ -22,9 +23,10 @@ def make(name: str) -> Sampler:
   """
   if name not in _SAMPLERS:
     raise UserError(
-      f'The sampler is {name!r}; allowed are {", ".join(_SAMPLERS)} '
+      f'The sampler is {name!r}; allowed are {", ".join(NAMES)} '
       '(key: sampler).')
   return _SAMPLERS[name]
 
 
-__all__ = ['DpmSolver', 'Euler', 'make', 'sample', 'Sampler', 'Velocity']
+__all__ = [
+  'DpmSolver', 'Euler', 'make', 'NAMES', 'sample', 'Sampler', 'Velocity']

@@ -1,11 +1,14 @@
-"""What the tasks share: opening data, fields of models, numbers of pictures."""
+"""What the tasks share: opening data, fields of models, pixels as numbers."""
 
+from collections.abc import Iterator
 import os
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sana_jax.data import sources
+from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.errors import UserError
 
 
@@ -14,6 +17,19 @@ def open_data(data: ConfigDict, split: str | None = None) -> sources.Source:
   return sources.open_source(
     data.source, path=os.path.expanduser(data.path), size=data.size_px,
     split=split or data.split, train_examples=data.examples)
+
+
+def good_records(source: sources.Source) -> Iterator[dict[str, Any]]:
+  """Every record that can be read; the others are counted, as in training."""
+  bad = BadRecords(len(source))
+  for index in range(len(source)):
+    try:
+      record = source[index]
+    except BadRecord as e:
+      bad.add(e)
+      continue
+    bad.saw_good()
+    yield record
 
 
 def model_fields(config: ConfigDict) -> dict:

@@ -7,6 +7,7 @@ edges sharp. (DC-AE's own phases use LPIPS and a GAN, which need a network that
 cannot be trained here.)
 """
 
+import itertools
 import pathlib
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from sana_jax.data import pipeline
+from sana_jax.errors import UserError
 from sana_jax.inference.images import contact_sheet
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.sharding import tables
@@ -38,6 +40,10 @@ class AutoencoderTask:
     self.weights = config.loss
     self.frozen = {}
     self._data = config.data
+    if config.data.size_px % self.module.compression:
+      raise UserError(
+        f'config.data.size_px={config.data.size_px} must be a multiple of the '
+        f"autoencoder's compression, {self.module.compression}.")
     self._source = common.open_data(config.data)
     self._decode = jax.jit(lambda params, x: self.module.apply(
       {'params': params}, common.to_signed(x)))
@@ -79,21 +85,26 @@ class AutoencoderTask:
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Originals beside their reconstructions."""
     del step
-    images = np.stack([self._source[i]['image'] for i in range(12)])
+    images = self._first(12)
     output = np.asarray(self._decode(params, images), np.float32)
     output = np.uint8(np.round(np.clip(output * .5 + .5, 0, 1) * 255))
     pairs = [tile for pair in zip(images, output) for tile in pair]
-    return contact_sheet(pairs, ['image', 'reconstruction'] * 12, columns=6)
+    return contact_sheet(
+      pairs, ['image', 'reconstruction'] * len(images), columns=6)
 
   def export(self, params: Params, folder) -> None:
     """folder/vae, with the scaling factor that gives latents of unit size."""
-    count = min(_STATISTICS, len(self._source))
+    images = self._first(_STATISTICS)
     latents = np.concatenate([
-      np.asarray(self._encode(params, np.stack(
-        [self._source[i]['image'] for i in range(start, min(start + 64, count))]
-      ))) for start in range(0, count, 64)])
+      np.asarray(self._encode(params, images[start:start + 64]))
+      for start in range(0, len(images), 64)])
     fields = folders.module_fields(self.module)
     fields['scaling_factor'] = round(float(1 / np.std(latents)), 5)
     folders.write_part(
       pathlib.Path(folder), 'vae', weights.diffusers_config(fields),
       weights.save({'params': params}))
+
+  def _first(self, count):
+    """The first images that can be read, up to `count`."""
+    return np.stack([record['image'] for record in itertools.islice(
+      common.good_records(self._source), count)])

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
-from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.inference.pipeline import Pipeline, text_length
 from sana_jax.text import encode
 from sana_jax.training.tasks import common
+from sana_jax.training.workdir import writing
 from sana_jax.weights import folder as folders
 
 _BATCH = 64
@@ -47,17 +47,29 @@ class Encoded:
 def load_or_make(
   config: ConfigDict, pipe: Pipeline, instruction: str, workdir: pathlib.Path
 ) -> Encoded:
-  """From workdir/encoded, if it was made of the same data by the same models."""
+  """From workdir/encoded, if the same data and models made it; else made."""
   path = workdir / 'encoded' / f'{_digest(config, instruction)}.npz'
   if not path.exists():
     arrays = make(common.open_data(config.data), pipe, instruction)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}')
-    with part.open('wb') as file:
-      np.savez(file, **arrays)
-    part.replace(path)
+    _write(path, arrays)
   with np.load(path) as arrays:
     return Encoded(dict(arrays))
+
+
+def _write(path, arrays):
+  """All of it or nothing; what was made of other data goes."""
+  part = path.with_name(f'.{path.name}.{jax.process_index()}')
+  try:
+    with writing(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with part.open('wb') as file:
+        np.savez(file, **arrays)
+      part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
+  for other in path.parent.glob('*.npz'):
+    if other != path:
+      other.unlink(missing_ok=True)
 
 
 def make(source, pipe: Pipeline, instruction: str) -> dict[str, np.ndarray]:
@@ -91,7 +103,7 @@ def _encode(module, variables, images):
 
 
 def encode_captions(pipe: Pipeline, captions: Sequence[str], instruction: str):
-  """(text, mask) of the captions and of the empty prompt, as short as can be."""
+  """(text, mask) of the captions and of the empty prompt, cut to fit."""
   length = max(text_length(pipe.tokenizer, captions, instruction),
                text_length(pipe.tokenizer, [''], ''))
   run = functools.partial(
@@ -112,14 +124,9 @@ def encode_captions(pipe: Pipeline, captions: Sequence[str], instruction: str):
 
 def _chunks(source):
   """(images, captions) of up to _BATCH records at a time, without bad ones."""
-  bad, images, captions = BadRecords(len(source)), [], []
-  for index in tqdm(range(len(source)), 'latents', unit='image', disable=None):
-    try:
-      record = source[index]
-    except BadRecord as e:
-      bad.add(e)
-      continue
-    bad.saw_good()
+  images, captions = [], []
+  for record in tqdm(common.good_records(source), 'latents', len(source),
+                     unit='image', disable=None):
     images.append(record['image'])
     captions.append(record['caption'])
     if len(images) == _BATCH:
@@ -131,10 +138,21 @@ def _chunks(source):
 
 def _digest(config, instruction):
   """Of everything that the arrays depend on, the models' files included."""
+  data = config.data.to_dict()
+  # `shapes` follows from the other keys, wherever it lies.
+  path = pathlib.Path(data.pop('path')).expanduser()
+  files = [] if config.data.source == 'shapes' else _listing(path)
   digest = hashlib.sha256(json.dumps(
-    [config.data.to_dict(), instruction], sort_keys=True).encode())
+    [data, files, instruction], sort_keys=True).encode())
   for key, part in (('autoencoder', 'vae'), ('text_encoder', 'text_encoder')):
     folder = folders.find(config[key]) / part
     for path in sorted(folder.iterdir()):
       digest.update(path.name.encode() + path.read_bytes())
   return digest.hexdigest()[:16]
+
+
+def _listing(root):
+  """Name, size and time of every file: reading them all would take long."""
+  return [(path.relative_to(root).as_posix(), path.stat().st_size,
+           path.stat().st_mtime_ns)
+          for path in sorted(root.rglob('*')) if path.is_file()]

@@ -19,6 +19,7 @@ from PIL import Image
 from sana_jax.data import pipeline
 from sana_jax.data.shapes import KINDS
 from sana_jax.diffusion import flow
+from sana_jax.errors import UserError
 from sana_jax.evaluation import shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
 from sana_jax.inference.pipeline import Pipeline
@@ -35,6 +36,23 @@ _COPIED = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder',
                                                      'tokenizer')}
 
 
+def _folder(config, key):
+  if not config[key]:
+    raise UserError(
+      f'config.{key} is empty; set it to a model folder with '
+      f'{" and ".join(_COPIED[key])}, such as the model/ of a run.')
+  return folders.find(config[key])
+
+
+def _check_size(config, compression):
+  """Raises UserError unless samples have the size of the training images."""
+  size, side = config.data.size_px, config.model.sample_size
+  if size != side * compression:
+    raise UserError(
+      f'config.data.size_px={size} must be config.model.sample_size={side} '
+      f"times the autoencoder's compression, {compression}: change one.")
+
+
 class SanaTask:
   """Velocity of noisy latents, given their captions."""
 
@@ -43,10 +61,11 @@ class SanaTask:
 
   def __init__(self, config: ConfigDict, workdir):
     self.config = config
-    self._folders = {key: folders.find(config[key]) for key in _COPIED}
+    self._folders = {key: _folder(config, key) for key in _COPIED}
     autoencoder = folders.load_autoencoder(self._folders['autoencoder'])
     text_encoder = folders.load_text_encoder(self._folders['text_encoder'])
     tokenizer = tokenizers.load(self._folders['text_encoder'] / 'tokenizer')
+    _check_size(config, autoencoder.module.compression)
     channels = autoencoder.module.latent_channels
     self.module = common.build(
       Sana, config, in_channels=channels, out_channels=channels,
@@ -87,25 +106,24 @@ class SanaTask:
   def batches(self, *, seed: int, batch_size: int, shard: tuple[int, int]):
     return iter(pipeline.batches(
       self._source, batch_size=batch_size, seed=seed, process_index=shard[0],
-      process_count=shard[1]))
+      process_count=shard[1], num_threads=0))  # It is all in memory.
 
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Samples of prompts that are not trained on, where there are such."""
     settings = self.config.sampling
     prompts = self._prompts
-    pipe = self._pipeline_with(params)
-    images = pipe(
-      [p if isinstance(p, str) else p.text for p in prompts],
-      steps=settings.steps, guidance_scale=settings.guidance_scale,
+    shown = [p if isinstance(p, str) else p.text for p in prompts]
+    images = self._pipeline_with(params)(
+      shown, steps=settings.steps, guidance_scale=settings.guidance_scale,
       seed=range(len(prompts)), instruction=self._instruction)
-    labels = [p if isinstance(p, str) else p.text for p in prompts]
+    wrong = None
     if self.config.data.source == 'shapes':
-      right = [shapes_suite.follows(p.requirement, shapes_detector.detect(x))
-               for p, x in zip(prompts, images)]
-      labels = [('' if r else '✗ ') + label for r, label in zip(right, labels)]
+      wrong = [
+        not shapes_suite.follows(p.requirement, shapes_detector.detect(x))
+        for p, x in zip(prompts, images)]
       logging.info('Step %d: %d of %d pictures follow their prompts.', step,
-                   sum(right), len(right))
-    return contact_sheet(images, labels, columns=6)
+                   wrong.count(False), len(wrong))
+    return contact_sheet(images, shown, columns=6, wrong=wrong)
 
   @functools.cached_property
   def _prompts(self):

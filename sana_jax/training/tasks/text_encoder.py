@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from sana_jax.data import pipeline, shapes
+from sana_jax.errors import UserError
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.sharding import tables
 from sana_jax.text import prompts
@@ -32,14 +33,19 @@ class TextEncoderTask:
   rules = tables.GEMMA2
 
   def __init__(self, config: ConfigDict):
-    self.tokenizer = tokenizers.train(
-      [prompts.INSTRUCTION, *shapes.words(), *_train_captions()],
-      config.text.vocabulary)
+    captions = _captions(config.data)
+    try:
+      self.tokenizer = tokenizers.train(
+        [prompts.INSTRUCTION, *shapes.words(), *captions],
+        config.text.vocabulary)
+    except UserError as e:
+      raise UserError(f'config.text.vocabulary is too small: {e}') from e
     self.module = common.build(
       Gemma2, config, vocab_size=len(self.tokenizer))
     self.frozen = {}
     self._source = PackedCaptions(
-      self.tokenizer, config.text.length, config.text.examples, config.seed)
+      self.tokenizer, captions, config.text.length, config.text.examples,
+      config.seed)
 
   def init(self, rng: PRNGKeyArray) -> Params:
     tokens = jnp.zeros((1, 2), int)
@@ -78,10 +84,11 @@ class TextEncoderTask:
 class PackedCaptions:
   """Sequences of `length` tokens: the instruction, then captions in turn."""
 
-  def __init__(self, tokenizer, length: int, examples: int, seed: int):
-    self._tokenizer, self._length = tokenizer, length
-    self._examples, self._seed = examples, seed
-    self._captions = _train_captions()
+  def __init__(
+    self, tokenizer, captions: list[str], length: int, examples: int, seed: int
+  ):
+    self._tokenizer, self._captions = tokenizer, captions
+    self._length, self._examples, self._seed = length, examples, seed
 
   def __len__(self) -> int:
     return self._examples
@@ -94,11 +101,15 @@ class PackedCaptions:
       self._captions[i] for i in picks)
     ids = self._tokenizer.encode(text)[:self._length]
     if len(ids) < self._length:
-      raise ValueError(f'{self._length} tokens are more than the captions give.')
+      raise ValueError(f'The captions give less than {self._length} tokens.')
     return {'tokens': np.asarray(ids, np.int32)}
 
 
-def _train_captions() -> list[str]:
-  """Every caption of the train split, held-out ones excluded."""
-  return [text for kind in shapes.KINDS
-          for _, texts in shapes.captions(kind, 'train') for text in texts]
+def _captions(data):
+  """Every different caption; of `shapes`, all that the train split may have."""
+  if data.source == 'shapes':
+    return [text for kind in shapes.KINDS
+            for _, texts in shapes.captions(kind, 'train') for text in texts]
+  source = common.open_data(data)
+  return sorted({prompts.clean(record['caption'])
+                 for record in common.good_records(source)})

@@ -1,0 +1,56 @@
+"""Flags whose mistakes are told in one sentence."""
+
+import argparse
+from collections.abc import Callable
+import math
+import re
+
+from sana_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+  """Raises UserError where argparse prints its usage and exits."""
+
+  def error(self, message: str):
+    raise UserError(
+      f'{message.removeprefix("argument ")}; see {self.prog} --help.')
+
+  def flags(self) -> list[str]:
+    """Every flag, as the usage shows them."""
+    return sorted(set(re.findall(r'--[\w-]+', self.format_usage())))
+
+
+def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
+  """The type of a flag that is a whole number within bounds."""
+  def parse(text):
+    try:
+      value = int(text)
+    except ValueError:
+      value = None
+    if value is None or not least <= value <= most:
+      raise argparse.ArgumentTypeError(
+        f'{text!r} is not allowed; give a whole number from {least} to {most}')
+    return value
+  return parse
+
+
+def not_negative(text: str) -> float:
+  """The type of a flag that is a finite number of 0 or more."""
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not 0 <= value < math.inf:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not allowed; give a number of 0 or more')
+  return value
+
+
+def text(value: str) -> str:
+  """The type of a flag that is text; the shell may hand over other bytes."""
+  try:
+    value.encode()
+  except UnicodeEncodeError:
+    raise argparse.ArgumentTypeError(
+      f'{value!r} is not UTF-8; give UTF-8 text') from None
+  return value

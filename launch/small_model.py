@@ -1,0 +1,126 @@
+"""Train the whole small SANA from nothing, then sample and score it.
+
+  python -m sana_jax.launch.small_model --out out/small           (hours)
+  python -m sana_jax.launch.small_model --out out/quick --quick   (minutes)
+
+Three models, by three configs: the autoencoder and the text encoder side by
+side, each on one core, then the transformer on all of them. A stage that was
+stopped is resumed, one that is done is not repeated.
+"""
+
+import argparse
+from collections.abc import Sequence
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+PROMPTS = (
+  'a red circle left of a blue square', 'three green stars',
+  'a purple triangle and an orange circle', 'a yellow square',
+  'a blue star above a red triangle', 'a circle and a star',
+  'four orange squares', 'a green triangle')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs all stages; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m sana_jax.launch.small_model', description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--quick', action='store_true',
+                      help='smaller and shorter: a few minutes on 2 cores')
+  args = parser.parse_args(argv)
+  out, began = pathlib.Path(args.out), time.monotonic()
+  data = f'--config.data.path={out / "data"}'
+  variant = ':quick' if args.quick else ''
+  out.mkdir(parents=True, exist_ok=True)
+
+  say('1/4  Drawing `shapes`, captioned scenes with known content.')
+  size = 64 if args.quick else 128
+  run(['data', 'shapes', '--out', str(out / 'data'), '--size', str(size)])
+  say('2/4  Training the autoencoder; beside it, on another core, the text '
+      f'encoder (its log: {out / "text_encoder.log"}).')
+  together(out, variant, data)
+  say('3/4  Training the transformer. Loss curve and sample grids appear in '
+      f'{out / "sana"}.')
+  run(train('shapes' + variant, out / 'sana') + [
+    data, f'--config.autoencoder={out / "dc_ae" / "model"}',
+    f'--config.text_encoder={out / "text_encoder" / "model"}'])
+  say('4/4  Sampling and scoring, on prompts that were held out of training.')
+  model = str(out / 'sana' / 'model')
+  prompts = [part for p in PROMPTS for part in ('--prompt', p)]
+  run(['sample', '--model', model, *prompts, '--num-images', '2', '--out',
+       str(out / 'pictures')])
+  run(['evaluate', '--model', model, '--out', str(out / 'scores'),
+       '--per-kind', '20' if args.quick else '40'])
+  finish(out, model, time.monotonic() - began)
+  return 0
+
+
+def say(text: str) -> None:
+  """A headline between the commands' own output."""
+  print(f'\n\033[1m{text}\033[0m' if sys.stdout.isatty() else f'\n{text}',
+        flush=True)
+
+
+def train(config: str, workdir: pathlib.Path) -> list[str]:
+  """Arguments of sana-jax for one stage."""
+  return ['train', '--config', config, '--workdir', str(workdir)]
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+  """A sana-jax command of this environment."""
+  return [sys.executable, '-m', 'sana_jax.launch.cli', *arguments]
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Runs a command in its own process; ends this one if it fails."""
+  code = subprocess.run(command(arguments), check=False).returncode
+  if code:
+    sys.exit(code)
+
+
+def together(out: pathlib.Path, variant: str, data: str) -> None:
+  """Trains the autoencoder and the text encoder, one core each."""
+  one = ['--cpu-devices', '1', data]
+  encoder = command(train('shapes_dc_ae' + variant, out / 'dc_ae') + one)
+  text = command(
+    train('shapes_text_encoder' + variant, out / 'text_encoder') + one)
+  log = out / 'text_encoder.log'
+  with log.open('ab') as file, on_core(
+      0, encoder) as first, on_core(
+      1, text, stdout=file, stderr=file) as second:
+    codes = first.wait(), second.wait()
+  if codes[1]:
+    print(f'The text encoder failed; its log is {log}.', file=sys.stderr)
+  if any(codes):
+    sys.exit(max(codes))
+
+
+def on_core(index: int, arguments: Sequence[str], **files) -> subprocess.Popen:
+  """Starts a process that keeps to one core, where that can be asked for."""
+  def pin():
+    if hasattr(os, 'sched_setaffinity'):
+      cores = sorted(os.sched_getaffinity(0))
+      os.sched_setaffinity(0, {cores[index % len(cores)]})
+  return subprocess.Popen(arguments, preexec_fn=pin, **files)
+
+
+def finish(out: pathlib.Path, model: str, seconds: float) -> None:
+  """Where everything is, and what to try next."""
+  say(f'Done in {seconds / 60:.1f} minutes.')
+  print(f"""  pictures    {out / 'pictures' / 'contact_sheet.png'}
+  score       the table above; its pictures in {out / 'scores' / 'scores.png'}
+  loss curve  {out / 'sana' / 'loss.png'}
+  model       {model} (diffusers layout)
+
+Try next:
+  sana-jax sample --model {model} --prompt "a red star above a blue circle" --num-images 4 --out {out / 'mine'}
+  sana-jax evaluate --model shapes --suite shapes
+  sana-jax train --config shapes:quick --workdir {out / 'again'} --config.num_steps=8000 --config.data.path={out / 'data'} --config.autoencoder={out / 'dc_ae' / 'model'} --config.text_encoder={out / 'text_encoder' / 'model'}""")  # noqa: E501
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,36 @@
+"""What a command says while it works."""
+
+import logging
+import pathlib
+import sys
+
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+import sana_jax
+
+_OURS = str(pathlib.Path(sana_jax.__file__).parent)
+
+
+class Lines(logging.Handler):
+  """Log lines on stderr, above the progress bar where there is one.
+
+  Libraries that share absl's logger are heard from WARNING on.
+  """
+
+  def emit(self, record: logging.LogRecord) -> None:
+    loud = record.levelno >= logging.WARNING
+    if loud or record.pathname.startswith(_OURS):
+      tqdm.write(self.format(record), file=sys.stderr)
+
+  def format(self, record: logging.LogRecord) -> str:
+    at = logging.Formatter().formatTime(record, '%H:%M:%S')
+    loud = record.levelno >= logging.WARNING
+    name = f'{record.levelname.lower()}: ' if loud else ''
+    return f'{at} {name}{record.getMessage()}'
+
+
+def show_logs() -> None:
+  """Shows what the package logs, unless the program logs in its own way."""
+  logging.basicConfig(handlers=[Lines()])
+  absl_logging.set_verbosity(absl_logging.INFO)

@@ -1,0 +1,218 @@
+"""A whole folder saved by diffusers gives the pictures that diffusers makes.
+
+tests/golden/tiny_sana and its golden.safetensors are written by
+tests/parity/goldens_sana.py, with diffusers and transformers alone.
+"""
+
+import json
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+
+from sana_jax import Pipeline
+from sana_jax.errors import UserError
+from sana_jax.inference import pipeline
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.text.prompts import INSTRUCTION
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
+# One shape, two pictures a call, so that little is compiled.
+SMALL = dict(height=16, width=16, steps=2)
+
+
+@pytest.fixture(scope='module')
+def golden():
+  """The reference's arrays by name, and 'prompts', 'negative_prompt', ..."""
+  with safetensors.safe_open(FOLDER / 'golden.safetensors', 'np') as f:
+    said = f.metadata()
+    arrays = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+  for key in ('prompts', 'guidance_scale', 'size'):
+    said[key] = json.loads(said[key])
+  return said | arrays
+
+
+@pytest.fixture(scope='module')
+def pipe():
+  return Pipeline.from_pretrained(FOLDER, dtype='float32')
+
+
+def like_golden(golden, prompts=slice(None)):
+  """The arguments with which the reference was called."""
+  height, width = golden['size']
+  return dict(
+    prompts=golden['prompts'][prompts], num_images=2, height=height,
+    width=width, negative_prompt=golden['negative_prompt'],
+    guidance_scale=golden['guidance_scale'])
+
+
+def relative_error(got, want):
+  return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+@pytest.mark.parametrize('sampler, steps', [
+  ('dpm', 2), ('dpm', 20), ('euler', 20)])
+def test_latents_are_those_of_diffusers(pipe, golden, sampler, steps):
+  got = pipe(
+    **like_golden(golden), latents=golden['noise'], steps=steps,
+    sampler={'dpm': None, 'euler': 'euler'}[sampler], output_type='latent')
+  want = golden[f'{sampler}_{steps}.latents']
+  assert relative_error(got, want) <= 1e-4
+
+
+def test_images_are_those_of_diffusers(pipe, golden):
+  same = dict(like_golden(golden), latents=golden['noise'], steps=2)
+  got = pipe(**same, output_type='float')
+  want = golden['dpm_2.images']
+  assert np.abs(got - want).max() <= 2e-3
+  levels = pipe(**same)
+  assert levels.dtype == np.uint8
+  assert np.abs(levels - want * 255.).max() <= 0.5 + 2e-3 * 255
+
+
+def test_cutting_off_padded_text_changes_nothing(pipe, golden):
+  # The reference has 300 tokens for each; in one call ours has them for all.
+  lengths = [pipeline.text_length(pipe.tokenizer, [p], INSTRUCTION)
+             for p in golden['prompts']]
+  assert lengths == [16, 32, 300]
+  part = slice(2, 4)
+  got = pipe(**like_golden(golden, slice(1, 2)), steps=2,
+             latents=golden['noise'][part], output_type='latent')
+  assert relative_error(got, golden['dpm_2.latents'][part]) <= 1e-4
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(pipe):
+  make = lambda prompts, **how: pipe(
+    prompts, **SMALL, output_type='float', **how)
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5)
+  cat, lamps = make(['a cat', 'two lamps'], seed=[5, 6])
+  close(make(['two lamps', 'a red circle'], seed=[6, 7])[0], lamps)
+  first, second = make('a cat', seed=5, num_images=2)
+  close(first, cat)
+  assert np.abs(second - cat).max() > 1e-2
+  # Picture 1 of its prompt, in another place.
+  close(make(['two lamps', 'a cat'], seed=[6, 5], numbers=[0, 1]),
+        np.stack([lamps, second]))
+
+
+def test_the_same_call_gives_the_same_bytes_and_another_seed_does_not(pipe):
+  make = lambda seed: pipe('a red circle', **SMALL, num_images=2, seed=seed)
+  np.testing.assert_array_equal(make(3), make(3))
+  assert (make(3) != make(4)).any()
+
+
+def test_output_types_and_sizes(pipe):
+  made = {kind: pipe('a cat', **SMALL, num_images=2, output_type=kind)
+          for kind in pipeline.OUTPUT_TYPES}
+  assert made['latent'].shape == (2, 4, 4, 4)
+  assert made['float'].shape == made['uint8'].shape == (2, 16, 16, 3)
+  assert (made['float'] >= 0).all() and (made['float'] <= 1).all()
+  np.testing.assert_array_equal(
+    made['uint8'], np.round(made['float'] * 255).astype(np.uint8))
+  assert pipe.size_px == 32
+
+
+def test_levels_are_rounded_halves_to_even():
+  got = pipeline.to_uint8(jnp.array([0., 0.5 / 255, 1.5 / 255, 1.]))
+  np.testing.assert_array_equal(got, [0, 0, 2, 255])
+
+
+def test_guidance_of_one_ignores_the_negative_prompt(pipe):
+  make = lambda scale, negative: pipe(
+    'a cat', **SMALL, num_images=2, guidance_scale=scale,
+    negative_prompt=negative, output_type='latent')
+  np.testing.assert_array_equal(make(1., 'blurry'), make(1., 'a lamp'))
+  assert np.abs(make(4.5, 'blurry') - make(4.5, 'a lamp')).max() > 1e-3
+
+
+def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
+  how = dict(SMALL, num_images=2, output_type='float')
+  split = pipe.replace(mesh=make_mesh({'data': 4, 'fsdp': 2}))
+  prompts = ['a cat', 'a lamp', 'a red circle', 'blue flowers']
+  shards = split.noise(4, 0, 2, (16, 16)).addressable_shards
+  assert {s.data.shape for s in shards} == {(1, 4, 4, 4)}
+  alone = np.concatenate([pipe(p, **how) for p in prompts])
+  np.testing.assert_allclose(split(prompts, **how), alone, atol=2e-5)
+  # Two do not divide; each device makes both.
+  np.testing.assert_allclose(split('a cat', **how), alone[:2], atol=2e-5)
+
+
+def test_bfloat16_runs_and_resembles_float32(pipe):
+  half = Pipeline.from_pretrained(FOLDER, dtype='bfloat16')
+  leaf = half.transformer.variables['params']['head']['out']['kernel']
+  assert leaf.dtype == jnp.bfloat16
+  how = dict(SMALL, num_images=2, output_type='latent')
+  got = half('a cat', **how)
+  assert got.dtype == np.float32
+  assert 1e-5 < relative_error(got, pipe('a cat', **how)) <= 0.1
+
+
+@pytest.mark.parametrize('arguments, said', [
+  (dict(height=30), 'height is 30; it must be a multiple .* 4, such as 28'),
+  (dict(width=2), 'width is 2; .* such as 4'),
+  (dict(height=0), 'height is 0'),
+  (dict(width=-8), 'width is -8'),
+  (dict(steps=0), 'steps is 0; it must be 1 or more'),
+  (dict(num_images=0), 'num_images is 0'),
+  (dict(guidance_scale=-1.), 'guidance_scale is -1.0; it must be 0 or more'),
+  (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
+  (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler"),
+  (dict(output_type='pil'), "output_type is 'pil'; allowed are uint8"),
+  (dict(seed=[1, 2]), 'seed has 2 entries for 1 prompts'),
+  (dict(seed=-1), 'seed is -1'),
+  (dict(seed=2**31), 'seed is 2147483648; it must lie in 0 to 2147483647'),
+  (dict(numbers=[0, 1]), 'numbers has 2 entries for 1 images'),
+  (dict(latents=np.zeros((1, 4, 4, 4))), r'latents has .*\(1, 8, 8, 4\) is'),
+  (dict(prompts=[]), 'no prompt'),
+])
+def test_a_bad_request_is_one_sentence(pipe, arguments, said):
+  with pytest.raises(UserError, match=said):
+    pipe(**{'prompts': 'a cat', 'steps': 2, **arguments})
+
+
+def test_a_bad_dtype_or_folder_is_one_sentence(tmp_path):
+  with pytest.raises(UserError, match='dtype is int8; allowed are float32'):
+    Pipeline.from_pretrained(FOLDER, dtype='int8')
+  with pytest.raises(UserError, match='dtype is half-ish'):
+    Pipeline.from_pretrained(FOLDER, dtype='half-ish')
+  with pytest.raises(UserError, match='no model folder'):
+    Pipeline.from_pretrained('nowhere')
+  with pytest.raises(UserError, match='model_index.json is missing'):
+    Pipeline.from_pretrained(tmp_path)
+
+
+def edited(tmp_path, file, **changes):
+  """A copy of the folder with other values in one of its JSON files."""
+  folder = shutil.copytree(FOLDER, tmp_path / 'model')
+  path = folder / file
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  return folder
+
+
+def test_other_pipelines_and_schedulers_are_refused_by_name(tmp_path):
+  folder = edited(tmp_path, 'model_index.json', _class_name='FluxPipeline')
+  with pytest.raises(UserError, match='is a FluxPipeline; SanaPipeline is'):
+    Pipeline.from_pretrained(folder)
+  file = 'scheduler/scheduler_config.json'
+  folder = edited(tmp_path / 'a', file, _class_name='DDIMScheduler')
+  with pytest.raises(UserError, match='scheduler DDIMScheduler; DPMSolver'):
+    pipeline.read_scheduler(folder)
+  folder = edited(tmp_path / 'b', file, use_flow_sigmas=False)
+  with pytest.raises(UserError, match='with use_flow_sigmas'):
+    pipeline.read_scheduler(folder)
+
+
+def test_the_scheduler_names_the_sampler(tmp_path):
+  file = 'scheduler/scheduler_config.json'
+  assert pipeline.read_scheduler(FOLDER) == ('dpm++2m', 3.)
+  folder = edited(tmp_path / 'a', file, solver_type='heun', flow_shift=6.)
+  assert pipeline.read_scheduler(folder) == ('dpm++2m-heun', 6.)
+  folder = edited(tmp_path / 'b', file, solver_order=3)
+  assert pipeline.read_scheduler(folder) == ('dpm++3m', 3.)
+  folder = edited(
+    tmp_path / 'c', file, _class_name='FlowMatchEulerDiscreteScheduler',
+    shift=4.)
+  assert pipeline.read_scheduler(folder) == ('euler', 4.)

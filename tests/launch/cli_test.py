@@ -1,0 +1,60 @@
+"""The command line as a whole: help, exit codes, one sentence a mistake."""
+
+import pytest
+
+from sana_jax.launch import cli as commands
+from sana_jax.version import __version__
+
+
+@pytest.mark.parametrize('name', commands.COMMANDS)
+def test_help_shows_an_example(name, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    commands.main([name, '--help'])
+  assert stopped.value.code == 0
+  assert f'\n  sana-jax {name} ' in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    commands.main(['--help'])
+  assert stopped.value.code == 0
+  said = capsys.readouterr().out
+  assert all(f'  {name} ' in said for name in commands.COMMANDS)
+  assert '\n  sana-jax sample ' in said
+
+
+def test_no_command_is_help(cli):
+  code, out, _ = cli()
+  assert code == 2
+  assert out.startswith('usage: sana-jax')
+
+
+def test_the_version_is_told(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    commands.main(['--version'])
+  assert stopped.value.code == 0
+  assert capsys.readouterr().out == f'{__version__}\n'
+
+
+@pytest.mark.parametrize('argv, said', [
+  (['draw'], "invalid choice: 'draw' (choose from"),
+  (['--size=3'], "Unknown argument '--size=3'; sana-jax has --version"),
+  (['sample', '--prompt', 'x'], 'required: --out, --model'),
+  (['sample', '--model', 'm', '--out', 'o'], '--prompt --prompts is required'),
+  (['sample', '--model', 'm', '--out', 'o', '--prompt', 'x', '--prompts', 'y'],
+   '--prompts: not allowed with argument --prompt'),
+  (['evaluate', '--model', 'm', '--suite', 'geneval'],
+   "--suite: invalid choice: 'geneval'"),
+  (['data', 'coco'], "name: invalid choice: 'coco'"),
+  (['train', '--config', 'shapes'], 'required: --workdir'),
+])
+def test_a_bad_command_line_is_one_sentence(argv, said, refused):
+  assert said in refused(*argv)
+
+
+def test_a_process_ends_with_2_and_no_traceback(process):
+  code, out, err = process('sample', '--model', 'm', '--out', 'o', '--prompt',
+                           'x', '--steps', '0')
+  assert (code, out) == (2, '')
+  assert err == ("sana-jax: error: --steps: '0' is not allowed; give a whole "
+                 'number from 1 to 1000; see sana-jax sample --help.\n')

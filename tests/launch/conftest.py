@@ -1,0 +1,58 @@
+"""Commands are run in this process; its devices are those of the tests."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='session')
+def tiny_sana():
+  """A whole SANA with random weights, 32 px, compression 4."""
+  return ROOT / 'tests/golden/tiny_sana'
+
+
+@pytest.fixture
+def cli(capsys):
+  """Runs a command; returns (exit code, stdout, stderr)."""
+  from sana_jax.launch import cli
+
+  def run(*argv):
+    capsys.readouterr()
+    code = cli.main([str(a) for a in argv])
+    return code, *capsys.readouterr()
+  return run
+
+
+@pytest.fixture
+def refused(cli):
+  """Runs a command that must fail; returns its one sentence."""
+  def run(*argv):
+    code, out, err = cli(*argv)
+    assert code == 2, err
+    assert out == ''
+    assert err.startswith('sana-jax: error: ')
+    assert err.count('\n') == 1, err
+    return err.removeprefix('sana-jax: error: ').strip()
+  return run
+
+
+@pytest.fixture
+def process():
+  """The same in a process of its own; `file_limit` in KiB is a full disk."""
+  def run(*argv, file_limit=None):
+    argv = [sys.executable, '-m', 'sana_jax.launch.cli', *map(str, argv)]
+    if file_limit:
+      # Without its signal, writing beyond it fails with EFBIG, in the same
+      # place as ENOSPC would.
+      limit = f'trap "" XFSZ; ulimit -f {file_limit}; exec "$@"'
+      argv = ['bash', '-c', limit, 'bash', *argv]
+    done = subprocess.run(
+      argv, cwd=ROOT, capture_output=True, text=True, check=False,
+      env=os.environ | {'PYTHONPATH': str(ROOT)})
+    return done.returncode, done.stdout, done.stderr
+  return run

@@ -1,0 +1,70 @@
+"""sana-jax evaluate: a table with a chance column, scores.json and a sheet."""
+
+import json
+
+from PIL import Image
+import pytest
+
+from sana_jax.data.shapes import KINDS
+
+
+@pytest.fixture(scope='module')
+def evaluated(tmp_path_factory, tiny_sana):
+  from sana_jax.launch import cli
+  out = tmp_path_factory.mktemp('evaluate') / 'out'
+  argv = ['evaluate', '--model', str(tiny_sana), '--per-kind', '2',
+          '--num-images', '2', '--batch-size', '24', '--steps', '1', '--out',
+          str(out)]
+  assert cli.main(argv) == 0
+  return argv, out
+
+
+def test_scores_are_of_every_kind(evaluated, tiny_sana):
+  record = json.loads((evaluated[1] / 'scores.json').read_text())
+  assert record['model'] == str(tiny_sana)
+  assert (record['steps'], record['guidance_scale'], record['seed']) == (
+    1, 4.5, 0)
+  assert record['images_per_prompt'] == 2
+  assert list(record['scores']) == [*KINDS, 'overall']
+  assert {s['images'] for k, s in record['scores'].items()
+          if k != 'overall'} == {4}
+  assert record['scores']['overall']['images'] == 24
+
+
+def test_the_sheet_shows_each_prompt_once(evaluated):
+  with Image.open(evaluated[1] / 'scores.png') as sheet:
+    assert sheet.width == 8 * (128 + 12)  # 12 pictures, 8 a row at 128 px.
+  assert sorted(p.name for p in evaluated[1].iterdir()) == [
+    'scores.json', 'scores.png']
+
+
+def test_the_table_is_printed_and_repeats(evaluated, cli):
+  argv, out = evaluated
+  before = (out / 'scores.json').read_bytes()
+  code, said, _ = cli(*argv)
+  assert code == 0
+  assert '12 held-out prompts x 2 images, 1 steps, guidance 4.5' in said
+  header, *rows = said.splitlines()[1:]
+  assert header.split() == ['kind', 'score', 'strict', 'chance', 'images']
+  assert len(rows) == len(KINDS) + 1
+  assert (out / 'scores.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--per-kind', '0'], "--per-kind: '0' is not allowed; give a whole number"),
+  (['--num-images', 'x'], "--num-images: 'x' is not allowed"),
+  (['--steps', '0'], "--steps: '0' is not allowed"),
+  (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler"),
+])
+def test_a_bad_value_is_told_before_anything_is_written(
+    flags, said, refused, tiny_sana, tmp_path):
+  assert said in refused('evaluate', '--model', tiny_sana, '--out',
+                         tmp_path / 'out', *flags)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_missing_model_is_told(refused, tmp_path):
+  message = refused('evaluate', '--model', tmp_path / 'none', '--out',
+                    tmp_path / 'out')
+  assert 'There is no model folder' in message
+  assert not (tmp_path / 'out').exists()

@@ -1,0 +1,136 @@
+"""sana-jax train: what a config may be, and what is said of one that is not."""
+
+import json
+
+import pytest
+
+TINY = [f'--config.{setting}' for setting in (
+  'num_steps=2', 'model.width=16', 'model.depth=1', 'model.heads=2',
+  'model.kv_heads=1', 'model.hidden=16', 'model.head_dim=8', 'text.length=8',
+  'text.examples=16', 'optimizer.warmup_steps=1', 'log_every_steps=1')]
+USERS = """
+from sana_jax import config as base
+
+def get_config(arg=''):
+  config = base.train('text_encoder')
+  {line}
+  return config
+"""
+
+
+@pytest.fixture
+def train(tmp_path):
+  """Arguments of a tiny run."""
+  return lambda *more, config='shapes_text_encoder': (
+    'train', '--config', config, '--workdir', tmp_path / 'run', *TINY, *more)
+
+
+def test_a_run_ends_with_a_model(train, cli, tmp_path):
+  code, out, err = cli(*train())
+  assert (code, out) == (0, ''), err
+  assert (tmp_path / 'run/model/text_encoder/model.safetensors').is_file()
+  lines = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2]
+
+
+def test_its_log_says_what_happens_and_nothing_else(train, process):
+  code, out, err = process(*train('--cpu-devices=1'))
+  assert (code, out) == (0, ''), err
+  said = [line.partition(' ')[2] for line in err.splitlines()]
+  starts = ('13,', 'text_encoder: from step 0 to 2.', 'Compiled the step in ',
+            'step 2/2  loss ', 'The model is in ')
+  assert len(said) == len(starts), err
+  assert all(map(str.startswith, said[1:], starts[1:])), err
+  assert 'parameters: embed' in said[0]
+  assert said[3].endswith('left')
+
+
+def test_another_config_in_the_same_workdir_is_refused(
+    train, cli, refused, tmp_path):
+  assert cli(*train())[0] == 0
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')}
+  message = refused(*train('--config.batch_size=16'))
+  assert message == (
+    f'{tmp_path}/run holds a run of another config: batch_size is 8 there and '
+    '16 here. Choose another --workdir, or set the config back.')
+  assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')} == before
+
+
+@pytest.mark.parametrize('override, said', [
+  ('--config.batch_sise=8', 'There is no config.batch_sise; allowed are'),
+  ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
+  ('--config.batch_size=12', 'batch_size=12 does not split over data x fsdp'),
+  ('--config.seed=-1', 'config.seed=-1 must be zero or more.'),
+  ('--config.model.heads=3', 'config.model.width=16 must be a multiple of '),
+  ('--config.optimizer.name=sgd', "The optimizer is 'sgd'; allowed are came"),
+  ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
+  ('--config.mesh.data=3', 'mesh is data=3'),
+  ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
+  ('--config.task=sana', 'config.task=.sana. '),
+  ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
+  ('--confg.seed=1', "Unknown argument '--confg.seed=1'; overrides look like"),
+])
+def test_a_bad_value_is_told_before_anything_is_written(
+    override, said, train, refused, tmp_path):
+  assert said in refused(*train(override))
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('changes, said', [
+  ([], 'config.autoencoder is empty; set it to a model folder with vae'),
+  (['--config.autoencoder=/no/such'], "There is no model folder '/no/such'"),
+])
+def test_the_transformer_needs_the_other_models(
+    changes, said, refused, tmp_path):
+  assert said in refused('train', '--config', 'shapes', '--workdir',
+                         tmp_path / 'run', *changes)
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('line, said', [
+  ('config.num_step = 3', 'fails in line 6 (AttributeError: '),
+  ('config.num_steps = "3"', 'fails in line 6 (TypeError: '),
+  ('import no_such_package', 'fails in line 6 (ModuleNotFoundError: No module '
+   "named 'no_such_package'"),
+  ('config.num_steps = = 3', 'fails in line 6 (SyntaxError: '),
+  ('return None', 'get_config(arg) must return a ConfigDict, not NoneType'),
+  ('config = config.unlock(); config.extra = 1', 'config.extra is unknown'),
+  ('config.data.size_px = -1', 'config.data.size_px=-1 must be positive'),
+])
+def test_a_mistake_in_a_users_config_is_told_with_its_line(
+    line, said, train, refused, tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(USERS.format(line=line))
+  message = refused(*train(config=file))
+  assert said in message
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('name, said', [
+  ('none.py', 'there is no such file; shipped are shapes, '),
+  ('sapes', 'there is no such file; shipped are shapes, '),
+  ('shapes:fast', "no variant 'fast'; allowed are quick"),
+])
+def test_a_missing_config_is_told(name, said, train, refused):
+  assert said in refused(*train(config=name))
+
+
+def test_a_config_without_get_config_is_told(train, refused, tmp_path):
+  (tmp_path / 'mine.py').write_text('num_steps = 3\n')
+  message = refused(*train(config=tmp_path / 'mine.py'))
+  assert "has no attribute 'get_config'" in message
+
+
+def test_a_workdir_that_cannot_be_is_told(train, refused, tmp_path):
+  (tmp_path / 'run').write_text('mine')
+  message = refused(*train())
+  assert 'choose another --workdir' in message
+  assert (tmp_path / 'run').read_text() == 'mine'
+
+
+def test_a_full_disk_stops_with_a_sentence(train, process, tmp_path):
+  code, out, err = process(*train('--cpu-devices=1'), file_limit=8)
+  assert (code, out) == (2, ''), err
+  assert 'Traceback' not in err
+  assert 'choose another --workdir' in err.splitlines()[-1]
+  assert not (tmp_path / 'run/model').exists()

@@ -1,0 +1,68 @@
+"""What the README shows is run, each command with the smallest sizes."""
+
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from sana_jax.launch import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+SMALLER = {
+  'sample': ['--steps', '2'],
+  'evaluate': ['--per-kind', '1', '--num-images', '1', '--steps', '2'],
+  'data': ['--examples', '32'],
+  'train': [
+    '--config.num_steps=2', '--config.data.examples=32',
+    '--config.data.size_px=64', '--config.optimizer.warmup_steps=0',
+    '--config.sampling.steps=1', '--config.sampling.images=6'],
+}
+
+
+def blocks(language):
+  return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+
+
+def commands():
+  text = '\n'.join(blocks('bash')).replace('\\\n', ' ')
+  return [line.partition(' #')[0] for line in text.splitlines() if line]
+
+
+@pytest.mark.parametrize(
+  'line', [c for c in commands() if c.startswith('sana-jax ')])
+def test_each_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  _, *arguments = shlex.split(line)
+  more = SMALLER[arguments[0]]
+  if arguments[0] == 'train':
+    more = [*more, f'--config.data.path={tmp_path / "data"}']
+  assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
+
+
+def test_the_python_of_the_readme_runs():
+  code, = blocks('python')
+  scope = {}
+  exec(code, scope)
+  assert scope['images'].shape == (2, 128, 128, 3)
+
+
+def test_the_scripts_and_files_that_the_readme_names_exist():
+  for line in commands():
+    if line.startswith('launch/'):
+      assert (ROOT / line.split()[0]).stat().st_mode & 0o100, line
+  for path in re.findall(r'`((?:sana_jax|kernels|configs|launch|docs)/[\w./]*)`',
+                         README):
+    assert (ROOT / path).exists(), path
+  for path in re.findall(r'\]\(((?!http)[^)]+)\)', README):
+    assert (ROOT / path).exists(), path
+
+
+def test_the_scores_of_the_readme_are_those_of_the_shipped_model():
+  scores = json.loads((ROOT / 'docs' / 'scores.json').read_text())['scores']
+  overall = f'{100 * scores["overall"]["accuracy"]:.1f} %'
+  attribution = f'{100 * scores["attribution"]["accuracy"]:.1f} %'
+  assert overall in README and attribution in README

@@ -1,0 +1,169 @@
+"""Weight maps are exact both ways, and one error says all that is wrong."""
+
+import jax
+import numpy as np
+import pytest
+
+from sana_jax.weights import table
+from sana_jax.weights.table import (
+  CONV,
+  DEPTHWISE,
+  LINEAR,
+  POINTWISE,
+  Rule,
+  WeightError,
+)
+
+RULES = [
+  Rule('embed.weight', 'embed/table'),
+  Rule('blocks.{i}.fc.weight', 'blocks/fc/kernel', LINEAR),
+  Rule('stage.{s}.{b}.conv.weight', 'stage_{s}/block_{b}/kernel', CONV),
+  Rule('optional.bias', 'optional/bias'),
+]
+
+
+def tensors():
+  rng = np.random.default_rng()
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  return {
+    'embed.weight': draw(7, 4),
+    **{f'blocks.{i}.fc.weight': draw(3, 4) for i in range(11)},
+    'stage.0.0.conv.weight': draw(5, 4, 3, 2),
+    'stage.1.2.conv.weight': draw(6, 5, 1, 1),
+  }
+
+
+def shapes(**changes):
+  of = {
+    'embed/table': (7, 4), 'blocks/fc/kernel': (11, 4, 3),
+    'stage_0/block_0/kernel': (3, 2, 4, 5),
+    'stage_1/block_2/kernel': (1, 1, 5, 6), **changes}
+  return table.unflatten({
+    path: jax.ShapeDtypeStruct(shape, np.float32)
+    for path, shape in of.items() if shape is not None})
+
+
+def test_layers_are_stacked_in_order_and_names_copied():
+  given = tensors()
+  params = table.load(RULES, given, shapes())
+  for i in range(11):  # Eleven: '10' comes before '2' as text.
+    np.testing.assert_array_equal(
+      params['blocks']['fc']['kernel'][i], given[f'blocks.{i}.fc.weight'].T)
+  np.testing.assert_array_equal(
+    params['stage_1']['block_2']['kernel'][0, 0],
+    given['stage.1.2.conv.weight'][:, :, 0, 0].T)
+  assert params.keys() == {'embed', 'blocks', 'stage_0', 'stage_1'}
+
+
+def test_saving_is_the_inverse_of_loading():
+  given = tensors()
+  saved = table.save(RULES, table.load(RULES, given, shapes()))
+  assert saved.keys() == given.keys()
+  for key, value in given.items():
+    np.testing.assert_array_equal(saved[key], value, strict=True)
+
+
+@pytest.mark.parametrize('transform, file, ours, moved', [
+  (table.IDENTITY, (2, 3), (2, 3), lambda x, i: x[i]),
+  (LINEAR, (2, 3), (3, 2), lambda x, i: x[i[::-1]]),
+  (CONV, (2, 3, 4, 5), (4, 5, 3, 2), lambda x, i: x[i[2], i[3], i[1], i[0]]),
+  (DEPTHWISE, (6, 1, 3, 3), (3, 3, 6), lambda x, i: x[i[2], i[3], i[0]]),
+  (POINTWISE, (2, 3, 1, 1), (3, 2), lambda x, i: x[i[1], i[0]]),
+])
+def test_each_storage_moves_every_entry_to_its_place(
+    transform, file, ours, moved):
+  x = np.arange(np.prod(file)).reshape(file)
+  loaded = transform.load(x)
+  assert loaded.shape == ours
+  for index in np.ndindex(file):
+    assert moved(loaded, index) == x[index]
+  np.testing.assert_array_equal(transform.save(loaded), x)
+
+
+def error(rules=RULES, *, given=None, wanted=None):
+  with pytest.raises(WeightError) as caught:
+    table.load(rules, tensors() if given is None else given,
+               wanted or shapes())
+  return str(caught.value)
+
+
+def test_a_key_that_no_rule_names():
+  said = error(given={**tensors(), 'embed.bias': np.zeros(4)})
+  assert 'embed.bias: 0 rules name it' in said
+
+
+def test_a_key_that_two_rules_name():
+  said = error([*RULES, Rule('embed.{what}', 'embed/{what}'),
+                Rule('{name}.weight', 'x'), Rule('embed.weight', 'x')])
+  assert 'embed.weight: 2 rules name it' in said
+
+
+def test_two_keys_for_one_parameter():
+  # Else the last of the two would win in silence.
+  given = {**tensors(), 'embedding.weight': np.zeros((7, 4), np.float32)}
+  said = error([*RULES, Rule('embedding.weight', 'embed/table')], given=given)
+  assert 'embed.weight' in said and 'embedding.weight' in said
+
+
+def test_a_parameter_without_a_tensor():
+  given = tensors()
+  del given['embed.weight']
+  assert 'embed/table (7, 4): the file has no tensor for it' in error(
+    given=given)
+
+
+def test_a_tensor_without_a_parameter():
+  said = error(wanted=shapes(**{'embed/table': None}))
+  assert 'embed.weight: the model has no embed/table' in said
+
+
+@pytest.mark.parametrize('gone', [0, 4, 10])
+def test_a_stack_with_a_layer_missing(gone):
+  given = tensors()
+  del given[f'blocks.{gone}.fc.weight']
+  said = error(given=given)
+  assert 'blocks/fc/kernel (11, 4, 3): layers missing' in said
+
+
+def test_a_stack_with_a_layer_too_many():
+  given = tensors()
+  given['blocks.11.fc.weight'] = given['blocks.0.fc.weight']
+  assert 'blocks/fc/kernel (11, 4, 3)' in error(given=given)
+
+
+@pytest.mark.parametrize('key, shape', [
+  ('embed.weight', (7, 5)), ('blocks.3.fc.weight', (3, 5)),
+  ('blocks.3.fc.weight', (12,)), ('stage.0.0.conv.weight', (5, 4, 3, 3)),
+  ('stage.0.0.conv.weight', (5, 4)), ('embed.weight', ())])
+def test_a_tensor_of_another_shape(key, shape):
+  said = error(given={**tensors(), key: np.zeros(shape, np.float32)})
+  path = {'e': 'embed/table', 'b': 'blocks/fc/kernel',
+          's': 'stage_0/block_0/kernel'}[key[0]]
+  assert path in said and key in said and str(shape) in said
+
+
+def test_one_error_lists_everything():
+  given = {**tensors(), 'embed.bias': np.zeros(4)}
+  del given['blocks.2.fc.weight'], given['stage.0.0.conv.weight']
+  given['embed.weight'] = np.zeros((1, 4))
+  said = error(given=given, wanted=shapes(**{'extra': (2,)}))
+  assert len(said.splitlines()) == 1 + 5
+  for part in ('embed.bias', 'blocks/fc/kernel', 'stage_0', 'embed/table',
+               'extra (2,)'):
+    assert part in said
+
+
+def test_saving_needs_a_rule_for_each_parameter():
+  params = table.load(RULES, tensors(), shapes())
+  params['other'] = {'scale': np.ones(3), 'bias': np.ones(3)}
+  with pytest.raises(WeightError) as caught:
+    table.save(RULES, params)
+  said = str(caught.value)
+  assert 'other/scale (3,)' in said and 'other/bias (3,)' in said
+
+
+def test_flatten_and_unflatten():
+  tree = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
+  leaves = {'a/b': 1, 'a/c/d': 2, 'e': 3}
+  assert table.flatten(tree) == leaves
+  assert table.unflatten(leaves) == tree

@@ -31,6 +31,16 @@ class Lines(logging.Handler):
 
 
 def show_logs() -> None:
-  """Shows what the package logs, unless the program logs in its own way."""
+  """Shows what the package logs, unless the program logs in its own way.
+
+  After a failed save, which is told, TensorStore's threads print a traceback
+  for each array that they did not write; those are left out.
+  """
+  sys.excepthook = _without_closed_loops
   logging.basicConfig(handlers=[Lines()])
   absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def _without_closed_loops(kind, error, trace):
+  if kind is not RuntimeError or str(error) != 'Event loop is closed':
+    sys.__excepthook__(kind, error, trace)

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Trains; returns the exit code."""
   config = load_config(args.config)
   base.apply_overrides(config, overrides)
+  base.check_keys(config)
   base.check(config)
   devices.configure(args.cpu_devices)
   from sana_jax.launch import terminal
@@ -114,7 +115,6 @@ def load_config(name: str) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise UserError(f'--config={name}: get_config(arg) must return a '
                     f'ConfigDict, not {type(config).__name__}.')
-  base.check_keys(config)
   return config
 
 

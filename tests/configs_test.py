@@ -48,6 +48,7 @@ def shapes_and_table(config):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_shipped_config_makes_a_model_that_can_be_sharded(name, variant):
   config = load_config(name + variant)
+  base.check_keys(config)
   base.check(config)
   assert config.is_locked
   tx = factory.make(config.optimizer, config.num_steps)

@@ -54,8 +54,8 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
   for line in commands():
     if line.startswith('launch/'):
       assert (ROOT / line.split()[0]).stat().st_mode & 0o100, line
-  for path in re.findall(r'`((?:sana_jax|kernels|configs|launch|docs)/[\w./]*)`',
-                         README):
+  folders = 'sana_jax|kernels|configs|launch|docs'
+  for path in re.findall(rf'`((?:{folders})/[\w./]*)`', README):
     assert (ROOT / path).exists(), path
   for path in re.findall(r'\]\(((?!http)[^)]+)\)', README):
     assert (ROOT / path).exists(), path

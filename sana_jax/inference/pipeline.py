@@ -91,8 +91,8 @@ class Pipeline:
       guidance_scale: of classifier-free guidance; 1 or less turns it off.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
-      numbers: the k of each picture of a prompt; 0 to num_images - 1 by default,
-        or one for each prompt where num_images is 1.
+      numbers: the k of each picture of a prompt; 0 to num_images - 1 by
+        default, or one for each prompt where num_images is 1.
       latents: noise to start from, [n, height/f, width/f, channels].
       sampler: see diffusion.samplers; the checkpoint's by default.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (as the transformer
@@ -106,6 +106,7 @@ class Pipeline:
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_request(prompts, steps, num_images, output_type, guidance_scale)
+    samplers.make(sampler or self.sampler)  # Raises before any work is done.
     height, width = (
       self.size_px if side is None else side for side in (height, width))
     check_size(height, width, self.autoencoder.module.compression)

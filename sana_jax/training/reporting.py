@@ -210,10 +210,11 @@ def log_overview(params: PyTree) -> None:
   """Parameters by part of the model, once, in process 0's log."""
   if jax.process_index() == 0:
     count = parameter_overview.count_parameters
-    parts = sorted(params.items(), key=lambda item: -count(item[1]))
+    parts = {name: count({name: part}) for name, part in params.items()}
     logging.info(
-        '%s parameters: %s.', f'{count(params):,}',
-        ', '.join(f'{name} {count(part):,}' for name, part in parts))
+        '%s parameters: %s.', f'{count(params):,}', ', '.join(
+            f'{name} {parts[name]:,}'
+            for name in sorted(parts, key=parts.get, reverse=True)))
 
 
 def _tensorboard(workdir: epath.Path):

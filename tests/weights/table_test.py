@@ -146,7 +146,7 @@ def test_one_error_lists_everything():
   given = {**tensors(), 'embed.bias': np.zeros(4)}
   del given['blocks.2.fc.weight'], given['stage.0.0.conv.weight']
   given['embed.weight'] = np.zeros((1, 4))
-  said = error(given=given, wanted=shapes(**{'extra': (2,)}))
+  said = error(given=given, wanted=shapes(extra=(2,)))
   assert len(said.splitlines()) == 1 + 5
   for part in ('embed.bias', 'blocks/fc/kernel', 'stage_0', 'embed/table',
                'extra (2,)'):

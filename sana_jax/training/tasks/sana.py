@@ -123,7 +123,7 @@ class SanaTask:
         for p, x in zip(prompts, images)]
       logging.info('Step %d: %d of %d pictures follow their prompts.', step,
                    wrong.count(False), len(wrong))
-    return contact_sheet(images, shown, columns=6, wrong=wrong)
+    return contact_sheet(list(images), shown, columns=6, wrong=wrong)
 
   @functools.cached_property
   def _prompts(self):

@@ -1,0 +1,256 @@
+"""Each task trains, exports what loads again, and the three make a SANA."""
+
+import json
+import shutil
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+import pytest
+
+from sana_jax import config as base
+from sana_jax.errors import UserError
+from sana_jax.inference.pipeline import Pipeline
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training import loop, tasks
+from sana_jax.weights import folder as folders
+
+SIZE = 16  # Pixels; compression 4 leaves 4 x 4 latents.
+
+
+def tiny(task, **changes):
+  config = base.train(task)
+  config.num_steps = 2
+  config.batch_size = 8
+  config.log_every_steps = 1
+  config.data.size_px = SIZE
+  config.data.examples = 64
+  if task == 'dc_ae':
+    config.model = base.dc_ae_fields(
+      latent_channels=4, widths=(8, 8, 32), depths=(0, 1, 1),
+      attention_stages=1)
+  elif task == 'text_encoder':
+    config.model.update(width=16, depth=1, heads=2, kv_heads=1, head_dim=8,
+                        hidden=16, query_scale=8)
+    config.text.length, config.text.examples = 8, 16
+    config.pictures_every_steps = 0
+  else:
+    config.model.update(width=32, depth=1, cross_heads=2, sample_size=4)
+    config.sampling.steps, config.sampling.images = 2, 6
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def run(config, workdir):
+  base.check(config)
+  task = tasks.make(config, workdir)
+  # On one device, for which everything compiles faster.
+  mesh = make_mesh(config.mesh, jax.devices()[:1])
+  loop.train(config, task, workdir, mesh)
+  return task
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  return tmp_path_factory.mktemp('tasks')
+
+
+@pytest.fixture(scope='module')
+def inputs(root):
+  """What a transformer's config says of the other two models."""
+  return {'data.path': str(root / 'data'), 'autoencoder': str(
+    root / 'dc_ae/model'), 'text_encoder': str(root / 'text_encoder/model')}
+
+
+@pytest.fixture(scope='module')
+def trained(root, inputs):
+  """The tasks by name after two steps, and the config keys that were read."""
+  made, read, original = {}, set(), ConfigDict.__getattr__
+
+  def recording(config, key):
+    read.add((id(config), key))
+    return original(config, key)
+  configs = {}
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('dc_ae', 'text_encoder', 'sana'):
+      changes = inputs if name == 'sana' else {'data.path': inputs['data.path']}
+      configs[name] = config = tiny(name, **changes)
+      patch.setattr(ConfigDict, '__getattr__', recording)
+      made[name] = run(config, root / name)
+      patch.undo()
+  keys = set()
+  for config in configs.values():
+    groups = {id(v): f'{k}.' for k, v in config.items()
+              if isinstance(v, ConfigDict)} | {id(config): ''}
+    keys |= {groups[i] + key for i, key in read if i in groups}
+  return made, configs, keys
+
+
+def test_the_autoencoder_loads_again(trained, root):
+  model = folders.load_autoencoder(root / 'dc_ae/model')
+  ours = trained[0]['dc_ae'].module
+  assert model.module.scaling_factor != ours.scaling_factor
+  latents = model.module.apply(
+    model.variables, jax.numpy.zeros((1, SIZE, SIZE, 3)), method='encode')
+  assert latents.shape == (1, 4, 4, 4)
+
+
+def test_exported_latents_have_unit_size(trained, root):
+  model = folders.load_autoencoder(root / 'dc_ae/model')
+  with np.load(*(root / 'sana/encoded').glob('*.npz')) as arrays:
+    assert arrays['latents'].shape == (64, 4, 4, 4)
+    assert np.std(arrays['latents']) == pytest.approx(1, abs=1e-3)
+  assert model.module.scaling_factor > 0
+
+
+def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
+  model = folders.load_text_encoder(root / 'text_encoder/model')
+  tokenizer = tokenizers.load(root / 'text_encoder/model/tokenizer')
+  assert len(tokenizer) == model.module.vocab_size
+  assert tokenizer.decode(
+    tokenizer.encode('a red circle'), skip_special_tokens=True) == (
+      'a red circle')
+
+
+def test_the_transformer_that_is_exported_makes_pictures(trained, root):
+  pipe = Pipeline.from_pretrained(root / 'sana/model', 'float32')
+  assert pipe.size_px == SIZE
+  assert pipe.recommended == {'steps': 2, 'guidance_scale': 4.5}
+  images = pipe(['a red circle'], steps=2, num_images=2)
+  assert images.shape == (2, SIZE, SIZE, 3)
+  assert np.isfinite(pipe(['a'], steps=2, output_type='latent')).all()
+
+
+def test_pictures_and_curves_are_drawn(trained, root):
+  for name, columns in (('dc_ae', 6), ('sana', 6)):
+    with Image.open(root / name / 'pictures/step_000002.png') as image:
+      assert image.width == columns * (128 + 12)
+  for name in ('dc_ae', 'text_encoder', 'sana'):
+    lines = (root / name / 'metrics.jsonl').read_text().splitlines()
+    assert [json.loads(x)['step'] for x in lines] == [1, 2]
+    assert (root / name / 'loss.png').is_file()
+
+
+def test_every_config_key_is_read(trained):
+  _, configs, read = trained
+  # The model's go to the module and the optimizer's to its factory, which
+  # refuse unknown ones; the mesh is a dict, the two folders are read by name.
+  elsewhere = ('model.', 'optimizer.', 'mesh.', 'autoencoder', 'text_encoder')
+  for name, config in configs.items():
+    shared = ('data.',) if name == 'text_encoder' else ()
+    unread = {key for key in base.flatten(config)
+              if key not in read and not key.startswith(elsewhere + shared)}
+    assert not unread, name
+
+
+def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
+  config = tiny('sana', **inputs)
+  task = tasks.make(config, root / 'sana')
+  params = jax.jit(task.init)(jax.random.key(0))
+  # The gates of a block start near 0, so that text hardly matters.
+  params = jax.tree.map(lambda x: x + .1, params)
+  row = {k: np.stack([v] * 4) for k, v in task._source[0].items()}
+  null = row | {'text': np.stack([task.frozen['null_text']] * 4),
+                'mask': np.stack([task.frozen['null_mask']] * 4)}
+  rng = jax.random.key(1)
+
+  def loss(batch, dropout):
+    config.flow.caption_dropout = dropout
+    return float(jax.jit(lambda p: task.loss(p, task.frozen, batch, rng)[0])(
+      params))
+  assert loss(row, 1.) == loss(null, 0.)
+  assert loss(row, 0.) != loss(null, 0.)
+
+
+def test_encoded_data_are_used_again(trained, inputs, root):
+  (file,) = (root / 'sana/encoded').iterdir()
+  before = file.stat().st_mtime_ns
+  tasks.make(tiny('sana', **inputs), root / 'sana')
+  (again,) = (root / 'sana/encoded').iterdir()
+  assert (again, again.stat().st_mtime_ns) == (file, before)
+
+
+@pytest.fixture(scope='module')
+def folder(root):
+  """24 captioned images, one of them damaged."""
+  path = root / 'images'
+  path.mkdir()
+  for i in range(24):
+    Image.new('RGB', (20, 18), (10 * i, 0, 90)).save(path / f'{i:02d}.png')
+    (path / f'{i:02d}.txt').write_text(f'a picture of number {i % 5}')
+  (path / '07.png').write_bytes((path / '07.png').read_bytes()[:40])
+  return path
+
+
+def of_folder(task, path, inputs):
+  changes = inputs if task == 'sana' else {}
+  return tiny(task, **changes | {
+    'data.source': 'folder', 'data.path': str(path)})
+
+
+def test_a_folder_of_images_trains_a_transformer(
+    trained, inputs, folder, root, caplog):
+  task = run(of_folder('sana', folder, inputs), root / 'of_folder')
+  assert len(task._source) == 23
+  assert 'Skipped bad record 07.png' in caplog.text
+  assert (root / 'of_folder/model/model_index.json').is_file()
+
+
+def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
+  task = tasks.make(of_folder('dc_ae', folder, inputs), tmp_path)
+  params = jax.jit(task.init)(jax.random.key(0))
+  task.export(params, tmp_path / 'model')  # Steps over the damaged one.
+  folders.load_autoencoder(tmp_path / 'model')
+  assert task.pictures(params, 0).width == 6 * (128 + 12)
+  task = tasks.make(of_folder('text_encoder', folder, inputs), tmp_path)
+  batches = task.batches(seed=0, batch_size=2, shard=(0, 1))
+  assert next(batches)['tokens'].shape == (2, 8)
+
+
+def test_encoded_data_are_made_anew_for_others(
+    trained, inputs, folder, tmp_path):
+  mine = tmp_path / 'images'
+  shutil.copytree(folder, mine)
+  shutil.copytree(inputs['autoencoder'], tmp_path / 'dc_ae')
+  config = of_folder(
+    'sana', mine, inputs | {'autoencoder': str(tmp_path / 'dc_ae')})
+
+  def made():
+    tasks.make(config, tmp_path)
+    (file,) = (tmp_path / 'encoded').iterdir()  # The last one's is gone.
+    return file.name
+  first = made()
+  assert made() == first
+  (mine / '03.txt').write_text('a picture of another')
+  second = made()
+  weights = tmp_path / 'dc_ae/vae/config.json'
+  weights.write_text(weights.read_text() + '\n')
+  assert len({first, second, made()}) == 3
+
+
+def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
+  mine = tmp_path / 'images'
+  shutil.copytree(folder, mine)
+  for i in range(3):
+    (mine / f'{i:02d}.png').write_bytes(b'')
+  with pytest.raises(UserError, match='2 of 24 records are bad.*00.png'):
+    tasks.make(of_folder('sana', mine, inputs), tmp_path)
+  assert not (tmp_path / 'encoded').exists()
+
+
+@pytest.mark.parametrize('task, changes, said', [
+  ('dc_ae', {'data.size_px': 18}, 'config.data.size_px=18 must be a multiple '
+   "of the autoencoder's compression, 4"),
+  ('sana', {'model.sample_size': 8}, 'config.data.size_px=16 must be '
+   "config.model.sample_size=8 times the autoencoder's compression, 4"),
+  ('sana', {'text_encoder': ''}, 'config.text_encoder is empty'),
+  ('text_encoder', {'text.vocabulary': 99}, 'config.text.vocabulary is too '),
+])
+def test_what_does_not_fit_is_told(
+    task, changes, said, trained, inputs, tmp_path):
+  start = inputs if task == 'sana' else {'data.path': inputs['data.path']}
+  with pytest.raises(UserError, match=said):
+    tasks.make(tiny(task, **start | changes), tmp_path)
+  assert not list(tmp_path.iterdir())

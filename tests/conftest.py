@@ -1,5 +1,6 @@
-"""Every test sees eight CPU devices and checked shapes."""
+"""Every test sees eight CPU devices and checked shapes; none is skipped."""
 
+import importlib.util
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -17,6 +18,20 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 # Signatures' shapes are checked in tests only: no cost in production.
 _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')
+
+# Without PyTorch there is nothing to compare with: `launch/test -m parity`
+# installs it.
+collect_ignore_glob = [] if importlib.util.find_spec('torch') else ['parity/*']
+ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
+
+
+def pytest_sessionfinish(session):
+  """A test that is skipped without anybody noticing is a lost test."""
+  reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+  skipped = [r for r in reporter.stats.get('skipped', ())
+             if 'needs a ' not in str(r.longrepr)]
+  if len(skipped) > ALLOWED_SKIPS:
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,7 @@ import pytest
 
 TINY = [f'--config.{setting}' for setting in (
   'num_steps=2', 'model.width=16', 'model.depth=1', 'model.heads=2',
-  'model.kv_heads=1', 'model.hidden=16', 'model.head_dim=8', 'text.length=8',
+  'model.kv_heads=1', 'model.hidden=16', 'model.head_dim=8', 'text.length=320',
   'text.examples=16', 'optimizer.warmup_steps=1', 'log_every_steps=1')]
 USERS = """
 from sana_jax import config as base
@@ -69,6 +69,7 @@ def test_another_config_in_the_same_workdir_is_refused(
   ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
   ('--config.mesh.data=3', 'mesh is data=3'),
   ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
+  ('--config.text.length=8', 'config.text.length=8 must be '),
   ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
   ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
   ('--confg.seed=1', "Unknown argument '--confg.seed=1'; overrides look like"),

@@ -17,6 +17,8 @@ from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training import loop, tasks
 from sana_jax.weights import folder as folders
 
+# As many as the pictures of training, for which sampling is compiled.
+PROMPTS = ['a red circle', 'two stars', 'a green square'] * 2
 SIZE = 16  # Pixels; compression 4 leaves 4 x 4 latents.
 
 
@@ -34,7 +36,7 @@ def tiny(task, **changes):
   elif task == 'text_encoder':
     config.model.update(width=16, depth=1, heads=2, kv_heads=1, head_dim=8,
                         hidden=16, query_scale=8)
-    config.text.length, config.text.examples = 8, 16
+    config.text.length, config.text.examples = 320, 16
     config.pictures_every_steps = 0
   else:
     config.model.update(width=32, depth=1, cross_heads=2, sample_size=4)
@@ -92,9 +94,11 @@ def test_the_autoencoder_loads_again(trained, root):
   model = folders.load_autoencoder(root / 'dc_ae/model')
   ours = trained[0]['dc_ae'].module
   assert model.module.scaling_factor != ours.scaling_factor
-  latents = model.module.apply(
-    model.variables, jax.numpy.zeros((1, SIZE, SIZE, 3)), method='encode')
-  assert latents.shape == (1, 4, 4, 4)
+  encode = jax.jit(lambda x: model.module.apply(
+    model.variables, x, method='encode'))
+  images = np.linspace(-1, 1, 3 * SIZE**2, dtype='f4').reshape(1, SIZE, SIZE, 3)
+  with np.load(*(root / 'sana/encoded').glob('*.npz')) as arrays:
+    assert encode(images).shape == arrays['latents'][:1].shape
 
 
 def test_exported_latents_have_unit_size(trained, root):
@@ -118,9 +122,10 @@ def test_the_transformer_that_is_exported_makes_pictures(trained, root):
   pipe = Pipeline.from_pretrained(root / 'sana/model', 'float32')
   assert pipe.size_px == SIZE
   assert pipe.recommended == {'steps': 2, 'guidance_scale': 4.5}
-  images = pipe(['a red circle'], steps=2, num_images=2)
-  assert images.shape == (2, SIZE, SIZE, 3)
-  assert np.isfinite(pipe(['a'], steps=2, output_type='latent')).all()
+  latents = pipe(PROMPTS, output_type='latent', **pipe.recommended)
+  assert np.isfinite(latents).all()
+  images = pipe.decode(jax.numpy.asarray(latents))
+  assert images.shape == (6, SIZE, SIZE, 3)
 
 
 def test_pictures_and_curves_are_drawn(trained, root):
@@ -154,14 +159,16 @@ def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
   row = {k: np.stack([v] * 4) for k, v in task._source[0].items()}
   null = row | {'text': np.stack([task.frozen['null_text']] * 4),
                 'mask': np.stack([task.frozen['null_mask']] * 4)}
-  rng = jax.random.key(1)
 
-  def loss(batch, dropout):
+  def loss_at(dropout):
     config.flow.caption_dropout = dropout
-    return float(jax.jit(lambda p: task.loss(p, task.frozen, batch, rng)[0])(
-      params))
-  assert loss(row, 1.) == loss(null, 0.)
-  assert loss(row, 0.) != loss(null, 0.)
+    run = jax.jit(lambda batch: task.loss(
+      params, task.frozen, batch, jax.random.key(1))[0])
+    return {name: float(run(batch)) for name, batch in (
+      ('row', row), ('null', null))}
+  kept, dropped = loss_at(0.), loss_at(1.)
+  assert dropped['row'] == dropped['null'] == pytest.approx(kept['null'])
+  assert abs(kept['row'] - kept['null']) > 1e-4
 
 
 def test_encoded_data_are_used_again(trained, inputs, root):
@@ -192,7 +199,9 @@ def of_folder(task, path, inputs):
 
 def test_a_folder_of_images_trains_a_transformer(
     trained, inputs, folder, root, caplog):
-  task = run(of_folder('sana', folder, inputs), root / 'of_folder')
+  config = of_folder('sana', folder, inputs)
+  config.pictures_every_steps = 0
+  task = run(config, root / 'of_folder')
   assert len(task._source) == 23
   assert 'Skipped bad record 07.png' in caplog.text
   assert (root / 'of_folder/model/model_index.json').is_file()
@@ -206,7 +215,7 @@ def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   assert task.pictures(params, 0).width == 6 * (128 + 12)
   task = tasks.make(of_folder('text_encoder', folder, inputs), tmp_path)
   batches = task.batches(seed=0, batch_size=2, shard=(0, 1))
-  assert next(batches)['tokens'].shape == (2, 8)
+  assert next(batches)['tokens'].shape == (2, 320)
 
 
 def test_encoded_data_are_made_anew_for_others(
@@ -247,6 +256,7 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
    "config.model.sample_size=8 times the autoencoder's compression, 4"),
   ('sana', {'text_encoder': ''}, 'config.text_encoder is empty'),
   ('text_encoder', {'text.vocabulary': 99}, 'config.text.vocabulary is too '),
+  ('text_encoder', {'text.length': 99}, 'config.text.length=99 must be '),
 ])
 def test_what_does_not_fit_is_told(
     task, changes, said, trained, inputs, tmp_path):

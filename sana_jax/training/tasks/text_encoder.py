@@ -56,6 +56,10 @@ class TextEncoderTask:
     # Where the captions begin; the instruction itself is not worth a loss.
     self._first = max(
       len(self.tokenizer.encode(prompts.INSTRUCTION)) - 1, LOOK_BACK)
+    if config.text.length < self._first + 2:
+      raise UserError(
+        f'config.text.length={config.text.length} must be {self._first + 2} or '
+        'more: the instruction and a caption stand in it.')
     self._source = PackedCaptions(
       self.tokenizer, captions, config.text.length, config.text.examples,
       config.seed)

@@ -18,7 +18,7 @@ def get_config(arg=''):
   config.model.update(
     width=128, depth=4, heads=4, kv_heads=2, head_dim=32, hidden=256,
     query_scale=32)
-  config.num_steps = 120 if quick else 250
+  config.num_steps = 160 if quick else 250
   config.batch_size = 8
   config.ema_decay = 0.0
   config.optimizer.learning_rate = 3e-3

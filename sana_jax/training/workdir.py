@@ -11,6 +11,7 @@
 from collections.abc import Collection
 import contextlib
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -29,7 +30,7 @@ def claim(
 
   Raises UserError if `compare` does.
   """
-  workdir = epath.Path(workdir)
+  workdir = resolve(workdir)
   compare(workdir, config, free)
   meet('config.json is read')  # Before process 0 writes it anew.
   if jax.process_index() == 0:
@@ -46,7 +47,7 @@ def compare(
 
   Keys named in `free` (whole sub-configs too) may differ.
   """
-  path = epath.Path(workdir) / 'config.json'
+  path = resolve(workdir) / 'config.json'
   ours = json.loads(config.to_json())
   try:
     theirs = json.loads(path.read_text()) if path.exists() else ours
@@ -70,6 +71,13 @@ def writing(path: epath.PathLike):
         f'Writing {path} failed ({error.strerror or error}); see to space and '
         'permissions there and start again, or choose another --workdir.'
     ) from error
+
+
+def resolve(workdir: epath.PathLike) -> epath.Path:
+  """The folder, absolute if it is local: orbax refuses relative paths."""
+  path = os.fspath(workdir)
+  return epath.Path(path if '://' in path else os.path.abspath(
+    os.path.expanduser(path)))
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:

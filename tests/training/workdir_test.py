@@ -68,3 +68,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
   with pytest.raises(UserError, match='picture.png failed'):
     write_atomically(path, b'new')
   assert path.read_bytes() == b'old'
+
+
+def test_a_relative_folder_is_made_absolute(tmp_path, monkeypatch):
+  """Orbax refuses to save under a relative path."""
+  monkeypatch.chdir(tmp_path)
+  assert str(claim('out/run', config(), ())) == str(tmp_path / 'out/run')

@@ -1,14 +1,15 @@
-r"""The small SANA that this repository ships, trained on `shapes` at 64 px.
+r"""The small SANA that this repository ships, trained on `shapes` at 128 px.
 
-  sana-jax train --config configs/shapes.py --workdir out/shapes/sana \
-    --config.autoencoder=out/shapes/dc_ae/model \
-    --config.text_encoder=out/shapes/text_encoder/model
+  sana-jax train --config configs/shapes.py --workdir out/small/sana \
+    --config.autoencoder=out/small/dc_ae/model \
+    --config.text_encoder=out/small/text_encoder/model
 
-Architecture as published, 1.8 M parameters (width 128, 6 blocks). Two initial
-values differ, which halves the steps: the caption norm starts at 1 and not at
-0.01. See docs/small_model.md for time and scores.
+The published architecture at 1.76 M parameters (width 128, 6 blocks). One
+initial value differs: the caption norm starts at 1 and not at 0.01. Measured
+(2026-11-21, 2 cores of an AMD EPYC virtual machine with other work beside it):
+29 minutes; see docs/small_model.md for the scores.
 
-:quick  width 96, 4 blocks, the few minutes of launch/quickstart.
+:quick  64 px, width 96, 4 blocks, a few minutes, for launch/quickstart.
 """
 
 from sana_jax import config as base

@@ -1,12 +1,14 @@
 r"""The text encoder of the small SANA: a Gemma-2 of 4 layers and width 128.
 
   sana-jax train --config configs/shapes_text_encoder.py \
-    --workdir out/shapes/text_encoder
+    --workdir out/small/text_encoder
 
-A causal language model of captions behind the complex human instruction; SANA
-reads its last hidden states.
+It learns to predict the next token of captions behind the complex human
+instruction and to name the tokens it has read; SANA reads its last hidden
+states. 0.68 M parameters. Measured (2026-11-21, 2 cores of an AMD EPYC virtual
+machine): under 3 minutes; see docs/small_model.md.
 
-:quick  the few minutes of launch/quickstart.
+:quick  fewer steps, for launch/quickstart.
 """
 
 from sana_jax import config as base

@@ -7,8 +7,8 @@ import os
 def configure(cpu_devices: int | None = None) -> None:
   """One CPU device a core, so that small models run in parallel over the batch.
 
-  XLA's own threads make the small operations of small models slower, not
-  faster (5 times on 2 cores, measured). Compiled programs are kept on disk.
+  XLA's own threads cost the small operations of small models more time than
+  they save. Compiled programs are kept on disk.
   Where JAX is in use already, its devices stay as they are.
   """
   import jax

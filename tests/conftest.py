@@ -28,6 +28,8 @@ ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 def pytest_sessionfinish(session):
   """A test that is skipped without anybody noticing is a lost test."""
   reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+  if reporter is None:  # A worker; the main process counts.
+    return
   skipped = [r for r in reporter.stats.get('skipped', ())
              if 'needs a ' not in str(r.longrepr)]
   if len(skipped) > ALLOWED_SKIPS:

@@ -55,7 +55,7 @@ def load(folder: str | os.PathLike):
   Raises:
     UserError: the folder or one of its files is missing or unreadable.
   """
-  from transformers import AutoTokenizer
+  AutoTokenizer = _transformers().AutoTokenizer
   folder = os.fspath(folder)
   missing = [f for f in _FILES if not os.path.isfile(os.path.join(folder, f))]
   if missing:
@@ -77,9 +77,16 @@ def _gemma(trained):
   """
   import json
 
-  from transformers import GemmaTokenizer
+  GemmaTokenizer = _transformers().GemmaTokenizer
   state = json.loads(trained.to_str())['model']
   return GemmaTokenizer(
     vocab=state['vocab'], merges=[tuple(m) for m in state['merges']],
     padding_side='right', add_bos_token=True, add_eos_token=False,
     clean_up_tokenization_spaces=False)
+
+
+def _transformers():
+  """The library, without its word on PyTorch, which we do not need."""
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+  import transformers
+  return transformers

@@ -19,7 +19,7 @@ from sana_jax.weights import folder as folders
 
 # As many as the pictures of training, for which sampling is compiled.
 PROMPTS = ['a red circle', 'two stars', 'a green square'] * 2
-SIZE = 16  # Pixels; compression 4 leaves 4 x 4 latents.
+SIZE = 8  # Pixels; compression 2 leaves 4 x 4 latents.
 
 
 def tiny(task, **changes):
@@ -31,7 +31,7 @@ def tiny(task, **changes):
   config.data.examples = 64
   if task == 'dc_ae':
     config.model = base.dc_ae_fields(
-      latent_channels=4, widths=(8, 8, 32), depths=(0, 1, 1),
+      latent_channels=4, widths=(8, 32), depths=(0, 1),
       attention_stages=1)
   elif task == 'text_encoder':
     config.model.update(width=16, depth=1, heads=2, kv_heads=1, head_dim=8,
@@ -250,10 +250,10 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
 
 
 @pytest.mark.parametrize('task, changes, said', [
-  ('dc_ae', {'data.size_px': 18}, 'config.data.size_px=18 must be a multiple '
-   "of the autoencoder's compression, 4"),
-  ('sana', {'model.sample_size': 8}, 'config.data.size_px=16 must be '
-   "config.model.sample_size=8 times the autoencoder's compression, 4"),
+  ('dc_ae', {'data.size_px': 9}, 'config.data.size_px=9 must be a multiple '
+   "of the autoencoder's compression, 2"),
+  ('sana', {'model.sample_size': 8}, 'config.data.size_px=8 must be '
+   "config.model.sample_size=8 times the autoencoder's compression, 2"),
   ('sana', {'text_encoder': ''}, 'config.text_encoder is empty'),
   ('text_encoder', {'text.vocabulary': 99}, 'config.text.vocabulary is too '),
   ('text_encoder', {'text.length': 99}, 'config.text.length=99 must be '),

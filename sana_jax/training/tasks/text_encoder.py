@@ -93,7 +93,7 @@ class TextEncoderTask:
     following = cross_entropy(states, 1)
     looked_back = [cross_entropy(states @ heads[k], -k)
                    for k in range(LOOK_BACK)]
-    return following + sum(looked_back) / LOOK_BACK, {
+    return following + sum(looked_back), {
       'next_token': following, 'own_token': looked_back[0],
       'earliest_token': looked_back[-1]}
 

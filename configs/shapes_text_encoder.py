@@ -20,8 +20,10 @@ def get_config(arg=''):
   config.model.update(
     width=128, depth=4, heads=4, kv_heads=2, head_dim=32, hidden=256,
     query_scale=32)
-  config.num_steps = 160 if quick else 250
-  config.batch_size = 8
+  config.text.length = 320 if quick else 384
+  config.text.look_back = 1.0 if quick else 0.125
+  config.num_steps = 350 if quick else 250
+  config.batch_size = 4 if quick else 8
   config.ema_decay = 0.0
   config.optimizer.learning_rate = 3e-3
   config.optimizer.b2 = 0.99

@@ -44,3 +44,15 @@ def show_logs() -> None:
 def _without_closed_loops(kind, error, trace):
   if kind is not RuntimeError or str(error) != 'Event loop is closed':
     sys.__excepthook__(kind, error, trace)
+
+
+def hush_tensorstore() -> None:
+  """Drops the word of orbax's threads on an event loop that is gone.
+
+  They print it after a failed save, whose error is told in one sentence.
+  """
+  unraisable, uncaught = sys.unraisablehook, sys.excepthook
+  known = lambda error: str(error) == 'Event loop is closed'
+  sys.unraisablehook = lambda u: None if known(u.exc_value) else unraisable(u)
+  sys.excepthook = lambda kind, error, trace: (
+    None if known(error) else uncaught(kind, error, trace))

@@ -141,6 +141,7 @@ def _language_model():
     vocabulary=704,
     length=384,  # Tokens of a training sequence, captions packed into it.
     examples=4096,  # Different sequences.
+    look_back=1.0,  # Weight of naming each token that was read.
   ))
 
 
@@ -227,7 +228,7 @@ _POSITIVE = ('num_steps', 'batch_size', 'log_every_steps', 'keep_checkpoints',
              'text.length', 'text.examples')
 _NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
-                 'loss.latent_mean', 'loss.noise')
+                 'loss.latent_mean', 'loss.noise', 'text.look_back')
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,

@@ -17,7 +17,7 @@ SMALLER = {
   'data': ['--examples', '32'],
   'train': [
     '--config.num_steps=2', '--config.data.examples=32',
-    '--config.data.size_px=64', '--config.optimizer.warmup_steps=0',
+    '--config.optimizer.warmup_steps=0',
     '--config.sampling.steps=1', '--config.sampling.images=6'],
 }
 

@@ -40,7 +40,7 @@ def test_its_log_says_what_happens_and_nothing_else(train, process):
   said = [line.partition(' ')[2] for line in err.splitlines()
           if 'step 1/2' not in line]  # Said if the first step took seconds.
   patterns = (
-    r'[\d,]+ parameters: embed [\d,]+, layers [\d,]+, final_norm 16\.',
+    r'[\d,]+ parameters: encoder [\d,]+, look_back [\d,]+\.',
     r'text_encoder: from step 0 to 2\.',
     r'Compiled the step in .*', r'step 2/2  loss .* images/s, 00:00 left',
     r'The model is in .*/run/model\.')

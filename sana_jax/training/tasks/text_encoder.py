@@ -53,6 +53,7 @@ class TextEncoderTask:
     self.module = common.build(
       Gemma2, config, vocab_size=len(self.tokenizer))
     self.frozen = {}
+    self._look_back = config.text.look_back
     # Where the captions begin; the instruction itself is not worth a loss.
     self._first = max(
       len(self.tokenizer.encode(prompts.INSTRUCTION)) - 1, LOOK_BACK)
@@ -93,7 +94,7 @@ class TextEncoderTask:
     following = cross_entropy(states, 1)
     looked_back = [cross_entropy(states @ heads[k], -k)
                    for k in range(LOOK_BACK)]
-    return following + sum(looked_back), {
+    return following + self._look_back * sum(looked_back), {
       'next_token': following, 'own_token': looked_back[0],
       'earliest_token': looked_back[-1]}
 

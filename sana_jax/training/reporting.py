@@ -101,7 +101,7 @@ class Report:
     if not self._bar.disable:
       self._bar.set_postfix_str(said, refresh=False)
       self._bar.update(1)
-    elif rate.line_is_due() or self._is_last(step):
+    elif (rate.is_known and rate.line_is_due()) or self._is_last(step):
       logging.info(
           'step %d/%d  %s, %s left', step, self._config.num_steps, said,
           tqdm.format_interval(rate.seconds_left))
@@ -154,6 +154,11 @@ class Rate:
       return False
     self._line = time.monotonic()
     return True
+
+  @property
+  def is_known(self) -> bool:
+    """Whether two steps are done: the first one compiles."""
+    return self._steps_per_second > 0
 
   @property
   def images_per_second(self) -> float:

@@ -53,6 +53,7 @@ def hush_tensorstore() -> None:
   """
   unraisable, uncaught = sys.unraisablehook, sys.excepthook
   known = lambda error: str(error) == 'Event loop is closed'
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   sys.unraisablehook = lambda u: None if known(u.exc_value) else unraisable(u)
   sys.excepthook = lambda kind, error, trace: (
     None if known(error) else uncaught(kind, error, trace))

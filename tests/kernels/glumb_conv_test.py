@@ -88,7 +88,8 @@ def test_bfloat16_stays_near_float32_and_keeps_its_dtype():
   for got, want in zip(with_gradients(glumb_conv, cotangent, *args),
                        with_gradients(glumb_conv, cotangent, *full)):
     assert got.dtype == half
-    assert relative_error(got, want) <= 2e-2
+    # Some ten roundings of 2 ** -8: the bias's gradient sums terms of any sign.
+    assert relative_error(got, want) <= 5e-2
 
 
 def test_a_float32_kernel_does_not_widen_bfloat16():

@@ -17,6 +17,8 @@ COMMANDS = {
   'train': 'train a model that a config describes',
   'sample': 'make pictures of prompts',
   'evaluate': 'score how well a model follows prompts',
+  'convert': "between diffusers', NVIDIA's and our own format",
+  'zoo': 'list the published checkpoints',
   'data': 'prepare data sets',
 }
 _EXAMPLES = """examples:

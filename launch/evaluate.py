@@ -35,20 +35,23 @@ def run(args: argparse.Namespace) -> int:
   """Evaluates; returns the exit code."""
   if args.out:
     output.check(args.out)
+  import numpy as np
   from tqdm import tqdm
 
   from sana_jax.evaluation import shapes_suite
+  from sana_jax.inference import batches
   prompts = shapes_suite.prompts(args.per_kind, args.seed)
   # Each prompt has its own seed, so that no two start from the same noise.
-  requests = [sample.Request(prompt.text, args.seed + i, k, '')
-              for i, prompt in enumerate(prompts)
-              for k in range(args.num_images)]
+  requests = [batches.Request(
+    prompt.text, args.seed + i, k, args.negative_prompt)
+    for i, prompt in enumerate(prompts) for k in range(args.num_images)]
   asked = [p for p in prompts for _ in range(args.num_images)]
   pipe, settings = sample.open_pipeline(args)
   images = []
   with tqdm(total=len(requests), desc='pictures', unit='image') as bar:
-    for chunk, made in sample.generate(pipe, requests, settings, args):
-      images += list(made)
+    for chunk, made in batches.generate(
+        pipe, requests, args.batch_size, **settings):
+      images += list(np.asarray(made))
       bar.update(len(chunk))
   scores = shapes_suite.score(images, asked)
   print(f'{args.model}: {len(prompts)} held-out prompts x {args.num_images} '

@@ -1,37 +1,36 @@
-"""Make pictures of prompts: PNG files and a labelled contact sheet.
+"""Make pictures of prompts, from one to a million, and a labelled sheet.
 
   sana-jax sample --model shapes --prompt "a red circle" --out out/
   sana-jax sample --model Efficient-Large-Model/Sana_600M_512px_diffusers \\
     --prompts prompts.txt --num-images 2 --out out/
 
---model is a folder in the diffusers layout, a hub id, or `shapes`, the small
-model that is shipped here. A prompt file has one prompt a line. Each PNG holds
-its prompt, seed, steps, guidance, model and version as metadata; the same
-command writes the same bytes.
+--model is a folder in the diffusers layout, a hub id, a name that sana-jax zoo
+lists, or `shapes`, the small model that is shipped here.
+
+A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
+prompt and, where a line differs from the command, negative_prompt, seed,
+height, width and num_images. A line that cannot be used is told and skipped.
+
+Each picture holds its prompt, seed, steps, guidance, model and version as
+metadata, and has a line in results.jsonl. A run that is stopped, even by
+SIGKILL, is completed by the same command. With several processes (see
+jax.distributed) each makes its share.
 """
 
 import argparse
-from collections.abc import Iterator
-import json
-import pathlib
+from collections.abc import Sequence
+import dataclasses
 import re
-from typing import NamedTuple
+import sys
 
 from sana_jax.errors import UserError
+from sana_jax.inference.jobs import Job, read
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import not_negative, text, whole
 from sana_jax.version import __version__
 
 SHEET = 'contact_sheet.png'
-
-
-class Request(NamedTuple):
-  """One picture: its prompt, seed, which of the prompt's it is, its file."""
-
-  prompt: str
-  seed: int
-  number: int
-  file: str
+_ON_SHEET = 64  # Pictures, from the first on.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument('--prompt', action='append', type=text, metavar='TEXT',
                     help='what to show; may be repeated')
-  what.add_argument('--prompts', metavar='FILE', help='one prompt a line')
+  what.add_argument('--prompts', metavar='FILE',
+                    help='a .txt, .jsonl, .csv or .parquet file')
   parser.add_argument('--out', required=True, metavar='DIR',
                       help='where the pictures go, made if need be')
   parser.add_argument('--num-images', type=whole(), default=1, metavar='N',
@@ -50,13 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="default: the model's own")
   parser.add_argument('--width', type=whole(), metavar='PX',
                       help="default: the model's own")
+  parser.add_argument('--format', default='png', metavar='NAME',
+                      choices=['png', 'jpg', 'webp'],
+                      help='png, jpg or webp (default: %(default)s)')
+  parser.add_argument('--shard-size', type=whole(), default=0, metavar='N',
+                      help='put N pictures each into tar files, as WebDataset '
+                      'reads them (default: single files)')
   add_sampling_arguments(parser)
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
   """Flags that `sample` and `evaluate` share."""
   parser.add_argument('--model', required=True, metavar='NAME',
-                      help='a folder, a hub id, or shapes')
+                      help='a folder, a hub id, a zoo name, or shapes')
   parser.add_argument('--seed', type=whole(0), default=0, metavar='N',
                       help='default: %(default)s')
   parser.add_argument('--steps', type=whole(1, 1000), metavar='N',
@@ -76,57 +82,98 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Samples; returns the exit code."""
-  prompts = read_prompts(args.prompts) if args.prompts else args.prompt
-  if any(not p.strip() for p in prompts):
-    raise UserError('--prompt is empty; say what to show.')
+  jobs, problems = _jobs(args)
   output.check(args.out)
-  requests = plan(prompts, args.num_images, args.seed)
   pipe, settings = open_pipeline(args)
+  jobs, too_odd = _possible(jobs, pipe, by_line=args.prompts is not None)
+  for problem in problems + too_odd:
+    print(f'sana-jax: {args.prompts}, {problem} It is skipped.',
+          file=sys.stderr)
   with output.folder(args.out) as out:
-    draw(pipe, requests, settings, args, out)
-  print(f'{len(requests)} pictures are in {out}, all of them in '
-        f'{out / SHEET}.')
+    made = draw(pipe, jobs, settings, args, out)
+  shown = 'all' if made <= _ON_SHEET else f'the first {_ON_SHEET}'
+  print(f'{made} pictures are in {out}, {shown} of them in {out / SHEET}.')
   return 0
 
 
-def draw(pipe, requests: list[Request], settings: dict, args, out) -> None:
-  """Writes each picture as soon as it is made, the sheet and the list last."""
+def _jobs(args):
+  """(jobs, what was wrong with other lines), from the flags or the file."""
+  default = Job('', args.negative_prompt, args.seed, args.height, args.width,
+                args.num_images)
+  if args.prompts:
+    return read(args.prompts, default)
+  if any(not p.strip() for p in args.prompt):
+    raise UserError('--prompt is empty; say what to show.')
+  return [dataclasses.replace(default, prompt=p, line=i)
+          for i, p in enumerate(args.prompt, 1)], []
+
+
+def _possible(jobs, pipe, by_line):
+  """Jobs whose size the model can make, and what is wrong with the others."""
+  kept, problems = [], []
+  for job in jobs:
+    job = dataclasses.replace(job, height=job.height or pipe.size_px,
+                              width=job.width or pipe.size_px)
+    try:
+      pipe.trained_size(job.height, job.width)
+      kept.append(job)
+    except UserError as e:
+      if not by_line:
+        raise
+      problems.append(f'line {job.line}: {e}')
+  if not kept:
+    raise UserError(f'No line can be used: {problems[0]}')
+  return kept, problems
+
+
+def draw(pipe, jobs: Sequence[Job], settings: dict, args, out) -> int:
+  """Makes what is missing in `out`; returns how many pictures are there."""
+  import jax
   from tqdm import tqdm
 
+  from sana_jax.inference import batches, gallery
+  index, count = jax.process_index(), jax.process_count()
+  pictures = plan(jobs, settings, args)[index::count]
+  of = f'-{index:05d}-of-{count:05d}' if count > 1 else ''
+  with tqdm(total=len(pictures), desc='pictures', unit='image') as bar:
+    with gallery.Gallery(
+        out, pictures, name=f'results{of}.jsonl', shard_size=args.shard_size,
+        prefix=of[1:] + of[:1], on_written=bar.update) as album:
+      missing = album.missing()
+      bar.update(len(pictures) - len(missing))
+      bar.unpause()
+      for indices, images in batches.generate(
+          pipe, [request(p.about) for p in missing], args.batch_size,
+          **settings):
+        album.add([missing[i] for i in indices], images)
+    _write_sheet(out / f'contact_sheet{of}.png', album, pictures[:_ON_SHEET])
+  return len(pictures)
+
+
+def _write_sheet(path, album, pictures):
+  import numpy as np
+
   from sana_jax.inference.images import contact_sheet, write_png
-  images = []
-  with tqdm(total=len(requests), desc='pictures', unit='image') as bar:
-    for chunk, made in generate(pipe, requests, settings, args):
-      for request, image in zip(chunk, made):
-        write_png(out / request.file, image, metadata(request, settings, args))
-      images += list(made)
-      bar.update(len(chunk))
-  write_png(out / SHEET, contact_sheet(images, [r.prompt for r in requests]))
-  output.write_text(out / 'results.jsonl', ''.join(
-    json.dumps({'file': r.file, **metadata(r, settings, args)},
-               ensure_ascii=False) + '\n' for r in requests))
+  write_png(path, contact_sheet(
+    [np.asarray(album.open(p)) for p in pictures],
+    [p.about['prompt'] for p in pictures]))
 
 
-def read_prompts(file: str) -> list[str]:
-  """The lines of a prompt file that are not blank."""
-  try:
-    text = pathlib.Path(file).read_text(encoding='utf-8-sig')
-  except UnicodeDecodeError as e:
-    raise UserError(f'--prompts={file} is not UTF-8 (byte {e.start}); save it '
-                    'as UTF-8 text, one prompt a line.') from e
-  except OSError as e:
-    raise UserError(f'--prompts={file} cannot be read ({e.strerror}).') from e
-  prompts = [line.strip() for line in text.splitlines() if line.strip()]
-  if not prompts:
-    raise UserError(f'--prompts={file} is empty; give one prompt a line.')
-  return prompts
-
-
-def plan(prompts: list[str], num_images: int, seed: int) -> list[Request]:
-  """Every picture to make, in order."""
+def plan(jobs: Sequence[Job], settings: dict, args) -> list:
+  """Every picture to make, in order: its file and all that decides it."""
+  from sana_jax.inference.gallery import Picture
   return [
-    Request(prompt, seed, k, f'{i:05d}-{k}-{slug(prompt)}.png')
-    for i, prompt in enumerate(prompts) for k in range(num_images)]
+    Picture(f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}', {
+      'prompt': job.prompt, 'negative_prompt': job.negative_prompt,
+      'seed': job.seed, 'number': k, 'height': job.height, 'width': job.width,
+      **settings, 'model': args.model, 'version': f'sana_jax {__version__}'})
+    for job in jobs for k in range(job.num_images)]
+
+
+def request(about):
+  """What the pipeline is asked for, of all that is known of a picture."""
+  from sana_jax.inference.batches import Request
+  return Request(**{key: about[key] for key in Request._fields})
 
 
 def slug(prompt: str) -> str:
@@ -135,7 +182,7 @@ def slug(prompt: str) -> str:
 
 
 def open_pipeline(args: argparse.Namespace):
-  """The model on all devices, and the settings that it is used with.
+  """The model on this process's devices, and how it is used for all pictures.
 
   Raises UserError for everything that the model cannot be asked for.
   """
@@ -143,41 +190,17 @@ def open_pipeline(args: argparse.Namespace):
   import jax
 
   from sana_jax.diffusion import samplers
-  from sana_jax.inference.pipeline import check_size, Pipeline
+  from sana_jax.inference.pipeline import Pipeline
   from sana_jax.sharding.mesh import make_mesh
   if args.sampler:
     samplers.make(args.sampler)
   dtype = args.dtype or (
     'float32' if jax.default_backend() == 'cpu' else 'bfloat16')
-  pipe = Pipeline.from_pretrained(args.model, dtype, make_mesh({'data': -1}))
-  height, width = (getattr(args, side, None) or pipe.size_px
-                   for side in ('height', 'width'))
-  check_size(height, width, pipe.autoencoder.module.compression)
+  pipe = Pipeline.from_pretrained(
+    args.model, dtype, make_mesh({'data': -1}, jax.local_devices()))
   settings = {}
   for key, default in (('steps', 20), ('guidance_scale', 4.5)):
     asked = getattr(args, key)
     settings[key] = (
       pipe.recommended.get(key, default) if asked is None else asked)
-  settings |= {'sampler': args.sampler or pipe.sampler, 'height': height,
-               'width': width, 'negative_prompt': args.negative_prompt}
-  return pipe, settings
-
-
-def generate(pipe, requests: list[Request], settings: dict,
-             args: argparse.Namespace) -> Iterator:
-  """(requests, images) a batch; the last is filled up, not compiled anew."""
-  size = min(args.batch_size, len(requests))
-  for start in range(0, len(requests), size):
-    chunk = requests[start:start + size]
-    full = chunk + chunk[-1:] * (size - len(chunk))
-    images = pipe(
-      [r.prompt for r in full], seed=[r.seed for r in full],
-      numbers=[r.number for r in full], **settings)
-    yield chunk, images[:len(chunk)]
-
-
-def metadata(request: Request, settings: dict, args) -> dict[str, object]:
-  """What a PNG says of how it was made."""
-  return {'prompt': request.prompt, 'seed': request.seed,
-          'number': request.number, **settings, 'model': args.model,
-          'version': f'sana_jax {__version__}'}
+  return pipe, settings | {'sampler': args.sampler or pipe.sampler}

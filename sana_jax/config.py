@@ -30,6 +30,11 @@ SANA_SIZES = {
   'sana15_1600m_1024': dict(_1600M, **_NORMED),
   'sana15_3200m_1024': dict(_1600M, **_NORMED) | dict(depth=40),
   'sana15_4800m_1024': dict(_1600M, **_NORMED) | dict(depth=60),
+  'sana_sprint_600m_1024': dict(_600M, **_NORMED, guidance_embeds=True),
+  'sana_sprint_1600m_1024': dict(_1600M, **_NORMED, guidance_embeds=True),
+  'sana_sprint_600m_1024_teacher': dict(_600M, **_NORMED, timestep_scale=0.001),
+  'sana_sprint_1600m_1024_teacher':
+    dict(_1600M, **_NORMED, timestep_scale=0.001),
 }
 
 TASKS = ('sana', 'dc_ae', 'text_encoder')

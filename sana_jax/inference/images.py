@@ -1,6 +1,8 @@
-"""Contact sheets, and PNG files that say how they were made."""
+"""Contact sheets, and files that say how their picture was made."""
 
 from collections.abc import Mapping, Sequence
+import io
+import json
 import math
 import os
 import pathlib
@@ -10,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 _MARGIN = 6  # Pixels around each tile.
+_QUALITY = 95  # Of JPEG and WebP.
+_DESCRIPTION = 0x010E  # Exif's ImageDescription.
 _SMALLEST = 128  # Side to which smaller images are enlarged.
 
 
@@ -17,7 +21,10 @@ def contact_sheet(
   images: Sequence[np.ndarray], labels: Sequence[str],
   columns: int | None = None, wrong: Sequence[bool] | None = None,
 ) -> Image.Image:
-  """Images of one size in a grid, each above its label; `wrong` ones framed."""
+  """Images in a grid, each above its label; `wrong` ones are framed.
+
+  Cells have the first image's size; others are scaled to fit.
+  """
   columns = columns or math.ceil(math.sqrt(len(images)))
   rows = math.ceil(len(images) / columns)
   scale = max(1, math.ceil(_SMALLEST / min(images[0].shape[:2])))
@@ -32,7 +39,9 @@ def contact_sheet(
   for i, (image, lines) in enumerate(zip(images, texts)):
     x = i % columns * cell[0] + _MARGIN
     y = i // columns * cell[1] + _MARGIN
-    tile = Image.fromarray(np.asarray(image)).resize((width, height), 0)
+    tile = Image.fromarray(np.asarray(image))
+    fit = min(width / tile.width, height / tile.height)
+    tile = tile.resize((round(tile.width * fit), round(tile.height * fit)), 0)
     sheet.paste(tile, (x, y))
     if wrong is not None and wrong[i]:
       draw.rectangle(
@@ -61,16 +70,40 @@ def write_png(
   metadata: Mapping[str, object] | None = None,
 ) -> None:
   """Writes all of the picture or nothing; `metadata` becomes text chunks."""
-  path = pathlib.Path(path)
+  write_bytes(path, encode(image, '.png', metadata))
+
+
+def encode(
+  image: np.ndarray | Image.Image, suffix: str,
+  metadata: Mapping[str, object] | None = None,
+) -> bytes:
+  """A file's bytes: .png, .jpg or .webp, which say how they were made.
+
+  PNG has a text chunk a key; the others, JSON in Exif's ImageDescription.
+  """
   if not isinstance(image, Image.Image):
     image = Image.fromarray(image)
-  info = PngInfo()
-  for key, value in (metadata or {}).items():
-    info.add_itxt(key, str(value))
+  out = io.BytesIO()
+  if suffix == '.png':
+    info = PngInfo()
+    for key, value in (metadata or {}).items():
+      info.add_itxt(key, str(value))
+    image.save(out, 'png', pnginfo=info)
+  else:
+    exif = Image.Exif()
+    if metadata:
+      exif[_DESCRIPTION] = json.dumps(dict(metadata))
+    image.save(out, {'.jpg': 'jpeg', '.webp': 'webp'}[suffix], quality=_QUALITY,
+               exif=exif)
+  return out.getvalue()
+
+
+def write_bytes(path: os.PathLike, data: bytes) -> None:
+  """Writes all of the file or nothing."""
+  path = pathlib.Path(path)
   part = path.with_name(f'.{path.name}.part')
   try:
-    with part.open('wb') as file:
-      image.save(file, 'png', pnginfo=info)
+    part.write_bytes(data)
     part.replace(path)
   except BaseException:
     part.unlink(missing_ok=True)

@@ -21,12 +21,14 @@ from sana_jax.diffusion import guidance, samplers
 from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
 from sana_jax.errors import UserError
 from sana_jax.inference import bins
+from sana_jax.models.sana import project_text
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
-from sana_jax.typing import Array, DType, Float
+from sana_jax.typing import Array, DType, Float, UInt8
 from sana_jax.weights import folder as folders
+from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
@@ -61,29 +63,31 @@ class Pipeline:
     Weights and arithmetic are in `dtype`; norms, softmax and the sums of the
     linear attention are in float32 whatever it is.
     """
-    folder, dtype = folders.find(name), _dtype(dtype)
+    folder, dtype = hub.find(name), _dtype(dtype)
     index = folders.read_json(folder / 'model_index.json')
     if index.get('_class_name') not in ('SanaPipeline', 'SanaPAGPipeline'):
       raise UserError(
         f'{folder} is a {index.get("_class_name")}; SanaPipeline is supported.')
     return cls(
-      folders.load_transformer(folder, dtype),
-      folders.load_autoencoder(folder, dtype),
-      folders.load_text_encoder(folder, dtype),
+      *(folders.load(folder, part, dtype, mesh)
+        for part in ('transformer', 'vae', 'text_encoder')),
       tokenizers.load(folder / 'tokenizer'),
       *read_scheduler(folder), recommended=index.get('_sana_jax', {}),
       mesh=mesh)
 
-  def __call__(
+  def draw(
     self, prompts: str | Sequence[str], *, height: int | None = None,
     width: int | None = None, steps: int = 20, guidance_scale: float = 4.5,
-    negative_prompt: str = '', num_images: int = 1,
+    negative_prompt: str | Sequence[str] = '', num_images: int = 1,
     seed: int | Sequence[int] = 0, numbers: Sequence[int] | None = None,
     latents: Array | np.ndarray | None = None,
     sampler: str | None = None, output_type: str = 'uint8',
     use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
-  ) -> np.ndarray:
+  ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
+
+    They are on the devices, which may still be at work on them; calling the
+    pipeline gives NumPy arrays.
 
     Args:
       height, width: in pixels; the model's own size by default.
@@ -99,6 +103,7 @@ class Pipeline:
         has them, [n, height/f, width/f, channels]).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
+      negative_prompt: what to lead away from; one, or one for each prompt.
       instruction: put in front of each prompt, not of the negative one.
 
     Raises:
@@ -109,21 +114,24 @@ class Pipeline:
     samplers.make(sampler or self.sampler)  # Raises before any work is done.
     height, width = (
       self.size_px if side is None else side for side in (height, width))
-    check_size(height, width, self.autoencoder.module.compression)
-    size = (height, width)
-    if use_resolution_binning:
-      size = bins.nearest(height, width, self.transformer.module.sample_size)
+    size = self.trained_size(height, width, use_resolution_binning)
     noise = self.noise(
       len(prompts), seed, num_images, size, numbers, latents)
     text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
     repeat = lambda x: jnp.repeat(x, num_images, axis=0)
+    if len(negative[1]) > 1:
+      negative = jax.tree.map(repeat, negative)
     latents = self.denoise(
       noise, jax.tree.map(repeat, text), negative, steps=steps,
       guidance_scale=guidance_scale, sampler=sampler)
     if output_type == 'latent':
-      return np.asarray(latents)
+      return latents
     images = bins.resize_and_crop(self.decode(latents), height, width)
-    return to_uint8(images) if output_type == 'uint8' else np.asarray(images)
+    return to_uint8(images) if output_type == 'uint8' else images
+
+  @functools.wraps(draw, assigned=('__doc__',))
+  def __call__(self, *args, **kwargs):
+    return np.asarray(self.draw(*args, **kwargs))
 
   def replace(self, **changes) -> 'Pipeline':
     """A pipeline with other parts."""
@@ -134,6 +142,21 @@ class Pipeline:
     """Side of the images that the model was trained at."""
     return (self.transformer.module.sample_size
             * self.autoencoder.module.compression)
+
+  def trained_size(
+    self, height: int, width: int, use_resolution_binning: bool = True
+  ) -> tuple[int, int]:
+    """The size at which a picture of height x width pixels is made.
+
+    Raises UserError where there is no trained size near it and the autoencoder
+    cannot make it either.
+    """
+    if use_resolution_binning:
+      size = self.transformer.module.sample_size
+      if size in bins.TABLES:
+        return bins.nearest(height, width, size)
+    check_size(height, width, self.autoencoder.module.compression)
+    return height, width
 
   def noise(self, prompts: int, seed, num_images: int, size, numbers=None,
             latents=None) -> Float[Array, 'b y x c']:
@@ -159,17 +182,30 @@ class Pipeline:
       jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers), shape))
 
   def encode_prompts(
-    self, prompts: Sequence[str], negative_prompt: str = '',
+    self, prompts: Sequence[str], negative_prompt: str | Sequence[str] = '',
     instruction: str = texts.INSTRUCTION,
   ):
-    """((embeddings, mask) of the prompts, the same of the negative one)."""
+    """((embeddings, mask) of the prompts, the same of the negative ones).
+
+    The latter are as many as the prompts, or one.
+    """
+    negatives = self._negatives(prompts, negative_prompt)
     length = max(
       text_length(self.tokenizer, prompts, instruction),
-      text_length(self.tokenizer, [negative_prompt], ''))
+      text_length(self.tokenizer, negatives, ''))
     run = functools.partial(
       encode.encode, self.text_encoder.module,
       self.text_encoder.variables['params'], self.tokenizer, length=length)
-    return run(prompts, instruction=instruction), run([negative_prompt])
+    return run(prompts, instruction=instruction), run(negatives)
+
+  def _negatives(self, prompts, negative_prompt):
+    if isinstance(negative_prompt, str):
+      return [negative_prompt]
+    if len(negative_prompt) != len(prompts):
+      raise UserError(f'negative_prompt has {len(negative_prompt)} entries for '
+                      f'{len(prompts)} prompts.')
+    alike = len(set(negative_prompt)) == 1
+    return list(negative_prompt)[:1 if alike else None]
 
   def denoise(
     self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
@@ -203,16 +239,23 @@ class Pipeline:
   jax.jit, static_argnames=('module', 'sampler', 'guidance_scale'))
 def _denoise(module, variables, noise, text, negative, grid, *, sampler,
              guidance_scale):
-  repeat = lambda x: jnp.broadcast_to(x, (noise.shape[0], *x.shape[1:]))
-  negative = jax.tree.map(repeat, negative)
-
   def model(x, timesteps, condition):
-    embeddings, mask = condition
+    projected, mask = condition
     return module.apply(
       variables, x.astype(module.dtype), timesteps * module.timestep_scale,
-      embeddings, mask)
+      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask)
 
-  velocity = guidance.guide(model, text, negative, guidance_scale)
+  def project(condition):
+    embeddings, mask = condition
+    projected = project_text(module, variables['params'], embeddings)
+    # Examples lead, as in every other array that guidance puts together.
+    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), projected), mask
+
+  # Projected first: it may be the same one for all.
+  negative = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (noise.shape[0], *x.shape[1:])),
+    project(negative))
+  velocity = guidance.guide(model, project(text), negative, guidance_scale)
   return samplers.sample(samplers.make(sampler), velocity, noise, grid)
 
 
@@ -288,9 +331,10 @@ def check_size(height: int, width: int, compression: int) -> None:
         f'compression, {compression}, such as {below}.')
 
 
-def to_uint8(images: Float[Array, '*b']) -> np.ndarray:
+@jax.jit
+def to_uint8(images: Float[Array, '*b']) -> UInt8[Array, '*b']:
   """[0, 1] to 0..255, halves to even, as diffusers rounds."""
-  return np.round(np.asarray(images, np.float32) * 255).astype(np.uint8)
+  return jnp.round(images.astype(jnp.float32) * 255).astype(jnp.uint8)
 
 
 def _dtype(dtype):

@@ -1,5 +1,7 @@
 """SANA's two attentions: linear over the image, softmax over the text."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,13 @@ class LinearSelfAttention(nn.Module):
     return jnp.clip(out, -65504, 65504) if out.dtype == jnp.float16 else out
 
 
+class KeysValues(NamedTuple):
+  """Keys and values of the text; of all blocks, with a leading axis l."""
+
+  keys: Float[Array, '*l b m h k']
+  values: Float[Array, '*l b m h k']
+
+
 class CrossAttention(nn.Module):
   """Softmax attention of the image on the text, padding masked by a bias."""
 
@@ -58,29 +67,35 @@ class CrossAttention(nn.Module):
   norm_eps: float  # 1e-5 in diffusers, 1e-6 in the official code.
   dtype: DType
 
-  @nn.compact
+  def setup(self):
+    size = self.heads * self.head_dim
+    dense = lambda: nn.Dense(size, kernel_init=xavier, dtype=self.dtype)
+    self.query, self.key, self.value, self.out = (dense() for _ in range(4))
+    if self.qk_norm:
+      self.query_norm = RMSNorm(self.norm_eps, dtype=self.dtype)
+      self.key_norm = RMSNorm(self.norm_eps, dtype=self.dtype)
+
   def __call__(
     self,
     x: Float[Array, 'b y x d'],
-    text: Float[Array, 'b m d'],
+    text: Float[Array, 'b m d'] | KeysValues,
     bias: Float[Array, 'b m'],
   ) -> Float[Array, 'b y x d']:
-    batch, height, width, channels = x.shape
-
-    def project(name, y):
-      return nn.Dense(
-        self.heads * self.head_dim, name=name, kernel_init=xavier,
-        dtype=self.dtype)(y)
-
-    q, k, v = project('query', x), project('key', text), project('value', text)
+    """Attends to the text, or to what `keys_values` made of it."""
+    q = self.query(x)
     if self.qk_norm:
-      q = RMSNorm(self.norm_eps, name='query_norm', dtype=self.dtype)(q)
-      k = RMSNorm(self.norm_eps, name='key_norm', dtype=self.dtype)(k)
-    split = lambda y: y.reshape(batch, -1, self.heads, self.head_dim)
-    out = softmax_attention(split(q), split(k), split(v), bias)
-    out = out.reshape(batch, height, width, -1)
-    return nn.Dense(
-      channels, name='out', kernel_init=xavier, dtype=self.dtype)(out)
+      q = self.query_norm(q)
+    k, v = (text if isinstance(text, KeysValues) else self.keys_values(text))
+    q = q.reshape(x.shape[0], -1, self.heads, self.head_dim)
+    return self.out(softmax_attention(q, k, v, bias).reshape(x.shape))
+
+  def keys_values(self, text: Float[Array, 'b m d']) -> KeysValues:
+    """What depends on the text alone: the same in every step of a sampler."""
+    k, v = self.key(text), self.value(text)
+    if self.qk_norm:
+      k = self.key_norm(k)
+    heads = (*text.shape[:2], self.heads, self.head_dim)
+    return KeysValues(k.reshape(heads), v.reshape(heads))
 
 
 def softmax_attention(

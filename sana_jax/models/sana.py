@@ -9,12 +9,15 @@ shared by all blocks. There is no position embedding, but for the 2K and 4K
 models. It follows diffusers; where the official code differs, a field says so.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sana_jax.models.attention import (
   CrossAttention,
+  KeysValues,
   LinearSelfAttention,
   xavier,
 )
@@ -27,7 +30,7 @@ from sana_jax.models.layers import (
 )
 from sana_jax.models.mix_ffn import MixFFN
 from sana_jax.sharding.activations import constrain
-from sana_jax.typing import Array, Bool, DType, Float
+from sana_jax.typing import Array, Bool, DType, Float, Params
 
 normal = nn.initializers.normal(0.02)
 
@@ -49,6 +52,10 @@ class Sana(nn.Module):
     attention_eps: 1e-15 in diffusers, 1e-8 in the official code.
     cross_norm_eps: 1e-5 in diffusers, 1e-6 in the official code.
     text_norm_scale: initial scale of the caption norm.
+    control_after: the block (from 0) that the first of a ControlNet's outputs
+      follows: 1 in diffusers, 0 in the official code.
+    rounded_timesteps: cast them to `dtype` first, as the official code does
+      where there is a ControlNet: 999 is 1000 in bfloat16. Not in diffusers.
     remat: recompute each block in the backward pass.
     unroll: blocks per iteration of the scan; `depth` unrolls it all.
   """
@@ -75,6 +82,8 @@ class Sana(nn.Module):
   attention_eps: float = 1e-15
   cross_norm_eps: float = 1e-5
   text_norm_scale: float = 0.01
+  control_after: int = 1
+  rounded_timesteps: bool = False
   remat: bool = False
   unroll: int = 1
   dtype: DType = jnp.float32
@@ -84,50 +93,115 @@ class Sana(nn.Module):
     self,
     latents: Float[Array, 'b y x c'],
     timesteps: Float[Array, 'b'],
-    text: Float[Array, 'b m e'],
+    text: Float[Array, 'b m e'] | KeysValues,
     mask: Bool[Array, 'b m'] | None = None,
     guidance: Float[Array, 'b'] | None = None,
+    control: Float[Array, 'l b p q d'] | None = None,
   ) -> Float[Array, 'b y x o']:
-    """The velocity; timesteps lie in [0, 1000], `mask` is true for words."""
-    x = constrain(self._embed_latents(latents), 'batch', 'tokens', None, None)
+    """The velocity; timesteps lie in [0, 1000], `mask` is true for words.
+
+    `text` are the text encoder's states, or what `project_text` made of them.
+
+    `control` are a ControlNet's outputs; those beyond the depth are not used.
+    """
+    x = constrain(
+      patch_embedding(self)(latents), 'batch', 'tokens', None, None)
+    if self.rounded_timesteps:
+      timesteps = timesteps.astype(self.dtype)
     time, modulation = TimeEmbedding(
       self.width, self.guidance_embeds, name='time_embed', dtype=self.dtype,
     )(timesteps, guidance)
-    text = CaptionProjection(
-      self.width, self.text_norm_scale, name='caption', dtype=self.dtype)(text)
-    # Finite, as in both references: a mask of all zeros is no mask.
-    bias = jnp.zeros(text.shape[:2]) if mask is None else (
-      (1 - mask.astype(jnp.float32)) * -10_000.)
-    x, _ = self._blocks()(x, modulation, text, bias)
+    if not isinstance(text, KeysValues):
+      text = CaptionProjection(
+        self.width, self.text_norm_scale, name='caption', dtype=self.dtype,
+      )(text)
+    if control is not None:
+      control = _pad(
+        control.astype(self.dtype), self.control_after, self.depth)
+    x, _ = scan_blocks(
+      self, Block, control is not None, isinstance(text, KeysValues))(
+      x, modulation, text, attention_bias(mask, text), control)
     return Head(
       self.out_channels, self.patch_size, name='head', dtype=self.dtype,
     )(x, time)
 
-  def _embed_latents(self, latents):
-    patch = (self.patch_size,) * 2
-    x = nn.Conv(
-      self.width, patch, patch, 'VALID', name='patch_embed',
-      kernel_init=xavier, dtype=self.dtype)(latents)
-    if self.interpolation_scale is not None:
-      _, height, width, channels = x.shape
-      table = position_embedding(
-        height, width, channels, base=self.sample_size // self.patch_size,
-        scale=self.interpolation_scale)
-      x = x + table.reshape(1, height, width, channels).astype(self.dtype)
-    return x
 
-  def _blocks(self):
-    block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-    return nn.scan(
-      block, variable_axes={'params': 0, 'intermediates': 0},
-      split_rngs={'params': True}, in_axes=(nn.broadcast,) * 3,
-      length=self.depth, unroll=self.unroll,
-    )(heads=self.width // self.head_dim, head_dim=self.head_dim,
-      cross_heads=self.cross_heads, mlp_ratio=self.mlp_ratio,
-      qk_norm=self.qk_norm, cross_norm=self.cross_norm,
-      use_bias=self.attention_bias, norm_eps=self.norm_eps,
-      norm_affine=self.norm_affine, attention_eps=self.attention_eps,
-      cross_norm_eps=self.cross_norm_eps, dtype=self.dtype, name='blocks')
+def project_text(
+  model: Sana, params: Params, text: Float[Array, 'b m e']
+) -> KeysValues:
+  """Keys and values of every block: all that a Sana makes of the text alone.
+
+  A sampler needs them once for all its steps; the velocity is the same.
+  """
+  text = CaptionProjection(
+    model.width, model.text_norm_scale, dtype=model.dtype,
+  ).apply({'params': params['caption']}, text)
+  attention = CrossAttention(
+    model.cross_heads, model.width // model.cross_heads, model.cross_norm,
+    model.cross_norm_eps, dtype=model.dtype)
+  return jax.vmap(lambda block: attention.apply(
+    {'params': block}, text, method='keys_values'),
+  )(params['blocks']['cross_attention'])
+
+
+def patch_embedding(model) -> Callable[[Array], Array]:
+  """Latents to tokens; with fixed positions in the 2K and 4K models."""
+  patch = (model.patch_size,) * 2
+  project = nn.Conv(
+    model.width, patch, patch, 'VALID', name='patch_embed', kernel_init=xavier,
+    dtype=model.dtype)
+
+  def embed(latents):
+    x = project(latents)
+    if model.interpolation_scale is None:
+      return x
+    _, height, width, channels = x.shape
+    table = position_embedding(
+      height, width, channels, base=model.sample_size // model.patch_size,
+      scale=model.interpolation_scale)
+    return x + table.reshape(1, height, width, channels).astype(model.dtype)
+  return embed
+
+
+def attention_bias(mask, text) -> Float[Array, 'b m']:
+  """-10,000 where the mask is false.
+
+  Finite, as in both references: a mask of all zeros is no mask.
+  """
+  if mask is None:
+    words = text.keys[0] if isinstance(text, KeysValues) else text
+    return jnp.zeros(words.shape[:2])
+  return (1 - mask.astype(jnp.float32)) * -10_000.
+
+
+def scan_blocks(model, block, controlled, projected=False) -> nn.Module:
+  """The blocks of a Sana or its ControlNet, as one scan over the depth.
+
+  They take x, the modulations, the text and its bias, and each its own control
+  if they are `controlled`, else None. Where the text is `projected`, each has
+  its own keys and values.
+  """
+  if model.remat:
+    block = nn.remat(block, prevent_cse=False)
+  return nn.scan(
+    block, variable_axes={'params': 0, 'intermediates': 0},
+    split_rngs={'params': True},
+    in_axes=(nn.broadcast, 0 if projected else nn.broadcast, nn.broadcast,
+             0 if controlled else nn.broadcast),
+    length=model.depth, unroll=model.unroll,
+  )(heads=model.width // model.head_dim, head_dim=model.head_dim,
+    cross_heads=model.cross_heads, mlp_ratio=model.mlp_ratio,
+    qk_norm=model.qk_norm, cross_norm=model.cross_norm,
+    use_bias=model.attention_bias, norm_eps=model.norm_eps,
+    norm_affine=model.norm_affine, attention_eps=model.attention_eps,
+    cross_norm_eps=model.cross_norm_eps, dtype=model.dtype, name='blocks')
+
+
+def _pad(control, first, depth):
+  """A ControlNet's outputs at the blocks that they follow, zero elsewhere."""
+  control = control[:depth - first]
+  missing = depth - first - control.shape[0]
+  return jnp.pad(control, [(first, missing), *[(0, 0)] * (control.ndim - 1)])
 
 
 class Block(nn.Module):
@@ -151,8 +225,9 @@ class Block(nn.Module):
     self,
     x: Float[Array, 'b y x d'],
     modulation: Float[Array, 'b 6 d'],
-    text: Float[Array, 'b m d'],
+    text: Float[Array, 'b m d'] | KeysValues,
     bias: Float[Array, 'b m'],
+    control: Float[Array, 'b y x d'] | None = None,
   ):
     width = x.shape[-1]
     table = self.param('scale_shift_table', _table_init, (6, width))
@@ -175,6 +250,8 @@ class Block(nn.Module):
     y = modulate(y, shift_f, scale_f).astype(self.dtype)
     x = x + gate_f * MixFFN(
       self.mlp_ratio, name='mix_ffn', dtype=self.dtype)(y)
+    if control is not None:
+      x = x + control
     x = constrain(x, 'batch', 'tokens', None, None)
     self.sow('intermediates', 'block', x)
     return x, None

@@ -5,7 +5,7 @@ over `fsdp` along their inputs and over `tensor` along the heads or hidden
 channels; what is small is on every device. Blocks have a leading layer axis.
 """
 
-SANA = (
+_SHARED = (
   (r'patch_embed/kernel', (None, None, None, 'fsdp')),
   (r'time_embed/(timestep|guidance)/linear[12]/kernel', (None, 'fsdp')),
   (r'time_embed/modulation/kernel', ('fsdp', None)),
@@ -16,8 +16,13 @@ SANA = (
   (r'blocks/mix_ffn/inverted/kernel', (None, 'fsdp', 'tensor')),
   (r'blocks/mix_ffn/depthwise/kernel', (None, None, None, 'tensor')),
   (r'blocks/mix_ffn/point/kernel', (None, 'tensor', 'fsdp')),
-  (r'head/out/kernel', ('fsdp', None)),
   (r'.*/(bias|scale|scale_shift_table)', ()),
+)
+SANA = (*_SHARED, (r'head/out/kernel', ('fsdp', None)))
+CONTROLNET = (
+  *_SHARED,
+  (r'input/kernel', ('fsdp', None)),
+  (r'blocks/output/kernel', (None, 'fsdp', None)),
 )
 GEMMA2 = (
   (r'embed/embedding', (None, 'fsdp')),

@@ -1,8 +1,7 @@
 """DC-AE to and from diffusers' AutoencoderDC: weights and config.json.
 
 The models with batch normalisation also store statistics, which live in the
-collection 'batch_stats', outside the parameters: `load` and `save` work on all
-variables, and for the other models `RULES` alone does.
+collection 'batch_stats', outside the parameters: `VARIABLES` names both.
 """
 
 from collections.abc import Mapping
@@ -11,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.typing import PyTree
-from sana_jax.weights import table
-from sana_jax.weights.table import (
+from sana_jax.weights.table import Rule
+from sana_jax.weights.transforms import (
   CONV,
   DEPTHWISE,
   LINEAR,
   POINTWISE,
-  Rule,
   Transform,
 )
 
@@ -88,29 +85,8 @@ STATISTICS = (
   *_statistics('decoder.up_blocks.{s}.{b}.attn.norm_out',
                'decoder/stage_{s}/block_{b}/attention/norm'),
 )
-_STATISTIC = ('.running_mean', '.running_var', '.num_batches_tracked')
-
-
-def load(tensors: Mapping[str, np.ndarray], shapes: PyTree) -> PyTree:
-  """All variables {'params': …} of a DCAE, from diffusers' tensors.
-
-  Args:
-    tensors: key -> array, each used exactly once.
-    shapes: `jax.eval_shape` of the model's variables.
-  """
-  statistics = {k: x for k, x in tensors.items() if k.endswith(_STATISTIC)}
-  rest = {k: x for k, x in tensors.items() if k not in statistics}
-  variables = {'params': table.load(RULES, rest, shapes['params'])}
-  if statistics or 'batch_stats' in shapes:
-    variables['batch_stats'] = table.load(
-      STATISTICS, statistics, shapes.get('batch_stats', {}))
-  return variables
-
-
-def save(variables: PyTree) -> dict[str, np.ndarray]:
-  """diffusers' tensors, from all variables; the inverse of `load`."""
-  statistics = table.save(STATISTICS, variables.get('batch_stats', {}))
-  return table.save(RULES, variables['params']) | statistics
+VARIABLES = (*(rule.under('params') for rule in RULES),
+             *(rule.under('batch_stats') for rule in STATISTICS))
 
 
 # AutoencoderDC's arguments: our field and the default of diffusers.

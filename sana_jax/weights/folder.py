@@ -1,38 +1,48 @@
-"""Model folders in the diffusers layout: found by name, read and written.
+"""Model folders in the diffusers layout: read onto devices, and written.
 
   model_index.json
   transformer/   config.json, diffusion_pytorch_model.safetensors
   vae/           config.json, diffusion_pytorch_model.safetensors
   text_encoder/  config.json, model.safetensors
   tokenizer/, scheduler/scheduler_config.json
+  controlnet/    as transformer/, where there is one
 
 Files may be split, with an index beside them. Loading runs no code from them.
+A part may hold an Orbax checkpoint of our own parameters instead of safetensors
+(see native.py): the quickest to load onto many devices.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from sana_jax.errors import UserError
+from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
+from sana_jax.sharding import rules as sharding_rules
+from sana_jax.sharding import tables
 from sana_jax.typing import DType, PyTree
-from sana_jax.weights import dc_ae, gemma2, sana, table
-
-ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
-_WEIGHTS = {'transformer': 'diffusion_pytorch_model',
-            'vae': 'diffusion_pytorch_model', 'text_encoder': 'model'}
+from sana_jax.weights import (
+  controlnet,
+  dc_ae,
+  gemma2,
+  native,
+  safetensors_files,
+  sana,
+  table,
+)
+from sana_jax.weights.safetensors_files import read_json
+from sana_jax.weights.tensors import Stored, stored
 
 
 class Model(NamedTuple):
@@ -42,104 +52,26 @@ class Model(NamedTuple):
   variables: PyTree
 
 
-def find(name: str | os.PathLike) -> pathlib.Path:
-  """The folder of a model: a path, 'shapes' (shipped here) or a hub id.
+class Kind(NamedTuple):
+  """What is particular to one of the models of a folder.
 
-  Raises UserError if it is none of these.
+  Attributes:
+    stem: of the files with its tensors.
+    module: (config.json, dtype) -> the module.
+    config: fields of the module -> config.json.
+    shapes: module -> shapes of its variables; nothing is allocated.
+    rules: module -> the table of its tensors and variables.
+    prepare: tensors of the file -> those that the rules name.
+    sharding: how its parameters lie on a mesh.
   """
-  path = pathlib.Path(name).expanduser()
-  if path.is_dir():
-    return path
-  if (ASSETS / str(name) / 'model_index.json').is_file():
-    return ASSETS / str(name)
-  text = str(name)
-  if text.count('/') != 1 or text.startswith(('.', '/', '~')):
-    shipped = sorted(p.parent.name for p in ASSETS.glob('*/model_index.json'))
-    raise UserError(
-      f'There is no model folder {text!r}; give a folder in the diffusers '
-      f'layout, a hub id such as Efficient-Large-Model/Sana_600M_512px_'
-      f'diffusers, or a model that is shipped here: {shipped}.')
-  return _download(text)
 
-
-def _download(hub_id):
-  import huggingface_hub
-  try:
-    return pathlib.Path(huggingface_hub.snapshot_download(hub_id))
-  except (OSError, ValueError) as e:
-    reason = str(e).strip().splitlines()[0]
-    raise UserError(
-      f'{hub_id!r} is no folder here and cannot be had from the hub '
-      f'({type(e).__name__}: {reason}); check the name and the network.'
-    ) from e
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON object; `-Infinity` is accepted, as published schedulers have it."""
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    raise UserError(f'{path} is missing; the model folder must be in the '
-                    'diffusers layout.') from None
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-    raise UserError(f'{path} cannot be read as JSON ({e}).') from e
-  if not isinstance(value, dict):
-    raise UserError(f'{path} holds no JSON object.')
-  return value
-
-
-def read_tensors(folder: pathlib.Path, stem: str) -> dict[str, np.ndarray]:
-  """All tensors of `stem`.safetensors, or of the files that its index names."""
-  index = folder / f'{stem}.safetensors.index.json'
-  names = [f'{stem}.safetensors']
-  if index.is_file():
-    files = read_json(index).get('weight_map')
-    if not isinstance(files, dict):
-      raise UserError(f'{index} has no weight_map from tensors to files.')
-    names = sorted(set(files.values()))
-  tensors = {}
-  for name in names:
-    try:
-      tensors |= safetensors.numpy.load_file(folder / name)
-    except FileNotFoundError:
-      raise UserError(f'{folder / name} is missing.') from None
-    except (OSError, safetensors.SafetensorError) as e:
-      raise UserError(f'{folder / name} cannot be read ({e}); it may be '
-                      'damaged or cut short.') from e
-  return tensors
-
-
-@contextlib.contextmanager
-def _reading(folder: pathlib.Path) -> Iterator[None]:
-  """Names the folder whose config.json the model's code trips over."""
-  try:
-    yield
-  except UserError:
-    raise
-  except (ArithmeticError, LookupError, TypeError, ValueError) as e:
-    reason = (str(e).strip().splitlines() or [''])[0]
-    raise UserError(f'{folder / "config.json"} describes no model that can be '
-                    f'built ({type(e).__name__}: {reason}).') from e
-
-
-def load_transformer(
-  folder: pathlib.Path, dtype: DType = jnp.float32
-) -> Model:
-  """The Sana transformer in folder/transformer, cast to `dtype`."""
-  folder = folder / 'transformer'
-  with _reading(folder):
-    fields = sana.fields_from_diffusers(read_json(folder / 'config.json'))
-    module = Sana(**fields, dtype=dtype)
-    tensors = read_tensors(folder, _WEIGHTS['transformer'])
-    rules = sana.rules(fields['guidance_embeds'])
-    shapes = transformer_shapes(module)
-    return Model(module, _cast(
-      {'params': table.load(rules, tensors, shapes)}, dtype))
-
-
-def transformer_shapes(module: Sana) -> PyTree:
-  """Shapes of the transformer's parameters; nothing is allocated."""
-  return jax.eval_shape(transformer_init(module), jax.random.key(0))
+  stem: str
+  module: Callable[[Mapping[str, Any], DType], nn.Module]
+  config: Callable[[Mapping[str, Any]], dict[str, Any]]
+  shapes: Callable[[nn.Module], PyTree]
+  rules: Callable[[nn.Module], Sequence[table.Rule]]
+  sharding: sharding_rules.Table
+  prepare: Callable[[dict[str, Stored]], dict[str, Stored]] = lambda x: x
 
 
 def transformer_init(module: Sana):
@@ -151,56 +83,139 @@ def transformer_init(module: Sana):
   )['params']
 
 
-def load_autoencoder(
-  folder: pathlib.Path, dtype: DType = jnp.float32
+def transformer_shapes(module: Sana) -> PyTree:
+  """Shapes of the transformer's parameters; nothing is allocated."""
+  return jax.eval_shape(transformer_init(module), jax.random.key(0))
+
+
+def _controlnet_shapes(module):
+  latents = jnp.zeros((1, *(2 * module.patch_size,) * 2, module.in_channels))
+  return jax.eval_shape(
+    module.init, jax.random.key(0), latents, jnp.zeros(1),
+    jnp.zeros((1, 2, module.caption_channels)), latents)
+
+
+def _autoencoder_shapes(module):
+  side = module.compression
+  return jax.eval_shape(module.init, jax.random.key(0),
+                        jnp.zeros((1, side, side, module.in_channels)))
+
+
+def _text_encoder_shapes(module):
+  return jax.eval_shape(module.init, jax.random.key(0),
+                        jnp.zeros((1, 2), int), jnp.ones((1, 2), bool))
+
+
+def _params(rules):
+  return [rule.under('params') for rule in rules]
+
+
+KINDS = {
+  'transformer': Kind(
+    'diffusion_pytorch_model',
+    lambda config, dtype: Sana(
+      **sana.fields_from_diffusers(config), dtype=dtype),
+    sana.diffusers_config,
+    lambda module: {'params': transformer_shapes(module)},
+    lambda module: _params(sana.rules(module.guidance_embeds)), tables.SANA),
+  'controlnet': Kind(
+    'diffusion_pytorch_model',
+    lambda config, dtype: SanaControlNet(
+      **controlnet.fields_from_diffusers(config), dtype=dtype),
+    controlnet.diffusers_config, _controlnet_shapes,
+    lambda _: _params(controlnet.rules()), tables.CONTROLNET),
+  'vae': Kind(
+    'diffusion_pytorch_model',
+    lambda config, dtype: DCAE(
+      **dc_ae.fields_from_diffusers(config), dtype=dtype),
+    dc_ae.diffusers_config, _autoencoder_shapes, lambda _: dc_ae.VARIABLES,
+    tables.DC_AE),
+  'text_encoder': Kind(
+    'model',
+    lambda config, dtype: Gemma2(
+      **gemma2.fields_from_transformers(config), dtype=dtype),
+    gemma2.transformers_config, _text_encoder_shapes,
+    lambda _: _params(gemma2.RULES), tables.GEMMA2, gemma2.model_tensors),
+}
+
+
+def load(
+  folder: pathlib.Path, part: str, dtype: DType = jnp.float32,
+  mesh: Mesh | None = None,
 ) -> Model:
-  """The DC-AE in folder/vae, cast to `dtype`."""
-  folder = folder / 'vae'
-  with _reading(folder):
-    module = DCAE(**dc_ae.fields_from_diffusers(
-      read_json(folder / 'config.json')), dtype=dtype)
-    tensors = read_tensors(folder, _WEIGHTS['vae'])
-    side = module.compression
-    shapes = jax.eval_shape(
-      module.init, jax.random.key(0),
-      jnp.zeros((1, side, side, module.in_channels)))
-    return Model(module, _cast(dc_ae.load(tensors, shapes), dtype))
+  """The model in folder/part, in `dtype`, split over `mesh` by its table.
+
+  Each tensor is read once and goes straight to where it is used: a process
+  needs the memory of the model and little more.
+
+  Args:
+    part: 'transformer', 'vae', 'text_encoder' or 'controlnet'.
+
+  Raises UserError if anything is missing, damaged or does not fit.
+  """
+  kind, folder = KINDS[part], pathlib.Path(folder) / part
+  with reading(folder):
+    module = kind.module(read_json(folder / 'config.json'), dtype)
+    shapes = kind.shapes(module)
+    shardings = None if mesh is None else sharding_rules.shardings(
+      shapes, [(f'[^/]*/{pattern}', spec) for pattern, spec in kind.sharding],
+      mesh)
+    if native.holds(folder):
+      return Model(module, native.load(folder, shapes, dtype, shardings))
+    tensors = kind.prepare(safetensors_files.read(folder, kind.stem))
+    return Model(module, table.load(
+      kind.rules(module), tensors, shapes, dtype, shardings))
 
 
-def load_text_encoder(
-  folder: pathlib.Path, dtype: DType = jnp.float32
-) -> Model:
-  """The Gemma-2 in folder/text_encoder, cast to `dtype`."""
-  folder = folder / 'text_encoder'
-  with _reading(folder):
-    module = Gemma2(**gemma2.fields_from_transformers(
-      read_json(folder / 'config.json')), dtype=dtype)
-    tensors = gemma2.model_tensors(
-      read_tensors(folder, _WEIGHTS['text_encoder']))
-    shapes = jax.eval_shape(
-      module.init, jax.random.key(0), jnp.zeros((1, 2), int),
-      jnp.ones((1, 2), bool))['params']
-    return Model(module, _cast(
-      {'params': table.load(gemma2.RULES, tensors, shapes)}, dtype))
+def file_shapes(
+  part: str, config: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the tensors of a config's file; nothing is allocated.
+
+  The layout is diffusers' (transformers' for the text encoder).
+  """
+  kind = KINDS[part]
+  module = kind.module(config, jnp.float32)
+  blank = jax.tree.map(
+    lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+    kind.shapes(module))
+  saved = table.save(kind.rules(module), blank)
+  return {key: x.shape for key, x in saved.items()}
 
 
-def _cast(variables, dtype):
-  return jax.tree.map(
-    lambda x: jnp.asarray(
-      x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else None), variables)
+@contextlib.contextmanager
+def reading(folder: pathlib.Path) -> Iterator[None]:
+  """Names the folder whose config.json the model's code trips over."""
+  try:
+    yield
+  except table.WeightError as e:
+    raise table.WeightError(f'{folder}: {e}') from e
+  except UserError:
+    raise
+  except (ArithmeticError, LookupError, TypeError, ValueError) as e:
+    reason = (str(e).strip().splitlines() or [''])[0]
+    raise UserError(f'{folder / "config.json"} describes no model that can be '
+                    f'built ({type(e).__name__}: {reason}).') from e
+
+
+def write(
+  folder: pathlib.Path, part: str, module: nn.Module, variables: PyTree
+) -> None:
+  """folder/part of a model: config.json and its tensors."""
+  kind = KINDS[part]
+  tensors = table.save(kind.rules(module), variables)
+  write_part(folder, part, kind.config(module_fields(module)),
+             {key: stored(np.asarray(x)) for key, x in tensors.items()})
 
 
 def write_part(
   folder: pathlib.Path, part: str, config: Mapping[str, Any],
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Stored],
 ) -> None:
-  """One of the three models: config.json and its tensors."""
+  """config.json and tensors as they are; the tensors last."""
   folder = pathlib.Path(folder) / part
-  folder.mkdir(parents=True, exist_ok=True)
   write_json(folder / 'config.json', config)
-  safetensors.numpy.save_file(
-    {k: np.ascontiguousarray(v) for k, v in tensors.items()},
-    folder / f'{_WEIGHTS[part]}.safetensors', metadata={'format': 'pt'})
+  safetensors_files.write(folder, KINDS[part].stem, tensors)
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
@@ -213,13 +228,6 @@ def module_fields(module: nn.Module) -> dict[str, Any]:
   """A module's own fields by name."""
   return {f: getattr(module, f) for f in module.__dataclass_fields__
           if f not in ('parent', 'name')}
-
-
-def write_transformer(folder: pathlib.Path, module: Sana, params) -> None:
-  """folder/transformer of a trained Sana."""
-  fields = module_fields(module)
-  write_part(folder, 'transformer', sana.diffusers_config(fields),
-             table.save(sana.rules(fields['guidance_embeds']), params))
 
 
 def write_index(

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.weights.table import LINEAR, Rule
+from sana_jax.weights.table import Rule
+from sana_jax.weights.tensors import as_stored, Stored
+from sana_jax.weights.transforms import LINEAR
 
 _LINEAR = {
   'self_attn.q_proj': 'query', 'self_attn.k_proj': 'key',
@@ -51,25 +53,35 @@ _FIXED = {
   'model_type': 'gemma2', 'hidden_activation': 'gelu_pytorch_tanh',
   'attention_bias': False, 'tie_word_embeddings': True}
 _ROPE_THETA = 10_000.
+_ROWS = 8192
 _SUFFIX = '_attention'  # of transformers' layer types
 
 
 def model_tensors(
-  tensors: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+  tensors: Mapping[str, np.ndarray | Stored]
+) -> dict[str, Stored]:
   """Tensors by the keys of `RULES`, from either kind of file.
 
   Raises:
     UserError: `lm_head.weight` differs from the embeddings.
   """
-  out = {k.removeprefix('model.'): v for k, v in tensors.items()}
+  out = {key.removeprefix('model.'): tensor
+         for key, tensor in as_stored(tensors).items()}
   head = out.pop('lm_head.weight', None)
-  if head is not None and not np.array_equal(
-      head, out.get('embed_tokens.weight')):
+  embeddings = out.get('embed_tokens.weight')
+  if head is not None and not (
+      embeddings is not None and _equal(head, embeddings)):
     raise UserError(
       'lm_head.weight differs from embed_tokens.weight; only Gemma-2 with tied '
       'embeddings is supported: remove lm_head.weight or use other weights.')
   return out
+
+
+def _equal(a: Stored, b: Stored) -> bool:
+  """Whether two tensors are the same, some rows at a time: they are large."""
+  return a.shape == b.shape and all(
+    np.array_equal(a.fetch(i, i + _ROWS), b.fetch(i, i + _ROWS))
+    for i in range(0, a.shape[0], _ROWS))
 
 
 def fields_from_transformers(config: Mapping) -> dict:

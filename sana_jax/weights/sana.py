@@ -4,10 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from sana_jax.errors import UserError
-from sana_jax.weights.table import CONV, DEPTHWISE, LINEAR, POINTWISE, Rule
+from sana_jax.weights.table import Rule
+from sana_jax.weights.transforms import (
+  CONV,
+  DEPTHWISE,
+  LINEAR,
+  POINTWISE,
+  Transform,
+)
 
-# diffusers' config key -> our field, for what is copied unchanged.
-_COPIED = {
+# diffusers' config key -> our field, for what is copied unchanged; first what a
+# ControlNet has as well.
+SHARED = {
   'in_channels': 'in_channels',
   'attention_head_dim': 'head_dim',
   'num_layers': 'depth',
@@ -20,40 +28,34 @@ _COPIED = {
   'norm_elementwise_affine': 'norm_affine',
   'norm_eps': 'norm_eps',
   'interpolation_scale': 'interpolation_scale',
+}
+_COPIED = {
+  **SHARED,
   'guidance_embeds': 'guidance_embeds',
   'guidance_embeds_scale': 'guidance_embeds_scale',
   'timestep_scale': 'timestep_scale',
 }
-_DEFAULTS = {
+SHARED_DEFAULTS = {
   'in_channels': 32, 'out_channels': 32, 'num_attention_heads': 70,
   'attention_head_dim': 32, 'num_layers': 20, 'num_cross_attention_heads': 20,
   'cross_attention_head_dim': 112, 'cross_attention_dim': 2240,
   'caption_channels': 2304, 'mlp_ratio': 2.5, 'dropout': 0.0,
   'attention_bias': False, 'sample_size': 32, 'patch_size': 1,
   'norm_elementwise_affine': False, 'norm_eps': 1e-6,
-  'interpolation_scale': None, 'guidance_embeds': False,
-  'guidance_embeds_scale': 0.1, 'qk_norm': None, 'timestep_scale': 1.0,
+  'interpolation_scale': None,
+}
+_DEFAULTS = {
+  **SHARED_DEFAULTS,
+  'guidance_embeds': False, 'guidance_embeds_scale': 0.1, 'qk_norm': None,
+  'timestep_scale': 1.0,
 }
 _QK_NORM = 'rms_norm_across_heads'
 
 
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `Sana`, from a transformer/config.json."""
-  name = config.get('_class_name', 'SanaTransformer2DModel')
-  if name != 'SanaTransformer2DModel':
-    raise UserError(
-      f'The transformer is a {name}; SanaTransformer2DModel is supported.')
-  config = {**_DEFAULTS, **{k: v for k, v in config.items() if k[0] != '_'}}
-  if unknown := sorted(set(config) - set(_DEFAULTS)):
-    raise UserError(f'transformer/config.json has unknown keys {unknown}.')
-  width = config['num_attention_heads'] * config['attention_head_dim']
-  cross = (config['num_cross_attention_heads'],
-           config['cross_attention_head_dim'])
-  if cross[0] * cross[1] != width or config['cross_attention_dim'] != width:
-    raise UserError(
-      f'transformer/config.json: the cross-attention ({cross[0]} x {cross[1]}, '
-      f'dimension {config["cross_attention_dim"]}) must be as wide as the '
-      f'model ({width}).')
+  config, width = checked(
+    'transformer', 'SanaTransformer2DModel', config, _DEFAULTS)
   if config['qk_norm'] not in (None, _QK_NORM):
     raise UserError(f'transformer/config.json: qk_norm={config["qk_norm"]!r}; '
                     f'allowed are null and {_QK_NORM!r}.')
@@ -65,66 +67,103 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def checked(
+  part: str, name: str, config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], int]:
+  """A config.json of class `name` with nothing left out, and its width."""
+  if (got := config.get('_class_name', name)) != name:
+    raise UserError(f'The {part} is a {got}; {name} is supported.')
+  config = {**defaults, **{k: v for k, v in config.items() if k[0] != '_'}}
+  if unknown := sorted(set(config) - set(defaults)):
+    raise UserError(f'{part}/config.json has unknown keys {unknown}.')
+  width = config['num_attention_heads'] * config['attention_head_dim']
+  cross = (config['num_cross_attention_heads'],
+           config['cross_attention_head_dim'])
+  if cross[0] * cross[1] != width or config['cross_attention_dim'] != width:
+    raise UserError(
+      f'{part}/config.json: the cross-attention ({cross[0]} x {cross[1]}, '
+      f'dimension {config["cross_attention_dim"]}) must be as wide as the '
+      f'model ({width}).')
+  return config, width
+
+
 def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
   """The transformer/config.json of a model; the inverse of the above."""
   if fields['qk_norm'] != fields['cross_norm']:
     raise UserError('diffusers has one flag for qk_norm and cross_norm; '
                     'they must be equal to export.')
-  width = fields['width']
   return {
     '_class_name': 'SanaTransformer2DModel',
     **_DEFAULTS,
     **{theirs: fields[ours] for theirs, ours in _COPIED.items()},
+    **widths(fields),
     'out_channels': fields['out_channels'],
+    'qk_norm': _QK_NORM if fields['qk_norm'] else None,
+  }
+
+
+def widths(fields: Mapping[str, Any]) -> dict[str, int]:
+  """What diffusers derives the width from, and where it repeats it."""
+  width = fields['width']
+  return {
     'num_attention_heads': width // fields['head_dim'],
     'cross_attention_head_dim': width // fields['cross_heads'],
     'cross_attention_dim': width,
-    'qk_norm': _QK_NORM if fields['qk_norm'] else None,
   }
 
 
 def rules(guidance_embeds: bool = False) -> list[Rule]:
   """The table; the time embedding's keys depend on `guidance_embeds`."""
-  time = 'time_embed.' if guidance_embeds else 'time_embed.emb.'
   return [
-    *_layer('patch_embed.proj', 'patch_embed', CONV),
-    *_layer(f'{time}timestep_embedder.linear_1', 'time_embed/timestep/linear1'),
-    *_layer(f'{time}timestep_embedder.linear_2', 'time_embed/timestep/linear2'),
-    *_layer('time_embed.guidance_embedder.linear_1',
-            'time_embed/guidance/linear1'),
-    *_layer('time_embed.guidance_embedder.linear_2',
-            'time_embed/guidance/linear2'),
-    *_layer('time_embed.linear', 'time_embed/modulation'),
-    *_layer('caption_projection.linear_1', 'caption/linear1'),
-    *_layer('caption_projection.linear_2', 'caption/linear2'),
-    Rule('caption_norm.weight', 'caption/norm/scale'),
-    *_block_rules(),
+    *embedding_rules('time_embed.' if guidance_embeds else 'time_embed.emb.'),
+    *layer('time_embed.guidance_embedder.linear_1',
+           'time_embed/guidance/linear1'),
+    *layer('time_embed.guidance_embedder.linear_2',
+           'time_embed/guidance/linear2'),
+    *block_rules(),
     Rule('scale_shift_table', 'head/scale_shift_table'),
-    *_layer('proj_out', 'head/out'),
+    *layer('proj_out', 'head/out'),
   ]
 
 
-def _block_rules():
+def embedding_rules(time: str = 'time_embed.emb.') -> list[Rule]:
+  """Latents, time and captions; `time` is where its two layers are."""
+  return [
+    *layer('patch_embed.proj', 'patch_embed', CONV),
+    *layer(f'{time}timestep_embedder.linear_1', 'time_embed/timestep/linear1'),
+    *layer(f'{time}timestep_embedder.linear_2', 'time_embed/timestep/linear2'),
+    *layer('time_embed.linear', 'time_embed/modulation'),
+    *layer('caption_projection.linear_1', 'caption/linear1'),
+    *layer('caption_projection.linear_2', 'caption/linear2'),
+    Rule('caption_norm.weight', 'caption/norm/scale'),
+  ]
+
+
+def block_rules() -> list[Rule]:
+  """All blocks, whose parameters are stacked."""
   block = 'transformer_blocks.{i}.'
   out = [Rule(block + 'scale_shift_table', 'blocks/scale_shift_table')]
   for theirs, ours in (('attn1', 'self_attention'),
                        ('attn2', 'cross_attention')):
     key, path = f'{block}{theirs}.', f'blocks/{ours}/'
     for a, b in (('q', 'query'), ('k', 'key'), ('v', 'value')):
-      out += _layer(f'{key}to_{a}', path + b)
-    out += _layer(f'{key}to_out.0', path + 'out')
+      out += layer(f'{key}to_{a}', path + b)
+    out += layer(f'{key}to_out.0', path + 'out')
     out += [Rule(f'{key}norm_q.weight', path + 'query_norm/scale'),
             Rule(f'{key}norm_k.weight', path + 'key_norm/scale')]
   return out + [
     Rule(block + 'norm2.weight', 'blocks/norm_ffn/scale'),
     Rule(block + 'norm2.bias', 'blocks/norm_ffn/bias'),
-    *_layer(block + 'ff.conv_inverted', 'blocks/mix_ffn/inverted', POINTWISE),
-    *_layer(block + 'ff.conv_depth', 'blocks/mix_ffn/depthwise', DEPTHWISE),
+    *layer(block + 'ff.conv_inverted', 'blocks/mix_ffn/inverted', POINTWISE),
+    *layer(block + 'ff.conv_depth', 'blocks/mix_ffn/depthwise', DEPTHWISE),
     Rule(block + 'ff.conv_point.weight', 'blocks/mix_ffn/point/kernel',
          POINTWISE),
   ]
 
 
-def _layer(key, path, transform=LINEAR):
+def layer(
+  key: str, path: str, transform: Transform = LINEAR
+) -> list[Rule]:
+  """The weight and the bias of a layer."""
   return [Rule(f'{key}.weight', f'{path}/kernel', transform),
           Rule(f'{key}.bias', f'{path}/bias')]

@@ -7,36 +7,27 @@ stacks its layers. Both directions are exact: each tensor is used, each
 parameter filled, or one error lists everything that is wrong.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.errors import UserError
+from sana_jax.typing import DType, PyTree
+from sana_jax.weights import placing
+from sana_jax.weights.tensors import as_stored, Stored
+from sana_jax.weights.transforms import IDENTITY, Transform
+
+# Of which 8-bit types are none: they need a scale that no file here has.
+_FLOATING = ('float64', 'float32', 'float16', 'bfloat16')
 
 
 class WeightError(UserError):
   """The file and the model do not hold the same parameters."""
-
-
-class Transform(NamedTuple):
-  """How one tensor is stored: from the file's layout to ours, and back."""
-
-  load: Callable[[np.ndarray], np.ndarray]
-  save: Callable[[np.ndarray], np.ndarray]
-
-
-IDENTITY = Transform(lambda x: x, lambda x: x)
-LINEAR = Transform(np.transpose, np.transpose)  # (out, in) <-> (in, out)
-CONV = Transform(  # OIHW <-> HWIO
-  lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-DEPTHWISE = Transform(  # (c, 1, k, k) <-> (k, k, c)
-  lambda x: x[:, 0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)[:, None])
-POINTWISE = Transform(  # (out, in, 1, 1) <-> (in, out)
-  lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 
 
 class Rule(NamedTuple):
@@ -46,43 +37,75 @@ class Rule(NamedTuple):
   path: str
   transform: Transform = IDENTITY
 
+  def under(self, collection: str) -> 'Rule':
+    """The rule for a tree in which ours is a branch."""
+    return self._replace(path=f'{collection}/{self.path}')
+
   def stacked(self) -> list[str]:
     """Placeholders that run over the parameter's leading axis."""
     return [n for n in _names(self.key) if n not in _names(self.path)]
 
 
-def load(rules: Sequence[Rule], tensors: Mapping[str, np.ndarray], shapes):
-  """Our parameters, from a file's tensors.
+def load(
+  rules: Sequence[Rule], tensors: Mapping[str, np.ndarray | Stored],
+  shapes: PyTree, dtype: DType | None = None, shardings: PyTree | None = None,
+) -> PyTree:
+  """Our parameters, from a file's tensors, each of which is read once.
 
   Args:
     rules: the table; rules that match nothing are allowed.
-    tensors: key -> array; every key must be matched by exactly one rule.
-    shapes: nested dict of anything with a `.shape`, the model's parameters.
+    tensors: key -> tensor; every key must be matched by exactly one rule.
+    shapes: nested dict of ShapeDtypeStructs, the model's parameters.
+    dtype: of the floating parameters, which are then JAX arrays; without it
+      they are NumPy arrays in the file's dtype.
+    shardings: where each parameter goes, in the structure of `shapes`.
 
   Raises:
-    WeightError: lists unused keys, unfilled parameters and wrong shapes.
+    WeightError: lists unused keys, unfilled parameters, wrong shapes and wrong
+      dtypes; nothing has been read then.
   """
+  sources = match(rules, tensors, shapes)
+  where = flatten(shardings) if shardings is not None else {}
+  out = {}
+  for path, leaf in flatten(shapes).items():
+    if dtype is None:
+      out[path] = placing.in_memory(leaf.shape, *sources[path])
+    else:
+      out[path] = placing.on_devices(
+        leaf.shape, *sources[path], placing.target_dtype(leaf, dtype),
+        where.get(path))
+  return unflatten(out)
+
+
+def match(
+  rules: Sequence[Rule], tensors: Mapping[str, np.ndarray | Stored],
+  shapes: PyTree,
+) -> dict[str, tuple[list[placing.Part], bool]]:
+  """The tensors of each parameter in order, and whether they are its layers.
+
+  Raises WeightError as `load` does.
+  """
+  tensors = as_stored(tensors)
   wanted = flatten(shapes)
-  problems, found = [], {}
+  problems, found, out = [], {}, {}
   for key in tensors:
     matches = _match_key(rules, key)
     if len(matches) != 1:
       problems.append(f'{key}: {len(matches)} rules name it')
     for path, index, transform in matches:
       found.setdefault(path, []).append((index, key, transform))
-  out = {}
   for path, leaf in wanted.items():
     parts = found.pop(path, [])
-    if wrong := _misfits(tuple(leaf.shape), parts, tensors):
+    if wrong := _misfits(leaf, parts, tensors):
       problems += [f'{path} {tuple(leaf.shape)}: {what}' for what in wrong]
     else:
-      out[path] = _assemble(parts, tensors)
+      out[path] = _sources(parts, tensors)
   problems += [f'{key}: the model has no {path}' for path, parts in
                found.items() for _, key, _ in parts]
   if problems:
     raise WeightError(
       'The weights do not fit the model:\n  ' + '\n  '.join(sorted(problems)))
-  return unflatten(out)
+  return out
 
 
 def save(rules: Sequence[Rule], params) -> dict[str, np.ndarray]:
@@ -132,7 +155,8 @@ def _names(template: str) -> list[str]:
 
 
 @functools.cache
-def _pattern(template: str) -> re.Pattern:
+def template_pattern(template: str) -> re.Pattern:
+  """A template as a regular expression: `{i}` is a group of digits."""
   parts = re.split(r'{(\w+)}', template)
   for i, part in enumerate(parts):
     parts[i] = rf'(?P<{part}>\d+)' if i % 2 else re.escape(part)
@@ -143,7 +167,7 @@ def _match_key(rules, key):
   """(path, index on the stacked axis or None, transform) of each match."""
   out = []
   for rule in rules:
-    if match := _pattern(rule.key).fullmatch(key):
+    if match := template_pattern(rule.key).fullmatch(key):
       values = {name: int(v) for name, v in match.groupdict().items()}
       stacked = rule.stacked()
       index = values[stacked[0]] if stacked else None
@@ -153,14 +177,15 @@ def _match_key(rules, key):
 
 def _match_path(rules, path, shape):
   for rule in rules:
-    match = _pattern(rule.path).fullmatch(path)
+    match = template_pattern(rule.path).fullmatch(path)
     if match and not (rule.stacked() and not shape):
       return rule, {name: int(v) for name, v in match.groupdict().items()}
   return None
 
 
-def _misfits(shape, parts, tensors):
+def _misfits(leaf, parts, tensors):
   """What is wrong with the (index, key, transform) found for one parameter."""
+  shape = tuple(leaf.shape)
   if not parts:
     return ['the file has no tensor for it']
   indices = [index for index, _, _ in parts]
@@ -175,14 +200,20 @@ def _misfits(shape, parts, tensors):
   return [
     f'{tensors[key].shape} in {key}, where {want} is needed'
     for _, key, transform in parts
-    if tensors[key].shape != (want := transform.save(blank).shape)]
+    if tensors[key].shape != (want := transform.save(blank).shape)
+  ] + [f'{tensors[key].dtype} in {key}, where {_kind(leaf)} is needed'
+       for _, key, _ in parts if _kind(tensors[key]) != _kind(leaf)]
 
 
-def _assemble(parts, tensors):
-  """One tensor, or a stack of them along a leading axis."""
-  if parts[0][0] is None:
-    _, key, transform = parts[0]
-    return transform.load(tensors[key])
-  return np.stack([
-    transform.load(tensors[key])
-    for _, key, transform in sorted(parts, key=lambda part: part[0])])
+def _kind(leaf):
+  if np.dtype(leaf.dtype).name in _FLOATING:
+    return 'a floating dtype'
+  whole = jnp.issubdtype(leaf.dtype, jnp.integer)
+  return 'a whole number' if whole else str(leaf.dtype)
+
+
+def _sources(parts, tensors):
+  """The tensors in the order of the layers, and whether there are layers."""
+  parts = sorted(parts, key=lambda part: part[0] or 0)
+  return [placing.Part(tensors[key], transform)
+          for _, key, transform in parts], parts[0][0] is not None

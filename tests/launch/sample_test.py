@@ -257,6 +257,7 @@ def test_a_full_disk_leaves_no_half_file(size, made, cli, tmp_path):
   if size == 1000:  # Not even the first picture.
     assert not out.exists()
   else:  # Everything but the sheet, which is larger.
-    assert sorted(p.name for p in out.iterdir()) == sorted(pictures(whole))
+    assert sorted(p.name for p in out.iterdir()) == [
+      *sorted(pictures(whole)), 'results.jsonl']
     for path in out.iterdir():
       assert path.read_bytes() == (whole / path.name).read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sana_jax import config
-from sana_jax.models.sana import Sana
+from sana_jax.models.sana import project_text, Sana
 from sana_jax.weights import folder as folders
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
@@ -29,6 +29,11 @@ PARAMETERS = {
   'sana15_1600m_1024': 1_604_641_952,
   'sana15_3200m_1024': 3_163_233_952,
   'sana15_4800m_1024': 4_721_825_952,
+  'sana_sprint_600m_1024': 593_501_216,
+  'sana_sprint_1600m_1024': 1_610_237_472,
+  # Without the guidance's two layers of 256 and `width` inputs.
+  'sana_sprint_600m_1024_teacher': 593_501_216 - 1_624_320,
+  'sana_sprint_1600m_1024_teacher': 1_604_641_952,
 }
 
 
@@ -66,7 +71,7 @@ def test_one_call_is_that_of_diffusers():
   latents, timesteps, text, mask, want = (
     golden[f'one_call.{k}']
     for k in ('latents', 'timesteps', 'text', 'mask', 'velocity'))
-  model = folders.load_transformer(GOLDEN)
+  model = folders.load(GOLDEN, 'transformer')
   got = jax.jit(model.module.apply)(
     model.variables, latents, timesteps, text, mask.astype(bool))
   assert relative_error(got, want) <= 1e-5
@@ -170,3 +175,20 @@ def test_bfloat16_is_near_float32():
   got = jax.jit(Sana(**TINY, dtype=jnp.bfloat16).apply)(params, *args)
   assert got.dtype == jnp.bfloat16
   assert 1e-5 < relative_error(np.float32(got), want) <= 5e-2
+
+
+@pytest.mark.parametrize('normed', [False, True])
+def test_text_projected_once_gives_the_same_velocity(normed):
+  model = Sana(
+    width=24, depth=3, cross_heads=2, head_dim=8, in_channels=4,
+    out_channels=4, caption_channels=10, qk_norm=normed, cross_norm=normed)
+  rng = np.random.default_rng()
+  x = jnp.asarray(rng.normal(size=(2, 4, 6, 4)), jnp.float32)
+  text = jnp.asarray(rng.normal(size=(2, 5, 10)), jnp.float32)
+  mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
+  t = jnp.array([999., 136.])
+  params = jax.jit(model.init)(jax.random.key(0), x, t, text)['params']
+  run = jax.jit(lambda text: model.apply({'params': params}, x, t, text, mask))
+  projected = project_text(model, params, text)
+  assert projected.keys.shape == (3, 2, 5, 2, 12)
+  np.testing.assert_allclose(run(projected), run(text), rtol=1e-5, atol=1e-6)

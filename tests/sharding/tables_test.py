@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sana_jax import config
+from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
@@ -53,6 +54,25 @@ def test_sana_is_split_where_it_is_large(mesh, flags):
   # Only vectors and modulation tables are whole on every device.
   for path, (whole, part) in held.items():
     assert (whole != part) == path.endswith('kernel')
+
+
+@pytest.mark.parametrize('flags', [{}, dict(
+  qk_norm=True, cross_norm=True, attention_bias=True, norm_affine=True,
+  patch_size=2)])
+def test_a_controlnet_is_split_as_its_transformer(mesh, flags):
+  fields = {k: v for k, v in SMALL.items() if k != 'out_channels'}
+  shapes = folder.KINDS['controlnet'].shapes(
+    SanaControlNet(**fields, **flags))['params']
+  held = shards(shapes, tables.CONTROLNET, mesh)
+  whole = shards(folder.transformer_shapes(
+    Sana(**SMALL, **flags)), tables.SANA, mesh)
+  own = {path: parts for path, parts in held.items() if path not in whole}
+  assert own == {
+    'input/kernel': ((32, 32), (16, 32)), 'input/bias': ((32,), (32,)),
+    'blocks/output/kernel': ((3, 32, 32), (3, 16, 32)),
+    'blocks/output/bias': ((3, 32), (3, 32))}
+  assert all(parts == whole[path] for path, parts in held.items()
+             if path not in own)
 
 
 @pytest.mark.parametrize('size', config.SANA_SIZES)

@@ -92,7 +92,7 @@ def trained(root, inputs):
 
 
 def test_the_autoencoder_loads_again(trained, root):
-  model = folders.load_autoencoder(root / 'dc_ae/model')
+  model = folders.load(root / 'dc_ae/model', 'vae')
   ours = trained[0]['dc_ae'].module
   assert model.module.scaling_factor != ours.scaling_factor
   encode = jax.jit(lambda x: model.module.apply(
@@ -103,7 +103,7 @@ def test_the_autoencoder_loads_again(trained, root):
 
 
 def test_exported_latents_have_unit_size(trained, root):
-  model = folders.load_autoencoder(root / 'dc_ae/model')
+  model = folders.load(root / 'dc_ae/model', 'vae')
   with np.load(*(root / 'sana/encoded').glob('*.npz')) as arrays:
     assert arrays['latents'].shape == (64, 4, 4, 4)
     assert np.std(arrays['latents']) == pytest.approx(1, abs=1e-3)
@@ -111,7 +111,7 @@ def test_exported_latents_have_unit_size(trained, root):
 
 
 def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
-  model = folders.load_text_encoder(root / 'text_encoder/model')
+  model = folders.load(root / 'text_encoder/model', 'text_encoder')
   tokenizer = tokenizers.load(root / 'text_encoder/model/tokenizer')
   assert len(tokenizer) == model.module.vocab_size
   assert tokenizer.decode(
@@ -213,7 +213,7 @@ def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   task = tasks.make(of_folder('dc_ae', folder, inputs), tmp_path)
   params = jax.jit(task.init)(jax.random.key(0))
   task.export(params, tmp_path / 'model')  # Steps over the damaged one.
-  folders.load_autoencoder(tmp_path / 'model')
+  folders.load(tmp_path / 'model', 'vae')
   assert task.pictures(params, 0).width == 6 * (128 + 12)
   task = tasks.make(of_folder('text_encoder', folder, inputs), tmp_path)
   batches = task.batches(seed=0, batch_size=2, shard=(0, 1))

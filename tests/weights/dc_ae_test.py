@@ -12,6 +12,7 @@ from safetensors import safe_open
 from sana_jax.errors import UserError
 from sana_jax.models.dc_ae import DCAE, SIZES
 from sana_jax.weights import dc_ae as weights
+from sana_jax.weights import table
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'dc_ae.safetensors'
 
@@ -31,7 +32,8 @@ def golden():
 
 def test_tensors_of_diffusers_come_back_byte_for_byte(golden):
   tensors, shapes = golden
-  saved = weights.save(weights.load(tensors, shapes))
+  saved = table.save(
+    weights.VARIABLES, table.load(weights.VARIABLES, tensors, shapes))
   assert saved.keys() == tensors.keys()
   for key, want in tensors.items():
     got = saved[key]
@@ -42,8 +44,8 @@ def test_tensors_of_diffusers_come_back_byte_for_byte(golden):
 def test_shapes_and_types_are_those_of_the_model(golden):
   tensors, shapes = golden
   kind = lambda x: (x.shape, x.dtype)
-  assert jax.tree.map(kind, weights.load(tensors, shapes)) == jax.tree.map(
-    kind, shapes)
+  got = table.load(weights.VARIABLES, tensors, shapes)
+  assert jax.tree.map(kind, got) == jax.tree.map(kind, shapes)
 
 
 @pytest.mark.parametrize('key', [
@@ -52,14 +54,15 @@ def test_shapes_and_types_are_those_of_the_model(golden):
 def test_a_missing_tensor_is_named(golden, key):
   tensors, shapes = golden
   with pytest.raises(UserError, match='the file has no tensor for it'):
-    weights.load({k: x for k, x in tensors.items() if k != key}, shapes)
+    table.load(weights.VARIABLES,
+               {k: x for k, x in tensors.items() if k != key}, shapes)
 
 
 def test_a_tensor_too_many_is_named(golden):
   tensors, shapes = golden
   extra = {'encoder.down_blocks.0.7.conv1.weight': np.zeros((8, 8, 3, 3))}
   with pytest.raises(UserError, match=r'0\.7\.conv1\.weight: the model has no'):
-    weights.load(tensors | extra, shapes)
+    table.load(weights.VARIABLES, tensors | extra, shapes)
 
 
 @pytest.mark.parametrize('name', SIZES)

@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -14,9 +13,14 @@ from safetensors.numpy import save_file
 
 from sana_jax.errors import UserError
 from sana_jax.weights import folder as folders
+from sana_jax.weights import safetensors_files
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 STEM = 'diffusion_pytorch_model'
+
+
+def read_tensors(folder, stem):
+  return {k: t.read() for k, t in safetensors_files.read(folder, stem).items()}
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def copy(tmp_path):
 def split(folder):
   """Spreads transformer/ over two files and an index, as large models are."""
   part = folder / 'transformer'
-  tensors = folders.read_tensors(part, STEM)
+  tensors = read_tensors(part, STEM)
   (part / f'{STEM}.safetensors').unlink()
   names = [f'{STEM}-0000{i}-of-00002.safetensors' for i in (1, 2)]
   where = {key: names[i % 2] for i, key in enumerate(sorted(tensors))}
@@ -39,23 +43,23 @@ def split(folder):
 
 
 def test_split_files_are_the_whole(copy):
-  want = folders.load_transformer(copy).variables
+  want = folders.load(copy, 'transformer').variables
   split(copy)
   jax.tree.map(np.testing.assert_array_equal,
-               folders.load_transformer(copy).variables, want)
+               folders.load(copy, 'transformer').variables, want)
 
 
 def test_a_missing_file_is_named(copy):
   part, names, _ = split(copy)
   (part / names[1]).unlink()
   with pytest.raises(UserError, match=f'{names[1]} is missing'):
-    folders.load_transformer(copy)
+    folders.load(copy, 'transformer')
   (copy / 'vae' / f'{STEM}.safetensors').unlink()
   with pytest.raises(UserError, match='vae/.*safetensors is missing'):
-    folders.load_autoencoder(copy)
+    folders.load(copy, 'vae')
   (copy / 'text_encoder' / 'config.json').unlink()
   with pytest.raises(UserError, match='text_encoder/config.json is missing'):
-    folders.load_text_encoder(copy)
+    folders.load(copy, 'text_encoder')
 
 
 def test_an_index_without_a_map_is_refused(copy):
@@ -63,7 +67,7 @@ def test_an_index_without_a_map_is_refused(copy):
   for bad in ({}, {'weight_map': ['a']}):
     index.write_text(json.dumps(bad))
     with pytest.raises(UserError, match='index.json has no weight_map'):
-      folders.load_transformer(copy)
+      folders.load(copy, 'transformer')
 
 
 @pytest.mark.parametrize('damage', [
@@ -72,61 +76,16 @@ def test_a_damaged_file_is_named(copy, damage):
   path = copy / 'transformer' / f'{STEM}.safetensors'
   path.write_bytes(damage(path.read_bytes()))
   with pytest.raises(UserError, match='cannot be read .*may be damaged'):
-    folders.load_transformer(copy)
-
-
-@pytest.mark.parametrize('text, said', [
-  (b'{"a": ', 'cannot be read as JSON'), (b'\xff\xfe', 'as JSON'),
-  (b'', 'as JSON'), (b'[1]', 'holds no JSON object')])
-def test_what_is_no_json_object_is_refused(tmp_path, text, said):
-  path = tmp_path / 'config.json'
-  path.write_bytes(text)
-  with pytest.raises(UserError, match=said):
-    folders.read_json(path)
-
-
-def test_minus_infinity_is_accepted(tmp_path):
-  path = tmp_path / 'scheduler_config.json'
-  path.write_text('{"lambda_min_clipped": -Infinity}')
-  assert folders.read_json(path) == {'lambda_min_clipped': -float('inf')}
-
-
-def test_a_folder_is_found_before_any_other_name(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / 'org' / 'model').mkdir(parents=True)
-  assert folders.find('org/model') == pathlib.Path('org/model')
-  assert folders.find(tmp_path) == tmp_path
-
-
-@pytest.mark.parametrize('name', ['sana', './a', '/nowhere/b', '~/c', 'a/b/c'])
-def test_an_unknown_name_says_what_is_allowed(name):
-  with pytest.raises(UserError, match='no model folder .*hub id such as'):
-    folders.find(name)
-
-
-@pytest.mark.parametrize('failure', [OSError, ValueError])
-def test_a_hub_id_that_cannot_be_had(monkeypatch, failure):
-  def fail(hub_id):
-    raise failure(f'{hub_id} is nowhere\nand more')
-  monkeypatch.setattr(huggingface_hub, 'snapshot_download', fail)
-  with pytest.raises(UserError, match='cannot be had from the hub') as caught:
-    folders.find('some/model')
-  assert 'and more' not in str(caught.value)
-
-
-def test_a_hub_id_is_its_snapshot(monkeypatch, tmp_path):
-  monkeypatch.setattr(
-    huggingface_hub, 'snapshot_download', lambda hub_id: str(tmp_path / hub_id))
-  assert folders.find('some/model') == tmp_path / 'some' / 'model'
+    folders.load(copy, 'transformer')
 
 
 def test_bfloat16_files_are_read_and_cast(copy):
   path = copy / 'transformer' / f'{STEM}.safetensors'
-  tensors = folders.read_tensors(copy / 'transformer', STEM)
+  tensors = read_tensors(copy / 'transformer', STEM)
   save_file({k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()},
             path)
   for dtype in (jnp.float32, jnp.bfloat16):
-    params = folders.load_transformer(copy, dtype).variables['params']
+    params = folders.load(copy, 'transformer', dtype).variables['params']
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(
       np.float32(params['head']['out']['bias']),
@@ -134,15 +93,15 @@ def test_bfloat16_files_are_read_and_cast(copy):
 
 
 def test_writing_gives_back_what_diffusers_wrote(copy, tmp_path):
-  model = folders.load_transformer(copy)
+  model = folders.load(copy, 'transformer')
   out = tmp_path / 'out'
-  folders.write_transformer(out, model.module, model.variables['params'])
-  want = folders.read_tensors(copy / 'transformer', STEM)
-  got = folders.read_tensors(out / 'transformer', STEM)
+  folders.write(out, 'transformer', model.module, model.variables)
+  want = read_tensors(copy / 'transformer', STEM)
+  got = read_tensors(out / 'transformer', STEM)
   assert got.keys() == want.keys()
   for key in want:
     np.testing.assert_array_equal(got[key], want[key], strict=True)
-  again = folders.load_transformer(out)
+  again = folders.load(out, 'transformer')
   assert again.module == model.module
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from sana_jax.weights import table
-from sana_jax.weights.table import (
+from sana_jax.weights.table import Rule, WeightError
+from sana_jax.weights.transforms import (
   CONV,
   DEPTHWISE,
+  IDENTITY,
   LINEAR,
   POINTWISE,
-  Rule,
-  WeightError,
 )
 
 RULES = [
@@ -64,7 +64,7 @@ def test_saving_is_the_inverse_of_loading():
 
 
 @pytest.mark.parametrize('transform, file, ours, moved', [
-  (table.IDENTITY, (2, 3), (2, 3), lambda x, i: x[i]),
+  (IDENTITY, (2, 3), (2, 3), lambda x, i: x[i]),
   (LINEAR, (2, 3), (3, 2), lambda x, i: x[i[::-1]]),
   (CONV, (2, 3, 4, 5), (4, 5, 3, 2), lambda x, i: x[i[2], i[3], i[1], i[0]]),
   (DEPTHWISE, (6, 1, 3, 3), (3, 3, 6), lambda x, i: x[i[2], i[3], i[0]]),

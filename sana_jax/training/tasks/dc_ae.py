@@ -23,7 +23,6 @@ from sana_jax.models.dc_ae import DCAE
 from sana_jax.sharding import tables
 from sana_jax.training.tasks import common
 from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
-from sana_jax.weights import dc_ae as weights
 from sana_jax.weights import folder as folders
 
 _STATISTICS = 2048  # Images whose latents decide the scaling factor.
@@ -98,11 +97,9 @@ class AutoencoderTask:
     latents = np.concatenate([
       np.asarray(self._encode(params, images[start:start + 64]))
       for start in range(0, len(images), 64)])
-    fields = folders.module_fields(self.module)
-    fields['scaling_factor'] = round(float(1 / np.std(latents)), 5)
-    folders.write_part(
-      pathlib.Path(folder), 'vae', weights.diffusers_config(fields),
-      weights.save({'params': params}))
+    module = self.module.clone(
+      scaling_factor=round(float(1 / np.std(latents)), 5))
+    folders.write(pathlib.Path(folder), 'vae', module, {'params': params})
 
   def _first(self, count):
     """The first images that can be read, up to `count`."""

@@ -17,7 +17,7 @@ from sana_jax.inference.pipeline import Pipeline, text_length
 from sana_jax.text import encode
 from sana_jax.training.tasks import common
 from sana_jax.training.workdir import writing
-from sana_jax.weights import folder as folders
+from sana_jax.weights import hub
 
 _BATCH = 64
 
@@ -145,7 +145,7 @@ def _digest(config, instruction):
   digest = hashlib.sha256(json.dumps(
     [data, files, instruction], sort_keys=True).encode())
   for key, part in (('autoencoder', 'vae'), ('text_encoder', 'text_encoder')):
-    folder = folders.find(config[key]) / part
+    folder = hub.find(config[key]) / part
     for path in sorted(folder.iterdir()):
       digest.update(path.name.encode() + path.read_bytes())
   return digest.hexdigest()[:16]

@@ -30,6 +30,7 @@ from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training.tasks import common, encoded
 from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
+from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
 _COPIED = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder',
@@ -41,7 +42,7 @@ def _folder(config, key):
     raise UserError(
       f'config.{key} is empty; set it to a model folder with '
       f'{" and ".join(_COPIED[key])}, such as the model/ of a run.')
-  return folders.find(config[key])
+  return hub.find(config[key])
 
 
 def _check_size(config, compression):
@@ -62,8 +63,9 @@ class SanaTask:
   def __init__(self, config: ConfigDict, workdir):
     self.config = config
     self._folders = {key: _folder(config, key) for key in _COPIED}
-    autoencoder = folders.load_autoencoder(self._folders['autoencoder'])
-    text_encoder = folders.load_text_encoder(self._folders['text_encoder'])
+    autoencoder = folders.load(self._folders['autoencoder'], 'vae')
+    text_encoder = folders.load(
+      self._folders['text_encoder'], 'text_encoder')
     tokenizer = tokenizers.load(self._folders['text_encoder'] / 'tokenizer')
     _check_size(config, autoencoder.module.compression)
     channels = autoencoder.module.latent_channels
@@ -139,7 +141,7 @@ class SanaTask:
   def export(self, params: Params, folder) -> None:
     """A whole model folder: the transformer and copies of the other two."""
     folder = pathlib.Path(folder)
-    folders.write_transformer(folder, self.module, params)
+    folders.write(folder, 'transformer', self.module, {'params': params})
     for key, parts in _COPIED.items():
       for part in parts:
         shutil.copytree(self._folders[key] / part, folder / part)

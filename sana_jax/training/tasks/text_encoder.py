@@ -29,8 +29,6 @@ from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training.tasks import common
 from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
-from sana_jax.weights import gemma2 as weights
-from sana_jax.weights import table
 
 LOOK_BACK = 8  # Tokens that a state must name: its own and those before.
 
@@ -109,10 +107,8 @@ class TextEncoderTask:
   def export(self, params: Params, folder) -> None:
     """folder/text_encoder and folder/tokenizer."""
     folder = pathlib.Path(folder)
-    folders.write_part(
-      folder, 'text_encoder',
-      weights.transformers_config(folders.module_fields(self.module)),
-      table.save(weights.RULES, params['encoder']))
+    folders.write(folder, 'text_encoder', self.module,
+                  {'params': params['encoder']})
     self.tokenizer.save_pretrained(folder / 'tokenizer')
 
 

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from sana_jax.errors import UserError
 from sana_jax.models.dc_ae import DCAE, SIZES
 from sana_jax.weights import dc_ae as weights
+from sana_jax.weights import table
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'dc_ae.safetensors'
 TINY = dict(
@@ -35,7 +36,7 @@ def golden():
   model = DCAE(**weights.fields_from_diffusers(config))
   named = {k.removeprefix('weights.'): x for k, x in tensors.items()
            if k.startswith('weights.')}
-  return model, weights.load(named, shapes(model)), tensors
+  return model, table.load(weights.VARIABLES, named, shapes(model)), tensors
 
 
 def shapes(model, **kwargs):

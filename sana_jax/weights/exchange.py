@@ -1,0 +1,230 @@
+"""Models on their way between formats: any source, any target, little memory.
+
+  diffusers folder ─┐                 ┌─▶ diffusers folder
+  official .pth ────┼─▶ Source(parts)─┼─▶ official .pth
+  Orbax folder ─────┘                 └─▶ Orbax folder
+
+Parts carry diffusers' config and tensors by diffusers' names: the hub of every
+conversion. Tensors are lazy, so between two files they pass one by one.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.models.dc_ae import SIZES
+from sana_jax.typing import DType
+from sana_jax.weights import (
+  dc_ae,
+  efficientvit,
+  hub,
+  native,
+  official,
+  pth,
+  safetensors_files,
+  table,
+)
+from sana_jax.weights import folder as folders
+from sana_jax.weights.tensors import Stored, stored
+
+FORMATS = ('diffusers', 'official', 'orbax')
+_FILES = ('.pth', '.pt', '.bin', '.safetensors')
+# What else a model folder holds; copied as it is.
+_OTHERS = ('model_index.json', 'scheduler', 'tokenizer')
+
+
+class Part(NamedTuple):
+  """One model: diffusers' config, and tensors by diffusers' names."""
+
+  config: Mapping[str, Any]
+  tensors: Mapping[str, Stored]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """What a name stands for: its models by part, and the folder they are in."""
+
+  parts: Mapping[str, Part]
+  folder: pathlib.Path | None = None
+
+
+def open_source(
+  name: str, *, ema: bool = False,
+  configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Source:
+  """A model folder, a hub id, a zoo name, the folder of one part, or a file.
+
+  Args:
+    ema: of an official file with both, take the averaged weights.
+    configs: of the parts of a file, which holds none; those that are not given
+      are inferred.
+
+  Raises UserError for what is none of these, or does not fit its config.
+  """
+  path = pathlib.Path(name).expanduser()
+  if path.suffix in _FILES and not path.is_dir():
+    source = Source(_read_file(path, ema, configs or {}))
+  else:
+    source = _read_folder(hub.find(name))
+  for part, model in source.parts.items():
+    check(part, model, name)
+  return source
+
+
+def _read_folder(folder):
+  if (folder / 'model_index.json').is_file():
+    names = [p for p in folders.KINDS if (folder / p / 'config.json').is_file()]
+    if names:
+      return Source({p: _read_part(folder / p, p) for p in names}, folder)
+  if (folder / 'config.json').is_file():
+    config = safetensors_files.read_json(folder / 'config.json')
+    if part := part_of(config):
+      return Source({part: _read_part(folder, part)})
+  raise UserError(f'{folder} holds no model that is known here: neither '
+                  'model_index.json nor a config.json of one of '
+                  f'{", ".join(_CLASSES)}.')
+
+
+_CLASSES = {
+  'SanaTransformer2DModel': 'transformer', 'AutoencoderDC': 'vae',
+  'SanaControlNetModel': 'controlnet', 'gemma2': 'text_encoder'}
+
+
+def part_of(config: Mapping[str, Any]) -> str | None:
+  """Which part of a model folder a config.json belongs to."""
+  return _CLASSES.get(config.get('_class_name') or config.get('model_type'))
+
+
+def _read_part(folder, part):
+  kind = folders.KINDS[part]
+  config = safetensors_files.read_json(folder / 'config.json')
+  if not native.holds(folder):
+    tensors = safetensors_files.read(folder, kind.stem)
+    return Part(config, kind.prepare(tensors))
+  with folders.reading(folder):
+    module = kind.module(config, jnp.float32)
+    variables = native.load(folder, kind.shapes(module), None)
+  saved = table.save(kind.rules(module), variables)
+  return Part(config, {k: stored(np.asarray(x)) for k, x in saved.items()})
+
+
+def _read_file(path, ema, configs):
+  """The models of an official file, known by the names of their tensors."""
+  if not path.is_file():
+    raise UserError(f'There is no file {path}; check the name.')
+  tensors = (safetensors_files.read_file(path) if path.suffix == '.safetensors'
+             else pth.read(path, ema=ema))
+  if official.knows(tensors):
+    return {part: Part(
+      configs.get(part) or official.config(part, named, tensors), named)
+      for part, named in official.to_diffusers(tensors).items()}
+  if efficientvit.knows(tensors):
+    named = efficientvit.to_diffusers(tensors)
+    return {'vae': Part(configs.get('vae') or _autoencoder_config(named),
+                        named)}
+  raise UserError(f"{path} holds no SANA, ControlNet or DC-AE by its makers' "
+                  f'names, but {", ".join(sorted(tensors)[:3])}, …; give '
+                  'another file.')
+
+
+def _autoencoder_config(tensors):
+  """That of the published variant with these shapes, if there is one."""
+  shapes = {key: t.shape for key, t in tensors.items()}
+  configs = {name: dc_ae.diffusers_config(fields)
+             for name, fields in SIZES.items()}
+  fitting = [name for name, config in configs.items()
+             if folders.file_shapes('vae', config) == shapes]
+  if len(fitting) != 1:
+    raise UserError(
+      'The weights fit ' + (
+        f'{" and ".join(fitting)}, which differ in their scaling factor'
+        if fitting else 'no published DC-AE') + ', so its config cannot be '
+      'told: use --like NAME of sana-jax zoo, or --base with a model that has '
+      'the same config.')
+  return configs[fitting[0]]
+
+
+def check(part: str, model: Part, name: str) -> None:
+  """Raises UserError unless the tensors are those of the config's model."""
+  kind = folders.KINDS[part]
+  with folders.reading(pathlib.Path(name) / part):
+    module = kind.module(model.config, jnp.float32)
+    table.match(kind.rules(module), model.tensors, kind.shapes(module))
+
+
+def cast(tensors: Mapping[str, Stored], dtype: DType) -> dict[str, Stored]:
+  """Floating tensors in `dtype`, cast as they are read."""
+  def one(tensor):
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+      return tensor
+    return Stored(tensor.shape, np.dtype(dtype),
+                  lambda a, b: tensor.fetch(a, b).astype(dtype))
+  return {key: one(tensor) for key, tensor in tensors.items()}
+
+
+def write(source: Source, out: pathlib.Path, fmt: str) -> None:
+  """Writes `out`, a folder (or an official file), whole or not at all."""
+  partial = out.with_name(f'.{out.name}.partial')
+  remove(partial)
+  try:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    _WRITERS[fmt](source, partial)
+    partial.replace(out)
+  finally:
+    remove(partial)
+
+
+def remove(path: pathlib.Path) -> None:
+  """A file or a folder, if it is there."""
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def _write_diffusers(source, out):
+  _copy_others(source, out)
+  for part, model in source.parts.items():
+    folders.write_part(out, part, model.config, model.tensors)
+
+
+def _write_orbax(source, out):
+  _copy_others(source, out)
+  for part, model in source.parts.items():
+    kind = folders.KINDS[part]
+    folders.write_json(out / part / 'config.json', model.config)
+    module = kind.module(model.config, jnp.float32)
+    variables = table.load(
+      kind.rules(module), model.tensors, kind.shapes(module))
+    native.save(out / part, variables)
+
+
+def _write_official(source, out):
+  if tuple(source.parts) == ('vae',):
+    pth.write(out, efficientvit.from_diffusers(
+      source.parts['vae'].tensors, source.parts['vae'].config))
+    return
+  pth.write(out, official.from_diffusers(
+    {part: model.tensors for part, model in source.parts.items()}))
+
+
+_WRITERS = {'diffusers': _write_diffusers, 'official': _write_official,
+            'orbax': _write_orbax}
+
+
+def _copy_others(source, out):
+  if source.folder is None:
+    return
+  for name in _OTHERS:
+    path = source.folder / name
+    if path.is_dir():
+      shutil.copytree(path, out / name)
+    elif path.is_file():
+      out.mkdir(parents=True, exist_ok=True)
+      shutil.copy(path, out / name)

@@ -1,0 +1,58 @@
+"""Our own parameters on disk: an Orbax checkpoint in a part's folder.
+
+  transformer/  config.json, orbax/
+
+It loads onto any mesh, each process reading only its shards, and needs neither
+transposition nor stacking: what training starts from and pods sample with.
+"""
+
+import pathlib
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from sana_jax.errors import UserError
+from sana_jax.typing import DType, PyTree
+from sana_jax.weights import placing
+
+_NAME = 'orbax'
+
+
+def holds(folder: pathlib.Path) -> bool:
+  """Whether the folder of a part has such a checkpoint."""
+  return (folder / _NAME).is_dir()
+
+
+def save(folder: pathlib.Path, variables: PyTree) -> None:
+  """Writes them whole, or nothing."""
+  import orbax.checkpoint as ocp
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(folder.absolute() / _NAME, variables)
+
+
+def load(
+  folder: pathlib.Path, shapes: PyTree, dtype: DType | None = None,
+  shardings: PyTree | None = None,
+) -> PyTree:
+  """The variables, in `dtype` (or as saved) and where `shardings` say.
+
+  Raises UserError for a damaged checkpoint, or one of another model.
+  """
+  import orbax.checkpoint as ocp
+  path = folder.absolute() / _NAME
+  if shardings is None:
+    one = SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: one, shapes)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      saved = checkpointer.metadata(path).item_metadata
+      return checkpointer.restore(path, jax.tree.map(
+        lambda leaf, sharding, there: jax.ShapeDtypeStruct(
+          leaf.shape, there.dtype if dtype is None
+          else placing.target_dtype(leaf, dtype), sharding=sharding),
+        shapes, shardings, dict(saved)))
+  except (OSError, ValueError, KeyError) as e:
+    reason = (str(e).strip().splitlines() or [''])[0]
+    raise UserError(f'{path} cannot be restored into the model that '
+                    f'config.json describes ({reason}); it may be damaged, or '
+                    'another model\'s.') from e

@@ -1,0 +1,80 @@
+"""Tensors that stay in their file until they are needed.
+
+Readers give `Stored` tensors: shape and dtype are known, values are read when
+asked for, so that a model never lies in memory twice.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import math
+
+import numpy as np
+
+_PIECE = 64 * 2**20  # Bytes that are in memory at once, where rows allow it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """A tensor in a file.
+
+  Attributes:
+    fetch: (start, stop) -> those rows of the leading axis, as an array that
+      the caller owns; of a scalar, fetch(0, 1) is all of it.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  fetch: Callable[[int, int], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+  def read(self) -> np.ndarray:
+    """The whole tensor."""
+    return self.fetch(0, self.shape[0] if self.shape else 1)
+
+  def pieces(self) -> Iterator[memoryview]:
+    """Its bytes in C order, some rows at a time."""
+    if not self.shape or not self.nbytes:
+      yield memoryview(self.read().tobytes())
+      return
+    step = max(1, _PIECE * self.shape[0] // self.nbytes)
+    for start in range(0, self.shape[0], step):
+      part = self.fetch(start, min(start + step, self.shape[0]))
+      yield memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+
+  def rows(self, start: int, stop: int) -> 'Stored':
+    """Rows start to stop of the leading axis."""
+    return Stored((stop - start, *self.shape[1:]), self.dtype,
+                  lambda a, b: self.fetch(start + a, start + b))
+
+  def reshape(self, shape: Sequence[int]) -> 'Stored':
+    """The same values in another shape; the leading axis must stay."""
+    if tuple(shape[:1]) != self.shape[:1] or math.prod(shape) != math.prod(
+        self.shape):
+      raise ValueError(f'{self.shape} cannot become {tuple(shape)}.')
+    return Stored(tuple(shape), self.dtype,
+                  lambda a, b: self.fetch(a, b).reshape(b - a, *shape[1:]))
+
+
+def stored(array: np.ndarray) -> Stored:
+  """An array in memory, as the readers would give it."""
+  fetch = lambda a, b: array[a:b] if array.ndim else array
+  return Stored(array.shape, array.dtype, fetch)
+
+
+def as_stored(
+  tensors: Mapping[str, 'np.ndarray | Stored']
+) -> dict[str, Stored]:
+  """Arrays and tensors in files alike."""
+  return {key: t if isinstance(t, Stored) else stored(np.asarray(t))
+          for key, t in tensors.items()}
+
+
+def concatenate(tensors: Sequence[Stored]) -> Stored:
+  """One tensor of several, along the leading axis; always read as a whole."""
+  whole = lambda: np.concatenate([t.read() for t in tensors])
+  rows = sum(t.shape[0] for t in tensors)
+  return Stored((rows, *tensors[0].shape[1:]), tensors[0].dtype,
+                lambda a, b: whole()[a:b])

@@ -1,0 +1,38 @@
+"""The published checkpoints by name: what they are and where.
+
+  zoo.get('sana_1600m_1024_bf16').module('transformer')
+"""
+
+import difflib
+
+from sana_jax.errors import UserError
+from sana_jax.weights.zoo.entry import Entry, SOURCES
+from sana_jax.weights.zoo.published import ENTRIES
+
+_BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def get(name: str) -> Entry:
+  """The entry of that name; UserError, with the nearest names, if unknown."""
+  if name in _BY_NAME:
+    return _BY_NAME[name]
+  near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3)
+  said = f'did you mean {" or ".join(near)}? ' if near else ''
+  raise UserError(f'The zoo has no {name!r}; {said}sana-jax zoo lists all.')
+
+
+def hub_id(name: str) -> str | None:
+  """The hub id of the diffusers layout, or None for what is no name of ours.
+
+  Raises:
+    UserError: only the authors' own format is on the hub.
+  """
+  entry = _BY_NAME.get(name)
+  if entry is None or entry.hub_id:
+    return entry and entry.hub_id
+  raise UserError(
+    f'{name} is not on the hub in the diffusers layout; download the .pth of '
+    f'{entry.official_hub_id} and run sana-jax convert with --like {name}.')
+
+
+__all__ = ['ENTRIES', 'Entry', 'get', 'hub_id', 'SOURCES']

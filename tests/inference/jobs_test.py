@@ -1,0 +1,110 @@
+"""Prompt files: every format gives the same jobs, every bad line is told."""
+
+import json
+import re
+
+import pyarrow
+from pyarrow import parquet
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.inference import jobs
+from sana_jax.inference.jobs import Job
+
+DEFAULT = Job('', negative_prompt='blurry', seed=7, num_images=2)
+ROWS = [
+  {'prompt': 'a cat', 'seed': 3},
+  {'prompt': 'eine Füchsin, 狐狸 🦊', 'height': 768, 'width': 1344},
+  {'prompt': 'a "quoted", thing', 'negative_prompt': 'dogs', 'num_images': 1}]
+JOBS = [
+  Job('a cat', 'blurry', 3, None, None, 2, 1),
+  Job('eine Füchsin, 狐狸 🦊', 'blurry', 7, 768, 1344, 2, 2),
+  Job('a "quoted", thing', 'dogs', 7, None, None, 1, 3)]
+KEYS = ('prompt', 'seed', 'height', 'width', 'negative_prompt', 'num_images')
+
+
+def as_csv(rows):
+  quoted = lambda x: '"' + str(x).replace('"', '""') + '"'
+  return '\n'.join([','.join(KEYS), *(
+    ','.join(quoted(row.get(k, '')) for k in KEYS) for row in rows)])
+
+
+def as_jsonl(rows):
+  return '\n'.join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def written(tmp_path, suffix, content):
+  path = tmp_path / f'prompts{suffix}'
+  if suffix == '.parquet':
+    parquet.write_table(pyarrow.Table.from_pylist(
+      [{k: row.get(k) for k in KEYS} for row in content]), path)
+  else:
+    path.write_text(content, encoding='utf-8')
+  return str(path)
+
+
+@pytest.mark.parametrize('suffix, content, shift', [
+  ('.jsonl', as_jsonl(ROWS), 0), ('.csv', as_csv(ROWS), 1),
+  ('.parquet', ROWS, 0)])
+def test_every_format_gives_the_same_jobs(tmp_path, suffix, content, shift):
+  got, problems = jobs.read(written(tmp_path, suffix, content), DEFAULT)
+  assert problems == []
+  assert [job.line - shift for job in got] == [1, 2, 3]
+  assert [vars(job) | {'line': 0} for job in got] == [
+    vars(job) | {'line': 0} for job in JOBS]
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path):
+  path = written(tmp_path, '.txt', '\ufeffa cat\n\n  a dog \r\n')
+  got, problems = jobs.read(path, DEFAULT)
+  assert [(job.prompt, job.line) for job in got] == [('a cat', 1), ('a dog', 3)]
+  assert problems == []
+
+
+@pytest.mark.parametrize('line, said', [
+  ('{"prompt": "a"', 'no JSON'), ('[1]', 'is no JSON object'),
+  ('{"prompt": " "}', 'the prompt is empty'), ('{}', 'the prompt is empty'),
+  ('{"prompt": 3}', 'prompt is 3; it must be text'),
+  ('{"prompt": "a", "sed": 1}', "unknown key 'sed'; allowed are prompt, neg"),
+  ('{"prompt": "a", "seed": -1}', 'seed is -1; it must be a whole number'),
+  ('{"prompt": "a", "seed": 1.5}', 'seed is 1.5'),
+  ('{"prompt": "a", "seed": true}', 'seed is True'),
+  ('{"prompt": "a", "seed": "x"}', "seed is 'x'"),
+  ('{"prompt": "a", "seed": 1e400}', 'seed is inf'),
+  ('{"prompt": "a", "height": 99999}', 'height is 99999; .* from 1 to 16384'),
+  ('[' * 10_000, 'no JSON'),
+])
+def test_a_bad_line_is_told_by_its_number_and_skipped(tmp_path, line, said):
+  path = written(tmp_path, '.jsonl', f'{{"prompt": "a"}}\n{line}\n')
+  got, problems = jobs.read(path, DEFAULT)
+  assert [job.line for job in got] == [1]
+  assert len(problems) == 1
+  assert problems[0].startswith('line 2: ')
+  assert re.search(said, problems[0]), problems
+
+
+@pytest.mark.parametrize('suffix, content, said', [
+  ('.txt', ' \n', 'is empty; give one prompt a line'),
+  ('.jsonl', '{}', 'has no line that can be used: line 1'),
+  ('.csv', 'text,seed\na,1\n', 'has no column named prompt; its first line'),
+  ('.csv', '', 'has no column named prompt'),
+  ('.parquet', [], 'has no column named prompt, but'),
+  ('.yaml', 'prompt: a', 'must end in .txt, .jsonl, .csv, .parquet'),
+])
+def test_a_file_that_cannot_be_used_is_one_sentence(
+    tmp_path, suffix, content, said):
+  with pytest.raises(UserError, match=said):
+    jobs.read(written(tmp_path, suffix, content), DEFAULT)
+
+
+def test_damaged_files_are_one_sentence(tmp_path):
+  path = tmp_path / 'p.parquet'
+  path.write_bytes(b'PAR1 no table')
+  with pytest.raises(UserError, match='cannot be read as Parquet'):
+    jobs.read(str(path), DEFAULT)
+  path = tmp_path / 'p.csv'
+  path.write_bytes(b'prompt\n\xff\n')
+  with pytest.raises(UserError, match=r'is not UTF-8 \(byte 7\)'):
+    jobs.read(str(path), DEFAULT)
+  with pytest.raises(UserError, match='cannot be read'):
+    jobs.read(str(tmp_path / 'none.txt'), DEFAULT)

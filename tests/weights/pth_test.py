@@ -1,0 +1,330 @@
+"""Checkpoints of torch: read without torch, and refused if they are not data.
+
+The hostile files are made by Python's own pickler; that they would run code is
+shown by running them in the unrestricted unpickler, too.
+"""
+
+import collections
+import contextlib
+import os
+import pickle
+import struct
+import sys
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.weights import pickled, pth
+from sana_jax.weights.pickled import Storage, Tensor
+from sana_jax.weights.tensors import stored
+
+DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64,
+          np.int32, np.int16, np.int8, np.uint8, np.bool_)
+F32 = np.dtype(np.float32)
+
+
+def some_tensors():
+  rng = np.random.default_rng()
+  draw = lambda *shape: rng.normal(size=shape) * 9
+  out = {f'x.{i}.weight': draw(5, i + 1, 2).astype(dtype)
+         for i, dtype in enumerate(DTYPES)}
+  return out | {'scalar': np.asarray(7, np.int64), 'empty': draw(0, 3),
+                'view': draw(4, 6).T}
+
+
+def lazy(tensors):
+  return {key: stored(x) for key, x in tensors.items()}
+
+
+def archive(path, members, compression=zipfile.ZIP_STORED):
+  with zipfile.ZipFile(path, 'w', compression) as file:
+    for name, data in members.items():
+      file.writestr(f'x/{name}', data)
+
+
+def one_tensor(path, tensor, data=None, **members):
+  """A file with one tensor and one storage, which need not fit."""
+  data = np.arange(12, dtype=np.float32) if data is None else data
+  archive(path, {'data.pkl': pickled.dumps({'w': tensor}, 'state_dict'),
+                 'data/0': data.tobytes()} | members)
+  return path
+
+
+def test_what_is_written_is_read(tmp_path):
+  tensors = some_tensors()
+  pth.write(tmp_path / 'x.pth', lazy(tensors))
+  got = pth.read(tmp_path / 'x.pth')
+  assert got.keys() == tensors.keys()
+  for key, value in tensors.items():
+    np.testing.assert_array_equal(got[key].read(), value, strict=True)
+    assert got[key].shape == value.shape and got[key].dtype == value.dtype
+  assert [p.name for p in tmp_path.iterdir()] == ['x.pth']
+
+
+def test_storages_begin_where_wide_loads_may(tmp_path):
+  pth.write(tmp_path / 'x.pth', lazy(some_tensors()))
+  with open(tmp_path / 'x.pth', 'rb') as file, zipfile.ZipFile(file) as z:
+    for info in z.infolist():
+      file.seek(info.header_offset)
+      head = file.read(30)
+      start = info.header_offset + 30 + sum(struct.unpack('<HH', head[26:]))
+      assert start % 64 == 0
+
+
+def test_large_members_get_wide_sizes(tmp_path, monkeypatch):
+  tensors = some_tensors()
+  monkeypatch.setattr(pth, '_ZIP64', 50)
+  pth.write(tmp_path / 'x.pth', lazy(tensors))
+  for key, t in pth.read(tmp_path / 'x.pth').items():
+    np.testing.assert_array_equal(t.read(), tensors[key])
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+  (tmp_path / 'x.pth').write_bytes(b'old')
+  def fail(a, b):
+    raise OSError('disk')
+  broken = stored(np.zeros(3))
+  broken = type(broken)(broken.shape, broken.dtype, fail)
+  with pytest.raises(OSError, match='disk'):
+    pth.write(tmp_path / 'x.pth', {'w': broken})
+  assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [
+    ('x.pth', b'old')]
+
+
+@pytest.mark.parametrize('shape, strides, offset', [
+  ((3, 4), (4, 1), 0), ((4, 3), (1, 4), 0), ((2, 3), (4, 1), 5),
+  ((2, 2), (6, 2), 1), ((5,), (2,), 2), ((), (), 7), ((2, 1, 3), (3, 9, 1), 6)])
+def test_views_of_a_storage_are_read_by_rows(tmp_path, shape, strides, offset):
+  data = np.random.default_rng().normal(size=12).astype(np.float32)
+  path = one_tensor(tmp_path / 'x.pth', Tensor(
+    Storage(F32, '0', 12), offset, shape, strides), data)
+  want = np.lib.stride_tricks.as_strided(
+    data[offset:], shape, [4 * s for s in strides])
+  tensor = pth.read(path)['w']
+  np.testing.assert_array_equal(tensor.read(), want, strict=True)
+  assert tensor.read().flags.writeable
+  for a in range(shape[0] if shape else 0):
+    for b in range(a, shape[0] + 1):
+      np.testing.assert_array_equal(tensor.fetch(a, b), want[a:b], strict=True)
+
+
+def test_rows_are_read_without_the_rest(tmp_path, monkeypatch):
+  pth.write(tmp_path / 'x.pth', lazy({'w': np.arange(4000.).reshape(100, 40)}))
+  tensor, counts, fromfile = pth.read(tmp_path / 'x.pth')['w'], [], np.fromfile
+  monkeypatch.setattr(np, 'fromfile', lambda file, dtype, count: (
+    counts.append(count), fromfile(file, dtype, count))[1])
+  assert tensor.rows(10, 90).fetch(5, 7)[0, 0] == 600
+  assert counts == [80]
+
+
+def test_the_other_byte_order_is_read(tmp_path):
+  data = np.arange(12, dtype='>f4')
+  path = one_tensor(tmp_path / 'x.pth', Tensor(
+    Storage(F32, '0', 12), 2, (3, 3), (3, 1)), data, byteorder='big')
+  np.testing.assert_array_equal(
+    pth.read(path)['w'].read(), np.arange(2, 11.).reshape(3, 3))
+
+
+@pytest.mark.parametrize('tensor, said', [
+  (Tensor(Storage(F32, '0', 12), 0, (3, 4), (5, 1)), 'reads element 13 of 12'),
+  (Tensor(Storage(F32, '0', 12), 9, (4,), (1,)), 'reads element 12 of 12'),
+  (Tensor(Storage(F32, '0', 12), 0, (3, 10**12), (0, 0)), 'from 12 elements'),
+  (Tensor(Storage(F32, '0', 13), 0, (3, 4), (4, 1)), '48 bytes, not 13'),
+  (Tensor(Storage(np.dtype(np.float64), '0', 12), 0, (3,), (1,)), '48 bytes'),
+  (Tensor(Storage(F32, '1', 12), 0, (3,), (1,)), "'1' is missing"),
+  (Tensor(Storage(F32, '0', 12), 0, (1,) * 40, (1,) * 40), '40 axes'),
+  (Tensor(Storage(F32, '0', 2**40), 2**39, (2,), (1,)), 'not 1099511627776')])
+def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, tensor, said):
+  path = one_tensor(tmp_path / 'x.pth', tensor)
+  with pytest.raises(UserError, match=rf'x\.pth: w is damaged.*{said}'):
+    pth.read(path)
+
+
+class _Runs:
+  """Pickles into a call of `function`, the way that exploits do."""
+
+  def __init__(self, function, *args):
+    self.call = function, args
+
+  def __reduce__(self):
+    return self.call
+
+
+def hostile(target):
+  touch = f'touch {target}'
+  code = f'open({str(target)!r}, "w").close()'
+  return {
+    'posix.system': {'state_dict': _Runs(os.system, touch)},
+    'builtins.eval': _Runs(eval, code),
+    'builtins.exec': {'state_dict': {}, 'epoch': 3, 'notes': {
+      'deep': [1, (2, {'er': _Runs(exec, code)})]}}}
+
+
+@pytest.mark.parametrize('protocol', range(6))
+@pytest.mark.parametrize('name', hostile(''))
+def test_a_file_that_would_run_code_is_refused_by_name(
+    tmp_path, name, protocol):
+  data = pickle.dumps(hostile(tmp_path / 'ran')[name], protocol)
+  pickle.loads(data)  # It is a real one.
+  os.remove(tmp_path / 'ran')
+  archive(tmp_path / 'x.pth', {'data.pkl': data})
+  named = name.replace('builtins', '(builtins|__builtin__)')
+  with pytest.raises(UserError, match=named) as e:
+    pth.read(tmp_path / 'x.pth')
+  assert not (tmp_path / 'ran').exists()
+  assert 'nothing of it was run' in str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('data, said', [
+  (b'(X\x01\x00\x00\x00xiposix\nsystem\n.', 'INST .posix system'),
+  (b'(cposix\nsystem\no.', 'posix.system'),
+  (b'\x80\x02\x82\x01.', 'EXT1'),
+  (b'\x80\x02ccollections\nOrderedDict\n)\x81.', 'NEWOBJ'),
+  (b'\x80\x02ctorch\nFloatStorage\n}b.', 'attributes'),
+  (b'\x80\x04\x8c\x05posix\x8c\x06system\x93.', 'posix.system'),
+  (b'\x80\x02ccollections\nOrderedDict.system\n.', 'OrderedDict.system'),
+  (b'\x80\x02(' + b'K\x01t(' * 9 + b'.', 'damaged|no dict'),
+  (b'\x80\x02}((K\x01tK\x02u.', 'neither text nor number'),
+  (b'\x80\x02X\xff\xff\xff\x7fabc.', 'damaged'),
+  (b'\x80\x02}', 'damaged'),
+  (b'.', 'damaged'), (b'', 'damaged')])
+def test_other_ways_to_reach_code_and_broken_pickles_are_refused(
+    tmp_path, data, said):
+  archive(tmp_path / 'x.pth', {'data.pkl': data})
+  with pytest.raises(UserError, match=said):
+    pth.read(tmp_path / 'x.pth')
+
+
+def test_nesting_without_end_ends_with_a_sentence(tmp_path):
+  data = b'\x80\x02}X\x01\x00\x00\x00a' + b')' + b'\x85' * 10**5 + b's.'
+  archive(tmp_path / 'x.pth', {'data.pkl': data})
+  with pytest.raises(UserError, match='no tensors'):
+    pth.read(tmp_path / 'x.pth')
+
+
+def test_what_a_training_run_leaves_is_told_where_it_stands(tmp_path):
+  # As NVIDIA's trainer saves it, NumPy's random state included.
+  state = {'state_dict': collections.OrderedDict(), 'epoch': 4, 'rng_state': {
+    'python': (3, tuple(range(625)), None),
+    'numpy': ('MT19937', np.arange(4, dtype=np.uint32), 624, 0, 0.)}}
+  archive(tmp_path / 'x.pth', {'data.pkl': pickle.dumps(state, 2)})
+  with pytest.raises(UserError, match=(
+      r'multiarray\._reconstruct. \(under rng_state\.numpy\).*torch\.save')):
+    pth.read(tmp_path / 'x.pth')
+
+
+def test_the_rest_of_a_training_run_is_passed_over(tmp_path):
+  tensor = Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))
+  model = pickled.dumps({'w': tensor}, 'state_dict')[2:-1]
+  rest = pickle.dumps({'epoch': 4, 'optimizer': {
+    'state': {0: {'step': 2**40, 'eps': 1e-30}}, 'param_groups': [
+      {'lr': 1e-4, 'betas': (0.9, 0.999), 'foreach': None, 'amsgrad': False}]}},
+    2)
+  # {**model, 'rest': rest}: both pickles, one inside the other.
+  data = b'\x80\x02' + model + b'X\x04\x00\x00\x00rest' + rest[2:-1] + b's.'
+  archive(tmp_path / 'x.pth', {
+    'data.pkl': data, 'data/0': np.arange(12, dtype=np.float32).tobytes()})
+  got = pth.read(tmp_path / 'x.pth')
+  assert list(got) == ['w'] and got['w'].read()[2, 3] == 11
+
+
+def test_averaged_weights_are_read_when_asked_for(tmp_path):
+  pth.write(tmp_path / 'x.pth', lazy({'w': np.ones(2)}), 'state_dict_ema')
+  assert pth.read(tmp_path / 'x.pth', ema=True)['w'].read().tolist() == [1, 1]
+  with pytest.raises(UserError, match='no state_dict, and is none'):
+    pth.read(tmp_path / 'x.pth')
+  pth.write(tmp_path / 'y.pth', lazy({'w': np.ones(2)}))
+  with pytest.raises(UserError, match='no averaged weights.*--ema'):
+    pth.read(tmp_path / 'y.pth', ema=True)
+
+
+def test_a_file_cut_short_anywhere_is_told_so(tmp_path):
+  pth.write(tmp_path / 'whole.pth', lazy(some_tensors()))
+  whole = (tmp_path / 'whole.pth').read_bytes()
+  path = tmp_path / 'x.pth'
+  sizes = np.random.default_rng().integers(1, len(whole) - 1, 40)
+  for size in (1, 2, 9, len(whole) - 1, *sizes):
+    path.write_bytes(whole[:size])
+    with pytest.raises(UserError, match=r'x\.pth (cannot be read|is no check)'):
+      pth.read(path)
+
+
+def test_no_flipped_byte_ends_in_anything_but_a_sentence(tmp_path):
+  """Of names, shapes and places; the numbers themselves carry no check."""
+  pth.write(tmp_path / 'whole.pth', lazy(some_tensors()))
+  whole = (tmp_path / 'whole.pth').read_bytes()
+  rng = np.random.default_rng()
+  path, refused = tmp_path / 'x.pth', 0
+  for place in rng.integers(len(whole), size=300):
+    damaged = bytearray(whole)
+    damaged[place] ^= 1 << rng.integers(8)
+    path.write_bytes(damaged)
+    try:
+      pth.read(path)
+    except UserError:
+      refused += 1
+  assert refused > 30
+
+
+def test_no_random_pickle_ends_in_anything_but_a_sentence():
+  rng = np.random.default_rng()
+  whole = pickled.dumps({'w': Tensor(
+    Storage(F32, '0', 12), 0, (3, 4), (4, 1))}, 'state_dict')
+  for _ in range(2000):
+    data = bytearray(whole)
+    for place in rng.integers(len(data), size=rng.integers(1, 4)):
+      data[place] = rng.integers(256)
+    with contextlib.suppress(pickled.Refused):
+      pickled.loads(bytes(data))
+
+
+@pytest.mark.parametrize('data, said', [
+  (b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.', 'before 1.6'),
+  (b'GGUF....', 'no zip file'), (b'', 'no zip file')])
+def test_files_of_other_formats_are_named(tmp_path, data, said):
+  (tmp_path / 'x.pth').write_bytes(data)
+  with pytest.raises(UserError, match=said):
+    pth.read(tmp_path / 'x.pth')
+
+
+def test_a_missing_file_is_a_sentence(tmp_path):
+  with pytest.raises(UserError, match='no file'):
+    pth.read(tmp_path / 'x.pth')
+
+
+def test_other_and_compressed_zip_files_are_refused(tmp_path):
+  archive(tmp_path / 'x.pth', {'readme.txt': 'hello'})
+  with pytest.raises(UserError, match='no checkpoint of torch'):
+    pth.read(tmp_path / 'x.pth')
+  archive(tmp_path / 'y.pth', {'data.pkl': pickle.dumps({})},
+          zipfile.ZIP_DEFLATED)
+  with pytest.raises(UserError, match='compressed'):
+    pth.read(tmp_path / 'y.pth')
+
+
+def test_a_member_that_is_not_where_the_zip_says_is_refused(tmp_path):
+  pth.write(tmp_path / 'x.pth', lazy({'w': np.ones(40)}))
+  data = (tmp_path / 'x.pth').read_bytes()
+  start = data.rindex(b'PK\x03\x04', 0, data.index(b'archive/data/0'))
+  with open(tmp_path / 'x.pth', 'r+b') as file:
+    file.seek(start)
+    file.write(b'xx')
+  with pytest.raises(UserError, match='where it should be'):
+    pth.read(tmp_path / 'x.pth')
+
+
+def test_a_dtype_without_a_place_is_refused(tmp_path):
+  with pytest.raises(UserError, match='w is of dtype float8_e4m3fn'):
+    pth.write(tmp_path / 'x.pth', lazy({
+      'w': np.zeros(2, ml_dtypes.float8_e4m3fn)}))
+
+
+def test_neither_torch_nor_an_unpickler_is_needed(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  monkeypatch.setattr(pickle, 'Unpickler', None)
+  monkeypatch.setattr(pickle, 'loads', None)
+  pth.write(tmp_path / 'x.pth', lazy({'w': np.ones(2)}))
+  assert pth.read(tmp_path / 'x.pth')['w'].read().tolist() == [1, 1]

@@ -1,0 +1,135 @@
+"""safetensors files: read lazily, written as a stream, refused when damaged."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sana_jax.errors import UserError
+from sana_jax.weights import safetensors_files as files
+from sana_jax.weights.tensors import stored
+
+DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64,
+          np.int32, np.uint8, np.bool_)
+
+
+def some_tensors():
+  rng = np.random.default_rng()
+  draw = lambda *shape: rng.normal(size=shape) * 9
+  out = {f'x.{i}.weight': draw(5, i + 1, 2).astype(dtype)
+         for i, dtype in enumerate(DTYPES)}
+  return out | {'scalar': np.asarray(7, np.int64), 'empty': draw(0, 3),
+                'view': draw(4, 6).T}
+
+
+def write(folder, tensors, **options):
+  files.write(folder, 'model', {k: stored(x) for k, x in tensors.items()},
+              **options)
+
+
+def assert_equal(got, want):
+  assert got.keys() == want.keys()
+  for key, value in want.items():
+    np.testing.assert_array_equal(got[key], value, strict=True)
+
+
+def test_what_is_written_is_read_by_the_reference_reader(tmp_path):
+  tensors = some_tensors()
+  write(tmp_path, tensors)
+  path = tmp_path / 'model.safetensors'
+  assert_equal(safetensors.numpy.load_file(path), tensors)
+  assert_equal({k: t.read() for k, t in files.read(tmp_path, 'model').items()},
+               tensors)
+
+
+def test_the_bytes_are_those_of_the_reference_writer(tmp_path):
+  tensors = {k: np.ascontiguousarray(x) for k, x in some_tensors().items()}
+  write(tmp_path, tensors)
+  safetensors.numpy.save_file(
+    tensors, tmp_path / 'theirs', metadata={'format': 'pt'})
+  assert (tmp_path / 'model.safetensors').read_bytes() == (
+    tmp_path / 'theirs').read_bytes()
+
+
+def test_large_models_are_split_and_the_index_says_where(tmp_path):
+  tensors = some_tensors()
+  write(tmp_path, tensors, shard_bytes=200)
+  parts = sorted(p.name for p in tmp_path.glob('*.safetensors'))
+  assert len(parts) > 2 and parts[0].startswith('model-00001-of-0')
+  index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
+  assert index['metadata']['total_size'] == sum(
+    x.nbytes for x in tensors.values())
+  assert set(index['weight_map'].values()) == set(parts)
+  assert_equal({k: t.read() for k, t in files.read(tmp_path, 'model').items()},
+               tensors)
+
+
+def test_rows_are_read_without_the_rest(tmp_path):
+  tensors = some_tensors()
+  write(tmp_path, tensors)
+  got = files.read(tmp_path, 'model')
+  for key in ('x.0.weight', 'x.2.weight', 'view'):
+    np.testing.assert_array_equal(
+      got[key].rows(1, 4).fetch(1, 2), tensors[key][2:3])
+  shape = got['x.3.weight'].shape
+  flat = got['x.3.weight'].reshape((shape[0], -1 * -shape[1] * shape[2]))
+  np.testing.assert_array_equal(
+    flat.read(), tensors['x.3.weight'].reshape(shape[0], -1))
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+  def fail(start, stop):
+    raise OSError('the disk is gone')
+  bad = stored(np.zeros((3, 2)))
+  bad = type(bad)(bad.shape, bad.dtype, fail)
+  with pytest.raises(OSError, match='disk is gone'):
+    files.write(tmp_path, 'model', {'good': stored(np.ones(2)), 'z': bad})
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path):
+  write(tmp_path, some_tensors(), shard_bytes=200)
+  index = tmp_path / 'model.safetensors.index.json'
+  right = json.loads(index.read_text())
+  for changed, said in (
+      ({'scalar': None}, 'do not hold the same tensors: scalar'),
+      ({'more': right['weight_map']['scalar']}, 'same tensors: more'),
+      ({'scalar': '../elsewhere'}, "'../elsewhere', which lies in another")):
+    places = {k: v for k, v in (right['weight_map'] | changed).items() if v}
+    index.write_text(json.dumps({'weight_map': places}))
+    with pytest.raises(UserError, match=said):
+      files.read(tmp_path, 'model')
+
+
+@pytest.mark.parametrize('damage', [
+  lambda x: x[:-1], lambda x: x[:200], lambda x: x[:4], lambda x: b'',
+  lambda x: b'\xff' * 64, lambda x: x + b'more'])
+def test_a_damaged_file_is_one_sentence(tmp_path, damage):
+  write(tmp_path, some_tensors())
+  path = tmp_path / 'model.safetensors'
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(UserError, match='cannot be read .*damaged or cut short'):
+    files.read(tmp_path, 'model')
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+  with pytest.raises(UserError, match='model.safetensors is missing'):
+    files.read(tmp_path, 'model')
+
+
+@pytest.mark.parametrize('text, said', [
+  (b'{"a": ', 'cannot be read as JSON'), (b'\xff\xfe', 'as JSON'),
+  (b'', 'as JSON'), (b'[1]', 'holds no JSON object')])
+def test_what_is_no_json_object_is_refused(tmp_path, text, said):
+  path = tmp_path / 'config.json'
+  path.write_bytes(text)
+  with pytest.raises(UserError, match=said):
+    files.read_json(path)
+
+
+def test_minus_infinity_is_accepted(tmp_path):
+  path = tmp_path / 'scheduler_config.json'
+  path.write_text('{"lambda_min_clipped": -Infinity}')
+  assert files.read_json(path) == {'lambda_min_clipped': -float('inf')}

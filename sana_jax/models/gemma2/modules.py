@@ -5,6 +5,8 @@ keep attention logits and rotations in float32 where transformers rounds them
 to the model's dtype, which is closer to its float32 result and no slower.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,14 @@ _INIT = nn.initializers.normal(0.02)
 
 
 def rotary_tables(
-  length: int, head_dim: int, theta: float
+  length: int, head_dim: int, theta: float, before: int = 0
 ) -> tuple[Float[Array, 'm i'], Float[Array, 'm i']]:
-  """cos and sin of position x theta^(-2i/head_dim), i < head_dim / 2."""
+  """cos and sin of position x theta^(-2i/head_dim), i < head_dim / 2.
+
+  Positions start at `before`.
+  """
   exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-  positions = jnp.arange(length, dtype=jnp.float32)
+  positions = jnp.arange(before, before + length, dtype=jnp.float32)
   angles = positions[:, None] / theta ** exponents
   return jnp.cos(angles), jnp.sin(angles)
 
@@ -42,21 +47,36 @@ def soft_cap(x: Float[Array, '*b'], cap: float) -> Float[Array, '*b']:
   return cap * jnp.tanh(x / cap)
 
 
-def causal_mask(mask: Bool[Array, 'b m']) -> Bool[Array, 'b m m']:
-  """Query i may see key j: j is a real token and not after i."""
-  m = mask.shape[1]
-  return mask[:, None, :] & jnp.tri(m, dtype=bool)
+def causal_mask(
+  mask: Bool[Array, 'b m'], before: int = 0
+) -> Bool[Array, 'b m {before}+m']:
+  """Query i may see key j: j is a real token and not after i.
+
+  All `before` tokens that stand in front are real, and seen by every query.
+  """
+  b, m = mask.shape
+  real = jnp.concatenate([jnp.ones((b, before), bool), mask], axis=1)
+  return real[:, None, :] & jnp.tri(m, before + m, before, dtype=bool)
 
 
-def near_mask(length: int, window: int) -> Bool[Array, 'm m']:
+def near_mask(
+  length: int, window: int, before: int = 0
+) -> Bool[Array, 'm {before}+m']:
   """Query i may see key j in a sliding window: j > i - window."""
-  i = jnp.arange(length)
-  return i[None, :] > i[:, None] - window
+  i = before + jnp.arange(length)
+  return jnp.arange(before + length)[None, :] > i[:, None] - window
+
+
+class Past(NamedTuple):
+  """Keys and values of the tokens in front, for one layer or for all."""
+
+  keys: Float[Array, '*l b s g k']
+  values: Float[Array, '*l b s g k']
 
 
 def attention(
-  q: Float[Array, 'b m h k'], k: Float[Array, 'b m g k'],
-  v: Float[Array, 'b m g k'], allowed: Bool[Array, 'b m m'],
+  q: Float[Array, 'b m h k'], k: Float[Array, 'b s g k'],
+  v: Float[Array, 'b s g k'], allowed: Bool[Array, 'b m s'],
   *, scale: float, softcap: float,
 ) -> Float[Array, 'b m h k']:
   """softmax(soft_cap(q k^T scale)) v; each key head serves h/g query heads.
@@ -89,35 +109,40 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(
     self, x: Float[Array, 'b m d'], sliding: Bool[Array, ''],
-    shared: tuple, keep: bool,
+    past: Past | None, shared: tuple, keep: str,
   ):
-    """x after the layer, and once more as the scan's output where `keep`.
+    """x after the layer, and what the scan is to collect of every layer.
 
     Args:
       x: residual stream.
       sliding: whether this layer sees only the keys of the sliding window.
+      past: its keys and values of the tokens in front.
       shared: the same for all layers: causal and near masks, cos, sin.
-      keep: whether the scan is to collect every layer's x.
+      keep: 'states' for every layer's x, 'past' for its keys and values, or ''.
     """
     causal, near, cos, sin = shared
     allowed = causal & (near | ~sliding)
-    x = x + self._norm('post_attention_norm')(
-      self._attention(self._norm('attention_norm')(x), allowed, cos, sin))
+    y, made = self._attention(
+      self._norm('attention_norm')(x), allowed, cos, sin, past)
+    x = x + self._norm('post_attention_norm')(y)
     x = x + self._norm('post_mlp_norm')(
       self._mlp(self._norm('mlp_norm')(x)))
     x = constrain(x, 'batch', None, None)
-    return x, (x if keep else None)
+    return x, {'states': x, 'past': made, '': None}[keep]
 
-  def _attention(self, x, allowed, cos, sin):
+  def _attention(self, x, allowed, cos, sin, past):
     def project(name, heads):
       y = self._dense(name, heads * self.head_dim)(x)
       return y.reshape(*x.shape[:2], heads, self.head_dim)
     q = rotate(project('query', self.heads), cos, sin)
     k = rotate(project('key', self.kv_heads), cos, sin)
     v = project('value', self.kv_heads)
+    made = Past(k, v)
+    if past is not None:
+      k, v = jax.tree.map(_behind, made, past)
     y = attention(q, k, v, allowed, scale=self.query_scale ** -0.5,
                   softcap=self.softcap)
-    return self._dense('out', x.shape[-1])(y.reshape(*x.shape[:2], -1))
+    return self._dense('out', x.shape[-1])(y.reshape(*x.shape[:2], -1)), made
 
   def _mlp(self, x):
     gate = jax.nn.gelu(self._dense('gate', self.hidden)(x), approximate=True)
@@ -130,3 +155,9 @@ class Layer(nn.Module):
   def _dense(self, name, features):
     return nn.Dense(features, use_bias=False, dtype=self.dtype,
                     kernel_init=_INIT, name=name)
+
+
+def _behind(new, past):
+  """New keys or values behind those in front, which all examples share."""
+  past = jnp.broadcast_to(past, (new.shape[0], *past.shape[1:]))
+  return jnp.concatenate([past.astype(new.dtype), new], axis=1)

@@ -14,6 +14,7 @@ from sana_jax.models.gemma2.modules import (
   causal_mask,
   Layer,
   near_mask,
+  Past,
   rotary_tables,
   soft_cap,
 )
@@ -62,22 +63,36 @@ class Gemma2(nn.Module):
       self.vocab_size, self.width, dtype=self.dtype,
       embedding_init=nn.initializers.normal(0.02))
     layer = Layer
-    if self.remat:  # 4: `keep` is a Python bool (self counts as 0).
-      layer = nn.remat(Layer, prevent_cse=False, static_argnums=(4,))
+    if self.remat:  # 5: `keep` is a Python string (self counts as 0).
+      layer = nn.remat(Layer, prevent_cse=False, static_argnums=(5,))
     self.layers = nn.scan(
       layer, variable_axes={'params': 0}, split_rngs={'params': True},
-      in_axes=(0, nn.broadcast, nn.broadcast), length=self.depth)(
+      in_axes=(0, 0, nn.broadcast, nn.broadcast), length=self.depth)(
         heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim,
         hidden=self.hidden, query_scale=self.query_scale,
         softcap=self.attention_softcap, eps=self.eps, dtype=self.dtype)
     self.final_norm = RMSNorm(self.eps, offset=1., dtype=self.dtype)
 
   def __call__(
-    self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
+    self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m'],
+    past: Past | None = None,
   ) -> Float[Array, 'b m d']:
-    """The last hidden state, after the final norm: what SANA reads."""
-    _, x, _ = self._run(tokens, mask, keep=False)
+    """The last hidden state, after the final norm: what SANA reads.
+
+    With `past`, of the tokens behind those that it stands for.
+    """
+    _, x, _ = self._run(tokens, mask, past=past)
     return self.final_norm(x)
+
+  def read(
+    self, tokens: Int[Array, '1 s']
+  ) -> tuple[Float[Array, '1 s d'], Past]:
+    """The last hidden state of tokens in front, and what later ones see.
+
+    Read once, a beginning that many texts share costs nothing more.
+    """
+    _, x, past = self._run(tokens, jnp.ones_like(tokens, bool), keep='past')
+    return self.final_norm(x), past
 
   def hidden_states(
     self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
@@ -86,7 +101,7 @@ class Gemma2(nn.Module):
 
     The last one is after the final norm, as transformers gives them.
     """
-    first, last, outputs = self._run(tokens, mask, keep=True)
+    first, last, outputs = self._run(tokens, mask, keep='states')
     return jnp.concatenate(
       [first[None], outputs[:-1], self.final_norm(last)[None]])
 
@@ -105,12 +120,14 @@ class Gemma2(nn.Module):
     types = self.layer_types or ('sliding', 'full') * self.depth
     return tuple(t == 'sliding' for t in types[:self.depth])
 
-  def _run(self, tokens, mask, keep):
+  def _run(self, tokens, mask, past=None, keep=''):
     # The factor is rounded to the model's dtype first, as in transformers.
     x = self.embed(tokens) * jnp.asarray(self.width ** 0.5, self.dtype)
     x = constrain(x, 'batch', None, None)
-    m = tokens.shape[1]
-    shared = (causal_mask(mask), near_mask(m, self.sliding_window),
-              *rotary_tables(m, self.head_dim, self.rope_theta))
-    last, outputs = self.layers(x, jnp.array(self.is_sliding()), shared, keep)
+    m, before = tokens.shape[1], 0 if past is None else past.keys.shape[2]
+    shared = (causal_mask(mask, before),
+              near_mask(m, self.sliding_window, before),
+              *rotary_tables(m, self.head_dim, self.rope_theta, before))
+    last, outputs = self.layers(
+      x, jnp.array(self.is_sliding()), past, shared, keep)
     return x, last, outputs

@@ -108,7 +108,8 @@ def encode_captions(pipe: Pipeline, captions: Sequence[str], instruction: str):
                text_length(pipe.tokenizer, [''], ''))
   run = functools.partial(
     encode.encode, pipe.text_encoder.module,
-    pipe.text_encoder.variables['params'], pipe.tokenizer, length=length)
+    pipe.text_encoder.variables['params'], pipe.tokenizer, length=length,
+    beginnings={})
   parts = []
   for start in tqdm(range(0, len(captions), _BATCH), 'captions', disable=None):
     chunk = list(captions[start:start + _BATCH])

@@ -127,3 +127,23 @@ def test_recomputing_layers_changes_no_gradient():
   for a, b in zip(jax.tree.leaves(gradient(model)),
                   jax.tree.leaves(gradient(model.clone(remat=True)))):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('window', [4096, 3])
+def test_a_beginning_that_was_read_before_changes_nothing(window):
+  model = Gemma2(
+    vocab_size=20, width=8, depth=3, heads=4, kv_heads=2, head_dim=4, hidden=6,
+    query_scale=4, sliding_window=window)
+  rng = np.random.default_rng()
+  start = jnp.asarray(rng.integers(20, size=(1, 5)), jnp.int32)
+  rest = jnp.asarray(rng.integers(20, size=(3, 6)), jnp.int32)
+  mask = jnp.arange(6) < jnp.array([[2], [6], [4]])
+  whole = jnp.concatenate([jnp.repeat(start, 3, axis=0), rest], axis=1)
+  ones = jnp.ones((3, 5), bool)
+  params = model.init(jax.random.key(rng.integers(1000)), whole,
+                      jnp.concatenate([ones, mask], axis=1))
+  want = model.apply(params, whole, jnp.concatenate([ones, mask], axis=1))
+  states, past = model.apply(params, start, method='read')
+  got = model.apply(params, rest, mask, past)
+  np.testing.assert_allclose(states[0], want[0, :5], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(got, want[:, 5:], rtol=1e-5, atol=1e-6)

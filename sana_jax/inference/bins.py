@@ -3,10 +3,8 @@
 Images are made at the nearest trained size, then scaled to cover the one asked
 for and cropped to it. The tables are those of diffusers' SanaPipeline (NVlabs'
 *_TEST tables); a ratio is height / width. diffusers truncates when it scales,
-and may return an image one pixel high (its 0.42.1); here sizes are rounded up.
+and may return an image one pixel high (its 0.42.1); here sizes are rounded.
 """
-
-import math
 
 import jax
 
@@ -68,8 +66,7 @@ def resize_and_crop(
   if (y, x) == (height, width):
     return images
   scale = max(height / y, width / x)
-  rows = max(height, math.ceil(round(y * scale, 6)))
-  columns = max(width, math.ceil(round(x * scale, 6)))
+  rows, columns = max(height, round(y * scale)), max(width, round(x * scale))
   images = jax.image.resize(
     images, (batch, rows, columns, channels), 'linear', antialias=False)
   top, left = (rows - height) // 2, (columns - width) // 2

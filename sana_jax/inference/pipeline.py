@@ -22,6 +22,7 @@ from sana_jax.diffusion.guidance import Guidance, guide
 from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
 from sana_jax.errors import UserError
 from sana_jax.inference import bins
+from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.models.sana import project_text
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
@@ -88,7 +89,8 @@ class Pipeline:
     latents: Array | np.ndarray | None = None,
     sampler: str | None = None, output_type: str = 'uint8',
     use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
-    guidance: Guidance | None = None,
+    guidance: Guidance | None = None, flow_shift: float | None = None,
+    convention: Convention = DIFFUSERS,
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
@@ -112,6 +114,8 @@ class Pipeline:
       negative_prompt: what to lead away from; one, or one for each prompt.
       instruction: put in front of each prompt, not of the negative one.
       guidance: all its options, instead of `guidance_scale`.
+      flow_shift: of the time grid; the checkpoint's by default.
+      convention: where diffusers and the official code differ, whose way.
 
     Raises:
       UserError: a value that cannot be, by its name.
@@ -131,10 +135,11 @@ class Pipeline:
       negative = jax.tree.map(repeat, negative)
     latents = self.denoise(
       noise, jax.tree.map(repeat, text), negative, steps=steps,
-      guidance=guidance, sampler=sampler)
+      guidance=guidance, sampler=sampler, flow_shift=flow_shift,
+      convention=convention)
     if output_type == 'latent':
       return latents
-    images = bins.resize_and_crop(self.decode(latents), height, width)
+    images = self.decode(latents, (height, width))
     return to_uint8(images) if output_type == 'uint8' else images
 
   @functools.wraps(draw, assigned=('__doc__',))
@@ -225,21 +230,26 @@ class Pipeline:
   def denoise(
     self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
     guidance: Guidance | float = 4.5, sampler: str | None = None,
+    flow_shift: float | None = None, convention: Convention = DIFFUSERS,
   ) -> Float[Array, 'b y x c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image."""
     name = sampler or self.sampler
-    grid = time_grid(name, steps, self.flow_shift)
+    grid = time_grid(name, steps, flow_shift or self.flow_shift, convention)
+    if convention.prompt_mask and negative is not None:
+      negative = negative[0], text[1]
     return _denoise(
       self.transformer.module, self.transformer.variables, self._split(noise),
       jax.tree.map(self._split, text), negative, grid, sampler=name,
       guidance=guidance if isinstance(guidance, Guidance)
       else Guidance(float(guidance)))
 
-  def decode(self, latents: Float[Array, 'b y x c']) -> Float[
-      Array, 'b y2 x2 3']:
-    """Images in [0, 1] of the transformer's latents."""
+  def decode(
+    self, latents: Float[Array, 'b y x c'], size: tuple[int, int] | None = None
+  ) -> Float[Array, 'b y2 x2 3']:
+    """Images in [0, 1] of the transformer's latents, scaled to cover `size`."""
     return _decode(
-      self.autoencoder.module, self.autoencoder.variables, self._split(latents))
+      self.autoencoder.module, self.autoencoder.variables, self._split(latents),
+      size)
 
   def _split(self, x):
     """Over the mesh, where there is one and the batch divides."""
@@ -282,11 +292,14 @@ def _denoise(module, variables, noise, text, negative, grid, *, sampler,
   return samplers.sample(samplers.make(sampler), velocity, noise, grid)
 
 
-@functools.partial(jax.jit, static_argnames='module')
-def _decode(module, variables, latents):
+@functools.partial(jax.jit, static_argnames=('module', 'size'))
+def _decode(module, variables, latents, size):
   latents = latents.astype(module.dtype) / module.scaling_factor
   images = module.apply(variables, latents, method='decode')
-  return jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0, 1)
+  images = images.astype(jnp.float32)
+  if size is not None:
+    images = bins.resize_and_crop(images, *size)  # Before they are clipped.
+  return jnp.clip(images * 0.5 + 0.5, 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames='shape')
@@ -305,11 +318,13 @@ def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
 
 
-def time_grid(sampler: str, steps: int, shift: float) -> TimeGrid:
-  """The grid that belongs to a sampler, as in diffusers."""
+def time_grid(
+  sampler: str, steps: int, shift: float, convention: Convention = DIFFUSERS,
+) -> TimeGrid:
+  """The grid that belongs to a sampler."""
   if sampler == 'euler':
-    return flow_euler_grid(steps, shift)
-  return dpm_grid(steps, shift)
+    return flow_euler_grid(steps, shift, convention.double_shift)
+  return dpm_grid(steps, shift, convention.continuous_timesteps)
 
 
 def read_scheduler(folder) -> tuple[str, float]:

@@ -1,0 +1,151 @@
+"""The parity ledger: comparisons with the references, and what they measured.
+
+A `Case` says what is compared and how large its error may be; `run` measures
+cases, whatever goes wrong in one of them, and gives a `Record` of each. How
+records are shown and kept is in pages.py.
+"""
+
+from collections.abc import Callable, Iterable
+import dataclasses
+import gc
+import math
+import time
+import traceback
+from typing import NamedTuple
+
+import numpy as np
+
+# What DESIGN section 5 asks for.
+MODULE, PIPELINE = 1e-5, 1e-4
+# The references' own bfloat16 errors, that ours may have in any case.
+BFLOAT16 = {'sana': 1.8e-2, 'dc_ae': 1.9e-2, 'gemma2': 1.3e-2}
+
+
+class Measured(NamedTuple):
+  """An error whose bound was measured beside it."""
+  error: float
+  bound: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One comparison.
+
+  `measure` gets the seed of all that is random in it and returns the error, or
+  `Measured` where the bound comes from the same run (bfloat16).
+  """
+  area: str
+  what: str
+  size: str
+  dtype: str
+  bound: float
+  measure: Callable[[int], 'float | Measured']
+  quick: bool = True
+  against: str = 'diffusers'
+
+  @property
+  def name(self) -> str:
+    return f'{self.area}: {self.what}, {self.size}, {self.dtype}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What a case measured; `problem` is the exception that it ended with."""
+  area: str
+  what: str
+  size: str
+  dtype: str
+  against: str
+  quick: bool
+  error: float
+  bound: float
+  seconds: float
+  problem: str = ''
+
+  @property
+  def passed(self) -> bool:
+    return not self.problem and self.error <= self.bound
+
+  @property
+  def verdict(self) -> str:
+    return 'ok' if self.passed else 'ERROR' if self.problem else 'FAILED'
+
+
+def relative_error(got: object, want: object) -> float:
+  """||got - want|| / ||want|| over all elements, in float64.
+
+  Infinite where shapes differ or a value is not finite.
+  """
+  got, want = np.asarray(got), np.asarray(want)
+  if got.shape != want.shape:
+    return math.inf
+  got, want = got.astype(np.float64).ravel(), want.astype(np.float64).ravel()
+  difference, size = np.linalg.norm(got - want), np.linalg.norm(want)
+  if not np.isfinite(difference) or not np.isfinite(size):
+    return math.inf
+  if size == 0:
+    return 0. if difference == 0 else math.inf
+  return float(difference / size)
+
+
+def bfloat16(
+  area: str, ours: object, theirs: object, want: object
+) -> Measured:
+  """Our bfloat16 result beside the reference's, both against float32.
+
+  1.05: equal precision, other order of sums.
+  """
+  return Measured(relative_error(ours, want), max(
+    1.05 * relative_error(theirs, want), BFLOAT16[area]))
+
+
+def averaged(
+  measure: Callable[[int], Measured], draws: int = 4
+) -> Callable[[int], Measured]:
+  """The means over several draws of weights and inputs.
+
+  One small bfloat16 model may be lucky or not; four are not.
+  """
+  def mean(seed):
+    seeds = np.random.SeedSequence(seed).generate_state(draws).tolist()
+    return Measured(*np.mean([measure(s) for s in seeds], axis=0))
+  return mean
+
+
+def run(
+  cases: Iterable[Case], seed: int,
+  tell: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+  """Measures the cases; `tell` hears each record at once."""
+  records = []
+  for case in cases:
+    records.append(measure(case, seed))
+    tell(records[-1])
+    gc.collect()  # The models of a full-size case must go before the next.
+  return records
+
+
+def measure(case: Case, seed: int) -> Record:
+  """Measures one case; an exception is a record too."""
+  start, problem = time.perf_counter(), ''
+  error, bound = math.inf, case.bound
+  try:
+    result = case.measure(seed)
+    if isinstance(result, Measured):
+      error, bound = map(float, result)
+    else:
+      error = float(result)
+  except Exception as e:  # noqa: BLE001
+    problem = describe(e)
+  return Record(
+    case.area, case.what, case.size, case.dtype, case.against, case.quick,
+    error, bound, time.perf_counter() - start, problem)
+
+
+def describe(e: Exception) -> str:
+  """An exception in one line, with the innermost place of this project."""
+  frames = traceback.extract_tb(e.__traceback__)
+  ours = [f for f in frames if 'site-packages' not in f.filename] or frames
+  where = ours[-1].filename.replace('\\', '/').rpartition('/')[2]
+  said = ' '.join(str(e).split())[:300]
+  return f'{type(e).__name__}: {said} ({where}:{ours[-1].lineno})'

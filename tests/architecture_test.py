@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -104,3 +106,12 @@ def test_every_function_is_shorter_than_70_lines():
         if lines >= 70:
           long.append(f'{path.relative_to(ROOT)}: {node.name}, {lines} lines')
   assert not long
+
+
+def test_importing_the_package_needs_neither_torch_nor_tensorflow():
+  heavy = 'torch', 'tensorflow', 'diffusers', 'transformers'
+  code = ('import sana_jax, sys; sana_jax.Pipeline; '
+          f'print([m for m in {heavy} if m in sys.modules])')
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  assert done.stdout == '[]\n'

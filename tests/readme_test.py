@@ -15,6 +15,8 @@ SMALLER = {
   'sample': ['--steps', '2'],
   'evaluate': ['--per-kind', '1', '--num-images', '1', '--steps', '2'],
   'data': ['--examples', '32'],
+  'zoo': [],
+  'convert': [],
   'train': [
     '--config.num_steps=2', '--config.data.examples=32',
     '--config.optimizer.warmup_steps=0',
@@ -41,6 +43,20 @@ def test_each_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
   if arguments[0] == 'train':
     more = [*more, f'--config.data.path={tmp_path / "data"}']
   assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_on_weights_run(
+    tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  page = (ROOT / 'docs' / 'weights.md').read_text()
+  block, = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+  for line in block.splitlines():
+    assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+  for path in (ROOT / 'sana_jax' / 'assets' / 'shapes').rglob('*'):
+    for folder in ('again', 'third'):
+      again = tmp_path / 'out' / folder / path.relative_to(
+        ROOT / 'sana_jax' / 'assets' / 'shapes')
+      assert path.is_dir() or again.read_bytes() == path.read_bytes()
 
 
 def test_the_python_of_the_readme_runs():

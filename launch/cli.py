@@ -19,6 +19,7 @@ COMMANDS = {
   'evaluate': 'score how well a model follows prompts',
   'convert': "between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
+  'parity': 'compare with the PyTorch references',
   'data': 'prepare data sets',
 }
 _EXAMPLES = """examples:

@@ -1,0 +1,170 @@
+"""Every comparison with the PyTorch references, as a table with a verdict.
+
+  sana-jax parity --quick
+  sana-jax parity --only "dc_ae: decode" --seed 7
+  sana-jax parity --out docs
+  sana-jax parity --from-json docs/parity.json --out docs
+
+Weights and inputs are random, and others in every run. --out writes
+parity.json and the page parity.md; --from-json writes the page again without
+measuring. Ends with exit code 1 if a row fails. Needs pip install
+'sana_jax[parity]'.
+"""
+
+import argparse
+from collections.abc import Sequence
+import datetime
+import importlib
+import importlib.metadata
+import platform
+import secrets
+import warnings
+
+from tqdm import tqdm
+
+from sana_jax.errors import UserError
+from sana_jax.launch import devices, output
+from sana_jax.launch.flags import text, whole
+from sana_jax.parity import ledger, pages
+
+# From small to large: a fault shows first where it is.
+AREAS = ('gemma2', 'dc_ae', 'sana', 'controlnet', 'text', 'samplers', 'optim',
+         'pipeline')
+_PACKAGES = ('sana_jax', 'jax', 'flax', 'torch', 'diffusers', 'transformers',
+             'came-pytorch')
+_FULL_SIZE = 40  # About as many times slower than a tiny case.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('--quick', action='store_true',
+                      help='tiny sizes only: minutes on two cores')
+  parser.add_argument('--only', type=text, default='', metavar='TEXT',
+                      help='rows whose name has this in it; see --list')
+  parser.add_argument('--seed', type=whole(0),
+                      help='repeats a run; printed at its beginning')
+  parser.add_argument('--list', action='store_true',
+                      help='names the rows and measures nothing')
+  parser.add_argument('--out', type=text, metavar='DIR',
+                      help='folder for parity.json and parity.md')
+  parser.add_argument('--from-json', type=text, metavar='FILE',
+                      help='writes the page of this ledger to --out')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures, prints and writes; 1 if a row fails."""
+  if args.out:
+    output.check(args.out)
+  if args.from_json:
+    return render(args.from_json, args.out)
+  cases = chosen(all_cases(), args.quick, args.only)
+  if args.list:
+    print('\n'.join(case.name for case in cases))
+    return 0
+  devices.configure(cpu_devices=1)
+  keep_small_programs()
+  seed = secrets.randbits(31) if args.seed is None else args.seed
+  print(f'Comparing {len(cases)} rows; repeat with --seed={seed}.')
+  result = pages.Ledger(
+    measure(cases, seed), seed, datetime.date.today().isoformat(), device(),
+    versions())
+  print(pages.table(result.records))
+  if args.out:
+    write(result, args.out)
+  return 0 if all(record.passed for record in result.records) else 1
+
+
+def all_cases() -> list[ledger.Case]:
+  """Of every area; UserError without the references."""
+  out = []
+  for area in AREAS:
+    try:
+      module = importlib.import_module(f'sana_jax.parity.{area}')
+    except ModuleNotFoundError as e:
+      if (e.name or 'sana_jax').startswith('sana_jax'):
+        raise
+      raise UserError(f'This needs the package {e.name}; install it with pip '
+                      "install 'sana_jax[parity]'.") from e
+    out += module.cases()
+  return out
+
+
+def chosen(
+  cases: Sequence[ledger.Case], quick: bool, only: str
+) -> list[ledger.Case]:
+  """The cases that were asked for; UserError where there is none."""
+  out = [case for case in cases if only in case.name
+         and (case.quick or not quick)]
+  if not out:
+    raise UserError(f'No row has --only={only!r} in its name; see --list.')
+  return out
+
+
+def measure(
+  cases: Sequence[ledger.Case], seed: int
+) -> list[ledger.Record]:
+  """Runs the cases under a bar, which is silent where nobody watches."""
+  cost = lambda quick: 1 if quick else _FULL_SIZE
+  names = iter([case.name for case in cases] + [''])
+  with warnings.catch_warnings(), tqdm(
+      total=sum(cost(case.quick) for case in cases), desc=next(names),
+      bar_format='{percentage:3.0f}% |{bar:20}| {elapsed} of about '
+      '{elapsed}+{remaining} {desc}', disable=None) as bar:
+    warnings.simplefilter('ignore')  # Of the references, on their own use.
+
+    def tell(record):
+      bar.set_description_str(next(names), refresh=False)
+      bar.update(cost(record.quick))
+      if not record.passed:
+        bar.write(f'{record.verdict}: {record.area}: {record.what} '
+                  f'{record.error:.1e} > {record.bound:.1e} {record.problem}')
+    return ledger.run(cases, seed, tell)
+
+
+def keep_small_programs() -> None:
+  """Hundreds of small programs are compiled: keep those of tenths of seconds.
+  """
+  import jax
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+def device() -> str:
+  """What our side ran on."""
+  import jax
+  kind = jax.devices()[0].device_kind
+  return kind if kind != 'cpu' else f'CPU ({platform.machine()})'
+
+
+def versions() -> dict[str, str]:
+  """Of what was compared; those that are not installed are left out."""
+  out = {}
+  for name in _PACKAGES:
+    try:
+      out[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return out
+
+
+def render(path: str, out: str | None) -> int:
+  """Writes the page of a ledger that was measured before, or prints it."""
+  try:
+    with open(path, encoding='utf-8') as f:
+      result = pages.from_json(f.read())
+  except OSError as e:
+    raise UserError(f'--from-json={path} cannot be read ({e.strerror}); give '
+                    'a parity.json.') from e
+  if out:
+    write(result, out)
+  else:
+    print(pages.table(result.records))
+  return 0 if all(record.passed for record in result.records) else 1
+
+
+def write(result: pages.Ledger, out: str) -> None:
+  """parity.json, and the page made from it."""
+  text = pages.to_json(result)
+  with output.folder(out) as folder:
+    output.write_text(folder / 'parity.json', text)
+    output.write_text(
+      folder / 'parity.md', pages.markdown(pages.from_json(text)))

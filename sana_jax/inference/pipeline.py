@@ -19,10 +19,10 @@ import numpy as np
 
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance, guide
-from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
 from sana_jax.errors import UserError
 from sana_jax.inference import bins
 from sana_jax.inference.conventions import Convention, DIFFUSERS
+from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.models.sana import project_text
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
@@ -33,6 +33,9 @@ from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
+# diffusers' names for the same arguments.
+_RENAMED = {'num_inference_steps': 'steps',
+            'num_images_per_prompt': 'num_images'}
 # By depth, where NVlabs' PAG perturbs the published models.
 _PAG_LAYERS = {20: (8,), 28: (14,)}
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
@@ -144,6 +147,9 @@ class Pipeline:
 
   @functools.wraps(draw, assigned=('__doc__',))
   def __call__(self, *args, **kwargs):
+    for theirs, ours in _RENAMED.items():
+      if theirs in kwargs:
+        kwargs[ours] = kwargs.pop(theirs)
     return np.asarray(self.draw(*args, **kwargs))
 
   def replace(self, **changes) -> 'Pipeline':
@@ -316,30 +322,6 @@ def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
   outside = mask.shape[1] - encode.LENGTH  # The instruction, but for <bos>.
   needed = int(mask.sum(axis=1).max()) - outside
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
-
-
-def time_grid(
-  sampler: str, steps: int, shift: float, convention: Convention = DIFFUSERS,
-) -> TimeGrid:
-  """The grid that belongs to a sampler."""
-  if sampler == 'euler':
-    return flow_euler_grid(steps, shift, convention.double_shift)
-  return dpm_grid(steps, shift, convention.continuous_timesteps)
-
-
-def read_scheduler(folder) -> tuple[str, float]:
-  """(sampler, flow shift) of a scheduler_config.json."""
-  config = folders.read_json(folder / 'scheduler' / 'scheduler_config.json')
-  name = config.get('_class_name')
-  if name == 'FlowMatchEulerDiscreteScheduler':
-    return 'euler', config.get('shift', 1.0)
-  if name != 'DPMSolverMultistepScheduler' or not config.get('use_flow_sigmas'):
-    raise UserError(
-      f'{folder} has the scheduler {name}; DPMSolverMultistepScheduler with '
-      'use_flow_sigmas and FlowMatchEulerDiscreteScheduler are supported.')
-  heun = '-heun' if config.get('solver_type') == 'heun' else ''
-  return (f'dpm++{config.get("solver_order", 2)}m{heun}',
-          config.get('flow_shift', 1.0))
 
 
 def check_request(prompts, steps, num_images, output_type, guidance_scale):

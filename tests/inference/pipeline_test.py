@@ -192,27 +192,15 @@ def edited(tmp_path, file, **changes):
   return folder
 
 
-def test_other_pipelines_and_schedulers_are_refused_by_name(tmp_path):
+def test_other_pipelines_are_refused_by_name(tmp_path):
   folder = edited(tmp_path, 'model_index.json', _class_name='FluxPipeline')
   with pytest.raises(UserError, match='is a FluxPipeline; SanaPipeline is'):
     Pipeline.from_pretrained(folder)
-  file = 'scheduler/scheduler_config.json'
-  folder = edited(tmp_path / 'a', file, _class_name='DDIMScheduler')
-  with pytest.raises(UserError, match='scheduler DDIMScheduler; DPMSolver'):
-    pipeline.read_scheduler(folder)
-  folder = edited(tmp_path / 'b', file, use_flow_sigmas=False)
-  with pytest.raises(UserError, match='with use_flow_sigmas'):
-    pipeline.read_scheduler(folder)
 
 
-def test_the_scheduler_names_the_sampler(tmp_path):
-  file = 'scheduler/scheduler_config.json'
-  assert pipeline.read_scheduler(FOLDER) == ('dpm++2m', 3.)
-  folder = edited(tmp_path / 'a', file, solver_type='heun', flow_shift=6.)
-  assert pipeline.read_scheduler(folder) == ('dpm++2m-heun', 6.)
-  folder = edited(tmp_path / 'b', file, solver_order=3)
-  assert pipeline.read_scheduler(folder) == ('dpm++3m', 3.)
-  folder = edited(
-    tmp_path / 'c', file, _class_name='FlowMatchEulerDiscreteScheduler',
-    shift=4.)
-  assert pipeline.read_scheduler(folder) == ('euler', 4.)
+def test_arguments_have_the_names_of_diffusers_too(pipe):
+  how = dict(SMALL, output_type='latent')
+  steps = how.pop('steps')
+  np.testing.assert_array_equal(
+    pipe('a cat', num_inference_steps=steps, num_images_per_prompt=2, **how),
+    pipe('a cat', steps=steps, num_images=2, **how))

@@ -5,12 +5,15 @@ from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
 from sana_jax.diffusion.samplers.euler import Euler
 from sana_jax.errors import UserError
 
-# DPM-Solver++ of order 1 is Euler's method on this path: it has no name.
+# DPM-Solver++ of order 1 takes Euler's steps, on its own time grid.
 _SAMPLERS = {
   'euler': Euler(),
+  'dpm++1m': DpmSolver(order=1),
+  'dpm++1m-heun': DpmSolver(order=1),
   'dpm++2m': DpmSolver(order=2),
   'dpm++2m-heun': DpmSolver(order=2, variant='heun'),
   'dpm++3m': DpmSolver(order=3),
+  'dpm++3m-heun': DpmSolver(order=3, variant='heun'),
 }
 NAMES = tuple(_SAMPLERS)
 

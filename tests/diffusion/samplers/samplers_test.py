@@ -129,7 +129,7 @@ def test_few_steps_end_with_lower_orders():
 
 
 def test_an_unknown_sampler_lists_the_names():
-  with pytest.raises(UserError, match="'ddim'.*euler, dpm\\+\\+2m, "):
+  with pytest.raises(UserError, match="'ddim'.*euler, dpm\\+\\+1m, "):
     samplers.make('ddim')
 
 

@@ -1,0 +1,65 @@
+"""scheduler_config.json: which sampler a model is for, and its time grid."""
+
+from collections.abc import Mapping
+import os
+import pathlib
+from typing import Any
+
+from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
+from sana_jax.errors import UserError
+from sana_jax.inference.conventions import Convention, DIFFUSERS
+from sana_jax.weights.safetensors_files import read_json
+
+# Options of diffusers' schedulers that would change the picture, and the only
+# value that is served: its default, and that of every published SANA.
+_DPM = {
+  'algorithm_type': 'dpmsolver++', 'prediction_type': 'flow_prediction',
+  'use_flow_sigmas': True, 'thresholding': False, 'lower_order_final': True,
+  'euler_at_final': False, 'final_sigmas_type': 'zero',
+  'use_karras_sigmas': False, 'use_exponential_sigmas': False,
+  'use_beta_sigmas': False, 'use_lu_lambdas': False,
+  'use_dynamic_shifting': False, 'num_train_timesteps': 1000}
+_EULER = {
+  'use_dynamic_shifting': False, 'shift_terminal': None,
+  'use_karras_sigmas': False, 'use_exponential_sigmas': False,
+  'use_beta_sigmas': False, 'invert_sigmas': False,
+  'stochastic_sampling': False, 'num_train_timesteps': 1000}
+# What DPMSolverMultistepScheduler assumes and a SANA cannot use.
+_DPM_DEFAULTS = {'prediction_type': 'epsilon', 'use_flow_sigmas': False}
+
+
+def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
+  """(sampler, flow shift) of a model folder's scheduler.
+
+  Raises UserError for one whose pictures would be others.
+  """
+  path = pathlib.Path(folder) / 'scheduler' / 'scheduler_config.json'
+  config = read_json(path)
+  name = config.get('_class_name')
+  if name == 'FlowMatchEulerDiscreteScheduler':
+    _check(path, config, _EULER)
+    return 'euler', config.get('shift', 1.0)
+  if name != 'DPMSolverMultistepScheduler':
+    raise UserError(
+      f'{folder} has the scheduler {name}; DPMSolverMultistepScheduler with '
+      'use_flow_sigmas and FlowMatchEulerDiscreteScheduler are supported.')
+  _check(path, {**_DPM_DEFAULTS, **config}, _DPM)
+  heun = '-heun' if config.get('solver_type') == 'heun' else ''
+  return (f'dpm++{config.get("solver_order", 2)}m{heun}',
+          config.get('flow_shift', 1.0))
+
+
+def _check(path, config: Mapping[str, Any], served: Mapping[str, Any]) -> None:
+  for key, value in served.items():
+    got = config.get(key, value)
+    if got != value and not (value is False and got is None):
+      raise UserError(f'{path}: {key} is {got!r}; only {value!r} is supported.')
+
+
+def time_grid(
+  sampler: str, steps: int, shift: float, convention: Convention = DIFFUSERS,
+) -> TimeGrid:
+  """The grid that belongs to a sampler."""
+  if sampler == 'euler':
+    return flow_euler_grid(steps, shift, convention.double_shift)
+  return dpm_grid(steps, shift, convention.continuous_timesteps)

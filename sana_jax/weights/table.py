@@ -102,6 +102,10 @@ def match(
       out[path] = _sources(parts, tensors)
   problems += [f'{key}: the model has no {path}' for path, parts in
                found.items() for _, key, _ in parts]
+  if wanted and tensors and not out:
+    raise WeightError(
+      f'The weights are of another model: none of the {len(tensors)} tensors, '
+      f'such as {min(tensors)}, fits.')
   if problems:
     raise WeightError(
       'The weights do not fit the model:\n  ' + '\n  '.join(sorted(problems)))

@@ -139,7 +139,7 @@ def other_depth(folder):
 
 @pytest.mark.parametrize('change, said', [
   (truncate, 'damaged or cut short'),
-  (other_model, 'transformer: The weights do not fit the model'),
+  (other_model, 'transformer: The weights are of another model: none of the'),
   (other_depth, 'transformer: The weights do not fit the model'),
   (lambda folder: (folder / 'model_index.json').unlink(),
    'holds no model that is known here'),

@@ -1,6 +1,7 @@
 """Weight maps are exact both ways, and one error says all that is wrong."""
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -167,3 +168,26 @@ def test_flatten_and_unflatten():
   leaves = {'a/b': 1, 'a/c/d': 2, 'e': 3}
   assert table.flatten(tree) == leaves
   assert table.unflatten(leaves) == tree
+
+
+@pytest.mark.parametrize('dtype', [np.int32, np.bool_, ml_dtypes.float8_e4m3fn])
+def test_a_tensor_of_another_kind_of_dtype(dtype):
+  given = tensors()
+  given['embed.weight'] = given['embed.weight'].astype(dtype)
+  said = error(given=given)
+  assert f'{np.dtype(dtype)} in embed.weight, where a floating dtype' in said
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_floating_dtypes_are_kept_or_cast(dtype):
+  given = {k: x.astype(dtype) for k, x in tensors().items()}
+  params = table.load(RULES, given, shapes())
+  assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(dtype)}
+  params = table.load(RULES, given, shapes(), np.float32)
+  assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+def test_the_weights_of_another_model_are_one_sentence():
+  said = error(given={f'other.{i}': np.zeros(3) for i in range(500)})
+  assert said == ('The weights are of another model: none of the 500 tensors, '
+                  'such as other.0, fits.')

@@ -58,6 +58,15 @@ def nearest(height: int, width: int, sample_size: int) -> tuple[int, int]:
   return table[min(table, key=lambda r: abs(r - ratio))]
 
 
+def covering(
+  made: tuple[int, int], asked: tuple[int, int]
+) -> tuple[int, int]:
+  """The smallest scaled size of a picture that covers the one asked for."""
+  scale = max(a / m for a, m in zip(asked, made))
+  rows, columns = (max(a, round(m * scale)) for a, m in zip(asked, made))
+  return rows, columns
+
+
 def resize_and_crop(
   images: Float[Array, 'b y x c'], height: int, width: int
 ) -> Float[Array, 'b {height} {width} c']:
@@ -65,8 +74,7 @@ def resize_and_crop(
   batch, y, x, channels = images.shape
   if (y, x) == (height, width):
     return images
-  scale = max(height / y, width / x)
-  rows, columns = max(height, round(y * scale)), max(width, round(x * scale))
+  rows, columns = covering((y, x), (height, width))
   images = jax.image.resize(
     images, (batch, rows, columns, channels), 'linear', antialias=False)
   top, left = (rows - height) // 2, (columns - width) // 2

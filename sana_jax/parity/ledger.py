@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# What DESIGN section 5 asks for.
+# What float32 modules, and pipelines of 20 steps, must hold.
 MODULE, PIPELINE = 1e-5, 1e-4
 # The references' own bfloat16 errors, that ours may have in any case.
 BFLOAT16 = {'sana': 1.8e-2, 'dc_ae': 1.9e-2, 'gemma2': 1.3e-2}

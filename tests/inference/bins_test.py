@@ -1,5 +1,7 @@
 """The trained aspect ratios, and pictures of exactly the size asked for."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,6 +47,19 @@ def test_a_tie_goes_to_the_first_as_in_diffusers():
   # 3.5 lies between 3 and 4, and 2.75 between 2.5 and 3, exactly.
   assert bins.nearest(7, 2, 32) == (1728, 576)
   assert bins.nearest(11, 4, 32) == (1600, 640)
+
+
+def test_every_size_is_covered_and_one_side_fits():
+  sides = range(512, 2049, 16)
+  for asked in itertools.product(sides, sides):  # 9,409 of them.
+    made = bins.nearest(*asked, 32)
+    rows, columns = bins.covering(made, asked)
+    assert rows >= asked[0] and columns >= asked[1]
+    assert rows == asked[0] or columns == asked[1]
+    scale = max(asked[0] / made[0], asked[1] / made[1])
+    # Rounded, never cut off: diffusers loses a pixel, and then the picture.
+    assert abs(rows - made[0] * scale) <= 0.5
+    assert abs(columns - made[1] * scale) <= 0.5
 
 
 @pytest.mark.parametrize('made, asked', [

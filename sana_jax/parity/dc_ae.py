@@ -80,7 +80,8 @@ def cases() -> list[Case]:
            method=m, positions=QUADRATIC)
       for what, s in PUBLISHED.items() if s in ('sana', 'f128') for m in both),
     *(wide(f'{m}, {what}', measure_whole, structure=s, method=m,
-           positions=QUADRATIC, quick=s not in ('mix', 'f64'))  # As in f128.
+           positions=(1, 2) if s == 'f128' else (2, 2),
+           quick=s in ('sana', 'mix'))  # Others have the same blocks.
       for what, s in PUBLISHED.items() for m in both),
     *(full(f'{m}, {what}', '256 px', jnp.float32, MODULE, structure=s,
            method=m, pixels=256)

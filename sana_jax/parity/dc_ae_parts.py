@@ -65,9 +65,8 @@ def last_up(model, dtype):
   return resampling.Up(model.in_channels, model.upsample, False, dtype)
 
 
-def convolution(features: Callable[[DCAE], int]):
-  return lambda model, dtype: blocks.conv3x3(
-    features(model), dtype=dtype, name=None)
+def first_convolution(model, dtype):
+  return blocks.conv3x3(model.encoder_widths[0], dtype=dtype, name='conv_in')
 
 
 def rms_norm(model, dtype):
@@ -91,8 +90,7 @@ PARTS = {
     'decoder.up_blocks.1.1.norm', 'decoder/stage_1/block_1/norm', batch_norm,
     'mix'),
   'convolution': Part(
-    'encoder.conv_in', 'encoder/conv_in',
-    convolution(lambda model: model.encoder_widths[0])),
+    'encoder.conv_in', 'encoder/conv_in', first_convolution),
   'ResBlock, SiLU, RMS norm': Part(
     'encoder.down_blocks.0.0', 'encoder/stage_0/block_0',
     resblock('rms_norm', 'silu')),

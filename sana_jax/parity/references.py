@@ -61,12 +61,12 @@ def as_array(x: torch.Tensor, dtype: DType = np.float32) -> np.ndarray:
   return x.detach().float().numpy().astype(dtype)
 
 
-def channels_last(x: np.ndarray) -> np.ndarray:
+def channels_last(x: np.ndarray | Array) -> np.ndarray:
   """[b c y x] -> [b y x c]."""
-  return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+  return np.ascontiguousarray(np.asarray(x).transpose(0, 2, 3, 1))
 
 
-def channels_first(x: Array) -> np.ndarray:
+def channels_first(x: np.ndarray | Array) -> np.ndarray:
   """[b y x c] -> [b c y x]."""
   return np.asarray(x).transpose(0, 3, 1, 2)
 
@@ -141,7 +141,7 @@ def compare(
 
 def apply(
   module: nn.Module, variables: PyTree, *args: Any, method: str = '__call__'
-) -> Array:
+) -> Any:
   """One compiled call; float32 means float32 on every device."""
   with jax.default_matmul_precision('float32'):
     return _compiled(module, method)(variables, *args)

@@ -20,10 +20,13 @@ from sana_jax.models.attention import CrossAttention, LinearSelfAttention
 from sana_jax.models.layers import layer_normalise
 from sana_jax.models.mix_ffn import MixFFN
 from sana_jax.parity import references
-from sana_jax.typing import Array, DType, PyTree
+from sana_jax.typing import DType, PyTree
 
 # Our model, its parameters, what the reference's part was given, token grid.
 Ours = Callable[[models.Sana, PyTree, list[np.ndarray], tuple[int, int]], Any]
+
+
+_FIRST = 'transformer_blocks.0'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +154,18 @@ def with_fields(ours: Ours, **fields: Any) -> Ours:
   return lambda model, *rest: ours(model.clone(**fields), *rest)
 
 
-def small_queries(attention: str, size: float):
-  """Makes queries and keys of the first block so small that eps is seen."""
+def small(size: float, *names: str):
+  """Makes what these layers return so small that an eps behind it is seen."""
   def adjust(model):
-    attend = model.transformer_blocks[0].get_submodule(attention)
-    for dense in (attend.to_q, attend.to_k):
-      for p in dense.parameters():
+    for name in names:
+      for p in model.get_submodule(name).parameters():
         p.data.mul_(size)
   return adjust
+
+
+def small_queries(attention: str, size: float):
+  """Of the first block, and its keys."""
+  return small(size, *(f'{_FIRST}.{attention}.to_{x}' for x in 'qk'))
 
 
 def small_and_eps(size: float, eps: float):
@@ -201,7 +208,7 @@ class LinearAttention:
     return attention.to_out[0](out.float())
 
 
-def _apply(module, params, *args) -> Array:
+def _apply(module, params, *args):
   return references.apply(module, {'params': params}, *args)
 
 
@@ -217,7 +224,6 @@ def _tokens(x):
   return x.reshape(len(x), -1, x.shape[-1])
 
 
-_FIRST = 'transformer_blocks.0'
 PARTS = {
   'patch embedding': Part('patch_embed', patches),
   'patch embedding, positions': Part('patch_embed', patches, 'positions'),
@@ -228,7 +234,12 @@ PARTS = {
   'caption projection and norm': Part(
     'caption_projection', caption, until='caption_norm'),
   'caption norm': Part('caption_norm', caption_norm),
+  'caption norm, small states': Part(
+    'caption_norm', caption_norm,
+    adjust=small(1e-2, 'caption_projection.linear_2')),
   'norm before attention': Part(f'{_FIRST}.norm1', norm),
+  'norm before attention, small tokens': Part(
+    f'{_FIRST}.norm1', norm, adjust=small(1e-2, 'patch_embed')),
   'linear attention': Part(f'{_FIRST}.attn1', linear_attention),
   'linear attention, QK-norm': Part(
     f'{_FIRST}.attn1', linear_attention, 'QK-norm'),

@@ -111,7 +111,7 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
   (['--seed', '-1'], "--seed: '-1' is not allowed; give a whole number from 0"),
   (['--seed', str(2**31)], f"--seed: '{2**31}' is not allowed"),
   (['--dtype', 'int8'], "--dtype: invalid choice: 'int8' (choose from"),
-  (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler, dpm++2m"),
+  (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler, dpm++1m"),
   (['--height', '33'], "height is 33; it must be a multiple of the "
    "autoencoder's compression, 4, such as 32"),
   (['--width', '2'], 'width is 2; it must be a multiple'),

@@ -34,6 +34,16 @@ def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
   return parse
 
 
+def ratio(text: str) -> float:
+  """The type of a flag like 16:9; width over height."""
+  match = re.fullmatch(r'(\d{1,5}(?:\.\d+)?):(\d{1,5}(?:\.\d+)?)', text)
+  sides = [float(x) for x in match.groups()] if match else [0, 0]
+  if not min(sides) or not 0.25 <= sides[0] / sides[1] <= 4:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not allowed; give WIDTH:HEIGHT from 1:4 to 4:1')
+  return sides[0] / sides[1]
+
+
 def not_negative(text: str) -> float:
   """The type of a flag that is a finite number of 0 or more."""
   try:

@@ -26,7 +26,7 @@ import sys
 from sana_jax.errors import UserError
 from sana_jax.inference.jobs import Job, read
 from sana_jax.launch import devices, output
-from sana_jax.launch.flags import not_negative, text, whole
+from sana_jax.launch.flags import not_negative, ratio, text, whole
 from sana_jax.version import __version__
 
 SHEET = 'contact_sheet.png'
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="default: the model's own")
   parser.add_argument('--width', type=whole(), metavar='PX',
                       help="default: the model's own")
+  parser.add_argument('--aspect-ratio', type=ratio, metavar='W:H',
+                      help="such as 16:9, at the model's usual area; instead "
+                      'of --height and --width')
   parser.add_argument('--format', default='png', metavar='NAME',
                       choices=['png', 'jpg', 'webp'],
                       help='png, jpg or webp (default: %(default)s)')
@@ -82,10 +85,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Samples; returns the exit code."""
+  if args.aspect_ratio and (args.height or args.width):
+    raise UserError('--aspect-ratio and --height or --width are given; give '
+                    'one of the two.')
   jobs, problems = _jobs(args)
   output.check(args.out)
   pipe, settings = open_pipeline(args)
-  jobs, too_odd = _possible(jobs, pipe, by_line=args.prompts is not None)
+  usual = pipe.size_of_ratio(args.aspect_ratio or 1.)
+  jobs, too_odd = _possible(
+    jobs, pipe, usual, by_line=args.prompts is not None)
   for problem in problems + too_odd:
     print(f'sana-jax: {args.prompts}, {problem} It is skipped.',
           file=sys.stderr)
@@ -108,12 +116,12 @@ def _jobs(args):
           for i, p in enumerate(args.prompt, 1)], []
 
 
-def _possible(jobs, pipe, by_line):
+def _possible(jobs, pipe, usual, by_line):
   """Jobs whose size the model can make, and what is wrong with the others."""
   kept, problems = [], []
   for job in jobs:
-    job = dataclasses.replace(job, height=job.height or pipe.size_px,
-                              width=job.width or pipe.size_px)
+    job = dataclasses.replace(job, height=job.height or usual[0],
+                              width=job.width or usual[1])
     try:
       pipe.trained_size(job.height, job.width)
       kept.append(job)

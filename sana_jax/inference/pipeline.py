@@ -164,6 +164,17 @@ class Pipeline:
     return (self.transformer.module.sample_size
             * self.autoencoder.module.compression)
 
+  def size_of_ratio(self, ratio: float) -> tuple[int, int]:
+    """(height, width) of about the usual area, with width / height = `ratio`.
+
+    A trained size where the model has several, else multiples of the
+    autoencoder's compression.
+    """
+    side, f = self.size_px, self.autoencoder.module.compression
+    height, width = (max(1, round(side * r / f)) * f for r in (
+      ratio ** -0.5, ratio ** 0.5))
+    return bins.nearest(height, width, self.transformer.module.sample_size)
+
   def trained_size(
     self, height: int, width: int, use_resolution_binning: bool = True
   ) -> tuple[int, int]:

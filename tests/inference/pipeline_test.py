@@ -7,6 +7,7 @@ tests/parity/goldens_sana.py, with diffusers and transformers alone.
 import json
 import pathlib
 import shutil
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -196,6 +197,26 @@ def test_other_pipelines_are_refused_by_name(tmp_path):
   folder = edited(tmp_path, 'model_index.json', _class_name='FluxPipeline')
   with pytest.raises(UserError, match='is a FluxPipeline; SanaPipeline is'):
     Pipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize('sample_size, ratio, want', [
+  (32, 16 / 9, (768, 1344)), (32, 1., (1024, 1024)), (16, 0.25, (1024, 256)),
+  (8, 1., (32, 32)), (8, 2., (24, 44)), (8, 1 / 2, (44, 24))])
+def test_an_aspect_ratio_is_a_trained_size_or_of_the_same_area(
+    pipe, sample_size, ratio, want):
+  factor = 32 if sample_size > 8 else 4
+  model = pipe.transformer
+  pipe = pipe.replace(
+    transformer=model._replace(
+      module=model.module.clone(sample_size=sample_size)),
+    autoencoder=pipe.autoencoder._replace(module=Compression(factor)))
+  assert pipe.size_of_ratio(ratio) == want
+
+
+class Compression(NamedTuple):
+  """All that a size needs of an autoencoder."""
+
+  compression: int
 
 
 def test_arguments_have_the_names_of_diffusers_too(pipe):

@@ -117,6 +117,8 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
   (['--width', '2'], 'width is 2; it must be a multiple'),
   (['--negative-prompt', '\udcff'],
    "--negative-prompt: '\\udcff' is not UTF-8"),
+  (['--aspect-ratio', '9:1'], "'9:1' is not allowed; give WIDTH:HEIGHT from"),
+  (['--aspect-ratio', '2:1', '--width', '32'], 'give one of the two'),
   (['--colour', 'red'], "Unknown argument '--colour'; sana-jax sample has "
    '--batch-size, --cpu-devices, --dtype'),
 ])

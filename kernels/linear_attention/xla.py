@@ -8,9 +8,21 @@ per head, so the cost is linear in the number of tokens. Without a softmax
 there is no 1/sqrt(k).
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+class State(NamedTuple):
+  """All that queries see of keys and values, in float32.
+
+  States of disjoint tokens add up, over devices or one after another.
+  """
+
+  values: Float[Array, 'b h k v']
+  normaliser: Float[Array, 'b h k']
 
 
 def relu_linear_attention(
@@ -24,11 +36,23 @@ def relu_linear_attention(
 
   `eps` is 1e-15 in diffusers and 1e-8 in the official code.
   """
-  dtype = v.dtype
+  return read(q, state(k, v), eps=eps).astype(v.dtype)
+
+
+def state(
+  k: Float[Array, 'b n h k'], v: Float[Array, 'b n h v']
+) -> State:
+  """S and z of these tokens."""
   # f32: sums over thousands of tokens, as both references do.
-  q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-  q, k = jax.nn.relu(q), jax.nn.relu(k)
-  state = jnp.einsum('bnhk,bnhv->bhkv', k, v)
-  normaliser = jnp.einsum('bnhk,bhk->bnh', q, jnp.sum(k, axis=1))
-  out = jnp.einsum('bnhk,bhkv->bnhv', q, state)
-  return (out / (normaliser[..., None] + eps)).astype(dtype)
+  k, v = jax.nn.relu(k.astype(jnp.float32)), v.astype(jnp.float32)
+  return State(jnp.einsum('bnhk,bnhv->bhkv', k, v), jnp.sum(k, axis=1))
+
+
+def read(
+  q: Float[Array, 'b n h k'], state: State, *, eps: float = 1e-15
+) -> Float[Array, 'b n h v']:
+  """What each query sees of a state, in float32."""
+  q = jax.nn.relu(q.astype(jnp.float32))
+  normaliser = jnp.einsum('bnhk,bhk->bnh', q, state.normaliser)
+  out = jnp.einsum('bnhk,bhkv->bnhv', q, state.values)
+  return out / (normaliser[..., None] + eps)

@@ -6,6 +6,8 @@ and numbers follow diffusers. One difference: attention sums are float32 in both
 forms; diffusers computes the quadratic one in the model's dtype.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -121,7 +123,11 @@ class MultiScaleAttention(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
+  def __call__(
+    self, x: Float[Array, 'b y x c'], attend: Callable | None = None
+  ) -> Float[Array, 'b y x c']:
+    """`attend(q, k, v)` is the attention over all of x, where none is given.
+    """
     b, height, width, channels = x.shape
     inner = channels // self.head_dim * self.head_dim
     dense = lambda size, name: nn.Dense(
@@ -134,8 +140,9 @@ class MultiScaleAttention(nn.Module):
     qkv = jnp.concatenate([qkv, *scales], axis=-1)
     qkv = qkv.reshape(b, height * width, -1, 3 * self.head_dim)
     q, k, v = jnp.split(qkv, 3, axis=-1)
-    linear = height * width > self.head_dim
-    attend = relu_linear_attention if linear else relu_quadratic_attention
+    if attend is None:
+      linear = height * width > self.head_dim
+      attend = relu_linear_attention if linear else relu_quadratic_attention
     y = attend(q, k, v).reshape(b, height, width, -1)
     y = dense(channels, 'out')(y)
     return x + make_norm(self.norm, dtype=self.dtype, name='norm')(y)
@@ -168,7 +175,10 @@ class EfficientViTBlock(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
+  def __call__(
+    self, x: Float[Array, 'b y x c'], attend: Callable | None = None
+  ) -> Float[Array, 'b y x c']:
     x = MultiScaleAttention(
-      self.scales, self.head_dim, self.norm, self.dtype, name='attention')(x)
+      self.scales, self.head_dim, self.norm, self.dtype, name='attention',
+    )(x, attend)
     return GLUMBConv(self.dtype, name='ffn')(x)

@@ -7,6 +7,9 @@ so the decoder runs from the last to the first.
 
 Where the first depth is 0, the first stage is empty and the image is
 resampled at once: `conv_in` then halves the sides, or `conv_out` doubles them.
+
+On a mesh, rows of pixels lie on its `sequence` axis: XLA exchanges the rows at
+the edges that convolutions see, and sums the state of the attention.
 """
 
 from collections.abc import Callable
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 
 from sana_jax.models import layers
 from sana_jax.models.dc_ae import blocks, resampling
+from sana_jax.sharding.activations import constrain
 from sana_jax.typing import Array, DType, Float
 
 
@@ -28,7 +32,7 @@ class Stage(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b y x c']) -> Float[Array, 'b v u w']:
     for name, make in self.parts:
-      x = make(name=name)(x)
+      x = constrain(make(name=name)(x), 'batch', 'tokens', None, None)
     return x
 
 
@@ -92,32 +96,56 @@ class Decoder(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, latents: Float[Array, 'b y x c']) -> Float[
-      Array, 'b v u {self.out_channels}']:
-    up = functools.partial(resampling.Up, kind=self.upsample, dtype=self.dtype)
+  def __call__(
+    self, x: Float[Array, 'b y x c'], first: int | None = None, last: int = 0
+  ) -> Float[Array, 'b v u w']:
+    """Images of latents, or a stretch of that way, for pictures in parts.
+
+    With `first`, x is what comes before that stage; `last` is the stage after
+    which to stop, and 0 to end with the image. A `last` that is the number of
+    stages leaves `conv_in` alone.
+    """
+    count = len(self.widths)
+    if first is None:
+      first, x = count - 1, self.begin(x)
+    for s in reversed(range(last, first + 1)):
+      x = Stage(self.parts(s), name=f'stage_{s}')(x)
+    return x if last else self.end(x)
+
+  def begin(self, latents):
+    """Latents at the width of the coarsest stage."""
     latents = latents.astype(self.dtype)
     x = blocks.conv3x3(
       self.widths[-1], dtype=self.dtype, name='conv_in')(latents)
     if self.in_shortcut:
       x += resampling.repeat_channels(latents, self.widths[-1])
-    last = len(self.widths) - 1
-    for s in reversed(range(len(self.widths))):
-      make = block_maker(
-        self.blocks[s], self.scales[s], self.head_dim, norm=self.norms[s],
-        act=self.acts[s], remat=self.remat, dtype=self.dtype)
-      depth, parts = self.depths[s], []
-      if depth and s < last:
-        parts.append(('up_0', functools.partial(up, self.widths[s])))
-      first = len(parts)
-      parts += [(f'block_{i}', make) for i in range(first, first + depth)]
-      x = Stage(tuple(parts), name=f'stage_{s}')(x)
+    return x
+
+  @nn.nowrap
+  def parts(self, s: int) -> tuple[tuple[str, Callable[..., nn.Module]], ...]:
+    """Names and constructors of a stage's modules, in order."""
+    make = block_maker(
+      self.blocks[s], self.scales[s], self.head_dim, norm=self.norms[s],
+      act=self.acts[s], remat=self.remat, dtype=self.dtype)
+    if not self.depths[s] or s == len(self.widths) - 1:
+      return tuple((f'block_{i}', make) for i in range(self.depths[s]))
+    return (('up_0', functools.partial(self._up, self.widths[s])),
+            *((f'block_{i + 1}', make) for i in range(self.depths[s])))
+
+  @nn.nowrap
+  def _up(self, features, **kwargs):
+    return resampling.Up(
+      features, kind=self.upsample, dtype=self.dtype, **kwargs)
+
+  def end(self, x):
+    """Images of what the finest stage made."""
     x = layers.RMSNorm(
       blocks.EPS, use_bias=True, dtype=self.dtype, name='norm_out')(x)
     x = blocks.ACTS[self.out_act](x)
     if self.depths[0]:
       return blocks.conv3x3(
         self.out_channels, dtype=self.dtype, name='conv_out')(x)
-    return up(self.out_channels, shortcut=False, name='conv_out')(x)
+    return self._up(self.out_channels, shortcut=False, name='conv_out')(x)
 
 
 def block_maker(

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+import contextlib
 import math
 import re
 
@@ -44,6 +45,26 @@ def ratio(text: str) -> float:
   return sides[0] / sides[1]
 
 
+def interval(text: str) -> tuple[float, float]:
+  """The type of a flag like 0.1:0.9; both in [0, 1], the smaller one first."""
+  match = re.fullmatch(r'(\d(?:\.\d+)?):(\d(?:\.\d+)?)', text)
+  low, high = map(float, match.groups()) if match else (0, 0)
+  if not low < high <= 1:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not allowed; give FROM:TO with 0 <= FROM < TO <= 1')
+  return low, high
+
+
+def sizes(text: str) -> dict[str, int]:
+  """The type of a flag like data=2,sequence=-1."""
+  pairs = [re.fullmatch(r'(\w+)=(-?\d{1,6})', part) for part in
+           text.split(',')]
+  if not all(pairs) or len({p[1] for p in pairs}) < len(pairs):
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not allowed; give AXIS=N,AXIS=N')
+  return {p[1]: int(p[2]) for p in pairs}
+
+
 def not_negative(text: str) -> float:
   """The type of a flag that is a finite number of 0 or more."""
   try:
@@ -54,6 +75,15 @@ def not_negative(text: str) -> float:
     raise argparse.ArgumentTypeError(
       f'{text!r} is not allowed; give a number of 0 or more')
   return value
+
+
+def positive(text: str) -> float:
+  """The type of a flag that is a finite number of more than 0."""
+  with contextlib.suppress(argparse.ArgumentTypeError):
+    if value := not_negative(text):
+      return value
+  raise argparse.ArgumentTypeError(
+    f'{text!r} is not allowed; give a number of more than 0')
 
 
 def text(value: str) -> str:

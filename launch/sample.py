@@ -26,7 +26,15 @@ import sys
 from sana_jax.errors import UserError
 from sana_jax.inference.jobs import Job, read
 from sana_jax.launch import devices, output
-from sana_jax.launch.flags import not_negative, ratio, text, whole
+from sana_jax.launch.flags import (
+  interval,
+  not_negative,
+  positive,
+  ratio,
+  sizes,
+  text,
+  whole,
+)
 from sana_jax.version import __version__
 
 SHEET = 'contact_sheet.png'
@@ -56,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--format', default='png', metavar='NAME',
                       choices=['png', 'jpg', 'webp'],
                       help='png, jpg or webp (default: %(default)s)')
+  parser.add_argument('--decode', default='whole', metavar='HOW',
+                      choices=['whole', 'strips', 'tiles'],
+                      help='whole; strips: the same picture in a seventh of '
+                      'the memory at 4096 px; or tiles, which have seams, as '
+                      'diffusers does it (default: %(default)s)')
   parser.add_argument('--shard-size', type=whole(), default=0, metavar='N',
                       help='put N pictures each into tar files, as WebDataset '
                       'reads them (default: single files)')
@@ -77,6 +90,21 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--sampler', metavar='NAME',
                       help="euler, dpm++2m, dpm++2m-heun or dpm++3m (default: "
                       "the model's)")
+  parser.add_argument('--guidance-interval', type=interval, metavar='FROM:TO',
+                      help='times, of 1 for noise to 0, between which guidance '
+                      'takes place (default: 0:1)')
+  parser.add_argument('--pag-scale', type=not_negative, metavar='S',
+                      help='of perturbed-attention guidance (default: 0, none)')
+  parser.add_argument('--apg-eta', type=not_negative, metavar='X',
+                      help='adaptive projected guidance, keeping this much of '
+                      'what saturates colours (default: plain guidance)')
+  parser.add_argument('--flow-shift', type=positive, metavar='S',
+                      help="of the time grid (default: the model's)")
+  parser.add_argument('--mesh', type=sizes, default={'data': -1},
+                      metavar='AXIS=N,...',
+                      help='how the devices share the work: data splits the '
+                      'pictures of a batch, sequence the rows of each '
+                      '(default: data=-1, all devices)')
   parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
                       help='default: float32 on CPU, else bfloat16')
   parser.add_argument('--cpu-devices', type=whole(), metavar='N',
@@ -91,6 +119,10 @@ def run(args: argparse.Namespace) -> int:
   jobs, problems = _jobs(args)
   output.check(args.out)
   pipe, settings = open_pipeline(args)
+  if args.decode != 'whole':
+    from sana_jax.inference.pipeline import parts_of
+    parts_of(args.decode, pipe.autoencoder.module.compression)
+    settings['parts'] = args.decode
   usual = pipe.size_of_ratio(args.aspect_ratio or 1.)
   jobs, too_odd = _possible(
     jobs, pipe, usual, by_line=args.prompts is not None)
@@ -204,11 +236,24 @@ def open_pipeline(args: argparse.Namespace):
     samplers.make(args.sampler)
   dtype = args.dtype or (
     'float32' if jax.default_backend() == 'cpu' else 'bfloat16')
-  pipe = Pipeline.from_pretrained(
-    args.model, dtype, make_mesh({'data': -1}, jax.local_devices()))
+  mesh = make_mesh(args.mesh, jax.local_devices())
+  pipe = Pipeline.from_pretrained(args.model, dtype, mesh)
+  return pipe, settings_of(args, pipe)
+
+
+def settings_of(args: argparse.Namespace, pipe) -> dict:
+  """What decides all pictures alike; what is as usual is mostly left out."""
   settings = {}
   for key, default in (('steps', 20), ('guidance_scale', 4.5)):
     asked = getattr(args, key)
     settings[key] = (
       pipe.recommended.get(key, default) if asked is None else asked)
-  return pipe, settings | {'sampler': args.sampler or pipe.sampler}
+  settings['sampler'] = args.sampler or pipe.sampler
+  guidance = {
+    'interval': args.guidance_interval and list(args.guidance_interval),
+    'pag_scale': args.pag_scale, 'apg_eta': args.apg_eta}
+  if asked := {k: v for k, v in guidance.items() if v is not None}:
+    settings['guidance'] = asked
+  if args.flow_shift is not None:
+    settings['flow_shift'] = args.flow_shift
+  return settings

@@ -13,13 +13,14 @@ affine in v. CFG takes place for s > 1 only (diffusers): at most 1, there is no
 unconditional prediction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from sana_jax.diffusion.samplers.base import Velocity
+from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float, PyTree
 
 # (x [b ...], timestep [b], conditioning with leading axes b) -> v [b ...]. With
@@ -45,12 +46,26 @@ class Guidance:
   """
 
   scale: float = 4.5
-  interval: tuple[float, float] = (0., 1.)
+  interval: Sequence[float] = (0., 1.)
   pag_scale: float = 0.
-  pag_layers: tuple[int, ...] = ()
+  pag_layers: Sequence[int] = ()
   pag_adaptive: float = 0.
   apg_eta: float | None = None
   apg_norm: float = 0.
+
+  def __post_init__(self):
+    """Raises UserError for options that cannot be."""
+    for name in ('interval', 'pag_layers'):
+      object.__setattr__(self, name, tuple(getattr(self, name)))
+    for name in ('scale', 'pag_scale', 'pag_adaptive', 'apg_norm'):
+      if not 0 <= (value := getattr(self, name)) < float('inf'):
+        raise UserError(
+          f'guidance_{name} is {value}; it must be 0 or more.'
+          if name == 'scale' else f'{name} is {value}; it must be 0 or more.')
+    if len(self.interval) != 2 or not (
+        0 <= self.interval[0] < self.interval[1] <= 1):
+      raise UserError(f'The guidance interval is {self.interval}; it must be '
+                      'two times in [0, 1], the smaller one first.')
 
   @property
   def enabled(self) -> bool:

@@ -7,8 +7,10 @@ same picture from the same latents.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
+import math
 import os
 from typing import Any
 
@@ -18,17 +20,18 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from sana_jax.diffusion import samplers
-from sana_jax.diffusion.guidance import Guidance, guide
+from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import bins
+from sana_jax.inference import bins, stages
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
-from sana_jax.models.sana import project_text
-from sana_jax.sharding.mesh import batch_spec
+from sana_jax.inference.seamless import Strips
+from sana_jax.inference.tiling import Tiles
+from sana_jax.sharding.mesh import BATCH_AXES, batch_spec
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
-from sana_jax.typing import Array, DType, Float, UInt8
+from sana_jax.typing import Array, DType, Float
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
@@ -36,8 +39,6 @@ from sana_jax.weights.folder import Model
 # diffusers' names for the same arguments.
 _RENAMED = {'num_inference_steps': 'steps',
             'num_images_per_prompt': 'num_images'}
-# By depth, where NVlabs' PAG perturbs the published models.
-_PAG_LAYERS = {20: (8,), 28: (14,)}
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
 # Text is padded to one of these lengths, not always to 300: what is cut off is
 # masked, so the result is the same, and small models are several times faster.
@@ -48,7 +49,8 @@ TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
 class Pipeline:
   """The three models, their tokenizer and the sampler that they were made for.
 
-  With a mesh, the images of a call are split over its data and fsdp axes.
+  With a mesh, the images of a call are split over its data and fsdp axes, and
+  the rows of each over its sequence axis.
   """
 
   transformer: Model
@@ -92,8 +94,9 @@ class Pipeline:
     latents: Array | np.ndarray | None = None,
     sampler: str | None = None, output_type: str = 'uint8',
     use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
-    guidance: Guidance | None = None, flow_shift: float | None = None,
-    convention: Convention = DIFFUSERS,
+    guidance: Guidance | Mapping[str, Any] | None = None,
+    flow_shift: float | None = None, convention: Convention = DIFFUSERS,
+    parts: Strips | Tiles | str | None = None,
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
@@ -116,16 +119,21 @@ class Pipeline:
         ratio, then scale and crop (512 px to 4096 px models).
       negative_prompt: what to lead away from; one, or one for each prompt.
       instruction: put in front of each prompt, not of the negative one.
-      guidance: all its options, instead of `guidance_scale`.
+      guidance: its other options, such as {'pag_scale': 2.}; or all of them,
+        instead of `guidance_scale`.
       flow_shift: of the time grid; the checkpoint's by default.
       convention: where diffusers and the official code differ, whose way.
+      parts: how the autoencoder cuts big pictures to save memory: 'strips'
+        (or Strips) give the same picture, 'tiles' the one that diffusers'
+        enable_tiling gives.
 
     Raises:
       UserError: a value that cannot be, by its name.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    guidance = guidance or Guidance(guidance_scale)
-    check_request(prompts, steps, num_images, output_type, guidance.scale)
+    guidance = guidance_of(guidance_scale, guidance)
+    check_request(prompts, steps, num_images, output_type, flow_shift)
+    parts = parts_of(parts, self.autoencoder.module.compression)
     samplers.make(sampler or self.sampler)  # Raises before any work is done.
     height, width = (
       self.size_px if side is None else side for side in (height, width))
@@ -142,8 +150,8 @@ class Pipeline:
       convention=convention)
     if output_type == 'latent':
       return latents
-    images = self.decode(latents, (height, width))
-    return to_uint8(images) if output_type == 'uint8' else images
+    images = self.decode(latents, (height, width), parts)
+    return stages.to_uint8(images) if output_type == 'uint8' else images
 
   @functools.wraps(draw, assigned=('__doc__',))
   def __call__(self, *args, **kwargs):
@@ -210,7 +218,7 @@ class Pipeline:
       numbers = list(range(num_images)) * prompts
     if len(numbers) != count:
       raise UserError(f'numbers has {len(numbers)} entries for {count} images.')
-    return self._split(draw_noise(
+    return self._split(stages.draw_noise(
       jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers), shape))
 
   def encode_prompts(
@@ -254,77 +262,37 @@ class Pipeline:
     grid = time_grid(name, steps, flow_shift or self.flow_shift, convention)
     if convention.prompt_mask and negative is not None:
       negative = negative[0], text[1]
-    return _denoise(
-      self.transformer.module, self.transformer.variables, self._split(noise),
-      jax.tree.map(self._split, text), negative, grid, sampler=name,
-      guidance=guidance if isinstance(guidance, Guidance)
-      else Guidance(float(guidance)))
+    if not isinstance(guidance, Guidance):
+      guidance = Guidance(float(guidance))
+    with self._on_mesh():
+      return stages.denoise(
+        self.transformer.module, self.transformer.variables,
+        self._split(noise), jax.tree.map(self._split, text), negative, grid,
+        sampler=name, guidance=guidance)
 
   def decode(
-    self, latents: Float[Array, 'b y x c'], size: tuple[int, int] | None = None
+    self, latents: Float[Array, 'b y x c'],
+    size: tuple[int, int] | None = None, parts: Strips | Tiles | None = None,
   ) -> Float[Array, 'b y2 x2 3']:
     """Images in [0, 1] of the transformer's latents, scaled to cover `size`."""
-    return _decode(
-      self.autoencoder.module, self.autoencoder.variables, self._split(latents),
-      size)
+    with self._on_mesh():
+      return stages.decode(
+        self.autoencoder.module, self.autoencoder.variables,
+        self._split(latents), size, parts)
+
+  def _on_mesh(self):
+    """Lets the models lay out rows and examples over the mesh."""
+    return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(
+      self.mesh)
 
   def _split(self, x):
     """Over the mesh, where there is one and the batch divides."""
     if self.mesh is None:
       return jnp.asarray(x)
     spec = batch_spec(self.mesh)
-    ways = self.mesh.size
+    ways = math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
     spec = spec if x.shape[0] % ways == 0 else jax.P()
     return jax.device_put(x, NamedSharding(self.mesh, spec))
-
-
-@functools.partial(
-  jax.jit, static_argnames=('module', 'sampler', 'guidance'))
-def _denoise(module, variables, noise, text, negative, grid, *, sampler,
-             guidance):
-  usual = _PAG_LAYERS.get(module.depth, (module.depth // 2,))
-  layers = jnp.isin(
-    jnp.arange(module.depth), jnp.array(guidance.pag_layers or usual))
-
-  def model(x, timesteps, condition, perturbed=None):
-    projected, mask = condition
-    if perturbed is not None:
-      perturbed = layers[:, None] & perturbed
-    return module.apply(
-      variables, x.astype(module.dtype), timesteps * module.timestep_scale,
-      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask,
-      perturbed=perturbed)
-
-  def project(condition):
-    embeddings, mask = condition
-    projected = project_text(module, variables['params'], embeddings)
-    # Examples lead, as in every other array that guidance puts together.
-    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), projected), mask
-
-  # Projected first: it may be the same one for all.
-  negative = jax.tree.map(
-    lambda x: jnp.broadcast_to(x, (noise.shape[0], *x.shape[1:])),
-    project(negative))
-  velocity = guide(model, project(text), negative, guidance)
-  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
-
-
-@functools.partial(jax.jit, static_argnames=('module', 'size'))
-def _decode(module, variables, latents, size):
-  latents = latents.astype(module.dtype) / module.scaling_factor
-  images = module.apply(variables, latents, method='decode')
-  images = images.astype(jnp.float32)
-  if size is not None:
-    images = bins.resize_and_crop(images, *size)  # Before they are clipped.
-  return jnp.clip(images * 0.5 + 0.5, 0, 1)
-
-
-@functools.partial(jax.jit, static_argnames='shape')
-def draw_noise(seeds, numbers, shape) -> Float[Array, 'b y x c']:
-  """Standard normal noise of each (seed, number), whatever the others are."""
-  draw = lambda seed, number: jax.random.normal(
-    jax.random.fold_in(jax.random.key(seed), number), shape)
-  return jax.vmap(draw)(seeds, numbers)
 
 
 def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
@@ -335,7 +303,34 @@ def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
 
 
-def check_request(prompts, steps, num_images, output_type, guidance_scale):
+def guidance_of(
+  scale: float, options: Guidance | Mapping[str, Any] | None
+) -> Guidance:
+  """All options of the guidance; UserError for one that there is not."""
+  if isinstance(options, Guidance):
+    return options
+  allowed = [f.name for f in dataclasses.fields(Guidance) if f.name != 'scale']
+  if unknown := sorted(set(options or {}) - set(allowed)):
+    raise UserError(f'guidance has the option {unknown[0]!r}; allowed are '
+                    f'{", ".join(allowed)}.')
+  return Guidance(scale, **(options or {}))
+
+
+def parts_of(
+  parts: Strips | Tiles | str | None, compression: int
+) -> Strips | Tiles | None:
+  """How to cut, by name; UserError where that cannot be."""
+  if isinstance(parts, str):
+    kinds = {'strips': Strips, 'tiles': Tiles, 'whole': lambda: None}
+    if parts not in kinds:
+      raise UserError(f'parts is {parts!r}; allowed are {", ".join(kinds)}.')
+    parts = kinds[parts]()
+  if parts is not None:
+    parts.latent(compression)
+  return parts
+
+
+def check_request(prompts, steps, num_images, output_type, flow_shift=None):
   """Raises UserError for what no model could do."""
   if not prompts:
     raise UserError('There is no prompt; give at least one.')
@@ -344,9 +339,8 @@ def check_request(prompts, steps, num_images, output_type, guidance_scale):
   for name, value in (('steps', steps), ('num_images', num_images)):
     if int(value) != value or value < 1:
       raise UserError(f'{name} is {value}; it must be 1 or more.')
-  if not 0 <= guidance_scale < float('inf'):
-    raise UserError(
-      f'guidance_scale is {guidance_scale}; it must be 0 or more.')
+  if flow_shift is not None and not 0 < flow_shift < float('inf'):
+    raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
   if output_type not in OUTPUT_TYPES:
     raise UserError(f'output_type is {output_type!r}; allowed are '
                     f'{", ".join(OUTPUT_TYPES)}.')
@@ -360,12 +354,6 @@ def check_size(height: int, width: int, compression: int) -> None:
       raise UserError(
         f'{name} is {value}; it must be a multiple of the autoencoder\'s '
         f'compression, {compression}, such as {below}.')
-
-
-@jax.jit
-def to_uint8(images: Float[Array, '*b']) -> UInt8[Array, '*b']:
-  """[0, 1] to 0..255, halves to even, as diffusers rounds."""
-  return jnp.round(images.astype(jnp.float32) * 255).astype(jnp.uint8)
 
 
 def _dtype(dtype):

@@ -5,18 +5,23 @@ tests/parity/goldens_sana.py, with diffusers and transformers alone.
 """
 
 import json
+import math
 import pathlib
 import shutil
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
 
 from sana_jax import Pipeline
+from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import pipeline
+from sana_jax.inference import pipeline, stages
+from sana_jax.inference.seamless import Strips
+from sana_jax.inference.tiling import Tiles
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.text.prompts import INSTRUCTION
 
@@ -117,7 +122,7 @@ def test_output_types_and_sizes(pipe):
 
 
 def test_levels_are_rounded_halves_to_even():
-  got = pipeline.to_uint8(jnp.array([0., 0.5 / 255, 1.5 / 255, 1.]))
+  got = stages.to_uint8(jnp.array([0., 0.5 / 255, 1.5 / 255, 1.]))
   np.testing.assert_array_equal(got, [0, 0, 2, 255])
 
 
@@ -141,6 +146,42 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   np.testing.assert_allclose(split('a cat', **how), alone[:2], atol=2e-5)
 
 
+@pytest.mark.parametrize('shape', [
+  {'sequence': 4}, {'data': 2, 'sequence': 4}])
+def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
+  how = dict(SMALL, num_images=2, output_type='float')
+  split = pipe.replace(mesh=make_mesh(
+    shape, jax.devices()[:math.prod(shape.values())]))
+  images = split.draw('a cat', **how)
+  rows = {s.data.shape[1] for s in images.addressable_shards}
+  assert rows == {16 // 4}
+  np.testing.assert_allclose(images, pipe('a cat', **how), atol=2e-5)
+
+
+@pytest.mark.parametrize('parts', ['strips', Strips(8), 'whole'])
+def test_strips_change_no_picture(pipe, parts):
+  how = dict(SMALL, output_type='float')
+  np.testing.assert_allclose(
+    pipe('a cat', **how, parts=parts), pipe('a cat', **how), atol=1e-5)
+
+
+def test_tiles_are_cut_where_asked(pipe):
+  how = dict(SMALL, output_type='float')
+  tiles = pipe('a cat', **how, parts=Tiles(8, 8))
+  latents = pipe('a cat', **SMALL, output_type='latent')
+  corner = pipe.decode(jnp.asarray(latents[:, :2, :2]))
+  np.testing.assert_allclose(tiles[:, :8, :8], corner, atol=1e-5)
+
+
+def test_guidance_takes_its_options_by_name(pipe):
+  make = lambda **how: pipe('a cat', **SMALL, output_type='latent', **how)
+  by_name = make(guidance_scale=3., guidance={'pag_scale': 2.})
+  np.testing.assert_array_equal(by_name, make(guidance=Guidance(
+    3., pag_scale=2.)))
+  assert np.abs(by_name - make(guidance_scale=3.)).max() > 1e-3
+  assert np.abs(make(flow_shift=1.) - make()).max() > 1e-3
+
+
 def test_bfloat16_runs_and_resembles_float32(pipe):
   half = Pipeline.from_pretrained(FOLDER, dtype='bfloat16')
   leaf = half.transformer.variables['params']['head']['out']['kernel']
@@ -160,6 +201,12 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
   (dict(num_images=0), 'num_images is 0'),
   (dict(guidance_scale=-1.), 'guidance_scale is -1.0; it must be 0 or more'),
   (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
+  (dict(guidance={'pag': 1}), "option 'pag'; allowed are interval"),
+  (dict(guidance={'pag_scale': -1.}), 'pag_scale is -1.0; it must'),
+  (dict(guidance={'interval': (.9, .1)}), r'is \(0.9, 0.1\); it must be two'),
+  (dict(flow_shift=0.), 'flow_shift is 0.0; it must be more than 0'),
+  (dict(parts='slices'), "parts is 'slices'; allowed are strips, tiles"),
+  (dict(parts=Strips(6)), 'Strips of 6 px do not fit'),
   (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler"),
   (dict(output_type='pil'), "output_type is 'pil'; allowed are uint8"),
   (dict(seed=[1, 2]), 'seed has 2 entries for 1 prompts'),

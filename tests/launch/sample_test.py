@@ -85,6 +85,29 @@ def test_the_batch_size_does_not_change_pictures(made, tmp_path, cli):
     np.testing.assert_allclose(got[name].astype(int), want[name], atol=1)
 
 
+@pytest.mark.parametrize('flags', [
+  ['--decode', 'strips'], ['--mesh', 'data=2,sequence=4']])
+def test_how_the_work_is_cut_changes_no_picture(made, tmp_path, cli, flags):
+  argv, out = made
+  assert cli(*argv, tmp_path, *flags)[0] == 0
+  for name, want in pictures(out).items():  # To rounding.
+    np.testing.assert_allclose(
+      pictures(tmp_path)[name].astype(int), want, atol=1)
+
+
+def test_ways_of_guidance_are_in_the_metadata(made, tmp_path, cli):
+  argv, out = made
+  code, _, _ = cli(*argv, tmp_path, '--guidance-interval', '0.2:0.8',
+                   '--pag-scale', '2', '--apg-eta', '0.5', '--flow-shift', '4')
+  assert code == 0
+  (name, image), *_ = pictures(tmp_path).items()
+  assert not np.array_equal(image, pictures(out)[name])
+  line = json.loads((tmp_path / 'results.jsonl').read_text().splitlines()[0])
+  assert line['guidance'] == {
+    'interval': [0.2, 0.8], 'pag_scale': 2, 'apg_eta': 0.5}
+  assert line['flow_shift'] == 4
+
+
 def test_pictures_of_a_prompt_differ(made):
   first, second, *_ = pictures(made[1]).values()
   assert not np.array_equal(first, second)
@@ -119,8 +142,16 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
    "--negative-prompt: '\\udcff' is not UTF-8"),
   (['--aspect-ratio', '9:1'], "'9:1' is not allowed; give WIDTH:HEIGHT from"),
   (['--aspect-ratio', '2:1', '--width', '32'], 'give one of the two'),
+  (['--guidance-interval', '0.9:0.1'], "'0.9:0.1' is not allowed; give FROM:TO "
+   'with 0 <= FROM < TO <= 1'),
+  (['--pag-scale', '-1'], "--pag-scale: '-1' is not allowed"),
+  (['--flow-shift', '0'], "'0' is not allowed; give a number of more than 0"),
+  (['--decode', 'slices'], "--decode: invalid choice: 'slices'"),
+  (['--mesh', 'rows=2'], 'mesh has the axes rows; allowed are data, fsdp'),
+  (['--mesh', 'data=0'], 'mesh is data=0; sizes are positive'),
+  (['--mesh', '2x2'], "'2x2' is not allowed; give AXIS=N,AXIS=N"),
   (['--colour', 'red'], "Unknown argument '--colour'; sana-jax sample has "
-   '--aspect-ratio, --batch-size, --cpu-devices, --dtype'),
+   '--apg-eta, --aspect-ratio, --batch-size, --cpu-devices'),
 ])
 def test_a_bad_value_is_told_before_anything_is_written(
     flags, said, refused, tiny_sana, tmp_path):

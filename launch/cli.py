@@ -20,6 +20,7 @@ COMMANDS = {
   'convert': "between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',
+  'bench': 'measure speed and memory',
   'data': 'prepare data sets',
 }
 _EXAMPLES = """examples:

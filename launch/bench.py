@@ -1,0 +1,150 @@
+"""Measure speed and memory, on the devices that are here.
+
+  sana-jax bench sample --model sana_600m_1024 --steps 2
+  sana-jax bench sample --model sana_600m_512 --against diffusers --out docs/bench
+  sana-jax bench sample --render docs/bench
+
+`sample` times the stages of a call of the pipeline: text, denoise, decode. The
+model is one of sana-jax zoo, with random weights. --against runs the same
+stage of diffusers on the same weights in turn, and prints the ratio (needs pip
+install 'sana_jax[parity]'). --out writes a JSON file and a page of all JSON
+files that are there.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+
+from sana_jax.errors import UserError
+from sana_jax.launch import output
+from sana_jax.launch.flags import not_negative, text, whole
+
+_PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('what', choices=['sample'], help='what to measure')
+  parser.add_argument('--model', default='sana_600m_1024', metavar='NAME',
+                      help='of sana-jax zoo (default: %(default)s)')
+  parser.add_argument('--size', type=whole(), metavar='PX',
+                      help="of square pictures (default: the model's own)")
+  parser.add_argument('--steps', type=whole(1, 1000), default=20, metavar='N',
+                      help='default: %(default)s')
+  parser.add_argument('--batch-size', type=whole(), default=1, metavar='N',
+                      help='pictures of a call (default: %(default)s)')
+  parser.add_argument('--guidance-scale', type=not_negative, default=4.5,
+                      metavar='S', help='default: %(default)s')
+  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
+                      help='default: float32 on CPU, else bfloat16')
+  parser.add_argument('--stages', default='text,denoise,decode', type=text,
+                      metavar='A,B', help='default: %(default)s')
+  parser.add_argument('--against', choices=['diffusers', 'diffusers-compile'],
+                      help='measure it in the same run')
+  parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
+                      help='calls of each side, in turn (default: %(default)s)')
+  parser.add_argument('--out', type=text, metavar='DIR',
+                      help='folder for the JSON file and sampling.md')
+  parser.add_argument('--render', type=text, metavar='DIR',
+                      help='writes the page of the JSON files of DIR again and '
+                      'measures nothing')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures, prints and writes; returns the exit code."""
+  if args.render:
+    return render(pathlib.Path(args.render))
+  from sana_jax.benchmark import report
+  from sana_jax.benchmark.request import request, STAGES
+  stages = args.stages.split(',')
+  if unknown := [s for s in stages if s not in STAGES]:
+    raise UserError(f'--stages has {unknown[0]!r}; allowed are '
+                    f'{", ".join(STAGES)}.')
+  asked = request(
+    args.model, args.size, steps=args.steps, batch=args.batch_size,
+    guidance_scale=args.guidance_scale, dtype=args.dtype or usual_dtype())
+  if args.out:
+    output.check(args.out)
+  result = measure(args, asked, stages)
+  print(report.table(result))
+  if args.out:
+    with output.folder(args.out) as out:
+      output.write_text(out / f'{file_name(result)}.json',
+                        report.to_json(result))
+      render(out)
+  return 0
+
+
+def measure(args, asked, stages):
+  """A Run of the report, with a line on the terminal for each stage."""
+  from tqdm import tqdm
+
+  from sana_jax.benchmark import report, workers
+  sides = [workers.OURS, *([args.against] if args.against else [])]
+  records, ours = [], {}
+  for stage in tqdm(stages, desc='stages', disable=None):
+    found = workers.measure(stage, asked, sides, args.repeats)
+    records += report.records_of(stage, found)
+    ours = found[workers.OURS]
+  return report.Run(
+    asked, records, datetime.date.today().isoformat(), device(ours['device']),
+    ours['matmul_flops'], versions(bool(args.against)), command(args))
+
+
+def command(args: argparse.Namespace) -> str:
+  """What repeats this run, without where it writes."""
+  parser = argparse.ArgumentParser()
+  add_arguments(parser)
+  said = [f'sana-jax bench {args.what}']
+  for key, value in vars(args).items():
+    if key in vars(parser.parse_args([args.what])) and key not in (
+        'what', 'out', 'render') and value != parser.get_default(key):
+      said.append(f'--{key.replace("_", "-")} {value}')
+  return ' '.join(said)
+
+
+def file_name(run) -> str:
+  """Of the JSON file: one for each request, stage list and kind of device."""
+  r = run.request
+  kind = '-'.join(run.device.split(',')[0].lower().split())
+  stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
+  return (f'{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-{r.dtype}-'
+          f'{stages}-{kind}')
+
+
+def render(folder: pathlib.Path) -> int:
+  """Writes sampling.md from the JSON files beside it."""
+  from sana_jax.benchmark import report
+  files = sorted(folder.glob('*.json'))
+  if not files:
+    raise UserError(f'{folder} has no JSON file of sana-jax bench.')
+  runs = [report.from_json(f.read_text(encoding='utf-8')) for f in files]
+  output.write_text(folder / 'sampling.md', report.markdown(runs))
+  return 0
+
+
+def usual_dtype() -> str:
+  """As sana-jax sample has it."""
+  import jax
+  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+
+
+def device(kind: str) -> str:
+  """Its name; of a CPU, also how many cores there are."""
+  if kind != 'cpu':
+    return kind
+  return f'CPU ({platform.machine()}, {os.cpu_count()} cores)'
+
+
+def versions(against: bool) -> dict[str, str]:
+  """Of what was compared."""
+  out = {}
+  for name in _PACKAGES[:None if against else 2]:
+    try:
+      out[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return out

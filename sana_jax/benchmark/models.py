@@ -1,0 +1,51 @@
+"""Published models with random weights: the same for us and for diffusers.
+
+A tensor's values depend on its name alone, so that two processes have the same
+weights without a file between them. They are of the usual size: 1/sqrt(fan in).
+"""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+import zlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.typing import DType
+from sana_jax.weights import folder, table
+from sana_jax.weights.folder import Model
+from sana_jax.weights.tensors import Stored
+
+_BLOCK = np.random.default_rng(0).standard_normal(2**20 + 7, np.float32)
+
+
+def tensor(name: str, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
+  """Values of a tensor as its name is in diffusers' or transformers' layout."""
+  if not np.issubdtype(dtype, np.floating):
+    return np.zeros(shape, dtype)
+  if name.endswith('running_var') or (
+      len(shape) == 1 and name.endswith('weight')):
+    return np.ones(shape, dtype)
+  scale = math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
+  # The same million numbers, from another place on: drawing takes minutes.
+  start = zlib.crc32(name.encode()) % _BLOCK.size
+  values = np.resize(np.roll(_BLOCK, -start), shape)
+  return (values * np.float32(scale)).astype(dtype)
+
+
+def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
+  """A part of a folder, as `weights.folder.load` would give it."""
+  kind = folder.KINDS[part]
+  module = kind.module(config, jnp.dtype(dtype))
+  tensors = {name: _lazy(name, shape, integer=name.endswith('tracked'))
+             for name, shape in folder.file_shapes(part, config).items()}
+  return Model(module, table.load(
+    kind.rules(module), kind.prepare(tensors), kind.shapes(module),
+    module.dtype))
+
+
+def _lazy(name, shape, integer):
+  dtype = np.dtype(np.int64 if integer else np.float32)
+  whole = lambda: tensor(name, shape, dtype)
+  return Stored(shape, dtype, lambda a, b: whole()[a:b] if shape else whole())

@@ -1,0 +1,47 @@
+"""What is timed: a call of the pipeline, in three stages."""
+
+import dataclasses
+
+from sana_jax.errors import UserError
+from sana_jax.weights import zoo
+
+STAGES = ('text', 'denoise', 'decode')
+# 24 words, as people write them.
+PROMPT = ('A lighthouse on a cliff above a stormy sea at dusk, waves breaking '
+          'over black rocks, warm light in its windows, oil painting')
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """Pictures of one prompt, by a model of the zoo with random weights."""
+
+  model: str
+  height: int
+  width: int
+  steps: int = 20
+  batch: int = 1
+  guidance_scale: float = 4.5
+  dtype: str = 'float32'
+
+  @property
+  def latent_shape(self) -> tuple[int, int, int, int]:
+    """[b y x c] of the noise."""
+    model = zoo.get(self.model)
+    transformer, vae = (model.module(p) for p in ('transformer', 'vae'))
+    f = vae.compression
+    return (self.batch, self.height // f, self.width // f,
+            transformer.in_channels)
+
+
+def request(model: str, size: int | None, **options) -> Request:
+  """Checked; a square of the model's own size by default."""
+  entry = zoo.get(model)
+  if entry.kind != 'pipeline':
+    raise UserError(f'--model={model} is no model that makes pictures of '
+                    'prompts in several steps; see sana-jax zoo.')
+  size = size or entry.size_px
+  f = entry.module('vae').compression
+  if size % f:
+    raise UserError(f'--size={size} must be a multiple of {f}, the '
+                    "autoencoder's compression.")
+  return Request(model, size, size, **options)

@@ -120,7 +120,7 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
   (['--aspect-ratio', '9:1'], "'9:1' is not allowed; give WIDTH:HEIGHT from"),
   (['--aspect-ratio', '2:1', '--width', '32'], 'give one of the two'),
   (['--colour', 'red'], "Unknown argument '--colour'; sana-jax sample has "
-   '--aspect-ratio, --batch-size, --cpu-devices, --dtype'),
+   '--aspect-ratio, --batch-size, --candidates, --cpu-devices, --dtype'),
 ])
 def test_a_bad_value_is_told_before_anything_is_written(
     flags, said, refused, tiny_sana, tmp_path):

@@ -1,8 +1,8 @@
 """Measure speed and memory, on the devices that are here.
 
   sana-jax bench sample --model sana_600m_1024 --steps 2
-  sana-jax bench sample --model sana_600m_512 --against diffusers --out docs/bench
-  sana-jax bench sample --render docs/bench
+  sana-jax bench sample --model sana_600m_512 --against diffusers --out bench
+  sana-jax bench sample --render bench
 
 `sample` times the stages of a call of the pipeline: text, denoise, decode. The
 model is one of sana-jax zoo, with random weights. --against runs the same

@@ -7,6 +7,12 @@
 --model is a folder in the diffusers layout, a hub id, a name that sana-jax zoo
 lists, or `shapes`, the small model that is shipped here.
 
+--candidates N --scorer NAME makes N pictures of each prompt and writes the best
+--num-images of them, by one of these:
+
+  shapes            how much of its prompt a picture of shapes shows
+  MODULE:FUNCTION   your own, see sana_jax/evaluation/scorers.py
+
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
 height, width and num_images. A line that cannot be used is told and skipped.
@@ -25,7 +31,7 @@ import sys
 
 from sana_jax.errors import UserError
 from sana_jax.inference.jobs import Job, read
-from sana_jax.launch import devices, output
+from sana_jax.launch import best_of, devices, output
 from sana_jax.launch.flags import (
   interval,
   not_negative,
@@ -52,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='where the pictures go, made if need be')
   parser.add_argument('--num-images', type=whole(), default=1, metavar='N',
                       help='of each prompt (default: %(default)s)')
+  parser.add_argument('--candidates', type=whole(), default=1, metavar='N',
+                      help='of which --scorer chooses --num-images (default: '
+                      '%(default)s)')
+  parser.add_argument('--scorer', metavar='NAME',
+                      help='shapes, or MODULE:FUNCTION of your own')
   parser.add_argument('--batch-size', type=whole(), default=16, metavar='N',
                       help='pictures made at once (default: %(default)s)')
   parser.add_argument('--height', type=whole(), metavar='PX',
@@ -116,7 +127,11 @@ def run(args: argparse.Namespace) -> int:
   if args.aspect_ratio and (args.height or args.width):
     raise UserError('--aspect-ratio and --height or --width are given; give '
                     'one of the two.')
+  scorer = best_of.scorer(args)
   jobs, problems = _jobs(args)
+  by_line = args.prompts is not None
+  jobs, unreadable = _possible(
+    jobs, lambda job: best_of.check(scorer, args.candidates, job), by_line)
   output.check(args.out)
   pipe, settings = open_pipeline(args)
   if args.decode != 'whole':
@@ -124,13 +139,15 @@ def run(args: argparse.Namespace) -> int:
     parts_of(args.decode, pipe.autoencoder.module.compression)
     settings['parts'] = args.decode
   usual = pipe.size_of_ratio(args.aspect_ratio or 1.)
+  jobs = [dataclasses.replace(job, height=job.height or usual[0],
+                              width=job.width or usual[1]) for job in jobs]
   jobs, too_odd = _possible(
-    jobs, pipe, usual, by_line=args.prompts is not None)
-  for problem in problems + too_odd:
+    jobs, lambda job: pipe.trained_size(job.height, job.width), by_line)
+  for problem in problems + unreadable + too_odd:
     print(f'sana-jax: {args.prompts}, {problem} It is skipped.',
           file=sys.stderr)
   with output.folder(args.out) as out:
-    made = draw(pipe, jobs, settings, args, out)
+    made = draw(pipe, jobs, settings, args, out, scorer)
   shown = 'all' if made <= _ON_SHEET else f'the first {_ON_SHEET}'
   print(f'{made} pictures are in {out}, {shown} of them in {out / SHEET}.')
   return 0
@@ -148,14 +165,12 @@ def _jobs(args):
           for i, p in enumerate(args.prompt, 1)], []
 
 
-def _possible(jobs, pipe, usual, by_line):
-  """Jobs whose size the model can make, and what is wrong with the others."""
+def _possible(jobs, check, by_line):
+  """Jobs that pass the check, and what is wrong with the others."""
   kept, problems = [], []
   for job in jobs:
-    job = dataclasses.replace(job, height=job.height or usual[0],
-                              width=job.width or usual[1])
     try:
-      pipe.trained_size(job.height, job.width)
+      check(job)
       kept.append(job)
     except UserError as e:
       if not by_line:
@@ -166,14 +181,19 @@ def _possible(jobs, pipe, usual, by_line):
   return kept, problems
 
 
-def draw(pipe, jobs: Sequence[Job], settings: dict, args, out) -> int:
+def draw(
+  pipe, jobs: Sequence[Job], settings: dict, args, out, scorer=None
+) -> int:
   """Makes what is missing in `out`; returns how many pictures are there."""
   import jax
   from tqdm import tqdm
 
-  from sana_jax.inference import batches, gallery
+  from sana_jax.inference import gallery
   index, count = jax.process_index(), jax.process_count()
-  pictures = plan(jobs, settings, args)[index::count]
+  if scorer:  # A process chooses among all candidates of a prompt.
+    pictures = plan(jobs[index::count], settings, args)
+  else:
+    pictures = plan(jobs, settings, args)[index::count]
   of = f'-{index:05d}-of-{count:05d}' if count > 1 else ''
   with tqdm(total=len(pictures), desc='pictures', unit='image') as bar:
     with gallery.Gallery(
@@ -182,12 +202,22 @@ def draw(pipe, jobs: Sequence[Job], settings: dict, args, out) -> int:
       missing = album.missing()
       bar.update(len(pictures) - len(missing))
       bar.unpause()
-      for indices, images in batches.generate(
-          pipe, [request(p.about) for p in missing], args.batch_size,
-          **settings):
-        album.add([missing[i] for i in indices], images)
-    _write_sheet(out / f'contact_sheet{of}.png', album, pictures[:_ON_SHEET])
+      for made, images in (
+          best_of.chosen(pipe, pictures, album, settings, args, scorer)
+          if scorer else _all(pipe, missing, settings, args)):
+        album.add(made, images)
+    if pictures:  # There may be more processes than prompts.
+      _write_sheet(out / f'contact_sheet{of}.png', album, pictures[:_ON_SHEET])
   return len(pictures)
+
+
+def _all(pipe, missing, settings, args):
+  """(pictures, their pixels), a batch at a time."""
+  from sana_jax.inference import batches
+  for indices, images in batches.generate(
+      pipe, [batches.request_of(p.about) for p in missing], args.batch_size,
+      **settings):
+    yield [missing[i] for i in indices], images
 
 
 def _write_sheet(path, album, pictures):
@@ -202,18 +232,14 @@ def _write_sheet(path, album, pictures):
 def plan(jobs: Sequence[Job], settings: dict, args) -> list:
   """Every picture to make, in order: its file and all that decides it."""
   from sana_jax.inference.gallery import Picture
+  which = lambda k: best_of.asked(args, k) if args.scorer else {'number': k}
   return [
     Picture(f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}', {
       'prompt': job.prompt, 'negative_prompt': job.negative_prompt,
-      'seed': job.seed, 'number': k, 'height': job.height, 'width': job.width,
-      **settings, 'model': args.model, 'version': f'sana_jax {__version__}'})
+      'seed': job.seed, **which(k), 'height': job.height, 'width': job.width,
+      **settings, 'model': args.model, 'version': f'sana_jax {__version__}'},
+      best_of.FOUND if args.scorer else ())
     for job in jobs for k in range(job.num_images)]
-
-
-def request(about):
-  """What the pipeline is asked for, of all that is known of a picture."""
-  from sana_jax.inference.batches import Request
-  return Request(**{key: about[key] for key in Request._fields})
 
 
 def slug(prompt: str) -> str:

@@ -5,7 +5,7 @@ up with copies, not compiled anew. A batch is on the device before the one
 before it has left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sana_jax.typing import Array
@@ -20,6 +20,11 @@ class Request(NamedTuple):
   negative_prompt: str = ''
   height: int | None = None
   width: int | None = None
+
+
+def request_of(about: Mapping[str, Any]) -> Request:
+  """What the pipeline is asked for, of all that is known of a picture."""
+  return Request(**{k: about[k] for k in Request._fields if k in about})
 
 
 def plan(requests: Sequence[Request], size: int) -> list[list[int]]:

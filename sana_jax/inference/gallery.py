@@ -30,10 +30,14 @@ _WAITING = 8  # Batches that may wait for the disk before the device does.
 
 
 class Picture(NamedTuple):
-  """One file to make, and all that decides its pixels."""
+  """One file to make, and all that decides its pixels.
+
+  `found` names what is known of it only when it is made, such as its score.
+  """
 
   file: str
   about: Mapping[str, Any]
+  found: tuple[str, ...] = ()
 
 
 class Gallery:
@@ -84,17 +88,22 @@ class Gallery:
     """
     out = []
     for picture in self._wanted:
-      about = self._made.get(picture.file)
-      if about is None:
+      made, asked = self.made(picture), picture.about
+      if made is None:
         out.append(picture)
-      elif changed := sorted(k for k in picture.about if k != 'version'
-                             and about.get(k) != picture.about[k]):
+      elif changed := sorted(
+          k for k in {*made, *asked} - {'version', *picture.found}
+          if made.get(k) != asked.get(k)):
         key = changed[0]
         raise UserError(
           f'{self._folder} holds {picture.file} already, made with {key}='
-          f'{about.get(key)!r} and not {picture.about[key]!r}; choose another '
+          f'{made.get(key)!r} and not {asked.get(key)!r}; choose another '
           '--out, or remove that folder.')
     return out
+
+  def made(self, picture: Picture) -> Mapping[str, Any] | None:
+    """What is known of a picture that is made."""
+    return self._made.get(picture.file)
 
   def add(self, pictures: Sequence[Picture], pixels) -> None:
     """Writes a batch in the background; pixels are uint8 [b y x 3].

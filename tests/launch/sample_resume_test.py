@@ -1,5 +1,6 @@
 """A sampling job that is killed again and again ends as if it had not been."""
 
+import json
 import os
 import pathlib
 import random
@@ -66,6 +67,31 @@ def check(tmp_path, model, count, kills, *more):
 
 def test_a_killed_job_makes_every_picture_once(tmp_path, tiny_sana):
   check(tmp_path, tiny_sana, 40, 2, '--steps', 2)
+
+
+def test_a_killed_choice_ends_as_if_it_had_not_been(tmp_path, tiny_sana):
+  prompts, out = tmp_path / 'prompts.txt', tmp_path / 'killed'
+  prompts.write_text('\n'.join(f'{n} {c} stars' for n in ('two', 'three')
+                               for c in ('red', 'green', 'blue', 'yellow')))
+  argv = ['--model', tiny_sana, '--prompts', prompts, '--batch-size', 6,
+          '--steps', 2, '--candidates', 5, '--num-images', 2, '--scorer',
+          'shapes', '--out']
+  kill_after([*argv, out], out, random.randint(1, 7))
+  for folder in (out, tmp_path / 'whole'):
+    with start([*argv, folder]) as process:
+      assert process.wait() == 0, process.stderr.read()
+  made, want = (
+    [json.loads(x) for x in (folder / 'results.jsonl').read_text().splitlines()]
+    for folder in (out, tmp_path / 'whole'))
+  assert [x['file'] for x in made] == list(pixels(out))
+  assert [(x['file'], x['number']) for x in made] == [
+    (x['file'], x['number']) for x in want]
+  np.testing.assert_allclose(
+    [x['score'] for x in made], [x['score'] for x in want], atol=.01)
+  assert len({(x['prompt'], x['number']) for x in made}) == 16
+  whole = pixels(tmp_path / 'whole')
+  for name, got in pixels(out).items():
+    assert np.abs(got - whole[name]).max() <= 1
 
 
 @pytest.mark.slow

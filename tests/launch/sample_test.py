@@ -151,7 +151,7 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
   (['--mesh', 'data=0'], 'mesh is data=0; sizes are positive'),
   (['--mesh', '2x2'], "'2x2' is not allowed; give AXIS=N,AXIS=N"),
   (['--colour', 'red'], "Unknown argument '--colour'; sana-jax sample has "
-   '--apg-eta, --aspect-ratio, --batch-size, --cpu-devices'),
+   '--apg-eta, --aspect-ratio, --batch-size, --candidates'),
 ])
 def test_a_bad_value_is_told_before_anything_is_written(
     flags, said, refused, tiny_sana, tmp_path):

@@ -4,6 +4,7 @@ from sana_jax.data.shapes.captions import (
   captions,
   COLORS,
   KINDS,
+  meaning,
   phrasings,
   Requirement,
   requirements,
@@ -15,7 +16,7 @@ from sana_jax.data.shapes.render import PALETTE, render
 from sana_jax.data.shapes.scenes import compose, Object, Scene, scene, WEIGHTS
 
 __all__ = [
-  'captions', 'COLORS', 'compose', 'KINDS', 'Object', 'PALETTE', 'phrasings',
-  'render', 'Requirement', 'requirements', 'Scene', 'scene', 'SHAPES', 'Want',
-  'WEIGHTS', 'words',
+  'captions', 'COLORS', 'compose', 'KINDS', 'meaning', 'Object', 'PALETTE',
+  'phrasings', 'render', 'Requirement', 'requirements', 'Scene', 'scene',
+  'SHAPES', 'Want', 'WEIGHTS', 'words',
 ]

@@ -98,6 +98,21 @@ def phrasings(requirement: Requirement) -> list[str]:
         f'one {_name(x)} and one {_name(y)}')]
 
 
+def meaning(caption: str) -> Requirement | None:
+  """What a caption asks for, whatever its case, spaces and final full stop.
+
+  None for what is no caption of `shapes`.
+  """
+  return _meanings().get(' '.join(caption.lower().split()).removesuffix('.'))
+
+
+@functools.cache
+def _meanings():
+  return {text: requirement for kind in KINDS
+          for requirement in requirements(kind)
+          for text in phrasings(requirement)}
+
+
 @functools.cache
 def captions(
   kind: str, split: str

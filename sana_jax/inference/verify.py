@@ -1,0 +1,172 @@
+"""Best of N: which candidates of a prompt are kept, and by whose word.
+
+A scorer gives each picture a number, and the highest are kept. A judge compares
+pictures in pairs, and the winners of a single-elimination tournament are kept
+(SANA-1.5, arXiv:2501.18427, on inference-time scaling; NVlabs
+tools/inference_scaling/nvila_sana_pick.py). With a judge whose verdicts are
+those of a score, the last one standing is the one of the highest score; of
+several survivors, each is the best of its own bracket only.
+
+Candidates come in order, in portions of any size; what cannot be kept any more
+is dropped at once. A pool holds `keep` pictures, and under a judge up to
+log2(count) more.
+
+Unlike NVlabs' script, `count` and `keep` need not be powers of two (brackets
+are as even as they can be, an odd one out has a bye), and of equals the one
+with the lower number wins.
+"""
+
+from collections.abc import Callable, Sequence
+import inspect
+from typing import NamedTuple
+
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.typing import Bool, Float, Image, Images
+
+# (prompts, their images) -> a score each; higher is better.
+Scorer = Callable[[Sequence[str], Images], Float[np.ndarray, 'b']]
+# (prompts, first images, second images) -> where the first one wins.
+Judge = Callable[[Sequence[str], Images, Images], Bool[np.ndarray, 'b']]
+# (prompts, their images) -> whether each matches, and that answer's logit.
+Verifier = Callable[
+  [Sequence[str], Images],
+  tuple[Bool[np.ndarray, 'b'], Float[np.ndarray, 'b']]]
+
+
+class Candidate(NamedTuple):
+  """Picture `number` of its prompt; `rounds` that it has won, byes included."""
+
+  number: int
+  image: Image
+  score: float | None = None
+  rounds: int = 0
+
+
+class Pool(NamedTuple):
+  """The candidates of a prompt, of `count` to come, that may yet be kept."""
+
+  prompt: str
+  count: int
+  keep: int
+  candidates: tuple[Candidate, ...] = ()
+
+
+def best(scores: Sequence[float], keep: int) -> list[int]:
+  """Indices of the highest, highest first; of equals, the first."""
+  return sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:keep]
+
+
+def is_judge(chooser: Callable) -> bool:
+  """Whether it compares pairs: (prompts, images, images), not (.., images)."""
+  try:
+    parameters = [
+      p for p in inspect.signature(chooser).parameters.values()
+      if p.default is p.empty and p.kind in (
+        p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+  except (TypeError, ValueError):  # Not written in Python.
+    parameters = []
+  if len(parameters) not in (2, 3):
+    raise UserError('A scorer must take (prompts, images) or, to compare '
+                    'pairs, (prompts, images, images); --scorer does not.')
+  return len(parameters) == 3
+
+
+def narrow(chooser: Scorer | Judge, pools: Sequence[Pool]) -> list[Pool]:
+  """The pools without the candidates that the scorer or judge rules out."""
+  by = _by_matches if is_judge(chooser) else _by_scores
+  return by(chooser, list(pools))
+
+
+def judge_of(verifier: Verifier) -> Judge:
+  """SANA-1.5's rule for a verifier that answers yes or no.
+
+  Yes beats no; of two that match, the surer one wins; of two that do not, the
+  less sure one.
+  """
+  def judge(prompts, first, second):
+    (yes, logit), (other_yes, other_logit) = (
+      map(np.asarray, verifier(prompts, images)) for images in (first, second))
+    surer = np.where(yes, logit >= other_logit, logit <= other_logit)
+    return np.where(yes == other_yes, surer, yes)
+  return judge
+
+
+def _by_scores(scorer, pools):
+  fresh = [(pool.prompt, c.image) for pool in pools for c in pool.candidates
+           if c.score is None]
+  scores = iter(_answers(scorer, *zip(*fresh))) if fresh else iter(())
+  narrowed = []
+  for pool in pools:
+    scored = [
+      c._replace(score=float(next(scores))) if c.score is None else c
+      for c in pool.candidates]
+    narrowed.append(pool._replace(candidates=tuple(
+      scored[i] for i in best([c.score for c in scored], pool.keep))))
+  return narrowed
+
+
+def _by_matches(judge, pools):
+  while matches := [(i, at) for i, pool in enumerate(pools)
+                    for at in _matches(pool)]:
+    pairs = [pools[i].candidates[at:at + 2] for i, at in matches]
+    first_wins = _answers(
+      judge, [pools[i].prompt for i, _ in matches],
+      *([c.image for c in side] for side in zip(*pairs)))
+    if first_wins.dtype != bool:
+      raise UserError(f'The judge gave {first_wins.dtype}; it must give True '
+                      'where the first picture wins and False elsewhere.')
+    # From the right, so that positions to the left stay what they are.
+    for (i, at), (a, b), wins in reversed(list(zip(
+        matches, pairs, first_wins))):
+      winner = (a if wins else b)._replace(rounds=a.rounds + 1)
+      left, right = pools[i].candidates[:at], pools[i].candidates[at + 2:]
+      pools[i] = pools[i]._replace(candidates=(*left, winner, *right))
+  return pools
+
+
+def _matches(pool) -> list[int]:
+  """Positions of candidates that now meet their right neighbours."""
+  first, found = 0, []
+  for start, end in brackets(pool.count, pool.keep):
+    rounds = [c.rounds for c in pool.candidates if start <= c.number < end]
+    found += [first + at for at in due(rounds, end - start)]
+    first += len(rounds)
+  return found
+
+
+def brackets(count: int, keep: int) -> list[tuple[int, int]]:
+  """The first number of each bracket, and the one after its last."""
+  starts = [b * count // keep for b in range(keep + 1)]
+  return list(zip(starts, starts[1:]))
+
+
+def due(rounds: Sequence[int], size: int) -> list[int]:
+  """Positions in a bracket of `size` that meet their right neighbours now.
+
+  Equals meet. So a winner of r rounds stands for 2^r entrants, and those left
+  are the binary digits of how many have come. When all have, those with the
+  fewest rounds have had byes, and meet.
+  """
+  found = []
+  for i in range(len(rounds) - 1):
+    if rounds[i] == rounds[i + 1] and i - 1 not in found:
+      found.append(i)
+  complete = sum(2**r for r in rounds) >= size
+  if not found and complete and len(rounds) > 1:
+    return [len(rounds) - 2]
+  return found
+
+
+def _answers(chooser, prompts, *sides):
+  """A finite number or a truth value a picture or pair, as NumPy."""
+  answers = np.asarray(chooser(list(prompts), *map(np.stack, sides)))
+  if answers.shape != (len(prompts),):
+    raise UserError(
+      f'The scorer gave an array of shape {answers.shape} for {len(prompts)} '
+      'prompts; it must give one value for each.')
+  if not np.isfinite(answers.astype(np.float64)).all():
+    raise UserError('The scorer gave a score that is not finite; each must be '
+                    'a number.')
+  return answers

@@ -1,0 +1,9 @@
+"""The middle of SANA's Mix-FFN, and its depthwise convolution."""
+
+from sana_jax.kernels import dispatch
+from sana_jax.kernels.glumb_conv import xla
+from sana_jax.kernels.glumb_conv.xla import depthwise_conv
+
+glumb_conv = dispatch.Op('glumb_conv', xla.glumb_conv, kernels={}, order={})
+
+__all__ = ['depthwise_conv', 'glumb_conv']

@@ -20,8 +20,14 @@ def glumb_conv(
   x: Float[Array, 'b y x c2'],
   kernel: Float[Array, '3 3 c2'],
   bias: Float[Array, 'c2'],
+  *,
+  interpret: bool = False,
 ) -> Float[Array, 'b y x c']:
-  """Mixes neighbours and gates; halves the channels."""
+  """Mixes neighbours and gates; halves the channels.
+
+  `interpret` is for the kernels; there is none here.
+  """
+  del interpret
   x = depthwise_conv(jax.nn.silu(x), kernel) + bias
   value, gate = jnp.split(x, 2, axis=-1)
   return value * jax.nn.silu(gate)

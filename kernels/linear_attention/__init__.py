@@ -1,10 +1,15 @@
-"""ReLU linear attention; `state` and `read` are its two halves."""
+"""ReLU linear attention and its two halves, `state` and `read`."""
 
-from sana_jax.kernels.linear_attention.xla import (
-  read,
-  relu_linear_attention,
-  State,
-  state,
-)
+from sana_jax.kernels import dispatch
+from sana_jax.kernels.linear_attention import xla
+from sana_jax.kernels.linear_attention.xla import read, State, state
+
+_HERE = 'sana_jax.kernels.linear_attention'
+relu_linear_attention = dispatch.Op(
+  'relu_linear_attention', xla.relu_linear_attention,
+  kernels={
+    'xla_chunked': f'{_HERE}.xla_chunked:relu_linear_attention',
+  },
+  order={})
 
 __all__ = ['State', 'read', 'relu_linear_attention', 'state']

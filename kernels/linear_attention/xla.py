@@ -31,11 +31,14 @@ def relu_linear_attention(
   v: Float[Array, 'b n h k'],
   *,
   eps: float = 1e-15,
+  interpret: bool = False,
 ) -> Float[Array, 'b n h k']:
   """Attends over all tokens; the result has v's dtype.
 
-  `eps` is 1e-15 in diffusers and 1e-8 in the official code.
+  `eps` is 1e-15 in diffusers and 1e-8 in the official code. `interpret` is for
+  the kernels; there is none here.
   """
+  del interpret
   return read(q, state(k, v), eps=eps).astype(v.dtype)
 
 

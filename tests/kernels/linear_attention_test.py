@@ -1,11 +1,15 @@
 """ReLU linear attention against the sum over pairs that it stands for."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sana_jax.kernels import relu_linear_attention
+from sana_jax.sharding.mesh import make_mesh
 
 
 def by_pairs(q, k, v, eps):
@@ -22,6 +26,20 @@ def by_pairs(q, k, v, eps):
 def inputs(shape=(2, 7, 3, 4), dtype=np.float32):
   rng = np.random.default_rng()
   return [jnp.asarray(rng.normal(size=shape), dtype) for _ in 'qkv']
+
+
+# Backends that run on a CPU, some of them interpreted.
+BACKENDS = {
+  'xla': {},
+  'xla_chunked': {},
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def op(request):
+  return functools.partial(
+    relu_linear_attention, implementation=request.param,
+    **BACKENDS[request.param])
 
 
 def relative_error(got, want):
@@ -80,3 +98,72 @@ def test_scaling_queries_changes_nothing_and_one_value_is_its_own_mean():
     rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(
     relu_linear_attention(q, k, jnp.full_like(v, 3.)), 3., rtol=1e-6)
+
+
+@pytest.mark.parametrize('shape', [
+  (2, 100, 4, 32), (1, 1, 2, 32), (1, 63, 3, 64), (2, 1030, 2, 128)], ids=str)
+@pytest.mark.parametrize('dtype, bound', [('float32', 1e-5),
+                                          ('bfloat16', 2e-2)])
+def test_backends_give_outputs_and_gradients_of_the_definition(
+    op, shape, dtype, bound):
+  qkv = inputs(shape, dtype)
+  dout = inputs(shape, dtype)[0]
+  got, back = jax.vjp(op, *qkv)
+  full = [x.astype(jnp.float32) for x in qkv]
+  want, back_full = jax.vjp(relu_linear_attention, *full)
+  assert relative_error(got, want) <= bound
+  for a, x, b in zip(back(dout), qkv, back_full(dout.astype(jnp.float32))):
+    assert a.dtype == x.dtype
+    # Gradients of one key sum up to nothing: bounds are of all three.
+    assert np.linalg.norm(np.asarray(a, np.float32) - b) <= bound * max(
+      np.linalg.norm(b), 1.)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
+    op, dtype):
+  q, k, v = (1000 * x for x in inputs((2, 70, 4, 32), dtype))
+  k = k.at[1].set(-abs(k[1]))
+  out, back = jax.vjp(op, q, k, v)
+  want = relu_linear_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+  assert relative_error(out, want) <= (1e-5 if dtype == 'float32' else 2e-2)
+  assert not out[1].any()
+  for grad in back(jnp.ones_like(out)):
+    assert jnp.isfinite(grad.astype(jnp.float32)[0]).all()
+
+
+MESHES = [{'data': 2}, {'tensor': 2}, {'sequence': 4},
+          {'data': 2, 'tensor': 2, 'sequence': 2}]
+
+
+@pytest.mark.parametrize('shape', MESHES, ids=str)
+def test_backends_give_the_same_on_a_mesh(op, shape):
+  qkv = inputs((2, 64, 4, 32))
+  dout = inputs((2, 64, 4, 32))[0]
+
+  def run(q, k, v, dout):
+    out, back = jax.vjp(op, q, k, v)
+    return out, *back(dout)
+  want = jax.jit(run)(*qkv, dout)
+  devices = jax.devices()[:math.prod(shape.values())]
+  mesh = make_mesh(shape, devices)
+  spec = jax.P('data' if 'data' in shape else None,
+               'sequence' if 'sequence' in shape else None,
+               'tensor' if 'tensor' in shape else None)
+  with jax.set_mesh(mesh):
+    split = jax.device_put([*qkv, dout], jax.NamedSharding(mesh, spec))
+    got = jax.jit(run)(*split)
+  for a, b in zip(got, want):
+    assert a.sharding.is_equivalent_to(jax.NamedSharding(mesh, spec), 4)
+    assert relative_error(a, np.asarray(b)) <= 1e-5
+
+
+def test_chunks_keep_nothing_long_in_float32():
+  shape = jax.ShapeDtypeStruct((1, 2**14, 2, 32), jnp.bfloat16)
+
+  def temporaries(name):
+    f = functools.partial(relu_linear_attention, implementation=name)
+    loss = lambda *qkv: jnp.sum(f(*qkv).astype(jnp.float32))
+    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(
+      shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
+  assert temporaries('xla_chunked') < temporaries('xla')

@@ -1,0 +1,82 @@
+"""Which backend runs: the platform's best that can, or the one asked for."""
+
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sana_jax.kernels import dispatch, glumb_conv, relu_linear_attention
+from sana_jax.kernels.dispatch import Op, UnsupportedError
+
+
+def even(x):
+  """A backend that cannot run odd lengths."""
+  if x.shape[0] % 2:
+    raise UnsupportedError(f'a length of {x.shape[0]} is odd')
+  return 2 * x
+
+
+def broken(x):
+  raise ValueError('a bug')
+
+
+@pytest.fixture
+def op(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'backends_of_a_test', types.SimpleNamespace(
+    even=even, broken=broken))
+  return Op('doubled', lambda x: x + x + 0. * jnp.sum(x),
+            {name: f'backends_of_a_test:{name}' for name in ('even', 'broken')},
+            {'tpu': ('even',), 'gpu': ('broken',)})
+
+
+def primitives(f, *args):
+  return {e.primitive.name for e in jax.make_jaxpr(f)(*args).eqns}
+
+
+def test_the_first_backend_that_can_is_chosen_by_platform(op):
+  assert 'reduce_sum' in primitives(op, jnp.ones(4))  # On this CPU, XLA.
+  with dispatch.platform('tpu'):
+    assert 'reduce_sum' not in primitives(op, jnp.ones(4))
+    assert 'reduce_sum' in primitives(op, jnp.ones(3))
+  assert dispatch.target() == 'cpu'
+
+
+def test_a_backend_asked_for_by_name_never_falls_back(op):
+  assert 'reduce_sum' not in primitives(
+    lambda x: op(x, implementation='even'), jnp.ones(4))
+  with pytest.raises(UnsupportedError, match='a length of 3 is odd'):
+    op(jnp.ones(3), implementation='even')
+  with dispatch.prefer(doubled='even'), pytest.raises(UnsupportedError):
+    op(jnp.ones(3))
+
+
+def test_a_bug_in_a_kernel_is_not_hidden(op):
+  with dispatch.platform('gpu'), pytest.raises(ValueError, match='a bug'):
+    op(jnp.ones(4))
+
+
+def test_an_unknown_name_lists_the_known(op):
+  with pytest.raises(ValueError, match="no implementation 'cuda'; it has even, "
+                     'broken, xla'):
+    op(jnp.ones(4), implementation='cuda')
+
+
+def test_the_choice_and_its_reason_are_logged_once(op, monkeypatch):
+  said = []
+  monkeypatch.setattr(
+    dispatch.logging, 'info', lambda form, *args: said.append(form % args))
+  dispatch._tell.cache_clear()
+  with dispatch.platform('tpu'):
+    for n in (3, 4, 3, 4):
+      op(jnp.ones(n))
+  assert said == ['doubled runs on xla (even: a length of 3 is odd).',
+                  'doubled runs on even.']
+
+
+@pytest.mark.parametrize('op', [relu_linear_attention, glumb_conv],
+                         ids=lambda op: op.name)
+def test_every_backend_of_an_op_is_there(op):
+  for name in op.implementations:
+    assert callable(op.backend(name))

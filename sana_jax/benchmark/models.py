@@ -35,14 +35,14 @@ def tensor(name: str, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
 
 
 def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
-  """A part of a folder, as `weights.folder.load` would give it."""
+  """A part of a folder, as the pipeline has it."""
   kind = folder.KINDS[part]
   module = kind.module(config, jnp.dtype(dtype))
   tensors = {name: _lazy(name, shape, integer=name.endswith('tracked'))
              for name, shape in folder.file_shapes(part, config).items()}
   return Model(module, table.load(
     kind.rules(module), kind.prepare(tensors), kind.shapes(module),
-    module.dtype))
+    module.dtype, only='decoder' if part == 'vae' else ''))
 
 
 def _lazy(name, shape, integer):

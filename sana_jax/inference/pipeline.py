@@ -72,16 +72,17 @@ class Pipeline:
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
 
     Weights and arithmetic are in `dtype`; norms, softmax and the sums of the
-    linear attention are in float32 whatever it is.
+    linear attention are in float32 whatever it is. Of the autoencoder, only
+    the decoder is loaded.
     """
     folder, dtype = hub.find(name), _dtype(dtype)
     index = folders.read_json(folder / 'model_index.json')
     if index.get('_class_name') not in ('SanaPipeline', 'SanaPAGPipeline'):
       raise UserError(
         f'{folder} is a {index.get("_class_name")}; SanaPipeline is supported.')
+    load = functools.partial(folders.load, folder, dtype=dtype, mesh=mesh)
     return cls(
-      *(folders.load(folder, part, dtype, mesh)
-        for part in ('transformer', 'vae', 'text_encoder')),
+      load('transformer'), load('vae', only='decoder'), load('text_encoder'),
       tokenizers.load(folder / 'tokenizer'),
       *read_scheduler(folder), recommended=index.get('_sana_jax', {}),
       mesh=mesh)

@@ -141,7 +141,7 @@ KINDS = {
 
 def load(
   folder: pathlib.Path, part: str, dtype: DType = jnp.float32,
-  mesh: Mesh | None = None,
+  mesh: Mesh | None = None, only: str = '',
 ) -> Model:
   """The model in folder/part, in `dtype`, split over `mesh` by its table.
 
@@ -150,6 +150,7 @@ def load(
 
   Args:
     part: 'transformer', 'vae', 'text_encoder' or 'controlnet'.
+    only: 'decoder' or 'encoder' of a vae, where that is all that is wanted.
 
   Raises UserError if anything is missing, damaged or does not fit.
   """
@@ -161,10 +162,13 @@ def load(
       shapes, [(f'[^/]*/{pattern}', spec) for pattern, spec in kind.sharding],
       mesh)
     if native.holds(folder):
-      return Model(module, native.load(folder, shapes, dtype, shardings))
+      variables = native.load(folder, shapes, dtype, shardings)
+      return Model(module, variables if not only else {
+        name: {only: tree[only]} for name, tree in variables.items()
+        if only in tree})
     tensors = kind.prepare(safetensors_files.read(folder, kind.stem))
     return Model(module, table.load(
-      kind.rules(module), tensors, shapes, dtype, shardings))
+      kind.rules(module), tensors, shapes, dtype, shardings, only))
 
 
 def file_shapes(

@@ -49,6 +49,7 @@ class Rule(NamedTuple):
 def load(
   rules: Sequence[Rule], tensors: Mapping[str, np.ndarray | Stored],
   shapes: PyTree, dtype: DType | None = None, shardings: PyTree | None = None,
+  only: str = '',
 ) -> PyTree:
   """Our parameters, from a file's tensors, each of which is read once.
 
@@ -59,6 +60,8 @@ def load(
     dtype: of the floating parameters, which are then JAX arrays; without it
       they are NumPy arrays in the file's dtype.
     shardings: where each parameter goes, in the structure of `shapes`.
+    only: a module whose parameters are all that is wanted; the others are
+      checked as well, and not read.
 
   Raises:
     WeightError: lists unused keys, unfilled parameters, wrong shapes and wrong
@@ -68,6 +71,8 @@ def load(
   where = flatten(shardings) if shardings is not None else {}
   out = {}
   for path, leaf in flatten(shapes).items():
+    if only and only not in path.split('/'):
+      continue
     if dtype is None:
       out[path] = placing.in_memory(leaf.shape, *sources[path])
     else:

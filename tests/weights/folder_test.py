@@ -49,6 +49,28 @@ def test_split_files_are_the_whole(copy):
                folders.load(copy, 'transformer').variables, want)
 
 
+@pytest.mark.parametrize('native', [False, True])
+def test_only_the_decoder_is_the_decoder_of_the_whole(copy, native):
+  whole = folders.load(copy, 'vae')
+  if native:
+    folders.native.save(copy / 'vae', whole.variables)
+  part = folders.load(copy, 'vae', only='decoder')
+  assert part.variables.keys() == whole.variables.keys()
+  for name, tree in part.variables.items():
+    assert tree.keys() == {'decoder'}
+    jax.tree.map(np.testing.assert_array_equal, tree['decoder'],
+                 whole.variables[name]['decoder'])
+
+
+def test_what_is_not_wanted_is_checked_as_well(copy):
+  path = copy / 'vae' / f'{STEM}.safetensors'
+  tensors = read_tensors(copy / 'vae', STEM)
+  save_file({k: v for k, v in tensors.items() if k != 'encoder.conv_in.bias'},
+            path)
+  with pytest.raises(UserError, match='encoder/conv_in/bias'):
+    folders.load(copy, 'vae', only='decoder')
+
+
 def test_a_missing_file_is_named(copy):
   part, names, _ = split(copy)
   (part / names[1]).unlink()

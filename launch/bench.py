@@ -42,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='default: float32 on CPU, else bfloat16')
   parser.add_argument('--stages', default='text,denoise,decode', type=text,
                       metavar='A,B', help='default: %(default)s')
-  parser.add_argument('--against', choices=['diffusers', 'diffusers-compile'],
-                      help='measure it in the same run')
+  parser.add_argument('--against',
+                      choices=['diffusers', 'diffusers-compile', 'plain'],
+                      help='measure it in the same run; plain is ours without '
+                      'keeping what stays the same')
   parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
                       help='calls of each side, in turn (default: %(default)s)')
   parser.add_argument('--out', type=text, metavar='DIR',
@@ -89,9 +91,10 @@ def measure(args, asked, stages):
     found = workers.measure(stage, asked, sides, args.repeats)
     records += report.records_of(stage, found)
     ours = found[workers.OURS]
+  torch = 'diffusers' in (args.against or '')
   return report.Run(
     asked, records, datetime.date.today().isoformat(), device(ours['device']),
-    ours['matmul_flops'], versions(bool(args.against)), command(args))
+    ours['matmul_flops'], versions(torch), command(args))
 
 
 def command(args: argparse.Namespace) -> str:

@@ -10,8 +10,11 @@ import numpy as np
 
 from sana_jax.benchmark import flops, models
 from sana_jax.benchmark.request import PROMPT, Request
+from sana_jax.diffusion import samplers
+from sana_jax.diffusion.guidance import guide
 from sana_jax.inference import pipeline, stages
 from sana_jax.inference.pipeline import Pipeline
+from sana_jax.inference.schedulers import time_grid
 from sana_jax.text import prompts, tokenizer
 from sana_jax.weights import zoo
 from sana_jax.weights.folder import Model
@@ -24,12 +27,16 @@ class Stage(NamedTuple):
   flops: int
 
 
-def load(stage: str, request: Request) -> Stage:
-  """Only the model that the stage needs is in memory."""
+def load(stage: str, request: Request, plain: bool = False) -> Stage:
+  """Only the model that the stage needs is in memory.
+
+  `plain` computes again what the pipeline keeps: the instruction, the negative
+  prompt, and in each step the keys and values of the text.
+  """
   part = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
   config = zoo.get(request.model).configs()[part[stage]]
   model = models.ours(part[stage], config, request.dtype)
-  return _STAGES[stage](model, request)
+  return _STAGES[stage](model, request, plain)
 
 
 def text_tokenizer():
@@ -73,10 +80,14 @@ def _pipeline(**parts):
     'tokenizer': None, **parts})
 
 
-def _text(model, request):
+def _text(model, request, plain):
   pipe = _pipeline(text_encoder=model, tokenizer=text_tokenizer())
   asked = [PROMPT] * request.batch
-  run = lambda: jax.block_until_ready(pipe.encode_prompts(asked))
+
+  def run():
+    if plain:
+      pipe.cache.clear()
+    return jax.block_until_ready(pipe.encode_prompts(asked))
   (embeddings, _), _ = run()  # From now on the instruction is in the cache.
   length = embeddings.shape[1]
   past = next(x[1] for key, x in pipe.cache.items() if isinstance(key, bytes))
@@ -87,7 +98,7 @@ def _text(model, request):
   return Stage(run, work)
 
 
-def _denoise(model, request):
+def _denoise(model, request, plain):
   pipe = _pipeline(transformer=model)
   length = pipeline.text_length(
     text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
@@ -96,13 +107,31 @@ def _denoise(model, request):
   text = _text_like(request.batch, length, width, request.dtype)
   negative = _text_like(1, length, width, request.dtype)
   how = dict(steps=request.steps, guidance=request.guidance_scale)
-  run = lambda: pipe.denoise(noise, text, negative, **how).block_until_ready()
-  return Stage(run, flops.count(
-    lambda noise, text, negative: pipe.denoise(noise, text, negative, **how),
-    noise, text, negative))
+  denoise = functools.partial(
+    _plain_denoise if plain else Pipeline.denoise, pipe, **how)
+  run = lambda: denoise(noise, text, negative).block_until_ready()
+  return Stage(run, flops.count(denoise, noise, text, negative))
 
 
-def _decode(model, request):
+def _plain_denoise(pipe, noise, text, negative, steps, guidance):
+  """The sampler around the model as it is."""
+  grid = time_grid(pipe.sampler, steps, pipe.flow_shift)
+  return _plain(pipe.transformer.module, pipe.transformer.variables, noise,
+                text, negative, grid, pipe.sampler, guidance)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
+def _plain(module, variables, noise, text, negative, grid, sampler, scale):
+  negative = jax.tree.map(
+    lambda x, y: jnp.broadcast_to(x, y.shape), negative, text)
+  velocity = guide(
+    lambda x, t, condition: module.apply(variables, x, t, *condition), text,
+    negative, scale)
+  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
+
+
+def _decode(model, request, plain):
+  del plain  # There is nothing to keep.
   pipe = _pipeline(autoencoder=model)
   latents = _normal(request.latent_shape, jnp.float32)
   size = request.height, request.width

@@ -16,8 +16,8 @@ from typing import Any
 from sana_jax.benchmark.request import Request
 from sana_jax.errors import UserError
 
-OURS, THEIRS, COMPILED = 'sana_jax', 'diffusers', 'diffusers-compile'
-SIDES = (OURS, THEIRS, COMPILED)
+OURS, PLAIN, THEIRS, COMPILED = (
+  'sana_jax', 'plain', 'diffusers', 'diffusers-compile')
 
 
 def measure(
@@ -88,15 +88,14 @@ class _Side:
 
   def begin(self):
     """Loads the model and calls it once."""
-    if self.side == OURS:
+    if self.side in (OURS, PLAIN):
       from sana_jax.benchmark import ours as module
-      load = module.load
+      how = {'plain': self.side == PLAIN}
     else:
       from sana_jax.benchmark import theirs as module
-
-      def load(stage, request):
-        return module.load(stage, request, compiled=self.side == COMPILED)
-    self.module, self.loaded = module, load(self.stage, self.request)
+      how = {'compiled': self.side == COMPILED}
+    self.module = module
+    self.loaded = module.load(self.stage, self.request, **how)
     start = time.perf_counter()
     self.loaded.run()
     seconds = time.perf_counter() - start

@@ -20,14 +20,12 @@ jax.distributed) each makes its share.
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import re
 import sys
 
 from sana_jax.errors import UserError
 from sana_jax.inference.jobs import Job, read
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import not_negative, ratio, text, whole
-from sana_jax.version import __version__
 
 SHEET = 'contact_sheet.png'
 _ON_SHEET = 64  # Pictures, from the first on.
@@ -169,12 +167,13 @@ def _write_sheet(path, album, pictures):
 
 def plan(jobs: Sequence[Job], settings: dict, args) -> list:
   """Every picture to make, in order: its file and all that decides it."""
-  from sana_jax.inference.gallery import Picture
+  from sana_jax.inference.batches import Request
+  from sana_jax.inference.gallery import about, Picture, slug
   return [
-    Picture(f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}', {
-      'prompt': job.prompt, 'negative_prompt': job.negative_prompt,
-      'seed': job.seed, 'number': k, 'height': job.height, 'width': job.width,
-      **settings, 'model': args.model, 'version': f'sana_jax {__version__}'})
+    Picture(
+      f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}',
+      about(Request(job.prompt, job.seed, k, job.negative_prompt, job.height,
+                    job.width), settings, args.model))
     for job in jobs for k in range(job.num_images)]
 
 
@@ -182,11 +181,6 @@ def request(about):
   """What the pipeline is asked for, of all that is known of a picture."""
   from sana_jax.inference.batches import Request
   return Request(**{key: about[key] for key in Request._fields})
-
-
-def slug(prompt: str) -> str:
-  """The prompt's beginning as part of a file name."""
-  return re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:48] or 'prompt'
 
 
 def open_pipeline(args: argparse.Namespace):

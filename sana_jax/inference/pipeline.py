@@ -6,7 +6,7 @@ The stages follow diffusers' SanaPipeline; a folder in its layout gives the
 same picture from the same latents.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import os
@@ -18,12 +18,11 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from sana_jax.diffusion import samplers
-from sana_jax.diffusion.guidance import Guidance, guide
+from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import bins
+from sana_jax.inference import bins, denoising
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
-from sana_jax.models.sana import project_text
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
@@ -36,8 +35,6 @@ from sana_jax.weights.folder import Model
 # diffusers' names for the same arguments.
 _RENAMED = {'num_inference_steps': 'steps',
             'num_images_per_prompt': 'num_images'}
-# By depth, where NVlabs' PAG perturbs the published models.
-_PAG_LAYERS = {20: (8,), 28: (14,)}
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
 # Text is padded to one of these lengths, not always to 300: what is cut off is
 # masked, so the result is the same, and small models are several times faster.
@@ -94,6 +91,7 @@ class Pipeline:
     use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
     guidance: Guidance | None = None, flow_shift: float | None = None,
     convention: Convention = DIFFUSERS,
+    on_step: Callable[[int], None] | None = None,
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
@@ -119,6 +117,7 @@ class Pipeline:
       guidance: all its options, instead of `guidance_scale`.
       flow_shift: of the time grid; the checkpoint's by default.
       convention: where diffusers and the official code differ, whose way.
+      on_step: told after each step how many are done; what it raises stops.
 
     Raises:
       UserError: a value that cannot be, by its name.
@@ -139,7 +138,7 @@ class Pipeline:
     latents = self.denoise(
       noise, jax.tree.map(repeat, text), negative, steps=steps,
       guidance=guidance, sampler=sampler, flow_shift=flow_shift,
-      convention=convention)
+      convention=convention, on_step=on_step)
     if output_type == 'latent':
       return latents
     images = self.decode(latents, (height, width))
@@ -248,13 +247,16 @@ class Pipeline:
     self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
     guidance: Guidance | float = 4.5, sampler: str | None = None,
     flow_shift: float | None = None, convention: Convention = DIFFUSERS,
+    on_step: Callable[[int], None] | None = None,
   ) -> Float[Array, 'b y x c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image."""
     name = sampler or self.sampler
     grid = time_grid(name, steps, flow_shift or self.flow_shift, convention)
     if convention.prompt_mask and negative is not None:
       negative = negative[0], text[1]
-    return _denoise(
+    run = denoising.denoise if on_step is None else functools.partial(
+      denoising.denoise_by_step, on_step)
+    return run(
       self.transformer.module, self.transformer.variables, self._split(noise),
       jax.tree.map(self._split, text), negative, grid, sampler=name,
       guidance=guidance if isinstance(guidance, Guidance)
@@ -276,37 +278,6 @@ class Pipeline:
     ways = self.mesh.size
     spec = spec if x.shape[0] % ways == 0 else jax.P()
     return jax.device_put(x, NamedSharding(self.mesh, spec))
-
-
-@functools.partial(
-  jax.jit, static_argnames=('module', 'sampler', 'guidance'))
-def _denoise(module, variables, noise, text, negative, grid, *, sampler,
-             guidance):
-  usual = _PAG_LAYERS.get(module.depth, (module.depth // 2,))
-  layers = jnp.isin(
-    jnp.arange(module.depth), jnp.array(guidance.pag_layers or usual))
-
-  def model(x, timesteps, condition, perturbed=None):
-    projected, mask = condition
-    if perturbed is not None:
-      perturbed = layers[:, None] & perturbed
-    return module.apply(
-      variables, x.astype(module.dtype), timesteps * module.timestep_scale,
-      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask,
-      perturbed=perturbed)
-
-  def project(condition):
-    embeddings, mask = condition
-    projected = project_text(module, variables['params'], embeddings)
-    # Examples lead, as in every other array that guidance puts together.
-    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), projected), mask
-
-  # Projected first: it may be the same one for all.
-  negative = jax.tree.map(
-    lambda x: jnp.broadcast_to(x, (noise.shape[0], *x.shape[1:])),
-    project(negative))
-  velocity = guide(model, project(text), negative, guidance)
-  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
 
 
 @functools.partial(jax.jit, static_argnames=('module', 'size'))

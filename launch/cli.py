@@ -16,6 +16,7 @@ from sana_jax.version import __version__
 COMMANDS = {
   'train': 'train a model that a config describes',
   'sample': 'make pictures of prompts',
+  'demo': 'make pictures in a web page',
   'evaluate': 'score how well a model follows prompts',
   'convert': "between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
@@ -27,6 +28,8 @@ _EXAMPLES = """examples:
   sana-jax sample --model shapes --prompt "a red circle" --out out/
   sana-jax train --config shapes_text_encoder --workdir out/text_encoder
   sana-jax COMMAND --help"""
+# Where a missing package is listed; the rest is in train.
+_EXTRAS = {'gradio': 'demo'}
 # What the system says of a disk that takes no more.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (e.name or 'sana_jax').startswith('sana_jax'):
       raise
     return fail(f'This needs the package {e.name}; install it with pip install '
-                "'sana_jax[train]'.")
+                f"'sana_jax[{_EXTRAS.get(e.name, 'train')}]'.")
   except KeyboardInterrupt:
     print('sana-jax: interrupted', file=sys.stderr)
     return 130

@@ -26,7 +26,6 @@ jax.distributed) each makes its share.
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import re
 import sys
 
 from sana_jax.errors import UserError
@@ -41,7 +40,6 @@ from sana_jax.launch.flags import (
   text,
   whole,
 )
-from sana_jax.version import __version__
 
 SHEET = 'contact_sheet.png'
 _ON_SHEET = 64  # Pictures, from the first on.
@@ -231,20 +229,18 @@ def _write_sheet(path, album, pictures):
 
 def plan(jobs: Sequence[Job], settings: dict, args) -> list:
   """Every picture to make, in order: its file and all that decides it."""
-  from sana_jax.inference.gallery import Picture
-  which = lambda k: best_of.asked(args, k) if args.scorer else {'number': k}
-  return [
-    Picture(f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}', {
-      'prompt': job.prompt, 'negative_prompt': job.negative_prompt,
-      'seed': job.seed, **which(k), 'height': job.height, 'width': job.width,
-      **settings, 'model': args.model, 'version': f'sana_jax {__version__}'},
-      best_of.FOUND if args.scorer else ())
-    for job in jobs for k in range(job.num_images)]
+  from sana_jax.inference.batches import Request
+  from sana_jax.inference.gallery import about, Picture, slug
 
-
-def slug(prompt: str) -> str:
-  """The prompt's beginning as part of a file name."""
-  return re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:48] or 'prompt'
+  def picture(job, k):
+    said = about(Request(job.prompt, job.seed, k, job.negative_prompt,
+                         job.height, job.width), settings, args.model)
+    if args.scorer:  # Which candidate it will be is not known yet.
+      del said['number']
+      said |= best_of.asked(args, k)
+    return Picture(f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}',
+                   said, best_of.FOUND if args.scorer else ())
+  return [picture(job, k) for job in jobs for k in range(job.num_images)]
 
 
 def open_pipeline(args: argparse.Namespace):

@@ -12,7 +12,7 @@ from sana_jax.benchmark import flops, models
 from sana_jax.benchmark.request import PROMPT, Request
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import guide
-from sana_jax.inference import pipeline, stages
+from sana_jax.inference import decoding, pipeline
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.inference.schedulers import time_grid
 from sana_jax.text import prompts, tokenizer
@@ -135,7 +135,8 @@ def _decode(model, request, plain):
   pipe = _pipeline(autoencoder=model)
   latents = _normal(request.latent_shape, jnp.float32)
   size = request.height, request.width
-  run = lambda: stages.to_uint8(pipe.decode(latents, size)).block_until_ready()
+  run = lambda: decoding.to_uint8(
+    pipe.decode(latents, size)).block_until_ready()
   return Stage(run, flops.count(
     functools.partial(pipe.decode, size=size), latents))
 

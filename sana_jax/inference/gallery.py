@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import io
 import json
 import pathlib
+import re
 import tarfile
 import threading
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from PIL import Image
 
 from sana_jax.errors import UserError
 from sana_jax.inference import images
+from sana_jax.inference.batches import Request
+from sana_jax.version import __version__
 
 LIST = 'results.jsonl'
 _PARTS = '.parts'
@@ -38,6 +41,22 @@ class Picture(NamedTuple):
   file: str
   about: Mapping[str, Any]
   found: tuple[str, ...] = ()
+
+
+def about(
+  request: Request, settings: Mapping[str, Any], model: str
+) -> dict[str, Any]:
+  """What a picture's file says of how it was made."""
+  return {
+    'prompt': request.prompt, 'negative_prompt': request.negative_prompt,
+    'seed': request.seed, 'number': request.number, 'height': request.height,
+    'width': request.width, **settings, 'model': model,
+    'version': f'sana_jax {__version__}'}
+
+
+def slug(prompt: str) -> str:
+  """The prompt's beginning as part of a file name."""
+  return re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:48] or 'prompt'
 
 
 class Gallery:

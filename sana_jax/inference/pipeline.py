@@ -6,7 +6,7 @@ The stages follow diffusers' SanaPipeline; a folder in its layout gives the
 same picture from the same latents.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import bins, stages
+from sana_jax.inference import bins, decoding, denoising
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.seamless import Strips
@@ -98,6 +98,7 @@ class Pipeline:
     guidance: Guidance | Mapping[str, Any] | None = None,
     flow_shift: float | None = None, convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
+    on_step: Callable[[int], None] | None = None,
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
@@ -127,6 +128,7 @@ class Pipeline:
       parts: how the autoencoder cuts big pictures to save memory: 'strips'
         (or Strips) give the same picture, 'tiles' the one that diffusers'
         enable_tiling gives.
+      on_step: told after each step how many are done; what it raises stops.
 
     Raises:
       UserError: a value that cannot be, by its name.
@@ -148,11 +150,11 @@ class Pipeline:
     latents = self.denoise(
       noise, jax.tree.map(repeat, text), negative, steps=steps,
       guidance=guidance, sampler=sampler, flow_shift=flow_shift,
-      convention=convention)
+      convention=convention, on_step=on_step)
     if output_type == 'latent':
       return latents
     images = self.decode(latents, (height, width), parts)
-    return stages.to_uint8(images) if output_type == 'uint8' else images
+    return decoding.to_uint8(images) if output_type == 'uint8' else images
 
   @functools.wraps(draw, assigned=('__doc__',))
   def __call__(self, *args, **kwargs):
@@ -219,7 +221,7 @@ class Pipeline:
       numbers = list(range(num_images)) * prompts
     if len(numbers) != count:
       raise UserError(f'numbers has {len(numbers)} entries for {count} images.')
-    return self._split(stages.draw_noise(
+    return self._split(denoising.draw_noise(
       jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers), shape))
 
   def encode_prompts(
@@ -257,6 +259,7 @@ class Pipeline:
     self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
     guidance: Guidance | float = 4.5, sampler: str | None = None,
     flow_shift: float | None = None, convention: Convention = DIFFUSERS,
+    on_step: Callable[[int], None] | None = None,
   ) -> Float[Array, 'b y x c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image."""
     name = sampler or self.sampler
@@ -265,8 +268,10 @@ class Pipeline:
       negative = negative[0], text[1]
     if not isinstance(guidance, Guidance):
       guidance = Guidance(float(guidance))
+    run = denoising.denoise if on_step is None else functools.partial(
+      denoising.denoise_by_step, on_step)
     with self._on_mesh():
-      return stages.denoise(
+      return run(
         self.transformer.module, self.transformer.variables,
         self._split(noise), jax.tree.map(self._split, text), negative, grid,
         sampler=name, guidance=guidance)
@@ -277,7 +282,7 @@ class Pipeline:
   ) -> Float[Array, 'b y2 x2 3']:
     """Images in [0, 1] of the transformer's latents, scaled to cover `size`."""
     with self._on_mesh():
-      return stages.decode(
+      return decoding.decode(
         self.autoencoder.module, self.autoencoder.variables,
         self._split(latents), size, parts)
 

@@ -19,7 +19,7 @@ import safetensors
 from sana_jax import Pipeline
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import pipeline, stages
+from sana_jax.inference import decoding, pipeline
 from sana_jax.inference.seamless import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.sharding.mesh import make_mesh
@@ -122,7 +122,7 @@ def test_output_types_and_sizes(pipe):
 
 
 def test_levels_are_rounded_halves_to_even():
-  got = stages.to_uint8(jnp.array([0., 0.5 / 255, 1.5 / 255, 1.]))
+  got = decoding.to_uint8(jnp.array([0., 0.5 / 255, 1.5 / 255, 1.]))
   np.testing.assert_array_equal(got, [0, 0, 2, 255])
 
 

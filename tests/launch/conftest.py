@@ -1,9 +1,11 @@
 """Commands are run in this process; its devices are those of the tests."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -56,3 +58,27 @@ def process():
       env=os.environ | {'PYTHONPATH': str(ROOT)})
     return done.returncode, done.stdout, done.stderr
   return run
+
+
+class Server(NamedTuple):
+  address: str
+  process: subprocess.Popen
+  log: pathlib.Path
+
+
+@pytest.fixture(scope='session')
+def served(tmp_path_factory):
+  """Starts the demo of a model in a process of its own, at a free port."""
+  with contextlib.ExitStack() as stack:
+    def start(model, *flags):
+      log = tmp_path_factory.mktemp('demo') / 'log'
+      process = stack.enter_context(subprocess.Popen(
+        [sys.executable, '-m', 'sana_jax.launch.cli', 'demo', '--model',
+         str(model), '--port', '0', *flags], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=stack.enter_context(log.open('w')), text=True,
+        env=os.environ | {'PYTHONPATH': str(ROOT)}))
+      stack.callback(process.terminate)
+      said = process.stdout.readline()
+      assert said.startswith('The demo is at http://'), log.read_text()
+      return Server(said.split()[-1], process, log)
+    yield start

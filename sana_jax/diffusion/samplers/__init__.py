@@ -1,6 +1,12 @@
 """Samplers of the flow, by name."""
 
-from sana_jax.diffusion.samplers.base import sample, Sampler, Velocity
+from sana_jax.diffusion.samplers.base import (
+  advance,
+  begin,
+  sample,
+  Sampler,
+  Velocity,
+)
 from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
 from sana_jax.diffusion.samplers.euler import Euler
 from sana_jax.errors import UserError
@@ -32,4 +38,5 @@ def make(name: str) -> Sampler:
 
 
 __all__ = [
-  'DpmSolver', 'Euler', 'make', 'NAMES', 'sample', 'Sampler', 'Velocity']
+  'advance', 'begin', 'DpmSolver', 'Euler', 'make', 'NAMES', 'sample',
+  'Sampler', 'Velocity']

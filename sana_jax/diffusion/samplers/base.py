@@ -66,17 +66,31 @@ def sample(
   Returns:
     The sample at grid.times[-1].
   """
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  carry, steps = begin(sampler, x, grid)
+  return advance(sampler, velocity, carry, steps).x
 
+
+def begin(
+    sampler: Sampler, x: Float[Array, '*x'], grid: TimeGrid
+) -> tuple[Carry, tuple[Interval, Float[Array, 'n']]]:
+  """The carry before the first step, and what `advance` is told of each."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  timesteps = jnp.asarray(grid.timesteps, x.dtype)
+  return sampler.init(x), (
+    _intervals(jnp.asarray(grid.times, x.dtype)), timesteps)
+
+
+def advance(
+    sampler: Sampler, velocity: Velocity, carry: Carry,
+    steps: tuple[Interval, Float[Array, 'n']]
+) -> Carry:
+  """The carry after these steps, some of or all that `begin` gave."""
   def body(carry, now):
     at, timestep = now
-    v = velocity(carry.x, timestep).astype(x.dtype)
+    v = velocity(carry.x, timestep).astype(carry.x.dtype)
     return sampler.step(carry, v, at), None
 
-  timesteps = jnp.asarray(grid.timesteps, x.dtype)
-  now = (_intervals(jnp.asarray(grid.times, x.dtype)), timesteps)
-  carry, _ = jax.lax.scan(body, sampler.init(x), now)
-  return carry.x
+  return jax.lax.scan(body, carry, steps)[0]
 
 
 def _intervals(times):

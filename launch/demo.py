@@ -1,0 +1,105 @@
+"""Make pictures in a web page, on this machine.
+
+  sana-jax demo --model shapes
+
+Open the address that it prints. Only this machine can, unless --host says
+otherwise. What one visitor may ask for is limited; who waits is told the place
+in the queue. Ctrl-C ends it.
+"""
+
+import argparse
+import importlib.util
+import ipaddress
+import pathlib
+import signal
+import socket
+import sys
+import tempfile
+
+from sana_jax.errors import UserError
+from sana_jax.launch import sample
+from sana_jax.launch.flags import whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('--model', required=True, metavar='NAME',
+                      help='a folder, a hub id, a zoo name, or shapes')
+  parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
+                      help='0.0.0.0 lets other machines in, without a password '
+                      '(default: %(default)s)')
+  parser.add_argument('--port', type=whole(0, 65535), default=7860, metavar='N',
+                      help='0 for any free one (default: %(default)s)')
+  parser.add_argument('--max-size', type=whole(), metavar='PX',
+                      help="of a side (default: twice the model's own)")
+  parser.add_argument('--max-steps', type=whole(1, 1000), default=50,
+                      metavar='N', help='default: %(default)s')
+  parser.add_argument('--max-images', type=whole(1, 64), default=4, metavar='N',
+                      help='at once (default: %(default)s)')
+  parser.add_argument('--max-queue', type=whole(), default=16, metavar='N',
+                      help='requests that may wait (default: %(default)s)')
+  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
+                      help='default: float32 on CPU, else bfloat16')
+  parser.add_argument('--cpu-devices', type=whole(), metavar='N',
+                      help='devices to split a CPU into (default: one a core)')
+  # The page starts with what the model recommends.
+  parser.set_defaults(steps=None, guidance_scale=None, sampler=None)
+
+
+def run(args: argparse.Namespace) -> int:
+  """Serves until it is interrupted."""
+  if importlib.util.find_spec('gradio') is None:  # Before a model is read.
+    raise ModuleNotFoundError("No module named 'gradio'", name='gradio')
+  with listening(args.host, args.port) as door:
+    pipe, settings = sample.open_pipeline(args)
+    allowed = limits(args, pipe)
+    from sana_jax.inference import page  # Takes seconds.
+    with tempfile.TemporaryDirectory(prefix='sana-jax-demo-') as folder:
+      app = page.app(pipe, settings, args.model, allowed, args.max_queue,
+                     pathlib.Path(folder).resolve())
+      serve(app, door)
+  return 0
+
+
+def limits(args: argparse.Namespace, pipe):
+  """What the flags allow, given the model's own size."""
+  from sana_jax.inference.demo import Limits
+  size = args.max_size or 2 * pipe.size_px
+  least = pipe.autoencoder.module.compression
+  if size < least:
+    raise UserError(f'--max-size={size} is less than the smallest picture that '
+                    f'the model can make; give {least} or more.')
+  return Limits(size, args.max_steps, args.max_images)
+
+
+def listening(host: str, port: int) -> socket.socket:
+  """A socket of that address, before anything else is done."""
+  try:
+    family, kind, _, _, address = socket.getaddrinfo(
+      host, port, type=socket.SOCK_STREAM)[0]
+  except (OSError, UnicodeError) as e:
+    raise UserError(f'--host={host} is not an address of this machine; give '
+                    '127.0.0.1 or 0.0.0.0.') from e
+  door = socket.socket(family, kind)
+  try:
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    door.bind(address)
+  except OSError as e:
+    door.close()
+    raise UserError(f'--host={host} --port={port} cannot be listened at '
+                    f'({e.strerror}); choose another.') from e
+  return door
+
+
+def serve(app, door: socket.socket) -> None:
+  """Answers at the door until SIGINT or SIGTERM."""
+  import uvicorn
+  host, port = door.getsockname()[:2]
+  shown = f'[{host}]' if ':' in host else host
+  if not ipaddress.ip_address(host).is_loopback:
+    print('sana-jax: every machine that can reach this one may use the demo; '
+          'there is no password.', file=sys.stderr)
+  print(f'The demo is at http://{shown}:{port}', flush=True)
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  uvicorn.Server(uvicorn.Config(
+    app, log_level='warning', timeout_graceful_shutdown=1)).run(sockets=[door])

@@ -1,0 +1,53 @@
+"""From latents to pictures, as one or in parts; and to 8 bits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from sana_jax.inference import bins, seamless, tiling
+from sana_jax.inference.seamless import Strips
+from sana_jax.inference.tiling import Tiles
+from sana_jax.typing import Array, Float, UInt8
+
+
+def decode(
+  module, variables, latents: Float[Array, 'b y x c'],
+  size: tuple[int, int] | None = None, parts: Strips | Tiles | None = None,
+) -> Float[Array, 'b y2 x2 3']:
+  """Images in [0, 1] of the transformer's latents, scaled to cover `size`.
+
+  `parts` is how a big picture is cut to save memory.
+  """
+  latents = _unscaled(module, latents)
+  if isinstance(parts, Tiles):
+    images = tiling.decode(module, variables, latents, parts)
+  elif isinstance(parts, Strips):
+    images = seamless.decode(module, variables, latents, parts)
+  else:
+    return _decode(module, variables, latents, size)
+  return _finished(images, size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _unscaled(module, latents):
+  return latents.astype(module.dtype) / module.scaling_factor
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _decode(module, variables, latents, size):
+  return _finished(module.apply(variables, latents, method='decode'), size)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _finished(images, size):
+  images = images.astype(jnp.float32)
+  if size is not None:
+    images = bins.resize_and_crop(images, *size)  # Before they are clipped.
+  return jnp.clip(images * 0.5 + 0.5, 0, 1)
+
+
+@jax.jit
+def to_uint8(images: Float[Array, '*b']) -> UInt8[Array, '*b']:
+  """[0, 1] to 0..255, halves to even, as diffusers rounds."""
+  return jnp.round(images.astype(jnp.float32) * 255).astype(jnp.uint8)

@@ -1,0 +1,164 @@
+"""What the web demo offers and allows, and the pictures of one request.
+
+The page (page.py) has widgets with the same bounds; a request is checked here
+all the same, since it may come from elsewhere.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sana_jax.diffusion import samplers
+from sana_jax.errors import UserError
+from sana_jax.inference import batches, images
+from sana_jax.inference.batches import Request
+from sana_jax.inference.gallery import about, slug
+from sana_jax.text import encode
+from sana_jax.text.prompts import INSTRUCTION
+
+RATIOS = ('1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16', '2:1', '1:2')
+_SEEDS = 2**31 - 1
+_GUIDANCE = 100.
+_CHARACTERS = 20_000  # Of a prompt; some 300 words of it are read.
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """The most that a request may ask for."""
+
+  size_px: int  # Of a side.
+  steps: int = 50
+  images: int = 4
+
+
+class Asked(NamedTuple):
+  """A request, as it comes from the page or from elsewhere: of any type."""
+
+  prompt: Any
+  negative_prompt: Any
+  width: Any
+  height: Any
+  steps: Any
+  guidance_scale: Any
+  seed: Any
+  num_images: Any
+  sampler: Any
+
+
+class File(NamedTuple):
+  """A PNG that says how it was made."""
+
+  name: str
+  caption: str
+  content: bytes
+
+
+def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
+  """(width, height) by ratio, of about the model's usual area."""
+  found = {}
+  for ratio in RATIOS:
+    width, height = map(int, ratio.split(':'))
+    height, width = pipe.size_of_ratio(width / height)
+    if max(height, width) <= limits.size_px and (
+        (width, height) not in found.values()):
+      found[ratio] = width, height
+  return found
+
+
+def check(pipe, asked: Asked, limits: Limits) -> Asked:
+  """The request with each value of its type.
+
+  Raises UserError, with all that is wrong.
+  """
+  problems = [
+    *_text_problems('prompt', asked.prompt, needed=True),
+    *_text_problems('negative_prompt', asked.negative_prompt)]
+  least = min(pipe.autoencoder.module.compression, limits.size_px)
+  for key, low, high in (
+      ('width', least, limits.size_px), ('height', least, limits.size_px),
+      ('steps', 1, limits.steps), ('seed', 0, _SEEDS),
+      ('num_images', 1, limits.images)):
+    value = getattr(asked, key)
+    if not _is_number(value) or value != value // 1 or not low <= value <= high:
+      problems.append(f'{key} is {_shown(value)}; give a whole number from '
+                      f'{low} to {high}.')
+    else:
+      asked = asked._replace(**{key: int(value)})
+  scale = asked.guidance_scale
+  if not _is_number(scale) or not 0 <= scale <= _GUIDANCE:
+    problems.append(f'guidance_scale is {_shown(scale)}; give a number from 0 '
+                    f'to {_GUIDANCE:g}.')
+  if asked.sampler not in samplers.NAMES:
+    problems.append(f'sampler is {_shown(asked.sampler)}; allowed are '
+                    f'{", ".join(samplers.NAMES)}.')
+  if problems:
+    raise UserError(' '.join(problems))
+  pipe.trained_size(asked.height, asked.width)
+  return asked._replace(guidance_scale=float(scale))
+
+
+def draw(
+  pipe, asked: Asked, limits: Limits, model: str,
+  on_step: Callable[[int], None] | None = None,
+) -> list[File]:
+  """The pictures that `sana-jax sample` makes of the same request.
+
+  Raises UserError for a request that is not possible, before any work, and
+  where the device's memory does not suffice.
+  """
+  asked = check(pipe, asked, limits)
+  settings = {key: getattr(asked, key)
+              for key in ('steps', 'guidance_scale', 'sampler')}
+  requests = [
+    Request(asked.prompt, asked.seed, k, asked.negative_prompt, asked.height,
+            asked.width) for k in range(asked.num_images)]
+  (_, made), = _in_memory(lambda: list(batches.generate(
+    pipe, requests, len(requests), on_step=on_step, **settings)))
+  return [
+    File(f'{slug(r.prompt)}-{r.seed}-{r.number}.png',
+         f'seed {r.seed}, number {r.number}',
+         images.encode(image, '.png', about(r, settings, model)))
+    for r, image in zip(requests, np.asarray(made))]
+
+
+def is_cut(pipe, prompt: str) -> bool:
+  """Whether the prompt is longer than what the model reads of it."""
+  _, mask = encode.tokenize(
+    pipe.tokenizer, [prompt], instruction=INSTRUCTION, length=encode.LENGTH + 1)
+  return bool(mask.all())
+
+
+def _in_memory(work):
+  try:
+    return work()
+  except RuntimeError as e:  # JAX's own is a subclass.
+    if 'RESOURCE_EXHAUSTED' not in str(e):
+      raise
+    raise UserError('The memory of the device does not suffice; ask for a '
+                    'smaller size or fewer images.') from e
+
+
+def _text_problems(key, value, needed=False):
+  if not isinstance(value, str):
+    return [f'{key} is {_shown(value)}; give text.']
+  try:
+    value.encode()
+  except UnicodeEncodeError:
+    return [f'{key} is not UTF-8; give UTF-8 text.']
+  if needed and not value.strip():
+    return [f'{key} is empty; say what to show.']
+  if len(value) > _CHARACTERS:
+    return [f'{key} has {len(value)} characters; at most {_CHARACTERS} are '
+            'allowed.']
+  return []
+
+
+def _is_number(value):
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value):
+  text = 'missing' if value is None else repr(value)
+  return text if len(text) <= 40 else text[:40] + '…'

@@ -1,0 +1,124 @@
+"""The demo's limits, sentences and pictures, without a page."""
+
+import io
+import pathlib
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from sana_jax import Pipeline
+from sana_jax.errors import UserError
+from sana_jax.inference import demo
+from sana_jax.inference.demo import Asked, Limits
+from sana_jax.version import __version__
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
+LIMITS = Limits(size_px=64, steps=30, images=4)
+GOOD = Asked('a red circle', '', 16, 16, 2, 4.5, 7, 2, 'dpm++2m')
+
+
+@pytest.fixture(scope='module')
+def pipe():
+  return Pipeline.from_pretrained(FOLDER, dtype='float32')
+
+
+def asked(**changes):
+  return GOOD._replace(**changes)
+
+
+def test_a_good_request_is_left_as_it_is(pipe):
+  assert demo.check(pipe, GOOD, LIMITS) == GOOD
+
+
+def test_whole_numbers_may_come_as_floats(pipe):
+  got = demo.check(pipe, asked(steps=2.0, seed=7.0, guidance_scale=3), LIMITS)
+  assert [type(x) for x in (got.steps, got.seed, got.guidance_scale)] == [
+    int, int, float]
+
+
+@pytest.mark.parametrize('changes, said', [
+  (dict(prompt=''), 'prompt is empty; say what to show.'),
+  (dict(prompt=' \n'), 'prompt is empty; say what to show.'),
+  (dict(prompt=None), 'prompt is missing; give text.'),
+  (dict(prompt=['x']), "prompt is ['x']; give text."),
+  (dict(prompt='\ud800'), 'prompt is not UTF-8; give UTF-8 text.'),
+  (dict(prompt='x' * 20_001),
+   'prompt has 20001 characters; at most 20000 are allowed.'),
+  (dict(negative_prompt=3), 'negative_prompt is 3; give text.'),
+  (dict(width=100_000), 'width is 100000; give a whole number from 4 to 64.'),
+  (dict(height=0), 'height is 0; give a whole number from 4 to 64.'),
+  (dict(height=None), 'height is missing; give a whole number from 4 to 64.'),
+  (dict(width=17), "width is 17; it must be a multiple of the autoencoder's "
+   'compression, 4, such as 16.'),
+  (dict(steps=31), 'steps is 31; give a whole number from 1 to 30.'),
+  (dict(steps=2.5), 'steps is 2.5; give a whole number from 1 to 30.'),
+  (dict(steps=True), 'steps is True; give a whole number from 1 to 30.'),
+  (dict(num_images=5), 'num_images is 5; give a whole number from 1 to 4.'),
+  (dict(seed=-1), 'seed is -1; give a whole number from 0 to 2147483647.'),
+  (dict(seed=float('nan')),
+   'seed is nan; give a whole number from 0 to 2147483647.'),
+  (dict(seed='x' * 99), "seed is '" + 'x' * 39 + '…; give a whole number from '
+   '0 to 2147483647.'),
+  (dict(guidance_scale=float('inf')),
+   'guidance_scale is inf; give a number from 0 to 100.'),
+  (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler, dpm++1m, "
+   'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.'),
+  (dict(prompt='', steps=0), 'prompt is empty; say what to show. steps is 0; '
+   'give a whole number from 1 to 30.'),
+])
+def test_a_bad_request_is_told_before_any_work(pipe, changes, said):
+  with pytest.raises(UserError) as raised:
+    demo.draw(pipe, asked(**changes), LIMITS, 'tiny')
+  assert str(raised.value) == said
+
+
+def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):
+  sizes = demo.sizes(pipe, LIMITS)
+  assert sizes['1:1'] == (32, 32)
+  # 32 sqrt(16/9) = 42.7 by 32 sqrt(9/16) = 24, to multiples of 4.
+  assert sizes['16:9'] == (44, 24)
+  assert sizes['9:16'] == (24, 44)
+  assert '2:1' not in sizes  # 45.3 by 22.6: the same.
+  assert len(set(sizes.values())) == len(sizes)
+  assert max(max(s) for s in demo.sizes(pipe, Limits(40)).values()) <= 40
+
+
+def test_the_pictures_are_those_of_the_pipeline(pipe):
+  told = []
+  files = demo.draw(pipe, GOOD, LIMITS, 'tiny', told.append)
+  want = pipe('a red circle', height=16, width=16, steps=2, seed=7,
+              num_images=2)
+  assert told == [1, 2]
+  assert [f.name for f in files] == ['a-red-circle-7-0.png',
+                                     'a-red-circle-7-1.png']
+  for file, pixels in zip(files, want):
+    with Image.open(io.BytesIO(file.content)) as image:
+      np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_each_picture_says_how_it_was_made(pipe):
+  prompt = '猫 🙂 ä'
+  *_, last = demo.draw(
+    pipe, asked(prompt=prompt, negative_prompt='Nebel'), LIMITS, 'tiny')
+  with Image.open(io.BytesIO(last.content)) as image:
+    assert image.text == {
+      'prompt': prompt, 'negative_prompt': 'Nebel', 'seed': '7', 'number': '1',
+      'height': '16', 'width': '16', 'steps': '2', 'guidance_scale': '4.5',
+      'sampler': 'dpm++2m', 'model': 'tiny',
+      'version': f'sana_jax {__version__}'}
+
+
+@pytest.mark.parametrize('prompt, cut', [
+  ('a red circle', False), ('red ' * 2500, True), ('🙂' * 300, True)])
+def test_a_prompt_that_is_read_in_part_is_seen(pipe, prompt, cut):
+  assert demo.is_cut(pipe, prompt) == cut
+
+
+def test_a_full_device_is_told(pipe, monkeypatch):
+  def fail(*_, **__):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+  monkeypatch.setattr(Pipeline, 'draw', fail)
+  with pytest.raises(UserError, match='ask for a smaller size or fewer images'):
+    demo.draw(pipe, GOOD, LIMITS, 'tiny')

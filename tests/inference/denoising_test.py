@@ -1,0 +1,53 @@
+"""One step at a time gives the latents of all steps at once."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from sana_jax import Pipeline
+from sana_jax.inference import denoising
+from sana_jax.sharding.mesh import make_mesh
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
+PROMPT = 'a red circle'
+SMALL = dict(height=16, width=16, num_images=2)
+
+
+@pytest.fixture(scope='module', params=['one device', 'mesh'])
+def pipe(request):
+  import jax
+  mesh = None if request.param == 'one device' else make_mesh(
+    {'data': -1}, jax.local_devices()[:2])
+  return Pipeline.from_pretrained(FOLDER, 'float32', mesh)
+
+
+@pytest.mark.parametrize('sampler', ['euler', 'dpm++2m', 'dpm++3m'])
+def test_step_by_step_gives_the_same_pictures(pipe, sampler):
+  told = []
+  settings = dict(sampler=sampler, steps=4, **SMALL)
+  got = pipe(PROMPT, on_step=told.append, output_type='float', **settings)
+  want = pipe(PROMPT, output_type='float', **settings)
+  assert told == [1, 2, 3, 4]
+  # The programs differ, and so may the last bits.
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_one_program_serves_any_number_of_steps(pipe):
+  counts = []
+  for steps in (2, 3, 5):
+    pipe(PROMPT, on_step=lambda done: None, steps=steps, **SMALL)
+    counts.append(denoising._advance._cache_size())
+  assert len(set(counts)) == 1
+
+
+def test_what_on_step_raises_ends_the_run(pipe):
+  told = []
+
+  def stop(done):
+    told.append(done)
+    if done == 2:
+      raise InterruptedError
+  with pytest.raises(InterruptedError):
+    pipe(PROMPT, on_step=stop, steps=5, **SMALL)
+  assert told == [1, 2]

@@ -6,6 +6,7 @@ all the same, since it may come from elsewhere.
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,11 +61,14 @@ def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
   found = {}
   for ratio in RATIOS:
     width, height = map(int, ratio.split(':'))
-    height, width = pipe.size_of_ratio(width / height)
-    if max(height, width) <= limits.size_px and (
-        (width, height) not in found.values()):
-      found[ratio] = width, height
-  return found
+    wanted = width / height
+    size = pipe.size_of_ratio(wanted)[::-1]
+    off = abs(math.log(size[0] / size[1] / wanted))
+    # A small model has one size for several ratios: it goes to the nearest.
+    if max(size) <= limits.size_px and (
+        size not in found or off < found[size][1]):
+      found[size] = ratio, off
+  return {ratio: size for size, (ratio, _) in found.items()}
 
 
 def check(pipe, asked: Asked, limits: Limits) -> Asked:

@@ -54,12 +54,12 @@ def app(
                 'describe. The same words, seed and settings give the same '
                 'picture.')
     inputs, draw, stop, outputs = _layout(pipe, settings, limits)
+    asking = [draw.click, inputs[0].submit]
+    gr.on(asking, lambda: '', None, outputs[1], queue=False,
+          api_visibility='private')
     drawing = gr.on(
-      [draw.click, inputs[0].submit],
-      _drawing(pipe, model, limits, folder, running), inputs, outputs,
+      asking, _drawing(pipe, model, limits, folder, running), inputs, outputs,
       api_name='draw', concurrency_limit=1, show_progress_on=outputs[0])
-    drawing.failure(lambda: '', None, outputs[1], queue=False,
-                    api_visibility='private')
     stopping = _stopping(running)
     stop.click(stopping, cancels=[drawing], queue=False,
                api_visibility='private')
@@ -109,7 +109,7 @@ def _layout(pipe, settings, limits):
         stop = gr.Button('Stop', elem_id='stop')
       with gr.Row():
         aspect = gr.Dropdown([*sizes, OWN], value=first, label='Aspect',
-                             filterable=False, min_width=100)
+                             filterable=False, min_width=100, elem_id='aspect')
         width, height = (
           gr.Number(value, label=f'{label} (px)', step=side, min_width=100,
                     elem_id=label.lower())
@@ -117,7 +117,7 @@ def _layout(pipe, settings, limits):
             ('Width', 'Height'), sizes.get(first, (side, side))))
       with gr.Row():
         steps = gr.Slider(1, limits.steps, min(settings['steps'], limits.steps),
-                          step=1, label='Steps', min_width=180)
+                          step=1, label='Steps', min_width=180, elem_id='steps')
         guidance = gr.Slider(
           0, max(20, settings['guidance_scale']), settings['guidance_scale'],
           step=0.1, label='Guidance', min_width=180)

@@ -38,12 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='at once (default: %(default)s)')
   parser.add_argument('--max-queue', type=whole(), default=16, metavar='N',
                       help='requests that may wait (default: %(default)s)')
-  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
-                      help='default: float32 on CPU, else bfloat16')
-  parser.add_argument('--cpu-devices', type=whole(), metavar='N',
-                      help='devices to split a CPU into (default: one a core)')
+  sample.add_device_arguments(parser)
   # The page starts with what the model recommends.
-  parser.set_defaults(steps=None, guidance_scale=None, sampler=None)
+  parser.set_defaults(**dict.fromkeys((
+    'steps', 'guidance_scale', 'sampler', 'guidance_interval', 'pag_scale',
+    'apg_eta', 'flow_shift')))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -109,6 +109,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
                       'what saturates colours (default: plain guidance)')
   parser.add_argument('--flow-shift', type=positive, metavar='S',
                       help="of the time grid (default: the model's)")
+  add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+  """Flags of every command that opens a pipeline."""
   parser.add_argument('--mesh', type=sizes, default={'data': -1},
                       metavar='AXIS=N,...',
                       help='how the devices share the work: data splits the '
@@ -131,7 +136,8 @@ def run(args: argparse.Namespace) -> int:
   jobs, unreadable = _possible(
     jobs, lambda job: best_of.check(scorer, args.candidates, job), by_line)
   output.check(args.out)
-  pipe, settings = open_pipeline(args)
+  pipe, settings = open_pipeline(args, min(
+    args.batch_size, sum(args.candidates * job.num_images for job in jobs)))
   if args.decode != 'whole':
     from sana_jax.inference.pipeline import parts_of
     parts_of(args.decode, pipe.autoencoder.module.compression)
@@ -243,12 +249,14 @@ def plan(jobs: Sequence[Job], settings: dict, args) -> list:
   return [picture(job, k) for job in jobs for k in range(job.num_images)]
 
 
-def open_pipeline(args: argparse.Namespace):
+def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
   """The model on this process's devices, and how it is used for all pictures.
 
-  Raises UserError for everything that the model cannot be asked for.
+  A CPU is split into no more devices than there are pictures at a time: one
+  device uses all cores for one picture. Raises UserError for everything that
+  the model cannot be asked for.
   """
-  devices.configure(args.cpu_devices)
+  devices.configure(args.cpu_devices, pictures)
   import jax
 
   from sana_jax.diffusion import samplers

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix='sana-jax-demo-') as folder:
       app = page.app(pipe, settings, args.model, allowed, args.max_queue,
                      pathlib.Path(folder).resolve())
+      announce(door)
       serve(app, door)
   return 0
 
@@ -90,15 +91,20 @@ def listening(host: str, port: int) -> socket.socket:
   return door
 
 
-def serve(app, door: socket.socket) -> None:
-  """Answers at the door until SIGINT or SIGTERM."""
-  import uvicorn
+def announce(door: socket.socket) -> None:
+  """Says where the demo is; from then on, nobody is turned away."""
+  door.listen()
   host, port = door.getsockname()[:2]
   shown = f'[{host}]' if ':' in host else host
   if not ipaddress.ip_address(host).is_loopback:
     print('sana-jax: every machine that can reach this one may use the demo; '
           'there is no password.', file=sys.stderr)
   print(f'The demo is at http://{shown}:{port}', flush=True)
+
+
+def serve(app, door: socket.socket) -> None:
+  """Answers at the door until SIGINT or SIGTERM."""
+  import uvicorn
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   uvicorn.Server(uvicorn.Config(
     app, log_level='warning', timeout_graceful_shutdown=1)).run(sockets=[door])

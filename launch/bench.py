@@ -2,12 +2,16 @@
 
   sana-jax bench sample --model sana_600m_1024 --steps 2
   sana-jax bench sample --model sana_600m_512 --against diffusers --out bench
+  sana-jax bench sample --model sana_1600m_4k_bf16 --dtype bfloat16 \\
+    --compile-for v5p:2x2x1 --mesh sequence=4
   sana-jax bench sample --render bench
 
 `sample` times the stages of a call of the pipeline: text, denoise, decode. The
 model is one of sana-jax zoo, with random weights. --against runs the same
 stage of diffusers on the same weights in turn, and prints the ratio (needs pip
-install 'sana_jax[parity]'). --out writes a JSON file and a page of all JSON
+install 'sana_jax[parity]'). --compile-for runs nothing: the stages are compiled
+for chips that need not be here, which says what memory they take (needs pip
+install 'sana_jax[tpu]'). --out writes a JSON file and a page of all JSON
 files that are there.
 """
 
@@ -20,7 +24,7 @@ import platform
 
 from sana_jax.errors import UserError
 from sana_jax.launch import output
-from sana_jax.launch.flags import not_negative, text, whole
+from sana_jax.launch.flags import not_negative, sizes, text, whole
 
 _PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
 
@@ -46,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       choices=['diffusers', 'diffusers-compile', 'plain'],
                       help='measure it in the same run; plain is ours without '
                       'keeping what stays the same')
+  parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
+                      help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
+                      'v5e:2x2')
+  parser.add_argument('--mesh', type=sizes, default={'data': 1},
+                      metavar='AXIS=N,...',
+                      help='of --compile-for (default: data=1)')
+  parser.add_argument('--decode', choices=['whole', 'strips'], default='whole',
+                      help='of --compile-for (default: %(default)s)')
   parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
                       help='calls of each side, in turn (default: %(default)s)')
   parser.add_argument('--out', type=text, metavar='DIR',
@@ -68,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
   asked = request(
     args.model, args.size, steps=args.steps, batch=args.batch_size,
     guidance_scale=args.guidance_scale, dtype=args.dtype or usual_dtype())
+  if args.compile_for:
+    return compile_stages(args, asked, stages)
   if args.out:
     output.check(args.out)
   result = measure(args, asked, stages)
@@ -95,6 +109,25 @@ def measure(args, asked, stages):
   return report.Run(
     asked, records, datetime.date.today().isoformat(), device(ours['device']),
     ours['matmul_flops'], versions(torch), command(args))
+
+
+def compile_stages(args, asked, stages) -> int:
+  """A line for each stage, as its compiler has done with it."""
+  from sana_jax.benchmark import compiled, report
+  from sana_jax.inference.seamless import Strips
+  from sana_jax.sharding import topologies
+  mesh = topologies.mesh(args.compile_for, args.mesh)
+  strips = Strips() if args.decode == 'strips' else None
+  print(f'{report.title(asked)}, on {args.compile_for}, GiB of a chip:')
+  for stage in stages:
+    found = compiled.compile_stage(stage, asked, mesh, 'tpu', strips)
+    gib = [f'{name} {getattr(found, name) / 2**30:.2f}' for name in (
+      'weights', 'temporaries', 'outputs')]
+    moved = ', '.join(f'{n} {kind}' for kind, n in found.collectives.items())
+    print(f'{stage}: {", ".join(gib)}; {moved or "no collectives"}; '
+          f'{found.kernels} kernels; compiled in {found.seconds:.0f} s',
+          flush=True)
+  return 0
 
 
 def command(args: argparse.Namespace) -> str:

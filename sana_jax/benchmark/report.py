@@ -108,9 +108,8 @@ def _row(run, r, ours):
     f'{r.peak_bytes / 2**30:.2f}', '' if mine else f'{ours.best / r.best:.2f}')
 
 
-def title(run: Run) -> str:
+def title(r: Request) -> str:
   """What was asked for, in a line."""
-  r = run.request
   return (f'{r.model}, {r.height} x {r.width} px, {r.steps} steps, '
           f'batch {r.batch}, guidance {r.guidance_scale:g}, {r.dtype}')
 
@@ -122,7 +121,7 @@ def table(run: Run) -> str:
   lines = ['  '.join(
     c.ljust(w) if i < 2 else c.rjust(w)
     for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in cells]
-  return '\n'.join([title(run), *lines])
+  return '\n'.join([title(run.request), *lines])
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -132,7 +131,7 @@ def markdown(runs: Sequence[Run]) -> str:
     versions = ', '.join(f'{k} {v}' for k, v in run.versions.items())
     head, *body = rows(run)
     lines += [
-      f'## {title(run)}', '', f'`{run.command}`', '',
+      f'## {title(run.request)}', '', f'`{run.command}`', '',
       f'Measured on {run.device}, {run.date}, {versions}; a large product '
       f'reaches {run.matmul_flops / 1e12:.3g} TFLOP/s.', '',
       f'| {" | ".join(head)} |', '|---|---|' + '--:|' * (len(head) - 2),

@@ -1,0 +1,61 @@
+"""Devices that are not here: XLA compiles for them all the same.
+
+`v5e:2x2`, `v5p:2x2x1`, `v6e:2x2` or `tpu7x:2x2x1` are slices of TPUs; the
+compiler comes with libtpu.
+"""
+
+from collections.abc import Mapping
+import importlib.util
+import math
+import os
+import re
+import warnings
+
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from sana_jax.errors import UserError
+from sana_jax.sharding.mesh import make_mesh
+
+# Several compilers at a time are fine, and there is no host to ask about chips.
+_LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
+           'TPU_WORKER_HOSTNAMES': 'localhost',
+           'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3'}
+TPUS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
+
+
+def devices(name: str) -> list:
+  """Descriptions of all devices of a topology.
+
+  Raises UserError for a name that the compiler does not know.
+  """
+  kind, _, shape = name.partition(':')
+  if kind not in TPUS or not re.fullmatch(r'\d+(x\d+){1,2}', shape):
+    raise UserError(f'{name!r} is no topology; give {", ".join(TPUS)} and a '
+                    'shape, such as v5e:2x2 or v5p:2x2x1.')
+  if importlib.util.find_spec('libtpu') is None:
+    raise UserError('Compiling for TPUs needs the package libtpu; install it '
+                    "with pip install 'sana_jax[tpu]'.")
+  for key, value in _LIBTPU.items():
+    os.environ.setdefault(key, value)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      return list(topologies.get_topology_desc(
+        platform='tpu', topology_name=name).devices)
+  except Exception as e:  # jaxlib's own error types are not public.
+    reason = (str(e).strip().splitlines() or [''])[0]
+    raise UserError(f'{name!r} is a topology that the compiler does not take '
+                    f'({reason}).') from e
+
+
+def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
+  """A mesh of as many of a topology's devices as `shape` asks for."""
+  there = devices(name)
+  if -1 in shape.values():
+    return make_mesh(shape, there)
+  needed = math.prod(shape.values())
+  if needed > len(there):
+    raise UserError(f'{name} has {len(there)} devices; the mesh asks for '
+                    f'{needed}.')
+  return make_mesh(shape, there[:needed])

@@ -150,14 +150,19 @@ def test_the_commands_of_the_page_on_sampling_run(tmp_path, monkeypatch, cli):
   (tmp_path / 'mine.py').write_text(re.findall(r'```python\n(.*?)```', page,
                                                re.DOTALL)[0])
   monkeypatch.syspath_prepend(tmp_path)
-  block, = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
-  commands = block.replace('\\\n', ' ').splitlines()
-  assert len(commands) == 3
+  lines, = re.findall(r'```json\n(.*?)```', page, re.DOTALL)
+  (tmp_path / 'prompts.jsonl').write_text(lines)
+  commands = ''.join(re.findall(
+    r'```bash\n(.*?)```', page, re.DOTALL)).splitlines()
+  assert len(commands) == 4
   for i, line in enumerate(commands):
     arguments = shlex.split(line.removeprefix('PYTHONPATH=. '))
     code, _, err = cli(*arguments[1:], '--steps', '2', '--out', f'out/{i}')
     assert code == 0, err
-  assert 'score' not in listed(tmp_path / 'out' / '2')[0]
+  many, best, _, judged = (listed(tmp_path / 'out' / str(i)) for i in range(4))
+  assert [(x['height'], x['width']) for x in many] == [
+    (96, 128)] * 2 + [(128, 128)]
+  assert 'score' in best[0] and 'score' not in judged[0]
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from sana_jax.kernels.linear_attention import vjp
 from sana_jax.kernels.linear_attention.mosaic_tpu_kernels import LANES, Plan
 from sana_jax.kernels.linear_attention.xla import State
 
-# A step of the grid costs about 0.35 us, so a block takes about as long to
-# load. Two buffers for each of at most four arrays leave room in 16 MiB of VMEM.
+# Large, as each step of the grid costs some 0.35 us; but two buffers for each
+# of four arrays, and what is computed from them, fit into 16 MiB of VMEM.
 _BLOCK_BYTES = 768 * 1024
 _WIDTH = 6  # Groups: 2240 lanes are three blocks of them, 1152 two of five.
 

@@ -57,12 +57,14 @@ class Plan:
 
 def state_kernel(plan: Plan, k_ref, v_ref, s_ref, z_ref):
   """S += relu(k)^T v and z += relu(k), over tiles."""
+  each_group = _each_group(plan)
+
   @pl.when(pl.program_id(2) == 0)
   def _():
     s_ref[...] = jnp.zeros_like(s_ref)
     z_ref[...] = jnp.zeros_like(z_ref)
 
-  @_each_group(plan)
+  @each_group
   def _(g, inside):
     k, v = (jnp.where(inside, _load(r, g), 0) for r in (k_ref, v_ref))
     k = jax.nn.relu(k)
@@ -73,14 +75,16 @@ def state_kernel(plan: Plan, k_ref, v_ref, s_ref, z_ref):
 def read_kernel(
     plan: Plan, q_ref, s_ref, z_ref, out_ref, weights, *, eps):
   """out = relu(q) S / (relu(q) z + eps), z in all columns of its head."""
+  each_group = _each_group(plan)
+
   @pl.when(pl.program_id(2) == 0)
   def _():
-    @_each_group(plan)
+    @each_group
     def _(g, _):
       weights[g, :, :LANES] = _tall(plan, _unfold(plan, s_ref[g]))
       weights[g, :, LANES:] = _tall(plan, _columns(plan, z_ref[g]))
 
-  @_each_group(plan)
+  @each_group
   def _(g, inside):
     q = jax.nn.relu(jnp.where(inside, _load(q_ref, g), 0))
     both = _dot(_repeat(plan, q), weights[g], _NN)
@@ -96,12 +100,14 @@ def read_backward_kernel(
     dq = r (u - c z) where q > 0,     c = r relu(q) . u  (= out . dout)
     dS = sum of relu(q)^T (r dout),   dz = -sum of relu(q) c r
   """
+  each_group = _each_group(plan)
+
   @pl.when(pl.program_id(2) == 0)
   def _():
     ds_ref[...] = jnp.zeros_like(ds_ref)
     dz_ref[...] = jnp.zeros_like(dz_ref)
 
-    @_each_group(plan)
+    @each_group
     def _(g, _):
       s_wide[g] = _wide(plan, _unfold(plan, s_ref[g]))
       z_tall[g] = _tall(plan, _columns(plan, z_ref[g]))
@@ -109,7 +115,7 @@ def read_backward_kernel(
   ones = jnp.where(_same_head(plan), 1., 0.).astype(plan.dtype)
   ones = jnp.concatenate([ones] * plan.terms, axis=0)
 
-  @_each_group(plan)
+  @each_group
   def _(g, inside):
     q, dout = (jnp.where(inside, _load(r, g), 0) for r in (q_ref, dout_ref))
     weight = jax.nn.relu(q)
@@ -128,14 +134,16 @@ def read_backward_kernel(
 def state_backward_kernel(
     plan: Plan, k_ref, v_ref, ds_ref, dz_ref, dk_ref, dv_ref, ds_wide, ds_tall):
   """dk = v dS^T + dz where k > 0, dv = relu(k) dS."""
+  each_group = _each_group(plan)
+
   @pl.when(pl.program_id(2) == 0)
   def _():
-    @_each_group(plan)
+    @each_group
     def _(g, _):
       ds = _unfold(plan, ds_ref[g])
       ds_wide[g], ds_tall[g] = _wide(plan, ds), _tall(plan, ds)
 
-  @_each_group(plan)
+  @each_group
   def _(g, inside):
     k, v = (jnp.where(inside, _load(r, g), 0) for r in (k_ref, v_ref))
     dk = _dot(_repeat(plan, v), ds_wide[g], _NT) + dz_ref[g]
@@ -144,7 +152,10 @@ def state_backward_kernel(
 
 
 def _each_group(plan: Plan) -> Callable:
-  """Runs f(group in the block, which of its [tile 128] are in the arrays)."""
+  """A decorator: runs f(group in the block, which of [tile 128] are inside).
+
+  Call it outside of `pl.when`: Pallas' interpreter knows no program_id there.
+  """
   first = pl.program_id(1) * plan.width
   rows = plan.tokens - pl.program_id(2) * plan.tile
   row, lane = (

@@ -30,12 +30,22 @@ def inputs(shape=(2, 7, 3, 4), dtype=np.float32):
 
 # Backends that run on a CPU, some of them interpreted.
 BACKENDS = {
+  'mosaic_gpu': {'interpret': True},
   'xla': {},
   'xla_chunked': {},
 }
+# Tensor cores multiply bfloat16.
+DTYPES = {'mosaic_gpu': ['bfloat16']}
+SHAPES = {'mosaic_gpu': [(1, 100, 3, 32), (2, 1, 2, 32), (1, 63, 1, 64),
+                         (1, 70, 2, 128)]}
+# JAX's interpreter of Mosaic GPU knows one device.
+ON_A_MESH = [name for name in BACKENDS if name != 'mosaic_gpu']
+in_every_dtype = pytest.mark.parametrize('op, dtype', [
+  (name, dtype) for name in BACKENDS
+  for dtype in DTYPES.get(name, ['float32', 'bfloat16'])], indirect=['op'])
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture
 def op(request):
   return functools.partial(
     relu_linear_attention, implementation=request.param,
@@ -100,12 +110,15 @@ def test_scaling_queries_changes_nothing_and_one_value_is_its_own_mean():
     relu_linear_attention(q, k, jnp.full_like(v, 3.)), 3., rtol=1e-6)
 
 
-@pytest.mark.parametrize('shape', [
-  (2, 100, 4, 32), (1, 1, 2, 32), (1, 63, 3, 64), (2, 1030, 2, 128)], ids=str)
-@pytest.mark.parametrize('dtype, bound', [('float32', 1e-5),
-                                          ('bfloat16', 2e-2)])
+@pytest.mark.parametrize('op, dtype, shape', [
+  (name, dtype, shape) for name in BACKENDS
+  for dtype in DTYPES.get(name, ['float32', 'bfloat16'])
+  for shape in SHAPES.get(name, [
+    (2, 100, 4, 32), (1, 1, 2, 32), (1, 63, 3, 64), (2, 1030, 2, 128)])],
+  indirect=['op'], ids=str)
 def test_backends_give_outputs_and_gradients_of_the_definition(
-    op, shape, dtype, bound):
+    op, shape, dtype):
+  bound = {'float32': 1e-5, 'bfloat16': 2e-2}[dtype]
   qkv = inputs(shape, dtype)
   dout = inputs(shape, dtype)[0]
   got, back = jax.vjp(op, *qkv)
@@ -119,7 +132,7 @@ def test_backends_give_outputs_and_gradients_of_the_definition(
       np.linalg.norm(b), 1.)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@in_every_dtype
 def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
     op, dtype):
   q, k, v = (1000 * x for x in inputs((2, 70, 4, 32), dtype))
@@ -136,6 +149,7 @@ MESHES = [{'data': 2}, {'tensor': 2}, {'sequence': 4},
           {'data': 2, 'tensor': 2, 'sequence': 2}]
 
 
+@pytest.mark.parametrize('op', ON_A_MESH, indirect=True)
 @pytest.mark.parametrize('shape', MESHES, ids=str)
 def test_backends_give_the_same_on_a_mesh(op, shape):
   qkv = inputs((2, 64, 4, 32))

@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import pytest
 
@@ -21,6 +22,16 @@ H200 = pathlib.Path(__file__).with_name('h200.txtpb')
 SHAPES = [(b, n, h, 32) for b in (1, 16) for n in (256, 1024, 4096, 16384)
           for h in (36, 70)] + [
   (1, 1030, 35, 32), (1, 1, 3, 32), (2, 63, 3, 64), (2, 1030, 2, 128)]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def no_cache():
+  """A program for a chip that is not here cannot be read back from disk."""
+  for enabled in (False, True):
+    jax.config.update('jax_enable_compilation_cache', enabled)
+    compilation_cache.reset_cache()
+    if not enabled:
+      yield
 
 
 def gpus(count):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax.kernels import dispatch, relu_linear_attention
+from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
 from sana_jax.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.gpu_compiler
@@ -22,6 +23,8 @@ H200 = pathlib.Path(__file__).with_name('h200.txtpb')
 SHAPES = [(b, n, h, 32) for b in (1, 16) for n in (256, 1024, 4096, 16384)
           for h in (36, 70)] + [
   (1, 1030, 35, 32), (1, 1, 3, 32), (2, 63, 3, 64), (2, 1030, 2, 128)]
+PICTURES = [(b, size, size, c2) for b in (1, 16) for size in (16, 32, 64, 128)
+            for c2 in (5760, 11200)] + [(2, 22, 46, 11200)]
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -75,3 +78,15 @@ def test_attention_compiles_on_a_mesh():
   # The states' sums are all that devices exchange.
   assert 'all-gather' not in program.as_text()
   assert 'all-reduce' in program.as_text()
+
+
+@pytest.mark.parametrize('shape', PICTURES, ids=str)
+def test_the_gate_compiles(shape):
+  sharding = jax.sharding.SingleDeviceSharding(gpus(1)[0])
+  args = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding)
+          for s in (shape, (3, 3, shape[-1]), shape[-1:])]
+  with dispatch.platform('gpu'):
+    program = jax.jit(gate.forward).lower(*args).compile()
+  assert '/glumb_conv_forward/' in program.as_text()
+  # Nothing as large as a picture: only the taps, in the kernel's order.
+  assert program.memory_analysis().temp_size_in_bytes < 2 ** 20

@@ -121,7 +121,7 @@ def test_backends_give_outputs_and_gradients_of_the_definition(
   bound = {'float32': 1e-5, 'bfloat16': 2e-2}[dtype]
   qkv = inputs(shape, dtype)
   dout = inputs(shape, dtype)[0]
-  got, back = jax.vjp(op, *qkv)
+  got, back = jax.vjp(jax.jit(op), *qkv)
   full = [x.astype(jnp.float32) for x in qkv]
   want, back_full = jax.vjp(relu_linear_attention, *full)
   assert relative_error(got, want) <= bound
@@ -135,9 +135,9 @@ def test_backends_give_outputs_and_gradients_of_the_definition(
 @in_every_dtype
 def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
     op, dtype):
-  q, k, v = (1000 * x for x in inputs((2, 70, 4, 32), dtype))
+  q, k, v = (1000 * x for x in inputs((2, 9, 4, 32), dtype))
   k = k.at[1].set(-abs(k[1]))
-  out, back = jax.vjp(op, q, k, v)
+  out, back = jax.vjp(jax.jit(op), q, k, v)
   want = relu_linear_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
   assert relative_error(out, want) <= (1e-5 if dtype == 'float32' else 2e-2)
   assert not out[1].any()

@@ -8,6 +8,8 @@ import pytest
 
 from sana_jax.kernels import dispatch, gpu, relu_linear_attention
 from sana_jax.kernels.dispatch import UnsupportedError
+from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
+from sana_jax.kernels.glumb_conv.xla import glumb_conv
 from sana_jax.kernels.linear_attention import mosaic_gpu, xla
 
 
@@ -44,3 +46,46 @@ def test_tiles_are_read_after_they_arrive_and_replaced_after_they_are_read():
   assert not gpu_callbacks.get_races().races_found
   for a, b in zip(got, want):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def normal(*shape, dtype=jnp.bfloat16):
+  return jnp.asarray(np.random.default_rng().normal(size=shape), dtype)
+
+
+def relative_error(got, want):
+  got, want = (np.asarray(a, np.float64) for a in (got, want))
+  return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+# Two tiles down and across, and two blocks of channels, the last ones in part.
+@pytest.mark.parametrize('halo, shape', [
+  (False, (2, 2, 1, 32)), (True, (1, 19, 9, 528))])
+def test_the_gate_is_its_definition_at_every_edge_of_a_tile(halo, shape):
+  args = normal(*shape), normal(3, 3, shape[-1]), normal(shape[-1])
+  got = gate.forward(
+    *args, halo=halo, interpret=gpu.interpret_params(detect_races=True))
+  assert not gpu_callbacks.get_races().races_found
+  want = glumb_conv(*(a.astype(jnp.float32) for a in args))
+  # Of the whole picture, its outermost rows are the halo.
+  assert relative_error(got, want[:, 1:-1] if halo else want) <= 1e-2
+
+
+def test_gradients_of_a_picture_are_those_of_its_halves():
+  x, kernel, bias, dout = (normal(*shape, dtype=jnp.float32) for shape in (
+    (1, 8, 3, 32), (3, 3, 32), (32,), (1, 8, 3, 16)))
+  dx, *weights = gate.backward(x, kernel, bias, dout)
+  wide = lambda a, rows: jnp.pad(a, ((0, 0), (rows, rows), (0, 0), (0, 0)))
+  halves = [gate.backward(
+    wide(x, 2)[:, at:at + 8], kernel, bias, wide(dout, 1)[:, at:at + 6], True)
+    for at in (0, 4)]
+  assert relative_error(
+    jnp.concatenate([half[0] for half in halves], 1), dx) <= 1e-6
+  for i, want in enumerate(weights, 1):
+    assert relative_error(halves[0][i] + halves[1][i], want) <= 1e-6
+
+
+def test_the_gate_says_why_it_cannot_run():
+  with pytest.raises(UnsupportedError, match='float32'):
+    gate.check_supported(normal(1, 2, 2, 32, dtype=jnp.float32), True)
+  with pytest.raises(UnsupportedError, match='12 channels are no multiple'):
+    gate.check_supported(normal(1, 2, 2, 24), True)

@@ -1,0 +1,92 @@
+"""Kernels compile for an H200 that is not here, down to machine code.
+
+XLA's compiler and NVIDIA's `ptxas` run on any machine; what is missing are
+results.
+"""
+
+import pathlib
+
+import jax
+from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
+import pytest
+
+from sana_jax.kernels import dispatch, relu_linear_attention
+from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
+from sana_jax.sharding.mesh import make_mesh
+
+pytestmark = pytest.mark.gpu_compiler
+H200 = pathlib.Path(__file__).with_name('h200.txtpb')
+# SANA's two widths at 512 to 4096 px, alone and in a batch; then what buckets
+# and tensor parallelism leave over.
+SHAPES = [(b, n, h, 32) for b in (1, 16) for n in (256, 1024, 4096, 16384)
+          for h in (36, 70)] + [
+  (1, 1030, 35, 32), (1, 1, 3, 32), (2, 63, 3, 64), (2, 1030, 2, 128)]
+PICTURES = [(b, size, size, c2) for b in (1, 16) for size in (16, 32, 64, 128)
+            for c2 in (5760, 11200)] + [(2, 22, 46, 11200)]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def no_cache():
+  """A program for a chip that is not here cannot be read back from disk."""
+  for enabled in (False, True):
+    jax.config.update('jax_enable_compilation_cache', enabled)
+    compilation_cache.reset_cache()
+    if not enabled:
+      yield
+
+
+def gpus(count):
+  return topologies.get_topology_desc(
+    '', 'cuda', target_config=H200.read_text(), topology=f'1x1x{count}').devices
+
+
+def compiled(shape, sharding):
+  """Attention and its gradient."""
+  def run(dout, *qkv):
+    out, back = jax.vjp(lambda *x: relu_linear_attention(
+      *x, implementation='mosaic_gpu'), *qkv)
+    return out, *back(dout)
+  x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+  with dispatch.platform('gpu'):
+    return jax.jit(run).lower(*[x] * 4).compile()
+
+
+def kernels(program):
+  names = 'state', 'read', 'read_backward', 'state_backward'
+  return [name for name in names
+          if f'/relu_linear_attention_{name}/' in program.as_text()]
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_attention_compiles(shape):
+  program = compiled(shape, jax.sharding.SingleDeviceSharding(gpus(1)[0]))
+  assert len(kernels(program)) == 4
+  if shape[1] >= 4096:
+    memory = program.memory_analysis()
+    # States only: nothing else of a sequence is ever stored.
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 50
+
+
+def test_attention_compiles_on_a_mesh():
+  mesh = make_mesh({'data': 2, 'tensor': 2, 'sequence': 2}, gpus(8))
+  with jax.set_mesh(mesh):
+    program = compiled((2, 4096, 70, 32), jax.NamedSharding(
+      mesh, jax.P('data', 'sequence', 'tensor')))
+  assert len(kernels(program)) == 4
+  # The states' sums are all that devices exchange.
+  assert 'all-gather' not in program.as_text()
+  assert 'all-reduce' in program.as_text()
+
+
+@pytest.mark.parametrize('shape', PICTURES, ids=str)
+def test_the_gate_compiles(shape):
+  sharding = jax.sharding.SingleDeviceSharding(gpus(1)[0])
+  args = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding)
+          for s in (shape, (3, 3, shape[-1]), shape[-1:])]
+  with dispatch.platform('gpu'):
+    program = jax.jit(gate.forward).lower(*args).compile()
+  assert '/glumb_conv_forward/' in program.as_text()
+  # Nothing as large as a picture: only the taps, in the kernel's order.
+  assert program.memory_analysis().temp_size_in_bytes < 2 ** 20

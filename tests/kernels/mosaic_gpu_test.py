@@ -1,0 +1,91 @@
+"""What only kernels for GPUs have: a chip that they need, and barriers."""
+
+import jax
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.kernels import dispatch, gpu, relu_linear_attention
+from sana_jax.kernels.dispatch import UnsupportedError
+from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
+from sana_jax.kernels.glumb_conv.xla import glumb_conv
+from sana_jax.kernels.linear_attention import mosaic_gpu, xla
+
+
+def attend(*shape, dtype=jnp.bfloat16, **kwargs):
+  return relu_linear_attention(
+    *[jnp.ones(shape, dtype)] * 3, implementation='mosaic_gpu', **kwargs)
+
+
+def test_it_says_why_it_cannot_run():
+  with pytest.raises(UnsupportedError, match='9.0, not a cpu'):
+    attend(1, 8, 2, 32)
+  with pytest.raises(UnsupportedError, match='not in float32'):
+    attend(1, 8, 2, 32, dtype=jnp.float32, interpret=True)
+  with pytest.raises(UnsupportedError, match='48 columns'):
+    attend(1, 8, 2, 48, interpret=True)
+  with pytest.raises(UnsupportedError, match='eps=0'):
+    attend(1, 8, 2, 32, eps=0., interpret=True)
+
+
+def test_another_gpu_is_named(monkeypatch):
+  class Blackwell:
+    compute_capability = '10.0'
+  monkeypatch.setattr(jax, 'devices', lambda: [Blackwell()])
+  with (dispatch.platform('gpu'),
+        pytest.raises(UnsupportedError, match='9.0, not 10.0')):
+    gpu.check_supported(interpret=False)
+
+
+def test_tiles_are_read_after_they_arrive_and_replaced_after_they_are_read():
+  k, v = (jnp.asarray(np.random.default_rng().normal(size=(1, 520, 1, 32)),
+                      jnp.bfloat16) for _ in 'kv')
+  parts = mosaic_gpu._parts(gpu.interpret_params(detect_races=True))
+  got, want = parts.state(k, v), xla.state(k, v)
+  assert not gpu_callbacks.get_races().races_found
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def normal(*shape, dtype=jnp.bfloat16):
+  return jnp.asarray(np.random.default_rng().normal(size=shape), dtype)
+
+
+def relative_error(got, want):
+  got, want = (np.asarray(a, np.float64) for a in (got, want))
+  return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+# Two tiles down and across, and two blocks of channels, the last ones in part.
+@pytest.mark.parametrize('halo, shape', [
+  (False, (2, 2, 1, 32)), (True, (1, 19, 9, 528))])
+def test_the_gate_is_its_definition_at_every_edge_of_a_tile(halo, shape):
+  args = normal(*shape), normal(3, 3, shape[-1]), normal(shape[-1])
+  got = gate.forward(
+    *args, halo=halo, interpret=gpu.interpret_params(detect_races=True))
+  assert not gpu_callbacks.get_races().races_found
+  want = glumb_conv(*(a.astype(jnp.float32) for a in args))
+  # Of the whole picture, its outermost rows are the halo.
+  assert relative_error(got, want[:, 1:-1] if halo else want) <= 1e-2
+
+
+def test_gradients_of_a_picture_are_those_of_its_halves():
+  x, kernel, bias, dout = (normal(*shape, dtype=jnp.float32) for shape in (
+    (1, 8, 3, 32), (3, 3, 32), (32,), (1, 8, 3, 16)))
+  dx, *weights = gate.backward(x, kernel, bias, dout)
+  wide = lambda a, rows: jnp.pad(a, ((0, 0), (rows, rows), (0, 0), (0, 0)))
+  halves = [gate.backward(
+    wide(x, 2)[:, at:at + 8], kernel, bias, wide(dout, 1)[:, at:at + 6], True)
+    for at in (0, 4)]
+  assert relative_error(
+    jnp.concatenate([half[0] for half in halves], 1), dx) <= 1e-6
+  for i, want in enumerate(weights, 1):
+    assert relative_error(halves[0][i] + halves[1][i], want) <= 1e-6
+
+
+def test_the_gate_says_why_it_cannot_run():
+  with pytest.raises(UnsupportedError, match='float32'):
+    gate.check_supported(normal(1, 2, 2, 32, dtype=jnp.float32), True)
+  with pytest.raises(UnsupportedError, match='12 channels are no multiple'):
+    gate.check_supported(normal(1, 2, 2, 24), True)

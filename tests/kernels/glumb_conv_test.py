@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
@@ -157,8 +158,9 @@ def test_backends_survive_inputs_where_the_gates_saturate(op):
     assert relative_error(a, b) <= 1e-5
 
 
+# More than four devices at a time are more than the interpreter has threads.
 MESHES = [{'data': 2}, {'tensor': 2}, {'sequence': 4},
-          {'fsdp': 2, 'tensor': 2, 'sequence': 2}]
+          {'fsdp': 2, 'sequence': 2}, {'tensor': 2, 'sequence': 2}]
 
 
 @pytest.mark.parametrize('shape', MESHES, ids=str)
@@ -207,7 +209,7 @@ def test_no_two_steps_of_a_kernel_race():
   with_gradients(
     functools.partial(backend('mosaic_tpu'), interpret=params), cotangent,
     *args)
-  assert not interpret_pallas_call.races.races_found
+  assert not interpreter.races.races_found
 
 
 def test_what_a_kernel_cannot_run_is_said_before_it_is_traced():

@@ -228,7 +228,8 @@ def _clear(ref):
 def _chunks(channels, chunk):
   """chunk(index, lanes), 128 lanes at a time; fewer in the last."""
   whole, rest = divmod(channels, LANES)
-  _loop(0, whole, lambda j, _: chunk(j, LANES))
+  if whole:
+    _loop(0, whole, lambda j, _: chunk(j, LANES))
   if rest:
     chunk(whole, rest)
 

@@ -4,6 +4,11 @@ from sana_jax.kernels import dispatch
 from sana_jax.kernels.glumb_conv import xla
 from sana_jax.kernels.glumb_conv.xla import depthwise_conv
 
-glumb_conv = dispatch.Op('glumb_conv', xla.glumb_conv, kernels={}, order={})
+glumb_conv = dispatch.Op(
+  'glumb_conv', xla.glumb_conv,
+  kernels={
+    'mosaic_tpu': 'sana_jax.kernels.glumb_conv.mosaic_tpu:glumb_conv',
+  },
+  order={})
 
 __all__ = ['depthwise_conv', 'glumb_conv']

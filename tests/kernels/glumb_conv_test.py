@@ -1,11 +1,41 @@
 """The gated depthwise convolution against XLA's grouped convolution."""
 
+import functools
+import math
+
 import jax
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sana_jax.kernels import depthwise_conv, glumb_conv
+from sana_jax.kernels import depthwise_conv, glumb_conv, UnsupportedError
+from sana_jax.sharding.mesh import make_mesh
+
+# Backends that run on a CPU, some of them interpreted: with tiles of two rows,
+# and memory that holds NaN until it is written.
+BACKENDS = {
+  'xla': {},
+  'mosaic_tpu': {
+    'rows': 2, 'interpret': pltpu.InterpretParams(uninitialized_memory='nan')},
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def op(request):
+  return backend(request.param)
+
+
+@pytest.fixture(params=BACKENDS)
+def plain(request):
+  """As op, interpreted by JAX alone: on meshes, inside scans."""
+  return backend(request.param, True)
+
+
+def backend(name, interpret=None):
+  f = functools.partial(glumb_conv, implementation=name, **BACKENDS[name])
+  return functools.partial(f, interpret=interpret) if interpret else f
 
 
 def grouped(x, kernel):
@@ -96,3 +126,102 @@ def test_a_float32_kernel_does_not_widen_bfloat16():
   x, kernel = normal(1, 3, 3, 2, dtype=jnp.bfloat16), normal(3, 3, 2)
   got = with_gradients(depthwise_conv, x, x, kernel)
   assert [g.dtype for g in got] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+
+
+def inputs(b, y, x, c, dtype=jnp.float32):
+  """(x, kernel, bias) and a cotangent, of c channels after the gate."""
+  return (normal(b, y, x, 2 * c, dtype=dtype),
+          normal(3, 3, 2 * c, dtype=dtype), normal(2 * c, dtype=dtype)), (
+            normal(b, y, x, c, dtype=dtype))
+
+
+def definition(args, cotangent):
+  """Output and gradients of the definition in float32."""
+  return with_gradients(
+    glumb_conv, cotangent, *(a.astype(jnp.float32) for a in args))
+
+
+# Lanes are 128, sublanes 8 or 16, and strips of columns 32 wide.
+@pytest.mark.parametrize('shape', [
+  (2, 5, 4, 160), (1, 1, 37, 6), (1, 3, 1, 64), (1, 4, 16, 128)], ids=str)
+@pytest.mark.parametrize('dtype, bound', [('float32', 1e-5),
+                                          ('bfloat16', 2e-2)])
+def test_backends_give_outputs_and_gradients_of_the_definition(
+    op, shape, dtype, bound):
+  if op.keywords['implementation'] == 'xla' and dtype == 'bfloat16':
+    bound = 5e-2  # As above: it rounds between its steps.
+  args, cotangent = inputs(*shape, dtype)
+  got = with_gradients(op, cotangent, *args)
+  for a, b, like in zip(got, definition(args, cotangent), (args[0], *args)):
+    assert a.dtype == like.dtype
+    assert relative_error(a, b) <= bound
+
+
+def test_backends_survive_inputs_where_the_gates_saturate(op):
+  (x, kernel, bias), cotangent = inputs(1, 3, 4, 6)
+  got = with_gradients(op, cotangent, 1000 * x, kernel, bias)
+  for a, b in zip(got, definition((1000 * x, kernel, bias), cotangent)):
+    assert relative_error(a, b) <= 1e-5
+
+
+MESHES = [{'data': 2}, {'tensor': 2}, {'sequence': 4},
+          {'fsdp': 2, 'tensor': 2, 'sequence': 2}]
+
+
+@pytest.mark.parametrize('shape', MESHES, ids=str)
+def test_backends_give_the_same_on_a_mesh(plain, shape):
+  args, cotangent = inputs(2, 12, 4, 4)
+  want = with_gradients(glumb_conv, cotangent, *args)
+  mesh = make_mesh(shape, jax.devices()[:math.prod(shape.values())])
+  batch, rows = (a if a in shape else None for a in ('data', 'sequence'))
+  spec = jax.P('fsdp' if 'fsdp' in shape else batch, rows, None,
+               'tensor' if 'tensor' in shape else None)
+  with jax.set_mesh(mesh):
+    split = lambda a: jax.device_put(a, jax.NamedSharding(mesh, spec))
+    x, cotangent = split(args[0]), split(cotangent)
+    got = with_gradients(plain, cotangent, x, *args[1:])
+  for a, b in zip(got, want):
+    assert relative_error(a, np.asarray(b)) <= 1e-5
+
+
+def test_one_row_a_device_is_not_split_further():
+  args, cotangent = inputs(1, 4, 3, 4)
+  want = with_gradients(glumb_conv, cotangent, *args)
+  with jax.set_mesh(make_mesh({'sequence': 4}, jax.devices()[:4])):
+    got = with_gradients(backend('mosaic_tpu', True), cotangent, *args)
+  for a, b in zip(got, want):
+    assert relative_error(a, np.asarray(b)) <= 1e-5
+
+
+def test_kernels_work_inside_scan_remat_and_vmap():
+  def loss(f, xs, kernel, bias):
+    step = jax.checkpoint(lambda total, x: (
+      total + jnp.sum(jnp.sin(jax.vmap(f, (0, None, None))(x, kernel, bias))),
+      None))
+    return jax.lax.scan(step, 0., xs)[0]
+  args = normal(2, 2, 1, 3, 3, 6), normal(3, 3, 6), normal(6)
+  got, want = (
+    jax.jit(jax.grad(functools.partial(loss, f), (0, 1, 2)))(*args)
+    for f in (backend('mosaic_tpu', True), glumb_conv))
+  for a, b in zip(got, want):
+    assert relative_error(a, b) <= 1e-5
+
+
+def test_no_two_steps_of_a_kernel_race():
+  params = pltpu.InterpretParams(
+    detect_races=True, uninitialized_memory='nan')
+  args, cotangent = inputs(2, 3, 2, 4)
+  with_gradients(backend('mosaic_tpu', params), cotangent, *args)
+  assert not interpreter.races.races_found
+
+
+def test_what_a_kernel_cannot_run_is_said_before_it_is_traced():
+  op = functools.partial(glumb_conv, implementation='mosaic_tpu')
+  for shape, dtype, why in [
+      ((1, 2, 2, 4), jnp.float16, 'float16 is neither bfloat16 nor float32'),
+      ((1, 2, 512, 11200), jnp.float32,
+       'a row of 512 x 11200 float32 .* MiB of VMEM')]:
+    args = [jax.ShapeDtypeStruct(s, dtype)
+            for s in (shape, (3, 3, shape[-1]), shape[-1:])]
+    with pytest.raises(UnsupportedError, match=why):
+      jax.eval_shape(op, *args)

@@ -1,31 +1,14 @@
-"""Chips that are not here: the TPU compiler runs on any machine."""
+"""Chips that are not here: their compilers run on any machine."""
 
 from collections.abc import Iterator
 import contextlib
-import math
-import os
 
-# A compiler holds no chip: two processes may have one each.
-os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-# Do not ask the cloud for the machine's chips.
-os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 
-import jax  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.experimental.compilation_cache import (  # noqa: E402
-  compilation_cache,
-)
-import numpy as np  # noqa: E402
+from sana_jax.sharding.topologies import mesh as tpu_mesh
 
-
-def tpu_mesh(name: str, shape: dict[str, int]) -> jax.sharding.Mesh:
-  """A mesh of the first chips of a topology such as 'v5e:2x2' (axes Auto)."""
-  devices = topologies.get_topology_desc(
-    platform='tpu', topology_name=name).devices
-  size = tuple(shape.values())
-  return jax.sharding.Mesh(
-    np.array(devices[:math.prod(size)]).reshape(size), tuple(shape),
-    axis_types=(jax.sharding.AxisType.Auto,) * len(size))
+__all__ = ['tpu_mesh', 'uncached']
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from sana_jax import kernels
-from sana_jax.benchmark.request import Request
+from sana_jax.benchmark.request import PARTS, Request
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import decoding, denoising, seamless
@@ -47,8 +47,8 @@ def compile_stage(
   strips: seamless.Strips | None = None,
 ) -> Compiled:
   """Compiles one of request.STAGES; UserError where it does not fit."""
-  part = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
-  module, variables = _model(part[stage], request, mesh)
+  part = PARTS[stage]
+  module, variables = _model(part, request, mesh)
   start = time.perf_counter()
   with jax.set_mesh(mesh), kernels.platform(platform):
     lowered = _LOWERED[stage](module, variables, request, mesh, strips)

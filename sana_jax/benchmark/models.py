@@ -5,6 +5,7 @@ weights without a file between them. They are of the usual size: 1/sqrt(fan in).
 """
 
 from collections.abc import Mapping
+import functools
 import math
 from typing import Any
 import zlib
@@ -22,16 +23,22 @@ _BLOCK = np.random.default_rng(0).standard_normal(2**20 + 7, np.float32)
 
 def tensor(name: str, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
   """Values of a tensor as its name is in diffusers' or transformers' layout."""
+  return _rows(name, shape, np.dtype(dtype), 0, shape[0] if shape else 1)
+
+
+def _rows(name, shape, dtype, start, stop):
+  """Rows of the leading axis; of a scalar, all of it."""
+  shape, size = (stop - start, *shape[1:])[:len(shape)], math.prod(shape[1:])
   if not np.issubdtype(dtype, np.floating):
     return np.zeros(shape, dtype)
   if name.endswith('running_var') or (
       len(shape) == 1 and name.endswith('weight')):
     return np.ones(shape, dtype)
-  scale = math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
   # The same million numbers, from another place on: drawing takes minutes.
-  start = zlib.crc32(name.encode()) % _BLOCK.size
-  values = np.resize(np.roll(_BLOCK, -start), shape)
-  return (values * np.float32(scale)).astype(dtype)
+  first = (zlib.crc32(name.encode()) + start * size) % _BLOCK.size
+  values = np.resize(np.roll(_BLOCK, -first), shape)
+  values *= np.float32(size ** -0.5 if len(shape) > 1 else 0.1)
+  return values.astype(dtype, copy=False)
 
 
 def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
@@ -47,5 +54,4 @@ def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
 
 def _lazy(name, shape, integer):
   dtype = np.dtype(np.int64 if integer else np.float32)
-  whole = lambda: tensor(name, shape, dtype)
-  return Stored(shape, dtype, lambda a, b: whole()[a:b] if shape else whole())
+  return Stored(shape, dtype, functools.partial(_rows, name, shape, dtype))

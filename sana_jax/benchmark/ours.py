@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.benchmark import flops, models
-from sana_jax.benchmark.request import PROMPT, Request
+from sana_jax.benchmark.request import PARTS, PROMPT, Request
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import guide
 from sana_jax.inference import decoding, pipeline
@@ -33,9 +33,9 @@ def load(stage: str, request: Request, plain: bool = False) -> Stage:
   `plain` computes again what the pipeline keeps: the instruction, the negative
   prompt, and in each step the keys and values of the text.
   """
-  part = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
-  config = zoo.get(request.model).configs()[part[stage]]
-  model = models.ours(part[stage], config, request.dtype)
+  part = PARTS[stage]
+  config = zoo.get(request.model).configs()[part]
+  model = models.ours(part, config, request.dtype)
   return _STAGES[stage](model, request, plain)
 
 

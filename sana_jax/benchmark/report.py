@@ -14,11 +14,12 @@ _HEAD = ('stage', 'by', 'seconds', 'images/s', 'TFLOP/s', 'of peak', 'GiB',
 _INTRODUCTION = """# Sampling: measured speed
 
 Seconds of one call, the best of several; both sides in processes of their own,
-called in turn. `TFLOP/s` counts products and convolutions, `of peak` compares
-with a large matrix product on the same device in the same run. `GiB` is the
-process's peak (a GPU's own memory where there is one). `ratio` is our time by
-theirs: below 1, we are faster. `whole` adds up the stages of a call. Weights
-are random; the first call, which compiles, is not counted.
+called in turn (one after the other where both do not fit into memory).
+`TFLOP/s` counts products and convolutions, `of peak` compares with a large
+matrix product on the same device in the same run. `GiB` is the process's peak
+(a GPU's own memory where there is one). `ratio` is our time by theirs: below 1,
+we are faster. `whole` adds up the stages of a call. Weights are random; the
+first call, which compiles, is not counted.
 
 Made by `sana-jax bench sample --out docs/bench`; each table's command is above
 it.

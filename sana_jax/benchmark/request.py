@@ -6,6 +6,8 @@ from sana_jax.errors import UserError
 from sana_jax.weights import zoo
 
 STAGES = ('text', 'denoise', 'decode')
+# Of a model folder.
+PARTS = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
 # 24 words, as people write them.
 PROMPT = ('A lighthouse on a cliff above a stormy sea at dusk, waves breaking '
           'over black rocks, warm light in its windows, oil painting')

@@ -17,7 +17,7 @@ import transformers
 
 from sana_jax.benchmark import models
 from sana_jax.benchmark.ours import Stage, text_tokenizer
-from sana_jax.benchmark.request import PROMPT, Request
+from sana_jax.benchmark.request import PARTS, PROMPT, Request
 from sana_jax.text.prompts import INSTRUCTION_LINES
 from sana_jax.weights import zoo
 
@@ -31,10 +31,10 @@ def load(stage: str, request: Request, compiled: bool = False) -> Stage:
   """As `ours.load`; `compiled` runs the model through torch.compile."""
   torch.set_num_threads(os.cpu_count() or 1)
   warnings.simplefilter('ignore')
-  part = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
-  config = zoo.get(request.model).configs()[part[stage]]
+  part = PARTS[stage]
+  config = zoo.get(request.model).configs()[part]
   model = _build(config, getattr(torch, request.dtype))
-  parts = {part[stage]: torch.compile(model) if compiled else model}
+  parts = {part: torch.compile(model) if compiled else model}
   pipe = diffusers.SanaPipeline(**{
     'tokenizer': text_tokenizer() if stage == 'text' else None,
     'text_encoder': None, 'vae': None, 'transformer': None,

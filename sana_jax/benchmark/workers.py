@@ -6,15 +6,18 @@ alone. While one side runs, the other waits and uses nothing but memory.
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import math
 import multiprocessing as mp
+import os
 import pathlib
 import resource
 import sys
 import time
 from typing import Any
 
-from sana_jax.benchmark.request import Request
+from sana_jax.benchmark.request import PARTS, Request
 from sana_jax.errors import UserError
+from sana_jax.weights import folder, zoo
 
 OURS, PLAIN, THEIRS, COMPILED = (
   'sana_jax', 'plain', 'diffusers', 'diffusers-compile')
@@ -23,7 +26,13 @@ OURS, PLAIN, THEIRS, COMPILED = (
 def measure(
   stage: str, request: Request, sides: Sequence[str], repeats: int
 ) -> dict[str, dict[str, Any]]:
-  """By side: seconds of each call, of the first call, bytes, FLOPs."""
+  """By side: seconds of each call, of the first call, bytes, FLOPs.
+
+  Sides that do not fit into memory together run one after the other.
+  """
+  if len(sides) > 1 and not _fit(stage, request, len(sides)):
+    return {side: found for part in sides for side, found in measure(
+      stage, request, [part], repeats).items()}
   with contextlib.ExitStack() as stack:
     workers = {side: stack.enter_context(_worker(side, stage, request))
                for side in sides}
@@ -36,6 +45,16 @@ def measure(
     for side, worker in workers.items():
       found[side].update(_ask(worker, 'end'))
   return found
+
+
+def _fit(stage, request, count):
+  """Whether the weights of `count` sides take at most half of the memory."""
+  part = PARTS[stage]
+  shapes = folder.file_shapes(part, zoo.get(request.model).configs()[part])
+  numbers = sum(math.prod(shape) for shape in shapes.values())
+  size = {'float32': 4}.get(request.dtype, 2)
+  total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return count * numbers * size < total / 2
 
 
 @contextlib.contextmanager

@@ -20,6 +20,13 @@ def test_a_tensor_depends_on_its_name_alone():
   assert models.tensor('bn.num_batches_tracked', (), np.int64) == 0
 
 
+def test_some_rows_are_those_of_the_whole():
+  whole = models.tensor('a.weight', (2000, 1000), np.float32)
+  lazy = models._lazy('a.weight', (2000, 1000), integer=False)
+  np.testing.assert_array_equal(lazy.fetch(500, 1700), whole[500:1700])
+  assert models._lazy('n.tracked', (), integer=True).read() == 0
+
+
 def test_models_have_the_parameters_that_their_folder_would():
   for part in ('transformer', 'vae', 'text_encoder'):
     config = folder.read_json(GOLDEN / part / 'config.json')

@@ -4,7 +4,9 @@ import functools
 import math
 
 import jax
-from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
+from jax._src.pallas.mosaic.interpret import (
+  interpret_pallas_call as interpreter,
+)
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np

@@ -93,7 +93,7 @@ def forward(x_ref, taps_ref, out_ref, s_ref, *, tile: Tile):
     def row(y, _):
       for x, n in _strips(tile.width):
         a, g = (_convolve(s_ref, half, y, x, n, taps) for half in (0, 1))
-        out = a * g * jax.nn.sigmoid(g)
+        out = a * g * _sigmoid(g)
         out_ref[0, y, pl.ds(x, n), _lanes(j, lanes)] = (
           out[:, :lanes].astype(out_ref.dtype))
     _loop(0, tile.own(i), row)
@@ -132,7 +132,7 @@ def _silu(x_ref, s_ref, ds_ref, i, j, lanes, tile):
       for x, n in _strips(tile.width):
         at = pl.ds(MARGIN + x, n), pl.ds(0, lanes)
         value = _load(x_ref, y + offset, x, n, half * tile.channels, j, lanes)
-        sigmoid = jax.nn.sigmoid(value)
+        sigmoid = _sigmoid(value)
         s = value * sigmoid
         s_ref[half, y, *at] = s
         if ds_ref is not None:
@@ -153,7 +153,7 @@ def _gate_gradient(dout_ref, taps_ref, s_ref, du_ref, i, j, lanes, tile):
       a, g = (_convolve(s_ref, half, y, x, n, taps) for half in (0, 1))
       dout = _load(dout_ref, y + offset, x, n, 0, j, lanes)
       a, g = a[:, :lanes], g[:, :lanes]
-      sigmoid = jax.nn.sigmoid(g)
+      sigmoid = _sigmoid(g)
       silu = g * sigmoid
       at = pl.ds(MARGIN + x, n), pl.ds(0, lanes)
       du_ref[0, y, *at] = dout * silu
@@ -172,24 +172,34 @@ def _convolution_gradient(taps_ref, s_ref, ds_ref, du_ref, dx_ref, dtaps_ref,
 
   def row(y, sums):
     for x, n in _strips(_up(tile.width, SUBLANES)):
-      at = lambda dy, dx: (half, y + dy, pl.ds(MARGIN + x + dx, n))
-      s = s_ref[at(2, 0)]
+      here = pl.ds(MARGIN + x, n)
+      s = s_ref[half, y + 2, here]
       grad, new = None, []
       for d, ((dy, dx), tap) in enumerate(zip(_NEIGHBOURS, taps)):
-        du = du_ref[at(1 - dy, -dx)]
+        du = du_ref[half, y + 1 - dy, pl.ds(MARGIN + x - dx, n)]
         grad = du * _spread(tap, n) + (0 if grad is None else grad)
         new.append(sums[d] + _fold(s * du))
         if (dy, dx) == (0, 0):
           dbias = sums[9] + _fold(du)
       sums = (*new, dbias)
       _store(dx_ref, y, x, min(n, tile.width - x), half * tile.channels, j,
-             lanes, grad * ds_ref[at(1, 0)])
+             lanes, grad * ds_ref[half, y + 1, here])
     return sums
   zero = jnp.zeros((SUBLANES, LANES), jnp.float32)
   sums = _loop(0, tile.own(i), row, (zero,) * 10)
   for d, total in enumerate(sums):
     dtaps_ref[0, half, pl.ds(d, 1), _lanes(j, LANES)] += jnp.sum(
       total, axis=0, keepdims=True)
+
+
+def _sigmoid(a):
+  # Two steps of Newton's from the chip's guess, without a division's further
+  # operations for infinities and denormals: exp(80) is far from both.
+  d = 1 + jnp.exp(jnp.minimum(-a, 80.))
+  guess = pl.reciprocal(d, approx=True)
+  for _ in range(2):
+    guess *= 2 - d * guess
+  return guess
 
 
 _NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))

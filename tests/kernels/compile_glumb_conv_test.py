@@ -17,7 +17,10 @@ _spec = importlib.util.spec_from_file_location(
 topologies = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(topologies)
 
-pytestmark = pytest.mark.tpu_compiler
+pytestmark = [
+  pytest.mark.tpu_compiler,
+  # What is kept between runs of the suite cannot be read without the chip.
+  pytest.mark.filterwarnings('ignore:Error reading persistent compilation')]
 TOPOLOGIES = ['v5e:2x2', 'v5p:2x2x1', 'v6e:2x2', 'tpu7x:2x2x1']
 # 0.6B and 1.6B at 1024 px, 4096 px, and a bucket of an odd aspect.
 SHAPES = [(16, 32, 32, 5760), (16, 32, 32, 11200), (1, 128, 128, 11200),

@@ -8,6 +8,7 @@ _HERE = 'sana_jax.kernels.linear_attention'
 relu_linear_attention = dispatch.Op(
   'relu_linear_attention', xla.relu_linear_attention,
   kernels={
+    'mosaic_tpu': f'{_HERE}.mosaic_tpu:relu_linear_attention',
     'xla_chunked': f'{_HERE}.xla_chunked:relu_linear_attention',
   },
   order={})

@@ -4,9 +4,10 @@
   backward   dq, dstate = read_backward(q, state, dout)
              dk, dv = state_backward(k, v, dstate)
 
-Only the state, [b h k v+1] numbers, is kept besides q, k and v. Where tokens
-are split over devices, states and their gradients are summed over them: all
-that they need to know of each other.
+Only the state, some [b h k v+1] numbers, is kept besides q, k and v. Where
+tokens are split over devices, states and their gradients are summed over them:
+all that they need to know of each other. The arrays of a state are as a backend
+likes, but that they add up and begin with the batch and (groups of) heads.
 """
 
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def _specs(x):
   tokens = sharded.axes_of(n, sharded.SEQUENCE)
   heads = sharded.axes_of(h, sharded.TENSOR) or None
   return (P(batch, tokens or None, heads, None),
-          State(P(batch, heads, None, None), P(batch, heads, None)), tokens)
+          State(P(batch, heads), P(batch, heads)), tokens)
 
 
 def _sum(state, axes):

@@ -22,6 +22,9 @@ _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')
 # Without PyTorch there is nothing to compare with: `launch/test -m parity`
 # installs it.
 collect_ignore_glob = [] if importlib.util.find_spec('torch') else ['parity/*']
+# Nor is there a TPU compiler without libtpu, from the extra `tpu`.
+if not importlib.util.find_spec('libtpu'):
+  collect_ignore_glob.append('kernels/compile_test.py')
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 
 

@@ -141,6 +141,8 @@ def test_scaling_queries_changes_nothing_and_one_value_is_its_own_mean():
 def test_backends_give_outputs_and_gradients_of_the_definition(
     op, shape, dtype):
   bound = {'float32': 1e-5, 'bfloat16': 2 ** -8}[dtype]
+  if op.keywords['implementation'] == 'mosaic_gpu':  # Its factors are bfloat16.
+    bound = 2e-2
   qkv = inputs(shape, dtype)
   dout = inputs(shape, dtype)[0]
   got = with_gradients(op, qkv, dout)

@@ -11,8 +11,8 @@ model is one of sana-jax zoo, with random weights. --against runs the same
 stage of diffusers on the same weights in turn, and prints the ratio (needs pip
 install 'sana_jax[parity]'). --compile-for runs nothing: the stages are compiled
 for chips that need not be here, which says what memory they take (needs pip
-install 'sana_jax[tpu]'). --out writes a JSON file and a page of all JSON
-files that are there.
+install 'sana_jax[tpu]' or [gpu]). --out writes a JSON file and a page of all
+JSON files that are there.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       'keeping what stays the same')
   parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
                       help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
-                      'v5e:2x2')
+                      'v5e:2x2; or h200:1x1x8')
   parser.add_argument('--mesh', type=sizes, default={'data': 1},
                       metavar='AXIS=N,...',
                       help='of --compile-for (default: data=1)')
@@ -120,7 +120,8 @@ def compile_stages(args, asked, stages) -> int:
   strips = Strips() if args.decode == 'strips' else None
   print(f'{report.title(asked)}, on {args.compile_for}, GiB of a chip:')
   for stage in stages:
-    found = compiled.compile_stage(stage, asked, mesh, 'tpu', strips)
+    found = compiled.compile_stage(
+      stage, asked, mesh, topologies.platform(args.compile_for), strips)
     gib = [f'{name} {getattr(found, name) / 2**30:.2f}' for name in (
       'weights', 'temporaries', 'outputs')]
     moved = ', '.join(f'{n} {kind}' for kind, n in found.collectives.items())

@@ -1,13 +1,15 @@
 """Devices that are not here: XLA compiles for them all the same.
 
-`v5e:2x2`, `v5p:2x2x1`, `v6e:2x2` or `tpu7x:2x2x1` are slices of TPUs; the
-compiler comes with libtpu.
+`v5e:2x2`, `v5p:2x2x1`, `v6e:2x2` or `tpu7x:2x2x1` are slices of TPUs, whose
+compiler comes with libtpu; `h200:1x1x8` are slices x hosts x GPUs, whose
+compiler comes with jax[cuda13].
 """
 
 from collections.abc import Mapping
 import importlib.util
 import math
 import os
+import pathlib
 import re
 import warnings
 
@@ -21,6 +23,8 @@ from sana_jax.sharding.mesh import make_mesh
 _LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
            'TPU_WORKER_HOSTNAMES': 'localhost',
            'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3'}
+_COMPILERS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'gpu')}
+GPUS = ('h200',)  # Described in {name}.txtpb.
 TPUS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 
 
@@ -30,23 +34,41 @@ def devices(name: str) -> list:
   Raises UserError for a name that the compiler does not know.
   """
   kind, _, shape = name.partition(':')
-  if kind not in TPUS or not re.fullmatch(r'\d+(x\d+){1,2}', shape):
+  if kind not in (*TPUS, *GPUS) or not re.fullmatch(
+      r'\d+x\d+x\d+' if kind in GPUS else r'\d+(x\d+){1,2}', shape):
     raise UserError(f'{name!r} is no topology; give {", ".join(TPUS)} and a '
-                    'shape, such as v5e:2x2 or v5p:2x2x1.')
-  if importlib.util.find_spec('libtpu') is None:
-    raise UserError('Compiling for TPUs needs the package libtpu; install it '
-                    "with pip install 'sana_jax[tpu]'.")
+                    'shape, such as v5e:2x2 or v5p:2x2x1, or '
+                    f'{", ".join(GPUS)} and SLICESxHOSTSxGPUS, such as 1x1x8.')
+  _check_compiler(*_COMPILERS['gpu' if kind in GPUS else 'tpu'])
   for key, value in _LIBTPU.items():
     os.environ.setdefault(key, value)
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
-      return list(topologies.get_topology_desc(
-        platform='tpu', topology_name=name).devices)
+      return list(_describe(kind, name, shape).devices)
   except Exception as e:  # jaxlib's own error types are not public.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(f'{name!r} is a topology that the compiler does not take '
                     f'({reason}).') from e
+
+
+def platform(name: str) -> str:
+  """'tpu' or 'gpu', of a topology's name."""
+  return 'gpu' if name.partition(':')[0] in GPUS else 'tpu'
+
+
+def _check_compiler(package, extra):
+  if importlib.util.find_spec(package) is None:
+    raise UserError(f'Compiling for these needs the package {package}; install '
+                    f"it with pip install 'sana_jax[{extra}]'.")
+
+
+def _describe(kind, name, shape):
+  if kind in TPUS:
+    return topologies.get_topology_desc(platform='tpu', topology_name=name)
+  target = pathlib.Path(__file__).with_name(f'{kind}.txtpb').read_text()
+  return topologies.get_topology_desc(
+    '', 'cuda', target_config=target, topology=shape)
 
 
 def mesh(name: str, shape: Mapping[str, int]) -> Mesh:

@@ -14,10 +14,11 @@ import pytest
 
 from sana_jax.kernels import dispatch, relu_linear_attention
 from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
+from sana_jax.sharding import topologies as topologies_of
 from sana_jax.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.gpu_compiler
-H200 = pathlib.Path(__file__).with_name('h200.txtpb')
+H200 = pathlib.Path(topologies_of.__file__).with_name('h200.txtpb')
 # SANA's two widths at 512 to 4096 px, alone and in a batch; then what buckets
 # and tensor parallelism leave over.
 SHAPES = [(b, n, h, 32) for b in (1, 16) for n in (256, 1024, 4096, 16384)

@@ -27,6 +27,9 @@ from sana_jax.weights import folder, zoo
 _COLLECTIVES = re.compile(
   r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
   r'(?:-start)?\(')
+# There is no GPU to try variants on.
+_OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
+                    'xla_gpu_enable_triton_gemm': False}}
 _INSTRUCTION = 210  # Tokens of the published one.
 
 
@@ -53,7 +56,7 @@ def compile_stage(
   with jax.set_mesh(mesh), kernels.platform(platform):
     lowered = _LOWERED[stage](module, variables, request, mesh, strips)
     try:
-      program = lowered.compile()
+      program = lowered.compile(_OPTIONS.get(platform))
     except jax.errors.JaxRuntimeError as e:
       needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
       if needed is None:

@@ -26,7 +26,9 @@ from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
   WIDTH,
 )
 
-ROWS, STAGES = 16, 4
+# Of a tile; high ones read fewer rows twice, if there are enough of them.
+ROWS, PROGRAMS = (64, 32, 16), 528
+STAGES = 4
 
 
 def check_supported(x, interpret) -> None:
@@ -94,13 +96,16 @@ def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
 
 def _plan(x, halo, reach, channels, interpreted, *, stages):
   """How x is cut; the result sees `reach` rows and columns around itself."""
-  _, height, width, c2 = x.shape
+  b, height, width, c2 = x.shape
   height -= 2 * reach * halo
-  rows = min(ROWS, height)
+  across, blocks = -(-width // WIDTH), -(-c2 // 2 // channels)
+  rows = min(height, next(
+    (rows for rows in ROWS if b * across * blocks * height >= rows * PROGRAMS),
+    ROWS[-1]))
   before = reach * interpreted
   return Plan(
-    rows, -(-width // WIDTH), -(-height // rows), -(-c2 // 2 // channels),
-    c2 // 2, height, first=reach * halo - reach + before, left=before - reach,
+    rows, across, -(-height // rows), blocks, c2 // 2, height,
+    first=reach * halo - reach + before, left=before - reach,
     behind=interpreted - halo, stages=min(stages, rows + 2 * reach),
     interpreted=interpreted)
 

@@ -66,7 +66,7 @@ def test_attention_compiles(shape):
   if shape[1] >= 4096:
     memory = program.memory_analysis()
     # States only: nothing else of a sequence is ever stored.
-    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 50
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 70
 
 
 def test_attention_compiles_on_a_mesh():
@@ -97,4 +97,4 @@ def test_the_gate_compiles(shape):
   # Nothing as large as a picture: taps, and their gradients of each tile.
   memory = program.memory_analysis()
   if shape[1] >= 32:
-    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 5
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 7

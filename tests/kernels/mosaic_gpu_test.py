@@ -62,7 +62,7 @@ def relative_error(got, want):
 @pytest.fixture
 def small_tiles(monkeypatch):
   """Two tiles down and across, and two blocks of channels, the last in part."""
-  monkeypatch.setattr(gate, 'ROWS', 4)
+  monkeypatch.setattr(gate, 'ROWS', (4,))
 
 
 @pytest.mark.parametrize('halo, shape', [

@@ -1,8 +1,11 @@
-"""The gate for Hopper: the forward pass reads x and writes its result once.
+"""The gate for Hopper: forward and backward are one pass over memory each.
 
 TMA cuts tiles with their neighbours out of x as it is, and reads zeros outside
-of it: nothing is padded or split in memory. Sums are float32. The gradient is
-XLA's, from x, kernel and bias: a kernel for it is still to be written.
+of it: nothing is padded or split in memory. Sums are float32; silu(x) is
+rounded as it is in xla.py. Neighbouring tiles read the same rows and columns of
+x, which the second time come from the L2 cache.
+
+It was compiled for an H200 and interpreted; no chip has run it.
 """
 
 import functools
@@ -13,17 +16,19 @@ import jax.numpy as jnp
 
 from sana_jax.kernels import gpu
 from sana_jax.kernels.dispatch import UnsupportedError
-from sana_jax.kernels.glumb_conv import mosaic_gpu_kernels as kernels
-from sana_jax.kernels.glumb_conv import xla
+from sana_jax.kernels.glumb_conv import mosaic_gpu_backward as of_backward
+from sana_jax.kernels.glumb_conv import mosaic_gpu_kernels as of_forward
 from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
-  CHANNELS,
+  AXES,
   HALVES,
   Plan,
   TAPS,
   WIDTH,
 )
 
-ROWS, STAGES = 16, 4
+# Of a tile; high ones read fewer rows twice, if there are enough of them.
+ROWS, PROGRAMS = (64, 32, 16), 528
+STAGES = 4
 
 
 def check_supported(x, interpret) -> None:
@@ -38,64 +43,98 @@ def check_supported(x, interpret) -> None:
 
 def forward(x, kernel, bias, halo=False, *, interpret=False):
   """The gate; with `halo`, x has one row more above and below."""
-  plan = _plan(x, halo, bool(interpret))
-  b, height, width, _ = x.shape
-  height -= 2 * halo
-  if plan.interpreted:  # No places before an array; and writes are not cut.
-    x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
-    shape = (b, plan.down * plan.rows, plan.across * WIDTH,
-             plan.blocks * CHANNELS)
-  else:
-    shape = b, height, width, plan.c
-  out = plgpu.kernel(
-    functools.partial(kernels.forward, plan=plan),
-    out_type=jax.ShapeDtypeStruct(shape, x.dtype),
-    grid=(plan.blocks, plan.across * plan.down, b), grid_names=kernels.AXES,
+  interpreted, channels = bool(interpret), of_forward.CHANNELS
+  plan = _plan(x, halo, 1, channels, interpreted, stages=STAGES)
+  b, _, width, _ = x.shape
+  if interpreted:  # It knows no places before an array, and cuts no writes.
+    x = _before(x, 1, 1)
+  out = _call(of_forward.forward, 'forward', plan, b, interpret,
+    out_type=jax.ShapeDtypeStruct(_extent(b, width, plan, channels), x.dtype),
     scratch_types=[
-      plgpu.SMEM((plan.stages, HALVES, WIDTH + 2, CHANNELS), x.dtype),
+      plgpu.SMEM((plan.stages, HALVES, WIDTH + 2, channels), x.dtype),
       plgpu.Barrier(num_arrivals=HALVES, num_barriers=plan.stages),
-      plgpu.SMEM((TAPS, HALVES, CHANNELS), jnp.float32), plgpu.Barrier(),
-      plgpu.SMEM((2, WIDTH, CHANNELS), x.dtype)],
-    kernel_name='glumb_conv_forward', interpret=interpret or None,
-    # Reciprocals and exponentials to 2 ** -22: results have 8 or 11 bits.
-    compiler_params=plgpu.CompilerParams(
-      lowering_semantics=gpu.SEMANTICS, approx_math=True))(
-        x, _taps(kernel, bias, plan))
-  return out[:, :height, :width, :plan.c]
+      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32), plgpu.Barrier(),
+      plgpu.SMEM((2, WIDTH, channels), x.dtype)])(
+        x, _taps(kernel, bias, plan, channels))
+  return out[:, :plan.height, :width, :plan.c]
 
 
-def backward(x, kernel, bias, dout, halo=False):
+def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
   """(dx, dkernel, dbias), the latter two in float32 and of these rows alone.
 
   With `halo`, x has two rows more above and below, and dout one.
   """
-  kernel, bias = kernel.astype(jnp.float32), bias.astype(jnp.float32)
-  if not halo:
-    return jax.vjp(xla.glumb_conv, x, kernel, bias)[1](
-      dout.astype(jnp.float32))
+  interpreted, channels = bool(interpret), of_backward.CHANNELS
+  # A row is used until the second after it has come.
+  plan = _plan(x, halo, 2, channels, interpreted, stages=STAGES + 1)
+  b, _, width, _ = x.shape
+  if interpreted:
+    x, dout = _before(x, 2, 2), _before(dout, 3, 2)
+  *picture, c = _extent(b, width, plan, channels)
+  wide = WIDTH + of_backward.MORE
+  dx, sums = _call(of_backward.backward, 'backward', plan, b, interpret,
+    out_type=[
+      jax.ShapeDtypeStruct((*picture, HALVES, c), x.dtype),
+      jax.ShapeDtypeStruct((b, plan.across * plan.down, plan.blocks, TAPS,
+                            HALVES, channels), jnp.float32)],
+    scratch_types=[
+      plgpu.SMEM((plan.stages, HALVES, wide, channels), x.dtype),
+      plgpu.SMEM((plan.stages, WIDTH + 2, channels), x.dtype),
+      plgpu.Barrier(num_arrivals=HALVES + 1, num_barriers=plan.stages),
+      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32), plgpu.Barrier(),
+      plgpu.SMEM((of_backward.KEPT, HALVES, wide, channels), x.dtype),
+      plgpu.SMEM((HALVES, WIDTH + 2, channels), jnp.float32),
+      plgpu.SMEM((2, HALVES, WIDTH, channels), x.dtype),
+      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32)])(
+        x, dout, _taps(kernel, bias, plan, channels))
+  dx = dx[:, :plan.height, :width, :, :plan.c]
+  sums = jnp.sum(sums, (0, 1)).transpose(1, 2, 0, 3).reshape(
+    TAPS, HALVES, -1)[:, :, :plan.c].reshape(TAPS, -1)
+  return (dx.reshape(*dx.shape[:3], -1), sums[:-1].reshape(kernel.shape),
+          sums[-1])
 
-  def rows_of(count):
-    """The gate of `count` rows beside our own, seen from all of x."""
-    return lambda *args: xla.glumb_conv(*args)[:, 2 - count:count - 2 or None]
-  dx, _, _ = jax.vjp(rows_of(1), x, kernel, bias)[1](dout.astype(jnp.float32))
-  _, *weights = jax.vjp(rows_of(0), x, kernel, bias)[1](
-    dout[:, 1:-1].astype(jnp.float32))
-  return dx[:, 2:-2], *weights
 
-
-def _plan(x, halo, interpreted):
-  b, height, width, channels = x.shape
-  height -= 2 * halo
-  rows = min(ROWS, height)
+def _plan(x, halo, reach, channels, interpreted, *, stages):
+  """How x is cut; the result sees `reach` rows and columns around itself."""
+  b, height, width, c2 = x.shape
+  height -= 2 * reach * halo
+  across, blocks = -(-width // WIDTH), -(-c2 // 2 // channels)
+  rows = min(height, next(
+    (rows for rows in ROWS if b * across * blocks * height >= rows * PROGRAMS),
+    ROWS[-1]))
+  before = reach * interpreted
   return Plan(
-    rows, -(-width // WIDTH), -(-height // rows), -(-channels // 2 // CHANNELS),
-    channels // 2, first=halo - 1 + interpreted, left=interpreted - 1,
-    stages=min(STAGES, rows + 2), interpreted=interpreted)
+    rows, across, -(-height // rows), blocks, c2 // 2, height,
+    first=reach * halo - reach + before, left=before - reach,
+    behind=interpreted - halo, stages=min(stages, rows + 2 * reach),
+    interpreted=interpreted)
 
 
-def _taps(kernel, bias, plan):
-  """[blocks taps halves 256]: the kernel, then the bias, in float32."""
+def _call(body, name, plan, b, interpret, **kwargs):
+  return plgpu.kernel(
+    functools.partial(body, plan=plan), kernel_name=f'glumb_conv_{name}',
+    grid=(plan.blocks, plan.across * plan.down, b), grid_names=AXES,
+    interpret=interpret or None,
+    # Reciprocals and exponentials to 2 ** -22: results have 8 or 11 bits.
+    compiler_params=plgpu.CompilerParams(
+      lowering_semantics=gpu.SEMANTICS, approx_math=True), **kwargs)
+
+
+def _extent(b, width, plan, channels):
+  """[b y x c] of a result, interpreted of all of its tiles."""
+  if not plan.interpreted:
+    return b, plan.height, width, plan.c
+  return (b, plan.down * plan.rows, plan.across * WIDTH,
+          plan.blocks * channels)
+
+
+def _before(x, rows, columns):
+  return jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
+
+
+def _taps(kernel, bias, plan, channels):
+  """[blocks taps halves channels]: the kernel, then the bias, in float32."""
   taps = jnp.concatenate([kernel.reshape(9, -1), bias[None]]).astype(
     jnp.float32).reshape(TAPS, HALVES, plan.c)
-  taps = jnp.pad(taps, ((0, 0), (0, 0), (0, plan.blocks * CHANNELS - plan.c)))
-  return taps.reshape(TAPS, HALVES, plan.blocks, CHANNELS).transpose(2, 0, 1, 3)
+  taps = jnp.pad(taps, ((0, 0), (0, 0), (0, plan.blocks * channels - plan.c)))
+  return taps.reshape(TAPS, HALVES, plan.blocks, channels).transpose(2, 0, 1, 3)

@@ -10,14 +10,12 @@ registers.
 
 import dataclasses
 
-import jax
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 
 CHANNELS, WIDTH, HALVES = 256, 8, 2
-VECTOR = CHANNELS // 128  # Channels of a thread.
 TAPS = 10  # Nine and the bias.
 AXES = 'block', 'tile', 'batch'
 
@@ -32,8 +30,10 @@ class Plan:
     down: tiles below each other.
     blocks: blocks of channels of the result.
     c: channels of the result.
+    height: rows of the result.
     first: where x has what the first row of the result sees above itself.
     left: the same of columns.
+    behind: by how much rows of dout lie earlier in it than those of x in x.
     stages: rows that are on their way or in use.
     interpreted: whether this runs in the interpreter.
   """
@@ -43,8 +43,10 @@ class Plan:
   down: int
   blocks: int
   c: int
+  height: int
   first: int
   left: int
+  behind: int
   stages: int
   interpreted: bool
 
@@ -54,7 +56,7 @@ def forward(x, taps, out, x_smem, arrived, taps_smem, loaded, out_smem, *,
   """value * silu(gate) of depthwise3x3(silu(x)) + bias."""
   block, _, batch = (lax.axis_index(axis) for axis in AXES)
   plgpu.copy_gmem_to_smem(taps.at[block], taps_smem, loaded)
-  top, left = _corner(plan)
+  top, left = corner(plan)
 
   def fetch(step, slot):
     for half in range(HALVES):
@@ -93,12 +95,11 @@ def _row(x_smem, slot, taps, carry, plan):
   """Adds a row of x: (the row of the result above it, what is unfinished)."""
   done, rest = [], []
   for half in range(HALVES):
-    wide = (WIDTH + 2, CHANNELS)
-    row = _strided(x_smem[slot, half], wide, plan).astype(jnp.float32)
+    row = strided(x_smem[slot, half], plan).astype(jnp.float32)
     x_smem[slot, half] = _silu(row).astype(x_smem.dtype)
     shifted = [
-      _strided(x_smem[slot, half, pl.ds(j, WIDTH)], (WIDTH, CHANNELS), plan)
-      .astype(jnp.float32) for j in range(3)]
+      strided(x_smem[slot, half, pl.ds(j, WIDTH)], plan).astype(jnp.float32)
+      for j in range(3)]
     seen = [sum(shifted[j] * taps[half][3 * i + j] for j in range(3))
             for i in range(3)]
     above, here = carry[half]
@@ -110,7 +111,7 @@ def _row(x_smem, slot, taps, carry, plan):
 def _write(out, result, smem, step, plan):
   """Stores the row that is two above the one that arrived."""
   block, _, batch = (lax.axis_index(axis) for axis in AXES)
-  top, left = _corner(plan)
+  top, left = corner(plan)
   slot = lax.rem(step, 2)
   plgpu.wait_smem_to_gmem(1, wait_read_only=True)
   smem[slot] = result.astype(smem.dtype)
@@ -120,7 +121,7 @@ def _write(out, result, smem, step, plan):
     pl.ds(block * CHANNELS, CHANNELS)])
 
 
-def _corner(plan):
+def corner(plan):
   """The first row and column of this program's part of the result."""
   tile = lax.axis_index('tile')
   return (lax.div(tile, plan.across) * plan.rows,
@@ -131,13 +132,12 @@ def _silu(x):
   return x / (1. + jnp.exp(-x))
 
 
-def _strided(x, shape, plan):
-  """x in registers with a thread for each pair of channels."""
+def strided(x, plan):
+  """x [... channels] in registers, each thread with its own channels."""
   return x if plan.interpreted else plgpu.layout_cast(
-    x, plgpu.Layout.WG_STRIDED(shape, vec_size=VECTOR))
+    x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=x.shape[-1] // 128))
 
 
 def _across(ref, at, plan):
   """A row of channels of `ref`, at all columns."""
-  row = _strided(ref[at], (CHANNELS,), plan)
-  return jax.lax.broadcast_in_dim(row, (WIDTH, CHANNELS), (1,))
+  return lax.broadcast_in_dim(strided(ref[at], plan), (WIDTH, CHANNELS), (1,))

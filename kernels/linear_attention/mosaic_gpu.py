@@ -9,6 +9,8 @@ over programs; XLA adds up their states.
 
 S and its gradient are float32 in memory, and two bfloat16 parts in products.
 Only the gradient of the numerator is rounded to bfloat16.
+
+It was compiled for an H200 and interpreted; no chip has run it.
 """
 
 import functools

@@ -67,7 +67,7 @@ def test_attention_compiles(shape):
   if shape[1] >= 4096:
     memory = program.memory_analysis()
     # States only: nothing else of a sequence is ever stored.
-    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 50
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 70
 
 
 def test_attention_compiles_on_a_mesh():
@@ -84,10 +84,18 @@ def test_attention_compiles_on_a_mesh():
 @pytest.mark.parametrize('shape', PICTURES, ids=str)
 def test_the_gate_compiles(shape):
   sharding = jax.sharding.SingleDeviceSharding(gpus(1)[0])
-  args = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding)
-          for s in (shape, (3, 3, shape[-1]), shape[-1:])]
+  x, kernel, bias, dout = (
+    jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding) for s in (
+      shape, (3, 3, shape[-1]), shape[-1:], (*shape[:3], shape[-1] // 2)))
+
+  def run(x, kernel, bias, dout):
+    return (gate.forward(x, kernel, bias),
+            gate.backward(x, kernel, bias, dout))
   with dispatch.platform('gpu'):
-    program = jax.jit(gate.forward).lower(*args).compile()
-  assert '/glumb_conv_forward/' in program.as_text()
-  # Nothing as large as a picture: only the taps, in the kernel's order.
-  assert program.memory_analysis().temp_size_in_bytes < 2 ** 20
+    program = jax.jit(run).lower(x, kernel, bias, dout).compile()
+  for name in ('forward', 'backward'):
+    assert f'/glumb_conv_{name}/' in program.as_text()
+  # Nothing as large as a picture: taps, and their gradients of each tile.
+  memory = program.memory_analysis()
+  if shape[1] >= 32:
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 7

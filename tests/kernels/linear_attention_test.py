@@ -159,7 +159,7 @@ def test_backends_give_outputs_and_gradients_of_the_definition(
 @in_every_dtype
 def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
     op, dtype):
-  q, k, v = (1000 * x for x in inputs((2, 9, 4, 32), dtype))
+  q, k, v = (1000 * x for x in inputs((2, 70, 4, 32), dtype))
   k = k.at[1].set(-abs(k[1]))
   out, *grads = with_gradients(op, (q, k, v), jnp.ones_like(q))
   want = relu_linear_attention(*(x.astype(jnp.float32) for x in (q, k, v)))

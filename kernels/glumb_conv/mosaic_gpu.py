@@ -13,11 +13,13 @@ import functools
 import jax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from sana_jax.kernels import gpu
+from sana_jax.kernels import gpu, sharded
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.glumb_conv import mosaic_gpu_backward as of_backward
 from sana_jax.kernels.glumb_conv import mosaic_gpu_kernels as of_forward
+from sana_jax.kernels.glumb_conv import vjp
 from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
   AXES,
   HALVES,
@@ -31,14 +33,37 @@ ROWS, PROGRAMS = (64, 32, 16), 528
 STAGES = 4
 
 
+def glumb_conv(
+  x: Float[Array, 'b y x c2'],
+  kernel: Float[Array, '3 3 c2'],
+  bias: Float[Array, 'c2'],
+  *,
+  interpret=False,
+) -> Float[Array, 'b y x c']:
+  """Mixes neighbours and gates; halves the channels; the result has x's dtype.
+  """
+  check_supported(x, interpret)
+  if interpret is True:
+    interpret = gpu.interpret_params()
+  return vjp.gate(_parts(interpret), x, kernel, bias)
+
+
+@functools.cache
+def _parts(interpret):
+  return vjp.Parts(functools.partial(forward, interpret=interpret),
+                   functools.partial(backward, interpret=interpret))
+
+
 def check_supported(x, interpret) -> None:
   """Raises UnsupportedError with the reason, before anything is traced."""
   gpu.check_supported(interpret)
   if x.dtype not in (jnp.bfloat16, jnp.float16):
     raise UnsupportedError(f'it reads 16-bit numbers, not {x.dtype}')
-  if x.shape[3] % 16:
+  c = x.shape[3] // 2
+  c //= vjp.splits(sharded.axes_of(c, sharded.TENSOR))
+  if c % 8:
     raise UnsupportedError(
-      f'{x.shape[3] // 2} channels are no multiple of the 8 that TMA copies')
+      f'{c} channels are no multiple of the 8 that TMA copies')
 
 
 def forward(x, kernel, bias, halo=False, *, interpret=False):

@@ -61,10 +61,8 @@ def _build(config, dtype):
   for name, x in model.state_dict().items():
     kind = np.float32 if x.is_floating_point() else np.int64
     x.copy_(torch.from_numpy(models.tensor(name, tuple(x.shape), kind)))
-  for module in model.modules():  # Tables that no file holds.
-    if isinstance(module, transformers.models.gemma2.modeling_gemma2
-                  .Gemma2RotaryEmbedding):
-      module.__init__(module.config, device=DEVICE)
+  if hasattr(model, 'rotary_emb'):  # Its table is in no file.
+    model.rotary_emb = type(model.rotary_emb)(model.config).to(DEVICE)
   return model.eval()
 
 

@@ -13,6 +13,7 @@ import pathlib
 import resource
 import sys
 import time
+import traceback
 from typing import Any
 
 from sana_jax.benchmark.request import PARTS, Request
@@ -97,6 +98,10 @@ def work(pipe, side: str, stage: str, request: Request) -> None:
       except ModuleNotFoundError as e:
         pipe.send(UserError(f'--against needs the package {e.name}; install '
                             "it with pip install 'sana_jax[parity]'."))
+      except UserError as e:
+        pipe.send(e)
+      except Exception:  # To be raised in the process that has a terminal.
+        pipe.send(RuntimeError(f'in {side}:\n{traceback.format_exc()}'))
 
 
 class _Side:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sana_jax.kernels import dispatch, gpu, relu_linear_attention
+from sana_jax.kernels import glumb_conv as op
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
 from sana_jax.kernels.glumb_conv.xla import glumb_conv
@@ -106,3 +107,17 @@ def test_the_gate_says_why_it_cannot_run():
     gate.check_supported(normal(1, 2, 2, 32, dtype=jnp.float32), True)
   with pytest.raises(UnsupportedError, match='12 channels are no multiple'):
     gate.check_supported(normal(1, 2, 2, 24), True)
+
+
+def test_the_op_runs_the_gate_and_its_gradient(small_tiles):
+  args = normal(1, 5, 3, 32), normal(3, 3, 32), normal(32)
+
+  def run(f, *args):
+    out, back = jax.vjp(f, *args)
+    return out, *back(jnp.ones_like(out))
+  got = jax.jit(functools.partial(run, functools.partial(
+    op, implementation='mosaic_gpu', interpret=True)))(*args)
+  want = run(glumb_conv, *(a.astype(jnp.float32) for a in args))
+  for a, b in zip(got, want):
+    assert a.dtype == jnp.bfloat16
+    assert relative_error(a, b) <= 2e-2

@@ -21,6 +21,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 
 from sana_jax.errors import UserError
 from sana_jax.launch import output
@@ -146,7 +147,7 @@ def command(args: argparse.Namespace) -> str:
 def file_name(run) -> str:
   """Of the JSON file: one for each request, stage list and kind of device."""
   r = run.request
-  kind = '-'.join(run.device.split(',')[0].lower().split())
+  kind = re.sub(r'\W+', '-', run.device.lower()).strip('-')
   stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
   return (f'{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-{r.dtype}-'
           f'{stages}-{kind}')

@@ -141,9 +141,11 @@ def project_text(
   attention = CrossAttention(
     model.cross_heads, model.width // model.cross_heads, model.cross_norm,
     model.cross_norm_eps, dtype=model.dtype)
-  return jax.vmap(lambda block: attention.apply(
+  # One block after another: as one product, XLA would transpose a copy of all
+  # their weights, an eighth of the model.
+  return jax.lax.map(lambda block: attention.apply(
     {'params': block}, text, method='keys_values'),
-  )(params['blocks']['cross_attention'])
+    params['blocks']['cross_attention'])
 
 
 def patch_embedding(model) -> Callable[[Array], Array]:

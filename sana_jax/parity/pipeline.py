@@ -5,6 +5,8 @@ of the final latents' and of the pictures'.
 """
 
 import functools
+import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 import diffusers
@@ -24,6 +26,7 @@ from sana_jax.parity.ledger import (
   relative_error,
 )
 from sana_jax.parity.pipelines import NEGATIVE, PROMPTS
+from sana_jax.weights import folder as folders
 from sana_jax.weights.hub import ASSETS
 
 _PATCHES = dict(
@@ -237,8 +240,10 @@ def _flow_shift(seed):
 
 
 def _autoencoders(seed):
-  theirs = pipelines.make(seed)
-  return theirs.vae, pipelines.saved(theirs).autoencoder
+  theirs = pipelines.make(seed).vae
+  with tempfile.TemporaryDirectory() as folder:
+    theirs.save_pretrained(f'{folder}/vae')
+    return theirs, folders.load(pathlib.Path(folder), 'vae')
 
 
 def _tiles(method, tiles, seed):

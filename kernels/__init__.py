@@ -5,9 +5,16 @@ Each op is a folder: `xla.py` is its definition, beside it are kernels, and
 the rest of the package.
 """
 
-from sana_jax.kernels.dispatch import platform, prefer, UnsupportedError
+from sana_jax.kernels.dispatch import (
+  platform,
+  prefer,
+  recorded,
+  UnsupportedError,
+)
 from sana_jax.kernels.glumb_conv import depthwise_conv, glumb_conv
 from sana_jax.kernels.linear_attention import relu_linear_attention
 
-__all__ = ['UnsupportedError', 'depthwise_conv', 'glumb_conv', 'platform',
-           'prefer', 'relu_linear_attention']
+OPS = {op.name: op for op in (relu_linear_attention, glumb_conv)}
+
+__all__ = ['OPS', 'UnsupportedError', 'depthwise_conv', 'glumb_conv',
+           'platform', 'prefer', 'recorded', 'relu_linear_attention']

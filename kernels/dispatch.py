@@ -15,17 +15,26 @@ import dataclasses
 import functools
 import importlib
 import types
+from typing import NamedTuple
 
 from absl import logging
 import jax
 
 _PLATFORM = contextvars.ContextVar('platform', default=None)
-_PREFERRED = contextvars.ContextVar('preferred', default=types.MappingProxyType(
-  {}))
+_RECORD = contextvars.ContextVar('record', default=None)
+_preferred: Mapping[str, str] = types.MappingProxyType({})
 
 
 class UnsupportedError(NotImplementedError):
   """This backend cannot run this call, for the reason that is given."""
+
+
+class Call(NamedTuple):
+  """What an op was called with."""
+
+  op: str
+  shapes: tuple[tuple[int, ...], ...]
+  dtype: str  # Of the first argument.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +56,10 @@ class Op:
 
   def __call__(self, *args, implementation: str | None = None, **kwargs):
     """Runs the op; `implementation` is a backend's name."""
-    implementation = implementation or _PREFERRED.get().get(self.name)
+    if (calls := _RECORD.get()) is not None:
+      calls.append(Call(
+        self.name, tuple(x.shape for x in args), args[0].dtype.name))
+    implementation = implementation or _preferred.get(self.name)
     if implementation is not None:
       return self.backend(implementation)(*args, **kwargs)
     reasons = []
@@ -104,12 +116,24 @@ def platform(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prefer(**implementations: str) -> Iterator[None]:
-  """Ops traced inside use these backends: prefer(glumb_conv='xla').
+  """Ops traced meanwhile use these backends: prefer(glumb_conv='xla').
 
-  Functions that were jitted before keep what they were traced with.
+  In all threads, as they share what is jitted. Functions that were jitted
+  before keep what they were traced with.
   """
-  token = _PREFERRED.set({**_PREFERRED.get(), **implementations})
+  global _preferred
+  before, _preferred = _preferred, {**_preferred, **implementations}
   try:
     yield
   finally:
-    _PREFERRED.reset(token)
+    _preferred = before
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Call]]:
+  """The calls of ops that are traced inside, one for the body of a scan."""
+  token = _RECORD.set([])
+  try:
+    yield _RECORD.get()
+  finally:
+    _RECORD.reset(token)

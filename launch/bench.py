@@ -1,188 +1,90 @@
 """Measure speed and memory, on the devices that are here.
 
-  sana-jax bench sample --model sana_600m_1024 --steps 2
-  sana-jax bench sample --model sana_600m_512 --against diffusers --out bench
-  sana-jax bench sample --model sana_1600m_4k_bf16 --dtype bfloat16 \\
-    --compile-for v5p:2x2x1 --mesh sequence=4
-  sana-jax bench sample --render bench
-
-`sample` times the stages of a call of the pipeline: text, denoise, decode. The
-model is one of sana-jax zoo, with random weights. --against runs the same
-stage of diffusers on the same weights in turn, and prints the ratio (needs pip
-install 'sana_jax[parity]'). --compile-for runs nothing: the stages are compiled
-for chips that need not be here, which says what memory they take (needs pip
-install 'sana_jax[tpu]' or [gpu]). --out writes a JSON file and a page of all
-JSON files that are there.
+  sana-jax bench sample --model sana_600m_1024 --against diffusers
+  sana-jax bench kernels --models sana_1600m_1024 --against torch
+  sana-jax bench sample --help
 """
 
 import argparse
-import datetime
+import importlib
 import importlib.metadata
-import os
 import pathlib
-import platform
-import re
 
 from sana_jax.errors import UserError
 from sana_jax.launch import output
-from sana_jax.launch.flags import not_negative, sizes, text, whole
 
-_PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
+WHAT = {
+  'sample': 'the stages of a call of the pipeline',
+  'kernels': 'the operations that have kernels',
+}
+# Not part of what repeats a run.
+_PLACES = ('out', 'render')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's flags."""
-  parser.add_argument('what', choices=['sample'], help='what to measure')
-  parser.add_argument('--model', default='sana_600m_1024', metavar='NAME',
-                      help='of sana-jax zoo (default: %(default)s)')
-  parser.add_argument('--size', type=whole(), metavar='PX',
-                      help="of square pictures (default: the model's own)")
-  parser.add_argument('--steps', type=whole(1, 1000), default=20, metavar='N',
-                      help='default: %(default)s')
-  parser.add_argument('--batch-size', type=whole(), default=1, metavar='N',
-                      help='pictures of a call (default: %(default)s)')
-  parser.add_argument('--guidance-scale', type=not_negative, default=4.5,
-                      metavar='S', help='default: %(default)s')
-  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
-                      help='default: float32 on CPU, else bfloat16')
-  parser.add_argument('--stages', default='text,denoise,decode', type=text,
-                      metavar='A,B', help='default: %(default)s')
-  parser.add_argument('--against',
-                      choices=['diffusers', 'diffusers-compile', 'plain'],
-                      help='measure it in the same run; plain is ours without '
-                      'keeping what stays the same')
-  parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
-                      help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
-                      'v5e:2x2; or h200:1x1x8')
-  parser.add_argument('--mesh', type=sizes, default={'data': 1},
-                      metavar='AXIS=N,...',
-                      help='of --compile-for (default: data=1)')
-  parser.add_argument('--decode', choices=['whole', 'strips'], default='whole',
-                      help='of --compile-for (default: %(default)s)')
-  parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
-                      help='calls of each side, in turn (default: %(default)s)')
-  parser.add_argument('--out', type=text, metavar='DIR',
-                      help='folder for the JSON file and sampling.md')
-  parser.add_argument('--render', type=text, metavar='DIR',
-                      help='writes the page of the JSON files of DIR again and '
-                      'measures nothing')
+  """Declares what can be measured, and the flags of each."""
+  kinds = parser.add_subparsers(metavar='WHAT', required=True, dest='what')
+  for what, summary in WHAT.items():
+    module = importlib.import_module(f'sana_jax.launch.bench_{what}')
+    kind = kinds.add_parser(
+      what, help=summary, description=module.__doc__, allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(kind)
+    kind.set_defaults(run_bench=module.run, command=kind)
 
 
 def run(args: argparse.Namespace) -> int:
-  """Measures, prints and writes; returns the exit code."""
-  if args.render:
-    return render(pathlib.Path(args.render))
-  from sana_jax.benchmark import report
-  from sana_jax.benchmark.request import request, STAGES
-  stages = args.stages.split(',')
-  if unknown := [s for s in stages if s not in STAGES]:
-    raise UserError(f'--stages has {unknown[0]!r}; allowed are '
-                    f'{", ".join(STAGES)}.')
-  asked = request(
-    args.model, args.size, steps=args.steps, batch=args.batch_size,
-    guidance_scale=args.guidance_scale, dtype=args.dtype or usual_dtype())
-  if args.compile_for:
-    return compile_stages(args, asked, stages)
-  if args.out:
-    output.check(args.out)
-  result = measure(args, asked, stages)
-  print(report.table(result))
-  if args.out:
-    with output.folder(args.out) as out:
-      output.write_text(out / f'{file_name(result)}.json',
-                        report.to_json(result))
-      render(out)
-  return 0
+  """Measures; returns the exit code."""
+  return args.run_bench(args)
 
 
-def measure(args, asked, stages):
-  """A Run of the report, with a line on the terminal for each stage."""
-  from tqdm import tqdm
-
-  from sana_jax.benchmark import report, workers
-  sides = [workers.OURS, *([args.against] if args.against else [])]
-  records, ours = [], {}
-  for stage in tqdm(stages, desc='stages', disable=None):
-    found = workers.measure(stage, asked, sides, args.repeats)
-    records += report.records_of(stage, found)
-    ours = found[workers.OURS]
-  torch = 'diffusers' in (args.against or '')
-  return report.Run(
-    asked, records, datetime.date.today().isoformat(), device(ours['device']),
-    ours['matmul_flops'], versions(torch), command(args))
-
-
-def compile_stages(args, asked, stages) -> int:
-  """A line for each stage, as its compiler has done with it."""
-  from sana_jax.benchmark import compiled, report
-  from sana_jax.inference.seamless import Strips
-  from sana_jax.sharding import topologies
-  mesh = topologies.mesh(args.compile_for, args.mesh)
-  strips = Strips() if args.decode == 'strips' else None
-  print(f'{report.title(asked)}, on {args.compile_for}, GiB of a chip:')
-  for stage in stages:
-    found = compiled.compile_stage(
-      stage, asked, mesh, topologies.platform(args.compile_for), strips)
-    gib = [f'{name} {getattr(found, name) / 2**30:.2f}' for name in (
-      'weights', 'temporaries', 'outputs')]
-    moved = ', '.join(f'{n} {kind}' for kind, n in found.collectives.items())
-    print(f'{stage}: {", ".join(gib)}; {moved or "no collectives"}; '
-          f'{found.kernels} kernels; compiled in {found.seconds:.0f} s',
-          flush=True)
-  return 0
-
-
-def command(args: argparse.Namespace) -> str:
-  """What repeats this run, without where it writes."""
-  parser = argparse.ArgumentParser()
-  add_arguments(parser)
-  said = [f'sana-jax bench {args.what}']
+def repeated_by(args: argparse.Namespace) -> str:
+  """The command line of this run, without where it writes."""
+  said = [args.command.prog]
   for key, value in vars(args).items():
-    if key in vars(parser.parse_args([args.what])) and key not in (
-        'what', 'out', 'render') and value != parser.get_default(key):
-      said.append(f'--{key.replace("_", "-")} {value}')
+    default = args.command.get_default(key)
+    flag = f'--{key.replace("_", "-")}'
+    if flag not in args.command.flags() or key in _PLACES or value == default:
+      continue
+    if isinstance(value, dict):
+      value = ','.join(f'{k}={v}' for k, v in value.items())
+    said.append(flag if value is True else f'{flag} {value}')
   return ' '.join(said)
 
 
-def file_name(run) -> str:
-  """Of the JSON file: one for each request, stage list and kind of device."""
-  r = run.request
-  kind = re.sub(r'\W+', '-', run.device.lower()).strip('-')
-  stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
-  return (f'{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-{r.dtype}-'
-          f'{stages}-{kind}')
-
-
-def render(folder: pathlib.Path) -> int:
-  """Writes sampling.md from the JSON files beside it."""
-  from sana_jax.benchmark import report
-  files = sorted(folder.glob('*.json'))
-  if not files:
-    raise UserError(f'{folder} has no JSON file of sana-jax bench.')
-  runs = [report.from_json(f.read_text(encoding='utf-8')) for f in files]
-  output.write_text(folder / 'sampling.md', report.markdown(runs))
-  return 0
-
-
-def usual_dtype() -> str:
-  """As sana-jax sample has it."""
-  import jax
-  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-
-
-def device(kind: str) -> str:
-  """Its name; of a CPU, also how many cores there are."""
-  if kind != 'cpu':
-    return kind
-  return f'CPU ({platform.machine()}, {os.cpu_count()} cores)'
-
-
-def versions(against: bool) -> dict[str, str]:
-  """Of what was compared."""
+def versions(*packages: str) -> dict[str, str]:
+  """Of those that are installed."""
   out = {}
-  for name in _PACKAGES[:None if against else 2]:
+  for name in packages:
     try:
       out[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
   return out
+
+
+def write(folder: str | None, name: str, page: str, pattern: str, report,
+          result) -> None:
+  """--out: the result as JSON, and the page of all that are there."""
+  if folder:
+    with output.folder(folder) as out:
+      output.write_text(out / f'{name.replace(":", "-")}.json',
+                        report.to_json(result))
+      write_pages(folder, {page: (pattern, report)})
+
+
+def write_pages(folder: str, pages: dict) -> None:
+  """Makes each page anew from the files of its pattern, by its report.
+
+  Raises UserError where there are none at all.
+  """
+  path = pathlib.Path(folder).expanduser()
+  found = {page: sorted(path.glob(pattern))
+           for page, (pattern, _) in pages.items()}
+  if not any(found.values()):
+    raise UserError(f'{folder} has no JSON file of this command '
+                    f'({", ".join(p for p, _ in pages.values())}).')
+  for page, (_, report) in pages.items():
+    if files := found[page]:
+      runs = [report.from_json(f.read_text(encoding='utf-8')) for f in files]
+      output.write_text(path / page, report.markdown(runs))

@@ -10,6 +10,7 @@ import importlib
 import sys
 
 from sana_jax.errors import UserError
+from sana_jax.launch.backends import preferred
 from sana_jax.launch.flags import Parser
 from sana_jax.version import __version__
 
@@ -73,9 +74,11 @@ def run(argv: list[str]) -> int:
   elif getattr(args, 'overrides', False):
     return args.run(args, rest)
   if rest:
+    command = getattr(args, 'command', command)
     raise UserError(f'Unknown argument {rest[0]!r}; {command.prog} has '
                     f'{", ".join(command.flags())}.')
-  return args.run(args)
+  with preferred(getattr(args, 'kernels', None) or {}, '--kernels'):
+    return args.run(args)
 
 
 def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:

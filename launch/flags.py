@@ -65,6 +65,15 @@ def sizes(text: str) -> dict[str, int]:
   return {p[1]: int(p[2]) for p in pairs}
 
 
+def backends(text: str) -> dict[str, str]:
+  """The type of a flag like glumb_conv=xla; see launch/backends.py."""
+  pairs = [re.fullmatch(r'(\w+)=(\w+)', part) for part in text.split(',')]
+  if not all(pairs):
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not allowed; give OP=NAME,OP=NAME')
+  return {p[1]: p[2] for p in pairs}
+
+
 def not_negative(text: str) -> float:
   """The type of a flag that is a finite number of 0 or more."""
   try:

@@ -32,6 +32,7 @@ from sana_jax.errors import UserError
 from sana_jax.inference.jobs import Job, read
 from sana_jax.launch import best_of, devices, output
 from sana_jax.launch.flags import (
+  backends,
   interval,
   not_negative,
   positive,
@@ -123,6 +124,10 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
                       help='default: float32 on CPU, else bfloat16')
   parser.add_argument('--cpu-devices', type=whole(), metavar='N',
                       help='devices to split a CPU into (default: one a core)')
+  parser.add_argument('--kernels', type=backends, default={},
+                      metavar='OP=NAME,...',
+                      help='backends of relu_linear_attention and glumb_conv, '
+                      'such as glumb_conv=mosaic_gpu (default: the fastest)')
 
 
 def run(args: argparse.Namespace) -> int:

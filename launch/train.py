@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
+from sana_jax.launch.backends import preferred
 from sana_jax.launch.flags import whole
 
 OVERRIDES = True  # Takes --config.key=value.
@@ -71,7 +72,8 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   factory.make(config.optimizer, config.num_steps)
   workdir.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir)
-  state = loop.train(config, task, args.workdir, mesh)
+  with preferred(config.kernels, 'config.kernels'):
+    state = loop.train(config, task, args.workdir, mesh)
   done = int(jax.device_get(state.step)) >= config.num_steps
   return 0 if done else 143  # As a shell reports SIGTERM.
 

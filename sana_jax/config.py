@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sana_jax.data import sources
 from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
+from sana_jax.kernels import OPS
 from sana_jax.models import dc_ae, gemma2
 
 # Fields of models.sana.Sana, for the published sizes (diffusers' configs).
@@ -63,6 +64,8 @@ def train(task: str) -> ConfigDict:
   config.keep_checkpoints = 2
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, sequence=1))
+  # Backends by name; '' is the fastest that can run. See docs/kernels.md.
+  config.kernels = ConfigDict({op: '' for op in OPS})
   config.optimizer = _optimizer()
   config.data = _data()
   config.autoencoder = ''  # Model folder whose vae/ encodes, for 'sana'.
@@ -241,6 +244,7 @@ _CHOICES = {
   'data.source': sources.KINDS,
   'flow.density': ('logit_normal', 'uniform'),
   'sampling.sampler': samplers.NAMES,
+  **{f'kernels.{name}': ('', *op.implementations) for name, op in OPS.items()},
 }
 
 

@@ -9,6 +9,7 @@ glumb_conv = dispatch.Op(
   kernels={
     'mosaic_gpu': 'sana_jax.kernels.glumb_conv.mosaic_gpu:glumb_conv',
     'mosaic_tpu': 'sana_jax.kernels.glumb_conv.mosaic_tpu:glumb_conv',
+    'xla_jvp': 'sana_jax.kernels.glumb_conv.xla:glumb_conv_jvp',
   },
   order={})
 

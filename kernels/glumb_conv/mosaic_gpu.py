@@ -15,7 +15,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sana_jax.kernels import gpu, sharded
+from sana_jax.kernels import gpu, sharded, tuning
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.glumb_conv import mosaic_gpu_backward as of_backward
 from sana_jax.kernels.glumb_conv import mosaic_gpu_kernels as of_forward
@@ -31,6 +31,7 @@ from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
 # Of a tile; high ones read fewer rows twice, if there are enough of them.
 ROWS, PROGRAMS = (64, 32, 16), 528
 STAGES = 4
+CANDIDATES = {'rows': (8, 16, 32, 64), 'stages': (3, 4, 6)}
 
 
 def glumb_conv(
@@ -69,7 +70,7 @@ def check_supported(x, interpret) -> None:
 def forward(x, kernel, bias, halo=False, *, interpret=False):
   """The gate; with `halo`, x has one row more above and below."""
   interpreted, channels = bool(interpret), of_forward.CHANNELS
-  plan = _plan(x, halo, 1, channels, interpreted, stages=STAGES)
+  plan = _plan(x, halo, 1, channels, interpreted)
   b, _, width, _ = x.shape
   if interpreted:  # It knows no places before an array, and cuts no writes.
     x = _before(x, 1, 1)
@@ -90,8 +91,7 @@ def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
   With `halo`, x has two rows more above and below, and dout one.
   """
   interpreted, channels = bool(interpret), of_backward.CHANNELS
-  # A row is used until the second after it has come.
-  plan = _plan(x, halo, 2, channels, interpreted, stages=STAGES + 1)
+  plan = _plan(x, halo, 2, channels, interpreted, late=1)
   b, _, width, _ = x.shape
   if interpreted:
     x, dout = _before(x, 2, 2), _before(dout, 3, 2)
@@ -119,19 +119,26 @@ def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
           sums[-1])
 
 
-def _plan(x, halo, reach, channels, interpreted, *, stages):
-  """How x is cut; the result sees `reach` rows and columns around itself."""
+def _plan(x, halo, reach, channels, interpreted, *, late=0):
+  """How x is cut; the result sees `reach` rows and columns around itself.
+
+  There are `late` more stages: a row is used after later ones have come.
+  """
   b, height, width, c2 = x.shape
   height -= 2 * reach * halo
   across, blocks = -(-width // WIDTH), -(-c2 // 2 // channels)
-  rows = min(height, next(
-    (rows for rows in ROWS if b * across * blocks * height >= rows * PROGRAMS),
-    ROWS[-1]))
+  rows = next(
+    (n for n in ROWS if b * across * blocks * height >= n * PROGRAMS), ROWS[-1])
+  chosen = tuning.choose(
+    'glumb_conv', 'mosaic_gpu', reach == 2, (b, height, width, c2), x.dtype,
+    rows=rows, stages=STAGES)
+  rows = min(height, chosen['rows'])
   before = reach * interpreted
   return Plan(
     rows, across, -(-height // rows), blocks, c2 // 2, height,
     first=reach * halo - reach + before, left=before - reach,
-    behind=interpreted - halo, stages=min(stages, rows + 2 * reach),
+    behind=interpreted - halo,
+    stages=min(chosen['stages'] + late, rows + 2 * reach),
     interpreted=interpreted)
 
 

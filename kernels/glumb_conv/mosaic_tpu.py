@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sana_jax.kernels import sharded
+from sana_jax.kernels import dispatch, sharded, tuning
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.glumb_conv import mosaic_tpu_body as body
 from sana_jax.kernels.glumb_conv import vjp
@@ -28,6 +28,7 @@ from sana_jax.kernels.glumb_conv.mosaic_tpu_body import LANES, Tile
 
 MIB = 2 ** 20
 SPARE = 2 * MIB  # For what the compiler itself puts there.
+CANDIDATES = {'rows': (2, 4, 8, 16, 32, 64)}
 
 
 def glumb_conv(
@@ -42,6 +43,9 @@ def glumb_conv(
 
   `rows` of a picture are computed at a time; by default as many as fit.
   """
+  if dispatch.target() != 'tpu' and not interpret:
+    raise UnsupportedError(
+      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}')
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise UnsupportedError(f'{x.dtype} is neither bfloat16 nor float32')
   c = x.shape[3] // 2
@@ -66,7 +70,7 @@ def _forward(rows, interpret, x, kernel, bias, halo):
     in_specs=[_rows_spec(tile, 1, 2 * c), _whole(_taps_shape(c))],
     out_specs=_own_spec(tile, c),
     out_shape=jax.ShapeDtypeStruct((b, tile.height, tile.width, c), x.dtype),
-    scratch_shapes=[_scratch(tile, 1)],
+    scratch_shapes=[_scratch(tile, 1)], cost_estimate=_cost(x, 3, 1),
     compiler_params=_params(tile), interpret=interpret,
   )(x, _taps(kernel, bias))
 
@@ -86,6 +90,7 @@ def _backward(rows, interpret, x, kernel, bias, dout, halo):
       jax.ShapeDtypeStruct((b, tile.height, tile.width, 2 * c), x.dtype),
       jax.ShapeDtypeStruct((b, *taps), jnp.float32)],
     scratch_shapes=[_scratch(tile, 2), _scratch(tile, 1), _scratch(tile, 1)],
+    cost_estimate=_cost(x, 5, 3),
     compiler_params=_params(tile), interpret=interpret,
   )(x, dout, _taps(kernel, bias))
   # [b half tap c] -> [tap half*c].
@@ -132,6 +137,14 @@ def _scratch(tile, reach):
     (2, tile.rows + 2 * reach, tile.padded_width, LANES), jnp.float32)
 
 
+def _cost(x, halves, convolutions):
+  """With `halves` arrays of half of x's size that are read or written."""
+  return pl.CostEstimate(
+    flops=18 * x.size * convolutions,
+    bytes_accessed=x.size // 2 * halves * x.dtype.itemsize,
+    transcendentals=x.size * 3 // 2)
+
+
 def _params(tile):
   # Weights' gradients are summed over a picture's tiles, one after another.
   return pltpu.CompilerParams(
@@ -146,6 +159,9 @@ def _tile(x, rows, halo, reach):
     Tile, height=height - 2 * reach * halo, width=width,
     channels=channels // 2, halo=halo)
   height, limit = tile(rows=1).height, _vmem_bytes() - SPARE
+  rows = rows or tuning.choose(
+    'glumb_conv', 'mosaic_tpu', reach == 2,
+    (x.shape[0], height, width, channels), x.dtype, rows=0)['rows']
 
   def size(rows, buffers):
     return tile(rows=rows, buffers=buffers).vmem_bytes(

@@ -20,7 +20,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sana_jax.kernels import gpu
+from sana_jax.kernels import gpu, tuning
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.linear_attention import mosaic_gpu_kernels as kernels
 from sana_jax.kernels.linear_attention import vjp
@@ -29,6 +29,8 @@ from sana_jax.kernels.linear_attention.xla import State
 
 # Four for each of an H200's 132 multiprocessors. A split costs one state more.
 PROGRAMS, LEAST_STEPS = 528, 4
+STAGES = 3
+CANDIDATES = {'programs': (132, 264, 528, 1056), 'stages': (2, 3, 4)}
 
 
 def relu_linear_attention(
@@ -86,7 +88,7 @@ def _read(q, state, eps, *, interpret):
 
 
 def _read_backward(q, state, dout, eps, *, interpret):
-  plan = _plan(q, bool(interpret))
+  plan = _plan(q, bool(interpret), backward=True)
   body = functools.partial(kernels.read_backward, eps=eps)
   dq, *partial = _call(
     body, 'read_backward', plan, q, interpret,
@@ -100,7 +102,7 @@ def _read_backward(q, state, dout, eps, *, interpret):
 
 
 def _state_backward(k, v, dstate, *, interpret):
-  plan = _plan(k, bool(interpret))
+  plan = _plan(k, bool(interpret), backward=True)
   found = _call(
     kernels.state_backward, 'state_backward', plan, k, interpret,
     out_type=[_like(k, plan)] * 2,
@@ -111,16 +113,20 @@ def _state_backward(k, v, dstate, *, interpret):
   return tuple(_unflat(x, k) for x in found)
 
 
-def _plan(x, interpreted):
-  """How [b n h d] is cut. Nothing here was tuned: no chip was at hand."""
+def _plan(x, interpreted, backward=False):
+  """How [b n h d] is cut."""
   b, n, h, head = x.shape
   blocks = max(1, head // gpu.COLUMNS)
   groups = -(-h * head // (blocks * gpu.COLUMNS))
   tiles = -(-n // gpu.ROWS)
-  splits = min(-(-PROGRAMS // (b * groups)), max(1, tiles // LEAST_STEPS))
+  chosen = tuning.choose(
+    'relu_linear_attention', 'mosaic_gpu', backward, x.shape, x.dtype,
+    programs=PROGRAMS, stages=STAGES)
+  splits = min(-(-chosen['programs'] // (b * groups)),
+               max(1, tiles // LEAST_STEPS))
   steps = -(-tiles // splits)
   # Shared memory holds one tile of 128 columns beside their states.
-  stages = min(steps, 3 if blocks == 1 else 1)
+  stages = min(steps, chosen['stages'] if blocks == 1 else 1)
   return Plan(head, blocks, groups, -(-tiles // steps), steps, stages,
               interpreted)
 

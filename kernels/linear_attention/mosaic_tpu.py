@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sana_jax.kernels import dispatch
+from sana_jax.kernels import dispatch, tuning
 from sana_jax.kernels.linear_attention import mosaic_tpu_kernels as kernels
 from sana_jax.kernels.linear_attention import vjp
 from sana_jax.kernels.linear_attention.mosaic_tpu_kernels import LANES, Plan
@@ -23,10 +23,12 @@ from sana_jax.kernels.linear_attention.xla import State
 # Large, as each step of the grid costs some 0.35 us; but two buffers for each
 # of four arrays, and what is computed from them, fit into 16 MiB of VMEM.
 _BLOCK_BYTES = 768 * 1024
-# Long tiles make up for starting the matrix unit: v6e and v7 need 18 % fewer
-# instructions a token with 1024 bfloat16 tokens than with 512 (compiled).
-_TILE_BYTES = 2048  # Of one lane.
+# Of one lane. Long tiles make up for starting the matrix unit: v6e and v7 need
+# 18 % fewer instructions a token with 1024 bfloat16 tokens than with 512
+# (compiled).
+_TILE_BYTES = 2048
 _WIDTH = 12  # Groups at most; each has up to 128 KiB of matrices in VMEM.
+CANDIDATES = {'tile_bytes': (512, 1024, 2048, 4096), 'width': (2, 4, 8, 12)}
 
 
 def relu_linear_attention(
@@ -88,7 +90,7 @@ def _read(interpret, q, state, eps):
 
 
 def _read_backward(interpret, q, state, dout, eps):
-  plan = _plan(q)
+  plan = _plan(q, backward=True)
   dq, *dstate = _call(
     plan, functools.partial(kernels.read_backward_kernel, eps=eps),
     'read_backward', (q, dout), state, results=1, sums=True,
@@ -97,22 +99,26 @@ def _read_backward(interpret, q, state, dout, eps):
 
 
 def _state_backward(interpret, k, v, dstate):
-  plan = _plan(k)
+  plan = _plan(k, backward=True)
   return tuple(_call(
     plan, kernels.state_backward_kernel, 'state_backward', (k, v), dstate,
     results=2, scratch=_matrices(plan), products=2 * plan.terms,
     interpret=interpret))
 
 
-def _plan(x) -> Plan:
+def _plan(x, backward=False) -> Plan:
   """Blocks for arrays [b n h d]: whole groups, and tokens up to a size."""
   _, tokens, heads, head_dim = x.shape
   size = x.dtype.itemsize
-  tiles = pl.cdiv(tokens, _TILE_BYTES // size)
+  chosen = tuning.choose(
+    'relu_linear_attention', 'mosaic_tpu', backward, x.shape, x.dtype,
+    tile_bytes=_TILE_BYTES, width=_WIDTH)
+  tiles = pl.cdiv(tokens, chosen['tile_bytes'] // size)
   # Even parts; of 16, as a bfloat16 register has 16 rows.
   tile = pl.cdiv(tokens, tiles * 16) * 16
   groups = pl.cdiv(heads * head_dim, LANES)
-  width = min(_WIDTH, _BLOCK_BYTES // (tile * LANES * size))
+  width = min(
+    chosen['width'], _BLOCK_BYTES // (tile * LANES * size))
   width = pl.cdiv(groups, pl.cdiv(groups, width))
   return Plan(tokens, heads * head_dim, head_dim, x.dtype, tile, width)
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sana_jax.kernels import tuning
 from sana_jax.kernels.linear_attention import vjp, xla
 from sana_jax.kernels.linear_attention.xla import State
 
-CHUNK = 1024
+CANDIDATES = {'chunk': (256, 512, 1024, 2048, 4096)}
 
 
 def relu_linear_attention(
@@ -48,26 +49,29 @@ def _read_backward(q, state, dout, eps):
     dq, dstate = back(dout.astype(jnp.float32))
     return jax.tree.map(jnp.add, total, dstate), dq
   zero = jax.tree.map(jnp.zeros_like, state)
-  dstate, dq = _over(of, zero, q, dout)
+  dstate, dq = _over(of, zero, q, dout, backward=True)
   return dq, dstate
 
 
 def _state_backward(k, v, dstate: State):
   def of(_, k, v):
     return (), jax.vjp(xla.state, k, v)[1](dstate)
-  return _over(of, (), k, v)[1]
+  return _over(of, (), k, v, backward=True)[1]
 
 
 _PARTS = vjp.Parts(_state, _read, _read_backward, _state_backward)
 
 
-def _over(f, carry, *arrays):
+def _over(f, carry, *arrays, backward=False):
   """f(carry, *chunks) over the token axis: (last carry, outputs joined).
 
   Tokens are filled up with zeros, which add nothing to a state.
   """
   b, n = arrays[0].shape[:2]
-  size = min(CHUNK, n)
+  chosen = tuning.choose(
+    'relu_linear_attention', 'xla_chunked', backward, arrays[0].shape,
+    arrays[0].dtype, chunk=1024)
+  size = min(chosen['chunk'], n)
   count = -(-n // size)
 
   def cut(x):

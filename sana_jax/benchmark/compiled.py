@@ -28,7 +28,7 @@ _COLLECTIVES = re.compile(
   r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
   r'(?:-start)?\(')
 # There is no GPU to try variants on.
-_OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
+OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
                     'xla_gpu_enable_triton_gemm': False}}
 _INSTRUCTION = 210  # Tokens of the published one.
 
@@ -56,7 +56,7 @@ def compile_stage(
   with jax.set_mesh(mesh), kernels.platform(platform):
     lowered = _LOWERED[stage](module, variables, request, mesh, strips)
     try:
-      program = lowered.compile(_OPTIONS.get(platform))
+      program = lowered.compile(OPTIONS.get(platform))
     except jax.errors.JaxRuntimeError as e:
       needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
       if needed is None:
@@ -68,8 +68,18 @@ def compile_stage(
   memory, text = program.memory_analysis(), program.as_text()
   return Compiled(
     stage, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-    memory.output_size_in_bytes, dict(Counter(_COLLECTIVES.findall(text))),
-    text.count('custom_call_target="tpu_custom_call"'), seconds)
+    memory.output_size_in_bytes, collectives(text), kernel_calls(text), seconds)
+
+
+def collectives(text: str) -> dict[str, int]:
+  """How often each is called in a compiled program."""
+  return dict(Counter(_COLLECTIVES.findall(text)))
+
+
+def kernel_calls(text: str) -> int:
+  """How often a compiled program calls Pallas kernels."""
+  return len(re.findall(
+    r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu\w*)"', text))
 
 
 def _model(part, request, mesh):

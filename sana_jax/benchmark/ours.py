@@ -47,30 +47,10 @@ def text_tokenizer():
   return tokenizer.train([*prompts.INSTRUCTION_LINES, PROMPT], 800)
 
 
-def matmul_rate(dtype: str) -> float:
-  """FLOP/s of a large product on this device: what it can do at best."""
-  import time
-  n = 2048 if jax.default_backend() == 'cpu' else 8192
-  x = jnp.ones((n, n), dtype)
-  multiply = jax.jit(lambda x: x @ x)
-  multiply(x).block_until_ready()
-  best = float('inf')
-  for _ in range(5):
-    start = time.perf_counter()
-    multiply(x).block_until_ready()
-    best = min(best, time.perf_counter() - start)
-  return 2 * n**3 / best
-
-
 def peak_bytes() -> int | None:
   """The most that the device had in use; None where it does not say (CPU)."""
   found = jax.devices()[0].memory_stats() or {}
   return found.get('peak_bytes_in_use')
-
-
-def device() -> str:
-  """What is measured."""
-  return jax.devices()[0].device_kind
 
 
 def _pipeline(**parts):

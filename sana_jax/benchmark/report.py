@@ -5,6 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
+from sana_jax.benchmark import tables
 from sana_jax.benchmark.request import Request
 from sana_jax.benchmark.workers import OURS
 from sana_jax.errors import UserError
@@ -117,32 +118,24 @@ def title(r: Request) -> str:
 
 def table(run: Run) -> str:
   """Plain text."""
-  cells = rows(run)
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  lines = ['  '.join(
-    c.ljust(w) if i < 2 else c.rjust(w)
-    for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in cells]
-  return '\n'.join([title(run.request), *lines])
+  return '\n'.join([title(run.request), *tables.plain(rows(run), 2)])
 
 
 def markdown(runs: Sequence[Run]) -> str:
   """The page: a table for each run."""
   lines = [_INTRODUCTION]
   for run in runs:
-    versions = ', '.join(f'{k} {v}' for k, v in run.versions.items())
-    head, *body = rows(run)
     lines += [
       f'## {title(run.request)}', '', f'`{run.command}`', '',
-      f'Measured on {run.device}, {run.date}, {versions}; a large product '
-      f'reaches {run.matmul_flops / 1e12:.3g} TFLOP/s.', '',
-      f'| {" | ".join(head)} |', '|---|---|' + '--:|' * (len(head) - 2),
-      *(f'| {" | ".join(row)} |' for row in body), '']
+      f'Measured on {run.device}, {run.date}, {tables.listed(run.versions)}; a '
+      f'large product reaches {run.matmul_flops / 1e12:.3g} TFLOP/s.', '',
+      *tables.markdown(rows(run), 2), '']
   return '\n'.join(lines)
 
 
 def to_json(run: Run) -> str:
   """Everything, for later."""
-  return json.dumps(dataclasses.asdict(run), indent=1) + '\n'
+  return tables.to_json(run)
 
 
 def from_json(text: str) -> Run:

@@ -24,6 +24,9 @@ class Request:
   batch: int = 1
   guidance_scale: float = 4.5
   dtype: str = 'float32'
+  # Backends of ops that are not the fastest that can run.
+  kernels: dict[str, str] = dataclasses.field(
+    default_factory=dict, hash=False)
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:

@@ -1,27 +1,26 @@
 """Two sides in processes of their own, timed in turn.
 
 Each stage has new processes, so that the memory of one tells of that stage
-alone. While one side runs, the other waits and uses nothing but memory.
+alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import contextlib
 import math
-import multiprocessing as mp
 import os
 import pathlib
 import resource
 import sys
 import time
-import traceback
 from typing import Any
 
+from sana_jax import kernels
+from sana_jax.benchmark import processes
 from sana_jax.benchmark.request import PARTS, Request
-from sana_jax.errors import UserError
 from sana_jax.weights import folder, zoo
 
-OURS, PLAIN, THEIRS, COMPILED = (
-  'sana_jax', 'plain', 'diffusers', 'diffusers-compile')
+OURS, PLAIN, XLA, THEIRS, COMPILED = (
+  'sana_jax', 'plain', 'xla', 'diffusers', 'diffusers-compile')
 
 
 def measure(
@@ -35,16 +34,17 @@ def measure(
     return {side: found for part in sides for side, found in measure(
       stage, request, [part], repeats).items()}
   with contextlib.ExitStack() as stack:
-    workers = {side: stack.enter_context(_worker(side, stage, request))
+    workers = {side: stack.enter_context(
+      processes.start(_Side, side, stage, request))
                for side in sides}
-    found = {side: _ask(worker, 'begin') for side, worker in workers.items()}
+    found = {side: worker.ask('begin') for side, worker in workers.items()}
     for side in sides:
       found[side]['seconds'] = []
     for _ in range(repeats):
       for side, worker in workers.items():
-        found[side]['seconds'].append(_ask(worker, 'run'))
+        found[side]['seconds'].append(worker.ask('run'))
     for side, worker in workers.items():
-      found[side].update(_ask(worker, 'end'))
+      found[side].update(worker.ask('end'))
   return found
 
 
@@ -58,52 +58,6 @@ def _fit(stage, request, count):
   return count * numbers * size < total / 2
 
 
-@contextlib.contextmanager
-def _worker(side, stage, request) -> Iterator[Any]:
-  """A process's end of a pipe; the process is gone afterwards."""
-  context = mp.get_context('spawn')
-  near, far = context.Pipe()
-  process = context.Process(
-    target=work, args=(far, side, stage, request), daemon=True)
-  process.start()
-  far.close()
-  try:
-    yield near
-  finally:
-    near.close()
-    process.join(10)
-    process.kill()
-
-
-def _ask(worker, command):
-  try:
-    worker.send(command)
-    answer = worker.recv()
-  except (EOFError, BrokenPipeError):
-    raise UserError('A process of the benchmark has died, most likely for want '
-                    'of memory; take a smaller model, size or batch.') from None
-  if isinstance(answer, Exception):
-    raise answer
-  return answer
-
-
-def work(pipe, side: str, stage: str, request: Request) -> None:
-  """Answers 'begin', 'run' and 'end', until the other end is closed."""
-  answers = _Side(side, stage, request)
-  with contextlib.suppress(EOFError, KeyboardInterrupt):
-    while True:
-      command = pipe.recv()
-      try:
-        pipe.send(getattr(answers, command)())
-      except ModuleNotFoundError as e:
-        pipe.send(UserError(f'--against needs the package {e.name}; install '
-                            "it with pip install 'sana_jax[parity]'."))
-      except UserError as e:
-        pipe.send(e)
-      except Exception:  # To be raised in the process that has a terminal.
-        pipe.send(RuntimeError(f'in {side}:\n{traceback.format_exc()}'))
-
-
 class _Side:
   """One stage of one side, in its own process."""
 
@@ -112,19 +66,25 @@ class _Side:
 
   def begin(self):
     """Loads the model and calls it once."""
-    if self.side in (OURS, PLAIN):
+    if self.side in (OURS, PLAIN, XLA):
       from sana_jax.benchmark import ours as module
       how = {'plain': self.side == PLAIN}
     else:
       from sana_jax.benchmark import theirs as module
       how = {'compiled': self.side == COMPILED}
     self.module = module
-    self.loaded = module.load(self.stage, self.request, **how)
-    start = time.perf_counter()
-    self.loaded.run()
-    seconds = time.perf_counter() - start
+    with kernels.prefer(**self._kernels()):  # Compiled now, it stays so.
+      self.loaded = module.load(self.stage, self.request, **how)
+      start = time.perf_counter()
+      self.loaded.run()
+      seconds = time.perf_counter() - start
     _forget_peak()  # Of loading and compiling.
     return {'first_seconds': seconds, 'flops': self.loaded.flops}
+
+  def _kernels(self):
+    if self.side == XLA:
+      return dict.fromkeys(kernels.OPS, 'xla')
+    return self.request.kernels
 
   def run(self):
     """Seconds of one call."""
@@ -137,9 +97,10 @@ class _Side:
     on_device = self.module.peak_bytes()
     found = {'host_bytes': _peak_rss(), 'device_bytes': on_device}
     if self.side == OURS:
+      from sana_jax.benchmark import device
       del self.loaded
-      found['matmul_flops'] = self.module.matmul_rate(self.request.dtype)
-      found['device'] = self.module.device()
+      found['matmul_flops'] = device.matmul_rate(self.request.dtype)
+      found['device'] = device.name()
     return found
 
 

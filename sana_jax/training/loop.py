@@ -33,6 +33,7 @@ from sana_jax.training.workdir import claim, meet, writing
 # often, but nothing that changes a step.
 FREE_KEYS = (
     'checkpoint_every_steps', 'data.path', 'keep_checkpoints',
+    'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
     'pictures_every_steps')
 

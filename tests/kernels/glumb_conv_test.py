@@ -12,13 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sana_jax.kernels import depthwise_conv, glumb_conv, UnsupportedError
+from sana_jax.kernels import (
+  depthwise_conv,
+  dispatch,
+  glumb_conv,
+  UnsupportedError,
+)
 from sana_jax.sharding.mesh import make_mesh
 
 # Backends that run on a CPU, some of them interpreted: with tiles of two rows,
 # and memory that holds NaN until it is written.
 BACKENDS = {
   'xla': {},
+  'xla_jvp': {},
   'mosaic_tpu': {
     'rows': 2, 'interpret': pltpu.InterpretParams(uninitialized_memory='nan')},
 }
@@ -97,6 +103,17 @@ def test_the_gate_is_its_definition():
   got = jax.jit(glumb_conv)(x, kernel, bias)
   assert got.shape == (2, 5, 4, 3)
   assert relative_error(got, by_hand(x, kernel, bias)) <= 1e-6
+
+
+def test_tangents_are_those_of_the_definition():
+  args = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
+  tangents = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
+  got = jax.jvp(functools.partial(glumb_conv, implementation='xla_jvp'), args,
+                tangents)[1]
+  step = 1e-4
+  sides = [by_hand(*(np.asarray(a, np.float64) + s * np.asarray(t, np.float64)
+                     for a, t in zip(args, tangents))) for s in (step, -step)]
+  assert relative_error(got, (sides[0] - sides[1]) / (2 * step)) <= 1e-5
 
 
 def test_gradients_of_the_gate_are_those_through_lax():
@@ -225,5 +242,7 @@ def test_what_a_kernel_cannot_run_is_said_before_it_is_traced():
        'a row of 512 x 11200 float32 .* MiB of VMEM')]:
     args = [jax.ShapeDtypeStruct(s, dtype)
             for s in (shape, (3, 3, shape[-1]), shape[-1:])]
-    with pytest.raises(UnsupportedError, match=why):
+    with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
       jax.eval_shape(op, *args)
+  with pytest.raises(UnsupportedError, match='this is for a cpu'):
+    jax.eval_shape(op, *args)

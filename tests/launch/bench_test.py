@@ -8,8 +8,8 @@ import pytest
 def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   code, out, err = cli(
     'bench', 'sample', '--model', 'sana_600m_512', '--size', '32',
-    '--stages', 'decode', '--against', 'plain', '--repeats',
-    '2', '--out', tmp_path)
+    '--stages', 'decode', '--against', 'xla', '--kernels',
+    'relu_linear_attention=xla_chunked', '--repeats', '2', '--out', tmp_path)
   assert code == 0, err
   title, head, row, plain = out.splitlines()
   assert title.startswith('sana_600m_512, 32 x 32 px, 20 steps, batch 1')
@@ -18,7 +18,7 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   assert row.split()[:2] == ['decode', 'sana_jax']
   (file,) = tmp_path.glob('*.json')
   found = json.loads(file.read_text())
-  assert plain.split()[:2] == ['decode', 'plain']
+  assert plain.split()[:2] == ['decode', 'xla']
   record = found['records'][0]
   assert len(record['seconds']) == 2 and min(record['seconds']) > 0
   assert record['first_seconds'] > min(record['seconds'])
@@ -26,7 +26,7 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
     found['matmul_flops'])
   assert found['command'] == (
     'sana-jax bench sample --model sana_600m_512 --size 32 --stages decode '
-    '--against plain --repeats 2')
+    '--against xla --kernels relu_linear_attention=xla_chunked --repeats 2')
   page = (tmp_path / 'sampling.md').read_text()
   assert f'`{found["command"]}`' in page
   (tmp_path / 'sampling.md').unlink()
@@ -40,7 +40,62 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   (['--size', '100'], '--size=100 must be a multiple of 32'),
   (['--repeats', '0'], "--repeats: '0' is not allowed"),
   (['--against', 'torch'], "--against: invalid choice: 'torch'"),
-  (['--render', 'nowhere'], 'nowhere has no JSON file of sana-jax bench'),
+  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
 ])
 def test_a_bad_value_is_one_sentence(flags, said, refused):
   assert said in refused('bench', 'sample', *flags)
+
+
+SMALL = ['--models', 'sana_600m_512', '--sizes', '64', '--repeats', '1']
+
+
+def test_kernels_are_measured_printed_and_written(cli, tmp_path):
+  code, out, err = cli('bench', 'kernels', *SMALL, '--out', tmp_path)
+  assert code == 0, err
+  limits, head, *rows = out.splitlines()
+  assert 'a large copy moves' in limits and head.split()[:4] == [
+    'op', 'shape', 'pass', 'by']
+  assert [row.split()[0] for row in rows[:8]] == (
+    4 * ['relu_linear_attention'] + 4 * ['glumb_conv'])
+  assert {row.split()[2] for row in rows[:4]} == {'1x4x36x32'}
+  assert 'by mosaic_tpu cannot run: mosaic_tpu runs on TPUs' in out
+  (file,) = tmp_path.glob('kernels-*.json')
+  found = json.loads(file.read_text())
+  assert found['command'] == 'sana-jax bench kernels ' + ' '.join(SMALL)
+  timed = [r for r in found['records'] if r['seconds']]
+  assert len(timed) == 8 and all(min(r['seconds']) > 0 for r in timed)
+  page = (tmp_path / 'kernels.md').read_text()
+  (tmp_path / 'kernels.md').unlink()
+  assert cli('bench', 'kernels', '--render', tmp_path)[0] == 0
+  assert (tmp_path / 'kernels.md').read_text() == page
+
+
+def test_tuning_writes_a_table_for_this_kind_of_device(cli, tmp_path):
+  code, out, err = cli(
+    'bench', 'kernels', *SMALL, '--ops', 'relu_linear_attention', '--passes',
+    'forward', '--tune', '--tuned', tmp_path)
+  assert code == 0, err
+  assert out.startswith('xla_chunked relu_linear_attention float32 1x4x36x32 '
+                        'forward: ')
+  assert list(json.loads((tmp_path / 'cpu.json').read_text())) == [
+    'relu_linear_attention']
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--ops', 'softmax'], "--ops has 'softmax'; allowed are"),
+  (['--passes', 'backward'], "--passes has 'backward'; allowed are forward"),
+  (['--backends', 'triton'], "--backends has 'triton'; allowed are xla"),
+  (['--sizes', '100'], '--sizes has 100; give multiples of 32'),
+  (['--sizes', 'big'], "--sizes: 'big' is not allowed"),
+  (['--models', 'sana'], "The zoo has no 'sana'"),
+  (['--compile-for', 'v1'], "'v1' is no topology"),
+  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+])
+def test_a_bad_value_for_kernels_is_one_sentence(flags, said, refused):
+  assert said in refused('bench', 'kernels', *flags)
+
+
+def test_a_missing_or_unknown_kind_is_one_sentence(refused):
+  assert 'the following arguments are required: WHAT' in refused('bench')
+  assert "invalid choice: 'speed'" in refused('bench', 'speed')
+  assert 'bench kernels has --against' in refused('bench', 'kernels', '--x')

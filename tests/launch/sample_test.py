@@ -86,7 +86,8 @@ def test_the_batch_size_does_not_change_pictures(made, tmp_path, cli):
 
 
 @pytest.mark.parametrize('flags', [
-  ['--decode', 'strips'], ['--mesh', 'data=2,sequence=4']])
+  ['--decode', 'strips'], ['--mesh', 'data=2,sequence=4'],
+  ['--kernels', 'relu_linear_attention=xla_chunked,glumb_conv=xla_jvp']])
 def test_how_the_work_is_cut_changes_no_picture(made, tmp_path, cli, flags):
   argv, out = made
   assert cli(*argv, tmp_path, *flags)[0] == 0
@@ -150,6 +151,10 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
   (['--mesh', 'rows=2'], 'mesh has the axes rows; allowed are data, fsdp'),
   (['--mesh', 'data=0'], 'mesh is data=0; sizes are positive'),
   (['--mesh', '2x2'], "'2x2' is not allowed; give AXIS=N,AXIS=N"),
+  (['--kernels', 'fast'], "'fast' is not allowed; give OP=NAME"),
+  (['--kernels', 'softmax=xla'], "--kernels has 'softmax'; allowed are relu_"),
+  (['--kernels', 'glumb_conv=triton'], "--kernels has 'triton' for glumb_conv; "
+   'allowed are mosaic_gpu, mosaic_tpu, xla_jvp, xla'),
   (['--colour', 'red'], "Unknown argument '--colour'; sana-jax sample has "
    '--apg-eta, --aspect-ratio, --batch-size, --candidates'),
 ])
@@ -160,6 +165,16 @@ def test_a_bad_value_is_told_before_anything_is_written(
                     '--out', out, *flags)
   assert said in message
   assert not out.exists()
+
+
+def test_a_backend_asked_for_by_name_never_falls_back(
+    refused, tiny_sana, tmp_path):
+  assert refused(
+    'sample', '--model', tiny_sana, '--prompt', 'a cat', '--out',
+    tmp_path / 'out', '--kernels', 'glumb_conv=mosaic_tpu') == (
+      '--kernels asks for a backend that cannot run here: mosaic_tpu runs on '
+      'TPUs, and this is for a cpu; ask for another, or for none to have the '
+      'fastest that can.')
 
 
 @pytest.mark.parametrize('content, said', [

@@ -70,6 +70,8 @@ def test_another_config_in_the_same_workdir_is_refused(
   ('--config.mesh.data=3', 'mesh is data=3'),
   ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
   ('--config.text.length=8', 'config.text.length=8 must be '),
+  ('--config.kernels.glumb_conv=triton', "config.kernels.glumb_conv='triton' "
+   'must be'),
   ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
   ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
   ('--confg.seed=1', "Unknown argument '--confg.seed=1'; overrides look like"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sana_jax import config
+from sana_jax import config, kernels
 from sana_jax.models.sana import project_text, Sana
 from sana_jax.weights import folder as folders
 
@@ -192,3 +192,20 @@ def test_text_projected_once_gives_the_same_velocity(normed):
   projected = project_text(model, params, text)
   assert projected.keys.shape == (3, 2, 5, 2, 12)
   np.testing.assert_allclose(run(projected), run(text), rtol=1e-5, atol=1e-6)
+
+
+def test_tangents_agree_with_gradients_where_forward_mode_is_asked_for():
+  """<w, J v> = <J^T w, v>, as Sprint's consistency loss needs them."""
+  fields = dict(TINY, qk_norm=True, cross_norm=True)
+  variables = {'params': random_params(**fields)}
+  latents, times, *text = inputs()
+  run = lambda x, t: Sana(**fields).apply(variables, x, t, *text)
+  x, t = np.random.default_rng().normal(size=(2, *latents.shape))
+  with kernels.prefer(glumb_conv='xla_jvp'):
+    out, tangent = jax.jvp(
+      run, (latents, times), (jnp.float32(x), jnp.ones_like(times)))
+  want, back = jax.vjp(run, latents, times)
+  assert relative_error(out, want) <= 1e-6
+  dx, dt = back(jnp.float32(t))
+  assert float(jnp.vdot(jnp.float32(t), tangent)) == pytest.approx(
+    float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4)

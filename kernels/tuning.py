@@ -1,0 +1,71 @@
+"""Tile sizes that were measured, where they were; else a backend's own choice.
+
+`tuned/DEVICE.json` is written by `sana-jax bench kernels --tune`:
+
+  {"relu_linear_attention": {"mosaic_gpu": {
+    "backward bfloat16 16x1024x128x32": {"programs": 264, "stages": 2}}}}
+
+A shape stands for all that have the same powers of two above their sizes.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import contextvars
+import functools
+import json
+import pathlib
+import re
+from typing import Any
+
+import jax
+
+FOLDER = pathlib.Path(__file__).with_name('tuned')
+_OVERRIDES = contextvars.ContextVar('overrides', default=None)
+
+
+def choose(
+  op: str, backend: str, backward: bool, shape: tuple[int, ...], dtype: Any,
+  **usual: int,
+) -> dict[str, int]:
+  """The values of `usual`, or those that were faster for such an array."""
+  overrides = (_OVERRIDES.get() or {}).get(backward)
+  if overrides is None:
+    overrides = table(device_kind()).get(op, {}).get(backend, {}).get(
+      bucket(backward, shape, dtype), {})
+  return {name: overrides.get(name, value) for name, value in usual.items()}
+
+
+def bucket(backward: bool, shape: tuple[int, ...], dtype: Any) -> str:
+  """The key of a shape: sizes rounded up to powers of two."""
+  sizes = 'x'.join(str(1 << max(0, n - 1).bit_length()) for n in shape)
+  direction = 'backward' if backward else 'forward'
+  return f'{direction} {jax.numpy.dtype(dtype).name} {sizes}'
+
+
+@functools.cache
+def table(kind: str) -> Mapping[str, Any]:
+  """What was measured on a kind of device; empty where nothing was."""
+  path = FOLDER / f'{file_name(kind)}.json'
+  return json.loads(path.read_text('utf-8')) if path.exists() else {}
+
+
+def file_name(kind: str) -> str:
+  """A device kind as a file is named: 'NVIDIA H200' -> 'nvidia-h200'."""
+  return re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')
+
+
+def device_kind() -> str:
+  """Of the mesh in context, where it is of devices that are not here."""
+  mesh = jax.sharding.get_abstract_mesh()
+  device = getattr(mesh, 'abstract_device', None)
+  return device.device_kind if device else jax.devices()[0].device_kind
+
+
+@contextlib.contextmanager
+def using(backward: bool, **values: int) -> Iterator[None]:
+  """Passes traced inside take these values, whatever was measured."""
+  token = _OVERRIDES.set({**(_OVERRIDES.get() or {}), backward: values})
+  try:
+    yield
+  finally:
+    _OVERRIDES.reset(token)

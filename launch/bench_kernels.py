@@ -1,0 +1,231 @@
+"""Times linear attention and the Mix-FFN's gate, at the shapes of real models.
+
+  sana-jax bench kernels
+  sana-jax bench kernels --models sana_1600m_1024 --sizes 1024 --against torch
+  sana-jax bench kernels --tune
+  sana-jax bench kernels --compile-for v5p:2x2x1
+  sana-jax bench kernels --render docs/bench
+
+Every backend that runs here is compared with the float32 definition and then
+timed, forward and in training (forward and backward), beside a large copy and a
+large product on the same device. --against torch adds eager and compiled
+PyTorch in the same run (needs pip install 'sana_jax[parity]'). --tune tries
+tile sizes and keeps the fastest in kernels/tuned/, by kind of device, op, type
+and shape. --compile-for runs nothing: it compiles for chips that need not be
+here, and says what memory is moved and needed. --out writes a JSON file and a
+page of all that are there. Ends with exit code 1 if a backend is wrong.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+
+from sana_jax.errors import UserError
+from sana_jax.launch import bench, output
+from sana_jax.launch.flags import sizes, text, whole
+
+FILES, COMPILED = 'kernels-*.json', 'compiled-kernels-*.json'
+_MODELS = 'sana_600m_1024,sana_1600m_1024,dc_ae_f32c32_sana_1.1'
+_PACKAGES = ('sana_jax', 'jax', 'torch')
+_PASSES = ('forward', 'training')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('--models', default=_MODELS, type=text, metavar='A,B',
+                      help='of sana-jax zoo (default: %(default)s)')
+  parser.add_argument('--sizes', type=text, metavar='PX,PX',
+                      help='of square pictures (default: 512,1024,2048,4096; '
+                      'on a CPU 512,1024)')
+  parser.add_argument('--batch-size', type=whole(), metavar='N',
+                      help='pictures of a call (default: 16 of 1024 px or as '
+                      'many pixels, at most 16; on a CPU 1)')
+  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
+                      help='default: float32 on CPU, else bfloat16')
+  parser.add_argument('--ops', type=text, metavar='A,B',
+                      help='relu_linear_attention, glumb_conv (default: both)')
+  parser.add_argument('--backends', type=text, metavar='A,B',
+                      help='xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: '
+                      'all that can run)')
+  parser.add_argument('--passes', default=','.join(_PASSES), type=text,
+                      metavar='A,B', help='default: %(default)s')
+  parser.add_argument('--against', choices=['torch'],
+                      help='time it in the same run')
+  parser.add_argument('--repeats', type=whole(), default=5, metavar='N',
+                      help='rounds in which all take turns (default: '
+                      '%(default)s)')
+  parser.add_argument('--tune', action='store_true',
+                      help='try tile sizes, and keep the fastest')
+  parser.add_argument('--tuned', type=text, metavar='DIR',
+                      help='where --tune writes (default: kernels/tuned)')
+  parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
+                      help='such as v5e:2x2, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1 '
+                      'or h200:1x1x1')
+  parser.add_argument('--mesh', type=sizes, default={'data': 1},
+                      metavar='AXIS=N,...',
+                      help='of --compile-for (default: data=1)')
+  parser.add_argument('--out', type=text, metavar='DIR',
+                      help='folder for the JSON file and kernels.md')
+  parser.add_argument('--render', type=text, metavar='DIR',
+                      help='writes the page of the JSON files of DIR again and '
+                      'measures nothing')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures, prints and writes; returns the exit code."""
+  from sana_jax.benchmark.ops import compiled, report
+  if args.render:
+    bench.write_pages(args.render, {
+      'kernels.md': (FILES, report), 'kernels_compiled.md': (COMPILED, compiled)
+    })
+    return 0
+  for path in (args.out, args.tuned):
+    if path:
+      output.check(path)
+  plan = _plan(args)
+  if args.tune:
+    return tune(args, plan)
+  if args.compile_for:
+    result = compile_all(args, plan)
+    print(compiled.table(result))
+    bench.write(args.out, f'compiled-kernels-{args.compile_for}',
+                'kernels_compiled.md', COMPILED, compiled, result)
+    return 0
+  result = measure(args, plan)
+  print(report.table(result))
+  bench.write(args.out, file_name(args, result), 'kernels.md', FILES, report,
+              result)
+  return int(report.wrong(result))
+
+
+def _plan(args):
+  """(case, training, backends) of all that is asked for."""
+  import jax
+
+  from sana_jax.benchmark.ops import cases
+  from sana_jax.benchmark.ops import measure as measures
+  small = jax.default_backend() == 'cpu' and not args.compile_for
+  ops = _among('--ops', args.ops, list(cases.OPS))
+  passes = _among('--passes', args.passes, list(_PASSES))
+  known = dict.fromkeys(b for op in cases.OPS
+                        for b in measures.implementations(op))
+  backends = _among('--backends', args.backends, list(known))
+  found = cases.of_models(
+    args.models.split(','),
+    _sizes(args.sizes or ('512,1024' if small else '512,1024,2048,4096')),
+    args.batch_size or (1 if small else None),
+    args.dtype or ('float32' if small else 'bfloat16'))
+  return [(case, name == 'training',
+           [b for b in measures.implementations(case.op) if b in backends])
+          for case in found if case.op in ops for name in passes]
+
+
+def _among(flag, given, allowed):
+  chosen = given.split(',') if given else allowed
+  if unknown := [x for x in chosen if x not in allowed]:
+    raise UserError(f'{flag} has {unknown[0]!r}; allowed are '
+                    f'{", ".join(allowed)}.')
+  return chosen
+
+
+def _sizes(given):
+  try:
+    found = [whole(32, 16384)(x) for x in given.split(',')]
+  except argparse.ArgumentTypeError as e:
+    raise UserError(f'--sizes: {e}.') from None
+  if odd := [x for x in found if x % 32]:
+    raise UserError(f'--sizes has {odd[0]}; give multiples of 32, the '
+                    "autoencoder's compression.")
+  return found
+
+
+def measure(args, plan):
+  """A Run of the report, with a bar on the terminal."""
+  from tqdm import tqdm
+
+  from sana_jax.benchmark import device
+  from sana_jax.benchmark.ops import measure as measures
+  from sana_jax.benchmark.ops import report
+  records = []
+  with contextlib.ExitStack() as stack:
+    torch = _torch(stack) if args.against else None
+    for case, training, backends in tqdm(plan, desc='cases', disable=None):
+      others = {name: lambda name=name: torch.ask('seconds', name)
+                for name in torch.ask('begin', case, training)} if torch else {}
+      records += measures.measure(
+        case, training, backends, args.repeats, others)
+      if torch:
+        torch.ask('end')
+  dtype = plan[0][0].dtype
+  return report.Run(
+    records, datetime.date.today().isoformat(), device.name(),
+    device.copy_rate(), device.matmul_rate(dtype),
+    bench.versions(*_PACKAGES[:None if args.against else 2]),
+    bench.repeated_by(args))
+
+
+def compile_all(args, plan):
+  """What the compiler makes of each."""
+  from tqdm import tqdm
+
+  from sana_jax.benchmark.ops import compiled
+  from sana_jax.sharding import topologies
+  mesh = topologies.mesh(args.compile_for, args.mesh)
+  platform = topologies.platform(args.compile_for)
+  records = []
+  for case, training, backends in tqdm(plan, desc='cases', disable=None):
+    records += [
+      compiled.compile_case(case, training, backend, mesh, platform)
+      for backend in backends]
+  return compiled.Run(
+    args.compile_for, mesh.size, records, datetime.date.today().isoformat(),
+    bench.versions('sana_jax', 'jax', 'libtpu'), bench.repeated_by(args))
+
+
+def _torch(stack):
+  from sana_jax.benchmark import processes
+  return stack.enter_context(processes.start(_torch_side))
+
+
+def _torch_side():
+  from sana_jax.benchmark.ops.torch_side import TorchSide
+  return TorchSide()
+
+
+def file_name(args, result) -> str:
+  """Of the JSON file: one for each kind of device, type and comparison."""
+  from sana_jax.kernels import tuning
+  parts = ['kernels', tuning.file_name(result.device), result.records[0].dtype,
+           *([args.against] if args.against else [])]
+  return '-'.join(parts)
+
+
+def tune(args, plan) -> int:
+  """Writes what was found, after each case; a line for each."""
+  import pathlib
+
+  import jax
+
+  from sana_jax.benchmark.ops import tune as tuner
+  from sana_jax.kernels import tuning
+  kind = jax.devices()[0].device_kind
+  name = f'{tuning.file_name(kind)}.json'
+  with output.folder(args.tuned or str(tuning.FOLDER)) as out:
+    path = pathlib.Path(out, name)
+    table = json.loads(path.read_text('utf-8')) if path.exists() else {}
+    for case, training, backends in plan:
+      for backend in backends[1:]:
+        found = tuner.tune(case, training, backend, args.repeats)
+        if found is None:
+          continue
+        table = tuner.merged(table, case, training, backend, found)
+        output.write_text(path, json.dumps(table, indent=1) + '\n')
+        values = ' '.join(f'{k}={v}' for k, v in found.values.items())
+        print(f'{backend} {case.op} {case.dtype} '
+              f'{"x".join(map(str, case.shape))} '
+              f'{"training" if training else "forward"}: '
+              f'{values or "its own choice"}, '
+              f'{found.seconds / found.usual_seconds:.2f} of its time '
+              f'({found.tried} tried)', flush=True)
+  return 0

@@ -1,0 +1,152 @@
+"""Times the stages of a call of the pipeline: text, denoise, decode.
+
+  sana-jax bench sample --model sana_600m_1024 --steps 2
+  sana-jax bench sample --model sana_600m_512 --against diffusers --out bench
+  sana-jax bench sample --model sana_1600m_4k_bf16 --dtype bfloat16 \\
+    --compile-for v5p:2x2x1 --mesh sequence=4
+  sana-jax bench sample --render bench
+
+The model is one of sana-jax zoo, with random weights. --against runs the same
+stage of diffusers on the same weights in turn, and prints the ratio (needs pip
+install 'sana_jax[parity]'). --compile-for runs nothing: the stages are compiled
+for chips that need not be here, which says what memory they take (needs pip
+install 'sana_jax[tpu]' or [gpu]). --out writes a JSON file and a page of all
+JSON files that are there.
+"""
+
+import argparse
+import datetime
+import re
+
+from sana_jax.errors import UserError
+from sana_jax.launch import bench, output
+from sana_jax.launch.flags import (
+  backends,
+  not_negative,
+  sizes,
+  text,
+  whole,
+)
+
+FILES = 'sampling-*.json'
+_PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('--model', default='sana_600m_1024', metavar='NAME',
+                      help='of sana-jax zoo (default: %(default)s)')
+  parser.add_argument('--size', type=whole(), metavar='PX',
+                      help="of square pictures (default: the model's own)")
+  parser.add_argument('--steps', type=whole(1, 1000), default=20, metavar='N',
+                      help='default: %(default)s')
+  parser.add_argument('--batch-size', type=whole(), default=1, metavar='N',
+                      help='pictures of a call (default: %(default)s)')
+  parser.add_argument('--guidance-scale', type=not_negative, default=4.5,
+                      metavar='S', help='default: %(default)s')
+  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
+                      help='default: float32 on CPU, else bfloat16')
+  parser.add_argument('--stages', default='text,denoise,decode', type=text,
+                      metavar='A,B', help='default: %(default)s')
+  parser.add_argument('--against',
+                      choices=['diffusers', 'diffusers-compile', 'plain',
+                               'xla'],
+                      help='measure it in the same run; plain is ours without '
+                      'keeping what stays the same, xla without kernels')
+  parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
+                      help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
+                      'v5e:2x2; or h200:1x1x8')
+  parser.add_argument('--mesh', type=sizes, default={'data': 1},
+                      metavar='AXIS=N,...',
+                      help='of --compile-for (default: data=1)')
+  parser.add_argument('--kernels', type=backends, default={},
+                      metavar='OP=NAME,...',
+                      help='backends of relu_linear_attention and glumb_conv, '
+                      'such as glumb_conv=mosaic_gpu (default: the fastest)')
+  parser.add_argument('--decode', choices=['whole', 'strips'], default='whole',
+                      help='of --compile-for (default: %(default)s)')
+  parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
+                      help='calls of each side, in turn (default: %(default)s)')
+  parser.add_argument('--out', type=text, metavar='DIR',
+                      help='folder for the JSON file and sampling.md')
+  parser.add_argument('--render', type=text, metavar='DIR',
+                      help='writes the page of the JSON files of DIR again and '
+                      'measures nothing')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures, prints and writes; returns the exit code."""
+  from sana_jax.benchmark import report
+  if args.render:
+    bench.write_pages(args.render, {'sampling.md': (FILES, report)})
+    return 0
+  from sana_jax.benchmark.request import request, STAGES
+  stages = args.stages.split(',')
+  if unknown := [s for s in stages if s not in STAGES]:
+    raise UserError(f'--stages has {unknown[0]!r}; allowed are '
+                    f'{", ".join(STAGES)}.')
+  asked = request(
+    args.model, args.size, steps=args.steps, batch=args.batch_size,
+    guidance_scale=args.guidance_scale, dtype=args.dtype or usual_dtype(),
+    kernels=args.kernels)
+  if args.compile_for:
+    return compile_stages(args, asked, stages)
+  if args.out:
+    output.check(args.out)
+  result = measure(args, asked, stages)
+  print(report.table(result))
+  bench.write(args.out, file_name(result), 'sampling.md', FILES, report, result)
+  return 0
+
+
+def measure(args, asked, stages):
+  """A Run of the report, with a line on the terminal for each stage."""
+  from tqdm import tqdm
+
+  from sana_jax.benchmark import report, workers
+  sides = [workers.OURS, *([args.against] if args.against else [])]
+  records, ours = [], {}
+  for stage in tqdm(stages, desc='stages', disable=None):
+    found = workers.measure(stage, asked, sides, args.repeats)
+    records += report.records_of(stage, found)
+    ours = found[workers.OURS]
+  torch = 'diffusers' in (args.against or '')
+  return report.Run(
+    asked, records, datetime.date.today().isoformat(), ours['device'],
+    ours['matmul_flops'], bench.versions(*_PACKAGES[:None if torch else 2]),
+    bench.repeated_by(args))
+
+
+def compile_stages(args, asked, stages) -> int:
+  """A line for each stage, as its compiler has done with it."""
+  from sana_jax.benchmark import compiled, report
+  from sana_jax.inference.seamless import Strips
+  from sana_jax.sharding import topologies
+  mesh = topologies.mesh(args.compile_for, args.mesh)
+  strips = Strips() if args.decode == 'strips' else None
+  print(f'{report.title(asked)}, on {args.compile_for}, GiB of a chip:')
+  for stage in stages:
+    found = compiled.compile_stage(
+      stage, asked, mesh, topologies.platform(args.compile_for), strips)
+    gib = [f'{name} {getattr(found, name) / 2**30:.2f}' for name in (
+      'weights', 'temporaries', 'outputs')]
+    moved = ', '.join(f'{n} {kind}' for kind, n in found.collectives.items())
+    print(f'{stage}: {", ".join(gib)}; {moved or "no collectives"}; '
+          f'{found.kernels} kernels; compiled in {found.seconds:.0f} s',
+          flush=True)
+  return 0
+
+
+def file_name(run) -> str:
+  """Of the JSON file: one for each request, stage list and kind of device."""
+  r = run.request
+  kind = re.sub(r'\W+', '-', run.device.lower()).strip('-')
+  stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
+  return (f'sampling-{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-'
+          f'{r.dtype}-{stages}-{kind}')
+
+
+def usual_dtype() -> str:
+  """As sana-jax sample has it."""
+  import jax
+  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'

@@ -1,0 +1,1 @@
+"""Speed of single operations: kernels beside plain XLA and PyTorch."""

@@ -1,0 +1,141 @@
+"""What is measured: the calls that models make, with the work in each.
+
+Shapes are not written down anywhere: a model is traced, and its ops are asked
+what they were called with.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax import kernels
+from sana_jax.errors import UserError
+from sana_jax.kernels import OPS
+from sana_jax.text import encode
+from sana_jax.weights import folder, zoo
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One call of an op.
+
+  Attributes:
+    shape: of the first argument, [b n h d] or [b y x 2c].
+    where: models and sizes that make this call.
+  """
+
+  op: str
+  shape: tuple[int, ...]
+  dtype: str
+  where: str = ''
+
+  @property
+  def size(self) -> int:
+    """Numbers in the result."""
+    numbers = int(np.prod(self.shape))
+    return numbers if self.op == 'relu_linear_attention' else numbers // 2
+
+  def bytes(self, training: bool) -> int:
+    """That must be read and written at least, weights and states aside."""
+    # q, k, v and out; then dout, q, k, v and their gradients. x is twice as
+    # wide as the result.
+    forward, backward = {
+      'relu_linear_attention': (4, 7), 'glumb_conv': (3, 5)}[self.op]
+    arrays = forward + backward * training
+    return arrays * self.size * jnp.dtype(self.dtype).itemsize
+
+  def flops(self, training: bool) -> int:
+    """Of products and taps; a multiplication and an addition are 2."""
+    if self.op == 'relu_linear_attention':
+      return (12 if training else 4) * self.size * self.shape[-1]
+    return (144 if training else 36) * self.size
+
+  def arguments(self, seed: int = 0) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """(inputs as models have them, the gradient of the result)."""
+    shapes = self.flat_shapes()
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    *inputs, dout = (jax.random.normal(key, shape, self.dtype)
+                     for key, shape in zip(keys, shapes))
+    if self.op == 'glumb_conv':
+      inputs[1] /= 3
+    return tuple(inputs), dout
+
+  def flat_shapes(self) -> list[tuple[int, ...]]:
+    """Of the inputs and of the result; heads lie side by side, [b n h*d]."""
+    if self.op == 'relu_linear_attention':
+      b, n, h, d = self.shape
+      return [(b, n, h * d)] * 4
+    *picture, c2 = self.shape
+    return [self.shape, (3, 3, c2), (c2,), (*picture, c2 // 2)]
+
+  def call(self, *inputs: jax.Array, implementation: str) -> jax.Array:
+    """The op on flat inputs."""
+    op = OPS[self.op]
+    if self.op == 'glumb_conv':
+      return op(*inputs, implementation=implementation)
+    out = op(*(x.reshape(self.shape) for x in inputs),
+             implementation=implementation)
+    return out.reshape(inputs[0].shape)
+
+
+def of_models(
+  names: list[str], sizes: list[int], batch: int | None, dtype: str
+) -> list[Case]:
+  """Every call of these models' transformers and decoders, each shape once.
+
+  `batch` is that of `usual_batch` where it is not given.
+  """
+  found: dict[tuple, list[str]] = {}
+  for name in names:
+    for size in sizes:
+      images = batch or usual_batch(size)
+      for call in calls(name, size, images, dtype):
+        where = found.setdefault((call.op, call.shapes[0], call.dtype), [])
+        label = f'{name} {size} px'
+        if label not in where:
+          where.append(label)
+  return [Case(*key, ', '.join(where)) for key, where in found.items()]
+
+
+def usual_batch(size: int) -> int:
+  """16 images of 1024 px or as many pixels, and at most 16."""
+  return max(1, min(16, 16 * 1024**2 // size**2))
+
+
+def calls(name: str, size: int, batch: int, dtype: str) -> list:
+  """The ops' calls in one pass of a model of the zoo, as kernels.dispatch.Call.
+
+  Raises UserError for a model that makes none.
+  """
+  entry = zoo.get(name)
+  part = 'transformer' if entry.kind == 'pipeline' else entry.part
+  if part not in _TRACED:
+    raise UserError(f'{name} is no transformer and no autoencoder; see '
+                    'sana-jax zoo.')
+  module = entry.module(part, jnp.dtype(dtype))
+  shapes = folder.KINDS[part].shapes(module)
+  with kernels.recorded() as found:
+    jax.eval_shape(lambda variables: _TRACED[part](
+      module, variables, size, batch, module.dtype), shapes)
+  return found
+
+
+def _transformer(module, variables, size, batch, dtype):
+  latents = size // 32  # Of every published autoencoder for pictures by text.
+  text = jnp.zeros((batch, encode.LENGTH, module.caption_channels), dtype)
+  guidance = jnp.ones(batch) if module.guidance_embeds else None
+  return module.apply(
+    variables, jnp.zeros((batch, latents, latents, module.in_channels), dtype),
+    jnp.zeros(batch), text, jnp.ones((batch, encode.LENGTH), bool), guidance)
+
+
+def _decoder(module, variables, size, batch, dtype):
+  side = max(1, size // module.compression)
+  return module.apply(
+    variables, jnp.zeros((batch, side, side, module.latent_channels), dtype),
+    method='decode')
+
+
+_TRACED = {'transformer': _transformer, 'vae': _decoder}

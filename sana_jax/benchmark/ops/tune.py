@@ -1,0 +1,85 @@
+"""Finds the tile sizes that are fastest on this device."""
+
+from collections.abc import Mapping
+import functools
+import importlib
+import itertools
+import json
+import math
+from typing import Any, NamedTuple
+
+from sana_jax.benchmark.ops.cases import Case, OPS
+from sana_jax.benchmark.ops.measure import (
+  BOUNDS,
+  program,
+  reference,
+  relative_error,
+  timer,
+)
+from sana_jax.kernels import tuning, UnsupportedError
+
+WORTH = 0.97  # Of the usual time, at most: less is noise.
+
+
+class Found(NamedTuple):
+  """The fastest values, which may be the backend's own, {}."""
+
+  values: dict[str, int]
+  seconds: float
+  usual_seconds: float
+  tried: int
+
+
+def candidates(op: str, backend: str) -> list[dict[str, int]]:
+  """The backend's own choice, then all combinations that it lists."""
+  module = OPS[op].kernels[backend].partition(':')[0]
+  listed = importlib.import_module(module).CANDIDATES
+  return [{}, *(dict(zip(listed, values)) for values in itertools.product(
+    *listed.values()))]
+
+
+def tune(
+  case: Case, training: bool, backend: str, rounds: int
+) -> Found | None:
+  """Of one pass, the backward one if `training`; None where it cannot run.
+
+  Candidates that do not compile or give wrong results are left out.
+  """
+  inputs, dout = case.arguments()
+  want = reference(case, training, inputs, dout)
+  timers, seconds = [], []
+  tried = candidates(case.op, backend)
+  for values in tried:
+    with tuning.using(training, **values):
+      run = functools.partial(program(case, training, backend), inputs, dout)
+      try:
+        right = relative_error(run(), want) <= BOUNDS[case.dtype]
+      except UnsupportedError:
+        return None
+      except Exception:  # More shared memory than there is, for example.
+        right = False
+    timers.append(timer(run) if right else None)
+    seconds.append(math.inf)
+  for _ in range(rounds):
+    for i, seconds_of_a_call in enumerate(timers):
+      if seconds_of_a_call:
+        seconds[i] = min(seconds[i], seconds_of_a_call())
+  best = min(range(len(seconds)), key=seconds.__getitem__)
+  if seconds[best] > WORTH * seconds[0]:
+    best = 0
+  return Found(tried[best], seconds[best], seconds[0], len(tried))
+
+
+def merged(
+  table: Mapping[str, Any], case: Case, training: bool, backend: str,
+  found: Found,
+) -> dict[str, Any]:
+  """A device's table with what was found put in; or taken out, where the
+  backend's own choice is the best."""
+  table = json.loads(json.dumps(table))
+  rows = table.setdefault(case.op, {}).setdefault(backend, {})
+  key = tuning.bucket(training, case.shape, case.dtype)
+  rows.pop(key, None)
+  if found.values:
+    rows[key] = found.values
+  return table

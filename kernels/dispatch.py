@@ -105,8 +105,8 @@ def target() -> str:
 
 
 @contextlib.contextmanager
-def platform(name: str) -> Iterator[None]:
-  """Traces inside are for this platform, whatever is here."""
+def platform(name: str | None) -> Iterator[None]:
+  """Traces inside are for this platform, whatever is here; None is what is."""
   token = _PLATFORM.set(name)
   try:
     yield

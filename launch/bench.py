@@ -1,6 +1,7 @@
 """Measure speed and memory, on the devices that are here.
 
   sana-jax bench sample --model sana_600m_1024 --against diffusers
+  sana-jax bench train --model sana_1600m_1024 --batch-size 16 --against xla
   sana-jax bench kernels --models sana_1600m_1024 --against torch
   sana-jax bench sample --help
 """
@@ -15,6 +16,7 @@ from sana_jax.launch import output
 
 WHAT = {
   'sample': 'the stages of a call of the pipeline',
+  'train': 'the train step',
   'kernels': 'the operations that have kernels',
 }
 # Not part of what repeats a run.
@@ -61,6 +63,12 @@ def versions(*packages: str) -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       continue
   return out
+
+
+def check(folder: str | None) -> None:
+  """Raises UserError, before any work is done, if --out cannot be one."""
+  if folder:
+    output.check(folder)
 
 
 def write(folder: str | None, name: str, page: str, pattern: str, report,

@@ -81,8 +81,7 @@ def run(args: argparse.Namespace) -> int:
     })
     return 0
   for path in (args.out, args.tuned):
-    if path:
-      output.check(path)
+    bench.check(path)
   plan = _plan(args)
   if args.tune:
     return tune(args, plan)

@@ -19,7 +19,7 @@ import datetime
 import re
 
 from sana_jax.errors import UserError
-from sana_jax.launch import bench, output
+from sana_jax.launch import bench
 from sana_jax.launch.flags import (
   backends,
   not_negative,
@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
     kernels=args.kernels)
   if args.compile_for:
     return compile_stages(args, asked, stages)
-  if args.out:
-    output.check(args.out)
+  bench.check(args.out)
   result = measure(args, asked, stages)
   print(report.table(result))
   bench.write(args.out, file_name(result), 'sampling.md', FILES, report, result)
@@ -130,10 +129,10 @@ def compile_stages(args, asked, stages) -> int:
       stage, asked, mesh, topologies.platform(args.compile_for), strips)
     gib = [f'{name} {getattr(found, name) / 2**30:.2f}' for name in (
       'weights', 'temporaries', 'outputs')]
+    called = sum(found.kernel_names.values())
     moved = ', '.join(f'{n} {kind}' for kind, n in found.collectives.items())
     print(f'{stage}: {", ".join(gib)}; {moved or "no collectives"}; '
-          f'{found.kernels} kernels; compiled in {found.seconds:.0f} s',
-          flush=True)
+          f'{called} kernels; compiled in {found.seconds:.0f} s', flush=True)
   return 0
 
 

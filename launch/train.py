@@ -72,7 +72,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   factory.make(config.optimizer, config.num_steps)
   workdir.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir)
-  with preferred(config.kernels, 'config.kernels'):
+  with preferred(config.kernels.to_dict(), 'config.kernels'):
     state = loop.train(config, task, args.workdir, mesh)
   done = int(jax.device_get(state.step)) >= config.num_steps
   return 0 if done else 143  # As a shell reports SIGTERM.

@@ -41,7 +41,7 @@ class Compiled(NamedTuple):
   temporaries: int
   outputs: int
   collectives: dict[str, int]
-  kernels: int
+  kernel_names: dict[str, int]
   seconds: float
 
 
@@ -51,24 +51,33 @@ def compile_stage(
 ) -> Compiled:
   """Compiles one of request.STAGES; UserError where it does not fit."""
   part = PARTS[stage]
-  module, variables = _model(part, request, mesh)
   start = time.perf_counter()
-  with jax.set_mesh(mesh), kernels.platform(platform):
-    lowered = _LOWERED[stage](module, variables, request, mesh, strips)
-    try:
-      program = lowered.compile(OPTIONS.get(platform))
-    except jax.errors.JaxRuntimeError as e:
-      needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
-      if needed is None:
-        raise
-      raise UserError(
-        f'{stage} does not fit: it needs {needed[1]} of {needed[2]}; take a '
-        'smaller batch, more devices or --decode strips.') from e
+  with kernels.platform(platform), kernels.prefer(**request.kernels):
+    module, variables = _model(part, request, mesh)
+  with (jax.set_mesh(mesh), kernels.platform(platform),
+        kernels.prefer(**request.kernels)):
+    program = compile_lowered(
+      _LOWERED[stage](module, variables, request, mesh, strips), platform,
+      'take a smaller batch, more devices or --decode strips')
   seconds = time.perf_counter() - start
   memory, text = program.memory_analysis(), program.as_text()
   return Compiled(
     stage, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-    memory.output_size_in_bytes, collectives(text), kernel_calls(text), seconds)
+    memory.output_size_in_bytes, collectives(text), kernel_names(text), seconds)
+
+
+def compile_lowered(
+  lowered: jax.stages.Lowered, platform: str | None, advice: str
+) -> jax.stages.Compiled:
+  """Compiles; UserError, with the advice, where it does not fit."""
+  try:
+    return lowered.compile(OPTIONS.get(platform))
+  except jax.errors.JaxRuntimeError as e:
+    needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
+    if needed is None:
+      raise
+    raise UserError(f'It does not fit: it needs {needed[1]} of {needed[2]}; '
+                    f'{advice}.') from e
 
 
 def collectives(text: str) -> dict[str, int]:
@@ -80,6 +89,14 @@ def kernel_calls(text: str) -> int:
   """How often a compiled program calls Pallas kernels."""
   return len(re.findall(
     r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu\w*)"', text))
+
+
+def kernel_names(text: str) -> dict[str, int]:
+  """How often each Pallas kernel is called, by its name."""
+  lines = [line for line in text.splitlines() if kernel_calls(line)]
+  names = [re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', line)
+           for line in lines]
+  return dict(Counter(name[1] if name else '?' for name in names))
 
 
 def _model(part, request, mesh):

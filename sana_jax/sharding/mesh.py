@@ -41,12 +41,8 @@ def batch_spec(mesh: Mesh) -> jax.P:
   return jax.P(axes) if axes else jax.P()
 
 
-def batch_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-  """`(index, count)`: this process reads part `index` of `count` of each batch.
-
-  Processes that differ only along tensor or sequence read the same part.
-  Raises UserError if the batch does not split evenly over the mesh.
-  """
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+  """Raises UserError if the batch does not split evenly over the mesh."""
   ways = math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
   if batch_size < 1 or batch_size % ways:
     below = max(ways, batch_size // ways * ways)
@@ -54,6 +50,15 @@ def batch_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
         f'batch_size={batch_size} does not split over data x fsdp = {ways} '
         f'groups of devices; set batch_size to a multiple of {ways}, such as '
         f'{below}.')
+
+
+def batch_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+  """`(index, count)`: this process reads part `index` of `count` of each batch.
+
+  Processes that differ only along tensor or sequence read the same part.
+  Raises UserError if the batch does not split evenly over the mesh.
+  """
+  check_batch(mesh, batch_size)
   rows = NamedSharding(mesh, batch_spec(mesh)).devices_indices_map(
       (batch_size,))
   spans = {

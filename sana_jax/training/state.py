@@ -40,18 +40,10 @@ class TrainState(NamedTuple):
 
 
 @runtime_checkable
-class Task(Protocol):
-  """What is trained: a model, its loss, its data, its pictures, its files.
+class Objective(Protocol):
+  """All that a step needs to know: a model and its loss."""
 
-  `frozen` holds the arrays that the loss needs and nobody trains (an encoder,
-  cached embeddings). They are an argument of the compiled step and not
-  constants in it. A leaf that already is a jax.Array on the run's mesh stays
-  as it lies; all others are replicated.
-  """
-
-  name: str
   rules: Sequence[tuple[str, tuple]]  # Sharding table of the params.
-  frozen: PyTree
 
   def init(self, rng: PRNGKeyArray) -> Params:
     """Fresh params; pure, so that it can be jitted and eval_shaped."""
@@ -60,6 +52,20 @@ class Task(Protocol):
       self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray,
   ) -> tuple[Array, dict[str, Array]]:
     """The mean loss over the batch, and scalars worth a line in the log."""
+
+
+@runtime_checkable
+class Task(Objective, Protocol):
+  """What is trained: an objective, its data, its pictures, its files.
+
+  `frozen` holds the arrays that the loss needs and nobody trains (an encoder,
+  cached embeddings). They are an argument of the compiled step and not
+  constants in it. A leaf that already is a jax.Array on the run's mesh stays
+  as it lies; all others are replicated.
+  """
+
+  name: str
+  frozen: PyTree
 
   def batches(
       self, *, seed: int, batch_size: int, shard: tuple[int, int],
@@ -78,7 +84,7 @@ class Task(Protocol):
 
 
 def plan(
-    task: Task, tx: optax.GradientTransformation, mesh: Mesh, *,
+    task: Objective, tx: optax.GradientTransformation, mesh: Mesh, *,
     average: bool = True,
 ) -> tuple[Init, TrainState]:
   """The state's jitted initialiser, and its ShapeDtypeStructs with shardings.

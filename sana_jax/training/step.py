@@ -17,7 +17,7 @@ import optax
 
 from sana_jax.optim import ema as averages
 from sana_jax.sharding.mesh import batch_spec
-from sana_jax.training.state import Task, TrainState
+from sana_jax.training.state import Objective, Task, TrainState
 from sana_jax.typing import Array, PRNGKeyArray, PyTree
 
 Metrics = dict[str, Array]
@@ -25,7 +25,7 @@ Metrics = dict[str, Array]
 
 def train_step(
     state: TrainState, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray, *,
-    task: Task, tx: optax.GradientTransformation, ema_decay: float,
+    task: Objective, tx: optax.GradientTransformation, ema_decay: float,
 ) -> tuple[TrainState, Metrics]:
   """The next state, and the scalars of this step.
 
@@ -61,7 +61,7 @@ def train_step(
 
 
 def jit_step(
-    shapes: TrainState, mesh: Mesh, *, task: Task,
+    shapes: TrainState, mesh: Mesh, *, task: Objective,
     tx: optax.GradientTransformation, ema_decay: float,
 ):
   """`train_step` under jit: the state is donated and stays where it lies."""

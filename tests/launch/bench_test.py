@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from sana_jax import config
+
 
 def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   code, out, err = cli(
@@ -99,3 +101,36 @@ def test_a_missing_or_unknown_kind_is_one_sentence(refused):
   assert 'the following arguments are required: WHAT' in refused('bench')
   assert "invalid choice: 'speed'" in refused('bench', 'speed')
   assert 'bench kernels has --against' in refused('bench', 'kernels', '--x')
+
+
+def test_the_train_step_is_measured_printed_and_written(
+    cli, tmp_path, monkeypatch):
+  monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
+    width=32, depth=2, cross_heads=2, head_dim=8, in_channels=4,
+    out_channels=4, caption_channels=8, sample_size=2))
+  code, out, err = cli(
+    'bench', 'train', '--model', 'tiny', '--batch-size', '8', '--against',
+    'xla', '--kernels', 'glumb_conv=xla_jvp', '--repeats', '1', '--out',
+    tmp_path)
+  assert code == 0, err
+  title, head, ours, plain = out.splitlines()
+  assert title.startswith('tiny, 64 px, 8 images, bfloat16, came, remat, fsdp')
+  assert head.split() == ['by', 'seconds', 'images/s', 'TFLOP/s', 'MFU',
+                          'ratio']
+  assert ours.split()[0] == 'sana_jax' and plain.split()[0] == 'xla'
+  page = (tmp_path / 'training.md').read_text()
+  assert '--kernels glumb_conv=xla_jvp --against xla --repeats 1`' in page
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--batch-size', '12', '--mesh', 'data=8'], 'batch_size=12 does not split'),
+  (['--mesh', 'data=3'], 'mesh is data=3'),
+  (['--model', 'big'], '--model=big is no size'),
+  (['--compile-for', 'v1'], "'v1' is no topology"),
+  (['--kernels', 'glumb_conv=mosaic_tpu'], 'asks for a backend that cannot'),
+])
+def test_a_bad_value_for_training_is_one_sentence(
+    flags, said, refused, monkeypatch):
+  monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
+    width=32, depth=2, cross_heads=2, head_dim=8, sample_size=2))
+  assert said in refused('bench', 'train', '--model', 'tiny', *flags)

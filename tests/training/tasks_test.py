@@ -143,7 +143,9 @@ def test_every_config_key_is_read(trained):
   _, configs, read = trained
   # The model's go to the module and the optimizer's to its factory, which
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
-  elsewhere = ('model.', 'optimizer.', 'mesh.', 'autoencoder', 'text_encoder')
+  # The kernels are the command's to prefer.
+  elsewhere = ('model.', 'optimizer.', 'mesh.', 'kernels.', 'autoencoder',
+               'text_encoder')
   for name, config in configs.items():
     shared = ('data.',) if name == 'text_encoder' else ()
     unread = {key for key in base.flatten(config)

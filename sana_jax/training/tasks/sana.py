@@ -54,6 +54,36 @@ def _check_size(config, compression):
       f"times the autoencoder's compression, {compression}: change one.")
 
 
+def flow_loss(
+  module: Sana, settings: ConfigDict, params: Params, frozen: PyTree,
+  batch: PyTree, rng: PRNGKeyArray,
+) -> tuple[Array, dict[str, Array]]:
+  """Squared error of the velocity at random times, in float32.
+
+  Args:
+    settings: config.flow.
+    frozen: null_text [1 m e] and null_mask [1 m], for dropped captions.
+    batch: latents [b y x c], text [b m e] and mask [b m].
+  """
+  x0 = batch['latents']
+  noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
+  noise = jax.random.normal(noise_rng, x0.shape)
+  times = flow.sample_times(
+    time_rng, x0.shape[0], density=settings.density, mean=settings.mean,
+    std=settings.std, shift=settings.shift)
+  # Dropped captions bring the empty prompt's own mask, as diffusers' sampling
+  # does; the official code keeps the caption's.
+  drop = jax.random.bernoulli(
+    drop_rng, settings.caption_dropout, (x0.shape[0],))
+  text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
+  mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
+  velocity = module.apply(
+    {'params': params}, flow.interpolate(x0, noise, times.t),
+    times.timestep * module.timestep_scale, text, mask)
+  error = velocity.astype(jnp.float32) - flow.velocity_target(x0, noise)
+  return jnp.mean(error ** 2), {}
+
+
 class SanaTask:
   """Velocity of noisy latents, given their captions."""
 
@@ -87,23 +117,8 @@ class SanaTask:
   def loss(
     self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray
   ) -> tuple[Array, dict[str, Array]]:
-    settings, x0 = self.config.flow, batch['latents']
-    noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
-    noise = jax.random.normal(noise_rng, x0.shape)
-    times = flow.sample_times(
-      time_rng, x0.shape[0], density=settings.density, mean=settings.mean,
-      std=settings.std, shift=settings.shift)
-    # Dropped captions bring the empty prompt's own mask, as diffusers'
-    # sampling does; the official code keeps the caption's.
-    drop = jax.random.bernoulli(
-      drop_rng, settings.caption_dropout, (x0.shape[0],))
-    text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
-    mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
-    velocity = self.module.apply(
-      {'params': params}, flow.interpolate(x0, noise, times.t),
-      times.timestep * self.module.timestep_scale, text, mask)
-    error = velocity.astype(jnp.float32) - flow.velocity_target(x0, noise)
-    return jnp.mean(error ** 2), {}
+    return flow_loss(
+      self.module, self.config.flow, params, frozen, batch, rng)
 
   def batches(self, *, seed: int, batch_size: int, shard: tuple[int, int]):
     return iter(pipeline.batches(

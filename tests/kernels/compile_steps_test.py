@@ -1,0 +1,74 @@
+"""The whole train step and the whole sampler with kernels, compiled for chips.
+
+Counts are of calls in the program: the loop over blocks is there once forward
+and once backward, where remat runs the forward pass again.
+"""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from sana_jax import kernels
+from sana_jax.benchmark import compiled, training
+from sana_jax.benchmark.request import request as sampling_request
+
+_spec = importlib.util.spec_from_file_location(
+  'topologies', pathlib.Path(__file__).with_name('topologies.py'))
+topologies = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(topologies)
+
+pytestmark = pytest.mark.tpu_compiler
+TOPOLOGIES = ['v5e:2x2', 'v5p:2x2x1', 'v6e:2x2', 'tpu7x:2x2x1']
+CHOSEN = dict.fromkeys(kernels.OPS, 'mosaic_tpu')
+FORWARD = {'relu_linear_attention_state': 1, 'relu_linear_attention_read': 1,
+           'glumb_conv': 1}
+TRAINING = {name: 2 * n for name, n in FORWARD.items()} | {
+  'relu_linear_attention_read_backward': 1,
+  'relu_linear_attention_state_backward': 1, 'glumb_conv_backward': 1}
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True, scope='module')
+def uncached():
+  with topologies.uncached():
+    yield
+
+
+def step(topology, shape, batch, chosen, model='sana_600m_512'):
+  """The compiled train step."""
+  mesh = topologies.tpu_mesh(topology, shape)
+  with kernels.prefer(**chosen):
+    return training.compile_step(
+      training.request(model, None, batch=batch), mesh, 'tpu')
+
+
+@pytest.mark.parametrize('topology', TOPOLOGIES)
+def test_the_train_step_runs_each_kernel_once_a_pass(topology):
+  program = step(topology, {'data': 1}, 4, CHOSEN)
+  assert compiled.kernel_names(program.as_text()) == TRAINING
+
+
+@pytest.mark.parametrize('topology', TOPOLOGIES)
+def test_the_sampler_runs_each_kernel_once_a_block(topology):
+  mesh = topologies.tpu_mesh(topology, {'data': 1})
+  asked = sampling_request(
+    'sana_600m_1024', 1024, batch=2, dtype='bfloat16', kernels=CHOSEN)
+  found = compiled.compile_stage('denoise', asked, mesh, 'tpu')
+  # dpm++2m evaluates the model once in its loop; the first step is in it.
+  assert found.kernel_names == FORWARD
+
+
+def test_the_1600m_at_1024_px_fits_with_16_images_a_chip_of_a_pod():
+  programs = {name: step(
+    'v5p:4x4x4', {'fsdp': 64}, 64 * 16, chosen, 'sana_1600m_1024')
+    for name, chosen in (('kernels', CHOSEN), ('xla', {}))}
+  text = programs['kernels'].as_text()
+  assert compiled.kernel_names(text) == TRAINING
+  assert compiled.kernel_calls(programs['xla'].as_text()) == 0
+  memory = {name: program.memory_analysis().temp_size_in_bytes / GIB
+            for name, program in programs.items()}
+  assert memory['kernels'] < memory['xla'] < 16
+  # The mesh is the same, and so is what chips tell each other.
+  assert compiled.collectives(text) == (
+    compiled.collectives(programs['xla'].as_text()))

@@ -12,6 +12,10 @@ from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import pytest
 
+from sana_jax import kernels as kernels_of
+from sana_jax.benchmark import compiled as step
+from sana_jax.benchmark import training
+from sana_jax.benchmark.request import request
 from sana_jax.kernels import dispatch, relu_linear_attention
 from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
 from sana_jax.sharding import topologies as topologies_of
@@ -99,3 +103,27 @@ def test_the_gate_compiles(shape):
   memory = program.memory_analysis()
   if shape[1] >= 32:
     assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 7
+
+
+CHOSEN = {'relu_linear_attention': 'mosaic_gpu', 'glumb_conv': 'mosaic_gpu'}
+FORWARD = {'relu_linear_attention_state': 1, 'relu_linear_attention_read': 1,
+           'glumb_conv_forward': 1}
+
+
+def test_the_train_step_runs_each_kernel_once_a_pass():
+  mesh = make_mesh({'fsdp': 8}, gpus(8))
+  asked = training.request('sana_1600m_1024', None, batch=16 * 8)
+  with kernels_of.prefer(**CHOSEN):
+    program = training.compile_step(asked, mesh, 'gpu')
+  # Remat runs the forward pass again.
+  assert step.kernel_names(program.as_text()) == {
+    name: 2 * n for name, n in FORWARD.items()} | {
+      'relu_linear_attention_read_backward': 1,
+      'relu_linear_attention_state_backward': 1, 'glumb_conv_backward': 1}
+
+
+def test_the_sampler_runs_each_kernel_once_a_block():
+  asked = request('sana_600m_1024', 1024, batch=2, dtype='bfloat16',
+                  kernels=CHOSEN)
+  found = step.compile_stage('denoise', asked, make_mesh({}, gpus(1)), 'gpu')
+  assert found.kernel_names == FORWARD

@@ -24,12 +24,12 @@ SMALLER = {
 }
 
 
-def blocks(language):
-  return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+def blocks(language, page=README):
+  return re.findall(rf'```{language}\n(.*?)```', page, re.DOTALL)
 
 
-def commands():
-  text = '\n'.join(blocks('bash')).replace('\\\n', ' ')
+def commands(page=README):
+  text = '\n'.join(blocks('bash', page)).replace('\\\n', ' ')
   return [line.partition(' #')[0] for line in text.splitlines() if line]
 
 
@@ -75,6 +75,21 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
     assert (ROOT / path).exists(), path
   for path in re.findall(r'\]\(((?!http)[^)]+)\)', README):
     assert (ROOT / path).exists(), path
+
+
+def test_the_commands_of_the_page_on_kernels_run(
+    tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  page = (ROOT / 'docs' / 'kernels.md').read_text()
+  assert len(commands(page)) == 4
+  for line in commands(page):
+    _, *arguments = shlex.split(line)
+    more = {'bench': ['--repeats', '1']}.get(
+      arguments[0], SMALLER.get(arguments[0], []))
+    if arguments[0] == 'train':
+      more = ['--config.num_steps=2', '--config.text.examples=32',
+              '--config.optimizer.warmup_steps=0']
+    assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
 
 
 def test_the_scores_of_the_readme_are_those_of_the_shipped_model():

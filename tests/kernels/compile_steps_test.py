@@ -11,6 +11,8 @@ import pytest
 
 from sana_jax import kernels
 from sana_jax.benchmark import compiled, training
+from sana_jax.benchmark.ops import compiled as ops_compiled
+from sana_jax.benchmark.ops.cases import Case
 from sana_jax.benchmark.request import request as sampling_request
 
 _spec = importlib.util.spec_from_file_location(
@@ -72,3 +74,18 @@ def test_the_1600m_at_1024_px_fits_with_16_images_a_chip_of_a_pod():
   # The mesh is the same, and so is what chips tell each other.
   assert compiled.collectives(text) == (
     compiled.collectives(programs['xla'].as_text()))
+
+
+@pytest.mark.parametrize('shape, count', [({'data': 1}, 0), ({'data': 2}, 1)])
+def test_the_benchmark_compiles_a_case(shape, count):
+  mesh = topologies.tpu_mesh('v5e:2x2', shape)
+  case = Case('glumb_conv', (4, 64, 64, 4096), 'bfloat16')
+  record = ops_compiled.compile_case(case, True, 'mosaic_tpu', mesh, 'tpu')
+  assert (record.problem, record.kernels, record.cycles) == ('', 2, None)
+  # Weights' gradients are summed over the batch.
+  assert record.collectives.get('all-reduce', 0) == count
+  plain = ops_compiled.compile_case(case, True, 'xla', mesh, 'tpu')
+  assert plain.kernels == 0 and plain.cycles > 0
+  assert record.temporary < plain.temporary and record.moved < plain.moved
+  refused = ops_compiled.compile_case(case, True, 'mosaic_gpu', mesh, 'tpu')
+  assert 'needs a GPU' in refused.problem

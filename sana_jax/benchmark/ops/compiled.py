@@ -7,6 +7,7 @@ writes it and which kernels it calls; it does not say how long that takes.
 from collections.abc import Sequence
 import dataclasses
 import json
+import re
 import time
 
 import jax
@@ -23,15 +24,16 @@ from sana_jax.kernels import UnsupportedError
 
 _MIB = 2**20
 _HEAD = ('op', 'shape', 'pass', 'by', 'least MiB', 'moved MiB', 'temporary MiB',
-         'kernels', 'collectives')
+         'Mcycles', 'kernels', 'collectives')
 _LEFT = 4  # Columns of text.
 _INTRODUCTION = """# Operations: compiled for chips that are not here
 
 What the compilers of the chips say; nothing has run. `least` is what must be
 read and written: inputs, results and in training their gradients. `moved` is
 what XLA counts for its program (a kernel states it itself; XLA for GPUs does
-not count). `temporary` is the memory it needs besides inputs and outputs. All
-of one chip.
+not count). `temporary` is the memory it needs besides inputs and outputs.
+`Mcycles` is how long XLA for TPUs believes that its own program takes, in
+millions of cycles; it does not know of kernels. All of one chip.
 
 Made by `sana-jax bench kernels --compile-for TOPOLOGY --out docs/bench`; each
 table's command is above it.
@@ -44,6 +46,7 @@ class Record:
 
   Attributes:
     moved: bytes that are read and written; None where XLA does not count.
+    cycles: by XLA's estimate; None where it has none, or there are kernels.
     problem: why there is none.
   """
 
@@ -55,6 +58,7 @@ class Record:
   backend: str
   moved: int | None = None
   temporary: int = 0
+  cycles: int | None = None
   kernels: int = 0
   collectives: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.
@@ -80,11 +84,13 @@ def compile_case(
   blank = dict(op=case.op, shape=case.shape, dtype=case.dtype, where=case.where,
                training=training, backend=backend)
   *inputs, dout = _like(case, mesh)
+  formats = tuple(x.format for x in (dout, *inputs))
   start = time.perf_counter()
   try:
     with jax.set_mesh(mesh), kernels.platform(platform):
-      done = program(case, training, backend).lower(
-        tuple(inputs), dout).compile(OPTIONS.get(platform))
+      done = program(
+        case, training, backend, formats if training else formats[:1]).lower(
+          tuple(inputs), dout).compile(OPTIONS.get(platform))
   except (UnsupportedError, jax.errors.JaxRuntimeError) as e:
     return Record(**blank, problem=str(e).splitlines()[0][:200])
   text = done.as_text()
@@ -92,8 +98,15 @@ def compile_case(
   return Record(
     **blank, moved=None if moved is None else int(moved),
     temporary=done.memory_analysis().temp_size_in_bytes,
-    kernels=kernel_calls(text), collectives=collectives(text),
-    seconds=time.perf_counter() - start)
+    cycles=_cycles(text), kernels=kernel_calls(text),
+    collectives=collectives(text), seconds=time.perf_counter() - start)
+
+
+def _cycles(text):
+  found = re.findall(r'"estimated_cycles":"(\d+)"', text)
+  if kernel_calls(text) or not found:
+    return None
+  return sum(map(int, found))
 
 
 def _like(case, mesh):
@@ -118,6 +131,7 @@ def _row(run, r):
     r.op, f'{r.dtype} ' + 'x'.join(map(str, r.shape)),
     'training' if r.training else 'forward', r.backend,
     mib(case.bytes(r.training) / run.devices), mib(r.moved), mib(r.temporary),
+    '' if r.cycles is None else f'{r.cycles / 1e6:.2f}',
     str(r.kernels), ', '.join(f'{n} {k}' for k, n in r.collectives.items()))
 
 

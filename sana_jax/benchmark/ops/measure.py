@@ -98,17 +98,21 @@ def _first_line(error):
   return (str(error).splitlines() or [''])[0][:200]
 
 
-def program(case: Case, training: bool, backend: str) -> Callable[..., tuple]:
-  """(inputs, dout) -> (result,), and in training its gradients, compiled."""
+def program(
+  case: Case, training: bool, backend: str, formats: Any = None
+) -> Callable[..., tuple]:
+  """(inputs, dout) -> (result,), and in training its gradients, compiled.
+
+  `formats` says how these lie in memory.
+  """
   f = lambda *x: case.call(*x, implementation=backend)
 
-  @jax.jit
   def run(inputs, dout):
     if not training:
       return f(*inputs),
     out, back = jax.vjp(f, *inputs)
     return out, *back(dout)
-  return run
+  return jax.jit(run, out_shardings=formats)
 
 
 def reference(case: Case, training: bool, inputs, dout) -> tuple:

@@ -65,6 +65,12 @@ def test_tuning_takes_no_values_that_make_it_wrong(backends):
   assert tune.tune(CASE, False, 'refuses', 1) is None
 
 
+def test_a_backend_without_choices_is_not_tuned():
+  case = Case('glumb_conv', (1, 2, 2, 4), 'float32')
+  assert tune.candidates(case.op, 'xla_jvp') == [{}]
+  assert tune.tune(case, False, 'xla_jvp', 1) is None
+
+
 def test_the_table_of_a_device_keeps_what_is_better_than_the_usual():
   found = tune.Found({'chunk': 256}, 1., 2., 6)
   old = {'glumb_conv': {'mosaic_tpu': {'x': {'rows': 2}}}}

@@ -61,6 +61,14 @@ def for_tma(ref, at: tuple, interpreted: bool):
   return plgpu.transform_ref(rows, plgpu.SwizzleTransform(BYTES).undo(None))
 
 
+def release() -> None:
+  """Waits until all threads have read what the next copy overwrites.
+
+  One thread alone asks for the copy, and runs ahead of the others.
+  """
+  plgpu.commit_smem()
+
+
 def add_products_over_rows(accumulator, a, b, interpreted: bool) -> None:
   """accumulator += a^T b, not awaited."""
   if not interpreted:

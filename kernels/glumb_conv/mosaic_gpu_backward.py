@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 
+from sana_jax.kernels import gpu
 from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
   AXES,
   corner,
@@ -81,6 +82,7 @@ def backward(x, dout, taps, dx, sums, x_smem, dout_smem, arrived, taps_smem,
 
     @pl.when((step >= 2) & (step - 2 + plan.stages < plan.rows + MORE))
     def _():
+      gpu.release()
       fetch(step - 2 + plan.stages, past)
     return conv, grad, totals
 

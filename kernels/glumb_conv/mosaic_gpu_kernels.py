@@ -15,6 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 
+from sana_jax.kernels import gpu
+
 CHANNELS, WIDTH, HALVES = 256, 8, 2
 TAPS = 10  # Nine and the bias.
 AXES = 'block', 'tile', 'batch'
@@ -83,6 +85,7 @@ def forward(x, taps, out, x_smem, arrived, taps_smem, loaded, out_smem, *,
 
     @pl.when(step + plan.stages < plan.rows + 2)
     def _():
+      gpu.release()
       fetch(step + plan.stages, slot)
     return carry
   # The first two rows of the carry are above the tile, and never written.

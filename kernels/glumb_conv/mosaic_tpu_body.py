@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+_reciprocal = getattr(pltpu, 'reciprocal', None) or pl.reciprocal  # jax 0.10
 LANES, SUBLANES = 128, 8
 MARGIN = SUBLANES
 STRIP = 32  # Columns computed at once: more would not stay in registers.
@@ -196,7 +197,7 @@ def _sigmoid(a):
   # Two steps of Newton's from the chip's guess, without a division's further
   # operations for infinities and denormals: exp(80) is far from both.
   d = 1 + jnp.exp(jnp.minimum(-a, 80.))
-  guess = pl.reciprocal(d, approx=True)
+  guess = _reciprocal(d, approx=True)
   for _ in range(2):
     guess *= 2 - d * guess
   return guess

@@ -43,7 +43,9 @@ def glumb_conv_jvp(
   Its reverse mode is what JAX makes of it, and slower.
   """
   del interpret
-  return _gated(_sum(jax.nn.silu(x), kernel.astype(x.dtype)) + bias)
+  wide = jnp.promote_types(x.dtype, jnp.float32)  # Gradients, too, are sums.
+  y = _sum(jax.nn.silu(x).astype(wide), kernel.astype(x.dtype))
+  return _gated((y + bias.astype(wide)).astype(x.dtype))
 
 
 def _gated(x):

@@ -183,6 +183,7 @@ def _over_tiles(inputs, arrived, plan, body, carry):
 
     @pl.when(step + plan.stages < plan.steps)
     def _():
+      gpu.release()
       fetch(step + plan.stages, slot)
     return carry
   return lax.fori_loop(0, plan.steps, advance, carry)

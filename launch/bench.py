@@ -75,9 +75,10 @@ def write(folder: str | None, name: str, page: str, pattern: str, report,
           result) -> None:
   """--out: the result as JSON, and the page of all that are there."""
   if folder:
+    from sana_jax.benchmark import tables
     with output.folder(folder) as out:
       output.write_text(out / f'{name.replace(":", "-")}.json',
-                        report.to_json(result))
+                        tables.to_json(result))
       write_pages(folder, {page: (pattern, report)})
 
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 from typing import Any
 
 from sana_jax.benchmark import tables
 from sana_jax.benchmark.request import Request
 from sana_jax.benchmark.workers import OURS
-from sana_jax.errors import UserError
 
 _HEAD = ('stage', 'by', 'seconds', 'images/s', 'TFLOP/s', 'of peak', 'GiB',
          'ratio')
@@ -133,18 +131,6 @@ def markdown(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
-def to_json(run: Run) -> str:
-  """Everything, for later."""
-  return tables.to_json(run)
-
-
 def from_json(text: str) -> Run:
-  """The inverse; UserError where the text is no benchmark."""
-  try:
-    facts = json.loads(text)
-    return Run(**facts | {
-      'request': Request(**facts['request']),
-      'records': [Record(**r) for r in facts['records']]})
-  except (ValueError, TypeError, KeyError) as e:
-    raise UserError(f'This is not a benchmark ({e}); give a file that sana-jax '
-                    'bench wrote.') from e
+  """What `tables.to_json` wrote; UserError where it did not."""
+  return tables.from_json(text, Run, records=Record, request=Request)

@@ -5,6 +5,8 @@ import dataclasses
 import json
 from typing import Any
 
+from sana_jax.errors import UserError
+
 Cells = Sequence[Sequence[str]]
 
 
@@ -32,3 +34,21 @@ def listed(versions: dict[str, str]) -> str:
 def to_json(run: Any) -> str:
   """All of a dataclass, for later."""
   return json.dumps(dataclasses.asdict(run), indent=1) + '\n'
+
+
+def from_json(text: str, kind: type, **parts: type) -> Any:
+  """The inverse; `parts` are the types of fields that are dataclasses, or
+  lists of them.
+
+  Raises UserError where the text is no such thing.
+  """
+  try:
+    facts = json.loads(text)
+    for name, part in parts.items():
+      value = facts[name]
+      facts[name] = ([part(**x) for x in value] if isinstance(value, list)
+                     else part(**value))
+    return kind(**facts)
+  except (ValueError, TypeError, KeyError) as e:
+    raise UserError(f'This is not what sana-jax bench wrote ({e}); give a file '
+                    'of the same command.') from e

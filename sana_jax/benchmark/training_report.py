@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import math
 
 from sana_jax.benchmark import tables
 from sana_jax.benchmark.training import Request
-from sana_jax.errors import UserError
 
 _GIB = 2**30
 _INTRODUCTION = """# Training: the step
@@ -120,18 +118,6 @@ def markdown(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
-def to_json(run: Run) -> str:
-  """Everything, for later."""
-  return tables.to_json(run)
-
-
 def from_json(text: str) -> Run:
-  """The inverse; UserError where the text is no such run."""
-  try:
-    facts = json.loads(text)
-    return Run(**facts | {
-      'request': Request(**facts['request']),
-      'records': [Record(**r) for r in facts['records']]})
-  except (ValueError, TypeError, KeyError) as e:
-    raise UserError(f'This is not a benchmark of training ({e}); give a file '
-                    'that sana-jax bench train wrote.') from e
+  """What `tables.to_json` wrote; UserError where it did not."""
+  return tables.from_json(text, Run, records=Record, request=Request)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sana_jax.benchmark import report
+from sana_jax.benchmark import report, tables
 from sana_jax.benchmark.report import Record, Run
 from sana_jax.benchmark.request import Request, request
 from sana_jax.errors import UserError
@@ -34,12 +34,12 @@ def test_one_stage_has_no_whole():
 
 
 def test_json_and_page_hold_everything():
-  assert report.from_json(report.to_json(RUN)) == RUN
+  assert report.from_json(tables.to_json(RUN)) == RUN
   page = report.markdown([RUN])
   assert '## sana_600m_512, 512 x 512 px, 2 steps, batch 4' in page
   assert '| denoise | diffusers | 4 | 1 |  |  | 1.00 | 0.50 |' in page
   for text in ('{}', 'no json', '[]'):
-    with pytest.raises(UserError, match='not a benchmark'):
+    with pytest.raises(UserError, match='not what sana-jax bench'):
       report.from_json(text)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sana_jax import config
-from sana_jax.benchmark import training, training_report
+from sana_jax.benchmark import tables, training, training_report
 from sana_jax.benchmark.training_report import Record, Run
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
@@ -56,12 +56,12 @@ def test_rows_of_what_was_compiled():
 
 def test_json_and_page_hold_everything():
   for run in (RUN, COMPILED):
-    assert training_report.from_json(training_report.to_json(run)) == run
+    assert training_report.from_json(tables.to_json(run)) == run
   page = training_report.markdown([RUN, COMPILED])
   assert '32 images, bfloat16, came, remat, data 1, fsdp 2, glumb_conv by' in (
     page)
   assert '*Measured* 2026-01-01' in page and '*Compiled* 2026-01-01' in page
-  with pytest.raises(UserError, match='not a benchmark of training'):
+  with pytest.raises(UserError, match='not what sana-jax bench'):
     training_report.from_json('[]')
 
 

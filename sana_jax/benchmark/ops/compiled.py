@@ -6,7 +6,6 @@ writes it and which kernels it calls; it does not say how long that takes.
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import re
 import time
 
@@ -19,7 +18,6 @@ from sana_jax.benchmark import tables
 from sana_jax.benchmark.compiled import collectives, kernel_calls, OPTIONS
 from sana_jax.benchmark.ops.cases import Case
 from sana_jax.benchmark.ops.measure import program
-from sana_jax.errors import UserError
 from sana_jax.kernels import UnsupportedError
 
 _MIB = 2**20
@@ -51,7 +49,7 @@ class Record:
   """
 
   op: str
-  shape: tuple[int, ...]
+  shape: Sequence[int]
   dtype: str
   where: str
   training: bool
@@ -63,6 +61,9 @@ class Record:
   collectives: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.
   problem: str = ''
+
+  def __post_init__(self):
+    object.__setattr__(self, 'shape', tuple(self.shape))  # JSON has lists.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,17 +163,6 @@ def markdown(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
-def to_json(run: Run) -> str:
-  """Everything, for later."""
-  return tables.to_json(run)
-
-
 def from_json(text: str) -> Run:
-  """The inverse; UserError where the text is no such run."""
-  try:
-    facts = json.loads(text)
-    return Run(**facts | {'records': [
-      Record(**r | {'shape': tuple(r['shape'])}) for r in facts['records']]})
-  except (ValueError, TypeError, KeyError) as e:
-    raise UserError(f'This was not compiled ({e}); give a file that sana-jax '
-                    'bench kernels --compile-for wrote.') from e
+  """What `tables.to_json` wrote; UserError where it did not."""
+  return tables.from_json(text, Run, records=Record)

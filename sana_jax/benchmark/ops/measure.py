@@ -1,6 +1,6 @@
 """Times backends of an op in turn, after each has been found correct."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -30,7 +30,7 @@ class Record:
   """
 
   op: str
-  shape: tuple[int, ...]
+  shape: Sequence[int]
   dtype: str
   where: str
   training: bool
@@ -38,6 +38,9 @@ class Record:
   seconds: list[float] = dataclasses.field(default_factory=list)
   error: float | None = None
   problem: str = ''
+
+  def __post_init__(self):
+    object.__setattr__(self, 'shape', tuple(self.shape))  # JSON has lists.
 
   @property
   def case(self) -> Case:

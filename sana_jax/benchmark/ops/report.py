@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 
 from sana_jax.benchmark import tables
 from sana_jax.benchmark.ops.measure import Record
-from sana_jax.errors import UserError
 
 _HEAD = ('op', 'shape', 'pass', 'by', 'ms', 'GB/s', 'of copy', 'TFLOP/s',
          'of matmul', 'by XLA', 'error')
@@ -109,18 +107,6 @@ def markdown(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
-def to_json(run: Run) -> str:
-  """Everything, for later."""
-  return tables.to_json(run)
-
-
 def from_json(text: str) -> Run:
-  """The inverse; UserError where the text is no such benchmark."""
-  try:
-    facts = json.loads(text)
-    records = [Record(**r | {'shape': tuple(r['shape'])})
-               for r in facts['records']]
-    return Run(**facts | {'records': records})
-  except (ValueError, TypeError, KeyError) as e:
-    raise UserError(f'This is not a benchmark of kernels ({e}); give a file '
-                    'that sana-jax bench kernels wrote.') from e
+  """What `tables.to_json` wrote; UserError where it did not."""
+  return tables.from_json(text, Run, records=Record)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from sana_jax.benchmark import tables
 from sana_jax.benchmark.ops import compiled
 from sana_jax.benchmark.ops.compiled import Record, Run
 from sana_jax.errors import UserError
@@ -31,11 +32,11 @@ def test_a_row_has_the_memory_of_one_chip():
 
 
 def test_json_and_page_hold_everything():
-  assert compiled.from_json(compiled.to_json(RUN)) == RUN
+  assert compiled.from_json(tables.to_json(RUN)) == RUN
   page = compiled.markdown([RUN])
   assert '## v5e:2x2, 2026-01-01' in page and '*Compiled* with jax 1.' in page
   assert compiled.table(RUN).startswith('Compiled for v5e:2x2:\nop')
-  with pytest.raises(UserError, match='This was not compiled'):
+  with pytest.raises(UserError, match='not what sana-jax bench'):
     compiled.from_json('{}')
 
 

@@ -7,6 +7,7 @@ import types
 import jax.numpy as jnp
 import pytest
 
+from sana_jax.benchmark import tables
 from sana_jax.benchmark.ops import cases, measure, report, tune
 from sana_jax.benchmark.ops.cases import Case
 from sana_jax.benchmark.ops.measure import Record
@@ -113,12 +114,12 @@ def test_a_row_has_rates_shares_and_the_ratio_to_xla():
 
 
 def test_json_and_page_hold_everything():
-  assert report.from_json(report.to_json(RUN)) == RUN
+  assert report.from_json(tables.to_json(RUN)) == RUN
   page = report.markdown([RUN])
   assert '| relu_linear_attention | float32 1x1000x10x32 | forward | fast' in (
     page)
   assert '*Measured* with jax 1.' in page and '32: a model' in page
-  with pytest.raises(UserError, match='not a benchmark of kernels'):
+  with pytest.raises(UserError, match='not what sana-jax bench'):
     report.from_json('{}')
 
 

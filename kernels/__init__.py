@@ -1,10 +1,11 @@
-"""The two operations that make SANA what it is; imported as sana_jax.kernels.
+"""Operations with kernels of their own; imported as sana_jax.kernels.
 
 Each op is a folder: `xla.py` is its definition, beside it are kernels, and
 `__init__.py` says which one runs where (see dispatch.py). Nothing here knows
 the rest of the package.
 """
 
+from sana_jax.kernels.conv3x3 import conv3x3_norm, conv3x3_silu
 from sana_jax.kernels.dispatch import (
   platform,
   prefer,
@@ -14,7 +15,9 @@ from sana_jax.kernels.dispatch import (
 from sana_jax.kernels.glumb_conv import depthwise_conv, glumb_conv
 from sana_jax.kernels.linear_attention import relu_linear_attention
 
-OPS = {op.name: op for op in (relu_linear_attention, glumb_conv)}
+OPS = {op.name: op for op in (
+  relu_linear_attention, glumb_conv, conv3x3_silu, conv3x3_norm)}
 
-__all__ = ['OPS', 'UnsupportedError', 'depthwise_conv', 'glumb_conv',
-           'platform', 'prefer', 'recorded', 'relu_linear_attention']
+__all__ = ['OPS', 'UnsupportedError', 'conv3x3_norm', 'conv3x3_silu',
+           'depthwise_conv', 'glumb_conv', 'platform', 'prefer', 'recorded',
+           'relu_linear_attention']

@@ -7,10 +7,12 @@ all-reduce.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 
 # What may lie on which axes of a mesh.
@@ -44,3 +46,24 @@ def on_mesh(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
   return jax.shard_map(
     f, in_specs=tuple(in_specs), out_specs=out_specs, axis_names=set(auto),
     check_vma=False)
+
+
+def splits(axes: Sequence[str]) -> int:
+  """Over how many devices these axes of the mesh in context split."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape[a] for a in axes)
+
+
+def with_neighbours(x: jax.Array, count: int, axes: Sequence[str]) -> jax.Array:
+  """x [b y x c] with `count` rows more on each side, zeros at the edge.
+
+  Inside of `on_mesh`, where rows are split over the axis in `axes`; x itself
+  where they are not.
+  """
+  if not axes:
+    return x
+  (axis,), size = axes, splits(axes)
+  send = functools.partial(jax.lax.ppermute, axis_name=axis)
+  above = send(x[:, -count:], perm=[(i, i + 1) for i in range(size - 1)])
+  below = send(x[:, :count], perm=[(i + 1, i) for i in range(size - 1)])
+  return jnp.concatenate([above, x, below], axis=1)

@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
                       help='default: float32 on CPU, else bfloat16')
   parser.add_argument('--ops', type=text, metavar='A,B',
-                      help='relu_linear_attention, glumb_conv (default: both)')
+                      help='relu_linear_attention, glumb_conv, '
+                      'conv3x3_silu, conv3x3_norm (default: all)')
   parser.add_argument('--backends', type=text, metavar='A,B',
                       help='xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: '
                       'all that can run)')

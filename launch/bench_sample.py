@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='of --compile-for (default: data=1)')
   parser.add_argument('--kernels', type=backends, default={},
                       metavar='OP=NAME,...',
-                      help='backends of relu_linear_attention and glumb_conv, '
-                      'such as glumb_conv=mosaic_gpu (default: the fastest)')
+                      help='backends of operations, such as '
+                      'glumb_conv=mosaic_gpu (default: the fastest)')
   parser.add_argument('--decode', choices=['whole', 'strips'], default='whole',
                       help='of --compile-for (default: %(default)s)')
   parser.add_argument('--repeats', type=whole(), default=3, metavar='N',

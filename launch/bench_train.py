@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='how devices share the work (default: fsdp=-1)')
   parser.add_argument('--kernels', type=backends, default={},
                       metavar='OP=NAME,...',
-                      help='backends of relu_linear_attention and glumb_conv '
-                      '(default: the fastest)')
+                      help='backends of operations (default: the fastest)')
   parser.add_argument('--against', choices=['xla'],
                       help='time it without kernels in the same run')
   parser.add_argument('--repeats', type=whole(), default=5, metavar='N',

@@ -126,8 +126,8 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
                       help='devices to split a CPU into (default: one a core)')
   parser.add_argument('--kernels', type=backends, default={},
                       metavar='OP=NAME,...',
-                      help='backends of relu_linear_attention and glumb_conv, '
-                      'such as glumb_conv=mosaic_gpu (default: the fastest)')
+                      help='backends of operations, such as '
+                      'glumb_conv=mosaic_gpu (default: the fastest)')
 
 
 def run(args: argparse.Namespace) -> int:

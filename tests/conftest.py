@@ -25,6 +25,7 @@ collect_ignore_glob = [] if importlib.util.find_spec('torch') else ['parity/*']
 # Nor is there a TPU compiler without libtpu, from the extra `tpu`.
 if not importlib.util.find_spec('libtpu'):
   collect_ignore_glob += ['kernels/compile_test.py',
+                          'kernels/compile_conv3x3_test.py',
                           'kernels/compile_glumb_conv_test.py']
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 

@@ -61,7 +61,7 @@ def check_supported(x, interpret) -> None:
   if x.dtype not in (jnp.bfloat16, jnp.float16):
     raise UnsupportedError(f'it reads 16-bit numbers, not {x.dtype}')
   c = x.shape[3] // 2
-  c //= vjp.splits(sharded.axes_of(c, sharded.TENSOR))
+  c //= sharded.splits(sharded.axes_of(c, sharded.TENSOR))
   if c % 8:
     raise UnsupportedError(
       f'{c} channels are no multiple of the 8 that TMA copies')

@@ -20,14 +20,12 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sana_jax.kernels import dispatch, sharded, tuning
+from sana_jax.kernels import dispatch, sharded, tpu, tuning
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.glumb_conv import mosaic_tpu_body as body
 from sana_jax.kernels.glumb_conv import vjp
 from sana_jax.kernels.glumb_conv.mosaic_tpu_body import LANES, Tile
 
-MIB = 2 ** 20
-SPARE = 2 * MIB  # For what the compiler itself puts there.
 CANDIDATES = {'rows': (2, 4, 8, 16, 32, 64)}
 
 
@@ -49,7 +47,7 @@ def glumb_conv(
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise UnsupportedError(f'{x.dtype} is neither bfloat16 nor float32')
   c = x.shape[3] // 2
-  c //= vjp.splits(sharded.axes_of(c, sharded.TENSOR))
+  c //= sharded.splits(sharded.axes_of(c, sharded.TENSOR))
   # The backward pass needs more; that it fits is to be known now.
   _tile(jax.ShapeDtypeStruct((*x.shape[:3], 2 * c), x.dtype), rows, False, 2)
   return vjp.gate(_parts(rows, interpret), x, kernel, bias)
@@ -149,7 +147,7 @@ def _params(tile):
   # Weights' gradients are summed over a picture's tiles, one after another.
   return pltpu.CompilerParams(
     dimension_semantics=('parallel', 'arbitrary'),
-    vmem_limit_bytes=_vmem_bytes())
+    vmem_limit_bytes=tpu.vmem_bytes())
 
 
 def _tile(x, rows, halo, reach):
@@ -158,7 +156,7 @@ def _tile(x, rows, halo, reach):
   tile = functools.partial(
     Tile, height=height - 2 * reach * halo, width=width,
     channels=channels // 2, halo=halo)
-  height, limit = tile(rows=1).height, _vmem_bytes() - SPARE
+  height, limit = tile(rows=1).height, tpu.vmem_bytes() - tpu.SPARE
   rows = rows or tuning.choose(
     'glumb_conv', 'mosaic_tpu', reach == 2,
     (x.shape[0], height, width, channels), x.dtype, rows=0)['rows']
@@ -174,14 +172,5 @@ def _tile(x, rows, halo, reach):
       return tile(rows=min(rows, most), buffers=buffers)
   raise UnsupportedError(
     f'a row of {width} x {channels} {x.dtype} with its neighbours needs '
-    f'{size(1, 1) / MIB:.0f} MiB of VMEM, of which there are '
-    f'{limit / MIB:.0f}')
-
-
-def _vmem_bytes() -> int:
-  """What a kernel may use, by the device in context, else the smallest."""
-  try:
-    size = pltpu.get_tpu_info().vmem_capacity_bytes
-  except ValueError:  # Traced for a device that is not here.
-    size = 64 * MIB
-  return min(size * 3 // 4, 64 * MIB)
+    f'{size(1, 1) / tpu.MIB:.0f} MiB of VMEM, of which there are '
+    f'{limit / tpu.MIB:.0f}')

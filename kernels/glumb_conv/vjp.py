@@ -12,11 +12,9 @@ dx needs the gates of the next rows, and those the rows after them.
 
 from collections.abc import Callable
 import functools
-import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from sana_jax.kernels import sharded
@@ -47,7 +45,8 @@ def gate(parts: Parts, x, kernel, bias):
   def run(x, kernel, bias):
     x, kernel, bias = (_joined(a) for a in (x, kernel, bias))
     return parts.forward(
-      _with_neighbours(x, 1, layout.rows), kernel, bias, bool(layout.rows))
+      sharded.with_neighbours(x, 1, layout.rows), kernel, bias,
+      bool(layout.rows))
   return sharded.on_mesh(
     run, (layout.x, layout.kernel, layout.bias), layout.out)(
       _halves(x), _halves(kernel), _halves(bias))
@@ -63,8 +62,8 @@ def _backward(parts, saved, dout):
   def run(x, kernel, bias, dout):
     x, kernel, bias = (_joined(a) for a in (x, kernel, bias))
     dx, dkernel, dbias = parts.backward(
-      _with_neighbours(x, 2, layout.rows), kernel, bias,
-      _with_neighbours(dout, 1, layout.rows), bool(layout.rows))
+      sharded.with_neighbours(x, 2, layout.rows), kernel, bias,
+      sharded.with_neighbours(dout, 1, layout.rows), bool(layout.rows))
     summed = jax.lax.psum((dkernel, dbias), layout.sums) if layout.sums else (
       dkernel, dbias)
     return tuple(_halves(a) for a in (dx, *summed))
@@ -93,18 +92,12 @@ class _Layout(NamedTuple):
     b, height, _, channels = x.shape
     batch = sharded.axes_of(b, sharded.BATCH)
     rows = sharded.axes_of(height, sharded.SEQUENCE)
-    if rows and height // splits(rows) < 2:  # All from the next device.
+    if rows and height // sharded.splits(rows) < 2:  # All from the next device.
       rows = ()
     c = sharded.axes_of(channels // 2, sharded.TENSOR) or None
     picture = (batch or None, rows or None, None)
     return cls(P(*picture, None, c), P(None, None, None, c), P(None, c),
                P(*picture, c), rows, batch + rows)
-
-
-def splits(axes) -> int:
-  """Over how many devices these axes of the mesh in context split."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return math.prod(mesh.shape[a] for a in axes)
 
 
 def _halves(a):
@@ -114,14 +107,3 @@ def _halves(a):
 
 def _joined(a):
   return a.reshape(*a.shape[:-2], -1)
-
-
-def _with_neighbours(x, count, axes):
-  """x [b y x c] with `count` rows more on each side, zeros at the edge."""
-  if not axes:
-    return x
-  (axis,), size = axes, splits(axes)
-  send = functools.partial(jax.lax.ppermute, axis_name=axis)
-  above = send(x[:, -count:], perm=[(i, i + 1) for i in range(size - 1)])
-  below = send(x[:, :count], perm=[(i + 1, i) for i in range(size - 1)])
-  return jnp.concatenate([above, x, below], axis=1)

@@ -22,7 +22,7 @@ class Case:
   """One call of an op.
 
   Attributes:
-    shape: of the first argument, [b n h d] or [b y x 2c].
+    shape: of the first argument, [b n h d], [b y x 2c] or [b y x c].
     where: models and sizes that make this call.
   """
 
@@ -35,14 +35,15 @@ class Case:
   def size(self) -> int:
     """Numbers in the result."""
     numbers = int(np.prod(self.shape))
-    return numbers if self.op == 'relu_linear_attention' else numbers // 2
+    return numbers // 2 if self.op == 'glumb_conv' else numbers
 
   def bytes(self, training: bool) -> int:
     """That must be read and written at least, weights and states aside."""
     # q, k, v and out; then dout, q, k, v and their gradients. x is twice as
-    # wide as the result.
+    # wide as the gate's result. A residual's gradient is dout.
     forward, backward = {
-      'relu_linear_attention': (4, 7), 'glumb_conv': (3, 5)}[self.op]
+      'relu_linear_attention': (4, 7), 'glumb_conv': (3, 5),
+      'conv3x3_silu': (2, 3), 'conv3x3_norm': (3, 3)}[self.op]
     arrays = forward + backward * training
     return arrays * self.size * jnp.dtype(self.dtype).itemsize
 
@@ -50,7 +51,9 @@ class Case:
     """Of products and taps; a multiplication and an addition are 2."""
     if self.op == 'relu_linear_attention':
       return (12 if training else 4) * self.size * self.shape[-1]
-    return (144 if training else 36) * self.size
+    if self.op == 'glumb_conv':
+      return (144 if training else 36) * self.size
+    return (54 if training else 18) * self.size * self.shape[-1]
 
   def arguments(self, seed: int = 0) -> tuple[tuple[jax.Array, ...], jax.Array]:
     """(inputs as models have them, the gradient of the result)."""
@@ -60,6 +63,8 @@ class Case:
                      for key, shape in zip(keys, shapes))
     if self.op == 'glumb_conv':
       inputs[1] /= 3
+    elif self.op != 'relu_linear_attention':
+      inputs[1] /= 3 * self.shape[-1]**.5
     return tuple(inputs), dout
 
   def flat_shapes(self) -> list[tuple[int, ...]]:
@@ -67,13 +72,17 @@ class Case:
     if self.op == 'relu_linear_attention':
       b, n, h, d = self.shape
       return [(b, n, h * d)] * 4
-    *picture, c2 = self.shape
-    return [self.shape, (3, 3, c2), (c2,), (*picture, c2 // 2)]
+    *picture, c = self.shape
+    if self.op == 'glumb_conv':
+      return [self.shape, (3, 3, c), (c,), (*picture, c // 2)]
+    rest = {'conv3x3_silu': [(c,)],
+            'conv3x3_norm': [(c,), (c,), self.shape]}[self.op]
+    return [self.shape, (3, 3, c, c), *rest, self.shape]
 
   def call(self, *inputs: jax.Array, implementation: str) -> jax.Array:
     """The op on flat inputs."""
     op = OPS[self.op]
-    if self.op == 'glumb_conv':
+    if self.op != 'relu_linear_attention':
       return op(*inputs, implementation=implementation)
     out = op(*(x.reshape(self.shape) for x in inputs),
              implementation=implementation)

@@ -62,8 +62,11 @@ def _program(f, case, training):
     b, n, h, d = case.shape
     inputs = [x.view(b, n, h, d) for x in inputs]
     dout = dout.view(b, n, h, d)
-  else:
+  elif case.op == 'glumb_conv':
     inputs[1] = inputs[1].permute(2, 0, 1)[:, None].contiguous()
+  else:
+    inputs[1] = inputs[1].permute(3, 2, 0, 1).contiguous(
+      memory_format=torch.channels_last)
   if not training:
     def forward():
       with torch.no_grad():
@@ -92,7 +95,25 @@ def _gate(x, kernel, bias):
   return (y * F.silu(gate)).permute(0, 2, 3, 1)
 
 
-_OPS = {'relu_linear_attention': _attention, 'glumb_conv': _gate}
+def _conv3x3(x, kernel, bias=None):
+  """[b y x c], channels last in memory."""
+  y = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, padding=1)
+  return y.permute(0, 2, 3, 1)
+
+
+def _conv3x3_silu(x, kernel, bias):
+  return F.silu(_conv3x3(x, kernel, bias))
+
+
+def _conv3x3_norm(x, kernel, scale, shift, residual):
+  """As diffusers' RMSNorm has it: the mean of squares alone is float32."""
+  y = _conv3x3(x, kernel)
+  rms = torch.rsqrt(y.float().pow(2).mean(-1, keepdim=True) + 1e-5)
+  return residual + (y * rms).to(y.dtype) * scale + shift
+
+
+_OPS = {'relu_linear_attention': _attention, 'glumb_conv': _gate,
+        'conv3x3_silu': _conv3x3_silu, 'conv3x3_norm': _conv3x3_norm}
 
 
 def _calls(run):

@@ -6,13 +6,19 @@ and numbers follow diffusers. One difference: attention sums are float32 in both
 forms; diffusers computes the quadratic one in the model's dtype.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sana_jax.kernels import depthwise_conv, glumb_conv, relu_linear_attention
+from sana_jax.kernels import (
+  conv3x3_norm,
+  conv3x3_silu,
+  depthwise_conv,
+  glumb_conv,
+  relu_linear_attention,
+)
 from sana_jax.models import layers
 from sana_jax.typing import Array, DType, Float
 
@@ -69,6 +75,19 @@ def make_norm(kind: str, *, dtype: DType, name: str) -> nn.Module:
   return layers.RMSNorm(eps=EPS, use_bias=True, dtype=dtype, name=name)
 
 
+class Parameters(nn.Module):
+  """A layer's parameters, (initialiser, shape) by name, without what it does.
+
+  For operations that do more at once than one layer.
+  """
+
+  table: Mapping[str, tuple[Callable, tuple[int, ...]]]
+
+  @nn.compact
+  def __call__(self) -> list[Array]:
+    return [self.param(name, *row) for name, row in self.table.items()]
+
+
 class ResBlock(nn.Module):
   """x + norm(conv(act(conv(x))))."""
 
@@ -78,11 +97,28 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
+    if (self.norm, self.act) == ('rms_norm', 'silu'):
+      return self._fused(x)
     channels = x.shape[-1]
     y = conv3x3(channels, dtype=self.dtype, name='conv1')(x)
     y = ACTS[self.act](y)
     y = conv3x3(channels, use_bias=False, dtype=self.dtype, name='conv2')(y)
     return x + make_norm(self.norm, dtype=self.dtype, name='norm')(y)
+
+  def _fused(self, x):
+    """The same in two operations, with the same parameters."""
+    channels = x.shape[-1]
+    kernel = _INIT, (3, 3, channels, channels)
+    zeros = nn.initializers.zeros, (channels,)
+    ones = nn.initializers.ones, (channels,)
+    kernel1, bias = Parameters(
+      {'kernel': kernel, 'bias': zeros}, name='conv1')()
+    kernel2, = Parameters({'kernel': kernel}, name='conv2')()
+    scale, shift = Parameters({'scale': ones, 'bias': zeros}, name='norm')()
+    y = conv3x3_silu(x.astype(self.dtype), kernel1.astype(self.dtype),
+                     bias.astype(self.dtype))
+    return conv3x3_norm(
+      y, kernel2.astype(self.dtype), scale, shift, x, eps=EPS)
 
 
 class Scale(nn.Module):

@@ -8,7 +8,12 @@ from sana_jax.benchmark import flops
 from sana_jax.benchmark.ops import cases
 from sana_jax.benchmark.ops.cases import Case
 from sana_jax.errors import UserError
-from sana_jax.kernels import glumb_conv, relu_linear_attention
+from sana_jax.kernels import (
+  conv3x3_norm,
+  conv3x3_silu,
+  OPS,
+  relu_linear_attention,
+)
 
 
 def test_shapes_are_those_of_the_published_models():
@@ -64,15 +69,40 @@ def test_work_of_the_gate():
   assert case.bytes(True) == 4 * (2 * 5 * 7) * (8 + 4 + 8 + 4 + 8)
 
 
+def test_an_autoencoder_has_both_convolutions_of_its_residual_blocks():
+  found = cases.of_models(
+    ['dc_ae_f32c32_sana_1.1'], [1024], 1, 'bfloat16')
+  for op in ('conv3x3_silu', 'conv3x3_norm'):
+    assert [c.shape for c in found if c.op == op] == [
+      (1, 256, 256, 512), (1, 512, 512, 256), (1, 1024, 1024, 128)]
+
+
+@pytest.mark.parametrize('op, arrays', [
+  (conv3x3_silu, (2, 5)), (conv3x3_norm, (3, 6))], ids=str)
+def test_work_of_the_convolutions(op, arrays):
+  case = Case(op.name, (2, 30, 40, 16), 'float32')
+  inputs, dout = case.arguments()
+  both = lambda *x: jax.vjp(op, *x)[1](dout)
+  # The compiler counts no taps outside of the picture.
+  assert .9 * case.flops(False) < flops.count(op, *inputs) < (
+    1.1 * case.flops(False))
+  assert .9 * case.flops(True) < flops.count(both, *inputs) < (
+    1.1 * case.flops(True))
+  picture = 2 * 30 * 40 * 16 * 4
+  assert (case.bytes(False), case.bytes(True)) == tuple(
+    n * picture for n in arrays)
+
+
 @pytest.mark.parametrize('case', [
   Case('relu_linear_attention', (2, 6, 3, 4), 'float32'),
-  Case('glumb_conv', (2, 3, 5, 8), 'bfloat16')], ids=lambda c: c.op)
+  Case('glumb_conv', (2, 3, 5, 8), 'bfloat16'),
+  Case('conv3x3_silu', (2, 3, 5, 8), 'bfloat16'),
+  Case('conv3x3_norm', (2, 3, 5, 8), 'float32')], ids=lambda c: c.op)
 def test_a_call_takes_arguments_as_models_have_them(case):
   inputs, dout = case.arguments()
   out = case.call(*inputs, implementation='xla')
   assert out.shape == dout.shape and out.dtype == case.dtype
-  op = {'relu_linear_attention': relu_linear_attention,
-        'glumb_conv': glumb_conv}[case.op]
+  op = OPS[case.op]
   if case.op == 'relu_linear_attention':
     inputs = [x.reshape(case.shape) for x in inputs]
   assert (op(*inputs).reshape(out.shape) == out).all()

@@ -1,9 +1,14 @@
 """DC-AE's blocks: closed forms of the parts that the golden file averages."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from sana_jax import kernels
 from sana_jax.kernels import relu_linear_attention
 from sana_jax.models.dc_ae import blocks
 
@@ -47,6 +52,34 @@ def test_a_head_reads_consecutive_channels_of_all_projections():
   y = np.array([0., 0, 3, 3])
   np.testing.assert_allclose(
     got[0, 0, 0], 1 + y / np.sqrt(np.mean(y**2) + 1e-5), rtol=1e-5)
+
+
+class Layers(nn.Module):
+  """The residual block as layers of their own."""
+
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x):
+    conv = functools.partial(blocks.conv3x3, 8, dtype=self.dtype)
+    y = nn.silu(conv(name='conv1')(x))
+    y = conv(name='conv2', use_bias=False)(y)
+    return x + blocks.make_norm('rms_norm', dtype=self.dtype, name='norm')(y)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_the_residual_block_is_its_layers_in_two_operations(dtype):
+  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 8), dtype)
+  block, layers = blocks.ResBlock(dtype=dtype), Layers(dtype)
+  with kernels.recorded() as calls:
+    variables = block.init(jax.random.key(1), x)
+  assert [c.op for c in calls] == ['conv3x3_silu', 'conv3x3_norm']
+  same = lambda a, b: bool((a == b).all()) and a.dtype == b.dtype
+  assert jax.tree.all(jax.tree.map(
+    same, variables, layers.init(jax.random.key(1), x)))
+  variables = jax.tree.map(
+    lambda a: a + .1 * jax.random.normal(jax.random.key(2), a.shape), variables)
+  assert same(block.apply(variables, x), layers.apply(variables, x))
 
 
 def test_batch_norm_uses_stored_statistics():

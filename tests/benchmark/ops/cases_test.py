@@ -78,7 +78,8 @@ def test_an_autoencoder_has_both_convolutions_of_its_residual_blocks():
 
 
 @pytest.mark.parametrize('op, arrays', [
-  (conv3x3_silu, (2, 5)), (conv3x3_norm, (3, 6))], ids=str)
+  (conv3x3_silu, (2, 5)), (conv3x3_norm, (3, 6))],
+  ids=['silu', 'norm'])
 def test_work_of_the_convolutions(op, arrays):
   case = Case(op.name, (2, 30, 40, 16), 'float32')
   inputs, dout = case.arguments()

@@ -13,7 +13,8 @@ PyTorch in the same run (needs pip install 'sana_jax[parity]'). --tune tries
 tile sizes and keeps the fastest in kernels/tuned/, by kind of device, op, type
 and shape. --compile-for runs nothing: it compiles for chips that need not be
 here, and says what memory is moved and needed. --out writes a JSON file and a
-page of all that are there. Ends with exit code 1 if a backend is wrong.
+page of all that are there. Ends with exit code 1 if a backend is wrong or
+fails.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     print(compiled.table(result))
     bench.write(args.out, f'compiled-kernels-{args.compile_for}',
                 'kernels_compiled.md', COMPILED, compiled, result)
-    return 0
+    return int(compiled.failed(result))
   result = measure(args, plan)
   print(report.table(result))
   bench.write(args.out, file_name(args, result), 'kernels.md', FILES, report,

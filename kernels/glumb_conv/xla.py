@@ -45,7 +45,7 @@ def glumb_conv_jvp(
   del interpret
   wide = jnp.promote_types(x.dtype, jnp.float32)  # Gradients, too, are sums.
   y = _sum(jax.nn.silu(x).astype(wide), kernel.astype(x.dtype))
-  return _gated((y + bias.astype(wide)).astype(x.dtype))
+  return _gated(y + bias.astype(wide)).astype(x.dtype)
 
 
 def _gated(x):

@@ -92,8 +92,10 @@ def compile_case(
       done = program(
         case, training, backend, formats if training else formats[:1]).lower(
           tuple(inputs), dout).compile(OPTIONS.get(platform))
-  except (UnsupportedError, jax.errors.JaxRuntimeError) as e:
-    return Record(**blank, problem=str(e).splitlines()[0][:200])
+  except UnsupportedError as e:
+    return Record(**blank, problem=str(e).splitlines()[0])
+  except jax.errors.JaxRuntimeError as e:  # It ends one row, not the run.
+    return Record(**blank, problem=f'failed: {str(e).splitlines()[0][:200]}')
   text = done.as_text()
   moved = (done.cost_analysis() or {}).get('bytes accessed')
   return Record(
@@ -144,6 +146,11 @@ def problems(run: Run) -> list[str]:
       found.setdefault((r.op, r.backend, r.problem), []).append(r)
   return [f'{op} by {backend} cannot be compiled: {why} ({len(all_)} rows).'
           for (op, backend, why), all_ in found.items()]
+
+
+def failed(run: Run) -> bool:
+  """Whether a compiler refused a program that a backend had accepted."""
+  return any(r.problem.startswith('failed') for r in run.records)
 
 
 def table(run: Run) -> str:

@@ -8,6 +8,8 @@ import json
 import math
 from typing import Any, NamedTuple
 
+import jax
+
 from sana_jax.benchmark.ops.cases import Case, OPS
 from sana_jax.benchmark.ops.measure import (
   BOUNDS,
@@ -16,8 +18,11 @@ from sana_jax.benchmark.ops.measure import (
   relative_error,
   timer,
 )
+from sana_jax.errors import UserError
 from sana_jax.kernels import tuning, UnsupportedError
 
+# What compilers say of tiles that are too large, or that they do not know.
+_REFUSED = (jax.errors.JaxRuntimeError, NotImplementedError, ValueError)
 WORTH = 0.97  # Of the usual time, at most: less is noise.
 
 
@@ -45,7 +50,8 @@ def tune(
 
   None where it cannot run, or has nothing to choose.
 
-  Candidates that do not compile or give wrong results are left out.
+  Candidates that do not compile or give wrong results are left out. The
+  backend's own choice is none of them: what it raises is raised.
   """
   tried = candidates(case.op, backend)
   if len(tried) == 1:
@@ -60,8 +66,13 @@ def tune(
         right = relative_error(run(), want) <= BOUNDS[case.dtype]
       except UnsupportedError:
         return None
-      except Exception:  # More shared memory than there is, for example.
+      except _REFUSED:
+        if not values:
+          raise
         right = False
+    if not (right or values):
+      raise UserError(f'{case.op} by {backend} is wrong on this device; '
+                      'sana-jax bench kernels says by how much.')
     timers.append(timer(run) if right else None)
     seconds.append(math.inf)
   for _ in range(rounds):

@@ -40,6 +40,12 @@ def test_json_and_page_hold_everything():
     compiled.from_json('{}')
 
 
+def test_only_a_compilers_refusal_is_a_failure():
+  assert not compiled.failed(RUN)
+  record = dataclasses.replace(RUN.records[0], problem='failed: no memory')
+  assert compiled.failed(dataclasses.replace(RUN, records=[record]))
+
+
 def test_gpus_do_not_count_what_is_moved():
   record = dataclasses.replace(RUN.records[0], moved=None)
   assert compiled.rows(dataclasses.replace(RUN, records=[record]))[1][5] == ''

@@ -64,6 +64,10 @@ def test_tuning_takes_no_values_that_make_it_wrong(backends):
   found = tune.tune(CASE, False, 'right', 1)
   assert found.values in ({}, {'offset': 0, 'factor': 1}) and found.tried == 5
   assert tune.tune(CASE, False, 'refuses', 1) is None
+  with pytest.raises(ValueError, match='a bug'):
+    tune.tune(CASE, False, 'breaks', 1)
+  with pytest.raises(UserError, match='by halved is wrong on this device'):
+    tune.tune(CASE, False, 'halved', 1)
 
 
 def test_a_backend_without_choices_is_not_tuned():

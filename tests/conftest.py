@@ -1,13 +1,16 @@
 """Every test sees eight CPU devices and checked shapes; none is skipped."""
 
 import importlib.util
+import itertools
 import os
+import zlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
@@ -28,6 +31,19 @@ if not importlib.util.find_spec('libtpu'):
                           'kernels/compile_conv3x3_test.py',
                           'kernels/compile_glumb_conv_test.py']
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
+
+
+@pytest.fixture(autouse=True)
+def same_draws_in_each_run(request, monkeypatch):
+  """What a test draws without a seed comes from its name.
+
+  SANA_JAX_TEST_SEED=1 launch/test draws anew: bounds are to hold then too.
+  """
+  name = os.environ.get('SANA_JAX_TEST_SEED', '') + request.node.nodeid
+  seeds = itertools.count(zlib.crc32(name.encode()))
+  generator = np.random.default_rng
+  monkeypatch.setattr(np.random, 'default_rng', lambda seed=None: generator(
+    next(seeds) if seed is None else seed))
 
 
 def pytest_sessionfinish(session):

@@ -28,7 +28,7 @@ def glumb_conv(
   `interpret` is for the kernels; there is none here.
   """
   del interpret
-  return _gated(depthwise_conv(jax.nn.silu(x), kernel) + bias)
+  return _gate(depthwise_conv(jax.nn.silu(x), kernel), bias)
 
 
 def glumb_conv_jvp(
@@ -43,14 +43,40 @@ def glumb_conv_jvp(
   Its reverse mode is what JAX makes of it, and slower.
   """
   del interpret
-  wide = jnp.promote_types(x.dtype, jnp.float32)  # Gradients, too, are sums.
-  y = _sum(jax.nn.silu(x).astype(wide), kernel.astype(x.dtype))
-  return _gated(y + bias.astype(wide)).astype(x.dtype)
+  # float32: gradients, too, are sums.
+  y = _sum(_wide(jax.nn.silu(x)), kernel.astype(x.dtype))
+  value, gate = _halves(y, bias)
+  return (value * jax.nn.silu(gate)).astype(x.dtype)
 
 
-def _gated(x):
-  value, gate = jnp.split(x, 2, axis=-1)
-  return value * jax.nn.silu(gate)
+def _halves(y, bias):
+  """What is gated and its gate, in float32."""
+  return jnp.split(_wide(y) + _wide(bias), 2, axis=-1)
+
+
+@jax.custom_vjp
+def _gate(y, bias):
+  value, gate = _halves(y, bias)
+  return (value * jax.nn.silu(gate)).astype(y.dtype)
+
+
+def _gate_forward(y, bias):
+  return _gate(y, bias), (y, bias)
+
+
+def _gate_backward(residuals, grad):
+  """From y alone: JAX would keep float32 intermediates."""
+  y, bias = residuals
+  value, gate = _halves(y, bias)
+  open_ = jax.nn.sigmoid(gate)
+  grad = _wide(grad)
+  grad = jnp.concatenate([
+    grad * gate * open_,
+    grad * value * open_ * (1 + gate * (1 - open_))], axis=-1).astype(y.dtype)
+  return grad, _column_sums(_wide(grad)).astype(bias.dtype)
+
+
+_gate.defvjp(_gate_forward, _gate_backward)
 
 
 def depthwise_conv(
@@ -67,10 +93,9 @@ def _convolve(x, kernel):
 
 def _sum(x, kernel):
   # f32: a bfloat16 sum of nine rounds as much as all else in the Mix-FFN.
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  taps = kernel.astype(wide)
+  taps = _wide(kernel)
   return functools.reduce(jnp.add, (
-    shifted.astype(wide) * taps[i, j]
+    _wide(shifted) * taps[i, j]
     for (i, j), shifted in _shifts(x, kernel.shape[0]))).astype(x.dtype)
 
 
@@ -88,15 +113,22 @@ def _forward(x, kernel):
 
 def _backward(residuals, grad):
   x, kernel = residuals
-  size, channels = kernel.shape[0], x.shape[-1]
-  # As a product with ones: XLA's CPU reduction over the leading axes is an
-  # order of magnitude slower than a matrix product. f32: a long sum.
-  flat = lambda a: a.astype(jnp.float32).reshape(-1, channels)
-  ones = jnp.ones((1, grad.size // channels), jnp.float32)
-  kernel_grad = jnp.concatenate([
-    ones @ (flat(shifted) * flat(grad)) for _, shifted in _shifts(x, size)])
+  kernel_grad = jnp.stack([_column_sums(_wide(shifted) * _wide(grad))
+                           for _, shifted in _shifts(x, kernel.shape[0])])
   return (_sum(grad, kernel[::-1, ::-1]),
           kernel_grad.reshape(kernel.shape).astype(kernel.dtype))
+
+
+def _wide(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _column_sums(x):
+  """Sums over all axes but the last."""
+  # As a product with ones: XLA's CPU reduction over the leading axes is an
+  # order of magnitude slower than a matrix product.
+  x = x.reshape(-1, x.shape[-1])
+  return jnp.ones(x.shape[:1], x.dtype) @ x
 
 
 _convolve.defvjp(_forward, _backward)

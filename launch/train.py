@@ -62,13 +62,13 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   import jax
 
   from sana_jax.optim import factory
-  from sana_jax.sharding.mesh import batch_shard, make_mesh
+  from sana_jax.sharding.mesh import check_batch, make_mesh
   from sana_jax.training import loop, tasks, workdir
   if args.distributed:
     join()
   # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
-  batch_shard(mesh, config.batch_size)
+  check_batch(mesh, config.batch_size)
   factory.make(config.optimizer, config.num_steps)
   workdir.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir)

@@ -41,6 +41,11 @@ class BadRecords:
   def __len__(self) -> int:
     return len(self.reasons)
 
+  @property
+  def last(self) -> str:
+    """The name and the reason of the newest one."""
+    return '{}: {}'.format(*list(self.reasons.items())[-1])
+
   def saw_good(self) -> None:
     """Counts a record that was read without trouble."""
     self._seen += 1  # A lost update between threads does no harm.

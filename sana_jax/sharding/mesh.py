@@ -12,9 +12,12 @@ import math
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import Int
 import ml_collections
+import numpy as np
 
 from sana_jax.errors import UserError
+from sana_jax.typing import PyTree
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
 BATCH_AXES = ('data', 'fsdp')
@@ -52,26 +55,32 @@ def check_batch(mesh: Mesh, batch_size: int) -> None:
         f'{below}.')
 
 
-def batch_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-  """`(index, count)`: this process reads part `index` of `count` of each batch.
+def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, 'rows']:
+  """Which rows of each batch this process's devices hold, in order.
 
-  Processes that differ only along tensor or sequence read the same part.
+  Processes that differ only along tensor or sequence hold the same ones.
   Raises UserError if the batch does not split evenly over the mesh.
   """
   check_batch(mesh, batch_size)
-  rows = NamedSharding(mesh, batch_spec(mesh)).devices_indices_map(
+  found = NamedSharding(mesh, batch_spec(mesh)).addressable_devices_indices_map(
       (batch_size,))
-  spans = {
-      index[0].indices(batch_size)[:2] for device, index in rows.items()
-      if device.process_index == jax.process_index()}
-  first = min(start for start, _ in spans)
-  count = sum(stop - start for start, stop in spans)
-  if max(stop for _, stop in spans) - first != count or first % count:
-    raise UserError(
-        f'The mesh {dict(mesh.shape)} gives process {jax.process_index()} rows '
-        'of the batch that are not neighbours; set mesh.data to a multiple of '
-        'the number of processes, or to 1.')
-  return first // count, batch_size // count
+  every = np.arange(batch_size)
+  return np.unique(np.concatenate([every[index] for index in found.values()]))
+
+
+def place_rows(batch: PyTree, rows: Int[np.ndarray, 'rows'], mesh: Mesh,
+               batch_size: int) -> PyTree:
+  """Global arrays of `batch_size` rows; `batch` has those that are `rows`."""
+  sharding = NamedSharding(mesh, batch_spec(mesh))
+
+  def place(x):
+    def part(index):
+      start, stop, _ = index[0].indices(batch_size)
+      first = np.searchsorted(rows, start)
+      return x[first:first + stop - start]
+    return jax.make_array_from_callback(
+        (batch_size, *x.shape[1:]), sharding, part)
+  return jax.tree.map(place, batch)
 
 
 def _sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """Saves and restores a run: its state, its place in the data, its config.
 
 Each checkpoint is an orbax Composite of `state` (arrays, written shard by
-shard), `data` (the grain iterator) and `about` (JSON: the config, and checksums
-of what was saved). Orbax writes into a temporary folder and renames it, so a
-half-written checkpoint has no step number; the checksums catch what happens to
-files later. They are sums of the arrays' bits taken on the devices,
+shard), `data` (the place in the data, as JSON: the same for all processes,
+however many) and `about` (JSON: the config, and checksums of what was saved).
+Orbax writes into a temporary folder and renames it, so a half-written
+checkpoint has no step number; the checksums catch what happens to files later.
+They are sums of the arrays' bits taken on the devices,
 
     sum_i bits(x_i) (2 i + 1)  mod 2^32,
 
@@ -93,10 +94,10 @@ class Checkpoints:
     with self._errors('saving to'):
       about = {
           'config': self._config, 'state': _sums(state).tolist(),
-          'data': _gather(_data_sum(batches))}
+          'data': _data_sum(batches)}
       self._manager.save(step, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          data=grain.checkpoint.CheckpointSave(batches),
+          data=ocp.args.JsonSave(batches.get_state()),
           about=ocp.args.JsonSave(about)))
 
   def check(self) -> None:
@@ -115,12 +116,12 @@ class Checkpoints:
     try:
       got = self._manager.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(shapes),
-          data=grain.checkpoint.CheckpointRestore(batches),
-          about=ocp.args.JsonRestore()))
+          data=ocp.args.JsonRestore(), about=ocp.args.JsonRestore()))
       state, about = got.state, got.about
+      batches.set_state(got.data)
       if _sums(state).tolist() != about['state']:
         damage = 'the arrays differ from what was saved'
-      if _data_sum(batches) != about['data'][jax.process_index()]:
+      if _data_sum(batches) != about['data']:
         damage = 'the place in the data differs from what was saved'
     # A damaged file shows as whatever the reader trips over, from OSError to
     # JSON, zstd and XLA errors.

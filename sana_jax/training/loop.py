@@ -21,7 +21,7 @@ import ml_collections
 from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
-from sana_jax.sharding.mesh import batch_shard
+from sana_jax.sharding.mesh import batch_rows
 from sana_jax.training import pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.reporting import log_overview, Report, silence
@@ -52,7 +52,7 @@ def train(
   saves and returns the state that it has. Raises UserError.
   """
   rules.check(config)
-  shard = batch_shard(mesh, config.batch_size)
+  rows = batch_rows(mesh, config.batch_size)
   tx = factory.make(config.optimizer, config.num_steps)
   schedule = factory.schedule(config.optimizer, config.num_steps)
   init, shapes = plan(task, tx, mesh, average=config.ema_decay > 0)
@@ -66,8 +66,7 @@ def train(
     use(silence('orbax'))
     asked_to_stop = use(stop_requests())
     batches = use(contextlib.closing(task.batches(
-        seed=config.seed, batch_size=config.batch_size // shard[1],
-        shard=shard)))
+        seed=config.seed, batch_size=config.batch_size, rows=rows)))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     state = checkpoints.restore(shapes, batches) or init(init_rng)
     start = int(state.step)

@@ -68,12 +68,13 @@ class Task(Objective, Protocol):
   frozen: PyTree
 
   def batches(
-      self, *, seed: int, batch_size: int, shard: tuple[int, int],
+      self, *, seed: int, batch_size: int, rows: Sequence[int],
   ) -> grain.DatasetIterator:
-    """This process's part of each batch, as a dict of numpy arrays.
+    """These rows of each batch of `batch_size`, as a dict of numpy arrays.
 
-    `shard` is (index, count): part `index` of `count`, each of `batch_size`
-    rows. Endless, deterministic and checkpointable (`get_state`, `set_state`).
+    Endless and deterministic: what stands in which row does not depend on who
+    reads which. Its state (`get_state`, `set_state`) is JSON, and the same
+    whatever the rows, so that a run goes on with another number of processes.
     """
 
   def pictures(self, params: Params, step: int) -> Image.Image | None:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 import optax
 
 from sana_jax.optim import ema as averages
-from sana_jax.sharding.mesh import batch_spec
+from sana_jax.sharding.mesh import batch_rows, place_rows
 from sana_jax.training.state import Objective, Task, TrainState
 from sana_jax.typing import Array, PRNGKeyArray, PyTree
 
@@ -86,13 +86,15 @@ class Update:
       batch_size: int,
   ):
     self._jitted = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=ema_decay)
-    self._mesh, self._batch_size = mesh, batch_size
+    self._place = functools.partial(
+        place_rows, rows=batch_rows(mesh, batch_size), mesh=mesh,
+        batch_size=batch_size)
     self._frozen, self._rng = replicate((task.frozen, rng), mesh)
     self._compiled = {}
 
   def __call__(
       self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-    batch = place(batch, self._mesh, self._batch_size)
+    batch = self._place(batch)
     args = state, self._frozen, batch, self._rng
     key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
     if key not in self._compiled:
@@ -106,14 +108,6 @@ class Update:
     logging.info('Compiled the step in %.1f s; %s.', time.monotonic() - began,
                  memory(compiled))
     return compiled
-
-
-def place(batch: PyTree, mesh: Mesh, batch_size: int) -> PyTree:
-  """This process's rows as its part of the `batch_size` rows of all."""
-  sharding = NamedSharding(mesh, batch_spec(mesh))
-  return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(
-          sharding, x, (batch_size, *x.shape[1:])), batch)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -2,10 +2,17 @@
 
 import jax
 from jax.sharding import AxisType
+import numpy as np
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.sharding.mesh import batch_shard, batch_spec, make_mesh
+from sana_jax.sharding.mesh import (
+  batch_rows,
+  batch_spec,
+  check_batch,
+  make_mesh,
+  place_rows,
+)
 
 
 def test_minus_one_takes_the_devices_that_are_left():
@@ -39,11 +46,32 @@ def test_sizes_that_do_not_fit_are_told(shape, said):
 
 
 def test_one_process_reads_the_whole_batch():
-  assert batch_shard(make_mesh({'data': 2, 'tensor': 4}), 6) == (0, 1)
-  assert batch_shard(make_mesh({'tensor': 8}), 3) == (0, 1)
+  for shape, size in [({'data': 2, 'tensor': 4}, 6), ({'tensor': 8}, 3)]:
+    mesh = make_mesh(shape)
+    rows = batch_rows(mesh, size)
+    assert rows.tolist() == list(range(size))
+    x = np.random.default_rng().normal(size=(size, 3))
+    placed = place_rows({'x': x}, rows, mesh, size)['x']
+    assert placed.sharding == jax.NamedSharding(mesh, batch_spec(mesh))
+    np.testing.assert_array_equal(placed, x.astype(np.float32))
+
+
+@pytest.mark.parametrize('ours, rows', [
+    ([0, 1], [0, 1]), ([0, 4], [0, 1, 4, 5]), ([3, 6, 7], [2, 3, 6, 7])])
+def test_a_process_reads_the_rows_of_its_devices_wherever_they_lie(
+    ours, rows, monkeypatch):
+  # Devices 2k and 2k + 1 hold rows 2k and 2k + 1, tensor shards of them.
+  mesh = make_mesh({'fsdp': 4, 'tensor': 2})
+  own = [mesh.devices.flat[i] for i in ours]
+  monkeypatch.setattr(
+      jax.NamedSharding, 'addressable_devices_indices_map',
+      lambda sharding, shape: {
+          device: index for device, index
+          in sharding.devices_indices_map(shape).items() if device in own})
+  assert batch_rows(mesh, 8).tolist() == rows
 
 
 @pytest.mark.parametrize('size, fits', [(12, 8), (3, 8), (21, 16)])
 def test_a_batch_that_does_not_split_is_told(size, fits):
   with pytest.raises(UserError, match=f'batch_size={size}.*such as {fits}'):
-    batch_shard(make_mesh({'data': 2, 'fsdp': 4}), size)
+    check_batch(make_mesh({'data': 2, 'fsdp': 4}), size)

@@ -31,7 +31,7 @@ class Run:
   def __init__(self, toy, folder, mesh=None, devices=8):
     self.folder = folder
     mesh = make_mesh(mesh or {'data': 2, 'fsdp': 4}, jax.devices()[:devices])
-    self.batches = toy.Toy().batches(seed=0, batch_size=16, shard=(0, 1))
+    self.batches = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
     self.init, self.shapes = plan(toy.Toy(), optax.adam(1e-3), mesh)
 
   def save(self, *steps):
@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
   with caplog.at_level(logging.WARNING, 'absl'):
     state = run.restore()
   assert_equal(states[1], state)
-  first = toy.Toy().batches(seed=0, batch_size=16, shard=(0, 1))
+  first = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
   next(first)
   assert_equal(next(first), next(run.batches))
   assert 'step 2 in' in caplog.text and 'using step 1' in caplog.text

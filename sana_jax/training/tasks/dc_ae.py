@@ -7,6 +7,7 @@ edges sharp. (DC-AE's own phases use LPIPS and a GAN, which need a network that
 cannot be trained here.)
 """
 
+from collections.abc import Sequence
 import itertools
 import pathlib
 
@@ -76,10 +77,10 @@ class AutoencoderTask:
     # Images span [-1, 1], a range of 2.
     return loss, {'psnr': 10 * jnp.log10(4 / mse)}
 
-  def batches(self, *, seed: int, batch_size: int, shard: tuple[int, int]):
+  def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
     return iter(pipeline.batches(
-      self._source, batch_size=batch_size, seed=seed, process_index=shard[0],
-      process_count=shard[1], map_fn=lambda x: {'image': x['image']}))
+      self._source, batch_size=batch_size, seed=seed, rows=rows,
+      map_fn=lambda x, _: {'image': x['image']}))
 
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Originals beside their reconstructions."""

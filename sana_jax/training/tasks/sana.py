@@ -5,6 +5,7 @@ autoencoder and text encoder, and lie in the workdir: the data sets that this
 is for fit in memory.
 """
 
+from collections.abc import Sequence
 import functools
 import math
 import pathlib
@@ -120,10 +121,10 @@ class SanaTask:
     return flow_loss(
       self.module, self.config.flow, params, frozen, batch, rng)
 
-  def batches(self, *, seed: int, batch_size: int, shard: tuple[int, int]):
+  def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
     return iter(pipeline.batches(
-      self._source, batch_size=batch_size, seed=seed, process_index=shard[0],
-      process_count=shard[1], num_threads=0))  # It is all in memory.
+      self._source, batch_size=batch_size, seed=seed, rows=rows,
+      num_threads=0))  # It is all in memory.
 
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Samples of prompts that are not trained on, where there are such."""

@@ -12,6 +12,7 @@ learnt 7 of 24 prompts after 128,000 images.) So each state also has to name its
 own token and the seven before it, through matrices that training drops.
 """
 
+from collections.abc import Sequence
 import pathlib
 
 import jax
@@ -96,10 +97,9 @@ class TextEncoderTask:
       'next_token': following, 'own_token': looked_back[0],
       'earliest_token': looked_back[-1]}
 
-  def batches(self, *, seed: int, batch_size: int, shard: tuple[int, int]):
+  def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
     return iter(pipeline.batches(
-      self._source, batch_size=batch_size, seed=seed, process_index=shard[0],
-      process_count=shard[1]))
+      self._source, batch_size=batch_size, seed=seed, rows=rows))
 
   def pictures(self, params: Params, step: int) -> None:
     return None

@@ -1,0 +1,70 @@
+"""Every record is read as often as every other, in steps of one bucket."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from sana_jax.data.order import Bucketed, shuffled
+from sana_jax.errors import UserError
+
+BUCKETS = [np.array([0, 3, 4]), np.array([], int), np.array([1]),
+           np.array([2, 5, 6, 7, 8])]
+
+
+def read(order, batch_size, steps):
+  return [[order.record(step, row) for row in range(batch_size)]
+          for step in steps]
+
+
+def test_every_pass_is_complete_and_has_its_own_order():
+  epochs = np.array(read(shuffled(30, 10, 0), 10, range(6))).reshape(2, 30)
+  assert (np.sort(epochs) == np.arange(30)).all()
+  assert (epochs[0] != epochs[1]).any() and (epochs[0] != range(30)).any()
+  # Nor is a pass the first one of the next seed.
+  other = np.array(read(shuffled(30, 10, 1), 10, range(3))).ravel()
+  assert (epochs[1] != other).any() and (epochs[0] != other).any()
+
+
+def test_a_step_has_one_bucket_and_a_cycle_reads_all_equally_often():
+  order = Bucketed(BUCKETS, 4, 0)
+  for cycle in range(2):
+    steps = range(9 * cycle, 9 * cycle + 9)
+    batches = read(order, 4, steps)
+    for step, batch in zip(steps, batches):
+      assert set(batch) <= set(BUCKETS[order.bucket(step)])
+    counts = collections.Counter(np.ravel(batches).tolist())
+    assert counts == {record: 4 for record in range(9)}
+  turns = [order.bucket(step) for step in range(9)]
+  assert turns != sorted(turns)
+
+
+def test_reads_within_a_bucket_differ_by_one_at_most():
+  order, counts = Bucketed(BUCKETS, 4, 3), collections.Counter(range(9))
+  for step in range(40):
+    counts.update(read(order, 4, [step])[0])
+    for members in BUCKETS:
+      if len(members):
+        seen = [counts[i] for i in members.tolist()]
+        assert max(seen) - min(seen) <= 1
+
+
+def test_the_order_is_a_function_of_the_seed():
+  make = lambda seed: read(Bucketed(BUCKETS, 4, seed), 4, range(20))
+  assert make(0) == make(0) != make(1)
+  # At random places, as a resumed run asks.
+  assert read(Bucketed(BUCKETS, 4, 0), 4, [17]) == [make(0)[17]]
+
+
+def test_substitutes_are_of_the_same_bucket_and_not_always_the_same():
+  order = Bucketed(BUCKETS, 4, 0)
+  for step in range(20):
+    found = {order.substitute(step, 1, i) for i in range(50)}
+    assert found == set(BUCKETS[order.bucket(step)].tolist())
+
+
+def test_nothing_to_read_is_explained():
+  with pytest.raises(UserError, match='empty'):
+    shuffled(0, 2, 0)
+  with pytest.raises(UserError, match='batch_size=0'):
+    shuffled(3, 0, 0)

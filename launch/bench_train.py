@@ -34,9 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='of the arithmetic (default: %(default)s)')
   parser.add_argument('--optimizer', default='came', metavar='NAME',
                       help='default: %(default)s')
-  parser.add_argument('--no-remat', action='store_true',
-                      help='keep what the backward pass needs of each block '
-                      'instead of computing it again')
+  parser.add_argument('--remat', default='full', metavar='NAME',
+                      help='what the backward pass computes again: full (the '
+                      'default), dots, offload or none')
+  parser.add_argument('--accumulate', type=whole(), default=1, metavar='N',
+                      help='parts that a batch is computed in, one after the '
+                      'other (default: %(default)s)')
   parser.add_argument('--mesh', type=sizes, default={'fsdp': -1},
                       metavar='AXIS=N,...',
                       help='how devices share the work (default: fsdp=-1)')
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
   bench.check(args.out)
   asked = training.request(
     args.model, args.size, batch=args.batch_size, dtype=args.dtype,
-    optimizer=args.optimizer, remat=not args.no_remat)
+    optimizer=args.optimizer, remat=args.remat, accumulate=args.accumulate)
   result = compile_step(args, asked) if args.compile_for else (
     measure(args, asked))
   print(training_report.table(result))
@@ -114,10 +117,12 @@ def compile_step(args, asked):
 
 def file_name(result) -> str:
   """Of the JSON file: one for each request, device and choice of kernels."""
+  from sana_jax.benchmark import training_report
   from sana_jax.kernels import tuning
   r = result.request
   chosen = [f'{op}-{name}' for op, name in sorted(
     result.records[0].backends_of.items())]
   return '-'.join([
     'training', r.model, f'{r.size}px', f'b{r.batch}', r.dtype, r.optimizer,
-    *(['remat'] if r.remat else []), tuning.file_name(result.device), *chosen])
+    *(x.replace(' ', '-') for x in training_report.how(r)),
+    tuning.file_name(result.device), *chosen])

@@ -15,7 +15,7 @@ from sana_jax.data import sources
 from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.kernels import OPS
-from sana_jax.models import dc_ae, gemma2
+from sana_jax.models import dc_ae, gemma2, remat
 
 # Fields of models.sana.Sana, for the published sizes (diffusers' configs).
 _600M = dict(width=1152, depth=28, cross_heads=16)
@@ -57,13 +57,17 @@ def train(task: str) -> ConfigDict:
   config.seed = 0  # Decides initial values, data order and noise.
   config.num_steps = 1000
   config.batch_size = 32  # Over all devices.
+  config.accumulate_steps = 1  # Parts of a batch, one after the other.
   config.ema_decay = 0.999  # 0 exports the raw weights.
   config.max_skipped_in_a_row = 20  # Updates that were not finite.
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, sequence=1))
+  config.mesh = ConfigDict(dict(
+    data=-1, fsdp=1, tensor=1, sequence=1,
+    slices=1,  # So many such meshes, joined along data over slow links.
+  ))
   # Backends by name; '' is the fastest that can run. See docs/kernels.md.
   config.kernels = ConfigDict({op: '' for op in OPS})
   config.optimizer = _optimizer()
@@ -88,7 +92,8 @@ def train(task: str) -> ConfigDict:
 def _sana():
   return ConfigDict(dict(  # Fields of models.sana.Sana.
     **_600M, sample_size=32, qk_norm=False, cross_norm=False,
-    text_norm_scale=0.01, remat=False,
+    text_norm_scale=0.01,
+    remat='none',  # Or 'full', 'dots', 'offload': see models/remat.py.
     unroll=1,  # Blocks an iteration of the scan: more compile time, speed.
   ))
 
@@ -223,13 +228,17 @@ def check(config: ConfigDict) -> None:
     if (what := _violated(key, value))]
   if 'model' in config and not problems:
     problems = _misfits(config.model)
+    if config.task == 'sana' and config.model.remat not in remat.NAMES:
+      problems.append(f'config.model.remat={config.model.remat!r} must be one '
+                      f'of {list(remat.NAMES)}')
   if problems:
     raise UserError('; '.join(problems) + '.')
 
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number',
           str: 'text'}
-_POSITIVE = ('num_steps', 'batch_size', 'log_every_steps', 'keep_checkpoints',
+_POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
+             'log_every_steps', 'keep_checkpoints',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',

@@ -7,16 +7,17 @@ c channels, y x pixels or latent positions.
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 import numpy as np
 
 Params = Mapping[str, Any]  # A tree of arrays.
 PyTree = Any
 DType = Any
+Keys = Key[Array, 'b']  # Of random numbers, one an example.
 Image = UInt8[np.ndarray, 'y x 3']
 Images = UInt8[np.ndarray, 'b y x 3']
 
 __all__ = [
-  'Array', 'Bool', 'DType', 'Float', 'Image', 'Images', 'Int', 'Params',
-  'PRNGKeyArray', 'PyTree', 'UInt8',
+  'Array', 'Bool', 'DType', 'Float', 'Image', 'Images', 'Int', 'Keys',
+  'Params', 'PRNGKeyArray', 'PyTree', 'UInt8',
 ]

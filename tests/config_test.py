@@ -20,7 +20,7 @@ def config():
   ('optimizer.name=came', 'optimizer.name', 'came'),
   ('autoencoder=a=b', 'autoencoder', 'a=b'),
   ('data.path=', 'data.path', ''),
-  ('model.remat=True', 'model.remat', True),
+  ('model.remat=dots', 'model.remat', 'dots'),
   ('flow.instruction=false', 'flow.instruction', False),
 ])
 def test_an_override_takes_the_type_of_its_key(argument, key, value, config):
@@ -44,7 +44,8 @@ def test_the_last_override_counts(config):
   ('--config.seed=1.5', "config.seed='1.5' must be a whole number"),
   ('--config.seed=', "config.seed='' must be a whole number"),
   ('--config.ema_decay=high', "config.ema_decay='high' must be a number"),
-  ('--config.model.remat=1', "config.model.remat='1' must be true or false"),
+  ('--config.model.qk_norm=1',
+   "config.model.qk_norm='1' must be true or false"),
   ('--config.seed', r"Unknown argument '--config.seed'; overrides look like "),
   ('--seed=1', "Unknown argument '--seed=1'; overrides look like --config."),
 ])
@@ -93,7 +94,8 @@ def test_an_unknown_task_is_told():
   ('data.source', 'web', r"one of \['shapes', 'tfds', 'folder'\]"),
   ('dtype', 'int8', r"one of \['float32', 'bfloat16', 'float16'\]"),
   ('model.depth', 0, 'positive'),
-  ('model.remat', 'yes', 'true or false'),
+  ('model.remat', True, 'text'),
+  ('model.remat', 'yes', r"one of \['none', 'full', 'dots', 'offload'\]"),
   ('model.width', 1152 + 36, r'a multiple of cross_heads=16; .*head_dim=32'),
 ])
 def test_a_bad_value_is_told_by_its_key(key, value, said, config):

@@ -7,7 +7,7 @@ import pytest
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
-from sana_jax.launch.train import load_config
+from sana_jax.launch.config_files import load_config
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana

@@ -19,6 +19,7 @@ from sana_jax import config as configs
 from sana_jax import kernels
 from sana_jax.benchmark import compiled, flops
 from sana_jax.errors import UserError
+from sana_jax.models import remat
 from sana_jax.models.sana import Sana
 from sana_jax.optim import factory
 from sana_jax.sharding import tables
@@ -39,6 +40,8 @@ class Request:
   Attributes:
     model: of config.SANA_SIZES.
     batch: images, over all devices.
+    remat: what the backward pass computes again, see models/remat.py.
+    accumulate: parts that a batch is computed in.
     text: tokens of a caption.
   """
 
@@ -47,7 +50,8 @@ class Request:
   batch: int
   dtype: str = 'bfloat16'
   optimizer: str = 'came'
-  remat: bool = True
+  remat: str = 'full'
+  accumulate: int = 1
   text: int = encode.LENGTH
 
   def module(self) -> Sana:
@@ -73,6 +77,9 @@ def request(model: str, size: int | None, **options) -> Request:
     raise UserError(f'--size={size} must be a multiple of {_COMPRESSION}, the '
                     "autoencoder's compression.")
   asked = Request(model, size, **options)
+  if asked.remat not in remat.NAMES:
+    raise UserError(f'--remat={asked.remat} is unknown; allowed are '
+                    f'{", ".join(remat.NAMES)}.')
   factory.make(asked.config().optimizer, 1)  # Raises for an unknown name.
   return asked
 
@@ -98,12 +105,13 @@ class Step(NamedTuple):
 
 def make(request: Request, mesh: Mesh) -> Step:
   """The step, for a mesh whose devices need not be here."""
-  check_batch(mesh, request.batch)
+  check_batch(mesh, request.batch, request.accumulate)
   config, task = request.config(), _Task(request)
   tx = factory.make(config.optimizer, config.num_steps)
   init, shapes = states.plan(task, tx, mesh)
   jitted = steps.jit_step(
-    shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay)
+    shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay,
+    accumulate=request.accumulate)
   return Step(jitted, init, (shapes, *_inputs(request, mesh)))
 
 

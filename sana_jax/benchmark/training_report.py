@@ -97,8 +97,16 @@ def title(run: Run) -> str:
     run.records[0].backends_of.items()))
   return ', '.join([
     f'{r.model}, {r.size} px, {r.batch} images, {r.dtype}, {r.optimizer}',
-    *(['remat'] if r.remat else []), mesh, *([chosen] if chosen else []),
+    *how(r), mesh, *([chosen] if chosen else []),
     run.device])
+
+
+def how(request: Request) -> list[str]:
+  """The means to save memory, in a word each."""
+  remat = {'none': [], 'full': ['remat']}.get(
+    request.remat, [f'remat {request.remat}'])
+  return remat + ([f'{request.accumulate} parts'] if request.accumulate > 1
+                  else [])
 
 
 def table(run: Run) -> str:

@@ -54,7 +54,7 @@ class SanaControlNet(nn.Module):
   cross_norm_eps: float = 1e-5
   text_norm_scale: float = 0.01
   rounded_timesteps: bool = False
-  remat: bool = False
+  remat: str = 'none'
   unroll: int = 1
   dtype: DType = jnp.float32
 

@@ -29,6 +29,7 @@ from sana_jax.models.layers import (
   sinusoidal_embedding,
 )
 from sana_jax.models.mix_ffn import MixFFN
+from sana_jax.models.remat import block_input, remat
 from sana_jax.sharding.activations import constrain
 from sana_jax.typing import Array, Bool, DType, Float, Params
 
@@ -56,7 +57,7 @@ class Sana(nn.Module):
       follows: 1 in diffusers, 0 in the official code.
     rounded_timesteps: cast them to `dtype` first, as the official code does
       where there is a ControlNet: 999 is 1000 in bfloat16. Not in diffusers.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass computes again, see remat.py.
     unroll: blocks per iteration of the scan; `depth` unrolls it all.
   """
 
@@ -84,7 +85,7 @@ class Sana(nn.Module):
   text_norm_scale: float = 0.01
   control_after: int = 1
   rounded_timesteps: bool = False
-  remat: bool = False
+  remat: str = 'none'
   unroll: int = 1
   dtype: DType = jnp.float32
 
@@ -186,10 +187,8 @@ def scan_blocks(model, block, text, control, perturbed) -> nn.Module:
   perturbed examples, where there are any.
   """
   each = lambda own: 0 if own else nn.broadcast
-  if model.remat:
-    block = nn.remat(block, prevent_cse=False)
   return nn.scan(
-    block, variable_axes={'params': 0, 'intermediates': 0},
+    remat(block, model.remat), variable_axes={'params': 0, 'intermediates': 0},
     split_rngs={'params': True},
     in_axes=(nn.broadcast, each(isinstance(text, KeysValues)), nn.broadcast,
              each(control is not None), each(perturbed is not None)),
@@ -235,6 +234,7 @@ class Block(nn.Module):
     control: Float[Array, 'b y x d'] | None = None,
     perturbed: Bool[Array, 'b'] | None = None,
   ):
+    x = block_input(x)
     width = x.shape[-1]
     table = self.param('scale_shift_table', _table_init, (6, width))
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (

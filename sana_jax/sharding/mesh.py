@@ -4,13 +4,16 @@ The axes are `data` (copies of the model), `fsdp` (the batch and the parameters
 are split), `tensor` (the width is split) and `sequence` (the tokens are split).
 They are `AxisType.Auto` and this is the one place that says so: `jax.make_mesh`
 would make them Explicit, in which Linen's modules fail. `data` is outermost, so
-the axes with more traffic lie on neighbouring chips.
+the axes with more traffic lie on neighbouring chips; where there are several
+slices (or hosts), which slow links connect, it alone crosses them.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Int
 import ml_collections
@@ -29,13 +32,24 @@ def make_mesh(
 ) -> Mesh:
   """A mesh of all `devices` (by default all there are); one size may be -1.
 
-  Raises UserError for an unknown axis and for sizes that do not fit.
+  `slices` in `shape` is no axis: so many slices hold equal meshes of the other
+  sizes, one after the other along `data`. Raises UserError for an unknown axis
+  and for sizes that do not fit.
   """
   devices = jax.devices() if devices is None else list(devices)
-  sizes = _sizes(dict(shape), len(devices))
-  return jax.make_mesh(
-      tuple(sizes.values()), tuple(sizes), devices=devices,
-      axis_types=(AxisType.Auto,) * len(sizes))
+  shape = dict(shape)
+  slices = shape.pop('slices', 1)
+  if slices == 1:
+    sizes = _sizes(shape, len(devices))
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), devices=devices,
+        axis_types=(AxisType.Auto,) * len(sizes))
+  groups = _slices(devices, slices)
+  sizes = _sizes({'data': 1, **shape}, len(groups[0]))
+  every = np.concatenate([
+      mesh_utils.create_device_mesh(tuple(sizes.values()), devices=group)
+      for group in groups])
+  return Mesh(every, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def batch_spec(mesh: Mesh) -> jax.P:
@@ -44,15 +58,20 @@ def batch_spec(mesh: Mesh) -> jax.P:
   return jax.P(axes) if axes else jax.P()
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-  """Raises UserError if the batch does not split evenly over the mesh."""
-  ways = math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+  """Raises UserError if the batch does not split evenly over the mesh.
+
+  `accumulate` is the number of parts that it is computed in.
+  """
+  groups = math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
+  ways = groups * accumulate
   if batch_size < 1 or batch_size % ways:
     below = max(ways, batch_size // ways * ways)
+    parts = f' x accumulate_steps={accumulate}' if accumulate > 1 else ''
     raise UserError(
-        f'batch_size={batch_size} does not split over data x fsdp = {ways} '
-        f'groups of devices; set batch_size to a multiple of {ways}, such as '
-        f'{below}.')
+        f'batch_size={batch_size} does not split over data x fsdp = {groups} '
+        f'groups of devices{parts}; set batch_size to a multiple of {ways}, '
+        f'such as {below}.')
 
 
 def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, 'rows']:
@@ -81,6 +100,23 @@ def place_rows(batch: PyTree, rows: Int[np.ndarray, 'rows'], mesh: Mesh,
     return jax.make_array_from_callback(
         (batch_size, *x.shape[1:]), sharding, part)
   return jax.tree.map(place, batch)
+
+
+def _slices(devices, count):
+  """The devices in `count` equal groups: of slices, hosts, or, on CPU, any."""
+  for attribute in ('slice_index', 'process_index'):
+    groups = collections.defaultdict(list)
+    for device in devices:
+      groups[getattr(device, attribute, 0)].append(device)
+    if len(groups) == count and len({len(g) for g in groups.values()}) == 1:
+      return list(groups.values())
+  if devices[0].platform == 'cpu' and count > 0 and len(devices) % count == 0:
+    return np.split(np.asarray(devices), count)
+  raise UserError(
+      f'mesh.slices={count} does not fit: the {len(devices)} devices lie in '
+      f'{len({getattr(d, "slice_index", 0) for d in devices})} slices of '
+      f'{len({d.process_index for d in devices})} processes; set mesh.slices '
+      'to one of these numbers, or to 1.')
 
 
 def _sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:

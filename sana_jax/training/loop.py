@@ -21,7 +21,7 @@ import ml_collections
 from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
-from sana_jax.sharding.mesh import batch_rows
+from sana_jax.sharding.mesh import batch_rows, check_batch
 from sana_jax.training import pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.reporting import log_overview, Report, silence
@@ -44,7 +44,8 @@ def train(
 ) -> TrainState:
   """Trains `task` to step `config.num_steps`, going on where `workdir` stopped.
 
-  Keys: seed; num_steps; batch_size (of all devices together); log_every_steps;
+  Keys: seed; num_steps; batch_size (of all devices together); accumulate_steps
+  (parts that a batch is computed in); log_every_steps;
   checkpoint_every_steps and keep_checkpoints (so many of the last ones);
   pictures_every_steps (0 for none); ema_decay (0 for no average);
   max_skipped_in_a_row (updates that are not finite, before the run stops);
@@ -52,6 +53,7 @@ def train(
   saves and returns the state that it has. Raises UserError.
   """
   rules.check(config)
+  check_batch(mesh, config.batch_size, config.accumulate_steps)
   rows = batch_rows(mesh, config.batch_size)
   tx = factory.make(config.optimizer, config.num_steps)
   schedule = factory.schedule(config.optimizer, config.num_steps)
@@ -77,7 +79,7 @@ def train(
     report = use(Report(workdir, config, schedule, start))
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
-        batch_size=config.batch_size)
+        batch_size=config.batch_size, accumulate=config.accumulate_steps)
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sana_jax.optim import ema as averages
 from sana_jax.sharding import rules
-from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
+from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 
 Init = Callable[[PRNGKeyArray], 'TrainState']
 
@@ -49,9 +49,14 @@ class Objective(Protocol):
     """Fresh params; pure, so that it can be jitted and eval_shaped."""
 
   def loss(
-      self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray,
+      self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys,
   ) -> tuple[Array, dict[str, Array]]:
-    """The mean loss over the batch, and scalars worth a line in the log."""
+    """The mean loss over the batch, and scalars worth a line in the log.
+
+    Each example has a key of its own in `rngs` [b]: what it draws depends
+    neither on the others nor on how the batch is cut. The scalars are means
+    over the batch too.
+    """
 
 
 @runtime_checkable

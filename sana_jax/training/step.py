@@ -16,9 +16,10 @@ from jax.sharding import Mesh, NamedSharding
 import optax
 
 from sana_jax.optim import ema as averages
+from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
 from sana_jax.training.state import Objective, Task, TrainState
-from sana_jax.typing import Array, PRNGKeyArray, PyTree
+from sana_jax.typing import Array, Keys, PRNGKeyArray, PyTree
 
 Metrics = dict[str, Array]
 
@@ -26,16 +27,19 @@ Metrics = dict[str, Array]
 def train_step(
     state: TrainState, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray, *,
     task: Objective, tx: optax.GradientTransformation, ema_decay: float,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """The next state, and the scalars of this step.
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
-  key. Metrics are the task's and loss, grad_norm, param_norm, skipped and
-  skipped_in_a_row.
+  key. `accumulate` cuts the batch into so many parts, one after the other, with
+  the same result for less memory. Metrics are the task's and loss, grad_norm,
+  param_norm, skipped and skipped_in_a_row.
   """
-  rng = jax.random.fold_in(rng, state.step)
-  (loss, scalars), grads = jax.value_and_grad(task.loss, has_aux=True)(
-      state.params, frozen, batch, rng)
+  rngs = jax.random.split(
+      jax.random.fold_in(rng, state.step), jax.tree.leaves(batch)[0].shape[0])
+  (loss, scalars), grads = gradients(
+      task, state.params, frozen, batch, rngs, accumulate)
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -60,14 +64,42 @@ def train_step(
       'skipped_in_a_row': state.skipped_in_a_row}
 
 
+def gradients(
+    task: Objective, params: PyTree, frozen: PyTree, batch: PyTree,
+    rngs: Keys, accumulate: int,
+) -> tuple[tuple[Array, Metrics], PyTree]:
+  """`((loss, scalars), gradients)`, means over the parts of the batch."""
+  gradient = jax.value_and_grad(task.loss, has_aux=True)
+  if accumulate == 1:
+    return gradient(params, frozen, batch, rngs)
+  parts = jax.tree.map(functools.partial(_cut, accumulate), (batch, rngs))
+  first = jax.tree.map(lambda x: x[0], parts)
+  shapes = jax.eval_shape(gradient, params, frozen, *first)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  def add(total, part):
+    return jax.tree.map(
+        jnp.add, total, gradient(params, frozen, *part)), None
+  total, _ = jax.lax.scan(add, zeros, parts)
+  return jax.tree.map(lambda x: x / accumulate, total)
+
+
+def _cut(count, x):
+  """[b ...] to [count b/count ...]: every device keeps rows that it has."""
+  x = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+  return constrain(x, None, 'batch', *[None] * (x.ndim - 2))
+
+
 def jit_step(
     shapes: TrainState, mesh: Mesh, *, task: Objective,
-    tx: optax.GradientTransformation, ema_decay: float,
+    tx: optax.GradientTransformation, ema_decay: float, accumulate: int = 1,
 ):
   """`train_step` under jit: the state is donated and stays where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
-      functools.partial(train_step, task=task, tx=tx, ema_decay=ema_decay),
+      functools.partial(
+          train_step, task=task, tx=tx, ema_decay=ema_decay,
+          accumulate=accumulate),
       donate_argnums=0,
       out_shardings=(shardings, NamedSharding(mesh, jax.P())))
 
@@ -83,9 +115,11 @@ class Update:
   def __init__(
       self, shapes: TrainState, mesh: Mesh, *, task: Task,
       tx: optax.GradientTransformation, ema_decay: float, rng: PRNGKeyArray,
-      batch_size: int,
+      batch_size: int, accumulate: int = 1,
   ):
-    self._jitted = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=ema_decay)
+    self._jitted = jit_step(
+        shapes, mesh, task=task, tx=tx, ema_decay=ema_decay,
+        accumulate=accumulate)
     self._place = functools.partial(
         place_rows, rows=batch_rows(mesh, batch_size), mesh=mesh,
         batch_size=batch_size)

@@ -36,7 +36,8 @@ def flat(lists):
 
 
 def test_the_seed_decides_the_order():
-  order = lambda seed: rows_of(batches(Numbers(40), batch_size=8, seed=seed), 10)
+  order = lambda seed: rows_of(
+    batches(Numbers(40), batch_size=8, seed=seed), 10)
   assert order(3) == order(3)
   assert order(3) != order(4)
 

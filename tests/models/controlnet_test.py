@@ -149,7 +149,7 @@ def test_remat_and_unroll_change_nothing():
       jax.jit(jax.value_and_grad(loss))(params))[0]
 
   want = run()
-  got = run(remat=True, unroll=2)
+  got = run(remat='full', unroll=2)
   assert relative_error(got, want) <= 1e-5
 
 

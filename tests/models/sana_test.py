@@ -89,7 +89,8 @@ def test_remat_and_unroll_change_neither_output_nor_gradients():
 
   want, want_grads = run()
   assert jnp.linalg.norm(want_grads) > 1e-2
-  for how in dict(unroll=2), dict(unroll=3, remat=True):
+  for how in ({'unroll': 2}, {'unroll': 3, 'remat': 'full'},
+              {'remat': 'dots'}, {'remat': 'offload'}):
     out, grads = run(**how)
     assert relative_error(out, want) <= 1e-5
     assert relative_error(grads, want_grads) <= 1e-5

@@ -45,6 +45,19 @@ def test_sizes_that_do_not_fit_are_told(shape, said):
     make_mesh(shape)
 
 
+def test_slices_lie_one_after_the_other_along_data():
+  mesh = make_mesh({'slices': 2, 'fsdp': -1, 'tensor': 2})
+  assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
+  ids = [[d.id for d in part.flat] for part in mesh.devices]
+  assert sorted(ids[0]) == [0, 1, 2, 3] and sorted(ids[1]) == [4, 5, 6, 7]
+  assert dict(make_mesh({'slices': 4, 'data': 2}).shape) == {'data': 8}
+
+
+def test_slices_that_are_not_there_are_told():
+  with pytest.raises(UserError, match='mesh.slices=3 does not fit: the 8'):
+    make_mesh({'slices': 3})
+
+
 def test_one_process_reads_the_whole_batch():
   for shape, size in [({'data': 2, 'tensor': 4}, 6), ({'tensor': 8}, 3)]:
     mesh = make_mesh(shape)

@@ -167,7 +167,7 @@ def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
   def loss_at(dropout):
     config.flow.caption_dropout = dropout
     run = jax.jit(lambda batch: task.loss(
-      params, task.frozen, batch, jax.random.key(1))[0])
+      params, task.frozen, batch, jax.random.split(jax.random.key(1), 4))[0])
     return {name: float(run(batch)) for name, batch in (
       ('row', row), ('null', null))}
   kept, dropped = loss_at(0.), loss_at(1.)

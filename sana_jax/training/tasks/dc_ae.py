@@ -23,7 +23,7 @@ from sana_jax.inference.images import contact_sheet
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.sharding import tables
 from sana_jax.training.tasks import common
-from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
+from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
 
 _STATISTICS = 2048  # Images whose latents decide the scaling factor.
@@ -56,12 +56,13 @@ class AutoencoderTask:
     return self.module.init(rng, jnp.zeros((1, side, side, channels)))['params']
 
   def loss(
-    self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray
+    self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys
   ) -> tuple[Array, dict[str, Array]]:
     del frozen
     variables, images = {'params': params}, common.to_signed(batch['image'])
     latents = self.module.apply(variables, images, method='encode')
-    noise = self.weights.noise * jax.random.normal(rng, latents.shape)
+    noise = self.weights.noise * jax.vmap(
+      lambda rng: jax.random.normal(rng, latents.shape[1:]))(rngs)
     output = self.module.apply(
       variables, latents + noise.astype(latents.dtype), method='decode')
     error = output.astype(jnp.float32) - images

@@ -29,7 +29,7 @@ from sana_jax.sharding import tables
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training.tasks import common, encoded
-from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
+from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
@@ -57,7 +57,7 @@ def _check_size(config, compression):
 
 def flow_loss(
   module: Sana, settings: ConfigDict, params: Params, frozen: PyTree,
-  batch: PyTree, rng: PRNGKeyArray,
+  batch: PyTree, rngs: Keys,
 ) -> tuple[Array, dict[str, Array]]:
   """Squared error of the velocity at random times, in float32.
 
@@ -65,17 +65,13 @@ def flow_loss(
     settings: config.flow.
     frozen: null_text [1 m e] and null_mask [1 m], for dropped captions.
     batch: latents [b y x c], text [b m e] and mask [b m].
+    rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents']
-  noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
-  noise = jax.random.normal(noise_rng, x0.shape)
-  times = flow.sample_times(
-    time_rng, x0.shape[0], density=settings.density, mean=settings.mean,
-    std=settings.std, shift=settings.shift)
+  noise, times, drop = jax.vmap(functools.partial(
+    _draw, settings, x0.shape[1:]))(rngs)
   # Dropped captions bring the empty prompt's own mask, as diffusers' sampling
   # does; the official code keeps the caption's.
-  drop = jax.random.bernoulli(
-    drop_rng, settings.caption_dropout, (x0.shape[0],))
   text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
   mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
   velocity = module.apply(
@@ -83,6 +79,17 @@ def flow_loss(
     times.timestep * module.timestep_scale, text, mask)
   error = velocity.astype(jnp.float32) - flow.velocity_target(x0, noise)
   return jnp.mean(error ** 2), {}
+
+
+def _draw(settings, shape, rng):
+  """An image's noise, time, and whether its caption is dropped."""
+  noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
+  times = flow.sample_times(
+    time_rng, 1, density=settings.density, mean=settings.mean,
+    std=settings.std, shift=settings.shift)
+  return (jax.random.normal(noise_rng, shape),
+          jax.tree.map(lambda t: t[0], times),
+          jax.random.bernoulli(drop_rng, settings.caption_dropout))
 
 
 class SanaTask:
@@ -116,10 +123,10 @@ class SanaTask:
     return folders.transformer_init(self.module)(rng)
 
   def loss(
-    self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray
+    self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys
   ) -> tuple[Array, dict[str, Array]]:
     return flow_loss(
-      self.module, self.config.flow, params, frozen, batch, rng)
+      self.module, self.config.flow, params, frozen, batch, rngs)
 
   def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
     return iter(pipeline.batches(

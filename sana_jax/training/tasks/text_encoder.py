@@ -28,7 +28,7 @@ from sana_jax.sharding import tables
 from sana_jax.text import prompts
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training.tasks import common
-from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
+from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
 
 LOOK_BACK = 8  # Tokens that a state must name: its own and those before.
@@ -73,9 +73,9 @@ class TextEncoderTask:
       'look_back': {'kernel': heads * width ** -0.5}}
 
   def loss(
-    self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray
+    self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys
   ) -> tuple[Array, dict[str, Array]]:
-    del frozen, rng
+    del frozen, rngs
     tokens, first = batch['tokens'], self._first
     states = self.module.apply(
       {'params': params['encoder']}, tokens[:, :-1],

@@ -1,0 +1,8 @@
+"""Fully sharded within each of two slices, and data parallel across them.
+
+For several TPU slices, or hosts of GPUs, that slow links connect: only the
+gradients cross these, once a step. --config.mesh.slices is their number.
+"""
+
+LAYOUT = {'mesh.slices': 2, 'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1,
+          'mesh.sequence': 1}

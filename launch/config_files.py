@@ -1,0 +1,81 @@
+"""Configs and layouts: Python files that are run, or names of shipped ones."""
+
+import importlib.util
+import pathlib
+import traceback
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sana_jax import config as base
+from sana_jax.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+# What a layout may set: where things lie and what is kept, but no result.
+LAYOUT_KEYS = ('mesh.', 'kernels.', 'model.remat', 'accumulate_steps')
+
+
+def load_config(name: str) -> ConfigDict:
+  """The config of FILE, FILE:ARG or a shipped name.
+
+  Raises UserError, with the line, for whatever goes wrong in the file.
+  """
+  file, _, arg = name.partition(':')
+  config = _run(f'--config={name}', _find(f'--config={name}', file, CONFIGS),
+                lambda module: module.get_config(arg))
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'--config={name}: get_config(arg) must return a '
+                    f'ConfigDict, not {type(config).__name__}.')
+  return config
+
+
+def apply_layout(config: ConfigDict, name: str) -> None:
+  """Sets what the LAYOUT of a file, or of a shipped name, says."""
+  said = f'--layout={name}'
+  layout = _run(said, _find(said, name, CONFIGS / 'layouts'),
+                lambda module: module.LAYOUT)
+  if not isinstance(layout, dict):
+    raise UserError(f'{said}: LAYOUT must be a dict, not '
+                    f'{type(layout).__name__}.')
+  if wrong := [k for k in layout if not str(k).startswith(LAYOUT_KEYS)]:
+    raise UserError(f'{said} sets {wrong}; a layout may set '
+                    f'{", ".join(LAYOUT_KEYS)}.')
+  try:
+    base.apply_overrides(
+      config, [f'--config.{key}={value}' for key, value in layout.items()])
+  except UserError as e:
+    raise UserError(f'{said}: {e}') from e
+
+
+def _find(said: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
+  path = pathlib.Path(file)
+  if not path.is_file() and path.suffix != '.py':
+    path = shipped / f'{file}.py'
+  if not path.is_file():
+    names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
+    raise UserError(
+      f'{said}: there is no such file; shipped are {", ".join(names)}.')
+  return path
+
+
+def _run(said: str, path: pathlib.Path, get) -> Any:
+  """What `get` makes of the file's module; its errors are the user's."""
+  spec = importlib.util.spec_from_file_location('_config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return get(module)
+  except UserError as e:
+    raise UserError(f'{said}: {e}') from e
+  except Exception as e:  # noqa: BLE001  It is the user's own code.
+    lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__)
+             if frame.filename == str(path)]
+    line = getattr(e, 'lineno', None) or (lines or ['?'])[-1]
+    raise UserError(f'{said} fails in line {line} ({brief(e)}); mend the '
+                    'file.') from e
+
+
+def brief(error: Exception) -> str:
+  """The error's type and the first line of what it says."""
+  said = str(error).strip().splitlines() or ['']
+  return f'{type(error).__name__}: {said[0]}'

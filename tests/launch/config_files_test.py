@@ -1,0 +1,59 @@
+"""Layouts by name or file, and what is said of those that cannot be used."""
+
+import jax
+import pytest
+
+from sana_jax import config as base
+from sana_jax.errors import UserError
+from sana_jax.launch import config_files
+from sana_jax.sharding.mesh import make_mesh
+
+MESHES = {
+  'dp': {'data': 8}, 'fsdp': {'fsdp': 8}, 'fsdp_tp': {'fsdp': 4, 'tensor': 2},
+  'sequence': {'fsdp': 2, 'sequence': 4}, 'hybrid': {'data': 2, 'fsdp': 4}}
+
+
+def test_every_shipped_layout_is_known_here():
+  folder = config_files.CONFIGS / 'layouts'
+  assert sorted(MESHES) == sorted(p.stem for p in folder.glob('[!_]*.py'))
+
+
+@pytest.mark.parametrize('name', MESHES)
+def test_a_layout_makes_its_mesh(name):
+  config = base.train('sana')
+  config.mesh.update(data=2, tensor=4, slices=2)  # All of it is replaced.
+  config_files.apply_layout(config, name)
+  base.check(config)
+  shape = make_mesh(config.mesh.to_dict(), jax.devices()).shape
+  assert {axis: n for axis, n in shape.items() if n > 1} == MESHES[name]
+
+
+def test_a_file_sets_what_saves_memory_too(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text("LAYOUT = {'mesh.fsdp': 4, 'model.remat': 'full', "
+                  "'accumulate_steps': 2}")
+  config = base.train('sana')
+  config_files.apply_layout(config, str(file))
+  assert (config.mesh.fsdp, config.model.remat, config.accumulate_steps) == (
+    4, 'full', 2)
+
+
+@pytest.mark.parametrize('text, said', [
+  ('', 'fails in line .* mend the file'),
+  ('LAYOUT = {', 'fails in line 1 .*mend the file'),
+  ('LAYOUT = 3', 'LAYOUT must be a dict, not int'),
+  ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set mesh\., kern"),
+  ("LAYOUT = {'mesh.model': 3}", 'There is no config.mesh.model; allowed'),
+  ("LAYOUT = {'mesh.data': 'x'}", "config.mesh.data='x' must be a whole"),
+])
+def test_a_layout_that_cannot_be_used_is_one_sentence(text, said, tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(text)
+  with pytest.raises(UserError, match=f'--layout={file}.*{said}'):
+    config_files.apply_layout(base.train('sana'), str(file))
+
+
+def test_a_layout_that_is_not_there_is_told():
+  with pytest.raises(UserError, match='--layout=ddp: there is no such file; '
+                     'shipped are dp, fsdp, fsdp_tp, hybrid, sequence.'):
+    config_files.apply_layout(base.train('sana'), 'ddp')

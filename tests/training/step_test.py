@@ -1,0 +1,134 @@
+"""The step itself: a batch in parts is the same batch, whatever the mesh."""
+
+import functools
+
+import jax
+import jax.flatten_util
+import numpy as np
+import pytest
+
+from sana_jax import config as configs
+from sana_jax.errors import UserError
+from sana_jax.models.sana import Sana
+from sana_jax.optim import factory
+from sana_jax.sharding import tables
+from sana_jax.sharding.mesh import (
+  batch_rows,
+  check_batch,
+  make_mesh,
+  place_rows,
+)
+from sana_jax.training.state import plan
+from sana_jax.training.step import gradients, jit_step, replicate
+from sana_jax.training.tasks.sana import flow_loss
+from sana_jax.weights import folder
+
+BATCH = 16
+
+
+class Flow:
+  """The smallest Sana, and its real loss."""
+
+  rules = tables.SANA
+
+  def __init__(self, **fields):
+    module = Sana(width=64, depth=2, cross_heads=2, in_channels=4,
+                  out_channels=4, caption_channels=8, sample_size=4,
+                  text_norm_scale=1., **fields)
+    self.init = folder.transformer_init(module)
+    self.loss = functools.partial(
+        flow_loss, module, configs.train('sana').flow)
+
+
+def inputs():
+  """A batch, and what is frozen."""
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  batch = {'latents': normal(BATCH, 4, 4, 4), 'text': normal(BATCH, 6, 8),
+           'mask': rng.random((BATCH, 6)) < .7}
+  return batch, {'null_text': normal(6, 8), 'null_mask': np.arange(6) < 1}
+
+
+def placed(mesh, task):
+  """A mesh of the first devices, and the arguments of a step on it."""
+  count = np.prod([n for n in mesh.values()])
+  mesh = make_mesh(mesh, jax.devices()[:count])
+  config = configs.train('sana').optimizer
+  config.update(name='came', learning_rate=1e-4)
+  tx = factory.make(config, 100)
+  init, shapes = plan(task, tx, mesh)
+  batch, frozen = inputs()
+  batch = place_rows(batch, batch_rows(mesh, BATCH), mesh, BATCH)
+  with jax.set_mesh(mesh):
+    frozen, rng = replicate((frozen, jax.random.key(1)), mesh)
+    return mesh, tx, shapes, (init(jax.random.key(0)), frozen, batch, rng)
+
+
+def gradient(mesh, accumulate=1, **fields):
+  """Loss and the whole gradient as one vector."""
+  task = Flow(**fields)
+  mesh, _, _, (state, frozen, batch, rng) = placed(mesh, task)
+  with jax.set_mesh(mesh):
+    (loss, _), grads = jax.jit(
+        functools.partial(gradients, task, accumulate=accumulate))(
+            state.params, frozen, batch, jax.random.split(rng, BATCH))
+  return float(loss), jax.flatten_util.ravel_pytree(jax.device_get(grads))[0]
+
+
+def losses(mesh, steps=20):
+  """Of so many steps on one batch, with new noise each."""
+  task = Flow()
+  mesh, tx, shapes, (state, *rest) = placed(mesh, task)
+  found = []
+  with jax.set_mesh(mesh):
+    step = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=.9)
+    for _ in range(steps):
+      state, metrics = step(state, *rest)
+      found.append((metrics['loss'], metrics['grad_norm']))
+  return np.array(jax.device_get(found))
+
+
+@pytest.fixture(scope='module')
+def whole():
+  return gradient({'data': 1})
+
+
+@pytest.fixture(scope='module')
+def alone():
+  return losses({'data': 1})
+
+
+def relative_error(got, want):
+  return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+@pytest.mark.parametrize('mesh, parts', [
+    ({'data': 1}, 4), ({'data': 2, 'fsdp': 2}, 4),
+    ({'fsdp': 4, 'tensor': 2}, 2)], ids=str)
+def test_a_batch_in_parts_is_the_batch(whole, mesh, parts):
+  loss, grads = gradient(mesh, parts)
+  assert loss == pytest.approx(whole[0], rel=1e-6)
+  assert relative_error(grads, whole[1]) <= 1e-6
+
+
+@pytest.mark.parametrize('remat', ['full', 'dots', 'offload'])
+def test_what_is_computed_again_changes_no_gradient(whole, remat):
+  loss, grads = gradient({'data': 1}, remat=remat)
+  assert loss == pytest.approx(whole[0], rel=1e-6)
+  assert relative_error(grads, whole[1]) <= 1e-6
+
+
+@pytest.mark.parametrize('mesh', [
+    {'data': 8}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2},
+    {'fsdp': 2, 'sequence': 4}, {'data': 2, 'fsdp': 4}], ids=str)
+def test_twenty_steps_in_every_layout_are_those_of_one_device(
+    alone, mesh, capfd):
+  np.testing.assert_allclose(losses(mesh), alone, rtol=1e-4)
+  assert 'Involuntary full rematerialization' not in capfd.readouterr().err
+
+
+def test_parts_that_do_not_split_are_told():
+  mesh = make_mesh({'data': 2, 'fsdp': 4})
+  with pytest.raises(UserError, match='8 groups of devices x accumulate_steps=4'
+                     '; set batch_size to a multiple of 32, such as 32'):
+    check_batch(mesh, 48, 4)

@@ -36,7 +36,7 @@ def test_the_last_override_counts(config):
 
 
 @pytest.mark.parametrize('argument, said', [
-  ('--config.batch=64', r"no config.batch; allowed are \['autoencoder', 'bat"),
+  ('--config.batch=64', r"no config.batch; allowed are \['accumulate_steps', "),
   ('--config.flow.shfit=1', r"no config.flow.shfit; allowed are \['caption_"),
   ('--config.flows.shift=1', "no config.flows.shift; allowed are .*flow.sh"),
   ('--config.seed.x=1', r"no config.seed.x; allowed"),

@@ -7,9 +7,8 @@ channels; what is small is on every device. Blocks have a leading layer axis.
 
 _SHARED = (
   (r'patch_embed/kernel', (None, None, None, 'fsdp')),
-  (r'time_embed/(timestep|guidance)/linear1/kernel', ()),
-  # By inputs: by outputs, XLA gathers its gradient's factors on hybrid meshes.
-  (r'time_embed/(timestep|guidance)/linear2/kernel', ('fsdp', None)),
+  # By inputs: by outputs, XLA gathers factors of its gradient (hybrid meshes).
+  (r'time_embed/(timestep|guidance)/linear[12]/kernel', ('fsdp', None)),
   (r'time_embed/modulation/kernel', ('fsdp', None)),
   (r'caption/linear[12]/kernel', ('fsdp', None)),
   (r'blocks/(self|cross)_attention/(query|key|value)/kernel',

@@ -68,7 +68,8 @@ def train(
     use(silence('orbax'))
     asked_to_stop = use(stop_requests())
     batches = use(contextlib.closing(task.batches(
-        seed=config.seed, batch_size=config.batch_size, rows=rows)))
+        seed=config.seed, batch_size=config.batch_size,
+        rows=rows.tolist())))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     state = checkpoints.restore(shapes, batches) or init(init_rng)
     start = int(state.step)

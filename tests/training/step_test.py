@@ -119,8 +119,10 @@ def test_what_is_computed_again_changes_no_gradient(whole, remat):
 
 
 @pytest.mark.parametrize('mesh', [
-    {'data': 8}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2},
-    {'fsdp': 2, 'sequence': 4}, {'data': 2, 'fsdp': 4}], ids=str)
+    {'fsdp': 4, 'tensor': 2}, {'data': 2, 'fsdp': 2, 'sequence': 2},
+    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in (
+        {'data': 8}, {'fsdp': 8}, {'fsdp': 2, 'sequence': 4},
+        {'data': 2, 'fsdp': 4}))], ids=str)
 def test_twenty_steps_in_every_layout_are_those_of_one_device(
     alone, mesh, capfd):
   np.testing.assert_allclose(losses(mesh), alone, rtol=1e-4)

@@ -22,11 +22,12 @@ from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_shard
-from sana_jax.training import pictures
+from sana_jax.training import phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
+from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import claim, meet, writing
 
 # What may change between two runs in one workdir: how long, where and how
@@ -35,12 +36,12 @@ FREE_KEYS = (
     'checkpoint_every_steps', 'data.path', 'keep_checkpoints',
     'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
-    'pictures_every_steps')
+    'pictures_every_steps', 'watch')
 
 
 def train(
     config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
-    mesh: Mesh,
+    mesh: Mesh, traced_steps: range | None = None,
 ) -> TrainState:
   """Trains `task` to step `config.num_steps`, going on where `workdir` stopped.
 
@@ -48,8 +49,9 @@ def train(
   checkpoint_every_steps and keep_checkpoints (so many of the last ones);
   pictures_every_steps (0 for none); ema_decay (0 for no average);
   max_skipped_in_a_row (updates that are not finite, before the run stops);
-  optimizer (see optim/factory.py). Others are the task's. After a SIGTERM it
-  saves and returns the state that it has. Raises UserError.
+  watch (what is warned of); optimizer (see optim/factory.py). Others are the
+  task's. `traced_steps` are profiled. After a SIGTERM it saves and returns the
+  state that it has. Raises UserError.
   """
   rules.check(config)
   shard = batch_shard(mesh, config.batch_size)
@@ -75,33 +77,36 @@ def train(
       raise UserError(
           f'{workdir} is at step {start} already and num_steps is '
           f'{config.num_steps}; raise num_steps or choose another --workdir.')
-    report = use(Report(workdir, config, schedule, start))
+    watch = use(Watch(
+        workdir, config, task, shapes.params, mesh, traced_steps))
+    report = use(Report(
+        workdir, config, schedule, start, watch, checkpoints.newest))
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
-        batch_size=config.batch_size)
+        batch_size=config.batch_size, phase=watch.phase)
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):
-      state, metrics = update(state, next(batches))
-      report(step, metrics)
+      watch.profile(step, report.flush)
+      batch = watch.next(batches)
+      with watch.phase(phases.STEP):
+        state, metrics = update(state, batch)
+        report(step, metrics)
       stop = asked_to_stop(step)
       if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
         report.flush()  # Lines up to a saved step are never written again.
-        checkpoints.save(step, state, batches)
+        with watch.phase(phases.SAVE):
+          checkpoints.save(step, state, batches)
       if due(step, config.pictures_every_steps, config.num_steps):
         report.flush()
-        draw(task, state, step, workdir)
+        with watch.phase(phases.DRAW):
+          draw(task, state, step, workdir)
       if stop:
         break
       checkpoints.check()
 
     checkpoints.wait()
-    if int(state.step) == config.num_steps:
-      finish(task, state, workdir)
-    else:
-      logging.warning(
-          'Stopped by SIGTERM; step %d is saved, and the same command goes on '
-          'from there.', state.step)
+    finish(task, state, workdir, config.num_steps)
   return state
 
 
@@ -139,8 +144,15 @@ def draw(task: Task, state: TrainState, step: int, workdir: epath.Path) -> None:
       pictures.save_samples(workdir, step, image)
 
 
-def finish(task: Task, state: TrainState, workdir: epath.Path) -> None:
-  """The last loss curve, and workdir/model: written whole or not at all."""
+def finish(
+    task: Task, state: TrainState, workdir: epath.Path, num_steps: int,
+) -> None:
+  """After the last step, the loss curve and workdir/model, whole or not."""
+  if int(state.step) < num_steps:
+    logging.warning(
+        'Stopped by SIGTERM; step %d is saved, and the same command goes on '
+        'from there.', state.step)
+    return
   if jax.process_count() > 1:
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:

@@ -23,6 +23,8 @@ import ml_collections
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
+from sana_jax.training import levels
+from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import write_atomically, writing
 from sana_jax.typing import PyTree
 
@@ -34,9 +36,12 @@ class Report:
 
   def __init__(
       self, workdir: epath.Path, config: ml_collections.ConfigDict,
-      schedule: Callable[[int], Any], start: int,
+      schedule: Callable[[int], Any], start: int, watch: Watch | None = None,
+      last_good: Callable[[], epath.Path | None] = lambda: None,
   ):
+    """`last_good` finds the newest checkpoint, for the error that stops."""
     self._config, self._schedule = config, schedule
+    self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
     self._lines = workdir / 'metrics.jsonl'
     self._board = self._pending = None
@@ -75,7 +80,10 @@ class Report:
     if self._pending is None:
       return
     (step, metrics), self._pending = self._pending, None
-    metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
+    metrics = jax.device_get(metrics)
+    if self._watch:
+      self._watch.ended(step, metrics)
+    metrics = levels.flat(metrics)
     self._rate.tick(step)
     if self._primary:
       self._show(step, metrics)
@@ -85,9 +93,14 @@ class Report:
         self._config.max_skipped_in_a_row):
       raise UserError(
           f'The last {skipped} updates, up to step {step}, were not finite '
-          f'(loss {metrics["loss"]}) and were skipped; lower '
-          'optimizer.learning_rate, look at the data, or raise '
-          'max_skipped_in_a_row.')
+          f'(loss {metrics["loss"]}) and were skipped; '
+          f'{self._where_to_go_on()}; lower optimizer.learning_rate, look at '
+          'the data, or raise max_skipped_in_a_row.')
+
+  def _where_to_go_on(self) -> str:
+    found = self._last_good()
+    return ('no checkpoint was saved' if found is None else
+            f'the last good checkpoint is {found}')
 
   def _is_last(self, step: int) -> bool:
     return step == self._config.num_steps
@@ -110,8 +123,9 @@ class Report:
     """One line of metrics.jsonl, and the same for TensorBoard."""
     # Skipped updates did not move the optimizer's own count.
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
+    seen = self._watch.line(step, metrics) if self._watch else {}
     line = {
-        'step': step, **metrics,
+        'step': step, **metrics, **seen,
         'learning_rate': float(self._schedule(before)),
         'images_per_second': self._rate.images_per_second,
         'seconds': round(self._rate.seconds, 3)}

@@ -18,9 +18,11 @@ from PIL import Image
 
 from sana_jax.optim import ema as averages
 from sana_jax.sharding import rules
+from sana_jax.training.levels import Levels
 from sana_jax.typing import Array, Params, PRNGKeyArray, PyTree
 
 Init = Callable[[PRNGKeyArray], 'TrainState']
+Metrics = dict[str, Array | Levels]
 
 
 class TrainState(NamedTuple):
@@ -50,8 +52,13 @@ class Objective(Protocol):
 
   def loss(
       self, params: Params, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray,
-  ) -> tuple[Array, dict[str, Array]]:
-    """The mean loss over the batch, and scalars worth a line in the log."""
+  ) -> tuple[Array, Metrics]:
+    """The mean loss over the batch, and what is worth a line in the log.
+
+    A scalar, or a vector with a number for each layer, is a mean over the
+    batch; the log has those of the steps that it has a line for. Levels are
+    sums over the batch; the log has their means since the line before.
+    """
 
 
 @runtime_checkable

@@ -6,6 +6,8 @@ A loss or gradient that is not finite changes nothing but the counters: the
 data and the randomness move on, params, average and optimizer stay.
 """
 
+from collections.abc import Callable
+import contextlib
 import functools
 import time
 
@@ -17,21 +19,20 @@ import optax
 
 from sana_jax.optim import ema as averages
 from sana_jax.sharding.mesh import batch_spec
-from sana_jax.training.state import Objective, Task, TrainState
-from sana_jax.typing import Array, PRNGKeyArray, PyTree
-
-Metrics = dict[str, Array]
+from sana_jax.training import norms, phases
+from sana_jax.training.state import Metrics, Objective, Task, TrainState
+from sana_jax.typing import PRNGKeyArray, PyTree
 
 
 def train_step(
     state: TrainState, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray, *,
     task: Objective, tx: optax.GradientTransformation, ema_decay: float,
 ) -> tuple[TrainState, Metrics]:
-  """The next state, and the scalars of this step.
+  """The next state, and the metrics of this step.
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
-  key. Metrics are the task's and loss, grad_norm, param_norm, skipped and
-  skipped_in_a_row.
+  key. Metrics are the task's and loss, grad_norm, grad_norm/PART, param_norm,
+  skipped and skipped_in_a_row.
   """
   rng = jax.random.fold_in(rng, state.step)
   (loss, scalars), grads = jax.value_and_grad(task.loss, has_aux=True)(
@@ -55,7 +56,8 @@ def train_step(
       state.step + 1, params, average, opt_state, state.skipped + missed,
       (state.skipped_in_a_row + 1) * missed)
   return state, {
-      **scalars, 'loss': loss, 'grad_norm': grad_norm,
+      **scalars, **norms.by_part(grads, 'grad_norm'), 'loss': loss,
+      'grad_norm': grad_norm,
       'param_norm': optax.tree.norm(params), 'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row}
 
@@ -84,11 +86,12 @@ class Update:
       self, shapes: TrainState, mesh: Mesh, *, task: Task,
       tx: optax.GradientTransformation, ema_decay: float, rng: PRNGKeyArray,
       batch_size: int,
+      phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
   ):
     self._jitted = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=ema_decay)
     self._mesh, self._batch_size = mesh, batch_size
     self._frozen, self._rng = replicate((task.frozen, rng), mesh)
-    self._compiled = {}
+    self._compiled, self._phase = {}, phase
 
   def __call__(
       self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -96,7 +99,8 @@ class Update:
     args = state, self._frozen, batch, self._rng
     key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
     if key not in self._compiled:
-      self._compiled[key] = self._compile(*args)
+      with self._phase(phases.COMPILE):
+        self._compiled[key] = self._compile(*args)
     with jax.transfer_guard('disallow'):
       return self._compiled[key](*args)
 

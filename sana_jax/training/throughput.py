@@ -103,9 +103,12 @@ class Throughput:
 class Work:
   """FLOPs of a step on a batch, counted once for each shape of batch."""
 
-  def __init__(self, task: Objective, params: Params, batch_size: int):
+  def __init__(
+      self, task: Objective, params: Params, batch_size: int,
+      phase: Callable = contextlib.nullcontext,
+  ):
     """`params` may be ShapeDtypeStructs; `batch_size` is of all processes."""
-    self._task, self._batch_size = task, batch_size
+    self._task, self._batch_size, self._phase = task, batch_size, phase
     self._params, self._frozen = shapes_of((params, task.frozen))
     self._known = {}
 
@@ -113,7 +116,8 @@ class Work:
     """None, and a word in the log, where they cannot be counted."""
     key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
     if key not in self._known:
-      self._known[key] = self._count(batch)
+      with self._phase(phases.COMPILE):
+        self._known[key] = self._count(batch)
     return self._known[key]
 
   def _count(self, batch):

@@ -37,7 +37,8 @@ class Watch(contextlib.ExitStack):
     super().__init__()
     self.phase = Phases()
     self.profile = Profiler(workdir / 'profile', self.phase, traced_steps)
-    self._work = throughput.Work(task, params, config.batch_size)
+    self._work = throughput.Work(
+        task, params, config.batch_size, self.phase)
     self._speed = throughput.of_run(self.phase, mesh, config.batch_size)
     self._levels = levels.Accumulated()
     self._stall_seconds = 60 * config.watch.stall_minutes
@@ -56,8 +57,7 @@ class Watch(contextlib.ExitStack):
     """The batch of a step that is handed to the devices next."""
     with self.phase(phases.DATA):
       batch = next(batches)
-    with self.phase(phases.COMPILE):  # It traces the loss of a new shape.
-      self._speed.start(self._work(batch))
+    self._speed.start(self._work(batch))
     return batch
 
   def ended(self, step: int, metrics: Mapping) -> None:

@@ -89,7 +89,7 @@ def train(
     for step in range(start + 1, config.num_steps + 1):
       watch.profile(step, report.flush)
       batch = watch.next(batches)
-      with watch.phase(phases.STEP):
+      with watch.step(step):
         state, metrics = update(state, batch)
         report(step, metrics)
       stop = asked_to_stop(step)

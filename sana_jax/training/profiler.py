@@ -98,5 +98,6 @@ class Profiler:
       yield
     except Exception as error:  # noqa: BLE001
       self._steps = None
+      self._open.close()
       logging.warning('The profile could not be taken (%s: %s).',
                       type(error).__name__, error)

@@ -9,6 +9,7 @@ import contextlib
 
 from absl import logging
 from etils import epath
+import jax
 from jax.sharding import Mesh
 import ml_collections
 
@@ -23,10 +24,10 @@ _LOOK_EVERY_SECONDS = 15.
 
 
 class Watch(contextlib.ExitStack):
-  """A context; its `phase(name)` and `profile(step, flush)` are the loop's.
+  """A context; `phase(name)` and `profile(step, flush)` are its parts' calls.
 
-  The loop takes its batches by `next`; the report calls `ended` for each step
-  and `line` for each line of the log.
+  The loop takes its batches by `next` and goes through `step`; the report calls
+  `ended` for each step and `line` for each line of the log.
   """
 
   def __init__(
@@ -52,6 +53,13 @@ class Watch(contextlib.ExitStack):
       self.enter_context(Watchdog(
           self._stall, min(self._stall_seconds / 4, _LOOK_EVERY_SECONDS)))
     return self
+
+  @contextlib.contextmanager
+  def step(self, number: int) -> Iterator[None]:
+    """While a step is handed over, and the one before it awaited."""
+    with self.phase(phases.STEP), jax.profiler.StepTraceAnnotation(
+        'train', step_num=number):
+      yield
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
     """The batch of a step that is handed to the devices next."""

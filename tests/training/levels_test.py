@@ -1,5 +1,7 @@
 """Losses by noise level and norms by block add up to those of the whole."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,7 @@ def test_each_block_has_the_norm_of_its_own_gradients(grads):
   assert sorted(found) == ['grad_norm/block', 'grad_norm/head',
                            'grad_norm/scale']
   for i in range(3):
-    one = jax.tree.map(lambda x: x[i], grads['blocks'])
+    one = jax.tree.map(operator.itemgetter(i), grads['blocks'])
     np.testing.assert_allclose(
         found['grad_norm/block'][i], optax.tree.norm(one), rtol=1e-6)
   np.testing.assert_allclose(

@@ -169,7 +169,8 @@ def test_kernels_do_not_hide_work(toy):
   like = jax.ShapeDtypeStruct
   qkv = like((2, 16, 1, 32), jnp.float32)
   task.loss = lambda params, *_: kernels.relu_linear_attention(**params)
-  count = lambda: Work(task, dict.fromkeys('qkv', qkv), 2)({'x': jnp.zeros((2, 1))})
+  params = dict.fromkeys('qkv', qkv)
+  count = lambda: Work(task, params, 2)({'x': jnp.zeros((2, 1))})
   plain = count()
   assert plain > 0
   with kernels.prefer(relu_linear_attention='mosaic_tpu'):

@@ -79,10 +79,10 @@ def get_config(**changes):
       'mesh': {'data': 2, 'fsdp': 4}, **changes})
 
 
-def run(workdir, task=None, devices=None, **changes):
+def run(workdir, task=None, devices=None, traced_steps=None, **changes):
   config = get_config(**changes)
   mesh = make_mesh(config.mesh, devices)
-  return train(config, task or Toy(), workdir, mesh)
+  return train(config, task or Toy(), workdir, mesh, traced_steps)
 
 
 if __name__ == '__main__':

@@ -100,7 +100,7 @@ def train(
       if due(step, config.pictures_every_steps, config.num_steps):
         report.flush()
         with watch.phase(phases.DRAW):
-          draw(task, state, step, workdir)
+          draw(task, state, step, workdir, report)
       if stop:
         break
       checkpoints.check()
@@ -135,13 +135,17 @@ def stop_requests():
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def draw(task: Task, state: TrainState, step: int, workdir: epath.Path) -> None:
+def draw(
+    task: Task, state: TrainState, step: int, workdir: epath.Path,
+    report: Report,
+) -> None:
   """A grid of samples, made by all processes, and the loss curve."""
   image = task.pictures(state.weights, step)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
     if image is not None:
       pictures.save_samples(workdir, step, image)
+      report.picture(step, image)
 
 
 def finish(

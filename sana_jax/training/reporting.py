@@ -20,6 +20,8 @@ from clu import parameter_overview
 from etils import epath
 import jax
 import ml_collections
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
@@ -71,6 +73,13 @@ class Report:
     """Queues this step's metrics, and reports the step before it."""
     self.flush()
     self._pending = step, metrics
+
+  def picture(self, step: int, image: Image.Image) -> None:
+    """Shows a grid of samples in TensorBoard."""
+    if self._board is not None:
+      self._board.write_images(
+          step, {'samples': np.asarray(image.convert('RGB'))[None]})
+      self._board.flush()
 
   def flush(self) -> None:
     """Waits for the queued metrics and reports them.

@@ -96,8 +96,11 @@ class Report:
     self._rate.tick(step)
     if self._primary:
       self._show(step, metrics)
-      if step % self._config.log_every_steps == 0 or self._is_last(step):
-        self._write(step, metrics)
+    if step % self._config.log_every_steps == 0 or self._is_last(step):
+      # By all processes: each begins a new interval.
+      seen = self._watch.line(step, metrics) if self._watch else {}
+      if self._primary:
+        self._write(step, {**metrics, **seen})
     if (skipped := metrics['skipped_in_a_row']) >= (
         self._config.max_skipped_in_a_row):
       raise UserError(
@@ -132,9 +135,8 @@ class Report:
     """One line of metrics.jsonl, and the same for TensorBoard."""
     # Skipped updates did not move the optimizer's own count.
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
-    seen = self._watch.line(step, metrics) if self._watch else {}
     line = {
-        'step': step, **metrics, **seen,
+        'step': step, **metrics,
         'learning_rate': float(self._schedule(before)),
         'images_per_second': self._rate.images_per_second,
         'seconds': round(self._rate.seconds, 3)}

@@ -78,5 +78,6 @@ class Watch(contextlib.ExitStack):
   def line(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
     """What to add to a log line with these metrics."""
     for said in self._divergence.found(step, metrics):
-      logging.warning('%s', said)
+      if jax.process_index() == 0:  # All see the same.
+        logging.warning('%s', said)
     return self._levels.line() | self._speed.line()

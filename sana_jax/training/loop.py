@@ -73,10 +73,7 @@ def train(
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     state = checkpoints.restore(shapes, batches) or init(init_rng)
     start = int(state.step)
-    if start > config.num_steps:
-      raise UserError(
-          f'{workdir} is at step {start} already and num_steps is '
-          f'{config.num_steps}; raise num_steps or choose another --workdir.')
+    check_start(start, config.num_steps, workdir)
     watch = use(Watch(
         workdir, config, task, shapes.params, mesh, traced_steps))
     report = use(Report(
@@ -94,12 +91,11 @@ def train(
         report(step, metrics)
       stop = asked_to_stop(step)
       if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
-        report.flush()  # Lines up to a saved step are never written again.
-        with watch.phase(phases.SAVE):
+        # Lines up to a saved step are never written again.
+        with watch.pause(phases.SAVE, report.flush):
           checkpoints.save(step, state, batches)
       if due(step, config.pictures_every_steps, config.num_steps):
-        report.flush()
-        with watch.phase(phases.DRAW):
+        with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
       if stop:
         break
@@ -108,6 +104,14 @@ def train(
     checkpoints.wait()
     finish(task, state, workdir, config.num_steps)
   return state
+
+
+def check_start(start: int, num_steps: int, workdir: epath.Path) -> None:
+  """Raises UserError where the last step is behind us."""
+  if start > num_steps:
+    raise UserError(
+        f'{workdir} is at step {start} already and num_steps is {num_steps}; '
+        'raise num_steps or choose another --workdir.')
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -4,7 +4,7 @@ Nothing here changes a step or waits for a device: times are the host's, and
 metrics are those that the report has fetched anyway.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 
 from absl import logging
@@ -26,8 +26,8 @@ _LOOK_EVERY_SECONDS = 15.
 class Watch(contextlib.ExitStack):
   """A context; `phase(name)` and `profile(step, flush)` are its parts' calls.
 
-  The loop takes its batches by `next` and goes through `step`; the report calls
-  `ended` for each step and `line` for each line of the log.
+  The loop takes its batches by `next` and goes through `step` and `pause`; the
+  report calls `ended` for each step and `line` for each line of the log.
   """
 
   def __init__(
@@ -59,6 +59,14 @@ class Watch(contextlib.ExitStack):
     """While a step is handed over, and the one before it awaited."""
     with self.phase(phases.STEP), jax.profiler.StepTraceAnnotation(
         'train', step_num=number):
+      yield
+
+  @contextlib.contextmanager
+  def pause(self, name: str, flush: Callable[[], None]) -> Iterator[None]:
+    """A phase that is no step's; `flush` waits for those under way first."""
+    with self.phase(phases.STEP):
+      flush()
+    with self.phase(name):
       yield
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:

@@ -87,6 +87,13 @@ class Op:
     return getattr(importlib.import_module(module), function)
 
   @property
+  def is_plain(self) -> bool:
+    """Whether a call that names no backend goes to XLA at once."""
+    first = _preferred.get(self.name) or next(
+      iter(self.order.get(target(), ())), 'xla')
+    return first == 'xla'
+
+  @property
   def implementations(self) -> list[str]:
     """Names of all backends."""
     return [*self.kernels, 'xla']

@@ -55,6 +55,16 @@ def interval(text: str) -> tuple[float, float]:
   return low, high
 
 
+def steps(text: str) -> range:
+  """The type of a flag like 100:105; the second one is not included."""
+  match = re.fullmatch(r'(\d{1,9}):(\d{1,9})', text)
+  found = range(*map(int, match.groups())) if match else range(0)
+  if not found or not found.start:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not allowed; give START:STOP with 1 <= START < STOP')
+  return found
+
+
 def sizes(text: str) -> dict[str, int]:
   """The type of a flag like data=2,sequence=-1."""
   pairs = [re.fullmatch(r'(\w+)=(-?\d{1,6})', part) for part in

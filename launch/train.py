@@ -20,7 +20,7 @@ from sana_jax.errors import UserError
 from sana_jax.launch import devices
 from sana_jax.launch.backends import preferred
 from sana_jax.launch.config_files import apply_layout, brief, load_config
-from sana_jax.launch.flags import whole
+from sana_jax.launch.flags import steps, whole
 
 OVERRIDES = True  # Takes --config.key=value.
 
@@ -44,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--distributed', action='store_true',
     help='one of several processes; found through SLURM, GKE or Cloud TPU')
+  parser.add_argument(
+    '--profile', type=steps, metavar='START:STOP',
+    help='trace these steps, STOP not included, into DIR/profile; SIGUSR1 '
+    'traces the next ones of a run that is under way')
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -54,6 +58,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   base.apply_overrides(config, overrides)
   base.check_keys(config)
   base.check(config)
+  check_profile(args.profile, config.num_steps)
   devices.configure(args.cpu_devices)
   from sana_jax.launch import terminal
   terminal.show_logs()
@@ -77,9 +82,18 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   workdir.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir)
   with preferred(config.kernels.to_dict(), 'config.kernels'):
-    state = loop.train(config, task, args.workdir, mesh)
+    state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps
   return 0 if done else 143  # As a shell reports SIGTERM.
+
+
+def check_profile(traced: range | None, num_steps: int) -> None:
+  """Raises UserError for steps that the run does not have."""
+  if traced and traced.stop > num_steps + 1:
+    raise UserError(
+      f'--profile={traced.start}:{traced.stop} ends after the last step; give '
+      f'START:STOP with STOP up to {num_steps + 1}, or raise '
+      'config.num_steps.')
 
 
 def join() -> None:

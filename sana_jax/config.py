@@ -64,6 +64,10 @@ def train(task: str) -> ConfigDict:
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
+  config.watch = ConfigDict(dict(  # What is warned of; it stops nothing.
+    stall_minutes=10.0,  # Without a step's end; 0 for no word.
+    # Times its running median that a loss or gradient norm is; 0 for no word.
+    divergence_factor=5.0))
   config.mesh = ConfigDict(dict(
     data=-1, fsdp=1, tensor=1, sequence=1,
     slices=1,  # So many such meshes, joined along data over slow links.
@@ -245,7 +249,8 @@ _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
              'text.length', 'text.examples')
 _NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
-                 'loss.latent_mean', 'loss.noise', 'text.look_back')
+                 'loss.latent_mean', 'loss.noise', 'text.look_back',
+                 'watch.stall_minutes', 'watch.divergence_factor')
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,
@@ -271,6 +276,8 @@ def _violated(key, value):
     return 'positive'
   if key in _NOT_NEGATIVE and value < 0:
     return 'zero or more'
+  if key == 'watch.divergence_factor' and 0 < value <= 1:
+    return 'more than 1, or 0'
   if kind is int and value >= 2**31:
     return 'less than 2 ** 31'
   if key in _FRACTION and not 0 <= value < 1:

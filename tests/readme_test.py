@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from sana_jax import config as base
 from sana_jax.launch import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,6 +91,25 @@ def test_the_commands_of_the_page_on_kernels_run(
       more = ['--config.num_steps=2', '--config.text.examples=32',
               '--config.optimizer.warmup_steps=0']
     assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
+
+
+def test_the_page_on_watching_runs_and_names_every_metric(
+    tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  page = (ROOT / 'docs' / 'watching.md').read_text()
+  line, = commands(page)
+  _, *arguments = shlex.split(line)
+  assert cli.main([
+    *arguments, '--config.num_steps=3', '--config.text.examples=32',
+    '--config.optimizer.warmup_steps=0']) == 0, capsys.readouterr().err
+  assert list((tmp_path / 'out/watched/profile/step_000001').rglob('*.pb'))
+  found = json.loads((tmp_path / 'out/watched/metrics.jsonl').read_text())
+  of_task = {'next_token', 'own_token', 'earliest_token'}
+  unnamed = {name for name in found if f'`{name}`' not in page and not (
+    name.startswith(('grad_norm/', 'step_seconds/')) or name in of_task)}
+  assert not unnamed
+  for key in re.findall(r'^\| `([\w.]+)` \| \d+ \|', page, re.MULTILINE):
+    assert key in base.flatten(base.train('sana')), key
 
 
 def test_the_scores_of_the_readme_are_those_of_the_shipped_model():

@@ -110,6 +110,16 @@ class Checkpoints:
     with self._errors('saving to'):
       self._manager.wait_until_finished()
 
+  def newest(self) -> epath.Path | None:
+    """The folder of the last one that is whole, once no save is under way."""
+    with contextlib.suppress(UserError):  # There was another error before.
+      self.wait()
+    steps = self._steps()
+    return self._folder / str(max(steps)) if steps else None
+
+  def _steps(self) -> list[int]:
+    return [int(p.name) for p in self._folder.glob('*') if p.name.isdigit()]
+
   def _try(self, step, shapes, batches):
     """`(state, None)`, or `(None, what is wrong)` for all processes alike."""
     damage = state = None
@@ -157,7 +167,7 @@ class Checkpoints:
     # Raised out here, without the error as its context: that would keep orbax's
     # unfinished writes alive until Python exits.
     if failure is not None:
-      steps = [int(p.name) for p in self._folder.glob('*') if p.name.isdigit()]
+      steps = self._steps()
       intact = f'step {max(steps)} is intact' if steps else 'nothing is saved'
       raise UserError(
           f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '

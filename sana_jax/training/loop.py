@@ -22,11 +22,12 @@ from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_rows, check_batch
-from sana_jax.training import pictures
+from sana_jax.training import phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
+from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import claim, meet, writing
 
 # What may change between two runs in one workdir: how long, where and how
@@ -35,12 +36,12 @@ FREE_KEYS = (
     'checkpoint_every_steps', 'data.path', 'keep_checkpoints',
     'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
-    'pictures_every_steps')
+    'pictures_every_steps', 'watch')
 
 
 def train(
     config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
-    mesh: Mesh,
+    mesh: Mesh, traced_steps: range | None = None,
 ) -> TrainState:
   """Trains `task` to step `config.num_steps`, going on where `workdir` stopped.
 
@@ -49,8 +50,9 @@ def train(
   checkpoint_every_steps and keep_checkpoints (so many of the last ones);
   pictures_every_steps (0 for none); ema_decay (0 for no average);
   max_skipped_in_a_row (updates that are not finite, before the run stops);
-  optimizer (see optim/factory.py). Others are the task's. After a SIGTERM it
-  saves and returns the state that it has. Raises UserError.
+  watch (what is warned of); optimizer (see optim/factory.py). Others are the
+  task's. `traced_steps` are profiled. After a SIGTERM it saves and returns the
+  state that it has. Raises UserError.
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
@@ -73,38 +75,46 @@ def train(
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     state = checkpoints.restore(shapes, batches) or init(init_rng)
     start = int(state.step)
-    if start > config.num_steps:
-      raise UserError(
-          f'{workdir} is at step {start} already and num_steps is '
-          f'{config.num_steps}; raise num_steps or choose another --workdir.')
-    report = use(Report(workdir, config, schedule, start))
+    check_start(start, config.num_steps, workdir)
+    watch = use(Watch(
+        workdir, config, task, shapes.params, mesh, traced_steps))
+    report = use(Report(
+        workdir, config, schedule, start, watch, checkpoints.newest))
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
-        batch_size=config.batch_size, accumulate=config.accumulate_steps)
+        batch_size=config.batch_size, accumulate=config.accumulate_steps,
+        phase=watch.phase)
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):
-      state, metrics = update(state, next(batches))
-      report(step, metrics)
+      watch.profile(step, report.flush)
+      batch = watch.next(batches)
+      with watch.step(step):
+        state, metrics = update(state, batch)
+        report(step, metrics)
       stop = asked_to_stop(step)
       if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
-        report.flush()  # Lines up to a saved step are never written again.
-        checkpoints.save(step, state, batches)
+        # Lines up to a saved step are never written again.
+        with watch.pause(phases.SAVE, report.flush):
+          checkpoints.save(step, state, batches)
       if due(step, config.pictures_every_steps, config.num_steps):
-        report.flush()
-        draw(task, state, step, workdir)
+        with watch.pause(phases.DRAW, report.flush):
+          draw(task, state, step, workdir, report)
       if stop:
         break
       checkpoints.check()
 
     checkpoints.wait()
-    if int(state.step) == config.num_steps:
-      finish(task, state, workdir)
-    else:
-      logging.warning(
-          'Stopped by SIGTERM; step %d is saved, and the same command goes on '
-          'from there.', state.step)
+    finish(task, state, workdir, config.num_steps)
   return state
+
+
+def check_start(start: int, num_steps: int, workdir: epath.Path) -> None:
+  """Raises UserError where the last step is behind us."""
+  if start > num_steps:
+    raise UserError(
+        f'{workdir} is at step {start} already and num_steps is {num_steps}; '
+        'raise num_steps or choose another --workdir.')
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -132,17 +142,28 @@ def stop_requests():
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def draw(task: Task, state: TrainState, step: int, workdir: epath.Path) -> None:
+def draw(
+    task: Task, state: TrainState, step: int, workdir: epath.Path,
+    report: Report,
+) -> None:
   """A grid of samples, made by all processes, and the loss curve."""
   image = task.pictures(state.weights, step)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
     if image is not None:
       pictures.save_samples(workdir, step, image)
+      report.picture(step, image)
 
 
-def finish(task: Task, state: TrainState, workdir: epath.Path) -> None:
-  """The last loss curve, and workdir/model: written whole or not at all."""
+def finish(
+    task: Task, state: TrainState, workdir: epath.Path, num_steps: int,
+) -> None:
+  """After the last step, the loss curve and workdir/model, whole or not."""
+  if int(state.step) < num_steps:
+    logging.warning(
+        'Stopped by SIGTERM; step %d is saved, and the same command goes on '
+        'from there.', state.step)
+    return
   if jax.process_count() > 1:
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:

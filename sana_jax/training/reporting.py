@@ -20,9 +20,13 @@ from clu import parameter_overview
 from etils import epath
 import jax
 import ml_collections
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
+from sana_jax.training import levels
+from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import write_atomically, writing
 from sana_jax.typing import PyTree
 
@@ -34,9 +38,12 @@ class Report:
 
   def __init__(
       self, workdir: epath.Path, config: ml_collections.ConfigDict,
-      schedule: Callable[[int], Any], start: int,
+      schedule: Callable[[int], Any], start: int, watch: Watch | None = None,
+      last_good: Callable[[], epath.Path | None] = lambda: None,
   ):
+    """`last_good` finds the newest checkpoint, for the error that stops."""
     self._config, self._schedule = config, schedule
+    self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
     self._lines = workdir / 'metrics.jsonl'
     self._board = self._pending = None
@@ -67,6 +74,13 @@ class Report:
     self.flush()
     self._pending = step, metrics
 
+  def picture(self, step: int, image: Image.Image) -> None:
+    """Shows a grid of samples in TensorBoard."""
+    if self._board is not None:
+      self._board.write_images(
+          step, {'samples': np.asarray(image.convert('RGB'))[None]})
+      self._board.flush()
+
   def flush(self) -> None:
     """Waits for the queued metrics and reports them.
 
@@ -75,19 +89,30 @@ class Report:
     if self._pending is None:
       return
     (step, metrics), self._pending = self._pending, None
-    metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
+    metrics = jax.device_get(metrics)
+    if self._watch:
+      self._watch.ended(step, metrics)
+    metrics = levels.flat(metrics)
     self._rate.tick(step)
     if self._primary:
       self._show(step, metrics)
-      if step % self._config.log_every_steps == 0 or self._is_last(step):
-        self._write(step, metrics)
+    if step % self._config.log_every_steps == 0 or self._is_last(step):
+      # By all processes: each begins a new interval.
+      seen = self._watch.line(step, metrics) if self._watch else {}
+      if self._primary:
+        self._write(step, {**metrics, **seen})
     if (skipped := metrics['skipped_in_a_row']) >= (
         self._config.max_skipped_in_a_row):
       raise UserError(
           f'The last {skipped} updates, up to step {step}, were not finite '
-          f'(loss {metrics["loss"]}) and were skipped; lower '
-          'optimizer.learning_rate, look at the data, or raise '
-          'max_skipped_in_a_row.')
+          f'(loss {metrics["loss"]}) and were skipped; '
+          f'{self._where_to_go_on()}; lower optimizer.learning_rate, look at '
+          'the data, or raise max_skipped_in_a_row.')
+
+  def _where_to_go_on(self) -> str:
+    found = self._last_good()
+    return ('no checkpoint was saved' if found is None else
+            f'the last good checkpoint is {found}')
 
   def _is_last(self, step: int) -> bool:
     return step == self._config.num_steps

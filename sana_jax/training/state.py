@@ -18,9 +18,11 @@ from PIL import Image
 
 from sana_jax.optim import ema as averages
 from sana_jax.sharding import rules
+from sana_jax.training.levels import Levels
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 
 Init = Callable[[PRNGKeyArray], 'TrainState']
+Metrics = dict[str, Array | Levels]
 
 
 class TrainState(NamedTuple):
@@ -50,12 +52,15 @@ class Objective(Protocol):
 
   def loss(
       self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys,
-  ) -> tuple[Array, dict[str, Array]]:
-    """The mean loss over the batch, and scalars worth a line in the log.
+  ) -> tuple[Array, Metrics]:
+    """The mean loss over the batch, and what is worth a line in the log.
 
     Each example has a key of its own in `rngs` [b]: what it draws depends
-    neither on the others nor on how the batch is cut. The scalars are means
-    over the batch too.
+    neither on the others nor on how the batch is cut.
+
+    A scalar, or a vector with a number for each layer, is a mean over the
+    batch; the log has those of the steps that it has a line for. Levels are
+    sums over the batch; the log has their means since the line before.
     """
 
 

@@ -6,6 +6,8 @@ A loss or gradient that is not finite changes nothing but the counters: the
 data and the randomness move on, params, average and optimizer stay.
 """
 
+from collections.abc import Callable
+import contextlib
 import functools
 import time
 
@@ -18,10 +20,10 @@ import optax
 from sana_jax.optim import ema as averages
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
-from sana_jax.training.state import Objective, Task, TrainState
+from sana_jax.training import norms, phases
+from sana_jax.training.levels import Levels
+from sana_jax.training.state import Metrics, Objective, Task, TrainState
 from sana_jax.typing import Array, Keys, PRNGKeyArray, PyTree
-
-Metrics = dict[str, Array]
 
 
 def train_step(
@@ -29,12 +31,12 @@ def train_step(
     task: Objective, tx: optax.GradientTransformation, ema_decay: float,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-  """The next state, and the scalars of this step.
+  """The next state, and the metrics of this step.
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
   key. `accumulate` cuts the batch into so many parts, one after the other, with
   the same result for less memory. Metrics are the task's and loss, grad_norm,
-  param_norm, skipped and skipped_in_a_row.
+  grad_norm/PART, param_norm, skipped and skipped_in_a_row.
   """
   rngs = jax.random.split(
       jax.random.fold_in(rng, state.step), jax.tree.leaves(batch)[0].shape[0])
@@ -59,7 +61,8 @@ def train_step(
       state.step + 1, params, average, opt_state, state.skipped + missed,
       (state.skipped_in_a_row + 1) * missed)
   return state, {
-      **scalars, 'loss': loss, 'grad_norm': grad_norm,
+      **scalars, **norms.by_part(grads, 'grad_norm'), 'loss': loss,
+      'grad_norm': grad_norm,
       'param_norm': optax.tree.norm(params), 'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row}
 
@@ -81,7 +84,10 @@ def gradients(
     return jax.tree.map(
         jnp.add, total, gradient(params, frozen, *part)), None
   total, _ = jax.lax.scan(add, zeros, parts)
-  return jax.tree.map(lambda x: x / accumulate, total)
+  # All are means, but for Levels, which are sums.
+  return jax.tree.map(
+      lambda x: x if isinstance(x, Levels) else x / accumulate, total,
+      is_leaf=lambda x: isinstance(x, Levels))
 
 
 def _cut(count, x):
@@ -116,6 +122,7 @@ class Update:
       self, shapes: TrainState, mesh: Mesh, *, task: Task,
       tx: optax.GradientTransformation, ema_decay: float, rng: PRNGKeyArray,
       batch_size: int, accumulate: int = 1,
+      phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
   ):
     self._jitted = jit_step(
         shapes, mesh, task=task, tx=tx, ema_decay=ema_decay,
@@ -124,7 +131,7 @@ class Update:
         place_rows, rows=batch_rows(mesh, batch_size), mesh=mesh,
         batch_size=batch_size)
     self._frozen, self._rng = replicate((task.frozen, rng), mesh)
-    self._compiled = {}
+    self._compiled, self._phase = {}, phase
 
   def __call__(
       self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -132,7 +139,8 @@ class Update:
     args = state, self._frozen, batch, self._rng
     key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
     if key not in self._compiled:
-      self._compiled[key] = self._compile(*args)
+      with self._phase(phases.COMPILE):
+        self._compiled[key] = self._compile(*args)
     with jax.transfer_guard('disallow'):
       return self._compiled[key](*args)
 

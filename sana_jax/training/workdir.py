@@ -5,6 +5,7 @@
     metrics.jsonl    one object a log interval, see reporting.py
     loss.png         the loss curve
     pictures/        sample grids
+    profile/         traces, see profiler.py
     model/           the trained model, once the run is done
 """
 

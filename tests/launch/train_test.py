@@ -73,6 +73,16 @@ def test_another_config_in_the_same_workdir_is_refused(
   ('--config.kernels.glumb_conv=triton', "config.kernels.glumb_conv='triton' "
    'must be'),
   ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
+  ('--config.watch.stall_minutes=-1', 'config.watch.stall_minutes=-1.0 must '
+   'be zero or more.'),
+  ('--config.watch.divergence_factor=.5', 'config.watch.divergence_factor=0.5 '
+   'must be more than 1, or 0.'),
+  ('--profile=5', "--profile: '5' is not allowed; give START:STOP with 1 <= "
+   'START < STOP'),
+  ('--profile=0:2', "--profile: '0:2' is not allowed"),
+  ('--profile=2:2', "--profile: '2:2' is not allowed"),
+  ('--profile=2:4', '--profile=2:4 ends after the last step; give START:STOP '
+   'with STOP up to 3, or raise config.num_steps.'),
   ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
   ('--confg.seed=1', "Unknown argument '--confg.seed=1'; overrides look like"),
 ])

@@ -103,6 +103,39 @@ def test_too_many_bad_batches_in_a_row_stop_the_run(toy, tmp_path):
     toy.run(tmp_path, toy.Toy(poison=range(256)), num_steps=10)
 
 
+def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
+  with pytest.raises(UserError, match='; no checkpoint was saved; lower'):
+    toy.run(tmp_path / 'none', toy.Toy(poison=range(256)))
+  toy.run(tmp_path / 'some', num_steps=5)
+  last = tmp_path / 'some/checkpoints/8'
+  with pytest.raises(UserError, match=(
+      'last 4 updates, up to step 9, were not finite .*; the last good '
+      f'checkpoint is {last}; lower ')):
+    toy.run(tmp_path / 'some', toy.Toy(poison=range(256)),
+            max_skipped_in_a_row=4)
+  # It holds what step 5 had, as nothing has changed since.
+  state = toy.run(tmp_path / 'some', num_steps=8)
+  whole = toy.run(tmp_path / 'whole', num_steps=5)
+  jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
+
+
+def test_a_line_says_how_fast_the_run_is_and_where_its_time_goes(toy, tmp_path):
+  toy.run(tmp_path, num_steps=6)
+  *_, line = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  line = json.loads(line)
+  assert 0 < line['step_seconds/p50'] <= line['step_seconds/p90'] <= (
+      line['step_seconds/p99'])
+  assert 0 <= line['data_wait_share'] <= 1 and 0 <= line['pause_share'] <= 1
+  # 3 x 2 x 16 x (16 x 8 + 16 x 32 + 32 x 8) FLOP are 5376 an image. Those of
+  # 8 chips, in 1e12 with 6 digits, may round to 0.
+  assert line['images_per_second_per_chip'] > 0
+  assert line['model_tflops_per_second_per_chip'] == pytest.approx(
+      5376e-12 * line['images_per_second_per_chip'], abs=1e-6)
+  assert 'mfu' not in line and 'device_memory_gib' not in line
+  assert line['grad_norm/in']**2 + line['grad_norm/out']**2 == pytest.approx(
+      line['grad_norm']**2, rel=1e-5)
+
+
 class Terminated:
   """A toy that gets SIGTERM when its pictures are taken at step 5."""
 

@@ -7,9 +7,12 @@ from absl import logging as absl_logging
 from etils import epath
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+from PIL import Image
 import pytest
 
 from sana_jax.errors import UserError
+from sana_jax.training import reporting
 from sana_jax.training.reporting import keep_lines, Report, silence
 
 CONFIG = ml_collections.ConfigDict({
@@ -70,6 +73,48 @@ def test_too_many_skipped_in_a_row_stop(tmp_path):
       report(tmp_path)) as r:
     r(2, metrics(float('nan'), 1, 1))
     r(3, metrics(float('nan'), 2, 2))
+
+
+class Board:
+  """What TensorBoard is told."""
+
+  def __init__(self):
+    self.scalars, self.images, self.is_closed = {}, {}, False
+
+  def write_scalars(self, step, scalars):
+    self.scalars[step] = dict(scalars)
+
+  def write_images(self, step, images):
+    self.images[step] = images
+
+  def flush(self):
+    pass
+
+  def close(self):
+    self.is_closed = True
+
+
+def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
+  board = Board()
+  monkeypatch.setattr(reporting, '_tensorboard', lambda workdir: board)
+  with report(tmp_path) as r:
+    r(2, metrics(.5) | {'norm/block': jnp.array([1., jnp.nan])})
+    r(4, metrics(.25))
+  assert board.is_closed
+  for line in lines(tmp_path):
+    known = {k: v for k, v in line.items() if v is not None and k != 'step'}
+    assert board.scalars[line['step']] == known
+  assert lines(tmp_path)[0]['norm/block_00'] == 1
+  assert 'norm/block_01' not in board.scalars[2]  # It knows no null.
+
+
+def test_tensorboard_has_the_samples(tmp_path, monkeypatch):
+  board = Board()
+  monkeypatch.setattr(reporting, '_tensorboard', lambda workdir: board)
+  pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+  with report(tmp_path) as r:
+    r.picture(3, Image.fromarray(pixels))
+  np.testing.assert_array_equal(board.images[3]['samples'], pixels[None])
 
 
 def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):

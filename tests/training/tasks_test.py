@@ -153,6 +153,29 @@ def test_every_config_key_is_read(trained):
     assert not unread, name
 
 
+def test_the_log_tells_the_loss_by_noise_level(trained, root):
+  lines = [json.loads(line) for line in (
+    root / 'sana/metrics.jsonl').read_text().splitlines()]
+  for line in lines:  # One step each.
+    found = {k: v for k, v in line.items() if k.startswith('loss_by_noise/')}
+    assert 2 <= len(found) <= 8
+    assert min(found.values()) <= line['loss'] <= max(found.values())
+    assert line['grad_norm/block_00'] > 0 and line['grad_norm/head'] > 0
+  for name in ('dc_ae', 'text_encoder'):
+    assert 'loss_by_noise' not in (root / name / 'metrics.jsonl').read_text()
+
+
+def test_the_losses_by_noise_level_make_the_whole(trained, inputs, root):
+  task = tasks.make(tiny('sana', **inputs), root / 'sana')
+  params = jax.jit(task.init)(jax.random.key(0))
+  batch = {k: np.stack([v] * 16) for k, v in task._source[0].items()}
+  loss, found = jax.jit(task.loss)(
+    params, task.frozen, batch, jax.random.key(1))
+  levels = found['loss_by_noise']
+  assert levels.counts.sum() == 16
+  assert levels.sums.sum() / 16 == pytest.approx(float(loss), rel=1e-5)
+
+
 def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
   config = tiny('sana', **inputs)
   task = tasks.make(config, root / 'sana')

@@ -75,13 +75,14 @@ def get_config(**changes):
       'pictures_every_steps': 5, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
       'accumulate_steps': 1,
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},
+      'watch': {'stall_minutes': 0., 'divergence_factor': 0.},
       'mesh': {'data': 2, 'fsdp': 4}, **changes})
 
 
-def run(workdir, task=None, devices=None, **changes):
+def run(workdir, task=None, devices=None, traced_steps=None, **changes):
   config = get_config(**changes)
   mesh = make_mesh(config.mesh, devices)
-  return train(config, task or Toy(), workdir, mesh)
+  return train(config, task or Toy(), workdir, mesh, traced_steps)
 
 
 if __name__ == '__main__':

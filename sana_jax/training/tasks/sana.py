@@ -28,6 +28,8 @@ from sana_jax.models.sana import Sana
 from sana_jax.sharding import tables
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training.levels import by_level
+from sana_jax.training.state import Metrics
 from sana_jax.training.tasks import common, encoded
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
@@ -58,7 +60,7 @@ def _check_size(config, compression):
 def flow_loss(
   module: Sana, settings: ConfigDict, params: Params, frozen: PyTree,
   batch: PyTree, rngs: Keys,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, Metrics]:
   """Squared error of the velocity at random times, in float32.
 
   Args:
@@ -78,7 +80,8 @@ def flow_loss(
     {'params': params}, flow.interpolate(x0, noise, times.t),
     times.timestep * module.timestep_scale, text, mask)
   error = velocity.astype(jnp.float32) - flow.velocity_target(x0, noise)
-  return jnp.mean(error ** 2), {}
+  of_each = jnp.mean(error ** 2, axis=(1, 2, 3))
+  return jnp.mean(error ** 2), {'loss_by_noise': by_level(of_each, times.t)}
 
 
 def _draw(settings, shape, rng):
@@ -124,7 +127,7 @@ class SanaTask:
 
   def loss(
     self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys
-  ) -> tuple[Array, dict[str, Array]]:
+  ) -> tuple[Array, Metrics]:
     return flow_loss(
       self.module, self.config.flow, params, frozen, batch, rngs)
 

@@ -1,0 +1,78 @@
+"""Means over parts of an interval: the loss by noise level.
+
+A batch has few examples of each noise level, so one step's means are noise. The
+step returns sums and counts, the host adds them up between two log lines, and
+the line has the mean of all examples that fell into each part.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.typing import Array, Float
+
+NUM_LEVELS = 8
+
+
+class Levels(NamedTuple):
+  """Of values at levels in [0, 1], by equal parts of that interval.
+
+  Sums over the batch, so that Levels of two batches add up.
+  """
+
+  sums: Any  # Of the values, [levels].
+  counts: Any  # How many there were, [levels].
+
+
+def by_level(
+    values: Float[Array, 'b'], level: Float[Array, 'b'],
+    num_levels: int = NUM_LEVELS,
+) -> Levels:
+  """`values` by their `level` in [0, 1]."""
+  index = jnp.clip(jnp.int32(level * num_levels), 0, num_levels - 1)
+  inside = index[:, None] == jnp.arange(num_levels)
+  # A sum and no product: those may be in less than float32.
+  return Levels(
+      jnp.sum(jnp.where(inside, values[:, None], 0), axis=0),
+      jnp.sum(inside, axis=0, dtype=jnp.float32))
+
+
+class Accumulated:
+  """Levels by name, of steps between two log lines; on the host."""
+
+  def __init__(self):
+    self._sums = {}
+
+  def add(self, metrics: Mapping[str, Any]) -> None:
+    """Adds those of a step's metrics that are Levels."""
+    for name, found in metrics.items():
+      if isinstance(found, Levels):
+        # f64: a line may be the sum of very many steps.
+        new = np.asarray(found, np.float64)
+        self._sums[name] = self._sums.get(name, 0) + new
+
+  def line(self) -> dict[str, float]:
+    """`name/FROM-TO` -> mean; parts that nothing fell into are absent."""
+    found = {}
+    for name, (sums, counts) in self._sums.items():
+      edges = np.linspace(0, 1, len(sums) + 1)
+      found |= {
+          f'{name}/{low:.3f}-{high:.3f}': float(s / n)
+          for low, high, s, n in zip(edges, edges[1:], sums, counts) if n}
+    self._sums = {}
+    return found
+
+
+def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+  """A step's own numbers: scalars, and `name_00`, ... of a vector."""
+  found = {}
+  for name, value in metrics.items():
+    if isinstance(value, Levels):
+      continue
+    if np.ndim(value) == 0:
+      found[name] = value.item()
+    else:
+      found |= {f'{name}_{i:02d}': x for i, x in enumerate(value.tolist())}
+  return found

@@ -1,0 +1,222 @@
+"""Speeds are those of a clock that we set, and FLOPs those of closed forms."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sana_jax import kernels
+from sana_jax.benchmark import device
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training import phases, throughput
+from sana_jax.training.phases import Phases
+from sana_jax.training.throughput import Throughput, Work
+
+
+class Clock:
+  """Stands still until it is moved."""
+
+  def __init__(self):
+    self.now = 100.
+
+  def __call__(self):
+    return self.now
+
+
+class Run:
+  """Phases and a throughput on one clock."""
+
+  def __init__(self, **settings):
+    self.clock = Clock()
+    self.phases = Phases(self.clock)
+    self.speed = Throughput(
+        self.phases, clock=self.clock, **{
+            'batch_size': 6, 'chips': 2, 'peak_flops': None, **settings})
+
+  def spend(self, seconds, phase=phases.STEP):
+    with self.phases(phase):
+      self.clock.now += seconds
+
+  def step(self, seconds, step_flops=None, waits=0., pauses=0.):
+    self.speed.start(step_flops)
+    self.spend(waits, phases.DATA)
+    self.spend(pauses, phases.SAVE)
+    self.spend(seconds - waits)
+    self.speed.end()
+
+
+def test_inner_phases_suspend_outer_ones():
+  run = Run()
+  with run.phases(phases.STEP):
+    run.clock.now += 1
+    with run.phases(phases.COMPILE):
+      run.clock.now += 10
+      assert run.phases.now() == (phases.COMPILE, 10)
+      assert run.phases.seconds()[phases.COMPILE] == 10
+    run.clock.now += 2
+    assert run.phases.now() == (phases.STEP, 2)
+  assert run.phases.seconds() == {phases.STEP: 3, phases.COMPILE: 10}
+  assert run.phases.now() == (phases.ELSEWHERE, 0)
+
+
+def test_a_phase_that_fails_has_ended():
+  run = Run()
+  with pytest.raises(KeyError), run.phases(phases.STEP):
+    raise KeyError
+  assert run.phases.now()[0] == phases.ELSEWHERE
+
+
+def test_percentiles_are_of_the_steps_since_the_last_line():
+  run = Run()
+  for seconds in (500, 7):  # The first one compiles; the clock starts then.
+    run.step(seconds)
+  assert run.speed.line()['step_seconds/p50'] == 7
+  for seconds in range(101):
+    run.step(float(seconds))
+  found = run.speed.line()
+  # Of 0, 1, ... 100 the p-th percentile is p.
+  assert {p: found[f'step_seconds/p{p}'] for p in (50, 90, 99)} == {
+      50: 50, 90: 90, 99: 99}
+
+
+def test_images_per_chip_and_mfu_are_their_formulas():
+  run = Run(batch_size=6, chips=2, peak_flops=40e12)
+  run.step(100., 999)
+  run.step(.5, 12 * 10**12)
+  run.step(1., 24 * 10**12)  # Another shape of batch.
+  found = run.speed.line()
+  assert found['images_per_second_per_chip'] == 12 / 1.5 / 2
+  assert found['model_tflops_per_second_per_chip'] == 36 / 1.5 / 2
+  assert found['mfu'] == 12 / 40
+
+
+def test_without_a_peak_or_a_count_there_is_no_mfu():
+  run = Run(peak_flops=None)
+  run.step(1., 1)
+  run.step(1., 10**12)
+  found = run.speed.line()
+  assert found['model_tflops_per_second_per_chip'] == .5
+  assert 'mfu' not in found
+  run = Run(peak_flops=1e12)
+  run.step(1.)
+  run.step(1.)
+  found = run.speed.line()
+  assert found['images_per_second_per_chip'] == 3
+  assert not {'mfu', 'model_tflops_per_second_per_chip'} & set(found)
+
+
+def test_shares_are_of_the_wall_time_and_pauses_are_no_step():
+  run = Run()
+  run.step(1.)
+  run.step(4., waits=1.)
+  run.step(4., waits=2., pauses=2.)
+  found = run.speed.line()
+  assert found['data_wait_share'] == .3
+  assert found['pause_share'] == .2
+  assert found['step_seconds/p99'] == 4
+
+
+def test_a_line_before_two_steps_has_no_speed():
+  run = Run()
+  run.step(1.)
+  found = run.speed.line()
+  assert 'images_per_second_per_chip' not in found
+  assert found['data_wait_share'] == 0
+
+
+def test_steps_under_way_are_counted_when_they_end():
+  run = Run()
+  run.step(1.)
+  run.speed.start(10**12)
+  run.speed.start(5 * 10**12)  # Handed over before the first one has ended.
+  run.spend(1.)
+  run.speed.end()
+  assert run.speed.line()['model_tflops_per_second_per_chip'] == .5
+  run.spend(1.)
+  run.speed.end()
+  assert run.speed.line()['model_tflops_per_second_per_chip'] == 2.5
+
+
+def test_a_step_takes_three_times_the_products_of_the_loss(toy):
+  task = toy.Toy()
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  work = Work(task, params, batch_size=64)
+  # This process has a quarter of the rows. Of the products the target's is
+  # one: 16 x 8, then 16 x 32 and 32 x 8.
+  batch = {'x': task.rows[:16]}
+  assert work(batch) == 3 * 2 * 64 * (16 * 8 + 16 * 32 + 32 * 8)
+
+
+def test_each_shape_is_counted_once(toy):
+  task, calls = toy.Toy(), []
+  task.loss = lambda params, frozen, batch, rng: (
+      calls.append(batch['x'].shape), batch['x'] @ batch['x'].T)[1]
+  work = Work(task, {}, batch_size=4)
+  for width in (3, 5, 3, 5):
+    assert work({'x': jnp.zeros((4, width))}) == 3 * 2 * 4 * 4 * width
+  assert calls == [(4, 3), (4, 5)]
+
+
+def test_a_loss_that_cannot_be_counted_is_told(toy, caplog):
+  task = toy.Toy()
+  task.loss = lambda params, frozen, batch, rng: jax.lax.while_loop(
+      lambda x: x.sum() > 0, lambda x: x @ x, batch['x'])
+  assert Work(task, {}, 4)({'x': jnp.zeros((4, 4))}) is None
+  assert 'Model FLOP/s and MFU are not reported: A while' in caplog.text
+
+
+def test_kernels_do_not_hide_work(toy):
+  task = toy.Toy()
+  like = jax.ShapeDtypeStruct
+  qkv = like((2, 16, 1, 32), jnp.float32)
+  task.loss = lambda params, *_: kernels.relu_linear_attention(**params)
+  params = dict.fromkeys('qkv', qkv)
+  count = lambda: Work(task, params, 2)({'x': jnp.zeros((2, 1))})
+  plain = count()
+  assert plain > 0
+  with kernels.prefer(relu_linear_attention='mosaic_tpu'):
+    assert not kernels.relu_linear_attention.is_plain
+    assert count() == plain
+  with kernels.prefer(relu_linear_attention='xla'):
+    assert kernels.relu_linear_attention.is_plain
+
+
+@pytest.mark.parametrize('kind, tflops', [
+    ('TPU v5 lite', 197), ('TPU v5p', 459), ('TPU v6 lite', 918),
+    ('NVIDIA H200', 989)])
+def test_peaks_are_those_of_the_data_sheets(kind, tflops):
+  assert device.peak_flops(kind) == tflops * 1e12
+
+
+def test_a_cpu_has_no_peak():
+  assert device.peak_flops(jax.devices('cpu')[0].device_kind) is None
+  speed = throughput.of_run(Phases(), make_mesh({'data': -1}), 8)
+  speed.start(1)
+  speed.end()
+  speed.start(1)
+  speed.end()
+  found = speed.line()
+  assert 'mfu' not in found and 'device_memory_gib' not in found
+  assert found['model_tflops_per_second_per_chip'] >= 0
+
+
+def test_memory_is_that_of_the_fullest_device(monkeypatch):
+  class Device:
+    def __init__(self, gib):
+      self.gib = gib
+
+    def memory_stats(self):
+      return {'bytes_in_use': self.gib * 2**30,
+              'peak_bytes_in_use': 2 * self.gib * 2**30}
+  monkeypatch.setattr(jax, 'local_devices', lambda: [Device(3), Device(5)])
+  found = throughput.memory()
+  assert (found['device_memory_gib'], found['device_memory_peak_gib']) == (
+      5, 10)
+
+
+def test_the_host_memory_is_what_the_system_says(tmp_path):
+  status = tmp_path / 'status'
+  status.write_text('Name:\tpython\nVmRSS:\t    2048 kB\nThreads:\t1\n')
+  assert throughput.host_bytes(status) == 2048 * 1024
+  status.write_text('Name:\tpython\n')
+  assert throughput.host_bytes(status) is None
+  assert throughput.host_bytes(tmp_path / 'none') is None

@@ -95,8 +95,10 @@ def _sana():
 
 def _optimizer():
   return ConfigDict(dict(
-    name='adamw',  # 'came', 'adamw', 'muon', ...: see optim/factory.py.
+    name='adamw',  # 'came', 'came_8bit', 'muon', ...: see docs/optimizers.md.
     learning_rate=1e-4,
+    # Times sqrt(batch_size / 256) for 'sqrt', batch_size / 256 for 'linear'.
+    auto_lr='',
     schedule='constant',  # After the warm-up; see optim/schedules.py.
     warmup_steps=0,
     decay_fraction=0.3,  # Of the run, for 'warmup_stable_decay'.

@@ -53,8 +53,9 @@ def train(
   """
   rules.check(config)
   shard = batch_shard(mesh, config.batch_size)
-  tx = factory.make(config.optimizer, config.num_steps)
-  schedule = factory.schedule(config.optimizer, config.num_steps)
+  tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
+  schedule = factory.schedule(
+      config.optimizer, config.num_steps, config.batch_size)
   init, shapes = plan(task, tx, mesh, average=config.ema_decay > 0)
   workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))

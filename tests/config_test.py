@@ -92,6 +92,7 @@ def test_an_unknown_task_is_told():
   ('sampling.sampler', 'ddim', r"one of \['euler', 'dpm"),
   ('data.source', 'web', r"one of \['shapes', 'tfds', 'folder'\]"),
   ('dtype', 'int8', r"one of \['float32', 'bfloat16', 'float16'\]"),
+  ('param_dtype', 'float16', r"one of \['float32', 'bfloat16'\]"),
   ('model.depth', 0, 'positive'),
   ('model.remat', 'yes', 'true or false'),
   ('model.width', 1152 + 36, r'a multiple of cross_heads=16; .*head_dim=32'),

@@ -48,6 +48,7 @@ def train(
   checkpoint_every_steps and keep_checkpoints (so many of the last ones);
   pictures_every_steps (0 for none); ema_decay (0 for no average);
   max_skipped_in_a_row (updates that are not finite, before the run stops);
+  param_dtype ('bfloat16' for params that are rounded stochastically);
   optimizer (see optim/factory.py). Others are the task's. After a SIGTERM it
   saves and returns the state that it has. Raises UserError.
   """
@@ -56,7 +57,9 @@ def train(
   tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
   schedule = factory.schedule(
       config.optimizer, config.num_steps, config.batch_size)
-  init, shapes = plan(task, tx, mesh, average=config.ema_decay > 0)
+  init, shapes = plan(
+      task, tx, mesh, average=config.ema_decay > 0,
+      param_dtype=config.get('param_dtype', 'float32'))
   workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)

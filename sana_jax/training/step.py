@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 import optax
 
 from sana_jax.optim import ema as averages
+from sana_jax.optim import stochastic_rounding
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.training.state import Objective, Task, TrainState
 from sana_jax.typing import Array, PRNGKeyArray, PyTree
@@ -36,11 +37,14 @@ def train_step(
   rng = jax.random.fold_in(rng, state.step)
   (loss, scalars), grads = jax.value_and_grad(task.loss, has_aux=True)(
       state.params, frozen, batch, rng)
+  # f32, also of bf16 parameters: norms and moments need it.
+  wide = functools.partial(optax.tree.cast, dtype=jnp.float32)
+  grads = wide(grads)
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  updates, opt_state = tx.update(grads, state.opt_state, wide(state.params))
+  params = stochastic_rounding.apply_updates(state.params, updates, rng)
   average = state.ema
   if average is not None:
     average = averages.update(
@@ -56,7 +60,7 @@ def train_step(
       (state.skipped_in_a_row + 1) * missed)
   return state, {
       **scalars, 'loss': loss, 'grad_norm': grad_norm,
-      'param_norm': optax.tree.norm(params), 'skipped': state.skipped,
+      'param_norm': optax.tree.norm(wide(params)), 'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row}
 
 

@@ -13,6 +13,7 @@ here are (in, out), where PyTorch's are (out, in).
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from sana_jax.typing import Array, Float
@@ -43,6 +44,13 @@ def quantise(x: Float[Array, '*layers i o'], tile: Tile) -> Quantised:
     scale > jnp.finfo(jnp.float32).tiny, 1 / scale, 0)
   counted = (x - _spread(low, x.shape, tile)) * _spread(inverse, x.shape, tile)
   return Quantised(jnp.round(counted).astype(jnp.uint8), low, scale)
+
+
+def zeros(shape: tuple[int, ...], tile: Tile) -> Quantised:
+  """Bytes of zeros. To quantise some is work that XLA does when it compiles."""
+  like = jax.eval_shape(
+    lambda x: quantise(x, tile), jax.ShapeDtypeStruct(shape, jnp.float32))
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
 
 def dequantise(x: Quantised, tile: Tile) -> Float[Array, '...']:

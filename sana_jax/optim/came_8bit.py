@@ -69,12 +69,12 @@ def momentum_in_bytes(
   """
   tile_of = blockwise.TILES[blocks]
 
-  def packed(state):
+  def packed(state, pack):
     def leaf(mu, row):
       factored = not isinstance(row, optax.MaskedNode)
       if not factored or not is_stored_in_bytes(mu.shape, blocks):
         return mu
-      return blockwise.quantise(mu, tile_of(mu.shape))
+      return pack(mu, tile_of(mu.shape))
     return state._replace(mu=jax.tree.map(leaf, state.mu, state.row))
 
   def unpacked(state):
@@ -85,11 +85,15 @@ def momentum_in_bytes(
     return state._replace(mu=jax.tree.map(
       leaf, state.mu, is_leaf=lambda x: isinstance(x, Quantised)))
 
+  def init(params):
+    return packed(
+      tx.init(params), lambda mu, tile: blockwise.zeros(mu.shape, tile))
+
   def update(updates, state, params=None):
     updates, state = tx.update(updates, unpacked(state), params)
-    return updates, packed(state)
+    return updates, packed(state, blockwise.quantise)
 
-  return optax.GradientTransformation(lambda p: packed(tx.init(p)), update)
+  return optax.GradientTransformation(init, update)
 
 
 def is_stored_in_bytes(

@@ -67,6 +67,13 @@ def test_a_block_of_equal_values_is_exact(value):
   np.testing.assert_array_equal(back_and_forth(x, (4, 300)), x)
 
 
+def test_bytes_of_zeros_are_those_that_zeros_have():
+  for shape, tile in (((3, 8, 300), (4, 300)), ((5, 7), (2, 4))):
+    jax.tree.map(
+      np.testing.assert_array_equal, blockwise.zeros(shape, tile),
+      quantise(np.zeros(shape, np.float32), tile))
+
+
 def test_the_ends_of_a_block_survive():
   x = normal(16, 128)
   after = back_and_forth(x, (16, 128))

@@ -59,7 +59,7 @@ def train(
       config.optimizer, config.num_steps, config.batch_size)
   init, shapes = plan(
       task, tx, mesh, average=config.ema_decay > 0,
-      param_dtype=config.get('param_dtype', 'float32'))
+      param_dtype=config.param_dtype)
   workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)

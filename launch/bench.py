@@ -3,6 +3,7 @@
   sana-jax bench sample --model sana_600m_1024 --against diffusers
   sana-jax bench train --model sana_1600m_1024 --batch-size 16 --against xla
   sana-jax bench kernels --models sana_1600m_1024 --against torch
+  sana-jax bench optimizers
   sana-jax bench sample --help
 """
 
@@ -18,6 +19,7 @@ WHAT = {
   'sample': 'the stages of a call of the pipeline',
   'train': 'the train step',
   'kernels': 'the operations that have kernels',
+  'optimizers': 'the memory of optimizers, and what 8-bit CAME loses',
 }
 # Not part of what repeats a run.
 _PLACES = ('out', 'render')

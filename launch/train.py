@@ -78,7 +78,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  factory.make(config.optimizer, config.num_steps)
+  factory.make(config.optimizer, config.num_steps, config.batch_size)
   workdir.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir)
   with preferred(config.kernels.to_dict(), 'config.kernels'):

@@ -53,7 +53,10 @@ def train(task: str) -> ConfigDict:
   """A training run with every key at its default, locked."""
   config = ConfigDict()
   config.task = task  # 'sana', 'dc_ae' or 'text_encoder'.
-  config.dtype = 'float32'  # Of the arithmetic; parameters stay float32.
+  config.dtype = 'float32'  # Of the arithmetic.
+  # Of the stored parameters; 'bfloat16' ones are rounded stochastically at each
+  # step. Their average and the optimizer's state are float32 in any case.
+  config.param_dtype = 'float32'
   config.seed = 0  # Decides initial values, data order and noise.
   config.num_steps = 1000
   config.batch_size = 32  # Over all devices.
@@ -104,8 +107,10 @@ def _sana():
 
 def _optimizer():
   return ConfigDict(dict(
-    name='adamw',  # 'came', 'adamw', 'muon', ...: see optim/factory.py.
+    name='adamw',  # 'came', 'came_8bit', 'muon', ...: see docs/optimizers.md.
     learning_rate=1e-4,
+    # Times sqrt(batch_size / 256) for 'sqrt', batch_size / 256 for 'linear'.
+    auto_lr='',
     schedule='constant',  # After the warm-up; see optim/schedules.py.
     warmup_steps=0,
     decay_fraction=0.3,  # Of the run, for 'warmup_stable_decay'.
@@ -255,6 +260,7 @@ _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,
   'dtype': ('float32', 'bfloat16', 'float16'),
+  'param_dtype': ('float32', 'bfloat16'),
   'data.source': sources.KINDS,
   'flow.density': ('logit_normal', 'uniform'),
   'sampling.sampler': samplers.NAMES,

@@ -93,6 +93,7 @@ def test_an_unknown_task_is_told():
   ('sampling.sampler', 'ddim', r"one of \['euler', 'dpm"),
   ('data.source', 'web', r"one of \['shapes', 'tfds', 'folder'\]"),
   ('dtype', 'int8', r"one of \['float32', 'bfloat16', 'float16'\]"),
+  ('param_dtype', 'float16', r"one of \['float32', 'bfloat16'\]"),
   ('model.depth', 0, 'positive'),
   ('model.remat', True, 'text'),
   ('model.remat', 'yes', r"one of \['none', 'full', 'dots', 'offload'\]"),

@@ -78,15 +78,17 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
     assert (ROOT / path).exists(), path
 
 
-def test_the_commands_of_the_page_on_kernels_run(
-    tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('name, count', [('kernels', 4), ('optimizers', 2)])
+def test_the_commands_of_a_page_run(
+    name, count, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  page = (ROOT / 'docs' / 'kernels.md').read_text()
-  assert len(commands(page)) == 4
+  page = (ROOT / 'docs' / f'{name}.md').read_text()
+  assert len(commands(page)) == count
   for line in commands(page):
     _, *arguments = shlex.split(line)
-    more = {'bench': ['--repeats', '1']}.get(
-      arguments[0], SMALLER.get(arguments[0], []))
+    more = SMALLER.get(arguments[0], [])
+    if arguments[:2] == ['bench', 'kernels']:
+      more = ['--repeats', '1']
     if arguments[0] == 'train':
       more = ['--config.num_steps=2', '--config.text.examples=32',
               '--config.optimizer.warmup_steps=0']

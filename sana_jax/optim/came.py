@@ -15,13 +15,14 @@ our kernels (in, out) take the steps that PyTorch's (out, in) take.
 This is SANA's variant: matrices only are factored. Everything else, such as
 biases and depthwise kernels, keeps the whole second moment V in place of (1)
 and (2) and takes m as its step. The published package factors the last two axes
-of every tensor with two or more. SANA flattens 1x1 convolutions to matrices;
-ours are matrices already.
+of every tensor with two or more. 1x1 convolutions are matrices to SANA and
+here, where their kernels are (1, 1, in, out).
 
 Layers that nn.scan stacks on a leading axis are layers to us too: a stacked
 [20, d, e] kernel is 20 matrices, each with its own statistics and clipping.
 """
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -139,9 +140,9 @@ def is_stacked(path: tuple[Any, ...], pattern: str = STACKED) -> bool:
 def _init(zeros):
   """The state of one tensor of one layer."""
   none = optax.MaskedNode()
-  if zeros.ndim != 2:
+  if not _is_matrix(zeros):
     return _Result(none, CameState(zeros, zeros, none, none, none, none))
-  row, col = zeros[:, 0], zeros[0]
+  row, col = zeros[..., 0], zeros[..., 0, :]
   return _Result(none, CameState(zeros, none, row, col, row, col))
 
 
@@ -150,9 +151,9 @@ def _step(g, state, b1, b2, b3, eps1, eps2, clip_threshold):
   ema = lambda old, new, decay: decay * old + (1 - decay) * new
   dtype, g = g.dtype, g.astype(jnp.float32)
   square = g**2 + eps1
-  if g.ndim == 2:
-    row = ema(state.row, square.mean(1), b2)
-    col = ema(state.col, square.mean(0), b2)
+  if _is_matrix(g):
+    row = ema(state.row, square.mean(-1), b2)
+    col = ema(state.col, square.mean(-2), b2)
     state = state._replace(row=row, col=col)
     u = g * _approx(row, col)
   else:
@@ -162,18 +163,24 @@ def _step(g, state, b1, b2, b3, eps1, eps2, clip_threshold):
   u /= jnp.maximum(1, jnp.sqrt(jnp.mean(u**2)) / clip_threshold)
   mu = ema(state.mu, u, b1)
   state = state._replace(mu=mu)
-  if g.ndim != 2:
+  if not _is_matrix(g):
     return _Result(mu.astype(dtype), state)
   instability = (u - mu)**2 + eps2
-  row = ema(state.res_row, instability.mean(1), b3)
-  col = ema(state.res_col, instability.mean(0), b3)
+  row = ema(state.res_row, instability.mean(-1), b3)
+  col = ema(state.res_col, instability.mean(-2), b3)
   state = state._replace(res_row=row, res_col=col)
   return _Result((mu * _approx(row, col)).astype(dtype), state)
 
 
+def _is_matrix(x):
+  """Whether it is factored; axes of size 1 may stand before the two."""
+  return x.ndim >= 2 and x.size == math.prod(x.shape[-2:])
+
+
 def _approx(row, col):
   """(row_i col_j / mean(row))^-1/2."""
-  return jax.lax.rsqrt(row / row.mean())[:, None] * jax.lax.rsqrt(col)
+  return (jax.lax.rsqrt(row / row.mean())[..., :, None]
+          * jax.lax.rsqrt(col)[..., None, :])
 
 
 def _gather(results):

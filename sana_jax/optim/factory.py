@@ -11,10 +11,12 @@ import optax
 from sana_jax.errors import UserError
 from sana_jax.optim import schedules
 from sana_jax.optim.came import came, is_stacked
+from sana_jax.optim.came_8bit import came_8bit
 from sana_jax.typing import Params, PyTree
 
 # What a config may leave out. It must have name and learning_rate.
 DEFAULTS = {
+  'auto_lr': '',  # See schedules.RATE_RULES.
   'schedule': 'constant',
   'warmup_steps': 0,
   'decay_fraction': 0.2,  # Of the run; see the schedules that have it.
@@ -26,26 +28,34 @@ DEFAULTS = {
 }
 
 
-def make(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+def make(
+    config: ConfigDict, num_steps: int,
+    batch_size: int = schedules.RATED_BATCH,
+) -> optax.GradientTransformation:
   """The whole optimizer of a run.
 
   Args:
     config: name, learning_rate, and what differs from `DEFAULTS`.
     num_steps: of the run.
+    batch_size: over all devices, for `auto_lr`.
 
   Raises:
     UserError: if a key or a name is unknown or a value is out of range.
   """
   config = _complete(config)
-  tx = _OPTIMIZERS[config.name](schedules.make(config, num_steps), config)
+  rate = schedules.make(config, num_steps, batch_size)
+  tx = OPTIMIZERS[config.name](rate, config)
   if not config.clip_norm:
     return tx
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
 
 
-def schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+def schedule(
+    config: ConfigDict, num_steps: int,
+    batch_size: int = schedules.RATED_BATCH,
+) -> optax.Schedule:
   """The learning rate by step, as `make` uses it: for logs."""
-  return schedules.make(_complete(config), num_steps)
+  return schedules.make(_complete(config), num_steps, batch_size)
 
 
 def muon_dimensions(params: Params) -> PyTree:
@@ -81,9 +91,13 @@ def _muon(rate, c):
     muon_weight_dimension_numbers=muon_dimensions)
 
 
-_OPTIMIZERS = {
+OPTIMIZERS = {
   'came': lambda rate, c: came(
     rate, c.b1, c.b2, weight_decay=c.weight_decay),
+  'came_8bit': lambda rate, c: came_8bit(
+    rate, c.b1, c.b2, weight_decay=c.weight_decay),
+  'came_8bit_rows': lambda rate, c: came_8bit(
+    rate, c.b1, c.b2, weight_decay=c.weight_decay, blocks='rows'),
   'adamw': lambda rate, c: optax.adamw(
     rate, c.b1, c.b2, weight_decay=c.weight_decay),
   'muon': _muon,
@@ -100,10 +114,10 @@ def _complete(config):
       f'The optimizer config has unknown keys {", ".join(unknown)}; allowed '
       f'are name, learning_rate, {", ".join(DEFAULTS)} (key: optimizer).')
   config = ConfigDict({**DEFAULTS, **config})
-  if config.get('name') not in _OPTIMIZERS:
+  if config.get('name') not in OPTIMIZERS:
     raise UserError(
       f'The optimizer is {config.get("name")!r}; allowed are '
-      f'{", ".join(_OPTIMIZERS)} (key: optimizer.name).')
+      f'{", ".join(OPTIMIZERS)} (key: optimizer.name).')
   for key, (allowed, ok) in _RANGES.items():
     value = config.get(key)
     if not isinstance(value, (int, float)) or not ok(value):

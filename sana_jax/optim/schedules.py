@@ -4,9 +4,20 @@ Warm-up is linear from 0, and step 0 has rate 0, as in diffusers. A rate depends
 on the step alone, so that a resumed run needs no state for it.
 """
 
+import math
+
+from ml_collections import ConfigDict
 import optax
 
 from sana_jax.errors import UserError
+
+RATED_BATCH = 256  # Images, for which NVlabs/Sana states its rates.
+# What the rate is multiplied by for a batch of another size, by name.
+RATE_RULES = {
+  '': lambda batch_size: 1.,
+  'sqrt': lambda batch_size: math.sqrt(batch_size / RATED_BATCH),
+  'linear': lambda batch_size: batch_size / RATED_BATCH,
+}
 
 
 def constant(peak: float, warmup_steps: int = 0) -> optax.Schedule:
@@ -64,13 +75,18 @@ _SCHEDULES = {
 }
 
 
-def make(config, num_steps: int) -> optax.Schedule:
+def make(
+    config, num_steps: int, batch_size: int = RATED_BATCH) -> optax.Schedule:
   """The schedule of a complete optimizer config; see `factory.make`.
 
   Raises:
-    UserError: if the name is unknown or the steps do not fit the run.
+    UserError: if a name is unknown or the steps do not fit the run.
   """
   name, warmup = config.schedule, config.warmup_steps
+  if config.auto_lr not in RATE_RULES:
+    raise UserError(
+      f'The rule for the learning rate is {config.auto_lr!r}; allowed are '
+      f'{", ".join(map(repr, RATE_RULES))} (key: optimizer.auto_lr).')
   if name not in _SCHEDULES:
     raise UserError(
       f'The learning rate schedule is {name!r}; allowed are '
@@ -87,4 +103,6 @@ def make(config, num_steps: int) -> optax.Schedule:
       f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
       f'in a run of {num_steps} steps '
       '(key: optimizer.warmup_steps).')
-  return _SCHEDULES[name](config, num_steps)
+  peak = config.learning_rate * RATE_RULES[config.auto_lr](batch_size)
+  return _SCHEDULES[name](
+    ConfigDict({**config, 'learning_rate': peak}), num_steps)

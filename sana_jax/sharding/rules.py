@@ -68,21 +68,23 @@ def state_shardings(
 
   Everything else is replicated: counts, and the row and column statistics of
   factored optimizers (four vectors a matrix; which axis a statistic belongs to
-  cannot be told from its shape when the matrix is square). Without this,
+  cannot be told from its shape when the matrix is square). Where an optimizer
+  keeps a NamedTuple for a parameter, that holds for each of its fields: bytes
+  lie like the parameter, their ranges are replicated. Without this,
   `jax.jit(tx.init)` silently replicates every moment on every chip.
   """
   everywhere = NamedSharding(mesh, jax.P())
   shapes = jax.eval_shape(tx.init, params)
 
-  def lie_alike(leaf, param, sharding):
-    if isinstance(leaf, optax.MaskedNode):  # Another optimizer's parameter.
-      return leaf
-    return sharding if leaf.shape == param.shape else everywhere
+  def lie_alike(kept, param, sharding):
+    # An optax.MaskedNode, for another optimizer's parameter, has no leaves.
+    return jax.tree.map(
+        lambda x: sharding if x.shape == param.shape else everywhere, kept)
 
   return optax.tree.map_params(
       tx, lie_alike, shapes, params, param_shardings,
       transform_non_params=lambda _: everywhere,
-      is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+      is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, '_fields'))
 
 
 def _axes(entry) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ def train(
   checkpoint_every_steps and keep_checkpoints (so many of the last ones);
   pictures_every_steps (0 for none); ema_decay (0 for no average);
   max_skipped_in_a_row (updates that are not finite, before the run stops);
+  param_dtype ('bfloat16' for params that are rounded stochastically);
   watch (what is warned of); optimizer (see optim/factory.py). Others are the
   task's. `traced_steps` are profiled. After a SIGTERM it saves and returns the
   state that it has. Raises UserError.
@@ -57,9 +58,11 @@ def train(
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   rows = batch_rows(mesh, config.batch_size)
-  tx = factory.make(config.optimizer, config.num_steps)
-  schedule = factory.schedule(config.optimizer, config.num_steps)
-  init, shapes = plan(task, tx, mesh, average=config.ema_decay > 0)
+  tx, schedule = (make(config.optimizer, config.num_steps, config.batch_size)
+                  for make in (factory.make, factory.schedule))
+  init, shapes = plan(
+      task, tx, mesh, average=config.ema_decay > 0,
+      param_dtype=config.param_dtype)
   workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)

@@ -19,7 +19,7 @@ from PIL import Image
 from sana_jax.optim import ema as averages
 from sana_jax.sharding import rules
 from sana_jax.training.levels import Levels
-from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
+from sana_jax.typing import Array, DType, Keys, Params, PRNGKeyArray, PyTree
 
 Init = Callable[[PRNGKeyArray], 'TrainState']
 Metrics = dict[str, Array | Levels]
@@ -96,18 +96,20 @@ class Task(Objective, Protocol):
 
 def plan(
     task: Objective, tx: optax.GradientTransformation, mesh: Mesh, *,
-    average: bool = True,
+    average: bool = True, param_dtype: DType = jnp.float32,
 ) -> tuple[Init, TrainState]:
   """The state's jitted initialiser, and its ShapeDtypeStructs with shardings.
 
-  Nothing is allocated, and the mesh may be of chips that are not there.
+  Nothing is allocated, and the mesh may be of chips that are not there. The
+  params are stored as `param_dtype`; the average and the moments are float32.
   Raises RuleError if `task.rules` does not fit the params.
   """
   def init(rng):
     params = task.init(rng)
     zero = jnp.zeros((), jnp.int32)
-    ema = averages.init(params) if average else None
-    return TrainState(zero, params, ema, tx.init(params), zero, zero)
+    ema, opt_state = averages.init(params) if average else None, tx.init(params)
+    params = optax.tree.cast(params, param_dtype)
+    return TrainState(zero, params, ema, opt_state, zero, zero)
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   params = rules.shardings(shapes.params, task.rules, mesh)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 import optax
 
 from sana_jax.optim import ema as averages
+from sana_jax.optim import stochastic_rounding
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
 from sana_jax.training import norms, phases
@@ -38,15 +39,15 @@ def train_step(
   the same result for less memory. Metrics are the task's and loss, grad_norm,
   grad_norm/PART, param_norm, skipped and skipped_in_a_row.
   """
-  rngs = jax.random.split(
-      jax.random.fold_in(rng, state.step), jax.tree.leaves(batch)[0].shape[0])
+  rng = jax.random.fold_in(rng, state.step)
+  rngs = jax.random.split(rng, jax.tree.leaves(batch)[0].shape[0])
   (loss, scalars), grads = gradients(
       task, state.params, frozen, batch, rngs, accumulate)
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  updates, opt_state = tx.update(grads, state.opt_state, _wide(state.params))
+  params = stochastic_rounding.apply_updates(state.params, updates, rng)
   average = state.ema
   if average is not None:
     average = averages.update(
@@ -62,8 +63,8 @@ def train_step(
       (state.skipped_in_a_row + 1) * missed)
   return state, {
       **scalars, **norms.by_part(grads, 'grad_norm'), 'loss': loss,
-      'grad_norm': grad_norm,
-      'param_norm': optax.tree.norm(params), 'skipped': state.skipped,
+      'grad_norm': grad_norm, 'param_norm': optax.tree.norm(_wide(params)),
+      'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row}
 
 
@@ -71,8 +72,13 @@ def gradients(
     task: Objective, params: PyTree, frozen: PyTree, batch: PyTree,
     rngs: Keys, accumulate: int,
 ) -> tuple[tuple[Array, Metrics], PyTree]:
-  """`((loss, scalars), gradients)`, means over the parts of the batch."""
-  gradient = jax.value_and_grad(task.loss, has_aux=True)
+  """`((loss, scalars), gradients)`, means over the parts of the batch.
+
+  Gradients are float32, also of bfloat16 params: sums and norms need it.
+  """
+  def gradient(*args):
+    found, grads = jax.value_and_grad(task.loss, has_aux=True)(*args)
+    return found, _wide(grads)
   if accumulate == 1:
     return gradient(params, frozen, batch, rngs)
   parts = jax.tree.map(functools.partial(_cut, accumulate), (batch, rngs))
@@ -88,6 +94,9 @@ def gradients(
   return jax.tree.map(
       lambda x: x if isinstance(x, Levels) else x / accumulate, total,
       is_leaf=lambda x: isinstance(x, Levels))
+
+
+_wide = functools.partial(optax.tree.cast, dtype=jnp.float32)
 
 
 def _cut(count, x):

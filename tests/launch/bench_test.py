@@ -134,3 +134,29 @@ def test_a_bad_value_for_training_is_one_sentence(
   monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
     width=32, depth=2, cross_heads=2, head_dim=8, sample_size=2))
   assert said in refused('bench', 'train', '--model', 'tiny', *flags)
+
+
+def test_optimizers_are_counted_and_written(cli, tmp_path, monkeypatch):
+  monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
+    width=128, depth=2, cross_heads=2, in_channels=4, out_channels=4,
+    caption_channels=160, sample_size=2))
+  flags = '--models', 'tiny', '--block-of', 'tiny', '--steps', '2'
+  code, out, err = cli('bench', 'optimizers', *flags, '--out', tmp_path)
+  assert code == 0, err
+  assert out.startswith('optimizer')
+  assert [line.split()[0] for line in out.splitlines()[-2:]] == [
+    'elements', 'rows']
+  page = (tmp_path / 'optimizers.md').read_text()
+  assert f'`sana-jax bench optimizers {" ".join(flags)}`' in page
+  (tmp_path / 'optimizers.md').unlink()
+  assert cli('bench', 'optimizers', '--render', tmp_path)[0] == 0
+  assert (tmp_path / 'optimizers.md').read_text() == page
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--models', 'big'], "'big' is no size; allowed are sana_600m_512"),
+  (['--block-of', 'big'], "'big' is no size"),
+  (['--steps', '-1'], "--steps: '-1' is not allowed"),
+])
+def test_a_bad_value_for_optimizers_is_one_sentence(flags, said, refused):
+  assert said in refused('bench', 'optimizers', *flags)

@@ -93,6 +93,18 @@ def test_matrices_alone_are_factored():
   assert state.nu['embed'] == none
 
 
+@pytest.mark.parametrize('name', ['patch', 'blocks/patch'])
+def test_a_1x1_convolution_is_a_matrix(name):
+  # As in NVlabs/Sana, which squeezes the kernel of its patch embedding.
+  tx, grads = scale_by_came(), normal(0, {'w': (5, 4)})
+  lead = (1, 1, 1) if name.startswith('blocks') else (1, 1)
+  convolution = {name: grads['w'].reshape(*lead, 5, 4)}
+  matrix, _ = tx.update(grads, tx.init(grads))
+  updates, state = tx.update(convolution, tx.init(convolution))
+  np.testing.assert_allclose(updates[name].reshape(5, 4), matrix['w'])
+  assert state.row[name].size == 5 and state.col[name].size == 4
+
+
 def test_orientation_does_not_matter():
   params = normal(0, (5, 3))
   tx = scale_by_came()

@@ -11,7 +11,8 @@ from sana_jax import optim
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 
-NAMES = ('came', 'adamw', 'muon', 'adafactor', 'lion')
+NAMES = ('came', 'came_8bit', 'came_8bit_rows', 'adamw', 'muon', 'adafactor',
+         'lion')
 SHAPES = {
   'blocks': {'value': {'kernel': (2, 6, 4), 'bias': (2, 4)},
              'depthwise': {'kernel': (2, 3, 3, 4)}},
@@ -20,9 +21,12 @@ SHAPES = {
 }
 
 
+def config(**settings):
+  return ConfigDict({'name': 'adamw', 'learning_rate': 0.1, **settings})
+
+
 def make(num_steps=100, **settings):
-  return optim.make(
-    ConfigDict({'name': 'adamw', 'learning_rate': 0.1, **settings}), num_steps)
+  return optim.make(config(**settings), num_steps)
 
 
 def normal(seed=0):
@@ -96,11 +100,33 @@ def test_the_rate_follows_the_schedule():
   np.testing.assert_allclose(steps, [0., -0.05, -0.1, -0.1], rtol=1e-6)
 
 
+@pytest.mark.parametrize('rule, batch_size, rate', [
+  ('', 1024, 0.1), ('sqrt', 256, 0.1), ('sqrt', 1024, 0.2), ('sqrt', 64, 0.05),
+  ('linear', 256, 0.1), ('linear', 1024, 0.4), ('linear', 64, 0.025)])
+def test_the_rate_follows_the_batch_as_published(rule, batch_size, rate):
+  settings = config(name='lion', auto_lr=rule)
+  schedule = optim.schedule(settings, 100, batch_size)
+  assert float(schedule(5)) == pytest.approx(rate)
+  tx = optim.make(settings, 100, batch_size)
+  updates, _ = tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))
+  np.testing.assert_allclose(updates, [-rate], rtol=1e-6)
+  assert settings.learning_rate == 0.1  # The config is not changed.
+
+
+def test_8_bit_came_has_blocks_of_elements_or_of_rows():
+  params = {'kernel': jnp.zeros((40, 4096))}
+  elements, rows = (
+    make(name=name).init(params)[0].mu['kernel']
+    for name in ('came_8bit', 'came_8bit_rows'))
+  assert elements.low.shape == (40, 2) and rows.low.shape == (1, 2)
+
+
 @pytest.mark.parametrize('settings, words', [
-  (dict(name='sgdd'), "'sgdd'.*came, adamw, muon"),
+  (dict(name='sgdd'), "'sgdd'.*came, .*adamw, muon"),
   (dict(momentum=0.9), 'unknown keys momentum'),
   (dict(learning_rate=0.), 'learning_rate is 0.0'),
   (dict(learning_rate='1e-4'), "learning_rate is '1e-4'"),
+  (dict(auto_lr='cubic'), "'cubic'; allowed are '', 'sqrt', 'linear'.*auto_lr"),
   (dict(clip_norm=-1.), 'clip_norm is -1.0'),
   (dict(b1=1.), 'b1 is 1.0'),
   (dict(decay_fraction=1.5), 'decay_fraction is 1.5')], ids=str)

@@ -1,5 +1,7 @@
 """The table is total and exact, and holds for the optimizer's state."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -55,6 +57,27 @@ def test_factored_statistics_are_replicated(mesh):
   assert jax.tree.all(checked)
   specs = [s.spec for s in jax.tree.leaves(state)]
   assert jax.P(('data', 'fsdp')) in specs  # The momentum is split.
+
+
+class Pair(NamedTuple):
+  like: jax.Array
+  mean: jax.Array
+
+
+def test_a_tuple_that_is_kept_for_a_parameter_is_laid_out_by_its_fields(mesh):
+  keep = lambda p: Pair(jnp.zeros(p.shape, jnp.uint8), p.mean(-1))
+  tx = optax.GradientTransformation(
+      lambda params: {'kept': jax.tree.map(keep, params), 'count': jnp.ones(2)},
+      lambda updates, state, params=None: (updates, state))
+  found = rules.shardings(PARAMS, TABLE, mesh)
+  state = rules.state_shardings(tx, PARAMS, found, mesh)
+  jax.tree.map(
+      lambda kept, ours: [kept.like.spec, kept.mean.spec] == [
+          ours.spec, jax.P()] or pytest.fail(str(kept)),
+      state['kept'], found, is_leaf=lambda x: isinstance(x, Pair))
+  placed = jax.jit(tx.init, out_shardings=state)(PARAMS)
+  shards = placed['kept']['out']['kernel'].like.addressable_shards
+  assert shards[0].data.shape == (2, 8)
 
 
 def test_one_error_names_every_problem(mesh):

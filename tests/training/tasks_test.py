@@ -170,7 +170,7 @@ def test_the_losses_by_noise_level_make_the_whole(trained, inputs, root):
   params = jax.jit(task.init)(jax.random.key(0))
   batch = {k: np.stack([v] * 16) for k, v in task._source[0].items()}
   loss, found = jax.jit(task.loss)(
-    params, task.frozen, batch, jax.random.key(1))
+    params, task.frozen, batch, jax.random.split(jax.random.key(1), 16))
   levels = found['loss_by_noise']
   assert levels.counts.sum() == 16
   assert levels.sums.sum() / 16 == pytest.approx(float(loss), rel=1e-5)

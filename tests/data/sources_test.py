@@ -75,7 +75,7 @@ def test_folders_open_by_name(tmp_path):
 
 
 def test_mistakes_are_explained(prepared, tmp_path):
-  with pytest.raises(UserError, match='webdata.*shapes, tfds, folder'):
+  with pytest.raises(UserError, match='webdata.*shapes, tfds, folder, webdataset, '):
     open_source('webdata', path=tmp_path, size=8)
   with pytest.raises(UserError, match='features.json'):
     open_source('tfds', path=tmp_path, size=8)

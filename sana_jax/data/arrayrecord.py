@@ -63,6 +63,7 @@ class ArrayRecordSource:
     counts = in_threads(_count, self._files)
     self.bad = BadRecords(
       max(sum(n for n, _ in counts), len(counts)), max_bad_fraction)
+    self.bad.saw_good(sum(n for n, _ in counts))
     for name, (_, reason) in zip(self._files, counts):
       if reason:
         self.bad.add(BadRecord(name, reason))

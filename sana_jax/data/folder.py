@@ -47,16 +47,13 @@ class FolderSource:
     self._files = _listed(self._root)
     names = _image_names(self._root, self._files)
     self.bad = BadRecords(len(names), max_bad_fraction)
-    self._pairs = []
+    beside = {name: _beside(name, self._files) for name in names}
+    self._pairs = [(name, file) for name, file in beside.items() if file]
+    self.bad.saw_good(len(self._pairs))
     for name in names:
-      stem = posixpath.splitext(name)[0]
-      beside = [stem + suffix for suffix in ('.txt', '.json')]
-      caption = next((file for file in beside if file in self._files), None)
-      if caption is None:
-        txt, json_ = map(posixpath.basename, beside)
-        self.bad.add(BadRecord(name, f'no {txt} or {json_} beside it'))
-      else:
-        self._pairs.append((name, caption))
+      if not beside[name]:
+        stem = posixpath.splitext(posixpath.basename(name))[0]
+        self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
     if not self._pairs:
       raise UserError(f'{self._root} holds no image with a caption; give '
                       'each image a .txt or .json file of the same name.')
@@ -124,6 +121,13 @@ def _image_names(root, found):
     raise UserError(f'{root} holds no images; put {", ".join(SUFFIXES)} files '
                     'in it or set the data path to another folder.')
   return names
+
+
+def _beside(name, found):
+  """The file with the caption, or None."""
+  stem = posixpath.splitext(name)[0]
+  return next((stem + suffix for suffix in ('.txt', '.json')
+               if stem + suffix in found), None)
 
 
 def _first_line(error):

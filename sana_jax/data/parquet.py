@@ -60,6 +60,16 @@ class Columns:
     first, *others = self.texts
     return {first: captions.DEFAULT} | {name: name for name in others}
 
+  def check(self) -> None:
+    """Raises UserError unless each score has its caption."""
+    if not self.texts:
+      raise UserError(f'config.data.columns.captions={self.captions!r} names '
+                      'no column; set it to those of the captions.')
+    if len(self.numbers) < (count := len(_split(self.scores))):
+      raise UserError(
+        f'config.data.columns.scores={self.scores!r} names {count} columns for '
+        f'{len(self.texts)} of captions; name one for each, in their order.')
+
   def needed(self) -> list[str]:
     return [self.image, *self.texts, *_split(self.scores)]
 
@@ -82,6 +92,7 @@ class ParquetSource:
     path = os.path.expanduser(os.fspath(path))
     self._size, self._cache = size, cache
     self._wanted = columns or Columns()
+    self._wanted.check()
     self._files = files.expand(path, ('*.parquet', '**/*.parquet'))
     if not self._files:
       raise UserError(f'{path} matches no file; set the data path to Parquet '
@@ -92,6 +103,7 @@ class ParquetSource:
       max_bad_fraction)
     self._groups = []  # (file, row group), each of so many rows:
     rows = []
+    self.bad.saw_good(sum(sum(groups) for groups, _, _ in shapes))
     for name, (groups, _, reason) in zip(self._files, shapes):
       if reason:
         self.bad.add(BadRecord(name, reason))

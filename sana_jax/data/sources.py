@@ -81,6 +81,9 @@ def open_source(
   limits = dict(max_bad_fraction=max_bad_fraction, cache=cache)
   match kind:  # What takes seconds to import is imported if it is used.
     case 'shapes':
+      if size is None:
+        raise UserError('size=None is for images as they are stored, and '
+                        'shapes are drawn at one; set it.')
       from sana_jax.data.shapes import builder
       source = TfdsSource(builder.prepare(
         path, size, train_examples, seed), split, size, cache)

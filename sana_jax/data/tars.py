@@ -14,8 +14,8 @@ import numpy as np
 from sana_jax.data import captions, files
 from sana_jax.data.images import (
   DAMAGED,
-  header_size,
   HEADER_BYTES,
+  header_size,
   SUFFIXES,
 )
 
@@ -78,13 +78,14 @@ def _columns(samples, broken):
 
 
 def _members(file) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-  """(key, suffix, member) of the regular files."""
+  """(key, suffix, member) of the images and texts."""
   with tarfile.open(fileobj=file, mode='r:') as tar:
     for member in tar:
       folder, _, name = member.name.rpartition('/')
-      stem, dot, suffix = name.partition('.')
-      if member.isreg() and dot and stem:
-        yield f'{folder}/{stem}' if folder else stem, suffix.lower(), member
+      stem, _, suffix = name.partition('.')
+      suffix = suffix.lower()
+      if member.isreg() and stem and suffix in (*_IMAGES, *_TEXTS):
+        yield f'{folder}/{stem}' if folder else stem, suffix, member
     # tarfile takes anything for the end that is no header.
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -95,7 +96,7 @@ def _add(sample, suffix, member, file):
   place = (member.offset_data, member.size)
   if suffix in _IMAGES and sample.image == _NOWHERE:
     sample.image, sample.size = place, _size(file, place)
-  elif suffix in _TEXTS and sample.kind != _TEXTS[0]:
+  elif suffix not in _IMAGES and sample.kind != _TEXTS[0]:
     sample.text, sample.kind = place, suffix
     if suffix == 'json':
       sample.told, sample.score = _described(file, place)

@@ -52,8 +52,11 @@ class WebDatasetSource:
       self._names)
     total = sum(len(columns['keys']) for columns in self._columns)
     self.bad = BadRecords(max(total, len(shards)), max_bad_fraction)
-    self._rows = [self._usable(i, promised.get(name))
-                  for i, name in enumerate(self._names)]
+    self._rows = [np.flatnonzero(_has_image(c) & _has_text(c))
+                  for c in self._columns]
+    self.bad.saw_good(sum(map(len, self._rows)))
+    for shard, name in enumerate(self._names):
+      self._count_bad(shard, promised.get(name))
     self._starts = np.cumsum([0, *map(len, self._rows)])
     if not len(self):
       raise UserError(
@@ -98,21 +101,19 @@ class WebDatasetSource:
     key = self._columns[shard]['keys'][row].decode()
     return f'{self._names[shard]}: {key}'
 
-  def _usable(self, shard, promised):
-    """The rows with an image and a caption; the others are counted."""
-    columns = self._columns[shard]
-    has_text = (columns['text'][:, 1] > 0) | (np.diff(columns['more_at']) > 0)
-    has_image = columns['image'][:, 1] > 0
+  def _count_bad(self, shard, promised):
+    """Counts a shard that ends early, and samples that lack a half."""
+    columns, name = self._columns[shard], self._names[shard]
     broken, found = str(columns['broken']), len(columns['keys'])
-    if not broken and promised not in (None, found):
-      logging.warning('%s holds %d samples; %s says %d.', self._names[shard],
-                      found, wids.META, promised)
     if broken:
-      self.bad.add(BadRecord(self._names[shard], broken))
-    for row in np.flatnonzero(~(has_text & has_image)):
-      lacks = 'no image' if not has_image[row] else 'no .txt or .json'
-      self.bad.add(BadRecord(self._name(shard, row), lacks))
-    return np.flatnonzero(has_text & has_image)
+      self.bad.add(BadRecord(name, broken))
+    elif promised not in (None, found):
+      logging.warning(
+        '%s holds %d samples; %s says %d.', name, found, wids.META, promised)
+    for row in np.flatnonzero(~_has_image(columns)):
+      self.bad.add(BadRecord(self._name(shard, row), 'no image'))
+    for row in np.flatnonzero(_has_image(columns) & ~_has_text(columns)):
+      self.bad.add(BadRecord(self._name(shard, row), 'no .txt or .json'))
 
   def _read(self, shard, *places):
     """The bytes of both files, by one read if they are neighbours."""
@@ -131,6 +132,14 @@ class WebDatasetSource:
       if len(part) < length:
         raise ValueError(f'the tar ends {length - len(part)} bytes too early')
     return parts
+
+
+def _has_image(columns):
+  return columns['image'][:, 1] > 0
+
+
+def _has_text(columns):
+  return (columns['text'][:, 1] > 0) | (np.diff(columns['more_at']) > 0)
 
 
 def _captions(columns, row, text):

@@ -1,7 +1,7 @@
 """What a source holds, in plain text: for a look before training."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import time
 
 import numpy as np
@@ -37,7 +37,7 @@ def description(source: DescribedSource, reads: int) -> Iterator[str]:
   yield from _read(source, reads)
 
 
-def histogram(values: np.ndarray, edges: tuple[float, ...]) -> Iterator[str]:
+def histogram(values: np.ndarray, edges: Sequence) -> Iterator[str]:
   """A line with a bar for each interval from the first to the last filled."""
   counts = Counter(np.searchsorted(edges, values, side='right').tolist())
   for place in range(min(counts), max(counts) + 1):

@@ -42,7 +42,8 @@ def read(path: str, start: int = 0, end: int | None = None) -> bytes:
 def open_ahead(path: str):
   """A file object for reading it once from its beginning to its end."""
   system, path = _system(path)
-  return system.open(path, 'rb', block_size=2**23)
+  # Some would ask for each few bytes that are read.
+  return system.open(path, 'rb', block_size=2**23, cache_type='readahead')
 
 
 def open_at_random(path: str):

@@ -24,8 +24,7 @@ def read_image(
   file: str | os.PathLike | bytes, size: int | None = None
 ) -> Image:
   """Pixels of an encoded image, `size` a side; transparent parts are white."""
-  with PilImage.open(io.BytesIO(file) if isinstance(file, bytes) else file
-                     ) as opened:
+  with _opened(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
     image = ImageOps.exif_transpose(opened)
     if image.has_transparency_data:
       image = image.convert('RGBA')
@@ -35,6 +34,13 @@ def read_image(
   if size is not None and image.size != (size, size):
     image = ImageOps.fit(image, (size, size), PilImage.Resampling.BICUBIC)
   return np.asarray(image)
+
+
+def _opened(file):
+  try:
+    return PilImage.open(file)
+  except PilImage.UnidentifiedImageError as error:
+    raise ValueError('it is no image of a known format') from error
 
 
 def header_size(data: bytes) -> tuple[int, int]:

@@ -147,26 +147,25 @@ class ParquetSource:
   def _group_metadata(self, group):
     """Sizes and scores of a row group; unknown if it is damaged."""
     rows = int(self._starts[group + 1] - self._starts[group])
-    unknown = {'sizes': np.zeros((rows, 2), np.int32),
-               'scores': np.full(rows, np.nan, np.float32)}
     wanted = self._wanted
+    sides = [wanted.height, wanted.width]
     try:
       present = _opened(self._groups[group][0]).schema.to_arrow_schema().names
-      told = {wanted.height, wanted.width} <= set(present)
+      told = set(sides) <= set(present)
       columns = self._read_group(
-        group, [*wanted.numbers, *([wanted.height, wanted.width] if told else
-                                   [wanted.image])])
-      scores = [captions.filter_score(self._scores(columns, row))
-                for row in range(rows)]
-      sizes = [
-        (columns[wanted.height][row] or 0, columns[wanted.width][row] or 0)
-        if told else size_of(
-          lambda end, row=row: self._image(group, columns, row, end))
-        for row in range(rows)]
+        group, [*wanted.numbers, *(sides if told else [wanted.image])])
+      scores = {name: columns[column].floats()
+                for column, name in wanted.numbers.items()}
+      if told:
+        sizes = np.stack([columns[side].floats() for side in sides], axis=1)
+      else:
+        sizes = [size_of(lambda end, row=row: self._image(
+          group, columns, row, end)) for row in range(rows)]
     except _DAMAGED:
-      return unknown
-    return {'sizes': np.asarray(sizes, np.int32).reshape(rows, 2),
-            'scores': np.asarray(scores, np.float32)}
+      sizes, scores = np.zeros((rows, 2)), {}
+    sizes = np.nan_to_num(np.asarray(sizes, np.float64).reshape(rows, 2))
+    return {'sizes': sizes.astype(np.int32),
+            'scores': _filter_scores(scores, rows)}
 
   def _captions(self, columns, row):
     named = {name: columns[column][row]
@@ -244,6 +243,20 @@ class _Lazy:
 
   def __getitem__(self, row):
     return self._column[row].as_py()
+
+  def floats(self):
+    """All of them; NaN where there is none."""
+    floats = self._column.cast(pyarrow.float64())
+    return floats.to_numpy().astype(np.float64)
+
+
+def _filter_scores(scores, rows):
+  """captions.filter_score of whole columns."""
+  if not scores:
+    return np.full(rows, np.nan, np.float32)
+  best = np.fmax.reduce(list(scores.values()))
+  prompt = scores.get(captions.DEFAULT, best)
+  return np.where(np.isnan(prompt), best, prompt).astype(np.float32)
 
 
 @functools.lru_cache(256)

@@ -7,6 +7,7 @@ WebDataset has it: `a/0001.jpg` and `a/0001.json` are the sample `a/0001`.
 from collections.abc import Iterator
 import dataclasses
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -69,7 +70,7 @@ def _columns(samples, broken):
   sizes = column('told', np.int32, 2)
   unknown = ~sizes.all(axis=1)
   sizes[unknown] = column('size', np.int32, 2)[unknown]
-  return {'keys': np.asarray([key.encode() for key in samples], 'S'),
+  return {'keys': np.asarray([os.fsencode(key) for key in samples], 'S'),
           'image': column('image', np.int64, 2),
           'text': column('text', np.int64, 2),
           'is_json': np.asarray([row.kind == 'json' for row in rows], bool),

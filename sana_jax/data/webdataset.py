@@ -98,7 +98,7 @@ class WebDatasetSource:
     return shard, int(self._rows[shard][index - self._starts[shard]])
 
   def _name(self, shard, row):
-    key = self._columns[shard]['keys'][row].decode()
+    key = self._columns[shard]['keys'][row].decode(errors='backslashreplace')
     return f'{self._names[shard]}: {key}'
 
   def _count_bad(self, shard, promised):
@@ -198,7 +198,7 @@ def _columns(shard, stat, beside, cache):
   def make():
     logging.info('Reading through %s, once.', shard)
     columns = tars.scan(shard)
-    keys = [key.decode() for key in columns['keys']]
+    keys = [os.fsdecode(key) for key in columns['keys']]
     return columns | wids.read_sidecars(list(beside), keys)
 
   key = ['tar', _VERSION, shard, stat, beside]

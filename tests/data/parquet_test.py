@@ -70,6 +70,15 @@ def test_columns_give_captions_scores_and_sizes(tmp_path):
     source.scores(), np.float32([21.5, 28., np.nan]))
 
 
+def test_a_row_without_the_prompt_s_score_has_the_best_one(tmp_path):
+  write(tmp_path / 'a.parquet', [
+    {'image': b'', 'caption': 'x', 'a': 'y', 'b': 'z', 's': None, 't': 20.,
+     'u': '31.5'}, {'image': b'', 'caption': 'x', 'a': 'y', 'b': 'z', 's': 1.,
+     't': None, 'u': None}])
+  source = opened(tmp_path, Columns(captions='caption,a,b', scores='s,t,u'))
+  np.testing.assert_array_equal(source.scores(), np.float32([31.5, 1]))
+
+
 def test_without_size_columns_the_headers_are_read(tmp_path):
   rows = [{'image': row['image'], 'caption': 'x'} for row in ROWS]
   write(tmp_path / 'a.parquet', [*rows, {'image': b'no', 'caption': 'x'}])

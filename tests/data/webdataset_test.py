@@ -137,6 +137,17 @@ def test_a_tar_that_is_cut_short_gives_what_is_before_the_cut(
   assert bad.startswith(reason)
 
 
+def test_names_in_any_encoding_are_read(tmp_path):
+  content = tar(*sample('cafX', 'latin'), *sample('caf\u00e9', 'utf8'))
+  (tmp_path / 'a.tar').write_bytes(content)
+  assert texts(opened(tmp_path)) == ['latin', 'utf8']
+  with tarfile.open(tmp_path / 'b.tar', 'w', encoding='latin-1',
+                    format=tarfile.GNU_FORMAT) as archive:
+    archive.addfile(tarfile.TarInfo('caf\u00e9.png'))
+  assert f'{tmp_path}/b.tar: caf\\xe9' in opened(
+    tmp_path, max_bad_fraction=1.).bad.reasons
+
+
 def test_a_caption_that_is_cut_off_is_a_bad_record(tmp_path):
   whole = tar(('0.png', encoded()), ('0.txt', 'x' * 600))
   (tmp_path / 'a.tar').write_bytes(whole[:512 * 3 + 100])

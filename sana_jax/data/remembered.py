@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 from typing import Any
+import uuid
 import zipfile
 
 from absl import logging
@@ -69,7 +70,7 @@ def _write(path, arrays):
 
 def _replace(path, write):
   """All of it or nothing: others may read or write the same file."""
-  part = path.with_name(f'.{path.name}.{os.getpid()}')
+  part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:
     with part.open('wb') as file:
       write(file)

@@ -12,6 +12,7 @@ import bisect
 import json
 import os
 import posixpath
+import random
 from typing import Any
 
 from absl import logging
@@ -47,9 +48,12 @@ class WebDatasetSource:
     shards, promised = _shards(path)
     beside = _beside(shards)
     self._names = list(shards)
-    self._columns = in_threads(
+    # Each process begins elsewhere: those that share the cache share the work.
+    order = random.sample(self._names, len(self._names))
+    columns = dict(zip(order, in_threads(
       lambda shard: _columns(shard, shards[shard], beside[shard], cache),
-      self._names)
+      order)))
+    self._columns = [columns[name] for name in self._names]
     total = sum(len(columns['keys']) for columns in self._columns)
     self.bad = BadRecords(max(total, len(shards)), max_bad_fraction)
     self._rows = [np.flatnonzero(_has_image(c) & _has_text(c))

@@ -72,8 +72,8 @@ def beneath(folder: str) -> dict[str, tuple[int, str]]:
   system, root = _system(folder)
   root = root.rstrip('/')
   found = _reached(folder, system.find, root, detail=True)
-  return {name[len(root) + 1:]: (info['size'] or 0, _version(info))
-          for name, info in sorted(found.items())}
+  return {name[len(root) + 1:]: stat for name, info in sorted(found.items())
+          if (stat := _stat(name, info))}
 
 
 def around(pattern: str) -> dict[str, tuple[int, str]]:
@@ -127,13 +127,24 @@ def _glob(pattern):
     found = {path: system.info(path)}
   else:
     found = {}
-  return {system.unstrip_protocol(name) if is_remote(pattern) else name:
-          (info['size'] or 0, _version(info)) for name, info in found.items()
-          if info['type'] == 'file'}
+  return {system.unstrip_protocol(name) if is_remote(pattern) else name: stat
+          for name, info in found.items() if (stat := _stat(name, info))}
 
 
 def _is_pattern(path):
   return any(c in path for c in '*?[')
+
+
+def _stat(name, info):
+  """(size, version) of a file; None for what is none."""
+  if info.get('islink'):  # On a disk.
+    if not os.path.isfile(name):
+      return None
+    target = os.stat(name)
+    return target.st_size, str(target.st_mtime)
+  if info['type'] != 'file':
+    return None
+  return info['size'] or 0, _version(info)
 
 
 def _version(info):

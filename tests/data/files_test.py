@@ -59,6 +59,20 @@ def test_ranges_are_read_and_folders_listed(place, request):
   assert files.exists(f'{root}a/0.tar') and not files.exists(f'{root}a/9.tar')
 
 
+def test_links_are_what_they_point_to(tmp_path):
+  (tmp_path / 'blob').write_bytes(b'12345')
+  (tmp_path / 'd').mkdir()
+  for name, target in (('x.tar', 'blob'), ('gone.tar', 'none')):
+    (tmp_path / 'd' / name).symlink_to(tmp_path / target)
+  of_file = files.expand(str(tmp_path / 'blob')).popitem()[1]
+  for found in (files.expand(str(tmp_path / 'd'), ('*.tar',)),
+                files.expand(str(tmp_path / 'd' / 'x.tar')),
+                files.beneath(str(tmp_path / 'd'))):
+    (name, stat), = found.items()
+    assert name.endswith('x.tar')
+    assert stat == of_file
+
+
 @pytest.mark.parametrize('place', ['memory', 'disk'])
 @pytest.mark.parametrize('pattern', ['a', 'a/*.tar', 'a/{0,1}.tar', 'a/x.json'])
 def test_sidecars_are_around_what_a_pattern_stands_for(

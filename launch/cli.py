@@ -23,7 +23,7 @@ COMMANDS = {
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',
   'bench': 'measure speed and memory',
-  'data': 'prepare data sets',
+  'data': 'prepare and describe data sets',
 }
 _EXAMPLES = """examples:
   sana-jax sample --model shapes --prompt "a red circle" --out out/

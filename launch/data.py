@@ -1,33 +1,60 @@
-"""Prepare data sets.
+"""Prepare data sets, and look at any.
 
   sana-jax data shapes --out data --size 64 --examples 24000
+  sana-jax data describe --config.data.source=webdataset \\
+    --config.data.path='data/*.tar'
 
 `shapes` is drawn here, needs no download, and is stored as a TFDS data set
 (ArrayRecord) with the splits train and heldout. A sheet of examples is written
-beside it.
+beside it. `describe` tells what the keys config.data of a config, or of none,
+make of a source: how many records, of what sizes and scores, which captions,
+and the first bad records.
 """
 
 import argparse
+from collections.abc import Sequence
 
 from sana_jax.launch import output
 from sana_jax.launch.flags import whole
 
+_PLAIN = argparse.RawDescriptionHelpFormatter
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's flags."""
-  parser.add_argument('name', choices=['shapes'], help='which data set')
-  parser.add_argument('--out', default='~/.cache/sana_jax/data', metavar='DIR',
+  """Declares what can be done, and the flags of each."""
+  kinds = parser.add_subparsers(metavar='WHAT', required=True, dest='what')
+  shapes = kinds.add_parser(
+    'shapes', help='draw a data set', allow_abbrev=False, description=__doc__,
+    formatter_class=_PLAIN)
+  shapes.add_argument('--out', default='~/.cache/sana_jax/data', metavar='DIR',
                       help='TFDS data folder (default: %(default)s)')
-  parser.add_argument('--size', type=whole(16), default=64, metavar='PX',
+  shapes.add_argument('--size', type=whole(16), default=64, metavar='PX',
                       help='side of the images (default: %(default)s)')
-  parser.add_argument('--examples', type=whole(), default=24_000, metavar='N',
+  shapes.add_argument('--examples', type=whole(), default=24_000, metavar='N',
                       help='of the train split (default: %(default)s)')
+  shapes.set_defaults(run_data=prepare, command=shapes)
+  describe = kinds.add_parser(
+    'describe', help='tell what a source holds', allow_abbrev=False,
+    description=__doc__, formatter_class=_PLAIN)
+  describe.add_argument('--config', metavar='FILE[:ARG]',
+                        help='whose data keys to take (default: their own '
+                        'defaults); --config.data.KEY=VALUE changes them')
+  describe.add_argument('--read', type=whole(), default=100, metavar='N',
+                        help='records to decode (default: %(default)s)')
+  describe.set_defaults(run_data=describe_data, command=describe,
+                        overrides=True)
 
 
-def run(args: argparse.Namespace) -> int:
-  """Prepares the data; returns the exit code."""
+def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
+  """Does it; returns the exit code."""
+  return args.run_data(args, overrides)
+
+
+def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Draws `shapes`; returns the exit code."""
   from sana_jax.data import sources
   from sana_jax.inference.images import contact_sheet, write_png
+  del overrides
   output.check(args.out)
   with output.folder(args.out) as out:
     source = sources.open_source(
@@ -38,4 +65,19 @@ def run(args: argparse.Namespace) -> int:
       [x['image'] for x in examples], [x['caption'] for x in examples], 6))
   print(f'{len(source)} training examples are in {out}; {len(examples)} of '
         f'them are drawn in {sheet}.')
+  return 0
+
+
+def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Tells what a source holds; returns the exit code."""
+  from sana_jax import config as base
+  from sana_jax.data.describe import description
+  from sana_jax.launch.train import load_config
+  from sana_jax.training.tasks import common
+  config = load_config(args.config) if args.config else base.train('dc_ae')
+  base.apply_overrides(config, overrides)
+  base.check_keys(config)
+  base.check(config)
+  for line in description(common.open_data(config.data), args.read):
+    print(line)
   return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sana_jax.data import sources
+from sana_jax.data import captions, remembered, sources
 from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.kernels import OPS
@@ -123,11 +123,23 @@ def _optimizer():
 
 def _data():
   return ConfigDict(dict(
-    source='shapes',  # 'shapes', 'tfds' or 'folder'.
+    source='shapes',  # 'tfds', 'folder', 'webdataset', ...: docs/data.md.
     path='~/.cache/sana_jax/data',  # Where it lies, or is put (shapes).
-    split='train',
+    split='train',  # Of 'shapes' and 'tfds'; the others have none.
     size_px=64,  # Side of the square images.
     examples=24_000,  # To render, for 'shapes'.
+    columns=ConfigDict(dict(  # Of 'parquet'; several are 'a,b'.
+      image='image', captions='caption',
+      scores='',  # CLIP scores of the captions, in their order.
+      height='height', width='width',  # Spare reading the images' headers.
+    )),
+    caption_rule='official',  # 'paper', 'first', 'uniform': data/captions.py.
+    caption_threshold=25.0,  # CLIP score, for 'official'.
+    caption_temperature=0.1,
+    min_score=0.0,  # CLIP score; 22 in the published runs, 0 for any.
+    min_size_px=0,  # Of the shorter side as stored; 0 for any.
+    max_aspect_ratio=0.0,  # Of the longer side to the shorter; 0 for any.
+    index_path=remembered.CACHE,  # What was found out about files, kept.
   ))
 
 
@@ -251,17 +263,20 @@ _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
-             'text.length', 'text.examples')
+             'text.length', 'text.examples', 'data.caption_temperature')
 _NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
                  'loss.latent_mean', 'loss.noise', 'text.look_back',
-                 'watch.stall_minutes', 'watch.divergence_factor')
+                 'watch.stall_minutes', 'watch.divergence_factor',
+                 'data.caption_threshold', 'data.min_score',
+                 'data.min_size_px', 'data.max_aspect_ratio')
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,
   'dtype': ('float32', 'bfloat16', 'float16'),
   'param_dtype': ('float32', 'bfloat16'),
   'data.source': sources.KINDS,
+  'data.caption_rule': captions.RULES,
   'flow.density': ('logit_normal', 'uniform'),
   'sampling.sampler': samplers.NAMES,
   **{f'kernels.{name}': ('', *op.implementations) for name, op in OPS.items()},
@@ -288,6 +303,8 @@ def _violated(key, value):
     return 'less than 2 ** 31'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
+  if key == 'data.max_aspect_ratio' and 0 < value < 1:
+    return '1 or more, or 0 for any'
   if key in _CHOICES and value not in _CHOICES[key]:
     return f'one of {list(_CHOICES[key])}'
   return None

@@ -1,28 +1,31 @@
 """A folder of images, each with a caption beside it.
 
-`cat.jpg` has its caption in `cat.txt`, or in `cat.json` under the key
-'caption' or 'prompt'. Images are scaled so that the shorter side fits and
-cropped around the centre.
+`cat.jpg` has its caption in `cat.txt`, or its captions in `cat.json`, see
+captions.from_json. Images are scaled so that the shorter side fits and cropped
+around the centre.
 """
 
-import io
 import json
 import os
-import pathlib
+import posixpath
 from typing import Any
 
 import numpy as np
-from PIL import Image as PilImage
-from PIL import ImageOps
 
+from sana_jax.data import captions, files
+from sana_jax.data.images import (
+  DAMAGED,
+  header_sizes,
+  in_threads,
+  read_image,
+  SUFFIXES,
+)
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
-from sana_jax.typing import Image
+from sana_jax.typing import Float, Int
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
-# What Pillow and the standard library raise for damaged files.
-DAMAGED = (OSError, ValueError, EOFError, SyntaxError,
-           PilImage.DecompressionBombError, PilImage.DecompressionBombWarning)
+__all__ = ['FolderSource', 'read_image']
 
 
 class FolderSource:
@@ -35,23 +38,22 @@ class FolderSource:
   def __init__(
     self,
     path: str | os.PathLike,
-    size: int,
+    size: int | None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
+    cache: str | os.PathLike | None = None,
   ):
-    self._root = pathlib.Path(path).expanduser()
-    self._size = size
-    names = _image_names(self._root)
+    self._root = os.path.expanduser(os.fspath(path)).rstrip('/')
+    self._size, self._cache = size, cache
+    self._files = _listed(self._root)
+    names = _image_names(self._root, self._files)
     self.bad = BadRecords(len(names), max_bad_fraction)
-    self._pairs = []
+    beside = {name: _beside(name, self._files) for name in names}
+    self._pairs = [(name, file) for name, file in beside.items() if file]
+    self.bad.saw_good(len(self._pairs))
     for name in names:
-      image = self._root / name
-      beside = [image.with_suffix(suffix) for suffix in ('.txt', '.json')]
-      caption = next((file for file in beside if file.is_file()), None)
-      if caption is None:
-        self.bad.add(BadRecord(
-          name, f'no {beside[0].name} or {beside[1].name} beside it'))
-      else:
-        self._pairs.append((name, caption))
+      if not beside[name]:
+        stem = posixpath.splitext(posixpath.basename(name))[0]
+        self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
     if not self._pairs:
       raise UserError(f'{self._root} holds no image with a caption; give '
                       'each image a .txt or .json file of the same name.')
@@ -62,52 +64,70 @@ class FolderSource:
   def __getitem__(self, index: int) -> dict[str, Any]:
     name, caption = self._pairs[index]
     try:
-      return {'image': read_image(self._root / name, self._size),
-              'caption': _read_caption(caption), 'index': int(index)}
+      texts, scores = self._captions(caption)
+      return captions.record(
+        self._read(name), texts, scores, index, self._size)
     except DAMAGED as error:
       raise BadRecord(name, _first_line(error)) from error
 
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    """(height, width) as stored, from the images' headers."""
+    make = lambda: {'sizes': header_sizes(
+      lambda index, end: self._read(self._pairs[index][0], end), len(self))}
+    return remembered(self._cache, self._key('sizes'), make)['sizes']
 
-def read_image(
-  file: str | os.PathLike | bytes, size: int | None = None
-) -> Image:
-  """Pixels of an encoded image, `size` a side; transparent parts are white."""
-  with PilImage.open(io.BytesIO(file) if isinstance(file, bytes) else file
-                     ) as opened:
-    image = ImageOps.exif_transpose(opened)
-    if image.has_transparency_data:
-      image = image.convert('RGBA')
-      white = PilImage.new('RGBA', image.size, 'white')
-      image = PilImage.alpha_composite(white, image)
-    image = image.convert('RGB')
-  if size is not None and image.size != (size, size):
-    image = ImageOps.fit(image, (size, size), PilImage.Resampling.BICUBIC)
-  return np.asarray(image)
+  def scores(self) -> Float[np.ndarray, 'n']:
+    """Of the captions in .json files; NaN elsewhere."""
+    make = lambda: {'scores': np.asarray(
+      in_threads(self._score, self._pairs), np.float32)}
+    return remembered(self._cache, self._key('scores'), make)['scores']
+
+  def _score(self, pair):
+    try:
+      return captions.filter_score(self._captions(pair[1])[1])
+    except DAMAGED:
+      return float('nan')
+
+  def _captions(self, file):
+    text = self._read(file).decode()
+    if file.endswith('.txt'):
+      named, scores = captions.usable({captions.DEFAULT: text}), {}
+    else:
+      named, scores = captions.from_json(json.loads(text))
+    if not named:
+      raise ValueError(f'{posixpath.basename(file)} holds no caption')
+    return named, scores
+
+  def _read(self, name, end=None):
+    return files.read(f'{self._root}/{name}', 0, end)
+
+  def _key(self, what):
+    return ['folder', what, self._root, [
+      [name, *self._files[name]] for pair in self._pairs for name in pair]]
 
 
-def _image_names(root):
-  if not root.is_dir():
+def _listed(root):
+  if not files.is_folder(root):
     raise UserError(f'{root} is not a folder; set the data path to a folder '
                     'of images with captions.')
-  names = sorted(
-    file.relative_to(root).as_posix() for file in root.rglob('*')
-    if file.suffix.lower() in SUFFIXES and not file.name.startswith('.'))
+  return files.beneath(root)
+
+
+def _image_names(root, found):
+  names = [name for name in found
+           if posixpath.splitext(name)[1].lower() in SUFFIXES
+           and not posixpath.basename(name).startswith('.')]
   if not names:
     raise UserError(f'{root} holds no images; put {", ".join(SUFFIXES)} files '
                     'in it or set the data path to another folder.')
   return names
 
 
-def _read_caption(file):
-  text = file.read_text(encoding='utf-8')
-  if file.suffix == '.json':
-    content = json.loads(text)
-    if not isinstance(content, dict):
-      raise ValueError(f'{file.name} holds no JSON object')
-    text = content.get('caption', content.get('prompt'))
-  if not isinstance(text, str) or not text.strip():
-    raise ValueError(f'{file.name} holds no caption')
-  return text.strip()
+def _beside(name, found):
+  """The file with the caption, or None."""
+  stem = posixpath.splitext(name)[0]
+  return next((stem + suffix for suffix in ('.txt', '.json')
+               if stem + suffix in found), None)
 
 
 def _first_line(error):

@@ -50,12 +50,15 @@ def batches(
   if bad is None:
     bad = BadRecords(len(source), max_bad_fraction)
 
+  # A record may have several captions; a step draws one of them.
+  read = getattr(source, 'at', lambda record, _: source[record])
+
   def load(step, row):
     for record in itertools.chain(
         [order.record(step, row)],
         (order.substitute(step, row, i) for i in range(_ATTEMPTS))):
       try:
-        example = source[record]
+        example = read(record, step)
         if map_fn is not None:
           example = map_fn(example, order.bucket(step))
       except UserError:

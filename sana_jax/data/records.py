@@ -46,9 +46,9 @@ class BadRecords:
     """The name and the reason of the newest one."""
     return '{}: {}'.format(*list(self.reasons.items())[-1])
 
-  def saw_good(self) -> None:
-    """Counts a record that was read without trouble."""
-    self._seen += 1  # A lost update between threads does no harm.
+  def saw_good(self, count: int = 1) -> None:
+    """Counts records that were read without trouble."""
+    self._seen += count  # A lost update between threads does no harm.
 
   def add(self, bad: BadRecord) -> None:
     """Counts and logs it, once; raises UserError if it is one too many."""

@@ -9,11 +9,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from sana_jax.data.folder import DAMAGED, FolderSource, read_image
-from sana_jax.data.records import BadRecord, MAX_BAD_FRACTION
+from sana_jax.data import captions, filters
+from sana_jax.data.folder import FolderSource
+from sana_jax.data.records import MAX_BAD_FRACTION
+from sana_jax.data.remembered import CACHE
+from sana_jax.data.tfds import prepared, TfdsSource
 from sana_jax.errors import UserError
+from sana_jax.typing import Float, Int
 
-KINDS = ('shapes', 'tfds', 'folder')
+KINDS = ('shapes', 'tfds', 'folder', 'webdataset', 'parquet', 'arrayrecord')
 
 
 @runtime_checkable
@@ -25,85 +29,81 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class DescribedSource(Source, Protocol):
+  """One that knows its images without decoding them: all of `open_source`.
+
+  There, `at(index, draw)` is the record with another choice of its caption.
+  """
+
+  def at(self, index: int, draw: int) -> dict[str, Any]: ...
+
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    """(height, width) as stored; 0 for headers that cannot be read."""
+
+  def scores(self) -> Float[np.ndarray, 'n']:
+    """CLIP scores that filters compare; NaN where there is none."""
+
+
 def open_source(
   kind: str,
   *,
   path: str | os.PathLike,
-  size: int,
+  size: int | None,
   split: str = 'train',
   train_examples: int = 24_000,
   seed: int = 0,
   max_bad_fraction: float = MAX_BAD_FRACTION,
-) -> Source:
-  """The source `kind`, its images `size` pixels a side.
+  columns: dict[str, str] | None = None,
+  rule: captions.CaptionRule | None = None,
+  min_score: float = 0.0,
+  min_size_px: int = 0,
+  max_aspect_ratio: float = 0.0,
+  cache: str | os.PathLike | None = CACHE,
+) -> DescribedSource:
+  """The source `kind`, its images `size` pixels a side, or as stored.
 
   shapes: drawn into `path` the first time, with `train_examples` of `seed`;
     `split` is 'train' or 'heldout'.
   tfds: `path` is a prepared data set's version folder (which holds
     features.json) with features 'image' and 'caption'; `split` as in TFDS.
-  folder: images of `path` with captions beside them, see folder.py; it has
-    no splits.
+  folder: images of `path` with captions beside them, see folder.py.
+  webdataset, parquet, arrayrecord: files by a pattern or in a folder, see the
+    modules of that name; `columns` are fields of parquet.Columns.
+
+  The last three and folder have no splits. Captions are chosen by `rule`, with
+  `seed`; what filters.kept drops is left out. What was found out about files
+  is kept in `cache`.
   """
-  if size < 1:
+  if size is not None and size < 1:
     raise UserError(f'size={size} is not an image size; set it to the side '
                     'in pixels, at least 1.')
-  match kind:
+  limits = dict(max_bad_fraction=max_bad_fraction, cache=cache)
+  match kind:  # What takes seconds to import is imported if it is used.
     case 'shapes':
-      from sana_jax.data.shapes import builder  # TFDS takes seconds to import.
-      return TfdsSource(
-        builder.prepare(path, size, train_examples, seed), split, size)
+      if size is None:
+        raise UserError('size=None is for images as they are stored, and '
+                        'shapes are drawn at one; set it.')
+      from sana_jax.data.shapes import builder
+      source = TfdsSource(builder.prepare(
+        path, size, train_examples, seed), split, size, cache)
     case 'tfds':
-      return TfdsSource(_prepared(path), split, size)
+      source = TfdsSource(prepared(path), split, size, cache)
     case 'folder':
-      return FolderSource(path, size, max_bad_fraction)
-  raise UserError(f'Source {kind!r} is unknown; choose one of '
-                  f'{", ".join(KINDS)}.')
-
-
-class TfdsSource:
-  """A prepared TFDS split; images are decoded by Pillow, not TensorFlow."""
-
-  def __init__(self, builder: Any, split: str, size: int):
-    import tensorflow_datasets as tfds
-    missing = {'image', 'caption'} - set(builder.info.features)
-    if missing:
-      raise UserError(
-        f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
-        f'; it has {", ".join(sorted(builder.info.features))}: choose data '
-        'with image and caption.')
-    name = split.split('[')[0]
-    if name not in builder.info.splits:
-      raise UserError(f'split={split!r} is not in {builder.info.full_name}; '
-                      f'choose one of {", ".join(builder.info.splits)}.')
-    self._name = f'{builder.info.full_name} {split}'
-    self._size = size
-    self._records = builder.as_data_source(
-      split=split, decoders={'image': tfds.decode.SkipDecoding()})
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    try:
-      record = self._records[index]
-      caption = _text(record['caption'])
-      return {'image': read_image(record['image'], self._size),
-              'caption': caption, 'index': int(index)}
-    # ArrayRecord raises RuntimeError for a damaged chunk, and trips over a
-    # file cut short with AttributeError.
-    except (*DAMAGED, RuntimeError, AttributeError) as error:
-      raise BadRecord(f'{self._name} #{index}', str(error)) from error
-
-
-def _prepared(path):
-  import tensorflow_datasets as tfds
-  path = os.fspath(path)
-  if not os.path.exists(os.path.join(path, 'features.json')):
-    raise UserError(f'{path} is no prepared TFDS data set; set the data path '
-                    'to the folder that holds its features.json.')
-  return tfds.builder_from_directory(path)
-
-
-def _text(value):
-  value = value.item() if isinstance(value, np.ndarray) else value
-  return value.decode() if isinstance(value, bytes) else str(value)
+      source = FolderSource(path, size, **limits)
+    case 'webdataset':
+      from sana_jax.data.webdataset import WebDatasetSource
+      source = WebDatasetSource(path, size, **limits)
+    case 'parquet':
+      from sana_jax.data.parquet import Columns, ParquetSource
+      source = ParquetSource(path, size, Columns(**(columns or {})), **limits)
+    case 'arrayrecord':
+      from sana_jax.data.arrayrecord import ArrayRecordSource
+      source = ArrayRecordSource(path, size, **limits)
+    case _:
+      raise UserError(f'Source {kind!r} is unknown; choose one of '
+                      f'{", ".join(KINDS)}.')
+  source = filters.kept(
+    source, min_score=min_score, min_size_px=min_size_px,
+    max_aspect_ratio=max_aspect_ratio)
+  return captions.Captioned(source, rule or captions.CaptionRule(), seed)

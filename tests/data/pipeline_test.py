@@ -64,6 +64,14 @@ def test_map_fn_sees_each_example():
                                               (2, 2, 2)))
 
 
+def test_a_source_with_several_captions_draws_one_for_each_step():
+  class Captioned(Numbers):
+    def at(self, index, draw):
+      return {**self[index], 'draw': draw}
+  found = itertools.islice(iter(batches(Captioned(9), batch_size=2, seed=0)), 4)
+  assert [b['draw'].tolist() for b in found] == [[i] * 2 for i in range(4)]
+
+
 @pytest.mark.parametrize('threads', [0, 3])
 @pytest.mark.parametrize('stop', [1, 7])
 def test_a_resumed_iterator_goes_on_where_it_stopped(threads, stop):

@@ -1,11 +1,15 @@
+import json
+
 import numpy as np
 from PIL import Image
 import pytest
+from written import array_record, encoded, parquet_file, sample, tar
 
+from sana_jax.data.captions import CaptionRule
 from sana_jax.data.pipeline import batches
 from sana_jax.data.records import BadRecord
 from sana_jax.data.shapes import builder, render, scene
-from sana_jax.data.sources import open_source
+from sana_jax.data.sources import DescribedSource, open_source
 from sana_jax.errors import UserError
 
 
@@ -74,8 +78,76 @@ def test_folders_open_by_name(tmp_path):
   assert source[0]['caption'] == 'red'
 
 
+def test_shapes_and_tfds_know_their_sizes(prepared, tmp_path):
+  source = open_source('tfds', path=prepared, size=8, cache=tmp_path)
+  assert source.sizes().tolist() == [[16, 16]] * 60
+  assert np.isnan(source.scores()).all()
+  with pytest.raises(UserError, match='size=None.*shapes are drawn at one'):
+    open_source('shapes', path=tmp_path, size=None)
+
+
+@pytest.fixture
+def scored(tmp_path):
+  """Five images of 10 to 50 px, 100 px wide; the first two have scores."""
+  for i in range(1, 6):
+    Image.new('RGB', (100, 10 * i), 'red').save(tmp_path / f'{i}.png')
+    scores = {'prompt': 20. + i, 'long': 30., 'bad': 10.} if i < 3 else {}
+    (tmp_path / f'{i}.json').write_text(json.dumps({
+      'captions': {'prompt': f'p{i}', 'long': f'l{i}', 'bad': f'b{i}'},
+      'scores': scores}))
+  return tmp_path
+
+
+def test_a_record_has_the_caption_that_the_rule_chooses(scored):
+  source = open_source('folder', path=scored, size=4, cache=None)
+  assert isinstance(source, DescribedSource)
+  assert set(source[0]) == {'image', 'caption', 'index'}
+  assert [source[i]['caption'] for i in range(5)] == [
+    'l1', 'l2', 'p3', 'p4', 'p5']
+  rule = CaptionRule('uniform')
+  draws = lambda seed: [open_source(
+    'folder', path=scored, size=4, seed=seed, rule=rule, cache=None,
+  ).at(0, draw)['caption'] for draw in range(30)]
+  assert draws(0) == draws(0) != draws(1)
+  assert set(draws(0)) == {'p1', 'l1', 'b1'}
+
+
+def test_filters_keep_what_is_good_and_what_is_not_known(scored, caplog):
+  options = dict(path=scored, size=4, cache=None)
+  with caplog.at_level('INFO', 'absl'):
+    source = open_source(
+      'folder', **options, min_score=22., min_size_px=20,
+      max_aspect_ratio=4.)
+  assert [source[i]['index'] for i in range(len(source))] == [2, 3, 4]
+  assert source.sizes()[0].tolist() == [30, 100]
+  assert ('Kept 3 of 5 records: 1 have a score below 22, 1 have a side shorter '
+          'than 20 px, 2 have an aspect ratio above 4.') in caplog.text
+  with pytest.raises(UserError) as error:
+    open_source('folder', **options, min_size_px=64)
+  assert str(error.value) == (
+    'None of 5 records is left: 5 have a side shorter than 64 px; lower '
+    'config.data.min_score or config.data.min_size_px, or raise '
+    'config.data.max_aspect_ratio.')
+
+
+@pytest.mark.parametrize('kind', ['webdataset', 'parquet', 'arrayrecord'])
+def test_files_at_scale_open_by_name_and_feed_the_pipeline(kind, tmp_path):
+  rows = [{'image': encoded(), 'caption': text} for text in ('zero', 'one')]
+  if kind == 'webdataset':
+    (tmp_path / 'a.tar').write_bytes(tar(
+      *sample('0', 'zero'), *sample('1', 'one')))
+  elif kind == 'parquet':
+    parquet_file(tmp_path / 'a.parquet', rows)
+  else:
+    array_record(tmp_path / 'a.array_record', rows)
+  source = open_source(kind, path=tmp_path, size=8, cache=tmp_path / 'index')
+  batch = next(iter(batches(source, batch_size=2, seed=0)))
+  assert batch['image'].shape == (2, 8, 8, 3)
+  assert set(batch['caption'].tolist()) == {'zero', 'one'}
+
+
 def test_mistakes_are_explained(prepared, tmp_path):
-  with pytest.raises(UserError, match='webdata.*shapes, tfds, folder'):
+  with pytest.raises(UserError, match='webdata.*shapes, tfds, folder, web'):
     open_source('webdata', path=tmp_path, size=8)
   with pytest.raises(UserError, match='features.json'):
     open_source('tfds', path=tmp_path, size=8)

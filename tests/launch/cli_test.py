@@ -45,7 +45,7 @@ def test_the_version_is_told(capsys):
    '--prompts: not allowed with argument --prompt'),
   (['evaluate', '--model', 'm', '--suite', 'geneval'],
    "--suite: invalid choice: 'geneval'"),
-  (['data', 'coco'], "name: invalid choice: 'coco'"),
+  (['data', 'coco'], "WHAT: invalid choice: 'coco'"),
   (['train', '--config', 'shapes'], 'required: --workdir'),
 ])
 def test_a_bad_command_line_is_one_sentence(argv, said, refused):

@@ -41,3 +41,35 @@ def test_a_full_disk_leaves_nothing(process, tmp_path):
   assert 'Traceback' not in err
   names = [p.name for p in tmp_path.rglob('*')]
   assert not [n for n in names if 'record' in n or 'incomplete' in n]
+
+
+def test_any_source_is_described(cli, tmp_path):
+  for name in 'ab':
+    Image.new('RGB', (100, 50)).save(tmp_path / f'{name}.png')
+  (tmp_path / 'a.txt').write_text('a cat')
+  (tmp_path / 'b.txt').write_text('')
+  code, out, err = cli(
+    'data', 'describe', '--config', 'shapes_dc_ae', '--read', 2,
+    '--config.data.source=folder', f'--config.data.path={tmp_path}',
+    f'--config.data.index_path={tmp_path / "index"}')
+  assert code == 0, err
+  assert out.startswith('2 records\nshorter side, px\n        below 64  ')
+  assert '  b.png: b.txt holds no caption\n' in out
+  assert out.endswith('by name: prompt 1\n  a cat\n')
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--config.data.source=zip'], "config.data.source='zip' must be one of"),
+  (['--config.data.source=parquet', '--config.data.path=none'],
+   "none matches no file; set the data path to Parquet files like"),
+  (['--config.data.min_score=-1'], 'config.data.min_score=-1.0 must be zero'),
+  (['--read', '0'], "--read: '0' is not allowed"),
+  (['--out', 'x'], "Unknown argument '--out'"),
+])
+def test_what_cannot_be_described_is_told(flags, said, refused):
+  assert said in refused('data', 'describe', *flags)
+
+
+def test_overrides_are_for_configs_only(refused, tmp_path):
+  assert "Unknown argument '--config.seed=1'; sana-jax data shapes has" in (
+    refused('data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1'))

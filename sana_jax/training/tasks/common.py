@@ -8,15 +8,23 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sana_jax.data import sources
+from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.errors import UserError
 
 
-def open_data(data: ConfigDict, split: str | None = None) -> sources.Source:
+def open_data(
+  data: ConfigDict, split: str | None = None
+) -> sources.DescribedSource:
   """The source that `config.data` names; another split on request."""
+  rule = CaptionRule(data.caption_rule, float(data.caption_threshold),
+                     float(data.caption_temperature))
   return sources.open_source(
     data.source, path=os.path.expanduser(data.path), size=data.size_px,
-    split=split or data.split, train_examples=data.examples)
+    split=split or data.split, train_examples=data.examples,
+    columns=data.columns.to_dict(), rule=rule,
+    min_score=float(data.min_score), min_size_px=data.min_size_px,
+    max_aspect_ratio=float(data.max_aspect_ratio), cache=data.index_path)
 
 
 def good_records(source: sources.Source) -> Iterator[dict[str, Any]]:

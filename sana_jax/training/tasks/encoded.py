@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
+from sana_jax.data import files
 from sana_jax.inference.pipeline import Pipeline, text_length
 from sana_jax.text import encode
 from sana_jax.training.tasks import common
@@ -140,20 +142,15 @@ def _chunks(source):
 def _digest(config, instruction):
   """Of everything that the arrays depend on, the models' files included."""
   data = config.data.to_dict()
+  del data['index_path']
   # `shapes` follows from the other keys, wherever it lies.
-  path = pathlib.Path(data.pop('path')).expanduser()
-  files = [] if config.data.source == 'shapes' else _listing(path)
+  path = os.path.expanduser(data.pop('path'))
+  listing = {} if config.data.source == 'shapes' else files.around(path)
   digest = hashlib.sha256(json.dumps(
-    [data, files, instruction], sort_keys=True).encode())
+    [data, listing, instruction], sort_keys=True).encode())
   for key, part in (('autoencoder', 'vae'), ('text_encoder', 'text_encoder')):
     folder = hub.find(config[key]) / part
     for path in sorted(folder.iterdir()):
       digest.update(path.name.encode() + path.read_bytes())
   return digest.hexdigest()[:16]
 
-
-def _listing(root):
-  """Name, size and time of every file: reading them all would take long."""
-  return [(path.relative_to(root).as_posix(), path.stat().st_size,
-           path.stat().st_mtime_ns)
-          for path in sorted(root.rglob('*')) if path.is_file()]

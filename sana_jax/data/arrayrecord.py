@@ -1,0 +1,145 @@
+"""ArrayRecord files of images and captions, as grain reads them.
+
+A record is one msgpack map:
+
+  image     bytes of a .jpg, .png or .webp
+  caption   text; or `captions`, texts by name, see captions.from_json
+  scores    CLIP scores by the caption's name (may be left out)
+  height, width   of the image (may be left out; both spare decoding headers)
+
+    writer = ArrayRecordWriter('0001.array_record', 'group_size:1')
+    writer.write(msgpack.packb({'image': jpeg, 'caption': 'a cat'}))
+
+Without group_size:1, reading one record reads its whole group.
+"""
+
+import bisect
+import os
+from typing import Any
+
+from array_record.python import array_record_module
+from grain.sources import ArrayRecordDataSource
+import msgpack
+import numpy as np
+
+from sana_jax.data import captions, files
+from sana_jax.data.images import DAMAGED, in_threads, size_of
+from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remembered import remembered
+from sana_jax.errors import UserError
+from sana_jax.typing import Float, Int
+
+_NAMES = ('*.array_record*', '*.arrayrecord*')
+# What array_record and msgpack raise for damaged bytes.
+_DAMAGED = (*DAMAGED, RuntimeError, AttributeError, KeyError, TypeError,
+            msgpack.UnpackException)
+
+
+class ArrayRecordSource:
+  """The records of all files, file after file.
+
+  Files that cannot be opened, as those that are cut short, are left out and
+  counted in `bad`; a damaged record raises BadRecord when it is read.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    size: int | None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+    cache: str | os.PathLike | None = None,
+  ):
+    path = os.path.expanduser(os.fspath(path))
+    if files.is_remote(path):
+      raise UserError(f'{path} is remote, and ArrayRecord files are read from '
+                      'a disk only; mount or copy them, or use Parquet or tars '
+                      'there.')
+    self._size, self._cache = size, cache
+    self._files = files.expand(path, _NAMES)
+    if not self._files:
+      raise UserError(f'{path} matches no file; set the data path to '
+                      "ArrayRecord files like 'data/*.array_record' or to "
+                      'their folder.')
+    counts = in_threads(_count, self._files)
+    self.bad = BadRecords(
+      max(sum(n for n, _ in counts), len(counts)), max_bad_fraction)
+    self.bad.saw_good(sum(n for n, _ in counts))
+    for name, (_, reason) in zip(self._files, counts):
+      if reason:
+        self.bad.add(BadRecord(name, reason))
+    used = [(name, n) for name, (n, _) in zip(self._files, counts) if n]
+    if not used:
+      raise UserError(f'{path} holds no record that can be read.')
+    self._names = [name for name, _ in used]
+    self._starts = np.cumsum([0, *(n for _, n in used)])
+    # Told how long they are, grain need not open them all once more.
+    self._records = ArrayRecordDataSource([
+      f'{name}[0:{n}]' for name, n in used])
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    try:
+      content = self._content(index)
+      named, scores = captions.from_json(content)
+      return captions.record(
+        content['image'], named, scores, index, self._size)
+    except _DAMAGED as error:
+      raise BadRecord(self._name(index), _reason(error)) from error
+
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    """(height, width), as told or else from the images' headers."""
+    return self._metadata()['sizes']
+
+  def scores(self) -> Float[np.ndarray, 'n']:
+    """NaN where there are none."""
+    return self._metadata()['scores']
+
+  def _metadata(self):
+    def make():
+      rows = in_threads(self._row, range(len(self)))
+      return {'sizes': np.asarray([size for size, _ in rows], np.int32),
+              'scores': np.asarray([score for _, score in rows], np.float32)}
+    return remembered(self._cache, ['arrayrecord', self._files], make)
+
+  def _row(self, index):
+    """((height, width), score) of a record; unknown if it is damaged."""
+    try:
+      content = self._content(index)
+      told = content.get('height'), content.get('width')
+      size = told if all(told) else size_of(
+        lambda end: content['image'][:end])
+      _, scores = captions.from_json(content)
+      return tuple(map(int, size)), captions.filter_score(scores)
+    except _DAMAGED:
+      return (0, 0), float('nan')
+
+  def _content(self, index):
+    content = msgpack.unpackb(self._records[int(index)])
+    if not isinstance(content, dict) or not isinstance(
+        content.get('image'), bytes):
+      raise ValueError("it is no msgpack map with 'image' as bytes")
+    return content
+
+  def _name(self, index):
+    file = bisect.bisect_right(self._starts, index) - 1
+    return f'{self._names[file]} #{int(index) - int(self._starts[file])}'
+
+
+def _count(path):
+  """(records, '') of a file, or (0, the reason why it cannot be read)."""
+  try:
+    reader = array_record_module.ArrayRecordReader(path)
+    try:
+      if not reader.ok():
+        return 0, 'no ArrayRecord file, or one that is cut short'
+      return reader.num_records(), ''
+    finally:
+      reader.close()
+  except _DAMAGED as error:
+    return 0, _reason(error)
+
+
+def _reason(error):
+  return (str(error) or type(error).__name__).splitlines()[0]

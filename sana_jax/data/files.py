@@ -1,0 +1,189 @@
+"""Files of any place by their path: on a disk, gs://, s3://, hf://.
+
+Everything goes through fsspec, which opens connections when they are first
+used and anew in each process. Bytes are read by range and without a position,
+so threads share what is here.
+"""
+
+import itertools
+import os
+import re
+
+from fsspec.asyn import AsyncFileSystem
+from fsspec.core import url_to_fs
+
+from sana_jax.errors import UserError
+
+# The extra of setup.cfg that brings what fsspec needs for a protocol.
+_EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether the path is a URL."""
+  return '://' in os.fspath(path)
+
+
+def read(path: str, start: int = 0, end: int | None = None) -> bytes:
+  """The bytes from `start` to `end` of a file, fewer where it ends earlier."""
+  given, (system, path) = path, _system(path)
+  try:
+    if isinstance(system, AsyncFileSystem):
+      return system.cat_file(path, start=start, end=end)
+    with open_at_random(given) as file:
+      file.seek(start)
+      return file.read(-1 if end is None else end - start)
+  except OSError:
+    raise
+  # Each library has its own, after its own retries.
+  except Exception as error:  # noqa: BLE001
+    raise OSError(f'{path} cannot be read ({_brief(error)})') from error
+
+
+def open_ahead(path: str):
+  """A file object for reading it once from its beginning to its end."""
+  system, path = _system(path)
+  # Some would ask for each few bytes that are read.
+  return system.open(path, 'rb', block_size=2**23, cache_type='readahead')
+
+
+def open_at_random(path: str):
+  """A file object for reading some places of it.
+
+  Without cache_type, it would read ahead by megabytes.
+  """
+  system, path = _system(path)
+  return system.open(path, 'rb', cache_type='none')
+
+
+def exists(path: str) -> bool:
+  """Whether it is a file or a folder."""
+  system, path = _system(path)
+  return _reached(path, system.exists, path)
+
+
+def is_folder(path: str) -> bool:
+  """Whether it is a folder, or the beginning of the names of objects."""
+  system, path = _system(path)
+  return _reached(path, system.isdir, path)
+
+
+def beneath(folder: str) -> dict[str, tuple[int, str]]:
+  """The files of a folder and its subfolders: (size, version) by short name."""
+  system, root = _system(folder)
+  root = root.rstrip('/')
+  found = _reached(folder, system.find, root, detail=True)
+  return {name[len(root) + 1:]: stat for name, info in sorted(found.items())
+          if (stat := _stat(name, info))}
+
+
+def around(pattern: str) -> dict[str, tuple[int, str]]:
+  """beneath() of the folder of what a pattern stands for."""
+  start = re.split(r'[*?[{]', pattern)[0]
+  if start != pattern or not is_folder(pattern):
+    start = start.rpartition('/')[0]
+  return beneath(start or '.')
+
+
+def expand(pattern: str, names: tuple[str, ...] = ()) -> dict[
+    str, tuple[int, str]]:
+  """The files that a pattern stands for: (size, version) by path, sorted.
+
+  Args:
+    pattern: a file, or with `*`, `?`, `{a,b}` and `{000..123}`, or a folder.
+    names: patterns of the files of a folder.
+  """
+  out = {}
+  for part in braces(pattern):
+    if names and not _is_pattern(part) and is_folder(part):
+      parts = [f'{part.rstrip("/")}/{name}' for name in names]
+    else:
+      parts = [part]
+    for one in parts:
+      out |= _glob(one)
+  return dict(sorted(out.items()))
+
+
+def braces(pattern: str) -> list[str]:
+  """The patterns that `{a,b}` and `{000..123}` stand for, in their order."""
+  parts = []
+  for part in re.split(r'(\{[^{}]*\})', pattern):
+    span = re.fullmatch(r'\{(\d+)\.\.(\d+)\}', part)
+    if span:
+      width = len(span[1]) if span[1].startswith('0') else 0
+      parts.append([f'{n:0{width}}'
+                    for n in range(int(span[1]), int(span[2]) + 1)])
+    elif part.startswith('{') and ',' in part:
+      parts.append(part[1:-1].split(','))
+    else:
+      parts.append([part])
+  return [''.join(choice) for choice in itertools.product(*parts)]
+
+
+def _glob(pattern):
+  system, path = _system(pattern)
+  if _is_pattern(pattern):
+    found = _reached(pattern, system.glob, path, detail=True)
+  elif _reached(pattern, system.isfile, path):
+    found = {path: system.info(path)}
+  else:
+    found = {}
+  return {system.unstrip_protocol(name) if is_remote(pattern) else name: stat
+          for name, info in found.items() if (stat := _stat(name, info))}
+
+
+def _is_pattern(path):
+  return any(c in path for c in '*?[')
+
+
+def _stat(name, info):
+  """(size, version) of a file; None for what is none."""
+  if info.get('islink'):  # On a disk.
+    if not os.path.isfile(name):
+      return None
+    target = os.stat(name)
+    return target.st_size, str(target.st_mtime)
+  if info['type'] != 'file':
+    return None
+  return info['size'] or 0, _version(info)
+
+
+def _version(info):
+  """What changes with the content, as far as the place says."""
+  for key in ('ETag', 'etag', 'md5Hash', 'blob_id', 'mtime', 'LastModified',
+              'created'):
+    if info.get(key) is not None:
+      return str(info[key])
+  return ''
+
+
+def _system(path):
+  path = os.fspath(path)
+  protocol = path.partition('://')[0]
+  try:
+    return url_to_fs(path)
+  except ImportError as error:
+    extra = _EXTRAS.get(protocol, 'train')
+    raise UserError(
+      f'{path} needs a package that is not installed ({_brief(error)}); '
+      f"install it with pip install 'sana_jax[{extra}]'.") from error
+  except ValueError as error:
+    raise UserError(f'{path} cannot be opened ({_brief(error)}); set the data '
+                    'path to a local one, gs://, s3:// or hf://.') from error
+
+
+def _reached(path, function, *args, **kwargs):
+  """What the function returns; UserError if the place cannot be reached."""
+  try:
+    return function(*args, **kwargs)
+  except FileNotFoundError:
+    raise UserError(f'{path} does not exist; set the data path to what '
+                    'does.') from None
+  # A wrong bucket, key or repository has as many exceptions as libraries.
+  except Exception as error:  # noqa: BLE001
+    raise UserError(f'{path} cannot be reached ({_brief(error)}); mend the '
+                    'data path, the connection or the credentials.') from error
+
+
+def _brief(error):
+  return (str(error) or type(error).__name__).strip().splitlines()[0]
+

@@ -1,0 +1,93 @@
+"""Which records to use, decided from metadata and not from pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.typing import Bool, Float, Int
+
+
+class Subset:
+  """Some records of a source, by their index in it."""
+
+  def __init__(self, source, indices: Sequence[int] | np.ndarray):
+    self.source, self.indices = source, np.asarray(indices, np.int64)
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.source[int(self.indices[index])]
+
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    return self.source.sizes()[self.indices]
+
+  def scores(self) -> Float[np.ndarray, 'n']:
+    return self.source.scores()[self.indices]
+
+
+def reasons_to_drop(
+  sizes: Int[np.ndarray, 'n 2'] | None,
+  scores: Float[np.ndarray, 'n'] | None,
+  *,
+  min_score: float = 0.0,
+  min_size_px: int = 0,
+  max_aspect_ratio: float = 0.0,
+) -> dict[str, Bool[np.ndarray, 'n']]:
+  """Which records each condition drops; one that is 0 drops none.
+
+  What is not known is kept: records without a score (as in the official
+  code), and those whose header cannot be read, which are counted as bad when
+  they are met.
+
+  Args:
+    sizes: (height, width); 0 if unknown.
+    scores: NaN if unknown.
+    min_score: published runs use 22.
+    min_size_px: of the shorter side.
+    max_aspect_ratio: of the longer side to the shorter.
+  """
+  out = {}
+  if min_score > 0:
+    out[f'a score below {min_score:g}'] = scores < min_score
+  if min_size_px > 0 or max_aspect_ratio > 0:
+    known = sizes.min(axis=1) > 0
+    short, long = sizes.min(axis=1), sizes.max(axis=1)
+  if min_size_px > 0:
+    out[f'a side shorter than {min_size_px} px'] = known & (
+      short < min_size_px)
+  if max_aspect_ratio > 0:
+    out[f'an aspect ratio above {max_aspect_ratio:g}'] = known & (
+      long > max_aspect_ratio * short)
+  return out
+
+
+def kept(
+  source,
+  *,
+  min_score: float = 0.0,
+  min_size_px: int = 0,
+  max_aspect_ratio: float = 0.0,
+):
+  """The source, without what the conditions drop; see reasons_to_drop."""
+  reasons = reasons_to_drop(
+    source.sizes() if min_size_px or max_aspect_ratio else None,
+    source.scores() if min_score else None,
+    min_score=min_score, min_size_px=min_size_px,
+    max_aspect_ratio=max_aspect_ratio)
+  if not reasons:
+    return source
+  dropped = np.any(list(reasons.values()), axis=0)
+  counts = ', '.join(f'{int(np.sum(which))} have {reason}'
+                     for reason, which in reasons.items())
+  indices = np.flatnonzero(~dropped)
+  if not len(indices):
+    raise UserError(
+      f'None of {len(source)} records is left: {counts}; lower '
+      'config.data.min_score or config.data.min_size_px, or raise '
+      'config.data.max_aspect_ratio.')
+  logging.info('Kept %d of %d records: %s.', len(indices), len(source), counts)
+  return Subset(source, indices)

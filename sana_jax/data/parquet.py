@@ -1,0 +1,281 @@
+"""Parquet files with a row an image, its bytes or its path in a column.
+
+The smallest part that Parquet reads is a column of a row group, so each record
+costs its row group, of which the last few are kept: for random order, write
+row groups of few images (`row_group_size=16`), or use tars.
+"""
+
+import bisect
+import collections
+import dataclasses
+import functools
+import os
+import posixpath
+import threading
+from typing import Any
+
+from absl import logging
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from sana_jax.data import captions, files
+from sana_jax.data.images import DAMAGED, in_threads, size_of
+from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remembered import remembered
+from sana_jax.errors import UserError
+from sana_jax.typing import Float, Int
+
+_DAMAGED = (*DAMAGED, pyarrow.ArrowException, KeyError, TypeError)
+_LARGE_GROUP = 2**25  # Bytes, from which on random access is too slow.
+_KEPT_GROUPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """Names of columns.
+
+  Several captions, and their scores in the same order, are separated by commas.
+  Without the columns `height` and `width` the images' headers are read.
+  """
+
+  image: str = 'image'  # Bytes, a path, or Hugging Face's {bytes, path}.
+  captions: str = 'caption'
+  scores: str = ''
+  height: str = 'height'
+  width: str = 'width'
+
+  @property
+  def texts(self) -> list[str]:
+    return _split(self.captions)
+
+  @property
+  def numbers(self) -> dict[str, str]:
+    """The caption's name by the column of its score."""
+    return dict(zip(_split(self.scores), self.names.values()))
+
+  @property
+  def names(self) -> dict[str, str]:
+    """The caption's name by its column; the first one's is 'prompt'."""
+    first, *others = self.texts
+    return {first: captions.DEFAULT} | {name: name for name in others}
+
+  def check(self) -> None:
+    """Raises UserError unless each score has its caption."""
+    if not self.texts:
+      raise UserError(f'config.data.columns.captions={self.captions!r} names '
+                      'no column; set it to those of the captions.')
+    if len(self.numbers) < (count := len(_split(self.scores))):
+      raise UserError(
+        f'config.data.columns.scores={self.scores!r} names {count} columns for '
+        f'{len(self.texts)} of captions; name one for each, in their order.')
+
+  def needed(self) -> list[str]:
+    return [self.image, *self.texts, *_split(self.scores)]
+
+
+class ParquetSource:
+  """The rows of all files, file after file.
+
+  Files that cannot be opened are left out and counted in `bad`; a damaged row,
+  or one of a damaged row group, raises BadRecord when it is read.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    size: int | None,
+    columns: Columns | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+    cache: str | os.PathLike | None = None,
+  ):
+    path = os.path.expanduser(os.fspath(path))
+    self._size, self._cache = size, cache
+    self._wanted = columns or Columns()
+    self._wanted.check()
+    self._files = files.expand(path, ('*.parquet', '**/*.parquet'))
+    if not self._files:
+      raise UserError(f'{path} matches no file; set the data path to Parquet '
+                      "files like 'data/*.parquet' or to their folder.")
+    shapes = in_threads(self._shape, self._files)
+    self.bad = BadRecords(
+      max(sum(sum(groups) for groups, _, _ in shapes), len(shapes)),
+      max_bad_fraction)
+    self._groups = []  # (file, row group), each of so many rows:
+    rows = []
+    self.bad.saw_good(sum(sum(groups) for groups, _, _ in shapes))
+    for name, (groups, _, reason) in zip(self._files, shapes):
+      if reason:
+        self.bad.add(BadRecord(name, reason))
+      self._groups += [(name, group) for group in range(len(groups))]
+      rows += groups
+    if not sum(rows):
+      raise UserError(f'{path} holds no row that can be read.')
+    self._starts = np.cumsum([0, *rows])
+    _warn_of_large_groups(max(largest for _, largest, _ in shapes))
+    self._kept, self._lock = collections.OrderedDict(), threading.Lock()
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    group, row = self._place(int(index))
+    try:
+      columns = self._group(group)
+      named, scores = self._captions(columns, row)
+      return captions.record(
+        self._image(group, columns, row), named, scores, index, self._size)
+    except _DAMAGED as error:
+      raise BadRecord(self._name(group, row), _reason(error)) from error
+
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    """(height, width), from columns or else from the images' headers."""
+    return self._metadata()['sizes']
+
+  def scores(self) -> Float[np.ndarray, 'n']:
+    """NaN where there are none."""
+    return self._metadata()['scores']
+
+  def _metadata(self):
+    def make():
+      parts = in_threads(self._group_metadata, range(len(self._groups)))
+      return {name: np.concatenate([part[name] for part in parts])
+              for name in ('sizes', 'scores')}
+    key = ['parquet', self._files, dataclasses.asdict(self._wanted)]
+    return remembered(self._cache, key, make)
+
+  def _group_metadata(self, group):
+    """Sizes and scores of a row group; unknown if it is damaged."""
+    rows = int(self._starts[group + 1] - self._starts[group])
+    wanted = self._wanted
+    sides = [wanted.height, wanted.width]
+    try:
+      present = _opened(self._groups[group][0]).schema.to_arrow_schema().names
+      told = set(sides) <= set(present)
+      columns = self._read_group(
+        group, [*wanted.numbers, *(sides if told else [wanted.image])])
+      scores = {name: columns[column].floats()
+                for column, name in wanted.numbers.items()}
+      if told:
+        sizes = np.stack([columns[side].floats() for side in sides], axis=1)
+      else:
+        sizes = [size_of(lambda end, row=row: self._image(
+          group, columns, row, end)) for row in range(rows)]
+    except _DAMAGED:
+      sizes, scores = np.zeros((rows, 2)), {}
+    sizes = np.nan_to_num(np.asarray(sizes, np.float64).reshape(rows, 2))
+    return {'sizes': sizes.astype(np.int32),
+            'scores': _filter_scores(scores, rows)}
+
+  def _captions(self, columns, row):
+    named = {name: columns[column][row]
+             for column, name in self._wanted.names.items()}
+    return captions.usable(named), self._scores(columns, row)
+
+  def _scores(self, columns, row):
+    return captions.numbers({name: columns[column][row] for column, name
+                             in self._wanted.numbers.items()})
+
+  def _image(self, group, columns, row, end=None):
+    value = columns[self._wanted.image][row]
+    if isinstance(value, dict):
+      value = value.get('bytes') or value.get('path')
+    if isinstance(value, bytes):
+      return value[:end]
+    if not value or not isinstance(value, str):
+      raise ValueError('it has no image')
+    if not files.is_remote(value):  # It is relative to the Parquet file.
+      value = posixpath.join(posixpath.dirname(self._groups[group][0]), value)
+    return files.read(value, 0, end)
+
+  def _group(self, group):
+    """The columns of a row group; those that were used last are kept."""
+    with self._lock:
+      if group in self._kept:
+        self._kept.move_to_end(group)
+        return self._kept[group]
+    columns = self._read_group(group, self._wanted.needed())
+    with self._lock:
+      self._kept[group] = columns
+      while len(self._kept) > _KEPT_GROUPS:
+        self._kept.popitem(last=False)
+    return columns
+
+  def _read_group(self, group, names):
+    path, number = self._groups[group]
+    with files.open_at_random(path) as file:
+      table = parquet.ParquetFile(
+        file, metadata=_opened(path), pre_buffer=True,
+      ).read_row_group(number, columns=names)
+    return {name: _Lazy(table[name]) for name in names}
+
+  def _shape(self, path):
+    """(rows of each group, bytes of the largest, '' or why it is bad)."""
+    try:
+      metadata = _opened(path)
+    except _DAMAGED as error:
+      return [], 0, _reason(error)
+    present = metadata.schema.to_arrow_schema().names
+    if missing := sorted(set(self._wanted.needed()) - set(present)):
+      raise UserError(
+        f'{path} has no column {", ".join(missing)}; it has '
+        f'{", ".join(present)}: set config.data.columns to those.')
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    return ([group.num_rows for group in groups],
+            max((group.total_byte_size for group in groups), default=0), '')
+
+  def _place(self, index):
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    group = bisect.bisect_right(self._starts, index) - 1
+    return group, index - int(self._starts[group])
+
+  def _name(self, group, row):
+    path, number = self._groups[group]
+    return f'{path}: row {row} of row group {number}'
+
+
+class _Lazy:
+  """A column whose values become Python's when they are asked for."""
+
+  def __init__(self, column):
+    self._column = column
+
+  def __getitem__(self, row):
+    return self._column[row].as_py()
+
+  def floats(self):
+    """All of them; NaN where there is none."""
+    floats = self._column.cast(pyarrow.float64())
+    return floats.to_numpy().astype(np.float64)
+
+
+def _filter_scores(scores, rows):
+  """captions.filter_score of whole columns."""
+  if not scores:
+    return np.full(rows, np.nan, np.float32)
+  best = np.fmax.reduce(list(scores.values()))
+  prompt = scores.get(captions.DEFAULT, best)
+  return np.where(np.isnan(prompt), best, prompt).astype(np.float32)
+
+
+@functools.lru_cache(256)
+def _opened(path):
+  """A file's metadata."""
+  with files.open_at_random(path) as file:
+    return parquet.read_metadata(file)
+
+
+def _warn_of_large_groups(largest):
+  if largest > _LARGE_GROUP:
+    logging.warning(
+      'A row group has %d MB, and reading a record at random reads one; write '
+      'the Parquet files with a smaller row_group_size.', largest // 2**20)
+
+
+def _split(names):
+  return [name.strip() for name in names.split(',') if name.strip()]
+
+
+def _reason(error):
+  return (str(error) or type(error).__name__).strip().splitlines()[0]

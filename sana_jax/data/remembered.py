@@ -1,0 +1,79 @@
+"""Arrays that took long to find out, kept on disk under what they follow from.
+
+A cache that cannot be read is made again; one that cannot be written costs the
+time of making it again, and a line in the log.
+"""
+
+from collections.abc import Callable
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+import uuid
+import zipfile
+
+from absl import logging
+import numpy as np
+
+CACHE = '~/.cache/sana_jax/index'
+# Larger arrays stay on disk and are read where they are used.
+_IN_MEMORY = 2**20
+_LARGE = '_large'
+
+
+def remembered(
+  cache: str | os.PathLike | None,
+  key: Any,
+  make: Callable[[], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+  """What `make()` returns, or returned before for the same `key` (of JSON)."""
+  if cache is None:
+    return make()
+  digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+  path = pathlib.Path(cache).expanduser() / digest[:32]
+  try:
+    return _read(path)
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    logging.warning('%s is damaged (%s) and made again.', path, error)
+  arrays = make()
+  try:
+    _write(path, arrays)
+    return _read(path)
+  except OSError as error:
+    logging.warning('%s cannot be written (%s); the data will be scanned '
+                    'again the next time.', path, error)
+  return arrays
+
+
+def _read(path):
+  with np.load(path.with_suffix('.npz')) as arrays:
+    small = dict(arrays)
+  large = small.pop(_LARGE).tolist()
+  return small | {name: np.load(path.with_suffix(f'.{name}.npy'), 'r')
+                  for name in large}
+
+
+def _write(path, arrays):
+  """The small arrays last, in one file: it says that all is there."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  large = [name for name, array in arrays.items() if array.nbytes > _IN_MEMORY]
+  for name in large:
+    _replace(path.with_suffix(f'.{name}.npy'),
+             lambda file, array=arrays[name]: np.save(file, array))
+  small = {name: arrays[name] for name in arrays if name not in large}
+  _replace(path.with_suffix('.npz'), lambda file: np.savez(
+    file, **small, **{_LARGE: np.asarray(large, str)}))
+
+
+def _replace(path, write):
+  """All of it or nothing: others may read or write the same file."""
+  part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+  try:
+    with part.open('wb') as file:
+      write(file)
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""Where the samples of a tar lie, found by reading it through once.
+
+Samples are the files whose path agrees up to the first dot of the name, as
+WebDataset has it: `a/0001.jpg` and `a/0001.json` are the sample `a/0001`.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import os
+import tarfile
+
+import numpy as np
+
+from sana_jax.data import captions, files
+from sana_jax.data.images import (
+  DAMAGED,
+  HEADER_BYTES,
+  header_size,
+  SUFFIXES,
+)
+
+_IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
+_TEXTS = ('json', 'txt')  # The first one counts.
+_LARGEST_JSON = 2**22
+_NOWHERE = (0, 0)
+
+
+@dataclasses.dataclass
+class _Sample:
+  """Offset and length of its two files; what their beginnings tell."""
+
+  image: tuple[int, int] = _NOWHERE
+  text: tuple[int, int] = _NOWHERE
+  kind: str = ''
+  size: tuple[int, int] = (0, 0)
+  told: tuple[int, int] = (0, 0)
+  score: float = float('nan')
+
+
+def scan(path: str) -> dict[str, np.ndarray]:
+  """Columns of a tar's samples, in their order in it.
+
+  keys (bytes), image and text (offset and length; 0 where there is none),
+  is_json, sizes (height and width, 0 if damaged), scores (NaN if none), and
+  `broken`: the reason why the tar could not be read to its end, or nothing.
+  A tar that is cut short gives the samples before the cut; the last of them
+  may be cut itself.
+  """
+  samples, broken = {}, ''
+  try:
+    with files.open_ahead(path) as file:
+      for key, kind, member in _members(file):
+        _add(samples.setdefault(key, _Sample()), kind, member, file)
+  except tarfile.ReadError as error:
+    broken = f'{error}, after {len(samples)} samples' if samples else (
+      f'no tar, or a compressed one ({error})')
+  return _columns(samples, broken)
+
+
+def empty(reason: str) -> dict[str, np.ndarray]:
+  """The columns of a tar that could not be opened."""
+  return _columns({}, reason)
+
+
+def _columns(samples, broken):
+  rows = list(samples.values())
+  column = lambda name, kind, *shape: np.asarray(
+    [getattr(row, name) for row in rows], kind).reshape(len(rows), *shape)
+  sizes = column('told', np.int32, 2)
+  unknown = ~sizes.all(axis=1)
+  sizes[unknown] = column('size', np.int32, 2)[unknown]
+  return {'keys': np.asarray([os.fsencode(key) for key in samples], 'S'),
+          'image': column('image', np.int64, 2),
+          'text': column('text', np.int64, 2),
+          'is_json': np.asarray([row.kind == 'json' for row in rows], bool),
+          'sizes': sizes, 'scores': column('score', np.float32),
+          'broken': np.asarray(broken)}
+
+
+def _members(file) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+  """(key, suffix, member) of the images and texts."""
+  with tarfile.open(fileobj=file, mode='r:') as tar:
+    for member in tar:
+      folder, _, name = member.name.rpartition('/')
+      stem, _, suffix = name.partition('.')
+      suffix = suffix.lower()
+      if member.isreg() and stem and suffix in (*_IMAGES, *_TEXTS):
+        yield f'{folder}/{stem}' if folder else stem, suffix, member
+    # tarfile takes anything for the end that is no header.
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+      raise tarfile.ReadError(f'no header or end at byte {tar.offset}')
+
+
+def _add(sample, suffix, member, file):
+  place = (member.offset_data, member.size)
+  if suffix in _IMAGES and sample.image == _NOWHERE:
+    sample.image, sample.size = place, _size(file, place)
+  elif suffix not in _IMAGES and sample.kind != _TEXTS[0]:
+    sample.text, sample.kind = place, suffix
+    if suffix == 'json':
+      sample.told, sample.score = _described(file, place)
+
+
+def _size(file, place):
+  """From the image's header; most fit in its first bytes."""
+  start, length = place
+  for end in sorted({min(HEADER_BYTES, length), length}):
+    file.seek(start)
+    size = header_size(file.read(end))
+    if any(size):
+      return size
+  return 0, 0
+
+
+def _described(file, place):
+  """((height, width), score) as the JSON tells them; unknown if it is bad."""
+  unknown = (0, 0), float('nan')
+  if place[1] > _LARGEST_JSON:
+    return unknown
+  file.seek(place[0])
+  try:
+    content = json.loads(file.read(place[1]))
+    _, scores = captions.from_json(content)
+    size = tuple(int(content.get(side) or 0) for side in ('height', 'width'))
+  except (*DAMAGED, TypeError, RecursionError):
+    return unknown
+  size = size if min(size) > 0 and max(size) < 2**31 else (0, 0)
+  return size, captions.filter_score(scores)

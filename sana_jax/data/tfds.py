@@ -1,0 +1,87 @@
+"""Data sets that TFDS has prepared; images are decoded by Pillow."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from sana_jax.data import captions
+from sana_jax.data.images import DAMAGED, header_sizes
+from sana_jax.data.records import BadRecord
+from sana_jax.data.remembered import remembered
+from sana_jax.errors import UserError
+from sana_jax.typing import Float, Int
+
+# ArrayRecord raises RuntimeError for a damaged chunk, and trips over a file
+# cut short with AttributeError.
+_DAMAGED = (*DAMAGED, RuntimeError, AttributeError)
+
+
+class TfdsSource:
+  """A prepared TFDS split; images are decoded by Pillow, not TensorFlow."""
+
+  def __init__(
+    self, builder: Any, split: str, size: int | None,
+    cache: str | os.PathLike | None = None,
+  ):
+    import tensorflow_datasets as tfds
+    missing = {'image', 'caption'} - set(builder.info.features)
+    if missing:
+      raise UserError(
+        f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
+        f'; it has {", ".join(sorted(builder.info.features))}: choose data '
+        'with image and caption.')
+    name = split.split('[')[0]
+    if name not in builder.info.splits:
+      raise UserError(f'split={split!r} is not in {builder.info.full_name}; '
+                      f'choose one of {", ".join(builder.info.splits)}.')
+    self._name = f'{builder.info.full_name} {split}'
+    self._size, self._cache = size, cache
+    self._shape = builder.info.features['image'].shape
+    self._key = [str(builder.data_path), split, builder.info.splits[
+      name].num_bytes]
+    self._records = builder.as_data_source(
+      split=split, decoders={'image': tfds.decode.SkipDecoding()})
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    try:
+      record = self._records[index]
+      named = captions.usable({captions.DEFAULT: _text(record['caption'])})
+      return captions.record(record['image'], named, {}, index, self._size)
+    except _DAMAGED as error:
+      raise BadRecord(f'{self._name} #{index}', str(error)) from error
+
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    """(height, width), of the features or else from the images' headers."""
+    if all(self._shape[:2]):
+      return np.tile(np.int32(self._shape[:2]), (len(self), 1))
+    make = lambda: {'sizes': header_sizes(self._image, len(self))}
+    return remembered(self._cache, ['tfds', *self._key], make)['sizes']
+
+  def scores(self) -> Float[np.ndarray, 'n']:
+    """Nothing is known of them."""
+    return np.full(len(self), np.nan, np.float32)
+
+  def _image(self, index, end):
+    try:
+      return self._records[index]['image'][:end]
+    except _DAMAGED as error:
+      raise OSError(str(error)) from error
+
+
+def prepared(path: str | os.PathLike) -> Any:
+  """The builder of a version folder."""
+  import tensorflow_datasets as tfds
+  path = os.fspath(path)
+  if not os.path.exists(os.path.join(path, 'features.json')):
+    raise UserError(f'{path} is no prepared TFDS data set; set the data path '
+                    'to the folder that holds its features.json.')
+  return tfds.builder_from_directory(path)
+
+
+def _text(value):
+  value = value.item() if isinstance(value, np.ndarray) else value
+  return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,212 @@
+"""Tars of images and captions, read at random.
+
+A sample is an image (.jpg, .jpeg, .png, .webp) and a .txt with its caption or
+a .json with its captions, see captions.from_json; `height` and `width` there
+spare opening the image. The official layout is read too, see wids.py.
+
+Each tar is read through once and what lies where is remembered, so a sample is
+one read of a range, of a tar that is a file on any machine.
+"""
+
+import bisect
+import json
+import os
+import posixpath
+import random
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from sana_jax.data import captions, files, tars, wids
+from sana_jax.data.images import DAMAGED, in_threads
+from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remembered import remembered
+from sana_jax.errors import UserError
+from sana_jax.typing import Float, Int
+
+_VERSION = 1  # Of what is remembered.
+_GAP = 2**16  # Between caption and image, that is not worth a second read.
+
+
+class WebDatasetSource:
+  """The samples of all shards, shard after shard.
+
+  Samples without an image or a caption and shards that end early are left out
+  and counted in `bad`; a damaged sample raises BadRecord when it is read.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    size: int | None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+    cache: str | os.PathLike | None = None,
+  ):
+    path = os.path.expanduser(os.fspath(path))
+    self._size = size
+    shards, promised = _shards(path)
+    beside = _beside(shards)
+    self._names = list(shards)
+    # Each process begins elsewhere: those that share the cache share the work.
+    order = random.sample(self._names, len(self._names))
+    columns = dict(zip(order, in_threads(
+      lambda shard: _columns(shard, shards[shard], beside[shard], cache),
+      order)))
+    self._columns = [columns[name] for name in self._names]
+    total = sum(len(columns['keys']) for columns in self._columns)
+    self.bad = BadRecords(max(total, len(shards)), max_bad_fraction)
+    self._rows = [np.flatnonzero(_has_image(c) & _has_text(c))
+                  for c in self._columns]
+    self.bad.saw_good(sum(map(len, self._rows)))
+    for shard, name in enumerate(self._names):
+      self._count_bad(shard, promised.get(name))
+    self._starts = np.cumsum([0, *map(len, self._rows)])
+    if not len(self):
+      raise UserError(
+        f'{path} holds no sample with an image and a caption; shards need a '
+        '.jpg, .png or .webp and a .txt or .json of the same name.')
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    shard, row = self._place(int(index))
+    columns = self._columns[shard]
+    try:
+      text, image = self._read(shard, columns['text'][row],
+                               columns['image'][row])
+      named, scores = _captions(columns, row, text)
+      return captions.record(image, named, scores, index, self._size)
+    except DAMAGED as error:
+      raise BadRecord(self._name(shard, row), str(error)) from error
+
+  def sizes(self) -> Int[np.ndarray, 'n 2']:
+    """(height, width) as told by the .json or else the image's header."""
+    return self._column('sizes')
+
+  def scores(self) -> Float[np.ndarray, 'n']:
+    """Of the sidecars, or else of the samples' .json; NaN where neither is."""
+    own = self._column('scores')
+    more = self._column('more_scores')
+    return np.where(np.isnan(more), own, more)
+
+  def _column(self, name):
+    return np.concatenate([columns[name][rows] for columns, rows in zip(
+      self._columns, self._rows)])
+
+  def _place(self, index):
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    shard = bisect.bisect_right(self._starts, index) - 1
+    return shard, int(self._rows[shard][index - self._starts[shard]])
+
+  def _name(self, shard, row):
+    key = self._columns[shard]['keys'][row].decode(errors='backslashreplace')
+    return f'{self._names[shard]}: {key}'
+
+  def _count_bad(self, shard, promised):
+    """Counts a shard that ends early, and samples that lack a half."""
+    columns, name = self._columns[shard], self._names[shard]
+    broken, found = str(columns['broken']), len(columns['keys'])
+    if broken:
+      self.bad.add(BadRecord(name, broken))
+    elif promised not in (None, found):
+      logging.warning(
+        '%s holds %d samples; %s says %d.', name, found, wids.META, promised)
+    for row in np.flatnonzero(~_has_image(columns)):
+      self.bad.add(BadRecord(self._name(shard, row), 'no image'))
+    for row in np.flatnonzero(_has_image(columns) & ~_has_text(columns)):
+      self.bad.add(BadRecord(self._name(shard, row), 'no .txt or .json'))
+
+  def _read(self, shard, *places):
+    """The bytes of both files, by one read if they are neighbours."""
+    path = self._names[shard]
+    used = [(int(start), int(start + length)) for start, length in places
+            if length]
+    first, last = min(used), max(used)
+    if last[0] - first[1] <= _GAP:
+      data, origin = files.read(path, first[0], last[1]), first[0]
+      parts = [data[max(start - origin, 0):start - origin + length]
+               for start, length in places]
+    else:
+      parts = [files.read(path, int(start), int(start + length))
+               for start, length in places]
+    for part, (_, length) in zip(parts, places):
+      if len(part) < length:
+        raise ValueError(f'the tar ends {length - len(part)} bytes too early')
+    return parts
+
+
+def _has_image(columns):
+  return columns['image'][:, 1] > 0
+
+
+def _has_text(columns):
+  return (columns['text'][:, 1] > 0) | (np.diff(columns['more_at']) > 0)
+
+
+def _captions(columns, row, text):
+  """(captions, scores) of a sample's own file and of the sidecars."""
+  start, end = columns['more_at'][row:row + 2]
+  more = json.loads(columns['more'][start:end].tobytes()) if end > start else {}
+  scores = more.get('scores', {})
+  if columns['is_json'][row]:
+    content = json.loads(text)
+    named, own = captions.from_json(content)
+    # Texts that are scored elsewhere, as the official files have them.
+    named |= captions.usable({name: content.get(name) for name in scores})
+    scores = own | scores
+  else:
+    named = captions.usable({captions.DEFAULT: text.decode()})
+  return named | more.get('captions', {}), scores
+
+
+def _shards(path):
+  """((size, version) by path, promised samples by path)."""
+  listed = path if path.endswith('.json') else ''
+  if not listed and not path.endswith('.tar') and files.exists(
+      meta := f'{path.rstrip("/")}/{wids.META}'):
+    listed = meta
+  if not listed:
+    promised, found = {}, files.expand(path, ('*.tar',))
+  else:
+    promised = wids.shard_list(listed)
+    stats = in_threads(lambda shard: files.expand(shard).values(), promised)
+    # One that is missing is a bad record, not the end.
+    found = {shard: next(iter(stat), (0, ''))
+             for shard, stat in zip(promised, stats)}
+  if not found:
+    raise UserError(f'{path} matches no tar; set the data path to tars like '
+                    "'data/{0000..0099}.tar', to their folder or to a "
+                    f'{wids.META}.')
+  return found, promised
+
+
+def _beside(shards):
+  """The sidecars of each shard: (size, version) by path."""
+  out = {}
+  for folder in sorted({posixpath.dirname(shard) for shard in shards}):
+    here = {posixpath.basename(path): stat for path, stat in
+            files.expand(f'{folder or "."}/*.json').items()}
+    mine = [posixpath.basename(shard) for shard in shards
+            if posixpath.dirname(shard) == folder]
+    for shard, names in wids.sidecars([*here, *mine]).items():
+      out[posixpath.join(folder, shard)] = {
+        posixpath.join(folder, name): here[name] for name in names}
+  return out
+
+
+def _columns(shard, stat, beside, cache):
+  """Of a shard's samples, sidecars included; remembered."""
+  def make():
+    logging.info('Reading through %s, once.', shard)
+    columns = tars.scan(shard)
+    keys = [os.fsdecode(key) for key in columns['keys']]
+    return columns | wids.read_sidecars(list(beside), keys)
+
+  key = ['tar', _VERSION, shard, stat, beside]
+  try:
+    return remembered(cache, key, make)
+  except OSError as error:  # Tomorrow it may be there.
+    return tars.empty(str(error)) | wids.read_sidecars([], [])

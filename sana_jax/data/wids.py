@@ -1,0 +1,97 @@
+"""The official WebDataset layout: a list of shards, and JSON beside them.
+
+`wids-meta.json` lists shards and how many samples each has. Beside
+`0001.tar`, any `0001{suffix}.json` holds more captions,
+{key: {name: text}}, or their CLIP scores, {key: {name: number}}. Official
+configs name the suffixes; here all of them count.
+"""
+
+from collections.abc import Iterable
+import json
+import posixpath
+import re
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from sana_jax.data import captions, files
+from sana_jax.errors import UserError
+
+META = 'wids-meta.json'
+
+
+def shard_list(path: str) -> dict[str, int]:
+  """Samples by shard, of a wids-meta.json; paths are relative to it."""
+  try:
+    content = json.loads(files.read(path))
+    parts = [content, *content.get('datasets', [])]
+    shards = [(str(shard['url']), int(shard['nsamples']))
+              for part in parts for shard in part.get('shardlist', [])]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+      f'{path} is no list of shards ({type(error).__name__}: {error}); it must '
+      "have a 'shardlist' of objects with 'url' and 'nsamples'.") from error
+  if not shards:
+    raise UserError(f"{path} lists no shards; fill its 'shardlist'.")
+  base = posixpath.dirname(path)
+  return {url if files.is_remote(url) else posixpath.join(base, url): count
+          for url, count in shards}
+
+
+def sidecars(names: Iterable[str]) -> dict[str, list[str]]:
+  """JSON files by the shard of the same folder that they belong to.
+
+  `1_a_clip_score.json` belongs to `1_a.tar` if there is one, else to `1.tar`.
+  """
+  names = sorted(names)
+  out = {name: [] for name in names if name.endswith('.tar')}
+  for name in names:
+    stem = name.removesuffix('.json')
+    if stem == name or name == META:
+      continue
+    ends = [len(stem), *(m.start() for m in re.finditer('[_.-]', stem))]
+    owner = next((shard for end in sorted(ends, reverse=True)
+                  if (shard := f'{stem[:end]}.tar') in out), None)
+    if owner:
+      out[owner].append(name)
+  return out
+
+
+def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
+  """More captions and scores of the samples `keys`, as columns.
+
+  `more` is the JSON of {'captions', 'scores'} of all samples in one row of
+  bytes, cut at `more_at`; `more_scores` the one that filters compare.
+  """
+  told: dict[str, dict[str, Any]] = {}
+  for path in paths:
+    for key, named in _content(path).items():
+      if isinstance(named, dict):
+        told.setdefault(str(key), {}).update(_sorted_out(named, told.get(key)))
+  texts = [json.dumps(told[key]).encode() if key in told else b''
+           for key in keys]
+  scores = [captions.filter_score(told.get(key, {}).get('scores', {}))
+            for key in keys]
+  return {'more': np.frombuffer(b''.join(texts), np.uint8),
+          'more_at': np.cumsum([0, *map(len, texts)]),
+          'more_scores': np.asarray(scores, np.float32)}
+
+
+def _sorted_out(named, before):
+  """Texts are captions and numbers are scores, whatever the file's name."""
+  before = before or {}
+  numbers = captions.numbers(named)
+  texts = {name: text for name, text in captions.usable(named).items()
+           if name not in numbers}
+  return {'captions': before.get('captions', {}) | texts,
+          'scores': before.get('scores', {}) | numbers}
+
+
+def _content(path):
+  try:
+    content = json.loads(files.read(path))
+  except (OSError, ValueError, RecursionError) as error:
+    logging.warning('%s is left out: %s', path, error)
+    return {}
+  return content if isinstance(content, dict) else {}

@@ -1,0 +1,128 @@
+import importlib
+import sys
+
+import fsspec
+import pytest
+
+from sana_jax.data import files
+from sana_jax.errors import UserError
+
+# The package has an attribute of the same name.
+registry = importlib.import_module('fsspec.registry')
+
+
+@pytest.fixture
+def memory():
+  system = fsspec.filesystem('memory')
+  system.store.clear()
+  for name in ('a/0.tar', 'a/1.tar', 'a/b/2.tar', 'a/x.json'):
+    system.pipe_file(f'/{name}', name.encode())
+  yield 'memory://'
+  system.store.clear()
+
+
+@pytest.fixture
+def disk(tmp_path):
+  (tmp_path / 'a' / 'b').mkdir(parents=True)
+  for name in ('a/0.tar', 'a/1.tar', 'a/b/2.tar', 'a/x.json'):
+    (tmp_path / name).write_bytes(name.encode())
+  return f'{tmp_path}/'
+
+
+@pytest.mark.parametrize('place', ['memory', 'disk'])
+@pytest.mark.parametrize('pattern, found', [
+  ('a/*.tar', ['a/0.tar', 'a/1.tar']),
+  ('a/{1,0}.tar', ['a/0.tar', 'a/1.tar']),
+  ('a/{0..7}.tar', ['a/0.tar', 'a/1.tar']),
+  ('a/0.tar', ['a/0.tar']),
+  ('a', ['a/0.tar', 'a/1.tar']),
+  ('a/', ['a/0.tar', 'a/1.tar']),
+  ('a/**/*.tar', ['a/0.tar', 'a/1.tar', 'a/b/2.tar']),
+  ('none', []), ('a/*.zip', [])])
+def test_patterns_find_files_anywhere(place, pattern, found, request):
+  root = request.getfixturevalue(place)
+  got = files.expand(root + pattern, ('*.tar',))
+  assert [path.removeprefix(root).lstrip('/') for path in got] == found
+  for path, (size, _) in got.items():
+    assert files.read(path) == path[-size:].encode()
+
+
+@pytest.mark.parametrize('place', ['memory', 'disk'])
+def test_ranges_are_read_and_folders_listed(place, request):
+  root = request.getfixturevalue(place)
+  assert files.read(f'{root}a/0.tar', 2, 5) == b'0.t'
+  assert files.read(f'{root}a/0.tar', 2) == b'0.tar'
+  assert files.read(f'{root}a/0.tar', 2, 99) == b'0.tar'
+  assert list(files.beneath(f'{root}a')) == [
+    '0.tar', '1.tar', 'b/2.tar', 'x.json']
+  assert files.is_folder(f'{root}a') and not files.is_folder(f'{root}a/0.tar')
+  assert files.exists(f'{root}a/0.tar') and not files.exists(f'{root}a/9.tar')
+
+
+def test_links_are_what_they_point_to(tmp_path):
+  (tmp_path / 'blob').write_bytes(b'12345')
+  (tmp_path / 'd').mkdir()
+  for name, target in (('x.tar', 'blob'), ('gone.tar', 'none')):
+    (tmp_path / 'd' / name).symlink_to(tmp_path / target)
+  of_file = files.expand(str(tmp_path / 'blob')).popitem()[1]
+  for found in (files.expand(str(tmp_path / 'd'), ('*.tar',)),
+                files.expand(str(tmp_path / 'd' / 'x.tar')),
+                files.beneath(str(tmp_path / 'd'))):
+    (name, stat), = found.items()
+    assert name.endswith('x.tar')
+    assert stat == of_file
+
+
+@pytest.mark.parametrize('place', ['memory', 'disk'])
+@pytest.mark.parametrize('pattern', ['a', 'a/*.tar', 'a/{0,1}.tar', 'a/x.json'])
+def test_sidecars_are_around_what_a_pattern_stands_for(
+    place, pattern, request):
+  assert list(files.around(request.getfixturevalue(place) + pattern)) == [
+    '0.tar', '1.tar', 'b/2.tar', 'x.json']
+
+
+@pytest.mark.parametrize('pattern, parts', [
+  ('a', ['a']), ('a{b,c}d', ['abd', 'acd']),
+  ('{8..10}', ['8', '9', '10']), ('{008..010}', ['008', '009', '010']),
+  ('{0..1}-{x,y}', ['0-x', '0-y', '1-x', '1-y']), ('{x}', ['{x}'])])
+def test_braces_are_those_of_a_shell(pattern, parts):
+  assert files.braces(pattern) == parts
+
+
+@pytest.mark.parametrize('path, module, extra', [
+  ('gs://bucket/*.tar', 'gcsfs', 'gcs'), ('s3://bucket/*.tar', 's3fs', 's3'),
+  ('s3://bucket/x.parquet', 's3fs', 's3')])
+def test_a_missing_package_is_told_with_its_extra(
+    path, module, extra, monkeypatch):
+  monkeypatch.setitem(sys.modules, module, None)
+  monkeypatch.setattr(registry, '_registry', {
+    k: v for k, v in registry._registry.items() if k not in ('gs', 's3')})
+  with pytest.raises(UserError) as error:
+    files.expand(path)
+  said = str(error.value)
+  assert said.startswith(f'{path} needs a package that is not installed (')
+  assert module in said
+  assert said.endswith(f"; install it with pip install 'sana_jax[{extra}]'.")
+
+
+def test_the_hub_says_that_it_is_offline():
+  with pytest.raises(UserError, match=r'^hf://datasets/a/b/\*.tar cannot be '
+                     r'reached \(.*offline.*\); mend the data path, the conne'
+                     r'ction or the credentials\.$'):
+    files.expand('hf://datasets/a/b/*.tar')
+
+
+def test_unknown_places_are_told():
+  with pytest.raises(UserError, match=r'^foo://x cannot be opened \(Protocol '
+                     r'not known: foo\); set the data path to a local one, gs:'
+                     r'//, s3:// or hf://\.$'):
+    files.expand('foo://x')
+
+
+def test_whatever_a_library_raises_while_reading_is_an_os_error(monkeypatch):
+  class Broken:
+    def open(self, *args, **kwargs):
+      raise RuntimeError('throttled')
+  monkeypatch.setattr(files, '_system', lambda path: (Broken(), path))
+  with pytest.raises(OSError, match=r'x cannot be read \(throttled\)'):
+    files.read('x')

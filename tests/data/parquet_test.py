@@ -1,0 +1,183 @@
+"""Parquet files written by pyarrow."""
+
+import logging
+
+import fsspec
+import numpy as np
+from pyarrow import parquet
+import pytest
+from written import encoded, failures, noisy, parquet_file
+
+from sana_jax.data.parquet import Columns, ParquetSource
+from sana_jax.errors import UserError
+
+ROWS = [
+  {'image': encoded(7, 9), 'caption': 'zero', 'long': 'a longer zero',
+   'height': 70, 'width': 90, 's0': 21.5, 's1': 30.0},
+  {'image': encoded(), 'caption': 'one', 'long': None,
+   'height': 12, 'width': 20, 's0': 28.0, 's1': None},
+  {'image': encoded(), 'caption': 'two', 'long': 'longer',
+   'height': 12, 'width': 20, 's0': None, 's1': None}]
+
+
+def write(path, rows=ROWS, **options):
+  return parquet_file(path, rows, **options)
+
+
+def opened(path, columns=None, **options):
+  return ParquetSource(path, None, columns, **options)
+
+
+def texts(source):
+  return [source[i]['caption'] for i in range(len(source))]
+
+
+@pytest.mark.parametrize('path', ['', '*.parquet', '{a,b}.parquet'])
+def test_rows_are_read_file_after_file(tmp_path, path):
+  write(tmp_path / 'a.parquet', row_group_size=2)
+  write(tmp_path / 'b.parquet', ROWS[:1])
+  source = opened(tmp_path / path)
+  assert texts(source) == ['zero', 'one', 'two', 'zero']
+  assert [source[i]['index'] for i in (3, 1)] == [3, 1]
+  assert source[3]['image'].shape == (7, 9, 3)
+  assert ParquetSource(tmp_path, 5)[0]['image'].shape == (5, 5, 3)
+
+
+def test_only_the_row_group_of_a_record_is_read(tmp_path, monkeypatch):
+  write(tmp_path / 'a.parquet', ROWS * 4, row_group_size=3)
+  source = opened(tmp_path)
+  groups = []
+  read = parquet.ParquetFile.read_row_group
+  monkeypatch.setattr(
+    parquet.ParquetFile, 'read_row_group',
+    lambda self, i, columns: groups.append((i, columns)) or read(
+      self, i, columns=columns))
+  source[4], source[3], source[11]
+  wanted = ['image', 'caption']
+  assert groups == [(1, wanted), (3, wanted)]
+
+
+def test_columns_give_captions_scores_and_sizes(tmp_path):
+  write(tmp_path / 'a.parquet')
+  source = opened(tmp_path, Columns(captions='caption, long', scores='s0,s1'))
+  assert source[0]['captions'] == {'prompt': 'zero', 'long': 'a longer zero'}
+  assert source[0]['scores'] == {'prompt': 21.5, 'long': 30.0}
+  assert source[1]['captions'] == {'prompt': 'one'}
+  assert source[1]['scores'] == {'prompt': 28.0}
+  np.testing.assert_array_equal(
+    source.sizes(), [[70, 90], [12, 20], [12, 20]])
+  np.testing.assert_array_equal(
+    source.scores(), np.float32([21.5, 28., np.nan]))
+
+
+def test_a_row_without_the_prompt_s_score_has_the_best_one(tmp_path):
+  write(tmp_path / 'a.parquet', [
+    {'image': b'', 'caption': 'x', 'a': 'y', 'b': 'z', 's': None, 't': 20.,
+     'u': '31.5'}, {'image': b'', 'caption': 'x', 'a': 'y', 'b': 'z', 's': 1.,
+     't': None, 'u': None}])
+  source = opened(tmp_path, Columns(captions='caption,a,b', scores='s,t,u'))
+  np.testing.assert_array_equal(source.scores(), np.float32([31.5, 1]))
+
+
+def test_without_size_columns_the_headers_are_read(tmp_path):
+  rows = [{'image': row['image'], 'caption': 'x'} for row in ROWS]
+  write(tmp_path / 'a.parquet', [*rows, {'image': b'no', 'caption': 'x'}])
+  np.testing.assert_array_equal(
+    opened(tmp_path).sizes(), [[7, 9], [12, 20], [12, 20], [0, 0]])
+
+
+def test_hugging_face_s_images_and_paths_are_read(tmp_path):
+  (tmp_path / 'i').mkdir()
+  (tmp_path / 'i' / 'x.png').write_bytes(encoded(3, 4))
+  write(tmp_path / 'a.parquet', [
+    {'image': {'bytes': encoded(5, 6), 'path': 'ignored.png'}, 'caption': 'x'},
+    {'image': {'bytes': None, 'path': 'i/x.png'}, 'caption': 'y'}])
+  write(tmp_path / 'b.parquet', [{'image': 'i/x.png', 'caption': 'z'}])
+  source = opened(tmp_path)
+  assert [source[i]['image'].shape for i in range(3)] == [
+    (5, 6, 3), (3, 4, 3), (3, 4, 3)]
+
+
+def test_damaged_rows_raise_by_file_and_row(tmp_path):
+  image = noisy()
+  write(tmp_path / 'a.parquet', [
+    {'image': image, 'caption': 'x'},
+    {'image': image[:2000], 'caption': 'x'},
+    {'image': image, 'caption': ' '},
+    {'image': None, 'caption': 'x'}])
+  named = failures(opened(tmp_path))
+  at = lambda row: f'{tmp_path}/a.parquet: row {row} of row group 0'
+  assert set(named) == {at(1), at(2), at(3)}
+  assert named[at(2)] == 'it has no caption'
+  assert named[at(3)] == 'it has no image'
+
+
+def test_a_damaged_row_group_costs_its_rows_only(tmp_path):
+  path = write(tmp_path / 'a.parquet', [
+    {'image': noisy(seed=i), 'caption': str(i)} for i in range(6)],
+    row_group_size=2, compression='zstd', use_dictionary=False)
+  start = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
+  content = bytearray(path.read_bytes())
+  content[start:start + 2000] = bytes(2000)
+  path.write_bytes(content)
+  source = opened(tmp_path)
+  assert set(failures(source)) == {
+    f'{path}: row {row} of row group 1' for row in (0, 1)}
+  np.testing.assert_array_equal(
+    source.sizes(), [[64, 96]] * 2 + [[0, 0]] * 2 + [[64, 96]] * 2)
+
+
+def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path):
+  for name in 'abc':
+    write(tmp_path / f'{name}.parquet')
+  (tmp_path / 'b.parquet').write_bytes(
+    (tmp_path / 'b.parquet').read_bytes()[:-100])
+  source = opened(tmp_path, max_bad_fraction=.2)
+  assert texts(source) == ['zero', 'one', 'two'] * 2
+  assert list(source.bad.reasons) == [f'{tmp_path}/b.parquet']
+
+
+def test_a_wrong_column_is_told_with_those_that_are_there(tmp_path):
+  write(tmp_path / 'a.parquet')
+  with pytest.raises(UserError) as error:
+    opened(tmp_path, Columns(image='jpg', captions='caption,text'))
+  assert str(error.value) == (
+    f'{tmp_path}/a.parquet has no column jpg, text; it has image, caption, '
+    'long, height, width, s0, s1: set config.data.columns to those.')
+
+
+@pytest.mark.parametrize('columns, said', [
+  (Columns(captions=''), "captions='' names no column"),
+  (Columns(captions='a', scores='b,c'), 'names 2 columns for 1 of captions')])
+def test_columns_that_make_no_sense_are_told(tmp_path, columns, said):
+  with pytest.raises(UserError, match=said):
+    opened(tmp_path, columns)
+
+
+def test_nothing_to_read_is_explained(tmp_path):
+  with pytest.raises(UserError, match='matches no file; set the data path to '
+                     "Parquet files like 'data/[*].parquet' or to their fold"):
+    opened(tmp_path / '*.parquet')
+  (tmp_path / 'a.parquet').write_bytes(b'PAR1')
+  with pytest.raises(UserError, match='holds no row that can be read'):
+    opened(tmp_path, max_bad_fraction=1.)
+
+
+def test_large_row_groups_are_told(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr('sana_jax.data.parquet._LARGE_GROUP', 1000)
+  write(tmp_path / 'a.parquet', [{'image': noisy(), 'caption': 'x'}])
+  with caplog.at_level(logging.WARNING):
+    opened(tmp_path)
+  assert 'write the Parquet files with a smaller row_group_size' in caplog.text
+
+
+def test_remote_files_are_read(tmp_path):
+  path = write(tmp_path / 'a.parquet', row_group_size=1)
+  memory = fsspec.filesystem('memory')
+  memory.pipe_file('/data/x/a.parquet', path.read_bytes())
+  try:
+    source = opened('memory://data')
+    assert texts(source) == ['zero', 'one', 'two']
+    assert source.sizes()[0].tolist() == [70, 90]
+  finally:
+    memory.store.clear()

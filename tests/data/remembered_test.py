@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from sana_jax.data.remembered import remembered
+
+
+@pytest.fixture
+def made():
+  return []
+
+
+def ask(cache, made, key='k', size=3):
+  def make():
+    made.append(key)
+    return {'a': np.arange(size), 'b': np.asarray('text')}
+  return remembered(cache, key, make)
+
+
+@pytest.mark.parametrize('size', [3, 2**18])  # In memory, and on disk.
+def test_arrays_are_made_once_for_each_key(tmp_path, made, size):
+  for key in ('x', 'x', ['y', {'z': 1}], ['y', {'z': 1}]):
+    arrays = ask(tmp_path / 'new', made, key, size)
+    np.testing.assert_array_equal(arrays['a'], np.arange(size))
+    assert str(arrays['b']) == 'text'
+  assert made == ['x', ['y', {'z': 1}]]
+
+
+def test_large_arrays_are_not_read_into_memory(tmp_path, made):
+  arrays = ask(tmp_path, made, size=2**18)
+  assert isinstance(arrays['a'], np.memmap)
+
+
+@pytest.mark.parametrize('harm', [b'', b'no zip', None])
+def test_damaged_files_are_made_again(tmp_path, made, harm):
+  ask(tmp_path, made, size=2**18)
+  for file in tmp_path.iterdir():
+    if harm is not None:
+      file.write_bytes(harm)
+    elif file.suffix == '.npy':
+      file.unlink()
+  np.testing.assert_array_equal(
+    ask(tmp_path, made, size=2**18)['a'], np.arange(2**18))
+  assert made == ['k', 'k']
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(
+    tmp_path, made, caplog):
+  (tmp_path / 'file').write_text('')
+  for _ in range(2):
+    np.testing.assert_array_equal(
+      ask(tmp_path / 'file' / 'x', made)['a'], np.arange(3))
+  assert made == ['k', 'k']
+  assert 'cannot be written' in caplog.text
+
+
+def test_without_a_folder_nothing_is_kept(made):
+  ask(None, made)
+  ask(None, made)
+  assert made == ['k', 'k']

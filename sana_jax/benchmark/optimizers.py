@@ -127,7 +127,7 @@ def _gradient(module):
   empty = {'null_text': jnp.zeros((1, _TOKENS, module.caption_channels)),
            'null_mask': jnp.ones((1, _TOKENS), bool)}
   return jax.jit(lambda params, rng: jax.grad(loss, has_aux=True)(
-    params, empty, _batch(module, rng), rng)[0])
+    params, empty, _batch(module, rng), rng[None])[0])
 
 
 def _batch(module, rng):

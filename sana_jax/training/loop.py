@@ -45,15 +45,9 @@ def train(
 ) -> TrainState:
   """Trains `task` to step `config.num_steps`, going on where `workdir` stopped.
 
-  Keys: seed; num_steps; batch_size (of all devices together); accumulate_steps
-  (parts that a batch is computed in); log_every_steps;
-  checkpoint_every_steps and keep_checkpoints (so many of the last ones);
-  pictures_every_steps (0 for none); ema_decay (0 for no average);
-  max_skipped_in_a_row (updates that are not finite, before the run stops);
-  param_dtype ('bfloat16' for params that are rounded stochastically);
-  watch (what is warned of); optimizer (see optim/factory.py). Others are the
-  task's. `traced_steps` are profiled. After a SIGTERM it saves and returns the
-  state that it has. Raises UserError.
+  Keys are those of `sana_jax.config.train`, which says what they mean.
+  `traced_steps` are profiled. After a SIGTERM it saves and returns the state
+  that it has. Raises UserError.
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)

@@ -6,6 +6,7 @@ As a script it is a training process for tests to kill:
 """
 
 import json
+import pathlib
 import sys
 
 from absl import logging
@@ -16,6 +17,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from sana_jax.data import pipeline
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.loop import train
@@ -68,6 +70,33 @@ class Toy:
         for name, x in params[layer].items()})
 
 
+class Sharded(Toy):
+  """The toy with its rows in files, and a word on which it has seen."""
+
+  def __init__(self, folder):
+    super().__init__()
+    self.files = sorted(pathlib.Path(folder).glob('*.npy'))
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __getitem__(self, index):
+    file, row = divmod(index, len(self.rows) // len(self.files))
+    return {'x': np.load(self.files[file])[row],
+            'index': np.float32(index)}
+
+  def loss(self, params, frozen, batch, rngs):
+    loss, found = super().loss(params, frozen, batch, rngs)
+    # Exact in float32, so that equal means tell equal examples.
+    return loss, {**found, 'seen': jnp.mean(batch['index']),
+                  'seen_squares': jnp.mean(batch['index']**2)}
+
+  def batches(self, *, seed, batch_size, rows):
+    return iter(pipeline.batches(
+        self, batch_size=batch_size, seed=seed, rows=rows, num_threads=2,
+        max_bad_fraction=.2))
+
+
 def get_config(**changes):
   return ml_collections.ConfigDict({
       'seed': 0, 'num_steps': 10, 'batch_size': 16, 'log_every_steps': 2,
@@ -93,4 +122,5 @@ if __name__ == '__main__':
   if process := settings.pop('process', None):
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(*process)
-  run(sys.argv[1], **settings)
+  shards = settings.pop('shards', None)
+  run(sys.argv[1], Sharded(shards) if shards else None, **settings)

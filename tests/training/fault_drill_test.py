@@ -1,0 +1,172 @@
+"""Two processes, twenty faults: the bits of a run that met none.
+
+  launch/test -m slow -k twenty
+
+A quarter of a minute each: a process or both are killed, one is told to stop,
+the disk is full, the newest checkpoint is cut short. A shard of the data is
+damaged all along.
+"""
+
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import sana_jax
+
+TOY = pathlib.Path(__file__).with_name('toy.py')
+STEPS, EVERY = 300, 6
+SETTINGS = {
+    'num_steps': STEPS, 'checkpoint_every_steps': EVERY, 'log_every_steps': 1,
+    'keep_checkpoints': 3, 'pictures_every_steps': 0,
+    'mesh': {'data': 2, 'fsdp': 2}}
+ROWS, SHARDS = 256, 8
+
+
+class Run:
+  """Two processes of two devices each, on one workdir."""
+
+  def __init__(self, workdir, shards, file_limit=None):
+    with socket.socket() as s:
+      s.bind(('localhost', 0))
+      address = f'localhost:{s.getsockname()[1]}'
+    self.workdir, self.began = workdir, newest(workdir)
+    limit = None if file_limit is None else lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    self.processes = []
+    for i in range(2):
+      settings = {**SETTINGS, 'shards': str(shards), 'process': [address, 2, i]}
+      self.processes.append(subprocess.Popen(
+          [sys.executable, TOY, workdir,
+           *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
+          env={**os.environ, 'JAX_PLATFORMS': 'cpu',
+               'PYTHONPATH': str(pathlib.Path(sana_jax.__file__).parents[1])},
+          stderr=subprocess.PIPE, text=True, preexec_fn=limit))
+
+  def alive(self):
+    return all(p.poll() is None for p in self.processes)
+
+  def progress(self, steps):
+    """Waits until some checkpoints were saved, or the run has ended."""
+    deadline = time.monotonic() + 120
+    while self.alive() and newest(self.workdir) < self.began + steps:
+      assert time.monotonic() < deadline
+      time.sleep(.002)
+
+  def end(self, patience=0.):
+    """Kills what is left after so many seconds; returns (codes, logs)."""
+    deadline = time.monotonic() + patience
+    while any(p.poll() is None for p in self.processes) and (
+        time.monotonic() < deadline):
+      time.sleep(.01)
+    for p in self.processes:
+      p.kill()
+    logs = [p.communicate()[1] for p in self.processes]
+    return [p.returncode for p in self.processes], logs
+
+
+def newest(workdir):
+  folder = workdir / 'checkpoints'
+  return max((int(p.name) for p in folder.glob('*') if p.name.isdigit()),
+             default=0)
+
+
+def kill_one(run, chance):
+  run.progress(EVERY)
+  time.sleep(chance.uniform(0, .1))
+  chance.choice(run.processes).kill()
+  run.end()  # As a scheduler does with the rest of the job.
+
+
+def kill_both(run, chance):
+  run.progress(EVERY)
+  time.sleep(chance.uniform(0, .1))
+  run.end()
+
+
+def stop(run, chance):
+  run.progress(EVERY)
+  chance.choice(run.processes).send_signal(signal.SIGTERM)
+  codes, logs = run.end(patience=60)
+  assert codes == [0, 0], logs
+  assert any('Stopped by SIGTERM' in log or f'{STEPS}.' in log for log in logs)
+
+
+def cut_short(run, chance):
+  kill_both(run, chance)
+  if not (step := newest(run.workdir)):
+    return
+  files = sorted(
+      (p for p in (run.workdir / f'checkpoints/{step}').rglob('*')
+       if p.is_file()), key=lambda p: p.stat().st_size)
+  with files[-1].open('r+b') as file:
+    file.truncate(files[-1].stat().st_size // 2)
+
+
+def full_disk(run, chance):
+  del chance
+  codes, logs = run.end(patience=60)  # It was started with no room for files.
+  assert any(codes) and any('failed' in log for log in logs), (codes, logs)
+
+
+FAULTS = [kill_one, kill_both, stop, cut_short, full_disk]
+
+
+@pytest.fixture
+def shards(tmp_path):
+  """The data set in files, one of them damaged."""
+  folder = tmp_path / 'shards'
+  folder.mkdir()
+  rows = np.random.default_rng(0).normal(size=(ROWS, 16)).astype(np.float32)
+  for i, part in enumerate(np.split(rows, SHARDS)):
+    np.save(folder / f'{i}.npy', part)
+  damaged = folder / '3.npy'
+  damaged.write_bytes(damaged.read_bytes()[:100])
+  return folder
+
+
+def lines(workdir):
+  """What each step saw and how it went."""
+  found = [json.loads(line) for line in (
+      workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [{key: line[key] for key in ('step', 'loss', 'seen', 'seen_squares')}
+          for line in found]
+
+
+@pytest.mark.slow
+def test_twenty_faults_change_no_bit_and_no_example(tmp_path, shards):
+  seed = int.from_bytes(os.urandom(4))
+  print(f'seed {seed}')
+  chance = random.Random(seed)
+  whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+  codes, logs = Run(whole, shards).end(patience=300)
+  assert codes == [0, 0], logs
+
+  faults = FAULTS * 4
+  chance.shuffle(faults)
+  for number, fault in enumerate(faults):
+    at = newest(cut)
+    fault(Run(cut, shards, 4096 if fault is full_disk else None), chance)
+    print(f'{number}: {fault.__name__} from step {at} to {newest(cut)}')
+  codes, logs = Run(cut, shards).end(patience=300)
+  assert codes == [0, 0], logs
+
+  assert [line['step'] for line in lines(cut)] == list(range(1, STEPS + 1))
+  assert lines(cut) == lines(whole)
+  ours, theirs = (np.load(w / 'model/model.npz') for w in (cut, whole))
+  assert ours.files and ours.files == theirs.files
+  for name in ours.files:
+    np.testing.assert_array_equal(ours[name], theirs[name])
+  # Checksums of every array, the optimizer's too, and of the data's place.
+  about = [(w / f'checkpoints/{STEPS}/about/metadata').read_text()
+           for w in (cut, whole)]
+  assert json.loads(about[0]) == json.loads(about[1])

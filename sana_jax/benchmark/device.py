@@ -8,23 +8,12 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bf16 FLOP/s of one of JAX's devices, by `device_kind`: Google's pages on
-# its TPUs; NVIDIA's data sheets, whose headlines count sparse products double.
-# A TPU7x (2307e12 a chip) is two devices. Some kinds have two names.
-_PEAK_FLOPS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12, 'TPU v5e': 197e12,
-  'TPU v5': 459e12, 'TPU v5p': 459e12,
-  'TPU v6 lite': 918e12, 'TPU v6e': 918e12,
-  'TPU7x': 2307e12 / 2,
-  'NVIDIA H100 80GB HBM3': 989e12,
-  'NVIDIA H200': 989e12,
-}
-
+from sana_jax.sharding import chips
 
 def peak_flops(kind: str) -> float | None:
   """FLOP/s by the data sheet; None for a CPU or an unknown chip."""
-  return _PEAK_FLOPS.get(kind)
+  chip = chips.of_kind(kind)
+  return chip.of_device().flops if chip else None
 
 
 def matmul_rate(dtype: str) -> float:

@@ -1,8 +1,8 @@
 """Devices that are not here: XLA compiles for them all the same.
 
-`v5e:2x2`, `v5p:2x2x1`, `v6e:2x2` or `tpu7x:2x2x1` are slices of TPUs, whose
-compiler comes with libtpu; `h200:1x1x8` are slices x hosts x GPUs, whose
-compiler comes with jax[cuda13].
+`v5e:2x2`, `v5p:2x2x1`, `v6e:16x16@2` (two slices) or `tpu7x:2x2x1` are slices
+of TPUs, whose compiler comes with libtpu; `h200:1x1x8` are slices x hosts x
+GPUs, whose compiler comes with jax[cuda13].
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import importlib.util
 import math
 import os
 import pathlib
-import re
 import warnings
 
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from sana_jax.errors import UserError
+from sana_jax.sharding import chips
 from sana_jax.sharding.mesh import make_mesh
 
 # Several compilers at a time are fine, and there is no host to ask about chips.
@@ -24,8 +24,8 @@ _LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
            'TPU_WORKER_HOSTNAMES': 'localhost',
            'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3'}
 _COMPILERS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'gpu')}
-GPUS = ('h200',)  # Described in {name}.txtpb.
-TPUS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
+# One device a chip, as on real hosts; libtpu describes a v4 as two otherwise.
+_MEGACORE = {'v4': {'chip_config_name': 'megacore'}}
 
 
 def devices(name: str) -> list:
@@ -33,19 +33,14 @@ def devices(name: str) -> list:
 
   Raises UserError for a name that the compiler does not know.
   """
-  kind, _, shape = name.partition(':')
-  if kind not in (*TPUS, *GPUS) or not re.fullmatch(
-      r'\d+x\d+x\d+' if kind in GPUS else r'\d+(x\d+){1,2}', shape):
-    raise UserError(f'{name!r} is no topology; give {", ".join(TPUS)} and a '
-                    'shape, such as v5e:2x2 or v5p:2x2x1, or '
-                    f'{", ".join(GPUS)} and SLICESxHOSTSxGPUS, such as 1x1x8.')
-  _check_compiler(*_COMPILERS['gpu' if kind in GPUS else 'tpu'])
+  found = chips.parse(name)
+  _check_compiler(*_COMPILERS[platform(name)])
   for key, value in _LIBTPU.items():
     os.environ.setdefault(key, value)
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
-      return list(_describe(kind, name, shape).devices)
+      return list(_describe(found).devices)
   except Exception as e:  # jaxlib's own error types are not public.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(f'{name!r} is a topology that the compiler does not take '
@@ -54,7 +49,7 @@ def devices(name: str) -> list:
 
 def platform(name: str) -> str:
   """'tpu' or 'gpu', of a topology's name."""
-  return 'gpu' if name.partition(':')[0] in GPUS else 'tpu'
+  return 'gpu' if name.partition(':')[0] in chips.GPUS else 'tpu'
 
 
 def _check_compiler(package, extra):
@@ -63,9 +58,14 @@ def _check_compiler(package, extra):
                     f"it with pip install 'sana_jax[{extra}]'.")
 
 
-def _describe(kind, name, shape):
-  if kind in TPUS:
-    return topologies.get_topology_desc(platform='tpu', topology_name=name)
+def _describe(found):
+  kind = found.chip.name
+  shape = 'x'.join(map(str, found.shape))
+  if not found.chip.is_gpu:
+    more = {'num_slices': found.slices} if found.slices > 1 else {}
+    return topologies.get_topology_desc(
+      platform='tpu', topology_name=f'{kind}:{shape}',
+      **_MEGACORE.get(kind, {}), **more)
   target = pathlib.Path(__file__).with_name(f'{kind}.txtpb').read_text()
   return topologies.get_topology_desc(
     '', 'cuda', target_config=target, topology=shape)

@@ -1,0 +1,148 @@
+"""Compiles one program for a topology, and reads all that the compiler says."""
+
+import math
+import pathlib
+import re
+import time
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sana_jax import kernels
+from sana_jax.errors import UserError
+from sana_jax.planning import buffers, collectives, hlo, steps, work
+from sana_jax.planning.report import Plan
+from sana_jax.sharding import chips, topologies
+from sana_jax.sharding.mesh import make_mesh
+
+# There is no GPU to try variants on.
+OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
+                   'xla_gpu_enable_triton_gemm': False}}
+_TOO_LARGE = re.compile(
+  r'RESOURCE_EXHAUSTED|Ran out of memory|CompileTimeHbmOom|Exceeded hbm')
+_KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+def compile_plan(
+  config: ConfigDict, topology: str, layout: str, mode: str,
+  folder: pathlib.Path,
+) -> Plan:
+  """Compiles; what XLA writes about it comes to `folder`.
+
+  A program that is too large is a Plan that does not fit. Raises UserError for
+  a mesh or batch that cannot be.
+  """
+  platform = topologies.platform(topology)
+  mesh = make_mesh(config.mesh.to_dict(), topologies.devices(topology))
+  start = time.perf_counter()
+  chosen = {op: name for op, name in config.kernels.items() if name}
+  with kernels.platform(platform), kernels.prefer(**chosen):
+    program = steps.make(config, mesh, mode)
+    with jax.set_mesh(mesh):
+      compiled, said = _compile(program.lower(), platform, folder)
+  plan = Plan(
+    layout, topology, mode, dict(mesh.shape), config.batch_size,
+    config.num_steps, usable=chips.parse(topology).chip.of_device().usable,
+    compile_seconds=time.perf_counter() - start, versions=versions())
+  parts = {name: of_device(tree) for name, tree in program.parts.items()}
+  found = (_whole(compiled, parts, mesh, topology, folder) if compiled
+           else _too_large(said, parts, folder))
+  images = steps.forward_flops(config) * steps.passes(config, mode)
+  facts = plan.__dict__ | found | {'model_flops': images * config.batch_size}
+  return Plan(**facts)
+
+
+def of_device(tree) -> int:
+  """Bytes of arrays, each by its sharding, on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree))
+
+
+def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
+  """Where the devices of a mesh are, in its order."""
+  found = chips.parse(topology)
+  if found.chip.is_gpu:
+    # JAX numbers the devices of a described topology host by host.
+    return [collectives.Place((), d.id // found.shape[2])
+            for d in mesh.devices.flat]
+  return [collectives.Place(tuple(d.coords), getattr(d, 'slice_index', 0))
+          for d in mesh.devices.flat]
+
+
+def versions() -> dict[str, str]:
+  """Of the compilers."""
+  import importlib.metadata
+  found = {}
+  for name in ('jax', 'libtpu', 'jax-cuda13-plugin'):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _compile(lowered, platform, folder):
+  """(program, '') or (None, what the compiler says of its size)."""
+  try:
+    return lowered.compile(
+      OPTIONS.get(platform, {}) | {'xla_dump_to': str(folder)}), ''
+  except jax.errors.JaxRuntimeError as e:
+    if not _TOO_LARGE.search(str(e)):
+      raise UserError(f'XLA does not compile this: '
+                      f'{str(e).strip().splitlines()[0]}') from e
+    return None, str(e)
+
+
+def _whole(compiled, parts, mesh, topology, folder):
+  """Fields of a Plan of a program."""
+  memory, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+  shape = chips.parse(topology)
+  arranged = buffers.read(folder)
+  calls = _kernels(module)
+  done = work.of_program(module)
+  return {
+    'memory': parts | {
+      'padding': max(
+        0, memory.argument_size_in_bytes - sum(parts.values())),
+      'results': max(0, memory.output_size_in_bytes
+                     - memory.alias_size_in_bytes),
+      'temporaries': memory.temp_size_in_bytes,
+      'code': memory.generated_code_size_in_bytes},
+    'work': done, 'kernels': calls,
+    'hardware_flops': sum(w.flops for w in done) * mesh.size,
+    'collectives': collectives.find(
+      module, dict(mesh.shape), places(mesh, topology),
+      () if shape.chip.is_gpu else shape.shape),
+    'temporaries': arranged.largest if arranged else [],
+    'recomputed': sum('.remat' in x.name for c in module.computations.values()
+                      for x in c.values())}
+
+
+def _too_large(said, parts, folder):
+  """Fields of a Plan of what is too large to be a program."""
+  arranged = buffers.read(folder)
+  if arranged:
+    total = arranged.total
+  else:
+    found = re.search(r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds',
+                      said)
+    number, unit = [g for g in found.groups() if g] if found else (0, 'G')
+    total = float(number) * _UNITS[unit]
+  rest = max(0, int(total) - sum(parts.values()))
+  return {'memory': parts | {'temporaries': rest},
+          'temporaries': arranged.largest if arranged else []}
+
+
+def _kernels(module):
+  """How often a step calls each of our own kernels."""
+  found = {}
+  for step in module.steps():
+    x = step.instruction
+    if x.opcode == 'custom-call' and _KERNEL.search(x.attributes):
+      name = re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', x.attributes)
+      name = name[1] if name else '?'
+      found[name] = found.get(name, 0) + step.times
+  return found

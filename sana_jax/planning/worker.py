@@ -1,0 +1,45 @@
+"""One compilation in a process of its own, whose memory then is free again.
+
+  python -m sana_jax.planning.worker REQUEST.json PLAN.json
+
+XLA's words about the program come on stderr, which the caller reads.
+"""
+
+import dataclasses
+import json
+import pathlib
+import resource
+import sys
+import tempfile
+
+from ml_collections import ConfigDict
+
+
+def main(request: str, out: str) -> int:
+  """Writes a Plan, or the sentence why there is none."""
+  asked = json.loads(pathlib.Path(request).read_text())
+  import jax
+
+  from sana_jax.errors import UserError
+  from sana_jax.planning.compiling import compile_plan
+  # What is for chips that are not here cannot be read back.
+  jax.config.update('jax_enable_compilation_cache', False)
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      plan = compile_plan(
+        ConfigDict(asked['config']), asked['topology'], asked['layout'],
+        asked['mode'], pathlib.Path(folder))
+    except UserError as e:
+      found = {'error': str(e)}
+    else:
+      found = dataclasses.asdict(plan)
+  # The most memory that this process has had, in KiB on Linux.
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  found = {'plan': found, 'host_bytes': used.ru_maxrss * 1024,
+           'cpu_seconds': used.ru_utime + used.ru_stime}
+  pathlib.Path(out).write_text(json.dumps(found))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(*sys.argv[1:]))

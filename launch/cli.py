@@ -22,6 +22,7 @@ COMMANDS = {
   'convert': "between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',
+  'plan': 'compile for a pod that is not there, and rank layouts',
   'bench': 'measure speed and memory',
   'data': 'prepare and describe data sets',
 }

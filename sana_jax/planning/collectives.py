@@ -94,7 +94,7 @@ def find(
 
 def leaving(kind: str, given: int, n: int) -> float:
   """Bytes that leave a device that gives `given` bytes, one of n."""
-  return given * {
+  return float(given) * {
     'all-gather': n - 1, 'all-reduce': 2 * (n - 1) / n,
     'collective-permute': 1}.get(kind, (n - 1) / n)
 
@@ -184,7 +184,7 @@ def _link(group, places, torus):
   if not torus:
     return 'nvlink', 1
   ways = 0
-  for axis, size in enumerate(torus):
+  for axis in range(len(torus)):
     extent = len({p.coords[axis] for p in here})
     # A ring that closes goes both ways round.
     ways += 0 if extent == 1 else 2 if closes(torus, axis, extent) else 1

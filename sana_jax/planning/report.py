@@ -40,17 +40,17 @@ class Plan:
   batch: int
   num_steps: int
   problem: str = ''
-  usable: float = 0
+  usable: float = 0.0
   memory: dict[str, int] = dataclasses.field(default_factory=dict)
-  model_flops: float = 0
-  hardware_flops: float = 0
+  model_flops: float = 0.0
+  hardware_flops: float = 0.0
   work: list[Work] = dataclasses.field(default_factory=list)
   collectives: list[Collective] = dataclasses.field(default_factory=list)
   temporaries: list[Temporary] = dataclasses.field(default_factory=list)
   recomputed: int = 0
   warnings: list[str] = dataclasses.field(default_factory=list)
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
-  compile_seconds: float = 0
+  compile_seconds: float = 0.0
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
   @property
@@ -112,11 +112,12 @@ def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
   device = (chip or pod.chip).of_device()
   bound_by = [(w.flops / device.flops, w.bytes / device.memory_rate)
               for w in plan.work]
-  compute = sum(f for f, b in bound_by if f >= b)
-  memory = sum(b for f, b in bound_by if f < b)
+  compute = sum((f for f, b in bound_by if f >= b), 0.0)
+  memory = sum((b for f, b in bound_by if f < b), 0.0)
   own = work.seconds(plan.work, device)
-  hidden = sum(c.seconds(device) for c in plan.collectives if c.hidden)
-  waited = sum(c.seconds(device) for c in plan.collectives if not c.hidden)
+  hidden = sum((c.seconds(device) for c in plan.collectives if c.hidden), 0.0)
+  waited = sum((c.seconds(device) for c in plan.collectives
+                if not c.hidden), 0.0)
   exposed = waited + max(0.0, hidden - own)
   seconds = own + exposed
   parts = {'compute': compute, 'memory': memory, 'communication': exposed}

@@ -38,8 +38,8 @@ def of_program(module: hlo.Module) -> list[Work]:
     x, local = step.instruction, module.computations[step.computation]
     if x.opcode in _FREE or x.opcode.endswith(('-done', '-update')):
       continue
-    found.append(Work(step.times * flops(module, x, local),
-                      step.times * moved(module, x, local)))
+    found.append(Work(float(step.times * flops(module, x, local)),
+                      float(step.times * moved(module, x, local))))
   found.sort(key=lambda w: w.bytes + w.flops / 200, reverse=True)
   rest = found[_KEPT:]
   return found[:_KEPT] + ([Work(
@@ -52,7 +52,7 @@ def seconds(work: Sequence[Work], chip: Chip) -> float:
              for w in work)
 
 
-def flops(module, x: hlo.Instruction, local) -> float:
+def flops(module, x: hlo.Instruction, local) -> int:
   """Of its products and convolutions; kernels do not tell theirs."""
   if x.opcode == 'fusion':
     inner = module.computations.get(x.called(), {})
@@ -68,7 +68,7 @@ def flops(module, x: hlo.Instruction, local) -> float:
   return 0
 
 
-def moved(module, x: hlo.Instruction, local) -> float:
+def moved(module, x: hlo.Instruction, local) -> int:
   """Bytes that it reads from the main memory and writes to it.
 
   Of an array that is only sliced, the slice counts; one that is updated in
@@ -80,7 +80,7 @@ def moved(module, x: hlo.Instruction, local) -> float:
     inner = module.computations.get(x.called(), {})
     counted = _read_by_parts(inner, read)
     update = _updated(inner)
-    return sum(counted) + (2 * update if update else written)
+    return sum(counted) + (update or written)
   if x.opcode in _SLICES:
     return 2 * written
   if x.opcode == 'dynamic-update-slice':
@@ -101,19 +101,20 @@ def _read_by_parts(inner, shapes):
   for number, shape in enumerate(shapes):
     whole = _main(shape)
     uses = _through_bitcasts(parameters.get(number), users)
-    if whole and uses and all(u.opcode in _SLICES for u in uses):
-      whole = min(whole, sum(hlo.size(u.shape) for u in uses))
-    elif whole and uses and all(
-        u.opcode == 'dynamic-update-slice' for u in uses):
+    if uses and all(u.opcode in _SLICES for u, _ in uses):
+      whole = min(whole, sum(hlo.size(u.shape) for u, _ in uses))
+    elif uses and all(u.opcode == 'dynamic-update-slice' and
+                      u.operands[0] == name for u, name in uses):
       whole = 0  # Only where it changes, which is counted as written.
     yield whole
 
 
 def _through_bitcasts(x, users):
+  """(user, the name that it knows x by), of all that use it."""
   found = []
   for user in users.get(x.name, ()) if x else ():
     found += (_through_bitcasts(user, users) if user.opcode == 'bitcast'
-              else [user])
+              else [(user, x.name)])
   return found
 
 

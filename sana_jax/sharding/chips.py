@@ -63,8 +63,9 @@ class Chip:
 def _tpu(name, kinds, tflops, memory, usable, rate, links, link_rate, network,
          devices=1):
   """Units: TFLOP/s, GiB, GB/s; the network's are Gbit/s."""
-  return Chip(name, kinds, tflops * 1e12, memory * GIB, usable * GIB,
-              rate * 1e9, links, link_rate * 1e9, network * 1e9 / 8, devices)
+  return Chip(name, kinds, tflops * 1e12, float(memory * GIB),
+              float(usable * GIB), rate * 1e9, links, link_rate * 1e9,
+              network * 1e9 / 8, devices)
 
 
 def _gpu(name, kinds, tflops, gigabytes, rate, link_rate, network):
@@ -77,7 +78,7 @@ def _gpu(name, kinds, tflops, gigabytes, rate, link_rate, network):
 CHIPS = {chip.name: chip for chip in (
   _tpu('v4', ('TPU v4',), 275, 32, 30.75, 1228, 6, 300, 50),
   _tpu('v5e', ('TPU v5 lite', 'TPU v5e'), 197, 16, 15.75, 819, 4, 200, 25),
-  _tpu('v5p', ('TPU v5', 'TPU v5p'), 459, 95.75, 95.74, 2765, 6, 600, 50),
+  _tpu('v5p', ('TPU v5', 'TPU v5p'), 459, 95, 95.74, 2765, 6, 600, 50),
   _tpu('v6e', ('TPU v6 lite', 'TPU v6e'), 918, 32, 31.25, 1638, 4, 400, 100),
   _tpu('tpu7x', ('TPU7x',), 2307, 192, 189.5, 7380, 6, 600, 100, devices=2),
   _gpu('a100', ('NVIDIA A100-SXM4-80GB',), 312, 80, 2039, 300, 200),
@@ -136,7 +137,7 @@ def parse(name: str) -> Topology:
   kind, _, rest = name.partition(':')
   chip = get(kind)
   form = r'(\d+)x(\d+)x(\d+)' if chip.is_gpu else (
-    r'(\d+(?:x\d+){%d})(?:@(\d+))?' % (chip.links // 2 - 1))
+    r'(\d+%s)(?:@(\d+))?'.replace('%s', (chip.links // 2 - 1) * r'x\d+'))
   example = f'{kind}:1x4x8' if chip.is_gpu else (
     f'{kind}:4x4 or {kind}:16x16@2' if chip.links == 4 else
     f'{kind}:2x2x1 or {kind}:4x4x8@2')

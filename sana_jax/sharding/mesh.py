@@ -14,7 +14,7 @@ import math
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jaxtyping import Int
 import ml_collections
 import numpy as np
@@ -40,12 +40,12 @@ def make_mesh(
   shape = dict(shape)
   slices = shape.pop('slices', 1)
   if slices == 1:
-    sizes = _sizes(shape, len(devices))
+    sizes = axis_sizes(shape, len(devices))
     return jax.make_mesh(
         tuple(sizes.values()), tuple(sizes), devices=devices,
         axis_types=(AxisType.Auto,) * len(sizes))
   groups = _slices(devices, slices)
-  sizes = _sizes({'data': 1, **shape}, len(groups[0]))
+  sizes = axis_sizes({'data': 1, **shape}, len(groups[0]))
   every = np.concatenate([
       mesh_utils.create_device_mesh(tuple(sizes.values()), devices=group)
       for group in groups])
@@ -58,7 +58,8 @@ def batch_spec(mesh: Mesh) -> jax.P:
   return jax.P(axes) if axes else jax.P()
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+def check_batch(
+    mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int = 1) -> None:
   """Raises UserError if the batch does not split evenly over the mesh.
 
   `accumulate` is the number of parts that it is computed in.
@@ -119,7 +120,7 @@ def _slices(devices, count):
       'to one of these numbers, or to 1.')
 
 
-def _sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
+def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
   """The axes in their fixed order, with -1 replaced by what is left."""
   if unknown := sorted(set(shape) - set(AXES)):
     raise UserError(

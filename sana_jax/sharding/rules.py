@@ -14,7 +14,7 @@ import math
 import re
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 import optax
 
 from sana_jax.errors import UserError
@@ -28,7 +28,8 @@ class RuleError(UserError):
   """The table does not name every parameter exactly once, or cannot hold."""
 
 
-def shardings(params: PyTree, table: Table, mesh: Mesh) -> PyTree:
+def shardings(
+    params: PyTree, table: Table, mesh: Mesh | AbstractMesh) -> PyTree:
   """A NamedSharding for each leaf, by the one pattern that matches its path.
 
   Leaves need a shape only (arrays or ShapeDtypeStructs). Raises one RuleError
@@ -94,7 +95,9 @@ def _axes(entry) -> tuple[str, ...]:
   return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _misfits(shape: tuple[int, ...], spec: tuple, mesh: Mesh) -> list[str]:
+def _misfits(
+    shape: tuple[int, ...], spec: tuple, mesh: Mesh | AbstractMesh,
+) -> list[str]:
   """What is wrong with laying an array of `shape` by `spec` on `mesh`."""
   if len(spec) > len(shape):
     return [f'{spec} has more axes']
@@ -109,7 +112,7 @@ def _misfits(shape: tuple[int, ...], spec: tuple, mesh: Mesh) -> list[str]:
   return misfits
 
 
-def _present(spec: tuple, mesh: Mesh) -> jax.P:
+def _present(spec: tuple, mesh: Mesh | AbstractMesh) -> jax.P:
   """The spec without the axes that this mesh lacks."""
   kept = [tuple(a for a in _axes(entry) if a in mesh.shape) for entry in spec]
   return jax.P(*(axes[0] if len(axes) == 1 else axes or None for axes in kept))

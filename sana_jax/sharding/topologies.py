@@ -33,8 +33,7 @@ def devices(name: str) -> list:
 
   Raises UserError for a name that the compiler does not know.
   """
-  found = chips.parse(name)
-  _check_compiler(*_COMPILERS[platform(name)])
+  found = check(name)
   for key, value in _LIBTPU.items():
     os.environ.setdefault(key, value)
   try:
@@ -45,6 +44,13 @@ def devices(name: str) -> list:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(f'{name!r} is a topology that the compiler does not take '
                     f'({reason}).') from e
+
+
+def check(name: str) -> chips.Topology:
+  """What a name means; UserError for a bad one, or without its compiler."""
+  found = chips.parse(name)
+  _check_compiler(*_COMPILERS[platform(name)])
+  return found
 
 
 def platform(name: str) -> str:

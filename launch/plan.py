@@ -1,0 +1,215 @@
+"""Compile the train step for a pod that is not there, by every layout.
+
+  sana-jax plan --config sana_1600m_1024 --topology v5e:16x16 --out out/plan
+  sana-jax plan --config sana_1600m_1024 --topology h200:1x4x8 \\
+    --layouts fsdp,hybrid --per-chip-batch 4,8 --out out/plan
+  sana-jax plan --config sana_1600m_1024 --topology v5p:4x4x8 \\
+    --per-chip-batch fit --out out/plan
+
+Says of each layout whether it fits a chip's memory, what chips tell each other,
+how long a step takes at best and what bounds it; of what does not fit, what
+would make it. Topologies are v4, v5e, v5p, v6e and tpu7x slices, such as
+v5e:16x16 or, for two of them, v5e:16x16@2; and a100, h100, h200 and b200 as
+SLICESxHOSTSxGPUS. --out gets plan.json, plan.md and, for each layout that fits,
+a file that sana-jax train --layout takes. Nothing runs on a device; what was
+compiled is kept. Needs pip install 'sana_jax[tpu]' or [gpu].
+"""
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import re
+import sys
+
+from tqdm import tqdm
+
+from sana_jax import config as base
+from sana_jax.errors import UserError
+from sana_jax.launch import output
+from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
+from sana_jax.launch.flags import text, whole
+
+OVERRIDES = True  # Takes --config.key=value.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('--config', required=True, metavar='FILE[:ARG]',
+                      help='as of sana-jax train')
+  parser.add_argument('--topology', required=True, type=text, metavar='POD',
+                      help='such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
+  parser.add_argument('--layouts', default='all', type=text,
+                      metavar='all|NAME,...', help='shipped ones, or files '
+                      'with LAYOUT (default: all that are shipped)')
+  parser.add_argument('--per-chip-batch', type=batches, default=[],
+                      metavar='N,...|fit', help='images a chip; fit finds the '
+                      "largest that fits (default: the config's batch_size)")
+  parser.add_argument('--mode', choices=['train', 'sample'], default='train',
+                      help='the step, or a sampler of all steps (default: '
+                      '%(default)s)')
+  parser.add_argument('--out', required=True, type=text, metavar='DIR',
+                      help='folder for the report')
+  parser.add_argument('--jobs', type=whole(), default=min(
+    2, os.cpu_count() or 1), metavar='N', help='compilations at a time, of '
+                      'about 4 GiB each (default: %(default)s)')
+
+
+def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Compiles, prints and writes; returns the exit code."""
+  config = load_config(args.config)
+  base.apply_overrides(config, overrides)
+  base.check_keys(config)
+  base.check(config)
+  output.check(args.out)
+  from sana_jax.sharding import topologies
+  pod = topologies.check(args.topology)
+  tried = candidates(args, config, pod)
+  with tqdm(total=len(tried), desc='layouts', unit='layout',
+            disable=None) as bar:
+    runner = make_runner(args, bar)
+    pairs = compile_all(args, runner, tried, pod)
+    check_plans([plan for _, plan in pairs])
+    said = advise(runner, pairs, pod)
+  return finish(args, overrides, pairs, said, runner)
+
+
+def batches(value: str) -> list[int] | str:
+  """The type of --per-chip-batch."""
+  if value == 'fit':
+    return value
+  if not re.fullmatch(r'\d{1,4}(,\d{1,4})*', value) or (
+      0 in (found := [int(n) for n in value.split(',')])):
+    raise argparse.ArgumentTypeError(
+      f'{value!r} is not allowed; give whole numbers from 1, such as 1,2,4, or '
+      'fit')
+  return found
+
+
+def candidates(args, config, pod):
+  """Every layout that was asked for, on this pod."""
+  from sana_jax.planning import candidates as made
+  names = args.layouts.split(',') if args.layouts != 'all' else sorted(
+    p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
+  params, found = made.shapes(config), []
+  for name in names:
+    one = made.copied(config)
+    one.lock()
+    apply_layout(one, name)
+    if isinstance(args.per_chip_batch, list) and args.per_chip_batch:
+      one.batch_size = args.per_chip_batch[0] * pod.chips
+    elif args.per_chip_batch:
+      one.batch_size = pod.chips * one.accumulate_steps
+    short = name.rpartition('/')[2].removesuffix('.py')
+    found += made.make(short, one, pod, params)
+  if all(c.problem for c in found):
+    raise UserError(' '.join(
+      f'{c.name}: {c.problem}' for c in found) + ' Choose other --layouts, '
+      'another --topology or --per-chip-batch.')
+  return found
+
+
+def make_runner(args, bar):
+  """Compiles and tells of each."""
+  from sana_jax.planning.runner import Runner
+  from sana_jax.planning.tables import mesh_text
+
+  def told(plan, cached):
+    bar.update()
+    if not cached and not plan.problem:
+      fits = 'fits' if plan.fits else 'does not fit'
+      bar.write(
+        f'{plan.layout} ({mesh_text(plan.mesh)}, {plan.per_chip:g} images a '
+        f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, '
+        f'{time_left(bar)}.', file=sys.stderr)
+  return Runner(args.topology, args.mode, jobs=args.jobs, told=told)
+
+
+def time_left(bar):
+  """By those that are done; changes that are tried come on top."""
+  done = bar.format_dict['elapsed'] / max(1, bar.n)
+  left = max(0, bar.total - bar.n)
+  return f'{left} to go, about {left * done / 60:.0f} min'
+
+
+def compile_all(args, runner, tried, pod):
+  """(candidate, plan) for each layout and batch."""
+  from sana_jax.planning import fitting
+  if args.per_chip_batch == 'fit':
+    one = lambda candidate: fitting.fit(candidate, pod, runner.one)
+    return runner.map(one, tried)
+  several = [
+    candidate if candidate.problem else dataclasses.replace(
+      candidate.with_batch(n, pod),
+      name=candidate.name + (f'_b{n}' if len(args.per_chip_batch) > 1 else ''))
+    for candidate in tried for n in args.per_chip_batch] or tried
+  return runner.map(lambda c: (c, runner.one(c)), several)
+
+
+def check_plans(plans):
+  """Raises UserError where no layout could be compiled, for one reason."""
+  problems = {p.problem for p in plans}
+  if len(problems) == 1 and (problem := problems.pop()):
+    raise UserError(problem)
+
+
+def advise(runner, pairs, pod):
+  """Notes on the plans, and what would make fit what does not."""
+  from sana_jax.planning import fitting, tables
+  fit = [c for c, plan in pairs if plan.fits]
+  said = tables.notes([plan for _, plan in pairs])
+  large = [(c, p) for c, p in pairs if not p.problem and not p.fits]
+  return said + runner.map(
+    lambda pair: tables.short_of(
+      pair[1], fitting.remedies(pair[0], pod, fit, runner.one)), large)
+
+
+def finish(args, overrides, pairs, said, runner):
+  """Prints the table and writes the report."""
+  from sana_jax.planning import cache, page, pictures, tables
+  command = ' '.join([
+    f'sana-jax plan --config {args.config} --topology {args.topology}',
+    *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
+    *([f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []),
+    *(['--mode sample'] if args.mode == 'sample' else []), *overrides])
+  plans = [plan for _, plan in pairs]
+  title = f'{args.config} on {args.topology}, {args.mode}'
+  print(tables.plain(plans))
+  for note in said:
+    print(f'- {note}')
+  facts = {'command': command, 'plans': [dataclasses.asdict(p) for p in plans],
+           'notes': said, 'compilers': cache.compilers()}
+  with output.folder(args.out) as out:
+    output.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
+    output.write_text(
+      out / 'plan.md', tables.markdown(title, plans, said, command))
+    output.write_text(
+      out / 'plan.html', page.page(title, plans, said, command))
+    if any(p.memory for p in plans):
+      (out / 'memory.png').write_bytes(pictures.memory_bars(plans))
+    if any(p.fits for p in plans):
+      (out / 'scaling.png').write_bytes(pictures.scaling_curve(plans))
+    write_layouts(out / 'layouts', pairs, command)
+  if runner.compiled:
+    print(f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '
+          f'seconds, at most {runner.host_bytes / 2**30:.1f} GiB each.')
+  return 0
+
+
+def write_layouts(folder, pairs, command):
+  """A file for each that fits, which sana-jax train --layout takes."""
+  for candidate, plan in pairs:
+    if plan.fits:
+      folder.mkdir(exist_ok=True)
+      body = ',\n  '.join(
+        f'{k!r}: {v!r}' for k, v in candidate.layout().items())
+      output.write_text(
+        folder / f'{candidate.name}.py',
+        f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n')
+
+
+def batch_text(args):
+  """As it was given."""
+  value = args.per_chip_batch
+  return value if isinstance(value, str) else ','.join(map(str, value))

@@ -1,0 +1,147 @@
+"""sana-jax plan: what is asked for wrongly, and one plan from end to end."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from sana_jax.launch import cli
+from sana_jax.launch.config_files import apply_layout, load_config
+from sana_jax.planning import runner
+from sana_jax.planning.report import Plan
+from sana_jax.planning.work import Work
+from sana_jax.sharding import topologies
+
+TINY = """
+from sana_jax import config as base
+
+def get_config(arg=''):
+  config = base.train('sana')
+  config.model.update(width=64, depth=2, cross_heads=2, sample_size=8)
+  config.batch_size = 16
+  config.num_steps = 100
+  return config
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+  """A config file; nothing is taken from, or left in, the user's cache."""
+  monkeypatch.setattr(runner.cache, 'FOLDER', str(tmp_path / 'cache'))
+  path = tmp_path / 'tiny.py'
+  path.write_text(TINY)
+  return path
+
+
+@pytest.fixture
+def compilers(monkeypatch):
+  """As if there were any."""
+  monkeypatch.setattr(topologies, '_check_compiler', lambda *_: None)
+
+
+def plan(config, *args):
+  return cli.main(['plan', '--config', str(config), *map(str, args)])
+
+
+@pytest.mark.parametrize('args, said', [
+  (['--topology', 'v5:4x4'], "'v5' is no chip.*did you mean v5"),
+  (['--topology', 'v5e:4x4x4'], 'no topology of v5e; give 2 sizes'),
+  (['--topology', 'v5e:4x4', '--layouts', 'fdsp'],
+   '--layout=fdsp: there is no such file; shipped are dp, fsdp'),
+  (['--topology', 'v5e:4x4', '--per-chip-batch', '0'],
+   "'0' is not allowed; give whole numbers"),
+  (['--topology', 'v5e:4x4', '--per-chip-batch', 'most'], 'or fit'),
+  (['--topology', 'v5e:4x4', '--config.mesh.fspd=3'], 'There is no config'),
+  (['--topology', 'v5e:4x4', '--layouts', 'dp', '--config.batch_size=17'],
+   'batch_size=17 does not split.*multiple of 16'),
+  (['--topology', 'v5e:4x4', '--layouts', 'hybrid'],
+   'hybrid: It is for several slices or hosts'),
+])
+def test_a_bad_argument_is_one_sentence(
+    args, said, tiny, compilers, tmp_path, capsys):
+  assert plan(tiny, *args, '--out', tmp_path / 'out') == 2
+  printed = capsys.readouterr().err
+  assert re.search(said, printed), printed
+  assert printed.count('\n') == 1
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_missing_compiler_is_told_before_anything_runs(
+    tiny, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
+  assert plan(tiny, '--topology', 'v5e:4x4', '--out', tmp_path / 'out') == 2
+  assert "pip install 'sana_jax[tpu]'" in capsys.readouterr().err
+
+
+def compile_by_rule(self, asked):
+  """In place of XLA: a GiB an image of a device, and two for the rest."""
+  config = asked['config']
+  groups = config['mesh']['data'] * config['mesh']['fsdp']
+  plan = Plan(
+    asked['layout'], asked['topology'], asked['mode'],
+    {k: v for k, v in config['mesh'].items() if k != 'slices'},
+    config['batch_size'], config['num_steps'], usable=15.75 * 2**30,
+    memory={'parameters': 2**31,
+            'temporaries': config['batch_size'] // groups * 2**30},
+    work=[Work(1e12, 1e9)], model_flops=1e12)
+  self.compiled += 1
+  return json.loads(json.dumps(dataclasses.asdict(plan)))
+
+
+def test_the_report_and_the_layout_files_are_written(
+    tiny, compilers, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
+  out = tmp_path / 'out'
+  assert plan(tiny, '--topology', 'v5e:4x4', '--layouts', 'dp,fsdp,sequence',
+              '--out', out, '--config.batch_size=64') == 0
+  assert {p.name for p in out.iterdir()} == {
+    'plan.json', 'plan.md', 'plan.html', 'memory.png', 'scaling.png', 'layouts'}
+  printed = capsys.readouterr().out
+  rows = [line.split()[0] for line in printed.splitlines()[:4]]
+  assert rows[0] == 'layout' and rows[3] == 'sequence'
+  # 64 images over 4 groups: 16 + 2 GiB of 15.75.
+  assert 'sequence needs 18.00 GiB of 15.75: 2.25 GiB too many' in printed
+  assert 'what fits: config.batch_size=32 (10.00 GiB)' in printed
+  assert len(json.loads((out / 'plan.json').read_text())['plans']) == 3
+  config = load_config(str(tiny))
+  apply_layout(config, str(out / 'layouts' / 'fsdp.py'))
+  assert (config.mesh.data, config.mesh.fsdp) == (1, 16)
+  assert not (out / 'layouts' / 'sequence.py').exists()
+  assert 'data:image/png;base64,' in (out / 'plan.html').read_text()
+
+
+def test_a_second_run_compiles_nothing(tiny, compilers, tmp_path, monkeypatch):
+  monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
+  args = ('--topology', 'v5e:4x4', '--layouts', 'dp', '--out', tmp_path / 'out')
+  assert plan(tiny, *args) == 0
+  monkeypatch.setattr(runner.Runner, '_compile', None)
+  assert plan(tiny, *args, '--config.log_every_steps=3') == 0
+  with pytest.raises(TypeError):  # Another optimizer is another program.
+    plan(tiny, *args, '--config.optimizer.name=came')
+
+
+def test_fit_finds_the_largest_batch(
+    tiny, compilers, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
+  assert plan(tiny, '--topology', 'v5e:4x4', '--layouts', 'dp',
+              '--per-chip-batch', 'fit', '--out', tmp_path / 'out') == 0
+  assert capsys.readouterr().out.splitlines()[1].split()[:3] == [
+    'dp', 'data=16', '13']
+
+
+@pytest.mark.tpu_compiler
+def test_a_step_is_planned_for_a_pod_that_is_not_there(tiny, tmp_path, capsys):
+  out = tmp_path / 'out'
+  assert plan(tiny, '--topology', 'v5e:2x2', '--layouts', 'fsdp', '--out', out,
+              '--config.dtype=bfloat16', '--config.model.remat=full') == 0
+  found, = json.loads((out / 'plan.json').read_text())['plans']
+  # Twelve floats a parameter: itself, its average and CAME's or Adam's two.
+  assert found['memory']['parameters'] == found['memory']['average']
+  assert found['memory']['optimizer'] == pytest.approx(
+    2 * found['memory']['parameters'], rel=1e-3)
+  assert found['model_flops'] < found['hardware_flops'] < (
+    1.6 * found['model_flops'])
+  sent = sum(c['bytes'] for c in found['collectives']
+             if c['kind'] == 'all-gather')
+  assert sent > 0 and found['temporaries']

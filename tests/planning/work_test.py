@@ -1,0 +1,105 @@
+"""FLOPs and bytes of compiled operations, by closed forms."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sana_jax.planning import hlo, work
+from sana_jax.planning.work import Work
+from sana_jax.sharding import chips
+
+
+def of(text):
+  """(FLOPs, bytes) of a program's text."""
+  found = work.of_program(hlo.parse(text))
+  return sum(w.flops for w in found), sum(w.bytes for w in found)
+
+
+def program(*lines, more=''):
+  body = '\n'.join(f'  {line}' for line in lines)
+  return f'{more}\nENTRY %main (p: f32[1]) -> f32[1] {{\n{body}\n}}\n'
+
+
+def test_a_product():
+  flops, moved = of(program(
+    '%a = bf16[64,32]{1,0} parameter(0)', '%b = bf16[32,16]{1,0} parameter(1)',
+    'ROOT %c = bf16[64,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, '
+    'rhs_contracting_dims={0}'))
+  assert flops == 2 * 64 * 32 * 16
+  assert moved == 2 * (64 * 32 + 32 * 16 + 64 * 16)
+
+
+def test_what_lies_on_the_chip_moves_for_free():
+  _, moved = of(program(
+    '%a = bf16[64,32]{1,0:S(1)} parameter(0)',
+    'ROOT %c = bf16[64,32]{1,0} negate(%a)'))
+  assert moved == 64 * 32 * 2
+
+
+def test_a_convolution_counts_the_values_that_it_meets():
+  flops, _ = of(program(
+    '%a = f32[1,4,4,8]{3,2,1,0} parameter(0)',
+    '%b = f32[3,3,8,16]{3,2,1,0} parameter(1)',
+    'ROOT %c = f32[1,4,4,16]{3,2,1,0} convolution(%a, %b), '
+    'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f'))
+  # Of 4 x 3 pairs along an axis, two fall off the edge.
+  assert flops == 2 * 10 * 10 * 8 * 16
+
+
+def test_batched_products_that_xla_writes_as_a_convolution():
+  # 20 pairs of matrices, each with its own: 39 of 20 x 20 offsets, one fits.
+  flops, _ = of(program(
+    '%a = f32[20,64,8]{2,1,0} parameter(0)',
+    '%b = f32[20,8,32]{2,1,0} parameter(1)',
+    'ROOT %c = f32[20,64,32]{2,1,0} convolution(%a, %b), window={size=20 '
+    'stride=19 pad=0_0 lhs_dilate=20}, dim_labels=0bf_0io->0bf'))
+  assert flops == 2 * 20 * 64 * 8 * 32
+
+
+def test_a_loop_repeats_its_work():
+  def f(x):
+    return jax.lax.scan(lambda c, _: (c @ c, None), x, None, 7)[0]
+  flops, _ = of(jax.jit(f).lower(jnp.ones((128, 128))).compile().as_text())
+  assert flops == 7 * 2 * 128**3
+
+
+SLICED = """
+%fused (a: f32[20,64], i: s32[]) -> f32[1,64] {
+  %a = f32[20,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %s = f32[1,64]{1,0} dynamic-slice(%a, %i, %i)
+}
+"""
+UPDATED = """
+%fused (a: f32[20,64], u: f32[1,64], i: s32[]) -> f32[20,64] {
+  %a = f32[20,64]{1,0} parameter(0)
+  %u = f32[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %s = f32[20,64]{1,0} dynamic-update-slice(%a, %u, %i, %i)
+}
+"""
+
+
+def test_of_a_stack_of_weights_only_a_layer_is_read():
+  _, moved = of(program(
+    '%w = f32[20,64]{1,0} parameter(0)', '%j = s32[] parameter(1)',
+    'ROOT %f = f32[1,64]{1,0} fusion(%w, %j), kind=kLoop, calls=%fused',
+    more=SLICED))
+  assert moved == 2 * 64 * 4 + 4
+
+
+def test_of_a_stack_of_gradients_only_a_layer_is_written():
+  _, moved = of(program(
+    '%w = f32[20,64]{1,0} parameter(0)', '%v = f32[1,64]{1,0} parameter(1)',
+    '%j = s32[] parameter(2)',
+    'ROOT %f = f32[20,64]{1,0} fusion(%w, %v, %j), kind=kLoop, calls=%fused',
+    more=UPDATED))
+  assert moved == 64 * 4 + 4 + 64 * 4
+
+
+def test_each_operation_takes_what_bounds_it():
+  chip = chips.get('v5e')
+  bound_by_products = Work(197e12, 1.0)
+  bound_by_memory = Work(1.0, 2 * 819e9)
+  assert work.seconds([bound_by_products, bound_by_memory], chip) == (
+    pytest.approx(3))

@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--per-chip-batch', type=batches, default=[],
                       metavar='N,...|fit', help='images a chip; fit finds the '
                       "largest that fits (default: the config's batch_size)")
+  parser.add_argument('--search', type=whole(most=100), metavar='N',
+                      help='instead of --layouts: the N best meshes, remat '
+                      'policies and accumulations by formulas, compiled')
   parser.add_argument('--mode', choices=['train', 'sample'], default='train',
                       help='the step, or a sampler of all steps (default: '
                       '%(default)s)')
@@ -93,14 +96,13 @@ def candidates(args, config, pod):
   names = args.layouts.split(',') if args.layouts != 'all' else sorted(
     p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
   params, found = made.shapes(config), []
+  if args.search:
+    return searched(args, config, pod, params)
   for name in names:
     one = made.copied(config)
     one.lock()
     apply_layout(one, name)
-    if isinstance(args.per_chip_batch, list) and args.per_chip_batch:
-      one.batch_size = args.per_chip_batch[0] * pod.chips
-    elif args.per_chip_batch:
-      one.batch_size = pod.chips * one.accumulate_steps
+    set_batch(one, args.per_chip_batch, pod)
     short = name.rpartition('/')[2].removesuffix('.py')
     found += made.make(short, one, pod, params)
   if all(c.problem for c in found):
@@ -108,6 +110,29 @@ def candidates(args, config, pod):
       f'{c.name}: {c.problem}' for c in found) + ' Choose other --layouts, '
       'another --topology or --per-chip-batch.')
   return found
+
+
+def searched(args, config, pod, params):
+  """Those that formulas like best."""
+  from sana_jax.planning import candidates as made
+  from sana_jax.planning import search, steps
+  config = made.copied(config)
+  set_batch(config, args.per_chip_batch, pod)
+  found = search.best(
+    config, pod, params, steps.forward_flops(config), args.search)
+  if not found:
+    raise UserError(
+      f'No mesh of {pod.name} splits batch_size={config.batch_size} and this '
+      'model; choose another --topology or --per-chip-batch.')
+  return found
+
+
+def set_batch(config, per_chip, pod):
+  """The first batch that will be compiled, over all devices."""
+  if isinstance(per_chip, list) and per_chip:
+    config.batch_size = per_chip[0] * pod.chips
+  elif per_chip:
+    config.batch_size = pod.chips * config.accumulate_steps
 
 
 def make_runner(args, bar):
@@ -171,6 +196,7 @@ def finish(args, overrides, pairs, said, runner):
   command = ' '.join([
     f'sana-jax plan --config {args.config} --topology {args.topology}',
     *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
+    *([f'--search {args.search}'] if args.search else []),
     *([f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []),
     *(['--mode sample'] if args.mode == 'sample' else []), *overrides])
   plans = [plan for _, plan in pairs]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from sana_jax.sharding import chips
 
+
 def peak_flops(kind: str) -> float | None:
   """FLOP/s by the data sheet; None for a CPU or an unknown chip."""
   chip = chips.of_kind(kind)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import dataclasses
 import math
 
-import jax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 

@@ -7,6 +7,7 @@ bytes (n - 1) / n s, an all-reduce both.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import re
 from typing import NamedTuple
 
@@ -118,19 +119,20 @@ def members(attributes: str, devices: int) -> list[int]:
 
 
 def _of_named_mesh(axes, sizes, order, chosen):
-  """XLA's own mesh: 'axis_0'=64,'axis_1'=4 of reordered devices."""
+  """XLA's own mesh: 'axis_0'=64,'axis_1'=4 of reordered devices.
+
+  Of an axis, `'axis_0':(2)4` is the part of 4 behind one of 2.
+  """
   shape = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
-  ids = (_iota(sizes, order) if sizes else np.arange(
-    int(np.prod(list(shape.values()))))).reshape(tuple(shape.values()))
-  names = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)
-  index = [0] * len(shape)
-  for name, _, _ in names:
-    index[list(shape).index(name)] = slice(None)
-  found = ids[tuple(index)]
-  for name, before, n in names:  # A part of an axis, in the middle of it.
-    if n and len(names) == 1:
-      found = found.reshape(int(before), int(n), -1)[0, :, 0]
-  return np.ravel(found).tolist()
+  parts = {name: (int(before or 1), int(n or shape[name])) for name, before, n
+           in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)}
+  split, index = [], []
+  for name, size in shape.items():
+    before, n = parts.get(name, (size, 1))
+    split += [before, n, size // (before * n)]
+    index += [0, slice(None), 0]
+  ids = _iota(sizes, order) if sizes else np.arange(math.prod(split))
+  return ids.reshape(split)[tuple(index)].ravel().tolist()
 
 
 def _iota(sizes, order):

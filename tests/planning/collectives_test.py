@@ -70,6 +70,8 @@ def test_what_leaves_a_device_in_a_ring(kind, n, sent):
    [0, 1, 2, 3]),
   ("replica_groups=mesh['a'=2,'b'=4] {'a'}", [0, 4]),
   ("replica_groups=mesh['a'=8] {'a':(2)4}", [0, 1, 2, 3]),
+  ("replica_groups=mesh['a'=8] {'a':(1)2}", [0, 4]),
+  ("replica_groups=mesh['a'=4,'b'=2] {'a':(2)2,'b'}", [0, 1, 2, 3]),
   ('source_target_pairs={{3,5},{4,6}}', [3, 5]),
   ('replica_groups={}', list(range(8)))])
 def test_groups_in_each_of_their_notations(text, group):

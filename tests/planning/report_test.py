@@ -62,8 +62,8 @@ def test_a_chip_of_two_devices_counts_as_one():
 def test_plans_are_ranked_by_speed_and_then_by_what_is_missing():
   name = lambda n, **changes: dataclasses.replace(PLAN, layout=n, **changes)
   plans = [name('none', problem='No.'), name('over', usable=2.0**30),
-           name('far over', usable=2.0**29), name('slow', work=[Work(1e15, 0.0)]),
-           name('fast')]
+           name('far over', usable=2.0**29),
+           name('slow', work=[Work(1e15, 0.0)]), name('fast')]
   assert [p.layout for p in report.ranked(plans)] == [
     'fast', 'slow', 'over', 'far over', 'none']
 

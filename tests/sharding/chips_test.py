@@ -59,7 +59,7 @@ def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
 
 
 @pytest.mark.parametrize('name, said', [
-  ('v5:4x4', r"'v5' is no chip.*did you mean v5. or v5.\?.*allowed are v4, v5e"),
+  ('v5:4x4', r"'v5' is no chip.*you mean v5. or v5.\?.*allowed are v4, v5e"),
   ('h300:1x1x8', r"'h300' is no chip.*did you mean h[12]00 or h[12]00"),
   ('', "'' is no chip that is known; allowed are v4"),
   ('v5e', 'no topology of v5e; give 2 sizes.*such as v5e:4x4'),

@@ -105,6 +105,7 @@ def candidates(args, config, pod):
     set_batch(one, args.per_chip_batch, pod)
     short = name.rpartition('/')[2].removesuffix('.py')
     found += made.make(short, one, pod, params)
+  found = made.different(found)
   if all(c.problem for c in found):
     raise UserError(' '.join(
       f'{c.name}: {c.problem}' for c in found) + ' Choose other --layouts, '

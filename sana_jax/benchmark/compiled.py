@@ -19,7 +19,7 @@ from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import decoding, denoising, seamless
 from sana_jax.inference.schedulers import time_grid
-from sana_jax.sharding import rules
+from sana_jax.sharding import rules, topologies
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
 from sana_jax.weights import folder, zoo
@@ -27,9 +27,6 @@ from sana_jax.weights import folder, zoo
 _COLLECTIVES = re.compile(
   r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
   r'(?:-start)?\(')
-# There is no GPU to try variants on.
-OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
-                    'xla_gpu_enable_triton_gemm': False}}
 _INSTRUCTION = 210  # Tokens of the published one.
 
 
@@ -71,7 +68,7 @@ def compile_lowered(
 ) -> jax.stages.Compiled:
   """Compiles; UserError, with the advice, where it does not fit."""
   try:
-    return lowered.compile(OPTIONS.get(platform))
+    return lowered.compile(topologies.OPTIONS.get(platform))
   except jax.errors.JaxRuntimeError as e:
     needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
     if needed is None:

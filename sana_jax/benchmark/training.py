@@ -4,31 +4,23 @@ It is the step that `sana-jax train` runs: flow matching on cached latents and
 text, the optimizer, the average of the weights, with all that is checked.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-import functools
 import time
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 import numpy as np
 
 from sana_jax import config as configs
 from sana_jax import kernels
-from sana_jax.benchmark import compiled, flops
+from sana_jax.benchmark import compiled
 from sana_jax.errors import UserError
 from sana_jax.models import remat
-from sana_jax.models.sana import Sana
 from sana_jax.optim import factory
-from sana_jax.sharding import tables
-from sana_jax.sharding.mesh import batch_spec, check_batch
+from sana_jax.planning import steps
 from sana_jax.text import encode
-from sana_jax.training import state as states
-from sana_jax.training import step as steps
-from sana_jax.training.tasks.sana import flow_loss
-from sana_jax.weights import folder
 
 _COMPRESSION = 32  # Of the autoencoders of every published size.
 
@@ -54,14 +46,13 @@ class Request:
   accumulate: int = 1
   text: int = encode.LENGTH
 
-  def module(self) -> Sana:
-    """The transformer."""
-    return Sana(**configs.SANA_SIZES[self.model], remat=self.remat,
-                dtype=jnp.dtype(self.dtype))
-
-  def config(self):
-    """A training config with this optimizer."""
-    config = configs.train('sana')
+  def config(self) -> ConfigDict:
+    """A training config of this model, batch and optimizer."""
+    config = configs.train('sana').unlock()
+    config.model.update(configs.SANA_SIZES[self.model], remat=self.remat)
+    config.model.sample_size = self.size // _COMPRESSION
+    config.batch_size, config.dtype = self.batch, self.dtype
+    config.accumulate_steps = self.accumulate
     config.optimizer.name = self.optimizer
     return config
 
@@ -84,35 +75,9 @@ def request(model: str, size: int | None, **options) -> Request:
   return asked
 
 
-class _Task:
-  """What plan and step need of a task."""
-
-  rules = tables.SANA
-
-  def __init__(self, request):
-    module = request.module()
-    self.init = folder.transformer_init(module)
-    self.loss = functools.partial(flow_loss, module, request.config().flow)
-
-
-class Step(NamedTuple):
-  """A step, and arguments that are only described: nothing is allocated."""
-
-  jitted: Any
-  init: Callable
-  args: tuple[Any, ...]  # State, frozen, batch, rng.
-
-
-def make(request: Request, mesh: Mesh) -> Step:
+def make(request: Request, mesh: Mesh) -> steps.Program:
   """The step, for a mesh whose devices need not be here."""
-  check_batch(mesh, request.batch, request.accumulate)
-  config, task = request.config(), _Task(request)
-  tx = factory.make(config.optimizer, config.num_steps)
-  init, shapes = states.plan(task, tx, mesh)
-  jitted = steps.jit_step(
-    shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay,
-    accumulate=request.accumulate)
-  return Step(jitted, init, (shapes, *_inputs(request, mesh)))
+  return steps.make(request.config(), mesh, text=request.text)
 
 
 def compile_step(
@@ -123,7 +88,7 @@ def compile_step(
     step = make(request, mesh)
     with jax.set_mesh(mesh):
       return compiled.compile_lowered(
-        step.jitted.lower(*step.args), platform,
+        step.lower(), platform,
         'take a smaller batch, remat, or more devices')
 
 
@@ -168,35 +133,6 @@ def _filled(x):
   return jax.device_put(value, x.sharding)
 
 
-def _inputs(request, mesh):
-  """Frozen arrays, a batch and a key, described."""
-  module, b = request.module(), request.batch
-  side = request.size // _COMPRESSION
-  everywhere = NamedSharding(mesh, jax.P())
-  split = NamedSharding(mesh, batch_spec(mesh))
-  like = lambda shape, dtype, place: jax.ShapeDtypeStruct(
-    shape, dtype, sharding=place)
-  text = (request.text, module.caption_channels)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return (
-    {'null_text': like((1, *text), request.dtype, everywhere),
-     'null_mask': like((1, request.text), bool, everywhere)},
-    {'latents': like((b, side, side, module.in_channels), 'float32', split),
-     'text': like((b, *text), request.dtype, split),
-     'mask': like((b, request.text), bool, split)},
-    like(key.shape, key.dtype, everywhere))
-
-
 def forward_flops(request: Request) -> int:
   """Of one forward pass over the batch; a step takes three times as many."""
-  module, b = request.module(), request.batch
-  side = request.size // _COMPRESSION
-  like = jax.ShapeDtypeStruct
-  with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
-    shapes = folder.transformer_shapes(module)
-  return flops.count(
-    module.apply, {'params': shapes},
-    like((b, side, side, module.in_channels), request.dtype),
-    like((b,), 'float32'),
-    like((b, request.text, module.caption_channels), request.dtype),
-    like((b, request.text), bool))
+  return request.batch * steps.forward_flops(request.config(), request.text)

@@ -1,6 +1,6 @@
 """Layouts made to fit a pod, before anything is compiled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 
@@ -43,6 +43,17 @@ class Candidate:
       **{f'kernels.{op}': name for op, name in config.kernels.items() if name}}
 
 
+def different(found: Sequence[Candidate]) -> list[Candidate]:
+  """Without those that are the same as one before, by another name."""
+  kept, seen = [], set()
+  for one in found:
+    key = '' if one.problem else str(sorted(one.layout().items()))
+    if not key or key not in seen:
+      kept.append(one)
+    seen.add(key)
+  return kept
+
+
 def copied(config: ConfigDict) -> ConfigDict:
   """One that may be changed."""
   return config.copy_and_resolve_references().unlock()
@@ -57,9 +68,11 @@ def make(name: str, config: ConfigDict, pod: chips.Topology,
          params: PyTree) -> list[Candidate]:
   """The layout on a pod; where an axis does not divide, also one that does.
 
-  A layout for several slices is given as many as there are (hosts, of GPUs).
+  A layout for several slices is given as many as there are (hosts, of GPUs);
+  slices of TPUs are always joined along data.
   """
   config = copied(config)
+  config.mesh.slices = max(config.mesh.slices, pod.slices)
   if config.mesh.slices > 1:
     config.mesh.slices = islands(pod)
     if islands(pod) == 1:

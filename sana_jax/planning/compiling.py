@@ -11,14 +11,11 @@ from ml_collections import ConfigDict
 
 from sana_jax import kernels
 from sana_jax.errors import UserError
-from sana_jax.planning import buffers, collectives, hlo, steps, work
+from sana_jax.planning import buffers, cache, collectives, hlo, steps, work
 from sana_jax.planning.report import Plan
 from sana_jax.sharding import chips, topologies
 from sana_jax.sharding.mesh import make_mesh
 
-# There is no GPU to try variants on.
-OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
-                   'xla_gpu_enable_triton_gemm': False}}
 _TOO_LARGE = re.compile(
   r'RESOURCE_EXHAUSTED|Ran out of memory|CompileTimeHbmOom|Exceeded hbm')
 _KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
@@ -45,7 +42,7 @@ def compile_plan(
   plan = Plan(
     layout, topology, mode, dict(mesh.shape), config.batch_size,
     config.num_steps, usable=chips.parse(topology).chip.of_device().usable,
-    compile_seconds=time.perf_counter() - start, versions=versions())
+    compile_seconds=time.perf_counter() - start, versions=cache.compilers())
   parts = {name: of_device(tree) for name, tree in program.parts.items()}
   found = (_whole(compiled, parts, mesh, topology, folder) if compiled
            else _too_large(said, parts, folder))
@@ -72,23 +69,11 @@ def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
           for d in mesh.devices.flat]
 
 
-def versions() -> dict[str, str]:
-  """Of the compilers."""
-  import importlib.metadata
-  found = {}
-  for name in ('jax', 'libtpu', 'jax-cuda13-plugin'):
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
-
-
 def _compile(lowered, platform, folder):
   """(program, '') or (None, what the compiler says of its size)."""
   try:
     return lowered.compile(
-      OPTIONS.get(platform, {}) | {'xla_dump_to': str(folder)}), ''
+      topologies.OPTIONS.get(platform, {}) | {'xla_dump_to': str(folder)}), ''
   except jax.errors.JaxRuntimeError as e:
     if not _TOO_LARGE.search(str(e)):
       raise UserError(f'XLA does not compile this: '

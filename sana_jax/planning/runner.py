@@ -67,7 +67,10 @@ class Runner:
     found = cache.read(self._folder, name)
     cached = found is not None
     if not cached:
-      found = self._compile(asked)
+      try:
+        found = self._compile(asked)
+      except UserError as e:  # Not kept: the next try may have more memory.
+        return self._without(candidate, str(e)), False
       cache.write(self._folder, name, found)
     if 'error' in found:
       return self._without(candidate, found['error']), cached

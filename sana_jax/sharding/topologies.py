@@ -24,6 +24,9 @@ _LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
            'TPU_WORKER_HOSTNAMES': 'localhost',
            'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3'}
 _COMPILERS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'gpu')}
+# For XLA's compilers: there is no GPU to try variants on.
+OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
+                   'xla_gpu_enable_triton_gemm': False}}
 # One device a chip, as on real hosts; libtpu describes a v4 as two otherwise.
 _MEGACORE = {'v4': {'chip_config_name': 'megacore'}}
 

@@ -86,3 +86,10 @@ def test_a_batch_is_by_the_chip(params):
 def test_other_tasks_are_refused():
   with pytest.raises(UserError, match="task='dc_ae' cannot be planned"):
     candidates.shapes(base.train('dc_ae'))
+
+
+def test_slices_of_tpus_are_joined_along_data(params):
+  pod = chips.parse('v5e:8x8@4')
+  fsdp, hybrid = (made(params, pod, fsdp=-1, slices=n)[0] for n in (1, 2))
+  assert (fsdp.config.mesh.slices, fsdp.config.mesh.fsdp) == (4, 64)
+  assert candidates.different([fsdp, hybrid]) == [fsdp]

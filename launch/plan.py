@@ -36,9 +36,9 @@ OVERRIDES = True  # Takes --config.key=value.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--config', required=True, metavar='FILE[:ARG]',
+  parser.add_argument('--config', metavar='FILE[:ARG]',
                       help='as of sana-jax train')
-  parser.add_argument('--topology', required=True, type=text, metavar='POD',
+  parser.add_argument('--topology', type=text, metavar='POD',
                       help='such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
   parser.add_argument('--layouts', default='all', type=text,
                       metavar='all|NAME,...', help='shipped ones, or files '
@@ -52,8 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--mode', choices=['train', 'sample'], default='train',
                       help='the step, or a sampler of all steps (default: '
                       '%(default)s)')
-  parser.add_argument('--out', required=True, type=text, metavar='DIR',
+  parser.add_argument('--out', type=text, metavar='DIR',
                       help='folder for the report')
+  parser.add_argument('--calibrate', action='store_true',
+                      help='measure the devices that are here, for later plans '
+                      'of pods of the same chips; takes no other argument')
   parser.add_argument('--jobs', type=whole(), default=min(
     2, os.cpu_count() or 1), metavar='N', help='compilations at a time, of '
                       'about 4 GiB each (default: %(default)s)')
@@ -61,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Compiles, prints and writes; returns the exit code."""
+  if args.calibrate:
+    return calibrate()
+  for key in ('config', 'topology', 'out'):
+    if getattr(args, key) is None:
+      raise UserError(f'--{key} is missing; sana-jax plan needs --config, '
+                      '--topology and --out, or --calibrate alone.')
   config = load_config(args.config)
   base.apply_overrides(config, overrides)
   base.check_keys(config)
@@ -76,6 +85,17 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     check_plans([plan for _, plan in pairs])
     said = advise(runner, pairs, pod)
   return finish(args, overrides, pairs, said, runner)
+
+
+def calibrate() -> int:
+  """Measures and keeps the rates of this machine's devices."""
+  import jax
+
+  from sana_jax.planning import ceilings
+  kind, found = jax.devices()[0].device_kind, ceilings.measure()
+  print(ceilings.text(kind, found))
+  print(f'Kept in {ceilings.write(kind, found)}.')
+  return 0
 
 
 def batches(value: str) -> list[int] | str:
@@ -193,7 +213,7 @@ def advise(runner, pairs, pod):
 
 def finish(args, overrides, pairs, said, runner):
   """Prints the table and writes the report."""
-  from sana_jax.planning import cache, page, pictures, tables
+  from sana_jax.planning import cache, ceilings, page, pictures, tables
   command = ' '.join([
     f'sana-jax plan --config {args.config} --topology {args.topology}',
     *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
@@ -201,8 +221,11 @@ def finish(args, overrides, pairs, said, runner):
     *([f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []),
     *(['--mode sample'] if args.mode == 'sample' else []), *overrides])
   plans = [plan for _, plan in pairs]
+  chip, measured = ceilings.of(plans[0].pod.chip)
+  if measured:
+    said = [*said, f'Times are by rates that were measured on {measured}.']
   title = f'{args.config} on {args.topology}, {args.mode}'
-  print(tables.plain(plans))
+  print(tables.plain(plans, chip))
   for note in said:
     print(f'- {note}')
   facts = {'command': command, 'plans': [dataclasses.asdict(p) for p in plans],
@@ -210,13 +233,15 @@ def finish(args, overrides, pairs, said, runner):
   with output.folder(args.out) as out:
     output.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
     output.write_text(
-      out / 'plan.md', tables.markdown(title, plans, said, command))
+      out / 'plan.md', tables.markdown(
+        title, plans, said, command, chip))
     output.write_text(
-      out / 'plan.html', page.page(title, plans, said, command))
+      out / 'plan.html', page.page(title, plans, said, command, chip))
     if any(p.memory for p in plans):
       (out / 'memory.png').write_bytes(pictures.memory_bars(plans))
     if any(p.fits for p in plans):
-      (out / 'scaling.png').write_bytes(pictures.scaling_curve(plans))
+      (out / 'scaling.png').write_bytes(pictures.scaling_curve(
+        plans, chip))
     write_layouts(out / 'layouts', pairs, command)
   if runner.compiled:
     print(f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '

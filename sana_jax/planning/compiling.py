@@ -46,9 +46,11 @@ def compile_plan(
   parts = {name: of_device(tree) for name, tree in program.parts.items()}
   found = (_whole(compiled, parts, mesh, topology, folder) if compiled
            else _too_large(said, parts, folder))
-  images = steps.forward_flops(config) * steps.passes(config, mode)
-  facts = plan.__dict__ | found | {'model_flops': images * config.batch_size}
-  return Plan(**facts)
+  forward = steps.forward_flops(config) * config.batch_size
+  if found.get('kernels'):
+    found = _with_kernels(found, forward * steps.run_passes(config, mode), mesh)
+  return Plan(**plan.__dict__ | found | {
+    'model_flops': float(forward * steps.passes(config, mode))})
 
 
 def of_device(tree) -> int:
@@ -104,6 +106,17 @@ def _whole(compiled, parts, mesh, topology, folder):
     'temporaries': arranged.largest if arranged else [],
     'recomputed': sum('.remat' in x.name for c in module.computations.values()
                       for x in c.values())}
+
+
+def _with_kernels(found, expected, mesh):
+  """With the products that kernels hide: what is missing of all that there
+  must be."""
+  missing = expected / mesh.size - sum(w.flops for w in found['work'])
+  if missing <= 0:
+    return found
+  return found | {
+    'work': [*found['work'], work.Work(missing, 0.0)],
+    'hardware_flops': float(expected)}
 
 
 def _too_large(said, parts, folder):

@@ -21,6 +21,7 @@ from sana_jax.sharding import chips
 
 _WARNING = re.compile(
   r'[Rr]emateriali[sz]|Involuntary|Can.t reduce memory use below')
+_STAMP = re.compile(r'^[A-Z]\d{4} \S+ +\d+ \S+\] ')
 _SHOWN = 300  # Letters of a warning.
 
 
@@ -109,8 +110,8 @@ class Runner:
 
 def warnings_in(said: str) -> list[str]:
   """Lines of a compiler that tell of arrays that it computes again."""
-  found = [line.strip()[:_SHOWN] for line in said.splitlines()
-           if _WARNING.search(line)]
+  found = [_STAMP.sub('', line.strip())[:_SHOWN]
+           for line in said.splitlines() if _WARNING.search(line)]
   return list(dict.fromkeys(found))
 
 

@@ -145,6 +145,12 @@ def passes(config: ConfigDict, mode: str) -> int:
   return config.sampling.steps * guided
 
 
+def run_passes(config: ConfigDict, mode: str) -> int:
+  """The same with those that remat repeats."""
+  again = mode == 'train' and config.model.remat in ('full', 'offload')
+  return passes(config, mode) + again
+
+
 def _words(config, mesh, count, text):
   """Embeddings and mask of `count` captions; one is on every device."""
   width = module(config).caption_channels

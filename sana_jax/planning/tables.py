@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sana_jax.benchmark import tables
 from sana_jax.planning.report import Plan, predict, ranked
+from sana_jax.sharding import chips
 from sana_jax.sharding.chips import Chip, GIB
 
 HEAD = ('layout', 'mesh', 'images/chip', 'GiB', 'of', 'step s', 'bound by',
@@ -22,8 +23,8 @@ device ({devices}); `of` is what a program may use. Made by
 
 def mesh_text(mesh: Mapping[str, int]) -> str:
   """'data=4 fsdp=64'; axes of one device are left out."""
-  return ' '.join(
-    f'{axis}={n}' for axis, n in mesh.items() if n > 1) or 'one device'
+  return ' '.join(f'{axis}={"all" if n == -1 else n}'
+                  for axis, n in mesh.items() if n != 1) or 'one device'
 
 
 def rows(plans: Sequence[Plan], chip: Chip | None = None) -> list[tuple]:
@@ -40,9 +41,10 @@ def _row(plan, chip):
     over = (plan.needed - plan.usable) / GIB
     return (*start, *memory, f'{over:.2f} GiB too large', *[''] * 6)
   p = predict(plan, chip)
+  run = ('', '') if plan.mode == 'sample' else (
+    f'{p.days:.2f}', f'{p.chip_hours:,.0f}')
   return (*start, *memory, f'{p.seconds:.3g}', p.bound, f'{p.per_chip:.3g}',
-          f'{p.images_per_second:,.0f}', f'{p.mfu:.0%}', f'{p.days:.2f}',
-          f'{p.chip_hours:,.0f}')
+          f'{p.images_per_second:,.0f}', f'{p.mfu:.0%}', *run)
 
 
 def notes(plans: Sequence[Plan]) -> list[str]:
@@ -147,7 +149,9 @@ def markdown(
 
 def ceilings(chip: Chip) -> str:
   """Which rates times are predicted by."""
-  return (f'the data sheet of the {chip.name} '
+  known = chip == chips.CHIPS[chip.name]
+  return (f'{"the data sheet" if known else "rates measured on one"} of the '
+          f'{chip.name} '
           f'({chip.flops / 1e12:g} TFLOP/s, {chip.memory_rate / 1e9:g} GB/s, '
           f'links {chip.link_rate / 1e9:g} GB/s, network '
           f'{chip.network_rate / 1e9:g} GB/s a chip)')

@@ -18,8 +18,9 @@ _FREE = ('data', 'pictures_every_steps', 'seed', 'log_every_steps',
 # Files that a program, or what is read from it, follows from.
 _SOURCES = (
   'models/*.py', 'optim/*.py', 'diffusion/**/*.py', 'inference/denoising.py',
-  'sharding/*', 'training/s*.py', 'training/tasks/sana.py', 'training/l*.py',
-  'training/norms.py', 'benchmark/flops.py',
+  'sharding/*', 'training/state.py', 'training/step.py',
+  'training/levels.py', 'training/norms.py', 'training/tasks/sana.py',
+  'benchmark/flops.py',
   *(f'planning/{name}.py' for name in (
     'buffers', 'collectives', 'compiling', 'hlo', 'steps', 'work')))
 

@@ -168,15 +168,16 @@ def make_runner(args, bar):
       bar.write(
         f'{plan.layout} ({mesh_text(plan.mesh)}, {plan.per_chip:g} images a '
         f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, '
-        f'{time_left(bar)}.', file=sys.stderr)
-  return Runner(args.topology, args.mode, jobs=args.jobs, told=told)
+        f'{time_left(bar, runner.compiled)}.', file=sys.stderr)
+  runner = Runner(args.topology, args.mode, jobs=args.jobs, told=told)
+  return runner
 
 
-def time_left(bar):
-  """By those that are done; changes that are tried come on top."""
-  done = bar.format_dict['elapsed'] / max(1, bar.n)
+def time_left(bar, compiled):
+  """By those that were compiled; changes that are tried come on top."""
+  each = bar.format_dict['elapsed'] / max(1, compiled)
   left = max(0, bar.total - bar.n)
-  return f'{left} to go, about {left * done / 60:.0f} min'
+  return f'{left} to go, about {left * each / 60:.0f} min'
 
 
 def compile_all(args, runner, tried, pod):

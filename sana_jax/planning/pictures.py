@@ -55,8 +55,12 @@ def scaling_curve(plans: Sequence[Plan], chip: Chip | None = None) -> bytes:
   axes = figure.add_subplot()
   for plan, marker in zip(best, 'osD^vP'):
     points = scaling.curve(plan, chip=chip)
-    line, = axes.plot(*zip(*points), marker=marker, ms=4, lw=1.3,
-                      label=f'{plan.layout}, {plan.per_chip:g} a chip')
+    line, = axes.plot([p.chips for p in points], [p.rate for p in points],
+                      lw=1.3, label=f'{plan.layout}, {plan.per_chip:g} a chip')
+    for point in points:
+      axes.plot([point.chips], [point.rate], marker, ms=4, mew=1,
+                color=line.get_color(),
+                mfc=line.get_color() if point.fits else 'white')
     axes.plot([plan.pod.chips], [predict(plan, chip).images_per_second],
               marker='*', ms=13, color=line.get_color())
   if best:
@@ -69,7 +73,8 @@ def scaling_curve(plans: Sequence[Plan], chip: Chip | None = None) -> bytes:
   axes.set_yscale('log')
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:,.0f}'))
-  axes.set_xlabel('chips (a star is the pod that was compiled for)')
+  axes.set_xlabel('chips (a star is the pod that was compiled for; hollow: '
+                  'the state would not fit)')
   axes.set_ylabel('images a second, predicted')
   axes.set_title('The same images a chip on other pods')
   axes.grid(True, which='major', alpha=.3)

@@ -6,6 +6,7 @@ changes is how many take part in a collective, and over which links.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import NamedTuple
 
 from sana_jax.planning import work
 from sana_jax.planning.collectives import Collective, leaving
@@ -18,10 +19,18 @@ _HOST = 8  # GPUs that NVLink joins.
 COUNTS = tuple(2**i for i in range(11))  # 1 to 1024.
 
 
+class Point(NamedTuple):
+  """Images a second on so many chips."""
+
+  chips: int
+  rate: float
+  fits: bool
+
+
 def curve(
   plan: Plan, counts: Sequence[int] = COUNTS, chip: Chip | None = None,
-) -> list[tuple[int, float]]:
-  """(chips, images a second) for each count that holds the model's groups."""
+) -> list[Point]:
+  """For each count of chips that holds the model's groups."""
   pod = plan.pod
   device = (chip or pod.chip).of_device()
   own = work.seconds(plan.work, device)
@@ -36,8 +45,19 @@ def curve(
     hidden = sum(c.seconds(device) for c in told if c.hidden)
     waited = sum(c.seconds(device) for c in told if not c.hidden)
     seconds = own + waited + max(0.0, hidden - own)
-    found.append((count, plan.per_chip * count / seconds))
+    found.append(Point(count, plan.per_chip * count / seconds,
+                       needed(plan, mesh) <= plan.usable))
   return found
+
+
+def needed(plan: Plan, mesh: Mapping[str, int]) -> float:
+  """Bytes of a device where the state is cut into fewer or more parts."""
+  kinds = ['parameters', 'average', 'optimizer']
+  if plan.mode == 'train':
+    kinds.append('parameters')  # As large as the gradients, temporaries.
+  state = sum(plan.memory.get(kind, 0) for kind in kinds)
+  return plan.needed + state * (
+    plan.mesh.get('fsdp', 1) / mesh.get('fsdp', 1) - 1)
 
 
 def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:

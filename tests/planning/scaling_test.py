@@ -18,7 +18,7 @@ PLAN = Plan(
 
 
 def seconds(plan, count):
-  (_, rate), = scaling.curve(plan, [count])
+  (_, rate, _), = scaling.curve(plan, [count])
   return plan.per_chip * count / rate
 
 
@@ -53,5 +53,13 @@ def test_the_first_copies_bring_a_sum_of_gradients():
 
 def test_pods_that_a_mesh_does_not_fit_are_left_out():
   plan = dataclasses.replace(PLAN, mesh={'fsdp': 4, 'sequence': 4})
-  assert [n for n, _ in scaling.curve(plan)] == [4, 8, 16, 32, 64, 128, 256,
+  assert [p.chips for p in scaling.curve(plan)] == [4, 8, 16, 32, 64, 128, 256,
                                                  512, 1024]
+
+
+def test_a_state_in_fewer_parts_may_not_fit():
+  # 10^9 bytes of parameters, as many of gradients: twice that on half a group.
+  plan = dataclasses.replace(
+    PLAN, usable=3e9, memory={'parameters': 10**9, 'temporaries': 10**9})
+  assert [p.fits for p in scaling.curve(plan, [1, 2, 4, 8, 16])] == [
+    False, False, False, True, True]

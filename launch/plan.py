@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       '%(default)s)')
   parser.add_argument('--out', type=text, metavar='DIR',
                       help='folder for the report')
+  parser.add_argument('--shardings', action='store_true',
+                      help='print what lies where, and compile nothing; '
+                      'needs no --out')
   parser.add_argument('--calibrate', action='store_true',
                       help='measure the devices that are here, for later plans '
                       'of pods of the same chips; takes no other argument')
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Compiles, prints and writes; returns the exit code."""
   if args.calibrate:
     return calibrate()
-  for key in ('config', 'topology', 'out'):
+  for key in ('config', 'topology', *(() if args.shardings else ('out',))):
     if getattr(args, key) is None:
       raise UserError(f'--{key} is missing; sana-jax plan needs --config, '
                       '--topology and --out, or --calibrate alone.')
@@ -74,6 +77,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   base.apply_overrides(config, overrides)
   base.check_keys(config)
   base.check(config)
+  if args.shardings:
+    return print_shardings(args, config)
   output.check(args.out)
   from sana_jax.sharding import topologies
   pod = topologies.check(args.topology)
@@ -85,6 +90,15 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     check_plans([plan for _, plan in pairs])
     said = advise(runner, pairs, pod)
   return finish(args, overrides, pairs, said, runner)
+
+
+def print_shardings(args, config) -> int:
+  """What each layout puts where; needs no compiler."""
+  from sana_jax.planning import golden
+  from sana_jax.sharding import chips
+  pod = chips.parse(args.topology)
+  print(golden.text(candidates(args, config, pod)), end='')
+  return 0
 
 
 def calibrate() -> int:

@@ -40,16 +40,23 @@ def make_mesh(
   shape = dict(shape)
   slices = shape.pop('slices', 1)
   if slices == 1:
-    sizes = axis_sizes(shape, len(devices))
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), devices=devices,
-        axis_types=(AxisType.Auto,) * len(sizes))
+    return _one(axis_sizes(shape, len(devices)), devices)
   groups = _slices(devices, slices)
   sizes = axis_sizes({'data': 1, **shape}, len(groups[0]))
-  every = np.concatenate([
-      mesh_utils.create_device_mesh(tuple(sizes.values()), devices=group)
-      for group in groups])
+  every = np.concatenate([_one(sizes, group).devices for group in groups])
   return Mesh(every, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def _one(sizes, devices) -> Mesh:
+  """A mesh of neighbours, as far as the torus has them."""
+  kinds = (AxisType.Auto,) * len(sizes)
+  try:
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=kinds)
+  except NotImplementedError:  # Such as 2 x 64 on 4 x 4 x 8: it cuts the 8.
+    found = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices=devices, allow_split_physical_axes=True)
+    return Mesh(found, tuple(sizes), axis_types=kinds)
 
 
 def batch_spec(mesh: Mesh) -> jax.P:

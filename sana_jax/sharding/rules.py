@@ -63,7 +63,7 @@ def shardings(
 
 def state_shardings(
     tx: optax.GradientTransformation, params: PyTree,
-    param_shardings: PyTree, mesh: Mesh,
+    param_shardings: PyTree, mesh: Mesh | AbstractMesh,
 ) -> PyTree:
   """Shardings for `tx.init(params)`: moments lie like their parameter.
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.sharding import topologies
+from sana_jax.sharding import chips, topologies
 
 
 class Device:
@@ -30,3 +30,22 @@ def test_a_mesh_asks_for_no_more_than_there_is(monkeypatch):
   monkeypatch.setattr(topologies, 'devices', lambda _: [Device()] * 4)
   with pytest.raises(UserError, match='v5e:2x2 has 4 devices; .* asks for 8'):
     topologies.mesh('v5e:2x2', {'data': 2, 'sequence': 4})
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize('name, shape', [
+  # jax.make_mesh refuses the first, which cuts the 8 into 4 x 2.
+  ('v5p:4x4x8', {'data': 2, 'fsdp': 64}),
+  ('v5e:4x4@2', {'fsdp': 16, 'slices': 2}), ('tpu7x:2x2x1', {'fsdp': 8})])
+def test_a_mesh_of_chips_that_are_not_here(name, shape):
+  mesh = topologies.make_mesh(shape, topologies.devices(name))
+  assert mesh.size == chips.parse(name).devices
+  assert len({d.id for d in mesh.devices.flat}) == mesh.size
+  if 'slices' in shape:
+    assert [{d.slice_index for d in row} for row in mesh.devices] == [{0}, {1}]
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize('name', ['v4:2x2x2', 'v5e:2x2', 'v6e:2x2'])
+def test_a_chip_is_as_many_devices_as_the_table_says(name):
+  assert len(topologies.devices(name)) == chips.parse(name).devices

@@ -6,6 +6,7 @@ changes is how many take part in a collective, and over which links.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import NamedTuple
 
 from sana_jax.planning import work
@@ -90,7 +91,7 @@ def collectives(plan: Plan) -> list[Collective]:
 def _resized(c, before, after, chip):
   """The collective on another mesh; None where one device is left of it."""
   axes = c.axes.split('+')
-  size = lambda mesh: _product(mesh.get(a, 1) for a in axes)
+  size = lambda mesh: math.prod(mesh.get(a, 1) for a in axes)
   n, was = size(after), size(before)
   if n < 2:
     return None
@@ -104,22 +105,15 @@ def _resized(c, before, after, chip):
 
 def _linked(c, axes, mesh, chip):
   """With the links that it then crosses: data is the outermost axis."""
-  inner = _product(n for a, n in mesh.items() if a != 'data')
-  devices = _product(mesh.values())
+  inner = math.prod(n for a, n in mesh.items() if a != 'data')
+  devices = math.prod(mesh.values())
   island = (_SLICES[chip.name] if chip.links else _HOST) * chip.devices
   span = devices if 'data' in axes else inner
   fast, slow = ('ici', 'dcn') if chip.links else ('nvlink', 'network')
   if span <= island:
     ways = c.ways if c.link == fast else max(1, chip.links // 2)
     return dataclasses.replace(c, link=fast, ways=ways)
-  group = _product(mesh.get(a, 1) for a in axes)
+  group = math.prod(mesh.get(a, 1) for a in axes)
   islands = devices // island
   return dataclasses.replace(
     c, link=slow, ways=max(1, group // islands) if 'data' in axes else island)
-
-
-def _product(numbers):
-  total = 1
-  for n in numbers:
-    total *= n
-  return total

@@ -18,6 +18,7 @@ set to 0.92 (its default is 0.75).
 
 import dataclasses
 import difflib
+import math
 import re
 
 from sana_jax.errors import UserError
@@ -121,10 +122,7 @@ class Topology:
 
   @property
   def chips(self) -> int:
-    product = self.slices if not self.chip.is_gpu else 1
-    for n in self.shape:
-      product *= n
-    return product
+    return self.slices * math.prod(self.shape)
 
   @property
   def devices(self) -> int:

@@ -18,10 +18,12 @@ compiled is kept. Needs pip install 'sana_jax[tpu]' or [gpu].
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import json
 import os
 import re
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -174,24 +176,20 @@ def make_runner(args, bar):
   """Compiles and tells of each."""
   from sana_jax.planning.runner import Runner
   from sana_jax.planning.tables import mesh_text
+  began, seen = time.monotonic(), itertools.count(1)
 
   def told(plan, cached):
     bar.update()
+    left = max(0, bar.total - next(seen))
     if not cached and not plan.problem:
+      each = (time.monotonic() - began) / runner.compiled
       fits = 'fits' if plan.fits else 'does not fit'
       bar.write(
         f'{plan.layout} ({mesh_text(plan.mesh)}, {plan.per_chip:g} images a '
-        f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, '
-        f'{time_left(bar, runner.compiled)}.', file=sys.stderr)
+        f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, {left} '
+        f'layouts to go, {each * left / 60:.0f} min or less.', file=sys.stderr)
   runner = Runner(args.topology, args.mode, jobs=args.jobs, told=told)
   return runner
-
-
-def time_left(bar, compiled):
-  """By those that were compiled; changes that are tried come on top."""
-  each = bar.format_dict['elapsed'] / max(1, compiled)
-  left = max(0, bar.total - bar.n)
-  return f'{left} to go, about {left * each / 60:.0f} min'
 
 
 def compile_all(args, runner, tried, pod):

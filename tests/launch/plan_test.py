@@ -136,12 +136,12 @@ def test_a_step_is_planned_for_a_pod_that_is_not_there(tiny, tmp_path, capsys):
   assert plan(tiny, '--topology', 'v5e:2x2', '--layouts', 'fsdp', '--out', out,
               '--config.dtype=bfloat16', '--config.model.remat=full') == 0
   found, = json.loads((out / 'plan.json').read_text())['plans']
-  # Twelve floats a parameter: itself, its average and CAME's or Adam's two.
+  # AdamW keeps two numbers for each.
   assert found['memory']['parameters'] == found['memory']['average']
   assert found['memory']['optimizer'] == pytest.approx(
     2 * found['memory']['parameters'], rel=1e-3)
-  assert found['model_flops'] < found['hardware_flops'] < (
-    1.6 * found['model_flops'])
+  # Remat takes four passes for three; so small a model has other products too.
+  assert 4 / 3 < found['hardware_flops'] / found['model_flops'] < 2
   sent = sum(c['bytes'] for c in found['collectives']
              if c['kind'] == 'all-gather')
   assert sent > 0 and found['temporaries']

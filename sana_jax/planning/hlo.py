@@ -183,20 +183,31 @@ def _branches(x):
 
 
 def _frames(text):
-  """Stack frame -> our nearest line (XLA's tables number from 1)."""
+  """Stack frame -> the nearest line of ours that called it, or its own."""
   tables = {}
   for title in ('FileNames', 'FileLocations', 'StackFrames'):
     found = re.search(rf'^{title}\n((?:\d+ .*\n)*)', text, re.MULTILINE)
     tables[title] = dict(row.split(' ', 1) for row in (
       found[1].splitlines() if found else ()))
   value = lambda row, key: re.search(rf'{key}=(\d+)', row)[1]
-  lines = {}
+  lines, parents = {}, {}
   for number, row in tables['StackFrames'].items():
+    # XLA writes the parent's number plus 1, and 1 for none.
+    parents[int(number)] = int(value(row, 'parent_frame_id')) - 1
     place = tables['FileLocations'].get(value(row, 'file_location_id'), '')
     if place:
       file = tables['FileNames'][value(place, 'file_name_id')].strip('"')
       lines[int(number)] = f'{_short(file)}:{value(place, "line")}'
-  return lines
+  return {number: _ours(number, lines, parents) for number in lines}
+
+
+def _ours(number, lines, parents):
+  at = number
+  while at in lines:
+    if lines[at].startswith(('sana_jax/', 'kernels/')):
+      return lines[at]
+    at = parents[at] if parents[at] < at else 0
+  return lines[number]
 
 
 def _short(file):

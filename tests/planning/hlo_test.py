@@ -22,6 +22,7 @@ FileLocations
 StackFrames
 1 {file_location_id=1 parent_frame_id=1}
 2 {file_location_id=2 parent_frame_id=1}
+3 {file_location_id=2 parent_frame_id=2}
 
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
   %p = (s32[], /*index=1*/f32[8]{0:T(256)S(1)}) parameter(0)
@@ -74,6 +75,12 @@ def test_instructions_lead_to_lines():
     'flax/linen/linear.py:9 add')
   assert module.source(module.computations['main']['b']).startswith(
     'kernels/a.py:3')
+
+
+def test_a_line_of_a_library_is_told_by_ours_that_called_it():
+  module = hlo.parse(TEXT.replace('stack_frame_id=2', 'stack_frame_id=3'))
+  assert module.source(module.computations['body']['twice']) == (
+    'sana_jax/models/sana.py:7 add')
 
 
 @pytest.mark.parametrize('shape, count, padded, space', [

@@ -69,7 +69,7 @@ def space(config: ConfigDict, pod: chips.Topology,
 
 
 def estimate(config: ConfigDict, pod: chips.Topology, parameters: int,
-             forward_flops: float) -> Estimate:
+             forward_flops: float | int) -> Estimate:
   """By formulas; `forward_flops` are of one image."""
   chip, mesh = pod.chip.of_device(), config.mesh
   shards = mesh.fsdp * mesh.tensor
@@ -113,7 +113,7 @@ def _talk(config, pod, parameters, array, passes):
 
 
 def best(config: ConfigDict, pod: chips.Topology, params: PyTree,
-         forward_flops: float, count: int) -> list[Candidate]:
+         forward_flops: float | int, count: int) -> list[Candidate]:
   """The fastest by the formulas that may fit, of different meshes first."""
   total = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
   usable = pod.chip.of_device().usable

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from sana_jax import config as base
 from sana_jax.launch import cli
 from sana_jax.launch.config_files import apply_layout, load_config
 from sana_jax.planning import runner
@@ -128,6 +129,26 @@ def test_fit_finds_the_largest_batch(
               '--per-chip-batch', 'fit', '--out', tmp_path / 'out') == 0
   assert capsys.readouterr().out.splitlines()[1].split()[:3] == [
     'dp', 'data=16', '13']
+
+
+def test_a_search_compiles_as_many_as_were_asked_for(
+    tiny, compilers, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
+  out = tmp_path / 'out'
+  assert plan(tiny, '--topology', 'v5e:4x4', '--search', '3', '--out', out) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert '3 compilations' in lines[-1]
+  best = out / 'layouts' / f'{lines[1].split()[0]}.py'
+  config = load_config(str(tiny))
+  apply_layout(config, str(best))
+  base.check(config)
+
+
+@pytest.mark.parametrize('args', [[], ['--topology', 'v5e:4x4']])
+def test_what_is_missing_is_told(args, tiny, capsys):
+  assert plan(tiny, *args) == 2
+  assert re.search(r'--(topology|out) is missing; .*or --calibrate alone',
+                   capsys.readouterr().err)
 
 
 @pytest.mark.tpu_compiler

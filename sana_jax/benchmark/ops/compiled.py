@@ -15,10 +15,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from sana_jax import kernels
 from sana_jax.benchmark import tables
-from sana_jax.benchmark.compiled import collectives, kernel_calls, OPTIONS
+from sana_jax.benchmark.compiled import collectives, kernel_calls
 from sana_jax.benchmark.ops.cases import Case
 from sana_jax.benchmark.ops.measure import program
 from sana_jax.kernels import UnsupportedError
+from sana_jax.sharding import topologies
 
 _MIB = 2**20
 _HEAD = ('op', 'shape', 'pass', 'by', 'least MiB', 'moved MiB', 'temporary MiB',
@@ -91,7 +92,8 @@ def compile_case(
     with jax.set_mesh(mesh), kernels.platform(platform):
       done = program(
         case, training, backend, formats if training else formats[:1]).lower(
-          tuple(inputs), dout).compile(OPTIONS.get(platform))
+          tuple(inputs), dout).compile(
+            topologies.OPTIONS.get(platform))
   except UnsupportedError as e:
     return Record(**blank, problem=str(e).splitlines()[0])
   except jax.errors.JaxRuntimeError as e:  # It ends one row, not the run.

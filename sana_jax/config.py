@@ -83,6 +83,7 @@ def train(task: str) -> ConfigDict:
   config.text_encoder = ''  # Whose text_encoder/ and tokenizer/ do.
   if task == 'sana':
     config.model = _sana()
+    config.inputs = _inputs()
     config.flow = _flow()
     config.sampling = _sampling()
   elif task == 'dc_ae':
@@ -126,7 +127,8 @@ def _data():
     source='shapes',  # 'tfds', 'folder', 'webdataset', ...: docs/data.md.
     path='~/.cache/sana_jax/data',  # Where it lies, or is put (shapes).
     split='train',  # Of 'shapes' and 'tfds'; the others have none.
-    size_px=64,  # Side of the square images.
+    size_px=64,  # Side of the images; of the square ones, of several ratios.
+    threads=4,  # That read ahead, each a batch; 0 for small data in memory.
     examples=24_000,  # To render, for 'shapes'.
     columns=ConfigDict(dict(  # Of 'parquet'; several are 'a,b'.
       image='image', captions='caption',
@@ -140,6 +142,17 @@ def _data():
     min_size_px=0,  # Of the shorter side as stored; 0 for any.
     max_aspect_ratio=0.0,  # Of the longer side to the shorter; 0 for any.
     index_path=remembered.CACHE,  # What was found out about files, kept.
+  ))
+
+
+def _inputs():
+  return ConfigDict(dict(  # Of the transformer: latents and text.
+    latents='cached',  # Or 'online': encoded in the step; see docs/data.md.
+    text='cached',  # Or 'online'.
+    cache='',  # Of `sana-jax data cache`; '' makes one in the workdir.
+    dtype='float32',  # That a cache is kept in.
+    aspect_ratios=False,  # The published ones around size_px, or squares alone.
+    text_length=300,  # Tokens at most.
   ))
 
 
@@ -263,13 +276,14 @@ _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
-             'text.length', 'text.examples', 'data.caption_temperature')
+             'text.length', 'text.examples', 'data.caption_temperature',
+             'inputs.text_length')
 _NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
                  'loss.latent_mean', 'loss.noise', 'text.look_back',
                  'watch.stall_minutes', 'watch.divergence_factor',
                  'data.caption_threshold', 'data.min_score',
-                 'data.min_size_px', 'data.max_aspect_ratio')
+                 'data.min_size_px', 'data.max_aspect_ratio', 'data.threads')
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,
@@ -277,6 +291,9 @@ _CHOICES = {
   'param_dtype': ('float32', 'bfloat16'),
   'data.source': sources.KINDS,
   'data.caption_rule': captions.RULES,
+  'inputs.latents': ('cached', 'online'),
+  'inputs.text': ('cached', 'online'),
+  'inputs.dtype': ('float32', 'bfloat16', 'float16'),
   'flow.density': ('logit_normal', 'uniform'),
   'sampling.sampler': samplers.NAMES,
   **{f'kernels.{name}': ('', *op.implementations) for name, op in OPS.items()},

@@ -12,12 +12,11 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from sana_jax.errors import UserError
 from sana_jax.typing import Image, Int, UInt8
 
 Table = Mapping[float, tuple[int, int]]  # Ratio -> (height, width).
 
-# At 1024 px; those of 256, 512, 2048 and 4096 px are scaled.
+# At 1024 px; those of other sizes are scaled.
 _1024 = (
   '0.25:512x2048 0.26:512x1984 0.27:512x1920 0.28:512x1856 0.32:576x1792 '
   '0.33:576x1728 0.35:576x1664 0.4:640x1600 0.42:640x1536 0.48:704x1472 '
@@ -36,27 +35,24 @@ _2880 = (
   '1.39:3200x2304 1.47:3392x2304 1.7:3584x2112 1.82:3840x2112 2.03:3904x1920 '
   '2.13:4096x1920 2.39:4288x1792 2.5:4480x1792 2.92:4672x1600 3.0:4800x1600 '
   '3.12:4992x1600 3.68:5184x1408 3.82:5376x1408 3.95:5568x1408 4.0:5760x1408')
-_SCALES = {256: 1 / 4, 512: 1 / 2, 1024: 1, 2048: 2, 4096: 4}
 SIZES = (256, 512, 1024, 2048, 2880, 4096)
 
 
 @functools.cache
 def table(size_px: int, multiple: int = 1) -> Table:
-  """The published table of this size, for an autoencoder of this compression.
+  """The table of this size, for an autoencoder of this compression.
 
-  At 256 px, 29 of 40 sizes are no multiple of 32: with `multiple` they are
-  rounded down to one, where the official code cannot encode them. Raises
-  UserError for a size without a table.
+  Those of `SIZES` are published; others, for small models, are scaled from that
+  of 1024 px. Sides are rounded down to a multiple: at 256 px, 29 of 40 sizes
+  are none of 32, and the official code cannot encode them.
   """
-  if size_px not in SIZES:
-    raise UserError(f'There are no buckets of {size_px} px; allowed are '
-                    f'{", ".join(map(str, SIZES))}.')
   entries = _2880 if size_px == 2880 else _1024
-  scale, out = _SCALES.get(size_px, 1), {}
+  scale, out = 1 if size_px == 2880 else size_px / 1024, {}
   for entry in entries.split():
     ratio, _, size = entry.partition(':')
-    height, width = (int(int(n) * scale) // multiple * multiple
-                     for n in size.split('x'))
+    height, width = (
+      max(multiple, int(int(n) * scale) // multiple * multiple)
+      for n in size.split('x'))
     out[float(ratio)] = height, width
   return out
 

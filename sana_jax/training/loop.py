@@ -33,8 +33,8 @@ from sana_jax.training.workdir import claim, meet, writing
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step.
 FREE_KEYS = (
-    'checkpoint_every_steps', 'data.index_path', 'data.path',
-    'keep_checkpoints', 'kernels',
+    'checkpoint_every_steps', 'data.index_path', 'data.path', 'data.threads',
+    'inputs.cache', 'keep_checkpoints', 'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
     'pictures_every_steps', 'watch')
 

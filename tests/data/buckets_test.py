@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from sana_jax.data import buckets
-from sana_jax.errors import UserError
 
 
 @pytest.mark.parametrize('size', buckets.SIZES)
@@ -33,8 +32,12 @@ def test_sizes_fit_the_autoencoder():
   for size in buckets.SIZES:
     for height, width in buckets.table(size, 32).values():
       assert height % 32 == width % 32 == 0 and height and width
-  with pytest.raises(UserError, match='no buckets of 768 px; allowed are 256,'):
-    buckets.table(768)
+
+
+def test_other_sizes_are_scaled():
+  small = buckets.table(64, 32)
+  assert small[1.0] == (64, 64) and small[0.25] == (32, 128)
+  assert min(map(min, buckets.table(16, 8).values())) == 8
 
 
 def test_an_image_goes_to_the_nearest_ratio():

@@ -81,6 +81,7 @@ class AutoencoderTask:
   def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
     return iter(pipeline.batches(
       self._source, batch_size=batch_size, seed=seed, rows=rows,
+      num_threads=self._data.threads,
       map_fn=lambda x, _: {'image': x['image']}))
 
   def pictures(self, params: Params, step: int) -> Image.Image:

@@ -9,7 +9,9 @@ A shard has the latents of each aspect ratio, `latents/BUCKET` [k y x c], the
 embeddings `text` [tokens e] of its different captions one behind the other
 without padding, all captions and scores as JSON in `said`, and its part of the
 index. Records are read by ranges of bytes and compared with the checksums of
-the index.
+the index. They have the source's own numbers; one that could not be used keeps
+its place, without captions, so that the order of training is the same as with
+the source itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +30,10 @@ from sana_jax.errors import UserError
 from sana_jax.typing import Bool, Float, Int
 
 INDEX, ABOUT, NULL = 'index.safetensors', 'about.json', 'null.safetensors'
-# Of each record: its numbers in the source, and where things lie in its shard.
-# The row is -1 where no latents are kept.
+# Of each record: the number that its caption is drawn by, and where things lie
+# in its shard. The row is -1 where no latents are kept.
 _OF_RECORDS = {
-  'position': np.int64, 'index': np.int64, 'bucket': np.int32, 'row': np.int32,
+  'index': np.int64, 'bucket': np.int32, 'row': np.int32,
   'latents_crc': np.uint32, 'said_crc': np.uint32, 'said_start': np.int64,
   'said_end': np.int64, 'texts_end': np.int64}
 # Of each caption of each record, one record behind the other.
@@ -43,14 +45,12 @@ class Record(NamedTuple):
   """What goes into a shard.
 
   Attributes:
-    position: in the source.
     index: by which the source knows it, and from which captions are drawn.
-    bucket: of its aspect ratio.
-    captions, scores: all of them, by name.
+    bucket: of its aspect ratio; -1 is none.
+    captions, scores: all of them, by name; none for a bad record.
     latents: [y x c], or None.
   """
 
-  position: int
   index: int
   bucket: int
   captions: Mapping[str, str]
@@ -72,15 +72,13 @@ def pack_shard(
   Args:
     texts: embeddings of every caption, without padding; None to keep none.
   """
-  said = [json.dumps([dict(r.captions), dict(r.scores)]).encode()
-          for r in records]
+  said = [_said(r.captions, r.scores) for r in records]
   bounds = np.cumsum([0, *map(len, said)])
   rows, columns = _by_bucket(records)
   references = []
   if texts and records:
     references, columns['text'] = _joined(records, texts)
   index = {
-    'position': [r.position for r in records],
     'index': [r.index for r in records],
     'bucket': [r.bucket for r in records], 'row': rows,
     'latents_crc': [
@@ -94,6 +92,10 @@ def pack_shard(
               for i, (name, dtype) in enumerate(_OF_TEXTS.items())}
   columns['said'] = np.frombuffer(b''.join(said), np.uint8)
   return safetensors.numpy.save(columns)
+
+
+def _said(named, scores):
+  return json.dumps([dict(named), dict(scores)]).encode()
 
 
 def _by_bucket(records):
@@ -165,7 +167,7 @@ class CachedSource:
     self._texts = np.stack([read(f'text/{name}') for name in _OF_TEXTS], 1)
     self._rule, self._seed, self._want = rule, seed, want
     self._length = self.longest_text
-    has = {'latents': len(self) and self._index['row'][0] >= 0,
+    has = {'latents': (self._index['row'] >= 0).any(),
            'text': len(self._texts) > 0}
     if missing := [name for name in want if not has[name]]:
       raise UserError(f'{path} holds no {" and no ".join(missing)}; make a '
@@ -178,6 +180,12 @@ class CachedSource:
     return self.at(index, 0)
 
   @property
+  def usable(self) -> int:
+    """Records that were not bad when the cache was made."""
+    said = self._index['said_end'] - self._index['said_start']
+    return int((said > len(_said({}, {}))).sum())
+
+  @property
   def longest_text(self) -> int:
     """Tokens of the longest caption."""
     return int(max(self._texts[:, 1] - self._texts[:, 0], default=0))
@@ -186,11 +194,7 @@ class CachedSource:
     """Texts are cut or padded to so many tokens from now on."""
     self._length = length
 
-  def position(self, index: int) -> int:
-    """Of a record in the source that it was made of."""
-    return int(self._index['position'][index])
-
-  def buckets(self) -> list[Int[np.ndarray, 'm']]:
+  def buckets(self) -> list[Int[np.ndarray, '_']]:
     """The records of each bucket, up to the last one that has any."""
     of_each = self._index['bucket']
     return [np.flatnonzero(of_each == bucket)
@@ -206,8 +210,8 @@ class CachedSource:
     try:
       return self._read(entry, draw)
     except _DAMAGED as error:
-      raise BadRecord(f'{self.path}/{shard_name(entry["shard"])} record '
-                      f'{entry["position"]}', str(error)) from error
+      raise BadRecord(f'record {index} in {self.path}/'
+                      f'{shard_name(entry["shard"])}', str(error)) from error
 
   def _read(self, entry, draw):
     def rows(column, start, end, crc):
@@ -219,6 +223,8 @@ class CachedSource:
     named, scores = json.loads(rows(
       'said', entry['said_start'], entry['said_end'], entry['said_crc'])
       .tobytes())
+    if not named:
+      raise ValueError('it was bad when the cache was made')
     name = captions.drawn(
       named, scores, self._rule, (self._seed, entry['index'], draw))
     out = {'caption': named[name]}

@@ -47,6 +47,12 @@ class Columns:
     """Of a file's columns; ValueError or OSError if it is damaged."""
     return list(self._header(file))
 
+  def place(self, file: str, name: str) -> range:
+    """Where in the file a column's bytes are."""
+    column = self._header(file)[name]
+    return range(
+      column.start, column.start + column.shape[0] * column.row_bytes)
+
   def rows(
     self, file: str, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:

@@ -20,27 +20,27 @@ _END = 2**20
 
 
 def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
-  """By name, in JSON; with the listing of the data's files where they matter.
+  """By the config's keys; models by a digest of their files.
 
-  `shapes` follow from the config alone, wherever they lie.
+  `data_too` adds the listing of the data's files. `shapes` follow from the
+  config alone, wherever they lie.
   """
   data = {k: v for k, v in config.data.to_dict().items() if k not in _FREE}
-  out = {
-    'format': 1, 'data': data,
-    'aspect_ratios': config.inputs.aspect_ratios,
-    'kept_in': config.inputs.dtype, 'computed_in': config.dtype}
+  out = {'format': 1, 'data': data, 'dtype': config.dtype,
+         'inputs': {'aspect_ratios': config.inputs.aspect_ratios,
+                    'dtype': config.inputs.dtype}}
   if data_too and config.data.source != 'shapes':
-    path = os.path.expanduser(config.data.path)
-    out['files'] = _digest(json.dumps(files.around(path), sort_keys=True))
+    listing = files.around(os.path.expanduser(config.data.path))
+    out['files of data.path'] = _digest(json.dumps(listing, sort_keys=True))
   if config.inputs.latents == 'cached':
-    out['latents'] = _of_folder(encoders.find(config, 'autoencoder') / 'vae')
+    out['autoencoder'] = _of_folder(
+      encoders.find(config, 'autoencoder') / 'vae')
   if config.inputs.text == 'cached':
     folder = encoders.find(config, 'text_encoder')
-    out['text'] = {
-      'text_encoder': _of_folder(folder / 'text_encoder'),
-      'tokenizer': _of_folder(folder / 'tokenizer'),
-      'instruction': encoders.instruction_of(config),
-      'tokens': config.inputs.text_length}
+    out['text_encoder'] = _of_folder(folder / 'text_encoder')
+    out['tokenizer'] = _of_folder(folder / 'tokenizer')
+    out['flow'] = {'instruction': config.flow.instruction}
+    out['inputs']['text_length'] = config.inputs.text_length
   return out
 
 

@@ -47,7 +47,7 @@ class Inputs:
   """
 
   source: Source
-  members: Sequence[Int[np.ndarray, 'n']]
+  members: Sequence[Int[np.ndarray, '_']]
   sizes: Sequence[tuple[int, int]]
   autoencoder: nn.Module | None
   text: encoders.OnlineText | None
@@ -132,8 +132,8 @@ class _Joined:
     return self.at(index, 0)
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
-    image = self._data[self._cached.position(index)]['image']
-    return {**self._cached.at(index, draw), 'image': image}
+    return {**self._cached.at(index, draw),
+            'image': self._data[index]['image']}
 
 
 def _open_cache(config, workdir) -> CachedSource:

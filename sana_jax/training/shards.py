@@ -17,7 +17,7 @@ from sana_jax.data.records import BadRecord, BadRecords, DAMAGED
 from sana_jax.sharding.mesh import batch_spec, make_mesh
 from sana_jax.training import encoders
 from sana_jax.training.tasks import common
-from sana_jax.typing import Array, Float, Images
+from sana_jax.typing import Array, Float, Image, Images
 from sana_jax.weights.folder import Model
 
 
@@ -66,8 +66,11 @@ class Work:
       {'data': -1}, jax.local_devices()[:1]), '')([''])
     return np.asarray(text)[0][np.asarray(mask)[0]].astype(config.inputs.dtype)
 
-  def read(self, position: int) -> dict[str, Any] | None:
-    """A record with its image as its bucket wants it; None if it is bad."""
+  def read(self, position: int) -> tuple[cache.Record, Image | None]:
+    """A record without its latents, and its image as its bucket wants it.
+
+    Both are empty for a bad one, which is counted.
+    """
     bucket = int(self.of_records[position])
     try:
       if bucket < 0:
@@ -80,42 +83,39 @@ class Work:
       self.bad.add(BadRecord(f'record {position}', repr(error)))
     else:
       self.bad.saw_good()
-      return {**record, 'image': image, 'position': position, 'bucket': bucket}
-    return None
+      return cache.Record(record['index'], bucket, record['captions'],
+                          record['scores'], None), image
+    return cache.Record(position, bucket, {}, {}, None), None
 
-  def shard(self, records: Iterable[dict[str, Any] | None]) -> bytes:
-    """The file of these records, without the bad ones."""
+  def shard(
+    self, records: Iterable[tuple[cache.Record, Image | None]]
+  ) -> bytes:
+    """The file of these records."""
     kept, groups = [], collections.defaultdict(list)
-    encoded = []  # (positions, latents that the devices may be at work on).
-    for record in records:
-      if record is None:
-        continue
+    encoded = []  # (places, latents that the devices may be at work on).
+    for place, (record, image) in enumerate(records):
       kept.append(record)
-      image = record.pop('image')
-      if self.images is not None:
-        group = groups[record['bucket']]
-        group.append((record['position'], image))
+      if image is not None and self.images is not None:
+        group = groups[record.bucket]
+        group.append((place, image))
         if len(group) == self.batch_size:
-          encoded.append(self._encode(groups.pop(record['bucket'])))
+          encoded.append(self._encode(groups.pop(record.bucket)))
     encoded += [self._encode(group) for group in groups.values()]
     texts = self._texts(kept)
-    latents = {
-      position: row for positions, rows in encoded
-      for position, row in zip(positions, np.asarray(rows).astype(self.dtype))}
-    return cache.pack_shard([
-      cache.Record(
-        r['position'], r['index'], r['bucket'], r['captions'], r['scores'],
-        latents.get(r['position'])) for r in kept], texts)
+    for places, rows in encoded:
+      for place, row in zip(places, np.asarray(rows).astype(self.dtype)):
+        kept[place] = kept[place]._replace(latents=row)
+    return cache.pack_shard(kept, texts)
 
   def _encode(self, group):
-    positions, images = zip(*group)
-    return positions, self.images(_filled(np.stack(images), self.batch_size))
+    places, images = zip(*group)
+    return places, self.images(_filled(np.stack(images), self.batch_size))
 
   def _texts(self, kept):
     """The embedding of each different caption; short ones together."""
     if self.texts is None:
       return None
-    captions = sorted({c for r in kept for c in r['captions'].values()},
+    captions = sorted({c for r in kept for c in r.captions.values()},
                       key=lambda c: (len(c), c))
     out = {}
     for start in range(0, len(captions), self.batch_size):

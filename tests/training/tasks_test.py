@@ -236,7 +236,7 @@ def test_a_folder_of_images_trains_a_transformer(
   config = of_folder('sana', folder, inputs)
   config.pictures_every_steps = 0
   task = run(config, root / 'of_folder')
-  assert len(task._inputs.source) == 23
+  assert len(task._inputs.source) == 24
   assert 'Skipped bad record 07.png' in caplog.text
   assert (root / 'of_folder/model/model_index.json').is_file()
 

@@ -357,3 +357,15 @@ def dc_ae_fields(
     decoder_widths=tuple(widths), encoder_depths=tuple(depths),
     decoder_depths=tuple(depths), decoder_norms=('rms_norm',) * len(widths),
     decoder_acts=('silu',) * len(widths)))
+
+
+def make_tiny(config: ConfigDict) -> None:
+  """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
+  config.model = dc_ae_fields(
+    latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1)
+  config.loss.lpips = 0.0  # Its weights may not be here.
+  config.data.update(source='shapes', path='~/.cache/sana_jax/data',
+                     size_px=32, examples=64, min_size_px=0)
+  config.update(num_steps=2, batch_size=8, dtype='float32', log_every_steps=1,
+                init_from='')
+  config.optimizer.warmup_steps = 0

@@ -7,7 +7,6 @@
 import pathlib
 
 import jax
-import jax.numpy as jnp
 
 from sana_jax.errors import UserError
 from sana_jax.models import lpips
@@ -38,7 +37,7 @@ RULES = tuple(_rules())
 
 
 def load(folder: pathlib.Path | str) -> Params:
-  """Parameters of `models.lpips.LPIPS`; UserError for other files."""
+  """Host arrays, parameters of `LPIPS`; UserError for other files."""
   folder, tensors = pathlib.Path(folder).expanduser(), {}
   for pattern in _FILES:
     found = sorted(folder.glob(pattern))
@@ -52,6 +51,6 @@ def load(folder: pathlib.Path | str) -> Params:
              if not key.startswith('classifier.')}
   shapes = jax.eval_shape(lpips.init, jax.random.key(0))
   try:
-    return table.load(RULES, tensors, shapes, jnp.float32)
+    return table.load(RULES, tensors, shapes)
   except table.WeightError as e:
     raise table.WeightError(f'{folder}: {e}') from e

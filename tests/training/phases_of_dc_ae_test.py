@@ -84,8 +84,8 @@ def test_the_discriminator_learns_and_is_not_exported(trained, root):
   state = trained[3][1]
   params, average = flat(state.params), flat(state.ema)
   for name, value in params.items():  # Where it moved, its average lags.
-    still = name.startswith('encoder/') or '/stage_1/' in name or (
-      name.startswith('decoder/conv_in/'))
+    still = name.startswith(
+      ('encoder/', 'decoder/conv_in/', 'decoder/stage_1/'))
     assert np.array_equal(value, average[name]) == still, name
   assert not any('discriminator' in name for name in vae(root / 'phase3'))
   lines = [json.loads(line) for line in (

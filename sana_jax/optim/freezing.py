@@ -43,12 +43,10 @@ def join(trained: Params, rest: Params) -> Params:
   """The inverse of `split`, keys in the order of their names."""
   if not rest:
     return trained
-  if not trained:
-    return rest
-  inner = lambda tree, key: tree.get(key, {})
+  either = {**trained, **rest}
   return {
-    key: join(inner(trained, key), inner(rest, key))
-    for key in sorted({*trained, *rest})}
+    key: join(trained[key], rest[key]) if key in trained and key in rest
+    else either[key] for key in sorted(either)}
 
 
 def compiled(patterns: str) -> list[re.Pattern]:

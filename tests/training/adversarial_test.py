@@ -1,5 +1,7 @@
 """Two players in one backward pass move as in two passes of their own."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,3 +69,14 @@ def test_who_is_not_heard_learns_all_the_same(drawn):
     0.)[0]))(params)
   assert not any(np.any(x) for x in jax.tree.leaves(grads['model']))
   assert all(np.any(x) for x in jax.tree.leaves(grads['discriminator']))
+
+
+def test_a_loss_is_told_how_many_updates_came_before(toy, tmp_path):
+  class Counting(toy.Toy):
+    def loss(self, params, frozen, batch, rngs):
+      loss, found = super().loss(params, frozen, batch, rngs)
+      return loss, {**found, 'before': frozen['step'].astype(float)}
+  toy.run(tmp_path, Counting(), num_steps=3, log_every_steps=1,
+          accumulate_steps=2)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['before'] for line in lines] == [0, 1, 2]

@@ -16,6 +16,7 @@ from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.kernels import OPS
 from sana_jax.models import dc_ae, gemma2, remat
+from sana_jax.optim import freezing
 
 # Fields of models.sana.Sana, for the published sizes (diffusers' configs).
 _600M = dict(width=1152, depth=28, cross_heads=16)
@@ -58,6 +59,12 @@ def train(task: str) -> ConfigDict:
   # step. Their average and the optimizer's state are float32 in any case.
   config.param_dtype = 'float32'
   config.seed = 0  # Decides initial values, data order and noise.
+  # A model folder, hub id or name of the zoo whose weights step 0 has, of the
+  # same architecture; '' draws fresh ones.
+  config.init_from = ''
+  # What trains: patterns of whole paths, 'decoder/.* encoder/conv_out/.*'; the
+  # rest stays as it is. '' for all.
+  config.trainable = ''
   config.num_steps = 1000
   config.batch_size = 32  # Over all devices.
   config.accumulate_steps = 1  # Parts of a batch, one after the other.
@@ -180,6 +187,10 @@ def _reconstruction():
     latent_l2=1e-4,  # Keeps latents near unit size.
     latent_mean=1e-2,  # Centres them: the layout has a scale but no shift.
     noise=0.03,  # On the latents, for a decoder that forgives.
+    lpips=0.0,  # Perceptual distance, by a trained VGG16.
+    lpips_weights='',  # Folder with its two files: see docs/autoencoder.md.
+    gan=0.0,  # What a PatchGAN discriminator, trained along, says.
+    gan_start=0,  # Steps that the discriminator learns before it is heard.
   ))
 
 
@@ -267,6 +278,7 @@ def check(config: ConfigDict) -> None:
                       f'of {list(remat.NAMES)}')
   if problems:
     raise UserError('; '.join(problems) + '.')
+  freezing.compiled(config.get('trainable', ''))
 
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number',
@@ -280,7 +292,8 @@ _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
              'inputs.text_length')
 _NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
-                 'loss.latent_mean', 'loss.noise', 'text.look_back',
+                 'loss.latent_mean', 'loss.noise', 'loss.lpips', 'loss.gan',
+                 'loss.gan_start', 'text.look_back',
                  'watch.stall_minutes', 'watch.divergence_factor',
                  'data.caption_threshold', 'data.min_score',
                  'data.min_size_px', 'data.max_aspect_ratio', 'data.threads')
@@ -361,3 +374,15 @@ def dc_ae_fields(
     decoder_widths=tuple(widths), encoder_depths=tuple(depths),
     decoder_depths=tuple(depths), decoder_norms=('rms_norm',) * len(widths),
     decoder_acts=('silu',) * len(widths)))
+
+
+def make_tiny(config: ConfigDict) -> None:
+  """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
+  config.model = dc_ae_fields(
+    latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1)
+  config.loss.lpips = 0.0  # Its weights may not be here.
+  config.data.update(source='shapes', path='~/.cache/sana_jax/data',
+                     size_px=32, examples=64, min_size_px=0)
+  config.update(num_steps=2, batch_size=8, dtype='float32', log_every_steps=1,
+                init_from='')
+  config.optimizer.warmup_steps = 0

@@ -22,7 +22,7 @@ from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_rows, check_batch
-from sana_jax.training import phases, pictures
+from sana_jax.training import initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
@@ -34,7 +34,7 @@ from sana_jax.training.workdir import claim, meet, writing
 # often, but nothing that changes a step.
 FREE_KEYS = (
     'checkpoint_every_steps', 'data.index_path', 'data.path', 'data.threads',
-    'inputs.cache', 'keep_checkpoints', 'kernels',
+    'init_from', 'inputs.cache', 'keep_checkpoints', 'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
     'pictures_every_steps', 'watch')
 
@@ -56,7 +56,8 @@ def train(
                   for make in (factory.make, factory.schedule))
   init, shapes = plan(
       task, tx, mesh, average=config.ema_decay > 0,
-      param_dtype=config.param_dtype)
+      param_dtype=config.param_dtype, trainable=config.trainable)
+  initial.check(config, task, workdir)
   workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)
@@ -70,7 +71,8 @@ def train(
         seed=config.seed, batch_size=config.batch_size,
         rows=rows.tolist())))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
-    state = checkpoints.restore(shapes, batches) or init(init_rng)
+    state = checkpoints.restore(shapes, batches) or init(
+        init_rng, initial.given(config.init_from, task, mesh))
     start = int(state.step)
     check_start(start, config.num_steps, workdir)
     watch = use(Watch(
@@ -80,7 +82,7 @@ def train(
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
         batch_size=config.batch_size, accumulate=config.accumulate_steps,
-        phase=watch.phase)
+        trainable=config.trainable, phase=watch.phase)
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):

@@ -103,6 +103,7 @@ def get_config(**changes):
       'checkpoint_every_steps': 4, 'keep_checkpoints': 2,
       'pictures_every_steps': 5, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
       'accumulate_steps': 1, 'param_dtype': 'float32',
+      'init_from': '', 'trainable': '',
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},
       'watch': {'stall_minutes': 0., 'divergence_factor': 0.},
       'mesh': {'data': 2, 'fsdp': 4}, **changes})

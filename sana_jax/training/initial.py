@@ -8,10 +8,10 @@ gone by then.
 """
 
 import json
-import os
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -33,7 +33,7 @@ FREE = (
   'scaling_factor', 'text_norm_scale', 'unroll')
 
 
-def check(config: ConfigDict, task: Task, workdir: os.PathLike) -> None:
+def check(config: ConfigDict, task: Task, workdir: epath.PathLike) -> None:
   """Raises UserError where the run would start from a model that differs."""
   saved = resolve(workdir) / 'checkpoints'
   if config.init_from and not any(p.name.isdigit() for p in saved.glob('*')):

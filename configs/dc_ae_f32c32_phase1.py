@@ -17,15 +17,8 @@ from sana_jax import config as base
 
 
 def get_config(arg=''):
-  config = base.train('dc_ae')
+  config = base.dc_ae_phase(size_px=256)
   variant = base.parse_arg(arg, allowed=('runlocal',))
-  config.dtype = 'bfloat16'
-  config.data.source = 'folder'
-  config.data.size_px = 256
-  config.data.min_size_px = 256
-  config.loss.update(
-    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', mse=0.0,
-    gradient=0.0, latent_l2=0.0, latent_mean=0.0, noise=0.0)
   config.num_steps = 200_000
   config.batch_size = 256
   config.ema_decay = 0.9999

@@ -19,16 +19,9 @@ from sana_jax.models.dc_ae import phases
 
 
 def get_config(arg=''):
-  config = base.train('dc_ae')
+  config = base.dc_ae_phase(size_px=1024)
   variant = base.parse_arg(arg, allowed=('runlocal',))
   config.init_from = 'out/phase1/model'
-  config.dtype = 'bfloat16'
-  config.data.source = 'folder'
-  config.data.size_px = 1024
-  config.data.min_size_px = 1024
-  config.loss.update(
-    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', mse=0.0,
-    gradient=0.0, latent_l2=0.0, latent_mean=0.0, noise=0.0)
   config.num_steps = 20_000
   config.batch_size = 64
   config.ema_decay = 0.999

@@ -21,17 +21,10 @@ from sana_jax.models.dc_ae import phases
 
 
 def get_config(arg=''):
-  config = base.train('dc_ae')
+  config = base.dc_ae_phase(size_px=256)
   variant = base.parse_arg(arg, allowed=('runlocal',))
   config.init_from = 'out/phase2/model'
-  config.dtype = 'bfloat16'
-  config.data.source = 'folder'
-  config.data.size_px = 256
-  config.data.min_size_px = 256
-  config.loss.update(
-    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', gan=0.1,
-    gan_start=1000, mse=0.0, gradient=0.0, latent_l2=0.0, latent_mean=0.0,
-    noise=0.0)
+  config.loss.update(gan=0.1, gan_start=1000)
   config.num_steps = 50_000
   config.batch_size = 256
   config.ema_decay = 0.999

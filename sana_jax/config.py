@@ -376,6 +376,17 @@ def dc_ae_fields(
     decoder_acts=('silu',) * len(widths)))
 
 
+def dc_ae_phase(size_px: int) -> ConfigDict:
+  """Training of DC-AE as in its paper: on photographs, by L1 and LPIPS."""
+  config = train('dc_ae')
+  config.dtype = 'bfloat16'
+  config.data.update(source='folder', size_px=size_px, min_size_px=size_px)
+  config.loss.update(
+    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', mse=0.0,
+    gradient=0.0, latent_l2=0.0, latent_mean=0.0, noise=0.0)
+  return config
+
+
 def make_tiny(config: ConfigDict) -> None:
   """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
   config.model = dc_ae_fields(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -83,7 +84,8 @@ def test_a_resumed_part_is_the_uninterrupted_part(toy, task, tmp_path):
 @pytest.mark.parametrize('name', factory.OPTIMIZERS)
 def test_every_optimizer_keeps_state_of_what_trains_alone(name, toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  tx = factory.make({'name': name, 'learning_rate': 1., 'clip_norm': 1.}, 9)
+  tx = factory.make(ml_collections.ConfigDict(
+    {'name': name, 'learning_rate': 1., 'clip_norm': 1.}), 9)
   _, shapes = plan(toy.Toy(), tx, mesh, trainable='out/kernel')
   params = {'out': {'kernel': jax.ShapeDtypeStruct((32, 8), 'float32')}}
   wanted = jax.eval_shape(tx.init, params)
@@ -98,7 +100,7 @@ def test_no_gradient_is_computed_of_the_rest(toy):
   task = toy.Toy()
   params = task.init(jax.random.key(0))
   rest = {'in': params.pop('in')}
-  arguments = task.frozen, {'x': task.rows[:4]}, jax.random.split(
+  arguments = task.frozen, {'x': jnp.asarray(task.rows[:4])}, jax.random.split(
     jax.random.key(1), 4), 1, rest
   _, grads = jax.eval_shape(
     lambda params: gradients(task, params, *arguments), params)

@@ -1,0 +1,116 @@
+"""Records of the training loop: as a table, a page of the docs, and JSON."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from sana_jax.benchmark import tables
+from sana_jax.benchmark.loop import Block
+
+_INTRODUCTION = """# Training: the loop
+
+What the framework costs: `train` is a run of `sana-jax train`, with its data,
+log, checkpoints and warnings; `bare` is a loop that calls the same compiled
+step, from the same state, on one batch that stays on the devices. They take
+turns in one process on one machine, block by block. Both wait for the step
+before the one that they have just handed over.
+
+`images/s` is the median over blocks, with quartiles; `p50`, `p90` and `p99` are
+of the seconds of all steps. A block of the run has one checkpoint in its
+middle, which is far more often than the configs save; pictures are not drawn.
+`ratio` is the run's images/s by the mean seconds of the two bare blocks around
+it, the median over blocks with quartiles: at 0.9 the framework costs 10 %.
+`data wait` is the share of the run's time that it waited for batches, `threads`
+how many read ahead.
+
+Made by `sana-jax bench loop --out docs/bench`; each table's command is above
+it.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Blocks of both sides in their order, and what they were measured with.
+
+  Attributes:
+    run: of training.
+    bare: of the step alone; the first before the run's first, one more.
+    threads: that read ahead.
+    data: what was read.
+  """
+
+  config: str
+  data: str
+  batch_size: int
+  run: list[Block]
+  bare: list[Block]
+  threads: int
+  mesh: dict[str, int]
+  date: str
+  device: str
+  versions: dict[str, str]
+  command: str
+  note: str = ''
+
+
+def ratios(run: Run) -> list[float]:
+  """Of each block of the run: its speed by that of the bare blocks around."""
+  return [(before.total + after.total) / 2 / mine.total for before, mine, after
+          in zip(run.bare, run.run, run.bare[1:])]
+
+
+def data_wait(run: Run) -> float:
+  """The share of the run's time."""
+  return sum(b.waited for b in run.run) / sum(b.total for b in run.run)
+
+
+def rows(run: Run) -> list[tuple[str, ...]]:
+  """Cells of the table."""
+  return [
+    ('by', 'images/s', 'p50', 'p90', 'p99', 'ratio', 'data wait', 'threads'),
+    ('train', *_speed(run, run.run), _quartiles(ratios(run), '.3f'),
+     f'{data_wait(run):.2%}', str(run.threads)),
+    ('bare', *_speed(run, run.bare), '', '', '')]
+
+
+def _speed(run, blocks):
+  rates = [run.batch_size * len(b.seconds) / b.total for b in blocks]
+  seconds = [x for b in blocks for x in b.seconds]
+  return (_quartiles(rates, '.1f'),
+          *(f'{x:.4f}' for x in np.percentile(seconds, [50, 90, 99])))
+
+
+def _quartiles(values, form):
+  low, median, high = np.percentile(values, [25, 50, 75])
+  return f'{median:{form}} [{low:{form}}, {high:{form}}]'
+
+
+def title(run: Run) -> str:
+  """What was run, in a line."""
+  mesh = ', '.join(f'{axis} {n}' for axis, n in run.mesh.items() if n > 1)
+  return ', '.join(filter(None, [
+    run.config, run.data, f'{run.batch_size} images a batch', mesh,
+    f'{len(run.run)} blocks of {len(run.run[0].seconds)} steps', run.device]))
+
+
+def table(run: Run) -> str:
+  """Plain text."""
+  return '\n'.join([title(run), *tables.plain(rows(run), 1)])
+
+
+def markdown(runs: Sequence[Run]) -> str:
+  """The page: a table for each run."""
+  lines = [_INTRODUCTION]
+  for run in runs:
+    lines += [
+      f'## {title(run)}', '', f'`{run.command}`', '',
+      f'*Measured* {run.date} with {tables.listed(run.versions)}.'
+      + (f' {run.note}' if run.note else ''), '',
+      *tables.markdown(rows(run), 1), '']
+  return '\n'.join(lines)
+
+
+def from_json(text: str) -> Run:
+  """What `tables.to_json` wrote; UserError where it did not."""
+  return tables.from_json(text, Run, run=Block, bare=Block)

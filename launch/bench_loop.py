@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='as of sana-jax train (default: %(default)s)')
   parser.add_argument('--steps', type=whole(), default=100, metavar='N',
                       help='of a block (default: %(default)s)')
-  parser.add_argument('--rounds', type=whole(), default=5, metavar='N',
-                      help='blocks of each side (default: %(default)s)')
+  parser.add_argument('--rounds', type=whole(), default=4, metavar='N',
+                      help='blocks with a checkpoint, and as many without '
+                      '(default: %(default)s)')
   parser.add_argument('--workdir', type=text, metavar='DIR',
                       help='of a training, whose latents and text are used if '
                       'the data are the same; nothing else there is touched')
@@ -82,8 +83,9 @@ def measure(args, overrides):
                            rounds=args.rounds)
   return loop_report.Run(
     args.config, config.data.source, config.batch_size, found.run, found.bare,
-    found.threads, dict(mesh.shape), datetime.date.today().isoformat(),
-    device.name(), bench.versions('sana_jax', 'jax', 'grain'),
+    found.threads, config.checkpoint_every_steps, dict(mesh.shape),
+    datetime.date.today().isoformat(), device.name(),
+    bench.versions('sana_jax', 'jax', 'grain'),
     ' '.join([bench.repeated_by(args), *overrides]), args.note)
 
 

@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from etils import epath
+import grain
 import jax
 from jax.sharding import Mesh
 import ml_collections
@@ -40,10 +41,12 @@ class Block:
   Attributes:
     seconds: of each step, from end to end.
     waited: of these, all that the loop waited for data.
+    saves: checkpoints that were begun.
   """
 
   seconds: list[float]
   waited: float = 0.
+  saves: int = 0
 
   @property
   def total(self) -> float:
@@ -67,16 +70,16 @@ def measure(
     config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
     mesh: Mesh, *, steps: int, rounds: int,
 ) -> Found:
-  """Trains in an empty `workdir`, `rounds` blocks of `steps` steps.
+  """Trains in an empty `workdir`, twice `rounds` blocks of `steps` steps.
 
-  Each block has one checkpoint, about in its middle; pictures, which are no
-  part of training, are not drawn, and nothing is exported.
+  Every second block has a checkpoint, about in its middle; pictures, which are
+  no part of training, are not drawn, and nothing is exported.
   """
   config = ml_collections.ConfigDict(config)
   period = steps + _WARM_UP
   # The first steps compile: half a block of them is not counted.
-  config.num_steps = period // 2 + rounds * period + 1
-  config.checkpoint_every_steps = period
+  config.num_steps = period // 2 + 2 * rounds * period + 1
+  config.checkpoint_every_steps = 2 * period
   config.pictures_every_steps = 0
   turns = Turns(task, period, lambda batch: Bare(config, task, mesh, batch))
   state = loop.train(config, turns, workdir, mesh)
@@ -126,12 +129,17 @@ class Bare:
 class Turns:
   """A task whose run gives way to a bare loop between its blocks.
 
+  The first block ends at one and a half periods, so that saves every two of
+  them lie within the second, the fourth, ... block.
+
   A run asks for a batch once a step, with one step in flight: between two such
   moments lie as many steps as batches, whatever else it does there.
   """
 
   def __init__(
-      self, task: Task, period: int, make_bare: Callable[[PyTree], Bare]):
+      self, task: Task, period: int,
+      make_bare: Callable[[PyTree], Callable[[int], Block]],
+  ):
     """`period`: steps of a block, the first few of which are not counted."""
     self.run, self.bare, self.threads = [], [], 0
     self._task, self._period, self._make_bare = task, period, make_bare
@@ -147,7 +155,7 @@ class Turns:
   def export(self, params: PyTree, folder: epath.PathLike) -> None:
     """Nothing: a model of so few steps is not kept."""
 
-  def batches(self, **options) -> '_Batches':
+  def batches(self, **options) -> grain.DatasetIterator:
     return _Batches(self._task.batches(**options), self)
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
@@ -169,24 +177,28 @@ class Turns:
     if self._loop:
       self.run.append(Block(
           np.diff([*self._asked[_WARM_UP:], now]).tolist(),
-          sum(self._waited[_WARM_UP:])))
+          sum(self._waited[_WARM_UP:]), saves=len(self.run) % 2))
     else:
       self._loop = self._make_bare(self._first)
     self.bare.append(self._loop(self._period - _WARM_UP))
     self._asked, self._waited = [], []
 
 
-class _Batches:
+class _Batches(grain.DatasetIterator):
   """A task's batches, each when it is the run's turn."""
 
   def __init__(self, batches, turns):
+    super().__init__()
     self._batches, self._turns = batches, turns
-
-  def __getattr__(self, name):
-    return getattr(self._batches, name)
-
-  def __iter__(self):
-    return self
 
   def __next__(self):
     return self._turns.next(self._batches)
+
+  def get_state(self):
+    return self._batches.get_state()
+
+  def set_state(self, state):
+    self._batches.set_state(state)
+
+  def close(self):
+    self._batches.close()

@@ -23,6 +23,7 @@ WHAT = {
   'kernels': 'the operations that have kernels',
   'optimizers': 'the memory of optimizers, and what 8-bit CAME loses',
   'loop': 'training beside its compiled step alone',
+  'matrix': 'the train step in all its variants, and what it loses',
 }
 # Not part of what repeats a run.
 _PLACES = ('out', 'render', 'note', 'workdir')

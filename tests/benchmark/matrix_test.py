@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 
+import jax
 import pytest
 
 from sana_jax import config
@@ -90,10 +91,11 @@ def test_a_worker_times_and_profiles_a_variant(monkeypatch):
   monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
     width=32, depth=2, cross_heads=2, head_dim=8, in_channels=4,
     out_channels=4, caption_channels=8, sample_size=2))
-  worker = matrix.Worker({'data': 2, 'fsdp': 4}, None)
+  worker = matrix.Worker(
+    {'data': 2, 'fsdp': 4}, jax.config.jax_compilation_cache_dir)
   (off, on) = matrix.variants(
     [('tiny', 8)], ['full'], ['off', 'on'], size=None, dtype='float32', text=5,
-    depth=1)
+    optimizer='lion', depth=1)
   found = worker.measure(off, 2, 1e12)
   assert len(found.seconds) == 2 and min(found.seconds) > 0
   assert found.forward_flops == training.forward_flops(off.request) > 0

@@ -42,11 +42,14 @@ class Block:
     seconds: of each step, from end to end.
     waited: of these, all that the loop waited for data.
     saves: checkpoints that were begun.
+    cpu: seconds of all threads of the process, which other processes do not
+      lengthen.
   """
 
   seconds: list[float]
   waited: float = 0.
   saves: int = 0
+  cpu: float = 0.
 
   @property
   def total(self) -> float:
@@ -120,10 +123,16 @@ class Bare:
     for _ in range(_WARM_UP + steps):
       self._state, metrics = self._compiled(self._state, *self._rest)
       jax.block_until_ready(before)
-      ends.append(time.perf_counter())
+      ends.append((time.perf_counter(), time.process_time()))
       before = metrics
     jax.block_until_ready(before)
-    return Block(np.diff(ends[_WARM_UP - 1:]).tolist())
+    return _block(ends[_WARM_UP - 1:])
+
+
+def _block(moments, **more):
+  """Of the (wall, CPU) times between its steps, both ends included."""
+  wall, cpu = zip(*moments)
+  return Block(np.diff(wall).tolist(), cpu=cpu[-1] - cpu[0], **more)
 
 
 class Turns:
@@ -160,24 +169,24 @@ class Turns:
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
     """The next batch, when it is the run's turn again."""
-    now = time.perf_counter()
+    now = time.perf_counter(), time.process_time()
     if len(self._asked) == (self._period if self._loop else self._period // 2):
       self._change_sides(now)
-      now = time.perf_counter()
+      now = time.perf_counter(), time.process_time()
     threads = threading.active_count()
     batch = next(batches)
     if self._first is None:  # Readers begin with the first.
       self._first = batch
       self.threads = threading.active_count() - threads
     self._asked.append(now)
-    self._waited.append(time.perf_counter() - now)
+    self._waited.append(time.perf_counter() - now[0])
     return batch
 
   def _change_sides(self, now):
     if self._loop:
-      self.run.append(Block(
-          np.diff([*self._asked[_WARM_UP:], now]).tolist(),
-          sum(self._waited[_WARM_UP:]), saves=len(self.run) % 2))
+      self.run.append(_block(
+          [*self._asked[_WARM_UP:], now], waited=sum(self._waited[_WARM_UP:]),
+          saves=len(self.run) % 2))
     else:
       self._loop = self._make_bare(self._first)
     self.bare.append(self._loop(self._period - _WARM_UP))

@@ -21,8 +21,10 @@ of the seconds of all steps. Every second block of the run has a checkpoint in
 its middle, which is far more often than the configs save; these blocks stand in
 a row of their own. Pictures are not drawn. `ratio` is the mean seconds of the
 two bare blocks around a block by its own, the median over blocks with
-quartiles: at 0.9 the framework costs 10 %. `data wait` is the share of the
-run's time that it waited for batches, `threads` how many read ahead.
+quartiles: at 0.9 the framework costs 10 %. `CPU ratio` is the same of the CPU
+seconds of all threads, which other work on the machine does not lengthen; it
+does not see waiting. `data wait` is the share of the run's time that it waited
+for batches, `threads` how many read ahead.
 
 Made by `sana-jax bench loop --out docs/bench`; each table's command is above
 it.
@@ -62,6 +64,13 @@ def ratios(run: Run, saves: int) -> list[float]:
           in zip(run.bare, run.run, run.bare[1:]) if mine.saves == saves]
 
 
+def cpu_ratios(run: Run, saves: int) -> list[float]:
+  """The same of CPU time."""
+  return [(before.cpu + after.cpu) / 2 / max(mine.cpu, 1e-9)
+          for before, mine, after in zip(run.bare, run.run, run.bare[1:])
+          if mine.saves == saves]
+
+
 def as_configured(run: Run) -> float:
   """The ratio with a checkpoint as often as the config has one.
 
@@ -75,17 +84,19 @@ def as_configured(run: Run) -> float:
 def rows(run: Run) -> list[tuple[str, ...]]:
   """Cells of the table."""
   return [
-    ('by', 'images/s', 'p50', 'p90', 'p99', 'ratio', 'data wait', 'threads'),
+    ('by', 'images/s', 'p50', 'p90', 'p99', 'ratio', 'CPU ratio',
+     'data wait', 'threads'),
     *(_trained(run, by, saves) for saves, by in enumerate(
       ('train', 'train, a checkpoint a block'))),
-    ('bare', *_speed(run, run.bare), '', '', '')]
+    ('bare', *_speed(run, run.bare), '', '', '', '')]
 
 
 def _trained(run, by, saves):
   blocks = [b for b in run.run if b.saves == saves]
   waited = sum(b.waited for b in blocks) / sum(b.total for b in blocks)
   return (by, *_speed(run, blocks), _quartiles(ratios(run, saves), '.3f'),
-          f'{waited:.2%}', str(run.threads))
+          _quartiles(cpu_ratios(run, saves), '.3f'), f'{waited:.2%}',
+          str(run.threads))
 
 
 def _speed(run, blocks):

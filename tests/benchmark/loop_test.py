@@ -11,10 +11,10 @@ from sana_jax.sharding.mesh import make_mesh
 
 RUN = loop_report.Run(
   'shapes', 'shapes', 8,
-  run=[Block([2., 2.], .04), Block([2., 6.], .08, 1),
-       Block([4., 4.], .08), Block([4., 12.], .08, 1)],
-  bare=[Block([1., 1.]), Block([2., 2.]), Block([3., 3.]), Block([3., 3.]),
-        Block([3., 3.])],
+  run=[Block([2., 2.], .04, cpu=2.), Block([2., 6.], .08, 1, cpu=2.),
+       Block([4., 4.], .08, cpu=2.), Block([4., 12.], .08, 1, cpu=4.)],
+  bare=[Block([1., 1.], cpu=1.), Block([2., 2.], cpu=2.),
+        *3 * [Block([3., 3.], cpu=1.)]],
   threads=4, save_every=20, mesh={'data': 2}, date='2026-01-01',
   device='a chip', versions={'jax': '1'}, command='sana-jax bench loop')
 
@@ -27,6 +27,9 @@ class Clock:
 
   def perf_counter(self):
     return self.now
+
+  def process_time(self):
+    return 2 * self.now  # Two threads.
 
 
 class Batches(grain.DatasetIterator):
@@ -95,7 +98,8 @@ def test_the_time_of_a_block_is_the_runs_alone(toy, monkeypatch):
     next(batches)
     clock.now += 4
   # 3 of 5 steps are a warm-up.
-  assert turns.run == [Block([5., 5.], 2.), Block([5., 5.], 2., 1)]
+  assert turns.run == [
+    Block([5., 5.], 2., cpu=20.), Block([5., 5.], 2., 1, cpu=20.)]
   assert turns.bare == [Block([250., 250.])] * 3
   assert batches.get_state() == {'count': 13}
 
@@ -113,6 +117,8 @@ def test_the_bare_loop_goes_on_from_the_runs_first_state(toy):
 def test_ratios_are_of_the_bare_blocks_around():
   assert loop_report.ratios(RUN, 0) == [3 / 4, 6 / 8]
   assert loop_report.ratios(RUN, 1) == [5 / 8, 6 / 16]
+  assert loop_report.cpu_ratios(RUN, 0) == [3 / 4, 1 / 2]
+  assert loop_report.cpu_ratios(RUN, 1) == [3 / 4, 1 / 4]
 
 
 def test_a_checkpoint_counts_as_often_as_the_config_saves():
@@ -124,14 +130,15 @@ def test_a_checkpoint_counts_as_often_as_the_config_saves():
 
 def test_rows_of_what_was_measured():
   head, plain, saving, bare = loop_report.rows(RUN)
-  assert head[1:] == ('images/s', 'p50', 'p90', 'p99', 'ratio', 'data wait',
-                      'threads')
+  assert head[1:] == ('images/s', 'p50', 'p90', 'p99', 'ratio', 'CPU ratio',
+                      'data wait', 'threads')
   # 2 steps of 8 images in 4 and in 8 seconds; 0.12 of 12 seconds.
   assert plain == (
     'train', '3.0 [2.5, 3.5]', '3.0000', '4.0000', '4.0000',
-    '0.750 [0.750, 0.750]', '1.00%', '4')
-  assert saving[5:] == ('0.500 [0.438, 0.562]', '0.67%', '4')
-  assert bare[1] == '2.7 [2.7, 4.0]' and bare[5:] == ('', '', '')
+    '0.750 [0.750, 0.750]', '0.625 [0.562, 0.688]', '1.00%', '4')
+  assert saving[5:] == (
+    '0.500 [0.438, 0.562]', '0.500 [0.375, 0.625]', '0.67%', '4')
+  assert bare[1] == '2.7 [2.7, 4.0]' and bare[5:] == ('', '', '', '')
 
 
 def test_json_and_page_hold_everything():

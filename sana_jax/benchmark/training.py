@@ -28,6 +28,7 @@ from sana_jax.text import encode
 from sana_jax.training import state as states
 from sana_jax.training import step as steps
 from sana_jax.training.tasks.sana import flow_loss
+from sana_jax.typing import Array
 from sana_jax.weights import folder
 
 _COMPRESSION = 32  # Of the autoencoders of every published size.
@@ -43,6 +44,7 @@ class Request:
     remat: what the backward pass computes again, see models/remat.py.
     accumulate: parts that a batch is computed in.
     text: tokens of a caption.
+    depth: blocks; 0 for the model's own.
   """
 
   model: str
@@ -53,11 +55,14 @@ class Request:
   remat: str = 'full'
   accumulate: int = 1
   text: int = encode.LENGTH
+  depth: int = 0
 
   def module(self) -> Sana:
     """The transformer."""
-    return Sana(**configs.SANA_SIZES[self.model], remat=self.remat,
-                dtype=jnp.dtype(self.dtype))
+    fields = dict(configs.SANA_SIZES[self.model])
+    if self.depth:
+      fields['depth'] = self.depth
+    return Sana(**fields, remat=self.remat, dtype=jnp.dtype(self.dtype))
 
   def config(self):
     """A training config with this optimizer."""
@@ -142,7 +147,7 @@ def measure(
         # Another function: jit would take what it has traced before.
         programs[side] = make(request, mesh).jitted.lower(*step.args).compile()
     state = step.init(jax.random.key(0))
-    rest = jax.tree.map(_filled, step.args[1:])
+    rest = jax.tree.map(filled, step.args[1:])
     seconds = {side: [] for side in sides}
     for _ in range(repeats + 1):  # The first is a warm-up.
       for side, program in programs.items():
@@ -156,7 +161,7 @@ def measure(
   return {side: found[1:] for side, found in seconds.items()}
 
 
-def _filled(x):
+def filled(x: jax.ShapeDtypeStruct) -> Array:
   """An array as described, of small numbers."""
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     value = jax.random.key(1)

@@ -31,6 +31,7 @@ from sana_jax.training.workdir import write_atomically, writing
 from sana_jax.typing import PyTree
 
 _SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
+_RATES = 1024  # Learning rates that are computed together.
 
 
 class Report:
@@ -47,6 +48,7 @@ class Report:
     self._primary = jax.process_index() == 0
     self._lines = workdir / 'metrics.jsonl'
     self._board = self._pending = None
+    self._rates = {}  # Of the last _RATES updates that were asked for.
     self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
         total=config.num_steps, initial=start, dynamic_ncols=True,
@@ -137,7 +139,7 @@ class Report:
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
     line = {
         'step': step, **metrics,
-        'learning_rate': float(self._schedule(before)),
+        'learning_rate': self._learning_rate(before),
         'images_per_second': self._rate.images_per_second,
         'seconds': round(self._rate.seconds, 3)}
     # JSON knows no NaN.
@@ -148,6 +150,15 @@ class Report:
       del line['step']
       self._board.write_scalars(
           step, {k: v for k, v in line.items() if v is not None})
+
+  def _learning_rate(self, update: int) -> float:
+    """From many at once: each waits for the step that is under way."""
+    first = update - update % _RATES
+    if first not in self._rates:
+      updates = np.arange(first, first + _RATES, dtype=np.int32)
+      self._rates = {
+          first: np.asarray(jax.vmap(self._schedule)(updates))}
+    return float(self._rates[first][update - first])
 
 
 class Rate:

@@ -1,6 +1,5 @@
-"""The toy task for every test here, and a small real one."""
+"""A small real run for the tests of inputs and caches."""
 
-import importlib.util
 import pathlib
 
 import numpy as np
@@ -12,16 +11,6 @@ from sana_jax import config as base
 MODELS = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 SIZE = 16  # Pixels; compression 4 leaves 4 x 4 latents.
 SIZES = [(16, 16), (16, 32), (32, 16), (17, 16)]  # As stored.
-
-
-@pytest.fixture(scope='session')
-def toy():
-  """The module toy.py beside this file, which is a script as well."""
-  path = pathlib.Path(__file__).with_name('toy.py')
-  spec = importlib.util.spec_from_file_location('toy', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 @pytest.fixture(scope='session')

@@ -54,8 +54,8 @@ def size_of(config):
 def test_the_predicted_time_is_that_of_the_flops(name):
   config = load_config(name)
   text = ' '.join((CONFIGS / f'{name}.py').read_text().split())
-  said = re.search(r'Predicted, not run: ([\d.]+) hours on (\d+) H200 at (\d+) % '
-                   'of their bf16 peak', text)
+  said = re.search(r'Predicted, not run: ([\d.]+) hours on (\d+) H200 at '
+                   r'(\d+) % of their bf16 peak', text)
   hours, chips, percent = map(float, said.groups())
   # A step is a forward pass and two for the gradients.
   work = 3 * forward_flops(size_of(config)) * config.batch_size

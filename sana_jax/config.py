@@ -66,6 +66,9 @@ def train(task: str) -> ConfigDict:
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
+  config.keep_every_steps = 0  # One of so many steps is kept for ever.
+  config.checkpoint_cache = ''  # Folder of each host's own: /dev/shm, an SSD.
+  config.cache_every_steps = 100
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
   config.watch = ConfigDict(dict(  # What is warned of; it stops nothing.
     stall_minutes=10.0,  # Without a step's end; 0 for no word.
@@ -247,6 +250,10 @@ def check(config: ConfigDict) -> None:
     f'config.{key}={value!r} must be {what}'
     for key, value in flatten(config).items()
     if (what := _violated(key, value))]
+  if not problems and config.keep_every_steps % config.checkpoint_every_steps:
+    problems = [
+      f'config.keep_every_steps={config.keep_every_steps} must be a multiple '
+      f'of checkpoint_every_steps={config.checkpoint_every_steps}, or 0']
   if 'model' in config and not problems:
     problems = _misfits(config.model)
     if config.task == 'sana' and config.model.remat not in remat.NAMES:
@@ -259,12 +266,13 @@ def check(config: ConfigDict) -> None:
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number',
           str: 'text'}
 _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
-             'log_every_steps', 'keep_checkpoints',
+             'log_every_steps', 'keep_checkpoints', 'cache_every_steps',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
              'text.length', 'text.examples', 'data.caption_temperature')
-_NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
+_NOT_NEGATIVE = ('seed', 'keep_every_steps',
+                 'pictures_every_steps', 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
                  'loss.latent_mean', 'loss.noise', 'text.look_back',
                  'watch.stall_minutes', 'watch.divergence_factor',

@@ -33,8 +33,9 @@ from sana_jax.training.workdir import claim, meet, writing
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step.
 FREE_KEYS = (
-    'checkpoint_every_steps', 'data.index_path', 'data.path',
-    'keep_checkpoints', 'kernels',
+    'cache_every_steps', 'checkpoint_cache', 'checkpoint_every_steps',
+    'data.index_path', 'data.path', 'keep_checkpoints', 'keep_every_steps',
+    'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
     'pictures_every_steps', 'watch')
 
@@ -93,7 +94,7 @@ def train(
       if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
         # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
-          checkpoints.save(step, state, batches)
+          checkpoints.save(step, state, batches, hurry=stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)

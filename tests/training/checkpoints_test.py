@@ -23,7 +23,8 @@ from sana_jax.training.state import plan
 pytestmark = pytest.mark.filterwarnings(
     'ignore::pytest.PytestUnraisableExceptionWarning')
 
-CONFIG = ml_collections.ConfigDict({'keep_checkpoints': 3})
+CONFIG = ml_collections.ConfigDict(
+    {'keep_checkpoints': 3, 'keep_every_steps': 0})
 
 
 class Run:
@@ -181,7 +182,7 @@ def test_all_damaged_stops_and_touches_nothing(toy, tmp_path):
 def test_the_config_is_in_every_checkpoint(toy, tmp_path):
   Run(toy, tmp_path).save(1)
   about = json.loads((tmp_path / '1/about/metadata').read_text())
-  assert about['config'] == {'keep_checkpoints': 3}
+  assert about['config'] == CONFIG.to_dict()
 
 
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import random
-import resource
 import signal
 import socket
 import subprocess
@@ -35,22 +34,20 @@ ROWS, SHARDS = 256, 8
 class Run:
   """Two processes of two devices each, on one workdir."""
 
-  def __init__(self, workdir, shards, file_limit=None):
+  def __init__(self, workdir, shards, file_limit='unlimited'):
     with socket.socket() as s:
       s.bind(('localhost', 0))
       address = f'localhost:{s.getsockname()[1]}'
     self.workdir, self.began = workdir, newest(workdir)
-    limit = None if file_limit is None else lambda: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (file_limit, file_limit))
     self.processes = []
     for i in range(2):
       settings = {**SETTINGS, 'shards': str(shards), 'process': [address, 2, i]}
       self.processes.append(subprocess.Popen(
-          [sys.executable, TOY, workdir,
-           *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
+          ['bash', '-c', f'ulimit -f {file_limit}; exec "$0" "$@"',
+           sys.executable, TOY, workdir, *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
           env={**os.environ, 'JAX_PLATFORMS': 'cpu',
                'PYTHONPATH': str(pathlib.Path(sana_jax.__file__).parents[1])},
-          stderr=subprocess.PIPE, text=True, preexec_fn=limit))
+          stderr=subprocess.PIPE, text=True))
 
   def alive(self):
     return all(p.poll() is None for p in self.processes)
@@ -155,7 +152,7 @@ def test_twenty_faults_change_no_bit_and_no_example(tmp_path, shards):
   chance.shuffle(faults)
   for number, fault in enumerate(faults):
     at = newest(cut)
-    fault(Run(cut, shards, 4096 if fault is full_disk else None), chance)
+    fault(Run(cut, shards, 4 if fault is full_disk else 'unlimited'), chance)
     print(f'{number}: {fault.__name__} from step {at} to {newest(cut)}')
   codes, logs = Run(cut, shards).end(patience=300)
   assert codes == [0, 0], logs

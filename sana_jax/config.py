@@ -309,6 +309,8 @@ def _violated(key, value):
     return 'more than 1, or 0'
   if kind is int and value >= 2**31:
     return 'less than 2 ** 31'
+  if key == 'checkpoint_cache' and '://' in value:
+    return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
   if key == 'data.max_aspect_ratio' and 0 < value < 1:

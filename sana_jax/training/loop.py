@@ -24,6 +24,7 @@ from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_rows, check_batch
 from sana_jax.training import phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
@@ -71,7 +72,9 @@ def train(
         seed=config.seed, batch_size=config.batch_size,
         rows=rows.tolist())))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
-    state = checkpoints.restore(shapes, batches) or init(init_rng)
+    cache = use(LocalCache(workdir, config))
+    state = (cache.restore(shapes, batches, checkpoints.latest_step())
+             or checkpoints.restore(shapes, batches) or init(init_rng))
     start = int(state.step)
     check_start(start, config.num_steps, workdir)
     watch = use(Watch(
@@ -91,10 +94,13 @@ def train(
         state, metrics = update(state, batch)
         report(step, metrics)
       stop = asked_to_stop(step)
+      # Lines up to a saved step are never written again.
       if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
-        # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
           checkpoints.save(step, state, batches, hurry=stop)
+      if cache.due(step) or stop:
+        with watch.pause(phases.SAVE, report.flush):
+          cache.save(step, state, batches)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
@@ -103,7 +109,8 @@ def train(
       checkpoints.check()
 
     checkpoints.wait()
-    finish(task, state, workdir, config.num_steps)
+    if finish(task, state, workdir, config.num_steps):
+      cache.clear()
   return state
 
 
@@ -155,13 +162,16 @@ def draw(
 
 def finish(
     task: Task, state: TrainState, workdir: epath.Path, num_steps: int,
-) -> None:
-  """After the last step, the loss curve and workdir/model, whole or not."""
+) -> bool:
+  """After the last step, the loss curve and workdir/model, whole or not.
+
+  Returns whether that was the last step.
+  """
   if int(state.step) < num_steps:
     logging.warning(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
-    return
+    return False
   if jax.process_count() > 1:
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:
@@ -177,6 +187,7 @@ def finish(
       part.rename(folder)
     logging.info('The model is in %s.', folder)
   meet('the model is exported')
+  return True
 
 
 def _remove(folder: epath.Path) -> None:

@@ -1,6 +1,7 @@
 """The folder of one run, on a local disk or a bucket (`gs://...`).
 
     config.json      what the run is; a second run with another one is refused
+    run_id           names its folder in config.checkpoint_cache
     checkpoints/     training state, see checkpoints.py
     metrics.jsonl    one object a log interval, see reporting.py
     loss.png         the loss curve

@@ -29,7 +29,7 @@ from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import claim, meet, writing
+from sana_jax.training.workdir import claim, meet, new_folder
 
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step.
@@ -176,20 +176,11 @@ def finish(
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:
     params = jax.device_get(state.weights)
-  folder, part = workdir / 'model', workdir / '.model.part'
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
-    with writing(folder):
-      _remove(part)
-      part.mkdir(parents=True)
+    with new_folder(workdir / 'model') as part:
       task.export(params, part)
-      _remove(folder)
-      part.rename(folder)
-    logging.info('The model is in %s.', folder)
+    logging.info('The model is in %s.', workdir / 'model')
   meet('the model is exported')
   return True
 
-
-def _remove(folder: epath.Path) -> None:
-  if folder.exists():
-    folder.rmtree()

@@ -9,7 +9,6 @@ a part each and add them up.
 from collections.abc import Iterator, Sequence
 import itertools
 import json
-import math
 from typing import Any
 
 from etils import epath
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 import tensorstore as ts
 
+from sana_jax.training.workdir import is_remote
 from sana_jax.typing import PyTree
 
 STATE, DATA, ABOUT = 'state', 'data', 'about'  # Folders of a checkpoint.
@@ -31,7 +31,7 @@ def steps(folder: epath.Path) -> list[int]:
 
 def _is_whole(checkpoint):
   """Buckets have no renaming of folders: there, a file says so."""
-  return '://' not in str(checkpoint) or (
+  return not is_remote(checkpoint) or (
       checkpoint / 'commit_success.txt').exists()
 
 
@@ -52,7 +52,7 @@ def open_array(checkpoint: epath.Path, name: str) -> ts.TensorStore:
   return ts.open({
       'driver': 'zarr', 'kvstore': {
           'driver': 'ocdbt', 'path': f'{name}/',
-          'base': f'{base if "://" in base else f"file://{base}"}/'},
+          'base': f'{base if is_remote(base) else f"file://{base}"}/'},
   }).result()
 
 
@@ -96,8 +96,3 @@ def _chunks(array):
     yield tuple(slice(first, min(first + c, n))
                 for first, c, n in zip(corner, sizes, array.shape))
 
-
-def nbytes(checkpoint: epath.Path, leaves: Sequence[str]) -> int:
-  """What the leaves need in memory."""
-  arrays = [open_array(checkpoint, name) for name in leaves]
-  return sum(math.prod(a.shape) * a.dtype.numpy_dtype.itemsize for a in arrays)

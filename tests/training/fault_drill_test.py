@@ -47,7 +47,8 @@ class Run:
           'checkpoint_cache': str(caches[i]) if caches else ''}
       self.processes.append(subprocess.Popen(
           ['bash', '-c', f'ulimit -f {file_limit}; exec "$0" "$@"',
-           sys.executable, TOY, workdir, *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
+           sys.executable, TOY, workdir,
+           *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
           env={**os.environ, 'JAX_PLATFORMS': 'cpu',
                'PYTHONPATH': str(pathlib.Path(sana_jax.__file__).parents[1])},
           stderr=subprocess.PIPE, text=True))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import functools
 import math
 import pathlib
-import shutil
 
 from absl import logging
 import jax
@@ -30,22 +29,10 @@ from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training.levels import by_level
 from sana_jax.training.state import Metrics
-from sana_jax.training.tasks import common, encoded
+from sana_jax.training.tasks import common, encoded, exports
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
-from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
-
-_COPIED = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder',
-                                                     'tokenizer')}
-
-
-def _folder(config, key):
-  if not config[key]:
-    raise UserError(
-      f'config.{key} is empty; set it to a model folder with '
-      f'{" and ".join(_COPIED[key])}, such as the model/ of a run.')
-  return hub.find(config[key])
 
 
 def _check_size(config, compression):
@@ -103,7 +90,7 @@ class SanaTask:
 
   def __init__(self, config: ConfigDict, workdir):
     self.config = config
-    self._folders = {key: _folder(config, key) for key in _COPIED}
+    self._folders = exports.folders_of(config)
     autoencoder = folders.load(self._folders['autoencoder'], 'vae')
     text_encoder = folders.load(
       self._folders['text_encoder'], 'text_encoder')
@@ -166,13 +153,5 @@ class SanaTask:
 
   def export(self, params: Params, folder) -> None:
     """A whole model folder: the transformer and copies of the other two."""
-    folder = pathlib.Path(folder)
-    folders.write(folder, 'transformer', self.module, {'params': params})
-    for key, parts in _COPIED.items():
-      for part in parts:
-        shutil.copytree(self._folders[key] / part, folder / part)
-    settings = self.config.sampling
-    folders.write_index(
-      folder, flow_shift=settings.shift,
-      sampling={'steps': settings.steps,
-                'guidance_scale': settings.guidance_scale})
+    exports.write_sana(
+      self.module, self.config, self._folders, params, folder)

@@ -1,4 +1,4 @@
-"""The toy task for every test here."""
+"""The small tasks for every test here."""
 
 import importlib.util
 import pathlib
@@ -6,11 +6,27 @@ import pathlib
 import pytest
 
 
-@pytest.fixture(scope='session')
-def toy():
-  """The module toy.py beside this file, which is a script as well."""
-  path = pathlib.Path(__file__).with_name('toy.py')
-  spec = importlib.util.spec_from_file_location('toy', path)
+def _load(name):
+  path = pathlib.Path(__file__).with_name(f'{name}.py')
+  spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+@pytest.fixture(scope='session')
+def toy():
+  """The module toy.py beside this file, which is a script as well."""
+  return _load('toy')
+
+
+@pytest.fixture(scope='session')
+def flow():
+  """The module flow.py, the same with a Sana."""
+  return _load('flow')
+
+
+@pytest.fixture(scope='session')
+def load_module():
+  """Any module beside this file, by name."""
+  return _load

@@ -115,13 +115,19 @@ def run(workdir, task=None, devices=None, traced_steps=None, **changes):
   return train(config, task or Toy(), workdir, mesh, traced_steps)
 
 
-if __name__ == '__main__':
+def start(arguments):
+  """Joins the other processes; returns the other settings."""
   logging.set_verbosity(logging.INFO)
-  jax.config.update('jax_num_cpu_devices', 2)
   settings = {key: json.loads(value)
-              for key, value in (a.split('=') for a in sys.argv[2:])}
+              for key, value in (a.split('=') for a in arguments)}
+  jax.config.update('jax_num_cpu_devices', settings.pop('devices', 2))
   if process := settings.pop('process', None):
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(*process)
+  return settings
+
+
+if __name__ == '__main__':
+  settings = start(sys.argv[2:])
   shards = settings.pop('shards', None)
   run(sys.argv[1], Sharded(shards) if shards else None, **settings)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sana_jax
-from sana_jax.launch.config_files import CONFIGS, _run
+from sana_jax.launch.config_files import _run, CONFIGS
 
 FOLDER = pathlib.Path(__file__).parent
 STEPS = 20

@@ -60,13 +60,18 @@ def alone(toy, flow, tmp_path_factory):
 
 
 def assert_same(flow, ours, theirs, rtol):
-  """Loss and gradient norm of each step to rounding, and the same data."""
+  """The loss of each step to `rtol`, its gradient's norm, and the same data."""
   np.testing.assert_array_equal(
       column(flow, ours, 'step', 'seen', 'seen_squares'),
       column(flow, theirs, 'step', 'seen', 'seen_squares'))
-  for key in 'loss', 'grad_norm':
-    np.testing.assert_allclose(
-        column(flow, ours, key), column(flow, theirs, key), rtol=rtol)
+  np.testing.assert_allclose(
+      column(flow, ours, 'loss'), column(flow, theirs, 'loss'), rtol=rtol)
+  # One step of twenty magnifies a difference of 1e-7 in the state to 7e-4 in
+  # the gradient, on one and the same device (it has ReLUs and quotients), while
+  # the losses agree to 3e-7. On the same state, step_test.py has 1e-6.
+  np.testing.assert_allclose(
+      column(flow, ours, 'grad_norm'), column(flow, theirs, 'grad_norm'),
+      rtol=max(rtol, 5e-3))
 
 
 def test_a_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path, alone):

@@ -45,7 +45,7 @@ def finish(processes):
 
 def test_two_processes_compute_what_one_computes(toy, tmp_path):
   two, one = tmp_path / 'two', tmp_path / 'one'
-  processes = start(two, 100_000)
+  processes = start(two, 100_000, log_every_steps=1)
   while not (two / 'checkpoints/4').exists():
     assert all(p.poll() is None for p in processes)
     time.sleep(.01)
@@ -55,11 +55,15 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
   last = max(int(p.name) for p in (two / 'checkpoints').iterdir())
 
   elsewhere = shutil.copytree(two, tmp_path / 'elsewhere')
-  logs = finish(start(two, last + 3))
+  logs = finish(start(two, last + 3, log_every_steps=1))
   assert all(f'toy: from step {last} to {last + 3}' in log for log in logs)
-  toy.run(one, num_steps=last + 3, mesh=MESH, devices=jax.devices()[:4])
+  toy.run(one, num_steps=last + 3, mesh=MESH, devices=jax.devices()[:4],
+          log_every_steps=1)
   # What two processes saved goes on in one, on other devices.
   toy.run(elsewhere, num_steps=last + 3, mesh={'fsdp': 8})
+  losses = lambda workdir: [json.loads(line)['loss'] for line in (
+      workdir / 'metrics.jsonl').read_text().splitlines()]
+  np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
   theirs = np.load(one / 'model/model.npz')
   for workdir in two, elsewhere:
     ours = np.load(workdir / 'model/model.npz')

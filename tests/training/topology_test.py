@@ -74,10 +74,23 @@ def assert_same(flow, ours, theirs, rtol):
       rtol=max(rtol, 5e-3))
 
 
+FEWER = ((8, {'fsdp': 4, 'tensor': 2}, 7), (4, {'data': 2, 'sequence': 2}, 14),
+         (1, {'data': 1}, STEPS))
+
+
+def test_a_small_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path):
+  for i, part in enumerate(np.split(toy.Toy().rows, 8)):
+    np.save(tmp_path / f'{i}.npy', part)
+  for name, parts in ('cut', FEWER), ('whole', FEWER[-1:]):
+    for devices, mesh, steps in parts:
+      toy.run(tmp_path / name, toy.Sharded(tmp_path), jax.devices()[:devices],
+              mesh=mesh, num_steps=steps, log_every_steps=1)
+  assert_same(flow, tmp_path / 'cut', tmp_path / 'whole', rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path, alone):
-  for devices, mesh, steps in (
-      (8, {'fsdp': 4, 'tensor': 2}, 7), (4, {'data': 2, 'sequence': 2}, 14),
-      (1, {'data': 1}, STEPS)):
+  for devices, mesh, steps in FEWER:
     run(toy, flow, tmp_path, devices, mesh, steps)
   assert len(flow.lines(tmp_path)) == STEPS
   assert_same(flow, tmp_path, alone, rtol=1e-5)
@@ -86,6 +99,7 @@ def test_a_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path, alone):
   assert len(np.unique(seen, axis=0)) == STEPS
 
 
+@pytest.mark.slow
 def test_two_hosts_are_one(toy, flow, tmp_path, alone):
   mesh = layout('fsdp_tp')
   two_processes(tmp_path, {'two': mesh})

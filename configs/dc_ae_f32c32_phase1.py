@@ -14,11 +14,12 @@ are ours.
 """
 
 from sana_jax import config as base
+from sana_jax import recipes
 
 
 def get_config(arg=''):
-  config = base.dc_ae_phase(size_px=256)
-  variant = base.parse_arg(arg, allowed=('runlocal',))
+  config = recipes.dc_ae_phase(size_px=256)
+  variant = base.parse_arg(arg, recipes.VARIANTS)
   config.num_steps = 200_000
   config.batch_size = 256
   config.ema_decay = 0.9999
@@ -29,5 +30,5 @@ def get_config(arg=''):
   config.checkpoint_every_steps = 5000
   config.pictures_every_steps = 5000
   if variant == 'runlocal':
-    base.make_tiny(config)
+    recipes.run_autoencoder_locally(config)
   return config

@@ -15,12 +15,13 @@ decay are the paper's; batch and steps are ours.
 """
 
 from sana_jax import config as base
+from sana_jax import recipes
 from sana_jax.models.dc_ae import phases
 
 
 def get_config(arg=''):
-  config = base.dc_ae_phase(size_px=1024)
-  variant = base.parse_arg(arg, allowed=('runlocal',))
+  config = recipes.dc_ae_phase(size_px=1024)
+  variant = base.parse_arg(arg, recipes.VARIANTS)
   config.init_from = 'out/phase1/model'
   config.num_steps = 20_000
   config.batch_size = 64
@@ -30,6 +31,6 @@ def get_config(arg=''):
   config.optimizer.warmup_steps = 500
   config.optimizer.clip_norm = 1.0
   if variant == 'runlocal':
-    base.make_tiny(config)
+    recipes.run_autoencoder_locally(config)
   config.trainable = phases.middle(len(config.model.encoder_widths))
   return config

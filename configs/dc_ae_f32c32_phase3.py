@@ -17,12 +17,13 @@ heard, batch and steps are ours.
 """
 
 from sana_jax import config as base
+from sana_jax import recipes
 from sana_jax.models.dc_ae import phases
 
 
 def get_config(arg=''):
-  config = base.dc_ae_phase(size_px=256)
-  variant = base.parse_arg(arg, allowed=('runlocal',))
+  config = recipes.dc_ae_phase(size_px=256)
+  variant = base.parse_arg(arg, recipes.VARIANTS)
   config.init_from = 'out/phase2/model'
   config.loss.update(gan=0.1, gan_start=1000)
   config.num_steps = 50_000
@@ -34,6 +35,6 @@ def get_config(arg=''):
   config.optimizer.clip_norm = 0.0  # One norm would tie both players.
   config.trainable = phases.head()
   if variant == 'runlocal':
-    base.make_tiny(config)
+    recipes.run_autoencoder_locally(config)
     config.loss.gan_start = 1
   return config

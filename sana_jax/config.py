@@ -73,6 +73,9 @@ def train(task: str) -> ConfigDict:
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
+  config.keep_every_steps = 0  # One of so many steps is kept for ever.
+  config.checkpoint_cache = ''  # Folder of each host's own: /dev/shm, an SSD.
+  config.cache_every_steps = 100
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
   config.watch = ConfigDict(dict(  # What is warned of; it stops nothing.
     stall_minutes=10.0,  # Without a step's end; 0 for no word.
@@ -271,6 +274,10 @@ def check(config: ConfigDict) -> None:
     f'config.{key}={value!r} must be {what}'
     for key, value in flatten(config).items()
     if (what := _violated(key, value))]
+  if not problems and config.keep_every_steps % config.checkpoint_every_steps:
+    problems = [
+      f'config.keep_every_steps={config.keep_every_steps} must be a multiple '
+      f'of checkpoint_every_steps={config.checkpoint_every_steps}, or 0']
   if 'model' in config and not problems:
     problems = _misfits(config.model)
     if config.task == 'sana' and config.model.remat not in remat.NAMES:
@@ -284,13 +291,14 @@ def check(config: ConfigDict) -> None:
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number',
           str: 'text'}
 _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
-             'log_every_steps', 'keep_checkpoints',
+             'log_every_steps', 'keep_checkpoints', 'cache_every_steps',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
              'text.length', 'text.examples', 'data.caption_temperature',
              'inputs.text_length')
-_NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
+_NOT_NEGATIVE = ('seed', 'keep_every_steps', 'pictures_every_steps',
+                 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
                  'loss.latent_mean', 'loss.noise', 'loss.lpips', 'loss.gan',
                  'loss.gan_start', 'text.look_back',
@@ -331,6 +339,8 @@ def _violated(key, value):
     return 'more than 1, or 0'
   if kind is int and value >= 2**31:
     return 'less than 2 ** 31'
+  if key == 'checkpoint_cache' and '://' in value:
+    return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
   if key == 'data.max_aspect_ratio' and 0 < value < 1:
@@ -374,26 +384,3 @@ def dc_ae_fields(
     decoder_widths=tuple(widths), encoder_depths=tuple(depths),
     decoder_depths=tuple(depths), decoder_norms=('rms_norm',) * len(widths),
     decoder_acts=('silu',) * len(widths)))
-
-
-def dc_ae_phase(size_px: int) -> ConfigDict:
-  """Training of DC-AE as in its paper: on photographs, by L1 and LPIPS."""
-  config = train('dc_ae')
-  config.dtype = 'bfloat16'
-  config.data.update(source='folder', size_px=size_px, min_size_px=size_px)
-  config.loss.update(
-    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', mse=0.0,
-    gradient=0.0, latent_l2=0.0, latent_mean=0.0, noise=0.0)
-  return config
-
-
-def make_tiny(config: ConfigDict) -> None:
-  """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
-  config.model = dc_ae_fields(
-    latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1)
-  config.loss.lpips = 0.0  # Its weights may not be here.
-  config.data.update(source='shapes', path='~/.cache/sana_jax/data',
-                     size_px=32, examples=64, min_size_px=0)
-  config.update(num_steps=2, batch_size=8, dtype='float32', log_every_steps=1,
-                init_from='')
-  config.optimizer.warmup_steps = 0

@@ -59,3 +59,26 @@ def run_locally(config: ConfigDict) -> None:
   config.update(num_steps=2, batch_size=16, log_every_steps=1,
                 checkpoint_every_steps=2, pictures_every_steps=0)
   config.optimizer.warmup_steps = 1
+
+
+def run_autoencoder_locally(config: ConfigDict) -> None:
+  """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
+  config.model = base.dc_ae_fields(
+    latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1)
+  config.loss.lpips = 0.0  # Its weights may not be here.
+  config.data.update(source='shapes', path='~/.cache/sana_jax/data',
+                     size_px=32, examples=64, min_size_px=0)
+  config.update(num_steps=2, batch_size=8, dtype='float32', log_every_steps=1,
+                init_from='')
+  config.optimizer.warmup_steps = 0
+
+
+def dc_ae_phase(size_px: int) -> ConfigDict:
+  """Training of DC-AE as in its paper: on photographs, by L1 and LPIPS."""
+  config = base.train('dc_ae')
+  config.dtype = 'bfloat16'
+  config.data.update(source='folder', size_px=size_px, min_size_px=size_px)
+  config.loss.update(
+    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', mse=0.0,
+    gradient=0.0, latent_l2=0.0, latent_mean=0.0, noise=0.0)
+  return config

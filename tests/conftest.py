@@ -31,6 +31,8 @@ if not importlib.util.find_spec('libtpu'):
   collect_ignore_glob += ['kernels/compile_test.py',
                           'kernels/compile_conv3x3_test.py',
                           'kernels/compile_glumb_conv_test.py']
+if not importlib.util.find_spec('gcsfs'):  # Of the extra `gcs`.
+  collect_ignore_glob += ['training/bucket_test.py']
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 
 

@@ -24,17 +24,19 @@ from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_rows, check_batch
 from sana_jax.training import initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import claim, meet, writing
+from sana_jax.training.workdir import claim, meet, new_folder
 
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step.
 FREE_KEYS = (
-    'checkpoint_every_steps', 'data.index_path', 'data.path', 'data.threads',
-    'init_from', 'inputs.cache', 'keep_checkpoints', 'kernels',
+    'cache_every_steps', 'checkpoint_cache', 'checkpoint_every_steps',
+    'data.index_path', 'data.path', 'data.threads', 'init_from',
+    'inputs.cache', 'keep_checkpoints', 'keep_every_steps', 'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
     'pictures_every_steps', 'watch')
 
@@ -71,8 +73,10 @@ def train(
         seed=config.seed, batch_size=config.batch_size,
         rows=rows.tolist())))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
-    state = checkpoints.restore(shapes, batches) or init(
-        init_rng, initial.given(config.init_from, task, mesh))
+    cache = use(LocalCache(workdir, config))
+    state = (cache.restore(shapes, batches, checkpoints.latest_step())
+             or checkpoints.restore(shapes, batches)
+             or init(init_rng, initial.given(config.init_from, task, mesh)))
     start = int(state.step)
     check_start(start, config.num_steps, workdir)
     watch = use(Watch(
@@ -92,10 +96,13 @@ def train(
         state, metrics = update(state, batch)
         report(step, metrics)
       stop = asked_to_stop(step)
+      # Lines up to a saved step are never written again.
       if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
-        # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
-          checkpoints.save(step, state, batches)
+          checkpoints.save(step, state, batches, hurry=stop)
+      if cache.due(step) or stop:
+        with watch.pause(phases.SAVE, report.flush):
+          cache.save(step, state, batches)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
@@ -104,7 +111,8 @@ def train(
       checkpoints.check()
 
     checkpoints.wait()
-    finish(task, state, workdir, config.num_steps)
+    if finish(task, state, workdir, config.num_steps):
+      cache.clear()
   return state
 
 
@@ -156,30 +164,25 @@ def draw(
 
 def finish(
     task: Task, state: TrainState, workdir: epath.Path, num_steps: int,
-) -> None:
-  """After the last step, the loss curve and workdir/model, whole or not."""
+) -> bool:
+  """After the last step, the loss curve and workdir/model, whole or not.
+
+  Returns whether that was the last step.
+  """
   if int(state.step) < num_steps:
     logging.warning(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
-    return
+    return False
   if jax.process_count() > 1:
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:
     params = jax.device_get(state.weights)
-  folder, part = workdir / 'model', workdir / '.model.part'
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
-    with writing(folder):
-      _remove(part)
-      part.mkdir(parents=True)
+    with new_folder(workdir / 'model') as part:
       task.export(params, part)
-      _remove(folder)
-      part.rename(folder)
-    logging.info('The model is in %s.', folder)
+    logging.info('The model is in %s.', workdir / 'model')
   meet('the model is exported')
+  return True
 
-
-def _remove(folder: epath.Path) -> None:
-  if folder.exists():
-    folder.rmtree()

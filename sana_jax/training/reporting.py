@@ -27,7 +27,11 @@ from tqdm import tqdm
 from sana_jax.errors import UserError
 from sana_jax.training import levels
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import write_atomically, writing
+from sana_jax.training.workdir import (
+  is_remote,
+  write_atomically,
+  writing,
+)
 from sana_jax.typing import PyTree
 
 _SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
@@ -144,8 +148,7 @@ class Report:
         'seconds': round(self._rate.seconds, 3)}
     # JSON knows no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
-    with writing(self._lines), self._lines.open('a') as file:
-      file.write(json.dumps(line) + '\n')
+    append(self._lines, json.dumps(line) + '\n')
     if self._board is not None:
       del line['step']
       self._board.write_scalars(
@@ -219,6 +222,15 @@ def keep_lines(path: epath.Path, last_step: int) -> float:
   text = ''.join(json.dumps(x) + '\n' for x in kept)
   write_atomically(path, text.encode())
   return kept[-1]['seconds'] if kept else 0.
+
+
+def append(path: epath.Path, text: str) -> None:
+  """Adds to a file; one in a bucket, which cannot grow, is written anew."""
+  if is_remote(path):
+    write_atomically(path, (path.read_text() + text).encode())
+    return
+  with writing(path), path.open('a') as file:
+    file.write(text)
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:

@@ -77,6 +77,10 @@ def test_another_config_in_the_same_workdir_is_refused(
    'be zero or more.'),
   ('--config.watch.divergence_factor=.5', 'config.watch.divergence_factor=0.5 '
    'must be more than 1, or 0.'),
+  ('--config.keep_every_steps=750', 'config.keep_every_steps=750 must be a '
+   'multiple of checkpoint_every_steps=500, or 0.'),
+  ('--config.checkpoint_cache=gs://b', "config.checkpoint_cache='gs://b' must "
+   "be a local folder, of each host's own."),
   ('--profile=5', "--profile: '5' is not allowed; give START:STOP with 1 <= "
    'START < STOP'),
   ('--profile=0:2', "--profile: '0:2' is not allowed"),

@@ -1,5 +1,6 @@
-"""A small real run for the tests of inputs and caches."""
+"""The small tasks for every test here."""
 
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -46,3 +47,23 @@ def _small(folder, **changes):
   config.update_from_flattened_dict(changes)
   base.check(config)
   return config
+
+
+def _load(name):
+  path = pathlib.Path(__file__).with_name(f'{name}.py')
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture(scope='session')
+def flow():
+  """The module flow.py, the same with a Sana."""
+  return _load('flow')
+
+
+@pytest.fixture(scope='session')
+def load_module():
+  """Any module beside this file, by name."""
+  return _load

@@ -55,9 +55,9 @@ class AutoencoderTask:
     self._check(config)
     self._source = common.open_data(config.data)
     self._decode = jax.jit(lambda params, x: self.module.apply(
-      _autoencoder(params), common.to_signed(x)))
+      autoencoder(params), common.to_signed(x)))
     self._encode = jax.jit(lambda params, x: self.module.apply(
-      _autoencoder(params), common.to_signed(x), method='encode'))
+      autoencoder(params), common.to_signed(x), method='encode'))
 
   def _check(self, config):
     """Whether the discriminator can learn; and what the export keeps."""
@@ -92,7 +92,7 @@ class AutoencoderTask:
     self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys
   ) -> tuple[Array, dict[str, Array]]:
     images = common.to_signed(batch['image'])
-    variables = _autoencoder(params)
+    variables = autoencoder(params)
     latents = self.module.apply(variables, images, method='encode')
     noise = self.weights.noise * jax.vmap(
       lambda rng: jax.random.normal(rng, latents.shape[1:]))(rngs)
@@ -152,7 +152,7 @@ class AutoencoderTask:
     module = self.module
     if 'scaling_factor' not in self.kept_fields:
       module = module.clone(scaling_factor=self._measured_factor(params))
-    folders.write(pathlib.Path(folder), 'vae', module, _autoencoder(params))
+    folders.write(pathlib.Path(folder), 'vae', module, autoencoder(params))
 
   def _measured_factor(self, params):
     images = self._first(_STATISTICS)
@@ -167,6 +167,6 @@ class AutoencoderTask:
       common.good_records(self._source), count)])
 
 
-def _autoencoder(params):
+def autoencoder(params):
   """The model's variables, without who is trained along."""
   return {'params': {side: params[side] for side in ('encoder', 'decoder')}}

@@ -7,8 +7,6 @@ training/inputs.py.
 from collections.abc import Sequence
 import functools
 import math
-import pathlib
-import shutil
 
 from absl import logging
 import jax
@@ -28,7 +26,7 @@ from sana_jax.sharding import tables
 from sana_jax.training import encoders, inputs
 from sana_jax.training.levels import by_level
 from sana_jax.training.state import Metrics
-from sana_jax.training.tasks import common
+from sana_jax.training.tasks import common, exports
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
 from sana_jax.weights.folder import Model
@@ -89,7 +87,7 @@ class SanaTask:
 
   def __init__(self, config: ConfigDict, workdir, mesh: Mesh | None = None):
     self.config = config
-    self._folders = {key: encoders.find(config, key) for key in encoders.PARTS}
+    self._folders = exports.folders_of(config)
     autoencoder = folders.describe(self._folders['autoencoder'], 'vae')
     text_encoder = folders.describe(
       self._folders['text_encoder'], 'text_encoder')
@@ -155,13 +153,5 @@ class SanaTask:
 
   def export(self, params: Params, folder) -> None:
     """A whole model folder: the transformer and copies of the other two."""
-    folder = pathlib.Path(folder)
-    folders.write(folder, 'transformer', self.module, {'params': params})
-    for key, parts in encoders.PARTS.items():
-      for part in parts:
-        shutil.copytree(self._folders[key] / part, folder / part)
-    settings = self.config.sampling
-    folders.write_index(
-      folder, flow_shift=settings.shift,
-      sampling={'steps': settings.steps,
-                'guidance_scale': settings.guidance_scale})
+    exports.write_sana(
+      self.module, self.config, self._folders, params, folder)

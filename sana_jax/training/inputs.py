@@ -28,7 +28,7 @@ from sana_jax.errors import UserError
 from sana_jax.text import encode
 from sana_jax.training import caching, encoders, fingerprints
 from sana_jax.training.tasks import common
-from sana_jax.training.workdir import meet
+from sana_jax.training.workdir import meet, resolve
 from sana_jax.typing import Array, Int, PyTree
 
 
@@ -143,7 +143,7 @@ def _open_cache(config, workdir) -> CachedSource:
     fingerprints.compare(
       path, fingerprints.read(path), fingerprints.of(config, data_too=False))
   else:
-    path = f'{os.fspath(workdir).rstrip("/")}/encoded'
+    path = os.fspath(resolve(workdir) / 'encoded')
     _drop_if_other(path, config)
     caching.make(config, path)
   return CachedSource(

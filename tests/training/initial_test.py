@@ -1,7 +1,6 @@
 """A run starts from a model's weights, if the model is its own."""
 
 import pathlib
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,12 +20,17 @@ def model():
   return folders.load(FOLDER, 'transformer')
 
 
-def task(module, **fields):
-  """All that is asked of one."""
-  return SimpleNamespace(name='sana', module=module.clone(**fields))
+@pytest.fixture
+def task(toy):
+  """The toy as one that trains a transformer."""
+  def make(module, **fields):
+    made = toy.Toy()
+    made.name, made.module = 'sana', module.clone(**fields)
+    return made
+  return make
 
 
-def test_every_weight_is_the_files_and_on_its_shards(model):
+def test_every_weight_is_the_files_and_on_its_shards(model, task):
   mesh = make_mesh({'data': 1, 'fsdp': 4, 'tensor': 2})
   given = initial.given(str(FOLDER), task(model.module), mesh)
   wanted = model.variables['params']
@@ -42,7 +46,7 @@ def test_every_weight_is_the_files_and_on_its_shards(model):
 @pytest.mark.parametrize('fields', [
   {'sample_size': 64}, {'interpolation_scale': 2.}, {'remat': 'full'},
   {'dtype': 'bfloat16'}, {'text_norm_scale': 1.}])
-def test_a_stage_at_another_size_starts_from_it(model, fields):
+def test_a_stage_at_another_size_starts_from_it(model, task, fields):
   initial.compare(str(FOLDER), task(model.module, **fields))
 
 
@@ -51,16 +55,16 @@ def test_a_stage_at_another_size_starts_from_it(model, fields):
   ({'cross_heads': 1, 'norm_eps': 1.}, 'cross_heads is . there and 1 here; '
    'norm_eps is 1e-06 there and 1.0 here. Start from another model, or change '
    'config.model to what is in its transformer/config.json')])
-def test_another_model_is_told(model, fields, said):
+def test_another_model_is_told(model, task, fields, said):
   with pytest.raises(UserError, match=said):
     initial.compare(str(FOLDER), task(model.module, **fields))
 
 
-def test_what_is_no_folder_is_told(model):
+def test_what_is_no_folder_is_told(model, task):
   with pytest.raises(UserError, match='no model folder'):
     initial.compare('a/b/c', task(model.module))
 
 
-def test_without_a_name_nothing_is_given(model):
+def test_without_a_name_nothing_is_given(model, task):
   mesh = make_mesh({'data': -1})
   assert initial.given('', task(model.module), mesh) == {}

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sana_jax.data import cache, files
 from sana_jax.errors import UserError
 from sana_jax.training import encoders
+from sana_jax.training.workdir import flat
 
 # Where things lie, how they are read, and what is chosen when they are read.
 _FREE = ('path', 'index_path', 'threads', 'caption_rule', 'caption_threshold',
@@ -59,7 +60,7 @@ def read(path: str) -> dict[str, Any]:
 
 def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
   """Raises UserError if the cache was made of something else than `ours`."""
-  theirs, ours = _flat(theirs), _flat(ours)
+  theirs, ours = flat(theirs), flat(ours)
   differ = [f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
             for key, value in ours.items() if theirs.get(key) != value]
   if differ:
@@ -81,16 +82,6 @@ def _of_folder(folder: pathlib.Path) -> str:
         file.seek(-_END, os.SEEK_END)
         digest.update(file.read())
   return digest.hexdigest()[:16]
-
-
-def _flat(tree, prefix=''):
-  out = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      out |= _flat(value, f'{prefix}{key}.')
-    else:
-      out[prefix + key] = value
-  return out
 
 
 def _said(value):

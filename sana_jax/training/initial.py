@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
-from sana_jax.training.state import Task
 from sana_jax.training.workdir import resolve
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
@@ -33,14 +32,17 @@ FREE = (
   'scaling_factor', 'text_norm_scale', 'unroll')
 
 
-def check(config: ConfigDict, task: Task, workdir: epath.PathLike) -> None:
-  """Raises UserError where the run would start from a model that differs."""
+def check(config: ConfigDict, task: Any, workdir: epath.PathLike) -> None:
+  """Raises UserError where the run would start from a model that differs.
+
+  Of the task, its name and module are read.
+  """
   saved = resolve(workdir) / 'checkpoints'
   if config.init_from and not any(p.name.isdigit() for p in saved.glob('*')):
     compare(config.init_from, task)
 
 
-def compare(name: str, task: Task) -> None:
+def compare(name: str, task: Any) -> None:
   """Raises UserError unless the folder's model is the task's."""
   part, folder = PARTS[task.name], hub.find(name)
   with folders.reading(folder / part):
@@ -59,7 +61,7 @@ def compare(name: str, task: Task) -> None:
       f'model, or change config.model to what is in its {part}/config.json.')
 
 
-def given(name: str, task: Task, mesh: Mesh) -> Params:
+def given(name: str, task: Any, mesh: Mesh) -> Params:
   """The folder's parameters on the mesh, as a part of the task's own.
 
   None of them where the name is ''.

@@ -13,6 +13,7 @@ import threading
 
 from absl import logging
 from etils import epath
+import grain
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -53,7 +54,7 @@ def train(
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  rows = batch_rows(mesh, config.batch_size)
+  rows = batch_rows(mesh, config.batch_size).tolist()
   tx, schedule = (make(config.optimizer, config.num_steps, config.batch_size)
                   for make in (factory.make, factory.schedule))
   init, shapes = plan(
@@ -70,13 +71,11 @@ def train(
     use(silence('orbax'))
     asked_to_stop = use(stop_requests())
     batches = use(contextlib.closing(task.batches(
-        seed=config.seed, batch_size=config.batch_size,
-        rows=rows.tolist())))
+        seed=config.seed, batch_size=config.batch_size, rows=rows)))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     cache = use(LocalCache(workdir, config))
-    state = (cache.restore(shapes, batches, checkpoints.latest_step())
-             or checkpoints.restore(shapes, batches)
-             or init(init_rng, initial.given(config.init_from, task, mesh)))
+    state = restore(shapes, batches, checkpoints, cache) or init(
+        init_rng, initial.given(config.init_from, task, mesh))
     start = int(state.step)
     check_start(start, config.num_steps, workdir)
     watch = use(Watch(
@@ -96,13 +95,12 @@ def train(
         state, metrics = update(state, batch)
         report(step, metrics)
       stop = asked_to_stop(step)
-      # Lines up to a saved step are never written again.
-      if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
+      whole = due(step, config.checkpoint_every_steps, config.num_steps) or stop
+      if whole or cache.due(step):
+        # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
-          checkpoints.save(step, state, batches, hurry=stop)
-      if cache.due(step) or stop:
-        with watch.pause(phases.SAVE, report.flush):
-          cache.save(step, state, batches)
+          save(step, state, batches, checkpoints if whole else None, cache,
+               stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
@@ -147,6 +145,29 @@ def stop_requests():
       yield lambda step: asked.is_set()
     finally:
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def restore(
+    shapes: TrainState, batches: grain.DatasetIterator,
+    checkpoints: Checkpoints, cache: LocalCache,
+) -> TrainState | None:
+  """The newest state of both, with `batches` at its place, if there is one."""
+  return (cache.restore(shapes, batches, checkpoints.latest_step())
+          or checkpoints.restore(shapes, batches))
+
+
+def save(
+    step: int, state: TrainState, batches: grain.DatasetIterator,
+    checkpoints: Checkpoints | None, cache: LocalCache, stop: bool,
+) -> None:
+  """A checkpoint, if one is wanted, and the host's own where it is due.
+
+  Before a stop there is no time for more than writing both.
+  """
+  if checkpoints:
+    checkpoints.save(step, state, batches, hurry=stop)
+  if stop or cache.due(step):
+    cache.save(step, state, batches)
 
 
 def draw(

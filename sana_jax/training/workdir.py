@@ -62,7 +62,7 @@ def compare(
     raise UserError(
         f'{path} cannot be read ({error}); choose another --workdir.'
     ) from error
-  if differ := _differences(_flat(theirs), _flat(ours), free):
+  if differ := _differences(flat(theirs), flat(ours), free):
     raise UserError(
         f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
         'another --workdir, or set the config back.')
@@ -190,10 +190,10 @@ def _differences(theirs: Any, ours: Any, free: Collection[str]) -> list[str]:
       and not any(f'{key}.'.startswith(f'{f}.') for f in free)]
 
 
-def _flat(tree: Any, path: str = '') -> dict[str, Any]:
+def flat(tree: Any, path: str = '') -> dict[str, Any]:
   """Nested dicts as one, keys joined by dots; an empty dict is a value."""
   if not isinstance(tree, dict) or not tree:
     return {path: tree}
   join = lambda key: f'{path}.{key}' if path else key
   return {k: v for key, sub in tree.items()
-          for k, v in _flat(sub, join(key)).items()}
+          for k, v in flat(sub, join(key)).items()}

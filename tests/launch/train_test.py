@@ -127,8 +127,8 @@ def test_a_mistake_in_a_users_config_is_told_with_its_line(
 
 
 @pytest.mark.parametrize('name, said', [
-  ('none.py', 'there is no such file; shipped are shapes, '),
-  ('sapes', 'there is no such file; shipped are shapes, '),
+  ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
+  ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
   ('shapes:fast', "no variant 'fast'; allowed are quick"),
 ])
 def test_a_missing_config_is_told(name, said, train, refused):

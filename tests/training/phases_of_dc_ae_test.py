@@ -6,6 +6,7 @@ import re
 import shlex
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -154,8 +155,8 @@ def test_the_model_hears_the_discriminator_from_gan_start_on(root):
   config.loss.gan, config.loss.gan_start = 0.3, 7
   task = tasks.make(config, root)
   params = jax.jit(task.init)(jax.random.key(0))
-  batch = {'image': np.random.default_rng().integers(
-    0, 256, (2, 32, 32, 3), np.uint8)}
+  batch = {'image': jnp.asarray(np.random.default_rng().integers(
+    0, 256, (2, 32, 32, 3), np.uint8))}
   loss = jax.jit(lambda step: task.loss(
     params, {'step': step}, batch, jax.random.split(jax.random.key(1), 2)))
   (before, _), (after, terms) = loss(6), loss(7)

@@ -99,8 +99,7 @@ def train(
       if whole or cache.due(step):
         # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
-          save(step, state, batches, checkpoints if whole else None, cache,
-               stop)
+          save(step, state, batches, checkpoints, cache, whole, stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
@@ -158,13 +157,13 @@ def restore(
 
 def save(
     step: int, state: TrainState, batches: grain.DatasetIterator,
-    checkpoints: Checkpoints | None, cache: LocalCache, stop: bool,
+    checkpoints: Checkpoints, cache: LocalCache, whole: bool, stop: bool,
 ) -> None:
-  """A checkpoint, if one is wanted, and the host's own where it is due.
+  """A checkpoint, if the `whole` of it is due, and the host's own if that is.
 
-  Before a stop there is no time for more than writing both.
+  Before a stop both are written, and nothing more is done.
   """
-  if checkpoints:
+  if whole:
     checkpoints.save(step, state, batches, hurry=stop)
   if stop or cache.due(step):
     cache.save(step, state, batches)

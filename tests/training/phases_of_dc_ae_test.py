@@ -161,7 +161,8 @@ def test_the_model_hears_the_discriminator_from_gan_start_on(root):
     params, {'step': step}, batch, jax.random.split(jax.random.key(1), 2)))
   (before, _), (after, terms) = loss(6), loss(7)
   assert abs(terms['gan']) > 1e-4
-  assert after - before == pytest.approx(0.3 * terms['gan'], rel=1e-2)
+  assert float(after - before) == pytest.approx(
+    0.3 * float(terms['gan']), rel=1e-2)
 
 
 def test_weights_land_on_their_shards(trained, root):

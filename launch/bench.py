@@ -4,10 +4,12 @@
   sana-jax bench train --model sana_1600m_1024 --batch-size 16 --against xla
   sana-jax bench kernels --models sana_1600m_1024 --against torch
   sana-jax bench optimizers
+  sana-jax bench loop --config shapes_dc_ae
   sana-jax bench sample --help
 """
 
 import argparse
+from collections.abc import Sequence
 import importlib
 import importlib.metadata
 import pathlib
@@ -20,9 +22,11 @@ WHAT = {
   'train': 'the train step',
   'kernels': 'the operations that have kernels',
   'optimizers': 'the memory of optimizers, and what 8-bit CAME loses',
+  'loop': 'training beside its compiled step alone',
+  'matrix': 'the train step in all its variants, and what it loses',
 }
 # Not part of what repeats a run.
-_PLACES = ('out', 'render')
+_PLACES = ('out', 'render', 'note', 'workdir')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       what, help=summary, description=module.__doc__, allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(kind)
-    kind.set_defaults(run_bench=module.run, command=kind)
+    kind.set_defaults(run_bench=module.run, command=kind,
+                      overrides=getattr(module, 'OVERRIDES', False))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, *overrides: Sequence[str]) -> int:
   """Measures; returns the exit code."""
-  return args.run_bench(args)
+  return args.run_bench(args, *overrides)
 
 
 def repeated_by(args: argparse.Namespace) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
   'sample': 'make pictures of prompts',
   'demo': 'make pictures in a web page',
   'evaluate': 'score how well a model follows prompts',
+  'export': 'the weights of a run, at any step',
   'convert': "between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',

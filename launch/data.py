@@ -1,20 +1,27 @@
-"""Prepare data sets, and look at any.
+"""Prepare data sets, look at any, and encode them once for all.
 
   sana-jax data shapes --out data --size 64 --examples 24000
   sana-jax data describe --config.data.source=webdataset \\
     --config.data.path='data/*.tar'
+  sana-jax data cache --config configs/shapes.py --out out/cache \\
+    --config.autoencoder=shapes --config.text_encoder=shapes
 
 `shapes` is drawn here, needs no download, and is stored as a TFDS data set
 (ArrayRecord) with the splits train and heldout. A sheet of examples is written
 beside it. `describe` tells what the keys config.data of a config, or of none,
 make of a source: how many records, of what sizes and scores, which captions,
-and the first bad records.
+and the first bad records. `cache` keeps what the frozen models make of the
+images and captions of a config, for training with --config.inputs.cache=DIR: on
+all devices, and with --distributed on many hosts. Stopped at any moment, the
+same command goes on.
 """
 
 import argparse
 from collections.abc import Sequence
 
+from sana_jax.errors import UserError
 from sana_jax.launch import output
+from sana_jax.launch.devices import add_device_flags, join
 from sana_jax.launch.flags import whole
 
 _PLAIN = argparse.RawDescriptionHelpFormatter
@@ -43,6 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='records to decode (default: %(default)s)')
   describe.set_defaults(run_data=describe_data, command=describe,
                         overrides=True)
+  cache = kinds.add_parser(
+    'cache', help='encode images and captions once', allow_abbrev=False,
+    description=__doc__, formatter_class=_PLAIN)
+  cache.add_argument('--config', required=True, metavar='FILE[:ARG]',
+                     help='whose data, models and inputs to take; '
+                     '--config.KEY=VALUE changes them')
+  cache.add_argument('--out', required=True, metavar='DIR',
+                     help='the folder of the cache; gs:// and s3:// too')
+  cache.add_argument('--batch-size', type=whole(), default=64, metavar='N',
+                     help='images or captions at a time on all devices of a '
+                     'process (default: %(default)s)')
+  cache.add_argument('--shard-records', type=whole(), default=1024,
+                     metavar='N', help='in a file (default: %(default)s)')
+  add_device_flags(cache)
+  cache.set_defaults(run_data=cache_data, command=cache, overrides=True)
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
@@ -72,7 +94,7 @@ def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Tells what a source holds; returns the exit code."""
   from sana_jax import config as base
   from sana_jax.data.describe import description
-  from sana_jax.launch.train import load_config
+  from sana_jax.launch.config_files import load_config
   from sana_jax.training.tasks import common
   config = load_config(args.config) if args.config else base.train('dc_ae')
   base.apply_overrides(config, overrides)
@@ -81,3 +103,38 @@ def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   for line in description(common.open_data(config.data), args.read):
     print(line)
   return 0
+
+
+def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Makes a cache, or finishes one; returns the exit code."""
+  from sana_jax import config as base
+  from sana_jax.launch import devices
+  from sana_jax.launch.config_files import load_config
+  config = load_config(args.config)
+  base.apply_overrides(config, overrides)
+  base.check_keys(config)
+  base.check(config)
+  if config.task != 'sana':
+    raise UserError(f'--config={args.config} is of the task {config.task!r}; '
+                    "what is cached are the inputs of the task 'sana'.")
+  devices.configure(args.cpu_devices)
+  if args.distributed:
+    join()
+  from sana_jax.launch import terminal
+  from sana_jax.training import caching
+  terminal.show_logs()
+  held = caching.make(config, args.out, shard_records=args.shard_records,
+                      batch_size=args.batch_size)
+  print(f'{summary(args.out, held)} Train with '
+        f'--config.inputs.cache={args.out}')
+  return 0
+
+
+def summary(out: str, held: dict) -> str:
+  """One sentence on what a cache holds."""
+  from sana_jax.data import cache, captions, files
+  found = [size for name, (size, _) in files.beneath(out).items()
+           if name.endswith('.safetensors')]
+  usable = cache.CachedSource(out, captions.CaptionRule(), want=()).usable
+  return (f'{usable} of {held["records"]} records are in {len(found)} files '
+          f'of {sum(found) / 1e6:,.1f} MB in {out}.')

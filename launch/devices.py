@@ -1,7 +1,33 @@
 """Sets JAX up for a command, before it looks for devices."""
 
+import argparse
 import contextlib
 import os
+
+from sana_jax.errors import UserError
+from sana_jax.launch.config_files import brief
+from sana_jax.launch.flags import whole
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+  """--cpu-devices and --distributed."""
+  parser.add_argument(
+    '--cpu-devices', type=whole(), metavar='N',
+    help='devices to split a CPU into (default: one a core, 8 at most)')
+  parser.add_argument(
+    '--distributed', action='store_true',
+    help='one of several processes; found through SLURM, GKE or Cloud TPU')
+
+
+def join() -> None:
+  """Finds the other processes; UserError if there are none."""
+  import jax
+  try:
+    jax.distributed.initialize()
+  except (RuntimeError, ValueError) as e:
+    raise UserError(
+      f'--distributed found no other processes ({brief(e)}); start it under '
+      'SLURM, GKE or Cloud TPU, or leave the flag out.') from e
 
 
 def configure(cpu_devices: int | None = None, most: int | None = None) -> None:

@@ -19,8 +19,8 @@ from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
 from sana_jax.launch.backends import preferred
-from sana_jax.launch.config_files import apply_layout, brief, load_config
-from sana_jax.launch.flags import steps, whole
+from sana_jax.launch.config_files import apply_layout, load_config
+from sana_jax.launch.flags import steps
 
 OVERRIDES = True  # Takes --config.key=value.
 
@@ -38,12 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--layout', metavar='NAME',
     help='how devices share the work: a file with LAYOUT, or dp, fsdp, '
     'fsdp_tp, sequence or hybrid (default: what the config says)')
-  parser.add_argument(
-    '--cpu-devices', type=whole(), metavar='N',
-    help='devices to split a CPU into (default: one a core, 8 at most)')
-  parser.add_argument(
-    '--distributed', action='store_true',
-    help='one of several processes; found through SLURM, GKE or Cloud TPU')
+  devices.add_device_flags(parser)
   parser.add_argument(
     '--profile', type=steps, metavar='START:STOP',
     help='trace these steps, STOP not included, into DIR/profile; SIGUSR1 '
@@ -74,13 +69,13 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   from sana_jax.sharding.mesh import check_batch, make_mesh
   from sana_jax.training import loop, tasks, workdir
   if args.distributed:
-    join()
+    devices.join()
   # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   factory.make(config.optimizer, config.num_steps, config.batch_size)
   workdir.compare(args.workdir, config, loop.FREE_KEYS)
-  task = tasks.make(config, args.workdir)
+  task = tasks.make(config, args.workdir, mesh)
   with preferred(config.kernels.to_dict(), 'config.kernels'):
     state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps
@@ -94,14 +89,3 @@ def check_profile(traced: range | None, num_steps: int) -> None:
       f'--profile={traced.start}:{traced.stop} ends after the last step; give '
       f'START:STOP with STOP up to {num_steps + 1}, or raise '
       'config.num_steps.')
-
-
-def join() -> None:
-  """Finds the other processes."""
-  import jax
-  try:
-    jax.distributed.initialize()
-  except (RuntimeError, ValueError) as e:
-    raise UserError(
-      f'--distributed found no other processes ({brief(e)}); start it under '
-      'SLURM, GKE or Cloud TPU, or leave the flag out.') from e

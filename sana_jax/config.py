@@ -16,6 +16,7 @@ from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.kernels import OPS
 from sana_jax.models import dc_ae, gemma2, remat
+from sana_jax.optim import freezing
 
 # Fields of models.sana.Sana, for the published sizes (diffusers' configs).
 _600M = dict(width=1152, depth=28, cross_heads=16)
@@ -58,6 +59,12 @@ def train(task: str) -> ConfigDict:
   # step. Their average and the optimizer's state are float32 in any case.
   config.param_dtype = 'float32'
   config.seed = 0  # Decides initial values, data order and noise.
+  # A model folder, hub id or name of the zoo whose weights step 0 has, of the
+  # same architecture; '' draws fresh ones.
+  config.init_from = ''
+  # What trains: patterns of whole paths, 'decoder/.* encoder/conv_out/.*'; the
+  # rest stays as it is. '' for all.
+  config.trainable = ''
   config.num_steps = 1000
   config.batch_size = 32  # Over all devices.
   config.accumulate_steps = 1  # Parts of a batch, one after the other.
@@ -66,6 +73,9 @@ def train(task: str) -> ConfigDict:
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
+  config.keep_every_steps = 0  # One of so many steps is kept for ever.
+  config.checkpoint_cache = ''  # Folder of each host's own: /dev/shm, an SSD.
+  config.cache_every_steps = 100
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
   config.watch = ConfigDict(dict(  # What is warned of; it stops nothing.
     stall_minutes=10.0,  # Without a step's end; 0 for no word.
@@ -83,6 +93,7 @@ def train(task: str) -> ConfigDict:
   config.text_encoder = ''  # Whose text_encoder/ and tokenizer/ do.
   if task == 'sana':
     config.model = _sana()
+    config.inputs = _inputs()
     config.flow = _flow()
     config.sampling = _sampling()
   elif task == 'dc_ae':
@@ -126,7 +137,8 @@ def _data():
     source='shapes',  # 'tfds', 'folder', 'webdataset', ...: docs/data.md.
     path='~/.cache/sana_jax/data',  # Where it lies, or is put (shapes).
     split='train',  # Of 'shapes' and 'tfds'; the others have none.
-    size_px=64,  # Side of the square images.
+    size_px=64,  # Side of the images; of the square ones, of several ratios.
+    threads=4,  # That read ahead, each a batch; 0 for small data in memory.
     examples=24_000,  # To render, for 'shapes'.
     columns=ConfigDict(dict(  # Of 'parquet'; several are 'a,b'.
       image='image', captions='caption',
@@ -140,6 +152,17 @@ def _data():
     min_size_px=0,  # Of the shorter side as stored; 0 for any.
     max_aspect_ratio=0.0,  # Of the longer side to the shorter; 0 for any.
     index_path=remembered.CACHE,  # What was found out about files, kept.
+  ))
+
+
+def _inputs():
+  return ConfigDict(dict(  # Of the transformer: latents and text.
+    latents='cached',  # Or 'online': encoded in the step; see docs/data.md.
+    text='cached',  # Or 'online'.
+    cache='',  # Of `sana-jax data cache`; '' makes one in the workdir.
+    dtype='float32',  # That a cache is kept in.
+    aspect_ratios=False,  # The published ones around size_px, or squares alone.
+    text_length=300,  # Tokens at most.
   ))
 
 
@@ -167,6 +190,10 @@ def _reconstruction():
     latent_l2=1e-4,  # Keeps latents near unit size.
     latent_mean=1e-2,  # Centres them: the layout has a scale but no shift.
     noise=0.03,  # On the latents, for a decoder that forgives.
+    lpips=0.0,  # Perceptual distance, by a trained VGG16.
+    lpips_weights='',  # Folder with its two files: see docs/autoencoder.md.
+    gan=0.0,  # What a PatchGAN discriminator, trained along, says.
+    gan_start=0,  # Steps that the discriminator learns before it is heard.
   ))
 
 
@@ -247,6 +274,10 @@ def check(config: ConfigDict) -> None:
     f'config.{key}={value!r} must be {what}'
     for key, value in flatten(config).items()
     if (what := _violated(key, value))]
+  if not problems and config.keep_every_steps % config.checkpoint_every_steps:
+    problems = [
+      f'config.keep_every_steps={config.keep_every_steps} must be a multiple '
+      f'of checkpoint_every_steps={config.checkpoint_every_steps}, or 0']
   if 'model' in config and not problems:
     problems = _misfits(config.model)
     if config.task == 'sana' and config.model.remat not in remat.NAMES:
@@ -254,22 +285,26 @@ def check(config: ConfigDict) -> None:
                       f'of {list(remat.NAMES)}')
   if problems:
     raise UserError('; '.join(problems) + '.')
+  freezing.compiled(config.get('trainable', ''))
 
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number',
           str: 'text'}
 _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
-             'log_every_steps', 'keep_checkpoints',
+             'log_every_steps', 'keep_checkpoints', 'cache_every_steps',
              'checkpoint_every_steps', 'data.size_px', 'data.examples',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
-             'text.length', 'text.examples', 'data.caption_temperature')
-_NOT_NEGATIVE = ('seed', 'pictures_every_steps', 'sampling.guidance_scale',
+             'text.length', 'text.examples', 'data.caption_temperature',
+             'inputs.text_length')
+_NOT_NEGATIVE = ('seed', 'keep_every_steps', 'pictures_every_steps',
+                 'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
-                 'loss.latent_mean', 'loss.noise', 'text.look_back',
+                 'loss.latent_mean', 'loss.noise', 'loss.lpips', 'loss.gan',
+                 'loss.gan_start', 'text.look_back',
                  'watch.stall_minutes', 'watch.divergence_factor',
                  'data.caption_threshold', 'data.min_score',
-                 'data.min_size_px', 'data.max_aspect_ratio')
+                 'data.min_size_px', 'data.max_aspect_ratio', 'data.threads')
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _CHOICES = {
   'task': TASKS,
@@ -277,6 +312,9 @@ _CHOICES = {
   'param_dtype': ('float32', 'bfloat16'),
   'data.source': sources.KINDS,
   'data.caption_rule': captions.RULES,
+  'inputs.latents': ('cached', 'online'),
+  'inputs.text': ('cached', 'online'),
+  'inputs.dtype': ('float32', 'bfloat16', 'float16'),
   'flow.density': ('logit_normal', 'uniform'),
   'sampling.sampler': samplers.NAMES,
   **{f'kernels.{name}': ('', *op.implementations) for name, op in OPS.items()},
@@ -301,6 +339,8 @@ def _violated(key, value):
     return 'more than 1, or 0'
   if kind is int and value >= 2**31:
     return 'less than 2 ** 31'
+  if key == 'checkpoint_cache' and '://' in value:
+    return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
   if key == 'data.max_aspect_ratio' and 0 < value < 1:

@@ -1,6 +1,7 @@
 """Every config that is shipped makes a model, before any training."""
 
 import pathlib
+import re
 
 import jax
 import pytest
@@ -10,8 +11,9 @@ from sana_jax.errors import UserError
 from sana_jax.launch.config_files import load_config
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
+from sana_jax.models.patchgan import PatchGAN
 from sana_jax.models.sana import Sana
-from sana_jax.optim import factory
+from sana_jax.optim import factory, freezing
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.tasks import common
@@ -41,13 +43,24 @@ def shapes_and_table(config):
       table = tables.GEMMA2
       inputs = [jax.ShapeDtypeStruct((1, config.text.length), 'int32'),
                 jax.ShapeDtypeStruct((1, config.text.length), 'bool')]
-  return jax.eval_shape(module.init, key, *inputs)['params'], table
+  shapes = jax.eval_shape(module.init, key, *inputs)['params']
+  if config.task == 'dc_ae' and config.loss.gan:
+    shapes['discriminator'] = jax.eval_shape(
+      PatchGAN().init, key, *inputs)['params']
+  return shapes, table
 
 
-@pytest.mark.parametrize('variant', ['', ':quick'])
-@pytest.mark.parametrize('name', NAMES)
-def test_a_shipped_config_makes_a_model_that_can_be_sharded(name, variant):
-  config = load_config(name + variant)
+def variants(name):
+  """What may stand behind the config's name, as the config itself says."""
+  with pytest.raises(UserError) as told:
+    load_config(f'{name}:?')
+  said = re.search('allowed are (.*), or none', str(told.value))[1]
+  return [name, *(f'{name}:{variant}' for variant in said.split(', '))]
+
+
+@pytest.mark.parametrize('name', [v for name in NAMES for v in variants(name)])
+def test_a_shipped_config_makes_a_model_that_can_be_sharded(name):
+  config = load_config(name)
   base.check_keys(config)
   base.check(config)
   assert config.is_locked
@@ -56,12 +69,13 @@ def test_a_shipped_config_makes_a_model_that_can_be_sharded(name, variant):
   mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
   placed = rules.shardings(shapes, table, mesh)  # Raises unless exact.
   assert jax.tree.structure(placed) == jax.tree.structure(shapes)
-  assert jax.eval_shape(tx.init, shapes) is not None
+  trained, _ = freezing.split(shapes, config.trainable)
+  assert jax.eval_shape(tx.init, trained) is not None
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_variant_that_is_not_there_is_told(name):
-  with pytest.raises(UserError, match="no variant 'tiny'; allowed are quick"):
+  with pytest.raises(UserError, match="no variant 'tiny'; allowed are "):
     load_config(f'{name}:tiny')
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import pathlib
 import zlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -30,6 +31,8 @@ if not importlib.util.find_spec('libtpu'):
   collect_ignore_glob += ['kernels/compile_test.py',
                           'kernels/compile_conv3x3_test.py',
                           'kernels/compile_glumb_conv_test.py']
+if not importlib.util.find_spec('gcsfs'):  # Of the extra `gcs`.
+  collect_ignore_glob += ['training/bucket_test.py']
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 
 
@@ -44,6 +47,16 @@ def same_draws_in_each_run(request, monkeypatch):
   generator = np.random.default_rng
   monkeypatch.setattr(np.random, 'default_rng', lambda seed=None: generator(
     next(seeds) if seed is None else seed))
+
+
+@pytest.fixture(scope='session')
+def toy():
+  """The module training/toy.py, which is a script as well."""
+  path = pathlib.Path(__file__).with_name('training') / 'toy.py'
+  spec = importlib.util.spec_from_file_location('toy', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def pytest_sessionfinish(session):

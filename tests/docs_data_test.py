@@ -71,7 +71,7 @@ def test_the_commands_of_the_page_run(data, capsys):
       continue
     assert cli.main(arguments) == 0, capsys.readouterr().err
     said[line] = capsys.readouterr().out
-  assert len(said) == 7
+  assert len(said) == 8
   for line, records in {
       'out/data': 64, 'tars/*.tar': 2, 'wids-meta': 1, 'data/parquet': 1,
       '*.array_record': 1, 'data/folder': 1}.items():

@@ -21,6 +21,7 @@ from sana_jax.models import remat
 from sana_jax.optim import factory
 from sana_jax.planning import steps
 from sana_jax.text import encode
+from sana_jax.typing import Array
 
 _COMPRESSION = 32  # Of the autoencoders of every published size.
 
@@ -35,6 +36,7 @@ class Request:
     remat: what the backward pass computes again, see models/remat.py.
     accumulate: parts that a batch is computed in.
     text: tokens of a caption.
+    depth: blocks; 0 for the model's own.
   """
 
   model: str
@@ -45,11 +47,14 @@ class Request:
   remat: str = 'full'
   accumulate: int = 1
   text: int = encode.LENGTH
+  depth: int = 0
 
   def config(self) -> ConfigDict:
     """A training config of this model, batch and optimizer."""
     config = configs.train('sana').unlock()
     config.model.update(configs.SANA_SIZES[self.model], remat=self.remat)
+    if self.depth:
+      config.model.depth = self.depth
     config.model.sample_size = self.size // _COMPRESSION
     config.batch_size, config.dtype = self.batch, self.dtype
     config.accumulate_steps = self.accumulate
@@ -107,7 +112,7 @@ def measure(
         # Another function: jit would take what it has traced before.
         programs[side] = make(request, mesh).jitted.lower(*step.args).compile()
     state = step.init(jax.random.key(0))
-    rest = jax.tree.map(_filled, step.args[1:])
+    rest = jax.tree.map(filled, step.args[1:])
     seconds = {side: [] for side in sides}
     for _ in range(repeats + 1):  # The first is a warm-up.
       for side, program in programs.items():
@@ -121,7 +126,7 @@ def measure(
   return {side: found[1:] for side, found in seconds.items()}
 
 
-def _filled(x):
+def filled(x: jax.ShapeDtypeStruct) -> Array:
   """An array as described, of small numbers."""
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     value = jax.random.key(1)

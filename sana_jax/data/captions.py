@@ -72,6 +72,16 @@ def choose(
   return list(chances)[min(int(place), last)]
 
 
+def drawn(
+  captions: Mapping[str, str], scores: Mapping[str, float], rule: CaptionRule,
+  what: tuple[int, int, int],
+) -> str:
+  """`choose` as it follows from `what`: the seed, the record and the draw."""
+  seed, *rest = what
+  return choose(captions, scores, rule, np.random.default_rng(
+    (seed, _SEED, *rest)))
+
+
 class Captioned:
   """A source whose records have the one caption that the rule chooses."""
 
@@ -88,9 +98,13 @@ class Captioned:
     """The record; the choice follows from the seed, the record and `draw`."""
     record = dict(self.source[index])
     captions, scores = record.pop('captions'), record.pop('scores')
-    rng = np.random.default_rng((self._seed, _SEED, record['index'], draw))
-    name = choose(captions, scores, self._rule, rng)
+    name = drawn(
+      captions, scores, self._rule, (self._seed, record['index'], draw))
     return {**record, 'caption': captions[name]}
+
+  def whole(self, index: int) -> dict[str, Any]:
+    """The record with all its 'captions' and 'scores'."""
+    return self.source[index]
 
   def sizes(self):
     return self.source.sizes()

@@ -5,9 +5,11 @@ used and anew in each process. Bytes are read by range and without a position,
 so threads share what is here.
 """
 
+import contextlib
 import itertools
 import os
 import re
+import uuid
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
@@ -37,6 +39,34 @@ def read(path: str, start: int = 0, end: int | None = None) -> bytes:
   # Each library has its own, after its own retries.
   except Exception as error:  # noqa: BLE001
     raise OSError(f'{path} cannot be read ({_brief(error)})') from error
+
+
+def write(path: str, data: bytes) -> None:
+  """All of a file or nothing, its folder made if need be; raises OSError."""
+  if is_remote(path):
+    system, path = _system(path)
+    system.pipe_file(path, data)  # An object appears when it is whole.
+    return
+  folder, name = os.path.split(os.path.abspath(path))
+  os.makedirs(folder, exist_ok=True)
+  part = os.path.join(folder, f'.{name}.{uuid.uuid4().hex}')
+  try:
+    with open(part, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(part)
+    raise
+
+
+def remove(path: str) -> None:
+  """A file or a folder with all that is in it, if it is there."""
+  system, path = _system(path)
+  if system.exists(path):
+    system.rm(path, recursive=True)
 
 
 def open_ahead(path: str):

@@ -38,7 +38,7 @@ class Bucketed:
   """
 
   def __init__(
-    self, buckets: Sequence[Int[np.ndarray, 'n']], batch_size: int, seed: int
+    self, buckets: Sequence[Int[np.ndarray, '_']], batch_size: int, seed: int
   ):
     """Args:
       buckets: the records of each; empty ones are never chosen.

@@ -15,12 +15,15 @@ import jax
 import numpy as np
 
 from sana_jax.data.order import Order, shuffled
-from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.records import (
+  BadRecord,
+  BadRecords,
+  DAMAGED,
+  MAX_BAD_FRACTION,
+)
 from sana_jax.data.sources import Source
 from sana_jax.errors import UserError
 
-# Raised for damaged data by sources and transforms.
-_DAMAGED = (ValueError, OSError, EOFError, SyntaxError, LookupError)
 _ATTEMPTS = 100  # At a good record for one row.
 
 
@@ -65,7 +68,7 @@ def batches(
         raise
       except BadRecord as error:
         bad.add(error)
-      except _DAMAGED as error:
+      except DAMAGED as error:
         bad.add(BadRecord(f'record {record}', repr(error)))
       else:
         bad.saw_good()

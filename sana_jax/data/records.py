@@ -7,6 +7,8 @@ from absl import logging
 from sana_jax.errors import UserError
 
 MAX_BAD_FRACTION = .05
+# What sources and transforms raise for damaged data, if they do not say more.
+DAMAGED = (ValueError, OSError, EOFError, SyntaxError, LookupError)
 # Of a large source, so many records are read before a share is a verdict.
 _ENOUGH_SEEN = 1000
 _NAMED = 5

@@ -33,10 +33,13 @@ class Source(Protocol):
 class DescribedSource(Source, Protocol):
   """One that knows its images without decoding them: all of `open_source`.
 
-  There, `at(index, draw)` is the record with another choice of its caption.
+  There, `at(index, draw)` is the record with another choice of its caption, and
+  `whole(index)` has all its 'captions' by name, with their 'scores'.
   """
 
   def at(self, index: int, draw: int) -> dict[str, Any]: ...
+
+  def whole(self, index: int) -> dict[str, Any]: ...
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) as stored; 0 for headers that cannot be read."""

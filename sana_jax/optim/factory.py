@@ -12,7 +12,7 @@ from sana_jax.errors import UserError
 from sana_jax.optim import schedules
 from sana_jax.optim.came import came, is_stacked
 from sana_jax.optim.came_8bit import came_8bit
-from sana_jax.typing import Params, PyTree
+from sana_jax.typing import PyTree
 
 # What a config may leave out. It must have name and learning_rate.
 DEFAULTS = {
@@ -58,7 +58,7 @@ def schedule(
   return schedules.make(_complete(config), num_steps, batch_size)
 
 
-def muon_dimensions(params: Params) -> PyTree:
+def muon_dimensions(params: PyTree) -> PyTree:
   """Which axes muon takes for rows and columns; None where it leaves a leaf.
 
   Matrices are themselves, convolutions HWIO are (h w i, o), and a leading layer

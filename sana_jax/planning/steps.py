@@ -84,10 +84,10 @@ def train(config: ConfigDict, mesh: Mesh, text: int) -> Program:
   tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
   init, state = states.plan(
     objective, tx, mesh, average=config.ema_decay > 0,
-    param_dtype=config.param_dtype)
+    param_dtype=config.param_dtype, trainable=config.trainable)
   jitted = steps.jit_step(
     state, mesh, task=objective, tx=tx, ema_decay=config.ema_decay,
-    accumulate=config.accumulate_steps)
+    accumulate=config.accumulate_steps, trainable=config.trainable)
   latents, words, mask = inputs(config, mesh, text)
   frozen = dict(zip(('null_text', 'null_mask'), _words(config, mesh, 1, text)))
   batch = {'latents': latents, 'text': words, 'mask': mask}

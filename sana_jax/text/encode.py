@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.text.prompts import clean
-from sana_jax.typing import Array, Bool, Float, Int, Params
+from sana_jax.typing import Array, Bool, Float, Int, Params, PyTree
 
 LENGTH = 300  # Text tokens of every published SANA.
 
@@ -83,7 +83,7 @@ def encode(
     return _embed(model, params, place(ids), place(mask), length)
   key = beginning.tobytes()
   if key not in beginnings:
-    beginnings[key] = _read(model, params, jnp.asarray(beginning))
+    beginnings[key] = read(model, params, jnp.asarray(beginning))
   return _embed_behind(
     model, params, *beginnings[key], place(ids[:, before:]),
     place(mask[:, before:]))
@@ -93,14 +93,22 @@ _embed = jax.jit(embed, static_argnums=(0, 4))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(model, params, beginning):
+def read(
+  model: nn.Module, params: Params, beginning: Int[Array, '1 k']
+) -> tuple[Float[Array, '1 k d'], PyTree]:
+  """What the model makes of an instruction: its states, and keys and values."""
   return model.apply({'params': params}, beginning, method='read')
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _embed_behind(model, params, first, past, ids, mask):
-  """What `embed` gives: the first position, and those behind the beginning."""
+def embed_behind(
+  model: nn.Module, params: Params, first: Float[Array, '1 k d'],
+  past: PyTree, ids: Int[Array, 'b l'], mask: Bool[Array, 'b l'],
+) -> tuple[Float[Array, 'b l+1 d'], Bool[Array, 'b l+1']]:
+  """What `embed` gives, of the tokens behind an instruction that was `read`."""
   states = model.apply({'params': params}, ids, mask, past)
   first = jnp.broadcast_to(first[:, :1], (len(ids), 1, first.shape[2]))
   return (jnp.concatenate([first, states], axis=1),
           jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1))
+
+
+_embed_behind = jax.jit(embed_behind, static_argnums=0)

@@ -9,10 +9,14 @@ They are sums of the arrays' bits taken on the devices,
 
     sum_i bits(x_i) (2 i + 1)  mod 2^32,
 
-which no flipped bit leaves unchanged (the weights are odd, so invertible),
-which do not depend on how the array is split, and cost no second reading.
+which no flipped bit leaves unchanged (the weights are odd, so invertible) and
+which do not depend on how the array is split. In the background each checkpoint
+is read back, a part by each process, and compared: only then are older ones
+deleted. It is compared once more when it is restored.
 """
 
+from collections.abc import Collection, Sequence
+from concurrent import futures
 import contextlib
 import json
 import re
@@ -24,11 +28,13 @@ import grain
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+from jaxtyping import UInt32
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from sana_jax.errors import UserError
+from sana_jax.training import saved
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import meet
 from sana_jax.typing import Array, PyTree
@@ -39,25 +45,33 @@ class Checkpoints:
 
   def __init__(
       self, folder: epath.PathLike, config: ml_collections.ConfigDict):
-    """Keeps the last `config.keep_checkpoints`; each holds `config` too."""
+    """Keeps the last `config.keep_checkpoints` that were read back, and for
+    ever those of every `config.keep_every_steps`; each holds `config` too.
+    """
     self._folder = folder = epath.Path(folder)
     self._config = json.loads(config.to_json())
+    self._keep = config.keep_checkpoints, config.keep_every_steps
+    self._reader = futures.ThreadPoolExecutor(1, 'read back')
+    self._saved = self._reading = None  # The last one, until it is read back.
     with self._errors('opening'):
       self._manager = ocp.CheckpointManager(
           folder, options=ocp.CheckpointManagerOptions(
-              preservation_policy=ocp.checkpoint_managers.LatestN(
-                  config.keep_checkpoints),
+              # All: see _let_go.
+              preservation_policy=ocp.checkpoint_managers.LatestN(None),
               cleanup_tmp_directories=True))
 
   def __enter__(self):
     return self
 
   def __exit__(self, kind, *_):
-    if kind is None:
-      self.wait()
-    # After an error the manager may hold one of its own; ours came first.
-    with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
-      self._manager.close()
+    try:
+      if kind is None:
+        self.wait()
+    finally:
+      self._reader.shutdown()
+      # After an error the manager may hold one of its own; ours came first.
+      with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+        self._manager.close()
 
   def restore(
       self, shapes: TrainState, batches: grain.DatasetIterator,
@@ -72,7 +86,11 @@ class Checkpoints:
     for step in sorted(self._manager.all_steps(), reverse=True):
       state, damage = self._try(step, shapes, batches)
       if damage is None:
-        self._set_aside(damaged, step)
+        for number, what in damaged.items():
+          logging.warning(
+              'The checkpoint of step %d in %s is damaged (%s): using step %d, '
+              'kept as damaged_%d.', number, self._folder, what, step, number)
+        self._set_aside(damaged)
         return state
       damaged[step] = damage
     if damaged:
@@ -84,41 +102,80 @@ class Checkpoints:
 
   def save(
       self, step: int, state: TrainState, batches: grain.DatasetIterator,
+      hurry: bool = False,
   ) -> None:
     """Saves in the background, unless this step is there already.
 
-    Raises UserError if this save or the one before it failed.
+    In a `hurry`, the one before it is not read back first. Raises UserError if
+    this save or the one before it failed.
     """
     if step == self._manager.latest_step():
       return
+    if hurry:
+      self._saved = self._reading = None
+    self.wait()
     with self._errors('saving to'):
       about = {
-          'config': self._config, 'state': _sums(state).tolist(),
-          'data': _data_sum(batches)}
+          'config': self._config, 'leaves': saved.names(state),
+          'state': checksums(state).tolist(), 'data': data_checksum(batches)}
+      place = batches.get_state()
       self._manager.save(step, force=True, args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
-          data=ocp.args.JsonSave(batches.get_state()),
+          state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(place),
           about=ocp.args.JsonSave(about)))
+      self._saved = step, {saved.DATA: place, saved.ABOUT: about}
 
   def check(self) -> None:
     """Raises UserError if a save in the background has failed."""
     with self._errors('saving to'):
       self._manager.check_for_errors()
+      if self._saved and not self._manager.is_saving_in_progress():
+        self._read_back()
 
   def wait(self) -> None:
-    """Returns when all is saved; raises UserError if it cannot be."""
+    """Returns when all is saved and read back, and what is too old is gone.
+
+    Raises UserError if it cannot be saved.
+    """
     with self._errors('saving to'):
       self._manager.wait_until_finished()
+      if self._saved is None:
+        return
+      self._read_back()
+      (step, meant), reading = self._saved, self._reading
+      self._saved = self._reading = None
+      damage = _compared(*reading.result(), meant[saved.ABOUT]['state'])
+      if damage is None:
+        self._let_go()
+        return
+    logging.warning(
+        'The checkpoint of step %d in %s does not read back as it was written '
+        '(%s): kept as damaged_%d, and older ones stay; see to the disk there.',
+        step, self._folder, damage, step)
+    self._set_aside([step])
 
   def newest(self) -> epath.Path | None:
     """The folder of the last one that is whole, once no save is under way."""
     with contextlib.suppress(UserError):  # There was another error before.
       self.wait()
-    steps = self._steps()
-    return self._folder / str(max(steps)) if steps else None
+    step = self.latest_step()
+    return None if step is None else self._folder / str(step)
 
-  def _steps(self) -> list[int]:
-    return [int(p.name) for p in self._folder.glob('*') if p.name.isdigit()]
+  def latest_step(self) -> int | None:
+    """Of the last one that is whole, whether or not it is damaged."""
+    return max(saved.steps(self._folder), default=None)
+
+  def _read_back(self) -> None:
+    """Begins to, unless it has begun."""
+    step, meant = self._saved
+    self._reading = self._reading or self._reader.submit(
+        _part_of, self._folder / str(step), meant)
+
+  def _let_go(self) -> None:
+    """Deletes those that are older than the last ones."""
+    last, every = self._keep
+    for step in sorted(self._manager.all_steps())[:-last]:
+      if not every or step % every:
+        self._manager.delete(step)
 
   def _try(self, step, shapes, batches):
     """`(state, None)`, or `(None, what is wrong)` for all processes alike."""
@@ -129,29 +186,25 @@ class Checkpoints:
           data=ocp.args.JsonRestore(), about=ocp.args.JsonRestore()))
       state, about = got.state, got.about
       batches.set_state(got.data)
-      if _sums(state).tolist() != about['state']:
+      if checksums(state).tolist() != about['state']:
         damage = 'the arrays differ from what was saved'
-      if _data_sum(batches) != about['data']:
+      if data_checksum(batches) != about['data']:
         damage = 'the place in the data differs from what was saved'
     # A damaged file shows as whatever the reader trips over, from OSError to
     # JSON, zstd and XLA errors.
     except Exception as error:  # noqa: BLE001
-      damage = _brief(error)
-    if any(_gather(int(damage is not None))):
+      damage = brief(error)
+    if np.any(gather([damage is not None])):
       return None, damage or 'damaged for another process'
     return state, None
 
-  def _set_aside(self, damaged: dict[int, str], instead: int) -> None:
+  def _set_aside(self, damaged: Collection[int]) -> None:
     """Frees the numbers of damaged steps, so that they are saved again."""
-    for step, damage in damaged.items():
-      logging.warning(
-          'The checkpoint of step %d in %s is damaged (%s): using step %d, '
-          'kept as damaged_%d.', step, self._folder, damage, instead, step)
+    for step in damaged if jax.process_index() == 0 else ():
       target = self._folder / f'damaged_{step}'
-      if jax.process_index() == 0:
-        if target.exists():
-          target.rmtree()
-        (self._folder / str(step)).rename(target)
+      if target.exists():
+        target.rmtree()
+      (self._folder / str(step)).rename(target)
     if damaged:
       meet('damaged checkpoints are set aside')
       self._manager.reload()
@@ -163,12 +216,12 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # noqa: BLE001
-      failure = _brief(error)
+      failure = brief(error)
     # Raised out here, without the error as its context: that would keep orbax's
     # unfinished writes alive until Python exits.
     if failure is not None:
-      steps = self._steps()
-      intact = f'step {max(steps)} is intact' if steps else 'nothing is saved'
+      step = self.latest_step()
+      intact = 'nothing is saved' if step is None else f'step {step} is intact'
       raise UserError(
           f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
           'see to space and permissions there and start again, or choose '
@@ -176,7 +229,7 @@ class Checkpoints:
 
 
 @jax.jit
-def _sums(state: PyTree) -> Array:
+def checksums(state: PyTree) -> Array:
   """A checksum for each leaf, the same however the leaf is split."""
   def leaf_sum(x):
     if x.dtype == bool:
@@ -190,20 +243,45 @@ def _sums(state: PyTree) -> Array:
   return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(state)])
 
 
-def _data_sum(batches: grain.DatasetIterator) -> int:
+def data_checksum(batches: grain.DatasetIterator) -> int:
   """A checksum of the iterator's place."""
   state = json.dumps(batches.get_state(), sort_keys=True)
   return zlib.crc32(state.encode())
 
 
-def _gather(number: int) -> list[int]:
-  """The number of every process, in their order."""
+def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
+  """As many numbers of every process."""
+  numbers = np.asarray(numbers, np.uint32)
   if jax.process_count() == 1:
-    return [number]
-  return multihost_utils.process_allgather(np.uint32(number)).tolist()
+    return numbers[None]
+  return multihost_utils.process_allgather(numbers)
 
 
-def _brief(error: Exception) -> str:
+def _part_of(checkpoint, meant):
+  """`(checksums, damage)`: of this process's part of the state."""
+  leaves = meant[saved.ABOUT]['leaves']
+  ours = meant if jax.process_index() == 0 else {}  # Who wrote them.
+  try:
+    for item, value in ours.items():
+      if saved.read_json(checkpoint, item) != json.loads(json.dumps(value)):
+        return [0] * len(leaves), f'{item} differs from what was saved'
+    return list(saved.checksums(
+        checkpoint, leaves, jax.process_index(), jax.process_count())), None
+  # Tensorstore has errors of many types.
+  except Exception as error:  # noqa: BLE001
+    return [0] * len(leaves), brief(error)
+
+
+def _compared(part, damage, wanted):
+  """What is wrong with a checkpoint, for all processes alike, or None."""
+  *sums, damaged = gather([*part, damage is not None]).sum(
+      axis=0, dtype=np.uint32).tolist()
+  if damaged:
+    return damage or 'damaged for another process'
+  return None if sums == wanted else 'the arrays differ from what was saved'
+
+
+def brief(error: Exception) -> str:
   """An error in a few words: the system's own where it is from the system."""
   text = str(error).strip() or type(error).__name__
   if system := re.search(r'OS error \d+: \w+ ([^\]]+)', text):

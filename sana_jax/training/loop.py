@@ -13,6 +13,7 @@ import threading
 
 from absl import logging
 from etils import epath
+import grain
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -22,19 +23,21 @@ from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import batch_rows, check_batch
-from sana_jax.training import phases, pictures
+from sana_jax.training import initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import claim, meet, writing
+from sana_jax.training.workdir import claim, meet, new_folder
 
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step.
 FREE_KEYS = (
-    'checkpoint_every_steps', 'data.index_path', 'data.path',
-    'keep_checkpoints', 'kernels',
+    'cache_every_steps', 'checkpoint_cache', 'checkpoint_every_steps',
+    'data.index_path', 'data.path', 'data.threads', 'init_from',
+    'inputs.cache', 'keep_checkpoints', 'keep_every_steps', 'kernels',
     'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
     'pictures_every_steps', 'watch')
 
@@ -51,12 +54,13 @@ def train(
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  rows = batch_rows(mesh, config.batch_size)
+  rows = batch_rows(mesh, config.batch_size).tolist()
   tx, schedule = (make(config.optimizer, config.num_steps, config.batch_size)
                   for make in (factory.make, factory.schedule))
   init, shapes = plan(
       task, tx, mesh, average=config.ema_decay > 0,
-      param_dtype=config.param_dtype)
+      param_dtype=config.param_dtype, trainable=config.trainable)
+  initial.check(config, task, workdir)
   workdir = claim(workdir, config, FREE_KEYS)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)
@@ -67,10 +71,11 @@ def train(
     use(silence('orbax'))
     asked_to_stop = use(stop_requests())
     batches = use(contextlib.closing(task.batches(
-        seed=config.seed, batch_size=config.batch_size,
-        rows=rows.tolist())))
+        seed=config.seed, batch_size=config.batch_size, rows=rows)))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
-    state = checkpoints.restore(shapes, batches) or init(init_rng)
+    cache = use(LocalCache(workdir, config))
+    state = restore(shapes, batches, checkpoints, cache) or init(
+        init_rng, initial.given(config.init_from, task, mesh))
     start = int(state.step)
     check_start(start, config.num_steps, workdir)
     watch = use(Watch(
@@ -80,7 +85,7 @@ def train(
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
         batch_size=config.batch_size, accumulate=config.accumulate_steps,
-        phase=watch.phase)
+        trainable=config.trainable, phase=watch.phase)
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):
@@ -90,10 +95,11 @@ def train(
         state, metrics = update(state, batch)
         report(step, metrics)
       stop = asked_to_stop(step)
-      if due(step, config.checkpoint_every_steps, config.num_steps) or stop:
+      whole = due(step, config.checkpoint_every_steps, config.num_steps) or stop
+      if whole or cache.due(step):
         # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
-          checkpoints.save(step, state, batches)
+          save(step, state, batches, checkpoints, cache, whole, stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
@@ -102,7 +108,8 @@ def train(
       checkpoints.check()
 
     checkpoints.wait()
-    finish(task, state, workdir, config.num_steps)
+    if finish(task, state, workdir, config.num_steps):
+      cache.clear()
   return state
 
 
@@ -139,6 +146,29 @@ def stop_requests():
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
+def restore(
+    shapes: TrainState, batches: grain.DatasetIterator,
+    checkpoints: Checkpoints, cache: LocalCache,
+) -> TrainState | None:
+  """The newest state of both, with `batches` at its place, if there is one."""
+  return (cache.restore(shapes, batches, checkpoints.latest_step())
+          or checkpoints.restore(shapes, batches))
+
+
+def save(
+    step: int, state: TrainState, batches: grain.DatasetIterator,
+    checkpoints: Checkpoints, cache: LocalCache, whole: bool, stop: bool,
+) -> None:
+  """A checkpoint, if the `whole` of it is due, and the host's own if that is.
+
+  Before a stop both are written, and nothing more is done.
+  """
+  if whole:
+    checkpoints.save(step, state, batches, hurry=stop)
+  if stop or cache.due(step):
+    cache.save(step, state, batches)
+
+
 def draw(
     task: Task, state: TrainState, step: int, workdir: epath.Path,
     report: Report,
@@ -154,30 +184,25 @@ def draw(
 
 def finish(
     task: Task, state: TrainState, workdir: epath.Path, num_steps: int,
-) -> None:
-  """After the last step, the loss curve and workdir/model, whole or not."""
+) -> bool:
+  """After the last step, the loss curve and workdir/model, whole or not.
+
+  Returns whether that was the last step.
+  """
   if int(state.step) < num_steps:
     logging.warning(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
-    return
+    return False
   if jax.process_count() > 1:
     params = multihost_utils.process_allgather(state.weights, tiled=True)
   else:
     params = jax.device_get(state.weights)
-  folder, part = workdir / 'model', workdir / '.model.part'
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
-    with writing(folder):
-      _remove(part)
-      part.mkdir(parents=True)
+    with new_folder(workdir / 'model') as part:
       task.export(params, part)
-      _remove(folder)
-      part.rename(folder)
-    logging.info('The model is in %s.', folder)
+    logging.info('The model is in %s.', workdir / 'model')
   meet('the model is exported')
+  return True
 
-
-def _remove(folder: epath.Path) -> None:
-  if folder.exists():
-    folder.rmtree()

@@ -27,10 +27,15 @@ from tqdm import tqdm
 from sana_jax.errors import UserError
 from sana_jax.training import levels
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import write_atomically, writing
+from sana_jax.training.workdir import (
+  is_remote,
+  write_atomically,
+  writing,
+)
 from sana_jax.typing import PyTree
 
 _SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
+_RATES = 1024  # Learning rates that are computed together.
 
 
 class Report:
@@ -47,6 +52,7 @@ class Report:
     self._primary = jax.process_index() == 0
     self._lines = workdir / 'metrics.jsonl'
     self._board = self._pending = None
+    self._rates = {}  # Of the last _RATES updates that were asked for.
     self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
         total=config.num_steps, initial=start, dynamic_ncols=True,
@@ -137,17 +143,25 @@ class Report:
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
     line = {
         'step': step, **metrics,
-        'learning_rate': float(self._schedule(before)),
+        'learning_rate': self._learning_rate(before),
         'images_per_second': self._rate.images_per_second,
         'seconds': round(self._rate.seconds, 3)}
     # JSON knows no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
-    with writing(self._lines), self._lines.open('a') as file:
-      file.write(json.dumps(line) + '\n')
+    append(self._lines, json.dumps(line) + '\n')
     if self._board is not None:
       del line['step']
       self._board.write_scalars(
           step, {k: v for k, v in line.items() if v is not None})
+
+  def _learning_rate(self, update: int) -> float:
+    """From many at once: each waits for the step that is under way."""
+    first = update - update % _RATES
+    if first not in self._rates:
+      updates = np.arange(first, first + _RATES, dtype=np.int32)
+      self._rates = {
+          first: np.asarray(jax.vmap(self._schedule)(updates))}
+    return float(self._rates[first][update - first])
 
 
 class Rate:
@@ -208,6 +222,15 @@ def keep_lines(path: epath.Path, last_step: int) -> float:
   text = ''.join(json.dumps(x) + '\n' for x in kept)
   write_atomically(path, text.encode())
   return kept[-1]['seconds'] if kept else 0.
+
+
+def append(path: epath.Path, text: str) -> None:
+  """Adds to a file; one in a bucket, which cannot grow, is written anew."""
+  if is_remote(path):
+    write_atomically(path, (path.read_text() + text).encode())
+    return
+  with writing(path), path.open('a') as file:
+    file.write(text)
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:

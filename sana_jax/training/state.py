@@ -17,11 +17,12 @@ import optax
 from PIL import Image
 
 from sana_jax.optim import ema as averages
+from sana_jax.optim import freezing
 from sana_jax.sharding import rules
 from sana_jax.training.levels import Levels
 from sana_jax.typing import Array, DType, Keys, Params, PRNGKeyArray, PyTree
 
-Init = Callable[[PRNGKeyArray], 'TrainState']
+Init = Callable[..., 'TrainState']  # (rng, given={}): see plan.
 Metrics = dict[str, Array | Levels]
 
 
@@ -56,7 +57,8 @@ class Objective(Protocol):
     """The mean loss over the batch, and what is worth a line in the log.
 
     Each example has a key of its own in `rngs` [b]: what it draws depends
-    neither on the others nor on how the batch is cut.
+    neither on the others nor on how the batch is cut. In a run, frozen['step']
+    is how many updates were tried before this one.
 
     A scalar, or a vector with a number for each layer, is a mean over the
     batch; the log has those of the steps that it has a line for. Levels are
@@ -97,17 +99,22 @@ class Task(Objective, Protocol):
 def plan(
     task: Objective, tx: optax.GradientTransformation, mesh: Mesh, *,
     average: bool = True, param_dtype: DType = jnp.float32,
+    trainable: str = '',
 ) -> tuple[Init, TrainState]:
   """The state's jitted initialiser, and its ShapeDtypeStructs with shardings.
 
   Nothing is allocated, and the mesh may be of chips that are not there. The
   params are stored as `param_dtype`; the average and the moments are float32.
+  The initialiser takes a key and, if need be, parts of the params by their
+  names, which are then not drawn. `trainable` are the patterns of what trains
+  (see freezing.py); moments are kept of that alone.
   Raises RuleError if `task.rules` does not fit the params.
   """
-  def init(rng):
-    params = task.init(rng)
+  def init(rng, given=None):
+    params = {**task.init(rng), **(given or {})}
     zero = jnp.zeros((), jnp.int32)
-    ema, opt_state = averages.init(params) if average else None, tx.init(params)
+    ema = averages.init(params) if average else None
+    opt_state = tx.init(freezing.split(params, trainable)[0])
     params = optax.tree.cast(params, param_dtype)
     return TrainState(zero, params, ema, opt_state, zero, zero)
 
@@ -116,7 +123,9 @@ def plan(
   everywhere = NamedSharding(mesh, jax.P())
   shardings = TrainState(
       everywhere, params, params if average else None,
-      rules.state_shardings(tx, shapes.params, params, mesh),
+      rules.state_shardings(
+          tx, *(freezing.split(x, trainable)[0]
+                for x in (shapes.params, params)), mesh),
       everywhere, everywhere)
   return jax.jit(init, out_shardings=shardings), with_shardings(
       shapes, shardings)

@@ -2,6 +2,7 @@
 
     g = d loss / d params,  params += tx(g),  ema += (1 - decay)(params - ema)
 
+where `params` are those that train; the others only take part in the loss.
 A loss or gradient that is not finite changes nothing but the counters: the
 data and the randomness move on, params, average and optimizer stay.
 """
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 import optax
 
 from sana_jax.optim import ema as averages
-from sana_jax.optim import stochastic_rounding
+from sana_jax.optim import freezing, stochastic_rounding
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
 from sana_jax.training import norms, phases
@@ -30,33 +31,38 @@ from sana_jax.typing import Array, Keys, PRNGKeyArray, PyTree
 def train_step(
     state: TrainState, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray, *,
     task: Objective, tx: optax.GradientTransformation, ema_decay: float,
-    accumulate: int = 1,
+    accumulate: int = 1, trainable: str = '',
 ) -> tuple[TrainState, Metrics]:
   """The next state, and the metrics of this step.
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
   key. `accumulate` cuts the batch into so many parts, one after the other, with
-  the same result for less memory. Metrics are the task's and loss, grad_norm,
-  grad_norm/PART, param_norm, skipped and skipped_in_a_row.
+  the same result for less memory. `trainable` is as in `plan`. Metrics are the
+  task's and loss, grad_norm, grad_norm/PART (of what trains), param_norm,
+  skipped and skipped_in_a_row.
   """
   rng = jax.random.fold_in(rng, state.step)
   rngs = jax.random.split(rng, jax.tree.leaves(batch)[0].shape[0])
+  old, still = freezing.split(state.params, trainable)
   (loss, scalars), grads = gradients(
-      task, state.params, frozen, batch, rngs, accumulate)
+      task, old, {**frozen, 'step': state.step}, batch, rngs, accumulate, still)
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-  updates, opt_state = tx.update(grads, state.opt_state, _wide(state.params))
-  params = stochastic_rounding.apply_updates(state.params, updates, rng)
-  average = state.ema
-  if average is not None:
+  updates, opt_state = tx.update(grads, state.opt_state, _wide(old))
+  params = stochastic_rounding.apply_updates(old, updates, rng)
+  average = old_average = None
+  if state.ema is not None:
+    old_average, still_average = freezing.split(state.ema, trainable)
     average = averages.update(
-        average, params, ema_decay, state.step - state.skipped)
+        old_average, params, ema_decay, state.step - state.skipped)
 
   params, average, opt_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
-      (params, average, opt_state),
-      (state.params, state.ema, state.opt_state))
+      (params, average, opt_state), (old, old_average, state.opt_state))
+  params = freezing.join(params, still)
+  if average is not None:
+    average = freezing.join(average, still_average)
   missed = (~finite).astype(jnp.int32)
   state = TrainState(
       state.step + 1, params, average, opt_state, state.skipped + missed,
@@ -70,14 +76,18 @@ def train_step(
 
 def gradients(
     task: Objective, params: PyTree, frozen: PyTree, batch: PyTree,
-    rngs: Keys, accumulate: int,
+    rngs: Keys, accumulate: int, still: PyTree | None = None,
 ) -> tuple[tuple[Array, Metrics], PyTree]:
   """`((loss, scalars), gradients)`, means over the parts of the batch.
 
-  Gradients are float32, also of bfloat16 params: sums and norms need it.
+  Gradients are float32, also of bfloat16 params: sums and norms need it. There
+  are none of `still`, the params that do not train.
   """
+  def loss(params, *args):
+    return task.loss(freezing.join(params, still or {}), *args)
+
   def gradient(*args):
-    found, grads = jax.value_and_grad(task.loss, has_aux=True)(*args)
+    found, grads = jax.value_and_grad(loss, has_aux=True)(*args)
     return found, _wide(grads)
   if accumulate == 1:
     return gradient(params, frozen, batch, rngs)
@@ -108,13 +118,14 @@ def _cut(count, x):
 def jit_step(
     shapes: TrainState, mesh: Mesh, *, task: Objective,
     tx: optax.GradientTransformation, ema_decay: float, accumulate: int = 1,
+    trainable: str = '',
 ):
   """`train_step` under jit: the state is donated and stays where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
       functools.partial(
           train_step, task=task, tx=tx, ema_decay=ema_decay,
-          accumulate=accumulate),
+          accumulate=accumulate, trainable=trainable),
       donate_argnums=0,
       out_shardings=(shardings, NamedSharding(mesh, jax.P())))
 
@@ -130,12 +141,12 @@ class Update:
   def __init__(
       self, shapes: TrainState, mesh: Mesh, *, task: Task,
       tx: optax.GradientTransformation, ema_decay: float, rng: PRNGKeyArray,
-      batch_size: int, accumulate: int = 1,
+      batch_size: int, accumulate: int = 1, trainable: str = '',
       phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
   ):
     self._jitted = jit_step(
         shapes, mesh, task=task, tx=tx, ema_decay=ema_decay,
-        accumulate=accumulate)
+        accumulate=accumulate, trainable=trainable)
     self._place = functools.partial(
         place_rows, rows=batch_rows(mesh, batch_size), mesh=mesh,
         batch_size=batch_size)

@@ -139,6 +139,15 @@ KINDS = {
 }
 
 
+def describe(
+  folder: pathlib.Path, part: str, dtype: DType = jnp.float32
+) -> nn.Module:
+  """The module of folder/part; its weights are not touched."""
+  folder = pathlib.Path(folder) / part
+  with reading(folder):
+    return KINDS[part].module(read_json(folder / 'config.json'), dtype)
+
+
 def load(
   folder: pathlib.Path, part: str, dtype: DType = jnp.float32,
   mesh: Mesh | None = None, only: str = '',

@@ -25,10 +25,12 @@ DTYPES = {f'torch.{name}': np.dtype(t) for name, t in _DTYPES.items()}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDERED_DICT = 'collections.OrderedDict'
 _TENSOR = 'torch._utils._rebuild_tensor_v2'
+_OLD_TENSOR = 'torch._utils._rebuild_tensor'
 _PARAMETERS = ('torch._utils._rebuild_parameter',
                'torch._utils._rebuild_parameter_with_state')
 _SIZE = 'torch.Size'
-_KNOWN = {*DTYPES, _ORDERED_DICT, _TENSOR, *_PARAMETERS, _SIZE}
+_KNOWN = {
+  *DTYPES, _ORDERED_DICT, _TENSOR, _OLD_TENSOR, *_PARAMETERS, _SIZE}
 
 
 class Refused(Exception):
@@ -197,8 +199,9 @@ def _build(m):
 
 
 def _storage(m):
-  kind, storage, key, _, count = m.stack.pop()
-  if kind != 'storage' or not isinstance(key, str):
+  # Before torch 1.6 there may be a sixth, for a part of another storage.
+  kind, storage, key, _, count, *part = m.stack.pop()
+  if kind != 'storage' or not isinstance(key, str) or part not in ([], [None]):
     raise ValueError('a storage of another kind')
   m.stack.append(Storage(DTYPES[storage.name], key, _whole([count])[0]))
 
@@ -243,7 +246,7 @@ def _made(name, args):
     return _whole(*args)
   if name in _PARAMETERS and isinstance(args[0], Tensor):
     return args[0]
-  if name == _TENSOR and isinstance(args[0], Storage):
+  if name in (_TENSOR, _OLD_TENSOR) and isinstance(args[0], Storage):
     (offset,), shape, strides = _whole([args[1]]), _whole(args[2]), _whole(
       args[3])
     if len(shape) == len(strides):

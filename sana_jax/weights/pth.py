@@ -4,8 +4,9 @@
   ROOT/data/KEY   the numbers of one storage
   ROOT/byteorder  'little' or 'big'
 
-in a zip file, none of it compressed: torch.save since 1.6. Unlike torch.load,
-reading is lazy, and runs nothing whatever the file says (see pickled.py).
+in a zip file, none of it compressed: torch.save since 1.6 (pth_legacy.py has
+the format before). Unlike torch.load, reading is lazy, and runs nothing
+whatever the file says (see pickled.py).
 """
 
 from collections.abc import Mapping
@@ -20,10 +21,9 @@ import zipfile
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.weights import pickled
+from sana_jax.weights import pickled, pth_legacy
 from sana_jax.weights.tensors import Stored
 
-_LEGACY = bytes.fromhex('80028a0a6cfc9c46f920')  # Its magic number, pickled.
 _ALIGNMENT = 64  # Of every storage in the file, as torch has it.
 _LOCAL_HEADER = 30  # Bytes before a zip member's name.
 _ZIP64 = 2**30  # Members from here on get wide sizes.
@@ -47,8 +47,8 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
       tensors, numbers and text; nothing in it has been run.
   """
   path = pathlib.Path(path)
-  archive = _open(path)
   try:
+    archive = _open(path)
     content = pickled.loads(archive.pickle)
   except pickled.Refused as e:
     raise UserError(
@@ -87,11 +87,9 @@ def _some(names):
 def _open(path):
   try:
     with open(path, 'rb') as file:
-      start = file.read(len(_LEGACY))
-      if start == _LEGACY:
-        raise UserError(
-          f'{path} is in the format of torch before 1.6; load and save it once '
-          'with a newer torch.')
+      start = file.read(len(pth_legacy.MAGIC))
+      if start == pth_legacy.MAGIC:
+        return _Archive(path, *pth_legacy.read(file))
       if not start.startswith(b'PK'):
         raise UserError(f'{path} is no checkpoint of torch (no zip file); '
                         'give another file.')

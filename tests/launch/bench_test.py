@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sana_jax import config
+from sana_jax.benchmark import matrix
 
 
 def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
@@ -160,3 +161,48 @@ def test_optimizers_are_counted_and_written(cli, tmp_path, monkeypatch):
 ])
 def test_a_bad_value_for_optimizers_is_one_sentence(flags, said, refused):
   assert said in refused('bench', 'optimizers', *flags)
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--config', 'circles'], '--config=circles: there is no such file'),
+  (['--config', 'shapes', '--config.batch=1'], 'There is no config.batch'),
+  (['--config', 'shapes'], 'config.autoencoder is empty'),
+  (['--steps', '0'], "--steps: '0' is not allowed"),
+  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+])
+def test_a_bad_value_for_the_loop_is_one_sentence(flags, said, refused):
+  assert said in refused('bench', 'loop', *flags)
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--models', 'sana_600m_512'], '--models=sana_600m_512 is not allowed'),
+  (['--models', 'sana:8'], '--model=sana is no size'),
+  (['--remat', 'some'], '--remat=some is unknown; allowed are none'),
+  (['--with-kernels', 'all'], "--with-kernels has 'all'; allowed are off, on"),
+  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+])
+def test_a_bad_value_for_variants_is_one_sentence(flags, said, refused):
+  assert said in refused('bench', 'matrix', *flags)
+
+
+def test_variants_are_written_one_by_one_and_the_table_comes_last(
+    cli, tmp_path, monkeypatch):
+  facts = matrix.Facts('a chip', {'fsdp': 1}, 1e12, 2e12)
+  monkeypatch.setattr(matrix, 'facts', lambda mesh, dtype: facts)
+
+  def records(asked, mesh, repeats, peak):
+    assert peak == 2e12
+    for variant, seconds in zip(asked, ([1.], [], [2.])):
+      yield matrix.Record(variant, seconds, 10**11, '' if seconds else 'no')
+      (file,) = tmp_path.glob('matrix-a-chip-*.json')
+      written.append(len(json.loads(file.read_text())['records']))
+  written = []
+  monkeypatch.setattr(matrix, 'records', records)
+  code, out, err = cli('bench', 'matrix', '--models', 'sana_600m_512:4',
+                       '--out', tmp_path)
+  assert code == 0, err
+  assert written == [1, 2, 3]
+  assert out.splitlines()[-1].split()[:6] == [
+    'sana_600m_512', '512', '4', 'dots', 'off', '2']
+  assert '2/6 sana_600m_512, remat none, kernels on: no' in err
+  assert '| dots | off | 2 |' in (tmp_path / 'matrix.md').read_text()

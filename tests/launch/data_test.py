@@ -70,6 +70,58 @@ def test_what_cannot_be_described_is_told(flags, said, refused):
   assert said in refused('data', 'describe', *flags)
 
 
+@pytest.fixture
+def cached(tiny_sana, tmp_path):
+  """Arguments that make a cache of three images."""
+  images = tmp_path / 'images'
+  images.mkdir()
+  for name in 'abc':
+    image = Image.new('RGB', (32, 32), (90, 0, ord(name)))
+    image.save(images / f'{name}.png')
+    (images / f'{name}.txt').write_text(f'the letter {name}')
+  return ['data', 'cache', '--config', 'shapes', '--out', tmp_path / 'cache',
+          '--batch-size', '8', '--shard-records', '2',
+          f'--config.autoencoder={tiny_sana}',
+          f'--config.text_encoder={tiny_sana}', '--config.data.source=folder',
+          f'--config.data.path={images}', '--config.data.size_px=32',
+          '--config.model.sample_size=8']
+
+
+def test_a_cache_is_made_and_trained_from(cached, cli, tmp_path):
+  code, out, err = cli(*cached)
+  assert code == 0, err
+  size = sum(p.stat().st_size for p in (tmp_path / 'cache').glob('*.safe*'))
+  assert out == (f'3 of 3 records are in 4 files of {size / 1e6:.1f} MB in '
+                 f'{tmp_path}/cache. Train with '
+                 f'--config.inputs.cache={tmp_path}/cache\n')
+  assert cli(*cached)[:2] == (0, out)  # It is there already.
+  inputs = [a for a in cached if str(a).startswith('--config.')]
+  assert cli('train', '--config', 'shapes', '--workdir', tmp_path / 'run',
+             *inputs, f'--config.inputs.cache={tmp_path}/cache',
+             '--config.data.path=gone', '--config.model.width=32',
+             '--config.model.depth=1', '--config.model.cross_heads=1',
+             '--config.optimizer.schedule=constant', '--config.batch_size=8',
+             '--config.pictures_every_steps=0', '--config.num_steps=1')[0] == 0
+  assert not (tmp_path / 'run/encoded').exists()
+
+
+@pytest.mark.parametrize('flags, said', [
+  (['--config.data.size_px=0'], 'config.data.size_px=0 must be positive'),
+  (['--config.inputs.text=never'], "config.inputs.text='never' must be one of"),
+  (['--config.inputs.text=online', '--config.inputs.latents=online'],
+   'there is nothing to cache'),
+  (['--config.autoencoder='], 'config.autoencoder is empty'),
+  (['--config', 'shapes_dc_ae'], "of the task 'dc_ae'"),
+])
+def test_what_cannot_be_cached_is_told(flags, said, cached, refused, tmp_path):
+  argv = cached
+  if '--config' in flags:
+    argv = [a for a in cached if 'model' not in str(a)
+            and not str(a).startswith('--config.auto')]
+  assert said in refused(*argv, *flags)
+  assert not (tmp_path / 'cache').exists()
+
+
 def test_overrides_are_for_configs_only(refused, tmp_path):
   assert "Unknown argument '--config.seed=1'; sana-jax data shapes has" in (
     refused('data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1'))

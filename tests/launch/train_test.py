@@ -77,6 +77,10 @@ def test_another_config_in_the_same_workdir_is_refused(
    'be zero or more.'),
   ('--config.watch.divergence_factor=.5', 'config.watch.divergence_factor=0.5 '
    'must be more than 1, or 0.'),
+  ('--config.keep_every_steps=750', 'config.keep_every_steps=750 must be a '
+   'multiple of checkpoint_every_steps=500, or 0.'),
+  ('--config.checkpoint_cache=gs://b', "config.checkpoint_cache='gs://b' must "
+   "be a local folder, of each host's own."),
   ('--profile=5', "--profile: '5' is not allowed; give START:STOP with 1 <= "
    'START < STOP'),
   ('--profile=0:2', "--profile: '0:2' is not allowed"),
@@ -123,8 +127,8 @@ def test_a_mistake_in_a_users_config_is_told_with_its_line(
 
 
 @pytest.mark.parametrize('name, said', [
-  ('none.py', 'there is no such file; shipped are shapes, '),
-  ('sapes', 'there is no such file; shipped are shapes, '),
+  ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
+  ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
   ('shapes:fast', "no variant 'fast'; allowed are quick"),
 ])
 def test_a_missing_config_is_told(name, said, train, refused):

@@ -15,7 +15,8 @@ import pytest
 
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training import saved
+from sana_jax.training.checkpoints import Checkpoints, checksums
 from sana_jax.training.state import plan
 
 # Tensorstore goes on reading after the first damaged array, and then finds
@@ -23,14 +24,15 @@ from sana_jax.training.state import plan
 pytestmark = pytest.mark.filterwarnings(
     'ignore::pytest.PytestUnraisableExceptionWarning')
 
-CONFIG = ml_collections.ConfigDict({'keep_checkpoints': 3})
+CONFIG = ml_collections.ConfigDict(
+    {'keep_checkpoints': 3, 'keep_every_steps': 0})
 
 
 class Run:
   """A state and a place in the data, without training."""
 
-  def __init__(self, toy, folder, mesh=None, devices=8):
-    self.folder = folder
+  def __init__(self, toy, folder, mesh=None, devices=8, config=CONFIG):
+    self.folder, self.config = folder, config
     mesh = make_mesh(mesh or {'data': 2, 'fsdp': 4}, jax.devices()[:devices])
     self.batches = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
     self.init, self.shapes = plan(toy.Toy(), optax.adam(1e-3), mesh)
@@ -38,7 +40,7 @@ class Run:
   def save(self, *steps):
     """A new state for each step, after one batch more; returns them."""
     states = {}
-    with Checkpoints(self.folder, CONFIG) as checkpoints:
+    with Checkpoints(self.folder, self.config) as checkpoints:
       for step in steps:
         next(self.batches)
         states[step] = self.init(jax.random.key(step))
@@ -46,7 +48,7 @@ class Run:
     return states
 
   def restore(self):
-    with Checkpoints(self.folder, CONFIG) as checkpoints:
+    with Checkpoints(self.folder, self.config) as checkpoints:
       return checkpoints.restore(self.shapes, self.batches)
 
 
@@ -181,7 +183,7 @@ def test_all_damaged_stops_and_touches_nothing(toy, tmp_path):
 def test_the_config_is_in_every_checkpoint(toy, tmp_path):
   Run(toy, tmp_path).save(1)
   about = json.loads((tmp_path / '1/about/metadata').read_text())
-  assert about['config'] == {'keep_checkpoints': 3}
+  assert about['config'] == CONFIG.to_dict()
 
 
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
@@ -201,3 +203,69 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))
+
+
+def test_one_of_so_many_steps_is_kept_for_ever(toy, tmp_path):
+  config = ml_collections.ConfigDict(
+      {'keep_checkpoints': 2, 'keep_every_steps': 3})
+  Run(toy, tmp_path, config=config).save(*range(1, 9))
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['3', '6', '7', '8']
+
+
+@pytest.mark.parametrize('damage', [
+    lambda folder: [flip(p) for p in arrays(folder)],
+    lambda folder: [truncate(p) for p in arrays(folder)],
+    lambda folder: [p.unlink() for p in files(folder / 'about')],
+    lambda folder: (folder / 'data/metadata').write_text('{}'),
+], ids=['flipped', 'truncated', 'no about', 'other data'])
+def test_what_does_not_read_back_costs_no_older_checkpoint(
+    toy, tmp_path, damage, caplog, monkeypatch):
+  """As on a disk that loses what it has taken."""
+  config = ml_collections.ConfigDict(
+      {'keep_checkpoints': 1, 'keep_every_steps': 0})
+  run = Run(toy, tmp_path, config=config)
+  states = run.save(1)
+  begin = Checkpoints._read_back
+
+  def break_first(self):
+    self._manager.wait_until_finished()
+    if self._reading is None:
+      damage(tmp_path / '2')
+    begin(self)
+  monkeypatch.setattr(Checkpoints, '_read_back', break_first)
+  with caplog.at_level(logging.WARNING, 'absl'):
+    run.save(2)
+  assert 'step 2 in' in caplog.text and 'does not read back' in caplog.text
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
+  assert_equal(states[1], Run(toy, tmp_path).restore())
+  monkeypatch.undo()
+  states = run.save(3)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['3', 'damaged_2']
+  assert_equal(states[3], Run(toy, tmp_path).restore())
+
+
+def test_in_a_hurry_nothing_is_read_back_first(toy, tmp_path, monkeypatch):
+  run, read = Run(toy, tmp_path), []
+  monkeypatch.setattr(
+      'sana_jax.training.checkpoints._part_of',
+      lambda checkpoint, meant: read.append(checkpoint.name) or (
+          meant['about']['state'], None))
+  with Checkpoints(tmp_path, CONFIG) as checkpoints:
+    state = run.init(jax.random.key(1))
+    for step, hurry in (1, False), (2, False), (3, True):
+      checkpoints.save(step, state, run.batches, hurry=hurry)
+    assert read == ['1']
+  assert read == ['1', '3']
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int8', 'bool'])
+@pytest.mark.parametrize('shape', [(), (5,), (6, 3, 4)], ids=str)
+def test_checksums_of_files_are_those_of_devices(dtype, shape):
+  x = np.random.default_rng(0).normal(size=shape) * 9
+  x = np.asarray(jax.numpy.asarray(x, dtype))
+  wanted = checksums({'x': x}).tolist()
+  assert [saved.checksum(x)] == wanted
+  if shape:  # Of its parts.
+    parts = [saved.checksum(x[start:stop], (start, *[0] * (x.ndim - 1)), shape)
+             for start, stop in ((0, 2), (2, 5), (5, 6)) if start < shape[0]]
+    assert [sum(parts) % 2**32] == wanted

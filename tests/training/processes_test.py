@@ -19,8 +19,8 @@ TOY = pathlib.Path(__file__).with_name('toy.py')
 MESH = {'data': 2, 'fsdp': 2}
 
 
-def start(workdir, num_steps):
-  """Two processes of two devices each."""
+def start(workdir, num_steps, caches=('', ''), **settings):
+  """Two processes of two devices each, and with a cache each."""
   with socket.socket() as s:
     s.bind(('localhost', 0))
     address = f'localhost:{s.getsockname()[1]}'
@@ -29,7 +29,9 @@ def start(workdir, num_steps):
       subprocess.Popen(
           [sys.executable, '-W', 'error', TOY, workdir,
            f'num_steps={num_steps}', f'mesh={json.dumps(MESH)}',
-           f'process={json.dumps([address, 2, i])}'],
+           f'process={json.dumps([address, 2, i])}',
+           f'checkpoint_cache={json.dumps(str(caches[i]))}',
+           *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
           env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)},
           stderr=subprocess.PIPE, text=True)
       for i in range(2)]
@@ -43,7 +45,7 @@ def finish(processes):
 
 def test_two_processes_compute_what_one_computes(toy, tmp_path):
   two, one = tmp_path / 'two', tmp_path / 'one'
-  processes = start(two, 100_000)
+  processes = start(two, 100_000, log_every_steps=1)
   while not (two / 'checkpoints/4').exists():
     assert all(p.poll() is None for p in processes)
     time.sleep(.01)
@@ -53,11 +55,15 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
   last = max(int(p.name) for p in (two / 'checkpoints').iterdir())
 
   elsewhere = shutil.copytree(two, tmp_path / 'elsewhere')
-  logs = finish(start(two, last + 3))
+  logs = finish(start(two, last + 3, log_every_steps=1))
   assert all(f'toy: from step {last} to {last + 3}' in log for log in logs)
-  toy.run(one, num_steps=last + 3, mesh=MESH, devices=jax.devices()[:4])
+  toy.run(one, num_steps=last + 3, mesh=MESH, devices=jax.devices()[:4],
+          log_every_steps=1)
   # What two processes saved goes on in one, on other devices.
   toy.run(elsewhere, num_steps=last + 3, mesh={'fsdp': 8})
+  losses = lambda workdir: [json.loads(line)['loss'] for line in (
+      workdir / 'metrics.jsonl').read_text().splitlines()]
+  np.testing.assert_allclose(losses(two)[:20], losses(one)[:20], rtol=1e-6)
   theirs = np.load(one / 'model/model.npz')
   for workdir in two, elsewhere:
     ours = np.load(workdir / 'model/model.npz')
@@ -65,3 +71,39 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
     for name in ours.files:
       np.testing.assert_allclose(
           ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
+  run, caches = tmp_path / 'run', [tmp_path / 'host 0', tmp_path / 'host 1']
+  settings = dict(caches=caches, checkpoint_every_steps=10**6,
+                  log_every_steps=1, pictures_every_steps=0)
+
+  def cached(host):
+    return {int(p.stem): p for p in caches[host].rglob('*.safetensors')}
+
+  def killed(after):
+    processes = start(run, 10**6, **settings)
+    while min(max(cached(host), default=0) for host in (0, 1)) <= after:
+      assert all(p.poll() is None for p in processes)
+      time.sleep(.002)
+    for p in processes:
+      p.kill()
+    logs = [p.communicate()[1] for p in processes]
+    return max({*cached(0)} & {*cached(1)}), logs
+
+  first, _ = killed(after=0)
+  # A host holds its shards and no others: half of the split arrays.
+  assert all(f'/process_{host}_of_2/' in str(path)
+             for host in (0, 1) for path in cached(host).values())
+  second, logs = killed(after=first + 2)
+  assert all(f'Step {first} comes from the cache' in log for log in logs)
+  for path in cached(1).values():  # One host has lost its disk.
+    path.unlink()
+  logs = finish(start(run, 6, **settings))
+  assert all('no step that all processes have' in log for log in logs)
+  assert all('from step 0 to 6' in log for log in logs)
+  whole = tmp_path / 'whole'
+  finish(start(whole, 6, **{**settings, 'caches': ('', '')}))
+  about = [(w / 'checkpoints/6/about/metadata').read_text()
+           for w in (run, whole)]
+  assert json.loads(about[0])['state'] == json.loads(about[1])['state']

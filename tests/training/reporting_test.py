@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 
 from sana_jax.errors import UserError
+from sana_jax.optim import factory
 from sana_jax.training import reporting
 from sana_jax.training.reporting import keep_lines, Report, silence
 
@@ -60,6 +61,29 @@ def test_the_learning_rate_is_the_one_that_the_step_used(tmp_path):
     r(6, metrics(skipped=2))
   rates = [x['learning_rate'] for x in lines(tmp_path)]
   assert rates == pytest.approx([.1, .2, .3])
+
+
+def test_lines_do_not_ask_for_the_learning_rate_one_by_one(tmp_path):
+  # Each time, the host would wait for the step that is under way.
+  calls = []
+  with report(tmp_path, schedule=lambda n: (calls.append(n), n / 10)[1]) as r:
+    for step in (2, 4, 6):
+      r(step, metrics())
+  assert [x['learning_rate'] for x in lines(tmp_path)] == (
+      pytest.approx([.1, .3, .5]))
+  assert len(calls) == 1
+
+
+@pytest.mark.parametrize('name', ['constant', 'cosine', 'warmup_stable_decay'])
+def test_learning_rates_are_those_of_the_schedule(tmp_path, name):
+  rate = factory.schedule(ml_collections.ConfigDict({
+      'name': 'adamw', 'learning_rate': 1e-3, 'schedule': name,
+      'warmup_steps': 3}), 2000)
+  with report(tmp_path, schedule=rate) as r:
+    for step in (2, 1024, 1026):  # Of two chunks.
+      r(step, metrics())
+  assert [x['learning_rate'] for x in lines(tmp_path)] == pytest.approx(
+      [float(rate(step - 1)) for step in (2, 1024, 1026)], rel=1e-6)
 
 
 def test_a_loss_that_is_no_number_is_null(tmp_path):

@@ -101,8 +101,10 @@ def get_config(**changes):
   return ml_collections.ConfigDict({
       'seed': 0, 'num_steps': 10, 'batch_size': 16, 'log_every_steps': 2,
       'checkpoint_every_steps': 4, 'keep_checkpoints': 2,
+      'keep_every_steps': 0, 'checkpoint_cache': '', 'cache_every_steps': 2,
       'pictures_every_steps': 5, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
       'accumulate_steps': 1, 'param_dtype': 'float32',
+      'init_from': '', 'trainable': '',
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},
       'watch': {'stall_minutes': 0., 'divergence_factor': 0.},
       'mesh': {'data': 2, 'fsdp': 4}, **changes})
@@ -114,13 +116,19 @@ def run(workdir, task=None, devices=None, traced_steps=None, **changes):
   return train(config, task or Toy(), workdir, mesh, traced_steps)
 
 
-if __name__ == '__main__':
+def start(arguments):
+  """Joins the other processes; returns the other settings."""
   logging.set_verbosity(logging.INFO)
-  jax.config.update('jax_num_cpu_devices', 2)
   settings = {key: json.loads(value)
-              for key, value in (a.split('=') for a in sys.argv[2:])}
+              for key, value in (a.split('=') for a in arguments)}
+  jax.config.update('jax_num_cpu_devices', settings.pop('devices', 2))
   if process := settings.pop('process', None):
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(*process)
+  return settings
+
+
+if __name__ == '__main__':
+  settings = start(sys.argv[2:])
   shards = settings.pop('shards', None)
   run(sys.argv[1], Sharded(shards) if shards else None, **settings)

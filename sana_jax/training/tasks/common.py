@@ -6,25 +6,63 @@ from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
-from sana_jax.data import sources
+from sana_jax.data import buckets, sources
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.errors import UserError
+from sana_jax.typing import Int
 
 
 def open_data(
-  data: ConfigDict, split: str | None = None
+  data: ConfigDict, split: str | None = None, as_stored: bool = False
 ) -> sources.DescribedSource:
-  """The source that `config.data` names; another split on request."""
-  rule = CaptionRule(data.caption_rule, float(data.caption_threshold),
-                     float(data.caption_temperature))
+  """The source that `config.data` names; another split on request.
+
+  Its images have `size_px` a side, or the size that they are stored in.
+  """
   return sources.open_source(
-    data.source, path=os.path.expanduser(data.path), size=data.size_px,
+    data.source, path=os.path.expanduser(data.path),
+    size=None if as_stored else data.size_px,
     split=split or data.split, train_examples=data.examples,
-    columns=data.columns.to_dict(), rule=rule,
+    columns=data.columns.to_dict(), rule=caption_rule(data),
     min_score=float(data.min_score), min_size_px=data.min_size_px,
     max_aspect_ratio=float(data.max_aspect_ratio), cache=data.index_path)
+
+
+def caption_rule(data: ConfigDict) -> CaptionRule:
+  """How `config.data` chooses among captions."""
+  return CaptionRule(data.caption_rule, float(data.caption_threshold),
+                     float(data.caption_temperature))
+
+
+def open_inputs(config: ConfigDict) -> sources.DescribedSource:
+  """The source of a transformer's images, square or of several ratios."""
+  ratios = config.inputs.aspect_ratios and config.data.source != 'shapes'
+  return open_data(config.data, as_stored=ratios)
+
+
+def bucket_sizes(config: ConfigDict, multiple: int) -> list[tuple[int, int]]:
+  """(height, width) of each bucket; a single square without aspect_ratios.
+
+  Args:
+    multiple: the autoencoder's compression, of which each side is one.
+  """
+  size = config.data.size_px
+  if not config.inputs.aspect_ratios:
+    return [(size, size)]
+  return list(buckets.table(size, multiple).values())
+
+
+def bucket_of_records(
+  config: ConfigDict, source: sources.DescribedSource, multiple: int
+) -> Int[np.ndarray, 'n']:
+  """The bucket of each record; -1 for an unknown size."""
+  if not config.inputs.aspect_ratios:
+    return np.zeros(len(source), np.int64)
+  return buckets.nearest(
+    source.sizes(), buckets.table(config.data.size_px, multiple))
 
 
 def good_records(source: sources.Source) -> Iterator[dict[str, Any]]:

@@ -1,23 +1,20 @@
-"""Trains the Sana transformer on cached latents and text, by flow matching.
+"""Trains the Sana transformer by flow matching, on latents and text.
 
-Latents and embeddings are computed once, before the first step, by the frozen
-autoencoder and text encoder, and lie in the workdir: the data sets that this
-is for fit in memory.
+Where these come from, and whether frozen models make them in the step, is in
+training/inputs.py.
 """
 
 from collections.abc import Sequence
 import functools
 import math
-import pathlib
-import shutil
 
 from absl import logging
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from sana_jax.data import pipeline
 from sana_jax.data.shapes import KINDS
 from sana_jax.diffusion import flow
 from sana_jax.errors import UserError
@@ -26,26 +23,13 @@ from sana_jax.inference.images import contact_sheet
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import tables
-from sana_jax.text import prompts as texts
-from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training import encoders, inputs
 from sana_jax.training.levels import by_level
 from sana_jax.training.state import Metrics
-from sana_jax.training.tasks import common, encoded
+from sana_jax.training.tasks import common, exports
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
-from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
-
-_COPIED = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder',
-                                                     'tokenizer')}
-
-
-def _folder(config, key):
-  if not config[key]:
-    raise UserError(
-      f'config.{key} is empty; set it to a model folder with '
-      f'{" and ".join(_COPIED[key])}, such as the model/ of a run.')
-  return hub.find(config[key])
 
 
 def _check_size(config, compression):
@@ -69,7 +53,7 @@ def flow_loss(
     batch: latents [b y x c], text [b m e] and mask [b m].
     rngs: [b], one for each image's noise, time and dropped caption.
   """
-  x0 = batch['latents']
+  x0 = batch['latents'].astype(jnp.float32)
   noise, times, drop = jax.vmap(functools.partial(
     _draw, settings, x0.shape[1:]))(rngs)
   # Dropped captions bring the empty prompt's own mask, as diffusers' sampling
@@ -101,26 +85,19 @@ class SanaTask:
   name = 'sana'
   rules = tables.SANA
 
-  def __init__(self, config: ConfigDict, workdir):
+  def __init__(self, config: ConfigDict, workdir, mesh: Mesh | None = None):
     self.config = config
-    self._folders = {key: _folder(config, key) for key in _COPIED}
-    autoencoder = folders.load(self._folders['autoencoder'], 'vae')
-    text_encoder = folders.load(
+    self._folders = exports.folders_of(config)
+    autoencoder = folders.describe(self._folders['autoencoder'], 'vae')
+    text_encoder = folders.describe(
       self._folders['text_encoder'], 'text_encoder')
-    tokenizer = tokenizers.load(self._folders['text_encoder'] / 'tokenizer')
-    _check_size(config, autoencoder.module.compression)
-    channels = autoencoder.module.latent_channels
+    _check_size(config, autoencoder.compression)
+    channels = autoencoder.latent_channels
     self.module = common.build(
       Sana, config, in_channels=channels, out_channels=channels,
-      caption_channels=text_encoder.module.width)
-    self._pipeline = Pipeline(
-      Model(self.module, {}), autoencoder, text_encoder, tokenizer,
-      sampler=config.sampling.sampler, flow_shift=config.sampling.shift)
-    self._instruction = texts.INSTRUCTION if config.flow.instruction else ''
-    self._source = encoded.load_or_make(
-      config, self._pipeline, self._instruction, pathlib.Path(workdir))
-    self.frozen = {'null_text': self._source.null_text,
-                   'null_mask': self._source.null_mask}
+      caption_channels=text_encoder.width)
+    self._inputs = inputs.make(config, workdir, mesh)
+    self.frozen = self._inputs.frozen
 
   def init(self, rng: PRNGKeyArray) -> Params:
     return folders.transformer_init(self.module)(rng)
@@ -129,12 +106,12 @@ class SanaTask:
     self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys
   ) -> tuple[Array, Metrics]:
     return flow_loss(
-      self.module, self.config.flow, params, frozen, batch, rngs)
+      self.module, self.config.flow, params, frozen,
+      self._inputs.encode(frozen, batch), rngs)
 
   def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
-    return iter(pipeline.batches(
-      self._source, batch_size=batch_size, seed=seed, rows=rows,
-      num_threads=0))  # It is all in memory.
+    return self._inputs.batches(seed=seed, batch_size=batch_size, rows=rows,
+                                threads=self.config.data.threads)
 
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Samples of prompts that are not trained on, where there are such."""
@@ -143,7 +120,8 @@ class SanaTask:
     shown = [p if isinstance(p, str) else p.text for p in prompts]
     images = self._pipeline_with(params)(
       shown, steps=settings.steps, guidance_scale=settings.guidance_scale,
-      seed=range(len(prompts)), instruction=self._instruction)
+      seed=range(len(prompts)),
+      instruction=encoders.instruction_of(self.config))
     wrong = None
     if self.config.data.source == 'shapes':
       wrong = [
@@ -158,7 +136,16 @@ class SanaTask:
     count = self.config.sampling.images
     if self.config.data.source == 'shapes':
       return shapes_suite.prompts(math.ceil(count / len(KINDS)))[:count]
-    return self._source.captions[:count]
+    return self._inputs.captions(count)
+
+  @functools.cached_property
+  def _pipeline(self):
+    """Without a transformer; loaded for the first pictures."""
+    config = self.config
+    return Pipeline(
+      Model(self.module, {}), encoders.load_autoencoder(config, only='decoder'),
+      encoders.load_text_encoder(config), encoders.load_tokenizer(config),
+      sampler=config.sampling.sampler, flow_shift=config.sampling.shift)
 
   def _pipeline_with(self, params):
     model = Model(self.module, {'params': params})
@@ -166,13 +153,5 @@ class SanaTask:
 
   def export(self, params: Params, folder) -> None:
     """A whole model folder: the transformer and copies of the other two."""
-    folder = pathlib.Path(folder)
-    folders.write(folder, 'transformer', self.module, {'params': params})
-    for key, parts in _COPIED.items():
-      for part in parts:
-        shutil.copytree(self._folders[key] / part, folder / part)
-    settings = self.config.sampling
-    folders.write_index(
-      folder, flow_shift=settings.shift,
-      sampling={'steps': settings.steps,
-                'guidance_scale': settings.guidance_scale})
+    exports.write_sana(
+      self.module, self.config, self._folders, params, folder)

@@ -1,0 +1,49 @@
+"""Write the weights of a run as a model folder, while it goes on or later.
+
+  sana-jax export --workdir out/run --to out/model
+  sana-jax export --workdir gs://bucket/run --step 20000 --weights params \\
+    --to out/raw
+
+The folder is in diffusers' layout, for sana-jax and diffusers alike. Only a
+checkpoint is read, which is compared with its checksums: no training data, no
+accelerator, and nothing in the workdir is changed. Of a DC-AE that is not done,
+the scaling factor is the config's.
+"""
+
+import argparse
+
+from sana_jax.errors import UserError
+from sana_jax.launch import devices
+from sana_jax.launch.flags import text, whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  parser.add_argument('--workdir', required=True, metavar='DIR', type=text,
+                      help='the folder of the run')
+  parser.add_argument('--to', required=True, dest='target', metavar='DIR',
+                      type=text, help='a new folder')
+  parser.add_argument('--step', type=whole(), metavar='N',
+                      help='of which checkpoint (default: the newest)')
+  parser.add_argument('--weights', choices=['ema', 'params'],
+                      help='the average, or the raw ones (default: the '
+                      'average where the run keeps one)')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Exports; returns the exit code."""
+  devices.configure(1)
+  from sana_jax.training import workdir as workdirs
+  from sana_jax.training.tasks import exports
+  target = workdirs.resolve(args.target)
+  if target.exists():
+    raise UserError(f'--to={args.target} exists; choose another name, or '
+                    'remove it first.')
+  config = workdirs.read_config(args.workdir)
+  checkpoint = exports.find(workdirs.resolve(args.workdir), args.step)
+  write = exports.writer(config)
+  params = exports.read(checkpoint, args.weights)
+  with workdirs.new_folder(target, '--to') as part:
+    write(params, part)
+  print(f'{args.target}: step {checkpoint.name} of {args.workdir}')
+  return 0

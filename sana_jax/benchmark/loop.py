@@ -1,0 +1,213 @@
+"""What the training loop costs: a whole run beside its compiled step alone.
+
+The run is `training.loop.train`, with its data, log, checkpoints and warnings.
+The bare loop calls the same compiled step, from the same state, on one batch
+that stays on the devices. They take turns in one process:
+
+    bare  run  bare  run  bare  ...
+
+and a block of the run is compared with the mean of its two neighbours, in which
+any steady drift of the machine cancels.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import threading
+import time
+from typing import Any
+
+from etils import epath
+import grain
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.optim import factory
+from sana_jax.sharding.mesh import batch_rows, place_rows
+from sana_jax.training import loop
+from sana_jax.training.state import plan, Task
+from sana_jax.training.step import jit_step, replicate
+from sana_jax.typing import PyTree
+
+_WARM_UP = 3  # Steps of a block until its pace is steady.
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """Consecutive steps of one side.
+
+  Attributes:
+    seconds: of each step, from end to end.
+    waited: of these, all that the loop waited for data.
+    saves: checkpoints that were begun.
+    cpu: seconds of all threads of the process, which other processes do not
+      lengthen.
+  """
+
+  seconds: list[float]
+  waited: float = 0.
+  saves: int = 0
+  cpu: float = 0.
+
+  @property
+  def total(self) -> float:
+    return sum(self.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """Blocks of both sides; `bare` has one more.
+
+  Attributes:
+    threads: that read ahead.
+  """
+
+  run: list[Block]
+  bare: list[Block]
+  threads: int
+
+
+def measure(
+    config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
+    mesh: Mesh, *, steps: int, rounds: int,
+) -> Found:
+  """Trains in an empty `workdir`, twice `rounds` blocks of `steps` steps.
+
+  Every second block has a checkpoint, about in its middle; pictures, which are
+  no part of training, are not drawn, and nothing is exported.
+  """
+  config = ml_collections.ConfigDict(config)
+  period = steps + _WARM_UP
+  # The first steps compile: half a block of them is not counted.
+  config.num_steps = period // 2 + 2 * rounds * period + 1
+  config.checkpoint_every_steps = 2 * period
+  config.pictures_every_steps = 0
+  turns = Turns(task, period, lambda batch: Bare(config, task, mesh, batch))
+  state = loop.train(config, turns, workdir, mesh)
+  if int(state.step) < config.num_steps or int(state.skipped):
+    raise UserError('The run was stopped, or its loss was not finite; nothing '
+                    'was measured.')
+  return Found(turns.run, turns.bare, turns.threads)
+
+
+class Bare:
+  """The compiled step, called again and again on the same batch."""
+
+  def __init__(
+      self, config: ml_collections.ConfigDict, task: Task, mesh: Mesh,
+      batch: PyTree,
+  ):
+    tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
+    init, shapes = plan(
+        task, tx, mesh, average=config.ema_decay > 0,
+        param_dtype=config.param_dtype)
+    init_rng, rng = jax.random.split(jax.random.key(config.seed))
+    batch = place_rows(
+        batch, batch_rows(mesh, config.batch_size), mesh, config.batch_size)
+    frozen, rng = replicate((task.frozen, rng), mesh)
+    with jax.set_mesh(mesh):
+      self._state, self._rest = init(init_rng), (frozen, batch, rng)
+      self._compiled = jit_step(
+          shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay,
+          accumulate=config.accumulate_steps).lower(
+              self._state, *self._rest).compile()
+
+  def __call__(self, steps: int) -> Block:
+    """So many steps; the one before is awaited, as the run does.
+
+    Without that, XLA's CPU collectives hang with dozens of steps in flight.
+    """
+    ends, before = [], None
+    for _ in range(_WARM_UP + steps):
+      self._state, metrics = self._compiled(self._state, *self._rest)
+      jax.block_until_ready(before)
+      ends.append((time.perf_counter(), time.process_time()))
+      before = metrics
+    jax.block_until_ready(before)
+    return _block(ends[_WARM_UP - 1:])
+
+
+def _block(moments, **more):
+  """Of the (wall, CPU) times between its steps, both ends included."""
+  wall, cpu = zip(*moments)
+  return Block(np.diff(wall).tolist(), cpu=cpu[-1] - cpu[0], **more)
+
+
+class Turns:
+  """A task whose run gives way to a bare loop between its blocks.
+
+  The first block ends at one and a half periods, so that saves every two of
+  them lie within the second, the fourth, ... block.
+
+  A run asks for a batch once a step, with one step in flight: between two such
+  moments lie as many steps as batches, whatever else it does there.
+  """
+
+  def __init__(
+      self, task: Task, period: int,
+      make_bare: Callable[[PyTree], Callable[[int], Block]],
+  ):
+    """`period`: steps of a block, the first few of which are not counted."""
+    self.run, self.bare, self.threads = [], [], 0
+    self._task, self._period, self._make_bare = task, period, make_bare
+    self._loop = self._first = None
+    self._asked, self._waited = [], []  # In this block, by step.
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._task, name)
+
+  def pictures(self, params: PyTree, step: int) -> None:
+    """None: they take time that is not training's."""
+
+  def export(self, params: PyTree, folder: epath.PathLike) -> None:
+    """Nothing: a model of so few steps is not kept."""
+
+  def batches(self, **options) -> grain.DatasetIterator:
+    return _Batches(self._task.batches(**options), self)
+
+  def next(self, batches: Iterator[PyTree]) -> PyTree:
+    """The next batch, when it is the run's turn again."""
+    now = time.perf_counter(), time.process_time()
+    if len(self._asked) == (self._period if self._loop else self._period // 2):
+      self._change_sides(now)
+      now = time.perf_counter(), time.process_time()
+    threads = threading.active_count()
+    batch = next(batches)
+    if self._first is None:  # Readers begin with the first.
+      self._first = batch
+      self.threads = threading.active_count() - threads
+    self._asked.append(now)
+    self._waited.append(time.perf_counter() - now[0])
+    return batch
+
+  def _change_sides(self, now):
+    if self._loop:
+      self.run.append(_block(
+          [*self._asked[_WARM_UP:], now], waited=sum(self._waited[_WARM_UP:]),
+          saves=len(self.run) % 2))
+    else:
+      self._loop = self._make_bare(self._first)
+    self.bare.append(self._loop(self._period - _WARM_UP))
+    self._asked, self._waited = [], []
+
+
+class _Batches(grain.DatasetIterator):
+  """A task's batches, each when it is the run's turn."""
+
+  def __init__(self, batches, turns):
+    super().__init__()
+    self._batches, self._turns = batches, turns
+
+  def __next__(self):
+    return self._turns.next(self._batches)
+
+  def get_state(self):
+    return self._batches.get_state()
+
+  def set_state(self, state):
+    self._batches.set_state(state)
+
+  def close(self):
+    self._batches.close()

@@ -1,0 +1,230 @@
+"""Where the time of a profiled program goes, by kind of operation.
+
+A trace says when each operation ran, and the compiled program what it is. Each
+moment counts once, for the first of KINDS that runs then, so that copies and
+collectives behind products cost nothing; when nothing runs, it is `idle`. What
+a step takes beyond its model FLOPs at the device's peak is lost:
+
+    lost(kind) = seconds(kind) - ideal seconds, where the kind computes them
+
+which adds up to (1 - MFU) of the step. jax.profiler reads traces: TensorFlow is
+not needed.
+"""
+
+import bisect
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import pathlib
+import re
+from typing import NamedTuple
+
+import jax
+
+# Most useful first. Products that a backward pass computes again are remat's.
+PRODUCTS, CONVOLUTIONS, KERNELS = 'products', 'convolutions', 'kernels'
+AGAIN, ELEMENTWISE = 'computed again', 'elementwise'
+COLLECTIVES, COPIES, IDLE = 'collectives', 'copies', 'idle'
+KINDS = (PRODUCTS, CONVOLUTIONS, KERNELS, AGAIN, ELEMENTWISE, COLLECTIVES,
+         COPIES)
+_USEFUL = KINDS[:3]
+
+_CALLS = {'while', 'call', 'conditional', 'async-start', 'async-done'}
+_COLLECTIVE = re.compile(
+  r'(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|nccl)')
+_MOVES = {
+  'copy', 'copy-start', 'copy-done', 'transpose', 'reshape', 'bitcast', 'slice',
+  'concatenate', 'dynamic-slice', 'dynamic-update-slice', 'gather', 'pad',
+  'broadcast', 'parameter', 'constant', 'tuple', 'get-tuple-element', 'iota',
+  'reverse', 'convert'}
+# Names of libraries' functions and kernels, for what has no better label.
+_LIBRARY = (
+  (re.compile('mosaic|tpu_custom_call', re.I), KERNELS),
+  (re.compile('gemm|matmul|cutlass|nvjet|cublas', re.I), PRODUCTS),
+  (re.compile('conv(?!ert)|cudnn', re.I), CONVOLUTIONS),
+  (re.compile('nccl', re.I), COLLECTIVES),
+  (re.compile('memcpy|memset', re.I), COPIES))
+
+_COMPUTATION = re.compile(r'(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
+_INSTRUCTION = re.compile(
+  r'\s+(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(')
+
+
+class Operation(NamedTuple):
+  """What an instruction of the program is; `where` is the code behind it."""
+
+  kind: str | None  # None calls others.
+  where: str
+
+
+class Event(NamedTuple):
+  """A moment at which an operation of a program ran on one device."""
+
+  start: float  # Nanoseconds.
+  end: float
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+  """What a kind of operation takes of a step, on one device.
+
+  Attributes:
+    lost: seconds of these that are no model FLOPs at the device's peak.
+    most: the operation of this kind that takes the longest, and its share.
+  """
+
+  kind: str
+  seconds: float
+  lost: float
+  most: str = ''
+  share: float = 0.
+
+
+def operations(text: str) -> dict[str, Operation]:
+  """Every instruction of a compiled program, by name."""
+  inside, rows = collections.defaultdict(set), []
+  computation = ''
+  for line in text.splitlines():
+    if head := _COMPUTATION.match(line):
+      computation = head[1]
+    elif found := _INSTRUCTION.match(line):
+      inside[computation].add(_label(found[2], line))
+      rows.append((found[1], found[2], line))
+  return {name: _operation(name, opcode, line, inside)
+          for name, opcode, line in rows}
+
+
+def _label(opcode, line):
+  """The opcode; of calls into libraries also their name."""
+  if opcode != 'custom-call':
+    return opcode
+  target = re.search(r'custom_call_target="([^"]*)"', line)
+  return f'custom-call {target[1] if target else ""}'
+
+
+def _operation(name, opcode, line, inside):
+  path = re.search(r'op_name="([^"]*)"', line)
+  path = path[1] if path else ''
+  within = {_label(opcode, line)}
+  if opcode == 'fusion' and (called := re.search(r'calls=%?([\w.\-]+)', line)):
+    within = inside[called[1]]
+  kind = _kind(opcode, within)
+  if 'rematted_computation' in path and kind in (*_USEFUL, ELEMENTWISE):
+    kind = AGAIN
+  return Operation(kind, '/'.join(path.split('/')[-4:]) or name)
+
+
+def _kind(opcode, within):
+  if opcode in _CALLS:
+    return None
+  if 'dot' in within:
+    return PRODUCTS
+  if 'convolution' in within:
+    return CONVOLUTIONS
+  if _COLLECTIVE.match(opcode):
+    return COLLECTIVES
+  for label in within:
+    if label.startswith('custom-call'):
+      return library_kind(label)
+  return COPIES if within <= _MOVES else ELEMENTWISE
+
+
+def library_kind(name: str) -> str:
+  """By the name of a function that the program only calls."""
+  return next((kind for pattern, kind in _LIBRARY if pattern.search(name)),
+              ELEMENTWISE)
+
+
+def events(folder: pathlib.Path, module: str) -> list[Event]:
+  """What ran of a program on its first device, in a trace's folder."""
+  (path,) = pathlib.Path(folder).rglob('*.xplane.pb')
+  planes = {p.name: p for p in jax.profiler.ProfileData.from_file(
+    str(path)).planes}
+  devices = sorted(name for name in planes if re.match(
+    r'/device:(GPU|TPU):\d+$', name))
+  plane = planes[devices[0] if devices else '/host:CPU']
+  return [e for line in plane.lines for e in _of_line(
+    line, module, bool(devices))]
+
+
+def _of_line(line, module, is_device):
+  """On a device also what has no label, such as copies by its driver."""
+  if is_device and not line.name.startswith(('Stream', 'XLA Ops')):
+    return  # Summaries of the others.
+  for e in line.events:
+    stats = dict(e.stats)
+    if stats.get('hlo_module', module if is_device else None) != module:
+      continue
+    if not is_device and stats.get('device_ordinal', 0):
+      continue
+    name = str(stats.get('hlo_op', e.name)).partition(' = ')[0].lstrip('%')
+    yield Event(e.start_ns, e.start_ns + e.duration_ns, name)
+
+
+def seconds(
+    found: Iterable[Event], known: Mapping[str, Operation]
+) -> tuple[dict[str, float], dict[str, collections.Counter]]:
+  """By kind, `idle` included; and of each kind by where it is in our code."""
+  labelled = []
+  for e in found:
+    op = known.get(e.name) or Operation(library_kind(e.name), e.name)
+    if op.kind is not None and e.end > e.start:
+      labelled.append((e.start, e.end, KINDS.index(op.kind), op.where))
+  times, places = dict.fromkeys((*KINDS, IDLE), 0.), (
+    collections.defaultdict(collections.Counter))
+  for start, end, rank, where in _once(labelled):
+    kind = IDLE if rank is None else KINDS[rank]
+    times[kind] += (end - start) / 1e9
+    places[kind][where] += (end - start) / 1e9
+  return times, places
+
+
+def _once(labelled):
+  """Every moment from first to last, with the first kind that runs in it."""
+  changes = sorted(
+    [(x[0], 1, x) for x in labelled] + [(x[1], 0, x) for x in labelled])
+  running, before = [], None
+  for now, begins, x in changes:
+    if before is not None and now > before:
+      rank, where = running[0][:2] if running else (None, '')
+      yield before, now, rank, where
+    key = (x[2], x[3], x[0], x[1])
+    if begins:
+      bisect.insort(running, key)
+    else:
+      running.remove(key)
+    before = now
+
+
+def accounted(
+    times: Mapping[str, float], places: Mapping[str, collections.Counter],
+    steps: int, ideal: float,
+) -> list[Time]:
+  """What each kind takes and loses of a step, the largest loss first.
+
+  `ideal` seconds of a step are its model FLOPs at the device's peak.
+  """
+  out = []
+  for kind in (*KINDS, IDLE):
+    taken = times[kind] / steps
+    useful = min(taken, ideal) if kind in _USEFUL else 0.
+    ideal -= useful
+    most, most_seconds = max(
+      places[kind].items(), key=lambda x: x[1], default=('', 0.))
+    if taken:
+      out.append(Time(kind, taken, taken - useful, most,
+                      most_seconds / times[kind]))
+  return sorted(out, key=lambda t: -t.lost)
+
+
+def largest(times: Sequence[Time]) -> list[str]:
+  """The three largest losses, a line each."""
+  total = sum(t.seconds for t in times)
+  said = {PRODUCTS: 'products below the peak',
+          CONVOLUTIONS: 'convolutions below the peak',
+          KERNELS: 'kernels below the peak'}
+  return [
+    f'{said.get(t.kind, t.kind)}: {t.lost / total:.0%} of the step'
+    + (f', {t.share:.0%} of it in {t.most}' if t.most else '')
+    for t in times[:3]]

@@ -1,0 +1,66 @@
+"""Training a part of the parameters: those whose paths a pattern matches.
+
+Gradient, optimizer and average see that part alone, as a tree of its own. So
+the rest costs no memory beside itself, and stays what it is to the bit.
+"""
+
+import re
+
+import jax
+
+from sana_jax.errors import UserError
+from sana_jax.typing import Params
+
+
+def split(params: Params, patterns: str) -> tuple[Params, Params]:
+  """What trains and what does not, each without the other's keys.
+
+  Args:
+    params: nested dicts, of arrays or of what describes them.
+    patterns: regular expressions of whole paths ('decoder/.*'), with spaces
+      between them; '' for all.
+
+  Raises:
+    UserError: a pattern that is none, or that matches nothing.
+  """
+  wanted, used = compiled(patterns), set()
+  if not wanted:
+    return params, {}
+  trained, rest = {}, {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    keys = [key.key for key in path]
+    hits = [p for p in wanted if p.fullmatch('/'.join(keys))]
+    used.update(hits)
+    _put(trained if hits else rest, keys, leaf)
+  if unused := [p.pattern for p in wanted if p not in used]:
+    raise UserError(
+      f'config.trainable: {", ".join(map(repr, unused))} matches no parameter; '
+      f'patterns match a whole path, such as {"/".join(keys)!r}.')
+  return trained, rest
+
+
+def join(trained: Params, rest: Params) -> Params:
+  """The inverse of `split`, keys in the order of their names."""
+  if not rest:
+    return trained
+  either = {**trained, **rest}
+  return {
+    key: join(trained[key], rest[key]) if key in trained and key in rest
+    else either[key] for key in sorted(either)}
+
+
+def compiled(patterns: str) -> list[re.Pattern]:
+  """The regular expressions; UserError for what is none."""
+  try:
+    return [re.compile(pattern) for pattern in patterns.split()]
+  except re.error as e:
+    raise UserError(
+      f'config.trainable={patterns!r} must be regular expressions with spaces '
+      f'between them ({e}).') from e
+
+
+def _put(tree, keys, leaf):
+  *parents, last = keys
+  for key in parents:
+    tree = tree.setdefault(key, {})
+  tree[last] = leaf

@@ -1,0 +1,126 @@
+"""Makes a cache of latents and text: see data/cache.py for what it holds.
+
+Shards are shared out among the processes; each encodes its own on all of its
+devices and writes them whole, so that a run that is stopped at any moment goes
+on where it was, on any number of processes.
+"""
+
+from collections.abc import Iterator
+from concurrent import futures
+import itertools
+import json
+import os
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import safetensors.numpy
+from tqdm import tqdm
+
+from sana_jax.data import cache, files
+from sana_jax.data.columns import Columns
+from sana_jax.errors import UserError
+from sana_jax.training import fingerprints
+from sana_jax.training.shards import ahead, Work
+from sana_jax.training.tasks import common
+from sana_jax.training.workdir import meet, writing
+
+_READERS = 8  # Threads; decoding and the network leave Python's lock.
+SHARD_RECORDS, BATCH_SIZE = 1024, 64
+
+
+def make(
+  config: ConfigDict, out: str | os.PathLike, *,
+  shard_records: int = SHARD_RECORDS, batch_size: int = BATCH_SIZE,
+) -> dict[str, Any]:
+  """Finishes the cache of a config in `out`, or finds it finished.
+
+  Args:
+    shard_records: in a file; of a cache that was begun, its own counts.
+    batch_size: images, or captions, at a time on all devices of a process.
+
+  Returns its about.json. Raises UserError where `out` holds a cache of other
+  data or models, and for what cannot be read or written.
+  """
+  if 'cached' not in (config.inputs.latents, config.inputs.text):
+    raise UserError("config.inputs.latents and config.inputs.text are 'online':"
+                    " there is nothing to cache; set one of them to 'cached'.")
+  out = os.fspath(out).rstrip('/')
+  source = common.open_inputs(config)
+  about = _begin(config, out, len(source), shard_records)
+  if not files.exists(f'{out}/{cache.INDEX}'):
+    names = _encode(config, out, source, about['shard_records'], batch_size)
+    meet('every shard is encoded')
+    if jax.process_index() == 0:
+      _finish(config, out, names)
+    meet('the cache is whole')
+  return about
+
+
+def _begin(config, out, records, shard_records) -> dict[str, Any]:
+  """about.json, as it is there or made."""
+  about, path = fingerprints.of(config), f'{out}/{cache.ABOUT}'
+  there = fingerprints.read(out) if files.exists(path) else None
+  if there is not None:
+    fingerprints.compare(out, there, about)
+  meet('about.json is read')
+  if there is None:
+    there = {**about, 'records': records, 'shard_records': shard_records}
+    if jax.process_index() == 0:
+      with writing(out):
+        files.write(path, (json.dumps(there, indent=2) + '\n').encode())
+  meet('about.json is written')
+  return there
+
+
+def _encode(config, out, source, shard_records, batch_size) -> list[str]:
+  """Writes the shards of this process that are missing; the names of all."""
+  spans = {cache.shard_name(i): range(start, min(
+    start + shard_records, len(source))) for i, start in enumerate(
+      range(0, len(source), shard_records))}
+  mine = list(spans)[jax.process_index()::jax.process_count()]
+  missing = [shard for shard in mine if not _whole(Columns(out), shard)]
+  if missing:
+    done = sum(len(spans[shard]) for shard in mine if shard not in missing)
+    total = sum(len(spans[shard]) for shard in mine)
+    with tqdm(desc='encoding', total=total, initial=done, unit='image',
+              disable=None) as bar:
+      work = Work.of(config, source, batch_size)
+      for shard, packed in _packed(work, missing, spans, bar):
+        with writing(out):
+          files.write(f'{out}/{shard}', packed)
+  return list(spans)
+
+
+def _packed(work, shards, spans, bar) -> Iterator[tuple[str, bytes]]:
+  """Each shard's file; records are read ahead, also of the next shard."""
+  places = [(shard, i) for shard in shards for i in spans[shard]]
+  with futures.ThreadPoolExecutor(_READERS) as pool:
+    records = ahead(pool, lambda place: (place[0], work.read(place[1])), places,
+                    2 * work.batch_size)
+
+    def told(group):
+      for _, record in group:
+        yield record
+        bar.update()
+    for shard, group in itertools.groupby(records, key=lambda x: x[0]):
+      yield shard, work.shard(told(group))
+
+
+def _finish(config, out, shards) -> None:
+  """The empty prompt's text, and the index, last."""
+  with writing(out):
+    if config.inputs.text == 'cached':
+      files.write(f'{out}/{cache.NULL}', safetensors.numpy.save(
+        {'text': Work.null_text(config)}))
+    files.write(f'{out}/{cache.INDEX}', cache.pack_index(Columns(out), shards))
+
+
+def _whole(columns, shard) -> bool:
+  """Whether its file is there and not cut short."""
+  try:
+    for name in columns.names(shard):
+      columns.rows(shard, name)
+  except (OSError, ValueError, LookupError):
+    return False
+  return True

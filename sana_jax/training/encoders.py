@@ -1,0 +1,160 @@
+"""The frozen models: images to latents, captions to embeddings.
+
+The pure functions serve both a cache that is made once and a train step that
+encodes as it goes, so that the two give the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from sana_jax.data.records import BadRecord
+from sana_jax.errors import UserError
+from sana_jax.inference.pipeline import TEXT_LENGTHS
+from sana_jax.text import encode
+from sana_jax.text import prompts as texts
+from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training.tasks.common import to_signed
+from sana_jax.typing import Array, Bool, Float, Int, PyTree, UInt8
+from sana_jax.weights import folder as folders
+from sana_jax.weights import hub
+from sana_jax.weights.folder import Model
+
+# What of a model folder each key of the config stands for.
+PARTS = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder', 'tokenizer')}
+
+
+def find(config: ConfigDict, key: str) -> pathlib.Path:
+  """The folder that config.autoencoder or config.text_encoder names."""
+  if not config[key]:
+    raise UserError(
+      f'config.{key} is empty; set it to a model folder with '
+      f'{" and ".join(PARTS[key])}, such as the model/ of a run.')
+  return hub.find(config[key])
+
+
+def instruction_of(config: ConfigDict) -> str:
+  """What stands in front of every caption."""
+  return texts.INSTRUCTION if config.flow.instruction else ''
+
+
+def load_autoencoder(
+  config: ConfigDict, mesh: Mesh | None = None, only: str = 'encoder'
+) -> Model:
+  """The autoencoder of config.autoencoder, or its half."""
+  return folders.load(find(config, 'autoencoder'), 'vae', config.dtype, mesh,
+                      only)
+
+
+def load_text_encoder(config: ConfigDict, mesh: Mesh | None = None) -> Model:
+  """The text encoder of config.text_encoder."""
+  return folders.load(
+    find(config, 'text_encoder'), 'text_encoder', config.dtype, mesh)
+
+
+def compression(config: ConfigDict) -> int:
+  """Pixels a side of a latent of config.autoencoder."""
+  return folders.describe(find(config, 'autoencoder'), 'vae').compression
+
+
+def load_tokenizer(config: ConfigDict) -> Any:
+  """The tokenizer beside the text encoder."""
+  return tokenizers.load(find(config, 'text_encoder') / 'tokenizer')
+
+
+def encode_images(
+  module: nn.Module, variables: PyTree, images: UInt8[Array, 'b y x 3']
+) -> Float[Array, 'b y2 x2 c']:
+  """Latents of about unit size of uint8 images."""
+  latents = module.apply(variables, to_signed(images), method='encode')
+  return latents * module.scaling_factor
+
+
+def encode_captions(
+  model: Model, tokenizer: Any, captions: Sequence[str], instruction: str,
+  limit: int, beginnings: dict, place: Callable[[Array], Array],
+) -> tuple[Float[Array, 'b m e'], Bool[Array, 'b m']]:
+  """Embeddings and mask, of the shortest usual length that cuts none.
+
+  Args:
+    limit: of the length, in tokens.
+    beginnings, place: see text.encode.encode.
+  """
+  length = needed_length(tokenizer, captions, instruction, limit)
+  return encode.encode(
+    model.module, model.variables['params'], tokenizer, captions,
+    instruction=instruction, length=length, beginnings=beginnings, place=place)
+
+
+def needed_length(
+  tokenizer: Any, captions: Sequence[str], instruction: str, limit: int
+) -> int:
+  """The first of the usual lengths that cuts no caption, or the limit."""
+  _, mask = encode.tokenize(
+    tokenizer, captions, instruction=instruction, length=limit)
+  outside = mask.shape[1] - limit  # The instruction, but for <bos>.
+  return usual_length(int(mask.sum(axis=1).max()) - outside, limit)
+
+
+def usual_length(needed: int, limit: int) -> int:
+  """The first of the usual lengths that is long enough, or the limit."""
+  return min([n for n in TEXT_LENGTHS if n >= needed] + [limit])
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineText:
+  """Embeds captions inside a jitted step, the instruction read beforehand.
+
+  Attributes:
+    module: the text encoder.
+    beginning: token ids of the instruction [1 k], but for its last blank;
+      nothing but <bos> where there is none.
+    tokenizer, instruction, length: of text.encode.tokenize.
+  """
+
+  module: nn.Module
+  tokenizer: Any
+  instruction: str
+  length: int
+
+  @functools.cached_property
+  def beginning(self) -> Int[np.ndarray, '1 k']:
+    ids, _ = self._tokenize('a')
+    return ids[:, :ids.shape[1] - self.length + 1]
+
+  def frozen(self, params: PyTree) -> PyTree:
+    """What `embed` needs of the model: parameters and the read instruction."""
+    first, past = encode.read(self.module, params, self.beginning)
+    return {'params': params, 'first': first, 'past': past}
+
+  def tokens(self, caption: str) -> dict[str, np.ndarray]:
+    """Token ids and mask behind the instruction, of one caption.
+
+    Raises BadRecord in the rare case that the caption's first characters are
+    one token with the instruction's last ones.
+    """
+    ids, mask = self._tokenize(caption)
+    before = self.beginning.shape[1]
+    if (ids[:, :before] != self.beginning).any():
+      raise BadRecord(repr(caption[:40]), 'it merges with the instruction')
+    return {'ids': ids[0, before:], 'ids_mask': mask[0, before:]}
+
+  def embed(
+    self, frozen: PyTree, ids: Int[Array, 'b l'], mask: Bool[Array, 'b l']
+  ) -> tuple[Float[Array, 'b l+1 e'], Bool[Array, 'b l+1']]:
+    """What a cache would hold of the same captions, padded to `length`."""
+    return jax.lax.stop_gradient(encode.embed_behind(
+      self.module, frozen['params'], frozen['first'], frozen['past'], ids,
+      mask))
+
+  def _tokenize(self, caption):
+    return encode.tokenize(self.tokenizer, [caption],
+                           instruction=self.instruction, length=self.length)

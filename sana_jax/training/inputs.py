@@ -1,0 +1,199 @@
+"""What the transformer is given: latents and text, cached or made in the step.
+
+Each of the two is `cached` (read, see data/cache.py) or `online` (images and
+token ids go to the devices, and frozen models encode them inside the step). All
+four combinations give the same batches to rounding: order, captions and
+encoders are the same.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+from absl import logging
+import flax.linen as nn
+import grain
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from sana_jax.data import buckets, files, pipeline
+from sana_jax.data.cache import CachedSource
+from sana_jax.data.order import Bucketed
+from sana_jax.data.records import BadRecord
+from sana_jax.data.sources import Source
+from sana_jax.errors import UserError
+from sana_jax.text import encode
+from sana_jax.training import caching, encoders, fingerprints
+from sana_jax.training.tasks import common
+from sana_jax.training.workdir import meet, resolve
+from sana_jax.typing import Array, Int, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """Batches on the host, and what makes latents and text of them in the step.
+
+  Attributes:
+    source: of records of what is needed of 'latents', 'image', 'text' with
+      'mask', and 'caption'.
+    members: records of each bucket.
+    sizes: (height, width) of each bucket.
+    autoencoder: encodes images in the step, if they are not cached.
+    text: embeds captions in the step, if they are not cached.
+    frozen: `null_text` [m e], `null_mask` [m], and parameters of these two.
+  """
+
+  source: Source
+  members: Sequence[Int[np.ndarray, '_']]
+  sizes: Sequence[tuple[int, int]]
+  autoencoder: nn.Module | None
+  text: encoders.OnlineText | None
+  frozen: PyTree
+
+  def batches(
+    self, *, seed: int, batch_size: int, rows: Sequence[int], threads: int
+  ) -> grain.DatasetIterator:
+    """These rows of each batch, as state.Task.batches says."""
+    return iter(pipeline.batches(
+      self.source, batch_size=batch_size, seed=seed, rows=rows,
+      order=Bucketed(self.members, batch_size, seed), map_fn=self._example,
+      num_threads=threads))
+
+  def _example(self, record, bucket):
+    out = {key: record[key] for key in ('latents', 'text', 'mask')
+           if key in record}
+    if self.autoencoder is not None:
+      out['image'] = buckets.fit(record['image'], self.sizes[bucket])
+    if self.text is not None:
+      out |= self.text.tokens(record['caption'])
+    return out
+
+  def encode(self, frozen: PyTree, batch: PyTree) -> dict[str, Array]:
+    """'latents', 'text' and 'mask' of a batch; pure, without gradients."""
+    out = {key: batch[key] for key in ('latents', 'text', 'mask')
+           if key in batch}
+    if self.autoencoder is not None:
+      out['latents'] = jax.lax.stop_gradient(encoders.encode_images(
+        self.autoencoder, frozen['autoencoder'], batch['image']))
+    if self.text is not None:
+      out['text'], out['mask'] = self.text.embed(
+        frozen['text_encoder'], batch['ids'], batch['ids_mask'])
+    return out
+
+  def captions(self, count: int) -> list[str]:
+    """Some different ones, as many as there are among the first records."""
+    found = {}
+    for index in range(min(4 * count, len(self.source))):
+      try:
+        found[self.source[index]['caption']] = None
+      except BadRecord:
+        continue
+    return list(found)[:count]
+
+
+def make(config: ConfigDict, workdir: os.PathLike | str,
+         mesh: Mesh | None = None) -> Inputs:
+  """Opens, and makes if need be, what config.inputs asks for.
+
+  Args:
+    workdir: where a cache is made if config.inputs.cache names none.
+    mesh: over which online encoders are split; on every device without.
+
+  Raises UserError.
+  """
+  settings = config.inputs
+  cached = data = None
+  if 'cached' in (settings.latents, settings.text):
+    cached = _open_cache(config, workdir)
+  if settings.latents == 'online':
+    data = common.open_inputs(config)
+  autoencoder, frozen = _images(config, mesh)
+  text, more = _text(config, cached, mesh)
+  multiple = encoders.compression(config)
+  source = _Joined(cached, data) if cached and data else cached or data
+  return Inputs(
+    source, _members(config, cached, data, multiple),
+    common.bucket_sizes(config, multiple), autoencoder, text, frozen | more)
+
+
+class _Joined:
+  """Captions and text of a cache with the images that it was made of."""
+
+  def __init__(self, cached: CachedSource, data: Source):
+    self._cached, self._data = cached, data
+
+  def __len__(self) -> int:
+    return len(self._cached)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.at(index, 0)
+
+  def at(self, index: int, draw: int) -> dict[str, Any]:
+    return {**self._cached.at(index, draw),
+            'image': self._data[index]['image']}
+
+
+def _open_cache(config, workdir) -> CachedSource:
+  """The one that the config names, or the run's own, made if need be."""
+  path = config.inputs.cache
+  if path:
+    fingerprints.compare(
+      path, fingerprints.read(path), fingerprints.of(config, data_too=False))
+  else:
+    path = os.fspath(resolve(workdir) / 'encoded')
+    _drop_if_other(path, config)
+    caching.make(config, path)
+  return CachedSource(
+    path, common.caption_rule(config.data), want=[
+      name for name in ('latents', 'text') if config.inputs[name] == 'cached'])
+
+
+def _drop_if_other(path, config):
+  """Removes the run's own cache if it is of other data or other models."""
+  try:
+    if files.exists(path):
+      fingerprints.compare(
+        path, fingerprints.read(path), fingerprints.of(config))
+  except UserError as error:
+    logging.info('The cache is made anew: %s', error)
+    meet('every process has seen it')
+    if jax.process_index() == 0:
+      files.remove(path)
+    meet('it is removed')
+
+
+def _images(config, mesh):
+  """The autoencoder for the step, and what is frozen of it."""
+  if config.inputs.latents == 'cached':
+    return None, {}
+  module, variables = encoders.load_autoencoder(config, mesh)
+  return module, {'autoencoder': variables}
+
+
+def _text(config, cached, mesh):
+  """The text encoder for the step, and what is frozen: the empty prompt too."""
+  length = config.inputs.text_length
+  if config.inputs.text == 'cached':
+    cached.pad_to(encoders.usual_length(cached.longest_text, length))
+    text, mask = cached.null_text()
+    return None, {'null_text': text, 'null_mask': mask}
+  model = encoders.load_text_encoder(config, mesh)
+  params, tokenizer = model.variables['params'], encoders.load_tokenizer(config)
+  online = encoders.OnlineText(
+    model.module, tokenizer, encoders.instruction_of(config), length)
+  text, mask = encode.encode(model.module, params, tokenizer, [''],
+                             length=length)
+  return online, {'text_encoder': online.frozen(params),
+                  'null_text': text[0], 'null_mask': mask[0]}
+
+
+def _members(config, cached, data, multiple):
+  """The records of each bucket."""
+  if cached is not None:
+    return cached.buckets()
+  of_records = common.bucket_of_records(config, data, multiple)
+  return [np.flatnonzero(of_records == bucket)
+          for bucket in range(int(of_records.max()) + 1)]

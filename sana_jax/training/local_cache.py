@@ -1,0 +1,260 @@
+"""Checkpoints on each host's own disk or in its memory, for a quick restart.
+
+Each process writes what its devices hold, replicas once, into one safetensors
+file of bytes, and reads it again where the same process has the same devices'
+shards to fill; the checksums are those of checkpoints.py. All processes must
+have a step undamaged, else it does not count. It is a cache: whatever goes
+wrong with it is told and stops nothing, as the workdir has older checkpoints.
+"""
+
+from collections.abc import Mapping
+from concurrent import futures
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+import uuid
+
+from absl import logging
+from etils import epath
+import grain
+import jax
+import ml_collections
+import numpy as np
+import safetensors
+
+from sana_jax.training.checkpoints import (
+  brief,
+  checksums,
+  data_checksum,
+  gather,
+)
+from sana_jax.training.state import TrainState
+from sana_jax.training.workdir import meet
+
+_KEPT = 2  # A killed process may be a step behind the others.
+
+
+class LocalCache:
+  """The cache of one run; a context manager that waits at its end."""
+
+  def __init__(
+      self, workdir: epath.Path, config: ml_collections.ConfigDict):
+    """Does nothing at all where `config.checkpoint_cache` is empty."""
+    self._folder = None
+    self._every, self._last = config.cache_every_steps, config.num_steps
+    if config.checkpoint_cache:
+      run = pathlib.Path(config.checkpoint_cache).expanduser() / _run_id(
+          workdir)
+      self._folder = run / (
+          f'process_{jax.process_index()}_of_{jax.process_count()}')
+    self._writer = futures.ThreadPoolExecutor(1, 'cache')
+    self._writing = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._wait()
+    self._writer.shutdown()
+
+  def due(self, step: int) -> bool:
+    """Whether this step is to be saved here."""
+    return self._folder is not None and (
+        step % self._every == 0 or step == self._last)
+
+  def save(
+      self, step: int, state: TrainState, batches: grain.DatasetIterator,
+  ) -> None:
+    """Copies the state to the host and writes it in the background."""
+    if self._folder is None:
+      return
+    about = {'step': step, 'state': checksums(state).tolist(),
+             'place': batches.get_state(), 'data': data_checksum(batches)}
+    tensors = _shards(state)
+    self._wait()
+    self._writing = self._writer.submit(self._write, step, tensors, about)
+
+  def restore(
+      self, shapes: TrainState, batches: grain.DatasetIterator,
+      at_least: int | None,
+  ) -> TrainState | None:
+    """The newest state that is whole on every host, or None.
+
+    It is no older than `at_least`, with `batches` at its place; None leaves
+    them where they were. Whatever is newer than the state is deleted: this run
+    will make it again.
+    """
+    if self._folder is None:
+      return None
+    state, chosen, before = None, 0, batches.get_state()
+    for step in self._common(at_least or 1):
+      if (state := self._try(step, shapes, batches)) is not None:
+        chosen = step
+        logging.info('Step %d comes from the cache %s.', step, self._folder)
+        break
+      batches.set_state(before)
+    for step in self._steps():
+      if state is None or step > chosen:
+        self._path(step).unlink(missing_ok=True)
+    return state
+
+  def clear(self) -> None:
+    """Deletes what a run that is done needs no more."""
+    if self._folder is not None:
+      self._wait()
+      meet('the cache is written')
+      shutil.rmtree(self._folder.parent, ignore_errors=True)
+
+  def _path(self, step):
+    return self._folder / f'{step}.safetensors'
+
+  def _steps(self):
+    """Of the files that are here, the newest first."""
+    return sorted((int(p.stem) for p in self._folder.glob('*.safetensors')
+                   if p.stem.isdigit()), reverse=True)
+
+  def _common(self, least):
+    """The steps of which every process has a file, the newest first."""
+    ours = [step for step in self._steps() if step >= least][:_KEPT + 1]
+    every = gather([*ours, *[0] * (_KEPT + 1 - len(ours))]).tolist()
+    common = set.intersection(*map(set, every)) - {0}
+    if not common and any(map(any, every)):
+      logging.warning('The cache %s has no step that all processes have; using '
+                      'the workdir.', self._folder)
+    return sorted(common, reverse=True)
+
+  def _try(self, step, shapes, batches):
+    """The state of this step, or None with the reason in the log."""
+    damage = about = None
+    try:
+      parts, about = self._read(step)
+      blocks = _blocks(shapes, parts)
+    # A damaged file shows as whatever the reader trips over.
+    except Exception as error:  # noqa: BLE001
+      damage = brief(error)
+    if self._all(damage, step):
+      return None
+    state = jax.tree.unflatten(jax.tree.structure(shapes), [
+        jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda index, b=block, s=leaf.shape:
+            b[_region(index, s)])
+        for leaf, block in zip(jax.tree.leaves(shapes), blocks)])
+    if checksums(state).tolist() != about['state']:
+      damage = 'the arrays differ from what was saved'
+    try:
+      batches.set_state(about['place'])
+      if data_checksum(batches) != about['data'] or about['step'] != step:
+        damage = 'the place in the data differs from what was saved'
+    except Exception as error:  # noqa: BLE001  As above.
+      damage = brief(error)
+    return None if self._all(damage, step) else state
+
+  def _all(self, damage, step):
+    """Whether any process cannot use this step; the log says why."""
+    useless = bool(np.any(gather([damage is not None])))
+    if useless:
+      logging.warning('Step %d of the cache %s is of no use (%s).', step,
+                      self._folder, damage or 'to another process')
+    return useless
+
+  def _read(self, step):
+    with safetensors.safe_open(self._path(step), framework='numpy') as file:
+      about = json.loads(file.metadata()['about'])
+      return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
+
+  def _write(self, step, tensors, about):
+    """All of it or nothing; then what is too old goes."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    for left in self._folder.glob('.*.part'):
+      left.unlink()
+    part = self._folder / f'.{step}.part'
+    try:
+      with part.open('wb') as file:
+        file.write(_header(tensors, about))
+        file.writelines(tensors.values())
+        file.flush()
+        os.fsync(file.fileno())
+      part.replace(self._path(step))
+    finally:
+      part.unlink(missing_ok=True)
+    for old in self._steps()[_KEPT:]:
+      self._path(old).unlink()
+
+  def _wait(self):
+    """Until the last one is written, or could not be."""
+    writing, self._writing = self._writing, None
+    error = writing and writing.exception()
+    if error:
+      logging.warning(
+          'Writing the cache %s failed (%s); the run goes on, and the workdir '
+          'has its checkpoints.', self._folder, brief(error))
+
+
+def _run_id(workdir: epath.Path) -> str:
+  """A name that no other run has, nor this one once its workdir is deleted."""
+  path = workdir / 'run_id'
+  if jax.process_index() == 0 and not path.exists():
+    path.write_text(uuid.uuid4().hex)
+  meet('the run has an id')
+  # With the path: a copied workdir is another run.
+  text = f'{path.read_text()} {workdir}'
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
+  """'0:4,8:16' of an index into an array of `shape`."""
+  bounds = [s.indices(n)[:2] for s, n in zip(index, shape)]
+  return ','.join(f'{start}:{stop}' for start, stop in bounds)
+
+
+def _shards(state: TrainState) -> dict[str, bytes]:
+  """What this process's devices hold, by leaf and region."""
+  found = {}
+  for i, leaf in enumerate(jax.tree.leaves(state)):
+    for shard in leaf.addressable_shards:
+      key = f'{i}/{_region(shard.index, leaf.shape)}'
+      if key not in found:
+        shard.data.copy_to_host_async()
+        found[key] = shard.data
+  # Copies: what lies on a CPU "device" is given away to the next step.
+  return {key: np.asarray(x).tobytes() for key, x in found.items()}
+
+
+def _header(tensors: Mapping[str, bytes], about: dict[str, Any]) -> bytes:
+  """That of a safetensors file with these bytes after it."""
+  header, end = {'__metadata__': {'about': json.dumps(about)}}, 0
+  for key, data in tensors.items():
+    start, end = end, end + len(data)
+    header[key] = {
+        'dtype': 'U8', 'shape': [len(data)], 'data_offsets': [start, end]}
+  text = json.dumps(header).encode()
+  text += b' ' * (-len(text) % 8)
+  return len(text).to_bytes(8, 'little') + text
+
+
+def _blocks(
+    shapes: TrainState, parts: Mapping[str, np.ndarray],
+) -> list[dict[str, np.ndarray]]:
+  """By leaf and region, what the devices of this process need.
+
+  Raises ValueError if the file was written in another layout.
+  """
+  found, used = [], 0
+  for i, leaf in enumerate(jax.tree.leaves(shapes)):
+    regions = {
+        _region(index, leaf.shape): tuple(
+            len(range(*s.indices(n))) for s, n in zip(index, leaf.shape))
+        for index in leaf.sharding.addressable_devices_indices_map(
+            leaf.shape).values()}
+    used += len(regions)
+    if not all(f'{i}/{region}' in parts for region in regions):
+      raise ValueError('it was written in another layout')
+    found.append({
+        region: parts[f'{i}/{region}'].view(leaf.dtype).reshape(shape)
+        for region, shape in regions.items()})
+  if used != len(parts):
+    raise ValueError('it was written in another layout')
+  return found

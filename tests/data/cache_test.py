@@ -1,0 +1,191 @@
+"""A cache gives back what was put in, and tells what was damaged."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.data import cache, files
+from sana_jax.data.captions import Captioned, CaptionRule
+from sana_jax.data.columns import Columns
+from sana_jax.data.records import BadRecord
+from sana_jax.errors import UserError
+
+RULE = CaptionRule('uniform')
+SHAPES = {0: (4, 4, 2), 3: (2, 8, 2)}  # Of the latents, by bucket.
+WIDTH = 6
+
+
+def records(latents=jnp.bfloat16):
+  """Ten of two shapes, with one to three captions."""
+  rng = np.random.default_rng(0)
+  for place in range(10):
+    bucket = 3 * (place % 3 == 0)
+    named = {name: f'{name} of {place % 4}'
+             for name in ('prompt', 'long', 'short')[:1 + place % 3]}
+    yield cache.Record(
+      100 + place, bucket, named, {'long': 30.5},
+      latents and rng.normal(size=SHAPES[bucket]).astype(latents))
+
+
+def texts_of(some):
+  """An embedding of its own for each different caption."""
+  rng = np.random.default_rng(1)
+  captions = sorted({c for r in some for c in r.captions.values()})
+  return {c: rng.normal(size=(2 + i % 5, WIDTH)).astype(jnp.bfloat16)
+          for i, c in enumerate(captions)}
+
+
+def write(path, some, texts, shard_records=4):
+  shards = []
+  for start in range(0, len(some), shard_records):
+    shards.append(cache.shard_name(len(shards)))
+    part = some[start:start + shard_records]
+    files.write(f'{path}/{shards[-1]}', cache.pack_shard(part, texts and {
+      c: texts[c] for r in part for c in r.captions.values()}))
+  files.write(f'{path}/{cache.INDEX}', cache.pack_index(Columns(path), shards))
+  return path
+
+
+@pytest.fixture(params=['disk', 'memory'])
+def made(request, tmp_path):
+  """(path, records, texts) of a cache in three shards."""
+  path = str(tmp_path) if request.param == 'disk' else (
+    f'memory://{tmp_path.name}')
+  some = list(records())
+  texts = texts_of(some)
+  return write(path, some, texts), some, texts
+
+
+def test_records_come_back_bit_for_bit(made):
+  path, some, texts = made
+  source = cache.CachedSource(path, RULE)
+  assert len(source) == len(some) and source.longest_text == 6
+  for index, want in enumerate(some):
+    seen = set()
+    for draw in range(20):
+      got = source.at(index, draw)
+      np.testing.assert_array_equal(got['latents'], want.latents)
+      text = texts[got['caption']]
+      np.testing.assert_array_equal(got['text'][:len(text)], text)
+      assert not got['text'][len(text):].any()
+      assert got['mask'].tolist() == [True] * len(text) + [False] * (
+        6 - len(text))
+      seen.add(got['caption'])
+    assert seen == set(want.captions.values())
+
+
+def test_captions_are_chosen_as_by_the_source(made):
+  path, some, _ = made
+  source = cache.CachedSource(path, RULE, seed=5)
+  plain = Captioned([{
+    'captions': r.captions, 'scores': r.scores, 'index': r.index}
+    for r in some], RULE, seed=5)
+  for index in range(len(some)):
+    for draw in range(8):
+      assert source.at(index, draw)['caption'] == (
+        plain.at(index, draw)['caption'])
+
+
+def test_buckets_hold_every_record_once(made):
+  path, some, _ = made
+  found = cache.CachedSource(path, RULE).buckets()
+  assert [len(members) for members in found] == [6, 0, 0, 4]
+  for bucket, members in enumerate(found):
+    assert all(some[i].bucket == bucket for i in members)
+
+
+def test_a_bad_record_keeps_its_place(tmp_path):
+  some = list(records())
+  some[4] = cache.Record(104, 3, {}, {}, None)
+  some[6] = cache.Record(106, -1, {}, {}, None)
+  source = cache.CachedSource(
+    write(str(tmp_path), some, texts_of(some)), RULE)
+  assert len(source) == 10 and source.usable == 8
+  for index in (4, 6):
+    with pytest.raises(BadRecord, match=f'record {index} in .*00001.*was bad'):
+      source[index]  # noqa: B018
+  assert [len(members) for members in source.buckets()] == [5, 0, 0, 4]
+  assert 4 in source.buckets()[3]
+  for index in (0, 5, 9):
+    np.testing.assert_array_equal(source[index]['latents'], some[index].latents)
+
+
+def test_longer_text_is_cut(made):
+  source = cache.CachedSource(made[0], RULE)
+  source.pad_to(3)
+  got = source[4]
+  assert got['text'].shape == (3, WIDTH) and got['mask'].shape == (3,)
+
+
+def test_what_is_not_wanted_is_not_read(made):
+  source = cache.CachedSource(made[0], RULE, want=['text'])
+  assert set(source[0]) == {'caption', 'text', 'mask'}
+  source = cache.CachedSource(made[0], RULE, want=['latents'])
+  assert set(source[0]) == {'caption', 'latents'}
+
+
+def test_parts_that_are_not_kept_are_told(tmp_path):
+  some = list(records(latents=None))
+  path = write(str(tmp_path / 'text'), some, texts_of(some))
+  assert set(cache.CachedSource(path, RULE, want=['text'])[0]) == {
+    'caption', 'text', 'mask'}
+  with pytest.raises(UserError, match='holds no latents; make a cache'):
+    cache.CachedSource(path, RULE)
+  path = write(str(tmp_path / 'latents'), list(records()), None)
+  assert 'latents' in cache.CachedSource(path, RULE, want=['latents'])[9]
+  with pytest.raises(UserError, match='holds no text; make a cache'):
+    cache.CachedSource(path, RULE)
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+  some = list(records())
+  path = write(str(tmp_path), some, texts_of(some))
+  columns = Columns(path)
+  for name, said in (('latents/0', 'latents/0'), ('said', 'said'),
+                     ('text', 'text')):
+    file = tmp_path / cache.shard_name(1)
+    whole = file.read_bytes()
+    for byte in (0, -1):
+      place = columns.place(file.name, name)[byte]
+      file.write_bytes(whole[:place] + bytes([whole[place] ^ 4])
+                       + whole[place + 1:])
+      source = cache.CachedSource(path, RULE)
+      with pytest.raises(BadRecord, match=f'00001.*{said} differs from its'):
+        for index in range(len(source)):
+          for draw in range(20):
+            source.at(index, draw)
+    file.write_bytes(whole)
+
+
+def test_a_shard_cut_short_or_gone_spoils_its_records_only(tmp_path):
+  path = write(str(tmp_path), list(records()), None)
+  file = tmp_path / cache.shard_name(1)
+  for damage in (lambda: file.write_bytes(file.read_bytes()[:-200]),
+                 file.unlink):
+    damage()
+    source = cache.CachedSource(path, RULE, want=['latents'])
+    assert source[0] and source[9]
+    with pytest.raises(BadRecord, match='00001'):
+      for index in range(4, 8):
+        source[index]  # noqa: B018
+
+
+def test_an_unfinished_cache_is_told(tmp_path):
+  path = write(str(tmp_path), list(records()), None)
+  (tmp_path / cache.INDEX).unlink()
+  with pytest.raises(UserError, match='holds no finished cache'):
+    cache.CachedSource(path, RULE)
+
+
+def test_a_shard_without_records_is_one(tmp_path):
+  path = str(tmp_path)
+  some = list(records())
+  for i, part in enumerate((some[:3], [], some[3:])):
+    files.write(f'{path}/{cache.shard_name(i)}', cache.pack_shard(
+      part, texts_of(part)))
+  files.write(f'{path}/{cache.INDEX}', cache.pack_index(
+    Columns(path), [cache.shard_name(i) for i in range(3)]))
+  source = cache.CachedSource(path, RULE)
+  assert len(source) == 10
+  for index, want in enumerate(some):
+    assert source[index]['caption'] in want.captions.values()

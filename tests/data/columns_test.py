@@ -1,0 +1,64 @@
+"""Rows of columns are those that the safetensors library reads."""
+
+import fsspec
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sana_jax.data.columns import Columns
+
+
+@pytest.fixture
+def columns():
+  """Of every kind, one of them empty."""
+  rng = np.random.default_rng()
+  return {
+    'half': rng.normal(size=(7, 2, 3)).astype(jnp.bfloat16),
+    'wide': rng.normal(size=(5, 4)).astype(np.float32),
+    'bytes': rng.integers(0, 256, 11).astype(np.uint8),
+    'none': np.zeros((0, 4), np.float32),
+    'crc': rng.integers(0, 2**32, 3).astype(np.uint32)}
+
+
+@pytest.fixture(params=['disk', 'memory'])
+def folder(request, tmp_path, columns):
+  """A folder of a disk, and one that is reached by fsspec."""
+  data = safetensors.numpy.save(columns)
+  if request.param == 'disk':
+    (tmp_path / 'a.safetensors').write_bytes(data)
+    return str(tmp_path)
+  with fsspec.open(f'memory://{tmp_path.name}/a.safetensors', 'wb') as file:
+    file.write(data)
+  return f'memory://{tmp_path.name}'
+
+
+def test_rows_are_those_that_were_written(folder, columns):
+  found = Columns(folder)
+  assert set(found.names('a.safetensors')) == set(columns)
+  for name, want in columns.items():
+    whole = found.rows('a.safetensors', name)
+    assert whole.dtype == want.dtype
+    np.testing.assert_array_equal(whole, want)
+    for start in range(len(want)):
+      np.testing.assert_array_equal(
+        found.rows('a.safetensors', name, start, start + 1),
+        want[start:start + 1])
+
+
+def test_rows_that_are_not_there_are_errors(folder):
+  found = Columns(folder)
+  with pytest.raises(ValueError, match='wide has no rows 4 to 6'):
+    found.rows('a.safetensors', 'wide', 4, 6)
+  with pytest.raises(LookupError):
+    found.rows('a.safetensors', 'other')
+  with pytest.raises(OSError):
+    found.rows('b.safetensors', 'wide')
+
+
+@pytest.mark.parametrize('keep', [0, 4, 60, -1])
+def test_a_file_cut_short_is_an_error(tmp_path, columns, keep):
+  data = safetensors.numpy.save({'wide': columns['wide']})
+  (tmp_path / 'a.safetensors').write_bytes(data[:keep])
+  with pytest.raises((OSError, ValueError)):
+    Columns(str(tmp_path)).rows('a.safetensors', 'wide')

@@ -1,0 +1,55 @@
+"""LPIPS where its value is known without a trained network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.models import lpips
+
+
+@pytest.fixture(scope='module')
+def params():
+  return jax.jit(lpips.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope='module')
+def images():
+  return jax.random.uniform(
+    jax.random.key(1), (2, 16, 16, 3), minval=-1, maxval=1)
+
+
+distance = jax.jit(lambda params, x, y: lpips.LPIPS().apply(
+  {'params': params}, x, y))
+
+
+def test_a_picture_is_like_itself_and_as_far_from_another_as_that_from_it(
+    params, images):
+  there, back = (distance(params, x, y) for x, y in (
+    (images, images[::-1]), (images[::-1], images)))
+  np.testing.assert_allclose(there, back, rtol=1e-6)
+  assert (there > 1e-4).all()
+  np.testing.assert_array_equal(distance(params, images, images), [0, 0])
+
+
+def test_no_feature_is_no_distance_and_no_nan(params, images):
+  """With kernels and biases of 0 every feature of every pixel is 0."""
+  dead = {**params, 'vgg': jax.tree.map(jnp.zeros_like, params['vgg'])}
+  value, gradient = jax.jit(jax.value_and_grad(
+    lambda x: jnp.sum(distance(dead, x, images))))(-images)
+  assert value == 0
+  np.testing.assert_array_equal(gradient, jnp.zeros_like(images))
+
+
+def test_opposite_features_are_as_far_apart_as_weights_allow():
+  """|u - v|^2 of unit vectors is 2 - 2 u v: 2 where they are orthogonal."""
+  x = jnp.asarray([[[[3., 0.], [0., 0.]]]])
+  y = jnp.asarray([[[[0., 5.], [0., 0.]]]])
+  squares = jnp.sum((lpips.unit(x) - lpips.unit(y)) ** 2, axis=-1)
+  np.testing.assert_allclose(squares, [[[2., 0.]]], rtol=1e-6)
+
+
+def test_vgg16_has_as_many_parameters_as_its_authors_say(params):
+  # 14.7 M in the convolutions (arXiv:1409.1556, D without 124 M of dense ones).
+  count = sum(x.size for x in jax.tree.leaves(params['vgg']))
+  assert count == 14_714_688

@@ -1,0 +1,48 @@
+"""The discriminator's scores, and the hinge loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.models import patchgan
+
+
+@pytest.fixture(scope='module')
+def params():
+  return jax.jit(patchgan.PatchGAN().init)(
+    jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+
+
+score = jax.jit(lambda params, x: patchgan.PatchGAN().apply(
+  {'params': params}, x))
+
+
+@pytest.mark.parametrize('pixels, patches', [(256, 30), (32, 2), (24, 1)])
+def test_there_are_as_many_patches_as_pix2pix_has(pixels, patches, params):
+  """30 x 30 of 256 pixels; the smallest picture has one."""
+  shape = jax.eval_shape(
+    score, params, jax.ShapeDtypeStruct((1, pixels, pixels, 3), 'float32'))
+  assert shape.shape == (1, patches, patches)
+
+
+def test_a_score_depends_on_its_own_picture_alone(params):
+  images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+  alone = score(params, images[:1])
+  np.testing.assert_allclose(
+    score(params, images)[:1], alone, rtol=1e-4, atol=1e-6)
+  assert np.std(alone) > 1e-3
+
+
+def test_channels_have_mean_0_and_variance_1():
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+  y = patchgan.instance_norm(x)
+  np.testing.assert_allclose(jnp.mean(y, axis=(1, 2)), 0, atol=1e-5)
+  np.testing.assert_allclose(jnp.var(y, axis=(1, 2)), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize('real, fake, loss', [
+  (2., -2., 0.), (1., -1., 0.), (0., 0., 1.), (-1., 1., 2.), (3., 1., 1.)])
+def test_the_hinge_wants_real_above_1_and_fake_below_minus_1(real, fake, loss):
+  of = lambda value: jnp.full((2, 3, 3), value)
+  assert patchgan.hinge(of(real), of(fake)) == loss

@@ -1,0 +1,139 @@
+"""The published recipes: their values, their predictions, their tiny runs."""
+
+import functools
+import json
+import math
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sana_jax import config as base
+from sana_jax.benchmark import flops
+from sana_jax.launch.config_files import load_config
+from sana_jax.models.sana import Sana
+from sana_jax.optim import schedules
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training import caching, loop, tasks
+from sana_jax.weights import folder
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+RECIPES = sorted(p.stem for p in CONFIGS.glob('sana*.py'))
+# Of one H200, in bfloat16 (NVIDIA's data sheet).
+PEAK = 989e12
+
+
+@functools.cache
+def forward_flops(size):
+  """Of an image of a published size, with 300 tokens of text."""
+  module = Sana(**base.SANA_SIZES[size])
+  side = module.sample_size
+  spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  return flops.count(
+    lambda params, *args: module.apply({'params': params}, *args),
+    folder.transformer_shapes(module), spec(1, side, side, 32), spec(1),
+    spec(1, 300, 2304))
+
+
+def size_of(config):
+  """Its name in SANA_SIZES."""
+  found, = (name for name, fields in base.SANA_SIZES.items()
+            if all(config.model.get(k, None) == v for k, v in fields.items())
+            and config.model.sample_size == fields.get('sample_size', 32)
+            and config.model.qk_norm == fields.get('qk_norm', False)
+            and ('interpolation_scale' in fields) == (
+              'interpolation_scale' in config.model)
+            and 'guidance_embeds' not in fields
+            and 'timestep_scale' not in fields)
+  return found
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_predicted_time_is_that_of_the_flops(name):
+  config = load_config(name)
+  text = ' '.join((CONFIGS / f'{name}.py').read_text().split())
+  said = re.search(r'Predicted, not run: ([\d.]+) hours on (\d+) H200 at '
+                   r'(\d+) % of their bf16 peak', text)
+  hours, chips, percent = map(float, said.groups())
+  # A step is a forward pass and two for the gradients.
+  work = 3 * forward_flops(size_of(config)) * config.batch_size
+  seconds = config.num_steps * work / (chips * percent / 100 * PEAK)
+  assert hours == pytest.approx(seconds / 3600, rel=.05)
+
+
+@pytest.mark.parametrize('name, rate, shift, size', [
+  # NVlabs/Sana's yaml files: learning rate, flow shift, table of ratios.
+  ('sana_600m_512', 1e-4, 3, 512), ('sana_1600m_512', 1e-4, 3, 512),
+  ('sana_600m_1024', 1e-4, 4, 1024), ('sana_1600m_1024', 1e-4, 3, 1024),
+  ('sana_1600m_2k', 1e-4, 3, 2048), ('sana_1600m_4k', 1e-4, 6, 4096),
+  ('sana15_4800m_1024', 2e-5, 3, 1024)])
+def test_values_are_the_published_ones(name, rate, shift, size):
+  config = load_config(name)
+  optimizer = config.optimizer
+  assert optimizer.learning_rate == rate
+  assert (optimizer.warmup_steps, optimizer.clip_norm) == (2000, .1)
+  assert optimizer.name == ('came_8bit' if '4800m' in name else 'came')
+  assert (optimizer.weight_decay, optimizer.b1, optimizer.b2) == (0, .9, .999)
+  assert config.flow.shift == shift and config.flow.density == 'logit_normal'
+  assert config.flow.caption_dropout == .1 and config.flow.instruction
+  assert (config.data.caption_threshold, config.data.caption_temperature) == (
+    25, .1)
+  assert config.data.size_px == size and config.inputs.aspect_ratios
+  if optimizer.auto_lr:
+    peak = schedules.make(optimizer, config.num_steps, config.batch_size)(2000)
+    assert float(peak) == pytest.approx(
+      rate * math.sqrt(config.batch_size / 256))
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  return tmp_path_factory.mktemp('recipes')
+
+
+@pytest.fixture(scope='module')
+def cache(root):
+  """One for all: their inputs are alike."""
+  config = tiny('sana_1600m_1024', root)
+  caching.make(config, root / 'cache')
+  return str(root / 'cache')
+
+
+def tiny(name, root):
+  config = load_config(f'{name}:runlocal')
+  config.data.path = str(root / 'data')
+  config.data.index_path = ''
+  return config
+
+
+# Between them all that recipes differ in; the others take as long again.
+QUICK = ('sana_600m_512', 'sana_1600m_4k', 'sana15_4800m_1024')
+
+
+@pytest.mark.parametrize('name', [
+  name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+  for name in RECIPES])
+def test_a_recipe_runs_here(name, root, cache):
+  config = tiny(name, root)
+  config.inputs.cache = cache
+  base.check(config)
+  task = tasks.make(config, root / name)
+  # On one device, for which everything compiles faster.
+  loop.train(config, task, root / name, make_mesh(
+    {'fsdp': 1}, jax.devices()[:1]))
+  lines = [json.loads(line) for line in (
+    root / name / 'metrics.jsonl').read_text().splitlines()]
+  assert [line['step'] for line in lines] == [1, 2]
+  assert all(0 < line['loss'] < 10 for line in lines)
+  assert (root / name / 'model/model_index.json').is_file()
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_by_its_command(root, cache):
+  from sana_jax.launch import cli
+  assert cli.main([
+    'train', '--config', 'sana_1600m_1024:runlocal', '--workdir',
+    str(root / 'command'), f'--config.data.path={root}/data',
+    f'--config.inputs.cache={cache}', '--layout', 'fsdp']) == 0
+  assert (root / 'command/model/transformer').is_dir()

@@ -1,0 +1,84 @@
+"""Two players in one backward pass move as in two passes of their own."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.models import patchgan
+from sana_jax.training.tasks import adversarial
+
+DISCRIMINATOR = patchgan.PatchGAN()
+WEIGHT = 0.3
+
+
+def generate(model, seeds):
+  """The smallest generator: what it makes depends on each parameter."""
+  return jnp.tanh(seeds * model['scale'] + model['bias'])
+
+
+@pytest.fixture(scope='module')
+def drawn():
+  keys = jax.random.split(jax.random.key(0), 3)
+  real = jax.random.normal(keys[0], (2, 24, 24, 3))
+  return {
+    'model': {'scale': jnp.asarray([.5, 1., 2.]), 'bias': jnp.ones(3)},
+    'discriminator': jax.jit(DISCRIMINATOR.init)(keys[1], real)['params']
+  }, real, jax.random.normal(keys[2], real.shape)
+
+
+def score(params, images):
+  return DISCRIMINATOR.apply({'params': params}, images)
+
+
+def test_one_pass_gives_both_gradients(drawn):
+  params, real, seeds = drawn
+
+  @jax.jit
+  def both(params):
+    return jax.grad(lambda p: adversarial.both_players(
+      DISCRIMINATOR, p['discriminator'], real, generate(p['model'], seeds),
+      WEIGHT)[0])(params)
+
+  @jax.jit
+  def apart(params):
+    """Each player's textbook loss, by that player's parameters alone."""
+    persuade = lambda model: -WEIGHT * jnp.mean(
+      score(params['discriminator'], generate(model, seeds)))
+    fake = generate(params['model'], seeds)
+    judge = lambda discriminator: (
+      jnp.mean(jnp.maximum(0, 1 - score(discriminator, real)))
+      + jnp.mean(jnp.maximum(0, 1 + score(discriminator, fake)))) / 2
+    return {'model': jax.grad(persuade)(params['model']),
+            'discriminator': jax.grad(judge)(params['discriminator'])}
+  got, want = both(params), apart(params)
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for (path, g), w in zip(
+      jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)):
+    size = float(jnp.max(jnp.abs(w)))
+    assert size > 0, path
+    np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5 * size)
+
+
+def test_who_is_not_heard_learns_all_the_same(drawn):
+  params, real, seeds = drawn
+  grads = jax.jit(jax.grad(lambda p: adversarial.both_players(
+    DISCRIMINATOR, p['discriminator'], real, generate(p['model'], seeds),
+    0.)[0]))(params)
+  assert not any(np.any(x) for x in jax.tree.leaves(grads['model']))
+  assert all(np.any(x) for x in jax.tree.leaves(grads['discriminator']))
+
+
+def test_a_loss_is_told_how_many_updates_came_before(toy, tmp_path):
+  class Counting(toy.Toy):
+    def loss(self, params, frozen, batch, rngs):
+      loss, found = super().loss(params, frozen, batch, rngs)
+      # Who counts its operations calls it outside of a run.
+      before = jnp.float32(frozen.get('step', -1))
+      return loss, {**found, 'before': before}
+  toy.run(tmp_path, Counting(), num_steps=3, log_every_steps=1,
+          accumulate_steps=2)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['before'] for line in lines] == [0, 1, 2]

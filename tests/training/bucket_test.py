@@ -1,0 +1,107 @@
+"""A workdir in a bucket: gs:// through gcsfs, orbax and tensorstore alike.
+
+The bucket is fake_gcs.py. It answers each of these as Google's does, as far as
+they ask; nothing here has seen the real one.
+"""
+
+import json
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.training import saved
+from sana_jax.training.tasks import exports
+from sana_jax.training.workdir import new_folder, resolve
+
+RUN = 'gs://bucket/run'
+
+
+@pytest.fixture(scope='module')
+def bucket(load_module):
+  """The objects of the bucket, by name."""
+  with load_module('fake_gcs').serve() as (address, store), (
+      pytest.MonkeyPatch.context()) as patch:
+    for key, value in {
+        'STORAGE_EMULATOR_HOST': address, 'TENSORSTORE_GCS_HTTP_URL': address,
+        'GOOGLE_CLOUD_PROJECT': 'none', 'NO_GCE_CHECK': 'true',
+        'GCE_METADATA_ROOT': '127.0.0.1:1',  # Nobody to ask who we are.
+        'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false'}.items():
+      patch.setenv(key, value)
+    patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})
+    yield store.objects
+
+
+@pytest.fixture(scope='module')
+def finished(bucket, toy):
+  """A run that was stopped by an error after step 7, and went on."""
+  class Crash(Exception):
+    pass
+
+  def crash(params, step):
+    if step == 7:
+      raise Crash
+  task = toy.Toy()
+  task.pictures = crash
+  with pytest.raises(Crash):
+    toy.run(RUN, task, pictures_every_steps=7)
+  # A half-written checkpoint, as a kill leaves it.
+  for name in [n for n in bucket if n.startswith('run/checkpoints/4/')]:
+    if not name.endswith('commit_success.txt'):
+      bucket[name.replace('/4/', '/6/')] = bucket[name]
+  assert saved.steps(resolve(RUN) / 'checkpoints') == [4]
+  return toy.run(RUN)
+
+
+def test_a_run_goes_on_bit_for_bit(finished, toy, tmp_path):
+  whole = toy.run(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, whole, finished)
+
+
+def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
+  toy.run(tmp_path)
+  theirs = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*')
+            if p.is_file() and 'checkpoints' not in p.parts}
+  ours = {name.removeprefix('run/') for name in bucket
+          if name.startswith('run/') and '/checkpoints/' not in name}
+  assert ours == theirs
+  assert saved.steps(resolve(RUN) / 'checkpoints') == [8, 10]
+  steps = [json.loads(line)['step'] for line in bucket[
+      'run/metrics.jsonl'][1].decode().splitlines()]
+  assert steps == [2, 4, 6, 8, 10]
+  assert bucket['run/model/model.npz'][1] == (
+      tmp_path / 'model/model.npz').read_bytes()
+
+
+def test_weights_are_read_from_the_bucket(finished):
+  checkpoint = exports.find(resolve(RUN), 8)
+  assert str(checkpoint) == f'{RUN}/checkpoints/8'
+  ema = exports.read(exports.find(resolve(RUN), None), 'ema')
+  jax.tree.map(np.testing.assert_array_equal, ema, finished.ema)
+  with pytest.raises(UserError, match='--step=9: .* of the steps 8, 10; '):
+    exports.find(resolve(RUN), 9)
+
+
+def test_the_index_of_a_model_comes_last(bucket):
+  folder = resolve('gs://bucket/out/model')
+  for content in 'one', 'two':
+    with new_folder(folder) as part:
+      (part / 'vae').mkdir()
+      (part / f'vae/{content}').write_text(content)
+      (part / 'model_index.json').write_text('{}')
+  names = [n for n in bucket if n.startswith('out/model/')]
+  generations = {name: bucket[name][0] for name in names}
+  assert sorted(names) == ['out/model/model_index.json', 'out/model/vae/two']
+  assert max(generations, key=generations.get).endswith('model_index.json')
+
+
+def test_what_fails_leaves_the_model_as_it_was(bucket):
+  folder = resolve('gs://bucket/kept/model')
+  with new_folder(folder) as part:
+    (part / 'model_index.json').write_text('{}')
+  with pytest.raises(ValueError, match='no'), new_folder(folder) as part:
+    (part / 'model_index.json').write_text('[]')
+    raise ValueError('no')
+  assert bucket['kept/model/model_index.json'][1] == b'{}'

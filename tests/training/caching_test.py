@@ -1,0 +1,118 @@
+"""Caches are made whole: stopped, shared among processes, or with bad data."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sana_jax.data import cache
+from sana_jax.data.captions import CaptionRule
+from sana_jax.data.records import BadRecord
+from sana_jax.errors import UserError
+from sana_jax.training import caching, shards
+
+
+def shards_of(path):
+  return {p.name: p.read_bytes() for p in sorted(path.glob('*.safetensors'))}
+
+
+@pytest.fixture(scope='module')
+def whole(small, folder, tmp_path_factory):
+  path = tmp_path_factory.mktemp('whole')
+  caching.make(small(folder), path, shard_records=8, batch_size=8)
+  return path
+
+
+def make(config, path):
+  return caching.make(config, path, shard_records=8, batch_size=8)
+
+
+def test_a_cache_that_was_stopped_is_finished(small, folder, whole, tmp_path,
+                                              monkeypatch):
+  work, done = shards.Work.shard, []
+
+  def stopped(self, records):
+    if len(done) == 2:
+      raise KeyboardInterrupt
+    done.append(work(self, records))
+    return done[-1]
+  monkeypatch.setattr(shards.Work, 'shard', stopped)
+  with pytest.raises(KeyboardInterrupt):
+    make(small(folder), tmp_path)
+  assert not (tmp_path / cache.INDEX).exists()
+  # Of two that were written, one is damaged afterwards.
+  first = tmp_path / cache.shard_name(0)
+  first.write_bytes(first.read_bytes()[:-100])
+  before = (tmp_path / cache.shard_name(1)).stat().st_mtime_ns
+  monkeypatch.setattr(shards.Work, 'shard', work)
+  make(small(folder), tmp_path)
+  assert (tmp_path / cache.shard_name(1)).stat().st_mtime_ns == before
+  assert shards_of(tmp_path) == shards_of(whole)
+
+
+def test_processes_share_the_shards(small, folder, whole, tmp_path,
+                                    monkeypatch):
+  monkeypatch.setattr(caching, 'meet', lambda where: None)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for index in (1, 0):  # The one that writes the index comes last.
+    monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
+    # The first process alone says what is made.
+    if index == 1:
+      (tmp_path / cache.ABOUT).write_bytes((whole / cache.ABOUT).read_bytes())
+    make(small(folder), tmp_path)
+    if index == 1:
+      assert sorted(shards_of(tmp_path)) == [
+        cache.shard_name(1), cache.shard_name(3)]
+  assert shards_of(tmp_path) == shards_of(whole)
+
+
+def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):
+  monkeypatch.setattr(shards.Work, 'of', None)
+  about = make(small(folder), whole)
+  assert about['records'] == 30 and about['shard_records'] == 8
+  assert about == json.loads((whole / cache.ABOUT).read_text())
+
+
+def test_another_config_makes_no_mix(small, folder, whole, tmp_path):
+  before = shards_of(whole)
+  with pytest.raises(UserError, match="inputs.dtype is 'float32' there and "
+                     "'bfloat16' here"):
+    make(small(folder, **{'inputs.dtype': 'bfloat16'}), whole)
+  assert shards_of(whole) == before
+  with pytest.raises(UserError, match='there is nothing to cache'):
+    make(small(folder, **{'inputs.latents': 'online',
+                           'inputs.text': 'online'}), tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_record_is_left_out_and_named(small, folder, whole, caplog,
+                                            tmp_path):
+  make(small(folder), tmp_path)
+  assert 'Skipped bad record 08.png' in caplog.text
+  assert shards_of(tmp_path) == shards_of(whole)
+  source = cache.CachedSource(tmp_path, CaptionRule())
+  assert len(source) == 30 and source[7] and source[9]
+  with pytest.raises(BadRecord, match='record 8 in .*was bad'):
+    source[8]  # noqa: B018
+
+
+def test_reading_ahead_keeps_the_order_and_stops():
+  from concurrent import futures
+  with futures.ThreadPoolExecutor(4) as pool:
+    assert list(shards.ahead(pool, lambda x: x * x, range(50), 7)) == [
+      x * x for x in range(50)]
+
+    def fails(x):
+      if x == 3:
+        raise ValueError('three')
+      return x
+    with pytest.raises(ValueError, match='three'):
+      list(shards.ahead(pool, fails, range(50), 2))
+
+
+def test_batches_are_filled_to_one_shape():
+  images = np.ones((3, 2, 2, 3), np.uint8)
+  filled = shards._filled(images, 5)
+  assert filled.shape == (5, 2, 2, 3) and filled[:3].all()
+  assert not filled[3:].any()

@@ -1,0 +1,112 @@
+"""Cached or encoded in the step: the same batches, losses and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training import caching, inputs, tasks
+
+
+def settings(latents, text):
+  return {'inputs.latents': latents, 'inputs.text': text}
+
+
+@pytest.fixture(scope='module')
+def whole(small, folder, tmp_path_factory):
+  """The folder of a cache with both."""
+  path = tmp_path_factory.mktemp('cache') / 'both'
+  caching.make(small(folder), path, shard_records=8, batch_size=8)
+  return str(path)
+
+
+def steps(config, workdir, count=6, mesh=None):
+  """(shape of the latents, loss, gradient) of some steps."""
+  task = tasks.make(config, workdir, mesh)
+  params = jax.jit(task.init)(jax.random.key(0))
+  batches = task.batches(seed=3, batch_size=8, rows=range(8))
+  gradient = jax.jit(jax.value_and_grad(
+    lambda *args: task.loss(*args)[0]))
+  out = []
+  for step in range(count):
+    batch = next(batches)
+    keys = jax.random.split(jax.random.key(step), 8)
+    loss, grads = gradient(params, task.frozen, batch, keys)
+    out.append((sorted((k, v.shape[1:]) for k, v in batch.items()), float(loss),
+                jax.flatten_util.ravel_pytree(grads)[0]))
+  return out
+
+
+@pytest.fixture(scope='module')
+def cached(small, folder, whole, tmp_path_factory):
+  return steps(small(folder, **{'inputs.cache': whole}),
+               tmp_path_factory.mktemp('cached'))
+
+
+@pytest.mark.parametrize('latents, text', [
+  ('online', 'online'), ('cached', 'online'), ('online', 'cached')])
+def test_encoding_in_the_step_gives_what_a_cache_gives(
+    latents, text, small, folder, whole, cached, tmp_path):
+  changes = settings(latents, text)
+  if 'cached' in (latents, text):
+    changes['inputs.cache'] = whole
+  online = steps(small(folder, **changes), tmp_path)
+  for (_, want, want_grads), (keys, got, grads) in zip(cached, online):
+    assert ('image' in dict(keys)) == (latents == 'online')
+    assert ('ids' in dict(keys)) == (text == 'online')
+    assert got == pytest.approx(want, rel=1e-5)
+    np.testing.assert_allclose(grads, want_grads, rtol=1e-3, atol=1e-5)
+  assert not list(tmp_path.iterdir())
+
+
+def test_batches_have_one_ratio_each_and_several_occur(cached):
+  shapes = {dict(keys)['latents'] for keys, *_ in cached}
+  # 704x1408 / 64 and 1024x960 / 64, in whole latents of 4 px.
+  ratios = {(4, 4, 4), (2, 5, 4), (5, 2, 4), (4, 3, 4)}
+  assert shapes <= ratios and len(shapes) > 1
+
+
+def test_encoders_may_be_split_over_the_mesh(small, folder, cached, tmp_path):
+  mesh = make_mesh({'data': 2, 'fsdp': 2}, jax.devices()[:4])
+  with jax.set_mesh(mesh):
+    split = steps(small(folder, **settings('online', 'online')), tmp_path, 1,
+                  mesh)
+  assert split[0][1] == pytest.approx(cached[0][1], rel=1e-5)
+
+
+def test_squares_are_the_default(small, folder, tmp_path):
+  found = inputs.make(small(folder, **{'inputs.aspect_ratios': False}),
+                      tmp_path)
+  assert [len(members) for members in found.members] == [30]
+  assert found.source[0]['latents'].shape == (4, 4, 4)
+
+
+def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
+  for key, value, said in (
+      ('data.min_size_px', 4, 'data.min_size_px is 0 there and 4 here'),
+      ('inputs.text_length', 8, 'inputs.text_length is 16 there and 8 here'),
+      ('flow.instruction', False,
+       'flow.instruction is True there and False here'),
+      ('autoencoder', 'shapes', 'autoencoder is .* there and .* here')):
+    bad = small(folder, **{'inputs.cache': whole, key: value})
+    with pytest.raises(UserError, match=f'is a cache of something else: {said}'
+                       '.*. Choose another folder, or set the config back'):
+      inputs.make(bad, tmp_path)
+  with pytest.raises(UserError, match='none holds no cache'):
+    inputs.make(small(folder, **{'inputs.cache': str(tmp_path / 'none')}),
+                tmp_path)
+
+
+def test_training_from_a_cache_needs_no_data(small, whole, cached, tmp_path):
+  moved = steps(small('gone', **{'inputs.cache': whole}), tmp_path, 1)
+  assert moved[0][1] == cached[0][1]
+
+
+def test_a_cache_in_half_precision_is_near(small, folder, cached, tmp_path):
+  half = small(folder, **{'inputs.dtype': 'bfloat16'})
+  found = inputs.make(half, tmp_path)
+  assert found.source[0]['latents'].dtype == jnp.bfloat16
+  for (_, want, _), (_, got, _) in zip(cached, steps(half, tmp_path, 2)):
+    assert got == pytest.approx(want, rel=2e-2)

@@ -5,7 +5,6 @@ import contextlib
 import os
 
 from sana_jax.errors import UserError
-from sana_jax.launch.config_files import brief
 from sana_jax.launch.flags import whole
 
 
@@ -22,6 +21,8 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 def join() -> None:
   """Finds the other processes; UserError if there are none."""
   import jax
+
+  from sana_jax.launch.config_files import brief
   try:
     jax.distributed.initialize()
   except (RuntimeError, ValueError) as e:

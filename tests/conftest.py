@@ -8,6 +8,10 @@ import zlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+# Tests compile much and compute little: half the time without LLVM's passes.
+os.environ['XLA_FLAGS'] = ' '.join([
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true', os.environ.get('XLA_FLAGS', '')])
 
 import jax
 import jaxtyping

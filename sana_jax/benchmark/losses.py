@@ -126,11 +126,11 @@ def _kind(opcode, within):
     return COLLECTIVES
   for label in within:
     if label.startswith('custom-call'):
-      return library_kind(label)
+      return kind_by_name(label)
   return COPIES if within <= _MOVES else ELEMENTWISE
 
 
-def library_kind(name: str) -> str:
+def kind_by_name(name: str) -> str:
   """By the name of a function that the program only calls."""
   return next((kind for pattern, kind in _LIBRARY if pattern.search(name)),
               ELEMENTWISE)
@@ -168,7 +168,7 @@ def seconds(
   """By kind, `idle` included; and of each kind by where it is in our code."""
   labelled = []
   for e in found:
-    op = known.get(e.name) or Operation(library_kind(e.name), e.name)
+    op = known.get(e.name) or Operation(kind_by_name(e.name), e.name)
     if op.kind is not None and e.end > e.start:
       labelled.append((e.start, e.end, KINDS.index(op.kind), op.where))
   times, places = dict.fromkeys((*KINDS, IDLE), 0.), (

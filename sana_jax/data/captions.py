@@ -77,6 +77,8 @@ def drawn(
   what: tuple[int, int, int],
 ) -> str:
   """`choose` as it follows from `what`: the seed, the record and the draw."""
+  if len(captions) == 1:  # As in most data: making a generator costs more.
+    return next(iter(captions))
   seed, *rest = what
   return choose(captions, scores, rule, np.random.default_rng(
     (seed, _SEED, *rest)))

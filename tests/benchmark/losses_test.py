@@ -65,7 +65,7 @@ def test_operations_say_which_code_they_are_of():
   ('ncclDevKernel_AllReduce', 'collectives'), ('loop_add', 'elementwise'),
   ('convert_element_type', 'elementwise')])
 def test_what_the_program_does_not_name_is_told_by_its_library(name, kind):
-  assert losses.library_kind(name) == kind
+  assert losses.kind_by_name(name) == kind
 
 
 def test_what_runs_behind_products_costs_nothing():

@@ -19,6 +19,8 @@ from sana_jax.training import initial, loop, tasks
 from sana_jax.weights import folder as folders
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/autoencoder.md'
+pytestmark = pytest.mark.slow  # Each phase compiles for a minute.
+
 COMMANDS = [shlex.split(line)[1:] for block in re.findall(
   r'```bash\n(.*?)```', PAGE.read_text(), re.DOTALL)
             for line in block.replace('\\\n', ' ').splitlines()]

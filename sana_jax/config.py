@@ -151,7 +151,7 @@ def _data():
     min_score=0.0,  # CLIP score; 22 in the published runs, 0 for any.
     min_size_px=0,  # Of the shorter side as stored; 0 for any.
     max_aspect_ratio=0.0,  # Of the longer side to the shorter; 0 for any.
-    index_path=remembered.CACHE,  # What was found out about files, kept.
+    index_path=remembered.CACHE,  # Of what was found out about files; or ''.
   ))
 
 

@@ -27,8 +27,11 @@ def remembered(
   key: Any,
   make: Callable[[], dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-  """What `make()` returns, or returned before for the same `key` (of JSON)."""
-  if cache is None:
+  """What `make()` returns, or returned before for the same `key` (of JSON).
+
+  Without a cache, None or '', nothing is kept.
+  """
+  if not cache:
     return make()
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
   path = pathlib.Path(cache).expanduser() / digest[:32]

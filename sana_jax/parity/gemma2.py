@@ -70,7 +70,7 @@ def cases() -> list[Case]:
     *(case(', '.join(filter(None, ('last hidden state', variant))), 'tiny',
            'bfloat16', 0.013, averaged(part(
              measure, changes=VARIANTS[variant] | dict(num_hidden_layers=6),
-             **half)))
+             **half), draws=16))
       for variant in ('', 'beyond the sliding window')),
     *(case('last hidden state', size, dtype.__name__, bound, part(
         measure, changes=None, lengths=lengths, dtype=dtype), quick=False)

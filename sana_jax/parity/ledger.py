@@ -104,7 +104,7 @@ def averaged(
 ) -> Callable[[int], Measured]:
   """The means over several draws of weights and inputs.
 
-  One small bfloat16 model may be lucky or not; four are not.
+  One small bfloat16 model may be lucky or not; the mean of several is steady.
   """
   def mean(seed):
     seeds = np.random.SeedSequence(seed).generate_state(draws).tolist()

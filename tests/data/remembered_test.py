@@ -25,6 +25,14 @@ def test_arrays_are_made_once_for_each_key(tmp_path, made, size):
   assert made == ['x', ['y', {'z': 1}]]
 
 
+@pytest.mark.parametrize('cache', [None, ''])
+def test_without_a_cache_nothing_is_written(tmp_path, monkeypatch, made, cache):
+  monkeypatch.chdir(tmp_path)
+  ask(cache, made), ask(cache, made)
+  assert made == ['k', 'k']
+  assert not list(tmp_path.iterdir())
+
+
 def test_large_arrays_are_not_read_into_memory(tmp_path, made):
   arrays = ask(tmp_path, made, size=2**18)
   assert isinstance(arrays['a'], np.memmap)

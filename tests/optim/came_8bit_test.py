@@ -205,7 +205,7 @@ def test_a_mesh_computes_what_one_device_does(make, mesh):
       grads, expected_state, params)
     updates, state = update(
       jax.device_put(grads, places), state, jax.device_put(params, places))
-    assert distance(updates, expected) < 1e-4
+    assert distance(updates, expected) < 3e-4  # CAME divides by small sums.
   assert jax.tree.map(lambda x: x.sharding, state) == state_places
   jax.tree.map(_same_to_rounding, state, expected_state)
 

@@ -6,6 +6,7 @@ While one side runs, the others wait and use nothing but memory.
 from collections.abc import Callable, Iterator
 import contextlib
 import multiprocessing as mp
+import os
 import traceback
 from typing import Any
 
@@ -35,6 +36,9 @@ class Side:
 @contextlib.contextmanager
 def start(make: Callable[..., Any], *args: Any) -> Iterator[Side]:
   """`make(*args)` in a new process, which is gone afterwards."""
+  # What threads free goes to where others take from: else the peak would tell
+  # how many threads had made the weights.
+  os.environ.setdefault('MALLOC_ARENA_MAX', '1')
   context = mp.get_context('spawn')
   near, far = context.Pipe()
   process = context.Process(

@@ -7,6 +7,7 @@ thousand files opens none.
 
 import functools
 import json
+import math
 import os
 import threading
 from typing import NamedTuple
@@ -31,7 +32,7 @@ class Column(NamedTuple):
   @property
   def row_bytes(self) -> int:
     """Of one entry along the first axis."""
-    return int(np.prod(self.shape[1:], dtype=int)) * self.dtype.itemsize
+    return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 class Columns:
@@ -41,7 +42,7 @@ class Columns:
     self._folder, self._lock = folder, threading.Lock()
     self._headers: dict[str, dict[str, Column]] = {}
     self._mapped = functools.lru_cache(_OPEN)(
-      lambda file: np.memmap(self._path(file), np.uint8, 'r'))
+      lambda file: np.asarray(np.memmap(self._path(file), np.uint8, 'r')))
 
   def names(self, file: str) -> list[str]:
     """Of a file's columns; ValueError or OSError if it is damaged."""

@@ -39,8 +39,6 @@ def join(processes: tuple = ()) -> None:
   import jax
 
   from sana_jax.launch.config_files import brief
-  # Between CPUs; without a say of its own, JAX has changed its mind on it.
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   try:
     jax.distributed.initialize(*processes)
   except (RuntimeError, ValueError) as e:

@@ -106,9 +106,9 @@ def check_flags(args, job) -> None:
     raise UserError('--cluster, --zone and --project are for --xpk; kubectl '
                     'takes the cluster that it is set to.')
   if job.image:
-    config = job.config.partition(':')[0]
     for flag, name, folder in (
-        ('config', config, CONFIGS), ('layout', job.layout, CONFIGS / 'layouts')):
+        ('config', job.config.partition(':')[0], CONFIGS),
+        ('layout', job.layout, CONFIGS / 'layouts')):
       if name and not (folder / f'{name}.py').is_file():
         shipped = sorted(p.stem for p in folder.glob('[!_]*.py'))
         raise UserError(

@@ -14,6 +14,9 @@ from sana_jax.launching.job import environment, Job, train_arguments
 
 FILE = 'job.sbatch'
 _WARNING_SECONDS = 300  # To save in.
+_TASKS = '''\
+# One process a node has all of its GPUs: one set of data threads and one writer
+# of checkpoints, where a process a GPU would have eight.'''
 
 
 def write(job: Job) -> str:
@@ -29,6 +32,7 @@ def write(job: Job) -> str:
   return templates.fill(f'slurm/{FILE}', {
     'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
     'name': job.name,
+    'tasks': '' if cpu else _TASKS,
     'resources': '\n'.join(f'#SBATCH --{line}' for line in resources(job)),
     'log': quote(str(logs / 'job.log')),
     'warning_seconds': str(_WARNING_SECONDS),

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import ctypes
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +15,11 @@ from sana_jax.errors import UserError
 
 STOPPED = 143  # As a shell reports SIGTERM; sana-jax train, once it has saved.
 _LOOK_SECONDS = 0.1
-_PDEATHSIG = 1  # Of Linux's prctl.
-_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
+# SIGTERM if who supervises is killed: two runs in a workdir never meet. (1 is
+# PR_SET_PDEATHSIG, which only Linux has.)
+_BOUND = [sys.executable, '-ISc', 'import ctypes, os, sys; '
+          'ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])'
+          ] if sys.platform == 'linux' else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +107,10 @@ def run(
         stop() if stop else _terminate(running)
       elif code and deadline is None:
         # After a SIGTERM to one of them, all agree on a step and save it.
-        saving = code == STOPPED
-        deadline = time.monotonic() + (
-            patience.saving if saving else patience.others)
-        saving or _terminate(running)
+        deadline = time.monotonic() + patience.saving
+        if code != STOPPED:
+          deadline = time.monotonic() + patience.others
+          _terminate(running)
       if deadline is not None and time.monotonic() > deadline:
         _kill(running)
     look()
@@ -122,14 +125,12 @@ def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
     process.log.parent.mkdir(parents=True, exist_ok=True)
     log = stack.enter_context(process.log.open('ab'))
     output = {'stdout': log, 'stderr': subprocess.STDOUT}
-  try:
-    return subprocess.Popen(
-        list(process.command), env={**os.environ, **process.env},
-        stdin=subprocess.DEVNULL, start_new_session=True,
-        preexec_fn=_end_with_parent, **output)
-  except FileNotFoundError:
+  if not shutil.which(process.command[0]):
     raise UserError(f'There is no command {process.command[0]} on this '
-                    'machine; install it or add its folder to PATH.') from None
+                    'machine; install it, or add its folder to PATH.')
+  return subprocess.Popen(
+      [*_BOUND, *process.command], env={**os.environ, **process.env},
+      stdin=subprocess.DEVNULL, start_new_session=True, **output)
 
 
 def shell_code(returncode: int) -> int:
@@ -158,8 +159,3 @@ def _kill(running):
         os.killpg(p.pid, signal.SIGKILL)
       p.wait()
 
-
-def _end_with_parent():
-  """SIGTERM if who supervises is killed: two runs in a workdir never meet."""
-  if _LIBC:
-    _LIBC.prctl(_PDEATHSIG, signal.SIGTERM)

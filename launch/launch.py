@@ -1,7 +1,7 @@
 """Train on many processes: here, on SLURM, on GKE or on Cloud TPU VMs.
 
-  sana-jax launch --where local --topology cpu:2x4 --config shapes \\
-    --workdir out/run
+  sana-jax launch --where local --topology cpu:2x4 --workdir out/run \\
+    --config shapes_text_encoder
   sana-jax launch --where slurm --topology h200:1x8x8 --layout fsdp \\
     --config sana_1600m_1024 --workdir /shared/run --time-limit 24:00:00
   sana-jax launch --where gke --topology v6e:16x16@2 --layout hybrid \\
@@ -20,14 +20,16 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 import re
+import shlex
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
-from sana_jax.launch import gke, output, slurm, supervise, tpu_vm
+from sana_jax.launch import (
+  gke, launch_plan, output, slurm, supervise, terminal, tpu_vm)
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launch.flags import text
 from sana_jax.launching import job as jobs
-from sana_jax.launching import machines
+from sana_jax.launching import local, machines
 
 OVERRIDES = True  # Takes --config.key=value.
 
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   check_flags(args, job)
   config = load(job)
   if not (args.no_plan or job.machines.kind == 'cpu'):
-    check_fits(job, config)
+    launch_plan.check_fits(job, config)
   if args.xpk:
     print(gke.xpk(job))
     return 0
@@ -132,51 +134,8 @@ def load(job):
   return config
 
 
-def check_fits(job, config) -> None:
-  """Raises UserError, with what would fit, for what the chips cannot hold."""
-  from sana_jax.planning import candidates, fitting, runner, tables
-  from sana_jax.sharding import topologies
-  if config.task != 'sana':
-    raise UserError(f'config.task={config.task!r} cannot be planned; give '
-                    '--no-plan, and see that it fits.')
-  try:
-    pod = topologies.check(job.machines.name)
-  except UserError as e:
-    raise UserError(f'{e} Or give --no-plan.') from e
-  name = job.layout or 'the config'
-  made = candidates.make(name, config, pod, candidates.shapes(config))
-  compiler = runner.Runner(pod.name)
-  if made[0].problem:
-    raise UserError(f'{name} cannot be on {pod.name}: {made[0].problem}')
-  plan = compiler.one(made[0])
-  if plan.problem:
-    raise UserError(plan.problem)
-  if not plan.fits:
-    others = [c for c in shipped_layouts(job, pod) if c.name != name]
-    raise UserError(tables.short_of(plan, fitting.remedies(
-      made[0], pod, others, compiler.one)))
-  print(f'{name} fits {pod.name}: {plan.needed / 2**30:.2f} of '
-        f'{plan.usable / 2**30:.2f} GiB a device.')
-
-
-def shipped_layouts(job, pod):
-  """Each as it would be on this pod."""
-  from sana_jax.planning import candidates
-  found = []
-  for path in sorted((CONFIGS / 'layouts').glob('[!_]*.py')):
-    config = load_config(job.config)
-    base.apply_overrides(config, job.overrides)
-    apply_layout(config, path.stem)
-    found += candidates.make(path.stem, config, pod, candidates.shapes(config))
-  return candidates.different(found)
-
-
 def start_here(job, dry_run) -> int:
   """N processes on this machine."""
-  import shlex
-
-  from sana_jax.launch import terminal
-  from sana_jax.launching import local
   if dry_run:
     logs = local.folder(job) / 'logs'
     for process in local.processes(job, ['sana-jax'], logs):

@@ -40,10 +40,12 @@ def supervise(run: Run, requests: Requests) -> int:
     verdict = restarts.decide(attempts, step, run.policy)
     if isinstance(verdict, restarts.Stop):
       return _over(run, verdict)
-    if verdict.seconds:
+    # The other hosts of a run wait for this one, five minutes at most.
+    seconds = min(verdict.seconds, 120) if run.once else verdict.seconds
+    if attempts:
       logging.info('Starting again from step %d in %.0f s (exit code %s).',
-                   step, verdict.seconds, attempts[-1].exit_code)
-      requests.sleep(verdict.seconds)
+                   step, seconds, attempts[-1].exit_code)
+      requests.sleep(seconds)
       if requests.stop:
         return 128 + requests.stop[0]
     attempt = restarts.Attempt(step)

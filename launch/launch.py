@@ -24,8 +24,7 @@ import shlex
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
-from sana_jax.launch import (
-  gke, launch_plan, output, slurm, supervise, terminal, tpu_vm)
+from sana_jax.launch import gke, launch_plan, output, slurm, supervise, tpu_vm
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launch.flags import text
 from sana_jax.launching import job as jobs
@@ -142,6 +141,7 @@ def start_here(job, dry_run) -> int:
       env = [f'{key}={value}' for key, value in process.env.items()]
       print(f'{shlex.join([*env, *process.command])} >>{process.log} 2>&1')
     return 0
+  from sana_jax.launch import terminal
   terminal.show_logs()
   return local.launch(job, local.interpreter())
 

@@ -1,4 +1,4 @@
-"""Whether a run fits its chips, asked of sana-jax plan before it is launched."""
+"""Whether a run fits its chips: asked of sana-jax plan before a launch."""
 
 from collections.abc import Iterator
 import sys

@@ -45,8 +45,8 @@ class Patience:
     others: after one has died: they wait for it in vain.
   """
 
-  saving: float = 300.0
-  others: float = 10.0
+  saving: float | int = 300.0
+  others: float | int = 10.0
 
 
 class Requests:
@@ -75,7 +75,7 @@ class Requests:
     for number, handler in self._before.items():
       signal.signal(number, handler or signal.SIG_DFL)
 
-  def sleep(self, seconds: float) -> None:
+  def sleep(self, seconds: float | int) -> None:
     """For so long, or until a stop is asked for."""
     end = time.monotonic() + seconds
     while not self.stop and (left := end - time.monotonic()) > 0:
@@ -97,7 +97,7 @@ def run(
     running = [start(p, stack) for p in processes]
     stack.callback(_kill, running)
     code, deadline, asked = 0, None, False
-    while any(p.poll() is None for p in running):
+    while None in [p.poll() for p in running]:
       time.sleep(_LOOK_SECONDS)
       look()
       told = bool(requests.stop)

@@ -37,15 +37,15 @@ class Policy:
 
   without_progress: int = 2
   restarts: int = 100
-  wait_seconds: float = 10.0
-  most_seconds: float = 600.0
+  wait_seconds: float | int = 10.0
+  most_seconds: float | int = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
   """Start (again) after so many seconds."""
 
-  seconds: float = 0.0
+  seconds: float | int = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

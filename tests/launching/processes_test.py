@@ -68,11 +68,13 @@ def test_a_signal_is_reported_as_by_a_shell(logs):
 def test_one_that_does_not_listen_is_killed(logs):
   deaf = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("deaf", flush=1)'
   died = f'while "deaf" not in open({str(logs[0])!r}).read(): time.sleep(.02)'
+  began = time.monotonic()
   code = processes.run(
     [python(f'{deaf}\ntime.sleep(60)', logs[0]),
      python(f'{died}\nsys.exit(7)', logs[1])],
     Requests(), patience=Patience(others=.3))
   assert code == 7
+  assert time.monotonic() - began < 30
 
 
 def test_a_request_reaches_all_and_lets_them_save(logs):

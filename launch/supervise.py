@@ -79,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
   if not dashes or not command:
     raise UserError('There is no command; give it after --.')
   terminal.show_logs()
-  stop = (lambda: _call(args.stop_with)) if args.stop_with else None
+  # It may not come back before the run has ended: nobody waits for it.
+  stop = None if not args.stop_with else lambda: subprocess.Popen(
+    shlex.split(args.stop_with), start_new_session=True)
   with processes.Requests(again=bool(args.again_with)) as requests:
     start = lambda _: processes.run(
       [processes.Process(command)], requests, stop=stop)
@@ -88,17 +90,13 @@ def main(argv: Sequence[str]) -> int:
     code = supervisor.supervise(supervisor.Run(
       start, args.workdir, args.notes, policy_of(args), args.once), requests)
     if requests.again and code:
-      _call(args.again_with)
+      subprocess.run(shlex.split(args.again_with), check=False)
     return code
 
 
 def _split(argv):
   at = argv.index('--') if '--' in argv else len(argv)
   return argv[:at], argv[at:at + 1], argv[at + 1:]
-
-
-def _call(command):
-  subprocess.run(shlex.split(command), check=False)
 
 
 if __name__ == '__main__':

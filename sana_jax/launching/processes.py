@@ -55,10 +55,12 @@ class Requests:
   Attributes:
     stop: the signals that asked to stop.
     again: SIGUSR1 did: the time is nearly up.
+    noted: called once a run begins to stop; it may not live to see the end.
   """
 
   def __init__(self, again: bool = False):
     self.stop: list[int] = []
+    self.noted: Callable[[], None] = lambda: None
     self._signals = [signal.SIGTERM, signal.SIGINT]
     self._signals += [signal.SIGUSR1] if again else []
 
@@ -84,7 +86,7 @@ class Requests:
 
 def run(
     processes: Sequence[Process], requests: Requests, *,
-    patience: Patience = Patience(), stop: Callable[[], None] | None = None,
+    patience: Patience = Patience(), stop: Callable[[], object] | None = None,
     look: Callable[[], None] = lambda: None,
 ) -> int:
   """Starts all, waits until all have ended, and returns the first failure.
@@ -104,6 +106,7 @@ def run(
       code = code or _failure(running, told)
       if told and not asked:
         asked, deadline = True, time.monotonic() + patience.saving
+        requests.noted()
         stop() if stop else _terminate(running)
       elif code and deadline is None:
         # After a SIGTERM to one of them, all agree on a step and save it.

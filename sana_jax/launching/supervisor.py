@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 from absl import logging
 from etils import epath
@@ -50,6 +51,8 @@ def supervise(run: Run, requests: Requests) -> int:
         return 128 + requests.stop[0]
     attempt = restarts.Attempt(step)
     history.write(run.notes, [*attempts, attempt])
+    told = [*attempts, restarts.Attempt(step, asked=True)]
+    requests.noted = functools.partial(history.write, run.notes, told)
     code = run.start(len(attempts))
     asked = bool(requests.stop)
     attempts.append(dataclasses.replace(attempt, exit_code=code, asked=asked))

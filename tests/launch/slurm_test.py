@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 HERE = pathlib.Path(__file__)
 ROOT = HERE.parents[2]
-STEPS, EVERY = 300, 10
+STEPS, EVERY = 60, 5
 CONFIG = f'''
 """The smallest of trainings."""
 from sana_jax import config as base
@@ -35,7 +35,6 @@ def get_config(arg=''):
   config.checkpoint_every_steps = {EVERY}
   config.log_every_steps = 1
   config.pictures_every_steps = 0
-  config.mesh.update(data=-1, fsdp=2)
   config.model.update(width=16, depth=1, heads=2, kv_heads=1, hidden=16,
                       head_dim=8)
   config.text.update(length=320, examples=16)

@@ -66,6 +66,20 @@ def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
   assert not (tmp_path / 'queued again').exists()
 
 
+def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
+  # A scheduler may kill all of them before they have saved.
+  process = supervise(
+    f'--stop-with=touch "{tmp_path}/stop"',
+    command=['sh', '-c', f'touch {tmp_path}/ready; sleep 60'])
+  wait_for(tmp_path / 'ready')
+  process.terminate()
+  wait_for(tmp_path / 'stop')
+  process.kill()
+  process.communicate()
+  assert (tmp_path / 'notes.json').read_text() == (
+    '[{"step": 0, "exit_code": null, "asked": true}]')
+
+
 def test_of_several_supervisors_one_decides(supervise, tmp_path):
   process = supervise('--process=0-1', '--once', command=['sh', '-c', 'exit 5'])
   said = process.communicate(timeout=60)[1]

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 
-SETTINGS = {'num_steps': 60, 'checkpoint_every_steps': 6, 'log_every_steps': 1,
+SETTINGS = {'num_steps': 36, 'checkpoint_every_steps': 6, 'log_every_steps': 1,
             'pictures_every_steps': 0, 'mesh': {'data': 2, 'fsdp': 2}}
 
 

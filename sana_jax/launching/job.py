@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
-import difflib
 import re
 
 from sana_jax.errors import UserError
-from sana_jax.launching.machines import gpus_a_host, Machines, TPUS
+from sana_jax.launching.machines import gpus_a_host, Machines, near, TPUS
 from sana_jax.launching.restarts import Policy
 
 _NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'  # A host's name, with room for ends.
@@ -125,12 +124,6 @@ def _unfit(job, machines):
   if machines.kind == 'gpu' and machines.devices not in counts:
     yield (f'{name}: GKE has {machines.chip} machines with '
            f'{" or ".join(map(str, counts))} GPUs')
-
-
-def near(name: str, allowed: Sequence[str]) -> str:
-  """' (did you mean ...?)', or nothing."""
-  found = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.4)
-  return f' (did you mean {" or ".join(found)}?)' if found else ''
 
 
 def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:

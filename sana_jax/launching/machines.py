@@ -6,6 +6,7 @@ cloud.google.com/tpu/docs/runtimes, github.com/AI-Hypercomputer/xpk
 (system_characteristics.py).
 """
 
+from collections.abc import Iterable
 import dataclasses
 import difflib
 import math
@@ -97,12 +98,16 @@ def parse(name: str) -> Machines:
     return _cpu(name, rest)
   if kind not in chips.CHIPS:
     known = (*chips.CHIPS, 'cpu')
-    near = difflib.get_close_matches(kind, known, n=2, cutoff=0.4)
-    meant = f' (did you mean {" or ".join(near)}?)' if near else ''
-    raise UserError(f'--topology={name} names no chip that is known{meant}; '
-                    f'allowed are {", ".join(known)}.')
+    raise UserError(f'--topology={name} names no chip that is known'
+                    f'{near(kind, known)}; allowed are {", ".join(known)}.')
   found = chips.parse(name)
   return _gpu(found) if found.chip.is_gpu else _tpu(found)
+
+
+def near(name: str, allowed: Iterable[str]) -> str:
+  """' (did you mean ...?)', or nothing."""
+  found = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.4)
+  return f' (did you mean {" or ".join(found)}?)' if found else ''
 
 
 def _cpu(name, rest):
@@ -119,11 +124,11 @@ def _tpu(found):
   known = shapes(len(found.shape))
   if found.shape not in known:
     count = math.prod(found.shape)
-    near = sorted(known, key=lambda s: abs(math.log(math.prod(s) / count)))
-    near = sorted(near[:_SHOWN], key=math.prod)
+    by_size = sorted(known, key=lambda s: abs(math.log(math.prod(s) / count)))
+    shown = sorted(by_size[:_SHOWN], key=math.prod)
     raise UserError(
       f'--topology={found.name} is no slice that can be had; near ones are '
-      f'{", ".join("x".join(map(str, s)) for s in near)}.')
+      f'{", ".join("x".join(map(str, s)) for s in shown)}.')
   count = math.prod(found.shape)
   a_host = min(4, count)
   return Machines(found.name, 'tpu', found.chip.name, found.shape, found.slices,

@@ -59,10 +59,9 @@ def container(found):
   return train
 
 
-@pytest.mark.parametrize('spot', [False, True])
-def test_every_topology_has_a_valid_manifest(spot):
-  for topology in TOPOLOGIES:
-    job = made(topology, spot=spot)
+def test_every_topology_has_a_valid_manifest():
+  for number, topology in enumerate(TOPOLOGIES):
+    job = made(topology, spot=bool(number % 2))
     if '@' not in topology or job.machines.hosts > 1:
       jobs.check(job)
     found = manifest(job)

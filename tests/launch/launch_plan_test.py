@@ -71,11 +71,13 @@ def test_what_does_not_fit_is_refused_with_what_would(launch, cli, tmp_path):
 
 def test_a_layout_is_advised_where_the_config_has_none(launch, cli):
   code, _, err = cli(*launch(
-    '--config.mesh.data=1', '--config.mesh.sequence=16',
+    '--config.mesh.data=2', '--config.mesh.sequence=8',
     '--config.optimizer.name=came_8bit', '--config.model.remat=full',
-    '--config.batch_size=17'))
+    '--config.batch_size=48'))
   assert code == 2
-  assert 'the config needs 19.00 GiB of 15.75' in last(err)
+  # 48 images in 2 groups: 24 + 2 GiB; in 16 groups, 3 + 2.
+  assert 'the config needs 26.00 GiB of 15.75' in last(err)
+  assert 'what fits: layout dp (5.00 GiB)' in last(err)
 
 
 def test_a_second_look_compiles_nothing(launch, cli, monkeypatch):

@@ -97,7 +97,7 @@ class Job:
     return re.search(r'JobState=(\w+)', self.cluster(
       'scontrol', 'show', 'job', self.id))[1]
 
-  def until(self, holds, seconds=240):
+  def until(self, holds, seconds=600):
     deadline = time.monotonic() + seconds
     while not holds():
       assert time.monotonic() < deadline, (self.state(), self.said())

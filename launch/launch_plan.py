@@ -82,7 +82,8 @@ def shipped(job: Job, pod: chips.Topology) -> Iterator:
   for path in sorted((CONFIGS / 'layouts').glob('[!_]*.py')):
     config = load_config(job.config)
     apply_layout(config, path.stem)
-    base.apply_overrides(config, job.overrides)
+    base.apply_overrides(config, [
+      o for o in job.overrides if not o.startswith('--config.mesh.')])
     for found in candidates.make(
         path.stem, config, pod, candidates.shapes(config)):
       if not found.problem:

@@ -19,7 +19,7 @@ case "$4" in
   create) echo WAITING_FOR_RESOURCES >state; echo "$words" >>created ;;
   delete) rm state ;;
   ssh) [ "$(cat state)" = ACTIVE ] || exit 255
-       bash -c "${words#*--command=}" ;;
+       bash -c "${words#*--command=}"; exit ;;
 esac
 [ "$4" != list ] || [ "$(cat state)" != WAITING_FOR_RESOURCES ] ||
   echo ACTIVE >state

@@ -33,6 +33,7 @@ LONG = Policy(without_progress=50)
   # Told to stop is not failed: it starts at once, and does not count.
   ([A(0, 143, True)], 0, DEFAULT, Start(0)),
   ([A(0, 143, True)] * 9, 0, DEFAULT, Start(0)),
+  ([A(0, 1), A(0, 143, True), A(0, 1)], 0, DEFAULT, Start(20)),
   ([A(0, 1), A(0, 1), A(0, 143, True), A(0, 1)], 0, DEFAULT, Stop(1)),
   ([A(0, 137, True)], 0, DEFAULT, Start(0)),
   # Who supervised was killed as well: it counts, and the code is unknown.

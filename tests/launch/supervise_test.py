@@ -70,7 +70,7 @@ def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
   # A scheduler may kill all of them before they have saved.
   process = supervise(
     f'--stop-with=touch "{tmp_path}/stop"',
-    command=['sh', '-c', f'touch {tmp_path}/ready; sleep 60'])
+    command=['sh', '-c', f'touch {tmp_path}/ready; exec sleep 60'])
   wait_for(tmp_path / 'ready')
   process.terminate()
   wait_for(tmp_path / 'stop')

@@ -16,6 +16,7 @@ from sana_jax.version import __version__
 
 COMMANDS = {
   'train': 'train a model that a config describes',
+  'launch': 'train on many processes: here, SLURM, GKE or TPU VMs',
   'sample': 'make pictures of prompts',
   'demo': 'make pictures in a web page',
   'evaluate': 'score how well a model follows prompts',

@@ -118,8 +118,8 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     raise UserError(f'--config={args.config} is of the task {config.task!r}; '
                     "what is cached are the inputs of the task 'sana'.")
   devices.configure(args.cpu_devices)
-  if args.distributed:
-    join()
+  if args.distributed is not None:
+    join(args.distributed)
   from sana_jax.launch import terminal
   from sana_jax.training import caching
   terminal.show_logs()

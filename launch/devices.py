@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 
 from sana_jax.errors import UserError
 from sana_jax.launch.flags import whole
@@ -14,17 +15,32 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     '--cpu-devices', type=whole(), metavar='N',
     help='devices to split a CPU into (default: one a core, 8 at most)')
   parser.add_argument(
-    '--distributed', action='store_true',
-    help='one of several processes; found through SLURM, GKE or Cloud TPU')
+    '--distributed', type=meeting, nargs='?', const=(),
+    metavar='HOST:PORT,COUNT,INDEX',
+    help='one of several processes; found through SLURM, GKE or Cloud TPU, or '
+    'at the address of process 0')
 
 
-def join() -> None:
-  """Finds the other processes; UserError if there are none."""
+def meeting(value: str) -> tuple[str, int, int]:
+  """The type of --distributed: where processes meet, how many, which one."""
+  match = re.fullmatch(r'(\S+:\d{1,5}),(\d{1,6}),(\d{1,6})', value)
+  if match is None or not int(match[3]) < int(match[2]):
+    raise argparse.ArgumentTypeError(
+      f'{value!r} is not allowed; give HOST:PORT,COUNT,INDEX with INDEX from 0 '
+      'to COUNT - 1, or nothing')
+  return match[1], int(match[2]), int(match[3])
+
+
+def join(processes: tuple = ()) -> None:
+  """Finds the other processes; UserError if there are none.
+
+  `processes` is the address of the first, their number and this one's index.
+  """
   import jax
 
   from sana_jax.launch.config_files import brief
   try:
-    jax.distributed.initialize()
+    jax.distributed.initialize(*processes)
   except (RuntimeError, ValueError) as e:
     raise UserError(
       f'--distributed found no other processes ({brief(e)}); start it under '

@@ -68,8 +68,8 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   from sana_jax.optim import factory
   from sana_jax.sharding.mesh import check_batch, make_mesh
   from sana_jax.training import loop, tasks, workdir
-  if args.distributed:
-    devices.join()
+  if args.distributed is not None:
+    devices.join(args.distributed)
   # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)

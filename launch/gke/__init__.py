@@ -1,0 +1,119 @@
+"""A JobSet of Kubernetes, as GKE runs it, and xpk's command for the same."""
+
+import json
+import pathlib
+import shlex
+import shutil
+import subprocess
+
+from sana_jax.errors import UserError
+from sana_jax.launch import templates
+from sana_jax.launch.supervise import policy_words
+from sana_jax.launching.job import environment, Job, train_arguments
+from sana_jax.launching.machines import GPUS, TPUS
+
+FILE = 'jobset.yaml'
+_PORT = 8476  # Of JAX's coordinator, among GPUs.
+_GRACE_SECONDS = 300
+
+
+def write(job: Job) -> str:
+  """The manifest. Values are JSON, which YAML contains."""
+  machines, tpu = job.machines, job.machines.kind == 'tpu'
+  supervise = [
+    'python', '-m', 'sana_jax.launch.supervise', '--workdir', job.workdir,
+    f'--notes={job.workdir.rstrip("/")}/attempts-$(JOBSET).json', '--once',
+    '--process=$(SLICE)-$(HOST)', *policy_words(job.policy), '--']
+  return templates.fill(f'gke/{FILE}', {
+    'title': f'{job.config} on {machines.name}, by sana-jax launch.'.replace(
+      '\n', ' '),
+    'name': job.name,
+    'restarts': str(job.policy.restarts),
+    'slices': str(machines.slices),
+    'hosts': str(machines.hosts),
+    'grace_seconds': str(_GRACE_SECONDS),
+    # Slices find each other, and their data, faster without a bridge.
+    'host_network': 'hostNetwork: true\n              '
+                    'dnsPolicy: ClusterFirstWithHostNet' * tpu,
+    'node_selector': json.dumps(selector(job)),
+    'tolerations': json.dumps(tolerations(job)),
+    'image': json.dumps(job.image),
+    'environment': '\n                    '.join(
+      f'- {json.dumps({"name": key, "value": value})}'
+      for key, value in environment(job).items()),
+    'supervise': json.dumps(supervise),
+    'train': json.dumps(
+      ['sana-jax', *map(_literal, train_arguments(job, distributed(job)))]),
+    'limits': json.dumps({resource(job): machines.devices})})
+
+
+def selector(job: Job) -> dict[str, str]:
+  """Labels of the nodes."""
+  machines = job.machines
+  spot = {'cloud.google.com/gke-spot': 'true'} if job.spot else {}
+  if machines.kind == 'gpu':
+    return {'cloud.google.com/gke-accelerator': GPUS[machines.chip]} | spot
+  return {'cloud.google.com/gke-tpu-accelerator': TPUS[machines.chip].gke,
+          'cloud.google.com/gke-tpu-topology': machines.grid} | spot
+
+
+def tolerations(job: Job) -> list[dict[str, str]]:
+  """Of the taints that such nodes have."""
+  found = [{'key': resource(job), 'operator': 'Exists', 'effect': 'NoSchedule'}]
+  if job.spot:
+    found += [{'key': 'cloud.google.com/gke-spot', 'operator': 'Equal',
+               'value': 'true', 'effect': 'NoSchedule'}]
+  return found
+
+
+def resource(job: Job) -> str:
+  """What a pod asks for."""
+  return 'google.com/tpu' if job.machines.kind == 'tpu' else 'nvidia.com/gpu'
+
+
+def distributed(job: Job) -> list[str]:
+  """JAX finds TPUs' processes by itself; GPUs' are those of the one Job."""
+  machines = job.machines
+  if machines.processes == 1:
+    return []
+  if machines.kind == 'tpu':
+    return ['--distributed']
+  first = f'{job.name}-slice-0-0.{job.name}:{_PORT}'
+  return [f'--distributed={first},{machines.processes},$(HOST)']
+
+
+def _literal(word):
+  """Kubernetes replaces $(NAME), unless the $ is doubled; ours are meant."""
+  return word if word.endswith('$(HOST)') else word.replace('$(', '$$(')
+
+
+def apply(path: pathlib.Path) -> str:
+  """Hands the file to kubectl; what it says."""
+  if not shutil.which('kubectl'):
+    raise UserError(f'There is no kubectl on this machine; {path} is written: '
+                    f'run kubectl apply -f {path} where the cluster is known.')
+  done = subprocess.run(['kubectl', 'apply', '-f', str(path)], text=True,
+                        capture_output=True, check=False)
+  if done.returncode:
+    raise UserError(f'kubectl apply -f {path} failed: '
+                    f'{" ".join(done.stderr.split())}')
+  return done.stdout.strip()
+
+
+def xpk(job: Job) -> str:
+  """xpk's command; it has JobSet, node labels and restarts of its own."""
+  machines = job.machines
+  if machines.kind != 'tpu':
+    raise UserError(f'--xpk is for TPUs, not for --topology={machines.name}; '
+                    'leave it out for a JobSet.')
+  if missing := [key for key in ('cluster', 'zone', 'project')
+                 if not getattr(job, key)]:
+    raise UserError(f'--xpk needs --{" and --".join(missing)}.')
+  train = shlex.join(['sana-jax', *train_arguments(job, distributed(job))])
+  return shlex.join([
+    'xpk', 'workload', 'create', f'--workload={job.name}',
+    f'--cluster={job.cluster}', f'--zone={job.zone}',
+    f'--project={job.project}',
+    f'--tpu-type={TPUS[machines.chip].xpk}-{machines.grid}',
+    f'--num-slices={machines.slices}', f'--docker-image={job.image}',
+    f'--max-restarts={job.policy.restarts}', f'--command={train}'])

@@ -1,0 +1,161 @@
+"""Train on many processes: here, on SLURM, on GKE or on Cloud TPU VMs.
+
+  sana-jax launch --where local --topology cpu:2x4 --workdir out/run \\
+    --config shapes_text_encoder
+  sana-jax launch --where slurm --topology h200:1x8x8 --layout fsdp \\
+    --config sana_1600m_1024 --workdir /shared/run --time-limit 24:00:00
+  sana-jax launch --where gke --topology v6e:16x16@2 --layout hybrid \\
+    --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE
+  sana-jax launch --where tpu-vm --topology v5p:4x4x8 --zone us-east5-a \\
+    --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE --spot
+
+Compiles the step for these chips first (sana-jax plan) and starts nothing that
+does not fit. What a place needs is written into --out and handed over: to
+sbatch, kubectl or gcloud; --dry-run prints it instead. A run that ends before
+it is done starts again from its newest checkpoint, and is given up once
+restarts make no progress. See docs/launching.md.
+"""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import re
+import shlex
+
+from sana_jax import config as base
+from sana_jax.errors import UserError
+from sana_jax.launch import gke, launch_plan, output, slurm, supervise, tpu_vm
+from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
+from sana_jax.launch.flags import text
+from sana_jax.launching import job as jobs
+from sana_jax.launching import local, machines
+
+OVERRIDES = True  # Takes --config.key=value.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's flags."""
+  add = lambda flag, metavar, said, **more: parser.add_argument(
+    flag, type=text, metavar=metavar, help=said, **more)
+  add('--where', '|'.join(jobs.PLACES), 'the place', required=True)
+  add('--config', 'FILE[:ARG]', 'as of sana-jax train', required=True)
+  add('--topology', 'PODS', 'as of sana-jax plan, such as h200:1x8x8 or '
+      'v6e:16x16@2; or cpu:PROCESSESxDEVICES', required=True)
+  add('--workdir', 'DIR', 'of the run, for all processes', required=True)
+  add('--layout', 'NAME', 'as of sana-jax train')
+  add('--out', 'DIR', 'for what is written here (default: out/launch/NAME)')
+  add('--name', 'NAME', "of the job (default: the config's)")
+  parser.add_argument('--dry-run', action='store_true',
+                      help='print what would be written and run')
+  parser.add_argument('--no-plan', action='store_true',
+                      help='do not look whether it fits')
+  supervise.add_policy_flags(parser)
+  for flag, metavar, said in (
+      ('--partition', 'NAME', 'slurm'), ('--account', 'NAME', 'slurm'),
+      ('--time-limit', 'TIME', 'slurm: as sbatch takes it'),
+      ('--image', 'IMAGE', 'gke, tpu-vm: made from launch/Containerfile'),
+      ('--zone', 'ZONE', 'tpu-vm, gke with --xpk'),
+      ('--project', 'NAME', 'tpu-vm, gke with --xpk'),
+      ('--cluster', 'NAME', 'gke with --xpk')):
+    add(flag, metavar, said)
+  parser.add_argument('--spot', action='store_true',
+                      help='gke, tpu-vm: cheaper ones, that may be taken away')
+  parser.add_argument('--xpk', action='store_true',
+                      help="gke: print xpk's command in place of a JobSet")
+
+
+def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Launches; returns the exit code."""
+  job = make(args, overrides)
+  jobs.check(job)
+  check_flags(args, job)
+  config = load(job)
+  if not (args.no_plan or job.machines.kind == 'cpu'):
+    launch_plan.check_fits(job, config)
+  if args.xpk:
+    print(gke.xpk(job))
+    return 0
+  if job.where == 'local':
+    return start_here(job, args.dry_run)
+  return hand_over(job, args.dry_run)
+
+
+def make(args, overrides) -> jobs.Job:
+  """What the arguments ask for."""
+  name = args.name or default_name(args.config)
+  fields = {key: getattr(args, key) for key in (
+    'where', 'config', 'workdir', 'layout', 'image', 'time_limit', 'partition',
+    'account', 'cluster', 'zone', 'project', 'spot')}
+  return jobs.Job(
+    name=name, machines=machines.parse(args.topology),
+    out=args.out or f'out/launch/{name}', overrides=tuple(overrides),
+    policy=supervise.policy_of(args), **fields)
+
+
+def default_name(config: str) -> str:
+  """Of the config's file, as hosts may be called."""
+  stem = pathlib.Path(config.partition(':')[0]).stem.lower()
+  return re.sub('[^a-z0-9]+', '-', stem).strip('-')[:40].strip('-') or 'run'
+
+
+def check_flags(args, job) -> None:
+  """Raises UserError for what belongs to another place, or to no image."""
+  if args.xpk and job.where != 'gke':
+    raise UserError(f'--xpk is not for --where={job.where} but for gke.')
+  if not args.xpk and (job.cluster or (job.where == 'gke' and (
+      job.zone or job.project))):
+    raise UserError('--cluster, --zone and --project are for --xpk; kubectl '
+                    'takes the cluster that it is set to.')
+  if job.image:
+    for flag, name, folder in (
+        ('config', job.config.partition(':')[0], CONFIGS),
+        ('layout', job.layout, CONFIGS / 'layouts')):
+      if name and not (folder / f'{name}.py').is_file():
+        shipped = sorted(p.stem for p in folder.glob('[!_]*.py'))
+        raise UserError(
+          f'--{flag}={name} is a file of this machine, which the image does '
+          f'not have; name a shipped one ({", ".join(shipped)}), or put it '
+          'beside them before the image is made.')
+  if job.where == 'local' and '://' not in job.workdir:
+    output.check(job.workdir)
+  else:
+    output.check(job.out)
+
+
+def load(job):
+  """The config, checked here rather than on every host."""
+  config = load_config(job.config)
+  if job.layout:
+    apply_layout(config, job.layout)
+  base.apply_overrides(config, job.overrides)
+  base.check_keys(config)
+  base.check(config)
+  return config
+
+
+def start_here(job, dry_run) -> int:
+  """N processes on this machine."""
+  if dry_run:
+    logs = local.folder(job) / 'logs'
+    for process in local.processes(job, ['sana-jax'], logs):
+      env = [f'{key}={value}' for key, value in process.env.items()]
+      print(f'{shlex.join([*env, *process.command])} >>{process.log} 2>&1')
+    return 0
+  from sana_jax.launch import terminal
+  terminal.show_logs()
+  return local.launch(job, local.interpreter())
+
+
+def hand_over(job, dry_run) -> int:
+  """Writes what the place needs, and gives it to the place's own command."""
+  place, then = {
+    'slurm': (slurm, slurm.submit), 'gke': (gke, gke.apply),
+    'tpu-vm': (tpu_vm, tpu_vm.execute)}[job.where]
+  script = place.write(job)
+  if dry_run:
+    print(script, end='')
+    return 0
+  with output.folder(job.out) as out:
+    output.write_text(out / place.FILE, script)
+  print(then(out / place.FILE))
+  return 0

@@ -1,0 +1,89 @@
+"""A job of SLURM's."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+
+from sana_jax.errors import UserError
+from sana_jax.launch import templates
+from sana_jax.launch.supervise import policy_words
+from sana_jax.launching.job import environment, Job, train_arguments
+
+FILE = 'job.sbatch'
+_WARNING_SECONDS = 300  # To save in.
+_TASKS = '''\
+# One process a node has all of its GPUs: one set of data threads and one writer
+# of checkpoints, where a process a GPU would have eight.'''
+
+
+def write(job: Job) -> str:
+  """The batch file, with this Python's environment, which nodes share."""
+  out = pathlib.Path(job.out).expanduser().absolute()
+  folder = os.getcwd()
+  if wrong := [p for p in (str(out), folder) if '%' in p or '\n' in p]:
+    raise UserError(f'{wrong[0]!r} cannot be a path of SLURM\'s logs: it has a '
+                    '% or a line break; choose another --out.')
+  python, quote = shlex.quote(sys.executable), shlex.quote
+  cpu = job.machines.kind == 'cpu'
+  logs = out / 'logs'
+  return templates.fill(f'slurm/{FILE}', {
+    'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
+    'name': job.name,
+    'tasks': '' if cpu else _TASKS,
+    'resources': '\n'.join(f'#SBATCH --{line}' for line in resources(job)),
+    'log': quote(str(logs / 'job.log')),
+    'warning_seconds': str(_WARNING_SECONDS),
+    'folder': quote(folder),
+    'exports': '\n'.join(f'export {key}={quote(value)}' for key, value in (
+      environment(job) | _local_devices(job)).items()),
+    'supervise': shlex.join([
+      sys.executable, '-m', 'sana_jax.launch.supervise', '--workdir',
+      job.workdir, *policy_words(job.policy)]),
+    'notes': quote(str(out / 'attempts')),
+    'cpus': str(job.machines.devices) if cpu else '"$SLURM_CPUS_ON_NODE"',
+    'logs': quote(str(logs / 'process-%t.log')),
+    'train': f'{python} -m sana_jax.launch.cli ' + shlex.join(
+      train_arguments(job, _distributed(job)))})
+
+
+def resources(job: Job) -> list[str]:
+  """Options of sbatch: a process a node for GPUs; for CPUs as they come."""
+  machines = job.machines
+  found = [f'ntasks={machines.processes}']
+  if machines.kind == 'cpu':
+    found += [f'cpus-per-task={machines.devices}']
+  else:
+    found += [f'nodes={machines.processes}', 'ntasks-per-node=1',
+              f'gpus-per-node={machines.devices}', 'exclusive', 'mem=0']
+  given = {'time': job.time_limit, 'partition': job.partition,
+           'account': job.account}
+  return found + [f'{key}={shlex.quote(value)}' for key, value in given.items()
+                  if value]
+
+
+def submit(path: pathlib.Path) -> str:
+  """Hands the file to sbatch; what it says."""
+  if not shutil.which('sbatch'):
+    raise UserError(f'There is no sbatch on this machine; {path} is written: '
+                    f'run sbatch {path} on a login node of the cluster.')
+  (path.parent / 'logs').mkdir(exist_ok=True)
+  done = subprocess.run(['sbatch', str(path)], capture_output=True, text=True,
+                        check=False)
+  if done.returncode:
+    raise UserError(f'sbatch {path} failed: {done.stderr.strip()}')
+  return f'{done.stdout.strip()}; its logs are in {path.parent / "logs"}.'
+
+
+def _distributed(job):
+  return ['--distributed'] * (job.machines.processes > 1)
+
+
+def _local_devices(job):
+  """JAX under SLURM takes one GPU a process unless told of all."""
+  if job.machines.kind != 'gpu':
+    return {}
+  return {'JAX_LOCAL_DEVICE_IDS': ','.join(map(str, range(
+    job.machines.devices)))}

@@ -1,0 +1,106 @@
+"""Runs a command until it is done, as the scripts of sana-jax launch do.
+
+  python -m sana_jax.launch.supervise --workdir DIR --notes FILE -- COMMAND ...
+
+Starts it again, after a while that doubles, unless it ended with 0 or 2 or its
+restarts moved no checkpoint. SIGTERM and SIGINT are passed on.
+"""
+
+import argparse
+from collections.abc import Sequence
+import re
+import shlex
+import subprocess
+import sys
+
+from sana_jax.errors import UserError
+from sana_jax.launch import cli, terminal
+from sana_jax.launch.flags import not_negative, Parser, text, whole
+from sana_jax.launching import processes, supervisor
+from sana_jax.launching.restarts import Policy
+
+
+def add_policy_flags(parser: argparse.ArgumentParser) -> None:
+  """--restarts, --restarts-without-progress and --wait-seconds."""
+  parser.add_argument(
+    '--restarts', type=whole(0), default=Policy.restarts, metavar='N',
+    help='in all (default: %(default)s)')
+  parser.add_argument(
+    '--restarts-without-progress', type=whole(0, 1000), metavar='N',
+    default=Policy.without_progress,
+    help='in a row that may leave the newest checkpoint where it was '
+    '(default: %(default)s)')
+  parser.add_argument(
+    '--wait-seconds', type=not_negative, metavar='S',
+    default=Policy.wait_seconds,
+    help='before a restart, doubled for each without progress (default: '
+    '%(default)g)')
+
+
+def policy_of(args) -> Policy:
+  """What the flags say."""
+  return Policy(args.restarts_without_progress, args.restarts,
+                args.wait_seconds)
+
+
+def policy_words(policy: Policy) -> list[str]:
+  """The flags that say it."""
+  return [f'--restarts={policy.restarts}',
+          f'--restarts-without-progress={policy.without_progress}',
+          f'--wait-seconds={policy.wait_seconds:g}']
+
+
+def parser() -> Parser:
+  """Of the arguments before --."""
+  found = Parser(prog='sana_jax.launch.supervise', description=__doc__,
+                 formatter_class=argparse.RawDescriptionHelpFormatter)
+  found.add_argument('--workdir', required=True, type=text, metavar='DIR',
+                     help='where its checkpoints are')
+  found.add_argument('--notes', required=True, type=text, metavar='FILE',
+                     help='of its attempts; read if it is there')
+  add_policy_flags(found)
+  found.add_argument('--once', action='store_true',
+                     help='somebody else starts it again; exit code 3 tells '
+                     'them not to')
+  found.add_argument('--process', type=text, default='0', metavar='N-M',
+                     help='of several supervisors, that with zeros alone '
+                     'decides (default: %(default)s)')
+  found.add_argument('--stop-with', type=text, metavar='COMMAND',
+                     help='in place of SIGTERM, to stop it')
+  found.add_argument('--again-with', type=text, metavar='COMMAND',
+                     help='after it was stopped because of SIGUSR1')
+  return found
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs it; returns the exit code."""
+  ours, dashes, command = _split(list(argv))
+  args = parser().parse_args(ours)
+  if not dashes or not command:
+    raise UserError('There is no command; give it after --.')
+  terminal.show_logs()
+  # It may not come back before the run has ended: nobody waits for it.
+  stop = None if not args.stop_with else lambda: subprocess.Popen(
+    shlex.split(args.stop_with), start_new_session=True)
+  with processes.Requests(again=bool(args.again_with)) as requests:
+    start = lambda _: processes.run(
+      [processes.Process(command)], requests, stop=stop)
+    if re.search('[1-9]', args.process):
+      return start(0)
+    code = supervisor.supervise(supervisor.Run(
+      start, args.workdir, args.notes, policy_of(args), args.once), requests)
+    if requests.again and code:
+      subprocess.run(shlex.split(args.again_with), check=False)
+    return code
+
+
+def _split(argv):
+  at = argv.index('--') if '--' in argv else len(argv)
+  return argv[:at], argv[at:at + 1], argv[at + 1:]
+
+
+if __name__ == '__main__':
+  try:
+    sys.exit(main(sys.argv[1:]))
+  except UserError as error:
+    sys.exit(cli.fail(str(error)))

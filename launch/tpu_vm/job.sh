@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# {{title}}
+#   bash job.sh           asks for the machines and trains until it is done
+#   bash job.sh logs      what process 0 says
+#   bash job.sh stop      SIGTERM to all processes: they save
+#   bash job.sh delete    gives the machines back, which is done after the end
+set -euo pipefail
+name={{name}}
+image={{image}}
+train={{train}}
+run="sudo docker run --detach --name=$name --privileged --net=host $image"
+place=({{place}})
+machines=({{machines}})
+tpus=(gcloud compute tpus queued-resources)
+
+# On every host of every slice; the first exit code that is not 0.
+on_all() { "${tpus[@]}" ssh "$name" "${place[@]}" --node=all --worker=all --command="$1"; }
+delete() { "${tpus[@]}" delete "$name" "${place[@]}" --force --quiet; }
+state() {
+  "${tpus[@]}" list "${place[@]}" --filter="name~/$name\$" --format='value(state.state)'
+}
+
+# Waits for the machines, and asks anew for those that were taken away.
+provide() {
+  local now
+  while now=$(state) && [ "$now" != ACTIVE ]; do
+    echo "$name is ${now:-not there}"
+    case "$now" in
+      '') "${tpus[@]}" create "$name" "${place[@]}" "${machines[@]}" ;;
+      FAILED | SUSPENDED) delete ;;
+      *) sleep "${POLL_SECONDS:-30}" ;;
+    esac
+  done
+  [ "$now" = ACTIVE ]
+}
+
+attempt() {
+  provide
+  # gcloud goes to 64 hosts at a time: all have started before any is waited for.
+  on_all "{{login}}sudo docker rm --force $name >/dev/null 2>&1; $run $train"
+  on_all "exit \$(sudo docker wait $name)"
+  delete
+}
+
+case "${1:-}" in
+  '') ;;
+  attempt) attempt; exit ;;
+  delete) delete; exit ;;
+  stop) on_all "sudo docker kill --signal=TERM $name"; exit ;;
+  logs) "${tpus[@]}" ssh "$name" "${place[@]}" --command="sudo docker logs --follow $name"; exit ;;
+  *) sed -n '3,6s/^# *//p' "$0" >&2; exit 2 ;;
+esac
+rm -f {{notes}}
+exec {{supervise}} \
+  --notes={{notes}} \
+  --stop-with="bash $(printf %q "${BASH_SOURCE[0]}") stop" \
+  -- bash "${BASH_SOURCE[0]}" attempt

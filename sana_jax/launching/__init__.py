@@ -1,0 +1,1 @@
+"""Runs of several processes: what they need, and when they start again."""

@@ -1,0 +1,144 @@
+"""What is launched: one small value from which every script follows."""
+
+from collections.abc import Sequence
+import dataclasses
+import re
+
+from sana_jax.errors import UserError
+from sana_jax.launching.machines import gpus_a_host, Machines, near, TPUS
+from sana_jax.launching.restarts import Policy
+
+_NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'  # A host's name, with room for ends.
+_TIME = r'(\d+-)?\d{1,3}(:\d{2}){0,2}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where jobs run.
+
+  Attributes:
+    kinds: of machines that it has.
+    needs: fields of a Job that must be given.
+    takes: those that may.
+  """
+
+  kinds: tuple[str, ...]
+  needs: tuple[str, ...] = ()
+  takes: tuple[str, ...] = ()
+
+
+PLACES = {
+  'slurm': Place(('gpu', 'cpu'), takes=('partition', 'account', 'time_limit')),
+  'gke': Place(('tpu', 'gpu'), ('image',),
+               ('spot', 'cluster', 'zone', 'project')),
+  'tpu-vm': Place(('tpu',), ('image', 'zone'), ('spot', 'project')),
+  'local': Place(('cpu', 'gpu', 'tpu')),
+}
+_OF_PLACES = ('partition', 'account', 'time_limit', 'image', 'spot', 'cluster',
+              'zone', 'project')
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A training run on some machines.
+
+  Attributes:
+    where: a key of PLACES.
+    overrides: --config.key=value arguments.
+    out: folder for what is written here.
+    image: of a container, made from launch/Containerfile.
+    time_limit: as SLURM writes it.
+  """
+
+  where: str
+  name: str
+  config: str
+  workdir: str
+  machines: Machines
+  out: str
+  layout: str | None = None
+  overrides: tuple[str, ...] = ()
+  policy: Policy = Policy()
+  image: str | None = None
+  time_limit: str | None = None
+  partition: str | None = None
+  account: str | None = None
+  cluster: str | None = None
+  zone: str | None = None
+  project: str | None = None
+  spot: bool = False
+
+
+def check(job: Job) -> None:
+  """Raises one UserError that names every bad value."""
+  place = PLACES.get(job.where)
+  if place is None:
+    raise UserError(f'--where={job.where} is not known{near(job.where, PLACES)}'
+                    f'; allowed are {", ".join(PLACES)}.')
+  said = list(_problems(job, place))
+  if said:
+    raise UserError('; '.join(said) + '.')
+
+
+def _problems(job, place):
+  machines, where = job.machines, f'--where={job.where}'
+  if machines.kind not in place.kinds:
+    others = [name for name, p in PLACES.items() if machines.kind in p.kinds]
+    yield (f'--topology={machines.name} cannot be had by {where}, which has '
+           f'{" and ".join(k.upper() + "s" for k in place.kinds)}; choose '
+           f'--where={" or ".join(others)}')
+  for key in _OF_PLACES:
+    flag = f'--{key.replace("_", "-")}'
+    if getattr(job, key) and key not in place.needs + place.takes:
+      theirs = [n for n, p in PLACES.items() if key in p.needs + p.takes]
+      yield f'{flag} is not for {where} but for {" and ".join(theirs)}'
+    if key in place.needs and not getattr(job, key):
+      yield f'{where} needs {flag}'
+  if not re.fullmatch(_NAME, job.name):
+    yield (f'--name={job.name} must be 40 or fewer of a-z, 0-9 and -, begin '
+           'with a letter and not end with -')
+  if job.time_limit and not re.fullmatch(_TIME, job.time_limit):
+    yield (f'--time-limit={job.time_limit} is no time; give minutes, '
+           'HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12')
+  if job.where != 'local' and not job.workdir.startswith('/') and (
+      '://' not in job.workdir):
+    yield (f'--workdir={job.workdir} must be the same for all hosts; give a '
+           'bucket, such as gs://bucket/run, or a whole path that they share')
+  if machines.kind in place.kinds:
+    yield from _unfit(job, machines)
+
+
+def _unfit(job, machines):
+  """What is wrong with the machines, in this place."""
+  name = f'--topology={machines.name}'
+  if job.where == 'local' and machines.kind != 'cpu' and machines.processes > 1:
+    yield (f'{name} is {machines.processes} hosts, and --where=local is one; '
+           'give one host, or another --where')
+  if job.where == 'tpu-vm' and not TPUS[machines.chip].vm:
+    yield f'{machines.chip} is for --where=gke only'
+  if job.where != 'gke':
+    return
+  if machines.kind == 'tpu' and machines.slices > 1 and machines.hosts == 1:
+    yield f'{name}: GKE joins slices of several hosts only; give larger ones'
+  counts = gpus_a_host(machines.chip)
+  if machines.kind == 'gpu' and machines.devices not in counts:
+    yield (f'{name}: GKE has {machines.chip} machines with '
+           f'{" or ".join(map(str, counts))} GPUs')
+
+
+def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
+  """Of sana-jax, for each process."""
+  devices = [f'--cpu-devices={job.machines.devices}'] * (
+    job.machines.kind == 'cpu')
+  layout = ['--layout', job.layout] if job.layout else []
+  return ['train', '--config', job.config, '--workdir', job.workdir, *layout,
+          *devices, *more, *job.overrides]
+
+
+def environment(job: Job) -> dict[str, str]:
+  """Variables of each process."""
+  if job.machines.kind == 'cpu':
+    return {'JAX_PLATFORMS': 'cpu'}
+  # As sana-jax plan counts: JAX's default is three quarters of the memory.
+  gpu = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.92'}
+  return gpu if job.machines.kind == 'gpu' else {}

@@ -1,0 +1,113 @@
+"""sana-jax launch starts nothing that does not fit, and says what would."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from sana_jax.planning import runner
+from sana_jax.planning.report import Plan
+from sana_jax.sharding import topologies
+
+TINY = """
+from sana_jax import config as base
+
+def get_config(arg=''):
+  config = base.train('sana')
+  config.model.update(width=64, depth=2, cross_heads=2, sample_size=8)
+  config.batch_size = 64
+  return config
+"""
+
+
+def compile_by_rule(self, asked):
+  """In place of XLA: a GiB an image of a device, and two for the rest."""
+  sizes = asked['config']['mesh']
+  images = asked['config']['batch_size'] // (sizes['data'] * sizes['fsdp'])
+  self.compiled += 1
+  return json.loads(json.dumps(dataclasses.asdict(Plan(
+    asked['layout'], asked['topology'], asked['mode'],
+    {k: v for k, v in sizes.items() if k != 'slices'},
+    asked['config']['batch_size'], 100, usable=15.75 * 2**30,
+    memory={'parameters': 2**31, 'temporaries': images * 2**30}))))
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+  """A launch of a tiny model, with compilers that follow the rule."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(runner.cache, 'FOLDER', str(tmp_path / 'cache'))
+  monkeypatch.setattr(topologies, '_check_compiler', lambda *_: None)
+  monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
+  (tmp_path / 'tiny.py').write_text(TINY)
+  return lambda *more: ('launch', '--where', 'slurm', '--topology',
+                        'h200:1x2x8', '--config', 'tiny.py', '--workdir',
+                        '/shared/run', *more)
+
+
+def last(err):
+  return err.splitlines()[-1].removeprefix('sana-jax: error: ')
+
+
+def test_what_fits_is_launched(launch, cli):
+  code, out, err = cli(*launch('--layout', 'fsdp', '--dry-run'))
+  # 64 images on 16 GPUs: 4 + 2 GiB.
+  assert code == 0
+  assert 'fsdp fits h200:1x2x8: 6.00 of 15.75 GiB a device.' in err
+  assert out.startswith('#!/usr/bin/env bash')
+  assert '--layout fsdp' in out
+
+
+def test_what_does_not_fit_is_refused_with_what_would(launch, cli, tmp_path):
+  code, out, err = cli(*launch('--layout', 'sequence'))
+  # 64 images in 4 groups: 16 + 2 GiB.
+  assert (code, out) == (2, '')
+  assert last(err).startswith(
+    'sequence needs 18.00 GiB of 15.75: 2.25 GiB too many')
+  assert 'what fits: config.batch_size=32 (10.00 GiB)' in last(err)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_layout_is_advised_where_the_config_has_none(launch, cli):
+  code, _, err = cli(*launch(
+    '--config.mesh.data=2', '--config.mesh.sequence=8',
+    '--config.optimizer.name=came_8bit', '--config.model.remat=full',
+    '--config.batch_size=48'))
+  assert code == 2
+  # 48 images in 2 groups: 24 + 2 GiB; in 16 groups, 3 + 2.
+  assert 'the config needs 26.00 GiB of 15.75' in last(err)
+  assert 'what fits: layout dp (5.00 GiB)' in last(err)
+
+
+def test_a_second_look_compiles_nothing(launch, cli, monkeypatch):
+  assert cli(*launch('--dry-run'))[0] == 0
+  monkeypatch.setattr(runner.Runner, '_compile', None)
+  assert cli(*launch('--dry-run'))[0] == 0
+
+
+def test_a_layout_that_cannot_be_is_told(launch, cli):
+  code, _, err = cli(*launch('--layout', 'hybrid', '--topology', 'h200:1x1x8'))
+  assert code == 2
+  assert last(err).startswith('hybrid cannot be on h200:1x1x8: It is for')
+
+
+@pytest.mark.parametrize('more, said', [
+  (['--config', 'shapes_text_encoder'],
+   "config.task='text_encoder' cannot be planned; give --no-plan"),
+])
+def test_what_cannot_be_planned_needs_a_word(launch, refused, more, said):
+  assert said in refused(*launch(*more))
+
+
+def test_a_missing_compiler_is_told(launch, refused, monkeypatch):
+  monkeypatch.undo()
+  monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
+  message = refused(*launch('--config', 'sana_600m_512'))
+  assert re.search(r"'sana_jax\[gpu\]', or give --no-plan\.$", message)
+
+
+def test_cpus_have_nothing_to_plan(launch, cli, monkeypatch):
+  monkeypatch.setattr(runner.Runner, '_compile', None)
+  code, _, err = cli(*launch('--topology', 'cpu:2x2', '--dry-run'))
+  assert code == 0 and 'fits' not in err

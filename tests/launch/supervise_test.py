@@ -1,0 +1,102 @@
+"""What the scripts of sana-jax launch hand their training to."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SAVES = """
+import pathlib, signal, sys, time
+run = pathlib.Path(sys.argv[1])
+def save(*_):
+  (run / 'checkpoints/3').mkdir(parents=True)
+  sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+(run / 'ready').touch()
+while True: time.sleep(.1)
+"""
+
+
+@pytest.fixture
+def supervise(tmp_path):
+  """Starts it with these flags, and a command after --."""
+  def start(*words, command):
+    return subprocess.Popen(
+      [sys.executable, '-m', 'sana_jax.launch.supervise', '--workdir',
+       tmp_path, '--notes', tmp_path / 'notes.json', '--wait-seconds=0',
+       *words, '--', *command], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+      env=os.environ | {'PYTHONPATH': str(ROOT)})
+  return start
+
+
+def wait_for(path):
+  deadline = time.monotonic() + 60
+  while not path.exists():
+    assert time.monotonic() < deadline
+    time.sleep(.02)
+
+
+def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
+  process = supervise(
+    f'--again-with=touch "{tmp_path}/queued again"',
+    command=[sys.executable, '-c', SAVES, tmp_path])
+  wait_for(tmp_path / 'ready')
+  process.send_signal(signal.SIGUSR1)
+  said = process.communicate(timeout=60)[1]
+  assert process.returncode == 143, said
+  assert (tmp_path / 'checkpoints/3').exists()
+  assert (tmp_path / 'queued again').exists()
+  assert '"asked": true' in (tmp_path / 'notes.json').read_text()
+
+
+def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
+  process = supervise(
+    f'--again-with=touch "{tmp_path}/queued again"',
+    command=[sys.executable, '-c', SAVES, tmp_path])
+  wait_for(tmp_path / 'ready')
+  process.terminate()
+  said = process.communicate(timeout=60)[1]
+  assert process.returncode == 143, said
+  assert (tmp_path / 'checkpoints/3').exists()
+  assert not (tmp_path / 'queued again').exists()
+
+
+def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
+  # A scheduler may kill all of them before they have saved.
+  process = supervise(
+    f'--stop-with=touch "{tmp_path}/stop"',
+    command=['sh', '-c', f'touch {tmp_path}/ready; exec sleep 60'])
+  wait_for(tmp_path / 'ready')
+  process.terminate()
+  wait_for(tmp_path / 'stop')
+  process.kill()
+  process.communicate()
+  assert (tmp_path / 'notes.json').read_text() == (
+    '[{"step": 0, "exit_code": null, "asked": true}]')
+
+
+def test_of_several_supervisors_one_decides(supervise, tmp_path):
+  process = supervise('--process=0-1', '--once', command=['sh', '-c', 'exit 5'])
+  said = process.communicate(timeout=60)[1]
+  assert (process.returncode, said) == (5, '')
+  assert not (tmp_path / 'notes.json').exists()
+  process = supervise('--process=0-0', '--once', command=['sh', '-c', 'exit 5'])
+  process.communicate(timeout=60)
+  assert process.returncode == 5
+  assert '"exit_code": 5' in (tmp_path / 'notes.json').read_text()
+
+
+@pytest.mark.parametrize('words, command, said', [
+  (['--restarts=x'], ['true'], "'x' is not allowed; give a whole number"),
+  ([], [], 'There is no command; give it after --.'),
+  ([], ['nowhere'], 'There is no command nowhere on this machine')])
+def test_a_mistake_is_one_sentence(supervise, words, command, said):
+  process = supervise(*words, command=command)
+  err = process.communicate(timeout=60)[1]
+  assert process.returncode == 2
+  assert said in err and err.count('\n') == 1

@@ -8,14 +8,11 @@ from collections.abc import Sequence
 import contextlib
 import math
 import os
-import pathlib
-import resource
-import sys
 import time
 from typing import Any
 
 from sana_jax import kernels
-from sana_jax.benchmark import processes
+from sana_jax.benchmark import processes, resident
 from sana_jax.benchmark.request import PARTS, Request
 from sana_jax.weights import folder, zoo
 
@@ -78,7 +75,7 @@ class _Side:
       start = time.perf_counter()
       self.loaded.run()
       seconds = time.perf_counter() - start
-    _forget_peak()  # Of loading and compiling.
+    resident.forget_peak()  # Of loading and compiling.
     return {'first_seconds': seconds, 'flops': self.loaded.flops}
 
   def _kernels(self):
@@ -95,25 +92,10 @@ class _Side:
   def end(self):
     """Peak memory; and, of ours, what the device can do."""
     on_device = self.module.peak_bytes()
-    found = {'host_bytes': _peak_rss(), 'device_bytes': on_device}
+    found = {'host_bytes': resident.peak_bytes(), 'device_bytes': on_device}
     if self.side == OURS:
       from sana_jax.benchmark import device
       del self.loaded
       found['matmul_flops'] = device.matmul_rate(self.request.dtype)
       found['device'] = device.name()
     return found
-
-
-def _forget_peak():
-  """Lets the process's peak memory begin anew (Linux; a no-op elsewhere)."""
-  with contextlib.suppress(OSError):
-    pathlib.Path('/proc/self/clear_refs').write_text('5')
-
-
-def _peak_rss():
-  """Bytes; since `_forget_peak` where the system can tell."""
-  with contextlib.suppress(OSError):
-    status = pathlib.Path('/proc/self/status').read_text()
-    return 1024 * int(status.partition('VmHWM:')[2].split()[0])
-  unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

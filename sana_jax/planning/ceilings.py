@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import dataclasses
 import datetime
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -76,6 +77,13 @@ def of(chip: Chip) -> tuple[Chip, str]:
                if key in found}
       return dataclasses.replace(chip, **rates), found['date']
   return chip, ''
+
+
+def device_of(kind: str, found: Mapping[str, Any]) -> Chip:
+  """One device by measured rates alone, whatever it is."""
+  return Chip(kind, (kind,), found['flops'], math.inf, math.inf,
+              found['memory_rate'], 0, found.get('link_rate', math.inf),
+              math.inf)
 
 
 def text(kind: str, found: Mapping[str, Any]) -> str:

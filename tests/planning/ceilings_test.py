@@ -37,6 +37,12 @@ def test_a_device_that_is_half_a_chip_counts_twice():
   assert ceilings.of(chips.get('tpu7x'))[0].flops == 2 * 800e12
 
 
+def test_a_device_that_is_in_no_table_has_its_measured_rates():
+  cpu = ceilings.device_of('cpu', RATES | {'link_rate': 1e9})
+  assert (cpu.flops, cpu.memory_rate, cpu.link_rate) == (800e12, 4e12, 1e9)
+  assert cpu.of_device() == cpu and chips.of_kind('cpu') is None
+
+
 def test_a_damaged_file_is_as_none(file):
   ceilings.write('cpu', RATES)
   file.write_text('{')

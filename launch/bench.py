@@ -5,6 +5,7 @@
   sana-jax bench kernels --models sana_1600m_1024 --against torch
   sana-jax bench optimizers
   sana-jax bench loop --config shapes_dc_ae
+  sana-jax bench plan
   sana-jax bench sample --help
 """
 
@@ -24,6 +25,7 @@ WHAT = {
   'optimizers': 'the memory of optimizers, and what 8-bit CAME loses',
   'loop': 'training beside its compiled step alone',
   'matrix': 'the train step in all its variants, and what it loses',
+  'plan': 'what plans predict of train steps, beside the steps',
 }
 # Not part of what repeats a run.
 _PLACES = ('out', 'render', 'note', 'workdir')

@@ -66,3 +66,11 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
       'jax_compilation_cache_dir',
       os.path.expanduser('~/.cache/sana_jax/compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+
+
+def none_but_cpu() -> None:
+  """For a command that compiles for chips elsewhere: nothing looks for those
+  that are here, nor says that there are none."""
+  import jax
+  with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".
+    jax.config.update('jax_platforms', 'cpu')

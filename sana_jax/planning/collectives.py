@@ -158,7 +158,7 @@ def _kind(x, step):
   kind, start = _OPCODE.fullmatch(x.opcode).groups()
   around = step.instruction
   hidden = (bool(start) and '"is_sync":true' not in x.attributes) or (
-    'chain_id=' in x.attributes) or step.computation.startswith('async')
+    'chain_id=' in x.attributes) or step.beside
   if kind == 'all-reduce' and 'all-reduce-scatter' in around.called():
     return 'reduce-scatter', hidden
   return kind, hidden

@@ -18,7 +18,6 @@ from sana_jax.sharding.mesh import make_mesh
 
 _TOO_LARGE = re.compile(
   r'RESOURCE_EXHAUSTED|Ran out of memory|CompileTimeHbmOom|Exceeded hbm')
-_KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -44,11 +43,10 @@ def compile_plan(
     config.num_steps, usable=chips.parse(topology).chip.of_device().usable,
     compile_seconds=time.perf_counter() - start, versions=cache.compilers())
   parts = {name: of_device(tree) for name, tree in program.parts.items()}
-  found = (_whole(compiled, parts, mesh, topology, folder) if compiled
-           else _too_large(said, parts, folder))
   forward = steps.forward_flops(config) * config.batch_size
-  if found.get('kernels'):
-    found = _with_kernels(found, forward * steps.run_passes(config, mode), mesh)
+  expected = forward * steps.run_passes(config, mode) / mesh.size
+  found = (_whole(compiled, parts, mesh, topology, folder, expected)
+           if compiled else _too_large(said, parts, folder))
   return Plan(**plan.__dict__ | found | {
     'model_flops': float(forward * steps.passes(config, mode))})
 
@@ -83,13 +81,13 @@ def _compile(lowered, platform, folder):
     return None, str(e)
 
 
-def _whole(compiled, parts, mesh, topology, folder):
-  """Fields of a Plan of a program."""
+def _whole(compiled, parts, mesh, topology, folder, expected):
+  """Fields of a Plan of a program; `expected` are FLOPs of a device."""
   memory, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
   shape = chips.parse(topology)
   arranged = buffers.read(folder)
   calls = _kernels(module)
-  done = work.of_program(module)
+  done = work.of_program(module, expected if calls else 0.0)
   return {
     'memory': parts | {
       'padding': max(
@@ -106,17 +104,6 @@ def _whole(compiled, parts, mesh, topology, folder):
     'temporaries': arranged.largest if arranged else [],
     'recomputed': sum('.remat' in x.name for c in module.computations.values()
                       for x in c.values())}
-
-
-def _with_kernels(found, expected, mesh):
-  """With the products that kernels hide: what is missing of all that there
-  must be."""
-  missing = expected / mesh.size - sum(w.flops for w in found['work'])
-  if missing <= 0:
-    return found
-  return found | {
-    'work': [*found['work'], work.Work(missing, 0.0)],
-    'hardware_flops': float(expected)}
 
 
 def _too_large(said, parts, folder):
@@ -139,7 +126,7 @@ def _kernels(module):
   found = {}
   for step in module.steps():
     x = step.instruction
-    if x.opcode == 'custom-call' and _KERNEL.search(x.attributes):
+    if work.is_kernel(x):
       name = re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', x.attributes)
       name = name[1] if name else '?'
       found[name] = found.get(name, 0) + step.times

@@ -15,6 +15,7 @@ _BITS = {'pred': 8, 'token': 0, 'opaque': 0, 's4': 4, 'u4': 4, 'c64': 64,
 _ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\{$')
 _HEAD = re.compile(r'\s+(ROOT )?%?(\S+) = ')
+_CALLS = ('call', 'async-start', 'call-start')  # The last: a 7x's SparseCore.
 _NAMES = re.compile(r'%([^\s,(){}]+)')
 
 
@@ -45,11 +46,15 @@ class Array(NamedTuple):
 
 
 class Step(NamedTuple):
-  """An instruction that runs `times` times, and what is around it."""
+  """An instruction that runs `times` times, and what is around it.
+
+  `beside` other work, what a device starts and later waits for.
+  """
 
   instruction: Instruction
   computation: str
   times: int
+  beside: bool = False
 
 
 class Module(NamedTuple):
@@ -59,22 +64,23 @@ class Module(NamedTuple):
   entry: str
   lines: Mapping[int, str]  # Stack frame -> file:line.
 
-  def steps(self, within: str = '', times: int = 1) -> Iterator[Step]:
+  def steps(self, within: str = '', times: int = 1,
+            beside: bool = False) -> Iterator[Step]:
     """All that runs, loops and calls included; a fusion is one step."""
     within = within or self.entry
     for x in self.computations[within].values():
       if x.opcode == 'while':
         again = times * self.trips(x)
-        yield from self.steps(x.called('body'), again)
-      elif x.opcode in ('call', 'async-start'):
-        yield Step(x, within, times)
+        yield from self.steps(x.called('body'), again, beside)
+      elif x.opcode in _CALLS:
+        yield Step(x, within, times, beside)
         if (inner := x.called('to_apply') or x.called()) in self.computations:
-          yield from self.steps(inner, times)
+          yield from self.steps(inner, times, beside or x.opcode != 'call')
       elif x.opcode == 'conditional':
         for branch in _branches(x):
-          yield from self.steps(branch, times)
+          yield from self.steps(branch, times, beside)
       else:
-        yield Step(x, within, times)
+        yield Step(x, within, times, beside)
 
   def trips(self, loop: Instruction) -> int:
     """How often a loop runs: as XLA says, or as its condition does."""

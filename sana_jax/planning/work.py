@@ -21,6 +21,10 @@ _KEPT = 300  # Operations with figures of their own; the rest is one.
 _FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast',
          'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'iota',
          'call', 'domain', 'get-dimension-size', 'add-dependency'}
+_KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
+# What changes no more than the form of an array; within a fusion, what is read
+# through it is what is needed after it.
+_THROUGH = ('bitcast', 'copy', 'convert', 'reshape', 'transpose')
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 
@@ -31,19 +35,33 @@ class Work(NamedTuple):
   bytes: float
 
 
-def of_program(module: hlo.Module) -> list[Work]:
-  """All operations of a step on one device, the small ones as one."""
-  found = []
+def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
+  """All operations of a step on one device, the small ones as one.
+
+  Kernels do not tell their products. Where there are fewer than `expected`,
+  the rest are theirs, by the bytes that they move.
+  """
+  found, kernels = [], []
   for step in module.steps():
     x, local = step.instruction, module.computations[step.computation]
     if x.opcode in _FREE or x.opcode.endswith(('-done', '-update')):
       continue
-    found.append(Work(float(step.times * flops(module, x, local)),
-                      float(step.times * moved(module, x, local))))
+    (kernels if is_kernel(x) else found).append(Work(
+      float(step.times * flops(module, x, local)),
+      float(step.times * moved(module, x, local))))
+  missing = max(0.0, expected - sum(w.flops for w in found))
+  total = sum(w.bytes for w in kernels)
+  found += [Work(missing * w.bytes / total if total else 0.0, w.bytes)
+            for w in kernels]
   found.sort(key=lambda w: w.bytes + w.flops / 200, reverse=True)
   rest = found[_KEPT:]
   return found[:_KEPT] + ([Work(
     sum(w.flops for w in rest), sum(w.bytes for w in rest))] if rest else [])
+
+
+def is_kernel(x: hlo.Instruction) -> bool:
+  """Whether it is a Pallas kernel."""
+  return x.opcode == 'custom-call' and bool(_KERNEL.search(x.attributes))
 
 
 def seconds(work: Sequence[Work], chip: Chip) -> float:
@@ -78,9 +96,7 @@ def moved(module, x: hlo.Instruction, local) -> int:
   written = _main(x.shape)
   if x.opcode == 'fusion':
     inner = module.computations.get(x.called(), {})
-    counted = _read_by_parts(inner, read)
-    update = _updated(inner)
-    return sum(counted) + (update or written)
+    return sum(_read_by_parts(module, inner, read)) + _written(inner, x.shape)
   if x.opcode in _SLICES:
     return 2 * written
   if x.opcode == 'dynamic-update-slice':
@@ -90,46 +106,62 @@ def moved(module, x: hlo.Instruction, local) -> int:
   return sum(map(_main, read)) + written
 
 
-def _read_by_parts(inner, shapes):
+def _read_by_parts(module, inner, shapes):
   """Bytes read of each of a fusion's arrays."""
-  users = {}
-  for i in inner.values():
-    for o in i.operands:
-      users.setdefault(o, []).append(i)
-  parameters = {int(i.arguments): i for i in inner.values()
-                if i.opcode == 'parameter' and i.arguments.isdigit()}
   for number, shape in enumerate(shapes):
-    whole = _main(shape)
-    uses = _through_bitcasts(parameters.get(number), users)
-    if uses and all(u.opcode in _SLICES for u, _ in uses):
-      whole = min(whole, sum(hlo.size(u.shape) for u, _ in uses))
-    elif uses and all(u.opcode == 'dynamic-update-slice' and
-                      u.operands[0] == name for u, name in uses):
+    whole, uses = _main(shape), list(_uses(module, inner, number))
+    kinds = {user.opcode if user else 'result' for user, _ in uses}
+    if kinds and kinds <= set(_SLICES):
+      whole = min(whole, sum(hlo.size(user.shape) for user, _ in uses))
+    elif kinds == {'dynamic-update-slice'} and not any(at for _, at in uses):
       whole = 0  # Only where it changes, which is counted as written.
     yield whole
 
 
-def _through_bitcasts(x, users):
-  """(user, the name that it knows x by), of all that use it."""
-  found = []
-  for user in users.get(x.name, ()) if x else ():
-    found += (_through_bitcasts(user, users) if user.opcode == 'bitcast'
-              else [(user, x.name)])
-  return found
+def _uses(module, inner, number):
+  """(user, which operand of its) of a fusion's argument, at the bottom.
+
+  The user is None where the fusion hands the argument on as its result.
+  """
+  reached = [i for i in inner.values() if i.opcode == 'parameter'
+             and i.arguments == str(number)]
+  while reached:
+    x = reached.pop()
+    if x.is_root:
+      yield None, 0
+    for user in (i for i in inner.values() if x.name in i.operands):
+      at = user.operands.index(x.name)
+      if user.opcode in _THROUGH:
+        reached.append(user)
+      elif user.opcode == 'fusion':
+        within = module.computations.get(user.called(), {})
+        found = list(_uses(module, within, at))
+        reached += [user] * ((None, 0) in found)
+        yield from (use for use in found if use[0])
+      else:
+        yield user, at
 
 
-def _updated(inner):
-  """Bytes of the slices that a fusion updates in place, if it does."""
+def _written(inner, shape):
+  """Bytes that a fusion writes: of a stack that it updates in place, the slice.
+
+  A result that lies on the chip is not written.
+  """
+  root = next((i for i in inner.values() if i.is_root), None)
+  outs = hlo.arrays(shape)
+  ends = list(root.operands) if root and root.opcode == 'tuple' else (
+    [root.name] if root else [])
+  if len(ends) != len(outs):
+    return _main(shape)
   total = 0
-  for root in (i for i in inner.values() if i.is_root):
-    ends = [inner[o] for o in root.operands if o in inner] if (
-      root.opcode == 'tuple') else [root]
-    for end in ends:
-      while end.opcode == 'bitcast' and end.operands[0] in inner:
-        end = inner[end.operands[0]]
-      if end.opcode != 'dynamic-update-slice':
-        return 0
+  for name, out in zip(ends, outs):
+    while name in inner and inner[name].opcode in _THROUGH:
+      name = inner[name].operands[0]
+    end = inner.get(name)
+    if end and end.opcode == 'dynamic-update-slice':
       total += hlo.size(inner[end.operands[1]].shape)
+    elif not out.space:
+      total += out.bytes
   return total
 
 

@@ -136,3 +136,27 @@ ENTRY %main (p: f32[64]) -> f32[8] {
   one, = collectives.find(hlo.parse(text), {'fsdp': 8}, here, (8,))
   assert (one.kind, one.bytes, one.axes) == (
     'reduce-scatter', 64 * 4 * 7 / 8, 'fsdp')
+
+
+SPARSE_CORE = """
+%called (p: f32[64]) -> f32[64] {
+  %p = f32[64]{0} parameter(0)
+  ROOT %sum = f32[64]{0} all-reduce(%p), replica_groups={{0,1,2,3,4,5,6,7}}, \
+to_apply=%add
+}
+
+ENTRY %main (a: f32[64]) -> f32[64] {
+  %a = f32[64]{0} parameter(0)
+  %start = ((f32[64]{0}), f32[64]{0}) call-start(%a), \
+async_execution_thread="sparsecore", to_apply=%called
+  ROOT %done = f32[64]{0} call-done(%start)
+}
+"""
+
+
+def test_what_a_tpu7x_gives_to_its_sparse_core_counts_and_is_beside():
+  here = [Place((i,), 0) for i in range(8)]
+  found, = collectives.find(
+    hlo.parse(SPARSE_CORE), {'data': 8}, here, (8,))
+  assert (found.kind, found.axes, found.count) == ('all-reduce', 'data', 1)
+  assert found.hidden and found.bytes == 2 * 64 * 4 * 7 / 8

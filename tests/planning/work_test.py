@@ -80,21 +80,105 @@ UPDATED = """
 """
 
 
-def test_of_a_stack_of_weights_only_a_layer_is_read():
-  _, moved = of(program(
+NESTED = """
+%inner (c: f32[20,64], k: s32[]) -> f32[1,64] {
+  %c = f32[20,64]{1,0} parameter(0)
+  %k = s32[] parameter(1)
+  ROOT %t = f32[1,64]{1,0} dynamic-slice(%c, %k, %k)
+}
+
+%fused (a: f32[20,64], i: s32[]) -> f32[1,64] {
+  %a = f32[20,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[20,64]{1,0} bitcast(%a)
+  ROOT %s = f32[1,64]{1,0} fusion(%b, %i), kind=kLoop, calls=%inner
+}
+"""
+RELAID = """
+%inner (c: f32[20,64]) -> f32[20,64] {
+  %c = f32[20,64]{1,0:T(16,128)} parameter(0)
+  ROOT %t = f32[20,64]{1,0:T(8,128)} copy(%c)
+}
+
+%fused (a: f32[20,64], i: s32[]) -> f32[1,64] {
+  %a = f32[20,64]{1,0:T(16,128)} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[20,64]{1,0:T(8,128)} fusion(%a), kind=kLoop, calls=%inner
+  ROOT %s = f32[1,64]{1,0} dynamic-slice(%b, %i, %i)
+}
+"""
+WHOLE = """
+%fused (a: f32[20,64], i: s32[]) -> f32[20,64] {
+  %a = f32[20,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %b = f32[20,64]{0,1} copy(%a)
+}
+"""
+BOTH = """
+%fused (a: f32[20,64], u: f32[1,64], i: s32[]) -> (f32[20,64], f32[1,64]) {
+  %a = f32[20,64]{1,0} parameter(0)
+  %u = f32[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %n = f32[1,64]{1,0} negate(%u)
+  %s = f32[20,64]{1,0} dynamic-update-slice(%a, %n, %i, %i)
+  ROOT %r = (f32[20,64]{1,0}, f32[1,64]{1,0}) tuple(%s, %n)
+}
+"""
+
+
+def slicing(more):
+  """Reads a layer of a stack by the fusion `more`."""
+  return program(
     '%w = f32[20,64]{1,0} parameter(0)', '%j = s32[] parameter(1)',
     'ROOT %f = f32[1,64]{1,0} fusion(%w, %j), kind=kLoop, calls=%fused',
-    more=SLICED))
+    more=more)
+
+
+def updating(out, more):
+  """Writes a layer of a stack by the fusion `more`, whose shape is `out`."""
+  return program(
+    '%w = f32[20,64]{1,0} parameter(0)', '%v = f32[1,64]{1,0} parameter(1)',
+    '%j = s32[] parameter(2)',
+    f'ROOT %f = {out} fusion(%w, %v, %j), kind=kLoop, calls=%fused', more=more)
+
+
+@pytest.mark.parametrize('fusion', [SLICED, NESTED, RELAID],
+                         ids=['itself', 'within', 'in another layout'])
+def test_of_a_stack_of_weights_only_a_layer_is_read(fusion):
+  _, moved = of(slicing(fusion))
   assert moved == 2 * 64 * 4 + 4
 
 
-def test_of_a_stack_of_gradients_only_a_layer_is_written():
-  _, moved = of(program(
-    '%w = f32[20,64]{1,0} parameter(0)', '%v = f32[1,64]{1,0} parameter(1)',
-    '%j = s32[] parameter(2)',
-    'ROOT %f = f32[20,64]{1,0} fusion(%w, %v, %j), kind=kLoop, calls=%fused',
-    more=UPDATED))
-  assert moved == 64 * 4 + 4 + 64 * 4
+def test_a_stack_that_is_copied_is_read():
+  _, moved = of(slicing(WHOLE).replace('%f = f32[1,64]', '%f = f32[20,64]'))
+  assert moved == 2 * 20 * 64 * 4 + 4
+
+
+@pytest.mark.parametrize('out, fusion, written', [
+  ('f32[20,64]{1,0}', UPDATED, 1),
+  ('(f32[20,64]{1,0}, f32[1,64]{1,0})', BOTH, 2),
+  ('(f32[20,64]{1,0}, f32[1,64]{1,0:S(1)})', BOTH, 1)],
+  ids=['alone', 'beside another result', 'beside one on the chip'])
+def test_of_a_stack_of_gradients_only_a_layer_is_written(out, fusion, written):
+  _, moved = of(updating(out, fusion))
+  # Reads the new layer and its place.
+  assert moved == 64 * 4 + 4 + written * 64 * 4
+
+
+def test_kernels_have_the_products_that_are_missing():
+  text = program(
+    '%a = bf16[64,32]{1,0} parameter(0)', '%b = bf16[32,16]{1,0} parameter(1)',
+    '%c = bf16[64,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, '
+    'rhs_contracting_dims={0}',
+    'ROOT %k = bf16[64,16]{1,0} custom-call(%c), '
+    'custom_call_target="tpu_custom_call"')
+  dot = 2 * 64 * 32 * 16
+  found = work.of_program(hlo.parse(text), expected=3.0 * dot)
+  assert sorted(found) == sorted([
+    Work(dot, 2.0 * (64 * 32 + 32 * 16 + 64 * 16)),
+    Work(2 * dot, 2.0 * 2 * 64 * 16)])
+  assert sum(w.flops for w in work.of_program(
+    hlo.parse(text), expected=dot / 2)) == dot
 
 
 def test_each_operation_takes_what_bounds_it():

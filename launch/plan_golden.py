@@ -1,0 +1,75 @@
+"""Golden plans: written, and compared with what the code makes of them now."""
+
+import argparse
+import dataclasses
+import difflib
+import pathlib
+
+from tqdm import tqdm
+
+from sana_jax.errors import UserError
+from sana_jax.launch import output
+from sana_jax.launch.config_files import load_config
+
+
+def run(args: argparse.Namespace) -> int:
+  """Prints what differs, or writes it; 1 where something does."""
+  from sana_jax.planning import golden
+  from sana_jax.sharding import topologies
+  folder = pathlib.Path(args.golden).expanduser()
+  known = wanted(args, [golden.read(p) for p in sorted(folder.glob('*.txt'))])
+  for one in [] if args.shardings else known:
+    topologies.check(one.topology)
+  differ = 0
+  for one in tqdm(known, desc='plans', unit='plan', disable=None):
+    now, path = made(args, one), folder / one.name
+    if args.update:
+      with output.folder(args.golden):
+        output.write_text(path, str(now))
+    elif str(now) != str(one):
+      differ += 1
+      show(path, one, now)
+  same = 'written' if args.update else f'{len(known) - differ} as they were'
+  print(f'{len(known)} plans: {same}, {differ} differ.')
+  return int(differ > 0)
+
+
+def wanted(args, known):
+  """Those of --config and --topology; with --update, also a new one."""
+  from sana_jax.planning import golden
+  found = [one for one in known if args.config in (None, one.config)
+           and args.topology in (None, one.topology)]
+  if not found and args.update and args.config and args.topology:
+    found = [golden.Golden(args.config, args.topology, '')]
+  if not found:
+    there = ', '.join(one.name for one in known) or 'none at all'
+    raise UserError(
+      f'--golden={args.golden} has no such plan; it has {there}. With '
+      '--config, --topology and --update, one is made.')
+  return found
+
+
+def made(args, one):
+  """The same, by the code as it is; --shardings leaves what was compiled."""
+  from sana_jax.launch import plan as command
+  from sana_jax.planning import golden
+  from sana_jax.planning.runner import Runner
+  from sana_jax.sharding import chips
+  config, pod = load_config(one.config), chips.parse(one.topology)
+  found = command.candidates(argparse.Namespace(
+    layouts='all', search=None, per_chip_batch=[]), config, pod)
+  now = dataclasses.replace(one, shardings=golden.text(found))
+  layout = golden.chosen(found)
+  if args.shardings or layout is None:
+    return now
+  plan = Runner(one.topology).one(layout)
+  if plan.problem:
+    raise UserError(plan.problem)
+  return dataclasses.replace(now, compiled=golden.compiled(plan))
+
+
+def show(path, before, now):
+  """As a diff."""
+  print(''.join(difflib.unified_diff(
+    str(before).splitlines(keepends=True), str(now).splitlines(keepends=True),
+    str(path), 'now', n=2)), end='')

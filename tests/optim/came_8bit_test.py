@@ -191,6 +191,9 @@ def test_no_rate_of_training_gives_nan_in_bfloat16(rate):
   lambda rate: came_8bit(rate, blocks='rows')],
   ids=['came', 'elements', 'rows'])
 def test_a_mesh_computes_what_one_device_does(make, mesh):
+  # Of 8 bits: sums in another order turn a value between two bytes to the
+  # other one. Up to two turned; each moved the next updates by up to 7e-5.
+  bound = 1e-6 if make is came else 3e-4
   mesh, params, tx = make_mesh(mesh), normal(0), make(0.01)
   places = rules.shardings(params, TABLE, mesh)
   state_places = rules.state_shardings(tx, params, places, mesh)
@@ -205,7 +208,7 @@ def test_a_mesh_computes_what_one_device_does(make, mesh):
       grads, expected_state, params)
     updates, state = update(
       jax.device_put(grads, places), state, jax.device_put(params, places))
-    assert distance(updates, expected) < 3e-4  # CAME divides by small sums.
+    assert distance(updates, expected) < bound
   assert jax.tree.map(lambda x: x.sharding, state) == state_places
   jax.tree.map(_same_to_rounding, state, expected_state)
 

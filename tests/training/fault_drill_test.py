@@ -58,7 +58,7 @@ class Run:
 
   def progress(self, steps):
     """Waits until some checkpoints were saved, or the run has ended."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while self.alive() and newest(self.workdir) < self.began + steps:
       assert time.monotonic() < deadline
       time.sleep(.002)
@@ -98,7 +98,7 @@ def kill_both(run, chance):
 def stop(run, chance):
   run.progress(EVERY)
   chance.choice(run.processes).send_signal(signal.SIGTERM)
-  codes, logs = run.end(patience=240)
+  codes, logs = run.end(patience=600)
   assert codes == [0, 0], logs
   assert any('Stopped by SIGTERM' in log or f'{STEPS}.' in log for log in logs)
 
@@ -122,7 +122,7 @@ def halve(path):
 
 def full_disk(run, chance):
   del chance
-  codes, logs = run.end(patience=240)  # It was started with no room for files.
+  codes, logs = run.end(patience=600)  # It was started with no room for files.
   assert any(codes) and any('failed' in log for log in logs), (codes, logs)
 
 
@@ -157,7 +157,7 @@ def test_twenty_faults_change_no_bit_and_no_example(tmp_path, shards, cached):
   print(f'seed {seed}')
   chance = random.Random(seed)
   whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-  codes, logs = Run(whole, shards).end(patience=600)
+  codes, logs = Run(whole, shards).end(patience=900)
   assert codes == [0, 0], logs
 
   caches = [tmp_path / 'host 0', tmp_path / 'host 1'] if cached else None
@@ -169,7 +169,7 @@ def test_twenty_faults_change_no_bit_and_no_example(tmp_path, shards, cached):
     fault(run, chance)
     from_cache += any('comes from the cache' in log for log in run.logs)
     print(f'{number}: {fault.__name__} from step {at} to {newest(cut)}')
-  codes, logs = Run(cut, shards, caches).end(patience=600)
+  codes, logs = Run(cut, shards, caches).end(patience=900)
   assert codes == [0, 0], logs
   assert from_cache >= 5 if cached else not from_cache
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
+from sana_jax.launch import devices
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launching.job import Job
 from sana_jax.sharding import chips
@@ -20,6 +21,7 @@ def check_fits(job: Job, config: ConfigDict) -> None:
   What was compiled once is kept by sana-jax plan.
   """
   from sana_jax.planning import candidates, fitting, tables
+  devices.none_but_cpu()
   if config.task != 'sana':
     raise UserError(f'config.task={config.task!r} cannot be planned; give '
                     '--no-plan, and see yourself that it fits.')

@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 import dataclasses
 import itertools
-import json
+import math
 import os
 import re
 import sys
@@ -29,18 +29,21 @@ from tqdm import tqdm
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
-from sana_jax.launch import output
+from sana_jax.launch import devices, output, plan_matrix, plan_report
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launch.flags import text, whole
 
+# How often a search goes on while nothing fits, and with how much less memory.
+_ROUNDS, _MUCH_LESS = 4, 0.75
 OVERRIDES = True  # Takes --config.key=value.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--config', metavar='FILE[:ARG]',
-                      help='as of sana-jax train')
-  parser.add_argument('--topology', type=text, metavar='POD',
+  parser.add_argument('--config', metavar='FILE[:ARG],...',
+                      help='as of sana-jax train; several make a table of who '
+                      'wins where')
+  parser.add_argument('--topology', type=text, metavar='POD,...',
                       help='such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
   parser.add_argument('--layouts', default='all', type=text,
                       metavar='all|NAME,...', help='shipped ones, or files '
@@ -50,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       "largest that fits (default: the config's batch_size)")
   parser.add_argument('--search', type=whole(most=100), metavar='N',
                       help='instead of --layouts: the N best meshes, remat '
-                      'policies and accumulations by formulas, compiled')
+                      'policies, accumulations, kernels and batches of '
+                      '--per-chip-batch by formulas, compiled')
   parser.add_argument('--mode', choices=['train', 'sample'], default='train',
                       help='the step, or a sampler of all steps (default: '
                       '%(default)s)')
@@ -59,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--shardings', action='store_true',
                       help='print what lies where, and compile nothing; '
                       'needs no --out')
+  parser.add_argument('--golden', type=text, metavar='DIR',
+                      help="compile DIR's plans again and print what differs, "
+                      'or, with --shardings, what needs no compiler; all, or '
+                      'those of --config and --topology')
+  parser.add_argument('--update', action='store_true',
+                      help='write what differs from --golden, and new ones')
   parser.add_argument('--calibrate', action='store_true',
                       help='measure the devices that are here, for later plans '
                       'of pods of the same chips; takes no other argument')
@@ -71,27 +81,48 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Compiles, prints and writes; returns the exit code."""
   if args.calibrate:
     return calibrate()
+  devices.none_but_cpu()
+  if args.golden:
+    from sana_jax.launch import plan_golden
+    return plan_golden.run(args)
   for key in ('config', 'topology', *(() if args.shardings else ('out',))):
     if getattr(args, key) is None:
       raise UserError(f'--{key} is missing; sana-jax plan needs --config, '
                       '--topology and --out, or --calibrate alone.')
-  config = load_config(args.config)
+  if plan_matrix.is_asked(args):
+    return plan_matrix.run(args, overrides)
+  if args.shardings:
+    return print_shardings(args, load(args.config, overrides))
+  plan_one(args, overrides)
+  return 0
+
+
+def load(name, overrides):
+  """The config, with what the command line says of it."""
+  config = load_config(name)
   base.apply_overrides(config, overrides)
   base.check_keys(config)
   base.check(config)
-  if args.shardings:
-    return print_shardings(args, config)
-  output.check(args.out)
+  return config
+
+
+def plan_one(args, overrides):
+  """Of one config and pod: compiles, prints and writes; returns the plans."""
   from sana_jax.sharding import topologies
+  config = load(args.config, overrides)
+  output.check(args.out)
   pod = topologies.check(args.topology)
   tried = candidates(args, config, pod)
   with tqdm(total=len(tried), desc='layouts', unit='layout',
             disable=None) as bar:
     runner = make_runner(args, bar)
     pairs = compile_all(args, runner, tried, pod)
+    if args.search:
+      pairs = roomier(args, config, pod, runner, bar, pairs)
     check_plans([plan for _, plan in pairs])
-    said = advise(runner, pairs, pod)
-  return finish(args, overrides, pairs, said, runner)
+    said = advise(runner, pairs, pod, remedies=not args.search)
+  plan_report.finish(args, overrides, pairs, said, runner)
+  return [plan for _, plan in pairs]
 
 
 def print_shardings(args, config) -> int:
@@ -149,19 +180,41 @@ def candidates(args, config, pod):
   return found
 
 
-def searched(args, config, pod, params):
-  """Those that formulas like best."""
+def searched(args, config, pod, params, tried=()):
+  """Those that formulas like best; of those that need much less than `tried`,
+  if formulas are right at least in that."""
   from sana_jax.planning import candidates as made
   from sana_jax.planning import search, steps
   config = made.copied(config)
   set_batch(config, args.per_chip_batch, pod)
+  several = args.per_chip_batch if args.per_chip_batch != 'fit' else ()
+  forward = steps.forward_flops(config)
+  most = _MUCH_LESS * min((search.estimate(
+    one.config, pod, made.count(params), forward).bytes for one in tried),
+    default=math.inf)
   found = search.best(
-    config, pod, params, steps.forward_flops(config), args.search)
+    config, pod, params, forward, args.search, several, most)
   if not found:
     raise UserError(
       f'No mesh of {pod.name} splits batch_size={config.batch_size} and this '
       'model; choose another --topology or --per-chip-batch.')
   return found
+
+
+def roomier(args, config, pod, runner, bar, pairs):
+  """(candidate, plan) of the next best, while none fits: formulas err."""
+  from sana_jax.planning import candidates as made
+  params = made.shapes(config)
+  for _ in range(_ROUNDS):
+    if any(plan.fits for _, plan in pairs):
+      break
+    known = {candidate.name for candidate, _ in pairs}
+    more = [one for one in searched(
+      args, config, pod, params, [candidate for candidate, _ in pairs])
+      if one.name not in known]
+    bar.total += len(more)
+    pairs = pairs + compile_all(args, runner, more, pod)
+  return pairs
 
 
 def set_batch(config, per_chip, pod):
@@ -187,7 +240,7 @@ def make_runner(args, bar):
       bar.write(
         f'{plan.layout} ({mesh_text(plan.mesh)}, {plan.per_chip:g} images a '
         f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, {left} '
-        f'layouts to go, {each * left / 60:.0f} min or less.', file=sys.stderr)
+        f'to go, {each * left / 60:.0f} min or less.', file=sys.stderr)
   runner = Runner(args.topology, args.mode, jobs=args.jobs, told=told)
   return runner
 
@@ -198,7 +251,7 @@ def compile_all(args, runner, tried, pod):
   if args.per_chip_batch == 'fit':
     one = lambda candidate: fitting.fit(candidate, pod, runner.one)
     return runner.map(one, tried)
-  several = [
+  several = tried if args.search else [
     candidate if candidate.problem else dataclasses.replace(
       candidate.with_batch(n, pod),
       name=candidate.name + (f'_b{n}' if len(args.per_chip_batch) > 1 else ''))
@@ -213,68 +266,14 @@ def check_plans(plans):
     raise UserError(problem)
 
 
-def advise(runner, pairs, pod):
-  """Notes on the plans, and what would make fit what does not."""
+def advise(runner, pairs, pod, remedies):
+  """Notes on the plans and, with `remedies`, what would make them fit."""
   from sana_jax.planning import fitting, tables
   fit = [c for c, plan in pairs if plan.fits]
   said = tables.notes([plan for _, plan in pairs])
+  if not remedies:
+    return said
   large = [(c, p) for c, p in pairs if not p.problem and not p.fits]
   return said + runner.map(
     lambda pair: tables.short_of(
       pair[1], fitting.remedies(pair[0], pod, fit, runner.one)), large)
-
-
-def finish(args, overrides, pairs, said, runner):
-  """Prints the table and writes the report."""
-  from sana_jax.planning import cache, ceilings, page, pictures, tables
-  command = ' '.join([
-    f'sana-jax plan --config {args.config} --topology {args.topology}',
-    *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
-    *([f'--search {args.search}'] if args.search else []),
-    *([f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []),
-    *(['--mode sample'] if args.mode == 'sample' else []), *overrides])
-  plans = [plan for _, plan in pairs]
-  chip, measured = ceilings.of(plans[0].pod.chip)
-  if measured:
-    said = [*said, f'Times are by rates that were measured on {measured}.']
-  title = f'{args.config} on {args.topology}, {args.mode}'
-  print(tables.plain(plans, chip))
-  for note in said:
-    print(f'- {note}')
-  facts = {'command': command, 'plans': [dataclasses.asdict(p) for p in plans],
-           'notes': said, 'compilers': cache.compilers()}
-  with output.folder(args.out) as out:
-    output.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
-    output.write_text(
-      out / 'plan.md', tables.markdown(
-        title, plans, said, command, chip))
-    output.write_text(
-      out / 'plan.html', page.page(title, plans, said, command, chip))
-    if any(p.memory for p in plans):
-      (out / 'memory.png').write_bytes(pictures.memory_bars(plans))
-    if any(p.fits for p in plans):
-      (out / 'scaling.png').write_bytes(pictures.scaling_curve(
-        plans, chip))
-    write_layouts(out / 'layouts', pairs, command)
-  if runner.compiled:
-    print(f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '
-          f'seconds, at most {runner.host_bytes / 2**30:.1f} GiB each.')
-  return 0
-
-
-def write_layouts(folder, pairs, command):
-  """A file for each that fits, which sana-jax train --layout takes."""
-  for candidate, plan in pairs:
-    if plan.fits:
-      folder.mkdir(exist_ok=True)
-      body = ',\n  '.join(
-        f'{k!r}: {v!r}' for k, v in candidate.layout().items())
-      output.write_text(
-        folder / f'{candidate.name}.py',
-        f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n')
-
-
-def batch_text(args):
-  """As it was given."""
-  value = args.per_chip_batch
-  return value if isinstance(value, str) else ','.join(map(str, value))

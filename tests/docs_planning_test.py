@@ -4,16 +4,19 @@ Compiling takes minutes, so that commands stop before it, at the missing
 compiler.
 """
 
+import json
 import pathlib
 import re
 import shlex
 
 import pytest
 
-from sana_jax.launch import cli
+from sana_jax.benchmark import predicted_report
+from sana_jax.launch import bench_plan, cli
 from sana_jax.sharding import topologies
 
-PAGE = (pathlib.Path(__file__).parents[1] / 'docs/planning.md').read_text()
+DOCS = pathlib.Path(__file__).parents[1] / 'docs'
+PAGE = (DOCS / 'planning.md').read_text()
 COMMANDS = [line for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
             for line in block.splitlines()]
 
@@ -22,6 +25,7 @@ COMMANDS = [line for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
   c for c in COMMANDS if '--topology' in c])
 def test_a_command_is_understood(line, monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(tmp_path)
+  (tmp_path / 'tests').symlink_to(DOCS.parent / 'tests')
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   assert cli.main(shlex.split(line)[1:]) == 2
   assert 'Compiling for these needs the package' in capsys.readouterr().err
@@ -33,3 +37,35 @@ def test_the_flags_of_the_page_are_those_of_the_command():
                          .choices['plan'].format_usage()))
   shown = {flag for line in COMMANDS for flag in re.findall(r'--[a-z-]+', line)}
   assert shown <= known and len(shown) > 6
+
+
+def test_what_was_measured_is_what_the_benchmark_wrote():
+  runs = [predicted_report.from_json(path.read_text()) for path in sorted(
+    (DOCS / 'bench').glob(bench_plan.FILES))]
+  assert (DOCS / 'bench/plan.md').read_text() == predicted_report.markdown(runs)
+  cpu = next(r for r in runs if r.device.startswith('CPU'))
+  _, *rows = predicted_report.rows(cpu)
+  assert len(rows) == 4
+  for row in rows:
+    shown = [row[i] for i in (0, 3, 6, 8, 9, 10, 11)]
+    assert f'| {" | ".join(shown)} |' in PAGE
+
+
+CONFIGS = ('sana_600m_1024', 'sana_1600m_1024', 'sana15_4800m_1024',
+           'sana_1600m_4k')
+PODS = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'tpu7x:4x4x8', 'h200:1x4x8')
+
+
+def test_every_size_has_a_layout_that_fits_every_pod():
+  bench = DOCS / 'bench'
+  facts = json.loads((bench / 'winners.json').read_text())
+  head, *rows = facts['rows']
+  found = {(row['config'], row['pod']): row
+           for row in (dict(zip(head, cells)) for cells in rows)}
+  assert set(found) == {(c, pod) for c in CONFIGS for pod in PODS}
+  page = (bench / 'winners.md').read_text()
+  for cells in facts['rows']:
+    assert f'| {" | ".join(cells)} |' in page
+  assert facts['command'] in page
+  for row in found.values():
+    assert float(row['GiB']) <= float(row['of']) and row['MFU'].endswith('%')

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 
+import jax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
@@ -62,6 +63,11 @@ def copied(config: ConfigDict) -> ConfigDict:
 def shapes(config: ConfigDict) -> PyTree:
   """Of the parameters; nothing is allocated."""
   return folder.transformer_shapes(steps.module(config))
+
+
+def count(params: PyTree) -> int:
+  """How many numbers there are."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
 def make(name: str, config: ConfigDict, pod: chips.Topology,

@@ -6,7 +6,7 @@ by the data sheet's rates or measured ones.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from sana_jax.planning import work
 from sana_jax.planning.buffers import Temporary
@@ -101,31 +101,53 @@ class Prediction:
     return self.images_per_second / self.chips
 
 
-def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
-  """By the rates of `chip`, which is what the topology names by default.
+class Seconds(NamedTuple):
+  """Of a step; the fields are those of a Prediction."""
+
+  total: float
+  compute: float
+  memory: float
+  hidden: float
+  exposed: float
+
+  @property
+  def bound(self) -> str:
+    """What most of them go to."""
+    parts = {'compute': self.compute, 'memory': self.memory,
+             'communication': self.exposed}
+    return max(parts, key=parts.get)
+
+
+def seconds(
+  done: Sequence[Work], sent: Sequence[Collective], device: Chip
+) -> Seconds:
+  """Of one device at the rates of `device`.
 
   Operations follow each other, each by its roofline; what the program starts
   early goes on beside them and costs what is left of it; the rest of the
   communication is waited for.
   """
-  pod = plan.pod
-  device = (chip or pod.chip).of_device()
   bound_by = [(w.flops / device.flops, w.bytes / device.memory_rate)
-              for w in plan.work]
+              for w in done]
   compute = sum((f for f, b in bound_by if f >= b), 0.0)
   memory = sum((b for f, b in bound_by if f < b), 0.0)
-  own = work.seconds(plan.work, device)
-  hidden = sum((c.seconds(device) for c in plan.collectives if c.hidden), 0.0)
-  waited = sum((c.seconds(device) for c in plan.collectives
-                if not c.hidden), 0.0)
+  own = work.seconds(done, device)
+  hidden = sum((c.seconds(device) for c in sent if c.hidden), 0.0)
+  waited = sum((c.seconds(device) for c in sent if not c.hidden), 0.0)
   exposed = waited + max(0.0, hidden - own)
-  seconds = own + exposed
-  parts = {'compute': compute, 'memory': memory, 'communication': exposed}
-  hours = seconds * plan.num_steps / 3600
+  return Seconds(own + exposed, compute, memory, min(hidden, own), exposed)
+
+
+def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
+  """By the rates of `chip`, which is what the topology names by default."""
+  pod = plan.pod
+  device = (chip or pod.chip).of_device()
+  step = seconds(plan.work, plan.collectives, device)
+  hours = step.total * plan.num_steps / 3600
   return Prediction(
-    seconds, compute, memory, min(hidden, own), exposed,
-    max(parts, key=parts.get), plan.batch / seconds,
-    plan.model_flops / seconds / (device.flops * pod.devices), hours / 24,
+    step.total, step.compute, step.memory, step.hidden, step.exposed,
+    step.bound, plan.batch / step.total,
+    plan.model_flops / step.total / (device.flops * pod.devices), hours / 24,
     hours * pod.chips, pod.chips)
 
 

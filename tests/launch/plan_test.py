@@ -144,6 +144,23 @@ def test_a_search_compiles_as_many_as_were_asked_for(
   base.check(config)
 
 
+def test_a_search_goes_on_until_something_fits(
+    tiny, compilers, tmp_path, monkeypatch, capsys):
+  def compile_small_parts_alone(self, asked):
+    found = compile_by_rule(self, asked)
+    parts = asked['config']['accumulate_steps']
+    return found | {'memory': {'temporaries': 2**36 // parts**2}}
+  monkeypatch.setattr(runner.Runner, '_compile', compile_small_parts_alone)
+  args = ('--topology', 'v5e:4x4', '--search', '1', '--out', tmp_path / 'out',
+          '--config.batch_size=8192', '--config.model.width=512')
+  assert plan(tiny, *args) == 0
+  layout, *others = (line for line in capsys.readouterr().out.splitlines()
+                     if 'data=' in line or 'fsdp=' in line)
+  # 64 GiB in one part, 16 in two and 4 in four: of 15.75.
+  assert re.search(r'in[48]', layout) and 'too large' not in layout
+  assert others and all('too large' in line for line in others)
+
+
 @pytest.mark.parametrize('args', [[], ['--topology', 'v5e:4x4']])
 def test_what_is_missing_is_told(args, tiny, capsys):
   assert plan(tiny, *args) == 2
@@ -167,3 +184,32 @@ def test_a_step_is_planned_for_a_pod_that_is_not_there(tiny, tmp_path, capsys):
   sent = sum(c['bytes'] for c in found['collectives']
              if c['kind'] == 'all-gather')
   assert sent > 0 and found['temporaries']
+
+
+def test_several_configs_and_pods_make_a_table_of_winners(
+    tiny, compilers, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
+  out, wide = tmp_path / 'out', tmp_path / 'wide.py'
+  wide.write_text(TINY.replace('batch_size = 16', 'batch_size = 512'))
+  # 512 images in 16 groups need 34 GiB; nothing at all splits into 256.
+  assert plan(f'{tiny},{wide}', '--topology', 'v5e:4x4,v5e:16x16', '--layouts',
+              'dp', '--out', out) == 0
+  printed = capsys.readouterr().out
+  rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in (
+    out / 'winners.md').read_text().splitlines() if line.startswith('| ')][1:]
+  assert [row[1] for row in rows] == ['v5e:4x4', 'v5e:16x16'] * 2
+  assert rows[0][2] == 'dp' and 'does not split' in rows[1][2]
+  assert rows[2][2] == 'none fits' and rows[3][2] == 'dp'
+  # A TFLOP of 197 a second on each of 16 chips, by the rule's one operation.
+  assert rows[0][7] == '0.00508' and rows[0][6] == '15.75'
+  assert 'who' not in printed and len(json.loads(
+    (out / 'winners.json').read_text())['rows']) == 5
+  folders = sorted(p.name for p in out.iterdir() if p.is_dir())
+  assert len(folders) == 3 and all('v5e-' in name for name in folders)
+
+
+def test_an_unknown_pod_among_several_is_told_first(
+    tiny, compilers, tmp_path, capsys):
+  out = tmp_path / 'out'
+  assert plan(tiny, '--topology', 'v5e:4x4,v5x:4x4', '--out', out) == 2
+  assert "'v5x' is no chip" in capsys.readouterr().err and not out.exists()

@@ -42,6 +42,14 @@ def test_communication_beside_work_costs_what_is_left(
     seconds, hidden, exposed)
 
 
+def test_one_device_is_predicted_without_a_topology():
+  device = dataclasses.replace(PLAN.pod.chip, flops=2e12, memory_rate=1e9)
+  found = report.seconds([Work(4e12, 1e9), Work(1e12, 3e9)], [], device)
+  assert found == (2 + 3, 2, 3, 0, 0) and found.bound == 'memory'
+  assert report.seconds(PLAN.work, [RING], PLAN.pod.chip).total == (
+    predict(dataclasses.replace(PLAN, collectives=[RING])).seconds)
+
+
 def test_what_takes_longest_is_named():
   slow = dataclasses.replace(RING, hidden=False, bytes=2000e9)
   assert predict(dataclasses.replace(PLAN, collectives=[slow])).bound == (

@@ -29,10 +29,10 @@ def estimate(pod=POD, **changes):
   return search.estimate(config(**changes), pod, 1_604_462_752, FORWARD)
 
 
-def test_state_and_gradients_are_sixteen_bytes_a_parameter():
-  # float32: itself, its average, CAME's moment, its gradient.
-  assert estimate().state == pytest.approx(1_604_462_752 * 16 / 16)
-  assert estimate(data=16, fsdp=1).state == pytest.approx(1_604_462_752 * 16)
+def test_state_and_gradients_are_twenty_bytes_a_parameter():
+  # float32: itself, its average, CAME's moment, its gradient and update.
+  assert estimate().state == pytest.approx(1_604_462_752 * 20 / 16)
+  assert estimate(data=16, fsdp=1).state == pytest.approx(1_604_462_752 * 20)
 
 
 def test_a_step_takes_no_less_than_its_products():
@@ -65,3 +65,22 @@ def test_the_best_are_on_the_pod_and_of_different_meshes():
   total = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
   first = search.estimate(found[0].config, POD, total, FORWARD)
   assert first.may_fit(POD.chip.usable)
+
+
+def test_kernels_and_batches_are_looked_at_too():
+  one = config()
+  params = candidates.shapes(one)
+  found = list(search.space(one, POD, params, (2, 4)))
+  assert {c.config.batch_size for c in found} == {32, 64}
+  assert {c.config.kernels.glumb_conv for c in found} == {'', 'mosaic_tpu'}
+  assert len({c.name for c in found}) == len(found)
+  a100 = chips.parse('a100:1x1x8')  # Our kernels are for Hopper.
+  assert {c.config.kernels.glumb_conv for c in search.space(
+    config(fsdp=8), a100, params)} == {''}
+
+
+def test_the_largest_batch_wins_where_weights_are_what_is_moved():
+  one = config()
+  found = search.best(
+    one, POD, candidates.shapes(one), FORWARD, 1, (1, 4))
+  assert found[0].config.batch_size == 4 * 16

@@ -1,0 +1,66 @@
+"""What sana-jax plan prints, and the files of its --out."""
+
+import dataclasses
+import json
+
+from sana_jax.launch import output
+
+
+def finish(args, overrides, pairs, said, runner):
+  """Prints the table and writes the report."""
+  from sana_jax.planning import cache, ceilings, page, pictures, tables
+  said_by = command(args, overrides)
+  plans = [plan for _, plan in pairs]
+  chip, measured = ceilings.of(plans[0].pod.chip)
+  if measured:
+    said = [*said, f'Times are by rates that were measured on {measured}.']
+  title = f'{args.config} on {args.topology}, {args.mode}'
+  print(tables.plain(plans, chip))
+  for note in said:
+    print(f'- {note}')
+  facts = {'command': said_by, 'plans': [dataclasses.asdict(p) for p in plans],
+           'notes': said, 'compilers': cache.compilers()}
+  with output.folder(args.out) as out:
+    output.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
+    output.write_text(
+      out / 'plan.md', tables.markdown(
+        title, plans, said, said_by, chip))
+    output.write_text(
+      out / 'plan.html', page.page(title, plans, said, said_by, chip))
+    if any(p.memory for p in plans):
+      (out / 'memory.png').write_bytes(pictures.memory_bars(plans))
+    if any(p.fits for p in plans):
+      (out / 'scaling.png').write_bytes(pictures.scaling_curve(
+        plans, chip))
+    write_layouts(out / 'layouts', pairs, said_by)
+  if runner.compiled:
+    print(f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '
+          f'seconds, at most {runner.host_bytes / 2**30:.1f} GiB each.')
+
+
+def write_layouts(folder, pairs, command):
+  """A file for each that fits, which sana-jax train --layout takes."""
+  for candidate, plan in pairs:
+    if plan.fits:
+      folder.mkdir(exist_ok=True)
+      body = ',\n  '.join(
+        f'{k!r}: {v!r}' for k, v in candidate.layout().items())
+      output.write_text(
+        folder / f'{candidate.name}.py',
+        f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n')
+
+
+def command(args, overrides):
+  """The command line, without where it writes."""
+  return ' '.join([
+    f'sana-jax plan --config {args.config} --topology {args.topology}',
+    *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
+    *([f'--search {args.search}'] if args.search else []),
+    *([f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []),
+    *(['--mode sample'] if args.mode == 'sample' else []), *overrides])
+
+
+def batch_text(args):
+  """As it was given."""
+  value = args.per_chip_batch
+  return value if isinstance(value, str) else ','.join(map(str, value))

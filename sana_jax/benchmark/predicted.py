@@ -131,18 +131,16 @@ class Worker:
 def read(step: jax.stages.Compiled, program: steps.Program,
          config: ConfigDict, mesh: Mesh) -> Read:
   """As a plan has it of a compiled program for one device."""
-  memory, module = step.memory_analysis(), hlo.parse(step.as_text())
+  module = hlo.parse(step.as_text())
   expected = (steps.forward_flops(config) * config.batch_size
               * steps.run_passes(config, 'train') / mesh.size)
   done = work.of_program(module, expected)
-  given = sum(compiling.of_device(tree) for tree in program.parts.values())
-  results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  memory = compiling.memory(step, {
+    name: compiling.of_device(tree) for name, tree in program.parts.items()})
   return Read(
     done, collectives.find(
       module, dict(mesh.shape), [collectives.Place((), 0)] * mesh.size),
-    max(given, memory.argument_size_in_bytes) + max(0, results)
-    + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-    memory.temp_size_in_bytes)
+    sum(memory.values()), memory['temporaries'])
 
 
 def run(step: jax.stages.Compiled, program: steps.Program,

@@ -58,6 +58,17 @@ def of_device(tree) -> int:
     for x in jax.tree.leaves(tree))
 
 
+def memory(
+    compiled: jax.stages.Compiled, parts: dict[str, int]) -> dict[str, int]:
+  """Bytes of a device by kind; `parts` of arguments are told beforehand."""
+  found = compiled.memory_analysis()
+  return parts | {
+    'padding': max(0, found.argument_size_in_bytes - sum(parts.values())),
+    'results': max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
+    'temporaries': found.temp_size_in_bytes,
+    'code': found.generated_code_size_in_bytes}
+
+
 def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
   """Where the devices of a mesh are, in its order."""
   found = chips.parse(topology)
@@ -83,19 +94,13 @@ def _compile(lowered, platform, folder):
 
 def _whole(compiled, parts, mesh, topology, folder, expected):
   """Fields of a Plan of a program; `expected` are FLOPs of a device."""
-  memory, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+  module = hlo.parse(compiled.as_text())
   shape = chips.parse(topology)
   arranged = buffers.read(folder)
   calls = _kernels(module)
   done = work.of_program(module, expected if calls else 0.0)
   return {
-    'memory': parts | {
-      'padding': max(
-        0, memory.argument_size_in_bytes - sum(parts.values())),
-      'results': max(0, memory.output_size_in_bytes
-                     - memory.alias_size_in_bytes),
-      'temporaries': memory.temp_size_in_bytes,
-      'code': memory.generated_code_size_in_bytes},
+    'memory': memory(compiled, parts),
     'work': done, 'kernels': calls,
     'hardware_flops': sum(w.flops for w in done) * mesh.size,
     'collectives': collectives.find(

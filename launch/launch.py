@@ -23,6 +23,7 @@ import re
 import shlex
 
 from sana_jax import config as base
+from sana_jax import interpreter
 from sana_jax.errors import UserError
 from sana_jax.launch import gke, launch_plan, output, slurm, supervise, tpu_vm
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
@@ -143,7 +144,7 @@ def start_here(job, dry_run) -> int:
     return 0
   from sana_jax.launch import terminal
   terminal.show_logs()
-  return local.launch(job, local.interpreter())
+  return local.launch(job, interpreter.module('sana_jax.launch.cli'))
 
 
 def hand_over(job, dry_run) -> int:

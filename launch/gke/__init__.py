@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 from sana_jax.errors import UserError
+from sana_jax.interpreter import module
 from sana_jax.launch import templates
 from sana_jax.launch.supervise import policy_words
 from sana_jax.launching.job import environment, Job, train_arguments
@@ -21,7 +22,7 @@ def write(job: Job) -> str:
   """The manifest. Values are JSON, which YAML contains."""
   machines, tpu = job.machines, job.machines.kind == 'tpu'
   supervise = [
-    'python', '-m', 'sana_jax.launch.supervise', '--workdir', job.workdir,
+    *module('sana_jax.launch.supervise', 'python'), '--workdir', job.workdir,
     f'--notes={job.workdir.rstrip("/")}/attempts-$(JOBSET).json', '--once',
     '--process=$(SLICE)-$(HOST)', *policy_words(job.policy), '--']
   return templates.fill(f'gke/{FILE}', {

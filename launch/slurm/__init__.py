@@ -5,9 +5,9 @@ import pathlib
 import shlex
 import shutil
 import subprocess
-import sys
 
 from sana_jax.errors import UserError
+from sana_jax.interpreter import module
 from sana_jax.launch import templates
 from sana_jax.launch.supervise import policy_words
 from sana_jax.launching.job import environment, Job, train_arguments
@@ -26,7 +26,7 @@ def write(job: Job) -> str:
   if wrong := [p for p in (str(out), folder) if '%' in p or '\n' in p]:
     raise UserError(f'{wrong[0]!r} cannot be a path of SLURM\'s logs: it has a '
                     '% or a line break; choose another --out.')
-  python, quote = shlex.quote(sys.executable), shlex.quote
+  quote = shlex.quote
   cpu = job.machines.kind == 'cpu'
   logs = out / 'logs'
   return templates.fill(f'slurm/{FILE}', {
@@ -40,13 +40,14 @@ def write(job: Job) -> str:
     'exports': '\n'.join(f'export {key}={quote(value)}' for key, value in (
       environment(job) | _local_devices(job)).items()),
     'supervise': shlex.join([
-      sys.executable, '-m', 'sana_jax.launch.supervise', '--workdir',
-      job.workdir, *policy_words(job.policy)]),
+      *module('sana_jax.launch.supervise'), '--workdir', job.workdir,
+      *policy_words(job.policy)]),
     'notes': quote(str(out / 'attempts')),
     'cpus': str(job.machines.devices) if cpu else '"$SLURM_CPUS_ON_NODE"',
     'logs': quote(str(logs / 'process-%t.log')),
-    'train': f'{python} -m sana_jax.launch.cli ' + shlex.join(
-      train_arguments(job, _distributed(job)))})
+    'train': shlex.join([
+      *module('sana_jax.launch.cli'),
+      *train_arguments(job, _distributed(job))])})
 
 
 def resources(job: Job) -> list[str]:

@@ -7,10 +7,10 @@ import os
 import pathlib
 import shlex
 import shutil
-import sys
 from typing import NoReturn
 
 from sana_jax.errors import UserError
+from sana_jax.interpreter import module
 from sana_jax.launch import templates
 from sana_jax.launch.supervise import policy_words
 from sana_jax.launching.job import Job, train_arguments
@@ -35,8 +35,8 @@ def write(job: Job) -> str:
     'login': login(job.image),
     'notes': quote(str(out / 'attempts.json')),
     'supervise': shlex.join([
-      sys.executable, '-m', 'sana_jax.launch.supervise', '--workdir',
-      job.workdir, *policy_words(job.policy)])})
+      *module('sana_jax.launch.supervise'), '--workdir', job.workdir,
+      *policy_words(job.policy)])})
 
 
 def machines(job: Job) -> list[str]:

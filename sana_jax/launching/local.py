@@ -67,8 +67,3 @@ def folder(job: Job) -> pathlib.Path:
   """For logs and notes: the workdir, or --out where that is a bucket."""
   remote = '://' in job.workdir
   return pathlib.Path(job.out if remote else job.workdir).expanduser()
-
-
-def interpreter() -> list[str]:
-  """sana-jax, of this Python, wherever it is installed."""
-  return [sys.executable, '-u', '-m', 'sana_jax.launch.cli']

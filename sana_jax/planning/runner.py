@@ -13,6 +13,7 @@ import tempfile
 import threading
 from typing import Any
 
+from sana_jax import interpreter
 from sana_jax.errors import UserError
 from sana_jax.planning import cache, report
 from sana_jax.planning.candidates import Candidate
@@ -92,7 +93,7 @@ class Runner:
         'request.json', 'plan.json'))
       request.write_text(json.dumps(asked))
       done = subprocess.run(
-        [sys.executable, '-m', 'sana_jax.planning.worker', str(request),
+        [*interpreter.module('sana_jax.planning.worker'), str(request),
          str(out)], env=_environment(), capture_output=True, text=True,
         check=False)
       if not out.exists():

@@ -138,7 +138,9 @@ def test_a_container_trains_under_supervision():
     'gs://bucket/run', '--layout', 'fsdp', '--distributed',
     '--config.batch_size=64']
   command = found['command']
-  assert command[:3] == ['python', '-m', 'sana_jax.launch.supervise']
+  # Pods start in the image's clone, whose sana_jax is not the whole package.
+  assert command[:5] == [
+    'python', '-u', '-P', '-m', 'sana_jax.launch.supervise']
   assert {'--once', '--process=$(SLICE)-$(HOST)',
           '--notes=gs://bucket/run/attempts-$(JOBSET).json'} <= set(command)
   # All that Kubernetes is to replace is there.

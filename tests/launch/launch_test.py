@@ -183,8 +183,20 @@ def test_a_template_and_its_values_name_the_same():
 def test_the_container_file_pins_every_version():
   text = (ROOT / 'launch/Containerfile').read_text()
   assert re.search(r'^FROM python:3\.12-slim$', text, re.MULTILINE)
-  assert 'pip install --constraint constraints.txt ".[$EXTRAS]"' in text
+  assert ('pip install --constraint constraints.txt --editable ".[$EXTRAS]"'
+          in text)
   extras = set(','.join(re.findall(r'EXTRAS=([\w,]+)', text)).split(','))
   declared = configparser.ConfigParser()
   declared.read(ROOT / 'setup.cfg')
   assert extras <= set(declared['options.extras_require'])
+
+
+def test_an_image_has_what_is_installed_and_nothing_else():
+  lines = (ROOT / '.dockerignore').read_text().splitlines()
+  kept = {line[1:] for line in lines if line.startswith('!')}
+  declared = configparser.ConfigParser()
+  declared.read(ROOT / 'setup.cfg')
+  folders = {place.split('=')[1].strip() for place in
+             declared['options']['package_dir'].strip().splitlines()}
+  assert '*' in lines and kept == folders | {
+    'LICENSE', 'README.md', 'constraints.txt', 'pyproject.toml', 'setup.cfg'}

@@ -192,7 +192,7 @@ def test_the_container_file_pins_every_version():
 
 
 def test_an_image_has_what_is_installed_and_nothing_else():
-  lines = (ROOT / '.dockerignore').read_text().splitlines()
+  lines = (ROOT / 'launch/Containerfile.dockerignore').read_text().splitlines()
   kept = {line[1:] for line in lines if line.startswith('!')}
   declared = configparser.ConfigParser()
   declared.read(ROOT / 'setup.cfg')

@@ -30,12 +30,37 @@ def run(folder, *args):
   return cli.main(['plan', '--golden', str(folder), *args])
 
 
+FILES = sorted(FOLDER.glob('*.txt'))
+
+
 def test_every_published_recipe_has_one_for_every_pod():
   recipes = [p.stem for p in CONFIGS.glob('sana*.py')]
   expected = {golden.Golden(config, pod, '').name
               for config in recipes for pod in PODS}
   expected |= {'shapes-h200-1x1x8.txt'}
-  assert {p.name for p in FOLDER.glob('*.txt')} == expected
+  assert {p.name for p in FILES} == expected
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def number(pattern, text):
+  return float(re.search(pattern, text)[1].replace(',', ''))
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_a_program_holds_and_gathers_what_the_shardings_say(path):
+  one = golden.read(path)
+  head, memory, *collectives = one.compiled.splitlines()
+  layout, ways = re.match(r'Compiled: (\w+),.*?fsdp=(\d+)', head).groups()
+  parts = one.shardings.partition(f'{layout}: ')[2]
+  for kind in ('parameters', 'optimizer'):
+    said = number(rf'{kind} ([\d,.]+) MiB', parts)
+    assert number(rf'{kind} ([\d,.]+)', memory) == pytest.approx(said, abs=.1)
+  # Each device needs all weights at least once, in bfloat16; nearly all of
+  # their bytes are in parts.
+  whole = number(r'parameters ([\d,.]+) MiB', parts) * 2**20 * int(ways) / 2
+  told = sum(number(r'calls, ([\d,.]+) MB', line) for line in collectives
+             if ' over fsdp by ' in line)
+  assert told * 1e6 > .9 * whole * (1 - 1 / int(ways))
 
 
 # All: sana-jax plan --golden tests/golden/plans --shardings

@@ -128,6 +128,10 @@ def test_collectives_are_added_up_by_kind_axes_and_link():
     '  all-gather over fsdp by ici: 15 calls, 3.0 MB\n')
 
 
-@pytest.mark.gpu_compiler
-def test_a_program_is_what_it_was(capsys):
-  assert run(FOLDER, '--config', 'shapes') == 0, capsys.readouterr().out
+# All: sana-jax plan --golden tests/golden/plans
+@pytest.mark.parametrize('config, pod', [
+  pytest.param('shapes', 'h200:1x1x8', marks=pytest.mark.gpu_compiler),
+  pytest.param('sana_600m_512', 'v5e:16x16', marks=pytest.mark.tpu_compiler)])
+def test_a_program_is_what_it_was(config, pod, capsys):
+  same = run(FOLDER, '--config', config, '--topology', pod)
+  assert same == 0, capsys.readouterr().out

@@ -134,9 +134,7 @@ def markdown(runs: Sequence[Run]) -> str:
   lines = [_INTRODUCTION]
   for run in runs:
     lines += [
-      f'## {title(run)}', '', f'`{run.command}`', '',
-      f'*Measured* {run.date} with {tables.listed(run.versions)}.'
-      + (f' {run.note}' if run.note else ''), '',
+      *tables.opening(run, title(run)),
       *tables.markdown(rows(run), 1), '', _summary(run), '']
   return '\n'.join(lines)
 

@@ -117,8 +117,7 @@ def markdown(runs: Sequence[Run]) -> str:
   lines = [_INTRODUCTION]
   for run in runs:
     lines += [
-      f'## {title(run)}', '', f'`{run.command}`', '',
-      f'*Measured* {run.date} with {tables.listed(run.versions)}.', '',
+      *tables.opening(run, title(run)),
       *tables.markdown(rows(run), 5), '', *findings(run), '']
   return '\n'.join(lines)
 

@@ -89,9 +89,7 @@ def markdown(runs: Sequence[Run]) -> str:
   lines = [_INTRODUCTION]
   for run in runs:
     lines += [
-      f'## {run.device}', '', f'`{run.command}`', '',
-      f'*Measured* {run.date} with {tables.listed(run.versions)}.'
-      + (f' {run.note}' if run.note else ''), '',
+      *tables.opening(run, run.device),
       *tables.markdown(rows(run), 2), '',
       'What the programs do, and the measured ceilings that their times are '
       'predicted by:', '', *tables.markdown(ceiling_rows(run), 1), '']

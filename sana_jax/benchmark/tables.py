@@ -31,6 +31,14 @@ def listed(versions: dict[str, str]) -> str:
   return ', '.join(f'{k} {v}' for k, v in versions.items())
 
 
+def opening(run: Any, title: str, how: str = '*Measured*') -> list[str]:
+  """Lines above a run's tables: its command, date, versions and note."""
+  note = getattr(run, 'note', '')
+  return [f'## {title}', '', f'`{run.command}`', '',
+          f'{how} {run.date} with {listed(run.versions)}.'
+          + (f' {note}' if note else ''), '']
+
+
 def to_json(run: Any) -> str:
   """All of a dataclass, for later."""
   return json.dumps(dataclasses.asdict(run), indent=1) + '\n'

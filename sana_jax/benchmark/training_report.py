@@ -120,8 +120,7 @@ def markdown(runs: Sequence[Run]) -> str:
   for run in runs:
     how = '*Measured*' if run.records[0].seconds else '*Compiled*'
     lines += [
-      f'## {title(run)}', '', f'`{run.command}`', '',
-      f'{how} {run.date} with {tables.listed(run.versions)}.', '',
+      *tables.opening(run, title(run), how),
       *tables.markdown(rows(run), 1), '']
   return '\n'.join(lines)
 

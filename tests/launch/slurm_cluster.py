@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 
+PACKAGES = ('slurm-wlm', 'munge')  # Of Debian.
 NEEDED = ('slurmctld', 'slurmd', 'munged', 'sbatch')
 _CONF = """
 ClusterName=tests
@@ -42,6 +43,23 @@ ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+
+
+def install() -> str:
+  """Gets what is missing where it can be had; else a line that says why not."""
+  if not missing():
+    return ''
+  if not shutil.which('apt-get') or os.geteuid():
+    return f'{missing()} are missing (as root on Debian they are installed)'
+  said = ''
+  for words in (['update'], ['install', '-y', '--no-install-recommends',
+                             *PACKAGES]):
+    done = subprocess.run(
+      ['apt-get', '-q', *words], capture_output=True, text=True, check=False,
+      env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'})
+    said = done.stderr.strip() or said
+  return (f'{missing()} cannot be installed: {said.splitlines()[-1:]}'
+          if missing() else '')
 
 
 def missing() -> list[str]:

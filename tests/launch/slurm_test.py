@@ -1,9 +1,10 @@
 """What sana-jax launch --where slurm writes, run by a real SLURM.
 
-  apt-get install slurm-wlm munge && launch/test -m slow -k slurm
+  launch/test -m slow tests/launch/slurm_test.py
 
 Two processes of two devices each are warned of the end of their time, put back
 into the queue and killed, and end with the bits of a run that was left alone.
+As root, Debian's packages are installed where they are missing.
 """
 
 import importlib.util
@@ -49,9 +50,8 @@ def slurm():
   spec = importlib.util.spec_from_file_location('slurm_cluster', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  if lacking := module.missing():
-    pytest.skip(f'needs a SLURM: {lacking} are missing (Debian: slurm-wlm, '
-                'munge)')
+  if lacking := module.install():
+    pytest.skip(f'needs a SLURM: {lacking}')
   return module
 
 

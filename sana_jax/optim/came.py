@@ -179,7 +179,9 @@ def _is_matrix(x):
 
 def _approx(row, col):
   """(row_i col_j / mean(row))^-1/2."""
-  return (jax.lax.rsqrt(row / row.mean())[..., :, None]
+  # Not row / mean: a row without gradient is about 1e-33, the quotient then a
+  # denormal number, which XLA takes for 0, and 0 * rsqrt(0) is NaN.
+  return ((jax.lax.rsqrt(row) * jnp.sqrt(row.mean()))[..., :, None]
           * jax.lax.rsqrt(col)[..., None, :])
 
 

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 import math
 
 import jax
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jaxtyping import Int
 import ml_collections
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.typing import PyTree
+from sana_jax.typing import Array, PyTree
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
 BATCH_AXES = ('data', 'fsdp')
@@ -47,9 +47,24 @@ def make_mesh(
   return Mesh(every, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
+def alone() -> Mesh:
+  """A device of this process: for what it computes without the others."""
+  return make_mesh({'data': 1}, jax.local_devices()[:1])
+
+
+def whole(x: Array | np.ndarray) -> np.ndarray:
+  """All of an array; where other processes hold parts, all must ask."""
+  if (not isinstance(x, jax.Array) or x.is_fully_addressable
+      or x.is_fully_replicated):
+    return np.asarray(x)
+  return multihost_utils.process_allgather(x, tiled=True)
+
+
 def _one(sizes, devices) -> Mesh:
   """A mesh of neighbours, as far as the torus has them."""
   kinds = (AxisType.Auto,) * len(sizes)
+  if len({getattr(d, 'slice_index', 0) for d in devices}) > 1:
+    return Mesh(_across_slices(sizes, devices), tuple(sizes), axis_types=kinds)
   try:
     return jax.make_mesh(
         tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=kinds)
@@ -57,6 +72,18 @@ def _one(sizes, devices) -> Mesh:
     found = mesh_utils.create_device_mesh(
         tuple(sizes.values()), devices=devices, allow_split_physical_axes=True)
     return Mesh(found, tuple(sizes), axis_types=kinds)
+
+
+def _across_slices(sizes, devices):
+  """Devices in order: JAX calls each GPU host, or NVLink domain, a slice."""
+  if devices[0].platform == 'tpu':
+    count = len({d.slice_index for d in devices})
+    raise UserError(
+        f'The {len(devices)} TPU chips lie in {count} slices and mesh.slices '
+        f'is 1; set mesh.slices to {count}, or take --layout hybrid.')
+  ordered = sorted(
+      devices, key=lambda d: (d.slice_index, d.process_index, d.id))
+  return np.asarray(ordered).reshape(tuple(sizes.values()))
 
 
 def batch_spec(mesh: Mesh) -> jax.P:

@@ -168,7 +168,7 @@ class Checkpoints:
     """Begins to, unless it has begun."""
     step, meant = self._saved
     self._reading = self._reading or self._reader.submit(
-        _part_of, self._folder / str(step), meant)
+        _part_of, self._folder / str(step), meant[saved.ABOUT]['leaves'], meant)
 
   def _let_go(self) -> None:
     """Deletes those that are older than the last ones."""
@@ -179,6 +179,8 @@ class Checkpoints:
 
   def _try(self, step, shapes, batches):
     """`(state, None)`, or `(None, what is wrong)` for all processes alike."""
+    if damage := self._damage(step, saved.names(shapes)):
+      return None, damage
     damage = state = None
     try:
       got = self._manager.restore(step, args=ocp.args.Composite(
@@ -197,6 +199,18 @@ class Checkpoints:
     if np.any(gather([damage is not None])):
       return None, damage or 'damaged for another process'
     return state, None
+
+  def _damage(self, step, leaves):
+    """What is wrong with the files of a step, for all processes alike.
+
+    Orbax has processes wait for each other, for ever where one has failed.
+    """
+    checkpoint = self._folder / str(step)
+    try:
+      wanted = saved.read_json(checkpoint, saved.ABOUT)['state']
+    except Exception as error:  # noqa: BLE001
+      return _compared([0] * len(leaves), brief(error), [])
+    return _compared(*_part_of(checkpoint, leaves), wanted)
 
   def _set_aside(self, damaged: Collection[int]) -> None:
     """Frees the numbers of damaged steps, so that they are saved again."""
@@ -257,11 +271,13 @@ def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
   return multihost_utils.process_allgather(numbers)
 
 
-def _part_of(checkpoint, meant):
-  """`(checksums, damage)`: of this process's part of the state."""
-  leaves = meant[saved.ABOUT]['leaves']
-  ours = meant if jax.process_index() == 0 else {}  # Who wrote them.
+def _part_of(checkpoint, leaves, meant=None):
+  """`(checksums, damage)`: of this process's part of the state.
+
+  Process 0, which wrote the other items, compares them with what was `meant`.
+  """
   try:
+    ours = meant if meant and jax.process_index() == 0 else {}
     for item, value in ours.items():
       if saved.read_json(checkpoint, item) != json.loads(json.dumps(value)):
         return [0] * len(leaves), f'{item} differs from what was saved'

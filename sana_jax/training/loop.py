@@ -22,7 +22,7 @@ import ml_collections
 from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
-from sana_jax.sharding.mesh import batch_rows, check_batch
+from sana_jax.sharding.mesh import alone, batch_rows, check_batch, whole
 from sana_jax.training import initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
@@ -33,13 +33,14 @@ from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import claim, meet, new_folder
 
 # What may change between two runs in one workdir: how long, where and how
-# often, but nothing that changes a step.
+# often, but nothing that changes a step by more than rounding.
 FREE_KEYS = (
-    'cache_every_steps', 'checkpoint_cache', 'checkpoint_every_steps',
-    'data.index_path', 'data.path', 'data.threads', 'init_from',
-    'inputs.cache', 'keep_checkpoints', 'keep_every_steps', 'kernels',
-    'log_every_steps', 'max_skipped_in_a_row', 'mesh', 'num_steps',
-    'pictures_every_steps', 'watch')
+    'accumulate_steps', 'cache_every_steps', 'checkpoint_cache',
+    'checkpoint_every_steps', 'data.index_path', 'data.path', 'data.threads',
+    'init_from', 'inputs.cache', 'keep_checkpoints', 'keep_every_steps',
+    'kernels', 'log_every_steps', 'max_skipped_in_a_row', 'mesh',
+    'model.remat', 'model.unroll', 'num_steps', 'pictures_every_steps',
+    'watch')
 
 
 def train(
@@ -194,13 +195,10 @@ def finish(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
     return False
-  if jax.process_count() > 1:
-    params = multihost_utils.process_allgather(state.weights, tiled=True)
-  else:
-    params = jax.device_get(state.weights)
+  params = jax.tree.map(whole, state.weights)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
-    with new_folder(workdir / 'model') as part:
+    with jax.set_mesh(alone()), new_folder(workdir / 'model') as part:
       task.export(params, part)
     logging.info('The model is in %s.', workdir / 'model')
   meet('the model is exported')

@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
+from sana_jax.sharding.mesh import alone
 from sana_jax.training import levels
 from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import (
@@ -112,8 +113,10 @@ class Report:
       raise UserError(
           f'The last {skipped} updates, up to step {step}, were not finite '
           f'(loss {metrics["loss"]}) and were skipped; '
-          f'{self._where_to_go_on()}; lower optimizer.learning_rate, look at '
-          'the data, or raise max_skipped_in_a_row.')
+          f'{self._where_to_go_on()}. Look at the data, raise '
+          'max_skipped_in_a_row, or begin anew from what `sana-jax export` '
+          'makes of it: a new --workdir, with --config.init_from and a lower '
+          'optimizer.learning_rate.')
 
   def _where_to_go_on(self) -> str:
     found = self._last_good()
@@ -159,8 +162,9 @@ class Report:
     first = update - update % _RATES
     if first not in self._rates:
       updates = np.arange(first, first + _RATES, dtype=np.int32)
-      self._rates = {
-          first: np.asarray(jax.vmap(self._schedule)(updates))}
+      with jax.set_mesh(alone()):  # The other processes do not ask.
+        self._rates = {
+            first: np.asarray(jax.vmap(self._schedule)(updates))}
     return float(self._rates[first][update - first])
 
 

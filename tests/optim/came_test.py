@@ -115,6 +115,18 @@ def test_orientation_does_not_matter():
   np.testing.assert_allclose(u, v.T, rtol=1e-5)
 
 
+def test_a_spike_beside_rows_without_gradient_is_no_nan():
+  params = {'kernel': jnp.ones((4, 4))}
+  tx = came(1e-4)
+  state = tx.init(params)
+  for size in 1., 1e5, 1e10, 1.:
+    grads = {'kernel': jnp.zeros((4, 4)).at[0].set(size)}
+    updates, state = jax.jit(tx.update)(grads, state, params)
+    assert np.isfinite(updates['kernel']).all()
+    # Rows without a gradient do not move.
+    assert np.all(updates['kernel'][1:] == 0)
+
+
 def test_zero_gradients_give_zero_updates():
   params = normal(0, SHAPES)
   tx = scale_by_came()

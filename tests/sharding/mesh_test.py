@@ -1,5 +1,7 @@
 """Meshes fit the devices, or one sentence says why not."""
 
+from unittest import mock
+
 import jax
 from jax.sharding import AxisType
 import numpy as np
@@ -56,6 +58,30 @@ def test_slices_lie_one_after_the_other_along_data():
 def test_slices_that_are_not_there_are_told():
   with pytest.raises(UserError, match='mesh.slices=3 does not fit: the 8'):
     make_mesh({'slices': 3})
+
+
+def chips(count, platform, kind):
+  """Devices of a pod, eight a host; JAX calls each GPU host a slice."""
+  return [mock.NonCallableMock(
+      spec=jax.Device, id=i, platform=platform, device_kind=kind,
+      process_index=i // 8, slice_index=i // 8) for i in range(count)]
+
+
+def test_hosts_with_gpus_make_one_mesh():
+  gpus = chips(32, 'gpu', 'NVIDIA H200')
+  for shape, sizes in [
+      ({'data': -1}, (32,)), ({'fsdp': -1, 'sequence': 4}, (8, 4)),
+      ({'data': 4, 'fsdp': -1}, (4, 8))]:
+    mesh = make_mesh(shape, gpus[::-1])
+    assert mesh.devices.shape == sizes
+    # Neighbours are of one host.
+    assert [d.id for d in mesh.devices.flat] == list(range(32))
+  assert make_mesh({'slices': 4, 'fsdp': -1}, gpus).devices.shape == (4, 8)
+
+
+def test_tpu_slices_are_asked_for():
+  with pytest.raises(UserError, match='set mesh.slices to 2'):
+    make_mesh({'fsdp': -1}, chips(16, 'tpu', 'TPU v5p'))
 
 
 def test_one_process_reads_the_whole_batch():

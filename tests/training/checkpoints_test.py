@@ -248,7 +248,7 @@ def test_in_a_hurry_nothing_is_read_back_first(toy, tmp_path, monkeypatch):
   run, read = Run(toy, tmp_path), []
   monkeypatch.setattr(
       'sana_jax.training.checkpoints._part_of',
-      lambda checkpoint, meant: read.append(checkpoint.name) or (
+      lambda checkpoint, _, meant: read.append(checkpoint.name) or (
           meant['about']['state'], None))
   with Checkpoints(tmp_path, CONFIG) as checkpoints:
     state = run.init(jax.random.key(1))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from sana_jax.data import pipeline
 from sana_jax.sharding.activations import constrain
-from sana_jax.sharding.mesh import make_mesh
+from sana_jax.sharding.mesh import make_mesh, whole
 from sana_jax.training.loop import train
 
 
@@ -27,8 +27,9 @@ class Toy:
   name = 'toy'
   rules = [('.*/kernel', (None, 'fsdp')), ('.*/bias', ())]
 
-  def __init__(self, poison=()):
+  def __init__(self, poison=(), width=32):
     """`poison`: the rows of the data set that are NaN."""
+    self.width = width
     rng = np.random.default_rng(0)
     self.frozen = {'target': rng.normal(size=(16, 8)).astype(np.float32)}
     self.rows = rng.normal(size=(256, 16)).astype(np.float32)
@@ -37,9 +38,9 @@ class Toy:
   def init(self, rng):
     one, two = jax.random.split(rng)
     return {
-        'in': {'kernel': .2 * jax.random.normal(one, (16, 32)),
-               'bias': jnp.zeros(32)},
-        'out': {'kernel': .2 * jax.random.normal(two, (32, 8)),
+        'in': {'kernel': .2 * jax.random.normal(one, (16, self.width)),
+               'bias': jnp.zeros(self.width)},
+        'out': {'kernel': .2 * jax.random.normal(two, (self.width, 8)),
                 'bias': jnp.zeros(8)}}
 
   def loss(self, params, frozen, batch, rngs):
@@ -61,13 +62,19 @@ class Toy:
             num_threads=2, prefetch_buffer_size=8)))
 
   def pictures(self, params, step):
-    kernel = np.asarray(params['in']['kernel'])
+    kernel = whole(_split(params['in']['kernel']))
     return Image.fromarray(np.uint8(kernel.clip(0, 1) * 255))
 
   def export(self, params, folder):
     np.savez(str(folder / 'model.npz'), **{
-        f'{layer}_{name}': x for layer in params
+        f'{layer}_{name}': np.asarray(_split(x)) for layer in params
         for name, x in params[layer].items()})
+
+
+@jax.jit
+def _split(x):
+  """As models lay out what they compute, over all processes' devices."""
+  return constrain(x, 'batch', *[None] * (x.ndim - 1))
 
 
 class Sharded(Toy):
@@ -130,5 +137,5 @@ def start(arguments):
 
 if __name__ == '__main__':
   settings = start(sys.argv[2:])
-  shards = settings.pop('shards', None)
-  run(sys.argv[1], Sharded(shards) if shards else None, **settings)
+  shards, width = settings.pop('shards', None), settings.pop('width', 32)
+  run(sys.argv[1], Sharded(shards) if shards else Toy(width=width), **settings)

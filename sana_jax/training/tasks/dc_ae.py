@@ -26,6 +26,7 @@ from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.lpips import LPIPS
 from sana_jax.optim import freezing
 from sana_jax.sharding import tables
+from sana_jax.sharding.mesh import whole
 from sana_jax.training.tasks import adversarial, common
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
@@ -138,7 +139,7 @@ class AutoencoderTask:
     """Originals beside their reconstructions."""
     del step
     images = self._first(12)
-    output = np.asarray(self._decode(params, images), np.float32)
+    output = whole(self._decode(params, images)).astype(np.float32)
     output = np.uint8(np.round(np.clip(output * .5 + .5, 0, 1) * 255))
     pairs = [tile for pair in zip(images, output) for tile in pair]
     return contact_sheet(

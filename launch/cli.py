@@ -1,6 +1,7 @@
 """sana-jax: train, sample, evaluate and prepare data, by one command.
 
-Bad input ends with one sentence and exit code 2; nothing is half-written.
+Bad input ends with one sentence and exit code 2, what may pass by itself with
+one and 75; nothing is half-written.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return run(argv)
   except UserError as e:
-    return fail(str(e))
+    return fail(str(e), e.exit_code)
   except OSError as e:
     if e.errno in _FULL:
       return fail(f'No space is left to write {e.filename or "a file"} '
@@ -106,10 +107,10 @@ def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
   return parser, mine
 
 
-def fail(message: str) -> int:
-  """Says what was wrong; the exit code of a user's mistake."""
+def fail(message: str, exit_code: int = UserError.exit_code) -> int:
+  """Says what was wrong; returns the exit code."""
   print(f'sana-jax: error: {message}', file=sys.stderr)
-  return 2
+  return exit_code
 
 
 if __name__ == '__main__':

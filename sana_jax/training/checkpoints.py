@@ -15,7 +15,7 @@ is read back, a part by each process, and compared: only then are older ones
 deleted. It is compared once more when it is restored.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent import futures
 import contextlib
 import json
@@ -26,17 +26,15 @@ from absl import logging
 from etils import epath
 import grain
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
-from jaxtyping import UInt32
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sana_jax.errors import UserError
+from sana_jax.errors import Trouble, UserError
 from sana_jax.training import saved
 from sana_jax.training.state import TrainState
-from sana_jax.training.workdir import meet
+from sana_jax.training.workdir import gather, meet
 from sana_jax.typing import Array, PyTree
 
 
@@ -225,7 +223,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _errors(self, doing: str):
-    """Failures of the disk, whatever their type, as one sentence."""
+    """Failures of the disk or of another host, as one sentence."""
     failure = None
     try:
       yield
@@ -236,7 +234,7 @@ class Checkpoints:
     if failure is not None:
       step = self.latest_step()
       intact = 'nothing is saved' if step is None else f'step {step} is intact'
-      raise UserError(
+      raise Trouble(
           f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
           'see to space and permissions there and start again, or choose '
           'another --workdir.')
@@ -261,14 +259,6 @@ def data_checksum(batches: grain.DatasetIterator) -> int:
   """A checksum of the iterator's place."""
   state = json.dumps(batches.get_state(), sort_keys=True)
   return zlib.crc32(state.encode())
-
-
-def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
-  """As many numbers of every process."""
-  numbers = np.asarray(numbers, np.uint32)
-  if jax.process_count() == 1:
-    return numbers[None]
-  return multihost_utils.process_allgather(numbers)
 
 
 def _part_of(checkpoint, leaves, meant=None):

@@ -25,14 +25,9 @@ import ml_collections
 import numpy as np
 import safetensors
 
-from sana_jax.training.checkpoints import (
-  brief,
-  checksums,
-  data_checksum,
-  gather,
-)
+from sana_jax.training.checkpoints import brief, checksums, data_checksum
 from sana_jax.training.state import TrainState
-from sana_jax.training.workdir import meet
+from sana_jax.training.workdir import gather, meet
 
 _KEPT = 2  # A killed process may be a step behind the others.
 

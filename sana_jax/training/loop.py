@@ -23,7 +23,7 @@ from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import alone, batch_rows, check_batch, whole
-from sana_jax.training import initial, phases, pictures
+from sana_jax.training import agreement, initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
@@ -63,6 +63,7 @@ def train(
       param_dtype=config.param_dtype, trainable=config.trainable)
   initial.check(config, task, workdir)
   workdir = claim(workdir, config, FREE_KEYS)
+  agreement.check(workdir, task)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)
 

@@ -73,7 +73,8 @@ class Task(Objective, Protocol):
   `frozen` holds the arrays that the loss needs and nobody trains (an encoder,
   cached embeddings). They are an argument of the compiled step and not
   constants in it. A leaf that already is a jax.Array on the run's mesh stays
-  as it lies; all others are replicated.
+  as it lies; all others are replicated. `records`, where a task has them, is
+  what its batches are drawn from, see agreement.py.
   """
 
   name: str

@@ -1,6 +1,7 @@
 """The folder of one run, on a local disk or a bucket (`gs://...`).
 
     config.json      what the run is; a second run with another one is refused
+    records.json     what its data were, see agreement.py
     run_id           names its folder in config.checkpoint_cache
     checkpoints/     training state, see checkpoints.py
     metrics.jsonl    one object a log interval, see reporting.py
@@ -10,7 +11,7 @@
     model/           the trained model, once the run is done
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 import contextlib
 import json
 import os
@@ -23,10 +24,12 @@ from etils import epath
 import fsspec
 import jax
 from jax.experimental import multihost_utils
+from jaxtyping import UInt32
 import ml_collections
+import numpy as np
 
 from sana_jax import config as rules
-from sana_jax.errors import UserError
+from sana_jax.errors import Trouble, UserError
 
 
 def claim(
@@ -103,7 +106,8 @@ def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    raise UserError(
+    kind = Trouble if is_remote(path) else UserError
+    raise kind(
         f'Writing {path} failed ({error.strerror or error}); see to space and '
         f'permissions there and start again, or choose another {flag}.'
     ) from error
@@ -179,6 +183,14 @@ def meet(where: str) -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(where)
+
+
+def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
+  """As many numbers of every process."""
+  numbers = np.asarray(numbers, np.uint32)
+  if jax.process_count() == 1:
+    return numbers[None]
+  return multihost_utils.process_allgather(numbers)
 
 
 def _differences(theirs: Any, ours: Any, free: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sana_jax.errors import Trouble
 from sana_jax.launch import cli as commands
 from sana_jax.version import __version__
 
@@ -50,6 +51,16 @@ def test_the_version_is_told(capsys):
 ])
 def test_a_bad_command_line_is_one_sentence(argv, said, refused):
   assert said in refused(*argv)
+
+
+def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(
+    monkeypatch, capsys):
+  def trouble(argv):
+    raise Trouble('The bucket does not answer.')
+  monkeypatch.setattr(commands, 'run', trouble)
+  assert commands.main(['train']) == 75
+  assert capsys.readouterr().err == (
+    'sana-jax: error: The bucket does not answer.\n')
 
 
 def test_a_process_ends_with_2_and_no_traceback(process):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from sana_jax.errors import UserError
+from sana_jax.errors import Trouble, UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import saved
 from sana_jax.training.checkpoints import Checkpoints, checksums
@@ -198,7 +198,7 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
 
   task.pictures = fill_disk
   try:
-    with pytest.raises(UserError, match='failed .* step 4 is intact: see to'):
+    with pytest.raises(Trouble, match='failed .* step 4 is intact: see to'):
       toy.run(tmp_path / 'cut', task, log_every_steps=100)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

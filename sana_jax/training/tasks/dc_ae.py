@@ -27,6 +27,7 @@ from sana_jax.models.lpips import LPIPS
 from sana_jax.optim import freezing
 from sana_jax.sharding import tables
 from sana_jax.sharding.mesh import whole
+from sana_jax.training.agreement import Records
 from sana_jax.training.tasks import adversarial, common
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
@@ -55,6 +56,7 @@ class AutoencoderTask:
         f"autoencoder's compression, {self.module.compression}.")
     self._check(config)
     self._source = common.open_data(config.data)
+    self.records = Records(len(self._source))
     self._decode = jax.jit(lambda params, x: self.module.apply(
       autoencoder(params), common.to_signed(x)))
     self._encode = jax.jit(lambda params, x: self.module.apply(

@@ -23,7 +23,7 @@ from sana_jax.inference.images import contact_sheet
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import tables
-from sana_jax.training import encoders, inputs
+from sana_jax.training import agreement, encoders, inputs
 from sana_jax.training.levels import by_level
 from sana_jax.training.state import Metrics
 from sana_jax.training.tasks import common, exports
@@ -98,6 +98,7 @@ class SanaTask:
       caption_channels=text_encoder.width)
     self._inputs = inputs.make(config, workdir, mesh)
     self.frozen = self._inputs.frozen
+    self.records = agreement.of_buckets(self._inputs.members)
 
   def init(self, rng: PRNGKeyArray) -> Params:
     return folders.transformer_init(self.module)(rng)

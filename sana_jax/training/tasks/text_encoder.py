@@ -14,6 +14,7 @@ own token and the seven before it, through matrices that training drops.
 
 from collections.abc import Sequence
 import pathlib
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from sana_jax.models.gemma2 import Gemma2
 from sana_jax.sharding import tables
 from sana_jax.text import prompts
 from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training.agreement import Records
 from sana_jax.training.tasks import common
 from sana_jax.typing import Array, Keys, Params, PRNGKeyArray, PyTree
 from sana_jax.weights import folder as folders
@@ -63,6 +65,8 @@ class TextEncoderTask:
     self._source = PackedCaptions(
       self.tokenizer, captions, config.text.length, config.text.examples,
       config.seed)
+    self.records = Records(
+      len(captions), zlib.crc32('\n'.join(captions).encode()))
 
   def init(self, rng: PRNGKeyArray) -> Params:
     tokens, width = jnp.zeros((1, 2), int), self.module.width

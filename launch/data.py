@@ -119,7 +119,7 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
                     "what is cached are the inputs of the task 'sana'.")
   devices.configure(args.cpu_devices)
   if args.distributed is not None:
-    join(args.distributed)
+    join(args.distributed, asks_to_stop=False)
   from sana_jax.launch import terminal
   from sana_jax.training import caching
   terminal.show_logs()

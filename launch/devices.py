@@ -31,12 +31,16 @@ def meeting(value: str) -> tuple[str, int, int]:
   return match[1], int(match[2]), int(match[3])
 
 
-def join(processes: tuple = ()) -> None:
+def join(processes: tuple = (), asks_to_stop: bool = True) -> None:
   """Finds the other processes; UserError if there are none.
 
   `processes` is the address of the first, their number and this one's index.
+  Who `asks_to_stop` hears of a SIGTERM to any of them, as a training loop does;
+  else it ends the process at once, as usual.
   """
   import jax
+  if not asks_to_stop:
+    jax.config.update('jax_enable_preemption_service', False)
 
   from sana_jax.launch.config_files import brief
   try:

@@ -78,8 +78,7 @@ def train(
     cache = use(LocalCache(workdir, config))
     state = restore(shapes, batches, checkpoints, cache) or init(
         init_rng, initial.given(config.init_from, task, mesh))
-    start = int(state.step)
-    check_start(start, config.num_steps, workdir)
+    check_start(start := int(state.step), config.num_steps, workdir)
     watch = use(Watch(
         workdir, config, task, shapes.params, mesh, traced_steps))
     report = use(Report(

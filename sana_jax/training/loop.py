@@ -98,8 +98,9 @@ def train(
       stop = asked_to_stop(step)
       whole = due(step, config.checkpoint_every_steps, config.num_steps) or stop
       if whole or cache.due(step):
-        # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.flush):
+          # Lines up to a saved step are never written again.
+          report.sync()
           save(step, state, batches, checkpoints, cache, whole, stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):

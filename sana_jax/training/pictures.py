@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from sana_jax.training.reporting import read_lines
+from sana_jax.training.lines import read_lines
 from sana_jax.training.workdir import write_atomically
 
 

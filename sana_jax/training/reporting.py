@@ -3,13 +3,10 @@
 `Report` takes each step's metrics as they leave the device and looks at them
 one step later, when they are there: the host neither waits for the newest step
 nor runs further ahead (XLA's CPU collectives hang with dozens in flight).
-metrics.jsonl has one object a log interval; after a restart the lines beyond
-the restored step are dropped, so that each step stands there once.
 """
 
 from collections.abc import Callable, Mapping
 import contextlib
-import json
 import math
 import sys
 import time
@@ -27,12 +24,8 @@ from tqdm import tqdm
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import alone
 from sana_jax.training import levels
+from sana_jax.training.lines import Lines
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import (
-  is_remote,
-  write_atomically,
-  writing,
-)
 from sana_jax.typing import PyTree
 
 _SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
@@ -40,7 +33,7 @@ _RATES = 1024  # Learning rates that are computed together.
 
 
 class Report:
-  """Call it with `(step, metrics)` after each step; `flush` before a save."""
+  """Call it with `(step, metrics)` after each step; `sync` before a save."""
 
   def __init__(
       self, workdir: epath.Path, config: ml_collections.ConfigDict,
@@ -51,8 +44,7 @@ class Report:
     self._config, self._schedule = config, schedule
     self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
-    self._lines = workdir / 'metrics.jsonl'
-    self._board = self._pending = None
+    self._lines = self._board = self._pending = None
     self._rates = {}  # Of the last _RATES updates that were asked for.
     self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
@@ -61,7 +53,8 @@ class Report:
         '{postfix}',
         disable=not (self._primary and sys.stderr.isatty()))
     if self._primary:
-      self._rate.before = keep_lines(self._lines, start)
+      self._lines = Lines(workdir / 'metrics.jsonl', start)
+      self._rate.before = self._lines.seconds
       self._board = _tensorboard(workdir)
 
   def __enter__(self):
@@ -70,9 +63,11 @@ class Report:
   def __exit__(self, kind, *_):
     try:
       if kind is None:
-        self.flush()
+        self.sync()
     finally:
       self._bar.close()
+      if self._lines is not None:
+        self._lines.close()
       if self._board is not None:
         self._board.close()
 
@@ -118,6 +113,15 @@ class Report:
           'makes of it: a new --workdir, with --config.init_from and a lower '
           'optimizer.learning_rate.')
 
+  def sync(self) -> None:
+    """As `flush`, and returns when the lines of all these steps are written.
+
+    Raises UserError where they cannot be.
+    """
+    self.flush()
+    if self._lines is not None:
+      self._lines.sync()
+
   def _where_to_go_on(self) -> str:
     found = self._last_good()
     return ('no checkpoint was saved' if found is None else
@@ -151,7 +155,7 @@ class Report:
         'seconds': round(self._rate.seconds, 3)}
     # JSON knows no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
-    append(self._lines, json.dumps(line) + '\n')
+    self._lines.append(line)
     if self._board is not None:
       del line['step']
       self._board.write_scalars(
@@ -215,37 +219,6 @@ class Rate:
   def seconds_left(self) -> float:
     left = self._num_steps - self._step
     return left / self._steps_per_second if self._steps_per_second else 0.
-
-
-def keep_lines(path: epath.Path, last_step: int) -> float:
-  """Drops lines of steps after `last_step`, torn ones too; returns seconds.
-
-  These are the seconds that training had taken at the last line kept.
-  """
-  kept = [x for x in read_lines(path) if x['step'] <= last_step]
-  text = ''.join(json.dumps(x) + '\n' for x in kept)
-  write_atomically(path, text.encode())
-  return kept[-1]['seconds'] if kept else 0.
-
-
-def append(path: epath.Path, text: str) -> None:
-  """Adds to a file; one in a bucket, which cannot grow, is written anew."""
-  if is_remote(path):
-    write_atomically(path, (path.read_text() + text).encode())
-    return
-  with writing(path), path.open('a') as file:
-    file.write(text)
-
-
-def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """The objects of metrics.jsonl; a line torn by a kill is left out."""
-  lines = []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      lines.append(json.loads(line))
-    except json.JSONDecodeError:
-      logging.warning('%s has a torn line, which is left out.', path)
-  return lines
 
 
 @contextlib.contextmanager

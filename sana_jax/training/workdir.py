@@ -4,7 +4,7 @@
     records.json     what its data were, see agreement.py
     run_id           names its folder in config.checkpoint_cache
     checkpoints/     training state, see checkpoints.py
-    metrics.jsonl    one object a log interval, see reporting.py
+    metrics.jsonl    one object a log interval, see lines.py
     loss.png         the loss curve
     pictures/        sample grids
     profile/         traces, see profiler.py
@@ -171,7 +171,12 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
   """Writes all of `data` or leaves what was there; makes the folder."""
   with writing(path):
     if is_remote(path):  # There, files are whole or not at all.
-      path.write_bytes(data)
+      try:
+        path.write_bytes(data)
+      except OSError:
+        raise
+      except Exception as error:  # noqa: BLE001  gcsfs has many types.
+        raise OSError(f'{type(error).__name__}: {error}') from error
       return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.part')

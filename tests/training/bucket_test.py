@@ -5,14 +5,18 @@ they ask; nothing here has seen the real one.
 """
 
 import json
+import time
 
+from etils import epath
 import fsspec
 import jax
 import numpy as np
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.training import saved
+from sana_jax.training import lines, saved
+from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training.lines import Lines
 from sana_jax.training.tasks import exports
 from sana_jax.training.workdir import new_folder, resolve
 
@@ -68,11 +72,84 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
           if name.startswith('run/') and '/checkpoints/' not in name}
   assert ours == theirs
   assert saved.steps(resolve(RUN) / 'checkpoints') == [8, 10]
-  steps = [json.loads(line)['step'] for line in bucket[
-      'run/metrics.jsonl'][1].decode().splitlines()]
-  assert steps == [2, 4, 6, 8, 10]
+  assert steps_of(bucket, 'run/metrics.jsonl') == [2, 4, 6, 8, 10]
   assert bucket['run/model/model.npz'][1] == (
       tmp_path / 'model/model.npz').read_bytes()
+
+
+def test_lines_of_a_saved_step_are_written_before_it_is_saved(
+    bucket, toy, monkeypatch):
+  seen, save = {}, Checkpoints.save
+
+  def watched(self, step, *args, **kwargs):
+    seen[step] = steps_of(bucket, 'watched/metrics.jsonl')
+    save(self, step, *args, **kwargs)
+  monkeypatch.setattr(Checkpoints, 'save', watched)
+  toy.run('gs://bucket/watched')
+  assert seen == {4: [2, 4], 8: [2, 4, 6, 8], 10: [2, 4, 6, 8, 10]}
+
+
+def test_a_line_does_not_send_the_file(bucket):
+  many = opened('many')
+  generation = bucket['many.jsonl'][0]
+  for step in range(1, 100):
+    many.append({'step': step, 'seconds': 1.})
+  assert bucket['many.jsonl'][0] == generation
+  many.sync()
+  many.sync()
+  assert bucket['many.jsonl'][0] == generation + 1
+  assert steps_of(bucket, 'many.jsonl') == list(range(1, 100))
+  many.append({'step': 100, 'seconds': 1.})
+  many.close()
+  assert steps_of(bucket, 'many.jsonl')[-1] == 100
+  again = opened('many', 50)
+  again.append({'step': 51, 'seconds': 1.})
+  again.close()
+  assert steps_of(bucket, 'many.jsonl') == list(range(1, 52))
+
+
+def test_lines_are_sent_in_the_background_and_again_after_a_failure(
+    bucket, monkeypatch, caplog):
+  failing, write = [True, True], lines.write_atomically
+  late = opened('late', every_seconds=.01)
+
+  def flaky(path, data):
+    if failing and failing.pop():
+      raise UserError('The bucket is away.')
+    write(path, data)
+  monkeypatch.setattr(lines, 'write_atomically', flaky)
+  late.append({'step': 1, 'seconds': 1.})
+  deadline = time.monotonic() + 60
+  while not steps_of(bucket, 'late.jsonl') and time.monotonic() < deadline:
+    time.sleep(.01)
+  assert steps_of(bucket, 'late.jsonl') == [1]
+  assert caplog.text.count('in memory for now. The bucket is away.') == 2
+  late.close()
+
+
+def test_lines_that_cannot_be_sent_stop_before_a_save(bucket, monkeypatch):
+  class Away(Exception):
+    pass
+
+  def away(*_):
+    raise Away('quota')
+  stuck = opened('stuck')
+  stuck.append({'step': 1, 'seconds': 1.})
+  with monkeypatch.context() as patch:
+    patch.setattr(epath.Path('gs://x').__class__, 'write_bytes', away)
+    with pytest.raises(UserError, match='stuck.jsonl failed .Away: quota'):
+      stuck.sync()
+  stuck.close()
+  assert steps_of(bucket, 'stuck.jsonl') == [1]
+
+
+def opened(name, last_step=0, **settings):
+  return Lines(resolve(f'gs://bucket/{name}.jsonl'), last_step, **settings)
+
+
+def steps_of(bucket, name):
+  return [json.loads(line)['step']
+          for line in bucket[name][1].decode().splitlines()]
 
 
 def test_weights_are_read_from_the_bucket(finished):

@@ -14,7 +14,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.training import reporting
-from sana_jax.training.reporting import keep_lines, Report, silence
+from sana_jax.training.lines import Lines
+from sana_jax.training.reporting import Report, silence
 
 CONFIG = ml_collections.ConfigDict({
     'num_steps': 6, 'batch_size': 4, 'log_every_steps': 2,
@@ -145,7 +146,7 @@ def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   whole = [json.dumps({'step': s, 'seconds': s / 2}) for s in (2, 4, 6)]
   path.write_text('\n'.join([*whole, '{"step": 8, "lo']))
-  assert keep_lines(path, 4) == 2.
+  assert Lines(path, 4).seconds == 2.
   assert path.read_text() == ''.join(x + '\n' for x in whole[:2])
 
 

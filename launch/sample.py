@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import dataclasses
 import sys
 
-from sana_jax.errors import UserError
+from sana_jax.errors import in_memory, UserError
 from sana_jax.inference.jobs import Job, read
 from sana_jax.launch import best_of, devices, output
 from sana_jax.launch.flags import (
@@ -155,7 +155,8 @@ def run(args: argparse.Namespace) -> int:
   for problem in problems + unreadable + too_odd:
     print(f'sana-jax: {args.prompts}, {problem} It is skipped.',
           file=sys.stderr)
-  with output.folder(args.out) as out:
+  with in_memory('lower --batch-size, --height or --width, or give '
+                 '--decode=strips.'), output.folder(args.out) as out:
     made = draw(pipe, jobs, settings, args, out, scorer)
   shown = 'all' if made <= _ON_SHEET else f'the first {_ON_SHEET}'
   print(f'{made} pictures are in {out}, {shown} of them in {out / SHEET}.')

@@ -17,7 +17,7 @@ import jax
 
 from sana_jax import kernels
 from sana_jax.benchmark import device, losses, processes, training
-from sana_jax.errors import UserError
+from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.sharding.mesh import make_mesh
 
 _TRACED = 2  # Steps of a profile.
@@ -26,7 +26,6 @@ _STEPS = 3  # Of a round.
 _OPS = ('relu_linear_attention', 'glumb_conv')
 _KERNELS = {'gpu': 'mosaic_gpu', 'tpu': 'mosaic_tpu'}
 SIDES = ('off', 'on')
-_MEMORY = re.compile(r'RESOURCE_EXHAUSTED|[Oo]ut of memory|does not fit')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +193,7 @@ def records(
 def reason(said: str) -> str:
   """The last line of a traceback, and first of all that memory ran out."""
   lines = [x.strip() for x in said.splitlines() if x.strip()] or ['?']
-  if _MEMORY.search(said):
+  if is_out_of_memory(said):
     needed = re.search(r'allocat\w* ([\d.]+ ?\w+)', said)
     return 'out of memory' + (f' (allocating {needed[1]})' if needed else '')
   errors = [x for x in lines if re.match(r'[\w.]*(Error|Exception)\b', x)]

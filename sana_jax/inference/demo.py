@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sana_jax.diffusion import samplers
-from sana_jax.errors import UserError
+from sana_jax.errors import in_memory, UserError
 from sana_jax.inference import batches, images
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
@@ -118,8 +118,9 @@ def draw(
   requests = [
     Request(asked.prompt, asked.seed, k, asked.negative_prompt, asked.height,
             asked.width) for k in range(asked.num_images)]
-  (_, made), = _in_memory(lambda: list(batches.generate(
-    pipe, requests, len(requests), on_step=on_step, **settings)))
+  with in_memory('ask for a smaller size or fewer images.'):
+    (_, made), = batches.generate(
+      pipe, requests, len(requests), on_step=on_step, **settings)
   return [
     File(f'{slug(r.prompt)}-{r.seed}-{r.number}.png',
          f'seed {r.seed}, number {r.number}',
@@ -132,16 +133,6 @@ def is_cut(pipe, prompt: str) -> bool:
   _, mask = encode.tokenize(
     pipe.tokenizer, [prompt], instruction=INSTRUCTION, length=encode.LENGTH + 1)
   return bool(mask.all())
-
-
-def _in_memory(work):
-  try:
-    return work()
-  except RuntimeError as e:  # JAX's own is a subclass.
-    if 'RESOURCE_EXHAUSTED' not in str(e):
-      raise
-    raise UserError('The memory of the device does not suffice; ask for a '
-                    'smaller size or fewer images.') from e
 
 
 def _text_problems(key, value, needed=False):

@@ -10,14 +10,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sana_jax import kernels
-from sana_jax.errors import UserError
+from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.planning import buffers, cache, collectives, hlo, steps, work
 from sana_jax.planning.report import Plan
 from sana_jax.sharding import chips, topologies
 from sana_jax.sharding.mesh import make_mesh
 
-_TOO_LARGE = re.compile(
-  r'RESOURCE_EXHAUSTED|Ran out of memory|CompileTimeHbmOom|Exceeded hbm')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -86,7 +84,7 @@ def _compile(lowered, platform, folder):
     return lowered.compile(
       topologies.OPTIONS.get(platform, {}) | {'xla_dump_to': str(folder)}), ''
   except jax.errors.JaxRuntimeError as e:
-    if not _TOO_LARGE.search(str(e)):
+    if not is_out_of_memory(str(e)):
       raise UserError(f'XLA does not compile this: '
                       f'{str(e).strip().splitlines()[0]}') from e
     return None, str(e)

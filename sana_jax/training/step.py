@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import optax
 
+from sana_jax.errors import in_memory
 from sana_jax.optim import ema as averages
 from sana_jax.optim import freezing, stochastic_rounding
 from sana_jax.sharding.activations import constrain
@@ -106,6 +107,10 @@ def gradients(
       is_leaf=lambda x: isinstance(x, Levels))
 
 
+# What a user can do about a step that is too large.
+_SMALLER = (
+    'lower batch_size, raise accumulate_steps, set model.remat=full, or split '
+    'the state with --layout fsdp; `sana-jax plan` says what fits.')
 _wide = functools.partial(optax.tree.cast, dtype=jnp.float32)
 
 
@@ -158,9 +163,15 @@ class Update:
     batch = self._place(batch)
     args = state, self._frozen, batch, self._rng
     key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
-    if key not in self._compiled:
+    if key in self._compiled:
+      return self._run(key, args)
+    with in_memory(_SMALLER):
       with self._phase(phases.COMPILE):
         self._compiled[key] = self._compile(*args)
+      # What does not fit may say so only when it is awaited.
+      return jax.block_until_ready(self._run(key, args))
+
+  def _run(self, key, args):
     with jax.transfer_guard('disallow'):
       return self._compiled[key](*args)
 

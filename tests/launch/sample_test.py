@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -74,6 +75,18 @@ def test_the_same_command_writes_the_same_bytes(made, tmp_path, cli):
   assert cli(*argv, tmp_path)[0] == 0
   read = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
   assert read(tmp_path) == read(out)
+
+
+def test_a_full_device_is_told(made, tmp_path, cli, monkeypatch):
+  from sana_jax.inference.pipeline import Pipeline
+
+  def fail(*_, **__):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+  monkeypatch.setattr(Pipeline, 'draw', fail)
+  code, _, err = cli(*made[0], tmp_path / 'full')
+  assert code == 2
+  assert err.endswith('lower --batch-size, --height or --width, or give '
+                      '--decode=strips.\n')
 
 
 def test_the_batch_size_does_not_change_pictures(made, tmp_path, cli):

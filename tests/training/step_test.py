@@ -18,6 +18,7 @@ from sana_jax.sharding.mesh import (
   make_mesh,
   place_rows,
 )
+from sana_jax.training import step
 from sana_jax.training.state import plan
 from sana_jax.training.step import gradients, jit_step, replicate
 from sana_jax.training.tasks.sana import flow_loss
@@ -134,3 +135,37 @@ def test_parts_that_do_not_split_are_told():
   with pytest.raises(UserError, match='8 groups of devices x accumulate_steps=4'
                      '; set batch_size to a multiple of 32, such as 32'):
     check_batch(mesh, 48, 4)
+
+
+class Full(jax.stages.Compiled):
+  """A jitted step for which memory runs out, at once or when it runs."""
+
+  def __init__(self, fits, error):
+    self.fits, self.error = fits, error
+
+  def lower(self, *_):
+    return self
+
+  def compile(self):
+    return self if self.fits else self()
+
+  def memory_analysis(self):
+    return None
+
+  def __call__(self, *_):
+    raise self.error
+
+
+@pytest.mark.parametrize('fits', [False, True])
+def test_a_step_that_needs_too_much_memory_is_told(
+    toy, tmp_path, monkeypatch, fits):
+  full = Full(fits, jax.errors.JaxRuntimeError(
+      'RESOURCE_EXHAUSTED: Out of memory allocating 9000000 bytes.'))
+  monkeypatch.setattr(step, 'jit_step', lambda *_, **__: full)
+  with pytest.raises(UserError, match='memory of the device does not suffice; '
+                     'lower batch_size, raise accumulate_steps, .*model.remat.*'
+                     '--layout.*sana-jax plan'):
+    toy.run(tmp_path)
+  full.error = jax.errors.JaxRuntimeError('INTERNAL: something else')
+  with pytest.raises(jax.errors.JaxRuntimeError, match='something else'):
+    toy.run(tmp_path)

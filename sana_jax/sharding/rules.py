@@ -9,7 +9,8 @@ parameter cannot fall back to a silent default. Mesh axes that a mesh lacks
 count as 1, so one table serves every mesh.
 """
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Iterator, Sequence
 import math
 import re
 
@@ -36,7 +37,7 @@ def shardings(
   that lists every problem, a line each.
   """
   specs = dict(table)
-  unused = set(specs)
+  unused, sizes = set(specs), collections.defaultdict(list)
   problems = [
       f'pattern {pattern!r} stands in the table twice'
       for pattern in specs if sum(p == pattern for p, _ in table) > 1]
@@ -52,9 +53,13 @@ def shardings(
     spec = specs[hits[0]]
     problems.extend(
         f'{name} {leaf.shape}: {p}' for p in _misfits(leaf.shape, spec, mesh))
+    for size, entry in zip(leaf.shape, spec):
+      if len(axes := _axes(entry)) == 1:
+        sizes[axes[0]].append((size, name))
     return NamedSharding(mesh, _present(spec, mesh))
 
   tree = jax.tree_util.tree_map_with_path(leaf_sharding, params)
+  problems += _undivided(sizes, mesh)
   problems += [f'pattern {p!r} matches no parameter' for p in sorted(unused)]
   if problems:
     raise RuleError('\n'.join(problems))
@@ -107,9 +112,22 @@ def _misfits(
     if unknown := [a for a in axes if a not in AXES]:
       misfits.append(f'{unknown[0]!r} is no mesh axis ({", ".join(AXES)})')
     ways = math.prod(mesh.shape.get(a, 1) for a in axes)
-    if size % ways:
+    if size % ways and len(axes) > 1:  # For one axis, see _undivided.
       misfits.append(f'{size} is not divisible by {" x ".join(axes)}={ways}')
   return misfits
+
+
+def _undivided(
+    sizes: dict[str, list[tuple[int, str]]], mesh: Mesh | AbstractMesh,
+) -> Iterator[str]:
+  """For each axis that does not divide all (size, name) that it splits."""
+  for axis, split in sizes.items():
+    ways = mesh.shape.get(axis, 1)
+    if wrong := [f'{n} of {name}' for n, name in split if n % ways]:
+      more = f' and {len(wrong) - 2} more' if len(wrong) > 2 else ''
+      fits = math.gcd(ways, *(n for n, _ in split))
+      yield (f'{axis}={ways} does not divide {", ".join(wrong[:2])}{more}; set '
+             f'mesh.{axis}={fits} and mesh.data=-1')
 
 
 def _present(spec: tuple, mesh: Mesh | AbstractMesh) -> jax.P:

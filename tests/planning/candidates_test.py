@@ -39,7 +39,8 @@ def test_where_an_axis_does_not_divide_the_nearest_that_does_stands_beside(
     params):
   # The width is 2240 = 2^6 * 35.
   failed, other = made(params, fsdp=-1)
-  assert '2240 is not divisible by fsdp=256 (and ' in failed.problem
+  assert failed.problem.startswith('fsdp=256 does not divide 2240 of ')
+  assert failed.problem.endswith('set mesh.fsdp=64 and mesh.data=-1.')
   assert (other.name, other.config.mesh.data, other.config.mesh.fsdp) == (
     'mine_64', 4, 64)
 

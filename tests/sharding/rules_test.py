@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 import optax
 import pytest
 
@@ -91,12 +92,27 @@ def test_one_error_names_every_problem(mesh):
 
 
 @pytest.mark.parametrize('spec, said', [
-    (('fsdp',), '6 is not divisible by fsdp=4'),
+    (('fsdp',),
+     '^fsdp=4 does not divide 6 of w; set mesh.fsdp=2 and mesh.data=-1$'),
+    ((('data', 'fsdp'),), '6 is not divisible by data x fsdp=8'),
     ((None, 'model'), "'model' is no mesh axis"),
 ])
 def test_a_row_that_cannot_hold_is_told(mesh, spec, said):
   with pytest.raises(rules.RuleError, match=said):
     rules.shardings({'w': jnp.ones((6, 8))}, [('w', spec)], mesh)
+
+
+def test_an_axis_that_is_too_long_is_told_once_with_one_that_fits():
+  mesh = AbstractMesh((128,), ('fsdp',))
+  shapes = {name: jax.ShapeDtypeStruct((size, 8), jnp.float32)
+            for name, size in dict(a=2240, b=2304, c=2240, d=2240).items()}
+  with pytest.raises(rules.RuleError) as e:
+    rules.shardings(shapes, [('.', ('fsdp',))], mesh)
+  assert str(e.value) == (
+      'fsdp=128 does not divide 2240 of a, 2240 of c and 1 more; '
+      'set mesh.fsdp=64 and mesh.data=-1')
+  fits = AbstractMesh((2, 64), ('data', 'fsdp'))
+  rules.shardings(shapes, [('.', ('fsdp',))], fits)
 
 
 def test_a_row_that_stands_twice_is_told(mesh):

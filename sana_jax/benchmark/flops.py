@@ -7,7 +7,7 @@ activations and the shifted multiply-adds of depthwise convolutions, is left
 out, as is usual: about 1 % of SANA.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 import math
 from typing import Any
 
@@ -19,23 +19,30 @@ from sana_jax import kernels
 def count(f: Callable, *args: Any) -> int:
   """Of one call; arguments may be ShapeDtypeStructs, nothing is computed.
 
-  Kernels hide what they do, so that it is counted without them; JAX forgets
-  what it has traced, lest it run that. Raises ValueError for a loop whose
-  length is not known.
+  Raises ValueError for a loop whose length is not known.
+  """
+  return of_jaxpr(traced(f, *args))
+
+
+def traced(f: Callable, *args: Any):
+  """The jaxpr of a call without kernels, which hide what they do.
+
+  JAX forgets what it has traced, lest it run that.
   """
   jax.clear_caches()
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     jaxpr = jax.make_jaxpr(f)(*args).jaxpr
   jax.clear_caches()
-  return of_jaxpr(jaxpr)
+  return jaxpr
 
 
 def of_jaxpr(jaxpr) -> int:
   """Of a jaxpr and all that it calls."""
-  return sum(_of_equation(e) for e in jaxpr.eqns)
+  return sum(of_equation(e) for e in jaxpr.eqns)
 
 
-def _of_equation(e) -> int:
+def of_equation(e) -> int:
+  """Of an equation of a jaxpr, and all that it calls."""
   name, params = e.primitive.name, e.params
   if name == 'dot_general':
     (contract, _), _ = params['dimension_numbers']
@@ -50,7 +57,7 @@ def _of_equation(e) -> int:
     return params['length'] * of_jaxpr(params['jaxpr'].jaxpr)
   if name == 'cond':
     return max(of_jaxpr(branch.jaxpr) for branch in params['branches'])
-  inner = sum(of_jaxpr(j) for j in _jaxprs(params))
+  inner = sum(of_jaxpr(j) for j in called(params))
   if name == 'while' and inner:
     raise ValueError('A while loop with products: its length is not known.')
   return inner
@@ -60,7 +67,7 @@ def _size(variable) -> int:
   return math.prod(variable.aval.shape)
 
 
-def _jaxprs(params):
+def called(params: Mapping[str, Any]) -> Iterator:
   """The jaxprs among an equation's parameters."""
   for key, value in params.items():
     if key == 'jvp_jaxpr_fun' or key.startswith(('fwd', 'bwd')):

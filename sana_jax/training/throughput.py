@@ -2,12 +2,14 @@
 
     step seconds = from the end of one step to the end of the next, less what
                    saving, drawing, compiling and profiling took of it
-    model FLOP/s = 3 x the products of the loss / step seconds / chips
+    model FLOP/s = the products of the loss and its gradient
+                   / step seconds / chips
     MFU          = model FLOP/s / the chip's dense bf16 peak
 
-A step takes three times its forward pass, whatever remat computes again. A step
-has ended when its metrics have reached the host, which is one step late, so
-that these are times of the devices and not of handing them work.
+Where all trains, a step takes three times its forward pass; where something is
+frozen, less (see gradient_flops.py). What remat computes again does not count.
+A step has ended when its metrics have reached the host, which is one step late,
+so that these are times of the devices and not of handing them work.
 """
 
 import collections
@@ -22,7 +24,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from sana_jax import kernels
-from sana_jax.benchmark import device, flops
+from sana_jax.benchmark import device, flops, gradient_flops
+from sana_jax.optim import freezing
 from sana_jax.training import phases
 from sana_jax.training.phases import Phases
 from sana_jax.training.state import Objective
@@ -105,11 +108,15 @@ class Work:
 
   def __init__(
       self, task: Objective, params: Params, batch_size: int,
-      phase: Callable = contextlib.nullcontext,
+      phase: Callable = contextlib.nullcontext, trainable: str = '',
   ):
-    """`params` may be ShapeDtypeStructs; `batch_size` is of all processes."""
+    """`params` may be ShapeDtypeStructs; `batch_size` is of all processes.
+
+    `trainable` are the patterns of what trains: see freezing.py.
+    """
     self._task, self._batch_size, self._phase = task, batch_size, phase
-    self._params, self._frozen = shapes_of((params, task.frozen))
+    params, self._frozen = shapes_of((params, task.frozen))
+    self._trained, self._still = freezing.split(params, trainable)
     self._known = {}
 
   def __call__(self, batch: PyTree) -> int | None:
@@ -126,18 +133,25 @@ class Work:
     keys = jax.eval_shape(
         lambda: jax.random.split(jax.random.key(0), self._batch_size))
     try:
-      return 3 * _forward_flops(
-          self._task.loss, self._params, self._frozen, whole, keys)
+      jaxpr = _traced(
+          self._loss, self._trained, self._still, self._frozen, whole, keys)
+      count = len(jax.tree.leaves(self._trained))
+      return gradient_flops.of_training(
+          jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)])
     except ValueError as error:
       logging.warning('Model FLOP/s and MFU are not reported: %s', error)
       return None
 
 
-def _forward_flops(*call):
+  def _loss(self, trained, still, *args):
+    return self._task.loss(freezing.join(trained, still), *args)
+
+
+def _traced(f, *args):
   if all(op.is_plain for op in kernels.OPS.values()):
     # Nothing is hidden, so that JAX need not forget what it has traced.
-    return flops.of_jaxpr(jax.make_jaxpr(call[0])(*call[1:]).jaxpr)
-  return flops.count(*call)
+    return jax.make_jaxpr(f)(*args).jaxpr
+  return flops.traced(f, *args)
 
 
 def shapes_of(tree: PyTree) -> PyTree:

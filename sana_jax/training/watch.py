@@ -39,7 +39,7 @@ class Watch(contextlib.ExitStack):
     self.phase = Phases()
     self.profile = Profiler(workdir / 'profile', self.phase, traced_steps)
     self._work = throughput.Work(
-        task, params, config.batch_size, self.phase)
+        task, params, config.batch_size, self.phase, config.trainable)
     self._speed = throughput.of_run(self.phase, mesh, config.batch_size)
     self._levels = levels.Accumulated()
     self._stall_seconds = 60 * config.watch.stall_minutes

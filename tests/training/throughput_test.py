@@ -136,14 +136,24 @@ def test_steps_under_way_are_counted_when_they_end():
   assert run.speed.line()['model_tflops_per_second_per_chip'] == 2.5
 
 
-def test_a_step_takes_three_times_the_products_of_the_loss(toy):
+def test_a_step_has_the_products_of_the_loss_and_its_gradient(toy):
   task = toy.Toy()
   params = jax.eval_shape(task.init, jax.random.key(0))
   work = Work(task, params, batch_size=64)
-  # This process has a quarter of the rows. Of the products the target's is
-  # one: 16 x 8, then 16 x 32 and 32 x 8.
+  # This process has a quarter of the rows. The target's product, 16 x 8, has
+  # no gradient; 16 x 32 has that of its weights, 32 x 8 that of its input too.
   batch = {'x': task.rows[:16]}
-  assert work(batch) == 3 * 2 * 64 * (16 * 8 + 16 * 32 + 32 * 8)
+  assert work(batch) == 2 * 64 * (16 * 8 + 2 * 16 * 32 + 3 * 32 * 8)
+
+
+def test_what_does_not_train_has_no_gradient_to_count(toy):
+  task = toy.Toy()
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  flops = lambda trainable: Work(
+      task, params, 64, trainable=trainable)({'x': task.rows[:16]})
+  assert flops('out/.*') == 2 * 64 * (16 * 8 + 16 * 32 + 2 * 32 * 8)
+  # Through the last layer goes the gradient of the first.
+  assert flops('in/.*') == 2 * 64 * (16 * 8 + 2 * 16 * 32 + 2 * 32 * 8)
 
 
 def test_each_shape_is_counted_once(toy):
@@ -152,7 +162,8 @@ def test_each_shape_is_counted_once(toy):
       calls.append(batch['x'].shape), batch['x'] @ batch['x'].T)[1]
   work = Work(task, {}, batch_size=4)
   for width in (3, 5, 3, 5):
-    assert work({'x': jnp.zeros((4, width))}) == 3 * 2 * 4 * 4 * width
+    # Of data alone: nothing trains.
+    assert work({'x': jnp.zeros((4, width))}) == 2 * 4 * 4 * width
   assert calls == [(4, 3), (4, 5)]
 
 

@@ -98,9 +98,8 @@ def train(
       stop = asked_to_stop(step)
       whole = due(step, config.checkpoint_every_steps, config.num_steps) or stop
       if whole or cache.due(step):
-        with watch.pause(phases.SAVE, report.flush):
-          # Lines up to a saved step are never written again.
-          report.sync()
+        # Lines up to a saved step are never written again.
+        with watch.pause(phases.SAVE, report.sync if whole else report.flush):
           save(step, state, batches, checkpoints, cache, whole, stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):

@@ -142,7 +142,6 @@ class Work:
       logging.warning('Model FLOP/s and MFU are not reported: %s', error)
       return None
 
-
   def _loss(self, trained, still, *args):
     return self._task.loss(freezing.join(trained, still), *args)
 

@@ -29,7 +29,7 @@ from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
 from sana_jax.typing import Float, Int
 
-_NAMES = ('*.array_record*', '*.arrayrecord*')
+NAMES = ('*.array_record*', '*.arrayrecord*')
 # What array_record and msgpack raise for damaged bytes.
 _DAMAGED = (*DAMAGED, RuntimeError, AttributeError, KeyError, TypeError,
             msgpack.UnpackException)
@@ -55,7 +55,7 @@ class ArrayRecordSource:
                       'a disk only; mount or copy them, or use Parquet or tars '
                       'there.')
     self._size, self._cache = size, cache
-    self._files = files.expand(path, _NAMES)
+    self._files = files.expand(path, NAMES)
     if not self._files:
       raise UserError(f'{path} matches no file; set the data path to '
                       "ArrayRecord files like 'data/*.array_record' or to "

@@ -106,14 +106,6 @@ def beneath(folder: str) -> dict[str, tuple[int, str]]:
           if (stat := _stat(name, info))}
 
 
-def around(pattern: str) -> dict[str, tuple[int, str]]:
-  """beneath() of the folder of what a pattern stands for."""
-  start = re.split(r'[*?[{]', pattern)[0]
-  if start != pattern or not is_folder(pattern):
-    start = start.rpartition('/')[0]
-  return beneath(start or '.')
-
-
 def expand(pattern: str, names: tuple[str, ...] = ()) -> dict[
     str, tuple[int, str]]:
   """The files that a pattern stands for: (size, version) by path, sorted.

@@ -47,13 +47,11 @@ class FolderSource:
     self._files = _listed(self._root)
     names = _image_names(self._root, self._files)
     self.bad = BadRecords(len(names), max_bad_fraction)
-    beside = {name: _beside(name, self._files) for name in names}
-    self._pairs = [(name, file) for name, file in beside.items() if file]
+    self._pairs = _pairs(names, self._files)
     self.bad.saw_good(len(self._pairs))
-    for name in names:
-      if not beside[name]:
-        stem = posixpath.splitext(posixpath.basename(name))[0]
-        self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
+    for name in sorted(set(names) - {name for name, _ in self._pairs}):
+      stem = posixpath.splitext(posixpath.basename(name))[0]
+      self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
     if not self._pairs:
       raise UserError(f'{self._root} holds no image with a caption; give '
                       'each image a .txt or .json file of the same name.')
@@ -106,6 +104,13 @@ class FolderSource:
       [name, *self._files[name]] for pair in self._pairs for name in pair]]
 
 
+def listing(path: str) -> dict[str, tuple[int, str]]:
+  """(size, version) of the images and their captions, by short name."""
+  found = _listed(path.rstrip('/'))
+  return {name: found[name]
+          for pair in _pairs(_image_names(path, found), found) for name in pair}
+
+
 def _listed(root):
   if not files.is_folder(root):
     raise UserError(f'{root} is not a folder; set the data path to a folder '
@@ -121,6 +126,12 @@ def _image_names(root, found):
     raise UserError(f'{root} holds no images; put {", ".join(SUFFIXES)} files '
                     'in it or set the data path to another folder.')
   return names
+
+
+def _pairs(images, found):
+  """(image, caption) of those that have one."""
+  beside = ((name, _beside(name, found)) for name in images)
+  return [(name, file) for name, file in beside if file]
 
 
 def _beside(name, found):

@@ -27,6 +27,7 @@ from sana_jax.errors import UserError
 from sana_jax.typing import Float, Int
 
 _DAMAGED = (*DAMAGED, pyarrow.ArrowException, KeyError, TypeError)
+NAMES = ('*.parquet', '**/*.parquet')  # Of the files in a folder.
 _LARGE_GROUP = 2**25  # Bytes, from which on random access is too slow.
 _KEPT_GROUPS = 8
 
@@ -93,7 +94,7 @@ class ParquetSource:
     self._size, self._cache = size, cache
     self._wanted = columns or Columns()
     self._wanted.check()
-    self._files = files.expand(path, ('*.parquet', '**/*.parquet'))
+    self._files = files.expand(path, NAMES)
     if not self._files:
       raise UserError(f'{path} matches no file; set the data path to Parquet '
                       "files like 'data/*.parquet' or to their folder.")

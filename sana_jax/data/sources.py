@@ -9,8 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from sana_jax.data import captions, filters
-from sana_jax.data.folder import FolderSource
+from sana_jax.data import captions, files, filters, folder
 from sana_jax.data.records import MAX_BAD_FRACTION
 from sana_jax.data.remembered import CACHE
 from sana_jax.data.tfds import prepared, TfdsSource
@@ -93,7 +92,7 @@ def open_source(
     case 'tfds':
       source = TfdsSource(prepared(path), split, size, cache)
     case 'folder':
-      source = FolderSource(path, size, **limits)
+      source = folder.FolderSource(path, size, **limits)
     case 'webdataset':
       from sana_jax.data.webdataset import WebDatasetSource
       source = WebDatasetSource(path, size, **limits)
@@ -110,3 +109,25 @@ def open_source(
     source, min_score=min_score, min_size_px=min_size_px,
     max_aspect_ratio=max_aspect_ratio)
   return captions.Captioned(source, rule or captions.CaptionRule(), seed)
+
+
+def listing(kind: str, path: str | os.PathLike) -> dict[str, tuple[int, str]]:
+  """(size, version) by path of the files that the source `kind` opens.
+
+  What lies among them and is not opened is left out; so are images that
+  Parquet files name by their path.
+  """
+  path = os.path.expanduser(os.fspath(path))
+  match kind:
+    case 'folder':
+      return folder.listing(path)
+    case 'webdataset':
+      from sana_jax.data import webdataset
+      return webdataset.listing(path)
+    case 'parquet':
+      from sana_jax.data import parquet
+      return files.expand(path, parquet.NAMES)
+    case 'arrayrecord':
+      from sana_jax.data import arrayrecord
+      return files.expand(path, arrayrecord.NAMES)
+  return files.expand(path, ('*.json', '*-of-*'))  # Prepared by TFDS.

@@ -138,6 +138,14 @@ class WebDatasetSource:
     return parts
 
 
+def listing(path: str) -> dict[str, tuple[int, str]]:
+  """(size, version) of the shards and their sidecars."""
+  shards, _ = _shards(path)
+  for sidecars in _beside(shards).values():
+    shards = shards | sidecars
+  return shards
+
+
 def _has_image(columns):
   return columns['image'][:, 1] > 0
 

@@ -63,6 +63,9 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
   there = fingerprints.read(out) if files.exists(path) else None
   if there is not None:
     fingerprints.compare(out, there, about)
+  elif files.expand(f'{out}/*.safetensors'):
+    raise UserError(f'{out} holds shards, but no {cache.ABOUT} that tells of '
+                    'what; remove them or choose another folder.')
   meet('about.json is read')
   if there is None:
     there = {**about, 'records': records, 'shard_records': shard_records}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sana_jax.data import cache, files
+from sana_jax.data import cache, files, sources
 from sana_jax.errors import UserError
 from sana_jax.training import encoders
 from sana_jax.training.workdir import flat
@@ -20,19 +20,24 @@ _WHOLE = 2**26  # Larger files of weights are known by their ends.
 _END = 2**20
 
 
+class OtherCache(UserError):
+  """What is there was made of other data or other models."""
+
+
 def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
   """By the config's keys; models by a digest of their files.
 
-  `data_too` adds the listing of the data's files. `shapes` follow from the
-  config alone, wherever they lie.
+  `data_too` adds the listing of the files that the source opens: a run, a cache
+  or an index may lie among them. `shapes` follow from the config alone.
   """
   data = {k: v for k, v in config.data.to_dict().items() if k not in _FREE}
   out = {'format': 1, 'data': data, 'dtype': config.dtype,
          'inputs': {'aspect_ratios': config.inputs.aspect_ratios,
                     'dtype': config.inputs.dtype}}
   if data_too and config.data.source != 'shapes':
-    listing = files.around(os.path.expanduser(config.data.path))
-    out['files of data.path'] = _digest(json.dumps(listing, sort_keys=True))
+    found = sources.listing(config.data.source, config.data.path)
+    out['files of data.path'] = _digest(json.dumps(
+      _moved_along(found), sort_keys=True))
   if config.inputs.latents == 'cached':
     out['autoencoder'] = _of_folder(
       encoders.find(config, 'autoencoder') / 'vae')
@@ -59,14 +64,21 @@ def read(path: str) -> dict[str, Any]:
 
 
 def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-  """Raises UserError if the cache was made of something else than `ours`."""
+  """Raises OtherCache if it was made of something else than `ours`."""
   theirs, ours = flat(theirs), flat(ours)
   differ = [f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
             for key, value in ours.items() if theirs.get(key) != value]
   if differ:
-    raise UserError(
+    raise OtherCache(
       f'{path} is a cache of something else: {"; ".join(differ)}. Choose '
       'another folder, or set the config back.')
+
+
+def _moved_along(listing):
+  """By names that stay the same wherever the data lies."""
+  start = os.path.commonprefix(list(listing)).rpartition('/')[0]
+  return {path[len(start):].lstrip('/'): stat
+          for path, stat in listing.items()}
 
 
 def _of_folder(folder: pathlib.Path) -> str:

@@ -8,6 +8,7 @@ encoders are the same.
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import os
 from typing import Any
 
@@ -19,16 +20,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from sana_jax.data import buckets, files, pipeline
+from sana_jax.data import buckets, cache, files, pipeline
 from sana_jax.data.cache import CachedSource
 from sana_jax.data.order import Bucketed
 from sana_jax.data.records import BadRecord
 from sana_jax.data.sources import Source
-from sana_jax.errors import UserError
 from sana_jax.text import encode
 from sana_jax.training import caching, encoders, fingerprints
+from sana_jax.training.checkpoints import gather
 from sana_jax.training.tasks import common
-from sana_jax.training.workdir import meet, resolve
+from sana_jax.training.workdir import meet, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
 
@@ -144,25 +145,46 @@ def _open_cache(config, workdir) -> CachedSource:
       path, fingerprints.read(path), fingerprints.of(config, data_too=False))
   else:
     path = os.fspath(resolve(workdir) / 'encoded')
-    _drop_if_other(path, config)
+    _set_aside_if_other(path, config)
     caching.make(config, path)
   return CachedSource(
     path, common.caption_rule(config.data), want=[
       name for name in ('latents', 'text') if config.inputs[name] == 'cached'])
 
 
-def _drop_if_other(path, config):
-  """Removes the run's own cache if it is of other data or other models."""
-  try:
-    if files.exists(path):
-      fingerprints.compare(
-        path, fingerprints.read(path), fingerprints.of(config))
-  except UserError as error:
-    logging.info('The cache is made anew: %s', error)
-    meet('every process has seen it')
+def _set_aside_if_other(path, config):
+  """Makes place for the run's own cache if it is of other data or models."""
+  # One process decides for all: they meet here only if it is another one.
+  if gather([jax.process_index() == 0 and _is_other(path, config)])[0, 0]:
     if jax.process_index() == 0:
-      files.remove(path)
-    meet('it is removed')
+      with writing(path):
+        _set_aside(path)
+    meet('the other cache is set aside')
+
+
+def _is_other(path, config):
+  """Whether it surely is; what cannot be read or found is told instead."""
+  if not files.exists(f'{path}/{cache.ABOUT}'):
+    return False
+  there, ours = fingerprints.read(path), fingerprints.of(config)
+  try:
+    fingerprints.compare(path, there, ours)
+  except fingerprints.OtherCache as error:
+    logging.warning('The cache is made anew: %s', error)
+    return True
+  return False
+
+
+def _set_aside(path):
+  """Renames a folder of a disk, as it took hours to make; removes others."""
+  if files.is_remote(path):
+    files.remove(path)
+    return
+  aside = next(name for i in itertools.count(1)
+               if not os.path.exists(name := f'{path}.{i}'))
+  os.rename(path, aside)
+  logging.warning('The cache that was there is now %s; remove it if it is of '
+                  'no use.', aside)
 
 
 def _images(config, mesh):

@@ -73,14 +73,6 @@ def test_links_are_what_they_point_to(tmp_path):
     assert stat == of_file
 
 
-@pytest.mark.parametrize('place', ['memory', 'disk'])
-@pytest.mark.parametrize('pattern', ['a', 'a/*.tar', 'a/{0,1}.tar', 'a/x.json'])
-def test_sidecars_are_around_what_a_pattern_stands_for(
-    place, pattern, request):
-  assert list(files.around(request.getfixturevalue(place) + pattern)) == [
-    '0.tar', '1.tar', 'b/2.tar', 'x.json']
-
-
 @pytest.mark.parametrize('pattern, parts', [
   ('a', ['a']), ('a{b,c}d', ['abd', 'acd']),
   ('{8..10}', ['8', '9', '10']), ('{008..010}', ['008', '009', '010']),

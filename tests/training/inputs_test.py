@@ -1,13 +1,17 @@
 """Cached or encoded in the step: the same batches, losses and gradients."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sana_jax.data import cache, files
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training import caching, inputs, tasks
+from sana_jax.training import caching, fingerprints, inputs, tasks
 
 
 def settings(latents, text):
@@ -110,3 +114,86 @@ def test_a_cache_in_half_precision_is_near(small, folder, cached, tmp_path):
   assert found.source[0]['latents'].dtype == jnp.bfloat16
   for (_, want, _), (_, got, _) in zip(cached, steps(half, tmp_path, 2)):
     assert got == pytest.approx(want, rel=2e-2)
+
+
+@pytest.fixture
+def run(small, folder, whole, tmp_path):
+  """(config, its workdir) of a run with a cache of its own."""
+  images = shutil.copytree(folder, tmp_path / 'images')
+  config = small(images)
+  own = shutil.copytree(whole, tmp_path / 'run/encoded')
+  (own / cache.ABOUT).write_text(json.dumps({
+    **fingerprints.of(config), 'records': 30, 'shard_records': 8}))
+  return config, tmp_path / 'run'
+
+
+def contents(path):
+  return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
+    run, folder, monkeypatch, tmp_path):
+  config, workdir = run
+  before = contents(workdir / 'encoded')
+  read = files.read
+
+  def fails(path, *places):
+    if path.endswith(cache.ABOUT):
+      raise OSError('503')
+    return read(path, *places)
+  monkeypatch.setattr(files, 'read', fails)
+  with pytest.raises(UserError, match='cannot be read: 503'):
+    inputs.make(config, workdir)
+  monkeypatch.setattr(files, 'read', read)
+  (tmp_path / 'images').rename(tmp_path / 'elsewhere')
+  with pytest.raises(UserError, match='images is not a folder'):
+    inputs.make(config, workdir)
+  (tmp_path / 'elsewhere').rename(tmp_path / 'images')
+  inputs.make(config, workdir)
+  assert contents(workdir / 'encoded') == before
+  assert [p.name for p in workdir.iterdir()] == ['encoded']
+
+
+def test_a_run_s_own_cache_of_other_data_is_set_aside(run, tmp_path):
+  config, workdir = run
+  before = contents(workdir / 'encoded')
+  (tmp_path / 'images/03.json').write_text('{"prompt": "another"}')
+  inputs.make(config, workdir)
+  assert contents(workdir / 'encoded.1') == before
+  assert contents(workdir / 'encoded') != before
+
+
+def test_shards_that_nothing_tells_of_are_not_taken(run):
+  config, workdir = run
+  (workdir / 'encoded' / cache.ABOUT).unlink()
+  with pytest.raises(UserError, match='holds shards, but no about.json'):
+    inputs.make(config, workdir)
+
+
+@pytest.mark.parametrize('source, path, names', [
+  ('folder', '', ['a.png', 'a.txt']),
+  ('webdataset', '*.tar', ['a.tar', 'a_more.json']),
+  ('webdataset', '', ['a.tar', 'a_more.json']),
+  ('parquet', '', ['a.parquet']), ('arrayrecord', '', ['a.array_record']),
+  ('tfds', '', ['a.json', 'a-00000-of-00001'])])
+def test_a_fingerprint_is_of_what_the_source_opens(
+    source, path, names, small, tmp_path):
+  here = tmp_path / 'here'
+  here.mkdir()
+  for name in names:
+    (here / name).write_text('x')
+  config = small(here / path, **{'data.source': source})
+  before = fingerprints.of(config)
+  for inside in ('run/metrics.jsonl', 'run/pictures/1.png', 'index/x.npz',
+                 'run/encoded/00000.safetensors'):
+    (here / inside).parent.mkdir(parents=True, exist_ok=True)
+    (here / inside).write_text('x')
+  assert fingerprints.of(config) == before
+  moved = shutil.copytree(here, tmp_path / 'moved')
+  assert fingerprints.of(
+    small(moved / path, **{'data.source': source})) == before
+  for name in names:
+    (moved / name).write_text('changed')
+    after = fingerprints.of(small(moved / path, **{'data.source': source}))
+    assert after != before
+    before = after

@@ -147,7 +147,7 @@ def numbers(named: Mapping[str, Any]) -> dict[str, float]:
   for name, value in named.items():
     try:
       out[str(name)] = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
       continue
   return {name: value for name, value in out.items() if np.isfinite(value)}
 

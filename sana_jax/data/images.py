@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent import futures
 import io
 import os
+import pathlib
 
 import numpy as np
 from PIL import Image as PilImage
@@ -13,19 +14,41 @@ from sana_jax.typing import Image, Int
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 # What Pillow and the standard library raise for damaged files.
-DAMAGED = (OSError, ValueError, EOFError, SyntaxError,
-           PilImage.DecompressionBombError, PilImage.DecompressionBombWarning)
+DAMAGED = (OSError, ValueError, EOFError, SyntaxError, RecursionError,
+           OverflowError)
 HEADER_BYTES = 2**16  # Holds the size, but behind the largest EXIF blocks.
 _ORIENTATION = 0x0112
+_FLIP = PilImage.Transpose
+_TURNS = {2: _FLIP.FLIP_LEFT_RIGHT, 3: _FLIP.ROTATE_180,
+          4: _FLIP.FLIP_TOP_BOTTOM, 5: _FLIP.TRANSPOSE, 6: _FLIP.ROTATE_270,
+          7: _FLIP.TRANSVERSE, 8: _FLIP.ROTATE_90}
 _THREADS = 16  # Reading headers waits for the disk or the network.
 
 
 def read_image(
   file: str | os.PathLike | bytes, size: int | None = None
 ) -> Image:
-  """Pixels of an encoded image, `size` a side; transparent parts are white."""
-  with _opened(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-    image = ImageOps.exif_transpose(opened)
+  """Pixels of an encoded image, `size` a side; transparent parts are white.
+
+  Raises ValueError for a damaged one.
+  """
+  data = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
+  try:
+    return _decoded(data, size)
+  except PilImage.UnidentifiedImageError as error:
+    raise ValueError('it is no image of a known format') from error
+  # Decoders trip over damaged bytes in any way.
+  except Exception as error:  # noqa: BLE001
+    raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _decoded(data, size):
+  with PilImage.open(io.BytesIO(data)) as image:
+    image.load()
+    # ImageOps.exif_transpose writes the EXIF anew, which may be damaged.
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    if turn is not None:
+      image = image.transpose(turn)
     if image.has_transparency_data:
       image = image.convert('RGBA')
       white = PilImage.new('RGBA', image.size, 'white')
@@ -36,13 +59,6 @@ def read_image(
   return np.asarray(image)
 
 
-def _opened(file):
-  try:
-    return PilImage.open(file)
-  except PilImage.UnidentifiedImageError as error:
-    raise ValueError('it is no image of a known format') from error
-
-
 def header_size(data: bytes) -> tuple[int, int]:
   """(height, width) as shown, of an image or its first bytes; else (0, 0)."""
   try:
@@ -50,8 +66,8 @@ def header_size(data: bytes) -> tuple[int, int]:
       width, height = image.size
       # A PNG may have EXIF behind its pixels; asking for it decodes them.
       turned = (image.format == 'JPEG' or 'exif' in image.info) and (
-        image.getexif().get(_ORIENTATION, 1) >= 5)
-  except DAMAGED:
+        image.getexif().get(_ORIENTATION) in (5, 6, 7, 8))
+  except Exception:  # noqa: BLE001  As above.
     return 0, 0
   return (width, height) if turned else (height, width)
 

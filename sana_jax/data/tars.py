@@ -124,7 +124,7 @@ def _described(file, place):
     content = json.loads(file.read(place[1]))
     _, scores = captions.from_json(content)
     size = tuple(int(content.get(side) or 0) for side in ('height', 'width'))
-  except (*DAMAGED, TypeError, RecursionError):
+  except (*DAMAGED, TypeError):
     return unknown
   size = size if min(size) > 0 and max(size) < 2**31 else (0, 0)
   return size, captions.filter_score(scores)

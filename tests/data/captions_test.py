@@ -9,6 +9,7 @@ from sana_jax.data.captions import (
   choose,
   filter_score,
   from_json,
+  numbers,
 )
 
 FOUR = {'prompt': 'p', 'a': 'A', 'b': 'B', 'c': 'C'}
@@ -114,3 +115,7 @@ def test_the_prompt_s_score_is_what_filters_compare():
   assert filter_score({'a': 30., 'prompt': 20.}) == 20
   assert filter_score({'a': 30., 'b': 20.}) == 30
   assert math.isnan(filter_score({}))
+
+
+def test_numbers_that_no_float_holds_are_no_scores():
+  assert numbers({'a': 10**400, 'b': 'inf', 'c': '2.5'}) == {'c': 2.5}

@@ -69,6 +69,8 @@ def test_damaged_records_raise_by_name(tmp_path):
   put(tmp_path / 'empty.png').write_bytes(b'')
   put(tmp_path / 'silent.png', caption='  ')
   put(tmp_path / 'odd.png', None).with_suffix('.json').write_text('[1')
+  put(tmp_path / 'deep.png', None).with_suffix('.json').write_text(
+    '[' * 10**5)
   put(tmp_path / 'latin.png').with_suffix('.txt').write_bytes(b'caf\xe9')
   source = FolderSource(tmp_path, 8)
   failed = set()
@@ -78,7 +80,7 @@ def test_damaged_records_raise_by_name(tmp_path):
     except BadRecord as error:
       failed.add(error.name)
   assert failed == {'cut.png', 'empty.png', 'silent.png', 'odd.png',
-                    'latin.png'}
+                    'deep.png', 'latin.png'}
 
 
 def test_missing_captions_are_counted_and_too_many_stop(tmp_path):

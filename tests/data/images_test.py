@@ -1,7 +1,8 @@
 import io
+import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 from written import encoded, noisy
 
@@ -45,3 +46,43 @@ def test_images_keep_their_size_unless_one_is_asked_for():
   assert read_image(encoded(7, 9)).shape == (7, 9, 3)
   assert read_image(encoded(7, 9), 4).shape == (4, 4, 3)
   assert read_image(encoded()).dtype == np.uint8
+
+
+@pytest.mark.parametrize('entry, damaged', [
+  (b'\x01\x1a\x00\x05', b'\x01\x1a\x00\x01'),  # A ratio said to be bytes.
+  (b'\x01\x0f\x00\x02', b'\x01\x00\x00\x02')])  # A text said to be a width.
+def test_a_photo_with_damaged_exif_is_read_and_turned(entry, damaged):
+  image = Image.new('RGB', (8, 4))
+  exif = image.getexif()
+  exif[0x0112], exif[0x011a], exif[0x010f] = 6, 72., 'maker'
+  buffer = io.BytesIO()
+  image.save(buffer, 'jpeg', exif=exif)
+  data = buffer.getvalue()
+  assert entry in data
+  data = data.replace(entry, damaged)
+  assert read_image(data).shape == (8, 4, 3)
+  assert header_size(data) == (8, 4)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_images_are_turned_as_pillow_turns_them(orientation):
+  image = Image.open(io.BytesIO(noisy(4, 8)))
+  exif = image.getexif()
+  exif[0x0112] = orientation
+  buffer = io.BytesIO()
+  image.save(buffer, 'png', exif=exif)
+  np.testing.assert_array_equal(
+    read_image(buffer.getvalue()),
+    ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))))
+
+
+@pytest.mark.parametrize('error', [
+  struct.error('unpack'), TypeError('abs'), RuntimeError('decoder')])
+def test_whatever_a_decoder_trips_over_is_a_damaged_image(error, monkeypatch):
+  def fail(self):
+    raise error
+  monkeypatch.setattr(Image.Image, 'getexif', fail)
+  data = encoded(kind='jpeg')
+  with pytest.raises(ValueError, match=str(error)):
+    read_image(data)
+  assert header_size(data) == (0, 0)

@@ -109,13 +109,14 @@ def test_damaged_samples_raise_by_shard_and_key(tmp_path):
     *sample('good', 'x'),
     ('cut.png', image[:len(image) // 2]), ('cut.txt', 'x'),
     ('odd.png', encoded()), ('odd.json', '{"prompt": '),
+    ('deep.png', encoded()), ('deep.json', '[' * 10**5),
     ('list.png', encoded()), ('list.json', '[1]'),
     ('null.png', encoded()), ('null.json', '{"prompt": null}'),
     ('latin.png', encoded()), ('latin.txt', b'caf\xe9')))
   source = opened(tmp_path)
   found = {name.rpartition(' ')[2]: reason
            for name, reason in failures(source).items()}
-  assert set(found) == {'cut', 'odd', 'list', 'null', 'latin'}
+  assert set(found) == {'cut', 'odd', 'deep', 'list', 'null', 'latin'}
   assert found['list'] == 'the JSON is no object'
   assert found['null'] == 'it has no caption'
   assert f'{tmp_path}/x.tar: cut' in failures(source)

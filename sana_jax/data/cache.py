@@ -3,7 +3,8 @@
   about.json           what made it, see training/caching.py
   null.safetensors     the empty prompt's text, where text is kept
   00007.safetensors    the records of a shard
-  index.safetensors    where each record lies; written last: all is there
+  index.safetensors    where each record lies, with a checksum of its own;
+                       written last: all is there
 
 A shard has the latents of each aspect ratio, `latents/BUCKET` [k y x c], the
 embeddings `text` [tokens e] of its different captions one behind the other
@@ -38,7 +39,9 @@ _OF_RECORDS = {
   'said_end': np.int64, 'texts_end': np.int64}
 # Of each caption of each record, one record behind the other.
 _OF_TEXTS = {'start': np.int64, 'end': np.int64, 'crc': np.uint32}
-_DAMAGED = (OSError, ValueError, LookupError, TypeError)
+_CHECKSUM = 'checksum'
+# What reading a damaged file raises.
+DAMAGED = (OSError, ValueError, LookupError, TypeError)
 
 
 class Record(NamedTuple):
@@ -123,8 +126,7 @@ def _joined(records, texts):
 
 def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
   """The file that says where each record lies, of all shards in their order."""
-  names = [*(f'record/{n}' for n in _OF_RECORDS),
-           *(f'text/{n}' for n in _OF_TEXTS)]
+  names = _columns_of_index()
   parts = [{name: columns.rows(shard, name) for name in names}
            for shard in shards]
   before = np.cumsum([0, *(len(part['text/start']) for part in parts)])
@@ -135,7 +137,32 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
   index['record/shard'] = np.repeat(
     np.arange(len(parts), dtype=np.int32),
     [len(part['record/row']) for part in parts])
+  index[_CHECKSUM] = np.asarray([_crc_of_all(index)], np.uint32)
   return safetensors.numpy.save(index)
+
+
+def read_index(columns: Columns) -> dict[str, np.ndarray]:
+  """The columns of the index; raises one of DAMAGED if it is."""
+  index = {name: columns.rows(INDEX, name)
+           for name in (*_columns_of_index(), 'record/shard')}
+  # Older ones have none.
+  if _CHECKSUM in columns.names(INDEX) and (
+      columns.rows(INDEX, _CHECKSUM).tolist() != [_crc_of_all(index)]):
+    raise ValueError('it differs from its checksum')
+  return index
+
+
+def _columns_of_index():
+  return [*(f'record/{n}' for n in _OF_RECORDS),
+          *(f'text/{n}' for n in _OF_TEXTS)]
+
+
+def _crc_of_all(index):
+  total = 0
+  for name, column in sorted(index.items()):
+    total = zlib.crc32(f'{name} {column.shape}'.encode(), total)
+    total = zlib.crc32(np.ascontiguousarray(column).view(np.uint8), total)
+  return total
 
 
 class CachedSource:
@@ -161,10 +188,10 @@ class CachedSource:
       raise UserError(
         f'{path} holds no finished cache (there is no {INDEX}); make it, or go '
         'on making it, with sana-jax data cache.')
-    read = lambda name: self._columns.rows(INDEX, name)
-    self._index = {name: read(f'record/{name}')
+    index = self._whole(INDEX, lambda: read_index(self._columns))
+    self._index = {name: index[f'record/{name}']
                    for name in (*_OF_RECORDS, 'shard')}
-    self._texts = np.stack([read(f'text/{name}') for name in _OF_TEXTS], 1)
+    self._texts = np.stack([index[f'text/{name}'] for name in _OF_TEXTS], 1)
     self._rule, self._seed, self._want = rule, seed, want
     self._length = self.longest_text
     has = {'latents': (self._index['row'] >= 0).any(),
@@ -202,16 +229,26 @@ class CachedSource:
 
   def null_text(self) -> tuple[Float[np.ndarray, 'm e'], Bool[np.ndarray, 'm']]:
     """The empty prompt's embedding and mask."""
-    return padded(self._columns.rows(NULL, 'text'), self._length)
+    return self._whole(NULL, lambda: padded(
+      self._columns.rows(NULL, 'text'), self._length))
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
     """The record with the caption that `draw` gives it."""
     entry = {name: int(column[index]) for name, column in self._index.items()}
     try:
       return self._read(entry, draw)
-    except _DAMAGED as error:
+    except DAMAGED as error:
       raise BadRecord(f'record {index} in {self.path}/'
                       f'{shard_name(entry["shard"])}', str(error)) from error
+
+  def _whole(self, file, read):
+    """What is read of a file without which nothing goes."""
+    try:
+      return read()
+    except DAMAGED as error:
+      raise UserError(
+        f'{self.path}/{file} cannot be read ({error}); the sana-jax data cache '
+        'that made the cache makes a damaged or missing one anew.') from error
 
   def _read(self, entry, draw):
     def rows(column, start, end, crc):

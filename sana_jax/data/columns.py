@@ -39,7 +39,7 @@ class Columns:
   """The columns of all files of a folder, for any number of threads."""
 
   def __init__(self, folder: str):
-    self._folder, self._lock = folder, threading.Lock()
+    self._folder, self._lock = os.path.expanduser(folder), threading.Lock()
     self._headers: dict[str, dict[str, Column]] = {}
     self._mapped = functools.lru_cache(_OPEN)(
       lambda file: np.asarray(np.memmap(self._path(file), np.uint8, 'r')))
@@ -73,7 +73,10 @@ class Columns:
     if file not in self._headers:
       size = int(self._bytes(file, 0, 8).view('<u8')[0])
       text = self._bytes(file, 8, 8 + size).tobytes()
-      found = header(text)
+      try:
+        found = header(text)
+      except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f'its header is damaged ({error!r})') from error
       with self._lock:
         self._headers[file] = found
     return self._headers[file]

@@ -47,7 +47,8 @@ def write(path: str, data: bytes) -> None:
     system, path = _system(path)
     system.pipe_file(path, data)  # An object appears when it is whole.
     return
-  folder, name = os.path.split(os.path.abspath(path))
+  path = os.path.abspath(os.path.expanduser(path))
+  folder, name = os.path.split(path)
   os.makedirs(folder, exist_ok=True)
   part = os.path.join(folder, f'.{name}.{uuid.uuid4().hex}')
   try:

@@ -21,6 +21,7 @@ from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.errors import UserError
 from sana_jax.training import fingerprints
+from sana_jax.training.checkpoints import gather
 from sana_jax.training.shards import ahead, Work
 from sana_jax.training.tasks import common
 from sana_jax.training.workdir import meet, writing
@@ -48,7 +49,9 @@ def make(
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)
   about = _begin(config, out, len(source), shard_records)
-  if not files.exists(f'{out}/{cache.INDEX}'):
+  # One process decides for all: the others meet it.
+  finished = jax.process_index() == 0 and _finished(config, out)
+  if not gather([finished])[0, 0]:
     names = _encode(config, out, source, about['shard_records'], batch_size)
     meet('every shard is encoded')
     if jax.process_index() == 0:
@@ -108,6 +111,18 @@ def _packed(work, shards, spans, bar) -> Iterator[tuple[str, bytes]]:
         bar.update()
     for shard, group in itertools.groupby(records, key=lambda x: x[0]):
       yield shard, work.shard(told(group))
+
+
+def _finished(config, out) -> bool:
+  """Whether what is written last is there and undamaged."""
+  columns = Columns(out)
+  try:
+    cache.read_index(columns)
+    if config.inputs.text == 'cached':
+      columns.rows(cache.NULL, 'text')
+  except cache.DAMAGED:
+    return False
+  return True
 
 
 def _finish(config, out, shards) -> None:

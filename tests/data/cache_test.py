@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from sana_jax.data import cache, files
 from sana_jax.data.captions import Captioned, CaptionRule
@@ -175,6 +176,46 @@ def test_an_unfinished_cache_is_told(tmp_path):
   (tmp_path / cache.INDEX).unlink()
   with pytest.raises(UserError, match='holds no finished cache'):
     cache.CachedSource(path, RULE)
+
+
+def test_every_flipped_bit_of_the_index_is_found(tmp_path):
+  some = list(records())
+  path = write(str(tmp_path), some, texts_of(some))
+  file = tmp_path / cache.INDEX
+  whole = file.read_bytes()
+  header = 8 + int.from_bytes(whole[:8], 'little')
+  for place in range(header, len(whole), 7):
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 4])
+                     + whole[place + 1:])
+    with pytest.raises(UserError, match=f'{file} cannot be read'):
+      cache.CachedSource(path, RULE)
+
+
+@pytest.mark.parametrize('header', ['[]', '{"x": 5}', '{"x": {}}', '[' * 10**5])
+def test_a_damaged_header_is_told(header, tmp_path):
+  path = write(str(tmp_path), list(records()), None)
+  (tmp_path / cache.INDEX).write_bytes(
+    len(header).to_bytes(8, 'little') + header.encode())
+  with pytest.raises(UserError, match=f'{cache.INDEX} cannot be read'):
+    cache.CachedSource(path, RULE)
+
+
+def test_an_index_without_a_checksum_is_read(tmp_path):
+  path = write(str(tmp_path), list(records()), None)
+  file = tmp_path / cache.INDEX
+  index = safetensors.numpy.load_file(file)
+  del index['checksum']
+  safetensors.numpy.save_file(index, file)
+  assert cache.CachedSource(path, RULE, want=['latents'])[9]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  write('~/made', list(records()), None)
+  assert (tmp_path / 'made' / cache.INDEX).is_file()
+  assert cache.CachedSource('~/made', RULE, want=['latents'])[9]
+  assert [p.name for p in tmp_path.iterdir()] == ['made']
 
 
 def test_a_shard_without_records_is_one(tmp_path):

@@ -1,6 +1,7 @@
 """Caches are made whole: stopped, shared among processes, or with bad data."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
-from sana_jax.training import caching, shards
+from sana_jax.training import caching, inputs, shards
 
 
 def shards_of(path):
@@ -54,6 +55,7 @@ def test_a_cache_that_was_stopped_is_finished(small, folder, whole, tmp_path,
 def test_processes_share_the_shards(small, folder, whole, tmp_path,
                                     monkeypatch):
   monkeypatch.setattr(caching, 'meet', lambda where: None)
+  monkeypatch.setattr(caching, 'gather', lambda numbers: np.array([numbers]))
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
@@ -72,6 +74,25 @@ def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):
   about = make(small(folder), whole)
   assert about['records'] == 30 and about['shard_records'] == 8
   assert about == json.loads((whole / cache.ABOUT).read_text())
+
+
+@pytest.mark.parametrize('file', [cache.INDEX, cache.NULL])
+@pytest.mark.parametrize('damage', ['cut', 'gone', 'empty'])
+def test_a_damaged_index_is_made_anew(
+    file, damage, small, folder, whole, tmp_path):
+  path = shutil.copytree(whole, tmp_path / 'copy')
+  config = small(folder, **{'inputs.cache': str(path)})
+  content = (path / file).read_bytes()
+  if damage == 'gone':
+    (path / file).unlink()
+  else:
+    (path / file).write_bytes(content[:-9] if damage == 'cut' else b'')
+  if (file, damage) != (cache.INDEX, 'gone'):
+    with pytest.raises(UserError, match=f'copy/{file} cannot be read .*makes a '
+                       'damaged or missing one anew'):
+      inputs.make(config, tmp_path)
+  make(config, path)
+  assert shards_of(path) == shards_of(whole)
 
 
 def test_another_config_makes_no_mix(small, folder, whole, tmp_path):

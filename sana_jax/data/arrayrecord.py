@@ -25,7 +25,7 @@ import numpy as np
 from sana_jax.data import captions, files
 from sana_jax.data.images import DAMAGED, in_threads, size_of
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered
+from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.typing import Float, Int
 
@@ -99,21 +99,25 @@ class ArrayRecordSource:
   def _metadata(self):
     def make():
       rows = in_threads(self._row, range(len(self)))
-      return {'sizes': np.asarray([size for size, _ in rows], np.int32),
-              'scores': np.asarray([score for _, score in rows], np.float32)}
-    return remembered(self._cache, ['arrayrecord', self._files], make)
+      sizes, scores, failed = zip(*rows)
+      return {'sizes': np.asarray(sizes, np.int32),
+              'scores': np.asarray(scores, np.float32),
+              TROUBLE: np.sum(failed)}
+    # Files that could not be opened today may be there tomorrow.
+    key = ['arrayrecord', {name: self._files[name] for name in self._names}]
+    return remembered(self._cache, key, make)
 
   def _row(self, index):
-    """((height, width), score) of a record; unknown if it is damaged."""
+    """((height, width), score, whether reading failed); unknown if damaged."""
     try:
       content = self._content(index)
       told = content.get('height'), content.get('width')
       size = told if all(told) else size_of(
         lambda end: content['image'][:end])
       _, scores = captions.from_json(content)
-      return tuple(map(int, size)), captions.filter_score(scores)
-    except _DAMAGED:
-      return (0, 0), float('nan')
+      return tuple(map(int, size)), captions.filter_score(scores), False
+    except _DAMAGED as error:
+      return (0, 0), float('nan'), isinstance(error, OSError)
 
   def _content(self, index):
     content = msgpack.unpackb(self._records[int(index)])

@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 
+from absl import logging
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
@@ -114,15 +115,27 @@ def expand(pattern: str, names: tuple[str, ...] = ()) -> dict[
   Args:
     pattern: a file, or with `*`, `?`, `{a,b}` and `{000..123}`, or a folder.
     names: patterns of the files of a folder.
+
+  What is missing of `{a,b}` and `{000..123}`, if not all is, has the size 0 and
+  is told in the log.
   """
-  out = {}
+  out, missing = {}, []
   for part in braces(pattern):
     if names and not _is_pattern(part) and is_folder(part):
       parts = [f'{part.rstrip("/")}/{name}' for name in names]
     else:
       parts = [part]
     for one in parts:
-      out |= _glob(one)
+      found = _glob(one)
+      out |= found
+      if not found and not _is_pattern(one):
+        missing.append(one)
+  if out and missing:
+    logging.warning('%d of %s are missing, the first is %s.', len(missing),
+                    pattern, missing[0])
+    for one in missing:
+      system, path = _system(one)
+      out[_full(system, one, path)] = 0, ''
   return dict(sorted(out.items()))
 
 
@@ -150,8 +163,12 @@ def _glob(pattern):
     found = {path: system.info(path)}
   else:
     found = {}
-  return {system.unstrip_protocol(name) if is_remote(pattern) else name: stat
+  return {_full(system, pattern, name): stat
           for name, info in found.items() if (stat := _stat(name, info))}
+
+
+def _full(system, pattern, name):
+  return system.unstrip_protocol(name) if is_remote(pattern) else name
 
 
 def _is_pattern(path):

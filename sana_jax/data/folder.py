@@ -21,7 +21,7 @@ from sana_jax.data.images import (
   SUFFIXES,
 )
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered
+from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.typing import Float, Int
 
@@ -70,21 +70,24 @@ class FolderSource:
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) as stored, from the images' headers."""
-    make = lambda: {'sizes': header_sizes(
-      lambda index, end: self._read(self._pairs[index][0], end), len(self))}
+    make = lambda: header_sizes(
+      lambda index, end: self._read(self._pairs[index][0], end), len(self))
     return remembered(self._cache, self._key('sizes'), make)['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
     """Of the captions in .json files; NaN elsewhere."""
-    make = lambda: {'scores': np.asarray(
-      in_threads(self._score, self._pairs), np.float32)}
+    def make():
+      found = in_threads(self._score, self._pairs)
+      return {'scores': np.asarray([score for score, _ in found], np.float32),
+              TROUBLE: np.sum([failed for _, failed in found])}
     return remembered(self._cache, self._key('scores'), make)['scores']
 
   def _score(self, pair):
+    """(its score or NaN, whether it is unknown because reading failed)."""
     try:
-      return captions.filter_score(self._captions(pair[1])[1])
-    except DAMAGED:
-      return float('nan')
+      return captions.filter_score(self._captions(pair[1])[1]), False
+    except DAMAGED as error:
+      return float('nan'), isinstance(error, OSError)
 
   def _captions(self, file):
     text = self._read(file).decode()

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from sana_jax.typing import Image, Int
+from sana_jax.data.remembered import TROUBLE
+from sana_jax.typing import Image
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 # What Pillow and the standard library raise for damaged files.
@@ -74,11 +75,18 @@ def header_size(data: bytes) -> tuple[int, int]:
 
 def size_of(read: Callable[[int | None], bytes]) -> tuple[int, int]:
   """header_size of what `read(end)` gives; of all of it if the start lacks."""
+  size = header_size(read(HEADER_BYTES))
+  return size if any(size) else header_size(read(None))
+
+
+def size_today(
+  read: Callable[[int | None], bytes]
+) -> tuple[tuple[int, int], bool]:
+  """(size_of, whether it is unknown because reading failed)."""
   try:
-    size = header_size(read(HEADER_BYTES))
-    return size if any(size) else header_size(read(None))
+    return size_of(read), False
   except OSError:
-    return 0, 0
+    return (0, 0), True
 
 
 def in_threads(function: Callable, items) -> list:
@@ -89,8 +97,13 @@ def in_threads(function: Callable, items) -> list:
 
 def header_sizes(
   read: Callable[[int, int | None], bytes], count: int
-) -> Int[np.ndarray, 'n 2']:
-  """size_of `read(index, end)` for `count` images; zeros for damaged ones."""
-  sizes = in_threads(
-    lambda index: size_of(lambda end: read(index, end)), range(count))
-  return np.asarray(sizes, np.int32).reshape(count, 2)
+) -> dict[str, np.ndarray]:
+  """'sizes' [n 2] of `count` images by `read(index, end)`; 0 for damaged ones.
+
+  TROUBLE counts those that could not be read.
+  """
+  found = in_threads(
+    lambda index: size_today(lambda end: read(index, end)), range(count))
+  return {'sizes': np.asarray([size for size, _ in found],
+                              np.int32).reshape(count, 2),
+          TROUBLE: np.sum([failed for _, failed in found], dtype=int)}

@@ -7,6 +7,7 @@ row groups of few images (`row_group_size=16`), or use tars.
 
 import bisect
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -20,9 +21,9 @@ import pyarrow
 from pyarrow import parquet
 
 from sana_jax.data import captions, files
-from sana_jax.data.images import DAMAGED, in_threads, size_of
+from sana_jax.data.images import DAMAGED, in_threads, size_today
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered
+from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.typing import Float, Int
 
@@ -141,15 +142,17 @@ class ParquetSource:
     def make():
       parts = in_threads(self._group_metadata, range(len(self._groups)))
       return {name: np.concatenate([part[name] for part in parts])
-              for name in ('sizes', 'scores')}
-    key = ['parquet', self._files, dataclasses.asdict(self._wanted)]
+              for name in ('sizes', 'scores', TROUBLE)}
+    # Files that could not be opened today may be there tomorrow.
+    used = {name: self._files[name] for name, _ in self._groups}
+    key = ['parquet', used, dataclasses.asdict(self._wanted)]
     return remembered(self._cache, key, make)
 
   def _group_metadata(self, group):
     """Sizes and scores of a row group; unknown if it is damaged."""
     rows = int(self._starts[group + 1] - self._starts[group])
     wanted = self._wanted
-    sides = [wanted.height, wanted.width]
+    sides, trouble = [wanted.height, wanted.width], [False]
     try:
       present = _opened(self._groups[group][0]).schema.to_arrow_schema().names
       told = set(sides) <= set(present)
@@ -160,13 +163,15 @@ class ParquetSource:
       if told:
         sizes = np.stack([columns[side].floats() for side in sides], axis=1)
       else:
-        sizes = [size_of(lambda end, row=row: self._image(
-          group, columns, row, end)) for row in range(rows)]
-    except _DAMAGED:
+        sizes, trouble = zip(*(size_today(lambda end, row=row: self._image(
+          group, columns, row, end)) for row in range(rows)))
+    except _DAMAGED as error:
       sizes, scores = np.zeros((rows, 2)), {}
+      trouble = [isinstance(error, _Unreached)]
     sizes = np.nan_to_num(np.asarray(sizes, np.float64).reshape(rows, 2))
     return {'sizes': sizes.astype(np.int32),
-            'scores': _filter_scores(scores, rows)}
+            'scores': _filter_scores(scores, rows),
+            TROUBLE: np.asarray(trouble)}
 
   def _captions(self, columns, row):
     named = {name: columns[column][row]
@@ -204,7 +209,7 @@ class ParquetSource:
 
   def _read_group(self, group, names):
     path, number = self._groups[group]
-    with files.open_at_random(path) as file:
+    with _reading(path) as file:
       table = parquet.ParquetFile(
         file, metadata=_opened(path), pre_buffer=True,
       ).read_row_group(number, columns=names)
@@ -263,8 +268,39 @@ def _filter_scores(scores, rows):
 @functools.lru_cache(256)
 def _opened(path):
   """A file's metadata."""
-  with files.open_at_random(path) as file:
+  with _reading(path) as file:
     return parquet.read_metadata(file)
+
+
+class _Unreached(OSError):
+  """Reading failed, whatever is in the file; pyarrow has OSError for both."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  """A file whose failures are _Unreached; pyarrow passes them on."""
+
+  file: Any
+
+  def __getattr__(self, name):
+    return getattr(self.file, name)
+
+  def read(self, *size):
+    try:
+      return self.file.read(*size)
+    # Each library of a remote place has its own.
+    except Exception as error:  # noqa: BLE001
+      raise _Unreached(_reason(error)) from error
+
+
+@contextlib.contextmanager
+def _reading(path):
+  try:
+    file = files.open_at_random(path)
+  except OSError as error:
+    raise _Unreached(_reason(error)) from error
+  with file:
+    yield _File(file)
 
 
 def _warn_of_large_groups(largest):

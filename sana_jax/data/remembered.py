@@ -20,6 +20,7 @@ CACHE = '~/.cache/sana_jax/index'
 # Larger arrays stay on disk and are read where they are used.
 _IN_MEMORY = 2**20
 _LARGE = '_large'
+TROUBLE = 'trouble'
 
 
 def remembered(
@@ -29,10 +30,11 @@ def remembered(
 ) -> dict[str, np.ndarray]:
   """What `make()` returns, or returned before for the same `key` (of JSON).
 
-  Without a cache, None or '', nothing is kept.
+  Without a cache, None or '', nothing is kept; nor is it if `make` counts under
+  TROUBLE what could not be read today, which says nothing of the data.
   """
   if not cache:
-    return make()
+    return _told(make())[0]
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
   path = pathlib.Path(cache).expanduser() / digest[:32]
   try:
@@ -41,7 +43,9 @@ def remembered(
     pass
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     logging.warning('%s is damaged (%s) and made again.', path, error)
-  arrays = make()
+  arrays, trouble = _told(make())
+  if trouble:
+    return arrays
   try:
     _write(path, arrays)
     return _read(path)
@@ -49,6 +53,16 @@ def remembered(
     logging.warning('%s cannot be written (%s); the data will be scanned '
                     'again the next time.', path, error)
   return arrays
+
+
+def _told(arrays):
+  """(arrays, how often reading failed), the latter with a line in the log."""
+  arrays = dict(arrays)
+  trouble = int(np.sum(arrays.pop(TROUBLE, 0)))
+  if trouble:
+    logging.warning('%d reads failed; what they would tell is unknown for now '
+                    'and asked for again at the next start.', trouble)
+  return arrays, trouble
 
 
 def _read(path):

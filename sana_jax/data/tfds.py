@@ -58,7 +58,7 @@ class TfdsSource:
     """(height, width), of the features or else from the images' headers."""
     if all(self._shape[:2]):
       return np.tile(np.int32(self._shape[:2]), (len(self), 1))
-    make = lambda: {'sizes': header_sizes(self._image, len(self))}
+    make = lambda: header_sizes(self._image, len(self))
     return remembered(self._cache, ['tfds', *self._key], make)['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
@@ -68,8 +68,10 @@ class TfdsSource:
   def _image(self, index, end):
     try:
       return self._records[index]['image'][:end]
-    except _DAMAGED as error:
-      raise OSError(str(error)) from error
+    except OSError:
+      raise
+    except _DAMAGED:
+      return b''
 
 
 def prepared(path: str | os.PathLike) -> Any:

@@ -16,6 +16,7 @@ from absl import logging
 import numpy as np
 
 from sana_jax.data import captions, files
+from sana_jax.data.remembered import TROUBLE
 from sana_jax.errors import UserError
 
 META = 'wids-meta.json'
@@ -62,11 +63,15 @@ def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
   """More captions and scores of the samples `keys`, as columns.
 
   `more` is the JSON of {'captions', 'scores'} of all samples in one row of
-  bytes, cut at `more_at`; `more_scores` the one that filters compare.
+  bytes, cut at `more_at`; `more_scores` the one that filters compare; TROUBLE
+  the number of files that could not be read.
   """
   told: dict[str, dict[str, Any]] = {}
+  trouble = 0
   for path in paths:
-    for key, named in _content(path).items():
+    content, failed = _content(path)
+    trouble += failed
+    for key, named in content.items():
       if isinstance(named, dict):
         told.setdefault(str(key), {}).update(_sorted_out(named, told.get(key)))
   texts = [json.dumps(told[key]).encode() if key in told else b''
@@ -75,7 +80,7 @@ def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
             for key in keys]
   return {'more': np.frombuffer(b''.join(texts), np.uint8),
           'more_at': np.cumsum([0, *map(len, texts)]),
-          'more_scores': np.asarray(scores, np.float32)}
+          'more_scores': np.asarray(scores, np.float32), TROUBLE: trouble}
 
 
 def _sorted_out(named, before):
@@ -89,9 +94,10 @@ def _sorted_out(named, before):
 
 
 def _content(path):
+  """(the JSON object, whether reading it failed)."""
   try:
     content = json.loads(files.read(path))
   except (OSError, ValueError, RecursionError) as error:
     logging.warning('%s is left out: %s', path, error)
-    return {}
-  return content if isinstance(content, dict) else {}
+    return {}, isinstance(error, OSError)
+  return content if isinstance(content, dict) else {}, False

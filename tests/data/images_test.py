@@ -6,7 +6,13 @@ from PIL import Image, ImageOps
 import pytest
 from written import encoded, noisy
 
-from sana_jax.data.images import header_size, read_image, size_of
+from sana_jax.data.images import (
+  header_size,
+  header_sizes,
+  read_image,
+  size_of,
+)
+from sana_jax.data.remembered import TROUBLE
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'webp'])
@@ -37,9 +43,15 @@ def test_more_is_read_if_the_beginning_is_not_enough():
 def test_damaged_images_have_no_size():
   assert header_size(b'') == header_size(b'no image') == (0, 0)
 
-  def fail(end):
-    raise OSError
-  assert size_of(fail) == (0, 0)
+
+def test_images_that_cannot_be_read_today_are_counted():
+  def read(index, end):
+    if index == 1:
+      raise OSError('503')
+    return [encoded(5, 7), None, b'no image'][index][:end]
+  found = header_sizes(read, 3)
+  assert found['sizes'].tolist() == [[5, 7], [0, 0], [0, 0]]
+  assert found[TROUBLE] == 1
 
 
 def test_images_keep_their_size_unless_one_is_asked_for():

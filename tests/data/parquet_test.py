@@ -1,5 +1,6 @@
 """Parquet files written by pyarrow."""
 
+import io
 import logging
 
 import fsspec
@@ -8,6 +9,7 @@ from pyarrow import parquet
 import pytest
 from written import encoded, failures, noisy, parquet_file
 
+from sana_jax.data import files
 from sana_jax.data.parquet import Columns, ParquetSource
 from sana_jax.errors import UserError
 
@@ -181,3 +183,27 @@ def test_remote_files_are_read(tmp_path):
     assert source.sizes()[0].tolist() == [70, 90]
   finally:
     memory.store.clear()
+
+
+def test_what_cannot_be_read_today_is_read_again_and_damage_is_not(
+    tmp_path, monkeypatch):
+  (tmp_path / 'data').mkdir()
+  path = write(tmp_path / 'data/a.parquet', [
+    {'image': noisy(seed=i), 'caption': str(i)} for i in range(4)],
+    row_group_size=2, compression='zstd', use_dictionary=False)
+  start = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
+  content = bytearray(path.read_bytes())
+  content[start:start + 2000] = bytes(2000)
+  path.write_bytes(content)
+  source = opened(tmp_path / 'data', cache=tmp_path / 'index')
+
+  class Throttled(io.FileIO):
+    def read(self, *size):
+      raise RuntimeError('503')
+  monkeypatch.setattr(files, 'open_at_random', Throttled)
+  assert not source.sizes().any()
+  monkeypatch.undo()
+  sizes = [[64, 96]] * 2 + [[0, 0]] * 2
+  np.testing.assert_array_equal(source.sizes(), sizes)
+  monkeypatch.setattr(files, 'open_at_random', None)
+  np.testing.assert_array_equal(source.sizes(), sizes)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sana_jax.data.remembered import remembered
+from sana_jax.data.remembered import remembered, TROUBLE
 
 
 @pytest.fixture
@@ -65,3 +65,16 @@ def test_without_a_folder_nothing_is_kept(made):
   ask(None, made)
   ask(None, made)
   assert made == ['k', 'k']
+
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_what_trouble_hid_is_asked_for_again(tmp_path, caplog, cache):
+  trouble = [[False, True, True], [False] * 3, None]
+
+  def make():
+    return {'a': np.arange(3), TROUBLE: np.asarray(trouble.pop(0))}
+  for _ in range(2):
+    assert list(remembered(tmp_path if cache else None, 'k', make)) == ['a']
+  assert '2 reads failed' in caplog.text
+  if cache:
+    remembered(tmp_path, 'k', make)

@@ -6,6 +6,7 @@ from PIL import Image
 import pytest
 from written import array_record, encoded, parquet_file, sample, tar
 
+from sana_jax.data import files
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.pipeline import batches
 from sana_jax.data.records import BadRecord
@@ -145,6 +146,65 @@ def test_files_at_scale_open_by_name_and_feed_the_pipeline(kind, tmp_path):
   batch = next(iter(batches(source, batch_size=2, seed=0)))
   assert batch['image'].shape == (2, 8, 8, 3)
   assert set(batch['caption'].tolist()) == {'zero', 'one'}
+
+
+def images(kind, path, count=4):
+  """A folder with so many images in as many files."""
+  path.mkdir()
+  for i in range(count):
+    row = {'image': encoded(3, 4 + i), 'caption': 'a cat'}
+    if kind == 'folder':
+      (path / f'{i}.png').write_bytes(row['image'])
+      (path / f'{i}.json').write_text(json.dumps(
+        {'prompt': 'a cat', 'scores': {'prompt': 30. + i}}))
+    elif kind == 'webdataset':
+      (path / f'{i}.tar').write_bytes(tar((f'{i}.png', row['image'])))
+      (path / f'{i}_more.json').write_text(json.dumps(
+        {str(i): {'prompt': 'a cat'}}))
+    elif kind == 'parquet':
+      parquet_file(path / f'{i}.parquet', [row])
+    else:
+      array_record(path / f'{i}.array_record', [row])
+  return path
+
+
+@pytest.mark.parametrize('kind, broken, function', [
+  ('folder', '2.png', 'read'), ('folder', '2.json', 'read'),
+  ('webdataset', '2_more.json', 'read'), ('webdataset', '2.tar', 'open_ahead'),
+  ('parquet', '2.parquet', 'open_at_random')])
+def test_passing_trouble_is_not_remembered(
+    kind, broken, function, tmp_path, monkeypatch):
+  path = images(kind, tmp_path / 'data')
+
+  def facts():
+    source = open_source(kind, path=path, size=None, max_bad_fraction=1.,
+                         cache=tmp_path / 'index')
+    return source.sizes().tolist(), np.nan_to_num(source.scores()).tolist()
+  works = getattr(files, function)
+
+  def fails(file, *places):
+    if file.endswith(broken):
+      raise OSError('503')
+    return works(file, *places)
+  monkeypatch.setattr(files, function, fails)
+  before = facts()
+  monkeypatch.setattr(files, function, works)
+  assert facts() != before
+  assert len(facts()[0]) == 4 and [3, 6] in facts()[0]
+
+
+@pytest.mark.parametrize('kind, suffix', [
+  ('webdataset', 'tar'), ('parquet', 'parquet'),
+  ('arrayrecord', 'array_record')])
+def test_a_file_of_a_list_that_is_missing_is_a_bad_record(
+    kind, suffix, tmp_path):
+  path = images(kind, tmp_path / 'data') / f'{{0..5}}.{suffix}'
+  source = open_source(kind, path=path, size=8, max_bad_fraction=1., cache=None)
+  assert len(source) == 4
+  assert list(source.source.bad.reasons) == [
+    f'{tmp_path}/data/{i}.{suffix}' for i in (4, 5)]
+  with pytest.raises(UserError, match=f'of 6 records are bad.*4.{suffix}'):
+    open_source(kind, path=path, size=8, cache=None)
 
 
 def test_mistakes_are_explained(prepared, tmp_path):

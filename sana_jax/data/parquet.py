@@ -9,7 +9,6 @@ import bisect
 import collections
 import contextlib
 import dataclasses
-import functools
 import os
 import posixpath
 import threading
@@ -99,6 +98,7 @@ class ParquetSource:
     if not self._files:
       raise UserError(f'{path} matches no file; set the data path to Parquet '
                       "files like 'data/*.parquet' or to their folder.")
+    self._footers = {}
     shapes = in_threads(self._shape, self._files)
     self.bad = BadRecords(
       max(sum(sum(groups) for groups, _, _ in shapes), len(shapes)),
@@ -154,7 +154,8 @@ class ParquetSource:
     wanted = self._wanted
     sides, trouble = [wanted.height, wanted.width], [False]
     try:
-      present = _opened(self._groups[group][0]).schema.to_arrow_schema().names
+      footer = self._footers[self._groups[group][0]]
+      present = footer.schema.to_arrow_schema().names
       told = set(sides) <= set(present)
       columns = self._read_group(
         group, [*wanted.numbers, *(sides if told else [wanted.image])])
@@ -211,14 +212,15 @@ class ParquetSource:
     path, number = self._groups[group]
     with _reading(path) as file:
       table = parquet.ParquetFile(
-        file, metadata=_opened(path), pre_buffer=True,
+        file, metadata=self._footers[path], pre_buffer=True,
       ).read_row_group(number, columns=names)
     return {name: _Lazy(table[name]) for name in names}
 
   def _shape(self, path):
     """(rows of each group, bytes of the largest, '' or why it is bad)."""
     try:
-      metadata = _opened(path)
+      with _reading(path) as file:
+        metadata = self._footers[path] = parquet.read_metadata(file)
     except _DAMAGED as error:
       return [], 0, _reason(error)
     present = metadata.schema.to_arrow_schema().names
@@ -263,13 +265,6 @@ def _filter_scores(scores, rows):
   best = np.fmax.reduce(list(scores.values()))
   prompt = scores.get(captions.DEFAULT, best)
   return np.where(np.isnan(prompt), best, prompt).astype(np.float32)
-
-
-@functools.lru_cache(256)
-def _opened(path):
-  """A file's metadata."""
-  with _reading(path) as file:
-    return parquet.read_metadata(file)
 
 
 class _Unreached(OSError):

@@ -59,6 +59,18 @@ def test_only_the_row_group_of_a_record_is_read(tmp_path, monkeypatch):
   assert groups == [(1, wanted), (3, wanted)]
 
 
+def test_a_footer_is_read_once(tmp_path, monkeypatch):
+  for i in range(300):
+    write(tmp_path / f'{i:03d}.parquet', ROWS[:1])
+  read, footers = parquet.read_metadata, []
+  monkeypatch.setattr(parquet, 'read_metadata',
+                      lambda file: footers.append(file) or read(file))
+  source = opened(tmp_path)
+  assert texts(source) == ['zero'] * 300
+  source.sizes()
+  assert len(footers) == 300
+
+
 def test_columns_give_captions_scores_and_sizes(tmp_path):
   write(tmp_path / 'a.parquet')
   source = opened(tmp_path, Columns(captions='caption, long', scores='s0,s1'))

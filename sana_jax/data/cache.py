@@ -26,6 +26,7 @@ import safetensors.numpy
 
 from sana_jax.data import captions, files
 from sana_jax.data.columns import Columns
+from sana_jax.data.images import in_threads
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
 from sana_jax.typing import Bool, Float, Int
@@ -127,8 +128,8 @@ def _joined(records, texts):
 def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
   """The file that says where each record lies, of all shards in their order."""
   names = _columns_of_index()
-  parts = [{name: columns.rows(shard, name) for name in names}
-           for shard in shards]
+  parts = in_threads(lambda shard: {
+    name: columns.rows(shard, name) for name in names}, shards)
   before = np.cumsum([0, *(len(part['text/start']) for part in parts)])
   for part, start in zip(parts, before):
     part['record/texts_end'] = part['record/texts_end'] + start

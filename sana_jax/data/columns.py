@@ -48,6 +48,11 @@ class Columns:
     """Of a file's columns; ValueError or OSError if it is damaged."""
     return list(self._header(file))
 
+  def length(self, file: str) -> int:
+    """How many bytes a whole file has, as its header tells."""
+    return max((column.start + column.shape[0] * column.row_bytes
+                for column in self._header(file).values()), default=0)
+
   def place(self, file: str, name: str) -> range:
     """Where in the file a column's bytes are."""
     column = self._header(file)[name]

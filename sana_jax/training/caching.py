@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
+from sana_jax.data.images import in_threads
 from sana_jax.errors import UserError
 from sana_jax.training import fingerprints
 from sana_jax.training.checkpoints import gather
@@ -85,7 +86,8 @@ def _encode(config, out, source, shard_records, batch_size) -> list[str]:
     start + shard_records, len(source))) for i, start in enumerate(
       range(0, len(source), shard_records))}
   mine = list(spans)[jax.process_index()::jax.process_count()]
-  missing = [shard for shard in mine if not _whole(Columns(out), shard)]
+  whole = _whole(out, mine)
+  missing = [shard for shard in mine if shard not in whole]
   if missing:
     done = sum(len(spans[shard]) for shard in mine if shard not in missing)
     total = sum(len(spans[shard]) for shard in mine)
@@ -134,11 +136,14 @@ def _finish(config, out, shards) -> None:
     files.write(f'{out}/{cache.INDEX}', cache.pack_index(Columns(out), shards))
 
 
-def _whole(columns, shard) -> bool:
-  """Whether its file is there and not cut short."""
-  try:
-    for name in columns.names(shard):
-      columns.rows(shard, name)
-  except (OSError, ValueError, LookupError):
-    return False
-  return True
+def _whole(out, shards) -> set[str]:
+  """Those whose files are there and not cut short, by their headers."""
+  columns, there = Columns(out), files.beneath(out)
+
+  def whole(shard):
+    try:
+      return columns.length(shard) == there[shard][0]
+    except cache.DAMAGED:
+      return False
+  begun = [shard for shard in shards if shard in there]
+  return set(itertools.compress(begun, in_threads(whole, begun)))

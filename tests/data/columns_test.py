@@ -46,6 +46,11 @@ def test_rows_are_those_that_were_written(folder, columns):
         want[start:start + 1])
 
 
+def test_the_header_tells_how_long_the_file_is(folder, columns):
+  assert Columns(folder).length('a.safetensors') == len(
+    safetensors.numpy.save(columns))
+
+
 def test_rows_that_are_not_there_are_errors(folder):
   found = Columns(folder)
   with pytest.raises(ValueError, match='wide has no rows 4 to 6'):

@@ -20,12 +20,11 @@ from tqdm import tqdm
 from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
-from sana_jax.errors import UserError
-from sana_jax.training import fingerprints
-from sana_jax.training.checkpoints import gather
+from sana_jax.errors import Trouble, UserError
+from sana_jax.training import agreement, fingerprints
 from sana_jax.training.shards import ahead, Work
 from sana_jax.training.tasks import common
-from sana_jax.training.workdir import meet, writing
+from sana_jax.training.workdir import gather, meet, writing
 
 _READERS = 8  # Threads; decoding and the network leave Python's lock.
 SHARD_RECORDS, BATCH_SIZE = 1024, 64
@@ -49,6 +48,7 @@ def make(
                     " there is nothing to cache; set one of them to 'cached'.")
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)
+  agreement.check_processes(agreement.Records(len(source)))
   about = _begin(config, out, len(source), shard_records)
   # One process decides for all: the others meet it.
   finished = jax.process_index() == 0 and _finished(config, out)
@@ -67,6 +67,11 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
   there = fingerprints.read(out) if files.exists(path) else None
   if there is not None:
     fingerprints.compare(out, there, about)
+    if there.get('records', records) != records:
+      raise Trouble(
+        f'{out} was begun with {there["records"]} records and '
+        f'config.data.path has {records} usable ones now; see that all of it '
+        'can be read, or choose another folder.')
   elif files.expand(f'{out}/*.safetensors'):
     raise UserError(f'{out} holds shards, but no {cache.ABOUT} that tells of '
                     'what; remove them or choose another folder.')

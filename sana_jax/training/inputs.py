@@ -27,9 +27,8 @@ from sana_jax.data.records import BadRecord
 from sana_jax.data.sources import Source
 from sana_jax.text import encode
 from sana_jax.training import caching, encoders, fingerprints
-from sana_jax.training.checkpoints import gather
 from sana_jax.training.tasks import common
-from sana_jax.training.workdir import meet, resolve, writing
+from sana_jax.training.workdir import gather, meet, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
 

@@ -10,8 +10,8 @@ import pytest
 from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
-from sana_jax.errors import UserError
-from sana_jax.training import caching, inputs, shards
+from sana_jax.errors import Trouble, UserError
+from sana_jax.training import agreement, caching, inputs, shards
 
 
 def shards_of(path):
@@ -55,7 +55,8 @@ def test_a_cache_that_was_stopped_is_finished(small, folder, whole, tmp_path,
 def test_processes_share_the_shards(small, folder, whole, tmp_path,
                                     monkeypatch):
   monkeypatch.setattr(caching, 'meet', lambda where: None)
-  monkeypatch.setattr(caching, 'gather', lambda numbers: np.array([numbers]))
+  for module in caching, agreement:
+    monkeypatch.setattr(module, 'gather', lambda numbers: np.array([numbers]))
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
@@ -67,6 +68,17 @@ def test_processes_share_the_shards(small, folder, whole, tmp_path,
       assert sorted(shards_of(tmp_path)) == [
         cache.shard_name(1), cache.shard_name(3)]
   assert shards_of(tmp_path) == shards_of(whole)
+
+
+def test_a_cache_goes_on_only_with_as_many_records(small, folder, whole,
+                                                   tmp_path):
+  path = shutil.copytree(whole, tmp_path / 'copy')
+  (path / cache.INDEX).unlink()
+  about = json.loads((path / cache.ABOUT).read_text())
+  # As many as were there before a host could not open a file.
+  (path / cache.ABOUT).write_text(json.dumps({**about, 'records': 31}))
+  with pytest.raises(Trouble, match='begun with 31 records .* 30 usable'):
+    make(small(folder), path)
 
 
 def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):

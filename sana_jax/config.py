@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sana_jax.data import captions, remembered, sources
+from sana_jax.data import captions, records, remembered, sources
 from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.kernels import OPS
@@ -151,6 +151,7 @@ def _data():
     min_score=0.0,  # CLIP score; 22 in the published runs, 0 for any.
     min_size_px=0,  # Of the shorter side as stored; 0 for any.
     max_aspect_ratio=0.0,  # Of the longer side to the shorter; 0 for any.
+    max_bad_fraction=records.MAX_BAD_FRACTION,  # More stop the run.
     index_path=remembered.CACHE,  # Of what was found out about files; or ''.
   ))
 
@@ -343,6 +344,8 @@ def _violated(key, value):
     return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
+  if key == 'data.max_bad_fraction' and not 0 <= value <= 1:
+    return 'from 0 to 1'
   if key == 'data.max_aspect_ratio' and 0 < value < 1:
     return '1 or more, or 0 for any'
   if key in _CHOICES and value not in _CHOICES[key]:

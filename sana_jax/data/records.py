@@ -72,4 +72,4 @@ class BadRecords:
     return (f'{len(self.reasons)} of {base} records are bad, more than '
             f'max_bad_fraction={self._max_fraction} allows: '
             f'{", ".join(named)}; mend or remove them, or raise '
-            'max_bad_fraction.')
+            'data.max_bad_fraction.')

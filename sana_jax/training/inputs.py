@@ -23,7 +23,7 @@ import numpy as np
 from sana_jax.data import buckets, cache, files, pipeline
 from sana_jax.data.cache import CachedSource
 from sana_jax.data.order import Bucketed
-from sana_jax.data.records import BadRecord
+from sana_jax.data.records import BadRecord, MAX_BAD_FRACTION
 from sana_jax.data.sources import Source
 from sana_jax.text import encode
 from sana_jax.training import caching, encoders, fingerprints
@@ -54,13 +54,14 @@ class Inputs:
   frozen: PyTree
 
   def batches(
-    self, *, seed: int, batch_size: int, rows: Sequence[int], threads: int
+    self, *, seed: int, batch_size: int, rows: Sequence[int], threads: int,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
   ) -> grain.DatasetIterator:
     """These rows of each batch, as state.Task.batches says."""
     return iter(pipeline.batches(
       self.source, batch_size=batch_size, seed=seed, rows=rows,
       order=Bucketed(self.members, batch_size, seed), map_fn=self._example,
-      num_threads=threads))
+      num_threads=threads, max_bad_fraction=max_bad_fraction))
 
   def _example(self, record, bucket):
     out = {key: record[key] for key in ('latents', 'text', 'mask')

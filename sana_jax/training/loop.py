@@ -36,11 +36,11 @@ from sana_jax.training.workdir import claim, meet, new_folder
 # often, but nothing that changes a step by more than rounding.
 FREE_KEYS = (
     'accumulate_steps', 'cache_every_steps', 'checkpoint_cache',
-    'checkpoint_every_steps', 'data.index_path', 'data.path', 'data.threads',
-    'init_from', 'inputs.cache', 'keep_checkpoints', 'keep_every_steps',
-    'kernels', 'log_every_steps', 'max_skipped_in_a_row', 'mesh',
-    'model.remat', 'model.unroll', 'num_steps', 'pictures_every_steps',
-    'watch')
+    'checkpoint_every_steps', 'data.index_path', 'data.max_bad_fraction',
+    'data.path', 'data.threads', 'init_from', 'inputs.cache',
+    'keep_checkpoints', 'keep_every_steps', 'kernels', 'log_every_steps',
+    'max_skipped_in_a_row', 'mesh', 'model.remat', 'model.unroll', 'num_steps',
+    'pictures_every_steps', 'watch')
 
 
 def train(

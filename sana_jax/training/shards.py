@@ -57,7 +57,8 @@ class Work:
       common.bucket_of_records(config, source, multiple), batch_size,
       _images(config, mesh) if inputs.latents == 'cached' else None,
       _texts(config, mesh) if inputs.text == 'cached' else None,
-      jax.numpy.dtype(inputs.dtype), BadRecords(len(source)))
+      jax.numpy.dtype(inputs.dtype),
+      BadRecords(len(source), float(config.data.max_bad_fraction)))
 
   @staticmethod
   def null_text(config: ConfigDict) -> Float[np.ndarray, 'm e']:

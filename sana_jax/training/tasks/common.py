@@ -28,7 +28,8 @@ def open_data(
     split=split or data.split, train_examples=data.examples,
     columns=data.columns.to_dict(), rule=caption_rule(data),
     min_score=float(data.min_score), min_size_px=data.min_size_px,
-    max_aspect_ratio=float(data.max_aspect_ratio), cache=data.index_path)
+    max_aspect_ratio=float(data.max_aspect_ratio), cache=data.index_path,
+    max_bad_fraction=float(data.max_bad_fraction))
 
 
 def caption_rule(data: ConfigDict) -> CaptionRule:
@@ -65,9 +66,11 @@ def bucket_of_records(
     source.sizes(), buckets.table(config.data.size_px, multiple))
 
 
-def good_records(source: sources.Source) -> Iterator[dict[str, Any]]:
+def good_records(
+  source: sources.Source, max_bad_fraction: float
+) -> Iterator[dict[str, Any]]:
   """Every record that can be read; the others are counted, as in training."""
-  bad = BadRecords(len(source))
+  bad = BadRecords(len(source), max_bad_fraction)
   for index in range(len(source)):
     try:
       record = source[index]

@@ -135,6 +135,7 @@ class AutoencoderTask:
     return iter(pipeline.batches(
       self._source, batch_size=batch_size, seed=seed, rows=rows,
       num_threads=self._data.threads,
+      max_bad_fraction=float(self._data.max_bad_fraction),
       map_fn=lambda x, _: {'image': x['image']}))
 
   def pictures(self, params: Params, step: int) -> Image.Image:
@@ -167,7 +168,8 @@ class AutoencoderTask:
   def _first(self, count):
     """The first images that can be read, up to `count`."""
     return np.stack([record['image'] for record in itertools.islice(
-      common.good_records(self._source), count)])
+      common.good_records(
+        self._source, float(self._data.max_bad_fraction)), count)])
 
 
 def autoencoder(params):

@@ -111,8 +111,10 @@ class SanaTask:
       self._inputs.encode(frozen, batch), rngs)
 
   def batches(self, *, seed: int, batch_size: int, rows: Sequence[int]):
-    return self._inputs.batches(seed=seed, batch_size=batch_size, rows=rows,
-                                threads=self.config.data.threads)
+    data = self.config.data
+    return self._inputs.batches(
+      seed=seed, batch_size=batch_size, rows=rows, threads=data.threads,
+      max_bad_fraction=float(data.max_bad_fraction))
 
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Samples of prompts that are not trained on, where there are such."""

@@ -147,4 +147,5 @@ def _captions(data):
             for _, texts in shapes.captions(kind, 'train') for text in texts]
   source = common.open_data(data)
   return sorted({prompts.clean(record['caption'])
-                 for record in common.good_records(source)})
+                 for record in common.good_records(
+                   source, float(data.max_bad_fraction))})

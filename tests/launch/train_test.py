@@ -150,7 +150,7 @@ def test_a_workdir_that_cannot_be_is_told(train, refused, tmp_path):
 
 def test_a_full_disk_stops_with_a_sentence(train, process, tmp_path):
   code, out, err = process(*train('--cpu-devices=1'), file_limit=8)
-  assert (code, out) == (2, ''), err
+  assert (code, out) == (75, ''), err  # There may be room again later.
   # Threads of orbax may have a last word after ours.
   told = [x for x in err.splitlines() if x.startswith('sana-jax: error:')]
   assert len(told) == 1 and 'choose another --workdir' in told[0], err

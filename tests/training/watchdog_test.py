@@ -98,17 +98,19 @@ def test_the_end_of_a_stall_is_told_and_the_next_one_too(clock, caplog):
   assert '(step 3 was the last)' in found.found()
 
 
-def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path, caplog):
+def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path):
   """The batch of step 3 comes when the watchdog has barked, and not before."""
   barked = threading.Event()
 
   class Listener(logging.Handler):
     def emit(self, record):
-      if 'waiting for data' in record.getMessage():
+      said = record.getMessage()
+      # Where it is waiting too: a busy machine may be late before that.
+      if 'waiting for data' in said and 'in wait' in said:
         barked.set()
 
   def wait(number, batch):
-    assert number < 3 or barked.wait(60)
+    assert number < 3 or barked.wait(60)  # It has not, if this fails.
     return batch
 
   task, listener = with_batches(toy.Toy(), wait), Listener()
@@ -121,7 +123,6 @@ def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path, caplog):
   finally:
     logging.getLogger('absl').removeHandler(listener)
   assert int(state.step) == 5
-  assert 'in wait' in caplog.text  # Where it was waiting.
   assert not [t for t in threading.enumerate() if t.name == 'watchdog']
 
 

@@ -48,14 +48,17 @@ def process():
   """The same in a process of its own; `file_limit` in KiB is a full disk."""
   def run(*argv, file_limit=None):
     argv = [sys.executable, '-m', 'sana_jax.launch.cli', *map(str, argv)]
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
     if file_limit:
+      # Else half a program is kept for other tests to warn of.
+      env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
       # Without its signal, writing beyond it fails with EFBIG, in the same
       # place as ENOSPC would.
       limit = f'trap "" XFSZ; ulimit -f {file_limit}; exec "$@"'
       argv = ['bash', '-c', limit, 'bash', *argv]
     done = subprocess.run(
       argv, cwd=ROOT, capture_output=True, text=True, check=False,
-      env=os.environ | {'PYTHONPATH': str(ROOT)})
+      env=env)
     return done.returncode, done.stdout, done.stderr
   return run
 

@@ -68,7 +68,8 @@ def header_size(data: bytes) -> tuple[int, int]:
       # A PNG may have EXIF behind its pixels; asking for it decodes them.
       turned = (image.format == 'JPEG' or 'exif' in image.info) and (
         image.getexif().get(_ORIENTATION) in (5, 6, 7, 8))
-  except Exception:  # noqa: BLE001  As above.
+  # Decoders trip over damaged bytes in any way.
+  except Exception:  # noqa: BLE001
     return 0, 0
   return (width, height) if turned else (height, width)
 

@@ -5,6 +5,7 @@ import logging
 
 from absl import logging as absl_logging
 from etils import epath
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from sana_jax.errors import UserError
 from sana_jax.optim import factory
+from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import reporting
 from sana_jax.training.lines import Lines
 from sana_jax.training.reporting import Report, silence
@@ -51,6 +53,19 @@ def test_metrics_are_read_one_step_late(tmp_path):
     assert lines(tmp_path) == []
     r(3, metrics())
     assert len(lines(tmp_path)) == 1
+
+
+def test_the_learning_rate_is_computed_without_the_other_processes(tmp_path):
+  devices = []
+
+  def schedule(step):
+    devices.append(jax.sharding.get_abstract_mesh().size)
+    return step / 10
+  with jax.set_mesh(make_mesh({'data': 8})), report(
+      tmp_path, schedule=schedule) as r:
+    r(2, metrics())
+  assert devices == [1]
+  assert lines(tmp_path)[0]['learning_rate'] == pytest.approx(.1)
 
 
 def test_the_learning_rate_is_the_one_that_the_step_used(tmp_path):

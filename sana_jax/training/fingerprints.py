@@ -14,8 +14,8 @@ from sana_jax.training import encoders
 from sana_jax.training.workdir import flat
 
 # Where things lie, how they are read, and what is chosen when they are read.
-_FREE = ('path', 'index_path', 'threads', 'caption_rule', 'caption_threshold',
-         'caption_temperature')
+_FREE = ('path', 'index_path', 'threads', 'max_bad_fraction', 'caption_rule',
+         'caption_threshold', 'caption_temperature')
 _WHOLE = 2**26  # Larger files of weights are known by their ends.
 _END = 2**20
 

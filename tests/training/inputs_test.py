@@ -103,6 +103,12 @@ def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
                 tmp_path)
 
 
+def test_a_cache_serves_whatever_share_of_records_may_be_bad(
+    small, folder, whole, tmp_path):
+  inputs.make(small(folder, **{
+    'inputs.cache': whole, 'data.max_bad_fraction': .5}), tmp_path)
+
+
 def test_training_from_a_cache_needs_no_data(small, whole, cached, tmp_path):
   moved = steps(small('gone', **{'inputs.cache': whole}), tmp_path, 1)
   assert moved[0][1] == cached[0][1]

@@ -61,15 +61,17 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
   Where JAX is in use already, its devices stay as they are.
   """
   import jax
+
+  from sana_jax import compiled
   with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".
     jax.config.update(
       'jax_num_cpu_devices',
       cpu_devices or min(os.cpu_count() or 1, 8, most or 8))
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update(
-      'jax_compilation_cache_dir',
-      os.path.expanduser('~/.cache/sana_jax/compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+  if jax.config.jax_compilation_cache_dir:
+    compiled.mend()
+  else:
+    compiled.keep(
+      os.path.expanduser('~/.cache/sana_jax/compiled'), at_least_seconds=1.0)
 
 
 def none_but_cpu() -> None:

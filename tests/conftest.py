@@ -14,6 +14,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from sana_jax import compiled
+
 # Tests compile much and compute little: this takes a third of the time. XLA
 # stops at a flag that it doesn't know, and the newest doesn't know the last.
 os.environ['XLA_FLAGS'] = ' '.join([
@@ -24,9 +26,9 @@ os.environ['XLA_FLAGS'] = ' '.join([
     jax.__version_info__ < (0, 11))])
 jax.config.update('jax_num_cpu_devices', 8)
 # Compiled programs are kept between runs of the suite.
-jax.config.update('jax_compilation_cache_dir', os.path.expanduser(
-  os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+compiled.keep(os.path.expanduser(
+  os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')),
+  at_least_seconds=0.5)
 
 # Signatures' shapes are checked in tests only: no cost in production.
 _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from sana_jax import kernels
+from sana_jax import compiled, kernels
 from sana_jax.benchmark import device, losses, processes, training
 from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.sharding.mesh import make_mesh
@@ -97,7 +97,7 @@ class Worker:
 
   def __init__(self, mesh: Mapping[str, int], cache: str | None):
     """`cache` keeps compiled programs."""
-    jax.config.update('jax_compilation_cache_dir', cache)
+    compiled.keep(cache)
     self._mesh = make_mesh(mesh)
 
   def facts(self, dtype: str) -> Facts:

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sana_jax import kernels
+from sana_jax import compiled, kernels
 from sana_jax.benchmark import (
   device,
   matrix,
@@ -102,7 +102,7 @@ class Worker:
 
   def __init__(self, cache: str | None):
     """`cache` keeps compiled programs."""
-    jax.config.update('jax_compilation_cache_dir', cache)
+    compiled.keep(cache)
 
   def measure(self, name: str, values: Mapping[str, Any],
               repeats: int) -> Record:

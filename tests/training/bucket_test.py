@@ -39,7 +39,13 @@ def bucket(load_module):
 
 
 @pytest.fixture(scope='module')
-def finished(bucket, toy):
+def lines_at_saves():
+  """By the step of a checkpoint, what the bucket has when it is begun."""
+  return {}
+
+
+@pytest.fixture(scope='module')
+def finished(bucket, toy, lines_at_saves):
   """A run that was stopped by an error after step 7, and went on."""
   class Crash(Exception):
     pass
@@ -47,16 +53,27 @@ def finished(bucket, toy):
   def crash(params, step):
     if step == 7:
       raise Crash
-  task = toy.Toy()
-  task.pictures = crash
-  with pytest.raises(Crash):
-    toy.run(RUN, task, pictures_every_steps=7)
-  # A half-written checkpoint, as a kill leaves it.
+  save = Checkpoints.save
+
+  def watched(self, step, *args, **kwargs):
+    lines_at_saves[step] = steps_of(bucket, 'run/metrics.jsonl')
+    save(self, step, *args, **kwargs)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Checkpoints, 'save', watched)
+    task = toy.Toy()
+    task.pictures = crash
+    with pytest.raises(Crash):
+      toy.run(RUN, task, pictures_every_steps=7)
+    leave_half_a_checkpoint(bucket)
+    assert saved.steps(resolve(RUN) / 'checkpoints') == [4]
+    return toy.run(RUN)
+
+
+def leave_half_a_checkpoint(bucket):
+  """Step 6, as a kill leaves it."""
   for name in [n for n in bucket if n.startswith('run/checkpoints/4/')]:
     if not name.endswith('commit_success.txt'):
       bucket[name.replace('/4/', '/6/')] = bucket[name]
-  assert saved.steps(resolve(RUN) / 'checkpoints') == [4]
-  return toy.run(RUN)
 
 
 def test_a_run_goes_on_bit_for_bit(finished, toy, tmp_path):
@@ -78,15 +95,9 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
 
 
 def test_lines_of_a_saved_step_are_written_before_it_is_saved(
-    bucket, toy, monkeypatch):
-  seen, save = {}, Checkpoints.save
-
-  def watched(self, step, *args, **kwargs):
-    seen[step] = steps_of(bucket, 'watched/metrics.jsonl')
-    save(self, step, *args, **kwargs)
-  monkeypatch.setattr(Checkpoints, 'save', watched)
-  toy.run('gs://bucket/watched')
-  assert seen == {4: [2, 4], 8: [2, 4, 6, 8], 10: [2, 4, 6, 8, 10]}
+    finished, lines_at_saves):
+  assert lines_at_saves == {
+    4: [2, 4], 8: [2, 4, 6, 8], 10: [2, 4, 6, 8, 10]}
 
 
 def test_a_line_does_not_send_the_file(bucket):

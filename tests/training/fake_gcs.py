@@ -62,6 +62,7 @@ class Store:
 
 class Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = 'HTTP/1.1'
+  wbufsize = -1  # One packet an answer: the second would wait 40 ms.
   store: Store
 
   def log_message(self, *_):

@@ -26,16 +26,15 @@ def save_loss_curve(workdir: epath.Path, name: str) -> None:
 def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
   """A PNG of the raw and the smoothed loss over the steps."""
   smoothed = smooth(losses)
-  figure = Figure(figsize=(8, 4.5), dpi=120, layout='constrained')
+  figure = Figure(figsize=(8, 4.5), dpi=120)
   FigureCanvasAgg(figure)  # Without pyplot: no global state, no display.
-  axes = figure.add_subplot()
+  axes = figure.add_axes((.1, .12, .87, .8))  # A layout takes half the time.
   axes.plot(steps, losses, color='tab:blue', alpha=.3, lw=1, label='loss')
   axes.plot(steps, smoothed, color='tab:blue', lw=2, label='smoothed')
   if losses.min() > 0:
     axes.set_yscale('log')
   axes.set_xlim(0, steps[-1])
   axes.set_xlabel('step')
-  axes.set_ylabel('loss')
   axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {steps[-1]} steps')
   axes.grid(True, which='both', alpha=.2)
   axes.legend(frameon=False)

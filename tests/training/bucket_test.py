@@ -66,7 +66,7 @@ def finished(bucket, toy, lines_at_saves):
       toy.run(RUN, task, pictures_every_steps=7)
     leave_half_a_checkpoint(bucket)
     assert saved.steps(resolve(RUN) / 'checkpoints') == [4]
-    return toy.run(RUN)
+    return toy.run(RUN, pictures_every_steps=5)
 
 
 def leave_half_a_checkpoint(bucket):
@@ -82,7 +82,7 @@ def test_a_run_goes_on_bit_for_bit(finished, toy, tmp_path):
 
 
 def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
-  toy.run(tmp_path)
+  toy.run(tmp_path, pictures_every_steps=5)
   theirs = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*')
             if p.is_file() and 'checkpoints' not in p.parts}
   ours = {name.removeprefix('run/') for name in bucket

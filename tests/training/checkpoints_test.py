@@ -199,7 +199,8 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
   task.pictures = fill_disk
   try:
     with pytest.raises(Trouble, match='failed .* step 4 is intact: see to'):
-      toy.run(tmp_path / 'cut', task, log_every_steps=100)
+      toy.run(tmp_path / 'cut', task, log_every_steps=100,
+              pictures_every_steps=5)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))

@@ -16,7 +16,7 @@ import sana_jax
 TOY = pathlib.Path(__file__).with_name('toy.py')
 SETTINGS = (
     'num_steps=90', 'checkpoint_every_steps=6', 'log_every_steps=1',
-    'pictures_every_steps=0', 'mesh={"data":-1}')
+    'mesh={"data":-1}')
 
 
 def start(workdir):

@@ -55,8 +55,7 @@ def test_one_device_computes_what_eight_compute(toy, tmp_path):
 
 def test_the_loss_falls_and_the_average_follows(toy, tmp_path):
   state = toy.run(
-      tmp_path, num_steps=300, log_every_steps=1, checkpoint_every_steps=300,
-      pictures_every_steps=0)
+      tmp_path, num_steps=300, log_every_steps=1, checkpoint_every_steps=300)
   lines = [json.loads(x)
            for x in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   # 16 unit weights: a target of variance 16, and 8 outputs that see half of it
@@ -69,7 +68,7 @@ def test_the_loss_falls_and_the_average_follows(toy, tmp_path):
 
 
 def test_a_finished_run_has_model_pictures_and_curve(toy, tmp_path):
-  state = toy.run(tmp_path)
+  state = toy.run(tmp_path, pictures_every_steps=5)
   model = np.load(tmp_path / 'model/model.npz')
   np.testing.assert_array_equal(model['in_kernel'], state.ema['in']['kernel'])
   assert sorted(p.name for p in (tmp_path / 'pictures').iterdir()) == [
@@ -156,7 +155,8 @@ class Terminated:
 
 def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
   before = signal.getsignal(signal.SIGTERM)
-  state = toy.run(tmp_path / 'cut', Terminated(toy))
+  state = toy.run(
+      tmp_path / 'cut', Terminated(toy), pictures_every_steps=5)
   assert int(state.step) == 6  # The step after the signal.
   assert signal.getsignal(signal.SIGTERM) is before
   assert (tmp_path / 'cut/checkpoints/6').exists()

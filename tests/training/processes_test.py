@@ -89,7 +89,7 @@ def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
 def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
   run, caches = tmp_path / 'run', [tmp_path / 'host 0', tmp_path / 'host 1']
   settings = dict(caches=caches, checkpoint_every_steps=10**6,
-                  log_every_steps=1, pictures_every_steps=0)
+                  log_every_steps=1)
 
   def cached(host):
     return {int(p.stem): p for p in caches[host].rglob('*.safetensors')}

@@ -10,7 +10,7 @@ import pytest
 from sana_jax.training.phases import Phases
 from sana_jax.training.profiler import Profiler, STEPS_ON_SIGNAL
 
-SHORT = dict(pictures_every_steps=0, checkpoint_every_steps=99, ema_decay=0.)
+SHORT = dict(checkpoint_every_steps=99, ema_decay=0.)
 
 
 @pytest.fixture

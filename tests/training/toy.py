@@ -109,7 +109,7 @@ def get_config(**changes):
       'seed': 0, 'num_steps': 10, 'batch_size': 16, 'log_every_steps': 2,
       'checkpoint_every_steps': 4, 'keep_checkpoints': 2,
       'keep_every_steps': 0, 'checkpoint_cache': '', 'cache_every_steps': 2,
-      'pictures_every_steps': 5, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
+      'pictures_every_steps': 0, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
       'accumulate_steps': 1, 'param_dtype': 'float32',
       'init_from': '', 'trainable': '',
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},

@@ -117,8 +117,7 @@ def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path):
   logging.getLogger('absl').addHandler(listener)
   try:
     state = toy.run(
-        tmp_path, task, num_steps=5, pictures_every_steps=0,
-        checkpoint_every_steps=9, ema_decay=0.,
+        tmp_path, task, num_steps=5, checkpoint_every_steps=9, ema_decay=0.,
         watch={'stall_minutes': 1e-3, 'divergence_factor': 0.})
   finally:
     logging.getLogger('absl').removeHandler(listener)
@@ -181,7 +180,7 @@ def test_a_run_that_diverges_says_so(toy, tmp_path, caplog):
   task = with_batches(toy.Toy(), lambda number, batch: {
       'x': batch['x'] * (1 if number <= 12 else 100)})
   toy.run(tmp_path, task, num_steps=18, log_every_steps=1, ema_decay=0.,
-          pictures_every_steps=0, checkpoint_every_steps=99,
+          checkpoint_every_steps=99,
           optimizer={'name': 'adamw', 'learning_rate': 1e-6},
           watch={'stall_minutes': 0., 'divergence_factor': 5.})
   said = [x for x in caplog.messages if 'may be diverging' in x]

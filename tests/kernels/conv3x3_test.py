@@ -92,7 +92,8 @@ def test_the_definition_is_the_sum_over_taps(op, dtype, bound):
 # rows at a time, one row, one column, whole registers, and several tiles.
 @pytest.mark.parametrize('shape', [
   (2, 5, 70, 128, 128), (1, 1, 100, 128, 256), (1, 3, 1, 128, 128),
-  (1, 4, 128, 256, 128), (1, 7, 130, 128, 128)], ids=str)
+  *(pytest.param(shape, marks=pytest.mark.slow) for shape in (
+    (1, 4, 128, 256, 128), (1, 7, 130, 128, 128)))], ids=str)
 @pytest.mark.parametrize('dtype, bound, group', [
   ('float32', 1e-5, 1), ('float32', 1e-5, 2), ('bfloat16', 2e-2, 1)])
 def test_the_kernel_gives_the_definition(op, shape, dtype, bound, group):

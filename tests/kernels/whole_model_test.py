@@ -36,7 +36,8 @@ def inputs():
   return draw(2, 5, 7, 4), jnp.float32([990, 120]), draw(2, 5, 6)
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize('remat', [
+  pytest.param('none', marks=pytest.mark.slow), 'full'])
 def test_kernels_change_neither_velocity_nor_gradients(interpreted, remat):
   module = Sana(**FIELDS, remat=remat)
   params = jax.tree.map(

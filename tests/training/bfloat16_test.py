@@ -20,7 +20,8 @@ def dtypes(tree):
   return {x.dtype.name for x in jax.tree.leaves(tree)}
 
 
-@pytest.mark.parametrize('name', ['adamw', 'came', 'came_8bit'])
+@pytest.mark.parametrize('name', [
+  'adamw', pytest.param('came', marks=pytest.mark.slow), 'came_8bit'])
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, name):
   changes = dict(param_dtype='bfloat16',
                  optimizer={'name': name, 'learning_rate': 1e-2})
@@ -41,7 +42,7 @@ def test_steps_too_small_for_bfloat16_still_teach(toy, tmp_path):
   for dtype in ('float32', 'bfloat16'):
     state = toy.run(
         tmp_path / dtype, num_steps=200, param_dtype=dtype,
-        pictures_every_steps=0, checkpoint_every_steps=200,
+        checkpoint_every_steps=200,
         optimizer={'name': 'lion', 'learning_rate': 2e-4, 'b2': .99})
     reached[dtype] = distances(toy, state.ema)
   start = distances(toy, toy.Toy().init(jax.random.split(jax.random.key(0))[0]))
@@ -57,8 +58,7 @@ def distances(toy, params):
 
 def test_a_step_of_the_transformer_keeps_its_types():
   config = configs.train('sana')
-  config.optimizer.name = 'came_8bit'
-  module = Sana(width=64, depth=2, cross_heads=2, sample_size=4,
+  module = Sana(width=64, depth=1, cross_heads=2, sample_size=4,
                 caption_channels=8, dtype=jnp.bfloat16)
 
   class Task:
@@ -69,7 +69,8 @@ def test_a_step_of_the_transformer_keeps_its_types():
     def loss(params, frozen, batch, rng):
       return flow_loss(module, config.flow, params, frozen, batch, rng)
 
-  tx, mesh = factory.make(config.optimizer, 10), make_mesh({'data': 8})
+  tx, mesh = factory.make(config.optimizer, 10), make_mesh(
+    {'data': 2}, jax.devices()[:2])
   init, shapes = plan(Task, tx, mesh, param_dtype='bfloat16')
   step = jit_step(shapes, mesh, task=Task, tx=tx, ema_decay=.9)
   batch = {'latents': jnp.ones((8, 4, 4, 32)), 'text': jnp.ones((8, 5, 8)),

@@ -12,6 +12,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 import sana_jax
 
@@ -73,6 +74,7 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
           ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
   # Wide enough for files of each process: orbax writes small arrays inline.
   settings = dict(mesh={'fsdp': 4}, width=8192, checkpoint_every_steps=2)
@@ -86,6 +88,7 @@ def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
   assert (tmp_path / 'checkpoints/damaged_4').is_dir()
 
 
+@pytest.mark.slow
 def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
   run, caches = tmp_path / 'run', [tmp_path / 'host 0', tmp_path / 'host 1']
   settings = dict(caches=caches, checkpoint_every_steps=10**6,

@@ -105,7 +105,8 @@ def relative_error(got, want):
 
 @pytest.mark.parametrize('mesh, parts', [
     ({'data': 1}, 4), ({'data': 2, 'fsdp': 2}, 4),
-    ({'fsdp': 4, 'tensor': 2}, 2)], ids=str)
+    pytest.param({'fsdp': 4, 'tensor': 2}, 2, marks=pytest.mark.slow)],
+    ids=str)
 def test_a_batch_in_parts_is_the_batch(whole, mesh, parts):
   loss, grads = gradient(mesh, parts)
   assert loss == pytest.approx(whole[0], rel=1e-6)

@@ -277,7 +277,9 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
   shutil.copytree(folder, mine)
   for i in range(3):
     (mine / f'{i:02d}.png').write_bytes(b'')
-  with pytest.raises(UserError, match='[23] of 24 records are bad.*0[012].png'):
+  # Two are too many; other threads may have met all four of them by then.
+  with pytest.raises(
+      UserError, match='[234] of 24 records are bad.*0[0127].png'):
     tasks.make(of_folder('sana', mine, inputs), tmp_path)
   assert not list((tmp_path / 'encoded').glob('*.safetensors'))
 

@@ -76,6 +76,8 @@ class Kind(NamedTuple):
 
 def transformer_init(module: Sana):
   """rng -> parameters; the latents' size does not matter."""
+  # Draws once for all blocks: unrolled, it would take XLA as long as a step.
+  module = module.clone(unroll=1)
   side = 2 * module.patch_size
   return lambda rng: module.init(
     rng, jnp.zeros((1, side, side, module.in_channels)), jnp.zeros(1),

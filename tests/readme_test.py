@@ -20,6 +20,8 @@ SMALLER = {
   'convert': [],
   'train': [
     '--config.num_steps=2', '--config.data.examples=32',
+    '--config.batch_size=8', '--config.model.depth=2',
+    '--config.model.unroll=1',
     '--config.optimizer.warmup_steps=0',
     '--config.sampling.steps=1', '--config.sampling.images=6'],
 }
@@ -105,7 +107,7 @@ def test_the_page_on_watching_runs_and_names_every_metric(
   assert cli.main([
     *arguments, '--config.num_steps=3', '--config.text.examples=32',
     '--config.optimizer.warmup_steps=0']) == 0, capsys.readouterr().err
-  assert list((tmp_path / 'out/watched/profile/step_000001').rglob('*.pb'))
+  assert list((tmp_path / 'out/watched/profile/step_000002').rglob('*.pb'))
   found = json.loads((tmp_path / 'out/watched/metrics.jsonl').read_text())
   of_task = {'next_token', 'own_token', 'earliest_token'}
   unnamed = {name for name in found if f'`{name}`' not in page and not (

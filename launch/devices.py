@@ -71,7 +71,7 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
     compiled.mend()
   else:
     compiled.keep(
-      os.path.expanduser('~/.cache/sana_jax/compiled'), at_least_seconds=1.0)
+      os.path.expanduser('~/.cache/sana_jax/compiled'), at_least_seconds=0)
 
 
 def none_but_cpu() -> None:

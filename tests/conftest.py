@@ -28,7 +28,7 @@ jax.config.update('jax_num_cpu_devices', 8)
 # Compiled programs are kept between runs of the suite.
 compiled.keep(os.path.expanduser(
   os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')),
-  at_least_seconds=0.5)
+  at_least_seconds=0)
 
 # Signatures' shapes are checked in tests only: no cost in production.
 _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')

@@ -91,10 +91,13 @@ def test_the_commands_of_a_page_run(
     _, *arguments = shlex.split(line)
     more = SMALLER.get(arguments[0], [])
     if arguments[:2] == ['bench', 'kernels']:
-      more = ['--repeats', '1']
+      more = ['--repeats', '1', '--passes', 'forward']
+    if arguments[:2] == ['bench', 'optimizers']:
+      more = ['--models', 'sana_600m_512']
     if arguments[0] == 'train':
       more = ['--config.num_steps=2', '--config.text.examples=32',
-              '--config.optimizer.warmup_steps=0']
+              '--config.optimizer.warmup_steps=0', '--config.model.depth=1',
+              '--config.batch_size=8']
     assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
 
 
@@ -106,6 +109,7 @@ def test_the_page_on_watching_runs_and_names_every_metric(
   _, *arguments = shlex.split(line)
   assert cli.main([
     *arguments, '--config.num_steps=3', '--config.text.examples=32',
+    '--config.batch_size=8', '--config.model.depth=1',
     '--config.optimizer.warmup_steps=0']) == 0, capsys.readouterr().err
   assert list((tmp_path / 'out/watched/profile/step_000002').rglob('*.pb'))
   found = json.loads((tmp_path / 'out/watched/metrics.jsonl').read_text())

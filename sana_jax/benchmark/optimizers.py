@@ -95,13 +95,18 @@ def roundings(model: str, steps: int) -> list[Rounding]:
   gradient = _gradient(module)
   start = jax.jit(folder.transformer_init(module))(jax.random.key(0))
   plain, state = train(gradient, start, 'came', steps)
-  went = optax.tree.norm(optax.tree.sub(plain, start))
+  went = _distance(plain, start)
   found = []
   for blocks, name in _EIGHT_BIT.items():
     trained, _ = train(gradient, start, name, steps)
-    apart = optax.tree.norm(optax.tree.sub(trained, plain))
+    apart = _distance(trained, plain)
     found.append(rounding(state[0].mu, blocks, float(apart / went)))
   return found
+
+
+@jax.jit
+def _distance(params, others):
+  return optax.tree.norm(optax.tree.sub(params, others))
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import functools
 import math
 
 import jax
@@ -121,12 +122,24 @@ def _resolved(name, config, pod, params):
   sizes = axis_sizes(shape, count // slices)
   whole = sizes | {'data': sizes.get('data', 1) * slices}
   mesh = AbstractMesh(tuple(whole.values()), tuple(whole))
-  rules.shardings(params, tables.SANA, mesh)
+  leaves, structure = jax.tree.flatten(params)
+  if misfit := _misfit(tuple(leaves), structure, mesh):
+    raise UserError(misfit)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   _check_heads(config, sizes)
   config = copied(config)
   config.mesh.update(sizes)
   return Candidate(name, config)
+
+
+@functools.lru_cache(4096)  # A search asks for each mesh a hundred times.
+def _misfit(leaves, structure, mesh):
+  """Why parameters cannot lie on a mesh by their table, or nothing."""
+  try:
+    rules.shardings(structure.unflatten(leaves), tables.SANA, mesh)
+  except UserError as e:
+    return str(e)
+  return ''
 
 
 def _check_heads(config, sizes):

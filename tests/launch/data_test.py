@@ -99,7 +99,8 @@ def test_a_cache_is_made_and_trained_from(cached, cli, tmp_path):
   assert cli('train', '--config', 'shapes', '--workdir', tmp_path / 'run',
              *inputs, f'--config.inputs.cache={tmp_path}/cache',
              '--config.data.path=gone', '--config.model.width=32',
-             '--config.model.depth=1', '--config.model.cross_heads=1',
+             '--config.model.depth=1', '--config.model.unroll=1',
+             '--config.model.cross_heads=1',
              '--config.optimizer.schedule=constant', '--config.batch_size=8',
              '--config.pictures_every_steps=0', '--config.num_steps=1')[0] == 0
   assert not (tmp_path / 'run/encoded').exists()

@@ -35,7 +35,8 @@ LITE = SANA | dict(
   decoder_blocks=('ResBlock',) * 4, decoder_depths=(0, 1, 2, 1),
   decoder_scales=((),) * 4, upsample='pixel_shuffle', decoder_out_act='silu')
 ATTENTION = SANA | dict(
-  decoder_blocks=('EfficientViTBlock',) * 4, decoder_scales=((3, 5),) * 4)
+  decoder_blocks=('EfficientViTBlock',) * 4, decoder_scales=((3, 5),) * 4,
+  decoder_depths=(1,) * 4)
 FAMILY = {'sana': SANA, 'general': GENERAL, 'lite': LITE, 'vit': ATTENTION}
 
 
@@ -45,8 +46,8 @@ def make(fields):
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
   rng = np.random.default_rng()
-  fill = lambda s: jnp.asarray(
-    rng.normal(size=s.shape) * max(1, np.prod(s.shape[:-1])) ** -0.5, s.dtype)
+  fill = lambda s: jnp.asarray(np.asarray(
+    rng.normal(size=s.shape) * max(1, np.prod(s.shape[:-1])) ** -0.5, s.dtype))
   variables = jax.tree.map(fill, shapes)
   if 'batch_stats' in variables:
     variables['batch_stats'] = jax.tree.map(jnp.abs, variables['batch_stats'])
@@ -54,7 +55,8 @@ def make(fields):
 
 
 def draw(*shape):
-  return jnp.asarray(np.random.default_rng().normal(size=shape), jnp.float32)
+  return jnp.asarray(
+    np.random.default_rng().normal(size=shape).astype(np.float32))
 
 
 def whole(model, variables, latents):

@@ -84,6 +84,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
   for path in (args.out, args.tuned):
     bench.check(path)
+  if args.compile_for:  # Before the models are looked at, which takes seconds.
+    from sana_jax.sharding import topologies
+    topologies.check(args.compile_for)
   plan = _plan(args)
   if args.tune:
     return tune(args, plan)

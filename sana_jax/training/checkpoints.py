@@ -31,7 +31,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import is_out_of_memory, Trouble, UserError
 from sana_jax.training import saved
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import gather, meet
@@ -78,7 +78,8 @@ class Checkpoints:
 
     None if nothing was saved yet. `shapes` carry shardings, which need not be
     those that it was saved with. Damaged checkpoints are renamed to
-    damaged_STEP and named in the log; UserError if all are.
+    damaged_STEP and named in the log; UserError if all are. RuntimeError where
+    a device's memory does not suffice.
     """
     damaged = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -180,6 +181,7 @@ class Checkpoints:
     if damage := self._damage(step, saved.names(shapes)):
       return None, damage
     damage = state = None
+    full = False
     try:
       got = self._manager.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(shapes),
@@ -193,8 +195,11 @@ class Checkpoints:
     # A damaged file shows as whatever the reader trips over, from OSError to
     # JSON, zstd and XLA errors.
     except Exception as error:  # noqa: BLE001
-      damage = brief(error)
-    if np.any(gather([damage is not None])):
+      damage, full = brief(error), is_out_of_memory(str(error))
+    useless, full = gather([damage is not None, full]).any(axis=0)
+    if full:  # No fault of the files, and older ones are as large.
+      raise RuntimeError(f'Out of memory: {damage or "another process"}')
+    if useless:
       return None, damage or 'damaged for another process'
     return state, None
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 import ml_collections
 
 from sana_jax import config as rules
-from sana_jax.errors import UserError
+from sana_jax.errors import in_memory, UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import alone, batch_rows, check_batch, whole
 from sana_jax.training import agreement, initial, phases, pictures
@@ -41,6 +41,8 @@ FREE_KEYS = (
     'keep_checkpoints', 'keep_every_steps', 'kernels', 'log_every_steps',
     'max_skipped_in_a_row', 'mesh', 'model.remat', 'model.unroll', 'num_steps',
     'pictures_every_steps', 'watch')
+_SPLIT = ('split the state with --layout fsdp, or over more devices; '
+          '`sana-jax plan` says what fits.')
 
 
 def train(
@@ -76,8 +78,10 @@ def train(
         seed=config.seed, batch_size=config.batch_size, rows=rows)))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     cache = use(LocalCache(workdir, config))
-    state = restore(shapes, batches, checkpoints, cache) or init(
-        init_rng, initial.given(config.init_from, task, mesh))
+    with in_memory(_SPLIT):
+      state = restore(shapes, batches, checkpoints, cache) or (
+          jax.block_until_ready(init(
+              init_rng, initial.given(config.init_from, task, mesh))))
     check_start(start := int(state.step), config.num_steps, workdir)
     watch = use(Watch(
         workdir, config, task, shapes.params, mesh, traced_steps))

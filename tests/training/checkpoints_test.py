@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from sana_jax.errors import Trouble, UserError
@@ -204,6 +205,22 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))
+
+
+def test_memory_that_runs_out_is_no_damage(toy, tmp_path, monkeypatch):
+  state = toy.run(tmp_path)
+
+  def restore(*_, **__):
+    raise jax.errors.JaxRuntimeError(
+        'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.')
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CheckpointManager, 'restore', restore)
+    with pytest.raises(UserError, match='memory of the device does not suffice;'
+                       ' split the state with --layout fsdp'):
+      toy.run(tmp_path)
+  assert sorted(
+      p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['10', '8']
+  assert_equal(toy.run(tmp_path), state)
 
 
 def test_one_of_so_many_steps_is_kept_for_ever(toy, tmp_path):

@@ -1,5 +1,6 @@
 """A damaged compiled program is replaced, and nobody is told."""
 
+import shutil
 import subprocess
 import sys
 
@@ -24,17 +25,24 @@ def compiles(folder, mends=True):
   ).stderr
 
 
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('compiled')
+  assert not compiles(path)
+  return path
+
+
 @pytest.fixture
-def program(tmp_path):
-  assert not compiles(tmp_path)
+def program(folder, tmp_path):
+  """A kept program, in a folder of its own."""
+  shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
   return max(tmp_path.glob('jit__lambda*-cache'))
 
 
-@pytest.mark.parametrize('bytes_left', [0, 0.5, -1])
+@pytest.mark.parametrize('bytes_left', [0, 100])
 def test_half_a_program_is_compiled_anew(program, bytes_left):
   whole = program.read_bytes()
-  half = int(len(whole) * bytes_left) if bytes_left >= 0 else -1
-  program.write_bytes(whole[:half])
+  program.write_bytes(whole[:bytes_left])
   assert not compiles(program.parent)
   assert len(program.read_bytes()) > 0.9 * len(whole)  # It holds a time, too.
 

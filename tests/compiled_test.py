@@ -1,6 +1,5 @@
 """A damaged compiled program is replaced, and nobody is told."""
 
-import shutil
 import subprocess
 import sys
 
@@ -26,17 +25,21 @@ def compiles(folder, mends=True):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  path = tmp_path_factory.mktemp('compiled')
-  assert not compiles(path)
-  return path
+def kept(tmp_path_factory):
+  """A program's file and what is in it."""
+  folder = tmp_path_factory.mktemp('compiled')
+  assert not compiles(folder)
+  path, = folder.glob('jit__lambda*-cache')
+  return path, path.read_bytes()
 
 
 @pytest.fixture
-def program(folder, tmp_path):
-  """A kept program, in a folder of its own."""
-  shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-  return max(tmp_path.glob('jit__lambda*-cache'))
+def program(kept):
+  path, whole = kept
+  path.write_bytes(whole)
+  yield path
+  if path.is_dir():
+    path.rmdir()
 
 
 @pytest.mark.parametrize('bytes_left', [0, 100])

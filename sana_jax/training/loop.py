@@ -45,6 +45,7 @@ _SPLIT = ('split the state with --layout fsdp, or over more devices; '
           '`sana-jax plan` says what fits.')
 
 
+@in_memory(_SPLIT)
 def train(
     config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
     mesh: Mesh, traced_steps: range | None = None,
@@ -78,10 +79,8 @@ def train(
         seed=config.seed, batch_size=config.batch_size, rows=rows)))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     cache = use(LocalCache(workdir, config))
-    with in_memory(_SPLIT):
-      state = restore(shapes, batches, checkpoints, cache) or (
-          jax.block_until_ready(init(
-              init_rng, initial.given(config.init_from, task, mesh))))
+    state = restore(shapes, batches, checkpoints, cache) or init(
+        init_rng, initial.given(config.init_from, task, mesh))
     check_start(start := int(state.step), config.num_steps, workdir)
     watch = use(Watch(
         workdir, config, task, shapes.params, mesh, traced_steps))

@@ -50,8 +50,9 @@ def process():
     argv = [sys.executable, '-m', 'sana_jax.launch.cli', *map(str, argv)]
     env = os.environ | {'PYTHONPATH': str(ROOT)}
     if file_limit:
-      # Else half a program is kept for other tests to warn of.
+      # Else half a program or module is kept for other tests to trip over.
       env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+      env['PYTHONDONTWRITEBYTECODE'] = '1'
       # Without its signal, writing beyond it fails with EFBIG, in the same
       # place as ENOSPC would.
       limit = f'trap "" XFSZ; ulimit -f {file_limit}; exec "$@"'

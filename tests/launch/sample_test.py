@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -296,11 +297,13 @@ def full_disk(size):
   """No file grows beyond `size` bytes: EFBIG where a full disk has ENOSPC."""
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Not half.
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
   try:
     yield
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    sys.dont_write_bytecode = kept
     signal.signal(signal.SIGXFSZ, handler)
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import resource
 import shutil
+import sys
 import time
 
 import jax
@@ -187,9 +188,11 @@ def test_the_config_is_in_every_checkpoint(toy, tmp_path):
   assert about['config'] == CONFIG.to_dict()
 
 
-def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(toy, tmp_path):
+def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
+    toy, tmp_path, monkeypatch):
   task, limits = toy.Toy(), resource.getrlimit(resource.RLIMIT_FSIZE)
-
+  # Else half a compiled module is kept for other tests to trip over.
+  monkeypatch.setattr(sys, 'dont_write_bytecode', True)
 
   def fill_disk(params, step):
     while not (tmp_path / 'cut/checkpoints/4').exists():

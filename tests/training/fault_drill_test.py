@@ -50,6 +50,7 @@ class Run:
            sys.executable, TOY, workdir,
            *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
           env={**os.environ, 'JAX_PLATFORMS': 'cpu',
+               'PYTHONDONTWRITEBYTECODE': '1',  # Half a module, on a full disk.
                'PYTHONPATH': str(pathlib.Path(sana_jax.__file__).parents[1])},
           stderr=subprocess.PIPE, text=True))
 

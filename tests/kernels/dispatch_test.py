@@ -81,3 +81,12 @@ def test_the_choice_and_its_reason_are_logged_once(op, monkeypatch):
 def test_every_backend_of_an_op_is_there(op):
   for name in op.implementations:
     assert callable(op.backend(name))
+
+
+@pytest.mark.xfail(strict=True, reason='B1: jit does not see the choice')
+def test_a_preferred_backend_is_used_by_what_was_traced_before(op):
+  run = jax.jit(op)
+  run(jnp.ones(3))
+  with dispatch.prefer(doubled='even'), pytest.raises(UnsupportedError):
+    run(jnp.ones(3))
+  assert run(jnp.ones(3))[0] == 2  # XLA again, where none is preferred.

@@ -210,3 +210,17 @@ def test_tangents_agree_with_gradients_where_forward_mode_is_asked_for():
   dx, dt = back(jnp.float32(t))
   assert float(jnp.vdot(jnp.float32(t), tangent)) == pytest.approx(
     float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason='B5: the default has no forward mode')
+def test_a_model_has_tangents_as_it_is_by_default():
+  variables = {'params': random_params(**TINY)}
+  latents, times, *text = inputs()
+  run = lambda x, t: Sana(**TINY).apply(variables, x, t, *text)
+  x, t = np.random.default_rng().normal(size=(2, *latents.shape))
+  _, tangent = jax.jvp(
+    run, (latents, times), (jnp.float32(x), jnp.ones_like(times)))
+  _, back = jax.vjp(run, latents, times)
+  dx, dt = back(jnp.float32(t))
+  assert float(jnp.vdot(jnp.float32(t), tangent)) == pytest.approx(
+    float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4)

@@ -5,10 +5,12 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.state import plan
@@ -191,3 +193,15 @@ def test_a_bad_config_is_told_before_anything_is_written(
   with pytest.raises(UserError, match=said):
     toy.run(tmp_path / 'run', **changes)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.xfail(strict=True, reason='B2: train ignores config.kernels')
+def test_a_run_uses_the_kernels_that_its_config_names(toy, tmp_path):
+  class Gated(toy.Toy):
+    def loss(self, params, frozen, batch, rngs):
+      loss, found = super().loss(params, frozen, batch, rngs)
+      x = jnp.ones((1, 2, 2, 8))
+      y = kernels.glumb_conv(x, jnp.ones((3, 3, 8)), jnp.ones(8))
+      return loss + 0 * jnp.sum(y), found
+  with pytest.raises(UserError):  # No CPU runs it.
+    toy.run(tmp_path / 'run', Gated(), kernels={'glumb_conv': 'mosaic_gpu'})

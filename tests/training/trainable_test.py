@@ -123,3 +123,10 @@ def test_a_pattern_for_nothing_leaves_no_folder(toy, tmp_path):
   with pytest.raises(UserError, match="'inn/.*' matches no parameter"):
     toy.run(tmp_path / 'run', trainable='inn/.*')
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.xfail(strict=True, reason='B3: frozen parameters are averaged too')
+def test_the_average_holds_only_what_trains(toy):
+  mesh = make_mesh({'data': 2, 'fsdp': 4})
+  _, shapes = plan(toy.Toy(), optax.adam(1.), mesh, trainable='out/bias')
+  assert sum(x.size for x in jax.tree.leaves(shapes.ema)) == 8

@@ -9,6 +9,7 @@ from sana_jax.kernels.conv3x3 import conv3x3_norm, conv3x3_silu
 from sana_jax.kernels.dispatch import (
   platform,
   prefer,
+  prefer_in_all_threads,
   recorded,
   UnsupportedError,
 )
@@ -19,5 +20,5 @@ OPS = {op.name: op for op in (
   relu_linear_attention, glumb_conv, conv3x3_silu, conv3x3_norm)}
 
 __all__ = ['OPS', 'UnsupportedError', 'conv3x3_norm', 'conv3x3_silu',
-           'depthwise_conv', 'glumb_conv', 'platform', 'prefer', 'recorded',
-           'relu_linear_attention']
+           'depthwise_conv', 'glumb_conv', 'platform', 'prefer',
+           'prefer_in_all_threads', 'recorded', 'relu_linear_attention']

@@ -4,25 +4,45 @@ An op without `implementation` tries the platform's backends, best first, and
 ends at plain XLA. One that is asked for by name runs or raises: it never falls
 back. What was chosen, and why not a better one, is logged once.
 
-The choice is made while JAX traces. `platform` tells it that the program is
-for other devices than those that are here; `prefer` overrides it.
+The choice is made while JAX traces. `platform` is the one of the program where
+that is for other devices than those that are here; `prefer` overrides the
+order. Both are part of the key under which `jit` keeps what it traced, so that
+a function is traced once for each choice.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import contextvars
 import dataclasses
 import functools
 import importlib
-import types
 from typing import NamedTuple
 
 from absl import logging
 import jax
 
-_PLATFORM = contextvars.ContextVar('platform', default=None)
-_RECORD = contextvars.ContextVar('record', default=None)
-_preferred: Mapping[str, str] = types.MappingProxyType({})
+
+class _Choice(NamedTuple):
+  """What decides a backend, besides the call.
+
+  Attributes:
+    platform: of the program; None for that of the devices that are here.
+    preferred: sorted (op, backend).
+    record: list for the calls; compared by identity.
+  """
+
+  platform: str | None = None
+  preferred: tuple[tuple[str, str], ...] = ()
+  record: '_Record | None' = None
+
+
+class _Record(list):
+  """Calls; two records are different keys of `jit`."""
+
+  __hash__ = object.__hash__
+  __eq__ = object.__eq__
+
+
+_choice = jax.make_user_context(_Choice())
 
 
 class UnsupportedError(NotImplementedError):
@@ -56,10 +76,10 @@ class Op:
 
   def __call__(self, *args, implementation: str | None = None, **kwargs):
     """Runs the op; `implementation` is a backend's name."""
-    if (calls := _RECORD.get()) is not None:
+    if (calls := _choice.value.record) is not None:
       calls.append(Call(
         self.name, tuple(x.shape for x in args), args[0].dtype.name))
-    implementation = implementation or _preferred.get(self.name)
+    implementation = implementation or preferred().get(self.name)
     if implementation is not None:
       return self.backend(implementation)(*args, **kwargs)
     reasons = []
@@ -89,7 +109,7 @@ class Op:
   @property
   def is_plain(self) -> bool:
     """Whether a call that names no backend goes to XLA at once."""
-    first = _preferred.get(self.name) or next(
+    first = preferred().get(self.name) or next(
       iter(self.order.get(target(), ())), 'xla')
     return first == 'xla'
 
@@ -108,39 +128,52 @@ def _tell(op, backend, *reasons):
 
 def target() -> str:
   """The platform that programs are traced for: 'tpu', 'gpu' or 'cpu'."""
-  return _PLATFORM.get() or jax.default_backend()
+  return _choice.value.platform or jax.default_backend()
+
+
+def preferred() -> dict[str, str]:
+  """Backends by op, where one is preferred."""
+  return dict(_choice.value.preferred)
 
 
 @contextlib.contextmanager
 def platform(name: str | None) -> Iterator[None]:
-  """Traces inside are for this platform, whatever is here; None is what is."""
-  token = _PLATFORM.set(name)
-  try:
+  """Traces inside are for this platform; None for that of the devices here."""
+  with _choice(_choice.value._replace(platform=name)):
     yield
-  finally:
-    _PLATFORM.reset(token)
 
 
 @contextlib.contextmanager
 def prefer(**implementations: str) -> Iterator[None]:
-  """Ops traced meanwhile use these backends: prefer(glumb_conv='xla').
+  """Ops use these backends in this thread: prefer(glumb_conv='xla').
 
-  In all threads, as they share what is jitted. Functions that were jitted
-  before keep what they were traced with.
+  What is jitted is traced again for them. Programs that were compiled ahead of
+  time stay as they are.
   """
-  global _preferred
-  before, _preferred = _preferred, {**_preferred, **implementations}
-  try:
+  with _choice(_with(_choice.value, implementations)):
     yield
+
+
+@contextlib.contextmanager
+def prefer_in_all_threads(**implementations: str) -> Iterator[None]:
+  """`prefer` for this thread and for all without a choice of their own."""
+  before = _choice.get_global()
+  _choice.set_global(_with(before, implementations))
+  try:
+    with prefer(**implementations):
+      yield
   finally:
-    _preferred = before
+    _choice.set_global(before)
+
+
+def _with(choice, implementations):
+  both = dict(choice.preferred) | implementations
+  return choice._replace(preferred=tuple(sorted(both.items())))
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Call]]:
   """The calls of ops that are traced inside, one for the body of a scan."""
-  token = _RECORD.set([])
-  try:
-    yield _RECORD.get()
-  finally:
-    _RECORD.reset(token)
+  record = _Record()
+  with _choice(_choice.value._replace(record=record)):
+    yield record

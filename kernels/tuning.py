@@ -10,7 +10,6 @@ A shape stands for all that have the same powers of two above their sizes.
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import contextvars
 import functools
 import json
 import pathlib
@@ -20,7 +19,8 @@ from typing import Any
 import jax
 
 FOLDER = pathlib.Path(__file__).with_name('tuned')
-_OVERRIDES = contextvars.ContextVar('overrides', default=None)
+# ((backward, ((name, value), ...)), ...): part of the key of what is jitted.
+_overrides = jax.make_user_context(())
 
 
 def choose(
@@ -28,8 +28,10 @@ def choose(
   **usual: int,
 ) -> dict[str, int]:
   """The values of `usual`, or those that were faster for such an array."""
-  overrides = (_OVERRIDES.get() or {}).get(backward)
-  if overrides is None:
+  overrides = dict(_overrides.value).get(backward)
+  if overrides is not None:
+    overrides = dict(overrides)
+  else:
     overrides = table(device_kind()).get(op, {}).get(backend, {}).get(
       bucket(backward, shape, dtype), {})
   return {name: overrides.get(name, value) for name, value in usual.items()}
@@ -64,8 +66,6 @@ def device_kind() -> str:
 @contextlib.contextmanager
 def using(backward: bool, **values: int) -> Iterator[None]:
   """Passes traced inside take these values, whatever was measured."""
-  token = _OVERRIDES.set({**(_OVERRIDES.get() or {}), backward: values})
-  try:
+  both = dict(_overrides.value) | {backward: tuple(sorted(values.items()))}
+  with _overrides(tuple(sorted(both.items()))):
     yield
-  finally:
-    _OVERRIDES.reset(token)

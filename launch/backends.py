@@ -20,7 +20,7 @@ def preferred(names: Mapping[str, str], key: str) -> Iterator[None]:
   from sana_jax import kernels
   check(names, key)
   try:
-    with kernels.prefer(**names):
+    with kernels.prefer_in_all_threads(**names):
       yield
   except kernels.UnsupportedError as e:
     raise UserError(

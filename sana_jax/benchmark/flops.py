@@ -25,15 +25,9 @@ def count(f: Callable, *args: Any) -> int:
 
 
 def traced(f: Callable, *args: Any):
-  """The jaxpr of a call without kernels, which hide what they do.
-
-  JAX forgets what it has traced, lest it run that.
-  """
-  jax.clear_caches()
+  """The jaxpr of a call without kernels, which hide what they do."""
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
-    jaxpr = jax.make_jaxpr(f)(*args).jaxpr
-  jax.clear_caches()
-  return jaxpr
+    return jax.make_jaxpr(f)(*args).jaxpr
 
 
 def of_jaxpr(jaxpr) -> int:

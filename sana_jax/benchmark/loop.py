@@ -102,7 +102,7 @@ class Bare:
     tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
     init, shapes = plan(
         task, tx, mesh, average=config.ema_decay > 0,
-        param_dtype=config.param_dtype)
+        param_dtype=config.param_dtype, trainable=config.trainable)
     init_rng, rng = jax.random.split(jax.random.key(config.seed))
     batch = place_rows(
         batch, batch_rows(mesh, config.batch_size), mesh, config.batch_size)
@@ -111,7 +111,8 @@ class Bare:
       self._state, self._rest = init(init_rng), (frozen, batch, rng)
       self._compiled = jit_step(
           shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay,
-          accumulate=config.accumulate_steps).lower(
+          accumulate=config.accumulate_steps,
+          trainable=config.trainable).lower(
               self._state, *self._rest).compile()
 
   def __call__(self, steps: int) -> Block:

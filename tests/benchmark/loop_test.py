@@ -149,7 +149,6 @@ def test_json_and_page_hold_everything():
   assert 'every 20 steps, as configured, the ratio is 0.714.' in page
 
 
-@pytest.mark.xfail(strict=True, reason='B7: the bare step trains everything')
 def test_the_bare_step_of_a_partial_run_trains_the_same_part(toy):
   config = toy.get_config(trainable='out/.*')
   batch = next(toy.Toy().batches(seed=0, batch_size=16, rows=list(range(16))))

@@ -1,6 +1,7 @@
 """Which backend runs: the platform's best that can, or the one asked for."""
 
 import sys
+import threading
 import types
 
 import jax
@@ -83,10 +84,53 @@ def test_every_backend_of_an_op_is_there(op):
     assert callable(op.backend(name))
 
 
-@pytest.mark.xfail(strict=True, reason='B1: jit does not see the choice')
 def test_a_preferred_backend_is_used_by_what_was_traced_before(op):
   run = jax.jit(op)
   run(jnp.ones(3))
   with dispatch.prefer(doubled='even'), pytest.raises(UnsupportedError):
     run(jnp.ones(3))
   assert run(jnp.ones(3))[0] == 2  # XLA again, where none is preferred.
+
+
+def test_a_choice_is_traced_once_and_found_again(op):
+  traces = []
+  @jax.jit
+  def run(x):
+    traces.append(dispatch.preferred())
+    return op(x)
+  for _ in range(2):
+    run(jnp.ones(4))
+    with dispatch.prefer(doubled='even'):
+      run(jnp.ones(4))
+  assert traces == [{}, {'doubled': 'even'}]
+
+
+def test_a_preference_is_for_its_thread_unless_it_is_for_all(op):
+  seen = []
+  look = lambda: seen.append(dispatch.preferred())
+  for prefer in dispatch.prefer, dispatch.prefer_in_all_threads:
+    with prefer(doubled='even'):
+      assert dispatch.preferred() == {'doubled': 'even'}
+      thread = threading.Thread(target=look)
+      thread.start()
+      thread.join()
+  look()
+  assert seen == [{}, {'doubled': 'even'}, {}]
+
+
+def test_one_program_may_use_two_backends(op):
+  def both(x):
+    with dispatch.prefer(doubled='even'):
+      first = jax.jit(op)(x)
+    return first, jax.jit(op)(x)
+  program = str(jax.make_jaxpr(both)(jnp.ones(4)))
+  assert program.count('reduce_sum') == 1
+
+
+def test_calls_are_recorded_though_they_were_traced_before(op):
+  run = jax.jit(op)
+  run(jnp.ones(4))
+  for _ in range(2):
+    with dispatch.recorded() as calls:
+      run(jnp.ones(4))
+    assert calls == [dispatch.Call('doubled', ((4,),), 'float32')]

@@ -105,15 +105,42 @@ def test_the_gate_is_its_definition():
   assert relative_error(got, by_hand(x, kernel, bias)) <= 1e-6
 
 
-def test_tangents_are_those_of_the_definition():
+@pytest.mark.parametrize('name', ['xla', 'xla_jvp'])
+def test_tangents_are_those_of_the_definition(name):
   args = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
   tangents = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
-  got = jax.jvp(functools.partial(glumb_conv, implementation='xla_jvp'), args,
+  got = jax.jvp(functools.partial(glumb_conv, implementation=name), args,
                 tangents)[1]
   step = 1e-4
   sides = [by_hand(*(np.asarray(a, np.float64) + s * np.asarray(t, np.float64)
                      for a, t in zip(args, tangents))) for s in (step, -step)]
   assert relative_error(got, (sides[0] - sides[1]) / (2 * step)) <= 1e-5
+
+
+def test_constant_parameters_have_no_tangent():
+  args = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
+  tangent = normal(1, 3, 4, 6)
+  alone = jax.jvp(lambda x: glumb_conv(x, *args[1:]), args[:1], (tangent,))[1]
+  zeros = [jnp.zeros_like(a) for a in args[1:]]
+  whole = jax.jvp(glumb_conv, args, (tangent, *zeros))[1]
+  assert relative_error(alone, whole) <= 1e-6
+
+
+def test_gradients_of_each_example_are_those_of_the_example_alone():
+  x, kernel, bias = normal(2, 3, 4, 6), normal(3, 3, 6), normal(6)
+  grad = jax.grad(lambda k, x: jnp.sum(glumb_conv(x, k, bias)**2))
+  got = jax.vmap(grad, (None, 0))(kernel, x[:, None])
+  for i in range(2):
+    assert relative_error(got[i], grad(kernel, x[i:i + 1])) <= 1e-6
+
+
+def test_the_backward_pass_keeps_the_inputs_alone():
+  args = normal(1, 4, 4, 6), normal(3, 3, 6), normal(6)
+  kept = jax.tree.leaves(jax.eval_shape(
+    lambda *args: jax.vjp(glumb_conv, *args)[1],
+    *(a.astype(jnp.bfloat16) for a in args)))
+  assert {x.dtype for x in kept if x.ndim == 4} == {jnp.dtype(jnp.bfloat16)}
+  assert len([x for x in kept if x.ndim == 4]) <= 6
 
 
 def test_gradients_of_the_gate_are_those_through_lax():

@@ -212,7 +212,6 @@ def test_tangents_agree_with_gradients_where_forward_mode_is_asked_for():
     float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason='B5: the default has no forward mode')
 def test_a_model_has_tangents_as_it_is_by_default():
   variables = {'params': random_params(**TINY)}
   latents, times, *text = inputs()

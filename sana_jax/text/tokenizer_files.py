@@ -23,9 +23,11 @@ _MOST_TOKENS, _MOST_ADDED = 2**21, 10_000
 _TEXT = fields.text(1000)
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 _ADDED = {'content': _TEXT, **dict.fromkeys(_FLAGS, fields.FLAG)}
-# A token is its text, or an object with the text as its content.
-_TOKEN = fields.Field('a token', lambda value: _TEXT.test(
-  value.get('content') if isinstance(value, dict) else value))
+_TOKEN = fields.Field(
+  f'{_TEXT.allowed}, or an object with such a content and flags',
+  lambda value: 'content' in value and all(
+    field.test(value[key]) for key, field in _ADDED.items() if key in value)
+  if isinstance(value, dict) else _TEXT.test(value))
 _SPECIAL = ('pad_token', 'eos_token', 'bos_token', 'unk_token')
 _EXTRA = ('extra_special_tokens', 'additional_special_tokens')
 _CONFIG = {
@@ -54,7 +56,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     UserError: a file is missing, damaged, or not of a Gemma tokenizer.
   """
   folder = pathlib.Path(folder)
-  missing = [name for name in NAMES if not os.path.lexists(folder / name)]
+  missing = [name for name in NAMES if not os.path.exists(folder / name)]
   if missing:
     raise UserError(f'No tokenizer in {str(folder)!r}: '
                     f'{" and ".join(missing)} missing; give a folder that '
@@ -65,7 +67,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   config = {'tokenizer_class': None, **config}
   fields.check(about, config, _CONFIG)
   vocab, merges = _model(where, content.get('model'))
-  special = {name: config.get(name, default)
+  special = {name: _known(config.get(name, default))
              for name, default in _DEFAULTS.items()}
   added = (_added(where, content.get('added_tokens') or [])
            if 'added_tokens_decoder' not in config
@@ -76,8 +78,8 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
                       'vocabulary does not have.')
   _check_beginning(where, content.get('post_processor'), special['bos_token'])
   return {'vocab': vocab, 'merges': merges, 'added_tokens': added, **special,
-          'extra_special_tokens': list(
-            config.get(_EXTRA[0]) or config.get(_EXTRA[1]) or [])}
+          'extra_special_tokens': [_known(token) for token in (
+            config.get(_EXTRA[0]) or config.get(_EXTRA[1]) or [])]}
 
 
 def _model(where, model):
@@ -123,8 +125,7 @@ def _added(where, tokens) -> dict[int, Mapping[str, Any]]:
       token, dict) else {'content': None}
     fields.check(f'{where}, added tokens', entry,
                  {**_ADDED, 'id': fields.whole(0, _MOST_TOKENS)})
-  return {token['id']: {key: token[key] for key in _ADDED if key in token}
-          for token in tokens}
+  return {token['id']: _known(token) for token in tokens}
 
 
 def _check_beginning(where, processor, bos):
@@ -139,6 +140,12 @@ def _check_beginning(where, processor, bos):
     raise UserError(f'{where}: post_processor must put {_text(bos)} in front '
                     f'of a text and nothing else, but is '
                     f'{fields.shown(processor)}.')
+
+
+def _known(token):
+  """A token without what AddedToken does not take."""
+  return token if not isinstance(token, dict) else {
+    key: token[key] for key in _ADDED if key in token}
 
 
 def _text(token):

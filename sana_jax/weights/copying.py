@@ -25,13 +25,13 @@ def copy(folder: pathlib.Path, name: str, out: pathlib.Path) -> None:
   for path in _data(folder / name):
     target = out / path.relative_to(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _check_inside(folder, path)
     try:
-      _check_inside(folder, path)
-      with files.open_regular(path) as source, target.open('wb') as copied:
-        shutil.copyfileobj(source, copied, 2**20)
+      source = files.open_regular(path)
     except OSError as e:
-      raise UserError(f'{path} cannot be copied to {target} '
-                      f'({e.strerror}).') from e
+      raise UserError(f'{path} cannot be copied ({e.strerror}).') from e
+    with source, target.open('wb') as copied:
+      shutil.copyfileobj(source, copied, 2**20)
 
 
 def _data(path) -> Iterator[pathlib.Path]:
@@ -48,7 +48,7 @@ def _data(path) -> Iterator[pathlib.Path]:
 
 
 def _check_inside(folder, path):
-  real, home = path.resolve(), folder.resolve()
+  real, home = (pathlib.Path(os.path.realpath(p)) for p in (path, folder))
   blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
   if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
     raise UserError(f'{path} is a link out of the model folder, which is not '

@@ -264,13 +264,13 @@ def file_shapes(
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path) -> Iterator[None]:
-  """Names the folder whose config.json the model's code trips over."""
+  """Names the folder in errors, also those of the model's own code."""
   try:
     yield
-  except table.WeightError as e:
-    raise table.WeightError(f'{folder}: {e}') from e
-  except UserError:
-    raise
+  except UserError as e:
+    if str(folder) in str(e):
+      raise
+    raise type(e)(f'{folder}: {e}') from e
   except (ArithmeticError, LookupError, TypeError, ValueError) as e:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(

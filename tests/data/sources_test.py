@@ -223,16 +223,16 @@ def test_mistakes_are_explained(prepared, tmp_path):
                                  'type'])
 def test_prepared_data_import_no_module_that_they_name(
     prepared, tmp_path, monkeypatch, key):
-  (tmp_path / 'imported.py').write_text(
+  (tmp_path / f'imported_{key}.py').write_text(
     f'open({str(tmp_path / "canary")!r}, "w").close()')
   monkeypatch.syspath_prepend(tmp_path)
   data = shutil.copytree(prepared, tmp_path / 'data')
   content = json.loads((data / 'features.json').read_text())
   if key == 'type':  # The older form.
-    content = {key: 'imported.Text', 'content': {}}
+    content = {key: f'imported_{key}.Text', 'content': {}}
   else:
     content['featuresDict']['features']['caption'] = {
-      key: 'imported.Text', 'text': {}}
+      key: f'imported_{key}.Text', 'text': {}}
   (data / 'features.json').write_text(json.dumps(content))
   with pytest.raises(UserError):
     open_source('tfds', path=data, size=8)

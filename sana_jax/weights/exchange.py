@@ -20,6 +20,7 @@ import numpy as np
 
 from sana_jax.errors import UserError
 from sana_jax.models.dc_ae import SIZES
+from sana_jax.printable import printable
 from sana_jax.text import tokenizer_files
 from sana_jax.typing import DType
 from sana_jax.weights import (
@@ -28,6 +29,7 @@ from sana_jax.weights import (
   efficientvit,
   hub,
   native,
+  native_shapes,
   official,
   pth,
   safetensors_files,
@@ -114,7 +116,7 @@ def _read_part(folder, part):
   with folders.reading(folder):
     module = kind.module(config, jnp.float32)
     shapes = folders.shapes_of(kind, module, None)
-    folders.check_bytes(folder, shapes)
+    native_shapes.check(folder, shapes)
     variables = native.load(folder, shapes, None)
   saved = table.save(kind.rules(module), variables)
   return Part(config, {k: stored(np.asarray(x)) for k, x in saved.items()})
@@ -135,8 +137,8 @@ def _read_file(path, ema, configs):
     return {'vae': Part(configs.get('vae') or _autoencoder_config(named),
                         named)}
   raise UserError(f"{path} holds no SANA, ControlNet or DC-AE by its makers' "
-                  f'names, but {", ".join(sorted(tensors)[:3])}, …; give '
-                  'another file.')
+                  f'names, but {printable(", ".join(sorted(tensors)[:3]), 200)}'
+                  ', …; give another file.')
 
 
 def _autoencoder_config(tensors):

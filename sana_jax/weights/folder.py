@@ -15,7 +15,6 @@ A part may hold an Orbax checkpoint of our own parameters instead of safetensors
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
-import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -40,6 +39,7 @@ from sana_jax.weights import (
   dc_ae,
   gemma2,
   native,
+  native_shapes,
   safetensors_files,
   sana,
   table,
@@ -47,9 +47,6 @@ from sana_jax.weights import (
 from sana_jax.weights.tensors import Stored, stored
 
 CONFIG_BYTES = 2**20  # Of a config.json or another small JSON file.
-# An Orbax checkpoint is compressed; beyond this ratio and size, its config.json
-# describes another model.
-_COMPRESSION, _SMALL_BYTES = 100, 2**28
 
 
 class Model(NamedTuple):
@@ -210,7 +207,7 @@ def load(
       shapes, [(f'[^/]*/{pattern}', spec) for pattern, spec in kind.sharding],
       mesh)
     if tensors is None:
-      check_bytes(folder, shapes)
+      native_shapes.check(folder, shapes)
       variables = native.load(folder, shapes, dtype, shardings)
       return Model(module, variables if not only else {
         name: {only: tree[only]} for name, tree in variables.items()
@@ -232,18 +229,6 @@ def shapes_of(
     raise table.WeightError(f'config.json describes {layers:,} layers, but '
                             f'there are only {len(tensors):,} tensors.')
   return kind.shapes(module)
-
-
-def check_bytes(folder, shapes):
-  """Raises UserError for a model far larger than its Orbax checkpoint."""
-  needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize
-               for leaf in jax.tree.leaves(shapes))
-  held = sum(path.stat().st_size for path in folder.rglob('*')
-             if path.is_file())
-  if needed > max(_SMALL_BYTES, _COMPRESSION * held):
-    raise UserError(
-      f'{folder / "config.json"} describes a model of {needed / 1e6:,.0f} MB, '
-      f'but the folder holds {held / 1e6:,.1f} MB.')
 
 
 def file_shapes(

@@ -119,7 +119,7 @@ def match(
     raise WeightError(
       f'The weights are of another model: none of the {len(tensors)} tensors, '
       f'such as {printable(min(tensors), _NAME)}, fits.')
-  _report('The weights do not fit the model', sorted(problems))
+  report('The weights do not fit the model', sorted(problems))
   return out
 
 
@@ -141,11 +141,11 @@ def save(rules: Sequence[Rule], params) -> dict[str, np.ndarray]:
       names = {**values, **({stacked[0]: i} if stacked else {})}
       array = rule.transform.save(np.asarray(layer))
       out[rule.key.format(**names)] = array
-  _report('No rule for', problems)
+  report('No rule for', problems)
   return out
 
 
-def _report(what: str, problems: Sequence[str]) -> None:
+def report(what: str, problems: Sequence[str]) -> None:
   """Raises WeightError with a line a problem, if there are any."""
   if problems:
     more = len(problems) - _LISTED

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import shutil
+import types
 import unicodedata
 
 import jax
@@ -17,6 +18,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference import model_index
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.text import tokenizer as tokenizers
+from sana_jax.training import initial
+from sana_jax.weights import exchange
 from sana_jax.weights import folder as folders
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
@@ -184,6 +187,56 @@ def assert_one_message(error):
   assert 0 < len(text) < 12_000
   assert not [c for c in text if unicodedata.category(c) in ('Cc', 'Cf', 'Cs')
               and c != '\n']
+
+
+ABSURD = (
+  ('transformer', {'num_layers': 10**9}), ('transformer', {'num_layers': 900}),
+  ('transformer', {'in_channels': 10**9}),
+  ('transformer', {'patch_size': 10**6, 'sample_size': 10**6}),
+  ('transformer', {'attention_head_dim': 10**9}),
+  ('transformer', {'mlp_ratio': 1e300}),
+  ('transformer', {'sample_size': 2**31}),
+  ('vae', {'encoder_layers_per_block': [10**9, 1, 1]}),
+  ('vae', {'decoder_layers_per_block': [32, 32, 32]}),
+  ('vae', {'in_channels': 10**9}), ('vae', {'attention_head_dim': 0}),
+  ('vae', {key: [value] * 10**5 for key, value in {
+    'encoder_block_out_channels': 8, 'encoder_layers_per_block': 1}.items()}),
+  ('vae', {'decoder_qkv_multiscales': [[], [], [10**9 + 1]]}),
+  ('vae', {'decoder_qkv_multiscales': [[], [], [5] * 10**5]}),
+  ('text_encoder', {'num_hidden_layers': 10**9}),
+  ('text_encoder', {'vocab_size': 10**12}),
+  ('text_encoder', {'head_dim': 10**9}), ('text_encoder', {'head_dim': -8}),
+  ('text_encoder', {'layer_types': ['full_attention'] * 10**6}),
+  ('controlnet', {'num_layers': 10**9}),
+  ('controlnet', {'patch_size': 10**6, 'sample_size': 10**6}))
+
+
+def compare(folder, part):
+  """As a run that starts from the folder's model does."""
+  names = {part: name for name, part in initial.PARTS.items()}
+  task = types.SimpleNamespace(name=names[part], module=folders.describe(
+    GOLDEN, part))
+  initial.compare(str(folder), task)
+
+
+@pytest.mark.parametrize('part, changes', ABSURD, ids=lambda x: str(x)[:40])
+def test_absurd_sizes_are_refused_before_anything_is_built(
+    folder, tmp_path, hostile, part, changes):
+  folder = shutil.copytree(folder, tmp_path / 'model')
+  path = folder / part / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  readers = [lambda: folders.load(folder, part),
+             lambda: exchange.open_source(str(folder / part))]
+  if part != 'controlnet':
+    readers.append(lambda: compare(folder, part))
+  forget_peak()
+  before = peak_bytes()
+  with hostile.bounded():
+    for read in readers:
+      with pytest.raises(UserError) as caught:
+        read()
+      assert_one_message(caught.value)
+  assert peak_bytes() - before < MOST_BYTES
 
 
 def test_a_changed_config_is_a_legal_model_or_one_error(folder, hostile):

@@ -43,7 +43,7 @@ def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
   fields.check(str(path), config, _ALLOWED)
   if name == 'FlowMatchEulerDiscreteScheduler':
     _check(path, config, _EULER)
-    return 'euler', config.get('shift', 1.0)
+    return 'euler', float(config.get('shift', 1.0))
   if name != 'DPMSolverMultistepScheduler':
     raise UserError(
       f'{folder} has the scheduler {fields.shown(name)}; '
@@ -52,7 +52,7 @@ def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
   _check(path, {**_DPM_DEFAULTS, **config}, _DPM)
   heun = '-heun' if config.get('solver_type') == 'heun' else ''
   return (f'dpm++{config.get("solver_order", 2)}m{heun}',
-          config.get('flow_shift', 1.0))
+          float(config.get('flow_shift', 1.0)))
 
 
 def _check(path, config: Mapping[str, Any], served: Mapping[str, Any]) -> None:

@@ -42,6 +42,10 @@ class TfdsSource:
         f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
         f'; it has {", ".join(sorted(builder.info.features))}: choose data '
         'with image and caption.')
+    if not isinstance(builder.info.features['image'], tfds.features.Image):
+      raise UserError(f'{builder.info.full_name} has the feature image as '
+                      f'{shown(builder.info.features["image"])}; choose data '
+                      'whose image is an Image.')
     name = split.split('[')[0]
     if name not in builder.info.splits:
       raise UserError(f'split={split!r} is not in {builder.info.full_name}; '
@@ -51,8 +55,13 @@ class TfdsSource:
     self._shape = builder.info.features['image'].shape
     self._key = [str(builder.data_path), split, builder.info.splits[
       name].num_bytes]
-    self._records = builder.as_data_source(
-      split=split, decoders={'image': tfds.decode.SkipDecoding()})
+    try:
+      self._records = builder.as_data_source(
+        split=split, decoders={'image': tfds.decode.SkipDecoding()})
+    except Exception as error:  # TFDS trips over damaged files in any way.
+      raise UserError(
+        f'{self._name} cannot be opened ({shown(str(error))}); choose data '
+        'that TFDS has prepared as ArrayRecord.') from error
 
   def __len__(self) -> int:
     return len(self._records)

@@ -247,3 +247,25 @@ def test_damaged_descriptions_of_prepared_data_are_one_error(
   (data / name).write_text(text)
   with pytest.raises(UserError, match='features|cannot be read as a prepared'):
     open_source('tfds', path=data, size=8)
+
+
+def edit(path, **changes):
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_prepared_data_that_cannot_be_read_at_random_are_one_error(
+    prepared, tmp_path):
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  edit(data / 'dataset_info.json', fileFormat='tfrecord')
+  with pytest.raises(UserError, match='prepared as ArrayRecord'):
+    open_source('tfds', path=data, size=8)
+
+
+def test_prepared_data_whose_image_is_a_text_are_one_error(
+    prepared, tmp_path):
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  content = json.loads((data / 'features.json').read_text())['featuresDict']
+  content['features']['image'] = content['features']['caption']
+  edit(data / 'features.json', featuresDict=content)
+  with pytest.raises(UserError, match='whose image is an Image'):
+    open_source('tfds', path=data, size=8)

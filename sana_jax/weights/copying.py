@@ -17,6 +17,12 @@ _SUFFIXES = ('.json', '.safetensors', '.model')
 _NATIVE = 'orbax'  # All of it is data; see native.py.
 
 
+def check(folder: pathlib.Path, name: str) -> None:
+  """Raises UserError where `copy` would, before there is work to lose."""
+  for path in _data(folder / name):
+    _check_inside(folder, path)
+
+
 def copy(folder: pathlib.Path, name: str, out: pathlib.Path) -> None:
   """Copies the file folder/name, or the data files beneath it, if there.
 

@@ -27,7 +27,11 @@ WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
 
 def folders_of(config: ConfigDict) -> dict[str, pathlib.Path]:
   """The model folders that a 'sana' run needs, by the config's key."""
-  return {key: encoders.find(config, key) for key in encoders.PARTS}
+  found = {key: encoders.find(config, key) for key in encoders.PARTS}
+  for key, parts in encoders.PARTS.items():
+    for part in parts:
+      copying.check(found[key], part)  # At the start: copied at the end.
+  return found
 
 
 def write_sana(

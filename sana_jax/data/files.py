@@ -14,11 +14,15 @@ import uuid
 from absl import logging
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 
 # The extra of setup.cfg that brings what fsspec needs for a protocol.
 _EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
+# Others reach any host, or unpack and chain what they find there.
+_PROTOCOLS = (*_EXTRAS, 'hf', 'memory')
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -198,7 +202,13 @@ def _version(info):
 
 def _system(path):
   path = os.fspath(path)
+  if not is_remote(path):
+    return LocalFileSystem(), LocalFileSystem._strip_protocol(path)
   protocol = path.partition('://')[0]
+  if protocol not in _PROTOCOLS:
+    raise UserError(f'{printable(path, 200)} is in no place that data are read '
+                    'from; set the data path to a local one, gs://, s3:// or '
+                    'hf://.')
   try:
     return url_to_fs(path)
   except ImportError as error:

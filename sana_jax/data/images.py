@@ -17,6 +17,10 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 # What Pillow and the standard library raise for damaged files.
 DAMAGED = (OSError, ValueError, EOFError, SyntaxError, RecursionError,
            OverflowError)
+# Others hand bytes to further programs: EPS to Ghostscript, for one.
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
+# A small file may claim any size; above this, Pillow warns.
+MOST_PIXELS = PilImage.MAX_IMAGE_PIXELS
 HEADER_BYTES = 2**16  # Holds the size, but behind the largest EXIF blocks.
 _ORIENTATION = 0x0112
 _FLIP = PilImage.Transpose
@@ -44,7 +48,10 @@ def read_image(
 
 
 def _decoded(data, size):
-  with PilImage.open(io.BytesIO(data)) as image:
+  with _opened(data) as image:
+    if image.width * image.height > MOST_PIXELS:
+      raise ValueError(f'it has {image.width:,} x {image.height:,} pixels; at '
+                       f'most {MOST_PIXELS:,} are read')
     image.load()
     # ImageOps.exif_transpose writes the EXIF anew, which may be damaged.
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
@@ -60,10 +67,14 @@ def _decoded(data, size):
   return np.asarray(image)
 
 
+def _opened(data):
+  return PilImage.open(io.BytesIO(data), formats=FORMATS)
+
+
 def header_size(data: bytes) -> tuple[int, int]:
   """(height, width) as shown, of an image or its first bytes; else (0, 0)."""
   try:
-    with PilImage.open(io.BytesIO(data)) as image:
+    with _opened(data) as image:
       width, height = image.size
       # A PNG may have EXIF behind its pixels; asking for it decodes them.
       turned = (image.format == 'JPEG' or 'exif' in image.info) and (

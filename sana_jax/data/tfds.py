@@ -1,5 +1,6 @@
 """Data sets that TFDS has prepared; images are decoded by Pillow."""
 
+from collections.abc import Iterator
 import os
 from typing import Any
 
@@ -10,11 +11,21 @@ from sana_jax.data.images import DAMAGED, header_sizes
 from sana_jax.data.records import BadRecord
 from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
+from sana_jax.fields import shown
+from sana_jax.files import read_json
 from sana_jax.typing import Float, Int
 
 # ArrayRecord raises RuntimeError for a damaged chunk, and trips over a file
 # cut short with AttributeError.
 _DAMAGED = (*DAMAGED, RuntimeError, AttributeError)
+
+
+# A name of another module would be imported, and run.
+_FEATURES = tuple(f'tensorflow_datasets.core.features.{name}' for name in (
+  'features_dict.FeaturesDict', 'image_feature.Image', 'text_feature.Text',
+  'tensor_feature.Tensor', 'scalar.Scalar', 'class_label_feature.ClassLabel',
+  'sequence_feature.Sequence', 'bounding_boxes.BBoxFeature',
+  'labeled_image.LabeledImage'))
 
 
 class TfdsSource:
@@ -31,6 +42,10 @@ class TfdsSource:
         f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
         f'; it has {", ".join(sorted(builder.info.features))}: choose data '
         'with image and caption.')
+    if not isinstance(builder.info.features['image'], tfds.features.Image):
+      raise UserError(f'{builder.info.full_name} has the feature image as '
+                      f'{shown(builder.info.features["image"])}; choose data '
+                      'whose image is an Image.')
     name = split.split('[')[0]
     if name not in builder.info.splits:
       raise UserError(f'split={split!r} is not in {builder.info.full_name}; '
@@ -40,8 +55,13 @@ class TfdsSource:
     self._shape = builder.info.features['image'].shape
     self._key = [str(builder.data_path), split, builder.info.splits[
       name].num_bytes]
-    self._records = builder.as_data_source(
-      split=split, decoders={'image': tfds.decode.SkipDecoding()})
+    try:
+      self._records = builder.as_data_source(
+        split=split, decoders={'image': tfds.decode.SkipDecoding()})
+    except Exception as error:  # TFDS trips over damaged files in any way.
+      raise UserError(
+        f'{self._name} cannot be opened ({shown(str(error))}); choose data '
+        'that TFDS has prepared as ArrayRecord.') from error
 
   def __len__(self) -> int:
     return len(self._records)
@@ -81,7 +101,30 @@ def prepared(path: str | os.PathLike) -> Any:
   if not os.path.exists(os.path.join(path, 'features.json')):
     raise UserError(f'{path} is no prepared TFDS data set; set the data path '
                     'to the folder that holds its features.json.')
-  return tfds.builder_from_directory(path)
+  features = os.path.join(path, 'features.json')
+  for name in _classes(read_json(features, most=2**24)):
+    if name not in _FEATURES:
+      raise UserError(f'{features} names the feature {shown(name)}, which is '
+                      'not loaded: allowed are those of TFDS for images, texts '
+                      'and numbers.')
+  try:
+    return tfds.builder_from_directory(path)
+  except Exception as error:  # TFDS trips over damaged files in any way.
+    raise UserError(f'{path} cannot be read as a prepared TFDS data set '
+                    f'({shown(str(error))}); prepare it again.') from error
+
+
+def _classes(value: Any) -> Iterator[Any]:
+  """Classes that TFDS would import, by the names that its JSON has for them."""
+  if isinstance(value, dict):
+    for key, child in value.items():
+      if key in ('pythonClassName', 'python_class_name', 'type') and not (
+          isinstance(child, dict)):
+        yield child
+      yield from _classes(child)
+  elif isinstance(value, list):
+    for child in value:
+      yield from _classes(child)
 
 
 def _text(value):

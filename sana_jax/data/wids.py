@@ -18,6 +18,7 @@ import numpy as np
 from sana_jax.data import captions, files
 from sana_jax.data.remembered import TROUBLE
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 
 META = 'wids-meta.json'
 
@@ -36,8 +37,18 @@ def shard_list(path: str) -> dict[str, int]:
   if not shards:
     raise UserError(f"{path} lists no shards; fill its 'shardlist'.")
   base = posixpath.dirname(path)
+  for url, _ in shards:
+    if files.is_remote(url) and _place(url) != _place(path):
+      raise UserError(
+        f'{path} lists {printable(url, 200)}, which is in another place; name '
+        'shards relative to the list.')
   return {url if files.is_remote(url) else posixpath.join(base, url): count
           for url, count in shards}
+
+
+def _place(url):
+  """Protocol and bucket, so that no list makes requests elsewhere."""
+  return url.split('/')[:3] if files.is_remote(url) else None
 
 
 def sidecars(names: Iterable[str]) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ import numpy as np
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import bins, decoding, denoising
+from sana_jax.inference import bins, decoding, denoising, model_index
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.seamless import Strips
@@ -76,16 +76,14 @@ class Pipeline:
     the decoder is loaded.
     """
     folder, dtype = hub.find(name), _dtype(dtype)
-    index = folders.read_json(folder / 'model_index.json')
-    if index.get('_class_name') not in ('SanaPipeline', 'SanaPAGPipeline'):
-      raise UserError(
-        f'{folder} is a {index.get("_class_name")}; SanaPipeline is supported.')
+    recommended = model_index.read(folder)
+    scheduler = read_scheduler(folder)
+    tokenizer = tokenizers.load(folder / 'tokenizer')
+    model_index.check_parts(folder, tokenizer)
     load = functools.partial(folders.load, folder, dtype=dtype, mesh=mesh)
     return cls(
       load('transformer'), load('vae', only='decoder'), load('text_encoder'),
-      tokenizers.load(folder / 'tokenizer'),
-      *read_scheduler(folder), recommended=index.get('_sana_jax', {}),
-      mesh=mesh)
+      tokenizer, *scheduler, recommended=recommended, mesh=mesh)
 
   def draw(
     self, prompts: str | Sequence[str], *, height: int | None = None,

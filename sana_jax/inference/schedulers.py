@@ -5,10 +5,11 @@ import os
 import pathlib
 from typing import Any
 
+from sana_jax import fields
 from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
 from sana_jax.errors import UserError
 from sana_jax.inference.conventions import Convention, DIFFUSERS
-from sana_jax.weights.safetensors_files import read_json
+from sana_jax.weights.folder import read_json
 
 # Options of diffusers' schedulers that would change the picture, and the only
 # value that is served: its default, and that of every published SANA.
@@ -24,6 +25,9 @@ _EULER = {
   'use_karras_sigmas': False, 'use_exponential_sigmas': False,
   'use_beta_sigmas': False, 'invert_sigmas': False,
   'stochastic_sampling': False, 'num_train_timesteps': 1000}
+_SHIFT = fields.number(0.01, 100)
+_ALLOWED = {'flow_shift': _SHIFT, 'shift': _SHIFT,
+            'solver_order': fields.whole(1, 3), 'solver_type': fields.text(40)}
 # What DPMSolverMultistepScheduler assumes and a SANA cannot use.
 _DPM_DEFAULTS = {'prediction_type': 'epsilon', 'use_flow_sigmas': False}
 
@@ -36,24 +40,27 @@ def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
   path = pathlib.Path(folder) / 'scheduler' / 'scheduler_config.json'
   config = read_json(path)
   name = config.get('_class_name')
+  fields.check(str(path), config, _ALLOWED)
   if name == 'FlowMatchEulerDiscreteScheduler':
     _check(path, config, _EULER)
-    return 'euler', config.get('shift', 1.0)
+    return 'euler', float(config.get('shift', 1.0))
   if name != 'DPMSolverMultistepScheduler':
     raise UserError(
-      f'{folder} has the scheduler {name}; DPMSolverMultistepScheduler with '
-      'use_flow_sigmas and FlowMatchEulerDiscreteScheduler are supported.')
+      f'{folder} has the scheduler {fields.shown(name)}; '
+      'DPMSolverMultistepScheduler with use_flow_sigmas and '
+      'FlowMatchEulerDiscreteScheduler are supported.')
   _check(path, {**_DPM_DEFAULTS, **config}, _DPM)
   heun = '-heun' if config.get('solver_type') == 'heun' else ''
   return (f'dpm++{config.get("solver_order", 2)}m{heun}',
-          config.get('flow_shift', 1.0))
+          float(config.get('flow_shift', 1.0)))
 
 
 def _check(path, config: Mapping[str, Any], served: Mapping[str, Any]) -> None:
   for key, value in served.items():
     got = config.get(key, value)
     if got != value and not (value is False and got is None):
-      raise UserError(f'{path}: {key} is {got!r}; only {value!r} is supported.')
+      raise UserError(f'{path}: {key} is {fields.shown(got)}; only {value!r} '
+                      'is supported.')
 
 
 def time_grid(

@@ -9,11 +9,13 @@ which Gemma's published vocabulary does not promise.
 from collections.abc import Iterable
 import os
 
+from sana_jax import fields
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
+from sana_jax.text import tokenizer_files
 
 _SPECIALS = ('<pad>', '<eos>', '<bos>', '<unk>', '<mask>')  # Ids 0 to 4.
 _BYTES = tuple(f'<0x{i:02X}>' for i in range(256))  # Ids 5 to 260.
-_FILES = ('tokenizer.json', 'tokenizer_config.json')
 
 
 def train(texts: Iterable[str], vocab_size: int):
@@ -49,24 +51,44 @@ def train(texts: Iterable[str], vocab_size: int):
 def load(folder: str | os.PathLike):
   """The tokenizer in a local folder, padding on the right.
 
-  Given a folder without files, transformers may return an empty tokenizer of
-  five tokens and no <bos>: here that is an error.
+  It is transformers' GemmaTokenizer, made of checked data: transformers opens
+  no file of the folder.
 
   Raises:
-    UserError: the folder or one of its files is missing or unreadable.
+    UserError: a file is missing, damaged, or not of a Gemma tokenizer.
   """
-  AutoTokenizer = _transformers().AutoTokenizer
-  folder = os.fspath(folder)
-  missing = [f for f in _FILES if not os.path.isfile(os.path.join(folder, f))]
-  if missing:
-    raise UserError(f'No tokenizer in {folder!r}: {" and ".join(missing)} '
-                    'missing; give a folder that holds them.')
+  arguments = tokenizer_files.read(folder)
+  added = {i: _token(token)
+           for i, token in arguments.pop('added_tokens').items()}
+  by_text = {str(token): token for token in added.values()}
+  for name, token in arguments.items():
+    if name.endswith('_token') and token is not None:
+      token = _token(token)
+      arguments[name] = by_text.get(str(token), token)
+  arguments['extra_special_tokens'] = [
+    _token(token) for token in arguments['extra_special_tokens']]
   try:
-    return AutoTokenizer.from_pretrained(
-      folder, local_files_only=True, padding_side='right')
+    tokenizer = _transformers().GemmaTokenizer(
+      **arguments, added_tokens_decoder=added, padding_side='right',
+      add_bos_token=True, add_eos_token=False,
+      clean_up_tokenization_spaces=False)
   except Exception as e:  # The library's parser raises plain Exception.
-    raise UserError(f'The tokenizer in {folder!r} cannot be read ({e}); '
-                    'save it again or give another folder.') from e
+    raise UserError(
+      f'The tokenizer in {os.fspath(folder)!r} cannot be made '
+      f'({printable(e, 300)}); save it again or give another folder.') from e
+  ids = tokenizer.convert_tokens_to_ids(list(map(str, added.values())))
+  if wrong := [i for i, got in zip(added, ids) if i != got]:
+    raise UserError(
+      f'The tokenizer in {os.fspath(folder)!r} has the added token '
+      f'{fields.shown(str(added[wrong[0]]))} as {wrong[0]}, which is not its '
+      'place in the vocabulary or behind it.')
+  return tokenizer
+
+
+def _token(token):
+  """A token of a file; a text without flags stays one."""
+  import tokenizers as tk
+  return tk.AddedToken(**token) if isinstance(token, dict) else token
 
 
 def _gemma(trained):
@@ -86,7 +108,7 @@ def _gemma(trained):
 
 
 def _transformers():
-  """The library, without its word on PyTorch, which we do not need."""
+  """The library, without its advice on PyTorch, which is not needed."""
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   import transformers
   return transformers

@@ -45,9 +45,7 @@ def check(config: ConfigDict, task: Any, workdir: epath.PathLike) -> None:
 def compare(name: str, task: Any) -> None:
   """Raises UserError unless the folder's model is the task's."""
   part, folder = PARTS[task.name], hub.find(name)
-  with folders.reading(folder / part):
-    theirs = _fields(folders.KINDS[part].module(
-      folders.read_json(folder / part / 'config.json'), jnp.float32))
+  theirs = _fields(folders.describe(folder, part))
   ours = _fields(task.module)
   free = set(FREE) - set(getattr(task, 'kept_fields', ()))
   differ = [

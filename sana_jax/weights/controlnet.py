@@ -21,7 +21,8 @@ def rules() -> list[Rule]:
 
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `SanaControlNet`, from controlnet/config.json."""
-  config, width = sana.checked('controlnet', _CLASS, config, _DEFAULTS)
+  config, width = sana.checked(
+    'controlnet', _CLASS, config, _DEFAULTS, sana.SHARED_FIELDS)
   return {**{ours: config[theirs] for theirs, ours in sana.SHARED.items()},
           'width': width}
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sana_jax import fields
 from sana_jax.errors import UserError
+from sana_jax.models.dc_ae.autoencoder import BLOCKS
 from sana_jax.weights.table import Rule
 from sana_jax.weights.transforms import (
   CONV,
@@ -118,43 +120,73 @@ _CONFIG = {
 # One word in the config may stand for all stages.
 _PER_STAGE = (
   'encoder_blocks', 'decoder_blocks', 'decoder_norms', 'decoder_acts')
+_STAGES = 10
+_WIDTH, _CHANNELS = fields.whole(1, 2**16), fields.whole(1, 2**12)
+_ACTS = ('silu', 'relu')
+
+
+def _each(field: fields.Field) -> fields.Field:
+  return fields.listed(field, 1, _STAGES)
+
+
+def _words(*choices: str) -> fields.Field:
+  return fields.either(fields.word(*choices), _each(fields.word(*choices)))
+
+
+def _sides(key: str, field: fields.Field) -> dict[str, fields.Field]:
+  return {f'{side}_{key}': field for side in ('encoder', 'decoder')}
+
+
+_FIELDS = {
+  'in_channels': _CHANNELS, 'latent_channels': _CHANNELS,
+  'attention_head_dim': _CHANNELS,
+  **_sides('block_types', _words(*BLOCKS)),
+  **_sides('block_out_channels', _each(_WIDTH)),
+  **_sides('layers_per_block', _each(fields.whole(0, 32))),
+  **_sides('qkv_multiscales', _each(fields.listed(fields.whole(1, 31), 0, 8))),
+  'upsample_block_type': fields.text(40),
+  'downsample_block_type': fields.text(40),
+  'decoder_norm_types': _words('rms_norm', 'batch_norm'),
+  'decoder_act_fns': _words(*_ACTS),
+  'encoder_out_shortcut': fields.FLAG, 'decoder_in_shortcut': fields.FLAG,
+  'decoder_conv_act_fn': fields.word(*_ACTS),
+  'scaling_factor': fields.number(1e-6, 1e6),
+}
 
 
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `DCAE`, from vae/config.json.
 
   Raises:
-    UserError: another class, or an option that AutoencoderDC does not have.
-      Values are checked by the model itself.
+    UserError: another class, an option that AutoencoderDC does not have, or a
+      value out of its range. The model checks how values go together.
   """
   name = config.get('_class_name', 'AutoencoderDC')
   if name != 'AutoencoderDC':
     raise UserError(
-      f'The autoencoder\'s config.json is of class {name!r}; only '
+      f'The autoencoder\'s config.json is of class {fields.shown(name)}; only '
       'AutoencoderDC (DC-AE) is supported: choose another model.')
   options = {k: v for k, v in config.items() if not k.startswith('_')}
-  if unknown := sorted(set(options) - set(_CONFIG)):
-    raise UserError(
-      f'The autoencoder\'s config.json has unknown options {unknown}; allowed '
-      f'are {sorted(_CONFIG)}: remove the others.')
-  fields = {field: _tuples(options.get(key, default))
+  fields.check_known('vae/config.json', options, tuple(_CONFIG))
+  fields.check('vae/config.json', options, _FIELDS)
+  model = {field: _tuples(options.get(key, default))
             for key, (field, default) in _CONFIG.items()}
   for field in _PER_STAGE:
-    if isinstance(fields[field], str):
-      fields[field] = (fields[field],) * len(fields['encoder_widths'])
+    if isinstance(model[field], str):
+      model[field] = (model[field],) * len(model['encoder_widths'])
   # diffusers compares with these two words only: published configs say 'Conv'.
-  if fields['downsample'] != 'pixel_unshuffle':
-    fields['downsample'] = 'conv'
-  if fields['upsample'] != 'interpolate':
-    fields['upsample'] = 'pixel_shuffle'
-  return fields
+  if model['downsample'] != 'pixel_unshuffle':
+    model['downsample'] = 'conv'
+  if model['upsample'] != 'interpolate':
+    model['upsample'] = 'pixel_shuffle'
+  return model
 
 
-def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The config.json with which diffusers builds DCAE(**fields)."""
+def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
+  """The config.json with which diffusers builds DCAE(**model)."""
   config = {'_class_name': 'AutoencoderDC'}
   for key, (field, default) in _CONFIG.items():
-    config[key] = _lists(fields.get(field, default))
+    config[key] = _lists(model.get(field, default))
   if config['downsample_block_type'] == 'conv':
     config['downsample_block_type'] = 'Conv'
   return config

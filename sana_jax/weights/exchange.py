@@ -10,6 +10,7 @@ conversion. Tensors are lazy, so between two files they pass one by one.
 
 from collections.abc import Mapping
 import dataclasses
+import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -19,12 +20,16 @@ import numpy as np
 
 from sana_jax.errors import UserError
 from sana_jax.models.dc_ae import SIZES
+from sana_jax.printable import printable
+from sana_jax.text import tokenizer_files
 from sana_jax.typing import DType
 from sana_jax.weights import (
+  copying,
   dc_ae,
   efficientvit,
   hub,
   native,
+  native_shapes,
   official,
   pth,
   safetensors_files,
@@ -35,7 +40,7 @@ from sana_jax.weights.tensors import Stored, stored
 
 FORMATS = ('diffusers', 'official', 'orbax')
 _FILES = ('.pth', '.pt', '.bin', '.safetensors')
-# What else a model folder holds; copied as it is.
+# What else a model folder holds; its data is copied as it is.
 _OTHERS = ('model_index.json', 'scheduler', 'tokenizer')
 
 
@@ -67,7 +72,7 @@ def open_source(
 
   Raises UserError for what is none of these, or does not fit its config.
   """
-  path = pathlib.Path(name).expanduser()
+  path = hub.local(name)
   if path.suffix in _FILES and not path.is_dir():
     source = Source(_read_file(path, ema, configs or {}))
   else:
@@ -83,7 +88,7 @@ def _read_folder(folder):
     if names:
       return Source({p: _read_part(folder / p, p) for p in names}, folder)
   if (folder / 'config.json').is_file():
-    config = safetensors_files.read_json(folder / 'config.json')
+    config = folders.read_json(folder / 'config.json')
     if part := part_of(config):
       return Source({part: _read_part(folder, part)})
   raise UserError(f'{folder} holds no model that is known here: neither '
@@ -98,18 +103,21 @@ _CLASSES = {
 
 def part_of(config: Mapping[str, Any]) -> str | None:
   """Which part of a model folder a config.json belongs to."""
-  return _CLASSES.get(config.get('_class_name') or config.get('model_type'))
+  name = config.get('_class_name') or config.get('model_type')
+  return _CLASSES.get(name) if isinstance(name, str) else None
 
 
 def _read_part(folder, part):
   kind = folders.KINDS[part]
-  config = safetensors_files.read_json(folder / 'config.json')
+  config = folders.read_json(folder / 'config.json')
   if not native.holds(folder):
     tensors = safetensors_files.read(folder, kind.stem)
     return Part(config, kind.prepare(tensors))
   with folders.reading(folder):
     module = kind.module(config, jnp.float32)
-    variables = native.load(folder, kind.shapes(module), None)
+    shapes = folders.shapes_of(kind, module, None)
+    native_shapes.check(folder, shapes)
+    variables = native.load(folder, shapes, None)
   saved = table.save(kind.rules(module), variables)
   return Part(config, {k: stored(np.asarray(x)) for k, x in saved.items()})
 
@@ -129,8 +137,8 @@ def _read_file(path, ema, configs):
     return {'vae': Part(configs.get('vae') or _autoencoder_config(named),
                         named)}
   raise UserError(f"{path} holds no SANA, ControlNet or DC-AE by its makers' "
-                  f'names, but {", ".join(sorted(tensors)[:3])}, …; give '
-                  'another file.')
+                  f'names, but {printable(", ".join(sorted(tensors)[:3]), 200)}'
+                  ', …; give another file.')
 
 
 def _autoencoder_config(tensors):
@@ -155,7 +163,8 @@ def check(part: str, model: Part, name: str) -> None:
   kind = folders.KINDS[part]
   with folders.reading(pathlib.Path(name) / part):
     module = kind.module(model.config, jnp.float32)
-    table.match(kind.rules(module), model.tensors, kind.shapes(module))
+    shapes = folders.shapes_of(kind, module, model.tensors)
+    table.match(kind.rules(module), model.tensors, shapes)
 
 
 def cast(tensors: Mapping[str, Stored], dtype: DType) -> dict[str, Stored]:
@@ -221,10 +230,7 @@ _WRITERS = {'diffusers': _write_diffusers, 'official': _write_official,
 def _copy_others(source, out):
   if source.folder is None:
     return
+  if os.path.lexists(source.folder / 'tokenizer'):
+    tokenizer_files.read(source.folder / 'tokenizer')  # Refuses one with code.
   for name in _OTHERS:
-    path = source.folder / name
-    if path.is_dir():
-      shutil.copytree(path, out / name)
-    elif path.is_file():
-      out.mkdir(parents=True, exist_ok=True)
-      shutil.copy(path, out / name)
+    copying.copy(source.folder, name, out)

@@ -24,11 +24,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.models.dc_ae import DCAE
+from sana_jax.models.dc_ae import autoencoder, DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
+from sana_jax.printable import printable
 from sana_jax.sharding import rules as sharding_rules
 from sana_jax.sharding import tables
 from sana_jax.typing import DType, PyTree
@@ -37,12 +39,14 @@ from sana_jax.weights import (
   dc_ae,
   gemma2,
   native,
+  native_shapes,
   safetensors_files,
   sana,
   table,
 )
-from sana_jax.weights.safetensors_files import read_json
 from sana_jax.weights.tensors import Stored, stored
+
+CONFIG_BYTES = 2**20  # Of a config.json or another small JSON file.
 
 
 class Model(NamedTuple):
@@ -60,6 +64,7 @@ class Kind(NamedTuple):
     module: (config.json, dtype) -> the module.
     config: fields of the module -> config.json.
     shapes: module -> shapes of its variables; nothing is allocated.
+    layers: module -> how many it has; each has tensors of its own.
     rules: module -> the table of its tensors and variables.
     prepare: tensors of the file -> those that the rules name.
     sharding: how its parameters lie on a mesh.
@@ -69,6 +74,7 @@ class Kind(NamedTuple):
   module: Callable[[Mapping[str, Any], DType], nn.Module]
   config: Callable[[Mapping[str, Any]], dict[str, Any]]
   shapes: Callable[[nn.Module], PyTree]
+  layers: Callable[[nn.Module], int]
   rules: Callable[[nn.Module], Sequence[table.Rule]]
   sharding: sharding_rules.Table
   prepare: Callable[[dict[str, Stored]], dict[str, Stored]] = lambda x: x
@@ -91,21 +97,33 @@ def transformer_shapes(module: Sana) -> PyTree:
 
 
 def _controlnet_shapes(module):
-  latents = jnp.zeros((1, *(2 * module.patch_size,) * 2, module.in_channels))
+  side = 2 * module.patch_size
+  latents = _abstract(1, side, side, module.in_channels)
   return jax.eval_shape(
-    module.init, jax.random.key(0), latents, jnp.zeros(1),
-    jnp.zeros((1, 2, module.caption_channels)), latents)
+    module.init, jax.random.key(0), latents, _abstract(1),
+    _abstract(1, 2, module.caption_channels), latents)
 
 
 def _autoencoder_shapes(module):
   side = module.compression
   return jax.eval_shape(module.init, jax.random.key(0),
-                        jnp.zeros((1, side, side, module.in_channels)))
+                        _abstract(1, side, side, module.in_channels))
 
 
 def _text_encoder_shapes(module):
   return jax.eval_shape(module.init, jax.random.key(0),
-                        jnp.zeros((1, 2), int), jnp.ones((1, 2), bool))
+                        _abstract(1, 2, dtype=jnp.int32),
+                        _abstract(1, 2, dtype=jnp.bool_))
+
+
+def _abstract(*shape, dtype=jnp.float32):
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _autoencoder(config, dtype):
+  module = DCAE(**dc_ae.fields_from_diffusers(config), dtype=dtype)
+  autoencoder.check(module)
+  return module
 
 
 def _params(rules):
@@ -119,26 +137,40 @@ KINDS = {
       **sana.fields_from_diffusers(config), dtype=dtype),
     sana.diffusers_config,
     lambda module: {'params': transformer_shapes(module)},
+    lambda module: module.depth,
     lambda module: _params(sana.rules(module.guidance_embeds)), tables.SANA),
   'controlnet': Kind(
     'diffusion_pytorch_model',
     lambda config, dtype: SanaControlNet(
       **controlnet.fields_from_diffusers(config), dtype=dtype),
     controlnet.diffusers_config, _controlnet_shapes,
+    lambda module: module.depth,
     lambda _: _params(controlnet.rules()), tables.CONTROLNET),
   'vae': Kind(
-    'diffusion_pytorch_model',
-    lambda config, dtype: DCAE(
-      **dc_ae.fields_from_diffusers(config), dtype=dtype),
-    dc_ae.diffusers_config, _autoencoder_shapes, lambda _: dc_ae.VARIABLES,
-    tables.DC_AE),
+    'diffusion_pytorch_model', _autoencoder,
+    dc_ae.diffusers_config, _autoencoder_shapes,
+    lambda module: sum(module.encoder_depths) + sum(module.decoder_depths),
+    lambda _: dc_ae.VARIABLES, tables.DC_AE),
   'text_encoder': Kind(
     'model',
     lambda config, dtype: Gemma2(
       **gemma2.fields_from_transformers(config), dtype=dtype),
     gemma2.transformers_config, _text_encoder_shapes,
+    lambda module: module.depth,
     lambda _: _params(gemma2.RULES), tables.GEMMA2, gemma2.model_tensors),
 }
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object of a model folder's small file.
+
+  Raises UserError where it is missing, too large or damaged.
+  """
+  try:
+    return files.read_json(path, most=CONFIG_BYTES)
+  except FileNotFoundError:
+    raise UserError(f'{path} is missing; the model folder must be in the '
+                    'diffusers layout.') from None
 
 
 def describe(
@@ -168,18 +200,35 @@ def load(
   kind, folder = KINDS[part], pathlib.Path(folder) / part
   with reading(folder):
     module = kind.module(read_json(folder / 'config.json'), dtype)
-    shapes = kind.shapes(module)
+    tensors = None if native.holds(folder) else kind.prepare(
+      safetensors_files.read(folder, kind.stem))
+    shapes = shapes_of(kind, module, tensors)
     shardings = None if mesh is None else sharding_rules.shardings(
       shapes, [(f'[^/]*/{pattern}', spec) for pattern, spec in kind.sharding],
       mesh)
-    if native.holds(folder):
+    if tensors is None:
+      native_shapes.check(folder, shapes)
       variables = native.load(folder, shapes, dtype, shardings)
       return Model(module, variables if not only else {
         name: {only: tree[only]} for name, tree in variables.items()
         if only in tree})
-    tensors = kind.prepare(safetensors_files.read(folder, kind.stem))
     return Model(module, table.load(
       kind.rules(module), tensors, shapes, dtype, shardings, only))
+
+
+def shapes_of(
+  kind: Kind, module: nn.Module, tensors: Mapping[str, Stored] | None
+) -> PyTree:
+  """Shapes of the module's variables; nothing is allocated.
+
+  Raises WeightError where the module has more layers than a file tensors,
+  before the layers are traced one by one.
+  """
+  layers = kind.layers(module)
+  if tensors is not None and layers > len(tensors):
+    raise table.WeightError(f'config.json describes {layers:,} layers, but '
+                            f'there are only {len(tensors):,} tensors.')
+  return kind.shapes(module)
 
 
 def file_shapes(
@@ -200,17 +249,18 @@ def file_shapes(
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path) -> Iterator[None]:
-  """Names the folder whose config.json the model's code trips over."""
+  """Names the folder in errors, also those of the model's own code."""
   try:
     yield
-  except table.WeightError as e:
-    raise table.WeightError(f'{folder}: {e}') from e
-  except UserError:
-    raise
+  except UserError as e:
+    if str(folder) in str(e):
+      raise
+    raise type(e)(f'{folder}: {e}') from e
   except (ArithmeticError, LookupError, TypeError, ValueError) as e:
     reason = (str(e).strip().splitlines() or [''])[0]
-    raise UserError(f'{folder / "config.json"} describes no model that can be '
-                    f'built ({type(e).__name__}: {reason}).') from e
+    raise UserError(
+      f'{folder / "config.json"} describes no model that can be built '
+      f'({type(e).__name__}: {printable(reason, 300)}).') from e
 
 
 def write(

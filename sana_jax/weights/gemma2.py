@@ -5,9 +5,11 @@ Files of Gemma2Model name tensors as in `RULES`; those of Gemma2ForCausalLM put
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from sana_jax import fields
 from sana_jax.errors import UserError
 from sana_jax.weights.table import Rule
 from sana_jax.weights.tensors import as_stored, Stored
@@ -48,13 +50,27 @@ _FIELDS = {
   'sliding_window': ('sliding_window', 4096),
   'eps': ('rms_norm_eps', 1e-6),
 }
+_POSITIVE, _WIDTH = fields.number(1e-12, 1e9), fields.whole(1, 2**18)
+_SUFFIX = '_attention'  # of transformers' layer types
+_LAYERS, _HEADS = 1000, fields.whole(1, 1024)
+_ALLOWED = {
+  'vocab_size': fields.whole(1, 2**21), 'hidden_size': _WIDTH,
+  'num_hidden_layers': fields.whole(1, _LAYERS), 'num_attention_heads': _HEADS,
+  'num_key_value_heads': _HEADS, 'head_dim': fields.whole(2, 2**12),
+  'intermediate_size': _WIDTH, 'query_pre_attn_scalar': _POSITIVE,
+  'attn_logit_softcapping': _POSITIVE, 'final_logit_softcapping': _POSITIVE,
+  'sliding_window': fields.whole(1, 2**30), 'rms_norm_eps': _POSITIVE,
+  'rope_theta': _POSITIVE,
+  'layer_types': fields.either(fields.NULL, fields.listed(
+    fields.word(f'sliding{_SUFFIX}', f'full{_SUFFIX}'), 0, _LAYERS)),
+}
 # What a config.json may say about things that Gemma-2 has only one way of.
 _FIXED = {
   'model_type': 'gemma2', 'hidden_activation': 'gelu_pytorch_tanh',
   'attention_bias': False, 'tie_word_embeddings': True}
 _ROPE_THETA = 10_000.
 _ROWS = 8192
-_SUFFIX = '_attention'  # of transformers' layer types
+_WHERE = 'text_encoder/config.json'
 
 
 def model_tensors(
@@ -84,50 +100,54 @@ def _equal(a: Stored, b: Stored) -> bool:
     for i in range(0, a.shape[0], _ROWS))
 
 
-def fields_from_transformers(config: Mapping) -> dict:
+def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of `Gemma2`, from a config.json of transformers 4 or 5.
 
   Raises:
-    UserError: the config asks for what Gemma-2 is not.
+    UserError: the config asks for what Gemma-2 is not, or a value is out of its
+      range.
   """
   for key, value in _FIXED.items():
     if config.get(key, value) != value:
-      raise UserError(f'Gemma-2 config: {key} is {config[key]!r}; only '
+      raise UserError(f'{_WHERE}: {key} is {fields.shown(config[key])}; only '
                       f'{value!r} is supported.')
   if config.get('use_bidirectional_attention'):
-    raise UserError('Gemma-2 config: use_bidirectional_attention is set; only '
+    raise UserError(f'{_WHERE}: use_bidirectional_attention is set; only '
                     'causal attention is supported.')
-  fields = {ours: config.get(key, default)
-            for ours, (key, default) in _FIELDS.items()}
-  for ours, value in fields.items():
-    if not isinstance(value, int | float) or value <= 0:
-      raise UserError(f'Gemma-2 config: {_FIELDS[ours][0]} is {value!r}; it '
-                      'must be a positive number.')
-  return {**fields, 'rope_theta': _rope_theta(config),
-          'layer_types': _layer_types(config, fields['depth'])}
+  fields.check(_WHERE, config, _ALLOWED)
+  model = {ours: config.get(key, default)
+           for ours, (key, default) in _FIELDS.items()}
+  if model['heads'] % model['kv_heads'] or model['head_dim'] % 2:
+    raise UserError(
+      f'{_WHERE}: num_attention_heads is {model["heads"]}, '
+      f'num_key_value_heads {model["kv_heads"]} and head_dim '
+      f'{model["head_dim"]}; the first must be a multiple of the second, and '
+      'the third even.')
+  return {**model, 'rope_theta': _rope_theta(config),
+          'layer_types': _layer_types(config, model['depth'])}
 
 
-def transformers_config(fields: Mapping, dtype: str = 'float32') -> dict:
+def transformers_config(model: Mapping, dtype: str = 'float32') -> dict:
   """The config.json with which transformers' Gemma2Model loads our weights.
 
   Args:
-    fields: of `Gemma2`; those left out have their defaults.
+    model: fields of `Gemma2`; those left out have their defaults.
     dtype: of the saved tensors.
 
   Raises:
     UserError: transformers would refuse the sizes.
   """
-  config = {key: fields.get(ours, default)
+  config = {key: model.get(ours, default)
             for ours, (key, default) in _FIELDS.items()}
   width, heads = config['hidden_size'], config['num_attention_heads']
   if width % heads:
     raise UserError(f'Gemma-2 width {width} is not a multiple of its {heads} '
                     'heads, which transformers demands: change width or heads.')
-  types = fields.get('layer_types') or ('sliding', 'full') * fields['depth']
-  theta = fields.get('rope_theta', _ROPE_THETA)
+  types = model.get('layer_types') or ('sliding', 'full') * model['depth']
+  theta = model.get('rope_theta', _ROPE_THETA)
   return {
     'architectures': ['Gemma2Model'], **_FIXED, **config,
-    'layer_types': [t + _SUFFIX for t in types[:fields['depth']]],
+    'layer_types': [t + _SUFFIX for t in types[:model['depth']]],
     'rope_parameters': {'rope_theta': theta, 'rope_type': 'default'},
     'rope_theta': theta,  # Where transformers 4 looks for it.
     'max_position_embeddings': 8192, 'attention_dropout': 0.,
@@ -138,18 +158,21 @@ def transformers_config(fields: Mapping, dtype: str = 'float32') -> dict:
 
 def _rope_theta(config):
   rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
+  if not isinstance(rope, dict):
+    raise UserError(f'{_WHERE}: rope_parameters is {fields.shown(rope)}, '
+                    'allowed is an object.')
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind != 'default':
-    raise UserError(f'Gemma-2 config: rope_type is {kind!r}; only '
+    raise UserError(f'{_WHERE}: rope_type is {fields.shown(kind)}; only '
                     "'default' is supported.")
+  fields.check(f'{_WHERE}, rope_parameters', rope, _ALLOWED)
   return rope.get('rope_theta', config.get('rope_theta', _ROPE_THETA))
 
 
 def _layer_types(config, depth):
   """() where the config does not say: the alternation that is our default."""
   types = tuple(config.get('layer_types') or ())
-  names = ('sliding' + _SUFFIX, 'full' + _SUFFIX)
-  if types and (len(types) != depth or not set(types) <= set(names)):
-    raise UserError(f'Gemma-2 config: layer_types is {list(types)}; it must '
-                    f'name {depth} layers, each one of {names}.')
+  if types and len(types) != depth:
+    raise UserError(f'{_WHERE}: layer_types has {len(types)} entries; it must '
+                    f'name {depth} layers.')
   return tuple(t.removesuffix(_SUFFIX) for t in types)

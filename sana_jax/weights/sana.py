@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sana_jax import fields
 from sana_jax.errors import UserError
 from sana_jax.weights.table import Rule
 from sana_jax.weights.transforms import (
@@ -50,15 +51,34 @@ _DEFAULTS = {
   'timestep_scale': 1.0,
 }
 _QK_NORM = 'rms_norm_across_heads'
+_MAX_WIDTH = 2**16
+_WIDTH, _HEADS = fields.whole(1, _MAX_WIDTH), fields.whole(1, 2**12)
+_CHANNELS = fields.whole(1, 2**12)
+SHARED_FIELDS = {
+  'in_channels': _CHANNELS,
+  'out_channels': fields.either(_CHANNELS, fields.NULL),
+  'num_attention_heads': _HEADS, 'attention_head_dim': _HEADS,
+  'num_layers': fields.whole(1, 1000), 'num_cross_attention_heads': _HEADS,
+  'cross_attention_head_dim': _WIDTH, 'cross_attention_dim': _WIDTH,
+  'caption_channels': _WIDTH, 'mlp_ratio': fields.number(0.1, 100),
+  'dropout': fields.number(0, 1), 'attention_bias': fields.FLAG,
+  'sample_size': fields.whole(1, 1024), 'patch_size': fields.whole(1, 64),
+  'norm_elementwise_affine': fields.FLAG, 'norm_eps': fields.number(0, 1),
+  'interpolation_scale': fields.either(fields.number(0.01, 100), fields.NULL),
+}
+_FIELDS = {
+  **SHARED_FIELDS,
+  'guidance_embeds': fields.FLAG,
+  'guidance_embeds_scale': fields.number(-1e6, 1e6),
+  'qk_norm': fields.either(fields.word(_QK_NORM), fields.NULL),
+  'timestep_scale': fields.number(1e-6, 1e6),
+}
 
 
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `Sana`, from a transformer/config.json."""
   config, width = checked(
-    'transformer', 'SanaTransformer2DModel', config, _DEFAULTS)
-  if config['qk_norm'] not in (None, _QK_NORM):
-    raise UserError(f'transformer/config.json: qk_norm={config["qk_norm"]!r}; '
-                    f'allowed are null and {_QK_NORM!r}.')
+    'transformer', 'SanaTransformer2DModel', config, _DEFAULTS, _FIELDS)
   norm = config['qk_norm'] is not None
   return {
     **{ours: config[theirs] for theirs, ours in _COPIED.items()},
@@ -68,46 +88,58 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(
-  part: str, name: str, config: Mapping[str, Any], defaults: Mapping[str, Any]
+  part: str, name: str, config: Mapping[str, Any],
+  defaults: Mapping[str, Any], allowed: Mapping[str, fields.Field],
 ) -> tuple[dict[str, Any], int]:
   """A config.json of class `name` with nothing left out, and its width."""
   if (got := config.get('_class_name', name)) != name:
-    raise UserError(f'The {part} is a {got}; {name} is supported.')
-  config = {**defaults, **{k: v for k, v in config.items() if k[0] != '_'}}
-  if unknown := sorted(set(config) - set(defaults)):
-    raise UserError(f'{part}/config.json has unknown keys {unknown}.')
+    raise UserError(f'The {part} is a {fields.shown(got)}; {name} is '
+                    'supported.')
+  where = f'{part}/config.json'
+  config = {**defaults, **{
+    key: value for key, value in config.items() if not key.startswith('_')}}
+  fields.check_known(where, config, defaults)
+  fields.check(where, config, allowed)
   width = config['num_attention_heads'] * config['attention_head_dim']
   cross = (config['num_cross_attention_heads'],
            config['cross_attention_head_dim'])
+  if width > _MAX_WIDTH:
+    raise UserError(
+      f'{where}: num_attention_heads x attention_head_dim is {width:,}, '
+      f'allowed is at most {_MAX_WIDTH:,}.')
   if cross[0] * cross[1] != width or config['cross_attention_dim'] != width:
     raise UserError(
-      f'{part}/config.json: the cross-attention ({cross[0]} x {cross[1]}, '
+      f'{where}: the cross-attention ({cross[0]} x {cross[1]}, '
       f'dimension {config["cross_attention_dim"]}) must be as wide as the '
       f'model ({width}).')
+  if config['patch_size'] > config['sample_size']:
+    raise UserError(
+      f'{where}: patch_size is {config["patch_size"]}, allowed is at most '
+      f'sample_size, {config["sample_size"]}.')
   return config, width
 
 
-def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
   """The transformer/config.json of a model; the inverse of the above."""
-  if fields['qk_norm'] != fields['cross_norm']:
+  if model['qk_norm'] != model['cross_norm']:
     raise UserError('diffusers has one flag for qk_norm and cross_norm; '
                     'they must be equal to export.')
   return {
     '_class_name': 'SanaTransformer2DModel',
     **_DEFAULTS,
-    **{theirs: fields[ours] for theirs, ours in _COPIED.items()},
-    **widths(fields),
-    'out_channels': fields['out_channels'],
-    'qk_norm': _QK_NORM if fields['qk_norm'] else None,
+    **{theirs: model[ours] for theirs, ours in _COPIED.items()},
+    **widths(model),
+    'out_channels': model['out_channels'],
+    'qk_norm': _QK_NORM if model['qk_norm'] else None,
   }
 
 
-def widths(fields: Mapping[str, Any]) -> dict[str, int]:
+def widths(model: Mapping[str, Any]) -> dict[str, int]:
   """What diffusers derives the width from, and where it repeats it."""
-  width = fields['width']
+  width = model['width']
   return {
-    'num_attention_heads': width // fields['head_dim'],
-    'cross_attention_head_dim': width // fields['cross_heads'],
+    'num_attention_heads': width // model['head_dim'],
+    'cross_attention_head_dim': width // model['cross_heads'],
     'cross_attention_dim': width,
   }
 

@@ -7,6 +7,7 @@ stacks its layers. Both directions are exact: each tensor is used, each
 parameter filled, or one error lists everything that is wrong.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import functools
 import re
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import placing
 from sana_jax.weights.tensors import as_stored, Stored
@@ -24,6 +26,9 @@ from sana_jax.weights.transforms import IDENTITY, Transform
 
 # Of which 8-bit types are none: they need a scale that no file here has.
 _FLOATING = ('float64', 'float32', 'float16', 'bfloat16')
+_MOST_TENSORS = 20_000  # Of a model; the largest published has under 2,000.
+_LISTED = 40  # Problems in an error.
+_NAME = 200  # Characters of a problem.
 
 
 class WeightError(UserError):
@@ -91,6 +96,9 @@ def match(
   Raises WeightError as `load` does.
   """
   tensors = as_stored(tensors)
+  if len(tensors) > _MOST_TENSORS:
+    raise WeightError(f'There are {len(tensors):,} tensors; a model has at '
+                      f'most {_MOST_TENSORS:,}.')
   wanted = flatten(shapes)
   problems, found, out = [], {}, {}
   for key in tensors:
@@ -110,10 +118,8 @@ def match(
   if wanted and tensors and not out:
     raise WeightError(
       f'The weights are of another model: none of the {len(tensors)} tensors, '
-      f'such as {min(tensors)}, fits.')
-  if problems:
-    raise WeightError(
-      'The weights do not fit the model:\n  ' + '\n  '.join(sorted(problems)))
+      f'such as {printable(min(tensors), _NAME)}, fits.')
+  report('The weights do not fit the model', sorted(problems))
   return out
 
 
@@ -135,9 +141,17 @@ def save(rules: Sequence[Rule], params) -> dict[str, np.ndarray]:
       names = {**values, **({stacked[0]: i} if stacked else {})}
       array = rule.transform.save(np.asarray(layer))
       out[rule.key.format(**names)] = array
-  if problems:
-    raise WeightError('No rule for:\n  ' + '\n  '.join(problems))
+  report('No rule for', problems)
   return out
+
+
+def report(what: str, problems: Sequence[str]) -> None:
+  """Raises WeightError with a line a problem, if there are any."""
+  if problems:
+    more = len(problems) - _LISTED
+    lines = [printable(problem, _NAME) for problem in problems[:_LISTED]] + (
+      [f'and {more} more'] if more > 0 else [])
+    raise WeightError(f'{what}:\n  ' + '\n  '.join(lines))
 
 
 def flatten(tree) -> dict[str, Any]:
@@ -168,7 +182,8 @@ def template_pattern(template: str) -> re.Pattern:
   """A template as a regular expression: `{i}` is a group of digits."""
   parts = re.split(r'{(\w+)}', template)
   for i, part in enumerate(parts):
-    parts[i] = rf'(?P<{part}>\d+)' if i % 2 else re.escape(part)
+    parts[i] = (rf'(?P<{part}>0|[1-9][0-9]{{0,5}})' if i % 2
+                else re.escape(part))
   return re.compile(''.join(parts))
 
 
@@ -200,10 +215,11 @@ def _misfits(leaf, parts, tensors):
   indices = [index for index, _, _ in parts]
   layers, layer = ([None], shape) if None in indices else (
     list(range(*shape[:1])), shape[1:])
+  counts = Counter(indices)
   if missing := sorted(set(layers) - set(indices)):
     return [f'layers missing in {parts[0][1]}: {missing}']
   if surplus := [key for index, key, _ in parts
-                 if index not in layers or indices.count(index) > 1]:
+                 if index not in layers or counts[index] > 1]:
     return [f'too many tensors: {", ".join(sorted(surplus))}']
   blank = np.broadcast_to(np.float32(0), layer)
   return [

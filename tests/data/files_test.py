@@ -115,9 +115,9 @@ def test_the_hub_says_that_it_is_offline():
 
 
 def test_unknown_places_are_told():
-  with pytest.raises(UserError, match=r'^foo://x cannot be opened \(Protocol '
-                     r'not known: foo\); set the data path to a local one, gs:'
-                     r'//, s3:// or hf://\.$'):
+  with pytest.raises(UserError, match=r'^foo://x is in no place that data are '
+                     r'read from; set the data path to a local one, gs://, '
+                     r's3:// or hf://\.$'):
     files.expand('foo://x')
 
 
@@ -128,3 +128,22 @@ def test_whatever_a_library_raises_while_reading_is_an_os_error(monkeypatch):
   monkeypatch.setattr(files, '_system', lambda path: (Broken(), path))
   with pytest.raises(OSError, match=r'x cannot be read \(throttled\)'):
     files.read('x')
+
+
+@pytest.mark.parametrize('path', [
+  'http://127.0.0.1:9/x.tar', 'file:///etc/hostname', 'github://a:b@c/x',
+  'simplecache::http://127.0.0.1:9/x', 'zip://x::memory://y',
+  'reference://x', 'sftp://host/x'])
+def test_no_other_protocol_is_spoken(path):
+  with pytest.raises(UserError, match='no place that data are read from'):
+    files.read(path)
+  with pytest.raises(UserError, match='no place that data are read from'):
+    files.expand(path)
+
+
+def test_a_local_name_is_no_chain_of_protocols(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('zip::x', 'simplecache::a.tar'):
+    (tmp_path / name).write_bytes(b'data')
+    assert files.read(name) == b'data'
+    assert list(files.expand(str(tmp_path / name))) == [str(tmp_path / name)]

@@ -2,7 +2,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 import pytest
 from written import encoded, noisy
 
@@ -98,3 +98,29 @@ def test_whatever_a_decoder_trips_over_is_a_damaged_image(error, monkeypatch):
   with pytest.raises(ValueError, match=str(error)):
     read_image(data)
   assert header_size(data) == (0, 0)
+
+
+def test_no_other_program_is_given_an_image(tmp_path, monkeypatch):
+  # Pillow has Ghostscript draw EPS, whatever the file's name is.
+  canary = tmp_path / 'canary'
+  ghostscript = tmp_path / 'gs'
+  ghostscript.write_text(f'#!/bin/sh\ntouch {canary}\n')
+  ghostscript.chmod(0o755)
+  monkeypatch.setenv('PATH', str(tmp_path), prepend=':')
+  monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
+  buffer = io.BytesIO()
+  Image.new('RGB', (8, 8)).save(buffer, 'EPS')
+  with pytest.raises(ValueError, match='no image of a known format'):
+    read_image(buffer.getvalue())
+  assert not canary.exists()
+  assert header_size(buffer.getvalue()) == (0, 0)
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded():
+  buffer = io.BytesIO()
+  Image.new('1', (9_500, 9_500)).save(buffer, 'PNG')
+  data = buffer.getvalue()
+  assert len(data) < 2**16
+  with pytest.warns(Image.DecompressionBombWarning), pytest.raises(
+      ValueError, match='9,500 x 9,500 pixels'):
+    read_image(data)

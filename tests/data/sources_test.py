@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -216,3 +217,55 @@ def test_mistakes_are_explained(prepared, tmp_path):
     open_source('tfds', path=prepared, size=8, split='test')
   with pytest.raises(UserError, match='size=0'):
     open_source('folder', path=tmp_path, size=0)
+
+
+@pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name',
+                                 'type'])
+def test_prepared_data_import_no_module_that_they_name(
+    prepared, tmp_path, monkeypatch, key):
+  (tmp_path / f'imported_{key}.py').write_text(
+    f'open({str(tmp_path / "canary")!r}, "w").close()')
+  monkeypatch.syspath_prepend(tmp_path)
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  content = json.loads((data / 'features.json').read_text())
+  if key == 'type':  # The older form.
+    content = {key: f'imported_{key}.Text', 'content': {}}
+  else:
+    content['featuresDict']['features']['caption'] = {
+      key: f'imported_{key}.Text', 'text': {}}
+  (data / 'features.json').write_text(json.dumps(content))
+  with pytest.raises(UserError):
+    open_source('tfds', path=data, size=8)
+  assert not (tmp_path / 'canary').exists()
+
+
+@pytest.mark.parametrize('name', ['features.json', 'dataset_info.json'])
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"a": ' * 5_000, '{"b": 1}'])
+def test_damaged_descriptions_of_prepared_data_are_one_error(
+    prepared, tmp_path, name, text):
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  (data / name).write_text(text)
+  with pytest.raises(UserError, match='features|cannot be read as a prepared'):
+    open_source('tfds', path=data, size=8)
+
+
+def edit(path, **changes):
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_prepared_data_that_cannot_be_read_at_random_are_one_error(
+    prepared, tmp_path):
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  edit(data / 'dataset_info.json', fileFormat='tfrecord')
+  with pytest.raises(UserError, match='prepared as ArrayRecord'):
+    open_source('tfds', path=data, size=8)
+
+
+def test_prepared_data_whose_image_is_a_text_are_one_error(
+    prepared, tmp_path):
+  data = shutil.copytree(prepared, tmp_path / 'data')
+  content = json.loads((data / 'features.json').read_text())['featuresDict']
+  content['features']['image'] = content['features']['caption']
+  edit(data / 'features.json', featuresDict=content)
+  with pytest.raises(UserError, match='whose image is an Image'):
+    open_source('tfds', path=data, size=8)

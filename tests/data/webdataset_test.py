@@ -256,7 +256,9 @@ def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
 @pytest.mark.parametrize('content, said', [
   ('{', 'is no list of shards'), ('[]', 'is no list of shards'),
   ('{"shardlist": [{"url": "x"}]}', "must have a 'shardlist' of objects with"),
-  ('{}', "lists no shards; fill its 'shardlist'")])
+  ('{}', "lists no shards; fill its 'shardlist'"),
+  ('{"shardlist": [{"url": "gs://private/x.tar", "nsamples": 1}]}',
+   'lists gs://private/x.tar, which is in another place')])
 def test_a_bad_list_of_shards_is_explained(tmp_path, content, said):
   (tmp_path / 'wids-meta.json').write_text(content)
   with pytest.raises(UserError, match=said):

@@ -242,7 +242,7 @@ def edited(tmp_path, file, **changes):
 
 def test_other_pipelines_are_refused_by_name(tmp_path):
   folder = edited(tmp_path, 'model_index.json', _class_name='FluxPipeline')
-  with pytest.raises(UserError, match='is a FluxPipeline; SanaPipeline is'):
+  with pytest.raises(UserError, match="is a 'FluxPipeline'; SanaPipeline is"):
     Pipeline.from_pretrained(folder)
 
 

@@ -35,7 +35,7 @@ def test_the_scheduler_names_the_sampler(tmp_path, config, want):
 
 
 @pytest.mark.parametrize('config, said', [
-  ({'_class_name': 'DDIMScheduler'}, 'scheduler DDIMScheduler; DPMSolver'),
+  ({'_class_name': 'DDIMScheduler'}, "scheduler 'DDIMScheduler'; DPMSolver"),
   (DPM | {'use_flow_sigmas': False}, 'use_flow_sigmas is False; only True'),
   ({'_class_name': 'DPMSolverMultistepScheduler'}, "prediction_type is 'eps"),
   (DPM | {'use_karras_sigmas': True}, 'use_karras_sigmas is True; only False'),

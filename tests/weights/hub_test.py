@@ -19,7 +19,8 @@ SHA = '0123456789abcdef0123456789abcdef01234567'
 FILES = {
   'model_index.json': b'{"_class_name": "SanaPipeline"}',
   'vae/config.json': b'{}', 'vae/weights.safetensors': b'\0' * 1000,
-  'vae/weights.fp16.safetensors': b'\0' * 500, 'picture.png': b'\0' * 10}
+  'vae/weights.fp16.safetensors': b'\0' * 500, 'picture.png': b'\0' * 10,
+  'pipeline.py': b'1', 'tokenizer/evil.py': b'1', 'vae/weights.bin': b'1'}
 FIND = """
 import sys
 from sana_jax.errors import UserError
@@ -97,7 +98,7 @@ def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
   got = {path.relative_to(folder).as_posix(): path.read_bytes()
          for path in folder.rglob('*') if path.is_file()}
   wanted = {k: v for k, v in FILES.items()
-            if 'fp16' not in k and not k.endswith('png')}
+            if 'fp16' not in k and k.endswith(('.json', '.safetensors'))}
   assert got == wanted
   assert server.asked == set(wanted)
   assert '%' in first.stderr  # The progress bar.

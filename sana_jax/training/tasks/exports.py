@@ -7,7 +7,6 @@ the CPU is used and nothing in the workdir is changed.
 
 from collections.abc import Callable, Mapping
 import pathlib
-import shutil
 
 from absl import logging
 from etils import epath
@@ -20,6 +19,7 @@ from sana_jax.models.sana import Sana
 from sana_jax.training import encoders, saved
 from sana_jax.training.tasks import common, dc_ae
 from sana_jax.typing import Params
+from sana_jax.weights import copying
 from sana_jax.weights import folder as folders
 
 WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
@@ -27,7 +27,11 @@ WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
 
 def folders_of(config: ConfigDict) -> dict[str, pathlib.Path]:
   """The model folders that a 'sana' run needs, by the config's key."""
-  return {key: encoders.find(config, key) for key in encoders.PARTS}
+  found = {key: encoders.find(config, key) for key in encoders.PARTS}
+  for key, parts in encoders.PARTS.items():
+    for part in parts:
+      copying.check(found[key], part)  # At the start: copied at the end.
+  return found
 
 
 def write_sana(
@@ -39,7 +43,7 @@ def write_sana(
   folders.write(folder, 'transformer', module, {'params': params})
   for key, parts in encoders.PARTS.items():
     for part in parts:
-      shutil.copytree(others[key] / part, folder / part)
+      copying.copy(others[key], part, folder)
   settings = config.sampling
   folders.write_index(
     folder, flow_shift=settings.shift,

@@ -1,0 +1,60 @@
+"""Names and shapes in an Orbax checkpoint, checked before anything is read.
+
+Orbax reports a wrong shape while it restores other arrays, and a config.json
+and a checkpoint of a few bytes may agree on a model of terabytes.
+"""
+
+import math
+import pathlib
+
+from sana_jax.errors import UserError
+from sana_jax.printable import printable
+from sana_jax.typing import PyTree
+from sana_jax.weights import table
+
+# Arrays are compressed; what is beyond this ratio and size is no model.
+_COMPRESSION, _SMALL_BYTES = 100, 2**28
+
+
+def check(folder: pathlib.Path, shapes: PyTree) -> None:
+  """Raises UserError unless a part's checkpoint has these variables."""
+  path = folder / 'orbax'
+  held = _bytes(path)
+  wanted = table.flatten(shapes)
+  needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize
+               for leaf in wanted.values())
+  if needed > max(_SMALL_BYTES, _COMPRESSION * held):
+    raise UserError(
+      f'{folder / "config.json"} describes a model of {needed / 1e6:,.0f} MB, '
+      f'but {path} holds {held / 1e6:,.1f} MB.')
+  saved = _shapes(path)
+  wrong = [f'{name} {saved.get(name, "is missing")}, where '
+           f'{tuple(leaf.shape)} is needed' for name, leaf in wanted.items()
+           if saved.get(name) != tuple(leaf.shape)]
+  wrong += [f'{name}: the model has none' for name in saved.keys() - wanted]
+  table.report(f'{path} does not fit the model', sorted(wrong))
+
+
+def _bytes(path):
+  """Bytes of the files; UserError for a pipe, which would be waited for."""
+  held = 0
+  for entry in path.rglob('*'):
+    if entry.is_file():
+      held += entry.stat().st_size
+    elif not entry.is_dir():
+      raise UserError(f'{entry} is neither a file nor a folder.')
+  return held
+
+
+def _shapes(path):
+  import orbax.checkpoint as ocp
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      saved = dict(checkpointer.metadata(path.absolute()).item_metadata)
+    return {name: tuple(leaf.shape)
+            for name, leaf in table.flatten(saved).items()}
+  except Exception as e:  # Orbax trips over damaged metadata in any way.
+    reason = (str(e).strip().splitlines() or [''])[0]
+    raise UserError(
+      f'{path} cannot be restored ({type(e).__name__}: '
+      f'{printable(reason, 300)}); it may be damaged.') from e

@@ -1,0 +1,42 @@
+"""Types and ranges of fields, and one short message for all that are wrong."""
+
+import math
+
+import pytest
+
+from sana_jax import fields
+from sana_jax.errors import UserError
+
+
+@pytest.mark.parametrize('field, right, wrong', [
+  (fields.whole(1, 8), [1, 8], [0, 9, True, 1.0, '1', None, 10**400]),
+  (fields.number(0, 8), [0, 8., -0.], [9, math.nan, math.inf, True, '1',
+                                       10**400, -1e-9]),
+  (fields.FLAG, [True, False], [0, 1, None, 'true']),
+  (fields.word('a', 'b'), ['a'], ['c', ['a'], None, {}]),
+  (fields.text(3), ['x', 'xyz'], ['', 'long', 7, ['x']]),
+  (fields.listed(fields.whole(0, 1), 1, 2), [[0], (1, 1)],
+   [[], [0, 0, 0], [2], [True], 'ab', {0: 1}]),
+  (fields.either(fields.NULL, fields.FLAG), [None, True], [0, 'x'])])
+def test_a_field_allows_its_own_values_only(field, right, wrong):
+  assert all(map(field.test, right))
+  assert not any(map(field.test, wrong))
+
+
+def test_all_that_is_wrong_is_one_short_message():
+  deep = []
+  for _ in range(5_000):
+    deep = [deep]
+  values = {'a': 'x' * 10**7, 'b': deep, 'c': '\x1b[2J\n', 'd': True, 'e': 5}
+  with pytest.raises(UserError) as caught:
+    fields.check('x.json', values, dict.fromkeys('abcdef', fields.whole(1, 5)))
+  message = str(caught.value)
+  assert message.startswith('x.json: a is ') and len(message) < 1000
+  assert '\x1b' not in message and '\n' not in message
+  assert 'd is True, allowed is a whole number from 1 to 5' in message
+  assert 'e is' not in message and 'f is' not in message
+
+
+def test_unknown_keys_are_counted():
+  with pytest.raises(UserError, match=r"'k0', .* and 95 more"):
+    fields.check_known('x.json', {f'k{i}': 1 for i in range(100)}, ())

@@ -1,0 +1,64 @@
+"""An Orbax checkpoint of another model is refused before it is restored."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.weights import exchange, native
+from sana_jax.weights import folder as folders
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A text encoder as an Orbax checkpoint alone."""
+  folder = tmp_path_factory.mktemp('native')
+  model = folders.load(GOLDEN, 'text_encoder')
+  native.save(folder / 'text_encoder', model.variables)
+  shutil.copy(GOLDEN / 'text_encoder/config.json', folder / 'text_encoder')
+  return folder
+
+
+@pytest.fixture
+def model(saved, tmp_path):
+  return shutil.copytree(saved, tmp_path / 'model')
+
+
+def edit(model, **changes):
+  path = model / 'text_encoder/config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize('changes, said', [
+  ({'vocab_size': 700}, r'embedding \(600, 16\), where \(700, 16\) is needed'),
+  ({'num_hidden_layers': 1, 'layer_types': None}, r'\(1, 16\) is needed'),
+  ({'vocab_size': 2_000_000, 'hidden_size': 200_000}, 'a model of 1,600,')])
+def test_a_config_of_another_model_is_refused(model, changes, said, capfd):
+  edit(model, **changes)
+  with pytest.raises(UserError, match=said):
+    folders.load(model, 'text_encoder')
+  with pytest.raises(UserError, match=said):
+    exchange.open_source(str(model / 'text_encoder'))
+  assert 'Traceback' not in capfd.readouterr().err  # Of Orbax's threads.
+
+
+@pytest.mark.parametrize('text', [
+  '', '{', '[]', '{"a": ' * 10_000, '{"tree_metadata": {"x": 1}}', '\xff'])
+def test_damaged_metadata_are_one_error(model, text):
+  (model / 'text_encoder/orbax/_METADATA').write_text(text)
+  with pytest.raises(UserError, match='text_encoder/orbax'):
+    folders.load(model, 'text_encoder')
+
+
+@pytest.mark.parametrize('name', ['_METADATA', 'd/more'])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(model, name):
+  path = model / 'text_encoder/orbax' / name
+  path.unlink(missing_ok=True)
+  os.mkfifo(path)
+  with pytest.raises(UserError, match='neither a file nor'):
+    folders.load(model, 'text_encoder')

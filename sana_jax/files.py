@@ -80,15 +80,17 @@ def parse_json(data: str | bytes) -> Any:
     raise ValueError('nested too deep') from None
 
 
-def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
-  """The JSON value of type `kind` in a local file.
+def read_json(
+  path: str | os.PathLike, kind: type = dict, most: int = JSON_BYTES
+) -> Any:
+  """The JSON value of type `kind` in a local file of at most `most` bytes.
 
   Raises:
     FileNotFoundError: there is no such file.
     UserError: it cannot be read, is no JSON, or holds another type.
   """
   try:
-    value = parse_json(read_bytes(path, JSON_BYTES))
+    value = parse_json(read_bytes(path, most))
   except FileNotFoundError:
     raise
   except (OSError, ValueError) as e:

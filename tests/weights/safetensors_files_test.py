@@ -96,7 +96,7 @@ def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path):
   for changed, said in (
       ({'scalar': None}, 'do not hold the same tensors: scalar'),
       ({'more': right['weight_map']['scalar']}, 'same tensors: more'),
-      ({'scalar': '../elsewhere'}, "'../elsewhere', which lies in another")):
+      ({'scalar': '../elsewhere'}, "'../elsewhere', which is no")):
     places = {k: v for k, v in (right['weight_map'] | changed).items() if v}
     index.write_text(json.dumps({'weight_map': places}))
     with pytest.raises(UserError, match=said):

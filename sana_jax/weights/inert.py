@@ -10,7 +10,7 @@ memory have no bound. It hashes the keys of a dict before any code of ours runs:
 a tuple that is doubled 60 times take years. One index of the memo, 8 bytes,
 makes it allocate 16 GB. The bounds here are
 
-  operations   2**21, each of constant time and memory
+  operations   2**20, each of constant time and memory
   text         1,000 bytes; more is skipped in the file and becomes `Inert`
   integers     64 bits; more becomes `Inert`
   keys         short text only, whose hash Python seeds
@@ -20,13 +20,14 @@ it is never formatted, compared or walked through.
 """
 
 from collections.abc import Callable, Collection, Mapping
+import io
 import pickle  # For the names of the operations only.
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from sana_jax.printable import printable
 
-MOST_OPERATIONS = 2**21  # A tensor takes about 40.
+MOST_OPERATIONS = 2**20  # A tensor takes about 40.
 _MOST_TEXT = 1000  # Bytes of text that is kept.
 _MOST_LINE = 2**16  # Bytes of an argument that ends with a newline.
 _MOST_NAMES = 20  # Of what was not imported, for a message.
@@ -61,7 +62,7 @@ class Machine:
   """
 
   def __init__(
-    self, file: BinaryIO, end: int, known: Collection[Inert] = (),
+    self, file: io.BufferedIOBase, end: int, known: Collection[Inert] = (),
     call: Callable[[Inert, tuple, 'Machine'], Any] = lambda f, args, m: f,
     persistent: Callable[[Any], Any] = lambda value: Inert('', 'object'),
   ):

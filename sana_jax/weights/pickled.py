@@ -5,7 +5,8 @@ a random state of NumPy, becomes `Inert` (see inert.py).
 """
 
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+import io
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ class Checkpoint(NamedTuple):
   swapped: bool
 
 
-def load(file: BinaryIO, end: int) -> Pickle:
+def load(file: io.BufferedIOBase, end: int) -> Pickle:
   """The pickle that begins here; the file is then behind it.
 
   Args:

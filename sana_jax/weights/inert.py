@@ -56,17 +56,17 @@ class Machine:
 
   Attributes:
     known: names that `call` or `persistent` know.
-    call: (function, arguments, machine) -> the object that a call stands for.
+    call: (function, arguments) -> the object that a call stands for.
     persistent: the object that a persistent id stands for.
     names: some of the names that are not known.
   """
 
   def __init__(
     self, file: io.BufferedIOBase, end: int, known: Collection[Inert] = (),
-    call: Callable[[Inert, tuple, 'Machine'], Any] = lambda f, args, m: f,
+    call: Callable[[Inert, tuple], Any] = lambda function, args: function,
     persistent: Callable[[Any], Any] = lambda value: Inert('', 'object'),
   ):
-    self.file, self.end, self.left = file, end, MOST_OPERATIONS
+    self.file, self.end = file, end
     self.known, self.call, self.persistent = known, call, persistent
     self.stack, self.below, self.memo, self.names = [], [], {}, {}
 
@@ -76,26 +76,19 @@ class Machine:
     Raises Refused.
     """
     try:
-      while (operation := self.file.read(1)) != pickle.STOP:
-        self.spend(1)
+      for _ in range(MOST_OPERATIONS):
+        operation = self.file.read(1)
+        if operation == pickle.STOP:
+          return self.stack.pop()
         step = _STEPS.get(operation)
         if step is None:
           raise ValueError(f'no operation {operation!r}' if operation else
                            'it is cut short')
         step(self)
-      return self.stack.pop()
+      raise ValueError(f'with more than {MOST_OPERATIONS} operations')
     except (ArithmeticError, LookupError, TypeError, ValueError,
             struct.error) as e:
       raise Refused(f'a damaged list of tensors, {printable(e, 200)}') from e
-
-  def spend(self, operations: int) -> None:
-    """Counts operations, or work that is worth so many."""
-    self.left -= operations
-    if self.left < 0:
-      raise ValueError(f'with more than {MOST_OPERATIONS} operations')
-
-  def push(self, value: Any) -> None:
-    self.stack.append(value)
 
   def unpacked(self, layout: struct.Struct) -> Any:
     """A number, the argument of the operation."""
@@ -130,7 +123,7 @@ class Machine:
     named = Inert(module, name)
     if named not in self.known and len(self.names) < _MOST_NAMES:
       self.names[named] = None
-    self.push(named)
+    self.stack.append(named)
 
 
 def described(value: Any) -> str:
@@ -184,7 +177,7 @@ def _pop(m):
 def _from_mark(make):
   def step(m):
     items = m.popped_to_mark()
-    m.push(make(items))
+    m.stack.append(make(items))
   return step
 
 
@@ -223,7 +216,7 @@ def _put(m, index):
 
 
 def _get(m, index):
-  m.push(m.memo[str(index)])
+  m.stack.append(m.memo[str(index)])
 
 
 def _stack_global(m):
@@ -235,7 +228,7 @@ def _reduce(m):
   args, function = m.stack.pop(), m.stack.pop()
   if not isinstance(function, Inert) or not isinstance(args, tuple):
     raise ValueError('a call of what is no function')
-  m.push(m.call(function, args, m))
+  m.stack.append(m.call(function, args))
 
 
 def _new(m):
@@ -275,7 +268,7 @@ def _each(
 
 
 def _constant(make):
-  return lambda m: m.push(make())
+  return lambda m: m.stack.append(make())
 
 
 _NUMBERS = {pickle.BININT: '<i', pickle.BININT1: '<B', pickle.BININT2: '<H',
@@ -293,11 +286,12 @@ _FRESH = {
   pickle.EMPTY_SET: lambda: Inert('', 'set'),
   pickle.NEXT_BUFFER: lambda: Inert('', 'bytes')}
 _STEPS: dict[bytes, Callable[[Machine], Any]] = {
-  **_each(_NUMBERS, lambda m, x: m.push(m.unpacked(x))),
-  **_each(_TEXT, lambda m, x: m.push(_text(m.sized(x, _MOST_TEXT)))),
-  **_each(_BYTES, lambda m, x: (m.sized(x, 0), m.push(Inert('', 'bytes')))),
+  **_each(_NUMBERS, lambda m, x: m.stack.append(m.unpacked(x))),
+  **_each(_TEXT, lambda m, x: m.stack.append(_text(m.sized(x, _MOST_TEXT)))),
+  **_each(_BYTES, lambda m, x: (
+    m.sized(x, 0), m.stack.append(Inert('', 'bytes')))),
   **_each({pickle.LONG1: '<B', pickle.LONG4: '<i'},
-          lambda m, x: m.push(_integer(m.sized(x, 8)))),
+          lambda m, x: m.stack.append(_integer(m.sized(x, 8)))),
   **_each({pickle.BINPUT: '<B', pickle.LONG_BINPUT: '<I'},
           lambda m, x: _put(m, m.unpacked(x))),
   **_each({pickle.BINGET: '<B', pickle.LONG_BINGET: '<I'},
@@ -306,17 +300,18 @@ _STEPS: dict[bytes, Callable[[Machine], Any]] = {
           lambda m, x: m.name('extension', str(m.unpacked(x)))),
   **_each({pickle.PROTO: '<B', pickle.FRAME: '<Q'}, lambda m, x: m.unpacked(x)),
   **{code: _constant(make) for code, make in _FRESH.items()},
-  **{code: lambda m, name=name: (m.line(), m.push(Inert('', name)))
+  **{code: lambda m, name=name: (m.line(), m.stack.append(Inert('', name)))
      for code, name in _UNREAD_LINES.items()},
-  pickle.INT: lambda m: m.push(_decimal(m.line())),
-  pickle.LONG: lambda m: m.push(_decimal(m.line().removesuffix('L'))),
-  pickle.UNICODE: lambda m: m.push(_short(m.line('raw-unicode-escape'))),
-  pickle.FLOAT: lambda m: m.push(float(m.line())),
+  pickle.INT: lambda m: m.stack.append(_decimal(m.line())),
+  pickle.LONG: lambda m: m.stack.append(_decimal(m.line().removesuffix('L'))),
+  pickle.UNICODE: lambda m: m.stack.append(
+    _short(m.line('raw-unicode-escape'))),
+  pickle.FLOAT: lambda m: m.stack.append(float(m.line())),
   pickle.PUT: lambda m: _put(m, m.line()),
   pickle.GET: lambda m: _get(m, m.line()),
   pickle.MEMOIZE: lambda m: _put(m, len(m.memo)),
   pickle.MARK: _mark, pickle.POP: _pop, pickle.POP_MARK: Machine.popped_to_mark,
-  pickle.DUP: lambda m: m.push(m.stack[-1]),
+  pickle.DUP: lambda m: m.stack.append(m.stack[-1]),
   pickle.TUPLE1: _short_tuple(1), pickle.TUPLE2: _short_tuple(2),
   pickle.TUPLE3: _short_tuple(3), pickle.TUPLE: _from_mark(tuple),
   pickle.LIST: _from_mark(list), pickle.DICT: _from_mark(as_dict),
@@ -331,5 +326,5 @@ _STEPS: dict[bytes, Callable[[Machine], Any]] = {
   pickle.STACK_GLOBAL: _stack_global, pickle.INST: _old_instance,
   pickle.REDUCE: _reduce, pickle.NEWOBJ: _new,
   pickle.NEWOBJ_EX: _new_with_names, pickle.BUILD: _attributes,
-  pickle.BINPERSID: lambda m: m.push(m.persistent(m.stack.pop())),
+  pickle.BINPERSID: lambda m: m.stack.append(m.persistent(m.stack.pop())),
   pickle.READONLY_BUFFER: _attributed}

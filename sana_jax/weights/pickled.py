@@ -106,13 +106,13 @@ def _storage(value):
   return Storage(DTYPES[storage], key, count)
 
 
-def _made(function, args, machine):
+def _made(function, args):
   """The tensor, dict or sizes that a call stands for."""
   first = args[0] if args else None
   if function == ORDERED_DICT and not args:
     return {}
   if function == ORDERED_DICT and isinstance(first, list):
-    return _ordered(first, machine)
+    return _ordered(first)
   if function == _SIZE and is_shape(first):
     return tuple(first)
   if function in _PARAMETERS and isinstance(first, Tensor):
@@ -124,12 +124,13 @@ def _made(function, args, machine):
   return function
 
 
-def _ordered(pairs, machine):
+def _ordered(pairs):
   """An OrderedDict as Python 2 pickles it: a list of keys and values."""
-  machine.spend(len(pairs))
   if not all(isinstance(x, list | tuple) and len(x) == 2 for x in pairs):
     raise ValueError('keys without values')
-  return inert.as_dict([x for pair in pairs for x in pair])
+  out = inert.as_dict([x for pair in pairs for x in pair])
+  pairs.clear()  # Not twice: any number of calls may have the same list.
+  return out
 
 
 def _are_strides(strides, shape):

@@ -61,7 +61,7 @@ def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
 
 def _file_names(index, places):
   """The files of an index, which lie in its folder."""
-  if not isinstance(places, dict) or not all(
+  if not isinstance(places, dict) or not places or not all(
       isinstance(name, str) for name in places.values()):
     raise UserError(f'{index} has no weight_map from tensors to files.')
   names = sorted(set(places.values()))

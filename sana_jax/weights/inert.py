@@ -159,7 +159,8 @@ def _integer(data):
 def _decimal(text):
   if text in ('00', '01'):
     return text == '01'
-  return int(text) if len(text) < 19 else Inert('', 'long number')
+  number = int(text) if len(text) <= 20 else 2**64
+  return number if -2**63 <= number < 2**63 else Inert('', 'long number')
 
 
 def _mark(m):

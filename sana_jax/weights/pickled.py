@@ -21,13 +21,20 @@ _DTYPES = {
   'LongStorage': np.int64, 'IntStorage': np.int32, 'ShortStorage': np.int16,
   'CharStorage': np.int8, 'ByteStorage': np.uint8, 'BoolStorage': np.bool_}
 DTYPES = {Inert('torch', name): np.dtype(t) for name, t in _DTYPES.items()}
+# Bytes of the numbers of other storages, which are passed over.
+_OPAQUE = {
+  Inert('torch', 'ComplexFloatStorage'): 8,
+  Inert('torch', 'ComplexDoubleStorage'): 16, Inert('torch', 'QInt8Storage'): 1,
+  Inert('torch', 'QUInt8Storage'): 1, Inert('torch', 'QInt32Storage'): 4,
+  Inert('torch.storage', 'UntypedStorage'): 1}
+_STORAGES = DTYPES | {k: np.dtype(f'V{size}') for k, size in _OPAQUE.items()}
 ORDERED_DICT = Inert('collections', 'OrderedDict')
 TENSOR = Inert('torch._utils', '_rebuild_tensor_v2')
 _TENSORS = (TENSOR, Inert('torch._utils', '_rebuild_tensor'))
 _PARAMETERS = (Inert('torch._utils', '_rebuild_parameter'),
                Inert('torch._utils', '_rebuild_parameter_with_state'))
 _SIZE = Inert('torch', 'Size')
-_KNOWN = {*DTYPES, ORDERED_DICT, *_TENSORS, *_PARAMETERS, _SIZE}
+_KNOWN = {*_STORAGES, ORDERED_DICT, *_TENSORS, *_PARAMETERS, _SIZE}
 
 
 class Storage(NamedTuple):
@@ -100,10 +107,10 @@ def _storage(value):
     return None
   kind, storage, key, _, count = value[:5]
   if not (isinstance(kind, str) and kind == 'storage' and isinstance(key, str)
-          and isinstance(storage, Inert) and storage in DTYPES
+          and isinstance(storage, Inert) and storage in _STORAGES
           and is_shape([count])):
     return None
-  return Storage(DTYPES[storage], key, count)
+  return Storage(_STORAGES[storage], key, count)
 
 
 def _made(function, args):
@@ -117,7 +124,8 @@ def _made(function, args):
     return tuple(first)
   if function in _PARAMETERS and isinstance(first, Tensor):
     return first
-  if function in _TENSORS and isinstance(first, Storage) and len(args) > 3:
+  if function in _TENSORS and len(args) > 3 and isinstance(first, Storage) and (
+      first.dtype in DTYPES.values()):
     offset, shape, strides = args[1:4]
     if is_shape([offset]) and is_shape(shape) and _are_strides(strides, shape):
       return Tensor(first, offset, tuple(shape), tuple(strides))

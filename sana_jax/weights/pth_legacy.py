@@ -8,75 +8,54 @@
 Like the files of today it is read lazily, and nothing of it is run.
 """
 
-from collections.abc import Iterator, Mapping
 import os
-import pickletools
 import struct
 import sys
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from sana_jax.printable import printable
 from sana_jax.weights import pickled
+from sana_jax.weights.inert import described
+from sana_jax.weights.pickled import Checkpoint
 
 MAGIC = bytes.fromhex('80028a0a6cfc9c46f920')  # The first pickle's start.
 _VERSION = 1001
 
 
-class Content(NamedTuple):
-  """Where what stands in the file."""
-
-  pickle: bytes  # Of the object.
-  storages: Mapping[str, tuple[int, int]]  # Key -> (position, bytes).
-  swapped: bool  # Written on a machine of the other byte order.
-
-
-def read(file: BinaryIO) -> Content:
+def read(file: BinaryIO) -> Checkpoint:
   """The file from its beginning.
 
-  Raises ValueError or pickled.Refused for a damaged or hostile one.
+  Raises ValueError for a damaged one.
   """
   file.seek(0)
-  _, version, machine = (pickled.loads(_next(file)) for _ in range(3))
-  if version != _VERSION or not isinstance(machine, dict):
-    raise ValueError(f'version {version!r} of the format')
-  content = _next(file)
-  sizes = {s.key: s.dtype.itemsize
-           for s in _storages(pickled.loads(content))}
-  keys = pickled.loads(_next(file))
-  if not isinstance(keys, list):
+  end = os.fstat(file.fileno()).st_size
+  _, version, machine, content, keys = (
+    pickled.load(file, end) for _ in range(5))
+  if version.value != _VERSION or not isinstance(machine.value, dict):
+    raise ValueError(f'version {described(version.value)} of the format')
+  if not isinstance(keys.value, list):
     raise ValueError('no list of storages')
-  little = machine.get('little_endian', True)
-  return Content(
-    content, dict(_positions(file, keys, sizes, '<' if little else '>')),
+  little = machine.value.get('little_endian', True) is True
+  return Checkpoint(
+    content, dict(_places(file, end, keys.value, content.storages,
+                          '<q' if little else '>q')),
     little != (sys.byteorder == 'little'))
 
 
-def _next(file):
-  """The bytes of the pickle that begins here; the file is then behind it."""
-  start = file.tell()
-  for _ in pickletools.genops(file):
-    pass
-  length = file.tell() - start
-  file.seek(start)
-  return file.read(length)
-
-
-def _storages(x: Any) -> Iterator[pickled.Storage]:
-  if isinstance(x, pickled.Tensor):
-    yield x.storage
-  elif isinstance(x, dict | list | tuple):
-    for item in x.values() if isinstance(x, dict) else x:
-      yield from _storages(item)
-
-
-def _positions(file, keys, sizes, order):
-  end = os.fstat(file.fileno()).st_size
+def _places(file, end, keys, storages, layout):
   for key in keys:
+    if not isinstance(key, str) or key not in storages:
+      raise ValueError(f'storage {_named(key)} is of no tensor')
     header = file.read(8)
-    if len(header) < 8 or key not in sizes:
-      raise ValueError(f'storage {key!r} is cut short, or of no tensor')
-    size = struct.unpack(f'{order}q', header)[0] * sizes[key]
+    if len(header) < 8:
+      raise ValueError(f'storage {_named(key)} is cut short')
+    size = struct.unpack(layout, header)[0] * storages[key].dtype.itemsize
     position = file.tell()
-    if size < 0 or position + size > end:
-      raise ValueError(f'storage {key!r} reaches past the end')
+    if not 0 <= size <= end - position:
+      raise ValueError(f'storage {_named(key)} reaches past the end')
     yield key, (position, size)
     file.seek(position + size)
+
+
+def _named(key):
+  return printable(repr(key), 100) if isinstance(key, str) else described(key)

@@ -2,22 +2,26 @@
 
   STEM.safetensors, or several files and STEM.safetensors.index.json
 
-Nothing is mapped into memory for longer than one read, so that a process's
-peak is its model and not its model plus its files.
+A file is 8 bytes with the size of its header, the header in JSON, and the
+tensors without gaps. It is read here and not by the library, which maps it: a
+process that maps a file ends with SIGBUS when another one cuts it, waits for
+ever where the file is a fifo, and counts the file to its memory.
 """
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import json
-import os
+import math
 import pathlib
+import sys
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
+from sana_jax import files
 from sana_jax.errors import UserError
-from sana_jax.weights.tensors import Stored
+from sana_jax.printable import printable
+from sana_jax.weights import ranges
+from sana_jax.weights.tensors import is_name, is_shape, MOST_TENSORS, Stored
 
 # Tensors of one file together stay below this; diffusers' own limit.
 SHARD_BYTES = 10 * 10**9
@@ -29,6 +33,8 @@ _DTYPES = {
   'F8_E4M3': jnp.float8_e4m3fn, 'F8_E5M2': jnp.float8_e5m2, 'I8': np.int8,
   'U8': np.uint8, 'BOOL': np.bool_}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_JSON_BYTES = 2**24  # Of a header or an index: 100,000 tensors.
+_MOST_FILES = 1000  # Of one model.
 
 
 def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
@@ -38,72 +44,131 @@ def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
   the index and the files disagree.
   """
   index = folder / f'{stem}.safetensors.index.json'
-  if not index.is_file():
+  try:
+    places = files.read_json(index, most=_JSON_BYTES).get('weight_map')
+  except FileNotFoundError:
     return read_file(folder / f'{stem}.safetensors')
-  places = read_json(index).get('weight_map')
-  if not isinstance(places, dict) or not all(
-      isinstance(name, str) for name in places.values()):
-    raise UserError(f'{index} has no weight_map from tensors to files.')
   tensors = {}
-  for name in sorted(set(places.values())):
-    if pathlib.PurePath(name).name != name:
-      raise UserError(f'{index} names {name!r}, which lies in another folder.')
-    tensors |= read_file(folder / name)
-  if wrong := sorted(set(places) ^ set(tensors)):
-    raise UserError(f'{index} and its files do not hold the same tensors: '
-                    f'{", ".join(wrong[:5])}; the folder may mix two models.')
+  for name in _file_names(index, places):
+    part = read_file(folder / name)
+    if wrong := sorted(key for key in part if places.get(key) != name):
+      raise _disagree(index, wrong)
+    tensors |= part
+  if wrong := sorted(set(places) - set(tensors)):
+    raise _disagree(index, wrong)
   return tensors
 
 
+def _file_names(index, places):
+  """The files of an index, which lie in its folder."""
+  if not isinstance(places, dict) or not places or not all(
+      isinstance(name, str) for name in places.values()):
+    raise UserError(f'{index} has no weight_map from tensors to files.')
+  names = sorted(set(places.values()))
+  for name in names:
+    if not is_name(name) or '/' in name or not name.endswith('.safetensors'):
+      raise UserError(f'{index} names {printable(name, 100)!r}, which is no '
+                      '.safetensors file of its folder.')
+  if len(names) > _MOST_FILES:
+    raise UserError(f'{index} names {len(names)} files; {_MOST_FILES} are '
+                    'allowed.')
+  return names
+
+
+def _disagree(index, keys):
+  shown = ', '.join(printable(key, 100) for key in keys[:5])
+  return UserError(f'{index} and its files do not hold the same tensors: '
+                   f'{shown}; the folder may mix two models.')
+
+
 def read_file(path: pathlib.Path) -> dict[str, Stored]:
-  """The tensors of one file, by name."""
-  with _opened(path) as file:
-    slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-    return {key: Stored(tuple(s.get_shape()), _dtype(path, key, s.get_dtype()),
-                        _rows_of(path, key, s.get_shape()))
-            for key, s in slices.items()}
-
-
-def _rows_of(path, key, shape):
-  def fetch(start, stop):
-    with _opened(path) as file:
-      if not shape or (start <= 0 and stop >= shape[0]):
-        return file.get_tensor(key)
-      return file.get_slice(key)[start:stop]
-  return fetch
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator:
+  """The tensors of one file, by name; their values are not read."""
   try:
-    with safetensors.safe_open(path, framework='numpy') as file:
-      yield file
+    with files.open_regular(path) as file:
+      source = ranges.checked(path, file)
+      start = 8 + int.from_bytes(file.read(8), 'little')
+      if not 8 < start <= min(source.size, _JSON_BYTES):
+        raise ValueError(f'a header of {start - 8} bytes')
+      header = file.read(start - 8)
+    layout = _layout(header, source.size - start)
   except FileNotFoundError:
     raise UserError(f'{path} is missing.') from None
-  except (OSError, safetensors.SafetensorError) as e:
-    raise UserError(f'{path} cannot be read ({e}); it may be damaged or cut '
-                    'short: fetch it again.') from e
+  except (OSError, ValueError) as e:
+    raise UserError(f'{path} cannot be read ({printable(e, 300)}); it may be '
+                    'damaged or cut short: fetch it again.') from e
+  return {key: Stored(shape, dtype, _rows_of(source, start + begin, dtype,
+                                             shape))
+          for key, (begin, dtype, shape) in layout.items()}
 
 
-def _dtype(path, key, name):
-  if name not in _DTYPES:
-    raise UserError(f'{path}: {key} has the dtype {name}; allowed are '
-                    f'{", ".join(_DTYPES)}.')
-  return np.dtype(_DTYPES[name])
+def _layout(header: bytes, size: int) -> dict[str, tuple]:
+  """(position, dtype, shape) of each tensor.
+
+  Raises ValueError unless the tensors fill `size` bytes without gaps.
+  """
+  fields = files.parse_json(header)
+  if not isinstance(fields, dict):
+    raise ValueError('a header that is no JSON object')
+  fields.pop('__metadata__', None)
+  if len(fields) > MOST_TENSORS:
+    raise ValueError(f'{len(fields)} tensors; {MOST_TENSORS} are allowed')
+  out, ends = {}, {}
+  for key, about in fields.items():
+    shown = printable(key, 100)
+    if not is_name(key):
+      raise ValueError(f'the name {shown!r}')
+    dtype, shape, (begin, end) = _fields_of(shown, about)
+    if end - begin != math.prod(shape) * dtype.itemsize:
+      raise ValueError(f'{shown} has {end - begin} bytes, which are not '
+                       f'{dtype}{list(shape)}')
+    out[key] = begin, dtype, shape
+    ends[key] = begin, end
+  position = 0
+  for key, (begin, end) in sorted(ends.items(), key=lambda item: item[1]):
+    if begin != position:
+      raise ValueError(f'{printable(key, 100)} begins at byte {begin} and not '
+                       f'at {position}')
+    position = end
+  if position != size:
+    raise ValueError(f'{position} bytes of tensors in {size} bytes')
+  return out
+
+
+def _fields_of(shown, about):
+  """dtype, shape and offsets, each of which is checked."""
+  about = about if isinstance(about, dict) else {}
+  name, shape, offsets = (
+    about.get(key) for key in ('dtype', 'shape', 'data_offsets'))
+  if not isinstance(name, str) or name not in _DTYPES:
+    got = printable(name, 100) if isinstance(name, str) else 'missing'
+    raise ValueError(f'{shown} has the dtype {got}; allowed are '
+                     f'{", ".join(_DTYPES)}')
+  if not is_shape(shape):
+    raise ValueError(f'{shown} has no shape of sizes')
+  if not isinstance(offsets, list) or len(offsets) != 2 or not all(
+      type(n) is int and 0 <= n < 2**63 for n in offsets):
+    raise ValueError(f'{shown} has no data_offsets')
+  return np.dtype(_DTYPES[name]), tuple(shape), offsets
+
+
+def _rows_of(source, position, dtype, shape):
+  width = math.prod(shape[1:])
+  def fetch(start, stop):
+    rows = max(0, min(stop, shape[0]) - start) if shape else 1
+    numbers = source.read(
+      position + start * width * dtype.itemsize, rows * width, dtype,
+      swapped=sys.byteorder == 'big')
+    return numbers.reshape((rows, *shape[1:]) if shape else ())
+  return fetch
 
 
 def read_json(path: pathlib.Path) -> dict:
   """A JSON object; `-Infinity` is accepted, as published schedulers have it."""
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
+    return files.read_json(path)
   except FileNotFoundError:
     raise UserError(f'{path} is missing; the model folder must be in the '
                     'diffusers layout.') from None
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-    raise UserError(f'{path} cannot be read as JSON ({e}).') from e
-  if not isinstance(value, dict):
-    raise UserError(f'{path} holds no JSON object.')
-  return value
 
 
 def write(
@@ -121,9 +186,9 @@ def write(
     write_file(folder / name, {key: tensors[key] for key in keys})
     places |= dict.fromkeys(keys, name)
   total = sum(t.nbytes for t in tensors.values())
-  (folder / f'{stem}.safetensors.index.json').write_text(json.dumps(
+  files.write_text(folder / f'{stem}.safetensors.index.json', json.dumps(
     {'metadata': {'total_size': total}, 'weight_map': dict(sorted(
-      places.items()))}, indent=2) + '\n', encoding='utf-8')
+      places.items()))}, indent=2) + '\n')
 
 
 def _split(tensors, shard_bytes):
@@ -150,14 +215,9 @@ def write_file(path: pathlib.Path, tensors: Mapping[str, Stored]) -> None:
     offset += t.nbytes
   text = json.dumps(header, separators=(',', ':')).encode()
   text += b' ' * (-len(text) % 8)
-  partial = path.with_name(f'{path.name}.partial')
-  try:
-    with open(partial, 'wb') as file:
-      file.write(len(text).to_bytes(8, 'little') + text)
-      for key in order:
-        for piece in tensors[key].pieces():
-          file.write(piece)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  with files.atomically(path) as part, open(part, 'wb') as file:
+    file.write(len(text).to_bytes(8, 'little') + text)
+    for key in order:
+      for piece in tensors[key].pieces():
+        file.write(piece)
 

@@ -10,7 +10,23 @@ import math
 
 import numpy as np
 
+MOST_TENSORS = 10**5  # Of one file; a model has some hundreds.
 _PIECE = 64 * 2**20  # Bytes that are in memory at once, where rows allow it.
+_MOST_AXES = 32
+_MOST_NAME = 1000  # Characters.
+
+
+def is_name(key: object) -> bool:
+  """Whether it may name a tensor: some text that a terminal can show."""
+  return isinstance(key, str) and 0 < len(key) <= _MOST_NAME and (
+    key.isprintable())
+
+
+def is_shape(sizes: object) -> bool:
+  """Whether these are axes whose product NumPy can count, zeros left out."""
+  return (isinstance(sizes, list | tuple) and len(sizes) <= _MOST_AXES
+          and all(type(n) is int and 0 <= n < 2**56 for n in sizes)
+          and math.prod(max(n, 1) for n in sizes) < 2**56)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """torch's files, and other people's names, against torch and diffusers."""
 
+import argparse
 import collections
+import pathlib
+import random
 
 import ml_dtypes
 import numpy as np
@@ -111,6 +114,36 @@ def test_the_format_before_1_6_is_read(tmp_path):
   state = {key: x.detach() for key, x in views().items()}
   torch.save(state, tmp_path / 'x.pth', _use_new_zipfile_serialization=False)
   assert_same(eager(pth.read(tmp_path / 'x.pth')), state)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_all_that_a_trainer_saves_is_read_but_for_the_rest(
+    tmp_path, zipped, caplog):
+  module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+  optimizer = torch.optim.AdamW(module.parameters())
+  module(torch.randn(5, 3)).square().sum().backward()
+  optimizer.step()
+  state = module.state_dict()
+  torch.save({
+    'epoch': 3, 'args': argparse.Namespace(lr=1e-4, where=pathlib.Path('x')),
+    'rng_state': {
+      'torch': torch.get_rng_state(), 'numpy': np.random.get_state(),
+      'generator': np.random.default_rng(), 'python': random.getstate()},
+    'optimizer': optimizer.state_dict(), 'whole': optimizer,
+    'dtype': torch.bfloat16, 'device': torch.device('cpu'), 'call': len,
+    'counts': collections.Counter('abc'), 'complex': torch.zeros(2) * 1j,
+    'array': np.ones((3, 4)), 'sparse': torch.eye(3).to_sparse(),
+    'float8': torch.zeros(2).to(torch.float8_e4m3fn),
+    'state_dict_ema': {k: x * 0 for k, x in state.items()},
+    'state_dict': state | {'extra_state': argparse.Namespace(a=1), 'size':
+                           torch.Size([3, 4]), 'complex': torch.zeros(2) * 1j},
+  }, tmp_path / 'x.pth', _use_new_zipfile_serialization=zipped)
+  assert_same(eager(pth.read(tmp_path / 'x.pth')), state)
+  (record,) = caplog.records
+  line = record.getMessage()
+  assert 'args (argparse.Namespace)' in line and '_reconstruct' in line
+  averaged = eager(pth.read(tmp_path / 'x.pth', ema=True))
+  assert all(not x.any() for x in averaged.values())
 
 
 def test_a_whole_module_is_refused_by_name(tmp_path):

@@ -1,6 +1,7 @@
 """safetensors files: read lazily, written as a stream, refused when damaged."""
 
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -96,11 +97,48 @@ def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path):
   for changed, said in (
       ({'scalar': None}, 'do not hold the same tensors: scalar'),
       ({'more': right['weight_map']['scalar']}, 'same tensors: more'),
-      ({'scalar': '../elsewhere'}, "'../elsewhere', which lies in another")):
+      ({'scalar': '../elsewhere'}, "'../elsewhere', which is no")):
     places = {k: v for k, v in (right['weight_map'] | changed).items() if v}
     index.write_text(json.dumps({'weight_map': places}))
     with pytest.raises(UserError, match=said):
       files.read(tmp_path, 'model')
+
+
+@pytest.mark.parametrize('places', [
+  {}, [], {'a': 1}, {'a': '..'}, {'a': ''}, {'a': 'x.bin'}, {'a': 'x\0'},
+  {'a': '/x.safetensors'}, {'a': '\x1b.safetensors'},
+  {f'{i}': f'{i}.safetensors' for i in range(1001)}])
+def test_an_index_that_names_no_files_of_its_folder_is_refused(
+    tmp_path, places):
+  (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(
+    {'weight_map': places}))
+  with pytest.raises(UserError, match=r'index\.json') as e:
+    files.read(tmp_path, 'model')
+  assert str(e.value).isprintable()
+
+
+def test_a_tensor_in_a_file_that_the_index_does_not_name_is_refused(tmp_path):
+  write(tmp_path, some_tensors(), shard_bytes=200)
+  index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
+  first, last = sorted(set(index['weight_map'].values()))[::5][:2]
+  (tmp_path / first).write_bytes((tmp_path / last).read_bytes())
+  with pytest.raises(UserError, match='do not hold the same tensors'):
+    files.read(tmp_path, 'model')
+
+
+def test_an_index_that_is_no_regular_file_does_not_wait(tmp_path):
+  write(tmp_path, some_tensors())
+  os.mkfifo(tmp_path / 'model.safetensors.index.json')
+  with pytest.raises(UserError, match='regular file'):
+    files.read(tmp_path, 'model')
+
+
+def test_a_file_of_more_tensors_than_a_model_has_is_refused(
+    tmp_path, monkeypatch):
+  write(tmp_path, some_tensors())
+  monkeypatch.setattr(files, 'MOST_TENSORS', 5)
+  with pytest.raises(UserError, match='5 are allowed'):
+    files.read(tmp_path, 'model')
 
 
 @pytest.mark.parametrize('damage', [

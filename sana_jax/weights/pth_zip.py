@@ -1,0 +1,150 @@
+"""The zip files that torch.save writes since 1.6.
+
+  ROOT/data.pkl   names, shapes, and which storage each tensor views
+  ROOT/data/KEY   the numbers of one storage
+  ROOT/byteorder  'little' or 'big'
+
+None of it is compressed, so that storages are read where they lie. Torch lets
+no two members overlap, and neither does the reader: a file of 1 MB cannot hold
+a thousand storages of 1 MB.
+"""
+
+from collections.abc import Iterator, Mapping
+import io
+import itertools
+import os
+import pathlib
+import struct
+import sys
+from typing import BinaryIO, NamedTuple
+import zipfile
+import zlib
+
+import numpy as np
+
+from sana_jax import files
+from sana_jax.printable import printable
+from sana_jax.weights import pickled
+from sana_jax.weights.pickled import Checkpoint
+
+_ALIGNMENT = 64  # Of every storage in the file, as torch has it.
+_LOCAL_HEADER = 30  # Bytes before a zip member's name.
+_ZIP64 = 2**30  # Members from here on get wide sizes.
+_DIRECTORY_BYTES = 2**23  # Of a zip file's directory: over 100,000 members.
+_PICKLE_BYTES = 2**28
+
+
+class _Bounded:
+  """A file of which no read takes more than a directory may have."""
+
+  def __init__(self, file: BinaryIO):
+    self.file, self.seek, self.tell = file, file.seek, file.tell
+
+  def read(self, size: int = -1) -> bytes:
+    if size > _DIRECTORY_BYTES:
+      raise ValueError(f'a directory of {size} bytes')
+    return self.file.read(size)
+
+
+class _Member(NamedTuple):
+  start: int
+  size: int
+  checksum: int
+
+
+def read(file: BinaryIO) -> Checkpoint:
+  """The checkpoint in a zip file.
+
+  Raises:
+    ValueError, zipfile.BadZipFile, ...: it is damaged, or no checkpoint.
+  """
+  members = _members(file)
+  roots = [name[:-len('data.pkl')] for name in members
+           if name.endswith('/data.pkl') and name.count('/') == 1]
+  if len(roots) != 1:
+    raise ValueError('it is a zip file, but no checkpoint of torch')
+  root = roots[0]
+  order = b'little'
+  if f'{root}byteorder' in members:
+    order = _content(file, members[f'{root}byteorder'], most=6)
+  if order not in (b'little', b'big'):
+    raise ValueError(f'byte order {order!r}')
+  data = _content(file, members[f'{root}data.pkl'], _PICKLE_BYTES)
+  prefix = f'{root}data/'
+  return Checkpoint(
+    pickled.load(io.BytesIO(data), len(data)),
+    {name[len(prefix):]: (member.start, member.size)
+     for name, member in members.items() if name.startswith(prefix)},
+    order.decode() != sys.byteorder)
+
+
+def _members(file) -> Mapping[str, _Member]:
+  end = os.fstat(file.fileno()).st_size
+  with zipfile.ZipFile(_Bounded(file)) as archive:
+    infos = archive.infolist()
+  members = {}
+  for info in infos:
+    shown = printable(info.filename, 100)
+    # A compressed one may unpack to anything.
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or (
+        info.compress_size != info.file_size):
+      raise ValueError(f'{shown} is compressed or encrypted, which torch does '
+                       'not write')
+    if info.filename in members:
+      raise ValueError(f'it has two members {shown}')
+    start = _start(file, info, end)
+    if start + info.file_size > end:
+      raise ValueError(f'{shown} reaches past the end')
+    members[info.filename] = _Member(start, info.file_size, info.CRC)
+  filled = sorted(m for m in members.values() if m.size)
+  if any(a.start + a.size > b.start for a, b in itertools.pairwise(filled)):
+    raise ValueError('its members overlap')
+  return members
+
+
+def _start(file, info, end):
+  """Where a member's bytes begin; its local header has its own lengths."""
+  header = b''
+  if 0 <= info.header_offset < end:
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER)
+  if len(header) < _LOCAL_HEADER or header[:4] != b'PK\x03\x04':
+    raise ValueError(f'{printable(info.filename, 100)} is not where it should '
+                     'be')
+  return info.header_offset + _LOCAL_HEADER + sum(
+    struct.unpack('<HH', header[26:]))
+
+
+def _content(file, member, most):
+  if member.size > most:
+    raise ValueError(f'a member of {member.size} bytes, and {most} are allowed')
+  file.seek(member.start)
+  data = file.read(member.size)
+  if zlib.crc32(data) != member.checksum:
+    raise ValueError('a checksum that does not match')
+  return data
+
+
+def write(
+  path: pathlib.Path, pickle: bytes, storages: Iterator[tuple[str, np.ndarray]]
+) -> None:
+  """The file, which appears when it is whole; one storage is in memory."""
+  with (files.atomically(path) as part, open(part, 'wb') as file,
+        zipfile.ZipFile(file, 'w') as archive):
+    _add(file, archive, 'data.pkl', pickle)
+    _add(file, archive, 'byteorder', sys.byteorder.encode())
+    for key, array in storages:
+      _add(file, archive, f'data/{key}', array.reshape(-1).view(np.uint8))
+    _add(file, archive, 'version', b'3\n')
+
+
+def _add(file, archive, name, data):
+  """A member whose bytes begin at a multiple of 64."""
+  info = zipfile.ZipInfo(f'archive/{name}')
+  info.file_size = len(data)
+  wide = len(data) > _ZIP64
+  header = _LOCAL_HEADER + len(info.filename) + 4 + (20 if wide else 0)
+  padding = -(file.tell() + header) % _ALIGNMENT
+  info.extra = struct.pack('<2sH', b'FB', padding) + b'Z' * padding
+  with archive.open(info, 'w', force_zip64=wide) as member:
+    member.write(data)

@@ -1,0 +1,54 @@
+"""Checkpoints of torch from before 1.6, and what may be wrong with them."""
+
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.weights import pickling, pth
+from sana_jax.weights.pickled import Storage, Tensor
+
+W = Tensor(Storage(np.dtype(np.float32), '0', 12), 2, (2, 3), (1, 4))
+
+
+def legacy(path, tensors, keys=('0',), version=1001, little=True, data=None):
+  """A file as torch wrote it before 1.6, by Python's own pickler."""
+  order = '<' if little else '>'
+  data = np.arange(12, dtype=f'{order}f4') if data is None else data
+  magic = 0x1950a86a20f9469cfc6c
+  content = pickling.dumps(tensors, 'state_dict')
+  # Its persistent ids have a sixth item, None.
+  content = content.replace(pickle.TUPLE + pickle.BINPERSID,
+                            pickle.NONE + pickle.TUPLE + pickle.BINPERSID)
+  path.write_bytes(b''.join([
+    *(pickle.dumps(x, 2) for x in (magic, version, {'little_endian': little})),
+    content, pickle.dumps(list(keys), 2),
+    struct.pack(f'{order}q', len(data)), data.tobytes()]))
+  return path
+
+
+@pytest.mark.parametrize('little', [True, False])
+def test_files_from_before_the_zip_format_are_read(tmp_path, little):
+  path = legacy(tmp_path / 'x.pth', {'w': W}, little=little)
+  got = pth.read(path)['w']
+  # Element (i, j) is at 2 + i + 4 j of 0, 1, 2, ...
+  np.testing.assert_array_equal(got.read(), [[2, 6, 10], [3, 7, 11]])
+
+
+@pytest.mark.parametrize('changes, said', [
+  ({'version': 1002}, 'version 1002'), ({'keys': ['1']}, "storage '1'"),
+  ({'keys': ['0', '0']}, 'cut short'),
+  ({'data': np.arange(3, dtype='f4')}, '12 bytes, not 12 float32')])
+def test_what_is_wrong_with_an_old_file_is_told(tmp_path, changes, said):
+  with pytest.raises(UserError, match=said):
+    pth.read(legacy(tmp_path / 'x.pth', {'w': W}, **changes))
+
+
+def test_an_old_file_that_is_cut_anywhere_is_a_sentence(tmp_path):
+  whole = legacy(tmp_path / 'x.pth', {'w': W}).read_bytes()
+  for end in range(10, len(whole), 7):
+    (tmp_path / 'x.pth').write_bytes(whole[:end])
+    with pytest.raises(UserError):
+      pth.read(tmp_path / 'x.pth')

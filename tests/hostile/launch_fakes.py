@@ -109,13 +109,13 @@ class Cloud:
     self.run('bash', str(path), SLURM_JOB_ID='7', SLURM_CPUS_ON_NODE='8')
     return options
 
-  def kubernetes(self) -> dict:
-    """Runs the container of what was submitted; its manifest."""
+  def kubernetes(self) -> tuple[dict, dict]:
+    """Runs the container of what was submitted; its manifest and itself."""
     manifest = yaml.safe_load((self.folder / 'submitted').read_text())
     job, = manifest['spec']['replicatedJobs']
     train, = job['template']['spec']['template']['spec']['containers']
     self.container(train, HOST='3', SLICE='1', JOBSET='uid')
-    return manifest
+    return manifest, train
 
   def container(self, container: dict, **env) -> None:
     """Runs it as a kubelet does."""

@@ -55,7 +55,6 @@ ODD = ('$$(HOST)', '$(HOST)', '$(JOBSET)', '$$', '$', '$$$(SLICE)', '%j', '%%',
        '\\n', '\\$', 'EOF', 'é', '日本', '🎉', 'null', 'yes', '0x1', '://',
        's3://')
 LEGAL = tuple(x for x in (*RUNS, *BREAKS, *ODD) if x.isprintable())
-MOST_BYTES = 4096
 
 
 @pytest.fixture(scope='module')
@@ -137,20 +136,22 @@ def override(fields):
 def _finish(place, cloud, fields, out):
   """Has the place run what it was given; other options are never there."""
   name = fields['name']
-  out_folder = pathlib.Path(fields['out']).expanduser().absolute()
+  used = 'out' if place != 'local' or '://' in fields['workdir'] else 'workdir'
+  folder = pathlib.Path(fields[used]).expanduser().absolute()
   if place == 'slurm':
     options = cloud.slurm()
-    log = str(out_folder / 'logs/job.log')
+    log = str(folder / 'logs/job.log')
     assert options == {
       'job-name': name, 'ntasks': '2', 'nodes': '2', 'ntasks-per-node': '1',
       'gpus-per-node': '8', 'exclusive': '', 'mem': '0', 'requeue': '',
       'time': fields['time-limit'], 'partition': fields['partition'],
       'account': fields['account'], 'open-mode': 'append', 'output': log,
       'signal': 'B:USR1@300'}
-    assert '%' not in str(out_folder)
+    assert '%' not in str(folder)
   elif place == 'gke':
-    manifest = cloud.kubernetes()
+    manifest, container = cloud.kubernetes()
     assert manifest['metadata']['name'] == name
+    assert container['image'] == fields['image']
     assert manifest['kind'] == 'JobSet' and len(manifest) == 4
   elif place == 'xpk':
     cloud.run('bash', '-c', out)
@@ -165,21 +166,18 @@ def _finish(place, cloud, fields, out):
       assert words[:3] == ['compute', 'tpus', 'queued-resources'] or (
         words[:2] == ['auth', 'configure-docker']), words
   else:
-    logs = pathlib.Path(fields['workdir']).expanduser() / 'logs'
-    if '://' in fields['workdir']:
-      logs = out_folder / 'logs'
-    logs.mkdir(parents=True)
+    (folder / 'logs').mkdir(parents=True)
     cloud.run('bash', '-c', out, cwd='.')
   if place in ('slurm', 'gke', 'tpu-vm'):
     flags, command = supervised(cloud)
     assert flags.workdir == fields['workdir']
-    folder = fields['workdir'].rstrip('/') if place == 'gke' else out_folder
-    name = {'slurm': '-7', 'gke': '-uid', 'tpu-vm': ''}[place]
-    assert flags.notes == f'{folder}/attempts{name}.json'
+    notes = {'slurm': f'{folder}/attempts-7', 'tpu-vm': f'{folder}/attempts',
+             'gke': fields['workdir'].rstrip('/') + '/attempts-uid'}[place]
+    assert flags.notes == f'{notes}.json'
     assert flags.process == ('1-3' if place == 'gke' else '0')
     if place == 'slurm':
       assert flags.stop_with == ['scancel', '--signal=TERM', '7']
-      assert f'--output={out_folder}/logs/process-%t.log' in command
+      assert f'--output={folder}/logs/process-%t.log' in command
 
 
 def supervised(cloud):
@@ -209,7 +207,8 @@ def hostile_text(rng, field, value):
   """A value that begins like a legal one, or not, and goes on as none does."""
   if not rng.randrange(12):
     return value + rng.choice('xé') * rng.choice((64, 300, 5000, 200_000))
-  pool = LEGAL if rng.random() < .6 else RUNS + BREAKS + ODD
+  free = field in ('override', 'workdir', 'out', *HERE)
+  pool = LEGAL if rng.random() < (.8 if free else .5) else RUNS + BREAKS + ODD
   text = ''.join(rng.choice(pool) for _ in range(rng.randint(1, 4)))
   if not rng.randrange(3):
     text = rng.choice(RUNS) + text
@@ -252,6 +251,7 @@ def test_a_legal_value_arrives_as_it_was_given(place, launch):
   # `launch` compares what training is given.
   more = {'override': ODDITY, 'workdir': f'{FIELDS[place]["workdir"]} {ODDITY}'}
   assert launch(place, **more).code == 0
+  assert launch(place, override="'" * 4096, name='null').code == 0
   bucket = 's3://my.bucket-1/' + re.sub('[*#]', '', ODDITY)
   assert launch(place, override='', workdir=bucket).code == 0
   if 'folder' in FIELDS[place]:
@@ -284,8 +284,8 @@ REFUSED = [
     '-v', '--privileged', 'a b', 'a/B', 'a:', 'a@sha256:0', 'a//b', '/a', 'a\n',
     'a:b:c', '$(canary)', '`canary`', 'a;canary', "a'b", 'a"b', 'a\\b', 'a\tb',
     'ä', 'a:ä', 'a\u0661', '')),
-  ('tpu-vm', 'zone', ('-a', 'us_east5-a', 'us-east5-a ', 'US-EAST5-A', 'z,y',
-                      'z --flags-file=x', '')),
+  ('tpu-vm', 'zone', ('-a', '--', 'us_east5-a', 'us-east5-a ', 'US-EAST5-A',
+                      'z,y', 'z --flags-file=x', '')),
   ('xpk', 'project', ('-mine', 'mine:', 'a b', 'a:b:c', 'a@b', 'mine\n', '')),
   ('xpk', 'cluster', ('-c', '1c', 'c_', 'c' * 41, '')),
   ('slurm', 'partition', ('gpu\n#SBATCH --wrap=canary', 'gpu ', 'a b', ',a',
@@ -295,7 +295,7 @@ REFUSED = [
   ('slurm', 'time-limit', ('1\n', '\u0661', '1:2', '-1', '')),
   ('slurm', 'out', ('a%j', 'a\\b', 'a\nb', 'a' * 256, '~nosuchuser', '')),
   ('slurm', 'name', ('a.b', '-a', 'a\n', 'a' * 41, '')),
-  ('slurm', 'workdir', (*BAD_PATHS, 'run')),
+  ('slurm', 'workdir', (*BAD_PATHS, 'run', '--')),
   ('local', 'workdir', (*BAD_PATHS, '~nosuchuser/run')),
   ('gke', 'override', ('a\nb', 'a\x85b', 'x' * 5000)),
   ('gke', 'topology', ('\n', '@\u0662')),

@@ -94,6 +94,7 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
 @pytest.mark.parametrize('words, command, said', [
   (['--restarts=x'], ['true'], "'x' is not allowed; give a whole number"),
   (['--process=$(SLICE)'], ['true'], 'give whole numbers, with - between'),
+  (['--process=--'], ['true'], '--process=-- has no value'),
   (['--stop-with=nowhere'], ['true'], 'There is no command nowhere'),
   (['--again-with=touch x'], ['true'], 'There is no command touch x'),
   ([], [], 'There is no command; give it after --.'),

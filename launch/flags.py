@@ -16,6 +16,13 @@ class Parser(argparse.ArgumentParser):
     raise UserError(
       f'{message.removeprefix("argument ")}; see {self.prog} --help.')
 
+  def parse_known_args(self, args=None, namespace=None):
+    for word in args or ():
+      if re.fullmatch(r'--[\w-]+=--', word):
+        # argparse drops the -- and returns a list where text is expected.
+        self.error(f'{word} has no value; give one other than --')
+    return super().parse_known_args(args, namespace)
+
   def flags(self) -> list[str]:
     """Every flag, as the usage shows them."""
     return sorted(set(re.findall(r'--[\w-]+', self.format_usage())))

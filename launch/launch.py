@@ -28,8 +28,8 @@ from sana_jax.errors import UserError
 from sana_jax.launch import gke, launch_plan, output, slurm, supervise, tpu_vm
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launch.flags import text
+from sana_jax.launching import fields, local, machines
 from sana_jax.launching import job as jobs
-from sana_jax.launching import local, machines
 
 OVERRIDES = True  # Takes --config.key=value.
 
@@ -83,13 +83,14 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def make(args, overrides) -> jobs.Job:
   """What the arguments ask for."""
-  name = args.name or default_name(args.config)
+  name = default_name(args.config) if args.name is None else args.name
   fields = {key: getattr(args, key) for key in (
     'where', 'config', 'workdir', 'layout', 'image', 'time_limit', 'partition',
     'account', 'cluster', 'zone', 'project', 'spot')}
   return jobs.Job(
     name=name, machines=machines.parse(args.topology),
-    out=args.out or f'out/launch/{name}', overrides=tuple(overrides),
+    out=f'out/launch/{name}' if args.out is None else args.out,
+    overrides=tuple(overrides),
     policy=supervise.policy_of(args), **fields)
 
 
@@ -111,16 +112,16 @@ def check_flags(args, job) -> None:
     for flag, name, folder in (
         ('config', job.config.partition(':')[0], CONFIGS),
         ('layout', job.layout, CONFIGS / 'layouts')):
-      if name and not (folder / f'{name}.py').is_file():
-        shipped = sorted(p.stem for p in folder.glob('[!_]*.py'))
+      shipped = sorted(p.stem for p in folder.glob('[!_]*.py'))
+      if name and name not in shipped:
         raise UserError(
           f'--{flag}={name} is a file of this machine, which the image does '
           f'not have; name a shipped one ({", ".join(shipped)}), or put it '
           'beside them before the image is made.')
-  if job.where == 'local' and '://' not in job.workdir:
-    output.check(job.workdir)
+  if job.where == 'local':
+    output.check(str(local.folder(job)))
   else:
-    output.check(job.out)
+    output.check(str(fields.local_folder('out', job.out)))
 
 
 def load(job):
@@ -140,7 +141,8 @@ def start_here(job, dry_run) -> int:
     logs = local.folder(job) / 'logs'
     for process in local.processes(job, ['sana-jax'], logs):
       env = [f'{key}={value}' for key, value in process.env.items()]
-      print(f'{shlex.join([*env, *process.command])} >>{process.log} 2>&1')
+      print(f'{shlex.join([*env, *process.command])} '
+            f'>>{shlex.quote(str(process.log))} 2>&1')
     return 0
   from sana_jax.launch import terminal
   terminal.show_logs()
@@ -156,7 +158,8 @@ def hand_over(job, dry_run) -> int:
   if dry_run:
     print(script, end='')
     return 0
-  with output.folder(job.out) as out:
+  # Absolute: no tool takes its name for an option.
+  with output.folder(str(fields.local_folder('out', job.out))) as out:
     output.write_text(out / place.FILE, script)
   print(then(out / place.FILE))
   return 0

@@ -1,6 +1,7 @@
 """Whether a run fits its chips: asked of sana-jax plan before a launch."""
 
 from collections.abc import Iterator
+import shlex
 import sys
 
 from ml_collections import ConfigDict
@@ -74,8 +75,8 @@ def other(nearest, job: Job) -> str:
   """A layout like it that can be, if there is one."""
   if not nearest or nearest[0].problem:
     return ''
-  return (f' {nearest[0].name} can be: sana-jax plan --layouts {job.layout} '
-          'writes its file.')
+  command = shlex.join(['sana-jax', 'plan', '--layouts', str(job.layout)])
+  return f' {nearest[0].name} can be: {command} writes its file.'
 
 
 def shipped(job: Job, pod: chips.Topology) -> Iterator:

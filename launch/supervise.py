@@ -9,7 +9,7 @@ restarts moved no checkpoint. SIGTERM and SIGINT are passed on.
 import argparse
 from collections.abc import Sequence
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +18,7 @@ from sana_jax.launch import cli, terminal
 from sana_jax.launch.flags import not_negative, Parser, text, whole
 from sana_jax.launching import processes, supervisor
 from sana_jax.launching.restarts import Policy
+from sana_jax.printable import printable
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,13 +63,15 @@ def parser() -> Parser:
   found.add_argument('--once', action='store_true',
                      help='somebody else starts it again; exit code 3 tells '
                      'them not to')
-  found.add_argument('--process', type=text, default='0', metavar='N-M',
+  found.add_argument('--process', type=_indices, default='0', metavar='N-M',
                      help='of several supervisors, that with zeros alone '
                      'decides (default: %(default)s)')
-  found.add_argument('--stop-with', type=text, metavar='COMMAND',
-                     help='in place of SIGTERM, to stop it')
-  found.add_argument('--again-with', type=text, metavar='COMMAND',
-                     help='after it was stopped because of SIGUSR1')
+  found.add_argument('--stop-with', type=text, metavar='WORD', action='append',
+                     help='a word of the command that stops it in place of '
+                     'SIGTERM; no shell parses it')
+  found.add_argument('--again-with', type=text, metavar='WORD', action='append',
+                     help='the same, of the command to run after it was '
+                     'stopped because of SIGUSR1')
   return found
 
 
@@ -78,10 +81,14 @@ def main(argv: Sequence[str]) -> int:
   args = parser().parse_args(ours)
   if not dashes or not command:
     raise UserError('There is no command; give it after --.')
+  for words in filter(None, (args.stop_with, args.again_with)):
+    if not shutil.which(words[0]):
+      raise UserError(f'There is no command {printable(words[0])} on this '
+                      'machine; the run could not be stopped with it.')
   terminal.show_logs()
   # It may not come back before the run has ended: nobody waits for it.
   stop = None if not args.stop_with else lambda: subprocess.Popen(
-    shlex.split(args.stop_with), start_new_session=True)
+    args.stop_with, start_new_session=True)
   with processes.Requests(again=bool(args.again_with)) as requests:
     start = lambda _: processes.run(
       [processes.Process(command)], requests, stop=stop)
@@ -90,8 +97,16 @@ def main(argv: Sequence[str]) -> int:
     code = supervisor.supervise(supervisor.Run(
       start, args.workdir, args.notes, policy_of(args), args.once), requests)
     if requests.again and code:
-      subprocess.run(shlex.split(args.again_with), check=False)
+      subprocess.run(args.again_with, check=False)
     return code
+
+
+def _indices(value: str) -> str:
+  """The type of --process."""
+  if not re.fullmatch(r'[0-9]+(-[0-9]+)*', value):
+    raise argparse.ArgumentTypeError(
+      f'{value!r} is not allowed; give whole numbers, with - between')
+  return value
 
 
 def _split(argv):
@@ -103,4 +118,4 @@ if __name__ == '__main__':
   try:
     sys.exit(main(sys.argv[1:]))
   except UserError as error:
-    sys.exit(cli.fail(str(error)))
+    sys.exit(cli.fail(str(error), error.exit_code))

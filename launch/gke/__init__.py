@@ -1,14 +1,13 @@
 """A JobSet of Kubernetes, as GKE runs it, and xpk's command for the same."""
 
+import dataclasses
 import json
 import pathlib
 import shlex
-import shutil
-import subprocess
 
 from sana_jax.errors import UserError
 from sana_jax.interpreter import module
-from sana_jax.launch import templates
+from sana_jax.launch import templates, tools
 from sana_jax.launch.supervise import policy_words
 from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.machines import GPUS, TPUS
@@ -21,14 +20,16 @@ _GRACE_SECONDS = 300
 def write(job: Job) -> str:
   """The manifest. Values are JSON, which YAML contains."""
   machines, tpu = job.machines, job.machines.kind == 'tpu'
+  # Only here is $(NAME) meant for Kubernetes, which expands command and args.
+  literal = _without_variables(job)
   supervise = [
-    *module('sana_jax.launch.supervise', 'python'), '--workdir', job.workdir,
-    f'--notes={job.workdir.rstrip("/")}/attempts-$(JOBSET).json', '--once',
+    *module('sana_jax.launch.supervise', 'python'),
+    f'--workdir={literal.workdir}',
+    f'--notes={literal.workdir.rstrip("/")}/attempts-$(JOBSET).json', '--once',
     '--process=$(SLICE)-$(HOST)', *policy_words(job.policy), '--']
   return templates.fill(f'gke/{FILE}', {
-    'title': f'{job.config} on {machines.name}, by sana-jax launch.'.replace(
-      '\n', ' '),
-    'name': job.name,
+    'title': f'{job.config} on {machines.name}, by sana-jax launch.',
+    'name': json.dumps(job.name),  # Without quotes, YAML takes null for none.
     'restarts': str(job.policy.restarts),
     'slices': str(machines.slices),
     'hosts': str(machines.hosts),
@@ -38,13 +39,12 @@ def write(job: Job) -> str:
                     'dnsPolicy: ClusterFirstWithHostNet' * tpu,
     'node_selector': json.dumps(selector(job)),
     'tolerations': json.dumps(tolerations(job)),
-    'image': json.dumps(job.image),
+    'image': _json(job.image),
     'environment': '\n                    '.join(
       f'- {json.dumps({"name": key, "value": value})}'
       for key, value in environment(job).items()),
-    'supervise': json.dumps(supervise),
-    'train': json.dumps(
-      ['sana-jax', *map(_literal, train_arguments(job, distributed(job)))]),
+    'supervise': _json(supervise),
+    'train': _json(['sana-jax', *train_arguments(literal, distributed(job))]),
     'limits': json.dumps({resource(job): machines.devices})})
 
 
@@ -83,26 +83,38 @@ def distributed(job: Job) -> list[str]:
   return [f'--distributed={first},{machines.processes},$(HOST)']
 
 
-def _literal(word):
-  """Kubernetes replaces $(NAME), unless the $ is doubled; ours are meant."""
-  return word if word.endswith('$(HOST)') else word.replace('$(', '$$(')
+def _without_variables(job: Job) -> Job:
+  """The job as its texts stand in command and args of a container."""
+  return dataclasses.replace(
+    job, config=_literal(job.config), workdir=_literal(job.workdir),
+    layout=job.layout and _literal(job.layout),
+    overrides=tuple(map(_literal, job.overrides)))
+
+
+def _literal(text: str) -> str:
+  """Kubernetes makes $ of $$ everywhere, not only in front of (."""
+  return text.replace('$', '$$')
+
+
+def _json(value) -> str:
+  # YAML's \u cannot name what is beyond 16 bits.
+  return json.dumps(value, ensure_ascii=False)
 
 
 def apply(path: pathlib.Path) -> str:
   """Hands the file to kubectl; what it says."""
-  if not shutil.which('kubectl'):
-    raise UserError(f'There is no kubectl on this machine; {path} is written: '
-                    f'run kubectl apply -f {path} where the cluster is known.')
-  done = subprocess.run(['kubectl', 'apply', '-f', str(path)], text=True,
-                        capture_output=True, check=False)
-  if done.returncode:
-    raise UserError(f'kubectl apply -f {path} failed: '
-                    f'{" ".join(done.stderr.split())}')
-  return done.stdout.strip()
+  words = ['kubectl', 'apply', '-f', str(path)]
+  tools.require('kubectl', f'{path} is written: run {shlex.join(words)} where '
+                'the cluster is known')
+  return tools.call(words)
 
 
 def xpk(job: Job) -> str:
-  """xpk's command; it has JobSet, node labels and restarts of its own."""
+  """xpk's command; it has JobSet, node labels and restarts of its own.
+
+  xpk puts --command into a line of a script for bash, in a container's command,
+  where Kubernetes expands $.
+  """
   machines = job.machines
   if machines.kind != 'tpu':
     raise UserError(f'--xpk is for TPUs, not for --topology={machines.name}; '
@@ -117,4 +129,4 @@ def xpk(job: Job) -> str:
     f'--project={job.project}',
     f'--tpu-type={TPUS[machines.chip].xpk}-{machines.grid}',
     f'--num-slices={machines.slices}', f'--docker-image={job.image}',
-    f'--max-restarts={job.policy.restarts}', f'--command={train}'])
+    f'--max-restarts={job.policy.restarts}', f'--command={_literal(train)}'])

@@ -1,15 +1,14 @@
 """A job of SLURM's."""
 
-import os
 import pathlib
 import shlex
-import shutil
-import subprocess
+import sys
 
 from sana_jax.errors import UserError
 from sana_jax.interpreter import module
-from sana_jax.launch import templates
+from sana_jax.launch import templates, tools
 from sana_jax.launch.supervise import policy_words
+from sana_jax.launching import fields
 from sana_jax.launching.job import environment, Job, train_arguments
 
 FILE = 'job.sbatch'
@@ -21,11 +20,12 @@ _TASKS = '''\
 
 def write(job: Job) -> str:
   """The batch file, with this Python's environment, which nodes share."""
-  out = pathlib.Path(job.out).expanduser().absolute()
-  folder = os.getcwd()
-  if wrong := [p for p in (str(out), folder) if '%' in p or '\n' in p]:
-    raise UserError(f'{wrong[0]!r} cannot be a path of SLURM\'s logs: it has a '
-                    '% or a line break; choose another --out.')
+  out = fields.local_folder('out', job.out)
+  if '%' in str(out) or '\\' in str(out):  # Quoted or not, patterns to SLURM.
+    raise UserError(f'--out={out} cannot be a path of SLURM\'s logs: it has a '
+                    '% or a \\; choose another --out.')
+  folder = fields.current_folder()
+  python = fields.check_text("Python's path", sys.executable)
   quote = shlex.quote
   cpu = job.machines.kind == 'cpu'
   logs = out / 'logs'
@@ -40,13 +40,13 @@ def write(job: Job) -> str:
     'exports': '\n'.join(f'export {key}={quote(value)}' for key, value in (
       environment(job) | _local_devices(job)).items()),
     'supervise': shlex.join([
-      *module('sana_jax.launch.supervise'), '--workdir', job.workdir,
-      *policy_words(job.policy)]),
+      *module('sana_jax.launch.supervise', python),
+      f'--workdir={job.workdir}', *policy_words(job.policy)]),
     'notes': quote(str(out / 'attempts')),
     'cpus': str(job.machines.devices) if cpu else '"$SLURM_CPUS_ON_NODE"',
     'logs': quote(str(logs / 'process-%t.log')),
     'train': shlex.join([
-      *module('sana_jax.launch.cli'),
+      *module('sana_jax.launch.cli', python),
       *train_arguments(job, _distributed(job))])})
 
 
@@ -67,15 +67,12 @@ def resources(job: Job) -> list[str]:
 
 def submit(path: pathlib.Path) -> str:
   """Hands the file to sbatch; what it says."""
-  if not shutil.which('sbatch'):
-    raise UserError(f'There is no sbatch on this machine; {path} is written: '
-                    f'run sbatch {path} on a login node of the cluster.')
+  tools.require('sbatch', f'{path} is written: run '
+                f'{shlex.join(["sbatch", str(path)])} on a login node of the '
+                'cluster')
   (path.parent / 'logs').mkdir(exist_ok=True)
-  done = subprocess.run(['sbatch', str(path)], capture_output=True, text=True,
-                        check=False)
-  if done.returncode:
-    raise UserError(f'sbatch {path} failed: {done.stderr.strip()}')
-  return f'{done.stdout.strip()}; its logs are in {path.parent / "logs"}.'
+  said = tools.call(['sbatch', str(path)])
+  return f'{said}; its logs are in {path.parent / "logs"}.'
 
 
 def _distributed(job):

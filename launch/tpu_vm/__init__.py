@@ -5,14 +5,15 @@ Written for gcloud 5xx; --accelerator-type counts cores up to v5p, chips since.
 
 import os
 import pathlib
+import re
 import shlex
-import shutil
+import sys
 from typing import NoReturn
 
-from sana_jax.errors import UserError
 from sana_jax.interpreter import module
-from sana_jax.launch import templates
+from sana_jax.launch import templates, tools
 from sana_jax.launch.supervise import policy_words
+from sana_jax.launching import fields
 from sana_jax.launching.job import Job, train_arguments
 from sana_jax.launching.machines import TPUS
 
@@ -20,23 +21,29 @@ FILE = 'job.sh'
 
 
 def write(job: Job) -> str:
-  """The script."""
+  """The script.
+
+  A line for the hosts is parsed twice, by the shell of the script and by that
+  of a host; `train` and `login` are therefore joined for the one and quoted for
+  the other, and the script puts no other text but the name there.
+  """
   quote = shlex.quote
-  out = pathlib.Path(job.out).expanduser().absolute()
+  out = fields.local_folder('out', job.out)
+  python = fields.check_text("Python's path", sys.executable)
   more = ['--distributed'] * (job.machines.processes > 1)
   project = [f'--project={job.project}'] if job.project else []
   return templates.fill(f'tpu_vm/{FILE}', {
     'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
     'name': job.name,
-    'image': quote(job.image),
-    'train': quote(shlex.join(['sana-jax', *train_arguments(job, more)])),
+    'train': quote(shlex.join(
+      [job.image, 'sana-jax', *train_arguments(job, more)])),
     'place': shlex.join([f'--zone={job.zone}', *project]),
     'machines': shlex.join(machines(job)),
-    'login': login(job.image),
+    'login': quote(login(job.image)),
     'notes': quote(str(out / 'attempts.json')),
     'supervise': shlex.join([
-      *module('sana_jax.launch.supervise'), '--workdir', job.workdir,
-      *policy_words(job.policy)])})
+      *module('sana_jax.launch.supervise', python),
+      f'--workdir={job.workdir}', *policy_words(job.policy)])})
 
 
 def machines(job: Job) -> list[str]:
@@ -53,16 +60,19 @@ def machines(job: Job) -> list[str]:
 
 
 def login(image: str) -> str:
-  """Lets Docker read Google's registry."""
-  host = image.partition('/')[0]
-  if not host.endswith(('pkg.dev', 'gcr.io')):
+  """A command that lets Docker read a registry of Google's; '' for others.
+
+  Docker gives Google's token to each host that is named.
+  """
+  match = re.match(r'([a-z0-9-]+-docker\.pkg\.dev|([a-z]+\.)?gcr\.io)/', image)
+  if not match:
     return ''
-  return f'sudo gcloud auth configure-docker {shlex.quote(host)} --quiet; '
+  return shlex.join(
+    ['sudo', 'gcloud', 'auth', 'configure-docker', match[1], '--quiet']) + '; '
 
 
 def execute(path: pathlib.Path) -> NoReturn:
   """Becomes the script; it stays until the run is done."""
-  if not shutil.which('gcloud'):
-    raise UserError(f'There is no gcloud on this machine; {path} is written: '
-                    f'run bash {path} where there is.')
+  tools.require('gcloud', f'{path} is written: run '
+                f'{shlex.join(["bash", str(path)])} where there is')
   os.execvp('bash', ['bash', str(path)])

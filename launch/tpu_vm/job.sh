@@ -6,9 +6,10 @@
 #   bash job.sh delete    gives the machines back, which is done after the end
 set -euo pipefail
 name={{name}}
-image={{image}}
+# For the hosts' shell, and quoted once more for this one.
+login={{login}}
 train={{train}}
-run="sudo docker run --detach --name=$name --privileged --net=host $image"
+run="sudo docker run --detach --name=$name --privileged --net=host $train"
 place=({{place}})
 machines=({{machines}})
 tpus=(gcloud compute tpus queued-resources)
@@ -37,7 +38,7 @@ provide() {
 attempt() {
   provide
   # gcloud goes to 64 hosts at a time: all have started before any is waited for.
-  on_all "{{login}}sudo docker rm --force $name >/dev/null 2>&1; $run $train"
+  on_all "${login}sudo docker rm --force $name >/dev/null 2>&1; $run"
   on_all "exit \$(sudo docker wait $name)"
   delete
 }
@@ -53,5 +54,5 @@ esac
 rm -f {{notes}}
 exec {{supervise}} \
   --notes={{notes}} \
-  --stop-with="bash $(printf %q "${BASH_SOURCE[0]}") stop" \
+  --stop-with=bash --stop-with="${BASH_SOURCE[0]}" --stop-with=stop \
   -- bash "${BASH_SOURCE[0]}" attempt

@@ -2,25 +2,40 @@
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import json
+import os
+from typing import Any
 
 from absl import logging
 from etils import epath
 
+from sana_jax.errors import Trouble
+from sana_jax.files import parse_json, read_bytes
 from sana_jax.launching.restarts import Attempt
+from sana_jax.printable import printable
 from sana_jax.training import saved
-from sana_jax.training.workdir import resolve, write_atomically
+from sana_jax.training.workdir import is_remote, resolve, write_atomically
+
+_MOST_BYTES = 2**24  # A hundred thousand attempts.
+_MOST_STEP = 2**63 - 1
 
 
 def read(path: epath.PathLike) -> list[Attempt]:
-  """Those that were noted; none if there is no such file."""
+  """Attempts that were noted; none if there is no such file.
+
+  A file with anything else in it is renamed to NAME.damaged, with a warning:
+  it must not keep a run from starting.
+  """
   path = resolve(path)
   try:
-    return [Attempt(**x) for x in json.loads(path.read_text())]
+    return _attempts(parse_json(_content(path)))
   except FileNotFoundError:
     return []
-  except (ValueError, TypeError):
-    logging.warning('%s is not what a run has written; it is begun anew.', path)
+  except (OSError, ValueError) as e:
+    if isinstance(e, Trouble):
+      raise
+    _set_aside(path, e)
     return []
 
 
@@ -31,10 +46,62 @@ def write(path: epath.PathLike, attempts: Sequence[Attempt]) -> None:
 
 
 def forget(path: epath.PathLike) -> None:
-  """What starts next, starts afresh."""
-  resolve(path).unlink(missing_ok=True)
+  """Deletes the notes, so that the next launch begins without them."""
+  path = resolve(path)
+  try:
+    path.unlink(missing_ok=True)
+  except OSError as e:
+    _set_aside(path, e)
 
 
 def newest_step(workdir: epath.PathLike) -> int:
   """Of the checkpoints that are whole; 0 where there are none."""
   return max(saved.steps(resolve(workdir) / 'checkpoints'), default=0)
+
+
+def _content(path: epath.Path) -> bytes:
+  if not is_remote(path):
+    return read_bytes(path, _MOST_BYTES)
+  try:
+    if path.stat().length > _MOST_BYTES:
+      raise ValueError(f'more than {_MOST_BYTES} bytes')
+    return path.read_bytes()
+  except (FileNotFoundError, ValueError):
+    raise
+  except Exception as e:  # noqa: BLE001  Errors of buckets have many types.
+    raise Trouble(f'{path} cannot be read ({type(e).__name__}: '
+                  f'{printable(e, 200)}); start again.') from e
+
+
+def _attempts(value: Any) -> list[Attempt]:
+  """Raises ValueError for all but a list of Attempts."""
+  if not isinstance(value, list):
+    raise ValueError('not a list')
+  for number, entry in enumerate(value):
+    if not _is_attempt(entry):
+      raise ValueError(f'entry {number} is no attempt')
+  return [Attempt(**entry) for entry in value]
+
+
+def _is_attempt(entry):
+  if not isinstance(entry, dict) or entry.keys() != {
+      field.name for field in dataclasses.fields(Attempt)}:
+    return False
+  step, code = entry['step'], entry['exit_code']
+  return (type(step) is int and 0 <= step <= _MOST_STEP
+          and (code is None or type(code) is int and 0 <= code <= 255)
+          and isinstance(entry['asked'], bool))
+
+
+def _set_aside(path, error):
+  """Renames it, or leaves it to the next write, which replaces it."""
+  reason = printable(getattr(error, 'strerror', None) or error, 200)
+  names = (f'{path.name}.damaged{n or ""}' for n in itertools.count())
+  aside = next(p for p in map(path.with_name, names) if not p.exists())
+  try:
+    os.replace(path, aside) if not is_remote(path) else path.replace(aside)
+    what = f'renamed to {aside.name}'
+  except OSError as e:
+    what = f'left as it is ({e.strerror or e})'
+  logging.warning('%s does not hold the attempts of a run (%s); it is %s, and '
+                  'they are counted from 0.', path, reason, what)

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 import dataclasses
-import re
 
 from sana_jax.errors import UserError
+from sana_jax.launching import fields
 from sana_jax.launching.machines import gpus_a_host, Machines, near, TPUS
 from sana_jax.launching.restarts import Policy
-
-_NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'  # A host's name, with room for ends.
-_TIME = r'(\d+-)?\d{1,3}(:\d{2}){0,2}'
+from sana_jax.printable import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +71,25 @@ def check(job: Job) -> None:
   """Raises one UserError that names every bad value."""
   place = PLACES.get(job.where)
   if place is None:
-    raise UserError(f'--where={job.where} is not known{near(job.where, PLACES)}'
-                    f'; allowed are {", ".join(PLACES)}.')
-  said = list(_problems(job, place))
+    raise UserError(
+      f'--where={printable(job.where, 200)} is not known'
+      f'{near(job.where, PLACES)}; allowed are {", ".join(PLACES)}.')
+  said = [*_bad_texts(job), *_problems(job, place)]
   if said:
     raise UserError('; '.join(said) + '.')
+
+
+def _bad_texts(job):
+  """What is no text or name of its kind, whatever the place."""
+  paths = {'config': job.config.partition(':')[0], 'workdir': job.workdir,
+           'layout': job.layout, 'out': job.out}
+  names = {key: getattr(job, key) for key in fields.GRAMMARS}
+  found = [
+    *(fields.name_problem(k, v) for k, v in names.items() if v is not None),
+    *(fields.path_problem(k, v) for k, v in paths.items() if v is not None),
+    fields.text_problem('--config', job.config),
+    *fields.override_problems(job.overrides)]
+  return list(dict.fromkeys(filter(None, found)))
 
 
 def _problems(job, place):
@@ -88,22 +100,17 @@ def _problems(job, place):
            f'{" and ".join(k.upper() + "s" for k in place.kinds)}; choose '
            f'--where={" or ".join(others)}')
   for key in _OF_PLACES:
-    flag = f'--{key.replace("_", "-")}'
+    flag = fields.flag(key)
     if getattr(job, key) and key not in place.needs + place.takes:
       theirs = [n for n, p in PLACES.items() if key in p.needs + p.takes]
       yield f'{flag} is not for {where} but for {" and ".join(theirs)}'
     if key in place.needs and not getattr(job, key):
       yield f'{where} needs {flag}'
-  if not re.fullmatch(_NAME, job.name):
-    yield (f'--name={job.name} must be 40 or fewer of a-z, 0-9 and -, begin '
-           'with a letter and not end with -')
-  if job.time_limit and not re.fullmatch(_TIME, job.time_limit):
-    yield (f'--time-limit={job.time_limit} is no time; give minutes, '
-           'HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12')
   if job.where != 'local' and not job.workdir.startswith('/') and (
       '://' not in job.workdir):
-    yield (f'--workdir={job.workdir} must be the same for all hosts; give a '
-           'bucket, such as gs://bucket/run, or a whole path that they share')
+    yield (f'--workdir={printable(job.workdir, 200)} must be the same for all '
+           'hosts; give a bucket, such as gs://bucket/run, or a whole path '
+           'that they share')
   if machines.kind in place.kinds:
     yield from _unfit(job, machines)
 
@@ -127,12 +134,15 @@ def _unfit(job, machines):
 
 
 def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
-  """Of sana-jax, for each process."""
+  """Of sana-jax, for each process; each value in the word of its flag.
+
+  Otherwise a value that begins with - would be a flag.
+  """
   devices = [f'--cpu-devices={job.machines.devices}'] * (
     job.machines.kind == 'cpu')
-  layout = ['--layout', job.layout] if job.layout else []
-  return ['train', '--config', job.config, '--workdir', job.workdir, *layout,
-          *devices, *more, *job.overrides]
+  layout = [f'--layout={job.layout}'] if job.layout else []
+  return ['train', f'--config={job.config}', f'--workdir={job.workdir}',
+          *layout, *devices, *more, *job.overrides]
 
 
 def environment(job: Job) -> dict[str, str]:

@@ -6,9 +6,10 @@ import sys
 
 from tqdm import tqdm
 
-from sana_jax.launching import history, supervisor
+from sana_jax.launching import fields, history, supervisor
 from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.processes import Process, Requests, run
+from sana_jax.printable import printable
 
 _SHOWN_BYTES = 1 << 16  # Of a log at a time.
 
@@ -28,10 +29,16 @@ class Tail:
       file.seek(self._at)
       while new := file.read(_SHOWN_BYTES):
         self._at += len(new)
-        *lines, self._rest = (self._rest + new).split(b'\n')
+        *lines, rest = (self._rest + new).split(b'\n')
+        self._rest = rest[-_SHOWN_BYTES:]  # A progress bar has no line's end.
         for line in lines:
-          tqdm.write(f'{self._prefix}{line.decode(errors="replace")}',
-                     file=sys.stderr)
+          tqdm.write(f'{self._prefix}{shown(line)}', file=sys.stderr)
+
+
+def shown(line: bytes) -> str:
+  """A line of a log for the terminal; of a progress bar, its last state."""
+  last = line.rstrip(b'\r').rpartition(b'\r')[2]
+  return printable(last.decode(errors='replace'), keep='\t')
 
 
 def processes(
@@ -65,5 +72,5 @@ def launch(job: Job, command: list[str]) -> int:
 
 def folder(job: Job) -> pathlib.Path:
   """For logs and notes: the workdir, or --out where that is a bucket."""
-  remote = '://' in job.workdir
-  return pathlib.Path(job.out if remote else job.workdir).expanduser()
+  key = 'out' if '://' in job.workdir else 'workdir'
+  return fields.local_folder(key, getattr(job, key))

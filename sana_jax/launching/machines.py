@@ -13,6 +13,7 @@ import math
 import re
 
 from sana_jax.errors import UserError
+from sana_jax.launching import fields
 from sana_jax.sharding import chips
 
 _MOST = 64  # Processes on CPUs, and devices of each.
@@ -93,6 +94,9 @@ def parse(name: str) -> Machines:
 
   Raises UserError, with near and allowed ones, for another text.
   """
+  fields.check_text('--topology', name)
+  if not name.isascii():  # Digits of other scripts are digits to Python.
+    raise UserError(f'--topology={name} is not ASCII.')
   kind, _, rest = name.partition(':')
   if kind == 'cpu':
     return _cpu(name, rest)

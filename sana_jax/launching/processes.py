@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 
+from absl import logging
+
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 
 STOPPED = 143  # As a shell reports SIGTERM; sana-jax train, once it has saved.
 _LOOK_SECONDS = 0.1
@@ -107,7 +110,7 @@ def run(
       if told and not asked:
         asked, deadline = True, time.monotonic() + patience.saving
         requests.noted()
-        stop() if stop else _terminate(running)
+        _stop(stop, running)
       elif code and deadline is None:
         # After a SIGTERM to one of them, all agree on a step and save it.
         deadline = time.monotonic() + patience.saving
@@ -123,17 +126,29 @@ def run(
 
 def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
   """In a session of its own: Ctrl-C comes to it as SIGTERM."""
+  name = printable(process.command[0], 200)
+  if not shutil.which(process.command[0]):
+    raise UserError(f'There is no command {name} on this machine; install it, '
+                    'or add its folder to PATH.')
   output = {}
   if process.log:
-    process.log.parent.mkdir(parents=True, exist_ok=True)
-    log = stack.enter_context(process.log.open('ab'))
-    output = {'stdout': log, 'stderr': subprocess.STDOUT}
-  if not shutil.which(process.command[0]):
-    raise UserError(f'There is no command {process.command[0]} on this '
-                    'machine; install it, or add its folder to PATH.')
-  return subprocess.Popen(
-      [*_BOUND, *process.command], env={**os.environ, **process.env},
-      stdin=subprocess.DEVNULL, start_new_session=True, **output)
+    output = {'stdout': _opened(process.log, stack),
+              'stderr': subprocess.STDOUT}
+  try:
+    return subprocess.Popen(
+        [*_BOUND, *process.command], env={**os.environ, **process.env},
+        stdin=subprocess.DEVNULL, start_new_session=True, **output)
+  except OSError as e:
+    raise UserError(f'{name} cannot be started ({e.strerror}).') from e
+
+
+def _opened(log, stack):
+  try:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return stack.enter_context(log.open('ab'))
+  except OSError as e:
+    raise UserError(f'{printable(log)} cannot be written ({e.strerror}); '
+                    'choose another --workdir.') from e
 
 
 def shell_code(returncode: int) -> int:
@@ -147,6 +162,18 @@ def _failure(running, asked):
   codes = [shell_code(p.returncode) for p in running
            if p.returncode is not None]
   return next((c for c in codes if c not in allowed), 0)
+
+
+def _stop(stop, running):
+  """By `stop`, or by SIGTERM where there is none or it cannot be started."""
+  if stop:
+    try:
+      stop()
+      return
+    except OSError as e:
+      logging.warning('The command to stop cannot be started (%s); processes '
+                      'get SIGTERM instead.', e.strerror)
+  _terminate(running)
 
 
 def _terminate(running):

@@ -7,6 +7,7 @@ import functools
 from absl import logging
 from etils import epath
 
+from sana_jax.errors import UserError
 from sana_jax.launching import history, restarts
 from sana_jax.launching.processes import Requests
 
@@ -52,15 +53,23 @@ def supervise(run: Run, requests: Requests) -> int:
     attempt = restarts.Attempt(step)
     history.write(run.notes, [*attempts, attempt])
     told = [*attempts, restarts.Attempt(step, asked=True)]
-    requests.noted = functools.partial(history.write, run.notes, told)
+    requests.noted = functools.partial(_note, run.notes, told)
     code = run.start(len(attempts))
     asked = bool(requests.stop)
     attempts.append(dataclasses.replace(attempt, exit_code=code, asked=asked))
     if code == restarts.DONE:
       return _over(run, restarts.Stop(code))
-    history.write(run.notes, attempts)
+    _note(run.notes, attempts)
     if asked or (run.once and code != restarts.MISTAKE):
       return code
+
+
+def _note(notes, attempts):
+  """Writes the notes, if it can be done: a run must still be stopped."""
+  try:
+    history.write(notes, attempts)
+  except UserError as e:
+    logging.warning('The attempts could not be noted: %s', e)
 
 
 def _over(run, verdict):

@@ -134,8 +134,8 @@ def test_a_container_trains_under_supervision():
   found = container(manifest(made(
     'v5e:4x4', layout='fsdp', overrides=('--config.batch_size=64',))))
   assert found['args'] == [
-    'sana-jax', 'train', '--config', 'sana_1600m_1024', '--workdir',
-    'gs://bucket/run', '--layout', 'fsdp', '--distributed',
+    'sana-jax', 'train', '--config=sana_1600m_1024',
+    '--workdir=gs://bucket/run', '--layout=fsdp', '--distributed',
     '--config.batch_size=64']
   command = found['command']
   # Pods start in the image's clone, whose sana_jax is not the whole package.
@@ -148,10 +148,20 @@ def test_a_container_trains_under_supervision():
 
 
 def test_what_looks_like_a_variable_stays_as_it_was_given():
-  # Kubernetes makes $(X) of $$(X).
-  words = container(manifest(made(
-    'v5e:4x4', overrides=('--config.autoencoder=$(HOME)/"x" \n: {',))))['args']
-  assert words[-1] == '--config.autoencoder=$$(HOME)/"x" \n: {'
+  # Kubernetes makes $ of $$, and looks for names after the $ that are left.
+  found = container(manifest(made(
+    'v5e:4x4', workdir='/$(SLICE)', config='a$$', layout='$',
+    overrides=('--config.autoencoder=$$(HOME)/"x" \n: {🎉 $(HOST)',))))
+  assert found['args'][1:] == [
+    'train', '--config=a$$$$', '--workdir=/$$(SLICE)', '--layout=$$',
+    '--distributed', '--config.autoencoder=$$$$(HOME)/"x" \n: {🎉 $$(HOST)']
+  assert {'--workdir=/$$(SLICE)', '--notes=/$$(SLICE)/attempts-$(JOBSET).json',
+          '--process=$(SLICE)-$(HOST)'} <= set(found['command'])
+
+
+@pytest.mark.parametrize('name', ['null', 'yes', 'on', 'n', 'true'])
+def test_a_name_is_text_to_yaml(name):
+  assert manifest(made('v5e:4x4', name=name))['metadata']['name'] == name
 
 
 def test_exit_codes_of_no_use_fail_the_whole_set():
@@ -172,8 +182,8 @@ def test_xpk_is_asked_for_the_same():
   assert {'--tpu-type=v5p-4x4x8', '--num-slices=2', '--workload=run',
           '--docker-image=registry/sana_jax:1', '--cluster=pool',
           '--zone=us-east5-a', '--project=mine'} <= set(words)
-  assert words[-1] == ('--command=sana-jax train --config sana_1600m_1024 '
-                       '--workdir gs://bucket/run --distributed')
+  assert words[-1] == ('--command=sana-jax train --config=sana_1600m_1024 '
+                       '--workdir=gs://bucket/run --distributed')
 
 
 @pytest.mark.parametrize('config, name', [

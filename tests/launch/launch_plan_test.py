@@ -56,7 +56,7 @@ def test_what_fits_is_launched(launch, cli):
   assert code == 0
   assert 'fsdp fits h200:1x2x8: 6.00 of 15.75 GiB a device.' in err
   assert out.startswith('#!/usr/bin/env bash')
-  assert '--layout fsdp' in out
+  assert '--layout=fsdp' in out
 
 
 def test_what_does_not_fit_is_refused_with_what_would(launch, cli, tmp_path):

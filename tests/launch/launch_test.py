@@ -45,7 +45,7 @@ def launch(tmp_path, monkeypatch):
   ([*GKE, '--partition', 'p'], '--partition is not for --where=gke but for '
    'slurm'),
   ([*H200, '--name', 'Not a name'], '--name=Not a name must be 40 or fewer'),
-  ([*H200, '--time-limit', 'long'], '--time-limit=long is no time'),
+  ([*H200, '--time-limit', 'long'], '--time-limit=long must be a time'),
   (['--where', 'local', '--topology', 'h200:1x2x8', '--no-plan'],
    'is 2 hosts, and --where=local is one'),
   ([*VM, '--topology', 'tpu7x:2x2x2'], 'tpu7x is for --where=gke only'),
@@ -118,8 +118,8 @@ def test_a_dry_run_here_prints_the_commands(launch, cli, tmp_path):
   assert len(lines) == 2
   for i, line in enumerate(lines):
     assert re.fullmatch(
-      'JAX_PLATFORMS=cpu sana-jax train --config sana_1600m_1024 --workdir '
-      rf'.*/run --cpu-devices=2 --distributed=localhost:\d+,2,{i} '
+      'JAX_PLATFORMS=cpu sana-jax train --config=sana_1600m_1024 '
+      rf'--workdir=.*/run --cpu-devices=2 --distributed=localhost:\d+,2,{i} '
       rf'--config.batch_size=8 >>.*/run/logs/process-{i}.log 2>&1', line), line
 
 
@@ -132,9 +132,9 @@ def sbatch(cli, launch, *more):
 def test_a_job_of_slurm_has_a_process_a_node(cli, launch):
   text = sbatch(cli, launch, '--where', 'slurm', '--topology', 'h200:1x4x8',
                 '--no-plan', '--time-limit', '1-00', '--partition', 'gpu',
-                '--account', 'a b')
+                '--account', 'a_b')
   for line in ('nodes=4', 'ntasks-per-node=1', 'gpus-per-node=8', 'requeue',
-               'time=1-00', 'partition=gpu', "account='a b'",
+               'time=1-00', 'partition=gpu', 'account=a_b',
                'open-mode=append'):
     assert f'#SBATCH --{line}\n' in text, line
   # Else JAX gives a process under SLURM one GPU.
@@ -172,7 +172,7 @@ def test_a_value_reaches_training_as_it_was_given(cli, launch, tmp_path):
 
 
 def test_a_percent_sign_would_be_a_pattern_of_slurms(launch, refused):
-  assert 'a % or a line break' in refused(*launch(*H200, '--out', 'a%t'))
+  assert 'it has a % or a \\' in refused(*launch(*H200, '--out', 'a%t'))
 
 
 def test_a_template_and_its_values_name_the_same():

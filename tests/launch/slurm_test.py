@@ -128,7 +128,7 @@ class Job:
         continue
       rank = [x for x in environment if x.startswith(b'SLURM_PROCID=')]
       if b'train' in command and b'srun' not in command[0] and (
-          str(self.workdir).encode() in command) and (
+          f'--workdir={self.workdir}'.encode() in command) and (
           b'supervise' not in command[2]) and rank:
         found[int(rank[0].partition(b'=')[2])] = int(folder.name)
     return found

@@ -43,7 +43,7 @@ def wait_for(path):
 
 def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
   process = supervise(
-    f'--again-with=touch "{tmp_path}/queued again"',
+    '--again-with=touch', f'--again-with={tmp_path}/queued again',
     command=[sys.executable, '-c', SAVES, tmp_path])
   wait_for(tmp_path / 'ready')
   process.send_signal(signal.SIGUSR1)
@@ -56,7 +56,7 @@ def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
 
 def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
   process = supervise(
-    f'--again-with=touch "{tmp_path}/queued again"',
+    '--again-with=touch', f'--again-with={tmp_path}/queued again',
     command=[sys.executable, '-c', SAVES, tmp_path])
   wait_for(tmp_path / 'ready')
   process.terminate()
@@ -69,7 +69,7 @@ def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
 def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
   # A scheduler may kill all of them before they have saved.
   process = supervise(
-    f'--stop-with=touch "{tmp_path}/stop"',
+    '--stop-with=touch', f'--stop-with={tmp_path}/stop',
     command=['sh', '-c', f'touch {tmp_path}/ready; exec sleep 60'])
   wait_for(tmp_path / 'ready')
   process.terminate()
@@ -93,6 +93,10 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
 
 @pytest.mark.parametrize('words, command, said', [
   (['--restarts=x'], ['true'], "'x' is not allowed; give a whole number"),
+  (['--process=$(SLICE)'], ['true'], 'give whole numbers, with - between'),
+  (['--process=--'], ['true'], '--process=-- has no value'),
+  (['--stop-with=nowhere'], ['true'], 'There is no command nowhere'),
+  (['--again-with=touch x'], ['true'], 'There is no command touch x'),
   ([], [], 'There is no command; give it after --.'),
   ([], ['nowhere'], 'There is no command nowhere on this machine')])
 def test_a_mistake_is_one_sentence(supervise, words, command, said):

@@ -87,8 +87,8 @@ def test_machines_that_are_taken_away_are_asked_for_again(
   # Through three shells, what was given is what training is given.
   words = (tmp_path / 'arguments').read_text().splitlines()
   assert words == [
-    'train', '--config', 'sana_1600m_1024', '--workdir',
-    str(tmp_path / 'run'), '--distributed', odd] * 2
+    'train', '--config=sana_1600m_1024', f'--workdir={tmp_path / "run"}',
+    '--distributed', odd] * 2
 
 
 def test_it_is_given_up_without_progress(process, pretend, tmp_path):
@@ -116,8 +116,10 @@ def test_these_machines_are_asked_for(topology, words):
 
 def test_dockers_login_is_for_googles_registry_alone():
   assert 'configure-docker us-docker.pkg.dev' in tpu_vm.write(made('v5e:4x4'))
-  assert 'configure-docker' not in tpu_vm.write(
-    made('v5e:4x4', image='docker.io/me/sana_jax'))
+  for image in ('docker.io/me/sana_jax', 'evilpkg.dev/a', 'notgcr.io/a',
+                'x.pkg.dev/a', 'pkg.dev/a', 'gcr.io.example.com/a', 'gcr.io'):
+    assert tpu_vm.login(image) == '', image
+  assert 'configure-docker eu.gcr.io ' in tpu_vm.login('eu.gcr.io/a/b')
 
 
 def test_its_comments_name_what_it_does(tmp_path):

@@ -19,7 +19,8 @@ TOY = pathlib.Path(__file__).with_name('toy_process.py')
 # Says what it was given; the second one fails at its first start.
 TRAINER = """
 import pathlib, sys, time
-run = pathlib.Path(sys.argv[sys.argv.index('--workdir') + 1])
+run = pathlib.Path(next(
+  x.partition('=')[2] for x in sys.argv if x.startswith('--workdir=')))
 index = sys.argv[-2][-1]
 print('process', index, *sys.argv[1:], flush=True)
 first = not (run / 'seen').exists()
@@ -54,8 +55,8 @@ def test_all_start_again_when_one_dies(job, tmp_path, capsys):
     assert len(lines) == 2
     for line in lines:
       ports += re.findall(
-        rf'^process {i} train --config a config --workdir \S+/run --layout '
-        rf'fsdp --cpu-devices=3 --distributed=localhost:(\d+),2,{i} '
+        rf'^process {i} train --config=a config --workdir=\S+/run '
+        rf'--layout=fsdp --cpu-devices=3 --distributed=localhost:(\d+),2,{i} '
         '--config.seed=3$', line)
   assert len(ports) == 4 and ports[:2] == ports[2:]
   # What the first one says is shown, and only that.
@@ -92,6 +93,18 @@ def test_what_is_appended_to_a_log_is_shown_by_the_line(tmp_path, capsys):
       file.flush()
       tail()
       assert capsys.readouterr().err == shown
+
+
+def test_a_log_cannot_reach_the_terminal_as_it_is(tmp_path, capsys):
+  log = tmp_path / 'log'
+  tail = local.Tail(log, '[0] ')
+  log.write_bytes(b'\33[2J\33]0;title\7 red\n 10%\r 20%\r\n' + b'x' * 10**6)
+  with log.open('ab') as file:
+    file.write(b'\n')
+  tail()
+  first, bar, long = capsys.readouterr().err.splitlines()
+  assert first == r'[0] \x1b[2J\x1b]0;title\x07 red'
+  assert bar == '[0]  20%' and len(long) < 3000
 
 
 def test_a_log_may_come_later(tmp_path, capsys):

@@ -123,6 +123,24 @@ def test_a_command_that_is_not_there_is_one_sentence():
     processes.run([Process(['nowhere'])], Requests())
 
 
+def test_a_command_that_cannot_be_started_is_one_sentence(tmp_path):
+  with pytest.raises(UserError, match='cannot be started'):
+    processes.run([Process(['true', 'x' * 2**20])], Requests())
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='cannot be written'):
+    processes.run([Process(['true'], log=tmp_path / 'file/log')], Requests())
+
+
+def test_without_the_command_that_stops_it_a_sigterm_does(logs, caplog):
+  requests = Requests()
+  threading.Thread(target=lambda: (
+    wait_for(logs[0], 'ready'), requests.stop.append(15))).start()
+  code = processes.run([python('time.sleep(60)', logs[0])], requests,
+                       stop=lambda: subprocess.Popen(['/nowhere']))
+  assert code == 143 and logs[0].read_text() == 'ready\nsaved\n'
+  assert 'SIGTERM instead' in caplog.text
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs a Linux')
 def test_none_outlives_who_supervises_them(logs):
   code = f"""

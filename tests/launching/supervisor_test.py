@@ -103,14 +103,27 @@ def test_where_others_start_it_again_it_says_when_not_to(run, tmp_path):
   assert supervisor.supervise(made, Requests()) == 0
 
 
-def test_notes_that_cannot_be_read_are_begun_anew(tmp_path):
+def test_damaged_notes_do_not_keep_a_run_from_starting(run, tmp_path, caplog):
   notes = tmp_path / 'attempts.json'
-  for text in ('', '{', '[1]', '[{"step": 1, "more": 2}]'):
-    notes.write_text(text)
-    assert history.read(notes) == []
-  attempts = [restarts.Attempt(0, 1), restarts.Attempt(3, None, True)]
-  history.write(notes, attempts)
-  assert history.read(notes) == attempts
+  notes.write_text('[{"step": "x", "exit_code": 1, "asked": false}]')
+  made, left = run((4, 1), (8, 0))
+  assert supervisor.supervise(made, Requests()) == 0
+  assert not left and not notes.exists()
+  assert 'attempts.json.damaged' in caplog.text
+
+
+def test_notes_that_cannot_be_written_do_not_hide_how_a_run_ended(
+    run, tmp_path, caplog):
+  notes = tmp_path / 'attempts.json'
+  made, _ = run((4, 9), once=True)
+
+  def start(number):
+    notes.unlink()
+    (notes / 'in the way').mkdir(parents=True)
+    return made.start(number)
+  blocked = dataclasses.replace(made, start=start)
+  assert supervisor.supervise(blocked, Requests()) == 9
+  assert 'The attempts could not be noted' in caplog.text
 
 
 def test_the_newest_step_is_that_of_a_whole_checkpoint(tmp_path):

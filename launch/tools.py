@@ -1,0 +1,34 @@
+"""Tools of schedulers and clouds that a launch hands its files to."""
+
+from collections.abc import Sequence
+import shlex
+import shutil
+import subprocess
+
+from sana_jax.errors import UserError
+from sana_jax.printable import printable
+
+
+def require(tool: str, advice: str) -> None:
+  """Raises UserError, with advice, where the tool is not installed."""
+  if not shutil.which(tool):
+    raise UserError(f'There is no {tool} on this machine; {advice}.')
+
+
+def call(words: Sequence[str]) -> str:
+  """Runs a tool; returns its output as one printable line.
+
+  Raises UserError, with the tool's message, where it fails or cannot start.
+  """
+  try:
+    done = subprocess.run(words, capture_output=True, check=False)
+  except OSError as e:
+    raise UserError(f'{words[0]} cannot be started ({e.strerror}).') from e
+  if done.returncode:
+    raise UserError(f'{printable(shlex.join(words))} failed: '
+                    f'{_line(done.stderr)}')
+  return _line(done.stdout)
+
+
+def _line(output: bytes) -> str:
+  return printable(' '.join(output.decode(errors='replace').split()))

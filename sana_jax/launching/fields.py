@@ -1,0 +1,158 @@
+"""Grammar of the texts of a launch, which others may have written.
+
+A launch puts them into scripts of bash, #SBATCH lines, YAML and command lines
+of other hosts. Besides quoting, two rules keep them data there: a text is
+printable, so that it stays on its line, and bounded; a name matches the pattern
+of whoever assigns it, none of which allows what a shell interprets, or a `-` in
+front, which would make it an option.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+import pathlib
+import re
+
+from sana_jax.errors import UserError
+from sana_jax.printable import printable
+
+MOST_BYTES = 4096  # Of a text; Linux has that limit for paths.
+MOST_BYTES_TOGETHER = 16384  # Of overrides; quoted, an argument of ssh's.
+_MOST_BYTES_OF_FILE_NAME = 255
+_SHOWN = 200  # Characters of a bad text.
+
+
+@dataclasses.dataclass(frozen=True)
+class Grammar:
+  """What a name may be: a pattern, and the words for it."""
+
+  pattern: str
+  words: str
+
+
+_LABEL = r'[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
+_HOST = r'[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?'
+_PATH = r'[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*'
+_SLURM = r'[A-Za-z0-9_][A-Za-z0-9_.@+-]*'
+GRAMMARS = {
+  # Kubernetes' label of a host, with room for what is appended.
+  'name': Grammar(
+    r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?',
+    '40 or fewer of a-z, 0-9 and -, begin with a letter and not end with -'),
+  # github.com/distribution/reference, without IPv6.
+  'image': Grammar(
+    rf'({_HOST}(\.{_HOST})*(:[0-9]{{1,5}})?/)?{_PATH}(/{_PATH})*'
+    r'(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9+._-]+:[0-9a-f]{32,128})?',
+    'an image such as REGISTRY:PORT/PATH:TAG or PATH@sha256:DIGEST'),
+  # Compute Engine's API.
+  'zone': Grammar(r'[a-z]([a-z0-9-]{0,61}[a-z0-9])?',
+                  'a zone such as us-east5-a'),
+  'project': Grammar(
+    rf'({_LABEL}(\.{_LABEL})*:)?{_LABEL}',
+    'the id of a project: a-z, 0-9 and -, or DOMAIN:ID'),
+  'cluster': Grammar(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?',
+                     'the name of a cluster: 40 or fewer of a-z, 0-9 and -'),
+  'partition': Grammar(
+    rf'{_SLURM}(,{_SLURM})*', 'one or several names, with commas between, of '
+    'letters, digits and _.@+-'),
+  'account': Grammar(_SLURM, 'a name of letters, digits and _.@+-'),
+  'time_limit': Grammar(
+    r'([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{2}){0,2}', 'a time: minutes, '
+    'HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12'),
+}
+# Globs of a bucket's checkpoints would take the rest for patterns.
+_BUCKET = r'(gs|s3)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^][*?#]*)?'
+
+
+def text_problem(what: str, text: str) -> str:
+  """Describes why `text` cannot be in a script; '' if it can.
+
+  Args:
+    what: name of the text, such as a flag.
+    text: the text.
+  """
+  if not text:
+    return f'{what} is empty; give a value or leave it out'
+  if (size := len(text.encode(errors='replace'))) > MOST_BYTES:
+    return f'{what} has {size} bytes; at most {MOST_BYTES} are allowed'
+  if not text.isprintable():
+    wrong = next(c for c in text if not c.isprintable())
+    return (f'{what}={printable(text, _SHOWN)} contains U+{ord(wrong):04X}; '
+            'printable characters and spaces are allowed')
+  return ''
+
+
+def name_problem(key: str, text: str) -> str:
+  """Describes why `text` is no name of this kind; '' if it is."""
+  if problem := text_problem(flag(key), text):
+    return problem
+  if not re.fullmatch(GRAMMARS[key].pattern, text):
+    return (f'{flag(key)}={printable(text, _SHOWN)} must be '
+            f'{GRAMMARS[key].words}')
+  return ''
+
+
+def path_problem(key: str, text: str) -> str:
+  """Describes why `text` is no path or bucket; '' if it is."""
+  if problem := text_problem(flag(key), text):
+    return problem
+  if '://' in text:
+    return '' if re.fullmatch(_BUCKET, text) else (
+      f'{flag(key)}={printable(text, _SHOWN)} is no folder of a bucket; give '
+      'gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#')
+  if max(len(part.encode()) for part in text.split('/')) > (
+      _MOST_BYTES_OF_FILE_NAME):
+    return (f'{flag(key)}={printable(text, _SHOWN)} has a file name of more '
+            f'than {_MOST_BYTES_OF_FILE_NAME} bytes')
+  return ''
+
+
+def override_problems(overrides: Sequence[str]) -> Iterator[str]:
+  """Describes the overrides that cannot be in a script; '' for others.
+
+  An empty value is left to the rules of its key.
+  """
+  for override in overrides:
+    key, _, value = override.partition('=')
+    yield text_problem('An argument', key)
+    yield text_problem(printable(key, _SHOWN), value) if value else ''
+  size = sum(len(o.encode(errors='replace')) for o in overrides)
+  if size > MOST_BYTES_TOGETHER:
+    yield (f'The --config.key=value arguments have {size} bytes; at most '
+           f'{MOST_BYTES_TOGETHER} are allowed')
+
+
+def check_text(what: str, text: str) -> str:
+  """Returns the text; raises UserError if it cannot be in a script."""
+  if problem := text_problem(what, text):
+    raise UserError(f'{problem}.')
+  return text
+
+
+def local_folder(key: str, text: str) -> pathlib.Path:
+  """The absolute path, which begins with no `-`; `~` is expanded.
+
+  Raises UserError where there is no such home folder or current folder, or
+  where it makes the path one that cannot be in a script.
+  """
+  try:
+    path = pathlib.Path(text).expanduser().absolute()
+  except (RuntimeError, FileNotFoundError):
+    raise UserError(
+      f'{flag(key)}={printable(text, _SHOWN)} begins in a home folder or a '
+      'current folder that is not there; give its whole path.') from None
+  check_text(flag(key), str(path))
+  return path
+
+
+def current_folder() -> str:
+  """Path of the current folder; UserError if it is gone or no text."""
+  try:
+    return check_text('The current folder', os.getcwd())
+  except FileNotFoundError:
+    raise UserError('The current folder is gone; go to another one.') from None
+
+
+def flag(key: str) -> str:
+  """Command-line flag of a field of a Job."""
+  return f'--{key.replace("_", "-")}'

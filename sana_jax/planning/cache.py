@@ -14,7 +14,7 @@ FOLDER = '~/.cache/sana_jax/plans'
 # What no program depends on.
 _FREE = ('data', 'pictures_every_steps', 'seed', 'log_every_steps',
          'checkpoint_every_steps', 'keep_checkpoints', 'watch', 'autoencoder',
-         'text_encoder', 'max_skipped_in_a_row')
+         'text_encoder', 'max_skipped_in_a_row', 'max_skipped_fraction')
 # Files that a program, or what is read from it, follows from.
 _SOURCES = (
   'models/*.py', 'optim/*.py', 'diffusion/**/*.py', 'inference/denoising.py',

@@ -59,8 +59,11 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
   return data
 
 
-def parse_json(data: str | bytes) -> Any:
+def parse_json(data: str | bytes, *, halves: bool = False) -> Any:
   """The value of a JSON text; `NaN` and `-Infinity` are accepted.
+
+  Args:
+    halves: accept strings with half a surrogate pair.
 
   Raises:
     ValueError: a broken byte, bad syntax, nesting that is too deep, an integer
@@ -69,7 +72,7 @@ def parse_json(data: str | bytes) -> Any:
   try:
     text = data if isinstance(data, str) else data.decode('utf-8-sig')
     value = json.loads(text)
-    if _ESCAPED_SURROGATE.search(text):
+    if not halves and _ESCAPED_SURROGATE.search(text):
       json.dumps(value, ensure_ascii=False).encode()
     return value
   except UnicodeEncodeError:

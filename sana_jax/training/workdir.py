@@ -29,6 +29,7 @@ import ml_collections
 import numpy as np
 
 from sana_jax import config as rules
+from sana_jax import files
 from sana_jax.errors import Trouble, UserError
 
 
@@ -179,9 +180,7 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
         raise OSError(f'{type(error).__name__}: {error}') from error
       return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    part.write_bytes(data)
-    part.replace(path)
+    files.write_bytes(path, data)
 
 
 def meet(where: str) -> None:

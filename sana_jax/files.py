@@ -117,9 +117,9 @@ def atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     f'.{_stem(path)}.{_HOST}.{os.getpid()}.{next(_COUNTER)}.part')
   try:
     yield part
-    _sync(part)
+    sync(part)
     os.replace(part, path)
-    _sync(path.parent)
+    sync(path.parent)
   finally:
     part.unlink(missing_ok=True)
 
@@ -160,7 +160,8 @@ def _is_running(process):
   return True
 
 
-def _sync(path):
+def sync(path: str | os.PathLike) -> None:
+  """Returns once the content of a file or folder is on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -27,10 +27,11 @@ from sana_jax.training import agreement, initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
+from sana_jax.training.run_config import claim
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import claim, meet, new_folder
+from sana_jax.training.workdir import meet, new_folder
 
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step by more than rounding.
@@ -118,9 +119,7 @@ def train(
       checkpoints.check()
 
     checkpoints.wait()
-    if is_done(state, config.num_steps):
-      check_skipped(state, config.max_skipped_fraction, workdir)
-      export(task, state, workdir)
+    if finish(task, state, workdir, config):
       cache.clear()
   return state
 
@@ -194,13 +193,21 @@ def draw(
       report.picture(step, image)
 
 
-def is_done(state: TrainState, num_steps: int) -> bool:
-  """Whether the last step is done; logs where it is not."""
-  if int(state.step) < num_steps:
+def finish(
+    task: Task, state: TrainState, workdir: epath.Path,
+    config: ml_collections.ConfigDict,
+) -> bool:
+  """Exports the model after the last step; whether that is done.
+
+  Raises SkippedUpdates.
+  """
+  if int(state.step) < config.num_steps:
     logging.warning(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
     return False
+  check_skipped(state, config.max_skipped_fraction, workdir)
+  export(task, state, workdir)
   return True
 
 

@@ -16,6 +16,7 @@ import pathlib
 import re
 from typing import Any
 
+from absl import logging
 import jax
 
 FOLDER = pathlib.Path(__file__).with_name('tuned')
@@ -48,7 +49,30 @@ def bucket(backward: bool, shape: tuple[int, ...], dtype: Any) -> str:
 def table(kind: str) -> Mapping[str, Any]:
   """What was measured on a kind of device; empty where nothing was."""
   path = FOLDER / f'{file_name(kind)}.json'
-  return json.loads(path.read_text('utf-8')) if path.exists() else {}
+  if not path.is_file():
+    return {}
+  try:
+    return checked(json.loads(path.read_text('utf-8')))
+  # Tiles are a matter of speed alone.
+  except (OSError, ValueError, RecursionError) as error:
+    logging.warning('%s cannot be read (%s): kernels take their own tile '
+                    'sizes.', path, error)
+    return {}
+
+
+def checked(table: Any) -> Mapping[str, Any]:
+  """The table; ValueError unless it is one, {op: {backend: {array: values}}}.
+  """
+  levels = [table]
+  for _ in range(3):
+    if not all(isinstance(level, dict) for level in levels):
+      raise ValueError('it is no table of tile sizes')
+    levels = [value for level in levels for value in level.values()]
+  for values in levels:
+    if not isinstance(values, dict) or not all(
+        type(x) is int and 0 < x < 2**31 for x in values.values()):
+      raise ValueError('a tile size is no positive number')
+  return table
 
 
 def file_name(kind: str) -> str:

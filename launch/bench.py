@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import pathlib
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 
@@ -86,8 +87,8 @@ def write(folder: str | None, name: str, page: str, pattern: str, report,
   if folder:
     from sana_jax.benchmark import tables
     with output.folder(folder) as out:
-      output.write_text(out / f'{name.replace(":", "-")}.json',
-                        tables.to_json(result))
+      files.write_text(out / f'{name.replace(":", "-")}.json',
+                       tables.to_json(result))
       write_pages(folder, {page: (pattern, report)})
 
 
@@ -103,6 +104,6 @@ def write_pages(folder: str, pages: dict) -> None:
     raise UserError(f'{folder} has no JSON file of this command '
                     f'({", ".join(p for p, _ in pages.values())}).')
   for page, (_, report) in pages.items():
-    if files := found[page]:
-      runs = [report.from_json(f.read_text(encoding='utf-8')) for f in files]
-      output.write_text(path / page, report.markdown(runs))
+    if paths := found[page]:
+      runs = [report.from_json(output.read(p, '--render')) for p in paths]
+      files.write_text(path / page, report.markdown(runs))

@@ -22,6 +22,7 @@ import contextlib
 import datetime
 import json
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, output
 from sana_jax.launch.flags import sizes, text, whole
@@ -205,6 +206,20 @@ def file_name(args, result) -> str:
   return '-'.join(parts)
 
 
+def measured(path) -> dict:
+  """The table of a device so far; UserError where the file is none."""
+  from sana_jax.kernels import tuning
+  try:
+    return dict(tuning.checked(files.read_json(path)))
+  except FileNotFoundError:
+    return {}
+  except UserError:
+    raise
+  except ValueError as e:
+    raise UserError(f'{path} cannot be added to ({e}); remove it, or give '
+                    'another --tuned.') from e
+
+
 def tune(args, plan) -> int:
   """Writes what was found, after each case; a line for each."""
   import pathlib
@@ -217,14 +232,14 @@ def tune(args, plan) -> int:
   name = f'{tuning.file_name(kind)}.json'
   with output.folder(args.tuned or str(tuning.FOLDER)) as out:
     path = pathlib.Path(out, name)
-    table = json.loads(path.read_text('utf-8')) if path.exists() else {}
+    table = measured(path)
     for case, training, backends in plan:
       for backend in backends[1:]:
         found = tuner.tune(case, training, backend, args.repeats)
         if found is None:
           continue
         table = tuner.merged(table, case, training, backend, found)
-        output.write_text(path, json.dumps(table, indent=1) + '\n')
+        files.write_text(path, json.dumps(table, indent=1) + '\n')
         values = ' '.join(f'{k}={v}' for k, v in found.values.items())
         print(f'{backend} {case.op} {case.dtype} '
               f'{"x".join(map(str, case.shape))} '

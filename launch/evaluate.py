@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 
+from sana_jax import files
 from sana_jax.launch import output, sample
 from sana_jax.launch.flags import whole
 
@@ -80,4 +81,4 @@ def write(out, args, settings, scores, images, asked) -> None:
     asked[i].requirement, shapes_detector.detect(images[i])) for i in shown]
   write_png(out / 'scores.png', contact_sheet(
     [images[i] for i in shown], [asked[i].text for i in shown], 8, wrong))
-  output.write_text(out / 'scores.json', json.dumps(record, indent=2) + '\n')
+  files.write_text(out / 'scores.json', json.dumps(record, indent=2) + '\n')

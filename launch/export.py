@@ -33,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Exports; returns the exit code."""
   devices.configure(1)
+  from sana_jax.training import run_config
   from sana_jax.training import workdir as workdirs
   from sana_jax.training.tasks import exports
   target = workdirs.resolve(args.target)
   if target.exists():
     raise UserError(f'--to={args.target} exists; choose another name, or '
                     'remove it first.')
-  config = workdirs.read_config(args.workdir)
+  config = run_config.read_config(args.workdir)
   checkpoint = exports.find(workdirs.resolve(args.workdir), args.step)
   write = exports.writer(config)
   params = exports.read(checkpoint, args.weights)

@@ -23,7 +23,7 @@ import re
 import shlex
 
 from sana_jax import config as base
-from sana_jax import interpreter
+from sana_jax import files, interpreter
 from sana_jax.errors import UserError
 from sana_jax.launch import gke, launch_plan, output, slurm, supervise, tpu_vm
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
@@ -160,6 +160,6 @@ def hand_over(job, dry_run) -> int:
     return 0
   # Absolute: no tool takes its name for an option.
   with output.folder(str(fields.local_folder('out', job.out))) as out:
-    output.write_text(out / place.FILE, script)
+    files.write_text(out / place.FILE, script)
   print(then(out / place.FILE))
   return 0

@@ -1,10 +1,11 @@
-"""Output folders: written whole, file by file, or not at all."""
+"""Folders and JSON files that flags name."""
 
 from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
 
+from sana_jax import files
 from sana_jax.errors import UserError
 
 
@@ -18,6 +19,15 @@ def check(path: str) -> None:
   if not os.access(there, os.W_OK | os.X_OK):
     raise UserError(f'--out={path} cannot be made: {there} may not be written '
                     'to; choose another folder.')
+
+
+def read(path: str | os.PathLike, flag: str) -> bytes:
+  """A JSON file that a flag names; UserError where it cannot be read."""
+  try:
+    return files.read_bytes(pathlib.Path(path).expanduser(), files.JSON_BYTES)
+  except OSError as e:
+    raise UserError(f'{flag}={path} cannot be read ({e.strerror}); give a '
+                    'JSON file that this command wrote.') from e
 
 
 @contextlib.contextmanager
@@ -39,14 +49,3 @@ def folder(path: str) -> Iterator[pathlib.Path]:
     if made:
       with contextlib.suppress(OSError):  # It is not empty: it stays.
         out.rmdir()
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes all of the text or nothing."""
-  part = path.with_name(f'.{path.name}.part')
-  try:
-    part.write_text(text, encoding='utf-8')
-    part.replace(path)
-  except BaseException:
-    part.unlink(missing_ok=True)
-    raise

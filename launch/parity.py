@@ -22,6 +22,7 @@ import warnings
 
 from tqdm import tqdm
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import text, whole
@@ -148,12 +149,7 @@ def versions() -> dict[str, str]:
 
 def render(path: str, out: str | None) -> int:
   """Writes the page of a ledger that was measured before, or prints it."""
-  try:
-    with open(path, encoding='utf-8') as f:
-      result = pages.from_json(f.read())
-  except OSError as e:
-    raise UserError(f'--from-json={path} cannot be read ({e.strerror}); give '
-                    'a parity.json.') from e
+  result = pages.from_json(output.read(path, '--from-json'))
   if out:
     write(result, out)
   else:
@@ -165,6 +161,6 @@ def write(result: pages.Ledger, out: str) -> None:
   """parity.json, and the page made from it."""
   text = pages.to_json(result)
   with output.folder(out) as folder:
-    output.write_text(folder / 'parity.json', text)
-    output.write_text(
+    files.write_text(folder / 'parity.json', text)
+    files.write_text(
       folder / 'parity.md', pages.markdown(pages.from_json(text)))

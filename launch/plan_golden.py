@@ -7,6 +7,7 @@ import pathlib
 
 from tqdm import tqdm
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 from sana_jax.launch.config_files import load_config
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     now, path = made(args, one), folder / one.name
     if args.update:
       with output.folder(args.golden):
-        output.write_text(path, str(now))
+        files.write_text(path, str(now))
     elif str(now) != str(one):
       differ += 1
       show(path, one, now)

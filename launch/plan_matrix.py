@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 
@@ -51,10 +52,10 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   print('\n' + '\n'.join(tables.plain(found, 4)))
   with output.folder(args.out) as out:
     command = plan_report.command(args, overrides)
-    output.write_text(out / 'winners.md', _TITLE.format(
+    files.write_text(out / 'winners.md', _TITLE.format(
       versions=tables.listed(cache.compilers()), command=command) + '\n'.join(
         tables.markdown(found, 4)) + '\n')
-    output.write_text(out / 'winners.json', json.dumps({
+    files.write_text(out / 'winners.json', json.dumps({
       'command': command, 'compilers': cache.compilers(),
       'rows': found}, indent=1) + '\n')
   return 0

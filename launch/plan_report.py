@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from sana_jax import files
 from sana_jax.launch import output
 
 
@@ -21,16 +22,16 @@ def finish(args, overrides, pairs, said, runner):
   facts = {'command': said_by, 'plans': [dataclasses.asdict(p) for p in plans],
            'notes': said, 'compilers': cache.compilers()}
   with output.folder(args.out) as out:
-    output.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
-    output.write_text(
+    files.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
+    files.write_text(
       out / 'plan.md', tables.markdown(
         title, plans, said, said_by, chip))
-    output.write_text(
+    files.write_text(
       out / 'plan.html', page.page(title, plans, said, said_by, chip))
     if any(p.memory for p in plans):
-      (out / 'memory.png').write_bytes(pictures.memory_bars(plans))
+      files.write_bytes(out / 'memory.png', pictures.memory_bars(plans))
     if any(p.fits for p in plans):
-      (out / 'scaling.png').write_bytes(pictures.scaling_curve(
+      files.write_bytes(out / 'scaling.png', pictures.scaling_curve(
         plans, chip))
     write_layouts(out / 'layouts', pairs, said_by)
   if runner.compiled:
@@ -45,7 +46,7 @@ def write_layouts(folder, pairs, command):
       folder.mkdir(exist_ok=True)
       body = ',\n  '.join(
         f'{k!r}: {v!r}' for k, v in candidate.layout().items())
-      output.write_text(
+      files.write_text(
         folder / f'{candidate.name}.py',
         f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n')
 

@@ -67,14 +67,14 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
 
   from sana_jax.optim import factory
   from sana_jax.sharding.mesh import check_batch, make_mesh
-  from sana_jax.training import loop, tasks, workdir
+  from sana_jax.training import loop, run_config, tasks
   if args.distributed is not None:
     devices.join(args.distributed)
   # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   factory.make(config.optimizer, config.num_steps, config.batch_size)
-  workdir.compare(args.workdir, config, loop.FREE_KEYS)
+  run_config.compare(args.workdir, config, loop.FREE_KEYS)
   task = tasks.make(config, args.workdir, mesh)
   with preferred(config.kernels.to_dict(), 'config.kernels'):
     state = loop.train(config, task, args.workdir, mesh, args.profile)

@@ -70,6 +70,8 @@ def train(task: str) -> ConfigDict:
   config.accumulate_steps = 1  # Parts of a batch, one after the other.
   config.ema_decay = 0.999  # 0 exports the raw weights.
   config.max_skipped_in_a_row = 20  # Updates that were not finite.
+  # A run that has skipped more of all its updates exports no model.
+  config.max_skipped_fraction = 0.1
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
@@ -307,6 +309,7 @@ _NOT_NEGATIVE = ('seed', 'keep_every_steps', 'pictures_every_steps',
                  'data.caption_threshold', 'data.min_score',
                  'data.min_size_px', 'data.max_aspect_ratio', 'data.threads')
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
+_SHARE = ('data.max_bad_fraction', 'max_skipped_fraction')
 _CHOICES = {
   'task': TASKS,
   'dtype': ('float32', 'bfloat16', 'float16'),
@@ -344,7 +347,7 @@ def _violated(key, value):
     return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:
     return 'at least 0 and less than 1'
-  if key == 'data.max_bad_fraction' and not 0 <= value <= 1:
+  if key in _SHARE and not 0 <= value <= 1:
     return 'from 0 to 1'
   if key == 'data.max_aspect_ratio' and 0 < value < 1:
     return '1 or more, or 0 for any'

@@ -59,8 +59,11 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
   return data
 
 
-def parse_json(data: str | bytes) -> Any:
+def parse_json(data: str | bytes, *, halves: bool = False) -> Any:
   """The value of a JSON text; `NaN` and `-Infinity` are accepted.
+
+  Args:
+    halves: accept strings with half a surrogate pair.
 
   Raises:
     ValueError: a broken byte, bad syntax, nesting that is too deep, an integer
@@ -69,7 +72,7 @@ def parse_json(data: str | bytes) -> Any:
   try:
     text = data if isinstance(data, str) else data.decode('utf-8-sig')
     value = json.loads(text)
-    if _ESCAPED_SURROGATE.search(text):
+    if not halves and _ESCAPED_SURROGATE.search(text):
       json.dumps(value, ensure_ascii=False).encode()
     return value
   except UnicodeEncodeError:
@@ -116,9 +119,9 @@ def atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     f'.{_stem(path)}.{_HOST}.{os.getpid()}.{next(_COUNTER)}.part')
   try:
     yield part
-    _sync(part)
+    sync(part)
     os.replace(part, path)
-    _sync(path.parent)
+    sync(path.parent)
   finally:
     part.unlink(missing_ok=True)
 
@@ -159,7 +162,8 @@ def _is_running(process):
   return True
 
 
-def _sync(path):
+def sync(path: str | os.PathLike) -> None:
+  """Returns once the content of a file or folder is on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -97,6 +97,8 @@ def test_an_unknown_task_is_told():
   ('data.min_score', -1., 'zero or more'),
   ('data.min_size_px', 1.5, 'a whole number'),
   ('data.max_bad_fraction', 1.1, 'from 0 to 1'),
+  ('max_skipped_fraction', -.1, 'from 0 to 1'),
+  ('max_skipped_fraction', 1.1, 'from 0 to 1'),
   ('data.max_aspect_ratio', .5, '1 or more, or 0 for any'),
   ('data.columns.captions', 3, 'text'),
   ('dtype', 'int8', r"one of \['float32', 'bfloat16', 'float16'\]"),

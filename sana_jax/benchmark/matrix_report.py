@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 
 from sana_jax.benchmark import losses, tables, training
 from sana_jax.benchmark.matrix import Facts, Record, Variant
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 
 TARGET = .5  # MFU.
 _INTRODUCTION = """# Training: the step in all its variants
@@ -122,11 +122,11 @@ def markdown(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
-def from_json(text: str) -> Run:
+def from_json(text: str | bytes) -> Run:
   """What `tables.to_json` wrote; UserError where it did not."""
   try:
-    return _run(json.loads(text))
-  except (ValueError, TypeError, KeyError) as e:
+    return _run(parse_json(text))
+  except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise UserError(f'This is not what sana-jax bench wrote ({e}); give a file '
                     'of the same command.') from e
 

@@ -98,6 +98,6 @@ def _saved(run):
     if name == 'came_8bit' and '1600m' in model)
 
 
-def from_json(text: str) -> Run:
+def from_json(text: str | bytes) -> Run:
   """What `tables.to_json` wrote; UserError where it did not."""
   return tables.from_json(text, Run, states=State, roundings=Rounding)

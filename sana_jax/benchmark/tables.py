@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 
 Cells = Sequence[Sequence[str]]
 
@@ -44,19 +45,19 @@ def to_json(run: Any) -> str:
   return json.dumps(dataclasses.asdict(run), indent=1) + '\n'
 
 
-def from_json(text: str, kind: type, **parts: type) -> Any:
+def from_json(text: str | bytes, kind: type, **parts: type) -> Any:
   """The inverse; `parts` are the types of fields that are dataclasses, or
   lists of them.
 
   Raises UserError where the text is no such thing.
   """
   try:
-    facts = json.loads(text)
+    facts = parse_json(text)
     for name, part in parts.items():
       value = facts[name]
       facts[name] = ([part(**x) for x in value] if isinstance(value, list)
                      else part(**value))
     return kind(**facts)
-  except (ValueError, TypeError, KeyError) as e:
+  except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise UserError(f'This is not what sana-jax bench wrote ({e}); give a file '
                     'of the same command.') from e

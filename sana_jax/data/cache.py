@@ -29,6 +29,7 @@ from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 from sana_jax.typing import Bool, Float, Int
 
 INDEX, ABOUT, NULL = 'index.safetensors', 'about.json', 'null.safetensors'
@@ -258,11 +259,14 @@ class CachedSource:
       if _crc(found) != crc:
         raise ValueError(f'{column} differs from its checksum')
       return found
-    named, scores = json.loads(rows(
+    named, scores = parse_json(rows(
       'said', entry['said_start'], entry['said_end'], entry['said_crc'])
       .tobytes())
     if not named:
       raise ValueError('it was bad when the cache was made')
+    if not (isinstance(named, dict) and isinstance(scores, dict)
+            and all(isinstance(text, str) for text in named.values())):
+      raise ValueError('its captions are no objects of texts')
     name = captions.drawn(
       named, scores, self._rule, (self._seed, entry['index'], draw))
     out = {'caption': named[name]}

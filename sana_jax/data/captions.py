@@ -136,9 +136,17 @@ def from_json(content: Any) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def usable(named: Mapping[str, Any]) -> dict[str, str]:
-  """Those that are texts with letters in them."""
+  """Those that are texts with letters in them, which UTF-8 can encode."""
   return {str(name): text.strip() for name, text in named.items()
-          if isinstance(text, str) and text.strip()}
+          if isinstance(text, str) and text.strip() and _is_utf8(text)}
+
+
+def _is_utf8(text):
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # Half a surrogate pair.
+    return False
+  return True
 
 
 def numbers(named: Mapping[str, Any]) -> dict[str, float]:

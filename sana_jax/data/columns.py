@@ -6,7 +6,6 @@ thousand files opens none.
 """
 
 import functools
-import json
 import math
 import os
 import threading
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.data import files
+from sana_jax.files import parse_json
 
 _DTYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16,
            'I64': np.int64, 'I32': np.int32, 'U32': np.uint32, 'U8': np.uint8}
@@ -80,7 +80,7 @@ class Columns:
       text = self._bytes(file, 8, 8 + size).tobytes()
       try:
         found = header(text)
-      except (LookupError, TypeError, AttributeError, RecursionError) as error:
+      except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f'its header is damaged ({error!r})') from error
       with self._lock:
         self._headers[file] = found
@@ -103,9 +103,14 @@ class Columns:
 
 def header(text: bytes) -> dict[str, Column]:
   """The columns by name, of the JSON at the start of a safetensors file."""
-  content = json.loads(text)
+  content = parse_json(text)
   content.pop('__metadata__', None)
-  start = 8 + len(text)
-  return {name: Column(np.dtype(_DTYPES[entry['dtype']]), tuple(entry['shape']),
-                       start + entry['data_offsets'][0])
+  return {name: _column(8 + len(text), entry)
           for name, entry in content.items()}
+
+
+def _column(start, entry):
+  shape, offset = tuple(entry['shape']), entry['data_offsets'][0]
+  if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, offset)):
+    raise ValueError('a size is no whole number')
+  return Column(np.dtype(_DTYPES[entry['dtype']]), shape, start + offset)

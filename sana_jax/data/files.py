@@ -5,17 +5,17 @@ used and anew in each process. Bytes are read by range and without a position,
 so threads share what is here.
 """
 
-import contextlib
 import itertools
 import os
 import re
-import uuid
+from typing import Any
 
 from absl import logging
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from sana_jax import files as local
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 
@@ -37,8 +37,10 @@ def read(path: str, start: int = 0, end: int | None = None) -> bytes:
     if isinstance(system, AsyncFileSystem):
       return system.cat_file(path, start=start, end=end)
     with open_at_random(given) as file:
+      # No more than there is: memory for all of `end - start` is taken at once.
+      size = file.seek(0, os.SEEK_END)
       file.seek(start)
-      return file.read(-1 if end is None else end - start)
+      return file.read(max(0, min(size, size if end is None else end) - start))
   except OSError:
     raise
   # Each library has its own, after its own retries.
@@ -52,20 +54,14 @@ def write(path: str, data: bytes) -> None:
     system, path = _system(path)
     system.pipe_file(path, data)  # An object appears when it is whole.
     return
-  path = os.path.abspath(os.path.expanduser(path))
-  folder, name = os.path.split(path)
-  os.makedirs(folder, exist_ok=True)
-  part = os.path.join(folder, f'.{name}.{uuid.uuid4().hex}')
-  try:
-    with open(part, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
-  except BaseException:
-    with contextlib.suppress(FileNotFoundError):
-      os.unlink(part)
-    raise
+  path = _local(path)
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  local.write_bytes(path, data)
+
+
+def read_json(path: str) -> Any:
+  """The value of a JSON file; raises OSError or ValueError."""
+  return local.parse_json(read(path))
 
 
 def remove(path: str) -> None:
@@ -77,6 +73,8 @@ def remove(path: str) -> None:
 
 def open_ahead(path: str):
   """A file object for reading it once from its beginning to its end."""
+  if not is_remote(path):
+    return local.open_regular(_local(path))
   system, path = _system(path)
   # Some would ask for each few bytes that are read.
   return system.open(path, 'rb', block_size=2**23, cache_type='readahead')
@@ -87,6 +85,8 @@ def open_at_random(path: str):
 
   Without cache_type, it would read ahead by megabytes.
   """
+  if not is_remote(path):
+    return local.open_regular(_local(path))
   system, path = _system(path)
   return system.open(path, 'rb', cache_type='none')
 
@@ -198,6 +198,10 @@ def _version(info):
     if info.get(key) is not None:
       return str(info[key])
   return ''
+
+
+def _local(path):
+  return os.path.abspath(os.path.expanduser(path))
 
 
 def _system(path):

@@ -5,7 +5,6 @@ captions.from_json. Images are scaled so that the shorter side fits and cropped
 around the centre.
 """
 
-import json
 import os
 import posixpath
 from typing import Any
@@ -23,6 +22,7 @@ from sana_jax.data.images import (
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
 from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 from sana_jax.typing import Float, Int
 
 __all__ = ['FolderSource', 'read_image']
@@ -94,7 +94,7 @@ class FolderSource:
     if file.endswith('.txt'):
       named, scores = captions.usable({captions.DEFAULT: text}), {}
     else:
-      named, scores = captions.from_json(json.loads(text))
+      named, scores = captions.from_json(parse_json(text))
     if not named:
       raise ValueError(f'{posixpath.basename(file)} holds no caption')
     return named, scores

@@ -10,11 +10,12 @@ import json
 import os
 import pathlib
 from typing import Any
-import uuid
 import zipfile
 
 from absl import logging
 import numpy as np
+
+from sana_jax import files
 
 CACHE = '~/.cache/sana_jax/index'
 # Larger arrays stay on disk and are read where they are used.
@@ -87,10 +88,5 @@ def _write(path, arrays):
 
 def _replace(path, write):
   """All of it or nothing: others may read or write the same file."""
-  part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
-  try:
-    with part.open('wb') as file:
-      write(file)
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
+  with files.atomically(path) as part, part.open('wb') as file:
+    write(file)

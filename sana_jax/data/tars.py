@@ -6,7 +6,6 @@ WebDataset has it: `a/0001.jpg` and `a/0001.json` are the sample `a/0001`.
 
 from collections.abc import Iterator
 import dataclasses
-import json
 import os
 import tarfile
 
@@ -19,10 +18,12 @@ from sana_jax.data.images import (
   header_size,
   SUFFIXES,
 )
+from sana_jax.files import parse_json
 
 _IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 _TEXTS = ('json', 'txt')  # The first one counts.
 _LARGEST_JSON = 2**22
+_LARGEST_IMAGE = 2**28  # Whose size is looked for beyond its header.
 _NOWHERE = (0, 0)
 
 
@@ -52,7 +53,10 @@ def scan(path: str) -> dict[str, np.ndarray]:
     with files.open_ahead(path) as file:
       for key, kind, member in _members(file):
         _add(samples.setdefault(key, _Sample()), kind, member, file)
-  except tarfile.ReadError as error:
+  # tarfile recurses into headers of headers, and reads what they promise.
+  except (tarfile.TarError, RecursionError, MemoryError, OverflowError,
+          ValueError) as error:
+    error = str(error) or type(error).__name__
     broken = f'{error}, after {len(samples)} samples' if samples else (
       f'no tar, or a compressed one ({error})')
   return _columns(samples, broken)
@@ -80,8 +84,12 @@ def _columns(samples, broken):
 
 def _members(file) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
   """(key, suffix, member) of the images and texts."""
+  total = file.seek(0, os.SEEK_END)
+  file.seek(0)
   with tarfile.open(fileobj=file, mode='r:') as tar:
     for member in tar:
+      if member.size > total:
+        raise tarfile.ReadError(f'a file of {member.size} bytes is promised')
       folder, _, name = member.name.rpartition('/')
       stem, _, suffix = name.partition('.')
       suffix = suffix.lower()
@@ -106,7 +114,7 @@ def _add(sample, suffix, member, file):
 def _size(file, place):
   """From the image's header; most fit in its first bytes."""
   start, length = place
-  for end in sorted({min(HEADER_BYTES, length), length}):
+  for end in sorted({min(HEADER_BYTES, length), min(_LARGEST_IMAGE, length)}):
     file.seek(start)
     size = header_size(file.read(end))
     if any(size):
@@ -121,7 +129,7 @@ def _described(file, place):
     return unknown
   file.seek(place[0])
   try:
-    content = json.loads(file.read(place[1]))
+    content = parse_json(file.read(place[1]))
     _, scores = captions.from_json(content)
     size = tuple(int(content.get(side) or 0) for side in ('height', 'width'))
   except (*DAMAGED, TypeError):

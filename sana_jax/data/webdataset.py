@@ -9,7 +9,6 @@ one read of a range, of a tar that is a file on any machine.
 """
 
 import bisect
-import json
 import os
 import posixpath
 import random
@@ -23,6 +22,7 @@ from sana_jax.data.images import DAMAGED, in_threads
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
 from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 from sana_jax.typing import Float, Int
 
 _VERSION = 1  # Of what is remembered.
@@ -157,10 +157,10 @@ def _has_text(columns):
 def _captions(columns, row, text):
   """(captions, scores) of a sample's own file and of the sidecars."""
   start, end = columns['more_at'][row:row + 2]
-  more = json.loads(columns['more'][start:end].tobytes()) if end > start else {}
+  more = parse_json(columns['more'][start:end].tobytes()) if end > start else {}
   scores = more.get('scores', {})
   if columns['is_json'][row]:
-    content = json.loads(text)
+    content = parse_json(text)
     named, own = captions.from_json(content)
     # Texts that are scored elsewhere, as the official files have them.
     named |= captions.usable({name: content.get(name) for name in scores})

@@ -18,6 +18,7 @@ import numpy as np
 from sana_jax.data import captions, files
 from sana_jax.data.remembered import TROUBLE
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 from sana_jax.printable import printable
 
 META = 'wids-meta.json'
@@ -26,11 +27,12 @@ META = 'wids-meta.json'
 def shard_list(path: str) -> dict[str, int]:
   """Samples by shard, of a wids-meta.json; paths are relative to it."""
   try:
-    content = json.loads(files.read(path))
+    content = files.read_json(path)
     parts = [content, *content.get('datasets', [])]
     shards = [(str(shard['url']), int(shard['nsamples']))
               for part in parts for shard in part.get('shardlist', [])]
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError,
+          OverflowError) as error:
     raise UserError(
       f'{path} is no list of shards ({type(error).__name__}: {error}); it must '
       "have a 'shardlist' of objects with 'url' and 'nsamples'.") from error
@@ -107,8 +109,9 @@ def _sorted_out(named, before):
 def _content(path):
   """(the JSON object, whether reading it failed)."""
   try:
-    content = json.loads(files.read(path))
-  except (OSError, ValueError, RecursionError) as error:
+    # Half a surrogate pair in one text is no reason to leave out all.
+    content = parse_json(files.read(path), halves=True)
+  except (OSError, ValueError) as error:
     logging.warning('%s is left out: %s', path, error)
     return {}, isinstance(error, OSError)
   return content if isinstance(content, dict) else {}, False

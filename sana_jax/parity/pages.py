@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
 from sana_jax.parity.ledger import Record
 
 NAMES = {
@@ -63,10 +64,10 @@ def to_json(ledger: Ledger) -> str:
   return f'{head},\n "records": [\n' + ',\n'.join(rows) + '\n ]\n}\n'
 
 
-def from_json(text: str) -> Ledger:
+def from_json(text: str | bytes) -> Ledger:
   """The inverse; UserError where the text is no ledger."""
   try:
-    facts = json.loads(text)
+    facts = parse_json(text)
     rows = facts.pop('records')
     return Ledger([_record(row) for row in rows], **facts)
   except (ValueError, TypeError, KeyError, AttributeError) as e:

@@ -6,15 +6,17 @@ import importlib.metadata
 import json
 import pathlib
 from typing import Any
+import zlib
 
 import sana_jax
-from sana_jax import kernels
+from sana_jax import files, kernels
+from sana_jax.errors import UserError
 
 FOLDER = '~/.cache/sana_jax/plans'
 # What no program depends on.
 _FREE = ('data', 'pictures_every_steps', 'seed', 'log_every_steps',
          'checkpoint_every_steps', 'keep_checkpoints', 'watch', 'autoencoder',
-         'text_encoder', 'max_skipped_in_a_row')
+         'text_encoder', 'max_skipped_in_a_row', 'max_skipped_fraction')
 # Files that a program, or what is read from it, follows from.
 _SOURCES = (
   'models/*.py', 'optim/*.py', 'diffusion/**/*.py', 'inference/denoising.py',
@@ -38,17 +40,22 @@ def key(request: dict[str, Any]) -> str:
 def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
   """What was written under a key; None if nothing, or nothing whole, was."""
   try:
-    return json.loads((folder / f'{name}.json').read_text())
-  except (OSError, ValueError):
+    found = files.read_json(folder / f'{name}.json')
+  except (FileNotFoundError, UserError):
     return None
+  facts = found.get('facts')
+  return facts if facts and found.get('checksum') == _checksum(facts) else None
 
 
 def write(folder: pathlib.Path, name: str, facts: dict[str, Any]) -> None:
-  """All of it or nothing."""
+  """All of it or nothing, with a checksum."""
   folder.mkdir(parents=True, exist_ok=True)
-  part = folder / f'.{name}.part'
-  part.write_text(json.dumps(facts))
-  part.replace(folder / f'{name}.json')
+  files.write_text(folder / f'{name}.json', json.dumps(
+    {'checksum': _checksum(facts), 'facts': facts}))
+
+
+def _checksum(facts):
+  return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 @functools.cache

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sana_jax import files
 from sana_jax.benchmark import device
+from sana_jax.errors import UserError
 from sana_jax.sharding import chips
 from sana_jax.sharding.chips import Chip
 from sana_jax.sharding.mesh import make_mesh
@@ -53,18 +55,27 @@ def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
   """Keeps the rates of a kind of device."""
   path = pathlib.Path(FILE).expanduser()
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'.{path.name}.part')
-  part.write_text(json.dumps({**read(), kind: dict(found)}, indent=1) + '\n')
-  part.replace(path)
+  files.write_text(
+    path, json.dumps({**read(), kind: dict(found)}, indent=1) + '\n')
   return path
 
 
 def read() -> dict[str, Any]:
   """All that were kept, by kind; empty where nothing, or nothing whole, was."""
   try:
-    return json.loads(pathlib.Path(FILE).expanduser().read_text())
-  except (OSError, ValueError):
+    found = files.read_json(pathlib.Path(FILE).expanduser())
+  except (FileNotFoundError, UserError):
     return {}
+  return {kind: rates for kind, rates in found.items() if _are_rates(rates)}
+
+
+def _are_rates(found):
+  """Whether it is what `measure` returns."""
+  return (isinstance(found, dict) and {'flops', 'memory_rate'} <= set(found)
+          and type(found.get('devices')) is int
+          and isinstance(found.get('date'), str)
+          and all(type(found[key]) in (int, float) and 0 < found[key] < 1e30
+                  for key in _KEYS if key in found))
 
 
 def of(chip: Chip) -> tuple[Chip, str]:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from typing import Any
 
-from sana_jax import interpreter
+from sana_jax import files, interpreter
 from sana_jax.errors import UserError
 from sana_jax.planning import cache, report
 from sana_jax.planning.candidates import Candidate
@@ -98,7 +98,7 @@ class Runner:
         check=False)
       if not out.exists():
         raise UserError(_failure(done, asked))
-      found = json.loads(out.read_text())
+      found = files.read_json(out)
     with self._lock:
       self.host_bytes = max(self.host_bytes, found['host_bytes'])
       self.cpu_seconds += found['cpu_seconds']

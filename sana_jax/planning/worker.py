@@ -14,10 +14,12 @@ import tempfile
 
 from ml_collections import ConfigDict
 
+from sana_jax import files
+
 
 def main(request: str, out: str) -> int:
   """Writes a Plan, or the sentence why there is none."""
-  asked = json.loads(pathlib.Path(request).read_text())
+  asked = files.read_json(request)
   import jax
 
   from sana_jax.errors import UserError
@@ -37,7 +39,7 @@ def main(request: str, out: str) -> int:
     resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # Such as ptxas.
   found = {'plan': found, 'host_bytes': used.ru_maxrss * 1024,  # KiB on Linux.
            'cpu_seconds': used.ru_utime + used.ru_stime + helpers.ru_utime}
-  pathlib.Path(out).write_text(json.dumps(found))
+  files.write_text(out, json.dumps(found))
   return 0
 
 

@@ -17,8 +17,15 @@ from jaxtyping import Int
 import numpy as np
 
 from sana_jax.errors import Trouble
+from sana_jax.files import parse_json
+from sana_jax.printable import printable
 from sana_jax.training.state import Task
-from sana_jax.training.workdir import gather, meet, write_atomically
+from sana_jax.training.workdir import (
+    gather,
+    meet,
+    read_state,
+    write_atomically,
+)
 
 _FILE = 'records.json'
 
@@ -62,12 +69,19 @@ def check_processes(records: Records) -> None:
 def check_run(workdir: epath.Path, records: Records) -> None:
   """Warns where the run had others before, and notes those that it has."""
   path = workdir / _FILE
-  text = json.dumps(records._asdict())
-  before = path.read_text() if path.exists() else text
+  ours = records._asdict()
+  before = read_state(path)
   meet('records.json is read')
-  if before != text:
+  try:
+    theirs = ours if before is None else parse_json(before)
+  except ValueError as error:
+    logging.warning('%s is damaged (%s): whether the data have changed since '
+                    'this run began is unknown.', path, error)
+    theirs = ours
+  if theirs != ours:
     logging.warning(
         'The data have changed since this run began: %s before, %s now. From '
-        'here on examples come in another order, and some again.', before, text)
+        'here on examples come in another order, and some again.',
+        printable(before.decode(errors='replace'), 200), json.dumps(ours))
   if jax.process_index() == 0:
-    write_atomically(path, text.encode())
+    write_atomically(path, json.dumps(ours).encode())

@@ -18,7 +18,10 @@ deleted. It is compared once more when it is restored.
 from collections.abc import Collection
 from concurrent import futures
 import contextlib
+import datetime
+import itertools
 import json
+import os
 import re
 import zlib
 
@@ -32,6 +35,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sana_jax.errors import is_out_of_memory, Trouble, UserError
+from sana_jax.files import parse_json
 from sana_jax.training import saved
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import gather, meet
@@ -47,7 +51,7 @@ class Checkpoints:
     ever those of every `config.keep_every_steps`; each holds `config` too.
     """
     self._folder = folder = epath.Path(folder)
-    self._config = json.loads(config.to_json())
+    self._config = parse_json(config.to_json())
     self._keep = config.keep_checkpoints, config.keep_every_steps
     self._reader = futures.ThreadPoolExecutor(1, 'read back')
     self._saved = self._reading = None  # The last one, until it is read back.
@@ -56,6 +60,7 @@ class Checkpoints:
           folder, options=ocp.CheckpointManagerOptions(
               # All: see _let_go.
               preservation_policy=ocp.checkpoint_managers.LatestN(None),
+              step_name_format=_Names(),
               cleanup_tmp_directories=True))
 
   def __enter__(self):
@@ -82,7 +87,7 @@ class Checkpoints:
     a device's memory does not suffice.
     """
     damaged = {}
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for step in reversed(saved.named(self._folder)):
       state, damage = self._try(step, shapes, batches)
       if damage is None:
         for number, what in damaged.items():
@@ -108,7 +113,7 @@ class Checkpoints:
     In a `hurry`, the one before it is not read back first. Raises UserError if
     this save or the one before it failed.
     """
-    if step == self._manager.latest_step():
+    if step == self.latest_step():
       return
     if hurry:
       self._saved = self._reading = None
@@ -170,10 +175,11 @@ class Checkpoints:
         _part_of, self._folder / str(step), meant[saved.ABOUT]['leaves'], meant)
 
   def _let_go(self) -> None:
-    """Deletes those that are older than the last ones."""
+    """Deletes those that are older than the last ones, links excepted."""
     last, every = self._keep
-    for step in sorted(self._manager.all_steps())[:-last]:
-      if not every or step % every:
+    for step in saved.steps(self._folder)[:-last]:
+      is_link = os.path.islink(self._folder / str(step))
+      if (not every or step % every) and not is_link:
         self._manager.delete(step)
 
   def _try(self, step, shapes, batches):
@@ -210,6 +216,7 @@ class Checkpoints:
     """
     checkpoint = self._folder / str(step)
     try:
+      saved.check_kinds(checkpoint)
       wanted = saved.read_json(checkpoint, saved.ABOUT)['state']
     except Exception as error:  # noqa: BLE001
       return _compared([0] * len(leaves), brief(error), [])
@@ -218,13 +225,16 @@ class Checkpoints:
   def _set_aside(self, damaged: Collection[int]) -> None:
     """Frees the numbers of damaged steps, so that they are saved again."""
     for step in damaged if jax.process_index() == 0 else ():
-      target = self._folder / f'damaged_{step}'
-      if target.exists():
-        target.rmtree()
-      (self._folder / str(step)).rename(target)
+      (self._folder / str(step)).rename(self._free_name(step))
     if damaged:
       meet('damaged checkpoints are set aside')
       self._manager.reload()
+
+  def _free_name(self, step):
+    """damaged_STEP, or with a number behind it where that is taken."""
+    taken = {p.name for p in self._folder.iterdir()}
+    names = (f'damaged_{step}{f"_{i}" * (i > 1)}' for i in itertools.count(1))
+    return self._folder / next(name for name in names if name not in taken)
 
   @contextlib.contextmanager
   def _errors(self, doing: str):
@@ -243,6 +253,35 @@ class Checkpoints:
           f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
           'see to space and permissions there and start again, or choose '
           'another --workdir.')
+
+
+class _Names(ocp.path.step.NameFormat):
+  """Finds checkpoints by their names, without a look into them.
+
+  Orbax's own format reads a file of each, whatever that is, and takes other
+  digits than 0 to 9.
+  """
+
+  def build_name(self, step):
+    return str(step)
+
+  def find_all(self, base_path):
+    folder = epath.Path(base_path)
+    return iter([_Found(step, folder / str(step))
+                 for step in saved.steps(folder)])
+
+  def find_step(self, base_path, step):
+    found = {x.step: x for x in self.find_all(base_path)}
+    if step not in found:
+      raise ValueError(f'there is no checkpoint of step {step}')
+    return found[step]
+
+
+class _Found(ocp.path.step.Metadata):
+  """A checkpoint, of which no time is needed: which are kept depends on steps.
+  """
+
+  commit_timestamp = datetime.datetime.min
 
 
 @jax.jit
@@ -274,7 +313,7 @@ def _part_of(checkpoint, leaves, meant=None):
   try:
     ours = meant if meant and jax.process_index() == 0 else {}
     for item, value in ours.items():
-      if saved.read_json(checkpoint, item) != json.loads(json.dumps(value)):
+      if saved.read_json(checkpoint, item) != parse_json(json.dumps(value)):
         return [0] * len(leaves), f'{item} differs from what was saved'
     return list(saved.checksums(
         checkpoint, leaves, jax.process_index(), jax.process_count())), None

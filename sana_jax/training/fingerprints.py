@@ -54,7 +54,7 @@ def read(path: str) -> dict[str, Any]:
   """What the cache in `path` was made of; UserError if it does not tell."""
   file = f'{path}/{cache.ABOUT}'
   try:
-    content = json.loads(files.read(file))
+    content = files.read_json(file)
   except (OSError, ValueError) as error:
     raise UserError(f'{path} holds no cache (its {cache.ABOUT} cannot be read: '
                     f'{error}); make one with sana-jax data cache.') from error

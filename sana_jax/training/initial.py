@@ -17,6 +17,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
+from sana_jax.files import parse_json
+from sana_jax.training import saved
 from sana_jax.training.workdir import resolve
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
@@ -37,8 +39,7 @@ def check(config: ConfigDict, task: Any, workdir: epath.PathLike) -> None:
 
   Of the task, its name and module are read.
   """
-  saved = resolve(workdir) / 'checkpoints'
-  if config.init_from and not any(p.name.isdigit() for p in saved.glob('*')):
+  if config.init_from and not saved.steps(resolve(workdir) / 'checkpoints'):
     compare(config.init_from, task)
 
 
@@ -77,7 +78,7 @@ def _fields(module) -> dict[str, Any]:
   """Fields by name; tuples and lists are alike."""
   fields = folders.module_fields(module)
   del fields['dtype']
-  return json.loads(json.dumps(fields))
+  return parse_json(json.dumps(fields))
 
 
 def _vocabularies(folder, task):

@@ -7,6 +7,7 @@ while the devices wait: there a thread writes what is new once a minute, and
 """
 
 import json
+import os
 import threading
 from typing import Any
 
@@ -14,7 +15,13 @@ from absl import logging
 from etils import epath
 
 from sana_jax.errors import UserError
-from sana_jax.training.workdir import is_remote, write_atomically, writing
+from sana_jax.files import parse_json
+from sana_jax.training.workdir import (
+    is_remote,
+    read_state,
+    write_atomically,
+    writing,
+)
 
 
 class Lines:
@@ -22,10 +29,10 @@ class Lines:
 
   def __init__(
       self, path: epath.Path, last_step: int, every_seconds: float = 60.):
-    """Drops lines of steps after `last_step`, torn ones too."""
+    """Drops lines of steps after `last_step`, and what is no line."""
     kept = [x for x in read_lines(path) if x['step'] <= last_step]
     # Seconds that training had taken at the last line kept.
-    self.seconds = kept[-1]['seconds'] if kept else 0.
+    self.seconds = (kept[-1].get('seconds') if kept else None) or 0.
     self._path = path
     self._lines = [json.dumps(x) + '\n' for x in kept]
     self._written = -1  # So many of them; none, and there is no file yet.
@@ -52,6 +59,9 @@ class Lines:
     with self._one_writes:
       lines = list(self._lines)
       if self._written == len(lines):
+        if self._thread is None:  # They are there, but for a power failure.
+          with writing(self._path), self._path.open('rb') as file:
+            os.fsync(file.fileno())
         return
       write_atomically(self._path, ''.join(lines).encode())
       self._written = len(lines)
@@ -75,11 +85,27 @@ class Lines:
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """The objects of the file; a line torn by a kill is left out."""
-  lines = []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      lines.append(json.loads(line))
-    except json.JSONDecodeError:
-      logging.warning('%s has a torn line, which is left out.', path)
+  """The objects of the file; what a kill or a disk has damaged is left out."""
+  found = (read_state(path) or b'').splitlines()
+  lines = [line for text in found if (line := _line(text)) is not None]
+  if bad := len(found) - len(lines):
+    logging.warning('%s has %d torn or damaged lines of %d, which are left '
+                    'out.', path, bad, len(found))
   return lines
+
+
+def _line(text):
+  """A step and numbers, or None."""
+  try:
+    line = parse_json(text)
+  except ValueError:
+    return None
+  is_line = (isinstance(line, dict) and type(line.get('step')) is int
+             and all(map(_is_number, line.values())))
+  return line if is_line else None
+
+
+def _is_number(x):
+  """Null is one that was not finite."""
+  return x is None or type(x) is float or (
+      type(x) is int and -2**63 <= x < 2**63)

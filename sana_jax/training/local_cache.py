@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from concurrent import futures
 import hashlib
 import json
-import os
 import pathlib
+import re
 import shutil
 from typing import Any
 import uuid
@@ -25,10 +25,18 @@ import ml_collections
 import numpy as np
 import safetensors
 
+from sana_jax.files import atomically, parse_json
 from sana_jax.training.checkpoints import brief, checksums, data_checksum
+from sana_jax.training.saved import step_of
 from sana_jax.training.state import TrainState
-from sana_jax.training.workdir import gather, meet
+from sana_jax.training.workdir import (
+    gather,
+    meet,
+    read_state,
+    write_atomically,
+)
 
+_ID = re.compile(b'[0-9a-f]{32}')
 _KEPT = 2  # A killed process may be a step behind the others.
 
 
@@ -108,8 +116,9 @@ class LocalCache:
 
   def _steps(self):
     """Of the files that are here, the newest first."""
-    return sorted((int(p.stem) for p in self._folder.glob('*.safetensors')
-                   if p.stem.isdigit()), reverse=True)
+    return sorted((
+        step for p in self._folder.glob('*.safetensors')
+        if (step := step_of(p.stem)) is not None and p.is_file()), reverse=True)
 
   def _common(self, least):
     """The steps of which every process has a file, the newest first."""
@@ -157,7 +166,7 @@ class LocalCache:
 
   def _read(self, step):
     with safetensors.safe_open(self._path(step), framework='numpy') as file:
-      about = json.loads(file.metadata()['about'])
+      about = parse_json(file.metadata()['about'])
       return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
 
   def _write(self, step, tensors, about):
@@ -165,16 +174,9 @@ class LocalCache:
     self._folder.mkdir(parents=True, exist_ok=True)
     for left in self._folder.glob('.*.part'):
       left.unlink()
-    part = self._folder / f'.{step}.part'
-    try:
-      with part.open('wb') as file:
-        file.write(_header(tensors, about))
-        file.writelines(tensors.values())
-        file.flush()
-        os.fsync(file.fileno())
-      part.replace(self._path(step))
-    finally:
-      part.unlink(missing_ok=True)
+    with atomically(self._path(step)) as part, part.open('wb') as file:
+      file.write(_header(tensors, about))
+      file.writelines(tensors.values())
     for old in self._steps()[_KEPT:]:
       self._path(old).unlink()
 
@@ -191,12 +193,12 @@ class LocalCache:
 def _run_id(workdir: epath.Path) -> str:
   """A name that no other run has, nor this one once its workdir is deleted."""
   path = workdir / 'run_id'
-  if jax.process_index() == 0 and not path.exists():
-    path.write_text(uuid.uuid4().hex)
+  if jax.process_index() == 0 and not _ID.fullmatch(read_state(path) or b''):
+    write_atomically(path, uuid.uuid4().hex.encode())
   meet('the run has an id')
   # With the path: a copied workdir is another run.
-  text = f'{path.read_text()} {workdir}'
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  text = (read_state(path) or b'') + f' {workdir}'.encode()
+  return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:

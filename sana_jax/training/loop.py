@@ -27,10 +27,11 @@ from sana_jax.training import agreement, initial, phases, pictures
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
+from sana_jax.training.run_config import claim
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import claim, meet, new_folder
+from sana_jax.training.workdir import meet, new_folder
 
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step by more than rounding.
@@ -39,10 +40,16 @@ FREE_KEYS = (
     'checkpoint_every_steps', 'data.index_path', 'data.max_bad_fraction',
     'data.path', 'data.threads', 'init_from', 'inputs.cache',
     'keep_checkpoints', 'keep_every_steps', 'kernels', 'log_every_steps',
-    'max_skipped_in_a_row', 'mesh', 'model.remat', 'model.unroll', 'num_steps',
-    'pictures_every_steps', 'watch')
+    'max_skipped_fraction', 'max_skipped_in_a_row', 'mesh', 'model.remat',
+    'model.unroll', 'num_steps', 'pictures_every_steps', 'watch')
 _SPLIT = ('split the state with --layout fsdp, or over more devices; '
           '`sana-jax plan` says what fits.')
+
+
+class SkippedUpdates(UserError):
+  """Too many updates of a run that is done were skipped: it has no model."""
+
+  exit_code = 1
 
 
 @in_memory(_SPLIT)
@@ -112,7 +119,7 @@ def train(
       checkpoints.check()
 
     checkpoints.wait()
-    if finish(task, state, workdir, config.num_steps):
+    if finish(task, state, workdir, config):
       cache.clear()
   return state
 
@@ -187,17 +194,49 @@ def draw(
 
 
 def finish(
-    task: Task, state: TrainState, workdir: epath.Path, num_steps: int,
+    task: Task, state: TrainState, workdir: epath.Path,
+    config: ml_collections.ConfigDict,
 ) -> bool:
-  """After the last step, the loss curve and workdir/model, whole or not.
+  """Exports the model after the last step; whether that is done.
 
-  Returns whether that was the last step.
+  Raises SkippedUpdates.
   """
-  if int(state.step) < num_steps:
+  if int(state.step) < config.num_steps:
     logging.warning(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
     return False
+  check_skipped(state, config.max_skipped_fraction, workdir)
+  export(task, state, workdir)
+  return True
+
+
+def check_skipped(
+    state: TrainState, limit: float, workdir: epath.Path) -> None:
+  """Logs how many updates were skipped, in all runs of the workdir together.
+
+  Raises SkippedUpdates where that is more than `limit` of those tried: what
+  few updates made of the weights is not taken for a trained model.
+  """
+  skipped, tried = int(state.skipped), int(state.step)
+  if not skipped:
+    return
+  count = (f'{skipped} of {tried} updates ({skipped / tried:.1%}) were not '
+           'finite and were skipped')
+  if skipped / tried <= limit:
+    logging.warning('%s; max_skipped_fraction=%s allows that.', count, limit)
+    return
+  model = workdir / 'model'
+  there = f' ({model} is of an earlier, shorter run)' if model.exists() else ''
+  raise SkippedUpdates(
+      f'{count}, more than max_skipped_fraction={limit} allows: the state is '
+      f'saved, and no model is exported{there}. Look at the data and lower '
+      'optimizer.learning_rate; `sana-jax export` writes the weights as they '
+      'are, and so does the same command with a higher max_skipped_fraction.')
+
+
+def export(task: Task, state: TrainState, workdir: epath.Path) -> None:
+  """The loss curve and workdir/model, whole or not."""
   params = jax.tree.map(whole, state.weights)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
@@ -205,5 +244,3 @@ def finish(
       task.export(params, part)
     logging.info('The model is in %s.', workdir / 'model')
   meet('the model is exported')
-  return True
-

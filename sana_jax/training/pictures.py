@@ -1,6 +1,7 @@
 """Pictures of a run: its loss curve and its sample grids."""
 
 import io
+import math
 
 from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +16,7 @@ from sana_jax.training.workdir import write_atomically
 def save_loss_curve(workdir: epath.Path, name: str) -> None:
   """Draws metrics.jsonl into loss.png; nothing before its second line."""
   lines = [x for x in read_lines(workdir / 'metrics.jsonl')
-           if x['loss'] is not None]
+           if x.get('loss') is not None and math.isfinite(x['loss'])]
   if len(lines) < 2:
     return
   steps = np.array([x['step'] for x in lines])

@@ -8,7 +8,9 @@ a part each and add them up.
 
 from collections.abc import Iterator, Sequence
 import itertools
-import json
+import os
+import re
+import stat
 from typing import Any
 
 from etils import epath
@@ -16,7 +18,8 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from sana_jax.training.workdir import is_remote
+from sana_jax import files
+from sana_jax.data.files import is_remote
 from sana_jax.typing import PyTree
 
 STATE, DATA, ABOUT = 'state', 'data', 'about'  # Folders of a checkpoint.
@@ -24,15 +27,53 @@ _JSON = 'metadata'  # What orbax calls the file in the last two.
 
 
 def steps(folder: epath.Path) -> list[int]:
-  """Of the checkpoints of a run that are whole, in order."""
-  return sorted(int(p.name) for p in folder.glob('*')
-                if p.name.isdigit() and _is_whole(p))
+  """Steps of the checkpoints of a run that are whole, in order."""
+  return [step for step in named(folder)
+          if is_remote(folder) or (folder / str(step)).is_dir()]
 
 
-def _is_whole(checkpoint):
-  """Buckets have no renaming of folders: there, a file says so."""
-  return not is_remote(checkpoint) or (
-      checkpoint / 'commit_success.txt').exists()
+def named(folder: epath.Path) -> list[int]:
+  """Steps that names in the folder stand for, in order.
+
+  On a disk whatever has the name, which orbax renames once it is whole; a
+  bucket has no renaming of folders, and a file marks those that are whole.
+  """
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  return sorted(
+      step for name in names if (step := step_of(name)) is not None
+      and (not is_remote(folder)
+           or (folder / name / 'commit_success.txt').exists()))
+
+
+def step_of(name: str) -> int | None:
+  """The step of a checkpoint's name; None for other names, such as '²'."""
+  is_step = re.fullmatch('0|[1-9][0-9]{0,9}', name) and int(name) < 2**31
+  return int(name) if is_step else None
+
+
+def read(path: epath.Path) -> bytes:
+  """Content of a file; of a disk's, without waiting for a fifo."""
+  if is_remote(path):
+    return path.read_bytes()
+  with files.open_regular(path) as file:
+    return file.read()
+
+
+def check_kinds(checkpoint: epath.Path) -> None:
+  """Raises ValueError where a checkpoint of a disk holds a fifo or a device.
+
+  Orbax and TensorStore would wait for it.
+  """
+  if is_remote(checkpoint):
+    return
+  if not checkpoint.is_dir():
+    raise ValueError('it is no folder')
+  for folder, _, names in os.walk(checkpoint):
+    for name in names:
+      path = os.path.join(folder, name)
+      if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(
+            f'{os.path.relpath(path, checkpoint)} is not a regular file')
 
 
 def names(tree: PyTree) -> list[str]:
@@ -43,7 +84,7 @@ def names(tree: PyTree) -> list[str]:
 
 def read_json(checkpoint: epath.Path, item: str) -> Any:
   """Of `data` or `about`."""
-  return json.loads((checkpoint / item / _JSON).read_text())
+  return files.parse_json(read(checkpoint / item / _JSON))
 
 
 def open_array(checkpoint: epath.Path, name: str) -> ts.TensorStore:

@@ -1,6 +1,6 @@
 """The folder of one run, on a local disk or a bucket (`gs://...`).
 
-    config.json      what the run is; a second run with another one is refused
+    config.json      what the run is; see run_config.py
     records.json     what its data were, see agreement.py
     run_id           names its folder in config.checkpoint_cache
     checkpoints/     training state, see checkpoints.py
@@ -11,9 +11,8 @@
     model/           the trained model, once the run is done
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -25,79 +24,31 @@ import fsspec
 import jax
 from jax.experimental import multihost_utils
 from jaxtyping import UInt32
-import ml_collections
 import numpy as np
 
-from sana_jax import config as rules
+from sana_jax import files
 from sana_jax.errors import Trouble, UserError
+from sana_jax.training import saved
 
 
-def claim(
-    workdir: epath.PathLike, config: ml_collections.ConfigDict,
-    free: Collection[str],
-) -> epath.Path:
-  """The folder, made if need be, with `config` as its config.json.
+def read_state(path: epath.Path) -> bytes | None:
+  """Content of a file of the workdir; None where there is none.
 
-  Raises UserError if `compare` does.
+  Raises UserError where something else has its name, or it cannot be read.
   """
-  workdir = resolve(workdir)
-  compare(workdir, config, free)
-  meet('config.json is read')  # Before process 0 writes it anew.
-  if jax.process_index() == 0:
-    text = json.dumps(json.loads(config.to_json()), indent=2) + '\n'
-    write_atomically(workdir / 'config.json', text.encode())
-  return workdir
-
-
-def compare(
-    workdir: epath.PathLike, config: ml_collections.ConfigDict,
-    free: Collection[str],
-) -> None:
-  """Raises UserError if the folder was made with another config.
-
-  Keys named in `free` (whole sub-configs too) may differ.
-  """
-  path = resolve(workdir) / 'config.json'
-  ours = json.loads(config.to_json())
   try:
-    theirs = json.loads(path.read_text()) if path.exists() else ours
-  except (OSError, ValueError) as error:
-    raise UserError(
-        f'{path} cannot be read ({error}); choose another --workdir.'
-    ) from error
-  if differ := _differences(flat(theirs), flat(ours), free):
-    raise UserError(
-        f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
-        'another --workdir, or set the config back.')
-
-
-def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
-  """That of the run; keys that it did not have yet are at their defaults.
-
-  Raises UserError where no run is.
-  """
-  path = resolve(workdir) / 'config.json'
-  try:
-    values = json.loads(path.read_text())
-    config = rules.train(values['task'])
-    with config.unlocked():
-      config.update(_frozen(values))
-      config.model = ml_collections.ConfigDict(_frozen(values['model']))
+    return saved.read(path)
   except FileNotFoundError:
-    raise UserError(
-        f'--workdir={workdir} is no run: it has no config.json.') from None
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(
-        f'{path} cannot be read ({type(error).__name__}: {error}); it is not '
-        'what a run has written.') from error
-  return config
-
-
-def _frozen(tree: Any) -> Any:
-  """Lists as tuples, as they were before JSON: modules hash their fields."""
-  if isinstance(tree, dict):
-    return {key: _frozen(value) for key, value in tree.items()}
-  return tuple(map(_frozen, tree)) if isinstance(tree, list) else tree
+    return None
+  except OSError as error:
+    kind = Trouble if is_remote(path) else UserError
+    raise kind(
+        f'{path} cannot be read ({error.strerror or error}); move it away and '
+        'start again, or choose another --workdir.') from error
+  except Exception as error:  # noqa: BLE001  gcsfs has many types.
+    raise Trouble(
+        f'{path} cannot be read ({type(error).__name__}: {error}); see to the '
+        'connection and start again.') from error
 
 
 @contextlib.contextmanager
@@ -107,10 +58,13 @@ def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
     yield
   except OSError as error:
     kind = Trouble if is_remote(path) else UserError
+    in_its_place = isinstance(
+        error, IsADirectoryError | NotADirectoryError | FileExistsError)
+    advice = ('move away what is in its place' if in_its_place else
+              'see to space and permissions there')
     raise kind(
-        f'Writing {path} failed ({error.strerror or error}); see to space and '
-        f'permissions there and start again, or choose another {flag}.'
-    ) from error
+        f'Writing {path} failed ({error.strerror or error}); {advice} and '
+        f'start again, or choose another {flag}.') from error
 
 
 @contextlib.contextmanager
@@ -133,11 +87,21 @@ def new_folder(
       shutil.rmtree(part, ignore_errors=True)
       part.mkdir(parents=True)
       yield part
+      _sync_all(part)
       if folder.exists():
-        folder.rmtree()
-      part.rename(folder)
+        folder.rename(old := folder.with_name(f'.{folder.name}.old'))
+        part.rename(folder)
+        old.rmtree()
+      else:
+        part.rename(folder)
     finally:
       shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync_all(folder: pathlib.Path) -> None:
+  """Returns once a power failure leaves all of it as it is."""
+  for path in (*folder.rglob('*'), folder, folder.parent):
+    files.sync(path)
 
 
 def _upload(local: pathlib.Path, folder: epath.Path) -> None:
@@ -179,9 +143,7 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
         raise OSError(f'{type(error).__name__}: {error}') from error
       return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    part.write_bytes(data)
-    part.replace(path)
+    files.write_bytes(path, data)
 
 
 def meet(where: str) -> None:
@@ -196,15 +158,6 @@ def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
   if jax.process_count() == 1:
     return numbers[None]
   return multihost_utils.process_allgather(numbers)
-
-
-def _differences(theirs: Any, ours: Any, free: Collection[str]) -> list[str]:
-  missing = object()
-  return [
-      f'{key} is {theirs.get(key, "absent")!r} there and '
-      f'{ours.get(key, "absent")!r} here' for key in sorted({*theirs, *ours})
-      if theirs.get(key, missing) != ours.get(key, missing)
-      and not any(f'{key}.'.startswith(f'{f}.') for f in free)]
 
 
 def flat(tree: Any, path: str = '') -> dict[str, Any]:

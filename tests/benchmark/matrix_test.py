@@ -135,5 +135,6 @@ def test_json_and_page_hold_everything():
   assert matrix_report.from_json(tables.to_json(RUN)) == RUN
   assert '| full | on |' in matrix_report.markdown([RUN])
   assert matrix_report.table(RUN).splitlines()[-1].endswith('out of memory')
-  with pytest.raises(UserError, match='not what sana-jax bench'):
-    matrix_report.from_json('{}')
+  for text in ('{}', '[]', '[' * 10**5, '1' * 5000, b'\xff'):
+    with pytest.raises(UserError, match='not what sana-jax bench'):
+      matrix_report.from_json(text)

@@ -38,7 +38,7 @@ def test_json_and_page_hold_everything():
   page = report.markdown([RUN])
   assert '## sana_600m_512, 512 x 512 px, 2 steps, batch 4' in page
   assert '| denoise | diffusers | 4 | 1 |  |  | 1.00 | 0.50 |' in page
-  for text in ('{}', 'no json', '[]'):
+  for text in ('{}', 'no json', '[]', '1', '[' * 10**5, '1' * 5000, b'\xff'):
     with pytest.raises(UserError, match='not what sana-jax bench'):
       report.from_json(text)
 

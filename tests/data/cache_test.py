@@ -1,5 +1,7 @@
 """A cache gives back what was put in, and tells what was damaged."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -189,6 +191,23 @@ def test_every_flipped_bit_of_the_index_is_found(tmp_path):
                      + whole[place + 1:])
     with pytest.raises(UserError, match=f'{file} cannot be read'):
       cache.CachedSource(path, RULE)
+
+
+@pytest.mark.parametrize('said', [
+  '[' * 10**5, '1' * 5000, '[[1], {}]', '{"a": 1}', '[{"a": "\\ud83d"}, {}]',
+  '[{"a": "x", "b": "y"}, [1]]', '[{"a": 5}, {}]',
+  '[{"a": "x", "b": "y"}, {"a": "z"}]'])
+def test_captions_of_another_kind_spoil_their_record_alone(
+    tmp_path, said, monkeypatch):
+  some = list(records())
+  monkeypatch.setattr(cache, '_said', lambda named, scores: (
+    said.encode() if named == some[4].captions else
+    json.dumps([dict(named), dict(scores)]).encode()))
+  path = write(str(tmp_path), some, None)
+  source = cache.CachedSource(path, RULE, want=['latents'])
+  assert source[9]
+  with pytest.raises(BadRecord, match='record 4'):
+    source[4]  # noqa: B018
 
 
 @pytest.mark.parametrize('header', ['[]', '{"x": 5}', '{"x": {}}', '[' * 10**5])

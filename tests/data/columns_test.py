@@ -1,5 +1,7 @@
 """Rows of columns are those that the safetensors library reads."""
 
+import json
+
 import fsspec
 import jax.numpy as jnp
 import numpy as np
@@ -65,5 +67,17 @@ def test_rows_that_are_not_there_are_errors(folder):
 def test_a_file_cut_short_is_an_error(tmp_path, columns, keep):
   data = safetensors.numpy.save({'wide': columns['wide']})
   (tmp_path / 'a.safetensors').write_bytes(data[:keep])
+  with pytest.raises((OSError, ValueError)):
+    Columns(str(tmp_path)).rows('a.safetensors', 'wide')
+
+
+@pytest.mark.parametrize('shape, offset', [
+  ([-1, 4], 0), ([2**60, 2**60], 0), (['5', 4], 0), ([5, 4], -8),
+  ([5, 4], 2**63), ([True, 4], 0), ([5.0, 4], 0), (None, 0), ([5, 4], None)])
+def test_sizes_that_are_none_are_errors(tmp_path, shape, offset):
+  header = json.dumps({'wide': {
+    'dtype': 'F32', 'shape': shape, 'data_offsets': [offset, 80]}}).encode()
+  (tmp_path / 'a.safetensors').write_bytes(
+    len(header).to_bytes(8, 'little') + header + bytes(80))
   with pytest.raises((OSError, ValueError)):
     Columns(str(tmp_path)).rows('a.safetensors', 'wide')

@@ -1,4 +1,5 @@
 import importlib
+import os
 import sys
 
 import fsspec
@@ -127,7 +128,27 @@ def test_whatever_a_library_raises_while_reading_is_an_os_error(monkeypatch):
       raise RuntimeError('throttled')
   monkeypatch.setattr(files, '_system', lambda path: (Broken(), path))
   with pytest.raises(OSError, match=r'x cannot be read \(throttled\)'):
-    files.read('x')
+    files.read('gs://x')
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'x')
+  for read in (files.read, files.read_json, files.open_ahead):
+    with pytest.raises(OSError, match='not a regular file'):
+      read(str(tmp_path / 'x'))
+
+
+def test_a_range_beyond_the_end_takes_no_memory(tmp_path):
+  (tmp_path / 'x').write_bytes(b'12345')
+  assert files.read(str(tmp_path / 'x'), 3, 2**62) == b'45'
+  assert files.read(str(tmp_path / 'x'), 7, 9) == b''
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+  (tmp_path / 'x').mkdir()
+  with pytest.raises(OSError):
+    files.write(str(tmp_path / 'x'), b'new')
+  assert [p.name for p in tmp_path.iterdir()] == ['x']
 
 
 @pytest.mark.parametrize('path', [

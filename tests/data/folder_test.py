@@ -71,6 +71,10 @@ def test_damaged_records_raise_by_name(tmp_path):
   put(tmp_path / 'odd.png', None).with_suffix('.json').write_text('[1')
   put(tmp_path / 'deep.png', None).with_suffix('.json').write_text(
     '[' * 10**5)
+  put(tmp_path / 'huge.png', None).with_suffix('.json').write_text(
+    f'{{"prompt": "x", "seed": {"1" * 5000}}}')
+  put(tmp_path / 'half.png', None).with_suffix('.json').write_text(
+    '{"prompt": "\\ud83d cat"}')
   put(tmp_path / 'latin.png').with_suffix('.txt').write_bytes(b'caf\xe9')
   source = FolderSource(tmp_path, 8)
   failed = set()
@@ -80,7 +84,8 @@ def test_damaged_records_raise_by_name(tmp_path):
     except BadRecord as error:
       failed.add(error.name)
   assert failed == {'cut.png', 'empty.png', 'silent.png', 'odd.png',
-                    'deep.png', 'latin.png'}
+                    'deep.png', 'huge.png', 'half.png', 'latin.png'}
+  assert np.isnan(source.scores()).all()
 
 
 def test_missing_captions_are_counted_and_too_many_stop(tmp_path):

@@ -103,6 +103,23 @@ def test_samples_without_their_half_are_left_out_by_name(tmp_path, caplog):
     opened(tmp_path, max_bad_fraction=.1)
 
 
+def test_headers_that_promise_too_much_end_the_tar(tmp_path):
+  image, text = sample('good', 'x')
+  huge = tarfile.TarInfo('huge.png')
+  huge.size = 2**62
+  longer = tarfile.TarInfo('././@LongLink')
+  longer.type = tarfile.GNUTYPE_LONGNAME
+  header = lambda info: info.tobuf(tarfile.GNU_FORMAT)
+  good = tar(image, text)[:-2 * tarfile.BLOCKSIZE].rstrip(b'\0')
+  good += bytes(-len(good) % tarfile.BLOCKSIZE)
+  for tail in (header(huge) + bytes(512), header(longer) * 2000):
+    (tmp_path / 'x.tar').write_bytes(good + tail)
+    source = opened(tmp_path, max_bad_fraction=1.)
+    assert texts(source) == ['x']
+    assert any(name.startswith(f'{tmp_path}/x.tar')
+               for name in source.bad.reasons)
+
+
 def test_damaged_samples_raise_by_shard_and_key(tmp_path):
   image = noisy()
   (tmp_path / 'x.tar').write_bytes(tar(
@@ -110,13 +127,17 @@ def test_damaged_samples_raise_by_shard_and_key(tmp_path):
     ('cut.png', image[:len(image) // 2]), ('cut.txt', 'x'),
     ('odd.png', encoded()), ('odd.json', '{"prompt": '),
     ('deep.png', encoded()), ('deep.json', '[' * 10**5),
+    ('huge.png', encoded()),
+    ('huge.json', f'{{"prompt": "x", "seed": {"1" * 5000}}}'),
+    ('half.png', encoded()), ('half.json', '{"prompt": "\\ud83d cat"}'),
     ('list.png', encoded()), ('list.json', '[1]'),
     ('null.png', encoded()), ('null.json', '{"prompt": null}'),
     ('latin.png', encoded()), ('latin.txt', b'caf\xe9')))
   source = opened(tmp_path)
   found = {name.rpartition(' ')[2]: reason
            for name, reason in failures(source).items()}
-  assert set(found) == {'cut', 'odd', 'deep', 'list', 'null', 'latin'}
+  assert set(found) == {
+    'cut', 'odd', 'deep', 'huge', 'half', 'list', 'null', 'latin'}
   assert found['list'] == 'the JSON is no object'
   assert found['null'] == 'it has no caption'
   assert f'{tmp_path}/x.tar: cut' in failures(source)
@@ -231,13 +252,21 @@ def test_sidecars_that_change_are_read_again(official):
   assert opened(official, cache).scores()[0] == 30.25
 
 
-def test_a_damaged_sidecar_is_left_out_with_a_line(official, caplog):
+@pytest.mark.parametrize('damage', [
+  b'{"k0": ', b'', b'\xff', b'[' * 10**5, b'{"k0": ' + b'1' * 5000 + b'}'])
+def test_a_damaged_sidecar_is_left_out_with_a_line(official, caplog, damage):
   path = official / '0_InternVL2-26B.json'
-  path.write_text('{"k0": ')
+  path.write_bytes(damage)
   with caplog.at_level(logging.WARNING):
     source = opened(official)
   assert source[0]['captions'] == {'prompt': 'short'}
   assert f'{path} is left out: ' in caplog.text
+
+
+def test_half_a_character_in_a_sidecar_costs_that_caption_alone(official):
+  path = official / '0_InternVL2-26B.json'
+  path.write_text('{"k0": {"one": "\\ud83d cat", "two": "a cat"}}')
+  assert opened(official)[0]['captions'] == {'prompt': 'short', 'two': 'a cat'}
 
 
 def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
@@ -255,6 +284,8 @@ def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
 
 @pytest.mark.parametrize('content, said', [
   ('{', 'is no list of shards'), ('[]', 'is no list of shards'),
+  ('[' * 10**5, 'is no list of shards'), ('1' * 5000, 'is no list of shards'),
+  ('{"shardlist": [{"url": "x", "nsamples": 1e999}]}', 'is no list of shards'),
   ('{"shardlist": [{"url": "x"}]}', "must have a 'shardlist' of objects with"),
   ('{}', "lists no shards; fill its 'shardlist'"),
   ('{"shardlist": [{"url": "gs://private/x.tar", "nsamples": 1}]}',

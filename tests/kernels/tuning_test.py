@@ -55,6 +55,17 @@ def test_a_backend_takes_what_was_measured_for_this_device_and_shape(tuned):
   assert chunks(2049) == 3  # Another bucket.
 
 
+@pytest.mark.parametrize('damage', [
+  b'{', b'', b'[]', b'\xff', b'[' * 10**5, b'1' * 5000, b'{"x": {"y": []}}',
+  b'{"relu_linear_attention": {"xla_chunked": '
+  b'{"forward float32 1x2048x2x4": {"chunk": -256}}}}'])
+def test_a_damaged_table_costs_speed_alone(
+    tuned, tmp_path, damage, caplog):
+  (tmp_path / f'{tuning.file_name("cpu")}.json').write_bytes(damage)
+  assert chunks(2048) == 2
+  assert 'their own tile sizes' in caplog.text
+
+
 def test_another_device_another_type_and_the_other_pass_have_their_own(tuned):
   key = 'forward float32 1x2048x2x4'
   rows = {'xla_chunked': {key.replace('forward', 'backward'): {'chunk': 256},

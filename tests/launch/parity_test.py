@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -100,10 +101,11 @@ def test_the_page_is_made_again_from_its_json(cli, cases, tmp_path):
     assert said in page.read_text()
 
 
-@pytest.mark.parametrize('text', ['', '[]', '{}', '{"records": [{}]}',
-                                  '{"records": [], "seed": 1}'])
+@pytest.mark.parametrize('text', [
+  b'', b'[]', b'{}', b'{"records": [{}]}', b'{"records": [], "seed": 1}',
+  b'\xff', b'[' * 10**5, b'1' * 5000])
 def test_a_file_that_is_no_ledger_is_refused(refused, tmp_path, text):
-  (tmp_path / 'a.json').write_text(text)
+  (tmp_path / 'a.json').write_bytes(text)
   assert 'not a parity.json' in refused(
     'parity', '--from-json', tmp_path / 'a.json')
 
@@ -111,6 +113,9 @@ def test_a_file_that_is_no_ledger_is_refused(refused, tmp_path, text):
 def test_a_ledger_that_is_not_there_is_refused(refused, tmp_path):
   assert 'cannot be read' in refused(
     'parity', '--from-json', tmp_path / 'none.json')
+  os.mkfifo(tmp_path / 'fifo.json')
+  for there in (tmp_path, tmp_path / 'fifo.json'):
+    assert 'cannot be read' in refused('parity', '--from-json', there)
 
 
 def test_without_the_references_the_extra_is_named(monkeypatch):

@@ -43,9 +43,22 @@ def test_a_device_that_is_in_no_table_has_its_measured_rates():
   assert cpu.of_device() == cpu and chips.of_kind('cpu') is None
 
 
-def test_a_damaged_file_is_as_none(file):
+@pytest.mark.parametrize('damage', [
+  b'{', b'', b'[]', b'\xff', b'[' * 10**5, b'1' * 5000])
+def test_a_damaged_file_is_as_none(file, damage):
+  ceilings.write('NVIDIA H200', RATES)
+  file.write_bytes(damage)
+  assert ceilings.of(chips.get('h200'))[1] == ''
+
+
+@pytest.mark.parametrize('damage', [
+  {'flops': 'fast'}, {'flops': 0}, {'link_rate': [1]}, {'date': 3},
+  {'devices': None}])
+def test_rates_that_are_none_are_left_out(file, damage):
   ceilings.write('cpu', RATES)
-  file.write_text('{')
+  ceilings.write('NVIDIA H200', RATES | damage)
+  assert ceilings.read() == {'cpu': RATES}
+  file.write_text('{"NVIDIA H200": 5}')
   assert ceilings.of(chips.get('h200'))[1] == ''
 
 

@@ -63,8 +63,13 @@ def test_sources_are_those_of_models_kernels_and_readers(monkeypatch):
   assert not {'page.py', 'loop.py', 'checkpoints.py'} & set(read)
 
 
-def test_what_is_half_written_is_as_none(tmp_path):
+@pytest.mark.parametrize('damage', [
+  b'{"a"', b'', b'[]', b'{}', b'\xff', b'[' * 10**5, b'1' * 5000, None])
+def test_a_damaged_plan_is_as_none(tmp_path, damage):
   cache.write(tmp_path, 'x', {'a': 1})
   assert cache.read(tmp_path, 'x') == {'a': 1}
-  (tmp_path / 'x.json').write_text('{"a"')
+  whole = (tmp_path / 'x.json').read_bytes()
+  # None is one digit that changed.
+  (tmp_path / 'x.json').write_bytes(
+    whole.replace(b'"a": 1', b'"a": 2') if damage is None else damage)
   assert cache.read(tmp_path, 'x') is None

@@ -1,12 +1,13 @@
 """Hosts and restarts that see other data are told."""
 
 import logging
+import os
 
 from etils import epath
 import numpy as np
 import pytest
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import Trouble, UserError
 from sana_jax.training import agreement
 from sana_jax.training.agreement import Records
 
@@ -41,3 +42,20 @@ def test_data_that_changed_between_two_runs_are_told(tmp_path, caplog):
     caplog.clear()
     agreement.check_run(workdir, Records(250, 1))  # They are those now.
   assert not caplog.records
+
+
+@pytest.mark.parametrize('damage', [
+    b'', b'{', b'\xff', b'[' * 10**5, b'1' * 5000])
+def test_damaged_records_are_written_anew(tmp_path, caplog, damage):
+  (tmp_path / 'records.json').write_bytes(damage)
+  agreement.check_run(epath.Path(tmp_path), Records(300, 1))
+  assert 'records.json is damaged' in caplog.text
+  caplog.clear()
+  agreement.check_run(epath.Path(tmp_path), Records(300, 1))
+  assert not caplog.records
+
+
+def test_records_that_are_no_file_are_named(tmp_path):
+  os.mkfifo(tmp_path / 'records.json')
+  with pytest.raises(UserError, match='records.json cannot be read .*move it'):
+    agreement.check_run(epath.Path(tmp_path), Records(300, 1))

@@ -3,11 +3,14 @@
 import gc
 import json
 import logging
+import os
+import pathlib
 import resource
 import shutil
 import sys
 import time
 
+from etils import epath
 import jax
 import ml_collections
 import numpy as np
@@ -169,6 +172,61 @@ def test_a_half_written_checkpoint_is_cleared_away(toy, tmp_path):
   half.mkdir()
   (half / 'state').write_text('half')
   assert_equal(states[1], Run(toy, tmp_path).restore())
+
+
+def test_other_names_are_no_checkpoints_and_stay(toy, tmp_path):
+  states = Run(toy, tmp_path).save(1, 2)
+  odd = ['²', '1٣', '99999999999', '9' * 200, '007', '-1', '3 ', '3.5', 'x']
+  for name in odd:
+    (tmp_path / name).mkdir()
+  assert saved.steps(epath.Path(tmp_path)) == [1, 2]
+  run = Run(toy, tmp_path)
+  assert_equal(states[2], run.restore())
+  states = run.save(3, 4, 13)  # '1٣' is 13 to int.
+  assert_equal(states[13], Run(toy, tmp_path).restore())
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+      [*odd, '3', '4', '13'])
+
+
+@pytest.mark.parametrize('make', [
+    pathlib.Path.mkdir, pathlib.Path.touch, os.mkfifo,
+    lambda path: path.symlink_to(path.parent / 'nowhere')],
+    ids=['a folder', 'a file', 'a fifo', 'a dangling link'])
+def test_what_has_the_name_of_a_step_is_set_aside_and_not_deleted(
+    toy, tmp_path, make):
+  states = Run(toy, tmp_path).save(1)
+  (tmp_path / 'damaged_2').mkdir()
+  (tmp_path / 'damaged_2' / 'mine').touch()
+  make(tmp_path / '2')
+  run = Run(toy, tmp_path)
+  assert_equal(states[1], run.restore())
+  states = run.save(2)
+  assert_equal(states[2], Run(toy, tmp_path).restore())
+  assert (tmp_path / 'damaged_2' / 'mine').exists()
+  assert os.path.lexists(tmp_path / 'damaged_2_2')
+
+
+def test_a_checkpoint_behind_a_link_is_used_and_kept(toy, tmp_path):
+  config = ml_collections.ConfigDict(
+      {'keep_checkpoints': 1, 'keep_every_steps': 0})
+  states = Run(toy, tmp_path / 'run').save(1)
+  (tmp_path / 'run/1').rename(tmp_path / 'elsewhere')
+  (tmp_path / 'run/1').symlink_to(tmp_path / 'elsewhere')
+  run = Run(toy, tmp_path / 'run', config=config)
+  assert_equal(states[1], run.restore())
+  run.save(2)
+  assert (tmp_path / 'elsewhere/state').exists()
+
+
+@pytest.mark.parametrize('name', [
+    'about/metadata', 'state/manifest.ocdbt', 'state/_METADATA',
+    '_CHECKPOINT_METADATA'])
+def test_a_fifo_in_a_checkpoint_is_not_waited_for(toy, tmp_path, name):
+  run = Run(toy, tmp_path)
+  states = run.save(1, 2)
+  (tmp_path / '2' / name).unlink()
+  os.mkfifo(tmp_path / '2' / name)
+  assert_equal(states[1], run.restore())
 
 
 def test_all_damaged_stops_and_touches_nothing(toy, tmp_path):

@@ -1,7 +1,9 @@
 """A run is one run, however often it is cut and whatever it runs on."""
 
+import functools
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -13,6 +15,7 @@ import pytest
 from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.training.loop import SkippedUpdates
 from sana_jax.training.state import plan
 from sana_jax.training.step import jit_step
 
@@ -102,7 +105,7 @@ def test_a_bad_batch_is_skipped_and_counted(toy, tmp_path):
 
 def test_a_bad_batch_changes_no_parameter(toy, tmp_path):
   poison = toy.Toy(poison=range(256))
-  state = toy.run(tmp_path, poison, num_steps=2)
+  state = toy.run(tmp_path, poison, num_steps=2, max_skipped_fraction=1.)
   init = jax.jit(toy.Toy().init)(jax.random.split(jax.random.key(0))[0])
   for tree in (state.params, state.ema):
     jax.tree.map(np.testing.assert_array_equal, tree, init)
@@ -111,6 +114,45 @@ def test_a_bad_batch_changes_no_parameter(toy, tmp_path):
 def test_too_many_bad_batches_in_a_row_stop_the_run(toy, tmp_path):
   with pytest.raises(UserError, match='last 3 updates, up to step 3, were not'):
     toy.run(tmp_path, toy.Toy(poison=range(256)), num_steps=10)
+
+
+def test_a_run_that_skipped_too_many_updates_exports_no_model(
+    toy, tmp_path, caplog):
+  # 10 good updates, then 2 that are not finite: more than .1 of 12, in a run
+  # that was cut between them.
+  toy.run(tmp_path, num_steps=10)
+  shutil.rmtree(tmp_path / 'model')
+  poison = toy.Toy(poison=range(256))
+  for _ in range(2):  # Started again, it ends in the same way.
+    with pytest.raises(SkippedUpdates, match=(
+        '2 of 12 updates .* max_skipped_fraction=0.1')) as e:
+      toy.run(tmp_path, poison, num_steps=12)
+    assert e.value.exit_code == 1
+    assert not (tmp_path / 'model').exists()
+  assert steps_of(tmp_path)[-1] == 12
+  # All is saved; the limit may change, and the same updates are kept.
+  state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=.2)
+  assert (tmp_path / 'model/model.npz').exists()
+  assert '2 of 12 updates' in caplog.text
+  whole = toy.run(tmp_path / 'whole', num_steps=10)
+  jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
+
+
+def test_the_share_of_skipped_updates_is_compared_exactly(toy, tmp_path):
+  # 32 batches of 16 are the 256 rows twice: row 7 comes twice, in 2 of 32.
+  run = functools.partial(
+      toy.run, task=toy.Toy(poison=[7]), num_steps=32, seed=1)
+  run(tmp_path / 'at the limit', max_skipped_fraction=2 / 32)
+  with pytest.raises(SkippedUpdates):
+    run(tmp_path / 'above it', max_skipped_fraction=2 / 32 - 1e-9)
+
+
+def test_a_model_of_a_shorter_run_stays_and_is_named(toy, tmp_path):
+  toy.run(tmp_path, num_steps=5)
+  before = (tmp_path / 'model/model.npz').read_bytes()
+  with pytest.raises(SkippedUpdates, match='model.* earlier'):
+    toy.run(tmp_path, toy.Toy(poison=range(256)), num_steps=6)
+  assert (tmp_path / 'model/model.npz').read_bytes() == before
 
 
 def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
@@ -124,7 +166,7 @@ def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
     toy.run(tmp_path / 'some', toy.Toy(poison=range(256)),
             max_skipped_in_a_row=4)
   # It holds what step 5 had, as nothing has changed since.
-  state = toy.run(tmp_path / 'some', num_steps=8)
+  state = toy.run(tmp_path / 'some', num_steps=8, max_skipped_fraction=.4)
   whole = toy.run(tmp_path / 'whole', num_steps=5)
   jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
 

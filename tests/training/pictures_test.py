@@ -41,6 +41,15 @@ def test_steps_without_a_loss_are_left_out(tmp_path):
     assert image.size == (960, 540)
 
 
+def test_losses_that_no_picture_can_show_are_left_out(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(
+      '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 1e999}\n{"step": 3}\n'
+      '{"step": 4, "loss": NaN}\n{"step": 5, "loss": 2}\n')
+  pictures.save_loss_curve(epath.Path(tmp_path), 'toy')
+  with Image.open(tmp_path / 'loss.png') as image:
+    assert image.size == (960, 540)
+
+
 def test_one_line_makes_no_curve(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 2.0}\n')
   pictures.save_loss_curve(epath.Path(tmp_path), 'toy')

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 from absl import logging as absl_logging
 from etils import epath
@@ -163,6 +164,34 @@ def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):
   path.write_text('\n'.join([*whole, '{"step": 8, "lo']))
   assert Lines(path, 4).seconds == 2.
   assert path.read_text() == ''.join(x + '\n' for x in whole[:2])
+
+
+@pytest.mark.parametrize('bad', [
+    b'{"step": 4, "loss": \xff}', b'[' * 10**5, b'[1, 2]', b'3', b'"step"',
+    b'{"loss": 1.0}', b'{"step": "4"}', b'{"step": true}', b'{"step": 4.0}',
+    b'{"step": 4, "seconds": "1"}', b'{"step": 4, "loss": [1]}', b'', b'\0' * 9,
+    b'{"step": 4, "loss": %s}' % (b'1' * 5000), b'{"step": 4, "loss": 1e999']
+)
+def test_what_is_no_line_is_left_out_and_the_rest_stays(tmp_path, bad, caplog):
+  path = epath.Path(tmp_path / 'metrics.jsonl')
+  whole = [json.dumps({'step': s, 'seconds': s / 2}).encode() for s in (2, 4)]
+  path.write_bytes(b'\n'.join([whole[0], bad, whole[1], b'']))
+  assert Lines(path, 4).seconds == 2.
+  assert path.read_bytes() == b''.join(x + b'\n' for x in whole)
+  assert '1 torn or damaged lines of 3' in caplog.text
+
+
+def test_lines_that_end_without_seconds_count_from_zero(tmp_path):
+  path = epath.Path(tmp_path / 'metrics.jsonl')
+  path.write_text('{"step": 2, "seconds": null}\n')
+  assert Lines(path, 4).seconds == 0.
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_metrics_that_are_no_file_are_named(tmp_path, make):
+  make(tmp_path / 'metrics.jsonl')
+  with pytest.raises(UserError, match='metrics.jsonl cannot be read .*move it'):
+    Lines(epath.Path(tmp_path / 'metrics.jsonl'), 4)
 
 
 def test_seconds_go_on_where_the_last_run_stopped(tmp_path):

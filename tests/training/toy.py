@@ -110,6 +110,7 @@ def get_config(**changes):
       'checkpoint_every_steps': 4, 'keep_checkpoints': 2,
       'keep_every_steps': 0, 'checkpoint_cache': '', 'cache_every_steps': 2,
       'pictures_every_steps': 0, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
+      'max_skipped_fraction': .1,
       'accumulate_steps': 1, 'param_dtype': 'float32',
       'init_from': '', 'trainable': '',
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},

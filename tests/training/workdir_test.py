@@ -7,7 +7,8 @@ import ml_collections
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.training.workdir import claim, write_atomically
+from sana_jax.training.run_config import claim
+from sana_jax.training.workdir import new_folder, write_atomically
 
 CONFIG = {'seed': 1, 'num_steps': 5, 'model': {'width': 8, 'sizes': (1, 2)}}
 
@@ -55,19 +56,25 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     claim(tmp_path / 'file/run', config(), ())
 
 
-def test_a_spoilt_config_is_told(tmp_path):
-  (tmp_path / 'config.json').write_text('{"seed": ')
-  with pytest.raises(UserError, match='config.json cannot be read'):
-    claim(tmp_path, config(), ())
-
-
 def test_a_failed_write_leaves_what_was_there(tmp_path):
   path = epath.Path(tmp_path / 'picture.png')
-  write_atomically(path, b'old')
-  (tmp_path / '.picture.png.part').mkdir()  # In the way of the new one.
-  with pytest.raises(UserError, match='picture.png failed'):
+  (path / 'mine').mkdir(parents=True)  # In the way of the new one.
+  with pytest.raises(UserError, match='picture.png failed .*move away'):
     write_atomically(path, b'new')
-  assert path.read_bytes() == b'old'
+  assert [p.name for p in tmp_path.rglob('*')] == ['picture.png', 'mine']
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+  folder = tmp_path / 'model'
+  for name in ('old', 'new'):
+    with new_folder(epath.Path(folder)) as part:
+      (part / 'vae').mkdir()
+      (part / 'vae' / name).write_text(name)
+  with pytest.raises(ZeroDivisionError), new_folder(epath.Path(folder)) as part:
+    (part / 'half').write_text('half')
+    raise ZeroDivisionError
+  assert [p.name for p in tmp_path.iterdir()] == ['model']
+  assert [p.name for p in folder.rglob('*')] == ['vae', 'new']
 
 
 def test_a_relative_folder_is_made_absolute(tmp_path, monkeypatch):

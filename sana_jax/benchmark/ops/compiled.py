@@ -172,6 +172,6 @@ def markdown(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
-def from_json(text: str) -> Run:
+def from_json(text: str | bytes) -> Run:
   """What `tables.to_json` wrote; UserError where it did not."""
   return tables.from_json(text, Run, records=Record)

@@ -1,10 +1,10 @@
 """Finds the tile sizes that are fastest on this device."""
 
 from collections.abc import Mapping
+import copy
 import functools
 import importlib
 import itertools
-import json
 import math
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ def merged(
 ) -> dict[str, Any]:
   """A device's table with what was found put in; or taken out, where the
   backend's own choice is the best."""
-  table = json.loads(json.dumps(table))
+  table = copy.deepcopy(dict(table))
   rows = table.setdefault(case.op, {}).setdefault(backend, {})
   key = tuning.bucket(training, case.shape, case.dtype)
   rows.pop(key, None)

@@ -99,6 +99,7 @@ def read(checkpoint: epath.Path, weights: str | None) -> Params:
   Raises UserError for what is not there or damaged.
   """
   try:
+    saved.check_kinds(checkpoint)
     about = saved.read_json(checkpoint, saved.ABOUT)
     wanted = dict(zip(about['leaves'], about['state'], strict=True))
     has_average = any(name.startswith('ema.') for name in wanted)
@@ -114,7 +115,7 @@ def read(checkpoint: epath.Path, weights: str | None) -> Params:
           raise UserError(f'{checkpoint} is damaged: {name} differs from what '
                           'was saved; choose another --step.')
         _put(params, name.split('.')[1:], x)
-  except (OSError, KeyError, ValueError) as error:
+  except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
     reason = (str(error).strip().splitlines() or [''])[0][:200]
     raise UserError(
       f'{checkpoint} cannot be read ({type(error).__name__}: {reason}); it is '

@@ -1,0 +1,186 @@
+"""The config of a run, in its workdir: config.json, and in each checkpoint.
+
+A second run with another config is refused. A config.json that is missing or
+damaged is no loss once there is a checkpoint.
+"""
+
+from collections.abc import Collection
+import json
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import ml_collections
+
+from sana_jax import config as rules
+from sana_jax import files
+from sana_jax.errors import UserError
+from sana_jax.printable import printable
+from sana_jax.training import saved
+from sana_jax.training.workdir import (
+    flat,
+    meet,
+    read_state,
+    resolve,
+    write_atomically,
+)
+
+_MISSING = 'missing'
+
+
+def claim(
+    workdir: epath.PathLike, config: ml_collections.ConfigDict,
+    free: Collection[str],
+) -> epath.Path:
+  """The folder, made if need be, with `config` as its config.json.
+
+  Raises UserError if `compare` does.
+  """
+  workdir = resolve(workdir)
+  compare(workdir, config, free)
+  meet('config.json is read')  # Before process 0 writes it anew.
+  if jax.process_index() == 0:
+    text = json.dumps(files.parse_json(config.to_json()), indent=2) + '\n'
+    write_atomically(workdir / 'config.json', text.encode())
+  return workdir
+
+
+def compare(
+    workdir: epath.PathLike, config: ml_collections.ConfigDict,
+    free: Collection[str],
+) -> None:
+  """Raises UserError if the folder was made with another config.
+
+  Keys named in `free` (whole sub-configs too) may differ. The config that the
+  newest checkpoint holds counts where config.json is missing, damaged or
+  differs.
+  """
+  workdir = resolve(workdir)
+  ours = flat(files.parse_json(config.to_json()))
+  theirs, damage = _described(workdir)
+  differ = _differences(theirs, ours, free) if theirs is not None else []
+  if theirs is not None and not differ:
+    return
+  kept, step = _kept(workdir)
+  if kept is not None and not _differences(kept, ours, free):
+    logging.warning(
+        '%s/config.json is %s: the checkpoint of step %d has the config of '
+        'this run.', workdir, damage or 'of another run', step)
+    return
+  differ = differ or (kept is not None and _differences(kept, ours, free))
+  if differ:
+    raise UserError(
+        f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
+        'another --workdir, or set the config back.')
+  if damage and damage != _MISSING:
+    raise UserError(_undescribed(workdir, damage))
+
+
+def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+  """Config of the run; keys that it did not have yet are at their defaults.
+
+  It is that of the newest checkpoint where config.json is missing or damaged.
+  Raises UserError where no run is.
+  """
+  workdir = resolve(workdir)
+  values, damage = _described(workdir)
+  if values is None:
+    values, step = _kept(workdir)
+    if values is None and damage == _MISSING:
+      raise UserError(
+          f'--workdir={workdir} is no run: it has no config.json.')
+    if values is None:
+      raise UserError(_undescribed(workdir, damage))
+    logging.warning('%s/config.json is %s: the config is that of the checkpoint'
+                    ' of step %d.', workdir, damage, step)
+  try:
+    values = _nested(values)
+    config = rules.train(values['task'])
+    with config.unlocked():
+      config.update(_frozen(values))
+      config.model = ml_collections.ConfigDict(_frozen(values['model']))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+        f'{workdir}/config.json cannot be read ({type(error).__name__}: '
+        f'{printable(error, 200)}); it is not what a run has written.'
+    ) from error
+  return config
+
+
+def _described(workdir):
+  """`(flat config, '')` of config.json, or `(None, what is wrong)`."""
+  data = read_state(workdir / 'config.json')
+  if data is None:
+    return None, _MISSING
+  try:
+    found = files.parse_json(data)
+  except ValueError as error:
+    return None, f'damaged ({error})'
+  if not isinstance(found, dict) or not found or not _is_shallow(found):
+    return None, 'damaged (it is no config)'
+  return flat(found), ''
+
+
+def _is_shallow(tree, most=20):
+  """Whether lists and dicts are nested at most so deep: others recurse."""
+  level = [tree]
+  for _ in range(most):
+    level = [x for node in level for x in (
+        node.values() if isinstance(node, dict) else
+        node if isinstance(node, list) else ())]
+  return not level
+
+
+def _kept(workdir):
+  """`(flat config, step)` of the newest checkpoint that has one."""
+  folder = workdir / 'checkpoints'
+  for step in reversed(saved.steps(folder)):
+    try:
+      saved.check_kinds(folder / str(step))
+      config = saved.read_json(folder / str(step), saved.ABOUT)['config']
+      if not isinstance(config, dict) or not _is_shallow(config):
+        raise ValueError('it is no config')
+      return flat(config), step
+    # Damaged ones, and whatever a bucket raises.
+    except Exception as error:  # noqa: BLE001
+      logging.warning('%s/%d does not tell its config (%s).', folder, step,
+                      printable(error, 200))
+  return None, None
+
+
+def _undescribed(workdir, damage):
+  return (f'{workdir}/config.json is {damage}, and no '
+          'checkpoint there has the config of the run; remove it to begin '
+          'anew, or choose another --workdir.')
+
+
+def _nested(values):
+  """Inverse of `flat`."""
+  tree = {}
+  for key, value in values.items():
+    *parents, last = key.split('.')
+    node = tree
+    for part in parents:
+      node = node.setdefault(part, {})
+    node[last] = value
+  return tree
+
+
+def _frozen(tree: Any) -> Any:
+  """Lists as tuples, as they were before JSON: modules hash their fields."""
+  if isinstance(tree, dict):
+    return {key: _frozen(value) for key, value in tree.items()}
+  return tuple(map(_frozen, tree)) if isinstance(tree, list) else tree
+
+
+def _differences(
+    theirs: dict[str, Any], ours: dict[str, Any], free: Collection[str],
+) -> list[str]:
+  missing = object()
+  value = lambda found, key: printable(repr(found.get(key, 'absent')), 200)
+  return [
+      f'{printable(key, 200)} is {value(theirs, key)} there and '
+      f'{value(ours, key)} here' for key in sorted({*theirs, *ours})
+      if theirs.get(key, missing) != ours.get(key, missing)
+      and not any(f'{key}.'.startswith(f'{f}.') for f in free)]

@@ -38,9 +38,13 @@ def asked(args, rank: int) -> dict:
 
 
 def chosen(
-  pipe, pictures, album, settings: dict, args, chooser: Callable
+  pipe, pictures, album, settings: dict, args, chooser: Callable,
+  failed: dict[str, str],
 ) -> Iterator[tuple[list, list]]:
-  """(pictures, their pixels), a prompt at a time; each says what it came to."""
+  """(pictures, their pixels), a prompt at a time; each says what it came to.
+
+  `failed` receives the reason for each picture whose text cannot be encoded.
+  """
   from sana_jax.inference import batches, candidates
   # The pictures of a line are chosen together.
   lines = [list(line) for _, line in itertools.groupby(
@@ -49,7 +53,8 @@ def chosen(
   for i, best in candidates.generate(
       pipe, [batches.request_of(line[0].about) for line in lines],
       args.candidates, [len(line) for line in lines], chooser, args.batch_size,
-      **settings):
+      on_bad=lambda i, reason: failed.update(
+        dict.fromkeys([p.file for p in lines[i]], reason)), **settings):
     # A run may have been stopped between two of them.
     there = {made['number'] for p in lines[i] if (made := album.made(p))}
     missing = [p for p in lines[i] if album.made(p) is None]

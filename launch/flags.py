@@ -112,6 +112,15 @@ def positive(text: str) -> float:
     f'{text!r} is not allowed; give a number of more than 0')
 
 
+def fraction(text: str) -> float:
+  """The type of a flag that is a number from 0 to 1."""
+  with contextlib.suppress(argparse.ArgumentTypeError):
+    if (value := not_negative(text)) <= 1:
+      return value
+  raise argparse.ArgumentTypeError(
+    f'{text!r} is not allowed; give a number from 0 to 1')
+
+
 def text(value: str) -> str:
   """The type of a flag that is text; the shell may hand over other bytes."""
   try:

@@ -15,7 +15,8 @@ lists, or `shapes`, the small model that is shipped here.
 
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
-height, width and num_images. A line that cannot be used is told and skipped.
+height, width and num_images. A line that cannot be used is skipped, and listed
+with its reason in skipped.jsonl.
 
 Each picture holds its prompt, seed, steps, guidance, model and version as
 metadata, and has a line in results.jsonl. A run that is stopped, even by
@@ -26,13 +27,19 @@ jax.distributed) each makes its share.
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import sys
 
 from sana_jax.errors import in_memory, UserError
-from sana_jax.inference.jobs import Job, read
+from sana_jax.inference.jobs import (
+  check_area,
+  Job,
+  MOST_SIDE,
+  problem,
+  read,
+)
 from sana_jax.launch import best_of, devices, output
 from sana_jax.launch.flags import (
   backends,
+  fraction,
   interval,
   not_negative,
   positive,
@@ -41,6 +48,7 @@ from sana_jax.launch.flags import (
   text,
   whole,
 )
+from sana_jax.launch.skipped import part_name, Skipped, tell
 
 SHEET = 'contact_sheet.png'
 _ON_SHEET = 64  # Pictures, from the first on.
@@ -64,9 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='shapes, or MODULE:FUNCTION of your own')
   parser.add_argument('--batch-size', type=whole(), default=16, metavar='N',
                       help='pictures made at once (default: %(default)s)')
-  parser.add_argument('--height', type=whole(), metavar='PX',
+  parser.add_argument('--max-bad-fraction', type=fraction, default=.1,
+                      metavar='X',
+                      help='of the lines of --prompts; where more cannot be '
+                      'used, the exit code is 1 (default: %(default)s)')
+  parser.add_argument('--height', type=whole(1, MOST_SIDE), metavar='PX',
                       help="default: the model's own")
-  parser.add_argument('--width', type=whole(), metavar='PX',
+  parser.add_argument('--width', type=whole(1, MOST_SIDE), metavar='PX',
                       help="default: the model's own")
   parser.add_argument('--aspect-ratio', type=ratio, metavar='W:H',
                       help="such as 16:9, at the model's usual area; instead "
@@ -150,24 +162,24 @@ def run(args: argparse.Namespace) -> int:
   usual = pipe.size_of_ratio(args.aspect_ratio or 1.)
   jobs = [dataclasses.replace(job, height=job.height or usual[0],
                               width=job.width or usual[1]) for job in jobs]
-  jobs, too_odd = _possible(
-    jobs, lambda job: pipe.trained_size(job.height, job.width), by_line)
-  for problem in problems + unreadable + too_odd:
-    print(f'sana-jax: {args.prompts}, {problem} It is skipped.',
-          file=sys.stderr)
+  jobs, too_odd = _possible(jobs, lambda job: _check_size(pipe, job), by_line)
+  problems += unreadable + too_odd
   with in_memory('lower --batch-size, --height or --width, or give '
                  '--decode=strips.'), output.folder(args.out) as out:
-    made = draw(pipe, jobs, settings, args, out, scorer)
-  shown = 'all' if made <= _ON_SHEET else f'the first {_ON_SHEET}'
-  print(f'{made} pictures are in {out}, {shown} of them in {out / SHEET}.')
-  return 0
+    skipped = Skipped(out, args.prompts, problems)
+    made, failed = draw(pipe, jobs, settings, args, out, scorer)
+    skipped.add([_failure(job, failed) for job in jobs if job.line in failed])
+  if made:
+    shown = 'all' if made <= _ON_SHEET else f'the first {_ON_SHEET}'
+    print(f'{made} pictures are in {out}, {shown} of them in {out / SHEET}.')
+  return skipped.conclude(len(jobs) + len(problems), args.max_bad_fraction)
 
 
 def _jobs(args):
-  """(jobs, what was wrong with other lines), from the flags or the file."""
+  """(jobs, problems of other lines), from the flags or the file."""
   default = Job('', args.negative_prompt, args.seed, args.height, args.width,
                 args.num_images)
-  if args.prompts:
+  if args.prompts is not None:
     return read(args.prompts, default)
   if any(not p.strip() for p in args.prompt):
     raise UserError('--prompt is empty; say what to show.')
@@ -176,7 +188,7 @@ def _jobs(args):
 
 
 def _possible(jobs, check, by_line):
-  """Jobs that pass the check, and what is wrong with the others."""
+  """(jobs that pass the check, problems of the others)."""
   kept, problems = [], []
   for job in jobs:
     try:
@@ -185,16 +197,29 @@ def _possible(jobs, check, by_line):
     except UserError as e:
       if not by_line:
         raise
-      problems.append(f'line {job.line}: {e}')
+      problems.append(problem(job.line, e, job.prompt))
   if not kept:
     raise UserError(f'No line can be used: {problems[0]}')
   return kept, problems
 
 
+def _check_size(pipe, job):
+  check_area(job.height, job.width)
+  pipe.trained_size(job.height, job.width)
+
+
+def _failure(job, failed):
+  return problem(job.line, failed[job.line], job.prompt)
+
+
 def draw(
   pipe, jobs: Sequence[Job], settings: dict, args, out, scorer=None
-) -> int:
-  """Makes what is missing in `out`; returns how many pictures are there."""
+) -> tuple[int, dict[int, str]]:
+  """Makes the pictures that are missing in `out`.
+
+  Returns:
+    How many pictures are there, and the lines without: number and reason.
+  """
   import jax
   from tqdm import tqdm
 
@@ -204,30 +229,42 @@ def draw(
     pictures = plan(jobs[index::count], settings, args)
   else:
     pictures = plan(jobs, settings, args)[index::count]
-  of = f'-{index:05d}-of-{count:05d}' if count > 1 else ''
+  of, failed = part_name(), {}
   with tqdm(total=len(pictures), desc='pictures', unit='image') as bar:
     with gallery.Gallery(
         out, pictures, name=f'results{of}.jsonl', shard_size=args.shard_size,
         prefix=of[1:] + of[:1], on_written=bar.update) as album:
-      missing = album.missing()
+      missing = album.missing(decoded=_ON_SHEET)
+      bar.clear()
+      tell([f'{out / name} is damaged; it is made again.'
+            for name in album.damaged])
       bar.update(len(pictures) - len(missing))
       bar.unpause()
       for made, images in (
-          best_of.chosen(pipe, pictures, album, settings, args, scorer)
-          if scorer else _all(pipe, missing, settings, args)):
+          best_of.chosen(pipe, pictures, album, settings, args, scorer, failed)
+          if scorer else _all(pipe, pictures, missing, settings, args, failed)):
         album.add(made, images)
-    if pictures:  # There may be more processes than prompts.
-      _write_sheet(out / f'contact_sheet{of}.png', album, pictures[:_ON_SHEET])
-  return len(pictures)
+    failed |= album.failed
+    there = [p for p in pictures if p.file not in failed]
+    if there:  # There may be more processes than prompts.
+      _write_sheet(out / f'contact_sheet{of}.png', album, there[:_ON_SHEET])
+  return len(there), {int(file.partition('-')[0]) + 1: reason
+                      for file, reason in failed.items()}
 
 
-def _all(pipe, missing, settings, args):
+def _all(pipe, pictures, missing, settings, args, failed):
   """(pictures, their pixels), a batch at a time."""
   from sana_jax.inference import batches
+
+  def on_bad(indices, reason):
+    failed.update({pictures[i].file: reason for i in indices})
+
+  files = {p.file for p in missing}
   for indices, images in batches.generate(
-      pipe, [batches.request_of(p.about) for p in missing], args.batch_size,
-      **settings):
-    yield [missing[i] for i in indices], images
+      pipe, [batches.request_of(p.about) for p in pictures], args.batch_size,
+      wanted={i for i, p in enumerate(pictures) if p.file in files},
+      on_bad=on_bad, **settings):
+    yield [pictures[i] for i in indices], images
 
 
 def _write_sheet(path, album, pictures):

@@ -5,9 +5,11 @@ up with copies, not compiled anew. A batch is on the device before the one
 before it has left.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
+from sana_jax.errors import is_out_of_memory
+from sana_jax.text.encode import TextError
 from sana_jax.typing import Array
 
 
@@ -37,13 +39,55 @@ def plan(requests: Sequence[Request], size: int) -> list[list[int]]:
 
 
 def generate(
-  pipe, requests: Sequence[Request], batch_size: int, **settings: Any
+  pipe, requests: Sequence[Request], batch_size: int, *,
+  wanted: Set[int] | None = None,
+  on_bad: Callable[[list[int], str], None] | None = None, **settings: Any,
 ) -> Iterator[tuple[list[int], Array]]:
-  """(indices of requests, their images on the devices), a batch at a time."""
-  size = min(batch_size, len(requests))
+  """(indices of requests, their images on the devices), a batch at a time.
+
+  A size that the device has no memory for is put off: its error is raised when
+  all other sizes are drawn.
+
+  Args:
+    wanted: indices whose images are needed, by default all. Batches without
+      any are left out; the others are as if all were, so that what a restart
+      draws has the same bytes.
+    on_bad: called with the indices of requests whose text cannot be encoded,
+      and the reason; by default that is raised.
+  """
+  size, too_big = min(batch_size, len(requests)), {}
   for indices in plan(requests, size):
-    yield indices, _draw(
-      pipe, [requests[i] for i in indices], size, settings)[:len(indices)]
+    shape = requests[indices[0]].height, requests[indices[0]].width
+    if shape in too_big or not (wanted is None or wanted & set(indices)):
+      continue
+    try:
+      indices, images = _draw_readable(
+        pipe, requests, indices, size, on_bad, settings)
+    except RuntimeError as e:
+      if not is_out_of_memory(str(e)):
+        raise
+      too_big[shape] = e
+      continue
+    if indices:
+      yield indices, images[:len(indices)]
+  for error in too_big.values():
+    raise error
+
+
+def _draw_readable(pipe, requests, indices, size, on_bad, settings):
+  """(indices, images) of a batch without what cannot be tokenized."""
+  while indices:
+    try:
+      return indices, _draw(pipe, [requests[i] for i in indices], size,
+                            settings)
+    except TextError as e:
+      bad = [i for i in indices if {
+        requests[i].prompt, requests[i].negative_prompt} & set(e.prompts)]
+      if on_bad is None or not bad:
+        raise
+      on_bad(bad, str(e))
+      indices = [i for i in indices if i not in bad]
+  return [], None
 
 
 def _draw(pipe, batch, size, settings):

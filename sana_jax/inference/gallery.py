@@ -8,39 +8,30 @@ With shards, the pictures of a shard wait in `.parts`, and become one tar file
 (WebDataset's layout: NAME.png, NAME.json) when they are complete.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-import io
 import json
 import pathlib
 import re
-import tarfile
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sana_jax.errors import UserError
-from sana_jax.inference import images
+from sana_jax import files
+from sana_jax.errors import is_out_of_memory, UserError
+from sana_jax.inference import images, kept, shards
 from sana_jax.inference.batches import Request
+from sana_jax.inference.kept import Picture
+from sana_jax.printable import printable
 from sana_jax.version import __version__
 
+__all__ = ['about', 'Gallery', 'Picture', 'slug']
 LIST = 'results.jsonl'
 _PARTS = '.parts'
 _THREADS = 4
 _WAITING = 8  # Batches that may wait for the disk before the device does.
-
-
-class Picture(NamedTuple):
-  """One file to make, and all that decides its pixels.
-
-  `found` names what is known of it only when it is made, such as its score.
-  """
-
-  file: str
-  about: Mapping[str, Any]
-  found: tuple[str, ...] = ()
 
 
 def about(
@@ -66,6 +57,9 @@ class Gallery:
     wanted: of this process, in order.
     name: of the list, different in each process.
     shard_size: pictures of a tar file; 0 for single files.
+
+  Attributes:
+    failed: why a picture could not be encoded, by its file.
   """
 
   def __init__(
@@ -74,16 +68,21 @@ class Gallery:
   ):
     self._folder, self._wanted, self._on_written = folder, wanted, on_written
     self._parts = folder / _PARTS if shard_size else folder
-    self._shards = _shards(wanted, shard_size, prefix)
+    self._shards = shards.assign([p.file for p in wanted], shard_size, prefix)
     self._list = folder / name
     self._lock = threading.Lock()
     self._places = threading.Semaphore(_WAITING)
+    kept.check_places(self._list, self._parts)
+    self._kept = kept.Kept(
+      folder, self._parts, sorted(set(self._shards.values())))
     self._made = self._read_list()
+    self.failed: dict[str, str] = {}
 
   def __enter__(self):
     self._parts.mkdir(parents=True, exist_ok=True)
     self._pool = ThreadPoolExecutor(_THREADS)
     self._jobs: list[Future] = []
+    self._put_off: list[BaseException] = []
     self._log = self._list.open('ab')
     _end_line(self._log, self._list)
     return self
@@ -99,33 +98,43 @@ class Gallery:
       if not self._list.stat().st_size:
         self._list.unlink()
 
-  def missing(self) -> list[Picture]:
-    """What is still to be made.
+  @property
+  def damaged(self) -> list[str]:
+    """Names of files that were damaged, to be made again."""
+    return self._kept.damaged
 
-    Raises UserError where the folder has a picture of that name already that
-    was made otherwise.
+  def missing(self, decoded: int = 0) -> list[Picture]:
+    """Pictures that are still to be made.
+
+    Args:
+      decoded: so many of the first pictures are decoded, not only looked at,
+        and are missing if that fails.
+
+    Raises:
+      UserError: the folder has a picture of that name already that was made
+        otherwise, or a folder of that name.
     """
     out = []
-    for picture in self._wanted:
-      made, asked = self.made(picture), picture.about
+    for i, picture in enumerate(self._wanted):
+      made = self.made(picture)
+      if made is not None:
+        self._check_alike(picture, made)
+        if i < decoded and self._is_damaged(picture):
+          made = None
       if made is None:
+        if picture.file in self._kept.loose:
+          kept.check_free(self._parts / picture.file)
         out.append(picture)
-      elif changed := sorted(
-          k for k in {*made, *asked} - {'version', *picture.found}
-          if made.get(k) != asked.get(k)):
-        key = changed[0]
-        raise UserError(
-          f'{self._folder} holds {picture.file} already, made with {key}='
-          f'{made.get(key)!r} and not {asked.get(key)!r}; choose another '
-          '--out, or remove that folder.')
     return out
 
   def made(self, picture: Picture) -> Mapping[str, Any] | None:
-    """What is known of a picture that is made."""
+    """Metadata of a picture that is made."""
     return self._made.get(picture.file)
 
   def add(self, pictures: Sequence[Picture], pixels) -> None:
     """Writes a batch in the background; pixels are uint8 [b y x 3].
+
+    Pictures that are made already are left as they are.
 
     They may still be on their way from the device. Waits where the disk is far
     behind, and raises what went wrong there.
@@ -135,20 +144,55 @@ class Gallery:
     self._jobs.append(self._pool.submit(self._write, pictures, pixels))
 
   def open(self, picture: Picture) -> Image.Image:
-    """A picture that is made."""
-    shard = self._shards.get(picture.file)
-    if shard is None:
-      path = self._folder / picture.file
-      return Image.open(io.BytesIO(path.read_bytes()))
-    with tarfile.open(self._folder / shard) as tar:
-      return Image.open(io.BytesIO(tar.extractfile(picture.file).read()))
+    """A picture that is made.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    shard = self._kept.inside.get(picture.file)
+    path = self._parts / picture.file
+    try:
+      data = (shards.read(self._folder / shard, picture.file) if shard else
+              files.read_bytes(path, shards.MOST_BYTES))
+      return images.decode(data, path.suffix)
+    except (OSError, ValueError) as e:
+      raise UserError(
+        f'{self._folder / shard if shard else path} is damaged ('
+        f'{printable(e, 200)}); the same command makes it again.') from e
+
+  def _is_damaged(self, picture):
+    try:
+      self.open(picture)
+      return False
+    except UserError:
+      self._kept.drop(picture.file)
+      del self._made[picture.file]
+      return True
+
+  def _check_alike(self, picture, made):
+    asked = picture.about
+    changed = sorted(k for k in {*made, *asked} - {'version', *picture.found}
+                     if made.get(k) != asked.get(k))
+    if changed:
+      key, shown = changed[0], lambda value: printable(repr(value), 100)
+      raise UserError(
+        f'{self._folder} holds {picture.file} already, made with '
+        f'{printable(key, 60)}={shown(made.get(key))} and not '
+        f'{shown(asked.get(key))}; choose another --out, or remove that '
+        'folder.')
 
   def _write(self, pictures, pixels):
     try:
       for picture, image in zip(pictures, np.asarray(pixels)):
+        if picture.file in self._made:
+          continue
         suffix = pathlib.PurePath(picture.file).suffix
-        images.write_bytes(self._parts / picture.file, images.encode(
-          image, suffix, picture.about))
+        try:
+          data = images.encode(image, suffix, picture.about)
+        except Exception as e:  # Pillow's encoders raise errors of any type.
+          self.failed[picture.file] = f'it cannot be encoded ({e}).'
+          continue
+        images.write_quickly(self._parts / picture.file, data)
         with self._lock:
           self._made[picture.file] = dict(picture.about)
           self._log.write(_line(picture.file, picture.about))
@@ -158,75 +202,53 @@ class Gallery:
       self._places.release()
 
   def _raise_failures(self, wait=False):
+    """Raises errors of finished jobs; memory that ran out, only at the end."""
     done = [job for job in self._jobs if wait or job.done()]
     self._jobs = [job for job in self._jobs if job not in done]
-    for job in done:
-      job.result()
+    for error in filter(None, [job.exception() for job in done]):
+      if not is_out_of_memory(str(error)):
+        raise error
+      self._put_off.append(error)
+    if wait and self._put_off:
+      raise self._put_off[0]
 
   def _read_list(self):
-    """What earlier runs made: the lines whose file is there."""
-    made, there = {}, _Files(self._folder, self._parts, self._shards)
-    for line in _lines(self._list):
+    """Lines of earlier runs whose picture is there."""
+    lines = {}
+    wanted = {p.file: p for p in self._wanted}
+    for line in kept.read_list(self._list):
       file = line.pop('file', None)
-      if file in there:
-        made[file] = line
-    return made
+      if isinstance(file, str) and (
+          file not in wanted or kept.describes(line, wanted[file])):
+        lines[file] = line
+    return {file: line for file, line in lines.items()
+            if self._kept.holds(file)}
 
   def _finish(self):
     """Packs complete shards; the list in order, without repetitions."""
     by_shard = {}
     for file, shard in self._shards.items():
       by_shard.setdefault(shard, []).append(file)
-    for shard, files in by_shard.items():
-      whole = all(file in self._made for file in files)
-      if whole and not (self._folder / shard).exists():
-        _pack(self._folder / shard, self._parts, files, self._made)
+    there = set(self._kept.inside.values())
+    for shard, names in by_shard.items():
+      self._pack(shard, names, add=shard in there)
     if self._parts != self._folder and not any(self._parts.iterdir()):
       self._parts.rmdir()
     order = [p.file for p in self._wanted if p.file in self._made]
     others = sorted(set(self._made) - set(order))
-    images.write_bytes(self._list, b''.join(
+    files.write_bytes(self._list, b''.join(
       _line(file, self._made[file]) for file in [*order, *others]))
 
-
-class _Files:
-  """Which pictures are in a folder or its shards."""
-
-  def __init__(self, folder, parts, shards):
-    self._there = {p.name for p in parts.iterdir()} if parts.is_dir() else set()
-    self._shards, self._folder = shards, folder
-
-  def __contains__(self, file):
-    shard = self._shards.get(file)
-    return file in self._there or (
-      shard is not None and (self._folder / shard).exists())
-
-
-def _shards(wanted, size, prefix) -> dict[str, str]:
-  """The tar file of each picture."""
-  return {p.file: f'shard-{prefix}{i // size:06d}.tar'
-          for i, p in enumerate(wanted)} if size else {}
-
-
-def _pack(path, parts, files: Iterable[str], made) -> None:
-  """One tar file of pictures and what is known of them; then they go."""
-  files = list(files)
-  partial = path.with_name(f'.{path.name}.part')
-  try:
-    with tarfile.open(partial, 'w', format=tarfile.USTAR_FORMAT) as tar:
-      for file in files:
-        about = json.dumps(made[file], ensure_ascii=False).encode()
-        name = pathlib.PurePath(file).with_suffix('.json').name
-        for member, data in ((file, (parts / file).read_bytes()),
-                             (name, about)):
-          info = tarfile.TarInfo(member)
-          info.size = len(data)
-          tar.addfile(info, io.BytesIO(data))
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
-  for file in files:
-    (parts / file).unlink()
+  def _pack(self, shard, names, add):
+    """Packs what is single of a shard, when all of it is made or failed."""
+    inside, path = self._kept.inside, self._folder / shard
+    for file in names:  # A killed run had packed but not removed them.
+      if file in inside and file in self._kept.loose:
+        (self._parts / file).unlink(missing_ok=True)
+    fresh = [f for f in names if f in self._made and f not in inside]
+    if fresh and all(f in self._made or f in self.failed for f in names):
+      shards.pack(path, self._parts, fresh, self._made, add)
+      inside |= dict.fromkeys(fresh, shard)
 
 
 def _line(file, about) -> bytes:
@@ -234,20 +256,10 @@ def _line(file, about) -> bytes:
           ).encode()
 
 
-def _lines(path):
-  """The objects of a JSON-lines file; a line cut short is none."""
-  if not path.is_file():
-    return
-  for line in path.read_bytes().splitlines():
-    try:
-      value = json.loads(line)
-    except ValueError:
-      continue
-    if isinstance(value, dict):
-      yield value
-
-
 def _end_line(log, path) -> None:
   """Ends the line that a killed run may have left half-written."""
-  if path.stat().st_size and not path.read_bytes().endswith(b'\n'):
-    log.write(b'\n')
+  if size := path.stat().st_size:
+    with files.open_regular(path) as file:
+      file.seek(size - 1)
+      if file.read() != b'\n':
+        log.write(b'\n')

@@ -1,32 +1,35 @@
-"""Prompt files: one picture's wishes a line, in four formats.
+"""Prompt files: what each line asks for, and which lines cannot be used.
 
   .txt      a prompt a line
   .jsonl    {"prompt": "a cat", "seed": 3, "height": 768, "width": 1344}
   .csv      a header line with the same names
   .parquet  columns with the same names
 
-Whatever a line leaves out is the command's. A line that cannot be used is told
-by its number and skipped.
+The command's flags are the defaults. A line that cannot be used is a Problem.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import csv
+from collections.abc import Mapping
 import dataclasses
-import io
-import json
-import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from sana_jax.errors import UserError
+from sana_jax.inference import rows
+from sana_jax.printable import printable
+from sana_jax.text import prompts
 
-FORMATS = ('.txt', '.jsonl', '.csv', '.parquet')
-_WHOLE = {'seed': (0, 2**31 - 1), 'height': (1, 2**14), 'width': (1, 2**14),
-          'num_images': (1, 10_000)}
+FORMATS = rows.FORMATS
+MOST_SIDE = 2**14
+MOST_PIXELS = 2**26  # Pillow warns of pictures that are a third larger.
+MOST_CHARACTERS = 2**16  # Of a prompt; models read 300 tokens of it.
+MOST_PICTURES = 10**7  # Of a run.
+MOST_BAD = 10**5  # Lines: such a file is something else.
+_WHOLE = {'seed': (0, 2**31 - 1), 'height': (1, MOST_SIDE),
+          'width': (1, MOST_SIDE), 'num_images': (1, 10_000)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What one line asks for; sizes in pixels, None for the model's own."""
+  """Pictures of one line; sizes in pixels, None for the model's own."""
 
   prompt: str
   negative_prompt: str = ''
@@ -37,21 +40,39 @@ class Job:
   line: int = 1
 
 
+class Problem(NamedTuple):
+  """A line that cannot be used; reason and text are printable and short."""
+
+  line: int
+  reason: str
+  text: str
+
+  def __str__(self):
+    return f'line {self.line}: {self.reason}'
+
+
 KEYS = tuple(f.name for f in dataclasses.fields(Job) if f.name != 'line')
 
 
-def read(path: str, default: Job) -> tuple[list[Job], list[str]]:
-  """(jobs in order, what was wrong with the lines that were skipped).
+def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
+  """(jobs in order, lines that cannot be used).
 
   Raises UserError where the file as a whole cannot be read or has no job.
   """
-  jobs, problems = [], []
-  for number, row in _rows(pathlib.Path(path)):
+  jobs, problems, pictures = [], [], 0
+  for row in rows.read(path, KEYS):
     try:
-      row = row() if callable(row) else row
-      jobs.append(parse(row, dataclasses.replace(default, line=number)))
+      jobs.append(parse(
+        row.values(), dataclasses.replace(default, line=row.line)))
+      pictures += jobs[-1].num_images
     except UserError as e:
-      problems.append(f'line {number}: {e}')
+      problems.append(problem(row.line, e, row.text))
+    if len(problems) > MOST_BAD:
+      raise UserError(f'--prompts={path} has more than {MOST_BAD:,} lines that '
+                      f'cannot be used; the first is {problems[0]}')
+    if pictures > MOST_PICTURES:
+      raise UserError(f'--prompts={path} asks for more than {MOST_PICTURES:,} '
+                      'pictures; split it.')
   if not jobs:
     raise UserError(f'--prompts={path} ' + (
       f'has no line that can be used: {problems[0]}' if problems else
@@ -59,21 +80,33 @@ def read(path: str, default: Job) -> tuple[list[Job], list[str]]:
   return jobs, problems
 
 
+def problem(line: int, reason: object, text: str) -> Problem:
+  """A Problem whose reason and text are cut and escaped."""
+  return Problem(line, printable(reason, 300), printable(text, 100))
+
+
 def parse(row: Mapping[str, Any], default: Job) -> Job:
   """A job of a line's values; blank ones are left out.
 
   Raises UserError that names the key.
   """
-  given = {k: v for k, v in row.items()
-           if v is not None and str(v).strip() != ''}
+  given = {k: v for k, v in row.items() if not (
+    v is None or isinstance(v, str) and not v.strip())}
   if unknown := sorted(str(k) for k in set(given) - set(KEYS)):
-    raise UserError(f'unknown key {unknown[0]!r}; allowed are '
+    raise UserError(f'unknown key {printable(unknown[0], 60)!r}; allowed are '
                     f'{", ".join(KEYS)}.')
   if 'prompt' not in given:
     raise UserError('the prompt is empty.')
   for key, value in given.items():
     given[key] = (_whole(key, value) if key in _WHOLE else _text(key, value))
   return dataclasses.replace(default, **given)
+
+
+def check_area(height: int, width: int) -> None:
+  """Raises UserError for a picture that could not be read back."""
+  if height * width > MOST_PIXELS:
+    raise UserError(f'height x width is {height} x {width}; it must be '
+                    f'{MOST_PIXELS:,} pixels or less.')
 
 
 def _whole(key, value):
@@ -85,84 +118,27 @@ def _whole(key, value):
   except (TypeError, ValueError, OverflowError):
     number = None
   if number is None or not least <= number <= most:
-    raise UserError(f'{key} is {value!r}; it must be a whole number from '
+    raise UserError(f'{key} is {_shown(value)}; it must be a whole number from '
                     f'{least} to {most}.')
   return number
 
 
 def _text(key, value):
   if not isinstance(value, str):
-    raise UserError(f'{key} is {value!r}; it must be text.')
+    raise UserError(f'{key} is {_shown(value)}; it must be text.')
+  if len(value) > MOST_CHARACTERS:
+    raise UserError(f'{key} has {len(value):,} characters; at most '
+                    f'{MOST_CHARACTERS:,} are allowed.')
+  prompts.check(value, key)
+  if '\0' in value:
+    raise UserError(f'{key} has a NUL character; a UTF-16 file must be saved '
+                    'as UTF-8.')
   return value.strip()
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
-  """(line number, mapping or a function that gives it)."""
-  if path.suffix not in FORMATS:
-    raise UserError(f'--prompts={path} must end in {", ".join(FORMATS)}.')
-  if path.suffix == '.parquet':
-    yield from _parquet(path)
-    return
-  text = _read_text(path)
-  if path.suffix == '.csv':
-    yield from _csv(path, text)
-    return
-  for number, line in enumerate(text.splitlines(), 1):
-    if line.strip():
-      yield number, (_json(line) if path.suffix == '.jsonl' else
-                     {'prompt': line.strip()})
-
-
-def _read_text(path):
-  try:
-    return path.read_text(encoding='utf-8-sig')
-  except UnicodeDecodeError as e:
-    raise UserError(f'--prompts={path} is not UTF-8 (byte {e.start}); save it '
-                    'as UTF-8 text.') from e
-  except OSError as e:
-    raise UserError(f'--prompts={path} cannot be read ({e.strerror}).') from e
-
-
-def _json(line) -> Callable[[], Mapping[str, Any]]:
-  def load():
-    try:
-      row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as e:
-      raise UserError(f'no JSON ({e}).') from e
-    if not isinstance(row, dict):
-      raise UserError(f'{line.strip()[:40]!r} is no JSON object.')
-    return row
-  return load
-
-
-def _csv(path, text):
-  reader = csv.DictReader(io.StringIO(text, newline=''), restkey='surplus')
-  try:
-    if 'prompt' not in (reader.fieldnames or ()):
-      raise UserError(f'--prompts={path} has no column named prompt; its first '
-                      f'line is {text.partition(chr(10))[0][:60]!r}.')
-    for row in reader:
-      yield reader.line_num, row
-  except csv.Error as e:
-    raise UserError(f'--prompts={path} is no CSV ({e}, line '
-                    f'{reader.line_num}).') from e
-
-
-def _parquet(path):
-  import pyarrow
-  from pyarrow import parquet
-  try:
-    with parquet.ParquetFile(path) as file:
-      if 'prompt' not in file.schema_arrow.names:
-        raise UserError(f'--prompts={path} has no column named prompt, but '
-                        f'{", ".join(file.schema_arrow.names)}.')
-      keys = [k for k in file.schema_arrow.names if k in KEYS]
-      number = 0
-      for batch in file.iter_batches(columns=keys):
-        for row in batch.to_pylist():
-          number += 1
-          yield number, row
-  except (OSError, pyarrow.ArrowException) as e:
-    reason = (str(e).strip().splitlines() or [''])[0]
-    raise UserError(f'--prompts={path} cannot be read as Parquet ({reason}).'
-                    ) from e
+def _shown(value):
+  # Representations of lists and objects may be of any depth.
+  if isinstance(value, str | int | float):
+    return printable(repr(value), 60)
+  return {list: 'a list', dict: 'an object'}.get(
+    type(value), f'of type {type(value).__name__}')

@@ -19,10 +19,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sana_jax.text.prompts import clean
+from sana_jax.errors import UserError
+from sana_jax.text.prompts import check, clean
 from sana_jax.typing import Array, Bool, Float, Int, Params, PyTree
 
 LENGTH = 300  # Text tokens of every published SANA.
+
+
+class TextError(UserError):
+  """Prompts that cannot be tokenized.
+
+  Attributes:
+    prompts: these, and no others of the same call.
+  """
+
+  def __init__(self, message: str, prompts: Sequence[str]):
+    super().__init__(message)
+    self.prompts = tuple(prompts)
 
 
 def tokenize(
@@ -33,10 +46,36 @@ def tokenize(
 
   m is `length` without an instruction, else n + length - 2. Longer prompts are
   cut at the end.
+
+  Raises:
+    TextError: prompts that are no text, or that the tokenizer cannot encode.
   """
   total = length
   if instruction:
     total += len(tokenizer.encode(instruction)) - 2
+
+  try:
+    return _tokenize(tokenizer, prompts, instruction, total)
+  except Exception as e:  # Tokenizers raise errors of any type.
+    if not all(isinstance(p, str) for p in prompts):
+      raise
+    bad = {}
+    for prompt in prompts:
+      try:
+        _tokenize(tokenizer, [prompt], instruction, total)
+      except Exception as mine:  # As above.
+        bad[prompt] = mine
+    if not bad:
+      raise
+    first = next(iter(bad.values()))
+    raise TextError(
+      str(first) if isinstance(first, UserError) else
+      f'the tokenizer cannot encode the prompt ({first}).', list(bad)) from e
+
+
+def _tokenize(tokenizer, prompts, instruction, total):
+  for prompt in prompts:
+    check(prompt)
   tokens = tokenizer(
     [instruction + clean(p) for p in prompts], padding='max_length',
     max_length=total, truncation=True, padding_side='right',

@@ -7,6 +7,8 @@ letter: this is diffusers' wording. NVlabs' configs differ in one place, double
 quotes around "Enhanced prompt" (`OFFICIAL_INSTRUCTION`).
 """
 
+from sana_jax.errors import UserError
+
 INSTRUCTION_LINES = (
   "Given a user prompt, generate an 'Enhanced prompt' that provides detailed "
   'visual descriptions suitable for image generation. Evaluate the level of '
@@ -39,3 +41,20 @@ def clean(prompt: str) -> str:
   Its optional `clean_caption` (off in every pipeline) is not offered.
   """
   return prompt.lower().strip()
+
+
+def check(prompt: object, name: str = 'prompt') -> None:
+  """Raises UserError for a prompt that is no text or cannot be encoded."""
+  if not isinstance(prompt, str):
+    raise UserError(f'{name} is of type {type(prompt).__name__}; it must be '
+                    'text.')
+  try:
+    prompt.encode()
+  except UnicodeEncodeError as e:
+    half = ord(prompt[e.start])
+    # Bytes that could not be decoded stand as U+DC80 to U+DCFF.
+    kind = (f'the byte 0x{half - 0xDC00:02x}, which is not UTF-8,'
+            if 0xDC80 <= half <= 0xDCFF else
+            f'half a surrogate pair, U+{half:04X},')
+    raise UserError(f'{name} has {kind} at character {e.start + 1}; give valid '
+                    'Unicode text.') from None

@@ -5,9 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from sana_jax.errors import UserError
 from sana_jax.inference import batches
 from sana_jax.inference.batches import Request
 from sana_jax.inference.pipeline import Pipeline
+from sana_jax.text.encode import TextError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 
@@ -43,3 +45,58 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(pipe):
                  width=r.width, negative_prompt=r.negative_prompt, steps=2,
                  output_type='float')[0]
     np.testing.assert_allclose(seen[i], alone, atol=2e-5)
+
+
+class Fake:
+  """Draws zeros; some sizes are too big, and some texts cannot be encoded."""
+
+  def __init__(self, too_big=(), unreadable=()):
+    self.drawn, self.too_big, self.unreadable = [], too_big, unreadable
+
+  def draw(self, prompts, height, negative_prompt, **_):
+    if bad := [p for p in (*prompts, *negative_prompt) if p in self.unreadable]:
+      raise TextError('no text', bad)
+    if height in self.too_big:
+      raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+    self.drawn.append(prompts)
+    return np.zeros((len(prompts), 2, 2, 3), np.uint8)
+
+
+def test_text_that_cannot_be_encoded_is_reported_and_left_out():
+  pipe, bad = Fake(unreadable=('b', 'n')), []
+  requests = [Request(p, 0) for p in 'abcdb'] + [Request('e', 0, 0, 'n')]
+  done = []
+  for indices, _ in batches.generate(
+      pipe, requests, 3, on_bad=lambda *found: bad.append(found)):
+    done += indices
+  assert done == [0, 2, 3]
+  assert bad == [([1], 'no text'), ([4, 5], 'no text')]
+  assert pipe.drawn == [['a', 'c', 'c'], ['d', 'd', 'd']]
+  with pytest.raises(TextError):
+    list(batches.generate(pipe, requests, 3))
+
+
+def test_a_size_without_memory_waits_until_all_others_are_drawn():
+  pipe, done = Fake(too_big=(64,)), []
+  requests = [Request(str(i), 0, height=h) for i, h in enumerate(
+    [64, 8, 64, 64, 8, 16])]
+  with pytest.raises(RuntimeError, match='RESOURCE_EXHAUSTED'):
+    for indices, _ in batches.generate(pipe, requests, 2):
+      done += indices
+  assert done == [1, 4, 5]
+
+
+def test_a_restart_draws_the_same_batches():
+  requests = [Request(str(i), 0) for i in range(7)]
+  whole, rest = Fake(), Fake()
+  list(batches.generate(whole, requests, 3))
+  done = [i for i, _ in batches.generate(rest, requests, 3, wanted={4, 6})]
+  assert done == [[3, 4, 5], [6]]
+  assert rest.drawn == whole.drawn[1:]
+
+
+def test_half_a_surrogate_pair_is_one_sentence_from_python(pipe):
+  for prompts, negative in ((['\ud83d cat'], ''), ('a', '\udc00'),
+                            (['a', 'b'], ['', '\udfff'])):
+    with pytest.raises(UserError, match='half a surrogate pair'):
+      pipe(prompts, negative_prompt=negative, steps=1)

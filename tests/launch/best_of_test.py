@@ -226,7 +226,7 @@ def test_lines_that_the_scorer_cannot_use_are_skipped(cli, tmp_path):
                   '{"prompt": "a star", "num_images": 3}\n')
   code, _, err = cli(
     'sample', '--model', 'shapes', '--prompts', file, '--out', out, '--steps',
-    '2', '--candidates', '2', '--scorer', 'shapes')
+    '2', '--candidates', '2', '--scorer', 'shapes', '--max-bad-fraction', '.7')
   assert code == 0
   assert "line 1: The scorer shapes cannot read 'a cat'" in err
   assert 'line 3: --candidates is 2' in err

@@ -194,7 +194,8 @@ def test_a_backend_asked_for_by_name_never_falls_back(
 @pytest.mark.parametrize('content, said', [
   (b'', 'is empty; give one prompt a line'),
   (b' \n\n\t\n', 'is empty; give one prompt a line'),
-  (b'a cat\n\xff\xfe', 'is not UTF-8 (byte 6)'),
+  ('a cat'.encode('utf-16'), 'is UTF-16 or UTF-32; save it as UTF-8 text.'),
+  (b'\xe4\n', 'has no line that can be used: line 1: prompt has the byte 0xe4'),
   (None, 'cannot be read (No such file or directory)'),
 ])
 def test_a_prompt_file_must_hold_prompts(
@@ -206,6 +207,11 @@ def test_a_prompt_file_must_hold_prompts(
                     '--out', tmp_path / 'out')
   assert message.startswith(f'--prompts={file} {said}')
   assert not (tmp_path / 'out').exists()
+
+
+def test_an_empty_name_of_a_prompt_file_is_refused(refused, tmp_path):
+  assert refused('sample', '--model', 'shapes', '--prompts=', '--out',
+                 tmp_path / 'out').startswith('--prompts= must end in .txt')
 
 
 def test_a_prompt_must_say_something(refused, tiny_sana, tmp_path):

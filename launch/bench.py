@@ -18,6 +18,7 @@ import pathlib
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
+from sana_jax.paths import expanded
 
 WHAT = {
   'sample': 'the stages of a call of the pipeline',
@@ -75,10 +76,10 @@ def versions(*packages: str) -> dict[str, str]:
   return out
 
 
-def check(folder: str | None) -> None:
-  """Raises UserError, before any work is done, if --out cannot be one."""
+def check(folder: str | None, flag: str = '--out') -> None:
+  """Raises UserError, before any work is done, if the folder cannot be one."""
   if folder:
-    output.check(folder)
+    output.check(folder, flag)
 
 
 def write(folder: str | None, name: str, page: str, pattern: str, report,
@@ -97,7 +98,7 @@ def write_pages(folder: str, pages: dict) -> None:
 
   Raises UserError where there are none at all.
   """
-  path = pathlib.Path(folder).expanduser()
+  path = pathlib.Path(expanded(folder))
   found = {page: sorted(path.glob(pattern))
            for page, (pattern, _) in pages.items()}
   if not any(found.values()):

@@ -25,7 +25,7 @@ import json
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, output
-from sana_jax.launch.flags import sizes, text, whole
+from sana_jax.launch.flags import BATCH, PIXELS, sizes, text, whole
 
 FILES, COMPILED = 'kernels-*.json', 'compiled-kernels-*.json'
 _MODELS = 'sana_600m_1024,sana_1600m_1024,dc_ae_f32c32_sana_1.1'
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--sizes', type=text, metavar='PX,PX',
                       help='of square pictures (default: 512,1024,2048,4096; '
                       'on a CPU 512,1024)')
-  parser.add_argument('--batch-size', type=whole(), metavar='N',
+  parser.add_argument('--batch-size', type=whole(1, BATCH), metavar='N',
                       help='pictures of a call (default: 16 of 1024 px or as '
                       'many pixels, at most 16; on a CPU 1)')
   parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
       'kernels.md': (FILES, report), 'kernels_compiled.md': (COMPILED, compiled)
     })
     return 0
-  for path in (args.out, args.tuned):
-    bench.check(path)
+  bench.check(args.out)
+  bench.check(args.tuned, '--tuned')
   if args.compile_for:  # Before the models are looked at, which takes seconds.
     from sana_jax.sharding import topologies
     topologies.check(args.compile_for)
@@ -136,7 +136,7 @@ def _among(flag, given, allowed):
 
 def _sizes(given):
   try:
-    found = [whole(32, 16384)(x) for x in given.split(',')]
+    found = [whole(32, PIXELS)(x) for x in given.split(',')]
   except argparse.ArgumentTypeError as e:
     raise UserError(f'--sizes: {e}.') from None
   if odd := [x for x in found if x % 32]:
@@ -230,7 +230,7 @@ def tune(args, plan) -> int:
   from sana_jax.kernels import tuning
   kind = jax.devices()[0].device_kind
   name = f'{tuning.file_name(kind)}.json'
-  with output.folder(args.tuned or str(tuning.FOLDER)) as out:
+  with output.folder(args.tuned or str(tuning.FOLDER), '--tuned') as out:
     path = pathlib.Path(out, name)
     table = measured(path)
     for case, training, backends in plan:

@@ -19,7 +19,7 @@ import tempfile
 
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, devices
-from sana_jax.launch.flags import text, whole
+from sana_jax.launch.flags import prompt, text, whole
 
 FILES = 'loop-*.json'
 OVERRIDES = True  # Takes --config.key=value.
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--workdir', type=text, metavar='DIR',
                       help='of a training, whose latents and text are used if '
                       'the data are the same; nothing else there is touched')
-  parser.add_argument('--note', type=text, default='', metavar='TEXT',
+  parser.add_argument('--note', type=prompt, default='', metavar='TEXT',
                       help='for the page: what else was running')
   parser.add_argument('--out', type=text, metavar='DIR',
                       help='folder for the JSON file and loop.md')

@@ -18,7 +18,7 @@ import sys
 
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, devices
-from sana_jax.launch.flags import sizes, text, whole
+from sana_jax.launch.flags import PIXELS, sizes, text, whole
 
 FILES = 'matrix-*.json'
 _MODELS = 'sana_600m_512:128,sana_1600m_1024:32'
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='default: %(default)s; also offload')
   parser.add_argument('--with-kernels', default='off,on', metavar='A,B',
                       help='default: %(default)s')
-  parser.add_argument('--size', type=whole(), metavar='PX',
+  parser.add_argument('--size', type=whole(1, PIXELS), metavar='PX',
                       help="of square pictures (default: the model's own)")
-  parser.add_argument('--depth', type=whole(), default=0, metavar='N',
+  parser.add_argument('--depth', type=whole(1, 1000), default=0, metavar='N',
                       help='blocks, to try it on a small machine (default: '
                       "the model's own)")
   parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],

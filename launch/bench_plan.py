@@ -18,7 +18,7 @@ import sys
 
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, devices
-from sana_jax.launch.flags import text, whole
+from sana_jax.launch.flags import prompt, text, whole
 
 FILES = 'plan-*.json'
 # They differ in width, tokens, batch and remat; a laptop holds them.
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       '--config.KEY=VALUE (default: %(default)s)')
   parser.add_argument('--repeats', type=whole(), default=5, metavar='N',
                       help='steps after two (default: %(default)s)')
-  parser.add_argument('--note', type=text, default='', metavar='TEXT',
+  parser.add_argument('--note', type=prompt, default='', metavar='TEXT',
                       help='for the page: what else was running')
   parser.add_argument('--out', type=text, metavar='DIR',
                       help='folder for the JSON file and plan.md')

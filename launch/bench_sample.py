@@ -22,7 +22,9 @@ from sana_jax.errors import UserError
 from sana_jax.launch import bench
 from sana_jax.launch.flags import (
   backends,
+  BATCH,
   not_negative,
+  PIXELS,
   sizes,
   text,
   whole,
@@ -36,11 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument('--model', default='sana_600m_1024', metavar='NAME',
                       help='of sana-jax zoo (default: %(default)s)')
-  parser.add_argument('--size', type=whole(), metavar='PX',
+  parser.add_argument('--size', type=whole(1, PIXELS), metavar='PX',
                       help="of square pictures (default: the model's own)")
   parser.add_argument('--steps', type=whole(1, 1000), default=20, metavar='N',
                       help='default: %(default)s')
-  parser.add_argument('--batch-size', type=whole(), default=1, metavar='N',
+  parser.add_argument('--batch-size', type=whole(1, BATCH), default=1,
+                      metavar='N',
                       help='pictures of a call (default: %(default)s)')
   parser.add_argument('--guidance-scale', type=not_negative, default=4.5,
                       metavar='S', help='default: %(default)s')
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
   if args.render:
     bench.write_pages(args.render, {'sampling.md': (FILES, report)})
     return 0
+  bench.check(args.out)
   from sana_jax.benchmark.request import request, STAGES
   stages = args.stages.split(',')
   if unknown := [s for s in stages if s not in STAGES]:
@@ -91,7 +95,6 @@ def run(args: argparse.Namespace) -> int:
     kernels=args.kernels)
   if args.compile_for:
     return compile_stages(args, asked, stages)
-  bench.check(args.out)
   result = measure(args, asked, stages)
   print(report.table(result))
   bench.write(args.out, file_name(result), 'sampling.md', FILES, report, result)

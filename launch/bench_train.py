@@ -16,7 +16,7 @@ import argparse
 import datetime
 
 from sana_jax.launch import bench, devices
-from sana_jax.launch.flags import backends, sizes, text, whole
+from sana_jax.launch.flags import backends, BATCH, PIXELS, sizes, text, whole
 
 FILES = 'training-*.json'
 
@@ -25,9 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument('--model', default='sana_1600m_1024', metavar='NAME',
                       help='a size of sana_jax.config (default: %(default)s)')
-  parser.add_argument('--size', type=whole(), metavar='PX',
+  parser.add_argument('--size', type=whole(1, PIXELS), metavar='PX',
                       help="of square pictures (default: the model's own)")
-  parser.add_argument('--batch-size', type=whole(), default=16, metavar='N',
+  parser.add_argument('--batch-size', type=whole(1, BATCH), default=16,
+                      metavar='N',
                       help='over all devices (default: %(default)s)')
   parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
                       default='bfloat16',
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--remat', default='full', metavar='NAME',
                       help='what the backward pass computes again: full (the '
                       'default), dots, offload or none')
-  parser.add_argument('--accumulate', type=whole(), default=1, metavar='N',
+  parser.add_argument('--accumulate', type=whole(1, BATCH), default=1,
+                      metavar='N',
                       help='parts that a batch is computed in, one after the '
                       'other (default: %(default)s)')
   parser.add_argument('--mesh', type=sizes, default={'fsdp': -1},

@@ -1,18 +1,20 @@
 """sana-jax: train, sample, evaluate and prepare data, by one command.
 
 Bad input ends with one sentence and exit code 2, what may pass by itself with
-one and 75; nothing is half-written.
+one and 75, a closed standard output with 141; nothing is half-written.
 """
 
 import argparse
 from collections.abc import Sequence
-import errno
 import importlib
+import os
 import sys
 
+from sana_jax import printable
 from sana_jax.errors import UserError
+from sana_jax.launch import streams, system_errors
 from sana_jax.launch.backends import preferred
-from sana_jax.launch.flags import Parser
+from sana_jax.launch.flags import Parser, prompt, shown, similar, text
 from sana_jax.version import __version__
 
 COMMANDS = {
@@ -35,38 +37,36 @@ _EXAMPLES = """examples:
   sana-jax COMMAND --help"""
 # Where a missing package is listed; the rest is in train.
 _EXTRAS = {'gradio': 'demo'}
-# What the system says of a disk that takes no more.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command; returns the exit code."""
   argv = sys.argv[1:] if argv is None else list(argv)
-  try:
-    return run(argv)
-  except UserError as e:
-    return fail(str(e), e.exit_code)
-  except OSError as e:
-    if e.errno in _FULL:
-      return fail(f'No space is left to write {e.filename or "a file"} '
-                  f'({e.strerror}); free some, or choose another folder.')
-    if e.errno in _DENIED:
-      return fail(f'{e.filename} cannot be written ({e.strerror}); choose '
-                  'another folder.')
-    raise
-  except ModuleNotFoundError as e:
-    if (e.name or 'sana_jax').startswith('sana_jax'):
-      raise
-    return fail(f'This needs the package {e.name}; install it with pip install '
-                f"'sana_jax[{_EXTRAS.get(e.name, 'train')}]'.")
-  except KeyboardInterrupt:
-    print('sana-jax: interrupted', file=sys.stderr)
-    return 130
+  with streams.guarded():
+    try:
+      try:
+        return run(argv)
+      finally:
+        sys.stdout.flush()
+    except UserError as e:
+      return fail(str(e), e.exit_code)
+    except (OSError, MemoryError) as e:
+      if (sentence := system_errors.sentence(e)) is None:
+        raise
+      return fail(sentence)
+    except ModuleNotFoundError as e:
+      if (e.name or 'sana_jax').startswith('sana_jax'):
+        raise
+      return fail(f'This needs the package {e.name}; install it with pip '
+                  f"install 'sana_jax[{_EXTRAS.get(e.name, 'train')}]'.")
+    except KeyboardInterrupt:
+      print('sana-jax: interrupted', file=sys.stderr)
+      return 130
 
 
 def run(argv: list[str]) -> int:
   """Parses the arguments and runs the command."""
+  check_folder()
   name = argv[0] if argv and argv[0] in COMMANDS else None
   parser, command = build_parsers(name)
   args, rest = parser.parse_known_args(argv)
@@ -76,13 +76,43 @@ def run(argv: list[str]) -> int:
       return 2
     command = parser
   elif getattr(args, 'overrides', False):
+    check_overrides(rest, getattr(args, 'command', command))
     return args.run(args, rest)
   if rest:
-    command = getattr(args, 'command', command)
-    raise UserError(f'Unknown argument {rest[0]!r}; {command.prog} has '
-                    f'{", ".join(command.flags())}.')
+    raise unknown(rest[0], getattr(args, 'command', command))
   with preferred(getattr(args, 'kernels', None) or {}, '--kernels'):
     return args.run(args)
+
+
+def check_folder() -> None:
+  """Raises UserError where the current folder was removed."""
+  try:
+    os.getcwd()
+  except FileNotFoundError as e:
+    raise UserError(
+      'The current folder does not exist any more; change into another.') from e
+
+
+def check_overrides(overrides: Sequence[str], command: Parser) -> None:
+  """Raises UserError for what is no --config.key=value that can be printed."""
+  for override in overrides:
+    if not override.startswith('--config.'):
+      raise unknown(override, command)
+    key, _, value = override.partition('=')
+    try:
+      prompt(key, keep='')
+      if value:
+        text(value)
+    except argparse.ArgumentTypeError as e:
+      raise UserError(f'{shown(key)}: {e}.') from e
+
+
+def unknown(argument: str, command: Parser) -> UserError:
+  """The error for an argument that the command does not take."""
+  flags = command.flags()
+  return UserError(
+    f'Unknown argument {shown(argument)}; {command.prog} has '
+    f'{", ".join(flags)}{similar(argument.partition("=")[0], flags)}.')
 
 
 def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
@@ -108,8 +138,8 @@ def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
 
 
 def fail(message: str, exit_code: int = UserError.exit_code) -> int:
-  """Says what was wrong; returns the exit code."""
-  print(f'sana-jax: error: {message}', file=sys.stderr)
+  """Prints what was wrong, escaped and cut; returns the exit code."""
+  print(f'sana-jax: error: {printable.message(message)}', file=sys.stderr)
   return exit_code
 
 

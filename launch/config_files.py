@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import stat
 import traceback
 from typing import Any
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 # What a layout may set: where things lie and what is kept, but no result.
@@ -48,14 +50,25 @@ def apply_layout(config: ConfigDict, name: str) -> None:
 
 
 def _find(said: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
-  path = pathlib.Path(file)
-  if not path.is_file() and path.suffix != '.py':
+  named = path = pathlib.Path(expanded(file))
+  if named.suffix != '.py' and '/' not in file:
     path = shipped / f'{file}.py'
-  if not path.is_file():
-    names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
-    raise UserError(
-      f'{said}: there is no such file; shipped are {", ".join(names)}.')
-  return path
+  if _is_file(said, path) and path.suffix == '.py':
+    return path
+  if _is_file(said, named):
+    raise UserError(f'{said} is no Python file: its name must end in .py.')
+  names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
+  raise UserError(
+    f'{said}: there is no such file; shipped are {", ".join(names)}.')
+
+
+def _is_file(said, path):
+  try:
+    return stat.S_ISREG(path.stat().st_mode)
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  except OSError as e:
+    raise UserError(f'{said} cannot be read ({e.strerror}).') from e
 
 
 def _run(said: str, path: pathlib.Path, get) -> Any:

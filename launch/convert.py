@@ -53,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Converts; returns the exit code."""
-  target = pathlib.Path(args.target).expanduser()
-  _check_target(target, args.format)
+  target = _target(args)
   devices.configure(1)
   from sana_jax.weights import exchange
   base = exchange.open_source(args.base) if args.base else None
@@ -78,15 +77,14 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _check_target(target, fmt):
-  if (fmt == 'official') != (target.suffix == '.pth'):
+def _target(args):
+  """Where to write; UserError where that cannot be."""
+  official = pathlib.Path(args.target).suffix == '.pth'
+  if (args.format == 'official') != official:
     raise UserError(
-      f'--to={target} does not go with --format={fmt}: official is a file '
-      'whose name ends in .pth, the others are folders; change one.')
-  if target.exists():
-    raise UserError(f'--to={target} exists; choose another name, or remove it '
-                    'first.')
-  output.check(str(target.absolute().parent))
+      f'--to={args.target} does not go with --format={args.format}: official '
+      'is a file whose name ends in .pth, the others are folders; change one.')
+  return output.check_new(args.target, '--to')
 
 
 def _configs(base, like):

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 from sana_jax.launch.devices import add_device_flags, join
-from sana_jax.launch.flags import whole
+from sana_jax.launch.flags import BATCH, whole
 
 _PLAIN = argparse.RawDescriptionHelpFormatter
 
@@ -35,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formatter_class=_PLAIN)
   shapes.add_argument('--out', default='~/.cache/sana_jax/data', metavar='DIR',
                       help='TFDS data folder (default: %(default)s)')
-  shapes.add_argument('--size', type=whole(16), default=64, metavar='PX',
+  shapes.add_argument('--size', type=whole(16, 4096), default=64, metavar='PX',
                       help='side of the images (default: %(default)s)')
-  shapes.add_argument('--examples', type=whole(), default=24_000, metavar='N',
+  shapes.add_argument('--examples', type=whole(1, 10**8), default=24_000,
+                      metavar='N',
                       help='of the train split (default: %(default)s)')
   shapes.set_defaults(run_data=prepare, command=shapes)
   describe = kinds.add_parser(
@@ -46,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   describe.add_argument('--config', metavar='FILE[:ARG]',
                         help='whose data keys to take (default: their own '
                         'defaults); --config.data.KEY=VALUE changes them')
-  describe.add_argument('--read', type=whole(), default=100, metavar='N',
+  describe.add_argument('--read', type=whole(1, 10**6), default=100,
+                        metavar='N',
                         help='records to decode (default: %(default)s)')
   describe.set_defaults(run_data=describe_data, command=describe,
                         overrides=True)
@@ -58,10 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      '--config.KEY=VALUE changes them')
   cache.add_argument('--out', required=True, metavar='DIR',
                      help='the folder of the cache; gs:// and s3:// too')
-  cache.add_argument('--batch-size', type=whole(), default=64, metavar='N',
+  cache.add_argument('--batch-size', type=whole(1, BATCH), default=64,
+                     metavar='N',
                      help='images or captions at a time on all devices of a '
                      'process (default: %(default)s)')
-  cache.add_argument('--shard-records', type=whole(), default=1024,
+  cache.add_argument('--shard-records', type=whole(1, 10**6), default=1024,
                      metavar='N', help='in a file (default: %(default)s)')
   add_device_flags(cache)
   cache.set_defaults(run_data=cache_data, command=cache, overrides=True)
@@ -117,6 +120,7 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   if config.task != 'sana':
     raise UserError(f'--config={args.config} is of the task {config.task!r}; '
                     "what is cached are the inputs of the task 'sana'.")
+  output.check_place(args.out)
   devices.configure(args.cpu_devices)
   if args.distributed is not None:
     join(args.distributed, asks_to_stop=False)

@@ -6,13 +6,14 @@ import os
 import re
 
 from sana_jax.errors import UserError
-from sana_jax.launch.flags import whole
+from sana_jax.launch.flags import CPU_DEVICES, refused, whole
+from sana_jax.paths import expanded
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
   """--cpu-devices and --distributed."""
   parser.add_argument(
-    '--cpu-devices', type=whole(), metavar='N',
+    '--cpu-devices', type=whole(1, CPU_DEVICES), metavar='N',
     help='devices to split a CPU into (default: one a core, 8 at most)')
   parser.add_argument(
     '--distributed', type=meeting, nargs='?', const=(),
@@ -23,11 +24,10 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 
 def meeting(value: str) -> tuple[str, int, int]:
   """The type of --distributed: where processes meet, how many, which one."""
-  match = re.fullmatch(r'(\S+:\d{1,5}),(\d{1,6}),(\d{1,6})', value)
+  match = re.fullmatch(r'([!-~]+:[0-9]{1,5}),([0-9]{1,6}),([0-9]{1,6})', value)
   if match is None or not int(match[3]) < int(match[2]):
-    raise argparse.ArgumentTypeError(
-      f'{value!r} is not allowed; give HOST:PORT,COUNT,INDEX with INDEX from 0 '
-      'to COUNT - 1, or nothing')
+    raise refused(value, 'HOST:PORT,COUNT,INDEX with INDEX from 0 to '
+                  'COUNT - 1, or nothing')
   return match[1], int(match[2]), int(match[3])
 
 
@@ -71,7 +71,7 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
     compiled.mend()
   else:
     compiled.keep(
-      os.path.expanduser('~/.cache/sana_jax/compiled'), at_least_seconds=0)
+      expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
 
 
 def none_but_cpu() -> None:

@@ -13,19 +13,22 @@ import json
 
 from sana_jax import files
 from sana_jax.launch import output, sample
-from sana_jax.launch.flags import whole
+from sana_jax.launch.flags import BATCH, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument('--suite', default='shapes', choices=['shapes'],
                       help='default: %(default)s')
-  parser.add_argument('--per-kind', type=whole(), default=40, metavar='N',
+  parser.add_argument('--per-kind', type=whole(1, 100_000), default=40,
+                      metavar='N',
                       help='prompts of each of the six kinds (default: '
                       '%(default)s)')
-  parser.add_argument('--num-images', type=whole(), default=4, metavar='N',
+  parser.add_argument('--num-images', type=whole(1, 10_000), default=4,
+                      metavar='N',
                       help='of each prompt (default: %(default)s)')
-  parser.add_argument('--batch-size', type=whole(), default=96, metavar='N',
+  parser.add_argument('--batch-size', type=whole(1, BATCH), default=96,
+                      metavar='N',
                       help='pictures made at once (default: %(default)s)')
   parser.add_argument('--out', metavar='DIR',
                       help='also write scores.json and a contact sheet there')

@@ -13,7 +13,7 @@ the scaling factor is the config's.
 import argparse
 
 from sana_jax.errors import UserError
-from sana_jax.launch import devices
+from sana_jax.launch import devices, output
 from sana_jax.launch.flags import text, whole
 
 
@@ -37,9 +37,12 @@ def run(args: argparse.Namespace) -> int:
   from sana_jax.training import workdir as workdirs
   from sana_jax.training.tasks import exports
   target = workdirs.resolve(args.target)
-  if target.exists():
-    raise UserError(f'--to={args.target} exists; choose another name, or '
-                    'remove it first.')
+  if workdirs.is_remote(target):
+    if target.exists():
+      raise UserError(f'--to={args.target} exists; choose another name, or '
+                      'remove it first.')
+  else:
+    output.check_new(args.target, '--to')
   config = run_config.read_config(args.workdir)
   checkpoint = exports.find(workdirs.resolve(args.workdir), args.step)
   write = exports.writer(config)

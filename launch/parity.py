@@ -25,7 +25,7 @@ from tqdm import tqdm
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
-from sana_jax.launch.flags import text, whole
+from sana_jax.launch.flags import prompt, text, whole
 from sana_jax.parity import ledger, pages
 
 # From small to large: a fault shows first where it is.
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument('--quick', action='store_true',
                       help='tiny sizes only: minutes on two cores')
-  parser.add_argument('--only', type=text, default='', metavar='TEXT',
+  parser.add_argument('--only', type=prompt, default='', metavar='TEXT',
                       help='rows whose name has this in it; see --list')
   parser.add_argument('--seed', type=whole(0),
                       help='repeats a run; printed at its beginning')

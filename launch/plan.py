@@ -31,10 +31,13 @@ from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output, plan_matrix, plan_report
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
-from sana_jax.launch.flags import text, whole
+from sana_jax.launch.flags import refused, text, whole
 
 # How often a search goes on while nothing fits, and with how much less memory.
 _ROUNDS, _MUCH_LESS = 4, 0.75
+# What --calibrate does not go with.
+_ALONE = ('config', 'topology', 'search', 'per_chip_batch', 'out', 'shardings',
+          'golden', 'update')
 OVERRIDES = True  # Takes --config.key=value.
 
 
@@ -72,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--calibrate', action='store_true',
                       help='measure the devices that are here, for later plans '
                       'of pods of the same chips; takes no other argument')
-  parser.add_argument('--jobs', type=whole(), default=min(
+  parser.add_argument('--jobs', type=whole(1, 1000), default=min(
     2, os.cpu_count() or 1), metavar='N', help='compilations at a time, of '
                       'about 4 GiB each (default: %(default)s)')
 
@@ -80,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Compiles, prints and writes; returns the exit code."""
   if args.calibrate:
+    if given := [key for key in _ALONE if getattr(args, key)] or overrides:
+      raise UserError('--calibrate takes no other argument, such as '
+                      f'{given[0].partition("=")[0]}.')
     return calibrate()
   devices.none_but_cpu()
   if args.golden:
@@ -89,6 +95,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     if getattr(args, key) is None:
       raise UserError(f'--{key} is missing; sana-jax plan needs --config, '
                       '--topology and --out, or --calibrate alone.')
+  if args.out:
+    output.check(args.out)
   if plan_matrix.is_asked(args):
     return plan_matrix.run(args, overrides)
   if args.shardings:
@@ -110,7 +118,6 @@ def plan_one(args, overrides):
   """Of one config and pod: compiles, prints and writes; returns the plans."""
   from sana_jax.sharding import topologies
   config = load(args.config, overrides)
-  output.check(args.out)
   pod = topologies.check(args.topology)
   tried = candidates(args, config, pod)
   with tqdm(total=len(tried), desc='layouts', unit='layout',
@@ -149,11 +156,9 @@ def batches(value: str) -> list[int] | str:
   """The type of --per-chip-batch."""
   if value == 'fit':
     return value
-  if not re.fullmatch(r'\d{1,4}(,\d{1,4})*', value) or (
+  if not re.fullmatch(r'[0-9]{1,4}(,[0-9]{1,4})*', value) or (
       0 in (found := [int(n) for n in value.split(',')])):
-    raise argparse.ArgumentTypeError(
-      f'{value!r} is not allowed; give whole numbers from 1, such as 1,2,4, or '
-      'fit')
+    raise refused(value, 'whole numbers from 1, such as 1,2,4, or fit')
   return found
 
 

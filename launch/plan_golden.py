@@ -11,13 +11,16 @@ from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 from sana_jax.launch.config_files import load_config
+from sana_jax.paths import expanded
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints what differs, or writes it; 1 where something does."""
   from sana_jax.planning import golden
   from sana_jax.sharding import topologies
-  folder = pathlib.Path(args.golden).expanduser()
+  folder = pathlib.Path(expanded(args.golden))
+  if args.update:
+    output.check(args.golden, '--golden')
   known = wanted(args, [golden.read(p) for p in sorted(folder.glob('*.txt'))])
   for one in [] if args.shardings else known:
     topologies.check(one.topology)
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
   for one in tqdm(known, desc='plans', unit='plan', disable=None):
     now, path = made(args, one), folder / one.name
     if args.update:
-      with output.folder(args.golden):
+      with output.folder(args.golden, '--golden'):
         files.write_text(path, str(now))
     elif str(now) != str(one):
       differ += 1

@@ -29,56 +29,57 @@ from collections.abc import Sequence
 import dataclasses
 
 from sana_jax.errors import in_memory, UserError
-from sana_jax.inference.jobs import (
-  check_area,
-  Job,
-  MOST_SIDE,
-  problem,
-  read,
-)
+from sana_jax.inference.jobs import check_area, Job, problem, read
 from sana_jax.launch import best_of, devices, output
 from sana_jax.launch.flags import (
   backends,
+  BATCH,
+  CPU_DEVICES,
   fraction,
   interval,
   not_negative,
+  PIXELS,
   positive,
+  prompt,
   ratio,
   sizes,
-  text,
   whole,
 )
 from sana_jax.launch.skipped import part_name, Skipped, tell
 
 SHEET = 'contact_sheet.png'
 _ON_SHEET = 64  # Pictures, from the first on.
+_IMAGES = 10_000  # Most of a prompt.
+_PICTURES = 10**7  # Most of all prompts: a list of them is in memory.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument('--prompt', action='append', type=text, metavar='TEXT',
+  what.add_argument('--prompt', action='append', type=prompt, metavar='TEXT',
                     help='what to show; may be repeated')
   what.add_argument('--prompts', metavar='FILE',
                     help='a .txt, .jsonl, .csv or .parquet file')
   parser.add_argument('--out', required=True, metavar='DIR',
                       help='where the pictures go, made if need be')
-  parser.add_argument('--num-images', type=whole(), default=1, metavar='N',
-                      help='of each prompt (default: %(default)s)')
-  parser.add_argument('--candidates', type=whole(), default=1, metavar='N',
+  parser.add_argument('--num-images', type=whole(1, _IMAGES), default=1,
+                      metavar='N', help='of each prompt (default: %(default)s)')
+  parser.add_argument('--candidates', type=whole(1, BATCH), default=1,
+                      metavar='N',
                       help='of which --scorer chooses --num-images (default: '
                       '%(default)s)')
   parser.add_argument('--scorer', metavar='NAME',
                       help='shapes, or MODULE:FUNCTION of your own')
-  parser.add_argument('--batch-size', type=whole(), default=16, metavar='N',
+  parser.add_argument('--batch-size', type=whole(1, BATCH), default=16,
+                      metavar='N',
                       help='pictures made at once (default: %(default)s)')
   parser.add_argument('--max-bad-fraction', type=fraction, default=.1,
                       metavar='X',
                       help='of the lines of --prompts; where more cannot be '
                       'used, the exit code is 1 (default: %(default)s)')
-  parser.add_argument('--height', type=whole(1, MOST_SIDE), metavar='PX',
+  parser.add_argument('--height', type=whole(1, PIXELS), metavar='PX',
                       help="default: the model's own")
-  parser.add_argument('--width', type=whole(1, MOST_SIDE), metavar='PX',
+  parser.add_argument('--width', type=whole(1, PIXELS), metavar='PX',
                       help="default: the model's own")
   parser.add_argument('--aspect-ratio', type=ratio, metavar='W:H',
                       help="such as 16:9, at the model's usual area; instead "
@@ -107,7 +108,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
                       help="default: the model's recommendation, else 20")
   parser.add_argument('--guidance-scale', type=not_negative, metavar='S',
                       help="default: the model's recommendation, else 4.5")
-  parser.add_argument('--negative-prompt', default='', type=text,
+  parser.add_argument('--negative-prompt', default='', type=prompt,
                       metavar='TEXT', help='what to lead away from')
   parser.add_argument('--sampler', metavar='NAME',
                       help="euler, dpm++2m, dpm++2m-heun or dpm++3m (default: "
@@ -134,7 +135,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
                       '(default: data=-1, all devices)')
   parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
                       help='default: float32 on CPU, else bfloat16')
-  parser.add_argument('--cpu-devices', type=whole(), metavar='N',
+  parser.add_argument('--cpu-devices', type=whole(1, CPU_DEVICES), metavar='N',
                       help='devices to split a CPU into (default: one a core)')
   parser.add_argument('--kernels', type=backends, default={},
                       metavar='OP=NAME,...',
@@ -153,6 +154,9 @@ def run(args: argparse.Namespace) -> int:
   jobs, unreadable = _possible(
     jobs, lambda job: best_of.check(scorer, args.candidates, job), by_line)
   output.check(args.out)
+  if (count := sum(job.num_images for job in jobs)) > _PICTURES:
+    raise UserError(f'{count:,} pictures are more than {_PICTURES:,}; lower '
+                    '--num-images, or split the prompt file.')
   pipe, settings = open_pipeline(args, min(
     args.batch_size, sum(args.candidates * job.num_images for job in jobs)))
   if args.decode != 'whole':

@@ -8,6 +8,7 @@ from absl import logging as absl_logging
 from tqdm import tqdm
 
 import sana_jax
+from sana_jax.printable import message
 
 _OURS = str(pathlib.Path(sana_jax.__file__).parent)
 
@@ -27,7 +28,7 @@ class Lines(logging.Handler):
     at = logging.Formatter().formatTime(record, '%H:%M:%S')
     loud = record.levelno >= logging.WARNING
     name = f'{record.levelname.lower()}: ' if loud else ''
-    return f'{at} {name}{record.getMessage()}'
+    return f'{at} {name}{message(record.getMessage())}'
 
 
 def show_logs() -> None:

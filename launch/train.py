@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
-from sana_jax.launch import devices
+from sana_jax.launch import devices, output
 from sana_jax.launch.backends import preferred
 from sana_jax.launch.config_files import apply_layout, load_config
 from sana_jax.launch.flags import steps
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   base.check_keys(config)
   base.check(config)
   check_profile(args.profile, config.num_steps)
+  output.check_place(args.workdir, '--workdir')
   devices.configure(args.cpu_devices)
   from sana_jax.launch import terminal
   terminal.show_logs()

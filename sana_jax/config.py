@@ -308,6 +308,9 @@ _NOT_NEGATIVE = ('seed', 'keep_every_steps', 'pictures_every_steps',
                  'watch.stall_minutes', 'watch.divergence_factor',
                  'data.caption_threshold', 'data.min_score',
                  'data.min_size_px', 'data.max_aspect_ratio', 'data.threads')
+# Larger ones take all memory before anything can be checked.
+_MOST = {'data.size_px': 2**14, 'inputs.text_length': 2**16,
+         'model.depth': 10_000, 'data.threads': 1000, 'model.unroll': 10_000}
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _SHARE = ('data.max_bad_fraction', 'max_skipped_fraction')
 _CHOICES = {
@@ -341,8 +344,8 @@ def _violated(key, value):
     return 'zero or more'
   if key == 'watch.divergence_factor' and 0 < value <= 1:
     return 'more than 1, or 0'
-  if kind is int and value >= 2**31:
-    return 'less than 2 ** 31'
+  if kind is int and value > (most := _MOST.get(key, 2**31 - 1)):
+    return f'at most {most}'
   if key == 'checkpoint_cache' and '://' in value:
     return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:

@@ -4,6 +4,7 @@ A control character can move the cursor, recolour or clear the screen, and some
 terminals answer to it; a text of megabytes hides everything else.
 """
 
+import re
 import unicodedata
 
 MOST = 2000  # Characters of a message.
@@ -36,3 +37,11 @@ def printable(text: object, most: int = MOST, keep: str = '') -> str:
 def _is_seen(character):
   return (character == _JOINER
           or unicodedata.category(character) not in _UNSEEN)
+
+
+def message(text: object, most: int = MOST) -> str:
+  """A message for the terminal; its lines after the first are indented.
+
+  So no text of others in it begins a line, as if it were another message.
+  """
+  return re.sub('\n *', '\n  ', printable(text, most, keep='\n').strip('\n'))

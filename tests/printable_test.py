@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana_jax.printable import printable
+from sana_jax.printable import message, printable
 
 
 @pytest.mark.parametrize('text', [
@@ -29,3 +29,8 @@ def test_a_long_text_keeps_its_two_ends():
 
 def test_characters_can_be_kept():
   assert printable('a\nb\x1b', keep='\n') == 'a\nb\\x1b'
+
+
+def test_lines_of_a_message_after_the_first_are_indented():
+  assert message('a\nb\n    c\n') == 'a\n  b\n  c'
+  assert message('a\r\x1b\nerror: b') == 'a\\r\\x1b\n  error: b'

@@ -27,6 +27,7 @@ from sana_jax.data.images import DAMAGED, in_threads, size_of
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
 from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 NAMES = ('*.array_record*', '*.arrayrecord*')
@@ -49,7 +50,7 @@ class ArrayRecordSource:
     max_bad_fraction: float = MAX_BAD_FRACTION,
     cache: str | os.PathLike | None = None,
   ):
-    path = os.path.expanduser(os.fspath(path))
+    path = expanded(path)
     if files.is_remote(path):
       raise UserError(f'{path} is remote, and ArrayRecord files are read from '
                       'a disk only; mount or copy them, or use Parquet or tars '

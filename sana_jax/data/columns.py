@@ -16,6 +16,7 @@ import numpy as np
 
 from sana_jax.data import files
 from sana_jax.files import parse_json
+from sana_jax.paths import expanded
 
 _DTYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16,
            'I64': np.int64, 'I32': np.int32, 'U32': np.uint32, 'U8': np.uint8}
@@ -39,7 +40,7 @@ class Columns:
   """The columns of all files of a folder, for any number of threads."""
 
   def __init__(self, folder: str):
-    self._folder, self._lock = os.path.expanduser(folder), threading.Lock()
+    self._folder, self._lock = expanded(folder), threading.Lock()
     self._headers: dict[str, dict[str, Column]] = {}
     self._mapped = functools.lru_cache(_OPEN)(
       lambda file: np.asarray(np.memmap(self._path(file), np.uint8, 'r')))

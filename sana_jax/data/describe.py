@@ -8,12 +8,13 @@ import numpy as np
 
 from sana_jax.data.records import BadRecord
 from sana_jax.data.sources import DescribedSource
+from sana_jax.printable import printable
 from sana_jax.typing import Int
 
 _SIDES = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _RATIOS = (.25, .4, .5, .67, .8, 1, 1.25, 1.5, 2, 2.5, 4)
 _NAMED = 5
-_BAR = 40  # Characters.
+_BAR, _NAME, _CAPTION, _ERROR = 40, 40, 70, 300  # Characters.
 
 
 def description(source: DescribedSource, reads: int) -> Iterator[str]:
@@ -76,10 +77,12 @@ def _read(source, reads):
          f'({len(indices) / seconds:,.0f} / s), {len(bad)} bad')
   yield from _named(bad)
   if words:
+    named = ', '.join(f'{printable(name, _NAME)} {count}'
+                      for name, count in names.most_common(_NAMED))
+    more = f' and {len(names) - _NAMED:,} more' if len(names) > _NAMED else ''
     yield (f'captions of {min(words)} to {max(words)} words, median '
-           f'{np.median(words):g}; by name: ' + ', '.join(
-             f'{name} {count}' for name, count in names.most_common()))
-    yield from (f'  {text[:70]}' for text in texts[:3])
+           f'{np.median(words):g}; by name: {named}{more}')
+    yield from (f'  {printable(text[:_CAPTION])}' for text in texts[:3])
 
 
 def _left_out(source):
@@ -93,6 +96,6 @@ def _left_out(source):
 
 
 def _named(bad):
-  yield from (f'  {error}' for error in bad[:_NAMED])
+  yield from (f'  {printable(error, _ERROR)}' for error in bad[:_NAMED])
   if len(bad) > _NAMED:
     yield f'  and {len(bad) - _NAMED:,} more'

@@ -6,6 +6,7 @@ so threads share what is here.
 """
 
 import itertools
+import math
 import os
 import re
 from typing import Any
@@ -17,8 +18,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from sana_jax import files as local
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.printable import printable
 
+MOST = 10**6  # Files that the braces of a pattern stand for.
 # The extra of setup.cfg that brings what fsspec needs for a protocol.
 _EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
 # Others reach any host, or unpack and chain what they find there.
@@ -144,18 +147,24 @@ def expand(pattern: str, names: tuple[str, ...] = ()) -> dict[
 
 
 def braces(pattern: str) -> list[str]:
-  """The patterns that `{a,b}` and `{000..123}` stand for, in their order."""
+  """The patterns that `{a,b}` and `{000..123}` stand for, in their order.
+
+  Raises UserError for more than MOST of them.
+  """
   parts = []
   for part in re.split(r'(\{[^{}]*\})', pattern):
-    span = re.fullmatch(r'\{(\d+)\.\.(\d+)\}', part)
+    span = re.fullmatch(r'\{([0-9]{1,18})\.\.([0-9]{1,18})\}', part)
     if span:
       width = len(span[1]) if span[1].startswith('0') else 0
-      parts.append([f'{n:0{width}}'
-                    for n in range(int(span[1]), int(span[2]) + 1)])
-    elif part.startswith('{') and ',' in part:
+      numbers = range(int(span[1]), int(span[2]) + 1)
+      parts.append([f'{n:0{width}}' for n in numbers[:MOST + 1]])
+    elif part.startswith('{') and ',' in part and part.endswith('}'):
       parts.append(part[1:-1].split(','))
     else:
       parts.append([part])
+  if math.prod(map(len, parts)) > MOST:
+    raise UserError(f'{pattern} stands for more than {MOST:,} files; set the '
+                    'data path to a pattern with * or to their folder.')
   return [''.join(choice) for choice in itertools.product(*parts)]
 
 
@@ -201,7 +210,7 @@ def _version(info):
 
 
 def _local(path):
-  return os.path.abspath(os.path.expanduser(path))
+  return os.path.abspath(expanded(path))
 
 
 def _system(path):

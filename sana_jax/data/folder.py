@@ -23,6 +23,7 @@ from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
 from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
+from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 __all__ = ['FolderSource', 'read_image']
@@ -42,7 +43,7 @@ class FolderSource:
     max_bad_fraction: float = MAX_BAD_FRACTION,
     cache: str | os.PathLike | None = None,
   ):
-    self._root = os.path.expanduser(os.fspath(path)).rstrip('/')
+    self._root = expanded(path).rstrip('/')
     self._size, self._cache = size, cache
     self._files = _listed(self._root)
     names = _image_names(self._root, self._files)

@@ -24,6 +24,7 @@ from sana_jax.data.images import DAMAGED, in_threads, size_today
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
 from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 _DAMAGED = (*DAMAGED, pyarrow.ArrowException, KeyError, TypeError)
@@ -90,7 +91,7 @@ class ParquetSource:
     max_bad_fraction: float = MAX_BAD_FRACTION,
     cache: str | os.PathLike | None = None,
   ):
-    path = os.path.expanduser(os.fspath(path))
+    path = expanded(path)
     self._size, self._cache = size, cache
     self._wanted = columns or Columns()
     self._wanted.check()

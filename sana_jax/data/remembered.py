@@ -16,6 +16,7 @@ from absl import logging
 import numpy as np
 
 from sana_jax import files
+from sana_jax.paths import expanded
 
 CACHE = '~/.cache/sana_jax/index'
 # Larger arrays stay on disk and are read where they are used.
@@ -37,7 +38,7 @@ def remembered(
   if not cache:
     return _told(make())[0]
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-  path = pathlib.Path(cache).expanduser() / digest[:32]
+  path = pathlib.Path(expanded(cache)) / digest[:32]
   try:
     return _read(path)
   except FileNotFoundError:

@@ -14,6 +14,7 @@ from sana_jax.data.records import MAX_BAD_FRACTION
 from sana_jax.data.remembered import CACHE
 from sana_jax.data.tfds import prepared, TfdsSource
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 KINDS = ('shapes', 'tfds', 'folder', 'webdataset', 'parquet', 'arrayrecord')
@@ -117,7 +118,7 @@ def listing(kind: str, path: str | os.PathLike) -> dict[str, tuple[int, str]]:
   What lies among them and is not opened is left out; so are images that
   Parquet files name by their path.
   """
-  path = os.path.expanduser(os.fspath(path))
+  path = expanded(path)
   match kind:
     case 'folder':
       return folder.listing(path)

@@ -23,6 +23,7 @@ from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
 from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
+from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 _VERSION = 1  # Of what is remembered.
@@ -43,7 +44,7 @@ class WebDatasetSource:
     max_bad_fraction: float = MAX_BAD_FRACTION,
     cache: str | os.PathLike | None = None,
   ):
-    path = os.path.expanduser(os.fspath(path))
+    path = expanded(path)
     self._size = size
     shards, promised = _shards(path)
     beside = _beside(shards)
@@ -193,7 +194,7 @@ def _shards(path):
 
 def _beside(shards):
   """The sidecars of each shard: (size, version) by path."""
-  out = {}
+  out = {shard: {} for shard in shards}
   for folder in sorted({posixpath.dirname(shard) for shard in shards}):
     here = {posixpath.basename(path): stat for path, stat in
             files.expand(f'{folder or "."}/*.json').items()}

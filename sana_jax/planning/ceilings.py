@@ -19,6 +19,7 @@ import numpy as np
 from sana_jax import files
 from sana_jax.benchmark import device
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.sharding import chips
 from sana_jax.sharding.chips import Chip
 from sana_jax.sharding.mesh import make_mesh
@@ -53,7 +54,7 @@ def all_reduce_rate() -> float:
 
 def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
   """Keeps the rates of a kind of device."""
-  path = pathlib.Path(FILE).expanduser()
+  path = pathlib.Path(expanded(FILE))
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write_text(
     path, json.dumps({**read(), kind: dict(found)}, indent=1) + '\n')
@@ -63,7 +64,7 @@ def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
 def read() -> dict[str, Any]:
   """All that were kept, by kind; empty where nothing, or nothing whole, was."""
   try:
-    found = files.read_json(pathlib.Path(FILE).expanduser())
+    found = files.read_json(pathlib.Path(expanded(FILE)))
   except (FileNotFoundError, UserError):
     return {}
   return {kind: rates for kind, rates in found.items() if _are_rates(rates)}

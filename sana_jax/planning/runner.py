@@ -15,6 +15,7 @@ from typing import Any
 
 from sana_jax import files, interpreter
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.planning import cache, report
 from sana_jax.planning.candidates import Candidate
 from sana_jax.planning.report import Plan
@@ -45,7 +46,7 @@ class Runner:
 
   def __post_init__(self):
     self._lock = threading.Lock()
-    self._folder = pathlib.Path(cache.FOLDER).expanduser()
+    self._folder = pathlib.Path(expanded(cache.FOLDER))
 
   def map(self, f: Callable, items: Sequence[Any]) -> list[Any]:
     """[f(item), ...], as many at a time as there are jobs."""

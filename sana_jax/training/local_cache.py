@@ -26,6 +26,7 @@ import numpy as np
 import safetensors
 
 from sana_jax.files import atomically, parse_json
+from sana_jax.paths import expanded
 from sana_jax.training.checkpoints import brief, checksums, data_checksum
 from sana_jax.training.saved import step_of
 from sana_jax.training.state import TrainState
@@ -49,7 +50,7 @@ class LocalCache:
     self._folder = None
     self._every, self._last = config.cache_every_steps, config.num_steps
     if config.checkpoint_cache:
-      run = pathlib.Path(config.checkpoint_cache).expanduser() / _run_id(
+      run = pathlib.Path(expanded(config.checkpoint_cache)) / _run_id(
           workdir)
       self._folder = run / (
           f'process_{jax.process_index()}_of_{jax.process_count()}')

@@ -28,6 +28,7 @@ import numpy as np
 
 from sana_jax import files
 from sana_jax.errors import Trouble, UserError
+from sana_jax.paths import place
 from sana_jax.training import saved
 
 
@@ -122,9 +123,9 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def resolve(workdir: epath.PathLike) -> epath.Path:
   """The folder, absolute if it is local: orbax refuses relative paths."""
-  path = os.fspath(workdir)
+  path = place(workdir)
   if not is_remote(path):
-    return epath.Path(os.path.abspath(os.path.expanduser(path)))
+    return epath.Path(os.path.abspath(path))
   # Orbax writes there past fsspec, which must not answer from memory.
   for scheme in 'gcs', 'gs', 's3':
     fsspec.config.conf.setdefault(scheme, {})['use_listings_cache'] = False

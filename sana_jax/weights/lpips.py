@@ -10,6 +10,7 @@ import jax
 
 from sana_jax.errors import UserError
 from sana_jax.models import lpips
+from sana_jax.paths import expanded
 from sana_jax.typing import Params
 from sana_jax.weights import pth, table
 from sana_jax.weights.table import Rule
@@ -38,7 +39,7 @@ RULES = tuple(_rules())
 
 def load(folder: pathlib.Path | str) -> Params:
   """Host arrays, parameters of `LPIPS`; UserError for other files."""
-  folder, tensors = pathlib.Path(folder).expanduser(), {}
+  folder, tensors = pathlib.Path(expanded(folder)), {}
   for pattern in _FILES:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:

@@ -35,6 +35,20 @@ def test_a_source_is_described_in_plain_text(tmp_path):
   assert lines[-3:] == ['  a cat', '  a small dog', '  x']
 
 
+def test_text_of_a_source_is_escaped_and_cut(tmp_path):
+  names = ', '.join(f'"{i}\\u001b[2J{"n" * 999}": "a"' for i in range(99))
+  (tmp_path / 'a.tar').write_bytes(tar(
+    *sample('0', 'a \x1b[2Jcat\r\n\x9b' + 'x' * 9999),
+    ('1\x1b[2J\n' + 'y' * 90 + '.png', b'no image'), ('1.txt', 'x'),
+    ('5.png', encoded()), ('5.json', f'{{"captions": {{{names}}}}}')))
+  source = open_source('webdataset', path=tmp_path, size=8, cache=None,
+                       max_bad_fraction=.9)
+  lines = list(description(source, 100))
+  assert all(line.isprintable() and len(line) < 500 for line in lines), lines
+  assert '  a \\x1b[2Jcat\\r\\n\\x9b' + 'x' * 58 in lines
+  assert any(line.endswith(' more') for line in lines if 'by name' in line)
+
+
 @pytest.mark.parametrize('values, edges, lines', [
   ([1, 2, 2], (1, 2), ['1 to 2 1', '2 or more 2']),
   ([.5, 3], (1, 2), ['below 1 1', '1 to 2 0', '2 or more 1'])])

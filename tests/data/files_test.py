@@ -87,9 +87,17 @@ def test_links_are_what_they_point_to(tmp_path):
 @pytest.mark.parametrize('pattern, parts', [
   ('a', ['a']), ('a{b,c}d', ['abd', 'acd']),
   ('{8..10}', ['8', '9', '10']), ('{008..010}', ['008', '009', '010']),
-  ('{0..1}-{x,y}', ['0-x', '0-y', '1-x', '1-y']), ('{x}', ['{x}'])])
+  ('{0..1}-{x,y}', ['0-x', '0-y', '1-x', '1-y']), ('{x}', ['{x}']),
+  ('{a,b', ['{a,b']), ('{9..1}', []), ('{٠..٩}', ['{٠..٩}'])])
 def test_braces_are_those_of_a_shell(pattern, parts):
   assert files.braces(pattern) == parts
+
+
+@pytest.mark.parametrize('pattern', [
+  '{0..99999999}.tar', '{0..9}' * 9, '{000..999999}/{1..2}.tar'])
+def test_braces_that_stand_for_too_many_are_refused(pattern):
+  with pytest.raises(UserError, match='stands for more than'):
+    files.braces(pattern)
 
 
 @pytest.mark.parametrize('path, module, extra', [

@@ -322,3 +322,17 @@ def test_a_remote_tar_that_vanishes_is_a_bad_record(memory, two):
   memory.rm('/d/s.tar')
   assert list(failures(source)) == [
     'memory:///d/s.tar: a/0', 'memory:///d/s.tar: a/1']
+
+
+def test_a_tar_may_have_another_name(two, tmp_path):
+  other = tmp_path / 'other'
+  other.mkdir()
+  (other / 'shard-0').write_bytes((two / 's-00.tar').read_bytes())
+  assert texts(opened(other / 'shard-0')) == texts(opened(two / 's-00.tar'))
+
+
+@pytest.mark.parametrize('name', ['notes.tar.gz', 'notes', 'notes.txt'])
+def test_a_file_that_is_no_tar_is_told_whatever_its_name(name, tmp_path):
+  (tmp_path / name).write_bytes(b'no tar')
+  with pytest.raises(UserError, match='no tar'):
+    opened(tmp_path / name)

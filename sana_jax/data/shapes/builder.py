@@ -21,8 +21,10 @@ from sana_jax.data.shapes.captions import SPLITS
 from sana_jax.data.shapes.render import render
 from sana_jax.data.shapes.scenes import scene
 from sana_jax.errors import UserError
+from sana_jax.paths import place
 
 TRAIN, HELDOUT = 24_000, 2_000
+MOST_PX = 4096
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -89,28 +91,31 @@ def prepare(
   TFDS writes to a folder of another name and renames it at the end, so an
   interrupted preparation leaves nothing that looks complete.
   """
-  for name, value, least in (
-      ('size', size, 8), ('train_examples', train_examples, 1),
-      ('heldout_examples', heldout_examples, 1), ('seed', seed, 0)):
-    if value < least:
-      raise UserError(f'{name}={value} is too small for shapes; set it to '
-                      f'{least} or more.')
+  for name, value, least, most in (
+      ('size', size, 8, MOST_PX), ('train_examples', train_examples, 1, 2**31),
+      ('heldout_examples', heldout_examples, 1, 2**31),
+      ('seed', seed, 0, 2**63)):
+    if not least <= value <= most:
+      raise UserError(f'{name}={value} is not possible for shapes; set it to '
+                      f'{least} to {most}.')
   config = ShapesConfig(size=size, train=train_examples, seed=seed,
                         heldout=heldout_examples)
+  folder = place(data_dir)
   open_builder = lambda: Shapes(
-    data_dir=os.path.expanduser(data_dir), file_format='array_record',
+    data_dir=folder, file_format='array_record',
     # TFDS wants its own object for a configuration that it lists.
     config=Shapes.builder_configs.get(config.name, config))
   with _quiet():
     builder = open_builder()
     try:
       builder.download_and_prepare()
-    except OSError:
+    except (OSError, RuntimeError) as error:
       # Another process may have finished the same data meanwhile.
-      if not builder.data_path.exists():
+      if isinstance(error, OSError) and builder.data_path.exists():
+        return open_builder()
+      if getattr(error, 'errno', None):
         raise
-      builder = open_builder()
-    except RuntimeError as error:  # So ArrayRecord tells of a full disk.
+      # Raised by TFDS or ArrayRecord, for a full disk among others.
       raise UserError(
         f'Writing shapes to {data_dir} failed ({error}); see to space and '
         'permissions there, or choose another folder.') from error

@@ -1,7 +1,6 @@
 """What the tasks share: opening data, fields of models, pixels as numbers."""
 
 from collections.abc import Iterator
-import os
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from sana_jax.data import buckets, sources
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.errors import UserError
+from sana_jax.paths import expanded
 from sana_jax.typing import Int
 
 
@@ -23,7 +23,7 @@ def open_data(
   Its images have `size_px` a side, or the size that they are stored in.
   """
   return sources.open_source(
-    data.source, path=os.path.expanduser(data.path),
+    data.source, path=expanded(data.path),
     size=None if as_stored else data.size_px,
     split=split or data.split, train_examples=data.examples,
     columns=data.columns.to_dict(), rule=caption_rule(data),

@@ -72,5 +72,15 @@ def test_a_killed_preparation_is_never_taken_for_a_complete_one(tmp_path):
 
 
 def test_bad_numbers_are_explained(tmp_path):
-  with pytest.raises(UserError, match='train_examples=0 is too small'):
+  with pytest.raises(UserError, match='train_examples=0 is not possible'):
     builder.prepare(tmp_path, 64, 0)
+
+
+@pytest.mark.parametrize('folder, size', [
+  ('foo://x', 64), ('/proc/x', 64), ('/dev/null', 64), ('folder', 2**31 - 1)])
+def test_where_nothing_can_be_drawn_nothing_is_left(
+    folder, size, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises((UserError, NotADirectoryError, FileNotFoundError)):
+    builder.prepare(folder, size)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,224 @@
+"""Command lines drawn from the parsers' own flags, with hostile values.
+
+Every line has at least one value that its command must refuse, so that none of
+them starts real work.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import time
+
+import pytest
+
+from sana_jax import config as base
+from sana_jax.data import sources
+from sana_jax.launch import cli
+
+DOCUMENTED = {0, 1, 2, 75, 130, 141, 143}
+SECONDS = 10
+# No folder can be made there, and no file be written.
+IMPOSSIBLE = [
+  'file', 'file/below', 'loop', 'loop/below', '/proc/x', '/proc/self/x/y',
+  '/dev/null', '/dev/null/x', 'a' * 300, 'a/' * 3000 + 'a', '~nosuchuser/x',
+  'foo://x', 'http://x', '', '\0', 'a\0b', 'out\udcff', 'two\nlines',
+  '\x1b[2J', 'back\u202ewards\u2028']
+# Nothing that can be read is there.
+NOWHERE = [
+  *IMPOSSIBLE, 'missing', 'missing/x', 'missing.py', 'missing.pth', 'config',
+  'broken.py', 'folder', '.', '..', '/', 'fifo', 'fifo.py', '/dev/zero',
+  '/dev/stdin', 'zeros.pth', 'x.safetensors', '@file', '-', '--', '-x', ',',
+  ':', '::', '+', 'a,b', 'a/b', 'a/b/c', '*', '[', '{a,b', '{0..9}', '%s',
+  '{}', '$HOME', '`id`', "';", 'a:b', 'file:',
+  '{0..99999999}', '{0..9}' * 9, 'notes.tar.gz', 'data.json', 'file::x', '.py',
+  'con fig.py', '\u0663', '中文', '\U0001f600', 'x' * 70000, '0', 'None', 'nan']
+NUMBERS = [
+  '', ' ', '0', '-1', '-0', '+1', '1', '01', '1.0', '1.5', '1e3', '1e400',
+  '-1e400', 'nan', 'inf', '-inf', 'NaN', '0x10', '1_000', ' 1', '1 ', '1\n',
+  '\u0663', '٣.٥', '²', '10**9', '2147483647', '2147483648', '9' * 19,
+  '9' * 5000, '1' + '0' * 400, '0:0', '1:2:3', '16:9', '0.1:0.9', '1:0', ':',
+  'data=-1', 'data=0', 'data=2147483647', 'data=', '=1', 'x=1', 'data=1,data=1',
+  'data=-1,fsdp=-1', '1,2', ',', '1,,2', 'x=y', 'glumb_conv=x',
+  'glumb_conv=xla', 'true', 'None', '\0', '\udcff', '\x1b]0;x\x07']
+PLAUSIBLE = [
+  'shapes', 'shapes:quick', 'out', 'x', '8', '64', '0.5', 'sana_600m_512',
+  'v5e:2x2', 'cpu:1x1', 'h200:1x1x8', 'data=1', 'xla', 'a.b:c', '1:2', 'folder',
+  'file', 'prompts.txt', 'dp', 'fit', '/dev/null', 'new/out', 'sana_600m_512:1']
+INPUTS = {'model', 'models', 'config', 'configs', 'source', 'name', 'only',
+          'where', 'topology', 'golden'}
+OUTPUTS = {'out', 'target', 'workdir'}
+# Any text that can be printed is allowed there, even none.
+FREE_TEXT = {'prompt', 'negative_prompt', 'note', 'only'}
+
+
+def commands():
+  """(words, parser) of each command and of each of its kinds."""
+  found = []
+  for name in cli.COMMANDS:
+    found += leaves([name], cli.build_parsers(name)[1])
+  return found
+
+
+def leaves(words, parser):
+  kinds = [a for a in parser._actions
+           if isinstance(a, argparse._SubParsersAction)]
+  if not kinds:
+    return [(words, parser)]
+  return [leaf for kind, inner in kinds[0].choices.items()
+          for leaf in leaves([*words, kind], inner)]
+
+
+def flags_of(parser):
+  """Actions that take a value."""
+  return [a for a in parser._actions if a.dest != 'help' and a.nargs != 0]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+  """A working folder with what stands in a command's way."""
+  work = tmp_path / 'work'
+  (work / 'folder').mkdir(parents=True)
+  monkeypatch.chdir(work)
+  files = {
+    'file': 'text', 'config': 'x = 1', 'broken.py': 'def',
+    'zeros.pth': '\0' * 99, 'x.safetensors': 'x',
+    'con fig.py': 'raise ValueError("\x1b[2J\\n" * 9999)',
+    'notes.tar.gz': 'no tar', 'prompts.txt': 'a cat\n', 'data.json': '[' * 9999,
+    'line\nbreak.txt': 'a', 'empty.jsonl': '', 'control.csv': '\x1b[2J,b\n'}
+  for name, text in files.items():
+    (work / name).write_text(text)
+  os.mkfifo(work / 'fifo')
+  os.mkfifo(work / 'fifo.py')
+  (work / 'loop').symlink_to('loop')
+  return work
+
+
+def a_line(rng, parsers):
+  """A command line, at least one of whose values is refused."""
+  words, parser = rng.choice(parsers)
+  flags = flags_of(parser)
+  chosen = [a for a in flags if a.required or not a.option_strings
+            or rng.random() < 4 / len(flags)]
+  line = [*words]
+  refused = a_refused(rng, flags)
+  for action in {id(a): a for a in [*chosen, refused[0]]}.values():
+    value = refused[1] if action is refused[0] else a_value(rng, action)
+    line += spelled(rng, action, value)
+  line += some_others(rng, parser)
+  return line
+
+
+def a_refused(rng, flags):
+  """(flag, a value that its command must refuse)."""
+  inputs = [a for a in flags if a.dest in INPUTS - FREE_TEXT and not a.choices]
+  outputs = [a for a in flags if a.dest in OUTPUTS]
+  typed = [a for a in flags if a.choices]
+  pools = [(a, NOWHERE) for a in inputs] + [(a, IMPOSSIBLE) for a in outputs]
+  pools += [(a, ['x', '', '\x1b', '\udcff']) for a in typed]
+  action, pool = rng.choice(pools)
+  return action, rng.choice(pool)
+
+
+def a_value(rng, action):
+  """Mostly one that is accepted, so that the refused one is looked at."""
+  if rng.random() < .15:
+    return rng.choice(rng.choice([NUMBERS, NOWHERE, IMPOSSIBLE]))
+  if action.choices:
+    return str(rng.choice(list(action.choices)))
+  known = [v for v in [*PLAUSIBLE, *NUMBERS] if accepts(action, v)]
+  return rng.choice(known or ['x'])
+
+
+def accepts(action, value):
+  try:
+    (action.type or str)(value)
+  except (ValueError, argparse.ArgumentTypeError):
+    return False
+  return True
+
+
+def spelled(rng, action, value):
+  """As one word or two; abbreviated, or given twice, now and then."""
+  if not action.option_strings:
+    return [value]
+  flag = action.option_strings[-1]
+  if rng.random() < .03:
+    flag = flag[:-1]
+  words = [f'{flag}={value}'] if rng.random() < .7 else [flag, value]
+  return words * 2 if rng.random() < .05 else words
+
+
+def some_others(rng, parser):
+  """Overrides, unknown flags and switches."""
+  switches = [a.option_strings[-1] for a in parser._actions
+              if a.nargs == 0 and a.dest != 'help']
+  words = [s for s in switches if rng.random() < .1]
+  if parser.get_default('overrides') or rng.random() < .05:
+    words += overrides(rng)
+  if rng.random() < .1:
+    words.append(rng.choice(['--nosuch', '--nosuch=\x1b[2J', 'stray', '-q', '',
+                             '--help=x', '--config', '@file', '--', '\udcff']))
+  return words
+
+
+def overrides(rng):
+  """--config.key=value; often a source of data with a path."""
+  words = []
+  if rng.random() < .5:
+    words.append(f'--config.data.source={rng.choice(sources.KINDS)}')
+    words.append(f'--config.data.path={rng.choice(NOWHERE)}')
+  keys = list(base.flatten(base.train(rng.choice(base.TASKS))))
+  for _ in range(rng.choice([0, 1, 1, 3])):
+    key = rng.choice(keys + ['x.y.z', '', '.', 'model', 'data.' * 500])
+    value = rng.choice(rng.choice([NUMBERS, NOWHERE, PLAUSIBLE]))
+    words.append(f'--config.{key}={value}')
+  return words
+
+
+def listing(folder):
+  """Names and contents' sizes of all that is there."""
+  return {str(p.relative_to(folder)): p.lstat().st_size if p.is_file() else None
+          for p in pathlib.Path(folder).rglob('*')}
+
+
+def problems(line, place, capsys):
+  """What is wrong with the way in which a command line ends."""
+  before, began = listing(place), time.monotonic()
+  capsys.readouterr()
+  try:
+    code = cli.main(line)
+  except SystemExit as e:
+    code = e.code
+  except (Exception, RecursionError) as e:  # noqa: BLE001  Any is a fault.
+    return [f'{type(e).__name__}: {str(e)[:200]}']
+  finally:
+    out, err = capsys.readouterr()
+  found = []
+  if time.monotonic() - began > SECONDS:
+    found.append(f'took {time.monotonic() - began:.0f} s')
+  if code not in DOCUMENTED:
+    found.append(f'exit code {code!r}')
+  if 'Traceback' in err:
+    found.append('traceback: ' + err[-300:])
+  if raw := re.findall(r'[^\n\r\t -\x7e\xa0-\U0010ffff]|[\u2028\u202e]',
+                       out + err):
+    found.append(f'control characters {set(raw)}')
+  if len(out + err) > 20_000:
+    found.append(f'{len(out + err)} characters')
+  if code == 2 and 'sana-jax: error: ' not in err and 'usage' not in out:
+    found.append(f'nothing is said: {err!r}')
+  if code == 2 and (left := listing(place)) != before:
+    found.append(f'left {sorted(set(left.items()) ^ set(before.items()))}')
+  return found
+
+
+def test_a_hostile_command_line_ends_with_one_sentence(
+    hostile, place, capsys):
+  parsers = commands()
+  faults = {}
+  for rng in hostile.cases(40, 400):
+    line = a_line(rng, parsers)
+    if found := problems(line, place, capsys):
+      faults[' '.join(line)] = found
+  assert not faults

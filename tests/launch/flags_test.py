@@ -1,0 +1,107 @@
+"""Types of flags: what each takes, and the sentence for what it refuses."""
+
+import argparse
+
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.launch import flags
+
+
+@pytest.mark.parametrize('text, number', [
+  ('1', 1), ('+7', 7), ('007', 7), ('2147483647', 2**31 - 1)])
+def test_a_whole_number_is_read(text, number):
+  assert flags.whole()(text) == number
+
+
+@pytest.mark.parametrize('text', [
+  '', ' ', '0', '-1', '1.0', '1e3', '0x10', '1_000', ' 1', '1 ', '1\n',
+  '\u0663', '\u00b2', '2147483648', '9' * 19, '9' * 5000, 'nan', 'True'])
+def test_what_is_no_whole_number_is_refused(text):
+  with pytest.raises(argparse.ArgumentTypeError, match='give a whole number'):
+    flags.whole()(text)
+
+
+@pytest.mark.parametrize('text, number', [
+  ('0', 0.), ('4.5', 4.5), ('.5', .5), ('5.', 5.), ('1e-3', 1e-3)])
+def test_a_number_is_read(text, number):
+  assert flags.not_negative(text) == number
+
+
+@pytest.mark.parametrize('text', [
+  '', '-1', 'nan', 'inf', '1e400', '1_0', ' 1', '\u0663', '0x1p3', '9' * 400])
+def test_what_is_no_finite_number_is_refused(text):
+  for kind in (flags.not_negative, flags.positive):
+    with pytest.raises(argparse.ArgumentTypeError, match='give a number'):
+      kind(text)
+
+
+@pytest.mark.parametrize('kind, text', [
+  (flags.ratio, '\u0661\u0666:9'), (flags.interval, '0.\u0661:1'),
+  (flags.steps, '\u0661:9'), (flags.sizes, 'data=\u0661'),
+  (flags.sizes, 'd\u00e4ta=1'), (flags.backends, 'glumb_conv=\u00e4')])
+def test_digits_and_names_are_ascii(kind, text):
+  with pytest.raises(argparse.ArgumentTypeError, match='is not allowed'):
+    kind(text)
+
+
+@pytest.mark.parametrize('text, reason', [
+  ('', 'leave the flag out'), ('  ', 'leave the flag out'),
+  ('a\0b', 'without \\\\x00'), ('a\nb', 'without \\\\n'),
+  ('\x1b[2J', 'without \\\\x1b'), ('a\u2028b', 'without \\\\u2028'),
+  ('a\udcff', 'is not UTF-8'), ('~nosuchuser/x', "no user 'nosuchuser'")])
+def test_a_name_has_characters_and_all_can_be_seen(text, reason):
+  with pytest.raises(argparse.ArgumentTypeError, match=reason):
+    flags.text(text)
+
+
+def test_a_name_may_be_of_any_script():
+  assert flags.text('Bilder/中文 \U0001f600') == 'Bilder/中文 \U0001f600'
+
+
+def test_a_prompt_may_have_lines_or_none():
+  assert flags.prompt('') == ''
+  assert flags.prompt('a cat\n\ton a mat') == 'a cat\n\ton a mat'
+  with pytest.raises(argparse.ArgumentTypeError, match='without'):
+    flags.prompt('a \x1b[2Jcat')
+
+
+def test_a_refused_value_is_escaped_and_cut():
+  with pytest.raises(argparse.ArgumentTypeError) as refused:
+    flags.whole()('\x1b[2J' * 99999)
+  assert len(str(refused.value)) < 400
+  assert str(refused.value).isprintable()
+
+
+def parser(**kwargs):
+  found = flags.Parser(prog='command', **kwargs)
+  found.add_argument('--name')
+  found.add_argument('--note', type=flags.prompt, default='')
+  found.add_argument('--kind', choices=['whole', 'strips'])
+  return found
+
+
+def test_a_flag_without_a_type_is_a_name():
+  assert parser().parse_args(['--name', 'x']).name == 'x'
+  assert parser().parse_args([]).note == ''
+  for words in (['--name', ''], ['--name='], ['--name=\udcff']):
+    with pytest.raises(UserError, match='--name: '):
+      parser().parse_args(words)
+
+
+@pytest.mark.parametrize('words', [['--name=--'], ['x', '--note=--']])
+def test_two_dashes_are_no_value(words):
+  with pytest.raises(UserError, match='has no value'):
+    parser().parse_known_args(words)
+
+
+def test_flags_are_not_abbreviated():
+  assert parser().parse_known_args(['--na=x'])[1] == ['--na=x']
+
+
+def test_a_choice_with_a_typing_error_has_a_suggestion():
+  with pytest.raises(UserError, match='did you mean strips?'):
+    parser().parse_args(['--kind', 'stripes'])
+  with pytest.raises(UserError) as refused:
+    parser().parse_args(['--kind', 'x'])
+  assert 'did you mean' not in str(refused.value)

@@ -224,7 +224,8 @@ def possible(field, text):
 
 
 def test_hostile_text_in_a_field_runs_nothing(hostile, launch):
-  accepted = 0
+  for place in FIELDS:  # Imports are no part of a case's time.
+    assert launch(place).code == 0
   for rng in hostile.cases(38, 380):
     place = rng.choice([*FIELDS])
     more = {}
@@ -238,8 +239,7 @@ def test_hostile_text_in_a_field_runs_nothing(hostile, launch):
       if possible(field, text):
         more[field] = text
     print(place, ascii(more)[:200])
-    accepted += launch(place, **more).code == 0
-  print(accepted)
+    launch(place, **more)
 
 
 ODDITY = ('it\'s "a" $HOME $(canary) `canary`; $$ $$(HOST) $(HOST) #1 * é🎉 '

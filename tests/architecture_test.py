@@ -124,10 +124,6 @@ PARSES_ITSELF = {
   'sana_jax/files.py': 'is the reader',
   'kernels/tuning.py': 'knows nothing of sana_jax, and catches the same',
   'sana_jax/text/tokenizer.py': 'what the tokenizers library has just written',
-  'sana_jax/inference/gallery.py': 'to be moved',
-  'sana_jax/inference/jobs.py': 'to be moved',
-  'sana_jax/launching/history.py': 'to be moved',
-  'sana_jax/weights/safetensors_files.py': 'to be moved',
 }
 
 

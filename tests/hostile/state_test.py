@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ class Run:
       assert name.partition('/')[0] in said
     else:
       jax.tree.map(np.testing.assert_array_equal, state, self.whole)
-      assert saved.steps(self.workdir / 'checkpoints')[-1] == 6
+      assert saved.steps(epath.Path(self.workdir) / 'checkpoints')[-1] == 6
     assert time.monotonic() - began < BOUND_SECONDS
     assert not self.lost(name)
     return said

@@ -6,16 +6,21 @@ It loads onto any mesh, each process reading only its shards, and needs neither
 transposition nor stacking: what training starts from and pods sample with.
 """
 
+import os
 import pathlib
 
 import jax
 from jax.sharding import SingleDeviceSharding
 
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import placing
 
 _NAME = 'orbax'
+# What Orbax raises for metadata that is damaged, or of other types.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError)
 
 
 def holds(folder: pathlib.Path) -> bool:
@@ -43,6 +48,7 @@ def load(
   if shardings is None:
     one = SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, shapes)
+  _check_files(path)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       saved = checkpointer.metadata(path).item_metadata
@@ -51,8 +57,17 @@ def load(
           leaf.shape, there.dtype if dtype is None
           else placing.target_dtype(leaf, dtype), sharding=sharding),
         shapes, shardings, dict(saved)))
-  except (OSError, ValueError, KeyError) as e:
-    reason = (str(e).strip().splitlines() or [''])[0]
+  except _DAMAGED as e:
+    reason = printable((str(e).strip().splitlines() or [''])[0], 500)
     raise UserError(f'{path} cannot be restored into the model that '
                     f'config.json describes ({reason}); it may be damaged, or '
                     'another model\'s.') from e
+
+
+def _check_files(path):
+  """A fifo in place of a file would be waited for."""
+  for folder, _, names in os.walk(path):
+    for name in names:
+      if not os.path.isfile(file := os.path.join(folder, name)):
+        raise UserError(f'{printable(file)} is no regular file; remove it, or '
+                        'give another checkpoint.')

@@ -6,7 +6,6 @@ It loads onto any mesh, each process reading only its shards, and needs neither
 transposition nor stacking: what training starts from and pods sample with.
 """
 
-import os
 import pathlib
 
 import jax
@@ -41,14 +40,14 @@ def load(
 ) -> PyTree:
   """The variables, in `dtype` (or as saved) and where `shardings` say.
 
-  Raises UserError for a damaged checkpoint, or one of another model.
+  Raises UserError for a damaged checkpoint, or one of another model; pipes in
+  its place are found by `native_shapes.check`, which comes before.
   """
   import orbax.checkpoint as ocp
   path = folder.absolute() / _NAME
   if shardings is None:
     one = SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, shapes)
-  _check_files(path)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       saved = checkpointer.metadata(path).item_metadata
@@ -62,12 +61,3 @@ def load(
     raise UserError(f'{path} cannot be restored into the model that '
                     f'config.json describes ({reason}); it may be damaged, or '
                     'another model\'s.') from e
-
-
-def _check_files(path):
-  """A fifo in place of a file would be waited for."""
-  for folder, _, names in os.walk(path):
-    for name in names:
-      if not os.path.isfile(file := os.path.join(folder, name)):
-        raise UserError(f'{printable(file)} is no regular file; remove it, or '
-                        'give another checkpoint.')

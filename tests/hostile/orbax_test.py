@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.weights import native
+from sana_jax.weights import native, native_shapes
 
 VARIABLES = {'params': {'a': {'kernel': np.arange(12, dtype=np.float32)},
                         'b': np.ones((2, 3), np.float32)}}
@@ -40,6 +40,7 @@ def test_a_damaged_checkpoint_loads_alike_or_is_one_sentence(
       path.unlink()
       special(rng, path)
     try:
+      native_shapes.check(folder, shapes)
       got = native.load(folder, shapes)
     except UserError as e:
       assert str(e).isprintable() and len(str(e)) < 1500

@@ -12,10 +12,14 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import placing
 
 _NAME = 'orbax'
+# What Orbax raises for metadata that is damaged, or of other types.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError)
 
 
 def holds(folder: pathlib.Path) -> bool:
@@ -36,7 +40,8 @@ def load(
 ) -> PyTree:
   """The variables, in `dtype` (or as saved) and where `shardings` say.
 
-  Raises UserError for a damaged checkpoint, or one of another model.
+  Raises UserError for a damaged checkpoint, or one of another model; pipes in
+  its place are found by `native_shapes.check`, which comes before.
   """
   import orbax.checkpoint as ocp
   path = folder.absolute() / _NAME
@@ -51,8 +56,8 @@ def load(
           leaf.shape, there.dtype if dtype is None
           else placing.target_dtype(leaf, dtype), sharding=sharding),
         shapes, shardings, dict(saved)))
-  except (OSError, ValueError, KeyError) as e:
-    reason = (str(e).strip().splitlines() or [''])[0]
+  except _DAMAGED as e:
+    reason = printable((str(e).strip().splitlines() or [''])[0], 500)
     raise UserError(f'{path} cannot be restored into the model that '
                     f'config.json describes ({reason}); it may be damaged, or '
                     'another model\'s.') from e

@@ -162,15 +162,6 @@ def _rows_of(source, position, dtype, shape):
   return fetch
 
 
-def read_json(path: pathlib.Path) -> dict:
-  """A JSON object; `-Infinity` is accepted, as published schedulers have it."""
-  try:
-    return files.read_json(path)
-  except FileNotFoundError:
-    raise UserError(f'{path} is missing; the model folder must be in the '
-                    'diffusers layout.') from None
-
-
 def write(
   folder: pathlib.Path, stem: str, tensors: Mapping[str, Stored],
   shard_bytes: int = SHARD_BYTES,

@@ -117,6 +117,13 @@ def test_a_bomb_takes_the_time_of_its_bytes(data):
   assert time.process_time() - began < 5
 
 
+def test_a_pickle_of_too_many_operations_is_refused(monkeypatch):
+  monkeypatch.setattr(inert, 'MOST_OPERATIONS', 100)
+  assert load(b'N0' * 49 + b'N.').value is None
+  with pytest.raises(inert.Refused, match='more than 100 operations'):
+    load(b'N0' * 50 + b'N.')
+
+
 def test_keys_that_are_no_text_collide_in_one():
   got = load(pickle.dumps({1: 2, 'a': 3, (4, 5): 6, 2**61 - 1: 7}, 2)).value
   assert got == {'a': 3, inert.OTHER_KEYS: 7}

@@ -155,19 +155,3 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
 def test_a_missing_file_is_one_sentence(tmp_path):
   with pytest.raises(UserError, match='model.safetensors is missing'):
     files.read(tmp_path, 'model')
-
-
-@pytest.mark.parametrize('text, said', [
-  (b'{"a": ', 'cannot be read as JSON'), (b'\xff\xfe', 'as JSON'),
-  (b'', 'as JSON'), (b'[1]', 'holds no JSON object')])
-def test_what_is_no_json_object_is_refused(tmp_path, text, said):
-  path = tmp_path / 'config.json'
-  path.write_bytes(text)
-  with pytest.raises(UserError, match=said):
-    files.read_json(path)
-
-
-def test_minus_infinity_is_accepted(tmp_path):
-  path = tmp_path / 'scheduler_config.json'
-  path.write_text('{"lambda_min_clipped": -Infinity}')
-  assert files.read_json(path) == {'lambda_min_clipped': -float('inf')}

@@ -1,5 +1,6 @@
 """All processes on this machine, supervised."""
 
+import dataclasses
 import pathlib
 import socket
 import sys
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from sana_jax.launching import fields, history, supervisor
 from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.processes import Process, Requests, run
+from sana_jax.locks.holder import of_attempt
 from sana_jax.printable import printable
 
 _SHOWN_BYTES = 1 << 16  # Of a log at a time.
@@ -64,8 +66,9 @@ def launch(job: Job, command: list[str]) -> int:
   tail = Tail(logs / 'process-0.log', '[0] ')
   history.forget(notes)  # Those of an earlier launch.
   with Requests() as requests:
-    start = lambda _: run(
-      processes(job, command, logs), requests, look=tail)
+    start = lambda number: run(
+      [dataclasses.replace(p, env={**p.env, **of_attempt(number)})
+       for p in processes(job, command, logs)], requests, look=tail)
     return supervisor.supervise(
       supervisor.Run(start, job.workdir, notes, job.policy), requests)
 

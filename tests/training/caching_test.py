@@ -11,6 +11,7 @@ from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import Trouble, UserError
+from sana_jax.locks import together
 from sana_jax.training import agreement, caching, inputs, shards
 
 
@@ -58,6 +59,7 @@ def test_processes_share_the_shards(small, folder, whole, tmp_path,
   for module in caching, agreement:
     monkeypatch.setattr(module, 'gather', lambda numbers: np.array([numbers]))
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(together, 'processes', together.Processes)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
     # The first process alone says what is made.

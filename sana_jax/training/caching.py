@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-import safetensors.numpy
 from tqdm import tqdm
 
 from sana_jax import locks
@@ -150,7 +149,7 @@ def _finished(config, out) -> bool:
   try:
     cache.read_index(columns)
     if config.inputs.text == 'cached':
-      columns.rows(cache.NULL, 'text')
+      cache.read_null(columns)
   except cache.DAMAGED:
     return False
   return True
@@ -160,8 +159,8 @@ def _finish(config, out, shards) -> None:
   """The empty prompt's text, and the index, last."""
   with writing(out):
     if config.inputs.text == 'cached':
-      files.write(f'{out}/{cache.NULL}', safetensors.numpy.save(
-        {'text': Work.null_text(config)}))
+      files.write(
+        f'{out}/{cache.NULL}', cache.pack_null(Work.null_text(config)))
     files.write(f'{out}/{cache.INDEX}', cache.pack_index(Columns(out), shards))
 
 

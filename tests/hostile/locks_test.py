@@ -36,9 +36,10 @@ def training(workdir, **settings):
     f'{key}={json.dumps(value)}' for key, value in settings.items()))
 
 
-def wait_for(path, process):
-  deadline = time.monotonic() + 60
-  while not path.exists():
+def wait_for(folder, pattern, process):
+  """Until a file of that name is there."""
+  deadline = time.monotonic() + 300
+  while not list(folder.glob(pattern)):
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < deadline
     time.sleep(.01)
@@ -52,7 +53,7 @@ def steps_of(workdir):
 def test_two_trainers_of_a_workdir(tmp_path, toy):
   settings = dict(num_steps=10**6, log_every_steps=1, mesh={'data': -1})
   with training(tmp_path, **settings) as first:
-    wait_for(tmp_path / 'checkpoints/4', first)
+    wait_for(tmp_path, 'checkpoints/[0-9]*/about/metadata', first)
     first.send_signal(signal.SIGSTOP)  # It is there all the same.
     with pytest.raises(UserError) as refused:
       toy.run(tmp_path, **{**settings, 'num_steps': 20})

@@ -24,6 +24,7 @@ from sana_jax.locks import together
 from sana_jax.locks.acquiring import acquire
 from sana_jax.locks.claims import InUse, Lock, NAME, TERMS, Terms
 from sana_jax.locks.stores import store_of
+from sana_jax.paths import expanded
 
 __all__ = ['InUse', 'Lock', 'TERMS', 'Terms', 'beside', 'hold', 'within']
 _held: dict[tuple[str, int], Lock] = {}  # By place and thread.
@@ -60,7 +61,7 @@ def hold(
     UserError: the place cannot be written.
   """
   if '://' not in place:
-    place = os.path.abspath(os.path.expanduser(place))
+    place = os.path.abspath(expanded(place))
   key = place, threading.get_ident()
   if key in _held:
     yield _held[key]

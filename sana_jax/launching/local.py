@@ -7,6 +7,7 @@ import sys
 
 from tqdm import tqdm
 
+from sana_jax import locks
 from sana_jax.launching import fields, history, supervisor
 from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.processes import Process, Requests, run
@@ -64,8 +65,9 @@ def launch(job: Job, command: list[str]) -> int:
   """Runs `command` (sana-jax) so often; the exit code of the last attempt."""
   logs, notes = folder(job) / 'logs', folder(job) / 'attempts.json'
   tail = Tail(logs / 'process-0.log', '[0] ')
-  history.forget(notes)  # Those of an earlier launch.
-  with Requests() as requests:
+  with locks.hold(locks.within(logs), 'launching', '--workdir'), (
+      Requests()) as requests:
+    history.forget(notes)  # Those of an earlier launch.
     start = lambda number: run(
       [dataclasses.replace(p, env={**p.env, **of_attempt(number)})
        for p in processes(job, command, logs)], requests, look=tail)

@@ -58,6 +58,8 @@ class _Attempt:
         if status := self._try():
           return status
       return {'state': 'waiting'}
+    except UserError as e:  # Such as a package that is not installed.
+      return {'state': 'mistake', 'said': str(e)}
     except OSError as e:
       remote = '://' in self._store.place
       return {'state': 'trouble' if remote else 'mistake', 'said': (

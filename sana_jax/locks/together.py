@@ -48,4 +48,5 @@ def processes() -> Processes:
   import jax
   count = jax.process_count()
   return Processes(jax.process_index(), count,
-                   count > 1 and jax.config.jax_enable_preemption_service)
+                   count > 1 and bool(getattr(
+                     jax.config, 'jax_enable_preemption_service', True)))

@@ -19,6 +19,7 @@ import dataclasses
 import pathlib
 import time
 
+from sana_jax import locks
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import text
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     folder, parts = base.folder, {**base.parts, **parts}
   size = sum(t.nbytes for p in parts.values() for t in p.tensors.values())
   started = time.monotonic()
-  with _bar(size) as bar:
+  with _bar(size) as bar, locks.hold(
+      locks.beside(target), 'converting', '--to'):
+    _check_target(target, args.format)  # Another may have made it meanwhile.
     exchange.write(
       exchange.Source(_watched(parts, bar), folder), target, args.format)
   seconds = time.monotonic() - started

@@ -19,6 +19,7 @@ same command goes on.
 import argparse
 from collections.abc import Sequence
 
+from sana_jax import locks
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 from sana_jax.launch.devices import add_device_flags, join
@@ -81,7 +82,8 @@ def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from sana_jax.inference.images import contact_sheet, write_png
   del overrides
   output.check(args.out)
-  with output.folder(args.out) as out:
+  with output.folder(args.out) as out, locks.hold(
+      locks.within(out), 'drawing shapes', '--out'):
     source = sources.open_source(
       'shapes', path=out, size=args.size, train_examples=args.examples)
     examples = [source[i] for i in range(min(24, len(source)))]

@@ -37,17 +37,22 @@ def run(args: argparse.Namespace) -> int:
   from sana_jax.training import workdir as workdirs
   from sana_jax.training.tasks import exports
   target = workdirs.resolve(args.target)
-  if workdirs.is_remote(target):
-    if target.exists():
-      raise UserError(f'--to={args.target} exists; choose another name, or '
-                      'remove it first.')
-  else:
-    output.check_new(args.target, '--to')
+  _check(args.target, target, workdirs)
   config = run_config.read_config(args.workdir)
   checkpoint = exports.find(workdirs.resolve(args.workdir), args.step)
   write = exports.writer(config)
   params = exports.read(checkpoint, args.weights)
   with workdirs.new_folder(target, '--to') as part:
+    _check(args.target, target, workdirs)  # Another may have made it meanwhile.
     write(params, part)
   print(f'{args.target}: step {checkpoint.name} of {args.workdir}')
   return 0
+
+
+def _check(name, target, workdirs):
+  if workdirs.is_remote(target):
+    if target.exists():
+      raise UserError(f'--to={name} exists; choose another name, or remove it '
+                      'first.')
+  else:
+    output.check_new(name, '--to')

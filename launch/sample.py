@@ -28,6 +28,7 @@ import argparse
 from collections.abc import Sequence
 import dataclasses
 
+from sana_jax import locks
 from sana_jax.errors import in_memory, UserError
 from sana_jax.inference.jobs import check_area, Job, problem, read
 from sana_jax.launch import best_of, devices, output
@@ -168,10 +169,11 @@ def run(args: argparse.Namespace) -> int:
                               width=job.width or usual[1]) for job in jobs]
   jobs, too_odd = _possible(jobs, lambda job: _check_size(pipe, job), by_line)
   problems += unreadable + too_odd
-  with in_memory('lower --batch-size, --height or --width, or give '
-                 '--decode=strips.'), output.folder(args.out) as out:
+  lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
+  with in_memory(lower), output.folder(args.out) as out, locks.hold(
+      locks.within(out), 'sampling', '--out', shared=True) as lock:
     skipped = Skipped(out, args.prompts, problems)
-    made, failed = draw(pipe, jobs, settings, args, out, scorer)
+    made, failed = draw(pipe, jobs, settings, args, out, lock, scorer)
     skipped.add([_failure(job, failed) for job in jobs if job.line in failed])
   if made:
     shown = 'all' if made <= _ON_SHEET else f'the first {_ON_SHEET}'
@@ -217,7 +219,7 @@ def _failure(job, failed):
 
 
 def draw(
-  pipe, jobs: Sequence[Job], settings: dict, args, out, scorer=None
+  pipe, jobs: Sequence[Job], settings: dict, args, out, lock, scorer=None
 ) -> tuple[int, dict[int, str]]:
   """Makes the pictures that are missing in `out`.
 
@@ -247,6 +249,7 @@ def draw(
       for made, images in (
           best_of.chosen(pipe, pictures, album, settings, args, scorer, failed)
           if scorer else _all(pipe, pictures, missing, settings, args, failed)):
+        lock.check()
         album.add(made, images)
     failed |= album.failed
     there = [p for p in pictures if p.file not in failed]

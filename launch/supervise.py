@@ -18,6 +18,7 @@ from sana_jax.launch import cli, terminal
 from sana_jax.launch.flags import not_negative, Parser, text, whole
 from sana_jax.launching import processes, supervisor
 from sana_jax.launching.restarts import Policy
+from sana_jax.locks.holder import of_attempt
 from sana_jax.printable import printable
 
 
@@ -90,8 +91,8 @@ def main(argv: Sequence[str]) -> int:
   stop = None if not args.stop_with else lambda: subprocess.Popen(
     args.stop_with, start_new_session=True)
   with processes.Requests(again=bool(args.again_with)) as requests:
-    start = lambda _: processes.run(
-      [processes.Process(command)], requests, stop=stop)
+    start = lambda number: processes.run(
+      [processes.Process(command, of_attempt(number))], requests, stop=stop)
     if re.search('[1-9]', args.process):
       return start(0)
     code = supervisor.supervise(supervisor.Run(

@@ -76,9 +76,10 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   factory.make(config.optimizer, config.num_steps, config.batch_size)
   run_config.compare(args.workdir, config, loop.FREE_KEYS)
-  task = tasks.make(config, args.workdir, mesh)
-  with preferred(config.kernels.to_dict(), 'config.kernels'):
-    state = loop.train(config, task, args.workdir, mesh, args.profile)
+  with loop.hold(args.workdir):
+    task = tasks.make(config, args.workdir, mesh)
+    with preferred(config.kernels.to_dict(), 'config.kernels'):
+      state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps
   return 0 if done else 143  # As a shell reports SIGTERM.
 

@@ -4,6 +4,8 @@ import functools
 
 import jax
 
+from sana_jax.seals import sealed, unsealed
+
 
 def keep(folder: str | None, at_least_seconds: float | None = None) -> None:
   """Keeps what took `at_least_seconds` to compile, in `folder`.
@@ -29,6 +31,21 @@ def mend() -> None:
   read = getattr(compilation_cache, 'get_executable_and_time', None)
   if read is not None and not hasattr(read, '__wrapped__'):
     compilation_cache.get_executable_and_time = _mended(read)
+    _seal(compilation_cache)
+
+
+def _seal(compilation_cache) -> None:
+  """Adds a checksum to what is kept: zstd's frames of JAX have none.
+
+  JAX alone ignores what stands behind a compressed program. A program without
+  a checksum is of JAX alone, or of an older version, and is compiled anew.
+  """
+  pack = getattr(compilation_cache, 'compress_executable', None)
+  unpack = getattr(compilation_cache, 'decompress_executable', None)
+  if pack and unpack:
+    compilation_cache.compress_executable = lambda data: sealed(pack(data))
+    compilation_cache.decompress_executable = lambda data: unpack(
+      unsealed(data))
 
 
 def _mended(read):

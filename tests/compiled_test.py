@@ -5,13 +5,18 @@ import sys
 
 import pytest
 
+from sana_jax.seals import unsealed
+
 _COMPILES = """
+import zlib
+
 import jax
 from sana_jax import compiled
 compiled.keep({folder!r}, at_least_seconds=0)
 if {mends} is False:
   jax._src.compilation_cache.get_executable_and_time = (
     jax._src.compilation_cache.get_executable_and_time.__wrapped__)
+  jax._src.compilation_cache.decompress_executable = zlib.decompress
 jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((3, 3)))
 """
 
@@ -48,6 +53,18 @@ def test_half_a_program_is_compiled_anew(program, bytes_left):
   program.write_bytes(whole[:bytes_left])
   assert not compiles(program.parent)
   assert len(program.read_bytes()) > 0.9 * len(whole)  # It holds a time, too.
+
+
+def test_a_flipped_bit_is_compiled_anew_and_jax_alone_reads_the_program(
+    program):
+  data = bytearray(whole := program.read_bytes())
+  data[len(data) // 2] ^= 1
+  program.write_bytes(data)
+  assert not compiles(program.parent)
+  assert unsealed(program.read_bytes())
+  program.write_bytes(whole)
+  assert not compiles(program.parent, mends=False)
+  assert program.read_bytes() == whole
 
 
 def test_jax_alone_warns_of_it_and_keeps_it(program):

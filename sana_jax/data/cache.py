@@ -95,6 +95,8 @@ def pack_shard(
               for name, dtype in _OF_RECORDS.items()}
   columns |= {f'text/{name}': np.asarray([x[i] for x in references], dtype)
               for i, (name, dtype) in enumerate(_OF_TEXTS.items())}
+  columns[_CHECKSUM] = _checksum({
+    name: columns[name] for name in _columns_of_index()})
   columns['said'] = np.frombuffer(b''.join(said), np.uint8)
   return safetensors.numpy.save(columns)
 
@@ -127,10 +129,19 @@ def _joined(records, texts):
 
 
 def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
-  """The file that says where each record lies, of all shards in their order."""
+  """The file that says where each record lies, of all shards in their order.
+
+  Raises UserError for a damaged shard.
+  """
   names = _columns_of_index()
-  parts = in_threads(lambda shard: {
-    name: columns.rows(shard, name) for name in names}, shards)
+
+  def part_of(shard):
+    try:
+      return _compared(columns, shard, names)
+    except DAMAGED as error:
+      raise UserError(f'The shard {shard} cannot be read ({error}); remove it '
+                      'and start again, which makes it anew.') from error
+  parts = in_threads(part_of, shards)
   before = np.cumsum([0, *(len(part['text/start']) for part in parts)])
   for part, start in zip(parts, before):
     part['record/texts_end'] = part['record/texts_end'] + start
@@ -139,19 +150,34 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
   index['record/shard'] = np.repeat(
     np.arange(len(parts), dtype=np.int32),
     [len(part['record/row']) for part in parts])
-  index[_CHECKSUM] = np.asarray([_crc_of_all(index)], np.uint32)
+  index[_CHECKSUM] = _checksum(index)
   return safetensors.numpy.save(index)
+
+
+def pack_null(text: Float[np.ndarray, 'm e']) -> bytes:
+  """The file of the empty prompt's text."""
+  return safetensors.numpy.save(
+    {'text': text, _CHECKSUM: _checksum({'text': text})})
+
+
+def read_null(columns: Columns) -> Float[np.ndarray, 'm e']:
+  """The empty prompt's text; raises one of DAMAGED if it is."""
+  return _compared(columns, NULL, ['text'])['text']
 
 
 def read_index(columns: Columns) -> dict[str, np.ndarray]:
   """The columns of the index; raises one of DAMAGED if it is."""
-  index = {name: columns.rows(INDEX, name)
-           for name in (*_columns_of_index(), 'record/shard')}
+  return _compared(columns, INDEX, [*_columns_of_index(), 'record/shard'])
+
+
+def _compared(columns, file, names):
+  """Columns of a file by name, as its checksum of them wants it."""
+  found = {name: columns.rows(file, name) for name in names}
   # Older ones have none.
-  if _CHECKSUM in columns.names(INDEX) and (
-      columns.rows(INDEX, _CHECKSUM).tolist() != [_crc_of_all(index)]):
+  if _CHECKSUM in columns.names(file) and (
+      columns.rows(file, _CHECKSUM).tolist() != _checksum(found).tolist()):
     raise ValueError('it differs from its checksum')
-  return index
+  return found
 
 
 def _columns_of_index():
@@ -159,12 +185,12 @@ def _columns_of_index():
           *(f'text/{n}' for n in _OF_TEXTS)]
 
 
-def _crc_of_all(index):
+def _checksum(index):
   total = 0
   for name, column in sorted(index.items()):
     total = zlib.crc32(f'{name} {column.shape}'.encode(), total)
     total = zlib.crc32(np.ascontiguousarray(column).view(np.uint8), total)
-  return total
+  return np.asarray([total], np.uint32)
 
 
 class CachedSource:
@@ -232,7 +258,7 @@ class CachedSource:
   def null_text(self) -> tuple[Float[np.ndarray, 'm e'], Bool[np.ndarray, 'm']]:
     """The empty prompt's embedding and mask."""
     return self._whole(NULL, lambda: padded(
-      self._columns.rows(NULL, 'text'), self._length))
+      read_null(self._columns), self._length))
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
     """The record with the caption that `draw` gives it."""

@@ -1,8 +1,8 @@
 """Rows of columns in safetensors files, without reading the rest of the file.
 
-Files of a disk are mapped into memory, those of gs://, s3:// and hf:// read by
-ranges. A file is opened when it is first needed, so that a source of a hundred
-thousand files opens none.
+All files are read by ranges: a file of a disk that is mapped into memory and
+then cut short ends the process with SIGBUS. A file is opened when it is first
+needed, so that a source of a hundred thousand files opens none.
 """
 
 import functools
@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.data import files
-from sana_jax.files import parse_json
+from sana_jax.files import open_regular, parse_json
 from sana_jax.paths import expanded
 
 _DTYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16,
            'I64': np.int64, 'I32': np.int32, 'U32': np.uint32, 'U8': np.uint8}
-_OPEN = 512  # Mapped files of a folder at a time.
+_OPEN = 512  # Files of a folder at a time.
+_LARGE = 2**24  # Bytes of a read, from which on the file's size is looked at.
 
 
 class Column(NamedTuple):
@@ -42,12 +43,17 @@ class Columns:
   def __init__(self, folder: str):
     self._folder, self._lock = expanded(folder), threading.Lock()
     self._headers: dict[str, dict[str, Column]] = {}
-    self._mapped = functools.lru_cache(_OPEN)(
-      lambda file: np.asarray(np.memmap(self._path(file), np.uint8, 'r')))
+    self._opened = functools.lru_cache(_OPEN)(
+      lambda file: RangeReader(self._path(file)))
 
   def names(self, file: str) -> list[str]:
     """Of a file's columns; ValueError or OSError if it is damaged."""
     return list(self._header(file))
+
+  def metadata(self, file: str) -> dict[str, str]:
+    """The texts in a file's header; ValueError or OSError if it is damaged."""
+    found = parse_json(self._header_text(file))
+    return found.get('__metadata__', {}) if isinstance(found, dict) else {}
 
   def length(self, file: str) -> int:
     """How many bytes a whole file has, as its header tells."""
@@ -77,8 +83,7 @@ class Columns:
 
   def _header(self, file):
     if file not in self._headers:
-      size = int(self._bytes(file, 0, 8).view('<u8')[0])
-      text = self._bytes(file, 8, 8 + size).tobytes()
+      text = self._header_text(file)
       try:
         found = header(text)
       except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -87,19 +92,51 @@ class Columns:
         self._headers[file] = found
     return self._headers[file]
 
+  def _header_text(self, file):
+    size = int(self._bytes(file, 0, 8).view('<u8')[0])
+    return self._bytes(file, 8, 8 + size).tobytes()
+
   def _bytes(self, file, start, stop):
-    if files.is_remote(self._folder):
-      found = np.frombuffer(files.read(self._path(file), start, stop), np.uint8)
-    else:
-      # A copy: a view would keep the file open, and slow pages would be read
-      # by whoever uses it.
-      found = np.array(self._mapped(file)[start:stop])
+    if not files.is_remote(self._folder):
+      return self._opened(file).read(start, stop)
+    found = np.frombuffer(files.read(self._path(file), start, stop), np.uint8)
     if len(found) != stop - start:
       raise ValueError('the file is cut short')
     return found
 
   def _path(self, file):
     return os.path.join(self._folder, file)
+
+
+class RangeReader:
+  """A file of a disk, of which any number of threads read ranges.
+
+  It is closed when nobody has it any more: a thread may still read from one
+  that is no longer among those kept open.
+  """
+
+  def __init__(self, path: str):
+    with open_regular(path) as file:
+      self._descriptor = os.dup(file.fileno())
+
+  def __del__(self):
+    if hasattr(self, '_descriptor'):
+      os.close(self._descriptor)
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """These bytes; ValueError where the file ends before them."""
+    if not 0 <= start <= stop < 2**63:
+      raise ValueError('its header is damaged')
+    if stop - start > _LARGE and stop > os.fstat(self._descriptor).st_size:
+      raise ValueError('the file is cut short')  # No memory is taken for it.
+    out = np.empty(stop - start, np.uint8)
+    done = os.preadv(self._descriptor, [out], start)
+    while done < len(out):
+      count = os.preadv(self._descriptor, [out[done:]], start + done)
+      if not count:
+        raise ValueError('the file is cut short')
+      done += count
+    return out
 
 
 def header(text: bytes) -> dict[str, Column]:

@@ -67,6 +67,41 @@ def read_json(path: str) -> Any:
   return local.parse_json(read(path))
 
 
+def create(path: str, data: bytes) -> bool:
+  """Writes a file that is not there; whether it was not. Raises OSError."""
+  system, path = _system(path)
+  try:
+    _as_os_error(path, system.pipe_file, path, data, mode='create')
+  except FileExistsError:
+    return False
+  return True
+
+
+def renew(path: str, data: bytes) -> None:
+  """Writes an object of a bucket whole; raises OSError."""
+  system, path = _system(path)
+  _as_os_error(path, system.pipe_file, path, data)
+
+
+def modified(path: str) -> float | None:
+  """When a file was last written, by the clock of its place.
+
+  None if there is none. Raises OSError.
+  """
+  system, path = _system(path)
+  system.invalidate_cache(path)
+  with contextlib.suppress(FileNotFoundError):
+    return _as_os_error(path, system.modified, path).timestamp()
+  return None
+
+
+def remove_file(path: str) -> None:
+  """A file, if it is there; raises OSError."""
+  system, path = _system(path)
+  with contextlib.suppress(FileNotFoundError):
+    _as_os_error(path, system.rm_file, path)
+
+
 def remove(path: str) -> None:
   """A file or a folder with all that is in it, if it is there."""
   system, path = _system(path)
@@ -245,6 +280,17 @@ def _reached(path, function, *args, **kwargs):
   except Exception as error:  # noqa: BLE001
     raise UserError(f'{path} cannot be reached ({_brief(error)}); mend the '
                     'data path, the connection or the credentials.') from error
+
+
+def _as_os_error(path, function, *args, **kwargs):
+  """What the function returns; whatever it raises is an OSError."""
+  try:
+    return function(*args, **kwargs)
+  except OSError:
+    raise
+  # Each library has its own, after its own retries.
+  except Exception as error:  # noqa: BLE001
+    raise OSError(f'{path} cannot be reached ({_brief(error)})') from error
 
 
 def _brief(error):

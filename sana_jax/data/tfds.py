@@ -68,7 +68,7 @@ class TfdsSource:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     try:
-      record = self._records[index]
+      record = self._record(index)
       named = captions.usable({captions.DEFAULT: _text(record['caption'])})
       return captions.record(record['image'], named, {}, index, self._size)
     except _DAMAGED as error:
@@ -85,9 +85,17 @@ class TfdsSource:
     """Nothing is known of them."""
     return np.full(len(self), np.nan, np.float32)
 
+  def _record(self, index):
+    record = self._records[index]
+    # Of a file that was cut short since it was opened, ArrayRecord makes
+    # empty records.
+    if not isinstance(record['image'], bytes):
+      raise ValueError('it is empty: the file is cut short or damaged')
+    return record
+
   def _image(self, index, end):
     try:
-      return self._records[index]['image'][:end]
+      return self._record(index)['image'][:end]
     except OSError:
       raise
     except _DAMAGED:

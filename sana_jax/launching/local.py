@@ -1,14 +1,17 @@
 """All processes on this machine, supervised."""
 
+import dataclasses
 import pathlib
 import socket
 import sys
 
 from tqdm import tqdm
 
+from sana_jax import locks
 from sana_jax.launching import fields, history, supervisor
 from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.processes import Process, Requests, run
+from sana_jax.locks.holder import of_attempt
 from sana_jax.printable import printable
 
 _SHOWN_BYTES = 1 << 16  # Of a log at a time.
@@ -62,10 +65,12 @@ def launch(job: Job, command: list[str]) -> int:
   """Runs `command` (sana-jax) so often; the exit code of the last attempt."""
   logs, notes = folder(job) / 'logs', folder(job) / 'attempts.json'
   tail = Tail(logs / 'process-0.log', '[0] ')
-  history.forget(notes)  # Those of an earlier launch.
-  with Requests() as requests:
-    start = lambda _: run(
-      processes(job, command, logs), requests, look=tail)
+  with locks.hold(locks.within(logs), 'launching', '--workdir'), (
+      Requests()) as requests:
+    history.forget(notes)  # Those of an earlier launch.
+    start = lambda number: run(
+      [dataclasses.replace(p, env={**p.env, **of_attempt(number)})
+       for p in processes(job, command, logs)], requests, look=tail)
     return supervisor.supervise(
       supervisor.Run(start, job.workdir, notes, job.policy), requests)
 

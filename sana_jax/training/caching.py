@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-import safetensors.numpy
 from tqdm import tqdm
 
+from sana_jax import locks
 from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
@@ -49,43 +49,65 @@ def make(
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)
   agreement.check_processes(agreement.Records(len(source)))
-  about = _begin(config, out, len(source), shard_records)
-  # One process decides for all: the others meet it.
-  finished = jax.process_index() == 0 and _finished(config, out)
-  if not gather([finished])[0, 0]:
-    names = _encode(config, out, source, about['shard_records'], batch_size)
+  if about := _done(config, out, len(source)):
+    return about  # Which is read only.
+  with locks.hold(locks.within(out), 'encoding a cache', '--out',
+                  shared=True) as lock:
+    about = _begin(config, out, len(source), shard_records)
+    if _done(config, out, len(source)):
+      return about  # By another run, meanwhile.
+    names = _encode(
+      config, out, source, about['shard_records'], batch_size, lock)
     meet('every shard is encoded')
+    lock.check_together()
     if jax.process_index() == 0:
       _finish(config, out, names)
     meet('the cache is whole')
   return about
 
 
+def _done(config, out, records) -> dict[str, Any] | None:
+  """about.json of a cache that is finished; UserError if it is another."""
+  there = _there(config, out, records)
+  # One process decides for all: the others meet it.
+  finished = jax.process_index() == 0 and there and _finished(config, out)
+  return there if gather([bool(finished)])[0, 0] else None
+
+
+def _there(config, out, records) -> dict[str, Any] | None:
+  """about.json, if it is there; UserError if it is of something else."""
+  if not files.exists(f'{out}/{cache.ABOUT}'):
+    return None
+  there = fingerprints.read(out)
+  fingerprints.compare(out, there, fingerprints.of(config))
+  if there.get('records', records) != records:
+    raise Trouble(
+      f'{out} was begun with {there["records"]} records and '
+      f'config.data.path has {records} usable ones now; see that all of it '
+      'can be read, or choose another folder.')
+  return there
+
+
 def _begin(config, out, records, shard_records) -> dict[str, Any]:
   """about.json, as it is there or made."""
-  about, path = fingerprints.of(config), f'{out}/{cache.ABOUT}'
-  there = fingerprints.read(out) if files.exists(path) else None
-  if there is not None:
-    fingerprints.compare(out, there, about)
-    if there.get('records', records) != records:
-      raise Trouble(
-        f'{out} was begun with {there["records"]} records and '
-        f'config.data.path has {records} usable ones now; see that all of it '
-        'can be read, or choose another folder.')
-  elif files.expand(f'{out}/*.safetensors'):
+  there = _there(config, out, records)
+  if there is None and files.expand(f'{out}/*.safetensors'):
     raise UserError(f'{out} holds shards, but no {cache.ABOUT} that tells of '
                     'what; remove them or choose another folder.')
   meet('about.json is read')
   if there is None:
-    there = {**about, 'records': records, 'shard_records': shard_records}
+    there = {**fingerprints.of(config), 'records': records,
+             'shard_records': shard_records}
     if jax.process_index() == 0:
       with writing(out):
-        files.write(path, (json.dumps(there, indent=2) + '\n').encode())
+        files.write(f'{out}/{cache.ABOUT}', (
+          json.dumps(there, indent=2) + '\n').encode())
   meet('about.json is written')
   return there
 
 
-def _encode(config, out, source, shard_records, batch_size) -> list[str]:
+def _encode(
+  config, out, source, shard_records, batch_size, lock) -> list[str]:
   """Writes the shards of this process that are missing; the names of all."""
   spans = {cache.shard_name(i): range(start, min(
     start + shard_records, len(source))) for i, start in enumerate(
@@ -100,6 +122,7 @@ def _encode(config, out, source, shard_records, batch_size) -> list[str]:
               disable=None) as bar:
       work = Work.of(config, source, batch_size)
       for shard, packed in _packed(work, missing, spans, bar):
+        lock.check()
         with writing(out):
           files.write(f'{out}/{shard}', packed)
   return list(spans)
@@ -126,7 +149,7 @@ def _finished(config, out) -> bool:
   try:
     cache.read_index(columns)
     if config.inputs.text == 'cached':
-      columns.rows(cache.NULL, 'text')
+      cache.read_null(columns)
   except cache.DAMAGED:
     return False
   return True
@@ -136,8 +159,8 @@ def _finish(config, out, shards) -> None:
   """The empty prompt's text, and the index, last."""
   with writing(out):
     if config.inputs.text == 'cached':
-      files.write(f'{out}/{cache.NULL}', safetensors.numpy.save(
-        {'text': Work.null_text(config)}))
+      files.write(
+        f'{out}/{cache.NULL}', cache.pack_null(Work.null_text(config)))
     files.write(f'{out}/{cache.INDEX}', cache.pack_index(Columns(out), shards))
 
 

@@ -6,6 +6,7 @@ while the devices wait: there a thread writes what is new once a minute, and
 `sync` what must lie there before a checkpoint does.
 """
 
+from collections.abc import Callable
 import json
 import os
 import threading
@@ -28,12 +29,16 @@ class Lines:
   """The file of a run that goes on after a step; process 0's alone."""
 
   def __init__(
-      self, path: epath.Path, last_step: int, every_seconds: float = 60.):
-    """Drops lines of steps after `last_step`, and what is no line."""
+      self, path: epath.Path, last_step: int, every_seconds: float = 60.,
+      may_write: Callable[[], bool] = lambda: True):
+    """Drops lines of steps after `last_step`, and what is no line.
+
+    Once `may_write` is False, another run's file is left alone.
+    """
     kept = [x for x in read_lines(path) if x['step'] <= last_step]
     # Seconds that training had taken at the last line kept.
     self.seconds = (kept[-1].get('seconds') if kept else None) or 0.
-    self._path = path
+    self._path, self._may_write = path, may_write
     self._lines = [json.dumps(x) + '\n' for x in kept]
     self._written = -1  # So many of them; none, and there is no file yet.
     self._one_writes = threading.Lock()
@@ -58,6 +63,8 @@ class Lines:
     """Returns when all lines are written; raises UserError if they cannot."""
     with self._one_writes:
       lines = list(self._lines)
+      if not self._may_write():
+        return
       if self._written == len(lines):
         if self._thread is None:  # They are there, but for a power failure.
           with writing(self._path), self._path.open('rb') as file:

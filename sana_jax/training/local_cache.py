@@ -23,8 +23,8 @@ import grain
 import jax
 import ml_collections
 import numpy as np
-import safetensors
 
+from sana_jax.data.columns import Columns
 from sana_jax.files import atomically, parse_json
 from sana_jax.paths import expanded
 from sana_jax.training.checkpoints import brief, checksums, data_checksum
@@ -166,9 +166,9 @@ class LocalCache:
     return useless
 
   def _read(self, step):
-    with safetensors.safe_open(self._path(step), framework='numpy') as file:
-      about = parse_json(file.metadata()['about'])
-      return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
+    columns, file = Columns(str(self._folder)), self._path(step).name
+    about = parse_json(columns.metadata(file)['about'])
+    return {key: columns.rows(file, key) for key in columns.names(file)}, about
 
   def _write(self, step, tensors, about):
     """All of it or nothing; then what is too old goes."""

@@ -8,6 +8,7 @@ and a step's randomness follows from the seed and its number.
 """
 
 import contextlib
+import os
 import signal
 import threading
 
@@ -20,6 +21,7 @@ from jax.sharding import Mesh
 import ml_collections
 
 from sana_jax import config as rules
+from sana_jax import locks
 from sana_jax.errors import in_memory, UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import alone, batch_rows, check_batch, whole
@@ -31,7 +33,7 @@ from sana_jax.training.run_config import claim
 from sana_jax.training.state import plan, Task, TrainState
 from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
-from sana_jax.training.workdir import meet, new_folder
+from sana_jax.training.workdir import meet, new_folder, resolve
 
 # What may change between two runs in one workdir: how long, where and how
 # often, but nothing that changes a step by more than rounding.
@@ -72,16 +74,17 @@ def train(
       task, tx, mesh, average=config.ema_decay > 0,
       param_dtype=config.param_dtype, trainable=config.trainable)
   initial.check(config, task, workdir)
-  workdir = claim(workdir, config, FREE_KEYS)
-  agreement.check(workdir, task)
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   log_overview(shapes.params)
 
   with contextlib.ExitStack() as stack:
     use = stack.enter_context
+    lock = use(hold(workdir))
+    workdir = claim(workdir, config, FREE_KEYS)
+    agreement.check(workdir, task)
     use(jax.set_mesh(mesh))
     use(silence('orbax'))
-    asked_to_stop = use(stop_requests())
+    asked_to_stop = use(stop_requests(lock))
     batches = use(contextlib.closing(task.batches(
         seed=config.seed, batch_size=config.batch_size, rows=rows)))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
@@ -92,7 +95,8 @@ def train(
     watch = use(Watch(
         workdir, config, task, shapes.params, mesh, traced_steps))
     report = use(Report(
-        workdir, config, schedule, start, watch, checkpoints.newest))
+        workdir, config, schedule, start, watch, checkpoints.newest,
+        lock.is_ours))
     update = Update(
         shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
         batch_size=config.batch_size, accumulate=config.accumulate_steps,
@@ -110,6 +114,8 @@ def train(
       if whole or cache.due(step):
         # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.sync if whole else report.flush):
+          if whole:
+            lock.check_together()
           save(step, state, batches, checkpoints, cache, whole, stop)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
@@ -122,6 +128,12 @@ def train(
     if finish(task, state, workdir, config):
       cache.clear()
   return state
+
+
+def hold(workdir: epath.PathLike):
+  """The lock of a workdir, held by process 0 for all; a context manager."""
+  return locks.hold(locks.within(resolve(workdir)), 'training', '--workdir',
+                    shared=True)
 
 
 def check_start(start: int, num_steps: int, workdir: epath.Path) -> None:
@@ -138,21 +150,23 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 @contextlib.contextmanager
-def stop_requests():
-  """Yields a function of the step: whether a SIGTERM asks to stop after it.
+def stop_requests(lock: locks.Lock):
+  """Yields a function of the step: whether to stop after it.
 
-  Several processes agree on the step through JAX's coordination service, which
-  listens for the signal itself. Handlers are for the main thread only.
+  A SIGTERM and a lost lock ask for that. Several processes agree on the step
+  through JAX's coordination service, which listens for the signal itself.
+  Handlers are for the main thread only.
   """
   if jax.process_count() > 1:
+    lock.on_loss = lambda: os.kill(os.getpid(), signal.SIGTERM)
     yield multihost_utils.reached_preemption_sync_point
   elif threading.current_thread() is not threading.main_thread():
-    yield lambda step: False
+    yield lambda step: lock.is_lost
   else:
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-      yield lambda step: asked.is_set()
+      yield lambda step: asked.is_set() or lock.is_lost
     finally:
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 

@@ -39,8 +39,12 @@ class Report:
       self, workdir: epath.Path, config: ml_collections.ConfigDict,
       schedule: Callable[[int], Any], start: int, watch: Watch | None = None,
       last_good: Callable[[], epath.Path | None] = lambda: None,
+      may_write: Callable[[], bool] = lambda: True,
   ):
-    """`last_good` finds the newest checkpoint, for the error that stops."""
+    """`last_good` finds the newest checkpoint, for the error that stops.
+
+    `may_write` says whether the workdir is still this run's.
+    """
     self._config, self._schedule = config, schedule
     self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
@@ -53,7 +57,8 @@ class Report:
         '{postfix}',
         disable=not (self._primary and sys.stderr.isatty()))
     if self._primary:
-      self._lines = Lines(workdir / 'metrics.jsonl', start)
+      self._lines = Lines(
+          workdir / 'metrics.jsonl', start, may_write=may_write)
       self._rate.before = self._lines.seconds
       self._board = _tensorboard(workdir)
 

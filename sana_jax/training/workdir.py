@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt32
 import numpy as np
 
-from sana_jax import files
+from sana_jax import files, locks
 from sana_jax.errors import Trouble, UserError
 from sana_jax.paths import place
 from sana_jax.training import saved
@@ -76,6 +76,11 @@ def new_folder(
   A bucket, which renames no folders, gets it file by file, with the index of
   the model as the last: without one, it is none.
   """
+  with locks.hold(locks.beside(folder), 'writing a model', flag):
+    yield from _new_folder(folder, flag)
+
+
+def _new_folder(folder, flag):
   if is_remote(folder):
     with tempfile.TemporaryDirectory(prefix='sana_jax') as local:
       yield pathlib.Path(local)

@@ -160,6 +160,30 @@ def test_every_flipped_bit_is_found(tmp_path):
     file.write_bytes(whole)
 
 
+@pytest.mark.parametrize('column', ['record/bucket', 'text/end'])
+def test_a_flipped_bit_of_what_the_index_is_made_of_is_found(tmp_path, column):
+  some = list(records())
+  path = write(str(tmp_path), some, texts_of(some))
+  file = tmp_path / cache.shard_name(1)
+  whole, place = file.read_bytes(), Columns(path).place(file.name, column)[0]
+  file.write_bytes(whole[:place] + bytes([whole[place] ^ 4])
+                   + whole[place + 1:])
+  with pytest.raises(UserError, match=f'{file.name} .*its checksum'):
+    cache.pack_index(Columns(path), [cache.shard_name(i) for i in range(3)])
+
+
+def test_a_flipped_bit_of_the_empty_prompt_is_found(tmp_path):
+  text = np.ones((3, WIDTH), jnp.bfloat16)
+  data = cache.pack_null(text)
+  (tmp_path / cache.NULL).write_bytes(data)
+  np.testing.assert_array_equal(cache.read_null(Columns(str(tmp_path))), text)
+  place = Columns(str(tmp_path)).place(cache.NULL, 'text')[3]
+  (tmp_path / cache.NULL).write_bytes(
+    data[:place] + bytes([data[place] ^ 4]) + data[place + 1:])
+  with pytest.raises(ValueError, match='differs from its checksum'):
+    cache.read_null(Columns(str(tmp_path)))
+
+
 def test_a_shard_cut_short_or_gone_spoils_its_records_only(tmp_path):
   path = write(str(tmp_path), list(records()), None)
   file = tmp_path / cache.shard_name(1)

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from sana_jax.locks import together
+
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = ('a red circle left of a blue square', 'three green stars',
            'a purple triangle is above an orange circle')
@@ -132,6 +134,7 @@ def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
   import jax
   argv, out, _ = chosen
   monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  monkeypatch.setattr(together, 'processes', together.Processes)
   made = []
   for index in range(4):  # The last one has nothing to do.
     monkeypatch.setattr(jax, 'process_index', lambda i=index: i)

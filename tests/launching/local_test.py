@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from sana_jax import locks
 from sana_jax.launching import local, machines
 from sana_jax.launching.job import Job
 from sana_jax.launching.restarts import Policy
@@ -63,6 +64,34 @@ def test_all_start_again_when_one_dies(job, tmp_path, capsys):
   shown = capsys.readouterr().err
   assert shown.count('[0] process 0 train') == 2 and 'process 1' not in shown
   assert not (tmp_path / 'run/attempts.json').exists()
+
+
+def test_attempts_are_one_run_and_a_second_launch_is_refused(job, tmp_path):
+  path, told = tmp_path / 'trainer.py', tmp_path / 'told'
+  path.write_text(f"""
+import os, pathlib, sys
+told = pathlib.Path({str(told)!r})
+with told.open('a') as file:
+  print(os.environ['SANA_JAX_RUN'], os.environ['SANA_JAX_ATTEMPT'], file=file)
+sys.exit(9 if os.environ['SANA_JAX_ATTEMPT'].endswith('0') else 0)
+""")
+  command = [sys.executable, str(path)]
+  assert local.launch(job, command) == 0
+  runs, attempts = zip(*map(str.split, told.read_text().splitlines()))
+  assert len(set(runs)) == 1 and {'0.0', '0.1'} == set(attempts)
+  refused = []
+
+  def second():
+    try:
+      local.launch(job, command)
+    except locks.InUse as error:
+      refused.append(error)
+  with locks.hold(locks.within(tmp_path / 'run/logs'), 'x', '--workdir'):
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join()
+  assert len(refused) == 1
+  assert len(told.read_text().splitlines()) == len(attempts)
 
 
 def test_it_ends_with_the_code_of_what_failed(job, tmp_path, caplog):

@@ -4,7 +4,10 @@ The bucket is fake_gcs.py. It answers each of these as Google's does, as far as
 they ask; nothing here has seen the real one.
 """
 
+import dataclasses
 import json
+import os
+import threading
 import time
 
 from etils import epath
@@ -13,7 +16,10 @@ import jax
 import numpy as np
 import pytest
 
+from sana_jax import locks
 from sana_jax.errors import UserError
+from sana_jax.locks import stores
+from sana_jax.locks.holder import Holder
 from sana_jax.training import lines, saved
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.lines import Lines
@@ -24,8 +30,8 @@ RUN = 'gs://bucket/run'
 
 
 @pytest.fixture(scope='module')
-def bucket(load_module):
-  """The objects of the bucket, by name."""
+def store(load_module):
+  """The bucket."""
   with load_module('fake_gcs').serve() as (address, store), (
       pytest.MonkeyPatch.context()) as patch:
     for key, value in {
@@ -35,7 +41,13 @@ def bucket(load_module):
         'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false'}.items():
       patch.setenv(key, value)
     patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})
-    yield store.objects
+    yield store
+
+
+@pytest.fixture(scope='module')
+def bucket(store):
+  """The objects of the bucket, by name."""
+  return store.objects
 
 
 @pytest.fixture(scope='module')
@@ -67,6 +79,48 @@ def finished(bucket, toy, lines_at_saves):
     leave_half_a_checkpoint(bucket)
     assert saved.steps(resolve(RUN) / 'checkpoints') == [4]
     return toy.run(RUN, pictures_every_steps=5)
+
+
+def test_one_run_at_a_time_has_a_workdir(bucket, store, toy):
+  place = locks.within('gs://bucket/shared')
+  with locks.hold(place, 'training', '--workdir') as lock:
+    lock.check()
+    assert sorted(n for n in bucket if n.startswith('shared/')) == [
+      'shared/.lock', f'shared/.lock{lock._beat}']
+    raised = []
+
+    def run():
+      try:
+        toy.run('gs://bucket/shared')
+      except locks.InUse as error:
+        raised.append(str(error))
+    second = threading.Thread(target=run)
+    second.start()
+    second.join(120)
+    assert f'bucket/shared is in use by process {os.getpid()} ' in raised[0]
+  assert not [n for n in bucket if n.startswith('shared/')]
+
+
+def test_a_heartbeat_is_as_old_as_the_bucket_says(bucket, store, monkeypatch):
+  far = dataclasses.replace(Holder.here('x'), kernel='another', host='far')
+  place = locks.within('gs://bucket/left')
+  claims = stores.store_of(place)
+  assert claims.create('', lambda identity: json.dumps(
+    dataclasses.asdict(far)).encode())
+  assert not claims.create('', lambda identity: b'')
+  claims.renew(f'.{far.token}')
+  assert claims.age(f'.{far.token}') < 60
+  monkeypatch.setattr(store, 'seconds_ahead', 121.)
+  start = time.monotonic()
+  with locks.hold(place, 'x', '--workdir') as lock:
+    # Another takes it over; what this one sends late harms nobody.
+    store.put('left/.lock', b'of another')
+    claims.renew(lock._beat)
+    with pytest.raises(locks.InUse, match='taken over'):
+      lock.check()
+  assert bucket['left/.lock'][1] == b'of another'
+  assert not [n for n in bucket if n.startswith('left/.lock.')]
+  assert time.monotonic() - start < 60
 
 
 def leave_half_a_checkpoint(bucket):

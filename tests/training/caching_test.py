@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
 import pytest
 
+from sana_jax import locks
 from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import Trouble, UserError
+from sana_jax.locks import together
 from sana_jax.training import agreement, caching, inputs, shards
 
 
@@ -58,6 +61,7 @@ def test_processes_share_the_shards(small, folder, whole, tmp_path,
   for module in caching, agreement:
     monkeypatch.setattr(module, 'gather', lambda numbers: np.array([numbers]))
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(together, 'processes', together.Processes)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
     # The first process alone says what is made.
@@ -68,6 +72,37 @@ def test_processes_share_the_shards(small, folder, whole, tmp_path,
       assert sorted(shards_of(tmp_path)) == [
         cache.shard_name(1), cache.shard_name(3)]
   assert shards_of(tmp_path) == shards_of(whole)
+
+
+def test_a_folder_that_another_builds_in_is_left_alone(
+    small, folder, whole, tmp_path):
+  raised = []
+
+  def second(path):
+    try:
+      make(small(folder), path)
+    except locks.InUse as error:
+      raised.append(error)
+  for path in tmp_path, whole:
+    with locks.hold(locks.within(path), 'x', '--out'):
+      thread = threading.Thread(target=second, args=[path])
+      thread.start()
+      thread.join()
+  assert len(raised) == 1  # A finished cache is only read.
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_was_taken_over_is_left_to_the_other(
+    small, folder, tmp_path, monkeypatch):
+  work = shards.Work.shard
+
+  def lost(self, records):
+    (tmp_path / '.lock').write_text('of another')
+    return work(self, records)
+  monkeypatch.setattr(shards.Work, 'shard', lost)
+  with pytest.raises(locks.InUse, match='was taken over'):
+    make(small(folder), tmp_path)
+  assert not shards_of(tmp_path)
 
 
 def test_a_cache_goes_on_only_with_as_many_records(small, folder, whole,

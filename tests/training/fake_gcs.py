@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import http.server
 import json
 import re
 import threading
+import time
 from urllib import parse
 
 import google_crc32c
@@ -16,20 +18,25 @@ COPY = re.compile(r'/storage/v1/b/[^/]+/o/(.+)/(?:rewriteTo|copyTo)/b/[^/]+/o/'
                   r'(.+)')
 LIST = re.compile(r'/storage/v1/b/([^/]+)/o')
 BUCKET = re.compile(r'/storage/v1/b/([^/]+)')
+_LONG_AGO = '2026-01-01T00:00:00.000Z'
 UPLOAD = re.compile(r'/upload/storage/v1/b/([^/]+)/o')
 
 
 class Store:
-  """Objects by name: (generation, bytes)."""
+  """Objects by name: (generation, bytes); their times are of its own clock."""
 
   def __init__(self):
     self.objects, self.sessions, self.generation = {}, {}, 0
+    self.times, self.seconds_ahead = {}, 0.
     self.lock = threading.RLock()
 
   def put(self, name, data):
     with self.lock:
       self.generation += 1
       self.objects[name] = self.generation, bytes(data)
+      now = time.time() + self.seconds_ahead
+      self.times[name] = datetime.datetime.fromtimestamp(
+          now, datetime.UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
       return self.about(name)
 
   def about(self, name):
@@ -41,8 +48,8 @@ class Store:
         'kind': 'storage#object', 'name': name, 'bucket': 'bucket',
         'size': str(len(data)), 'generation': str(generation),
         'metageneration': '1', 'md5Hash': md5, 'crc32c': crc, 'etag': 'x',
-        'updated': '2026-01-01T00:00:00.000Z', 'storageClass': 'STANDARD',
-        'timeCreated': '2026-01-01T00:00:00.000Z', 'contentType': 'x/y'}
+        'updated': self.times.get(name, _LONG_AGO), 'storageClass': 'STANDARD',
+        'timeCreated': _LONG_AGO, 'contentType': 'x/y'}
 
   def listing(self, query):
     prefix, delimiter = query.get('prefix', ''), query.get('delimiter')

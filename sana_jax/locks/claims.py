@@ -1,0 +1,145 @@
+"""A claim that is held: renewed by a thread, lost, or released.
+
+Beside the claim `.lock` lies the heartbeat `.lock.TOKEN`. It is a file of its
+own, so that a holder that was cut off for long cannot overwrite the claim of
+its successor.
+"""
+
+import os
+import threading
+from typing import NamedTuple
+
+from absl import logging
+
+from sana_jax.errors import Trouble
+from sana_jax.locks.holder import parse
+from sana_jax.locks.stores import Store
+from sana_jax.locks.together import Processes
+from sana_jax.printable import printable
+
+
+class Terms(NamedTuple):
+  """Seconds.
+
+  Attributes:
+    lease: from the last heartbeat to the end of a claim.
+    renew: between heartbeats.
+    poll: between looks at the claim of a holder that may be gone.
+  """
+
+  lease: float = 120.
+  renew: float = 20.
+  poll: float = 2.
+
+
+TERMS = Terms()
+NAME = '.lock'
+
+
+class InUse(Trouble):
+  """Another run writes there; it may end soon."""
+
+
+class Lock:
+  """A claim that is held by process 0; a context manager that releases it."""
+
+  def __init__(self, store: Store, claim: bytes, flag: str,
+               processes: Processes, terms: Terms):
+    self._store, self._claim, self._flag = store, claim, flag
+    self._processes, self._terms = processes, terms
+    self._beat = f'.{parse(claim).token}'
+    self._closed = threading.Event()
+    self._release, self._lost = threading.Lock(), threading.Event()
+    self._thread = threading.Thread(
+      target=self._renew_each, name='lock', daemon=True)
+    self.on_loss = lambda: None  # Called by a thread.
+
+  def __enter__(self):
+    if self._processes.index == 0:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._processes.index == 0:
+      self._closed.set()
+      self._thread.join(self._terms.renew)
+      self.release()
+
+  @property
+  def is_lost(self) -> bool:
+    """Whether it was found to be; as of the last heartbeat."""
+    return self._lost.is_set()
+
+  def is_ours(self) -> bool:
+    """Whether the claim is still this run's, read anew.
+
+    A store that cannot be reached has let nobody else in, as far as is known.
+    """
+    try:
+      found = self._store.read()
+    except OSError:
+      return not self.is_lost
+    if found != self._claim:
+      self._lost.set()
+    return not self.is_lost
+
+  def check(self) -> None:
+    """Raises InUse where this run no longer holds the claim."""
+    if not self.is_ours():
+      raise InUse(self._loss())
+
+  def check_together(self) -> None:
+    """Raises InUse in all processes alike, which call it together."""
+    status = {'said': ''}
+    if self._processes.index == 0 and not self.is_ours():
+      status['said'] = self._loss()
+    if said := self._processes.broadcast(status)['said']:
+      raise InUse(said)
+
+  def release(self) -> None:
+    """Removes the claim, if it is ours; once."""
+    with self._release:
+      try:
+        if self._store.read() == self._claim:
+          self._store.remove('')
+        self._store.remove(self._beat)
+        self._store.close()
+      except OSError as e:
+        logging.warning('%s cannot be removed (%s); it ends by itself.',
+                        self._store.place, e)
+
+  def _loss(self):
+    folder = folder_of(self._store.place)
+    try:
+      other = parse(self._store.read() or b'')
+    except OSError:
+      other = None
+    by = f'by {other}' if other else 'or its claim was removed'
+    return (f'{folder} was taken over {by}, since this run had not renewed its '
+            f'lock for {self._terms.lease:.0f} s; it ends here and saves '
+            f'nothing more. Start it again later, or choose another '
+            f'{self._flag}.')
+
+  def _renew_each(self):
+    failed = False
+    while not self._closed.wait(self._terms.renew):
+      try:
+        if not self.is_ours():
+          self.on_loss()
+          return
+        self._store.renew(self._beat)
+        failed = False
+      except OSError as e:
+        if not failed:
+          logging.warning('The lock %s cannot be renewed (%s); after %.0f s '
+                          'others may take it over.', self._store.place, e,
+                          self._terms.lease)
+        failed = True
+
+
+def folder_of(place):
+  """What a claim's file stands for, as messages name it."""
+  folder, name = os.path.split(place)
+  return printable(
+    folder if name == NAME else
+    os.path.join(folder, name.removeprefix('.').removesuffix(NAME)), 500)

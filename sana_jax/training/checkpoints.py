@@ -53,6 +53,10 @@ class Checkpoints:
     self._folder = folder = epath.Path(folder)
     self._config = parse_json(config.to_json())
     self._keep = config.keep_checkpoints, config.keep_every_steps
+    if os.path.lexists(folder) and not folder.is_dir():
+      # Else a disk that is not there today would begin the run anew.
+      raise UserError(f'{folder} is no folder; move away what is there, or see '
+                      'to the disk that a link leads to.')
     self._reader = futures.ThreadPoolExecutor(1, 'read back')
     self._saved = self._reading = None  # The last one, until it is read back.
     with self._errors('opening'):

@@ -2,6 +2,7 @@
 with one sentence that names the file. Nothing that is whole is lost.
 """
 
+import itertools
 import os
 import pathlib
 import random
@@ -29,12 +30,12 @@ BOUND_SECONDS = 10  # Of one damaged workdir.
 # What a run writes again or goes on writing; what it needs is in checkpoints/.
 REWRITTEN = ('config.json', 'records.json', 'run_id', 'metrics.jsonl',
              'loss.png', 'model/', 'pictures/')
-STATE_FILES = (
-  'config.json', 'records.json', 'run_id', 'metrics.jsonl', 'loss.png',
-  'pictures/step_000004.png', 'model/model.npz', 'profile/trace')
+STATE_FILES = ('config.json', 'records.json', 'run_id', 'metrics.jsonl')
+PICTURES = ('loss.png', 'pictures/step_000004.png', 'model/model.npz',
+            'profile/trace')
 FOLDERS = ('pictures', 'model', 'profile', 'checkpoints', 'checkpoints/4')
 ODD_NAMES = ('²', '1٣', '99999999999', '9' * 200, '007', '-1', '4 ', '.part',
-             'damaged_4', '5', '6', '7', '99')
+             'damaged_4', '5', '6', '99')
 
 
 def damages(content):
@@ -59,8 +60,9 @@ def damages(content):
 
 
 KINDS = list(damages(b''))
+IN_PLACE = ('empty', 'a folder', 'a fifo', 'a dangling link')
 # Files of a checkpoint are many, and all are treated alike.
-FEW_KINDS = ('empty', 'cut', 'a flipped bit', 'nested', 'a folder', 'a fifo')
+FEW_KINDS = ('cut', 'a flipped bit', 'nested', 'a fifo')
 
 
 class Run:
@@ -86,6 +88,7 @@ class Run:
   def harm(self, name, kind):
     """The workdir as it was after step 4, with one thing damaged."""
     shutil.rmtree(self.workdir)
+    shutil.rmtree(self._cache, ignore_errors=True)
     shutil.copytree(self._made, self.workdir)
     path, content = self.workdir / name, b''
     if path.is_dir():
@@ -137,12 +140,12 @@ def run(toy, tmp_path_factory):
 def cases(run):
   """(name, kind) of all damages."""
   inside = [name for name in run.names() if name.startswith('checkpoints/4/')]
-  return [*((name, kind) for name in STATE_FILES for kind in KINDS),
-          *((name, kind) for name in inside for kind in FEW_KINDS),
-          *((name, kind) for name in FOLDERS
-            for kind in ('empty', 'a fifo', 'a dangling link', 'gone')),
-          *((f'checkpoints/{name}', kind) for name in ODD_NAMES
-            for kind in ('empty', 'a folder', 'a fifo', 'a dangling link'))]
+  return [
+    *itertools.product(STATE_FILES, KINDS),
+    *itertools.product(PICTURES, ('cut', *IN_PLACE)),
+    *itertools.product(inside, FEW_KINDS),
+    *itertools.product(FOLDERS, (*IN_PLACE, 'gone')),
+    *itertools.product([f'checkpoints/{name}' for name in ODD_NAMES], IN_PLACE)]
 
 
 def test_a_damaged_workdir_resumes_to_the_same_bits_or_says_why(run, hostile):
@@ -151,7 +154,7 @@ def test_a_damaged_workdir_resumes_to_the_same_bits_or_says_why(run, hostile):
       with hostile.bounded():
         run.check(name, kind)
     return
-  for rng in hostile.cases(4, 0):
+  for rng in hostile.cases(3, 0):
     run.check(*rng.choice(cases(run)))
 
 

@@ -206,6 +206,16 @@ def test_what_has_the_name_of_a_step_is_set_aside_and_not_deleted(
   assert os.path.lexists(tmp_path / 'damaged_2_2')
 
 
+@pytest.mark.parametrize('make', [
+    pathlib.Path.touch, os.mkfifo,
+    lambda path: path.symlink_to(path.parent / 'a disk that is not there')])
+def test_what_is_no_folder_of_checkpoints_begins_no_run_anew(
+    toy, tmp_path, make):
+  make(tmp_path / 'checkpoints')
+  with pytest.raises(UserError, match='checkpoints is no folder; move away'):
+    Run(toy, tmp_path / 'checkpoints').restore()
+
+
 def test_a_checkpoint_behind_a_link_is_used_and_kept(toy, tmp_path):
   config = ml_collections.ConfigDict(
       {'keep_checkpoints': 1, 'keep_every_steps': 0})

@@ -20,7 +20,7 @@ from sana_jax import locks
 from sana_jax.errors import UserError
 from sana_jax.launch import cli
 from sana_jax.locks.holder import Holder
-from sana_jax.training import workdir
+from sana_jax.training import saved, workdir
 
 ROOT = pathlib.Path(sana_jax.__file__).parents[1]
 TOY = ROOT / 'tests/training/toy.py'
@@ -45,10 +45,10 @@ def training(workdir, **settings):
     f'{key}={json.dumps(value)}' for key, value in settings.items()))
 
 
-def wait_for(folder, pattern, process):
-  """Until a file of that name is there."""
+def wait_for(found, process):
+  """Until it finds something."""
   deadline = time.monotonic() + 300
-  while not list(folder.glob(pattern)):
+  while not found():
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < deadline
     time.sleep(.01)
@@ -152,9 +152,10 @@ def test_a_folder_in_place_of_a_claim_is_told(tmp_path):
 
 
 def test_two_trainers_of_a_workdir(tmp_path, toy):
+  checkpoints = epath.Path(tmp_path / 'checkpoints')
   settings = dict(num_steps=10**6, log_every_steps=1, mesh={'data': -1})
   with training(tmp_path, **settings) as first:
-    wait_for(tmp_path, 'checkpoints/[0-9]*/about/metadata', first)
+    wait_for(lambda: saved.steps(checkpoints), first)
     first.send_signal(signal.SIGSTOP)  # It is there all the same.
     with pytest.raises(UserError) as refused:
       toy.run(tmp_path, **{**settings, 'num_steps': 20})
@@ -163,8 +164,7 @@ def test_two_trainers_of_a_workdir(tmp_path, toy):
     assert ' training since 2' in str(refused.value)
     assert first.poll() is None
     first.kill()
-  last = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir()
-             if p.name.isdigit())
+  last = max(saved.steps(checkpoints))
   toy.run(tmp_path, **{**settings, 'num_steps': last + 5})
   assert steps_of(tmp_path) == list(range(1, last + 6))
   assert not list(tmp_path.glob('.lock*'))
@@ -177,7 +177,7 @@ def test_two_samplers_of_a_folder(tmp_path, capsys):
   argv = ['sample', '--model', TINY, '--prompts', prompts, '--steps', '2',
           '--batch-size', '4', '--out', out]
   with running('-m', 'sana_jax.launch.cli', *argv) as first:
-    wait_for(out, '0*.png', first)
+    wait_for(lambda: list(out.glob('0*.png')), first)
     first.send_signal(signal.SIGSTOP)
     assert f'process {first.pid} on ' in refused(capsys, *argv)
   assert cli.main(list(map(str, argv))) == 0
@@ -194,7 +194,7 @@ def test_two_builders_of_a_cache(tmp_path, capsys):
           f'--config.autoencoder={TINY}', f'--config.text_encoder={TINY}',
           '--shard-records', '8']
   with running('-m', 'sana_jax.launch.cli', *argv) as first:
-    wait_for(out, '0*.safetensors', first)
+    wait_for(lambda: list(out.glob('0*.safetensors')), first)
     first.send_signal(signal.SIGSTOP)
     assert f'process {first.pid} on ' in refused(capsys, *argv)
   assert cli.main(list(map(str, argv))) == 0

@@ -41,6 +41,11 @@ class Parser(argparse.ArgumentParser):
     raise UserError(
       f'{message.removeprefix("argument ")}; see {self.prog} --help.')
 
+  def add_subparsers(self, **kwargs):
+    found = super().add_subparsers(**kwargs)
+    found.type = str  # Its values are all words that follow, prompts too.
+    return found
+
   def parse_known_args(self, args=None, namespace=None):
     for word in args or ():
       if re.fullmatch(r'--[\w-]+=--', word):

@@ -344,8 +344,10 @@ def _violated(key, value):
     return 'zero or more'
   if key == 'watch.divergence_factor' and 0 < value <= 1:
     return 'more than 1, or 0'
-  if kind is int and value > (most := _MOST.get(key, 2**31 - 1)):
-    return f'at most {most}'
+  if kind is int and value >= 2**31:
+    return 'less than 2 ** 31'
+  if key in _MOST and value > _MOST[key]:
+    return f'at most {_MOST[key]}'
   if key == 'checkpoint_cache' and '://' in value:
     return 'a local folder, of each host\'s own'
   if key in _FRACTION and not 0 <= value < 1:

@@ -1,5 +1,7 @@
 """Layouts by name or file, and what is said of those that cannot be used."""
 
+import os
+
 import jax
 import pytest
 
@@ -57,3 +59,28 @@ def test_a_layout_that_is_not_there_is_told():
   with pytest.raises(UserError, match='--layout=ddp: there is no such file; '
                      'shipped are dp, fsdp, fsdp_tp, hybrid, sequence.'):
     config_files.apply_layout(base.train('sana'), 'ddp')
+
+
+@pytest.mark.parametrize('name, reason', [
+  ('file', 'must end in .py'), ('file.txt', 'must end in .py'),
+  ('fifo.py', 'no such file'), ('folder', 'no such file'),
+  ('folder.py', 'no such file'), ('loop.py', 'Too many levels'),
+  ('file.txt/x.py', 'no such file'), ('a' * 300, 'too long'),
+  ('~nosuchuser/x.py', 'no user'), ('../shapes', 'no such file')])
+def test_what_is_no_python_file_is_refused(name, reason, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for file in ('file', 'file.txt'):
+    (tmp_path / file).write_text('x = 1')
+  for folder in ('folder', 'folder.py'):
+    (tmp_path / folder).mkdir()
+  os.mkfifo(tmp_path / 'fifo.py')
+  (tmp_path / 'loop.py').symlink_to('loop.py')
+  with pytest.raises(UserError, match=reason):
+    config_files.load_config(name)
+
+
+def test_a_file_of_the_name_of_a_shipped_config_is_not_taken_for_it(
+    tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'shapes').write_text('x = 1')
+  assert config_files.load_config('shapes').task == 'sana'

@@ -126,3 +126,14 @@ def test_what_cannot_be_cached_is_told(flags, said, cached, refused, tmp_path):
 def test_overrides_are_for_configs_only(refused, tmp_path):
   assert "Unknown argument '--config.seed=1'; sana-jax data shapes has" in (
     refused('data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1'))
+
+
+@pytest.mark.parametrize('out', ['file', 'file/below', '/proc/x', 'foo://x'])
+def test_a_cache_looks_at_its_folder_before_it_works(
+    out, refused, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'file').write_text('text')
+  said = refused('data', 'cache', '--config', 'shapes', '--out', out,
+                 '--config.data.path=nowhere', '--config.autoencoder=none')
+  assert said.startswith(f'--out={out} ')
+  assert [p.name for p in tmp_path.iterdir()] == ['file']

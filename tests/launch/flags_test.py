@@ -95,6 +95,15 @@ def test_two_dashes_are_no_value(words):
     parser().parse_known_args(words)
 
 
+def test_words_behind_a_command_are_for_its_own_flags_to_judge():
+  found = flags.Parser(prog='command')
+  inner = found.add_subparsers().add_parser('draw')
+  inner.add_argument('--prompt', type=flags.prompt)
+  assert found.parse_args(['draw', '--prompt', 'a\n']).prompt == 'a\n'
+  with pytest.raises(UserError, match='^--prompt: '):
+    found.parse_args(['draw', '--prompt', '\udcff'])
+
+
 def test_flags_are_not_abbreviated():
   assert parser().parse_known_args(['--na=x'])[1] == ['--na=x']
 

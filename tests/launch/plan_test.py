@@ -213,3 +213,11 @@ def test_an_unknown_pod_among_several_is_told_first(
   out = tmp_path / 'out'
   assert plan(tiny, '--topology', 'v5e:4x4,v5x:4x4', '--out', out) == 2
   assert "'v5x' is no chip" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize('args, named', [
+  (['--config', 'shapes'], 'config'), (['--shardings'], 'shardings'),
+  (['--config.batch_size=3'], '--config.batch_size')])
+def test_measuring_the_devices_takes_no_other_argument(args, named, refused):
+  assert refused('plan', '--calibrate', *args) == (
+    f'--calibrate takes no other argument, such as {named}.')

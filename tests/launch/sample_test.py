@@ -211,7 +211,7 @@ def test_a_prompt_file_must_hold_prompts(
 
 def test_an_empty_name_of_a_prompt_file_is_refused(refused, tmp_path):
   assert refused('sample', '--model', 'shapes', '--prompts=', '--out',
-                 tmp_path / 'out').startswith('--prompts= must end in .txt')
+                 tmp_path / 'out').startswith("--prompts: '' is not allowed")
 
 
 def test_a_prompt_must_say_something(refused, tiny_sana, tmp_path):

@@ -155,3 +155,14 @@ def test_a_full_disk_stops_with_a_sentence(train, process, tmp_path):
   told = [x for x in err.splitlines() if x.startswith('sana-jax: error:')]
   assert len(told) == 1 and 'choose another --workdir' in told[0], err
   assert not (tmp_path / 'run/model').exists()
+
+
+@pytest.mark.parametrize('workdir', ['file', 'file/below', '/proc/x'])
+def test_the_workdir_is_looked_at_before_any_work(
+    workdir, refused, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'file').write_text('text')
+  said = refused('train', '--config', 'shapes', '--workdir', workdir,
+                 '--config.data.path=nowhere')
+  assert said.startswith(f'--workdir={workdir} cannot be made')
+  assert [p.name for p in tmp_path.iterdir()] == ['file']

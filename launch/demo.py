@@ -2,19 +2,17 @@
 
   sana-jax demo --model shapes
 
-Open the address that it prints. Only this machine can, unless --host says
-otherwise. What one visitor may ask for is limited; who waits is told the place
-in the queue. Ctrl-C ends it.
+Open the address that it prints. Only this machine can, unless --host and
+--allow-host let others in. Size, steps and number of the pictures of a request
+are limited, and so is the queue. Programs send JSON to /api/draw. Ctrl-C ends
+it.
 """
 
 import argparse
 import importlib.util
 import ipaddress
-import pathlib
-import signal
 import socket
 import sys
-import tempfile
 
 from sana_jax.errors import UserError
 from sana_jax.launch import sample
@@ -28,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
                       help='0.0.0.0 lets other machines in, without a password '
                       '(default: %(default)s)')
+  parser.add_argument('--allow-host', action='append', default=[],
+                      metavar='NAME', help='a name or address by which other '
+                      'machines or a proxy reach the demo; may be repeated')
   parser.add_argument('--port', type=whole(0, 65535), default=7860, metavar='N',
                       help='0 for any free one (default: %(default)s)')
   parser.add_argument('--max-size', type=whole(), metavar='PX',
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--max-images', type=whole(1, 64), default=4, metavar='N',
                       help='at once (default: %(default)s)')
   parser.add_argument('--max-queue', type=whole(), default=16, metavar='N',
-                      help='requests that may wait (default: %(default)s)')
+                      help='requests that may be drawn or waiting at once '
+                      '(default: %(default)s)')
   sample.add_device_arguments(parser)
   # The page starts with what the model recommends.
   parser.set_defaults(**dict.fromkeys((
@@ -49,16 +51,23 @@ def run(args: argparse.Namespace) -> int:
   """Serves until it is interrupted."""
   if importlib.util.find_spec('gradio') is None:  # Before a model is read.
     raise ModuleNotFoundError("No module named 'gradio'", name='gradio')
+  served = names(args.host, args.allow_host)
   with listening(args.host, args.port) as door:
     pipe, settings = sample.open_pipeline(args)
     allowed = limits(args, pipe)
-    from sana_jax.inference import page  # Takes seconds.
-    with tempfile.TemporaryDirectory(prefix='sana-jax-demo-') as folder:
-      app = page.app(pipe, settings, args.model, allowed, args.max_queue,
-                     pathlib.Path(folder).resolve())
-      announce(door)
-      serve(app, door)
+    from sana_jax.inference import page, serving  # Take seconds.
+    from sana_jax.inference.line import Line
+    line = Line(args.max_queue)
+    app = page.app(pipe, settings, args.model, allowed, line, served)
+    announce(door, served)
+    serving.serve(app, door, line)
   return 0
+
+
+def names(host: str, others: list[str]) -> list[str]:
+  """Host names that are served: loopback, --host and each --allow-host."""
+  from sana_jax.inference import hosts
+  return [*hosts.LOOPBACK, *map(hosts.name, [host, *others])]
 
 
 def limits(args: argparse.Namespace, pipe):
@@ -91,20 +100,13 @@ def listening(host: str, port: int) -> socket.socket:
   return door
 
 
-def announce(door: socket.socket) -> None:
-  """Says where the demo is; from then on, nobody is turned away."""
+def announce(door: socket.socket, served: list[str]) -> None:
+  """Prints the demo's address; from then on, connections are accepted."""
   door.listen()
   host, port = door.getsockname()[:2]
   shown = f'[{host}]' if ':' in host else host
   if not ipaddress.ip_address(host).is_loopback:
-    print('sana-jax: every machine that can reach this one may use the demo; '
-          'there is no password.', file=sys.stderr)
+    print('sana-jax: every machine that can reach this one may use the demo by '
+          f'the names {", ".join(served)} (--allow-host adds one); there is no '
+          'password.', file=sys.stderr)
   print(f'The demo is at http://{shown}:{port}', flush=True)
-
-
-def serve(app, door: socket.socket) -> None:
-  """Answers at the door until SIGINT or SIGTERM."""
-  import uvicorn
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  uvicorn.Server(uvicorn.Config(
-    app, log_level='warning', timeout_graceful_shutdown=1)).run(sockets=[door])

@@ -1,12 +1,14 @@
-"""What the web demo offers and allows, and the pictures of one request.
+"""Limits of the web demo, and the pictures of one request.
 
-The page (page.py) has widgets with the same bounds; a request is checked here
-all the same, since it may come from elsewhere.
+The page (page.py) has widgets with the same bounds; every request is checked
+here all the same, since it may come from elsewhere.
 """
 
 from collections.abc import Callable
 import dataclasses
 import math
+import threading
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from sana_jax.errors import in_memory, UserError
 from sana_jax.inference import batches, images
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
+from sana_jax.inference.line import Stopped
+from sana_jax.printable import printable
 from sana_jax.text import encode
 from sana_jax.text.prompts import INSTRUCTION
 
@@ -128,6 +132,29 @@ def draw(
     for r, image in zip(requests, np.asarray(made))]
 
 
+def drawn(
+  pipe, asked: Asked, limits: Limits, model: str, stop: threading.Event,
+  on_step: Callable[[int], None] = lambda done: None,
+) -> tuple[list[File], str]:
+  """The pictures, and a report of one or two sentences.
+
+  Raises Stopped after the step during which `stop` is set, else as `draw`.
+  """
+  def on_each(done):
+    if stop.is_set():
+      raise Stopped
+    on_step(done)
+
+  start = time.monotonic()
+  files = draw(pipe, asked, limits, model, on_each)
+  seconds = time.monotonic() - start
+  cut = (' The prompt is longer than what the model reads: its end is ignored.'
+         if is_cut(pipe, asked.prompt) else '')
+  return files, (
+    f'{len(files)} picture{"s" if len(files) > 1 else ""} in {seconds:.1f} s. '
+    f'Each PNG holds its prompt, seed and settings.{cut}')
+
+
 def is_cut(pipe, prompt: str) -> bool:
   """Whether the prompt is longer than what the model reads of it."""
   _, mask = encode.tokenize(
@@ -155,5 +182,10 @@ def _is_number(value):
 
 
 def _shown(value):
-  text = 'missing' if value is None else repr(value)
-  return text if len(text) <= 40 else text[:40] + '…'
+  if value is None:
+    return 'missing'
+  if isinstance(value, list | dict):
+    return 'a list' if isinstance(value, list) else 'an object'
+  if isinstance(value, int) and value.bit_length() > 128:
+    return 'a number of over 38 digits'
+  return printable(repr(value), 60)

@@ -1,94 +1,111 @@
 """The demo's web page, in Gradio, as an ASGI application.
 
 Nothing leaves the machine: no telemetry, no share links, and the browser is
-told to load nothing from elsewhere.
+told to load nothing from elsewhere. Gradio gets only what the guard passes on
+(guard.py), and it has no folder to write to.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import contextlib
 import html
+import json
 import os
-import pathlib
-import threading
-import time
+import tempfile
 from typing import Any
-import uuid
 
 import fastapi
 import gradio as gr
-from starlette.responses import PlainTextResponse
+import gradio.routes
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
-from sana_jax.inference import demo
+from sana_jax.inference import api, demo, guard
+from sana_jax.inference.album import Album, SECONDS
 from sana_jax.inference.demo import Asked, Limits
+from sana_jax.inference.line import Line, Stopped
 
 OWN = 'own'  # The choice of aspect for any other width and height.
-_KEPT_SECONDS = 3600  # Pictures stay on the server for an hour.
-# Gradio's scripts and styles are inline and made at run time.
-_POLICY = (b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-           b"frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
+NOWHERE = os.path.join(os.devnull, 'gradio')  # No folder can be made there.
 _STYLE = '.gradio-container { max-width: 1240px !important; }'
 _RANDOM = '() => Math.floor(Math.random() * 2 ** 31)'
 
 
-class Stopped(Exception):
-  """The user stopped the run or closed the page."""
-
-
 def app(
-  pipe, settings: Mapping[str, Any], model: str, limits: Limits, queue: int,
-  folder: pathlib.Path,
+  pipe, settings: Mapping[str, Any], model: str, limits: Limits, line: Line,
+  served: Iterable[str],
 ) -> Callable:
-  """The application; `folder` holds the pictures that it serves.
+  """The application behind its guard.
 
   Args:
     settings: steps, guidance_scale and sampler that the page starts with.
-    queue: requests that may wait.
+    served: host names, as `hosts.name` returns them.
   """
-  os.environ['GRADIO_TEMP_DIR'] = str(folder)  # Files there are not copied.
-  running = {}  # By session: the event that stops what it draws.
-  with gr.Blocks(
-      title=f'SANA: {model}', analytics_enabled=False,
-      delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)) as blocks:
+  album = Album()
+  os.environ['GRADIO_TEMP_DIR'] = NOWHERE
+  with _folder():
+    blocks, event, inputs = _page(pipe, settings, model, limits, line, album)
+    mounted = _mounted(blocks)
+  start = Asked(*(widget.value for widget in inputs))._replace(
+    negative_prompt='', num_images=1)
+  routes = [
+    Route(guard.API, api.endpoint(pipe, model, limits, line, start),
+          methods=['POST']),
+    Route('/pictures/{path:path}', _picture(album))]
+  mounted.router.routes[:0] = routes
+  return guard.Guard(mounted, served, event, len(inputs))
+
+
+def _mounted(blocks):
+  undocumented = dict(docs_url=None, redoc_url=None, openapi_url=None)
+  mounted = gr.mount_gradio_app(
+    fastapi.FastAPI(**undocumented), blocks, '/', footer_links=[],
+    run_history=False, ssr_mode=False, show_error=False, mcp_server=False,
+    pwa=False, enable_monitoring=False, app_kwargs=undocumented, css=_STYLE,
+    theme=gr.themes.Default(
+      font=['system-ui', 'sans-serif'], font_mono=['monospace']))
+  # As after launch(), else gradio copies any file that a request names.
+  blocks.has_launched = blocks.is_running = True
+  return mounted
+
+
+@contextlib.contextmanager
+def _folder():
+  """Lets Gradio make the folder that it wants at first, and removes it."""
+  with tempfile.TemporaryDirectory(prefix='sana-jax-demo-') as folder:
+    gradio.routes.DEFAULT_TEMP_DIR = folder
+    yield
+
+
+def _page(pipe, settings, model, limits, line, album):
+  """(gradio's blocks, index of the event that draws, its inputs)."""
+  with gr.Blocks(title=f'SANA: {model}', analytics_enabled=False) as blocks:
     gr.Markdown(f'# SANA in JAX\n`{html.escape(model)}` draws what you '
                 'describe. The same words, seed and settings give the same '
                 'picture.')
     inputs, draw, stop, outputs = _layout(pipe, settings, limits)
     asking = [draw.click, inputs[0].submit]
-    gr.on(asking, lambda: '', None, outputs[1], queue=False,
-          api_visibility='private')
+    gr.on(asking, None, None, outputs[1], js="() => ''")
     drawing = gr.on(
-      asking, _drawing(pipe, model, limits, folder, running), inputs, outputs,
-      api_name='draw', concurrency_limit=1, show_progress_on=outputs[0])
-    stopping = _stopping(running)
-    stop.click(stopping, cancels=[drawing], queue=False,
-               api_visibility='private')
-    stop.click(lambda: 'Stopped.', None, outputs[1], queue=False,
-               api_visibility='private')
-    blocks.unload(stopping)  # The tab was closed.
-  blocks.queue(max_size=queue)
-  return guarded(gr.mount_gradio_app(
-    fastapi.FastAPI(), blocks, '/', footer_links=[], run_history=False,
-    ssr_mode=False, show_error=False, mcp_server=False, pwa=False,
-    enable_monitoring=False, css=_STYLE, theme=gr.themes.Default(
-      font=['system-ui', 'sans-serif'], font_mono=['monospace'])))
+      asking, _drawing(pipe, model, limits, line, album), inputs, outputs,
+      concurrency_limit=None, api_visibility='private',
+      show_progress_on=outputs[0])
+    stop.click(None, None, None, cancels=[drawing])
+    stop.click(None, None, outputs[1], js="() => 'Stopped.'")
 
-
-def guarded(app: Callable) -> Callable:
-  """The application without uploads, and with a policy for the browser."""
-  async def application(scope, receive, send):
-    if scope['type'] == 'http' and scope['path'].endswith('/upload'):
-      refusal = PlainTextResponse('Nothing can be uploaded here.', 403)
-      await refusal(scope, receive, send)
-      return
-
-    async def send_with_policy(message):
-      if message['type'] == 'http.response.start':
-        message.setdefault('headers', []).append(
-          (b'content-security-policy', _POLICY))
-      await send(message)
-    await app(scope, receive, send_with_policy)
-  return application
+    async def leave(request: gr.Request):
+      line.leave(request.session_hash)
+      album.drop(request.session_hash)
+    blocks.unload(leave)  # The tab was closed.
+  # The queue is `line`; gradio's must not be the shorter one.
+  blocks.max_threads = line.most + 24
+  blocks.queue(max_size=line.most)
+  # Else each failed request makes a table of all before it, in pandas.
+  blocks._queue.compute_analytics_summary = lambda records: None
+  event, = (i for i, fn in blocks.fns.items() if fn.inputs == inputs)
+  return blocks, event, inputs
 
 
 def _layout(pipe, settings, limits):
@@ -135,8 +152,8 @@ def _layout(pipe, settings, limits):
         buttons=['download', 'download_all', 'fullscreen'], elem_id='gallery',
         interactive=False)
       said = gr.Markdown(elem_id='said')
-  aspect.input(lambda label: sizes.get(label, (gr.skip(), gr.skip())), aspect,
-               [width, height], queue=False, api_visibility='private')
+  aspect.input(None, [aspect, width, height], [width, height], js=(
+    f'(label, ...size) => ({json.dumps(sizes)})[label] ?? size'))
   for number in (width, height):
     number.input(None, None, aspect, js=f"() => '{OWN}'")
   another.click(None, None, seed, js=_RANDOM)
@@ -148,59 +165,48 @@ def _layout(pipe, settings, limits):
   return inputs, draw, stop, [gallery, said]
 
 
-def _drawing(pipe, model, limits, folder, running):
-  """What the button does: (files with captions, what is said of them)."""
-  def draw(
+def _drawing(pipe, model, limits, line, album):
+  """Function of the button: (pictures with captions, report)."""
+  async def draw(
     prompt, negative_prompt, width, height, steps, guidance_scale, seed,
     num_images, sampler, request: gr.Request, progress=gr.Progress(),  # noqa: B008
   ):
-    asked = Asked(prompt, negative_prompt, width, height, steps, guidance_scale,
-                  seed, num_images, sampler)
-    stop = running[request.session_hash] = threading.Event()
+    def work(stop):
+      progress(0, desc='Reading the prompt; a new size is compiled first')
+      return demo.drawn(pipe, asked, limits, model, stop, on_step)
 
     def on_step(done):
-      if stop.is_set():
-        raise Stopped
-      progress((done, int(steps)), desc=(
-        'Step' if done < steps else 'Making pixels of it'), unit='steps')
+      progress((done, asked.steps), unit='steps', desc=(
+        'Step' if done < asked.steps else 'Making pixels of it'))
 
-    progress(0, desc='Reading the prompt; a new size is compiled first')
-    start = time.monotonic()
+    def on_place(place, length):
+      progress(0, desc=f'Place {place} of {length} in the queue')
+
     try:
-      files = demo.draw(pipe, asked, limits, model, on_step)
+      asked = demo.check(pipe, Asked(
+        prompt, negative_prompt, width, height, steps, guidance_scale, seed,
+        num_images, sampler), limits)
+      files, report = await line.run(work, request.session_hash, on_place)
     except UserError as e:
       raise gr.Error(
         html.escape(str(e), quote=False), duration=None, title='Not possible',
         print_exception=False) from e
     except Stopped:
       return [], 'Stopped.'
-    finally:
-      running.pop(request.session_hash, None)
-    return _written(files, folder), _report(
-      pipe, asked, time.monotonic() - start)
+    # An address in full: gradio takes any other text for the name of a file.
+    root = request.headers[guard.ORIGIN] + '/pictures/'
+    paths = album.add(request.session_hash, files)
+    return [(root + path, file.caption)
+            for path, file in zip(paths, files)], report
   return draw
 
 
-def _stopping(running):
-  def stop(request: gr.Request):
-    event = running.get(request.session_hash)
-    if event is not None:
-      event.set()
-  return stop
-
-
-def _written(files, folder):
-  """[(path, caption)] in a new folder, whose name cannot be guessed."""
-  folder = folder / uuid.uuid4().hex
-  folder.mkdir()
-  for file in files:
-    (folder / file.name).write_bytes(file.content)
-  return [(str(folder / file.name), file.caption) for file in files]
-
-
-def _report(pipe, asked, seconds):
-  count = int(asked.num_images)
-  cut = (' The prompt is longer than what the model reads: its end is ignored.'
-         if demo.is_cut(pipe, asked.prompt) else '')
-  return (f'{count} picture{"s" if count > 1 else ""} in {seconds:.1f} s. Each '
-          f'PNG holds its prompt, seed and settings.{cut}')
+def _picture(album):
+  async def picture(request: Request) -> Response:
+    content = album.get(request.path_params['path'])
+    if content is None:
+      return Response('This picture is no longer kept.', 404,
+                      media_type='text/plain')
+    return Response(content, media_type='image/png', headers={
+      'cache-control': f'private, max-age={SECONDS}, immutable'})
+  return picture

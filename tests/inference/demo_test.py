@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import threading
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from sana_jax import Pipeline
 from sana_jax.errors import UserError
 from sana_jax.inference import demo
 from sana_jax.inference.demo import Asked, Limits
+from sana_jax.inference.line import Stopped
 from sana_jax.version import __version__
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
@@ -42,7 +44,7 @@ def test_whole_numbers_may_come_as_floats(pipe):
   (dict(prompt=''), 'prompt is empty; say what to show.'),
   (dict(prompt=' \n'), 'prompt is empty; say what to show.'),
   (dict(prompt=None), 'prompt is missing; give text.'),
-  (dict(prompt=['x']), "prompt is ['x']; give text."),
+  (dict(prompt=['x']), 'prompt is a list; give text.'),
   (dict(prompt='\ud800'), 'prompt is not UTF-8; give UTF-8 text.'),
   (dict(prompt='x' * 20_001),
    'prompt has 20001 characters; at most 20000 are allowed.'),
@@ -59,8 +61,12 @@ def test_whole_numbers_may_come_as_floats(pipe):
   (dict(seed=-1), 'seed is -1; give a whole number from 0 to 2147483647.'),
   (dict(seed=float('nan')),
    'seed is nan; give a whole number from 0 to 2147483647.'),
-  (dict(seed='x' * 99), "seed is '" + 'x' * 39 + '…; give a whole number from '
-   '0 to 2147483647.'),
+  (dict(seed={'path': '/etc/hostname'}),
+   'seed is an object; give a whole number from 0 to 2147483647.'),
+  (dict(seed=10**5000), 'seed is a number of over 38 digits; give a whole '
+   'number from 0 to 2147483647.'),
+  (dict(sampler=['ddim']), 'sampler is a list; allowed are euler, dpm++1m, '
+   'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.'),
   (dict(guidance_scale=float('inf')),
    'guidance_scale is inf; give a number from 0 to 100.'),
   (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler, dpm++1m, "
@@ -72,6 +78,25 @@ def test_a_bad_request_is_told_before_any_work(pipe, changes, said):
   with pytest.raises(UserError) as raised:
     demo.draw(pipe, asked(**changes), LIMITS, 'tiny')
   assert str(raised.value) == said
+
+
+@pytest.mark.parametrize('value', ['\x1b[2J\n', 'x' * 10**6, '\u202e'])
+def test_text_of_a_request_is_escaped_and_cut(pipe, value):
+  with pytest.raises(UserError) as raised:
+    demo.check(pipe, asked(seed=value), LIMITS)
+  assert str(raised.value).isprintable()
+  assert len(str(raised.value)) < 200
+
+
+def test_a_stopped_request_ends_after_its_step(pipe):
+  stop, done = threading.Event(), []
+
+  def on_step(step):
+    done.append(step)
+    stop.set()
+  with pytest.raises(Stopped):
+    demo.drawn(pipe, asked(steps=30), LIMITS, 'tiny', stop, on_step)
+  assert done == [1]
 
 
 def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):

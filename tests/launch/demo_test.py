@@ -1,16 +1,22 @@
 """sana-jax demo: its flags, and its server as a program sees it."""
 
+import base64
+import concurrent.futures
 import json
 import pathlib
 import signal
 import socket
+import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-ASKED = ['a red circle', '', 16, 16, 2, 4.5, 5, 2, 'dpm++2m']
+ROOT = pathlib.Path(__file__).parents[2]
+ASKED = {'prompt': 'a red circle', 'width': 16, 'height': 16, 'steps': 2,
+         'guidance_scale': 4.5, 'seed': 5, 'num_images': 2}
 
 
 @pytest.fixture(scope='module')
@@ -26,40 +32,53 @@ def get(server, path, data=None):
 
 
 def answer(server, asked):
-  """('complete', the outputs) or ('error', what is said)."""
-  event = json.loads(get(server, '/gradio_api/call/draw', json.dumps(
-    {'data': asked}).encode()))['event_id']
-  stream = get(server, f'/gradio_api/call/draw/{event}').decode()
-  kind, data = stream.strip().split('\n\n')[-1].split('\n')
-  return kind.removeprefix('event: '), json.loads(data.removeprefix('data: '))
+  """The answer of the JSON interface: (status, content)."""
+  try:
+    return 200, json.loads(get(server, '/api/draw', json.dumps(asked).encode()))
+  except urllib.error.HTTPError as refused:
+    with refused:
+      return refused.code, json.loads(refused.read())
 
 
-def test_the_page_gives_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
-  kind, (pictures, said) = answer(server, ASKED)
-  assert kind == 'complete'
-  assert said.startswith('2 pictures in ')
+def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
+  status, content = answer(server, ASKED)
+  assert status == 200
+  assert content['report'].startswith('2 pictures in ')
   assert cli('sample', '--model', tiny_sana, '--prompt', 'a red circle',
              '--height', 16, '--width', 16, '--steps', 2, '--seed', 5,
              '--num-images', 2, '--out', tmp_path)[0] == 0
-  for k, picture in enumerate(pictures):
-    got = get(server, f'/gradio_api/file={picture["image"]["path"]}')
-    assert got == (tmp_path / f'00000-{k}-a-red-circle.png').read_bytes()
+  for k, picture in enumerate(content['pictures']):
+    assert picture['name'] == f'a-red-circle-5-{k}.png'
+    assert base64.b64decode(picture['png']) == (
+      tmp_path / f'00000-{k}-a-red-circle.png').read_bytes()
 
 
-@pytest.mark.parametrize('place, value, said', [
-  (0, '', 'prompt is empty; say what to show.'),
-  (2, 10**6, 'width is 1000000; give a whole number from 4 to 64.'),
-  (2, 'wide', "width is 'wide'; give a whole number from 4 to 64."),
-  (4, None, 'steps is missing; give a whole number from 1 to 50.'),
-  (7, 99, 'num_images is 99; give a whole number from 1 to 4.'),
-  (8, '<b>', "sampler is '&lt;b&gt;'; allowed are euler"),
+@pytest.mark.parametrize('changes, said', [
+  ({'prompt': ''}, 'prompt is empty; say what to show.'),
+  ({'width': 10**6}, 'width is 1000000; give a whole number from 4 to 64.'),
+  ({'width': 'wide'}, "width is 'wide'; give a whole number from 4 to 64."),
+  ({'steps': None}, 'steps is missing; give a whole number from 1 to 50.'),
+  ({'num_images': 99}, 'num_images is 99; give a whole number from 1 to 4.'),
+  ({'sampler': '<b>'}, "sampler is '<b>'; allowed are euler"),
+  ({'prompt': {'path': '/etc/hostname'}}, 'prompt is an object; give text.'),
+  ({'size': 16}, "Unknown key 'size'; allowed are prompt, "),
 ])
-def test_a_program_is_told_what_is_wrong(server, place, value, said):
-  kind, error = answer(
-    server, [*ASKED[:place], value, *ASKED[place + 1:]])
-  assert kind == 'error'
-  assert error['error'].startswith(said)
+def test_programs_get_a_sentence_about_bad_input(server, changes, said):
+  status, error = answer(server, ASKED | changes)
+  assert status == 400
+  assert error['detail'].startswith(said)
   assert 'Traceback' not in server.log.read_text()
+
+
+def test_the_example_of_the_docs_runs(server, tmp_path):
+  docs = (ROOT / 'docs/demo.md').read_text()
+  code = docs.split('```python\n')[1].split('```')[0]
+  assert 'http://127.0.0.1:7860' in code
+  code = code.replace('http://127.0.0.1:7860', server.address).replace(
+    '128', '16')
+  subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'a-red-circle-0-0.png', 'a-red-circle-0-1.png']
 
 
 def test_the_browser_is_told_to_load_nothing_from_elsewhere(server):
@@ -69,25 +88,23 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere(server):
   assert 'http' not in policy
 
 
-@pytest.mark.parametrize('path, data', [
-  ('/gradio_api/upload', b'x'),
-  ('/gradio_api/file=/etc/hostname', None),
-])
-def test_nothing_is_uploaded_and_no_other_file_is_served(server, path, data):
-  with pytest.raises(urllib.error.HTTPError) as refused:
-    get(server, path, data)
-  with refused.value as response:
-    assert response.code == 403
-
-
-def test_it_ends_at_a_signal_and_leaves_no_pictures(server):
-  _, (pictures, _) = answer(server, ASKED)
-  path = pathlib.Path(pictures[0]['image']['path'])
-  assert path.exists()
-  server.process.send_signal(signal.SIGTERM)
-  assert server.process.wait(timeout=30) == 130
-  assert not any(p.exists() for p in (path, *path.parents[:2]))
-  assert server.log.read_text() == 'sana-jax: interrupted\n'
+@pytest.mark.parametrize('number, code', [
+  (signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_it_ends_at_a_signal_while_it_draws_and_leaves_no_file(
+  served, tiny_sana, tmp_path, monkeypatch, number, code,
+):
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
+  server = served(tiny_sana, '--max-steps', '1000')
+  assert answer(server, ASKED)[0] == 200
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+    long = threads.submit(answer, server, ASKED | {'steps': 1000})
+    time.sleep(.5)
+    server.process.send_signal(number)
+    assert server.process.wait(timeout=10) == code
+    assert long.exception(timeout=10) or long.result()[0] == 503
+  assert server.log.read_text() == (
+    'sana-jax: interrupted\n' if code == 130 else '')
+  assert not [p for p in tmp_path.rglob('*') if p.is_file()]
 
 
 def test_a_taken_port_is_told_before_the_model_is_read(refused):
@@ -99,11 +116,14 @@ def test_a_taken_port_is_told_before_the_model_is_read(refused):
 
 
 @pytest.mark.parametrize('flags, said', [
-  (['--host', 'no such host'], '--host=no such host is not an address'),
+  (['--host', 'no such host'], "'no such host' is no host name"),
+  (['--host', 'nowhere.invalid'], '--host=nowhere.invalid is not an address'),
   (['--max-size', '3'], '--max-size=3 is less than the smallest picture that '
    'the model can make; give 4 or more.'),
   (['--max-steps', '0'], "--max-steps: '0' is not allowed"),
   (['--max-queue', 'x'], "--max-queue: 'x' is not allowed"),
+  (['--allow-host', 'http://a'], "'http://a' is no host name"),
+  (['--allow-host', 'a:80'], "'a:80' is no host name"),
 ])
 def test_a_bad_flag_is_told(refused, tiny_sana, flags, said):
   assert said in refused('demo', '--model', tiny_sana, '--port', 0, *flags)
@@ -114,7 +134,7 @@ def test_a_bad_flag_is_told(refused, tiny_sana, flags, said):
 def test_other_machines_are_let_in_with_a_warning(capsys, host, warned):
   from sana_jax.launch import demo
   with demo.listening(host, 0) as door:
-    demo.announce(door)
+    demo.announce(door, demo.names(host, []))
     port = door.getsockname()[1]
     with socket.create_connection(('127.0.0.1', port)):
       pass

@@ -1,0 +1,90 @@
+"""The demo's JSON interface for programs: POST /api/draw."""
+
+import asyncio
+import base64
+from collections.abc import Callable, Mapping
+import logging
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from sana_jax.errors import UserError
+from sana_jax.files import parse_json
+from sana_jax.inference import demo
+from sana_jax.inference.demo import Asked, Limits
+from sana_jax.inference.guard import API
+from sana_jax.inference.line import Full, Line, Stopped
+from sana_jax.printable import printable
+
+
+def endpoint(
+  pipe, model: str, limits: Limits, line: Line, defaults: Asked
+) -> Callable:
+  """The route's function, behind the guard.
+
+  Args:
+    defaults: values of keys that a request leaves out.
+  """
+  async def draw(request: Request) -> Response:
+    try:
+      asked = demo.check(
+        pipe, fields(parse_json(await request.body()), defaults), limits)
+      return JSONResponse(await _unless_gone(request, line.run(
+        lambda stop: _drawn(pipe, asked, limits, model, stop))))
+    except Full as e:
+      return _refusal(503, str(e), {'retry-after': '10'})
+    except UserError as e:
+      return _refusal(400, str(e))
+    except Stopped:
+      return _refusal(503, 'The demo is ending.')
+    except Exception as e:  # Its text may name files of this machine.
+      logging.getLogger(__name__).error('%s failed', API, exc_info=e)
+      return _refusal(500, 'The picture could not be drawn; the log of the '
+                      'demo has the reason.')
+  return draw
+
+
+def fields(value: Mapping[str, Any], defaults: Asked) -> Asked:
+  """A request of JSON values, not yet checked; only `prompt` is needed.
+
+  Raises UserError for unknown keys.
+  """
+  unknown = sorted(set(value) - set(Asked._fields))
+  if unknown:
+    raise UserError(f'Unknown key {printable(unknown[0], 60)!r}; allowed are '
+                    f'{", ".join(Asked._fields)}.')
+  return defaults._replace(prompt=None)._replace(**value)
+
+
+def _drawn(pipe, asked, limits, model, stop):
+  files, report = demo.drawn(pipe, asked, limits, model, stop)
+  return {
+    'pictures': [{'name': file.name, 'caption': file.caption,
+                  'png': base64.b64encode(file.content).decode()}
+                 for file in files],
+    'report': report}
+
+
+async def _unless_gone(request, drawing):
+  """Result of the coroutine, which is cancelled when the client is gone."""
+  drawing = asyncio.ensure_future(drawing)
+  gone = asyncio.ensure_future(_gone(request.receive))
+  try:
+    await asyncio.wait({drawing, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not drawing.done():
+      raise Stopped
+    return drawing.result()
+  finally:
+    drawing.cancel()
+    gone.cancel()
+
+
+async def _gone(receive):
+  while (await receive())['type'] != 'http.disconnect':
+    pass
+
+
+def _refusal(status, sentence, headers=None):
+  return JSONResponse({'detail': sentence}, status, headers)
+

@@ -1,0 +1,107 @@
+"""A web server that bounds what clients may hold, and that always ends."""
+
+from collections.abc import Callable
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sana_jax.inference.line import Line
+
+_HEAD_SECONDS = 10  # In which the headers of a request must have arrived.
+_CONNECTIONS = 1000
+_DRAIN_SECONDS = 1  # For answers under way when the server ends,
+_END_SECONDS = 5  # and for everything, a step of a drawing among it.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Protocol(H11Protocol):
+  """HTTP/1.1 that hangs up on who does not send a request in time."""
+
+  _deadline = None
+
+  def connection_made(self, transport):
+    super().connection_made(transport)
+    self._watch()
+
+  def data_received(self, data):
+    super().data_received(data)
+    self._watch()
+
+  def on_response_complete(self):
+    super().on_response_complete()
+    self._watch()
+
+  def connection_lost(self, exc):
+    super().connection_lost(exc)
+    if self._deadline is not None:
+      self._deadline.cancel()
+
+  def _watch(self):
+    waiting = self.cycle is None or self.cycle.response_complete
+    if waiting and self._deadline is None:
+      self._deadline = self.loop.call_later(
+        _HEAD_SECONDS, self.transport.close)
+    elif not waiting and self._deadline is not None:
+      self._deadline.cancel()
+      self._deadline = None
+
+
+def config(app: Callable) -> uvicorn.Config:
+  """The server's settings, at any free port unless it gets a socket."""
+  return uvicorn.Config(
+    app, port=0, http=_Protocol, ws='none', log_level='warning',
+    server_header=False, limit_concurrency=_CONNECTIONS,
+    timeout_graceful_shutdown=_DRAIN_SECONDS)
+
+
+def serve(app: Callable, door: socket.socket, line: Line) -> None:
+  """Serves until SIGINT or SIGTERM, then raises KeyboardInterrupt.
+
+  The server has a thread of its own, so that this one always gets signals. The
+  first ends it within seconds, whatever the server is doing; a second one kills
+  the process.
+  """
+  server = uvicorn.Server(config(app))
+  # Thread.join takes a thread for ended once a signal has interrupted it.
+  ended = threading.Event()
+
+  def run():
+    try:
+      server.run(sockets=[door])
+    finally:
+      ended.set()
+
+  def interrupt(*_):
+    for number in _SIGNALS:
+      # Left to the system, which needs no turn of Python's to end a process.
+      signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+  before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+  try:
+    threading.Thread(target=run, daemon=True).start()
+    ended.wait()
+  except KeyboardInterrupt:
+    _end(server, ended, line)
+    raise
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  raise RuntimeError('The server ended by itself.')
+
+
+def _end(server, ended, line):
+  # What is cut off now is no error.
+  logging.getLogger('uvicorn').setLevel(logging.CRITICAL)
+  server.should_exit = True
+  idle = line.close(float(_END_SECONDS - _DRAIN_SECONDS))
+  if not (ended.wait(2 * _DRAIN_SECONDS) and idle):
+    # A program that compiles cannot be stopped, and Python would wait for it.
+    print('sana-jax: interrupted', file=sys.stderr, flush=True)
+    os._exit(130)

@@ -63,7 +63,6 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def measure(args, overrides):
   """A Run of the report."""
   from sana_jax import config as base
-  from sana_jax.launch.backends import preferred
   from sana_jax.launch.config_files import load_config
   config = load_config(args.config)
   base.apply_overrides(config, overrides)
@@ -78,9 +77,8 @@ def measure(args, overrides):
     raise UserError('bench loop is for one process.')
   with tempfile.TemporaryDirectory(prefix='bench_loop') as folder:
     task = tasks.make(config, args.workdir or folder)
-    with preferred(config.kernels.to_dict(), 'config.kernels'):
-      found = loop.measure(config, task, folder, mesh, steps=args.steps,
-                           rounds=args.rounds)
+    found = loop.measure(config, task, folder, mesh, steps=args.steps,
+                         rounds=args.rounds)
   return loop_report.Run(
     args.config, config.data.source, config.batch_size, found.run, found.bare,
     found.threads, config.checkpoint_every_steps, dict(mesh.shape),

@@ -11,9 +11,9 @@ import os
 import sys
 
 from sana_jax import printable
+from sana_jax.backends import preferred
 from sana_jax.errors import UserError
 from sana_jax.launch import streams, system_errors
-from sana_jax.launch.backends import preferred
 from sana_jax.launch.flags import Parser, prompt, shown, similar, text
 from sana_jax.version import __version__
 

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
-from sana_jax.launch.backends import preferred
 from sana_jax.launch.config_files import apply_layout, load_config
 from sana_jax.launch.flags import steps
 
@@ -78,8 +77,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   run_config.compare(args.workdir, config, loop.FREE_KEYS)
   with loop.hold(args.workdir):
     task = tasks.make(config, args.workdir, mesh)
-    with preferred(config.kernels.to_dict(), 'config.kernels'):
-      state = loop.train(config, task, args.workdir, mesh, args.profile)
+    state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps
   return 0 if done else 143  # As a shell reports SIGTERM.
 

@@ -126,7 +126,8 @@ def _optimizer():
     auto_lr='',
     schedule='constant',  # After the warm-up; see optim/schedules.py.
     warmup_steps=0,
-    decay_fraction=0.3,  # Of the run, for 'warmup_stable_decay'.
+    decay_fraction=0.3,  # Of the run; see the schedules that have it.
+    final_scale=0.1,  # 'cosine_decay_to_constant' ends at this times the rate.
     weight_decay=0.0,
     b1=0.9,
     b2=0.999,
@@ -315,7 +316,7 @@ _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _SHARE = ('data.max_bad_fraction', 'max_skipped_fraction')
 _CHOICES = {
   'task': TASKS,
-  'dtype': ('float32', 'bfloat16', 'float16'),
+  'dtype': ('float32', 'bfloat16'),  # float16 would need loss scaling.
   'param_dtype': ('float32', 'bfloat16'),
   'data.source': sources.KINDS,
   'data.caption_rule': captions.RULES,

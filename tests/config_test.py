@@ -155,13 +155,11 @@ def test_variants_are_known():
     base.parse_arg('fast')
 
 
-@pytest.mark.xfail(strict=True, reason='B4: not among the keys')
 def test_the_end_of_a_cosine_can_be_set(config):
   base.apply_overrides(config, ['--config.optimizer.final_scale=0.5'])
   assert config.optimizer.final_scale == .5
 
 
-@pytest.mark.xfail(strict=True, reason='B6: accepted, without loss scaling')
 @pytest.mark.parametrize('task', base.TASKS)
 def test_training_in_float16_is_refused(task):
   config = base.train(task)

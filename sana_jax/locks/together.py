@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sana_jax.files import parse_json
+
 _BYTES = 2**14  # Of what is broadcast.
 
 
@@ -31,7 +33,7 @@ class Processes:
     block = np.zeros(_BYTES, np.uint8)
     block[:len(data)] = np.frombuffer(data, np.uint8)
     block = np.asarray(multihost_utils.broadcast_one_to_all(block))
-    return json.loads(block.tobytes().rstrip(b'\0'))
+    return parse_json(block.tobytes().rstrip(b'\0'))
 
   def meet(self, where: str) -> None:
     """Blocks until every process has reached it."""

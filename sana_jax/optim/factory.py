@@ -19,7 +19,7 @@ DEFAULTS = {
   'auto_lr': '',  # See schedules.RATE_RULES.
   'schedule': 'constant',
   'warmup_steps': 0,
-  'decay_fraction': 0.2,  # Of the run; see the schedules that have it.
+  'decay_fraction': 0.3,  # Of the run; see the schedules that have it.
   'final_scale': 0.1,  # cosine_decay_to_constant ends at this times the rate.
   'weight_decay': 0.,
   'b1': 0.9,  # Decay of the momentum; of adam's, where muon leaves it a leaf.

@@ -37,8 +37,8 @@ def cosine(
 
 
 def cosine_decay_to_constant(
-    peak: float, num_steps: int, warmup_steps: int = 0,
-    decay_fraction: float = 0.667, final_scale: float = 0.1,
+    peak: float, num_steps: int, warmup_steps: int, decay_fraction: float,
+    final_scale: float,
 ) -> optax.Schedule:
   """NVlabs/Sana's: a cosine that ends early, then peak * final_scale.
 
@@ -47,15 +47,14 @@ def cosine_decay_to_constant(
     num_steps: of the run.
     warmup_steps: are part of decay_fraction.
     decay_fraction: of the run, at which the cosine ends.
-    final_scale: 1 / lr_scale_ratio there.
+    final_scale: 1 / lr_scale_ratio there, whose defaults are .667 and .1.
   """
   return cosine(peak, int(decay_fraction * num_steps), warmup_steps,
                 peak * final_scale)
 
 
 def warmup_stable_decay(
-    peak: float, num_steps: int, warmup_steps: int = 0,
-    decay_fraction: float = 0.2,
+    peak: float, num_steps: int, warmup_steps: int, decay_fraction: float,
 ) -> optax.Schedule:
   """Warm-up, the peak, then linear to 0 in the run's last decay_fraction."""
   decay_steps = int(decay_fraction * num_steps)

@@ -22,6 +22,7 @@ import ml_collections
 
 from sana_jax import config as rules
 from sana_jax import locks
+from sana_jax.backends import preferred
 from sana_jax.errors import in_memory, UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import alone, batch_rows, check_batch, whole
@@ -67,7 +68,6 @@ def train(
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  rows = batch_rows(mesh, config.batch_size).tolist()
   tx, schedule = (make(config.optimizer, config.num_steps, config.batch_size)
                   for make in (factory.make, factory.schedule))
   init, shapes = plan(
@@ -82,11 +82,13 @@ def train(
     lock = use(hold(workdir))
     workdir = claim(workdir, config, FREE_KEYS)
     agreement.check(workdir, task)
+    use(preferred(config.kernels.to_dict(), 'config.kernels'))
     use(jax.set_mesh(mesh))
     use(silence('orbax'))
     asked_to_stop = use(stop_requests(lock))
     batches = use(contextlib.closing(task.batches(
-        seed=config.seed, batch_size=config.batch_size, rows=rows)))
+        seed=config.seed, batch_size=config.batch_size,
+        rows=batch_rows(mesh, config.batch_size).tolist())))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
     cache = use(LocalCache(workdir, config))
     state = restore(shapes, batches, checkpoints, cache) or init(
@@ -114,9 +116,7 @@ def train(
       if whole or cache.due(step):
         # Lines up to a saved step are never written again.
         with watch.pause(phases.SAVE, report.sync if whole else report.flush):
-          if whole:
-            lock.check_together()
-          save(step, state, batches, checkpoints, cache, whole, stop)
+          save(step, state, batches, checkpoints, cache, whole, stop, lock)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
           draw(task, state, step, workdir, report)
@@ -182,13 +182,15 @@ def restore(
 
 def save(
     step: int, state: TrainState, batches: grain.DatasetIterator,
-    checkpoints: Checkpoints, cache: LocalCache, whole: bool, stop: bool,
+    checkpoints: Checkpoints, cache: LocalCache, whole: bool, stop: bool, lock,
 ) -> None:
   """A checkpoint, if the `whole` of it is due, and the host's own if that is.
 
-  Before a stop both are written, and nothing more is done.
+  Before a stop both are written, and nothing more is done. Raises UserError
+  where the workdir's `lock` was lost.
   """
   if whole:
+    lock.check_together()
     checkpoints.save(step, state, batches, hurry=stop)
   if stop or cache.due(step):
     cache.save(step, state, batches)

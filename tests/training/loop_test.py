@@ -237,7 +237,6 @@ def test_a_bad_config_is_told_before_anything_is_written(
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.xfail(strict=True, reason='B2: train ignores config.kernels')
 def test_a_run_uses_the_kernels_that_its_config_names(toy, tmp_path):
   class Gated(toy.Toy):
     def loss(self, params, frozen, batch, rngs):

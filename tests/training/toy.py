@@ -112,7 +112,7 @@ def get_config(**changes):
       'pictures_every_steps': 0, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
       'max_skipped_fraction': .1,
       'accumulate_steps': 1, 'param_dtype': 'float32',
-      'init_from': '', 'trainable': '',
+      'init_from': '', 'trainable': '', 'kernels': {},
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},
       'watch': {'stall_minutes': 0., 'divergence_factor': 0.},
       'mesh': {'data': 2, 'fsdp': 4}, **changes})

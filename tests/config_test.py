@@ -101,7 +101,7 @@ def test_an_unknown_task_is_told():
   ('max_skipped_fraction', 1.1, 'from 0 to 1'),
   ('data.max_aspect_ratio', .5, '1 or more, or 0 for any'),
   ('data.columns.captions', 3, 'text'),
-  ('dtype', 'int8', r"one of \['float32', 'bfloat16', 'float16'\]"),
+  ('dtype', 'int8', r"one of \['float32', 'bfloat16'\]"),
   ('param_dtype', 'float16', r"one of \['float32', 'bfloat16'\]"),
   ('model.depth', 0, 'positive'),
   ('model.remat', True, 'text'),

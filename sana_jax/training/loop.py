@@ -7,6 +7,7 @@ uninterrupted run ends: a checkpoint holds the state and the place in the data,
 and a step's randomness follows from the seed and its number.
 """
 
+from collections.abc import Callable
 import contextlib
 import os
 import signal
@@ -79,12 +80,7 @@ def train(
 
   with contextlib.ExitStack() as stack:
     use = stack.enter_context
-    lock = use(hold(workdir))
-    workdir = claim(workdir, config, FREE_KEYS)
-    agreement.check(workdir, task)
-    use(preferred(config.kernels.to_dict(), 'config.kernels'))
-    use(jax.set_mesh(mesh))
-    use(silence('orbax'))
+    workdir, lock = begin(use, config, task, workdir, mesh)
     asked_to_stop = use(stop_requests(lock))
     batches = use(contextlib.closing(task.batches(
         seed=config.seed, batch_size=config.batch_size,
@@ -128,6 +124,24 @@ def train(
     if finish(task, state, workdir, config):
       cache.clear()
   return state
+
+
+def begin(
+    use: Callable, config: ml_collections.ConfigDict, task: Task,
+    workdir: epath.PathLike, mesh: Mesh,
+):
+  """Enters what holds for a whole run; returns its workdir and its lock.
+
+  Raises UserError where another run has the workdir, or it is of another config
+  or other data.
+  """
+  lock = use(hold(workdir))
+  workdir = claim(workdir, config, FREE_KEYS)
+  agreement.check(workdir, task)
+  use(preferred(config.kernels.to_dict(), 'config.kernels'))
+  use(jax.set_mesh(mesh))
+  use(silence('orbax'))
+  return workdir, lock
 
 
 def hold(workdir: epath.PathLike):

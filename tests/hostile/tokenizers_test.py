@@ -132,13 +132,13 @@ def arguments(command, model, tmp_path):
     'train': ['--config', 'shapes:quick', '--workdir', tmp_path / 'out',
               f'--config.text_encoder={model}', f'--config.autoencoder={model}',
               f'--config.data.path={tmp_path / "data"}',
-              '--config.data.size_px=16', '--config.data.train_examples=8'],
+              '--config.data.size_px=16'],
   }[command]
 
 
 @pytest.mark.parametrize('command', [
   'sample', 'evaluate', 'demo', 'convert',
-  pytest.param('train', marks=pytest.mark.slow)])
+  pytest.param('train', marks=pytest.mark.slow)])  # Imports for seconds.
 def test_no_command_runs_code_of_a_tokenizer(
     model, canary, tmp_path, capsys, command):
   edit(model, auto_map=AUTO_MAPS[0], tokenizer_class='Evil')

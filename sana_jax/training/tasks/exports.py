@@ -16,6 +16,7 @@ import numpy as np
 from sana_jax.errors import UserError
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.sana import Sana
+from sana_jax.text import tokenizer_files
 from sana_jax.training import encoders, saved
 from sana_jax.training.tasks import common, dc_ae
 from sana_jax.typing import Params
@@ -31,6 +32,7 @@ def folders_of(config: ConfigDict) -> dict[str, pathlib.Path]:
   for key, parts in encoders.PARTS.items():
     for part in parts:
       copying.check(found[key], part)  # At the start: copied at the end.
+  tokenizer_files.read(found['text_encoder'] / 'tokenizer')
   return found
 
 

@@ -13,6 +13,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -87,26 +88,34 @@ def _new_folder(folder, flag):
       with writing(folder, flag):
         _upload(pathlib.Path(local), folder)
     return
-  part = pathlib.Path(folder).with_name(f'.{folder.name}.part')
+  folder = pathlib.Path(folder)
+  part, old = (folder.with_name(f'.{folder.name}.{x}') for x in ('part', 'old'))
   with writing(folder, flag):
+    _check_replaceable(folder)
     try:
       shutil.rmtree(part, ignore_errors=True)
       part.mkdir(parents=True)
       yield part
       _sync_all(part)
       if folder.exists():
-        folder.rename(old := folder.with_name(f'.{folder.name}.old'))
-        part.rename(folder)
-        old.rmtree()
-      else:
-        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+      part.rename(folder)
+      files.sync(folder.parent)
+      shutil.rmtree(old, ignore_errors=True)
     finally:
       shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_replaceable(folder):
+  """Raises NotADirectoryError where a file, fifo or link has its name."""
+  if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    raise NotADirectoryError(errno.ENOTDIR, 'it is no folder')
+
+
 def _sync_all(folder: pathlib.Path) -> None:
   """Returns once a power failure leaves all of it as it is."""
-  for path in (*folder.rglob('*'), folder, folder.parent):
+  for path in (*folder.rglob('*'), folder):
     files.sync(path)
 
 

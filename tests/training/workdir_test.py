@@ -1,6 +1,8 @@
 """One folder, one run; what is written is whole."""
 
 import json
+import os
+import pathlib
 
 from etils import epath
 import ml_collections
@@ -75,6 +77,29 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     raise ZeroDivisionError
   assert [p.name for p in tmp_path.iterdir()] == ['model']
   assert [p.name for p in folder.rglob('*')] == ['vae', 'new']
+
+
+@pytest.mark.parametrize('make', [
+    pathlib.Path.touch, os.mkfifo, lambda path: path.symlink_to('.'),
+    lambda path: path.symlink_to('nowhere')])
+def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, make):
+  make(tmp_path / 'model')
+  before = os.lstat(tmp_path / 'model')
+  with pytest.raises(UserError, match='model failed .*move away'), (
+      new_folder(epath.Path(tmp_path / 'model'))) as part:
+    (part / 'x').touch()
+  assert os.lstat(tmp_path / 'model') == before
+
+
+def test_what_a_kill_has_left_of_a_replaced_folder_is_no_obstacle(tmp_path):
+  for left in ('.model.part', '.model.old'):
+    (tmp_path / left).mkdir()
+    (tmp_path / left / 'x').touch()
+  for _ in range(2):
+    with new_folder(epath.Path(tmp_path / 'model')) as part:
+      (part / 'y').touch()
+  assert {p.name for p in tmp_path.iterdir()} >= {'model'}
+  assert not list(tmp_path.rglob('x'))
 
 
 def test_a_relative_folder_is_made_absolute(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def config(app: Callable) -> uvicorn.Config:
 
 
 def serve(app: Callable, door: socket.socket, line: Line) -> None:
-  """Serves until SIGINT or SIGTERM, then raises KeyboardInterrupt.
+  """Serves until SIGINT or SIGTERM, then ends the process with exit code 130.
 
   The server has a thread of its own, so that this one always gets signals. The
   first ends it within seconds, whatever the server is doing; a second one kills
@@ -83,16 +83,13 @@ def serve(app: Callable, door: socket.socket, line: Line) -> None:
       signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt
 
-  before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+  for number in _SIGNALS:
+    signal.signal(number, interrupt)
   try:
     threading.Thread(target=run, daemon=True).start()
     ended.wait()
   except KeyboardInterrupt:
     _end(server, ended, line)
-    raise
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
   raise RuntimeError('The server ended by itself.')
 
 
@@ -100,8 +97,9 @@ def _end(server, ended, line):
   # What is cut off now is no error.
   logging.getLogger('uvicorn').setLevel(logging.CRITICAL)
   server.should_exit = True
-  idle = line.close(float(_END_SECONDS - _DRAIN_SECONDS))
-  if not (ended.wait(2 * _DRAIN_SECONDS) and idle):
-    # A program that compiles cannot be stopped, and Python would wait for it.
-    print('sana-jax: interrupted', file=sys.stderr, flush=True)
-    os._exit(130)
+  line.close(float(_END_SECONDS - _DRAIN_SECONDS))
+  ended.wait(2 * _DRAIN_SECONDS)
+  print('sana-jax: interrupted', file=sys.stderr, flush=True)
+  # Python would wait for a thread that compiles, and then take seconds to free
+  # its modules; nothing is left to be written.
+  os._exit(130)

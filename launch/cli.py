@@ -13,7 +13,7 @@ import sys
 from sana_jax import printable
 from sana_jax.backends import preferred
 from sana_jax.errors import UserError
-from sana_jax.launch import streams, system_errors
+from sana_jax.launch import streams, system_errors, terminal
 from sana_jax.launch.flags import Parser, prompt, shown, similar, text
 from sana_jax.version import __version__
 
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command; returns the exit code."""
   argv = sys.argv[1:] if argv is None else list(argv)
   with streams.guarded():
+    terminal.show_warnings()
     try:
       try:
         return run(argv)

@@ -31,6 +31,11 @@ class Lines(logging.Handler):
     return f'{at} {name}{message(record.getMessage())}'
 
 
+def show_warnings() -> None:
+  """Shows warnings as `Lines`, unless the program logs in its own way."""
+  logging.basicConfig(handlers=[Lines()])
+
+
 def show_logs() -> None:
   """Shows what the package logs, unless the program logs in its own way.
 
@@ -38,7 +43,7 @@ def show_logs() -> None:
   for each array that they did not write; those are left out.
   """
   sys.excepthook = _without_closed_loops
-  logging.basicConfig(handlers=[Lines()])
+  show_warnings()
   absl_logging.set_verbosity(absl_logging.INFO)
 
 

@@ -1,10 +1,13 @@
 """Processes whose output, folder or language is not as usual."""
 
+import io
 import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 
+from PIL import Image
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,3 +81,25 @@ def test_a_user_without_a_home_folder_gets_one_sentence(tmp_path):
   assert code == 2
   assert b'set HOME' in err
   assert [p.name for p in tmp_path.iterdir()] == ['main.py']
+
+
+@pytest.mark.slow
+def test_names_of_a_data_set_reach_the_terminal_escaped(tmp_path):
+  image = io.BytesIO()
+  Image.new('RGB', (64, 64)).save(image, 'png')
+  with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+    for name, data in (('0.png', image.getvalue()),
+                       ('0.txt', b'a \x1b[2J\xc2\x9b cat\nand more'),
+                       ('\x1b]0;title\x07\n.png', b'no image'),
+                       ('\x1b]0;title\x07\n.txt', b'x')):
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
+  code, out, err = shell(
+    '$CLI data describe --config.data.source=webdataset '
+    '--config.data.path=a.tar --config.data.max_bad_fraction=0.9 '
+    '--config.data.index_path=', tmp_path)
+  assert code == 0, err
+  said = (out + err).decode()
+  assert r'\x1b]0;title\x07' in said and r'a \x1b[2J' in said
+  assert not any(c < ' ' and c != '\n' for c in said)

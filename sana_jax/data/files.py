@@ -5,6 +5,7 @@ used and anew in each process. Bytes are read by range and without a position,
 so threads share what is here.
 """
 
+import contextlib
 import itertools
 import math
 import os

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
   started = time.monotonic()
   with _bar(size) as bar, locks.hold(
       locks.beside(target), 'converting', '--to'):
-    _check_target(target, args.format)  # Another may have made it meanwhile.
+    output.check_new(args.target, '--to')  # Another may have made it meanwhile.
     exchange.write(
       exchange.Source(_watched(parts, bar), folder), target, args.format)
   seconds = time.monotonic() - started

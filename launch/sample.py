@@ -30,7 +30,14 @@ import dataclasses
 
 from sana_jax import locks
 from sana_jax.errors import in_memory, UserError
-from sana_jax.inference.jobs import check_area, Job, problem, read
+from sana_jax.inference.jobs import (
+  check_area,
+  Job,
+  MOST_IMAGES,
+  MOST_PICTURES,
+  problem,
+  read,
+)
 from sana_jax.launch import best_of, devices, output
 from sana_jax.launch.flags import (
   backends,
@@ -50,8 +57,6 @@ from sana_jax.launch.skipped import part_name, Skipped, tell
 
 SHEET = 'contact_sheet.png'
 _ON_SHEET = 64  # Pictures, from the first on.
-_IMAGES = 10_000  # Most of a prompt.
-_PICTURES = 10**7  # Most of all prompts: a list of them is in memory.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                     help='a .txt, .jsonl, .csv or .parquet file')
   parser.add_argument('--out', required=True, metavar='DIR',
                       help='where the pictures go, made if need be')
-  parser.add_argument('--num-images', type=whole(1, _IMAGES), default=1,
+  parser.add_argument('--num-images', type=whole(1, MOST_IMAGES), default=1,
                       metavar='N', help='of each prompt (default: %(default)s)')
   parser.add_argument('--candidates', type=whole(1, BATCH), default=1,
                       metavar='N',
@@ -155,9 +160,9 @@ def run(args: argparse.Namespace) -> int:
   jobs, unreadable = _possible(
     jobs, lambda job: best_of.check(scorer, args.candidates, job), by_line)
   output.check(args.out)
-  if (count := sum(job.num_images for job in jobs)) > _PICTURES:
-    raise UserError(f'{count:,} pictures are more than {_PICTURES:,}; lower '
-                    '--num-images, or split the prompt file.')
+  if (count := sum(job.num_images for job in jobs)) > MOST_PICTURES:
+    raise UserError(f'{count:,} pictures are more than {MOST_PICTURES:,}; '
+                    'lower --num-images, or split the prompt file.')
   pipe, settings = open_pipeline(args, min(
     args.batch_size, sum(args.candidates * job.num_images for job in jobs)))
   if args.decode != 'whole':

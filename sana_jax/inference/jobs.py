@@ -21,10 +21,11 @@ FORMATS = rows.FORMATS
 MOST_SIDE = 2**14
 MOST_PIXELS = 2**26  # Pillow warns of pictures that are a third larger.
 MOST_CHARACTERS = 2**16  # Of a prompt; models read 300 tokens of it.
-MOST_PICTURES = 10**7  # Of a run.
+MOST_IMAGES = 10_000  # Of a prompt.
+MOST_PICTURES = 10**7  # Of a run: a list of them is in memory.
 MOST_BAD = 10**5  # Lines: such a file is something else.
 _WHOLE = {'seed': (0, 2**31 - 1), 'height': (1, MOST_SIDE),
-          'width': (1, MOST_SIDE), 'num_images': (1, 10_000)}
+          'width': (1, MOST_SIDE), 'num_images': (1, MOST_IMAGES)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
 @pytest.mark.parametrize('flags, said', [
   (['--configs', 'circles'], '--config=circles: there is no such file'),
   (['--configs', 'shapes:slow'], "no variant 'slow'"),
-  (['--configs', ''], '--config=: there is no such file'),
+  (['--configs', ''], '--configs: '),
   (['--configs', 'shapes+batch=8'], 'There is no config.batch'),
   (['--configs', 'shapes+batch_size=0'], 'config.batch_size=0 must be'),
   (['--configs', 'shapes_dc_ae'], "config.task='dc_ae' cannot be planned"),

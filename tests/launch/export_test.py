@@ -88,7 +88,7 @@ def test_what_is_no_run_is_told(refused, tmp_path):
   assert 'is no run: it has no config.json' in refusal(
     tmp_path, refused, tmp_path)
   (tmp_path / 'config.json').write_text('{"task": "sana"')
-  assert 'config.json cannot be read' in refusal(tmp_path, refused, tmp_path)
+  assert 'config.json is damaged' in refusal(tmp_path, refused, tmp_path)
 
 
 def test_a_run_without_checkpoints_is_told(trained, refused, tmp_path):

@@ -236,7 +236,7 @@ DAMAGE = {
                        'model_index.json cannot be read as JSON'),
   'another pipeline': (
     lambda m: edit(m / 'model_index.json', _class_name='FluxPipeline'),
-    'is a FluxPipeline; SanaPipeline is supported'),
+    "is a 'FluxPipeline'; SanaPipeline is supported"),
   'no autoencoder': (lambda m: shutil.rmtree(m / 'vae'),
                      'vae/config.json is missing'),
   'no weights': (
@@ -259,7 +259,7 @@ DAMAGE = {
                           'cannot be read'),
   'another scheduler': (
     lambda m: edit(m / 'scheduler/scheduler_config.json', _class_name='PNDM'),
-    'has the scheduler PNDM'),
+    "has the scheduler 'PNDM'"),
 }
 
 

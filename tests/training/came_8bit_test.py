@@ -58,6 +58,7 @@ def test_a_run_goes_on_on_one_device(toy, tmp_path):
 
 def test_a_bad_batch_changes_no_byte(toy, tmp_path):
   poison = wide_toy(toy, poison=range(256))
-  state = toy.run(tmp_path, poison, num_steps=2, optimizer=CAME_8BIT)
+  state = toy.run(tmp_path, poison, num_steps=2, optimizer=CAME_8BIT,
+                  max_skipped_fraction=1.)
   assert int(state.skipped) == 2
   assert all(not np.any(x) for x in stored(state))

@@ -22,7 +22,7 @@ import jax
 
 
 class _Choice(NamedTuple):
-  """What decides a backend, besides the call.
+  """The settings that decide a backend, besides the call.
 
   Attributes:
     platform: of the program; None for that of the devices that are here.

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _target(args):
-  """Where to write; UserError where that cannot be."""
+  """The path to write to; UserError where that cannot be."""
   official = pathlib.Path(args.target).suffix == '.pth'
   if (args.format == 'official') != official:
     raise UserError(

@@ -43,13 +43,13 @@ def check(path: str, flag: str = '--out') -> None:
 
 
 def check_place(path: str, flag: str = '--out') -> None:
-  """As `check`, of a folder that may lie in a bucket."""
+  """Does what `check` does for a folder that may lie in a bucket."""
   if not path.startswith(BUCKETS):
     check(path, flag)
 
 
 def check_new(path: str, flag: str) -> pathlib.Path:
-  """As `check`, of what must not exist yet; returns the path."""
+  """Checks a path that must not exist yet, as `check` does; returns it."""
   out = pathlib.Path(expanded(path))
   with contextlib.suppress(OSError):  # `check` reports it.
     out.lstat()

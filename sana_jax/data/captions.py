@@ -136,7 +136,7 @@ def from_json(content: Any) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def usable(named: Mapping[str, Any]) -> dict[str, str]:
-  """Those that are texts with letters in them, which UTF-8 can encode."""
+  """Texts among them that have letters and that UTF-8 can encode."""
   return {str(name): text.strip() for name, text in named.items()
           if isinstance(text, str) and text.strip() and _is_utf8(text)}
 

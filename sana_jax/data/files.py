@@ -284,7 +284,7 @@ def _reached(path, function, *args, **kwargs):
 
 
 def _as_os_error(path, function, *args, **kwargs):
-  """What the function returns; whatever it raises is an OSError."""
+  """Calls the function; whatever it raises becomes an OSError."""
   try:
     return function(*args, **kwargs)
   except OSError:

@@ -24,7 +24,7 @@ _SHOWN = 200  # Characters of a bad text.
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-  """What a name may be: a pattern, and the words for it."""
+  """The pattern of a name, and the words for it."""
 
   pattern: str
   words: str

@@ -80,7 +80,7 @@ def check(job: Job) -> None:
 
 
 def _bad_texts(job):
-  """What is no text or name of its kind, whatever the place."""
+  """Fields that are no text or name of their kind, whatever the place."""
   paths = {'config': job.config.partition(':')[0], 'workdir': job.workdir,
            'layout': job.layout, 'out': job.out}
   names = {key: getattr(job, key) for key in fields.GRAMMARS}

@@ -134,7 +134,7 @@ def _unfit(job, machines):
 
 
 def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
-  """Of sana-jax, for each process; each value in the word of its flag.
+  """Arguments of sana-jax for each process; each value in the word of its flag.
 
   Otherwise a value that begins with - would be a flag.
   """

@@ -165,7 +165,7 @@ def _failure(running, asked):
 
 
 def _stop(stop, running):
-  """By `stop`, or by SIGTERM where there is none or it cannot be started."""
+  """Runs `stop`, or sends SIGTERM where there is none or it cannot start."""
   if stop:
     try:
       stop()

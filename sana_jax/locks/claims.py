@@ -138,7 +138,7 @@ class Lock:
 
 
 def folder_of(place):
-  """What a claim's file stands for, as messages name it."""
+  """The thing that a claim's file stands for, as messages name it."""
   folder, name = os.path.split(place)
   return printable(
     folder if name == NAME else

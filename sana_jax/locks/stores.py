@@ -33,7 +33,7 @@ class Store(abc.ABC):
 
   @abc.abstractmethod
   def read(self, suffix: str = '') -> bytes | None:
-    """What is in it; None if there is none."""
+    """The content of the file; None if there is none."""
 
   @abc.abstractmethod
   def renew(self, suffix: str) -> None:
@@ -49,7 +49,7 @@ class Store(abc.ABC):
 
   @abc.abstractmethod
   def identity(self) -> str:
-    """What `create` gave to the claim that is there."""
+    """The value that `create` gave to the claim that is there."""
 
   @abc.abstractmethod
   def close(self) -> None:

@@ -254,7 +254,7 @@ def _attributed(m):
 
 
 def _attributes(m):
-  """Of a state dict, its `_metadata`; they are left out."""
+  """Attributes of a state dict (its `_metadata`), which are left out."""
   m.stack.pop()
   _attributed(m)
 

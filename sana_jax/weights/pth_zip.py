@@ -103,7 +103,7 @@ def _members(file) -> Mapping[str, _Member]:
 
 
 def _start(file, info, end):
-  """Where a member's bytes begin; its local header has its own lengths."""
+  """The position of a member's bytes; its local header has its own lengths."""
   header = b''
   if 0 <= info.header_offset < end:
     file.seek(info.header_offset)

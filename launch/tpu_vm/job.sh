@@ -9,7 +9,10 @@ name={{name}}
 # For the hosts' shell, and quoted once more for this one.
 login={{login}}
 train={{train}}
-run="sudo docker run --detach --name=$name --privileged --net=host $train"
+# The containers of all attempts are one run, so that a restart takes over its
+# lock at once; %q, for the hosts' shell parses the words again.
+printf -v identity ' --env=%q' "SANA_JAX_RUN=${SANA_JAX_RUN:-}" "SANA_JAX_ATTEMPT=${SANA_JAX_ATTEMPT:-}"
+run="sudo docker run --detach --name=$name --privileged --net=host$identity $train"
 place=({{place}})
 machines=({{machines}})
 tpus=(gcloud compute tpus queued-resources)

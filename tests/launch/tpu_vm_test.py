@@ -27,7 +27,11 @@ esac
 # Starts what it is given when it is waited for.
 DOCKER = r"""
 case "$1" in
-  run) shift; while [[ $1 == --* ]]; do shift; done
+  run) shift
+       while [[ $1 == --* ]]; do
+         [[ $1 != --env=* ]] || printf '%s\n' "${1#--env=}" >>environment
+         shift
+       done
        shift; printf '%q ' "$@" >container ;;
   wait) bash -c "$(cat container)" >&2; echo $? ;;
   kill) touch killed ;;
@@ -72,7 +76,8 @@ def launch(process, tmp_path, *more):
 
 
 def test_machines_that_are_taken_away_are_asked_for_again(
-    process, pretend, tmp_path):
+    process, pretend, tmp_path, monkeypatch):
+  monkeypatch.setenv('SANA_JAX_RUN', 'a run; $(date)')
   pretend(gcloud=GCLOUD, docker=DOCKER, **{'sana-jax': SANA_JAX})
   odd = '--config.autoencoder=it\'s "x" $HOME $(date)'
   code, out, err = launch(process, tmp_path, '--spot', odd)
@@ -89,6 +94,11 @@ def test_machines_that_are_taken_away_are_asked_for_again(
   assert words == [
     'train', '--config=sana_1600m_1024', f'--workdir={tmp_path / "run"}',
     '--distributed', odd] * 2
+  # Both attempts are the same run, the second a later one.
+  first, one, again, two = (
+    tmp_path / 'environment').read_text().splitlines()
+  assert first == again == 'SANA_JAX_RUN=a run; $(date)'
+  assert (one, two) == ('SANA_JAX_ATTEMPT=0.0', 'SANA_JAX_ATTEMPT=0.1')
 
 
 def test_it_is_given_up_without_progress(process, pretend, tmp_path):

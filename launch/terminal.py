@@ -37,29 +37,23 @@ def show_warnings() -> None:
 
 
 def show_logs() -> None:
-  """Shows what the package logs, unless the program logs in its own way.
-
-  After a failed save, which is told, TensorStore's threads print a traceback
-  for each array that they did not write; those are left out.
-  """
-  sys.excepthook = _without_closed_loops
+  """Shows what the package logs, unless the program logs in its own way."""
+  silence_closed_loop_errors()
   show_warnings()
   absl_logging.set_verbosity(absl_logging.INFO)
 
 
-def _without_closed_loops(kind, error, trace):
-  if kind is not RuntimeError or str(error) != 'Event loop is closed':
-    sys.__excepthook__(kind, error, trace)
+def silence_closed_loop_errors() -> None:
+  """Hides "Event loop is closed" errors of orbax's and TensorStore's threads.
 
-
-def hush_tensorstore() -> None:
-  """Drops the word of orbax's threads on an event loop that is gone.
-
-  They print it after a failed save, whose error is told in one sentence.
+  They print a traceback for each array that was not written, after a failed
+  save whose error is reported by itself.
   """
-  unraisable, uncaught = sys.unraisablehook, sys.excepthook
-  known = lambda error: str(error) == 'Event loop is closed'
+  known = lambda kind, error: (
+    kind is RuntimeError and str(error) == 'Event loop is closed')
+  unraisable = sys.unraisablehook
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
-  sys.unraisablehook = lambda u: None if known(u.exc_value) else unraisable(u)
+  sys.unraisablehook = lambda u: (
+    None if known(u.exc_type, u.exc_value) else unraisable(u))
   sys.excepthook = lambda kind, error, trace: (
-    None if known(error) else uncaught(kind, error, trace))
+    None if known(kind, error) else sys.__excepthook__(kind, error, trace))

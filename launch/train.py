@@ -57,7 +57,6 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   devices.configure(args.cpu_devices)
   from sana_jax.launch import terminal
   terminal.show_logs()
-  terminal.hush_tensorstore()
   return start(config, args)
 
 

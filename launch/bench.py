@@ -86,7 +86,7 @@ def write(folder: str | None, name: str, page: str, pattern: str, report,
           result) -> None:
   """--out: the result as JSON, and the page of all that are there."""
   if folder:
-    from sana_jax.benchmark import tables
+    from sana_jax.tools import tables
     with output.folder(folder) as out:
       files.write_text(out / f'{name.replace(":", "-")}.json',
                        tables.to_json(result))

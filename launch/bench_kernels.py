@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark.ops import compiled, report
+  from sana_jax.tools.bench.ops import compiled, report
   if args.render:
     bench.write_pages(args.render, {
       'kernels.md': (FILES, report), 'kernels_compiled.md': (COMPILED, compiled)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
   bench.check(args.out)
   bench.check(args.tuned, '--tuned')
   if args.compile_for:  # Before the models are looked at, which takes seconds.
-    from sana_jax.sharding import topologies
+    from sana_jax.analysis import topologies
     topologies.check(args.compile_for)
   plan = _plan(args)
   if args.tune:
@@ -108,8 +108,8 @@ def _plan(args):
   """(case, training, backends) of all that is asked for."""
   import jax
 
-  from sana_jax.benchmark.ops import cases
-  from sana_jax.benchmark.ops import measure as measures
+  from sana_jax.tools.bench.ops import cases
+  from sana_jax.tools.bench.ops import measure as measures
   small = jax.default_backend() == 'cpu' and not args.compile_for
   ops = _among('--ops', args.ops, list(cases.OPS))
   passes = _among('--passes', args.passes, list(_PASSES))
@@ -149,9 +149,9 @@ def measure(args, plan):
   """A Run of the report, with a bar on the terminal."""
   from tqdm import tqdm
 
-  from sana_jax.benchmark import device
-  from sana_jax.benchmark.ops import measure as measures
-  from sana_jax.benchmark.ops import report
+  from sana_jax.analysis import device
+  from sana_jax.tools.bench.ops import measure as measures
+  from sana_jax.tools.bench.ops import report
   records = []
   with contextlib.ExitStack() as stack:
     torch = _torch(stack) if args.against else None
@@ -174,8 +174,8 @@ def compile_all(args, plan):
   """What the compiler makes of each."""
   from tqdm import tqdm
 
-  from sana_jax.benchmark.ops import compiled
-  from sana_jax.sharding import topologies
+  from sana_jax.analysis import topologies
+  from sana_jax.tools.bench.ops import compiled
   mesh = topologies.mesh(args.compile_for, args.mesh)
   platform = topologies.platform(args.compile_for)
   records = []
@@ -189,12 +189,12 @@ def compile_all(args, plan):
 
 
 def _torch(stack):
-  from sana_jax.benchmark import processes
+  from sana_jax.tools.bench import processes
   return stack.enter_context(processes.start(_torch_side))
 
 
 def _torch_side():
-  from sana_jax.benchmark.ops.torch_side import TorchSide
+  from sana_jax.tools.bench.ops.torch_side import TorchSide
   return TorchSide()
 
 
@@ -226,8 +226,8 @@ def tune(args, plan) -> int:
 
   import jax
 
-  from sana_jax.benchmark.ops import tune as tuner
   from sana_jax.kernels import tuning
+  from sana_jax.tools.bench.ops import tune as tuner
   kind = jax.devices()[0].device_kind
   name = f'{tuning.file_name(kind)}.json'
   with output.folder(args.tuned or str(tuning.FOLDER), '--tuned') as out:

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark import loop_report
+  from sana_jax.tools.bench import loop_report
   if args.render:
     bench.write_pages(args.render, {'loop.md': (FILES, loop_report)})
     return 0
@@ -69,8 +69,9 @@ def measure(args, overrides):
   base.check_keys(config)
   base.check(config)
   devices.configure()
-  from sana_jax.benchmark import device, loop, loop_report
+  from sana_jax.analysis import device
   from sana_jax.sharding.mesh import make_mesh
+  from sana_jax.tools.bench import loop, loop_report
   from sana_jax.training import tasks
   mesh = make_mesh(config.mesh.to_dict())
   if mesh.is_multi_process:

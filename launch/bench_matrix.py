@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark import matrix_report
+  from sana_jax.tools.bench import matrix_report
   if args.render:
     bench.write_pages(args.render, {'matrix.md': (FILES, matrix_report)})
     return 0
@@ -78,7 +78,7 @@ def measure(args):
   # This process only asks: it must not take the accelerator's memory.
   jax.config.update('jax_platforms', 'cpu')
   devices.configure()
-  from sana_jax.benchmark import matrix, matrix_report
+  from sana_jax.tools.bench import matrix, matrix_report
   asked = matrix.variants(
     models(args.models), args.remat.split(','), args.with_kernels.split(','),
     size=args.size, depth=args.depth, dtype=args.dtype,

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Counts, measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark import optimizers_report
+  from sana_jax.tools.bench import optimizers_report
   if args.render:
     bench.write_pages(
       args.render, {'optimizers.md': (FILES, optimizers_report)})
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
 def measure(args):
   """A Run of the report."""
   devices.configure(most=1)
-  from sana_jax.benchmark import device, optimizers, optimizers_report
+  from sana_jax.analysis import device
+  from sana_jax.tools.bench import optimizers, optimizers_report
   models = args.models.split(',')
   for model in (*models, args.block_of):
     optimizers.module_of(model)  # Raises for an unknown one.

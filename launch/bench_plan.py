@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark import predicted_report
+  from sana_jax.tools.bench import predicted_report
   if args.render:
     bench.write_pages(args.render, {'plan.md': (FILES, predicted_report)})
     return 0
@@ -68,8 +68,8 @@ def measure(args):
   # This process only asks: it must not take the accelerator's memory.
   jax.config.update('jax_platforms', 'cpu')
   devices.configure(most=1)
-  from sana_jax.benchmark import predicted, predicted_report
-  from sana_jax.planning import steps
+  from sana_jax.tools.bench import predicted, predicted_report
+  from sana_jax.tools.plan import steps
   for _, config in asked:
     steps.module(config)  # Raises for another task.
   records = []

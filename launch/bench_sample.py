@@ -79,12 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark import report
+  from sana_jax.tools.bench import report
   if args.render:
     bench.write_pages(args.render, {'sampling.md': (FILES, report)})
     return 0
   bench.check(args.out)
-  from sana_jax.benchmark.request import request, STAGES
+  from sana_jax.tools.bench.request import request, STAGES
   stages = args.stages.split(',')
   if unknown := [s for s in stages if s not in STAGES]:
     raise UserError(f'--stages has {unknown[0]!r}; allowed are '
@@ -105,7 +105,7 @@ def measure(args, asked, stages):
   """A Run of the report, with a line on the terminal for each stage."""
   from tqdm import tqdm
 
-  from sana_jax.benchmark import report, workers
+  from sana_jax.tools.bench import report, workers
   sides = [workers.OURS, *([args.against] if args.against else [])]
   records, ours = [], {}
   for stage in tqdm(stages, desc='stages', disable=None):
@@ -121,9 +121,9 @@ def measure(args, asked, stages):
 
 def compile_stages(args, asked, stages) -> int:
   """A line for each stage, as its compiler has done with it."""
-  from sana_jax.benchmark import compiled, report
+  from sana_jax.analysis import topologies
   from sana_jax.inference.seamless import Strips
-  from sana_jax.sharding import topologies
+  from sana_jax.tools.bench import compiled, report
   mesh = topologies.mesh(args.compile_for, args.mesh)
   strips = Strips() if args.decode == 'strips' else None
   print(f'{report.title(asked)}, on {args.compile_for}, GiB of a chip:')

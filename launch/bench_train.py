@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.benchmark import training, training_report
+  from sana_jax.tools.bench import training, training_report
   if args.render:
     bench.write_pages(args.render, {'training.md': (FILES, training_report)})
     return 0
@@ -83,8 +83,9 @@ def measure(args, asked):
   """A Run of the report."""
   devices.configure(most=1 if set(args.mesh.values()) == {-1} else None)
   from sana_jax import kernels
-  from sana_jax.benchmark import device, training, training_report
+  from sana_jax.analysis import device
   from sana_jax.sharding.mesh import make_mesh
+  from sana_jax.tools.bench import training, training_report
   mesh = make_mesh(args.mesh)
   sides = {'sana_jax': args.kernels}
   if args.against:
@@ -101,8 +102,8 @@ def measure(args, asked):
 
 def compile_step(args, asked):
   """A Run of what the compiler says."""
-  from sana_jax.benchmark import compiled, training, training_report
-  from sana_jax.sharding import topologies
+  from sana_jax.analysis import topologies
+  from sana_jax.tools.bench import compiled, training, training_report
   mesh = topologies.mesh(args.compile_for, args.mesh)
   program = training.compile_step(
     asked, mesh, topologies.platform(args.compile_for))
@@ -119,8 +120,8 @@ def compile_step(args, asked):
 
 def file_name(result) -> str:
   """Of the JSON file: one for each request, device and choice of kernels."""
-  from sana_jax.benchmark import training_report
   from sana_jax.kernels import tuning
+  from sana_jax.tools.bench import training_report
   r = result.request
   chosen = [f'{op}-{name}' for op, name in sorted(
     result.records[0].backends_of.items())]

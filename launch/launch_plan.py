@@ -7,11 +7,11 @@ import sys
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
+from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launching.job import Job
-from sana_jax.sharding import chips
 
 _GIB = 2**30
 
@@ -21,7 +21,7 @@ def check_fits(job: Job, config: ConfigDict) -> None:
 
   What was compiled once is kept by sana-jax plan.
   """
-  from sana_jax.planning import candidates, fitting, tables
+  from sana_jax.tools.plan import candidates, fitting, tables
   devices.none_but_cpu()
   if config.task != 'sana':
     raise UserError(f'config.task={config.task!r} cannot be planned; give '
@@ -46,7 +46,7 @@ def check_fits(job: Job, config: ConfigDict) -> None:
 
 def checked(job: Job) -> chips.Topology:
   """The pod; UserError where its compiler is missing."""
-  from sana_jax.sharding import topologies
+  from sana_jax.analysis import topologies
   try:
     return topologies.check(job.machines.name)
   except UserError as e:
@@ -55,7 +55,7 @@ def checked(job: Job) -> chips.Topology:
 
 def runner(pod: chips.Topology):
   """Compiles, and tells of what takes minutes."""
-  from sana_jax.planning.runner import Runner
+  from sana_jax.tools.plan.runner import Runner
 
   def told(plan, cached):
     if not cached and not plan.problem:
@@ -81,7 +81,7 @@ def other(nearest, job: Job) -> str:
 
 def shipped(job: Job, pod: chips.Topology) -> Iterator:
   """Each shipped layout, as it would be on this pod."""
-  from sana_jax.planning import candidates
+  from sana_jax.tools.plan import candidates
   for path in sorted((CONFIGS / 'layouts').glob('[!_]*.py')):
     config = load_config(job.config)
     apply_layout(config, path.stem)

@@ -26,7 +26,7 @@ from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import prompt, text, whole
-from sana_jax.parity import ledger, pages
+from sana_jax.tools.parity import ledger, pages
 
 # From small to large: a fault shows first where it is.
 AREAS = ('gemma2', 'dc_ae', 'sana', 'controlnet', 'text', 'samplers', 'optim',
@@ -80,7 +80,7 @@ def all_cases() -> list[ledger.Case]:
   out = []
   for area in AREAS:
     try:
-      module = importlib.import_module(f'sana_jax.parity.{area}')
+      module = importlib.import_module(f'sana_jax.tools.parity.{area}')
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise

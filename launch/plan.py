@@ -116,7 +116,7 @@ def load(name, overrides):
 
 def plan_one(args, overrides):
   """Of one config and pod: compiles, prints and writes; returns the plans."""
-  from sana_jax.sharding import topologies
+  from sana_jax.analysis import topologies
   config = load(args.config, overrides)
   pod = topologies.check(args.topology)
   tried = candidates(args, config, pod)
@@ -134,8 +134,8 @@ def plan_one(args, overrides):
 
 def print_shardings(args, config) -> int:
   """What each layout puts where; needs no compiler."""
-  from sana_jax.planning import golden
-  from sana_jax.sharding import chips
+  from sana_jax.analysis import chips
+  from sana_jax.tools.plan import golden
   pod = chips.parse(args.topology)
   print(golden.text(candidates(args, config, pod)), end='')
   return 0
@@ -145,7 +145,7 @@ def calibrate() -> int:
   """Measures and keeps the rates of this machine's devices."""
   import jax
 
-  from sana_jax.planning import ceilings
+  from sana_jax.analysis import ceilings
   kind, found = jax.devices()[0].device_kind, ceilings.measure()
   print(ceilings.text(kind, found))
   print(f'Kept in {ceilings.write(kind, found)}.')
@@ -164,7 +164,7 @@ def batches(value: str) -> list[int] | str:
 
 def candidates(args, config, pod):
   """Every layout that was asked for, on this pod."""
-  from sana_jax.planning import candidates as made
+  from sana_jax.tools.plan import candidates as made
   names = args.layouts.split(',') if args.layouts != 'all' else sorted(
     p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
   params, found = made.shapes(config), []
@@ -188,8 +188,8 @@ def candidates(args, config, pod):
 def searched(args, config, pod, params, tried=()):
   """Those that formulas like best; of those that need much less than `tried`,
   if formulas are right at least in that."""
-  from sana_jax.planning import candidates as made
-  from sana_jax.planning import search, steps
+  from sana_jax.tools.plan import candidates as made
+  from sana_jax.tools.plan import search, steps
   config = made.copied(config)
   set_batch(config, args.per_chip_batch, pod)
   several = args.per_chip_batch if args.per_chip_batch != 'fit' else ()
@@ -208,7 +208,7 @@ def searched(args, config, pod, params, tried=()):
 
 def roomier(args, config, pod, runner, bar, pairs):
   """(candidate, plan) of the next best, while none fits: formulas err."""
-  from sana_jax.planning import candidates as made
+  from sana_jax.tools.plan import candidates as made
   params = made.shapes(config)
   for _ in range(_ROUNDS):
     if any(plan.fits for _, plan in pairs):
@@ -232,8 +232,8 @@ def set_batch(config, per_chip, pod):
 
 def make_runner(args, bar):
   """Compiles and tells of each."""
-  from sana_jax.planning.runner import Runner
-  from sana_jax.planning.tables import mesh_text
+  from sana_jax.tools.plan.runner import Runner
+  from sana_jax.tools.plan.tables import mesh_text
   began, seen = time.monotonic(), itertools.count(1)
 
   def told(plan, cached):
@@ -252,7 +252,7 @@ def make_runner(args, bar):
 
 def compile_all(args, runner, tried, pod):
   """(candidate, plan) for each layout and batch."""
-  from sana_jax.planning import fitting
+  from sana_jax.tools.plan import fitting
   if args.per_chip_batch == 'fit':
     one = lambda candidate: fitting.fit(candidate, pod, runner.one)
     return runner.map(one, tried)
@@ -273,7 +273,7 @@ def check_plans(plans):
 
 def advise(runner, pairs, pod, remedies):
   """Notes on the plans and, with `remedies`, what would make them fit."""
-  from sana_jax.planning import fitting, tables
+  from sana_jax.tools.plan import fitting, tables
   fit = [c for c, plan in pairs if plan.fits]
   said = tables.notes([plan for _, plan in pairs])
   if not remedies:

@@ -16,8 +16,8 @@ from sana_jax.paths import expanded
 
 def run(args: argparse.Namespace) -> int:
   """Prints what differs, or writes it; 1 where something does."""
-  from sana_jax.planning import golden
-  from sana_jax.sharding import topologies
+  from sana_jax.analysis import topologies
+  from sana_jax.tools.plan import golden
   folder = pathlib.Path(expanded(args.golden))
   if args.update:
     output.check(args.golden, '--golden')
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 def wanted(args, known):
   """Those of --config and --topology; with --update, also a new one."""
-  from sana_jax.planning import golden
+  from sana_jax.tools.plan import golden
   found = [one for one in known if args.config in (None, one.config)
            and args.topology in (None, one.topology)]
   if not found and args.update and args.config and args.topology:
@@ -55,10 +55,10 @@ def wanted(args, known):
 
 def made(args, one):
   """The same, by the code as it is; --shardings leaves what was compiled."""
+  from sana_jax.analysis import chips
   from sana_jax.launch import plan as command
-  from sana_jax.planning import golden
-  from sana_jax.planning.runner import Runner
-  from sana_jax.sharding import chips
+  from sana_jax.tools.plan import golden
+  from sana_jax.tools.plan.runner import Runner
   config, pod = load_config(one.config), chips.parse(one.topology)
   found = command.candidates(argparse.Namespace(
     layouts='all', search=None, per_chip_batch=[]), config, pod)

@@ -32,10 +32,10 @@ def is_asked(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """A folder for each in --out, and winners.md with a line for each."""
-  from sana_jax.benchmark import tables
+  from sana_jax.analysis import topologies
   from sana_jax.launch import plan, plan_report
-  from sana_jax.planning import cache
-  from sana_jax.sharding import topologies
+  from sana_jax.tools import tables
+  from sana_jax.tools.plan import cache
   pairs = list(itertools.product(
     args.config.split(','), args.topology.split(',')))
   if args.shardings:
@@ -62,8 +62,9 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def winner(args, overrides, config, topology):
   """(the fastest plan that fits or None, why there is none)."""
+  from sana_jax.analysis import ceilings
   from sana_jax.launch import plan
-  from sana_jax.planning import ceilings, report
+  from sana_jax.tools.plan import report
   name = re.sub(r'[^\w.-]', '-', f'{config}-{topology}')
   one = argparse.Namespace(**vars(args) | {
     'config': config, 'topology': topology,
@@ -79,7 +80,8 @@ def winner(args, overrides, config, topology):
 
 def row(config, topology, plan, problem):
   """Cells of the table."""
-  from sana_jax.planning import ceilings, report, tables
+  from sana_jax.analysis import ceilings
+  from sana_jax.tools.plan import report, tables
   if plan is None:
     return (config, topology, problem, *[''] * (len(HEAD) - 3))
   p = report.predict(plan, ceilings.of(plan.pod.chip)[0])

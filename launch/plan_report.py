@@ -9,7 +9,8 @@ from sana_jax.launch import output
 
 def finish(args, overrides, pairs, said, runner):
   """Prints the table and writes the report."""
-  from sana_jax.planning import cache, ceilings, page, pictures, tables
+  from sana_jax.analysis import ceilings
+  from sana_jax.tools.plan import cache, page, pictures, tables
   said_by = command(args, overrides)
   plans = [plan for _, plan in pairs]
   chip, measured = ceilings.of(plans[0].pod.chip)

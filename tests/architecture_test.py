@@ -1,6 +1,7 @@
 """Imports point one way, and files and functions stay readable."""
 
 import ast
+import configparser
 import pathlib
 import re
 import subprocess
@@ -25,6 +26,26 @@ ALLOWED = {
   'sana_jax/text': COMMON,
 }
 LAST = ('sana_jax.configs', 'sana_jax.launch')  # Nobody builds on them.
+# The parts of sana_jax from the bottom to the top: each uses only itself and
+# those on earlier lines. `sana_jax` itself exports the pipeline.
+LAYERS = [line.split() for line in (
+  'assets errors typing version',
+  'files interpreter paths printable seals',
+  'compiled fields kernels',
+  'backends sharding',
+  'diffusion models optim text',
+  'analysis data',
+  'config locks',
+  'recipes weights',
+  'configs',
+  'inference',
+  'evaluation',
+  'training',
+  'launching',
+  'tools.parity tools.tables',
+  'tools.plan',
+  'tools.bench',
+  'launch')]
 
 
 def name(path):
@@ -66,6 +87,31 @@ def test_a_part_uses_only_what_lies_below_it(part):
   assert not wrong
 
 
+def layer(module):
+  """Index in LAYERS and name of the part that a module belongs to."""
+  for index, parts in enumerate(LAYERS):
+    for part in parts:
+      if within(module, [f'sana_jax.{part}']):
+        return index, part
+  raise AssertionError(f'{module} is in no layer')
+
+
+def test_imports_point_downwards():
+  wrong = []
+  for path in FILES:
+    own = name(path)
+    if path.is_relative_to(ROOT / 'tests') or own in ('sana_jax',
+                                                      'sana_jax.tools'):
+      continue
+    at, part = layer(own)
+    for module in imports(path):
+      if within(module, ['sana_jax']) and module != 'sana_jax':
+        below, other = layer(module)
+        if below > at or (below == at and other != part):
+          wrong.append(f'{own} imports {module}')
+  assert not wrong
+
+
 def test_only_commands_and_tests_use_configs_and_commands():
   wrong = [
     f'{path.relative_to(ROOT)} imports {module}'
@@ -91,6 +137,14 @@ def test_the_reader_of_imports_sees_them():
   # Inside a function:
   assert 'sana_jax.inference.pipeline' in set(
     imports(ROOT / 'sana_jax' / '__init__.py'))
+
+
+def test_every_package_is_installed():
+  settings = configparser.ConfigParser()
+  settings.read(ROOT / 'setup.cfg')
+  listed = settings['options']['packages'].split()
+  assert listed == sorted({name(p.parent / '__init__.py') for p in FILES
+                           if not p.is_relative_to(ROOT / 'tests')})
 
 
 def test_no_file_is_longer_than_400_lines():

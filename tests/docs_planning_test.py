@@ -11,9 +11,9 @@ import shlex
 
 import pytest
 
-from sana_jax.benchmark import predicted_report
+from sana_jax.analysis import topologies
 from sana_jax.launch import bench_plan, cli
-from sana_jax.sharding import topologies
+from sana_jax.tools.bench import predicted_report
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 PAGE = (DOCS / 'planning.md').read_text()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax import config as base
-from sana_jax.benchmark import flops
+from sana_jax.analysis import flops
 from sana_jax.launch.config_files import load_config
 from sana_jax.models.sana import Sana
 from sana_jax.optim import schedules

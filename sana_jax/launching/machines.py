@@ -12,9 +12,9 @@ import difflib
 import math
 import re
 
+from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.launching import fields
-from sana_jax.sharding import chips
 
 _MOST = 64  # Processes on CPUs, and devices of each.
 _SHOWN = 3

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from sana_jax import kernels
-from sana_jax.benchmark import device, flops, gradient_flops
+from sana_jax.analysis import device, flops, gradient_flops
 from sana_jax.optim import freezing
 from sana_jax.training import phases
 from sana_jax.training.phases import Phases

@@ -1,7 +1,7 @@
 """A whole folder saved by diffusers gives the pictures that diffusers makes.
 
 tests/golden/tiny_sana and its golden.safetensors are written by
-tests/parity/goldens_sana.py, with diffusers and transformers alone.
+tests/tools/parity/goldens_sana.py, with diffusers and transformers alone.
 """
 
 import json

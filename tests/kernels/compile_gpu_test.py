@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax import kernels as kernels_of
-from sana_jax.benchmark import compiled as step
-from sana_jax.benchmark import training
-from sana_jax.benchmark.request import request
+from sana_jax.analysis import topologies as topologies_of
 from sana_jax.kernels import dispatch, relu_linear_attention
 from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
-from sana_jax.sharding import topologies as topologies_of
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.tools.bench import compiled as step
+from sana_jax.tools.bench import training
+from sana_jax.tools.bench.request import request
 
 pytestmark = pytest.mark.gpu_compiler
 H200 = pathlib.Path(topologies_of.__file__).with_name('h200.txtpb')

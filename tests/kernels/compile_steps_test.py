@@ -10,10 +10,10 @@ import pathlib
 import pytest
 
 from sana_jax import kernels
-from sana_jax.benchmark import compiled, training
-from sana_jax.benchmark.ops import compiled as ops_compiled
-from sana_jax.benchmark.ops.cases import Case
-from sana_jax.benchmark.request import request as sampling_request
+from sana_jax.tools.bench import compiled, training
+from sana_jax.tools.bench.ops import compiled as ops_compiled
+from sana_jax.tools.bench.ops.cases import Case
+from sana_jax.tools.bench.request import request as sampling_request
 
 _spec = importlib.util.spec_from_file_location(
   'topologies', pathlib.Path(__file__).with_name('topologies.py'))

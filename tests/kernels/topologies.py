@@ -6,7 +6,7 @@ import contextlib
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from sana_jax.sharding.topologies import mesh as tpu_mesh
+from sana_jax.analysis.topologies import mesh as tpu_mesh
 
 __all__ = ['tpu_mesh', 'uncached']
 

@@ -93,8 +93,8 @@ def test_files_are_named_after_devices():
 
 
 def test_every_shipped_table_names_ops_backends_and_values_that_exist():
-  from sana_jax.benchmark.ops import tune
-  from sana_jax.benchmark.ops.cases import OPS
+  from sana_jax.tools.bench.ops import tune
+  from sana_jax.tools.bench.ops.cases import OPS
   for path in tuning.FOLDER.glob('*.json'):
     for op, backends in json.loads(path.read_text()).items():
       for backend, rows in backends.items():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sana_jax.benchmark import predicted
-from sana_jax.benchmark.predicted import Record
+from sana_jax.tools.bench import predicted
+from sana_jax.tools.bench.predicted import Record
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sana_jax import config
-from sana_jax.benchmark import matrix
+from sana_jax.tools.bench import matrix
 
 
 def test_a_stage_is_measured_printed_and_written(cli, tmp_path):

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from sana_jax.planning import runner
-from sana_jax.planning.report import Plan
-from sana_jax.sharding import topologies
+from sana_jax.analysis import topologies
+from sana_jax.tools.plan import runner
+from sana_jax.tools.plan.report import Plan
 
 TINY = """
 from sana_jax import config as base

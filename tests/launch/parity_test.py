@@ -11,8 +11,8 @@ import pytest
 
 from sana_jax.errors import UserError
 from sana_jax.launch import parity as command
-from sana_jax.parity import pages
-from sana_jax.parity.ledger import Case
+from sana_jax.tools.parity import pages
+from sana_jax.tools.parity.ledger import Case
 
 ROOT = pathlib.Path(__file__).parents[2]
 

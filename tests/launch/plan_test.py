@@ -7,12 +7,12 @@ import re
 import pytest
 
 from sana_jax import config as base
+from sana_jax.analysis import topologies
+from sana_jax.analysis.work import Work
 from sana_jax.launch import cli
 from sana_jax.launch.config_files import apply_layout, load_config
-from sana_jax.planning import runner
-from sana_jax.planning.report import Plan
-from sana_jax.planning.work import Work
-from sana_jax.sharding import topologies
+from sana_jax.tools.plan import runner
+from sana_jax.tools.plan.report import Plan
 
 TINY = """
 from sana_jax import config as base

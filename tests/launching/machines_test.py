@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.launching import machines
-from sana_jax.sharding import chips
 
 
 @pytest.mark.parametrize('name, slices, hosts, devices', [

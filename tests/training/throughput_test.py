@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax import kernels
-from sana_jax.benchmark import device
+from sana_jax.analysis import device
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import phases, throughput
 from sana_jax.training.phases import Phases

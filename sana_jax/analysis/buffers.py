@@ -1,0 +1,84 @@
+"""What lies in a device's memory while a program runs, as XLA arranged it.
+
+From the text that XLA writes when it is asked to (`xla_dump_to`): also of
+programs that turned out to be too large.
+"""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+from sana_jax.analysis import hlo
+
+_ALLOCATION = re.compile(r'allocation \d+: size (\d+)(.*):$')
+_VALUE = re.compile(
+  r' value: <\d+ ([^\s{]+)\S* @\d+> \(size=(\d+),offset=(\d+)\): (.*)')
+
+
+class Temporary(NamedTuple):
+  """An array that lives for a part of the step."""
+
+  bytes: int
+  shape: str
+  source: str  # Our line, and what JAX calls the operation.
+
+
+class Arrangement(NamedTuple):
+  """Bytes of all arrays that are arguments or results, and of all others."""
+
+  arguments: int
+  temporaries: int
+  largest: list[Temporary]
+
+  @property
+  def total(self) -> int:
+    return self.arguments + self.temporaries
+
+
+def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
+  """Of the newest program that was dumped there; None if there is none."""
+  plans = sorted(folder.glob('*after_optimizations-buffer-assignment.txt'),
+                 key=lambda p: p.stat().st_size)
+  if not plans:
+    return None
+  plan = plans[-1]
+  program = plan.with_name(plan.name.replace('-buffer-assignment', ''))
+  module = hlo.parse(program.read_text()) if program.exists() else None
+  return arrange(plan.read_text(), module, count)
+
+
+def arrange(text: str, module: hlo.Module | None, count: int) -> Arrangement:
+  """Of XLA's text; `module` knows where an array comes from."""
+  arguments = temporaries = 0
+  kind, values = '', []
+  for line in text.splitlines():
+    if line.startswith('Used values'):
+      break
+    if found := _ALLOCATION.match(line):
+      kind = found[2]
+      if 'color' in kind or 'thread-local' in kind or 'constant' in kind:
+        continue
+      if 'temp' in kind:
+        temporaries += int(found[1])
+      elif 'parameter' in kind or 'live-out' in kind:
+        arguments += int(found[1])
+    elif 'temp' in kind and 'color' not in kind and (
+        found := _VALUE.match(line)):
+      values.append((int(found[2]), int(found[3]), found[1], found[4]))
+  return Arrangement(arguments, temporaries, _largest(values, module, count))
+
+
+def _largest(values, module, count):
+  """The largest that lie beside each other; what shares a place is one."""
+  sources = {} if module is None else {
+    x.name: x for c in module.computations.values() for x in c.values()}
+  taken, found = [], []
+  for size, offset, name, shape in sorted(values, key=lambda v: -v[0]):
+    if len(found) == count:
+      break
+    if any(offset < end and start < offset + size for start, end in taken):
+      continue
+    taken.append((offset, offset + size))
+    source = module.source(sources[name]) if name in sources else name
+    found.append(Temporary(size, re.sub(r'\{[^}]*\}', '', shape), source))
+  return found

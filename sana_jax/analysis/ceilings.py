@@ -1,0 +1,112 @@
+"""What the devices that are here really do: measured, in place of data sheets.
+
+A large product, a large copy, and, where there are several devices, a sum over
+them; kept by the device's kind, for plans of pods of the same chips.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import datetime
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax import files
+from sana_jax.analysis import chips, device
+from sana_jax.analysis.chips import Chip
+from sana_jax.errors import UserError
+from sana_jax.paths import expanded
+from sana_jax.sharding.mesh import make_mesh
+
+FILE = '~/.cache/sana_jax/ceilings.json'
+_KEYS = ('flops', 'memory_rate', 'link_rate')
+
+
+def measure(dtype: str = 'bfloat16') -> dict[str, Any]:
+  """Rates of one device: FLOP/s, bytes a second of its memory and links."""
+  count = jax.device_count()
+  found = {'flops': device.matmul_rate(dtype),
+           'memory_rate': device.copy_rate(),
+           'date': datetime.date.today().isoformat(), 'devices': count}
+  if count > 1:
+    found['link_rate'] = all_reduce_rate()
+  return found
+
+
+def all_reduce_rate() -> float:
+  """Bytes a second that leave a device in a sum over all, by a ring's count."""
+  count = jax.device_count()
+  mesh = make_mesh({'data': count}, jax.devices())
+  size = 2**24 if jax.default_backend() == 'cpu' else 2**28
+  split = jax.sharding.NamedSharding(mesh, jax.P('data'))
+  x = jax.device_put(np.ones((count, size // 4), np.float32), split)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.P())
+  total = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=everywhere)
+  seconds = device.best_seconds(total, x)
+  return 2 * (count - 1) / count * size / seconds
+
+
+def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
+  """Keeps the rates of a kind of device."""
+  path = pathlib.Path(expanded(FILE))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  files.write_text(
+    path, json.dumps({**read(), kind: dict(found)}, indent=1) + '\n')
+  return path
+
+
+def read() -> dict[str, Any]:
+  """All that were kept, by kind; empty where nothing, or nothing whole, was."""
+  try:
+    found = files.read_json(pathlib.Path(expanded(FILE)))
+  except (FileNotFoundError, UserError):
+    return {}
+  return {kind: rates for kind, rates in found.items() if _are_rates(rates)}
+
+
+def _are_rates(found):
+  """Whether it is what `measure` returns."""
+  return (isinstance(found, dict) and {'flops', 'memory_rate'} <= set(found)
+          and type(found.get('devices')) is int
+          and isinstance(found.get('date'), str)
+          and all(type(found[key]) in (int, float) and 0 < found[key] < 1e30
+                  for key in _KEYS if key in found))
+
+
+def of(chip: Chip) -> tuple[Chip, str]:
+  """The chip by measured rates, and when they were; '' by its data sheet."""
+  kept = read()
+  for kind in chip.kinds:
+    if kind in kept:
+      found = kept[kind]
+      rates = {key: float(found[key]) * chip.devices for key in _KEYS
+               if key in found}
+      return dataclasses.replace(chip, **rates), found['date']
+  return chip, ''
+
+
+def device_of(kind: str, found: Mapping[str, Any]) -> Chip:
+  """One device by measured rates alone, whatever it is."""
+  return Chip(kind, (kind,), found['flops'], math.inf, math.inf,
+              found['memory_rate'], 0, found.get('link_rate', math.inf),
+              math.inf)
+
+
+def text(kind: str, found: Mapping[str, Any]) -> str:
+  """The rates, beside the data sheet's where there is one."""
+  chip = chips.of_kind(kind)
+  sheet = chip.of_device() if chip else None
+  lines = [f'{kind}, {found["devices"]} devices, {found["date"]}']
+  for key, name, unit in zip(
+      _KEYS, ('product', 'copy', 'sum over devices'),
+      (('TFLOP/s', 1e12), ('GB/s', 1e9), ('GB/s', 1e9))):
+    if key in found:
+      part = f' ({found[key] / getattr(sheet, key):.0%} of the data sheet)' if (
+        sheet) else ''
+      lines.append(f'  {name}: {found[key] / unit[1]:.4g} {unit[0]}{part}')
+  return '\n'.join(lines)

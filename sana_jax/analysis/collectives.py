@@ -1,0 +1,203 @@
+"""What chips tell each other: how much, along which axis, over which links.
+
+Bytes are those that leave one device, in rings (Thakur et al., 2005): n
+devices that gather parts of s bytes send (n - 1) s each, a reduce-scatter of s
+bytes (n - 1) / n s, an all-reduce both.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from sana_jax.analysis import hlo
+from sana_jax.analysis.chips import Chip
+
+KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all',
+         'collective-permute')
+_OPCODE = re.compile(rf'({"|".join(KINDS)}|ragged-all-to-all|'
+                     r'collective-broadcast)(-start)?')
+
+
+class Place(NamedTuple):
+  """Where a device is."""
+
+  coords: tuple[int, ...]  # In the torus of its slice; () for GPUs.
+  island: int  # The slice or host, in which links are fast.
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """All that is alike, in one step.
+
+  Attributes:
+    axes: of the mesh, as 'fsdp' or 'data+fsdp'.
+    count: how often one is started.
+    bytes: that leave a device, over all of them.
+    link: 'ici', 'dcn', 'nvlink' or 'network': the slowest that it crosses.
+    ways: ICI links that it uses of a chip; of the others, the members of a
+      group in one slice or host, which share its adapters.
+    hidden: whether other work may go on meanwhile.
+  """
+
+  kind: str
+  axes: str
+  link: str
+  ways: int
+  hidden: bool
+  count: int = 0
+  bytes: float = 0.0
+
+  def seconds(self, chip: Chip) -> float:
+    """By the chip's rates; of all of them, one after the other."""
+    if self.link == 'ici':
+      return self.bytes / (chip.link_rate * self.ways / chip.links)
+    if self.link == 'nvlink':
+      return self.bytes / chip.link_rate
+    return self.bytes / min(chip.link_rate, self.ways * chip.network_rate)
+
+
+def find(
+  module: hlo.Module, mesh: Mapping[str, int], places: Sequence[Place],
+  torus: Sequence[int] = (),
+) -> list[Collective]:
+  """Those of a program, alike ones together.
+
+  Args:
+    mesh: its axes' sizes.
+    places: of the devices, in the mesh's order.
+    torus: sizes of a slice's torus; empty for GPUs.
+  """
+  total, seen = {}, set()
+  for step, x, local in _all(module):
+    kind, hidden = _kind(x, step)
+    chain = re.search(r'chain_id="(\d+)"', x.attributes)
+    if chain:  # TPUs cut one into pieces that go on beside other work.
+      key = (chain[1], x.name.partition('.')[0], _channel(x))
+      if key in seen:
+        continue
+      seen.add(key)
+    group = members(x.attributes, len(places))
+    if len(group) < 2:
+      continue
+    given = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
+    one = Collective(
+      kind, _axes(group, mesh), *_link(group, places, torus), hidden)
+    count, sent = total.get(one, (0, 0.0))
+    total[one] = (count + step.times,
+                  sent + step.times * leaving(kind, given, len(group)))
+  return [dataclasses.replace(one, count=count, bytes=sent)
+          for one, (count, sent) in total.items()]
+
+
+def leaving(kind: str, given: int, n: int) -> float:
+  """Bytes that leave a device that gives `given` bytes, one of n."""
+  return float(given) * {
+    'all-gather': n - 1, 'all-reduce': 2 * (n - 1) / n,
+    'collective-permute': 1}.get(kind, (n - 1) / n)
+
+
+def members(attributes: str, devices: int) -> list[int]:
+  """The first group of devices that talk to each other."""
+  if found := re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes):
+    return [int(found[1]), int(found[2])]
+  if found := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
+    return [int(i) for i in found[1].split(',')]
+  if found := re.search(
+      r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?',
+      attributes):
+    ids = _iota(found[3], found[4])
+    return ids.reshape(int(found[1]), int(found[2]))[0].tolist()
+  if found := re.search(
+      r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]"
+      r"(?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}", attributes):
+    return _of_named_mesh(*found.groups())
+  return list(range(devices))
+
+
+def _of_named_mesh(axes, sizes, order, chosen):
+  """XLA's own mesh: 'axis_0'=64,'axis_1'=4 of reordered devices.
+
+  Of an axis, `'axis_0':(2)4` is the part of 4 behind one of 2.
+  """
+  shape = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
+  parts = {name: (int(before or 1), int(n or shape[name])) for name, before, n
+           in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)}
+  split, index = [], []
+  for name, size in shape.items():
+    before, n = parts.get(name, (size, 1))
+    split += [before, n, size // (before * n)]
+    index += [0, slice(None), 0]
+  ids = _iota(sizes, order) if sizes else np.arange(math.prod(split))
+  return ids.reshape(split)[tuple(index)].ravel().tolist()
+
+
+def _iota(sizes, order):
+  ids = np.arange(np.prod([int(n) for n in sizes.split(',')])).reshape(
+    [int(n) for n in sizes.split(',')])
+  return ids.transpose([int(i) for i in order.split(',')] if order else None)
+
+
+def _all(module):
+  """(step, instruction, the instructions around it) of each collective."""
+  for step in module.steps():
+    x = step.instruction
+    if x.opcode == 'fusion':
+      local = module.computations.get(x.called(), {})
+      yield from ((step, i, local) for i in local.values()
+                  if _OPCODE.fullmatch(i.opcode))
+    elif _OPCODE.fullmatch(x.opcode):
+      yield step, x, module.computations[step.computation]
+
+
+def _kind(x, step):
+  """Its kind, and whether it goes on beside other work."""
+  kind, start = _OPCODE.fullmatch(x.opcode).groups()
+  around = step.instruction
+  hidden = (bool(start) and '"is_sync":true' not in x.attributes) or (
+    'chain_id=' in x.attributes) or step.beside
+  if kind == 'all-reduce' and 'all-reduce-scatter' in around.called():
+    return 'reduce-scatter', hidden
+  return kind, hidden
+
+
+def _channel(x):
+  found = re.search(r'channel_id=(\d+)', x.attributes)
+  return found[1] if found else ''
+
+
+def _axes(group, mesh):
+  """Names of the axes along which a group's devices differ."""
+  at = np.array(np.unravel_index(group, tuple(mesh.values())))
+  return '+'.join(name for name, places in zip(mesh, at)
+                  if len(set(places.tolist())) > 1)
+
+
+def _link(group, places, torus):
+  """The slowest link of a group, and in how many ways it is used."""
+  here = [places[i] for i in group]
+  islands = [p.island for p in here]
+  if len(set(islands)) > 1:
+    return ('dcn' if torus else 'network',
+            max(islands.count(i) for i in set(islands)))
+  if not torus:
+    return 'nvlink', 1
+  ways = 0
+  for axis in range(len(torus)):
+    extent = len({p.coords[axis] for p in here})
+    # A ring that closes goes both ways round.
+    ways += 0 if extent == 1 else 2 if closes(torus, axis, extent) else 1
+  return 'ici', max(1, ways)
+
+
+def closes(torus: Sequence[int], axis: int, extent: int) -> bool:
+  """Whether `extent` chips along a dimension of a slice are a ring.
+
+  Links wrap around 16 chips of the flat v5e and v6e, and cubes of four.
+  """
+  if extent != torus[axis]:
+    return False
+  return extent == 16 if len(torus) == 2 else all(n % 4 == 0 for n in torus)

@@ -1,0 +1,133 @@
+"""Floating point operations of a loss and its gradient.
+
+    product y = a b:  F for y, F for a's gradient, F for b's
+
+where F is what flops.py counts. A gradient is needed of an operand that depends
+on a parameter that trains, of a product on which the loss depends; neither goes
+through a stop_gradient or an integer. So a layer on data costs 2 F, a frozen
+encoder F, and a frozen layer behind one that trains 2 F. What remat computes
+again is no work of the model and is not counted.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import jax
+from jax.extend.core import Literal
+import jax.numpy as jnp
+
+from sana_jax.analysis import flops
+
+
+def of_training(jaxpr: jax.extend.core.Jaxpr, trained: Sequence[bool]) -> int:
+  """Of a jaxpr whose first output is the loss; `trained` is of its inputs.
+
+  Raises ValueError for a loop whose length is not known.
+  """
+  loss = [i == 0 for i, _ in enumerate(jaxpr.outvars)]
+  return flops.of_jaxpr(jaxpr) + _backward(jaxpr, trained, loss)
+
+
+def _backward(jaxpr, trained, live) -> int:
+  """Of the gradients of `live` outputs with respect to `trained` inputs."""
+  depend, matter = _marked(jaxpr, trained, False), _marked(jaxpr, live, True)
+  total = 0
+  for e in jaxpr.eqns:
+    ins, outs = _among(e.invars, depend), _among(e.outvars, matter)
+    if any(ins) and any(outs):
+      total += _backward_of(e, ins, outs)
+  return total
+
+
+def _backward_of(e, ins, outs) -> int:
+  name, params = e.primitive.name, e.params
+  if name in ('dot_general', 'conv_general_dilated'):
+    return sum(ins) * flops.of_equation(e)
+  if name == 'scan':
+    return _backward_of_scan(params, ins, outs)
+  if name == 'cond':
+    return max(_backward(b.jaxpr, ins[1:], outs) for b in params['branches'])
+  if inner := _call(e):
+    return _backward(inner, ins, outs)
+  if flops.of_equation(e):
+    raise ValueError(f'The gradient of {name} with products is not known.')
+  return 0
+
+
+def _backward_of_scan(params, ins, outs) -> int:
+  """The first rounds may have less to differentiate than those after them."""
+  body, rounds = params['jaxpr'].jaxpr, params['length']
+  outs = _round(params, outs, True, to_the_end=True)
+  total = 0
+  while rounds:
+    following = _round(params, ins, False)
+    same = following == ins
+    total += (rounds if same else 1) * _backward(body, ins, outs)
+    rounds, ins = 0 if same else rounds - 1, following
+  return total
+
+
+def _marked(jaxpr, marks: Sequence[bool], back: bool) -> set:
+  """Variables on a way from marked inputs; `back`, on one to marked outputs."""
+  ends = jaxpr.outvars if back else jaxpr.invars
+  found = set(_differentiable(ends, marks))
+  for e in reversed(jaxpr.eqns) if back else jaxpr.eqns:
+    here, there = (e.outvars, e.invars) if back else (e.invars, e.outvars)
+    if any(marks := _among(here, found)):
+      found.update(_differentiable(there, _through(e, marks, back)))
+  return found
+
+
+def _through(e, marks, back) -> Sequence[bool]:
+  """Marks at one side of an equation, of those at the other one."""
+  name, params = e.primitive.name, e.params
+  if name == 'stop_gradient':
+    return [False]
+  if name == 'scan':
+    marks = _round(params, marks, back, to_the_end=True)
+    return _ends(params['jaxpr'].jaxpr, marks, back)
+  if name == 'cond':
+    found = [_ends(b.jaxpr, marks if back else marks[1:], back)
+             for b in params['branches']]
+    return [False] * back + [any(m) for m in zip(*found)]
+  if inner := _call(e):
+    return _ends(inner, marks, back)
+  return [True] * len(e.invars if back else e.outvars)
+
+
+def _round(params, marks, back, to_the_end=False):
+  """Marks of a scan's body one round on: a carry that is marked stays so."""
+  consts, count = params['num_consts'], params['num_carry']
+  here, there = (0, consts) if back else (consts, 0)
+  while True:
+    found = _ends(params['jaxpr'].jaxpr, marks, back)
+    following = list(marks)
+    for i in range(count):
+      following[here + i] |= found[there + i]
+    if not to_the_end or following == marks:
+      return following
+    marks = following
+
+
+def _ends(jaxpr, marks, back):
+  found = _marked(jaxpr, marks, back)
+  return _among(jaxpr.invars if back else jaxpr.outvars, found)
+
+
+def _call(e):
+  """The one jaxpr that an equation calls with its own operands, if it does."""
+  inner = list(flops.called(e.params))
+  if len(inner) == 1 and (
+      (len(inner[0].invars), len(inner[0].outvars)) ==
+      (len(e.invars), len(e.outvars))) and e.primitive.name != 'while':
+    return inner[0]
+  return None
+
+
+def _among(variables: Iterable, found: set) -> list[bool]:
+  return [not isinstance(v, Literal) and v in found for v in variables]
+
+
+def _differentiable(variables, marks):
+  return (v for v, m in zip(variables, marks) if m
+          and not isinstance(v, Literal)
+          and jnp.issubdtype(v.aval.dtype, jnp.inexact))

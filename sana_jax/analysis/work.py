@@ -1,0 +1,221 @@
+"""How long one device computes: each operation by its roofline.
+
+An operation takes as long as its products at the chip's peak, or as moving
+what it reads and writes, whichever is more. What lies on the chip (TPU's
+VMEM) moves for free.
+"""
+
+from collections.abc import Sequence
+import functools
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from sana_jax.analysis import hlo
+from sana_jax.analysis.chips import Chip
+
+_KEPT = 300  # Operations with figures of their own; the rest is one.
+# No memory is moved for these.
+_FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast',
+         'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'iota',
+         'call', 'domain', 'get-dimension-size', 'add-dependency'}
+_KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
+# What changes no more than the form of an array; within a fusion, what is read
+# through it is what is needed after it.
+_THROUGH = ('bitcast', 'copy', 'convert', 'reshape', 'transpose')
+_SLICES = ('dynamic-slice', 'slice', 'gather')
+
+
+class Work(NamedTuple):
+  """Of one operation in a step, all its runs together."""
+
+  flops: float
+  bytes: float
+
+
+def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
+  """All operations of a step on one device, the small ones as one.
+
+  Kernels do not tell their products. Where there are fewer than `expected`,
+  the rest are theirs, by the bytes that they move.
+  """
+  found, kernels = [], []
+  for step in module.steps():
+    x, local = step.instruction, module.computations[step.computation]
+    if x.opcode in _FREE or x.opcode.endswith(('-done', '-update')):
+      continue
+    (kernels if is_kernel(x) else found).append(Work(
+      float(step.times * flops(module, x, local)),
+      float(step.times * moved(module, x, local))))
+  missing = max(0.0, expected - sum(w.flops for w in found))
+  total = sum(w.bytes for w in kernels)
+  found += [Work(missing * w.bytes / total if total else 0.0, w.bytes)
+            for w in kernels]
+  found.sort(key=lambda w: w.bytes + w.flops / 200, reverse=True)
+  rest = found[_KEPT:]
+  return found[:_KEPT] + ([Work(
+    sum(w.flops for w in rest), sum(w.bytes for w in rest))] if rest else [])
+
+
+def is_kernel(x: hlo.Instruction) -> bool:
+  """Whether it is a Pallas kernel."""
+  return x.opcode == 'custom-call' and bool(_KERNEL.search(x.attributes))
+
+
+def seconds(work: Sequence[Work], chip: Chip) -> float:
+  """One after the other."""
+  return sum(max(w.flops / chip.flops, w.bytes / chip.memory_rate)
+             for w in work)
+
+
+def flops(module, x: hlo.Instruction, local) -> int:
+  """Of its products and convolutions; kernels do not tell theirs."""
+  if x.opcode == 'fusion':
+    inner = module.computations.get(x.called(), {})
+    return sum(flops(module, i, inner) for i in inner.values())
+  if x.opcode == 'dot':
+    return 2 * _elements(x.shape) * _contracted(x, local)
+  if x.opcode == 'convolution':
+    return 2 * _convolved(x, local)
+  if x.opcode == 'custom-call' and 'gemm' in x.attributes:
+    # cuBLAS's second output is scratch memory.
+    out = hlo.arrays(x.shape)[0]
+    return 2 * math.prod(out.sizes) * _contracted(x, local)
+  return 0
+
+
+def moved(module, x: hlo.Instruction, local) -> int:
+  """Bytes that it reads from the main memory and writes to it.
+
+  Of an array that is only sliced, the slice counts; one that is updated in
+  place is written where it changes.
+  """
+  read = [local[o].shape for o in x.operands if o in local]
+  written = _main(x.shape)
+  if x.opcode == 'fusion':
+    inner = module.computations.get(x.called(), {})
+    return sum(_read_by_parts(module, inner, read)) + _written(inner, x.shape)
+  if x.opcode in _SLICES:
+    return 2 * written
+  if x.opcode == 'dynamic-update-slice':
+    return 2 * _main(read[1]) if len(read) > 1 else written
+  if x.opcode.endswith('-start'):  # A copy: its shape has both ends.
+    return sum(map(_main, read)) if 'copy' in x.opcode else 0
+  return sum(map(_main, read)) + written
+
+
+def _read_by_parts(module, inner, shapes):
+  """Bytes read of each of a fusion's arrays."""
+  for number, shape in enumerate(shapes):
+    whole, uses = _main(shape), list(_uses(module, inner, number))
+    kinds = {user.opcode if user else 'result' for user, _ in uses}
+    if kinds and kinds <= set(_SLICES):
+      whole = min(whole, sum(hlo.size(user.shape) for user, _ in uses))
+    elif kinds == {'dynamic-update-slice'} and not any(at for _, at in uses):
+      whole = 0  # Only where it changes, which is counted as written.
+    yield whole
+
+
+def _uses(module, inner, number):
+  """(user, which operand of its) of a fusion's argument, at the bottom.
+
+  The user is None where the fusion hands the argument on as its result.
+  """
+  reached = [i for i in inner.values() if i.opcode == 'parameter'
+             and i.arguments == str(number)]
+  while reached:
+    x = reached.pop()
+    if x.is_root:
+      yield None, 0
+    for user in (i for i in inner.values() if x.name in i.operands):
+      at = user.operands.index(x.name)
+      if user.opcode in _THROUGH:
+        reached.append(user)
+      elif user.opcode == 'fusion':
+        within = module.computations.get(user.called(), {})
+        found = list(_uses(module, within, at))
+        reached += [user] * ((None, 0) in found)
+        yield from (use for use in found if use[0])
+      else:
+        yield user, at
+
+
+def _written(inner, shape):
+  """Bytes that a fusion writes: of a stack that it updates in place, the slice.
+
+  A result that lies on the chip is not written.
+  """
+  root = next((i for i in inner.values() if i.is_root), None)
+  outs = hlo.arrays(shape)
+  ends = list(root.operands) if root and root.opcode == 'tuple' else (
+    [root.name] if root else [])
+  if len(ends) != len(outs):
+    return _main(shape)
+  total = 0
+  for name, out in zip(ends, outs):
+    while name in inner and inner[name].opcode in _THROUGH:
+      name = inner[name].operands[0]
+    end = inner.get(name)
+    if end and end.opcode == 'dynamic-update-slice':
+      total += hlo.size(inner[end.operands[1]].shape)
+    elif not out.space:
+      total += out.bytes
+  return total
+
+
+def _main(shape):
+  """Bytes of those of its arrays that lie in the main memory."""
+  return sum(a.bytes for a in hlo.arrays(shape) if not a.space)
+
+
+def _elements(shape):
+  return sum(math.prod(a.sizes) for a in hlo.arrays(shape))
+
+
+def _contracted(x, local):
+  dims = re.search(
+    r'lhs_contracting_di(?:ms=\{|mensions":\[)([\d,"]*)', x.attributes)
+  left = hlo.arrays(local[x.operands[0]].shape)[0].sizes
+  return math.prod(left[int(i)] for i in re.findall(r'\d+', dims[1])) if (
+    dims) else 1
+
+
+def _convolved(x, local):
+  """Products of a convolution: pairs of values that lie inside of the array.
+
+  XLA writes batched products as convolutions of which most pairs do not.
+  """
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', x.attributes)
+  left, kernel = (hlo.arrays(local[o].shape)[0].sizes for o in x.operands[:2])
+  out = hlo.arrays(x.shape)[0].sizes
+  of = lambda sizes, letters: dict(zip(letters, sizes))
+  left, kernel, out = (of(*pair) for pair in zip(
+    (left, kernel, out), labels.groups()))
+  groups = int(_option(x, 'batch_group_count', '1'))
+  window = {key: _option(x, key, '') for key in (
+    'stride', 'pad', 'lhs_dilate', 'rhs_dilate')}
+  products = left['b'] // groups * out['f'] * kernel['i']
+  for axis in (a for a in out if a.isdigit()):
+    at = lambda key, default, axis=axis: (
+      window[key].split('x')[int(axis)] if window[key] else default)
+    products *= _pairs(
+      left[axis], kernel[axis], out[axis], int(at('stride', '1')),
+      int(at('pad', '0_0').split('_')[0]), int(at('lhs_dilate', '1')),
+      int(at('rhs_dilate', '1')))
+  return products
+
+
+def _option(x, key, default):
+  found = re.search(rf'\b{key}=([\w-]+)', x.attributes)
+  return found[1] if found else default
+
+
+@functools.cache
+def _pairs(size, window, out, stride, pad, spread, kernel_spread):
+  """(output, kernel) positions along an axis that meet a value of the array."""
+  at = (np.arange(out)[:, None] * stride - pad
+        + np.arange(window)[None] * kernel_spread)
+  return int(((at >= 0) & (at <= (size - 1) * spread)
+              & (at % spread == 0)).sum())

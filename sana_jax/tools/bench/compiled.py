@@ -1,0 +1,159 @@
+"""Stages of the pipeline, compiled for devices that are not here.
+
+The real compiler says whether a stage fits, and how much memory it needs; it
+does not say how long it takes.
+"""
+
+from collections import Counter
+import re
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from sana_jax import kernels
+from sana_jax.analysis import topologies
+from sana_jax.diffusion.guidance import Guidance
+from sana_jax.errors import UserError
+from sana_jax.inference import decoding, denoising, seamless
+from sana_jax.inference.schedulers import time_grid
+from sana_jax.sharding import rules
+from sana_jax.sharding.mesh import batch_spec
+from sana_jax.text import encode
+from sana_jax.tools.bench.request import PARTS, Request
+from sana_jax.weights import folder, zoo
+
+_COLLECTIVES = re.compile(
+  r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
+  r'(?:-start)?\(')
+_INSTRUCTION = 210  # Tokens of the published one.
+
+
+class Compiled(NamedTuple):
+  """What the compiler says; bytes are of one device."""
+
+  stage: str
+  weights: int
+  temporaries: int
+  outputs: int
+  collectives: dict[str, int]
+  kernel_names: dict[str, int]
+  seconds: float
+
+
+def compile_stage(
+  stage: str, request: Request, mesh: Mesh, platform: str,
+  strips: seamless.Strips | None = None,
+) -> Compiled:
+  """Compiles one of request.STAGES; UserError where it does not fit."""
+  part = PARTS[stage]
+  start = time.perf_counter()
+  with kernels.platform(platform), kernels.prefer(**request.kernels):
+    module, variables = _model(part, request, mesh)
+  with (jax.set_mesh(mesh), kernels.platform(platform),
+        kernels.prefer(**request.kernels)):
+    program = compile_lowered(
+      _LOWERED[stage](module, variables, request, mesh, strips), platform,
+      'take a smaller batch, more devices or --decode strips')
+  seconds = time.perf_counter() - start
+  memory, text = program.memory_analysis(), program.as_text()
+  return Compiled(
+    stage, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+    memory.output_size_in_bytes, collectives(text), kernel_names(text), seconds)
+
+
+def compile_lowered(
+  lowered: jax.stages.Lowered, platform: str | None, advice: str
+) -> jax.stages.Compiled:
+  """Compiles; UserError, with the advice, where it does not fit."""
+  try:
+    return lowered.compile(topologies.OPTIONS.get(platform))
+  except jax.errors.JaxRuntimeError as e:
+    needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
+    if needed is None:
+      raise
+    raise UserError(f'It does not fit: it needs {needed[1]} of {needed[2]}; '
+                    f'{advice}.') from e
+
+
+def collectives(text: str) -> dict[str, int]:
+  """How often each is called in a compiled program."""
+  return dict(Counter(_COLLECTIVES.findall(text)))
+
+
+def kernel_calls(text: str) -> int:
+  """How often a compiled program calls Pallas kernels."""
+  return len(re.findall(
+    r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu\w*)"', text))
+
+
+def kernel_names(text: str) -> dict[str, int]:
+  """How often each Pallas kernel is called, by its name."""
+  lines = [line for line in text.splitlines() if kernel_calls(line)]
+  names = [re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', line)
+           for line in lines]
+  return dict(Counter(name[1] if name else '?' for name in names))
+
+
+def _model(part, request, mesh):
+  """The module, and shapes of its variables where they would lie."""
+  kind = folder.KINDS[part]
+  module = kind.module(
+    zoo.get(request.model).configs()[part], jnp.dtype(request.dtype))
+  shapes = kind.shapes(module)
+  places = rules.shardings(
+    shapes, [(f'[^/]*/{p}', spec) for p, spec in kind.sharding], mesh)
+  shapes = jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, module.dtype, sharding=place), shapes, places)
+  if part == 'vae':  # Only the decoder is sampled with.
+    shapes = {name: {'decoder': tree['decoder']} for name, tree in
+              shapes.items()}
+  return module, shapes
+
+
+def _text(module, variables, request, mesh, strips):
+  del strips
+  b, length = request.batch, encode.LENGTH
+  first, past = jax.eval_shape(
+    lambda p, ids: module.apply({'params': p}, ids, method='read'),
+    variables['params'], _like(mesh, (1, _INSTRUCTION), jnp.int32, False))
+  return encode._embed_behind.lower(
+    module, variables['params'], first, past,
+    _like(mesh, (b, length - 1), jnp.int32),
+    _like(mesh, (b, length - 1), jnp.bool_))
+
+
+def _denoise(module, variables, request, mesh, strips):
+  del strips
+  b, width = request.batch, module.caption_channels
+  text = lambda n, split: (
+    _like(mesh, (n, encode.LENGTH, width), module.dtype, split),
+    _like(mesh, (n, encode.LENGTH), jnp.bool_, split))
+  return denoising.denoise.lower(
+    module, variables, _like(mesh, request.latent_shape, jnp.float32),
+    text(b, True), text(1, False), time_grid('dpm++2m', request.steps, 3.0),
+    sampler='dpm++2m', guidance=Guidance(request.guidance_scale))
+
+
+def _decode(module, variables, request, mesh, strips):
+  latents = _like(mesh, request.latent_shape, module.dtype)
+  if strips is not None:
+    return seamless.decode.lower(module, variables, latents, strips)
+  return decoding._decode.lower(
+    module, variables, latents, (request.height, request.width))
+
+
+_LOWERED = {'text': _text, 'denoise': _denoise, 'decode': _decode}
+
+
+def _like(mesh, shape, dtype, split=True):
+  """An argument, its leading axis over data and fsdp where it divides."""
+  spec = batch_spec(mesh) if split else jax.P()
+  ways = [mesh.shape[a] for a in mesh.axis_names if a in ('data', 'fsdp')]
+  if split and shape[0] % max(1, *ways, 1):
+    spec = jax.P()
+  return jax.ShapeDtypeStruct(
+    shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -1,0 +1,156 @@
+"""Times backends of an op in turn, after each has been found correct."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sana_jax.kernels import UnsupportedError
+from sana_jax.tools.bench.ops.cases import Case, OPS
+
+# A measurement takes as many calls as fill this time: GPUs and TPUs are sent
+# the next call before they have finished one.
+SECONDS = 0.1
+BOUNDS = {'float32': 1e-5, 'bfloat16': 2e-2, 'float16': 5e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One backend at one case.
+
+  Attributes:
+    seconds: of a call, in each round; empty where it could not run.
+    error: relative, of the result or of the worst gradient, against float32.
+    problem: why it did not run, or is wrong.
+  """
+
+  op: str
+  shape: Sequence[int]
+  dtype: str
+  where: str
+  training: bool
+  backend: str
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  error: float | None = None
+  problem: str = ''
+
+  def __post_init__(self):
+    object.__setattr__(self, 'shape', tuple(self.shape))  # JSON has lists.
+
+  @property
+  def case(self) -> Case:
+    """What was measured."""
+    return Case(self.op, tuple(self.shape), self.dtype, self.where)
+
+  @property
+  def best(self) -> float:
+    """Noise only ever adds to a time."""
+    return min(self.seconds, default=math.nan)
+
+
+def implementations(op: str) -> list[str]:
+  """Backends of an op, the definition first."""
+  return ['xla', *OPS[op].kernels]
+
+
+def measure(
+  case: Case, training: bool, backends: list[str], rounds: int,
+  others: Mapping[str, Callable[[], Any]] | None = None,
+) -> list[Record]:
+  """A record for each backend, and for each of `others`, which time a call.
+
+  A backend whose error is too large is not timed.
+  """
+  blank = dict(op=case.op, shape=case.shape, dtype=case.dtype, where=case.where,
+               training=training)
+  inputs, dout = case.arguments()
+  want = reference(case, training, inputs, dout)
+  timers, facts = {}, {}
+  for backend in backends:
+    try:
+      run = functools.partial(
+        program(case, training, backend), inputs, dout)
+      error = relative_error(run(), want)
+    except UnsupportedError as e:
+      facts[backend] = dict(problem=f'cannot run: {_first_line(e)}')
+    except Exception as e:  # A compiler's error ends one row, not the run.
+      facts[backend] = dict(
+        problem=f'failed: {type(e).__name__}: {_first_line(e)}')
+    else:
+      facts[backend] = dict(error=error)
+      if error <= BOUNDS[case.dtype]:
+        timers[backend] = timer(run)
+      else:
+        facts[backend]['problem'] = f'wrong: its error is {error:.1e}'
+  timers.update(others or {})
+  seconds = {name: [] for name in (*facts, *timers)}
+  for _ in range(rounds):
+    for name, seconds_of_a_call in timers.items():
+      seconds[name].append(seconds_of_a_call())
+  return [Record(**blank, backend=name, seconds=found, **facts.get(name, {}))
+          for name, found in seconds.items()]
+
+
+def _first_line(error):
+  """JAX adds lines about tracebacks."""
+  return (str(error).splitlines() or [''])[0][:200]
+
+
+def program(
+  case: Case, training: bool, backend: str, formats: Any = None
+) -> Callable[..., tuple]:
+  """(inputs, dout) -> (result,), and in training its gradients, compiled.
+
+  `formats` says how these lie in memory.
+  """
+  f = lambda *x: case.call(*x, implementation=backend)
+
+  def run(inputs, dout):
+    if not training:
+      return f(*inputs),
+    out, back = jax.vjp(f, *inputs)
+    return out, *back(dout)
+  return jax.jit(run, out_shardings=formats)
+
+
+def reference(case: Case, training: bool, inputs, dout) -> tuple:
+  """What `program` should give, in float32."""
+  wide = [x.astype(jnp.float32) for x in (*inputs, dout)]
+  exact = dataclasses.replace(case, dtype='float32')
+  with jax.default_matmul_precision('highest'):
+    return program(exact, training, 'xla')(tuple(wide[:-1]), wide[-1])
+
+
+def relative_error(got: tuple, want: tuple) -> float:
+  """Of the worst of several arrays."""
+  return max(float(_relative(a, b)) for a, b in zip(got, want, strict=True))
+
+
+@jax.jit
+def _relative(got, want):
+  got = got.astype(jnp.float32)
+  return jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel())
+
+
+def timer(run: Callable[[], Any]) -> Callable[[], float]:
+  """A function that gives the seconds of one call, as a mean over many.
+
+  `run` may return before the device is done.
+  """
+  jax.block_until_ready(run())
+  start = time.perf_counter()
+  jax.block_until_ready(run())
+  count = max(1, math.ceil(SECONDS / (time.perf_counter() - start)))
+
+  def seconds():
+    start = time.perf_counter()
+    for _ in range(count):
+      out = run()
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / count
+  return seconds

@@ -1,0 +1,139 @@
+"""Our side of a benchmark: one stage of the pipeline, ready to be called."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.analysis import flops
+from sana_jax.diffusion import samplers
+from sana_jax.diffusion.guidance import guide
+from sana_jax.inference import decoding, pipeline
+from sana_jax.inference.pipeline import Pipeline
+from sana_jax.inference.schedulers import time_grid
+from sana_jax.text import prompts, tokenizer
+from sana_jax.tools.bench import models
+from sana_jax.tools.bench.request import PARTS, PROMPT, Request
+from sana_jax.weights import zoo
+from sana_jax.weights.folder import Model
+
+
+class Stage(NamedTuple):
+  """`run()` returns when the device is done; `flops` are those of one call."""
+
+  run: Callable[[], Any]
+  flops: int
+
+
+def load(stage: str, request: Request, plain: bool = False) -> Stage:
+  """Only the model that the stage needs is in memory.
+
+  `plain` computes again what the pipeline keeps: the instruction, the negative
+  prompt, and in each step the keys and values of the text.
+  """
+  part = PARTS[stage]
+  config = zoo.get(request.model).configs()[part]
+  model = models.ours(part, config, request.dtype)
+  return _STAGES[stage](model, request, plain)
+
+
+def text_tokenizer():
+  """A real tokenizer for the instruction and the prompt.
+
+  Gemma's own cannot be shipped; this one cuts into about as many tokens.
+  """
+  return tokenizer.train([*prompts.INSTRUCTION_LINES, PROMPT], 800)
+
+
+def peak_bytes() -> int | None:
+  """The most that the device had in use; None where it does not say (CPU)."""
+  found = jax.devices()[0].memory_stats() or {}
+  return found.get('peak_bytes_in_use')
+
+
+def _pipeline(**parts):
+  blank = Model(None, {})
+  return Pipeline(**{
+    'transformer': blank, 'autoencoder': blank, 'text_encoder': blank,
+    'tokenizer': None, **parts})
+
+
+def _text(model, request, plain):
+  pipe = _pipeline(text_encoder=model, tokenizer=text_tokenizer())
+  asked = [PROMPT] * request.batch
+
+  def run():
+    if plain:
+      pipe.cache.clear()
+    return jax.block_until_ready(pipe.encode_prompts(asked))
+  (embeddings, _), _ = run()  # From now on the instruction is in the cache.
+  length = embeddings.shape[1]
+  past = next(x[1] for key, x in pipe.cache.items() if isinstance(key, bytes))
+  work = flops.count(
+    model.module.apply, model.variables,
+    _like((request.batch, length - 1), int),
+    _like((request.batch, length - 1), bool), past)
+  return Stage(run, work)
+
+
+def _denoise(model, request, plain):
+  pipe = _pipeline(transformer=model)
+  length = pipeline.text_length(
+    text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
+  noise = _normal(request.latent_shape, jnp.float32)
+  width = model.module.caption_channels
+  text = _text_like(request.batch, length, width, request.dtype)
+  negative = _text_like(1, length, width, request.dtype)
+  how = dict(steps=request.steps, guidance=request.guidance_scale)
+  denoise = functools.partial(
+    _plain_denoise if plain else Pipeline.denoise, pipe, **how)
+  run = lambda: denoise(noise, text, negative).block_until_ready()
+  return Stage(run, flops.count(denoise, noise, text, negative))
+
+
+def _plain_denoise(pipe, noise, text, negative, steps, guidance):
+  """The sampler around the model as it is."""
+  grid = time_grid(pipe.sampler, steps, pipe.flow_shift)
+  return _plain(pipe.transformer.module, pipe.transformer.variables, noise,
+                text, negative, grid, pipe.sampler, guidance)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
+def _plain(module, variables, noise, text, negative, grid, sampler, scale):
+  negative = jax.tree.map(
+    lambda x, y: jnp.broadcast_to(x, y.shape), negative, text)
+  velocity = guide(
+    lambda x, t, condition: module.apply(variables, x, t, *condition), text,
+    negative, scale)
+  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
+
+
+def _decode(model, request, plain):
+  del plain  # There is nothing to keep.
+  pipe = _pipeline(autoencoder=model)
+  latents = _normal(request.latent_shape, jnp.float32)
+  size = request.height, request.width
+  run = lambda: decoding.to_uint8(
+    pipe.decode(latents, size)).block_until_ready()
+  return Stage(run, flops.count(
+    functools.partial(pipe.decode, size=size), latents))
+
+
+_STAGES = {'text': _text, 'denoise': _denoise, 'decode': _decode}
+
+
+def _text_like(batch, length, width, dtype):
+  return (_normal((batch, length, width), dtype),
+          jnp.ones((batch, length), bool))
+
+
+def _normal(shape, dtype):
+  return jnp.asarray(
+    np.random.default_rng(0).standard_normal(shape, np.float32), dtype)
+
+
+def _like(shape, dtype):
+  return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,0 +1,121 @@
+"""diffusers' side of a benchmark: the same stage, weights and inputs.
+
+Only the worker process that runs it imports torch. The weights are those that
+`models.tensor` gives for the same names.
+"""
+
+from collections.abc import Callable
+import contextlib
+import os
+from typing import Any
+import warnings
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+from sana_jax.text.prompts import INSTRUCTION_LINES
+from sana_jax.tools.bench import models
+from sana_jax.tools.bench.ours import Stage, text_tokenizer
+from sana_jax.tools.bench.request import PARTS, PROMPT, Request
+from sana_jax.weights import zoo
+
+for _library in (diffusers, transformers):
+  _library.utils.logging.set_verbosity_error()
+  _library.utils.logging.disable_progress_bar()
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def load(stage: str, request: Request, compiled: bool = False) -> Stage:
+  """As `ours.load`; `compiled` runs the model through torch.compile."""
+  torch.set_num_threads(os.cpu_count() or 1)
+  warnings.simplefilter('ignore')
+  part = PARTS[stage]
+  config = zoo.get(request.model).configs()[part]
+  model = _build(config, getattr(torch, request.dtype))
+  parts = {part: torch.compile(model) if compiled else model}
+  pipe = diffusers.SanaPipeline(**{
+    'tokenizer': text_tokenizer() if stage == 'text' else None,
+    'text_encoder': None, 'vae': None, 'transformer': None,
+    'scheduler': diffusers.DPMSolverMultistepScheduler(
+      flow_shift=3.0, prediction_type='flow_prediction', use_flow_sigmas=True),
+    **parts})
+  pipe.set_progress_bar_config(disable=True)
+  return Stage(_waiting(_STAGES[stage](pipe, request)), 0)
+
+
+def peak_bytes() -> int | None:
+  """The most that a GPU had in use; None on a CPU."""
+  return torch.cuda.max_memory_allocated() if DEVICE == 'cuda' else None
+
+
+def _build(config, dtype):
+  """The model, filled tensor by tensor."""
+  with torch.device('meta'):
+    if config.get('model_type') == 'gemma2':
+      model = transformers.Gemma2Model(transformers.Gemma2Config(**config))
+    else:
+      model = getattr(diffusers, config['_class_name']).from_config(config)
+  model = model.to(dtype).to_empty(device=DEVICE)
+  for name, x in model.state_dict().items():
+    kind = np.float32 if x.is_floating_point() else np.int64
+    x.copy_(torch.from_numpy(models.tensor(name, tuple(x.shape), kind)))
+  if hasattr(model, 'rotary_emb'):  # Its table is in no file.
+    model.rotary_emb = type(model.rotary_emb)(model.config).to(DEVICE)
+  return model.eval()
+
+
+def _text(pipe, request):
+  asked = [PROMPT] * request.batch
+  return lambda: pipe.encode_prompt(
+    asked, negative_prompt='', device=DEVICE,
+    complex_human_instruction=INSTRUCTION_LINES)
+
+
+def _denoise(pipe, request):
+  dtype = getattr(torch, request.dtype)
+  b, height, width, channels = request.latent_shape
+  size = pipe.transformer.config.caption_channels
+  text = lambda n: _normal((n, 300, size), dtype)
+  mask = lambda n: torch.ones((n, 300), device=DEVICE)
+  return lambda: pipe(
+    prompt=None, negative_prompt=None, prompt_embeds=text(b),
+    prompt_attention_mask=mask(b),
+    negative_prompt_embeds=text(b), negative_prompt_attention_mask=mask(b),
+    latents=_normal((b, channels, height, width), torch.float32),
+    num_inference_steps=request.steps, guidance_scale=request.guidance_scale,
+    height=request.height, width=request.width, output_type='latent',
+    use_resolution_binning=False)
+
+
+def _decode(pipe, request):
+  b, height, width, channels = request.latent_shape
+  latents = _normal(
+    (b, channels, height, width), getattr(torch, request.dtype))
+
+  def run():
+    images = pipe.vae.decode(
+      latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    images = pipe.image_processor.postprocess(images, output_type='pt')
+    return (images * 255).round().to(torch.uint8)
+  return run
+
+
+_STAGES: dict[str, Callable[..., Callable[[], Any]]] = {
+  'text': _text, 'denoise': _denoise, 'decode': _decode}
+
+
+def _waiting(run):
+  def waited():
+    with torch.no_grad(), contextlib.redirect_stdout(None):
+      out = run()
+    if DEVICE == 'cuda':
+      torch.cuda.synchronize()
+    return out
+  return waited
+
+
+def _normal(shape, dtype):
+  values = np.random.default_rng(0).standard_normal(shape, np.float32)
+  return torch.from_numpy(values).to(DEVICE, dtype)

@@ -1,0 +1,101 @@
+"""Two sides in processes of their own, timed in turn.
+
+Each stage has new processes, so that the memory of one tells of that stage
+alone.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import math
+import os
+import time
+from typing import Any
+
+from sana_jax import kernels
+from sana_jax.tools.bench import processes, resident
+from sana_jax.tools.bench.request import PARTS, Request
+from sana_jax.weights import folder, zoo
+
+OURS, PLAIN, XLA, THEIRS, COMPILED = (
+  'sana_jax', 'plain', 'xla', 'diffusers', 'diffusers-compile')
+
+
+def measure(
+  stage: str, request: Request, sides: Sequence[str], repeats: int
+) -> dict[str, dict[str, Any]]:
+  """By side: seconds of each call, of the first call, bytes, FLOPs.
+
+  Sides that do not fit into memory together run one after the other.
+  """
+  if len(sides) > 1 and not _fit(stage, request, len(sides)):
+    return {side: found for part in sides for side, found in measure(
+      stage, request, [part], repeats).items()}
+  with contextlib.ExitStack() as stack:
+    workers = {side: stack.enter_context(
+      processes.start(_Side, side, stage, request))
+               for side in sides}
+    found = {side: worker.ask('begin') for side, worker in workers.items()}
+    for side in sides:
+      found[side]['seconds'] = []
+    for _ in range(repeats):
+      for side, worker in workers.items():
+        found[side]['seconds'].append(worker.ask('run'))
+    for side, worker in workers.items():
+      found[side].update(worker.ask('end'))
+  return found
+
+
+def _fit(stage, request, count):
+  """Whether the weights of `count` sides take at most half of the memory."""
+  part = PARTS[stage]
+  shapes = folder.file_shapes(part, zoo.get(request.model).configs()[part])
+  numbers = sum(math.prod(shape) for shape in shapes.values())
+  size = {'float32': 4}.get(request.dtype, 2)
+  total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return count * numbers * size < total / 2
+
+
+class _Side:
+  """One stage of one side, in its own process."""
+
+  def __init__(self, side, stage, request):
+    self.side, self.stage, self.request = side, stage, request
+
+  def begin(self):
+    """Loads the model and calls it once."""
+    if self.side in (OURS, PLAIN, XLA):
+      from sana_jax.tools.bench import ours as module
+      how = {'plain': self.side == PLAIN}
+    else:
+      from sana_jax.tools.bench import theirs as module
+      how = {'compiled': self.side == COMPILED}
+    self.module = module
+    with kernels.prefer(**self._kernels()):  # Compiled now, it stays so.
+      self.loaded = module.load(self.stage, self.request, **how)
+      start = time.perf_counter()
+      self.loaded.run()
+      seconds = time.perf_counter() - start
+    resident.forget_peak()  # Of loading and compiling.
+    return {'first_seconds': seconds, 'flops': self.loaded.flops}
+
+  def _kernels(self):
+    if self.side == XLA:
+      return dict.fromkeys(kernels.OPS, 'xla')
+    return self.request.kernels
+
+  def run(self):
+    """Seconds of one call."""
+    start = time.perf_counter()
+    self.loaded.run()
+    return time.perf_counter() - start
+
+  def end(self):
+    """Peak memory; and, of ours, what the device can do."""
+    on_device = self.module.peak_bytes()
+    found = {'host_bytes': resident.peak_bytes(), 'device_bytes': on_device}
+    if self.side == OURS:
+      from sana_jax.analysis import device
+      del self.loaded
+      found['matmul_flops'] = device.matmul_rate(self.request.dtype)
+      found['device'] = device.name()
+    return found

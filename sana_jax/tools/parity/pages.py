@@ -1,0 +1,145 @@
+"""The ledger as a table, as a page of the docs, and as the JSON behind both.
+
+A ledger is its records and what they were measured with; page and table are
+functions of the JSON alone.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+import json
+import math
+from typing import Any
+
+from sana_jax.errors import UserError
+from sana_jax.files import parse_json
+from sana_jax.tools.parity.ledger import Record
+
+NAMES = {
+  'sana': 'The transformer', 'controlnet': 'The ControlNet',
+  'dc_ae': 'The autoencoder (DC-AE)', 'gemma2': 'The text encoder (Gemma-2)',
+  'text': 'Prompts', 'samplers': 'Samplers and schedulers',
+  'optim': 'Optimizers', 'pipeline': 'Whole pipelines'}
+_INTRODUCTION = """# Parity ledger
+
+What this project computes, beside the references that it must agree with:
+diffusers and transformers in PyTorch on a CPU, with the same random weights
+and inputs. Errors are relative, ‖ours − theirs‖ / ‖theirs‖ over all elements.
+float32: at most 1e-5 for a module, 1e-4 for 20 steps of a pipeline. bfloat16:
+ours against the reference in float32, at most the reference's own bfloat16
+error in the same run (times 1.05), or the figure that the references have at
+full size, whichever is larger.
+
+This page is made from parity.json by `sana-jax parity --from-json
+docs/parity.json --out docs`. `sana-jax parity` measures anew, with other random
+values in every run; `sana-jax parity --quick` takes minutes.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+  """Records, the seed that repeats them, and what they were measured with."""
+
+  records: list[Record]
+  seed: int
+  date: str
+  device: str
+  versions: dict[str, str]
+
+
+def to_json(ledger: Ledger) -> str:
+  """One record a line; infinite errors as words, which JSON has no number for.
+  """
+  rows = []
+  for record in ledger.records:
+    row = dataclasses.asdict(record)
+    row['seconds'] = round(row['seconds'], 2)
+    for key in ('error', 'bound'):
+      if not math.isfinite(row[key]):
+        row[key] = str(row[key])
+    rows.append('  ' + json.dumps(row))
+  facts = {f.name: getattr(ledger, f.name) for f in
+           dataclasses.fields(ledger) if f.name != 'records'}
+  head = json.dumps(facts, indent=1).removesuffix('\n}')
+  return f'{head},\n "records": [\n' + ',\n'.join(rows) + '\n ]\n}\n'
+
+
+def from_json(text: str | bytes) -> Ledger:
+  """The inverse; UserError where the text is no ledger."""
+  try:
+    facts = parse_json(text)
+    rows = facts.pop('records')
+    return Ledger([_record(row) for row in rows], **facts)
+  except (ValueError, TypeError, KeyError, AttributeError) as e:
+    raise UserError(f'This is not a parity.json ({e}); give a file that '
+                    'sana-jax parity --out wrote.') from e
+
+
+def _record(row: dict[str, Any]) -> Record:
+  return Record(**row | {k: float(row[k]) for k in ('error', 'bound')})
+
+
+def table(records: Sequence[Record]) -> str:
+  """Plain text; what failed comes last, with what was said."""
+  records = sorted(records, key=lambda r: not r.passed)
+  rows = [('area', 'what', 'size', 'dtype', 'error', 'bound', 'verdict', 's')]
+  rows += [(r.area, *_cells(r)) for r in records]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  right = (4, 5, 7)
+  lines = ['  '.join(
+    cell.rjust(w) if i in right else cell.ljust(w)
+    for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows]
+  failed = [r for r in records if not r.passed]
+  if failed:
+    lines.insert(len(rows) - len(failed), '')
+  lines += [f'  {r.area}: {r.what}: {r.problem}' for r in failed if r.problem]
+  return '\n'.join([*lines, '', summary(records)])
+
+
+def summary(records: Sequence[Record]) -> str:
+  """One sentence."""
+  failed = sum(not r.passed for r in records)
+  seconds = sum(r.seconds for r in records)
+  if failed:
+    return f'{failed} OF {len(records)} ROWS FAILED ({seconds:.0f} s).'
+  return f'All {len(records)} rows hold ({seconds:.0f} s).'
+
+
+def markdown(ledger: Ledger) -> str:
+  """The page."""
+  records = ledger.records
+  versions = ', '.join(f'{k} {v}' for k, v in ledger.versions.items())
+  counts = Counter(r.area for r in records)
+  lines = [_INTRODUCTION, summary(records), '', f'- measured: {ledger.date}',
+           f'- device: {ledger.device}', f'- versions: {versions}',
+           f'- seed: {ledger.seed}', '',
+           '| area | rows | worst error in its bound | of |',
+           '|---|---|---|---|']
+  for area in counts:
+    worst = max((r for r in records if r.area == area), key=_share)
+    lines.append(f'| {NAMES.get(area, area)} | {counts[area]} '
+                 f'| {_share(worst):.0%} | {worst.what}, {worst.size}, '
+                 f'{worst.dtype} |')
+  for area in counts:
+    lines += ['', f'## {NAMES.get(area, area)}', '',
+              '| what | size | dtype | error | bound | verdict | seconds '
+              '| against |', '|---|---|---|---|---|---|---|---|']
+    lines += [f'| {" | ".join(_cells(r))} | {r.against} |'
+              for r in records if r.area == area]
+  failed = [r for r in records if r.problem]
+  if failed:
+    lines += ['', '## Errors', '']
+    lines += [f'- {r.area}, {r.what}: `{r.problem}`' for r in failed]
+  return '\n'.join(lines) + '\n'
+
+
+def _cells(r):
+  return (r.what, r.size, r.dtype, f'{r.error:.1e}', f'{r.bound:.1e}',
+          r.verdict, f'{r.seconds:.1f}')
+
+
+def _share(r):
+  """The part of the bound that the error takes up; 0 of a bound of 0 is 0."""
+  if r.bound == 0:
+    return 0. if r.error == 0 else math.inf
+  return r.error / r.bound

@@ -1,0 +1,274 @@
+"""The parts of the transformer: where diffusers has each, and ours beside it.
+
+Where the two references disagree on a constant, a part has a row for either,
+with weights so small that the constant is seen: diffusers' own, and diffusers'
+with NVIDIA's constant in its place.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from diffusers.models import attention_processor
+import flax.linen as nn
+import jax
+import numpy as np
+import torch
+
+from sana_jax.models import sana as models
+from sana_jax.models.attention import CrossAttention, LinearSelfAttention
+from sana_jax.models.layers import layer_normalise
+from sana_jax.models.mix_ffn import MixFFN
+from sana_jax.tools.parity import references
+from sana_jax.typing import DType, PyTree
+
+# Our model, its parameters, what the reference's part was given, token grid.
+Ours = Callable[[models.Sana, PyTree, list[np.ndarray], tuple[int, int]], Any]
+
+
+_FIRST = 'transformer_blocks.0'
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A part's name in diffusers, and what calls ours, as it is shaped there.
+
+  Attributes:
+    variant: of the model that it is in.
+    adjust: changes the reference's values before it runs.
+    until: where its output is taken, if behind the part; '' is the model.
+  """
+
+  name: str
+  ours: Ours
+  variant: str = ''
+  adjust: Callable[[torch.nn.Module], None] = lambda model: None
+  until: str | None = None
+  against: str = 'diffusers'
+
+
+class Patches(nn.Module):
+  """The beginning of `Sana`, alone."""
+
+  width: int
+  patch_size: int
+  sample_size: int
+  interpolation_scale: float | None
+  dtype: DType
+
+  @nn.compact
+  def __call__(self, latents):
+    return models.patch_embedding(self)(latents)
+
+
+def patches(model, params, given, grid):
+  fields = {f: getattr(model, f) for f in (
+    'width', 'patch_size', 'sample_size', 'interpolation_scale', 'dtype')}
+  return _tokens(_apply(
+    Patches(**fields), {'patch_embed': params['patch_embed']},
+    references.channels_last(given[0])))
+
+
+def time(model, params, given, grid):
+  module = models.TimeEmbedding(
+    model.width, model.guidance_embeds, model.dtype)
+  guidance = given[1] if model.guidance_embeds else None
+  vector, modulation = _apply(
+    module, params['time_embed'], given[0], guidance)
+  return modulation, vector
+
+
+def caption(model, params, given, grid):
+  module = models.CaptionProjection(
+    model.width, model.text_norm_scale, model.dtype)
+  return _apply(module, params['caption'], given[0])
+
+
+def caption_norm(model, params, given, grid):
+  module = models.RMSNorm(1e-5, dtype=model.dtype)
+  return _apply(module, params['caption']['norm'], given[0])
+
+
+def linear_attention(model, params, given, grid, perturbed=None):
+  module = LinearSelfAttention(
+    model.width // model.head_dim, model.head_dim, model.qk_norm,
+    model.attention_bias, model.attention_eps, model.dtype)
+  return _tokens(_apply(
+    module, _block(params, 0)['self_attention'], _image(given[0], grid),
+    perturbed))
+
+
+def perturbed_attention(model, params, given, grid):
+  """The second half of the images sees only itself."""
+  images = len(given[0])
+  return linear_attention(
+    model, params, given, grid, np.arange(images) >= images // 2)
+
+
+def cross_attention(model, params, given, grid):
+  module = CrossAttention(
+    model.cross_heads, model.width // model.cross_heads, model.cross_norm,
+    model.cross_norm_eps, model.dtype)
+  x, text, bias = given
+  return _tokens(_apply(
+    module, _block(params, 0)['cross_attention'], _image(x, grid), text,
+    np.float32(bias[:, 0])))
+
+
+def mix_ffn(model, params, given, grid):
+  y = _apply(
+    MixFFN(model.mlp_ratio, model.dtype), _block(params, 0)['mix_ffn'],
+    references.channels_last(given[0]))
+  return references.channels_first(y)
+
+
+def norm(model, params, given, grid):
+  return jax.jit(layer_normalise, static_argnums=1)(given[0], model.norm_eps)
+
+
+def block(i: int) -> Ours:
+  """The i-th block."""
+  def ours(model, params, given, grid):
+    module = models.Block(
+      model.width // model.head_dim, model.head_dim, model.cross_heads,
+      model.mlp_ratio, model.qk_norm, model.cross_norm, model.attention_bias,
+      model.norm_eps, model.norm_affine, model.attention_eps,
+      model.cross_norm_eps, model.dtype)
+    x, text, bias, modulation = given
+    y, _ = _apply(
+      module, _block(params, i), _image(x, grid),
+      modulation.reshape(len(x), 6, -1), text, np.float32(bias[:, 0]))
+    return _tokens(y)
+  return ours
+
+
+def head(model, params, given, grid):
+  x, vector, _ = given
+  module = models.Head(model.out_channels, model.patch_size, model.dtype)
+  return references.channels_first(
+    _apply(module, params['head'], _image(x, grid), vector))
+
+
+def with_fields(ours: Ours, **fields: Any) -> Ours:
+  """The same of a model with other fields."""
+  return lambda model, *rest: ours(model.clone(**fields), *rest)
+
+
+def small(size: float, *names: str):
+  """Makes what these layers return so small that an eps behind it is seen."""
+  def adjust(model):
+    for name in names:
+      for p in model.get_submodule(name).parameters():
+        p.data.mul_(size)
+  return adjust
+
+
+def small_queries(attention: str, size: float):
+  """Of the first block, and its keys."""
+  return small(size, *(f'{_FIRST}.{attention}.to_{x}' for x in 'qk'))
+
+
+def small_and_eps(size: float, eps: float):
+  """Small queries in the cross-attention, and another eps of its norms."""
+  def adjust(model):
+    small_queries('attn2', size)(model)
+    attend = model.transformer_blocks[0].attn2
+    attend.norm_q.eps = attend.norm_k.eps = eps
+  return adjust
+
+
+def small_and_eps_in_the_sum(size: float, eps: float):
+  """Small queries in the linear attention, whose eps diffusers has fixed."""
+  def adjust(model):
+    small_queries('attn1', size)(model)
+    model.transformer_blocks[0].attn1.processor = LinearAttention(eps)
+  return adjust
+
+
+def perturb(model):
+  """Perturbed-attention guidance, in the first block."""
+  model.transformer_blocks[0].attn1.processor = (
+    attention_processor.PAGIdentitySanaLinearAttnProcessor2_0())
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearAttention:
+  """The definition, in float64, in the place of diffusers' processor."""
+
+  eps: float
+
+  def __call__(self, attention, x, **_):
+    q, k, v = (
+      dense(x).unflatten(-1, (attention.heads, -1)).double()
+      for dense in (attention.to_q, attention.to_k, attention.to_v))
+    q, k = q.relu(), k.relu()
+    weights = torch.einsum('bnhk,bmhk->bhnm', q, k)
+    weights = weights / (weights.sum(-1, keepdim=True) + self.eps)
+    out = torch.einsum('bhnm,bmhk->bnhk', weights, v).flatten(2)
+    return attention.to_out[0](out.float())
+
+
+def _apply(module, params, *args):
+  return references.apply(module, {'params': params}, *args)
+
+
+def _block(params, i):
+  return jax.tree.map(lambda x: x[i], params['blocks'])
+
+
+def _image(tokens, grid):
+  return tokens.reshape(len(tokens), *grid, -1)
+
+
+def _tokens(x):
+  return x.reshape(len(x), -1, x.shape[-1])
+
+
+PARTS = {
+  'patch embedding': Part('patch_embed', patches),
+  'patch embedding, positions': Part('patch_embed', patches, 'positions'),
+  'patch embedding, patches of 2': Part(
+    'patch_embed', patches, 'patches of 2'),
+  'time embedding': Part('time_embed', time),
+  'time embedding, guidance': Part('time_embed', time, 'guidance'),
+  'caption projection and norm': Part(
+    'caption_projection', caption, until='caption_norm'),
+  'caption norm': Part('caption_norm', caption_norm),
+  'caption norm, small states': Part(
+    'caption_norm', caption_norm,
+    adjust=small(1e-2, 'caption_projection.linear_2')),
+  'norm before attention': Part(f'{_FIRST}.norm1', norm),
+  'norm before attention, small tokens': Part(
+    f'{_FIRST}.norm1', norm, adjust=small(1e-2, 'patch_embed')),
+  'linear attention': Part(f'{_FIRST}.attn1', linear_attention),
+  'linear attention, QK-norm': Part(
+    f'{_FIRST}.attn1', linear_attention, 'QK-norm'),
+  'linear attention, biases': Part(
+    f'{_FIRST}.attn1', linear_attention, 'affine norm and biases'),
+  'linear attention, small queries': Part(
+    f'{_FIRST}.attn1', linear_attention,
+    adjust=small_queries('attn1', 1e-7)),
+  "linear attention, NVIDIA's eps": Part(
+    f'{_FIRST}.attn1', with_fields(linear_attention, attention_eps=1e-8),
+    adjust=small_and_eps_in_the_sum(1e-4, 1e-8), against='closed form'),
+  'linear attention, half of the images perturbed': Part(
+    f'{_FIRST}.attn1', perturbed_attention, adjust=perturb),
+  'cross-attention': Part(f'{_FIRST}.attn2', cross_attention),
+  'cross-attention, QK-norm': Part(
+    f'{_FIRST}.attn2', cross_attention, 'QK-norm'),
+  'cross-attention, QK-norm, small queries': Part(
+    f'{_FIRST}.attn2', cross_attention, 'QK-norm',
+    small_queries('attn2', 1e-2)),
+  "cross-attention, NVIDIA's norm eps": Part(
+    f'{_FIRST}.attn2', with_fields(cross_attention, cross_norm_eps=1e-6),
+    'QK-norm', small_and_eps(1e-2, 1e-6)),
+  'Mix-FFN': Part(f'{_FIRST}.ff', mix_ffn),
+  'Mix-FFN, ratio 3': Part(f'{_FIRST}.ff', mix_ffn, 'other widths'),
+  'first block': Part(_FIRST, block(0)),
+  'last block': Part('transformer_blocks.2', block(2)),
+  'last block, QK-norm': Part('transformer_blocks.2', block(2), 'QK-norm'),
+  'last block, affine norm and biases': Part(
+    'transformer_blocks.2', block(2), 'affine norm and biases'),
+  'head': Part('norm_out', head, until=''),
+  'head, patches of 2': Part('norm_out', head, 'patches of 2', until=''),
+}

@@ -1,0 +1,166 @@
+"""Layouts made to fit a pod, before anything is compiled."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import math
+
+import jax
+from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
+
+from sana_jax.analysis import chips
+from sana_jax.errors import UserError
+from sana_jax.sharding import rules, tables
+from sana_jax.sharding.mesh import axis_sizes, check_batch
+from sana_jax.tools.plan import steps
+from sana_jax.typing import PyTree
+from sana_jax.weights import folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A config with its layout applied, and sizes for every axis.
+
+  Attributes:
+    problem: why it cannot be on this pod; '' where it can.
+  """
+
+  name: str
+  config: ConfigDict
+  problem: str = ''
+
+  def with_batch(self, per_chip: int, pod: chips.Topology) -> 'Candidate':
+    """With so many images on each chip."""
+    config = copied(self.config)
+    config.batch_size = per_chip * pod.chips
+    return dataclasses.replace(self, config=config)
+
+  def layout(self) -> dict[str, int | str]:
+    """What a layout file says to have it."""
+    config = self.config
+    return {
+      **{f'mesh.{axis}': config.mesh[axis] for axis in config.mesh},
+      'model.remat': config.model.remat,
+      'accumulate_steps': config.accumulate_steps,
+      **{f'kernels.{op}': name for op, name in config.kernels.items() if name}}
+
+
+def different(found: Sequence[Candidate]) -> list[Candidate]:
+  """Without those that are the same as one before, by another name."""
+  kept, seen = [], set()
+  for one in found:
+    key = '' if one.problem else str(sorted(one.layout().items()))
+    if not key or key not in seen:
+      kept.append(one)
+    seen.add(key)
+  return kept
+
+
+def copied(config: ConfigDict) -> ConfigDict:
+  """One that may be changed."""
+  return config.copy_and_resolve_references().unlock()
+
+
+def shapes(config: ConfigDict) -> PyTree:
+  """Of the parameters; nothing is allocated."""
+  return folder.transformer_shapes(steps.module(config))
+
+
+def count(params: PyTree) -> int:
+  """How many numbers there are."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def make(name: str, config: ConfigDict, pod: chips.Topology,
+         params: PyTree) -> list[Candidate]:
+  """The layout on a pod; where an axis does not divide, also one that does.
+
+  A layout for several slices is given as many as there are (hosts, of GPUs);
+  slices of TPUs are always joined along data.
+  """
+  config = copied(config)
+  config.mesh.slices = max(config.mesh.slices, pod.slices)
+  if config.mesh.slices > 1:
+    config.mesh.slices = islands(pod)
+    if islands(pod) == 1:
+      return [Candidate(name, config, 'It is for several slices or hosts, and '
+                        f'{pod.name} has one.')]
+  try:
+    return [_resolved(name, config, pod, params)]
+  except UserError as e:
+    failed = Candidate(name, config, _first_line(e))
+  if config.mesh.fsdp == 1 and config.mesh.tensor == 1:
+    return [failed]
+  return [failed, *_nearest(name, config, pod, params)]
+
+
+def islands(pod: chips.Topology) -> int:
+  """Slices, or hosts of GPUs: what fast links join."""
+  return math.prod(pod.shape[:2]) if pod.chip.is_gpu else pod.slices
+
+
+def _nearest(name, config, pod, params) -> Iterator[Candidate]:
+  """The same with fewer ways of fsdp, and copies of the model for the rest."""
+  ways = pod.devices // (
+    config.mesh.slices * config.mesh.tensor * config.mesh.sequence)
+  for fsdp in (n for n in range(ways, 1, -1) if ways % n == 0):
+    other = copied(config)
+    other.mesh.update(data=-1, fsdp=fsdp)
+    try:
+      yield _resolved(f'{name}_{fsdp}', other, pod, params)
+      return
+    except UserError:
+      continue
+
+
+def _resolved(name, config, pod, params):
+  """With every size said; UserError where it cannot be."""
+  count, slices = pod.devices, config.mesh.slices
+  if count % slices:
+    raise UserError(f'mesh.slices={slices} does not divide {count} devices.')
+  shape = {a: n for a, n in config.mesh.items() if a != 'slices'}
+  sizes = axis_sizes(shape, count // slices)
+  whole = sizes | {'data': sizes.get('data', 1) * slices}
+  mesh = AbstractMesh(tuple(whole.values()), tuple(whole))
+  leaves, structure = jax.tree.flatten(params)
+  if misfit := _misfit(tuple(leaves), structure, mesh):
+    raise UserError(misfit)
+  check_batch(mesh, config.batch_size, config.accumulate_steps)
+  _check_heads(config, sizes)
+  config = copied(config)
+  config.mesh.update(sizes)
+  return Candidate(name, config)
+
+
+@functools.lru_cache(4096)  # A search asks for each mesh a hundred times.
+def _misfit(leaves, structure, mesh):
+  """Why parameters cannot lie on a mesh by their table, or nothing."""
+  try:
+    rules.shardings(structure.unflatten(leaves), tables.SANA, mesh)
+  except UserError as e:
+    return str(e)
+  return ''
+
+
+def _check_heads(config, sizes):
+  """Tensor and sequence split whole heads and rows."""
+  model = config.model
+  for axis, key, size in (
+      ('tensor', 'cross_heads', model.cross_heads),
+      ('tensor', 'width / head_dim',
+       model.width // model.get('head_dim', 32)),
+      ('sequence', 'sample_size', model.sample_size)):
+    if size % sizes.get(axis, 1):
+      allowed = [n for n in range(1, size + 1) if size % n == 0]
+      near = sorted(allowed, key=lambda n: abs(n - sizes[axis]))[:3]
+      raise UserError(
+        f'mesh.{axis}={sizes[axis]} does not divide config.model.{key}={size}; '
+        f'nearest that do are {", ".join(map(str, sorted(near)))}.')
+
+
+def _first_line(error):
+  """One of many problems of a kind, as a sentence."""
+  lines = str(error).splitlines()
+  more = f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''
+  return lines[0].rstrip('.') + more + '.'

@@ -1,0 +1,136 @@
+"""Compiles one program for a topology, and reads all that the compiler says."""
+
+import math
+import pathlib
+import re
+import time
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sana_jax import kernels
+from sana_jax.analysis import buffers, chips, collectives, hlo, topologies, work
+from sana_jax.errors import is_out_of_memory, UserError
+from sana_jax.sharding.mesh import make_mesh
+from sana_jax.tools.plan import cache, steps
+from sana_jax.tools.plan.report import Plan
+
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+def compile_plan(
+  config: ConfigDict, topology: str, layout: str, mode: str,
+  folder: pathlib.Path,
+) -> Plan:
+  """Compiles; what XLA writes about it comes to `folder`.
+
+  A program that is too large is a Plan that does not fit. Raises UserError for
+  a mesh or batch that cannot be.
+  """
+  platform = topologies.platform(topology)
+  mesh = make_mesh(config.mesh.to_dict(), topologies.devices(topology))
+  start = time.perf_counter()
+  chosen = {op: name for op, name in config.kernels.items() if name}
+  with kernels.platform(platform), kernels.prefer(**chosen):
+    program = steps.make(config, mesh, mode)
+    with jax.set_mesh(mesh):
+      compiled, said = _compile(program.lower(), platform, folder)
+  plan = Plan(
+    layout, topology, mode, dict(mesh.shape), config.batch_size,
+    config.num_steps, usable=chips.parse(topology).chip.of_device().usable,
+    compile_seconds=time.perf_counter() - start, versions=cache.compilers())
+  parts = {name: of_device(tree) for name, tree in program.parts.items()}
+  forward = steps.forward_flops(config) * config.batch_size
+  expected = forward * steps.run_passes(config, mode) / mesh.size
+  found = (_whole(compiled, parts, mesh, topology, folder, expected)
+           if compiled else _too_large(said, parts, folder))
+  return Plan(**plan.__dict__ | found | {
+    'model_flops': float(forward * steps.passes(config, mode))})
+
+
+def of_device(tree) -> int:
+  """Bytes of arrays, each by its sharding, on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree))
+
+
+def memory(
+    compiled: jax.stages.Compiled, parts: dict[str, int]) -> dict[str, int]:
+  """Bytes of a device by kind; `parts` of arguments are told beforehand."""
+  found = compiled.memory_analysis()
+  return parts | {
+    'padding': max(0, found.argument_size_in_bytes - sum(parts.values())),
+    'results': max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
+    'temporaries': found.temp_size_in_bytes,
+    'code': found.generated_code_size_in_bytes}
+
+
+def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
+  """Where the devices of a mesh are, in its order."""
+  found = chips.parse(topology)
+  if found.chip.is_gpu:
+    # JAX numbers the devices of a described topology host by host.
+    return [collectives.Place((), d.id // found.shape[2])
+            for d in mesh.devices.flat]
+  return [collectives.Place(tuple(d.coords), getattr(d, 'slice_index', 0))
+          for d in mesh.devices.flat]
+
+
+def _compile(lowered, platform, folder):
+  """(program, '') or (None, what the compiler says of its size)."""
+  try:
+    return lowered.compile(
+      topologies.OPTIONS.get(platform, {}) | {'xla_dump_to': str(folder)}), ''
+  except jax.errors.JaxRuntimeError as e:
+    if not is_out_of_memory(str(e)):
+      raise UserError(f'XLA does not compile this: '
+                      f'{str(e).strip().splitlines()[0]}') from e
+    return None, str(e)
+
+
+def _whole(compiled, parts, mesh, topology, folder, expected):
+  """Fields of a Plan of a program; `expected` are FLOPs of a device."""
+  module = hlo.parse(compiled.as_text())
+  shape = chips.parse(topology)
+  arranged = buffers.read(folder)
+  calls = _kernels(module)
+  done = work.of_program(module, expected if calls else 0.0)
+  return {
+    'memory': memory(compiled, parts),
+    'work': done, 'kernels': calls,
+    'hardware_flops': sum(w.flops for w in done) * mesh.size,
+    'collectives': collectives.find(
+      module, dict(mesh.shape), places(mesh, topology),
+      () if shape.chip.is_gpu else shape.shape),
+    'temporaries': arranged.largest if arranged else [],
+    'recomputed': sum('.remat' in x.name for c in module.computations.values()
+                      for x in c.values())}
+
+
+def _too_large(said, parts, folder):
+  """Fields of a Plan of what is too large to be a program."""
+  arranged = buffers.read(folder)
+  if arranged:
+    total = arranged.total
+  else:
+    found = re.search(r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds',
+                      said)
+    number, unit = [g for g in found.groups() if g] if found else (0, 'G')
+    total = float(number) * _UNITS[unit]
+  rest = max(0, int(total) - sum(parts.values()))
+  return {'memory': parts | {'temporaries': rest},
+          'temporaries': arranged.largest if arranged else []}
+
+
+def _kernels(module):
+  """How often a step calls each of our own kernels."""
+  found = {}
+  for step in module.steps():
+    x = step.instruction
+    if work.is_kernel(x):
+      name = re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', x.attributes)
+      name = name[1] if name else '?'
+      found[name] = found.get(name, 0) + step.times
+  return found

@@ -1,0 +1,138 @@
+"""What lies where on a pod, and what a step tells: text, so that a change of it
+is a diff.
+
+  sana-jax plan --config ... --topology ... --shardings
+  sana-jax plan --golden tests/golden/plans
+
+The parts of all parameters and the state's bytes follow from the config, the
+layout and the mesh; bytes of a device and collectives are of the compiled
+program of one layout, the fully sharded one that recipes name.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+import re
+
+import jax
+from jax.sharding import AbstractMesh
+
+from sana_jax.errors import UserError
+from sana_jax.optim import factory
+from sana_jax.sharding import rules, tables
+from sana_jax.tools.plan.candidates import Candidate
+from sana_jax.tools.plan.compiling import of_device
+from sana_jax.tools.plan.report import Plan
+from sana_jax.tools.plan.steps import Objective
+from sana_jax.tools.plan.tables import mesh_text
+from sana_jax.training import state as states
+from sana_jax.typing import PyTree
+
+MIB = 2**20
+_COMPILED = 'Compiled: '
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+  """One file.
+
+  Attributes:
+    shardings: of all layouts, which takes no compiler.
+    compiled: lines of one layout's program; '' where there are none.
+  """
+
+  config: str
+  topology: str
+  shardings: str
+  compiled: str = ''
+
+  @property
+  def name(self) -> str:
+    """Of its file."""
+    return f'{self.config}-{re.sub("[:@]", "-", self.topology)}.txt'
+
+  def __str__(self) -> str:
+    parts = [f'{self.config} on {self.topology}\n', self.compiled,
+             self.shardings]
+    return '\n'.join(part for part in parts if part)
+
+
+def read(path: pathlib.Path) -> Golden:
+  """UserError for what is no such file."""
+  head, *parts = path.read_text(encoding='utf-8').split('\n\n')
+  found = re.fullmatch(r'(\S+) on (\S+)', head)
+  if found is None or not 1 <= len(parts) <= 2:
+    raise UserError(f'{path} is no golden plan; its first line would be '
+                    "'CONFIG on TOPOLOGY'.")
+  compiled = parts[0] + '\n' if parts[0].startswith(_COMPILED) else ''
+  return Golden(*found.groups(), parts[-1], compiled)
+
+
+def chosen(found: Sequence[Candidate]) -> Candidate | None:
+  """The fully sharded one, as it can be on this pod."""
+  return next((c for c in found if not c.problem
+               and re.fullmatch(r'fsdp(_\d+)?', c.name)), None)
+
+
+def compiled(plan: Plan) -> str:
+  """Lines of a program: bytes of a device, and what it tells others."""
+  versions = ', '.join(
+    f'{name} {plan.versions[name]}' for name in ('jax', 'libtpu')
+    if name in plan.versions and (
+      name == 'jax' or not plan.pod.chip.is_gpu))
+  memory = ', '.join(f'{kind} {size / MIB:,.1f}'
+                     for kind, size in plan.memory.items() if size)
+  fits = '' if plan.fits else ', too large'
+  lines = [
+    f'{_COMPILED}{plan.layout}, {mesh_text(plan.mesh)}, {plan.per_chip:g} '
+    f'images a chip, {versions}',
+    f'  MiB of a device: {memory}; {plan.needed / MIB:,.1f} of '
+    f'{plan.usable / MIB:,.1f}{fits}']
+  sums = {}
+  for c in plan.collectives:
+    key = (c.kind, c.axes, c.link)
+    calls, size = sums.get(key, (0, 0.0))
+    sums[key] = calls + c.count, size + c.bytes
+  lines += [
+    f'  {kind} over {axes} by {link}: {calls} calls, {size / 1e6:,.1f} MB'
+    for (kind, axes, link), (calls, size) in sorted(sums.items())]
+  return '\n'.join(lines) + '\n'
+
+
+def text(candidates: Sequence[Candidate]) -> str:
+  """Of each layout: its mesh, the state's MiB a device, and every sharding."""
+  lines = []
+  for one in candidates:
+    lines.append(f'{one.name}: {mesh_text(one.config.mesh.to_dict())}')
+    lines += [f'  {one.problem}'] if one.problem else _state(one)
+  return '\n'.join(lines) + '\n'
+
+
+def _state(one):
+  config = one.config
+  sizes = {a: n for a, n in config.mesh.items() if a != 'slices'}
+  sizes['data'] *= config.mesh.slices
+  mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+  objective = Objective(config)
+  tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
+  shapes = jax.eval_shape(objective.init, jax.random.key(0))
+  places = rules.shardings(shapes, tables.SANA, mesh)
+  params = states.with_shardings(shapes, places)
+  moments = states.with_shardings(
+    jax.eval_shape(tx.init, shapes),
+    rules.state_shardings(tx, shapes, places, mesh))
+  return [
+    f'  parameters {of_device(params) / MIB:.1f} MiB, optimizer '
+    f'{of_device(moments) / MIB:.1f} MiB of a device', *_parameters(params)]
+
+
+def _parameters(params: PyTree) -> list[str]:
+  """'path 20x2240x2240: 20x35x2240' where a device has a part of it."""
+  size = lambda shape: 'x'.join(map(str, shape))
+  lines = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    part = leaf.sharding.shard_shape(leaf.shape)
+    if part != leaf.shape:
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      lines.append(f'  {name} {size(leaf.shape)}: {size(part)}')
+  return lines

@@ -1,0 +1,135 @@
+"""Compiles candidates, several at a time, each in a process of its own."""
+
+from collections.abc import Callable, Sequence
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from sana_jax import files, interpreter
+from sana_jax.analysis import chips
+from sana_jax.errors import UserError
+from sana_jax.paths import expanded
+from sana_jax.tools.plan import cache, report
+from sana_jax.tools.plan.candidates import Candidate
+from sana_jax.tools.plan.report import Plan
+
+_WARNING = re.compile(
+  r'[Rr]emateriali[sz]|Involuntary|Can.t reduce memory use below')
+_STAMP = re.compile(r'^[A-Z]\d{4} \S+ +\d+ \S+\] ')
+_SHOWN = 300  # Letters of a warning.
+
+
+@dataclasses.dataclass
+class Runner:
+  """Compiles for one topology, and keeps what it found.
+
+  Attributes:
+    told: called with each Plan and whether it came from the cache.
+    host_bytes: the most memory that a compilation has had.
+  """
+
+  topology: str
+  mode: str = 'train'
+  jobs: int = 1
+  told: Callable[[Plan, bool], None] = lambda plan, cached: None
+  host_bytes: int = 0
+  cpu_seconds: float = 0.0
+  compiled: int = 0
+
+  def __post_init__(self):
+    self._lock = threading.Lock()
+    self._folder = pathlib.Path(expanded(cache.FOLDER))
+
+  def map(self, f: Callable, items: Sequence[Any]) -> list[Any]:
+    """[f(item), ...], as many at a time as there are jobs."""
+    with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+      return list(pool.map(f, items))
+
+  def one(self, candidate: Candidate) -> Plan:
+    """From the cache, or compiled."""
+    plan, cached = self._one(candidate)
+    with self._lock:
+      self.told(plan, cached)
+    return plan
+
+  def _one(self, candidate):
+    if candidate.problem:
+      return self._without(candidate, candidate.problem), True
+    asked = {
+      'config': candidate.config.to_dict(), 'topology': self.topology,
+      'layout': candidate.name, 'mode': self.mode}
+    name = cache.key(asked)
+    found = cache.read(self._folder, name)
+    cached = found is not None
+    if not cached:
+      try:
+        found = self._compile(asked)
+      except UserError as e:  # Not kept: the next try may have more memory.
+        return self._without(candidate, str(e)), False
+      cache.write(self._folder, name, found)
+    if 'error' in found:
+      return self._without(candidate, found['error']), cached
+    plan = report.from_dict(found)
+    return dataclasses.replace(plan, layout=candidate.name), cached
+
+  def _without(self, candidate, problem):
+    """A Plan of what cannot be compiled."""
+    sizes = {a: n for a, n in candidate.config.mesh.items() if a != 'slices'}
+    return Plan(
+      candidate.name, self.topology, self.mode, sizes,
+      candidate.config.batch_size, candidate.config.num_steps, problem,
+      chips.parse(self.topology).chip.of_device().usable)
+
+  def _compile(self, asked):
+    with tempfile.TemporaryDirectory() as folder:
+      request, out = (pathlib.Path(folder) / name for name in (
+        'request.json', 'plan.json'))
+      request.write_text(json.dumps(asked))
+      done = subprocess.run(
+        [*interpreter.module('sana_jax.tools.plan.worker'), str(request),
+         str(out)], env=_environment(), capture_output=True, text=True,
+        check=False)
+      if not out.exists():
+        raise UserError(_failure(done, asked))
+      found = files.read_json(out)
+    with self._lock:
+      self.host_bytes = max(self.host_bytes, found['host_bytes'])
+      self.cpu_seconds += found['cpu_seconds']
+      self.compiled += 1
+    plan = found['plan']
+    if 'error' not in plan:
+      plan['warnings'] = warnings_in(done.stderr)
+    return plan
+
+
+def warnings_in(said: str) -> list[str]:
+  """Lines of a compiler that tell of arrays that it computes again."""
+  found = [_STAMP.sub('', line.strip())[:_SHOWN]
+           for line in said.splitlines() if _WARNING.search(line)]
+  return list(dict.fromkeys(found))
+
+
+def _environment():
+  """The compilers see no devices and say what they warn of."""
+  path = os.pathsep.join(p for p in sys.path if p)
+  return os.environ | {
+    'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path, 'TF_CPP_MIN_LOG_LEVEL': '1',
+    'TPU_STDERR_LOG_LEVEL': '1', 'TPU_MIN_LOG_LEVEL': '1'}
+
+
+def _failure(done, asked):
+  if done.returncode < 0:
+    return (f'Compiling {asked["layout"]} for {asked["topology"]} was killed '
+            f'(signal {-done.returncode}), which is what happens where memory '
+            'ends; give --jobs 1, or more memory.')
+  lines = [x for x in done.stderr.strip().splitlines() if x] or ['']
+  return (f'Compiling {asked["layout"]} for {asked["topology"]} failed: '
+          f'{lines[-1][:400]}')

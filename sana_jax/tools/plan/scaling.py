@@ -1,0 +1,119 @@
+"""The same layout on more or fewer chips: predicted, not compiled.
+
+Each chip has as many images as in the plan, so it computes as long; what
+changes is how many take part in a collective, and over which links.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import NamedTuple
+
+from sana_jax.analysis import work
+from sana_jax.analysis.chips import Chip
+from sana_jax.analysis.collectives import Collective, leaving
+from sana_jax.tools.plan.report import Plan
+
+# Chips of the largest slice; several of them are joined by the network.
+_SLICES = {'v4': 4096, 'v5e': 256, 'v5p': 6144, 'v6e': 256, 'tpu7x': 9216}
+_HOST = 8  # GPUs that NVLink joins.
+COUNTS = tuple(2**i for i in range(11))  # 1 to 1024.
+
+
+class Point(NamedTuple):
+  """Images a second on so many chips."""
+
+  chips: int
+  rate: float
+  fits: bool
+
+
+def curve(
+  plan: Plan, counts: Sequence[int] = COUNTS, chip: Chip | None = None,
+) -> list[Point]:
+  """For each count of chips that holds the model's groups."""
+  pod = plan.pod
+  device = (chip or pod.chip).of_device()
+  own = work.seconds(plan.work, device)
+  found = []
+  for count in counts:
+    devices = count * pod.chip.devices
+    mesh = resized(plan.mesh, devices)
+    if mesh is None:
+      continue
+    told = [moved for c in collectives(plan)
+            if (moved := _resized(c, plan.mesh, mesh, pod.chip)) is not None]
+    hidden = sum(c.seconds(device) for c in told if c.hidden)
+    waited = sum(c.seconds(device) for c in told if not c.hidden)
+    seconds = own + waited + max(0.0, hidden - own)
+    found.append(Point(count, plan.per_chip * count / seconds,
+                       needed(plan, mesh) <= plan.usable))
+  return found
+
+
+def needed(plan: Plan, mesh: Mapping[str, int]) -> float:
+  """Bytes of a device where the state is cut into fewer or more parts."""
+  kinds = ['parameters', 'average', 'optimizer']
+  if plan.mode == 'train':
+    kinds.append('parameters')  # As large as the gradients, temporaries.
+  state = sum(plan.memory.get(kind, 0) for kind in kinds)
+  return plan.needed + state * (
+    plan.mesh.get('fsdp', 1) / mesh.get('fsdp', 1) - 1)
+
+
+def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:
+  """The mesh on another number of devices: fsdp as large as it was or smaller,
+  copies for the rest; None where tensor and sequence do not fit."""
+  fixed = mesh.get('tensor', 1) * mesh.get('sequence', 1)
+  if devices % fixed:
+    return None
+  groups = devices // fixed
+  fsdp = mesh.get('fsdp', 1)
+  if fsdp > groups:
+    fsdp = groups
+  if groups % fsdp:
+    return None
+  return {**mesh, 'data': groups // fsdp, 'fsdp': fsdp}
+
+
+def collectives(plan: Plan) -> list[Collective]:
+  """The plan's, with a sum of gradients where it had no copies to add up."""
+  if plan.mesh.get('data', 1) > 1 or plan.mode != 'train':
+    return plan.collectives
+  total = plan.memory.get('parameters', 0)
+  link = 'ici' if plan.pod.chip.links else 'nvlink'
+  # Bytes of rings of infinitely many: `_resized` makes them those of a few.
+  return [*plan.collectives, Collective(
+    'all-reduce', 'data', link, max(1, plan.pod.chip.links // 2), False, 1,
+    2.0 * total)]
+
+
+def _resized(c, before, after, chip):
+  """The collective on another mesh; None where one device is left of it."""
+  axes = c.axes.split('+')
+  size = lambda mesh: math.prod(mesh.get(a, 1) for a in axes)
+  n, was = size(after), size(before)
+  if n < 2:
+    return None
+  share = leaving('all-reduce', 1, n) / (
+    leaving('all-reduce', 1, was) if was > 1 else 2)
+  if c.kind == 'collective-permute':
+    share = 1
+  changed = dataclasses.replace(c, bytes=c.bytes * share)
+  return _linked(changed, axes, after, chip)
+
+
+def _linked(c, axes, mesh, chip):
+  """With the links that it then crosses: data is the outermost axis."""
+  inner = math.prod(n for a, n in mesh.items() if a != 'data')
+  devices = math.prod(mesh.values())
+  island = (_SLICES[chip.name] if chip.links else _HOST) * chip.devices
+  span = devices if 'data' in axes else inner
+  fast, slow = ('ici', 'dcn') if chip.links else ('nvlink', 'network')
+  if span <= island:
+    ways = c.ways if c.link == fast else max(1, chip.links // 2)
+    return dataclasses.replace(c, link=fast, ways=ways)
+  group = math.prod(mesh.get(a, 1) for a in axes)
+  islands = devices // island
+  return dataclasses.replace(
+    c, link=slow, ways=max(1, group // islands) if 'data' in axes else island)

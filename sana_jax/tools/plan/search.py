@@ -1,0 +1,200 @@
+"""Meshes, remat, batches and kernels, pruned by formulas before compiling.
+
+The formulas count what dominates: state, kept inputs of blocks and one block's
+intermediate arrays in memory; products, the arrays that a block moves, and what
+chips tell each other, in time. Their constants are of the 1.6B at 1024 px,
+compiled for v5e:16x16 (docs/planning.md). They rank; the compiler decides.
+"""
+
+import collections
+from collections.abc import Iterator, Sequence
+import itertools
+import math
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from sana_jax.analysis import chips
+from sana_jax.tools.plan import candidates
+from sana_jax.tools.plan.candidates import Candidate, copied
+from sana_jax.typing import PyTree
+
+# Arrays [tokens, width] that a block makes, and those that are kept of them;
+# the passes over a block, in forward passes, that a step takes; what a pass
+# reads and writes.
+_ARRAYS = 36
+_MOVED = 110
+_KEPT = {'none': _ARRAYS, 'dots': 16, 'full': 1, 'offload': 0}
+_KEPT_PLAIN = _KEPT | {'none': 60}  # Without kernels, XLA keeps more.
+_PASSES = {'none': 3.0, 'dots': 3.2, 'full': 4.0, 'offload': 4.1}
+_ACCUMULATE = (1, 2, 4, 8)
+_AT_ONCE = 2.5  # Blocks' worth of arrays that live at the same time.
+# Kernels make fewer: of the 1.6B's temporaries on a v5p, 0.81 (docs/bench).
+_WITH_KERNELS = 0.8
+_ROWS = 2.1  # Times the bytes where rows are split: borders are copied.
+# Arrays that a pass sends of a block: over `tensor`, whole ones; over
+# `sequence`, one's own, and borders, which are more of fewer rows.
+_TENSOR, _SEQUENCE, _BORDER = 6, 5, 35
+_OPS = ('glumb_conv', 'relu_linear_attention')  # Of the transformer.
+_HOPPER = ('h100', 'h200')
+# Bytes of state for each parameter, besides itself and its average.
+_MOMENTS = {'came': 4, 'came_8bit': 1, 'came_8bit_rows': 1, 'lion': 4,
+            'adafactor': 0.1, 'muon': 4}
+_WITHIN = 1.0  # Of the memory.
+_STATE = 0.85  # Of the memory; something must be left to compute in.
+
+
+class Estimate(NamedTuple):
+  """Of a device: bytes of the state and of all, and seconds of a step."""
+
+  state: float
+  bytes: float
+  seconds: float
+
+  def may_fit(self, usable: float) -> bool:
+    """The state is known; of the rest, there is only an idea."""
+    return self.state <= _STATE * usable and self.bytes <= _WITHIN * usable
+
+
+def space(config: ConfigDict, pod: chips.Topology, params: PyTree,
+          batches: Sequence[int] = ()) -> Iterator[Candidate]:
+  """Every mesh, remat, accumulation and kernels that pod and model allow.
+
+  `batches` are images a chip; without them, there is the config's batch alone.
+  """
+  for one in _meshes(config, pod):
+    for remat, parts, batch in itertools.product(
+        _PASSES, _ACCUMULATE, [n * pod.chips for n in batches]
+        or [config.batch_size]):
+      one.model.remat, one.accumulate_steps = remat, parts
+      one.batch_size = batch
+      found = candidates.make('', one, pod, params)[0]
+      if not found.problem:
+        for kernels in _kernels(pod):
+          with_them = copied(found.config)
+          with_them.kernels.update(kernels)
+          yield Candidate(_name(with_them, pod, batches, kernels), with_them)
+
+
+def _meshes(config, pod):
+  """The config with every mesh of whole islands."""
+  slices = candidates.islands(pod)
+  count = pod.devices // slices
+  ways = [n for n in range(1, count + 1) if count % n == 0]
+  for fsdp, tensor, sequence in itertools.product(ways, (1, 2, 4), (1, 2, 4)):
+    if count % (fsdp * tensor * sequence):
+      continue
+    one = copied(config)
+    one.mesh.update(data=-1, fsdp=fsdp, tensor=tensor, sequence=sequence,
+                    slices=slices)
+    yield one
+
+
+def _kernels(pod):
+  """The config's choice, and our own kernels where the chip has some."""
+  chip = pod.chip
+  yield {}
+  if not chip.is_gpu or chip.name in _HOPPER:
+    yield dict.fromkeys(_OPS, 'mosaic_gpu' if chip.is_gpu else 'mosaic_tpu')
+
+
+def _name(config, pod, batches, kernels):
+  """By what it does differently."""
+  mesh = config.mesh
+  return '_'.join(
+    [f'{axis}{mesh[axis]}' for axis in ('fsdp', 'tensor', 'sequence')
+     if mesh[axis] > 1] + [config.model.remat]
+    + [f'in{n}' for n in [config.accumulate_steps] if n > 1]
+    + [f'b{config.batch_size // pod.chips}'] * bool(batches)
+    + ['kernels'] * bool(kernels))
+
+
+def estimate(config: ConfigDict, pod: chips.Topology, parameters: int,
+             forward_flops: float | int) -> Estimate:
+  """By formulas; `forward_flops` are of one image."""
+  chip, mesh = pod.chip.of_device(), config.mesh
+  shards = mesh.fsdp * mesh.tensor
+  images = config.batch_size / (
+    mesh.data * mesh.slices * mesh.fsdp) / config.accumulate_steps
+  model = config.model
+  less, kept = (1, _KEPT_PLAIN) if _plain(config) else (_WITH_KERNELS, _KEPT)
+  array = images * model.sample_size**2 * model.width * 2 / (
+    mesh.sequence * mesh.tensor)
+  itself = 2 if config.param_dtype == 'bfloat16' else 4
+  state = itself + 4 * (config.ema_decay > 0) + _MOMENTS.get(
+    config.optimizer.name, 8)
+  # In float32, and what becomes of them; 8-bit moments are decoded.
+  gradients = 8 * (1 + (config.accumulate_steps > 1))
+  gradients += 4 * config.optimizer.name.startswith('came_8bit')
+  block = parameters / model.depth
+  known = parameters * (state + gradients) / shards
+  memory = known + 2 * 2 * block + array * (
+    kept[model.remat] * model.depth + _AT_ONCE * _ARRAYS * less)
+  passes, parts = _PASSES[model.remat], config.accumulate_steps
+  compute = passes * forward_flops * images * parts / (
+    mesh.tensor * mesh.sequence) / chip.flops
+  moved = (passes * array * parts * _MOVED * less * model.depth
+           * (_ROWS if mesh.sequence > 1 else 1) / chip.memory_rate)
+  return Estimate(known, memory, max(compute, moved) + 0.6 * min(compute, moved)
+                  + _talk(config, pod, parameters, array, passes))
+
+
+def _plain(config):
+  """Whether XLA computes it all."""
+  return all(config.kernels.get(op, '') in ('', 'xla') for op in _OPS)
+
+
+def _talk(config, pod, parameters, array, passes):
+  """Seconds of communication, of which half is hidden."""
+  mesh, chip, parts = config.mesh, pod.chip.of_device(), config.accumulate_steps
+  fast, own = chip.link_rate, parameters / mesh.tensor
+  gathers = (passes - 1) * 2 + 4  # bfloat16 weights, float32 gradients.
+  sent = own * gathers * parts * (1 - 1 / mesh.fsdp) / fast
+  sent += 8 * own / mesh.fsdp * parts * (1 - 1 / mesh.data) / fast
+  if mesh.slices > 1:
+    sent += 8 * own / mesh.fsdp * parts / min(fast, chip.network_rate)
+  # Neighbours have one of a chip's links between them, or all by a switch.
+  near, all_passes = fast / max(1, chip.links), passes * parts * array
+  of_blocks = 0
+  if mesh.tensor > 1:
+    of_blocks += _TENSOR * mesh.tensor
+  if mesh.sequence > 1:
+    rows = config.model.sample_size / mesh.sequence
+    of_blocks += _SEQUENCE + _BORDER / rows
+  return (sent + of_blocks * all_passes * config.model.depth / near) / 2
+
+
+def best(config: ConfigDict, pod: chips.Topology, params: PyTree,
+         forward_flops: float | int, count: int,
+         batches: Sequence[int] = (),
+         most: float = math.inf) -> list[Candidate]:
+  """The fastest by the formulas that may fit, of several meshes and kinds.
+
+  They may fit the chips and `most` bytes. A kind is its remat, accumulation and
+  kernels. The fastest takes the fewest seconds an image.
+  """
+  total = candidates.count(params)
+  usable = min(most, pod.chip.of_device().usable)
+  found = []
+  for one in space(config, pod, params, batches):
+    guess = estimate(one.config, pod, total, forward_flops)
+    order = (0, guess.seconds / one.config.batch_size) if (
+      guess.may_fit(usable)) else (1, guess.bytes)
+    found.append((*order, len(found), one))
+  found.sort(key=lambda item: item[:3])
+  return _varied([item[-1] for item in found], count)
+
+
+def _varied(ordered: Sequence[Candidate], count: int) -> list[Candidate]:
+  """The first ones: no more than two of a mesh, and a third of a kind."""
+  taken, seen = [], collections.Counter()
+  for one in ordered:
+    config = one.config
+    mesh = str(sorted(config.mesh.items()))
+    kind = str((config.model.remat, config.accumulate_steps, _plain(config)))
+    if seen[mesh] < 2 and seen[kind] < math.ceil(count / 3):
+      seen.update([mesh, kind])
+      taken.append(one)
+    if len(taken) == count:
+      break
+  return taken

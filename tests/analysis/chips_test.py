@@ -1,0 +1,77 @@
+"""The table of chips against the data sheets' own figures, and its names."""
+
+import pytest
+
+from sana_jax.analysis import chips
+from sana_jax.errors import UserError
+
+# TFLOP/s (dense bfloat16), memory, its GB/s, links in both directions GB/s,
+# network Gbit/s: as Google's pages and NVIDIA's data sheets print them.
+SHEETS = {
+  'v5e': (197, 16 * 2**30, 819, 1600 / 8 * 2, 6400 / 256),
+  'v5p': (459, 95 * 2**30, 2765, 1200, 50),
+  'v6e': (918, 32 * 2**30, 1638, 800, 25_600 / 256),
+  'tpu7x': (2307, 192 * 2**30, 7380, 1200, 100),
+  'v4': (275, 32 * 2**30, 1228, 6 * 50 * 2, 50),
+  # NVIDIA: sparse products are half of them; NVLink in both directions.
+  'a100': (624 / 2, 80e9, 2039, 600, 200),
+  'h100': (1979 / 2, 80e9, 3350, 900, 400),
+  'h200': (1979 / 2, 141e9, 4800, 900, 400),
+  'b200': (4500 / 2, 180e9, 8000, 1800, 400),
+}
+
+
+def test_every_chip_has_a_data_sheet_here():
+  assert set(SHEETS) == set(chips.CHIPS)
+
+
+@pytest.mark.parametrize('name', SHEETS)
+def test_a_chip_is_what_its_data_sheet_says(name):
+  tflops, memory, rate, links, network = SHEETS[name]
+  chip = chips.get(name)
+  assert chip.flops / 1e12 == pytest.approx(tflops, rel=1e-3)
+  assert chip.memory == pytest.approx(memory, rel=1e-2)
+  assert chip.memory_rate / 1e9 == rate
+  assert 2 * chip.link_rate / 1e9 == links
+  assert 8 * chip.network_rate / 1e9 == network
+
+
+def test_half_a_chip_has_half_of_everything():
+  chip = chips.get('tpu7x')
+  half = chip.of_device()
+  assert (half.flops, half.memory_rate) == (2307e12 / 2, 7380e9 / 2)
+  assert half.usable / 2**30 == 94.75  # What libtpu says of a device.
+  assert chips.get('v5e').of_device() == chips.get('v5e')
+
+
+def test_jax_names_lead_to_the_chip():
+  assert chips.of_kind('TPU v5 lite').name == 'v5e'
+  assert chips.of_kind('NVIDIA H200').name == 'h200'
+  assert chips.of_kind('cpu') is None
+
+
+@pytest.mark.parametrize('name, shape, chips_, devices', [
+  ('v5e:16x16', (16, 16), 256, 256), ('v5e:16x16@2', (16, 16), 512, 512),
+  ('tpu7x:4x4x8', (4, 4, 8), 128, 256), ('h200:1x4x8', (1, 4, 8), 32, 32)])
+def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
+  found = chips.parse(name)
+  assert (found.shape, found.chips, found.devices) == (shape, chips_, devices)
+
+
+@pytest.mark.parametrize('name, said', [
+  ('v5:4x4', r"'v5' is no chip.*you mean v5. or v5.\?.*allowed are v4, v5e"),
+  ('h300:1x1x8', r"'h300' is no chip.*did you mean h[12]00 or h[12]00"),
+  ('', "'' is no chip that is known; allowed are v4"),
+  ('v5e', 'no topology of v5e; give 2 sizes.*such as v5e:4x4'),
+  ('v5e:4x4x4', 'no topology of v5e; give 2 sizes'),
+  ('v5p:4x4', 'no topology of v5p; give 3 sizes.*v5p:2x2x1'),
+  ('v5e:4y4', 'no topology of v5e'),
+  ('h200:8', 'give SLICESxHOSTSxGPUS, such as h200:1x4x8'),
+  ('h200:1x4x8@2', 'give SLICESxHOSTSxGPUS'),
+  ('v5e:64x64', '4096 chips; 1 to 1024 are allowed'),
+  ('h200:1x64x8', '512 chips; 1 to 256 are allowed'),
+  ('v5e:0x4', '0 chips'),
+])
+def test_a_name_that_is_none_is_one_sentence(name, said):
+  with pytest.raises(UserError, match=said):
+    chips.parse(name)

@@ -1,0 +1,55 @@
+"""The table says what the records hold."""
+
+import dataclasses
+
+import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.tools import tables
+from sana_jax.tools.bench import report
+from sana_jax.tools.bench.report import Record, Run
+from sana_jax.tools.bench.request import Request, request
+
+RUN = Run(
+  Request('sana_600m_512', 512, 512, steps=2, batch=4), [
+    Record('denoise', 'sana_jax', [2.5, 2., 2.25], 9., int(1e12), 2**31),
+    Record('denoise', 'diffusers', [4., 5.], 4.5, 0, 2**30),
+    Record('decode', 'sana_jax', [2.], 3., int(4e11), 2**30, 2**29),
+    Record('decode', 'diffusers', [1.], 1., 0, 2**30, 2**28)],
+  '2026-01-01', 'a chip', 2e12, {'jax': '1'}, 'sana-jax bench sample')
+
+
+def test_a_row_has_rate_share_memory_and_ratio():
+  rows = report.rows(RUN)
+  assert rows[1] == ('denoise', 'sana_jax', '2', '2', '0.5', '25%', '2.00', '')
+  assert rows[2] == ('denoise', 'diffusers', '4', '1', '', '', '1.00', '0.50')
+  assert rows[3][6] == '0.50'  # The device's own memory.
+  # 4 seconds of both stages against 5; the larger memory of the two.
+  assert rows[5] == ('whole', 'sana_jax', '4', '1', '0.35', '18%', '0.50', '')
+  assert rows[6][2:] == ('5', '0.8', '', '', '0.25', '0.80')
+
+
+def test_one_stage_has_no_whole():
+  one = dataclasses.replace(RUN, records=RUN.records[:2])
+  assert [r[0] for r in report.rows(one)] == ['stage', 'denoise', 'denoise']
+
+
+def test_json_and_page_hold_everything():
+  assert report.from_json(tables.to_json(RUN)) == RUN
+  page = report.markdown([RUN])
+  assert '## sana_600m_512, 512 x 512 px, 2 steps, batch 4' in page
+  assert '| denoise | diffusers | 4 | 1 |  |  | 1.00 | 0.50 |' in page
+  for text in ('{}', 'no json', '[]', '1', '[' * 10**5, '1' * 5000, b'\xff'):
+    with pytest.raises(UserError, match='not what sana-jax bench'):
+      report.from_json(text)
+
+
+def test_requests_are_checked():
+  assert request('sana_600m_1024', None).height == 1024
+  assert request('sana_600m_512', 96, batch=2).latent_shape == (2, 3, 3, 32)
+  with pytest.raises(UserError, match='--size=100 must be a multiple of 32'):
+    request('sana_600m_512', 100)
+  with pytest.raises(UserError, match='makes pictures of prompts'):
+    request('gemma2_2b_it', None)
+  with pytest.raises(UserError, match='has no .*sana_600m'):
+    request('sana_600m', None)

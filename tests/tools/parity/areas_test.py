@@ -1,0 +1,19 @@
+"""The ledger's quick cases of the areas that have no test file of their own."""
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.parity
+pytest.importorskip('torch')
+
+from sana_jax.tools.parity import controlnet, ledger, optim, samplers, text  # noqa: E402
+
+CASES = [case for area in (controlnet, optim, samplers, text)
+         for case in area.cases() if case.quick]
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+def test_parity(case):
+  seed = int(np.random.SeedSequence().generate_state(1)[0])
+  record = ledger.measure(case, seed)
+  assert record.passed, f'seed {seed}: {record}'

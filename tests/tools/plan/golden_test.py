@@ -1,0 +1,136 @@
+"""What lies where on pods: a change of the tables or layouts is a diff here.
+
+Written by `sana-jax plan --golden tests/golden/plans --update`; the sizes of
+parts are checked against closed forms below.
+"""
+
+import re
+import shutil
+
+import pytest
+
+from sana_jax.analysis.collectives import Collective
+from sana_jax.errors import UserError
+from sana_jax.launch import cli
+from sana_jax.launch.config_files import CONFIGS
+from sana_jax.tools.plan import golden
+from sana_jax.tools.plan.report import Plan
+
+FOLDER = CONFIGS.parent / 'tests/golden/plans'
+PODS = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'tpu7x:4x4x8', 'h200:1x1x8',
+        'h200:1x32x8')
+CONFIG = 'sana_1600m_1024'
+
+
+def read(config, pod):
+  return golden.read(FOLDER / golden.Golden(config, pod, '').name)
+
+
+def run(folder, *args):
+  return cli.main(['plan', '--golden', str(folder), *args])
+
+
+FILES = sorted(FOLDER.glob('*.txt'))
+
+
+def test_every_published_recipe_has_one_for_every_pod():
+  recipes = [p.stem for p in CONFIGS.glob('sana*.py')]
+  expected = {golden.Golden(config, pod, '').name
+              for config in recipes for pod in PODS}
+  expected |= {'shapes-h200-1x1x8.txt'}
+  assert {p.name for p in FILES} == expected
+
+
+def number(pattern, text):
+  return float(re.search(pattern, text)[1].replace(',', ''))
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_a_program_holds_and_gathers_what_the_shardings_say(path):
+  one = golden.read(path)
+  head, memory, *collectives = one.compiled.splitlines()
+  layout, ways = re.match(r'Compiled: (\w+),.*?fsdp=(\d+)', head).groups()
+  parts = one.shardings.partition(f'{layout}: ')[2]
+  for kind in ('parameters', 'optimizer'):
+    said = number(rf'{kind} ([\d,.]+) MiB', parts)
+    assert number(rf'{kind} ([\d,.]+)', memory) == pytest.approx(said, abs=.1)
+  # Each device needs all weights at least once, in bfloat16; nearly all of
+  # their bytes are in parts.
+  whole = number(r'parameters ([\d,.]+) MiB', parts) * 2**20 * int(ways) / 2
+  told = sum(number(r'calls, ([\d,.]+) MB', line) for line in collectives
+             if ' over fsdp by ' in line)
+  assert told * 1e6 > .9 * whole * (1 - 1 / int(ways))
+
+
+# All: sana-jax plan --golden tests/golden/plans --shardings
+@pytest.mark.parametrize('config, pod', [
+  *((CONFIG, pod) for pod in PODS), ('sana_600m_1024', 'v5e:16x16'),
+  ('sana15_4800m_1024', 'v6e:16x16'), ('sana_1600m_4k', 'h200:1x32x8'),
+  ('shapes', 'h200:1x1x8')])
+def test_parameters_lie_where_they_did(config, pod, capsys):
+  assert run(FOLDER, '--config', config, '--topology', pod,
+             '--shardings') == 0, capsys.readouterr().out
+  assert '1 as they were' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('pod, layout, devices', [
+  ('v5e:16x16', 'dp', 1), ('v5e:16x16', 'fsdp_64', 64),
+  ('h200:1x1x8', 'fsdp', 8)])
+def test_a_part_of_the_parameters_is_by_their_count(pod, layout, devices):
+  text = read(CONFIG, pod).shardings.partition(f'{layout}: ')[2]
+  found = float(re.search(r'parameters ([\d.]+) MiB', text)[1])
+  # 1,604,462,752 float32 numbers; biases and tables are on every device.
+  whole = 1_604_462_752 * 4 / 2**20
+  assert whole / devices <= found + .05 and found < whole / devices + 12
+
+
+@pytest.fixture
+def changed(tmp_path):
+  """A folder with one plan, of which a parameter lies elsewhere."""
+  name = 'shapes-h200-1x1x8.txt'
+  path = shutil.copy(FOLDER / name, tmp_path / name)
+  text = path.read_text()
+  assert 'fsdp: fsdp=8\n  parameters 1.1 MiB' in text
+  path.write_text(text.replace('parameters 1.1 MiB', 'parameters 2.2 MiB'))
+  return path
+
+
+def test_a_change_is_a_diff_and_exit_code_1(changed, capsys):
+  before = changed.read_text()
+  assert run(changed.parent, '--shardings') == 1
+  out = capsys.readouterr().out
+  assert '\n-  parameters 2.2 MiB' in out and '\n+  parameters 1.1 MiB' in out
+  assert changed.read_text() == before
+  assert run(changed.parent, '--shardings', '--update') == 0
+  assert changed.read_text() == (FOLDER / changed.name).read_text()
+
+
+def test_a_plan_that_is_not_there_is_one_sentence(changed, capsys):
+  assert run(changed.parent, '--config', 'sana_600m_512') == 2
+  said = capsys.readouterr().err
+  assert 'it has shapes-h200-1x1x8.txt' in said and said.count('\n') == 1
+  changed.write_text('something else\n')
+  with pytest.raises(UserError, match='no golden plan'):
+    golden.read(changed)
+
+
+def test_collectives_are_added_up_by_kind_axes_and_link():
+  one = Collective('all-gather', 'fsdp', 'ici', 3, True, 10, 2e6)
+  two = Collective('all-gather', 'fsdp', 'ici', 2, False, 5, 1e6)
+  plan = Plan(
+    'fsdp_64', 'v5e:16x16', 'train', {'data': 4, 'fsdp': 64}, 1024, 100,
+    usable=2.0**30, memory={'parameters': 2**20, 'average': 0, 'code': 2**21},
+    collectives=[one, two], versions={'jax': '1', 'libtpu': '2', 'flax': '3'})
+  assert golden.compiled(plan) == (
+    'Compiled: fsdp_64, data=4 fsdp=64, 4 images a chip, jax 1, libtpu 2\n'
+    '  MiB of a device: parameters 1.0, code 2.0; 3.0 of 1,024.0\n'
+    '  all-gather over fsdp by ici: 15 calls, 3.0 MB\n')
+
+
+# All: sana-jax plan --golden tests/golden/plans
+@pytest.mark.parametrize('config, pod', [
+  pytest.param('shapes', 'h200:1x1x8', marks=pytest.mark.gpu_compiler),
+  pytest.param('sana_600m_512', 'v5e:16x16', marks=pytest.mark.tpu_compiler)])
+def test_a_program_is_what_it_was(config, pod, capsys):
+  same = run(FOLDER, '--config', config, '--topology', pod)
+  assert same == 0, capsys.readouterr().out

@@ -79,7 +79,7 @@ def check(tmp_path, model, count, bad, kills, *more):
     {*range(count)} - {*numbers})
   # Reported once in each folder, counted at each end.
   assert err.count('It is skipped.') == 2 * bad
-  assert err.count(f'{bad} of {count} lines of {prompts} were skipped') == 2
+  assert err.count(f'{bad} of {count:,} lines of {prompts} were skipped') == 2
   read = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
   assert list(pixels(out)) == names  # All of them, none twice, each one whole.
   assert read(out) == read(tmp_path / 'whole')

@@ -112,8 +112,13 @@ class Job:
     self.until(lambda: newest(self.workdir) >= at + EVERY)
 
   def starts_again(self):
-    """SLURM lets what was put back wait for two minutes; it need not."""
+    """Starts what was put back, for which SLURM waits two minutes.
+
+    In the second in which it was put back, slurmd still refuses its
+    credential, which is revoked, and SLURM drops the job.
+    """
     self.until(lambda: self.state() == 'PENDING')
+    time.sleep(3)
     self.cluster('scontrol', 'update', f'jobid={self.id}', 'starttime=now')
     self.until(lambda: self.state() == 'RUNNING')
 

@@ -47,6 +47,7 @@ esac''',
 shift
 while :; do case "$1" in
   --detach | --privileged | --net=host | --name=[a-z]*) shift ;;
+  --env=SANA_JAX_RUN=* | --env=SANA_JAX_ATTEMPT=*) shift ;;
   -*) canary; exit 2 ;;
   *) break ;;
 esac; done
@@ -94,7 +95,8 @@ class Cloud:
   def run(self, *command, cwd=None, **env) -> None:
     """Runs it with these tools; its end must be a good one."""
     done = subprocess.run(
-      command, env={'PATH': self.path, 'HOME': str(self.folder), **env},
+      command, env={'PATH': self.path, 'HOME': str(self.folder),
+                    'SANA_JAX_RUN': "$(canary) `canary`; canary '\"", **env},
       cwd=cwd or self.folder, capture_output=True, check=False, timeout=10)
     assert done.returncode == 0 and not done.stderr, (command, done.stderr)
 

@@ -35,7 +35,8 @@ _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')
 
 # Without PyTorch there is nothing to compare with: `launch/test -m parity`
 # installs it.
-collect_ignore_glob = [] if importlib.util.find_spec('torch') else ['tools/parity/*']
+collect_ignore_glob = (
+  [] if importlib.util.find_spec('torch') else ['tools/parity/*'])
 # Nor is there a TPU compiler without libtpu, from the extra `tpu`.
 if not importlib.util.find_spec('libtpu'):
   collect_ignore_glob += ['kernels/compile_test.py',

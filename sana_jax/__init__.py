@@ -4,11 +4,10 @@ import pathlib
 
 from sana_jax.version import __version__
 
-# In a checkout that is not installed, kernels/, configs/ and launch/ lie
-# beside this folder; an installation puts them inside it.
 _root = pathlib.Path(__file__).parents[1]
 if (_root / 'setup.cfg').exists():
-  __path__.append(str(_root))
+  from sana_jax import checkout
+  checkout.install(__name__, _root)
 
 __all__ = ['Pipeline', '__version__']
 

@@ -29,7 +29,7 @@ LAST = ('sana_jax.configs', 'sana_jax.launch')  # Nobody builds on them.
 # The parts of sana_jax from the bottom to the top: each uses only itself and
 # those on earlier lines. `sana_jax` itself exports the pipeline.
 LAYERS = [line.split() for line in (
-  'assets errors typing version',
+  'assets checkout errors typing version',
   'files interpreter paths printable seals',
   'compiled fields kernels',
   'backends sharding',
@@ -145,6 +145,38 @@ def test_every_package_is_installed():
   listed = settings['options']['packages'].split()
   assert listed == sorted({name(p.parent / '__init__.py') for p in FILES
                            if not p.is_relative_to(ROOT / 'tests')})
+
+
+# Distributions whose modules have another name.
+DISTRIBUTIONS = {'absl': 'absl-py', 'PIL': 'pillow', 'orbax':
+                 'orbax-checkpoint', 'came_pytorch': 'came-pytorch',
+                 'tensorflow_datasets': 'tensorflow-datasets'}
+
+
+def test_every_import_is_a_declared_dependency():
+  settings = configparser.ConfigParser()
+  settings.read(ROOT / 'setup.cfg')
+  lines = [settings['options']['install_requires'],
+           *settings['options.extras_require'].values()]
+  declared = {re.match(r'[\w-]*', line)[0]
+              for text in lines for line in text.splitlines()}
+  used = {module.partition('.')[0] for path in FILES
+          if not path.is_relative_to(ROOT / 'tests')
+          for module in imports(path)}
+  used -= {*sys.stdlib_module_names, 'sana_jax'}
+  assert {DISTRIBUTIONS.get(x, x) for x in used} <= declared
+
+
+@pytest.mark.parametrize('isolated', [True, False])
+def test_other_folders_of_a_checkout_are_no_part_of_the_package(isolated):
+  """Installed, and from the checkout alone."""
+  code = ('import importlib.util as u; '
+          'print([x for x in ("sana_jax", "tests", "docs", "setup", "kernels", '
+          '"launch.cli", "configs.shapes") if u.find_spec(f"sana_jax.{x}")])')
+  done = subprocess.run(
+    [sys.executable, *['-S'] * isolated, '-c', code], capture_output=True,
+    text=True, check=True, cwd=ROOT)
+  assert done.stdout == "['kernels', 'launch.cli', 'configs.shapes']\n"
 
 
 def test_no_file_is_longer_than_400_lines():

@@ -5,6 +5,8 @@ interpreter, on a CPU. It knows most of what they use; where it does not,
 `interpreted` chooses, here and nowhere else, another way to the same values.
 """
 
+import dataclasses
+
 import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -58,7 +60,8 @@ def for_tma(ref, at: tuple, interpreted: bool):
   if interpreted:
     return ref.at[at]
   rows = ref.ref.at[at].reshape(ROWS, COLUMNS)
-  return plgpu.transform_ref(rows, plgpu.SwizzleTransform(BYTES).undo(None))
+  unswizzled = plgpu.SwizzleTransform(BYTES).undo(None)
+  return dataclasses.replace(rows, transforms=(*rows.transforms, unswizzled))
 
 
 def release() -> None:
@@ -72,7 +75,7 @@ def release() -> None:
 def add_products_over_rows(accumulator, a, b, interpreted: bool) -> None:
   """accumulator += a^T b, not awaited."""
   if not interpreted:
-    plgpu.wgmma(accumulator, plgpu.transpose_ref(a, (1, 0)), b)
+    plgpu.wgmma(accumulator, a.transpose((1, 0)), b)
     return
 
   def copied(transposed):

@@ -66,8 +66,9 @@ def load(folder, file):
   if part in PARTS:
     module, variables = folders.load(folder, part)
     kind = folders.KINDS[part]
-    again = kind.module(kind.config(folders.module_fields(module)), jnp.float32)
-    assert again == module
+    config = kind.config(folders.module_fields(module))
+    again = kind.module(config, jnp.float32)
+    assert kind.config(folders.module_fields(again)) == config
     assert jax.tree.map(np.shape, variables) == shapes(folder, part)
   elif part == 'scheduler':
     sampler, shift = read_scheduler(folder)

@@ -74,7 +74,7 @@ def limits(args: argparse.Namespace, pipe):
   """What the flags allow, given the model's own size."""
   from sana_jax.inference.demo import Limits
   size = args.max_size or 2 * pipe.size_px
-  least = pipe.autoencoder.module.compression
+  least = pipe.autoencoder.module.spec.side
   if size < least:
     raise UserError(f'--max-size={size} is less than the smallest picture that '
                     f'the model can make; give {least} or more.')

@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     args.batch_size, sum(args.candidates * job.num_images for job in jobs)))
   if args.decode != 'whole':
     from sana_jax.inference.pipeline import parts_of
-    parts_of(args.decode, pipe.autoencoder.module.compression)
+    parts_of(args.decode, pipe.autoencoder.module.spec.side)
     settings['parts'] = args.decode
   usual = pipe.size_of_ratio(args.aspect_ratio or 1.)
   jobs = [dataclasses.replace(job, height=job.height or usual[0],

@@ -9,6 +9,7 @@ import pytest
 from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch.config_files import load_config
+from sana_jax.models import abstract
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.patchgan import PatchGAN
@@ -17,7 +18,6 @@ from sana_jax.optim import factory, freezing
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.tasks import common
-from sana_jax.weights import folder as folders
 
 NAMES = sorted(
   p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')
@@ -32,7 +32,7 @@ def shapes_and_table(config):
   match config.task:
     case 'sana':
       module = common.build(Sana, config, **SANA_MORE)
-      return folders.transformer_shapes(module), tables.SANA
+      return abstract.transformer(module), tables.SANA
     case 'dc_ae':
       module, table = common.build(DCAE, config), tables.DC_AE
       side = config.data.size_px

@@ -13,11 +13,11 @@ import pytest
 from sana_jax import config as base
 from sana_jax.analysis import flops
 from sana_jax.launch.config_files import load_config
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import schedules
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import caching, loop, tasks
-from sana_jax.weights import folder
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 RECIPES = sorted(p.stem for p in CONFIGS.glob('sana*.py'))
@@ -33,7 +33,7 @@ def forward_flops(size):
   spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   return flops.count(
     lambda params, *args: module.apply({'params': params}, *args),
-    folder.transformer_shapes(module), spec(1, side, side, 32), spec(1),
+    abstract.transformer(module), spec(1, side, side, 32), spec(1),
     spec(1, 300, 2304))
 
 

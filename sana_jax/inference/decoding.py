@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from sana_jax.inference import bins, seamless, tiling
 from sana_jax.inference.seamless import Strips
 from sana_jax.inference.tiling import Tiles
+from sana_jax.models.autoencoders import base
 from sana_jax.typing import Array, Float, UInt8
 
 
@@ -31,7 +32,7 @@ def decode(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _unscaled(module, latents):
-  return latents.astype(module.dtype) / module.scaling_factor
+  return base.unscaled(module, latents)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -83,7 +83,7 @@ def check(pipe, asked: Asked, limits: Limits) -> Asked:
   problems = [
     *_text_problems('prompt', asked.prompt, needed=True),
     *_text_problems('negative_prompt', asked.negative_prompt)]
-  least = min(pipe.autoencoder.module.compression, limits.size_px)
+  least = min(pipe.autoencoder.module.spec.side, limits.size_px)
   for key, low, high in (
       ('width', least, limits.size_px), ('height', least, limits.size_px),
       ('steps', 1, limits.steps), ('seed', 0, _SEEDS),

@@ -41,9 +41,9 @@ def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:
       ('the transformer reads texts of width', transformer.caption_channels,
        text_encoder.width),
       ('the transformer reads latents of width', transformer.in_channels,
-       autoencoder.latent_channels),
+       autoencoder.spec.channels),
       ('the transformer makes latents of width', transformer.out_channels,
-       autoencoder.latent_channels),
+       autoencoder.spec.channels),
       ('the autoencoder makes images of channels', autoencoder.in_channels, 3)):
     if got != wanted:
       raise UserError(f'{folder} mixes two models: {what} {got:,}, where '

@@ -112,7 +112,7 @@ def _layout(pipe, settings, limits):
   """(inputs in the order of Asked, both buttons, outputs)."""
   sizes = demo.sizes(pipe, limits)
   first = next(iter(sizes), OWN)
-  side = pipe.autoencoder.module.compression
+  side = pipe.autoencoder.module.spec.side
   with gr.Row():
     with gr.Column(min_width=420):
       prompt = gr.Textbox(

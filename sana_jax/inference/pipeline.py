@@ -134,7 +134,7 @@ class Pipeline:
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     guidance = guidance_of(guidance_scale, guidance)
     check_request(prompts, steps, num_images, output_type, flow_shift)
-    parts = parts_of(parts, self.autoencoder.module.compression)
+    parts = parts_of(parts, self.autoencoder.module.spec.side)
     samplers.make(sampler or self.sampler)  # Raises before any work is done.
     height, width = (
       self.size_px if side is None else side for side in (height, width))
@@ -171,7 +171,7 @@ class Pipeline:
   def size_px(self) -> int:
     """Side of the images that the model was trained at."""
     return (self.transformer.module.sample_size
-            * self.autoencoder.module.compression)
+            * self.autoencoder.module.spec.side)
 
   def size_of_ratio(self, ratio: float) -> tuple[int, int]:
     """(height, width) of about the usual area, with width / height = `ratio`.
@@ -179,7 +179,7 @@ class Pipeline:
     A trained size where the model has several, else multiples of the
     autoencoder's compression.
     """
-    side, f = self.size_px, self.autoencoder.module.compression
+    side, f = self.size_px, self.autoencoder.module.spec.side
     height, width = (max(1, round(side * r / f)) * f for r in (
       ratio ** -0.5, ratio ** 0.5))
     return bins.nearest(height, width, self.transformer.module.sample_size)
@@ -196,13 +196,13 @@ class Pipeline:
       size = self.transformer.module.sample_size
       if size in bins.TABLES:
         return bins.nearest(height, width, size)
-    check_size(height, width, self.autoencoder.module.compression)
+    check_size(height, width, self.autoencoder.module.spec.side)
     return height, width
 
   def noise(self, prompts: int, seed, num_images: int, size, numbers=None,
             latents=None) -> Float[Array, 'b y x c']:
     """The latents at t = 1, given or drawn, in float32."""
-    f = self.autoencoder.module.compression
+    f = self.autoencoder.module.spec.side
     shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
     count = prompts * num_images
     if latents is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -44,10 +45,16 @@ class Strips:
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def decode(
-  model: DCAE, variables: PyTree, latents: Float[Array, 'b y x c'],
+  model: nn.Module, variables: PyTree, latents: Float[Array, 'b y x c'],
   strips: Strips = Strips(),
 ) -> Float[Array, 'b y2 x2 3']:
-  """Images of unscaled latents, equal to `model.decode` to rounding."""
+  """Images of unscaled latents, equal to `model.decode` to rounding.
+
+  Raises UserError for another autoencoder: how far its layers see is unknown.
+  """
+  if not isinstance(model, DCAE):
+    raise UserError(f'Strips are for DC-AE, and the autoencoder is '
+                    f'{type(model).__name__}; decode it in tiles.')
   rows = strips.latent(model.compression)
   if latents.shape[1] <= rows:
     return model.apply(variables, latents, method='decode')

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sana_jax.errors import UserError
-from sana_jax.models.dc_ae import DCAE
 from sana_jax.typing import Array, Float, PyTree
 
 
@@ -43,11 +43,11 @@ class Tiles:
 
 
 def decode(
-  model: DCAE, variables: PyTree, latents: Float[Array, 'b y x c'],
+  model: nn.Module, variables: PyTree, latents: Float[Array, 'b y x c'],
   tiles: Tiles = Tiles(),
 ) -> Float[Array, 'b y2 x2 3']:
   """Images of unscaled latents; one compilation for each shape of a tile."""
-  size, stride = tiles.latent(model.compression)
+  size, stride = tiles.latent(model.spec.side)
   if max(latents.shape[1:3]) <= size:
     return _apply(model, 'decode', variables, latents)
   return _tiled(
@@ -56,11 +56,11 @@ def decode(
 
 
 def encode(
-  model: DCAE, variables: PyTree, images: Float[Array, 'b y x 3'],
+  model: nn.Module, variables: PyTree, images: Float[Array, 'b y x 3'],
   tiles: Tiles = Tiles(),
 ) -> Float[Array, 'b y2 x2 c']:
   """Unscaled latents of images; tiles are filled up with zeros at the edge."""
-  f = model.compression
+  f = model.spec.side
   size, stride = tiles.latent(f)
   if max(images.shape[1:3]) <= tiles.size:
     return _apply(model, 'encode', variables, images)

@@ -19,6 +19,7 @@ import numpy as np
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
 from sana_jax.inference.pipeline import TEXT_LENGTHS
+from sana_jax.models.autoencoders import base as autoencoders
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
@@ -62,7 +63,7 @@ def load_text_encoder(config: ConfigDict, mesh: Mesh | None = None) -> Model:
 
 def compression(config: ConfigDict) -> int:
   """Pixels a side of a latent of config.autoencoder."""
-  return folders.describe(find(config, 'autoencoder'), 'vae').compression
+  return folders.describe(find(config, 'autoencoder'), 'vae').spec.side
 
 
 def load_tokenizer(config: ConfigDict) -> Any:
@@ -74,8 +75,7 @@ def encode_images(
   module: nn.Module, variables: PyTree, images: UInt8[Array, 'b y x 3']
 ) -> Float[Array, 'b y2 x2 c']:
   """Latents of about unit size of uint8 images."""
-  latents = module.apply(variables, to_signed(images), method='encode')
-  return latents * module.scaling_factor
+  return autoencoders.encode(module, variables, to_signed(images))
 
 
 def encode_captions(

@@ -28,6 +28,7 @@ from sana_jax.weights import (
   dc_ae,
   efficientvit,
   hub,
+  kinds,
   native,
   native_shapes,
   official,
@@ -84,32 +85,21 @@ def open_source(
 
 def _read_folder(folder):
   if (folder / 'model_index.json').is_file():
-    names = [p for p in folders.KINDS if (folder / p / 'config.json').is_file()]
+    names = [p for p in kinds.PARTS if (folder / p / 'config.json').is_file()]
     if names:
       return Source({p: _read_part(folder / p, p) for p in names}, folder)
   if (folder / 'config.json').is_file():
     config = folders.read_json(folder / 'config.json')
-    if part := part_of(config):
+    if part := kinds.part_of(config):
       return Source({part: _read_part(folder, part)})
   raise UserError(f'{folder} holds no model that is known here: neither '
                   'model_index.json nor a config.json of one of '
-                  f'{", ".join(_CLASSES)}.')
-
-
-_CLASSES = {
-  'SanaTransformer2DModel': 'transformer', 'AutoencoderDC': 'vae',
-  'SanaControlNetModel': 'controlnet', 'gemma2': 'text_encoder'}
-
-
-def part_of(config: Mapping[str, Any]) -> str | None:
-  """Which part of a model folder a config.json belongs to."""
-  name = config.get('_class_name') or config.get('model_type')
-  return _CLASSES.get(name) if isinstance(name, str) else None
+                  f'{", ".join(kinds.names())}.')
 
 
 def _read_part(folder, part):
-  kind = folders.KINDS[part]
   config = folders.read_json(folder / 'config.json')
+  kind = kinds.of_config(config, part)
   if not native.holds(folder):
     tensors = safetensors_files.read(folder, kind.stem)
     return Part(config, kind.prepare(tensors))
@@ -160,8 +150,8 @@ def _autoencoder_config(tensors):
 
 def check(part: str, model: Part, name: str) -> None:
   """Raises UserError unless the tensors are those of the config's model."""
-  kind = folders.KINDS[part]
   with folders.reading(pathlib.Path(name) / part):
+    kind = kinds.of_config(model.config, part)
     module = kind.module(model.config, jnp.float32)
     shapes = folders.shapes_of(kind, module, model.tensors)
     table.match(kind.rules(module), model.tensors, shapes)
@@ -206,7 +196,7 @@ def _write_diffusers(source, out):
 def _write_orbax(source, out):
   _copy_others(source, out)
   for part, model in source.parts.items():
-    kind = folders.KINDS[part]
+    kind = kinds.of_config(model.config, part)
     folders.write_json(out / part / 'config.json', model.config)
     module = kind.module(model.config, jnp.float32)
     variables = table.load(

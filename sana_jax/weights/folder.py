@@ -12,7 +12,7 @@ A part may hold an Orbax checkpoint of our own parameters instead of safetensors
 (see native.py): the quickest to load onto many devices.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import pathlib
@@ -26,24 +26,17 @@ import numpy as np
 
 from sana_jax import files
 from sana_jax.errors import UserError
-from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.models.dc_ae import autoencoder, DCAE
-from sana_jax.models.gemma2 import Gemma2
-from sana_jax.models.sana import Sana
 from sana_jax.printable import printable
 from sana_jax.sharding import rules as sharding_rules
-from sana_jax.sharding import tables
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import (
-  controlnet,
-  dc_ae,
-  gemma2,
+  kinds,
   native,
   native_shapes,
   safetensors_files,
-  sana,
   table,
 )
+from sana_jax.weights.kind import ModelKind
 from sana_jax.weights.tensors import Stored, stored
 
 CONFIG_BYTES = 2**20  # Of a config.json or another small JSON file.
@@ -54,111 +47,6 @@ class Model(NamedTuple):
 
   module: nn.Module
   variables: PyTree
-
-
-class Kind(NamedTuple):
-  """What is particular to one of the models of a folder.
-
-  Attributes:
-    stem: of the files with its tensors.
-    module: (config.json, dtype) -> the module.
-    config: fields of the module -> config.json.
-    shapes: module -> shapes of its variables; nothing is allocated.
-    layers: module -> how many it has; each has tensors of its own.
-    rules: module -> the table of its tensors and variables.
-    prepare: tensors of the file -> those that the rules name.
-    sharding: how its parameters lie on a mesh.
-  """
-
-  stem: str
-  module: Callable[[Mapping[str, Any], DType], nn.Module]
-  config: Callable[[Mapping[str, Any]], dict[str, Any]]
-  shapes: Callable[[nn.Module], PyTree]
-  layers: Callable[[nn.Module], int]
-  rules: Callable[[nn.Module], Sequence[table.Rule]]
-  sharding: sharding_rules.Table
-  prepare: Callable[[dict[str, Stored]], dict[str, Stored]] = lambda x: x
-
-
-def transformer_init(module: Sana):
-  """rng -> parameters; the latents' size does not matter."""
-  # Draws once for all blocks: unrolled, it would take XLA as long as a step.
-  module = module.clone(unroll=1)
-  side = 2 * module.patch_size
-  return lambda rng: module.init(
-    rng, jnp.zeros((1, side, side, module.in_channels)), jnp.zeros(1),
-    jnp.zeros((1, 2, module.caption_channels)), guidance=jnp.zeros(1),
-  )['params']
-
-
-def transformer_shapes(module: Sana) -> PyTree:
-  """Shapes of the transformer's parameters; nothing is allocated."""
-  return jax.eval_shape(transformer_init(module), jax.random.key(0))
-
-
-def _controlnet_shapes(module):
-  side = 2 * module.patch_size
-  latents = _abstract(1, side, side, module.in_channels)
-  return jax.eval_shape(
-    module.init, jax.random.key(0), latents, _abstract(1),
-    _abstract(1, 2, module.caption_channels), latents)
-
-
-def _autoencoder_shapes(module):
-  side = module.compression
-  return jax.eval_shape(module.init, jax.random.key(0),
-                        _abstract(1, side, side, module.in_channels))
-
-
-def _text_encoder_shapes(module):
-  return jax.eval_shape(module.init, jax.random.key(0),
-                        _abstract(1, 2, dtype=jnp.int32),
-                        _abstract(1, 2, dtype=jnp.bool_))
-
-
-def _abstract(*shape, dtype=jnp.float32):
-  return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _autoencoder(config, dtype):
-  module = DCAE(**dc_ae.fields_from_diffusers(config), dtype=dtype)
-  autoencoder.check(module)
-  return module
-
-
-def _params(rules):
-  return [rule.under('params') for rule in rules]
-
-
-KINDS = {
-  'transformer': Kind(
-    'diffusion_pytorch_model',
-    lambda config, dtype: Sana(
-      **sana.fields_from_diffusers(config), dtype=dtype),
-    sana.diffusers_config,
-    lambda module: {'params': transformer_shapes(module)},
-    lambda module: module.depth,
-    lambda module: _params(sana.rules(module.guidance_embeds)), tables.SANA),
-  'controlnet': Kind(
-    'diffusion_pytorch_model',
-    lambda config, dtype: SanaControlNet(
-      **controlnet.fields_from_diffusers(config), dtype=dtype),
-    controlnet.diffusers_config, _controlnet_shapes,
-    lambda module: module.depth,
-    lambda _: _params(controlnet.rules()), tables.CONTROLNET),
-  'vae': Kind(
-    'diffusion_pytorch_model', _autoencoder,
-    dc_ae.diffusers_config, _autoencoder_shapes,
-    lambda module: sum(module.encoder_depths) + sum(module.decoder_depths),
-    lambda _: dc_ae.VARIABLES, tables.DC_AE),
-  'text_encoder': Kind(
-    'model',
-    lambda config, dtype: Gemma2(
-      **gemma2.fields_from_transformers(config), dtype=dtype),
-    gemma2.transformers_config, _text_encoder_shapes,
-    lambda module: module.depth,
-    lambda _: _params(gemma2.RULES), tables.GEMMA2, gemma2.model_tensors),
-}
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -179,7 +67,8 @@ def describe(
   """The module of folder/part; its weights are not touched."""
   folder = pathlib.Path(folder) / part
   with reading(folder):
-    return KINDS[part].module(read_json(folder / 'config.json'), dtype)
+    config = read_json(folder / 'config.json')
+    return kinds.of_config(config, part).module(config, dtype)
 
 
 def load(
@@ -197,9 +86,11 @@ def load(
 
   Raises UserError if anything is missing, damaged or does not fit.
   """
-  kind, folder = KINDS[part], pathlib.Path(folder) / part
+  folder = pathlib.Path(folder) / part
   with reading(folder):
-    module = kind.module(read_json(folder / 'config.json'), dtype)
+    config = read_json(folder / 'config.json')
+    kind = kinds.of_config(config, part)
+    module = kind.module(config, dtype)
     tensors = None if native.holds(folder) else kind.prepare(
       safetensors_files.read(folder, kind.stem))
     shapes = shapes_of(kind, module, tensors)
@@ -217,7 +108,7 @@ def load(
 
 
 def shapes_of(
-  kind: Kind, module: nn.Module, tensors: Mapping[str, Stored] | None
+  kind: ModelKind, module: nn.Module, tensors: Mapping[str, Stored] | None
 ) -> PyTree:
   """Shapes of the module's variables; nothing is allocated.
 
@@ -238,7 +129,7 @@ def file_shapes(
 
   The layout is diffusers' (transformers' for the text encoder).
   """
-  kind = KINDS[part]
+  kind = kinds.of_config(config, part)
   module = kind.module(config, jnp.float32)
   blank = jax.tree.map(
     lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
@@ -267,7 +158,7 @@ def write(
   folder: pathlib.Path, part: str, module: nn.Module, variables: PyTree
 ) -> None:
   """folder/part of a model: config.json and its tensors."""
-  kind = KINDS[part]
+  kind = kinds.of_module(module)
   tensors = table.save(kind.rules(module), variables)
   write_part(folder, part, kind.config(module_fields(module)),
              {key: stored(np.asarray(x)) for key, x in tensors.items()})
@@ -280,7 +171,8 @@ def write_part(
   """config.json and tensors as they are; the tensors last."""
   folder = pathlib.Path(folder) / part
   write_json(folder / 'config.json', config)
-  safetensors_files.write(folder, KINDS[part].stem, tensors)
+  safetensors_files.write(
+    folder, kinds.of_config(config, part).stem, tensors)
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:

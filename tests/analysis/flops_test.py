@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax.analysis import flops
-from sana_jax.weights import folder, zoo
+from sana_jax.weights import kinds, zoo
 
 
 def like(*shape, dtype=jnp.float32):
@@ -48,7 +48,7 @@ def test_loops_branches_and_calls_are_followed():
 def of(name, part, *args, method='__call__'):
   model = zoo.get(name).module(part)
   return flops.count(functools.partial(model.apply, method=method),
-                     folder.KINDS[part].shapes(model), *args) / 1e12
+                     kinds.PARTS[part].shapes(model), *args) / 1e12
 
 
 # TFLOP of one picture at 512, 1024, 2048 and 4096 px, from the papers' sizes.

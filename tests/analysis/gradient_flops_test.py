@@ -6,10 +6,10 @@ import pytest
 
 from sana_jax import config as configs
 from sana_jax.analysis import flops, gradient_flops
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import freezing
 from sana_jax.training.tasks.sana import flow_loss
-from sana_jax.weights import folder
 
 still = jax.lax.stop_gradient
 ONE = 2 * 4 ** 3  # Of a product of two 4 x 4 matrices.
@@ -118,7 +118,7 @@ def test_a_small_sana_has_the_products_that_jax_differentiates(
     trainable, left_out):
   module = Sana(width=64, depth=3, cross_heads=2, in_channels=4,
                 out_channels=4, caption_channels=8, sample_size=4)
-  trained, rest = freezing.split(folder.transformer_shapes(module), trainable)
+  trained, rest = freezing.split(abstract.transformer(module), trainable)
   like = jax.ShapeDtypeStruct
   batch = {'latents': like((8, 4, 4, 4), jnp.float32),
            'text': like((8, 6, 8), jnp.float32), 'mask': like((8, 6), bool)}

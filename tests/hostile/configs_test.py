@@ -20,7 +20,7 @@ from sana_jax.inference import model_index
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training import initial
-from sana_jax.weights import exchange
+from sana_jax.weights import exchange, kinds
 from sana_jax.weights import folder as folders
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
   config = {k: v for k, v in config.items() if not k.startswith('guidance')
             and k not in ('qk_norm', 'timestep_scale')} | {
               '_class_name': 'SanaControlNetModel', 'num_layers': 1}
-  kind = folders.KINDS['controlnet']
+  kind = kinds.PARTS['controlnet']
   module = kind.module(config, jnp.float32)
   folders.write(folder, 'controlnet', module, jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, leaf.dtype), kind.shapes(module)))
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 def shapes(folder, part):
   """Shapes that the weights have: no config can change them."""
   module = folders.describe(folder, part)
-  return jax.tree.map(np.shape, folders.KINDS[part].shapes(module))
+  return jax.tree.map(np.shape, kinds.PARTS[part].shapes(module))
 
 
 def load(folder, file):
@@ -65,7 +65,7 @@ def load(folder, file):
   part = file.partition('/')[0]
   if part in PARTS:
     module, variables = folders.load(folder, part)
-    kind = folders.KINDS[part]
+    kind = kinds.PARTS[part]
     config = kind.config(folders.module_fields(module))
     again = kind.module(config, jnp.float32)
     assert kind.config(folders.module_fields(again)) == config

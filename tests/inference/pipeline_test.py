@@ -22,6 +22,7 @@ from sana_jax.errors import UserError
 from sana_jax.inference import decoding, pipeline
 from sana_jax.inference.seamless import Strips
 from sana_jax.inference.tiling import Tiles
+from sana_jax.models.autoencoders import base
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.text.prompts import INSTRUCTION
 
@@ -256,14 +257,15 @@ def test_an_aspect_ratio_is_a_trained_size_or_of_the_same_area(
   pipe = pipe.replace(
     transformer=model._replace(
       module=model.module.clone(sample_size=sample_size)),
-    autoencoder=pipe.autoencoder._replace(module=Compression(factor)))
+    autoencoder=pipe.autoencoder._replace(module=Compression(
+      base.LatentSpec(4, (factor, factor)))))
   assert pipe.size_of_ratio(ratio) == want
 
 
 class Compression(NamedTuple):
   """All that a size needs of an autoencoder."""
 
-  compression: int
+  spec: base.LatentSpec
 
 
 def test_arguments_have_the_names_of_diffusers_too(pipe):

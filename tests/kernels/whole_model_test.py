@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sana_jax import kernels
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
-from sana_jax.weights import folder
 
 FIELDS = dict(width=64, depth=2, cross_heads=2, head_dim=32, in_channels=4,
               out_channels=4, caption_channels=6, qk_norm=True, cross_norm=True)
@@ -43,7 +43,7 @@ def test_kernels_change_neither_velocity_nor_gradients(interpreted, remat):
   params = jax.tree.map(
     lambda s: jnp.asarray(
       np.random.default_rng().normal(size=s.shape) * 0.3, s.dtype),
-    folder.transformer_shapes(module))
+    abstract.transformer(module))
   x, t, text = inputs()
   cotangent = jnp.cos(x)
 

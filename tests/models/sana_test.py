@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sana_jax import config, kernels
+from sana_jax.models import abstract
 from sana_jax.models.sana import project_text, Sana
 from sana_jax.weights import folder as folders
 
@@ -48,7 +49,7 @@ def inputs(fields=TINY, size=(4, 6)):
 @functools.cache
 def random_params(**fields):
   """Values that matter everywhere: no zero biases, no norms of one."""
-  shapes = folders.transformer_shapes(Sana(**fields))
+  shapes = abstract.transformer(Sana(**fields))
   rng = np.random.default_rng()
   return jax.tree.map(
     lambda s: jnp.asarray(rng.normal(size=s.shape) * 0.3, s.dtype), shapes)
@@ -61,7 +62,7 @@ def relative_error(got, want):
 def test_every_published_size_has_its_number_of_parameters():
   assert config.SANA_SIZES.keys() == PARAMETERS.keys()
   for name, fields in config.SANA_SIZES.items():
-    shapes = folders.transformer_shapes(Sana(**fields))
+    shapes = abstract.transformer(Sana(**fields))
     count = sum(s.size for s in jax.tree.leaves(shapes))
     assert count == PARAMETERS[name], name
 

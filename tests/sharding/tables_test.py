@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from sana_jax import config
+from sana_jax.models import abstract
 from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.weights import folder
+from sana_jax.weights import kinds
 
 SMALL = dict(width=32, depth=3, cross_heads=2, head_dim=8, in_channels=4,
              out_channels=4, caption_channels=16)
@@ -42,7 +43,7 @@ def shards(shapes, table, mesh):
 
 @pytest.mark.parametrize('flags', FLAGS)
 def test_sana_is_split_where_it_is_large(mesh, flags):
-  shapes = folder.transformer_shapes(Sana(**SMALL, **FLAGS[flags]))
+  shapes = abstract.transformer(Sana(**SMALL, **FLAGS[flags]))
   held = shards(shapes, tables.SANA, mesh)
   for path, whole, part in (
       ('blocks/self_attention/query/kernel', (3, 32, 32), (3, 16, 16)),
@@ -61,10 +62,10 @@ def test_sana_is_split_where_it_is_large(mesh, flags):
   patch_size=2)])
 def test_a_controlnet_is_split_as_its_transformer(mesh, flags):
   fields = {k: v for k, v in SMALL.items() if k != 'out_channels'}
-  shapes = folder.KINDS['controlnet'].shapes(
+  shapes = kinds.PARTS['controlnet'].shapes(
     SanaControlNet(**fields, **flags))['params']
   held = shards(shapes, tables.CONTROLNET, mesh)
-  whole = shards(folder.transformer_shapes(
+  whole = shards(abstract.transformer(
     Sana(**SMALL, **flags)), tables.SANA, mesh)
   own = {path: parts for path, parts in held.items() if path not in whole}
   assert own == {
@@ -77,7 +78,7 @@ def test_a_controlnet_is_split_as_its_transformer(mesh, flags):
 
 @pytest.mark.parametrize('size', config.SANA_SIZES)
 def test_published_sizes_divide(size):
-  shapes = folder.transformer_shapes(Sana(**config.SANA_SIZES[size]))
+  shapes = abstract.transformer(Sana(**config.SANA_SIZES[size]))
   laid = rules.shardings(
     shapes, tables.SANA, make_mesh({'fsdp': 4, 'tensor': 2}))
   kernel = lambda tree: tree['blocks']['mix_ffn']['inverted']['kernel']
@@ -107,7 +108,7 @@ def test_the_autoencoder_is_whole_on_every_device(mesh):
 
 
 def test_a_new_parameter_does_not_pass_unseen(mesh):
-  shapes = folder.transformer_shapes(Sana(**SMALL))
+  shapes = abstract.transformer(Sana(**SMALL))
   shapes['blocks']['gate'] = {'kernel': jnp.zeros((3, 32, 32))}
   with pytest.raises(rules.RuleError, match='blocks/gate/kernel .* 0 patterns'):
     rules.shardings(shapes, tables.SANA, mesh)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sana_jax import config as configs
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import factory
 from sana_jax.sharding import tables
@@ -13,7 +14,6 @@ from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.state import plan
 from sana_jax.training.step import jit_step
 from sana_jax.training.tasks.sana import flow_loss
-from sana_jax.weights import folder
 
 
 def dtypes(tree):
@@ -63,7 +63,7 @@ def test_a_step_of_the_transformer_keeps_its_types():
 
   class Task:
     rules = tables.SANA
-    init = staticmethod(folder.transformer_init(module))
+    init = staticmethod(abstract.transformer_init(module))
 
     @staticmethod
     def loss(params, frozen, batch, rng):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax import config as configs
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import tables
 from sana_jax.training.tasks.sana import flow_loss
-from sana_jax.weights import folder
 
 ROWS = 256
 SETTINGS = {
@@ -44,7 +44,7 @@ class Flow:
     module = Sana(width=64, depth=2, cross_heads=2, in_channels=4,
                   out_channels=4, caption_channels=8, sample_size=4,
                   text_norm_scale=1.)
-    self.init = folder.transformer_init(module)
+    self.init = abstract.transformer_init(module)
     self._loss = functools.partial(
         flow_loss, module, configs.train('sana').flow)
 

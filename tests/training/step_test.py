@@ -9,6 +9,7 @@ import pytest
 
 from sana_jax import config as configs
 from sana_jax.errors import UserError
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import factory
 from sana_jax.sharding import tables
@@ -22,7 +23,6 @@ from sana_jax.training import step
 from sana_jax.training.state import plan
 from sana_jax.training.step import gradients, jit_step, replicate
 from sana_jax.training.tasks.sana import flow_loss
-from sana_jax.weights import folder
 
 BATCH = 16
 
@@ -36,7 +36,7 @@ class Flow:
     module = Sana(width=64, depth=2, cross_heads=2, in_channels=4,
                   out_channels=4, caption_channels=8, sample_size=4,
                   text_norm_scale=1., **fields)
-    self.init = folder.transformer_init(module)
+    self.init = abstract.transformer_init(module)
     self.loss = functools.partial(
         flow_loss, module, configs.train('sana').flow)
 

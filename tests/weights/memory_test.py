@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sana_jax.config import SANA_SIZES
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.weights import folder as folders
 from sana_jax.weights import sana, table
@@ -39,7 +40,7 @@ def checkpoint(tmp_path_factory):
   folder = tmp_path_factory.mktemp('model')
   module = Sana(**SANA_SIZES['sana_1600m_1024'])
   blank = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape),
-                       folders.transformer_shapes(module))
+                       abstract.transformer(module))
   config = sana.diffusers_config(folders.module_fields(module))
   folders.write_part(folder, 'transformer', config, {
     key: random_tensor(x.shape)

@@ -6,6 +6,7 @@ import pytest
 
 from sana_jax import config
 from sana_jax.errors import UserError
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.weights import folder, sana, table
 
@@ -70,7 +71,7 @@ def test_every_parameter_of_every_option_has_its_key(guidance):
     16, 2, 2, head_dim=8, in_channels=3, out_channels=4, caption_channels=6,
     qk_norm=True, cross_norm=True, attention_bias=True, norm_affine=True,
     guidance_embeds=guidance)
-  shapes = folder.transformer_shapes(module)
+  shapes = abstract.transformer(module)
   rng = np.random.default_rng()
   params = jax.tree.map(lambda s: rng.normal(size=s.shape), shapes)
   rules = sana.rules(guidance)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.weights import folder, zoo
+from sana_jax.weights import folder, kinds, zoo
 
 # Of diffusers' and transformers' models, counted there (with the statistics of
 # batch norms). The Sprint teachers have no guidance embedding.
@@ -48,7 +48,7 @@ def test_every_published_checkpoint_is_there_once():
 
 @pytest.mark.parametrize('entry', zoo.ENTRIES, ids=lambda e: e.name)
 def test_the_number_of_parameters_is_that_of_the_model(entry):
-  shapes = folder.KINDS[entry.part].shapes(entry.module(entry.part))
+  shapes = kinds.PARTS[entry.part].shapes(entry.module(entry.part))
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
   assert entry.parameters == count == PARAMETERS[entry.name]
 
@@ -56,7 +56,7 @@ def test_the_number_of_parameters_is_that_of_the_model(entry):
 @pytest.mark.parametrize('entry', zoo.ENTRIES, ids=lambda e: e.name)
 def test_a_config_gives_the_same_model_when_it_is_read(entry):
   for part, config in entry.configs().items():
-    again = folder.KINDS[part].module(config, 'float32')
+    again = kinds.PARTS[part].module(config, 'float32')
     want = folder.module_fields(entry.module(part, 'float32'))
     got = folder.module_fields(again)
     if part == 'text_encoder':  # Empty stands for the alternation.

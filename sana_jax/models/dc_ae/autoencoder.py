@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sana_jax.errors import UserError
+from sana_jax.models.autoencoders.base import LatentSpec
 from sana_jax.models.dc_ae import coder
 from sana_jax.typing import Array, DType, Float
 
@@ -73,6 +74,21 @@ class DCAE(nn.Module):
   def compression(self) -> int:
     """Pixels per latent position, along each side."""
     return 2 ** (len(self.encoder_widths) - 1)
+
+  @property
+  def spec(self) -> LatentSpec:
+    """Shape of the latents."""
+    return LatentSpec(self.latent_channels, (self.compression,) * 2)
+
+  @property
+  def scale(self) -> float:
+    """Factor from the encoder's latents to the transformer's."""
+    return self.scaling_factor
+
+  @property
+  def shift(self) -> float:
+    """Subtracted from the encoder's latents before that: nothing."""
+    return 0.
 
   def __call__(self, images: Float[Array, 'b y x c']) -> Float[
       Array, 'b y x c']:

@@ -23,7 +23,7 @@ from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
 from sana_jax.tools.bench.request import PARTS, Request
-from sana_jax.weights import folder, zoo
+from sana_jax.weights import kinds, zoo
 
 _COLLECTIVES = re.compile(
   r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
@@ -99,7 +99,7 @@ def kernel_names(text: str) -> dict[str, int]:
 
 def _model(part, request, mesh):
   """The module, and shapes of its variables where they would lie."""
-  kind = folder.KINDS[part]
+  kind = kinds.PARTS[part]
   module = kind.module(
     zoo.get(request.model).configs()[part], jnp.dtype(request.dtype))
   shapes = kind.shapes(module)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.typing import DType
-from sana_jax.weights import folder, table
+from sana_jax.weights import folder, kinds, table
 from sana_jax.weights.folder import Model
 from sana_jax.weights.tensors import Stored
 
@@ -43,7 +43,7 @@ def _rows(name, shape, dtype, start, stop):
 
 def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
   """A part of a folder, as the pipeline has it."""
-  kind = folder.KINDS[part]
+  kind = kinds.PARTS[part]
   module = kind.module(config, jnp.dtype(dtype))
   tensors = {name: _lazy(name, shape, integer=name.endswith('tracked'))
              for name, shape in folder.file_shapes(part, config).items()}

@@ -18,12 +18,12 @@ import optax
 
 from sana_jax import config as configs
 from sana_jax.errors import UserError
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import blockwise, factory
 from sana_jax.optim.came_8bit import is_stored_in_bytes
 from sana_jax.training.tasks.sana import flow_loss
 from sana_jax.typing import Array, Params, PyTree
-from sana_jax.weights import folder
 
 _SIDE, _TOKENS = 16, 77  # Latents of 512 px, and a caption of usual length.
 _EIGHT_BIT = {'elements': 'came_8bit', 'rows': 'came_8bit_rows'}
@@ -65,7 +65,7 @@ def states(models: Sequence[str]) -> list[State]:
   """Of each optimizer of the factory, for each of config.SANA_SIZES."""
   found = []
   for model in models:
-    shapes = folder.transformer_shapes(module_of(model))
+    shapes = abstract.transformer(module_of(model))
     count = sum(x.size for x in jax.tree.leaves(shapes))
     found += [State(model, name, count, _bytes(name, shapes))
               for name in factory.OPTIMIZERS]
@@ -93,7 +93,7 @@ def roundings(model: str, steps: int) -> list[Rounding]:
   """Both kinds of blocks, on one block of the model after some steps."""
   module = module_of(model, depth=1)
   gradient = _gradient(module)
-  start = jax.jit(folder.transformer_init(module))(jax.random.key(0))
+  start = jax.jit(abstract.transformer_init(module))(jax.random.key(0))
   plain, state = train(gradient, start, 'came', steps)
   went = _distance(plain, start)
   found = []

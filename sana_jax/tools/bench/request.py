@@ -33,7 +33,7 @@ class Request:
     """[b y x c] of the noise."""
     model = zoo.get(self.model)
     transformer, vae = (model.module(p) for p in ('transformer', 'vae'))
-    f = vae.compression
+    f = vae.spec.side
     return (self.batch, self.height // f, self.width // f,
             transformer.in_channels)
 
@@ -45,7 +45,7 @@ def request(model: str, size: int | None, **options) -> Request:
     raise UserError(f'--model={model} is no model that makes pictures of '
                     'prompts in several steps; see sana-jax zoo.')
   size = size or entry.size_px
-  f = entry.module('vae').compression
+  f = entry.module('vae').spec.side
   if size % f:
     raise UserError(f'--size={size} must be a multiple of {f}, the '
                     "autoencoder's compression.")

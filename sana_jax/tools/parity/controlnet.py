@@ -15,8 +15,7 @@ import torch
 
 from sana_jax.models.controlnet import first_block
 from sana_jax.tools.parity.ledger import bfloat16, Case, MODULE, relative_error
-from sana_jax.weights import table
-from sana_jax.weights.folder import KINDS
+from sana_jax.weights import kinds, table
 
 _TINY = dict(
   in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=16,
@@ -85,7 +84,7 @@ class _Setup:
 
   def ours(self, part, dtype=jnp.float32):
     """(module, variables) by our weight maps."""
-    kind, model = KINDS[part], self.theirs[part]
+    kind, model = kinds.PARTS[part], self.theirs[part]
     module = kind.module(dict(model.config), dtype)
     tensors = {k: v.float().numpy() for k, v in model.state_dict().items()}
     return module, table.load(

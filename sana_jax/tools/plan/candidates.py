@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
+from sana_jax.models import abstract
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import axis_sizes, check_batch
 from sana_jax.tools.plan import steps
 from sana_jax.typing import PyTree
-from sana_jax.weights import folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def copied(config: ConfigDict) -> ConfigDict:
 
 def shapes(config: ConfigDict) -> PyTree:
   """Of the parameters; nothing is allocated."""
-  return folder.transformer_shapes(steps.module(config))
+  return abstract.transformer(steps.module(config))
 
 
 def count(params: PyTree) -> int:

@@ -19,6 +19,7 @@ from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import denoising
 from sana_jax.inference.schedulers import time_grid
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import factory
 from sana_jax.sharding import rules, tables
@@ -29,7 +30,6 @@ from sana_jax.training import step as steps
 from sana_jax.training.tasks import common
 from sana_jax.training.tasks.sana import flow_loss
 from sana_jax.typing import PyTree
-from sana_jax.weights import folder
 
 MODES = ('train', 'sample')
 
@@ -67,7 +67,7 @@ class Objective:
 
   def __init__(self, config: ConfigDict):
     self.module = module(config)
-    self.init = folder.transformer_init(self.module)
+    self.init = abstract.transformer_init(self.module)
     self.loss = functools.partial(flow_loss, self.module, config.flow)
 
 
@@ -102,7 +102,7 @@ def sample(config: ConfigDict, mesh: Mesh, text: int) -> Program:
   """All steps of a batch's sampler, the text encoded, latents not decoded."""
   check_batch(mesh, config.batch_size)
   settings, built = config.sampling, module(config)
-  shapes = folder.transformer_shapes(built)
+  shapes = abstract.transformer(built)
   places = rules.shardings(shapes, tables.SANA, mesh)
   params = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(
@@ -130,7 +130,7 @@ def forward_flops(config: ConfigDict, text: int = encode.LENGTH) -> int:
   built, like = module(config), jax.ShapeDtypeStruct
   side, dtype = config.model.sample_size, built.dtype
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
-    shapes = folder.transformer_shapes(built)
+    shapes = abstract.transformer(built)
   return flops.count(
     built.apply, {'params': shapes},
     like((1, side, side, built.in_channels), dtype), like((1,), 'float32'),

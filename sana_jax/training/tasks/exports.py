@@ -75,7 +75,8 @@ def writer(config: ConfigDict) -> Callable[[Params, pathlib.Path], None]:
 
 def _sizes(others):
   """Fields of the transformer that the two other models decide."""
-  channels = folders.describe(others['autoencoder'], 'vae').latent_channels
+  channels = folders.describe(
+    others['autoencoder'], 'vae').spec.channels
   text_encoder = folders.describe(others['text_encoder'], 'text_encoder')
   return {'in_channels': channels, 'out_channels': channels,
           'caption_channels': text_encoder.width}

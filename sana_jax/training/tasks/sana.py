@@ -21,6 +21,7 @@ from sana_jax.errors import UserError
 from sana_jax.evaluation import shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
 from sana_jax.inference.pipeline import Pipeline
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import tables
 from sana_jax.training import agreement, encoders, inputs
@@ -91,8 +92,8 @@ class SanaTask:
     autoencoder = folders.describe(self._folders['autoencoder'], 'vae')
     text_encoder = folders.describe(
       self._folders['text_encoder'], 'text_encoder')
-    _check_size(config, autoencoder.compression)
-    channels = autoencoder.latent_channels
+    _check_size(config, autoencoder.spec.side)
+    channels = autoencoder.spec.channels
     self.module = common.build(
       Sana, config, in_channels=channels, out_channels=channels,
       caption_channels=text_encoder.width)
@@ -101,7 +102,7 @@ class SanaTask:
     self.records = agreement.of_buckets(self._inputs.members)
 
   def init(self, rng: PRNGKeyArray) -> Params:
-    return folders.transformer_init(self.module)(rng)
+    return abstract.transformer_init(self.module)(rng)
 
   def loss(
     self, params: Params, frozen: PyTree, batch: PyTree, rngs: Keys

@@ -7,12 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.models.dc_ae import DCAE
-from sana_jax.models.gemma2 import Gemma2
-from sana_jax.models.sana import Sana
 from sana_jax.typing import DType
-from sana_jax.weights import controlnet, dc_ae, gemma2, sana
+from sana_jax.weights import kinds
 
 # The part of a folder that gives an entry its kind.
 KINDS = {'pipeline': 'transformer', 'sprint': 'transformer',
@@ -25,13 +21,6 @@ SOURCES = {
   'P': 'a config.json from the hub that others quote',
   'R': 'inferred, not seen',
 }
-_MODULES = {'transformer': Sana, 'controlnet': SanaControlNet, 'vae': DCAE,
-            'text_encoder': Gemma2}
-_CONFIGS = {'transformer': sana.diffusers_config,
-            'controlnet': controlnet.diffusers_config,
-            'vae': dc_ae.diffusers_config,
-            'text_encoder': gemma2.transformers_config}
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -77,15 +66,15 @@ class Entry:
     if 'transformer' not in self.fields:
       return None
     latents = self.module('transformer').sample_size
-    return latents * self.module('vae').compression
+    return latents * self.module('vae').spec.side
 
   def module(self, part: str, dtype: DType = jnp.float32) -> nn.Module:
     """The model of that part."""
-    return _MODULES[part](**self.fields[part], dtype=dtype)
+    return kinds.PARTS[part].cls(**self.fields[part], dtype=dtype)
 
   def configs(self) -> dict[str, dict[str, Any]]:
     """The config.json of each part, as diffusers and transformers have it."""
-    return {part: _CONFIGS[part](_all_fields(self.module(part)))
+    return {part: kinds.PARTS[part].config(_all_fields(self.module(part)))
             for part in self.fields}
 
 

@@ -14,7 +14,7 @@ from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.kernels import OPS
 from sana_jax.text import encode
-from sana_jax.weights import folder, zoo
+from sana_jax.weights import kinds, zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def calls(name: str, size: int, batch: int, dtype: str) -> list:
     raise UserError(f'{name} is no transformer and no autoencoder; see '
                     'sana-jax zoo.')
   module = entry.module(part, jnp.dtype(dtype))
-  shapes = folder.KINDS[part].shapes(module)
+  shapes = kinds.PARTS[part].shapes(module)
   with kernels.recorded() as found:
     jax.eval_shape(lambda variables: _TRACED[part](
       module, variables, size, batch, module.dtype), shapes)
@@ -141,9 +141,9 @@ def _transformer(module, variables, size, batch, dtype):
 
 
 def _decoder(module, variables, size, batch, dtype):
-  side = max(1, size // module.compression)
+  side = max(1, size // module.spec.side)
   return module.apply(
-    variables, jnp.zeros((batch, side, side, module.latent_channels), dtype),
+    variables, jnp.zeros((batch, side, side, module.spec.channels), dtype),
     method='decode')
 
 

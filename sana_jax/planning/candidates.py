@@ -9,7 +9,9 @@ import jax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
+from sana_jax import config as base
 from sana_jax.errors import UserError
+from sana_jax.keys import LAYOUT
 from sana_jax.planning import steps
 from sana_jax.sharding import chips, rules, tables
 from sana_jax.sharding.mesh import axis_sizes, check_batch
@@ -37,12 +39,8 @@ class Candidate:
 
   def layout(self) -> dict[str, int | str]:
     """What a layout file says to have it."""
-    config = self.config
-    return {
-      **{f'mesh.{axis}': config.mesh[axis] for axis in config.mesh},
-      'model.remat': config.model.remat,
-      'accumulate_steps': config.accumulate_steps,
-      **{f'kernels.{op}': name for op, name in config.kernels.items() if name}}
+    return {key: value for key, value in base.changing(
+      LAYOUT, self.config).items() if value != ''}
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:

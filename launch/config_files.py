@@ -10,11 +10,10 @@ from ml_collections import ConfigDict
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
+from sana_jax.keys import LAYOUT
 from sana_jax.paths import expanded
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
-# What a layout may set: where things lie and what is kept, but no result.
-LAYOUT_KEYS = ('mesh.', 'kernels.', 'model.remat', 'accumulate_steps')
 
 
 def load_config(name: str) -> ConfigDict:
@@ -39,14 +38,17 @@ def apply_layout(config: ConfigDict, name: str) -> None:
   if not isinstance(layout, dict):
     raise UserError(f'{said}: LAYOUT must be a dict, not '
                     f'{type(layout).__name__}.')
-  if wrong := [k for k in layout if not str(k).startswith(LAYOUT_KEYS)]:
-    raise UserError(f'{said} sets {wrong}; a layout may set '
-                    f'{", ".join(LAYOUT_KEYS)}.')
+  allowed = tuple(base.changing(LAYOUT, config))
+  if wrong := [k for k in layout if k in base.flatten(config)
+               and k not in allowed]:
+    raise UserError(
+      f'{said} sets {wrong}; a layout may set {", ".join(allowed)}.',
+      key='--layout', value=name, allowed=allowed)
   try:
     base.apply_overrides(
       config, [f'--config.{key}={value}' for key, value in layout.items()])
   except UserError as e:
-    raise UserError(f'{said}: {e}') from e
+    raise e.within(said) from e
 
 
 def _find(said: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
@@ -79,7 +81,7 @@ def _run(said: str, path: pathlib.Path, get) -> Any:
     spec.loader.exec_module(module)
     return get(module)
   except UserError as e:
-    raise UserError(f'{said}: {e}') from e
+    raise e.within(said) from e
   except Exception as e:  # noqa: BLE001  It is the user's own code.
     lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__)
              if frame.filename == str(path)]

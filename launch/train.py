@@ -73,7 +73,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   factory.make(config.optimizer, config.num_steps, config.batch_size)
-  run_config.compare(args.workdir, config, loop.FREE_KEYS)
+  run_config.compare(args.workdir, config)
   with loop.hold(args.workdir):
     task = tasks.make(config, args.workdir, mesh)
     state = loop.train(config, task, args.workdir, mesh, args.profile)

@@ -19,10 +19,15 @@ _REPR.maxlevel = 3
 
 
 class Field(NamedTuple):
-  """The values that a field may have, in words and as a test."""
+  """The values that a field may have, in words and as a test.
+
+  Attributes:
+    choices: the values, where they are a few words.
+  """
 
   allowed: str
   test: Callable[[Any], bool]
+  choices: tuple[str, ...] = ()
 
 
 FLAG = Field('true or false', lambda value: isinstance(value, bool))
@@ -45,7 +50,8 @@ def number(low: float | int, high: float | int) -> Field:
 def word(*choices: str) -> Field:
   """One of these strings."""
   return Field(' or '.join(map(repr, choices)),
-               lambda value: isinstance(value, str) and value in choices)
+               lambda value: isinstance(value, str) and value in choices,
+               choices)
 
 
 def text(most: int) -> Field:
@@ -78,11 +84,14 @@ def check(
   Args:
     where: the file, or the object in it.
   """
-  wrong = [f'{key} is {shown(values[key])}, allowed is {field.allowed}'
+  wrong = {key: f'{key} is {shown(values[key])}, allowed is {field.allowed}'
            for key, field in fields.items()
-           if key in values and not field.test(values[key])]
+           if key in values and not field.test(values[key])}
   if wrong:
-    raise UserError(f'{where}: {_some(wrong)}.')
+    first = next(iter(wrong))
+    raise UserError(
+      f'{where}: {_some([*wrong.values()])}.', key=first, value=values[first],
+      allowed=fields[first].choices or fields[first].allowed)
 
 
 def check_known(
@@ -90,8 +99,10 @@ def check_known(
 ) -> None:
   """Raises UserError for keys that are not known."""
   if unknown := sorted(set(values) - set(known)):
-    raise UserError(f'{where} has unknown keys '
-                    f'{_some([shown(key) for key in unknown], ", ")}.')
+    raise UserError(
+      f'{where} has unknown keys '
+      f'{_some([shown(key) for key in unknown], ", ")}.', key=unknown[0],
+      allowed=tuple(known))
 
 
 def shown(value: Any) -> str:

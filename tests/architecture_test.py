@@ -15,7 +15,8 @@ FILES = [p for top in (*PACKAGES, 'tests')
          for p in sorted((ROOT / top).rglob('*.py'))]
 # What of sana_jax each part may use besides itself, as prefixes of modules.
 COMMON = ('sana_jax.typing', 'sana_jax.errors', 'sana_jax.files',
-          'sana_jax.fields', 'sana_jax.printable', 'sana_jax.version')
+          'sana_jax.fields', 'sana_jax.keys', 'sana_jax.printable',
+          'sana_jax.version')
 KERNELS, MODELS = 'sana_jax.kernels', 'sana_jax.models'
 ALLOWED = {
   'kernels': (),
@@ -32,7 +33,7 @@ LAYERS = [line.split() for line in (
   'assets checkout errors typing version',
   'files interpreter paths printable seals',
   'compiled fields kernels',
-  'backends sharding',
+  'backends keys sharding',
   'diffusion models optim text',
   'analysis data',
   'config locks',

@@ -35,6 +35,8 @@ def test_all_that_is_wrong_is_one_short_message():
   assert '\x1b' not in message and '\n' not in message
   assert 'd is True, allowed is a whole number from 1 to 5' in message
   assert 'e is' not in message and 'f is' not in message
+  assert (caught.value.key, caught.value.value) == ('a', values['a'])
+  assert caught.value.allowed == 'a whole number from 1 to 5'
 
 
 def test_unknown_keys_are_counted():

@@ -17,11 +17,10 @@ set to 0.92 (its default is 0.75).
 """
 
 import dataclasses
-import difflib
 import math
 import re
 
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 
 GIB = 2**30
 
@@ -95,10 +94,9 @@ def get(name: str) -> Chip:
   """The chip of a name; UserError, with the nearest names, if there is none."""
   if name in CHIPS:
     return CHIPS[name]
-  near = difflib.get_close_matches(name, CHIPS, n=2, cutoff=0.4)
-  meant = f' (did you mean {" or ".join(near)}?)' if near else ''
-  raise UserError(f'{name!r} is no chip that is known{meant}; allowed are '
-                  f'{", ".join(CHIPS)}.')
+  raise UserError(
+    f'{name!r} is no chip that is known{did_you_mean(name, CHIPS)}; allowed '
+    f'are {", ".join(CHIPS)}.')
 
 
 def of_kind(kind: str) -> Chip | None:

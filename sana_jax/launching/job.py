@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 import dataclasses
 
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 from sana_jax.launching import fields
-from sana_jax.launching.machines import gpus_a_host, Machines, near, TPUS
+from sana_jax.launching.machines import gpus_a_host, Machines, TPUS
 from sana_jax.launching.restarts import Policy
 from sana_jax.printable import printable
 
@@ -73,7 +73,7 @@ def check(job: Job) -> None:
   if place is None:
     raise UserError(
       f'--where={printable(job.where, 200)} is not known'
-      f'{near(job.where, PLACES)}; allowed are {", ".join(PLACES)}.')
+      f'{did_you_mean(job.where, PLACES)}; allowed are {", ".join(PLACES)}.')
   said = [*_bad_texts(job), *_problems(job, place)]
   if said:
     raise UserError('; '.join(said) + '.')

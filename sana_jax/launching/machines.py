@@ -6,14 +6,12 @@ cloud.google.com/tpu/docs/runtimes, github.com/AI-Hypercomputer/xpk
 (system_characteristics.py).
 """
 
-from collections.abc import Iterable
 import dataclasses
-import difflib
 import math
 import re
 
 from sana_jax.analysis import chips
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 from sana_jax.launching import fields
 
 _MOST = 64  # Processes on CPUs, and devices of each.
@@ -102,16 +100,11 @@ def parse(name: str) -> Machines:
     return _cpu(name, rest)
   if kind not in chips.CHIPS:
     known = (*chips.CHIPS, 'cpu')
-    raise UserError(f'--topology={name} names no chip that is known'
-                    f'{near(kind, known)}; allowed are {", ".join(known)}.')
+    raise UserError(
+      f'--topology={name} names no chip that is known'
+      f'{did_you_mean(kind, known)}; allowed are {", ".join(known)}.')
   found = chips.parse(name)
   return _gpu(found) if found.chip.is_gpu else _tpu(found)
-
-
-def near(name: str, allowed: Iterable[str]) -> str:
-  """' (did you mean ...?)', or nothing."""
-  found = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.4)
-  return f' (did you mean {" or ".join(found)}?)' if found else ''
 
 
 def _cpu(name, rest):

@@ -11,6 +11,8 @@ import jax
 from sana_jax.errors import UserError
 from sana_jax.typing import Params
 
+FORM = 'regular expressions with spaces between them'
+
 
 def split(params: Params, patterns: str) -> tuple[Params, Params]:
   """What trains and what does not, each without the other's keys.
@@ -35,7 +37,8 @@ def split(params: Params, patterns: str) -> tuple[Params, Params]:
   if unused := [p.pattern for p in wanted if p not in used]:
     raise UserError(
       f'config.trainable: {", ".join(map(repr, unused))} matches no parameter; '
-      f'patterns match a whole path, such as {"/".join(keys)!r}.')
+      f'patterns match a whole path, such as {"/".join(keys)!r}.',
+      key='trainable', value=patterns, allowed='patterns of parameters')
   return trained, rest
 
 
@@ -56,7 +59,8 @@ def compiled(patterns: str) -> list[re.Pattern]:
   except re.error as e:
     raise UserError(
       f'config.trainable={patterns!r} must be regular expressions with spaces '
-      f'between them ({e}).') from e
+      f'between them ({e}).', key='trainable', value=patterns,
+      allowed=FORM) from e
 
 
 def _put(tree, keys, leaf):

@@ -64,7 +64,7 @@ def warmup_stable_decay(
     [num_steps - decay_steps])
 
 
-_SCHEDULES = {
+SCHEDULES = {
   'constant': lambda c, n: constant(c.learning_rate, c.warmup_steps),
   'cosine': lambda c, n: cosine(c.learning_rate, n, c.warmup_steps),
   'cosine_decay_to_constant': lambda c, n: cosine_decay_to_constant(
@@ -79,17 +79,9 @@ def make(
   """The schedule of a complete optimizer config; see `factory.make`.
 
   Raises:
-    UserError: if a name is unknown or the steps do not fit the run.
+    UserError: if the warm-up does not fit the run.
   """
   name, warmup = config.schedule, config.warmup_steps
-  if config.auto_lr not in RATE_RULES:
-    raise UserError(
-      f'The rule for the learning rate is {config.auto_lr!r}; allowed are '
-      f'{", ".join(map(repr, RATE_RULES))} (key: optimizer.auto_lr).')
-  if name not in _SCHEDULES:
-    raise UserError(
-      f'The learning rate schedule is {name!r}; allowed are '
-      f'{", ".join(_SCHEDULES)} (key: optimizer.schedule).')
   decay_steps = int(config.decay_fraction * num_steps)
   longest = {
     'constant': warmup,
@@ -97,11 +89,11 @@ def make(
     'cosine_decay_to_constant': decay_steps - 1,
     'warmup_stable_decay': num_steps - decay_steps,
   }[name]
-  if not 0 <= warmup <= longest:
+  if warmup > longest:
     raise UserError(
       f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
-      f'in a run of {num_steps} steps '
-      '(key: optimizer.warmup_steps).')
+      f'in a run of {num_steps} steps (key: optimizer.warmup_steps).',
+      key='optimizer.warmup_steps', value=warmup, allowed=f'0 to {longest}')
   peak = config.learning_rate * RATE_RULES[config.auto_lr](batch_size)
-  return _SCHEDULES[name](
+  return SCHEDULES[name](
     ConfigDict({**config, 'learning_rate': peak}), num_steps)

@@ -8,14 +8,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sana_jax import config as rules
 from sana_jax.data import cache, files, sources
 from sana_jax.errors import UserError
+from sana_jax.keys import CACHE, CACHED_TEXT
 from sana_jax.training import encoders
 from sana_jax.training.workdir import flat
 
-# Where things lie, how they are read, and what is chosen when they are read.
-_FREE = ('path', 'index_path', 'threads', 'max_bad_fraction', 'caption_rule',
-         'caption_threshold', 'caption_temperature')
 _WHOLE = 2**26  # Larger files of weights are known by their ends.
 _END = 2**20
 
@@ -25,15 +24,12 @@ class OtherCache(UserError):
 
 
 def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
-  """By the config's keys; models by a digest of their files.
+  """Keys of the config that change a cache, and digests of models' files.
 
   `data_too` adds the listing of the files that the source opens: a run, a cache
   or an index may lie among them. `shapes` follow from the config alone.
   """
-  data = {k: v for k, v in config.data.to_dict().items() if k not in _FREE}
-  out = {'format': 1, 'data': data, 'dtype': config.dtype,
-         'inputs': {'aspect_ratios': config.inputs.aspect_ratios,
-                    'dtype': config.inputs.dtype}}
+  out = {'format': 1, **rules.changing(CACHE, config)}
   if data_too and config.data.source != 'shapes':
     found = sources.listing(config.data.source, config.data.path)
     out['files of data.path'] = _digest(json.dumps(
@@ -45,8 +41,7 @@ def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
     folder = encoders.find(config, 'text_encoder')
     out['text_encoder'] = _of_folder(folder / 'text_encoder')
     out['tokenizer'] = _of_folder(folder / 'tokenizer')
-    out['flow'] = {'instruction': config.flow.instruction}
-    out['inputs']['text_length'] = config.inputs.text_length
+    out |= rules.changing(CACHED_TEXT, config)
   return out
 
 

@@ -37,15 +37,6 @@ from sana_jax.training.step import Update
 from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import meet, new_folder, resolve
 
-# What may change between two runs in one workdir: how long, where and how
-# often, but nothing that changes a step by more than rounding.
-FREE_KEYS = (
-    'accumulate_steps', 'cache_every_steps', 'checkpoint_cache',
-    'checkpoint_every_steps', 'data.index_path', 'data.max_bad_fraction',
-    'data.path', 'data.threads', 'init_from', 'inputs.cache',
-    'keep_checkpoints', 'keep_every_steps', 'kernels', 'log_every_steps',
-    'max_skipped_fraction', 'max_skipped_in_a_row', 'mesh', 'model.remat',
-    'model.unroll', 'num_steps', 'pictures_every_steps', 'watch')
 _SPLIT = ('split the state with --layout fsdp, or over more devices; '
           '`sana-jax plan` says what fits.')
 
@@ -136,7 +127,7 @@ def begin(
   or other data.
   """
   lock = use(hold(workdir))
-  workdir = claim(workdir, config, FREE_KEYS)
+  workdir = claim(workdir, config)
   agreement.check(workdir, task)
   use(preferred(config.kernels.to_dict(), 'config.kernels'))
   use(jax.set_mesh(mesh))

@@ -4,7 +4,6 @@ A second run with another config is refused. A config.json that is missing or
 damaged is no loss once there is a checkpoint.
 """
 
-from collections.abc import Collection
 import json
 from typing import Any
 
@@ -16,6 +15,7 @@ import ml_collections
 from sana_jax import config as rules
 from sana_jax import files
 from sana_jax.errors import UserError
+from sana_jax.keys import RESULT
 from sana_jax.printable import printable
 from sana_jax.training import saved
 from sana_jax.training.workdir import (
@@ -30,15 +30,13 @@ _MISSING = 'missing'
 
 
 def claim(
-    workdir: epath.PathLike, config: ml_collections.ConfigDict,
-    free: Collection[str],
-) -> epath.Path:
+    workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
   """The folder, made if need be, with `config` as its config.json.
 
   Raises UserError if `compare` does.
   """
   workdir = resolve(workdir)
-  compare(workdir, config, free)
+  compare(workdir, config)
   meet('config.json is read')  # Before process 0 writes it anew.
   if jax.process_index() == 0:
     text = json.dumps(files.parse_json(config.to_json()), indent=2) + '\n'
@@ -47,28 +45,26 @@ def claim(
 
 
 def compare(
-    workdir: epath.PathLike, config: ml_collections.ConfigDict,
-    free: Collection[str],
-) -> None:
+    workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Raises UserError if the folder was made with another config.
 
-  Keys named in `free` (whole sub-configs too) may differ. The config that the
-  newest checkpoint holds counts where config.json is missing, damaged or
-  differs.
+  Keys that change no result may differ, and a key that the run did not have yet
+  counts as its default. The config that the newest checkpoint holds counts
+  where config.json is missing, damaged or differs.
   """
   workdir = resolve(workdir)
   ours = flat(files.parse_json(config.to_json()))
   theirs, damage = _described(workdir)
-  differ = _differences(theirs, ours, free) if theirs is not None else []
+  differ = _differences(theirs, ours) if theirs is not None else []
   if theirs is not None and not differ:
     return
   kept, step = _kept(workdir)
-  if kept is not None and not _differences(kept, ours, free):
+  if kept is not None and not _differences(kept, ours):
     logging.warning(
         '%s/config.json is %s: the checkpoint of step %d has the config of '
         'this run.', workdir, damage or 'of another run', step)
     return
-  differ = differ or (kept is not None and _differences(kept, ours, free))
+  differ = differ or (kept is not None and _differences(kept, ours))
   if differ:
     raise UserError(
         f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
@@ -95,7 +91,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     logging.warning('%s/config.json is %s: the config is that of the checkpoint'
                     ' of step %d.', workdir, damage, step)
   try:
-    values = _nested(values)
+    values = rules.nested(values)
     config = rules.train(values['task'])
     with config.unlocked():
       config.update(_frozen(values))
@@ -155,18 +151,6 @@ def _undescribed(workdir, damage):
           'anew, or choose another --workdir.')
 
 
-def _nested(values):
-  """Inverse of `flat`."""
-  tree = {}
-  for key, value in values.items():
-    *parents, last = key.split('.')
-    node = tree
-    for part in parents:
-      node = node.setdefault(part, {})
-    node[last] = value
-  return tree
-
-
 def _frozen(tree: Any) -> Any:
   """Lists as tuples, as they were before JSON: modules hash their fields."""
   if isinstance(tree, dict):
@@ -174,13 +158,14 @@ def _frozen(tree: Any) -> Any:
   return tuple(map(_frozen, tree)) if isinstance(tree, list) else tree
 
 
-def _differences(
-    theirs: dict[str, Any], ours: dict[str, Any], free: Collection[str],
-) -> list[str]:
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+  task = ours.get('task')
+  theirs = {name: key.default for name, key in rules.table(task).items()
+            if name in ours and task in rules.TASKS} | theirs
   missing = object()
   value = lambda found, key: printable(repr(found.get(key, 'absent')), 200)
   return [
       f'{printable(key, 200)} is {value(theirs, key)} there and '
       f'{value(ours, key)} here' for key in sorted({*theirs, *ours})
       if theirs.get(key, missing) != ours.get(key, missing)
-      and not any(f'{key}.'.startswith(f'{f}.') for f in free)]
+      and RESULT in rules.effects(key, task)]

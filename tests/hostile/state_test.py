@@ -176,7 +176,7 @@ import ml_collections
 from sana_jax.training import run_config
 for i in itertools.count():
   run_config.claim(sys.argv[1], ml_collections.ConfigDict(
-    {'num_steps': i, 'text': chr(97 + i % 26) * 300000}), ('num_steps', 'text'))
+    {'num_steps': i, 'init_from': chr(97 + i % 26) * 300000}))
 """
 
 
@@ -210,5 +210,5 @@ def test_a_run_that_is_killed_while_it_claims_a_workdir_leaves_its_config(
   path = tmp_path / 'config.json'
   for seed in range(5):
     killed(CLAIM, tmp_path, path, random.Random(seed))
-    text = files.read_json(path)['text']
+    text = files.read_json(path)['init_from']
     assert len(text) == 300000 and len(set(text)) == 1

@@ -44,8 +44,8 @@ def test_a_file_sets_what_saves_memory_too(tmp_path):
   ('', 'fails in line .* mend the file'),
   ('LAYOUT = {', 'fails in line 1 .*mend the file'),
   ('LAYOUT = 3', 'LAYOUT must be a dict, not int'),
-  ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set mesh\., kern"),
-  ("LAYOUT = {'mesh.model': 3}", 'There is no config.mesh.model; allowed'),
+  ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set accum"),
+  ("LAYOUT = {'mesh.model': 3}", 'There is no config.mesh.model'),
   ("LAYOUT = {'mesh.data': 'x'}", "config.mesh.data='x' must be a whole"),
 ])
 def test_a_layout_that_cannot_be_used_is_one_sentence(text, said, tmp_path):

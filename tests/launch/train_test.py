@@ -63,12 +63,12 @@ def test_another_config_in_the_same_workdir_is_refused(
 
 
 @pytest.mark.parametrize('override, said', [
-  ('--config.batch_sise=8', 'There is no config.batch_sise; allowed are'),
+  ('--config.batch_sise=8', 'There is no config.batch_sise (did you'),
   ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
   ('--config.batch_size=12', 'batch_size=12 does not split over data x fsdp'),
   ('--config.seed=-1', 'config.seed=-1 must be zero or more.'),
   ('--config.model.heads=3', 'config.model.width=16 must be a multiple of '),
-  ('--config.optimizer.name=sgd', "The optimizer is 'sgd'; allowed are came"),
+  ('--config.optimizer.name=sgd', "config.optimizer.name='sgd' must be one"),
   ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
   ('--config.mesh.data=3', 'mesh is data=3'),
   ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),

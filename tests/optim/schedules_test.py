@@ -30,14 +30,11 @@ def test_the_rate_is_right_where_it_turns(settings, expected):
     rates(expected, **settings), [*expected.values()], atol=1e-6)
 
 
-def test_an_unknown_schedule_lists_the_names():
-  with pytest.raises(UserError, match="'step'.*constant, cosine, "):
-    rates([0], schedule='step')
-
-
 @pytest.mark.parametrize('settings', [
-  dict(schedule='cosine', warmup_steps=1000), dict(warmup_steps=-1),
+  dict(schedule='cosine', warmup_steps=1000),
   dict(schedule='warmup_stable_decay', warmup_steps=900)], ids=str)
 def test_a_warmup_that_does_not_fit_is_refused(settings):
-  with pytest.raises(UserError, match=f'warm-up is {settings["warmup_steps"]}'):
+  with pytest.raises(UserError) as caught:
     rates([0], **settings)
+  assert caught.value.key == 'optimizer.warmup_steps'
+  assert caught.value.value == settings['warmup_steps']

@@ -6,7 +6,8 @@ import numpy as np
 
 from sana_jax.optim.blockwise import Quantised
 
-CAME_8BIT = {'name': 'came_8bit', 'learning_rate': 1e-3}
+CAME_8BIT = {
+    'name': 'came_8bit', 'learning_rate': 1e-3, 'clip_norm': 0.}
 
 
 def wide_toy(toy, **options):

@@ -23,7 +23,8 @@ ROWS = 256
 SETTINGS = {
     'log_every_steps': 1, 'checkpoint_every_steps': 10**6,
     'pictures_every_steps': 0,
-    'optimizer': {'name': 'came', 'learning_rate': 1e-4}}
+    'optimizer': {
+      'name': 'came', 'learning_rate': 1e-4, 'clip_norm': 0.}}
 
 
 class Flow:

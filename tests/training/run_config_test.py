@@ -36,16 +36,16 @@ def about(**changes):
 @pytest.mark.parametrize('damage', [*DAMAGES, None])
 def test_a_checkpoint_has_the_config_that_is_damaged_or_gone(
     tmp_path, damage, caplog):
-  run_config.claim(tmp_path, config(), ())
+  run_config.claim(tmp_path, config())
   path = tmp_path / 'config.json'
   whole = path.read_bytes()
   save(tmp_path, 4, about())
   save(tmp_path, 6, b'[' * 10**5)  # Damaged as well.
   path.unlink() if damage is None else path.write_bytes(damage)
   with pytest.raises(UserError, match='seed is 1 there and 2 here'):
-    run_config.claim(tmp_path, config(seed=2), ())
+    run_config.claim(tmp_path, config(seed=2))
   with caplog.at_level(logging.WARNING, 'absl'):
-    run_config.claim(tmp_path, config(), ())
+    run_config.claim(tmp_path, config())
   assert 'checkpoint of step 4 has the config' in caplog.text
   assert path.read_bytes() == whole
 
@@ -57,18 +57,18 @@ def test_a_damaged_config_that_nothing_describes_is_one_sentence(
   path.write_bytes(damage)
   save(tmp_path, 4, b'{"config": [1]}')
   with pytest.raises(UserError, match='config.json is damaged .*remove it'):
-    run_config.claim(tmp_path, config(), ())
+    run_config.claim(tmp_path, config())
   with pytest.raises(UserError, match='config.json is damaged .*remove it'):
     run_config.read_config(tmp_path)
   assert path.read_bytes() == damage
 
 
 def test_a_flipped_letter_of_the_config_is_no_other_run(tmp_path, caplog):
-  run_config.claim(tmp_path, config(), ())
+  run_config.claim(tmp_path, config())
   save(tmp_path, 4, about())
   path = tmp_path / 'config.json'
   path.write_text(path.read_text().replace('seed', 'seee'))
-  run_config.claim(tmp_path, config(), ())
+  run_config.claim(tmp_path, config())
   assert 'of another run: the checkpoint of step 4' in caplog.text
   assert json.loads(path.read_text())['seed'] == 1
 
@@ -78,21 +78,21 @@ def test_what_is_no_file_is_left_alone_and_named(tmp_path, make):
   make(tmp_path / 'config.json')
   save(tmp_path, 4, about())
   with pytest.raises(UserError, match='config.json cannot be read .*move it'):
-    run_config.claim(tmp_path, config(), ())
+    run_config.claim(tmp_path, config())
   assert not (tmp_path / 'config.json').is_file()
 
 
 def test_values_of_any_length_are_told_in_one_short_sentence(tmp_path):
-  run_config.claim(tmp_path, config(), ())
+  run_config.claim(tmp_path, config())
   with pytest.raises(UserError) as e:
-    run_config.claim(tmp_path, config(seed='\x1b[2J\n' * 10**5), ())
+    run_config.claim(tmp_path, config(seed='\x1b[2J\n' * 10**5))
   assert len(str(e.value)) < 1000 and str(e.value).isprintable()
 
 
 def test_a_config_is_read_from_a_checkpoint_too(tmp_path):
   made = rules.train('sana')
   made.seed = 7
-  run_config.claim(tmp_path, made, ())
+  run_config.claim(tmp_path, made)
   save(tmp_path, 4, json.dumps(
     {'config': json.loads(made.to_json())}).encode())
   (tmp_path / 'config.json').write_bytes(b'')

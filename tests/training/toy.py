@@ -113,7 +113,8 @@ def get_config(**changes):
       'max_skipped_fraction': .1,
       'accumulate_steps': 1, 'param_dtype': 'float32',
       'init_from': '', 'trainable': '', 'kernels': {},
-      'optimizer': {'name': 'adamw', 'learning_rate': 1e-2},
+      'optimizer': {
+          'name': 'adamw', 'learning_rate': 1e-2, 'clip_norm': 0.},
       'watch': {'stall_minutes': 0., 'divergence_factor': 0.},
       'mesh': {'data': 2, 'fsdp': 4}, **changes})
 

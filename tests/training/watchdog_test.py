@@ -181,7 +181,8 @@ def test_a_run_that_diverges_says_so(toy, tmp_path, caplog):
       'x': batch['x'] * (1 if number <= 12 else 100)})
   toy.run(tmp_path, task, num_steps=18, log_every_steps=1, ema_decay=0.,
           checkpoint_every_steps=99,
-          optimizer={'name': 'adamw', 'learning_rate': 1e-6},
+          optimizer={
+              'name': 'adamw', 'learning_rate': 1e-6, 'clip_norm': 0.},
           watch={'stall_minutes': 0., 'divergence_factor': 5.})
   said = [x for x in caplog.messages if 'may be diverging' in x]
   # Squared errors of rows 100 times as large are 10,000 times as large.

@@ -20,7 +20,7 @@ from sana_jax import config as configs
 from sana_jax.errors import UserError
 from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
-from sana_jax.optim import blockwise, factory
+from sana_jax.optim import blockwise, factory, optimizers
 from sana_jax.optim.came_8bit import is_stored_in_bytes
 from sana_jax.training.tasks.sana import flow_loss
 from sana_jax.typing import Array, Params, PyTree
@@ -68,7 +68,7 @@ def states(models: Sequence[str]) -> list[State]:
     shapes = abstract.transformer(module_of(model))
     count = sum(x.size for x in jax.tree.leaves(shapes))
     found += [State(model, name, count, _bytes(name, shapes))
-              for name in factory.OPTIMIZERS]
+              for name in optimizers.OPTIMIZERS]
   return found
 
 
@@ -81,7 +81,8 @@ def module_of(model: str, **changes) -> Sana:
 
 
 def _optimizer(name):
-  return factory.make(ConfigDict({'name': name, 'learning_rate': 1e-4}), 1)
+  return factory.make(ConfigDict({
+    'name': name, 'learning_rate': 1e-4, 'clip_norm': 0.0}), 1)
 
 
 def _bytes(name, shapes):

@@ -8,26 +8,21 @@ import pathlib
 from typing import Any
 import zlib
 
+from ml_collections import ConfigDict
+
 import sana_jax
+from sana_jax import config as rules
 from sana_jax import files, kernels
 from sana_jax.errors import UserError
+from sana_jax.keys import PROGRAM
+from sana_jax.tools.plan.imports import imported_files
 
 FOLDER = '~/.cache/sana_jax/plans'
-# What no program depends on.
-_FREE = ('data', 'pictures_every_steps', 'seed', 'log_every_steps',
-         'checkpoint_every_steps', 'keep_checkpoints', 'watch', 'autoencoder',
-         'text_encoder', 'max_skipped_in_a_row', 'max_skipped_fraction')
-# Files that a program, or what is read from it, follows from.
-_SOURCES = (
-  'models/*.py', 'optim/*.py', 'diffusion/**/*.py', 'inference/denoising.py',
-  'sharding/*', 'training/state.py', 'training/step.py',
-  'training/levels.py', 'training/norms.py', 'training/tasks/sana.py',
-  'analysis/*', 'tools/plan/compiling.py', 'tools/plan/steps.py')
 
 
 def key(request: dict[str, Any]) -> str:
   """Of a request: another config, compiler or source has another one."""
-  config = {k: v for k, v in request['config'].items() if k not in _FREE}
+  config = rules.changing(PROGRAM, ConfigDict(request['config']))
   facts = request | {'config': config, 'sources': sources(),
                      'compilers': compilers()}
   del facts['layout']  # A name; what it says is in the config.
@@ -58,14 +53,25 @@ def _checksum(facts):
 
 @functools.cache
 def sources() -> str:
-  """A digest of the package's files and its kernels'."""
+  """A digest of the files that a plan follows from."""
   digest = hashlib.sha256()
-  for package, kinds in ((sana_jax, _SOURCES), (kernels, ('**/*.*',))):
-    root = pathlib.Path(package.__file__).parent
-    for path in sorted(p for kind in kinds for p in root.glob(kind)
-                       if p.suffix in ('.py', '.txtpb', '.json')):
-      digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+  for root, path in source_files():
+    digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
   return digest.hexdigest()
+
+
+def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
+  """(root, file): all that compiling a plan imports, kernels, and chips.
+
+  Kernels are imported by name when they are used, and chips are data.
+  """
+  root, of_kernels = (pathlib.Path(package.__file__).parent
+                      for package in (sana_jax, kernels))
+  data = [*of_kernels.glob('**/*.*'), *root.glob('analysis/*.txtpb')]
+  return sorted(
+    [(root, path) for path in imported_files(root, 'tools.plan.worker')]
+    + [(root if path.is_relative_to(root) else of_kernels, path)
+       for path in data if path.suffix in ('.py', '.txtpb', '.json')])
 
 
 @functools.cache

@@ -9,8 +9,10 @@ import jax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
+from sana_jax import config as base
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
+from sana_jax.keys import LAYOUT
 from sana_jax.models import abstract
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import axis_sizes, check_batch
@@ -38,12 +40,8 @@ class Candidate:
 
   def layout(self) -> dict[str, int | str]:
     """What a layout file says to have it."""
-    config = self.config
-    return {
-      **{f'mesh.{axis}': config.mesh[axis] for axis in config.mesh},
-      'model.remat': config.model.remat,
-      'accumulate_steps': config.accumulate_steps,
-      **{f'kernels.{op}': name for op, name in config.kernels.items() if name}}
+    return {key: value for key, value in base.changing(
+      LAYOUT, self.config).items() if value != ''}
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:

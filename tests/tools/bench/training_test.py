@@ -69,7 +69,7 @@ def test_json_and_page_hold_everything():
 @pytest.mark.parametrize('options, said', [
   (dict(model='sana'), '--model=sana is no size; allowed are sana_600m_512'),
   (dict(size=100), '--size=100 must be a multiple of 32'),
-  (dict(optimizer='sgd'), "The optimizer is 'sgd'; allowed are came"),
+  (dict(optimizer='sgd'), "config.optimizer.name='sgd' must be one of"),
 ])
 def test_requests_are_checked(options, said):
   with pytest.raises(UserError, match=said):

@@ -1,0 +1,26 @@
+"""The base of every config: each key with its type, default and check.
+
+An experiment in configs/ takes `train()` and assigns what differs. Configs are
+locked, so that a typo raises; `check` runs before any device is touched.
+docs/config.md lists the keys.
+"""
+
+from sana_jax.config.checking import check, check_keys
+from sana_jax.config.overrides import apply_overrides, parse_arg
+from sana_jax.config.registry import (
+  changing,
+  defaults,
+  effects,
+  flatten,
+  nested,
+  table,
+  TASKS,
+  train,
+)
+from sana_jax.config.sizes import dc_ae_fields, SANA_SIZES
+
+__all__ = [
+  'apply_overrides', 'changing', 'check', 'check_keys', 'dc_ae_fields',
+  'defaults', 'effects', 'flatten', 'nested', 'parse_arg', 'SANA_SIZES',
+  'table', 'TASKS', 'train',
+]

@@ -1,0 +1,104 @@
+"""The table of a task's keys, and what follows from it.
+
+A key is added to one of `common.KEYS`, `data.KEYS`, `tasks.KEYS` and
+`optim.keys.KEYS`. Its default, its checks, whether it may change when a run is
+resumed, the keys of caches and of plans, and docs/config.md follow.
+"""
+
+from collections.abc import Collection, Mapping
+import functools
+import operator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sana_jax.config import common, data, tasks
+from sana_jax.errors import did_you_mean, UserError
+from sana_jax.keys import Effect, Key, one_of, PROGRAM, RESULT
+
+TASKS = tuple(tasks.KEYS)
+
+
+def table(task: str | None) -> dict[str, Key]:
+  """Every key by its dotted name; those of any run where the task is none."""
+  of_task = tasks.KEYS.get(task, {}) if isinstance(task, str) else {}
+  return {
+    'task': Key(task or '', 'What is trained.', one_of(TASKS)),
+    **common.KEYS, **data.KEYS, **of_task}
+
+
+def train(task: str) -> ConfigDict:
+  """A training run with every key at its default, locked."""
+  if task not in TASKS:
+    raise UserError(
+      f'config.task={task!r} is unknown{did_you_mean(str(task), TASKS)}; '
+      f'allowed are {list(TASKS)}.', key='task', value=task, allowed=TASKS)
+  return ConfigDict(nested(defaults(task))).lock()
+
+
+def defaults(task: str) -> dict[str, Any]:
+  """The default of each key that a config must have."""
+  return {name: key.default for name, key in table(task).items()
+          if not key.optional}
+
+
+def effects(name: str, task: str | None) -> Effect:
+  """Effects of another value; of a group, those of its keys together.
+
+  A key that the table lacks, such as one of an older version, changes results
+  and programs.
+  """
+  return _effects(name, table(task))
+
+
+def _effects(name, keys):
+  if name in keys:
+    return keys[name].changes
+  found = [key.changes for other, key in keys.items()
+           if other.startswith(f'{name}.')]
+  return functools.reduce(operator.or_, found) if found else RESULT | PROGRAM
+
+
+def changing(effect: Effect, config: ConfigDict) -> dict[str, Any]:
+  """The values, by dotted key, that have the effect."""
+  keys = table(config.get('task'))
+  return {name: value for name, value in flatten(config).items()
+          if effect in _effects(name, keys)}
+
+
+def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+  """Values by their dotted key."""
+  out = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      out |= flatten(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = value
+  return out
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+  """' (did you mean ...?)', or '': the same name elsewhere, or one alike.
+
+  Names are compared within the key's group, if there is such a group.
+  """
+  group, dot, last = key.rpartition('.')
+  if same := [k for k in known if k.rpartition('.')[2] == last]:
+    return f' (did you mean {" or ".join(same[:2])}?)'
+  siblings = [k for k in known if k.rpartition('.')[0] == group]
+  if not siblings:
+    return did_you_mean(key, known)
+  return did_you_mean(
+    last, [k.rpartition('.')[2] for k in siblings], group + dot)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Inverse of `flatten`, as plain dicts."""
+  tree = {}
+  for key, value in values.items():
+    *parents, last = key.split('.')
+    node = tree
+    for part in parents:
+      node = node.setdefault(part, {})
+    node[last] = value
+  return tree

@@ -1,0 +1,35 @@
+"""Errors keep their key, value and allowed values; names are suggested."""
+
+import pickle
+
+import pytest
+
+from sana_jax.errors import did_you_mean, joined, Trouble, UserError
+
+
+def parts(error):
+  return str(error), error.key, error.value, error.allowed
+
+
+def test_an_error_keeps_its_fields_within_a_file_and_over_a_process():
+  error = UserError('a=1 must be 2.', key='a', value=1, allowed=('2',))
+  assert parts(error.within('x.py')) == ('x.py: a=1 must be 2.', 'a', 1, ('2',))
+  assert parts(pickle.loads(pickle.dumps(error))) == parts(error)
+
+
+def test_an_error_without_fields_is_an_error_too():
+  assert parts(Trouble('It failed.')) == ('It failed.', '', None, None)
+
+
+def test_several_errors_are_one_sentence_with_the_fields_of_the_first():
+  found = joined([UserError('a is bad.', key='a', value=1, allowed='2'),
+                  UserError('b is bad', key='b')])
+  assert parts(found) == ('a is bad; b is bad.', 'a', 1, '2')
+
+
+@pytest.mark.parametrize('name, prefix, said', [
+  ('folderr', '', ' (did you mean folder?)'),
+  ('fsdq', 'mesh.', ' (did you mean mesh.fsdp?)'),
+  ('', '', ''), ('xyz', '', '')])
+def test_the_nearest_names_are_suggested(name, prefix, said):
+  assert did_you_mean(name, ('folder', 'fsdp'), prefix) == said

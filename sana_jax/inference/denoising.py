@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding
 
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import guide
-from sana_jax.models.sana import project_text
 from sana_jax.typing import Array, Float
 
 # By depth, where NVlabs' PAG perturbs the published models.
@@ -69,9 +68,7 @@ def _project(module, variables, text, negative):
   """What the blocks make of both texts, once for all steps; as many of each."""
   def project(condition):
     embeddings, mask = condition
-    projected = project_text(module, variables['params'], embeddings)
-    # Examples lead, as in every other array that guidance puts together.
-    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), projected), mask
+    return module.apply(variables, embeddings, method='project_text'), mask
 
   # Projected first: it may be the same one for all.
   negative = jax.tree.map(
@@ -94,7 +91,6 @@ def _velocity(module, variables, conditions, guidance):
       perturbed = layers[:, None] & perturbed
     return module.apply(
       variables, x.astype(module.dtype), timesteps * module.timestep_scale,
-      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask,
-      perturbed=perturbed)
+      projected, mask, perturbed=perturbed)
 
   return guide(model, *conditions, guidance)

@@ -84,26 +84,36 @@ def test_gradients_come_through_features():
     jnp.vdot(gradient, direction), tangent, rtol=1e-3)
 
 
-def stacks(f, *args):
-  """Whether any array has x of every block."""
-  def made(jaxpr):
+def made(f, *args):
+  """Shapes of all results, those inside of loops included."""
+  def of(jaxpr):
     for e in jaxpr.eqns:
       yield from (v.aval.shape for v in e.outvars)
       for inner in flops.called(e.params):
-        yield from made(inner)
-  return (6, 2, 4, 6, 16) in set(made(jax.make_jaxpr(f)(*args).jaxpr))
+        yield from of(inner)
+  return set(of(jax.make_jaxpr(f)(*args).jaxpr))
 
 
 def test_the_scan_does_not_keep_x_of_all_blocks():
   weights, args = variables(), inputs()
-  assert not stacks(
-    lambda w: evaluate(w, *args, features=CHOSEN), weights)
+  stack, buffer = (6, 2, 4, 6, 16), (3, 2, 4, 6, 16)
+  forward = made(lambda w: evaluate(w, *args, features=CHOSEN), weights)
+  assert buffer in forward and stack not in forward
   # One that does, for comparison.
   net = SanaControlNet(**SHARED)
   latents, timesteps, text, _ = args
   given = latents, timesteps, text, latents
   shapes = jax.eval_shape(net.init, jax.random.key(0), *given)
-  assert stacks(lambda w: net.apply(w, *given), shapes)
+  assert stack in made(lambda w: net.apply(w, *given), shapes)
+
+
+def test_the_backward_pass_keeps_no_buffer_of_each_block():
+  weights, args = variables(), inputs()
+  loss = lambda w: sum(jnp.sum(x ** 2) for x in evaluate(
+    w, *args, features=CHOSEN).features)
+  backward = made(jax.grad(loss), weights)
+  assert (3, 2, 4, 6, 16) in backward
+  assert (6, 3, 2, 4, 6, 16) not in backward
 
 
 @pytest.mark.parametrize('features', [(6,), (-1,), (2, 2)])

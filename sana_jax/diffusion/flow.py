@@ -1,10 +1,7 @@
-"""Flow matching: straight paths from data at t=0 to noise at t=1.
+"""Times of the flow: the shift, and the times that training draws.
 
-  x_t = (1 - t) x0 + t noise,   v = dx_t/dt = noise - x0       (2410.10629, 2.3)
-
-The model predicts v and is given the timestep 1000 t. Training draws t from a
-logit-normal density (2403.03206, 3.1) and shifts it towards noise, the more so
-the larger the image (the same paper, 5.3.2):
+Training draws t from a logit-normal density (2403.03206, 3.1) and shifts it
+towards noise, the more so the larger the image (the same paper, 5.3.2):
 
   shift(t) = s t / (1 + (s - 1) t)
 
@@ -15,15 +12,13 @@ continuous, because samplers visit times between the table's entries.
 
 from typing import NamedTuple, TypeVar
 
-from einops import rearrange
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sana_jax.diffusion.paths import TRAIN_TIMESTEPS
 from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float, PRNGKeyArray
-
-TRAIN_TIMESTEPS = 1000  # The timestep that the model is given for pure noise.
 
 T = TypeVar('T')
 
@@ -32,30 +27,6 @@ class Times(NamedTuple):
   """Training times: of the path, and as the model is given them."""
   t: Float[Array, 'b']  # In (0, 1); [0, 1) where discrete.
   timestep: Float[Array, 'b']  # 1000 t, an integer where discrete.
-
-
-def interpolate(
-    x0: Float[Array, 'b ...'],
-    noise: Float[Array, 'b ...'],
-    t: Float[Array, 'b'],
-) -> Float[Array, 'b ...']:
-  """The noisy sample x_t, each example at its own time."""
-  t = _like(t, x0)
-  return (1 - t) * x0 + t * noise
-
-
-def velocity_target(
-    x0: Float[Array, 'b ...'], noise: Float[Array, 'b ...'],
-) -> Float[Array, 'b ...']:
-  """What the model learns to predict: the path's direction."""
-  return noise - x0
-
-
-def data_from_velocity(
-    x: Float[Array, 'b ...'], v: Float[Array, 'b ...'], t: Float[Array, 'b'],
-) -> Float[Array, 'b ...']:
-  """The data x0 at the end of the straight path through x_t along v."""
-  return x - _like(t, x) * v
 
 
 def shift_time(t: T, shift: float) -> T:
@@ -120,7 +91,3 @@ def check_shift(shift: float) -> None:
     raise UserError(
       f'The flow shift is {shift}; it must be positive and finite, for '
       'example 3.0 at 1024 px (key: shift).')
-
-
-def _like(t, x):
-  return rearrange(t, f'b -> b {"1 " * (x.ndim - 1)}')

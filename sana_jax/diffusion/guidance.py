@@ -1,4 +1,4 @@
-"""Guidance as functions around a velocity.
+"""Guidance as functions around a prediction.
 
   CFG   v = u + s (c - u)                                    (2207.12598, eq. 6)
   PAG   v = ... + p (c - c')      c' with identity self-attention   (2403.17377)
@@ -9,8 +9,8 @@
 All predictions of a step come from one call on a larger batch, in the order
 [unconditional, conditional, perturbed], as in diffusers and NVlabs/Sana. NVlabs
 guides the noise prediction; that is the same, because noise = x + (1 - t) v is
-affine in v. CFG takes place for s > 1 only (diffusers): at most 1, there is no
-unconditional prediction.
+affine in v; so is the velocity of any other path. CFG takes place for s > 1
+only (diffusers): at most 1, there is no unconditional prediction.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sana_jax.diffusion.samplers.base import Velocity
+from sana_jax.diffusion.paths import Prediction
+from sana_jax.diffusion.samplers.base import Predict
 from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float, PyTree
 
-# (x [b ...], timestep [b], conditioning with leading axes b) -> v [b ...]. With
-# PAG it also takes `perturbed` [b]: whose self-attention is the identity.
-Model = Callable[..., Array]
+# (x [b ...], time [b], conditioning with leading axes b, timestep=[b]) -> a
+# prediction, such as a Denoiser gives. With PAG it also takes `perturbed` [b]:
+# whose self-attention is the identity.
+Model = Callable[..., Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +83,11 @@ class Guidance:
 def guide(
     model: Model, conditional: PyTree, unconditional: PyTree,
     guidance: Guidance | float,
-) -> Velocity:
+) -> Predict:
   """Closes a model over its conditioning, guided.
 
   Args:
-    model: see `Model`; its timestep has one entry an example.
+    model: see `Model`; its times have one entry an example.
     conditional: arrays with a leading batch axis.
     unconditional: the same structure and shapes; None will do without CFG.
     guidance: how, or the scale of plain CFG.
@@ -93,22 +95,24 @@ def guide(
   if not isinstance(guidance, Guidance):
     guidance = Guidance(guidance)
 
-  def velocity(x, timestep):
-    return _guided(model, conditional, unconditional, guidance, x, timestep)
+  def predict(x, t, timestep):
+    return _guided(
+      model, conditional, unconditional, guidance, x, t, timestep)
 
   if not guidance.enabled or guidance.interval == (0., 1.):
-    return velocity
+    return predict
   plain = dataclasses.replace(guidance, scale=1.)
   low, high = (1000. * t for t in guidance.interval)
 
-  def within(x, timestep):
+  def within(x, t, timestep):
     return jax.lax.cond(
-      (low < timestep) & (timestep < high), velocity,
-      lambda x, t: _guided(model, conditional, None, plain, x, t), x, timestep)
+      (low < timestep) & (timestep < high), predict,
+      lambda *at: _guided(model, conditional, None, plain, *at),
+      x, t, timestep)
   return within
 
 
-def _guided(model, conditional, unconditional, guidance, x, timestep):
+def _guided(model, conditional, unconditional, guidance, x, t, timestep):
   """One model call on all that is needed, and its parts put together."""
   conditions = [unconditional] * guidance.enabled + [conditional]
   conditions += [conditional] * guidance.perturbs
@@ -117,22 +121,27 @@ def _guided(model, conditional, unconditional, guidance, x, timestep):
   if guidance.perturbs:
     more['perturbed'] = jnp.repeat(
       jnp.arange(count) == count - 1, x.shape[0])
-  predictions = model(
-    jnp.concatenate([x] * count),
-    jnp.broadcast_to(timestep, (count * x.shape[0],)),
-    jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions), **more)
-  predictions = jnp.split(predictions, count)
-  c = predictions[guidance.enabled]
+  of_each = lambda time: jnp.broadcast_to(time, (count * x.shape[0],))
+  prediction = model(
+    jnp.concatenate([x] * count), of_each(t),
+    jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions),
+    timestep=of_each(timestep), **more)
+  path = prediction.path
+  velocities = jnp.split(prediction.velocity(), count)
+  c = velocities[guidance.enabled]
   v = c
   if guidance.enabled:
-    v = combine(predictions[0], c, guidance.scale)
+    v = combine(velocities[0], c, guidance.scale)
     if guidance.apg_eta is not None:
-      v = project(predictions[0], c, x, timestep / 1000, guidance)
+      flow_x, flow_t = path.to_flow(x, t)
+      u_and_c = (path.velocity_to_flow(y, x, t) for y in (velocities[0], c))
+      v = path.velocity_from_flow(
+        project(*u_and_c, flow_x, timestep / 1000, guidance), flow_x, flow_t)
   if guidance.perturbs:
     scale = jnp.maximum(guidance.pag_scale - guidance.pag_adaptive * (
       1000 - timestep), 0)
-    v = v + scale * (_float(c) - _float(predictions[-1]))
-  return v
+    v = v + scale * (c - velocities[-1])
+  return Prediction(x, t, v, path)
 
 
 def combine(
@@ -148,7 +157,7 @@ def project(
     unconditional: Float[Array, 'b *x'], conditional: Float[Array, 'b *x'],
     x: Float[Array, 'b *x'], time: Float[Array, ''], guidance: Guidance,
 ) -> Float[Array, 'b *x']:
-  """APG's prediction: CFG's update without most of what saturates colours.
+  """APG's velocity of the flow: CFG's update, less what saturates colours.
 
   The clean image that a velocity predicts is x - t v, so directions and norms
   are taken there.

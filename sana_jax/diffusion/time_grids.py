@@ -1,4 +1,4 @@
-"""The times at which a sampler calls the model, from noise (1) to data (0).
+"""The times at which a sampler calls the model, from noise to data.
 
 Grids are made on the host in float64 and rounded once, as the references do.
 """
@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sana_jax.diffusion.flow import check_shift, shift_time, TRAIN_TIMESTEPS
+from sana_jax.diffusion.flow import check_shift, shift_time
+from sana_jax.diffusion.paths import Flow, Path, TRAIN_TIMESTEPS
 from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float
 
 
 class TimeGrid(NamedTuple):
-  """Times of the path, and as the model is given them at each step's start."""
+  """Times of a path, and as the model is given them at each step's start."""
   times: Float[np.ndarray, 'n+1'] | Float[Array, 'n+1']  # Falls to 0.
   timesteps: Float[np.ndarray, 'n'] | Float[Array, 'n']  # In [0, 1000].
+  path: Path = Flow()
 
 
 def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:

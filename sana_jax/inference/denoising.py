@@ -11,41 +11,34 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from sana_jax.diffusion import samplers
+from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
-from sana_jax.models.sana import project_text
-from sana_jax.typing import Array, Float
 
 # By depth, where NVlabs' PAG perturbs the published models.
 _PAG_LAYERS = {20: (8,), 28: (14,)}
 
 
-@functools.partial(jax.jit, static_argnames='shape')
-def draw_noise(seeds, numbers, shape) -> Float[Array, 'b y x c']:
-  """Standard normal noise of each (seed, number), whatever the others are."""
-  draw = lambda seed, number: jax.random.normal(
-    jax.random.fold_in(jax.random.key(seed), number), shape)
-  return jax.vmap(draw)(seeds, numbers)
-
-
 @functools.partial(
   jax.jit, static_argnames=('module', 'sampler', 'guidance'))
 def denoise(module, variables, noise, text, negative, grid, *, sampler,
-            guidance):
+            guidance, rng=None):
   """Latents at t = 0; text and negative are (embeddings, mask)."""
-  conditions = _project(module, variables, text, negative)
-  velocity = _velocity(module, variables, conditions, guidance)
-  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
+  denoiser = Denoiser(module, grid.path)
+  conditions = _project(denoiser, variables, text, negative)
+  predict = _guided(denoiser, variables, conditions, guidance)
+  return samplers.sample(samplers.make(sampler), predict, noise, grid, rng)
 
 
 def denoise_by_step(
   on_step: Callable[[int], None], module, variables, noise, text, negative,
-  grid, *, sampler, guidance):
+  grid, *, sampler, guidance, rng=None):
   """The same; after each step, `on_step` is told how many are done.
 
   One program serves any number of steps. What `on_step` raises ends the loop.
   """
-  conditions = _project_once(module, variables, text, negative)
-  carry, steps = samplers.begin(samplers.make(sampler), noise, grid)
+  denoiser = Denoiser(module, grid.path)
+  conditions = _project_once(denoiser, variables, text, negative)
+  carry, steps = samplers.begin(samplers.make(sampler), noise, grid, rng)
   if isinstance(noise.sharding, NamedSharding):
     # Where a step leaves its scalars: else the second step compiles again.
     everywhere = NamedSharding(noise.sharding.mesh, jax.P())
@@ -54,24 +47,24 @@ def denoise_by_step(
   for i in range(len(grid.timesteps)):
     now = jax.tree.map(lambda x: x[i:i + 1], steps)  # noqa: B023
     carry = jax.block_until_ready(_advance(
-      module, variables, carry, conditions, now, sampler, guidance))
+      denoiser, variables, carry, conditions, now, rng, sampler, guidance))
     on_step(i + 1)
-  return carry.x
+  return samplers.finish(carry, grid)
 
 
-@functools.partial(jax.jit, static_argnames=('module', 'sampler', 'guidance'))
-def _advance(module, variables, carry, conditions, now, sampler, guidance):
-  velocity = _velocity(module, variables, conditions, guidance)
-  return samplers.advance(samplers.make(sampler), velocity, carry, now)
+@functools.partial(
+  jax.jit, static_argnames=('denoiser', 'sampler', 'guidance'))
+def _advance(
+  denoiser, variables, carry, conditions, now, rng, sampler, guidance):
+  predict = _guided(denoiser, variables, conditions, guidance)
+  return samplers.advance(samplers.make(sampler), predict, carry, now, rng)
 
 
-def _project(module, variables, text, negative):
+def _project(denoiser, variables, text, negative):
   """What the blocks make of both texts, once for all steps; as many of each."""
   def project(condition):
-    embeddings, mask = condition
-    projected = project_text(module, variables['params'], embeddings)
-    # Examples lead, as in every other array that guidance puts together.
-    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), projected), mask
+    params, adapters = _parts(variables)
+    return denoiser.condition(params, *condition, adapters=adapters)
 
   # Projected first: it may be the same one for all.
   negative = jax.tree.map(
@@ -80,21 +73,25 @@ def _project(module, variables, text, negative):
   return project(text), negative
 
 
-_project_once = jax.jit(_project, static_argnames='module')
+_project_once = jax.jit(_project, static_argnames='denoiser')
 
 
-def _velocity(module, variables, conditions, guidance):
-  usual = _PAG_LAYERS.get(module.depth, (module.depth // 2,))
+def _guided(denoiser, variables, conditions, guidance):
+  depth = denoiser.module.depth
+  usual = _PAG_LAYERS.get(depth, (depth // 2,))
   layers = jnp.isin(
-    jnp.arange(module.depth), jnp.array(guidance.pag_layers or usual))
+    jnp.arange(depth), jnp.array(guidance.pag_layers or usual))
+  params, adapters = _parts(variables)
 
-  def model(x, timesteps, condition, perturbed=None):
-    projected, mask = condition
+  def model(x, t, condition: Condition, *, timestep, perturbed=None):
     if perturbed is not None:
       perturbed = layers[:, None] & perturbed
-    return module.apply(
-      variables, x.astype(module.dtype), timesteps * module.timestep_scale,
-      jax.tree.map(lambda y: jnp.moveaxis(y, 1, 0), projected), mask,
-      perturbed=perturbed)
+    return denoiser(params, x, t, condition, timestep=timestep,
+                    adapters=adapters, perturbed=perturbed)
 
   return guide(model, *conditions, guidance)
+
+
+def _parts(variables):
+  """Parameters, and adapters where there are any."""
+  return variables['params'], variables.get('adapters')

@@ -22,7 +22,13 @@ import numpy as np
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import bins, decoding, denoising, model_index
+from sana_jax.inference import (
+  bins,
+  decoding,
+  denoising,
+  model_index,
+  randomness,
+)
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.seamless import Strips
@@ -31,7 +37,7 @@ from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, whole
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
-from sana_jax.typing import Array, DType, Float
+from sana_jax.typing import Array, DType, Float, Int, Keys
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
@@ -139,8 +145,8 @@ class Pipeline:
     height, width = (
       self.size_px if side is None else side for side in (height, width))
     size = self.trained_size(height, width, use_resolution_binning)
-    noise = self.noise(
-      len(prompts), seed, num_images, size, numbers, latents)
+    pictures = randomness.of_pictures(len(prompts), seed, num_images, numbers)
+    noise = self.noise(*pictures, size, latents)
     text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
     repeat = lambda x: jnp.repeat(x, num_images, axis=0)
     if len(negative[1]) > 1:
@@ -148,7 +154,8 @@ class Pipeline:
     latents = self.denoise(
       noise, jax.tree.map(repeat, text), negative, steps=steps,
       guidance=guidance, sampler=sampler, flow_shift=flow_shift,
-      convention=convention, on_step=on_step)
+      convention=convention, on_step=on_step,
+      rng=randomness.draw_keys(*pictures))
     if output_type == 'latent':
       return latents
     images = self.decode(latents, (height, width), parts)
@@ -199,28 +206,19 @@ class Pipeline:
     check_size(height, width, self.autoencoder.module.spec.side)
     return height, width
 
-  def noise(self, prompts: int, seed, num_images: int, size, numbers=None,
-            latents=None) -> Float[Array, 'b y x c']:
+  def noise(
+    self, seeds: Int[Array, 'b'], numbers: Int[Array, 'b'],
+    size: tuple[int, int], latents: Array | np.ndarray | None = None,
+  ) -> Float[Array, 'b y x c']:
     """The latents at t = 1, given or drawn, in float32."""
     f = self.autoencoder.module.spec.side
     shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
-    count = prompts * num_images
-    if latents is not None:
-      if np.shape(latents) != (count, *shape):
-        raise UserError(f'latents has the shape {np.shape(latents)}; '
-                        f'{(count, *shape)} is needed.')
-      return self._split(jnp.asarray(latents, jnp.float32))
-    seeds = [seed] * prompts if np.ndim(seed) == 0 else list(seed)
-    if len(seeds) != prompts:
-      raise UserError(f'seed has {len(seeds)} entries for {prompts} prompts.')
-    if wrong := [s for s in seeds if not 0 <= s < 2**31]:
-      raise UserError(f'seed is {wrong[0]}; it must lie in 0 to {2**31 - 1}.')
-    if numbers is None:
-      numbers = list(range(num_images)) * prompts
-    if len(numbers) != count:
-      raise UserError(f'numbers has {len(numbers)} entries for {count} images.')
-    return self._split(denoising.draw_noise(
-      jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers), shape))
+    if latents is None:
+      return self._split(randomness.draw_noise(seeds, numbers, shape))
+    if np.shape(latents) != (len(numbers), *shape):
+      raise UserError(f'latents has the shape {np.shape(latents)}; '
+                      f'{(len(numbers), *shape)} is needed.')
+    return self._split(jnp.asarray(latents, jnp.float32))
 
   def encode_prompts(
     self, prompts: Sequence[str], negative_prompt: str | Sequence[str] = '',
@@ -257,9 +255,12 @@ class Pipeline:
     self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
     guidance: Guidance | float = 4.5, sampler: str | None = None,
     flow_shift: float | None = None, convention: Convention = DIFFUSERS,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None, rng: Keys | None = None,
   ) -> Float[Array, 'b y x c']:
-    """Latents at t = 0; text is (embeddings, mask), one for each image."""
+    """Latents at t = 0; text is (embeddings, mask), one for each image.
+
+    `rng`, one key for each image, is for samplers that draw noise.
+    """
     name = sampler or self.sampler
     grid = time_grid(name, steps, flow_shift or self.flow_shift, convention)
     if convention.prompt_mask and negative is not None:
@@ -272,7 +273,8 @@ class Pipeline:
       return run(
         self.transformer.module, self.transformer.variables,
         self._split(noise), jax.tree.map(self._split, text), negative, grid,
-        sampler=name, guidance=guidance)
+        sampler=name, guidance=guidance,
+        rng=None if rng is None else self._split(rng))
 
   def decode(
     self, latents: Float[Array, 'b y x c'],

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sana_jax.kernels import relu_linear_attention
-from sana_jax.models.layers import RMSNorm
+from sana_jax.models.layers import Dense, RMSNorm
 from sana_jax.typing import Array, Bool, DType, Float
 
 xavier = nn.initializers.xavier_uniform()
@@ -34,7 +34,7 @@ class LinearSelfAttention(nn.Module):
     batch, height, width, channels = x.shape
 
     def project(name):
-      return nn.Dense(
+      return Dense(
         self.heads * self.head_dim, use_bias=self.use_bias, name=name,
         kernel_init=xavier, dtype=self.dtype)(x)
 
@@ -48,17 +48,17 @@ class LinearSelfAttention(nn.Module):
     out = out.reshape(batch, height, width, -1)
     if perturbed is not None:
       out = jnp.where(perturbed[:, None, None, None], v, out)
-    out = nn.Dense(
+    out = Dense(
       channels, name='out', kernel_init=xavier, dtype=self.dtype)(out)
     # float16 alone overflows here; both references clip at its largest value.
     return jnp.clip(out, -65504, 65504) if out.dtype == jnp.float16 else out
 
 
 class KeysValues(NamedTuple):
-  """Keys and values of the text; of all blocks, with a leading axis l."""
+  """Keys and values of the text; of all blocks, with an axis l behind b."""
 
-  keys: Float[Array, '*l b m h k']
-  values: Float[Array, '*l b m h k']
+  keys: Float[Array, 'b *l m h k']
+  values: Float[Array, 'b *l m h k']
 
 
 class CrossAttention(nn.Module):
@@ -72,7 +72,7 @@ class CrossAttention(nn.Module):
 
   def setup(self):
     size = self.heads * self.head_dim
-    dense = lambda: nn.Dense(size, kernel_init=xavier, dtype=self.dtype)
+    dense = lambda: Dense(size, kernel_init=xavier, dtype=self.dtype)
     self.query, self.key, self.value, self.out = (dense() for _ in range(4))
     if self.qk_norm:
       self.query_norm = RMSNorm(self.norm_eps, dtype=self.dtype)

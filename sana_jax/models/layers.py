@@ -1,13 +1,54 @@
-"""Small parts that the models share: normalisation, embeddings, modulation."""
+"""Small parts that the models share: dense layers, norms, embeddings."""
 
+from collections.abc import Callable
 import math
 
 import flax.linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.typing import Array, DType, Float
+
+
+class Dense(nn.Module):
+  """x @ kernel + bias, plus scale (x @ down) @ up where there is an adapter.
+
+  Parameters are those of nn.Dense. An adapter is this layer's entry in the
+  collection `adapters`: down [d, r], up [r, f] and the constant `scale`, which
+  gets no gradient. Its products are of rank r throughout: no array of the
+  kernel's size is made for it.
+  """
+
+  features: int
+  use_bias: bool = True
+  kernel_init: Callable = nn.initializers.lecun_normal()
+  bias_init: Callable = nn.initializers.zeros
+  dtype: DType = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b f']:
+    kernel = self.param(
+      'kernel', self.kernel_init, (x.shape[-1], self.features))
+    bias = None
+    if self.use_bias:
+      bias = self.param('bias', self.bias_init, (self.features,))
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+    y = _product(x, kernel)
+    if bias is not None:
+      y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    if not self.has_variable('adapters', 'down'):
+      return y
+    down, up, scale = promote_dtype(
+      *(self.get_variable('adapters', name) for name in (
+        'down', 'up', 'scale')), dtype=self.dtype)
+    return y + _product(
+      jax.lax.stop_gradient(scale) * _product(x, down), up)
+
+
+def _product(x, matrix):
+  return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 class RMSNorm(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sana_jax.kernels import glumb_conv
+from sana_jax.models.layers import Dense
 from sana_jax.typing import Array, DType, Float
 
 # PyTorch's default for convolutions: uniform in +-1/sqrt(fan in).
@@ -27,13 +28,13 @@ class MixFFN(nn.Module):
   ) -> Float[Array, 'b y x d']:
     channels = x.shape[-1]
     hidden = int(self.ratio * channels)
-    x = nn.Dense(
+    x = Dense(
       2 * hidden, name='inverted', kernel_init=torch_uniform,
       bias_init=_uniform(channels ** -0.5), dtype=self.dtype)(x)
     depthwise = Depthwise(2 * hidden, name='depthwise')
     kernel, bias = depthwise()
     x = glumb_conv(x, kernel.astype(self.dtype), bias.astype(self.dtype))
-    return nn.Dense(
+    return Dense(
       channels, use_bias=False, name='point', kernel_init=torch_uniform,
       dtype=self.dtype)(x)
 

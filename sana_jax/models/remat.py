@@ -30,15 +30,15 @@ _POLICIES: dict[str, Callable] = {
 NAMES = ('none', *_POLICIES)
 
 
-def remat(block: type[nn.Module], name: str) -> type[nn.Module]:
-  """The body of a scan that keeps what `name` says; UserError if unknown."""
+def remat(body: Callable, name: str) -> Callable:
+  """A scan's body that keeps what `name` says; UserError if unknown."""
   if name not in NAMES:
     raise UserError(f'remat={name!r} is unknown; allowed are '
                     f'{", ".join(NAMES)} (key: model.remat).')
   if name == 'none':
-    return block
+    return body
   # A scan keeps its iterations apart without CSE's help.
-  return nn.remat(block, prevent_cse=False, policy=_POLICIES[name]())
+  return nn.remat(body, prevent_cse=False, policy=_POLICIES[name]())
 
 
 def block_input(x: Array) -> Array:

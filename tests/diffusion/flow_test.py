@@ -1,7 +1,6 @@
-"""Paths and training times."""
+"""Training times."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,18 +9,6 @@ from sana_jax.errors import UserError
 
 # The standard normal's distribution at -1, 0 and 1.
 NORMAL_CDF = {-1.: 0.158655, 0.: 0.5, 1.: 0.841345}
-
-
-def test_the_velocity_leads_from_any_time_back_to_the_data():
-  x0, noise = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 4))
-  t = jnp.array([0., 0.25, 1.])
-  x = flow.interpolate(x0, noise, t)
-  np.testing.assert_allclose(x[0], x0[0])
-  np.testing.assert_allclose(x[1], 0.75 * x0[1] + 0.25 * noise[1], rtol=1e-6)
-  np.testing.assert_allclose(x[2], noise[2])
-  v = flow.velocity_target(x0, noise)
-  np.testing.assert_allclose(
-    flow.data_from_velocity(x, v, t), x0, atol=1e-6)
 
 
 def test_the_shift_keeps_the_ends_and_moves_the_middle_towards_noise():

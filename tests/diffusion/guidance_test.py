@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sana_jax.diffusion import guidance
+from sana_jax.diffusion.paths import Prediction
 
 X = jnp.array([[1., -2.], [0.5, 3.]])
 TEXT = {'text': jnp.array([[1., 2.], [3., 4.]]), 'mask': jnp.ones((2, 1))}
@@ -18,18 +19,29 @@ class Model:
   def __init__(self):
     self.batches = []
 
-  def __call__(self, x, timestep, conditioning):
+  def __call__(self, x, t, conditioning, timestep):
     self.batches.append(len(x))
-    assert timestep.shape == (len(x),)
+    assert t.shape == timestep.shape == (len(x),)
+    return Prediction(x, t, self.velocity(x, timestep, conditioning))
+
+  def velocity(self, x, timestep, conditioning):
     scale = 1 + timestep[:, None] / 1000
     return jnp.sin(x * scale) + conditioning['text'] - conditioning['mask']
 
 
+def velocity_of(model, conditional, unconditional, options, timestep):
+  """The velocity at X, as a sampler asks for it."""
+  predict = guidance.guide(model, conditional, unconditional, options)
+  prediction = predict(X, jnp.float32(timestep / 1000), jnp.float32(timestep))
+  np.testing.assert_array_equal(prediction.x, X)
+  return prediction.velocity()
+
+
 def test_guidance_extrapolates_from_one_doubled_batch():
-  model, separate = Model(), Model()
-  v = guidance.guide(model, TEXT, NULL, 4.5)(X, jnp.float32(300.))
+  model = Model()
+  v = velocity_of(model, TEXT, NULL, 4.5, 300.)
   t = jnp.full(2, 300.)
-  u, c = separate(X, t, NULL), separate(X, t, TEXT)
+  u, c = model.velocity(X, t, NULL), model.velocity(X, t, TEXT)
   np.testing.assert_allclose(v, u + 4.5 * (c - u), rtol=1e-6)
   assert model.batches == [4]
 
@@ -37,40 +49,43 @@ def test_guidance_extrapolates_from_one_doubled_batch():
 @pytest.mark.parametrize('scale', [1., 0.])
 def test_without_guidance_the_model_runs_on_the_conditional_only(scale):
   model = Model()
-  v = guidance.guide(model, TEXT, None, scale)(X, jnp.float32(300.))
-  np.testing.assert_array_equal(v, Model()(X, jnp.full(2, 300.), TEXT))
+  v = velocity_of(model, TEXT, None, scale, 300.)
+  np.testing.assert_array_equal(
+    v, model.velocity(X, jnp.full(2, 300.), TEXT))
   assert model.batches == [2]
 
 
 def test_the_unconditional_half_comes_first():
-  half = lambda x, *_: jnp.concatenate([x[:2] * 0, x[2:] * 0 + 1])
-  v = guidance.guide(half, TEXT, NULL, 3.)(X, jnp.float32(0.))
+  half = lambda x, t, *_, **__: Prediction(
+    x, t, jnp.concatenate([x[:2] * 0, x[2:] * 0 + 1]))
+  v = velocity_of(half, TEXT, NULL, 3., 0.)
   np.testing.assert_array_equal(v, np.full((2, 2), 3.))
 
 
 @pytest.mark.parametrize('t, guided', [(100, False), (300, True), (900, False)])
 def test_outside_its_interval_there_is_no_guidance(t, guided):
   options = guidance.Guidance(4.5, interval=(0.2, 0.8))
-  v = jax.jit(guidance.guide(Model(), TEXT, NULL, options))(X, jnp.float32(t))
+  v = velocity_of(Model(), TEXT, NULL, options, t)
   times = jnp.full(2, float(t))
-  u, c = Model()(X, times, NULL), Model()(X, times, TEXT)
+  u, c = (Model().velocity(X, times, text) for text in (NULL, TEXT))
   np.testing.assert_allclose(v, u + 4.5 * (c - u) if guided else c, rtol=1e-5)
 
 
 class Perturbed(Model):
   """The same, plus 1 where it is perturbed."""
 
-  def __call__(self, x, timestep, conditioning, perturbed):
-    return super().__call__(x, timestep, conditioning) + perturbed[:, None]
+  def __call__(self, x, t, conditioning, timestep, perturbed):
+    prediction = super().__call__(x, t, conditioning, timestep)
+    return prediction._replace(v=prediction.v + perturbed[:, None])
 
 
 @pytest.mark.parametrize('scale, batch', [(4.5, 6), (1., 4)])
 def test_perturbed_attention_is_led_away_from(scale, batch):
   model = Perturbed()
   options = guidance.Guidance(scale, pag_scale=3.)
-  v = guidance.guide(model, TEXT, NULL, options)(X, jnp.float32(300.))
+  v = velocity_of(model, TEXT, NULL, options, 300.)
   t = jnp.full(2, 300.)
-  u, c = Model()(X, t, NULL), Model()(X, t, TEXT)
+  u, c = model.velocity(X, t, NULL), model.velocity(X, t, TEXT)
   plain = u + scale * (c - u) if scale > 1 else c
   np.testing.assert_allclose(v, plain + 3 * (c - (c + 1)), rtol=1e-5)
   assert model.batches == [batch]
@@ -79,8 +94,8 @@ def test_perturbed_attention_is_led_away_from(scale, batch):
 @pytest.mark.parametrize('t, scale', [(1000, 3.), (600, 1.), (100, 0.)])
 def test_adaptive_perturbation_fades_out_with_the_time(t, scale):
   options = guidance.Guidance(1., pag_scale=3., pag_adaptive=0.005)
-  v = guidance.guide(Perturbed(), TEXT, NULL, options)(X, jnp.float32(t))
-  c = Model()(X, jnp.full(2, float(t)), TEXT)
+  v = velocity_of(Perturbed(), TEXT, NULL, options, t)
+  c = Model().velocity(X, jnp.full(2, float(t)), TEXT)
   np.testing.assert_allclose(v, c - scale, atol=1e-5)
 
 
@@ -121,7 +136,7 @@ def test_the_difference_is_taken_in_float32():
 
 
 def test_guidance_works_under_jit():
-  velocity = guidance.guide(Model(), TEXT, NULL, 2.)
+  predict = guidance.guide(Model(), TEXT, NULL, 2.)
+  run = lambda x, t: predict(x, t / 1000, t).velocity()
   np.testing.assert_allclose(
-    jax.jit(velocity)(X, jnp.float32(7.)), velocity(X, jnp.float32(7.)),
-    rtol=1e-6)
+    jax.jit(run)(X, jnp.float32(7.)), run(X, jnp.float32(7.)), rtol=1e-6)

@@ -19,7 +19,7 @@ import safetensors
 from sana_jax import Pipeline
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import decoding, pipeline
+from sana_jax.inference import decoding, pipeline, randomness
 from sana_jax.inference.seamless import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
@@ -139,8 +139,8 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   how = dict(SMALL, num_images=2, output_type='float')
   split = pipe.replace(mesh=make_mesh({'data': 4, 'fsdp': 2}))
   prompts = ['a cat', 'a lamp', 'a red circle', 'blue flowers']
-  shards = split.noise(4, 0, 2, (16, 16)).addressable_shards
-  assert {s.data.shape for s in shards} == {(1, 4, 4, 4)}
+  noise = split.noise(*randomness.of_pictures(4, 0, 2), (16, 16))
+  assert {s.data.shape for s in noise.addressable_shards} == {(1, 4, 4, 4)}
   alone = np.concatenate([pipe(p, **how) for p in prompts])
   np.testing.assert_allclose(split(prompts, **how), alone, atol=2e-5)
   # Two do not divide; each device makes both.

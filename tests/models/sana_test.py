@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from sana_jax import config, kernels
 from sana_jax.models import abstract
-from sana_jax.models.sana import project_text, Sana
+from sana_jax.models.sana import Sana
 from sana_jax.weights import folder as folders
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
@@ -191,8 +191,8 @@ def test_text_projected_once_gives_the_same_velocity(normed):
   t = jnp.array([999., 136.])
   params = jax.jit(model.init)(jax.random.key(0), x, t, text)['params']
   run = jax.jit(lambda text: model.apply({'params': params}, x, t, text, mask))
-  projected = project_text(model, params, text)
-  assert projected.keys.shape == (3, 2, 5, 2, 12)
+  projected = model.apply({'params': params}, text, method='project_text')
+  assert projected.keys.shape == (2, 3, 5, 2, 12)
   np.testing.assert_allclose(run(projected), run(text), rtol=1e-5, atol=1e-6)
 
 

@@ -1,11 +1,13 @@
-"""Samplers of the flow, by name."""
+"""Samplers, by name."""
 
 from sana_jax.diffusion.samplers.base import (
   advance,
   begin,
+  finish,
+  Predict,
+  predictor,
   sample,
   Sampler,
-  Velocity,
 )
 from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
 from sana_jax.diffusion.samplers.euler import Euler
@@ -38,5 +40,5 @@ def make(name: str) -> Sampler:
 
 
 __all__ = [
-  'advance', 'begin', 'DpmSolver', 'Euler', 'make', 'NAMES', 'sample',
-  'Sampler', 'Velocity']
+  'advance', 'begin', 'DpmSolver', 'Euler', 'finish', 'make', 'NAMES',
+  'Predict', 'predictor', 'sample', 'Sampler']

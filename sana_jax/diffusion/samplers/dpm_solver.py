@@ -32,9 +32,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from sana_jax.diffusion.paths import Prediction
 from sana_jax.diffusion.samplers.base import Interval
 from sana_jax.errors import UserError
-from sana_jax.typing import Array, Float, Int
+from sana_jax.typing import Array, Float, Int, Keys
 
 FEW_STEPS = 15  # Below, `lower_order_final` applies.
 
@@ -69,16 +70,19 @@ class DpmSolver:
         f'The variant of DPM-Solver++ is {self.variant!r}; allowed are '
         "'midpoint' and 'heun'.")
 
-  def init(self, x: Float[Array, '*x']) -> Carry:
+  def init(self, x: Float[Array, '*x'], rng: Keys | None = None) -> Carry:
     past = self.order - 1
     return self.Carry(
       x, (jnp.zeros_like(x),) * past, (jnp.ones((), x.dtype),) * past)
 
-  def step(self, carry: Carry, v: Float[Array, '*x'], at: Interval) -> Carry:
+  def step(
+    self, carry: Carry, prediction: Prediction, at: Interval,
+    rng: Keys | None = None,
+  ) -> Carry:
     h = _half_log_snr(at.s) - _half_log_snr(at.t)
-    past = (carry.x - at.t * v, *carry.past)
+    past = (prediction.data(), *carry.past)
     weights = self._weights(self._order(at), at, h, carry.lengths)
-    x = carry.x + (at.s - at.t) * v
+    x = carry.x + (at.s - at.t) * prediction.velocity()
     for weight, newer, older in zip(weights, past, past[1:]):
       x += weight * (newer - older)
     kept = self.order - 1

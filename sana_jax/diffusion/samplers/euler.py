@@ -3,8 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
+from sana_jax.diffusion.paths import Prediction
 from sana_jax.diffusion.samplers.base import Interval
-from sana_jax.typing import Array, Float
+from sana_jax.typing import Array, Float, Keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +15,11 @@ class Euler:
   class Carry(NamedTuple):
     x: Float[Array, '*x']
 
-  def init(self, x: Float[Array, '*x']) -> Carry:
+  def init(self, x: Float[Array, '*x'], rng: Keys | None = None) -> Carry:
     return self.Carry(x)
 
-  def step(self, carry: Carry, v: Float[Array, '*x'], at: Interval) -> Carry:
-    return self.Carry(carry.x + (at.s - at.t) * v)
+  def step(
+    self, carry: Carry, prediction: Prediction, at: Interval,
+    rng: Keys | None = None,
+  ) -> Carry:
+    return self.Carry(carry.x + (at.s - at.t) * prediction.velocity())

@@ -10,6 +10,7 @@ import numpy as np
 
 from sana_jax.analysis import flops
 from sana_jax.diffusion import samplers
+from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
 from sana_jax.inference import decoding, pipeline
 from sana_jax.inference.pipeline import Pipeline
@@ -105,10 +106,9 @@ def _plain_denoise(pipe, noise, text, negative, steps, guidance):
 def _plain(module, variables, noise, text, negative, grid, sampler, scale):
   negative = jax.tree.map(
     lambda x, y: jnp.broadcast_to(x, y.shape), negative, text)
-  velocity = guide(
-    lambda x, t, condition: module.apply(variables, x, t, *condition), text,
-    negative, scale)
-  return samplers.sample(samplers.make(sampler), velocity, noise, grid)
+  model = functools.partial(Denoiser(module), variables['params'])
+  predict = guide(model, Condition(*text), Condition(*negative), scale)
+  return samplers.sample(samplers.make(sampler), predict, noise, grid)
 
 
 def _decode(model, request, plain):

@@ -140,7 +140,8 @@ def compare(
 
 
 def apply(
-  module: nn.Module, variables: PyTree, *args: Any, method: str = '__call__'
+  module: nn.Module, variables: PyTree, *args: Any,
+  method: str | Callable = '__call__',
 ) -> Any:
   """One compiled call; float32 means float32 on every device."""
   with jax.default_matmul_precision('float32'):

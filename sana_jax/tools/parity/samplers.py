@@ -15,6 +15,7 @@ import torch
 
 from sana_jax.diffusion import samplers, time_grids
 from sana_jax.diffusion.guidance import guide
+from sana_jax.diffusion.paths import Prediction
 from sana_jax.tools.parity.ledger import Case, MODULE, relative_error
 
 # (steps, flow shift).
@@ -109,8 +110,9 @@ def _trajectories(solver, seed):
   for steps, shift in GRIDS:
     sampler, grid, scheduler = _pair(solver, shift)
     got = jax.jit(functools.partial(
-      samplers.sample, sampler, functools.partial(_toy, jnp.sin)))(
-        jnp.asarray(noise), grid(steps, shift))
+      samplers.sample, sampler, samplers.predictor(
+        functools.partial(_toy, jnp.sin))))(
+          jnp.asarray(noise), grid(steps, shift))
     _set(scheduler, steps)
     x = torch.from_numpy(noise)
     for t in scheduler.timesteps:
@@ -122,9 +124,10 @@ def _trajectories(solver, seed):
 def _guidance(seed):
   rng = np.random.default_rng(seed)
   x, u, c = (rng.normal(size=(3, 4)).astype(np.float32) for _ in range(3))
-  model = lambda x, t, condition: jnp.sin(x) + t[:, None] / 1000 * condition
+  model = lambda x, t, condition, timestep: Prediction(
+    x, t, jnp.sin(x) + timestep[:, None] / 1000 * condition)
   got = guide(model, jnp.asarray(c), jnp.asarray(u), 4.5)(
-    jnp.asarray(x), jnp.float32(300.))
+    jnp.asarray(x), jnp.float32(.3), jnp.float32(300.)).velocity()
   u, c = (np.sin(x) + 0.3 * y for y in (u, c))
   return relative_error(got, u + 4.5 * (c - u))
 
@@ -140,6 +143,6 @@ def _official_ends(seed):
   del seed
   velocity = lambda x, t: 0.3 * x + 0.1 * jnp.sin(3 * t / 1000)
   return max(relative_error(samplers.sample(
-    samplers.DpmSolver(2), velocity, jnp.array([1., -0.5]),
+    samplers.DpmSolver(2), samplers.predictor(velocity), jnp.array([1., -0.5]),
     time_grids.dpm_grid(*grid, continuous=True)), want)
     for grid, want in _ENDS.items())

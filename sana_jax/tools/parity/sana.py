@@ -199,9 +199,8 @@ def measure_whole(
 
 
 def _projected(module, params, text):
-  with jax.default_matmul_precision('float32'):
-    return jax.jit(functools.partial(models.project_text, module))(
-      params, text)
+  return references.apply(
+    module, {'params': params}, text, method='project_text')
 
 
 def measure_part(

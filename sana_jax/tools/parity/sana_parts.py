@@ -7,20 +7,19 @@ with NVIDIA's constant in its place.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 from diffusers.models import attention_processor
-import flax.linen as nn
 import jax
 import numpy as np
 import torch
 
 from sana_jax.models import sana as models
-from sana_jax.models.attention import CrossAttention, LinearSelfAttention
-from sana_jax.models.layers import layer_normalise
-from sana_jax.models.mix_ffn import MixFFN
+from sana_jax.models.block import Block, BlockFields
+from sana_jax.models.layers import layer_normalise, RMSNorm
 from sana_jax.tools.parity import references
-from sana_jax.typing import DType, PyTree
+from sana_jax.typing import PyTree
 
 # Our model, its parameters, what the reference's part was given, token grid.
 Ours = Callable[[models.Sana, PyTree, list[np.ndarray], tuple[int, int]], Any]
@@ -47,55 +46,31 @@ class Part:
   against: str = 'diffusers'
 
 
-class Patches(nn.Module):
-  """The beginning of `Sana`, alone."""
-
-  width: int
-  patch_size: int
-  sample_size: int
-  interpolation_scale: float | None
-  dtype: DType
-
-  @nn.compact
-  def __call__(self, latents):
-    return models.patch_embedding(self)(latents)
-
-
 def patches(model, params, given, grid):
-  fields = {f: getattr(model, f) for f in (
-    'width', 'patch_size', 'sample_size', 'interpolation_scale', 'dtype')}
   return _tokens(_apply(
-    Patches(**fields), {'patch_embed': params['patch_embed']},
-    references.channels_last(given[0])))
+    model, params, references.channels_last(given[0]), part='tokens'))
 
 
 def time(model, params, given, grid):
-  module = models.TimeEmbedding(
-    model.width, model.guidance_embeds, model.dtype)
   guidance = given[1] if model.guidance_embeds else None
   vector, modulation = _apply(
-    module, params['time_embed'], given[0], guidance)
+    model, params, given[0], guidance, part='time_embed')
   return modulation, vector
 
 
 def caption(model, params, given, grid):
-  module = models.CaptionProjection(
-    model.width, model.text_norm_scale, model.dtype)
-  return _apply(module, params['caption'], given[0])
+  return _apply(model, params, given[0], part='caption')
 
 
 def caption_norm(model, params, given, grid):
-  module = models.RMSNorm(1e-5, dtype=model.dtype)
+  module = RMSNorm(1e-5, dtype=model.dtype)
   return _apply(module, params['caption']['norm'], given[0])
 
 
 def linear_attention(model, params, given, grid, perturbed=None):
-  module = LinearSelfAttention(
-    model.width // model.head_dim, model.head_dim, model.qk_norm,
-    model.attention_bias, model.attention_eps, model.dtype)
   return _tokens(_apply(
-    module, _block(params, 0)['self_attention'], _image(given[0], grid),
-    perturbed))
+    _block(model), _of_block(params, 0), _image(given[0], grid), perturbed,
+    part='self_attention'))
 
 
 def perturbed_attention(model, params, given, grid):
@@ -106,19 +81,15 @@ def perturbed_attention(model, params, given, grid):
 
 
 def cross_attention(model, params, given, grid):
-  module = CrossAttention(
-    model.cross_heads, model.width // model.cross_heads, model.cross_norm,
-    model.cross_norm_eps, model.dtype)
   x, text, bias = given
   return _tokens(_apply(
-    module, _block(params, 0)['cross_attention'], _image(x, grid), text,
-    np.float32(bias[:, 0])))
+    _block(model), _of_block(params, 0), _image(x, grid), text,
+    np.float32(bias[:, 0]), part='cross_attention'))
 
 
 def mix_ffn(model, params, given, grid):
-  y = _apply(
-    MixFFN(model.mlp_ratio, model.dtype), _block(params, 0)['mix_ffn'],
-    references.channels_last(given[0]))
+  y = _apply(_block(model), _of_block(params, 0),
+             references.channels_last(given[0]), part='mix_ffn')
   return references.channels_first(y)
 
 
@@ -129,14 +100,9 @@ def norm(model, params, given, grid):
 def block(i: int) -> Ours:
   """The i-th block."""
   def ours(model, params, given, grid):
-    module = models.Block(
-      model.width // model.head_dim, model.head_dim, model.cross_heads,
-      model.mlp_ratio, model.qk_norm, model.cross_norm, model.attention_bias,
-      model.norm_eps, model.norm_affine, model.attention_eps,
-      model.cross_norm_eps, model.dtype)
     x, text, bias, modulation = given
     y, _ = _apply(
-      module, _block(params, i), _image(x, grid),
+      _block(model), _of_block(params, i), _image(x, grid),
       modulation.reshape(len(x), 6, -1), text, np.float32(bias[:, 0]))
     return _tokens(y)
   return ours
@@ -144,9 +110,8 @@ def block(i: int) -> Ours:
 
 def head(model, params, given, grid):
   x, vector, _ = given
-  module = models.Head(model.out_channels, model.patch_size, model.dtype)
   return references.channels_first(
-    _apply(module, params['head'], _image(x, grid), vector))
+    _apply(model, params, _image(x, grid), vector, part='head'))
 
 
 def with_fields(ours: Ours, **fields: Any) -> Ours:
@@ -208,11 +173,23 @@ class LinearAttention:
     return attention.to_out[0](out.float())
 
 
-def _apply(module, params, *args):
-  return references.apply(module, {'params': params}, *args)
+def _apply(module, params, *args, part=None):
+  """The module, or a part of it by its name there."""
+  method = _calling(part) if part else '__call__'
+  return references.apply(module, {'params': params}, *args, method=method)
 
 
-def _block(params, i):
+@functools.cache
+def _calling(part):
+  """One function a name, under which `references` keeps its program."""
+  return lambda module, *args: getattr(module, part)(*args)
+
+
+def _block(model):
+  return Block(BlockFields.of(model))
+
+
+def _of_block(params, i):
   return jax.tree.map(lambda x: x[i], params['blocks'])
 
 

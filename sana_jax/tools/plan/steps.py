@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sana_jax import kernels
 from sana_jax.analysis import flops
+from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import denoising
@@ -128,13 +129,14 @@ def inputs(config: ConfigDict, mesh: Mesh, text: int) -> tuple[Any, Any, Any]:
 def forward_flops(config: ConfigDict, text: int = encode.LENGTH) -> int:
   """Of the model on one image; a train step takes three times as many."""
   built, like = module(config), jax.ShapeDtypeStruct
-  side, dtype = config.model.sample_size, built.dtype
+  side = config.model.sample_size
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     shapes = abstract.transformer(built)
   return flops.count(
-    built.apply, {'params': shapes},
-    like((1, side, side, built.in_channels), dtype), like((1,), 'float32'),
-    like((1, text, built.caption_channels), dtype), like((1, text), bool))
+    lambda *args: Denoiser(built)(*args).velocity(), shapes,
+    like((1, side, side, built.in_channels), 'float32'), like((1,), 'float32'),
+    Condition(like((1, text, built.caption_channels), built.dtype),
+              like((1, text), bool)))
 
 
 def passes(config: ConfigDict, mode: str) -> int:

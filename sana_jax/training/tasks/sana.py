@@ -17,6 +17,7 @@ from PIL import Image
 
 from sana_jax.data.shapes import KINDS
 from sana_jax.diffusion import flow
+from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.errors import UserError
 from sana_jax.evaluation import shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
@@ -61,10 +62,11 @@ def flow_loss(
   # does; the official code keeps the caption's.
   text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
   mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
-  velocity = module.apply(
-    {'params': params}, flow.interpolate(x0, noise, times.t),
-    times.timestep * module.timestep_scale, text, mask)
-  error = velocity.astype(jnp.float32) - flow.velocity_target(x0, noise)
+  denoiser = Denoiser(module)
+  prediction = denoiser(
+    params, denoiser.path.interpolate(x0, noise, times.t), times.t,
+    Condition(text, mask), timestep=times.timestep)
+  error = prediction.velocity() - denoiser.path.target(x0, noise, times.t)
   of_each = jnp.mean(error ** 2, axis=(1, 2, 3))
   return jnp.mean(error ** 2), {'loss_by_noise': by_level(of_each, times.t)}
 

@@ -1,5 +1,7 @@
 """Samplers against the closed-form flow of Gaussian data, and NVlabs'."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,8 @@ EVERY = [samplers.make(name) for name in NAMES] + [samplers.DpmSolver(order=1)]
 NVLABS = {
   (4, 3.): [0.653559, -0.441360], (20, 3.): [0.681204, -0.429828],
   (20, 4.): [0.678535, -0.431863], (20, 6.): [0.672998, -0.435775]}
-TOY = lambda x, timestep: 0.3 * x + 0.1 * jnp.sin(3 * timestep / 1000)
+TOY = samplers.predictor(
+  lambda x, timestep: 0.3 * x + 0.1 * jnp.sin(3 * timestep / 1000))
 
 
 @pytest.fixture
@@ -46,7 +49,8 @@ def error(sampler, steps):
   """Of the sample at t = 0.02, from t = 0.98 on the exact flow."""
   times = np.linspace(.98, .02, steps + 1)
   grid = time_grids.TimeGrid(times, times[:-1])
-  x = samplers.sample(sampler, velocity, jnp.asarray(flow(times[0])), grid)
+  x = samplers.sample(
+    sampler, samplers.predictor(velocity), jnp.asarray(flow(times[0])), grid)
   return float(jnp.max(jnp.abs(x - flow(times[-1]))))
 
 
@@ -67,7 +71,8 @@ def test_order_3_has_a_fifth_of_the_error_of_order_2(x64):
 
 @pytest.mark.parametrize('sampler', EVERY, ids=str)
 def test_a_single_point_is_reached_exactly(sampler):
-  to_point = lambda x, timestep: (x - MEAN) * 1000 / timestep
+  to_point = samplers.predictor(
+    lambda x, timestep: (x - MEAN) * 1000 / timestep)
   times = jnp.linspace(1, 0, 6)
   x = samplers.sample(sampler, to_point, jnp.arange(3.),
                       time_grids.TimeGrid(times, 1000 * times[:-1]))
@@ -108,7 +113,7 @@ def test_the_model_is_traced_once_and_the_sample_stays_float32(sampler):
     traces.append((x.dtype, timestep.shape))
     return x.astype(jnp.bfloat16)
   sample = jax.jit(lambda x: samplers.sample(
-    sampler, model, x, time_grids.dpm_grid(20, 3.)))
+    sampler, samplers.predictor(model), x, time_grids.dpm_grid(20, 3.)))
   assert sample(jnp.ones(2, jnp.bfloat16)).dtype == jnp.float32
   assert traces == [(jnp.float32, ())]
 
@@ -126,6 +131,48 @@ def test_few_steps_end_with_lower_orders():
   assert orders(samplers.DpmSolver(3, lower_order_final=False), 5) == (
     [1, 2, 3, 3, 1])
   assert orders(samplers.DpmSolver(2), 5) == [1, 2, 2, 2, 1]
+
+
+class Draws(NamedTuple):
+  x: jax.Array
+  seen: jax.Array
+
+
+class Drawing:
+  """Replaces the sample by noise; notes what `init` drew."""
+
+  def init(self, x, rng):
+    return Draws(x, self.draw(rng))
+
+  def step(self, carry, prediction, at, rng):
+    return Draws(self.draw(rng), carry.seen)
+
+  def draw(self, rng):
+    return jax.vmap(jax.random.normal)(rng)
+
+
+def test_draws_depend_on_the_examples_key_and_the_step_alone():
+  keys = jax.random.split(jax.random.key(3), 4)
+  grid = time_grids.dpm_grid(5, 3.)
+
+  def run(keys, *cuts):
+    """x and first draw after each part of the steps."""
+    carry, steps = samplers.begin(
+      Drawing(), jnp.zeros(len(keys)), grid, keys)
+    out = [carry.seen]
+    for cut in cuts:
+      part = jax.tree.map(lambda x, cut=cut: x[cut], steps)
+      carry = samplers.advance(Drawing(), TOY, carry, part, keys)
+      out.append(carry.x)
+    return np.stack(out)
+
+  by_step = run(keys, *(slice(i, i + 1) for i in range(5)))
+  assert len(np.unique(by_step)) == by_step.size
+  for stop in (3, 5):
+    np.testing.assert_array_equal(
+      run(keys, slice(stop))[-1], by_step[stop])
+  np.testing.assert_array_equal(
+    run(keys[2:3], slice(2), slice(2, 5))[:, 0], by_step[[0, 2, 5], 2])
 
 
 def test_an_unknown_sampler_lists_the_names():

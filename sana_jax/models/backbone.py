@@ -1,0 +1,182 @@
+"""Embeddings and blocks: what a Sana and its ControlNet have in common."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.models.attention import KeysValues, xavier
+from sana_jax.models.block import Block, BlockFields
+from sana_jax.models.embeddings import CaptionProjection, TimeEmbedding
+from sana_jax.models.layers import position_embedding
+from sana_jax.models.remat import remat
+from sana_jax.typing import Array, Bool, DType, Float
+
+# Each block has its own parameters, and adapters where there are any.
+_STACKED = {'params': 0, 'adapters': 0}
+Features = tuple[Float[Array, 'b p q d'], ...]
+
+
+class Backbone(nn.Module):
+  """Patch embedding, time embedding, text projection and a scan over blocks.
+
+  Attributes:
+    width, depth: 1152 x 28 (0.6B), 2240 x 20 (1.6B), 2240 x 60 (4.8B).
+    cross_heads: of the attention on the text.
+    head_dim: of the linear attention, 32; its heads are width / head_dim.
+    caption_channels: width of the text encoder.
+    qk_norm, cross_norm: RMSNorm on queries and keys (SANA-1.5, Sprint).
+    sample_size: latent side that `interpolation_scale` refers to.
+    interpolation_scale: None for no position embedding (512 and 1024 px).
+    attention_eps: 1e-15 in diffusers, 1e-8 in the official code.
+    cross_norm_eps: 1e-5 in diffusers, 1e-6 in the official code.
+    text_norm_scale: initial scale of the caption norm.
+    rounded_timesteps: cast them to `dtype` first, as the official code does
+      where there is a ControlNet: 999 is 1000 in bfloat16. Not in diffusers.
+    remat: what the backward pass computes again, see remat.py.
+    unroll: blocks per iteration of the scan; `depth` unrolls it all.
+  """
+
+  width: int
+  depth: int
+  cross_heads: int
+  head_dim: int = 32
+  in_channels: int = 32
+  caption_channels: int = 2304
+  mlp_ratio: float = 2.5
+  patch_size: int = 1
+  qk_norm: bool = False
+  cross_norm: bool = False
+  attention_bias: bool = False
+  norm_eps: float = 1e-6
+  norm_affine: bool = False
+  sample_size: int = 32
+  interpolation_scale: float | None = None
+  attention_eps: float = 1e-15
+  cross_norm_eps: float = 1e-5
+  text_norm_scale: float = 0.01
+  rounded_timesteps: bool = False
+  remat: str = 'none'
+  unroll: int = 1
+  dtype: DType = jnp.float32
+
+  # Of the class, not of an instance.
+  block_class = Block
+  guidance_embeds = False
+
+  def setup(self):
+    patch = (self.patch_size,) * 2
+    self.patch_embed = nn.Conv(
+      self.width, patch, patch, 'VALID', kernel_init=xavier, dtype=self.dtype)
+    self.time_embed = TimeEmbedding(
+      self.width, self.guidance_embeds, dtype=self.dtype)
+    self.caption = CaptionProjection(
+      self.width, self.text_norm_scale, dtype=self.dtype)
+    self.blocks = self.block_class(BlockFields.of(self))
+
+  def tokens(self, latents: Float[Array, 'b y x c']) -> Float[Array, 'b p q d']:
+    """Embedded patches; with fixed positions in the 2K and 4K models."""
+    x = self.patch_embed(latents)
+    if self.interpolation_scale is None:
+      return x
+    _, height, width, channels = x.shape
+    table = position_embedding(
+      height, width, channels, base=self.sample_size // self.patch_size,
+      scale=self.interpolation_scale)
+    return x + table.reshape(1, height, width, channels).astype(self.dtype)
+
+  def embed_time(
+    self, timesteps: Float[Array, 'b'], guidance: Float[Array, 'b'] | None
+  ) -> tuple[Float[Array, 'b d'], Float[Array, 'b 6 d']]:
+    """The time (plus guidance) as a vector, and as six modulations."""
+    if self.rounded_timesteps:
+      timesteps = timesteps.astype(self.dtype)
+    return self.time_embed(timesteps, guidance)
+
+  def project_text(self, text: Float[Array, 'b m e']) -> KeysValues:
+    """Keys and values of every block: all that is made of the text alone.
+
+    A sampler needs them once for all its steps; the velocity is the same.
+    """
+    # One block after another: as one product, XLA would transpose a copy of
+    # all their weights, an eighth of the model.
+    project = nn.scan(
+      lambda block, carry, text: (carry, block.keys_values(text)),
+      variable_axes=_STACKED, split_rngs={}, in_axes=nn.broadcast, out_axes=1,
+      length=self.depth)
+    return project(self.blocks, None, self.caption(text))[1]
+
+  def run_blocks(
+    self,
+    x: Float[Array, 'b p q d'],
+    modulation: Float[Array, 'b 6 d'],
+    text: Float[Array, 'b m e'] | KeysValues,
+    mask: Bool[Array, 'b m'] | None,
+    control: Float[Array, 'l b p q d'] | None = None,
+    perturbed: Bool[Array, 'l b'] | None = None,
+    features: Sequence[int] = (),
+  ) -> tuple[Float[Array, 'b p q d'], Features, Any]:
+    """x after the last block, x after those of `features`, and all outputs.
+
+    The text is the encoder's, or projected.
+    """
+    if not isinstance(text, KeysValues):
+      text = self.caption(text)
+    kept, slots = _buffer(features, self.depth, x)
+    each = lambda own, axis=0: axis if own else nn.broadcast
+    run = nn.scan(
+      _body(self.remat), variable_axes=_STACKED, split_rngs={'params': True},
+      in_axes=(each(features), nn.broadcast,
+               each(isinstance(text, KeysValues), 1), nn.broadcast,
+               each(control is not None), each(perturbed is not None)),
+      length=self.depth, unroll=self.unroll)
+    (x, kept), outputs = run(
+      self.blocks, (x, kept), slots, modulation, text,
+      attention_bias(mask, text), control, perturbed)
+    return x, tuple(kept[:-1]) if features else (), outputs
+
+
+def attention_bias(
+  mask: Bool[Array, 'b m'] | None, text: Float[Array, 'b m d'] | KeysValues
+) -> Float[Array, 'b m']:
+  """-10,000 where the mask is false.
+
+  Finite, as in both references: a mask of all zeros is no mask.
+  """
+  if mask is None:
+    words = text.keys[:, 0] if isinstance(text, KeysValues) else text
+    return jnp.zeros(words.shape[:2])
+  return (1 - mask.astype(jnp.float32)) * -10_000.
+
+
+def _body(policy: str) -> Callable:
+  """One iteration: the block, and its x into the buffer where there is one."""
+  run = remat(lambda block, *args: block(*args), policy)
+
+  def body(block, carry, slot, *args):
+    x, kept = carry
+    x, output = run(block, x, *args)
+    if kept is not None:
+      kept = jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)
+    return (x, kept), output
+  return body
+
+
+def _buffer(features, depth, x):
+  """Space for x after the chosen blocks, and each block's place in it.
+
+  A scan's outputs would be those of all blocks. All that are not chosen write
+  to one more place, the last.
+  """
+  if not features:
+    return None, None
+  if set(features) - set(range(depth)) or len(set(features)) < len(features):
+    raise UserError(f'features are those of blocks {tuple(features)}; allowed '
+                    f'are different ones of 0 to {depth - 1}.')
+  slots = np.full(depth, len(features), np.int32)
+  slots[list(features)] = range(len(features))
+  return jnp.zeros((len(features) + 1, *x.shape), x.dtype), slots

@@ -10,7 +10,13 @@ order. Both are part of the key under which `jit` keeps what it traced, so that
 a function is traced once for each choice.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Iterator,
+  Mapping,
+  MutableMapping,
+  Sequence,
+)
 import contextlib
 import dataclasses
 import functools
@@ -71,7 +77,7 @@ class Op:
 
   name: str
   xla: Callable[..., jax.Array]
-  kernels: Mapping[str, str]
+  kernels: MutableMapping[str, str]
   order: Mapping[str, Sequence[str]]
 
   def __call__(self, *args, implementation: str | None = None, **kwargs):
@@ -105,6 +111,16 @@ class Op:
         f'{", ".join(self.implementations)}.')
     module, function = self.kernels[name].split(':')
     return getattr(importlib.import_module(module), function)
+
+  def register(self, name: str, function: str) -> None:
+    """Adds a backend, 'module:function', which runs where it is named.
+
+    Raises ValueError where the name is taken.
+    """
+    if name in self.implementations and self.kernels.get(name) != function:
+      raise ValueError(
+        f'{self.name} has an implementation {name!r}; choose another name.')
+    self.kernels[name] = function
 
   @property
   def is_plain(self) -> bool:

@@ -2,6 +2,7 @@
 
 from sana_jax.fields import Field
 from sana_jax.kernels import OPS
+from sana_jax.kernels.dispatch import Op
 from sana_jax.keys import (
   CACHE,
   FRACTION,
@@ -95,10 +96,17 @@ MESH = {f'mesh.{axis}': Key(count, comment, changes=PROGRAM | LAYOUT)
   ('sequence', 1, 'Ways that rows of latents are split.'),
   ('slices', 1, 'Such meshes, joined along data over slow links.'))}
 
+
+def _backend(op: Op) -> Field:
+  """'' or a backend, one that is registered later included."""
+  return one_of(('', *op.implementations))._replace(
+    test=lambda value: value in ('', *op.implementations))
+
+
 KERNELS = {
   f'kernels.{name}': Key(
     '', "Backend; '' for the fastest that can run: see docs/kernels.md.",
-    one_of(('', *op.implementations)), PROGRAM | LAYOUT)
+    _backend(op), PROGRAM | LAYOUT)
   for name, op in OPS.items()}
 
 KEYS = (RUN | RECORDS | MESH | KERNELS

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
 from sana_jax.typing import Params, PRNGKeyArray, PyTree
@@ -37,7 +36,7 @@ def controlnet(module: SanaControlNet) -> PyTree:
                  _array(1, 2, module.caption_channels), latents)
 
 
-def autoencoder(module: DCAE) -> PyTree:
+def autoencoder(module: nn.Module) -> PyTree:
   """Shapes of the variables."""
   side = module.spec.side
   return _shapes(module, _array(1, side, side, module.in_channels))

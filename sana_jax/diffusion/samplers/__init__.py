@@ -23,7 +23,14 @@ _SAMPLERS = {
   'dpm++3m': DpmSolver(order=3),
   'dpm++3m-heun': DpmSolver(order=3, variant='heun'),
 }
-NAMES = tuple(_SAMPLERS)
+NAMES = _SAMPLERS.keys()  # Grows with `register`.
+
+
+def register(name: str, sampler: Sampler) -> None:
+  """Adds a sampler under a new name; ValueError where the name is taken."""
+  if _SAMPLERS.get(name, sampler) != sampler:
+    raise ValueError(f'The sampler {name!r} exists; choose another name.')
+  _SAMPLERS[name] = sampler
 
 
 def make(name: str) -> Sampler:
@@ -41,4 +48,4 @@ def make(name: str) -> Sampler:
 
 __all__ = [
   'advance', 'begin', 'DpmSolver', 'Euler', 'finish', 'make', 'NAMES',
-  'Predict', 'predictor', 'sample', 'Sampler']
+  'Predict', 'predictor', 'register', 'sample', 'Sampler']

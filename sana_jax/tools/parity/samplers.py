@@ -90,9 +90,9 @@ def _grids(solver, seed):
   for steps, shift in GRIDS:
     _, grid, scheduler = _pair(solver, shift)
     _set(scheduler, steps)
-    times, timesteps = grid(steps, shift)
-    worst = max(worst, relative_error(times, scheduler.sigmas.numpy()),
-                relative_error(timesteps, scheduler.timesteps.numpy()))
+    ours = grid(steps, shift)
+    worst = max(worst, relative_error(ours.times, scheduler.sigmas.numpy()),
+                relative_error(ours.timesteps, scheduler.timesteps.numpy()))
   return worst
 
 

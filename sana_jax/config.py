@@ -39,7 +39,7 @@ SANA_SIZES = {
     dict(_1600M, **_NORMED, timestep_scale=0.001),
 }
 
-TASKS = ('sana', 'dc_ae', 'text_encoder')
+TASKS = ('sana', 'dc_ae', 'text_encoder')  # That are shipped.
 
 
 def parse_arg(arg: str, allowed: Sequence[str] = ('quick',)) -> str:
@@ -70,8 +70,7 @@ def train(task: str) -> ConfigDict:
   config.accumulate_steps = 1  # Parts of a batch, one after the other.
   config.ema_decay = 0.999  # 0 exports the raw weights.
   config.max_skipped_in_a_row = 20  # Updates that were not finite.
-  # A run that has skipped more of all its updates exports no model.
-  config.max_skipped_fraction = 0.1
+  config.max_skipped_fraction = 0.1  # More, and no model is exported.
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
   config.keep_checkpoints = 2
@@ -81,8 +80,7 @@ def train(task: str) -> ConfigDict:
   config.pictures_every_steps = 1000  # Sample grid and loss curve; 0 for none.
   config.watch = ConfigDict(dict(  # What is warned of; it stops nothing.
     stall_minutes=10.0,  # Without a step's end; 0 for no word.
-    # Times its running median that a loss or gradient norm is; 0 for no word.
-    divergence_factor=5.0))
+    divergence_factor=5.0))  # Of loss or norm to its median; 0 for no word.
   config.mesh = ConfigDict(dict(
     data=-1, fsdp=1, tensor=1, sequence=1,
     slices=1,  # So many such meshes, joined along data over slow links.
@@ -101,11 +99,13 @@ def train(task: str) -> ConfigDict:
   elif task == 'dc_ae':
     config.model = ConfigDict(dict(dc_ae.SIZES['dc_ae_f32c32_sana']))
     config.loss = _reconstruction()
+    config.discriminator = _optimizer()  # Its own, where it trains along.
   elif task == 'text_encoder':
     config.model = ConfigDict(dict(gemma2.SIZES['gemma2_2b']))
     config.text = _language_model()
   else:
-    raise UserError(f'config.task={task!r}; allowed are {list(TASKS)}.')
+    from sana_jax.tasks import registry  # It needs what training needs.
+    config.update(ConfigDict(dict(registry.find(task).keys())))
   return config.lock()
 
 
@@ -198,6 +198,7 @@ def _reconstruction():
     lpips_weights='',  # Folder with its two files: see docs/autoencoder.md.
     gan=0.0,  # What a PatchGAN discriminator, trained along, says.
     gan_start=0,  # Steps that the discriminator learns before it is heard.
+    gan_every=1,  # Steps between two updates of the discriminator.
   ))
 
 
@@ -300,7 +301,7 @@ _POSITIVE = ('num_steps', 'batch_size', 'accumulate_steps',
              'flow.shift', 'flow.std', 'sampling.steps', 'sampling.images',
              'sampling.shift', 'max_skipped_in_a_row', 'text.vocabulary',
              'text.length', 'text.examples', 'data.caption_temperature',
-             'inputs.text_length')
+             'inputs.text_length', 'loss.gan_every')
 _NOT_NEGATIVE = ('seed', 'keep_every_steps', 'pictures_every_steps',
                  'sampling.guidance_scale',
                  'loss.l1', 'loss.mse', 'loss.gradient', 'loss.latent_l2',
@@ -315,7 +316,6 @@ _MOST = {'data.size_px': 2**14, 'inputs.text_length': 2**16,
 _FRACTION = ('ema_decay', 'flow.caption_dropout')
 _SHARE = ('data.max_bad_fraction', 'max_skipped_fraction')
 _CHOICES = {
-  'task': TASKS,
   'dtype': ('float32', 'bfloat16'),  # float16 would need loss scaling.
   'param_dtype': ('float32', 'bfloat16'),
   'data.source': sources.KINDS,
@@ -331,6 +331,8 @@ _CHOICES = {
 
 def _violated(key, value):
   """What the value must be and is not; optim/factory.py has the optimizer's."""
+  if key == 'task' and value not in TASKS:
+    train(value)  # Raises for an unknown one.
   kind = _kinds().get(key)
   if kind is float and type(value) is int:
     value = float(value)

@@ -20,9 +20,19 @@ ALLOWED = {
   'kernels': (),
   'sana_jax/models': (*COMMON, KERNELS, 'sana_jax.sharding.activations'),
   'sana_jax/diffusion': COMMON,
+  'sana_jax/objectives': (
+    *COMMON, 'sana_jax.diffusion', 'sana_jax.sharding.rules'),
   'sana_jax/optim': COMMON,
   'sana_jax/sharding': COMMON,
   'sana_jax/text': COMMON,
+}
+# What a part that uses much else must not use.
+FORBIDDEN = {
+  'sana_jax/training': tuple(f'sana_jax.{part}' for part in (
+    'evaluation', 'inference', 'models', 'parity', 'planning', 'tasks', 'text',
+    'weights')),
+  'sana_jax/tasks': ('sana_jax.planning', 'sana_jax.benchmark',
+                     'sana_jax.parity'),
 }
 LAST = ('sana_jax.configs', 'sana_jax.launch')  # Nobody builds on them.
 
@@ -63,6 +73,16 @@ def test_a_part_uses_only_what_lies_below_it(part):
     for path in files for module in imports(path)
     if within(module, ['sana_jax'])
     and not within(module, [own, *ALLOWED[part]])]
+  assert not wrong
+
+
+@pytest.mark.parametrize('part', FORBIDDEN)
+def test_a_part_uses_nothing_of_what_lies_above_it(part):
+  files = [p for p in FILES if p.is_relative_to(ROOT / part)]
+  assert files
+  wrong = [f'{path.relative_to(ROOT)} imports {module}'
+           for path in files for module in imports(path)
+           if within(module, FORBIDDEN[part])]
   assert not wrong
 
 

@@ -30,7 +30,7 @@ DEFAULTS = {
 
 def make(
     config: ConfigDict, num_steps: int,
-    batch_size: int = schedules.RATED_BATCH,
+    batch_size: int = schedules.RATED_BATCH, group: str = 'optimizer',
 ) -> optax.GradientTransformation:
   """The whole optimizer of a run.
 
@@ -38,12 +38,13 @@ def make(
     config: name, learning_rate, and what differs from `DEFAULTS`.
     num_steps: of the run.
     batch_size: over all devices, for `auto_lr`.
+    group: of the whole config that this is, for errors.
 
   Raises:
     UserError: if a key or a name is unknown or a value is out of range.
   """
-  config = _complete(config)
-  rate = schedules.make(config, num_steps, batch_size)
+  config = _complete(config, group)
+  rate = schedules.make(config, num_steps, batch_size, group)
   tx = OPTIMIZERS[config.name](rate, config)
   if not config.clip_norm:
     return tx
@@ -52,10 +53,10 @@ def make(
 
 def schedule(
     config: ConfigDict, num_steps: int,
-    batch_size: int = schedules.RATED_BATCH,
+    batch_size: int = schedules.RATED_BATCH, group: str = 'optimizer',
 ) -> optax.Schedule:
   """The learning rate by step, as `make` uses it: for logs."""
-  return schedules.make(_complete(config), num_steps, batch_size)
+  return schedules.make(_complete(config, group), num_steps, batch_size, group)
 
 
 def muon_dimensions(params: PyTree) -> PyTree:
@@ -107,23 +108,23 @@ OPTIMIZERS = {
 }
 
 
-def _complete(config):
+def _complete(config, group):
   unknown = sorted(set(config) - set(DEFAULTS) - {'name', 'learning_rate'})
   if unknown:
     raise UserError(
       f'The optimizer config has unknown keys {", ".join(unknown)}; allowed '
-      f'are name, learning_rate, {", ".join(DEFAULTS)} (key: optimizer).')
+      f'are name, learning_rate, {", ".join(DEFAULTS)} (key: {group}).')
   config = ConfigDict({**DEFAULTS, **config})
   if config.get('name') not in OPTIMIZERS:
     raise UserError(
       f'The optimizer is {config.get("name")!r}; allowed are '
-      f'{", ".join(OPTIMIZERS)} (key: optimizer.name).')
+      f'{", ".join(OPTIMIZERS)} (key: {group}.name).')
   for key, (allowed, ok) in _RANGES.items():
     value = config.get(key)
     if not isinstance(value, (int, float)) or not ok(value):
       raise UserError(
-        f'optimizer.{key} is {value!r}; allowed is {allowed} '
-        f'(key: optimizer.{key}).')
+        f'{group}.{key} is {value!r}; allowed is {allowed} '
+        f'(key: {group}.{key}).')
   return config
 
 

@@ -75,7 +75,9 @@ _SCHEDULES = {
 
 
 def make(
-    config, num_steps: int, batch_size: int = RATED_BATCH) -> optax.Schedule:
+    config, num_steps: int, batch_size: int = RATED_BATCH,
+    group: str = 'optimizer',
+) -> optax.Schedule:
   """The schedule of a complete optimizer config; see `factory.make`.
 
   Raises:
@@ -85,11 +87,11 @@ def make(
   if config.auto_lr not in RATE_RULES:
     raise UserError(
       f'The rule for the learning rate is {config.auto_lr!r}; allowed are '
-      f'{", ".join(map(repr, RATE_RULES))} (key: optimizer.auto_lr).')
+      f'{", ".join(map(repr, RATE_RULES))} (key: {group}.auto_lr).')
   if name not in _SCHEDULES:
     raise UserError(
       f'The learning rate schedule is {name!r}; allowed are '
-      f'{", ".join(_SCHEDULES)} (key: optimizer.schedule).')
+      f'{", ".join(_SCHEDULES)} (key: {group}.schedule).')
   decay_steps = int(config.decay_fraction * num_steps)
   longest = {
     'constant': warmup,
@@ -101,7 +103,7 @@ def make(
     raise UserError(
       f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
       f'in a run of {num_steps} steps '
-      '(key: optimizer.warmup_steps).')
+      f'(key: {group}.warmup_steps).')
   peak = config.learning_rate * RATE_RULES[config.auto_lr](batch_size)
   return _SCHEDULES[name](
     ConfigDict({**config, 'learning_rate': peak}), num_steps)

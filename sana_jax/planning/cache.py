@@ -20,8 +20,9 @@ _FREE = ('data', 'pictures_every_steps', 'seed', 'log_every_steps',
 # Files that a program, or what is read from it, follows from.
 _SOURCES = (
   'models/*.py', 'optim/*.py', 'diffusion/**/*.py', 'inference/denoising.py',
-  'sharding/*', 'training/state.py', 'training/step.py',
-  'training/levels.py', 'training/norms.py', 'training/tasks/sana.py',
+  'sharding/*', 'training/optimizers.py', 'training/state.py',
+  'training/step.py', 'training/norms.py', 'objectives/*.py',
+  'tasks/*.py', 'tasks/sana/task.py',
   'benchmark/flops.py',
   *(f'planning/{name}.py' for name in (
     'buffers', 'collectives', 'compiling', 'hlo', 'steps', 'work')))
@@ -30,6 +31,8 @@ _SOURCES = (
 def key(request: dict[str, Any]) -> str:
   """Of a request: another config, compiler or source has another one."""
   config = {k: v for k, v in request['config'].items() if k not in _FREE}
+  data = request['config'].get('data', {})
+  config['data'] = [data.get(key) for key in ('size_px', 'source')]
   facts = request | {'config': config, 'sources': sources(),
                      'compilers': compilers()}
   del facts['layout']  # A name; what it says is in the config.

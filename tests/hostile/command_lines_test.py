@@ -17,7 +17,7 @@ from sana_jax import config as base
 from sana_jax.data import sources
 from sana_jax.launch import cli
 
-HEAVY = ('training.tasks', 'training.loop', 'benchmark.predicted',
+HEAVY = ('tasks', 'training.loop', 'benchmark.predicted',
          'benchmark.loop', 'benchmark.matrix', 'inference.pipeline',
          'planning.candidates', 'weights.exchange', 'data.parquet')
 DOCUMENTED = {0, 1, 2, 75, 130, 141, 143}

@@ -20,10 +20,10 @@ from sana_jax import locks
 from sana_jax.errors import UserError
 from sana_jax.locks import stores
 from sana_jax.locks.holder import Holder
+from sana_jax.tasks import exports
 from sana_jax.training import lines, saved
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.lines import Lines
-from sana_jax.training.tasks import exports
 from sana_jax.training.workdir import new_folder, resolve
 
 RUN = 'gs://bucket/run'

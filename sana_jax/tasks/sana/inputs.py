@@ -25,9 +25,9 @@ from sana_jax.data.cache import CachedSource
 from sana_jax.data.order import Bucketed
 from sana_jax.data.records import BadRecord, MAX_BAD_FRACTION
 from sana_jax.data.sources import Source
+from sana_jax.tasks import common
+from sana_jax.tasks.sana import caching, encoders, fingerprints
 from sana_jax.text import encode
-from sana_jax.training import caching, encoders, fingerprints
-from sana_jax.training.tasks import common
 from sana_jax.training.workdir import gather, meet, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
@@ -57,7 +57,7 @@ class Inputs:
     self, *, seed: int, batch_size: int, rows: Sequence[int], threads: int,
     max_bad_fraction: float = MAX_BAD_FRACTION,
   ) -> grain.DatasetIterator:
-    """These rows of each batch, as state.Task.batches says."""
+    """These rows of each batch, as training.task.Data says."""
     return iter(pipeline.batches(
       self.source, batch_size=batch_size, seed=seed, rows=rows,
       order=Bucketed(self.members, batch_size, seed), map_fn=self._example,

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from sana_jax import config as base
+from sana_jax import tasks
 from sana_jax.errors import UserError
 from sana_jax.launch import cli
 from sana_jax.launch.config_files import load_config
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training import initial, loop, tasks
+from sana_jax.tasks import initial
+from sana_jax.training import loop
 from sana_jax.weights import folder as folders
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/autoencoder.md'
@@ -43,7 +45,7 @@ def factor(workdir):
 def run(config, workdir):
   base.check_keys(config)
   base.check(config)
-  task = tasks.make(config, workdir)
+  task = tasks.open_task(config, workdir)
   mesh = make_mesh(config.mesh, jax.devices()[:1])
   return loop.train(config, task, workdir, mesh)
 
@@ -146,16 +148,16 @@ def test_a_discriminator_must_train_and_see_enough(root):
   config = phase(1, root)
   config.loss.gan, config.trainable = 0.1, 'decoder/.*'
   with pytest.raises(UserError, match="add 'discriminator/"):
-    tasks.make(config, root)
+    tasks.open_task(config, root)
   config.trainable, config.data.size_px = '', 16
   with pytest.raises(UserError, match='size_px=16 must be 24 or more'):
-    tasks.make(config, root)
+    tasks.open_task(config, root)
 
 
 def test_the_model_hears_the_discriminator_from_gan_start_on(root):
   config = phase(1, root)
   config.loss.gan, config.loss.gan_start = 0.3, 7
-  task = tasks.make(config, root)
+  task = tasks.open_task(config, root)
   params = jax.jit(task.init)(jax.random.key(0))
   batch = {'image': jnp.asarray(np.random.default_rng().integers(
     0, 256, (2, 32, 32, 3), np.uint8))}
@@ -168,7 +170,7 @@ def test_the_model_hears_the_discriminator_from_gan_start_on(root):
 
 
 def test_weights_land_on_their_shards(trained, root):
-  task = tasks.make(phase(1, root), root)
+  task = tasks.open_task(phase(1, root), root)
   mesh = make_mesh({'data': 2, 'fsdp': 4})
   given = initial.given(str(root / 'phase1/model'), task, mesh)
   wanted = vae(root / 'phase1')

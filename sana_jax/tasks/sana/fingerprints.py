@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sana_jax.data import cache, files, sources
 from sana_jax.errors import UserError
-from sana_jax.training import encoders
+from sana_jax.tasks.sana import encoders
 from sana_jax.training.workdir import flat
 
 # Where things lie, how they are read, and what is chosen when they are read.

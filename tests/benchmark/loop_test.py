@@ -61,7 +61,7 @@ def trained(toy, tmp_path_factory):
   """What a run of the toy gave, and its folder."""
   config, folder = toy.get_config(log_every_steps=1), tmp_path_factory.mktemp(
     'turns')
-  return loop.measure(config, toy.Toy(), folder, make_mesh(config.mesh),
+  return loop.measure(config, toy.Toy().make(), folder, make_mesh(config.mesh),
                       steps=4, rounds=1), folder
 
 

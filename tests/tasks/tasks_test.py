@@ -93,9 +93,32 @@ def trained(root, inputs):
   return made, configs, keys
 
 
+def facts(tree):
+  return {key: (x.ndim, np.dtype(x.dtype)) for key, x in tree.items()}
+
+
+def test_a_task_has_what_its_objective_describes(trained):
+  for task in trained[0].values():
+    batch = next(task.data.batches(seed=0, batch_size=8, rows=range(8)))
+    assert facts(batch) == facts(task.objective.batch(8))
+    assert facts(task.frozen) == facts(task.objective.frozen())
+
+
+def test_an_objective_without_files_is_that_of_the_run(trained):
+  # But for the sizes that a transformer's two other models decide.
+  for name in ('dc_ae', 'text_encoder'):
+    task, config = trained[0][name], trained[1][name]
+    shapes = lambda objective: jax.eval_shape(
+      objective.init, jax.random.key(0))
+    aim = tasks.objective(config)
+    assert shapes(aim) == shapes(task.objective)
+    assert aim.batch(8) == task.objective.batch(8)
+    assert aim.rules == task.objective.rules
+
+
 def test_the_autoencoder_loads_again(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
-  ours = trained[0]['dc_ae'].module
+  ours = trained[1]['dc_ae'].model
   assert model.module.scaling_factor != ours.scaling_factor
   encode = jax.jit(lambda x: model.module.apply(
     model.variables, x, method='encode'))

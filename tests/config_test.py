@@ -73,7 +73,7 @@ def test_the_defaults_are_locked_and_pass(task):
 
 
 def test_an_unknown_task_is_told():
-  with pytest.raises(UserError, match="'vae'; allowed are .*'dc_ae'"):
+  with pytest.raises(UserError, match="'vae' is unknown; allowed are .*dc_ae"):
     base.train('vae')
 
 

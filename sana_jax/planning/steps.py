@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from sana_jax import kernels, tasks
@@ -64,7 +64,7 @@ def make(config: ConfigDict, mesh: Mesh, mode: str = 'train',
   return {'train': train, 'sample': sample}[mode](config, mesh, text)
 
 
-def plan(config: ConfigDict, mesh: Mesh) -> states.Plan:
+def plan(config: ConfigDict, mesh: Mesh | AbstractMesh) -> states.Plan:
   """Where a run of the config lies."""
   objective = tasks.objective(config)
   return states.plan(

@@ -69,8 +69,8 @@ def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
   del workdir, mesh
   aim, module = objective(config), common.build(DCAE, config)
   start = _start(config, module)
-  loss = config.loss
-  frozen = {'lpips': lpips.load(loss.lpips_weights)} if loss.lpips else {}
+  path = config.loss.lpips_weights
+  frozen = {'lpips': lpips.load(path)} if config.loss.lpips else {}
   source = common.open_data(config.data)
   shown = _Shown(module, source, config)
   return Task(
@@ -104,7 +104,7 @@ def _batches(source, data):
   def batches(*, seed, batch_size, rows):
     return iter(pipeline.batches(
       source, batch_size=batch_size, seed=seed, rows=rows,
-      num_threads=data.threads,
+      num_threads=data.threads, read=source.at,
       max_bad_fraction=float(data.max_bad_fraction),
       map_fn=lambda x, _: {'image': x['image']}))
   return batches

@@ -46,13 +46,16 @@ def origin(
     config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
   """Where a base comes from, as JSON: `params` were given, the rest drawn."""
   loaded = {part: x for part, x in base.items() if part in params}
-  sums = dict(zip(saved.names(loaded), checksums(loaded).tolist())) if (
-      loaded) else {}
   return {
       'init_from': config.init_from if loaded else '',
-      'checksum': zlib.crc32(json.dumps(sums, sort_keys=True).encode()) if (
-          loaded) else None,
+      'checksum': _checksum(loaded) if loaded else None,
       'seed': config.seed if len(loaded) < len(base) else None}
+
+
+def _checksum(params):
+  """One number for all leaves and their names."""
+  sums = list(zip(saved.names(params), checksums(params).tolist()))
+  return zlib.crc32(json.dumps(sums).encode())
 
 
 def compare(

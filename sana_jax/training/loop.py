@@ -93,15 +93,15 @@ def train(
 
   with contextlib.ExitStack() as stack:
     use = stack.enter_context
-    workdir, lock = begin(use, config, task, workdir, mesh)
+    workdir, lock, base, origin = begin(
+        use, config, task, workdir, mesh, planned)
     asked_to_stop = use(stop_requests(lock))
     batches = use(contextlib.closing(task.data.batches(
         seed=config.seed, batch_size=config.batch_size,
         rows=batch_rows(mesh, config.batch_size).tolist())))
-    base, origin = bases.make(planned, config, task.start, mesh)
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config, origin))
     cache = use(LocalCache(workdir, config, origin))
-    state = restore(workdir, planned, origin, batches, checkpoints, cache) or (
+    state = restore(planned.state, batches, checkpoints, cache) or (
         planned.init(first_key(config.seed), bases.given(
             config.init_from, task.start, mesh)))
     check_start(start := int(state.step), config.num_steps, workdir)
@@ -165,20 +165,40 @@ def check_first(
 
 def begin(
     use: Callable, config: ml_collections.ConfigDict, task: Task,
-    workdir: epath.PathLike, mesh: Mesh,
+    workdir: epath.PathLike, mesh: Mesh, planned: Plan,
 ):
-  """Enters what holds for a whole run; returns its workdir and its lock.
+  """Enters what holds for a whole run.
 
-  Raises UserError where another run has the workdir, or it is of another config
-  or other data.
+  Returns its workdir, its lock, its base and where that comes from. Raises
+  UserError where another run has the workdir, or it is of another config, of
+  another base or of other data.
   """
   lock = use(hold(workdir))
-  workdir = run_config.claim(workdir, config, FREE_KEYS)
-  agreement.check(workdir, task)
   use(preferred(config.kernels.to_dict(), 'config.kernels'))
   use(jax.set_mesh(mesh))
   use(silence('orbax'))
-  return workdir, lock
+  base, origin = make_base(config, task, workdir, mesh, planned)
+  workdir = run_config.claim(workdir, config, FREE_KEYS)
+  agreement.check(workdir, task)
+  return workdir, lock, base, origin
+
+
+def make_base(
+    config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
+    mesh: Mesh, planned: Plan,
+) -> tuple[Params, dict | None]:
+  """The base, and where it comes from.
+
+  Raises UserError where a run in `workdir` began with another.
+  """
+  if not planned.base:
+    return {}, None
+  run_config.compare(workdir, config, FREE_KEYS)  # Before it is loaded.
+  base, origin = bases.make(planned, config, task.start, mesh)
+  about, _ = run_config.newest_about(workdir)
+  if about is not None:
+    bases.compare(saved.base_of(about), origin)
+  return base, origin
 
 
 def hold(workdir: epath.PathLike):
@@ -223,18 +243,12 @@ def stop_requests(lock: locks.Lock):
 
 
 def restore(
-    workdir: epath.Path, planned: Plan, origin: dict | None,
-    batches: grain.DatasetIterator, checkpoints: Checkpoints, cache: LocalCache,
+    shapes: TrainState, batches: grain.DatasetIterator,
+    checkpoints: Checkpoints, cache: LocalCache,
 ) -> TrainState | None:
-  """The newest state of both, with `batches` at its place, if there is one.
-
-  Raises UserError where it is of a base from elsewhere than `origin`.
-  """
-  about, _ = run_config.newest_about(workdir)
-  if about is not None:
-    bases.compare(saved.base_of(about), origin)
-  return (cache.restore(planned.state, batches, checkpoints.latest_step())
-          or checkpoints.restore(planned.state, batches))
+  """The newest state of both, with `batches` at its place, if there is one."""
+  return (cache.restore(shapes, batches, checkpoints.latest_step())
+          or checkpoints.restore(shapes, batches))
 
 
 def save(

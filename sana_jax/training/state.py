@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 import optax
 
 from sana_jax.errors import UserError
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    objective: Objective, optimizers: Optimizers, mesh: Mesh, *,
+    objective: Objective, optimizers: Optimizers, mesh: Mesh | AbstractMesh, *,
     average: bool = True, param_dtype: DType = jnp.float32,
     trainable: str = '',
 ) -> Plan:

@@ -24,7 +24,7 @@ def config_of(name):
 def test_the_step_of_a_task_can_be_lowered(name, players):
   config, mesh = config_of(name), make_mesh({'data': 2, 'fsdp': 4})
   program = steps.make(config, mesh)
-  assert list(program.args[0].players) == players
+  assert set(program.args[0].players) == set(players)
   with jax.set_mesh(mesh):
     _, metrics = jax.eval_shape(program.jitted, *program.args)
     assert train_step.__name__ in program.lower().as_text()

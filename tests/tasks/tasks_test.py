@@ -202,7 +202,7 @@ def repeated(config, workdir, count):
 def test_the_losses_by_noise_level_make_the_whole(trained, inputs, root):
   task = tasks.open_task(tiny('sana', **inputs), root / 'sana')
   params = jax.jit(task.objective.init)(jax.random.key(0))
-  batch = repeated(task, 16)
+  batch = repeated(tiny('sana', **inputs), root / 'sana', 16)
   loss, found = jax.jit(task.objective.loss)(
     params, task.frozen, batch, jax.random.split(jax.random.key(1), 16), 0)
   levels = found.metrics['loss_by_noise']
@@ -217,7 +217,7 @@ def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
   # It starts small, so that text hardly matters.
   params['caption']['norm']['scale'] = jnp.full_like(
     params['caption']['norm']['scale'], 5.)
-  row = repeated(task, 4)
+  row = repeated(config, root / 'sana', 4)
   null = row | {'text': np.stack([task.frozen['null_text']] * 4),
                 'mask': np.stack([task.frozen['null_mask']] * 4)}
 

@@ -69,15 +69,15 @@ def measure(args, overrides):
   base.check_keys(config)
   base.check(config)
   devices.configure()
+  from sana_jax import tasks
   from sana_jax.analysis import device
   from sana_jax.sharding.mesh import make_mesh
   from sana_jax.tools.bench import loop, loop_report
-  from sana_jax.training import tasks
   mesh = make_mesh(config.mesh.to_dict())
   if mesh.is_multi_process:
     raise UserError('bench loop is for one process.')
   with tempfile.TemporaryDirectory(prefix='bench_loop') as folder:
-    task = tasks.make(config, args.workdir or folder)
+    task = tasks.open_task(config, args.workdir or folder)
     found = loop.measure(config, task, folder, mesh, steps=args.steps,
                          rounds=args.rounds)
   return loop_report.Run(

@@ -58,7 +58,7 @@ def measure(args):
   from sana_jax.tools.bench import optimizers, optimizers_report
   models = args.models.split(',')
   for model in (*models, args.block_of):
-    optimizers.module_of(model)  # Raises for an unknown one.
+    optimizers.objective_of(model)  # Raises for an unknown one.
   return optimizers_report.Run(
     optimizers.states(models),
     optimizers.roundings(args.block_of, args.steps) if args.steps else [],

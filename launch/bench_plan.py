@@ -68,10 +68,10 @@ def measure(args):
   # This process only asks: it must not take the accelerator's memory.
   jax.config.update('jax_platforms', 'cpu')
   devices.configure(most=1)
+  from sana_jax import tasks
   from sana_jax.tools.bench import predicted, predicted_report
-  from sana_jax.tools.plan import steps
   for _, config in asked:
-    steps.module(config)  # Raises for another task.
+    tasks.objective(config)  # Raises for what is no step.
   records = []
   for record in predicted.records(asked, args.repeats):
     records.append(record)

@@ -100,7 +100,7 @@ def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from sana_jax import config as base
   from sana_jax.data.describe import description
   from sana_jax.launch.config_files import load_config
-  from sana_jax.training.tasks import common
+  from sana_jax.tasks import common
   config = load_config(args.config) if args.config else base.train('dc_ae')
   base.apply_overrides(config, overrides)
   base.check_keys(config)
@@ -127,7 +127,7 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   if args.distributed is not None:
     join(args.distributed, asks_to_stop=False)
   from sana_jax.launch import terminal
-  from sana_jax.training import caching
+  from sana_jax.tasks.sana import caching
   terminal.show_logs()
   held = caching.make(config, args.out, shard_records=args.shard_records,
                       batch_size=args.batch_size)

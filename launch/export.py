@@ -33,18 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Exports; returns the exit code."""
   devices.configure(1)
+  from sana_jax import tasks
+  from sana_jax.tasks import exports
   from sana_jax.training import run_config
   from sana_jax.training import workdir as workdirs
-  from sana_jax.training.tasks import exports
   target = workdirs.resolve(args.target)
   _check(args.target, target, workdirs)
   config = run_config.read_config(args.workdir)
   checkpoint = exports.find(workdirs.resolve(args.workdir), args.step)
-  write = exports.writer(config)
-  params = exports.read(checkpoint, args.weights)
+  exporter = tasks.exporter(config)
+  params = exports.read(checkpoint, args.weights, config, exporter)
   with workdirs.new_folder(target, '--to') as part:
     _check(args.target, target, workdirs)  # Another may have made it meanwhile.
-    write(params, part)
+    exporter.write(params, part)
   print(f'{args.target}: step {checkpoint.name} of {args.workdir}')
   return 0
 

@@ -190,6 +190,9 @@ def searched(args, config, pod, params, tried=()):
   if formulas are right at least in that."""
   from sana_jax.tools.plan import candidates as made
   from sana_jax.tools.plan import search, steps
+  if config.task != 'sana':
+    raise UserError(f"--search knows no formulas for config.task="
+                    f"{config.task!r}, only for 'sana'; give --layouts.")
   config = made.copied(config)
   set_batch(config, args.per_chip_batch, pod)
   several = args.per_chip_batch if args.per_chip_batch != 'fit' else ()

@@ -64,18 +64,18 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   """Imports what training needs, and only that late: --help stays fast."""
   import jax
 
-  from sana_jax.optim import factory
+  from sana_jax import tasks
   from sana_jax.sharding.mesh import check_batch, make_mesh
-  from sana_jax.training import loop, run_config, tasks
+  from sana_jax.training import loop, optimizers, run_config
   if args.distributed is not None:
     devices.join(args.distributed)
   # What can be wrong is told before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  factory.make(config.optimizer, config.num_steps, config.batch_size)
+  optimizers.make(config, tasks.objective(config))
   run_config.compare(args.workdir, config)
   with loop.hold(args.workdir):
-    task = tasks.make(config, args.workdir, mesh)
+    task = tasks.open_task(config, args.workdir, mesh)
     state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps
   return 0 if done else 143  # As a shell reports SIGTERM.

@@ -22,27 +22,34 @@ ALLOWED = {
   'kernels': (),
   'sana_jax/models': (*COMMON, KERNELS, 'sana_jax.sharding.activations'),
   'sana_jax/diffusion': COMMON,
+  'sana_jax/objectives': (
+    *COMMON, 'sana_jax.diffusion', 'sana_jax.sharding.rules'),
   'sana_jax/optim': COMMON,
   'sana_jax/sharding': COMMON,
   'sana_jax/text': COMMON,
+}
+# What lies below a part and is not for it, all the same.
+FORBIDDEN = {
+  'sana_jax/training': (MODELS, 'sana_jax.text'),
+  'sana_jax/objectives': (MODELS,),
 }
 LAST = ('sana_jax.configs', 'sana_jax.launch')  # Nobody builds on them.
 # The parts of sana_jax from the bottom to the top: each uses only itself and
 # those on earlier lines. `sana_jax` itself exports the pipeline.
 LAYERS = [line.split() for line in (
   'assets checkout errors typing version',
-  'files interpreter paths printable seals',
+  'files interpreter paths printable registry seals',
   'compiled fields kernels',
   'backends keys sharding',
   'diffusion models optim text',
-  'analysis data',
+  'analysis data objectives',
   'config locks',
-  'recipes weights',
+  'training',
+  'launching recipes weights',
   'configs',
   'inference',
   'evaluation',
-  'training',
-  'launching',
+  'tasks',
   'tools.parity tools.tables',
   'tools.plan',
   'tools.bench',
@@ -110,6 +117,16 @@ def test_imports_point_downwards():
         below, other = layer(module)
         if below > at or (below == at and other != part):
           wrong.append(f'{own} imports {module}')
+  assert not wrong
+
+
+@pytest.mark.parametrize('part', FORBIDDEN)
+def test_a_part_does_not_know_what_is_not_for_it(part):
+  files = [p for p in FILES if p.is_relative_to(ROOT / part)]
+  assert files
+  wrong = [f'{path.relative_to(ROOT)} imports {module}'
+           for path in files for module in imports(path)
+           if within(module, FORBIDDEN[part])]
   assert not wrong
 
 

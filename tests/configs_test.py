@@ -7,47 +7,16 @@ import jax
 import pytest
 
 from sana_jax import config as base
+from sana_jax import tasks
 from sana_jax.errors import UserError
 from sana_jax.launch.config_files import load_config
-from sana_jax.models import abstract
-from sana_jax.models.dc_ae import DCAE
-from sana_jax.models.gemma2 import Gemma2
-from sana_jax.models.patchgan import PatchGAN
-from sana_jax.models.sana import Sana
-from sana_jax.optim import factory, freezing
-from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training.tasks import common
+from sana_jax.training import optimizers
+from sana_jax.training.state import plan
 
 NAMES = sorted(
   p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')
   if p.stem != '__init__')
-# What the other two models decide for the transformer.
-SANA_MORE = dict(in_channels=16, out_channels=16, caption_channels=128)
-
-
-def shapes_and_table(config):
-  """The parameters' shapes, and the table that must name each of them."""
-  key = jax.random.key(0)
-  match config.task:
-    case 'sana':
-      module = common.build(Sana, config, **SANA_MORE)
-      return abstract.transformer(module), tables.SANA
-    case 'dc_ae':
-      module, table = common.build(DCAE, config), tables.DC_AE
-      side = config.data.size_px
-      inputs = [jax.ShapeDtypeStruct((1, side, side, 3), 'float32')]
-    case 'text_encoder':
-      module = common.build(
-        Gemma2, config, vocab_size=config.text.vocabulary)
-      table = tables.GEMMA2
-      inputs = [jax.ShapeDtypeStruct((1, config.text.length), 'int32'),
-                jax.ShapeDtypeStruct((1, config.text.length), 'bool')]
-  shapes = jax.eval_shape(module.init, key, *inputs)['params']
-  if config.task == 'dc_ae' and config.loss.gan:
-    shapes['discriminator'] = jax.eval_shape(
-      PatchGAN().init, key, *inputs)['params']
-  return shapes, table
 
 
 def variants(name):
@@ -64,13 +33,12 @@ def test_a_shipped_config_makes_a_model_that_can_be_sharded(name):
   base.check_keys(config)
   base.check(config)
   assert config.is_locked
-  tx = factory.make(config.optimizer, config.num_steps)
-  shapes, table = shapes_and_table(config)
-  mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
-  placed = rules.shardings(shapes, table, mesh)  # Raises unless exact.
-  assert jax.tree.structure(placed) == jax.tree.structure(shapes)
-  trained, _ = freezing.split(shapes, config.trainable)
-  assert jax.eval_shape(tx.init, trained) is not None
+  objective = tasks.objective(config)
+  planned = plan(  # Raises unless the table is exact.
+    objective, optimizers.make(config, objective),
+    make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2}),
+    average=config.ema_decay > 0, trainable=config.trainable)
+  assert jax.tree.leaves(planned.state.params)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -70,6 +70,18 @@ def toy():
   return module
 
 
+@pytest.fixture
+def cli(capsys):
+  """Runs a command; returns (exit code, stdout, stderr)."""
+  from sana_jax.launch import cli
+
+  def run(*argv):
+    capsys.readouterr()
+    code = cli.main([str(a) for a in argv])
+    return code, *capsys.readouterr()
+  return run
+
+
 def pytest_sessionfinish(session):
   """A test that is skipped without anybody noticing is a lost test."""
   reporter = session.config.pluginmanager.get_plugin('terminalreporter')

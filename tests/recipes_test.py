@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax import config as base
+from sana_jax import tasks
 from sana_jax.analysis import flops
 from sana_jax.launch.config_files import load_config
 from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import schedules
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training import caching, loop, tasks
+from sana_jax.tasks.sana import caching
+from sana_jax.training import loop
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 RECIPES = sorted(p.stem for p in CONFIGS.glob('sana*.py'))
@@ -118,7 +120,7 @@ def test_a_recipe_runs_here(name, root, cache):
   config = tiny(name, root)
   config.inputs.cache = cache
   base.check(config)
-  task = tasks.make(config, root / name)
+  task = tasks.open_task(config, root / name)
   # On one device, for which everything compiles faster.
   loop.train(config, task, root / name, make_mesh(
     {'fsdp': 1}, jax.devices()[:1]))

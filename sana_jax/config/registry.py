@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sana_jax import registry
 from sana_jax.config import common, data, tasks
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.keys import Effect, Key, one_of, PROGRAM, RESULT
@@ -21,15 +22,25 @@ TASKS = tuple(tasks.KEYS)
 
 def table(task: str | None) -> dict[str, Key]:
   """Every key by its dotted name; those of any run where the task is none."""
-  of_task = tasks.KEYS.get(task, {}) if isinstance(task, str) else {}
+  of_task = _of_task(task) if isinstance(task, str) else {}
   return {
-    'task': Key(task or '', 'What is trained.', one_of(TASKS)),
+    'task': Key(task or '', 'What is trained.', one_of(TASKS)._replace(
+      test=lambda value: value in registry.names())),
     **common.KEYS, **data.KEYS, **of_task}
+
+
+def _of_task(task):
+  """Keys of a task, one that is registered by another package included."""
+  if task in tasks.KEYS or task not in registry.names():
+    return tasks.KEYS.get(task, {})
+  return {f'{group}.{name}': key if isinstance(key, Key) else Key(key, '')
+          for group, keys in registry.find(task).keys().items()
+          for name, key in keys.items()}
 
 
 def train(task: str) -> ConfigDict:
   """A training run with every key at its default, locked."""
-  if task not in TASKS:
+  if task not in registry.names():
     raise UserError(
       f'config.task={task!r} is unknown{did_you_mean(str(task), TASKS)}; '
       f'allowed are {list(TASKS)}.', key='task', value=task, allowed=TASKS)

@@ -15,6 +15,7 @@ from sana_jax.keys import (
   RESULT,
   size,
 )
+from sana_jax.optim.keys import KEYS as OPTIMIZER
 
 _ORIGIN = one_of(('cached', 'online'))
 
@@ -74,6 +75,8 @@ _LOSS = {
              NOT_NEGATIVE),
   'gan_start': Key(0, 'Steps that the discriminator learns before its loss '
                    'counts.', NOT_NEGATIVE),
+  'gan_every': Key(1, 'Steps between two updates of the discriminator.',
+                   POSITIVE),
 }
 
 _TEXT = {
@@ -93,6 +96,8 @@ def _group(name, keys):
 KEYS = {
   'sana': (models.SANA | _group('inputs', _INPUTS) | _group('flow', _FLOW)
            | _group('sampling', _SAMPLING)),
-  'dc_ae': models.DC_AE | _group('loss', _LOSS),
+  # The discriminator has an optimizer of its own.
+  'dc_ae': (models.DC_AE | _group('loss', _LOSS)
+            | _group('discriminator', OPTIMIZER)),
   'text_encoder': models.GEMMA2 | _group('text', _TEXT),
 }

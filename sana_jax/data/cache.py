@@ -1,6 +1,6 @@
 """Latents and text embeddings of a data set, computed once and read at random.
 
-  about.json           what made it, see training/caching.py
+  about.json           what made it, see tasks/sana/caching.py
   null.safetensors     the empty prompt's text, where text is kept
   00007.safetensors    the records of a shard
   index.safetensors    where each record lies, with a checksum of its own;

@@ -34,6 +34,7 @@ def batches(
   seed: int,
   rows: Sequence[int] | None = None,
   order: Order | None = None,
+  read: Callable[[int, int], Any] | None = None,
   map_fn: Callable[[Any, int], Any] | None = None,
   num_threads: int = 4,
   max_bad_fraction: float = MAX_BAD_FRACTION,
@@ -41,6 +42,8 @@ def batches(
 ) -> grain.IterDataset:
   """These `rows` of every batch of `batch_size`, without end.
 
+  `read` takes a record's number and the step, where a record has several
+  captions of which a step draws one; by default it is `source[number]`.
   `map_fn` takes an example and the bucket of its batch. Records that fail to
   decode are replaced and counted in `bad`; too many raise UserError.
 
@@ -53,8 +56,7 @@ def batches(
   if bad is None:
     bad = BadRecords(len(source), max_bad_fraction)
 
-  # A record may have several captions; a step draws one of them.
-  read = getattr(source, 'at', lambda record, _: source[record])
+  read = read or (lambda record, _: source[record])
 
   def load(step, row):
     for record in itertools.chain(

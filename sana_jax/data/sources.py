@@ -30,14 +30,18 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class DescribedSource(Source, Protocol):
-  """One that knows its images without decoding them: all of `open_source`.
-
-  There, `at(index, draw)` is the record with another choice of its caption, and
-  `whole(index)` has all its 'captions' by name, with their 'scores'.
-  """
+class DrawnSource(Source, Protocol):
+  """One whose records have several captions: each `draw` chooses one."""
 
   def at(self, index: int, draw: int) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class DescribedSource(DrawnSource, Protocol):
+  """One that knows its images without decoding them: all of `open_source`.
+
+  `whole(index)` has all 'captions' of a record by name, with their 'scores'.
+  """
 
   def whole(self, index: int) -> dict[str, Any]: ...
 

@@ -49,10 +49,3 @@ def instance_norm(x: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
   mean = jnp.mean(wide, axis=(1, 2), keepdims=True)
   var = jnp.mean((wide - mean) ** 2, axis=(1, 2), keepdims=True)
   return ((wide - mean) * jax.lax.rsqrt(var + _EPS)).astype(x.dtype)
-
-
-def hinge(
-  real: Float[Array, 'b y x'], fake: Float[Array, 'b y x']
-) -> Float[Array, '']:
-  """The discriminator's loss: real scores above 1, fake ones below -1."""
-  return (jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + fake))) / 2

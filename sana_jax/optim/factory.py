@@ -14,7 +14,7 @@ from sana_jax.optim.keys import KEYS
 
 def make(
     config: ConfigDict, num_steps: int,
-    batch_size: int = schedules.RATED_BATCH,
+    batch_size: int = schedules.RATED_BATCH, group: str = 'optimizer',
 ) -> optax.GradientTransformation:
   """The whole optimizer of a run.
 
@@ -22,12 +22,13 @@ def make(
     config: what differs from the defaults.
     num_steps: of the run.
     batch_size: over all devices, for `auto_lr`.
+    group: of the whole config that this is, for errors.
 
   Raises:
     UserError: if a key or a name is unknown or a value is out of range.
   """
-  config = complete(config)
-  rate = schedules.make(config, num_steps, batch_size)
+  config = complete(config, group)
+  rate = schedules.make(config, num_steps, batch_size, group)
   if found := groups.parse(config.groups):
     return groups.make(found, config, rate, optimizers.make)
   tx = optimizers.make(rate, config)
@@ -38,19 +39,19 @@ def make(
 
 def schedule(
     config: ConfigDict, num_steps: int,
-    batch_size: int = schedules.RATED_BATCH,
+    batch_size: int = schedules.RATED_BATCH, group: str = 'optimizer',
 ) -> optax.Schedule:
   """The learning rate by step, as `make` uses it: for logs."""
-  return schedules.make(complete(config), num_steps, batch_size)
+  return schedules.make(complete(config, group), num_steps, batch_size, group)
 
 
-def complete(config: ConfigDict) -> ConfigDict:
-  """The config with every key, checked."""
+def complete(config: ConfigDict, group: str = 'optimizer') -> ConfigDict:
+  """The config with every key, checked; `group` is its name."""
   values = dict(config)
   unknown = [
-    UserError(f'config.optimizer.{key} is unknown{did_you_mean(key, KEYS)}',
-              key=f'optimizer.{key}', allowed=tuple(KEYS))
+    UserError(f'config.{group}.{key} is unknown{did_you_mean(key, KEYS)}',
+              key=f'{group}.{key}', allowed=tuple(KEYS))
     for key in sorted(set(values) - set(KEYS))]
-  if found := [*unknown, *problems(values, KEYS, 'optimizer.')]:
+  if found := [*unknown, *problems(values, KEYS, f'{group}.')]:
     raise joined(found)
   return ConfigDict({name: key.default for name, key in KEYS.items()} | values)

@@ -1,7 +1,8 @@
 """Training a part of the parameters: those whose paths a pattern matches.
 
-Gradient, optimizer and average see that part alone, as a tree of its own. So
-the rest costs no memory beside itself, and stays what it is to the bit.
+Gradient, optimizer, average and checkpoints see that part alone, as a tree of
+its own. So the rest costs no memory beside itself, and stays what it is to the
+bit.
 """
 
 import re
@@ -14,16 +15,19 @@ from sana_jax.typing import Params
 FORM = 'regular expressions with spaces between them'
 
 
-def split(params: Params, patterns: str) -> tuple[Params, Params]:
+def split(
+  params: Params, patterns: str, strict: bool = True
+) -> tuple[Params, Params]:
   """What trains and what does not, each without the other's keys.
 
   Args:
     params: nested dicts, of arrays or of what describes them.
     patterns: regular expressions of whole paths ('decoder/.*'), with spaces
       between them; '' for all.
+    strict: whether each pattern must match something.
 
   Raises:
-    UserError: a pattern that is none, or that matches nothing.
+    UserError: a pattern that is none, or a strict one that matches nothing.
   """
   wanted, used = compiled(patterns), set()
   if not wanted:
@@ -34,7 +38,8 @@ def split(params: Params, patterns: str) -> tuple[Params, Params]:
     hits = [p for p in wanted if p.fullmatch('/'.join(keys))]
     used.update(hits)
     _put(trained if hits else rest, keys, leaf)
-  if unused := [p.pattern for p in wanted if p not in used]:
+  unused = [p.pattern for p in wanted if p not in used]
+  if unused and strict:
     raise UserError(
       f'config.trainable: {", ".join(map(repr, unused))} matches no parameter; '
       f'patterns match a whole path, such as {"/".join(keys)!r}.',

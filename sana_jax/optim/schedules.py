@@ -75,7 +75,9 @@ SCHEDULES = {
 
 
 def make(
-    config, num_steps: int, batch_size: int = RATED_BATCH) -> optax.Schedule:
+    config, num_steps: int, batch_size: int = RATED_BATCH,
+    group: str = 'optimizer',
+) -> optax.Schedule:
   """The schedule of a complete optimizer config; see `factory.make`.
 
   Raises:
@@ -92,8 +94,8 @@ def make(
   if warmup > longest:
     raise UserError(
       f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
-      f'in a run of {num_steps} steps (key: optimizer.warmup_steps).',
-      key='optimizer.warmup_steps', value=warmup, allowed=f'0 to {longest}')
+      f'in a run of {num_steps} steps (key: {group}.warmup_steps).',
+      key=f'{group}.warmup_steps', value=warmup, allowed=f'0 to {longest}')
   peak = config.learning_rate * RATE_RULES[config.auto_lr](batch_size)
   return SCHEDULES[name](
     ConfigDict({**config, 'learning_rate': peak}), num_steps)

@@ -7,7 +7,6 @@ misses a file would draw others than the rest do, unnoticed.
 
 from collections.abc import Sequence
 import json
-from typing import NamedTuple
 import zlib
 
 from absl import logging
@@ -19,7 +18,7 @@ import numpy as np
 from sana_jax.errors import Trouble
 from sana_jax.files import parse_json
 from sana_jax.printable import printable
-from sana_jax.training.state import Task
+from sana_jax.training.task import Records, Task
 from sana_jax.training.workdir import (
     gather,
     meet,
@@ -28,13 +27,6 @@ from sana_jax.training.workdir import (
 )
 
 _FILE = 'records.json'
-
-
-class Records(NamedTuple):
-  """What an order is made of: how many, and a checksum of their buckets."""
-
-  count: int
-  checksum: int = 0
 
 
 def of_buckets(members: Sequence[Int[np.ndarray, '_']]) -> Records:
@@ -49,7 +41,7 @@ def of_buckets(members: Sequence[Int[np.ndarray, '_']]) -> Records:
 
 def check(workdir: epath.Path, task: Task) -> None:
   """Both of the following, for a task that says what it draws from."""
-  if records := getattr(task, 'records', None):
+  if records := task.data.records:
     check_processes(records)
     check_run(workdir, records)
 

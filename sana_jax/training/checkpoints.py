@@ -23,13 +23,13 @@ import itertools
 import json
 import os
 import re
+from typing import Any
 import zlib
 
 from absl import logging
 from etils import epath
 import grain
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
@@ -37,21 +37,26 @@ import orbax.checkpoint as ocp
 from sana_jax.errors import is_out_of_memory, Trouble, UserError
 from sana_jax.files import parse_json
 from sana_jax.training import saved
+from sana_jax.training.checksums import checksums
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import gather, meet
-from sana_jax.typing import Array, PyTree
+from sana_jax.version import __version__
 
 
 class Checkpoints:
   """The checkpoints of one folder; a context manager that waits at its end."""
 
   def __init__(
-      self, folder: epath.PathLike, config: ml_collections.ConfigDict):
+      self, folder: epath.PathLike, config: ml_collections.ConfigDict,
+      base: dict[str, Any] | None = None):
     """Keeps the last `config.keep_checkpoints` that were read back, and for
-    ever those of every `config.keep_every_steps`; each holds `config` too.
+    ever those of every `config.keep_every_steps`; each holds `config` too, and
+    where the `base` comes from (see bases.py).
     """
     self._folder = folder = epath.Path(folder)
-    self._config = parse_json(config.to_json())
+    self._about = {
+        'version': __version__, 'layout': saved.LAYOUT, 'base': base,
+        'config': parse_json(config.to_json())}
     self._keep = config.keep_checkpoints, config.keep_every_steps
     if os.path.lexists(folder) and not folder.is_dir():
       # Else a disk that is not there today would begin the run anew.
@@ -123,9 +128,9 @@ class Checkpoints:
       self._saved = self._reading = None
     self.wait()
     with self._errors('saving to'):
-      about = {
-          'config': self._config, 'leaves': saved.names(state),
-          'state': checksums(state).tolist(), 'data': data_checksum(batches)}
+      about = self._about | {
+          'leaves': saved.names(state), 'state': checksums(state).tolist(),
+          'data': data_checksum(batches)}
       place = batches.get_state()
       self._manager.save(step, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(place),
@@ -286,21 +291,6 @@ class _Found(ocp.path.step.Metadata):
   """
 
   commit_timestamp = datetime.datetime.min
-
-
-@jax.jit
-def checksums(state: PyTree) -> Array:
-  """A checksum for each leaf, the same however the leaf is split."""
-  def leaf_sum(x):
-    if x.dtype == bool:
-      x = x.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8*x.itemsize}'))
-    weight = jnp.uint32(0)
-    for axis, size in enumerate(x.shape):  # The index in row-major order.
-      weight = weight * jnp.uint32(size) + jax.lax.broadcasted_iota(
-          jnp.uint32, x.shape, axis)
-    return jnp.sum(bits.astype(jnp.uint32) * (2*weight + 1), dtype=jnp.uint32)
-  return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(state)])
 
 
 def data_checksum(batches: grain.DatasetIterator) -> int:

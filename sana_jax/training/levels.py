@@ -6,37 +6,11 @@ the line has the mean of all examples that fell into each part.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from sana_jax.typing import Array, Float
-
-NUM_LEVELS = 8
-
-
-class Levels(NamedTuple):
-  """Of values at levels in [0, 1], by equal parts of that interval.
-
-  Sums over the batch, so that Levels of two batches add up.
-  """
-
-  sums: Any  # Of the values, [levels].
-  counts: Any  # How many there were, [levels].
-
-
-def by_level(
-    values: Float[Array, 'b'], level: Float[Array, 'b'],
-    num_levels: int = NUM_LEVELS,
-) -> Levels:
-  """`values` by their `level` in [0, 1]."""
-  index = jnp.clip(jnp.int32(level * num_levels), 0, num_levels - 1)
-  inside = index[:, None] == jnp.arange(num_levels)
-  # A sum and no product: those may be in less than float32.
-  return Levels(
-      jnp.sum(jnp.where(inside, values[:, None], 0), axis=0),
-      jnp.sum(inside, axis=0, dtype=jnp.float32))
+from sana_jax.objectives.levels import Levels
 
 
 class Accumulated:

@@ -27,8 +27,9 @@ import numpy as np
 from sana_jax.data.columns import Columns
 from sana_jax.files import atomically, parse_json
 from sana_jax.paths import expanded
-from sana_jax.training.checkpoints import brief, checksums, data_checksum
-from sana_jax.training.saved import step_of
+from sana_jax.training.checkpoints import brief, data_checksum
+from sana_jax.training.checksums import checksums
+from sana_jax.training.saved import LAYOUT, step_of
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import (
     gather,
@@ -45,8 +46,13 @@ class LocalCache:
   """The cache of one run; a context manager that waits at its end."""
 
   def __init__(
-      self, workdir: epath.Path, config: ml_collections.ConfigDict):
-    """Does nothing at all where `config.checkpoint_cache` is empty."""
+      self, workdir: epath.Path, config: ml_collections.ConfigDict,
+      base: dict[str, Any] | None = None):
+    """Does nothing at all where `config.checkpoint_cache` is empty.
+
+    A state of another `base` is of no use: see bases.py.
+    """
+    self._run = {'layout': LAYOUT, 'base': base}
     self._folder = None
     self._every, self._last = config.cache_every_steps, config.num_steps
     if config.checkpoint_cache:
@@ -75,7 +81,8 @@ class LocalCache:
     """Copies the state to the host and writes it in the background."""
     if self._folder is None:
       return
-    about = {'step': step, 'state': checksums(state).tolist(),
+    about = {'step': step, 'run': self._run,
+             'state': checksums(state).tolist(),
              'place': batches.get_state(), 'data': data_checksum(batches)}
     tensors = _shards(state)
     self._wait()
@@ -136,6 +143,8 @@ class LocalCache:
     damage = about = None
     try:
       parts, about = self._read(step)
+      if about['run'] != self._run:
+        raise ValueError('it is of another base or version')
       blocks = _blocks(shapes, parts)
     # A damaged file shows as whatever the reader trips over.
     except Exception as error:  # noqa: BLE001

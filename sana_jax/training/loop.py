@@ -1,6 +1,6 @@
 """The one training loop: what is trained is a Task, how is a config.
 
-    config, mesh -> plan -> data -> restore or init -> steps -> model
+    config, mesh -> plan -> data -> base -> restore or init -> steps -> model
 
 A run that is killed at any moment and started again ends bit for bit where the
 uninterrupted run ends: a checkpoint holds the state and the place in the data,
@@ -25,17 +25,33 @@ from sana_jax import config as rules
 from sana_jax import locks
 from sana_jax.backends import preferred
 from sana_jax.errors import in_memory, UserError
-from sana_jax.optim import factory
-from sana_jax.sharding.mesh import alone, batch_rows, check_batch, whole
-from sana_jax.training import agreement, initial, phases, pictures
+from sana_jax.sharding.mesh import alone, batch_rows, check_batch
+from sana_jax.sharding.mesh import whole as on_host
+from sana_jax.training import (
+    agreement,
+    bases,
+    optimizers,
+    phases,
+    pictures,
+    run_config,
+    saved,
+)
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
-from sana_jax.training.run_config import claim
-from sana_jax.training.state import plan, Task, TrainState
-from sana_jax.training.step import Update
+from sana_jax.training.state import (
+    first_key,
+    Frozen,
+    Plan,
+    plan,
+    TrainState,
+    whole,
+)
+from sana_jax.training.step import options, Update
+from sana_jax.training.task import Task
 from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import meet, new_folder, resolve
+from sana_jax.typing import Params
 
 _SPLIT = ('split the state with --layout fsdp, or over more devices; '
           '`sana-jax plan` says what fits.')
@@ -60,79 +76,120 @@ def train(
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  tx, schedule = (make(config.optimizer, config.num_steps, config.batch_size)
-                  for make in (factory.make, factory.schedule))
-  init, shapes = plan(
-      task, tx, mesh, average=config.ema_decay > 0,
-      param_dtype=config.param_dtype, trainable=config.trainable)
-  initial.check(config, task, workdir)
-  init_rng, rng = jax.random.split(jax.random.key(config.seed))
-  log_overview(shapes.params)
+  objective, rng = task.objective, jax.random.split(
+      jax.random.key(config.seed))[1]
+  planned = plan_run(config, task, mesh)
+  check_first(config, task, planned, workdir)
+  log_overview(whole(planned.state.params, planned.state.extra, planned.base))
 
   with contextlib.ExitStack() as stack:
     use = stack.enter_context
-    workdir, lock = begin(use, config, task, workdir, mesh)
+    workdir, lock, base, origin = begin(
+        use, config, task, workdir, mesh, planned)
     asked_to_stop = use(stop_requests(lock))
-    batches = use(contextlib.closing(task.batches(
+    batches = use(contextlib.closing(task.data.batches(
         seed=config.seed, batch_size=config.batch_size,
         rows=batch_rows(mesh, config.batch_size).tolist())))
-    checkpoints = use(Checkpoints(workdir / 'checkpoints', config))
-    cache = use(LocalCache(workdir, config))
-    state = restore(shapes, batches, checkpoints, cache) or init(
-        init_rng, initial.given(config.init_from, task, mesh))
+    checkpoints = use(Checkpoints(workdir / 'checkpoints', config, origin))
+    cache = use(LocalCache(workdir, config, origin))
+    state = restore(planned.state, batches, checkpoints, cache) or (
+        planned.init(first_key(config.seed), bases.given(
+            config.init_from, task.start, mesh)))
     check_start(start := int(state.step), config.num_steps, workdir)
-    watch = use(Watch(
-        workdir, config, task, shapes.params, mesh, traced_steps))
+    frozen = Frozen(task.frozen, base)
+    watch = use(Watch(workdir, config, task, planned, mesh, traced_steps))
     report = use(Report(
-        workdir, config, schedule, start, watch, checkpoints.newest,
-        lock.is_ours))
+        workdir, config, optimizers.schedule(config, objective), start, watch,
+        checkpoints.newest, lock.is_ours))
     update = Update(
-        shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay, rng=rng,
-        batch_size=config.batch_size, accumulate=config.accumulate_steps,
-        trainable=config.trainable, phase=watch.phase)
+        planned, mesh, objective, frozen, rng=rng,
+        batch_size=config.batch_size, phase=watch.phase,
+        **options(config, optimizers.make(config, objective)))
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):
       watch.profile(step, report.flush)
-      batch = watch.next(batches)
+      batch = watch.next(batches, step - 1)
       with watch.step(step):
-        state, metrics = update(state, batch)
+        state, metrics = update(state, batch, step - 1)
         report(step, metrics)
       stop = asked_to_stop(step)
-      whole = due(step, config.checkpoint_every_steps, config.num_steps) or stop
-      if whole or cache.due(step):
+      full = due(step, config.checkpoint_every_steps, config.num_steps) or stop
+      if full or cache.due(step):
         # Lines up to a saved step are never written again.
-        with watch.pause(phases.SAVE, report.sync if whole else report.flush):
-          save(step, state, batches, checkpoints, cache, whole, stop, lock)
+        with watch.pause(phases.SAVE, report.sync if full else report.flush):
+          save(step, state, batches, checkpoints, cache, full, stop, lock)
       if due(step, config.pictures_every_steps, config.num_steps):
         with watch.pause(phases.DRAW, report.flush):
-          draw(task, state, step, workdir, report)
+          draw(task, state, base, step, workdir, report)
       if stop:
         break
       checkpoints.check()
 
     checkpoints.wait()
-    if finish(task, state, workdir, config):
+    if finish(task, state, base, workdir, config):
       cache.clear()
   return state
 
 
+def plan_run(
+    config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> Plan:
+  """Where the run of a config lies. Raises UserError for a bad optimizer."""
+  return plan(
+      task.objective, optimizers.make(config, task.objective), mesh,
+      average=config.ema_decay > 0, param_dtype=config.param_dtype,
+      trainable=config.trainable)
+
+
+def check_first(
+    config: ml_collections.ConfigDict, task: Task, planned: Plan,
+    workdir: epath.PathLike,
+) -> None:
+  """Raises UserError where config.init_from, if it is read, is another model.
+
+  It is read at step 0, and for the base of a run at every start.
+  """
+  begun = saved.steps(resolve(workdir) / 'checkpoints')
+  if config.init_from and (planned.base or not begun):
+    task.start.check(config.init_from)
+
+
 def begin(
     use: Callable, config: ml_collections.ConfigDict, task: Task,
-    workdir: epath.PathLike, mesh: Mesh,
+    workdir: epath.PathLike, mesh: Mesh, planned: Plan,
 ):
-  """Enters what holds for a whole run; returns its workdir and its lock.
+  """Enters what holds for a whole run.
 
-  Raises UserError where another run has the workdir, or it is of another config
-  or other data.
+  Returns its workdir, its lock, its base and where that comes from. Raises
+  UserError where another run has the workdir, or it is of another config, of
+  another base or of other data.
   """
   lock = use(hold(workdir))
-  workdir = claim(workdir, config)
-  agreement.check(workdir, task)
   use(preferred(config.kernels.to_dict(), 'config.kernels'))
   use(jax.set_mesh(mesh))
   use(silence('orbax'))
-  return workdir, lock
+  base, origin = make_base(config, task, workdir, mesh, planned)
+  workdir = run_config.claim(workdir, config)
+  agreement.check(workdir, task)
+  return workdir, lock, base, origin
+
+
+def make_base(
+    config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
+    mesh: Mesh, planned: Plan,
+) -> tuple[Params, dict | None]:
+  """The base, and where it comes from.
+
+  Raises UserError where a run in `workdir` began with another.
+  """
+  if not planned.base:
+    return {}, None
+  run_config.compare(workdir, config)  # Before it is loaded.
+  base, origin = bases.make(planned, config, task.start, mesh)
+  about, _ = run_config.newest_about(workdir)
+  if about is not None:
+    bases.compare(saved.base_of(about), origin)
+  return base, origin
 
 
 def hold(workdir: epath.PathLike):
@@ -187,14 +244,14 @@ def restore(
 
 def save(
     step: int, state: TrainState, batches: grain.DatasetIterator,
-    checkpoints: Checkpoints, cache: LocalCache, whole: bool, stop: bool, lock,
+    checkpoints: Checkpoints, cache: LocalCache, full: bool, stop: bool, lock,
 ) -> None:
-  """A checkpoint, if the `whole` of it is due, and the host's own if that is.
+  """A checkpoint, if a `full` one is due, and the host's own if that is.
 
   Before a stop both are written, and nothing more is done. Raises UserError
   where the workdir's `lock` was lost.
   """
-  if whole:
+  if full:
     lock.check_together()
     checkpoints.save(step, state, batches, hurry=stop)
   if stop or cache.due(step):
@@ -202,11 +259,11 @@ def save(
 
 
 def draw(
-    task: Task, state: TrainState, step: int, workdir: epath.Path,
-    report: Report,
+    task: Task, state: TrainState, base: Params, step: int,
+    workdir: epath.Path, report: Report,
 ) -> None:
   """A grid of samples, made by all processes, and the loss curve."""
-  image = task.pictures(state.weights, step)
+  image = task.pictures(whole(state.weights, state.extra, base), step)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
     if image is not None:
@@ -215,7 +272,7 @@ def draw(
 
 
 def finish(
-    task: Task, state: TrainState, workdir: epath.Path,
+    task: Task, state: TrainState, base: Params, workdir: epath.Path,
     config: ml_collections.ConfigDict,
 ) -> bool:
   """Exports the model after the last step; whether that is done.
@@ -227,19 +284,23 @@ def finish(
         'Stopped by SIGTERM; step %d is saved, and the same command goes on '
         'from there.', state.step)
     return False
-  check_skipped(state, config.max_skipped_fraction, workdir)
-  export(task, state, workdir)
+  check_skipped(
+      task, state, config.max_skipped_fraction, workdir)
+  export(task, whole(state.weights, state.extra, base), workdir)
   return True
 
 
 def check_skipped(
-    state: TrainState, limit: float, workdir: epath.Path) -> None:
+    task: Task, state: TrainState, limit: float, workdir: epath.Path) -> None:
   """Logs how many updates were skipped, in all runs of the workdir together.
 
-  Raises SkippedUpdates where that is more than `limit` of those tried: what
-  few updates made of the weights is not taken for a trained model.
+  Raises SkippedUpdates where that is more than `limit` of those that a player
+  tried: what few updates made of the weights is not taken for a trained model.
   """
-  skipped, tried = int(state.skipped), int(state.step)
+  skipped, tried = max(
+      ((int(state.players[player.name].skipped), player.turns(int(state.step)))
+       for player in task.objective.players),
+      key=lambda counts: counts[0] / max(1, counts[1]))
   if not skipped:
     return
   count = (f'{skipped} of {tried} updates ({skipped / tried:.1%}) were not '
@@ -256,9 +317,9 @@ def check_skipped(
       'are, and so does the same command with a higher max_skipped_fraction.')
 
 
-def export(task: Task, state: TrainState, workdir: epath.Path) -> None:
+def export(task: Task, params: Params, workdir: epath.Path) -> None:
   """The loss curve and workdir/model, whole or not."""
-  params = jax.tree.map(whole, state.weights)
+  params = jax.tree.map(on_host, params)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
     with jax.set_mesh(alone()), new_folder(workdir / 'model') as part:

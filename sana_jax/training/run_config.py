@@ -53,12 +53,12 @@ def compare(
   where config.json is missing, damaged or differs.
   """
   workdir = resolve(workdir)
+  kept, step = _kept(workdir)
   ours = flat(files.parse_json(config.to_json()))
   theirs, damage = _described(workdir)
   differ = _differences(theirs, ours) if theirs is not None else []
   if theirs is not None and not differ:
     return
-  kept, step = _kept(workdir)
   if kept is not None and not _differences(kept, ours):
     logging.warning(
         '%s/config.json is %s: the checkpoint of step %d has the config of '
@@ -81,8 +81,9 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   """
   workdir = resolve(workdir)
   values, damage = _described(workdir)
+  kept, step = _kept(workdir)
   if values is None:
-    values, step = _kept(workdir)
+    values = kept
     if values is None and damage == _MISSING:
       raise UserError(
           f'--workdir={workdir} is no run: it has no config.json.')
@@ -128,21 +129,34 @@ def _is_shallow(tree, most=20):
   return not level
 
 
-def _kept(workdir):
-  """`(flat config, step)` of the newest checkpoint that has one."""
-  folder = workdir / 'checkpoints'
+def newest_about(workdir: epath.PathLike) -> tuple[dict[str, Any] | None, int]:
+  """`(about, step)` of the newest checkpoint that tells of itself, or None.
+
+  Raises UserError where another version of the package wrote it.
+  """
+  folder = resolve(workdir) / 'checkpoints'
   for step in reversed(saved.steps(folder)):
     try:
       saved.check_kinds(folder / str(step))
-      config = saved.read_json(folder / str(step), saved.ABOUT)['config']
+      about = saved.read_json(folder / str(step), saved.ABOUT)
+      config = about['config']
       if not isinstance(config, dict) or not _is_shallow(config):
         raise ValueError('it is no config')
-      return flat(config), step
+      saved.base_of(about)
     # Damaged ones, and whatever a bucket raises.
     except Exception as error:  # noqa: BLE001
       logging.warning('%s/%d does not tell its config (%s).', folder, step,
                       printable(error, 200))
-  return None, None
+      continue
+    saved.check_layout(folder / str(step), about)
+    return about, step
+  return None, 0
+
+
+def _kept(workdir):
+  """`(flat config, step)` of the newest checkpoint that has one."""
+  about, step = newest_about(workdir)
+  return about and flat(about['config']), step
 
 
 def _undescribed(workdir, damage):

@@ -20,8 +20,10 @@ import tensorstore as ts
 
 from sana_jax import files
 from sana_jax.data.files import is_remote
+from sana_jax.errors import UserError
 from sana_jax.typing import PyTree
 
+LAYOUT = 2  # Of a workdir; 1 had params that do not train, and one optimizer.
 STATE, DATA, ABOUT = 'state', 'data', 'about'  # Folders of a checkpoint.
 _JSON = 'metadata'  # What orbax calls the file in the last two.
 
@@ -85,6 +87,27 @@ def names(tree: PyTree) -> list[str]:
 def read_json(checkpoint: epath.Path, item: str) -> Any:
   """Of `data` or `about`."""
   return files.parse_json(read(checkpoint / item / _JSON))
+
+
+def base_of(about: dict[str, Any]) -> dict[str, Any] | None:
+  """Where the base of a partial run comes from; ValueError for what is no base.
+
+  None where all trains, or in another layout.
+  """
+  base = about.get('base')
+  if base is not None and set(base) != {'init_from', 'checksum', 'seed'}:
+    raise ValueError('it does not tell its base')
+  return base
+
+
+def check_layout(checkpoint: epath.Path, about: dict[str, Any]) -> None:
+  """Raises UserError where another version of the package wrote it."""
+  if (layout := about.get('layout', 1)) != LAYOUT:
+    raise UserError(
+        f'{checkpoint} has layout {layout!r}, of version '
+        f'{about.get("version", "0.1.0 or older")!r}, and this version reads '
+        f'layout {LAYOUT}: export the model with that version and begin anew '
+        'from it, with --config.init_from and another --workdir.')
 
 
 def open_array(checkpoint: epath.Path, name: str) -> ts.TensorStore:

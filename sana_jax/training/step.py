@@ -1,94 +1,185 @@
-"""One update of a TrainState, and what runs it on a mesh.
+"""One step of a TrainState, and what runs it on a mesh.
 
     g = d loss / d params,  params += tx(g),  ema += (1 - decay)(params - ema)
 
-where `params` are those that train; the others only take part in the loss.
-A loss or gradient that is not finite changes nothing but the counters: the
+for each player whose turn it is, on the parameters that are its own. A loss or
+gradient that is not finite changes nothing of a player but its counters: the
 data and the randomness move on, params, average and optimizer stay.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import time
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
 import optax
 
 from sana_jax.errors import in_memory
+from sana_jax.objectives.base import Aux, Loss, Metrics, Objective, Player, turn
+from sana_jax.objectives.levels import Levels
 from sana_jax.optim import ema as averages
 from sana_jax.optim import freezing, stochastic_rounding
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
 from sana_jax.training import norms, phases
-from sana_jax.training.levels import Levels
-from sana_jax.training.state import Metrics, Objective, Task, TrainState
-from sana_jax.typing import Array, Keys, PRNGKeyArray, PyTree
+from sana_jax.training.state import (
+    Frozen,
+    Optimizers,
+    own,
+    Plan,
+    PlayerState,
+    TrainState,
+    whole,
+)
+from sana_jax.typing import Array, DType, Keys, Params, PRNGKeyArray, PyTree
 
 
 def train_step(
-    state: TrainState, frozen: PyTree, batch: PyTree, rng: PRNGKeyArray, *,
-    task: Objective, tx: optax.GradientTransformation, ema_decay: float,
-    accumulate: int = 1, trainable: str = '',
+    state: TrainState, frozen: Frozen, batch: PyTree, rng: PRNGKeyArray, *,
+    players: Sequence[Player], optimizers: Optimizers, ema_decay: float,
+    accumulate: int = 1, param_dtype: DType = jnp.float32,
 ) -> tuple[TrainState, Metrics]:
   """The next state, and the metrics of this step.
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
-  key. `accumulate` cuts the batch into so many parts, one after the other, with
-  the same result for less memory. `trainable` is as in `plan`. Metrics are the
-  task's and loss, grad_norm, grad_norm/PART (of what trains), param_norm,
-  skipped and skipped_in_a_row.
+  key. Metrics are those of the losses and loss, grad_norm, grad_norm/PART,
+  param_norm (of what trains), skipped and skipped_in_a_row.
+
+  Args:
+    players: those whose turn it is.
+    accumulate: parts that the batch is cut into, one after the other, with the
+      same result for less memory.
+    param_dtype: that the losses see the base in.
   """
   rng = jax.random.fold_in(rng, state.step)
   rngs = jax.random.split(rng, jax.tree.leaves(batch)[0].shape[0])
-  old, still = freezing.split(state.params, trainable)
-  (loss, scalars), grads = gradients(
-      task, old, {**frozen, 'step': state.step}, batch, rngs, accumulate, still)
-  grad_norm = optax.tree.norm(grads)
-  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-
-  updates, opt_state = tx.update(grads, state.opt_state, _wide(old))
-  params = stochastic_rounding.apply_updates(old, updates, rng)
-  average = old_average = None
-  if state.ema is not None:
-    old_average, still_average = freezing.split(state.ema, trainable)
-    average = averages.update(
-        old_average, params, ema_decay, state.step - state.skipped)
-
-  params, average, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
-      (params, average, opt_state), (old, old_average, state.opt_state))
-  params = freezing.join(params, still)
+  frozen = frozen._replace(base=optax.tree.cast(frozen.base, param_dtype))
+  done = [_descend(state, frozen, batch, rngs, together, accumulate)
+          for together in passes(players)]
+  moves = [_move(state, player, found, optimizers[player.name])
+           for found in done for player in found.players]
+  old, still = own(state.params, players)
+  new = stochastic_rounding.apply_updates(
+      old, _joined(move.updates for move in moves), rng)
+  average = state.ema
   if average is not None:
-    average = freezing.join(average, still_average)
-  missed = (~finite).astype(jnp.int32)
+    average = _averaged(state, moves, new, ema_decay)
+  finite = _joined(move.finite for move in moves)
+  params = freezing.join(jax.tree.map(jnp.where, finite, new, old), still)
+
   state = TrainState(
-      state.step + 1, params, average, opt_state, state.skipped + missed,
-      (state.skipped_in_a_row + 1) * missed)
+      state.step + 1, params, average,
+      state.players | {move.player.name: move.state for move in moves},
+      _renewed(state.extra, done))
+  grads = _joined(found.grads for found in done)
   return state, {
-      **scalars, **norms.by_part(grads, 'grad_norm'), 'loss': loss,
-      'grad_norm': grad_norm, 'param_norm': optax.tree.norm(_wide(params)),
-      'skipped': state.skipped,
+      **{k: x for found in done for k, x in found.aux.metrics.items()},
+      **norms.by_part(grads, 'grad_norm'),
+      'loss': sum(found.loss for found in done[1:]) + done[0].loss,
+      'grad_norm': optax.tree.norm(grads),
+      'param_norm': optax.tree.norm(_wide(params)), 'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row}
 
 
+class _Pass(NamedTuple):
+  """One backward pass, for players that have a loss in common."""
+
+  players: Sequence[Player]
+  loss: Any
+  aux: Aux
+  grads: Any
+
+
+class _Move(NamedTuple):
+  """What becomes of a player; `finite` says so of each parameter."""
+
+  player: Player
+  updates: Any
+  finite: Any
+  state: PlayerState
+
+
+def passes(players: Sequence[Player]) -> list[list[Player]]:
+  """Those that share a backward pass, as they have the same loss."""
+  together = {}
+  for player in players:
+    together.setdefault(player.loss, []).append(player)
+  return list(together.values())
+
+
+def _descend(state, frozen, batch, rngs, players, accumulate) -> _Pass:
+  params, others = own(state.params, players)
+  (loss, aux), grads = gradients(
+      players[0].loss, params, whole(others, state.extra, frozen.base),
+      frozen.inputs, batch, rngs, state.step, accumulate)
+  return _Pass(players, loss, aux, grads)
+
+
+def _move(state, player, found, tx) -> _Move:
+  """Its updates, and its own state if they are finite."""
+  mine = lambda tree: own(tree, [player])[0]
+  grads, before = mine(found.grads), state.players[player.name]
+  finite = jnp.isfinite(found.loss) & jnp.isfinite(optax.tree.norm(grads))
+  updates, opt_state = tx.update(
+      grads, before.opt_state, _wide(mine(state.params)))
+  opt_state = _where(finite, opt_state, before.opt_state)
+  missed = (~finite).astype(jnp.int32)
+  return _Move(
+      player, updates, jax.tree.map(lambda _: finite, grads), PlayerState(
+          opt_state, before.skipped + missed,
+          (before.skipped_in_a_row + 1) * missed))
+
+
+def _averaged(state, moves, new, decay):
+  """The average, with the params of those that moved."""
+  players = [move.player for move in moves]
+  old, still = own(state.ema, players)
+  found = []
+  for player, _, finite, _ in moves:
+    before, params = (own(tree, [player])[0] for tree in (old, new))
+    count = player.turns(state.step) - state.players[player.name].skipped
+    found.append(jax.tree.map(
+        jnp.where, finite, averages.update(before, params, decay, count),
+        before))
+  return freezing.join(_joined(found), still)
+
+
+def _renewed(extra, done):
+  """What the losses return of it, if they are finite."""
+  for found in done:
+    if found.aux.extra:
+      extra = _where(jnp.isfinite(found.loss), found.aux.extra, extra)
+  return extra
+
+
+def _where(condition, new, old):
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _joined(trees):
+  return functools.reduce(freezing.join, trees)
+
+
 def gradients(
-    task: Objective, params: PyTree, frozen: PyTree, batch: PyTree,
-    rngs: Keys, accumulate: int, still: PyTree | None = None,
-) -> tuple[tuple[Array, Metrics], PyTree]:
-  """`((loss, scalars), gradients)`, means over the parts of the batch.
+    loss: Loss, params: Params, others: Params, frozen: PyTree, batch: PyTree,
+    rngs: Keys, step: Array | int, accumulate: int,
+) -> tuple[tuple[Array, Aux], PyTree]:
+  """`((loss, aux), gradients)`, means over the parts of the batch.
 
   Gradients are float32, also of bfloat16 params: sums and norms need it. There
-  are none of `still`, the params that do not train.
+  are none of `others`, the rest of what the loss takes as its parameters.
   """
-  def loss(params, *args):
-    return task.loss(freezing.join(params, still or {}), *args)
+  def of_own(params, *args):
+    return loss(freezing.join(params, others), *args, step)
 
   def gradient(*args):
-    found, grads = jax.value_and_grad(loss, has_aux=True)(*args)
+    found, grads = jax.value_and_grad(of_own, has_aux=True)(*args)
     return found, _wide(grads)
   if accumulate == 1:
     return gradient(params, frozen, batch, rngs)
@@ -120,54 +211,57 @@ def _cut(count, x):
   return constrain(x, None, 'batch', *[None] * (x.ndim - 2))
 
 
-def jit_step(
-    shapes: TrainState, mesh: Mesh, *, task: Objective,
-    tx: optax.GradientTransformation, ema_decay: float, accumulate: int = 1,
-    trainable: str = '',
-):
+def options(config: ConfigDict, optimizers: Optimizers) -> dict[str, Any]:
+  """Arguments of train_step that a config decides, but for the players."""
+  return dict(
+      optimizers=optimizers, ema_decay=config.ema_decay,
+      accumulate=config.accumulate_steps, param_dtype=config.param_dtype)
+
+
+def jit_step(shapes: TrainState, mesh: Mesh, **options: Any):
   """`train_step` under jit: the state is donated and stays where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
-      functools.partial(
-          train_step, task=task, tx=tx, ema_decay=ema_decay,
-          accumulate=accumulate, trainable=trainable),
-      donate_argnums=0,
+      functools.partial(train_step, **options), donate_argnums=0,
       out_shardings=(shardings, NamedSharding(mesh, jax.P())))
 
 
 class Update:
   """Runs `jit_step` on batches of numpy arrays.
 
-  Compiles once for each shape of batch (aspect-ratio buckets have several) and
-  logs what that took. The batch is all that is sent to the devices: an array
-  left on the host by mistake raises instead of being sent at each step.
+  Compiles once for each turn of players and shape of batch (aspect-ratio
+  buckets have several) and logs what that took. The batch is all that is sent
+  to the devices: an array left on the host by mistake raises instead of being
+  sent at each step.
   """
 
   def __init__(
-      self, shapes: TrainState, mesh: Mesh, *, task: Task,
-      tx: optax.GradientTransformation, ema_decay: float, rng: PRNGKeyArray,
-      batch_size: int, accumulate: int = 1, trainable: str = '',
+      self, plan: Plan, mesh: Mesh, objective: Objective, frozen: Frozen, *,
+      rng: PRNGKeyArray, batch_size: int,
       phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
+      **options: Any,  # Of train_step.
   ):
-    self._jitted = jit_step(
-        shapes, mesh, task=task, tx=tx, ema_decay=ema_decay,
-        accumulate=accumulate, trainable=trainable)
+    self._players, self._phase = objective.players, phase
+    self._jit = functools.partial(jit_step, plan.state, mesh, **options)
     self._place = functools.partial(
         place_rows, rows=batch_rows(mesh, batch_size), mesh=mesh,
         batch_size=batch_size)
-    self._frozen, self._rng = replicate((task.frozen, rng), mesh)
-    self._compiled, self._phase = {}, phase
+    self._frozen, self._rng = replicate((frozen, rng), mesh)
+    self._compiled = {}
 
   def __call__(
-      self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-    batch = self._place(batch)
+      self, state: TrainState, batch: PyTree, steps: int,
+  ) -> tuple[TrainState, Metrics]:
+    """One step, before which so many `steps` were taken."""
+    players, batch = turn(self._players, steps), self._place(batch)
     args = state, self._frozen, batch, self._rng
-    key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
+    key = (tuple(player.name for player in players),
+           *((x.shape, x.dtype) for x in jax.tree.leaves(batch)))
     if key in self._compiled:
       return self._run(key, args)
     with in_memory(_SMALLER):
       with self._phase(phases.COMPILE):
-        self._compiled[key] = self._compile(*args)
+        self._compiled[key] = self._compile(players, args)
       # What does not fit may say so only when it is awaited.
       return jax.block_until_ready(self._run(key, args))
 
@@ -175,9 +269,9 @@ class Update:
     with jax.transfer_guard('disallow'):
       return self._compiled[key](*args)
 
-  def _compile(self, *args):
+  def _compile(self, players, args):
     began = time.monotonic()
-    compiled = self._jitted.lower(*args).compile()
+    compiled = self._jit(players=players).lower(*args).compile()
     logging.info('Compiled the step in %.1f s; %s.', time.monotonic() - began,
                  memory(compiled))
     return compiled

@@ -13,7 +13,7 @@ so that these are times of the devices and not of handing them work.
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import pathlib
 import time
@@ -25,11 +25,13 @@ import numpy as np
 
 from sana_jax import kernels
 from sana_jax.analysis import device, flops, gradient_flops
+from sana_jax.objectives.base import Objective, Player, turn
 from sana_jax.optim import freezing
 from sana_jax.training import phases
 from sana_jax.training.phases import Phases
-from sana_jax.training.state import Objective
-from sana_jax.typing import Params, PyTree
+from sana_jax.training.state import own, Plan, whole
+from sana_jax.training.step import passes
+from sana_jax.typing import PyTree
 
 # Time that is not a step's, however long it takes.
 PAUSES = (phases.SAVE, phases.DRAW, phases.COMPILE, phases.PROFILE)
@@ -104,46 +106,58 @@ class Throughput:
 
 
 class Work:
-  """FLOPs of a step on a batch, counted once for each shape of batch."""
+  """FLOPs of a step on a batch, counted once for each turn and shape."""
 
   def __init__(
-      self, task: Objective, params: Params, batch_size: int,
-      phase: Callable = contextlib.nullcontext, trainable: str = '',
+      self, objective: Objective, frozen: PyTree, planned: Plan,
+      batch_size: int, phase: Callable = contextlib.nullcontext,
   ):
-    """`params` may be ShapeDtypeStructs; `batch_size` is of all processes.
-
-    `trainable` are the patterns of what trains: see freezing.py.
-    """
-    self._task, self._batch_size, self._phase = task, batch_size, phase
-    params, self._frozen = shapes_of((params, task.frozen))
-    self._trained, self._still = freezing.split(params, trainable)
+    """`frozen` may be ShapeDtypeStructs; `batch_size` is of all processes."""
+    self._players, self._batch_size = objective.players, batch_size
+    self._phase, self._planned = phase, planned
+    self._frozen = shapes_of(frozen)
     self._known = {}
 
-  def __call__(self, batch: PyTree) -> int | None:
-    """None, and a word in the log, where they cannot be counted."""
-    key = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
+  def __call__(self, batch: PyTree, steps: int = 0) -> int | None:
+    """After so many `steps`; None, and a word in the log, if that fails."""
+    players = turn(self._players, steps)
+    key = (tuple(player.name for player in players),
+           *((x.shape, x.dtype) for x in jax.tree.leaves(batch)))
     if key not in self._known:
       with self._phase(phases.COMPILE):
-        self._known[key] = self._count(batch)
+        self._known[key] = self._count(players, batch)
     return self._known[key]
 
-  def _count(self, batch):
-    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+  def _count(self, players, batch):
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         (self._batch_size, *x.shape[1:]), x.dtype), batch)
-    keys = jax.eval_shape(
-        lambda: jax.random.split(jax.random.key(0), self._batch_size))
     try:
-      jaxpr = _traced(
-          self._loss, self._trained, self._still, self._frozen, whole, keys)
-      count = len(jax.tree.leaves(self._trained))
-      return gradient_flops.of_training(
-          jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)])
+      return sum(
+          of_pass(together, self._planned, self._frozen, batch)
+          for together in passes(players))
     except ValueError as error:
       logging.warning('Model FLOP/s and MFU are not reported: %s', error)
       return None
 
-  def _loss(self, trained, still, *args):
-    return self._task.loss(freezing.join(trained, still), *args)
+
+def of_pass(
+    players: Sequence[Player], planned: Plan, frozen: PyTree, batch: PyTree,
+) -> int:
+  """FLOPs of the loss of these players, and of its gradient; of shapes."""
+  trained, others = own(planned.state.params, players)
+  others = whole(others, planned.state.extra, planned.base)
+  size = jax.tree.leaves(batch)[0].shape[0]
+  keys = jax.eval_shape(
+      lambda: jax.random.split(jax.random.key(0), size))
+
+  def loss(trained, others, *args):
+    return players[0].loss(freezing.join(trained, others), *args)[0]
+  jaxpr = _traced(
+      loss, *shapes_of((trained, others)), frozen, batch, keys,
+      jax.ShapeDtypeStruct((), jax.numpy.int32))
+  count = len(jax.tree.leaves(trained))
+  return gradient_flops.of_training(
+      jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)])
 
 
 def _traced(f, *args):

@@ -16,9 +16,10 @@ import ml_collections
 from sana_jax.training import levels, phases, throughput
 from sana_jax.training.phases import Phases
 from sana_jax.training.profiler import Profiler
-from sana_jax.training.state import Task
+from sana_jax.training.state import Plan
+from sana_jax.training.task import Task
 from sana_jax.training.watchdog import Divergence, Stall, Watchdog
-from sana_jax.typing import Params, PyTree
+from sana_jax.typing import PyTree
 
 _LOOK_EVERY_SECONDS = 15.
 
@@ -32,14 +33,13 @@ class Watch(contextlib.ExitStack):
 
   def __init__(
       self, workdir: epath.Path, config: ml_collections.ConfigDict, task: Task,
-      params: Params, mesh: Mesh, traced_steps: range | None = None,
+      planned: Plan, mesh: Mesh, traced_steps: range | None = None,
   ):
-    """`params` may be ShapeDtypeStructs."""
     super().__init__()
     self.phase = Phases()
     self.profile = Profiler(workdir / 'profile', self.phase, traced_steps)
     self._work = throughput.Work(
-        task, params, config.batch_size, self.phase, config.trainable)
+        task.objective, task.frozen, planned, config.batch_size, self.phase)
     self._speed = throughput.of_run(self.phase, mesh, config.batch_size)
     self._levels = levels.Accumulated()
     self._stall_seconds = 60 * config.watch.stall_minutes
@@ -69,11 +69,11 @@ class Watch(contextlib.ExitStack):
     with self.phase(name):
       yield
 
-  def next(self, batches: Iterator[PyTree]) -> PyTree:
-    """The batch of a step that is handed to the devices next."""
+  def next(self, batches: Iterator[PyTree], steps: int) -> PyTree:
+    """The batch of a step that is handed over next, after so many `steps`."""
     with self.phase(phases.DATA):
       batch = next(batches)
-    self._speed.start(self._work(batch))
+    self._speed.start(self._work(batch, steps))
     return batch
 
   def ended(self, step: int, metrics: Mapping) -> None:

@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax import config as configs
+from sana_jax import tasks
 from sana_jax.analysis import flops, gradient_flops
-from sana_jax.models import abstract
-from sana_jax.models.sana import Sana
 from sana_jax.optim import freezing
-from sana_jax.training.tasks.sana import flow_loss
 
 still = jax.lax.stop_gradient
 ONE = 2 * 4 ** 3  # Of a product of two 4 x 4 matrices.
@@ -116,19 +114,18 @@ DEPTHWISE = 3 * (9 + 1) * 2 * (8 * 4 * 4) * 320
   (r'head/.*', 0)])
 def test_a_small_sana_has_the_products_that_jax_differentiates(
     trainable, left_out):
-  module = Sana(width=64, depth=3, cross_heads=2, in_channels=4,
-                out_channels=4, caption_channels=8, sample_size=4)
-  trained, rest = freezing.split(abstract.transformer(module), trainable)
-  like = jax.ShapeDtypeStruct
-  batch = {'latents': like((8, 4, 4, 4), jnp.float32),
-           'text': like((8, 6, 8), jnp.float32), 'mask': like((8, 6), bool)}
-  frozen = {'null_text': like((6, 8), jnp.float32),
-            'null_mask': like((6,), bool)}
+  config = configs.train('sana').unlock()
+  config.model = dict(width=64, depth=3, cross_heads=2, in_channels=4,
+                      out_channels=4, caption_channels=8, sample_size=4)
+  config.inputs.text_length = 6
+  objective = tasks.objective(config)
+  params = jax.eval_shape(objective.init, jax.random.key(0))
+  trained, rest = freezing.split(params, trainable)
+  frozen, batch = objective.frozen(), objective.batch(8)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 8))
 
   def loss(trained, rest, *args):
-    return flow_loss(module, configs.train('sana').flow,
-                     freezing.join(trained, rest), *args)
+    return objective.loss(freezing.join(trained, rest), *args, 0)
   args = trained, rest, frozen, batch, keys
   jaxpr, count = flops.traced(loss, *args), len(jax.tree.leaves(trained))
   found = gradient_flops.of_training(

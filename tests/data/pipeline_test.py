@@ -65,10 +65,10 @@ def test_map_fn_sees_each_example():
 
 
 def test_a_source_with_several_captions_draws_one_for_each_step():
-  class Captioned(Numbers):
-    def at(self, index, draw):
-      return {**self[index], 'draw': draw}
-  found = itertools.islice(iter(batches(Captioned(9), batch_size=2, seed=0)), 4)
+  source = Numbers(9)
+  found = itertools.islice(iter(batches(
+    source, batch_size=2, seed=0,
+    read=lambda index, draw: {**source[index], 'draw': draw})), 4)
   assert [b['draw'].tolist() for b in found] == [[i] * 2 for i in range(4)]
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import pathlib
 import shutil
-import types
 import unicodedata
 
 import jax
@@ -18,8 +17,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference import model_index
 from sana_jax.inference.schedulers import read_scheduler, time_grid
+from sana_jax.tasks import initial
 from sana_jax.text import tokenizer as tokenizers
-from sana_jax.training import initial
 from sana_jax.weights import exchange, kinds
 from sana_jax.weights import folder as folders
 
@@ -221,10 +220,7 @@ ABSURD = (
 
 def compare(folder, part):
   """As a run that starts from the folder's model does."""
-  names = {part: name for name, part in initial.PARTS.items()}
-  task = types.SimpleNamespace(name=names[part], module=folders.describe(
-    GOLDEN, part))
-  initial.compare(str(folder), task)
+  initial.compare(str(folder), part, folders.describe(GOLDEN, part))
 
 
 @pytest.mark.parametrize('part, changes', ABSURD, ids=lambda x: str(x)[:40])

@@ -19,18 +19,6 @@ def tiny_sana():
 
 
 @pytest.fixture
-def cli(capsys):
-  """Runs a command; returns (exit code, stdout, stderr)."""
-  from sana_jax.launch import cli
-
-  def run(*argv):
-    capsys.readouterr()
-    code = cli.main([str(a) for a in argv])
-    return code, *capsys.readouterr()
-  return run
-
-
-@pytest.fixture
 def refused(cli):
   """Runs a command that must fail; returns its one sentence."""
   def run(*argv):

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 
 from sana_jax import config as configs
-from sana_jax.models import abstract
-from sana_jax.models.sana import Sana
-from sana_jax.optim import factory
-from sana_jax.sharding import tables
+from sana_jax import tasks
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training.state import plan
+from sana_jax.training import optimizers
+from sana_jax.training.state import Frozen, plan
 from sana_jax.training.step import jit_step
-from sana_jax.training.tasks.sana import flow_loss
 
 
 def dtypes(tree):
@@ -32,7 +29,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, name):
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   assert dtypes(resumed.params) == {'bfloat16'}
   assert dtypes(resumed.ema) == {'float32'}
-  assert 'bfloat16' not in dtypes(resumed.opt_state)
+  assert 'bfloat16' not in dtypes(resumed.players)
 
 
 def test_steps_too_small_for_bfloat16_still_teach(toy, tmp_path):
@@ -59,29 +56,22 @@ def distances(toy, params):
 
 
 def test_a_step_of_the_transformer_keeps_its_types():
-  config = configs.train('sana')
-  module = Sana(width=64, depth=1, cross_heads=2, sample_size=4,
-                caption_channels=8, dtype=jnp.bfloat16)
-
-  class Task:
-    rules = tables.SANA
-    init = staticmethod(abstract.transformer_init(module))
-
-    @staticmethod
-    def loss(params, frozen, batch, rng):
-      return flow_loss(module, config.flow, params, frozen, batch, rng)
-
-  tx, mesh = factory.make(config.optimizer, 10), make_mesh(
-    {'data': 2}, jax.devices()[:2])
-  init, shapes = plan(Task, tx, mesh, param_dtype='bfloat16')
-  step = jit_step(shapes, mesh, task=Task, tx=tx, ema_decay=.9)
-  batch = {'latents': jnp.ones((8, 4, 4, 32)), 'text': jnp.ones((8, 5, 8)),
-           'mask': jnp.ones((8, 5), bool)}
-  frozen = {'null_text': jnp.ones((1, 5, 8)),
-            'null_mask': jnp.ones((1, 5), bool)}
+  config = configs.train('sana').unlock()
+  config.dtype = 'bfloat16'
+  config.model = dict(width=64, depth=1, cross_heads=2, sample_size=4,
+                      caption_channels=8)
+  config.inputs.text_length = 5
+  objective = tasks.objective(config)
+  mesh = make_mesh({'data': 2}, jax.devices()[:2])
+  txs = optimizers.make(config, objective)
+  planned = plan(objective, txs, mesh, param_dtype='bfloat16')
+  step = jit_step(planned.state, mesh, players=objective.players,
+                  optimizers=txs, ema_decay=.9)
+  ones = lambda tree: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), tree)
   with jax.set_mesh(mesh):
-    state, metrics = step(init(jax.random.key(0)), frozen, batch,
-                          jax.random.key(1))
+    state, metrics = step(
+      planned.init(jax.random.key(0)), Frozen(ones(objective.frozen())),
+      ones(objective.batch(8)), jax.random.key(1))
   assert dtypes(state.params) == {'bfloat16'}
   assert np.isfinite(metrics['loss']) and int(state.skipped) == 0
   assert metrics['grad_norm'].dtype == np.float32

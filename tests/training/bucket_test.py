@@ -20,10 +20,11 @@ from sana_jax import locks
 from sana_jax.errors import UserError
 from sana_jax.locks import stores
 from sana_jax.locks.holder import Holder
+from sana_jax.tasks import exports
 from sana_jax.training import lines, saved
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.lines import Lines
-from sana_jax.training.tasks import exports
+from sana_jax.training.task import Exporter
 from sana_jax.training.workdir import new_folder, resolve
 
 RUN = 'gs://bucket/run'
@@ -217,10 +218,12 @@ def steps_of(bucket, name):
           for line in bucket[name][1].decode().splitlines()]
 
 
-def test_weights_are_read_from_the_bucket(finished):
+def test_weights_are_read_from_the_bucket(finished, toy):
   checkpoint = exports.find(resolve(RUN), 8)
   assert str(checkpoint) == f'{RUN}/checkpoints/8'
-  ema = exports.read(exports.find(resolve(RUN), None), 'ema')
+  ema = exports.read(
+    exports.find(resolve(RUN), None), 'ema', toy.get_config(),
+    Exporter(toy.Toy().objective, toy.Toy().export))
   jax.tree.map(np.testing.assert_array_equal, ema, finished.ema)
   with pytest.raises(UserError, match='--step=9: .* of the steps 8, 10; '):
     exports.find(resolve(RUN), 9)

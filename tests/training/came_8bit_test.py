@@ -29,7 +29,7 @@ def run(toy, folder, steps, **changes):
 
 
 def stored(state):
-  return state.opt_state[0].mu['in']['kernel']
+  return state.players['model'].opt_state[0].mu['in']['kernel']
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):

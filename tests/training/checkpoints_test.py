@@ -22,7 +22,6 @@ from sana_jax.errors import Trouble, UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import saved
 from sana_jax.training.checkpoints import Checkpoints, checksums
-from sana_jax.training.state import plan
 
 # Tensorstore goes on reading after the first damaged array, and then finds
 # orbax's event loop closed.
@@ -40,7 +39,8 @@ class Run:
     self.folder, self.config = folder, config
     mesh = make_mesh(mesh or {'data': 2, 'fsdp': 4}, jax.devices()[:devices])
     self.batches = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
-    self.init, self.shapes = plan(toy.Toy(), optax.adam(1e-3), mesh)
+    planned = toy.planned(mesh, optax.adam(1e-3))
+    self.init, self.shapes = planned.init, planned.state
 
   def save(self, *steps):
     """A new state for each step, after one batch more; returns them."""

@@ -4,7 +4,7 @@
 in `meshes`, a JSON object by name, in WORKDIR/NAME.
 """
 
-import functools
+import dataclasses
 import json
 import sys
 
@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax import config as configs
-from sana_jax.models import abstract
-from sana_jax.models.sana import Sana
-from sana_jax.sharding import tables
-from sana_jax.training.tasks.sana import flow_loss
+from sana_jax import tasks
+from sana_jax.objectives.base import Aux, Player
+from sana_jax.training.task import Data, Task
 
 ROWS = 256
 SETTINGS = {
@@ -30,9 +29,6 @@ SETTINGS = {
 class Flow:
   """Latents of 4 x 4, six tokens of text; says which rows it has seen."""
 
-  name = 'flow'
-  rules = tables.SANA
-
   def __init__(self):
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
@@ -42,18 +38,20 @@ class Flow:
         'index': np.arange(ROWS, dtype=np.float32)}
     self.frozen = {
         'null_text': normal(6, 8), 'null_mask': np.arange(6) < 1}
-    module = Sana(width=64, depth=2, cross_heads=2, in_channels=4,
-                  out_channels=4, caption_channels=8, sample_size=4,
-                  text_norm_scale=1.)
-    self.init = abstract.transformer_init(module)
-    self._loss = functools.partial(
-        flow_loss, module, configs.train('sana').flow)
+    self.objective = objective()
+    self._loss = self.objective.loss
 
-  def loss(self, params, frozen, batch, rngs):
-    loss, found = self._loss(params, frozen, batch, rngs)
+  def make(self):
+    seen = dataclasses.replace(
+        self.objective, players=(Player('model', self.loss),))
+    return Task('flow', seen, Data(self.batches), self.export, self.frozen)
+
+  def loss(self, *args):
+    loss, aux = self._loss(*args)
+    index = args[2]['index']
     # Exact in float32, so that equal means tell equal examples.
-    return loss, {**found, 'seen': jnp.mean(batch['index']),
-                  'seen_squares': jnp.mean(batch['index']**2)}
+    return loss, Aux({**aux.metrics, 'seen': jnp.mean(index),
+                      'seen_squares': jnp.mean(index**2)})
 
   def batches(self, *, seed, batch_size, rows):
     pick = lambda index: {k: x[index[rows]] for k, x in self.rows.items()}
@@ -61,13 +59,20 @@ class Flow:
         grain.MapDataset.range(ROWS).shuffle(seed=seed).repeat()
         .batch(batch_size).map(pick).to_iter_dataset())
 
-  def pictures(self, params, step):
-    return None
-
   def export(self, params, folder):
     leaves = {jax.tree_util.keystr(path): x for path, x in
               jax.tree_util.tree_leaves_with_path(params)}
     np.savez(str(folder / 'model.npz'), **leaves)
+
+
+def objective(**fields):
+  """Of the smallest Sana, with captions of six tokens."""
+  config = configs.train('sana').unlock()
+  config.model = dict(
+      width=64, depth=2, cross_heads=2, in_channels=4, out_channels=4,
+      caption_channels=8, sample_size=4, text_norm_scale=1., **fields)
+  config.inputs.text_length = 6
+  return tasks.objective(config)
 
 
 def lines(workdir):

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from sana_jax.training import levels, norms
-from sana_jax.training.levels import Accumulated, by_level, flat, Levels
+from sana_jax.objectives.levels import by_level, Levels, NUM_LEVELS
+from sana_jax.training import norms
+from sana_jax.training.levels import Accumulated, flat
 
 
 def test_values_fall_into_the_part_of_their_level():
@@ -108,4 +109,4 @@ def test_half_precision_gradients_are_summed_in_float32():
 
 def test_there_are_eight_levels():
   found = by_level(jnp.zeros(2), jnp.zeros(2))
-  assert found.sums.shape == found.counts.shape == (levels.NUM_LEVELS,) == (8,)
+  assert found.sums.shape == found.counts.shape == (NUM_LEVELS,) == (8,)

@@ -16,7 +16,7 @@ from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.loop import SkippedUpdates
-from sana_jax.training.state import plan
+from sana_jax.training.state import Frozen
 from sana_jax.training.step import jit_step
 
 
@@ -99,7 +99,7 @@ def test_a_bad_batch_is_skipped_and_counted(toy, tmp_path):
   assert int(state.skipped) == 2
   assert int(state.step) == 32
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
-  assert max(x.item() for x in jax.tree.leaves(state.opt_state)
+  assert max(x.item() for x in jax.tree.leaves(state.players)
              if x.dtype == np.int32) == 30  # The optimizer's own count.
 
 
@@ -212,9 +212,12 @@ def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
 
 def test_frozen_arrays_are_no_constants_of_the_step(toy):
   task, tx, mesh = toy.Toy(), optax.sgd(.1), make_mesh({'data': 8})
-  _, shapes = plan(task, tx, mesh)
-  text = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=.9).lower(
-      shapes, task.frozen, {'x': task.rows[:16]}, jax.random.key(0)).as_text()
+  state = toy.planned(mesh, tx, task).state
+  text = jit_step(
+      state, mesh, players=task.players(), optimizers={'model': tx},
+      ema_decay=.9).lower(
+          state, Frozen(task.frozen), {'x': task.rows[:16]},
+          jax.random.key(0)).as_text()
   constants = [x for x in text.splitlines() if 'stablehlo.constant' in x]
   assert constants and not any('16x8xf32' in x for x in constants)
 
@@ -239,8 +242,8 @@ def test_a_bad_config_is_told_before_anything_is_written(
 
 def test_a_run_uses_the_kernels_that_its_config_names(toy, tmp_path):
   class Gated(toy.Toy):
-    def loss(self, params, frozen, batch, rngs):
-      loss, found = super().loss(params, frozen, batch, rngs)
+    def loss(self, *args):
+      loss, found = super().loss(*args)
       x = jnp.ones((1, 2, 2, 8))
       y = kernels.glumb_conv(x, jnp.ones((3, 3, 8)), jnp.ones(8))
       return loss + 0 * jnp.sum(y), found

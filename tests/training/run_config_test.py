@@ -30,7 +30,8 @@ def save(workdir, step, text):
 
 
 def about(**changes):
-  return json.dumps({'config': config(**changes).to_dict()}).encode()
+  return json.dumps(
+    {'config': config(**changes).to_dict(), 'layout': 2}).encode()
 
 
 @pytest.mark.parametrize('damage', [*DAMAGES, None])
@@ -94,7 +95,7 @@ def test_a_config_is_read_from_a_checkpoint_too(tmp_path):
   made.seed = 7
   run_config.claim(tmp_path, made)
   save(tmp_path, 4, json.dumps(
-    {'config': json.loads(made.to_json())}).encode())
+    {'config': json.loads(made.to_json()), 'layout': 2}).encode())
   (tmp_path / 'config.json').write_bytes(b'')
   found = run_config.read_config(epath.Path(tmp_path))
   assert found == made and found.seed == 7

@@ -9,10 +9,7 @@ import pytest
 
 from sana_jax import config as configs
 from sana_jax.errors import UserError
-from sana_jax.models import abstract
-from sana_jax.models.sana import Sana
 from sana_jax.optim import factory
-from sana_jax.sharding import tables
 from sana_jax.sharding.mesh import (
   batch_rows,
   check_batch,
@@ -20,25 +17,10 @@ from sana_jax.sharding.mesh import (
   place_rows,
 )
 from sana_jax.training import step
-from sana_jax.training.state import plan
+from sana_jax.training.state import Frozen, plan
 from sana_jax.training.step import gradients, jit_step, replicate
-from sana_jax.training.tasks.sana import flow_loss
 
 BATCH = 16
-
-
-class Flow:
-  """The smallest Sana, and its real loss."""
-
-  rules = tables.SANA
-
-  def __init__(self, **fields):
-    module = Sana(width=64, depth=2, cross_heads=2, in_channels=4,
-                  out_channels=4, caption_channels=8, sample_size=4,
-                  text_norm_scale=1., **fields)
-    self.init = abstract.transformer_init(module)
-    self.loss = functools.partial(
-        flow_loss, module, configs.train('sana').flow)
 
 
 def inputs():
@@ -50,39 +32,40 @@ def inputs():
   return batch, {'null_text': normal(6, 8), 'null_mask': np.arange(6) < 1}
 
 
-def placed(mesh, task):
+def placed(mesh, objective):
   """A mesh of the first devices, and the arguments of a step on it."""
   count = np.prod([n for n in mesh.values()])
   mesh = make_mesh(mesh, jax.devices()[:count])
   config = configs.train('sana').optimizer
   config.update(name='came', learning_rate=1e-4)
   tx = factory.make(config, 100)
-  init, shapes = plan(task, tx, mesh)
+  planned = plan(objective, {'model': tx}, mesh)
   batch, frozen = inputs()
   batch = place_rows(batch, batch_rows(mesh, BATCH), mesh, BATCH)
   with jax.set_mesh(mesh):
-    frozen, rng = replicate((frozen, jax.random.key(1)), mesh)
-    return mesh, tx, shapes, (init(jax.random.key(0)), frozen, batch, rng)
+    frozen, rng = replicate((Frozen(frozen), jax.random.key(1)), mesh)
+    state = planned.init(jax.random.key(0))
+    return mesh, tx, planned.state, (state, frozen, batch, rng)
 
 
-def gradient(mesh, accumulate=1, **fields):
+def gradient(objective, mesh, accumulate=1):
   """Loss and the whole gradient as one vector."""
-  task = Flow(**fields)
-  mesh, _, _, (state, frozen, batch, rng) = placed(mesh, task)
+  mesh, _, _, (state, frozen, batch, rng) = placed(mesh, objective)
   with jax.set_mesh(mesh):
     (loss, _), grads = jax.jit(
-        functools.partial(gradients, task, accumulate=accumulate))(
-            state.params, frozen, batch, jax.random.split(rng, BATCH))
+        functools.partial(gradients, objective.loss, accumulate=accumulate))(
+            state.params, {}, frozen.inputs, batch,
+            jax.random.split(rng, BATCH), state.step)
   return float(loss), jax.flatten_util.ravel_pytree(jax.device_get(grads))[0]
 
 
-def losses(mesh, steps=20):
+def losses(objective, mesh, steps=20):
   """Of so many steps on one batch, with new noise each."""
-  task = Flow()
-  mesh, tx, shapes, (state, *rest) = placed(mesh, task)
+  mesh, tx, shapes, (state, *rest) = placed(mesh, objective)
   found = []
   with jax.set_mesh(mesh):
-    step = jit_step(shapes, mesh, task=task, tx=tx, ema_decay=.9)
+    step = jit_step(shapes, mesh, players=objective.players,
+                    optimizers={'model': tx}, ema_decay=.9)
     for _ in range(steps):
       state, metrics = step(state, *rest)
       found.append((metrics['loss'], metrics['grad_norm']))
@@ -90,13 +73,13 @@ def losses(mesh, steps=20):
 
 
 @pytest.fixture(scope='module')
-def whole():
-  return gradient({'data': 1})
+def whole(flow):
+  return gradient(flow.objective(), {'data': 1})
 
 
 @pytest.fixture(scope='module')
-def alone():
-  return losses({'data': 1})
+def alone(flow):
+  return losses(flow.objective(), {'data': 1})
 
 
 def relative_error(got, want):
@@ -107,15 +90,15 @@ def relative_error(got, want):
     ({'data': 1}, 4), ({'data': 2, 'fsdp': 2}, 4),
     pytest.param({'fsdp': 4, 'tensor': 2}, 2, marks=pytest.mark.slow)],
     ids=str)
-def test_a_batch_in_parts_is_the_batch(whole, mesh, parts):
-  loss, grads = gradient(mesh, parts)
+def test_a_batch_in_parts_is_the_batch(flow, whole, mesh, parts):
+  loss, grads = gradient(flow.objective(), mesh, parts)
   assert loss == pytest.approx(whole[0], rel=1e-6)
   assert relative_error(grads, whole[1]) <= 1e-6
 
 
 @pytest.mark.parametrize('remat', ['full', 'dots', 'offload'])
-def test_what_is_computed_again_changes_no_gradient(whole, remat):
-  loss, grads = gradient({'data': 1}, remat=remat)
+def test_what_is_computed_again_changes_no_gradient(flow, whole, remat):
+  loss, grads = gradient(flow.objective(remat=remat), {'data': 1})
   assert loss == pytest.approx(whole[0], rel=1e-6)
   assert relative_error(grads, whole[1]) <= 1e-6
 
@@ -126,8 +109,9 @@ def test_what_is_computed_again_changes_no_gradient(whole, remat):
         {'data': 8}, {'fsdp': 8}, {'fsdp': 2, 'sequence': 4},
         {'data': 2, 'fsdp': 4}))], ids=str)
 def test_twenty_steps_in_every_layout_are_those_of_one_device(
-    alone, mesh, capfd):
-  np.testing.assert_allclose(losses(mesh), alone, rtol=1e-4)
+    flow, alone, mesh, capfd):
+  np.testing.assert_allclose(
+      losses(flow.objective(), mesh), alone, rtol=1e-4)
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
 
 

@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from sana_jax import kernels
 from sana_jax.analysis import device
+from sana_jax.objectives.base import Player
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import phases, throughput
 from sana_jax.training.phases import Phases
@@ -136,10 +138,14 @@ def test_steps_under_way_are_counted_when_they_end():
   assert run.speed.line()['model_tflops_per_second_per_chip'] == 2.5
 
 
+def work_of(toy, task, batch_size, **options):
+  planned = toy.planned(make_mesh({'data': -1}), optax.sgd(.1), task, **options)
+  return Work(task.objective, task.frozen, planned, batch_size)
+
+
 def test_a_step_has_the_products_of_the_loss_and_its_gradient(toy):
   task = toy.Toy()
-  params = jax.eval_shape(task.init, jax.random.key(0))
-  work = Work(task, params, batch_size=64)
+  work = work_of(toy, task, 64)
   # This process has a quarter of the rows. The target's product, 16 x 8, has
   # no gradient; 16 x 32 has that of its weights, 32 x 8 that of its input too.
   batch = {'x': task.rows[:16]}
@@ -148,40 +154,50 @@ def test_a_step_has_the_products_of_the_loss_and_its_gradient(toy):
 
 def test_what_does_not_train_has_no_gradient_to_count(toy):
   task = toy.Toy()
-  params = jax.eval_shape(task.init, jax.random.key(0))
-  flops = lambda trainable: Work(
-      task, params, 64, trainable=trainable)({'x': task.rows[:16]})
+  flops = lambda trainable: work_of(
+      toy, task, 64, trainable=trainable)({'x': task.rows[:16]})
   assert flops('out/.*') == 2 * 64 * (16 * 8 + 16 * 32 + 2 * 32 * 8)
   # Through the last layer goes the gradient of the first.
   assert flops('in/.*') == 2 * 64 * (16 * 8 + 2 * 16 * 32 + 2 * 32 * 8)
 
 
+def test_each_turn_is_counted_for_what_moves_in_it(toy):
+  class Two(toy.Toy):
+    def players(self):
+      return (Player('out', self.loss, 'out/.*'),
+              Player('in', self.loss, 'in/.*', every=2, offset=1))
+  task = Two()
+  work = work_of(toy, task, 64)
+  alone, both = (work({'x': task.rows[:16]}, steps) for steps in (0, 1))
+  assert alone == 2 * 64 * (16 * 8 + 16 * 32 + 2 * 32 * 8)
+  assert both == 2 * 64 * (16 * 8 + 2 * 16 * 32 + 3 * 32 * 8)
+
+
 def test_each_shape_is_counted_once(toy):
   task, calls = toy.Toy(), []
-  task.loss = lambda params, frozen, batch, rng: (
-      calls.append(batch['x'].shape), batch['x'] @ batch['x'].T)[1]
-  work = Work(task, {}, batch_size=4)
+  task.loss = lambda params, frozen, batch, rng, step: (
+      calls.append(batch['x'].shape), (batch['x'] @ batch['x'].T, {}))[1]
+  work = work_of(toy, task, 4)
   for width in (3, 5, 3, 5):
-    # Of data alone: nothing trains.
+    # Of data alone: no parameter has a gradient.
     assert work({'x': jnp.zeros((4, width))}) == 2 * 4 * 4 * width
   assert calls == [(4, 3), (4, 5)]
 
 
 def test_a_loss_that_cannot_be_counted_is_told(toy, caplog):
   task = toy.Toy()
-  task.loss = lambda params, frozen, batch, rng: jax.lax.while_loop(
-      lambda x: x.sum() > 0, lambda x: x @ x, batch['x'])
-  assert Work(task, {}, 4)({'x': jnp.zeros((4, 4))}) is None
+  task.loss = lambda params, frozen, batch, rng, step: (jax.lax.while_loop(
+      lambda x: x.sum() > 0, lambda x: x @ x, batch['x']), {})
+  assert work_of(toy, task, 4)({'x': jnp.zeros((4, 4))}) is None
   assert 'Model FLOP/s and MFU are not reported: A while' in caplog.text
 
 
 def test_kernels_do_not_hide_work(toy):
   task = toy.Toy()
-  like = jax.ShapeDtypeStruct
-  qkv = like((2, 16, 1, 32), jnp.float32)
-  task.loss = lambda params, *_: kernels.relu_linear_attention(**params)
-  params = dict.fromkeys('qkv', qkv)
-  count = lambda: Work(task, params, 2)({'x': jnp.zeros((2, 1))})
+  task.rules = [('.', ())]
+  task.init = lambda rng: dict.fromkeys('qkv', jnp.zeros((2, 16, 1, 32)))
+  task.loss = lambda params, *_: (kernels.relu_linear_attention(**params), {})
+  count = lambda: work_of(toy, task, 2)({'x': jnp.zeros((2, 1))})
   plain = count()
   assert plain > 0
   with kernels.prefer(relu_linear_attention='mosaic_tpu'):

@@ -18,14 +18,20 @@ import numpy as np
 from PIL import Image
 
 from sana_jax.data import pipeline
+from sana_jax.objectives.base import Aux, Objective, Player
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import make_mesh, whole
 from sana_jax.training.loop import train
+from sana_jax.training.state import plan
+from sana_jax.training.task import Data, Task
 
 
 class Toy:
+  """What a test may change before `make` puts it together as a task."""
+
   name = 'toy'
   rules = [('.*/kernel', (None, 'fsdp')), ('.*/bias', ())]
+  extra = ''
 
   def __init__(self, poison=(), width=32):
     """`poison`: the rows of the data set that are NaN."""
@@ -35,6 +41,20 @@ class Toy:
     self.rows = rng.normal(size=(256, 16)).astype(np.float32)
     self.rows[list(poison)] = np.nan
 
+  @property
+  def objective(self):
+    return Objective(
+        self.init, self.rules, self.players(), lambda batch_size: {
+            'x': jax.ShapeDtypeStruct((batch_size, 16), 'float32')},
+        lambda: self.frozen, self.extra)
+
+  def players(self):
+    return Player('model', self.loss),
+
+  def make(self):
+    return Task(self.name, self.objective, Data(self.batches), self.export,
+                self.frozen, self.pictures)
+
   def init(self, rng):
     one, two = jax.random.split(rng)
     return {
@@ -43,7 +63,7 @@ class Toy:
         'out': {'kernel': .2 * jax.random.normal(two, (self.width, 8)),
                 'bias': jnp.zeros(8)}}
 
-  def loss(self, params, frozen, batch, rngs):
+  def loss(self, params, frozen, batch, rngs, step):
     x = constrain(batch['x'], 'batch', None)
     y = x @ frozen['target']
     x = x + .1 * jax.vmap(
@@ -51,7 +71,7 @@ class Toy:
     for name in ('in', 'out'):
       x = constrain(x @ params[name]['kernel'] + params[name]['bias'],
                     'batch', None)
-    return jnp.mean((x - y)**2), {'size': jnp.mean(jnp.abs(x))}
+    return jnp.mean((x - y)**2), Aux({'size': jnp.mean(jnp.abs(x))})
 
   def batches(self, *, seed, batch_size, rows):
     # Batches are made before the prefetch: grain's threads cost 0.5 ms an item.
@@ -92,11 +112,11 @@ class Sharded(Toy):
     return {'x': np.load(self.files[file])[row],
             'index': np.float32(index)}
 
-  def loss(self, params, frozen, batch, rngs):
-    loss, found = super().loss(params, frozen, batch, rngs)
+  def loss(self, params, frozen, batch, rngs, step):
+    loss, aux = super().loss(params, frozen, batch, rngs, step)
     # Exact in float32, so that equal means tell equal examples.
-    return loss, {**found, 'seen': jnp.mean(batch['index']),
-                  'seen_squares': jnp.mean(batch['index']**2)}
+    return loss, Aux({**aux.metrics, 'seen': jnp.mean(batch['index']),
+                      'seen_squares': jnp.mean(batch['index']**2)})
 
   def batches(self, *, seed, batch_size, rows):
     return iter(pipeline.batches(
@@ -120,9 +140,19 @@ def get_config(**changes):
 
 
 def run(workdir, task=None, devices=None, traced_steps=None, **changes):
+  """Trains a toy, or any Task."""
   config = get_config(**changes)
   mesh = make_mesh(config.mesh, devices)
-  return train(config, task or Toy(), workdir, mesh, traced_steps)
+  task = task or Toy()
+  return train(config, task if isinstance(task, Task) else task.make(), workdir,
+               mesh, traced_steps)
+
+
+def planned(mesh, optimizer, toy=None, **options):
+  """Where a run of the toy lies, with one optimizer for all its players."""
+  objective = (toy or Toy()).objective
+  return plan(objective, {p.name: optimizer for p in objective.players}, mesh,
+              **options)
 
 
 def start(arguments):

@@ -1,5 +1,9 @@
 """Training a part of a model: the rest is not touched, whatever the mesh."""
 
+import dataclasses
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,11 +11,12 @@ import numpy as np
 import optax
 import pytest
 
+import sana_jax
 from sana_jax.errors import UserError
 from sana_jax.optim import factory, optimizers
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training.state import plan
 from sana_jax.training.step import gradients
+from sana_jax.training.task import Start
 
 # The optimizer moves by decay alone where there is no gradient.
 DECAYING = {'name': 'adamw', 'learning_rate': 1e-2, 'weight_decay': .1,
@@ -40,36 +45,37 @@ def test_what_does_not_train_stays_to_the_bit(dtype, toy, task, tmp_path):
     param_dtype=dtype)
   init = jax.jit(task.init)(jax.random.split(jax.random.key(0))[0])
   assert np.signbit(init['in']['bias']).all()
-  stored = jax.tree.map(lambda x: x.astype(dtype), init['in'])
-  assert bits(state.params['in']) == bits(stored)
-  assert bits(state.ema['in']) == bits(init['in'])  # Never rounded.
-  for name in ('kernel', 'bias'):
-    assert not np.array_equal(state.params['out'][name], init['out'][name])
+  with np.load(tmp_path / 'model/model.npz') as model:
+    for name in ('kernel', 'bias'):  # Never rounded.
+      assert model[f'in_{name}'].tobytes() == np.asarray(
+        init['in'][name]).tobytes()
+      assert not np.array_equal(model[f'out_{name}'], init['out'][name])
+  assert set(state.params) == set(state.ema) == {'out'}
 
 
 def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
   """`in` as an array that the loss needs and nobody trains."""
   class Alone(type(task)):
+    rules = [('out/kernel', (None, 'fsdp')), ('out/bias', ())]
+
     def __init__(self):
       super().__init__()
       whole = jax.jit(super().init)(jax.random.split(jax.random.key(0))[0])
       self.start = whole.pop('out')
       self.frozen = {**self.frozen, **whole}
-      self.rules = [('out/kernel', (None, 'fsdp')), ('out/bias', ())]
 
     def init(self, rng):
       return {'out': self.start}
 
-    def loss(self, params, frozen, batch, rngs):
-      return super().loss({'in': frozen['in'], **params}, frozen, batch, rngs)
+    def loss(self, params, frozen, *args):
+      return super().loss({'in': frozen['in'], **params}, frozen, *args)
 
-    pictures = staticmethod(lambda params, step: None)
   changes = dict(num_steps=3, optimizer={**DECAYING, 'clip_norm': .5},
                  accumulate_steps=2)
   part = toy.run(tmp_path / 'part', task, trainable='out/.*', **changes)
   alone = toy.run(tmp_path / 'alone', Alone(), **changes)
-  for got, want in zip(jax.tree.leaves((part.params['out'], part.opt_state)),
-                       jax.tree.leaves((alone.params['out'], alone.opt_state)),
+  for got, want in zip(jax.tree.leaves((part.params, part.players)),
+                       jax.tree.leaves((alone.params, alone.players)),
                        strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
@@ -87,12 +93,13 @@ def test_every_optimizer_keeps_state_of_what_trains_alone(name, toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
   tx = factory.make(ml_collections.ConfigDict(
     {'name': name, 'learning_rate': 1., 'clip_norm': 1.}), 9)
-  _, shapes = plan(toy.Toy(), tx, mesh, trainable='out/kernel')
+  planned = toy.planned(mesh, tx, trainable='out/kernel')
+  found = planned.state.players['model'].opt_state
   params = {'out': {'kernel': jax.ShapeDtypeStruct((32, 8), 'float32')}}
   wanted = jax.eval_shape(tx.init, params)
-  assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes.opt_state) == (
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == (
     jax.tree.map(lambda x: (x.shape, x.dtype), wanted))
-  for leaf in jax.tree.leaves(shapes.opt_state):
+  for leaf in jax.tree.leaves(found):
     split = jax.P(None, 'fsdp') if leaf.shape == (32, 8) else jax.P()
     assert leaf.sharding.spec == split
 
@@ -101,16 +108,16 @@ def test_no_gradient_is_computed_of_the_rest(toy):
   task = toy.Toy()
   params = task.init(jax.random.key(0))
   rest = {'in': params.pop('in')}
-  arguments = task.frozen, {'x': jnp.asarray(task.rows[:4])}, jax.random.split(
-    jax.random.key(1), 4), 1, rest
+  arguments = rest, task.frozen, {'x': jnp.asarray(task.rows[:4])}, (
+    jax.random.split(jax.random.key(1), 4)), 0, 1
   _, grads = jax.eval_shape(
-    lambda params: gradients(task, params, *arguments), params)
+    lambda params: gradients(task.loss, params, *arguments), params)
   assert jax.tree.structure(grads) == jax.tree.structure(params)
 
 
 def test_given_parameters_are_the_first_ones(toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  init, _ = plan(toy.Toy(), optax.adam(1.), mesh, param_dtype='bfloat16')
+  init = toy.planned(mesh, optax.adam(1.), param_dtype='bfloat16').init
   given = {'in': {'kernel': jnp.full((16, 32), 1 + 2**-12),
                   'bias': jnp.ones(32)}}
   state = init(jax.random.key(0), given)
@@ -120,14 +127,107 @@ def test_given_parameters_are_the_first_ones(toy):
     init(jax.random.key(0)).params['out'])
 
 
+def test_the_base_lies_like_its_parameters_and_is_what_init_draws(toy):
+  planned = toy.planned(
+    make_mesh({'data': 2, 'fsdp': 4}), optax.adam(1.), trainable='out/.*')
+  base = planned.make_base(jax.random.key(0))
+  assert base['in']['kernel'].sharding.spec == jax.P(None, 'fsdp')
+  whole = jax.jit(toy.Toy().init)(jax.random.key(0))
+  assert bits(base) == bits({'in': whole['in']})
+
+
 def test_a_pattern_for_nothing_leaves_no_folder(toy, tmp_path):
   with pytest.raises(UserError, match="'inn/.*' matches no parameter"):
     toy.run(tmp_path / 'run', trainable='inn/.*')
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.xfail(strict=True, reason='B3: frozen parameters are averaged too')
 def test_the_average_holds_only_what_trains(toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  _, shapes = plan(toy.Toy(), optax.adam(1.), mesh, trainable='out/bias')
-  assert sum(x.size for x in jax.tree.leaves(shapes.ema)) == 8
+  planned = toy.planned(mesh, optax.adam(1.), trainable='out/bias')
+  assert sum(x.size for x in jax.tree.leaves(planned.state.ema)) == 8
+
+
+def size_of(tree):
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def saved_bytes(workdir):
+  newest = max((workdir / 'checkpoints').iterdir(), key=lambda p: int(p.name))
+  return sum(p.stat().st_size for p in newest.rglob('*') if p.is_file())
+
+
+def test_one_percent_of_the_parameters_costs_one_percent(toy, tmp_path):
+  """Average, moments and a checkpoint's bytes."""
+  class Wide(toy.Toy):
+    rules = [(r'(in|out|adapter)/kernel', (None, 'fsdp')), (r'.*/bias', ())]
+
+    def init(self, rng):
+      params = super().init(rng)
+      noise = jax.random.normal(rng, (512, 64))
+      return {**params, 'adapter': {'kernel': noise}}
+
+    def loss(self, params, *args):
+      loss, aux = super().loss(params, *args)
+      return loss + jnp.sum(params['adapter']['kernel']**2), aux
+
+  toys = {name: Wide(width=2**17) for name in ('full', 'part')}
+  changes = dict(num_steps=1, checkpoint_every_steps=1)
+  full, part = (toy.run(
+    tmp_path / name, toys[name], trainable=patterns, **changes)
+    for name, patterns in (('full', ''), ('part', 'adapter/.*')))
+  share = size_of(part.params) / size_of(full.params)
+  assert .009 < share <= .01
+  for trees in ((part.ema, full.ema), (part.players, full.players)):
+    assert size_of(trees[0]) <= .011 * size_of(trees[1])
+  assert saved_bytes(tmp_path / 'part') <= .011 * saved_bytes(tmp_path / 'full')
+
+
+def given(toy, value):
+  """The toy, whose `in` is in a "folder" called good, moved or other."""
+  def load(name, mesh):
+    if name == 'gone':
+      raise UserError(f'{name} is no model folder')
+    seed = {'good': 0, 'moved': 0, 'other': 1}[name]
+    kernel = value * jax.random.normal(jax.random.key(seed), (16, 32))
+    return {'in': {'kernel': kernel, 'bias': jnp.zeros(32)}}
+  return dataclasses.replace(
+    toy.Toy().make(), start=Start(lambda name: None, load))
+
+
+def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
+  run = functools.partial(
+    toy.run, tmp_path / 'run', given(toy, .1), trainable='out/.*')
+  run(num_steps=4, init_from='good')
+  about = json.loads(
+    (tmp_path / 'run/checkpoints/4/about/metadata').read_text())
+  assert about['base']['init_from'] == 'good' and about['base']['seed'] is None
+  assert about['layout'] == 2 and about['version'] == sana_jax.__version__
+  with pytest.raises(UserError, match="trained on the base 'good' .checksum "
+                     r"\d+., and .* give 'other' .checksum \d+.: set"):
+    run(num_steps=6, init_from='other')
+  with pytest.raises(UserError, match='gone is no model folder'):
+    run(num_steps=6, init_from='gone')
+  with pytest.raises(UserError, match="'good' .* give that config.seed=0 draw"):
+    run(num_steps=6, init_from='')
+  state = run(num_steps=6, init_from='moved')
+  assert bits(state) == bits(toy.run(
+    tmp_path / 'whole', given(toy, .1), trainable='out/.*', num_steps=6,
+    init_from='good'))
+
+
+def test_a_full_run_needs_its_first_weights_no_more(toy, tmp_path):
+  task = given(toy, .1)
+  toy.run(tmp_path, task, num_steps=2, init_from='good')
+  assert int(toy.run(tmp_path, task, num_steps=3, init_from='gone').step) == 3
+
+
+def test_a_workdir_of_another_layout_is_refused(toy, tmp_path):
+  toy.run(tmp_path, num_steps=2)
+  path = tmp_path / 'checkpoints/2/about/metadata'
+  about = json.loads(path.read_text())
+  del about['layout']
+  path.write_text(json.dumps(about))
+  with pytest.raises(UserError, match='checkpoints/2 has layout 1, of version '
+                     '.* reads layout 2: export the model with that version'):
+    toy.run(tmp_path, num_steps=3)

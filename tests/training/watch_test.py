@@ -4,12 +4,12 @@ import itertools
 import threading
 
 from etils import epath
-import jax
 import numpy as np
+import optax
 import pytest
 
+from sana_jax.objectives.levels import Levels
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training.levels import Levels
 from sana_jax.training.watch import Watch
 
 
@@ -20,9 +20,9 @@ def make(toy, tmp_path):
     task = toy.Toy()
     config = toy.get_config(watch={
         'stall_minutes': stall_minutes, 'divergence_factor': divergence_factor})
-    params = jax.eval_shape(task.init, jax.random.key(0))
-    watch = Watch(epath.Path(tmp_path), config, task, params,
-                  make_mesh({'data': -1}))
+    mesh = make_mesh({'data': -1})
+    planned = toy.planned(mesh, optax.sgd(.1))
+    watch = Watch(epath.Path(tmp_path), config, task.make(), planned, mesh)
     return watch, itertools.repeat({'x': task.rows[:16]})
   return made
 
@@ -37,7 +37,7 @@ def test_skipped_steps_are_in_no_mean(make):
   with watch:
     for step, (loss, in_a_row) in enumerate(
         [(1., 0), (np.nan, 1), (np.inf, 2), (3., 0)], 1):
-      watch.next(batches)
+      watch.next(batches, step - 1)
       watch.ended(step, metrics(loss, in_a_row))
     line = watch.line(4, {'loss': 3.})
   assert line['of/0.000-0.500'] == line['of/0.500-1.000'] == 2
@@ -47,7 +47,7 @@ def test_a_line_has_speed_and_means_of_its_own_interval(make):
   watch, batches = make()
   with watch:
     for step in range(1, 5):
-      watch.next(batches)
+      watch.next(batches, step - 1)
       with watch.step(step):
         watch.ended(step, metrics(step))
       line = watch.line(step, {'loss': float(step)})

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import threading
 import time
-from typing import Any
 
 from etils import epath
 import grain
@@ -24,11 +23,12 @@ import ml_collections
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.optim import factory
+from sana_jax.objectives.base import busiest
 from sana_jax.sharding.mesh import batch_rows, place_rows
-from sana_jax.training import loop
-from sana_jax.training.state import plan, Task
-from sana_jax.training.step import jit_step, replicate
+from sana_jax.training import loop, optimizers
+from sana_jax.training.state import Frozen
+from sana_jax.training.step import jit_step, options, replicate
+from sana_jax.training.task import Task
 from sana_jax.typing import PyTree
 
 _WARM_UP = 3  # Steps of a block until its pace is steady.
@@ -84,8 +84,8 @@ def measure(
   config.num_steps = period // 2 + 2 * rounds * period + 1
   config.checkpoint_every_steps = 2 * period
   config.pictures_every_steps = 0
-  turns = Turns(task, period, lambda batch: Bare(config, task, mesh, batch))
-  state = loop.train(config, turns, workdir, mesh)
+  turns = Turns(period, lambda batch: Bare(config, task, mesh, batch))
+  state = loop.train(config, turns.of(task), workdir, mesh)
   if int(state.step) < config.num_steps or int(state.skipped):
     raise UserError('The run was stopped, or its loss was not finite; nothing '
                     'was measured.')
@@ -99,21 +99,19 @@ class Bare:
       self, config: ml_collections.ConfigDict, task: Task, mesh: Mesh,
       batch: PyTree,
   ):
-    tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
-    init, shapes = plan(
-        task, tx, mesh, average=config.ema_decay > 0,
-        param_dtype=config.param_dtype, trainable=config.trainable)
-    init_rng, rng = jax.random.split(jax.random.key(config.seed))
+    planned = loop.plan_run(config, task, mesh)
+    key, rng = jax.random.split(jax.random.key(config.seed))
     batch = place_rows(
         batch, batch_rows(mesh, config.batch_size), mesh, config.batch_size)
-    frozen, rng = replicate((task.frozen, rng), mesh)
+    inputs, rng = replicate((task.frozen, rng), mesh)
+    players = busiest(task.objective.players)
     with jax.set_mesh(mesh):
-      self._state, self._rest = init(init_rng), (frozen, batch, rng)
+      frozen = Frozen(inputs, planned.make_base(key))
+      self._state, self._rest = planned.init(key), (frozen, batch, rng)
       self._compiled = jit_step(
-          shapes, mesh, task=task, tx=tx, ema_decay=config.ema_decay,
-          accumulate=config.accumulate_steps,
-          trainable=config.trainable).lower(
-              self._state, *self._rest).compile()
+          planned.state, mesh, players=players, **options(
+              config, optimizers.make(config, task.objective))).lower(
+                  self._state, *self._rest).compile()
 
   def __call__(self, steps: int) -> Block:
     """So many steps; the one before is awaited, as the run does.
@@ -137,7 +135,7 @@ def _block(moments, **more):
 
 
 class Turns:
-  """A task whose run gives way to a bare loop between its blocks.
+  """A run that gives way to a bare loop between its blocks.
 
   The first block ends at one and a half periods, so that saves every two of
   them lie within the second, the fourth, ... block.
@@ -147,26 +145,22 @@ class Turns:
   """
 
   def __init__(
-      self, task: Task, period: int,
+      self, period: int,
       make_bare: Callable[[PyTree], Callable[[int], Block]],
   ):
     """`period`: steps of a block, the first few of which are not counted."""
     self.run, self.bare, self.threads = [], [], 0
-    self._task, self._period, self._make_bare = task, period, make_bare
+    self._period, self._make_bare = period, make_bare
     self._loop = self._first = None
     self._asked, self._waited = [], []  # In this block, by step.
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._task, name)
-
-  def pictures(self, params: PyTree, step: int) -> None:
-    """None: they take time that is not training's."""
-
-  def export(self, params: PyTree, folder: epath.PathLike) -> None:
-    """Nothing: a model of so few steps is not kept."""
-
-  def batches(self, **options) -> grain.DatasetIterator:
-    return _Batches(self._task.batches(**options), self)
+  def of(self, task: Task) -> Task:
+    """The task in turns; a model of so few steps is not kept."""
+    def batches(**options):
+      return _Batches(task.data.batches(**options), self)
+    return dataclasses.replace(
+        task, data=dataclasses.replace(task.data, batches=batches),
+        export=lambda params, folder: None)
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
     """The next batch, when it is the run's turn again."""

@@ -17,12 +17,11 @@ from ml_collections import ConfigDict
 import optax
 
 from sana_jax import config as configs
+from sana_jax import tasks
 from sana_jax.errors import UserError
-from sana_jax.models import abstract
-from sana_jax.models.sana import Sana
+from sana_jax.objectives.base import Objective
 from sana_jax.optim import blockwise, factory, optimizers
 from sana_jax.optim.came_8bit import is_stored_in_bytes
-from sana_jax.training.tasks.sana import flow_loss
 from sana_jax.typing import Array, Params, PyTree
 
 _SIDE, _TOKENS = 16, 77  # Latents of 512 px, and a caption of usual length.
@@ -65,19 +64,22 @@ def states(models: Sequence[str]) -> list[State]:
   """Of each optimizer of the factory, for each of config.SANA_SIZES."""
   found = []
   for model in models:
-    shapes = abstract.transformer(module_of(model))
+    shapes = jax.eval_shape(objective_of(model).init, jax.random.key(0))
     count = sum(x.size for x in jax.tree.leaves(shapes))
     found += [State(model, name, count, _bytes(name, shapes))
               for name in optimizers.OPTIMIZERS]
   return found
 
 
-def module_of(model: str, **changes) -> Sana:
-  """A published transformer; UserError if there is none of that name."""
+def objective_of(model: str, **changes) -> Objective:
+  """Of a published transformer; UserError if there is none of that name."""
   if model not in configs.SANA_SIZES:
     raise UserError(f'{model!r} is no size; allowed are '
                     f'{", ".join(configs.SANA_SIZES)}.')
-  return Sana(**configs.SANA_SIZES[model] | changes)
+  config = configs.train('sana').unlock()
+  config.model = ConfigDict(configs.SANA_SIZES[model] | changes)
+  config.inputs.text_length = _TOKENS
+  return tasks.objective(config)
 
 
 def _optimizer(name):
@@ -92,9 +94,9 @@ def _bytes(name, shapes):
 
 def roundings(model: str, steps: int) -> list[Rounding]:
   """Both kinds of blocks, on one block of the model after some steps."""
-  module = module_of(model, depth=1)
-  gradient = _gradient(module)
-  start = jax.jit(abstract.transformer_init(module))(jax.random.key(0))
+  objective = objective_of(model, depth=1, sample_size=_SIDE)
+  gradient = _gradient(objective)
+  start = jax.jit(objective.init)(jax.random.key(0))
   plain, state = train(gradient, start, 'came', steps)
   went = _distance(plain, start)
   found = []
@@ -127,21 +129,21 @@ def train(
   return params, state
 
 
-def _gradient(module):
+def _gradient(objective):
   """(params, rng) -> gradient of a random step's loss, jitted."""
-  loss = functools.partial(flow_loss, module, configs.train('sana').flow)
-  empty = {'null_text': jnp.zeros((1, _TOKENS, module.caption_channels)),
-           'null_mask': jnp.ones((1, _TOKENS), bool)}
-  return jax.jit(lambda params, rng: jax.grad(loss, has_aux=True)(
-    params, empty, _batch(module, rng), rng[None])[0])
+  frozen = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), objective.frozen())
+  return jax.jit(lambda params, rng: jax.grad(objective.loss, has_aux=True)(
+    params, frozen, _batch(objective, rng), rng[None], 0)[0])
 
 
-def _batch(module, rng):
-  latents, text = (jax.random.normal(key, (1, *shape)) for key, shape in zip(
-    jax.random.split(jax.random.fold_in(rng, 1)),
-    ((_SIDE, _SIDE, module.in_channels), (_TOKENS, module.caption_channels))))
-  return {'latents': latents, 'text': text,
-          'mask': jnp.ones((1, _TOKENS), bool)}
+def _batch(objective, rng):
+  """One example of random latents and text."""
+  batch = objective.batch(1)
+  keys = jax.random.split(jax.random.fold_in(rng, 1))
+  return {'mask': jnp.ones(batch['mask'].shape, bool), **{
+    name: jax.random.normal(key, batch[name].shape)
+    for name, key in zip(('latents', 'text'), keys)}}
 
 
 class _Loss(NamedTuple):

@@ -10,11 +10,12 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
+from sana_jax import tasks
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.keys import LAYOUT
 from sana_jax.models import abstract
-from sana_jax.sharding import rules, tables
+from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import axis_sizes, check_batch
 from sana_jax.tools.plan import steps
 from sana_jax.typing import PyTree
@@ -42,6 +43,13 @@ class Candidate:
     """What a layout file says to have it."""
     return {key: value for key, value in base.changing(
       LAYOUT, self.config).items() if value != ''}
+    config = self.config
+    remat = {'model.remat': config.model.get('remat')}
+    return {
+      **{f'mesh.{axis}': config.mesh[axis] for axis in config.mesh},
+      **(remat if 'remat' in config.model else {}),
+      'accumulate_steps': config.accumulate_steps,
+      **{f'kernels.{op}': name for op, name in config.kernels.items() if name}}
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:
@@ -63,6 +71,7 @@ def copied(config: ConfigDict) -> ConfigDict:
 def shapes(config: ConfigDict) -> PyTree:
   """Of the parameters; nothing is allocated."""
   return abstract.transformer(steps.module(config))
+  return jax.eval_shape(tasks.objective(config).init, jax.random.key(0))
 
 
 def count(params: PyTree) -> int:
@@ -122,7 +131,8 @@ def _resolved(name, config, pod, params):
   whole = sizes | {'data': sizes.get('data', 1) * slices}
   mesh = AbstractMesh(tuple(whole.values()), tuple(whole))
   leaves, structure = jax.tree.flatten(params)
-  if misfit := _misfit(tuple(leaves), structure, mesh):
+  table = tuple(tasks.objective(config).rules)
+  if misfit := _misfit(tuple(leaves), structure, table, mesh):
     raise UserError(misfit)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   _check_heads(config, sizes)
@@ -132,23 +142,25 @@ def _resolved(name, config, pod, params):
 
 
 @functools.lru_cache(4096)  # A search asks for each mesh a hundred times.
-def _misfit(leaves, structure, mesh):
+def _misfit(leaves, structure, table, mesh):
   """Why parameters cannot lie on a mesh by their table, or nothing."""
   try:
-    rules.shardings(structure.unflatten(leaves), tables.SANA, mesh)
+    rules.shardings(structure.unflatten(leaves), table, mesh)
   except UserError as e:
     return str(e)
   return ''
 
 
 def _check_heads(config, sizes):
-  """Tensor and sequence split whole heads and rows."""
+  """Tensor and sequence split whole heads and rows, where a model has them."""
   model = config.model
-  for axis, key, size in (
-      ('tensor', 'cross_heads', model.cross_heads),
-      ('tensor', 'width / head_dim',
-       model.width // model.get('head_dim', 32)),
-      ('sequence', 'sample_size', model.sample_size)):
+  sizes_of = dict(model)
+  if 'cross_heads' in model:  # The transformer; its heads have 32 channels.
+    sizes_of['width / head_dim'] = model.width // model.get('head_dim', 32)
+  for axis, key in (
+      ('tensor', 'cross_heads'), ('tensor', 'width / head_dim'),
+      ('tensor', 'heads'), ('tensor', 'kv_heads'), ('sequence', 'sample_size')):
+    size = sizes_of.get(key, 0)
     if size % sizes.get(axis, 1):
       allowed = [n for n in range(1, size + 1) if size % n == 0]
       near = sorted(allowed, key=lambda n: abs(n - sizes[axis]))[:3]

@@ -60,7 +60,8 @@ def changes(candidate: Candidate, pod: chips.Topology,
   config = candidate.config
   model, chips_ = config.model, pod.chips
   per_chip = config.batch_size / chips_
-  if model.remat not in ('full', 'offload'):
+  remat = model.get('remat')
+  if remat not in (None, 'full', 'offload'):
     yield _changed(candidate, "model.remat='full'", lambda c: c.model.update(
       remat='full'))
   if per_chip >= 2 and config.batch_size % (2 * chips_) == 0:
@@ -84,7 +85,7 @@ def changes(candidate: Candidate, pod: chips.Topology,
   if config.param_dtype != 'bfloat16':
     yield _changed(candidate, "param_dtype='bfloat16'",
                    lambda c: c.update(param_dtype='bfloat16'))
-  if model.remat != 'offload':
+  if remat not in (None, 'offload'):
     yield _changed(candidate, "model.remat='offload'",
                    lambda c: c.model.update(remat='offload'))
 

@@ -18,12 +18,10 @@ import jax
 from jax.sharding import AbstractMesh
 
 from sana_jax.errors import UserError
-from sana_jax.optim import factory
-from sana_jax.sharding import rules, tables
+from sana_jax.tools.plan import steps
 from sana_jax.tools.plan.candidates import Candidate
 from sana_jax.tools.plan.compiling import of_device
 from sana_jax.tools.plan.report import Plan
-from sana_jax.tools.plan.steps import Objective
 from sana_jax.tools.plan.tables import mesh_text
 from sana_jax.training import state as states
 from sana_jax.typing import PyTree
@@ -113,14 +111,9 @@ def _state(one):
   sizes = {a: n for a, n in config.mesh.items() if a != 'slices'}
   sizes['data'] *= config.mesh.slices
   mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-  objective = Objective(config)
-  tx = factory.make(config.optimizer, config.num_steps, config.batch_size)
-  shapes = jax.eval_shape(objective.init, jax.random.key(0))
-  places = rules.shardings(shapes, tables.SANA, mesh)
-  params = states.with_shardings(shapes, places)
-  moments = states.with_shardings(
-    jax.eval_shape(tx.init, shapes),
-    rules.state_shardings(tx, shapes, places, mesh))
+  planned = steps.plan(config, mesh)
+  params = states.whole(planned.state.params, planned.state.extra, planned.base)
+  moments = [p.opt_state for p in planned.state.players.values()]
   return [
     f'  parameters {of_device(params) / MIB:.1f} MiB, optimizer '
     f'{of_device(moments) / MIB:.1f} MiB of a device', *_parameters(params)]

@@ -3,7 +3,6 @@
 import json
 
 import grain
-import numpy as np
 import pytest
 
 from sana_jax.sharding.mesh import make_mesh
@@ -63,7 +62,7 @@ def trained(toy, tmp_path_factory):
   """What a run of the toy gave, and its folder."""
   config, folder = toy.get_config(log_every_steps=1), tmp_path_factory.mktemp(
     'turns')
-  return loop.measure(config, toy.Toy(), folder, make_mesh(config.mesh),
+  return loop.measure(config, toy.Toy().make(), folder, make_mesh(config.mesh),
                       steps=4, rounds=1), folder
 
 
@@ -95,7 +94,8 @@ def test_the_time_of_a_block_is_the_runs_alone(toy, monkeypatch):
     return Block([250.] * steps)
   task = toy.Toy()
   task.batches = lambda: Batches(clock)
-  batches = (turns := loop.Turns(task, 5, lambda batch: bare)).batches()
+  turns = loop.Turns(5, lambda batch: bare)
+  batches = turns.of(task.make()).data.batches()
   for _ in range(2 + 2 * 5 + 1):
     next(batches)
     clock.now += 4
@@ -110,7 +110,7 @@ def test_the_bare_loop_goes_on_from_the_runs_first_state(toy):
   config, task = toy.get_config(num_steps=8), toy.Toy()
   batches = task.batches(seed=0, batch_size=16, rows=range(16))
   mesh = make_mesh(config.mesh)
-  bare = loop.Bare(config, task, mesh, next(batches))
+  bare = loop.Bare(config, task.make(), mesh, next(batches))
   assert int(bare._state.step) == 0
   assert len(bare(2).seconds) == 2
   assert int(bare._state.step) == 5 and int(bare._state.skipped) == 0
@@ -153,7 +153,6 @@ def test_json_and_page_hold_everything():
 def test_the_bare_step_of_a_partial_run_trains_the_same_part(toy):
   config = toy.get_config(trainable='out/.*')
   batch = next(toy.Toy().batches(seed=0, batch_size=16, rows=list(range(16))))
-  bare = loop.Bare(config, toy.Toy(), make_mesh(config.mesh), batch)
-  before = np.asarray(bare._state.params['in']['kernel'])
+  bare = loop.Bare(config, toy.Toy().make(), make_mesh(config.mesh), batch)
   bare(1)
-  np.testing.assert_array_equal(bare._state.params['in']['kernel'], before)
+  assert set(bare._state.params) == {'out'}

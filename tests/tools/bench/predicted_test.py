@@ -107,8 +107,11 @@ def test_steps_are_timed_after_two_and_their_memory_is_told(mesh, step):
 
 def test_a_loss_that_is_not_finite_is_told(mesh, step):
   program, compiled = step
-  skipped = jax.jit(lambda key: program.init(key)._replace(
-    skipped=jnp.ones((), jnp.int32)))
+  def init(key):
+    state = program.init(key)
+    model = state.players['model']._replace(skipped=jnp.ones((), jnp.int32))
+    return state._replace(players={'model': model})
+  skipped = jax.jit(init)
   with jax.set_mesh(mesh), pytest.raises(UserError, match='not finite'):
     predicted.run(compiled, program._replace(init=skipped), repeats=1)
 

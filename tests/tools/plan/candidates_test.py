@@ -4,7 +4,6 @@ import pytest
 
 from sana_jax import config as base
 from sana_jax.analysis import chips
-from sana_jax.errors import UserError
 from sana_jax.tools.plan import candidates
 
 POD = chips.parse('v5e:16x16')
@@ -84,9 +83,17 @@ def test_a_batch_is_by_the_chip(params):
   assert one.with_batch(4, chips.parse('tpu7x:4x4x4')).config.batch_size == 256
 
 
-def test_other_tasks_are_refused():
-  with pytest.raises(UserError, match="task='dc_ae' cannot be planned"):
-    candidates.shapes(base.train('dc_ae'))
+def test_other_tasks_have_layouts_too():
+  other = base.train('text_encoder')
+  other.batch_size = 256
+  found = []
+  for ways in (1, 4, 16):
+    other.mesh.update(data=-1, tensor=ways)
+    found += candidates.make('', other, POD, candidates.shapes(other))
+  assert not found[0].problem and not found[1].problem
+  assert 'model.remat' not in found[0].layout()
+  assert 'mesh.tensor=16 does not divide config.model.heads=8' in (
+    found[2].problem)
 
 
 def test_slices_of_tpus_are_joined_along_data(params):

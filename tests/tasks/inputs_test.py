@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sana_jax import tasks
 from sana_jax.data import cache, files
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training import caching, fingerprints, inputs, tasks
+from sana_jax.tasks.sana import caching, fingerprints, inputs
 
 
 def settings(latents, text):
@@ -28,11 +29,11 @@ def whole(small, folder, tmp_path_factory):
 
 def steps(config, workdir, count=6, mesh=None):
   """(shape of the latents, loss, gradient) of some steps."""
-  task = tasks.make(config, workdir, mesh)
-  params = jax.jit(task.init)(jax.random.key(0))
-  batches = task.batches(seed=3, batch_size=8, rows=range(8))
+  task = tasks.open_task(config, workdir, mesh)
+  params = jax.jit(task.objective.init)(jax.random.key(0))
+  batches = task.data.batches(seed=3, batch_size=8, rows=range(8))
   gradient = jax.jit(jax.value_and_grad(
-    lambda *args: task.loss(*args)[0]))
+    lambda *args: task.objective.loss(*args, 0)[0]))
   out = []
   for step in range(count):
     batch = next(batches)

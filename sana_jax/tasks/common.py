@@ -1,4 +1,4 @@
-"""What the tasks share: opening data, fields of models, pixels as numbers."""
+"""What the tasks share: opening data, fields of models."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -94,8 +94,3 @@ def build(module_class, config: ConfigDict, **more):
     raise UserError(
       f'config.model has {unknown}, which {module_class.__name__} has not.')
   return module_class(**fields)
-
-
-def to_signed(images):
-  """uint8 pixels to [-1, 1] in float32."""
-  return images.astype(jnp.float32) / 127.5 - 1

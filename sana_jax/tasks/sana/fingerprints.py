@@ -12,7 +12,7 @@ from sana_jax import config as rules
 from sana_jax.data import cache, files, sources
 from sana_jax.errors import UserError
 from sana_jax.keys import CACHE, CACHED_TEXT
-from sana_jax.training import encoders
+from sana_jax.tasks.sana import encoders
 from sana_jax.training.workdir import flat
 
 _WHOLE = 2**26  # Larger files of weights are known by their ends.

@@ -21,9 +21,10 @@ from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
 from sana_jax.errors import Trouble, UserError
-from sana_jax.training import agreement, fingerprints
-from sana_jax.training.shards import ahead, Work
-from sana_jax.training.tasks import common
+from sana_jax.tasks import common
+from sana_jax.tasks.sana import fingerprints
+from sana_jax.tasks.sana.shards import ahead, Work
+from sana_jax.training import agreement
 from sana_jax.training.workdir import gather, meet, writing
 
 _READERS = 8  # Threads; decoding and the network leave Python's lock.

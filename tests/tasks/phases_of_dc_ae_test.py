@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 
 from sana_jax import config as base
+from sana_jax import tasks
 from sana_jax.errors import UserError
 from sana_jax.launch import cli
 from sana_jax.launch.config_files import load_config
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training import initial, loop, tasks
+from sana_jax.training import loop
 from sana_jax.weights import folder as folders
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/autoencoder.md'
@@ -43,7 +45,7 @@ def factor(workdir):
 def run(config, workdir):
   base.check_keys(config)
   base.check(config)
-  task = tasks.make(config, workdir)
+  task = tasks.open_task(config, workdir)
   mesh = make_mesh(config.mesh, jax.devices()[:1])
   return loop.train(config, task, workdir, mesh)
 
@@ -89,19 +91,20 @@ def test_a_phase_moves_its_layers_and_no_others(number, moves, trained, root):
 
 
 def test_moments_are_kept_of_what_trains_alone(trained):
-  moments = flat(trained.opt_state[0].mu)
-  assert {name.split('/')[0] for name in moments} == {
-    'decoder', 'discriminator'}
-  assert {name.split('/')[1] for name in moments if 'decoder/' in name} == {
-    'stage_0', 'norm_out', 'conv_out'}
+  moments = {name: flat(player.opt_state[1][0].mu)  # Behind the clipping.
+             for name, player in trained.players.items()}
+  assert {name.split('/')[0] for name in moments['discriminator']} == {
+    'discriminator'}
+  assert {'/'.join(name.split('/')[:2]) for name in moments['model']} == {
+    'decoder/stage_0', 'decoder/norm_out', 'decoder/conv_out'}
 
 
 def test_the_discriminator_learns_and_is_not_exported(trained, root):
   params, average = flat(trained.params), flat(trained.ema)
   for name, value in params.items():  # Where it moved, its average lags.
-    still = name.startswith(
+    assert not name.startswith(
       ('encoder/', 'decoder/conv_in/', 'decoder/stage_1/'))
-    assert np.array_equal(value, average[name]) == still, name
+    assert not np.array_equal(value, average[name]), name
   assert not any('discriminator' in name for name in vae(root / 'phase3'))
   lines = [json.loads(line) for line in (
     root / 'phase3/metrics.jsonl').read_text().splitlines()]
@@ -133,44 +136,67 @@ def test_another_architecture_is_told_before_anything_is_written(
   assert not (root / 'deeper').exists()
 
 
-def test_only_step_0_needs_the_folder(trained, root):
+def test_a_phase_needs_its_own_base_at_each_start(trained, root, tmp_path):
   config = phase(2, root)
-  config.init_from = str(root / 'gone')
   config.num_steps = 3
-  assert int(run(config, root / 'phase2').step) == 3
-  with pytest.raises(UserError, match='no model folder'):
-    run(config, root / 'fresh')
+  config.init_from = str(root / 'gone')
+  with pytest.raises(UserError, match='no model folder .*gone'):
+    run(config, root / 'phase2')
+  config.init_from = str(root / 'phase3/model')
+  with pytest.raises(UserError, match="was trained on the base '.*phase1/model'"
+                     ".*give '.*phase3/model'"):
+    run(config, root / 'phase2')
+  shutil.copytree(root / 'phase2', tmp_path / 'phase2')
+  config.init_from = str(root / 'phase1/model')
+  assert int(run(config, tmp_path / 'phase2').step) == 3
+
+
+def test_an_export_has_the_base_too(trained, root, tmp_path, monkeypatch):
+  monkeypatch.chdir(root.parent)  # The config names out/phase1/model.
+  argv = ['export', '--workdir', str(root / 'phase2'), '--to']
+  assert cli.main([*argv, str(tmp_path / 'out')]) == 0
+  ours = flat(folders.load(tmp_path / 'out', 'vae').variables['params'])
+  wanted = vae(root / 'phase2')
+  assert ours.keys() == wanted.keys()
+  assert all(ours[k].tobytes() == wanted[k].tobytes() for k in wanted)
+  base = root / 'phase1/model'
+  base.rename(root / 'phase1/moved')
+  try:
+    assert cli.main([*argv, str(tmp_path / 'none')]) == 2
+  finally:
+    (root / 'phase1/moved').rename(base)
+  assert not (tmp_path / 'none').exists()
 
 
 def test_a_discriminator_must_train_and_see_enough(root):
   config = phase(1, root)
   config.loss.gan, config.trainable = 0.1, 'decoder/.*'
   with pytest.raises(UserError, match="add 'discriminator/"):
-    tasks.make(config, root)
+    tasks.open_task(config, root)
   config.trainable, config.data.size_px = '', 16
   with pytest.raises(UserError, match='size_px=16 must be 24 or more'):
-    tasks.make(config, root)
+    tasks.open_task(config, root)
 
 
 def test_the_model_hears_the_discriminator_from_gan_start_on(root):
   config = phase(1, root)
   config.loss.gan, config.loss.gan_start = 0.3, 7
-  task = tasks.make(config, root)
-  params = jax.jit(task.init)(jax.random.key(0))
+  task = tasks.open_task(config, root)
+  params = jax.jit(task.objective.init)(jax.random.key(0))
   batch = {'image': jnp.asarray(np.random.default_rng().integers(
     0, 256, (2, 32, 32, 3), np.uint8))}
-  loss = jax.jit(lambda step: task.loss(
-    params, {'step': step}, batch, jax.random.split(jax.random.key(1), 2)))
-  (before, _), (after, terms) = loss(6), loss(7)
+  loss = jax.jit(lambda step: task.objective.loss(
+    params, {}, batch, jax.random.split(jax.random.key(1), 2), step))
+  (before, _), (after, (terms, _)) = loss(6), loss(7)
   assert abs(terms['gan']) > 1e-4
   assert float(after - before) == pytest.approx(
     0.3 * float(terms['gan']), rel=1e-2)
 
 
 def test_weights_land_on_their_shards(trained, root):
-  task = tasks.make(phase(1, root), root)
+  task = tasks.open_task(phase(1, root), root)
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  given = initial.given(str(root / 'phase1/model'), task, mesh)
+  given = task.start.load(str(root / 'phase1/model'), mesh)
   wanted = vae(root / 'phase1')
   assert flat(given).keys() == wanted.keys()
   for leaf in jax.tree.leaves(given):

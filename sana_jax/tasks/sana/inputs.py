@@ -24,10 +24,10 @@ from sana_jax.data import buckets, cache, files, pipeline
 from sana_jax.data.cache import CachedSource
 from sana_jax.data.order import Bucketed
 from sana_jax.data.records import BadRecord, MAX_BAD_FRACTION
-from sana_jax.data.sources import Source
+from sana_jax.data.sources import DescribedSource, DrawnSource
+from sana_jax.tasks import common
+from sana_jax.tasks.sana import caching, encoders, fingerprints
 from sana_jax.text import encode
-from sana_jax.training import caching, encoders, fingerprints
-from sana_jax.training.tasks import common
 from sana_jax.training.workdir import gather, meet, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
@@ -46,7 +46,7 @@ class Inputs:
     frozen: `null_text` [m e], `null_mask` [m], and parameters of these two.
   """
 
-  source: Source
+  source: DrawnSource
   members: Sequence[Int[np.ndarray, '_']]
   sizes: Sequence[tuple[int, int]]
   autoencoder: nn.Module | None
@@ -57,10 +57,11 @@ class Inputs:
     self, *, seed: int, batch_size: int, rows: Sequence[int], threads: int,
     max_bad_fraction: float = MAX_BAD_FRACTION,
   ) -> grain.DatasetIterator:
-    """These rows of each batch, as state.Task.batches says."""
+    """These rows of each batch, as training.task.Data says."""
     return iter(pipeline.batches(
       self.source, batch_size=batch_size, seed=seed, rows=rows,
-      order=Bucketed(self.members, batch_size, seed), map_fn=self._example,
+      order=Bucketed(self.members, batch_size, seed), read=self.source.at,
+      map_fn=self._example,
       num_threads=threads, max_bad_fraction=max_bad_fraction))
 
   def _example(self, record, bucket):
@@ -123,7 +124,7 @@ def make(config: ConfigDict, workdir: os.PathLike | str,
 class _Joined:
   """Captions and text of a cache with the images that it was made of."""
 
-  def __init__(self, cached: CachedSource, data: Source):
+  def __init__(self, cached: CachedSource, data: DescribedSource):
     self._cached, self._data = cached, data
 
   def __len__(self) -> int:

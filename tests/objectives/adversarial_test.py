@@ -1,6 +1,5 @@
 """Two players in one backward pass move as in two passes of their own."""
 
-import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from sana_jax.models import patchgan
-from sana_jax.training.tasks import adversarial
+from sana_jax.objectives import adversarial
 
 DISCRIMINATOR = patchgan.PatchGAN()
 WEIGHT = 0.3
@@ -71,14 +70,8 @@ def test_who_is_not_heard_learns_all_the_same(drawn):
   assert all(np.any(x) for x in jax.tree.leaves(grads['discriminator']))
 
 
-def test_a_loss_is_told_how_many_updates_came_before(toy, tmp_path):
-  class Counting(toy.Toy):
-    def loss(self, params, frozen, batch, rngs):
-      loss, found = super().loss(params, frozen, batch, rngs)
-      # Who counts its operations calls it outside of a run.
-      before = jnp.float32(frozen.get('step', -1))
-      return loss, {**found, 'before': before}
-  toy.run(tmp_path, Counting(), num_steps=3, log_every_steps=1,
-          accumulate_steps=2)
-  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
-  assert [json.loads(line)['before'] for line in lines] == [0, 1, 2]
+@pytest.mark.parametrize('real, fake, loss', [
+  (2., -2., 0.), (1., -1., 0.), (0., 0., 1.), (-1., 1., 2.), (3., 1., 1.)])
+def test_the_hinge_wants_real_above_1_and_fake_below_minus_1(real, fake, loss):
+  of = lambda value: jnp.full((2, 3, 3), value)
+  assert adversarial.hinge(of(real), of(fake)) == loss

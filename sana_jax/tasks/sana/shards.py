@@ -15,8 +15,8 @@ import numpy as np
 from sana_jax.data import buckets, cache
 from sana_jax.data.records import BadRecord, BadRecords, DAMAGED
 from sana_jax.sharding.mesh import batch_spec, make_mesh
-from sana_jax.training import encoders
-from sana_jax.training.tasks import common
+from sana_jax.tasks import common
+from sana_jax.tasks.sana import encoders
 from sana_jax.typing import Array, Float, Image, Images
 from sana_jax.weights.folder import Model
 

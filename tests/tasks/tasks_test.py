@@ -11,11 +11,13 @@ from PIL import Image
 import pytest
 
 from sana_jax import config as base
+from sana_jax import tasks
 from sana_jax.errors import UserError
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.tasks.sana import inputs as sana_inputs
 from sana_jax.text import tokenizer as tokenizers
-from sana_jax.training import loop, tasks
+from sana_jax.training import loop
 from sana_jax.weights import folder as folders
 
 # As many as the pictures of training, for which sampling is compiled.
@@ -48,7 +50,7 @@ def tiny(task, **changes):
 
 def run(config, workdir):
   base.check(config)
-  task = tasks.make(config, workdir)
+  task = tasks.open_task(config, workdir)
   # On one device, for which everything compiles faster.
   mesh = make_mesh(config.mesh, jax.devices()[:1])
   loop.train(config, task, workdir, mesh)
@@ -91,9 +93,32 @@ def trained(root, inputs):
   return made, configs, keys
 
 
+def facts(tree):
+  return {key: (x.ndim, np.dtype(x.dtype)) for key, x in tree.items()}
+
+
+def test_a_task_has_what_its_objective_describes(trained):
+  for task in trained[0].values():
+    batch = next(task.data.batches(seed=0, batch_size=8, rows=range(8)))
+    assert facts(batch) == facts(task.objective.batch(8))
+    assert facts(task.frozen) == facts(task.objective.frozen())
+
+
+def test_an_objective_without_files_is_that_of_the_run(trained):
+  # But for the sizes that a transformer's two other models decide.
+  for name in ('dc_ae', 'text_encoder'):
+    task, config = trained[0][name], trained[1][name]
+    shapes = lambda objective: jax.eval_shape(
+      objective.init, jax.random.key(0))
+    aim = tasks.objective(config)
+    assert shapes(aim) == shapes(task.objective)
+    assert aim.batch(8) == task.objective.batch(8)
+    assert aim.rules == task.objective.rules
+
+
 def test_the_autoencoder_loads_again(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
-  ours = trained[0]['dc_ae'].module
+  ours = trained[1]['dc_ae'].model
   assert model.module.scaling_factor != ours.scaling_factor
   encode = jax.jit(lambda x: model.module.apply(
     model.variables, x, method='encode'))
@@ -103,7 +128,7 @@ def test_the_autoencoder_loads_again(trained, root):
 
 def test_exported_latents_have_unit_size(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
-  source = trained[0]['sana']._inputs.source
+  source = sana_inputs.make(trained[1]['sana'], root / 'sana').source
   latents = np.stack([source[i]['latents'] for i in range(len(source))])
   assert latents.shape == (64, 4, 4, 4)
   assert np.std(latents) == pytest.approx(1, abs=1e-3)
@@ -144,9 +169,10 @@ def test_every_config_key_is_read(trained):
   # The model's go to the module and the optimizer's to its factory, which
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
   # The kernels are the command's to prefer; data.columns become the fields of
-  # parquet.Columns, which refuses others.
+  # parquet.Columns, which refuses others. Without a GAN, nobody asks for its
+  # turns and optimizer.
   elsewhere = ('model.', 'optimizer.', 'mesh.', 'kernels.', 'autoencoder',
-               'text_encoder', 'data.columns.')
+               'text_encoder', 'data.columns.', 'loss.gan_', 'discriminator.')
   for name, config in configs.items():
     shared = ('data.',) if name == 'text_encoder' else ()
     unread = {key for key in base.flatten(config)
@@ -166,38 +192,39 @@ def test_the_log_tells_the_loss_by_noise_level(trained, root):
     assert 'loss_by_noise' not in (root / name / 'metrics.jsonl').read_text()
 
 
-def repeated(task, count):
+def repeated(config, workdir, count):
   """A batch of the first example."""
-  example = {k: v for k, v in task._inputs.source[0].items() if k != 'caption'}
+  source = sana_inputs.make(config, workdir).source
+  example = {k: v for k, v in source[0].items() if k != 'caption'}
   return {k: np.stack([v] * count) for k, v in example.items()}
 
 
 def test_the_losses_by_noise_level_make_the_whole(trained, inputs, root):
-  task = tasks.make(tiny('sana', **inputs), root / 'sana')
-  params = jax.jit(task.init)(jax.random.key(0))
-  batch = repeated(task, 16)
-  loss, found = jax.jit(task.loss)(
-    params, task.frozen, batch, jax.random.split(jax.random.key(1), 16))
-  levels = found['loss_by_noise']
+  task = tasks.open_task(tiny('sana', **inputs), root / 'sana')
+  params = jax.jit(task.objective.init)(jax.random.key(0))
+  batch = repeated(tiny('sana', **inputs), root / 'sana', 16)
+  loss, found = jax.jit(task.objective.loss)(
+    params, task.frozen, batch, jax.random.split(jax.random.key(1), 16), 0)
+  levels = found.metrics['loss_by_noise']
   assert levels.counts.sum() == 16
   assert levels.sums.sum() / 16 == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
   config = tiny('sana', **inputs)
-  task = tasks.make(config, root / 'sana')
-  params = jax.jit(task.init)(jax.random.key(0))
+  task = tasks.open_task(config, root / 'sana')
+  params = jax.jit(task.objective.init)(jax.random.key(0))
   # It starts small, so that text hardly matters.
   params['caption']['norm']['scale'] = jnp.full_like(
     params['caption']['norm']['scale'], 5.)
-  row = repeated(task, 4)
+  row = repeated(config, root / 'sana', 4)
   null = row | {'text': np.stack([task.frozen['null_text']] * 4),
                 'mask': np.stack([task.frozen['null_mask']] * 4)}
 
   def loss_at(dropout):
     config.flow.caption_dropout = dropout
-    run = jax.jit(lambda batch: task.loss(
-      params, task.frozen, batch, jax.random.split(jax.random.key(1), 4))[0])
+    run = jax.jit(lambda batch: task.objective.loss(
+      params, task.frozen, batch, jax.random.split(jax.random.key(1), 4), 0)[0])
     return {name: float(run(batch)) for name, batch in (
       ('row', row), ('null', null))}
   kept, dropped = loss_at(0.), loss_at(1.)
@@ -209,7 +236,7 @@ def test_encoded_data_are_used_again(trained, inputs, root):
   files = lambda: {p: p.stat().st_mtime_ns for p in (
     root / 'sana/encoded').iterdir()}
   before = files()
-  tasks.make(tiny('sana', **inputs), root / 'sana')
+  tasks.open_task(tiny('sana', **inputs), root / 'sana')
   assert files() == before
 
 
@@ -236,19 +263,19 @@ def test_a_folder_of_images_trains_a_transformer(
   config = of_folder('sana', folder, inputs)
   config.pictures_every_steps = 0
   task = run(config, root / 'of_folder')
-  assert len(task._inputs.source) == 24
+  assert task.data.records.count == 24
   assert 'Skipped bad record 07.png' in caplog.text
   assert (root / 'of_folder/model/model_index.json').is_file()
 
 
 def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
-  task = tasks.make(of_folder('dc_ae', folder, inputs), tmp_path)
-  params = jax.jit(task.init)(jax.random.key(0))
+  task = tasks.open_task(of_folder('dc_ae', folder, inputs), tmp_path)
+  params = jax.jit(task.objective.init)(jax.random.key(0))
   task.export(params, tmp_path / 'model')  # Steps over the damaged one.
   folders.load(tmp_path / 'model', 'vae')
   assert task.pictures(params, 0).width == 6 * (128 + 12)
-  task = tasks.make(of_folder('text_encoder', folder, inputs), tmp_path)
-  batches = task.batches(seed=0, batch_size=2, rows=range(2))
+  task = tasks.open_task(of_folder('text_encoder', folder, inputs), tmp_path)
+  batches = task.data.batches(seed=0, batch_size=2, rows=range(2))
   assert next(batches)['tokens'].shape == (2, 320)
 
 
@@ -261,7 +288,7 @@ def test_encoded_data_are_made_anew_for_others(
     'sana', mine, inputs | {'autoencoder': str(tmp_path / 'dc_ae')})
 
   def made():
-    tasks.make(config, tmp_path)
+    tasks.open_task(config, tmp_path)
     return (tmp_path / 'encoded/about.json').read_text()
   first = made()
   assert made() == first
@@ -280,7 +307,7 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
   # Two are too many; other threads may have met all four of them by then.
   with pytest.raises(
       UserError, match='[234] of 24 records are bad.*0[0127].png'):
-    tasks.make(of_folder('sana', mine, inputs), tmp_path)
+    tasks.open_task(of_folder('sana', mine, inputs), tmp_path)
   assert not list((tmp_path / 'encoded').glob('*.safetensors'))
 
 
@@ -297,5 +324,5 @@ def test_what_does_not_fit_is_told(
     task, changes, said, trained, inputs, tmp_path):
   start = inputs if task == 'sana' else {'data.path': inputs['data.path']}
   with pytest.raises(UserError, match=said):
-    tasks.make(tiny(task, **start | changes), tmp_path)
+    tasks.open_task(tiny(task, **start | changes), tmp_path)
   assert not list(tmp_path.iterdir())

@@ -20,10 +20,10 @@ from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
 from sana_jax.inference.pipeline import TEXT_LENGTHS
 from sana_jax.models.autoencoders import base as autoencoders
+from sana_jax.objectives.reconstruction import to_signed
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
-from sana_jax.training.tasks.common import to_signed
 from sana_jax.typing import Array, Bool, Float, Int, PyTree, UInt8
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub

@@ -14,7 +14,8 @@ from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import Trouble, UserError
 from sana_jax.locks import together
-from sana_jax.training import agreement, caching, inputs, shards
+from sana_jax.tasks.sana import caching, inputs, shards
+from sana_jax.training import agreement
 
 
 def shards_of(path):

@@ -1,0 +1,66 @@
+"""Kinds of tasks by name; a task's own module is imported when it is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+from typing import Any
+
+from sana_jax.errors import UserError
+
+GROUP = 'sana_jax.tasks'  # Of entry points, in a package's metadata.
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """How the three things that a config describes are made of it.
+
+  Attributes:
+    objective: (config) -> objectives.base.Objective.
+    exporter: (config) -> training.task.Exporter.
+    open: (config, workdir, mesh) -> training.task.Task.
+    keys: () -> groups of the config beside those of every task, by name, with
+      their keys' defaults; the fields of a module are `model`.
+  """
+
+  objective: Callable[..., Any]
+  exporter: Callable[..., Any]
+  open: Callable[..., Any]
+  keys: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+
+
+_SHIPPED = {
+  'sana': 'sana_jax.tasks.sana.task', 'dc_ae': 'sana_jax.tasks.dc_ae',
+  'text_encoder': 'sana_jax.tasks.text_encoder'}
+_registered: dict[str, Kind] = {}
+
+
+def register(name: str, kind: Kind) -> None:
+  """Makes a kind of task known. Raises ValueError for a name that is taken."""
+  if name in names():
+    raise ValueError(f'there is a task {name!r} already')
+  _registered[name] = kind
+
+
+def names() -> list[str]:
+  """Of all kinds of tasks."""
+  return [*_SHIPPED, *_registered, *_installed()]
+
+
+def find(name: str) -> Kind:
+  """The kind of this name; UserError if there is none."""
+  if name not in names():
+    raise UserError(f'config.task={name!r} is unknown; allowed are '
+                    f'{", ".join(names())}.')
+  if name in _SHIPPED:
+    return importlib.import_module(_SHIPPED[name]).KIND
+  return _registered.get(name) or _installed()[name].load()
+
+
+@functools.cache
+def _installed():
+  """Entry points by name."""
+  return {entry.name: entry for entry in importlib.metadata.entry_points(
+    group=GROUP)}

@@ -1,0 +1,98 @@
+"""What a run is worth at any step: its weights, from a checkpoint.
+
+A task exports its own weights at the end; here that is done with the config
+alone, while the run goes on: no data are read, no device but the CPU is used
+and nothing in the workdir is changed.
+"""
+
+from typing import Any
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from sana_jax.errors import UserError
+from sana_jax.optim import freezing
+from sana_jax.sharding.mesh import alone
+from sana_jax.training import bases, optimizers, saved, state
+from sana_jax.training.task import Exporter
+from sana_jax.typing import Params
+
+WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
+
+
+def find(workdir: epath.Path, step: int | None) -> epath.Path:
+  """The checkpoint of a step, by default the newest; UserError without one."""
+  there = saved.steps(workdir / 'checkpoints')
+  if not there:
+    raise UserError(f'--workdir={workdir} has no checkpoint yet.')
+  if step is not None and step not in there:
+    raise UserError(
+      f'--step={step}: {workdir} has checkpoints of the steps '
+      f'{", ".join(map(str, there))}; choose one of these (keep_every_steps '
+      'keeps more).')
+  return workdir / 'checkpoints' / str(there[-1] if step is None else step)
+
+
+def read(
+  checkpoint: epath.Path, weights: str | None, config: ConfigDict,
+  exporter: Exporter,
+) -> Params:
+  """All weights of a run, those of the checkpoint verified by checksums.
+
+  `weights` is one of WEIGHTS, by default the average where there is one.
+  Raises UserError for what is not there or damaged, another base included.
+  """
+  theirs, params = _saved(checkpoint, weights)
+  base, origin = _base(config, exporter)
+  bases.compare(theirs, origin)
+  return freezing.join(params, base)
+
+
+def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
+  """Where the run's base comes from, and what the checkpoint holds."""
+  try:
+    saved.check_kinds(checkpoint)
+    about = saved.read_json(checkpoint, saved.ABOUT)
+    saved.check_layout(checkpoint, about)
+    wanted = dict(zip(about['leaves'], about['state'], strict=True))
+    has_average = any(name.startswith('ema.') for name in wanted)
+    if weights == 'ema' and not has_average:
+      raise UserError('--weights=ema: this run keeps no average (its ema_decay '
+                      'is 0); use --weights params.')
+    part = weights or ('ema' if has_average else 'params')
+    params = {}
+    for name in wanted:
+      if name.startswith((f'{part}.', 'extra.')):
+        x = saved.open_array(checkpoint, name).read().result()
+        if saved.checksum(x) != wanted[name]:
+          raise UserError(f'{checkpoint} is damaged: {name} differs from what '
+                          'was saved; choose another --step.')
+        _put(params, name.split('.')[1:], x)
+    return saved.base_of(about), params
+  except UserError:
+    raise
+  except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    reason = (str(error).strip().splitlines() or [''])[0][:200]
+    raise UserError(
+      f'{checkpoint} cannot be read ({type(error).__name__}: {reason}); it is '
+      'damaged, or the run has deleted it meanwhile: choose another --step.'
+    ) from error
+
+
+def _base(config, exporter):
+  """What the run does not train, as host arrays, and where it comes from."""
+  objective, mesh = exporter.objective, alone()
+  plan = state.plan(
+    objective, optimizers.make(config, objective), mesh,
+    trainable=config.trainable)
+  with jax.set_mesh(mesh):
+    base, origin = bases.make(plan, config, exporter.start, mesh)
+  return jax.tree.map(np.asarray, base), origin
+
+
+def _put(tree: dict, path: list[str], value: np.ndarray) -> None:
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = value

@@ -1,0 +1,125 @@
+"""Trains the Sana transformer by flow matching, on latents and text.
+
+The loss is in objectives/flow_matching.py. Where latents and text come from,
+and whether frozen models make them in the step, is in inputs.py.
+"""
+
+import functools
+import math
+
+from absl import logging
+from ml_collections import ConfigDict
+from PIL import Image
+
+from sana_jax.data.shapes import KINDS
+from sana_jax.errors import UserError
+from sana_jax.evaluation import shapes_detector, shapes_suite
+from sana_jax.inference.images import contact_sheet
+from sana_jax.inference.pipeline import Pipeline
+from sana_jax.models import abstract
+from sana_jax.models.sana import Sana
+from sana_jax.objectives import flow_matching
+from sana_jax.objectives.base import Objective
+from sana_jax.registry import Kind
+from sana_jax.sharding import tables
+from sana_jax.tasks import common, initial
+from sana_jax.tasks.sana import encoders, exports, inputs
+from sana_jax.training import agreement
+from sana_jax.training.task import Data, Exporter, Task
+from sana_jax.typing import Params
+from sana_jax.weights import folder as folders
+from sana_jax.weights.folder import Model
+
+
+def objective(config: ConfigDict) -> Objective:
+  """Flow matching by config.model, on cached latents and text."""
+  return _objective(config, common.build(Sana, config))
+
+
+def exporter(config: ConfigDict) -> Exporter:
+  """Writes a whole model folder, with copies of the two other models."""
+  others = exports.folders_of(config)
+  module = common.build(Sana, config, **exports.sizes(others))
+  return Exporter(
+    _objective(config, module),
+    functools.partial(exports.write, module, config, others),
+    initial.start('transformer', module))
+
+
+def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
+  """The task with its data and, where it encodes online, its encoders."""
+  exported = exporter(config)
+  others = exports.folders_of(config)
+  _check_size(config, folders.describe(others['autoencoder'], 'vae'))
+  module = common.build(Sana, config, **exports.sizes(others))
+  given = inputs.make(config, workdir, mesh)
+  data = config.data
+  return Task(
+    'sana', _objective(config, module, given.encode),
+    Data(functools.partial(
+      given.batches, threads=data.threads,
+      max_bad_fraction=float(data.max_bad_fraction)),
+         agreement.of_buckets(given.members)),
+    exported.write, given.frozen, Samples(config, module, given).draw,
+    exported.start)
+
+
+KIND = Kind(objective, exporter, open_task)
+
+
+def _objective(config, module, encode=lambda frozen, batch: batch):
+  return flow_matching.objective(
+    module, config.flow, init=abstract.transformer_init(module),
+    rules=tables.SANA, tokens=config.inputs.text_length, encode=encode)
+
+
+def _check_size(config, autoencoder):
+  """Raises UserError unless samples have the size of the training images."""
+  size, side = config.data.size_px, config.model.sample_size
+  if size != side * autoencoder.spec.side:
+    raise UserError(
+      f'config.data.size_px={size} must be config.model.sample_size={side} '
+      f"times the autoencoder's compression, {autoencoder.spec.side}: change "
+      'one.')
+
+
+class Samples:
+  """Pictures of prompts that are not trained on, where there are such."""
+
+  def __init__(self, config: ConfigDict, module: Sana, given: inputs.Inputs):
+    self._config, self._module, self._given = config, module, given
+
+  def draw(self, params: Params, step: int) -> Image.Image:
+    """A grid; of `shapes`, the log has how many follow their prompts."""
+    config, settings = self._config, self._config.sampling
+    prompts = self._prompts
+    shown = [p if isinstance(p, str) else p.text for p in prompts]
+    model = Model(self._module, {'params': params})
+    images = self._pipeline.replace(transformer=model)(
+      shown, steps=settings.steps, guidance_scale=settings.guidance_scale,
+      seed=range(len(prompts)), instruction=encoders.instruction_of(config))
+    wrong = None
+    if config.data.source == 'shapes':
+      wrong = [
+        not shapes_suite.follows(p.requirement, shapes_detector.detect(x))
+        for p, x in zip(prompts, images)]
+      logging.info('Step %d: %d of %d pictures follow their prompts.', step,
+                   wrong.count(False), len(wrong))
+    return contact_sheet(list(images), shown, columns=6, wrong=wrong)
+
+  @functools.cached_property
+  def _prompts(self):
+    count = self._config.sampling.images
+    if self._config.data.source == 'shapes':
+      return shapes_suite.prompts(math.ceil(count / len(KINDS)))[:count]
+    return self._given.captions(count)
+
+  @functools.cached_property
+  def _pipeline(self):
+    """Without a transformer; loaded for the first pictures."""
+    config = self._config
+    return Pipeline(
+      Model(self._module, {}),
+      encoders.load_autoencoder(config, only='decoder'),
+      encoders.load_text_encoder(config), encoders.load_tokenizer(config),
+      sampler=config.sampling.sampler, flow_shift=config.sampling.shift)

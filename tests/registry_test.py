@@ -1,0 +1,125 @@
+"""A user's own task, in a package of its own, is one like any other."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+
+from sana_jax import config as base
+from sana_jax import registry, tasks
+from sana_jax.errors import UserError
+
+PACKAGE = '''
+import grain, jax
+import jax.numpy as jnp
+import numpy as np
+from sana_jax import tasks
+from sana_jax.objectives.base import Aux, Objective, Player
+from sana_jax.training.task import Data, Exporter, Task
+
+
+def objective(config):
+  width = config.model.width
+
+  def loss(params, frozen, batch, rngs, step):
+    goal = config.goal.scale * batch['x'][:, :1]
+    return jnp.mean((batch['x'] @ params['kernel'] - goal)**2), Aux({})
+  return Objective(
+    lambda rng: {'kernel': jax.random.normal(rng, (width, 1))},
+    (('kernel', ('fsdp', None)),), (Player('model', loss),),
+    lambda size: {'x': jax.ShapeDtypeStruct((size, width), jnp.float32)})
+
+
+def write(params, folder):
+  np.save(f'{folder}/kernel.npy', params['kernel'])
+
+
+def open_task(config, workdir, mesh):
+  data = np.random.default_rng(0).normal(size=(64, config.model.width))
+
+  def batches(*, seed, batch_size, rows):
+    return iter(grain.MapDataset.source(np.float32(data)).shuffle(seed=seed)
+                .repeat().batch(batch_size).map(lambda x: {'x': x[rows]})
+                .to_iter_dataset())
+  return Task('lines', objective(config), Data(batches), write)
+
+
+KIND = tasks.Kind(
+  objective, lambda config: Exporter(objective(config), write), open_task,
+  lambda: {'model': {'width': 32}, 'goal': {'scale': 2.0}})
+'''
+CONFIG = '''
+from sana_jax import config as base
+
+def get_config(arg=''):
+  config = base.train('lines')
+  config.num_steps, config.batch_size = 20, 16
+  config.pictures_every_steps, config.ema_decay = 0, 0.
+  config.optimizer.learning_rate = .3
+  return config
+'''
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  """The file of a config of a task that an installed package has."""
+  (tmp_path / 'lines_task.py').write_text(PACKAGE)
+  installed = tmp_path / 'lines_task-1.0.dist-info'
+  installed.mkdir()
+  (installed / 'METADATA').write_text('Name: lines_task\nVersion: 1.0\n')
+  (installed / 'entry_points.txt').write_text(
+    '[sana_jax.tasks]\nlines = lines_task:KIND\n')
+  path = tmp_path / 'lines.py'
+  path.write_text(CONFIG)
+  monkeypatch.syspath_prepend(tmp_path)
+  registry._installed.cache_clear()
+  importlib.invalidate_caches()
+  yield path
+  sys.modules.pop('lines_task', None)
+  registry._installed.cache_clear()
+
+
+def test_a_task_from_outside_is_trained_exported_and_planned(
+    config, cli, tmp_path):
+  code, _, err = cli('train', '--config', config, '--workdir',
+                     tmp_path / 'run', '--config.goal.scale=3')
+  assert code == 0, err
+  learnt = np.load(tmp_path / 'run/model/kernel.npy')
+  np.testing.assert_allclose(learnt[1:], 0, atol=.5)
+  assert 2 < learnt[0, 0] < 4
+  code, _, err = cli('export', '--workdir', tmp_path / 'run', '--to',
+                     tmp_path / 'out')
+  assert code == 0, err
+  np.testing.assert_array_equal(np.load(tmp_path / 'out/kernel.npy'), learnt)
+  code, said, err = cli('plan', '--config', config, '--topology', 'v5e:4x4',
+                        '--shardings', '--layouts', 'fsdp')
+  assert code == 0, err
+  assert '  kernel 32x1: 2x1' in said
+
+
+def test_what_a_task_does_not_have_is_told(config, cli):
+  code, _, err = cli('plan', '--config', config, '--topology', 'v5e:4x4',
+                     '--shardings', '--search', 3)
+  assert code == 2 and "--search knows no formulas for config.task='lines'" in (
+    err)
+
+
+def test_a_task_may_be_registered_by_hand(monkeypatch):
+  monkeypatch.setattr(registry, '_registered', {})
+  kind = tasks.Kind(len, len, len, lambda: {'model': {'width': 8}})
+  tasks.register('mine', kind)
+  assert tasks.find('mine') is kind and 'mine' in tasks.names()
+  config = base.train('mine')
+  assert config.task == 'mine' and config.model.width == 8
+  base.check_keys(config)
+  base.check(config)
+  for name in ('mine', 'sana'):
+    with pytest.raises(ValueError, match=f'there is a task {name!r} already'):
+      tasks.register(name, kind)
+
+
+def test_an_unknown_task_is_told_with_those_that_there_are():
+  with pytest.raises(UserError, match="config.task='x' is unknown; allowed are "
+                     'sana, dc_ae, text_encoder'):
+    base.train('x')

@@ -31,7 +31,7 @@ class Kind:
   keys: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
 
 
-_SHIPPED = {
+SHIPPED = {
   'sana': 'sana_jax.tasks.sana.task', 'dc_ae': 'sana_jax.tasks.dc_ae',
   'text_encoder': 'sana_jax.tasks.text_encoder'}
 _registered: dict[str, Kind] = {}
@@ -46,7 +46,7 @@ def register(name: str, kind: Kind) -> None:
 
 def names() -> list[str]:
   """Of all kinds of tasks."""
-  return [*_SHIPPED, *_registered, *_installed()]
+  return [*SHIPPED, *_registered, *_installed()]
 
 
 def find(name: str) -> Kind:
@@ -54,8 +54,8 @@ def find(name: str) -> Kind:
   if name not in names():
     raise UserError(f'config.task={name!r} is unknown; allowed are '
                     f'{", ".join(names())}.')
-  if name in _SHIPPED:
-    return importlib.import_module(_SHIPPED[name]).KIND
+  if name in SHIPPED:
+    return importlib.import_module(SHIPPED[name]).KIND
   return _registered.get(name) or _installed()[name].load()
 
 

@@ -14,8 +14,9 @@ from sana_jax.launch import config_files
 from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
+from sana_jax.tasks.sana import fingerprints
 from sana_jax.tools.plan import cache
-from sana_jax.training import fingerprints, run_config
+from sana_jax.training import run_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEYS = [(task, name, key) for task in base.TASKS

@@ -40,10 +40,11 @@ def _of_task(task):
 
 def train(task: str) -> ConfigDict:
   """A training run with every key at its default, locked."""
-  if task not in registry.names():
+  names = tuple(registry.names())
+  if task not in names:
     raise UserError(
-      f'config.task={task!r} is unknown{did_you_mean(str(task), TASKS)}; '
-      f'allowed are {list(TASKS)}.', key='task', value=task, allowed=TASKS)
+      f'config.task={task!r} is unknown{did_you_mean(str(task), names)}; '
+      f'allowed are {list(names)}.', key='task', value=task, allowed=names)
   return ConfigDict(nested(defaults(task))).lock()
 
 

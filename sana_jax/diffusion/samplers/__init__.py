@@ -23,13 +23,15 @@ _SAMPLERS = {
   'dpm++3m': DpmSolver(order=3),
   'dpm++3m-heun': DpmSolver(order=3, variant='heun'),
 }
-NAMES = _SAMPLERS.keys()  # Grows with `register`.
+NAMES = list(_SAMPLERS)  # Grows with `register`.
 
 
 def register(name: str, sampler: Sampler) -> None:
   """Adds a sampler under a new name; ValueError where the name is taken."""
   if _SAMPLERS.get(name, sampler) != sampler:
     raise ValueError(f'The sampler {name!r} exists; choose another name.')
+  if name not in _SAMPLERS:
+    NAMES.append(name)
   _SAMPLERS[name] = sampler
 
 

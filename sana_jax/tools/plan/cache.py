@@ -15,6 +15,7 @@ from sana_jax import config as rules
 from sana_jax import files, kernels
 from sana_jax.errors import UserError
 from sana_jax.keys import PROGRAM
+from sana_jax.registry import SHIPPED
 from sana_jax.tools.plan.imports import imported_files
 
 FOLDER = '~/.cache/sana_jax/plans'
@@ -63,13 +64,16 @@ def sources() -> str:
 def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
   """(root, file): all that compiling a plan imports, kernels, and chips.
 
-  Kernels are imported by name when they are used, and chips are data.
+  Kernels and tasks are imported by name when they are used, and chips are data.
   """
   root, of_kernels = (pathlib.Path(package.__file__).parent
                       for package in (sana_jax, kernels))
   data = [*of_kernels.glob('**/*.*'), *root.glob('analysis/*.txtpb')]
+  modules = ['tools.plan.worker', *(
+    name.removeprefix('sana_jax.') for name in SHIPPED.values())]
+  imported = set().union(*(imported_files(root, name) for name in modules))
   return sorted(
-    [(root, path) for path in imported_files(root, 'tools.plan.worker')]
+    [(root, path) for path in imported]
     + [(root if path.is_relative_to(root) else of_kernels, path)
        for path in data if path.suffix in ('.py', '.txtpb', '.json')])
 

@@ -14,10 +14,8 @@ from sana_jax import tasks
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.keys import LAYOUT
-from sana_jax.models import abstract
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import axis_sizes, check_batch
-from sana_jax.tools.plan import steps
 from sana_jax.typing import PyTree
 
 
@@ -43,13 +41,6 @@ class Candidate:
     """What a layout file says to have it."""
     return {key: value for key, value in base.changing(
       LAYOUT, self.config).items() if value != ''}
-    config = self.config
-    remat = {'model.remat': config.model.get('remat')}
-    return {
-      **{f'mesh.{axis}': config.mesh[axis] for axis in config.mesh},
-      **(remat if 'remat' in config.model else {}),
-      'accumulate_steps': config.accumulate_steps,
-      **{f'kernels.{op}': name for op, name in config.kernels.items() if name}}
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:
@@ -70,7 +61,6 @@ def copied(config: ConfigDict) -> ConfigDict:
 
 def shapes(config: ConfigDict) -> PyTree:
   """Of the parameters; nothing is allocated."""
-  return abstract.transformer(steps.module(config))
   return jax.eval_shape(tasks.objective(config).init, jax.random.key(0))
 
 

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(sana_jax.__file__).parent
 # Files that decide a program: initial values and shapes, its time grid, the
 # length of its text, how its task is put together.
 DECISIVE = ('models/sana.py', 'models/abstract.py', 'inference/schedulers.py',
-            'text/encode.py', 'training/tasks/common.py')
+            'tasks/common.py', 'tasks/sana/task.py', 'tasks/dc_ae.py')
 
 
 def test_every_file_that_decides_a_program_is_in_the_key():

@@ -1,5 +1,6 @@
 """Measure speed and memory, on the devices that are here.
 
+  sana-jax bench chip
   sana-jax bench sample --model sana_600m_1024 --against diffusers
   sana-jax bench train --model sana_1600m_1024 --batch-size 16 --against xla
   sana-jax bench kernels --models sana_1600m_1024 --against torch
@@ -21,6 +22,7 @@ from sana_jax.launch import output
 from sana_jax.paths import expanded
 
 WHAT = {
+  'chip': 'the first minutes on an accelerator, stage by stage',
   'sample': 'the stages of a call of the pipeline',
   'train': 'the train step',
   'kernels': 'the operations that have kernels',

@@ -19,7 +19,7 @@ from sana_jax import compiled, kernels
 from sana_jax.analysis import ceilings, collectives, device, hlo, work
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.tools.bench import matrix, ours, processes, resident, training
+from sana_jax.tools.bench import ours, processes, resident, timing
 from sana_jax.tools.plan import compiling, report, steps
 from sana_jax.training.throughput import host_bytes
 
@@ -141,7 +141,7 @@ def run(step: jax.stages.Compiled, program: steps.Program,
   resident.trim()  # Else steps would use what compiling has left.
   before = host_bytes()
   state = init(key)
-  rest = jax.tree.map(training.filled, program.args[1:])
+  rest = jax.tree.map(timing.filled, program.args[1:])
   seconds = []
   for number in range(_WARM + repeats):
     if number == _WARM:
@@ -173,4 +173,4 @@ def records(
         yield side.ask('measure', name, config.to_dict(), repeats)
     except (UserError, RuntimeError) as e:
       yield Record(name, config.dtype, config.batch_size,
-                   failed=matrix.reason(str(e)))
+                   failed=processes.reason(str(e)))

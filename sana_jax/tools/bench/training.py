@@ -6,12 +6,10 @@ text, the optimizer, the average of the weights, with all that is checked.
 
 from collections.abc import Mapping
 import dataclasses
-import time
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-import numpy as np
 
 from sana_jax import config as configs
 from sana_jax import kernels
@@ -19,9 +17,8 @@ from sana_jax.errors import UserError
 from sana_jax.models import remat
 from sana_jax.optim import factory
 from sana_jax.text import encode
-from sana_jax.tools.bench import compiled
+from sana_jax.tools.bench import compiled, timing
 from sana_jax.tools.plan import steps
-from sana_jax.typing import Array
 
 _COMPRESSION = 32  # Of the autoencoders of every published size.
 
@@ -105,36 +102,20 @@ def measure(
 
   All sides go on from one state, in turn; a round takes `count` steps.
   """
-  step, programs = make(request, mesh), {}
+  step = make(request, mesh)
   with jax.set_mesh(mesh):
+    programs = {}
     for side, backends in sides.items():
       with kernels.prefer(**backends):
-        programs[side] = step.jitted.lower(*step.args).compile()
-    state = step.init(jax.random.key(0))
-    rest = jax.tree.map(filled, step.args[1:])
+        programs[side], _ = timing.compiled(step)
+    state, rest = timing.arguments(step)
     seconds = {side: [] for side in sides}
     for _ in range(repeats + 1):  # The first is a warm-up.
       for side, program in programs.items():
-        start = time.perf_counter()
-        for _ in range(count):
-          state, metrics = program(state, *rest)
-        jax.block_until_ready(metrics)
-        seconds[side].append((time.perf_counter() - start) / count)
-  if int(state.skipped):
-    raise UserError('The loss was not finite; nothing was measured.')
+        state, moments = timing.run(program, state, rest, count)
+        seconds[side].append(timing.mean(moments))
+  timing.check(state)
   return {side: found[1:] for side, found in seconds.items()}
-
-
-def filled(x: jax.ShapeDtypeStruct) -> Array:
-  """An array as described, of small numbers."""
-  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    value = jax.random.key(1)
-  elif x.dtype == bool:
-    value = np.ones(x.shape, bool)
-  else:
-    value = np.random.default_rng(0).standard_normal(
-      x.shape, np.float32).astype(x.dtype)
-  return jax.device_put(value, x.sharding)
 
 
 def forward_flops(request: Request) -> int:

@@ -73,7 +73,7 @@ def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
                  '12.30GiB.\n[tf-allocator-allocation-error]'),
     1., UserError('A process of the benchmark has died.'),
     RuntimeError('Traceback ...\n  x = f(x)\nValueError: no\nmore words'), 2.])
-  monkeypatch.setattr(matrix, 'processes', sides)
+  monkeypatch.setattr(matrix.processes, 'start', sides.start)
   asked = [Variant(dataclasses.replace(ASKED, batch=b), 'on') for b in range(5)]
   found = list(matrix.records(asked, {'fsdp': -1}, 3, 1e12))
   assert [r.variant for r in found] == asked

@@ -16,6 +16,7 @@ figure, the page chip.md, and what the stages print to chip.log.
 """
 
 import argparse
+import datetime
 import pathlib
 import platform
 
@@ -23,7 +24,6 @@ from sana_jax import files
 from sana_jax.launch import bench, output
 from sana_jax.launch.flags import positive, text
 
-FILES = 'chip.json'
 _PACKAGES = ('sana_jax', 'jax', 'jaxlib', 'flax', 'torch', 'diffusers')
 
 
@@ -41,17 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.tools.bench.chip import report, runner
+  from sana_jax.tools.bench.chip import runner
+  from sana_jax.tools.bench.chip.report import CHIP
+  from sana_jax.tools.report import Run
   if args.render:
-    bench.write_pages(args.render, {'chip.md': (FILES, report)})
+    bench.write_pages(args.render, [CHIP])
     return 0
   bench.check(args.out)
+  versions = {'python': platform.python_version(), **bench.versions(*_PACKAGES)}
   with output.folder(args.out) as out:
-    path = pathlib.Path(out, 'chip.json')
-    versions = {'python': platform.python_version(),
-                **bench.versions(*_PACKAGES)}
-    found = runner.read(path, runner.new(versions, bench.repeated_by(args)))
+    path = pathlib.Path(out, CHIP.files)
+    found = Run([], '', datetime.date.today().isoformat(), versions,
+                bench.repeated_by(args))
+    if path.exists():
+      found = runner.resumed(
+        CHIP.from_json(output.read(path, '--out')), versions)
     found = runner.run(path, found, 60 * args.minutes)
-    print(report.table(found))
-    files.write_text(out / 'chip.md', report.markdown([found]))
+    print(CHIP.table(found))
+    files.write_text(out / CHIP.page, CHIP.markdown([found]))
   return 0

@@ -42,7 +42,7 @@ LAYERS = [line.split() for line in (
   'evaluation',
   'training',
   'launching',
-  'tools.parity tools.tables',
+  'tools.parity tools.report',
   'tools.plan',
   'tools.bench',
   'launch')]

@@ -1,6 +1,7 @@
 """The timer of train steps: compiled, run on random data, and profiled."""
 
 from collections import Counter
+from collections.abc import Mapping
 import pathlib
 import re
 import tempfile
@@ -13,7 +14,9 @@ import numpy as np
 from sana_jax import kernels
 from sana_jax.analysis import profile_breakdown
 from sana_jax.errors import UserError
+from sana_jax.tools.bench import resident
 from sana_jax.tools.plan import steps
+from sana_jax.training.throughput import host_bytes
 from sana_jax.typing import Array, PyTree
 
 _PROFILED = 2  # Steps of a profile.
@@ -28,6 +31,21 @@ class Moment(NamedTuple):
 
   wall: float
   cpu: float
+
+
+class Measured(NamedTuple):
+  """Seconds of a step in each round, by side; bytes in use at most.
+
+  Attributes:
+    bytes: of the fullest device; on a CPU, what the process has more than
+      before it made the arguments. None where the system does not tell.
+    state, rest: to go on with.
+  """
+
+  seconds: dict[str, list[float]]
+  bytes: int | None
+  state: PyTree
+  rest: tuple[PyTree, ...]
 
 
 class Profile(NamedTuple):
@@ -61,22 +79,35 @@ def compiled(program: steps.Program) -> tuple[jax.stages.Compiled, float]:
   return step, time.perf_counter() - began
 
 
-def arguments(program: steps.Program) -> tuple[PyTree, tuple[PyTree, ...]]:
-  """A fresh state, and the rest of a step's arguments, of random numbers."""
-  return (program.init(jax.random.key(0)),
-          jax.tree.map(filled, program.args[1:]))
+def measure(
+  sides: Mapping[str, Any], program: steps.Program, repeats: int,
+  count: int = 3,
+) -> Measured:
+  """Rounds of `count` steps, in which the sides take turns from one state.
 
-
-def filled(x: jax.ShapeDtypeStruct) -> Array:
-  """An array as described, of small numbers."""
-  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    value = jax.random.key(1)
-  elif x.dtype == bool:
-    value = np.ones(x.shape, bool)
-  else:
-    value = np.random.default_rng(0).standard_normal(
-      x.shape, np.float32).astype(x.dtype)
-  return jax.device_put(value, x.sharding)
+  Args:
+    sides: compiled forms of the program.
+  """
+  key = jax.random.key(0)
+  init = program.init.lower(key).compile()
+  resident.trim()  # Else steps would use what compiling has left.
+  before = host_bytes()
+  state, rest = init(key), jax.tree.map(filled, program.args[1:])
+  seconds = {side: [] for side in sides}
+  for number in range(repeats + 1):
+    if number == 1:  # The first makes pages and caches.
+      resident.trim()
+      resident.forget_peak()
+    for side, step in sides.items():
+      state, moments = run(step, state, rest, count)
+      seconds[side].append(mean(moments))
+  if int(state.skipped):
+    raise UserError('The loss was not finite; nothing was measured.')
+  used = peak_bytes()
+  if used is None and before is not None:
+    used = resident.peak_bytes() - before
+  return Measured({side: found[1:] for side, found in seconds.items()}, used,
+                  state, rest)
 
 
 def run(
@@ -107,39 +138,31 @@ def mean(moments: list[Moment]) -> float:
   return (moments[-1].wall - moments[0].wall) / (len(moments) - 1)
 
 
-def rounds(
-  step: Any, state: PyTree, rest: tuple[PyTree, ...], repeats: int,
-  count: int = 3,
-) -> tuple[PyTree, list[float]]:
-  """The state, and seconds of a step in each round after a first one."""
-  found = []
-  for _ in range(repeats + 1):
-    state, moments = run(step, state, rest, count)
-    found.append(mean(moments))
-  check(state)
-  return state, found[1:]
-
-
-def check(state: PyTree) -> None:
-  """Raises UserError where a step was skipped."""
-  if int(state.skipped):
-    raise UserError('The loss was not finite; nothing was measured.')
+def filled(x: jax.ShapeDtypeStruct) -> Array:
+  """An array as described, of small numbers."""
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    value = jax.random.key(1)
+  elif x.dtype == bool:
+    value = np.ones(x.shape, bool)
+  else:
+    value = np.random.default_rng(0).standard_normal(
+      x.shape, np.float32).astype(x.dtype)
+  return jax.device_put(value, x.sharding)
 
 
 def profile(
   step: jax.stages.Compiled, state: PyTree, rest: tuple[PyTree, ...]
-) -> Profile:
-  """Where the time of some steps goes, in a trace."""
+) -> tuple[PyTree, Profile]:
+  """The state after some steps, and where their time goes, by a trace."""
   text = step.as_text()
   with tempfile.TemporaryDirectory(prefix='profile') as folder:
     with jax.profiler.trace(folder):
-      state, _ = run(step, state, rest, _PROFILED)
-      jax.block_until_ready(state)
+      state = jax.block_until_ready(run(step, state, rest, _PROFILED)[0])
     module = re.match(r'HloModule ([^,\s]+)', text)[1]
     events = profile_breakdown.events(pathlib.Path(folder), module)
   times, places = profile_breakdown.seconds(
     events, profile_breakdown.operations(text))
-  return Profile(times, places, _PROFILED, len(events) / _PROFILED)
+  return state, Profile(times, places, _PROFILED, len(events) / _PROFILED)
 
 
 def peak_bytes() -> int | None:

@@ -1,6 +1,7 @@
 """Both operations of the transformer by XLA and by kernel, both passes."""
 
 from collections.abc import Callable, Iterator, Mapping
+import itertools
 from typing import Any
 
 import jax
@@ -21,18 +22,19 @@ def measure(
     budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any],
     op: str,
 ) -> Iterator[Row]:
-  """Yields a row for each case, pass and backend, XLA's first.
+  """Yields a row for each backend, case and pass.
 
-  A backend is compared with the definition in float32 before it is timed.
+  XLA's come first: a kernel that hangs ends the stage. A backend is compared
+  with the definition in float32 before it is timed.
   """
   del earlier
-  for case in of_op(op, sizes):
-    for name, training in PASSES.items():
-      for backend in ('xla', *kernels_of(op)):
-        if budget() < 0:
-          return
-        (record,) = measures.measure(case, training, [backend], sizes.rounds)
-        yield f'{case.where}, {name}, {backend}', row(record)
+  asked = itertools.product(
+    ('xla', *kernels_of(op)), of_op(op, sizes), PASSES.items())
+  for backend, case, (name, training) in asked:
+    if budget() < 0:
+      return
+    (record,) = measures.measure(case, training, [backend], sizes.rounds)
+    yield f'{case.where}, {name}, {backend}', row(record)
 
 
 def of_op(op: str, sizes: Sizes) -> list[Case]:

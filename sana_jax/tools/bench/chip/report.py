@@ -1,39 +1,23 @@
 """The table of a chip's first minutes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from sana_jax.analysis import chips
-from sana_jax.tools import tables
-from sana_jax.tools.bench.chip.runner import from_json, Run
+from sana_jax.tools.bench.chip import runner
+from sana_jax.tools.bench.chip.runner import Result
 from sana_jax.tools.bench.chip.stages import RATES, TILES
+from sana_jax.tools.report import Report, Rows, Run
 
-__all__ = ['from_json', 'markdown', 'rows', 'table']
 _HEAD = ('stage', 'what', 'ms', 'rate', 'share', 'more')
-_LEFT = 6
-INTRODUCTION = """# A chip's first minutes
-
-*Measured*, on random data and random weights. Rates: a copy counts bytes read
-and written, a product 2 n^3; `share` is of the data sheet, for all products of
-its bf16 rate. Operations: bytes that must be read and written at least, by the
-time; `share` is of the measured copy, `by XLA` the time by that of XLA.
-`training` is the forward and the backward pass. Tiles: `ms` with the fastest,
-beside the time with the kernel's own choice. Steps: `share` is the MFU, three
-times the forward pass's products by the measured bf16 product (by the data
-sheet's in brackets); `predicted` is the plan's; elementwise operations, copies
-(changes of layout) and idle time are shares of a profile. Requests: one call
-after two, by stage; `share` is of the measured product.
-
-Made by `sana-jax bench chip`; each table's command is above it.
-"""
 
 
-def rows(run: Run) -> list[tuple[str, ...]]:
+def rows(run: Run) -> Rows:
   """Cells of the table."""
   kinds = {RATES.name: _rate, TILES: _tiles, 'step': _step,
            'request': _request}
   body = []
-  for stage, found in run.rows.items():
+  for stage, found in runner.rows(run).items():
     make = next((f for key, f in kinds.items() if stage.startswith(key)),
                 _operation)
     for name, row in _lines(stage, found):
@@ -55,7 +39,7 @@ def _lines(stage, found) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _ceiling(run, name):
-  return run.rows.get(RATES.name, {}).get(name, {}).get('rate')
+  return runner.rows(run).get(RATES.name, {}).get(name, {}).get('rate')
 
 
 def _share(value, ceiling):
@@ -76,7 +60,7 @@ def _rate(run, stage, name, row):
 
 
 def _operation(run, stage, name, row):
-  plain = run.rows[stage].get(name.rpartition(', ')[0] + ', xla', {})
+  plain = runner.rows(run)[stage].get(name.rpartition(', ')[0] + ', xla', {})
   rate = row['bytes'] / row['seconds']
   by_xla = row['seconds'] / plain['seconds'] if 'seconds' in plain else None
   return (_ms(row['seconds']), f'{rate / 1e9:.4g} GB/s',
@@ -112,7 +96,7 @@ def _step(run, stage, name, row):
 
 def _request(run, stage, name, row):
   rate = row['flops'] / row['seconds']
-  theirs = run.rows.get(stage.replace('sana_jax', 'diffusers'), {})
+  theirs = runner.rows(run).get(stage.replace('sana_jax', 'diffusers'), {})
   theirs = dict(_lines(stage, theirs)).get(name, {}).get('seconds')
   return (_ms(row['seconds']), f'{row["batch"] / row["seconds"]:.4g} images/s',
           _share(rate, _ceiling(run, 'bf16')) if row['flops'] else '',
@@ -122,31 +106,32 @@ def _request(run, stage, name, row):
 
 def left(run: Run) -> list[str]:
   """A line for each stage that has not been measured, or not whole."""
-  said = [f'{name}: {r.status}' + (f' ({r.said})' if r.said else '')
-          for name, r in run.results.items() if r.status != 'measured']
+  said = [f'- {r.name}: {r.status}' + (f' ({r.said})' if r.said else '')
+          for r in run.records if r.status != 'measured']
   missing = dict.fromkeys(
-    name for r in run.results.values() if r.status == 'missing'
+    name for r in run.records if r.status == 'missing'
     for name in r.said.split(', '))
-  return said + ([f'Packages to install: {", ".join(missing)}.']
+  return said + ([f'- Packages to install: {", ".join(missing)}.']
                  if missing else [])
 
 
-def title(run: Run) -> str:
-  """The devices."""
-  return f'{run.devices} x {run.device}' if run.device else 'no device'
+def _notes(run):
+  return ['', *left(run)] if left(run) else []
 
 
-def table(run: Run) -> str:
-  """Plain text."""
-  return '\n'.join([
-    title(run), *tables.plain(rows(run), _LEFT), '', *left(run)])
+CHIP = Report(
+  'chip.md', 'chip.json', """# A chip's first minutes
 
+*Measured*, on random data and random weights. Rates: a copy counts bytes read
+and written, a product 2 n^3; `share` is of the data sheet, for all products of
+its bf16 rate. Operations: bytes that must be read and written at least, by the
+time; `share` is of the measured copy, `by XLA` the time by that of XLA.
+`training` is the forward and the backward pass. Tiles: `ms` with the fastest,
+beside the time with the kernel's own choice. Steps: `share` is the MFU, three
+times the forward pass's products by the measured bf16 product (by the data
+sheet's in brackets); `predicted` is the plan's; elementwise operations, copies
+(changes of layout) and idle time are shares of a profile. Requests: one call
+after two, by stage; `share` is of the measured product.
 
-def markdown(runs: Sequence[Run]) -> str:
-  """The page: a table for each run."""
-  lines = [INTRODUCTION]
-  for run in runs:
-    lines += [*tables.opening(run, title(run)),
-              *tables.markdown(rows(run), _LEFT), '',
-              *(f'- {line}' for line in left(run)), '']
-  return '\n'.join(lines)
+Made by `sana-jax bench chip`; each table's command is above it.
+""", Result, rows, 6, notes=_notes)

@@ -8,7 +8,6 @@ row, and a second call goes on with what is missing.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
-import datetime
 import multiprocessing as mp
 import os
 import pathlib
@@ -18,9 +17,9 @@ from typing import Any
 
 from sana_jax import files
 from sana_jax.errors import UserError
-from sana_jax.tools import tables
 from sana_jax.tools.bench.chip import worker
 from sana_jax.tools.bench.chip.stages import Stage, STAGES
+from sana_jax.tools.report import listed, Run, to_json
 
 _LEAST = 5  # Seconds that no stage can do without.
 _DONE = ('measured', 'refused')
@@ -38,6 +37,7 @@ class Result:
     tries: how often it was started.
   """
 
+  name: str
   status: str = 'not run'
   said: str = ''
   seconds: float = 0.
@@ -45,41 +45,20 @@ class Result:
   rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass
-class Run:
-  """All stages, and what they were measured with; times are in seconds."""
-
-  results: dict[str, Result]
-  versions: dict[str, str]
-  command: str
-  date: str
-  device: str = ''
-  devices: int = 0
-
-  @property
-  def rows(self) -> dict[str, dict[str, Any]]:
-    """Of each stage that has some."""
-    return {name: r.rows for name, r in self.results.items() if r.rows}
+def rows(found: Run) -> dict[str, dict[str, Any]]:
+  """Of each stage that has some."""
+  return {r.name: r.rows for r in found.records if r.rows}
 
 
-def from_json(text: str | bytes) -> Run:
-  """What `tables.to_json` wrote; UserError where it did not."""
-  return tables.from_json(text, Run, results=lambda **results: {
-    name: Result(**result) for name, result in results.items()})
+def resumed(found: Run, versions: dict[str, str]) -> Run:
+  """An earlier run, with packages that have come since.
 
-
-def read(path: pathlib.Path, new: Run) -> Run:
-  """What an earlier call wrote there; `new` where there is nothing.
-
-  Raises UserError for a file of something else, or of other versions.
+  Raises UserError where it had other versions.
   """
-  if not path.exists():
-    return new
-  found = from_json(files.read_bytes(path, files.JSON_BYTES))
-  if found.versions != new.versions:
-    raise UserError(f'{path} was measured with {tables.listed(found.versions)}'
-                    f', not {tables.listed(new.versions)}; give another --out.')
-  return found
+  if {**versions, **found.versions} != versions:
+    raise UserError(f'--out was measured with {listed(found.versions)}, not '
+                    f'{listed(versions)}; give another folder.')
+  return dataclasses.replace(found, versions=versions)
 
 
 def run(
@@ -88,51 +67,57 @@ def run(
 ) -> Run:
   """Goes on with `found`, and writes it to `path` all the while."""
   end = time.monotonic() + seconds
-  for stage in stages:
-    found.results.setdefault(stage.name, Result())
-  for stage in waiting(found, stages):
-    result, left = found.results[stage.name], end - time.monotonic()
+  known = {r.name: r for r in found.records}
+  found = dataclasses.replace(found, records=[
+    known.get(stage.name) or Result(stage.name) for stage in stages])
+  for stage, result in waiting(found, stages):
+    left = end - time.monotonic()
     if stage.missing:
       result.status, result.said = 'missing', ', '.join(stage.missing)
     elif left >= _LEAST:
       budget = min(left, stage.budget * (1 + result.tries))
-      for _ in _attempt(stage, found, budget, path.with_name('chip.log')):
-        files.write_text(path, tables.to_json(found))
+      for device in _attempt(
+          stage, result, budget, rows(found), path.with_name('chip.log')):
+        found = _on_device(found, device)
+        files.write_text(path, to_json(found))
     say(f'{stage.name}: {result.status}'
         + (f' in {result.seconds:.0f} s' if result.seconds else '')
         + (f' ({result.said})' if result.said else ''))
-  files.write_text(path, tables.to_json(found))
+  files.write_text(path, to_json(found))
   return found
 
 
-def waiting(found: Run, stages: Sequence[Stage] = STAGES) -> list[Stage]:
+def waiting(
+  found: Run, stages: Sequence[Stage] = STAGES
+) -> list[tuple[Stage, Result]]:
   """What is not done; first what was never tried, then what failed."""
-  left = [s for s in stages if found.results[s.name].status not in _DONE]
-  return sorted(left, key=lambda s: found.results[s.name].tries)
+  left = [pair for pair in zip(stages, found.records, strict=True)
+          if pair[1].status not in _DONE]
+  return sorted(left, key=lambda pair: pair[1].tries)
 
 
-def _attempt(stage, found, budget, log) -> Iterator[None]:
-  """Yields after each thing that is new in `found`."""
-  result, began = found.results[stage.name], time.monotonic()
+def _attempt(stage, result, budget, earlier, log) -> Iterator[str]:
+  """Yields the device after each thing that is new in `result`."""
+  began, device = time.monotonic(), ''
   result.tries += 1
   result.status, result.said = 'failed', 'its process has died'
-  for kind, *values in _messages(stage, budget, found.rows, log):
-    if kind == 'facts':
-      _same_device(found, values[0])
+  for kind, *values in _messages(stage, budget, earlier, log):
+    if kind == 'device':
+      device = values[0]
     elif kind == 'row':
       result.rows[values[0]] = values[1]
     else:
       result.status, result.said = values
     result.seconds = time.monotonic() - began
-    yield
-  result.seconds = time.monotonic() - began
+    yield device
 
 
-def _same_device(found, facts):
-  if found.device and found.device != facts['device']:
+def _on_device(found, device):
+  """The run of this device; UserError where it has figures of another."""
+  if found.device and device and found.device != device:
     raise UserError(f'--out has figures of {found.device}, and this is '
-                    f'{facts["device"]}; give another folder.')
-  found.device, found.devices = facts['device'], facts['devices']
+                    f'{device}; give another folder.')
+  return dataclasses.replace(found, device=device or found.device)
 
 
 def _messages(stage, budget, earlier, log) -> Iterator[tuple]:
@@ -170,8 +155,3 @@ def _end(process):
     os.killpg(process.pid, signal.SIGKILL)
   process.kill()  # Where it has not become a group yet.
   process.join()
-
-
-def new(versions: dict[str, str], command: str) -> Run:
-  """Nothing yet."""
-  return Run({}, versions, command, datetime.date.today().isoformat())

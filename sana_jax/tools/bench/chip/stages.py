@@ -66,7 +66,7 @@ STAGES = (
   *(Stage(f'{TILES} of {op}', f'{_HERE}.tiles:tune', 50, _OPERATIONS, (op,))
     for op in ('relu_linear_attention', 'glumb_conv')),
   *(Stage(f'step of the {model}, kernels {side}',
-          f'{_HERE}.train_step:measure', 90, _STEP, (model, side))
+          f'{_HERE}.train_step:measure', 110, _STEP, (model, side))
     for model in ('0.6B', '1.6B') for side in ('off', 'on')),
   *(Stage(f'request of {batch}, {side}', f'{_HERE}.request:{function}', 100,
           needs, (batch,))

@@ -6,14 +6,18 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from sana_jax import config as configs
 from sana_jax import kernels
-from sana_jax.analysis import ceilings, device, hlo, work
+from sana_jax.analysis import ceilings, hlo, work
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.tools.bench import predicted, timing, training
+from sana_jax.tools.bench import timing
 from sana_jax.tools.bench.chip import rates, tiles
 from sana_jax.tools.bench.chip.sizes import Sizes, Step
 from sana_jax.tools.bench.chip.stages import Row
-from sana_jax.tools.plan import report, steps
+from sana_jax.tools.bench.step import read
+from sana_jax.tools.plan import steps
+
+_COMPRESSION = 32  # Of the autoencoders of every published size.
 
 
 def measure(
@@ -27,20 +31,22 @@ def measure(
         tiles.in_use(earlier)):
     config, program, step, compiled = _fitting(asked, sizes.dtype, mesh)
     yield 'program', compiled | _planned(step, program, config, mesh, earlier)
-    state, rest = timing.arguments(program)
     repeats = sizes.rounds if budget() > 20 else 1
-    state, seconds = timing.rounds(step, state, rest, repeats)
-    yield 'time', _speed(config, min(seconds))
+    found = timing.measure({side: step}, program, repeats)
+    yield 'time', _speed(config, min(found.seconds[side])) | {
+      'peak_bytes': found.bytes}
     if budget() > 0:
-      yield 'profile', _shares(timing.profile(step, state, rest))
+      yield 'profile', _shares(
+        timing.profile(step, found.state, found.rest)[1])
 
 
 def config_of(asked: Step, dtype: str, remat: str) -> ConfigDict:
   """The training config of a size."""
-  config = training.request(
-    asked.model, asked.size, batch=asked.batch, dtype=dtype,
-    remat=remat).config()
-  config.model.update(asked.changes)
+  config = configs.train('sana').unlock()
+  config.model.update(configs.SANA_SIZES[asked.model], remat=remat)
+  config.model.update(asked.changes, sample_size=asked.size // _COMPRESSION)
+  config.update(batch_size=asked.batch, dtype=dtype)
+  config.optimizer.name = 'came'
   return config
 
 
@@ -63,22 +69,18 @@ def _fitting(asked, dtype, mesh):
 
 def _planned(step, program, config, mesh, earlier):
   """What a plan says of the program, at the rates that were measured."""
-  found = predicted.read(step, program, config, mesh)
-  chip = ceilings.device_of(device.name(), rates.ceilings(earlier)
-                            or ceilings.measure(config.dtype))
+  found = read(step, program, config, mesh)
+  at_rates = rates.ceilings(earlier) or ceilings.measure(config.dtype)
   calls = [s.times for s in hlo.parse(step.as_text()).steps()
            if work.is_kernel(s.instruction)]
-  return {
-    'predicted_seconds': report.seconds(
-      found.work, found.collectives, chip).total,
-    'needed_bytes': found.needed,
-    'kernel_calls': sum(calls)}
+  return {'predicted_seconds': found.seconds(at_rates).total,
+          'needed_bytes': found.needed, 'kernel_calls': sum(calls)}
 
 
 def _speed(config, seconds):
   flops = 3 * config.batch_size * steps.forward_flops(config)
   return {'seconds': seconds, 'images_per_second': config.batch_size / seconds,
-          'flops': flops, 'peak_bytes': timing.peak_bytes()}
+          'flops': flops}
 
 
 def _shares(found):

@@ -17,7 +17,7 @@ _LAST = 3  # Seconds in which a stage is to end by itself.
 
 def serve(pipe: Any, stage: Stage, seconds: float, earlier: Mapping[str, Any],
           log: str) -> None:
-  """Sends ('facts', ...), ('row', name, values) ..., ('end', status, why).
+  """Sends ('device', name), ('row', name, values) ..., ('end', status, why).
 
   The process leads a group, so that all that it starts can be ended with it.
   """
@@ -54,5 +54,5 @@ def _set_up(pipe):
   from sana_jax.analysis import device
   if not jax.config.jax_compilation_cache_dir:
     compiled.keep(expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
-  pipe.send(('facts', {'device': device.name(), 'devices': jax.device_count()}))
+  pipe.send(('device', device.name()))
   return sizes.of(jax.default_backend())

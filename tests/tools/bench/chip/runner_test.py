@@ -7,9 +7,10 @@ import time
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.tools import tables
 from sana_jax.tools.bench.chip import report, runner
+from sana_jax.tools.bench.chip.report import CHIP
 from sana_jax.tools.bench.chip.stages import Stage
+from sana_jax.tools.report import Run
 
 # They are called in processes of their own.
 _FUNCTIONS = """
@@ -54,7 +55,11 @@ def stage(tmp_path, monkeypatch):
 
 
 def new():
-  return runner.new({'jax': '1'}, 'sana-jax bench chip')
+  return Run([], '', '2026-01-01', {'jax': '1'}, 'sana-jax bench chip')
+
+
+def by_name(found):
+  return {r.name: r for r in found.records}
 
 
 def test_each_failure_costs_its_stage_alone(stage, tmp_path):
@@ -63,18 +68,18 @@ def test_each_failure_costs_its_stage_alone(stage, tmp_path):
             stage('refuse'), stage('absent', needs=('no_such_module',)),
             stage('good', 1)]
   found = runner.run(path, new(), 300., stages, said.append)
-  assert {name: r.status for name, r in found.results.items()} == {
+  assert {r.name: r.status for r in found.records} == {
     'crash': 'failed', 'hang': 'cut', 'memory': 'failed', 'refuse': 'refused',
     'absent': 'missing', 'good': 'measured'}
-  assert 'SIGSEGV' in found.results['crash'].said
-  assert found.results['memory'].said == 'out of memory (allocating 12.30GiB)'
-  assert found.results['absent'].said == 'no_such_module'
-  assert 14 < found.results['hang'].seconds < 30
+  assert 'SIGSEGV' in by_name(found)['crash'].said
+  assert by_name(found)['memory'].said == 'out of memory (allocating 12.30GiB)'
+  assert by_name(found)['absent'].said == 'no_such_module'
+  assert 14 < by_name(found)['hang'].seconds < 30
   # What was found before is kept, and later stages see it.
-  assert found.rows['crash'] == {'before': {'value': 1}}
-  assert found.rows['good']['first']['seen'] == ['crash', 'hang']
-  assert 0 < found.rows['good']['first']['left'] < 60
-  assert runner.from_json(path.read_bytes()) == found
+  assert runner.rows(found)['crash'] == {'before': {'value': 1}}
+  assert runner.rows(found)['good']['first']['seen'] == ['crash', 'hang']
+  assert 0 < runner.rows(found)['good']['first']['left'] < 60
+  assert CHIP.from_json(path.read_bytes()) == found
   assert len(said) == 6 and said[-1].startswith('good: measured in ')
 
 
@@ -82,37 +87,30 @@ def test_a_second_call_goes_on_with_what_is_missing(stage, tmp_path):
   path = tmp_path / 'chip.json'
   stages = [stage('second_time', str(tmp_path / 'flag')), stage('good', 1)]
   found = runner.run(path, new(), 100., stages[:1], print)
-  assert found.results['second_time'].said == 'ValueError: not yet'
-  assert [s.name for s in _waiting(found, stages)] == ['good', 'second_time']
-  found = runner.run(path, runner.read(path, new()), 100., stages, print)
-  assert {r.status for r in found.results.values()} == {'measured'}
-  assert found.results['second_time'].tries == 2
-  assert _waiting(found, stages) == []
-
-
-def _waiting(found, stages):
-  for stage in stages:
-    found.results.setdefault(stage.name, runner.Result())
-  return runner.waiting(found, stages)
+  assert by_name(found)['second_time'].said == 'ValueError: not yet'
+  assert json.loads(path.read_text())['records'][0]['tries'] == 1
+  order = []
+  found = runner.run(path, CHIP.from_json(path.read_bytes()), 100., stages,
+                     order.append)
+  assert [said.partition(':')[0] for said in order] == ['good', 'second_time']
+  assert {r.status for r in found.records} == {'measured'}
+  assert by_name(found)['second_time'].tries == 2
+  assert runner.waiting(found, stages) == []
 
 
 def test_what_there_is_no_time_for_is_listed(stage, tmp_path):
   path, began = tmp_path / 'chip.json', time.monotonic()
   found = runner.run(path, new(), 1., [stage('good', 1)], print)
   assert time.monotonic() - began < 5
-  assert report.left(found) == ['good: not run']
-  assert json.loads(path.read_text())['results']['good']['tries'] == 0
+  assert report.left(found) == ['- good: not run']
+  assert json.loads(path.read_text())['records'][0]['tries'] == 0
 
 
 def test_figures_of_other_versions_and_devices_are_not_mixed(stage, tmp_path):
-  path = tmp_path / 'chip.json'
-  path.write_text(tables.to_json(
-    dataclasses.replace(new(), versions={'jax': '2'})))
-  with pytest.raises(UserError, match='was measured with jax 2, not jax 1'):
-    runner.read(path, new())
+  with pytest.raises(UserError, match='was measured with jax 1, not jax 2'):
+    runner.resumed(new(), {'jax': '2'})
+  more = {'jax': '1', 'diffusers': '3'}
+  assert runner.resumed(new(), more).versions == more
   other = dataclasses.replace(new(), device='a chip')
   with pytest.raises(UserError, match='--out has figures of a chip, and this'):
-    runner.run(path, other, 100., [stage('good', 1)], print)
-  path.write_text('{}')
-  with pytest.raises(UserError, match='not what sana-jax bench wrote'):
-    runner.read(path, new())
+    runner.run(tmp_path / 'chip.json', other, 100., [stage('good', 1)], print)

@@ -7,6 +7,7 @@ from sana_jax.kernels import tuning
 from sana_jax.tools.bench.chip import report, runner, tiles
 from sana_jax.tools.bench.chip.sizes import FULL, TINY
 from sana_jax.tools.bench.chip.stages import STAGES
+from sana_jax.tools.report import Run
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 RATES = {'device rates': {'copy': {'rate': 1e10, 'unit': 'GB/s'},
@@ -36,7 +37,7 @@ def test_rates_are_of_a_copy_and_three_types():
 def test_operations_are_by_both_backends_in_both_passes(op, other):
   rows = found(op)
   assert [name.split(', ')[1:] for name in rows] == [
-    [x, y] for x in ('forward', 'training') for y in ('xla', other)]
+    [x, y] for y in ('xla', other) for x in ('forward', 'training')]
   for row in rows.values():
     assert row['seconds'] > 0 and row['bytes'] > 0 and row['error'] < 1e-5
 
@@ -94,10 +95,10 @@ def test_the_table_has_shares_of_what_was_measured():
     'request of 1, sana_jax': {
       s: {'seconds': 1., **request} for s in theirs},
     'request of 1, diffusers': theirs}
-  run = runner.new({'jax': '1'}, 'sana-jax bench chip')
-  run.results = {name: runner.Result('measured', rows=r)
-                 for name, r in rows.items()}
-  run.results['more'] = runner.Result('missing', 'torch, diffusers')
+  run = Run([
+    *(runner.Result(name, 'measured', rows=r) for name, r in rows.items()),
+    runner.Result('more', 'missing', 'torch, diffusers')], 'a chip',
+    '2026-01-01', {'jax': '1'}, 'sana-jax bench chip')
   by_name = {row[:2]: row[2:] for row in report.rows(run)}
   assert by_name['glumb_conv', 'm, forward, mosaic_gpu'] == (
     '200', '5 GB/s', '50%', 'by XLA 0.50, error 1e-03, 2x3')
@@ -109,6 +110,6 @@ def test_the_table_has_shares_of_what_was_measured():
   assert by_name['request of 1, sana_jax', 'whole'] == (
     '3000', '0.3333 images/s', '10%', '0.50 of the time of diffusers')
   assert report.left(run) == [
-    'more: missing (torch, diffusers)',
-    'Packages to install: torch, diffusers.']
-  assert '| 50% | by XLA 0.50' in report.markdown([run])
+    '- more: missing (torch, diffusers)',
+    '- Packages to install: torch, diffusers.']
+  assert '| 50% | by XLA 0.50' in report.CHIP.markdown([run])

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
                     (step_report.MEASURED, 'step'))
   for result in _measured(args, variants):
     if any(r.seconds for r in result.records):
-      bench.write(args.out, file_name(prefix, result), report, result)
+      bench.write(args.out, file_name(args, prefix, result), report, result)
   print(report.table(result))
   if not any(r.seconds for r in result.records):
     raise UserError('No step ran: ' + result.records[0].failed)
@@ -115,7 +115,7 @@ def _configs(args):
 
 def _say(args, report, result, prefix):
   print(report.table(result))
-  bench.write(args.out, file_name(prefix, result), report, result)
+  bench.write(args.out, file_name(args, prefix, result), report, result)
   return 0
 
 
@@ -204,13 +204,10 @@ def _loop(args, name, config):
     mesh=dict(mesh.shape))
 
 
-def file_name(prefix: str, result) -> str:
+def file_name(args, prefix: str, result) -> str:
   """Of the JSON file: one for each kind of device and set of configs."""
   from sana_jax.kernels import tuning
-  names = [result.facts.get('config', ''), result.facts.get('data', '')]
-  if prefix in ('step', 'compiled-step'):
-    names = [f'{r.config}' for r in result.records]
-  names = '-'.join(dict.fromkeys(filter(None, names)))
+  names = _configs(args).replace('.py', '') + '-sweep' * args.sweep
   return '-'.join(filter(None, [
-    prefix, tuning.file_name(result.device),
-    re.sub(r'[^\w.=]+', '-', names.replace('.py', ''))[:120]]))
+    prefix, tuning.file_name(result.device), result.facts.get('data', ''),
+    '' if prefix == 'plan' else re.sub(r'[^\w.=]+', '-', names)[:120]]))

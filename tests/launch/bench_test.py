@@ -160,6 +160,9 @@ def test_a_sweep_has_each_policy_with_kernels_off_and_on(cli, asked, tmp_path):
   assert [list(v.sides.values()) for v in asked] == 6 * [['off'], ['on']]
   assert len({v.config['model']['width'] for v in asked}) == 2
   assert out.count('kernels on') == 6 and '12/12' in err
+  assert [p.name for p in tmp_path.glob('*.json')] == [
+    'step-a-chip-sana_600m_512-batch_size=128-sana_1600m_1024-batch_size=32-'
+    'sweep.json']
 
 
 def test_plans_stand_beside_their_steps(cli, asked, tmp_path):

@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
   bench.check(args.out)
   asked = [(name, config_of(name)) for name in _configs(args).split(',')]
   if args.against_loop:
+    if len(asked) > 1:
+      raise UserError('--against-loop takes one of --configs.')
     return _say(args, loop_report.LOOP, _loop(args, *asked[0]), 'loop')
   variants = _variants(args, asked)
   if args.compile_for:

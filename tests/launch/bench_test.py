@@ -212,6 +212,8 @@ def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
    "--kernels has 'softmax'"),
   (['--sweep', '--against-plan'], 'not allowed with argument'),
   (['--against-loop'], 'config.autoencoder is empty'),
+  (['--against-loop', '--configs', 'shapes,shapes_dc_ae'],
+   '--against-loop takes one of --configs'),
   (['--repeats', '0'], "--repeats: '0' is not allowed"),
   (['--out', '/dev/null/x'], '--out=/dev/null/x cannot be made'),
   (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),

@@ -1,11 +1,9 @@
 """Measure speed and memory, on the devices that are here.
 
+  sana-jax bench chip
   sana-jax bench sample --model sana_600m_1024 --against diffusers
-  sana-jax bench train --model sana_1600m_1024 --batch-size 16 --against xla
+  sana-jax bench step --configs sana_1600m_1024+batch_size=16 --against xla
   sana-jax bench kernels --models sana_1600m_1024 --against torch
-  sana-jax bench optimizers
-  sana-jax bench loop --config shapes_dc_ae
-  sana-jax bench plan
   sana-jax bench sample --help
 """
 
@@ -18,16 +16,14 @@ import pathlib
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
+from sana_jax.launch.flags import text
 from sana_jax.paths import expanded
 
 WHAT = {
+  'chip': 'the first minutes on an accelerator, stage by stage',
   'sample': 'the stages of a call of the pipeline',
-  'train': 'the train step',
   'kernels': 'the operations that have kernels',
-  'optimizers': 'the memory of optimizers, and what 8-bit CAME loses',
-  'loop': 'training beside its compiled step alone',
-  'matrix': 'the train step in all its variants, and what it loses',
-  'plan': 'what plans predict of train steps, beside the steps',
+  'step': 'the train step: swept, profiled, beside its plan or the loop',
 }
 # Not part of what repeats a run.
 _PLACES = ('out', 'render', 'note', 'workdir')
@@ -42,13 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       what, help=summary, description=module.__doc__, allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(kind)
-    kind.set_defaults(run_bench=module.run, command=kind,
-                      overrides=getattr(module, 'OVERRIDES', False))
+    kind.set_defaults(run_bench=module.run, command=kind)
 
 
-def run(args: argparse.Namespace, *overrides: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
   """Measures; returns the exit code."""
-  return args.run_bench(args, *overrides)
+  return args.run_bench(args)
 
 
 def repeated_by(args: argparse.Namespace) -> str:
@@ -82,29 +77,35 @@ def check(folder: str | None, flag: str = '--out') -> None:
     output.check(folder, flag)
 
 
-def write(folder: str | None, name: str, page: str, pattern: str, report,
-          result) -> None:
+def add_places(parser: argparse.ArgumentParser, page: str) -> None:
+  """Declares --out and --render."""
+  parser.add_argument('--out', type=text, metavar='DIR',
+                      help=f'folder for the JSON file and {page}')
+  parser.add_argument('--render', type=text, metavar='DIR',
+                      help='writes the page of the JSON files of DIR again and '
+                      'measures nothing')
+
+
+def write(folder: str | None, name: str, report, result) -> None:
   """--out: the result as JSON, and the page of all that are there."""
   if folder:
-    from sana_jax.tools import tables
+    from sana_jax.tools.report import to_json
     with output.folder(folder) as out:
-      files.write_text(out / f'{name.replace(":", "-")}.json',
-                       tables.to_json(result))
-      write_pages(folder, {page: (pattern, report)})
+      files.write_text(out / f'{name.replace(":", "-")}.json', to_json(result))
+      write_pages(folder, [report])
 
 
-def write_pages(folder: str, pages: dict) -> None:
-  """Makes each page anew from the files of its pattern, by its report.
+def write_pages(folder: str, reports: Sequence) -> None:
+  """Makes the page of each report anew from its files.
 
   Raises UserError where there are none at all.
   """
   path = pathlib.Path(expanded(folder))
-  found = {page: sorted(path.glob(pattern))
-           for page, (pattern, _) in pages.items()}
-  if not any(found.values()):
+  found = [(report, sorted(path.glob(report.files))) for report in reports]
+  if not any(paths for _, paths in found):
     raise UserError(f'{folder} has no JSON file of this command '
-                    f'({", ".join(p for p, _ in pages.values())}).')
-  for page, (_, report) in pages.items():
-    if paths := found[page]:
+                    f'({", ".join(report.files for report in reports)}).')
+  for report, paths in found:
+    if paths:
       runs = [report.from_json(output.read(p, '--render')) for p in paths]
-      files.write_text(path / page, report.markdown(runs))
+      files.write_text(path / report.page, report.markdown(runs))

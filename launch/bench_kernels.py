@@ -27,7 +27,6 @@ from sana_jax.errors import UserError
 from sana_jax.launch import bench, output
 from sana_jax.launch.flags import BATCH, PIXELS, sizes, text, whole
 
-FILES, COMPILED = 'kernels-*.json', 'compiled-kernels-*.json'
 _MODELS = 'sana_600m_1024,sana_1600m_1024,dc_ae_f32c32_sana_1.1'
 _PACKAGES = ('sana_jax', 'jax', 'torch')
 _PASSES = ('forward', 'training')
@@ -68,20 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--mesh', type=sizes, default={'data': 1},
                       metavar='AXIS=N,...',
                       help='of --compile-for (default: data=1)')
-  parser.add_argument('--out', type=text, metavar='DIR',
-                      help='folder for the JSON file and kernels.md')
-  parser.add_argument('--render', type=text, metavar='DIR',
-                      help='writes the page of the JSON files of DIR again and '
-                      'measures nothing')
+  bench.add_places(parser, 'kernels.md')
 
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.tools.bench.ops import compiled, report
+  from sana_jax.tools.bench.ops import report
   if args.render:
-    bench.write_pages(args.render, {
-      'kernels.md': (FILES, report), 'kernels_compiled.md': (COMPILED, compiled)
-    })
+    bench.write_pages(args.render, [report.MEASURED, report.COMPILED])
     return 0
   bench.check(args.out)
   bench.check(args.tuned, '--tuned')
@@ -92,15 +85,13 @@ def run(args: argparse.Namespace) -> int:
   if args.tune:
     return tune(args, plan)
   if args.compile_for:
-    result = compile_all(args, plan)
-    print(compiled.table(result))
-    bench.write(args.out, f'compiled-kernels-{args.compile_for}',
-                'kernels_compiled.md', COMPILED, compiled, result)
-    return int(compiled.failed(result))
-  result = measure(args, plan)
-  print(report.table(result))
-  bench.write(args.out, file_name(args, result), 'kernels.md', FILES, report,
-              result)
+    kind, result = report.COMPILED, compile_all(args, plan)
+    name = f'compiled-kernels-{args.compile_for}'
+  else:
+    kind, result = report.MEASURED, measure(args, plan)
+    name = file_name(args, result)
+  print(kind.table(result))
+  bench.write(args.out, name, kind, result)
   return int(report.wrong(result))
 
 
@@ -151,7 +142,7 @@ def measure(args, plan):
 
   from sana_jax.analysis import device
   from sana_jax.tools.bench.ops import measure as measures
-  from sana_jax.tools.bench.ops import report
+  from sana_jax.tools.report import Run
   records = []
   with contextlib.ExitStack() as stack:
     torch = _torch(stack) if args.against else None
@@ -163,11 +154,12 @@ def measure(args, plan):
       if torch:
         torch.ask('end')
   dtype = plan[0][0].dtype
-  return report.Run(
-    records, datetime.date.today().isoformat(), device.name(),
-    device.copy_rate(), device.matmul_rate(dtype),
+  return Run(
+    records, device.name(), datetime.date.today().isoformat(),
     bench.versions(*_PACKAGES[:None if args.against else 2]),
-    bench.repeated_by(args))
+    bench.repeated_by(args), {
+      'copy_bytes': device.copy_rate(),
+      'matmul_flops': device.matmul_rate(dtype)})
 
 
 def compile_all(args, plan):
@@ -176,6 +168,7 @@ def compile_all(args, plan):
 
   from sana_jax.analysis import topologies
   from sana_jax.tools.bench.ops import compiled
+  from sana_jax.tools.report import Run
   mesh = topologies.mesh(args.compile_for, args.mesh)
   platform = topologies.platform(args.compile_for)
   records = []
@@ -183,9 +176,10 @@ def compile_all(args, plan):
     records += [
       compiled.compile_case(case, training, backend, mesh, platform)
       for backend in backends]
-  return compiled.Run(
-    args.compile_for, mesh.size, records, datetime.date.today().isoformat(),
-    bench.versions('sana_jax', 'jax', 'libtpu'), bench.repeated_by(args))
+  return Run(
+    records, args.compile_for, datetime.date.today().isoformat(),
+    bench.versions('sana_jax', 'jax', 'libtpu'), bench.repeated_by(args),
+    {'devices': mesh.size})
 
 
 def _torch(stack):

@@ -15,6 +15,7 @@ JSON files that are there.
 """
 
 import argparse
+import dataclasses
 import datetime
 import re
 
@@ -30,7 +31,6 @@ from sana_jax.launch.flags import (
   whole,
 )
 
-FILES = 'sampling-*.json'
 _PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
 
 
@@ -70,18 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='of --compile-for (default: %(default)s)')
   parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
                       help='calls of each side, in turn (default: %(default)s)')
-  parser.add_argument('--out', type=text, metavar='DIR',
-                      help='folder for the JSON file and sampling.md')
-  parser.add_argument('--render', type=text, metavar='DIR',
-                      help='writes the page of the JSON files of DIR again and '
-                      'measures nothing')
+  bench.add_places(parser, 'sampling.md')
 
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
-  from sana_jax.tools.bench import report
+  from sana_jax.tools.bench.sample_report import SAMPLING
   if args.render:
-    bench.write_pages(args.render, {'sampling.md': (FILES, report)})
+    bench.write_pages(args.render, [SAMPLING])
     return 0
   bench.check(args.out)
   from sana_jax.tools.bench.request import request, STAGES
@@ -96,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
   if args.compile_for:
     return compile_stages(args, asked, stages)
   result = measure(args, asked, stages)
-  print(report.table(result))
-  bench.write(args.out, file_name(result), 'sampling.md', FILES, report, result)
+  print(SAMPLING.table(result))
+  bench.write(args.out, file_name(asked, result), SAMPLING, result)
   return 0
 
 
@@ -105,28 +101,30 @@ def measure(args, asked, stages):
   """A Run of the report, with a line on the terminal for each stage."""
   from tqdm import tqdm
 
-  from sana_jax.tools.bench import report, workers
+  from sana_jax.tools.bench import sample_report, workers
+  from sana_jax.tools.report import Run
   sides = [workers.OURS, *([args.against] if args.against else [])]
   records, ours = [], {}
   for stage in tqdm(stages, desc='stages', disable=None):
     found = workers.measure(stage, asked, sides, args.repeats)
-    records += report.records_of(stage, found)
+    records += sample_report.records_of(stage, found)
     ours = found[workers.OURS]
   torch = 'diffusers' in (args.against or '')
-  return report.Run(
-    asked, records, datetime.date.today().isoformat(), ours['device'],
-    ours['matmul_flops'], bench.versions(*_PACKAGES[:None if torch else 2]),
-    bench.repeated_by(args))
+  return Run(
+    records, ours['device'], datetime.date.today().isoformat(),
+    bench.versions(*_PACKAGES[:None if torch else 2]), bench.repeated_by(args),
+    {'request': dataclasses.asdict(asked),
+     'matmul_flops': ours['matmul_flops']})
 
 
 def compile_stages(args, asked, stages) -> int:
   """A line for each stage, as its compiler has done with it."""
   from sana_jax.analysis import topologies
   from sana_jax.inference.seamless import Strips
-  from sana_jax.tools.bench import compiled, report
+  from sana_jax.tools.bench import compiled, sample_report
   mesh = topologies.mesh(args.compile_for, args.mesh)
   strips = Strips() if args.decode == 'strips' else None
-  print(f'{report.title(asked)}, on {args.compile_for}, GiB of a chip:')
+  print(f'{sample_report.title(asked)}, on {args.compile_for}, GiB of a chip:')
   for stage in stages:
     found = compiled.compile_stage(
       stage, asked, mesh, topologies.platform(args.compile_for), strips)
@@ -139,9 +137,8 @@ def compile_stages(args, asked, stages) -> int:
   return 0
 
 
-def file_name(run) -> str:
+def file_name(r, run) -> str:
   """Of the JSON file: one for each request, stage list and kind of device."""
-  r = run.request
   kind = re.sub(r'\W+', '-', run.device.lower()).strip('-')
   stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
   return (f'sampling-{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-'

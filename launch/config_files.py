@@ -1,5 +1,6 @@
 """Configs and layouts: Python files that are run, or names of shipped ones."""
 
+from collections.abc import Sequence
 import importlib.util
 import pathlib
 import stat
@@ -27,6 +28,15 @@ def load_config(name: str) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise UserError(f'--config={name}: get_config(arg) must return a '
                     f'ConfigDict, not {type(config).__name__}.')
+  return config
+
+
+def checked_config(name: str, overrides: Sequence[str]) -> ConfigDict:
+  """The same with what the command line says of it; UserError for a bad one."""
+  config = load_config(name)
+  base.apply_overrides(config, overrides)
+  base.check_keys(config)
+  base.check(config)
   return config
 
 

@@ -112,13 +112,9 @@ def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Makes a cache, or finishes one; returns the exit code."""
-  from sana_jax import config as base
   from sana_jax.launch import devices
-  from sana_jax.launch.config_files import load_config
-  config = load_config(args.config)
-  base.apply_overrides(config, overrides)
-  base.check_keys(config)
-  base.check(config)
+  from sana_jax.launch.config_files import checked_config
+  config = checked_config(args.config, overrides)
   if config.task != 'sana':
     raise UserError(f'--config={args.config} is of the task {config.task!r}; '
                     "what is cached are the inputs of the task 'sana'.")

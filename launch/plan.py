@@ -27,10 +27,9 @@ import time
 
 from tqdm import tqdm
 
-from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output, plan_matrix, plan_report
-from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
+from sana_jax.launch.config_files import apply_layout, checked_config, CONFIGS
 from sana_jax.launch.flags import refused, text, whole
 
 # How often a search goes on while nothing fits, and with how much less memory.
@@ -100,24 +99,15 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   if plan_matrix.is_asked(args):
     return plan_matrix.run(args, overrides)
   if args.shardings:
-    return print_shardings(args, load(args.config, overrides))
+    return print_shardings(args, checked_config(args.config, overrides))
   plan_one(args, overrides)
   return 0
-
-
-def load(name, overrides):
-  """The config, with what the command line says of it."""
-  config = load_config(name)
-  base.apply_overrides(config, overrides)
-  base.check_keys(config)
-  base.check(config)
-  return config
 
 
 def plan_one(args, overrides):
   """Of one config and pod: compiles, prints and writes; returns the plans."""
   from sana_jax.analysis import topologies
-  config = load(args.config, overrides)
+  config = checked_config(args.config, overrides)
   pod = topologies.check(args.topology)
   tried = candidates(args, config, pod)
   with tqdm(total=len(tried), desc='layouts', unit='layout',

@@ -10,6 +10,7 @@ import re
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
+from sana_jax.launch.config_files import checked_config
 
 HEAD = ('config', 'pod', 'layout', 'mesh', 'images/chip', 'GiB', 'of', 'step s',
         'bound by', 'img/s', 'MFU', 'days')
@@ -33,27 +34,27 @@ def is_asked(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """A folder for each in --out, and winners.md with a line for each."""
   from sana_jax.analysis import topologies
-  from sana_jax.launch import plan, plan_report
-  from sana_jax.tools import tables
+  from sana_jax.launch import plan_report
+  from sana_jax.tools import report as reports
   from sana_jax.tools.plan import cache
   pairs = list(itertools.product(
     args.config.split(','), args.topology.split(',')))
   if args.shardings:
     raise UserError('--shardings takes one --config and one --topology.')
   for config, topology in pairs:
-    plan.load(config, overrides)
+    checked_config(config, overrides)
     topologies.check(topology)
   found = [HEAD]
   for config, topology in pairs:
     print(f'\n{config} on {topology}')
     found.append(row(config, topology, *winner(
       args, overrides, config, topology)))
-  print('\n' + '\n'.join(tables.plain(found, 4)))
+  print('\n' + '\n'.join(reports.plain(found, 4)))
   with output.folder(args.out) as out:
     command = plan_report.command(args, overrides)
     files.write_text(out / 'winners.md', _TITLE.format(
-      versions=tables.listed(cache.compilers()), command=command) + '\n'.join(
-        tables.markdown(found, 4)) + '\n')
+      versions=reports.listed(cache.compilers()), command=command) + '\n'.join(
+        reports.markdown(found, 4)) + '\n')
     files.write_text(out / 'winners.json', json.dumps({
       'command': command, 'compilers': cache.compilers(),
       'rows': found}, indent=1) + '\n')

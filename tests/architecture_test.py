@@ -50,7 +50,7 @@ LAYERS = [line.split() for line in (
   'inference',
   'evaluation',
   'tasks',
-  'tools.parity tools.tables',
+  'tools.parity tools.report',
   'tools.plan',
   'tools.bench',
   'launch')]

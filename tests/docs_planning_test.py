@@ -12,8 +12,8 @@ import shlex
 import pytest
 
 from sana_jax.analysis import topologies
-from sana_jax.launch import bench_plan, cli
-from sana_jax.tools.bench import predicted_report
+from sana_jax.launch import cli
+from sana_jax.tools.bench.step_report import PLANNED
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 PAGE = (DOCS / 'planning.md').read_text()
@@ -40,11 +40,11 @@ def test_the_flags_of_the_page_are_those_of_the_command():
 
 
 def test_what_was_measured_is_what_the_benchmark_wrote():
-  runs = [predicted_report.from_json(path.read_text()) for path in sorted(
-    (DOCS / 'bench').glob(bench_plan.FILES))]
-  assert (DOCS / 'bench/plan.md').read_text() == predicted_report.markdown(runs)
+  runs = [PLANNED.from_json(path.read_text()) for path in sorted(
+    (DOCS / 'bench').glob(PLANNED.files))]
+  assert (DOCS / 'bench/plan.md').read_text() == PLANNED.markdown(runs)
   cpu = next(r for r in runs if r.device.startswith('CPU'))
-  _, *rows = predicted_report.rows(cpu)
+  _, *rows = PLANNED.rows(cpu)
   assert len(rows) == 4
   for row in rows:
     shown = [row[i] for i in (0, 3, 6, 8, 9, 10, 11)]

@@ -70,8 +70,7 @@ def arrange(text: str, module: hlo.Module | None, count: int) -> Arrangement:
 
 def _largest(values, module, count):
   """The largest that lie beside each other; what shares a place is one."""
-  sources = {} if module is None else {
-    x.name: x for c in module.computations.values() for x in c.values()}
+  sources = {x.name: x for x in module.instructions()} if module else {}
   taken, found = [], []
   for size, offset, name, shape in sorted(values, key=lambda v: -v[0]):
     if len(found) == count:

@@ -5,6 +5,7 @@ devices that gather parts of s bytes send (n - 1) s each, a reduce-scatter of s
 bytes (n - 1) / n s, an all-reduce both.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
@@ -91,6 +92,17 @@ def find(
                   sent + step.times * leaving(kind, given, len(group)))
   return [dataclasses.replace(one, count=count, bytes=sent)
           for one, (count, sent) in total.items()]
+
+
+def kind_of(x: hlo.Instruction) -> str:
+  """Of a collective, without how it is started; '' for another thing."""
+  found = _OPCODE.fullmatch(x.opcode)
+  return found[1] if found else ''
+
+
+def count(module: hlo.Module) -> dict[str, int]:
+  """How often each kind is called in a program; in a loop, once."""
+  return dict(Counter(filter(None, map(kind_of, module.instructions()))))
 
 
 def leaving(kind: str, given: int, n: int) -> float:

@@ -1,14 +1,21 @@
 """What this device is and can do at best: measured, or by its data sheet."""
 
+from collections.abc import Callable
 import functools
+import math
 import os
 import platform
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sana_jax.analysis import chips
+
+# A measurement takes as many calls as fill this time: GPUs and TPUs are sent
+# the next call before they have finished one.
+SECONDS = 0.1
 
 
 def peak_flops(kind: str) -> float | None:
@@ -19,9 +26,29 @@ def peak_flops(kind: str) -> float | None:
 
 def matmul_rate(dtype: str) -> float:
   """FLOP/s of a large product."""
-  n = 2048 if jax.default_backend() == 'cpu' else 8192
-  x = jnp.ones((n, n), dtype)
-  return 2 * n**3 / best_seconds(jax.jit(lambda x: x @ x), x)
+  return product_rate(dtype, 2048 if jax.default_backend() == 'cpu' else 8192)
+
+
+def product_rate(dtype: str, n: int) -> float:
+  """FLOP/s of a product of two n x n matrices of random numbers.
+
+  Of ones or zeros, a GPU draws less power and multiplies faster. Whole numbers
+  are summed in int32, those of 8 bits in bfloat16.
+  """
+  x, y = (_random(key, dtype, n) for key in jax.random.split(jax.random.key(0)))
+  kind = jnp.dtype(dtype)
+  out = ('int32' if jnp.issubdtype(kind, jnp.integer) else
+         'bfloat16' if kind.itemsize == 1 else dtype)
+  run = jax.jit(lambda x, y: jax.lax.dot_general(
+    x, y, (((1,), (1,)), ((), ())), preferred_element_type=out))
+  seconds = timer(functools.partial(run, x, y))
+  return 2 * n**3 / min(seconds() for _ in range(5))
+
+
+def _random(key, dtype, n):
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jax.random.randint(key, (n, n), -127, 127, dtype)
+  return jax.random.normal(key, (n, n)).astype(dtype)
 
 
 def copy_rate() -> float:
@@ -39,6 +66,25 @@ def copy_rate() -> float:
     x = turned(x)
     return x
   return 2 * size / best_seconds(turn)
+
+
+def timer(run: Callable[[], Any]) -> Callable[[], float]:
+  """A function that gives the seconds of one call, as a mean over many.
+
+  `run` may return before the device is done.
+  """
+  jax.block_until_ready(run())
+  start = time.perf_counter()
+  jax.block_until_ready(run())
+  count = max(1, math.ceil(SECONDS / (time.perf_counter() - start)))
+
+  def seconds():
+    start = time.perf_counter()
+    for _ in range(count):
+      out = run()
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / count
+  return seconds
 
 
 def best_seconds(f, *args, calls: int = 5) -> float:

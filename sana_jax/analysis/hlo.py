@@ -82,6 +82,11 @@ class Module(NamedTuple):
       else:
         yield Step(x, within, times, beside)
 
+  def instructions(self) -> Iterator[Instruction]:
+    """All of them, whether they run or not."""
+    for computation in self.computations.values():
+      yield from computation.values()
+
   def trips(self, loop: Instruction) -> int:
     """How often a loop runs: as XLA says, or as its condition does."""
     known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)

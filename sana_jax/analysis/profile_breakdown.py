@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import jax
 
+from sana_jax.analysis import collectives, hlo
+
 # Most useful first. Products that a backward pass computes again are remat's.
 PRODUCTS, CONVOLUTIONS, KERNELS = 'products', 'convolutions', 'kernels'
 AGAIN, ELEMENTWISE = 'computed again', 'elementwise'
@@ -30,8 +32,8 @@ KINDS = (PRODUCTS, CONVOLUTIONS, KERNELS, AGAIN, ELEMENTWISE, COLLECTIVES,
 _USEFUL = KINDS[:3]
 
 _CALLS = {'while', 'call', 'conditional', 'async-start', 'async-done'}
-_COLLECTIVE = re.compile(
-  r'(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|nccl)')
+# Of collectives that were started before.
+_ENDS = tuple(f'{kind}-done' for kind in collectives.KINDS)
 _MOVES = {
   'copy', 'copy-start', 'copy-done', 'transpose', 'reshape', 'bitcast', 'slice',
   'concatenate', 'dynamic-slice', 'dynamic-update-slice', 'gather', 'pad',
@@ -44,10 +46,6 @@ _LIBRARY = (
   (re.compile('conv(?!ert)|cudnn', re.I), CONVOLUTIONS),
   (re.compile('nccl', re.I), COLLECTIVES),
   (re.compile('memcpy|memset', re.I), COPIES))
-
-_COMPUTATION = re.compile(r'(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
-_INSTRUCTION = re.compile(
-  r'\s+(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(')
 
 
 class Operation(NamedTuple):
@@ -83,46 +81,36 @@ class Time:
 
 def operations(text: str) -> dict[str, Operation]:
   """Every instruction of a compiled program, by name."""
-  inside, rows = collections.defaultdict(set), []
-  computation = ''
-  for line in text.splitlines():
-    if head := _COMPUTATION.match(line):
-      computation = head[1]
-    elif found := _INSTRUCTION.match(line):
-      inside[computation].add(_label(found[2], line))
-      rows.append((found[1], found[2], line))
-  return {name: _operation(name, opcode, line, inside)
-          for name, opcode, line in rows}
+  module = hlo.parse(text)
+  return {x.name: _operation(module, x) for x in module.instructions()}
 
 
-def _label(opcode, line):
+def _label(x):
   """The opcode; of calls into libraries also their name."""
-  if opcode != 'custom-call':
-    return opcode
-  target = re.search(r'custom_call_target="([^"]*)"', line)
+  if x.opcode != 'custom-call':
+    return x.opcode
+  target = re.search(r'custom_call_target="([^"]*)"', x.attributes)
   return f'custom-call {target[1] if target else ""}'
 
 
-def _operation(name, opcode, line, inside):
-  path = re.search(r'op_name="([^"]*)"', line)
+def _operation(module, x):
+  path = re.search(r'op_name="([^"]*)"', x.attributes)
   path = path[1] if path else ''
-  within = {_label(opcode, line)}
-  if opcode == 'fusion' and (called := re.search(r'calls=%?([\w.\-]+)', line)):
-    within = inside[called[1]]
-  kind = _kind(opcode, within)
+  kind = _kind(x, {_label(i) for i in (
+    module.inside(x) if x.opcode == 'fusion' else [x])})
   if 'rematted_computation' in path and kind in (*_USEFUL, ELEMENTWISE):
     kind = AGAIN
-  return Operation(kind, '/'.join(path.split('/')[-4:]) or name)
+  return Operation(kind, '/'.join(path.split('/')[-4:]) or x.name)
 
 
-def _kind(opcode, within):
-  if opcode in _CALLS:
+def _kind(x, within):
+  if x.opcode in _CALLS:
     return None
   if 'dot' in within:
     return PRODUCTS
   if 'convolution' in within:
     return CONVOLUTIONS
-  if _COLLECTIVE.match(opcode):
+  if collectives.kind_of(x) or x.opcode.endswith(_ENDS):
     return COLLECTIVES
   for label in within:
     if label.startswith('custom-call'):

@@ -5,18 +5,21 @@ of TPUs, whose compiler comes with libtpu; `h200:1x1x8` are slices x hosts x
 GPUs, whose compiler comes with jax[cuda13].
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import importlib.util
 import math
 import os
 import pathlib
+import re
 import warnings
 
+import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from sana_jax import kernels
 from sana_jax.analysis import chips
-from sana_jax.errors import UserError
+from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.sharding.mesh import make_mesh
 
 # Several compilers at a time are fine, and there is no host to ask about chips.
@@ -90,3 +93,41 @@ def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
     raise UserError(f'{name} has {len(there)} devices; the mesh asks for '
                     f'{needed}.')
   return make_mesh(shape, there[:needed])
+
+
+class TooLargeError(UserError):
+  """A program needs more memory than the device has.
+
+  Attributes:
+    said: all that the compiler says of it.
+  """
+
+  def __init__(self, said: str, advice: str = ''):
+    needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', said)
+    super().__init__('It does not fit' + (
+      f': it needs {needed[1]} of {needed[2]}' if needed else '')
+      + (f'; {advice}.' if advice else '.'))
+    self.said = said
+
+
+def compile_for(
+  platform: str, mesh: Mesh, lower: Callable[[], jax.stages.Lowered],
+  advice: str = '', **options: str,
+) -> jax.stages.Compiled:
+  """Compiles what `lower` gives, for a mesh of devices that are not here.
+
+  Args:
+    platform: of the mesh's devices, 'tpu' or 'gpu'.
+    advice: for who asks for too much.
+    options: of the compiler.
+
+  Raises TooLargeError where it does not fit.
+  """
+  with kernels.platform(platform), jax.set_mesh(mesh):
+    lowered = lower()
+    try:
+      return lowered.compile(OPTIONS.get(platform, {}) | options or None)
+    except jax.errors.JaxRuntimeError as e:
+      if not is_out_of_memory(str(e)):
+        raise
+      raise TooLargeError(str(e), advice) from e

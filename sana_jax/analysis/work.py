@@ -5,6 +5,7 @@ what it reads and writes, whichever is more. What lies on the chip (TPU's
 VMEM) moves for free.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 import functools
 import math
@@ -62,6 +63,17 @@ def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
 def is_kernel(x: hlo.Instruction) -> bool:
   """Whether it is a Pallas kernel."""
   return x.opcode == 'custom-call' and bool(_KERNEL.search(x.attributes))
+
+
+def kernel_name(x: hlo.Instruction) -> str:
+  """Of a Pallas kernel; '?' where it does not tell, '' for another thing."""
+  name = re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', x.attributes)
+  return (name[1] if name else '?') if is_kernel(x) else ''
+
+
+def kernel_names(module: hlo.Module) -> dict[str, int]:
+  """How often a program calls each Pallas kernel; in a loop, once."""
+  return dict(Counter(filter(None, map(kernel_name, module.instructions()))))
 
 
 def seconds(work: Sequence[Work], chip: Chip) -> float:

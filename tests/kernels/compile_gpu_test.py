@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import pytest
 
 from sana_jax import kernels as kernels_of
+from sana_jax import recipes
+from sana_jax.analysis import hlo, work
 from sana_jax.analysis import topologies as topologies_of
 from sana_jax.kernels import dispatch, relu_linear_attention
 from sana_jax.kernels.glumb_conv import mosaic_gpu as gate
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tools.bench import compiled as step
-from sana_jax.tools.bench import training
 from sana_jax.tools.bench.request import request
+from sana_jax.tools.plan import steps
 
 pytestmark = pytest.mark.gpu_compiler
 H200 = pathlib.Path(topologies_of.__file__).with_name('h200.txtpb')
@@ -112,11 +114,13 @@ FORWARD = {'relu_linear_attention_state': 1, 'relu_linear_attention_read': 1,
 
 def test_the_train_step_runs_each_kernel_once_a_pass():
   mesh = make_mesh({'fsdp': 8}, gpus(8))
-  asked = training.request('sana_1600m_1024', None, batch=16 * 8)
+  config = recipes.published('sana_1600m_1024')
+  config.batch_size = 16 * 8
   with kernels_of.prefer(**CHOSEN):
-    program = training.compile_step(asked, mesh, 'gpu')
+    program = topologies_of.compile_for(
+      'gpu', mesh, lambda: steps.make(config, mesh).lower())
   # Remat runs the forward pass again.
-  assert step.kernel_names(program.as_text()) == {
+  assert work.kernel_names(hlo.parse(program.as_text())) == {
     name: 2 * n for name, n in FORWARD.items()} | {
       'relu_linear_attention_read_backward': 1,
       'relu_linear_attention_state_backward': 1, 'glumb_conv_backward': 1}

@@ -1,11 +1,11 @@
 """sana-jax bench: a table and its JSON, or one sentence."""
 
+import dataclasses
 import json
 
 import pytest
 
-from sana_jax import config
-from sana_jax.tools.bench import matrix
+from sana_jax.tools.bench import step
 
 
 def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
@@ -104,105 +104,119 @@ def test_a_missing_or_unknown_kind_is_one_sentence(refused):
   assert 'bench kernels has --against' in refused('bench', 'kernels', '--x')
 
 
-def test_the_train_step_is_measured_printed_and_written(
-    cli, tmp_path, monkeypatch):
-  monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
-    width=32, depth=2, cross_heads=2, head_dim=8, in_channels=4,
-    out_channels=4, caption_channels=8, sample_size=2))
+TINY = 'shapes:quick+batch_size=8+model.depth=1'
+
+
+def test_steps_are_measured_printed_and_written(cli, tmp_path):
+  flags = ['--configs', TINY, '--kernels', 'glumb_conv=xla_jvp', '--against',
+           'xla', '--repeats', '1']
+  code, out, err = cli('bench', 'step', *flags, '--out', tmp_path)
+  assert code == 0, err
+  title, head, ours, plain, *_ = out.splitlines()
+  assert title.startswith('CPU') and head.split()[:3] == [
+    'config', 'by', 'remat']
+  assert ours.split()[:2] == [TINY, 'glumb_conv=xla_jvp']
+  assert plain.split()[:2] == [TINY, 'xla']
+  assert f'2/2 {TINY} by xla: ' in err
+  (file,) = tmp_path.glob('step-cpu-*.json')
+  found = json.loads(file.read_text())
+  assert found['command'] == f'sana-jax bench step {" ".join(flags)}'
+  assert [r['predicted']['total'] > 0 for r in found['records']] == 2 * [True]
+  page = (tmp_path / 'step.md').read_text()
+  (tmp_path / 'step.md').unlink()
+  assert cli('bench', 'step', '--render', tmp_path)[0] == 0
+  assert (tmp_path / 'step.md').read_text() == page
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """Variants that processes are asked for; they answer without running."""
+  found = []
+
+  def records(variants, repeats, profiled):
+    for variant in variants:
+      found.append(variant)
+      config = variant.config
+      for side in variant.sides:
+        record = step.Record(
+          variant.name, side, config['batch_size'], config['dtype'],
+          config['model']['remat'])
+        yield dataclasses.replace(record, failed='out of memory') if (
+          config['batch_size'] == 13) else dataclasses.replace(
+            record, device='a chip', seconds=[2.], needed_bytes=2**30,
+            used_bytes=2**30, forward_flops=10**9, predicted={
+              'total': 1., 'compute': 1., 'memory': 0.},
+            ceilings={'flops': 1e9, 'memory_rate': 1e9})
+  monkeypatch.setattr(step, 'records', records)
+  return found
+
+
+def test_a_sweep_has_each_policy_with_kernels_off_and_on(cli, asked, tmp_path):
+  code, out, err = cli('bench', 'step', '--sweep', '--out', tmp_path)
+  assert code == 0, err
+  assert [v.config['model']['remat'] for v in asked] == 2 * [
+    'none', 'none', 'dots', 'dots', 'full', 'full']
+  # Each has a process of its own.
+  assert [list(v.sides.values()) for v in asked] == 6 * [['off'], ['on']]
+  assert len({v.config['model']['width'] for v in asked}) == 2
+  assert out.count('kernels on') == 6 and '12/12' in err
+  assert [p.name for p in tmp_path.glob('*.json')] == [
+    'step-a-chip-sana_600m_512-batch_size=128-sana_1600m_1024-batch_size=32-'
+    'sweep.json']
+
+
+def test_plans_stand_beside_their_steps(cli, asked, tmp_path):
+  names = 'shapes,shapes:quick+batch_size=8+model.remat=full'
   code, out, err = cli(
-    'bench', 'train', '--model', 'tiny', '--batch-size', '8', '--against',
-    'xla', '--kernels', 'glumb_conv=xla_jvp', '--repeats', '1', '--out',
-    tmp_path)
+    'bench', 'step', '--against-plan', '--configs', names, '--repeats', '2',
+    '--note', 'Quiet.', '--out', tmp_path)
   assert code == 0, err
-  title, head, ours, plain = out.splitlines()
-  assert title.startswith('tiny, 64 px, 8 images, bfloat16, came, remat, fsdp')
-  assert head.split() == ['by', 'seconds', 'images/s', 'TFLOP/s', 'MFU',
-                          'ratio']
-  assert ours.split()[0] == 'sana_jax' and plain.split()[0] == 'xla'
-  page = (tmp_path / 'training.md').read_text()
-  assert '--kernels glumb_conv=xla_jvp --against xla --repeats 1`' in page
+  assert [v.config['batch_size'] for v in asked] == [32, 8]
+  assert [line.split()[0] for line in out.splitlines()[1:4]] == [
+    'config', *names.split(',')]
+  found = json.loads((tmp_path / 'plan-a-chip.json').read_text())
+  assert found['command'] == (
+    f'sana-jax bench step --configs {names} --against-plan --repeats 2')
+  page = (tmp_path / 'plan.md').read_text()
+  assert '| -50% | 1.000 | 1.000 | +0.0% |' in page and 'Quiet.' in page
+
+
+def test_four_configs_that_differ_are_planned_by_default(cli, asked):
+  assert cli('bench', 'step', '--against-plan')[0] == 0
+  assert len(asked) == 4
+  configs = [variant.config for variant in asked]
+  assert len({c['model']['width'] for c in configs}) == 3
+  assert {c['model']['remat'] for c in configs} >= {'none', 'full'}
+  assert {c['dtype'] for c in configs} == {'float32'}
+
+
+def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
+  code, out, _ = cli('bench', 'step', '--configs',
+                     'shapes+batch_size=13,shapes', '--out', tmp_path)
+  assert code == 0 and 'out of memory' in out
+  code, _, err = cli('bench', 'step', '--configs', 'shapes+batch_size=13',
+                     '--out', tmp_path / 'none')
+  assert code == 2 and 'No step ran: out of memory' in err
+  assert not (tmp_path / 'none').exists()
 
 
 @pytest.mark.parametrize('flags, said', [
-  (['--batch-size', '12', '--mesh', 'data=8'], 'batch_size=12 does not split'),
-  (['--mesh', 'data=3'], 'mesh is data=3'),
-  (['--model', 'big'], '--model=big is no size'),
-  (['--compile-for', 'v1'], "'v1' is no chip"),
-  (['--kernels', 'glumb_conv=mosaic_tpu'], 'asks for a backend that cannot'),
-])
-def test_a_bad_value_for_training_is_one_sentence(
-    flags, said, refused, monkeypatch):
-  monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
-    width=32, depth=2, cross_heads=2, head_dim=8, sample_size=2))
-  assert said in refused('bench', 'train', '--model', 'tiny', *flags)
-
-
-def test_optimizers_are_counted_and_written(cli, tmp_path, monkeypatch):
-  monkeypatch.setitem(config.SANA_SIZES, 'tiny', dict(
-    width=128, depth=2, cross_heads=2, in_channels=4, out_channels=4,
-    caption_channels=160, sample_size=2))
-  flags = '--models', 'tiny', '--block-of', 'tiny', '--steps', '2'
-  code, out, err = cli('bench', 'optimizers', *flags, '--out', tmp_path)
-  assert code == 0, err
-  assert out.startswith('optimizer')
-  assert [line.split()[0] for line in out.splitlines()[-2:]] == [
-    'elements', 'rows']
-  page = (tmp_path / 'optimizers.md').read_text()
-  assert f'`sana-jax bench optimizers {" ".join(flags)}`' in page
-  (tmp_path / 'optimizers.md').unlink()
-  assert cli('bench', 'optimizers', '--render', tmp_path)[0] == 0
-  assert (tmp_path / 'optimizers.md').read_text() == page
-
-
-@pytest.mark.parametrize('flags, said', [
-  (['--models', 'big'], "'big' is no size; allowed are sana_600m_512"),
-  (['--block-of', 'big'], "'big' is no size"),
-  (['--steps', '-1'], "--steps: '-1' is not allowed"),
-])
-def test_a_bad_value_for_optimizers_is_one_sentence(flags, said, refused):
-  assert said in refused('bench', 'optimizers', *flags)
-
-
-@pytest.mark.parametrize('flags, said', [
-  (['--config', 'circles'], '--config=circles: there is no such file'),
-  (['--config', 'shapes', '--config.batch=1'], 'There is no config.batch'),
-  (['--config', 'shapes'], 'config.autoencoder is empty'),
-  (['--steps', '0'], "--steps: '0' is not allowed"),
+  (['--configs', 'circles'], '--config=circles: there is no such file'),
+  (['--configs', 'shapes:slow'], "no variant 'slow'"),
+  (['--configs', ''], '--configs: '),
+  (['--configs', 'shapes+batch=8'], 'There is no config.batch'),
+  (['--configs', 'shapes+batch_size=0'], 'config.batch_size=0 must be'),
+  (['--configs', 'shapes_dc_ae'], "config.task='dc_ae' cannot be planned"),
+  (['--configs', 'shapes', '--compile-for', 'v1'], "'v1' is no chip"),
+  (['--configs', 'shapes', '--kernels', 'softmax=xla'],
+   "--kernels has 'softmax'"),
+  (['--sweep', '--against-plan'], 'not allowed with argument'),
+  (['--against-loop'], 'config.autoencoder is empty'),
+  (['--against-loop', '--configs', 'shapes,shapes_dc_ae'],
+   '--against-loop takes one of --configs'),
+  (['--repeats', '0'], "--repeats: '0' is not allowed"),
+  (['--out', '/dev/null/x'], '--out=/dev/null/x cannot be made'),
   (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
 ])
-def test_a_bad_value_for_the_loop_is_one_sentence(flags, said, refused):
-  assert said in refused('bench', 'loop', *flags)
-
-
-@pytest.mark.parametrize('flags, said', [
-  (['--models', 'sana_600m_512'], '--models=sana_600m_512 is not allowed'),
-  (['--models', 'sana:8'], '--model=sana is no size'),
-  (['--remat', 'some'], '--remat=some is unknown; allowed are none'),
-  (['--with-kernels', 'all'], "--with-kernels has 'all'; allowed are off, on"),
-  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
-])
-def test_a_bad_value_for_variants_is_one_sentence(flags, said, refused):
-  assert said in refused('bench', 'matrix', *flags)
-
-
-def test_variants_are_written_one_by_one_and_the_table_comes_last(
-    cli, tmp_path, monkeypatch):
-  facts = matrix.Facts('a chip', {'fsdp': 1}, 1e12, 2e12)
-  monkeypatch.setattr(matrix, 'facts', lambda mesh, dtype: facts)
-
-  def records(asked, mesh, repeats, peak):
-    assert peak == 2e12
-    for variant, seconds in zip(asked, ([1.], [], [2.])):
-      yield matrix.Record(variant, seconds, 10**11, '' if seconds else 'no')
-      (file,) = tmp_path.glob('matrix-a-chip-*.json')
-      written.append(len(json.loads(file.read_text())['records']))
-  written = []
-  monkeypatch.setattr(matrix, 'records', records)
-  code, out, err = cli('bench', 'matrix', '--models', 'sana_600m_512:4',
-                       '--out', tmp_path)
-  assert code == 0, err
-  assert written == [1, 2, 3]
-  assert out.splitlines()[-1].split()[:6] == [
-    'sana_600m_512', '512', '4', 'dots', 'off', '2']
-  assert '2/6 sana_600m_512, remat none, kernels on: no' in err
-  assert '| dots | off | 2 |' in (tmp_path / 'matrix.md').read_text()
+def test_a_bad_value_for_steps_is_one_sentence(flags, said, refused):
+  assert said in refused('bench', 'step', *flags)

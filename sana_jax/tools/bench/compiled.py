@@ -4,8 +4,6 @@ The real compiler says whether a stage fits, and how much memory it needs; it
 does not say how long it takes.
 """
 
-from collections import Counter
-import re
 import time
 from typing import NamedTuple
 
@@ -14,20 +12,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from sana_jax import kernels
-from sana_jax.analysis import topologies
+from sana_jax.analysis import collectives, hlo, topologies, work
 from sana_jax.diffusion.guidance import Guidance
-from sana_jax.errors import UserError
 from sana_jax.inference import decoding, denoising, seamless
 from sana_jax.inference.schedulers import time_grid
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
 from sana_jax.tools.bench.request import PARTS, Request
-from sana_jax.weights import kinds, zoo
+from sana_jax.weights import kinds
 
-_COLLECTIVES = re.compile(
-  r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
-  r'(?:-start)?\(')
 _INSTRUCTION = 210  # Tokens of the published one.
 
 
@@ -52,56 +46,23 @@ def compile_stage(
   start = time.perf_counter()
   with kernels.platform(platform), kernels.prefer(**request.kernels):
     module, variables = _model(part, request, mesh)
-  with (jax.set_mesh(mesh), kernels.platform(platform),
-        kernels.prefer(**request.kernels)):
-    program = compile_lowered(
-      _LOWERED[stage](module, variables, request, mesh, strips), platform,
+    program = topologies.compile_for(
+      platform, mesh, lambda: _LOWERED[stage](
+        module, variables, request, mesh, strips),
       'take a smaller batch, more devices or --decode strips')
   seconds = time.perf_counter() - start
-  memory, text = program.memory_analysis(), program.as_text()
+  memory, text = program.memory_analysis(), hlo.parse(program.as_text())
   return Compiled(
     stage, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-    memory.output_size_in_bytes, collectives(text), kernel_names(text), seconds)
-
-
-def compile_lowered(
-  lowered: jax.stages.Lowered, platform: str | None, advice: str
-) -> jax.stages.Compiled:
-  """Compiles; UserError, with the advice, where it does not fit."""
-  try:
-    return lowered.compile(topologies.OPTIONS.get(platform))
-  except jax.errors.JaxRuntimeError as e:
-    needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(e))
-    if needed is None:
-      raise
-    raise UserError(f'It does not fit: it needs {needed[1]} of {needed[2]}; '
-                    f'{advice}.') from e
-
-
-def collectives(text: str) -> dict[str, int]:
-  """How often each is called in a compiled program."""
-  return dict(Counter(_COLLECTIVES.findall(text)))
-
-
-def kernel_calls(text: str) -> int:
-  """How often a compiled program calls Pallas kernels."""
-  return len(re.findall(
-    r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu\w*)"', text))
-
-
-def kernel_names(text: str) -> dict[str, int]:
-  """How often each Pallas kernel is called, by its name."""
-  lines = [line for line in text.splitlines() if kernel_calls(line)]
-  names = [re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', line)
-           for line in lines]
-  return dict(Counter(name[1] if name else '?' for name in names))
+    memory.output_size_in_bytes, collectives.count(text),
+    work.kernel_names(text), seconds)
 
 
 def _model(part, request, mesh):
   """The module, and shapes of its variables where they would lie."""
   kind = kinds.PARTS[part]
   module = kind.module(
-    zoo.get(request.model).configs()[part], jnp.dtype(request.dtype))
+    request.config(part), jnp.dtype(request.dtype))
   shapes = kind.shapes(module)
   places = rules.shardings(
     shapes, [(f'[^/]*/{p}', spec) for p, spec in kind.sharding], mesh)

@@ -25,6 +25,7 @@ import numpy as np
 from sana_jax.errors import UserError
 from sana_jax.objectives.base import busiest
 from sana_jax.sharding.mesh import batch_rows, place_rows
+from sana_jax.tools.bench import timing
 from sana_jax.training import loop, optimizers
 from sana_jax.training.state import Frozen
 from sana_jax.training.step import jit_step, options, replicate
@@ -58,14 +59,15 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """Blocks of both sides; `bare` has one more.
+  """What was measured.
 
   Attributes:
+    blocks: of the bare loop and of the run in turn; the bare one is first and
+      last.
     threads: that read ahead.
   """
 
-  run: list[Block]
-  bare: list[Block]
+  blocks: list[Block]
   threads: int
 
 
@@ -89,7 +91,7 @@ def measure(
   if int(state.step) < config.num_steps or int(state.skipped):
     raise UserError('The run was stopped, or its loss was not finite; nothing '
                     'was measured.')
-  return Found(turns.run, turns.bare, turns.threads)
+  return Found(turns.blocks, turns.threads)
 
 
 class Bare:
@@ -114,18 +116,10 @@ class Bare:
                   self._state, *self._rest).compile()
 
   def __call__(self, steps: int) -> Block:
-    """So many steps; the one before is awaited, as the run does.
-
-    Without that, XLA's CPU collectives hang with dozens of steps in flight.
-    """
-    ends, before = [], None
-    for _ in range(_WARM_UP + steps):
-      self._state, metrics = self._compiled(self._state, *self._rest)
-      jax.block_until_ready(before)
-      ends.append((time.perf_counter(), time.process_time()))
-      before = metrics
-    jax.block_until_ready(before)
-    return _block(ends[_WARM_UP - 1:])
+    """Calls it so many times, after a few."""
+    self._state, moments = timing.run(
+      self._compiled, self._state, self._rest, _WARM_UP + steps)
+    return _block(moments[_WARM_UP:])
 
 
 def _block(moments, **more):
@@ -149,7 +143,7 @@ class Turns:
       make_bare: Callable[[PyTree], Callable[[int], Block]],
   ):
     """`period`: steps of a block, the first few of which are not counted."""
-    self.run, self.bare, self.threads = [], [], 0
+    self.blocks, self.threads = [], 0
     self._period, self._make_bare = period, make_bare
     self._loop = self._first = None
     self._asked, self._waited = [], []  # In this block, by step.
@@ -179,12 +173,12 @@ class Turns:
 
   def _change_sides(self, now):
     if self._loop:
-      self.run.append(_block(
+      self.blocks.append(_block(
           [*self._asked[_WARM_UP:], now], waited=sum(self._waited[_WARM_UP:]),
-          saves=len(self.run) % 2))
+          saves=len(self.blocks) // 2 % 2))
     else:
       self._loop = self._make_bare(self._first)
-    self.bare.append(self._loop(self._period - _WARM_UP))
+    self.blocks.append(self._loop(self._period - _WARM_UP))
     self._asked, self._waited = [], []
 
 

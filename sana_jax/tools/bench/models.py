@@ -10,6 +10,7 @@ import math
 from typing import Any
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,6 +51,33 @@ def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
   return Model(module, table.load(
     kind.rules(module), kind.prepare(tensors), kind.shapes(module),
     module.dtype, only='decoder' if part == 'vae' else ''))
+
+
+def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
+  """The same part with weights that are drawn on the device.
+
+  They take no time to copy, and are not those of diffusers' side.
+  """
+  kind = kinds.PARTS[part]
+  module = kind.module(config, jnp.dtype(dtype))
+  shapes = kind.shapes(module)
+  if part == 'vae':  # Only the decoder is sampled with.
+    shapes = {name: {'decoder': tree['decoder']}
+              for name, tree in shapes.items()}
+  block = jax.random.normal(jax.random.key(0), _BLOCK.shape)
+  return Model(module, jax.jit(lambda block: jax.tree.map_with_path(
+    lambda path, x: _drawn(block, path, x.shape, module.dtype), shapes))(block))
+
+
+def _drawn(block, path, shape, dtype):
+  """Values of the usual size; scales are 1."""
+  name = path[-1].key
+  if name in ('scale', 'var'):
+    return jnp.ones(shape, dtype)
+  # Without layers that are stacked, a kernel's last axis is its outputs.
+  fan_in = math.prod(shape[-4 if 'conv' in name else -2:-1]) or 1
+  values = jnp.resize(block, math.prod(shape)).reshape(shape)
+  return (values * fan_in ** -.5).astype(dtype)
 
 
 def _lazy(name, shape, integer):

@@ -18,7 +18,6 @@ from sana_jax.inference.schedulers import time_grid
 from sana_jax.text import prompts, tokenizer
 from sana_jax.tools.bench import models
 from sana_jax.tools.bench.request import PARTS, PROMPT, Request
-from sana_jax.weights import zoo
 from sana_jax.weights.folder import Model
 
 
@@ -29,15 +28,17 @@ class Stage(NamedTuple):
   flops: int
 
 
-def load(stage: str, request: Request, plain: bool = False) -> Stage:
+def load(stage: str, request: Request, plain: bool = False,
+         drawn: bool = False) -> Stage:
   """Only the model that the stage needs is in memory.
 
   `plain` computes again what the pipeline keeps: the instruction, the negative
-  prompt, and in each step the keys and values of the text.
+  prompt, and in each step the keys and values of the text. Weights that are
+  `drawn` are not those of diffusers' side, and are there at once.
   """
   part = PARTS[stage]
-  config = zoo.get(request.model).configs()[part]
-  model = models.ours(part, config, request.dtype)
+  model = (models.drawn if drawn else models.ours)(
+    part, request.config(part), request.dtype)
   return _STAGES[stage](model, request, plain)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import contextlib
 import multiprocessing as mp
 import os
+import re
 import traceback
 from typing import Any
 
-from sana_jax.errors import UserError
+from sana_jax.errors import is_out_of_memory, UserError
 
 
 class Side:
@@ -70,3 +71,13 @@ def _serve(pipe, make, args):
       except Exception:  # To be raised in the process that has a terminal.
         pipe.send(RuntimeError(
           f'in {make.__name__}{args}:\n{traceback.format_exc()}'))
+
+
+def reason(said: str) -> str:
+  """The last line of a traceback, and first of all that memory ran out."""
+  lines = [x.strip() for x in said.splitlines() if x.strip()] or ['?']
+  if is_out_of_memory(said):
+    needed = re.search(r'allocat\w* ([\d.]+ ?\w+)', said)
+    return 'out of memory' + (f' (allocating {needed[1]})' if needed else '')
+  errors = [x for x in lines if re.match(r'[\w.]*(Error|Exception)\b', x)]
+  return (errors or lines)[-1][:200]

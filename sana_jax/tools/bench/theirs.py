@@ -6,6 +6,7 @@ Only the worker process that runs it imports torch. The weights are those that
 
 from collections.abc import Callable
 import contextlib
+import math
 import os
 from typing import Any
 import warnings
@@ -19,7 +20,6 @@ from sana_jax.text.prompts import INSTRUCTION_LINES
 from sana_jax.tools.bench import models
 from sana_jax.tools.bench.ours import Stage, text_tokenizer
 from sana_jax.tools.bench.request import PARTS, PROMPT, Request
-from sana_jax.weights import zoo
 
 for _library in (diffusers, transformers):
   _library.utils.logging.set_verbosity_error()
@@ -27,14 +27,19 @@ for _library in (diffusers, transformers):
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-def load(stage: str, request: Request, compiled: bool = False) -> Stage:
+def load(stage: str, request: Request, compiled: bool = False,
+         drawn: bool = False) -> Stage:
   """As `ours.load`; `compiled` runs the model through torch.compile."""
   torch.set_num_threads(os.cpu_count() or 1)
   warnings.simplefilter('ignore')
   part = PARTS[stage]
-  config = zoo.get(request.model).configs()[part]
-  model = _build(config, getattr(torch, request.dtype))
-  parts = {part: torch.compile(model) if compiled else model}
+  model = _build(
+    request.config(part), getattr(torch, request.dtype), drawn)
+  if compiled and part == 'vae':  # It is called by its method `decode`.
+    model.decoder = torch.compile(model.decoder)
+  elif compiled:
+    model = torch.compile(model)
+  parts = {part: model}
   pipe = diffusers.SanaPipeline(**{
     'tokenizer': text_tokenizer() if stage == 'text' else None,
     'text_encoder': None, 'vae': None, 'transformer': None,
@@ -50,7 +55,7 @@ def peak_bytes() -> int | None:
   return torch.cuda.max_memory_allocated() if DEVICE == 'cuda' else None
 
 
-def _build(config, dtype):
+def _build(config, dtype, drawn):
   """The model, filled tensor by tensor."""
   with torch.device('meta'):
     if config.get('model_type') == 'gemma2':
@@ -59,11 +64,19 @@ def _build(config, dtype):
       model = getattr(diffusers, config['_class_name']).from_config(config)
   model = model.to(dtype).to_empty(device=DEVICE)
   for name, x in model.state_dict().items():
-    kind = np.float32 if x.is_floating_point() else np.int64
-    x.copy_(torch.from_numpy(models.tensor(name, tuple(x.shape), kind)))
+    _fill(x, name, drawn)
   if hasattr(model, 'rotary_emb'):  # Its table is in no file.
     model.rotary_emb = type(model.rotary_emb)(model.config).to(DEVICE)
   return model.eval()
+
+
+def _fill(x, name, drawn):
+  """Values of the usual size, on the device or as our side has them."""
+  if drawn and x.is_floating_point() and x.dim() > 1:
+    x.normal_(std=math.prod(x.shape[1:]) ** -.5)
+    return
+  kind = np.float32 if x.is_floating_point() else np.int64
+  x.copy_(torch.from_numpy(models.tensor(name, tuple(x.shape), kind)))
 
 
 def _text(pipe, request):

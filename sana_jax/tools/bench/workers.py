@@ -14,7 +14,7 @@ from typing import Any
 from sana_jax import kernels
 from sana_jax.tools.bench import processes, resident
 from sana_jax.tools.bench.request import PARTS, Request
-from sana_jax.weights import folder, zoo
+from sana_jax.weights import folder
 
 OURS, PLAIN, XLA, THEIRS, COMPILED = (
   'sana_jax', 'plain', 'xla', 'diffusers', 'diffusers-compile')
@@ -48,7 +48,7 @@ def measure(
 def _fit(stage, request, count):
   """Whether the weights of `count` sides take at most half of the memory."""
   part = PARTS[stage]
-  shapes = folder.file_shapes(part, zoo.get(request.model).configs()[part])
+  shapes = folder.file_shapes(part, request.config(part))
   numbers = sum(math.prod(shape) for shape in shapes.values())
   size = {'float32': 4}.get(request.dtype, 2)
   total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sana_jax import kernels
 from sana_jax.analysis import buffers, chips, collectives, hlo, topologies, work
-from sana_jax.errors import is_out_of_memory, UserError
+from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tools.plan import cache, steps
 from sana_jax.tools.plan.report import Plan
@@ -34,8 +34,7 @@ def compile_plan(
   chosen = {op: name for op, name in config.kernels.items() if name}
   with kernels.platform(platform), kernels.prefer(**chosen):
     program = steps.make(config, mesh, mode)
-    with jax.set_mesh(mesh):
-      compiled, said = _compile(program.lower(), platform, folder)
+    compiled, said = _compile(program, mesh, platform, folder)
   plan = Plan(
     layout, topology, mode, dict(mesh.shape), config.batch_size,
     config.num_steps, usable=chips.parse(topology).chip.of_device().usable,
@@ -78,16 +77,16 @@ def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
           for d in mesh.devices.flat]
 
 
-def _compile(lowered, platform, folder):
+def _compile(program, mesh, platform, folder):
   """(program, '') or (None, what the compiler says of its size)."""
   try:
-    return lowered.compile(
-      topologies.OPTIONS.get(platform, {}) | {'xla_dump_to': str(folder)}), ''
+    return topologies.compile_for(
+      platform, mesh, program.lower, xla_dump_to=str(folder)), ''
+  except topologies.TooLargeError as e:
+    return None, e.said
   except jax.errors.JaxRuntimeError as e:
-    if not is_out_of_memory(str(e)):
-      raise UserError(f'XLA does not compile this: '
-                      f'{str(e).strip().splitlines()[0]}') from e
-    return None, str(e)
+    raise UserError(f'XLA does not compile this: '
+                    f'{str(e).strip().splitlines()[0]}') from e
 
 
 def _whole(compiled, parts, mesh, topology, folder, expected):
@@ -105,8 +104,7 @@ def _whole(compiled, parts, mesh, topology, folder, expected):
       module, dict(mesh.shape), places(mesh, topology),
       () if shape.chip.is_gpu else shape.shape),
     'temporaries': arranged.largest if arranged else [],
-    'recomputed': sum('.remat' in x.name for c in module.computations.values()
-                      for x in c.values())}
+    'recomputed': sum('.remat' in x.name for x in module.instructions())}
 
 
 def _too_large(said, parts, folder):
@@ -128,9 +126,6 @@ def _kernels(module):
   """How often a step calls each of our own kernels."""
   found = {}
   for step in module.steps():
-    x = step.instruction
-    if work.is_kernel(x):
-      name = re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', x.attributes)
-      name = name[1] if name else '?'
+    if name := work.kernel_name(step.instruction):
       found[name] = found.get(name, 0) + step.times
   return found

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sana_jax.analysis import chips
 from sana_jax.analysis.chips import Chip, GIB
-from sana_jax.tools import tables
+from sana_jax.tools import report as reports
 from sana_jax.tools.plan.report import Plan, predict, ranked
 
 HEAD = ('layout', 'mesh', 'images/chip', 'GiB', 'of', 'step s', 'bound by',
@@ -76,7 +76,7 @@ def short_of(plan: Plan, remedies: Sequence[tuple[str, Plan]]) -> str:
 
 def plain(plans: Sequence[Plan], chip: Chip | None = None) -> str:
   """For the terminal."""
-  return '\n'.join(tables.plain(rows(plans, chip), 2))
+  return '\n'.join(reports.plain(rows(plans, chip), 2))
 
 
 def memory_rows(plans: Sequence[Plan]) -> list[tuple]:
@@ -129,21 +129,22 @@ def markdown(
   pod = plans[0].pod
   lines = [_INTRODUCTION.format(
     title=title, command=command, ceilings=ceilings(chip or pod.chip),
-    versions=tables.listed(next((p.versions for p in plans if p.versions), {})),
+    versions=reports.listed(
+      next((p.versions for p in plans if p.versions), {})),
     devices=f'a chip is {pod.chip.devices}'
     if pod.chip.devices > 1 else 'a chip')]
-  lines += [*tables.markdown(rows(plans, chip), 2), '']
+  lines += [*reports.markdown(rows(plans, chip), 2), '']
   lines += [f'- {note}' for note in said] + [''] * bool(said)
   lines += ['## Memory, GiB of a device', '',
-            *tables.markdown(memory_rows(plans), 1), '', '## Seconds', '',
-            *tables.markdown(flop_rows(plans, chip), 1), '']
+            *reports.markdown(memory_rows(plans), 1), '', '## Seconds', '',
+            *reports.markdown(flop_rows(plans, chip), 1), '']
   for plan in plans:
     if plan.fits:
       lines += [f'## {plan.layout}: {mesh_text(plan.mesh)}', '',
                 'What a device sends in a step:', '',
-                *tables.markdown(collective_rows(plan, chip), 3), '',
+                *reports.markdown(collective_rows(plan, chip), 3), '',
                 'The largest temporaries:', '',
-                *tables.markdown(temporary_rows(plan), 2), '']
+                *reports.markdown(temporary_rows(plan), 2), '']
   return '\n'.join(lines)
 
 

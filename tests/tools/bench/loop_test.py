@@ -6,18 +6,20 @@ import grain
 import pytest
 
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.tools import tables
 from sana_jax.tools.bench import loop, loop_report
 from sana_jax.tools.bench.loop import Block
+from sana_jax.tools.bench.loop_report import LOOP
+from sana_jax.tools.report import Run, to_json
 
-RUN = loop_report.Run(
-  'shapes', 'shapes', 8,
-  run=[Block([2., 2.], .04, cpu=2.), Block([2., 6.], .08, 1, cpu=2.),
-       Block([4., 4.], .08, cpu=2.), Block([4., 12.], .08, 1, cpu=4.)],
-  bare=[Block([1., 1.], cpu=1.), Block([2., 2.], cpu=2.),
-        *3 * [Block([3., 3.], cpu=1.)]],
-  threads=4, save_every=20, mesh={'data': 2}, date='2026-01-01',
-  device='a chip', versions={'jax': '1'}, command='sana-jax bench loop')
+_BARE = [Block([1., 1.], cpu=1.), Block([2., 2.], cpu=2.),
+         *3 * [Block([3., 3.], cpu=1.)]]
+_TRAIN = [Block([2., 2.], .04, cpu=2.), Block([2., 6.], .08, 1, cpu=2.),
+          Block([4., 4.], .08, cpu=2.), Block([4., 12.], .08, 1, cpu=4.)]
+RUN = Run(
+  [*(x for pair in zip(_BARE, _TRAIN) for x in pair), _BARE[-1]], 'a chip',
+  '2026-01-01', {'jax': '1'}, 'sana-jax bench step --against-loop',
+  {'config': 'shapes', 'data': 'shapes', 'batch_size': 8, 'threads': 4,
+   'save_every': 20, 'mesh': {'data': 2}})
 
 
 class Clock:
@@ -68,10 +70,10 @@ def trained(toy, tmp_path_factory):
 
 def test_a_run_trains_as_always_and_gives_way_between_its_blocks(trained):
   found, folder = trained
-  assert [len(b.seconds) for b in found.run] == [4, 4]
-  assert [len(b.seconds) for b in found.bare] == [4, 4, 4]
-  assert [b.saves for b in found.run] == [0, 1]
-  assert 0 < found.run[0].waited < found.run[0].total
+  assert [len(b.seconds) for b in found.blocks[1::2]] == [4, 4]
+  assert [len(b.seconds) for b in found.blocks[::2]] == [4, 4, 4]
+  assert [b.saves for b in found.blocks[1::2]] == [0, 1]
+  assert 0 < found.blocks[1].waited < found.blocks[1].total
   assert found.threads == 2  # Of the toy's batches.
   # 3 steps, two blocks of 3 + 4, and one more.
   assert list(losses(folder)) == list(range(1, 19))
@@ -100,9 +102,10 @@ def test_the_time_of_a_block_is_the_runs_alone(toy, monkeypatch):
     next(batches)
     clock.now += 4
   # 3 of 5 steps are a warm-up.
-  assert turns.run == [
-    Block([5., 5.], 2., cpu=20.), Block([5., 5.], 2., 1, cpu=20.)]
-  assert turns.bare == [Block([250., 250.])] * 3
+  alone = Block([250., 250.])
+  assert turns.blocks == [
+    alone, Block([5., 5.], 2., cpu=20.), alone,
+    Block([5., 5.], 2., 1, cpu=20.), alone]
   assert batches.get_state() == {'count': 13}
 
 
@@ -119,8 +122,8 @@ def test_the_bare_loop_goes_on_from_the_runs_first_state(toy):
 def test_ratios_are_of_the_bare_blocks_around():
   assert loop_report.ratios(RUN, 0) == [3 / 4, 6 / 8]
   assert loop_report.ratios(RUN, 1) == [5 / 8, 6 / 16]
-  assert loop_report.cpu_ratios(RUN, 0) == [3 / 4, 1 / 2]
-  assert loop_report.cpu_ratios(RUN, 1) == [3 / 4, 1 / 4]
+  assert loop_report.ratios(RUN, 0, 'cpu') == [3 / 4, 1 / 2]
+  assert loop_report.ratios(RUN, 1, 'cpu') == [3 / 4, 1 / 4]
 
 
 def test_a_checkpoint_counts_as_often_as_the_config_saves():
@@ -144,8 +147,8 @@ def test_rows_of_what_was_measured():
 
 
 def test_json_and_page_hold_everything():
-  assert loop_report.from_json(tables.to_json(RUN)) == RUN
-  page = loop_report.markdown([RUN])
+  assert LOOP.from_json(to_json(RUN)) == RUN
+  page = LOOP.markdown([RUN])
   assert '## shapes, shapes, 8 images a batch, data 2, 4 blocks of 2' in page
   assert 'every 20 steps, as configured, the ratio is 0.714.' in page
 

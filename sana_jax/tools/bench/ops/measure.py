@@ -4,18 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from sana_jax.analysis.device import timer
 from sana_jax.kernels import UnsupportedError
 from sana_jax.tools.bench.ops.cases import Case, OPS
 
-# A measurement takes as many calls as fill this time: GPUs and TPUs are sent
-# the next call before they have finished one.
-SECONDS = 0.1
 BOUNDS = {'float32': 1e-5, 'bfloat16': 2e-2, 'float16': 5e-3}
 
 
@@ -135,22 +132,3 @@ def relative_error(got: tuple, want: tuple) -> float:
 def _relative(got, want):
   got = got.astype(jnp.float32)
   return jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel())
-
-
-def timer(run: Callable[[], Any]) -> Callable[[], float]:
-  """A function that gives the seconds of one call, as a mean over many.
-
-  `run` may return before the device is done.
-  """
-  jax.block_until_ready(run())
-  start = time.perf_counter()
-  jax.block_until_ready(run())
-  count = max(1, math.ceil(SECONDS / (time.perf_counter() - start)))
-
-  def seconds():
-    start = time.perf_counter()
-    for _ in range(count):
-      out = run()
-    jax.block_until_ready(out)
-    return (time.perf_counter() - start) / count
-  return seconds

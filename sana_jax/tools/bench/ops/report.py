@@ -1,15 +1,83 @@
-"""Records of operations: as a table, a page of the docs, and JSON."""
+"""What `sana-jax bench kernels` says: measured, or compiled for other chips."""
 
-from collections.abc import Sequence
-import dataclasses
+from sana_jax.tools.bench.ops import compiled, measure
+from sana_jax.tools.bench.ops.cases import Case
+from sana_jax.tools.report import columns, Report, Rows, Run
 
-from sana_jax.tools import tables
-from sana_jax.tools.bench.ops.measure import Record
+_MIB = 2**20
 
-_HEAD = ('op', 'shape', 'pass', 'by', 'ms', 'GB/s', 'of copy', 'TFLOP/s',
-         'of matmul', 'by XLA', 'error')
-_LEFT = 4  # Columns of text.
-_INTRODUCTION = """# Operations: measured speed
+
+def _shape(r):
+  """With its type."""
+  return f'{r.dtype} ' + 'x'.join(map(str, r.shape))
+
+
+def _call(record_left: dict) -> dict:
+  """Columns that both tables begin with."""
+  return {'op': lambda r: r.op, 'shape': _shape,
+          'pass': lambda r: 'training' if r.training else 'forward',
+          'by': lambda r: r.backend} | record_left
+
+
+def _measured(run: Run) -> Rows:
+  key = lambda r: (r.op, tuple(r.shape), r.dtype, r.training)
+  plain = {key(r): r.best for r in run.records if r.backend == 'xla'}
+  copy, product = run.facts['copy_bytes'], run.facts['matmul_flops']
+  moved = lambda r: r.case.bytes(r.training) / r.best
+  flops = lambda r: r.case.flops(r.training) / r.best
+  return columns([r for r in run.records if r.seconds], _call({
+    'ms': lambda r: f'{r.best * 1e3:.3g}',
+    'GB/s': lambda r: f'{moved(r) / 1e9:.3g}',
+    'of copy': lambda r: f'{moved(r) / copy:.0%}',
+    'TFLOP/s': lambda r: f'{flops(r) / 1e12:.3g}',
+    'of matmul': lambda r: f'{flops(r) / product:.0%}',
+    'by XLA': lambda r: f'{r.best / plain[key(r)]:.2f}'
+              if plain.get(key(r)) else '',
+    'error': lambda r: '' if r.error is None else f'{r.error:.0e}'}))
+
+
+def _compiled(run: Run) -> Rows:
+  mib = lambda size: '' if size is None else f'{size / _MIB:,.1f}'
+  least = lambda r: Case(r.op, tuple(r.shape), r.dtype).bytes(r.training)
+  return columns([r for r in run.records if not r.problem], _call({
+    'least MiB': lambda r: mib(least(r) / run.facts['devices']),
+    'moved MiB': lambda r: mib(r.moved),
+    'temporary MiB': lambda r: mib(r.temporary),
+    'Mcycles': lambda r: '' if r.cycles is None else f'{r.cycles / 1e6:.2f}',
+    'kernels': lambda r: str(r.kernels),
+    'collectives': lambda r: ', '.join(
+      f'{n} {kind}' for kind, n in r.collectives.items())}))
+
+
+def _title(run):
+  """What the device does at best."""
+  copy, product = run.facts['copy_bytes'], run.facts['matmul_flops']
+  return (f'{run.device}: a large copy moves {copy / 1e9:.3g} GB/s, a large '
+          f'product reaches {product / 1e12:.3g} TFLOP/s')
+
+
+def problems(run: Run) -> list[str]:
+  """A sentence for each reason why a backend is not in the table."""
+  found = {}
+  for r in run.records:
+    if r.problem:
+      found.setdefault((r.op, r.backend, r.problem), []).append(r)
+  return [f'{op} by {backend} {problem} ({len(all_)} rows).'
+          for (op, backend, problem), all_ in found.items()]
+
+
+def _notes(run):
+  where = dict.fromkeys((_shape(r), r.where) for r in run.records)
+  return [*(f'- {s}: {w}' for s, w in where), '', *problems(run)]
+
+
+def wrong(run: Run) -> bool:
+  """Whether anything ran that is not right, or should have been."""
+  return any(r.problem.startswith(('wrong', 'failed')) for r in run.records)
+
+
+MEASURED = Report(
+  'kernels.md', 'kernels-*.json', """# Operations: measured speed
 
 Milliseconds of one call, the best of several rounds in which all sides take
 turns. `training` is the forward and the backward pass in one program. `GB/s`
@@ -23,90 +91,20 @@ with.
 
 Made by `sana-jax bench kernels --out docs/bench`; each table's command is above
 it.
-"""
+""", measure.Record, _measured, 4, _title, _notes)
 
+COMPILED = Report(
+  'kernels_compiled.md', 'compiled-kernels-*.json',
+  """# Operations: compiled for chips that are not here
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """Records, and what they were measured with."""
+What the compilers of the chips say; nothing has run. `least` is what must be
+read and written: inputs, results and in training their gradients. `moved` is
+what XLA counts for its program (a kernel states it itself; XLA for GPUs does
+not count). `temporary` is the memory it needs besides inputs and outputs.
+`Mcycles` is how long XLA for TPUs believes that its own program takes, in
+millions of cycles; it does not know of kernels. All of one chip.
 
-  records: list[Record]
-  date: str
-  device: str
-  copy_bytes: float
-  matmul_flops: float
-  versions: dict[str, str]
-  command: str
-
-
-def rows(run: Run) -> list[tuple[str, ...]]:
-  """Cells of the table: a row for each record that ran."""
-  plain = {_key(r): r.best for r in run.records if r.backend == 'xla'}
-  return [_HEAD, *(_row(run, r, plain.get(_key(r))) for r in run.records
-                   if r.seconds)]
-
-
-def _key(r):
-  return r.op, tuple(r.shape), r.dtype, r.training
-
-
-def _row(run, r, plain):
-  gb = r.case.bytes(r.training) / r.best
-  flops = r.case.flops(r.training) / r.best
-  return (
-    r.op, shape(r), 'training' if r.training else 'forward', r.backend,
-    f'{r.best * 1e3:.3g}', f'{gb / 1e9:.3g}', f'{gb / run.copy_bytes:.0%}',
-    f'{flops / 1e12:.3g}', f'{flops / run.matmul_flops:.0%}',
-    f'{r.best / plain:.2f}' if plain else '',
-    '' if r.error is None else f'{r.error:.0e}')
-
-
-def shape(r: Record) -> str:
-  """With its type."""
-  return f'{r.dtype} ' + 'x'.join(map(str, r.shape))
-
-
-def problems(run: Run) -> list[str]:
-  """A sentence for each reason why a backend is not in the table."""
-  found = {}
-  for r in run.records:
-    if r.problem:
-      found.setdefault((r.op, r.backend, r.problem), []).append(r)
-  return [f'{op} by {backend} {problem} ({len(all_)} rows).'
-          for (op, backend, problem), all_ in found.items()]
-
-
-def wrong(run: Run) -> bool:
-  """Whether anything ran that is not right, or should have run."""
-  return any(r.problem.startswith(('wrong', 'failed')) for r in run.records)
-
-
-def table(run: Run) -> str:
-  """Plain text."""
-  return '\n'.join([
-    limits(run), *tables.plain(rows(run), _LEFT), *problems(run)])
-
-
-def limits(run: Run) -> str:
-  """What the device does at best."""
-  return (f'{run.device}: a large copy moves {run.copy_bytes / 1e9:.3g} GB/s, '
-          f'a large product reaches {run.matmul_flops / 1e12:.3g} TFLOP/s.')
-
-
-def markdown(runs: Sequence[Run]) -> str:
-  """The page: a table for each run."""
-  lines = [_INTRODUCTION]
-  for run in runs:
-    where = dict.fromkeys((shape(r), r.where) for r in run.records)
-    lines += [
-      f'## {run.device}, {run.date}', '', f'`{run.command}`', '',
-      f'*Measured* with {tables.listed(run.versions)}. {limits(run)}', '',
-      *tables.markdown(rows(run), _LEFT), '',
-      *(f'- {s}: {w}' for s, w in where), '',
-      *problems(run), '']
-  return '\n'.join(lines)
-
-
-def from_json(text: str | bytes) -> Run:
-  """What `tables.to_json` wrote; UserError where it did not."""
-  return tables.from_json(text, Run, records=Record)
+Made by `sana-jax bench kernels --compile-for TOPOLOGY --out docs/bench`; each
+table's command is above it.
+""", compiled.Record, _compiled, 4, notes=problems,
+  how=lambda run: 'Compiled')

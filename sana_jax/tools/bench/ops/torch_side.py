@@ -10,8 +10,8 @@ import time
 import torch
 from torch.nn import functional as F
 
+from sana_jax.analysis.device import SECONDS
 from sana_jax.tools.bench.ops.cases import Case
-from sana_jax.tools.bench.ops.measure import SECONDS
 
 BACKENDS = ('torch', 'torch-compile')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -1,6 +1,6 @@
 """Finds the tile sizes that are fastest on this device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import copy
 import functools
 import importlib
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sana_jax.analysis.device import timer
 from sana_jax.errors import UserError
 from sana_jax.kernels import tuning, UnsupportedError
 from sana_jax.tools.bench.ops.cases import Case, OPS
@@ -18,7 +19,6 @@ from sana_jax.tools.bench.ops.measure import (
   program,
   reference,
   relative_error,
-  timer,
 )
 
 # What compilers say of tiles that are too large, or that they do not know.
@@ -44,14 +44,16 @@ def candidates(op: str, backend: str) -> list[dict[str, int]]:
 
 
 def tune(
-  case: Case, training: bool, backend: str, rounds: int
+  case: Case, training: bool, backend: str, rounds: int,
+  until: Callable[[], bool] = lambda: True,
 ) -> Found | None:
   """Of one pass, the backward one if `training`.
 
   None where it cannot run, or has nothing to choose.
 
   Candidates that do not compile or give wrong results are left out. The
-  backend's own choice is none of them: what it raises is raised.
+  backend's own choice is none of them: what it raises is raised. No more are
+  tried once `until` is false.
   """
   tried = candidates(case.op, backend)
   if len(tried) == 1:
@@ -60,6 +62,8 @@ def tune(
   want = reference(case, training, inputs, dout)
   timers, seconds = [], []
   for values in tried:
+    if timers and not until():
+      break
     with tuning.using(training, **values):
       run = functools.partial(program(case, training, backend), inputs, dout)
       try:
@@ -82,7 +86,7 @@ def tune(
   best = min(range(len(seconds)), key=seconds.__getitem__)
   if seconds[best] > WORTH * seconds[0]:
     best = 0
-  return Found(tried[best], seconds[best], seconds[0], len(tried))
+  return Found(tried[best], seconds[best], seconds[0], len(timers))
 
 
 def merged(

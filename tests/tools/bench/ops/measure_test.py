@@ -10,10 +10,11 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.kernels import relu_linear_attention, tuning, UnsupportedError
 from sana_jax.kernels.dispatch import Op
-from sana_jax.tools import tables
 from sana_jax.tools.bench.ops import cases, measure, report, tune
 from sana_jax.tools.bench.ops.cases import Case
 from sana_jax.tools.bench.ops.measure import Record
+from sana_jax.tools.bench.ops.report import MEASURED
+from sana_jax.tools.report import Run, to_json
 
 CASE = Case('relu_linear_attention', (1, 8, 2, 4), 'float32', 'a model 64 px')
 
@@ -98,12 +99,13 @@ def records():
                               error=None)]
 
 
-RUN = report.Run(records(), '2026-01-01', 'a chip', 10.24e9, 81.92e9, {
-  'jax': '1'}, 'sana-jax bench kernels')
+RUN = Run(
+  records(), 'a chip', '2026-01-01', {'jax': '1'}, 'sana-jax bench kernels',
+  {'copy_bytes': 10.24e9, 'matmul_flops': 81.92e9})
 
 
 def test_a_row_has_rates_shares_and_the_ratio_to_xla():
-  head, plain, fast, torch = report.rows(RUN)
+  head, plain, fast, torch = MEASURED.rows(RUN)
   assert head[-2:] == ('by XLA', 'error')
   assert plain == (
     'relu_linear_attention', 'float32 1x1000x10x32', 'forward', 'xla', '2',
@@ -118,13 +120,13 @@ def test_a_row_has_rates_shares_and_the_ratio_to_xla():
 
 
 def test_json_and_page_hold_everything():
-  assert report.from_json(tables.to_json(RUN)) == RUN
-  page = report.markdown([RUN])
+  assert MEASURED.from_json(to_json(RUN)) == RUN
+  page = MEASURED.markdown([RUN])
   assert '| relu_linear_attention | float32 1x1000x10x32 | forward | fast' in (
     page)
-  assert '*Measured* with jax 1.' in page and '32: a model' in page
+  assert '*Measured* 2026-01-01 with jax 1.' in page and '32: a model' in page
   with pytest.raises(UserError, match='not what sana-jax bench'):
-    report.from_json('{}')
+    MEASURED.from_json('{}')
 
 
 def test_errors_are_those_of_the_worst_array():

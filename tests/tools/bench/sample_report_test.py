@@ -5,18 +5,19 @@ import dataclasses
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.tools import tables
-from sana_jax.tools.bench import report
-from sana_jax.tools.bench.report import Record, Run
+from sana_jax.tools.bench import sample_report as report
 from sana_jax.tools.bench.request import Request, request
+from sana_jax.tools.bench.sample_report import Record, SAMPLING
+from sana_jax.tools.report import Run, to_json
 
-RUN = Run(
-  Request('sana_600m_512', 512, 512, steps=2, batch=4), [
+RUN = Run([
     Record('denoise', 'sana_jax', [2.5, 2., 2.25], 9., int(1e12), 2**31),
     Record('denoise', 'diffusers', [4., 5.], 4.5, 0, 2**30),
     Record('decode', 'sana_jax', [2.], 3., int(4e11), 2**30, 2**29),
     Record('decode', 'diffusers', [1.], 1., 0, 2**30, 2**28)],
-  '2026-01-01', 'a chip', 2e12, {'jax': '1'}, 'sana-jax bench sample')
+  'a chip', '2026-01-01', {'jax': '1'}, 'sana-jax bench sample', {
+    'matmul_flops': 2e12, 'request': dataclasses.asdict(
+      Request('sana_600m_512', 512, 512, steps=2, batch=4))})
 
 
 def test_a_row_has_rate_share_memory_and_ratio():
@@ -35,13 +36,13 @@ def test_one_stage_has_no_whole():
 
 
 def test_json_and_page_hold_everything():
-  assert report.from_json(tables.to_json(RUN)) == RUN
-  page = report.markdown([RUN])
+  assert SAMPLING.from_json(to_json(RUN)) == RUN
+  page = SAMPLING.markdown([RUN])
   assert '## sana_600m_512, 512 x 512 px, 2 steps, batch 4' in page
   assert '| denoise | diffusers | 4 | 1 |  |  | 1.00 | 0.50 |' in page
   for text in ('{}', 'no json', '[]', '1', '[' * 10**5, '1' * 5000, b'\xff'):
     with pytest.raises(UserError, match='not what sana-jax bench'):
-      report.from_json(text)
+      SAMPLING.from_json(text)
 
 
 def test_requests_are_checked():

@@ -1,0 +1,112 @@
+"""What `sana-jax bench sample` says: its records, and the report of them."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from sana_jax.tools.bench.request import Request
+from sana_jax.tools.bench.workers import OURS
+from sana_jax.tools.report import columns, Report, Rows, Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One stage of one request by one side.
+
+  Attributes:
+    seconds: of each call.
+    first_seconds: of the first one, compilation included.
+    flops: of one call of ours.
+  """
+
+  stage: str
+  side: str
+  seconds: list[float]
+  first_seconds: float
+  flops: int
+  host_bytes: int
+  device_bytes: int | None = None
+
+  @property
+  def best(self) -> float:
+    """Noise only ever adds to a time."""
+    return min(self.seconds)
+
+  @property
+  def peak_bytes(self) -> int:
+    """Where the weights are."""
+    return self.device_bytes or self.host_bytes
+
+
+def records_of(
+  stage: str, found: Mapping[str, Mapping[str, Any]]
+) -> list[Record]:
+  """What `workers.measure` found."""
+  names = {f.name for f in dataclasses.fields(Record)}
+  return [Record(stage=stage, side=side, **{
+    k: v for k, v in values.items() if k in names})
+    for side, values in found.items()]
+
+
+def whole(records: Sequence[Record]) -> list[Record]:
+  """By side, the sum over the stages; none where there is one stage."""
+  out = []
+  for side in dict.fromkeys(r.side for r in records):
+    mine = [r for r in records if r.side == side]
+    if len(mine) > 1:
+      out.append(Record(
+        'whole', side, [sum(r.best for r in mine)],
+        sum(r.first_seconds for r in mine), sum(r.flops for r in mine),
+        max(r.host_bytes for r in mine),
+        max(r.device_bytes or 0 for r in mine) or None))
+  return out
+
+
+def rows(run: Run) -> Rows:
+  """Cells of the table, a row for each stage and side, and for the whole."""
+  records = [*run.records, *whole(run.records)]
+  ours = {r.stage: r for r in records if r.side == OURS}
+  rate = lambda r: ours[r.stage].flops / r.best
+  of_ours = lambda cell: lambda r: cell(r) if r.side == OURS else ''
+  return columns(records, {
+    'stage': lambda r: r.stage, 'by': lambda r: r.side,
+    'seconds': lambda r: f'{r.best:.3g}',
+    'images/s': lambda r: f'{request_of(run).batch / r.best:.3g}',
+    'TFLOP/s': of_ours(lambda r: f'{rate(r) / 1e12:.3g}'),
+    'of peak': of_ours(
+      lambda r: f'{rate(r) / run.facts["matmul_flops"]:.0%}'),
+    'GiB': lambda r: f'{r.peak_bytes / 2**30:.2f}',
+    'ratio': lambda r: '' if r.side == OURS else (
+      f'{ours[r.stage].best / r.best:.2f}')})
+
+
+def request_of(run: Run) -> Request:
+  """What was asked for."""
+  return Request(**run.facts['request'])
+
+
+def title(r: Request) -> str:
+  """The same in a line."""
+  return (f'{r.model}, {r.height} x {r.width} px, {r.steps} steps, '
+          f'batch {r.batch}, guidance {r.guidance_scale:g}, {r.dtype}')
+
+
+def _title(run):
+  return (f'{title(request_of(run))}, {run.device} (a large product reaches '
+          f'{run.facts["matmul_flops"] / 1e12:.3g} TFLOP/s)')
+
+
+SAMPLING = Report(
+  'sampling.md', 'sampling-*.json', """# Sampling: measured speed
+
+Seconds of one call, the best of several; both sides in processes of their own,
+called in turn (one after the other where both do not fit into memory).
+`TFLOP/s` counts products and convolutions, `of peak` compares with a large
+matrix product on the same device in the same run. `GiB` is the process's peak
+(a GPU's own memory where there is one). `ratio` is our time by theirs: below 1,
+we are faster. `whole` adds up the stages of a call. Weights are random; the
+first call, which compiles, is not counted.
+
+Made by `sana-jax bench sample --out docs/bench`; each table's command is above
+it.
+""", Record, rows, 2, _title)

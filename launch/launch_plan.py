@@ -23,9 +23,6 @@ def check_fits(job: Job, config: ConfigDict) -> None:
   """
   from sana_jax.tools.plan import candidates, fitting, tables
   devices.none_but_cpu()
-  if config.task != 'sana':
-    raise UserError(f'config.task={config.task!r} cannot be planned; give '
-                    '--no-plan, and see yourself that it fits.')
   pod, name = checked(job), job.layout or 'the config'
   compiler = runner(pod)
   mine, *nearest = candidates.make(

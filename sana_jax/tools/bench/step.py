@@ -93,11 +93,6 @@ class Record:
   times: list[profile_breakdown.Time] = dataclasses.field(default_factory=list)
   unprofiled: str = ''
 
-  def __post_init__(self):
-    object.__setattr__(self, 'times', [  # JSON has dicts.
-      profile_breakdown.Time(**t) if isinstance(t, dict) else t
-      for t in self.times])
-
   @property
   def best(self) -> float:
     """Noise only ever adds to a time."""

@@ -10,6 +10,12 @@ TARGET = .5  # MFU.
 _GIB = 2**30
 
 
+def _record(times=(), **facts):
+  """Of JSON, which has dicts."""
+  return Record(
+    **facts, times=[profile_breakdown.Time(**time) for time in times])
+
+
 def fastest(run: Run) -> list[Record]:
   """The best record of each config and size of its batch that ran."""
   best = {}
@@ -136,7 +142,7 @@ target is an MFU of 50 %.
 
 Made by `sana-jax bench step --out docs/bench`; each table's command is above
 it.
-""", Record, _measured, 3, _title, findings)
+""", _record, _measured, 3, _title, findings)
 
 COMPILED = Report(
   'step_compiled.md', 'compiled-step-*.json', """# Training: the step, compiled
@@ -147,7 +153,7 @@ them); nothing has run.
 
 Made by `sana-jax bench step --compile-for TOPOLOGY --out docs/bench`; each
 table's command is above it.
-""", Record, _compiled, 3, how=lambda run: 'Compiled')
+""", _record, _compiled, 3, how=lambda run: 'Compiled')
 
 PLANNED = Report('plan.md', 'plan-*.json', """# Plans: predicted and measured
 
@@ -171,4 +177,4 @@ zeroes and maps them; `pages s` is what that takes at the rate measured here.
 
 Made by `sana-jax bench step --against-plan --out docs/bench`; each table's
 command is above it.
-""", Record, _planned, 2, _title)
+""", _record, _planned, 2, _title)

@@ -26,7 +26,7 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   assert len(record['seconds']) == 2 and min(record['seconds']) > 0
   assert record['first_seconds'] > min(record['seconds'])
   assert 0 < record['flops'] / min(record['seconds']) < 2 * (
-    found['matmul_flops'])
+    found['facts']['matmul_flops'])
   assert found['command'] == (
     'sana-jax bench sample --model sana_600m_512 --size 32 --stages decode '
     '--against xla --kernels relu_linear_attention=xla_chunked --repeats 2')
@@ -206,7 +206,6 @@ def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
   (['--configs', ''], '--configs: '),
   (['--configs', 'shapes+batch=8'], 'There is no config.batch'),
   (['--configs', 'shapes+batch_size=0'], 'config.batch_size=0 must be'),
-  (['--configs', 'shapes_dc_ae'], "config.task='dc_ae' cannot be planned"),
   (['--configs', 'shapes', '--compile-for', 'v1'], "'v1' is no chip"),
   (['--configs', 'shapes', '--kernels', 'softmax=xla'],
    "--kernels has 'softmax'"),

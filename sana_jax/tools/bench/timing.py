@@ -145,8 +145,10 @@ def filled(x: jax.ShapeDtypeStruct) -> Array:
   elif x.dtype == bool:
     value = np.ones(x.shape, bool)
   else:
-    value = np.random.default_rng(0).standard_normal(
-      x.shape, np.float32).astype(x.dtype)
+    value = np.random.default_rng(0).standard_normal(x.shape, np.float32)
+    if jax.dtypes.issubdtype(x.dtype, np.integer):  # Pixels or tokens.
+      value = np.abs(value)
+    value = value.astype(x.dtype)
   return jax.device_put(value, x.sharding)
 
 

@@ -108,10 +108,13 @@ def test_each_step_has_its_moments_with_one_in_flight():
 
 def test_a_loss_that_is_not_finite_is_told(mesh, built):
   program, compiled = built
-  skipped = jax.jit(lambda key: program.init(key)._replace(
-    skipped=jnp.ones((), jnp.int32)))
+  def init(key):
+    state = program.init(key)
+    return state._replace(players={
+      name: player._replace(skipped=jnp.ones((), jnp.int32))
+      for name, player in state.players.items()})
   with jax.set_mesh(mesh), pytest.raises(UserError, match='not finite'):
-    timing.measure({'a': compiled}, program._replace(init=skipped), 1)
+    timing.measure({'a': compiled}, program._replace(init=jax.jit(init)), 1)
 
 
 def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):

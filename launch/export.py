@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
   with workdirs.new_folder(target, '--to') as part:
     _check(args.target, target, workdirs)  # Another may have made it meanwhile.
     exporter.write(params, part)
-  print(f'{args.target}: step {checkpoint.name} of {args.workdir}')
+  missed = exports.skipped(checkpoint)
+  note = f'; {missed:,} updates were not finite and were skipped'
+  print(f'{args.target}: step {checkpoint.name} of {args.workdir}'
+        + note * bool(missed))
   return 0
 
 

@@ -1,6 +1,8 @@
-"""A user's own task, in a package of its own, is one like any other."""
+"""The task of docs/extending.md, in a package of its own, is like any other."""
 
 import importlib
+import pathlib
+import re
 import sys
 
 import numpy as np
@@ -10,55 +12,10 @@ from sana_jax import config as base
 from sana_jax import registry, tasks
 from sana_jax.errors import UserError
 
-PACKAGE = '''
-import grain, jax
-import jax.numpy as jnp
-import numpy as np
-from sana_jax import tasks
-from sana_jax.objectives.base import Aux, Objective, Player
-from sana_jax.training.task import Data, Exporter, Task
-
-
-def objective(config):
-  width = config.model.width
-
-  def loss(params, frozen, batch, rngs, step):
-    goal = config.goal.scale * batch['x'][:, :1]
-    return jnp.mean((batch['x'] @ params['kernel'] - goal)**2), Aux({})
-  return Objective(
-    lambda rng: {'kernel': jax.random.normal(rng, (width, 1))},
-    (('kernel', ('fsdp', None)),), (Player('model', loss),),
-    lambda size: {'x': jax.ShapeDtypeStruct((size, width), jnp.float32)})
-
-
-def write(params, folder):
-  np.save(f'{folder}/kernel.npy', params['kernel'])
-
-
-def open_task(config, workdir, mesh):
-  data = np.random.default_rng(0).normal(size=(64, config.model.width))
-
-  def batches(*, seed, batch_size, rows):
-    return iter(grain.MapDataset.source(np.float32(data)).shuffle(seed=seed)
-                .repeat().batch(batch_size).map(lambda x: {'x': x[rows]})
-                .to_iter_dataset())
-  return Task('lines', objective(config), Data(batches), write)
-
-
-KIND = tasks.Kind(
-  objective, lambda config: Exporter(objective(config), write), open_task,
-  lambda: {'model': {'width': 32}, 'goal': {'scale': 2.0}})
-'''
-CONFIG = '''
-from sana_jax import config as base
-
-def get_config(arg=''):
-  config = base.train('lines')
-  config.num_steps, config.batch_size = 20, 16
-  config.pictures_every_steps, config.ema_decay = 0, 0.
-  config.optimizer.learning_rate = .3
-  return config
-'''
+PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
+PACKAGE, CONFIG = re.findall(
+  r'```python\n(.*?)```', PAGE.read_text().partition('## A task\n')[2],
+  re.DOTALL)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ alone, while the run goes on: no data are read, no device but the CPU is used
 and nothing in the workdir is changed.
 """
 
+import re
 from typing import Any
 
 from etils import epath
@@ -48,6 +49,17 @@ def read(
   base, origin = _base(config, exporter)
   bases.compare(theirs, origin)
   return freezing.join(params, base)
+
+
+def skipped(checkpoint: epath.Path) -> int:
+  """Updates that the run had skipped, of the player with the most.
+
+  The checkpoint is one that `read` has read.
+  """
+  leaves = saved.read_json(checkpoint, saved.ABOUT)['leaves']
+  return max(
+    (int(saved.open_array(checkpoint, name).read().result()) for name in leaves
+     if re.fullmatch(r'players\..*\.skipped', name)), default=0)
 
 
 def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:

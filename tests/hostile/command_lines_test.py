@@ -17,9 +17,9 @@ from sana_jax import config as base
 from sana_jax.data import sources
 from sana_jax.launch import cli
 
-HEAVY = ('tasks', 'training.loop', 'benchmark.predicted',
-         'benchmark.loop', 'benchmark.matrix', 'inference.pipeline',
-         'planning.candidates', 'weights.exchange', 'data.parquet')
+HEAVY = ('tasks.sana.task', 'training.loop', 'tools.bench.loop',
+         'tools.bench.step', 'inference.pipeline', 'tools.plan.candidates',
+         'weights.exchange', 'data.parquet')
 DOCUMENTED = {0, 1, 2, 75, 130, 141, 143}
 SECONDS = 10
 # No folder can be made there, and no file be written.

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from sana_jax import config as configs
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import blockwise, factory
-from sana_jax.weights import folder
 
 
 @pytest.fixture(scope='module')
 def shapes():
-  return folder.transformer_shapes(Sana(**configs.SANA_SIZES['sana_600m_1024']))
+  return abstract.transformer(Sana(**configs.SANA_SIZES['sana_600m_1024']))
 
 
 def state_bytes(name, shapes):

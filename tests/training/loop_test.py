@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.tasks import exports
 from sana_jax.training.loop import SkippedUpdates
 from sana_jax.training.state import Frozen
 from sana_jax.training.step import jit_step
@@ -134,6 +136,9 @@ def test_a_run_that_skipped_too_many_updates_exports_no_model(
   state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=.2)
   assert (tmp_path / 'model/model.npz').exists()
   assert '2 of 12 updates' in caplog.text
+  # `sana-jax export` says so, too.
+  assert [exports.skipped(exports.find(epath.Path(tmp_path), step))
+          for step in (10, 12)] == [0, 2]
   whole = toy.run(tmp_path / 'whole', num_steps=10)
   jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
 

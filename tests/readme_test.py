@@ -81,7 +81,7 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
 
 
 @pytest.mark.parametrize('name, count', [
-  ('kernels', 4), ('optimizers', 1), ('training', 1)])
+  ('kernels', 4), ('optimizers', 2), ('training', 1)])
 def test_the_commands_of_a_page_run(
     name, count, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)

@@ -129,7 +129,7 @@ def config_of(name: str):
 
 
 def _variants(args, asked):
-  """What is measured or compiled, each checked."""
+  """Checked variants to measure or compile."""
   from sana_jax import kernels, tasks
   from sana_jax.tools.bench import timing
   from sana_jax.tools.bench.step import Variant
@@ -206,7 +206,7 @@ def _loop(args, name, config):
 
 
 def file_name(args, prefix: str, result) -> str:
-  """Of the JSON file: one for each kind of device and set of configs."""
+  """Name of the JSON file, one for each kind of device and set of configs."""
   from sana_jax.kernels import tuning
   names = _configs(args).replace('.py', '') + '-sweep' * args.sweep
   return '-'.join(filter(None, [

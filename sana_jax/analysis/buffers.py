@@ -36,7 +36,7 @@ class Arrangement(NamedTuple):
 
 
 def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
-  """Of the newest program that was dumped there; None if there is none."""
+  """Buffers of the newest program dumped there; None if there is none."""
   plans = sorted(folder.glob('*after_optimizations-buffer-assignment.txt'),
                  key=lambda p: p.stat().st_size)
   if not plans:
@@ -48,7 +48,7 @@ def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
 
 
 def arrange(text: str, module: hlo.Module | None, count: int) -> Arrangement:
-  """Of XLA's text; `module` knows where an array comes from."""
+  """Parses XLA's text; `module` knows where an array comes from."""
   arguments = temporaries = 0
   kind, values = '', []
   for line in text.splitlines():

@@ -100,7 +100,7 @@ def get(name: str) -> Chip:
 
 
 def of_kind(kind: str) -> Chip | None:
-  """By the name that JAX has for its devices; None for a CPU or another."""
+  """Chip by JAX's name of its devices; None for a CPU or another."""
   return next((c for c in CHIPS.values() if kind in c.kinds), None)
 
 
@@ -124,7 +124,7 @@ class Topology:
 
   @property
   def devices(self) -> int:
-    """As JAX counts."""
+    """Number of devices as JAX counts."""
     return self.chips * self.chip.devices
 
 

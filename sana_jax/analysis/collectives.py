@@ -24,7 +24,7 @@ _OPCODE = re.compile(rf'({"|".join(KINDS)}|ragged-all-to-all|'
 
 
 class Place(NamedTuple):
-  """Where a device is."""
+  """Position of a device."""
 
   coords: tuple[int, ...]  # In the torus of its slice; () for GPUs.
   island: int  # The slice or host, in which links are fast.
@@ -65,7 +65,7 @@ def find(
   module: hlo.Module, mesh: Mapping[str, int], places: Sequence[Place],
   torus: Sequence[int] = (),
 ) -> list[Collective]:
-  """Those of a program, alike ones together.
+  """Collectives of a program, identical ones merged.
 
   Args:
     mesh: its axes' sizes.

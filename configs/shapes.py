@@ -21,9 +21,13 @@ def get_config(arg=''):
   config.data.size_px = 64 if quick else 128
   config.data.threads = 1  # A cache of 100 MB is nearly as good as memory.
   config.model.update(
-    width=96 if quick else 128, depth=4 if quick else 6,
-    cross_heads=3 if quick else 4, sample_size=4, text_norm_scale=1.0,
-    unroll=4 if quick else 6)
+    width=96 if quick else 128,
+    depth=4 if quick else 6,
+    cross_heads=3 if quick else 4,
+    sample_size=4,
+    text_norm_scale=1.0,
+    unroll=4 if quick else 6,
+  )
   config.num_steps = 7000 if quick else 13_000
   config.batch_size = 32
   config.ema_decay = 0.99 if quick else 0.999

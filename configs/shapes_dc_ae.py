@@ -20,7 +20,8 @@ def get_config(arg=''):
     latent_channels=16,
     widths=(32, 32, 64, 128, 128) if quick else (16, 16, 32, 64, 128, 128),
     depths=(0, 1, 1, 1, 1) if quick else (0, 1, 1, 1, 1, 1),
-    attention_stages=1)
+    attention_stages=1,
+  )
   config.num_steps = 600 if quick else 2200
   config.batch_size = 16
   config.ema_decay = 0.99 if quick else 0.998

@@ -18,8 +18,14 @@ def get_config(arg=''):
   config = base.train('text_encoder')
   quick = base.parse_arg(arg) == 'quick'
   config.model.update(
-    width=128, depth=4, heads=4, kv_heads=2, head_dim=32, hidden=256,
-    query_scale=32)
+    width=128,
+    depth=4,
+    heads=4,
+    kv_heads=2,
+    head_dim=32,
+    hidden=256,
+    query_scale=32,
+  )
   config.text.length = 320 if quick else 384
   config.text.look_back = 1.0 if quick else 0.125
   config.num_steps = 600 if quick else 250

@@ -16,9 +16,21 @@ from sana_jax.kernels.dispatch import (
 from sana_jax.kernels.glumb_conv import depthwise_conv, glumb_conv
 from sana_jax.kernels.linear_attention import relu_linear_attention
 
-OPS = {op.name: op for op in (
-  relu_linear_attention, glumb_conv, conv3x3_silu, conv3x3_norm)}
+OPS = {
+  op.name: op
+  for op in (relu_linear_attention, glumb_conv, conv3x3_silu, conv3x3_norm)
+}
 
-__all__ = ['OPS', 'UnsupportedError', 'conv3x3_norm', 'conv3x3_silu',
-           'depthwise_conv', 'glumb_conv', 'platform', 'prefer',
-           'prefer_in_all_threads', 'recorded', 'relu_linear_attention']
+__all__ = [
+  'OPS',
+  'UnsupportedError',
+  'conv3x3_norm',
+  'conv3x3_silu',
+  'depthwise_conv',
+  'glumb_conv',
+  'platform',
+  'prefer',
+  'prefer_in_all_threads',
+  'recorded',
+  'relu_linear_attention',
+]

@@ -83,8 +83,9 @@ class Op:
   def __call__(self, *args, implementation: str | None = None, **kwargs):
     """Runs the op; `implementation` is a backend's name."""
     if (calls := _choice.value.record) is not None:
-      calls.append(Call(
-        self.name, tuple(x.shape for x in args), args[0].dtype.name))
+      calls.append(
+        Call(self.name, tuple(x.shape for x in args), args[0].dtype.name)
+      )
     implementation = implementation or preferred().get(self.name)
     if implementation is not None:
       return self.backend(implementation)(*args, **kwargs)
@@ -108,7 +109,8 @@ class Op:
     if name not in self.kernels:
       raise ValueError(
         f'{self.name} has no implementation {name!r}; it has '
-        f'{", ".join(self.implementations)}.')
+        f'{", ".join(self.implementations)}.'
+      )
     module, function = self.kernels[name].split(':')
     return getattr(importlib.import_module(module), function)
 
@@ -119,14 +121,16 @@ class Op:
     """
     if name in self.implementations and self.kernels.get(name) != function:
       raise ValueError(
-        f'{self.name} has an implementation {name!r}; choose another name.')
+        f'{self.name} has an implementation {name!r}; choose another name.'
+      )
     self.kernels[name] = function
 
   @property
   def is_plain(self) -> bool:
     """Whether a call that names no backend goes to XLA at once."""
     first = preferred().get(self.name) or next(
-      iter(self.order.get(target(), ())), 'xla')
+      iter(self.order.get(target(), ())), 'xla'
+    )
     return first == 'xla'
 
   @property

@@ -25,12 +25,14 @@ def check_supported(interpret) -> None:
     return
   if dispatch.target() != 'gpu':
     raise dispatch.UnsupportedError(
-      f'it needs a GPU of compute capability 9.0, not a {dispatch.target()}')
+      f'it needs a GPU of compute capability 9.0, not a {dispatch.target()}'
+    )
   found = getattr(jax.devices()[0], 'compute_capability', '9.0')
   # A CPU compiles for GPUs that are not here.
   if str(found) != '9.0':
     raise dispatch.UnsupportedError(
-      f'it needs a GPU of compute capability 9.0, not {found}')
+      f'it needs a GPU of compute capability 9.0, not {found}'
+    )
 
 
 def interpret_params(detect_races: bool = False):
@@ -40,15 +42,24 @@ def interpret_params(detect_races: bool = False):
     from jax._src.pallas.mosaic_gpu.interpret.params import (
       InterpretGPUParams as params,
     )
-  return params(detect_races=detect_races, out_of_bounds_reads='uninitialized',
-                uninitialized_memory='zero')
+  return params(
+    detect_races=detect_races,
+    out_of_bounds_reads='uninitialized',
+    uninitialized_memory='zero',
+  )
 
 
 def blocks(*shape: int, dtype=jnp.bfloat16):
   """Blocks in shared memory, laid out as `wgmma` reads them."""
   width = BYTES // jnp.dtype(dtype).itemsize
-  return plgpu.SMEM((*shape, ROWS, COLUMNS), dtype, transforms=(
-    plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(BYTES)))
+  return plgpu.SMEM(
+    (*shape, ROWS, COLUMNS),
+    dtype,
+    transforms=(
+      plgpu.TilingTransform((8, width)),
+      plgpu.SwizzleTransform(BYTES),
+    ),
+  )
 
 
 def for_tma(ref, at: tuple, interpreted: bool):
@@ -81,6 +92,7 @@ def add_products_over_rows(accumulator, a, b, interpreted: bool) -> None:
   def copied(transposed):
     transposed[...] = a[...].T
     plgpu.wgmma(accumulator, transposed, b)
+
   pl.run_scoped(copied, blocks())
 
 

@@ -27,8 +27,11 @@ def axes_of(size: int, wanted: Sequence[str]) -> tuple[str, ...]:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return ()
-  free = {a for a, kind in zip(mesh.axis_names, mesh.axis_types)
-          if kind == AxisType.Auto}
+  free = {
+    a
+    for a, kind in zip(mesh.axis_names, mesh.axis_types)
+    if kind == AxisType.Auto
+  }
   axes = tuple(a for a in wanted if a in free and mesh.shape[a] > 1)
   return axes if size % math.prod(mesh.shape[a] for a in axes) == 0 else ()
 
@@ -39,13 +42,24 @@ def on_mesh(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
   Without a mesh it is f itself; where nothing is split, every device does all.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  auto = [a for a, kind in zip(mesh.axis_names, mesh.axis_types)
-          if kind == AxisType.Auto] if not mesh.empty else []
+  auto = (
+    [
+      a
+      for a, kind in zip(mesh.axis_names, mesh.axis_types)
+      if kind == AxisType.Auto
+    ]
+    if not mesh.empty
+    else []
+  )
   if not auto:
     return f
   return jax.shard_map(
-    f, in_specs=tuple(in_specs), out_specs=out_specs, axis_names=set(auto),
-    check_vma=False)
+    f,
+    in_specs=tuple(in_specs),
+    out_specs=out_specs,
+    axis_names=set(auto),
+    check_vma=False,
+  )
 
 
 def splits(axes: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from jax.experimental.pallas import tpu as pltpu
 
-MIB = 2 ** 20
+MIB = 2**20
 SPARE = 2 * MIB  # Of VMEM, for what the compiler itself puts there.
 
 

@@ -25,7 +25,11 @@ _overrides = jax.make_user_context(())
 
 
 def choose(
-  op: str, backend: str, backward: bool, shape: tuple[int, ...], dtype: Any,
+  op: str,
+  backend: str,
+  backward: bool,
+  shape: tuple[int, ...],
+  dtype: Any,
   **usual: int,
 ) -> dict[str, int]:
   """The values of `usual`, or those that were faster for such an array."""
@@ -33,8 +37,12 @@ def choose(
   if overrides is not None:
     overrides = dict(overrides)
   else:
-    overrides = table(device_kind()).get(op, {}).get(backend, {}).get(
-      bucket(backward, shape, dtype), {})
+    overrides = (
+      table(device_kind())
+      .get(op, {})
+      .get(backend, {})
+      .get(bucket(backward, shape, dtype), {})
+    )
   return {name: overrides.get(name, value) for name, value in usual.items()}
 
 
@@ -55,14 +63,14 @@ def table(kind: str) -> Mapping[str, Any]:
     return checked(json.loads(path.read_text('utf-8')))
   # Tiles are a matter of speed alone.
   except (OSError, ValueError, RecursionError) as error:
-    logging.warning('%s cannot be read (%s): kernels take their own tile '
-                    'sizes.', path, error)
+    logging.warning(
+      '%s cannot be read (%s): kernels take their own tile sizes.', path, error
+    )
     return {}
 
 
 def checked(table: Any) -> Mapping[str, Any]:
-  """The table; ValueError unless it is one, {op: {backend: {array: values}}}.
-  """
+  """The table; ValueError unless it is {op: {backend: {array: values}}}."""
   levels = [table]
   for _ in range(3):
     if not all(isinstance(level, dict) for level in levels):
@@ -70,7 +78,8 @@ def checked(table: Any) -> Mapping[str, Any]:
     levels = [value for level in levels for value in level.values()]
   for values in levels:
     if not isinstance(values, dict) or not all(
-        type(x) is int and 0 < x < 2**31 for x in values.values()):
+      type(x) is int and 0 < x < 2**31 for x in values.values()
+    ):
       raise ValueError('a tile size is no positive number')
   return table
 

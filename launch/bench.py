@@ -1,10 +1,10 @@
 """Measure speed and memory, on the devices that are here.
 
-  sana-jax bench chip
-  sana-jax bench sample --model sana_600m_1024 --against diffusers
-  sana-jax bench step --configs sana_1600m_1024+batch_size=16 --against xla
-  sana-jax bench kernels --models sana_1600m_1024 --against torch
-  sana-jax bench sample --help
+sana-jax bench chip
+sana-jax bench sample --model sana_600m_1024 --against diffusers
+sana-jax bench step --configs sana_1600m_1024+batch_size=16 --against xla
+sana-jax bench kernels --models sana_1600m_1024 --against torch
+sana-jax bench sample --help
 """
 
 import argparse
@@ -35,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   for what, summary in WHAT.items():
     module = importlib.import_module(f'sana_jax.launch.bench_{what}')
     kind = kinds.add_parser(
-      what, help=summary, description=module.__doc__, allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+      what,
+      help=summary,
+      description=module.__doc__,
+      allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(kind)
     kind.set_defaults(run_bench=module.run, command=kind)
 
@@ -79,17 +83,25 @@ def check(folder: str | None, flag: str = '--out') -> None:
 
 def add_places(parser: argparse.ArgumentParser, page: str) -> None:
   """Declares --out and --render."""
-  parser.add_argument('--out', type=text, metavar='DIR',
-                      help=f'folder for the JSON file and {page}')
-  parser.add_argument('--render', type=text, metavar='DIR',
-                      help='writes the page of the JSON files of DIR again and '
-                      'measures nothing')
+  parser.add_argument(
+    '--out',
+    type=text,
+    metavar='DIR',
+    help=f'folder for the JSON file and {page}',
+  )
+  parser.add_argument(
+    '--render',
+    type=text,
+    metavar='DIR',
+    help='writes the page of the JSON files of DIR again and measures nothing',
+  )
 
 
 def write(folder: str | None, name: str, report, result) -> None:
   """--out: the result as JSON, and the page of all that are there."""
   if folder:
     from sana_jax.tools.report import to_json
+
     with output.folder(folder) as out:
       files.write_text(out / f'{name.replace(":", "-")}.json', to_json(result))
       write_pages(folder, [report])
@@ -103,8 +115,10 @@ def write_pages(folder: str, reports: Sequence) -> None:
   path = pathlib.Path(expanded(folder))
   found = [(report, sorted(path.glob(report.files))) for report in reports]
   if not any(paths for _, paths in found):
-    raise UserError(f'{folder} has no JSON file of this command '
-                    f'({", ".join(report.files for report in reports)}).')
+    raise UserError(
+      f'{folder} has no JSON file of this command '
+      f'({", ".join(report.files for report in reports)}).'
+    )
   for report, paths in found:
     if paths:
       runs = [report.from_json(output.read(p, '--render')) for p in paths]

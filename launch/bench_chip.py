@@ -29,14 +29,26 @@ _PACKAGES = ('sana_jax', 'jax', 'jaxlib', 'flax', 'torch', 'diffusers')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--minutes', type=positive, default=9., metavar='N',
-                      help='all in all (default: %(default)g)')
-  parser.add_argument('--out', type=text, default='out/chip', metavar='DIR',
-                      help='folder for chip.json and chip.md (default: '
-                      '%(default)s)')
-  parser.add_argument('--render', type=text, metavar='DIR',
-                      help='writes the page of chip.json in DIR again and '
-                      'measures nothing')
+  parser.add_argument(
+    '--minutes',
+    type=positive,
+    default=9.0,
+    metavar='N',
+    help='all in all (default: %(default)g)',
+  )
+  parser.add_argument(
+    '--out',
+    type=text,
+    default='out/chip',
+    metavar='DIR',
+    help='folder for chip.json and chip.md (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--render',
+    type=text,
+    metavar='DIR',
+    help='writes the page of chip.json in DIR again and measures nothing',
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
   from sana_jax.tools.bench.chip import runner
   from sana_jax.tools.bench.chip.report import CHIP
   from sana_jax.tools.report import Run
+
   if args.render:
     bench.write_pages(args.render, [CHIP])
     return 0
@@ -51,11 +64,17 @@ def run(args: argparse.Namespace) -> int:
   versions = {'python': platform.python_version(), **bench.versions(*_PACKAGES)}
   with output.folder(args.out) as out:
     path = pathlib.Path(out, CHIP.files)
-    found = Run([], '', datetime.date.today().isoformat(), versions,
-                bench.repeated_by(args))
+    found = Run(
+      [],
+      '',
+      datetime.date.today().isoformat(),
+      versions,
+      bench.repeated_by(args),
+    )
     if path.exists():
       found = runner.resumed(
-        CHIP.from_json(output.read(path, '--out')), versions)
+        CHIP.from_json(output.read(path, '--out')), versions
+      )
     found = runner.run(path, found, 60 * args.minutes)
     print(CHIP.table(found))
     files.write_text(out / CHIP.page, CHIP.markdown([found]))

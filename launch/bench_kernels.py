@@ -34,45 +34,90 @@ _PASSES = ('forward', 'training')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--models', default=_MODELS, type=text, metavar='A,B',
-                      help='of sana-jax zoo (default: %(default)s)')
-  parser.add_argument('--sizes', type=text, metavar='PX,PX',
-                      help='of square pictures (default: 512,1024,2048,4096; '
-                      'on a CPU 512,1024)')
-  parser.add_argument('--batch-size', type=whole(1, BATCH), metavar='N',
-                      help='pictures of a call (default: 16 of 1024 px or as '
-                      'many pixels, at most 16; on a CPU 1)')
-  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
-                      help='default: float32 on CPU, else bfloat16')
-  parser.add_argument('--ops', type=text, metavar='A,B',
-                      help='relu_linear_attention, glumb_conv, '
-                      'conv3x3_silu, conv3x3_norm (default: all)')
-  parser.add_argument('--backends', type=text, metavar='A,B',
-                      help='xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: '
-                      'all that can run)')
-  parser.add_argument('--passes', default=','.join(_PASSES), type=text,
-                      metavar='A,B', help='default: %(default)s')
-  parser.add_argument('--against', choices=['torch'],
-                      help='time it in the same run')
-  parser.add_argument('--repeats', type=whole(), default=5, metavar='N',
-                      help='rounds in which all take turns (default: '
-                      '%(default)s)')
-  parser.add_argument('--tune', action='store_true',
-                      help='try tile sizes, and keep the fastest')
-  parser.add_argument('--tuned', type=text, metavar='DIR',
-                      help='where --tune writes (default: kernels/tuned)')
-  parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
-                      help='such as v5e:2x2, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1 '
-                      'or h200:1x1x1')
-  parser.add_argument('--mesh', type=sizes, default={'data': 1},
-                      metavar='AXIS=N,...',
-                      help='of --compile-for (default: data=1)')
+  parser.add_argument(
+    '--models',
+    default=_MODELS,
+    type=text,
+    metavar='A,B',
+    help='of sana-jax zoo (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--sizes',
+    type=text,
+    metavar='PX,PX',
+    help='of square pictures (default: 512,1024,2048,4096; on a CPU 512,1024)',
+  )
+  parser.add_argument(
+    '--batch-size',
+    type=whole(1, BATCH),
+    metavar='N',
+    help='pictures of a call (default: 16 of 1024 px or as '
+    'many pixels, at most 16; on a CPU 1)',
+  )
+  parser.add_argument(
+    '--dtype',
+    choices=['float32', 'bfloat16', 'float16'],
+    help='default: float32 on CPU, else bfloat16',
+  )
+  parser.add_argument(
+    '--ops',
+    type=text,
+    metavar='A,B',
+    help='relu_linear_attention, glumb_conv, '
+    'conv3x3_silu, conv3x3_norm (default: all)',
+  )
+  parser.add_argument(
+    '--backends',
+    type=text,
+    metavar='A,B',
+    help='xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: all that can run)',
+  )
+  parser.add_argument(
+    '--passes',
+    default=','.join(_PASSES),
+    type=text,
+    metavar='A,B',
+    help='default: %(default)s',
+  )
+  parser.add_argument(
+    '--against', choices=['torch'], help='time it in the same run'
+  )
+  parser.add_argument(
+    '--repeats',
+    type=whole(),
+    default=5,
+    metavar='N',
+    help='rounds in which all take turns (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--tune', action='store_true', help='try tile sizes, and keep the fastest'
+  )
+  parser.add_argument(
+    '--tuned',
+    type=text,
+    metavar='DIR',
+    help='where --tune writes (default: kernels/tuned)',
+  )
+  parser.add_argument(
+    '--compile-for',
+    type=text,
+    metavar='TOPOLOGY',
+    help='such as v5e:2x2, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1 or h200:1x1x1',
+  )
+  parser.add_argument(
+    '--mesh',
+    type=sizes,
+    default={'data': 1},
+    metavar='AXIS=N,...',
+    help='of --compile-for (default: data=1)',
+  )
   bench.add_places(parser, 'kernels.md')
 
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
   from sana_jax.tools.bench.ops import report
+
   if args.render:
     bench.write_pages(args.render, [report.MEASURED, report.COMPILED])
     return 0
@@ -80,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
   bench.check(args.tuned, '--tuned')
   if args.compile_for:  # Before the models are looked at, which takes seconds.
     from sana_jax.analysis import topologies
+
     topologies.check(args.compile_for)
   plan = _plan(args)
   if args.tune:
@@ -101,27 +147,38 @@ def _plan(args):
 
   from sana_jax.tools.bench.ops import cases
   from sana_jax.tools.bench.ops import measure as measures
+
   small = jax.default_backend() == 'cpu' and not args.compile_for
   ops = _among('--ops', args.ops, list(cases.OPS))
   passes = _among('--passes', args.passes, list(_PASSES))
-  known = dict.fromkeys(b for op in cases.OPS
-                        for b in measures.implementations(op))
+  known = dict.fromkeys(
+    b for op in cases.OPS for b in measures.implementations(op)
+  )
   backends = _among('--backends', args.backends, list(known))
   found = cases.of_models(
     args.models.split(','),
     _sizes(args.sizes or ('512,1024' if small else '512,1024,2048,4096')),
     args.batch_size or (1 if small else None),
-    args.dtype or ('float32' if small else 'bfloat16'))
-  return [(case, name == 'training',
-           [b for b in measures.implementations(case.op) if b in backends])
-          for case in found if case.op in ops for name in passes]
+    args.dtype or ('float32' if small else 'bfloat16'),
+  )
+  return [
+    (
+      case,
+      name == 'training',
+      [b for b in measures.implementations(case.op) if b in backends],
+    )
+    for case in found
+    if case.op in ops
+    for name in passes
+  ]
 
 
 def _among(flag, given, allowed):
   chosen = given.split(',') if given else allowed
   if unknown := [x for x in chosen if x not in allowed]:
-    raise UserError(f'{flag} has {unknown[0]!r}; allowed are '
-                    f'{", ".join(allowed)}.')
+    raise UserError(
+      f'{flag} has {unknown[0]!r}; allowed are {", ".join(allowed)}.'
+    )
   return chosen
 
 
@@ -131,8 +188,10 @@ def _sizes(given):
   except argparse.ArgumentTypeError as e:
     raise UserError(f'--sizes: {e}.') from None
   if odd := [x for x in found if x % 32]:
-    raise UserError(f'--sizes has {odd[0]}; give multiples of 32, the '
-                    "autoencoder's compression.")
+    raise UserError(
+      f'--sizes has {odd[0]}; give multiples of 32, the '
+      "autoencoder's compression."
+    )
   return found
 
 
@@ -143,23 +202,36 @@ def measure(args, plan):
   from sana_jax.analysis import device
   from sana_jax.tools.bench.ops import measure as measures
   from sana_jax.tools.report import Run
+
   records = []
   with contextlib.ExitStack() as stack:
     torch = _torch(stack) if args.against else None
     for case, training, backends in tqdm(plan, desc='cases', disable=None):
-      others = {name: lambda name=name: torch.ask('seconds', name)
-                for name in torch.ask('begin', case, training)} if torch else {}
+      others = (
+        {
+          name: lambda name=name: torch.ask('seconds', name)
+          for name in torch.ask('begin', case, training)
+        }
+        if torch
+        else {}
+      )
       records += measures.measure(
-        case, training, backends, args.repeats, others)
+        case, training, backends, args.repeats, others
+      )
       if torch:
         torch.ask('end')
   dtype = plan[0][0].dtype
   return Run(
-    records, device.name(), datetime.date.today().isoformat(),
-    bench.versions(*_PACKAGES[:None if args.against else 2]),
-    bench.repeated_by(args), {
+    records,
+    device.name(),
+    datetime.date.today().isoformat(),
+    bench.versions(*_PACKAGES[: None if args.against else 2]),
+    bench.repeated_by(args),
+    {
       'copy_bytes': device.copy_rate(),
-      'matmul_flops': device.matmul_rate(dtype)})
+      'matmul_flops': device.matmul_rate(dtype),
+    },
+  )
 
 
 def compile_all(args, plan):
@@ -169,40 +241,54 @@ def compile_all(args, plan):
   from sana_jax.analysis import topologies
   from sana_jax.tools.bench.ops import compiled
   from sana_jax.tools.report import Run
+
   mesh = topologies.mesh(args.compile_for, args.mesh)
   platform = topologies.platform(args.compile_for)
   records = []
   for case, training, backends in tqdm(plan, desc='cases', disable=None):
     records += [
       compiled.compile_case(case, training, backend, mesh, platform)
-      for backend in backends]
+      for backend in backends
+    ]
   return Run(
-    records, args.compile_for, datetime.date.today().isoformat(),
-    bench.versions('sana_jax', 'jax', 'libtpu'), bench.repeated_by(args),
-    {'devices': mesh.size})
+    records,
+    args.compile_for,
+    datetime.date.today().isoformat(),
+    bench.versions('sana_jax', 'jax', 'libtpu'),
+    bench.repeated_by(args),
+    {'devices': mesh.size},
+  )
 
 
 def _torch(stack):
   from sana_jax.tools.bench import processes
+
   return stack.enter_context(processes.start(_torch_side))
 
 
 def _torch_side():
   from sana_jax.tools.bench.ops.torch_side import TorchSide
+
   return TorchSide()
 
 
 def file_name(args, result) -> str:
   """Of the JSON file: one for each kind of device, type and comparison."""
   from sana_jax.kernels import tuning
-  parts = ['kernels', tuning.file_name(result.device), result.records[0].dtype,
-           *([args.against] if args.against else [])]
+
+  parts = [
+    'kernels',
+    tuning.file_name(result.device),
+    result.records[0].dtype,
+    *([args.against] if args.against else []),
+  ]
   return '-'.join(parts)
 
 
 def measured(path) -> dict:
   """The table of a device so far; UserError where the file is none."""
   from sana_jax.kernels import tuning
+
   try:
     return dict(tuning.checked(files.read_json(path)))
   except FileNotFoundError:
@@ -210,8 +296,9 @@ def measured(path) -> dict:
   except UserError:
     raise
   except ValueError as e:
-    raise UserError(f'{path} cannot be added to ({e}); remove it, or give '
-                    'another --tuned.') from e
+    raise UserError(
+      f'{path} cannot be added to ({e}); remove it, or give another --tuned.'
+    ) from e
 
 
 def tune(args, plan) -> int:
@@ -222,6 +309,7 @@ def tune(args, plan) -> int:
 
   from sana_jax.kernels import tuning
   from sana_jax.tools.bench.ops import tune as tuner
+
   kind = jax.devices()[0].device_kind
   name = f'{tuning.file_name(kind)}.json'
   with output.folder(args.tuned or str(tuning.FOLDER), '--tuned') as out:
@@ -235,10 +323,13 @@ def tune(args, plan) -> int:
         table = tuner.merged(table, case, training, backend, found)
         files.write_text(path, json.dumps(table, indent=1) + '\n')
         values = ' '.join(f'{k}={v}' for k, v in found.values.items())
-        print(f'{backend} {case.op} {case.dtype} '
-              f'{"x".join(map(str, case.shape))} '
-              f'{"training" if training else "forward"}: '
-              f'{values or "its own choice"}, '
-              f'{found.seconds / found.usual_seconds:.2f} of its time '
-              f'({found.tried} tried)', flush=True)
+        print(
+          f'{backend} {case.op} {case.dtype} '
+          f'{"x".join(map(str, case.shape))} '
+          f'{"training" if training else "forward"}: '
+          f'{values or "its own choice"}, '
+          f'{found.seconds / found.usual_seconds:.2f} of its time '
+          f'({found.tried} tried)',
+          flush=True,
+        )
   return 0

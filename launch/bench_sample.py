@@ -36,59 +36,119 @@ _PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--model', default='sana_600m_1024', metavar='NAME',
-                      help='of sana-jax zoo (default: %(default)s)')
-  parser.add_argument('--size', type=whole(1, PIXELS), metavar='PX',
-                      help="of square pictures (default: the model's own)")
-  parser.add_argument('--steps', type=whole(1, 1000), default=20, metavar='N',
-                      help='default: %(default)s')
-  parser.add_argument('--batch-size', type=whole(1, BATCH), default=1,
-                      metavar='N',
-                      help='pictures of a call (default: %(default)s)')
-  parser.add_argument('--guidance-scale', type=not_negative, default=4.5,
-                      metavar='S', help='default: %(default)s')
-  parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
-                      help='default: float32 on CPU, else bfloat16')
-  parser.add_argument('--stages', default='text,denoise,decode', type=text,
-                      metavar='A,B', help='default: %(default)s')
-  parser.add_argument('--against',
-                      choices=['diffusers', 'diffusers-compile', 'plain',
-                               'xla'],
-                      help='measure it in the same run; plain is ours without '
-                      'keeping what stays the same, xla without kernels')
-  parser.add_argument('--compile-for', type=text, metavar='TOPOLOGY',
-                      help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
-                      'v5e:2x2; or h200:1x1x8')
-  parser.add_argument('--mesh', type=sizes, default={'data': 1},
-                      metavar='AXIS=N,...',
-                      help='of --compile-for (default: data=1)')
-  parser.add_argument('--kernels', type=backends, default={},
-                      metavar='OP=NAME,...',
-                      help='backends of operations, such as '
-                      'glumb_conv=mosaic_gpu (default: the fastest)')
-  parser.add_argument('--decode', choices=['whole', 'strips'], default='whole',
-                      help='of --compile-for (default: %(default)s)')
-  parser.add_argument('--repeats', type=whole(), default=3, metavar='N',
-                      help='calls of each side, in turn (default: %(default)s)')
+  parser.add_argument(
+    '--model',
+    default='sana_600m_1024',
+    metavar='NAME',
+    help='of sana-jax zoo (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--size',
+    type=whole(1, PIXELS),
+    metavar='PX',
+    help="of square pictures (default: the model's own)",
+  )
+  parser.add_argument(
+    '--steps',
+    type=whole(1, 1000),
+    default=20,
+    metavar='N',
+    help='default: %(default)s',
+  )
+  parser.add_argument(
+    '--batch-size',
+    type=whole(1, BATCH),
+    default=1,
+    metavar='N',
+    help='pictures of a call (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--guidance-scale',
+    type=not_negative,
+    default=4.5,
+    metavar='S',
+    help='default: %(default)s',
+  )
+  parser.add_argument(
+    '--dtype',
+    choices=['float32', 'bfloat16', 'float16'],
+    help='default: float32 on CPU, else bfloat16',
+  )
+  parser.add_argument(
+    '--stages',
+    default='text,denoise,decode',
+    type=text,
+    metavar='A,B',
+    help='default: %(default)s',
+  )
+  parser.add_argument(
+    '--against',
+    choices=['diffusers', 'diffusers-compile', 'plain', 'xla'],
+    help='measure it in the same run; plain is ours without '
+    'keeping what stays the same, xla without kernels',
+  )
+  parser.add_argument(
+    '--compile-for',
+    type=text,
+    metavar='TOPOLOGY',
+    help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
+    'v5e:2x2; or h200:1x1x8',
+  )
+  parser.add_argument(
+    '--mesh',
+    type=sizes,
+    default={'data': 1},
+    metavar='AXIS=N,...',
+    help='of --compile-for (default: data=1)',
+  )
+  parser.add_argument(
+    '--kernels',
+    type=backends,
+    default={},
+    metavar='OP=NAME,...',
+    help='backends of operations, such as '
+    'glumb_conv=mosaic_gpu (default: the fastest)',
+  )
+  parser.add_argument(
+    '--decode',
+    choices=['whole', 'strips'],
+    default='whole',
+    help='of --compile-for (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--repeats',
+    type=whole(),
+    default=3,
+    metavar='N',
+    help='calls of each side, in turn (default: %(default)s)',
+  )
   bench.add_places(parser, 'sampling.md')
 
 
 def run(args: argparse.Namespace) -> int:
   """Measures, prints and writes; returns the exit code."""
   from sana_jax.tools.bench.sample_report import SAMPLING
+
   if args.render:
     bench.write_pages(args.render, [SAMPLING])
     return 0
   bench.check(args.out)
   from sana_jax.tools.bench.request import request, STAGES
+
   stages = args.stages.split(',')
   if unknown := [s for s in stages if s not in STAGES]:
-    raise UserError(f'--stages has {unknown[0]!r}; allowed are '
-                    f'{", ".join(STAGES)}.')
+    raise UserError(
+      f'--stages has {unknown[0]!r}; allowed are {", ".join(STAGES)}.'
+    )
   asked = request(
-    args.model, args.size, steps=args.steps, batch=args.batch_size,
-    guidance_scale=args.guidance_scale, dtype=args.dtype or usual_dtype(),
-    kernels=args.kernels)
+    args.model,
+    args.size,
+    steps=args.steps,
+    batch=args.batch_size,
+    guidance_scale=args.guidance_scale,
+    dtype=args.dtype or usual_dtype(),
+    kernels=args.kernels,
+  )
   if args.compile_for:
     return compile_stages(args, asked, stages)
   result = measure(args, asked, stages)
@@ -103,6 +163,7 @@ def measure(args, asked, stages):
 
   from sana_jax.tools.bench import sample_report, workers
   from sana_jax.tools.report import Run
+
   sides = [workers.OURS, *([args.against] if args.against else [])]
   records, ours = [], {}
   for stage in tqdm(stages, desc='stages', disable=None):
@@ -111,10 +172,16 @@ def measure(args, asked, stages):
     ours = found[workers.OURS]
   torch = 'diffusers' in (args.against or '')
   return Run(
-    records, ours['device'], datetime.date.today().isoformat(),
-    bench.versions(*_PACKAGES[:None if torch else 2]), bench.repeated_by(args),
-    {'request': dataclasses.asdict(asked),
-     'matmul_flops': ours['matmul_flops']})
+    records,
+    ours['device'],
+    datetime.date.today().isoformat(),
+    bench.versions(*_PACKAGES[: None if torch else 2]),
+    bench.repeated_by(args),
+    {
+      'request': dataclasses.asdict(asked),
+      'matmul_flops': ours['matmul_flops'],
+    },
+  )
 
 
 def compile_stages(args, asked, stages) -> int:
@@ -122,18 +189,25 @@ def compile_stages(args, asked, stages) -> int:
   from sana_jax.analysis import topologies
   from sana_jax.inference.seamless import Strips
   from sana_jax.tools.bench import compiled, sample_report
+
   mesh = topologies.mesh(args.compile_for, args.mesh)
   strips = Strips() if args.decode == 'strips' else None
   print(f'{sample_report.title(asked)}, on {args.compile_for}, GiB of a chip:')
   for stage in stages:
     found = compiled.compile_stage(
-      stage, asked, mesh, topologies.platform(args.compile_for), strips)
-    gib = [f'{name} {getattr(found, name) / 2**30:.2f}' for name in (
-      'weights', 'temporaries', 'outputs')]
+      stage, asked, mesh, topologies.platform(args.compile_for), strips
+    )
+    gib = [
+      f'{name} {getattr(found, name) / 2**30:.2f}'
+      for name in ('weights', 'temporaries', 'outputs')
+    ]
     called = sum(found.kernel_names.values())
     moved = ', '.join(f'{n} {kind}' for kind, n in found.collectives.items())
-    print(f'{stage}: {", ".join(gib)}; {moved or "no collectives"}; '
-          f'{called} kernels; compiled in {found.seconds:.0f} s', flush=True)
+    print(
+      f'{stage}: {", ".join(gib)}; {moved or "no collectives"}; '
+      f'{called} kernels; compiled in {found.seconds:.0f} s',
+      flush=True,
+    )
   return 0
 
 
@@ -141,11 +215,14 @@ def file_name(r, run) -> str:
   """Of the JSON file: one for each request, stage list and kind of device."""
   kind = re.sub(r'\W+', '-', run.device.lower()).strip('-')
   stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
-  return (f'sampling-{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-'
-          f'{r.dtype}-{stages}-{kind}')
+  return (
+    f'sampling-{r.model}-{r.height}px-{r.steps}steps-b{r.batch}-'
+    f'{r.dtype}-{stages}-{kind}'
+  )
 
 
 def usual_dtype() -> str:
   """As sana-jax sample has it."""
   import jax
+
   return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'

@@ -12,11 +12,14 @@ FOUND = 'number', 'score'  # What is known of a picture when it is chosen.
 def scorer(args) -> Callable | None:
   """The scorer or judge that is asked for."""
   if args.candidates > 1 and not args.scorer:
-    raise UserError(f'--candidates={args.candidates} needs a --scorer that '
-                    'chooses among them, such as shapes.')
+    raise UserError(
+      f'--candidates={args.candidates} needs a --scorer that '
+      'chooses among them, such as shapes.'
+    )
   if not args.scorer:
     return None
   from sana_jax.evaluation import scorers
+
   devices.configure(args.cpu_devices)  # Before a user's module may use JAX.
   return scorers.load(args.scorer)
 
@@ -26,9 +29,12 @@ def check(chooser: Callable | None, candidates: int, job) -> None:
   if chooser is None:
     return
   from sana_jax.evaluation import scorers
+
   if job.num_images > candidates:
-    raise UserError(f'--candidates is {candidates}; it must be --num-images, '
-                    f'{job.num_images}, or more.')
+    raise UserError(
+      f'--candidates is {candidates}; it must be --num-images, '
+      f'{job.num_images}, or more.'
+    )
   scorers.check(chooser, job.prompt)
 
 
@@ -38,7 +44,12 @@ def asked(args, rank: int) -> dict:
 
 
 def chosen(
-  pipe, pictures, album, settings: dict, args, chooser: Callable,
+  pipe,
+  pictures,
+  album,
+  settings: dict,
+  args,
+  chooser: Callable,
   failed: dict[str, str],
 ) -> Iterator[tuple[list, list]]:
   """(pictures, their pixels), a prompt at a time; each says what it came to.
@@ -46,21 +57,38 @@ def chosen(
   `failed` receives the reason for each picture whose text cannot be encoded.
   """
   from sana_jax.inference import batches, candidates
+
   # The pictures of a line are chosen together.
-  lines = [list(line) for _, line in itertools.groupby(
-    pictures, lambda p: p.file.partition('-')[0])]
+  lines = [
+    list(line)
+    for _, line in itertools.groupby(
+      pictures, lambda p: p.file.partition('-')[0]
+    )
+  ]
   lines = [line for line in lines if any(album.made(p) is None for p in line)]
   for i, best in candidates.generate(
-      pipe, [batches.request_of(line[0].about) for line in lines],
-      args.candidates, [len(line) for line in lines], chooser, args.batch_size,
-      on_bad=lambda i, reason: failed.update(
-        dict.fromkeys([p.file for p in lines[i]], reason)), **settings):
+    pipe,
+    [batches.request_of(line[0].about) for line in lines],
+    args.candidates,
+    [len(line) for line in lines],
+    chooser,
+    args.batch_size,
+    on_bad=lambda i, reason: failed.update(
+      dict.fromkeys([p.file for p in lines[i]], reason)
+    ),
+    **settings,
+  ):
     # A run may have been stopped between two of them.
     there = {made['number'] for p in lines[i] if (made := album.made(p))}
     missing = [p for p in lines[i] if album.made(p) is None]
-    fresh = [c for c in best if c.number not in there][:len(missing)]
-    yield [p._replace(about={**p.about, **outcome(c)}) for p, c in zip(
-      missing, fresh)], [c.image for c in fresh]
+    fresh = [c for c in best if c.number not in there][: len(missing)]
+    yield (
+      [
+        p._replace(about={**p.about, **outcome(c)})
+        for p, c in zip(missing, fresh)
+      ],
+      [c.image for c in fresh],
+    )
 
 
 def outcome(candidate) -> dict:

@@ -58,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
-      return fail(f'This needs the package {e.name}; install it with pip '
-                  f"install 'sana_jax[{_EXTRAS.get(e.name, 'train')}]'.")
+      return fail(
+        f'This needs the package {e.name}; install it with pip '
+        f"install 'sana_jax[{_EXTRAS.get(e.name, 'train')}]'."
+      )
     except KeyboardInterrupt:
       print('sana-jax: interrupted', file=sys.stderr)
       return 130
@@ -91,7 +93,8 @@ def check_folder() -> None:
     os.getcwd()
   except FileNotFoundError as e:
     raise UserError(
-      'The current folder does not exist any more; change into another.') from e
+      'The current folder does not exist any more; change into another.'
+    ) from e
 
 
 def check_overrides(overrides: Sequence[str], command: Parser) -> None:
@@ -113,14 +116,18 @@ def unknown(argument: str, command: Parser) -> UserError:
   flags = command.flags()
   return UserError(
     f'Unknown argument {shown(argument)}; {command.prog} has '
-    f'{", ".join(flags)}{similar(argument.partition("=")[0], flags)}.')
+    f'{", ".join(flags)}{similar(argument.partition("=")[0], flags)}.'
+  )
 
 
 def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
   """The whole parser and the command's; no other command is imported."""
   parser = Parser(
-    prog='sana-jax', description=__doc__.partition('\n')[0], epilog=_EXAMPLES,
-    formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog='sana-jax',
+    description=__doc__.partition('\n')[0],
+    epilog=_EXAMPLES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--version', action='version', version=__version__)
   commands = parser.add_subparsers(metavar='COMMAND')
   mine = None
@@ -130,11 +137,16 @@ def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
       continue
     module = importlib.import_module(f'sana_jax.launch.{command}')
     mine = commands.add_parser(
-      command, help=summary, description=module.__doc__, allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+      command,
+      help=summary,
+      description=module.__doc__,
+      allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(mine)
     mine.set_defaults(
-      run=module.run, overrides=getattr(module, 'OVERRIDES', False))
+      run=module.run, overrides=getattr(module, 'OVERRIDES', False)
+    )
   return parser, mine
 
 

@@ -23,11 +23,16 @@ def load_config(name: str) -> ConfigDict:
   Raises UserError, with the line, for whatever goes wrong in the file.
   """
   file, _, arg = name.partition(':')
-  config = _run(f'--config={name}', _find(f'--config={name}', file, CONFIGS),
-                lambda module: module.get_config(arg))
+  config = _run(
+    f'--config={name}',
+    _find(f'--config={name}', file, CONFIGS),
+    lambda module: module.get_config(arg),
+  )
   if not isinstance(config, ConfigDict):
-    raise UserError(f'--config={name}: get_config(arg) must return a '
-                    f'ConfigDict, not {type(config).__name__}.')
+    raise UserError(
+      f'--config={name}: get_config(arg) must return a '
+      f'ConfigDict, not {type(config).__name__}.'
+    )
   return config
 
 
@@ -43,20 +48,27 @@ def checked_config(name: str, overrides: Sequence[str]) -> ConfigDict:
 def apply_layout(config: ConfigDict, name: str) -> None:
   """Sets what the LAYOUT of a file, or of a shipped name, says."""
   said = f'--layout={name}'
-  layout = _run(said, _find(said, name, CONFIGS / 'layouts'),
-                lambda module: module.LAYOUT)
+  layout = _run(
+    said, _find(said, name, CONFIGS / 'layouts'), lambda module: module.LAYOUT
+  )
   if not isinstance(layout, dict):
-    raise UserError(f'{said}: LAYOUT must be a dict, not '
-                    f'{type(layout).__name__}.')
+    raise UserError(
+      f'{said}: LAYOUT must be a dict, not {type(layout).__name__}.'
+    )
   allowed = tuple(base.changing(LAYOUT, config))
-  if wrong := [k for k in layout if k in base.flatten(config)
-               and k not in allowed]:
+  if wrong := [
+    k for k in layout if k in base.flatten(config) and k not in allowed
+  ]:
     raise UserError(
       f'{said} sets {wrong}; a layout may set {", ".join(allowed)}.',
-      key='--layout', value=name, allowed=allowed)
+      key='--layout',
+      value=name,
+      allowed=allowed,
+    )
   try:
     base.apply_overrides(
-      config, [f'--config.{key}={value}' for key, value in layout.items()])
+      config, [f'--config.{key}={value}' for key, value in layout.items()]
+    )
   except UserError as e:
     raise e.within(said) from e
 
@@ -71,7 +83,8 @@ def _find(said: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
     raise UserError(f'{said} is no Python file: its name must end in .py.')
   names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
   raise UserError(
-    f'{said}: there is no such file; shipped are {", ".join(names)}.')
+    f'{said}: there is no such file; shipped are {", ".join(names)}.'
+  )
 
 
 def _is_file(said, path):
@@ -93,11 +106,15 @@ def _run(said: str, path: pathlib.Path, get) -> Any:
   except UserError as e:
     raise e.within(said) from e
   except Exception as e:  # noqa: BLE001  It is the user's own code.
-    lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__)
-             if frame.filename == str(path)]
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(e.__traceback__)
+      if frame.filename == str(path)
+    ]
     line = getattr(e, 'lineno', None) or (lines or ['?'])[-1]
-    raise UserError(f'{said} fails in line {line} ({brief(e)}); mend the '
-                    'file.') from e
+    raise UserError(
+      f'{said} fails in line {line} ({brief(e)}); mend the file.'
+    ) from e
 
 
 def brief(error: Exception) -> str:

@@ -29,27 +29,56 @@ _DTYPES = ('float32', 'bfloat16', 'float16')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--from', required=True, dest='source', metavar='NAME',
-                      type=text, help='a folder, a file, a hub id or a zoo '
-                      'name')
-  parser.add_argument('--to', required=True, dest='target', metavar='PATH',
-                      type=text, help='a new folder, or a new .pth file')
-  parser.add_argument('--format', required=True, metavar='FORMAT',
-                      choices=['diffusers', 'official', 'orbax'],
-                      help='diffusers, official or orbax')
-  parser.add_argument('--part', action='append', metavar='NAME',
-                      help='only this one: transformer, vae, text_encoder or '
-                      'controlnet (default: all that are there)')
-  parser.add_argument('--base', metavar='NAME',
-                      help='the model whose other parts complete the folder')
-  parser.add_argument('--like', metavar='NAME',
-                      help='the zoo name of an official file, which holds no '
-                      "config (default: --base's, or as its shapes tell, for "
-                      '1024 px)')
-  parser.add_argument('--ema', action='store_true',
-                      help='of an official file, the averaged weights')
-  parser.add_argument('--dtype', choices=_DTYPES,
-                      help="default: each tensor's own")
+  parser.add_argument(
+    '--from',
+    required=True,
+    dest='source',
+    metavar='NAME',
+    type=text,
+    help='a folder, a file, a hub id or a zoo name',
+  )
+  parser.add_argument(
+    '--to',
+    required=True,
+    dest='target',
+    metavar='PATH',
+    type=text,
+    help='a new folder, or a new .pth file',
+  )
+  parser.add_argument(
+    '--format',
+    required=True,
+    metavar='FORMAT',
+    choices=['diffusers', 'official', 'orbax'],
+    help='diffusers, official or orbax',
+  )
+  parser.add_argument(
+    '--part',
+    action='append',
+    metavar='NAME',
+    help='only this one: transformer, vae, text_encoder or '
+    'controlnet (default: all that are there)',
+  )
+  parser.add_argument(
+    '--base',
+    metavar='NAME',
+    help='the model whose other parts complete the folder',
+  )
+  parser.add_argument(
+    '--like',
+    metavar='NAME',
+    help='the zoo name of an official file, which holds no '
+    "config (default: --base's, or as its shapes tell, for "
+    '1024 px)',
+  )
+  parser.add_argument(
+    '--ema',
+    action='store_true',
+    help='of an official file, the averaged weights',
+  )
+  parser.add_argument(
+    '--dtype', choices=_DTYPES, help="default: each tensor's own"
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,26 +86,35 @@ def run(args: argparse.Namespace) -> int:
   target = _target(args)
   devices.configure(1)
   from sana_jax.weights import exchange
+
   base = exchange.open_source(args.base) if args.base else None
   source = exchange.open_source(
-    args.source, ema=args.ema, configs=_configs(base, args.like))
+    args.source, ema=args.ema, configs=_configs(base, args.like)
+  )
   parts = _chosen(source.parts, args)
   if args.dtype:
-    parts = {name: part._replace(tensors=exchange.cast(
-      part.tensors, args.dtype)) for name, part in parts.items()}
+    parts = {
+      name: part._replace(tensors=exchange.cast(part.tensors, args.dtype))
+      for name, part in parts.items()
+    }
   folder = source.folder if not args.part else None
   if base and args.format != 'official':
     folder, parts = base.folder, {**base.parts, **parts}
   size = sum(t.nbytes for p in parts.values() for t in p.tensors.values())
   started = time.monotonic()
-  with _bar(size) as bar, locks.hold(
-      locks.beside(target), 'converting', '--to'):
+  with (
+    _bar(size) as bar,
+    locks.hold(locks.beside(target), 'converting', '--to'),
+  ):
     output.check_new(args.target, '--to')  # Another may have made it meanwhile.
     exchange.write(
-      exchange.Source(_watched(parts, bar), folder), target, args.format)
+      exchange.Source(_watched(parts, bar), folder), target, args.format
+    )
   seconds = time.monotonic() - started
-  print(f'{args.target}: {", ".join(parts)}, {size / 1e6:,.0f} MB in '
-        f'{seconds:.1f} s ({size / 1e6 / max(seconds, 1e-3):,.0f} MB/s)')
+  print(
+    f'{args.target}: {", ".join(parts)}, {size / 1e6:,.0f} MB in '
+    f'{seconds:.1f} s ({size / 1e6 / max(seconds, 1e-3):,.0f} MB/s)'
+  )
   return 0
 
 
@@ -86,7 +124,8 @@ def _target(args):
   if (args.format == 'official') != official:
     raise UserError(
       f'--to={args.target} does not go with --format={args.format}: official '
-      'is a file whose name ends in .pth, the others are folders; change one.')
+      'is a file whose name ends in .pth, the others are folders; change one.'
+    )
   return output.check_new(args.target, '--to')
 
 
@@ -95,6 +134,7 @@ def _configs(base, like):
   configs = {n: part.config for n, part in base.parts.items()} if base else {}
   if like:
     from sana_jax.weights import zoo
+
     configs |= zoo.get(like).configs()
   return configs
 
@@ -105,25 +145,40 @@ def _chosen(parts, args):
   if args.format == 'official' and not args.part:
     wanted = [p for p in ('transformer', 'controlnet') if p in parts] or wanted
   if missing := sorted(set(wanted) - set(parts)):
-    raise UserError(f'--part={missing[0]}: {args.source} has '
-                    f'{", ".join(parts)}; choose of these.')
+    raise UserError(
+      f'--part={missing[0]}: {args.source} has '
+      f'{", ".join(parts)}; choose of these.'
+    )
   return {name: parts[name] for name in wanted}
 
 
 def _bar(size):
   from tqdm import tqdm
-  return tqdm(total=size, unit='B', unit_scale=True, desc='converting',
-              disable=None, smoothing=0.1)
+
+  return tqdm(
+    total=size,
+    unit='B',
+    unit_scale=True,
+    desc='converting',
+    disable=None,
+    smoothing=0.1,
+  )
 
 
 def _watched(parts, bar):
   """The parts, whose tensors move the bar when they are read."""
+
   def watch(tensor):
     def fetch(start, stop):
       rows = tensor.fetch(start, stop)
       bar.update(rows.nbytes)
       return rows
+
     return dataclasses.replace(tensor, fetch=fetch)
-  return {name: part._replace(tensors={
-    key: watch(t) for key, t in part.tensors.items()})
-    for name, part in parts.items()}
+
+  return {
+    name: part._replace(
+      tensors={key: watch(t) for key, t in part.tensors.items()}
+    )
+    for name, part in parts.items()
+  }

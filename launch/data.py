@@ -32,41 +32,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares what can be done, and the flags of each."""
   kinds = parser.add_subparsers(metavar='WHAT', required=True, dest='what')
   shapes = kinds.add_parser(
-    'shapes', help='draw a data set', allow_abbrev=False, description=__doc__,
-    formatter_class=_PLAIN)
-  shapes.add_argument('--out', default='~/.cache/sana_jax/data', metavar='DIR',
-                      help='TFDS data folder (default: %(default)s)')
-  shapes.add_argument('--size', type=whole(16, 4096), default=64, metavar='PX',
-                      help='side of the images (default: %(default)s)')
-  shapes.add_argument('--examples', type=whole(1, 10**8), default=24_000,
-                      metavar='N',
-                      help='of the train split (default: %(default)s)')
+    'shapes',
+    help='draw a data set',
+    allow_abbrev=False,
+    description=__doc__,
+    formatter_class=_PLAIN,
+  )
+  shapes.add_argument(
+    '--out',
+    default='~/.cache/sana_jax/data',
+    metavar='DIR',
+    help='TFDS data folder (default: %(default)s)',
+  )
+  shapes.add_argument(
+    '--size',
+    type=whole(16, 4096),
+    default=64,
+    metavar='PX',
+    help='side of the images (default: %(default)s)',
+  )
+  shapes.add_argument(
+    '--examples',
+    type=whole(1, 10**8),
+    default=24_000,
+    metavar='N',
+    help='of the train split (default: %(default)s)',
+  )
   shapes.set_defaults(run_data=prepare, command=shapes)
   describe = kinds.add_parser(
-    'describe', help='tell what a source holds', allow_abbrev=False,
-    description=__doc__, formatter_class=_PLAIN)
-  describe.add_argument('--config', metavar='FILE[:ARG]',
-                        help='whose data keys to take (default: their own '
-                        'defaults); --config.data.KEY=VALUE changes them')
-  describe.add_argument('--read', type=whole(1, 10**6), default=100,
-                        metavar='N',
-                        help='records to decode (default: %(default)s)')
-  describe.set_defaults(run_data=describe_data, command=describe,
-                        overrides=True)
+    'describe',
+    help='tell what a source holds',
+    allow_abbrev=False,
+    description=__doc__,
+    formatter_class=_PLAIN,
+  )
+  describe.add_argument(
+    '--config',
+    metavar='FILE[:ARG]',
+    help='whose data keys to take (default: their own '
+    'defaults); --config.data.KEY=VALUE changes them',
+  )
+  describe.add_argument(
+    '--read',
+    type=whole(1, 10**6),
+    default=100,
+    metavar='N',
+    help='records to decode (default: %(default)s)',
+  )
+  describe.set_defaults(
+    run_data=describe_data, command=describe, overrides=True
+  )
   cache = kinds.add_parser(
-    'cache', help='encode images and captions once', allow_abbrev=False,
-    description=__doc__, formatter_class=_PLAIN)
-  cache.add_argument('--config', required=True, metavar='FILE[:ARG]',
-                     help='whose data, models and inputs to take; '
-                     '--config.KEY=VALUE changes them')
-  cache.add_argument('--out', required=True, metavar='DIR',
-                     help='the folder of the cache; gs:// and s3:// too')
-  cache.add_argument('--batch-size', type=whole(1, BATCH), default=64,
-                     metavar='N',
-                     help='images or captions at a time on all devices of a '
-                     'process (default: %(default)s)')
-  cache.add_argument('--shard-records', type=whole(1, 10**6), default=1024,
-                     metavar='N', help='in a file (default: %(default)s)')
+    'cache',
+    help='encode images and captions once',
+    allow_abbrev=False,
+    description=__doc__,
+    formatter_class=_PLAIN,
+  )
+  cache.add_argument(
+    '--config',
+    required=True,
+    metavar='FILE[:ARG]',
+    help='whose data, models and inputs to take; '
+    '--config.KEY=VALUE changes them',
+  )
+  cache.add_argument(
+    '--out',
+    required=True,
+    metavar='DIR',
+    help='the folder of the cache; gs:// and s3:// too',
+  )
+  cache.add_argument(
+    '--batch-size',
+    type=whole(1, BATCH),
+    default=64,
+    metavar='N',
+    help='images or captions at a time on all devices of a '
+    'process (default: %(default)s)',
+  )
+  cache.add_argument(
+    '--shard-records',
+    type=whole(1, 10**6),
+    default=1024,
+    metavar='N',
+    help='in a file (default: %(default)s)',
+  )
   add_device_flags(cache)
   cache.set_defaults(run_data=cache_data, command=cache, overrides=True)
 
@@ -80,18 +130,28 @@ def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Draws `shapes`; returns the exit code."""
   from sana_jax.data import sources
   from sana_jax.inference.images import contact_sheet, write_png
+
   del overrides
   output.check(args.out)
-  with output.folder(args.out) as out, locks.hold(
-      locks.within(out), 'drawing shapes', '--out'):
+  with (
+    output.folder(args.out) as out,
+    locks.hold(locks.within(out), 'drawing shapes', '--out'),
+  ):
     source = sources.open_source(
-      'shapes', path=out, size=args.size, train_examples=args.examples)
+      'shapes', path=out, size=args.size, train_examples=args.examples
+    )
     examples = [source[i] for i in range(min(24, len(source)))]
     sheet = out / f'shapes-{args.size}.png'
-    write_png(sheet, contact_sheet(
-      [x['image'] for x in examples], [x['caption'] for x in examples], 6))
-  print(f'{len(source)} training examples are in {out}; {len(examples)} of '
-        f'them are drawn in {sheet}.')
+    write_png(
+      sheet,
+      contact_sheet(
+        [x['image'] for x in examples], [x['caption'] for x in examples], 6
+      ),
+    )
+  print(
+    f'{len(source)} training examples are in {out}; {len(examples)} of '
+    f'them are drawn in {sheet}.'
+  )
   return 0
 
 
@@ -101,6 +161,7 @@ def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from sana_jax.data.describe import description
   from sana_jax.launch.config_files import load_config
   from sana_jax.tasks import common
+
   config = load_config(args.config) if args.config else base.train('dc_ae')
   base.apply_overrides(config, overrides)
   base.check_keys(config)
@@ -114,29 +175,44 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Makes a cache, or finishes one; returns the exit code."""
   from sana_jax.launch import devices
   from sana_jax.launch.config_files import checked_config
+
   config = checked_config(args.config, overrides)
   if config.task != 'sana':
-    raise UserError(f'--config={args.config} is of the task {config.task!r}; '
-                    "what is cached are the inputs of the task 'sana'.")
+    raise UserError(
+      f'--config={args.config} is of the task {config.task!r}; '
+      "what is cached are the inputs of the task 'sana'."
+    )
   output.check_place(args.out)
   devices.configure(args.cpu_devices)
   if args.distributed is not None:
     join(args.distributed, asks_to_stop=False)
   from sana_jax.launch import terminal
   from sana_jax.tasks.sana import caching
+
   terminal.show_logs()
-  held = caching.make(config, args.out, shard_records=args.shard_records,
-                      batch_size=args.batch_size)
-  print(f'{summary(args.out, held)} Train with '
-        f'--config.inputs.cache={args.out}')
+  held = caching.make(
+    config,
+    args.out,
+    shard_records=args.shard_records,
+    batch_size=args.batch_size,
+  )
+  print(
+    f'{summary(args.out, held)} Train with --config.inputs.cache={args.out}'
+  )
   return 0
 
 
 def summary(out: str, held: dict) -> str:
   """One sentence on what a cache holds."""
   from sana_jax.data import cache, captions, files
-  found = [size for name, (size, _) in files.beneath(out).items()
-           if name.endswith('.safetensors')]
+
+  found = [
+    size
+    for name, (size, _) in files.beneath(out).items()
+    if name.endswith('.safetensors')
+  ]
   usable = cache.CachedSource(out, captions.CaptionRule(), want=()).usable
-  return (f'{usable} of {held["records"]} records are in {len(found)} files '
-          f'of {sum(found) / 1e6:,.1f} MB in {out}.')
+  return (
+    f'{usable} of {held["records"]} records are in {len(found)} files '
+    f'of {sum(found) / 1e6:,.1f} MB in {out}.'
+  )

@@ -21,30 +21,76 @@ from sana_jax.launch.flags import whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--model', required=True, metavar='NAME',
-                      help='a folder, a hub id, a zoo name, or shapes')
-  parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
-                      help='0.0.0.0 lets other machines in, without a password '
-                      '(default: %(default)s)')
-  parser.add_argument('--allow-host', action='append', default=[],
-                      metavar='NAME', help='a name or address by which other '
-                      'machines or a proxy reach the demo; may be repeated')
-  parser.add_argument('--port', type=whole(0, 65535), default=7860, metavar='N',
-                      help='0 for any free one (default: %(default)s)')
-  parser.add_argument('--max-size', type=whole(), metavar='PX',
-                      help="of a side (default: twice the model's own)")
-  parser.add_argument('--max-steps', type=whole(1, 1000), default=50,
-                      metavar='N', help='default: %(default)s')
-  parser.add_argument('--max-images', type=whole(1, 64), default=4, metavar='N',
-                      help='at once (default: %(default)s)')
-  parser.add_argument('--max-queue', type=whole(), default=16, metavar='N',
-                      help='requests that may be drawn or waiting at once '
-                      '(default: %(default)s)')
+  parser.add_argument(
+    '--model',
+    required=True,
+    metavar='NAME',
+    help='a folder, a hub id, a zoo name, or shapes',
+  )
+  parser.add_argument(
+    '--host',
+    default='127.0.0.1',
+    metavar='ADDRESS',
+    help='0.0.0.0 lets other machines in, without a password '
+    '(default: %(default)s)',
+  )
+  parser.add_argument(
+    '--allow-host',
+    action='append',
+    default=[],
+    metavar='NAME',
+    help='a name or address by which other '
+    'machines or a proxy reach the demo; may be repeated',
+  )
+  parser.add_argument(
+    '--port',
+    type=whole(0, 65535),
+    default=7860,
+    metavar='N',
+    help='0 for any free one (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--max-size',
+    type=whole(),
+    metavar='PX',
+    help="of a side (default: twice the model's own)",
+  )
+  parser.add_argument(
+    '--max-steps',
+    type=whole(1, 1000),
+    default=50,
+    metavar='N',
+    help='default: %(default)s',
+  )
+  parser.add_argument(
+    '--max-images',
+    type=whole(1, 64),
+    default=4,
+    metavar='N',
+    help='at once (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--max-queue',
+    type=whole(),
+    default=16,
+    metavar='N',
+    help='requests that may be drawn or waiting at once (default: %(default)s)',
+  )
   sample.add_device_arguments(parser)
   # The page starts with what the model recommends.
-  parser.set_defaults(**dict.fromkeys((
-    'steps', 'guidance_scale', 'sampler', 'guidance_interval', 'pag_scale',
-    'apg_eta', 'flow_shift')))
+  parser.set_defaults(
+    **dict.fromkeys(
+      (
+        'steps',
+        'guidance_scale',
+        'sampler',
+        'guidance_interval',
+        'pag_scale',
+        'apg_eta',
+        'flow_shift',
+      )
+    )
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     allowed = limits(args, pipe)
     from sana_jax.inference import page, serving  # Take seconds.
     from sana_jax.inference.line import Line
+
     line = Line(args.max_queue)
     app = page.app(pipe, settings, args.model, allowed, line, served)
     announce(door, served)
@@ -67,17 +114,21 @@ def run(args: argparse.Namespace) -> int:
 def names(host: str, others: list[str]) -> list[str]:
   """Host names that are served: loopback, --host and each --allow-host."""
   from sana_jax.inference import hosts
+
   return [*hosts.LOOPBACK, *map(hosts.name, [host, *others])]
 
 
 def limits(args: argparse.Namespace, pipe):
   """What the flags allow, given the model's own size."""
   from sana_jax.inference.demo import Limits
+
   size = args.max_size or 2 * pipe.size_px
   least = pipe.autoencoder.module.spec.side
   if size < least:
-    raise UserError(f'--max-size={size} is less than the smallest picture that '
-                    f'the model can make; give {least} or more.')
+    raise UserError(
+      f'--max-size={size} is less than the smallest picture that '
+      f'the model can make; give {least} or more.'
+    )
   return Limits(size, args.max_steps, args.max_images)
 
 
@@ -85,18 +136,23 @@ def listening(host: str, port: int) -> socket.socket:
   """A socket of that address, before anything else is done."""
   try:
     family, kind, _, _, address = socket.getaddrinfo(
-      host, port, type=socket.SOCK_STREAM)[0]
+      host, port, type=socket.SOCK_STREAM
+    )[0]
   except (OSError, UnicodeError) as e:
-    raise UserError(f'--host={host} is not an address of this machine; give '
-                    '127.0.0.1 or 0.0.0.0.') from e
+    raise UserError(
+      f'--host={host} is not an address of this machine; give '
+      '127.0.0.1 or 0.0.0.0.'
+    ) from e
   door = socket.socket(family, kind)
   try:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     door.bind(address)
   except OSError as e:
     door.close()
-    raise UserError(f'--host={host} --port={port} cannot be listened at '
-                    f'({e.strerror}); choose another.') from e
+    raise UserError(
+      f'--host={host} --port={port} cannot be listened at '
+      f'({e.strerror}); choose another.'
+    ) from e
   return door
 
 
@@ -106,7 +162,10 @@ def announce(door: socket.socket, served: list[str]) -> None:
   host, port = door.getsockname()[:2]
   shown = f'[{host}]' if ':' in host else host
   if not ipaddress.ip_address(host).is_loopback:
-    print('sana-jax: every machine that can reach this one may use the demo by '
-          f'the names {", ".join(served)} (--allow-host adds one); there is no '
-          'password.', file=sys.stderr)
+    print(
+      'sana-jax: every machine that can reach this one may use the demo by '
+      f'the names {", ".join(served)} (--allow-host adds one); there is no '
+      'password.',
+      file=sys.stderr,
+    )
   print(f'The demo is at http://{shown}:{port}', flush=True)

@@ -13,21 +13,29 @@ from sana_jax.paths import expanded
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
   """--cpu-devices and --distributed."""
   parser.add_argument(
-    '--cpu-devices', type=whole(1, CPU_DEVICES), metavar='N',
-    help='devices to split a CPU into (default: one a core, 8 at most)')
+    '--cpu-devices',
+    type=whole(1, CPU_DEVICES),
+    metavar='N',
+    help='devices to split a CPU into (default: one a core, 8 at most)',
+  )
   parser.add_argument(
-    '--distributed', type=meeting, nargs='?', const=(),
+    '--distributed',
+    type=meeting,
+    nargs='?',
+    const=(),
     metavar='HOST:PORT,COUNT,INDEX',
     help='one of several processes; found through SLURM, GKE or Cloud TPU, or '
-    'at the address of process 0')
+    'at the address of process 0',
+  )
 
 
 def meeting(value: str) -> tuple[str, int, int]:
   """The type of --distributed: where processes meet, how many, which one."""
   match = re.fullmatch(r'([!-~]+:[0-9]{1,5}),([0-9]{1,6}),([0-9]{1,6})', value)
   if match is None or not int(match[3]) < int(match[2]):
-    raise refused(value, 'HOST:PORT,COUNT,INDEX with INDEX from 0 to '
-                  'COUNT - 1, or nothing')
+    raise refused(
+      value, 'HOST:PORT,COUNT,INDEX with INDEX from 0 to COUNT - 1, or nothing'
+    )
   return match[1], int(match[2]), int(match[3])
 
 
@@ -39,16 +47,19 @@ def join(processes: tuple = (), asks_to_stop: bool = True) -> None:
   else it ends the process at once, as usual.
   """
   import jax
+
   if not asks_to_stop:
     jax.config.update('jax_enable_preemption_service', False)
 
   from sana_jax.launch.config_files import brief
+
   try:
     jax.distributed.initialize(*processes)
   except (RuntimeError, ValueError) as e:
     raise UserError(
       f'--distributed found no other processes ({brief(e)}); start it under '
-      'SLURM, GKE or Cloud TPU, or leave the flag out.') from e
+      'SLURM, GKE or Cloud TPU, or leave the flag out.'
+    ) from e
 
 
 def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
@@ -63,20 +74,22 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
   import jax
 
   from sana_jax import compiled
+
   with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".
     jax.config.update(
       'jax_num_cpu_devices',
-      cpu_devices or min(os.cpu_count() or 1, 8, most or 8))
+      cpu_devices or min(os.cpu_count() or 1, 8, most or 8),
+    )
   if jax.config.jax_compilation_cache_dir:
     compiled.mend()
   else:
-    compiled.keep(
-      expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
+    compiled.keep(expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
 
 
 def none_but_cpu() -> None:
   """For a command that compiles for chips elsewhere: nothing looks for those
   that are here, nor says that there are none."""
   import jax
+
   with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".
     jax.config.update('jax_platforms', 'cpu')

@@ -18,20 +18,35 @@ from sana_jax.launch.flags import BATCH, whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--suite', default='shapes', choices=['shapes'],
-                      help='default: %(default)s')
-  parser.add_argument('--per-kind', type=whole(1, 100_000), default=40,
-                      metavar='N',
-                      help='prompts of each of the six kinds (default: '
-                      '%(default)s)')
-  parser.add_argument('--num-images', type=whole(1, 10_000), default=4,
-                      metavar='N',
-                      help='of each prompt (default: %(default)s)')
-  parser.add_argument('--batch-size', type=whole(1, BATCH), default=96,
-                      metavar='N',
-                      help='pictures made at once (default: %(default)s)')
-  parser.add_argument('--out', metavar='DIR',
-                      help='also write scores.json and a contact sheet there')
+  parser.add_argument(
+    '--suite', default='shapes', choices=['shapes'], help='default: %(default)s'
+  )
+  parser.add_argument(
+    '--per-kind',
+    type=whole(1, 100_000),
+    default=40,
+    metavar='N',
+    help='prompts of each of the six kinds (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--num-images',
+    type=whole(1, 10_000),
+    default=4,
+    metavar='N',
+    help='of each prompt (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--batch-size',
+    type=whole(1, BATCH),
+    default=96,
+    metavar='N',
+    help='pictures made at once (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--out',
+    metavar='DIR',
+    help='also write scores.json and a contact sheet there',
+  )
   sample.add_sampling_arguments(parser)
 
 
@@ -44,23 +59,29 @@ def run(args: argparse.Namespace) -> int:
 
   from sana_jax.evaluation import shapes_suite
   from sana_jax.inference import batches
+
   prompts = shapes_suite.prompts(args.per_kind, args.seed)
   # Each prompt has its own seed, so that no two start from the same noise.
-  requests = [batches.Request(
-    prompt.text, args.seed + i, k, args.negative_prompt)
-    for i, prompt in enumerate(prompts) for k in range(args.num_images)]
+  requests = [
+    batches.Request(prompt.text, args.seed + i, k, args.negative_prompt)
+    for i, prompt in enumerate(prompts)
+    for k in range(args.num_images)
+  ]
   asked = [p for p in prompts for _ in range(args.num_images)]
   pipe, settings = sample.open_pipeline(args)
   images = []
   with tqdm(total=len(requests), desc='pictures', unit='image') as bar:
     for chunk, made in batches.generate(
-        pipe, requests, args.batch_size, **settings):
+      pipe, requests, args.batch_size, **settings
+    ):
       images += list(np.asarray(made))
       bar.update(len(chunk))
   scores = shapes_suite.score(images, asked)
-  print(f'{args.model}: {len(prompts)} held-out prompts x {args.num_images} '
-        f'images, {settings["steps"]} steps, guidance '
-        f'{settings["guidance_scale"]}, seed {args.seed}')
+  print(
+    f'{args.model}: {len(prompts)} held-out prompts x {args.num_images} '
+    f'images, {settings["steps"]} steps, guidance '
+    f'{settings["guidance_scale"]}, seed {args.seed}'
+  )
   print(shapes_suite.table(scores))
   if args.out:
     with output.folder(args.out) as out:
@@ -73,15 +94,28 @@ def write(out, args, settings, scores, images, asked) -> None:
   from sana_jax.data.shapes import KINDS
   from sana_jax.evaluation import shapes_detector, shapes_suite
   from sana_jax.inference.images import contact_sheet, write_png
-  record = {'model': args.model, 'seed': args.seed, **settings,
-            'images_per_prompt': args.num_images, 'scores': {
-              kind: dataclasses.asdict(s) for kind, s in scores.items()}}
+
+  record = {
+    'model': args.model,
+    'seed': args.seed,
+    **settings,
+    'images_per_prompt': args.num_images,
+    'scores': {kind: dataclasses.asdict(s) for kind, s in scores.items()},
+  }
   shown = []
   for kind in KINDS:
     rows = [i for i, p in enumerate(asked) if p.kind == kind]
-    shown += rows[::args.num_images][:8]
-  wrong = [not shapes_suite.follows(
-    asked[i].requirement, shapes_detector.detect(images[i])) for i in shown]
-  write_png(out / 'scores.png', contact_sheet(
-    [images[i] for i in shown], [asked[i].text for i in shown], 8, wrong))
+    shown += rows[:: args.num_images][:8]
+  wrong = [
+    not shapes_suite.follows(
+      asked[i].requirement, shapes_detector.detect(images[i])
+    )
+    for i in shown
+  ]
+  write_png(
+    out / 'scores.png',
+    contact_sheet(
+      [images[i] for i in shown], [asked[i].text for i in shown], 8, wrong
+    ),
+  )
   files.write_text(out / 'scores.json', json.dumps(record, indent=2) + '\n')

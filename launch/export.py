@@ -19,15 +19,33 @@ from sana_jax.launch.flags import text, whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--workdir', required=True, metavar='DIR', type=text,
-                      help='the folder of the run')
-  parser.add_argument('--to', required=True, dest='target', metavar='DIR',
-                      type=text, help='a new folder')
-  parser.add_argument('--step', type=whole(), metavar='N',
-                      help='of which checkpoint (default: the newest)')
-  parser.add_argument('--weights', choices=['ema', 'params'],
-                      help='the average, or the raw ones (default: the '
-                      'average where the run keeps one)')
+  parser.add_argument(
+    '--workdir',
+    required=True,
+    metavar='DIR',
+    type=text,
+    help='the folder of the run',
+  )
+  parser.add_argument(
+    '--to',
+    required=True,
+    dest='target',
+    metavar='DIR',
+    type=text,
+    help='a new folder',
+  )
+  parser.add_argument(
+    '--step',
+    type=whole(),
+    metavar='N',
+    help='of which checkpoint (default: the newest)',
+  )
+  parser.add_argument(
+    '--weights',
+    choices=['ema', 'params'],
+    help='the average, or the raw ones (default: the '
+    'average where the run keeps one)',
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
   from sana_jax.tasks import exports
   from sana_jax.training import run_config
   from sana_jax.training import workdir as workdirs
+
   target = workdirs.resolve(args.target)
   _check(args.target, target, workdirs)
   config = run_config.read_config(args.workdir)
@@ -48,15 +67,18 @@ def run(args: argparse.Namespace) -> int:
     exporter.write(params, part)
   missed = exports.skipped(checkpoint)
   note = f'; {missed:,} updates were not finite and were skipped'
-  print(f'{args.target}: step {checkpoint.name} of {args.workdir}'
-        + note * bool(missed))
+  print(
+    f'{args.target}: step {checkpoint.name} of {args.workdir}'
+    + note * bool(missed)
+  )
   return 0
 
 
 def _check(name, target, workdirs):
   if workdirs.is_remote(target):
     if target.exists():
-      raise UserError(f'--to={name} exists; choose another name, or remove it '
-                      'first.')
+      raise UserError(
+        f'--to={name} exists; choose another name, or remove it first.'
+      )
   else:
     output.check_new(name, '--to')

@@ -39,7 +39,8 @@ class Parser(argparse.ArgumentParser):
     if wrong := _CHOICE.search(message):
       message += similar(wrong[1], re.findall(r'[\w.+-]+', wrong[2]))
     raise UserError(
-      f'{message.removeprefix("argument ")}; see {self.prog} --help.')
+      f'{message.removeprefix("argument ")}; see {self.prog} --help.'
+    )
 
   def add_subparsers(self, **kwargs):
     found = super().add_subparsers(**kwargs)
@@ -72,7 +73,8 @@ def shown(value: str) -> str:
 def refused(value: str, allowed: str) -> argparse.ArgumentTypeError:
   """The error for a value; `allowed` is what to give instead."""
   return argparse.ArgumentTypeError(
-    f'{shown(value)} is not allowed; give {allowed}')
+    f'{shown(value)} is not allowed; give {allowed}'
+  )
 
 
 def prompt(value: str, keep: str = '\n\r\t') -> str:
@@ -82,7 +84,8 @@ def prompt(value: str, keep: str = '\n\r\t') -> str:
       continue
     if '\ud800' <= character <= '\udfff':  # Other bytes of the shell.
       raise argparse.ArgumentTypeError(
-        f'{shown(value)} is not UTF-8; give UTF-8 text')
+        f'{shown(value)} is not UTF-8; give UTF-8 text'
+      )
     raise refused(value, f'it without {printable(character)}')
   return value
 
@@ -100,18 +103,21 @@ def text(value: str) -> str:
 
 def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
   """The type of a flag that is a whole number within bounds."""
+
   def parse(value):
     number = int(value) if _WHOLE.fullmatch(value) else None
     if number is None or not least <= number <= most:
       raise refused(value, f'a whole number from {least} to {most}')
     return number
+
   return parse
 
 
 def ratio(value: str) -> float:
   """The type of a flag like 16:9; width over height."""
   match = re.fullmatch(
-    r'([0-9]{1,5}(?:\.[0-9]+)?):([0-9]{1,5}(?:\.[0-9]+)?)', value)
+    r'([0-9]{1,5}(?:\.[0-9]+)?):([0-9]{1,5}(?:\.[0-9]+)?)', value
+  )
   sides = [float(x) for x in match.groups()] if match else [0, 0]
   if not min(sides) or not 0.25 <= sides[0] / sides[1] <= 4:
     raise refused(value, 'WIDTH:HEIGHT from 1:4 to 4:1')
@@ -138,8 +144,9 @@ def steps(value: str) -> range:
 
 def sizes(value: str) -> dict[str, int]:
   """The type of a flag like data=2,sequence=-1."""
-  pairs = [re.fullmatch(r'([a-z_]+)=(-?[0-9]{1,6})', part)
-           for part in value.split(',')]
+  pairs = [
+    re.fullmatch(r'([a-z_]+)=(-?[0-9]{1,6})', part) for part in value.split(',')
+  ]
   if not all(pairs) or len({p[1] for p in pairs}) < len(pairs):
     raise refused(value, 'AXIS=N,AXIS=N')
   return {p[1]: int(p[2]) for p in pairs}
@@ -147,8 +154,9 @@ def sizes(value: str) -> dict[str, int]:
 
 def backends(value: str) -> dict[str, str]:
   """The type of a flag like glumb_conv=xla; see launch/backends.py."""
-  pairs = [re.fullmatch(r'(\w+)=(\w+)', part, re.ASCII)
-           for part in value.split(',')]
+  pairs = [
+    re.fullmatch(r'(\w+)=(\w+)', part, re.ASCII) for part in value.split(',')
+  ]
   if not all(pairs) or len({p[1] for p in pairs}) < len(pairs):
     raise refused(value, 'OP=NAME,OP=NAME')
   return {p[1]: p[2] for p in pairs}

@@ -37,32 +37,48 @@ OVERRIDES = True  # Takes --config.key=value.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   add = lambda flag, metavar, said, **more: parser.add_argument(
-    flag, type=text, metavar=metavar, help=said, **more)
+    flag, type=text, metavar=metavar, help=said, **more
+  )
   add('--where', '|'.join(jobs.PLACES), 'the place', required=True)
   add('--config', 'FILE[:ARG]', 'as of sana-jax train', required=True)
-  add('--topology', 'PODS', 'as of sana-jax plan, such as h200:1x8x8 or '
-      'v6e:16x16@2; or cpu:PROCESSESxDEVICES', required=True)
+  add(
+    '--topology',
+    'PODS',
+    'as of sana-jax plan, such as h200:1x8x8 or '
+    'v6e:16x16@2; or cpu:PROCESSESxDEVICES',
+    required=True,
+  )
   add('--workdir', 'DIR', 'of the run, for all processes', required=True)
   add('--layout', 'NAME', 'as of sana-jax train')
   add('--out', 'DIR', 'for what is written here (default: out/launch/NAME)')
   add('--name', 'NAME', "of the job (default: the config's)")
-  parser.add_argument('--dry-run', action='store_true',
-                      help='print what would be written and run')
-  parser.add_argument('--no-plan', action='store_true',
-                      help='do not look whether it fits')
+  parser.add_argument(
+    '--dry-run', action='store_true', help='print what would be written and run'
+  )
+  parser.add_argument(
+    '--no-plan', action='store_true', help='do not look whether it fits'
+  )
   supervise.add_policy_flags(parser)
   for flag, metavar, said in (
-      ('--partition', 'NAME', 'slurm'), ('--account', 'NAME', 'slurm'),
-      ('--time-limit', 'TIME', 'slurm: as sbatch takes it'),
-      ('--image', 'IMAGE', 'gke, tpu-vm: made from launch/Containerfile'),
-      ('--zone', 'ZONE', 'tpu-vm, gke with --xpk'),
-      ('--project', 'NAME', 'tpu-vm, gke with --xpk'),
-      ('--cluster', 'NAME', 'gke with --xpk')):
+    ('--partition', 'NAME', 'slurm'),
+    ('--account', 'NAME', 'slurm'),
+    ('--time-limit', 'TIME', 'slurm: as sbatch takes it'),
+    ('--image', 'IMAGE', 'gke, tpu-vm: made from launch/Containerfile'),
+    ('--zone', 'ZONE', 'tpu-vm, gke with --xpk'),
+    ('--project', 'NAME', 'tpu-vm, gke with --xpk'),
+    ('--cluster', 'NAME', 'gke with --xpk'),
+  ):
     add(flag, metavar, said)
-  parser.add_argument('--spot', action='store_true',
-                      help='gke, tpu-vm: cheaper ones, that may be taken away')
-  parser.add_argument('--xpk', action='store_true',
-                      help="gke: print xpk's command in place of a JobSet")
+  parser.add_argument(
+    '--spot',
+    action='store_true',
+    help='gke, tpu-vm: cheaper ones, that may be taken away',
+  )
+  parser.add_argument(
+    '--xpk',
+    action='store_true',
+    help="gke: print xpk's command in place of a JobSet",
+  )
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -84,14 +100,31 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def make(args, overrides) -> jobs.Job:
   """What the arguments ask for."""
   name = default_name(args.config) if args.name is None else args.name
-  fields = {key: getattr(args, key) for key in (
-    'where', 'config', 'workdir', 'layout', 'image', 'time_limit', 'partition',
-    'account', 'cluster', 'zone', 'project', 'spot')}
+  fields = {
+    key: getattr(args, key)
+    for key in (
+      'where',
+      'config',
+      'workdir',
+      'layout',
+      'image',
+      'time_limit',
+      'partition',
+      'account',
+      'cluster',
+      'zone',
+      'project',
+      'spot',
+    )
+  }
   return jobs.Job(
-    name=name, machines=machines.parse(args.topology),
+    name=name,
+    machines=machines.parse(args.topology),
     out=f'out/launch/{name}' if args.out is None else args.out,
     overrides=tuple(overrides),
-    policy=supervise.policy_of(args), **fields)
+    policy=supervise.policy_of(args),
+    **fields,
+  )
 
 
 def default_name(config: str) -> str:
@@ -104,20 +137,25 @@ def check_flags(args, job) -> None:
   """Raises UserError for what belongs to another place, or to no image."""
   if args.xpk and job.where != 'gke':
     raise UserError(f'--xpk is not for --where={job.where} but for gke.')
-  if not args.xpk and (job.cluster or (job.where == 'gke' and (
-      job.zone or job.project))):
-    raise UserError('--cluster, --zone and --project are for --xpk; kubectl '
-                    'takes the cluster that it is set to.')
+  if not args.xpk and (
+    job.cluster or (job.where == 'gke' and (job.zone or job.project))
+  ):
+    raise UserError(
+      '--cluster, --zone and --project are for --xpk; kubectl '
+      'takes the cluster that it is set to.'
+    )
   if job.image:
     for flag, name, folder in (
-        ('config', job.config.partition(':')[0], CONFIGS),
-        ('layout', job.layout, CONFIGS / 'layouts')):
+      ('config', job.config.partition(':')[0], CONFIGS),
+      ('layout', job.layout, CONFIGS / 'layouts'),
+    ):
       shipped = sorted(p.stem for p in folder.glob('[!_]*.py'))
       if name and name not in shipped:
         raise UserError(
           f'--{flag}={name} is a file of this machine, which the image does '
           f'not have; name a shipped one ({", ".join(shipped)}), or put it '
-          'beside them before the image is made.')
+          'beside them before the image is made.'
+        )
   if job.where == 'local':
     output.check(str(local.folder(job)))
   else:
@@ -141,10 +179,13 @@ def start_here(job, dry_run) -> int:
     logs = local.folder(job) / 'logs'
     for process in local.processes(job, ['sana-jax'], logs):
       env = [f'{key}={value}' for key, value in process.env.items()]
-      print(f'{shlex.join([*env, *process.command])} '
-            f'>>{shlex.quote(str(process.log))} 2>&1')
+      print(
+        f'{shlex.join([*env, *process.command])} '
+        f'>>{shlex.quote(str(process.log))} 2>&1'
+      )
     return 0
   from sana_jax.launch import terminal
+
   terminal.show_logs()
   return local.launch(job, interpreter.module('sana_jax.launch.cli'))
 
@@ -152,8 +193,10 @@ def start_here(job, dry_run) -> int:
 def hand_over(job, dry_run) -> int:
   """Writes what the place needs, and gives it to the place's own command."""
   place, then = {
-    'slurm': (slurm, slurm.submit), 'gke': (gke, gke.apply),
-    'tpu-vm': (tpu_vm, tpu_vm.execute)}[job.where]
+    'slurm': (slurm, slurm.submit),
+    'gke': (gke, gke.apply),
+    'tpu-vm': (tpu_vm, tpu_vm.execute),
+  }[job.where]
   script = place.write(job)
   if dry_run:
     print(script, end='')

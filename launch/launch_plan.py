@@ -22,28 +22,33 @@ def check_fits(job: Job, config: ConfigDict) -> None:
   What was compiled once is kept by sana-jax plan.
   """
   from sana_jax.tools.plan import candidates, fitting, tables
+
   devices.none_but_cpu()
   pod, name = checked(job), job.layout or 'the config'
   compiler = runner(pod)
-  mine, *nearest = candidates.make(
-    name, config, pod, candidates.shapes(config))
+  mine, *nearest = candidates.make(name, config, pod, candidates.shapes(config))
   if mine.problem:
-    raise UserError(f'{name} cannot be on {pod.name}: {mine.problem}'
-                    + other(nearest, job))
+    raise UserError(
+      f'{name} cannot be on {pod.name}: {mine.problem}' + other(nearest, job)
+    )
   plan = compiler.one(mine)
   if plan.problem:
     raise UserError(plan.problem)
   if not plan.fits:
     others = [c for c in shipped(job, pod) if c.layout() != mine.layout()]
-    raise UserError(tables.short_of(plan, fitting.remedies(
-      mine, pod, others, compiler.one)))
-  tell(f'{name} fits {pod.name}: {plan.needed / _GIB:.2f} of '
-       f'{plan.usable / _GIB:.2f} GiB a device.')
+    raise UserError(
+      tables.short_of(plan, fitting.remedies(mine, pod, others, compiler.one))
+    )
+  tell(
+    f'{name} fits {pod.name}: {plan.needed / _GIB:.2f} of '
+    f'{plan.usable / _GIB:.2f} GiB a device.'
+  )
 
 
 def checked(job: Job) -> chips.Topology:
   """The pod; UserError where its compiler is missing."""
   from sana_jax.analysis import topologies
+
   try:
     return topologies.check(job.machines.name)
   except UserError as e:
@@ -56,9 +61,12 @@ def runner(pod: chips.Topology):
 
   def told(plan, cached):
     if not cached and not plan.problem:
-      tell(f'{plan.layout}, {plan.per_chip:g} images a chip: '
-           f'{plan.needed / _GIB:.2f} of {plan.usable / _GIB:.2f} GiB; '
-           f'compiled in {plan.compile_seconds:.0f} s.')
+      tell(
+        f'{plan.layout}, {plan.per_chip:g} images a chip: '
+        f'{plan.needed / _GIB:.2f} of {plan.usable / _GIB:.2f} GiB; '
+        f'compiled in {plan.compile_seconds:.0f} s.'
+      )
+
   tell(f'Looking whether it fits {pod.name}: compiling takes minutes, once.')
   return Runner(pod.name, told=told)
 
@@ -79,12 +87,15 @@ def other(nearest, job: Job) -> str:
 def shipped(job: Job, pod: chips.Topology) -> Iterator:
   """Each shipped layout, as it would be on this pod."""
   from sana_jax.tools.plan import candidates
+
   for path in sorted((CONFIGS / 'layouts').glob('[!_]*.py')):
     config = load_config(job.config)
     apply_layout(config, path.stem)
-    base.apply_overrides(config, [
-      o for o in job.overrides if not o.startswith('--config.mesh.')])
+    base.apply_overrides(
+      config, [o for o in job.overrides if not o.startswith('--config.mesh.')]
+    )
     for found in candidates.make(
-        path.stem, config, pod, candidates.shapes(config)):
+      path.stem, config, pod, candidates.shapes(config)
+    ):
       if not found.problem:
         yield found

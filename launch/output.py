@@ -35,11 +35,16 @@ def check(path: str, flag: str = '--out') -> None:
     with tempfile.TemporaryDirectory(dir=there, prefix='.sana-jax-'):
       pass
   except OSError as e:
-    why = (f'{there} is a file' if e.errno == errno.ENOTDIR else
-           f'{there} may not be written to' if e.errno in _DENIED else
-           e.strerror)
+    why = (
+      f'{there} is a file'
+      if e.errno == errno.ENOTDIR
+      else f'{there} may not be written to'
+      if e.errno in _DENIED
+      else e.strerror
+    )
     raise UserError(
-      f'{flag}={path} cannot be made: {why}; choose another folder.') from e
+      f'{flag}={path} cannot be made: {why}; choose another folder.'
+    ) from e
 
 
 def check_place(path: str, flag: str = '--out') -> None:
@@ -53,8 +58,9 @@ def check_new(path: str, flag: str) -> pathlib.Path:
   out = pathlib.Path(expanded(path))
   with contextlib.suppress(OSError):  # `check` reports it.
     out.lstat()
-    raise UserError(f'{flag}={path} exists; choose another name, or remove it '
-                    'first.')
+    raise UserError(
+      f'{flag}={path} exists; choose another name, or remove it first.'
+    )
   check(path, flag)
   return out
 
@@ -77,8 +83,10 @@ def read(path: str | os.PathLike, flag: str) -> bytes:
   try:
     return files.read_bytes(expanded(path), files.JSON_BYTES)
   except OSError as e:
-    raise UserError(f'{flag}={path} cannot be read ({e.strerror}); give a '
-                    'JSON file that this command wrote.') from e
+    raise UserError(
+      f'{flag}={path} cannot be read ({e.strerror}); give a '
+      'JSON file that this command wrote.'
+    ) from e
 
 
 @contextlib.contextmanager
@@ -94,7 +102,8 @@ def folder(path: str, flag: str = '--out') -> Iterator[pathlib.Path]:
   except OSError as e:
     raise UserError(
       f'{flag}={path} cannot be written ({e.strerror or e}); free some space '
-      'or choose another folder.') from e
+      'or choose another folder.'
+    ) from e
 
 
 @contextlib.contextmanager

@@ -29,27 +29,58 @@ from sana_jax.launch.flags import prompt, text, whole
 from sana_jax.tools.parity import ledger, pages
 
 # From small to large: a fault shows first where it is.
-AREAS = ('gemma2', 'dc_ae', 'sana', 'controlnet', 'text', 'samplers', 'optim',
-         'pipeline')
-_PACKAGES = ('sana_jax', 'jax', 'flax', 'torch', 'diffusers', 'transformers',
-             'came-pytorch')
+AREAS = (
+  'gemma2',
+  'dc_ae',
+  'sana',
+  'controlnet',
+  'text',
+  'samplers',
+  'optim',
+  'pipeline',
+)
+_PACKAGES = (
+  'sana_jax',
+  'jax',
+  'flax',
+  'torch',
+  'diffusers',
+  'transformers',
+  'came-pytorch',
+)
 _FULL_SIZE = 40  # About as many times slower than a tiny case.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--quick', action='store_true',
-                      help='tiny sizes only: minutes on two cores')
-  parser.add_argument('--only', type=prompt, default='', metavar='TEXT',
-                      help='rows whose name has this in it; see --list')
-  parser.add_argument('--seed', type=whole(0),
-                      help='repeats a run; printed at its beginning')
-  parser.add_argument('--list', action='store_true',
-                      help='names the rows and measures nothing')
-  parser.add_argument('--out', type=text, metavar='DIR',
-                      help='folder for parity.json and parity.md')
-  parser.add_argument('--from-json', type=text, metavar='FILE',
-                      help='writes the page of this ledger to --out')
+  parser.add_argument(
+    '--quick', action='store_true', help='tiny sizes only: minutes on two cores'
+  )
+  parser.add_argument(
+    '--only',
+    type=prompt,
+    default='',
+    metavar='TEXT',
+    help='rows whose name has this in it; see --list',
+  )
+  parser.add_argument(
+    '--seed', type=whole(0), help='repeats a run; printed at its beginning'
+  )
+  parser.add_argument(
+    '--list', action='store_true', help='names the rows and measures nothing'
+  )
+  parser.add_argument(
+    '--out',
+    type=text,
+    metavar='DIR',
+    help='folder for parity.json and parity.md',
+  )
+  parser.add_argument(
+    '--from-json',
+    type=text,
+    metavar='FILE',
+    help='writes the page of this ledger to --out',
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,8 +98,12 @@ def run(args: argparse.Namespace) -> int:
   seed = secrets.randbits(31) if args.seed is None else args.seed
   print(f'Comparing {len(cases)} rows; repeat with --seed={seed}.')
   result = pages.Ledger(
-    measure(cases, seed), seed, datetime.date.today().isoformat(), device(),
-    versions())
+    measure(cases, seed),
+    seed,
+    datetime.date.today().isoformat(),
+    device(),
+    versions(),
+  )
   print(pages.table(result.records))
   if args.out:
     write(result, args.out)
@@ -84,8 +119,10 @@ def all_cases() -> list[ledger.Case]:
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
-      raise UserError(f'This needs the package {e.name}; install it with pip '
-                      "install 'sana_jax[parity]'.") from e
+      raise UserError(
+        f'This needs the package {e.name}; install it with pip '
+        "install 'sana_jax[parity]'."
+      ) from e
     out += module.cases()
   return out
 
@@ -94,44 +131,53 @@ def chosen(
   cases: Sequence[ledger.Case], quick: bool, only: str
 ) -> list[ledger.Case]:
   """The cases that were asked for; UserError where there is none."""
-  out = [case for case in cases if only in case.name
-         and (case.quick or not quick)]
+  out = [
+    case for case in cases if only in case.name and (case.quick or not quick)
+  ]
   if not out:
     raise UserError(f'No row has --only={only!r} in its name; see --list.')
   return out
 
 
-def measure(
-  cases: Sequence[ledger.Case], seed: int
-) -> list[ledger.Record]:
+def measure(cases: Sequence[ledger.Case], seed: int) -> list[ledger.Record]:
   """Runs the cases under a bar, which is silent where nobody watches."""
   cost = lambda quick: 1 if quick else _FULL_SIZE
   names = iter([case.name for case in cases] + [''])
-  with warnings.catch_warnings(), tqdm(
-      total=sum(cost(case.quick) for case in cases), desc=next(names),
+  with (
+    warnings.catch_warnings(),
+    tqdm(
+      total=sum(cost(case.quick) for case in cases),
+      desc=next(names),
       bar_format='{percentage:3.0f}% |{bar:20}| {elapsed} of about '
-      '{elapsed}+{remaining} {desc}', disable=None) as bar:
+      '{elapsed}+{remaining} {desc}',
+      disable=None,
+    ) as bar,
+  ):
     warnings.simplefilter('ignore')  # Of the references, on their own use.
 
     def tell(record):
       bar.set_description_str(next(names), refresh=False)
       bar.update(cost(record.quick))
       if not record.passed:
-        bar.write(f'{record.verdict}: {record.area}: {record.what} '
-                  f'{record.error:.1e} > {record.bound:.1e} {record.problem}')
+        bar.write(
+          f'{record.verdict}: {record.area}: {record.what} '
+          f'{record.error:.1e} > {record.bound:.1e} {record.problem}'
+        )
+
     return ledger.run(cases, seed, tell)
 
 
 def keep_small_programs() -> None:
-  """Hundreds of small programs are compiled: keep those of tenths of seconds.
-  """
+  """Makes JAX's cache keep programs that compile in tenths of a second."""
   import jax
+
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def device() -> str:
   """What our side ran on."""
   import jax
+
   kind = jax.devices()[0].device_kind
   return kind if kind != 'cpu' else f'CPU ({platform.machine()})'
 
@@ -163,4 +209,5 @@ def write(result: pages.Ledger, out: str) -> None:
   with output.folder(out) as folder:
     files.write_text(folder / 'parity.json', text)
     files.write_text(
-      folder / 'parity.md', pages.markdown(pages.from_json(text)))
+      folder / 'parity.md', pages.markdown(pages.from_json(text))
+    )

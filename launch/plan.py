@@ -35,65 +35,117 @@ from sana_jax.launch.flags import refused, text, whole
 # How often a search goes on while nothing fits, and with how much less memory.
 _ROUNDS, _MUCH_LESS = 4, 0.75
 # What --calibrate does not go with.
-_ALONE = ('config', 'topology', 'search', 'per_chip_batch', 'out', 'shardings',
-          'golden', 'update')
+_ALONE = (
+  'config',
+  'topology',
+  'search',
+  'per_chip_batch',
+  'out',
+  'shardings',
+  'golden',
+  'update',
+)
 OVERRIDES = True  # Takes --config.key=value.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('--config', metavar='FILE[:ARG],...',
-                      help='as of sana-jax train; several make a table of who '
-                      'wins where')
-  parser.add_argument('--topology', type=text, metavar='POD,...',
-                      help='such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
-  parser.add_argument('--layouts', default='all', type=text,
-                      metavar='all|NAME,...', help='shipped ones, or files '
-                      'with LAYOUT (default: all that are shipped)')
-  parser.add_argument('--per-chip-batch', type=batches, default=[],
-                      metavar='N,...|fit', help='images a chip; fit finds the '
-                      "largest that fits (default: the config's batch_size)")
-  parser.add_argument('--search', type=whole(most=100), metavar='N',
-                      help='instead of --layouts: the N best meshes, remat '
-                      'policies, accumulations, kernels and batches of '
-                      '--per-chip-batch by formulas, compiled')
-  parser.add_argument('--mode', choices=['train', 'sample'], default='train',
-                      help='the step, or a sampler of all steps (default: '
-                      '%(default)s)')
-  parser.add_argument('--out', type=text, metavar='DIR',
-                      help='folder for the report')
-  parser.add_argument('--shardings', action='store_true',
-                      help='print what lies where, and compile nothing; '
-                      'needs no --out')
-  parser.add_argument('--golden', type=text, metavar='DIR',
-                      help="compile DIR's plans again and print what differs, "
-                      'or, with --shardings, what needs no compiler; all, or '
-                      'those of --config and --topology')
-  parser.add_argument('--update', action='store_true',
-                      help='write what differs from --golden, and new ones')
-  parser.add_argument('--calibrate', action='store_true',
-                      help='measure the devices that are here, for later plans '
-                      'of pods of the same chips; takes no other argument')
-  parser.add_argument('--jobs', type=whole(1, 1000), default=min(
-    2, os.cpu_count() or 1), metavar='N', help='compilations at a time, of '
-                      'about 4 GiB each (default: %(default)s)')
+  parser.add_argument(
+    '--config',
+    metavar='FILE[:ARG],...',
+    help='as of sana-jax train; several make a table of who wins where',
+  )
+  parser.add_argument(
+    '--topology',
+    type=text,
+    metavar='POD,...',
+    help='such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8',
+  )
+  parser.add_argument(
+    '--layouts',
+    default='all',
+    type=text,
+    metavar='all|NAME,...',
+    help='shipped ones, or files with LAYOUT (default: all that are shipped)',
+  )
+  parser.add_argument(
+    '--per-chip-batch',
+    type=batches,
+    default=[],
+    metavar='N,...|fit',
+    help='images a chip; fit finds the '
+    "largest that fits (default: the config's batch_size)",
+  )
+  parser.add_argument(
+    '--search',
+    type=whole(most=100),
+    metavar='N',
+    help='instead of --layouts: the N best meshes, remat '
+    'policies, accumulations, kernels and batches of '
+    '--per-chip-batch by formulas, compiled',
+  )
+  parser.add_argument(
+    '--mode',
+    choices=['train', 'sample'],
+    default='train',
+    help='the step, or a sampler of all steps (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--out', type=text, metavar='DIR', help='folder for the report'
+  )
+  parser.add_argument(
+    '--shardings',
+    action='store_true',
+    help='print what lies where, and compile nothing; needs no --out',
+  )
+  parser.add_argument(
+    '--golden',
+    type=text,
+    metavar='DIR',
+    help="compile DIR's plans again and print what differs, "
+    'or, with --shardings, what needs no compiler; all, or '
+    'those of --config and --topology',
+  )
+  parser.add_argument(
+    '--update',
+    action='store_true',
+    help='write what differs from --golden, and new ones',
+  )
+  parser.add_argument(
+    '--calibrate',
+    action='store_true',
+    help='measure the devices that are here, for later plans '
+    'of pods of the same chips; takes no other argument',
+  )
+  parser.add_argument(
+    '--jobs',
+    type=whole(1, 1000),
+    default=min(2, os.cpu_count() or 1),
+    metavar='N',
+    help='compilations at a time, of about 4 GiB each (default: %(default)s)',
+  )
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Compiles, prints and writes; returns the exit code."""
   if args.calibrate:
     if given := [key for key in _ALONE if getattr(args, key)] or overrides:
-      raise UserError('--calibrate takes no other argument, such as '
-                      f'{given[0].partition("=")[0]}.')
+      raise UserError(
+        '--calibrate takes no other argument, such as '
+        f'{given[0].partition("=")[0]}.'
+      )
     return calibrate()
   devices.none_but_cpu()
   if args.golden:
     from sana_jax.launch import plan_golden
+
     return plan_golden.run(args)
   for key in ('config', 'topology', *(() if args.shardings else ('out',))):
     if getattr(args, key) is None:
-      raise UserError(f'--{key} is missing; sana-jax plan needs --config, '
-                      '--topology and --out, or --calibrate alone.')
+      raise UserError(
+        f'--{key} is missing; sana-jax plan needs --config, '
+        '--topology and --out, or --calibrate alone.'
+      )
   if args.out:
     output.check(args.out)
   if plan_matrix.is_asked(args):
@@ -107,11 +159,13 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def plan_one(args, overrides):
   """Of one config and pod: compiles, prints and writes; returns the plans."""
   from sana_jax.analysis import topologies
+
   config = checked_config(args.config, overrides)
   pod = topologies.check(args.topology)
   tried = candidates(args, config, pod)
-  with tqdm(total=len(tried), desc='layouts', unit='layout',
-            disable=None) as bar:
+  with tqdm(
+    total=len(tried), desc='layouts', unit='layout', disable=None
+  ) as bar:
     runner = make_runner(args, bar)
     pairs = compile_all(args, runner, tried, pod)
     if args.search:
@@ -126,6 +180,7 @@ def print_shardings(args, config) -> int:
   """What each layout puts where; needs no compiler."""
   from sana_jax.analysis import chips
   from sana_jax.tools.plan import golden
+
   pod = chips.parse(args.topology)
   print(golden.text(candidates(args, config, pod)), end='')
   return 0
@@ -136,6 +191,7 @@ def calibrate() -> int:
   import jax
 
   from sana_jax.analysis import ceilings
+
   kind, found = jax.devices()[0].device_kind, ceilings.measure()
   print(ceilings.text(kind, found))
   print(f'Kept in {ceilings.write(kind, found)}.')
@@ -147,7 +203,8 @@ def batches(value: str) -> list[int] | str:
   if value == 'fit':
     return value
   if not re.fullmatch(r'[0-9]{1,4}(,[0-9]{1,4})*', value) or (
-      0 in (found := [int(n) for n in value.split(',')])):
+    0 in (found := [int(n) for n in value.split(',')])
+  ):
     raise refused(value, 'whole numbers from 1, such as 1,2,4, or fit')
   return found
 
@@ -155,8 +212,12 @@ def batches(value: str) -> list[int] | str:
 def candidates(args, config, pod):
   """Every layout that was asked for, on this pod."""
   from sana_jax.tools.plan import candidates as made
-  names = args.layouts.split(',') if args.layouts != 'all' else sorted(
-    p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
+
+  names = (
+    args.layouts.split(',')
+    if args.layouts != 'all'
+    else sorted(p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
+  )
   params, found = made.shapes(config), []
   if args.search:
     return searched(args, config, pod, params)
@@ -169,9 +230,11 @@ def candidates(args, config, pod):
     found += made.make(short, one, pod, params)
   found = made.different(found)
   if all(c.problem for c in found):
-    raise UserError(' '.join(
-      f'{c.name}: {c.problem}' for c in found) + ' Choose other --layouts, '
-      'another --topology or --per-chip-batch.')
+    raise UserError(
+      ' '.join(f'{c.name}: {c.problem}' for c in found)
+      + ' Choose other --layouts, '
+      'another --topology or --per-chip-batch.'
+    )
   return found
 
 
@@ -180,36 +243,48 @@ def searched(args, config, pod, params, tried=()):
   if formulas are right at least in that."""
   from sana_jax.tools.plan import candidates as made
   from sana_jax.tools.plan import search, steps
+
   if config.task != 'sana':
-    raise UserError(f"--search knows no formulas for config.task="
-                    f"{config.task!r}, only for 'sana'; give --layouts.")
+    raise UserError(
+      f'--search knows no formulas for config.task='
+      f"{config.task!r}, only for 'sana'; give --layouts."
+    )
   config = made.copied(config)
   set_batch(config, args.per_chip_batch, pod)
   several = args.per_chip_batch if args.per_chip_batch != 'fit' else ()
   forward = steps.forward_flops(config)
-  most = _MUCH_LESS * min((search.estimate(
-    one.config, pod, made.count(params), forward).bytes for one in tried),
-    default=math.inf)
-  found = search.best(
-    config, pod, params, forward, args.search, several, most)
+  most = _MUCH_LESS * min(
+    (
+      search.estimate(one.config, pod, made.count(params), forward).bytes
+      for one in tried
+    ),
+    default=math.inf,
+  )
+  found = search.best(config, pod, params, forward, args.search, several, most)
   if not found:
     raise UserError(
       f'No mesh of {pod.name} splits batch_size={config.batch_size} and this '
-      'model; choose another --topology or --per-chip-batch.')
+      'model; choose another --topology or --per-chip-batch.'
+    )
   return found
 
 
 def roomier(args, config, pod, runner, bar, pairs):
   """(candidate, plan) of the next best, while none fits: formulas err."""
   from sana_jax.tools.plan import candidates as made
+
   params = made.shapes(config)
   for _ in range(_ROUNDS):
     if any(plan.fits for _, plan in pairs):
       break
     known = {candidate.name for candidate, _ in pairs}
-    more = [one for one in searched(
-      args, config, pod, params, [candidate for candidate, _ in pairs])
-      if one.name not in known]
+    more = [
+      one
+      for one in searched(
+        args, config, pod, params, [candidate for candidate, _ in pairs]
+      )
+      if one.name not in known
+    ]
     bar.total += len(more)
     pairs = pairs + compile_all(args, runner, more, pod)
   return pairs
@@ -227,6 +302,7 @@ def make_runner(args, bar):
   """Compiles and tells of each."""
   from sana_jax.tools.plan.runner import Runner
   from sana_jax.tools.plan.tables import mesh_text
+
   began, seen = time.monotonic(), itertools.count(1)
 
   def told(plan, cached):
@@ -238,7 +314,10 @@ def make_runner(args, bar):
       bar.write(
         f'{plan.layout} ({mesh_text(plan.mesh)}, {plan.per_chip:g} images a '
         f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, {left} '
-        f'to go, {each * left / 60:.0f} min or less.', file=sys.stderr)
+        f'to go, {each * left / 60:.0f} min or less.',
+        file=sys.stderr,
+      )
+
   runner = Runner(args.topology, args.mode, jobs=args.jobs, told=told)
   return runner
 
@@ -246,14 +325,26 @@ def make_runner(args, bar):
 def compile_all(args, runner, tried, pod):
   """(candidate, plan) for each layout and batch."""
   from sana_jax.tools.plan import fitting
+
   if args.per_chip_batch == 'fit':
     one = lambda candidate: fitting.fit(candidate, pod, runner.one)
     return runner.map(one, tried)
-  several = tried if args.search else [
-    candidate if candidate.problem else dataclasses.replace(
-      candidate.with_batch(n, pod),
-      name=candidate.name + (f'_b{n}' if len(args.per_chip_batch) > 1 else ''))
-    for candidate in tried for n in args.per_chip_batch] or tried
+  several = (
+    tried
+    if args.search
+    else [
+      candidate
+      if candidate.problem
+      else dataclasses.replace(
+        candidate.with_batch(n, pod),
+        name=candidate.name
+        + (f'_b{n}' if len(args.per_chip_batch) > 1 else ''),
+      )
+      for candidate in tried
+      for n in args.per_chip_batch
+    ]
+    or tried
+  )
   return runner.map(lambda c: (c, runner.one(c)), several)
 
 
@@ -267,6 +358,7 @@ def check_plans(plans):
 def advise(runner, pairs, pod, remedies):
   """Notes on the plans and, with `remedies`, what would make them fit."""
   from sana_jax.tools.plan import fitting, tables
+
   fit = [c for c, plan in pairs if plan.fits]
   said = tables.notes([plan for _, plan in pairs])
   if not remedies:
@@ -274,4 +366,7 @@ def advise(runner, pairs, pod, remedies):
   large = [(c, p) for c, p in pairs if not p.problem and not p.fits]
   return said + runner.map(
     lambda pair: tables.short_of(
-      pair[1], fitting.remedies(pair[0], pod, fit, runner.one)), large)
+      pair[1], fitting.remedies(pair[0], pod, fit, runner.one)
+    ),
+    large,
+  )

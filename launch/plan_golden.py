@@ -18,6 +18,7 @@ def run(args: argparse.Namespace) -> int:
   """Prints what differs, or writes it; 1 where something does."""
   from sana_jax.analysis import topologies
   from sana_jax.tools.plan import golden
+
   folder = pathlib.Path(expanded(args.golden))
   if args.update:
     output.check(args.golden, '--golden')
@@ -41,15 +42,21 @@ def run(args: argparse.Namespace) -> int:
 def wanted(args, known):
   """Those of --config and --topology; with --update, also a new one."""
   from sana_jax.tools.plan import golden
-  found = [one for one in known if args.config in (None, one.config)
-           and args.topology in (None, one.topology)]
+
+  found = [
+    one
+    for one in known
+    if args.config in (None, one.config)
+    and args.topology in (None, one.topology)
+  ]
   if not found and args.update and args.config and args.topology:
     found = [golden.Golden(args.config, args.topology, '')]
   if not found:
     there = ', '.join(one.name for one in known) or 'none at all'
     raise UserError(
       f'--golden={args.golden} has no such plan; it has {there}. With '
-      '--config, --topology and --update, one is made.')
+      '--config, --topology and --update, one is made.'
+    )
   return found
 
 
@@ -59,9 +66,13 @@ def made(args, one):
   from sana_jax.launch import plan as command
   from sana_jax.tools.plan import golden
   from sana_jax.tools.plan.runner import Runner
+
   config, pod = load_config(one.config), chips.parse(one.topology)
-  found = command.candidates(argparse.Namespace(
-    layouts='all', search=None, per_chip_batch=[]), config, pod)
+  found = command.candidates(
+    argparse.Namespace(layouts='all', search=None, per_chip_batch=[]),
+    config,
+    pod,
+  )
   now = dataclasses.replace(one, shardings=golden.text(found))
   layout = golden.chosen(found)
   if args.shardings or layout is None:
@@ -74,6 +85,15 @@ def made(args, one):
 
 def show(path, before, now):
   """As a diff."""
-  print(''.join(difflib.unified_diff(
-    str(before).splitlines(keepends=True), str(now).splitlines(keepends=True),
-    str(path), 'now', n=2)), end='')
+  print(
+    ''.join(
+      difflib.unified_diff(
+        str(before).splitlines(keepends=True),
+        str(now).splitlines(keepends=True),
+        str(path),
+        'now',
+        n=2,
+      )
+    ),
+    end='',
+  )

@@ -11,6 +11,7 @@ def finish(args, overrides, pairs, said, runner):
   """Prints the table and writes the report."""
   from sana_jax.analysis import ceilings
   from sana_jax.tools.plan import cache, page, pictures, tables
+
   said_by = command(args, overrides)
   plans = [plan for _, plan in pairs]
   chip, measured = ceilings.of(plans[0].pod.chip)
@@ -20,24 +21,32 @@ def finish(args, overrides, pairs, said, runner):
   print(tables.plain(plans, chip))
   for note in said:
     print(f'- {note}')
-  facts = {'command': said_by, 'plans': [dataclasses.asdict(p) for p in plans],
-           'notes': said, 'compilers': cache.compilers()}
+  facts = {
+    'command': said_by,
+    'plans': [dataclasses.asdict(p) for p in plans],
+    'notes': said,
+    'compilers': cache.compilers(),
+  }
   with output.folder(args.out) as out:
     files.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
     files.write_text(
-      out / 'plan.md', tables.markdown(
-        title, plans, said, said_by, chip))
+      out / 'plan.md', tables.markdown(title, plans, said, said_by, chip)
+    )
     files.write_text(
-      out / 'plan.html', page.page(title, plans, said, said_by, chip))
+      out / 'plan.html', page.page(title, plans, said, said_by, chip)
+    )
     if any(p.memory for p in plans):
       files.write_bytes(out / 'memory.png', pictures.memory_bars(plans))
     if any(p.fits for p in plans):
-      files.write_bytes(out / 'scaling.png', pictures.scaling_curve(
-        plans, chip))
+      files.write_bytes(
+        out / 'scaling.png', pictures.scaling_curve(plans, chip)
+      )
     write_layouts(out / 'layouts', pairs, said_by)
   if runner.compiled:
-    print(f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '
-          f'seconds, at most {runner.host_bytes / 2**30:.1f} GiB each.')
+    print(
+      f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '
+      f'seconds, at most {runner.host_bytes / 2**30:.1f} GiB each.'
+    )
 
 
 def write_layouts(folder, pairs, command):
@@ -46,20 +55,28 @@ def write_layouts(folder, pairs, command):
     if plan.fits:
       folder.mkdir(exist_ok=True)
       body = ',\n  '.join(
-        f'{k!r}: {v!r}' for k, v in candidate.layout().items())
+        f'{k!r}: {v!r}' for k, v in candidate.layout().items()
+      )
       files.write_text(
         folder / f'{candidate.name}.py',
-        f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n')
+        f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n',
+      )
 
 
 def command(args, overrides):
   """The command line, without where it writes."""
-  return ' '.join([
-    f'sana-jax plan --config {args.config} --topology {args.topology}',
-    *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
-    *([f'--search {args.search}'] if args.search else []),
-    *([f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []),
-    *(['--mode sample'] if args.mode == 'sample' else []), *overrides])
+  return ' '.join(
+    [
+      f'sana-jax plan --config {args.config} --topology {args.topology}',
+      *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
+      *([f'--search {args.search}'] if args.search else []),
+      *(
+        [f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []
+      ),
+      *(['--mode sample'] if args.mode == 'sample' else []),
+      *overrides,
+    ]
+  )
 
 
 def batch_text(args):

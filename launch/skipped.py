@@ -21,6 +21,7 @@ def tell(reports: Sequence[str]) -> None:
 def part_name() -> str:
   """Ending of the names of a process's own files; none for a single process."""
   import jax
+
   index, count = jax.process_index(), jax.process_count()
   return f'-{index:05d}-of-{count:05d}' if count > 1 else ''
 
@@ -31,9 +32,11 @@ class Skipped:
   Of several processes, the first reports what all of them know.
   """
 
-  def __init__(self, out: pathlib.Path, file: str | None,
-               problems: Sequence[Problem]):
+  def __init__(
+    self, out: pathlib.Path, file: str | None, problems: Sequence[Problem]
+  ):
     import jax
+
     self._file, self._count = file or '--prompt', len(problems)
     self._path = out / f'skipped{part_name()}.jsonl'
     self._mine = [] if jax.process_index() else list(problems)
@@ -53,11 +56,20 @@ class Skipped:
     if not self._count:
       return 0
     too_many = self._count > most * lines
-    tell([f'{self._count:,} of {lines:,} lines of {self._file} were skipped' + (
-      f', more than --max-bad-fraction={most:g}' if too_many else '')
-      + f'; they are in {self._path}.'])
+    tell(
+      [
+        f'{self._count:,} of {lines:,} lines of {self._file} were skipped'
+        + (f', more than --max-bad-fraction={most:g}' if too_many else '')
+        + f'; they are in {self._path}.'
+      ]
+    )
     return int(too_many)
 
   def _report(self, problems):
-    tell([f'{self._file}, {p} It is skipped.' for p in problems
-          if p not in self._known])
+    tell(
+      [
+        f'{self._file}, {p} It is skipped.'
+        for p in problems
+        if p not in self._known
+      ]
+    )

@@ -17,20 +17,30 @@ import sys
 import time
 
 PROMPTS = (
-  'a red circle left of a blue square', 'three green stars',
-  'a purple triangle and an orange circle', 'a yellow square',
-  'a blue star above a red triangle', 'a circle and a star',
-  'four orange squares', 'a green triangle')
+  'a red circle left of a blue square',
+  'three green stars',
+  'a purple triangle and an orange circle',
+  'a yellow square',
+  'a blue star above a red triangle',
+  'a circle and a star',
+  'four orange squares',
+  'a green triangle',
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs all stages; returns the exit code."""
   parser = argparse.ArgumentParser(
-    prog='python -m sana_jax.launch.small_model', description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog='python -m sana_jax.launch.small_model',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--out', required=True, metavar='DIR')
-  parser.add_argument('--quick', action='store_true',
-                      help='smaller and shorter: a few minutes on 2 cores')
+  parser.add_argument(
+    '--quick',
+    action='store_true',
+    help='smaller and shorter: a few minutes on 2 cores',
+  )
   args = parser.parse_args(argv)
   out, began = pathlib.Path(args.out), time.monotonic()
   data = f'--config.data.path={out / "data"}'
@@ -40,29 +50,59 @@ def main(argv: Sequence[str] | None = None) -> int:
   say('1/4  Drawing `shapes`, captioned scenes with known content.')
   size = 64 if args.quick else 128
   run(['data', 'shapes', '--out', str(out / 'data'), '--size', str(size)])
-  say('2/4  Training the autoencoder; beside it, on another core, the text '
-      f'encoder (its log: {out / "text_encoder.log"}).')
+  say(
+    '2/4  Training the autoencoder; beside it, on another core, the text '
+    f'encoder (its log: {out / "text_encoder.log"}).'
+  )
   together(out, variant, data)
-  say('3/4  Training the transformer. Loss curve and sample grids appear in '
-      f'{out / "sana"}.')
-  run(train('shapes' + variant, out / 'sana') + [
-    data, f'--config.autoencoder={out / "dc_ae" / "model"}',
-    f'--config.text_encoder={out / "text_encoder" / "model"}'])
+  say(
+    '3/4  Training the transformer. Loss curve and sample grids appear in '
+    f'{out / "sana"}.'
+  )
+  run(
+    train('shapes' + variant, out / 'sana')
+    + [
+      data,
+      f'--config.autoencoder={out / "dc_ae" / "model"}',
+      f'--config.text_encoder={out / "text_encoder" / "model"}',
+    ]
+  )
   say('4/4  Sampling and scoring, on prompts that were held out of training.')
   model = str(out / 'sana' / 'model')
   prompts = [part for p in PROMPTS for part in ('--prompt', p)]
-  run(['sample', '--model', model, *prompts, '--num-images', '2', '--out',
-       str(out / 'pictures')])
-  run(['evaluate', '--model', model, '--out', str(out / 'scores'),
-       '--per-kind', '20' if args.quick else '40'])
+  run(
+    [
+      'sample',
+      '--model',
+      model,
+      *prompts,
+      '--num-images',
+      '2',
+      '--out',
+      str(out / 'pictures'),
+    ]
+  )
+  run(
+    [
+      'evaluate',
+      '--model',
+      model,
+      '--out',
+      str(out / 'scores'),
+      '--per-kind',
+      '20' if args.quick else '40',
+    ]
+  )
   finish(out, model, time.monotonic() - began)
   return 0
 
 
 def say(text: str) -> None:
   """A headline between the commands' own output."""
-  print(f'\n\033[1m{text}\033[0m' if sys.stdout.isatty() else f'\n{text}',
-        flush=True)
+  print(
+    f'\n\033[1m{text}\033[0m' if sys.stdout.isatty() else f'\n{text}',
+    flush=True,
+  )
 
 
 def train(config: str, workdir: pathlib.Path) -> list[str]:
@@ -87,11 +127,14 @@ def together(out: pathlib.Path, variant: str, data: str) -> None:
   one = ['--cpu-devices', '1', data]
   encoder = command(train('shapes_dc_ae' + variant, out / 'dc_ae') + one)
   text = command(
-    train('shapes_text_encoder' + variant, out / 'text_encoder') + one)
+    train('shapes_text_encoder' + variant, out / 'text_encoder') + one
+  )
   log = out / 'text_encoder.log'
-  with log.open('ab') as file, on_core(
-      0, encoder) as first, on_core(
-      1, text, stdout=file, stderr=file) as second:
+  with (
+    log.open('ab') as file,
+    on_core(0, encoder) as first,
+    on_core(1, text, stdout=file, stderr=file) as second,
+  ):
     codes = first.wait(), second.wait()
   if codes[1]:
     print(f'The text encoder failed; its log is {log}.', file=sys.stderr)
@@ -101,10 +144,12 @@ def together(out: pathlib.Path, variant: str, data: str) -> None:
 
 def on_core(index: int, arguments: Sequence[str], **files) -> subprocess.Popen:
   """Starts a process that keeps to one core, where that can be asked for."""
+
   def pin():
     if hasattr(os, 'sched_setaffinity'):
       cores = sorted(os.sched_getaffinity(0))
       os.sched_setaffinity(0, {cores[index % len(cores)]})
+
   return subprocess.Popen(arguments, preexec_fn=pin, **files)
 
 

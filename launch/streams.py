@@ -54,7 +54,8 @@ class Results:
     except OSError as e:
       self._discard()
       raise UserError(
-        f'Standard output cannot be written ({e.strerror}).') from e
+        f'Standard output cannot be written ({e.strerror}).'
+      ) from e
 
   def _discard(self):
     """Sends what is buffered, and all that follows, to nowhere.
@@ -93,7 +94,9 @@ def guarded() -> Iterator[None]:
   if None in before:
     nowhere = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
   sys.stdout, sys.stderr = (
-    Results(before[0] or nowhere), Log(before[1] or nowhere))
+    Results(before[0] or nowhere),
+    Log(before[1] or nowhere),
+  )
   try:
     yield
   finally:

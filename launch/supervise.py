@@ -25,54 +25,97 @@ from sana_jax.printable import printable
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
   """--restarts, --restarts-without-progress and --wait-seconds."""
   parser.add_argument(
-    '--restarts', type=whole(0), default=Policy.restarts, metavar='N',
-    help='in all (default: %(default)s)')
+    '--restarts',
+    type=whole(0),
+    default=Policy.restarts,
+    metavar='N',
+    help='in all (default: %(default)s)',
+  )
   parser.add_argument(
-    '--restarts-without-progress', type=whole(0, 1000), metavar='N',
+    '--restarts-without-progress',
+    type=whole(0, 1000),
+    metavar='N',
     default=Policy.without_progress,
     help='in a row that may leave the newest checkpoint where it was '
-    '(default: %(default)s)')
+    '(default: %(default)s)',
+  )
   parser.add_argument(
-    '--wait-seconds', type=not_negative, metavar='S',
+    '--wait-seconds',
+    type=not_negative,
+    metavar='S',
     default=Policy.wait_seconds,
     help='before a restart, doubled for each without progress (default: '
-    '%(default)g)')
+    '%(default)g)',
+  )
 
 
 def policy_of(args) -> Policy:
   """What the flags say."""
-  return Policy(args.restarts_without_progress, args.restarts,
-                args.wait_seconds)
+  return Policy(
+    args.restarts_without_progress, args.restarts, args.wait_seconds
+  )
 
 
 def policy_words(policy: Policy) -> list[str]:
   """The flags that say it."""
-  return [f'--restarts={policy.restarts}',
-          f'--restarts-without-progress={policy.without_progress}',
-          f'--wait-seconds={policy.wait_seconds:g}']
+  return [
+    f'--restarts={policy.restarts}',
+    f'--restarts-without-progress={policy.without_progress}',
+    f'--wait-seconds={policy.wait_seconds:g}',
+  ]
 
 
 def parser() -> Parser:
   """Of the arguments before --."""
-  found = Parser(prog='sana_jax.launch.supervise', description=__doc__,
-                 formatter_class=argparse.RawDescriptionHelpFormatter)
-  found.add_argument('--workdir', required=True, type=text, metavar='DIR',
-                     help='where its checkpoints are')
-  found.add_argument('--notes', required=True, type=text, metavar='FILE',
-                     help='of its attempts; read if it is there')
+  found = Parser(
+    prog='sana_jax.launch.supervise',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  found.add_argument(
+    '--workdir',
+    required=True,
+    type=text,
+    metavar='DIR',
+    help='where its checkpoints are',
+  )
+  found.add_argument(
+    '--notes',
+    required=True,
+    type=text,
+    metavar='FILE',
+    help='of its attempts; read if it is there',
+  )
   add_policy_flags(found)
-  found.add_argument('--once', action='store_true',
-                     help='somebody else starts it again; exit code 3 tells '
-                     'them not to')
-  found.add_argument('--process', type=_indices, default='0', metavar='N-M',
-                     help='of several supervisors, that with zeros alone '
-                     'decides (default: %(default)s)')
-  found.add_argument('--stop-with', type=text, metavar='WORD', action='append',
-                     help='a word of the command that stops it in place of '
-                     'SIGTERM; no shell parses it')
-  found.add_argument('--again-with', type=text, metavar='WORD', action='append',
-                     help='the same, of the command to run after it was '
-                     'stopped because of SIGUSR1')
+  found.add_argument(
+    '--once',
+    action='store_true',
+    help='somebody else starts it again; exit code 3 tells them not to',
+  )
+  found.add_argument(
+    '--process',
+    type=_indices,
+    default='0',
+    metavar='N-M',
+    help='of several supervisors, that with zeros alone '
+    'decides (default: %(default)s)',
+  )
+  found.add_argument(
+    '--stop-with',
+    type=text,
+    metavar='WORD',
+    action='append',
+    help='a word of the command that stops it in place of '
+    'SIGTERM; no shell parses it',
+  )
+  found.add_argument(
+    '--again-with',
+    type=text,
+    metavar='WORD',
+    action='append',
+    help='the same, of the command to run after it was '
+    'stopped because of SIGUSR1',
+  )
   return found
 
 
@@ -84,19 +127,29 @@ def main(argv: Sequence[str]) -> int:
     raise UserError('There is no command; give it after --.')
   for words in filter(None, (args.stop_with, args.again_with)):
     if not shutil.which(words[0]):
-      raise UserError(f'There is no command {printable(words[0])} on this '
-                      'machine; the run could not be stopped with it.')
+      raise UserError(
+        f'There is no command {printable(words[0])} on this '
+        'machine; the run could not be stopped with it.'
+      )
   terminal.show_logs()
   # It may not come back before the run has ended: nobody waits for it.
-  stop = None if not args.stop_with else lambda: subprocess.Popen(
-    args.stop_with, start_new_session=True)
+  stop = (
+    None
+    if not args.stop_with
+    else lambda: subprocess.Popen(args.stop_with, start_new_session=True)
+  )
   with processes.Requests(again=bool(args.again_with)) as requests:
     start = lambda number: processes.run(
-      [processes.Process(command, of_attempt(number))], requests, stop=stop)
+      [processes.Process(command, of_attempt(number))], requests, stop=stop
+    )
     if re.search('[1-9]', args.process):
       return start(0)
-    code = supervisor.supervise(supervisor.Run(
-      start, args.workdir, args.notes, policy_of(args), args.once), requests)
+    code = supervisor.supervise(
+      supervisor.Run(
+        start, args.workdir, args.notes, policy_of(args), args.once
+      ),
+      requests,
+    )
     if requests.again and code:
       subprocess.run(args.again_with, check=False)
     return code
@@ -106,13 +159,14 @@ def _indices(value: str) -> str:
   """The type of --process."""
   if not re.fullmatch(r'[0-9]+(-[0-9]+)*', value):
     raise argparse.ArgumentTypeError(
-      f'{value!r} is not allowed; give whole numbers, with - between')
+      f'{value!r} is not allowed; give whole numbers, with - between'
+    )
   return value
 
 
 def _split(argv):
   at = argv.index('--') if '--' in argv else len(argv)
-  return argv[:at], argv[at:at + 1], argv[at + 1:]
+  return argv[:at], argv[at : at + 1], argv[at + 1 :]
 
 
 if __name__ == '__main__':

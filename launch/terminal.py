@@ -50,10 +50,13 @@ def silence_closed_loop_errors() -> None:
   save whose error is reported by itself.
   """
   known = lambda kind, error: (
-    kind is RuntimeError and str(error) == 'Event loop is closed')
+    kind is RuntimeError and str(error) == 'Event loop is closed'
+  )
   unraisable = sys.unraisablehook
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   sys.unraisablehook = lambda u: (
-    None if known(u.exc_type, u.exc_value) else unraisable(u))
+    None if known(u.exc_type, u.exc_value) else unraisable(u)
+  )
   sys.excepthook = lambda kind, error, trace: (
-    None if known(kind, error) else sys.__excepthook__(kind, error, trace))
+    None if known(kind, error) else sys.__excepthook__(kind, error, trace)
+  )

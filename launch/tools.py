@@ -25,8 +25,9 @@ def call(words: Sequence[str]) -> str:
   except OSError as e:
     raise UserError(f'{words[0]} cannot be started ({e.strerror}).') from e
   if done.returncode:
-    raise UserError(f'{printable(shlex.join(words))} failed: '
-                    f'{_line(done.stderr)}')
+    raise UserError(
+      f'{printable(shlex.join(words))} failed: {_line(done.stderr)}'
+    )
   return _line(done.stdout)
 
 

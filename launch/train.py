@@ -27,21 +27,32 @@ OVERRIDES = True  # Takes --config.key=value.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument(
-    '--config', required=True, metavar='FILE[:ARG]',
+    '--config',
+    required=True,
+    metavar='FILE[:ARG]',
     help='a Python file with get_config(arg); a bare name is looked up among '
-    'the shipped ones')
+    'the shipped ones',
+  )
   parser.add_argument(
-    '--workdir', required=True, metavar='DIR',
-    help='the folder of this run, made if need be')
+    '--workdir',
+    required=True,
+    metavar='DIR',
+    help='the folder of this run, made if need be',
+  )
   parser.add_argument(
-    '--layout', metavar='NAME',
+    '--layout',
+    metavar='NAME',
     help='how devices share the work: a file with LAYOUT, or dp, fsdp, '
-    'fsdp_tp, sequence or hybrid (default: what the config says)')
+    'fsdp_tp, sequence or hybrid (default: what the config says)',
+  )
   devices.add_device_flags(parser)
   parser.add_argument(
-    '--profile', type=steps, metavar='START:STOP',
+    '--profile',
+    type=steps,
+    metavar='START:STOP',
     help='trace these steps, STOP not included, into DIR/profile; SIGUSR1 '
-    'traces the next ones of a run that is under way')
+    'traces the next ones of a run that is under way',
+  )
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -56,6 +67,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   output.check_place(args.workdir, '--workdir')
   devices.configure(args.cpu_devices)
   from sana_jax.launch import terminal
+
   terminal.show_logs()
   return start(config, args)
 
@@ -67,6 +79,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   from sana_jax import tasks
   from sana_jax.sharding.mesh import check_batch, make_mesh
   from sana_jax.training import loop, optimizers, run_config
+
   if args.distributed is not None:
     devices.join(args.distributed)
   # What can be wrong is told before data are prepared and files written.
@@ -87,4 +100,5 @@ def check_profile(traced: range | None, num_steps: int) -> None:
     raise UserError(
       f'--profile={traced.start}:{traced.stop} ends after the last step; give '
       f'START:STOP with STOP up to {num_steps + 1}, or raise '
-      'config.num_steps.')
+      'config.num_steps.'
+    )

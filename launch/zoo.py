@@ -20,13 +20,15 @@ from sana_jax.launch.flags import text
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument('name', nargs='?', type=text, help='of one checkpoint')
-  parser.add_argument('--json', action='store_true',
-                      help='everything, for programs')
+  parser.add_argument(
+    '--json', action='store_true', help='everything, for programs'
+  )
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints the zoo or one of it; returns the exit code."""
   from sana_jax.weights import zoo
+
   entries = [zoo.get(args.name)] if args.name else list(zoo.ENTRIES)
   if args.json:
     records = [record(entry) for entry in entries]
@@ -40,8 +42,11 @@ def run(args: argparse.Namespace) -> int:
 
 def record(entry) -> dict[str, Any]:
   """An entry as JSON, with the config.json of its parts."""
-  return {**dataclasses.asdict(entry), 'size_px': entry.size_px,
-          'configs': entry.configs()}
+  return {
+    **dataclasses.asdict(entry),
+    'size_px': entry.size_px,
+    'configs': entry.configs(),
+  }
 
 
 def table(entries: Sequence) -> list[str]:
@@ -49,22 +54,38 @@ def table(entries: Sequence) -> list[str]:
   notes = list(dict.fromkeys(e.note for e in entries if e.note))
   rows = [('name', 'parameters', 'px', 'dtype', 'note', 'hub id')]
   for e in entries:
-    rows.append((
-      e.name, f'{e.parameters / 1e6:,.0f} M', str(e.size_px or '-'),
-      e.dtypes[e.part], f'[{notes.index(e.note) + 1}]' if e.note else '',
-      e.hub_id or f'{e.official_hub_id} (.pth)'))
+    rows.append(
+      (
+        e.name,
+        f'{e.parameters / 1e6:,.0f} M',
+        str(e.size_px or '-'),
+        e.dtypes[e.part],
+        f'[{notes.index(e.note) + 1}]' if e.note else '',
+        e.hub_id or f'{e.official_hub_id} (.pth)',
+      )
+    )
   widths = [max(map(len, column)) for column in zip(*rows)]
   right = (False, True, True, False, False, False)
-  lines = ['  '.join(
-    cell.rjust(w) if r else cell.ljust(w)
-    for cell, w, r in zip(row, widths, right)).rstrip() for row in rows]
-  return lines + [''] + [
-    line for i, note in enumerate(notes, 1) for line in _wrap(f'[{i}] ', note)]
+  lines = [
+    '  '.join(
+      cell.rjust(w) if r else cell.ljust(w)
+      for cell, w, r in zip(row, widths, right)
+    ).rstrip()
+    for row in rows
+  ]
+  return (
+    lines
+    + ['']
+    + [
+      line for i, note in enumerate(notes, 1) for line in _wrap(f'[{i}] ', note)
+    ]
+  )
 
 
 def details(entry) -> list[str]:
   """Everything of one entry."""
   from sana_jax.weights import zoo
+
   facts = {
     'kind': entry.kind,
     'parameters': f'{entry.parameters:,} ({entry.part})',
@@ -89,14 +110,18 @@ def details(entry) -> list[str]:
 def usage(entry) -> list[str]:
   """Commands to begin with."""
   if not entry.hub_id:
-    return [f'hf download {entry.official_hub_id}',
-            f'sana-jax convert --from FILE.pth --like {entry.name} --to DIR '
-            '--format diffusers']
+    return [
+      f'hf download {entry.official_hub_id}',
+      f'sana-jax convert --from FILE.pth --like {entry.name} --to DIR '
+      '--format diffusers',
+    ]
   convert = f'sana-jax convert --from {entry.name} --to DIR --format orbax'
   if entry.kind != 'pipeline':
     return [convert]
-  return [f'sana-jax sample --model {entry.name} --prompt "a red circle" '
-          '--out DIR', convert]
+  return [
+    f'sana-jax sample --model {entry.name} --prompt "a red circle" --out DIR',
+    convert,
+  ]
 
 
 def _sampling(entry):
@@ -116,5 +141,10 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _wrap(start, value):
   return textwrap.wrap(
-    value, 80, initial_indent=start, subsequent_indent=' ' * len(start),
-    break_long_words=False, break_on_hyphens=False)
+    value,
+    80,
+    initial_indent=start,
+    subsequent_indent=' ' * len(start),
+    break_long_words=False,
+    break_on_hyphens=False,
+  )

@@ -7,6 +7,7 @@ from sana_jax.version import __version__
 _root = pathlib.Path(__file__).parents[1]
 if (_root / 'setup.cfg').exists():
   from sana_jax import checkout
+
   checkout.install(__name__, _root)
 
 __all__ = ['Pipeline', '__version__']
@@ -16,5 +17,6 @@ def __getattr__(name):
   # Imported on use: `import sana_jax` alone starts neither JAX nor a device.
   if name == 'Pipeline':
     from sana_jax.inference.pipeline import Pipeline
+
     return Pipeline
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}.')

@@ -18,6 +18,7 @@ def preferred(names: Mapping[str, str], key: str) -> Iterator[None]:
     yield
     return
   from sana_jax import kernels
+
   check(names, key)
   try:
     with kernels.prefer_in_all_threads(**names):
@@ -26,16 +27,19 @@ def preferred(names: Mapping[str, str], key: str) -> Iterator[None]:
     raise UserError(
       f'{key} asks for a backend that cannot run here: '
       f'{str(e).splitlines()[0]}; ask for another, or for none to have the '
-      'fastest that can.') from e
+      'fastest that can.'
+    ) from e
 
 
 def check(names: Mapping[str, str], key: str) -> None:
   """Raises UserError for an op or a backend that there is not."""
   from sana_jax.kernels import OPS
+
   for op, name in names.items():
     if op not in OPS:
       raise UserError(f'{key} has {op!r}; allowed are {", ".join(OPS)}.')
     if name not in OPS[op].implementations:
       raise UserError(
         f'{key} has {name!r} for {op}; allowed are '
-        f'{", ".join(OPS[op].implementations)}.')
+        f'{", ".join(OPS[op].implementations)}.'
+      )

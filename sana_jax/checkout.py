@@ -21,14 +21,17 @@ class Finder(importlib.abc.MetaPathFinder):
     self._folders = {f'{package}.{name}': root / name for name in NAMES}
 
   def find_spec(
-    self, fullname: str, path: Sequence[str] | None, target=None,
+    self,
+    fullname: str,
+    path: Sequence[str] | None,
+    target=None,
   ) -> importlib.machinery.ModuleSpec | None:
     """Spec of one of the packages; None for any other module."""
     del path, target
     folder = self._folders.get(fullname)
     return folder and importlib.util.spec_from_file_location(
-      fullname, folder / '__init__.py',
-      submodule_search_locations=[str(folder)])
+      fullname, folder / '__init__.py', submodule_search_locations=[str(folder)]
+    )
 
 
 def install(package: str, root: pathlib.Path) -> None:

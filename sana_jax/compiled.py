@@ -18,7 +18,8 @@ def keep(folder: str | None, at_least_seconds: float | None = None) -> None:
   jax.config.update('jax_compilation_cache_dir', folder)
   if at_least_seconds is not None:
     jax.config.update(
-      'jax_persistent_cache_min_compile_time_secs', at_least_seconds)
+      'jax_persistent_cache_min_compile_time_secs', at_least_seconds
+    )
   mend()
 
 
@@ -28,6 +29,7 @@ def mend() -> None:
   JAX has no public name for this. Without the private one, it warns as before.
   """
   from jax._src import compilation_cache
+
   read = getattr(compilation_cache, 'get_executable_and_time', None)
   if read is not None and not hasattr(read, '__wrapped__'):
     compilation_cache.get_executable_and_time = _mended(read)
@@ -45,7 +47,8 @@ def _seal(compilation_cache) -> None:
   if pack and unpack:
     compilation_cache.compress_executable = lambda data: sealed(pack(data))
     compilation_cache.decompress_executable = lambda data: unpack(
-      unsealed(data))
+      unsealed(data)
+    )
 
 
 def _mended(read):
@@ -58,10 +61,12 @@ def _mended(read):
     except Exception:  # zlib's and XLA's errors have no other base in common.
       _remove(key)
       return None, None  # JAX's word for "not there".
+
   return mended
 
 
 def _remove(key: str) -> None:
   from jax._src.path import Path  # Of gs:// too, where etils is installed.
+
   folder = Path(jax.config.jax_compilation_cache_dir)
   (folder / f'{key}-cache').unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 # As XLA says it, of a program that it compiles or runs.
 _OUT_OF_MEMORY = re.compile(
-  r'RESOURCE_EXHAUSTED|[Oo]ut of memory|CompileTimeHbmOom|Exceeded hbm')
+  r'RESOURCE_EXHAUSTED|[Oo]ut of memory|CompileTimeHbmOom|Exceeded hbm'
+)
 
 
 class UserError(ValueError):
@@ -25,7 +26,11 @@ class UserError(ValueError):
   exit_code = 2
 
   def __init__(
-    self, message: str = '', *, key: str = '', value: Any = None,
+    self,
+    message: str = '',
+    *,
+    key: str = '',
+    value: Any = None,
     allowed: Collection[str] | str | None = None,
   ):
     super().__init__(message)
@@ -33,8 +38,9 @@ class UserError(ValueError):
 
   def within(self, where: str) -> 'UserError':
     """The same error with the file or flag in which it arose."""
-    return UserError(f'{where}: {self}', key=self.key, value=self.value,
-                     allowed=self.allowed)
+    return UserError(
+      f'{where}: {self}', key=self.key, value=self.value, allowed=self.allowed
+    )
 
 
 class Trouble(UserError):
@@ -50,12 +56,14 @@ def joined(problems: Sequence[UserError]) -> UserError:
   """One sentence of several; its key, value and allowed are the first one's."""
   first = problems[0]
   return UserError(
-    '; '.join(str(p).rstrip('.') for p in problems) + '.', key=first.key,
-    value=first.value, allowed=first.allowed)
+    '; '.join(str(p).rstrip('.') for p in problems) + '.',
+    key=first.key,
+    value=first.value,
+    allowed=first.allowed,
+  )
 
 
-def did_you_mean(
-  name: str, allowed: Collection[str], prefix: str = '') -> str:
+def did_you_mean(name: str, allowed: Collection[str], prefix: str = '') -> str:
   """' (did you mean ...?)' with the nearest allowed names, or ''.
 
   Args:
@@ -80,4 +88,5 @@ def in_memory(advice: str) -> Iterator[None]:
     if not is_out_of_memory(str(e)):
       raise
     raise UserError(
-      f'The memory of the device does not suffice; {advice}') from e
+      f'The memory of the device does not suffice; {advice}'
+    ) from e

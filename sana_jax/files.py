@@ -116,7 +116,8 @@ def atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   path = pathlib.Path(path)
   _remove_leftovers(path)
   part = path.with_name(
-    f'.{_stem(path)}.{_HOST}.{os.getpid()}.{next(_COUNTER)}.part')
+    f'.{_stem(path)}.{_HOST}.{os.getpid()}.{next(_COUNTER)}.part'
+  )
   try:
     yield part
     sync(part)
@@ -144,7 +145,8 @@ def _stem(path):
 
 def _remove_leftovers(path):
   pattern = re.compile(
-    rf'\.{re.escape(_stem(path))}\.{re.escape(_HOST)}\.(\d+)\.\d+\.part')
+    rf'\.{re.escape(_stem(path))}\.{re.escape(_HOST)}\.(\d+)\.\d+\.part'
+  )
   with contextlib.suppress(OSError):
     for name in os.listdir(path.parent):
       match = pattern.fullmatch(name)

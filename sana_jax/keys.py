@@ -56,15 +56,18 @@ def size(high: int) -> tuple[Field, ...]:
 
 def one_of(choices: Collection[str]) -> Field:
   """One of some words."""
-  return Field(f'one of {list(choices)}', lambda value: value in choices,
-               tuple(choices))
+  return Field(
+    f'one of {list(choices)}', lambda value: value in choices, tuple(choices)
+  )
 
 
 def parsed_by(parse: Callable[[str], Any], form: str) -> Field:
   """Text that `parse` takes; what it raises is reported."""
+
   def test(value):
     parse(value)
     return True
+
   return Field(form, test)
 
 
@@ -81,8 +84,10 @@ WHOLE_TEXT = Field('text without half a surrogate pair', _is_text)
 _OF_TYPE = {
   bool: (Field('true or false', lambda value: type(value) is bool),),
   int: (Field('a whole number', lambda value: type(value) is int),),
-  float: (Field('a number', lambda value: type(value) in (int, float)),
-          Field('finite', lambda value: abs(value) <= sys.float_info.max)),
+  float: (
+    Field('a number', lambda value: type(value) in (int, float)),
+    Field('finite', lambda value: abs(value) <= sys.float_info.max),
+  ),
   str: (Field('text', lambda value: type(value) is str), WHOLE_TEXT),
 }
 _INT32 = Field('less than 2 ** 31', lambda value: value < 2**31)
@@ -112,8 +117,11 @@ class Key:
   def violated(self, value: Any) -> Field | None:
     """The first condition that the value does not meet."""
     kind = type(self.default)
-    conditions = (*_OF_TYPE.get(kind, ()), *self.own_check,
-                  *((_INT32,) if kind is int else ()))
+    conditions = (
+      *_OF_TYPE.get(kind, ()),
+      *self.own_check,
+      *((_INT32,) if kind is int else ()),
+    )
     return next((f for f in conditions if not f.test(value)), None)
 
 
@@ -121,7 +129,9 @@ Table = Mapping[str, Key]
 
 
 def problems(
-  values: Mapping[str, Any], table: Table, group: str = '',
+  values: Mapping[str, Any],
+  table: Table,
+  group: str = '',
 ) -> Iterator[UserError]:
   """An error for each value that its key does not allow.
 
@@ -141,7 +151,10 @@ def problems(
       near = did_you_mean(str(value), field.choices)
       yield UserError(
         f'config.{group}{name}={value!r} must be {field.allowed}{near}.',
-        key=group + name, value=value, allowed=field.choices or field.allowed)
+        key=group + name,
+        value=value,
+        allowed=field.choices or field.allowed,
+      )
 
 
 def _any_text(value):

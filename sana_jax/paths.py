@@ -19,10 +19,14 @@ def expanded(path: str | os.PathLike) -> str:
   if path.startswith('~') and found == path:
     name = path.partition('/')[0]
     raise UserError(
-      f'{path!r} cannot be used: ' + (
-        'this user has no home folder; set HOME.' if name == '~' else
-        f'there is no user {name[1:]!r}; write ./{name} for a file of that '
-        'name.'))
+      f'{path!r} cannot be used: '
+      + (
+        'this user has no home folder; set HOME.'
+        if name == '~'
+        else f'there is no user {name[1:]!r}; write ./{name} for a file of '
+        'that name.'
+      )
+    )
   return found
 
 
@@ -38,5 +42,6 @@ def place(path: str | os.PathLike) -> str:
   if not path.startswith(BUCKETS):
     raise UserError(
       f'{path} is in no place where a folder can be; give a local folder, or '
-      f'one that begins with {" or ".join(BUCKETS[:2])}.')
+      f'one that begins with {" or ".join(BUCKETS[:2])}.'
+    )
   return path

@@ -24,19 +24,22 @@ def printable(text: object, most: int = MOST, keep: str = '') -> str:
   """
   text = str(text)
   if len(text) > most:
-    head, tail = text[:most - most // 4], text[len(text) - most // 4:]
+    head, tail = text[: most - most // 4], text[len(text) - most // 4 :]
     left_out = len(text) - len(head) - len(tail)
-    return (f'{printable(head, most, keep)} … ({left_out} characters) … '
-            f'{printable(tail, most, keep)}')
+    return (
+      f'{printable(head, most, keep)} … ({left_out} characters) … '
+      f'{printable(tail, most, keep)}'
+    )
   if text.isascii() and text.isprintable():
     return text
-  return ''.join(c if c in keep or _is_seen(c) else
-                 c.encode('unicode_escape').decode() for c in text)
+  return ''.join(
+    c if c in keep or _is_seen(c) else c.encode('unicode_escape').decode()
+    for c in text
+  )
 
 
 def _is_seen(character):
-  return (character == _JOINER
-          or unicodedata.category(character) not in _UNSEEN)
+  return character == _JOINER or unicodedata.category(character) not in _UNSEEN
 
 
 def message(text: object, most: int = MOST) -> str:

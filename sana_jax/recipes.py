@@ -20,15 +20,20 @@ def published(size: str) -> ConfigDict:
   """
   config = base.train('sana')
   config.model = ConfigDict(
-    {**config.model, **base.SANA_SIZES[size], 'remat': 'full'})
+    {**config.model, **base.SANA_SIZES[size], 'remat': 'full'}
+  )
   config.dtype = 'bfloat16'
   config.batch_size = 1024
   config.ema_decay = 0.0
   config.optimizer.update(
-    name='came', learning_rate=1e-4, auto_lr='sqrt', warmup_steps=2000)
+    name='came', learning_rate=1e-4, auto_lr='sqrt', warmup_steps=2000
+  )
   config.data.update(
-    source='webdataset', path='data/*.tar', threads=16,
-    size_px=32 * config.model.sample_size)
+    source='webdataset',
+    path='data/*.tar',
+    threads=16,
+    size_px=32 * config.model.sample_size,
+  )
   config.inputs.update(aspect_ratios=True, dtype='bfloat16')
   config.autoencoder = config.text_encoder = 'sana_1600m_1024'
   config.mesh.update(data=1, fsdp=-1)
@@ -54,22 +59,41 @@ def run_locally(config: ConfigDict) -> None:
   config.autoencoder = config.text_encoder = 'shapes'
   config.init_from = ''
   config.model.update(width=64, depth=2, cross_heads=2, sample_size=2)
-  config.data.update(source='shapes', path='~/.cache/sana_jax/data', size_px=64,
-                     examples=64, threads=0, min_score=0.0, min_size_px=0)
-  config.update(num_steps=2, batch_size=16, log_every_steps=1,
-                checkpoint_every_steps=2, pictures_every_steps=0)
+  config.data.update(
+    source='shapes',
+    path='~/.cache/sana_jax/data',
+    size_px=64,
+    examples=64,
+    threads=0,
+    min_score=0.0,
+    min_size_px=0,
+  )
+  config.update(
+    num_steps=2,
+    batch_size=16,
+    log_every_steps=1,
+    checkpoint_every_steps=2,
+    pictures_every_steps=0,
+  )
   config.optimizer.warmup_steps = 1
 
 
 def run_autoencoder_locally(config: ConfigDict) -> None:
   """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
   config.model = base.dc_ae_fields(
-    latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1)
+    latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1
+  )
   config.loss.lpips = 0.0  # Its weights may not be here.
-  config.data.update(source='shapes', path='~/.cache/sana_jax/data',
-                     size_px=32, examples=64, min_size_px=0)
-  config.update(num_steps=2, batch_size=8, dtype='float32', log_every_steps=1,
-                init_from='')
+  config.data.update(
+    source='shapes',
+    path='~/.cache/sana_jax/data',
+    size_px=32,
+    examples=64,
+    min_size_px=0,
+  )
+  config.update(
+    num_steps=2, batch_size=8, dtype='float32', log_every_steps=1, init_from=''
+  )
   config.optimizer.warmup_steps = 0
 
 
@@ -79,6 +103,13 @@ def dc_ae_phase(size_px: int) -> ConfigDict:
   config.dtype = 'bfloat16'
   config.data.update(source='folder', size_px=size_px, min_size_px=size_px)
   config.loss.update(
-    l1=1.0, lpips=1.0, lpips_weights='~/.cache/sana_jax/lpips', mse=0.0,
-    gradient=0.0, latent_l2=0.0, latent_mean=0.0, noise=0.0)
+    l1=1.0,
+    lpips=1.0,
+    lpips_weights='~/.cache/sana_jax/lpips',
+    mse=0.0,
+    gradient=0.0,
+    latent_l2=0.0,
+    latent_mean=0.0,
+    noise=0.0,
+  )
   return config

@@ -1,5 +1,4 @@
-"""Kinds of tasks by name; a task's own module is imported when it is asked for.
-"""
+"""Kinds of tasks by name; a task's own module is imported at its first use."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -32,8 +31,10 @@ class Kind:
 
 
 SHIPPED = {
-  'sana': 'sana_jax.tasks.sana.task', 'dc_ae': 'sana_jax.tasks.dc_ae',
-  'text_encoder': 'sana_jax.tasks.text_encoder'}
+  'sana': 'sana_jax.tasks.sana.task',
+  'dc_ae': 'sana_jax.tasks.dc_ae',
+  'text_encoder': 'sana_jax.tasks.text_encoder',
+}
 _registered: dict[str, Kind] = {}
 
 
@@ -52,8 +53,9 @@ def names() -> list[str]:
 def find(name: str) -> Kind:
   """The kind of this name; UserError if there is none."""
   if name not in names():
-    raise UserError(f'config.task={name!r} is unknown; allowed are '
-                    f'{", ".join(names())}.')
+    raise UserError(
+      f'config.task={name!r} is unknown; allowed are {", ".join(names())}.'
+    )
   if name in SHIPPED:
     return importlib.import_module(SHIPPED[name]).KIND
   return _registered.get(name) or _installed()[name].load()
@@ -62,5 +64,6 @@ def find(name: str) -> Kind:
 @functools.cache
 def _installed():
   """Entry points by name."""
-  return {entry.name: entry for entry in importlib.metadata.entry_points(
-    group=GROUP)}
+  return {
+    entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)
+  }

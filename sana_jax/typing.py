@@ -18,6 +18,16 @@ Image = UInt8[np.ndarray, 'y x 3']
 Images = UInt8[np.ndarray, 'b y x 3']
 
 __all__ = [
-  'Array', 'Bool', 'DType', 'Float', 'Image', 'Images', 'Int', 'Keys',
-  'Params', 'PRNGKeyArray', 'PyTree', 'UInt8',
+  'Array',
+  'Bool',
+  'DType',
+  'Float',
+  'Image',
+  'Images',
+  'Int',
+  'Keys',
+  'Params',
+  'PRNGKeyArray',
+  'PyTree',
+  'UInt8',
 ]

@@ -25,7 +25,10 @@ def compiles(folder, mends=True):
   """Warnings and errors of a process that multiplies matrices."""
   words = _COMPILES.format(folder=str(folder), mends=mends)
   return subprocess.run(
-    [sys.executable, '-c', words], capture_output=True, text=True, check=True,
+    [sys.executable, '-c', words],
+    capture_output=True,
+    text=True,
+    check=True,
   ).stderr
 
 
@@ -34,7 +37,7 @@ def kept(tmp_path_factory):
   """A program's file and what is in it."""
   folder = tmp_path_factory.mktemp('compiled')
   assert not compiles(folder)
-  path, = folder.glob('jit__lambda*-cache')
+  (path,) = folder.glob('jit__lambda*-cache')
   return path, path.read_bytes()
 
 
@@ -56,7 +59,8 @@ def test_half_a_program_is_compiled_anew(program, bytes_left):
 
 
 def test_a_flipped_bit_is_compiled_anew_and_jax_alone_reads_the_program(
-    program):
+  program,
+):
   data = bytearray(whole := program.read_bytes())
   data[len(data) // 2] ^= 1
   program.write_bytes(data)

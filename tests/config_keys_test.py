@@ -19,16 +19,21 @@ from sana_jax.tools.plan import cache
 from sana_jax.training import run_config
 
 ROOT = pathlib.Path(__file__).parents[1]
-KEYS = [(task, name, key) for task in base.TASKS
-        for name, key in base.table(task).items()]
+KEYS = [
+  (task, name, key)
+  for task in base.TASKS
+  for name, key in base.table(task).items()
+]
 
 
 @pytest.fixture
 def add(monkeypatch):
   """Adds a key to those of every run, or of a task."""
+
   def add(name, *args, task=None):
     table = tasks.KEYS[task] if task else common.KEYS
     monkeypatch.setitem(table, name, Key(*args))
+
   return add
 
 
@@ -46,8 +51,10 @@ def test_a_new_key_has_its_default_and_its_check(add):
   assert 'flow' not in base.train('dc_ae')
   base.check_keys(changed('watch.new', 9))
   base.check(changed('watch.new', 9))
-  for name, value, allowed in (('watch.new', 10, 'at most 9'),
-                               ('flow.new', 2.0, 'from 0 to 1')):
+  for name, value, allowed in (
+    ('watch.new', 10, 'at most 9'),
+    ('flow.new', 2.0, 'from 0 to 1'),
+  ):
     with pytest.raises(UserError) as caught:
       base.check(changed(name, value))
     assert (caught.value.key, caught.value.value) == (name, value)
@@ -58,7 +65,8 @@ def test_a_new_key_has_its_default_and_its_check(add):
 
 @pytest.mark.parametrize('name', ['new', 'watch.new', 'group.new'])
 def test_a_new_key_may_change_on_resume_if_it_changes_no_result(
-    add, name, tmp_path):
+  add, name, tmp_path
+):
   add(name, 3, 'A new one.', (), keys.PROGRAM)
   run_config.claim(tmp_path, base.train('sana'))
   run_config.compare(tmp_path, changed(name, 4))
@@ -80,25 +88,45 @@ def test_a_run_of_before_a_key_counts_as_at_its_default(add, tmp_path):
 
 
 def plan_key(config):
-  return cache.key({'config': config.to_dict(), 'layout': 'x', 'mode': 'train',
-                    'topology': 'v5e:4x4'})
+  return cache.key(
+    {
+      'config': config.to_dict(),
+      'layout': 'x',
+      'mode': 'train',
+      'topology': 'v5e:4x4',
+    }
+  )
 
 
-@pytest.mark.parametrize('effect, is_same', [
-  (keys.PROGRAM, False), (keys.RESULT, True), (keys.NOTHING, True),
-  (keys.PROGRAM | keys.RESULT, False)])
+@pytest.mark.parametrize(
+  'effect, is_same',
+  [
+    (keys.PROGRAM, False),
+    (keys.RESULT, True),
+    (keys.NOTHING, True),
+    (keys.PROGRAM | keys.RESULT, False),
+  ],
+)
 def test_a_new_key_is_in_the_key_of_a_plan_if_it_changes_programs(
-    add, effect, is_same):
+  add, effect, is_same
+):
   add('watch.new', 3, 'A new one.', (), effect)
   same = plan_key(changed('watch.new', 4)) == plan_key(base.train('sana'))
   assert same == is_same
 
 
-@pytest.mark.parametrize('effect, text, is_there', [
-  (keys.CACHE, 'online', True), (keys.CACHED_TEXT, 'cached', True),
-  (keys.CACHED_TEXT, 'online', False), (keys.RESULT, 'cached', False)])
+@pytest.mark.parametrize(
+  'effect, text, is_there',
+  [
+    (keys.CACHE, 'online', True),
+    (keys.CACHED_TEXT, 'cached', True),
+    (keys.CACHED_TEXT, 'online', False),
+    (keys.RESULT, 'cached', False),
+  ],
+)
 def test_a_new_key_is_in_a_fingerprint_if_it_changes_caches(
-    add, effect, text, is_there):
+  add, effect, text, is_there
+):
   add('flow.new', 3, 'A new one.', (), effect, task='sana')
   config = changed('inputs.text', text)
   config.inputs.latents = 'online'
@@ -122,12 +150,14 @@ def test_a_new_key_may_stand_in_a_layout_if_it_is_one_of_layouts(add, tmp_path):
 def test_a_new_key_is_on_the_page(add):
   add('flow.new', 0.5, 'A new one.', keys.SHARE, keys.CACHE, task='sana')
   assert '| `flow.new` | `0.5` | from 0 to 1 | cache | A new one. |' in (
-    page.page().splitlines())
+    page.page().splitlines()
+  )
 
 
 def test_the_page_of_the_docs_is_that_of_the_table():
   assert (ROOT / 'docs/config.md').read_text() == page.page(), (
-    'python -m sana_jax.config.page > docs/config.md')
+    'python -m sana_jax.config.page > docs/config.md'
+  )
 
 
 @pytest.mark.parametrize('task, name, key', KEYS)
@@ -136,15 +166,21 @@ def test_every_key_has_a_comment_and_a_default_that_passes(task, name, key):
   assert not key.violated(key.default)
 
 
-@pytest.mark.parametrize('task, module', [
-  ('sana', Sana), ('dc_ae', DCAE), ('text_encoder', Gemma2)])
+@pytest.mark.parametrize(
+  'task, module', [('sana', Sana), ('dc_ae', DCAE), ('text_encoder', Gemma2)]
+)
 def test_the_fields_of_a_model_are_keys_at_its_defaults(task, module):
   given = {'name', 'parent', 'dtype'}  # Not of config.model.
-  fields = {name: field for name, field in module.__dataclass_fields__.items()
-            if name not in given}
-  entries = {name.removeprefix('model.'): key
-             for name, key in base.table(task).items()
-             if name.startswith('model.')}
+  fields = {
+    name: field
+    for name, field in module.__dataclass_fields__.items()
+    if name not in given
+  }
+  entries = {
+    name.removeprefix('model.'): key
+    for name, key in base.table(task).items()
+    if name.startswith('model.')
+  }
   assert entries.keys() == fields.keys()
   for name, key in entries.items():
     if key.optional:
@@ -159,7 +195,8 @@ def test_a_group_changes_what_its_keys_change():
   assert base.effects('watch', 'sana') == keys.NOTHING
   assert base.effects('mesh', 'sana') == keys.PROGRAM | keys.LAYOUT
   assert base.effects('data', 'sana') == (
-    keys.RESULT | keys.CACHE | keys.PROGRAM)
+    keys.RESULT | keys.CACHE | keys.PROGRAM
+  )
 
 
 def test_nesting_is_the_inverse_of_flattening():

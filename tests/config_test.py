@@ -21,19 +21,25 @@ def refusal(function, *args):
   return caught.value
 
 
-@pytest.mark.parametrize('argument, key, value', [
-  ('batch_size=64', 'batch_size', 64),
-  ('seed=1_000', 'seed', 1000),
-  ('ema_decay=0', 'ema_decay', 0.),
-  ('optimizer.learning_rate=1e-3', 'optimizer.learning_rate', 1e-3),
-  ('optimizer.name=came', 'optimizer.name', 'came'),
-  ('optimizer.groups=.*/bias:weight_decay=0', 'optimizer.groups',
-   '.*/bias:weight_decay=0'),
-  ('autoencoder=a=b', 'autoencoder', 'a=b'),
-  ('data.path=', 'data.path', ''),
-  ('model.remat=dots', 'model.remat', 'dots'),
-  ('flow.instruction=false', 'flow.instruction', False),
-])
+@pytest.mark.parametrize(
+  'argument, key, value',
+  [
+    ('batch_size=64', 'batch_size', 64),
+    ('seed=1_000', 'seed', 1000),
+    ('ema_decay=0', 'ema_decay', 0.0),
+    ('optimizer.learning_rate=1e-3', 'optimizer.learning_rate', 1e-3),
+    ('optimizer.name=came', 'optimizer.name', 'came'),
+    (
+      'optimizer.groups=.*/bias:weight_decay=0',
+      'optimizer.groups',
+      '.*/bias:weight_decay=0',
+    ),
+    ('autoencoder=a=b', 'autoencoder', 'a=b'),
+    ('data.path=', 'data.path', ''),
+    ('model.remat=dots', 'model.remat', 'dots'),
+    ('flow.instruction=false', 'flow.instruction', False),
+  ],
+)
 def test_an_override_takes_the_type_of_its_key(argument, key, value, config):
   base.apply_overrides(config, [f'--config.{argument}'])
   got = base.flatten(config)[key]
@@ -46,19 +52,22 @@ def test_the_last_override_counts(config):
   assert config.seed == 2
 
 
-@pytest.mark.parametrize('argument, key, value, allowed', [
-  ('--config.batch=64', 'batch', '64', 'batch_size'),
-  ('--config.flow.shfit=1', 'flow.shfit', '1', 'caption_dropout'),
-  ('--config.flows.shift=1', 'flows.shift', '1', 'flow.shift'),
-  ('--config.seed.x=1', 'seed.x', '1', 'seed'),
-  ('--config.flow=1', 'flow', '1', 'flow.caption_dropout'),
-  ('--config.seed=1.5', 'seed', '1.5', 'a whole number'),
-  ('--config.seed=', 'seed', '', 'a whole number'),
-  ('--config.ema_decay=high', 'ema_decay', 'high', 'a number'),
-  ('--config.model.qk_norm=1', 'model.qk_norm', '1', 'true or false'),
-  ('--config.seed', '--config.seed', '--config.seed', '--config.KEY=VALUE'),
-  ('--seed=1', '--seed', '--seed=1', '--config.KEY=VALUE'),
-])
+@pytest.mark.parametrize(
+  'argument, key, value, allowed',
+  [
+    ('--config.batch=64', 'batch', '64', 'batch_size'),
+    ('--config.flow.shfit=1', 'flow.shfit', '1', 'caption_dropout'),
+    ('--config.flows.shift=1', 'flows.shift', '1', 'flow.shift'),
+    ('--config.seed.x=1', 'seed.x', '1', 'seed'),
+    ('--config.flow=1', 'flow', '1', 'flow.caption_dropout'),
+    ('--config.seed=1.5', 'seed', '1.5', 'a whole number'),
+    ('--config.seed=', 'seed', '', 'a whole number'),
+    ('--config.ema_decay=high', 'ema_decay', 'high', 'a number'),
+    ('--config.model.qk_norm=1', 'model.qk_norm', '1', 'true or false'),
+    ('--config.seed', '--config.seed', '--config.seed', '--config.KEY=VALUE'),
+    ('--seed=1', '--seed', '--seed=1', '--config.KEY=VALUE'),
+  ],
+)
 def test_a_bad_override_is_refused(argument, key, value, allowed, config):
   before = config.to_json()
   error = refusal(base.apply_overrides, config, [argument])
@@ -67,21 +76,27 @@ def test_a_bad_override_is_refused(argument, key, value, allowed, config):
   assert config.to_json() == before
 
 
-@pytest.mark.parametrize('argument, meant', [
-  ('--config.flow.shfit=1', 'flow.shift'),
-  ('--config.shift=1', 'flow.shift'),
-  ('--config.batch_sise=8', 'batch_size'),
-  ('--config.optimiser.name=came', 'optimizer.name'),
-  ('--config.mesh.tensors=2', 'mesh.tensor'),
-])
+@pytest.mark.parametrize(
+  'argument, meant',
+  [
+    ('--config.flow.shfit=1', 'flow.shift'),
+    ('--config.shift=1', 'flow.shift'),
+    ('--config.batch_sise=8', 'batch_size'),
+    ('--config.optimiser.name=came', 'optimizer.name'),
+    ('--config.mesh.tensors=2', 'mesh.tensor'),
+  ],
+)
 def test_the_nearest_key_is_suggested(argument, meant, config):
   error = refusal(base.apply_overrides, config, [argument])
   assert f'did you mean {meant}' in str(error)
 
 
 def test_tuples_are_not_for_the_command_line():
-  error = refusal(base.apply_overrides, base.train('dc_ae'),
-                  ['--config.model.encoder_widths=1'])
+  error = refusal(
+    base.apply_overrides,
+    base.train('dc_ae'),
+    ['--config.model.encoder_widths=1'],
+  )
   assert error.key == 'model.encoder_widths'
 
 
@@ -101,41 +116,44 @@ def test_an_unknown_task_is_refused():
   assert 'did you mean dc_ae' in str(error)
 
 
-@pytest.mark.parametrize('key, value, allowed', [
-  ('num_steps', 0, 'positive'),
-  ('batch_size', -4, 'positive'),
-  ('batch_size', 2**31, 'less than 2 ** 31'),
-  ('seed', -1, 'zero or more'),
-  ('seed', None, 'a whole number'),
-  ('pictures_every_steps', -1, 'zero or more'),
-  ('checkpoint_cache', 'gs://b', "a local folder, of each host's own"),
-  ('ema_decay', 1., 'at least 0 and less than 1'),
-  ('flow.caption_dropout', -.1, 'at least 0 and less than 1'),
-  ('flow.shift', 0., 'positive'),
-  ('flow.shift', float('nan'), 'finite'),
-  ('flow.density', 'normal', ('logit_normal', 'uniform')),
-  ('optimizer.learning_rate', float('inf'), 'finite'),
-  ('optimizer.learning_rate', 0., 'positive'),
-  ('optimizer.b3', 1., 'at least 0 and less than 1'),
-  ('optimizer.eps', -1e-8, 'zero or more'),
-  ('optimizer.decay_fraction', 0., 'more than 0 and at most 1'),
-  ('data.caption_temperature', 0., 'positive'),
-  ('data.min_score', -1., 'zero or more'),
-  ('data.min_size_px', 1.5, 'a whole number'),
-  ('data.max_bad_fraction', 1.1, 'from 0 to 1'),
-  ('data.size_px', 2**15, 'at most 16384'),
-  ('max_skipped_fraction', -.1, 'from 0 to 1'),
-  ('data.max_aspect_ratio', .5, '1 or more, or 0 for any'),
-  ('data.columns.captions', 3, 'text'),
-  ('watch.divergence_factor', .5, 'more than 1, or 0'),
-  ('dtype', 'int8', ('float32', 'bfloat16')),
-  ('param_dtype', 'float16', ('float32', 'bfloat16')),
-  ('model.depth', 0, 'positive'),
-  ('model.remat', True, 'text'),
-  ('model.remat', 'yes', ('none', 'full', 'dots', 'offload')),
-  ('model.width', 1152 + 36, 'multiples of 16'),
-  ('keep_every_steps', 750, 'multiples of 500'),
-])
+@pytest.mark.parametrize(
+  'key, value, allowed',
+  [
+    ('num_steps', 0, 'positive'),
+    ('batch_size', -4, 'positive'),
+    ('batch_size', 2**31, 'less than 2 ** 31'),
+    ('seed', -1, 'zero or more'),
+    ('seed', None, 'a whole number'),
+    ('pictures_every_steps', -1, 'zero or more'),
+    ('checkpoint_cache', 'gs://b', "a local folder, of each host's own"),
+    ('ema_decay', 1.0, 'at least 0 and less than 1'),
+    ('flow.caption_dropout', -0.1, 'at least 0 and less than 1'),
+    ('flow.shift', 0.0, 'positive'),
+    ('flow.shift', float('nan'), 'finite'),
+    ('flow.density', 'normal', ('logit_normal', 'uniform')),
+    ('optimizer.learning_rate', float('inf'), 'finite'),
+    ('optimizer.learning_rate', 0.0, 'positive'),
+    ('optimizer.b3', 1.0, 'at least 0 and less than 1'),
+    ('optimizer.eps', -1e-8, 'zero or more'),
+    ('optimizer.decay_fraction', 0.0, 'more than 0 and at most 1'),
+    ('data.caption_temperature', 0.0, 'positive'),
+    ('data.min_score', -1.0, 'zero or more'),
+    ('data.min_size_px', 1.5, 'a whole number'),
+    ('data.max_bad_fraction', 1.1, 'from 0 to 1'),
+    ('data.size_px', 2**15, 'at most 16384'),
+    ('max_skipped_fraction', -0.1, 'from 0 to 1'),
+    ('data.max_aspect_ratio', 0.5, '1 or more, or 0 for any'),
+    ('data.columns.captions', 3, 'text'),
+    ('watch.divergence_factor', 0.5, 'more than 1, or 0'),
+    ('dtype', 'int8', ('float32', 'bfloat16')),
+    ('param_dtype', 'float16', ('float32', 'bfloat16')),
+    ('model.depth', 0, 'positive'),
+    ('model.remat', True, 'text'),
+    ('model.remat', 'yes', ('none', 'full', 'dots', 'offload')),
+    ('model.width', 1152 + 36, 'multiples of 16'),
+    ('keep_every_steps', 750, 'multiples of 500'),
+  ],
+)
 def test_a_bad_value_is_refused_by_its_key(key, value, allowed, config):
   error = refusal(base.check, changed(config, key, value))
   assert error.key == key and error.allowed == allowed
@@ -153,10 +171,21 @@ def changed(config, key, value):
   return config
 
 
-@pytest.mark.parametrize('key', [
-  'sampling.sampler', 'data.source', 'data.caption_rule', 'optimizer.name',
-  'optimizer.schedule', 'optimizer.auto_lr', 'inputs.latents', 'inputs.text',
-  'inputs.dtype', 'kernels.glumb_conv'])
+@pytest.mark.parametrize(
+  'key',
+  [
+    'sampling.sampler',
+    'data.source',
+    'data.caption_rule',
+    'optimizer.name',
+    'optimizer.schedule',
+    'optimizer.auto_lr',
+    'inputs.latents',
+    'inputs.text',
+    'inputs.dtype',
+    'kernels.glumb_conv',
+  ],
+)
 def test_a_choice_is_of_its_words_and_the_nearest_is_suggested(key, config):
   word = base.table('sana')[key].check.choices[-1]
   base.check(changed(config, key, word))
@@ -166,22 +195,34 @@ def test_a_choice_is_of_its_words_and_the_nearest_is_suggested(key, config):
   assert word in str(error).partition('did you mean')[2]
 
 
-@pytest.mark.parametrize('task, key', [
-  (task, key) for task in base.TASKS for key, entry in base.table(task).items()
-  if key.startswith('model.') and type(entry.default) is int])
+@pytest.mark.parametrize(
+  'task, key',
+  [
+    (task, key)
+    for task in base.TASKS
+    for key, entry in base.table(task).items()
+    if key.startswith('model.') and type(entry.default) is int
+  ],
+)
 def test_the_sizes_of_models_are_bounded(task, key):
   error = refusal(base.check, changed(base.train(task), key, 2**31 - 1))
   assert error.key == key and error.allowed.startswith('at most ')
 
 
-@pytest.mark.parametrize('task, key, value', [
-  ('sana', 'model.width', 10**6), ('text_encoder', 'model.width', 10**6),
-  ('text_encoder', 'model.hidden', 10**6),
-  ('text_encoder', 'model.vocab_size', 10**8), ('sana', 'model.depth', 5000),
-  ('dc_ae', 'model.encoder_widths', (8, 10**6)),
-  ('dc_ae', 'model.decoder_depths', (1, 10**6)),
-  ('dc_ae', 'model.encoder_scales', ((), (10**6,))),
-  ('dc_ae', 'model.encoder_widths', (8,) * 1000)])
+@pytest.mark.parametrize(
+  'task, key, value',
+  [
+    ('sana', 'model.width', 10**6),
+    ('text_encoder', 'model.width', 10**6),
+    ('text_encoder', 'model.hidden', 10**6),
+    ('text_encoder', 'model.vocab_size', 10**8),
+    ('sana', 'model.depth', 5000),
+    ('dc_ae', 'model.encoder_widths', (8, 10**6)),
+    ('dc_ae', 'model.decoder_depths', (1, 10**6)),
+    ('dc_ae', 'model.encoder_scales', ((), (10**6,))),
+    ('dc_ae', 'model.encoder_widths', (8,) * 1000),
+  ],
+)
 def test_absurd_sizes_are_refused(task, key, value):
   assert refusal(base.check, changed(base.train(task), key, value)).key == key
 
@@ -194,8 +235,10 @@ def test_heads_share_keys_evenly():
   assert error.allowed == 'multiples of 3'
 
 
-@pytest.mark.parametrize('key', ['autoencoder', 'data.path', 'data.split',
-                                 'optimizer.groups', 'model.extra'])
+@pytest.mark.parametrize(
+  'key',
+  ['autoencoder', 'data.path', 'data.split', 'optimizer.groups', 'model.extra'],
+)
 def test_half_a_surrogate_pair_is_refused_in_any_text(key, config):
   error = refusal(base.check, changed(config, key, 'x\ud83d'))
   assert error.key == key and 'half a surrogate pair' in error.allowed
@@ -209,13 +252,17 @@ def test_text_with_a_whole_pair_can_be_written(config):
 
 
 def test_all_problems_are_one_sentence(config):
-  config.num_steps, config.seed, config.flow.std = 0, -1, -1.
+  config.num_steps, config.seed, config.flow.std = 0, -1, -1.0
   config.trainable, config.optimizer.groups = '(', 'x'
   error = refusal(base.check, config)
   said = str(error).rstrip('.').split('; ')
   assert [x.partition('=')[0].partition(':')[0] for x in said] == [
-    'config.flow.std', 'config.num_steps', 'config.optimizer.groups',
-    'config.seed', 'config.trainable']
+    'config.flow.std',
+    'config.num_steps',
+    'config.optimizer.groups',
+    'config.seed',
+    'config.trainable',
+  ]
   assert error.key == 'flow.std'
 
 
@@ -228,14 +275,15 @@ def test_a_whole_number_is_a_number(config):
 def test_other_keys_than_the_task_has_are_refused():
   config = ConfigDict(base.train('text_encoder').to_dict())
   del config.text.length
-  config.flow = {'shift': 3.}
+  config.flow = {'shift': 3.0}
   config.num_step = 3
   error = refusal(base.check_keys, config)
   assert error.key == 'text.length'
   assert str(error).partition('; take')[0] == (
     'config.text.length is missing; config.flow.shift is unknown; '
     'config.num_step is unknown (did you mean num_steps or '
-    'accumulate_steps?)')
+    'accumulate_steps?)'
+  )
 
 
 def test_variants_are_known():

@@ -15,8 +15,10 @@ from sana_jax.training import optimizers
 from sana_jax.training.state import plan
 
 NAMES = sorted(
-  p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')
-  if p.stem != '__init__')
+  p.stem
+  for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')
+  if p.stem != '__init__'
+)
 
 
 def variants(name):
@@ -35,9 +37,12 @@ def test_a_shipped_config_makes_a_model_that_can_be_sharded(name):
   assert config.is_locked
   objective = tasks.objective(config)
   planned = plan(  # Raises unless the table is exact.
-    objective, optimizers.make(config, objective),
+    objective,
+    optimizers.make(config, objective),
     make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2}),
-    average=config.ema_decay > 0, trainable=config.trainable)
+    average=config.ema_decay > 0,
+    trainable=config.trainable,
+  )
   assert jax.tree.leaves(planned.state.params)
 
 

@@ -18,17 +18,23 @@ from sana_jax import compiled
 
 # Tests compile much and compute little: this takes a third of the time. XLA
 # stops at a flag that it doesn't know, and the newest doesn't know the last.
-os.environ['XLA_FLAGS'] = ' '.join([
-  os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0',
-  '--xla_llvm_disable_expensive_passes=true',
-  '--xla_cpu_parallel_codegen_split_count=1'
-  + ' --xla_cpu_use_fusion_emitters=false' * (
-    jax.__version_info__ < (0, 11))])
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_parallel_codegen_split_count=1'
+    + ' --xla_cpu_use_fusion_emitters=false' * (jax.__version_info__ < (0, 11)),
+  ]
+)
 jax.config.update('jax_num_cpu_devices', 8)
 # Compiled programs are kept between runs of the suite.
-compiled.keep(os.path.expanduser(
-  os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')),
-  at_least_seconds=0)
+compiled.keep(
+  os.path.expanduser(
+    os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')
+  ),
+  at_least_seconds=0,
+)
 
 # Signatures' shapes are checked in tests only: no cost in production.
 _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')
@@ -36,12 +42,15 @@ _hook = jaxtyping.install_import_hook('sana_jax', 'beartype.beartype')
 # Without PyTorch there is nothing to compare with: `launch/test -m parity`
 # installs it.
 collect_ignore_glob = (
-  [] if importlib.util.find_spec('torch') else ['tools/parity/*'])
+  [] if importlib.util.find_spec('torch') else ['tools/parity/*']
+)
 # Nor is there a TPU compiler without libtpu, from the extra `tpu`.
 if not importlib.util.find_spec('libtpu'):
-  collect_ignore_glob += ['kernels/compile_test.py',
-                          'kernels/compile_conv3x3_test.py',
-                          'kernels/compile_glumb_conv_test.py']
+  collect_ignore_glob += [
+    'kernels/compile_test.py',
+    'kernels/compile_conv3x3_test.py',
+    'kernels/compile_glumb_conv_test.py',
+  ]
 if not importlib.util.find_spec('gcsfs'):  # Of the extra `gcs`.
   collect_ignore_glob += ['training/bucket_test.py']
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
@@ -56,8 +65,11 @@ def same_draws_in_each_run(request, monkeypatch):
   name = os.environ.get('SANA_JAX_TEST_SEED', '') + request.node.nodeid
   seeds = itertools.count(zlib.crc32(name.encode()))
   generator = np.random.default_rng
-  monkeypatch.setattr(np.random, 'default_rng', lambda seed=None: generator(
-    next(seeds) if seed is None else seed))
+  monkeypatch.setattr(
+    np.random,
+    'default_rng',
+    lambda seed=None: generator(next(seeds) if seed is None else seed),
+  )
 
 
 @pytest.fixture(scope='session')
@@ -79,6 +91,7 @@ def cli(capsys):
     capsys.readouterr()
     code = cli.main([str(a) for a in argv])
     return code, *capsys.readouterr()
+
   return run
 
 
@@ -87,8 +100,11 @@ def pytest_sessionfinish(session):
   reporter = session.config.pluginmanager.get_plugin('terminalreporter')
   if reporter is None:  # A worker; the main process counts.
     return
-  skipped = [r for r in reporter.stats.get('skipped', ())
-             if 'needs a ' not in str(r.longrepr)]
+  skipped = [
+    r
+    for r in reporter.stats.get('skipped', ())
+    if 'needs a ' not in str(r.longrepr)
+  ]
   if len(skipped) > ALLOWED_SKIPS:
     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

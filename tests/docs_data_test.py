@@ -15,8 +15,11 @@ import pytest
 from sana_jax.launch import cli
 
 PAGE = (pathlib.Path(__file__).parents[1] / 'docs/data.md').read_text()
-COMMANDS = [line for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
-            for line in block.replace('\\\n', ' ').splitlines()]
+COMMANDS = [
+  line
+  for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
+  for line in block.replace('\\\n', ' ').splitlines()
+]
 
 
 def image(size):
@@ -39,20 +42,40 @@ def data(tmp_path, monkeypatch):
   """data/ with what the page's commands read; the index stays in here."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HOME', str(tmp_path))
-  sample, = re.findall(r'```json\n(.*?)```', PAGE, re.DOTALL)
-  write_tar(tmp_path / 'data/tars/0001.tar', {
-    '0001.png': image(40), '0001.txt': b'a cat',
-    '0002.png': image(70), '0002.json': sample.encode()})
-  write_tar(tmp_path / 'data/official/0001.tar', {
-    '0001.png': image(40), '0001.json': b'{"prompt": "a cat"}'})
+  (sample,) = re.findall(r'```json\n(.*?)```', PAGE, re.DOTALL)
+  write_tar(
+    tmp_path / 'data/tars/0001.tar',
+    {
+      '0001.png': image(40),
+      '0001.txt': b'a cat',
+      '0002.png': image(70),
+      '0002.json': sample.encode(),
+    },
+  )
+  write_tar(
+    tmp_path / 'data/official/0001.tar',
+    {'0001.png': image(40), '0001.json': b'{"prompt": "a cat"}'},
+  )
   for name, content in {
-      'wids-meta.json': {'shardlist': [{'url': '0001.tar', 'nsamples': 1}]},
-      '0001_prompt_clip_score.json': {'0001': {'prompt': 26.5}}}.items():
+    'wids-meta.json': {'shardlist': [{'url': '0001.tar', 'nsamples': 1}]},
+    '0001_prompt_clip_score.json': {'0001': {'prompt': 26.5}},
+  }.items():
     (tmp_path / 'data/official' / name).write_text(json.dumps(content))
   (tmp_path / 'data/parquet').mkdir()
-  parquet.write_table(pyarrow.Table.from_pylist([
-    {'image': image(40), 'text': 'a cat', 'long': 'A grey cat.',
-     'text_score': 24.1, 'long_score': 29.6}]), 'data/parquet/0.parquet')
+  parquet.write_table(
+    pyarrow.Table.from_pylist(
+      [
+        {
+          'image': image(40),
+          'text': 'a cat',
+          'long': 'A grey cat.',
+          'text_score': 24.1,
+          'long_score': 29.6,
+        }
+      ]
+    ),
+    'data/parquet/0.parquet',
+  )
   (tmp_path / 'data/folder').mkdir()
   for size in (16, 48):
     (tmp_path / f'data/folder/{size}.png').write_bytes(image(size))
@@ -62,7 +85,7 @@ def data(tmp_path, monkeypatch):
 
 
 def test_the_commands_of_the_page_run(data, capsys):
-  python, = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+  (python,) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
   exec(python, {})
   said = {}
   for line in COMMANDS:
@@ -73,8 +96,16 @@ def test_the_commands_of_the_page_run(data, capsys):
     said[line] = capsys.readouterr().out
   assert len(said) == 8
   for line, records in {
-      'out/data': 64, 'tars/*.tar': 2, 'wids-meta': 1, 'data/parquet': 1,
-      '*.array_record': 1, 'data/folder': 1}.items():
-    text, = [out for command, out in said.items()
-             if line in command and 'describe' in command]
+    'out/data': 64,
+    'tars/*.tar': 2,
+    'wids-meta': 1,
+    'data/parquet': 1,
+    '*.array_record': 1,
+    'data/folder': 1,
+  }.items():
+    (text,) = [
+      out
+      for command, out in said.items()
+      if line in command and 'describe' in command
+    ]
     assert text.startswith(f'{records} records\n'), text

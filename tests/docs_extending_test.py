@@ -16,8 +16,11 @@ from sana_jax.launch import cli
 from sana_jax.weights import kinds
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
-SECTIONS = dict(re.findall(
-  r'^## A (\w+)\n(.*?)(?=^## |\Z)', PAGE.read_text(), re.DOTALL | re.MULTILINE))
+SECTIONS = dict(
+  re.findall(
+    r'^## A (\w+)\n(.*?)(?=^## |\Z)', PAGE.read_text(), re.DOTALL | re.MULTILINE
+  )
+)
 
 
 @pytest.fixture(scope='module')
@@ -26,12 +29,14 @@ def page(tmp_path_factory):
   names, done = {}, []
 
   def run(section):
-    for name in list(SECTIONS)[len(done):list(SECTIONS).index(section) + 1]:
+    for name in list(SECTIONS)[len(done) : list(SECTIONS).index(section) + 1]:
       done.append(name)
       for block in re.findall(
-          r'```python\n(.*?)```', SECTIONS[name], re.DOTALL):
+        r'```python\n(.*?)```', SECTIONS[name], re.DOTALL
+      ):
         exec(compile(block, f'{PAGE}, {name}', 'exec'), names)
     return names
+
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(tmp_path_factory.mktemp('extending'))
     yield run
@@ -55,7 +60,8 @@ def test_an_autoencoder_of_another_package_is_read_and_drawn_with(page):
   assert module == names['module']
   np.testing.assert_array_equal(
     module.apply(variables, images),
-    names['module'].apply(names['variables'], images))
+    names['module'].apply(names['variables'], images),
+  )
 
 
 def test_a_sampler_of_another_package_draws_by_name(page):
@@ -67,9 +73,14 @@ def test_a_sampler_of_another_package_draws_by_name(page):
   config.check(chosen)
   # Without fresh noise, it takes Euler's steps, as DPM-Solver++ of order 1.
   draw = lambda sampler: names['pipe'](
-    'a red circle', height=64, width=64, steps=3, sampler=sampler,
-    output_type='latent')
-  samplers.register('still', names['StochasticEuler'](share=0.))
+    'a red circle',
+    height=64,
+    width=64,
+    steps=3,
+    sampler=sampler,
+    output_type='latent',
+  )
+  samplers.register('still', names['StochasticEuler'](share=0.0))
   try:
     np.testing.assert_allclose(draw('still'), draw('dpm++1m'), atol=1e-4)
   finally:
@@ -81,7 +92,8 @@ def test_a_backend_of_another_package_runs_where_it_is_named(page):
   x = jnp.ones((1, 4, 2, 8))
   np.testing.assert_array_equal(
     relu_linear_attention(x, x, x, implementation='mine'),
-    relu_linear_attention(x, x, x, implementation='xla'))
+    relu_linear_attention(x, x, x, implementation='xla'),
+  )
   with pytest.raises(names['kernels'].UnsupportedError, match='wider'):
     wide = jnp.ones((1, 4, 2, 256))
     relu_linear_attention(wide, wide, wide, implementation='mine')
@@ -92,15 +104,19 @@ def test_a_backend_of_another_package_runs_where_it_is_named(page):
 
 def test_a_layout_in_a_file_is_planned(page, capsys):
   page('layout')
-  line, = re.findall(r'```bash\n(.*?)\n```', SECTIONS['layout'], re.DOTALL)
+  (line,) = re.findall(r'```bash\n(.*?)\n```', SECTIONS['layout'], re.DOTALL)
   assert cli.main(shlex.split(line)[1:]) == 0
   assert 'fsdp=4 tensor=4' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('register', [
-  lambda: samplers.register('euler', samplers.DpmSolver()),
-  lambda: relu_linear_attention.register('xla', 'other:function'),
-  lambda: relu_linear_attention.register('mosaic_tpu', 'other:function')])
+@pytest.mark.parametrize(
+  'register',
+  [
+    lambda: samplers.register('euler', samplers.DpmSolver()),
+    lambda: relu_linear_attention.register('xla', 'other:function'),
+    lambda: relu_linear_attention.register('mosaic_tpu', 'other:function'),
+  ],
+)
 def test_a_name_that_is_taken_is_refused(register):
   with pytest.raises(ValueError, match='choose another name'):
     register()

@@ -14,8 +14,11 @@ from sana_jax.launching import job, machines, restarts
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / 'docs/launching.md').read_text()
-COMMANDS = [line for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
-            for line in block.splitlines()]
+COMMANDS = [
+  line
+  for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
+  for line in block.splitlines()
+]
 
 
 @pytest.mark.parametrize('line', COMMANDS)
@@ -24,8 +27,11 @@ def test_a_command_is_understood(line, monkeypatch, tmp_path, capsys):
   words = [*shlex.split(line)[1:], '--dry-run', '--no-plan']
   assert cli.main(words) == 0, capsys.readouterr().err
   shown = capsys.readouterr().out
-  assert 'sana-jax train' in shown or 'sana_jax.launch.cli train' in shown or (
-    '"sana-jax", "train"' in shown)
+  assert (
+    'sana-jax train' in shown
+    or 'sana_jax.launch.cli train' in shown
+    or ('"sana-jax", "train"' in shown)
+  )
   assert not list(tmp_path.iterdir())
 
 
@@ -35,11 +41,18 @@ def test_every_place_is_shown():
 
 def test_the_flags_of_the_page_are_those_of_the_command():
   parser, _ = cli.build_parsers('launch')
-  known = set(re.findall(r'--[a-z-]+', parser._subparsers._group_actions[0]
-                         .choices['launch'].format_usage()))
+  known = set(
+    re.findall(
+      r'--[a-z-]+',
+      parser._subparsers._group_actions[0].choices['launch'].format_usage(),
+    )
+  )
   text = re.sub(r'`[^`]*`|```\n.*?```', '', PAGE, flags=re.DOTALL)
   shown = set(re.findall(r'--[a-z-]+(?![a-z.])', text)) - {
-    '--config', '---', '--'}
+    '--config',
+    '---',
+    '--',
+  }
   shown |= {f for c in COMMANDS for f in re.findall(r'--[a-z-]+', c)}
   assert {f for f in shown if re.search('[a-z]', f)} <= known
   assert len(shown) > 15

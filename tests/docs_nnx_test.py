@@ -11,7 +11,8 @@ PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'nnx.md'
 
 
 def test_sana_runs_trains_and_is_saved_through_the_bridge(
-  tmp_path, monkeypatch,
+  tmp_path,
+  monkeypatch,
 ):
   monkeypatch.chdir(tmp_path)
   names = {}
@@ -22,8 +23,10 @@ def test_sana_runs_trains_and_is_saved_through_the_bridge(
   assert last < first
   # The trained weights: by Linen, and by NNX after a file.
   np.testing.assert_allclose(
-    names['velocity'], names['model'](*inputs), rtol=1e-6, atol=1e-6)
+    names['velocity'], names['model'](*inputs), rtol=1e-6, atol=1e-6
+  )
   linen = jax.tree.map(
-    lambda x: x.shape, names['module'].init(jax.random.key(0), *inputs))
+    lambda x: x.shape, names['module'].init(jax.random.key(0), *inputs)
+  )
   state = nnx.to_pure_dict(nnx.state(names['model'], nnx.Param))
   assert jax.tree.map(lambda x: x.shape, {'params': state}) == linen

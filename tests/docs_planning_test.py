@@ -17,12 +17,14 @@ from sana_jax.tools.bench.step_report import PLANNED
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 PAGE = (DOCS / 'planning.md').read_text()
-COMMANDS = [line for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
-            for line in block.splitlines()]
+COMMANDS = [
+  line
+  for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
+  for line in block.splitlines()
+]
 
 
-@pytest.mark.parametrize('line', [
-  c for c in COMMANDS if '--topology' in c])
+@pytest.mark.parametrize('line', [c for c in COMMANDS if '--topology' in c])
 def test_a_command_is_understood(line, monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'tests').symlink_to(DOCS.parent / 'tests')
@@ -33,15 +35,21 @@ def test_a_command_is_understood(line, monkeypatch, tmp_path, capsys):
 
 def test_the_flags_of_the_page_are_those_of_the_command():
   parser, _ = cli.build_parsers('plan')
-  known = set(re.findall(r'--[a-z-]+', parser._subparsers._group_actions[0]
-                         .choices['plan'].format_usage()))
+  known = set(
+    re.findall(
+      r'--[a-z-]+',
+      parser._subparsers._group_actions[0].choices['plan'].format_usage(),
+    )
+  )
   shown = {flag for line in COMMANDS for flag in re.findall(r'--[a-z-]+', line)}
   assert shown <= known and len(shown) > 6
 
 
 def test_what_was_measured_is_what_the_benchmark_wrote():
-  runs = [PLANNED.from_json(path.read_text()) for path in sorted(
-    (DOCS / 'bench').glob(PLANNED.files))]
+  runs = [
+    PLANNED.from_json(path.read_text())
+    for path in sorted((DOCS / 'bench').glob(PLANNED.files))
+  ]
   assert (DOCS / 'bench/plan.md').read_text() == PLANNED.markdown(runs)
   cpu = next(r for r in runs if r.device.startswith('CPU'))
   _, *rows = PLANNED.rows(cpu)
@@ -51,8 +59,12 @@ def test_what_was_measured_is_what_the_benchmark_wrote():
     assert f'| {" | ".join(shown)} |' in PAGE
 
 
-CONFIGS = ('sana_600m_1024', 'sana_1600m_1024', 'sana15_4800m_1024',
-           'sana_1600m_4k')
+CONFIGS = (
+  'sana_600m_1024',
+  'sana_1600m_1024',
+  'sana15_4800m_1024',
+  'sana_1600m_4k',
+)
 PODS = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'tpu7x:4x4x8', 'h200:1x4x8')
 
 
@@ -60,8 +72,10 @@ def test_every_size_has_a_layout_that_fits_every_pod():
   bench = DOCS / 'bench'
   facts = json.loads((bench / 'winners.json').read_text())
   head, *rows = facts['rows']
-  found = {(row['config'], row['pod']): row
-           for row in (dict(zip(head, cells)) for cells in rows)}
+  found = {
+    (row['config'], row['pod']): row
+    for row in (dict(zip(head, cells)) for cells in rows)
+  }
   assert set(found) == {(c, pod) for c in CONFIGS for pod in PODS}
   page = (bench / 'winners.md').read_text()
   for cells in facts['rows']:

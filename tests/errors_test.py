@@ -22,14 +22,23 @@ def test_an_error_without_fields_is_an_error_too():
 
 
 def test_several_errors_are_one_sentence_with_the_fields_of_the_first():
-  found = joined([UserError('a is bad.', key='a', value=1, allowed='2'),
-                  UserError('b is bad', key='b')])
+  found = joined(
+    [
+      UserError('a is bad.', key='a', value=1, allowed='2'),
+      UserError('b is bad', key='b'),
+    ]
+  )
   assert parts(found) == ('a is bad; b is bad.', 'a', 1, '2')
 
 
-@pytest.mark.parametrize('name, prefix, said', [
-  ('folderr', '', ' (did you mean folder?)'),
-  ('fsdq', 'mesh.', ' (did you mean mesh.fsdp?)'),
-  ('', '', ''), ('xyz', '', '')])
+@pytest.mark.parametrize(
+  'name, prefix, said',
+  [
+    ('folderr', '', ' (did you mean folder?)'),
+    ('fsdq', 'mesh.', ' (did you mean mesh.fsdp?)'),
+    ('', '', ''),
+    ('xyz', '', ''),
+  ],
+)
 def test_the_nearest_names_are_suggested(name, prefix, said):
   assert did_you_mean(name, ('folder', 'fsdp'), prefix) == said

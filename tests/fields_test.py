@@ -8,16 +8,26 @@ from sana_jax import fields
 from sana_jax.errors import UserError
 
 
-@pytest.mark.parametrize('field, right, wrong', [
-  (fields.whole(1, 8), [1, 8], [0, 9, True, 1.0, '1', None, 10**400]),
-  (fields.number(0, 8), [0, 8., -0.], [9, math.nan, math.inf, True, '1',
-                                       10**400, -1e-9]),
-  (fields.FLAG, [True, False], [0, 1, None, 'true']),
-  (fields.word('a', 'b'), ['a'], ['c', ['a'], None, {}]),
-  (fields.text(3), ['x', 'xyz'], ['', 'long', 7, ['x']]),
-  (fields.listed(fields.whole(0, 1), 1, 2), [[0], (1, 1)],
-   [[], [0, 0, 0], [2], [True], 'ab', {0: 1}]),
-  (fields.either(fields.NULL, fields.FLAG), [None, True], [0, 'x'])])
+@pytest.mark.parametrize(
+  'field, right, wrong',
+  [
+    (fields.whole(1, 8), [1, 8], [0, 9, True, 1.0, '1', None, 10**400]),
+    (
+      fields.number(0, 8),
+      [0, 8.0, -0.0],
+      [9, math.nan, math.inf, True, '1', 10**400, -1e-9],
+    ),
+    (fields.FLAG, [True, False], [0, 1, None, 'true']),
+    (fields.word('a', 'b'), ['a'], ['c', ['a'], None, {}]),
+    (fields.text(3), ['x', 'xyz'], ['', 'long', 7, ['x']]),
+    (
+      fields.listed(fields.whole(0, 1), 1, 2),
+      [[0], (1, 1)],
+      [[], [0, 0, 0], [2], [True], 'ab', {0: 1}],
+    ),
+    (fields.either(fields.NULL, fields.FLAG), [None, True], [0, 'x']),
+  ],
+)
 def test_a_field_allows_its_own_values_only(field, right, wrong):
   assert all(map(field.test, right))
   assert not any(map(field.test, wrong))

@@ -12,9 +12,20 @@ from sana_jax import files
 from sana_jax.errors import UserError
 
 
-@pytest.mark.parametrize('data', [
-  b'{', b'\xff{}', b'[' * 100_000, b'1' * 5_000, b'{"a": "\\ud83d"}',
-  b'', b'{}{}', b'{"a": ' * 100_000], ids=lambda d: str(d[:12]))
+@pytest.mark.parametrize(
+  'data',
+  [
+    b'{',
+    b'\xff{}',
+    b'[' * 100_000,
+    b'1' * 5_000,
+    b'{"a": "\\ud83d"}',
+    b'',
+    b'{}{}',
+    b'{"a": ' * 100_000,
+  ],
+  ids=lambda d: str(d[:12]),
+)
 def test_bad_json_is_a_value_error(data):
   with pytest.raises(ValueError):
     files.parse_json(data)
@@ -22,7 +33,8 @@ def test_bad_json_is_a_value_error(data):
 
 def test_good_json_is_read_with_its_byte_order_mark_and_infinity():
   assert files.parse_json(b'\xef\xbb\xbf{"a": -Infinity}') == {
-    'a': float('-inf')}
+    'a': float('-inf')
+  }
   assert files.parse_json('"\\ud83d\\udc31"') == '\N{CAT FACE}'
 
 
@@ -72,9 +84,11 @@ def test_a_name_of_255_bytes_can_be_written(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_are_removed_by_the_next_write(tmp_path):
-  code = ('import os, sys; from sana_jax import files\n'
-          'with files.atomically(sys.argv[1]) as part:\n'
-          '  part.write_text("half"); os.kill(os.getpid(), 9)')
+  code = (
+    'import os, sys; from sana_jax import files\n'
+    'with files.atomically(sys.argv[1]) as part:\n'
+    '  part.write_text("half"); os.kill(os.getpid(), 9)'
+  )
   path = tmp_path / 'x'
   subprocess.run([sys.executable, '-c', code, path], check=False)
   assert len(os.listdir(tmp_path)) == 1 and not path.exists()
@@ -84,8 +98,11 @@ def test_leftovers_of_a_killed_process_are_removed_by_the_next_write(tmp_path):
 
 def test_threads_that_write_one_file_leave_one_of_their_texts(tmp_path):
   path, texts = tmp_path / 'x', [str(i) * 10_000 for i in range(8)]
-  threads = [threading.Thread(target=files.write_text, args=(path, text))
-             for text in texts for _ in range(5)]
+  threads = [
+    threading.Thread(target=files.write_text, args=(path, text))
+    for text in texts
+    for _ in range(5)
+  ]
   for thread in threads:
     thread.start()
   for thread in threads:

@@ -8,13 +8,18 @@ from sana_jax import interpreter
 
 
 # In a clone, a folder sana_jax is there without configs, kernels and launch.
-@pytest.mark.parametrize('name', [
-  'sana_jax.launch.cli', 'sana_jax.launch.supervise'])
+@pytest.mark.parametrize(
+  'name', ['sana_jax.launch.cli', 'sana_jax.launch.supervise']
+)
 def test_a_folder_of_the_same_name_is_not_what_runs(name, tmp_path):
   (tmp_path / 'sana_jax').mkdir()
   (tmp_path / 'sana_jax/__init__.py').write_text('raise SystemExit(9)')
   done = subprocess.run(
-    [*interpreter.module(name), '--help'], cwd=tmp_path, capture_output=True,
-    text=True, check=False)
+    [*interpreter.module(name), '--help'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert (done.returncode, done.stderr) == (0, '')
   assert done.stdout.startswith('usage: sana')

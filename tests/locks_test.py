@@ -19,14 +19,15 @@ from sana_jax.locks.acquiring import acquire
 from sana_jax.locks.holder import Holder
 from sana_jax.locks.stores import store_of
 
-QUICK = locks.Terms(lease=.4, renew=.05, poll=.02)
-HOURS = locks.Terms(lease=3600., renew=.05, poll=.02)
+QUICK = locks.Terms(lease=0.4, renew=0.05, poll=0.02)
+HOURS = locks.Terms(lease=3600.0, renew=0.05, poll=0.02)
 
 
 @pytest.fixture(params=['disk', 'memory'])
 def place(request, tmp_path):
-  return locks.within(tmp_path / 'out' if request.param == 'disk' else
-                      f'memory://{tmp_path.name}')
+  return locks.within(
+    tmp_path / 'out' if request.param == 'disk' else f'memory://{tmp_path.name}'
+  )
 
 
 def hold(place, terms=HOURS, doing='testing'):
@@ -39,16 +40,19 @@ def claim(place, **changes):
   theirs = dataclasses.replace(Holder.here('sampling'), **changes)
 
   def content(identity):
-    return json.dumps(dataclasses.asdict(
-      dataclasses.replace(theirs, place=identity))).encode()
+    return json.dumps(
+      dataclasses.asdict(dataclasses.replace(theirs, place=identity))
+    ).encode()
+
   assert store.create('', content)
   store.renew(f'.{theirs.token}')
   return theirs, store
 
 
 def elsewhere(place, **changes):
-  return claim(place, **{'kernel': 'another', 'host': 'far', 'process': 7,
-                         **changes})
+  return claim(
+    place, **{'kernel': 'another', 'host': 'far', 'process': 7, **changes}
+  )
 
 
 def in_thread(function):
@@ -60,6 +64,7 @@ def in_thread(function):
       function()
     except Exception as error:  # noqa: BLE001  It is looked at.
       raised.append(error)
+
   thread = threading.Thread(target=run)
   thread.start()
   thread.join(30)
@@ -106,15 +111,14 @@ def test_a_process_that_is_gone_holds_nothing(place):
   child = subprocess.Popen(['true'])
   stat = pathlib.Path(f'/proc/{child.pid}/stat')
   while stat.read_text().rpartition(')')[2].split()[0] != 'Z':
-    time.sleep(.001)
+    time.sleep(0.001)
   for gone in dict(process=child.pid), dict(started='1'), dict(process=2**22):
     claim(place, **gone)
     take(place)
   child.wait()
 
 
-def test_a_process_of_this_machine_holds_it_however_old_its_heartbeat(
-    tmp_path):
+def test_a_process_of_this_machine_holds_it_however_old_its_heartbeat(tmp_path):
   place = locks.within(tmp_path)
   theirs, _ = claim(place)
   os.utime(f'{place}.{theirs.token}', (0, 0))
@@ -135,8 +139,9 @@ def test_another_machine_that_renews_is_alive(place):
   done = threading.Event()
 
   def beat():
-    while not done.wait(.05):
+    while not done.wait(0.05):
       store.renew(f'.{theirs.token}')
+
   thread = threading.Thread(target=beat)
   thread.start()
   with pytest.raises(locks.InUse, match='process 7 on far, sampling since 2'):
@@ -149,15 +154,16 @@ def test_another_machine_that_does_not_renew_is_gone_after_the_lease(place):
   elsewhere(place)
   start = time.monotonic()
   take(place, QUICK)
-  assert QUICK.lease - .1 < time.monotonic() - start < 20
+  assert QUICK.lease - 0.1 < time.monotonic() - start < 20
 
 
 def test_an_old_heartbeat_is_over_at_once_whatever_the_clocks_of_hosts(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   place = locks.within(tmp_path)
   theirs, _ = elsewhere(place, since=4e9)
   now = os.stat(place).st_mtime
-  monkeypatch.setattr(time, 'time', lambda: 0.)
+  monkeypatch.setattr(time, 'time', lambda: 0.0)
   os.utime(f'{place}.{theirs.token}', (now, now - 121))
   start = time.monotonic()
   take(place, locks.TERMS)
@@ -173,7 +179,7 @@ def test_a_later_attempt_of_a_run_takes_over_at_once(place, monkeypatch):
     elsewhere(place, run=run, attempt=attempt)
     start = time.monotonic()
     take(place, QUICK)  # Not before the lease has ended.
-    assert time.monotonic() - start > QUICK.lease - .1
+    assert time.monotonic() - start > QUICK.lease - 0.1
 
 
 def test_attempts_of_a_scheduler_are_one_run(monkeypatch):
@@ -210,11 +216,11 @@ def test_a_lost_lock_is_noticed_and_left_to_its_new_holder(place):
 
 def test_a_thread_renews_the_heartbeat(tmp_path):
   with hold(locks.within(tmp_path)):
-    beat, = tmp_path.glob('.lock.*')
+    (beat,) = tmp_path.glob('.lock.*')
     os.utime(beat, (0, 0))
     deadline = time.monotonic() + 20
     while beat.stat().st_mtime == 0 and time.monotonic() < deadline:
-      time.sleep(.01)
+      time.sleep(0.01)
     assert beat.stat().st_mtime > 0
 
 
@@ -230,9 +236,10 @@ def test_of_many_that_find_an_old_claim_one_takes_it(place):
           taken.append(1)
           deadline = time.monotonic() + 20
           while len(refused) < 5 and time.monotonic() < deadline:
-            time.sleep(.005)
+            time.sleep(0.005)
       except locks.InUse:
         refused.append(1)
+
     threads = [threading.Thread(target=run) for _ in range(6)]
     for thread in threads:
       thread.start()
@@ -266,14 +273,17 @@ _MEETING = threading.Barrier(2), []
 
 def both(place, terms, body):
   """What both processes of a run raise."""
+
   def run(index):
     processes = Two(index, 2)
     with acquire(store_of(place), 'testing', '--out', processes, terms) as lock:
       body(lock)
+
   raised = [None, None]
 
   def second():
     raised[1] = in_thread(lambda: run(1))
+
   thread = threading.Thread(target=second)
   thread.start()
   raised[0] = in_thread(lambda: run(0))
@@ -295,18 +305,22 @@ def test_processes_of_a_run_are_refused_and_lose_alike(tmp_path):
     if lock._processes.index == 0:
       lose(place)
     lock.check_together()
+
   first, second = both(place, HOURS, loses)
   assert first == second and 'taken over by process 7 on far' in first
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_the_process_and_the_next_can_start(tmp_path, number):
-  code = ('import sys, threading\nfrom sana_jax import locks\n'
-          'with locks.hold(locks.within(sys.argv[1]), "x", "--out"):\n'
-          '  print("held", flush=True)\n  threading.Lock().acquire()\n'
-          '  lock = threading.Lock()\n  lock.acquire()\n  lock.acquire()')
-  with subprocess.Popen([sys.executable, '-c', code, tmp_path], text=True,
-                        stdout=subprocess.PIPE) as process:
+  code = (
+    'import sys, threading\nfrom sana_jax import locks\n'
+    'with locks.hold(locks.within(sys.argv[1]), "x", "--out"):\n'
+    '  print("held", flush=True)\n  threading.Lock().acquire()\n'
+    '  lock = threading.Lock()\n  lock.acquire()\n  lock.acquire()'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', code, tmp_path], text=True, stdout=subprocess.PIPE
+  ) as process:
     assert process.stdout.readline() == 'held\n'
     process.send_signal(number)
     assert process.wait(20) == (143 if number == signal.SIGTERM else -9)

@@ -5,16 +5,25 @@ import pytest
 from sana_jax.printable import message, printable
 
 
-@pytest.mark.parametrize('text', [
-  'a red circle', 'ein Käse', '红色的圆', '👩‍🚀 and 🐱', ''])
+@pytest.mark.parametrize(
+  'text', ['a red circle', 'ein Käse', '红色的圆', '👩‍🚀 and 🐱', '']
+)
 def test_plain_text_is_left_alone(text):
   assert printable(text) == text
 
 
-@pytest.mark.parametrize(('text', 'shown'), [
-  ('\x1b[2J', '\\x1b[2J'), ('a\nb\r', 'a\\nb\\r'), ('\u202egpj', '\\u202egpj'),
-  ('\ud83d', '\\ud83d'), ('\x9b31m', '\\x9b31m'), ('a\u2028b', 'a\\u2028b'),
-  ('\0', '\\x00')])
+@pytest.mark.parametrize(
+  ('text', 'shown'),
+  [
+    ('\x1b[2J', '\\x1b[2J'),
+    ('a\nb\r', 'a\\nb\\r'),
+    ('\u202egpj', '\\u202egpj'),
+    ('\ud83d', '\\ud83d'),
+    ('\x9b31m', '\\x9b31m'),
+    ('a\u2028b', 'a\\u2028b'),
+    ('\0', '\\x00'),
+  ],
+)
 def test_what_cannot_be_seen_is_escaped(text, shown):
   assert printable(text) == shown
   printable(text).encode()

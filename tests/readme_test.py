@@ -19,11 +19,15 @@ SMALLER = {
   'zoo': [],
   'convert': [],
   'train': [
-    '--config.num_steps=2', '--config.data.examples=32',
-    '--config.batch_size=8', '--config.model.depth=2',
+    '--config.num_steps=2',
+    '--config.data.examples=32',
+    '--config.batch_size=8',
+    '--config.model.depth=2',
     '--config.model.unroll=1',
     '--config.optimizer.warmup_steps=0',
-    '--config.sampling.steps=1', '--config.sampling.images=6'],
+    '--config.sampling.steps=1',
+    '--config.sampling.images=6',
+  ],
 }
 
 
@@ -37,7 +41,8 @@ def commands(page=README):
 
 
 @pytest.mark.parametrize(
-  'line', [c for c in commands() if c.startswith('sana-jax ')])
+  'line', [c for c in commands() if c.startswith('sana-jax ')]
+)
 def test_each_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'configs').symlink_to(ROOT / 'configs')
@@ -48,22 +53,25 @@ def test_each_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
   assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
 
 
-def test_the_commands_of_the_page_on_weights_run(
-    tmp_path, monkeypatch, capsys):
+def test_the_commands_of_the_page_on_weights_run(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   page = (ROOT / 'docs' / 'weights.md').read_text()
-  block, = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+  (block,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
   for line in block.splitlines():
     assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
   for path in (ROOT / 'sana_jax' / 'assets' / 'shapes').rglob('*'):
     for folder in ('again', 'third'):
-      again = tmp_path / 'out' / folder / path.relative_to(
-        ROOT / 'sana_jax' / 'assets' / 'shapes')
+      again = (
+        tmp_path
+        / 'out'
+        / folder
+        / path.relative_to(ROOT / 'sana_jax' / 'assets' / 'shapes')
+      )
       assert path.is_dir() or again.read_bytes() == path.read_bytes()
 
 
 def test_the_python_of_the_readme_runs():
-  code, = blocks('python')
+  (code,) = blocks('python')
   scope = {}
   exec(code, scope)
   assert scope['images'].shape == (2, 128, 128, 3)
@@ -80,10 +88,10 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
     assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize('name, count', [
-  ('kernels', 4), ('optimizers', 2), ('training', 1)])
-def test_the_commands_of_a_page_run(
-    name, count, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+  'name, count', [('kernels', 4), ('optimizers', 2), ('training', 1)]
+)
+def test_the_commands_of_a_page_run(name, count, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   page = (ROOT / 'docs' / f'{name}.md').read_text()
   assert len(commands(page)) == count
@@ -93,27 +101,47 @@ def test_the_commands_of_a_page_run(
     if arguments[:2] == ['bench', 'kernels']:
       more = ['--repeats', '1', '--passes', 'forward']
     if arguments[0] == 'train':
-      more = ['--config.num_steps=2', '--config.text.examples=32',
-              '--config.optimizer.warmup_steps=0', '--config.model.depth=1',
-              '--config.batch_size=8']
+      more = [
+        '--config.num_steps=2',
+        '--config.text.examples=32',
+        '--config.optimizer.warmup_steps=0',
+        '--config.model.depth=1',
+        '--config.batch_size=8',
+      ]
     assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
 
 
 def test_the_page_on_watching_runs_and_names_every_metric(
-    tmp_path, monkeypatch, capsys):
+  tmp_path, monkeypatch, capsys
+):
   monkeypatch.chdir(tmp_path)
   page = (ROOT / 'docs' / 'watching.md').read_text()
-  line, = commands(page)
+  (line,) = commands(page)
   _, *arguments = shlex.split(line)
-  assert cli.main([
-    *arguments, '--config.num_steps=3', '--config.text.examples=32',
-    '--config.batch_size=8', '--config.model.depth=1',
-    '--config.optimizer.warmup_steps=0']) == 0, capsys.readouterr().err
+  assert (
+    cli.main(
+      [
+        *arguments,
+        '--config.num_steps=3',
+        '--config.text.examples=32',
+        '--config.batch_size=8',
+        '--config.model.depth=1',
+        '--config.optimizer.warmup_steps=0',
+      ]
+    )
+    == 0
+  ), capsys.readouterr().err
   assert list((tmp_path / 'out/watched/profile/step_000002').rglob('*.pb'))
   found = json.loads((tmp_path / 'out/watched/metrics.jsonl').read_text())
   of_task = {'next_token', 'own_token', 'earliest_token'}
-  unnamed = {name for name in found if f'`{name}`' not in page and not (
-    name.startswith(('grad_norm/', 'step_seconds/')) or name in of_task)}
+  unnamed = {
+    name
+    for name in found
+    if f'`{name}`' not in page
+    and not (
+      name.startswith(('grad_norm/', 'step_seconds/')) or name in of_task
+    )
+  }
   assert not unnamed
   for key in re.findall(r'^\| `([\w.]+)` \| \d+ \|', page, re.MULTILINE):
     assert key in base.flatten(base.train('sana')), key

@@ -35,20 +35,26 @@ def forward_flops(size):
   spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   return flops.count(
     lambda params, *args: module.apply({'params': params}, *args),
-    abstract.transformer(module), spec(1, side, side, 32), spec(1),
-    spec(1, 300, 2304))
+    abstract.transformer(module),
+    spec(1, side, side, 32),
+    spec(1),
+    spec(1, 300, 2304),
+  )
 
 
 def size_of(config):
   """Its name in SANA_SIZES."""
-  found, = (name for name, fields in base.SANA_SIZES.items()
-            if all(config.model.get(k, None) == v for k, v in fields.items())
-            and config.model.sample_size == fields.get('sample_size', 32)
-            and config.model.qk_norm == fields.get('qk_norm', False)
-            and ('interpolation_scale' in fields) == (
-              'interpolation_scale' in config.model)
-            and 'guidance_embeds' not in fields
-            and 'timestep_scale' not in fields)
+  (found,) = (
+    name
+    for name, fields in base.SANA_SIZES.items()
+    if all(config.model.get(k, None) == v for k, v in fields.items())
+    and config.model.sample_size == fields.get('sample_size', 32)
+    and config.model.qk_norm == fields.get('qk_norm', False)
+    and ('interpolation_scale' in fields)
+    == ('interpolation_scale' in config.model)
+    and 'guidance_embeds' not in fields
+    and 'timestep_scale' not in fields
+  )
   return found
 
 
@@ -56,37 +62,50 @@ def size_of(config):
 def test_the_predicted_time_is_that_of_the_flops(name):
   config = load_config(name)
   text = ' '.join((CONFIGS / f'{name}.py').read_text().split())
-  said = re.search(r'Predicted, not run: ([\d.]+) hours on (\d+) H200 at '
-                   r'(\d+) % of their bf16 peak', text)
+  said = re.search(
+    r'Predicted, not run: ([\d.]+) hours on (\d+) H200 at '
+    r'(\d+) % of their bf16 peak',
+    text,
+  )
   hours, chips, percent = map(float, said.groups())
   # A step is a forward pass and two for the gradients.
   work = 3 * forward_flops(size_of(config)) * config.batch_size
   seconds = config.num_steps * work / (chips * percent / 100 * PEAK)
-  assert hours == pytest.approx(seconds / 3600, rel=.05)
+  assert hours == pytest.approx(seconds / 3600, rel=0.05)
 
 
-@pytest.mark.parametrize('name, rate, shift, size', [
-  # NVlabs/Sana's yaml files: learning rate, flow shift, table of ratios.
-  ('sana_600m_512', 1e-4, 3, 512), ('sana_1600m_512', 1e-4, 3, 512),
-  ('sana_600m_1024', 1e-4, 4, 1024), ('sana_1600m_1024', 1e-4, 3, 1024),
-  ('sana_1600m_2k', 1e-4, 3, 2048), ('sana_1600m_4k', 1e-4, 6, 4096),
-  ('sana15_4800m_1024', 2e-5, 3, 1024)])
+@pytest.mark.parametrize(
+  'name, rate, shift, size',
+  [
+    # NVlabs/Sana's yaml files: learning rate, flow shift, table of ratios.
+    ('sana_600m_512', 1e-4, 3, 512),
+    ('sana_1600m_512', 1e-4, 3, 512),
+    ('sana_600m_1024', 1e-4, 4, 1024),
+    ('sana_1600m_1024', 1e-4, 3, 1024),
+    ('sana_1600m_2k', 1e-4, 3, 2048),
+    ('sana_1600m_4k', 1e-4, 6, 4096),
+    ('sana15_4800m_1024', 2e-5, 3, 1024),
+  ],
+)
 def test_values_are_the_published_ones(name, rate, shift, size):
   config = load_config(name)
   optimizer = config.optimizer
   assert optimizer.learning_rate == rate
-  assert (optimizer.warmup_steps, optimizer.clip_norm) == (2000, .1)
+  assert (optimizer.warmup_steps, optimizer.clip_norm) == (2000, 0.1)
   assert optimizer.name == ('came_8bit' if '4800m' in name else 'came')
-  assert (optimizer.weight_decay, optimizer.b1, optimizer.b2) == (0, .9, .999)
+  assert (optimizer.weight_decay, optimizer.b1, optimizer.b2) == (0, 0.9, 0.999)
   assert config.flow.shift == shift and config.flow.density == 'logit_normal'
-  assert config.flow.caption_dropout == .1 and config.flow.instruction
+  assert config.flow.caption_dropout == 0.1 and config.flow.instruction
   assert (config.data.caption_threshold, config.data.caption_temperature) == (
-    25, .1)
+    25,
+    0.1,
+  )
   assert config.data.size_px == size and config.inputs.aspect_ratios
   if optimizer.auto_lr:
     peak = schedules.make(optimizer, config.num_steps, config.batch_size)(2000)
     assert float(peak) == pytest.approx(
-      rate * math.sqrt(config.batch_size / 256))
+      rate * math.sqrt(config.batch_size / 256)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -113,19 +132,26 @@ def tiny(name, root):
 QUICK = ('sana15_4800m_1024',)
 
 
-@pytest.mark.parametrize('name', [
-  name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-  for name in RECIPES])
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in RECIPES
+  ],
+)
 def test_a_recipe_runs_here(name, root, cache):
   config = tiny(name, root)
   config.inputs.cache = cache
   base.check(config)
   task = tasks.open_task(config, root / name)
   # On one device, for which everything compiles faster.
-  loop.train(config, task, root / name, make_mesh(
-    {'fsdp': 1}, jax.devices()[:1]))
-  lines = [json.loads(line) for line in (
-    root / name / 'metrics.jsonl').read_text().splitlines()]
+  loop.train(
+    config, task, root / name, make_mesh({'fsdp': 1}, jax.devices()[:1])
+  )
+  lines = [
+    json.loads(line)
+    for line in (root / name / 'metrics.jsonl').read_text().splitlines()
+  ]
   assert [line['step'] for line in lines] == [1, 2]
   assert all(0 < line['loss'] < 10 for line in lines)
   assert (root / name / 'model/model_index.json').is_file()
@@ -134,8 +160,21 @@ def test_a_recipe_runs_here(name, root, cache):
 @pytest.mark.slow
 def test_a_recipe_runs_by_its_command(root, cache):
   from sana_jax.launch import cli
-  assert cli.main([
-    'train', '--config', 'sana_1600m_1024:runlocal', '--workdir',
-    str(root / 'command'), f'--config.data.path={root}/data',
-    f'--config.inputs.cache={cache}', '--layout', 'fsdp']) == 0
+
+  assert (
+    cli.main(
+      [
+        'train',
+        '--config',
+        'sana_1600m_1024:runlocal',
+        '--workdir',
+        str(root / 'command'),
+        f'--config.data.path={root}/data',
+        f'--config.inputs.cache={cache}',
+        '--layout',
+        'fsdp',
+      ]
+    )
+    == 0
+  )
   assert (root / 'command/model/transformer').is_dir()

@@ -14,8 +14,10 @@ from sana_jax.errors import UserError
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
 PACKAGE, CONFIG = re.findall(
-  r'```python\n(.*?)```', PAGE.read_text().partition('## A task\n')[2],
-  re.DOTALL)
+  r'```python\n(.*?)```',
+  PAGE.read_text().partition('## A task\n')[2],
+  re.DOTALL,
+)
 
 
 @pytest.fixture
@@ -26,7 +28,8 @@ def config(tmp_path, monkeypatch):
   installed.mkdir()
   (installed / 'METADATA').write_text('Name: lines_task\nVersion: 1.0\n')
   (installed / 'entry_points.txt').write_text(
-    '[sana_jax.tasks]\nlines = lines_task:KIND\n')
+    '[sana_jax.tasks]\nlines = lines_task:KIND\n'
+  )
   path = tmp_path / 'lines.py'
   path.write_text(CONFIG)
   monkeypatch.syspath_prepend(tmp_path)
@@ -38,28 +41,53 @@ def config(tmp_path, monkeypatch):
 
 
 def test_a_task_from_outside_is_trained_exported_and_planned(
-    config, cli, tmp_path):
-  code, _, err = cli('train', '--config', config, '--workdir',
-                     tmp_path / 'run', '--config.goal.scale=3')
+  config, cli, tmp_path
+):
+  code, _, err = cli(
+    'train',
+    '--config',
+    config,
+    '--workdir',
+    tmp_path / 'run',
+    '--config.goal.scale=3',
+  )
   assert code == 0, err
   learnt = np.load(tmp_path / 'run/model/kernel.npy')
-  np.testing.assert_allclose(learnt[1:], 0, atol=.5)
+  np.testing.assert_allclose(learnt[1:], 0, atol=0.5)
   assert 2 < learnt[0, 0] < 4
-  code, _, err = cli('export', '--workdir', tmp_path / 'run', '--to',
-                     tmp_path / 'out')
+  code, _, err = cli(
+    'export', '--workdir', tmp_path / 'run', '--to', tmp_path / 'out'
+  )
   assert code == 0, err
   np.testing.assert_array_equal(np.load(tmp_path / 'out/kernel.npy'), learnt)
-  code, said, err = cli('plan', '--config', config, '--topology', 'v5e:4x4',
-                        '--shardings', '--layouts', 'fsdp')
+  code, said, err = cli(
+    'plan',
+    '--config',
+    config,
+    '--topology',
+    'v5e:4x4',
+    '--shardings',
+    '--layouts',
+    'fsdp',
+  )
   assert code == 0, err
   assert '  kernel 32x1: 2x1' in said
 
 
 def test_what_a_task_does_not_have_is_told(config, cli):
-  code, _, err = cli('plan', '--config', config, '--topology', 'v5e:4x4',
-                     '--shardings', '--search', 3)
+  code, _, err = cli(
+    'plan',
+    '--config',
+    config,
+    '--topology',
+    'v5e:4x4',
+    '--shardings',
+    '--search',
+    3,
+  )
   assert code == 2 and "--search knows no formulas for config.task='lines'" in (
-    err)
+    err
+  )
 
 
 def test_a_task_may_be_registered_by_hand(monkeypatch):

@@ -4,5 +4,10 @@ For several TPU slices, or hosts of GPUs, that slow links connect: only the
 gradients cross these, once a step. --config.mesh.slices is their number.
 """
 
-LAYOUT = {'mesh.slices': 2, 'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1,
-          'mesh.sequence': 1}
+LAYOUT = {
+  'mesh.slices': 2,
+  'mesh.data': 1,
+  'mesh.fsdp': -1,
+  'mesh.tensor': 1,
+  'mesh.sequence': 1,
+}

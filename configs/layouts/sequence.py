@@ -4,5 +4,10 @@ For 2K and 4K, where one image has 4,096 or 16,384 tokens: linear attention adds
 up one small state, the Mix-FFN exchanges a row.
 """
 
-LAYOUT = {'mesh.slices': 1, 'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1,
-          'mesh.sequence': 4}
+LAYOUT = {
+  'mesh.slices': 1,
+  'mesh.data': 1,
+  'mesh.fsdp': -1,
+  'mesh.tensor': 1,
+  'mesh.sequence': 4,
+}

@@ -52,8 +52,10 @@ def conv3x3_silu(
 
   def forward(x, kernel, bias):
     vectors = jnp.stack([bias, jnp.zeros_like(bias)])
-    return _on_mesh('conv3x3_silu', tile, body.silu, interpret, x, kernel,
-                    vectors)
+    return _on_mesh(
+      'conv3x3_silu', tile, body.silu, interpret, x, kernel, vectors
+    )
+
   return _with_gradient(forward, xla.conv3x3_silu)(x, kernel, bias)
 
 
@@ -75,21 +77,32 @@ def conv3x3_norm(
 
   def forward(x, kernel, scale, shift, residual):
     return _on_mesh(
-      'conv3x3_norm', tile, functools.partial(body.norm, eps=eps), interpret,
-      x, kernel, jnp.stack([scale, shift]), residual)
+      'conv3x3_norm',
+      tile,
+      functools.partial(body.norm, eps=eps),
+      interpret,
+      x,
+      kernel,
+      jnp.stack([scale, shift]),
+      residual,
+    )
+
   return _with_gradient(forward, functools.partial(xla.conv3x3_norm, eps=eps))(
-    x, kernel, scale, shift, residual)
+    x, kernel, scale, shift, residual
+  )
 
 
 def _check_supported(x, kernel, residual, tile, interpret):
   if dispatch.target() != 'tpu' and not interpret:
     raise UnsupportedError(
-      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}')
+      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}'
+    )
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise UnsupportedError(f'{x.dtype} is neither bfloat16 nor float32')
   if residual is not None and residual.dtype != x.dtype:
     raise UnsupportedError(
-      f'x is {x.dtype}, and what is added to it {residual.dtype}')
+      f'x is {x.dtype}, and what is added to it {residual.dtype}'
+    )
   for channels in kernel.shape[2:]:
     if channels % LANES:
       raise UnsupportedError(f'{channels} channels are no multiple of {LANES}')
@@ -99,8 +112,10 @@ def _check_supported(x, kernel, residual, tile, interpret):
 def _with_gradient(forward, definition):
   """`forward`, with the gradient of `definition`."""
   f = jax.custom_vjp(forward)
-  f.defvjp(lambda *args: (forward(*args), args),
-           lambda args, dout: jax.vjp(definition, *args)[1](dout))
+  f.defvjp(
+    lambda *args: (forward(*args), args),
+    lambda args, dout: jax.vjp(definition, *args)[1](dout),
+  )
   return f
 
 
@@ -111,37 +126,51 @@ def _on_mesh(name, tile, finish, interpret, x, kernel, vectors, *residual):
   picture = P(batch or None, rows or None)
 
   def run(x, *args):
-    return _forward(name, tile, finish, interpret, bool(rows),
-                    sharded.with_neighbours(x, 1, rows), *args)
+    return _forward(
+      name,
+      tile,
+      finish,
+      interpret,
+      bool(rows),
+      sharded.with_neighbours(x, 1, rows),
+      *args,
+    )
+
   specs = picture, P(), P(), *(picture for _ in residual)
   return sharded.on_mesh(run, specs, picture)(x, kernel, vectors, *residual)
 
 
-def _forward(name, tile, finish, interpret, halo, x, kernel, vectors,
-             *residual):
+def _forward(
+  name, tile, finish, interpret, halo, x, kernel, vectors, *residual
+):
   tile = tile(x, kernel, bool(residual), halo)
   b, o = x.shape[0], tile.features
   kernel = _side_by_side(kernel.astype(x.dtype), tile.group)
   own = pl.BlockSpec((1, tile.rows, tile.width, o), lambda b, i: (b, i, 0, 0))
-  around = tuple(pl.Element(n)
-                 for n in (1, tile.block, tile.width, tile.channels))
+  around = tuple(
+    pl.Element(n) for n in (1, tile.block, tile.width, tile.channels)
+  )
   return pl.pallas_call(
-    functools.partial(body.forward, tile=tile, finish=finish), name=name,
+    functools.partial(body.forward, tile=tile, finish=finish),
+    name=name,
     grid=(b, tile.count),
     in_specs=[
       pl.BlockSpec(around, lambda b, i: (b, tile.start(i), 0, 0)),
       # Always the same: there is no other to fetch meanwhile.
-      pl.BlockSpec(kernel.shape, lambda b, i: (0, 0),
-                   pipeline_mode=pl.Buffered(1)),
+      pl.BlockSpec(
+        kernel.shape, lambda b, i: (0, 0), pipeline_mode=pl.Buffered(1)
+      ),
       pl.BlockSpec(vectors.shape, lambda b, i: (0, 0)),
-      *(own for _ in residual)],
+      *(own for _ in residual),
+    ],
     out_specs=own,
     out_shape=jax.ShapeDtypeStruct((b, tile.height, tile.width, o), x.dtype),
     scratch_shapes=_scratch(tile, x.dtype),
     cost_estimate=_cost(tile, b, x.dtype.itemsize, len(residual)),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel'),
-      vmem_limit_bytes=tpu.vmem_bytes()),
+      vmem_limit_bytes=tpu.vmem_bytes(),
+    ),
     interpret=interpret,
   )(x, kernel, vectors.astype(jnp.float32), *residual)
 
@@ -149,18 +178,32 @@ def _forward(name, tile, finish, interpret, halo, x, kernel, vectors,
 def _scratch(tile, dtype):
   """(A row in float32 with zeros around it, all rows and their shifts)."""
   return [
-    pltpu.VMEM((tile.group * tile.channels // LANES,
-                tile.padded_width + 2 * MARGIN, LANES), jnp.float32),
-    pltpu.VMEM((tile.rows // tile.group + tile.seen - 1, tile.padded_width,
-                tile.group * 3 * tile.channels), dtype)]
+    pltpu.VMEM(
+      (
+        tile.group * tile.channels // LANES,
+        tile.padded_width + 2 * MARGIN,
+        LANES,
+      ),
+      jnp.float32,
+    ),
+    pltpu.VMEM(
+      (
+        tile.rows // tile.group + tile.seen - 1,
+        tile.padded_width,
+        tile.group * 3 * tile.channels,
+      ),
+      dtype,
+    ),
+  ]
 
 
 def _side_by_side(kernel, group):
   """[(group+2)*3*c group*o]: taps of each row of a group, by the rows seen."""
   taps = kernel.reshape(3, -1, kernel.shape[-1])
   return jnp.concatenate(
-    [jnp.pad(taps, ((r, group - 1 - r), (0, 0), (0, 0)))
-     for r in range(group)], axis=-1).reshape(-1, group * kernel.shape[-1])
+    [jnp.pad(taps, ((r, group - 1 - r), (0, 0), (0, 0))) for r in range(group)],
+    axis=-1,
+  ).reshape(-1, group * kernel.shape[-1])
 
 
 def _cost(tile, b, itemsize, residuals):
@@ -168,7 +211,8 @@ def _cost(tile, b, itemsize, residuals):
   return pl.CostEstimate(
     flops=18 * pixels * c * o,
     bytes_accessed=itemsize * (pixels * (c + o * (1 + residuals)) + 9 * c * o),
-    transcendentals=pixels * (1 if residuals else 2 * o))
+    transcendentals=pixels * (1 if residuals else 2 * o),
+  )
 
 
 def _tile(op, rows, group, x, kernel, residual, halo):
@@ -178,12 +222,19 @@ def _tile(op, rows, group, x, kernel, residual, halo):
   height -= 2 * halo
   group = group or (2 if 2 * o <= tpu.matrix_columns() else 1)
   tile = functools.partial(
-    Tile, height=height, width=width, channels=c, features=o, group=group,
-    halo=halo)
+    Tile,
+    height=height,
+    width=width,
+    channels=c,
+    features=o,
+    group=group,
+    halo=halo,
+  )
   step, limit = tile(rows=1).step, tpu.vmem_bytes() - tpu.SPARE
 
   def size(rows):
     return tile(rows=rows).vmem_bytes(x.dtype.itemsize, residual)
+
   most = step
   while most < height and size(most + step) <= limit:
     most += step
@@ -191,8 +242,13 @@ def _tile(op, rows, group, x, kernel, residual, halo):
     raise UnsupportedError(
       f'{step} rows of {width} x {c} {x.dtype} with their neighbours need '
       f'{size(most) / tpu.MIB:.0f} MiB of VMEM, of which there are '
-      f'{limit / tpu.MIB:.0f}')
-  rows = rows or tuning.choose(
-    op, 'mosaic_tpu', False, (b, height, width, c), x.dtype, rows=0)['rows']
+      f'{limit / tpu.MIB:.0f}'
+    )
+  rows = (
+    rows
+    or tuning.choose(
+      op, 'mosaic_tpu', False, (b, height, width, c), x.dtype, rows=0
+    )['rows']
+  )
   rows = min(rows or pl.cdiv(height, pl.cdiv(height, most)), most)
   return tile(rows=pl.cdiv(rows, step) * step)

@@ -74,9 +74,11 @@ class Tile:
     weights = self.seen * self.group * 3 * c * self.group * o
     sums = 4 * self.step * self.padded_width * o
     # Two buffers of x, of the result and of what is added to it.
-    return (itemsize * (pixels * (2 * c + (2 + 2 * residual) * o + 3 * c)
-                        + weights)
-            + 4 * (self.padded_width + 2 * MARGIN) * c * self.group + 3 * sums)
+    return (
+      itemsize * (pixels * (2 * c + (2 + 2 * residual) * o + 3 * c) + weights)
+      + 4 * (self.padded_width + 2 * MARGIN) * c * self.group
+      + 3 * sums
+    )
 
   def start(self, i):
     """The first row that is read for tile i; never out of the array."""
@@ -84,8 +86,9 @@ class Tile:
     return jnp.clip(i * self.rows - (not self.halo), 0, last)
 
 
-def forward(x_ref, kernel_ref, vectors_ref, *refs, tile: Tile,
-            finish: Callable):
+def forward(
+  x_ref, kernel_ref, vectors_ref, *refs, tile: Tile, finish: Callable
+):
   """out = finish(convolution of x, vectors [2 o], residual), row by row.
 
   What has been shifted is used in the same iteration: only so does the
@@ -108,10 +111,11 @@ def forward(x_ref, kernel_ref, vectors_ref, *refs, tile: Tile,
       for r in range(tile.group):
         at = 0, (first + p) * tile.group + r
         x, o = p * tile.padded_width, r * tile.features
-        row = sums[x:x + tile.width, o:o + tile.features]
+        row = sums[x : x + tile.width, o : o + tile.features]
         out_ref[at] = finish(
           row, vectors, *(ref[at] for ref in residual_ref)
         ).astype(out_ref.dtype)
+
   jax.lax.fori_loop(0, tile.rows // tile.step, step, None)
 
 
@@ -127,12 +131,14 @@ def _shift(x_ref, columns_ref, shifted_ref, i, p, tile):
     row = x_ref[0, jnp.clip(y, 0, tile.block - 1)]
     row = jnp.where(inside, row, jnp.zeros_like(row))
     first = r * 3 * tile.channels
-    shifted_ref[p, pl.ds(0, tile.width),
-                pl.ds(first + tile.channels, tile.channels)] = row
+    shifted_ref[
+      p, pl.ds(0, tile.width), pl.ds(first + tile.channels, tile.channels)
+    ] = row
     for c in range(0, tile.channels, LANES):
       column = r * tile.channels // LANES + c // LANES
-      columns_ref[column, pl.ds(MARGIN, tile.width)] = (
-        row[:, c:c + LANES].astype(jnp.float32))
+      columns_ref[column, pl.ds(MARGIN, tile.width)] = row[
+        :, c : c + LANES
+      ].astype(jnp.float32)
       for dx in (-1, 1):
         lanes = pl.ds(first + (1 + dx) * tile.channels + c, LANES)
         shifted_ref[p, :, lanes] = columns_ref[
@@ -143,13 +149,17 @@ def _shift(x_ref, columns_ref, shifted_ref, i, p, tile):
 def _convolve(kernel_ref, shifted_ref, first, tile):
   """[together*x group*o] in float32, from the groups seen from `first` on."""
   pixels = tile.together * tile.padded_width
-  seen = [shifted_ref[pl.ds(first + d, tile.together)].reshape(pixels, -1)
-          for d in range(tile.seen)]
+  seen = [
+    shifted_ref[pl.ds(first + d, tile.together)].reshape(pixels, -1)
+    for d in range(tile.seen)
+  ]
   full = kernel_ref.dtype == jnp.float32
   return jnp.dot(
-    jnp.concatenate(seen, axis=-1), kernel_ref[...],
+    jnp.concatenate(seen, axis=-1),
+    kernel_ref[...],
     precision=jax.lax.Precision.HIGHEST if full else None,
-    preferred_element_type=jnp.float32)
+    preferred_element_type=jnp.float32,
+  )
 
 
 def silu(sums, vectors):

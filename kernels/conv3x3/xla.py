@@ -45,5 +45,9 @@ def conv3x3_norm(
 
 def _convolve(x, kernel):
   return jax.lax.conv_general_dilated(
-    x, kernel.astype(x.dtype), (1, 1), ((1, 1), (1, 1)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    x,
+    kernel.astype(x.dtype),
+    (1, 1),
+    ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )

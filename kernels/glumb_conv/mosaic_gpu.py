@@ -41,8 +41,7 @@ def glumb_conv(
   *,
   interpret=False,
 ) -> Float[Array, 'b y x c']:
-  """Mixes neighbours and gates; halves the channels; the result has x's dtype.
-  """
+  """Mixes neighbours and gates; half the channels come out, in x's dtype."""
   check_supported(x, interpret)
   if interpret is True:
     interpret = gpu.interpret_params()
@@ -51,8 +50,10 @@ def glumb_conv(
 
 @functools.cache
 def _parts(interpret):
-  return vjp.Parts(functools.partial(forward, interpret=interpret),
-                   functools.partial(backward, interpret=interpret))
+  return vjp.Parts(
+    functools.partial(forward, interpret=interpret),
+    functools.partial(backward, interpret=interpret),
+  )
 
 
 def check_supported(x, interpret) -> None:
@@ -64,7 +65,8 @@ def check_supported(x, interpret) -> None:
   c //= sharded.splits(sharded.axes_of(c, sharded.TENSOR))
   if c % 8:
     raise UnsupportedError(
-      f'{c} channels are no multiple of the 8 that TMA copies')
+      f'{c} channels are no multiple of the 8 that TMA copies'
+    )
 
 
 def forward(x, kernel, bias, halo=False, *, interpret=False):
@@ -74,15 +76,22 @@ def forward(x, kernel, bias, halo=False, *, interpret=False):
   b, _, width, _ = x.shape
   if interpreted:  # It knows no places before an array, and cuts no writes.
     x = _before(x, 1, 1)
-  out = _call(of_forward.forward, 'forward', plan, b, interpret,
+  out = _call(
+    of_forward.forward,
+    'forward',
+    plan,
+    b,
+    interpret,
     out_type=jax.ShapeDtypeStruct(_extent(b, width, plan, channels), x.dtype),
     scratch_types=[
       plgpu.SMEM((plan.stages, HALVES, WIDTH + 2, channels), x.dtype),
       plgpu.Barrier(num_arrivals=HALVES, num_barriers=plan.stages),
-      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32), plgpu.Barrier(),
-      plgpu.SMEM((2, WIDTH, channels), x.dtype)])(
-        x, _taps(kernel, bias, plan, channels))
-  return out[:, :plan.height, :width, :plan.c]
+      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32),
+      plgpu.Barrier(),
+      plgpu.SMEM((2, WIDTH, channels), x.dtype),
+    ],
+  )(x, _taps(kernel, bias, plan, channels))
+  return out[:, : plan.height, :width, : plan.c]
 
 
 def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
@@ -97,26 +106,43 @@ def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
     x, dout = _before(x, 2, 2), _before(dout, 3, 2)
   *picture, c = _extent(b, width, plan, channels)
   wide = WIDTH + of_backward.MORE
-  dx, sums = _call(of_backward.backward, 'backward', plan, b, interpret,
+  dx, sums = _call(
+    of_backward.backward,
+    'backward',
+    plan,
+    b,
+    interpret,
     out_type=[
       jax.ShapeDtypeStruct((*picture, HALVES, c), x.dtype),
-      jax.ShapeDtypeStruct((b, plan.across * plan.down, plan.blocks, TAPS,
-                            HALVES, channels), jnp.float32)],
+      jax.ShapeDtypeStruct(
+        (b, plan.across * plan.down, plan.blocks, TAPS, HALVES, channels),
+        jnp.float32,
+      ),
+    ],
     scratch_types=[
       plgpu.SMEM((plan.stages, HALVES, wide, channels), x.dtype),
       plgpu.SMEM((plan.stages, WIDTH + 2, channels), x.dtype),
       plgpu.Barrier(num_arrivals=HALVES + 1, num_barriers=plan.stages),
-      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32), plgpu.Barrier(),
+      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32),
+      plgpu.Barrier(),
       plgpu.SMEM((of_backward.KEPT, HALVES, wide, channels), x.dtype),
       plgpu.SMEM((HALVES, WIDTH + 2, channels), jnp.float32),
       plgpu.SMEM((2, HALVES, WIDTH, channels), x.dtype),
-      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32)])(
-        x, dout, _taps(kernel, bias, plan, channels))
-  dx = dx[:, :plan.height, :width, :, :plan.c]
-  sums = jnp.sum(sums, (0, 1)).transpose(1, 2, 0, 3).reshape(
-    TAPS, HALVES, -1)[:, :, :plan.c].reshape(TAPS, -1)
-  return (dx.reshape(*dx.shape[:3], -1), sums[:-1].reshape(kernel.shape),
-          sums[-1])
+      plgpu.SMEM((TAPS, HALVES, channels), jnp.float32),
+    ],
+  )(x, dout, _taps(kernel, bias, plan, channels))
+  dx = dx[:, : plan.height, :width, :, : plan.c]
+  sums = (
+    jnp.sum(sums, (0, 1))
+    .transpose(1, 2, 0, 3)
+    .reshape(TAPS, HALVES, -1)[:, :, : plan.c]
+    .reshape(TAPS, -1)
+  )
+  return (
+    dx.reshape(*dx.shape[:3], -1),
+    sums[:-1].reshape(kernel.shape),
+    sums[-1],
+  )
 
 
 def _plan(x, halo, reach, channels, interpreted, *, late=0):
@@ -128,36 +154,54 @@ def _plan(x, halo, reach, channels, interpreted, *, late=0):
   height -= 2 * reach * halo
   across, blocks = -(-width // WIDTH), -(-c2 // 2 // channels)
   rows = next(
-    (n for n in ROWS if b * across * blocks * height >= n * PROGRAMS), ROWS[-1])
+    (n for n in ROWS if b * across * blocks * height >= n * PROGRAMS), ROWS[-1]
+  )
   chosen = tuning.choose(
-    'glumb_conv', 'mosaic_gpu', reach == 2, (b, height, width, c2), x.dtype,
-    rows=rows, stages=STAGES)
+    'glumb_conv',
+    'mosaic_gpu',
+    reach == 2,
+    (b, height, width, c2),
+    x.dtype,
+    rows=rows,
+    stages=STAGES,
+  )
   rows = min(height, chosen['rows'])
   before = reach * interpreted
   return Plan(
-    rows, across, -(-height // rows), blocks, c2 // 2, height,
-    first=reach * halo - reach + before, left=before - reach,
+    rows,
+    across,
+    -(-height // rows),
+    blocks,
+    c2 // 2,
+    height,
+    first=reach * halo - reach + before,
+    left=before - reach,
     behind=interpreted - halo,
     stages=min(chosen['stages'] + late, rows + 2 * reach),
-    interpreted=interpreted)
+    interpreted=interpreted,
+  )
 
 
 def _call(body, name, plan, b, interpret, **kwargs):
   return plgpu.kernel(
-    functools.partial(body, plan=plan), kernel_name=f'glumb_conv_{name}',
-    grid=(plan.blocks, plan.across * plan.down, b), grid_names=AXES,
+    functools.partial(body, plan=plan),
+    kernel_name=f'glumb_conv_{name}',
+    grid=(plan.blocks, plan.across * plan.down, b),
+    grid_names=AXES,
     interpret=interpret or None,
     # Reciprocals and exponentials to 2 ** -22: results have 8 or 11 bits.
     compiler_params=plgpu.CompilerParams(
-      lowering_semantics=gpu.SEMANTICS, approx_math=True), **kwargs)
+      lowering_semantics=gpu.SEMANTICS, approx_math=True
+    ),
+    **kwargs,
+  )
 
 
 def _extent(b, width, plan, channels):
   """[b y x c] of a result, interpreted of all of its tiles."""
   if not plan.interpreted:
     return b, plan.height, width, plan.c
-  return (b, plan.down * plan.rows, plan.across * WIDTH,
-          plan.blocks * channels)
+  return (b, plan.down * plan.rows, plan.across * WIDTH, plan.blocks * channels)
 
 
 def _before(x, rows, columns):
@@ -166,7 +210,10 @@ def _before(x, rows, columns):
 
 def _taps(kernel, bias, plan, channels):
   """[blocks taps halves channels]: the kernel, then the bias, in float32."""
-  taps = jnp.concatenate([kernel.reshape(9, -1), bias[None]]).astype(
-    jnp.float32).reshape(TAPS, HALVES, plan.c)
+  taps = (
+    jnp.concatenate([kernel.reshape(9, -1), bias[None]])
+    .astype(jnp.float32)
+    .reshape(TAPS, HALVES, plan.c)
+  )
   taps = jnp.pad(taps, ((0, 0), (0, 0), (0, plan.blocks * channels - plan.c)))
   return taps.reshape(TAPS, HALVES, plan.blocks, channels).transpose(2, 0, 1, 3)

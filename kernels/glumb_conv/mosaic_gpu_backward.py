@@ -34,8 +34,24 @@ MORE = 4  # Rows of x beside the tile's.
 BIAS = TAPS - 1
 
 
-def backward(x, dout, taps, dx, sums, x_smem, dout_smem, arrived, taps_smem,
-             loaded, silu_smem, d_smem, dx_smem, sums_smem, *, plan: Plan):
+def backward(
+  x,
+  dout,
+  taps,
+  dx,
+  sums,
+  x_smem,
+  dout_smem,
+  arrived,
+  taps_smem,
+  loaded,
+  silu_smem,
+  d_smem,
+  dx_smem,
+  sums_smem,
+  *,
+  plan: Plan,
+):
   """dx, and sums over the tile of what the taps and the bias were met with."""
   block, tile, batch = (lax.axis_index(axis) for axis in AXES)
   plgpu.copy_gmem_to_smem(taps.at[block], taps_smem, loaded)
@@ -44,16 +60,26 @@ def backward(x, dout, taps, dx, sums, x_smem, dout_smem, arrived, taps_smem,
   def fetch(step, slot):
     for half in range(HALVES):
       plgpu.copy_gmem_to_smem(
-        x.at[batch, top + plan.first + step,
-             pl.ds(left + plan.left, WIDTH + MORE),
-             pl.ds(half * plan.c + block * CHANNELS, CHANNELS)],
-        x_smem.at[slot, half], arrived.at[slot])
+        x.at[
+          batch,
+          top + plan.first + step,
+          pl.ds(left + plan.left, WIDTH + MORE),
+          pl.ds(half * plan.c + block * CHANNELS, CHANNELS),
+        ],
+        x_smem.at[slot, half],
+        arrived.at[slot],
+      )
     # All of dout's rows and columns are one less beside the tile.
     plgpu.copy_gmem_to_smem(
-      dout.at[batch, top + plan.first + step - 1 + plan.behind,
-              pl.ds(left + plan.left + 1, WIDTH + 2),
-              pl.ds(block * CHANNELS, CHANNELS)],
-      dout_smem.at[slot], arrived.at[slot])
+      dout.at[
+        batch,
+        top + plan.first + step - 1 + plan.behind,
+        pl.ds(left + plan.left + 1, WIDTH + 2),
+        pl.ds(block * CHANNELS, CHANNELS),
+      ],
+      dout_smem.at[slot],
+      arrived.at[slot],
+    )
 
   for step in range(plan.stages):
     fetch(step, step)
@@ -63,7 +89,8 @@ def backward(x, dout, taps, dx, sums, x_smem, dout_smem, arrived, taps_smem,
       silu_smem[at, half] = zero  # What was there may be no number.
   plgpu.barrier_wait(loaded)
   tap = lambda half, i, width: lax.broadcast_in_dim(
-    strided(taps_smem[i, half], plan), (width, CHANNELS), (1,))
+    strided(taps_smem[i, half], plan), (width, CHANNELS), (1,)
+  )
 
   def advance(step, carry):
     conv, grad, totals = carry
@@ -84,13 +111,21 @@ def backward(x, dout, taps, dx, sums, x_smem, dout_smem, arrived, taps_smem,
     def _():
       gpu.release()
       fetch(step - 2 + plan.stages, past)
+
     return conv, grad, totals
 
   none = strided(jnp.zeros((WIDTH, CHANNELS), jnp.float32), plan)
   nothing = strided(jnp.zeros((CHANNELS,), jnp.float32), plan)
-  *_, totals = lax.fori_loop(0, plan.rows + MORE, advance, (
-    [[tap(half, BIAS, WIDTH + 2)] * 2 for half in range(HALVES)],
-    [[none] * 2] * HALVES, [[nothing] * TAPS] * HALVES))
+  *_, totals = lax.fori_loop(
+    0,
+    plan.rows + MORE,
+    advance,
+    (
+      [[tap(half, BIAS, WIDTH + 2)] * 2 for half in range(HALVES)],
+      [[none] * 2] * HALVES,
+      [[nothing] * TAPS] * HALVES,
+    ),
+  )
   for half in range(HALVES):
     for i in range(TAPS):
       sums_smem[i, half] = totals[half][i]
@@ -105,10 +140,16 @@ def _convolve(x_smem, silu_smem, slot, step, carry, tap, plan):
   for half in range(HALVES):
     row = strided(x_smem[slot, half], plan).astype(jnp.float32)
     silu_smem[now, half] = (row * _sigmoid(row)).astype(silu_smem.dtype)
-    shifted = [strided(silu_smem[now, half, pl.ds(j, WIDTH + 2)], plan).astype(
-      jnp.float32) for j in range(3)]
-    seen = [sum(shifted[j] * tap(half, 3 * i + j, WIDTH + 2) for j in range(3))
-            for i in range(3)]
+    shifted = [
+      strided(silu_smem[now, half, pl.ds(j, WIDTH + 2)], plan).astype(
+        jnp.float32
+      )
+      for j in range(3)
+    ]
+    seen = [
+      sum(shifted[j] * tap(half, 3 * i + j, WIDTH + 2) for j in range(3))
+      for i in range(3)
+    ]
     above, here = carry[half]
     done.append(above + seen[2])
     rest.append([here + seen[1], seen[0] + tap(half, BIAS, WIDTH + 2)])
@@ -121,17 +162,20 @@ def _differentiate(done, dout_smem, d_smem, slot, plan):
   dout = strided(dout_smem[slot], plan).astype(jnp.float32)
   sigmoid = _sigmoid(gate)
   d_smem[0] = dout * gate * sigmoid
-  d_smem[1] = dout * value * sigmoid * (1. + gate * (1. - sigmoid))
+  d_smem[1] = dout * value * sigmoid * (1.0 + gate * (1.0 - sigmoid))
 
 
 def _spread(d_smem, carry, tap, plan):
   """Adds a row of d: (the finished row of silu(x)'s gradient, the rest)."""
   done, rest = [], []
   for half in range(HALVES):
-    shifted = [strided(d_smem[half, pl.ds(2 - j, WIDTH)], plan)
-               for j in range(3)]
-    seen = [sum(shifted[j] * tap(half, 3 * i + j, WIDTH) for j in range(3))
-            for i in range(3)]
+    shifted = [
+      strided(d_smem[half, pl.ds(2 - j, WIDTH)], plan) for j in range(3)
+    ]
+    seen = [
+      sum(shifted[j] * tap(half, 3 * i + j, WIDTH) for j in range(3))
+      for i in range(3)
+    ]
     above, here = carry[half]
     done.append(above + seen[0])
     rest.append([here + seen[1], seen[2]])
@@ -142,17 +186,19 @@ def _count(totals, d_smem, silu_smem, step, top, plan):
   """Adds this row's part to the taps' gradients, if it is the tile's own."""
   row = step - (MORE - 1)
   own = (row >= 0) & (row < plan.rows) & (top + row < plan.height)
-  own = jnp.where(own, 1., 0.).astype(jnp.float32)
+  own = jnp.where(own, 1.0, 0.0).astype(jnp.float32)
   found = []
   for half in range(HALVES):
-    d = [strided(d_smem[half, 1 + column], plan) * own
-         for column in range(WIDTH)]
+    d = [
+      strided(d_smem[half, 1 + column], plan) * own for column in range(WIDTH)
+    ]
     met = list(totals[half])
     for i in range(KEPT):
       at = lax.rem(step + 1 + i, KEPT)
       for column in range(WIDTH + 2):
         seen = strided(silu_smem[at, half, 1 + column], plan).astype(
-          jnp.float32)
+          jnp.float32
+        )
         for j in range(3):
           if 0 <= column - j < WIDTH:
             met[3 * i + j] += d[column - j] * seen
@@ -169,14 +215,21 @@ def _write(dx, found, x_smem, smem, past, step, plan):
   for half in range(HALVES):
     x = strided(x_smem[past, half, pl.ds(2, WIDTH)], plan).astype(jnp.float32)
     sigmoid = _sigmoid(x)
-    grad = found[half] * sigmoid * (1. + x * (1. - sigmoid))
+    grad = found[half] * sigmoid * (1.0 + x * (1.0 - sigmoid))
     smem[slot, half] = grad.astype(smem.dtype)
   plgpu.commit_smem()
   for half in range(HALVES):
-    plgpu.copy_smem_to_gmem(smem.at[slot, half], dx.at[
-      batch, top + step - MORE, pl.ds(left, WIDTH), half,
-      pl.ds(block * CHANNELS, CHANNELS)])
+    plgpu.copy_smem_to_gmem(
+      smem.at[slot, half],
+      dx.at[
+        batch,
+        top + step - MORE,
+        pl.ds(left, WIDTH),
+        half,
+        pl.ds(block * CHANNELS, CHANNELS),
+      ],
+    )
 
 
 def _sigmoid(x):
-  return 1. / (1. + jnp.exp(-x))
+  return 1.0 / (1.0 + jnp.exp(-x))

@@ -53,8 +53,9 @@ class Plan:
   interpreted: bool
 
 
-def forward(x, taps, out, x_smem, arrived, taps_smem, loaded, out_smem, *,
-            plan: Plan):
+def forward(
+  x, taps, out, x_smem, arrived, taps_smem, loaded, out_smem, *, plan: Plan
+):
   """value * silu(gate) of depthwise3x3(silu(x)) + bias."""
   block, _, batch = (lax.axis_index(axis) for axis in AXES)
   plgpu.copy_gmem_to_smem(taps.at[block], taps_smem, loaded)
@@ -63,16 +64,23 @@ def forward(x, taps, out, x_smem, arrived, taps_smem, loaded, out_smem, *,
   def fetch(step, slot):
     for half in range(HALVES):
       plgpu.copy_gmem_to_smem(
-        x.at[batch, top + plan.first + step,
-             pl.ds(left + plan.left, WIDTH + 2),
-             pl.ds(half * plan.c + block * CHANNELS, CHANNELS)],
-        x_smem.at[slot, half], arrived.at[slot])
+        x.at[
+          batch,
+          top + plan.first + step,
+          pl.ds(left + plan.left, WIDTH + 2),
+          pl.ds(half * plan.c + block * CHANNELS, CHANNELS),
+        ],
+        x_smem.at[slot, half],
+        arrived.at[slot],
+      )
 
   for step in range(plan.stages):
     fetch(step, step)
   plgpu.barrier_wait(loaded)
-  taps = [[_across(taps_smem, (tap, half), plan) for tap in range(TAPS)]
-          for half in range(HALVES)]
+  taps = [
+    [_across(taps_smem, (tap, half), plan) for tap in range(TAPS)]
+    for half in range(HALVES)
+  ]
 
   def advance(step, carry):
     slot = lax.rem(step, plan.stages)
@@ -87,7 +95,9 @@ def forward(x, taps, out, x_smem, arrived, taps_smem, loaded, out_smem, *,
     def _():
       gpu.release()
       fetch(step + plan.stages, slot)
+
     return carry
+
   # The first two rows of the carry are above the tile, and never written.
   start = [[bias, bias] for *_, bias in taps]
   lax.fori_loop(0, plan.rows + 2, advance, start)
@@ -102,9 +112,12 @@ def _row(x_smem, slot, taps, carry, plan):
     x_smem[slot, half] = _silu(row).astype(x_smem.dtype)
     shifted = [
       strided(x_smem[slot, half, pl.ds(j, WIDTH)], plan).astype(jnp.float32)
-      for j in range(3)]
-    seen = [sum(shifted[j] * taps[half][3 * i + j] for j in range(3))
-            for i in range(3)]
+      for j in range(3)
+    ]
+    seen = [
+      sum(shifted[j] * taps[half][3 * i + j] for j in range(3))
+      for i in range(3)
+    ]
     above, here = carry[half]
     done.append(above + seen[2])
     rest.append([here + seen[1], seen[0] + taps[half][-1]])
@@ -119,26 +132,39 @@ def _write(out, result, smem, step, plan):
   plgpu.wait_smem_to_gmem(1, wait_read_only=True)
   smem[slot] = result.astype(smem.dtype)
   plgpu.commit_smem()
-  plgpu.copy_smem_to_gmem(smem.at[slot], out.at[
-    batch, top + step - 2, pl.ds(left, WIDTH),
-    pl.ds(block * CHANNELS, CHANNELS)])
+  plgpu.copy_smem_to_gmem(
+    smem.at[slot],
+    out.at[
+      batch,
+      top + step - 2,
+      pl.ds(left, WIDTH),
+      pl.ds(block * CHANNELS, CHANNELS),
+    ],
+  )
 
 
 def corner(plan):
   """The first row and column of this program's part of the result."""
   tile = lax.axis_index('tile')
-  return (lax.div(tile, plan.across) * plan.rows,
-          lax.rem(tile, plan.across) * WIDTH)
+  return (
+    lax.div(tile, plan.across) * plan.rows,
+    lax.rem(tile, plan.across) * WIDTH,
+  )
 
 
 def _silu(x):
-  return x / (1. + jnp.exp(-x))
+  return x / (1.0 + jnp.exp(-x))
 
 
 def strided(x, plan):
   """x [... channels] in registers, each thread with its own channels."""
-  return x if plan.interpreted else plgpu.layout_cast(
-    x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=x.shape[-1] // 128))
+  return (
+    x
+    if plan.interpreted
+    else plgpu.layout_cast(
+      x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=x.shape[-1] // 128)
+    )
+  )
 
 
 def _across(ref, at, plan):

@@ -43,7 +43,8 @@ def glumb_conv(
   """
   if dispatch.target() != 'tpu' and not interpret:
     raise UnsupportedError(
-      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}')
+      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}'
+    )
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise UnsupportedError(f'{x.dtype} is neither bfloat16 nor float32')
   c = x.shape[3] // 2
@@ -55,21 +56,26 @@ def glumb_conv(
 
 @functools.cache
 def _parts(rows, interpret):
-  return vjp.Parts(functools.partial(_forward, rows, interpret),
-                   functools.partial(_backward, rows, interpret))
+  return vjp.Parts(
+    functools.partial(_forward, rows, interpret),
+    functools.partial(_backward, rows, interpret),
+  )
 
 
 def _forward(rows, interpret, x, kernel, bias, halo):
   tile = _tile(x, rows, halo, 1)
   b, c = x.shape[0], tile.channels
   return pl.pallas_call(
-    functools.partial(body.forward, tile=tile), name='glumb_conv',
+    functools.partial(body.forward, tile=tile),
+    name='glumb_conv',
     grid=(b, tile.count),
     in_specs=[_rows_spec(tile, 1, 2 * c), _whole(_taps_shape(c))],
     out_specs=_own_spec(tile, c),
     out_shape=jax.ShapeDtypeStruct((b, tile.height, tile.width, c), x.dtype),
-    scratch_shapes=[_scratch(tile, 1)], cost_estimate=_cost(x, 3, 1),
-    compiler_params=_params(tile), interpret=interpret,
+    scratch_shapes=[_scratch(tile, 1)],
+    cost_estimate=_cost(x, 3, 1),
+    compiler_params=_params(tile),
+    interpret=interpret,
   )(x, _taps(kernel, bias))
 
 
@@ -78,18 +84,22 @@ def _backward(rows, interpret, x, kernel, bias, dout, halo):
   b, c = x.shape[0], tile.channels
   taps = _taps_shape(c)
   dx, dtaps = pl.pallas_call(
-    functools.partial(body.backward, tile=tile), name='glumb_conv_backward',
+    functools.partial(body.backward, tile=tile),
+    name='glumb_conv_backward',
     grid=(b, tile.count),
-    in_specs=[_rows_spec(tile, 2, 2 * c), _rows_spec(tile, 1, c),
-              _whole(taps)],
-    out_specs=[_own_spec(tile, 2 * c),
-               pl.BlockSpec((1, *taps), lambda b, i: (b, 0, 0, 0))],
+    in_specs=[_rows_spec(tile, 2, 2 * c), _rows_spec(tile, 1, c), _whole(taps)],
+    out_specs=[
+      _own_spec(tile, 2 * c),
+      pl.BlockSpec((1, *taps), lambda b, i: (b, 0, 0, 0)),
+    ],
     out_shape=[
       jax.ShapeDtypeStruct((b, tile.height, tile.width, 2 * c), x.dtype),
-      jax.ShapeDtypeStruct((b, *taps), jnp.float32)],
+      jax.ShapeDtypeStruct((b, *taps), jnp.float32),
+    ],
     scratch_shapes=[_scratch(tile, 2), _scratch(tile, 1), _scratch(tile, 1)],
     cost_estimate=_cost(x, 5, 3),
-    compiler_params=_params(tile), interpret=interpret,
+    compiler_params=_params(tile),
+    interpret=interpret,
   )(x, dout, _taps(kernel, bias))
   # [b half tap c] -> [tap half*c].
   dtaps = jnp.sum(dtaps, axis=0)[:, :10, :c]
@@ -104,12 +114,16 @@ def _taps_shape(c):
 
 def _taps(kernel, bias):
   c = bias.shape[0] // 2
-  taps = jnp.concatenate([
-    kernel.astype(jnp.float32).reshape(9, 2, c),
-    bias.astype(jnp.float32).reshape(1, 2, c)])
+  taps = jnp.concatenate(
+    [
+      kernel.astype(jnp.float32).reshape(9, 2, c),
+      bias.astype(jnp.float32).reshape(1, 2, c),
+    ]
+  )
   shape = _taps_shape(c)
-  return jnp.pad(jnp.moveaxis(taps, 1, 0),
-                 ((0, 0), (0, shape[1] - 10), (0, shape[2] - c)))
+  return jnp.pad(
+    jnp.moveaxis(taps, 1, 0), ((0, 0), (0, shape[1] - 10), (0, shape[2] - c))
+  )
 
 
 def _whole(shape):
@@ -117,22 +131,26 @@ def _whole(shape):
 
 
 def _own_spec(tile, channels):
-  return pl.BlockSpec((1, tile.rows, tile.width, channels),
-                      lambda b, i: (b, i, 0, 0))
+  return pl.BlockSpec(
+    (1, tile.rows, tile.width, channels), lambda b, i: (b, i, 0, 0)
+  )
 
 
 def _rows_spec(tile, reach, channels):
   """A tile's rows and `reach` more on each side, as far as there are any."""
   shape = (1, tile.block(reach), tile.width, channels)
-  return pl.BlockSpec(tuple(pl.Element(n) for n in shape),
-                      lambda b, i: (b, tile.start(i, reach), 0, 0),
-                      pipeline_mode=pl.Buffered(tile.buffers))
+  return pl.BlockSpec(
+    tuple(pl.Element(n) for n in shape),
+    lambda b, i: (b, tile.start(i, reach), 0, 0),
+    pipeline_mode=pl.Buffered(tile.buffers),
+  )
 
 
 def _scratch(tile, reach):
   """Both halves of 128 channels of these rows, in float32, zeros around."""
   return pltpu.VMEM(
-    (2, tile.rows + 2 * reach, tile.padded_width, LANES), jnp.float32)
+    (2, tile.rows + 2 * reach, tile.padded_width, LANES), jnp.float32
+  )
 
 
 def _cost(x, halves, convolutions):
@@ -140,30 +158,44 @@ def _cost(x, halves, convolutions):
   return pl.CostEstimate(
     flops=18 * x.size * convolutions,
     bytes_accessed=x.size // 2 * halves * x.dtype.itemsize,
-    transcendentals=x.size * 3 // 2)
+    transcendentals=x.size * 3 // 2,
+  )
 
 
 def _params(tile):
   # Weights' gradients are summed over a picture's tiles, one after another.
   return pltpu.CompilerParams(
     dimension_semantics=('parallel', 'arbitrary'),
-    vmem_limit_bytes=tpu.vmem_bytes())
+    vmem_limit_bytes=tpu.vmem_bytes(),
+  )
 
 
 def _tile(x, rows, halo, reach):
   """The most rows that fit, or as many as asked for; in even tiles."""
   _, height, width, channels = x.shape
   tile = functools.partial(
-    Tile, height=height - 2 * reach * halo, width=width,
-    channels=channels // 2, halo=halo)
+    Tile,
+    height=height - 2 * reach * halo,
+    width=width,
+    channels=channels // 2,
+    halo=halo,
+  )
   height, limit = tile(rows=1).height, tpu.vmem_bytes() - tpu.SPARE
-  rows = rows or tuning.choose(
-    'glumb_conv', 'mosaic_tpu', reach == 2,
-    (x.shape[0], height, width, channels), x.dtype, rows=0)['rows']
+  rows = (
+    rows
+    or tuning.choose(
+      'glumb_conv',
+      'mosaic_tpu',
+      reach == 2,
+      (x.shape[0], height, width, channels),
+      x.dtype,
+      rows=0,
+    )['rows']
+  )
 
   def size(rows, buffers):
-    return tile(rows=rows, buffers=buffers).vmem_bytes(
-      reach, x.dtype.itemsize)
+    return tile(rows=rows, buffers=buffers).vmem_bytes(reach, x.dtype.itemsize)
+
   for buffers in (2, 1):
     fitting = [n for n in range(1, height + 1) if size(n, buffers) <= limit]
     if fitting:
@@ -173,4 +205,5 @@ def _tile(x, rows, halo, reach):
   raise UnsupportedError(
     f'a row of {width} x {channels} {x.dtype} with its neighbours needs '
     f'{size(1, 1) / tpu.MIB:.0f} MiB of VMEM, of which there are '
-    f'{limit / tpu.MIB:.0f}')
+    f'{limit / tpu.MIB:.0f}'
+  )

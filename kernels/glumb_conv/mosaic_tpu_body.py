@@ -54,10 +54,18 @@ class Tile:
     taps = 4 * 2 * 16 * _up(self.channels, LANES)
     scratch = 4 * 2 * LANES * self.padded_width
     if reach == 1:
-      return (self.buffers * self.block(1) * row + 2 * self.rows * half
-              + scratch * (self.rows + 2) + 2 * taps)
-    return (self.buffers * (self.block(2) * row + self.block(1) * half)
-            + 2 * self.rows * row + scratch * (3 * self.rows + 8) + 4 * taps)
+      return (
+        self.buffers * self.block(1) * row
+        + 2 * self.rows * half
+        + scratch * (self.rows + 2)
+        + 2 * taps
+      )
+    return (
+      self.buffers * (self.block(2) * row + self.block(1) * half)
+      + 2 * self.rows * row
+      + scratch * (3 * self.rows + 8)
+      + 4 * taps
+    )
 
   def start(self, i, reach: int):
     """The first row that is read for tile i; never out of the array."""
@@ -68,9 +76,10 @@ class Tile:
     """(first, end) of a scratch's rows that are in the array."""
     more = reach * self.halo
     first = reach - i * self.rows - more
-    return (jnp.maximum(first, 0),
-            jnp.minimum(first + self.height + 2 * more,
-                        self.rows + 2 * reach))
+    return (
+      jnp.maximum(first, 0),
+      jnp.minimum(first + self.height + 2 * more, self.rows + 2 * reach),
+    )
 
   def offset(self, i, reach: int):
     """What to add to a scratch's row to get that of the block read."""
@@ -95,14 +104,27 @@ def forward(x_ref, taps_ref, out_ref, s_ref, *, tile: Tile):
       for x, n in _strips(tile.width):
         a, g = (_convolve(s_ref, half, y, x, n, taps) for half in (0, 1))
         out = a * g * _sigmoid(g)
-        out_ref[0, y, pl.ds(x, n), _lanes(j, lanes)] = (
-          out[:, :lanes].astype(out_ref.dtype))
+        out_ref[0, y, pl.ds(x, n), _lanes(j, lanes)] = out[:, :lanes].astype(
+          out_ref.dtype
+        )
+
     _loop(0, tile.own(i), row)
+
   _chunks(tile.channels, chunk)
 
 
-def backward(x_ref, dout_ref, taps_ref, dx_ref, dtaps_ref, s_ref, ds_ref,
-             du_ref, *, tile: Tile):
+def backward(
+  x_ref,
+  dout_ref,
+  taps_ref,
+  dx_ref,
+  dtaps_ref,
+  s_ref,
+  ds_ref,
+  du_ref,
+  *,
+  tile: Tile,
+):
   """dx, and this picture's sum of dtaps, from x and dout."""
   i = pl.program_id(1)
   for ref in (s_ref, ds_ref, du_ref):
@@ -117,8 +139,19 @@ def backward(x_ref, dout_ref, taps_ref, dx_ref, dtaps_ref, s_ref, ds_ref,
     _gate_gradient(dout_ref, taps_ref, s_ref, du_ref, i, j, lanes, tile)
     for half in (0, 1):
       _convolution_gradient(
-        taps_ref, s_ref, ds_ref, du_ref, dx_ref, dtaps_ref, half, i, j, lanes,
-        tile)
+        taps_ref,
+        s_ref,
+        ds_ref,
+        du_ref,
+        dx_ref,
+        dtaps_ref,
+        half,
+        i,
+        j,
+        lanes,
+        tile,
+      )
+
   _chunks(tile.channels, chunk)
 
 
@@ -140,6 +173,7 @@ def _silu(x_ref, s_ref, ds_ref, i, j, lanes, tile):
           # Of the rows around, it ends up in one that is not read.
           own = jnp.clip(y - reach, -1, tile.rows) + 1
           ds_ref[half, own, *at] = sigmoid + s - s * sigmoid
+
   _loop(first, end, row)
 
 
@@ -159,11 +193,13 @@ def _gate_gradient(dout_ref, taps_ref, s_ref, du_ref, i, j, lanes, tile):
       at = pl.ds(MARGIN + x, n), pl.ds(0, lanes)
       du_ref[0, y, *at] = dout * silu
       du_ref[1, y, *at] = dout * a * (sigmoid + silu - silu * sigmoid)
+
   _loop(first, end, row)
 
 
-def _convolution_gradient(taps_ref, s_ref, ds_ref, du_ref, dx_ref, dtaps_ref,
-                          half, i, j, lanes, tile):
+def _convolution_gradient(
+  taps_ref, s_ref, ds_ref, du_ref, dx_ref, dtaps_ref, half, i, j, lanes, tile
+):
   """dx of one half, and its part of dtaps.
 
   Both are sums over positions and their neighbours in du, seen from x:
@@ -183,20 +219,30 @@ def _convolution_gradient(taps_ref, s_ref, ds_ref, du_ref, dx_ref, dtaps_ref,
         if (dy, dx) == (0, 0):
           dbias = sums[9] + _fold(du)
       sums = (*new, dbias)
-      _store(dx_ref, y, x, min(n, tile.width - x), half * tile.channels, j,
-             lanes, grad * ds_ref[half, y + 1, here])
+      _store(
+        dx_ref,
+        y,
+        x,
+        min(n, tile.width - x),
+        half * tile.channels,
+        j,
+        lanes,
+        grad * ds_ref[half, y + 1, here],
+      )
     return sums
+
   zero = jnp.zeros((SUBLANES, LANES), jnp.float32)
   sums = _loop(0, tile.own(i), row, (zero,) * 10)
   for d, total in enumerate(sums):
     dtaps_ref[0, half, pl.ds(d, 1), _lanes(j, LANES)] += jnp.sum(
-      total, axis=0, keepdims=True)
+      total, axis=0, keepdims=True
+    )
 
 
 def _sigmoid(a):
   # Two steps of Newton's from the chip's guess, without a division's further
   # operations for infinities and denormals: exp(80) is far from both.
-  d = 1 + jnp.exp(jnp.minimum(-a, 80.))
+  d = 1 + jnp.exp(jnp.minimum(-a, 80.0))
   guess = _reciprocal(d, approx=True)
   for _ in range(2):
     guess *= 2 - d * guess
@@ -216,8 +262,10 @@ def _convolve(s_ref, half, y, x, n, taps):
 
 def _taps(taps_ref, j):
   """Nine taps and a bias of both halves' chunk j, each [1 lanes]."""
-  return [[taps_ref[half, pl.ds(d, 1), _lanes(j, LANES)] for d in range(10)]
-          for half in (0, 1)]
+  return [
+    [taps_ref[half, pl.ds(d, 1), _lanes(j, LANES)] for d in range(10)]
+    for half in (0, 1)
+  ]
 
 
 def _spread(tap, n):
@@ -233,6 +281,7 @@ def _clear(ref):
   def row(y, _):
     for half in (0, 1):
       ref[half, y] = jnp.zeros(ref.shape[2:], ref.dtype)
+
   _loop(0, ref.shape[1], row)
 
 
@@ -262,7 +311,7 @@ def _load(ref, y, x, n, start, j, lanes):
   tile, shift = divmod(start, LANES)
   size = lanes if not shift else min(2 * LANES, shift + lanes)
   value = ref[0, y, pl.ds(x, n), _lanes(tile + j, size)]
-  return value[:, shift:shift + lanes].astype(jnp.float32)
+  return value[:, shift : shift + lanes].astype(jnp.float32)
 
 
 def _store(ref, y, x, n, start, j, lanes, value):
@@ -270,8 +319,9 @@ def _store(ref, y, x, n, start, j, lanes, value):
   tile, shift = divmod(start, LANES)
   at = 0, y, pl.ds(x, n)
   if not shift or lanes < LANES:  # Aligned, or a j that is known.
-    place = _lanes(tile + j, lanes) if not shift else pl.ds(
-      start + j * LANES, lanes)
+    place = (
+      _lanes(tile + j, lanes) if not shift else pl.ds(start + j * LANES, lanes)
+    )
     ref[*at, place] = value[:n, :lanes].astype(ref.dtype)
     return
   value = pltpu.roll(value, shift, 1)[:n].astype(ref.dtype)

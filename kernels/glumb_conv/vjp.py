@@ -45,11 +45,15 @@ def gate(parts: Parts, x, kernel, bias):
   def run(x, kernel, bias):
     x, kernel, bias = (_joined(a) for a in (x, kernel, bias))
     return parts.forward(
-      sharded.with_neighbours(x, 1, layout.rows), kernel, bias,
-      bool(layout.rows))
+      sharded.with_neighbours(x, 1, layout.rows),
+      kernel,
+      bias,
+      bool(layout.rows),
+    )
+
   return sharded.on_mesh(
-    run, (layout.x, layout.kernel, layout.bias), layout.out)(
-      _halves(x), _halves(kernel), _halves(bias))
+    run, (layout.x, layout.kernel, layout.bias), layout.out
+  )(_halves(x), _halves(kernel), _halves(bias))
 
 
 def _forward(parts, x, kernel, bias):
@@ -62,15 +66,24 @@ def _backward(parts, saved, dout):
   def run(x, kernel, bias, dout):
     x, kernel, bias = (_joined(a) for a in (x, kernel, bias))
     dx, dkernel, dbias = parts.backward(
-      sharded.with_neighbours(x, 2, layout.rows), kernel, bias,
-      sharded.with_neighbours(dout, 1, layout.rows), bool(layout.rows))
-    summed = jax.lax.psum((dkernel, dbias), layout.sums) if layout.sums else (
-      dkernel, dbias)
+      sharded.with_neighbours(x, 2, layout.rows),
+      kernel,
+      bias,
+      sharded.with_neighbours(dout, 1, layout.rows),
+      bool(layout.rows),
+    )
+    summed = (
+      jax.lax.psum((dkernel, dbias), layout.sums)
+      if layout.sums
+      else (dkernel, dbias)
+    )
     return tuple(_halves(a) for a in (dx, *summed))
+
   grads = sharded.on_mesh(
-    run, (layout.x, layout.kernel, layout.bias, layout.out),
-    (layout.x, layout.kernel, layout.bias))(
-      *(_halves(a) for a in saved), dout)
+    run,
+    (layout.x, layout.kernel, layout.bias, layout.out),
+    (layout.x, layout.kernel, layout.bias),
+  )(*(_halves(a) for a in saved), dout)
   return tuple(_joined(g).astype(a.dtype) for g, a in zip(grads, saved))
 
 
@@ -96,8 +109,14 @@ class _Layout(NamedTuple):
       rows = ()
     c = sharded.axes_of(channels // 2, sharded.TENSOR) or None
     picture = (batch or None, rows or None, None)
-    return cls(P(*picture, None, c), P(None, None, None, c), P(None, c),
-               P(*picture, c), rows, batch + rows)
+    return cls(
+      P(*picture, None, c),
+      P(None, None, None, c),
+      P(None, c),
+      P(*picture, c),
+      rows,
+      batch + rows,
+    )
 
 
 def _halves(a):

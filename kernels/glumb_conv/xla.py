@@ -73,8 +73,10 @@ def _gate_tangent(y, bias, y_dot, bias_dot):
   if bias_dot is not None:
     dots.append(_rows(_wide(bias_dot), y.shape))
   value_dot, gate_dot = jnp.split(_sum_of(dots), 2, axis=-1)
-  return (value_dot * (gate * sigmoid) + gate_dot * (
-    value * sigmoid * (1 + gate * (1 - sigmoid)))).astype(y.dtype)
+  return (
+    value_dot * (gate * sigmoid)
+    + gate_dot * (value * sigmoid * (1 + gate * (1 - sigmoid)))
+  ).astype(y.dtype)
 
 
 def depthwise_conv(
@@ -93,9 +95,14 @@ def _convolve_tangent(x, kernel, x_dot, kernel_dot):
   dots = [] if x_dot is None else [_spread(x_dot, kernel)]
   if kernel_dot is not None:
     taps = _wide(kernel_dot)
-    dots.append(_sum_of([
-      _wide(shifted) * _rows(taps[i, j], x.shape)
-      for (i, j), shifted in _shifts(x, kernel.shape[0])]))
+    dots.append(
+      _sum_of(
+        [
+          _wide(shifted) * _rows(taps[i, j], x.shape)
+          for (i, j), shifted in _shifts(x, kernel.shape[0])
+        ]
+      )
+    )
   return _sum_of(dots).astype(x.dtype)
 
 
@@ -107,19 +114,28 @@ def _spread(x, kernel):
   """
   size, taps, (height, width) = kernel.shape[0], _wide(kernel), x.shape[1:3]
   half = size // 2
-  padded = _sum_of([
-    jnp.pad(_wide(x) * taps[i, j], (
-      (0, 0), (size - 1 - i, i), (size - 1 - j, j), (0, 0)))
-    for i, j in itertools.product(range(size), range(size))])
-  return padded[:, half:half + height, half:half + width]
+  padded = _sum_of(
+    [
+      jnp.pad(
+        _wide(x) * taps[i, j],
+        ((0, 0), (size - 1 - i, i), (size - 1 - j, j), (0, 0)),
+      )
+      for i, j in itertools.product(range(size), range(size))
+    ]
+  )
+  return padded[:, half : half + height, half : half + width]
 
 
 def _sum(x, kernel):
   # f32: a bfloat16 sum of nine rounds as much as all else in the Mix-FFN.
   taps = _wide(kernel)
-  return functools.reduce(jnp.add, (
-    _wide(shifted) * taps[i, j]
-    for (i, j), shifted in _shifts(x, kernel.shape[0]))).astype(x.dtype)
+  return functools.reduce(
+    jnp.add,
+    (
+      _wide(shifted) * taps[i, j]
+      for (i, j), shifted in _shifts(x, kernel.shape[0])
+    ),
+  ).astype(x.dtype)
 
 
 def _shifts(x, size):
@@ -127,7 +143,7 @@ def _shifts(x, size):
   half, (height, width) = size // 2, x.shape[1:3]
   padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
   for i, j in itertools.product(range(size), range(size)):
-    yield (i, j), padded[:, i:i + height, j:j + width]
+    yield (i, j), padded[:, i : i + height, j : j + width]
 
 
 def _wide(x):
@@ -155,13 +171,19 @@ def _define_jvp(f, tangent):
   the backward pass, which computes the coefficients of the tangent again: JAX
   would keep float32 arrays of the size of `x`, nine for the convolution.
   """
+
   def rule(primals, tangents):
-    known = [None if isinstance(t, custom_derivatives.SymbolicZero) else t
-             for t in tangents]
+    known = [
+      None if isinstance(t, custom_derivatives.SymbolicZero) else t
+      for t in tangents
+    ]
     recomputed = jax.checkpoint(
-      tangent, policy=jax.checkpoint_policies.nothing_saveable,
-      prevent_cse=False)
+      tangent,
+      policy=jax.checkpoint_policies.nothing_saveable,
+      prevent_cse=False,
+    )
     return f(*primals), recomputed(*primals, *known)
+
   f.defjvp(rule, symbolic_zeros=True)
 
 

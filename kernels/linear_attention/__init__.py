@@ -6,12 +6,14 @@ from sana_jax.kernels.linear_attention.xla import read, State, state
 
 _HERE = 'sana_jax.kernels.linear_attention'
 relu_linear_attention = dispatch.Op(
-  'relu_linear_attention', xla.relu_linear_attention,
+  'relu_linear_attention',
+  xla.relu_linear_attention,
   kernels={
     'mosaic_gpu': f'{_HERE}.mosaic_gpu:relu_linear_attention',
     'mosaic_tpu': f'{_HERE}.mosaic_tpu:relu_linear_attention',
     'xla_chunked': f'{_HERE}.xla_chunked:relu_linear_attention',
   },
-  order={})
+  order={},
+)
 
 __all__ = ['State', 'read', 'relu_linear_attention', 'state']

@@ -54,10 +54,12 @@ def check_supported(q, k, v, eps, interpret) -> None:
   dtypes = {jnp.dtype(x.dtype).name for x in (q, k, v)}
   if dtypes != {'bfloat16'}:
     raise UnsupportedError(
-      f'it computes in bfloat16, not in {" and ".join(sorted(dtypes))}')
+      f'it computes in bfloat16, not in {" and ".join(sorted(dtypes))}'
+    )
   if q.shape[-1] not in (32, 64, 128):
     raise UnsupportedError(
-      f'heads have {q.shape[-1]} columns, and it knows 32, 64 and 128')
+      f'heads have {q.shape[-1]} columns, and it knows 32, 64 and 128'
+    )
   if eps <= 0:
     raise UnsupportedError(f'it divides by eps={eps} where nothing is attended')
 
@@ -65,25 +67,44 @@ def check_supported(q, k, v, eps, interpret) -> None:
 @functools.cache
 def _parts(interpret):
   """The same object for the same parameters: JAX hashes it."""
-  return vjp.Parts(*(functools.partial(part, interpret=interpret) for part in (
-    _state, _read, _read_backward, _state_backward)))
+  return vjp.Parts(
+    *(
+      functools.partial(part, interpret=interpret)
+      for part in (_state, _read, _read_backward, _state_backward)
+    )
+  )
 
 
 def _state(k, v, *, interpret):
   plan = _plan(k, bool(interpret))
-  partial = _call(kernels.state, 'state', plan, k, interpret, out_type=_states(
-    plan, k.shape[0]), scratch=[
-      *_inputs(plan, 2), *_states_smem(plan)])(_flat(k), _flat(v))
+  partial = _call(
+    kernels.state,
+    'state',
+    plan,
+    k,
+    interpret,
+    out_type=_states(plan, k.shape[0]),
+    scratch=[*_inputs(plan, 2), *_states_smem(plan)],
+  )(_flat(k), _flat(v))
   return _joined(*partial, plan, k.shape[2])
 
 
 def _read(q, state, eps, *, interpret):
   plan = _plan(q, bool(interpret))
   body = functools.partial(kernels.read, eps=eps)
-  out = _call(body, 'read', plan, q, interpret, out_type=_like(q, plan),
-              scratch=[*_inputs(plan, 1), *_states_in(plan, 1),
-                       gpu.blocks(2, 1, plan.blocks)])(
-    _flat(q), _matrix(state.values, plan), _row(state.normaliser, plan))
+  out = _call(
+    body,
+    'read',
+    plan,
+    q,
+    interpret,
+    out_type=_like(q, plan),
+    scratch=[
+      *_inputs(plan, 1),
+      *_states_in(plan, 1),
+      gpu.blocks(2, 1, plan.blocks),
+    ],
+  )(_flat(q), _matrix(state.values, plan), _row(state.normaliser, plan))
   return _unflat(out, q)
 
 
@@ -91,25 +112,49 @@ def _read_backward(q, state, dout, eps, *, interpret):
   plan = _plan(q, bool(interpret), backward=True)
   body = functools.partial(kernels.read_backward, eps=eps)
   dq, *partial = _call(
-    body, 'read_backward', plan, q, interpret,
+    body,
+    'read_backward',
+    plan,
+    q,
+    interpret,
     out_type=[_like(q, plan), *_states(plan, q.shape[0])],
-    scratch=[*_inputs(plan, 2), *_states_in(plan, 1),
-             gpu.blocks(2, 1, plan.blocks), gpu.blocks(plan.blocks),
-             *_states_smem(plan)])(
-    _flat(q), _flat(dout), _matrix(state.values.mT, plan),
-    _row(state.normaliser, plan))
+    scratch=[
+      *_inputs(plan, 2),
+      *_states_in(plan, 1),
+      gpu.blocks(2, 1, plan.blocks),
+      gpu.blocks(plan.blocks),
+      *_states_smem(plan),
+    ],
+  )(
+    _flat(q),
+    _flat(dout),
+    _matrix(state.values.mT, plan),
+    _row(state.normaliser, plan),
+  )
   return _unflat(dq, q), _joined(*partial, plan, q.shape[2])
 
 
 def _state_backward(k, v, dstate, *, interpret):
   plan = _plan(k, bool(interpret), backward=True)
   found = _call(
-    kernels.state_backward, 'state_backward', plan, k, interpret,
+    kernels.state_backward,
+    'state_backward',
+    plan,
+    k,
+    interpret,
     out_type=[_like(k, plan)] * 2,
-    scratch=[*_inputs(plan, 2), *_states_in(plan, 2),
-             gpu.blocks(2, 2, plan.blocks)])(
-    _flat(k), _flat(v), _matrix(dstate.values, plan),
-    _matrix(dstate.values.mT, plan), _row(dstate.normaliser, plan))
+    scratch=[
+      *_inputs(plan, 2),
+      *_states_in(plan, 2),
+      gpu.blocks(2, 2, plan.blocks),
+    ],
+  )(
+    _flat(k),
+    _flat(v),
+    _matrix(dstate.values, plan),
+    _matrix(dstate.values.mT, plan),
+    _row(dstate.normaliser, plan),
+  )
   return tuple(_unflat(x, k) for x in found)
 
 
@@ -120,57 +165,84 @@ def _plan(x, interpreted, backward=False):
   groups = -(-h * head // (blocks * gpu.COLUMNS))
   tiles = -(-n // gpu.ROWS)
   chosen = tuning.choose(
-    'relu_linear_attention', 'mosaic_gpu', backward, x.shape, x.dtype,
-    programs=PROGRAMS, stages=STAGES)
-  splits = min(-(-chosen['programs'] // (b * groups)),
-               max(1, tiles // LEAST_STEPS))
+    'relu_linear_attention',
+    'mosaic_gpu',
+    backward,
+    x.shape,
+    x.dtype,
+    programs=PROGRAMS,
+    stages=STAGES,
+  )
+  splits = min(
+    -(-chosen['programs'] // (b * groups)), max(1, tiles // LEAST_STEPS)
+  )
   steps = -(-tiles // splits)
   # Shared memory holds one tile of 128 columns beside their states.
   stages = min(steps, chosen['stages'] if blocks == 1 else 1)
-  return Plan(head, blocks, groups, -(-tiles // steps), steps, stages,
-              interpreted)
+  return Plan(
+    head, blocks, groups, -(-tiles // steps), steps, stages, interpreted
+  )
 
 
 def _call(body, name, plan, x, interpret, *, out_type, scratch):
   return plgpu.kernel(
-    functools.partial(body, plan=plan), out_type=out_type,
-    scratch_types=scratch, kernel_name=f'relu_linear_attention_{name}',
-    grid=(plan.groups, plan.splits, x.shape[0]), grid_names=kernels.AXES,
+    functools.partial(body, plan=plan),
+    out_type=out_type,
+    scratch_types=scratch,
+    kernel_name=f'relu_linear_attention_{name}',
+    grid=(plan.groups, plan.splits, x.shape[0]),
+    grid_names=kernels.AXES,
     interpret=interpret or None,
-    compiler_params=plgpu.CompilerParams(lowering_semantics=gpu.SEMANTICS))
+    compiler_params=plgpu.CompilerParams(lowering_semantics=gpu.SEMANTICS),
+  )
 
 
 def _inputs(plan, count):
   """Tiles of `count` inputs, and the barriers at which they arrive."""
-  return [*[gpu.blocks(plan.stages, plan.blocks)] * count, plgpu.Barrier(
-    num_arrivals=count * plan.blocks, num_barriers=plan.stages)]
+  return [
+    *[gpu.blocks(plan.stages, plan.blocks)] * count,
+    plgpu.Barrier(num_arrivals=count * plan.blocks, num_barriers=plan.stages),
+  ]
 
 
 def _states_in(plan, matrices):
   """`matrices` in parts and a row, and the barrier at which they arrive."""
-  return [*[gpu.blocks(PARTS, plan.blocks, plan.blocks)] * matrices,
-          plgpu.SMEM((plan.blocks, gpu.COLUMNS), jnp.float32),
-          plgpu.Barrier(num_arrivals=matrices * PARTS * len(plan.pairs) + 1)]
+  return [
+    *[gpu.blocks(PARTS, plan.blocks, plan.blocks)] * matrices,
+    plgpu.SMEM((plan.blocks, gpu.COLUMNS), jnp.float32),
+    plgpu.Barrier(num_arrivals=matrices * PARTS * len(plan.pairs) + 1),
+  ]
 
 
 def _states_smem(plan):
-  return [gpu.blocks(plan.blocks, plan.blocks, dtype=jnp.float32),
-          plgpu.SMEM((plan.blocks, gpu.COLUMNS), jnp.float32)]
+  return [
+    gpu.blocks(plan.blocks, plan.blocks, dtype=jnp.float32),
+    plgpu.SMEM((plan.blocks, gpu.COLUMNS), jnp.float32),
+  ]
 
 
 def _states(plan, b):
   lead = plan.splits, b, plan.groups
-  return [jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in (
-    (plan.blocks, plan.blocks, gpu.COLUMNS, gpu.COLUMNS),
-    (plan.blocks, gpu.COLUMNS))]
+  return [
+    jax.ShapeDtypeStruct((*lead, *shape), jnp.float32)
+    for shape in (
+      (plan.blocks, plan.blocks, gpu.COLUMNS, gpu.COLUMNS),
+      (plan.blocks, gpu.COLUMNS),
+    )
+  ]
 
 
 def _like(x, plan):
   """[b n h*d]; interpreted, all of its tiles: there, writes are not cut."""
   b, n, h, d = x.shape
-  n, width = (n, h * d) if not plan.interpreted else (
-    plan.splits * plan.steps * gpu.ROWS,
-    plan.groups * plan.blocks * gpu.COLUMNS)
+  n, width = (
+    (n, h * d)
+    if not plan.interpreted
+    else (
+      plan.splits * plan.steps * gpu.ROWS,
+      plan.groups * plan.blocks * gpu.COLUMNS,
+    )
+  )
   return jax.ShapeDtypeStruct((b, n, width), x.dtype)
 
 
@@ -180,7 +252,7 @@ def _flat(x):
 
 def _unflat(x, like):
   b, n, h, d = like.shape
-  return x[:, :n, :h * d].reshape(like.shape)
+  return x[:, :n, : h * d].reshape(like.shape)
 
 
 def _row(x, plan):
@@ -188,7 +260,8 @@ def _row(x, plan):
   x = x.reshape(x.shape[0], -1)
   missing = plan.groups * plan.blocks * gpu.COLUMNS - x.shape[1]
   return jnp.pad(x, ((0, 0), (0, missing))).reshape(
-    -1, plan.groups, plan.blocks, gpu.COLUMNS)
+    -1, plan.groups, plan.blocks, gpu.COLUMNS
+  )
 
 
 def _matrix(x, plan):
@@ -196,10 +269,13 @@ def _matrix(x, plan):
   b, h, d, _ = x.shape
   heads = plan.blocks * gpu.COLUMNS // d  # Of a group.
   x = jnp.pad(x, ((0, 0), (0, plan.groups * heads - h), (0, 0), (0, 0)))
-  x = x.reshape(b, -1, heads, d, 1, d) * jnp.eye(heads, dtype=x.dtype)[
-    :, None, :, None]
-  x = x.reshape(b, plan.groups, plan.blocks, gpu.COLUMNS, plan.blocks,
-                gpu.COLUMNS).swapaxes(3, 4)
+  x = (
+    x.reshape(b, -1, heads, d, 1, d)
+    * jnp.eye(heads, dtype=x.dtype)[:, None, :, None]
+  )
+  x = x.reshape(
+    b, plan.groups, plan.blocks, gpu.COLUMNS, plan.blocks, gpu.COLUMNS
+  ).swapaxes(3, 4)
   # XLA drops a cast to bfloat16 and back; it keeps this.
   high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
   return jnp.stack([high, x - high], axis=2).astype(jnp.bfloat16)
@@ -210,9 +286,12 @@ def _joined(sums, totals, plan, h):
   b, d = sums.shape[1], plan.head
   heads = plan.blocks * gpu.COLUMNS // d
   sums = sums.swapaxes(4, 5).reshape(
-    plan.splits, b, plan.groups, heads, d, heads, d)
+    plan.splits, b, plan.groups, heads, d, heads, d
+  )
   own = jnp.arange(heads)
   # Sliced before they are added: half of two heads' products is of no use.
   values = jnp.sum(jnp.stack([sums[:, :, :, i, :, i] for i in own], 3), 0)
-  return State(values.reshape(b, -1, d, d)[:, :h],
-               jnp.sum(totals, 0).reshape(b, -1, d)[:, :h])
+  return State(
+    values.reshape(b, -1, d, d)[:, :h],
+    jnp.sum(totals, 0).reshape(b, -1, d)[:, :h],
+  )

@@ -47,8 +47,19 @@ class Plan:
     return [(i, j) for i in range(self.blocks) for j in range(self.blocks)]
 
 
-def state(k, v, sums, totals, k_smem, v_smem, arrived, sums_smem, totals_smem,
-          *, plan: Plan):
+def state(
+  k,
+  v,
+  sums,
+  totals,
+  k_smem,
+  v_smem,
+  arrived,
+  sums_smem,
+  totals_smem,
+  *,
+  plan: Plan,
+):
   """relu(k)^T v and the sum of relu(k), of this program's tokens."""
 
   def body(slot, running, accumulators):
@@ -57,23 +68,48 @@ def state(k, v, sums, totals, k_smem, v_smem, arrived, sums_smem, totals_smem,
     plgpu.commit_smem()
     _add_over_tokens(accumulators, k_smem, v_smem, slot, plan)
     # Summed over tokens once, at the end: until then, tile onto tile.
-    running = [total + k_smem[slot, i].astype(jnp.float32)
-               for i, total in enumerate(running)]
+    running = [
+      total + k_smem[slot, i].astype(jnp.float32)
+      for i, total in enumerate(running)
+    ]
     plgpu.wgmma_wait(0)
     return running
 
   def scope(accumulators):
     running = _over_tiles(
-      [(k, k_smem), (v, v_smem)], arrived, plan,
+      [(k, k_smem), (v, v_smem)],
+      arrived,
+      plan,
       lambda step, slot, running: body(slot, running, accumulators),
-      _zeros(plan))
+      _zeros(plan),
+    )
     return running, jax.tree.map(lambda a: a[...], accumulators)
-  _write_state(*pl.run_scoped(scope, _accumulators(plan)), sums, totals,
-               sums_smem, totals_smem, plan)
+
+  _write_state(
+    *pl.run_scoped(scope, _accumulators(plan)),
+    sums,
+    totals,
+    sums_smem,
+    totals_smem,
+    plan,
+  )
 
 
-def read(q, matrix, row, out, q_smem, arrived, matrix_smem, row_smem, loaded,
-         out_smem, *, plan: Plan, eps: float):
+def read(
+  q,
+  matrix,
+  row,
+  out,
+  q_smem,
+  arrived,
+  matrix_smem,
+  row_smem,
+  loaded,
+  out_smem,
+  *,
+  plan: Plan,
+  eps: float,
+):
   """relu(q) S / (relu(q) z + eps), of this program's tokens."""
   z = _load_state([(matrix, matrix_smem)], row, row_smem, loaded, plan)
 
@@ -87,16 +123,41 @@ def read(q, matrix, row, out, q_smem, arrived, matrix_smem, row_smem, loaded,
       q = [q_smem[slot, i].astype(jnp.float32) for i in range(plan.blocks)]
       scale = _inverse(q, z, eps, plan)
       return [a[...] * scale for a in accumulators]
-    _write_tile([(out, pl.run_scoped(scope, _accumulators(plan)[0]))], out_smem,
-                step, plan)
+
+    _write_tile(
+      [(out, pl.run_scoped(scope, _accumulators(plan)[0]))],
+      out_smem,
+      step,
+      plan,
+    )
     return _
+
   _over_tiles([(q, q_smem)], arrived, plan, body, None)
   plgpu.wait_smem_to_gmem(0)
 
 
-def read_backward(q, dout, matrix, row, dq, sums, totals, q_smem, dout_smem,
-                  arrived, matrix_smem, row_smem, loaded, out_smem, scaled_smem,
-                  sums_smem, totals_smem, *, plan: Plan, eps: float):
+def read_backward(
+  q,
+  dout,
+  matrix,
+  row,
+  dq,
+  sums,
+  totals,
+  q_smem,
+  dout_smem,
+  arrived,
+  matrix_smem,
+  row_smem,
+  loaded,
+  out_smem,
+  scaled_smem,
+  sums_smem,
+  totals_smem,
+  *,
+  plan: Plan,
+  eps: float,
+):
   """dq, and this program's part of the gradients of S and z.
 
   With g = dout S^T, which `matrix` is for, and 1/(relu(q) z + eps) = scale,
@@ -112,6 +173,7 @@ def read_backward(q, dout, matrix, row, dq, sums, totals, q_smem, dout_smem,
     def scope(products):
       _add_products(products, dout_smem, matrix_smem, slot, plan)
       return [p[...] for p in products]
+
     g = pl.run_scoped(scope, _accumulators(plan)[0])
     q = [q_smem[slot, i].astype(jnp.float32) for i in range(plan.blocks)]
     scale = _inverse(q, z, eps, plan)
@@ -121,8 +183,10 @@ def read_backward(q, dout, matrix, row, dq, sums, totals, q_smem, dout_smem,
       scaled_smem[j] = scaled.astype(scaled_smem.dtype)
     plgpu.commit_smem()
     _add_over_tokens(accumulators, q_smem, scaled_smem, slot, plan)
-    found = [jnp.where(x > 0, scale * (g_ - slope * z_), 0.)
-             for x, g_, z_ in zip(q, g, z)]
+    found = [
+      jnp.where(x > 0, scale * (g_ - slope * z_), 0.0)
+      for x, g_, z_ in zip(q, g, z)
+    ]
     running = [total - x * (slope * scale) for x, total in zip(q, running)]
     plgpu.wgmma_wait(0)
     _write_tile([(dq, found)], out_smem, step, plan)
@@ -130,19 +194,51 @@ def read_backward(q, dout, matrix, row, dq, sums, totals, q_smem, dout_smem,
 
   def scope(accumulators):
     running = _over_tiles(
-      [(q, q_smem), (dout, dout_smem)], arrived, plan,
-      lambda *args: body(*args, accumulators), _zeros(plan))
+      [(q, q_smem), (dout, dout_smem)],
+      arrived,
+      plan,
+      lambda *args: body(*args, accumulators),
+      _zeros(plan),
+    )
     return running, jax.tree.map(lambda a: a[...], accumulators)
-  _write_state(*pl.run_scoped(scope, _accumulators(plan)), sums, totals,
-               sums_smem, totals_smem, plan)
+
+  _write_state(
+    *pl.run_scoped(scope, _accumulators(plan)),
+    sums,
+    totals,
+    sums_smem,
+    totals_smem,
+    plan,
+  )
 
 
-def state_backward(k, v, matrix, transposed, row, dk, dv, k_smem, v_smem,
-                   arrived, matrix_smem, transposed_smem, row_smem, loaded,
-                   out_smem, *, plan: Plan):
+def state_backward(
+  k,
+  v,
+  matrix,
+  transposed,
+  row,
+  dk,
+  dv,
+  k_smem,
+  v_smem,
+  arrived,
+  matrix_smem,
+  transposed_smem,
+  row_smem,
+  loaded,
+  out_smem,
+  *,
+  plan: Plan,
+):
   """dv = relu(k) dS and dk = v dS^T + dz where k > 0."""
-  dz = _load_state([(matrix, matrix_smem), (transposed, transposed_smem)], row,
-                   row_smem, loaded, plan)
+  dz = _load_state(
+    [(matrix, matrix_smem), (transposed, transposed_smem)],
+    row,
+    row_smem,
+    loaded,
+    plan,
+  )
 
   def body(step, slot, _):
     for i in range(plan.blocks):
@@ -152,13 +248,17 @@ def state_backward(k, v, matrix, transposed, row, dk, dv, k_smem, v_smem,
     def scope(of_v, of_k):
       _add_products(of_v, k_smem, matrix_smem, slot, plan)
       _add_products(of_k, v_smem, transposed_smem, slot, plan)
-      positive = [k_smem[slot, i].astype(jnp.float32) > 0
-                  for i in range(plan.blocks)]
+      positive = [
+        k_smem[slot, i].astype(jnp.float32) > 0 for i in range(plan.blocks)
+      ]
       return [a[...] for a in of_v], [
-        jnp.where(at, a[...] + z, 0.) for at, a, z in zip(positive, of_k, dz)]
+        jnp.where(at, a[...] + z, 0.0) for at, a, z in zip(positive, of_k, dz)
+      ]
+
     found_v, found_k = pl.run_scoped(scope, *_accumulators(plan)[:1] * 2)
     _write_tile([(dk, found_k), (dv, found_v)], out_smem, step, plan)
     return _
+
   _over_tiles([(k, k_smem), (v, v_smem)], arrived, plan, body, None)
   plgpu.wait_smem_to_gmem(0)
 
@@ -171,7 +271,9 @@ def _over_tiles(inputs, arrived, plan, body, carry):
       for i in range(plan.blocks):
         plgpu.copy_gmem_to_smem(
           x.at[_tile(step, i, plan)],
-          gpu.for_tma(smem, (slot, i), plan.interpreted), arrived.at[slot])
+          gpu.for_tma(smem, (slot, i), plan.interpreted),
+          arrived.at[slot],
+        )
 
   for step in range(plan.stages):
     fetch(step, step)
@@ -185,7 +287,9 @@ def _over_tiles(inputs, arrived, plan, body, carry):
     def _():
       gpu.release()
       fetch(step + plan.stages, slot)
+
     return carry
+
   return lax.fori_loop(0, plan.steps, advance, carry)
 
 
@@ -204,13 +308,17 @@ def _load_state(matrices, row, row_smem, loaded, plan):
     for part in range(PARTS):
       for i, j in plan.pairs:
         plgpu.copy_gmem_to_smem(
-          matrix.at[batch, group, part, i, j], smem.at[part, i, j], loaded)
+          matrix.at[batch, group, part, i, j], smem.at[part, i, j], loaded
+        )
   plgpu.copy_gmem_to_smem(row.at[batch, group], row_smem, loaded)
   plgpu.barrier_wait(loaded)
   shape = gpu.ROWS, gpu.COLUMNS
-  return [lax.broadcast_in_dim(
-    gpu.laid_out(row_smem[i], plan.interpreted, over=0), shape, (1,))
-    for i in range(plan.blocks)]
+  return [
+    lax.broadcast_in_dim(
+      gpu.laid_out(row_smem[i], plan.interpreted, over=0), shape, (1,)
+    )
+    for i in range(plan.blocks)
+  ]
 
 
 def _accumulators(plan):
@@ -227,8 +335,9 @@ def _add_products(accumulators, x_smem, matrix_smem, slot, plan):
   """accumulators[j] += x[i] (sum of parts of matrix[i, j])."""
   for part in range(PARTS):
     for i, j in plan.pairs:
-      plgpu.wgmma(accumulators[j], x_smem.at[slot, i],
-                  matrix_smem.at[part, i, j])
+      plgpu.wgmma(
+        accumulators[j], x_smem.at[slot, i], matrix_smem.at[part, i, j]
+      )
 
 
 def _add_over_tokens(accumulators, a_smem, b_smem, slot, plan):
@@ -236,12 +345,13 @@ def _add_over_tokens(accumulators, a_smem, b_smem, slot, plan):
   b_smem = b_smem.at[slot] if len(b_smem.shape) == 4 else b_smem
   for i, j in plan.pairs:
     gpu.add_products_over_rows(
-      accumulators[i][j], a_smem.at[slot, i], b_smem.at[j], plan.interpreted)
+      accumulators[i][j], a_smem.at[slot, i], b_smem.at[j], plan.interpreted
+    )
 
 
 def _inverse(q, z, eps, plan):
   """1 / (q z + eps) of each token and head, at all of the head's columns."""
-  return 1. / (_over_heads([a * b for a, b in zip(q, z)], plan) + eps)
+  return 1.0 / (_over_heads([a * b for a, b in zip(q, z)], plan) + eps)
 
 
 def _over_heads(products, plan):
@@ -251,10 +361,15 @@ def _over_heads(products, plan):
   if plan.head >= gpu.COLUMNS:
     return spread(sum(products[1:], products[0]))
   assert (plan.head, len(products)) == (32, 1)
-  first = gpu.laid_out(
-    lax.broadcasted_iota(jnp.int32, shape, 1), plan.interpreted) < plan.head
-  return jnp.where(first, spread(jnp.where(first, products[0], 0.)),
-                   spread(jnp.where(first, 0., products[0])))
+  first = (
+    gpu.laid_out(lax.broadcasted_iota(jnp.int32, shape, 1), plan.interpreted)
+    < plan.head
+  )
+  return jnp.where(
+    first,
+    spread(jnp.where(first, products[0], 0.0)),
+    spread(jnp.where(first, 0.0, products[0])),
+  )
 
 
 def _write_tile(outputs, smem, step, plan):
@@ -268,11 +383,13 @@ def _write_tile(outputs, smem, step, plan):
   for o, i in places:
     plgpu.copy_smem_to_gmem(
       gpu.for_tma(smem, (slot, o, i), plan.interpreted),
-      outputs[o][0].at[_tile(step, i, plan)])
+      outputs[o][0].at[_tile(step, i, plan)],
+    )
 
 
-def _write_state(running, accumulated, sums, totals, sums_smem, totals_smem,
-                 plan):
+def _write_state(
+  running, accumulated, sums, totals, sums_smem, totals_smem, plan
+):
   group, split, batch = (lax.axis_index(axis) for axis in AXES)
   for i, j in plan.pairs:
     sums_smem[i, j] = accumulated[i][j]
@@ -281,6 +398,7 @@ def _write_state(running, accumulated, sums, totals, sums_smem, totals_smem,
   plgpu.commit_smem()
   for i, j in plan.pairs:
     plgpu.copy_smem_to_gmem(
-      sums_smem.at[i, j], sums.at[split, batch, group, i, j])
+      sums_smem.at[i, j], sums.at[split, batch, group, i, j]
+    )
   plgpu.copy_smem_to_gmem(totals_smem, totals.at[split, batch, group])
   plgpu.wait_smem_to_gmem(0)

@@ -72,8 +72,7 @@ def state_kernel(plan: Plan, k_ref, v_ref, s_ref, z_ref):
     z_ref[g] += _sum_of_tokens(k)
 
 
-def read_kernel(
-    plan: Plan, q_ref, s_ref, z_ref, out_ref, weights, *, eps):
+def read_kernel(plan: Plan, q_ref, s_ref, z_ref, out_ref, weights, *, eps):
   """out = relu(q) S / (relu(q) z + eps), z in all columns of its head."""
   each_group = _each_group(plan)
 
@@ -92,8 +91,19 @@ def read_kernel(
 
 
 def read_backward_kernel(
-    plan: Plan, q_ref, dout_ref, s_ref, z_ref, dq_ref, ds_ref, dz_ref, s_wide,
-    z_tall, *, eps):
+  plan: Plan,
+  q_ref,
+  dout_ref,
+  s_ref,
+  z_ref,
+  dq_ref,
+  ds_ref,
+  dz_ref,
+  s_wide,
+  z_tall,
+  *,
+  eps,
+):
   """From dout: dq, and the gradients of S and z, summed over tiles.
 
   With r = 1 / (relu(q) z + eps), which is one number a head, and u = S dout:
@@ -112,7 +122,7 @@ def read_backward_kernel(
       s_wide[g] = _wide(plan, _unfold(plan, s_ref[g]))
       z_tall[g] = _tall(plan, _columns(plan, z_ref[g]))
 
-  ones = jnp.where(_same_head(plan), 1., 0.).astype(plan.dtype)
+  ones = jnp.where(_same_head(plan), 1.0, 0.0).astype(plan.dtype)
   ones = jnp.concatenate([ones] * plan.terms, axis=0)
 
   @each_group
@@ -126,13 +136,13 @@ def read_backward_kernel(
     c = r * _dot(_wide(plan, wide * u), ones, _NN)
     _store(dq_ref, g, jnp.where(q > 0, r * (u - c * z_ref[g]), 0))
     ds = _dot(weight, _wide(plan, r * dout.astype(jnp.float32)), _TN)
-    ds_ref[g] += _fold(
-      plan, sum(jnp.split(ds, plan.terms, axis=1)))
+    ds_ref[g] += _fold(plan, sum(jnp.split(ds, plan.terms, axis=1)))
     dz_ref[g] -= _sum_of_tokens(wide * (c * r))
 
 
 def state_backward_kernel(
-    plan: Plan, k_ref, v_ref, ds_ref, dz_ref, dk_ref, dv_ref, ds_wide, ds_tall):
+  plan: Plan, k_ref, v_ref, ds_ref, dz_ref, dk_ref, dv_ref, ds_wide, ds_tall
+):
   """dk = v dS^T + dz where k > 0, dv = relu(k) dS."""
   each_group = _each_group(plan)
 
@@ -160,7 +170,8 @@ def _each_group(plan: Plan) -> Callable:
   rows = plan.tokens - pl.program_id(2) * plan.tile
   row, lane = (
     jax.lax.broadcasted_iota(jnp.int32, (plan.tile, LANES), axis)
-    for axis in (0, 1))
+    for axis in (0, 1)
+  )
 
   def over(f):
     def one(g, _):
@@ -170,8 +181,11 @@ def _each_group(plan: Plan) -> Callable:
       if plan.lanes % LANES:
         inside &= lane < plan.lanes - (first + g) * LANES
       f(g, inside)
+
     jax.lax.fori_loop(
-      0, jnp.minimum(plan.width, plan.groups - first), one, None)
+      0, jnp.minimum(plan.width, plan.groups - first), one, None
+    )
+
   return over
 
 
@@ -186,8 +200,12 @@ def _store(ref, g, x):
 def _dot(a, b, axes):
   precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
   return jax.lax.dot_general(
-    a, b, (axes, ((), ())), precision=precision,
-    preferred_element_type=jnp.float32)
+    a,
+    b,
+    (axes, ((), ())),
+    precision=precision,
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _sum_of_tokens(x):
@@ -217,8 +235,9 @@ def _repeat(plan, x):
 
 def _same_head(plan):
   """Which of [128 128] are of one head."""
-  row, column = (jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis)
-                 for axis in (0, 1))
+  row, column = (
+    jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis) for axis in (0, 1)
+  )
   # Not //: it asks which chip this is, and here there may be none.
   head = lambda i: jax.lax.div(i, plan.head_dim)
   return head(row) == head(column)
@@ -233,10 +252,10 @@ def _fold(plan, x):
 def _unfold(plan, x):
   """[d 128] -> [128 128] with zeros between heads."""
   return jnp.where(
-    _same_head(plan), jnp.concatenate([x] * (LANES // plan.head_dim)), 0)
+    _same_head(plan), jnp.concatenate([x] * (LANES // plan.head_dim)), 0
+  )
 
 
 def _columns(plan, z):
   """[1 128] -> [128 128]: z_i in row i, in the columns of its head."""
-  return jnp.where(
-    _same_head(plan), jnp.broadcast_to(z, (LANES, LANES)).T, 0)
+  return jnp.where(_same_head(plan), jnp.broadcast_to(z, (LANES, LANES)).T, 0)

@@ -49,6 +49,7 @@ def _forward(parts, eps, q, k, v):
   def run(q, k, v):
     found = _sum(parts.state(k, v), axis)
     return parts.read(q, found, eps), found
+
   out, found = sharded.on_mesh(run, (tokens,) * 3, (tokens, state))(q, k, v)
   return out, (q, k, v, found)
 
@@ -59,8 +60,10 @@ def _backward(parts, eps, saved, dout):
   def run(q, k, v, found, dout):
     dq, dstate = parts.read_backward(q, found, dout, eps)
     return dq, *parts.state_backward(k, v, _sum(dstate, axis))
+
   return sharded.on_mesh(
-    run, (tokens, tokens, tokens, state, tokens), (tokens,) * 3)(*saved, dout)
+    run, (tokens, tokens, tokens, state, tokens), (tokens,) * 3
+  )(*saved, dout)
 
 
 attend.defvjp(_forward, _backward)
@@ -72,8 +75,11 @@ def _specs(x):
   batch = sharded.axes_of(b, sharded.BATCH) or None
   tokens = sharded.axes_of(n, sharded.SEQUENCE)
   heads = sharded.axes_of(h, sharded.TENSOR) or None
-  return (P(batch, tokens or None, heads, None),
-          State(P(batch, heads), P(batch, heads)), tokens)
+  return (
+    P(batch, tokens or None, heads, None),
+    State(P(batch, heads), P(batch, heads)),
+    tokens,
+  )
 
 
 def _sum(state, axes):

@@ -42,9 +42,7 @@ def relu_linear_attention(
   return read(q, state(k, v), eps=eps).astype(v.dtype)
 
 
-def state(
-  k: Float[Array, 'b n h k'], v: Float[Array, 'b n h v']
-) -> State:
+def state(k: Float[Array, 'b n h k'], v: Float[Array, 'b n h v']) -> State:
   """S and z of these tokens."""
   # f32: sums over thousands of tokens, as both references do.
   k, v = jax.nn.relu(k.astype(jnp.float32)), v.astype(jnp.float32)

@@ -32,14 +32,20 @@ def relu_linear_attention(
 
 def _state(k, v):
   zero = jax.tree.map(
-    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(xla.state, k, v))
-  return _over(lambda total, k, v: (
-    jax.tree.map(jnp.add, total, xla.state(k, v)), ()), zero, k, v)[0]
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(xla.state, k, v)
+  )
+  return _over(
+    lambda total, k, v: (jax.tree.map(jnp.add, total, xla.state(k, v)), ()),
+    zero,
+    k,
+    v,
+  )[0]
 
 
 def _read(q, state, eps):
   def of(_, q):
     return (), xla.read(q, state, eps=eps).astype(q.dtype)
+
   return _over(of, (), q)[1]
 
 
@@ -48,6 +54,7 @@ def _read_backward(q, state, dout, eps):
     _, back = jax.vjp(functools.partial(xla.read, eps=eps), q, state)
     dq, dstate = back(dout.astype(jnp.float32))
     return jax.tree.map(jnp.add, total, dstate), dq
+
   zero = jax.tree.map(jnp.zeros_like, state)
   dstate, dq = _over(of, zero, q, dout, backward=True)
   return dq, dstate
@@ -56,6 +63,7 @@ def _read_backward(q, state, dout, eps):
 def _state_backward(k, v, dstate: State):
   def of(_, k, v):
     return (), jax.vjp(xla.state, k, v)[1](dstate)
+
   return _over(of, (), k, v, backward=True)[1]
 
 
@@ -69,8 +77,13 @@ def _over(f, carry, *arrays, backward=False):
   """
   b, n = arrays[0].shape[:2]
   chosen = tuning.choose(
-    'relu_linear_attention', 'xla_chunked', backward, arrays[0].shape,
-    arrays[0].dtype, chunk=1024)
+    'relu_linear_attention',
+    'xla_chunked',
+    backward,
+    arrays[0].shape,
+    arrays[0].dtype,
+    chunk=1024,
+  )
   size = min(chosen['chunk'], n)
   count = -(-n // size)
 
@@ -81,7 +94,10 @@ def _over(f, carry, *arrays, backward=False):
   def join(y):
     y = jnp.moveaxis(y, 0, 1)
     return y.reshape(b, count * size, *y.shape[3:])[:, :n]
+
   carry, out = jax.lax.scan(
-    lambda carry, chunks: f(carry, *chunks), carry,
-    tuple(cut(x) for x in arrays))
+    lambda carry, chunks: f(carry, *chunks),
+    carry,
+    tuple(cut(x) for x in arrays),
+  )
   return carry, jax.tree.map(join, out)

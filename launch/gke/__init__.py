@@ -25,27 +25,36 @@ def write(job: Job) -> str:
   supervise = [
     *module('sana_jax.launch.supervise', 'python'),
     f'--workdir={literal.workdir}',
-    f'--notes={literal.workdir.rstrip("/")}/attempts-$(JOBSET).json', '--once',
-    '--process=$(SLICE)-$(HOST)', *policy_words(job.policy), '--']
-  return templates.fill(f'gke/{FILE}', {
-    'title': f'{job.config} on {machines.name}, by sana-jax launch.',
-    'name': json.dumps(job.name),  # Without quotes, YAML takes null for none.
-    'restarts': str(job.policy.restarts),
-    'slices': str(machines.slices),
-    'hosts': str(machines.hosts),
-    'grace_seconds': str(_GRACE_SECONDS),
-    # Slices find each other, and their data, faster without a bridge.
-    'host_network': 'hostNetwork: true\n              '
-                    'dnsPolicy: ClusterFirstWithHostNet' * tpu,
-    'node_selector': json.dumps(selector(job)),
-    'tolerations': json.dumps(tolerations(job)),
-    'image': _json(job.image),
-    'environment': '\n                    '.join(
-      f'- {json.dumps({"name": key, "value": value})}'
-      for key, value in environment(job).items()),
-    'supervise': _json(supervise),
-    'train': _json(['sana-jax', *train_arguments(literal, distributed(job))]),
-    'limits': json.dumps({resource(job): machines.devices})})
+    f'--notes={literal.workdir.rstrip("/")}/attempts-$(JOBSET).json',
+    '--once',
+    '--process=$(SLICE)-$(HOST)',
+    *policy_words(job.policy),
+    '--',
+  ]
+  return templates.fill(
+    f'gke/{FILE}',
+    {
+      'title': f'{job.config} on {machines.name}, by sana-jax launch.',
+      'name': json.dumps(job.name),  # Without quotes, YAML takes null for none.
+      'restarts': str(job.policy.restarts),
+      'slices': str(machines.slices),
+      'hosts': str(machines.hosts),
+      'grace_seconds': str(_GRACE_SECONDS),
+      # Slices find each other, and their data, faster without a bridge.
+      'host_network': 'hostNetwork: true\n              '
+      'dnsPolicy: ClusterFirstWithHostNet' * tpu,
+      'node_selector': json.dumps(selector(job)),
+      'tolerations': json.dumps(tolerations(job)),
+      'image': _json(job.image),
+      'environment': '\n                    '.join(
+        f'- {json.dumps({"name": key, "value": value})}'
+        for key, value in environment(job).items()
+      ),
+      'supervise': _json(supervise),
+      'train': _json(['sana-jax', *train_arguments(literal, distributed(job))]),
+      'limits': json.dumps({resource(job): machines.devices}),
+    },
+  )
 
 
 def selector(job: Job) -> dict[str, str]:
@@ -54,16 +63,24 @@ def selector(job: Job) -> dict[str, str]:
   spot = {'cloud.google.com/gke-spot': 'true'} if job.spot else {}
   if machines.kind == 'gpu':
     return {'cloud.google.com/gke-accelerator': GPUS[machines.chip]} | spot
-  return {'cloud.google.com/gke-tpu-accelerator': TPUS[machines.chip].gke,
-          'cloud.google.com/gke-tpu-topology': machines.grid} | spot
+  return {
+    'cloud.google.com/gke-tpu-accelerator': TPUS[machines.chip].gke,
+    'cloud.google.com/gke-tpu-topology': machines.grid,
+  } | spot
 
 
 def tolerations(job: Job) -> list[dict[str, str]]:
   """Of the taints that such nodes have."""
   found = [{'key': resource(job), 'operator': 'Exists', 'effect': 'NoSchedule'}]
   if job.spot:
-    found += [{'key': 'cloud.google.com/gke-spot', 'operator': 'Equal',
-               'value': 'true', 'effect': 'NoSchedule'}]
+    found += [
+      {
+        'key': 'cloud.google.com/gke-spot',
+        'operator': 'Equal',
+        'value': 'true',
+        'effect': 'NoSchedule',
+      }
+    ]
   return found
 
 
@@ -86,9 +103,12 @@ def distributed(job: Job) -> list[str]:
 def _without_variables(job: Job) -> Job:
   """The job as its texts stand in command and args of a container."""
   return dataclasses.replace(
-    job, config=_literal(job.config), workdir=_literal(job.workdir),
+    job,
+    config=_literal(job.config),
+    workdir=_literal(job.workdir),
     layout=job.layout and _literal(job.layout),
-    overrides=tuple(map(_literal, job.overrides)))
+    overrides=tuple(map(_literal, job.overrides)),
+  )
 
 
 def _literal(text: str) -> str:
@@ -104,8 +124,10 @@ def _json(value) -> str:
 def apply(path: pathlib.Path) -> str:
   """Hands the file to kubectl; what it says."""
   words = ['kubectl', 'apply', '-f', str(path)]
-  tools.require('kubectl', f'{path} is written: run {shlex.join(words)} where '
-                'the cluster is known')
+  tools.require(
+    'kubectl',
+    f'{path} is written: run {shlex.join(words)} where the cluster is known',
+  )
   return tools.call(words)
 
 
@@ -117,16 +139,28 @@ def xpk(job: Job) -> str:
   """
   machines = job.machines
   if machines.kind != 'tpu':
-    raise UserError(f'--xpk is for TPUs, not for --topology={machines.name}; '
-                    'leave it out for a JobSet.')
-  if missing := [key for key in ('cluster', 'zone', 'project')
-                 if not getattr(job, key)]:
+    raise UserError(
+      f'--xpk is for TPUs, not for --topology={machines.name}; '
+      'leave it out for a JobSet.'
+    )
+  if missing := [
+    key for key in ('cluster', 'zone', 'project') if not getattr(job, key)
+  ]:
     raise UserError(f'--xpk needs --{" and --".join(missing)}.')
   train = shlex.join(['sana-jax', *train_arguments(job, distributed(job))])
-  return shlex.join([
-    'xpk', 'workload', 'create', f'--workload={job.name}',
-    f'--cluster={job.cluster}', f'--zone={job.zone}',
-    f'--project={job.project}',
-    f'--tpu-type={TPUS[machines.chip].xpk}-{machines.grid}',
-    f'--num-slices={machines.slices}', f'--docker-image={job.image}',
-    f'--max-restarts={job.policy.restarts}', f'--command={_literal(train)}'])
+  return shlex.join(
+    [
+      'xpk',
+      'workload',
+      'create',
+      f'--workload={job.name}',
+      f'--cluster={job.cluster}',
+      f'--zone={job.zone}',
+      f'--project={job.project}',
+      f'--tpu-type={TPUS[machines.chip].xpk}-{machines.grid}',
+      f'--num-slices={machines.slices}',
+      f'--docker-image={job.image}',
+      f'--max-restarts={job.policy.restarts}',
+      f'--command={_literal(train)}',
+    ]
+  )

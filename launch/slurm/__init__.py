@@ -13,41 +13,56 @@ from sana_jax.launching.job import environment, Job, train_arguments
 
 FILE = 'job.sbatch'
 _WARNING_SECONDS = 300  # To save in.
-_TASKS = '''\
+_TASKS = """\
 # One process a node has all of its GPUs: one set of data threads and one writer
-# of checkpoints, where a process a GPU would have eight.'''
+# of checkpoints, where a process a GPU would have eight."""
 
 
 def write(job: Job) -> str:
   """The batch file, with this Python's environment, which nodes share."""
   out = fields.local_folder('out', job.out)
   if '%' in str(out) or '\\' in str(out):  # Quoted or not, patterns to SLURM.
-    raise UserError(f'--out={out} cannot be a path of SLURM\'s logs: it has a '
-                    '% or a \\; choose another --out.')
+    raise UserError(
+      f"--out={out} cannot be a path of SLURM's logs: it has a "
+      '% or a \\; choose another --out.'
+    )
   folder = fields.current_folder()
   python = fields.check_text("Python's path", sys.executable)
   quote = shlex.quote
   cpu = job.machines.kind == 'cpu'
   logs = out / 'logs'
-  return templates.fill(f'slurm/{FILE}', {
-    'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
-    'name': job.name,
-    'tasks': '' if cpu else _TASKS,
-    'resources': '\n'.join(f'#SBATCH --{line}' for line in resources(job)),
-    'log': quote(str(logs / 'job.log')),
-    'warning_seconds': str(_WARNING_SECONDS),
-    'folder': quote(folder),
-    'exports': '\n'.join(f'export {key}={quote(value)}' for key, value in (
-      environment(job) | _local_devices(job)).items()),
-    'supervise': shlex.join([
-      *module('sana_jax.launch.supervise', python),
-      f'--workdir={job.workdir}', *policy_words(job.policy)]),
-    'notes': quote(str(out / 'attempts')),
-    'cpus': str(job.machines.devices) if cpu else '"$SLURM_CPUS_ON_NODE"',
-    'logs': quote(str(logs / 'process-%t.log')),
-    'train': shlex.join([
-      *module('sana_jax.launch.cli', python),
-      *train_arguments(job, _distributed(job))])})
+  return templates.fill(
+    f'slurm/{FILE}',
+    {
+      'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
+      'name': job.name,
+      'tasks': '' if cpu else _TASKS,
+      'resources': '\n'.join(f'#SBATCH --{line}' for line in resources(job)),
+      'log': quote(str(logs / 'job.log')),
+      'warning_seconds': str(_WARNING_SECONDS),
+      'folder': quote(folder),
+      'exports': '\n'.join(
+        f'export {key}={quote(value)}'
+        for key, value in (environment(job) | _local_devices(job)).items()
+      ),
+      'supervise': shlex.join(
+        [
+          *module('sana_jax.launch.supervise', python),
+          f'--workdir={job.workdir}',
+          *policy_words(job.policy),
+        ]
+      ),
+      'notes': quote(str(out / 'attempts')),
+      'cpus': str(job.machines.devices) if cpu else '"$SLURM_CPUS_ON_NODE"',
+      'logs': quote(str(logs / 'process-%t.log')),
+      'train': shlex.join(
+        [
+          *module('sana_jax.launch.cli', python),
+          *train_arguments(job, _distributed(job)),
+        ]
+      ),
+    },
+  )
 
 
 def resources(job: Job) -> list[str]:
@@ -57,19 +72,31 @@ def resources(job: Job) -> list[str]:
   if machines.kind == 'cpu':
     found += [f'cpus-per-task={machines.devices}']
   else:
-    found += [f'nodes={machines.processes}', 'ntasks-per-node=1',
-              f'gpus-per-node={machines.devices}', 'exclusive', 'mem=0']
-  given = {'time': job.time_limit, 'partition': job.partition,
-           'account': job.account}
-  return found + [f'{key}={shlex.quote(value)}' for key, value in given.items()
-                  if value]
+    found += [
+      f'nodes={machines.processes}',
+      'ntasks-per-node=1',
+      f'gpus-per-node={machines.devices}',
+      'exclusive',
+      'mem=0',
+    ]
+  given = {
+    'time': job.time_limit,
+    'partition': job.partition,
+    'account': job.account,
+  }
+  return found + [
+    f'{key}={shlex.quote(value)}' for key, value in given.items() if value
+  ]
 
 
 def submit(path: pathlib.Path) -> str:
   """Hands the file to sbatch; what it says."""
-  tools.require('sbatch', f'{path} is written: run '
-                f'{shlex.join(["sbatch", str(path)])} on a login node of the '
-                'cluster')
+  tools.require(
+    'sbatch',
+    f'{path} is written: run '
+    f'{shlex.join(["sbatch", str(path)])} on a login node of the '
+    'cluster',
+  )
   (path.parent / 'logs').mkdir(exist_ok=True)
   said = tools.call(['sbatch', str(path)])
   return f'{said}; its logs are in {path.parent / "logs"}.'
@@ -83,5 +110,6 @@ def _local_devices(job):
   """JAX under SLURM takes one GPU a process unless told of all."""
   if job.machines.kind != 'gpu':
     return {}
-  return {'JAX_LOCAL_DEVICE_IDS': ','.join(map(str, range(
-    job.machines.devices)))}
+  return {
+    'JAX_LOCAL_DEVICE_IDS': ','.join(map(str, range(job.machines.devices)))
+  }

@@ -32,31 +32,49 @@ def write(job: Job) -> str:
   python = fields.check_text("Python's path", sys.executable)
   more = ['--distributed'] * (job.machines.processes > 1)
   project = [f'--project={job.project}'] if job.project else []
-  return templates.fill(f'tpu_vm/{FILE}', {
-    'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
-    'name': job.name,
-    'train': quote(shlex.join(
-      [job.image, 'sana-jax', *train_arguments(job, more)])),
-    'place': shlex.join([f'--zone={job.zone}', *project]),
-    'machines': shlex.join(machines(job)),
-    'login': quote(login(job.image)),
-    'notes': quote(str(out / 'attempts.json')),
-    'supervise': shlex.join([
-      *module('sana_jax.launch.supervise', python),
-      f'--workdir={job.workdir}', *policy_words(job.policy)])})
+  return templates.fill(
+    f'tpu_vm/{FILE}',
+    {
+      'title': f'{job.config} on {job.machines.name}, by sana-jax launch.',
+      'name': job.name,
+      'train': quote(
+        shlex.join([job.image, 'sana-jax', *train_arguments(job, more)])
+      ),
+      'place': shlex.join([f'--zone={job.zone}', *project]),
+      'machines': shlex.join(machines(job)),
+      'login': quote(login(job.image)),
+      'notes': quote(str(out / 'attempts.json')),
+      'supervise': shlex.join(
+        [
+          *module('sana_jax.launch.supervise', python),
+          f'--workdir={job.workdir}',
+          *policy_words(job.policy),
+        ]
+      ),
+    },
+  )
 
 
 def machines(job: Job) -> list[str]:
   """Options of gcloud: what to ask for."""
   found, tpu = job.machines, TPUS[job.machines.chip]
-  nodes = (f'--node-count={found.slices}' if found.slices > 1 else
-           f'--node-id={job.name}')
+  nodes = (
+    f'--node-count={found.slices}'
+    if found.slices > 1
+    else f'--node-id={job.name}'
+  )
   chips = found.chips // found.slices
-  kind = ([f'--type={tpu.vm}', f'--topology={found.grid}']
-          if found.chip == 'v4' else
-          [f'--accelerator-type={tpu.vm}-{tpu.cores * chips}'])
-  return [*kind, f'--runtime-version={tpu.runtime}', nodes,
-          *(['--spot'] if job.spot else [])]
+  kind = (
+    [f'--type={tpu.vm}', f'--topology={found.grid}']
+    if found.chip == 'v4'
+    else [f'--accelerator-type={tpu.vm}-{tpu.cores * chips}']
+  )
+  return [
+    *kind,
+    f'--runtime-version={tpu.runtime}',
+    nodes,
+    *(['--spot'] if job.spot else []),
+  ]
 
 
 def login(image: str) -> str:
@@ -67,12 +85,18 @@ def login(image: str) -> str:
   match = re.match(r'([a-z0-9-]+-docker\.pkg\.dev|([a-z]+\.)?gcr\.io)/', image)
   if not match:
     return ''
-  return shlex.join(
-    ['sudo', 'gcloud', 'auth', 'configure-docker', match[1], '--quiet']) + '; '
+  return (
+    shlex.join(
+      ['sudo', 'gcloud', 'auth', 'configure-docker', match[1], '--quiet']
+    )
+    + '; '
+  )
 
 
 def execute(path: pathlib.Path) -> NoReturn:
   """Becomes the script; it stays until the run is done."""
-  tools.require('gcloud', f'{path} is written: run '
-                f'{shlex.join(["bash", str(path)])} where there is')
+  tools.require(
+    'gcloud',
+    f'{path} is written: run {shlex.join(["bash", str(path)])} where there is',
+  )
   os.execvp('bash', ['bash', str(path)])

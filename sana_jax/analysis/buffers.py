@@ -12,7 +12,8 @@ from sana_jax.analysis import hlo
 
 _ALLOCATION = re.compile(r'allocation \d+: size (\d+)(.*):$')
 _VALUE = re.compile(
-  r' value: <\d+ ([^\s{]+)\S* @\d+> \(size=(\d+),offset=(\d+)\): (.*)')
+  r' value: <\d+ ([^\s{]+)\S* @\d+> \(size=(\d+),offset=(\d+)\): (.*)'
+)
 
 
 class Temporary(NamedTuple):
@@ -37,8 +38,10 @@ class Arrangement(NamedTuple):
 
 def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
   """Buffers of the newest program dumped there; None if there is none."""
-  plans = sorted(folder.glob('*after_optimizations-buffer-assignment.txt'),
-                 key=lambda p: p.stat().st_size)
+  plans = sorted(
+    folder.glob('*after_optimizations-buffer-assignment.txt'),
+    key=lambda p: p.stat().st_size,
+  )
   if not plans:
     return None
   plan = plans[-1]
@@ -62,8 +65,9 @@ def arrange(text: str, module: hlo.Module | None, count: int) -> Arrangement:
         temporaries += int(found[1])
       elif 'parameter' in kind or 'live-out' in kind:
         arguments += int(found[1])
-    elif 'temp' in kind and 'color' not in kind and (
-        found := _VALUE.match(line)):
+    elif (
+      'temp' in kind and 'color' not in kind and (found := _VALUE.match(line))
+    ):
       values.append((int(found[2]), int(found[3]), found[1], found[4]))
   return Arrangement(arguments, temporaries, _largest(values, module, count))
 

@@ -30,9 +30,12 @@ _KEYS = ('flops', 'memory_rate', 'link_rate')
 def measure(dtype: str = 'bfloat16') -> dict[str, Any]:
   """Rates of one device: FLOP/s, bytes a second of its memory and links."""
   count = jax.device_count()
-  found = {'flops': device.matmul_rate(dtype),
-           'memory_rate': device.copy_rate(),
-           'date': datetime.date.today().isoformat(), 'devices': count}
+  found = {
+    'flops': device.matmul_rate(dtype),
+    'memory_rate': device.copy_rate(),
+    'date': datetime.date.today().isoformat(),
+    'devices': count,
+  }
   if count > 1:
     found['link_rate'] = all_reduce_rate()
   return found
@@ -56,7 +59,8 @@ def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
   path = pathlib.Path(expanded(FILE))
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write_text(
-    path, json.dumps({**read(), kind: dict(found)}, indent=1) + '\n')
+    path, json.dumps({**read(), kind: dict(found)}, indent=1) + '\n'
+  )
   return path
 
 
@@ -71,11 +75,17 @@ def read() -> dict[str, Any]:
 
 def _are_rates(found):
   """Whether it is what `measure` returns."""
-  return (isinstance(found, dict) and {'flops', 'memory_rate'} <= set(found)
-          and type(found.get('devices')) is int
-          and isinstance(found.get('date'), str)
-          and all(type(found[key]) in (int, float) and 0 < found[key] < 1e30
-                  for key in _KEYS if key in found))
+  return (
+    isinstance(found, dict)
+    and {'flops', 'memory_rate'} <= set(found)
+    and type(found.get('devices')) is int
+    and isinstance(found.get('date'), str)
+    and all(
+      type(found[key]) in (int, float) and 0 < found[key] < 1e30
+      for key in _KEYS
+      if key in found
+    )
+  )
 
 
 def of(chip: Chip) -> tuple[Chip, str]:
@@ -84,17 +94,26 @@ def of(chip: Chip) -> tuple[Chip, str]:
   for kind in chip.kinds:
     if kind in kept:
       found = kept[kind]
-      rates = {key: float(found[key]) * chip.devices for key in _KEYS
-               if key in found}
+      rates = {
+        key: float(found[key]) * chip.devices for key in _KEYS if key in found
+      }
       return dataclasses.replace(chip, **rates), found['date']
   return chip, ''
 
 
 def device_of(kind: str, found: Mapping[str, Any]) -> Chip:
   """One device by measured rates alone, whatever it is."""
-  return Chip(kind, (kind,), found['flops'], math.inf, math.inf,
-              found['memory_rate'], 0, found.get('link_rate', math.inf),
-              math.inf)
+  return Chip(
+    kind,
+    (kind,),
+    found['flops'],
+    math.inf,
+    math.inf,
+    found['memory_rate'],
+    0,
+    found.get('link_rate', math.inf),
+    math.inf,
+  )
 
 
 def text(kind: str, found: Mapping[str, Any]) -> str:
@@ -103,10 +122,15 @@ def text(kind: str, found: Mapping[str, Any]) -> str:
   sheet = chip.of_device() if chip else None
   lines = [f'{kind}, {found["devices"]} devices, {found["date"]}']
   for key, name, unit in zip(
-      _KEYS, ('product', 'copy', 'sum over devices'),
-      (('TFLOP/s', 1e12), ('GB/s', 1e9), ('GB/s', 1e9))):
+    _KEYS,
+    ('product', 'copy', 'sum over devices'),
+    (('TFLOP/s', 1e12), ('GB/s', 1e9), ('GB/s', 1e9)),
+  ):
     if key in found:
-      part = f' ({found[key] / getattr(sheet, key):.0%} of the data sheet)' if (
-        sheet) else ''
+      part = (
+        f' ({found[key] / getattr(sheet, key):.0%} of the data sheet)'
+        if (sheet)
+        else ''
+      )
       lines.append(f'  {name}: {found[key] / unit[1]:.4g} {unit[0]}{part}')
   return '\n'.join(lines)

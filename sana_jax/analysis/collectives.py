@@ -17,10 +17,17 @@ import numpy as np
 from sana_jax.analysis import hlo
 from sana_jax.analysis.chips import Chip
 
-KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all',
-         'collective-permute')
-_OPCODE = re.compile(rf'({"|".join(KINDS)}|ragged-all-to-all|'
-                     r'collective-broadcast)(-start)?')
+KINDS = (
+  'all-gather',
+  'reduce-scatter',
+  'all-reduce',
+  'all-to-all',
+  'collective-permute',
+)
+_OPCODE = re.compile(
+  rf'({"|".join(KINDS)}|ragged-all-to-all|'
+  r'collective-broadcast)(-start)?'
+)
 
 
 class Place(NamedTuple):
@@ -62,7 +69,9 @@ class Collective:
 
 
 def find(
-  module: hlo.Module, mesh: Mapping[str, int], places: Sequence[Place],
+  module: hlo.Module,
+  mesh: Mapping[str, int],
+  places: Sequence[Place],
   torus: Sequence[int] = (),
 ) -> list[Collective]:
   """Collectives of a program, identical ones merged.
@@ -86,12 +95,17 @@ def find(
       continue
     given = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
     one = Collective(
-      kind, _axes(group, mesh), *_link(group, places, torus), hidden)
+      kind, _axes(group, mesh), *_link(group, places, torus), hidden
+    )
     count, sent = total.get(one, (0, 0.0))
-    total[one] = (count + step.times,
-                  sent + step.times * leaving(kind, given, len(group)))
-  return [dataclasses.replace(one, count=count, bytes=sent)
-          for one, (count, sent) in total.items()]
+    total[one] = (
+      count + step.times,
+      sent + step.times * leaving(kind, given, len(group)),
+    )
+  return [
+    dataclasses.replace(one, count=count, bytes=sent)
+    for one, (count, sent) in total.items()
+  ]
 
 
 def kind_of(x: hlo.Instruction) -> str:
@@ -108,8 +122,10 @@ def count(module: hlo.Module) -> dict[str, int]:
 def leaving(kind: str, given: int, n: int) -> float:
   """Bytes that leave a device that gives `given` bytes, one of n."""
   return float(given) * {
-    'all-gather': n - 1, 'all-reduce': 2 * (n - 1) / n,
-    'collective-permute': 1}.get(kind, (n - 1) / n)
+    'all-gather': n - 1,
+    'all-reduce': 2 * (n - 1) / n,
+    'collective-permute': 1,
+  }.get(kind, (n - 1) / n)
 
 
 def members(attributes: str, devices: int) -> list[int]:
@@ -119,13 +135,16 @@ def members(attributes: str, devices: int) -> list[int]:
   if found := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
     return [int(i) for i in found[1].split(',')]
   if found := re.search(
-      r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?',
-      attributes):
+    r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?',
+    attributes,
+  ):
     ids = _iota(found[3], found[4])
     return ids.reshape(int(found[1]), int(found[2]))[0].tolist()
   if found := re.search(
-      r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]"
-      r"(?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}", attributes):
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]'
+    r'(?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}',
+    attributes,
+  ):
     return _of_named_mesh(*found.groups())
   return list(range(devices))
 
@@ -136,8 +155,10 @@ def _of_named_mesh(axes, sizes, order, chosen):
   Of an axis, `'axis_0':(2)4` is the part of 4 behind one of 2.
   """
   shape = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
-  parts = {name: (int(before or 1), int(n or shape[name])) for name, before, n
-           in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)}
+  parts = {
+    name: (int(before or 1), int(n or shape[name]))
+    for name, before, n in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)
+  }
   split, index = [], []
   for name, size in shape.items():
     before, n = parts.get(name, (size, 1))
@@ -149,7 +170,8 @@ def _of_named_mesh(axes, sizes, order, chosen):
 
 def _iota(sizes, order):
   ids = np.arange(np.prod([int(n) for n in sizes.split(',')])).reshape(
-    [int(n) for n in sizes.split(',')])
+    [int(n) for n in sizes.split(',')]
+  )
   return ids.transpose([int(i) for i in order.split(',')] if order else None)
 
 
@@ -159,8 +181,9 @@ def _all(module):
     x = step.instruction
     if x.opcode == 'fusion':
       local = module.computations.get(x.called(), {})
-      yield from ((step, i, local) for i in local.values()
-                  if _OPCODE.fullmatch(i.opcode))
+      yield from (
+        (step, i, local) for i in local.values() if _OPCODE.fullmatch(i.opcode)
+      )
     elif _OPCODE.fullmatch(x.opcode):
       yield step, x, module.computations[step.computation]
 
@@ -169,8 +192,11 @@ def _kind(x, step):
   """Its kind, and whether it goes on beside other work."""
   kind, start = _OPCODE.fullmatch(x.opcode).groups()
   around = step.instruction
-  hidden = (bool(start) and '"is_sync":true' not in x.attributes) or (
-    'chain_id=' in x.attributes) or step.beside
+  hidden = (
+    (bool(start) and '"is_sync":true' not in x.attributes)
+    or ('chain_id=' in x.attributes)
+    or step.beside
+  )
   if kind == 'all-reduce' and 'all-reduce-scatter' in around.called():
     return 'reduce-scatter', hidden
   return kind, hidden
@@ -184,8 +210,9 @@ def _channel(x):
 def _axes(group, mesh):
   """Names of the axes along which a group's devices differ."""
   at = np.array(np.unravel_index(group, tuple(mesh.values())))
-  return '+'.join(name for name, places in zip(mesh, at)
-                  if len(set(places.tolist())) > 1)
+  return '+'.join(
+    name for name, places in zip(mesh, at) if len(set(places.tolist())) > 1
+  )
 
 
 def _link(group, places, torus):
@@ -193,8 +220,10 @@ def _link(group, places, torus):
   here = [places[i] for i in group]
   islands = [p.island for p in here]
   if len(set(islands)) > 1:
-    return ('dcn' if torus else 'network',
-            max(islands.count(i) for i in set(islands)))
+    return (
+      'dcn' if torus else 'network',
+      max(islands.count(i) for i in set(islands)),
+    )
   if not torus:
     return 'nvlink', 1
   ways = 0

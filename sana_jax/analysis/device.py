@@ -37,10 +37,18 @@ def product_rate(dtype: str, n: int) -> float:
   """
   x, y = (_random(key, dtype, n) for key in jax.random.split(jax.random.key(0)))
   kind = jnp.dtype(dtype)
-  out = ('int32' if jnp.issubdtype(kind, jnp.integer) else
-         'bfloat16' if kind.itemsize == 1 else dtype)
-  run = jax.jit(lambda x, y: jax.lax.dot_general(
-    x, y, (((1,), (1,)), ((), ())), preferred_element_type=out))
+  out = (
+    'int32'
+    if jnp.issubdtype(kind, jnp.integer)
+    else 'bfloat16'
+    if kind.itemsize == 1
+    else dtype
+  )
+  run = jax.jit(
+    lambda x, y: jax.lax.dot_general(
+      x, y, (((1,), (1,)), ((), ())), preferred_element_type=out
+    )
+  )
   seconds = timer(functools.partial(run, x, y))
   return 2 * n**3 / min(seconds() for _ in range(5))
 
@@ -65,6 +73,7 @@ def copy_rate() -> float:
     nonlocal x
     x = turned(x)
     return x
+
   return 2 * size / best_seconds(turn)
 
 
@@ -84,6 +93,7 @@ def timer(run: Callable[[], Any]) -> Callable[[], float]:
       out = run()
     jax.block_until_ready(out)
     return (time.perf_counter() - start) / count
+
   return seconds
 
 
@@ -110,6 +120,9 @@ def name() -> str:
 def _cores():
   """'2 cores', or '1 of 2 cores' where this process may use so many."""
   total = os.cpu_count() or 1
-  usable = len(os.sched_getaffinity(0)) if (
-    hasattr(os, 'sched_getaffinity')) else total
+  usable = (
+    len(os.sched_getaffinity(0))
+    if (hasattr(os, 'sched_getaffinity'))
+    else total
+  )
   return f'{total} cores' if usable == total else f'{usable} of {total} cores'

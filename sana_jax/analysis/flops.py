@@ -45,8 +45,7 @@ def of_equation(e) -> int:
   if name == 'conv_general_dilated':
     kernel = e.invars[1].aval.shape
     spec = params['dimension_numbers'].rhs_spec  # (out, in, ...spatial).
-    return 2 * _size(e.outvars[0]) * math.prod(
-      kernel[i] for i in spec[1:])
+    return 2 * _size(e.outvars[0]) * math.prod(kernel[i] for i in spec[1:])
   if name == 'scan':
     return params['length'] * of_jaxpr(params['jaxpr'].jaxpr)
   if name == 'cond':

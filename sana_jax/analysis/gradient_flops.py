@@ -86,8 +86,10 @@ def _through(e, marks, back) -> Sequence[bool]:
     marks = _round(params, marks, back, to_the_end=True)
     return _ends(params['jaxpr'].jaxpr, marks, back)
   if name == 'cond':
-    found = [_ends(b.jaxpr, marks if back else marks[1:], back)
-             for b in params['branches']]
+    found = [
+      _ends(b.jaxpr, marks if back else marks[1:], back)
+      for b in params['branches']
+    ]
     return [False] * back + [any(m) for m in zip(*found)]
   if inner := _call(e):
     return _ends(inner, marks, back)
@@ -116,9 +118,14 @@ def _ends(jaxpr, marks, back):
 def _call(e):
   """The one jaxpr that an equation calls with its own operands, if it does."""
   inner = list(flops.called(e.params))
-  if len(inner) == 1 and (
-      (len(inner[0].invars), len(inner[0].outvars)) ==
-      (len(e.invars), len(e.outvars))) and e.primitive.name != 'while':
+  if (
+    len(inner) == 1
+    and (
+      (len(inner[0].invars), len(inner[0].outvars))
+      == (len(e.invars), len(e.outvars))
+    )
+    and e.primitive.name != 'while'
+  ):
     return inner[0]
   return None
 
@@ -128,6 +135,10 @@ def _among(variables: Iterable, found: set) -> list[bool]:
 
 
 def _differentiable(variables, marks):
-  return (v for v, m in zip(variables, marks) if m
-          and not isinstance(v, Literal)
-          and jnp.issubdtype(v.aval.dtype, jnp.inexact))
+  return (
+    v
+    for v, m in zip(variables, marks)
+    if m
+    and not isinstance(v, Literal)
+    and jnp.issubdtype(v.aval.dtype, jnp.inexact)
+  )

@@ -10,8 +10,15 @@ import math
 import re
 from typing import NamedTuple
 
-_BITS = {'pred': 8, 'token': 0, 'opaque': 0, 's4': 4, 'u4': 4, 'c64': 64,
-         'c128': 128}
+_BITS = {
+  'pred': 8,
+  'token': 0,
+  'opaque': 0,
+  's4': 4,
+  'u4': 4,
+  'c64': 64,
+  'c128': 128,
+}
 _ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\{$')
 _HEAD = re.compile(r'\s+(ROOT )?%?(\S+) = ')
@@ -64,8 +71,9 @@ class Module(NamedTuple):
   entry: str
   lines: Mapping[int, str]  # Stack frame -> file:line.
 
-  def steps(self, within: str = '', times: int = 1,
-            beside: bool = False) -> Iterator[Step]:
+  def steps(
+    self, within: str = '', times: int = 1, beside: bool = False
+  ) -> Iterator[Step]:
     """All that runs, loops and calls included; a fusion is one step."""
     within = within or self.entry
     for x in self.computations[within].values():
@@ -93,8 +101,11 @@ class Module(NamedTuple):
     if known:
       return int(known[1])
     condition = self.computations[loop.called('condition')]
-    limits = [int(x.arguments) for x in condition.values()
-              if x.opcode == 'constant' and x.shape.startswith(('s32', 'u32'))]
+    limits = [
+      int(x.arguments)
+      for x in condition.values()
+      if x.opcode == 'constant' and x.shape.startswith(('s32', 'u32'))
+    ]
     return max([1, *limits])
 
   def inside(self, fusion: Instruction) -> list[Instruction]:
@@ -104,14 +115,21 @@ class Module(NamedTuple):
   def source(self, x: Instruction) -> str:
     """Our own line that an instruction comes from, and what JAX calls it."""
     said = f'{x.attributes} ' + ' '.join(
-      i.attributes for i in self.inside(x) if i.is_root)
+      i.attributes for i in self.inside(x) if i.is_root
+    )
     frame = re.search(r'stack_frame_id=(\d+)', said)
     name = re.search(r'op_name="([^"]*)"', said)
     direct = re.search(r'source_file="([^"]*)" source_line=(\d+)', said)
-    line = f'{_short(direct[1])}:{direct[2]}' if direct else (
-      self.lines.get(int(frame[1]), '') if frame else '')
-    return ' '.join(part for part in (
-      line, name[1].rpartition(')/')[2] if name else '') if part)
+    line = (
+      f'{_short(direct[1])}:{direct[2]}'
+      if direct
+      else (self.lines.get(int(frame[1]), '') if frame else '')
+    )
+    return ' '.join(
+      part
+      for part in (line, name[1].rpartition(')/')[2] if name else '')
+      if part
+    )
 
 
 def parse(text: str) -> Module:
@@ -130,8 +148,11 @@ def parse(text: str) -> Module:
 
 def arrays(shape: str) -> list[Array]:
   """Those of a shape, which may be a tuple."""
-  return [_array(*m.groups()) for m in _ARRAY.finditer(shape)
-          if m[1] in _BITS or re.fullmatch(r'[a-z]+\d+\w*', m[1])]
+  return [
+    _array(*m.groups())
+    for m in _ARRAY.finditer(shape)
+    if m[1] in _BITS or re.fullmatch(r'[a-z]+\d+\w*', m[1])
+  ]
 
 
 def size(shape: str) -> int:
@@ -156,25 +177,35 @@ def _array(dtype, sizes, layout):
     minor = [int(i) for i in order.split(',')]
     for axis, by in zip(minor, (int(tile[2]), int(tile[1]))):
       padded[axis] = -(-padded[axis] // by) * by
-  return Array(dtype, shape, math.prod(padded) * bits(dtype) // 8,
-               int(space[1]) if space else 0)
+  return Array(
+    dtype,
+    shape,
+    math.prod(padded) * bits(dtype) // 8,
+    int(space[1]) if space else 0,
+  )
 
 
 def _instruction(line):
   head = _HEAD.match(line)
   if head is None:
     return None
-  rest = line[head.end():]
+  rest = line[head.end() :]
   end = _closing(rest) + 1 if rest.startswith('(') else rest.find(' ')
   shape, rest = rest[:end], rest[end:].lstrip()
   opcode, paren, _ = rest.partition('(')
   if not paren:
     return None
-  end = _closing(rest[len(opcode):]) + len(opcode)
-  arguments = rest[len(opcode) + 1:end]
+  end = _closing(rest[len(opcode) :]) + len(opcode)
+  arguments = rest[len(opcode) + 1 : end]
   return Instruction(
-    head[2], opcode, shape, tuple(_NAMES.findall(arguments)), arguments,
-    rest[end + 1:], bool(head[1]))
+    head[2],
+    opcode,
+    shape,
+    tuple(_NAMES.findall(arguments)),
+    arguments,
+    rest[end + 1 :],
+    bool(head[1]),
+  )
 
 
 def _closing(text):
@@ -189,8 +220,11 @@ def _closing(text):
 
 def _branches(x):
   listed = re.search(r'branch_computations=\{([^}]*)\}', x.attributes)
-  return _NAMES.findall(listed[1]) if listed else [
-    x.called('true_computation'), x.called('false_computation')]
+  return (
+    _NAMES.findall(listed[1])
+    if listed
+    else [x.called('true_computation'), x.called('false_computation')]
+  )
 
 
 def _frames(text):
@@ -198,8 +232,9 @@ def _frames(text):
   tables = {}
   for title in ('FileNames', 'FileLocations', 'StackFrames'):
     found = re.search(rf'^{title}\n((?:\d+ .*\n)*)', text, re.MULTILINE)
-    tables[title] = dict(row.split(' ', 1) for row in (
-      found[1].splitlines() if found else ()))
+    tables[title] = dict(
+      row.split(' ', 1) for row in (found[1].splitlines() if found else ())
+    )
   value = lambda row, key: re.search(rf'{key}=(\d+)', row)[1]
   lines, parents = {}, {}
   for number, row in tables['StackFrames'].items():

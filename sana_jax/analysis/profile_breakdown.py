@@ -27,25 +27,50 @@ from sana_jax.analysis import collectives, hlo
 PRODUCTS, CONVOLUTIONS, KERNELS = 'products', 'convolutions', 'kernels'
 AGAIN, ELEMENTWISE = 'computed again', 'elementwise'
 COLLECTIVES, COPIES, IDLE = 'collectives', 'copies', 'idle'
-KINDS = (PRODUCTS, CONVOLUTIONS, KERNELS, AGAIN, ELEMENTWISE, COLLECTIVES,
-         COPIES)
+KINDS = (
+  PRODUCTS,
+  CONVOLUTIONS,
+  KERNELS,
+  AGAIN,
+  ELEMENTWISE,
+  COLLECTIVES,
+  COPIES,
+)
 _USEFUL = KINDS[:3]
 
 _CALLS = {'while', 'call', 'conditional', 'async-start', 'async-done'}
 # Of collectives that were started before.
 _ENDS = tuple(f'{kind}-done' for kind in collectives.KINDS)
 _MOVES = {
-  'copy', 'copy-start', 'copy-done', 'transpose', 'reshape', 'bitcast', 'slice',
-  'concatenate', 'dynamic-slice', 'dynamic-update-slice', 'gather', 'pad',
-  'broadcast', 'parameter', 'constant', 'tuple', 'get-tuple-element', 'iota',
-  'reverse', 'convert'}
+  'copy',
+  'copy-start',
+  'copy-done',
+  'transpose',
+  'reshape',
+  'bitcast',
+  'slice',
+  'concatenate',
+  'dynamic-slice',
+  'dynamic-update-slice',
+  'gather',
+  'pad',
+  'broadcast',
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'iota',
+  'reverse',
+  'convert',
+}
 # Names of libraries' functions and kernels, for what has no better label.
 _LIBRARY = (
   (re.compile('mosaic|tpu_custom_call', re.I), KERNELS),
   (re.compile('gemm|matmul|cutlass|nvjet|cublas', re.I), PRODUCTS),
   (re.compile('conv(?!ert)|cudnn', re.I), CONVOLUTIONS),
   (re.compile('nccl', re.I), COLLECTIVES),
-  (re.compile('memcpy|memset', re.I), COPIES))
+  (re.compile('memcpy|memset', re.I), COPIES),
+)
 
 
 class Operation(NamedTuple):
@@ -76,7 +101,7 @@ class Time:
   seconds: float
   lost: float
   most: str = ''
-  share: float = 0.
+  share: float = 0.0
 
 
 def operations(text: str) -> dict[str, Operation]:
@@ -96,8 +121,9 @@ def _label(x):
 def _operation(module, x):
   path = re.search(r'op_name="([^"]*)"', x.attributes)
   path = path[1] if path else ''
-  kind = _kind(x, {_label(i) for i in (
-    module.inside(x) if x.opcode == 'fusion' else [x])})
+  kind = _kind(
+    x, {_label(i) for i in (module.inside(x) if x.opcode == 'fusion' else [x])}
+  )
   if 'rematted_computation' in path and kind in (*_USEFUL, ELEMENTWISE):
     kind = AGAIN
   return Operation(kind, '/'.join(path.split('/')[-4:]) or x.name)
@@ -120,20 +146,24 @@ def _kind(x, within):
 
 def kind_by_name(name: str) -> str:
   """By the name of a function that the program only calls."""
-  return next((kind for pattern, kind in _LIBRARY if pattern.search(name)),
-              ELEMENTWISE)
+  return next(
+    (kind for pattern, kind in _LIBRARY if pattern.search(name)), ELEMENTWISE
+  )
 
 
 def events(folder: pathlib.Path, module: str) -> list[Event]:
   """What ran of a program on its first device, in a trace's folder."""
   (path,) = pathlib.Path(folder).rglob('*.xplane.pb')
-  planes = {p.name: p for p in jax.profiler.ProfileData.from_file(
-    str(path)).planes}
-  devices = sorted(name for name in planes if re.match(
-    r'/device:(GPU|TPU):\d+$', name))
+  planes = {
+    p.name: p for p in jax.profiler.ProfileData.from_file(str(path)).planes
+  }
+  devices = sorted(
+    name for name in planes if re.match(r'/device:(GPU|TPU):\d+$', name)
+  )
   plane = planes[devices[0] if devices else '/host:CPU']
-  return [e for line in plane.lines for e in _of_line(
-    line, module, bool(devices))]
+  return [
+    e for line in plane.lines for e in _of_line(line, module, bool(devices))
+  ]
 
 
 def _of_line(line, module, is_device):
@@ -151,7 +181,7 @@ def _of_line(line, module, is_device):
 
 
 def seconds(
-    found: Iterable[Event], known: Mapping[str, Operation]
+  found: Iterable[Event], known: Mapping[str, Operation]
 ) -> tuple[dict[str, float], dict[str, collections.Counter]]:
   """By kind, `idle` included; and of each kind by where it is in our code."""
   labelled = []
@@ -159,8 +189,10 @@ def seconds(
     op = known.get(e.name) or Operation(kind_by_name(e.name), e.name)
     if op.kind is not None and e.end > e.start:
       labelled.append((e.start, e.end, KINDS.index(op.kind), op.where))
-  times, places = dict.fromkeys((*KINDS, IDLE), 0.), (
-    collections.defaultdict(collections.Counter))
+  times, places = (
+    dict.fromkeys((*KINDS, IDLE), 0.0),
+    (collections.defaultdict(collections.Counter)),
+  )
   for start, end, rank, where in _once(labelled):
     kind = IDLE if rank is None else KINDS[rank]
     times[kind] += (end - start) / 1e9
@@ -171,7 +203,8 @@ def seconds(
 def _once(labelled):
   """Every moment from first to last, with the first kind that runs in it."""
   changes = sorted(
-    [(x[0], 1, x) for x in labelled] + [(x[1], 0, x) for x in labelled])
+    [(x[0], 1, x) for x in labelled] + [(x[1], 0, x) for x in labelled]
+  )
   running, before = [], None
   for now, begins, x in changes:
     if before is not None and now > before:
@@ -186,8 +219,10 @@ def _once(labelled):
 
 
 def accounted(
-    times: Mapping[str, float], places: Mapping[str, collections.Counter],
-    steps: int, ideal: float,
+  times: Mapping[str, float],
+  places: Mapping[str, collections.Counter],
+  steps: int,
+  ideal: float,
 ) -> list[Time]:
   """What each kind takes and loses of a step, the largest loss first.
 
@@ -196,23 +231,28 @@ def accounted(
   out = []
   for kind in (*KINDS, IDLE):
     taken = times[kind] / steps
-    useful = min(taken, ideal) if kind in _USEFUL else 0.
+    useful = min(taken, ideal) if kind in _USEFUL else 0.0
     ideal -= useful
     most, most_seconds = max(
-      places[kind].items(), key=lambda x: x[1], default=('', 0.))
+      places[kind].items(), key=lambda x: x[1], default=('', 0.0)
+    )
     if taken:
-      out.append(Time(kind, taken, taken - useful, most,
-                      most_seconds / times[kind]))
+      out.append(
+        Time(kind, taken, taken - useful, most, most_seconds / times[kind])
+      )
   return sorted(out, key=lambda t: -t.lost)
 
 
 def largest(times: Sequence[Time]) -> list[str]:
   """The three largest losses, a line each."""
   total = sum(t.seconds for t in times)
-  said = {PRODUCTS: 'products below the peak',
-          CONVOLUTIONS: 'convolutions below the peak',
-          KERNELS: 'kernels below the peak'}
+  said = {
+    PRODUCTS: 'products below the peak',
+    CONVOLUTIONS: 'convolutions below the peak',
+    KERNELS: 'kernels below the peak',
+  }
   return [
     f'{said.get(t.kind, t.kind)}: {t.lost / total:.0%} of the step'
     + (f', {t.share:.0%} of it in {t.most}' if t.most else '')
-    for t in times[:3]]
+    for t in times[:3]
+  ]

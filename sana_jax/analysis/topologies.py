@@ -23,13 +23,18 @@ from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.sharding.mesh import make_mesh
 
 # Several compilers at a time are fine, and there is no host to ask about chips.
-_LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
-           'TPU_WORKER_HOSTNAMES': 'localhost',
-           'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3'}
+_LIBTPU = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_STDERR_LOG_LEVEL': '3',
+  'TPU_MIN_LOG_LEVEL': '3',
+}
 _COMPILERS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'gpu')}
 # For XLA's compilers: there is no GPU to try variants on.
-OPTIONS = {'gpu': {'xla_gpu_autotune_level': 0,
-                   'xla_gpu_enable_triton_gemm': False}}
+OPTIONS = {
+  'gpu': {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False}
+}
 # One device a chip, as on real hosts; libtpu describes a v4 as two otherwise.
 _MEGACORE = {'v4': {'chip_config_name': 'megacore'}}
 
@@ -48,8 +53,9 @@ def devices(name: str) -> list:
       return list(_describe(found).devices)
   except Exception as e:  # jaxlib's own error types are not public.
     reason = (str(e).strip().splitlines() or [''])[0]
-    raise UserError(f'{name!r} is a topology that the compiler does not take '
-                    f'({reason}).') from e
+    raise UserError(
+      f'{name!r} is a topology that the compiler does not take ({reason}).'
+    ) from e
 
 
 def check(name: str) -> chips.Topology:
@@ -66,8 +72,10 @@ def platform(name: str) -> str:
 
 def _check_compiler(package, extra):
   if importlib.util.find_spec(package) is None:
-    raise UserError(f'Compiling for these needs the package {package}; install '
-                    f"it with pip install 'sana_jax[{extra}]'.")
+    raise UserError(
+      f'Compiling for these needs the package {package}; install '
+      f"it with pip install 'sana_jax[{extra}]'."
+    )
 
 
 def _describe(found):
@@ -76,11 +84,15 @@ def _describe(found):
   if not found.chip.is_gpu:
     more = {'num_slices': found.slices} if found.slices > 1 else {}
     return topologies.get_topology_desc(
-      platform='tpu', topology_name=f'{kind}:{shape}',
-      **_MEGACORE.get(kind, {}), **more)
+      platform='tpu',
+      topology_name=f'{kind}:{shape}',
+      **_MEGACORE.get(kind, {}),
+      **more,
+    )
   target = pathlib.Path(__file__).with_name(f'{kind}.txtpb').read_text()
   return topologies.get_topology_desc(
-    '', 'cuda', target_config=target, topology=shape)
+    '', 'cuda', target_config=target, topology=shape
+  )
 
 
 def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
@@ -90,8 +102,9 @@ def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
     return make_mesh(shape, there)
   needed = math.prod(shape.values())
   if needed > len(there):
-    raise UserError(f'{name} has {len(there)} devices; the mesh asks for '
-                    f'{needed}.')
+    raise UserError(
+      f'{name} has {len(there)} devices; the mesh asks for {needed}.'
+    )
   return make_mesh(shape, there[:needed])
 
 
@@ -104,15 +117,20 @@ class TooLargeError(UserError):
 
   def __init__(self, said: str, advice: str = ''):
     needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', said)
-    super().__init__('It does not fit' + (
-      f': it needs {needed[1]} of {needed[2]}' if needed else '')
-      + (f'; {advice}.' if advice else '.'))
+    super().__init__(
+      'It does not fit'
+      + (f': it needs {needed[1]} of {needed[2]}' if needed else '')
+      + (f'; {advice}.' if advice else '.')
+    )
     self.said = said
 
 
 def compile_for(
-  platform: str, mesh: Mesh, lower: Callable[[], jax.stages.Lowered],
-  advice: str = '', **options: str,
+  platform: str,
+  mesh: Mesh,
+  lower: Callable[[], jax.stages.Lowered],
+  advice: str = '',
+  **options: str,
 ) -> jax.stages.Compiled:
   """Compiles what `lower` gives, for a mesh of devices that are not here.
 

@@ -19,9 +19,22 @@ from sana_jax.analysis.chips import Chip
 
 _KEPT = 300  # Operations with figures of their own; the rest is one.
 # No memory is moved for these.
-_FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast',
-         'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'iota',
-         'call', 'domain', 'get-dimension-size', 'add-dependency'}
+_FREE = {
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+  'after-all',
+  'partition-id',
+  'replica-id',
+  'opt-barrier',
+  'iota',
+  'call',
+  'domain',
+  'get-dimension-size',
+  'add-dependency',
+}
 _KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
 # What changes no more than the form of an array; within a fusion, what is read
 # through it is what is needed after it.
@@ -47,17 +60,24 @@ def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
     x, local = step.instruction, module.computations[step.computation]
     if x.opcode in _FREE or x.opcode.endswith(('-done', '-update')):
       continue
-    (kernels if is_kernel(x) else found).append(Work(
-      float(step.times * flops(module, x, local)),
-      float(step.times * moved(module, x, local))))
+    (kernels if is_kernel(x) else found).append(
+      Work(
+        float(step.times * flops(module, x, local)),
+        float(step.times * moved(module, x, local)),
+      )
+    )
   missing = max(0.0, expected - sum(w.flops for w in found))
   total = sum(w.bytes for w in kernels)
-  found += [Work(missing * w.bytes / total if total else 0.0, w.bytes)
-            for w in kernels]
+  found += [
+    Work(missing * w.bytes / total if total else 0.0, w.bytes) for w in kernels
+  ]
   found.sort(key=lambda w: w.bytes + w.flops / 200, reverse=True)
   rest = found[_KEPT:]
-  return found[:_KEPT] + ([Work(
-    sum(w.flops for w in rest), sum(w.bytes for w in rest))] if rest else [])
+  return found[:_KEPT] + (
+    [Work(sum(w.flops for w in rest), sum(w.bytes for w in rest))]
+    if rest
+    else []
+  )
 
 
 def is_kernel(x: hlo.Instruction) -> bool:
@@ -78,8 +98,9 @@ def kernel_names(module: hlo.Module) -> dict[str, int]:
 
 def seconds(work: Sequence[Work], chip: Chip) -> float:
   """One after the other."""
-  return sum(max(w.flops / chip.flops, w.bytes / chip.memory_rate)
-             for w in work)
+  return sum(
+    max(w.flops / chip.flops, w.bytes / chip.memory_rate) for w in work
+  )
 
 
 def flops(module, x: hlo.Instruction, local) -> int:
@@ -135,8 +156,11 @@ def _uses(module, inner, number):
 
   The user is None where the fusion hands the argument on as its result.
   """
-  reached = [i for i in inner.values() if i.opcode == 'parameter'
-             and i.arguments == str(number)]
+  reached = [
+    i
+    for i in inner.values()
+    if i.opcode == 'parameter' and i.arguments == str(number)
+  ]
   while reached:
     x = reached.pop()
     if x.is_root:
@@ -161,8 +185,11 @@ def _written(inner, shape):
   """
   root = next((i for i in inner.values() if i.is_root), None)
   outs = hlo.arrays(shape)
-  ends = list(root.operands) if root and root.opcode == 'tuple' else (
-    [root.name] if root else [])
+  ends = (
+    list(root.operands)
+    if root and root.opcode == 'tuple'
+    else ([root.name] if root else [])
+  )
   if len(ends) != len(outs):
     return _main(shape)
   total = 0
@@ -188,10 +215,14 @@ def _elements(shape):
 
 def _contracted(x, local):
   dims = re.search(
-    r'lhs_contracting_di(?:ms=\{|mensions":\[)([\d,"]*)', x.attributes)
+    r'lhs_contracting_di(?:ms=\{|mensions":\[)([\d,"]*)', x.attributes
+  )
   left = hlo.arrays(local[x.operands[0]].shape)[0].sizes
-  return math.prod(left[int(i)] for i in re.findall(r'\d+', dims[1])) if (
-    dims) else 1
+  return (
+    math.prod(left[int(i)] for i in re.findall(r'\d+', dims[1]))
+    if (dims)
+    else 1
+  )
 
 
 def _convolved(x, local):
@@ -203,19 +234,28 @@ def _convolved(x, local):
   left, kernel = (hlo.arrays(local[o].shape)[0].sizes for o in x.operands[:2])
   out = hlo.arrays(x.shape)[0].sizes
   of = lambda sizes, letters: dict(zip(letters, sizes))
-  left, kernel, out = (of(*pair) for pair in zip(
-    (left, kernel, out), labels.groups()))
+  left, kernel, out = (
+    of(*pair) for pair in zip((left, kernel, out), labels.groups())
+  )
   groups = int(_option(x, 'batch_group_count', '1'))
-  window = {key: _option(x, key, '') for key in (
-    'stride', 'pad', 'lhs_dilate', 'rhs_dilate')}
+  window = {
+    key: _option(x, key, '')
+    for key in ('stride', 'pad', 'lhs_dilate', 'rhs_dilate')
+  }
   products = left['b'] // groups * out['f'] * kernel['i']
   for axis in (a for a in out if a.isdigit()):
     at = lambda key, default, axis=axis: (
-      window[key].split('x')[int(axis)] if window[key] else default)
+      window[key].split('x')[int(axis)] if window[key] else default
+    )
     products *= _pairs(
-      left[axis], kernel[axis], out[axis], int(at('stride', '1')),
-      int(at('pad', '0_0').split('_')[0]), int(at('lhs_dilate', '1')),
-      int(at('rhs_dilate', '1')))
+      left[axis],
+      kernel[axis],
+      out[axis],
+      int(at('stride', '1')),
+      int(at('pad', '0_0').split('_')[0]),
+      int(at('lhs_dilate', '1')),
+      int(at('rhs_dilate', '1')),
+    )
   return products
 
 
@@ -227,7 +267,11 @@ def _option(x, key, default):
 @functools.cache
 def _pairs(size, window, out, stride, pad, spread, kernel_spread):
   """(output, kernel) positions along an axis that meet a value of the array."""
-  at = (np.arange(out)[:, None] * stride - pad
-        + np.arange(window)[None] * kernel_spread)
-  return int(((at >= 0) & (at <= (size - 1) * spread)
-              & (at % spread == 0)).sum())
+  at = (
+    np.arange(out)[:, None] * stride
+    - pad
+    + np.arange(window)[None] * kernel_spread
+  )
+  return int(
+    ((at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)).sum()
+  )

@@ -20,7 +20,18 @@ from sana_jax.config.registry import (
 from sana_jax.config.sizes import dc_ae_fields, SANA_SIZES
 
 __all__ = [
-  'apply_overrides', 'changing', 'check', 'check_keys', 'dc_ae_fields',
-  'defaults', 'effects', 'flatten', 'nested', 'parse_arg', 'SANA_SIZES',
-  'table', 'TASKS', 'train',
+  'apply_overrides',
+  'changing',
+  'check',
+  'check_keys',
+  'dc_ae_fields',
+  'defaults',
+  'effects',
+  'flatten',
+  'nested',
+  'parse_arg',
+  'SANA_SIZES',
+  'table',
+  'TASKS',
+  'train',
 ]

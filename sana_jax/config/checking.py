@@ -16,15 +16,20 @@ def check_keys(config: ConfigDict) -> None:
   """
   ours = lambda c: {k for k in flatten(c) if not k.startswith('model.')}
   want, have = ours(train(config.get('task'))), ours(config)
-  problems = [UserError(f'config.{key} is missing', key=key)
-              for key in sorted(want - have)]
+  problems = [
+    UserError(f'config.{key} is missing', key=key)
+    for key in sorted(want - have)
+  ]
   problems += [
     UserError(f'config.{key} is unknown{nearest(key, want)}', key=key)
-    for key in sorted(have - want)]
+    for key in sorted(have - want)
+  ]
   if problems:
     problems[-1] = UserError(
       f'{problems[-1]}; take config.train({config.task!r}) and assign what '
-      'differs', key=problems[-1].key)
+      'differs',
+      key=problems[-1].key,
+    )
     raise joined(problems)
 
 
@@ -43,21 +48,33 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
   if every % of:
     yield UserError(
       f'config.keep_every_steps={every} must be a multiple of '
-      f'checkpoint_every_steps={of}, or 0', key='keep_every_steps', value=every,
-      allowed=f'multiples of {of}')
+      f'checkpoint_every_steps={of}, or 0',
+      key='keep_every_steps',
+      value=every,
+      allowed=f'multiples of {of}',
+    )
   if 'model' in config:
     yield from _misfits(config.model)
 
 
 def _misfits(model):
   """Errors of widths that do not split into their heads."""
-  pairs = [(key, by, model[by]) for key, by in (
-    ('width', 'cross_heads'), ('width', 'heads'), ('heads', 'kv_heads'))
-    if by in model]
+  pairs = [
+    (key, by, model[by])
+    for key, by in (
+      ('width', 'cross_heads'),
+      ('width', 'heads'),
+      ('heads', 'kv_heads'),
+    )
+    if by in model
+  ]
   if 'cross_heads' in model:  # The transformer; its heads have 32 channels.
     pairs.append(('width', 'head_dim', model.get('head_dim', 32)))
   for key, by, size in pairs:
     if model[key] % size:
       yield UserError(
         f'config.model.{key}={model[key]} must be a multiple of {by}={size}',
-        key=f'model.{key}', value=model[key], allowed=f'multiples of {size}')
+        key=f'model.{key}',
+        value=model[key],
+        allowed=f'multiples of {size}',
+      )

@@ -26,43 +26,76 @@ _COLUMNS = {
     ('captions', 'caption', "With captions; several are 'a,b'."),
     ('scores', '', 'With CLIP scores of the captions, in their order.'),
     ('height', 'height', 'Spares reading the headers of images.'),
-    ('width', 'width', 'The same.'))}
+    ('width', 'width', 'The same.'),
+  )
+}
 
 _KEYS = {
-  'source': Key('shapes', 'Kind of the source: see docs/data.md.',
-                one_of(sources.KINDS), _CONTENT),
-  'path': Key('~/.cache/sana_jax/data',
-              "Where the data lie, or are made ('shapes').", changes=NOTHING),
-  'split': Key('train', "Of 'shapes' and 'tfds'; the others have none.",
-               changes=_CONTENT),
+  'source': Key(
+    'shapes',
+    'Kind of the source: see docs/data.md.',
+    one_of(sources.KINDS),
+    _CONTENT,
+  ),
+  'path': Key(
+    '~/.cache/sana_jax/data',
+    "Where the data lie, or are made ('shapes').",
+    changes=NOTHING,
+  ),
+  'split': Key(
+    'train', "Of 'shapes' and 'tfds'; the others have none.", changes=_CONTENT
+  ),
   'size_px': Key(
-    64, 'Side of the images; of the square ones, with several ratios.',
-    size(2**14), _CONTENT | PROGRAM),
+    64,
+    'Side of the images; of the square ones, with several ratios.',
+    size(2**14),
+    _CONTENT | PROGRAM,
+  ),
   'threads': Key(
-    4, 'Threads that read ahead, a batch each; 0 for small data in memory.',
-    (NOT_NEGATIVE, most(1000)), NOTHING),
+    4,
+    'Threads that read ahead, a batch each; 0 for small data in memory.',
+    (NOT_NEGATIVE, most(1000)),
+    NOTHING,
+  ),
   'examples': Key(24_000, "To render, for 'shapes'.", POSITIVE, _CONTENT),
   **_COLUMNS,
   'caption_rule': Key(
-    'official', 'Chooses among the captions of an image: see docs/data.md.',
-    one_of(captions.RULES), RESULT),
-  'caption_threshold': Key(25.0, "CLIP score, for 'official'.", NOT_NEGATIVE,
-                           RESULT),
-  'caption_temperature': Key(0.1, 'Of the choice by CLIP score.', POSITIVE,
-                             RESULT),
+    'official',
+    'Chooses among the captions of an image: see docs/data.md.',
+    one_of(captions.RULES),
+    RESULT,
+  ),
+  'caption_threshold': Key(
+    25.0, "CLIP score, for 'official'.", NOT_NEGATIVE, RESULT
+  ),
+  'caption_temperature': Key(
+    0.1, 'Of the choice by CLIP score.', POSITIVE, RESULT
+  ),
   'min_score': Key(
-    0.0, 'Least CLIP score; 22 in the published runs, 0 for any.', NOT_NEGATIVE,
-    _CONTENT),
-  'min_size_px': Key(0, 'Least shorter side as stored; 0 for any.',
-                     NOT_NEGATIVE, _CONTENT),
+    0.0,
+    'Least CLIP score; 22 in the published runs, 0 for any.',
+    NOT_NEGATIVE,
+    _CONTENT,
+  ),
+  'min_size_px': Key(
+    0, 'Least shorter side as stored; 0 for any.', NOT_NEGATIVE, _CONTENT
+  ),
   'max_aspect_ratio': Key(
-    0.0, 'Largest ratio of the longer side to the shorter; 0 for any.', _RATIO,
-    _CONTENT),
+    0.0,
+    'Largest ratio of the longer side to the shorter; 0 for any.',
+    _RATIO,
+    _CONTENT,
+  ),
   'max_bad_fraction': Key(
-    records.MAX_BAD_FRACTION, 'Largest fraction of records that cannot be '
-    'read; more stop the run.', SHARE, NOTHING),
+    records.MAX_BAD_FRACTION,
+    'Largest fraction of records that cannot be read; more stop the run.',
+    SHARE,
+    NOTHING,
+  ),
   'index_path': Key(
-    remembered.CACHE, "Folder for what was found out about files; '' for "
-    'none.', changes=NOTHING),
+    remembered.CACHE,
+    "Folder for what was found out about files; '' for none.",
+    changes=NOTHING,
+  ),
 }
 KEYS = {f'data.{name}': key for name, key in _KEYS.items()}

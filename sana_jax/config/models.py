@@ -33,8 +33,12 @@ def _field(default, comment, *check):
   return Key(default, comment, check, optional=True)
 
 
-_RECOMPUTED = Key(False, 'Recompute activations in the backward pass.',
-                  changes=_MEMORY, optional=True)
+_RECOMPUTED = Key(
+  False,
+  'Recompute activations in the backward pass.',
+  changes=_MEMORY,
+  optional=True,
+)
 
 _SANA = {
   'width': Key(0, 'Channels of a block.', _WIDTH),
@@ -44,10 +48,18 @@ _SANA = {
   'qk_norm': Key(False, 'RMSNorm on queries and keys of the self-attention.'),
   'cross_norm': Key(False, 'The same of the attention on the text.'),
   'text_norm_scale': Key(0.01, "Initial scale of the captions' norm."),
-  'remat': Key('none', 'What the backward pass recomputes: models/remat.py.',
-               one_of(remat.NAMES), _MEMORY),
-  'unroll': Key(1, 'Blocks of an iteration of the scan: more compile time, '
-                'speed.', _LAYERS, PROGRAM),
+  'remat': Key(
+    'none',
+    'What the backward pass recomputes: models/remat.py.',
+    one_of(remat.NAMES),
+    _MEMORY,
+  ),
+  'unroll': Key(
+    1,
+    'Blocks of an iteration of the scan: more compile time, speed.',
+    _LAYERS,
+    PROGRAM,
+  ),
   'head_dim': _field(32, "Of the self-attention's heads.", *_HEADS),
   'in_channels': _field(32, 'Of the latents.', *_HEADS),
   'out_channels': _field(32, 'Of the velocity.', *_HEADS),
@@ -61,23 +73,32 @@ _SANA = {
   'guidance_embeds_scale': _field(0.1, 'Of that input.'),
   'timestep_scale': _field(1.0, 'Multiplies timesteps.', *_NUMBER),
   'interpolation_scale': _field(
-    None, 'Of the position embedding; none has no such.',
-    fields.either(fields.number(0.01, 100), Field(
-      'none', lambda value: value is None))),
-  'attention_eps': _field(1e-15, 'Of the linear attention.', NOT_NEGATIVE,
-                          most(1)),
-  'cross_norm_eps': _field(1e-5, 'Of qk_norm and cross_norm.', NOT_NEGATIVE,
-                           most(1)),
+    None,
+    'Of the position embedding; none has no such.',
+    fields.either(
+      fields.number(0.01, 100), Field('none', lambda value: value is None)
+    ),
+  ),
+  'attention_eps': _field(
+    1e-15, 'Of the linear attention.', NOT_NEGATIVE, most(1)
+  ),
+  'cross_norm_eps': _field(
+    1e-5, 'Of qk_norm and cross_norm.', NOT_NEGATIVE, most(1)
+  ),
   'control_after': _field(
-    1, "Block that the first output of a ControlNet follows.", NOT_NEGATIVE,
-    most(1000)),
+    1,
+    'Block that the first output of a ControlNet follows.',
+    NOT_NEGATIVE,
+    most(1000),
+  ),
   'rounded_timesteps': _field(False, 'Timesteps are cast to dtype first.'),
 }
 
 _EACH_WIDTH = fields.listed(fields.whole(1, 2**16), 1, _STAGES)
 _EACH_DEPTH = fields.listed(fields.whole(0, 32), 1, _STAGES)
 _EACH_SCALES = fields.listed(
-  fields.listed(fields.whole(1, 31), 0, 8), 1, _STAGES)
+  fields.listed(fields.whole(1, 31), 0, 8), 1, _STAGES
+)
 
 
 def _words(name):
@@ -85,19 +106,24 @@ def _words(name):
 
 
 _DC_AE = {
-  **{f'{side}_{name}': Key((), f'Of stages of the {side}: {comment}.', check)
-     for side in ('encoder', 'decoder') for name, comment, check in (
-       ('blocks', 'the kind of block', _words(f'{side}_blocks')),
-       ('widths', 'channels', _EACH_WIDTH), ('depths', 'blocks', _EACH_DEPTH),
-       ('scales', "kernel sizes of the attention's context", _EACH_SCALES))},
+  **{
+    f'{side}_{name}': Key((), f'Of stages of the {side}: {comment}.', check)
+    for side in ('encoder', 'decoder')
+    for name, comment, check in (
+      ('blocks', 'the kind of block', _words(f'{side}_blocks')),
+      ('widths', 'channels', _EACH_WIDTH),
+      ('depths', 'blocks', _EACH_DEPTH),
+      ('scales', "kernel sizes of the attention's context", _EACH_SCALES),
+    )
+  },
   'decoder_norms': Key((), 'Of the stages.', _words('decoder_norms')),
   'decoder_acts': Key((), 'Of the stages.', _words('decoder_acts')),
   'downsample': Key('', 'Between stages.', one_of(CHOICES['downsample'])),
   'upsample': Key('', 'Between stages.', one_of(CHOICES['upsample'])),
-  'scaling_factor': Key(
-    0.0, 'Latents times it have unit variance.', _NUMBER),
-  'decoder_out_act': _field('relu', 'Before the pixels.',
-                            one_of(CHOICES['decoder_out_act'])),
+  'scaling_factor': Key(0.0, 'Latents times it have unit variance.', _NUMBER),
+  'decoder_out_act': _field(
+    'relu', 'Before the pixels.', one_of(CHOICES['decoder_out_act'])
+  ),
   'encoder_out_shortcut': _field(True, 'Averages channels into the latents.'),
   'decoder_in_shortcut': _field(True, 'Repeats the channels of the latents.'),
   'in_channels': _field(3, 'Of the images.', *_HEADS),
@@ -115,24 +141,32 @@ _GEMMA2 = {
   'head_dim': Key(0, 'Channels of a head.', _HEADS),
   'hidden': Key(0, 'Channels of the gated MLP.', size(2**18)),
   'query_scale': Key(
-    0, 'Logits of the attention are divided by its square root.', size(10**9)),
+    0, 'Logits of the attention are divided by its square root.', size(10**9)
+  ),
   'attention_softcap': _field(50.0, 'Of the attention.', *_NUMBER),
   'final_softcap': _field(30.0, 'Of the logits.', *_NUMBER),
-  'sliding_window': _field(4096, 'Tokens that a sliding layer sees.',
-                           *size(2**30)),
+  'sliding_window': _field(
+    4096, 'Tokens that a sliding layer sees.', *size(2**30)
+  ),
   'rope_theta': _field(1e4, 'Base of the rotary embedding.', *_NUMBER),
   'eps': _field(1e-6, 'Of the norms.', *_NUMBER),
   'layer_types': _field(
-    (), "'sliding' or 'full' of each layer; () alternates.",
-    fields.listed(fields.word('sliding', 'full'), 0, 1000)),
+    (),
+    "'sliding' or 'full' of each layer; () alternates.",
+    fields.listed(fields.word('sliding', 'full'), 0, 1000),
+  ),
   'remat': _RECOMPUTED,
 }
 
 
 def _of_size(keys, values):
   """The keys of `config.model`, at the values of a published size."""
-  return {f'model.{name}': dataclasses.replace(
-    key, default=values.get(name, key.default)) for name, key in keys.items()}
+  return {
+    f'model.{name}': dataclasses.replace(
+      key, default=values.get(name, key.default)
+    )
+    for name, key in keys.items()
+  }
 
 
 SANA = _of_size(_SANA, SANA_SIZES['sana_600m_1024'])

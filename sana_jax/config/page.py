@@ -1,6 +1,6 @@
 """The page of the docs that lists the keys, from the table.
 
-  python -m sana_jax.config.page > docs/config.md
+python -m sana_jax.config.page > docs/config.md
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,7 @@ in parentheses is the module's: a config has the key where it sets it.
 This page is made from `sana_jax/config/` by `python -m sana_jax.config.page >
 docs/config.md`.
 """
-_HEAD = ('| key | default | allowed | changes | meaning |\n'
-         '|---|---|---|---|---|')
+_HEAD = '| key | default | allowed | changes | meaning |\n|---|---|---|---|---|'
 
 
 def page() -> str:
@@ -52,11 +51,17 @@ def _tables(keys: dict[str, Key]) -> Iterator[str]:
 
 def _row(name, key):
   default = f'`{key.default!r}`'
-  cells = (f'`{name}`', f'({default})' if key.optional else default,
-           ', '.join(_allowed(field) for field in key.own_check),
-           ', '.join(effect.name.lower().replace('_', ' ')
-                     for effect in Effect if effect in key.changes),
-           key.comment)
+  cells = (
+    f'`{name}`',
+    f'({default})' if key.optional else default,
+    ', '.join(_allowed(field) for field in key.own_check),
+    ', '.join(
+      effect.name.lower().replace('_', ' ')
+      for effect in Effect
+      if effect in key.changes
+    ),
+    key.comment,
+  )
   return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
 
 

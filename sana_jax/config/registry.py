@@ -24,18 +24,26 @@ def table(task: str | None) -> dict[str, Key]:
   """Every key by its dotted name; those of any run where the task is none."""
   of_task = _of_task(task) if isinstance(task, str) else {}
   return {
-    'task': Key(task or '', 'What is trained.', one_of(TASKS)._replace(
-      test=lambda value: value in registry.names())),
-    **common.KEYS, **data.KEYS, **of_task}
+    'task': Key(
+      task or '',
+      'What is trained.',
+      one_of(TASKS)._replace(test=lambda value: value in registry.names()),
+    ),
+    **common.KEYS,
+    **data.KEYS,
+    **of_task,
+  }
 
 
 def _of_task(task):
   """Keys of a task, one that is registered by another package included."""
   if task in tasks.KEYS or task not in registry.names():
     return tasks.KEYS.get(task, {})
-  return {f'{group}.{name}': key if isinstance(key, Key) else Key(key, '')
-          for group, keys in registry.find(task).keys().items()
-          for name, key in keys.items()}
+  return {
+    f'{group}.{name}': key if isinstance(key, Key) else Key(key, '')
+    for group, keys in registry.find(task).keys().items()
+    for name, key in keys.items()
+  }
 
 
 def train(task: str) -> ConfigDict:
@@ -44,14 +52,19 @@ def train(task: str) -> ConfigDict:
   if task not in names:
     raise UserError(
       f'config.task={task!r} is unknown{did_you_mean(str(task), names)}; '
-      f'allowed are {list(names)}.', key='task', value=task, allowed=names)
+      f'allowed are {list(names)}.',
+      key='task',
+      value=task,
+      allowed=names,
+    )
   return ConfigDict(nested(defaults(task))).lock()
 
 
 def defaults(task: str) -> dict[str, Any]:
   """The default of each key that a config must have."""
-  return {name: key.default for name, key in table(task).items()
-          if not key.optional}
+  return {
+    name: key.default for name, key in table(task).items() if not key.optional
+  }
 
 
 def effects(name: str, task: str | None) -> Effect:
@@ -66,16 +79,20 @@ def effects(name: str, task: str | None) -> Effect:
 def _effects(name, keys):
   if name in keys:
     return keys[name].changes
-  found = [key.changes for other, key in keys.items()
-           if other.startswith(f'{name}.')]
+  found = [
+    key.changes for other, key in keys.items() if other.startswith(f'{name}.')
+  ]
   return functools.reduce(operator.or_, found) if found else RESULT | PROGRAM
 
 
 def changing(effect: Effect, config: ConfigDict) -> dict[str, Any]:
   """The values, by dotted key, that have the effect."""
   keys = table(config.get('task'))
-  return {name: value for name, value in flatten(config).items()
-          if effect in _effects(name, keys)}
+  return {
+    name: value
+    for name, value in flatten(config).items()
+    if effect in _effects(name, keys)
+  }
 
 
 def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
@@ -101,7 +118,8 @@ def nearest(key: str, known: Collection[str]) -> str:
   if not siblings:
     return did_you_mean(key, known)
   return did_you_mean(
-    last, [k.rpartition('.')[2] for k in siblings], group + dot)
+    last, [k.rpartition('.')[2] for k in siblings], group + dot
+  )
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,23 +23,35 @@ SANA_SIZES = {
   'sana_sprint_600m_1024': dict(_600M, **_NORMED, guidance_embeds=True),
   'sana_sprint_1600m_1024': dict(_1600M, **_NORMED, guidance_embeds=True),
   'sana_sprint_600m_1024_teacher': dict(_600M, **_NORMED, timestep_scale=0.001),
-  'sana_sprint_1600m_1024_teacher':
-    dict(_1600M, **_NORMED, timestep_scale=0.001),
+  'sana_sprint_1600m_1024_teacher': dict(
+    _1600M, **_NORMED, timestep_scale=0.001
+  ),
 }
 
 
 def dc_ae_fields(
-  latent_channels: int, widths: Sequence[int], depths: Sequence[int],
+  latent_channels: int,
+  widths: Sequence[int],
+  depths: Sequence[int],
   attention_stages: int,
 ) -> ConfigDict:
   """A DC-AE in the style of SANA's, its last stages with linear attention."""
   plain = len(widths) - attention_stages
   blocks = ('ResBlock',) * plain + ('EfficientViTBlock',) * attention_stages
   scales = ((),) * plain + ((5,),) * attention_stages
-  return ConfigDict(dict(
-    dc_ae.SIZES['dc_ae_f32c32_sana'], latent_channels=latent_channels,
-    encoder_blocks=blocks, decoder_blocks=blocks, encoder_scales=scales,
-    decoder_scales=scales, encoder_widths=tuple(widths),
-    decoder_widths=tuple(widths), encoder_depths=tuple(depths),
-    decoder_depths=tuple(depths), decoder_norms=('rms_norm',) * len(widths),
-    decoder_acts=('silu',) * len(widths)))
+  return ConfigDict(
+    dict(
+      dc_ae.SIZES['dc_ae_f32c32_sana'],
+      latent_channels=latent_channels,
+      encoder_blocks=blocks,
+      decoder_blocks=blocks,
+      encoder_scales=scales,
+      decoder_scales=scales,
+      encoder_widths=tuple(widths),
+      decoder_widths=tuple(widths),
+      encoder_depths=tuple(depths),
+      decoder_depths=tuple(depths),
+      decoder_norms=('rms_norm',) * len(widths),
+      decoder_acts=('silu',) * len(widths),
+    )
+  )

@@ -32,8 +32,14 @@ from sana_jax.typing import Float, Int
 
 NAMES = ('*.array_record*', '*.arrayrecord*')
 # What array_record and msgpack raise for damaged bytes.
-_DAMAGED = (*DAMAGED, RuntimeError, AttributeError, KeyError, TypeError,
-            msgpack.UnpackException)
+_DAMAGED = (
+  *DAMAGED,
+  RuntimeError,
+  AttributeError,
+  KeyError,
+  TypeError,
+  msgpack.UnpackException,
+)
 
 
 class ArrayRecordSource:
@@ -52,18 +58,23 @@ class ArrayRecordSource:
   ):
     path = expanded(path)
     if files.is_remote(path):
-      raise UserError(f'{path} is remote, and ArrayRecord files are read from '
-                      'a disk only; mount or copy them, or use Parquet or tars '
-                      'there.')
+      raise UserError(
+        f'{path} is remote, and ArrayRecord files are read from '
+        'a disk only; mount or copy them, or use Parquet or tars '
+        'there.'
+      )
     self._size, self._cache = size, cache
     self._files = files.expand(path, NAMES)
     if not self._files:
-      raise UserError(f'{path} matches no file; set the data path to '
-                      "ArrayRecord files like 'data/*.array_record' or to "
-                      'their folder.')
+      raise UserError(
+        f'{path} matches no file; set the data path to '
+        "ArrayRecord files like 'data/*.array_record' or to "
+        'their folder.'
+      )
     counts = in_threads(_count, self._files)
     self.bad = BadRecords(
-      max(sum(n for n, _ in counts), len(counts)), max_bad_fraction)
+      max(sum(n for n, _ in counts), len(counts)), max_bad_fraction
+    )
     self.bad.saw_good(sum(n for n, _ in counts))
     for name, (_, reason) in zip(self._files, counts):
       if reason:
@@ -74,8 +85,9 @@ class ArrayRecordSource:
     self._names = [name for name, _ in used]
     self._starts = np.cumsum([0, *(n for _, n in used)])
     # Told how long they are, grain need not open them all once more.
-    self._records = ArrayRecordDataSource([
-      f'{name}[0:{n}]' for name, n in used])
+    self._records = ArrayRecordDataSource(
+      [f'{name}[0:{n}]' for name, n in used]
+    )
 
   def __len__(self) -> int:
     return int(self._starts[-1])
@@ -84,8 +96,7 @@ class ArrayRecordSource:
     try:
       content = self._content(index)
       named, scores = captions.from_json(content)
-      return captions.record(
-        content['image'], named, scores, index, self._size)
+      return captions.record(content['image'], named, scores, index, self._size)
     except _DAMAGED as error:
       raise BadRecord(self._name(index), _reason(error)) from error
 
@@ -101,9 +112,12 @@ class ArrayRecordSource:
     def make():
       rows = in_threads(self._row, range(len(self)))
       sizes, scores, failed = zip(*rows)
-      return {'sizes': np.asarray(sizes, np.int32),
-              'scores': np.asarray(scores, np.float32),
-              TROUBLE: np.sum(failed)}
+      return {
+        'sizes': np.asarray(sizes, np.int32),
+        'scores': np.asarray(scores, np.float32),
+        TROUBLE: np.sum(failed),
+      }
+
     # Files that could not be opened today may be there tomorrow.
     key = ['arrayrecord', {name: self._files[name] for name in self._names}]
     return remembered(self._cache, key, make)
@@ -113,8 +127,7 @@ class ArrayRecordSource:
     try:
       content = self._content(index)
       told = content.get('height'), content.get('width')
-      size = told if all(told) else size_of(
-        lambda end: content['image'][:end])
+      size = told if all(told) else size_of(lambda end: content['image'][:end])
       _, scores = captions.from_json(content)
       return tuple(map(int, size)), captions.filter_score(scores), False
     except _DAMAGED as error:
@@ -123,7 +136,8 @@ class ArrayRecordSource:
   def _content(self, index):
     content = msgpack.unpackb(self._records[int(index)])
     if not isinstance(content, dict) or not isinstance(
-        content.get('image'), bytes):
+      content.get('image'), bytes
+    ):
       raise ValueError("it is no msgpack map with 'image' as bytes")
     return content
 

@@ -36,9 +36,15 @@ INDEX, ABOUT, NULL = 'index.safetensors', 'about.json', 'null.safetensors'
 # Of each record: the number that its caption is drawn by, and where things lie
 # in its shard. The row is -1 where no latents are kept.
 _OF_RECORDS = {
-  'index': np.int64, 'bucket': np.int32, 'row': np.int32,
-  'latents_crc': np.uint32, 'said_crc': np.uint32, 'said_start': np.int64,
-  'said_end': np.int64, 'texts_end': np.int64}
+  'index': np.int64,
+  'bucket': np.int32,
+  'row': np.int32,
+  'latents_crc': np.uint32,
+  'said_crc': np.uint32,
+  'said_start': np.int64,
+  'said_end': np.int64,
+  'texts_end': np.int64,
+}
 # Of each caption of each record, one record behind the other.
 _OF_TEXTS = {'start': np.int64, 'end': np.int64, 'crc': np.uint32}
 _CHECKSUM = 'checksum'
@@ -85,18 +91,27 @@ def pack_shard(
     references, columns['text'] = _joined(records, texts)
   index = {
     'index': [r.index for r in records],
-    'bucket': [r.bucket for r in records], 'row': rows,
+    'bucket': [r.bucket for r in records],
+    'row': rows,
     'latents_crc': [
-      0 if r.latents is None else _crc(r.latents) for r in records],
+      0 if r.latents is None else _crc(r.latents) for r in records
+    ],
     'said_crc': [_crc(text) for text in said],
-    'said_start': bounds[:-1], 'said_end': bounds[1:],
-    'texts_end': np.cumsum([len(r.captions) if texts else 0 for r in records])}
-  columns |= {f'record/{name}': np.asarray(index[name], dtype)
-              for name, dtype in _OF_RECORDS.items()}
-  columns |= {f'text/{name}': np.asarray([x[i] for x in references], dtype)
-              for i, (name, dtype) in enumerate(_OF_TEXTS.items())}
-  columns[_CHECKSUM] = _checksum({
-    name: columns[name] for name in _columns_of_index()})
+    'said_start': bounds[:-1],
+    'said_end': bounds[1:],
+    'texts_end': np.cumsum([len(r.captions) if texts else 0 for r in records]),
+  }
+  columns |= {
+    f'record/{name}': np.asarray(index[name], dtype)
+    for name, dtype in _OF_RECORDS.items()
+  }
+  columns |= {
+    f'text/{name}': np.asarray([x[i] for x in references], dtype)
+    for i, (name, dtype) in enumerate(_OF_TEXTS.items())
+  }
+  columns[_CHECKSUM] = _checksum(
+    {name: columns[name] for name in _columns_of_index()}
+  )
   columns['said'] = np.frombuffer(b''.join(said), np.uint8)
   return safetensors.numpy.save(columns)
 
@@ -121,11 +136,15 @@ def _by_bucket(records):
 def _joined(records, texts):
   """(start, end, checksum) of each caption in all embeddings, and these."""
   bounds = np.cumsum([0, *map(len, texts.values())])
-  places = {caption: (bounds[i], bounds[i + 1], _crc(rows))
-            for i, (caption, rows) in enumerate(texts.items())}
-  return [places[caption] for record in records
-          for caption in record.captions.values()], np.concatenate(
-            list(texts.values()))
+  places = {
+    caption: (bounds[i], bounds[i + 1], _crc(rows))
+    for i, (caption, rows) in enumerate(texts.items())
+  }
+  return [
+    places[caption]
+    for record in records
+    for caption in record.captions.values()
+  ], np.concatenate(list(texts.values()))
 
 
 def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
@@ -139,17 +158,22 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
     try:
       return _compared(columns, shard, names)
     except DAMAGED as error:
-      raise UserError(f'The shard {shard} cannot be read ({error}); remove it '
-                      'and start again, which makes it anew.') from error
+      raise UserError(
+        f'The shard {shard} cannot be read ({error}); remove it '
+        'and start again, which makes it anew.'
+      ) from error
+
   parts = in_threads(part_of, shards)
   before = np.cumsum([0, *(len(part['text/start']) for part in parts)])
   for part, start in zip(parts, before):
     part['record/texts_end'] = part['record/texts_end'] + start
-  index = {name: np.concatenate([part[name] for part in parts])
-           for name in names}
+  index = {
+    name: np.concatenate([part[name] for part in parts]) for name in names
+  }
   index['record/shard'] = np.repeat(
     np.arange(len(parts), dtype=np.int32),
-    [len(part['record/row']) for part in parts])
+    [len(part['record/row']) for part in parts],
+  )
   index[_CHECKSUM] = _checksum(index)
   return safetensors.numpy.save(index)
 
@@ -157,7 +181,8 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
 def pack_null(text: Float[np.ndarray, 'm e']) -> bytes:
   """The file of the empty prompt's text."""
   return safetensors.numpy.save(
-    {'text': text, _CHECKSUM: _checksum({'text': text})})
+    {'text': text, _CHECKSUM: _checksum({'text': text})}
+  )
 
 
 def read_null(columns: Columns) -> Float[np.ndarray, 'm e']:
@@ -175,14 +200,17 @@ def _compared(columns, file, names):
   found = {name: columns.rows(file, name) for name in names}
   # Older ones have none.
   if _CHECKSUM in columns.names(file) and (
-      columns.rows(file, _CHECKSUM).tolist() != _checksum(found).tolist()):
+    columns.rows(file, _CHECKSUM).tolist() != _checksum(found).tolist()
+  ):
     raise ValueError('it differs from its checksum')
   return found
 
 
 def _columns_of_index():
-  return [*(f'record/{n}' for n in _OF_RECORDS),
-          *(f'text/{n}' for n in _OF_TEXTS)]
+  return [
+    *(f'record/{n}' for n in _OF_RECORDS),
+    *(f'text/{n}' for n in _OF_TEXTS),
+  ]
 
 
 def _checksum(index):
@@ -201,8 +229,11 @@ class CachedSource:
   """
 
   def __init__(
-    self, path: str | os.PathLike, rule: captions.CaptionRule,
-    seed: int = 0, want: Sequence[str] = ('latents', 'text'),
+    self,
+    path: str | os.PathLike,
+    rule: captions.CaptionRule,
+    seed: int = 0,
+    want: Sequence[str] = ('latents', 'text'),
   ):
     """Args:
       rule: of the choice among captions, with the source's `seed`.
@@ -215,18 +246,24 @@ class CachedSource:
     if not files.exists(f'{self.path}/{INDEX}'):
       raise UserError(
         f'{path} holds no finished cache (there is no {INDEX}); make it, or go '
-        'on making it, with sana-jax data cache.')
+        'on making it, with sana-jax data cache.'
+      )
     index = self._whole(INDEX, lambda: read_index(self._columns))
-    self._index = {name: index[f'record/{name}']
-                   for name in (*_OF_RECORDS, 'shard')}
+    self._index = {
+      name: index[f'record/{name}'] for name in (*_OF_RECORDS, 'shard')
+    }
     self._texts = np.stack([index[f'text/{name}'] for name in _OF_TEXTS], 1)
     self._rule, self._seed, self._want = rule, seed, want
     self._length = self.longest_text
-    has = {'latents': (self._index['row'] >= 0).any(),
-           'text': len(self._texts) > 0}
+    has = {
+      'latents': (self._index['row'] >= 0).any(),
+      'text': len(self._texts) > 0,
+    }
     if missing := [name for name in want if not has[name]]:
-      raise UserError(f'{path} holds no {" and no ".join(missing)}; make a '
-                      'cache with them, or set config.inputs to online.')
+      raise UserError(
+        f'{path} holds no {" and no ".join(missing)}; make a '
+        'cache with them, or set config.inputs to online.'
+      )
 
   def __len__(self) -> int:
     return len(self._index['row'])
@@ -252,13 +289,16 @@ class CachedSource:
   def buckets(self) -> list[Int[np.ndarray, '_']]:
     """The records of each bucket, up to the last one that has any."""
     of_each = self._index['bucket']
-    return [np.flatnonzero(of_each == bucket)
-            for bucket in range(int(of_each.max()) + 1)]
+    return [
+      np.flatnonzero(of_each == bucket)
+      for bucket in range(int(of_each.max()) + 1)
+    ]
 
   def null_text(self) -> tuple[Float[np.ndarray, 'm e'], Bool[np.ndarray, 'm']]:
     """The empty prompt's embedding and mask."""
-    return self._whole(NULL, lambda: padded(
-      read_null(self._columns), self._length))
+    return self._whole(
+      NULL, lambda: padded(read_null(self._columns), self._length)
+    )
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
     """The record with the caption that `draw` gives it."""
@@ -266,8 +306,10 @@ class CachedSource:
     try:
       return self._read(entry, draw)
     except DAMAGED as error:
-      raise BadRecord(f'record {index} in {self.path}/'
-                      f'{shard_name(entry["shard"])}', str(error)) from error
+      raise BadRecord(
+        f'record {index} in {self.path}/{shard_name(entry["shard"])}',
+        str(error),
+      ) from error
 
   def _whole(self, file, read):
     """What is read of a file without which nothing goes."""
@@ -276,30 +318,40 @@ class CachedSource:
     except DAMAGED as error:
       raise UserError(
         f'{self.path}/{file} cannot be read ({error}); the sana-jax data cache '
-        'that made the cache makes a damaged or missing one anew.') from error
+        'that made the cache makes a damaged or missing one anew.'
+      ) from error
 
   def _read(self, entry, draw):
     def rows(column, start, end, crc):
       found = self._columns.rows(
-        shard_name(entry['shard']), column, int(start), int(end))
+        shard_name(entry['shard']), column, int(start), int(end)
+      )
       if _crc(found) != crc:
         raise ValueError(f'{column} differs from its checksum')
       return found
-    named, scores = parse_json(rows(
-      'said', entry['said_start'], entry['said_end'], entry['said_crc'])
-      .tobytes())
+
+    named, scores = parse_json(
+      rows(
+        'said', entry['said_start'], entry['said_end'], entry['said_crc']
+      ).tobytes()
+    )
     if not named:
       raise ValueError('it was bad when the cache was made')
-    if not (isinstance(named, dict) and isinstance(scores, dict)
-            and all(isinstance(text, str) for text in named.values())):
+    if not (
+      isinstance(named, dict)
+      and isinstance(scores, dict)
+      and all(isinstance(text, str) for text in named.values())
+    ):
       raise ValueError('its captions are no objects of texts')
     name = captions.drawn(
-      named, scores, self._rule, (self._seed, entry['index'], draw))
+      named, scores, self._rule, (self._seed, entry['index'], draw)
+    )
     out = {'caption': named[name]}
     if 'latents' in self._want:
       row = entry['row']
-      out['latents'], = rows(
-        f'latents/{entry["bucket"]}', row, row + 1, entry['latents_crc'])
+      (out['latents'],) = rows(
+        f'latents/{entry["bucket"]}', row, row + 1, entry['latents_crc']
+      )
     if 'text' in self._want:
       first = entry['texts_end'] - len(named)
       place = self._texts[first + list(named).index(name)]
@@ -312,7 +364,7 @@ def padded(
 ) -> tuple[Float[np.ndarray, '{length} e'], Bool[np.ndarray, '{length}']]:
   """Text with zeros behind it, cut where it is longer, and its mask."""
   out = np.zeros((length, text.shape[1]), text.dtype)
-  out[:len(text)] = text[:length]
+  out[: len(text)] = text[:length]
   return out, np.arange(length) < len(text)
 
 

@@ -45,43 +45,52 @@ class CaptionRule:
   ) -> dict[str, float]:
     """Of each caption to be chosen."""
     names = list(captions)
-    scored = {name: score for name, score in scores.items()
-              if name in captions and np.isfinite(score)}
+    scored = {
+      name: score
+      for name, score in scores.items()
+      if name in captions and np.isfinite(score)
+    }
     if self.name == 'uniform':
-      weights = dict.fromkeys(names, 1.)
+      weights = dict.fromkeys(names, 1.0)
     elif self.name == 'first' or not scored:
-      weights = {_first(names): 1.}
+      weights = {_first(names): 1.0}
     elif self.name == 'paper':
       weights = _softmax(scored, self.temperature)
     else:
       weights = _power(scored, self.threshold, self.temperature)
     total = sum(weights.values())
-    return {name: weights.get(name, 0.) / total for name in names}
+    return {name: weights.get(name, 0.0) / total for name in names}
 
 
 def choose(
-  captions: Mapping[str, str], scores: Mapping[str, float], rule: CaptionRule,
+  captions: Mapping[str, str],
+  scores: Mapping[str, float],
+  rule: CaptionRule,
   rng: np.random.Generator,
 ) -> str:
   """The name of a caption, drawn with the rule's probabilities."""
   chances = rule.probabilities(captions, scores)
   # One draw, whatever the number of captions.
-  place = np.searchsorted(np.cumsum(list(chances.values())), rng.random(),
-                          side='right')
+  place = np.searchsorted(
+    np.cumsum(list(chances.values())), rng.random(), side='right'
+  )
   last = max(i for i, p in enumerate(chances.values()) if p > 0)
   return list(chances)[min(int(place), last)]
 
 
 def drawn(
-  captions: Mapping[str, str], scores: Mapping[str, float], rule: CaptionRule,
+  captions: Mapping[str, str],
+  scores: Mapping[str, float],
+  rule: CaptionRule,
   what: tuple[int, int, int],
 ) -> str:
   """`choose` as it follows from `what`: the seed, the record and the draw."""
   if len(captions) == 1:  # As in most data: making a generator costs more.
     return next(iter(captions))
   seed, *rest = what
-  return choose(captions, scores, rule, np.random.default_rng(
-    (seed, _SEED, *rest)))
+  return choose(
+    captions, scores, rule, np.random.default_rng((seed, _SEED, *rest))
+  )
 
 
 class Captioned:
@@ -101,7 +110,8 @@ class Captioned:
     record = dict(self.source[index])
     captions, scores = record.pop('captions'), record.pop('scores')
     name = drawn(
-      captions, scores, self._rule, (self._seed, record['index'], draw))
+      captions, scores, self._rule, (self._seed, record['index'], draw)
+    )
     return {**record, 'caption': captions[name]}
 
   def whole(self, index: int) -> dict[str, Any]:
@@ -130,15 +140,21 @@ def from_json(content: Any) -> tuple[dict[str, str], dict[str, float]]:
   given = content.get('scores', {})
   scores = given if isinstance(given, dict) else {}
   first = content.get(DEFAULT, content.get('caption'))
-  named = {DEFAULT: first} | {name: content.get(name) for name in scores} | (
-    named if isinstance(named, dict) else {})
+  named = (
+    {DEFAULT: first}
+    | {name: content.get(name) for name in scores}
+    | (named if isinstance(named, dict) else {})
+  )
   return usable(named), numbers(scores)
 
 
 def usable(named: Mapping[str, Any]) -> dict[str, str]:
   """Texts among them that have letters and that UTF-8 can encode."""
-  return {str(name): text.strip() for name, text in named.items()
-          if isinstance(text, str) and text.strip() and _is_utf8(text)}
+  return {
+    str(name): text.strip()
+    for name, text in named.items()
+    if isinstance(text, str) and text.strip() and _is_utf8(text)
+  }
 
 
 def _is_utf8(text):
@@ -166,15 +182,22 @@ def filter_score(scores: Mapping[str, float]) -> float:
 
 
 def record(
-  image: bytes, captions: Mapping[str, str], scores: Mapping[str, float],
-  index: int, size: int | None,
+  image: bytes,
+  captions: Mapping[str, str],
+  scores: Mapping[str, float],
+  index: int,
+  size: int | None,
 ) -> dict[str, Any]:
   """What sources return: decoded, with 'caption' the one named 'prompt'."""
   if not captions:
     raise ValueError('it has no caption')
-  return {'image': read_image(image, size), 'captions': dict(captions),
-          'caption': captions[_first(list(captions))], 'scores': dict(scores),
-          'index': int(index)}
+  return {
+    'image': read_image(image, size),
+    'captions': dict(captions),
+    'caption': captions[_first(list(captions))],
+    'scores': dict(scores),
+    'index': int(index),
+  }
 
 
 def _first(names):
@@ -183,16 +206,20 @@ def _first(names):
 
 def _softmax(scored, temperature):
   best = max(scored.values())
-  return {name: float(np.exp((score - best) / max(temperature, 1e-6)))
-          for name, score in scored.items()}
+  return {
+    name: float(np.exp((score - best) / max(temperature, 1e-6)))
+    for name, score in scored.items()
+  }
 
 
 def _power(scored, threshold, temperature):
   best = max(scored, key=scored.get)
   good = {name: score for name, score in scored.items() if score >= threshold}
   if not good or scored[best] <= 0:
-    return {best: 1.}
+    return {best: 1.0}
   # Relative to the best: 30 ** 100 would be too much for a float32.
-  power = 1 / max(temperature, .01)
-  return {name: max(score / scored[best], 0.) ** power
-          for name, score in good.items()}
+  power = 1 / max(temperature, 0.01)
+  return {
+    name: max(score / scored[best], 0.0) ** power
+    for name, score in good.items()
+  }

@@ -18,8 +18,15 @@ from sana_jax.data import files
 from sana_jax.files import open_regular, parse_json
 from sana_jax.paths import expanded
 
-_DTYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16,
-           'I64': np.int64, 'I32': np.int32, 'U32': np.uint32, 'U8': np.uint8}
+_DTYPES = {
+  'F32': np.float32,
+  'BF16': jnp.bfloat16,
+  'F16': np.float16,
+  'I64': np.int64,
+  'I32': np.int32,
+  'U32': np.uint32,
+  'U8': np.uint8,
+}
 _OPEN = 512  # Files of a folder at a time.
 _LARGE = 2**24  # Bytes of a read, from which on the file's size is looked at.
 
@@ -44,7 +51,8 @@ class Columns:
     self._folder, self._lock = expanded(folder), threading.Lock()
     self._headers: dict[str, dict[str, Column]] = {}
     self._opened = functools.lru_cache(_OPEN)(
-      lambda file: RangeReader(self._path(file)))
+      lambda file: RangeReader(self._path(file))
+    )
 
   def names(self, file: str) -> list[str]:
     """Of a file's columns; ValueError or OSError if it is damaged."""
@@ -57,14 +65,20 @@ class Columns:
 
   def length(self, file: str) -> int:
     """How many bytes a whole file has, as its header tells."""
-    return max((column.start + column.shape[0] * column.row_bytes
-                for column in self._header(file).values()), default=0)
+    return max(
+      (
+        column.start + column.shape[0] * column.row_bytes
+        for column in self._header(file).values()
+      ),
+      default=0,
+    )
 
   def place(self, file: str, name: str) -> range:
     """Where in the file a column's bytes are."""
     column = self._header(file)[name]
     return range(
-      column.start, column.start + column.shape[0] * column.row_bytes)
+      column.start, column.start + column.shape[0] * column.row_bytes
+    )
 
   def rows(
     self, file: str, name: str, start: int = 0, stop: int | None = None
@@ -77,8 +91,11 @@ class Columns:
     stop = column.shape[0] if stop is None else stop
     if not 0 <= start <= stop <= column.shape[0]:
       raise ValueError(f'{name} has no rows {start} to {stop}')
-    data = self._bytes(file, column.start + start * column.row_bytes,
-                       column.start + stop * column.row_bytes)
+    data = self._bytes(
+      file,
+      column.start + start * column.row_bytes,
+      column.start + stop * column.row_bytes,
+    )
     return data.view(column.dtype).reshape(stop - start, *column.shape[1:])
 
   def _header(self, file):
@@ -143,8 +160,9 @@ def header(text: bytes) -> dict[str, Column]:
   """The columns by name, of the JSON at the start of a safetensors file."""
   content = parse_json(text)
   content.pop('__metadata__', None)
-  return {name: _column(8 + len(text), entry)
-          for name, entry in content.items()}
+  return {
+    name: _column(8 + len(text), entry) for name, entry in content.items()
+  }
 
 
 def _column(start, entry):

@@ -12,7 +12,7 @@ from sana_jax.printable import printable
 from sana_jax.typing import Int
 
 _SIDES = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
-_RATIOS = (.25, .4, .5, .67, .8, 1, 1.25, 1.5, 2, 2.5, 4)
+_RATIOS = (0.25, 0.4, 0.5, 0.67, 0.8, 1, 1.25, 1.5, 2, 2.5, 4)
 _NAMED = 5
 _BAR, _NAME, _CAPTION, _ERROR = 40, 40, 70, 300  # Characters.
 
@@ -33,8 +33,10 @@ def description(source: DescribedSource, reads: int) -> Iterator[str]:
   scores = source.scores()
   scores = scores[np.isfinite(scores)]
   if len(scores):
-    yield (f'CLIP scores of {len(scores):,}: {scores.min():.1f} to '
-           f'{scores.max():.1f}, median {np.median(scores):.1f}')
+    yield (
+      f'CLIP scores of {len(scores):,}: {scores.min():.1f} to '
+      f'{scores.max():.1f}, median {np.median(scores):.1f}'
+    )
   yield from _read(source, reads)
 
 
@@ -73,15 +75,21 @@ def _read(source, reads):
     words.append(len(record['caption'].split()))
     texts.append(record['caption'])
   seconds = time.perf_counter() - start
-  yield (f'{len(indices):,} records read in {seconds:.2f} s '
-         f'({len(indices) / seconds:,.0f} / s), {len(bad)} bad')
+  yield (
+    f'{len(indices):,} records read in {seconds:.2f} s '
+    f'({len(indices) / seconds:,.0f} / s), {len(bad)} bad'
+  )
   yield from _named(bad)
   if words:
-    named = ', '.join(f'{printable(name, _NAME)} {count}'
-                      for name, count in names.most_common(_NAMED))
+    named = ', '.join(
+      f'{printable(name, _NAME)} {count}'
+      for name, count in names.most_common(_NAMED)
+    )
     more = f' and {len(names) - _NAMED:,} more' if len(names) > _NAMED else ''
-    yield (f'captions of {min(words)} to {max(words)} words, median '
-           f'{np.median(words):g}; by name: {named}{more}')
+    yield (
+      f'captions of {min(words)} to {max(words)} words, median '
+      f'{np.median(words):g}; by name: {named}{more}'
+    )
     yield from (f'  {printable(text[:_CAPTION])}' for text in texts[:3])
 
 

@@ -147,12 +147,16 @@ def beneath(folder: str) -> dict[str, tuple[int, str]]:
   system, root = _system(folder)
   root = root.rstrip('/')
   found = _reached(folder, system.find, root, detail=True)
-  return {name[len(root) + 1:]: stat for name, info in sorted(found.items())
-          if (stat := _stat(name, info))}
+  return {
+    name[len(root) + 1 :]: stat
+    for name, info in sorted(found.items())
+    if (stat := _stat(name, info))
+  }
 
 
-def expand(pattern: str, names: tuple[str, ...] = ()) -> dict[
-    str, tuple[int, str]]:
+def expand(
+  pattern: str, names: tuple[str, ...] = ()
+) -> dict[str, tuple[int, str]]:
   """The files that a pattern stands for: (size, version) by path, sorted.
 
   Args:
@@ -174,8 +178,12 @@ def expand(pattern: str, names: tuple[str, ...] = ()) -> dict[
       if not found and not _is_pattern(one):
         missing.append(one)
   if out and missing:
-    logging.warning('%d of %s are missing, the first is %s.', len(missing),
-                    pattern, missing[0])
+    logging.warning(
+      '%d of %s are missing, the first is %s.',
+      len(missing),
+      pattern,
+      missing[0],
+    )
     for one in missing:
       system, path = _system(one)
       out[_full(system, one, path)] = 0, ''
@@ -193,14 +201,16 @@ def braces(pattern: str) -> list[str]:
     if span:
       width = len(span[1]) if span[1].startswith('0') else 0
       numbers = range(int(span[1]), int(span[2]) + 1)
-      parts.append([f'{n:0{width}}' for n in numbers[:MOST + 1]])
+      parts.append([f'{n:0{width}}' for n in numbers[: MOST + 1]])
     elif part.startswith('{') and ',' in part and part.endswith('}'):
       parts.append(part[1:-1].split(','))
     else:
       parts.append([part])
   if math.prod(map(len, parts)) > MOST:
-    raise UserError(f'{pattern} stands for more than {MOST:,} files; set the '
-                    'data path to a pattern with * or to their folder.')
+    raise UserError(
+      f'{pattern} stands for more than {MOST:,} files; set the '
+      'data path to a pattern with * or to their folder.'
+    )
   return [''.join(choice) for choice in itertools.product(*parts)]
 
 
@@ -212,8 +222,11 @@ def _glob(pattern):
     found = {path: system.info(path)}
   else:
     found = {}
-  return {_full(system, pattern, name): stat
-          for name, info in found.items() if (stat := _stat(name, info))}
+  return {
+    _full(system, pattern, name): stat
+    for name, info in found.items()
+    if (stat := _stat(name, info))
+  }
 
 
 def _full(system, pattern, name):
@@ -238,8 +251,15 @@ def _stat(name, info):
 
 def _version(info):
   """What changes with the content, as far as the place says."""
-  for key in ('ETag', 'etag', 'md5Hash', 'blob_id', 'mtime', 'LastModified',
-              'created'):
+  for key in (
+    'ETag',
+    'etag',
+    'md5Hash',
+    'blob_id',
+    'mtime',
+    'LastModified',
+    'created',
+  ):
     if info.get(key) is not None:
       return str(info[key])
   return ''
@@ -255,19 +275,24 @@ def _system(path):
     return LocalFileSystem(), LocalFileSystem._strip_protocol(path)
   protocol = path.partition('://')[0]
   if protocol not in _PROTOCOLS:
-    raise UserError(f'{printable(path, 200)} is in no place that data are read '
-                    'from; set the data path to a local one, gs://, s3:// or '
-                    'hf://.')
+    raise UserError(
+      f'{printable(path, 200)} is in no place that data are read '
+      'from; set the data path to a local one, gs://, s3:// or '
+      'hf://.'
+    )
   try:
     return url_to_fs(path)
   except ImportError as error:
     extra = _EXTRAS.get(protocol, 'train')
     raise UserError(
       f'{path} needs a package that is not installed ({_brief(error)}); '
-      f"install it with pip install 'sana_jax[{extra}]'.") from error
+      f"install it with pip install 'sana_jax[{extra}]'."
+    ) from error
   except ValueError as error:
-    raise UserError(f'{path} cannot be opened ({_brief(error)}); set the data '
-                    'path to a local one, gs://, s3:// or hf://.') from error
+    raise UserError(
+      f'{path} cannot be opened ({_brief(error)}); set the data '
+      'path to a local one, gs://, s3:// or hf://.'
+    ) from error
 
 
 def _reached(path, function, *args, **kwargs):
@@ -275,12 +300,15 @@ def _reached(path, function, *args, **kwargs):
   try:
     return function(*args, **kwargs)
   except FileNotFoundError:
-    raise UserError(f'{path} does not exist; set the data path to what '
-                    'does.') from None
+    raise UserError(
+      f'{path} does not exist; set the data path to what does.'
+    ) from None
   # A wrong bucket, key or repository has as many exceptions as libraries.
   except Exception as error:  # noqa: BLE001
-    raise UserError(f'{path} cannot be reached ({_brief(error)}); mend the '
-                    'data path, the connection or the credentials.') from error
+    raise UserError(
+      f'{path} cannot be reached ({_brief(error)}); mend the '
+      'data path, the connection or the credentials.'
+    ) from error
 
 
 def _as_os_error(path, function, *args, **kwargs):
@@ -296,4 +324,3 @@ def _as_os_error(path, function, *args, **kwargs):
 
 def _brief(error):
   return (str(error) or type(error).__name__).strip().splitlines()[0]
-

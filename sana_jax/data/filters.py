@@ -57,11 +57,11 @@ def reasons_to_drop(
     known = sizes.min(axis=1) > 0
     short, long = sizes.min(axis=1), sizes.max(axis=1)
   if min_size_px > 0:
-    out[f'a side shorter than {min_size_px} px'] = known & (
-      short < min_size_px)
+    out[f'a side shorter than {min_size_px} px'] = known & (short < min_size_px)
   if max_aspect_ratio > 0:
     out[f'an aspect ratio above {max_aspect_ratio:g}'] = known & (
-      long > max_aspect_ratio * short)
+      long > max_aspect_ratio * short
+    )
   return out
 
 
@@ -76,18 +76,22 @@ def kept(
   reasons = reasons_to_drop(
     source.sizes() if min_size_px or max_aspect_ratio else None,
     source.scores() if min_score else None,
-    min_score=min_score, min_size_px=min_size_px,
-    max_aspect_ratio=max_aspect_ratio)
+    min_score=min_score,
+    min_size_px=min_size_px,
+    max_aspect_ratio=max_aspect_ratio,
+  )
   if not reasons:
     return source
   dropped = np.any(list(reasons.values()), axis=0)
-  counts = ', '.join(f'{int(np.sum(which))} have {reason}'
-                     for reason, which in reasons.items())
+  counts = ', '.join(
+    f'{int(np.sum(which))} have {reason}' for reason, which in reasons.items()
+  )
   indices = np.flatnonzero(~dropped)
   if not len(indices):
     raise UserError(
       f'None of {len(source)} records is left: {counts}; lower '
       'config.data.min_score or config.data.min_size_px, or raise '
-      'config.data.max_aspect_ratio.')
+      'config.data.max_aspect_ratio.'
+    )
   logging.info('Kept %d of %d records: %s.', len(indices), len(source), counts)
   return Subset(source, indices)

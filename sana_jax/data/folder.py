@@ -54,8 +54,10 @@ class FolderSource:
       stem = posixpath.splitext(posixpath.basename(name))[0]
       self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
     if not self._pairs:
-      raise UserError(f'{self._root} holds no image with a caption; give '
-                      'each image a .txt or .json file of the same name.')
+      raise UserError(
+        f'{self._root} holds no image with a caption; give '
+        'each image a .txt or .json file of the same name.'
+      )
 
   def __len__(self) -> int:
     return len(self._pairs)
@@ -64,23 +66,27 @@ class FolderSource:
     name, caption = self._pairs[index]
     try:
       texts, scores = self._captions(caption)
-      return captions.record(
-        self._read(name), texts, scores, index, self._size)
+      return captions.record(self._read(name), texts, scores, index, self._size)
     except DAMAGED as error:
       raise BadRecord(name, _first_line(error)) from error
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) as stored, from the images' headers."""
     make = lambda: header_sizes(
-      lambda index, end: self._read(self._pairs[index][0], end), len(self))
+      lambda index, end: self._read(self._pairs[index][0], end), len(self)
+    )
     return remembered(self._cache, self._key('sizes'), make)['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
     """Of the captions in .json files; NaN elsewhere."""
+
     def make():
       found = in_threads(self._score, self._pairs)
-      return {'scores': np.asarray([score for score, _ in found], np.float32),
-              TROUBLE: np.sum([failed for _, failed in found])}
+      return {
+        'scores': np.asarray([score for score, _ in found], np.float32),
+        TROUBLE: np.sum([failed for _, failed in found]),
+      }
+
     return remembered(self._cache, self._key('scores'), make)['scores']
 
   def _score(self, pair):
@@ -104,31 +110,45 @@ class FolderSource:
     return files.read(f'{self._root}/{name}', 0, end)
 
   def _key(self, what):
-    return ['folder', what, self._root, [
-      [name, *self._files[name]] for pair in self._pairs for name in pair]]
+    return [
+      'folder',
+      what,
+      self._root,
+      [[name, *self._files[name]] for pair in self._pairs for name in pair],
+    ]
 
 
 def listing(path: str) -> dict[str, tuple[int, str]]:
   """(size, version) of the images and their captions, by short name."""
   found = _listed(path.rstrip('/'))
-  return {name: found[name]
-          for pair in _pairs(_image_names(path, found), found) for name in pair}
+  return {
+    name: found[name]
+    for pair in _pairs(_image_names(path, found), found)
+    for name in pair
+  }
 
 
 def _listed(root):
   if not files.is_folder(root):
-    raise UserError(f'{root} is not a folder; set the data path to a folder '
-                    'of images with captions.')
+    raise UserError(
+      f'{root} is not a folder; set the data path to a folder '
+      'of images with captions.'
+    )
   return files.beneath(root)
 
 
 def _image_names(root, found):
-  names = [name for name in found
-           if posixpath.splitext(name)[1].lower() in SUFFIXES
-           and not posixpath.basename(name).startswith('.')]
+  names = [
+    name
+    for name in found
+    if posixpath.splitext(name)[1].lower() in SUFFIXES
+    and not posixpath.basename(name).startswith('.')
+  ]
   if not names:
-    raise UserError(f'{root} holds no images; put {", ".join(SUFFIXES)} files '
-                    'in it or set the data path to another folder.')
+    raise UserError(
+      f'{root} holds no images; put {", ".join(SUFFIXES)} files '
+      'in it or set the data path to another folder.'
+    )
   return names
 
 
@@ -141,8 +161,10 @@ def _pairs(images, found):
 def _beside(name, found):
   """The file with the caption, or None."""
   stem = posixpath.splitext(name)[0]
-  return next((stem + suffix for suffix in ('.txt', '.json')
-               if stem + suffix in found), None)
+  return next(
+    (stem + suffix for suffix in ('.txt', '.json') if stem + suffix in found),
+    None,
+  )
 
 
 def _first_line(error):

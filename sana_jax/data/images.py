@@ -15,8 +15,14 @@ from sana_jax.typing import Image
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 # What Pillow and the standard library raise for damaged files.
-DAMAGED = (OSError, ValueError, EOFError, SyntaxError, RecursionError,
-           OverflowError)
+DAMAGED = (
+  OSError,
+  ValueError,
+  EOFError,
+  SyntaxError,
+  RecursionError,
+  OverflowError,
+)
 # Others hand bytes to further programs: EPS to Ghostscript, for one.
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
 # A small file may claim any size; above this, Pillow warns.
@@ -24,9 +30,15 @@ MOST_PIXELS = PilImage.MAX_IMAGE_PIXELS
 HEADER_BYTES = 2**16  # Holds the size, but behind the largest EXIF blocks.
 _ORIENTATION = 0x0112
 _FLIP = PilImage.Transpose
-_TURNS = {2: _FLIP.FLIP_LEFT_RIGHT, 3: _FLIP.ROTATE_180,
-          4: _FLIP.FLIP_TOP_BOTTOM, 5: _FLIP.TRANSPOSE, 6: _FLIP.ROTATE_270,
-          7: _FLIP.TRANSVERSE, 8: _FLIP.ROTATE_90}
+_TURNS = {
+  2: _FLIP.FLIP_LEFT_RIGHT,
+  3: _FLIP.ROTATE_180,
+  4: _FLIP.FLIP_TOP_BOTTOM,
+  5: _FLIP.TRANSPOSE,
+  6: _FLIP.ROTATE_270,
+  7: _FLIP.TRANSVERSE,
+  8: _FLIP.ROTATE_90,
+}
 _THREADS = 16  # Reading headers waits for the disk or the network.
 
 
@@ -50,8 +62,10 @@ def read_image(
 def _decoded(data, size):
   with _opened(data) as image:
     if image.width * image.height > MOST_PIXELS:
-      raise ValueError(f'it has {image.width:,} x {image.height:,} pixels; at '
-                       f'most {MOST_PIXELS:,} are read')
+      raise ValueError(
+        f'it has {image.width:,} x {image.height:,} pixels; at '
+        f'most {MOST_PIXELS:,} are read'
+      )
     image.load()
     # ImageOps.exif_transpose writes the EXIF anew, which may be damaged.
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
@@ -78,7 +92,8 @@ def header_size(data: bytes) -> tuple[int, int]:
       width, height = image.size
       # A PNG may have EXIF behind its pixels; asking for it decodes them.
       turned = (image.format == 'JPEG' or 'exif' in image.info) and (
-        image.getexif().get(_ORIENTATION) in (5, 6, 7, 8))
+        image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+      )
   # Decoders trip over damaged bytes in any way.
   except Exception:  # noqa: BLE001
     return 0, 0
@@ -92,7 +107,7 @@ def size_of(read: Callable[[int | None], bytes]) -> tuple[int, int]:
 
 
 def size_today(
-  read: Callable[[int | None], bytes]
+  read: Callable[[int | None], bytes],
 ) -> tuple[tuple[int, int], bool]:
   """(size_of, whether it is unknown because reading failed)."""
   try:
@@ -115,7 +130,11 @@ def header_sizes(
   TROUBLE counts those that could not be read.
   """
   found = in_threads(
-    lambda index: size_today(lambda end: read(index, end)), range(count))
-  return {'sizes': np.asarray([size for size, _ in found],
-                              np.int32).reshape(count, 2),
-          TROUBLE: np.sum([failed for _, failed in found], dtype=int)}
+    lambda index: size_today(lambda end: read(index, end)), range(count)
+  )
+  return {
+    'sizes': np.asarray([size for size, _ in found], np.int32).reshape(
+      count, 2
+    ),
+    TROUBLE: np.sum([failed for _, failed in found], dtype=int),
+  }

@@ -41,25 +41,30 @@ class Bucketed:
     self, buckets: Sequence[Int[np.ndarray, '_']], batch_size: int, seed: int
   ):
     """Args:
-      buckets: the records of each; empty ones are never chosen.
-      batch_size: of all hosts together.
-      seed: of the order of records, and of buckets.
+    buckets: the records of each; empty ones are never chosen.
+    batch_size: of all hosts together.
+    seed: of the order of records, and of buckets.
     """
     if batch_size < 1:
-      raise UserError(f'batch_size={batch_size} is not positive; set it to 1 '
-                      'or more examples.')
+      raise UserError(
+        f'batch_size={batch_size} is not positive; set it to 1 '
+        'or more examples.'
+      )
     sizes = [len(members) for members in buckets]
     if not sum(sizes):
-      raise UserError('The data source is empty; set the data path to one with '
-                      'records.')
+      raise UserError(
+        'The data source is empty; set the data path to one with records.'
+      )
     self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
     self._orders = [
       grain.MapDataset.range(n).shuffle(_grain_seed(seed, i)).repeat()
-      for i, n in enumerate(sizes)]
+      for i, n in enumerate(sizes)
+    ]
     self._schedule = self._turns = None
     if sum(n > 0 for n in sizes) > 1:
       self._schedule = np.random.default_rng((seed, 1)).permutation(
-        np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+      )
       self._turns = _ranks(self._schedule, sizes)
     self._only = int(np.argmax(sizes))
 

@@ -65,12 +65,15 @@ class Columns:
   def check(self) -> None:
     """Raises UserError unless each score has its caption."""
     if not self.texts:
-      raise UserError(f'config.data.columns.captions={self.captions!r} names '
-                      'no column; set it to those of the captions.')
+      raise UserError(
+        f'config.data.columns.captions={self.captions!r} names '
+        'no column; set it to those of the captions.'
+      )
     if len(self.numbers) < (count := len(_split(self.scores))):
       raise UserError(
         f'config.data.columns.scores={self.scores!r} names {count} columns for '
-        f'{len(self.texts)} of captions; name one for each, in their order.')
+        f'{len(self.texts)} of captions; name one for each, in their order.'
+      )
 
   def needed(self) -> list[str]:
     return [self.image, *self.texts, *_split(self.scores)]
@@ -97,13 +100,16 @@ class ParquetSource:
     self._wanted.check()
     self._files = files.expand(path, NAMES)
     if not self._files:
-      raise UserError(f'{path} matches no file; set the data path to Parquet '
-                      "files like 'data/*.parquet' or to their folder.")
+      raise UserError(
+        f'{path} matches no file; set the data path to Parquet '
+        "files like 'data/*.parquet' or to their folder."
+      )
     self._footers = {}
     shapes = in_threads(self._shape, self._files)
     self.bad = BadRecords(
       max(sum(sum(groups) for groups, _, _ in shapes), len(shapes)),
-      max_bad_fraction)
+      max_bad_fraction,
+    )
     self._groups = []  # (file, row group), each of so many rows:
     rows = []
     self.bad.saw_good(sum(sum(groups) for groups, _, _ in shapes))
@@ -127,7 +133,8 @@ class ParquetSource:
       columns = self._group(group)
       named, scores = self._captions(columns, row)
       return captions.record(
-        self._image(group, columns, row), named, scores, index, self._size)
+        self._image(group, columns, row), named, scores, index, self._size
+      )
     except _DAMAGED as error:
       raise BadRecord(self._name(group, row), _reason(error)) from error
 
@@ -142,8 +149,11 @@ class ParquetSource:
   def _metadata(self):
     def make():
       parts = in_threads(self._group_metadata, range(len(self._groups)))
-      return {name: np.concatenate([part[name] for part in parts])
-              for name in ('sizes', 'scores', TROUBLE)}
+      return {
+        name: np.concatenate([part[name] for part in parts])
+        for name in ('sizes', 'scores', TROUBLE)
+      }
+
     # Files that could not be opened today may be there tomorrow.
     used = {name: self._files[name] for name, _ in self._groups}
     key = ['parquet', used, dataclasses.asdict(self._wanted)]
@@ -159,30 +169,46 @@ class ParquetSource:
       present = footer.schema.to_arrow_schema().names
       told = set(sides) <= set(present)
       columns = self._read_group(
-        group, [*wanted.numbers, *(sides if told else [wanted.image])])
-      scores = {name: columns[column].floats()
-                for column, name in wanted.numbers.items()}
+        group, [*wanted.numbers, *(sides if told else [wanted.image])]
+      )
+      scores = {
+        name: columns[column].floats()
+        for column, name in wanted.numbers.items()
+      }
       if told:
         sizes = np.stack([columns[side].floats() for side in sides], axis=1)
       else:
-        sizes, trouble = zip(*(size_today(lambda end, row=row: self._image(
-          group, columns, row, end)) for row in range(rows)))
+        sizes, trouble = zip(
+          *(
+            size_today(
+              lambda end, row=row: self._image(group, columns, row, end)
+            )
+            for row in range(rows)
+          )
+        )
     except _DAMAGED as error:
       sizes, scores = np.zeros((rows, 2)), {}
       trouble = [isinstance(error, _Unreached)]
     sizes = np.nan_to_num(np.asarray(sizes, np.float64).reshape(rows, 2))
-    return {'sizes': sizes.astype(np.int32),
-            'scores': _filter_scores(scores, rows),
-            TROUBLE: np.asarray(trouble)}
+    return {
+      'sizes': sizes.astype(np.int32),
+      'scores': _filter_scores(scores, rows),
+      TROUBLE: np.asarray(trouble),
+    }
 
   def _captions(self, columns, row):
-    named = {name: columns[column][row]
-             for column, name in self._wanted.names.items()}
+    named = {
+      name: columns[column][row] for column, name in self._wanted.names.items()
+    }
     return captions.usable(named), self._scores(columns, row)
 
   def _scores(self, columns, row):
-    return captions.numbers({name: columns[column][row] for column, name
-                             in self._wanted.numbers.items()})
+    return captions.numbers(
+      {
+        name: columns[column][row]
+        for column, name in self._wanted.numbers.items()
+      }
+    )
 
   def _image(self, group, columns, row, end=None):
     value = columns[self._wanted.image][row]
@@ -213,7 +239,9 @@ class ParquetSource:
     path, number = self._groups[group]
     with _reading(path) as file:
       table = parquet.ParquetFile(
-        file, metadata=self._footers[path], pre_buffer=True,
+        file,
+        metadata=self._footers[path],
+        pre_buffer=True,
       ).read_row_group(number, columns=names)
     return {name: _Lazy(table[name]) for name in names}
 
@@ -228,10 +256,14 @@ class ParquetSource:
     if missing := sorted(set(self._wanted.needed()) - set(present)):
       raise UserError(
         f'{path} has no column {", ".join(missing)}; it has '
-        f'{", ".join(present)}: set config.data.columns to those.')
+        f'{", ".join(present)}: set config.data.columns to those.'
+      )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    return ([group.num_rows for group in groups],
-            max((group.total_byte_size for group in groups), default=0), '')
+    return (
+      [group.num_rows for group in groups],
+      max((group.total_byte_size for group in groups), default=0),
+      '',
+    )
 
   def _place(self, index):
     if not 0 <= index < len(self):
@@ -303,7 +335,9 @@ def _warn_of_large_groups(largest):
   if largest > _LARGE_GROUP:
     logging.warning(
       'A row group has %d MB, and reading a record at random reads one; write '
-      'the Parquet files with a smaller row_group_size.', largest // 2**20)
+      'the Parquet files with a smaller row_group_size.',
+      largest // 2**20,
+    )
 
 
 def _split(names):

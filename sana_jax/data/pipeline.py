@@ -60,8 +60,9 @@ def batches(
 
   def load(step, row):
     for record in itertools.chain(
-        [order.record(step, row)],
-        (order.substitute(step, row, i) for i in range(_ATTEMPTS))):
+      [order.record(step, row)],
+      (order.substitute(step, row, i) for i in range(_ATTEMPTS)),
+    ):
       try:
         example = read(record, step)
         if map_fn is not None:
@@ -75,13 +76,15 @@ def batches(
       else:
         bad.saw_good()
         return example
-    raise UserError(f'{_ATTEMPTS} records in a row are bad ({bad.last}); mend '
-                    'or remove them.')
+    raise UserError(
+      f'{_ATTEMPTS} records in a row are bad ({bad.last}); mend or remove them.'
+    )
 
   def batch(step):
     examples = [load(step, row) for row in rows]
     return jax.tree.map(lambda *x: np.stack(x), *examples)
 
   threads = grain.ReadOptions(
-    num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    num_threads=num_threads, prefetch_buffer_size=2 * num_threads
+  )
   return grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(threads)

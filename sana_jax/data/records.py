@@ -6,7 +6,7 @@ from absl import logging
 
 from sana_jax.errors import UserError
 
-MAX_BAD_FRACTION = .05
+MAX_BAD_FRACTION = 0.05
 # What sources and transforms raise for damaged data, if they do not say more.
 DAMAGED = (ValueError, OSError, EOFError, SyntaxError, LookupError)
 # Of a large source, so many records are read before a share is a verdict.
@@ -32,8 +32,10 @@ class BadRecords:
 
   def __init__(self, total: int, max_fraction: float = MAX_BAD_FRACTION):
     if not 0 <= max_fraction <= 1:
-      raise UserError(f'max_bad_fraction={max_fraction} is not a fraction; '
-                      'set it to 0 (no bad record) up to 1 (any number).')
+      raise UserError(
+        f'max_bad_fraction={max_fraction} is not a fraction; '
+        'set it to 0 (no bad record) up to 1 (any number).'
+      )
     self.reasons: dict[str, str] = {}
     self._total = total
     self._max_fraction = max_fraction
@@ -64,12 +66,16 @@ class BadRecords:
         raise UserError(self._complaint(base))
 
   def _complaint(self, base):
-    named = [f'{name} ({reason})' for name, reason in
-             list(self.reasons.items())[:_NAMED]]
+    named = [
+      f'{name} ({reason})'
+      for name, reason in list(self.reasons.items())[:_NAMED]
+    ]
     more = len(self.reasons) - len(named)
     if more:
       named.append(f'and {more} more')
-    return (f'{len(self.reasons)} of {base} records are bad, more than '
-            f'max_bad_fraction={self._max_fraction} allows: '
-            f'{", ".join(named)}; mend or remove them, or raise '
-            'data.max_bad_fraction.')
+    return (
+      f'{len(self.reasons)} of {base} records are bad, more than '
+      f'max_bad_fraction={self._max_fraction} allows: '
+      f'{", ".join(named)}; mend or remove them, or raise '
+      'data.max_bad_fraction.'
+    )

@@ -49,8 +49,12 @@ def remembered(
     try:
       _write(path, arrays)
     except OSError as error:
-      logging.warning('%s cannot be written (%s); the data will be scanned '
-                      'again the next time.', path, error)
+      logging.warning(
+        '%s cannot be written (%s); the data will be scanned '
+        'again the next time.',
+        path,
+        error,
+      )
   return arrays
 
 
@@ -59,8 +63,11 @@ def _told(arrays):
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
   trouble = int(np.sum(arrays.pop(TROUBLE, 0)))
   if trouble:
-    logging.warning('%d reads failed; what they would tell is unknown for now '
-                    'and asked for again at the next start.', trouble)
+    logging.warning(
+      '%d reads failed; what they would tell is unknown for now '
+      'and asked for again at the next start.',
+      trouble,
+    )
   return arrays, trouble
 
 

@@ -83,36 +83,49 @@ def open_source(
   is kept in `cache`.
   """
   if size is not None and size < 1:
-    raise UserError(f'size={size} is not an image size; set it to the side '
-                    'in pixels, at least 1.')
+    raise UserError(
+      f'size={size} is not an image size; set it to the side '
+      'in pixels, at least 1.'
+    )
   limits = dict(max_bad_fraction=max_bad_fraction, cache=cache)
   match kind:  # What takes seconds to import is imported if it is used.
     case 'shapes':
       if size is None:
-        raise UserError('size=None is for images as they are stored, and '
-                        'shapes are drawn at one; set it.')
+        raise UserError(
+          'size=None is for images as they are stored, and '
+          'shapes are drawn at one; set it.'
+        )
       from sana_jax.data.shapes import builder
-      source = TfdsSource(builder.prepare(
-        path, size, train_examples, seed), split, size, cache)
+
+      source = TfdsSource(
+        builder.prepare(path, size, train_examples, seed), split, size, cache
+      )
     case 'tfds':
       source = TfdsSource(prepared(path), split, size, cache)
     case 'folder':
       source = folder.FolderSource(path, size, **limits)
     case 'webdataset':
       from sana_jax.data.webdataset import WebDatasetSource
+
       source = WebDatasetSource(path, size, **limits)
     case 'parquet':
       from sana_jax.data.parquet import Columns, ParquetSource
+
       source = ParquetSource(path, size, Columns(**(columns or {})), **limits)
     case 'arrayrecord':
       from sana_jax.data.arrayrecord import ArrayRecordSource
+
       source = ArrayRecordSource(path, size, **limits)
     case _:
-      raise UserError(f'Source {kind!r} is unknown; choose one of '
-                      f'{", ".join(KINDS)}.')
+      raise UserError(
+        f'Source {kind!r} is unknown; choose one of {", ".join(KINDS)}.'
+      )
   source = filters.kept(
-    source, min_score=min_score, min_size_px=min_size_px,
-    max_aspect_ratio=max_aspect_ratio)
+    source,
+    min_score=min_score,
+    min_size_px=min_size_px,
+    max_aspect_ratio=max_aspect_ratio,
+  )
   return captions.Captioned(source, rule or captions.CaptionRule(), seed)
 
 
@@ -128,11 +141,14 @@ def listing(kind: str, path: str | os.PathLike) -> dict[str, tuple[int, str]]:
       return folder.listing(path)
     case 'webdataset':
       from sana_jax.data import webdataset
+
       return webdataset.listing(path)
     case 'parquet':
       from sana_jax.data import parquet
+
       return files.expand(path, parquet.NAMES)
     case 'arrayrecord':
       from sana_jax.data import arrayrecord
+
       return files.expand(path, arrayrecord.NAMES)
   return files.expand(path, ('*.json', '*-of-*'))  # Prepared by TFDS.

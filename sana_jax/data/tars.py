@@ -54,11 +54,19 @@ def scan(path: str) -> dict[str, np.ndarray]:
       for key, kind, member in _members(file):
         _add(samples.setdefault(key, _Sample()), kind, member, file)
   # tarfile recurses into headers of headers, and reads what they promise.
-  except (tarfile.TarError, RecursionError, MemoryError, OverflowError,
-          ValueError) as error:
+  except (
+    tarfile.TarError,
+    RecursionError,
+    MemoryError,
+    OverflowError,
+    ValueError,
+  ) as error:
     error = str(error) or type(error).__name__
-    broken = f'{error}, after {len(samples)} samples' if samples else (
-      f'no tar, or a compressed one ({error})')
+    broken = (
+      f'{error}, after {len(samples)} samples'
+      if samples
+      else (f'no tar, or a compressed one ({error})')
+    )
   return _columns(samples, broken)
 
 
@@ -70,16 +78,20 @@ def empty(reason: str) -> dict[str, np.ndarray]:
 def _columns(samples, broken):
   rows = list(samples.values())
   column = lambda name, kind, *shape: np.asarray(
-    [getattr(row, name) for row in rows], kind).reshape(len(rows), *shape)
+    [getattr(row, name) for row in rows], kind
+  ).reshape(len(rows), *shape)
   sizes = column('told', np.int32, 2)
   unknown = ~sizes.all(axis=1)
   sizes[unknown] = column('size', np.int32, 2)[unknown]
-  return {'keys': np.asarray([os.fsencode(key) for key in samples], 'S'),
-          'image': column('image', np.int64, 2),
-          'text': column('text', np.int64, 2),
-          'is_json': np.asarray([row.kind == 'json' for row in rows], bool),
-          'sizes': sizes, 'scores': column('score', np.float32),
-          'broken': np.asarray(broken)}
+  return {
+    'keys': np.asarray([os.fsencode(key) for key in samples], 'S'),
+    'image': column('image', np.int64, 2),
+    'text': column('text', np.int64, 2),
+    'is_json': np.asarray([row.kind == 'json' for row in rows], bool),
+    'sizes': sizes,
+    'scores': column('score', np.float32),
+    'broken': np.asarray(broken),
+  }
 
 
 def _members(file) -> Iterator[tuple[str, str, tarfile.TarInfo]]:

@@ -21,47 +21,70 @@ _DAMAGED = (*DAMAGED, RuntimeError, AttributeError)
 
 
 # A name of another module would be imported, and run.
-_FEATURES = tuple(f'tensorflow_datasets.core.features.{name}' for name in (
-  'features_dict.FeaturesDict', 'image_feature.Image', 'text_feature.Text',
-  'tensor_feature.Tensor', 'scalar.Scalar', 'class_label_feature.ClassLabel',
-  'sequence_feature.Sequence', 'bounding_boxes.BBoxFeature',
-  'labeled_image.LabeledImage'))
+_FEATURES = tuple(
+  f'tensorflow_datasets.core.features.{name}'
+  for name in (
+    'features_dict.FeaturesDict',
+    'image_feature.Image',
+    'text_feature.Text',
+    'tensor_feature.Tensor',
+    'scalar.Scalar',
+    'class_label_feature.ClassLabel',
+    'sequence_feature.Sequence',
+    'bounding_boxes.BBoxFeature',
+    'labeled_image.LabeledImage',
+  )
+)
 
 
 class TfdsSource:
   """A prepared TFDS split; images are decoded by Pillow, not TensorFlow."""
 
   def __init__(
-    self, builder: Any, split: str, size: int | None,
+    self,
+    builder: Any,
+    split: str,
+    size: int | None,
     cache: str | os.PathLike | None = None,
   ):
     import tensorflow_datasets as tfds
+
     missing = {'image', 'caption'} - set(builder.info.features)
     if missing:
       raise UserError(
         f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
         f'; it has {", ".join(sorted(builder.info.features))}: choose data '
-        'with image and caption.')
+        'with image and caption.'
+      )
     if not isinstance(builder.info.features['image'], tfds.features.Image):
-      raise UserError(f'{builder.info.full_name} has the feature image as '
-                      f'{shown(builder.info.features["image"])}; choose data '
-                      'whose image is an Image.')
+      raise UserError(
+        f'{builder.info.full_name} has the feature image as '
+        f'{shown(builder.info.features["image"])}; choose data '
+        'whose image is an Image.'
+      )
     name = split.split('[')[0]
     if name not in builder.info.splits:
-      raise UserError(f'split={split!r} is not in {builder.info.full_name}; '
-                      f'choose one of {", ".join(builder.info.splits)}.')
+      raise UserError(
+        f'split={split!r} is not in {builder.info.full_name}; '
+        f'choose one of {", ".join(builder.info.splits)}.'
+      )
     self._name = f'{builder.info.full_name} {split}'
     self._size, self._cache = size, cache
     self._shape = builder.info.features['image'].shape
-    self._key = [str(builder.data_path), split, builder.info.splits[
-      name].num_bytes]
+    self._key = [
+      str(builder.data_path),
+      split,
+      builder.info.splits[name].num_bytes,
+    ]
     try:
       self._records = builder.as_data_source(
-        split=split, decoders={'image': tfds.decode.SkipDecoding()})
+        split=split, decoders={'image': tfds.decode.SkipDecoding()}
+      )
     except Exception as error:  # TFDS trips over damaged files in any way.
       raise UserError(
         f'{self._name} cannot be opened ({shown(str(error))}); choose data '
-        'that TFDS has prepared as ArrayRecord.') from error
+        'that TFDS has prepared as ArrayRecord.'
+      ) from error
 
   def __len__(self) -> int:
     return len(self._records)
@@ -105,21 +128,28 @@ class TfdsSource:
 def prepared(path: str | os.PathLike) -> Any:
   """The builder of a version folder."""
   import tensorflow_datasets as tfds
+
   path = os.fspath(path)
   if not os.path.exists(os.path.join(path, 'features.json')):
-    raise UserError(f'{path} is no prepared TFDS data set; set the data path '
-                    'to the folder that holds its features.json.')
+    raise UserError(
+      f'{path} is no prepared TFDS data set; set the data path '
+      'to the folder that holds its features.json.'
+    )
   features = os.path.join(path, 'features.json')
   for name in _classes(read_json(features, most=2**24)):
     if name not in _FEATURES:
-      raise UserError(f'{features} names the feature {shown(name)}, which is '
-                      'not loaded: allowed are those of TFDS for images, texts '
-                      'and numbers.')
+      raise UserError(
+        f'{features} names the feature {shown(name)}, which is '
+        'not loaded: allowed are those of TFDS for images, texts '
+        'and numbers.'
+      )
   try:
     return tfds.builder_from_directory(path)
   except Exception as error:  # TFDS trips over damaged files in any way.
-    raise UserError(f'{path} cannot be read as a prepared TFDS data set '
-                    f'({shown(str(error))}); prepare it again.') from error
+    raise UserError(
+      f'{path} cannot be read as a prepared TFDS data set '
+      f'({shown(str(error))}); prepare it again.'
+    ) from error
 
 
 def _classes(value: Any) -> Iterator[Any]:
@@ -127,7 +157,8 @@ def _classes(value: Any) -> Iterator[Any]:
   if isinstance(value, dict):
     for key, child in value.items():
       if key in ('pythonClassName', 'python_class_name', 'type') and not (
-          isinstance(child, dict)):
+        isinstance(child, dict)
+      ):
         yield child
       yield from _classes(child)
   elif isinstance(value, list):

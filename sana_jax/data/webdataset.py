@@ -51,14 +51,21 @@ class WebDatasetSource:
     self._names = list(shards)
     # Each process begins elsewhere: those that share the cache share the work.
     order = random.sample(self._names, len(self._names))
-    columns = dict(zip(order, in_threads(
-      lambda shard: _columns(shard, shards[shard], beside[shard], cache),
-      order)))
+    columns = dict(
+      zip(
+        order,
+        in_threads(
+          lambda shard: _columns(shard, shards[shard], beside[shard], cache),
+          order,
+        ),
+      )
+    )
     self._columns = [columns[name] for name in self._names]
     total = sum(len(columns['keys']) for columns in self._columns)
     self.bad = BadRecords(max(total, len(shards)), max_bad_fraction)
-    self._rows = [np.flatnonzero(_has_image(c) & _has_text(c))
-                  for c in self._columns]
+    self._rows = [
+      np.flatnonzero(_has_image(c) & _has_text(c)) for c in self._columns
+    ]
     self.bad.saw_good(sum(map(len, self._rows)))
     for shard, name in enumerate(self._names):
       self._count_bad(shard, promised.get(name))
@@ -66,7 +73,8 @@ class WebDatasetSource:
     if not len(self):
       raise UserError(
         f'{path} holds no sample with an image and a caption; shards need a '
-        '.jpg, .png or .webp and a .txt or .json of the same name.')
+        '.jpg, .png or .webp and a .txt or .json of the same name.'
+      )
 
   def __len__(self) -> int:
     return int(self._starts[-1])
@@ -75,8 +83,9 @@ class WebDatasetSource:
     shard, row = self._place(int(index))
     columns = self._columns[shard]
     try:
-      text, image = self._read(shard, columns['text'][row],
-                               columns['image'][row])
+      text, image = self._read(
+        shard, columns['text'][row], columns['image'][row]
+      )
       named, scores = _captions(columns, row, text)
       return captions.record(image, named, scores, index, self._size)
     except DAMAGED as error:
@@ -93,8 +102,9 @@ class WebDatasetSource:
     return np.where(np.isnan(more), own, more)
 
   def _column(self, name):
-    return np.concatenate([columns[name][rows] for columns, rows in zip(
-      self._columns, self._rows)])
+    return np.concatenate(
+      [columns[name][rows] for columns, rows in zip(self._columns, self._rows)]
+    )
 
   def _place(self, index):
     if not 0 <= index < len(self):
@@ -114,7 +124,8 @@ class WebDatasetSource:
       self.bad.add(BadRecord(name, broken))
     elif promised not in (None, found):
       logging.warning(
-        '%s holds %d samples; %s says %d.', name, found, wids.META, promised)
+        '%s holds %d samples; %s says %d.', name, found, wids.META, promised
+      )
     for row in np.flatnonzero(~_has_image(columns)):
       self.bad.add(BadRecord(self._name(shard, row), 'no image'))
     for row in np.flatnonzero(_has_image(columns) & ~_has_text(columns)):
@@ -123,16 +134,21 @@ class WebDatasetSource:
   def _read(self, shard, *places):
     """The bytes of both files, by one read if they are neighbours."""
     path = self._names[shard]
-    used = [(int(start), int(start + length)) for start, length in places
-            if length]
+    used = [
+      (int(start), int(start + length)) for start, length in places if length
+    ]
     first, last = min(used), max(used)
     if last[0] - first[1] <= _GAP:
       data, origin = files.read(path, first[0], last[1]), first[0]
-      parts = [data[max(start - origin, 0):start - origin + length]
-               for start, length in places]
+      parts = [
+        data[max(start - origin, 0) : start - origin + length]
+        for start, length in places
+      ]
     else:
-      parts = [files.read(path, int(start), int(start + length))
-               for start, length in places]
+      parts = [
+        files.read(path, int(start), int(start + length))
+        for start, length in places
+      ]
     for part, (_, length) in zip(parts, places):
       if len(part) < length:
         raise ValueError(f'the tar ends {length - len(part)} bytes too early')
@@ -157,7 +173,7 @@ def _has_text(columns):
 
 def _captions(columns, row, text):
   """(captions, scores) of a sample's own file and of the sidecars."""
-  start, end = columns['more_at'][row:row + 2]
+  start, end = columns['more_at'][row : row + 2]
   more = parse_json(columns['more'][start:end].tobytes()) if end > start else {}
   scores = more.get('scores', {})
   if columns['is_json'][row]:
@@ -174,8 +190,11 @@ def _captions(columns, row, text):
 def _shards(path):
   """((size, version) by path, promised samples by path)."""
   listed = path if path.endswith('.json') else ''
-  if not listed and not path.endswith('.tar') and files.exists(
-      meta := f'{path.rstrip("/")}/{wids.META}'):
+  if (
+    not listed
+    and not path.endswith('.tar')
+    and files.exists(meta := f'{path.rstrip("/")}/{wids.META}')
+  ):
     listed = meta
   if not listed:
     promised, found = {}, files.expand(path, ('*.tar',))
@@ -183,12 +202,15 @@ def _shards(path):
     promised = wids.shard_list(listed)
     stats = in_threads(lambda shard: files.expand(shard).values(), promised)
     # One that is missing is a bad record, not the end.
-    found = {shard: next(iter(stat), (0, ''))
-             for shard, stat in zip(promised, stats)}
+    found = {
+      shard: next(iter(stat), (0, '')) for shard, stat in zip(promised, stats)
+    }
   if not found:
-    raise UserError(f'{path} matches no tar; set the data path to tars like '
-                    "'data/{0000..0099}.tar', to their folder or to a "
-                    f'{wids.META}.')
+    raise UserError(
+      f'{path} matches no tar; set the data path to tars like '
+      "'data/{0000..0099}.tar', to their folder or to a "
+      f'{wids.META}.'
+    )
   return found, promised
 
 
@@ -196,18 +218,25 @@ def _beside(shards):
   """The sidecars of each shard: (size, version) by path."""
   out = {shard: {} for shard in shards}
   for folder in sorted({posixpath.dirname(shard) for shard in shards}):
-    here = {posixpath.basename(path): stat for path, stat in
-            files.expand(f'{folder or "."}/*.json').items()}
-    mine = [posixpath.basename(shard) for shard in shards
-            if posixpath.dirname(shard) == folder]
+    here = {
+      posixpath.basename(path): stat
+      for path, stat in files.expand(f'{folder or "."}/*.json').items()
+    }
+    mine = [
+      posixpath.basename(shard)
+      for shard in shards
+      if posixpath.dirname(shard) == folder
+    ]
     for shard, names in wids.sidecars([*here, *mine]).items():
       out[posixpath.join(folder, shard)] = {
-        posixpath.join(folder, name): here[name] for name in names}
+        posixpath.join(folder, name): here[name] for name in names
+      }
   return out
 
 
 def _columns(shard, stat, beside, cache):
   """Of a shard's samples, sidecars included; remembered."""
+
   def make():
     logging.info('Reading through %s, once.', shard)
     columns = tars.scan(shard)

@@ -29,13 +29,23 @@ def shard_list(path: str) -> dict[str, int]:
   try:
     content = files.read_json(path)
     parts = [content, *content.get('datasets', [])]
-    shards = [(str(shard['url']), int(shard['nsamples']))
-              for part in parts for shard in part.get('shardlist', [])]
-  except (OSError, ValueError, KeyError, TypeError, AttributeError,
-          OverflowError) as error:
+    shards = [
+      (str(shard['url']), int(shard['nsamples']))
+      for part in parts
+      for shard in part.get('shardlist', [])
+    ]
+  except (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+  ) as error:
     raise UserError(
       f'{path} is no list of shards ({type(error).__name__}: {error}); it must '
-      "have a 'shardlist' of objects with 'url' and 'nsamples'.") from error
+      "have a 'shardlist' of objects with 'url' and 'nsamples'."
+    ) from error
   if not shards:
     raise UserError(f"{path} lists no shards; fill its 'shardlist'.")
   base = posixpath.dirname(path)
@@ -43,9 +53,12 @@ def shard_list(path: str) -> dict[str, int]:
     if files.is_remote(url) and _place(url) != _place(path):
       raise UserError(
         f'{path} lists {printable(url, 200)}, which is in another place; name '
-        'shards relative to the list.')
-  return {url if files.is_remote(url) else posixpath.join(base, url): count
-          for url, count in shards}
+        'shards relative to the list.'
+      )
+  return {
+    url if files.is_remote(url) else posixpath.join(base, url): count
+    for url, count in shards
+  }
 
 
 def _place(url):
@@ -65,8 +78,14 @@ def sidecars(names: Iterable[str]) -> dict[str, list[str]]:
     if stem == name or name == META:
       continue
     ends = [len(stem), *(m.start() for m in re.finditer('[_.-]', stem))]
-    owner = next((shard for end in sorted(ends, reverse=True)
-                  if (shard := f'{stem[:end]}.tar') in out), None)
+    owner = next(
+      (
+        shard
+        for end in sorted(ends, reverse=True)
+        if (shard := f'{stem[:end]}.tar') in out
+      ),
+      None,
+    )
     if owner:
       out[owner].append(name)
   return out
@@ -87,23 +106,33 @@ def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
     for key, named in content.items():
       if isinstance(named, dict):
         told.setdefault(str(key), {}).update(_sorted_out(named, told.get(key)))
-  texts = [json.dumps(told[key]).encode() if key in told else b''
-           for key in keys]
-  scores = [captions.filter_score(told.get(key, {}).get('scores', {}))
-            for key in keys]
-  return {'more': np.frombuffer(b''.join(texts), np.uint8),
-          'more_at': np.cumsum([0, *map(len, texts)]),
-          'more_scores': np.asarray(scores, np.float32), TROUBLE: trouble}
+  texts = [
+    json.dumps(told[key]).encode() if key in told else b'' for key in keys
+  ]
+  scores = [
+    captions.filter_score(told.get(key, {}).get('scores', {})) for key in keys
+  ]
+  return {
+    'more': np.frombuffer(b''.join(texts), np.uint8),
+    'more_at': np.cumsum([0, *map(len, texts)]),
+    'more_scores': np.asarray(scores, np.float32),
+    TROUBLE: trouble,
+  }
 
 
 def _sorted_out(named, before):
   """Texts are captions and numbers are scores, whatever the file's name."""
   before = before or {}
   numbers = captions.numbers(named)
-  texts = {name: text for name, text in captions.usable(named).items()
-           if name not in numbers}
-  return {'captions': before.get('captions', {}) | texts,
-          'scores': before.get('scores', {}) | numbers}
+  texts = {
+    name: text
+    for name, text in captions.usable(named).items()
+    if name not in numbers
+  }
+  return {
+    'captions': before.get('captions', {}) | texts,
+    'scores': before.get('scores', {}) | numbers,
+  }
 
 
 def _content(path):

@@ -56,7 +56,8 @@ class Denoiser:
   ) -> Condition:
     """A condition whose text is projected, once for any number of calls."""
     projected = self.module.apply(
-      _variables(params, adapters), text, method='project_text')
+      _variables(params, adapters), text, method='project_text'
+    )
     if guidance is not None:
       guidance = jnp.broadcast_to(jnp.float32(guidance), text.shape[:1])
     return Condition(projected, mask, guidance)
@@ -92,16 +93,30 @@ class Denoiser:
     if guidance is not None:
       guidance = guidance * module.guidance_embeds_scale
     out = module.apply(
-      _variables(params, adapters), flow_x.astype(module.dtype), timestep,
-      condition.text, condition.mask, guidance, control, perturbed,
-      tuple(features), method='evaluate')
+      _variables(params, adapters),
+      flow_x.astype(module.dtype),
+      timestep,
+      condition.text,
+      condition.mask,
+      guidance,
+      control,
+      perturbed,
+      tuple(features),
+      method='evaluate',
+    )
     # f32: bfloat16 would round what the path's conversion adds to it.
     v = out.velocity.astype(jnp.promote_types(x.dtype, jnp.float32))
     return Prediction(
-      x, t, path.velocity_from_flow(v, flow_x, flow_t), path, out.logvar,
-      out.features)
+      x,
+      t,
+      path.velocity_from_flow(v, flow_x, flow_t),
+      path,
+      out.logvar,
+      out.features,
+    )
 
 
 def _variables(params, adapters):
-  return {'params': params} | ({} if adapters is None else {
-    'adapters': adapters})
+  return {'params': params} | (
+    {} if adapters is None else {'adapters': adapters}
+  )

@@ -25,6 +25,7 @@ T = TypeVar('T')
 
 class Times(NamedTuple):
   """Training times: of the path, and as the model is given them."""
+
   t: Float[Array, 'b']  # In (0, 1); [0, 1) where discrete.
   timestep: Float[Array, 'b']  # 1000 t, an integer where discrete.
 
@@ -35,14 +36,14 @@ def shift_time(t: T, shift: float) -> T:
 
 
 def sample_times(
-    rng: PRNGKeyArray,
-    batch: int,
-    *,
-    density: str = 'logit_normal',
-    mean: float = 0.,
-    std: float = 1.,
-    shift: float = 1.,
-    discrete: bool = False,
+  rng: PRNGKeyArray,
+  batch: int,
+  *,
+  density: str = 'logit_normal',
+  mean: float = 0.0,
+  std: float = 1.0,
+  shift: float = 1.0,
+  discrete: bool = False,
 ) -> Times:
   """Draws a batch of training times.
 
@@ -67,7 +68,8 @@ def sample_times(
   else:
     raise UserError(
       f'The density of training times is {density!r}; allowed are '
-      "'logit_normal' and 'uniform' (key: density).")
+      "'logit_normal' and 'uniform' (key: density)."
+    )
   if discrete:
     return _from_table(u, shift)
   # Both ends are singular for someone: the sampler's log SNR, a loss weight.
@@ -90,4 +92,5 @@ def check_shift(shift: float) -> None:
   if not 0 < shift < float('inf'):
     raise UserError(
       f'The flow shift is {shift}; it must be positive and finite, for '
-      'example 3.0 at 1024 px (key: shift).')
+      'example 3.0 at 1024 px (key: shift).'
+    )

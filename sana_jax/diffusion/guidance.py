@@ -48,12 +48,12 @@ class Guidance:
   """
 
   scale: float = 4.5
-  interval: Sequence[float] = (0., 1.)
-  pag_scale: float = 0.
+  interval: Sequence[float] = (0.0, 1.0)
+  pag_scale: float = 0.0
   pag_layers: Sequence[int] = ()
-  pag_adaptive: float = 0.
+  pag_adaptive: float = 0.0
   apg_eta: float | None = None
-  apg_norm: float = 0.
+  apg_norm: float = 0.0
 
   def __post_init__(self):
     """Raises UserError for options that cannot be."""
@@ -63,11 +63,16 @@ class Guidance:
       if not 0 <= (value := getattr(self, name)) < float('inf'):
         raise UserError(
           f'guidance_{name} is {value}; it must be 0 or more.'
-          if name == 'scale' else f'{name} is {value}; it must be 0 or more.')
+          if name == 'scale'
+          else f'{name} is {value}; it must be 0 or more.'
+        )
     if len(self.interval) != 2 or not (
-        0 <= self.interval[0] < self.interval[1] <= 1):
-      raise UserError(f'The guidance interval is {self.interval}; it must be '
-                      'two times in [0, 1], the smaller one first.')
+      0 <= self.interval[0] < self.interval[1] <= 1
+    ):
+      raise UserError(
+        f'The guidance interval is {self.interval}; it must be '
+        'two times in [0, 1], the smaller one first.'
+      )
 
   @property
   def enabled(self) -> bool:
@@ -81,8 +86,10 @@ class Guidance:
 
 
 def guide(
-    model: Model, conditional: PyTree, unconditional: PyTree,
-    guidance: Guidance | float,
+  model: Model,
+  conditional: PyTree,
+  unconditional: PyTree,
+  guidance: Guidance | float,
 ) -> Predict:
   """Closes a model over its conditioning, guided.
 
@@ -96,19 +103,23 @@ def guide(
     guidance = Guidance(guidance)
 
   def predict(x, t, timestep):
-    return _guided(
-      model, conditional, unconditional, guidance, x, t, timestep)
+    return _guided(model, conditional, unconditional, guidance, x, t, timestep)
 
-  if not guidance.enabled or guidance.interval == (0., 1.):
+  if not guidance.enabled or guidance.interval == (0.0, 1.0):
     return predict
-  plain = dataclasses.replace(guidance, scale=1.)
-  low, high = (1000. * t for t in guidance.interval)
+  plain = dataclasses.replace(guidance, scale=1.0)
+  low, high = (1000.0 * t for t in guidance.interval)
 
   def within(x, t, timestep):
     return jax.lax.cond(
-      (low < timestep) & (timestep < high), predict,
+      (low < timestep) & (timestep < high),
+      predict,
       lambda *at: _guided(model, conditional, None, plain, *at),
-      x, t, timestep)
+      x,
+      t,
+      timestep,
+    )
+
   return within
 
 
@@ -119,13 +130,15 @@ def _guided(model, conditional, unconditional, guidance, x, t, timestep):
   count = len(conditions)
   more = {}
   if guidance.perturbs:
-    more['perturbed'] = jnp.repeat(
-      jnp.arange(count) == count - 1, x.shape[0])
+    more['perturbed'] = jnp.repeat(jnp.arange(count) == count - 1, x.shape[0])
   of_each = lambda time: jnp.broadcast_to(time, (count * x.shape[0],))
   prediction = model(
-    jnp.concatenate([x] * count), of_each(t),
+    jnp.concatenate([x] * count),
+    of_each(t),
     jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions),
-    timestep=of_each(timestep), **more)
+    timestep=of_each(timestep),
+    **more,
+  )
   path = prediction.path
   velocities = jnp.split(prediction.velocity(), count)
   c = velocities[guidance.enabled]
@@ -136,17 +149,20 @@ def _guided(model, conditional, unconditional, guidance, x, t, timestep):
       flow_x, flow_t = path.to_flow(x, t)
       u_and_c = (path.velocity_to_flow(y, x, t) for y in (velocities[0], c))
       v = path.velocity_from_flow(
-        project(*u_and_c, flow_x, timestep / 1000, guidance), flow_x, flow_t)
+        project(*u_and_c, flow_x, timestep / 1000, guidance), flow_x, flow_t
+      )
   if guidance.perturbs:
-    scale = jnp.maximum(guidance.pag_scale - guidance.pag_adaptive * (
-      1000 - timestep), 0)
+    scale = jnp.maximum(
+      guidance.pag_scale - guidance.pag_adaptive * (1000 - timestep), 0
+    )
     v = v + scale * (c - velocities[-1])
   return Prediction(x, t, v, path)
 
 
 def combine(
-    unconditional: Float[Array, '*x'], conditional: Float[Array, '*x'],
-    scale: float,
+  unconditional: Float[Array, '*x'],
+  conditional: Float[Array, '*x'],
+  scale: float,
 ) -> Float[Array, '*x']:
   """The guided prediction, in float32: bfloat16 would round the difference."""
   u, c = _float(unconditional), _float(conditional)
@@ -154,8 +170,11 @@ def combine(
 
 
 def project(
-    unconditional: Float[Array, 'b *x'], conditional: Float[Array, 'b *x'],
-    x: Float[Array, 'b *x'], time: Float[Array, ''], guidance: Guidance,
+  unconditional: Float[Array, 'b *x'],
+  conditional: Float[Array, 'b *x'],
+  x: Float[Array, 'b *x'],
+  time: Float[Array, ''],
+  guidance: Guidance,
 ) -> Float[Array, 'b *x']:
   """APG's velocity of the flow: CFG's update, less what saturates colours.
 
@@ -166,8 +185,9 @@ def project(
   clean = x - time * c
   update = time * (u - c)  # Of the clean images: conditional - unconditional.
   if guidance.apg_norm:
-    update *= jnp.minimum(1, guidance.apg_norm / jnp.maximum(
-      jnp.sqrt(_dot(update, update)), 1e-12))
+    update *= jnp.minimum(
+      1, guidance.apg_norm / jnp.maximum(jnp.sqrt(_dot(update, update)), 1e-12)
+    )
   along = _dot(update, clean) / jnp.maximum(_dot(clean, clean), 1e-12) * clean
   update = update - along + guidance.apg_eta * along
   return c - (guidance.scale - 1) * update / jnp.maximum(time, 1e-12)
@@ -180,4 +200,3 @@ def _dot(a, b):
 
 def _float(x: Array) -> Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-

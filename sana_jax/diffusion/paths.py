@@ -72,7 +72,7 @@ class Path(Protocol):
 class Flow:
   """Straight lines; see `Path`."""
 
-  scale = 1.
+  scale = 1.0
 
   def interpolate(self, data, noise, t):
     t = _like(t, data)
@@ -141,8 +141,10 @@ class TrigFlow:
 
   def to_flow(self, x, t):
     cos, sin = self._circle(t, x)
-    return (x / (self.sigma_data * (sin + cos)),
-            jnp.sin(t) / (jnp.sin(t) + jnp.cos(t)))
+    return (
+      x / (self.sigma_data * (sin + cos)),
+      jnp.sin(t) / (jnp.sin(t) + jnp.cos(t)),
+    )
 
   def from_flow(self, x, t):
     return self.sigma_data / _norm(_like(t, x)) * x, jnp.arctan2(t, 1 - t)
@@ -192,7 +194,7 @@ class Prediction(NamedTuple):
 
 def _norm(t):
   """Length of (t, 1 - t)."""
-  return jnp.sqrt(t**2 + (1 - t)**2)
+  return jnp.sqrt(t**2 + (1 - t) ** 2)
 
 
 def _like(t, x):

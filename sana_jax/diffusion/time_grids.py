@@ -15,6 +15,7 @@ from sana_jax.typing import Array, Float
 
 class TimeGrid(NamedTuple):
   """Times of a path, and as the model is given them at each step's start."""
+
   times: Float[np.ndarray, 'n+1'] | Float[Array, 'n+1']  # Falls to 0.
   timesteps: Float[np.ndarray, 'n'] | Float[Array, 'n']  # In [0, 1000].
   path: Path = Flow()
@@ -41,7 +42,8 @@ def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:
 
 
 def flow_euler_grid(
-    steps: int, shift: float, double_shift: bool = True) -> TimeGrid:
+  steps: int, shift: float, double_shift: bool = True
+) -> TimeGrid:
   """Evenly spaced from 1 to 0.001, then shifted; timesteps are not truncated.
 
   Args:
@@ -70,5 +72,6 @@ def _check(steps, shift):
   if steps < 1:
     raise UserError(
       f'The number of sampling steps is {steps}; it must be at least 1 '
-      '(key: steps).')
+      '(key: steps).'
+    )
   check_shift(shift)

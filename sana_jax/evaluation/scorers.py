@@ -25,17 +25,20 @@ def load(name: str) -> Callable:
   if not (module and colon and function):
     raise UserError(
       f'The scorer is {name!r}; allowed are {", ".join(SHIPPED)}, or '
-      'MODULE:FUNCTION for one of your own.')
+      'MODULE:FUNCTION for one of your own.'
+    )
   try:
     found = getattr(importlib.import_module(module), function, None)
   except Exception as e:  # Whatever that module does.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'The scorer {name} cannot be imported ({type(e).__name__}: {reason}); '
-      'its folder must be in PYTHONPATH.') from e
+      'its folder must be in PYTHONPATH.'
+    ) from e
   if not callable(found):
-    raise UserError(f'The scorer {name} cannot be used: {module} has no '
-                    f'function {function}.')
+    raise UserError(
+      f'The scorer {name} cannot be used: {module} has no function {function}.'
+    )
   is_judge(found)  # Raises where it is neither.
   return found
 

@@ -17,9 +17,9 @@ from sana_jax.data.shapes import PALETTE, SHAPES
 from sana_jax.data.shapes.render import outline_distance
 from sana_jax.typing import Bool, Float, Image
 
-FOREGROUND = 80.  # Distance in RGB from the background, of at most 441.
-MIN_AREA = .004  # Of the image: a third of the smallest star.
-MIN_OVERLAP = .72
+FOREGROUND = 80.0  # Distance in RGB from the background, of at most 441.
+MIN_AREA = 0.004  # Of the image: a third of the smallest star.
+MIN_OVERLAP = 0.72
 _COLORS = np.array(list(PALETTE.values()), np.float32)
 
 
@@ -39,8 +39,9 @@ def detect(image: Image) -> list[Detected]:
   """The square image's objects, those most like their shape first."""
   pixels = image.astype(np.float32)
   size = len(pixels)
-  border = np.concatenate([
-    pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+  border = np.concatenate(
+    [pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]]
+  )
   offset = pixels - np.median(border, axis=0)
   distance = np.sqrt((offset * offset).sum(-1))
   labels, _ = ndimage.label(distance > FOREGROUND)
@@ -54,9 +55,16 @@ def detect(image: Image) -> list[Detected]:
     color, share = _color_and_share(pixels[box], distance[box], inside)
     shape, (x, y, radius), overlap = _best_template(share)
     if overlap >= MIN_OVERLAP:
-      found.append(Detected(
-        shape, color, x=(x + box[1].start) / size, y=(y + box[0].start) / size,
-        radius=radius / size, overlap=overlap))
+      found.append(
+        Detected(
+          shape,
+          color,
+          x=(x + box[1].start) / size,
+          y=(y + box[0].start) / size,
+          radius=radius / size,
+          overlap=overlap,
+        )
+      )
   return sorted(found, key=lambda thing: -thing.overlap)
 
 
@@ -69,7 +77,7 @@ def _color_and_share(
   # The far half: antialiased and smeared edges do not vote.
   far = inside & (distance >= np.median(distance[inside]))
   color = np.median(pixels[far], axis=0)
-  nearest = int(((_COLORS - color)**2).sum(-1).argmin())
+  nearest = int(((_COLORS - color) ** 2).sum(-1).argmin())
   share = np.clip(distance / np.median(distance[far]), 0, 1)
   near = inside.copy()
   for axis in (0, 1):
@@ -79,19 +87,29 @@ def _color_and_share(
 
 
 def _best_template(
-  share: Float[np.ndarray, 'y x']
+  share: Float[np.ndarray, 'y x'],
 ) -> tuple[str, tuple[float, float, float], float]:
   """The shape, its x, y and radius in pixels, and the overlap."""
   area = share.sum()
-  x, y = np.arange(share.shape[1]) + .5, np.arange(share.shape[0])[:, None] + .5
+  x, y = (
+    np.arange(share.shape[1]) + 0.5,
+    np.arange(share.shape[0])[:, None] + 0.5,
+  )
   center_x, center_y = (share * x).sum() / area, (share * y).sum() / area
   best = None
   for shape in SHAPES:
     full_area, sink = _MOMENTS[shape]
     radius = np.sqrt(area / full_area)
     place = float(center_x), float(center_y - sink * radius), float(radius)
-    template = np.clip(.5 - radius * outline_distance(
-      shape, (x - place[0]) / radius, (y - place[1]) / radius), 0, 1)
+    template = np.clip(
+      0.5
+      - radius
+      * outline_distance(
+        shape, (x - place[0]) / radius, (y - place[1]) / radius
+      ),
+      0,
+      1,
+    )
     both = np.minimum(share, template).sum()
     overlap = float(both / (area + template.sum() - both))
     if best is None or overlap > best[-1]:
@@ -101,10 +119,12 @@ def _best_template(
 
 def _moments(shape: str) -> tuple[float, float]:
   """Area, and height of the centre of mass, where the box is 2 wide."""
-  line = (np.arange(400) + .5) / 200 - 1
+  line = (np.arange(400) + 0.5) / 200 - 1
   inside = outline_distance(shape, line, line[:, None]) < 0
-  return (float(inside.sum() / 200**2),
-          float((inside * line[:, None]).sum() / inside.sum()))
+  return (
+    float(inside.sum() / 200**2),
+    float((inside * line[:, None]).sum() / inside.sum()),
+  )
 
 
 _MOMENTS = {shape: _moments(shape) for shape in SHAPES}

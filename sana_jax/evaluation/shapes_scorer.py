@@ -17,16 +17,21 @@ from sana_jax.typing import Float, Images
 
 def score(prompts: Sequence[str], images: Images) -> Float[np.ndarray, 'b']:
   """The grade of each picture."""
-  return np.array([grade(read(prompt), detect(image))
-                   for prompt, image in zip(prompts, images)])
+  return np.array(
+    [
+      grade(read(prompt), detect(image))
+      for prompt, image in zip(prompts, images)
+    ]
+  )
 
 
 def read(prompt: str) -> Requirement:
   """What a prompt asks for; raises UserError for no caption of `shapes`."""
   if (asked := meaning(prompt)) is None:
     raise UserError(
-      f"The scorer shapes cannot read {prompt!r}; it reads captions such as "
-      "'a red circle left of a blue square' and 'three green stars'.")
+      f'The scorer shapes cannot read {prompt!r}; it reads captions such as '
+      "'a red circle left of a blue square' and 'three green stars'."
+    )
   return asked
 
 
@@ -43,17 +48,25 @@ def grade(requirement: Requirement, detected: Sequence[Detected]) -> float:
   wants = requirement.wants
   asked = sum(want.count for want in wants)
   detected = sorted(detected, key=lambda thing: -thing.overlap)
-  groups = [[thing for thing in detected if thing.shape == want.shape]
-            [:want.count] for want in wants]
+  groups = [
+    [thing for thing in detected if thing.shape == want.shape][: want.count]
+    for want in wants
+  ]
   shown = [thing for group in groups for thing in group]
   parts = [
     np.mean([len(g) / want.count for want, g in zip(wants, groups)]),
     asked / max(asked, len(detected)),
-    np.mean([thing.overlap for thing in shown]) if shown else 0.]
+    np.mean([thing.overlap for thing in shown]) if shown else 0.0,
+  ]
   if colored := [(want, g) for want, g in zip(wants, groups) if want.color]:
-    parts.append(np.mean([
-      sum(thing.color == want.color for thing in group) / want.count
-      for want, group in colored]))
+    parts.append(
+      np.mean(
+        [
+          sum(thing.color == want.color for thing in group) / want.count
+          for want, group in colored
+        ]
+      )
+    )
   if requirement.relation:
     parts.append(len(shown) == 2 and requirement.relation in relations(*shown))
   return float(follows(requirement, detected) + np.mean(parts)) / 2

@@ -26,7 +26,7 @@ from sana_jax.data.shapes import captions, KINDS, Requirement
 from sana_jax.evaluation.shapes_detector import detect, Detected
 from sana_jax.typing import UInt8
 
-POSITION_MARGIN = .1
+POSITION_MARGIN = 0.1
 # Against how many other prompts an image is scored for the chance level.
 CHANCE_ROUNDS = 32
 
@@ -57,12 +57,15 @@ def prompts(per_kind: int, seed: int = 0) -> list[Prompt]:
   """Held-out prompts of every kind; repeated only where there are too few."""
   chosen = []
   for number, kind in enumerate(KINDS):
-    everything = [Prompt(text, requirement)
-                  for requirement, texts in captions(kind, 'heldout')
-                  for text in texts]
+    everything = [
+      Prompt(text, requirement)
+      for requirement, texts in captions(kind, 'heldout')
+      for text in texts
+    ]
     order = np.random.default_rng((seed, number)).permutation(len(everything))
     chosen += itertools.islice(
-      itertools.cycle([everything[i] for i in order]), per_kind)
+      itertools.cycle([everything[i] for i in order]), per_kind
+    )
   return chosen
 
 
@@ -72,7 +75,7 @@ def follows(requirement: Requirement, detected: Sequence[Detected]) -> bool:
   groups = []
   for want in requirement.wants:
     same = [thing for thing in detected if thing.shape == want.shape]
-    group = same[:want.count]
+    group = same[: want.count]
     if len(group) < want.count:
       return False
     if requirement.kind == 'counting' and len(same) > want.count:
@@ -103,8 +106,12 @@ def relations(first: Detected, second: Detected) -> set[str]:
   if not clear.any():
     return set()
   dx, dy = clear / np.linalg.norm(offset)
-  sides = {'left of': dx < -.5, 'right of': dx > .5, 'above': dy < -.5,
-           'below': dy > .5}
+  sides = {
+    'left of': dx < -0.5,
+    'right of': dx > 0.5,
+    'above': dy < -0.5,
+    'below': dy > 0.5,
+  }
   return {side for side, holds in sides.items() if holds}
 
 
@@ -129,10 +136,13 @@ def score(
   for kind in KINDS:
     rows = [i for i, prompt in enumerate(prompts) if prompt.kind == kind]
     if rows:
-      scores[kind] = Score(*(float(x[rows].mean()) for x in (
-        right, strict, chance)), len(rows))
-  means = (float(np.mean([getattr(s, name) for s in scores.values()]))
-           for name in ('accuracy', 'strict', 'chance'))
+      scores[kind] = Score(
+        *(float(x[rows].mean()) for x in (right, strict, chance)), len(rows)
+      )
+  means = (
+    float(np.mean([getattr(s, name) for s in scores.values()]))
+    for name in ('accuracy', 'strict', 'chance')
+  )
   return scores | {'overall': Score(*means, len(prompts))}
 
 
@@ -153,8 +163,12 @@ def _chance(wants, found, rng):
 
 def table(scores: dict[str, Score]) -> str:
   """The scores as lines of text."""
-  lines = [f'{"kind":<12} {"score":>6} {"strict":>6} {"chance":>6} '
-           f'{"images":>6}']
-  lines += [f'{kind:<12} {s.accuracy:6.3f} {s.strict:6.3f} {s.chance:6.3f} '
-            f'{s.images:6d}' for kind, s in scores.items()]
+  lines = [
+    f'{"kind":<12} {"score":>6} {"strict":>6} {"chance":>6} {"images":>6}'
+  ]
+  lines += [
+    f'{kind:<12} {s.accuracy:6.3f} {s.strict:6.3f} {s.chance:6.3f} '
+    f'{s.images:6d}'
+    for kind, s in scores.items()
+  ]
   return '\n'.join(lines)

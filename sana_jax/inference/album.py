@@ -35,7 +35,8 @@ class Album:
     token = secrets.token_urlsafe(32)
     named = {file.name: file.content for file in files}
     self._sets[token] = _Set(
-      owner, time.monotonic(), named, sum(map(len, named.values())))
+      owner, time.monotonic(), named, sum(map(len, named.values()))
+    )
     size = sum(kept.size for kept in self._sets.values())
     # The newest stay, however large they are.
     for old in list(self._sets)[:-1]:

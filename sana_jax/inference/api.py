@@ -26,12 +26,18 @@ def endpoint(
   Args:
     defaults: values of keys that a request leaves out.
   """
+
   async def draw(request: Request) -> Response:
     try:
       asked = demo.check(
-        pipe, fields(parse_json(await request.body()), defaults), limits)
-      return JSONResponse(await _unless_gone(request, line.run(
-        lambda stop: _drawn(pipe, asked, limits, model, stop))))
+        pipe, fields(parse_json(await request.body()), defaults), limits
+      )
+      return JSONResponse(
+        await _unless_gone(
+          request,
+          line.run(lambda stop: _drawn(pipe, asked, limits, model, stop)),
+        )
+      )
     except Full as e:
       return _refusal(503, str(e), {'retry-after': '10'})
     except UserError as e:
@@ -40,8 +46,11 @@ def endpoint(
       return _refusal(503, 'The demo is ending.')
     except Exception as e:  # Its text may name files of this machine.
       logging.getLogger(__name__).error('%s failed', API, exc_info=e)
-      return _refusal(500, 'The picture could not be drawn; the log of the '
-                      'demo has the reason.')
+      return _refusal(
+        500,
+        'The picture could not be drawn; the log of the demo has the reason.',
+      )
+
   return draw
 
 
@@ -52,18 +61,26 @@ def fields(value: Mapping[str, Any], defaults: Asked) -> Asked:
   """
   unknown = sorted(set(value) - set(Asked._fields))
   if unknown:
-    raise UserError(f'Unknown key {printable(unknown[0], 60)!r}; allowed are '
-                    f'{", ".join(Asked._fields)}.')
+    raise UserError(
+      f'Unknown key {printable(unknown[0], 60)!r}; allowed are '
+      f'{", ".join(Asked._fields)}.'
+    )
   return defaults._replace(prompt=None)._replace(**value)
 
 
 def _drawn(pipe, asked, limits, model, stop):
   files, report = demo.drawn(pipe, asked, limits, model, stop)
   return {
-    'pictures': [{'name': file.name, 'caption': file.caption,
-                  'png': base64.b64encode(file.content).decode()}
-                 for file in files],
-    'report': report}
+    'pictures': [
+      {
+        'name': file.name,
+        'caption': file.caption,
+        'png': base64.b64encode(file.content).decode(),
+      }
+      for file in files
+    ],
+    'report': report,
+  }
 
 
 async def _unless_gone(request, drawing):
@@ -87,4 +104,3 @@ async def _gone(receive):
 
 def _refusal(status, sentence, headers=None):
   return JSONResponse({'detail': sentence}, status, headers)
-

@@ -34,14 +34,21 @@ def plan(requests: Sequence[Request], size: int) -> list[list[int]]:
   by_size = {}
   for i, request in enumerate(requests):
     by_size.setdefault((request.height, request.width), []).append(i)
-  return [group[start:start + size] for group in by_size.values()
-          for start in range(0, len(group), size)]
+  return [
+    group[start : start + size]
+    for group in by_size.values()
+    for start in range(0, len(group), size)
+  ]
 
 
 def generate(
-  pipe, requests: Sequence[Request], batch_size: int, *,
+  pipe,
+  requests: Sequence[Request],
+  batch_size: int,
+  *,
   wanted: Set[int] | None = None,
-  on_bad: Callable[[list[int], str], None] | None = None, **settings: Any,
+  on_bad: Callable[[list[int], str], None] | None = None,
+  **settings: Any,
 ) -> Iterator[tuple[list[int], Array]]:
   """(indices of requests, their images on the devices), a batch at a time.
 
@@ -62,14 +69,15 @@ def generate(
       continue
     try:
       indices, images = _draw_readable(
-        pipe, requests, indices, size, on_bad, settings)
+        pipe, requests, indices, size, on_bad, settings
+      )
     except RuntimeError as e:
       if not is_out_of_memory(str(e)):
         raise
       too_big[shape] = e
       continue
     if indices:
-      yield indices, images[:len(indices)]
+      yield indices, images[: len(indices)]
   for error in too_big.values():
     raise error
 
@@ -78,11 +86,15 @@ def _draw_readable(pipe, requests, indices, size, on_bad, settings):
   """(indices, images) of a batch without what cannot be tokenized."""
   while indices:
     try:
-      return indices, _draw(pipe, [requests[i] for i in indices], size,
-                            settings)
+      return indices, _draw(
+        pipe, [requests[i] for i in indices], size, settings
+      )
     except TextError as e:
-      bad = [i for i in indices if {
-        requests[i].prompt, requests[i].negative_prompt} & set(e.prompts)]
+      bad = [
+        i
+        for i in indices
+        if {requests[i].prompt, requests[i].negative_prompt} & set(e.prompts)
+      ]
       if on_bad is None or not bad:
         raise
       on_bad(bad, str(e))
@@ -93,7 +105,11 @@ def _draw_readable(pipe, requests, indices, size, on_bad, settings):
 def _draw(pipe, batch, size, settings):
   batch = batch + batch[-1:] * (size - len(batch))
   return pipe.draw(
-    [r.prompt for r in batch], seed=[r.seed for r in batch],
-    numbers=[r.number for r in batch], height=batch[0].height,
-    width=batch[0].width, negative_prompt=[r.negative_prompt for r in batch],
-    **settings)
+    [r.prompt for r in batch],
+    seed=[r.seed for r in batch],
+    numbers=[r.number for r in batch],
+    height=batch[0].height,
+    width=batch[0].width,
+    negative_prompt=[r.negative_prompt for r in batch],
+    **settings,
+  )

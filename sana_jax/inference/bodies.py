@@ -14,7 +14,7 @@ from typing import Any
 from sana_jax.files import parse_json
 
 MOST_BYTES = 2**18  # Two prompts of 20,000 characters, in any language.
-SECONDS = 10.  # In which a body must have arrived.
+SECONDS = 10.0  # In which a body must have arrived.
 # Of a request: keys and texts, and bytes outside of them.
 _STRINGS, _OUTSIDE = 64, 2048
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -38,8 +38,9 @@ async def read(receive: Callable, length: bytes | None) -> bytes:
   Raises:
     Refused: it is too large, too slow, or ends early.
   """
-  if length is not None and (not length.isdigit() or len(length) > 9
-                             or int(length) > MOST_BYTES):
+  if length is not None and (
+    not length.isdigit() or len(length) > 9 or int(length) > MOST_BYTES
+  ):
     raise _too_large()
   chunks, size = [], 0
   try:
@@ -56,7 +57,8 @@ async def read(receive: Callable, length: bytes | None) -> bytes:
           return b''.join(chunks)
   except TimeoutError:
     raise Refused(
-      408, f'The request took more than {SECONDS:g} s to arrive.') from None
+      408, f'The request took more than {SECONDS:g} s to arrive.'
+    ) from None
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -83,19 +85,32 @@ def joining(value: dict[str, Any], event: int, inputs: int) -> bytes:
     Refused: it holds anything else.
   """
   data = value.get('data')
-  if not isinstance(data, list) or len(data) != inputs or not all(
-      map(_is_scalar, data)):
+  if (
+    not isinstance(data, list)
+    or len(data) != inputs
+    or not all(map(_is_scalar, data))
+  ):
     raise Refused(400, f'data must hold {inputs} texts or numbers.')
-  return json.dumps({
-    'data': data, 'fn_index': _event(value, event), 'trigger_id': _id(value),
-    'session_hash': session(value), 'event_data': None}).encode()
+  return json.dumps(
+    {
+      'data': data,
+      'fn_index': _event(value, event),
+      'trigger_id': _id(value),
+      'session_hash': session(value),
+      'event_data': None,
+    }
+  ).encode()
 
 
 def cancelling(value: dict[str, Any], event: int) -> bytes:
   """The page's request to stop drawing, as `joining`."""
-  return json.dumps({
-    'session_hash': session(value), 'fn_index': _event(value, event),
-    'event_id': _text(value, 'event_id')}).encode()
+  return json.dumps(
+    {
+      'session_hash': session(value),
+      'fn_index': _event(value, event),
+      'event_id': _text(value, 'event_id'),
+    }
+  ).encode()
 
 
 def resetting(value: dict[str, Any]) -> bytes:
@@ -143,15 +158,16 @@ def _event(value, event):
 
 def _id(value):
   trigger = value.get('trigger_id')
-  if trigger is not None and (type(trigger) is not int
-                              or not 0 <= trigger < 2**31):
+  if trigger is not None and (
+    type(trigger) is not int or not 0 <= trigger < 2**31
+  ):
     raise Refused(400, 'trigger_id must be a whole number.')
   return trigger
 
 
 def _is_scalar(value):
   if isinstance(value, int | float) and not isinstance(value, bool):
-    return -2**63 < value < 2**63
+    return -(2**63) < value < 2**63
   return value is None or isinstance(value, bool | str)
 
 

@@ -15,9 +15,15 @@ from sana_jax.inference.verify import Candidate, narrow, Pool
 
 
 def generate(
-  pipe, requests: Sequence[Request], count: int, keep: Sequence[int],
-  chooser: Callable, batch_size: int, *,
-  on_bad: Callable[[int, str], None] | None = None, **settings: Any,
+  pipe,
+  requests: Sequence[Request],
+  count: int,
+  keep: Sequence[int],
+  chooser: Callable,
+  batch_size: int,
+  *,
+  on_bad: Callable[[int, str], None] | None = None,
+  **settings: Any,
 ) -> Iterator[tuple[int, list[Candidate]]]:
   """(index of a request, its kept candidates), as soon as it is decided.
 
@@ -29,13 +35,20 @@ def generate(
     on_bad: called with the index of a request whose text cannot be encoded,
       and the reason; by default that is raised.
   """
-  everyone = [request._replace(number=number)
-              for request in requests for number in range(count)]
+  everyone = [
+    request._replace(number=number)
+    for request in requests
+    for number in range(count)
+  ]
   pools = {}
-  skip = on_bad and (lambda indices, reason: [
-    on_bad(i, reason) for i in {i // count for i in indices}])
+  skip = on_bad and (
+    lambda indices, reason: [
+      on_bad(i, reason) for i in {i // count for i in indices}
+    ]
+  )
   for indices, images in _one_behind(
-      batches.generate(pipe, everyone, batch_size, on_bad=skip, **settings)):
+    batches.generate(pipe, everyone, batch_size, on_bad=skip, **settings)
+  ):
     came = {}
     for i, image in zip(indices, np.asarray(images)):
       request, number = divmod(i, count)

@@ -13,8 +13,11 @@ from sana_jax.typing import Array, Float, UInt8
 
 
 def decode(
-  module, variables, latents: Float[Array, 'b y x c'],
-  size: tuple[int, int] | None = None, parts: Strips | Tiles | None = None,
+  module,
+  variables,
+  latents: Float[Array, 'b y x c'],
+  size: tuple[int, int] | None = None,
+  parts: Strips | Tiles | None = None,
 ) -> Float[Array, 'b y2 x2 3']:
   """Images in [0, 1] of the transformer's latents, scaled to cover `size`.
 

@@ -25,7 +25,7 @@ from sana_jax.text.prompts import INSTRUCTION
 
 RATIOS = ('1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16', '2:1', '1:2')
 _SEEDS = 2**31 - 1
-_GUIDANCE = 100.
+_GUIDANCE = 100.0
 _CHARACTERS = 20_000  # Of a prompt; some 300 words of it are read.
 
 
@@ -70,7 +70,8 @@ def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
     off = abs(math.log(size[0] / size[1] / wanted))
     # A small model has one size for several ratios: it goes to the nearest.
     if max(size) <= limits.size_px and (
-        size not in found or off < found[size][1]):
+      size not in found or off < found[size][1]
+    ):
       found[size] = ratio, off
   return {ratio: size for size, (ratio, _) in found.items()}
 
@@ -82,25 +83,34 @@ def check(pipe, asked: Asked, limits: Limits) -> Asked:
   """
   problems = [
     *_text_problems('prompt', asked.prompt, needed=True),
-    *_text_problems('negative_prompt', asked.negative_prompt)]
+    *_text_problems('negative_prompt', asked.negative_prompt),
+  ]
   least = min(pipe.autoencoder.module.spec.side, limits.size_px)
   for key, low, high in (
-      ('width', least, limits.size_px), ('height', least, limits.size_px),
-      ('steps', 1, limits.steps), ('seed', 0, _SEEDS),
-      ('num_images', 1, limits.images)):
+    ('width', least, limits.size_px),
+    ('height', least, limits.size_px),
+    ('steps', 1, limits.steps),
+    ('seed', 0, _SEEDS),
+    ('num_images', 1, limits.images),
+  ):
     value = getattr(asked, key)
     if not _is_number(value) or value != value // 1 or not low <= value <= high:
-      problems.append(f'{key} is {_shown(value)}; give a whole number from '
-                      f'{low} to {high}.')
+      problems.append(
+        f'{key} is {_shown(value)}; give a whole number from {low} to {high}.'
+      )
     else:
       asked = asked._replace(**{key: int(value)})
   scale = asked.guidance_scale
   if not _is_number(scale) or not 0 <= scale <= _GUIDANCE:
-    problems.append(f'guidance_scale is {_shown(scale)}; give a number from 0 '
-                    f'to {_GUIDANCE:g}.')
+    problems.append(
+      f'guidance_scale is {_shown(scale)}; give a number from 0 '
+      f'to {_GUIDANCE:g}.'
+    )
   if asked.sampler not in samplers.NAMES:
-    problems.append(f'sampler is {_shown(asked.sampler)}; allowed are '
-                    f'{", ".join(samplers.NAMES)}.')
+    problems.append(
+      f'sampler is {_shown(asked.sampler)}; allowed are '
+      f'{", ".join(samplers.NAMES)}.'
+    )
   if problems:
     raise UserError(' '.join(problems))
   pipe.trained_size(asked.height, asked.width)
@@ -108,7 +118,10 @@ def check(pipe, asked: Asked, limits: Limits) -> Asked:
 
 
 def draw(
-  pipe, asked: Asked, limits: Limits, model: str,
+  pipe,
+  asked: Asked,
+  limits: Limits,
+  model: str,
   on_step: Callable[[int], None] | None = None,
 ) -> list[File]:
   """The pictures that `sana-jax sample` makes of the same request.
@@ -117,29 +130,47 @@ def draw(
   where the device's memory does not suffice.
   """
   asked = check(pipe, asked, limits)
-  settings = {key: getattr(asked, key)
-              for key in ('steps', 'guidance_scale', 'sampler')}
+  settings = {
+    key: getattr(asked, key) for key in ('steps', 'guidance_scale', 'sampler')
+  }
   requests = [
-    Request(asked.prompt, asked.seed, k, asked.negative_prompt, asked.height,
-            asked.width) for k in range(asked.num_images)]
+    Request(
+      asked.prompt,
+      asked.seed,
+      k,
+      asked.negative_prompt,
+      asked.height,
+      asked.width,
+    )
+    for k in range(asked.num_images)
+  ]
   with in_memory('ask for a smaller size or fewer images.'):
-    (_, made), = batches.generate(
-      pipe, requests, len(requests), on_step=on_step, **settings)
+    ((_, made),) = batches.generate(
+      pipe, requests, len(requests), on_step=on_step, **settings
+    )
   return [
-    File(f'{slug(r.prompt)}-{r.seed}-{r.number}.png',
-         f'seed {r.seed}, number {r.number}',
-         images.encode(image, '.png', about(r, settings, model)))
-    for r, image in zip(requests, np.asarray(made))]
+    File(
+      f'{slug(r.prompt)}-{r.seed}-{r.number}.png',
+      f'seed {r.seed}, number {r.number}',
+      images.encode(image, '.png', about(r, settings, model)),
+    )
+    for r, image in zip(requests, np.asarray(made))
+  ]
 
 
 def drawn(
-  pipe, asked: Asked, limits: Limits, model: str, stop: threading.Event,
+  pipe,
+  asked: Asked,
+  limits: Limits,
+  model: str,
+  stop: threading.Event,
   on_step: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[File], str]:
   """The pictures, and a report of one or two sentences.
 
   Raises Stopped after the step during which `stop` is set, else as `draw`.
   """
+
   def on_each(done):
     if stop.is_set():
       raise Stopped
@@ -148,17 +179,22 @@ def drawn(
   start = time.monotonic()
   files = draw(pipe, asked, limits, model, on_each)
   seconds = time.monotonic() - start
-  cut = (' The prompt is longer than what the model reads: its end is ignored.'
-         if is_cut(pipe, asked.prompt) else '')
+  cut = (
+    ' The prompt is longer than what the model reads: its end is ignored.'
+    if is_cut(pipe, asked.prompt)
+    else ''
+  )
   return files, (
     f'{len(files)} picture{"s" if len(files) > 1 else ""} in {seconds:.1f} s. '
-    f'Each PNG holds its prompt, seed and settings.{cut}')
+    f'Each PNG holds its prompt, seed and settings.{cut}'
+  )
 
 
 def is_cut(pipe, prompt: str) -> bool:
   """Whether the prompt is longer than what the model reads of it."""
   _, mask = encode.tokenize(
-    pipe.tokenizer, [prompt], instruction=INSTRUCTION, length=encode.LENGTH + 1)
+    pipe.tokenizer, [prompt], instruction=INSTRUCTION, length=encode.LENGTH + 1
+  )
   return bool(mask.all())
 
 
@@ -172,8 +208,9 @@ def _text_problems(key, value, needed=False):
   if needed and not value.strip():
     return [f'{key} is empty; say what to show.']
   if len(value) > _CHARACTERS:
-    return [f'{key} has {len(value)} characters; at most {_CHARACTERS} are '
-            'allowed.']
+    return [
+      f'{key} has {len(value)} characters; at most {_CHARACTERS} are allowed.'
+    ]
   return []
 
 

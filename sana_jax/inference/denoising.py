@@ -18,10 +18,10 @@ from sana_jax.diffusion.guidance import guide
 _PAG_LAYERS = {20: (8,), 28: (14,)}
 
 
-@functools.partial(
-  jax.jit, static_argnames=('module', 'sampler', 'guidance'))
-def denoise(module, variables, noise, text, negative, grid, *, sampler,
-            guidance, rng=None):
+@functools.partial(jax.jit, static_argnames=('module', 'sampler', 'guidance'))
+def denoise(
+  module, variables, noise, text, negative, grid, *, sampler, guidance, rng=None
+):
   """Latents at t = 0; text and negative are (embeddings, mask)."""
   denoiser = Denoiser(module, grid.path)
   conditions = _project(denoiser, variables, text, negative)
@@ -30,8 +30,18 @@ def denoise(module, variables, noise, text, negative, grid, *, sampler,
 
 
 def denoise_by_step(
-  on_step: Callable[[int], None], module, variables, noise, text, negative,
-  grid, *, sampler, guidance, rng=None):
+  on_step: Callable[[int], None],
+  module,
+  variables,
+  noise,
+  text,
+  negative,
+  grid,
+  *,
+  sampler,
+  guidance,
+  rng=None,
+):
   """The same; after each step, `on_step` is told how many are done.
 
   One program serves any number of steps. What `on_step` raises ends the loop.
@@ -43,25 +53,30 @@ def denoise_by_step(
     # Where a step leaves its scalars: else the second step compiles again.
     everywhere = NamedSharding(noise.sharding.mesh, jax.P())
     carry = jax.tree.map(
-      lambda x: x if x.ndim else jax.device_put(x, everywhere), carry)
+      lambda x: x if x.ndim else jax.device_put(x, everywhere), carry
+    )
   for i in range(len(grid.timesteps)):
-    now = jax.tree.map(lambda x: x[i:i + 1], steps)  # noqa: B023
-    carry = jax.block_until_ready(_advance(
-      denoiser, variables, carry, conditions, now, rng, sampler, guidance))
+    now = jax.tree.map(lambda x: x[i : i + 1], steps)  # noqa: B023
+    carry = jax.block_until_ready(
+      _advance(
+        denoiser, variables, carry, conditions, now, rng, sampler, guidance
+      )
+    )
     on_step(i + 1)
   return samplers.finish(carry, grid)
 
 
-@functools.partial(
-  jax.jit, static_argnames=('denoiser', 'sampler', 'guidance'))
+@functools.partial(jax.jit, static_argnames=('denoiser', 'sampler', 'guidance'))
 def _advance(
-  denoiser, variables, carry, conditions, now, rng, sampler, guidance):
+  denoiser, variables, carry, conditions, now, rng, sampler, guidance
+):
   predict = _guided(denoiser, variables, conditions, guidance)
   return samplers.advance(samplers.make(sampler), predict, carry, now, rng)
 
 
 def _project(denoiser, variables, text, negative):
   """What the blocks make of both texts, once for all steps; as many of each."""
+
   def project(condition):
     params, adapters = _parts(variables)
     return denoiser.condition(params, *condition, adapters=adapters)
@@ -69,7 +84,8 @@ def _project(denoiser, variables, text, negative):
   # Projected first: it may be the same one for all.
   negative = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (len(text[1]), *x.shape[1:])),
-    project(negative))
+    project(negative),
+  )
   return project(text), negative
 
 
@@ -79,15 +95,21 @@ _project_once = jax.jit(_project, static_argnames='denoiser')
 def _guided(denoiser, variables, conditions, guidance):
   depth = denoiser.module.depth
   usual = _PAG_LAYERS.get(depth, (depth // 2,))
-  layers = jnp.isin(
-    jnp.arange(depth), jnp.array(guidance.pag_layers or usual))
+  layers = jnp.isin(jnp.arange(depth), jnp.array(guidance.pag_layers or usual))
   params, adapters = _parts(variables)
 
   def model(x, t, condition: Condition, *, timestep, perturbed=None):
     if perturbed is not None:
       perturbed = layers[:, None] & perturbed
-    return denoiser(params, x, t, condition, timestep=timestep,
-                    adapters=adapters, perturbed=perturbed)
+    return denoiser(
+      params,
+      x,
+      t,
+      condition,
+      timestep=timestep,
+      adapters=adapters,
+      perturbed=perturbed,
+    )
 
   return guide(model, *conditions, guidance)
 

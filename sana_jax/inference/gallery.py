@@ -39,10 +39,16 @@ def about(
 ) -> dict[str, Any]:
   """What a picture's file says of how it was made."""
   return {
-    'prompt': request.prompt, 'negative_prompt': request.negative_prompt,
-    'seed': request.seed, 'number': request.number, 'height': request.height,
-    'width': request.width, **settings, 'model': model,
-    'version': f'sana_jax {__version__}'}
+    'prompt': request.prompt,
+    'negative_prompt': request.negative_prompt,
+    'seed': request.seed,
+    'number': request.number,
+    'height': request.height,
+    'width': request.width,
+    **settings,
+    'model': model,
+    'version': f'sana_jax {__version__}',
+  }
 
 
 def slug(prompt: str) -> str:
@@ -63,8 +69,14 @@ class Gallery:
   """
 
   def __init__(
-    self, folder: pathlib.Path, wanted: Sequence[Picture], *, name: str = LIST,
-    shard_size: int = 0, prefix: str = '', on_written: Callable = lambda: None,
+    self,
+    folder: pathlib.Path,
+    wanted: Sequence[Picture],
+    *,
+    name: str = LIST,
+    shard_size: int = 0,
+    prefix: str = '',
+    on_written: Callable = lambda: None,
   ):
     self._folder, self._wanted, self._on_written = folder, wanted, on_written
     self._parts = folder / _PARTS if shard_size else folder
@@ -74,7 +86,8 @@ class Gallery:
     self._places = threading.Semaphore(_WAITING)
     kept.check_places(self._list, self._parts)
     self._kept = kept.Kept(
-      folder, self._parts, sorted(set(self._shards.values())))
+      folder, self._parts, sorted(set(self._shards.values()))
+    )
     self._made = self._read_list()
     self.failed: dict[str, str] = {}
 
@@ -152,13 +165,17 @@ class Gallery:
     shard = self._kept.inside.get(picture.file)
     path = self._parts / picture.file
     try:
-      data = (shards.read(self._folder / shard, picture.file) if shard else
-              files.read_bytes(path, shards.MOST_BYTES))
+      data = (
+        shards.read(self._folder / shard, picture.file)
+        if shard
+        else files.read_bytes(path, shards.MOST_BYTES)
+      )
       return images.decode(data, path.suffix)
     except (OSError, ValueError) as e:
       raise UserError(
         f'{self._folder / shard if shard else path} is damaged ('
-        f'{printable(e, 200)}); the same command makes it again.') from e
+        f'{printable(e, 200)}); the same command makes it again.'
+      ) from e
 
   def _is_damaged(self, picture):
     try:
@@ -171,15 +188,19 @@ class Gallery:
 
   def _check_alike(self, picture, made):
     asked = picture.about
-    changed = sorted(k for k in {*made, *asked} - {'version', *picture.found}
-                     if made.get(k) != asked.get(k))
+    changed = sorted(
+      k
+      for k in {*made, *asked} - {'version', *picture.found}
+      if made.get(k) != asked.get(k)
+    )
     if changed:
       key, shown = changed[0], lambda value: printable(repr(value), 100)
       raise UserError(
         f'{self._folder} holds {picture.file} already, made with '
         f'{printable(key, 60)}={shown(made.get(key))} and not '
         f'{shown(asked.get(key))}; choose another --out, or remove that '
-        'folder.')
+        'folder.'
+      )
 
   def _write(self, pictures, pixels):
     try:
@@ -219,10 +240,12 @@ class Gallery:
     for line in kept.read_list(self._list):
       file = line.pop('file', None)
       if isinstance(file, str) and (
-          file not in wanted or kept.describes(line, wanted[file])):
+        file not in wanted or kept.describes(line, wanted[file])
+      ):
         lines[file] = line
-    return {file: line for file, line in lines.items()
-            if self._kept.holds(file)}
+    return {
+      file: line for file, line in lines.items() if self._kept.holds(file)
+    }
 
   def _finish(self):
     """Packs complete shards; the list in order, without repetitions."""
@@ -236,8 +259,10 @@ class Gallery:
       self._parts.rmdir()
     order = [p.file for p in self._wanted if p.file in self._made]
     others = sorted(set(self._made) - set(order))
-    files.write_bytes(self._list, b''.join(
-      _line(file, self._made[file]) for file in [*order, *others]))
+    files.write_bytes(
+      self._list,
+      b''.join(_line(file, self._made[file]) for file in [*order, *others]),
+    )
 
   def _pack(self, shard, names, add):
     """Packs what is single of a shard, when all of it is made or failed."""
@@ -252,8 +277,9 @@ class Gallery:
 
 
 def _line(file, about) -> bytes:
-  return (json.dumps({'file': file, **about}, ensure_ascii=False) + '\n'
-          ).encode()
+  return (
+    json.dumps({'file': file, **about}, ensure_ascii=False) + '\n'
+  ).encode()
 
 
 def _end_line(log, path) -> None:

@@ -21,23 +21,44 @@ _JOIN = '/gradio_api/queue/join'
 _DATA = '/gradio_api/queue/data'
 _HEARTBEAT = '/gradio_api/heartbeat/'
 _SEGMENT = r'[A-Za-z0-9_@+-][A-Za-z0-9_@+.-]*'
-_READABLE = re.compile('|'.join((
-  '/', r'/theme\.css', r'/manifest\.json', r'/favicon\.ico', _DATA,
-  rf'/(assets|static)(/{_SEGMENT})+', _HEARTBEAT + bodies.SESSION,
-  r'/pictures/[A-Za-z0-9_-]{43}/[a-z0-9-]{1,80}\.png')))
+_READABLE = re.compile(
+  '|'.join(
+    (
+      '/',
+      r'/theme\.css',
+      r'/manifest\.json',
+      r'/favicon\.ico',
+      _DATA,
+      rf'/(assets|static)(/{_SEGMENT})+',
+      _HEARTBEAT + bodies.SESSION,
+      r'/pictures/[A-Za-z0-9_-]{43}/[a-z0-9-]{1,80}\.png',
+    )
+  )
+)
 # The rest is dropped: gradio believes headers about where it is, and a range
 # costs more than a picture.
-_HEADERS = {b'host', b'x-forwarded-host', b'x-forwarded-proto', b'accept',
-            b'accept-encoding', b'content-type', b'user-agent',
-            b'if-none-match', b'if-modified-since'}
+_HEADERS = {
+  b'host',
+  b'x-forwarded-host',
+  b'x-forwarded-proto',
+  b'accept',
+  b'accept-encoding',
+  b'content-type',
+  b'user-agent',
+  b'if-none-match',
+  b'if-modified-since',
+}
 ORIGIN = 'x-page-origin'  # For the application: where the page is.
 # Gradio's scripts and styles are inline and made at run time.
-_POLICY = (b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-           b"frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
+_POLICY = (
+  b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+  b"frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
+)
 _ANSWERED_WITH = [
   (b'content-security-policy', _POLICY),
   (b'x-content-type-options', b'nosniff'),
-  (b'referrer-policy', b'same-origin')]
+  (b'referrer-policy', b'same-origin'),
+]
 
 
 class Guard:
@@ -59,7 +80,8 @@ class Guard:
     self._rebuild = {
       _JOIN: functools.partial(self._joining, event=event, inputs=inputs),
       '/gradio_api/cancel': functools.partial(bodies.cancelling, event=event),
-      '/gradio_api/reset': bodies.resetting}
+      '/gradio_api/reset': bodies.resetting,
+    }
 
   async def __call__(self, scope, receive, send):
     if scope['type'] == 'lifespan':
@@ -72,8 +94,9 @@ class Guard:
       scope, receive = await self._checked(scope, receive)
     except Refused as e:
       # The rest of its body is not read.
-      refusal = JSONResponse({'detail': str(e)}, e.status,
-                             {'connection': 'close'})
+      refusal = JSONResponse(
+        {'detail': str(e)}, e.status, {'connection': 'close'}
+      )
       await refusal(scope, receive, send)
       return
     await self._connection(scope, receive, send)
@@ -104,8 +127,11 @@ class Guard:
     if method not in (('POST',) if writes else ('GET', 'HEAD')):
       raise Refused(405, f'{path} does not have this method.')
     headers = {k: v for k, v in scope['headers'] if k in _HEADERS}
-    scope = scope | {'query_string': _query(scope), 'root_path': '',
-                     'raw_path': path.encode()}
+    scope = scope | {
+      'query_string': _query(scope),
+      'root_path': '',
+      'raw_path': path.encode(),
+    }
     if writes:
       body = await self._body(scope, receive)
       if path == _JOIN:
@@ -137,8 +163,10 @@ def _query(scope):
   """The only parameter that the page needs, checked."""
   if scope['path'] != _DATA:
     return b''
-  match = re.search(rf'(?:^|&)(session_hash={bodies.SESSION})(?=&|$)',
-                    scope['query_string'].decode('latin-1'))
+  match = re.search(
+    rf'(?:^|&)(session_hash={bodies.SESSION})(?=&|$)',
+    scope['query_string'].decode('latin-1'),
+  )
   if match is None:
     raise Refused(400, 'session_hash is missing.')
   return match[1].encode()
@@ -150,11 +178,13 @@ def _replayed(body, receive):
 
   async def replayed():
     return messages.pop() if messages else await receive()
+
   return replayed
 
 
 async def _send(send, message):
   if message['type'] == 'http.response.start':
-    message = message | {'headers': [*message.get('headers', ()),
-                                     *_ANSWERED_WITH]}
+    message = message | {
+      'headers': [*message.get('headers', ()), *_ANSWERED_WITH]
+    }
   await send(message)

@@ -32,8 +32,10 @@ def name(text: str) -> str:
   if found.count(':') > 1 and not found.startswith('['):
     found = f'[{found}]'
   if not re.fullmatch(_NAME, found):
-    raise UserError(f'{printable(text, 60)!r} is no host name; give one '
-                    'without a port, such as demo.example.org.')
+    raise UserError(
+      f'{printable(text, 60)!r} is no host name; give one '
+      'without a port, such as demo.example.org.'
+    )
   return found
 
 
@@ -56,11 +58,13 @@ def origin(headers: Headers, served: Iterable[str]) -> str | None:
     return None
   match = _ORIGIN.fullmatch(origins[0])
   # A proxy of this machine may have replaced the host of the page.
-  proxied = match and names[0] in LOOPBACK and match[2] in (
-    set(served) - set(LOOPBACK))
+  proxied = (
+    match and names[0] in LOOPBACK and match[2] in (set(served) - set(LOOPBACK))
+  )
   if len(origins) > 1 or not match or not (match[1] in hosts or proxied):
-    raise Foreign(f'The web page {printable(origins[0], 60)!r} may not use the '
-                  'demo.')
+    raise Foreign(
+      f'The web page {printable(origins[0], 60)!r} may not use the demo.'
+    )
   return match[0]
 
 
@@ -69,7 +73,8 @@ def _served(host, served):
   if match is None or match[1] not in served:
     raise Foreign(
       f'Host {printable(host, 60)!r} is not served here; if it is this '
-      'machine, start the demo with --allow-host and its name.')
+      'machine, start the demo with --allow-host and its name.'
+    )
   return match[1]
 
 

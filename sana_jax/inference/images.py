@@ -22,13 +22,17 @@ _DESCRIPTION = 0x010E  # Exif's ImageDescription.
 _SMALLEST = 128  # Side to which smaller images are enlarged.
 _LABEL = 300  # Characters of a label; three lines hold fewer.
 _FORMATS = {'.png': 'png', '.jpg': 'jpeg', '.webp': 'webp'}
-_ENDS = {'.png': (b'\x89PNG\r\n\x1a\n', b'\0\0\0\0IEND\xaeB`\x82'),
-         '.jpg': (b'\xff\xd8', b'\xff\xd9')}
+_ENDS = {
+  '.png': (b'\x89PNG\r\n\x1a\n', b'\0\0\0\0IEND\xaeB`\x82'),
+  '.jpg': (b'\xff\xd8', b'\xff\xd9'),
+}
 
 
 def contact_sheet(
-  images: Sequence[np.ndarray], labels: Sequence[str],
-  columns: int | None = None, wrong: Sequence[bool] | None = None,
+  images: Sequence[np.ndarray],
+  labels: Sequence[str],
+  columns: int | None = None,
+  wrong: Sequence[bool] | None = None,
 ) -> Image.Image:
   """Images in a grid, each above its label; `wrong` ones are framed.
 
@@ -54,7 +58,8 @@ def contact_sheet(
     sheet.paste(tile, (x, y))
     if wrong is not None and wrong[i]:
       draw.rectangle(
-        (x - 3, y - 3, x + width + 2, y + height + 2), None, 'red', 3)
+        (x - 3, y - 3, x + width + 2, y + height + 2), None, 'red', 3
+      )
     for j, text in enumerate(lines):
       draw.text((x, y + height + j * line), text, 'black', font)
   return sheet
@@ -70,12 +75,13 @@ def wrap(text: str, font, width: int, most: int = 3) -> list[str]:
     else:
       lines.append(word)
   if len(lines) > most:
-    lines = [*lines[:most - 1], lines[most - 1] + ' …']
+    lines = [*lines[: most - 1], lines[most - 1] + ' …']
   return lines
 
 
 def write_png(
-  path: os.PathLike, image: np.ndarray | Image.Image,
+  path: os.PathLike,
+  image: np.ndarray | Image.Image,
   metadata: Mapping[str, object] | None = None,
 ) -> None:
   """Writes all of the picture or nothing; `metadata` becomes text chunks."""
@@ -83,7 +89,8 @@ def write_png(
 
 
 def encode(
-  image: np.ndarray | Image.Image, suffix: str,
+  image: np.ndarray | Image.Image,
+  suffix: str,
   metadata: Mapping[str, object] | None = None,
 ) -> bytes:
   """A file's bytes: .png, .jpg or .webp, which say how they were made.
@@ -142,7 +149,8 @@ def has_ends(file: BinaryIO, start: int, size: int, suffix: str) -> bool:
   tail = file.read(12)
   if suffix == '.webp':
     return (head[:4], head[8:]) == (b'RIFF', b'WEBP') and size == (
-      8 + int.from_bytes(head[4:8], 'little'))
+      8 + int.from_bytes(head[4:8], 'little')
+    )
   first, last = _ENDS.get(suffix, (b'no picture', b''))
   return len(head) == 12 and head.startswith(first) and tail.endswith(last)
 

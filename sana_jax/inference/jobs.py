@@ -24,8 +24,12 @@ MOST_CHARACTERS = 2**16  # Of a prompt; models read 300 tokens of it.
 MOST_IMAGES = 10_000  # Of a prompt.
 MOST_PICTURES = 10**7  # Of a run: a list of them is in memory.
 MOST_BAD = 10**5  # Lines: such a file is something else.
-_WHOLE = {'seed': (0, 2**31 - 1), 'height': (1, MOST_SIDE),
-          'width': (1, MOST_SIDE), 'num_images': (1, MOST_IMAGES)}
+_WHOLE = {
+  'seed': (0, 2**31 - 1),
+  'height': (1, MOST_SIDE),
+  'width': (1, MOST_SIDE),
+  'num_images': (1, MOST_IMAGES),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,21 +67,31 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
   jobs, problems, pictures = [], [], 0
   for row in rows.read(path, KEYS):
     try:
-      jobs.append(parse(
-        row.values(), dataclasses.replace(default, line=row.line)))
+      jobs.append(
+        parse(row.values(), dataclasses.replace(default, line=row.line))
+      )
       pictures += jobs[-1].num_images
     except UserError as e:
       problems.append(problem(row.line, e, row.text))
     if len(problems) > MOST_BAD:
-      raise UserError(f'--prompts={path} has more than {MOST_BAD:,} lines that '
-                      f'cannot be used; the first is {problems[0]}')
+      raise UserError(
+        f'--prompts={path} has more than {MOST_BAD:,} lines that '
+        f'cannot be used; the first is {problems[0]}'
+      )
     if pictures > MOST_PICTURES:
-      raise UserError(f'--prompts={path} asks for more than {MOST_PICTURES:,} '
-                      'pictures; split it.')
+      raise UserError(
+        f'--prompts={path} asks for more than {MOST_PICTURES:,} '
+        'pictures; split it.'
+      )
   if not jobs:
-    raise UserError(f'--prompts={path} ' + (
-      f'has no line that can be used: {problems[0]}' if problems else
-      'is empty; give one prompt a line.'))
+    raise UserError(
+      f'--prompts={path} '
+      + (
+        f'has no line that can be used: {problems[0]}'
+        if problems
+        else 'is empty; give one prompt a line.'
+      )
+    )
   return jobs, problems
 
 
@@ -91,23 +105,30 @@ def parse(row: Mapping[str, Any], default: Job) -> Job:
 
   Raises UserError that names the key.
   """
-  given = {k: v for k, v in row.items() if not (
-    v is None or isinstance(v, str) and not v.strip())}
+  given = {
+    k: v
+    for k, v in row.items()
+    if not (v is None or isinstance(v, str) and not v.strip())
+  }
   if unknown := sorted(str(k) for k in set(given) - set(KEYS)):
-    raise UserError(f'unknown key {printable(unknown[0], 60)!r}; allowed are '
-                    f'{", ".join(KEYS)}.')
+    raise UserError(
+      f'unknown key {printable(unknown[0], 60)!r}; allowed are '
+      f'{", ".join(KEYS)}.'
+    )
   if 'prompt' not in given:
     raise UserError('the prompt is empty.')
   for key, value in given.items():
-    given[key] = (_whole(key, value) if key in _WHOLE else _text(key, value))
+    given[key] = _whole(key, value) if key in _WHOLE else _text(key, value)
   return dataclasses.replace(default, **given)
 
 
 def check_area(height: int, width: int) -> None:
   """Raises UserError for a picture that could not be read back."""
   if height * width > MOST_PIXELS:
-    raise UserError(f'height x width is {height} x {width}; it must be '
-                    f'{MOST_PIXELS:,} pixels or less.')
+    raise UserError(
+      f'height x width is {height} x {width}; it must be '
+      f'{MOST_PIXELS:,} pixels or less.'
+    )
 
 
 def _whole(key, value):
@@ -119,8 +140,10 @@ def _whole(key, value):
   except (TypeError, ValueError, OverflowError):
     number = None
   if number is None or not least <= number <= most:
-    raise UserError(f'{key} is {_shown(value)}; it must be a whole number from '
-                    f'{least} to {most}.')
+    raise UserError(
+      f'{key} is {_shown(value)}; it must be a whole number from '
+      f'{least} to {most}.'
+    )
   return number
 
 
@@ -128,12 +151,15 @@ def _text(key, value):
   if not isinstance(value, str):
     raise UserError(f'{key} is {_shown(value)}; it must be text.')
   if len(value) > MOST_CHARACTERS:
-    raise UserError(f'{key} has {len(value):,} characters; at most '
-                    f'{MOST_CHARACTERS:,} are allowed.')
+    raise UserError(
+      f'{key} has {len(value):,} characters; at most '
+      f'{MOST_CHARACTERS:,} are allowed.'
+    )
   prompts.check(value, key)
   if '\0' in value:
-    raise UserError(f'{key} has a NUL character; a UTF-16 file must be saved '
-                    'as UTF-8.')
+    raise UserError(
+      f'{key} has a NUL character; a UTF-16 file must be saved as UTF-8.'
+    )
   return value.strip()
 
 
@@ -142,4 +168,5 @@ def _shown(value):
   if isinstance(value, str | int | float):
     return printable(repr(value), 60)
   return {list: 'a list', dict: 'an object'}.get(
-    type(value), f'of type {type(value).__name__}')
+    type(value), f'of type {type(value).__name__}'
+  )

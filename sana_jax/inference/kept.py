@@ -31,18 +31,22 @@ class Picture(NamedTuple):
 def check_places(file: pathlib.Path, folder: pathlib.Path) -> None:
   """Raises UserError unless both can be written without leaving the folder."""
   if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
-    raise UserError(f'{file} is not a regular file; remove it or choose '
-                    'another --out.')
+    raise UserError(
+      f'{file} is not a regular file; remove it or choose another --out.'
+    )
   if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-    raise UserError(f'{folder} is not a folder; remove it or choose another '
-                    '--out.')
+    raise UserError(
+      f'{folder} is not a folder; remove it or choose another --out.'
+    )
 
 
 def check_free(path: pathlib.Path) -> None:
   """Raises UserError where a folder stands in the place of a file."""
   if path.is_dir() and not path.is_symlink():
-    raise UserError(f'{path} is a folder, where a file is to go; move it away '
-                    'or choose another --out.')
+    raise UserError(
+      f'{path} is a folder, where a file is to go; move it away '
+      'or choose another --out.'
+    )
 
 
 def read_list(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -63,7 +67,8 @@ def describes(line: Mapping[str, Any], picture: Picture) -> bool:
   types = picture.about | {k: 0 for k in picture.found if k in line}
   needed = {'prompt', 'number'} & {*picture.about, *picture.found}
   return needed <= set(line) and all(
-    _kind(line[k]) == _kind(v) for k, v in types.items() if k in line)
+    _kind(line[k]) == _kind(v) for k, v in types.items() if k in line
+  )
 
 
 class Kept:
@@ -75,8 +80,9 @@ class Kept:
     damaged: names of what cannot be used.
   """
 
-  def __init__(self, folder: pathlib.Path, parts: pathlib.Path,
-               names: Sequence[str]):
+  def __init__(
+    self, folder: pathlib.Path, parts: pathlib.Path, names: Sequence[str]
+  ):
     self._parts = parts
     self.loose = set(os.listdir(parts)) if parts.is_dir() else set()
     self.inside: dict[str, str] = {}
@@ -85,8 +91,7 @@ class Kept:
       check_free(folder / shard)
       if os.path.lexists(folder / shard):
         try:
-          self.inside |= dict.fromkeys(
-            shards.contents(folder / shard), shard)
+          self.inside |= dict.fromkeys(shards.contents(folder / shard), shard)
         except ValueError:
           self.damaged.append(shard)
 

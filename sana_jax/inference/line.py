@@ -49,7 +49,9 @@ class Line:
     return len(self._turns)
 
   async def run(
-    self, work: Callable[[threading.Event], T], owner: str = '',
+    self,
+    work: Callable[[threading.Event], T],
+    owner: str = '',
     on_place: Callable[[int, int], None] = lambda place, length: None,
   ) -> T:
     """Result of `work(stop)`, which runs on the drawing thread.
@@ -63,8 +65,10 @@ class Line:
       Stopped: `leave` was called for the owner, or the queue was closed.
     """
     if len(self._turns) >= self.most:
-      raise Full(f'The queue is full: {self.most} requests are being drawn or '
-                 'waiting; try again later.')
+      raise Full(
+        f'The queue is full: {self.most} requests are being drawn or '
+        'waiting; try again later.'
+      )
     turn = _Turn(owner)
     self._turns.append(turn)
     try:
@@ -92,8 +96,7 @@ class Line:
       turn.stop.set()
     self._thread.shutdown(wait=False, cancel_futures=True)
     work = self._work
-    return work is None or not concurrent.futures.wait(
-      [work], seconds).not_done
+    return work is None or not concurrent.futures.wait([work], seconds).not_done
 
   async def _worked(self, work, stop):
     if stop.is_set():

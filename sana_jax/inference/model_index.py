@@ -8,8 +8,10 @@ from sana_jax.errors import UserError
 from sana_jax.weights import folder as folders
 
 _CLASSES = ('SanaPipeline', 'SanaPAGPipeline')
-_RECOMMENDED = {'steps': fields.whole(1, 1000),
-                'guidance_scale': fields.number(0, 1000)}
+_RECOMMENDED = {
+  'steps': fields.whole(1, 1000),
+  'guidance_scale': fields.number(0, 1000),
+}
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -22,12 +24,15 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / 'model_index.json'
   index = folders.read_json(path)
   if index.get('_class_name') not in _CLASSES:
-    raise UserError(f'{folder} is a {fields.shown(index.get("_class_name"))}; '
-                    'SanaPipeline is supported.')
+    raise UserError(
+      f'{folder} is a {fields.shown(index.get("_class_name"))}; '
+      'SanaPipeline is supported.'
+    )
   recommended = index.get('_sana_jax', {})
   if not isinstance(recommended, dict):
-    raise UserError(f'{path}: _sana_jax is {fields.shown(recommended)}, '
-                    'allowed is an object.')
+    raise UserError(
+      f'{path}: _sana_jax is {fields.shown(recommended)}, allowed is an object.'
+    )
   fields.check(f'{path}, _sana_jax', recommended, _RECOMMENDED)
   return {k: v for k, v in recommended.items() if k in _RECOMMENDED}
 
@@ -36,19 +41,33 @@ def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:
   """Raises UserError where the parts of a folder are of different models."""
   transformer, autoencoder, text_encoder = (
     folders.describe(folder, part)
-    for part in ('transformer', 'vae', 'text_encoder'))
+    for part in ('transformer', 'vae', 'text_encoder')
+  )
   for what, got, wanted in (
-      ('the transformer reads texts of width', transformer.caption_channels,
-       text_encoder.width),
-      ('the transformer reads latents of width', transformer.in_channels,
-       autoencoder.spec.channels),
-      ('the transformer makes latents of width', transformer.out_channels,
-       autoencoder.spec.channels),
-      ('the autoencoder makes images of channels', autoencoder.in_channels, 3)):
+    (
+      'the transformer reads texts of width',
+      transformer.caption_channels,
+      text_encoder.width,
+    ),
+    (
+      'the transformer reads latents of width',
+      transformer.in_channels,
+      autoencoder.spec.channels,
+    ),
+    (
+      'the transformer makes latents of width',
+      transformer.out_channels,
+      autoencoder.spec.channels,
+    ),
+    ('the autoencoder makes images of channels', autoencoder.in_channels, 3),
+  ):
     if got != wanted:
-      raise UserError(f'{folder} mixes two models: {what} {got:,}, where '
-                      f'{wanted:,} is needed.')
+      raise UserError(
+        f'{folder} mixes two models: {what} {got:,}, where '
+        f'{wanted:,} is needed.'
+      )
   if len(tokenizer) > text_encoder.vocab_size:
     raise UserError(
       f'{folder} mixes two models: the tokenizer has {len(tokenizer):,} '
-      f'tokens, the text encoder {text_encoder.vocab_size:,}.')
+      f'tokens, the text encoder {text_encoder.vocab_size:,}.'
+    )

@@ -43,8 +43,10 @@ from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
 # diffusers' names for the same arguments.
-_RENAMED = {'num_inference_steps': 'steps',
-            'num_images_per_prompt': 'num_images'}
+_RENAMED = {
+  'num_inference_steps': 'steps',
+  'num_images_per_prompt': 'num_images',
+}
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
 # Text is padded to one of these lengths, not always to 300: what is cut off is
 # masked, so the result is the same, and small models are several times faster.
@@ -72,7 +74,9 @@ class Pipeline:
 
   @classmethod
   def from_pretrained(
-    cls, name: str | os.PathLike, dtype: DType = 'bfloat16',
+    cls,
+    name: str | os.PathLike,
+    dtype: DType = 'bfloat16',
     mesh: Mesh | None = None,
   ) -> 'Pipeline':
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
@@ -88,19 +92,35 @@ class Pipeline:
     model_index.check_parts(folder, tokenizer)
     load = functools.partial(folders.load, folder, dtype=dtype, mesh=mesh)
     return cls(
-      load('transformer'), load('vae', only='decoder'), load('text_encoder'),
-      tokenizer, *scheduler, recommended=recommended, mesh=mesh)
+      load('transformer'),
+      load('vae', only='decoder'),
+      load('text_encoder'),
+      tokenizer,
+      *scheduler,
+      recommended=recommended,
+      mesh=mesh,
+    )
 
   def draw(
-    self, prompts: str | Sequence[str], *, height: int | None = None,
-    width: int | None = None, steps: int = 20, guidance_scale: float = 4.5,
-    negative_prompt: str | Sequence[str] = '', num_images: int = 1,
-    seed: int | Sequence[int] = 0, numbers: Sequence[int] | None = None,
+    self,
+    prompts: str | Sequence[str],
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int = 20,
+    guidance_scale: float = 4.5,
+    negative_prompt: str | Sequence[str] = '',
+    num_images: int = 1,
+    seed: int | Sequence[int] = 0,
+    numbers: Sequence[int] | None = None,
     latents: Array | np.ndarray | None = None,
-    sampler: str | None = None, output_type: str = 'uint8',
-    use_resolution_binning: bool = True, instruction: str = texts.INSTRUCTION,
+    sampler: str | None = None,
+    output_type: str = 'uint8',
+    use_resolution_binning: bool = True,
+    instruction: str = texts.INSTRUCTION,
     guidance: Guidance | Mapping[str, Any] | None = None,
-    flow_shift: float | None = None, convention: Convention = DIFFUSERS,
+    flow_shift: float | None = None,
+    convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
     on_step: Callable[[int], None] | None = None,
   ) -> Array:
@@ -143,7 +163,8 @@ class Pipeline:
     parts = parts_of(parts, self.autoencoder.module.spec.side)
     samplers.make(sampler or self.sampler)  # Raises before any work is done.
     height, width = (
-      self.size_px if side is None else side for side in (height, width))
+      self.size_px if side is None else side for side in (height, width)
+    )
     size = self.trained_size(height, width, use_resolution_binning)
     pictures = randomness.of_pictures(len(prompts), seed, num_images, numbers)
     noise = self.noise(*pictures, size, latents)
@@ -152,10 +173,17 @@ class Pipeline:
     if len(negative[1]) > 1:
       negative = jax.tree.map(repeat, negative)
     latents = self.denoise(
-      noise, jax.tree.map(repeat, text), negative, steps=steps,
-      guidance=guidance, sampler=sampler, flow_shift=flow_shift,
-      convention=convention, on_step=on_step,
-      rng=randomness.draw_keys(*pictures))
+      noise,
+      jax.tree.map(repeat, text),
+      negative,
+      steps=steps,
+      guidance=guidance,
+      sampler=sampler,
+      flow_shift=flow_shift,
+      convention=convention,
+      on_step=on_step,
+      rng=randomness.draw_keys(*pictures),
+    )
     if output_type == 'latent':
       return latents
     images = self.decode(latents, (height, width), parts)
@@ -177,8 +205,9 @@ class Pipeline:
   @property
   def size_px(self) -> int:
     """Side of the images that the model was trained at."""
-    return (self.transformer.module.sample_size
-            * self.autoencoder.module.spec.side)
+    return (
+      self.transformer.module.sample_size * self.autoencoder.module.spec.side
+    )
 
   def size_of_ratio(self, ratio: float) -> tuple[int, int]:
     """(height, width) of about the usual area, with width / height = `ratio`.
@@ -187,8 +216,9 @@ class Pipeline:
     autoencoder's compression.
     """
     side, f = self.size_px, self.autoencoder.module.spec.side
-    height, width = (max(1, round(side * r / f)) * f for r in (
-      ratio ** -0.5, ratio ** 0.5))
+    height, width = (
+      max(1, round(side * r / f)) * f for r in (ratio**-0.5, ratio**0.5)
+    )
     return bins.nearest(height, width, self.transformer.module.sample_size)
 
   def trained_size(
@@ -207,8 +237,11 @@ class Pipeline:
     return height, width
 
   def noise(
-    self, seeds: Int[Array, 'b'], numbers: Int[Array, 'b'],
-    size: tuple[int, int], latents: Array | np.ndarray | None = None,
+    self,
+    seeds: Int[Array, 'b'],
+    numbers: Int[Array, 'b'],
+    size: tuple[int, int],
+    latents: Array | np.ndarray | None = None,
   ) -> Float[Array, 'b y x c']:
     """The latents at t = 1, given or drawn, in float32."""
     f = self.autoencoder.module.spec.side
@@ -216,12 +249,16 @@ class Pipeline:
     if latents is None:
       return self._split(randomness.draw_noise(seeds, numbers, shape))
     if np.shape(latents) != (len(numbers), *shape):
-      raise UserError(f'latents has the shape {np.shape(latents)}; '
-                      f'{(len(numbers), *shape)} is needed.')
+      raise UserError(
+        f'latents has the shape {np.shape(latents)}; '
+        f'{(len(numbers), *shape)} is needed.'
+      )
     return self._split(jnp.asarray(latents, jnp.float32))
 
   def encode_prompts(
-    self, prompts: Sequence[str], negative_prompt: str | Sequence[str] = '',
+    self,
+    prompts: Sequence[str],
+    negative_prompt: str | Sequence[str] = '',
     instruction: str = texts.INSTRUCTION,
   ):
     """((embeddings, mask) of the prompts, the same of the negative ones).
@@ -231,11 +268,17 @@ class Pipeline:
     negatives = self._negatives(prompts, negative_prompt)
     length = max(
       text_length(self.tokenizer, prompts, instruction),
-      text_length(self.tokenizer, negatives, ''))
+      text_length(self.tokenizer, negatives, ''),
+    )
     run = functools.partial(
-      encode.encode, self.text_encoder.module,
-      self.text_encoder.variables['params'], self.tokenizer, length=length,
-      beginnings=self.cache, place=self._split)
+      encode.encode,
+      self.text_encoder.module,
+      self.text_encoder.variables['params'],
+      self.tokenizer,
+      length=length,
+      beginnings=self.cache,
+      place=self._split,
+    )
     if len(negatives) > 1:
       negative = run(negatives)
     elif (negative := self.cache.get((negatives[0], length))) is None:
@@ -246,16 +289,26 @@ class Pipeline:
     if isinstance(negative_prompt, str):
       return [negative_prompt]
     if len(negative_prompt) != len(prompts):
-      raise UserError(f'negative_prompt has {len(negative_prompt)} entries for '
-                      f'{len(prompts)} prompts.')
+      raise UserError(
+        f'negative_prompt has {len(negative_prompt)} entries for '
+        f'{len(prompts)} prompts.'
+      )
     alike = len(set(negative_prompt)) == 1
-    return list(negative_prompt)[:1 if alike else None]
+    return list(negative_prompt)[: 1 if alike else None]
 
   def denoise(
-    self, noise: Float[Array, 'b y x c'], text, negative, *, steps: int = 20,
-    guidance: Guidance | float = 4.5, sampler: str | None = None,
-    flow_shift: float | None = None, convention: Convention = DIFFUSERS,
-    on_step: Callable[[int], None] | None = None, rng: Keys | None = None,
+    self,
+    noise: Float[Array, 'b y x c'],
+    text,
+    negative,
+    *,
+    steps: int = 20,
+    guidance: Guidance | float = 4.5,
+    sampler: str | None = None,
+    flow_shift: float | None = None,
+    convention: Convention = DIFFUSERS,
+    on_step: Callable[[int], None] | None = None,
+    rng: Keys | None = None,
   ) -> Float[Array, 'b y x c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
@@ -267,29 +320,45 @@ class Pipeline:
       negative = negative[0], text[1]
     if not isinstance(guidance, Guidance):
       guidance = Guidance(float(guidance))
-    run = denoising.denoise if on_step is None else functools.partial(
-      denoising.denoise_by_step, on_step)
+    run = (
+      denoising.denoise
+      if on_step is None
+      else functools.partial(denoising.denoise_by_step, on_step)
+    )
     with self._on_mesh():
       return run(
-        self.transformer.module, self.transformer.variables,
-        self._split(noise), jax.tree.map(self._split, text), negative, grid,
-        sampler=name, guidance=guidance,
-        rng=None if rng is None else self._split(rng))
+        self.transformer.module,
+        self.transformer.variables,
+        self._split(noise),
+        jax.tree.map(self._split, text),
+        negative,
+        grid,
+        sampler=name,
+        guidance=guidance,
+        rng=None if rng is None else self._split(rng),
+      )
 
   def decode(
-    self, latents: Float[Array, 'b y x c'],
-    size: tuple[int, int] | None = None, parts: Strips | Tiles | None = None,
+    self,
+    latents: Float[Array, 'b y x c'],
+    size: tuple[int, int] | None = None,
+    parts: Strips | Tiles | None = None,
   ) -> Float[Array, 'b y2 x2 3']:
     """Images in [0, 1] of the transformer's latents, scaled to cover `size`."""
     with self._on_mesh():
       return decoding.decode(
-        self.autoencoder.module, self.autoencoder.variables,
-        self._split(latents), size, parts)
+        self.autoencoder.module,
+        self.autoencoder.variables,
+        self._split(latents),
+        size,
+        parts,
+      )
 
   def _on_mesh(self):
     """Lets the models lay out rows and examples over the mesh."""
-    return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(
-      self.mesh)
+    return (
+      contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+    )
 
   def _split(self, x):
     """Over the mesh, where there is one and the batch divides."""
@@ -317,8 +386,10 @@ def guidance_of(
     return options
   allowed = [f.name for f in dataclasses.fields(Guidance) if f.name != 'scale']
   if unknown := sorted(set(options or {}) - set(allowed)):
-    raise UserError(f'guidance has the option {unknown[0]!r}; allowed are '
-                    f'{", ".join(allowed)}.')
+    raise UserError(
+      f'guidance has the option {unknown[0]!r}; allowed are '
+      f'{", ".join(allowed)}.'
+    )
   return Guidance(scale, **(options or {}))
 
 
@@ -348,8 +419,9 @@ def check_request(prompts, steps, num_images, output_type, flow_shift=None):
   if flow_shift is not None and not 0 < flow_shift < float('inf'):
     raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
   if output_type not in OUTPUT_TYPES:
-    raise UserError(f'output_type is {output_type!r}; allowed are '
-                    f'{", ".join(OUTPUT_TYPES)}.')
+    raise UserError(
+      f'output_type is {output_type!r}; allowed are {", ".join(OUTPUT_TYPES)}.'
+    )
 
 
 def check_size(height: int, width: int, compression: int) -> None:
@@ -358,8 +430,9 @@ def check_size(height: int, width: int, compression: int) -> None:
     if value < compression or value % compression:
       below = max(compression, value // compression * compression)
       raise UserError(
-        f'{name} is {value}; it must be a multiple of the autoencoder\'s '
-        f'compression, {compression}, such as {below}.')
+        f"{name} is {value}; it must be a multiple of the autoencoder's "
+        f'compression, {compression}, such as {below}.'
+      )
 
 
 def _dtype(dtype):

@@ -14,7 +14,9 @@ _SAMPLER = 2**31 - 1  # No element of the noise is drawn with this counter.
 
 
 def of_pictures(
-  prompts: int, seed: int | Sequence[int], num_images: int,
+  prompts: int,
+  seed: int | Sequence[int],
+  num_images: int,
   numbers: Sequence[int] | None = None,
 ) -> tuple[Int[Array, 'b'], Int[Array, 'b']]:
   """Seed and number of each picture of a call, see `Pipeline.draw`."""

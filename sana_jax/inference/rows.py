@@ -48,14 +48,16 @@ def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
   try:
     with open_regular(path) as file:
       if os.fstat(file.fileno()).st_size > _MOST_IN_FILE:
-        raise UserError(f'--prompts={path} has more than {_MOST_IN_FILE:,} '
-                        'bytes; split it.')
+        raise UserError(
+          f'--prompts={path} has more than {_MOST_IN_FILE:,} bytes; split it.'
+        )
       if suffix == '.parquet':
         yield from _parquet(path, file, keys)
         return
       if file.peek(4).startswith(_WIDE):
-        raise UserError(f'--prompts={path} is UTF-16 or UTF-32; save it as '
-                        'UTF-8 text.')
+        raise UserError(
+          f'--prompts={path} is UTF-16 or UTF-32; save it as UTF-8 text.'
+        )
       yield from _READERS[suffix](path, file)
   except (OSError, ValueError) as e:
     if isinstance(e, UserError):
@@ -65,8 +67,9 @@ def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
     raise UserError(f'--prompts={path} cannot be read ({reason}).') from e
 
 
-def lines(file: BinaryIO, most: int = MOST_BYTES) -> Iterator[
-    tuple[int, bytes, bool]]:
+def lines(
+  file: BinaryIO, most: int = MOST_BYTES
+) -> Iterator[tuple[int, bytes, bool]]:
   """(line number, line, whether it is whole); longer ones are cut at `most`."""
   number = 0
   while line := file.readline(most + 1):
@@ -87,8 +90,9 @@ def _txt(path, file):
 def _plain(text, whole):
   _check_whole(whole)
   if '\r' in text:
-    raise UserError('a carriage return stands inside the line; lines end with '
-                    'a newline.')
+    raise UserError(
+      'a carriage return stands inside the line; lines end with a newline.'
+    )
   return {'prompt': text}
 
 
@@ -152,12 +156,16 @@ def _csv(path, file):
       return
     except csv.Error as e:
       span = f', from line {first} on' if first < texts.number else ''
-      yield Row(texts.number, '', functools.partial(
-        _fail, f'no CSV ({e}{span}).'))
+      yield Row(
+        texts.number, '', functools.partial(_fail, f'no CSV ({e}{span}).')
+      )
       continue
     if cells:
-      yield Row(texts.number, ','.join(cells)[:_SHOWN],
-                functools.partial(_named, names, cells))
+      yield Row(
+        texts.number,
+        ','.join(cells)[:_SHOWN],
+        functools.partial(_named, names, cells),
+      )
 
 
 def _header(path, reader):
@@ -166,16 +174,19 @@ def _header(path, reader):
   except csv.Error as e:
     raise UserError(f'--prompts={path} is no CSV ({e}, line 1).') from e
   if 'prompt' not in names:
-    raise UserError(f'--prompts={path} has no column named prompt; its first '
-                    f'line is {printable(",".join(names), 60)!r}.')
+    raise UserError(
+      f'--prompts={path} has no column named prompt; its first '
+      f'line is {printable(",".join(names), 60)!r}.'
+    )
   _check_once(path, names)
   return names
 
 
 def _check_once(path, names):
   if twice := sorted({n for n in names if names.count(n) > 1}):
-    raise UserError(f'--prompts={path} has several columns named '
-                    f'{printable(twice[0], 60)!r}.')
+    raise UserError(
+      f'--prompts={path} has several columns named {printable(twice[0], 60)!r}.'
+    )
 
 
 def _named(names, cells):
@@ -191,12 +202,15 @@ def _fail(reason):
 def _parquet(path, file, keys):
   import pyarrow
   from pyarrow import parquet
+
   try:
     with parquet.ParquetFile(file) as table:
       names = table.schema_arrow.names
       if 'prompt' not in names:
-        raise UserError(f'--prompts={path} has no column named prompt, but '
-                        f'{printable(", ".join(names), 200)}.')
+        raise UserError(
+          f'--prompts={path} has no column named prompt, but '
+          f'{printable(", ".join(names), 200)}.'
+        )
       used = [name for name in names if name in keys]
       _check_once(path, used)
       for name in used:
@@ -206,24 +220,36 @@ def _parquet(path, file, keys):
         for i in range(batch.num_rows):
           number += 1
           cells = {name: batch.column(name)[i] for name in used}
-          yield Row(number, _shown(cells['prompt']),
-                    functools.partial(_values, cells))
+          yield Row(
+            number, _shown(cells['prompt']), functools.partial(_values, cells)
+          )
   except (OSError, pyarrow.ArrowException) as e:
     reason = (str(e).strip().splitlines() or [''])[0]
-    raise UserError(f'--prompts={path} cannot be read as Parquet '
-                    f'({printable(reason, 300)}).') from e
+    raise UserError(
+      f'--prompts={path} cannot be read as Parquet ({printable(reason, 300)}).'
+    ) from e
 
 
 def _check_type(path, field):
   from pyarrow import types
+
   kind = field.type
   if types.is_dictionary(kind):
     kind = kind.value_type
-  plain = (types.is_string, types.is_large_string, types.is_integer,
-           types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
+  plain = (
+    types.is_string,
+    types.is_large_string,
+    types.is_integer,
+    types.is_floating,
+    types.is_decimal,
+    types.is_boolean,
+    types.is_null,
+  )
   if not any(test(kind) for test in plain):
-    raise UserError(f'--prompts={path} has the type {printable(kind, 60)} in '
-                    f'its column {field.name}; text and numbers are allowed.')
+    raise UserError(
+      f'--prompts={path} has the type {printable(kind, 60)} in '
+      f'its column {field.name}; text and numbers are allowed.'
+    )
 
 
 def _values(cells):

@@ -14,20 +14,37 @@ from sana_jax.weights.folder import read_json
 # Options of diffusers' schedulers that would change the picture, and the only
 # value that is served: its default, and that of every published SANA.
 _DPM = {
-  'algorithm_type': 'dpmsolver++', 'prediction_type': 'flow_prediction',
-  'use_flow_sigmas': True, 'thresholding': False, 'lower_order_final': True,
-  'euler_at_final': False, 'final_sigmas_type': 'zero',
-  'use_karras_sigmas': False, 'use_exponential_sigmas': False,
-  'use_beta_sigmas': False, 'use_lu_lambdas': False,
-  'use_dynamic_shifting': False, 'num_train_timesteps': 1000}
+  'algorithm_type': 'dpmsolver++',
+  'prediction_type': 'flow_prediction',
+  'use_flow_sigmas': True,
+  'thresholding': False,
+  'lower_order_final': True,
+  'euler_at_final': False,
+  'final_sigmas_type': 'zero',
+  'use_karras_sigmas': False,
+  'use_exponential_sigmas': False,
+  'use_beta_sigmas': False,
+  'use_lu_lambdas': False,
+  'use_dynamic_shifting': False,
+  'num_train_timesteps': 1000,
+}
 _EULER = {
-  'use_dynamic_shifting': False, 'shift_terminal': None,
-  'use_karras_sigmas': False, 'use_exponential_sigmas': False,
-  'use_beta_sigmas': False, 'invert_sigmas': False,
-  'stochastic_sampling': False, 'num_train_timesteps': 1000}
+  'use_dynamic_shifting': False,
+  'shift_terminal': None,
+  'use_karras_sigmas': False,
+  'use_exponential_sigmas': False,
+  'use_beta_sigmas': False,
+  'invert_sigmas': False,
+  'stochastic_sampling': False,
+  'num_train_timesteps': 1000,
+}
 _SHIFT = fields.number(0.01, 100)
-_ALLOWED = {'flow_shift': _SHIFT, 'shift': _SHIFT,
-            'solver_order': fields.whole(1, 3), 'solver_type': fields.text(40)}
+_ALLOWED = {
+  'flow_shift': _SHIFT,
+  'shift': _SHIFT,
+  'solver_order': fields.whole(1, 3),
+  'solver_type': fields.text(40),
+}
 # What DPMSolverMultistepScheduler assumes and a SANA cannot use.
 _DPM_DEFAULTS = {'prediction_type': 'epsilon', 'use_flow_sigmas': False}
 
@@ -48,23 +65,30 @@ def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
     raise UserError(
       f'{folder} has the scheduler {fields.shown(name)}; '
       'DPMSolverMultistepScheduler with use_flow_sigmas and '
-      'FlowMatchEulerDiscreteScheduler are supported.')
+      'FlowMatchEulerDiscreteScheduler are supported.'
+    )
   _check(path, {**_DPM_DEFAULTS, **config}, _DPM)
   heun = '-heun' if config.get('solver_type') == 'heun' else ''
-  return (f'dpm++{config.get("solver_order", 2)}m{heun}',
-          float(config.get('flow_shift', 1.0)))
+  return (
+    f'dpm++{config.get("solver_order", 2)}m{heun}',
+    float(config.get('flow_shift', 1.0)),
+  )
 
 
 def _check(path, config: Mapping[str, Any], served: Mapping[str, Any]) -> None:
   for key, value in served.items():
     got = config.get(key, value)
     if got != value and not (value is False and got is None):
-      raise UserError(f'{path}: {key} is {fields.shown(got)}; only {value!r} '
-                      'is supported.')
+      raise UserError(
+        f'{path}: {key} is {fields.shown(got)}; only {value!r} is supported.'
+      )
 
 
 def time_grid(
-  sampler: str, steps: int, shift: float, convention: Convention = DIFFUSERS,
+  sampler: str,
+  steps: int,
+  shift: float,
+  convention: Convention = DIFFUSERS,
 ) -> TimeGrid:
   """The grid that belongs to a sampler."""
   if sampler == 'euler':

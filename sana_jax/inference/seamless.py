@@ -38,14 +38,18 @@ class Strips:
   def latent(self, compression: int) -> int:
     """The same in latents; UserError unless it is a whole number."""
     if self.size < compression or self.size % compression:
-      raise UserError(f'Strips of {self.size} px do not fit the autoencoder; '
-                      f'the height must be a multiple of {compression}.')
+      raise UserError(
+        f'Strips of {self.size} px do not fit the autoencoder; '
+        f'the height must be a multiple of {compression}.'
+      )
     return self.size // compression
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def decode(
-  model: nn.Module, variables: PyTree, latents: Float[Array, 'b y x c'],
+  model: nn.Module,
+  variables: PyTree,
+  latents: Float[Array, 'b y x c'],
   strips: Strips = Strips(),
 ) -> Float[Array, 'b y2 x2 3']:
   """Images of unscaled latents, equal to `model.decode` to rounding.
@@ -53,8 +57,10 @@ def decode(
   Raises UserError for another autoencoder: how far its layers see is unknown.
   """
   if not isinstance(model, DCAE):
-    raise UserError(f'Strips are for DC-AE, and the autoencoder is '
-                    f'{type(model).__name__}; decode it in tiles.')
+    raise UserError(
+      f'Strips are for DC-AE, and the autoencoder is '
+      f'{type(model).__name__}; decode it in tiles.'
+    )
   rows = strips.latent(model.compression)
   if latents.shape[1] <= rows:
     return model.apply(variables, latents, method='decode')
@@ -65,17 +71,27 @@ def decode(
   for s in reversed(range(local, last + 1)):
     for name, make in decoder.parts(s):
       x = _part(
-        make(parent=None), _of(variables, f'stage_{s}', name), x,
-        rows << (last - s))
+        make(parent=None),
+        _of(variables, f'stage_{s}', name),
+        x,
+        rows << (last - s),
+      )
   level = min(local, last)  # The latents have the sides of stage `last`.
   return in_strips(
-    lambda x: decoder.apply(variables, x, first=local - 1), x,
-    rows << (last - level), _reach(decoder, local), 1 << level)
+    lambda x: decoder.apply(variables, x, first=local - 1),
+    x,
+    rows << (last - level),
+    _reach(decoder, local),
+    1 << level,
+  )
 
 
 def in_strips(
-  run: Callable[[Array], Array], x: Float[Array, 'b y x c'], rows: int,
-  reach: int, scale: int = 1,
+  run: Callable[[Array], Array],
+  x: Float[Array, 'b y x c'],
+  rows: int,
+  reach: int,
+  scale: int = 1,
 ) -> Float[Array, 'b y2 x2 d']:
   """run(x), `rows` rows of x at a time.
 
@@ -89,10 +105,13 @@ def in_strips(
     start, begin = windows.place(i)
     y = run(jax.lax.dynamic_slice_in_dim(x, begin, windows.size, 1))
     own = jax.lax.dynamic_slice_in_dim(
-      y, (start - begin) * scale, windows.rows * scale, 1)
+      y, (start - begin) * scale, windows.rows * scale, 1
+    )
     return jax.lax.dynamic_update_slice_in_dim(out, own, start * scale, 1)
+
   return jax.lax.fori_loop(
-    0, windows.count, body, jnp.zeros(shape.shape, shape.dtype))
+    0, windows.count, body, jnp.zeros(shape.shape, shape.dtype)
+  )
 
 
 class _Windows:
@@ -130,7 +149,8 @@ def _part(module, variables, x, rows):
   read = lambda q, k, v: linear_attention.read(q, state).astype(v.dtype)
   # 1 more for the convolution of the Mix-FFN.
   return in_strips(
-    lambda x: module.apply(variables, x, attend=read), x, rows, reach + 1)
+    lambda x: module.apply(variables, x, attend=read), x, rows, reach + 1
+  )
 
 
 def _attention_state(block, variables, x, rows, reach):
@@ -139,19 +159,24 @@ def _attention_state(block, variables, x, rows, reach):
 
   def of(i):
     window = jax.lax.dynamic_slice_in_dim(
-      x, windows.place(i)[1], windows.size, 1)
+      x, windows.place(i)[1], windows.size, 1
+    )
     own = jnp.repeat(windows.own(i), x.shape[2])[:, None, None]
     states = []
 
     def note(q, k, v):
       states.append(linear_attention.state(jnp.where(own, k, 0), v))
       return v
+
     block.apply(variables, window, attend=note)  # Its result is not computed.
     return states[0]
+
   zero = jax.tree.map(
-    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of, 0))
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of, 0)
+  )
   return jax.lax.fori_loop(
-    0, windows.count, lambda i, sum: jax.tree.map(jnp.add, sum, of(i)), zero)
+    0, windows.count, lambda i, sum: jax.tree.map(jnp.add, sum, of(i)), zero
+  )
 
 
 def _local_stages(decoder):

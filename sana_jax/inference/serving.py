@@ -45,8 +45,7 @@ class _Protocol(H11Protocol):
   def _watch(self):
     waiting = self.cycle is None or self.cycle.response_complete
     if waiting and self._deadline is None:
-      self._deadline = self.loop.call_later(
-        _HEAD_SECONDS, self.transport.close)
+      self._deadline = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
     elif not waiting and self._deadline is not None:
       self._deadline.cancel()
       self._deadline = None
@@ -55,9 +54,15 @@ class _Protocol(H11Protocol):
 def config(app: Callable) -> uvicorn.Config:
   """The server's settings, at any free port unless it gets a socket."""
   return uvicorn.Config(
-    app, port=0, http=_Protocol, ws='none', log_level='warning',
-    server_header=False, limit_concurrency=_CONNECTIONS,
-    timeout_graceful_shutdown=_DRAIN_SECONDS)
+    app,
+    port=0,
+    http=_Protocol,
+    ws='none',
+    log_level='warning',
+    server_header=False,
+    limit_concurrency=_CONNECTIONS,
+    timeout_graceful_shutdown=_DRAIN_SECONDS,
+  )
 
 
 def serve(app: Callable, door: socket.socket, line: Line) -> None:

@@ -20,8 +20,11 @@ MOST_BYTES = 2**29  # Of a picture's file.
 
 def assign(names: Sequence[str], size: int, prefix: str) -> dict[str, str]:
   """The shard of each picture; none where `size` is 0."""
-  return {name: f'shard-{prefix}{i // size:06d}.tar'
-          for i, name in enumerate(names)} if size else {}
+  return (
+    {name: f'shard-{prefix}{i // size:06d}.tar' for i, name in enumerate(names)}
+    if size
+    else {}
+  )
 
 
 def contents(path: pathlib.Path) -> set[str]:
@@ -34,8 +37,14 @@ def contents(path: pathlib.Path) -> set[str]:
     if not stat.S_ISREG(path.lstat().st_mode):
       raise ValueError('not a regular file')
     with files.open_regular(path) as file, _open(file) as tar:
-      return {m.name for m in tar if _is_plain(m) and images.has_ends(
-        file, m.offset_data, m.size, pathlib.PurePath(m.name).suffix)}
+      return {
+        m.name
+        for m in tar
+        if _is_plain(m)
+        and images.has_ends(
+          file, m.offset_data, m.size, pathlib.PurePath(m.name).suffix
+        )
+      }
   except Exception as e:  # tarfile raises errors of many types.
     raise ValueError(str(e) or type(e).__name__) from e
 
@@ -56,8 +65,13 @@ def read(path: pathlib.Path, name: str) -> bytes:
     raise ValueError(str(e) or type(e).__name__) from e
 
 
-def pack(path: pathlib.Path, parts: pathlib.Path, fresh: Sequence[str],
-         made: Mapping[str, Mapping[str, Any]], add: bool) -> None:
+def pack(
+  path: pathlib.Path,
+  parts: pathlib.Path,
+  fresh: Sequence[str],
+  made: Mapping[str, Mapping[str, Any]],
+  add: bool,
+) -> None:
   """Writes a shard of the pictures in `parts`, then removes them there.
 
   Args:
@@ -66,13 +80,17 @@ def pack(path: pathlib.Path, parts: pathlib.Path, fresh: Sequence[str],
     add: keep what the shard has already, but for pictures of these names.
   """
   stems = {pathlib.PurePath(name).stem for name in fresh}
-  with files.atomically(path) as part, tarfile.open(
-      part, 'w', format=tarfile.USTAR_FORMAT) as tar:
+  with (
+    files.atomically(path) as part,
+    tarfile.open(part, 'w', format=tarfile.USTAR_FORMAT) as tar,
+  ):
     if add:
       with files.open_regular(path) as file, _open(file) as old:
         for member in old:
-          if _is_plain(member) and pathlib.PurePath(
-              member.name).stem not in stems:
+          if (
+            _is_plain(member)
+            and pathlib.PurePath(member.name).stem not in stems
+          ):
             _add(tar, member.name, old.extractfile(member).read())
     for name in fresh:
       about = json.dumps(made[name], ensure_ascii=False).encode()
@@ -88,8 +106,11 @@ def _open(file):
 
 def _is_plain(member):
   # A sparse one may be of any size.
-  return (member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
-          and not member.issparse() and member.size <= MOST_BYTES)
+  return (
+    member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+    and not member.issparse()
+    and member.size <= MOST_BYTES
+  )
 
 
 def _add(tar, name, data):

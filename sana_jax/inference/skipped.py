@@ -17,15 +17,22 @@ _TYPES = Problem.__annotations__
 
 def read(path: pathlib.Path) -> list[Problem]:
   """Problems that earlier runs reported."""
-  return [Problem(**line) for line in kept.read_list(path)
-          if {k: type(v) for k, v in line.items()} == _TYPES]
+  return [
+    Problem(**line)
+    for line in kept.read_list(path)
+    if {k: type(v) for k, v in line.items()} == _TYPES
+  ]
 
 
 def write(path: pathlib.Path, problems: Sequence[Problem]) -> None:
   """Writes the list in order of lines; no file where there are none."""
   if problems:
-    files.write_bytes(path, b''.join(
-      (json.dumps(p._asdict(), ensure_ascii=False) + '\n').encode()
-      for p in sorted(set(problems))))
+    files.write_bytes(
+      path,
+      b''.join(
+        (json.dumps(p._asdict(), ensure_ascii=False) + '\n').encode()
+        for p in sorted(set(problems))
+      ),
+    )
   elif path.is_file():
     path.unlink()

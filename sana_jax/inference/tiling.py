@@ -35,15 +35,20 @@ class Tiles:
     if self.size % compression or self.stride % compression:
       raise UserError(
         f'Tiles of {self.size} px every {self.stride} px do not fit the '
-        f'autoencoder; both must be multiples of {compression}.')
+        f'autoencoder; both must be multiples of {compression}.'
+      )
     if not 0 < self.stride <= self.size:
-      raise UserError(f'The stride of the tiles is {self.stride} px; it must '
-                      f'lie between {compression} and their size, {self.size}.')
+      raise UserError(
+        f'The stride of the tiles is {self.stride} px; it must '
+        f'lie between {compression} and their size, {self.size}.'
+      )
     return self.size // compression, self.stride // compression
 
 
 def decode(
-  model: nn.Module, variables: PyTree, latents: Float[Array, 'b y x c'],
+  model: nn.Module,
+  variables: PyTree,
+  latents: Float[Array, 'b y x c'],
   tiles: Tiles = Tiles(),
 ) -> Float[Array, 'b y2 x2 3']:
   """Images of unscaled latents; one compilation for each shape of a tile."""
@@ -51,12 +56,19 @@ def decode(
   if max(latents.shape[1:3]) <= size:
     return _apply(model, 'decode', variables, latents)
   return _tiled(
-    lambda x: _apply(model, 'decode', variables, x), latents, size, stride,
-    tiles.size - tiles.stride, tiles.stride)
+    lambda x: _apply(model, 'decode', variables, x),
+    latents,
+    size,
+    stride,
+    tiles.size - tiles.stride,
+    tiles.stride,
+  )
 
 
 def encode(
-  model: nn.Module, variables: PyTree, images: Float[Array, 'b y x 3'],
+  model: nn.Module,
+  variables: PyTree,
+  images: Float[Array, 'b y x 3'],
   tiles: Tiles = Tiles(),
 ) -> Float[Array, 'b y2 x2 c']:
   """Unscaled latents of images; tiles are filled up with zeros at the edge."""
@@ -68,16 +80,18 @@ def encode(
   def filled(x):
     edges = [(0, 0), *((0, -n % f) for n in x.shape[1:3]), (0, 0)]
     return _apply(model, 'encode', variables, jnp.pad(x, edges))
+
   height, width = (n // f for n in images.shape[1:3])
-  return _tiled(filled, images, tiles.size, tiles.stride, size - stride,
-                stride)[:, :height, :width]
+  return _tiled(
+    filled, images, tiles.size, tiles.stride, size - stride, stride
+  )[:, :height, :width]
 
 
 def one_by_one(
   run: Callable[[Array], Array], batch: Float[Array, 'b y x c']
 ) -> Float[Array, 'b y2 x2 d']:
   """The examples in turn (diffusers' slicing): the memory of one."""
-  return jnp.concatenate([run(batch[i:i + 1]) for i in range(len(batch))])
+  return jnp.concatenate([run(batch[i : i + 1]) for i in range(len(batch))])
 
 
 @functools.partial(jax.jit, static_argnames='extent')
@@ -107,7 +121,7 @@ def _tiled(run, x, size, stride, extent, kept):
   for y in range(0, x.shape[1], stride):
     row, left = [], None
     for j, z in enumerate(range(0, x.shape[2], stride)):
-      tile = run(x[:, y:y + size, z:z + size])
+      tile = run(x[:, y : y + size, z : z + size])
       tile = _blended(tile, above.get(j), left, extent)
       above[j] = left = tile
       row.append(tile[:, :kept, :kept])

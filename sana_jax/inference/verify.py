@@ -31,8 +31,8 @@ Scorer = Callable[[Sequence[str], Images], Float[np.ndarray, 'b']]
 Judge = Callable[[Sequence[str], Images, Images], Bool[np.ndarray, 'b']]
 # (prompts, their images) -> whether each matches, and that answer's logit.
 Verifier = Callable[
-  [Sequence[str], Images],
-  tuple[Bool[np.ndarray, 'b'], Float[np.ndarray, 'b']]]
+  [Sequence[str], Images], tuple[Bool[np.ndarray, 'b'], Float[np.ndarray, 'b']]
+]
 
 
 class Candidate(NamedTuple):
@@ -62,14 +62,18 @@ def is_judge(chooser: Callable) -> bool:
   """Whether it compares pairs: (prompts, images, images), not (.., images)."""
   try:
     parameters = [
-      p for p in inspect.signature(chooser).parameters.values()
-      if p.default is p.empty and p.kind in (
-        p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+      p
+      for p in inspect.signature(chooser).parameters.values()
+      if p.default is p.empty
+      and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
   except (TypeError, ValueError):  # Not written in Python.
     parameters = []
   if len(parameters) not in (2, 3):
-    raise UserError('A scorer must take (prompts, images) or, to compare '
-                    'pairs, (prompts, images, images); --scorer does not.')
+    raise UserError(
+      'A scorer must take (prompts, images) or, to compare '
+      'pairs, (prompts, images, images); --scorer does not.'
+    )
   return len(parameters) == 3
 
 
@@ -85,43 +89,62 @@ def judge_of(verifier: Verifier) -> Judge:
   Yes beats no; of two that match, the surer one wins; of two that do not, the
   less sure one.
   """
+
   def judge(prompts, first, second):
     (yes, logit), (other_yes, other_logit) = (
-      map(np.asarray, verifier(prompts, images)) for images in (first, second))
+      map(np.asarray, verifier(prompts, images)) for images in (first, second)
+    )
     surer = np.where(yes, logit >= other_logit, logit <= other_logit)
     return np.where(yes == other_yes, surer, yes)
+
   return judge
 
 
 def _by_scores(scorer, pools):
-  fresh = [(pool.prompt, c.image) for pool in pools for c in pool.candidates
-           if c.score is None]
+  fresh = [
+    (pool.prompt, c.image)
+    for pool in pools
+    for c in pool.candidates
+    if c.score is None
+  ]
   scores = iter(_answers(scorer, *zip(*fresh))) if fresh else iter(())
   narrowed = []
   for pool in pools:
     scored = [
       c._replace(score=float(next(scores))) if c.score is None else c
-      for c in pool.candidates]
-    narrowed.append(pool._replace(candidates=tuple(
-      scored[i] for i in best([c.score for c in scored], pool.keep))))
+      for c in pool.candidates
+    ]
+    narrowed.append(
+      pool._replace(
+        candidates=tuple(
+          scored[i] for i in best([c.score for c in scored], pool.keep)
+        )
+      )
+    )
   return narrowed
 
 
 def _by_matches(judge, pools):
-  while matches := [(i, at) for i, pool in enumerate(pools)
-                    for at in _matches(pool)]:
-    pairs = [pools[i].candidates[at:at + 2] for i, at in matches]
+  while matches := [
+    (i, at) for i, pool in enumerate(pools) for at in _matches(pool)
+  ]:
+    pairs = [pools[i].candidates[at : at + 2] for i, at in matches]
     first_wins = _answers(
-      judge, [pools[i].prompt for i, _ in matches],
-      *([c.image for c in side] for side in zip(*pairs)))
+      judge,
+      [pools[i].prompt for i, _ in matches],
+      *([c.image for c in side] for side in zip(*pairs)),
+    )
     if first_wins.dtype != bool:
-      raise UserError(f'The judge gave {first_wins.dtype}; it must give True '
-                      'where the first picture wins and False elsewhere.')
+      raise UserError(
+        f'The judge gave {first_wins.dtype}; it must give True '
+        'where the first picture wins and False elsewhere.'
+      )
     # From the right, so that positions to the left stay what they are.
-    for (i, at), (a, b), wins in reversed(list(zip(
-        matches, pairs, first_wins))):
+    for (i, at), (a, b), wins in reversed(
+      list(zip(matches, pairs, first_wins))
+    ):
       winner = (a if wins else b)._replace(rounds=a.rounds + 1)
-      left, right = pools[i].candidates[:at], pools[i].candidates[at + 2:]
+      left, right = pools[i].candidates[:at], pools[i].candidates[at + 2 :]
       pools[i] = pools[i]._replace(candidates=(*left, winner, *right))
   return pools
 
@@ -165,8 +188,10 @@ def _answers(chooser, prompts, *sides):
   if answers.shape != (len(prompts),):
     raise UserError(
       f'The scorer gave an array of shape {answers.shape} for {len(prompts)} '
-      'prompts; it must give one value for each.')
+      'prompts; it must give one value for each.'
+    )
   if not np.isfinite(answers.astype(np.float64)).all():
-    raise UserError('The scorer gave a score that is not finite; each must be '
-                    'a number.')
+    raise UserError(
+      'The scorer gave a score that is not finite; each must be a number.'
+    )
   return answers

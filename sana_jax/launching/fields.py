@@ -38,27 +38,35 @@ GRAMMARS = {
   # Kubernetes' label of a host, with room for what is appended.
   'name': Grammar(
     r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?',
-    '40 or fewer of a-z, 0-9 and -, begin with a letter and not end with -'),
+    '40 or fewer of a-z, 0-9 and -, begin with a letter and not end with -',
+  ),
   # github.com/distribution/reference, without IPv6.
   'image': Grammar(
     rf'({_HOST}(\.{_HOST})*(:[0-9]{{1,5}})?/)?{_PATH}(/{_PATH})*'
     r'(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9+._-]+:[0-9a-f]{32,128})?',
-    'an image such as REGISTRY:PORT/PATH:TAG or PATH@sha256:DIGEST'),
+    'an image such as REGISTRY:PORT/PATH:TAG or PATH@sha256:DIGEST',
+  ),
   # Compute Engine's API.
-  'zone': Grammar(r'[a-z]([a-z0-9-]{0,61}[a-z0-9])?',
-                  'a zone such as us-east5-a'),
+  'zone': Grammar(
+    r'[a-z]([a-z0-9-]{0,61}[a-z0-9])?', 'a zone such as us-east5-a'
+  ),
   'project': Grammar(
     rf'({_LABEL}(\.{_LABEL})*:)?{_LABEL}',
-    'the id of a project: a-z, 0-9 and -, or DOMAIN:ID'),
-  'cluster': Grammar(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?',
-                     'the name of a cluster: 40 or fewer of a-z, 0-9 and -'),
+    'the id of a project: a-z, 0-9 and -, or DOMAIN:ID',
+  ),
+  'cluster': Grammar(
+    r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?',
+    'the name of a cluster: 40 or fewer of a-z, 0-9 and -',
+  ),
   'partition': Grammar(
-    rf'{_SLURM}(,{_SLURM})*', 'one or several names, with commas between, of '
-    'letters, digits and _.@+-'),
+    rf'{_SLURM}(,{_SLURM})*',
+    'one or several names, with commas between, of letters, digits and _.@+-',
+  ),
   'account': Grammar(_SLURM, 'a name of letters, digits and _.@+-'),
   'time_limit': Grammar(
-    r'([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{2}){0,2}', 'a time: minutes, '
-    'HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12'),
+    r'([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{2}){0,2}',
+    'a time: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12',
+  ),
 }
 # Globs of a bucket's checkpoints would take the rest for patterns.
 _BUCKET = r'(gs|s3)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^][*?#]*)?'
@@ -77,8 +85,10 @@ def text_problem(what: str, text: str) -> str:
     return f'{what} has {size} bytes; at most {MOST_BYTES} are allowed'
   if not text.isprintable():
     wrong = next(c for c in text if not c.isprintable())
-    return (f'{what}={printable(text, _SHOWN)} contains U+{ord(wrong):04X}; '
-            'printable characters and spaces are allowed')
+    return (
+      f'{what}={printable(text, _SHOWN)} contains U+{ord(wrong):04X}; '
+      'printable characters and spaces are allowed'
+    )
   return ''
 
 
@@ -87,8 +97,9 @@ def name_problem(key: str, text: str) -> str:
   if problem := text_problem(flag(key), text):
     return problem
   if not re.fullmatch(GRAMMARS[key].pattern, text):
-    return (f'{flag(key)}={printable(text, _SHOWN)} must be '
-            f'{GRAMMARS[key].words}')
+    return (
+      f'{flag(key)}={printable(text, _SHOWN)} must be {GRAMMARS[key].words}'
+    )
   return ''
 
 
@@ -97,13 +108,21 @@ def path_problem(key: str, text: str) -> str:
   if problem := text_problem(flag(key), text):
     return problem
   if '://' in text:
-    return '' if re.fullmatch(_BUCKET, text) else (
-      f'{flag(key)}={printable(text, _SHOWN)} is no folder of a bucket; give '
-      'gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#')
+    return (
+      ''
+      if re.fullmatch(_BUCKET, text)
+      else (
+        f'{flag(key)}={printable(text, _SHOWN)} is no folder of a bucket; give '
+        'gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#'
+      )
+    )
   if max(len(part.encode()) for part in text.split('/')) > (
-      _MOST_BYTES_OF_FILE_NAME):
-    return (f'{flag(key)}={printable(text, _SHOWN)} has a file name of more '
-            f'than {_MOST_BYTES_OF_FILE_NAME} bytes')
+    _MOST_BYTES_OF_FILE_NAME
+  ):
+    return (
+      f'{flag(key)}={printable(text, _SHOWN)} has a file name of more '
+      f'than {_MOST_BYTES_OF_FILE_NAME} bytes'
+    )
   return ''
 
 
@@ -118,8 +137,10 @@ def override_problems(overrides: Sequence[str]) -> Iterator[str]:
     yield text_problem(printable(key, _SHOWN), value) if value else ''
   size = sum(len(o.encode(errors='replace')) for o in overrides)
   if size > MOST_BYTES_TOGETHER:
-    yield (f'The --config.key=value arguments have {size} bytes; at most '
-           f'{MOST_BYTES_TOGETHER} are allowed')
+    yield (
+      f'The --config.key=value arguments have {size} bytes; at most '
+      f'{MOST_BYTES_TOGETHER} are allowed'
+    )
 
 
 def check_text(what: str, text: str) -> str:
@@ -140,7 +161,8 @@ def local_folder(key: str, text: str) -> pathlib.Path:
   except (RuntimeError, FileNotFoundError):
     raise UserError(
       f'{flag(key)}={printable(text, _SHOWN)} begins in a home folder or a '
-      'current folder that is not there; give its whole path.') from None
+      'current folder that is not there; give its whole path.'
+    ) from None
   check_text(flag(key), str(path))
   return path
 

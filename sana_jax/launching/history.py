@@ -69,8 +69,10 @@ def _content(path: epath.Path) -> bytes:
   except (FileNotFoundError, ValueError):
     raise
   except Exception as e:  # noqa: BLE001  Errors of buckets have many types.
-    raise Trouble(f'{path} cannot be read ({type(e).__name__}: '
-                  f'{printable(e, 200)}); start again.') from e
+    raise Trouble(
+      f'{path} cannot be read ({type(e).__name__}: '
+      f'{printable(e, 200)}); start again.'
+    ) from e
 
 
 def _attempts(value: Any) -> list[Attempt]:
@@ -85,12 +87,16 @@ def _attempts(value: Any) -> list[Attempt]:
 
 def _is_attempt(entry):
   if not isinstance(entry, dict) or entry.keys() != {
-      field.name for field in dataclasses.fields(Attempt)}:
+    field.name for field in dataclasses.fields(Attempt)
+  }:
     return False
   step, code = entry['step'], entry['exit_code']
-  return (type(step) is int and 0 <= step <= _MOST_STEP
-          and (code is None or type(code) is int and 0 <= code <= 255)
-          and isinstance(entry['asked'], bool))
+  return (
+    type(step) is int
+    and 0 <= step <= _MOST_STEP
+    and (code is None or type(code) is int and 0 <= code <= 255)
+    and isinstance(entry['asked'], bool)
+  )
 
 
 def _set_aside(path, error):
@@ -103,5 +109,10 @@ def _set_aside(path, error):
     what = f'renamed to {aside.name}'
   except OSError as e:
     what = f'left as it is ({e.strerror or e})'
-  logging.warning('%s does not hold the attempts of a run (%s); it is %s, and '
-                  'they are counted from 0.', path, reason, what)
+  logging.warning(
+    '%s does not hold the attempts of a run (%s); it is %s, and '
+    'they are counted from 0.',
+    path,
+    reason,
+    what,
+  )

@@ -27,13 +27,22 @@ class Place:
 
 PLACES = {
   'slurm': Place(('gpu', 'cpu'), takes=('partition', 'account', 'time_limit')),
-  'gke': Place(('tpu', 'gpu'), ('image',),
-               ('spot', 'cluster', 'zone', 'project')),
+  'gke': Place(
+    ('tpu', 'gpu'), ('image',), ('spot', 'cluster', 'zone', 'project')
+  ),
   'tpu-vm': Place(('tpu',), ('image', 'zone'), ('spot', 'project')),
   'local': Place(('cpu', 'gpu', 'tpu')),
 }
-_OF_PLACES = ('partition', 'account', 'time_limit', 'image', 'spot', 'cluster',
-              'zone', 'project')
+_OF_PLACES = (
+  'partition',
+  'account',
+  'time_limit',
+  'image',
+  'spot',
+  'cluster',
+  'zone',
+  'project',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +82,8 @@ def check(job: Job) -> None:
   if place is None:
     raise UserError(
       f'--where={printable(job.where, 200)} is not known'
-      f'{did_you_mean(job.where, PLACES)}; allowed are {", ".join(PLACES)}.')
+      f'{did_you_mean(job.where, PLACES)}; allowed are {", ".join(PLACES)}.'
+    )
   said = [*_bad_texts(job), *_problems(job, place)]
   if said:
     raise UserError('; '.join(said) + '.')
@@ -81,14 +91,19 @@ def check(job: Job) -> None:
 
 def _bad_texts(job):
   """Fields that are no text or name of their kind, whatever the place."""
-  paths = {'config': job.config.partition(':')[0], 'workdir': job.workdir,
-           'layout': job.layout, 'out': job.out}
+  paths = {
+    'config': job.config.partition(':')[0],
+    'workdir': job.workdir,
+    'layout': job.layout,
+    'out': job.out,
+  }
   names = {key: getattr(job, key) for key in fields.GRAMMARS}
   found = [
     *(fields.name_problem(k, v) for k, v in names.items() if v is not None),
     *(fields.path_problem(k, v) for k, v in paths.items() if v is not None),
     fields.text_problem('--config', job.config),
-    *fields.override_problems(job.overrides)]
+    *fields.override_problems(job.overrides),
+  ]
   return list(dict.fromkeys(filter(None, found)))
 
 
@@ -96,9 +111,11 @@ def _problems(job, place):
   machines, where = job.machines, f'--where={job.where}'
   if machines.kind not in place.kinds:
     others = [name for name, p in PLACES.items() if machines.kind in p.kinds]
-    yield (f'--topology={machines.name} cannot be had by {where}, which has '
-           f'{" and ".join(k.upper() + "s" for k in place.kinds)}; choose '
-           f'--where={" or ".join(others)}')
+    yield (
+      f'--topology={machines.name} cannot be had by {where}, which has '
+      f'{" and ".join(k.upper() + "s" for k in place.kinds)}; choose '
+      f'--where={" or ".join(others)}'
+    )
   for key in _OF_PLACES:
     flag = fields.flag(key)
     if getattr(job, key) and key not in place.needs + place.takes:
@@ -106,11 +123,16 @@ def _problems(job, place):
       yield f'{flag} is not for {where} but for {" and ".join(theirs)}'
     if key in place.needs and not getattr(job, key):
       yield f'{where} needs {flag}'
-  if job.where != 'local' and not job.workdir.startswith('/') and (
-      '://' not in job.workdir):
-    yield (f'--workdir={printable(job.workdir, 200)} must be the same for all '
-           'hosts; give a bucket, such as gs://bucket/run, or a whole path '
-           'that they share')
+  if (
+    job.where != 'local'
+    and not job.workdir.startswith('/')
+    and ('://' not in job.workdir)
+  ):
+    yield (
+      f'--workdir={printable(job.workdir, 200)} must be the same for all '
+      'hosts; give a bucket, such as gs://bucket/run, or a whole path '
+      'that they share'
+    )
   if machines.kind in place.kinds:
     yield from _unfit(job, machines)
 
@@ -119,8 +141,10 @@ def _unfit(job, machines):
   """What is wrong with the machines, in this place."""
   name = f'--topology={machines.name}'
   if job.where == 'local' and machines.kind != 'cpu' and machines.processes > 1:
-    yield (f'{name} is {machines.processes} hosts, and --where=local is one; '
-           'give one host, or another --where')
+    yield (
+      f'{name} is {machines.processes} hosts, and --where=local is one; '
+      'give one host, or another --where'
+    )
   if job.where == 'tpu-vm' and not TPUS[machines.chip].vm:
     yield f'{machines.chip} is for --where=gke only'
   if job.where != 'gke':
@@ -129,8 +153,10 @@ def _unfit(job, machines):
     yield f'{name}: GKE joins slices of several hosts only; give larger ones'
   counts = gpus_a_host(machines.chip)
   if machines.kind == 'gpu' and machines.devices not in counts:
-    yield (f'{name}: GKE has {machines.chip} machines with '
-           f'{" or ".join(map(str, counts))} GPUs')
+    yield (
+      f'{name}: GKE has {machines.chip} machines with '
+      f'{" or ".join(map(str, counts))} GPUs'
+    )
 
 
 def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
@@ -139,10 +165,18 @@ def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
   Otherwise a value that begins with - would be a flag.
   """
   devices = [f'--cpu-devices={job.machines.devices}'] * (
-    job.machines.kind == 'cpu')
+    job.machines.kind == 'cpu'
+  )
   layout = [f'--layout={job.layout}'] if job.layout else []
-  return ['train', f'--config={job.config}', f'--workdir={job.workdir}',
-          *layout, *devices, *more, *job.overrides]
+  return [
+    'train',
+    f'--config={job.config}',
+    f'--workdir={job.workdir}',
+    *layout,
+    *devices,
+    *more,
+    *job.overrides,
+  ]
 
 
 def environment(job: Job) -> dict[str, str]:

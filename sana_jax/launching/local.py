@@ -45,13 +45,23 @@ def shown(line: bytes) -> str:
 
 
 def processes(
-    job: Job, command: list[str], logs: pathlib.Path) -> list[Process]:
+  job: Job, command: list[str], logs: pathlib.Path
+) -> list[Process]:
   """Of one attempt; they meet at a port that is free now."""
   count, address = job.machines.processes, f'localhost:{free_port()}'
-  return [Process(
-    [*command, *train_arguments(job, [
-      f'--distributed={address},{count},{i}'] * (count > 1))],
-    environment(job), logs / f'process-{i}.log') for i in range(count)]
+  return [
+    Process(
+      [
+        *command,
+        *train_arguments(
+          job, [f'--distributed={address},{count},{i}'] * (count > 1)
+        ),
+      ],
+      environment(job),
+      logs / f'process-{i}.log',
+    )
+    for i in range(count)
+  ]
 
 
 def free_port() -> int:
@@ -65,14 +75,22 @@ def launch(job: Job, command: list[str]) -> int:
   """Runs `command` (sana-jax) so often; the exit code of the last attempt."""
   logs, notes = folder(job) / 'logs', folder(job) / 'attempts.json'
   tail = Tail(logs / 'process-0.log', '[0] ')
-  with locks.hold(locks.within(logs), 'launching', '--workdir'), (
-      Requests()) as requests:
+  with (
+    locks.hold(locks.within(logs), 'launching', '--workdir'),
+    Requests() as requests,
+  ):
     history.forget(notes)  # Those of an earlier launch.
     start = lambda number: run(
-      [dataclasses.replace(p, env={**p.env, **of_attempt(number)})
-       for p in processes(job, command, logs)], requests, look=tail)
+      [
+        dataclasses.replace(p, env={**p.env, **of_attempt(number)})
+        for p in processes(job, command, logs)
+      ],
+      requests,
+      look=tail,
+    )
     return supervisor.supervise(
-      supervisor.Run(start, job.workdir, notes, job.policy), requests)
+      supervisor.Run(start, job.workdir, notes, job.policy), requests
+    )
 
 
 def folder(job: Job) -> pathlib.Path:

@@ -75,15 +75,20 @@ class Tpu:
 
 TPUS = {
   'v4': Tpu('tpu-v4-podslice', 'v4', 'v4', 2, 'tpu-ubuntu2204-base'),
-  'v5e': Tpu('tpu-v5-lite-podslice', 'v5litepod', 'v5litepod', 1,
-             'v2-alpha-tpuv5-lite'),
+  'v5e': Tpu(
+    'tpu-v5-lite-podslice', 'v5litepod', 'v5litepod', 1, 'v2-alpha-tpuv5-lite'
+  ),
   'v5p': Tpu('tpu-v5p-slice', 'v5p', 'v5p', 2, 'v2-alpha-tpuv5'),
   'v6e': Tpu('tpu-v6e-slice', 'v6e', 'v6e', 1, 'v2-alpha-tpuv6e'),
   'tpu7x': Tpu('tpu7x', 'tpu7x', '', 2, ''),
 }
 # Values of the label cloud.google.com/gke-accelerator.
-GPUS = {'a100': 'nvidia-a100-80gb', 'h100': 'nvidia-h100-80gb',
-        'h200': 'nvidia-h200-141gb', 'b200': 'nvidia-b200'}
+GPUS = {
+  'a100': 'nvidia-a100-80gb',
+  'h100': 'nvidia-h100-80gb',
+  'h200': 'nvidia-h200-141gb',
+  'b200': 'nvidia-b200',
+}
 _GPUS_A_HOST = {'a100': (1, 2, 4, 8), 'h100': (1, 2, 4, 8)}
 
 
@@ -102,7 +107,8 @@ def parse(name: str) -> Machines:
     known = (*chips.CHIPS, 'cpu')
     raise UserError(
       f'--topology={name} names no chip that is known'
-      f'{did_you_mean(kind, known)}; allowed are {", ".join(known)}.')
+      f'{did_you_mean(kind, known)}; allowed are {", ".join(known)}.'
+    )
   found = chips.parse(name)
   return _gpu(found) if found.chip.is_gpu else _tpu(found)
 
@@ -113,7 +119,8 @@ def _cpu(name, rest):
   if not all(1 <= n <= _MOST for n in sizes):
     raise UserError(
       f'--topology={name} is not allowed; give cpu:PROCESSESxDEVICES with 1 to '
-      f'{_MOST} of each, such as cpu:2x4.')
+      f'{_MOST} of each, such as cpu:2x4.'
+    )
   return Machines(name, 'cpu', 'cpu', tuple(sizes), 1, *sizes)
 
 
@@ -125,21 +132,32 @@ def _tpu(found):
     shown = sorted(by_size[:_SHOWN], key=math.prod)
     raise UserError(
       f'--topology={found.name} is no slice that can be had; near ones are '
-      f'{", ".join("x".join(map(str, s)) for s in shown)}.')
+      f'{", ".join("x".join(map(str, s)) for s in shown)}.'
+    )
   count = math.prod(found.shape)
   a_host = min(4, count)
-  return Machines(found.name, 'tpu', found.chip.name, found.shape, found.slices,
-                  count // a_host, a_host)
+  return Machines(
+    found.name,
+    'tpu',
+    found.chip.name,
+    found.shape,
+    found.slices,
+    count // a_host,
+    a_host,
+  )
 
 
 def _gpu(found):
   slices, hosts, gpus = found.shape
   allowed = range(1, 9)
   if gpus not in allowed:
-    raise UserError(f'--topology={found.name} has {gpus} GPUs a host; 1 to 8 '
-                    f'are allowed, such as {found.chip.name}:1x4x8.')
-  return Machines(found.name, 'gpu', found.chip.name, found.shape, 1,
-                  slices * hosts, gpus)
+    raise UserError(
+      f'--topology={found.name} has {gpus} GPUs a host; 1 to 8 '
+      f'are allowed, such as {found.chip.name}:1x4x8.'
+    )
+  return Machines(
+    found.name, 'gpu', found.chip.name, found.shape, 1, slices * hosts, gpus
+  )
 
 
 def shapes(dimensions: int) -> tuple[tuple[int, ...], ...]:
@@ -147,8 +165,13 @@ def shapes(dimensions: int) -> tuple[tuple[int, ...], ...]:
   if dimensions == 2:
     return _FLAT
   sides = range(4, 257, 4)
-  cubes = tuple((x, y, z) for x in sides for y in sides for z in sides
-                if x <= y <= z and x * y * z <= 1024)
+  cubes = tuple(
+    (x, y, z)
+    for x in sides
+    for y in sides
+    for z in sides
+    if x <= y <= z and x * y * z <= 1024
+  )
   return _CUBES + tuple(sorted(cubes, key=lambda s: (math.prod(s), s)))
 
 

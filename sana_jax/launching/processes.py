@@ -20,9 +20,16 @@ STOPPED = 143  # As a shell reports SIGTERM; sana-jax train, once it has saved.
 _LOOK_SECONDS = 0.1
 # SIGTERM if who supervises is killed: two runs in a workdir never meet. (1 is
 # PR_SET_PDEATHSIG, which only Linux has.)
-_BOUND = [sys.executable, '-ISc', 'import ctypes, os, sys; '
-          'ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])'
-          ] if sys.platform == 'linux' else []
+_BOUND = (
+  [
+    sys.executable,
+    '-ISc',
+    'import ctypes, os, sys; '
+    'ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])',
+  ]
+  if sys.platform == 'linux'
+  else []
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +79,10 @@ class Requests:
     return signal.SIGUSR1 in self.stop
 
   def __enter__(self):
-    self._before = {s: signal.signal(s, lambda number, _: self.stop.append(
-        number)) for s in self._signals}
+    self._before = {
+      s: signal.signal(s, lambda number, _: self.stop.append(number))
+      for s in self._signals
+    }
     return self
 
   def __exit__(self, *_):
@@ -88,9 +97,12 @@ class Requests:
 
 
 def run(
-    processes: Sequence[Process], requests: Requests, *,
-    patience: Patience = Patience(), stop: Callable[[], object] | None = None,
-    look: Callable[[], None] = lambda: None,
+  processes: Sequence[Process],
+  requests: Requests,
+  *,
+  patience: Patience = Patience(),
+  stop: Callable[[], object] | None = None,
+  look: Callable[[], None] = lambda: None,
 ) -> int:
   """Starts all, waits until all have ended, and returns the first failure.
 
@@ -120,24 +132,35 @@ def run(
       if deadline is not None and time.monotonic() > deadline:
         _kill(running)
     look()
-    return code or _failure(running, asked) or max(
-        shell_code(p.returncode) for p in running)
+    return (
+      code
+      or _failure(running, asked)
+      or max(shell_code(p.returncode) for p in running)
+    )
 
 
 def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
   """In a session of its own: Ctrl-C comes to it as SIGTERM."""
   name = printable(process.command[0], 200)
   if not shutil.which(process.command[0]):
-    raise UserError(f'There is no command {name} on this machine; install it, '
-                    'or add its folder to PATH.')
+    raise UserError(
+      f'There is no command {name} on this machine; install it, '
+      'or add its folder to PATH.'
+    )
   output = {}
   if process.log:
-    output = {'stdout': _opened(process.log, stack),
-              'stderr': subprocess.STDOUT}
+    output = {
+      'stdout': _opened(process.log, stack),
+      'stderr': subprocess.STDOUT,
+    }
   try:
     return subprocess.Popen(
-        [*_BOUND, *process.command], env={**os.environ, **process.env},
-        stdin=subprocess.DEVNULL, start_new_session=True, **output)
+      [*_BOUND, *process.command],
+      env={**os.environ, **process.env},
+      stdin=subprocess.DEVNULL,
+      start_new_session=True,
+      **output,
+    )
   except OSError as e:
     raise UserError(f'{name} cannot be started ({e.strerror}).') from e
 
@@ -147,8 +170,10 @@ def _opened(log, stack):
     log.parent.mkdir(parents=True, exist_ok=True)
     return stack.enter_context(log.open('ab'))
   except OSError as e:
-    raise UserError(f'{printable(log)} cannot be written ({e.strerror}); '
-                    'choose another --workdir.') from e
+    raise UserError(
+      f'{printable(log)} cannot be written ({e.strerror}); '
+      'choose another --workdir.'
+    ) from e
 
 
 def shell_code(returncode: int) -> int:
@@ -159,8 +184,9 @@ def shell_code(returncode: int) -> int:
 def _failure(running, asked):
   """The exit code of one that failed; those that were asked to stop do not."""
   allowed = (0, STOPPED) if asked else (0,)
-  codes = [shell_code(p.returncode) for p in running
-           if p.returncode is not None]
+  codes = [
+    shell_code(p.returncode) for p in running if p.returncode is not None
+  ]
   return next((c for c in codes if c not in allowed), 0)
 
 
@@ -171,8 +197,11 @@ def _stop(stop, running):
       stop()
       return
     except OSError as e:
-      logging.warning('The command to stop cannot be started (%s); processes '
-                      'get SIGTERM instead.', e.strerror)
+      logging.warning(
+        'The command to stop cannot be started (%s); processes '
+        'get SIGTERM instead.',
+        e.strerror,
+      )
   _terminate(running)
 
 
@@ -188,4 +217,3 @@ def _kill(running):
       with contextlib.suppress(ProcessLookupError):
         os.killpg(p.pid, signal.SIGKILL)
       p.wait()
-

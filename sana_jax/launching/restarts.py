@@ -57,7 +57,8 @@ class Stop:
 
 
 def decide(
-    history: Sequence[Attempt], step: int, policy: Policy) -> Start | Stop:
+  history: Sequence[Attempt], step: int, policy: Policy
+) -> Start | Stop:
   """What to do next, where `step` is that of the newest checkpoint now."""
   if not history or history[-1].asked:
     return Start()
@@ -65,19 +66,28 @@ def decide(
   if code == DONE:
     return Stop(DONE)
   if code == MISTAKE:
-    return Stop(MISTAKE, 'That is a mistake in a config, a flag or the data, '
-                'which no restart mends: see the log, and launch again.')
+    return Stop(
+      MISTAKE,
+      'That is a mistake in a config, a flag or the data, '
+      'which no restart mends: see the log, and launch again.',
+    )
   code = 1 if code is None else code
   restarts = len(history) - 1
   if restarts >= policy.restarts:
-    return Stop(code, f'It was restarted {restarts} times, as often as '
-                '--restarts allows; see the logs.')
+    return Stop(
+      code,
+      f'It was restarted {restarts} times, as often as '
+      '--restarts allows; see the logs.',
+    )
   idle = fruitless(history, step)
   if idle >= policy.without_progress:
-    return Stop(code, f'{times(idle)} made no progress (the newest checkpoint '
-                f'is still of step {step}): see the logs, and launch again '
-                'once it is mended (--restarts-without-progress says how '
-                'often to try).')
+    return Stop(
+      code,
+      f'{times(idle)} made no progress (the newest checkpoint '
+      f'is still of step {step}): see the logs, and launch again '
+      'once it is mended (--restarts-without-progress says how '
+      'often to try).',
+    )
   return Start(min(policy.most_seconds, policy.wait_seconds * 2**idle))
 
 

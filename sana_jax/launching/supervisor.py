@@ -45,8 +45,12 @@ def supervise(run: Run, requests: Requests) -> int:
     # The other hosts of a run wait for this one, five minutes at most.
     seconds = min(verdict.seconds, 120) if run.once else verdict.seconds
     if attempts:
-      logging.info('Starting again from step %d in %.0f s (exit code %s).',
-                   step, seconds, attempts[-1].exit_code)
+      logging.info(
+        'Starting again from step %d in %.0f s (exit code %s).',
+        step,
+        seconds,
+        attempts[-1].exit_code,
+      )
       requests.sleep(seconds)
       if requests.stop:
         return 128 + requests.stop[0]

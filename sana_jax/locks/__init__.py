@@ -43,7 +43,11 @@ def beside(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def hold(
-  place: str, doing: str, flag: str, *, shared: bool = False,
+  place: str,
+  doing: str,
+  flag: str,
+  *,
+  shared: bool = False,
   terms: Terms = TERMS,
 ) -> collections.abc.Iterator[Lock]:
   """Holds the claim at `place` while the context lasts.
@@ -85,9 +89,11 @@ def _released_by_sigterm(lock, processes):
   At once, as without a handler: a Python handler would wait for the compiler
   or the device. The C part of a signal handler writes to a pipe meanwhile.
   """
-  if (threading.current_thread() is not threading.main_thread()
-      or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-      or processes.handle_sigterm):
+  if (
+    threading.current_thread() is not threading.main_thread()
+    or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    or processes.handle_sigterm
+  ):
     yield
     return
   reader, writer = os.pipe()
@@ -98,9 +104,11 @@ def _released_by_sigterm(lock, processes):
     with open(reader, 'rb', buffering=0) as pipe:
       while number := pipe.read(1):
         if number[0] == signal.SIGTERM and (
-            signal.getsignal(signal.SIGTERM) is ours):
+          signal.getsignal(signal.SIGTERM) is ours
+        ):
           lock.release()
           os._exit(128 + signal.SIGTERM)
+
   thread = threading.Thread(target=wait, name='lock: SIGTERM', daemon=True)
   before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   signal.signal(signal.SIGTERM, ours)

@@ -23,8 +23,9 @@ _TRIES = 20  # Claims that come and go at one look.
 _KINDS = {'in use': InUse, 'trouble': Trouble, 'mistake': UserError}
 
 
-def acquire(store: Store, doing: str, flag: str, processes: Processes,
-            terms: Terms) -> Lock:
+def acquire(
+  store: Store, doing: str, flag: str, processes: Processes, terms: Terms
+) -> Lock:
   """The lock, once it is held.
 
   Raises:
@@ -33,8 +34,7 @@ def acquire(store: Store, doing: str, flag: str, processes: Processes,
   """
   attempt = _Attempt(store, Holder.here(doing), flag, terms)
   while True:
-    status = processes.broadcast(
-      attempt.look() if processes.index == 0 else {})
+    status = processes.broadcast(attempt.look() if processes.index == 0 else {})
     if status['state'] == 'held':
       return Lock(store, status['claim'].encode(), flag, processes, terms)
     if status['state'] != 'waiting':
@@ -62,10 +62,14 @@ class _Attempt:
       return {'state': 'mistake', 'said': str(e)}
     except OSError as e:
       remote = '://' in self._store.place
-      return {'state': 'trouble' if remote else 'mistake', 'said': (
-        f'Writing {folder_of(self._store.place)} failed ({e.strerror or e}); '
-        'see to space and permissions there and start again, or choose another '
-        f'{self._flag}.')}
+      return {
+        'state': 'trouble' if remote else 'mistake',
+        'said': (
+          f'Writing {folder_of(self._store.place)} failed ({e.strerror or e}); '
+          'see to space and permissions there and start again, or choose '
+          f'another {self._flag}.'
+        ),
+      }
 
   def _try(self):
     store = self._store
@@ -92,8 +96,9 @@ class _Attempt:
     return {'state': 'held', 'claim': claim.decode()}
 
   def _content(self, identity):
-    return json.dumps(dataclasses.asdict(dataclasses.replace(
-      self._mine, place=identity))).encode()
+    return json.dumps(
+      dataclasses.asdict(dataclasses.replace(self._mine, place=identity))
+    ).encode()
 
   def _verdict(self, found, theirs, beat):
     """'over', 'alive', or '' for what only time can tell."""
@@ -114,26 +119,32 @@ class _Attempt:
     if last != before:
       return 'alive'
     # The second counts if the store's clock goes wrong.
-    age = max(age or 0., time.monotonic() - since)
+    age = max(age or 0.0, time.monotonic() - since)
     return 'over' if age >= self._terms.lease else ''
 
   def _announce(self, theirs, age):
-    if (left := self._terms.lease - (age or 0.)) > 0:
-      logging.info('%s is in use by %s; waiting %.0f s at most to see whether '
-                   'that is alive.', folder_of(self._store.place),
-                   theirs or 'an unknown process', left)
+    if (left := self._terms.lease - (age or 0.0)) > 0:
+      logging.info(
+        '%s is in use by %s; waiting %.0f s at most to see whether '
+        'that is alive.',
+        folder_of(self._store.place),
+        theirs or 'an unknown process',
+        left,
+      )
 
   def _sentence(self, theirs):
     there = folder_of(self._store.place)
-    return (f'{there} is in use by {theirs or "another process"}; wait until '
-            f'it ends or end it, and start again, or choose another '
-            f'{self._flag}.')
+    return (
+      f'{there} is in use by {theirs or "another process"}; wait until '
+      f'it ends or end it, and start again, or choose another '
+      f'{self._flag}.'
+    )
 
   def _remove(self, found, beat):
     store = self._store
     over = f'.over.{hashlib.sha256(found).hexdigest()[:16]}'
     if not store.create(over, lambda _: b''):
-      if (store.age(over) or 0.) >= self._terms.lease:
+      if (store.age(over) or 0.0) >= self._terms.lease:
         store.remove(over)  # Of one that was killed here.
       return
     try:

@@ -27,9 +27,9 @@ class Terms(NamedTuple):
     poll: between looks at the claim of a holder that may be gone.
   """
 
-  lease: float = 120.
-  renew: float = 20.
-  poll: float = 2.
+  lease: float = 120.0
+  renew: float = 20.0
+  poll: float = 2.0
 
 
 TERMS = Terms()
@@ -43,15 +43,22 @@ class InUse(Trouble):
 class Lock:
   """A claim that is held by process 0; a context manager that releases it."""
 
-  def __init__(self, store: Store, claim: bytes, flag: str,
-               processes: Processes, terms: Terms):
+  def __init__(
+    self,
+    store: Store,
+    claim: bytes,
+    flag: str,
+    processes: Processes,
+    terms: Terms,
+  ):
     self._store, self._claim, self._flag = store, claim, flag
     self._processes, self._terms = processes, terms
     self._beat = f'.{parse(claim).token}'
     self._closed = threading.Event()
     self._release, self._lost = threading.Lock(), threading.Event()
     self._thread = threading.Thread(
-      target=self._renew_each, name='lock', daemon=True)
+      target=self._renew_each, name='lock', daemon=True
+    )
     self.on_loss = lambda: None  # Called by a thread.
 
   def __enter__(self):
@@ -105,8 +112,9 @@ class Lock:
         self._store.remove(self._beat)
         self._store.close()
       except OSError as e:
-        logging.warning('%s cannot be removed (%s); it ends by itself.',
-                        self._store.place, e)
+        logging.warning(
+          '%s cannot be removed (%s); it ends by itself.', self._store.place, e
+        )
 
   def _loss(self):
     folder = folder_of(self._store.place)
@@ -115,10 +123,12 @@ class Lock:
     except OSError:
       other = None
     by = f'by {other}' if other else 'or its claim was removed'
-    return (f'{folder} was taken over {by}, since this run had not renewed its '
-            f'lock for {self._terms.lease:.0f} s; it ends here and saves '
-            f'nothing more. Start it again later, or choose another '
-            f'{self._flag}.')
+    return (
+      f'{folder} was taken over {by}, since this run had not renewed its '
+      f'lock for {self._terms.lease:.0f} s; it ends here and saves '
+      f'nothing more. Start it again later, or choose another '
+      f'{self._flag}.'
+    )
 
   def _renew_each(self):
     failed = False
@@ -131,9 +141,13 @@ class Lock:
         failed = False
       except OSError as e:
         if not failed:
-          logging.warning('The lock %s cannot be renewed (%s); after %.0f s '
-                          'others may take it over.', self._store.place, e,
-                          self._terms.lease)
+          logging.warning(
+            'The lock %s cannot be renewed (%s); after %.0f s '
+            'others may take it over.',
+            self._store.place,
+            e,
+            self._terms.lease,
+          )
         failed = True
 
 
@@ -141,5 +155,8 @@ def folder_of(place):
   """The thing that a claim's file stands for, as messages name it."""
   folder, name = os.path.split(place)
   return printable(
-    folder if name == NAME else
-    os.path.join(folder, name.removeprefix('.').removesuffix(NAME)), 500)
+    folder
+    if name == NAME
+    else os.path.join(folder, name.removeprefix('.').removesuffix(NAME)),
+    500,
+  )

@@ -50,9 +50,17 @@ class Holder:
     """This process."""
     process = os.getpid()
     return cls(
-      socket.gethostname(), process, time.time(), doing, _kernel(),
-      _started(process), '', os.environ.get(RUN, ''),
-      _numbers(os.environ.get(ATTEMPT, '')), uuid.uuid4().hex)
+      socket.gethostname(),
+      process,
+      time.time(),
+      doing,
+      _kernel(),
+      _started(process),
+      '',
+      os.environ.get(RUN, ''),
+      _numbers(os.environ.get(ATTEMPT, '')),
+      uuid.uuid4().hex,
+    )
 
   def is_alive(self) -> bool | None:
     """Whether the process is there; None where this machine cannot tell."""
@@ -63,13 +71,16 @@ class Holder:
   def is_succeeded_by(self, other: 'Holder') -> bool:
     """Whether `other` is a later attempt of the same supervised run."""
     return bool(self.run) and (
-      self.run == other.run and self.attempt < other.attempt)
+      self.run == other.run and self.attempt < other.attempt
+    )
 
   def __str__(self) -> str:
     moment = datetime.datetime.fromtimestamp(self.since, datetime.UTC)
-    return (f'process {self.process} on {printable(self.host, _MOST)}, '
-            f'{printable(self.doing, _MOST)} since {moment:%Y-%m-%d %H:%M:%S} '
-            'UTC')
+    return (
+      f'process {self.process} on {printable(self.host, _MOST)}, '
+      f'{printable(self.doing, _MOST)} since {moment:%Y-%m-%d %H:%M:%S} '
+      'UTC'
+    )
 
 
 def parse(data: bytes) -> Holder | None:
@@ -79,16 +90,24 @@ def parse(data: bytes) -> Holder | None:
     attempt = tuple(map(int, value.pop('attempt')))
     holder = Holder(**value, attempt=attempt)
     datetime.datetime.fromtimestamp(holder.since, datetime.UTC)
-  except (ValueError, TypeError, AttributeError, LookupError, OverflowError,
-          OSError):
+  except (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    OSError,
+  ):
     return None
   wanted = {f.name: f.type for f in dataclasses.fields(Holder)}
   texts = [k for k, kind in wanted.items() if kind is str]
   right = isinstance(holder.process, int) and all(
-    isinstance(getattr(holder, k), str) for k in texts)
+    isinstance(getattr(holder, k), str) for k in texts
+  )
   # The token names a file.
-  return holder if right and re.fullmatch('[0-9a-f]{32}', holder.token) else (
-    None)
+  return (
+    holder if right and re.fullmatch('[0-9a-f]{32}', holder.token) else (None)
+  )
 
 
 def of_attempt(number: int) -> Mapping[str, str]:
@@ -100,8 +119,12 @@ def of_attempt(number: int) -> Mapping[str, str]:
   job, jobset = os.environ.get('SLURM_JOB_ID'), os.environ.get('JOBSET')
   cluster = os.environ.get('SLURM_CLUSTER_NAME', '')
   run = os.environ.get(RUN) or (
-    f'slurm {cluster} {job}' if job else f'jobset {jobset}' if jobset
-    else _OWN_RUN)
+    f'slurm {cluster} {job}'
+    if job
+    else f'jobset {jobset}'
+    if jobset
+    else _OWN_RUN
+  )
   before = os.environ.get(ATTEMPT) or os.environ.get('SLURM_RESTART_COUNT', '0')
   return {RUN: run, ATTEMPT: '.'.join(map(str, (*_numbers(before), number)))}
 

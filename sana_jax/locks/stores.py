@@ -150,6 +150,7 @@ class Bucket(Store):
 
   def __init__(self, place: str):
     from sana_jax.data import files
+
     self.place, self._files = place, files
 
   def create(self, suffix, content):

@@ -29,9 +29,10 @@ class Processes:
     if self.count == 1:
       return dict(status)
     from jax.experimental import multihost_utils
+
     data = json.dumps(status).encode()
     block = np.zeros(_BYTES, np.uint8)
-    block[:len(data)] = np.frombuffer(data, np.uint8)
+    block[: len(data)] = np.frombuffer(data, np.uint8)
     block = np.asarray(multihost_utils.broadcast_one_to_all(block))
     return parse_json(block.tobytes().rstrip(b'\0'))
 
@@ -39,6 +40,7 @@ class Processes:
     """Blocks until every process has reached it."""
     if self.count > 1:
       from jax.experimental import multihost_utils
+
       multihost_utils.sync_global_devices(where)
 
 
@@ -48,7 +50,11 @@ ALONE = Processes()
 def processes() -> Processes:
   """All of jax.distributed, whose backends are started if need be."""
   import jax
+
   count = jax.process_count()
-  return Processes(jax.process_index(), count,
-                   count > 1 and bool(getattr(
-                     jax.config, 'jax_enable_preemption_service', True)))
+  return Processes(
+    jax.process_index(),
+    count,
+    count > 1
+    and bool(getattr(jax.config, 'jax_enable_preemption_service', True)),
+  )

@@ -18,8 +18,11 @@ def transformer_init(module: Sana) -> Callable[[PRNGKeyArray], Params]:
   module = module.clone(unroll=1)
   side = 2 * module.patch_size
   return lambda rng: module.init(
-    rng, jnp.zeros((1, side, side, module.in_channels)), jnp.zeros(1),
-    jnp.zeros((1, 2, module.caption_channels)), guidance=jnp.zeros(1),
+    rng,
+    jnp.zeros((1, side, side, module.in_channels)),
+    jnp.zeros(1),
+    jnp.zeros((1, 2, module.caption_channels)),
+    guidance=jnp.zeros(1),
   )['params']
 
 
@@ -32,8 +35,9 @@ def controlnet(module: SanaControlNet) -> PyTree:
   """Shapes of the variables."""
   side = 2 * module.patch_size
   latents = _array(1, side, side, module.in_channels)
-  return _shapes(module, latents, _array(1),
-                 _array(1, 2, module.caption_channels), latents)
+  return _shapes(
+    module, latents, _array(1), _array(1, 2, module.caption_channels), latents
+  )
 
 
 def autoencoder(module: nn.Module) -> PyTree:
@@ -44,8 +48,9 @@ def autoencoder(module: nn.Module) -> PyTree:
 
 def text_encoder(module: Gemma2) -> PyTree:
   """Shapes of the variables."""
-  return _shapes(module, _array(1, 2, dtype=jnp.int32),
-                 _array(1, 2, dtype=jnp.bool_))
+  return _shapes(
+    module, _array(1, 2, dtype=jnp.int32), _array(1, 2, dtype=jnp.bool_)
+  )
 
 
 def _shapes(module: nn.Module, *inputs):

@@ -28,15 +28,21 @@ class LinearSelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b y x d'], perturbed: Bool[Array, 'b'] | None = None,
+    self,
+    x: Float[Array, 'b y x d'],
+    perturbed: Bool[Array, 'b'] | None = None,
   ) -> Float[Array, 'b y x d']:
     """Attends; `perturbed` examples see only themselves (PAG): out(value)."""
     batch, height, width, channels = x.shape
 
     def project(name):
       return Dense(
-        self.heads * self.head_dim, use_bias=self.use_bias, name=name,
-        kernel_init=xavier, dtype=self.dtype)(x)
+        self.heads * self.head_dim,
+        use_bias=self.use_bias,
+        name=name,
+        kernel_init=xavier,
+        dtype=self.dtype,
+      )(x)
 
     q, k, v = project('query'), project('key'), project('value')
     if self.qk_norm:
@@ -44,12 +50,12 @@ class LinearSelfAttention(nn.Module):
       k = RMSNorm(1e-5, name='key_norm', dtype=self.dtype)(k)
     tokens = (batch, height * width, self.heads, self.head_dim)
     out = relu_linear_attention(
-      q.reshape(tokens), k.reshape(tokens), v.reshape(tokens), eps=self.eps)
+      q.reshape(tokens), k.reshape(tokens), v.reshape(tokens), eps=self.eps
+    )
     out = out.reshape(batch, height, width, -1)
     if perturbed is not None:
       out = jnp.where(perturbed[:, None, None, None], v, out)
-    out = Dense(
-      channels, name='out', kernel_init=xavier, dtype=self.dtype)(out)
+    out = Dense(channels, name='out', kernel_init=xavier, dtype=self.dtype)(out)
     # float16 alone overflows here; both references clip at its largest value.
     return jnp.clip(out, -65504, 65504) if out.dtype == jnp.float16 else out
 
@@ -88,7 +94,7 @@ class CrossAttention(nn.Module):
     q = self.query(x)
     if self.qk_norm:
       q = self.query_norm(q)
-    k, v = (text if isinstance(text, KeysValues) else self.keys_values(text))
+    k, v = text if isinstance(text, KeysValues) else self.keys_values(text)
     q = q.reshape(x.shape[0], -1, self.heads, self.head_dim)
     return self.out(softmax_attention(q, k, v, bias).reshape(x.shape))
 
@@ -109,7 +115,8 @@ def softmax_attention(
 ) -> Float[Array, 'b n h k']:
   """softmax(q k^T / sqrt(head dim) + bias) v, with a float32 softmax."""
   logits = jnp.einsum(
-    'bnhk,bmhk->bhnm', q, k, preferred_element_type=jnp.float32)
+    'bnhk,bmhk->bhnm', q, k, preferred_element_type=jnp.float32
+  )
   logits = logits * q.shape[-1] ** -0.5 + bias[:, None, None]
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bhnm,bmhk->bnhk', weights, v)

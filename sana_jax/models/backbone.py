@@ -71,11 +71,14 @@ class Backbone(nn.Module):
   def setup(self):
     patch = (self.patch_size,) * 2
     self.patch_embed = nn.Conv(
-      self.width, patch, patch, 'VALID', kernel_init=xavier, dtype=self.dtype)
+      self.width, patch, patch, 'VALID', kernel_init=xavier, dtype=self.dtype
+    )
     self.time_embed = TimeEmbedding(
-      self.width, self.guidance_embeds, dtype=self.dtype)
+      self.width, self.guidance_embeds, dtype=self.dtype
+    )
     self.caption = CaptionProjection(
-      self.width, self.text_norm_scale, dtype=self.dtype)
+      self.width, self.text_norm_scale, dtype=self.dtype
+    )
     self.blocks = self.block_class(BlockFields.of(self))
 
   def tokens(self, latents: Float[Array, 'b y x c']) -> Float[Array, 'b p q d']:
@@ -85,8 +88,12 @@ class Backbone(nn.Module):
       return x
     _, height, width, channels = x.shape
     table = position_embedding(
-      height, width, channels, base=self.sample_size // self.patch_size,
-      scale=self.interpolation_scale)
+      height,
+      width,
+      channels,
+      base=self.sample_size // self.patch_size,
+      scale=self.interpolation_scale,
+    )
     return x + table.reshape(1, height, width, channels).astype(self.dtype)
 
   def embed_time(
@@ -106,8 +113,12 @@ class Backbone(nn.Module):
     # all their weights, an eighth of the model.
     project = nn.scan(
       lambda block, carry, text: (carry, block.keys_values(text)),
-      variable_axes=_STACKED, split_rngs={}, in_axes=nn.broadcast, out_axes=1,
-      length=self.depth)
+      variable_axes=_STACKED,
+      split_rngs={},
+      in_axes=nn.broadcast,
+      out_axes=1,
+      length=self.depth,
+    )
     return project(self.blocks, None, self.caption(text))[1]
 
   def run_blocks(
@@ -129,14 +140,30 @@ class Backbone(nn.Module):
     kept, slots = _buffer(features, self.depth, x)
     each = lambda own, axis=0: axis if own else nn.broadcast
     run = nn.scan(
-      _body(self.remat), variable_axes=_STACKED, split_rngs={'params': True},
-      in_axes=(each(features), nn.broadcast,
-               each(isinstance(text, KeysValues), 1), nn.broadcast,
-               each(control is not None), each(perturbed is not None)),
-      length=self.depth, unroll=self.unroll)
+      _body(self.remat),
+      variable_axes=_STACKED,
+      split_rngs={'params': True},
+      in_axes=(
+        each(features),
+        nn.broadcast,
+        each(isinstance(text, KeysValues), 1),
+        nn.broadcast,
+        each(control is not None),
+        each(perturbed is not None),
+      ),
+      length=self.depth,
+      unroll=self.unroll,
+    )
     (x, kept), outputs = run(
-      self.blocks, (x, kept), slots, modulation, text,
-      attention_bias(mask, text), control, perturbed)
+      self.blocks,
+      (x, kept),
+      slots,
+      modulation,
+      text,
+      attention_bias(mask, text),
+      control,
+      perturbed,
+    )
     return x, tuple(kept[:-1]) if features else (), outputs
 
 
@@ -150,7 +177,7 @@ def attention_bias(
   if mask is None:
     words = text.keys[:, 0] if isinstance(text, KeysValues) else text
     return jnp.zeros(words.shape[:2])
-  return (1 - mask.astype(jnp.float32)) * -10_000.
+  return (1 - mask.astype(jnp.float32)) * -10_000.0
 
 
 def _body(policy: str) -> Callable:
@@ -163,6 +190,7 @@ def _body(policy: str) -> Callable:
     if kept is not None:
       kept = jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)
     return (x, kept), output
+
   return body
 
 
@@ -175,8 +203,10 @@ def _buffer(features, depth, x):
   if not features:
     return None, None
   if set(features) - set(range(depth)) or len(set(features)) < len(features):
-    raise UserError(f'features are those of blocks {tuple(features)}; allowed '
-                    f'are different ones of 0 to {depth - 1}.')
+    raise UserError(
+      f'features are those of blocks {tuple(features)}; allowed '
+      f'are different ones of 0 to {depth - 1}.'
+    )
   slots = np.full(depth, len(features), np.int32)
   slots[list(features)] = range(len(features))
   return jnp.zeros((len(features) + 1, *x.shape), x.dtype), slots

@@ -47,8 +47,9 @@ class BlockFields:
   @classmethod
   def of(cls, model: Any) -> 'BlockFields':
     """The fields of a model's blocks."""
-    return cls(**{f.name: getattr(model, f.name)
-                  for f in dataclasses.fields(cls)})
+    return cls(
+      **{f.name: getattr(model, f.name) for f in dataclasses.fields(cls)}
+    )
 
 
 class Block(nn.Module):
@@ -59,13 +60,23 @@ class Block(nn.Module):
   def setup(self):
     of = self.fields
     self.scale_shift_table = self.param(
-      'scale_shift_table', table_init, (6, of.width))
+      'scale_shift_table', table_init, (6, of.width)
+    )
     self.self_attention = LinearSelfAttention(
-      of.width // of.head_dim, of.head_dim, of.qk_norm, of.attention_bias,
-      of.attention_eps, dtype=of.dtype)
+      of.width // of.head_dim,
+      of.head_dim,
+      of.qk_norm,
+      of.attention_bias,
+      of.attention_eps,
+      dtype=of.dtype,
+    )
     self.cross_attention = CrossAttention(
-      of.cross_heads, of.width // of.cross_heads, of.cross_norm,
-      of.cross_norm_eps, dtype=of.dtype)
+      of.cross_heads,
+      of.width // of.cross_heads,
+      of.cross_norm,
+      of.cross_norm_eps,
+      dtype=of.dtype,
+    )
     if of.norm_affine:
       self.norm_ffn = Affine()
     self.mix_ffn = MixFFN(of.mlp_ratio, dtype=of.dtype)
@@ -82,8 +93,11 @@ class Block(nn.Module):
     eps, dtype = self.fields.norm_eps, self.fields.dtype
     x = block_input(x)
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
-      per_image(m, dtype) for m in jnp.moveaxis(
-        self.scale_shift_table + modulation.astype(jnp.float32), 1, 0))
+      per_image(m, dtype)
+      for m in jnp.moveaxis(
+        self.scale_shift_table + modulation.astype(jnp.float32), 1, 0
+      )
+    )
 
     y = layer_normalise(x, eps)
     y = modulate(y, shift_a, scale_a).astype(dtype)

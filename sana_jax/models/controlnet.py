@@ -30,14 +30,13 @@ class ControlBlock(Block):
   def setup(self):
     super().setup()
     self.output = Dense(
-      self.fields.width, kernel_init=nn.initializers.zeros,
-      dtype=self.fields.dtype)
+      self.fields.width,
+      kernel_init=nn.initializers.zeros,
+      dtype=self.fields.dtype,
+    )
 
-  def __call__(
-    self, x, modulation, text, bias, control=None, perturbed=None
-  ):
-    x, _ = super().__call__(
-      x, modulation, text, bias, control, perturbed)
+  def __call__(self, x, modulation, text, bias, control=None, perturbed=None):
+    x, _ = super().__call__(x, modulation, text, bias, control, perturbed)
     return x, self.output(x)
 
 
@@ -52,7 +51,8 @@ class SanaControlNet(Backbone):
   def setup(self):
     super().setup()
     self.input = Dense(
-      self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype)
+      self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype
+    )
 
   def __call__(
     self,
@@ -83,6 +83,16 @@ def first_block(
 ) -> Float[Array, 'b p q d']:
   """The transformer's x after its block 0: `start`, in the official way."""
   blocks = jax.tree.map(lambda stack: stack[:1], params['blocks'])
-  return model.clone(depth=1, unroll=1).apply(
-    {'params': {**params, 'blocks': blocks}}, latents, timesteps, text, mask,
-    features=(0,), method='evaluate').features[0]
+  return (
+    model.clone(depth=1, unroll=1)
+    .apply(
+      {'params': {**params, 'blocks': blocks}},
+      latents,
+      timesteps,
+      text,
+      mask,
+      features=(0,),
+      method='evaluate',
+    )
+    .features[0]
+  )

@@ -23,10 +23,14 @@ class TimeEmbedding(nn.Module):
     if self.guidance_embeds:
       if guidance is None:
         raise ValueError('This model needs a guidance scale (guidance_embeds).')
-      time = time + TimeMLP(
-        self.width, name='guidance', dtype=self.dtype)(guidance)
+      time = time + TimeMLP(self.width, name='guidance', dtype=self.dtype)(
+        guidance
+      )
     modulation = Dense(
-      6 * self.width, name='modulation', kernel_init=normal, dtype=self.dtype,
+      6 * self.width,
+      name='modulation',
+      kernel_init=normal,
+      dtype=self.dtype,
     )(nn.silu(time))
     return time, modulation.reshape(-1, 6, self.width)
 
@@ -40,7 +44,8 @@ class TimeMLP(nn.Module):
   @nn.compact
   def __call__(self, t: Float[Array, 'b']) -> Float[Array, 'b d']:
     dense = lambda name: Dense(
-      self.width, name=name, kernel_init=normal, dtype=self.dtype)
+      self.width, name=name, kernel_init=normal, dtype=self.dtype
+    )
     return dense('linear2')(nn.silu(dense('linear1')(sinusoidal_embedding(t))))
 
 
@@ -54,7 +59,9 @@ class CaptionProjection(nn.Module):
   @nn.compact
   def __call__(self, text: Float[Array, 'b m e']) -> Float[Array, 'b m d']:
     dense = lambda name: Dense(
-      self.width, name=name, kernel_init=normal, dtype=self.dtype)
+      self.width, name=name, kernel_init=normal, dtype=self.dtype
+    )
     y = dense('linear2')(nn.gelu(dense('linear1')(text), approximate=True))
     return RMSNorm(
-      1e-5, scale_init=self.norm_scale, name='norm', dtype=self.dtype)(y)
+      1e-5, scale_init=self.norm_scale, name='norm', dtype=self.dtype
+    )(y)

@@ -30,7 +30,8 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b f']:
     kernel = self.param(
-      'kernel', self.kernel_init, (x.shape[-1], self.features))
+      'kernel', self.kernel_init, (x.shape[-1], self.features)
+    )
     bias = None
     if self.use_bias:
       bias = self.param('bias', self.bias_init, (self.features,))
@@ -41,10 +42,12 @@ class Dense(nn.Module):
     if not self.has_variable('adapters', 'down'):
       return y
     down, up, scale = promote_dtype(
-      *(self.get_variable('adapters', name) for name in (
-        'down', 'up', 'scale')), dtype=self.dtype)
-    return y + _product(
-      jax.lax.stop_gradient(scale) * _product(x, down), up)
+      *(
+        self.get_variable('adapters', name) for name in ('down', 'up', 'scale')
+      ),
+      dtype=self.dtype,
+    )
+    return y + _product(jax.lax.stop_gradient(scale) * _product(x, down), up)
 
 
 def _product(x, matrix):
@@ -59,18 +62,17 @@ class RMSNorm(nn.Module):
 
   eps: float
   use_bias: bool = False
-  offset: float = 0.
+  offset: float = 0.0
   scale_init: float | None = None  # 1 - offset where it is None.
   dtype: DType = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
-    start = 1. - self.offset if self.scale_init is None else self.scale_init
+    start = 1.0 - self.offset if self.scale_init is None else self.scale_init
     shape = x.shape[-1:]
     scale = self.param('scale', nn.initializers.constant(start), shape)
     # f32: bfloat16 weights near 1 would round in the sum.
-    y = rms_normalise(x, self.eps) * (
-      self.offset + scale.astype(jnp.float32))
+    y = rms_normalise(x, self.eps) * (self.offset + scale.astype(jnp.float32))
     if self.use_bias:
       y = y + self.param('bias', nn.initializers.zeros, shape)
     return y.astype(self.dtype)
@@ -95,7 +97,7 @@ def modulate(x, shift, scale):
 
 
 def sinusoidal_embedding(
-  t: Float[Array, 'b'], size: int = 256, max_period: float = 10_000.
+  t: Float[Array, 'b'], size: int = 256, max_period: float = 10_000.0
 ) -> Float[Array, 'b {size}']:
   """[cos | sin] of t at geometric frequencies, in float32 (DiT's order)."""
   half = size // 2
@@ -114,7 +116,7 @@ def position_embedding(
   Positions are stretched so that any aspect ratio spans `base` / `scale`; the
   first half of the channels encodes x, the second y (diffusers, 1.2 there).
   """
-  omega = 10_000. ** (-np.arange(size // 4, dtype=np.float64) / (size // 4))
+  omega = 10_000.0 ** (-np.arange(size // 4, dtype=np.float64) / (size // 4))
 
   def encode(length):
     grid = np.arange(length, dtype=np.float32)

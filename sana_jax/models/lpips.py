@@ -36,8 +36,15 @@ class VGG16(nn.Module):
       if s:
         x = nn.max_pool(x, (2, 2), (2, 2))
       for i, width in enumerate(channels):
-        x = nn.relu(nn.Conv(width, (3, 3), padding=1, dtype=self.dtype,
-                            name=f'conv{s + 1}_{i + 1}')(x))
+        x = nn.relu(
+          nn.Conv(
+            width,
+            (3, 3),
+            padding=1,
+            dtype=self.dtype,
+            name=f'conv{s + 1}_{i + 1}',
+          )(x)
+        )
       features.append(x)
     return features
 
@@ -52,10 +59,13 @@ class LPIPS(nn.Module):
     self, x: Float[Array, 'b y x 3'], y: Float[Array, 'b y x 3']
   ) -> Float[Array, 'b']:
     vgg = VGG16(self.dtype, name='vgg')
-    total = 0.
+    total = 0.0
     for s, (a, b) in enumerate(zip(vgg(x), vgg(y))):
-      weight = self.param(f'weight{s + 1}', nn.initializers.constant(
-        1 / a.shape[-1]), a.shape[-1:])
+      weight = self.param(
+        f'weight{s + 1}',
+        nn.initializers.constant(1 / a.shape[-1]),
+        a.shape[-1:],
+      )
       squares = (unit(a) - unit(b)) ** 2
       total += jnp.mean(squares @ weight, axis=(1, 2))
     return total
@@ -65,8 +75,7 @@ def unit(x: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
   """x / |x| over channels in float32, and 0 for 0."""
   x = x.astype(jnp.float32)
   # At 0 the square root has no gradient, the larger one of the two has.
-  length = jnp.sqrt(jnp.maximum(
-    jnp.sum(x * x, axis=-1, keepdims=True), 1e-20))
+  length = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-20))
   return x / (length + 1e-10)
 
 

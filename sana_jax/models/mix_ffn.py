@@ -23,20 +23,26 @@ class MixFFN(nn.Module):
   dtype: DType
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'b y x d']
-  ) -> Float[Array, 'b y x d']:
+  def __call__(self, x: Float[Array, 'b y x d']) -> Float[Array, 'b y x d']:
     channels = x.shape[-1]
     hidden = int(self.ratio * channels)
     x = Dense(
-      2 * hidden, name='inverted', kernel_init=torch_uniform,
-      bias_init=_uniform(channels ** -0.5), dtype=self.dtype)(x)
+      2 * hidden,
+      name='inverted',
+      kernel_init=torch_uniform,
+      bias_init=_uniform(channels**-0.5),
+      dtype=self.dtype,
+    )(x)
     depthwise = Depthwise(2 * hidden, name='depthwise')
     kernel, bias = depthwise()
     x = glumb_conv(x, kernel.astype(self.dtype), bias.astype(self.dtype))
     return Dense(
-      channels, use_bias=False, name='point', kernel_init=torch_uniform,
-      dtype=self.dtype)(x)
+      channels,
+      use_bias=False,
+      name='point',
+      kernel_init=torch_uniform,
+      dtype=self.dtype,
+    )(x)
 
 
 class Depthwise(nn.Module):
@@ -47,10 +53,13 @@ class Depthwise(nn.Module):
   @nn.compact
   def __call__(self):
     init = _uniform(1 / 3)  # A fan-in of 9.
-    return (self.param('kernel', init, (3, 3, self.channels)),
-            self.param('bias', init, (self.channels,)))
+    return (
+      self.param('kernel', init, (3, 3, self.channels)),
+      self.param('bias', init, (self.channels,)),
+    )
 
 
 def _uniform(bound):
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-    key, shape, dtype, -bound, bound)
+    key, shape, dtype, -bound, bound
+  )

@@ -26,14 +26,19 @@ class PatchGAN(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, images: Float[Array, 'b y x c']
-  ) -> Float[Array, 'b v u']:
+  def __call__(self, images: Float[Array, 'b y x c']) -> Float[Array, 'b v u']:
     def conv(x, width, stride, name, use_bias=True):
       return nn.Conv(
-        width, (4, 4), (stride, stride), padding=1, use_bias=use_bias,
-        dtype=self.dtype, kernel_init=nn.initializers.normal(0.02),
-        name=name)(x)
+        width,
+        (4, 4),
+        (stride, stride),
+        padding=1,
+        use_bias=use_bias,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.normal(0.02),
+        name=name,
+      )(x)
+
     first, *widths, last = WIDTHS
     x = nn.leaky_relu(conv(images, first, 2, 'conv_0'), 0.2)
     for i, width in enumerate([*widths, last], start=1):

@@ -22,10 +22,12 @@ _INPUT = 'block_input'
 _POLICIES: dict[str, Callable] = {
   'full': lambda: None,
   'dots': lambda: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'offload': lambda: (
-    jax.checkpoint_policies.save_and_offload_only_these_names(
-      names_which_can_be_saved=[], names_which_can_be_offloaded=[_INPUT],
-      offload_src='device', offload_dst='pinned_host')),
+  'offload': lambda: jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[_INPUT],
+    offload_src='device',
+    offload_dst='pinned_host',
+  ),
 }
 NAMES = ('none', *_POLICIES)
 
@@ -33,8 +35,10 @@ NAMES = ('none', *_POLICIES)
 def remat(body: Callable, name: str) -> Callable:
   """A scan's body that keeps what `name` says; UserError if unknown."""
   if name not in NAMES:
-    raise UserError(f'remat={name!r} is unknown; allowed are '
-                    f'{", ".join(NAMES)} (key: model.remat).')
+    raise UserError(
+      f'remat={name!r} is unknown; allowed are '
+      f'{", ".join(NAMES)} (key: model.remat).'
+    )
   if name == 'none':
     return body
   # A scan keeps its iterations apart without CSE's help.

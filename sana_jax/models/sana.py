@@ -80,16 +80,16 @@ class Sana(Backbone):
     x = constrain(self.tokens(latents), 'batch', 'tokens', None, None)
     time, modulation = self.embed_time(timesteps, guidance)
     if control is not None:
-      control = _pad(
-        control.astype(self.dtype), self.control_after, self.depth)
+      control = _pad(control.astype(self.dtype), self.control_after, self.depth)
     x, kept, _ = self.run_blocks(
-      x, modulation, text, mask, control, perturbed, features)
+      x, modulation, text, mask, control, perturbed, features
+    )
     return Output(self.head(x, time), kept)
 
 
 def _pad(control, first, depth):
   """A ControlNet's outputs at the blocks that they follow, zero elsewhere."""
-  control = control[:depth - first]
+  control = control[: depth - first]
   missing = depth - first - control.shape[0]
   return jnp.pad(control, [(first, missing), *[(0, 0)] * (control.ndim - 1)])
 
@@ -108,13 +108,17 @@ class Head(nn.Module):
     batch, height, width, channels = x.shape
     table = self.param('scale_shift_table', table_init, (2, channels))
     shift, scale = (
-      per_image(m, self.dtype) for m in jnp.moveaxis(
-        table + time.astype(jnp.float32)[:, None], 1, 0))
+      per_image(m, self.dtype)
+      for m in jnp.moveaxis(table + time.astype(jnp.float32)[:, None], 1, 0)
+    )
     y = modulate(layer_normalise(x, 1e-6), shift, scale).astype(self.dtype)
     p = self.patch_size
     y = Dense(
-      p * p * self.out_channels, name='out', kernel_init=xavier,
-      dtype=self.dtype)(y)
+      p * p * self.out_channels,
+      name='out',
+      kernel_init=xavier,
+      dtype=self.dtype,
+    )(y)
     y = y.reshape(batch, height, width, p, p, self.out_channels)
     y = jnp.swapaxes(y, 2, 3)  # b y p x p c
     return y.reshape(batch, height * p, width * p, self.out_channels)

@@ -17,13 +17,14 @@ from sana_jax.typing import Array, Float, Params
 
 
 def both_players(
-  discriminator: nn.Module, params: Params,
-  real: Float[Array, 'b y x c'], fake: Float[Array, 'b y x c'],
+  discriminator: nn.Module,
+  params: Params,
+  real: Float[Array, 'b y x c'],
+  fake: Float[Array, 'b y x c'],
   weight: Float[Array, ''] | float,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """The sum above, and both of its terms, unweighted, for the log."""
-  score = lambda params, images: discriminator.apply(
-    {'params': params}, images)
+  score = lambda params, images: discriminator.apply({'params': params}, images)
   still = jax.lax.stop_gradient
   gan = -jnp.mean(score(still(params), fake))
   loss = hinge(score(params, real), score(params, still(fake)))

@@ -17,8 +17,13 @@ from sana_jax.typing import Array, Keys, Params, PyTree
 
 
 def objective(
-  module: nn.Module, settings: ConfigDict, *, init: Callable, rules: Table,
-  tokens: int, encode: Callable = lambda frozen, batch: batch,
+  module: nn.Module,
+  settings: ConfigDict,
+  *,
+  init: Callable,
+  rules: Table,
+  tokens: int,
+  encode: Callable = lambda frozen, batch: batch,
 ) -> Objective:
   """Trains `module`, which `Denoiser` can call.
 
@@ -28,22 +33,29 @@ def objective(
     encode: (frozen, batch) -> 'latents', 'text' and 'mask', where a batch has
       images or captions in their place. What is described has all three.
   """
+
   def loss(params, frozen, batch, rngs, step):
     del step
     return flow_loss(
-      module, settings, params, frozen, encode(frozen, batch), rngs)
+      module, settings, params, frozen, encode(frozen, batch), rngs
+    )
 
   return Objective(
-    init, rules, (Player('model', loss),),
+    init,
+    rules,
+    (Player('model', loss),),
     functools.partial(_batch, module, tokens),
-    functools.partial(_frozen, module, tokens))
+    functools.partial(_frozen, module, tokens),
+  )
 
 
 def _batch(module, tokens, batch_size):
   side = module.sample_size
   latents = (batch_size, side, side, module.in_channels)
-  return {'latents': jax.ShapeDtypeStruct(latents, jnp.float32),
-          **_words(module, (batch_size, tokens), 'text', 'mask')}
+  return {
+    'latents': jax.ShapeDtypeStruct(latents, jnp.float32),
+    **_words(module, (batch_size, tokens), 'text', 'mask'),
+  }
 
 
 def _frozen(module, tokens):
@@ -52,13 +64,19 @@ def _frozen(module, tokens):
 
 def _words(module, shape, text, mask):
   like, width = jax.ShapeDtypeStruct, module.caption_channels
-  return {text: like((*shape, width), jnp.dtype(module.dtype)),
-          mask: like(shape, jnp.bool_)}
+  return {
+    text: like((*shape, width), jnp.dtype(module.dtype)),
+    mask: like(shape, jnp.bool_),
+  }
 
 
 def flow_loss(
-  module: nn.Module, settings: ConfigDict, params: Params, frozen: PyTree,
-  batch: PyTree, rngs: Keys,
+  module: nn.Module,
+  settings: ConfigDict,
+  params: Params,
+  frozen: PyTree,
+  batch: PyTree,
+  rngs: Keys,
 ) -> tuple[Array, Aux]:
   """Squared error of the velocity at random times, in float32.
 
@@ -69,28 +87,39 @@ def flow_loss(
     rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents'].astype(jnp.float32)
-  noise, times, drop = jax.vmap(functools.partial(
-    _draw, settings, x0.shape[1:]))(rngs)
+  noise, times, drop = jax.vmap(
+    functools.partial(_draw, settings, x0.shape[1:])
+  )(rngs)
   # Dropped captions bring the empty prompt's own mask, as diffusers' sampling
   # does; the official code keeps the caption's.
   text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
   mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
   denoiser = Denoiser(module)
   prediction = denoiser(
-    params, denoiser.path.interpolate(x0, noise, times.t), times.t,
-    Condition(text, mask), timestep=times.timestep)
+    params,
+    denoiser.path.interpolate(x0, noise, times.t),
+    times.t,
+    Condition(text, mask),
+    timestep=times.timestep,
+  )
   error = prediction.velocity() - denoiser.path.target(x0, noise, times.t)
-  of_each = jnp.mean(error ** 2, axis=(1, 2, 3))
-  return jnp.mean(error ** 2), Aux(
-    {'loss_by_noise': by_level(of_each, times.t)})
+  of_each = jnp.mean(error**2, axis=(1, 2, 3))
+  return jnp.mean(error**2), Aux({'loss_by_noise': by_level(of_each, times.t)})
 
 
 def _draw(settings, shape, rng):
   """An image's noise, time, and whether its caption is dropped."""
   noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
   times = flow.sample_times(
-    time_rng, 1, density=settings.density, mean=settings.mean,
-    std=settings.std, shift=settings.shift)
-  return (jax.random.normal(noise_rng, shape),
-          jax.tree.map(lambda t: t[0], times),
-          jax.random.bernoulli(drop_rng, settings.caption_dropout))
+    time_rng,
+    1,
+    density=settings.density,
+    mean=settings.mean,
+    std=settings.std,
+    shift=settings.shift,
+  )
+  return (
+    jax.random.normal(noise_rng, shape),
+    jax.tree.map(lambda t: t[0], times),
+    jax.random.bernoulli(drop_rng, settings.caption_dropout),
+  )

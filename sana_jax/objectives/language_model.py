@@ -22,7 +22,12 @@ LOOK_BACK = 8  # Tokens that a state must name: its own and those before.
 
 
 def objective(
-  module: nn.Module, *, rules: Table, length: int, first: int, weight: float,
+  module: nn.Module,
+  *,
+  rules: Table,
+  length: int,
+  first: int,
+  weight: float,
 ) -> Objective:
   """Trains `module`, which has Gemma2's signature, as `encoder`.
 
@@ -32,13 +37,19 @@ def objective(
     first: state from which on there is a loss.
     weight: of the tokens that are looked back at.
   """
-  rules = (*((f'encoder/{path}', spec) for path, spec in rules),
-           ('look_back/kernel', ()))
+  rules = (
+    *((f'encoder/{path}', spec) for path, spec in rules),
+    ('look_back/kernel', ()),
+  )
   loss = functools.partial(caption_loss, module, first, weight)
   return Objective(
-    functools.partial(_init, module), rules, (Player('model', loss),),
+    functools.partial(_init, module),
+    rules,
+    (Player('model', loss),),
     lambda batch_size: {
-      'tokens': jax.ShapeDtypeStruct((batch_size, length), jnp.int32)})
+      'tokens': jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+    },
+  )
 
 
 def _init(module, rng):
@@ -47,32 +58,47 @@ def _init(module, rng):
   heads = jax.random.normal(head_rng, (LOOK_BACK, width, width))
   return {
     'encoder': module.init(encoder_rng, tokens, tokens == 0)['params'],
-    'look_back': {'kernel': heads * width ** -0.5}}
+    'look_back': {'kernel': heads * width**-0.5},
+  }
 
 
 def caption_loss(
-  module: nn.Module, first: int, weight: float, params: Params, frozen: PyTree,
-  batch: PyTree, rngs: Keys, step: Array | int,
+  module: nn.Module,
+  first: int,
+  weight: float,
+  params: Params,
+  frozen: PyTree,
+  batch: PyTree,
+  rngs: Keys,
+  step: Array | int,
 ) -> tuple[Array, Aux]:
   """Mean cross entropy of the next token and, weighted, of those before."""
   del frozen, rngs, step
   tokens = batch['tokens']
   states = module.apply(
-    {'params': params['encoder']}, tokens[:, :-1],
-    jnp.ones_like(tokens[:, :-1], bool))[:, first:]
+    {'params': params['encoder']},
+    tokens[:, :-1],
+    jnp.ones_like(tokens[:, :-1], bool),
+  )[:, first:]
   table = params['encoder']['embed']['embedding']
   heads = params['look_back']['kernel']
 
   def cross_entropy(states, offset):
     """Of the tokens `offset` places after the states (before: negative)."""
     start = first + offset
-    wanted = tokens[:, start:start + states.shape[1]]
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(
-      states.astype(jnp.float32) @ table.T, wanted))
+    wanted = tokens[:, start : start + states.shape[1]]
+    return jnp.mean(
+      optax.softmax_cross_entropy_with_integer_labels(
+        states.astype(jnp.float32) @ table.T, wanted
+      )
+    )
 
   following = cross_entropy(states, 1)
-  looked_back = [cross_entropy(states @ heads[k], -k)
-                 for k in range(LOOK_BACK)]
-  return following + weight * sum(looked_back), Aux({
-    'next_token': following, 'own_token': looked_back[0],
-    'earliest_token': looked_back[-1]})
+  looked_back = [cross_entropy(states @ heads[k], -k) for k in range(LOOK_BACK)]
+  return following + weight * sum(looked_back), Aux(
+    {
+      'next_token': following,
+      'own_token': looked_back[0],
+      'earliest_token': looked_back[-1],
+    }
+  )

@@ -24,7 +24,8 @@ class Levels(NamedTuple):
 
 
 def by_level(
-  values: Float[Array, 'b'], level: Float[Array, 'b'],
+  values: Float[Array, 'b'],
+  level: Float[Array, 'b'],
   num_levels: int = NUM_LEVELS,
 ) -> Levels:
   """`values` by their `level` in [0, 1]."""
@@ -33,4 +34,5 @@ def by_level(
   # A sum and no product: those may be in less than float32.
   return Levels(
     jnp.sum(jnp.where(inside, values[:, None], 0), axis=0),
-    jnp.sum(inside, axis=0, dtype=jnp.float32))
+    jnp.sum(inside, axis=0, dtype=jnp.float32),
+  )

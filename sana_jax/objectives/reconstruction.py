@@ -20,8 +20,13 @@ from sana_jax.typing import Array, Float, Keys, Params, PyTree, UInt8
 
 
 def objective(
-  module: nn.Module, weights: ConfigDict, *, rules: Table, side: int,
-  lpips: nn.Module, discriminator: nn.Module,
+  module: nn.Module,
+  weights: ConfigDict,
+  *,
+  rules: Table,
+  side: int,
+  lpips: nn.Module,
+  discriminator: nn.Module,
 ) -> Objective:
   """Trains the autoencoder `module`, and the discriminator if it is heard.
 
@@ -36,61 +41,101 @@ def objective(
     params = module.init(rng, images)['params']
     if not weights.gan:
       return params
-    return {**params, 'discriminator': discriminator.init(
-      jax.random.fold_in(rng, 1), images)['params']}
+    return {
+      **params,
+      'discriminator': discriminator.init(jax.random.fold_in(rng, 1), images)[
+        'params'
+      ],
+    }
 
   def frozen():
-    return {'lpips': jax.eval_shape(
-      lpips.init, jax.random.key(0), images, images)['params']
-    } if weights.lpips else {}
+    return (
+      {
+        'lpips': jax.eval_shape(lpips.init, jax.random.key(0), images, images)[
+          'params'
+        ]
+      }
+      if weights.lpips
+      else {}
+    )
 
   loss = functools.partial(
-    reconstruction_loss, module, weights, lpips, discriminator)
+    reconstruction_loss, module, weights, lpips, discriminator
+  )
   players = (Player('model', loss),)
   if weights.gan:
     players = (
       Player('model', loss, 'encoder/.* decoder/.*'),
-      Player('discriminator', loss, 'discriminator/.*',
-             every=weights.gan_every, optimizer='discriminator'))
-  return Objective(init, rules, players, lambda batch_size: {
-    'image': jax.ShapeDtypeStruct(
-      (batch_size, *images.shape[1:]), jnp.uint8)}, frozen)
+      Player(
+        'discriminator',
+        loss,
+        'discriminator/.*',
+        every=weights.gan_every,
+        optimizer='discriminator',
+      ),
+    )
+  return Objective(
+    init,
+    rules,
+    players,
+    lambda batch_size: {
+      'image': jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), jnp.uint8)
+    },
+    frozen,
+  )
 
 
 def reconstruction_loss(
-  module: nn.Module, weights: ConfigDict, lpips: nn.Module,
-  discriminator: nn.Module, params: Params, frozen: PyTree, batch: PyTree,
-  rngs: Keys, step: Array | int,
+  module: nn.Module,
+  weights: ConfigDict,
+  lpips: nn.Module,
+  discriminator: nn.Module,
+  params: Params,
+  frozen: PyTree,
+  batch: PyTree,
+  rngs: Keys,
+  step: Array | int,
 ) -> tuple[Array, Aux]:
   """The weighted sum of all terms; the log has PSNR and the two judges'."""
   images = to_signed(batch['image'])
   variables = {'params': autoencoder(params)}
   latents = module.apply(variables, images, method='encode')
   noise = weights.noise * jax.vmap(
-    lambda rng: jax.random.normal(rng, latents.shape[1:]))(rngs)
+    lambda rng: jax.random.normal(rng, latents.shape[1:])
+  )(rngs)
   output = module.apply(
-    variables, latents + noise.astype(latents.dtype), method='decode')
+    variables, latents + noise.astype(latents.dtype), method='decode'
+  )
   output = output.astype(jnp.float32)
   error = output - images
-  mse = jnp.mean(error ** 2)
+  mse = jnp.mean(error**2)
   gradient = sum(
-    jnp.mean(jnp.abs(jnp.diff(error, axis=axis))) for axis in (1, 2))
+    jnp.mean(jnp.abs(jnp.diff(error, axis=axis))) for axis in (1, 2)
+  )
   latents = latents.astype(jnp.float32)
   centre = jnp.mean(jnp.mean(latents, axis=(0, 1, 2)) ** 2)
-  loss = (weights.l1 * jnp.mean(jnp.abs(error))
-          + weights.mse * mse + weights.gradient * gradient
-          + weights.latent_l2 * jnp.mean(latents ** 2)
-          + weights.latent_mean * centre)
-  more, seen = 0., {}
+  loss = (
+    weights.l1 * jnp.mean(jnp.abs(error))
+    + weights.mse * mse
+    + weights.gradient * gradient
+    + weights.latent_l2 * jnp.mean(latents**2)
+    + weights.latent_mean * centre
+  )
+  more, seen = 0.0, {}
   if weights.lpips:
-    seen['lpips'] = jnp.mean(lpips.apply(
-      {'params': frozen['lpips']}, images, output))
+    seen['lpips'] = jnp.mean(
+      lpips.apply({'params': frozen['lpips']}, images, output)
+    )
     more += weights.lpips * seen['lpips']
   if weights.gan:
     heard = step >= weights.gan_start
     both, terms = adversarial.both_players(
-      discriminator, params['discriminator'], images, output,
-      weights.gan * heard)
+      discriminator,
+      params['discriminator'],
+      images,
+      output,
+      weights.gan * heard,
+    )
     more, seen = more + both, seen | terms
   # Images span [-1, 1], a range of 2.
   return loss + more, Aux({'psnr': 10 * jnp.log10(4 / mse)} | seen)

@@ -6,5 +6,11 @@ from sana_jax.optim.came_8bit import came_8bit
 from sana_jax.optim.factory import make, schedule
 
 __all__ = [
-  'came', 'came_8bit', 'CameState', 'ema', 'make', 'scale_by_came', 'schedule',
+  'came',
+  'came_8bit',
+  'CameState',
+  'ema',
+  'make',
+  'scale_by_came',
+  'schedule',
 ]

@@ -27,6 +27,7 @@ class Quantised(NamedTuple):
 
   q has the shape of the array, low and scale one element a block.
   """
+
   q: Any
   low: Any
   scale: Any
@@ -40,8 +41,7 @@ def quantise(x: Float[Array, '*layers i o'], tile: Tile) -> Quantised:
   # should not depend on that.
   scale = (high - low) * (1 / 255)
   # Scales without an inverse are those of blocks as good as constant.
-  inverse = jnp.where(
-    scale > jnp.finfo(jnp.float32).tiny, 1 / scale, 0)
+  inverse = jnp.where(scale > jnp.finfo(jnp.float32).tiny, 1 / scale, 0)
   counted = (x - _spread(low, x.shape, tile)) * _spread(inverse, x.shape, tile)
   return Quantised(jnp.round(counted).astype(jnp.uint8), low, scale)
 
@@ -49,7 +49,8 @@ def quantise(x: Float[Array, '*layers i o'], tile: Tile) -> Quantised:
 def zeros(shape: tuple[int, ...], tile: Tile) -> Quantised:
   """Bytes of zeros. To quantise some is work that XLA does when it compiles."""
   like = jax.eval_shape(
-    lambda x: quantise(x, tile), jax.ShapeDtypeStruct(shape, jnp.float32))
+    lambda x: quantise(x, tile), jax.ShapeDtypeStruct(shape, jnp.float32)
+  )
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
 
@@ -106,5 +107,6 @@ def _spread(blocks, shape, tile):
   (r, c), (i, o) = tile, shape[-2:]
   *layers, rows, columns = blocks.shape
   tiles = jnp.broadcast_to(
-    blocks[..., :, None, :, None], (*layers, rows, r, columns, c))
+    blocks[..., :, None, :, None], (*layers, rows, r, columns, c)
+  )
   return tiles.reshape(*layers, rows * r, columns * c)[..., :i, :o]

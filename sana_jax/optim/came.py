@@ -36,6 +36,7 @@ STACKED = r'(^|/)(blocks|layers)/'  # Parameters that have a leading layer axis.
 
 class CameState(NamedTuple):
   """Float32 trees like the parameters; MaskedNode where a leaf has no such."""
+
   mu: optax.Updates  # m, of the leaf's shape.
   nu: optax.Updates  # V where not factored.
   row: optax.Updates  # R, without the last axis,
@@ -50,15 +51,15 @@ class _Result(NamedTuple):
 
 
 def came(
-    learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    b3: ArrayLike = 0.9999,
-    eps1: ArrayLike = 1e-30,
-    eps2: ArrayLike = 1e-16,
-    clip_threshold: ArrayLike = 1.0,
-    weight_decay: ArrayLike = 0.,
-    stacked_pattern: str = STACKED,
+  learning_rate: optax.ScalarOrSchedule,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.999,
+  b3: ArrayLike = 0.9999,
+  eps1: ArrayLike = 1e-30,
+  eps2: ArrayLike = 1e-16,
+  clip_threshold: ArrayLike = 1.0,
+  weight_decay: ArrayLike = 0.0,
+  stacked_pattern: str = STACKED,
 ) -> optax.GradientTransformation:
   """CAME with decoupled weight decay, as SANA is trained with.
 
@@ -84,17 +85,18 @@ def came(
   return optax.chain(
     scale_by_came(b1, b2, b3, eps1, eps2, clip_threshold, stacked_pattern),
     optax.add_decayed_weights(weight_decay),
-    optax.scale_by_learning_rate(learning_rate))
+    optax.scale_by_learning_rate(learning_rate),
+  )
 
 
 def scale_by_came(
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    b3: ArrayLike = 0.9999,
-    eps1: ArrayLike = 1e-30,
-    eps2: ArrayLike = 1e-16,
-    clip_threshold: ArrayLike = 1.0,
-    stacked_pattern: str = STACKED,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.999,
+  b3: ArrayLike = 0.9999,
+  eps1: ArrayLike = 1e-30,
+  eps2: ArrayLike = 1e-16,
+  clip_threshold: ArrayLike = 1.0,
+  stacked_pattern: str = STACKED,
 ) -> optax.GradientTransformation:
   """Rescales gradients by CAME; the equations are at the top of this file.
 
@@ -111,12 +113,14 @@ def scale_by_came(
   Returns:
     A transformation whose updates have the gradients' dtypes.
   """
+
   def vmapped(f, path):
     return jax.vmap(f) if is_stacked(path, stacked_pattern) else f
 
   def init(params):
     def leaf(path, p):
       return vmapped(_init, path)(jnp.zeros(p.shape, jnp.float32))
+
     return _gather(jax.tree_util.tree_map_with_path(leaf, params)).state
 
   def step(g, state):
@@ -125,8 +129,9 @@ def scale_by_came(
   def update(updates, state, params=None):
     del params
     leaf = lambda path, g, *fields: vmapped(step, path)(g, CameState(*fields))
-    return tuple(_gather(
-      jax.tree_util.tree_map_with_path(leaf, updates, *state)))
+    return tuple(
+      _gather(jax.tree_util.tree_map_with_path(leaf, updates, *state))
+    )
 
   return optax.GradientTransformation(init, update)
 
@@ -165,7 +170,7 @@ def _step(g, state, b1, b2, b3, eps1, eps2, clip_threshold):
   state = state._replace(mu=mu)
   if not _is_matrix(g):
     return _Result(mu.astype(dtype), state)
-  instability = (u - mu)**2 + eps2
+  instability = (u - mu) ** 2 + eps2
   row = ema(state.res_row, instability.mean(-1), b3)
   col = ema(state.res_col, instability.mean(-2), b3)
   state = state._replace(res_row=row, res_col=col)
@@ -181,13 +186,15 @@ def _approx(row, col):
   """(row_i col_j / mean(row))^-1/2."""
   # Not row / mean: a row without gradient is about 1e-33, the quotient then a
   # denormal number, which XLA takes for 0, and 0 * rsqrt(0) is NaN.
-  return ((jax.lax.rsqrt(row) * jnp.sqrt(row.mean()))[..., :, None]
-          * jax.lax.rsqrt(col)[..., None, :])
+  return (jax.lax.rsqrt(row) * jnp.sqrt(row.mean()))[
+    ..., :, None
+  ] * jax.lax.rsqrt(col)[..., None, :]
 
 
 def _gather(results):
   """One result of trees from a tree of results."""
   pick = lambda get: jax.tree.map(
-    get, results, is_leaf=lambda x: isinstance(x, _Result))
+    get, results, is_leaf=lambda x: isinstance(x, _Result)
+  )
   fields = [pick(lambda r, i=i: r.state[i]) for i in range(6)]
   return _Result(pick(lambda r: r.update), CameState(*fields))

@@ -26,16 +26,16 @@ SMALLEST_BLOCK = 256
 
 
 def came_8bit(
-    learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    b3: ArrayLike = 0.9999,
-    eps1: ArrayLike = 1e-30,
-    eps2: ArrayLike = 1e-16,
-    clip_threshold: ArrayLike = 1.0,
-    weight_decay: ArrayLike = 0.,
-    stacked_pattern: str = STACKED,
-    blocks: str = 'elements',
+  learning_rate: optax.ScalarOrSchedule,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.999,
+  b3: ArrayLike = 0.9999,
+  eps1: ArrayLike = 1e-30,
+  eps2: ArrayLike = 1e-16,
+  clip_threshold: ArrayLike = 1.0,
+  weight_decay: ArrayLike = 0.0,
+  stacked_pattern: str = STACKED,
+  blocks: str = 'elements',
 ) -> optax.GradientTransformation:
   """`came.came` with m in bytes.
 
@@ -53,15 +53,18 @@ def came_8bit(
       code's of 2048 rows.
   """
   scaled = scale_by_came(
-    b1, b2, b3, eps1, eps2, clip_threshold, stacked_pattern)
+    b1, b2, b3, eps1, eps2, clip_threshold, stacked_pattern
+  )
   return optax.chain(
     momentum_in_bytes(scaled, blocks),
     optax.add_decayed_weights(weight_decay),
-    optax.scale_by_learning_rate(learning_rate))
+    optax.scale_by_learning_rate(learning_rate),
+  )
 
 
 def momentum_in_bytes(
-    tx: optax.GradientTransformation, blocks: str = 'elements',
+  tx: optax.GradientTransformation,
+  blocks: str = 'elements',
 ) -> optax.GradientTransformation:
   """A transformation with a CameState, whose mu is in bytes between steps.
 
@@ -75,6 +78,7 @@ def momentum_in_bytes(
       if not factored or not is_stored_in_bytes(mu.shape, blocks):
         return mu
       return pack(mu, tile_of(mu.shape))
+
     return state._replace(mu=jax.tree.map(leaf, state.mu, state.row))
 
   def unpacked(state):
@@ -82,12 +86,17 @@ def momentum_in_bytes(
       if not isinstance(mu, Quantised):
         return mu
       return blockwise.dequantise(mu, tile_of(mu.q.shape))
-    return state._replace(mu=jax.tree.map(
-      leaf, state.mu, is_leaf=lambda x: isinstance(x, Quantised)))
+
+    return state._replace(
+      mu=jax.tree.map(
+        leaf, state.mu, is_leaf=lambda x: isinstance(x, Quantised)
+      )
+    )
 
   def init(params):
     return packed(
-      tx.init(params), lambda mu, tile: blockwise.zeros(mu.shape, tile))
+      tx.init(params), lambda mu, tile: blockwise.zeros(mu.shape, tile)
+    )
 
   def update(updates, state, params=None):
     updates, state = tx.update(updates, unpacked(state), params)
@@ -97,8 +106,10 @@ def momentum_in_bytes(
 
 
 def is_stored_in_bytes(
-    shape: tuple[int, ...], blocks: str = 'elements') -> bool:
+  shape: tuple[int, ...], blocks: str = 'elements'
+) -> bool:
   """Whether the m of a matrix, or of a stack of them, is."""
   tile = blockwise.TILES[blocks](shape)
-  return (math.prod(shape[-2:]) > MIN_ELEMENTS
-          and math.prod(tile) >= SMALLEST_BLOCK)
+  return (
+    math.prod(shape[-2:]) > MIN_ELEMENTS and math.prod(tile) >= SMALLEST_BLOCK
+  )

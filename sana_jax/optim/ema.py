@@ -20,7 +20,10 @@ def init(params: PyTree) -> PyTree:
 
 
 def update(
-    ema: PyTree, params: PyTree, decay: float, step: Int[Array, ''] | int,
+  ema: PyTree,
+  params: PyTree,
+  decay: float,
+  step: Int[Array, ''] | int,
 ) -> PyTree:
   """The mean after one more step.
 

@@ -13,8 +13,10 @@ from sana_jax.optim.keys import KEYS
 
 
 def make(
-    config: ConfigDict, num_steps: int,
-    batch_size: int = schedules.RATED_BATCH, group: str = 'optimizer',
+  config: ConfigDict,
+  num_steps: int,
+  batch_size: int = schedules.RATED_BATCH,
+  group: str = 'optimizer',
 ) -> optax.GradientTransformation:
   """The whole optimizer of a run.
 
@@ -38,8 +40,10 @@ def make(
 
 
 def schedule(
-    config: ConfigDict, num_steps: int,
-    batch_size: int = schedules.RATED_BATCH, group: str = 'optimizer',
+  config: ConfigDict,
+  num_steps: int,
+  batch_size: int = schedules.RATED_BATCH,
+  group: str = 'optimizer',
 ) -> optax.Schedule:
   """The learning rate by step, as `make` uses it: for logs."""
   return schedules.make(complete(config, group), num_steps, batch_size, group)
@@ -49,9 +53,13 @@ def complete(config: ConfigDict, group: str = 'optimizer') -> ConfigDict:
   """The config with every key, checked; `group` is its name."""
   values = dict(config)
   unknown = [
-    UserError(f'config.{group}.{key} is unknown{did_you_mean(key, KEYS)}',
-              key=f'{group}.{key}', allowed=tuple(KEYS))
-    for key in sorted(set(values) - set(KEYS))]
+    UserError(
+      f'config.{group}.{key} is unknown{did_you_mean(key, KEYS)}',
+      key=f'{group}.{key}',
+      allowed=tuple(KEYS),
+    )
+    for key in sorted(set(values) - set(KEYS))
+  ]
   if found := [*unknown, *problems(values, KEYS, f'{group}.')]:
     raise joined(found)
   return ConfigDict({name: key.default for name, key in KEYS.items()} | values)

@@ -43,7 +43,10 @@ def split(
     raise UserError(
       f'config.trainable: {", ".join(map(repr, unused))} matches no parameter; '
       f'patterns match a whole path, such as {"/".join(keys)!r}.',
-      key='trainable', value=patterns, allowed='patterns of parameters')
+      key='trainable',
+      value=patterns,
+      allowed='patterns of parameters',
+    )
   return trained, rest
 
 
@@ -53,8 +56,11 @@ def join(trained: Params, rest: Params) -> Params:
     return trained
   either = {**trained, **rest}
   return {
-    key: join(trained[key], rest[key]) if key in trained and key in rest
-    else either[key] for key in sorted(either)}
+    key: join(trained[key], rest[key])
+    if key in trained and key in rest
+    else either[key]
+    for key in sorted(either)
+  }
 
 
 def compiled(patterns: str) -> list[re.Pattern]:
@@ -64,8 +70,11 @@ def compiled(patterns: str) -> list[re.Pattern]:
   except re.error as e:
     raise UserError(
       f'config.trainable={patterns!r} must be regular expressions with spaces '
-      f'between them ({e}).', key='trainable', value=patterns,
-      allowed=FORM) from e
+      f'between them ({e}).',
+      key='trainable',
+      value=patterns,
+      allowed=FORM,
+    ) from e
 
 
 def _put(tree, keys, leaf):

@@ -19,8 +19,10 @@ import optax
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.typing import PyTree
 
-FORM = ('PATTERN:SETTING=NUMBER,... with spaces between such, where settings '
-        'are rate_scale, weight_decay and clip_norm')
+FORM = (
+  'PATTERN:SETTING=NUMBER,... with spaces between such, where settings '
+  'are rate_scale, weight_decay and clip_norm'
+)
 _REST = -1  # The label of what no pattern matches.
 
 
@@ -61,8 +63,11 @@ def _setting(entry, item):
   name, _, number = item.partition('=')
   known = Group._fields[1:]
   if name not in known:
-    raise _wrong(entry, f'has the setting {name!r}{did_you_mean(name, known)}; '
-                 f'allowed are {", ".join(known)}')
+    raise _wrong(
+      entry,
+      f'has the setting {name!r}{did_you_mean(name, known)}; '
+      f'allowed are {", ".join(known)}',
+    )
   try:
     value = float(number)
   except ValueError:
@@ -73,24 +78,39 @@ def _setting(entry, item):
 
 
 def _wrong(entry, problem):
-  return UserError(f'config.optimizer.groups: {entry!r} {problem}.',
-                   key='optimizer.groups', value=entry, allowed=FORM)
+  return UserError(
+    f'config.optimizer.groups: {entry!r} {problem}.',
+    key='optimizer.groups',
+    value=entry,
+    allowed=FORM,
+  )
 
 
 def labels(groups: Sequence[Group], params: PyTree) -> PyTree:
   """The number of each parameter's group, -1 where it is in none."""
+
   def label(path, _):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    return next((number for number, group in enumerate(groups)
-                 if group.pattern.fullmatch(name)), _REST)
+    return next(
+      (
+        number
+        for number, group in enumerate(groups)
+        if group.pattern.fullmatch(name)
+      ),
+      _REST,
+    )
+
   return jax.tree_util.tree_map_with_path(label, params)
 
 
 def check(groups: Sequence[Group], params: PyTree) -> None:
   """Raises UserError for patterns that no parameter has as its first match."""
   used = set(jax.tree.leaves(labels(groups, params)))
-  unused = [group.pattern.pattern for number, group in enumerate(groups)
-            if number not in used]
+  unused = [
+    group.pattern.pattern
+    for number, group in enumerate(groups)
+    if number not in used
+  ]
   # optax.tree.map_params looks for moments with a tree that has no leaves.
   if used and unused:
     path, _ = jax.tree_util.tree_leaves_with_path(params)[0]
@@ -98,13 +118,18 @@ def check(groups: Sequence[Group], params: PyTree) -> None:
     raise UserError(
       f'config.optimizer.groups: {", ".join(map(repr, unused))} matches no '
       'parameter that trains and that no pattern before it matches; patterns '
-      f'match a whole path, such as {example!r}.', key='optimizer.groups',
-      value=' '.join(unused), allowed='patterns of parameters')
+      f'match a whole path, such as {example!r}.',
+      key='optimizer.groups',
+      value=' '.join(unused),
+      allowed='patterns of parameters',
+    )
 
 
 def make(
-    groups: Sequence[Group], config, rate: optax.Schedule,
-    optimizer: Callable[..., optax.GradientTransformation],
+  groups: Sequence[Group],
+  config,
+  rate: optax.Schedule,
+  optimizer: Callable[..., optax.GradientTransformation],
 ) -> optax.GradientTransformation:
   """Clipping, then the optimizer, with each group's settings.
 
@@ -116,29 +141,40 @@ def make(
     rate: of the run.
     optimizer: makes one of a rate and a config.
   """
+
   def of_group(group):
     changed = config.copy_and_resolve_references()
     if group.weight_decay is not None:
       changed.weight_decay = group.weight_decay
-    return _clipped(group.clip_norm or 0.0, optimizer(
-      lambda step: group.rate_scale * rate(step), changed))
+    return _clipped(
+      group.clip_norm or 0.0,
+      optimizer(lambda step: group.rate_scale * rate(step), changed),
+    )
 
-  shared = {_REST, *(number for number, group in enumerate(groups)
-                     if group.clip_norm is None)}
+  shared = {
+    _REST,
+    *(number for number, group in enumerate(groups) if group.clip_norm is None),
+  }
   clip = optax.masked(
     _clipped(config.clip_norm, optax.identity()),
     lambda tree: jax.tree.map(
-      lambda label: label in shared, labels(groups, tree)))
+      lambda label: label in shared, labels(groups, tree)
+    ),
+  )
   # Names as text: checkpoints store keys as such.
   parts = optax.partition(
-    {str(_REST): optimizer(rate, config),
-     **{str(number): of_group(group) for number, group in enumerate(groups)}},
-    lambda tree: jax.tree.map(str, labels(groups, tree)))
+    {
+      str(_REST): optimizer(rate, config),
+      **{str(number): of_group(group) for number, group in enumerate(groups)},
+    },
+    lambda tree: jax.tree.map(str, labels(groups, tree)),
+  )
   tx = optax.chain(clip, parts)
 
   def init(params):
     check(groups, params)
     return tx.init(params)
+
   return optax.GradientTransformationExtraArgs(init, tx.update)
 
 

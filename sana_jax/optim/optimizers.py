@@ -28,7 +28,10 @@ def make(rate: optax.Schedule, config) -> optax.GradientTransformation:
       raise UserError(
         f'config.optimizer.{key}={config[key]} is no setting of '
         f'{config.name!r}, only of {", ".join(names)}; set it to 0.',
-        key=f'optimizer.{key}', value=config[key], allowed='0')
+        key=f'optimizer.{key}',
+        value=config[key],
+        allowed='0',
+      )
   return OPTIMIZERS[config.name](rate, config)
 
 
@@ -39,6 +42,7 @@ def muon_dimensions(params: PyTree) -> PyTree:
   axis counts matrices. Depthwise kernels, biases, norms, tables and embeddings
   are left to adam.
   """
+
   def dimensions(path, p):
     first = int(is_stacked(path))
     name = jax.tree_util.keystr(path[-1:], simple=True)
@@ -46,6 +50,7 @@ def muon_dimensions(params: PyTree) -> PyTree:
       return None
     last = p.ndim - 1
     return optax.contrib.MuonDimensionNumbers(tuple(range(first, last)), last)
+
   return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
@@ -55,30 +60,50 @@ def _stated(**settings):
 
 
 def _came(rate, c):
-  return came(rate, c.b1, c.b2, weight_decay=c.weight_decay,
-              **_stated(b3=c.b3, eps1=c.eps))
+  return came(
+    rate,
+    c.b1,
+    c.b2,
+    weight_decay=c.weight_decay,
+    **_stated(b3=c.b3, eps1=c.eps),
+  )
 
 
 def _came_8bit(rate, c, blocks='elements'):
-  return came_8bit(rate, c.b1, c.b2, weight_decay=c.weight_decay, blocks=blocks,
-                   **_stated(b3=c.b3, eps1=c.eps))
+  return came_8bit(
+    rate,
+    c.b1,
+    c.b2,
+    weight_decay=c.weight_decay,
+    blocks=blocks,
+    **_stated(b3=c.b3, eps1=c.eps),
+  )
 
 
 def _adafactor(rate, c):
   # optax's own weight decay is not multiplied by the rate, and its default
   # scales the rate by each parameter's size.
   return optax.adafactor(
-    rate, multiply_by_parameter_scale=False, momentum=c.b1,
+    rate,
+    multiply_by_parameter_scale=False,
+    momentum=c.b1,
     weight_decay_rate=lambda step: c.weight_decay * rate(step),
-    **_stated(eps=c.eps))
+    **_stated(eps=c.eps),
+  )
 
 
 def _muon(rate, c):
   # Updates of root mean square 0.2 let AdamW's rates serve (2502.16982).
   return optax.contrib.muon(
-    rate, weight_decay=c.weight_decay, consistent_rms=0.2, adam_b1=c.b1,
-    adam_b2=c.b2, adam_weight_decay=c.weight_decay,
-    muon_weight_dimension_numbers=muon_dimensions, **_stated(eps=c.eps))
+    rate,
+    weight_decay=c.weight_decay,
+    consistent_rms=0.2,
+    adam_b1=c.b1,
+    adam_b2=c.b2,
+    adam_weight_decay=c.weight_decay,
+    muon_weight_dimension_numbers=muon_dimensions,
+    **_stated(eps=c.eps),
+  )
 
 
 OPTIMIZERS = {
@@ -86,9 +111,11 @@ OPTIMIZERS = {
   'came_8bit': _came_8bit,
   'came_8bit_rows': lambda rate, c: _came_8bit(rate, c, 'rows'),
   'adamw': lambda rate, c: optax.adamw(
-    rate, c.b1, c.b2, weight_decay=c.weight_decay, **_stated(eps=c.eps)),
+    rate, c.b1, c.b2, weight_decay=c.weight_decay, **_stated(eps=c.eps)
+  ),
   'muon': _muon,
   'adafactor': _adafactor,
   'lion': lambda rate, c: optax.lion(
-    rate, c.b1, c.b2, weight_decay=c.weight_decay),
+    rate, c.b1, c.b2, weight_decay=c.weight_decay
+  ),
 }

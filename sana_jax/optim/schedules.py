@@ -14,7 +14,7 @@ from sana_jax.errors import UserError
 RATED_BATCH = 256  # Images, for which NVlabs/Sana states its rates.
 # What the rate is multiplied by for a batch of another size, by name.
 RATE_RULES = {
-  '': lambda batch_size: 1.,
+  '': lambda batch_size: 1.0,
   'sqrt': lambda batch_size: math.sqrt(batch_size / RATED_BATCH),
   'linear': lambda batch_size: batch_size / RATED_BATCH,
 }
@@ -24,21 +24,32 @@ def constant(peak: float, warmup_steps: int = 0) -> optax.Schedule:
   """Warm-up, then the peak: how SANA is trained."""
   # optax.warmup_constant_schedule stays at 0 for ever if there is no warm-up.
   return optax.join_schedules(
-    [optax.linear_schedule(0., peak, warmup_steps),
-     optax.constant_schedule(peak)], [warmup_steps])
+    [
+      optax.linear_schedule(0.0, peak, warmup_steps),
+      optax.constant_schedule(peak),
+    ],
+    [warmup_steps],
+  )
 
 
 def cosine(
-    peak: float, num_steps: int, warmup_steps: int = 0, final: float = 0.,
+  peak: float,
+  num_steps: int,
+  warmup_steps: int = 0,
+  final: float = 0.0,
 ) -> optax.Schedule:
   """Warm-up, then half a cosine that reaches `final` at num_steps."""
   return optax.warmup_cosine_decay_schedule(
-    0., peak, warmup_steps, num_steps, final)
+    0.0, peak, warmup_steps, num_steps, final
+  )
 
 
 def cosine_decay_to_constant(
-    peak: float, num_steps: int, warmup_steps: int, decay_fraction: float,
-    final_scale: float,
+  peak: float,
+  num_steps: int,
+  warmup_steps: int,
+  decay_fraction: float,
+  final_scale: float,
 ) -> optax.Schedule:
   """NVlabs/Sana's: a cosine that ends early, then peak * final_scale.
 
@@ -49,34 +60,45 @@ def cosine_decay_to_constant(
     decay_fraction: of the run, at which the cosine ends.
     final_scale: 1 / lr_scale_ratio there, whose defaults are .667 and .1.
   """
-  return cosine(peak, int(decay_fraction * num_steps), warmup_steps,
-                peak * final_scale)
+  return cosine(
+    peak, int(decay_fraction * num_steps), warmup_steps, peak * final_scale
+  )
 
 
 def warmup_stable_decay(
-    peak: float, num_steps: int, warmup_steps: int, decay_fraction: float,
+  peak: float,
+  num_steps: int,
+  warmup_steps: int,
+  decay_fraction: float,
 ) -> optax.Schedule:
   """Warm-up, the peak, then linear to 0 in the run's last decay_fraction."""
   decay_steps = int(decay_fraction * num_steps)
   return optax.join_schedules(
-    [constant(peak, warmup_steps),
-     optax.linear_schedule(peak, 0., decay_steps)],
-    [num_steps - decay_steps])
+    [
+      constant(peak, warmup_steps),
+      optax.linear_schedule(peak, 0.0, decay_steps),
+    ],
+    [num_steps - decay_steps],
+  )
 
 
 SCHEDULES = {
   'constant': lambda c, n: constant(c.learning_rate, c.warmup_steps),
   'cosine': lambda c, n: cosine(c.learning_rate, n, c.warmup_steps),
   'cosine_decay_to_constant': lambda c, n: cosine_decay_to_constant(
-    c.learning_rate, n, c.warmup_steps, c.decay_fraction, c.final_scale),
+    c.learning_rate, n, c.warmup_steps, c.decay_fraction, c.final_scale
+  ),
   'warmup_stable_decay': lambda c, n: warmup_stable_decay(
-    c.learning_rate, n, c.warmup_steps, c.decay_fraction),
+    c.learning_rate, n, c.warmup_steps, c.decay_fraction
+  ),
 }
 
 
 def make(
-    config, num_steps: int, batch_size: int = RATED_BATCH,
-    group: str = 'optimizer',
+  config,
+  num_steps: int,
+  batch_size: int = RATED_BATCH,
+  group: str = 'optimizer',
 ) -> optax.Schedule:
   """The schedule of a complete optimizer config; see `factory.make`.
 
@@ -95,7 +117,11 @@ def make(
     raise UserError(
       f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
       f'in a run of {num_steps} steps (key: {group}.warmup_steps).',
-      key=f'{group}.warmup_steps', value=warmup, allowed=f'0 to {longest}')
+      key=f'{group}.warmup_steps',
+      value=warmup,
+      allowed=f'0 to {longest}',
+    )
   peak = config.learning_rate * RATE_RULES[config.auto_lr](batch_size)
   return SCHEDULES[name](
-    ConfigDict({**config, 'learning_rate': peak}), num_steps)
+    ConfigDict({**config, 'learning_rate': peak}), num_steps
+  )

@@ -20,7 +20,8 @@ _OWN_STREAM = 0x726F756E  # Apart from what else is drawn from a step's key.
 
 
 def stochastic_round(
-    x: Float[Array, '*shape'], rng: PRNGKeyArray) -> Float[Array, '*shape']:
+  x: Float[Array, '*shape'], rng: PRNGKeyArray
+) -> Float[Array, '*shape']:
   """Bfloat16 whose mean over keys is the float32 x.
 
   Exact where x is representable, infinities and NaN included. What is finite
@@ -29,17 +30,20 @@ def stochastic_round(
   noise = jax.random.bits(rng, x.shape, jnp.uint16).astype(jnp.uint32)
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
   rounded = jax.lax.bitcast_convert_type(
-    (bits >> 16).astype(jnp.uint16), jnp.bfloat16)
+    (bits >> 16).astype(jnp.uint16), jnp.bfloat16
+  )
   # Half of them would be rounded to infinity.
   largest = jnp.finfo(jnp.bfloat16).max
   rounded = jnp.where(
-    jnp.isinf(rounded), jnp.copysign(largest, rounded), rounded)
+    jnp.isinf(rounded), jnp.copysign(largest, rounded), rounded
+  )
   # NaN is a range of bits that noise could leave.
   return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
 
 
 def apply_updates(
-    params: Params, updates: optax.Updates, rng: PRNGKeyArray) -> Params:
+  params: Params, updates: optax.Updates, rng: PRNGKeyArray
+) -> Params:
   """params + updates; those that are bfloat16 are rounded stochastically.
 
   Args:
@@ -55,6 +59,8 @@ def apply_updates(
     if p.dtype != jnp.bfloat16:
       return total.astype(p.dtype)
     return stochastic_round(total, jax.random.fold_in(rng, index))
+
   return structure.unflatten(
-    moved(i, p, u) for i, (p, u) in enumerate(
-      zip(leaves, structure.flatten_up_to(updates))))
+    moved(i, p, u)
+    for i, (p, u) in enumerate(zip(leaves, structure.flatten_up_to(updates)))
+  )

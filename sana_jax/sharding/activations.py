@@ -28,8 +28,11 @@ def constrain(x: Array, *names: str | None) -> Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  free = {a for a, kind in zip(mesh.axis_names, mesh.axis_types)
-          if kind == AxisType.Auto}
+  free = {
+    a
+    for a, kind in zip(mesh.axis_names, mesh.axis_types)
+    if kind == AxisType.Auto
+  }
   spec = []
   for size, name in zip(x.shape, names):
     axes = tuple(a for a in NAMES[name] if a in free) if name else ()

@@ -27,8 +27,8 @@ BATCH_AXES = ('data', 'fsdp')
 
 
 def make_mesh(
-    shape: Mapping[str, int] | ml_collections.ConfigDict,
-    devices: Sequence[jax.Device] | None = None,
+  shape: Mapping[str, int] | ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """A mesh of all `devices` (by default all there are); one size may be -1.
 
@@ -54,8 +54,11 @@ def alone() -> Mesh:
 
 def whole(x: Array | np.ndarray) -> np.ndarray:
   """All of an array; where other processes hold parts, all must ask."""
-  if (not isinstance(x, jax.Array) or x.is_fully_addressable
-      or x.is_fully_replicated):
+  if (
+    not isinstance(x, jax.Array)
+    or x.is_fully_addressable
+    or x.is_fully_replicated
+  ):
     return np.asarray(x)
   return multihost_utils.process_allgather(x, tiled=True)
 
@@ -67,10 +70,12 @@ def _one(sizes, devices) -> Mesh:
     return Mesh(_across_slices(sizes, devices), tuple(sizes), axis_types=kinds)
   try:
     return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=kinds)
+      tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=kinds
+    )
   except NotImplementedError:  # Such as 2 x 64 on 4 x 4 x 8: it cuts the 8.
     found = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices=devices, allow_split_physical_axes=True)
+      tuple(sizes.values()), devices=devices, allow_split_physical_axes=True
+    )
     return Mesh(found, tuple(sizes), axis_types=kinds)
 
 
@@ -79,10 +84,12 @@ def _across_slices(sizes, devices):
   if devices[0].platform == 'tpu':
     count = len({d.slice_index for d in devices})
     raise UserError(
-        f'The {len(devices)} TPU chips lie in {count} slices and mesh.slices '
-        f'is 1; set mesh.slices to {count}, or take --layout hybrid.')
+      f'The {len(devices)} TPU chips lie in {count} slices and mesh.slices '
+      f'is 1; set mesh.slices to {count}, or take --layout hybrid.'
+    )
   ordered = sorted(
-      devices, key=lambda d: (d.slice_index, d.process_index, d.id))
+    devices, key=lambda d: (d.slice_index, d.process_index, d.id)
+  )
   return np.asarray(ordered).reshape(tuple(sizes.values()))
 
 
@@ -93,7 +100,8 @@ def batch_spec(mesh: Mesh) -> jax.P:
 
 
 def check_batch(
-    mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int = 1) -> None:
+  mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int = 1
+) -> None:
   """Raises UserError if the batch does not split evenly over the mesh.
 
   `accumulate` is the number of parts that it is computed in.
@@ -104,9 +112,10 @@ def check_batch(
     below = max(ways, batch_size // ways * ways)
     parts = f' x accumulate_steps={accumulate}' if accumulate > 1 else ''
     raise UserError(
-        f'batch_size={batch_size} does not split over data x fsdp = {groups} '
-        f'groups of devices{parts}; set batch_size to a multiple of {ways}, '
-        f'such as {below}.')
+      f'batch_size={batch_size} does not split over data x fsdp = {groups} '
+      f'groups of devices{parts}; set batch_size to a multiple of {ways}, '
+      f'such as {below}.'
+    )
 
 
 def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, 'rows']:
@@ -117,13 +126,15 @@ def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, 'rows']:
   """
   check_batch(mesh, batch_size)
   found = NamedSharding(mesh, batch_spec(mesh)).addressable_devices_indices_map(
-      (batch_size,))
+    (batch_size,)
+  )
   every = np.arange(batch_size)
   return np.unique(np.concatenate([every[index] for index in found.values()]))
 
 
-def place_rows(batch: PyTree, rows: Int[np.ndarray, 'rows'], mesh: Mesh,
-               batch_size: int) -> PyTree:
+def place_rows(
+  batch: PyTree, rows: Int[np.ndarray, 'rows'], mesh: Mesh, batch_size: int
+) -> PyTree:
   """Global arrays of `batch_size` rows; `batch` has those that are `rows`."""
   sharding = NamedSharding(mesh, batch_spec(mesh))
 
@@ -131,9 +142,12 @@ def place_rows(batch: PyTree, rows: Int[np.ndarray, 'rows'], mesh: Mesh,
     def part(index):
       start, stop, _ = index[0].indices(batch_size)
       first = np.searchsorted(rows, start)
-      return x[first:first + stop - start]
+      return x[first : first + stop - start]
+
     return jax.make_array_from_callback(
-        (batch_size, *x.shape[1:]), sharding, part)
+      (batch_size, *x.shape[1:]), sharding, part
+    )
+
   return jax.tree.map(place, batch)
 
 
@@ -148,29 +162,33 @@ def _slices(devices, count):
   if devices[0].platform == 'cpu' and count > 0 and len(devices) % count == 0:
     return np.split(np.asarray(devices), count)
   raise UserError(
-      f'mesh.slices={count} does not fit: the {len(devices)} devices lie in '
-      f'{len({getattr(d, "slice_index", 0) for d in devices})} slices of '
-      f'{len({d.process_index for d in devices})} processes; set mesh.slices '
-      'to one of these numbers, or to 1.')
+    f'mesh.slices={count} does not fit: the {len(devices)} devices lie in '
+    f'{len({getattr(d, "slice_index", 0) for d in devices})} slices of '
+    f'{len({d.process_index for d in devices})} processes; set mesh.slices '
+    'to one of these numbers, or to 1.'
+  )
 
 
 def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
   """The axes in their fixed order, with -1 replaced by what is left."""
   if unknown := sorted(set(shape) - set(AXES)):
     raise UserError(
-        f'mesh has the axes {", ".join(unknown)}; allowed are '
-        f'{", ".join(AXES)}.')
+      f'mesh has the axes {", ".join(unknown)}; allowed are {", ".join(AXES)}.'
+    )
   sizes = {a: shape[a] for a in AXES if a in shape} or {'data': -1}
   said = ', '.join(f'{a}={n}' for a, n in sizes.items())
   if (bad := [a for a, n in sizes.items() if n < 1 and n != -1]) or (
-      list(sizes.values()).count(-1) > 1):
+    list(sizes.values()).count(-1) > 1
+  ):
     raise UserError(
-        f'mesh is {said}; sizes are positive and at most one is -1 (all '
-        f'devices that are left): change mesh.{(bad or list(sizes))[0]}.')
+      f'mesh is {said}; sizes are positive and at most one is -1 (all '
+      f'devices that are left): change mesh.{(bad or list(sizes))[0]}.'
+    )
   fixed = math.prod(n for n in sizes.values() if n != -1)
   if count % fixed or (-1 not in sizes.values() and fixed != count):
     rule = 'must divide' if -1 in sizes.values() else 'must be'
     raise UserError(
-        f'mesh is {said}, a product of {fixed} that {rule} the number of '
-        f'devices, {count}: change mesh, for instance to data=-1 alone.')
+      f'mesh is {said}, a product of {fixed} that {rule} the number of '
+      f'devices, {count}: change mesh, for instance to data=-1 alone.'
+    )
   return {a: count // fixed if n == -1 else n for a, n in sizes.items()}

@@ -30,7 +30,8 @@ class RuleError(UserError):
 
 
 def shardings(
-    params: PyTree, table: Table, mesh: Mesh | AbstractMesh) -> PyTree:
+  params: PyTree, table: Table, mesh: Mesh | AbstractMesh
+) -> PyTree:
   """A NamedSharding for each leaf, by the one pattern that matches its path.
 
   Leaves need a shape only (arrays or ShapeDtypeStructs). Raises one RuleError
@@ -39,20 +40,22 @@ def shardings(
   specs = dict(table)
   unused, sizes = set(specs), collections.defaultdict(list)
   problems = [
-      f'pattern {pattern!r} stands in the table twice'
-      for pattern in specs if sum(p == pattern for p, _ in table) > 1]
+    f'pattern {pattern!r} stands in the table twice'
+    for pattern in specs
+    if sum(p == pattern for p, _ in table) > 1
+  ]
 
   def leaf_sharding(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     hits = [p for p in specs if re.fullmatch(p, name)]
     unused.difference_update(hits)
     if len(hits) != 1:
-      problems.append(
-          f'{name} {leaf.shape}: {len(hits)} patterns match {hits}')
+      problems.append(f'{name} {leaf.shape}: {len(hits)} patterns match {hits}')
       return None
     spec = specs[hits[0]]
     problems.extend(
-        f'{name} {leaf.shape}: {p}' for p in _misfits(leaf.shape, spec, mesh))
+      f'{name} {leaf.shape}: {p}' for p in _misfits(leaf.shape, spec, mesh)
+    )
     for size, entry in zip(leaf.shape, spec):
       if len(axes := _axes(entry)) == 1:
         sizes[axes[0]].append((size, name))
@@ -67,8 +70,10 @@ def shardings(
 
 
 def state_shardings(
-    tx: optax.GradientTransformation, params: PyTree,
-    param_shardings: PyTree, mesh: Mesh | AbstractMesh,
+  tx: optax.GradientTransformation,
+  params: PyTree,
+  param_shardings: PyTree,
+  mesh: Mesh | AbstractMesh,
 ) -> PyTree:
   """Shardings for `tx.init(params)`: moments lie like their parameter.
 
@@ -85,12 +90,18 @@ def state_shardings(
   def lie_alike(kept, param, sharding):
     # An optax.MaskedNode, for another optimizer's parameter, has no leaves.
     return jax.tree.map(
-        lambda x: sharding if x.shape == param.shape else everywhere, kept)
+      lambda x: sharding if x.shape == param.shape else everywhere, kept
+    )
 
   return optax.tree.map_params(
-      tx, lie_alike, shapes, params, param_shardings,
-      transform_non_params=lambda _: everywhere,
-      is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, '_fields'))
+    tx,
+    lie_alike,
+    shapes,
+    params,
+    param_shardings,
+    transform_non_params=lambda _: everywhere,
+    is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, '_fields'),
+  )
 
 
 def _axes(entry) -> tuple[str, ...]:
@@ -101,7 +112,9 @@ def _axes(entry) -> tuple[str, ...]:
 
 
 def _misfits(
-    shape: tuple[int, ...], spec: tuple, mesh: Mesh | AbstractMesh,
+  shape: tuple[int, ...],
+  spec: tuple,
+  mesh: Mesh | AbstractMesh,
 ) -> list[str]:
   """What is wrong with laying an array of `shape` by `spec` on `mesh`."""
   if len(spec) > len(shape):
@@ -118,7 +131,8 @@ def _misfits(
 
 
 def _undivided(
-    sizes: dict[str, list[tuple[int, str]]], mesh: Mesh | AbstractMesh,
+  sizes: dict[str, list[tuple[int, str]]],
+  mesh: Mesh | AbstractMesh,
 ) -> Iterator[str]:
   """For each axis that does not divide all (size, name) that it splits."""
   for axis, split in sizes.items():
@@ -126,8 +140,10 @@ def _undivided(
     if wrong := [f'{n} of {name}' for n, name in split if n % ways]:
       more = f' and {len(wrong) - 2} more' if len(wrong) > 2 else ''
       fits = math.gcd(ways, *(n for n, _ in split))
-      yield (f'{axis}={ways} does not divide {", ".join(wrong[:2])}{more}; set '
-             f'mesh.{axis}={fits} and mesh.data=-1')
+      yield (
+        f'{axis}={ways} does not divide {", ".join(wrong[:2])}{more}; set '
+        f'mesh.{axis}={fits} and mesh.data=-1'
+      )
 
 
 def _present(spec: tuple, mesh: Mesh | AbstractMesh) -> jax.P:

@@ -11,8 +11,10 @@ _SHARED = (
   (r'time_embed/(timestep|guidance)/linear[12]/kernel', ('fsdp', None)),
   (r'time_embed/modulation/kernel', ('fsdp', None)),
   (r'caption/linear[12]/kernel', ('fsdp', None)),
-  (r'blocks/(self|cross)_attention/(query|key|value)/kernel',
-   (None, 'fsdp', 'tensor')),
+  (
+    r'blocks/(self|cross)_attention/(query|key|value)/kernel',
+    (None, 'fsdp', 'tensor'),
+  ),
   (r'blocks/(self|cross)_attention/out/kernel', (None, 'tensor', 'fsdp')),
   (r'blocks/mix_ffn/inverted/kernel', (None, 'fsdp', 'tensor')),
   (r'blocks/mix_ffn/depthwise/kernel', (None, None, None, 'tensor')),

@@ -17,8 +17,15 @@ from sana_jax.objectives.base import Objective
 from sana_jax.registry import find, Kind, names, register
 from sana_jax.training.task import Exporter, Task
 
-__all__ = ['exporter', 'find', 'Kind', 'names', 'objective', 'open_task',
-           'register']
+__all__ = [
+  'exporter',
+  'find',
+  'Kind',
+  'names',
+  'objective',
+  'open_task',
+  'register',
+]
 
 
 def objective(config: ConfigDict) -> Objective:
@@ -32,7 +39,9 @@ def exporter(config: ConfigDict) -> Exporter:
 
 
 def open_task(
-  config: ConfigDict, workdir: os.PathLike | str, mesh: Mesh | None = None,
+  config: ConfigDict,
+  workdir: os.PathLike | str,
+  mesh: Mesh | None = None,
 ) -> Task:
   """The task of a config with its data opened.
 

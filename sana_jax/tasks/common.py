@@ -23,19 +23,28 @@ def open_data(
   Its images have `size_px` a side, or the size that they are stored in.
   """
   return sources.open_source(
-    data.source, path=expanded(data.path),
+    data.source,
+    path=expanded(data.path),
     size=None if as_stored else data.size_px,
-    split=split or data.split, train_examples=data.examples,
-    columns=data.columns.to_dict(), rule=caption_rule(data),
-    min_score=float(data.min_score), min_size_px=data.min_size_px,
-    max_aspect_ratio=float(data.max_aspect_ratio), cache=data.index_path,
-    max_bad_fraction=float(data.max_bad_fraction))
+    split=split or data.split,
+    train_examples=data.examples,
+    columns=data.columns.to_dict(),
+    rule=caption_rule(data),
+    min_score=float(data.min_score),
+    min_size_px=data.min_size_px,
+    max_aspect_ratio=float(data.max_aspect_ratio),
+    cache=data.index_path,
+    max_bad_fraction=float(data.max_bad_fraction),
+  )
 
 
 def caption_rule(data: ConfigDict) -> CaptionRule:
   """How `config.data` chooses among captions."""
-  return CaptionRule(data.caption_rule, float(data.caption_threshold),
-                     float(data.caption_temperature))
+  return CaptionRule(
+    data.caption_rule,
+    float(data.caption_threshold),
+    float(data.caption_temperature),
+  )
 
 
 def open_inputs(config: ConfigDict) -> sources.DescribedSource:
@@ -63,7 +72,8 @@ def bucket_of_records(
   if not config.inputs.aspect_ratios:
     return np.zeros(len(source), np.int64)
   return buckets.nearest(
-    source.sizes(), buckets.table(config.data.size_px, multiple))
+    source.sizes(), buckets.table(config.data.size_px, multiple)
+  )
 
 
 def good_records(
@@ -92,5 +102,6 @@ def build(module_class, config: ConfigDict, **more):
   fields = model_fields(config) | more
   if unknown := sorted(set(fields) - set(module_class.__dataclass_fields__)):
     raise UserError(
-      f'config.model has {unknown}, which {module_class.__name__} has not.')
+      f'config.model has {unknown}, which {module_class.__name__} has not.'
+    )
   return module_class(**fields)

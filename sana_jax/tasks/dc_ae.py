@@ -37,20 +37,26 @@ _STATISTICS = 2048  # Images whose latents decide the scaling factor.
 
 
 def objective(config: ConfigDict) -> Objective:
-  """Reconstruction by config.model. Raises UserError for a size that is none.
-  """
+  """Reconstruction by config.model. Raises UserError for an invalid size."""
   module, side = common.build(DCAE, config), config.data.size_px
   if side % module.spec.side:
     raise UserError(
       f'config.data.size_px={side} must be a multiple of the '
-      f"autoencoder's compression, {module.spec.side}.")
+      f"autoencoder's compression, {module.spec.side}."
+    )
   if config.loss.gan and side < patchgan.SMALLEST_PX:
     raise UserError(
       f'config.data.size_px={side} must be {patchgan.SMALLEST_PX} or more '
-      f'for the discriminator of config.loss.gan={config.loss.gan}.')
+      f'for the discriminator of config.loss.gan={config.loss.gan}.'
+    )
   return reconstruction.objective(
-    module, config.loss, rules=tables.DC_AE, side=side,
-    lpips=LPIPS(module.dtype), discriminator=patchgan.PatchGAN(module.dtype))
+    module,
+    config.loss,
+    rules=tables.DC_AE,
+    side=side,
+    lpips=LPIPS(module.dtype),
+    discriminator=patchgan.PatchGAN(module.dtype),
+  )
 
 
 def exporter(config: ConfigDict) -> Exporter:
@@ -58,10 +64,14 @@ def exporter(config: ConfigDict) -> Exporter:
   module = common.build(DCAE, config)
   logging.warning(
     'The scaling factor is %s, of config.model: it is measured on data '
-    'when the run is done.', module.scaling_factor)
+    'when the run is done.',
+    module.scaling_factor,
+  )
   return Exporter(
-    objective(config), lambda params, to: _write(to, module, params),
-    _start(config, module))
+    objective(config),
+    lambda params, to: _write(to, module, params),
+    _start(config, module),
+  )
 
 
 def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
@@ -74,8 +84,14 @@ def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
   source = common.open_data(config.data)
   shown = _Shown(module, source, config)
   return Task(
-    'dc_ae', aim, Data(_batches(source, config.data), Records(len(source))),
-    shown.export, frozen, shown.pictures, start)
+    'dc_ae',
+    aim,
+    Data(_batches(source, config.data), Records(len(source))),
+    shown.export,
+    frozen,
+    shown.pictures,
+    start,
+  )
 
 
 KIND = Kind(objective, exporter, open_task)
@@ -84,29 +100,40 @@ KIND = Kind(objective, exporter, open_task)
 def _start(config, module) -> Start:
   """UserError where the discriminator is heard and cannot learn."""
   return initial.start(
-    'vae', module, kept=() if _encoder_trains(config) else ('scaling_factor',))
+    'vae', module, kept=() if _encoder_trains(config) else ('scaling_factor',)
+  )
 
 
 def _encoder_trains(config):
   """Who was trained on an encoder's latents counts on their scale."""
   if not config.trainable:
     return True
-  trains = freezing.split(jax.eval_shape(
-    objective(config).init, jax.random.key(0)), config.trainable)[0]
+  trains = freezing.split(
+    jax.eval_shape(objective(config).init, jax.random.key(0)), config.trainable
+  )[0]
   if config.loss.gan and 'discriminator' not in trains:
     raise UserError(
       f'config.trainable={config.trainable!r} leaves out the discriminator '
-      f"of config.loss.gan={config.loss.gan}; add 'discriminator/.*'.")
+      f"of config.loss.gan={config.loss.gan}; add 'discriminator/.*'."
+    )
   return 'encoder' in trains
 
 
 def _batches(source, data):
   def batches(*, seed, batch_size, rows):
-    return iter(pipeline.batches(
-      source, batch_size=batch_size, seed=seed, rows=rows,
-      num_threads=data.threads, read=source.at,
-      max_bad_fraction=float(data.max_bad_fraction),
-      map_fn=lambda x, _: {'image': x['image']}))
+    return iter(
+      pipeline.batches(
+        source,
+        batch_size=batch_size,
+        seed=seed,
+        rows=rows,
+        num_threads=data.threads,
+        read=source.at,
+        max_bad_fraction=float(data.max_bad_fraction),
+        map_fn=lambda x, _: {'image': x['image']},
+      )
+    )
+
   return batches
 
 
@@ -119,20 +146,27 @@ class _Shown:
     self._module, self._source = module, source
     self._most_bad = float(config.data.max_bad_fraction)
     self._measures = _encoder_trains(config)
-    self._decode = jax.jit(lambda params, x: module.apply(
-      {'params': autoencoder(params)}, to_signed(x)))
-    self._encode = jax.jit(lambda params, x: module.apply(
-      {'params': autoencoder(params)}, to_signed(x), method='encode'))
+    self._decode = jax.jit(
+      lambda params, x: module.apply(
+        {'params': autoencoder(params)}, to_signed(x)
+      )
+    )
+    self._encode = jax.jit(
+      lambda params, x: module.apply(
+        {'params': autoencoder(params)}, to_signed(x), method='encode'
+      )
+    )
 
   def pictures(self, params: Params, step: int) -> Image.Image:
     """Originals beside their reconstructions."""
     del step
     images = self._first(12)
     output = whole(self._decode(params, images)).astype(np.float32)
-    output = np.uint8(np.round(np.clip(output * .5 + .5, 0, 1) * 255))
+    output = np.uint8(np.round(np.clip(output * 0.5 + 0.5, 0, 1) * 255))
     pairs = [tile for pair in zip(images, output) for tile in pair]
     return contact_sheet(
-      pairs, ['image', 'reconstruction'] * len(images), columns=6)
+      pairs, ['image', 'reconstruction'] * len(images), columns=6
+    )
 
   def export(self, params: Params, folder) -> None:
     """folder/vae, with the scaling factor that gives latents of unit size.
@@ -146,17 +180,27 @@ class _Shown:
 
   def _measured_factor(self, params):
     images = self._first(_STATISTICS)
-    latents = np.concatenate([
-      np.asarray(self._encode(params, images[start:start + 64]))
-      for start in range(0, len(images), 64)])
+    latents = np.concatenate(
+      [
+        np.asarray(self._encode(params, images[start : start + 64]))
+        for start in range(0, len(images), 64)
+      ]
+    )
     return round(float(1 / np.std(latents)), 5)
 
   def _first(self, count):
     """The first images that can be read, up to `count`."""
-    return np.stack([record['image'] for record in itertools.islice(
-      common.good_records(self._source, self._most_bad), count)])
+    return np.stack(
+      [
+        record['image']
+        for record in itertools.islice(
+          common.good_records(self._source, self._most_bad), count
+        )
+      ]
+    )
 
 
 def _write(folder, module, params):
-  folders.write(pathlib.Path(folder), 'vae', module,
-                {'params': autoencoder(params)})
+  folders.write(
+    pathlib.Path(folder), 'vae', module, {'params': autoencoder(params)}
+  )

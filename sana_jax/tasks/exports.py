@@ -32,12 +32,15 @@ def find(workdir: epath.Path, step: int | None) -> epath.Path:
     raise UserError(
       f'--step={step}: {workdir} has checkpoints of the steps '
       f'{", ".join(map(str, there))}; choose one of these (keep_every_steps '
-      'keeps more).')
+      'keeps more).'
+    )
   return workdir / 'checkpoints' / str(there[-1] if step is None else step)
 
 
 def read(
-  checkpoint: epath.Path, weights: str | None, config: ConfigDict,
+  checkpoint: epath.Path,
+  weights: str | None,
+  config: ConfigDict,
   exporter: Exporter,
 ) -> Params:
   """All weights of a run, those of the checkpoint verified by checksums.
@@ -58,8 +61,13 @@ def skipped(checkpoint: epath.Path) -> int:
   """
   leaves = saved.read_json(checkpoint, saved.ABOUT)['leaves']
   return max(
-    (int(saved.open_array(checkpoint, name).read().result()) for name in leaves
-     if re.fullmatch(r'players\..*\.skipped', name)), default=0)
+    (
+      int(saved.open_array(checkpoint, name).read().result())
+      for name in leaves
+      if re.fullmatch(r'players\..*\.skipped', name)
+    ),
+    default=0,
+  )
 
 
 def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
@@ -71,16 +79,20 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
     wanted = dict(zip(about['leaves'], about['state'], strict=True))
     has_average = any(name.startswith('ema.') for name in wanted)
     if weights == 'ema' and not has_average:
-      raise UserError('--weights=ema: this run keeps no average (its ema_decay '
-                      'is 0); use --weights params.')
+      raise UserError(
+        '--weights=ema: this run keeps no average (its ema_decay '
+        'is 0); use --weights params.'
+      )
     part = weights or ('ema' if has_average else 'params')
     params = {}
     for name in wanted:
       if name.startswith((f'{part}.', 'extra.')):
         x = saved.open_array(checkpoint, name).read().result()
         if saved.checksum(x) != wanted[name]:
-          raise UserError(f'{checkpoint} is damaged: {name} differs from what '
-                          'was saved; choose another --step.')
+          raise UserError(
+            f'{checkpoint} is damaged: {name} differs from what '
+            'was saved; choose another --step.'
+          )
         _put(params, name.split('.')[1:], x)
     return saved.base_of(about), params
   except UserError:
@@ -97,8 +109,11 @@ def _base(config, exporter):
   """What the run does not train, as host arrays, and where it comes from."""
   objective, mesh = exporter.objective, alone()
   plan = state.plan(
-    objective, optimizers.make(config, objective), mesh,
-    trainable=config.trainable)
+    objective,
+    optimizers.make(config, objective),
+    mesh,
+    trainable=config.trainable,
+  )
   with jax.set_mesh(mesh):
     base, origin = bases.make(plan, config, exporter.start, mesh)
   return jax.tree.map(np.asarray, base), origin

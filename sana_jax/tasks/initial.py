@@ -26,13 +26,26 @@ from sana_jax.weights import hub
 # Fields that change neither parameters nor what they mean: a stage at another
 # size has another position embedding, which is computed.
 FREE = (
-  'attention_eps', 'control_after', 'cross_norm_eps', 'dtype',
-  'interpolation_scale', 'remat', 'rounded_timesteps', 'sample_size',
-  'scaling_factor', 'text_norm_scale', 'unroll')
+  'attention_eps',
+  'control_after',
+  'cross_norm_eps',
+  'dtype',
+  'interpolation_scale',
+  'remat',
+  'rounded_timesteps',
+  'sample_size',
+  'scaling_factor',
+  'text_norm_scale',
+  'unroll',
+)
 
 
 def start(
-  part: str, module: nn.Module, *, kept: Sequence[str] = (), under: str = '',
+  part: str,
+  module: nn.Module,
+  *,
+  kept: Sequence[str] = (),
+  under: str = '',
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
 ) -> Start:
   """A start from a model folder's `part`.
@@ -43,18 +56,24 @@ def start(
     under: the key of the parameters that the folder has; '' for all of them.
     more: the folder -> what else differs.
   """
+
   def check(name: str) -> None:
     compare(name, part, module, kept, more)
 
   def load(name: str, mesh: Mesh) -> Params:
-    params = folders.load(
-      hub.find(name), part, jnp.float32, mesh).variables['params']
+    params = folders.load(hub.find(name), part, jnp.float32, mesh).variables[
+      'params'
+    ]
     return {under: params} if under else params
+
   return Start(check, load)
 
 
 def compare(
-  name: str, part: str, module: nn.Module, kept: Sequence[str] = (),
+  name: str,
+  part: str,
+  module: nn.Module,
+  kept: Sequence[str] = (),
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
 ) -> None:
   """Raises UserError unless the folder's model is `module`; see `start`."""
@@ -64,11 +83,14 @@ def compare(
   free = set(FREE) - set(kept)
   differ = [
     f'{key} is {theirs[key]!r} there and {value!r} here'
-    for key, value in ours.items() if key not in free and value != theirs[key]]
+    for key, value in ours.items()
+    if key not in free and value != theirs[key]
+  ]
   if differ := differ or more(folder):
     raise UserError(
-      f"config.init_from={name!r}: {'; '.join(differ)}. Start from another "
-      f'model, or change config.model to what is in its {part}/config.json.')
+      f'config.init_from={name!r}: {"; ".join(differ)}. Start from another '
+      f'model, or change config.model to what is in its {part}/config.json.'
+    )
 
 
 def _fields(module) -> dict[str, Any]:

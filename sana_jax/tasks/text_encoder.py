@@ -46,8 +46,10 @@ def exporter(config: ConfigDict) -> Exporter:
   tokenizer = _learned(config, _captions(config.data))
   module = _module(config, len(tokenizer))
   return Exporter(
-    _objective(config, module, tokenizer), _writer(module, tokenizer),
-    _start(module, tokenizer))
+    _objective(config, module, tokenizer),
+    _writer(module, tokenizer),
+    _start(module, tokenizer),
+  )
 
 
 def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
@@ -57,16 +59,23 @@ def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
   tokenizer = _learned(config, captions)
   module = _module(config, len(tokenizer))
   source = PackedCaptions(
-    tokenizer, captions, config.text.length, config.text.examples, config.seed)
+    tokenizer, captions, config.text.length, config.text.examples, config.seed
+  )
 
   def batches(*, seed, batch_size, rows):
-    return iter(pipeline.batches(
-      source, batch_size=batch_size, seed=seed, rows=rows))
+    return iter(
+      pipeline.batches(source, batch_size=batch_size, seed=seed, rows=rows)
+    )
+
   return Task(
-    'text_encoder', _objective(config, module, tokenizer),
-    Data(batches, Records(
-      len(captions), zlib.crc32('\n'.join(captions).encode()))),
-    _writer(module, tokenizer), start=_start(module, tokenizer))
+    'text_encoder',
+    _objective(config, module, tokenizer),
+    Data(
+      batches, Records(len(captions), zlib.crc32('\n'.join(captions).encode()))
+    ),
+    _writer(module, tokenizer),
+    start=_start(module, tokenizer),
+  )
 
 
 KIND = Kind(objective, exporter, open_task)
@@ -76,8 +85,8 @@ def _learned(config, captions):
   """The tokenizer of these captions and of the instruction."""
   try:
     return tokenizers.train(
-      [prompts.INSTRUCTION, *shapes.words(), *captions],
-      config.text.vocabulary)
+      [prompts.INSTRUCTION, *shapes.words(), *captions], config.text.vocabulary
+    )
   except UserError as e:
     raise UserError(f'config.text.vocabulary is too small: {e}') from e
 
@@ -92,10 +101,15 @@ def _objective(config, module, tokenizer):
   if config.text.length < first + 2:
     raise UserError(
       f'config.text.length={config.text.length} must be {first + 2} or '
-      'more: the instruction and a caption stand in it.')
+      'more: the instruction and a caption stand in it.'
+    )
   return language_model.objective(
-    module, rules=tables.GEMMA2, length=config.text.length, first=first,
-    weight=config.text.look_back)
+    module,
+    rules=tables.GEMMA2,
+    length=config.text.length,
+    first=first,
+    weight=config.text.look_back,
+  )
 
 
 def _start(module, tokenizer) -> Start:
@@ -104,17 +118,19 @@ def _start(module, tokenizer) -> Start:
     if theirs == tokenizer.get_vocab():
       return []
     return ['the tokenizer has other tokens there, as other captions made it']
+
   return initial.start(
-    'text_encoder', module, under='encoder', more=vocabularies)
+    'text_encoder', module, under='encoder', more=vocabularies
+  )
 
 
 def _writer(module, tokenizer):
   def write(params: Params, folder: Any) -> None:
     """Makes folder/text_encoder and folder/tokenizer."""
     folder = pathlib.Path(folder)
-    folders.write(folder, 'text_encoder', module,
-                  {'params': params['encoder']})
+    folders.write(folder, 'text_encoder', module, {'params': params['encoder']})
     tokenizer.save_pretrained(folder / 'tokenizer')
+
   return write
 
 
@@ -135,8 +151,9 @@ class PackedCaptions:
     picks = rng.integers(len(self._captions), size=self._length // 4)
     last_line = prompts.INSTRUCTION_LINES[-1]
     text = prompts.INSTRUCTION + f'\n{last_line}'.join(
-      self._captions[i] for i in picks)
-    ids = self._tokenizer.encode(text)[:self._length]
+      self._captions[i] for i in picks
+    )
+    ids = self._tokenizer.encode(text)[: self._length]
     if len(ids) < self._length:
       raise ValueError(f'The captions give less than {self._length} tokens.')
     return {'tokens': np.asarray(ids, np.int32)}
@@ -145,9 +162,16 @@ class PackedCaptions:
 def _captions(data) -> Sequence[str]:
   """Every different caption; of `shapes`, all that the train split may have."""
   if data.source == 'shapes':
-    return [text for kind in shapes.KINDS
-            for _, texts in shapes.captions(kind, 'train') for text in texts]
+    return [
+      text
+      for kind in shapes.KINDS
+      for _, texts in shapes.captions(kind, 'train')
+      for text in texts
+    ]
   source = common.open_data(data)
-  return sorted({prompts.clean(record['caption'])
-                 for record in common.good_records(
-                   source, float(data.max_bad_fraction))})
+  return sorted(
+    {
+      prompts.clean(record['caption'])
+      for record in common.good_records(source, float(data.max_bad_fraction))
+    }
+  )

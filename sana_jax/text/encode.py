@@ -39,7 +39,10 @@ class TextError(UserError):
 
 
 def tokenize(
-  tokenizer, prompts: Sequence[str], *, instruction: str = '',
+  tokenizer,
+  prompts: Sequence[str],
+  *,
+  instruction: str = '',
   length: int = LENGTH,
 ) -> tuple[Int[np.ndarray, 'b m'], Bool[np.ndarray, 'b m']]:
   """Token ids and mask of the cleaned prompts behind the instruction.
@@ -69,29 +72,39 @@ def tokenize(
       raise
     first = next(iter(bad.values()))
     raise TextError(
-      str(first) if isinstance(first, UserError) else
-      f'the tokenizer cannot encode the prompt ({first}).', list(bad)) from e
+      str(first)
+      if isinstance(first, UserError)
+      else f'the tokenizer cannot encode the prompt ({first}).',
+      list(bad),
+    ) from e
 
 
 def _tokenize(tokenizer, prompts, instruction, total):
   for prompt in prompts:
     check(prompt)
   tokens = tokenizer(
-    [instruction + clean(p) for p in prompts], padding='max_length',
-    max_length=total, truncation=True, padding_side='right',
-    return_attention_mask=True)
+    [instruction + clean(p) for p in prompts],
+    padding='max_length',
+    max_length=total,
+    truncation=True,
+    padding_side='right',
+    return_attention_mask=True,
+  )
   ids = np.asarray(tokens['input_ids'], np.int32)
   return ids, np.asarray(tokens['attention_mask'], bool)
 
 
 def window(x: Array, length: int) -> Array:
   """Position 0 and the last length - 1 of axis 1."""
-  return jnp.concatenate([x[:, :1], x[:, x.shape[1] - length + 1:]], axis=1)
+  return jnp.concatenate([x[:, :1], x[:, x.shape[1] - length + 1 :]], axis=1)
 
 
 def embed(
-  model: nn.Module, params: Params, ids: Int[Array, 'b m'],
-  mask: Bool[Array, 'b m'], length: int = LENGTH,
+  model: nn.Module,
+  params: Params,
+  ids: Int[Array, 'b m'],
+  mask: Bool[Array, 'b m'],
+  length: int = LENGTH,
 ) -> tuple[Float[Array, 'b {length} d'], Bool[Array, 'b {length}']]:
   """The text encoder's last hidden states and mask inside the window."""
   states = model.apply({'params': params}, ids, mask)
@@ -99,8 +112,13 @@ def embed(
 
 
 def encode(
-  model: nn.Module, params: Params, tokenizer, prompts: Sequence[str], *,
-  instruction: str = '', length: int = LENGTH,
+  model: nn.Module,
+  params: Params,
+  tokenizer,
+  prompts: Sequence[str],
+  *,
+  instruction: str = '',
+  length: int = LENGTH,
   beginnings: MutableMapping | None = None,
   place: Callable[[Array], Array] = jnp.asarray,
 ) -> tuple[Float[Array, 'b {length} d'], Bool[Array, 'b {length}']]:
@@ -113,7 +131,8 @@ def encode(
     place: puts an array with a leading batch axis where it belongs.
   """
   ids, mask = tokenize(
-    tokenizer, prompts, instruction=instruction, length=length)
+    tokenizer, prompts, instruction=instruction, length=length
+  )
   before = ids.shape[1] - length + 1
   beginning = ids[:1, :before]
   # A tokenizer might merge the instruction's end with a prompt.
@@ -124,8 +143,12 @@ def encode(
   if key not in beginnings:
     beginnings[key] = read(model, params, jnp.asarray(beginning))
   return _embed_behind(
-    model, params, *beginnings[key], place(ids[:, before:]),
-    place(mask[:, before:]))
+    model,
+    params,
+    *beginnings[key],
+    place(ids[:, before:]),
+    place(mask[:, before:]),
+  )
 
 
 _embed = jax.jit(embed, static_argnums=(0, 4))
@@ -140,14 +163,20 @@ def read(
 
 
 def embed_behind(
-  model: nn.Module, params: Params, first: Float[Array, '1 k d'],
-  past: PyTree, ids: Int[Array, 'b l'], mask: Bool[Array, 'b l'],
+  model: nn.Module,
+  params: Params,
+  first: Float[Array, '1 k d'],
+  past: PyTree,
+  ids: Int[Array, 'b l'],
+  mask: Bool[Array, 'b l'],
 ) -> tuple[Float[Array, 'b l+1 d'], Bool[Array, 'b l+1']]:
   """What `embed` gives, of the tokens behind an instruction that was `read`."""
   states = model.apply({'params': params}, ids, mask, past)
   first = jnp.broadcast_to(first[:, :1], (len(ids), 1, first.shape[2]))
-  return (jnp.concatenate([first, states], axis=1),
-          jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1))
+  return (
+    jnp.concatenate([first, states], axis=1),
+    jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1),
+  )
 
 
 _embed_behind = jax.jit(embed_behind, static_argnums=0)

@@ -32,7 +32,8 @@ INSTRUCTION_LINES = (
 )
 INSTRUCTION = '\n'.join(INSTRUCTION_LINES)
 OFFICIAL_INSTRUCTION = INSTRUCTION.replace(
-  "'Enhanced prompt'", '"Enhanced prompt"')
+  "'Enhanced prompt'", '"Enhanced prompt"'
+)
 
 
 def clean(prompt: str) -> str:
@@ -46,15 +47,19 @@ def clean(prompt: str) -> str:
 def check(prompt: object, name: str = 'prompt') -> None:
   """Raises UserError for a prompt that is no text or cannot be encoded."""
   if not isinstance(prompt, str):
-    raise UserError(f'{name} is of type {type(prompt).__name__}; it must be '
-                    'text.')
+    raise UserError(
+      f'{name} is of type {type(prompt).__name__}; it must be text.'
+    )
   try:
     prompt.encode()
   except UnicodeEncodeError as e:
     half = ord(prompt[e.start])
     # Bytes that could not be decoded stand as U+DC80 to U+DCFF.
-    kind = (f'the byte 0x{half - 0xDC00:02x}, which is not UTF-8,'
-            if 0xDC80 <= half <= 0xDCFF else
-            f'half a surrogate pair, U+{half:04X},')
-    raise UserError(f'{name} has {kind} at character {e.start + 1}; give valid '
-                    'Unicode text.') from None
+    kind = (
+      f'the byte 0x{half - 0xDC00:02x}, which is not UTF-8,'
+      if 0xDC80 <= half <= 0xDCFF
+      else f'half a surrogate pair, U+{half:04X},'
+    )
+    raise UserError(
+      f'{name} has {kind} at character {e.start + 1}; give valid Unicode text.'
+    ) from None

@@ -28,6 +28,7 @@ def train(texts: Iterable[str], vocab_size: int):
     UserError: the vocabulary cannot hold the texts' characters.
   """
   import tokenizers as tk
+
   texts = [t for text in texts for t in (text, ' ' + text)]
   alphabet = set(''.join(texts).replace(' ', '▁'))
   fixed = [*_SPECIALS, *_BYTES]
@@ -35,16 +36,25 @@ def train(texts: Iterable[str], vocab_size: int):
     raise UserError(
       f'vocab_size is {vocab_size}, but {len(fixed)} special and byte tokens '
       f'and {len(alphabet)} characters need a place: raise vocab_size to at '
-      f'least {len(fixed) + len(alphabet)}.')
-  tokenizer = tk.Tokenizer(tk.models.BPE(
-    byte_fallback=True, fuse_unk=True, unk_token='<unk>'))
+      f'least {len(fixed) + len(alphabet)}.'
+    )
+  tokenizer = tk.Tokenizer(
+    tk.models.BPE(byte_fallback=True, fuse_unk=True, unk_token='<unk>')
+  )
   tokenizer.normalizer = tk.normalizers.Replace(' ', '▁')
-  tokenizer.pre_tokenizer = tk.pre_tokenizers.Sequence([
-    tk.pre_tokenizers.Split('\n', 'isolated'),
-    tk.pre_tokenizers.Punctuation('isolated'),
-    tk.pre_tokenizers.Split('▁', 'merged_with_next')])
-  tokenizer.train_from_iterator(texts, tk.trainers.BpeTrainer(
-    vocab_size=vocab_size, special_tokens=fixed, show_progress=False))
+  tokenizer.pre_tokenizer = tk.pre_tokenizers.Sequence(
+    [
+      tk.pre_tokenizers.Split('\n', 'isolated'),
+      tk.pre_tokenizers.Punctuation('isolated'),
+      tk.pre_tokenizers.Split('▁', 'merged_with_next'),
+    ]
+  )
+  tokenizer.train_from_iterator(
+    texts,
+    tk.trainers.BpeTrainer(
+      vocab_size=vocab_size, special_tokens=fixed, show_progress=False
+    ),
+  )
   return _gemma(tokenizer)
 
 
@@ -58,36 +68,45 @@ def load(folder: str | os.PathLike):
     UserError: a file is missing, damaged, or not of a Gemma tokenizer.
   """
   arguments = tokenizer_files.read(folder)
-  added = {i: _token(token)
-           for i, token in arguments.pop('added_tokens').items()}
+  added = {
+    i: _token(token) for i, token in arguments.pop('added_tokens').items()
+  }
   by_text = {str(token): token for token in added.values()}
   for name, token in arguments.items():
     if name.endswith('_token') and token is not None:
       token = _token(token)
       arguments[name] = by_text.get(str(token), token)
   arguments['extra_special_tokens'] = [
-    _token(token) for token in arguments['extra_special_tokens']]
+    _token(token) for token in arguments['extra_special_tokens']
+  ]
   try:
     tokenizer = _transformers().GemmaTokenizer(
-      **arguments, added_tokens_decoder=added, padding_side='right',
-      add_bos_token=True, add_eos_token=False,
-      clean_up_tokenization_spaces=False)
+      **arguments,
+      added_tokens_decoder=added,
+      padding_side='right',
+      add_bos_token=True,
+      add_eos_token=False,
+      clean_up_tokenization_spaces=False,
+    )
   except Exception as e:  # The library's parser raises plain Exception.
     raise UserError(
       f'The tokenizer in {os.fspath(folder)!r} cannot be made '
-      f'({printable(e, 300)}); save it again or give another folder.') from e
+      f'({printable(e, 300)}); save it again or give another folder.'
+    ) from e
   ids = tokenizer.convert_tokens_to_ids(list(map(str, added.values())))
   if wrong := [i for i, got in zip(added, ids) if i != got]:
     raise UserError(
       f'The tokenizer in {os.fspath(folder)!r} has the added token '
       f'{fields.shown(str(added[wrong[0]]))} as {wrong[0]}, which is not its '
-      'place in the vocabulary or behind it.')
+      'place in the vocabulary or behind it.'
+    )
   return tokenizer
 
 
 def _token(token):
   """A token of a file; a text without flags stays one."""
   import tokenizers as tk
+
   return tk.AddedToken(**token) if isinstance(token, dict) else token
 
 
@@ -102,13 +121,18 @@ def _gemma(trained):
   GemmaTokenizer = _transformers().GemmaTokenizer
   state = json.loads(trained.to_str())['model']
   return GemmaTokenizer(
-    vocab=state['vocab'], merges=[tuple(m) for m in state['merges']],
-    padding_side='right', add_bos_token=True, add_eos_token=False,
-    clean_up_tokenization_spaces=False)
+    vocab=state['vocab'],
+    merges=[tuple(m) for m in state['merges']],
+    padding_side='right',
+    add_bos_token=True,
+    add_eos_token=False,
+    clean_up_tokenization_spaces=False,
+  )
 
 
 def _transformers():
   """The library, without its advice on PyTorch, which is not needed."""
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   import transformers
+
   return transformers

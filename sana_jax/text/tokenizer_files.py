@@ -25,9 +25,15 @@ _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 _ADDED = {'content': _TEXT, **dict.fromkeys(_FLAGS, fields.FLAG)}
 _TOKEN = fields.Field(
   f'{_TEXT.allowed}, or an object with such a content and flags',
-  lambda value: 'content' in value and all(
-    field.test(value[key]) for key, field in _ADDED.items() if key in value)
-  if isinstance(value, dict) else _TEXT.test(value))
+  lambda value: (
+    'content' in value
+    and all(
+      field.test(value[key]) for key, field in _ADDED.items() if key in value
+    )
+    if isinstance(value, dict)
+    else _TEXT.test(value)
+  ),
+)
 _SPECIAL = ('pad_token', 'eos_token', 'bos_token', 'unk_token')
 _EXTRA = ('extra_special_tokens', 'additional_special_tokens')
 _CONFIG = {
@@ -35,16 +41,26 @@ _CONFIG = {
   'auto_map': fields.NULL,
   **dict.fromkeys(_SPECIAL, _TOKEN),
   'mask_token': fields.either(_TOKEN, fields.NULL),
-  **dict.fromkeys(_EXTRA, fields.either(
-    fields.NULL, fields.listed(_TOKEN, 0, _MOST_ADDED),
-    fields.Field('{}', lambda value: value == {}))),
+  **dict.fromkeys(
+    _EXTRA,
+    fields.either(
+      fields.NULL,
+      fields.listed(_TOKEN, 0, _MOST_ADDED),
+      fields.Field('{}', lambda value: value == {}),
+    ),
+  ),
   'model_max_length': fields.either(fields.number(1, 1e40), fields.NULL),
   'padding_side': fields.word('left', 'right'),
   'truncation_side': fields.word('right'),
   'split_special_tokens': fields.Field('false', lambda value: value is False),
 }
-_DEFAULTS = {'pad_token': '<pad>', 'eos_token': '<eos>', 'bos_token': '<bos>',
-             'unk_token': '<unk>', 'mask_token': '<mask>'}
+_DEFAULTS = {
+  'pad_token': '<pad>',
+  'eos_token': '<eos>',
+  'bos_token': '<bos>',
+  'unk_token': '<unk>',
+  'mask_token': '<mask>',
+}
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:
@@ -58,73 +74,112 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   folder = pathlib.Path(folder)
   missing = [name for name in NAMES if not os.path.exists(folder / name)]
   if missing:
-    raise UserError(f'No tokenizer in {str(folder)!r}: '
-                    f'{" and ".join(missing)} missing; give a folder that '
-                    'holds them.')
+    raise UserError(
+      f'No tokenizer in {str(folder)!r}: '
+      f'{" and ".join(missing)} missing; give a folder that '
+      'holds them.'
+    )
   content, config = (
-    files.read_json(folder / name, most=_BYTES[name]) for name in NAMES)
+    files.read_json(folder / name, most=_BYTES[name]) for name in NAMES
+  )
   where, about = (str(folder / name) for name in NAMES)
   config = {'tokenizer_class': None, **config}
   fields.check(about, config, _CONFIG)
   vocab, merges = _model(where, content.get('model'))
-  special = {name: _known(config.get(name, default))
-             for name, default in _DEFAULTS.items()}
-  added = (_added(where, content.get('added_tokens') or [])
-           if 'added_tokens_decoder' not in config
-           else _added(about, _by_id(about, config['added_tokens_decoder'])))
+  special = {
+    name: _known(config.get(name, default))
+    for name, default in _DEFAULTS.items()
+  }
+  added = (
+    _added(where, content.get('added_tokens') or [])
+    if 'added_tokens_decoder' not in config
+    else _added(about, _by_id(about, config['added_tokens_decoder']))
+  )
   for name in _SPECIAL:
     if (text := _text(special[name])) not in vocab:
-      raise UserError(f'{about}: {name} is {fields.shown(text)}, which the '
-                      'vocabulary does not have.')
+      raise UserError(
+        f'{about}: {name} is {fields.shown(text)}, which the '
+        'vocabulary does not have.'
+      )
   _check_beginning(where, content.get('post_processor'), special['bos_token'])
-  return {'vocab': vocab, 'merges': merges, 'added_tokens': added, **special,
-          'extra_special_tokens': [_known(token) for token in (
-            config.get(_EXTRA[0]) or config.get(_EXTRA[1]) or [])]}
+  return {
+    'vocab': vocab,
+    'merges': merges,
+    'added_tokens': added,
+    **special,
+    'extra_special_tokens': [
+      _known(token)
+      for token in (config.get(_EXTRA[0]) or config.get(_EXTRA[1]) or [])
+    ],
+  }
 
 
 def _model(where, model):
   """The vocabulary, whose ids are 0 to n - 1, and the merges."""
   if not isinstance(model, dict) or model.get('type') != 'BPE':
-    raise UserError(f'{where}: model is not of type BPE, as Gemma\'s is.')
+    raise UserError(f"{where}: model is not of type BPE, as Gemma's is.")
   vocab, merges = model.get('vocab'), model.get('merges')
   ids = vocab.values() if isinstance(vocab, dict) else ()
-  if not 0 < len(ids) <= _MOST_TOKENS or not all(
-      type(i) is int for i in ids) or set(ids) != set(range(len(ids))):
+  if (
+    not 0 < len(ids) <= _MOST_TOKENS
+    or not all(type(i) is int for i in ids)
+    or set(ids) != set(range(len(ids)))
+  ):
     raise UserError(
       f'{where}: model.vocab must be an object of 1 to {_MOST_TOKENS:,} '
-      'tokens, whose ids are 0, 1, 2 and so on.')
+      'tokens, whose ids are 0, 1, 2 and so on.'
+    )
   if not isinstance(merges, list) or len(merges) > _MOST_TOKENS:
-    raise UserError(f'{where}: model.merges must be a list of at most '
-                    f'{_MOST_TOKENS:,} pairs of tokens.')
+    raise UserError(
+      f'{where}: model.merges must be a list of at most '
+      f'{_MOST_TOKENS:,} pairs of tokens.'
+    )
   pairs = [tuple(m.split(' ')) if isinstance(m, str) else m for m in merges]
   for pair in pairs:
-    if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(
-        isinstance(x, str) and x in vocab for x in pair)
-        and ''.join(pair) in vocab):
-      raise UserError(f'{where}: model.merges has {fields.shown(pair)}, which '
-                      'is no pair of tokens that make another one.')
+    if not (
+      isinstance(pair, list | tuple)
+      and len(pair) == 2
+      and all(isinstance(x, str) and x in vocab for x in pair)
+      and ''.join(pair) in vocab
+    ):
+      raise UserError(
+        f'{where}: model.merges has {fields.shown(pair)}, which '
+        'is no pair of tokens that make another one.'
+      )
   return vocab, [tuple(pair) for pair in pairs]
 
 
 def _by_id(where, tokens):
   """The entries of an added_tokens_decoder as those of tokenizer.json."""
   if not isinstance(tokens, dict) or not all(
-      isinstance(token, dict) for token in tokens.values()):
-    raise UserError(f'{where}: added_tokens_decoder must be an object of '
-                    'tokens by their ids.')
-  return [{**token, 'id': int(i) if i.isdecimal() and len(i) < 9 else i}
-          for i, token in tokens.items()]
+    isinstance(token, dict) for token in tokens.values()
+  ):
+    raise UserError(
+      f'{where}: added_tokens_decoder must be an object of tokens by their ids.'
+    )
+  return [
+    {**token, 'id': int(i) if i.isdecimal() and len(i) < 9 else i}
+    for i, token in tokens.items()
+  ]
 
 
 def _added(where, tokens) -> dict[int, Mapping[str, Any]]:
   if not isinstance(tokens, list) or len(tokens) > _MOST_ADDED:
-    raise UserError(f'{where}: the added tokens must be a list of at most '
-                    f'{_MOST_ADDED:,} objects.')
+    raise UserError(
+      f'{where}: the added tokens must be a list of at most '
+      f'{_MOST_ADDED:,} objects.'
+    )
   for token in tokens:
-    entry = {'content': None, 'id': None, **token} if isinstance(
-      token, dict) else {'content': None}
-    fields.check(f'{where}, added tokens', entry,
-                 {**_ADDED, 'id': fields.whole(0, _MOST_TOKENS)})
+    entry = (
+      {'content': None, 'id': None, **token}
+      if isinstance(token, dict)
+      else {'content': None}
+    )
+    fields.check(
+      f'{where}, added tokens',
+      entry,
+      {**_ADDED, 'id': fields.whole(0, _MOST_TOKENS)},
+    )
   return {token['id']: _known(token) for token in tokens}
 
 
@@ -134,18 +189,25 @@ def _check_beginning(where, processor, bos):
   SANA's text encoder was trained with it, and positions are counted from it.
   """
   single = processor.get('single') if isinstance(processor, dict) else None
-  wanted = [{'SpecialToken': {'id': _text(bos), 'type_id': 0}},
-            {'Sequence': {'id': 'A', 'type_id': 0}}]
+  wanted = [
+    {'SpecialToken': {'id': _text(bos), 'type_id': 0}},
+    {'Sequence': {'id': 'A', 'type_id': 0}},
+  ]
   if single != wanted:
-    raise UserError(f'{where}: post_processor must put {_text(bos)} in front '
-                    f'of a text and nothing else, but is '
-                    f'{fields.shown(processor)}.')
+    raise UserError(
+      f'{where}: post_processor must put {_text(bos)} in front '
+      f'of a text and nothing else, but is '
+      f'{fields.shown(processor)}.'
+    )
 
 
 def _known(token):
   """A token without what AddedToken does not take."""
-  return token if not isinstance(token, dict) else {
-    key: token[key] for key in _ADDED if key in token}
+  return (
+    token
+    if not isinstance(token, dict)
+    else {key: token[key] for key in _ADDED if key in token}
+  )
 
 
 def _text(token):

@@ -57,17 +57,25 @@ class Report:
 
   def table(self, run: Run) -> str:
     """Plain text."""
-    return '\n'.join([self.title(run), *plain(self.rows(run), self.left),
-                      *self.notes(run)])
+    return '\n'.join(
+      [self.title(run), *plain(self.rows(run), self.left), *self.notes(run)]
+    )
 
   def markdown(self, runs: Sequence[Run]) -> str:
     """The page: a table for each run."""
     lines = [self.introduction]
     for run in runs:
       said = f'*{self.how(run)}* {run.date} with {listed(run.versions)}.'
-      lines += [f'## {self.title(run)}', '', f'`{run.command}`', '',
-                f'{said} {run.note}'.rstrip(), '',
-                *markdown(self.rows(run), self.left), '']
+      lines += [
+        f'## {self.title(run)}',
+        '',
+        f'`{run.command}`',
+        '',
+        f'{said} {run.note}'.rstrip(),
+        '',
+        *markdown(self.rows(run), self.left),
+        '',
+      ]
       if notes := self.notes(run):
         lines += [*notes, '']
     return '\n'.join(lines)
@@ -79,33 +87,45 @@ class Report:
       facts['records'] = [self.record(**x) for x in facts['records']]
       return Run(**facts)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-      raise UserError(f'This is not what sana-jax bench wrote ({e}); give a '
-                      'file of the same command.') from e
+      raise UserError(
+        f'This is not what sana-jax bench wrote ({e}); give a '
+        'file of the same command.'
+      ) from e
 
 
 def columns(
   records: Sequence[Any], cells: Mapping[str, Callable[[Any], str]]
 ) -> Rows:
   """A row for each record; by heading, what is in its cell."""
-  return [tuple(cells), *(
-    tuple(cell(r).replace('|', ' ') for cell in cells.values())
-    for r in records)]
+  return [
+    tuple(cells),
+    *(
+      tuple(cell(r).replace('|', ' ') for cell in cells.values())
+      for r in records
+    ),
+  ]
 
 
 def plain(cells: Rows, left: int) -> list[str]:
   """Lines of text; the first `left` columns begin at the left."""
   widths = [max(map(len, column)) for column in zip(*cells)]
-  return ['  '.join(
-    c.ljust(w) if i < left else c.rjust(w)
-    for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in cells]
+  return [
+    '  '.join(
+      c.ljust(w) if i < left else c.rjust(w)
+      for i, (c, w) in enumerate(zip(row, widths))
+    ).rstrip()
+    for row in cells
+  ]
 
 
 def markdown(cells: Rows, left: int) -> list[str]:
   """Lines of a table of Markdown; the first row is its head."""
   head, *body = cells
-  return [f'| {" | ".join(head)} |',
-          f'|{"---|" * left}{"--:|" * (len(head) - left)}',
-          *(f'| {" | ".join(row)} |' for row in body)]
+  return [
+    f'| {" | ".join(head)} |',
+    f'|{"---|" * left}{"--:|" * (len(head) - left)}',
+    *(f'| {" | ".join(row)} |' for row in body),
+  ]
 
 
 def listed(versions: dict[str, str]) -> str:

@@ -20,10 +20,10 @@ from sana_jax.files import parse_json
 from sana_jax.printable import printable
 from sana_jax.training.task import Records, Task
 from sana_jax.training.workdir import (
-    gather,
-    meet,
-    read_state,
-    write_atomically,
+  gather,
+  meet,
+  read_state,
+  write_atomically,
 )
 
 _FILE = 'records.json'
@@ -51,11 +51,12 @@ def check_processes(records: Records) -> None:
   found = [Records(*map(int, row)) for row in gather(records)]
   if other := [i for i, x in enumerate(found) if x != found[0]]:
     raise Trouble(
-        f'The processes do not see the same data: process 0 has '
-        f'{found[0].count} usable records and process {other[0]} '
-        f'{found[other[0]].count}, or other sizes of their images; see that '
-        'each host can read all of config.data.path, and delete '
-        'config.data.index_path where it may be of other data.')
+      f'The processes do not see the same data: process 0 has '
+      f'{found[0].count} usable records and process {other[0]} '
+      f'{found[other[0]].count}, or other sizes of their images; see that '
+      'each host can read all of config.data.path, and delete '
+      'config.data.index_path where it may be of other data.'
+    )
 
 
 def check_run(workdir: epath.Path, records: Records) -> None:
@@ -67,13 +68,19 @@ def check_run(workdir: epath.Path, records: Records) -> None:
   try:
     theirs = ours if before is None else parse_json(before)
   except ValueError as error:
-    logging.warning('%s is damaged (%s): whether the data have changed since '
-                    'this run began is unknown.', path, error)
+    logging.warning(
+      '%s is damaged (%s): whether the data have changed since '
+      'this run began is unknown.',
+      path,
+      error,
+    )
     theirs = ours
   if theirs != ours:
     logging.warning(
-        'The data have changed since this run began: %s before, %s now. From '
-        'here on examples come in another order, and some again.',
-        printable(before.decode(errors='replace'), 200), json.dumps(ours))
+      'The data have changed since this run began: %s before, %s now. From '
+      'here on examples come in another order, and some again.',
+      printable(before.decode(errors='replace'), 200),
+      json.dumps(ours),
+    )
   if jax.process_index() == 0:
     write_atomically(path, json.dumps(ours).encode())

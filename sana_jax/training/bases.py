@@ -32,7 +32,10 @@ def given(name: str, start: Start, mesh: Mesh) -> Params:
 
 
 def make(
-    plan: Plan, config: ConfigDict, start: Start, mesh: Mesh,
+  plan: Plan,
+  config: ConfigDict,
+  start: Start,
+  mesh: Mesh,
 ) -> tuple[Params, dict[str, Any] | None]:
   """The base and where it comes from; `({}, None)` where all trains."""
   if not plan.base:
@@ -42,14 +45,14 @@ def make(
   return base, origin(config, base, params)
 
 
-def origin(
-    config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
+def origin(config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
   """Where a base comes from, as JSON: `params` were given, the rest drawn."""
   loaded = {part: x for part, x in base.items() if part in params}
   return {
-      'init_from': config.init_from if loaded else '',
-      'checksum': _checksum(loaded) if loaded else None,
-      'seed': config.seed if len(loaded) < len(base) else None}
+    'init_from': config.init_from if loaded else '',
+    'checksum': _checksum(loaded) if loaded else None,
+    'seed': config.seed if len(loaded) < len(base) else None,
+  }
 
 
 def _checksum(params):
@@ -58,16 +61,16 @@ def _checksum(params):
   return zlib.crc32(json.dumps(sums).encode())
 
 
-def compare(
-    theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
+def compare(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
   """Raises UserError unless a run's base is the one that is here."""
   facts = lambda x: x and (x['checksum'], x['seed'])
   if facts(theirs) == facts(ours):
     return
   raise UserError(
-      f'The run was trained on the base {_said(theirs)}, and config.init_from '
-      f'and config.seed give {_said(ours)}: set config.init_from to the model '
-      'that it began with.')
+    f'The run was trained on the base {_said(theirs)}, and config.init_from '
+    f'and config.seed give {_said(ours)}: set config.init_from to the model '
+    'that it began with.'
+  )
 
 
 def _said(origin):
@@ -76,5 +79,7 @@ def _said(origin):
   drawn = f'that config.seed={origin["seed"]} draws'
   if origin['checksum'] is None:
     return drawn
-  return (f'{origin["init_from"]!r} (checksum {origin["checksum"]})'
-          + f', the rest {drawn}' * (origin['seed'] is not None))
+  return (
+    f'{origin["init_from"]!r} (checksum {origin["checksum"]})'
+    + f', the rest {drawn}' * (origin['seed'] is not None)
+  )

@@ -47,30 +47,41 @@ class Checkpoints:
   """The checkpoints of one folder; a context manager that waits at its end."""
 
   def __init__(
-      self, folder: epath.PathLike, config: ml_collections.ConfigDict,
-      base: dict[str, Any] | None = None):
+    self,
+    folder: epath.PathLike,
+    config: ml_collections.ConfigDict,
+    base: dict[str, Any] | None = None,
+  ):
     """Keeps the last `config.keep_checkpoints` that were read back, and for
     ever those of every `config.keep_every_steps`; each holds `config` too, and
     where the `base` comes from (see bases.py).
     """
     self._folder = folder = epath.Path(folder)
     self._about = {
-        'version': __version__, 'layout': saved.LAYOUT, 'base': base,
-        'config': parse_json(config.to_json())}
+      'version': __version__,
+      'layout': saved.LAYOUT,
+      'base': base,
+      'config': parse_json(config.to_json()),
+    }
     self._keep = config.keep_checkpoints, config.keep_every_steps
     if os.path.lexists(folder) and not folder.is_dir():
       # Else a disk that is not there today would begin the run anew.
-      raise UserError(f'{folder} is no folder; move away what is there, or see '
-                      'to the disk that a link leads to.')
+      raise UserError(
+        f'{folder} is no folder; move away what is there, or see '
+        'to the disk that a link leads to.'
+      )
     self._reader = futures.ThreadPoolExecutor(1, 'read back')
     self._saved = self._reading = None  # The last one, until it is read back.
     with self._errors('opening'):
       self._manager = ocp.CheckpointManager(
-          folder, options=ocp.CheckpointManagerOptions(
-              # All: see _let_go.
-              preservation_policy=ocp.checkpoint_managers.LatestN(None),
-              step_name_format=_Names(),
-              cleanup_tmp_directories=True))
+        folder,
+        options=ocp.CheckpointManagerOptions(
+          # All: see _let_go.
+          preservation_policy=ocp.checkpoint_managers.LatestN(None),
+          step_name_format=_Names(),
+          cleanup_tmp_directories=True,
+        ),
+      )
 
   def __enter__(self):
     return self
@@ -86,7 +97,9 @@ class Checkpoints:
         self._manager.close()
 
   def restore(
-      self, shapes: TrainState, batches: grain.DatasetIterator,
+    self,
+    shapes: TrainState,
+    batches: grain.DatasetIterator,
   ) -> TrainState | None:
     """The newest undamaged state, with `batches` set to its place.
 
@@ -101,21 +114,31 @@ class Checkpoints:
       if damage is None:
         for number, what in damaged.items():
           logging.warning(
-              'The checkpoint of step %d in %s is damaged (%s): using step %d, '
-              'kept as damaged_%d.', number, self._folder, what, step, number)
+            'The checkpoint of step %d in %s is damaged (%s): using step %d, '
+            'kept as damaged_%d.',
+            number,
+            self._folder,
+            what,
+            step,
+            number,
+          )
         self._set_aside(damaged)
         return state
       damaged[step] = damage
     if damaged:
       step, damage = next(iter(damaged.items()))
       raise UserError(
-          f'None of the checkpoints {sorted(damaged)} in {self._folder} can be '
-          f'restored (step {step}: {damage}); choose another --workdir.')
+        f'None of the checkpoints {sorted(damaged)} in {self._folder} can be '
+        f'restored (step {step}: {damage}); choose another --workdir.'
+      )
     return None
 
   def save(
-      self, step: int, state: TrainState, batches: grain.DatasetIterator,
-      hurry: bool = False,
+    self,
+    step: int,
+    state: TrainState,
+    batches: grain.DatasetIterator,
+    hurry: bool = False,
   ) -> None:
     """Saves in the background, unless this step is there already.
 
@@ -129,12 +152,20 @@ class Checkpoints:
     self.wait()
     with self._errors('saving to'):
       about = self._about | {
-          'leaves': saved.names(state), 'state': checksums(state).tolist(),
-          'data': data_checksum(batches)}
+        'leaves': saved.names(state),
+        'state': checksums(state).tolist(),
+        'data': data_checksum(batches),
+      }
       place = batches.get_state()
-      self._manager.save(step, force=True, args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(place),
-          about=ocp.args.JsonSave(about)))
+      self._manager.save(
+        step,
+        force=True,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          data=ocp.args.JsonSave(place),
+          about=ocp.args.JsonSave(about),
+        ),
+      )
       self._saved = step, {saved.DATA: place, saved.ABOUT: about}
 
   def check(self) -> None:
@@ -161,9 +192,13 @@ class Checkpoints:
         self._let_go()
         return
     logging.warning(
-        'The checkpoint of step %d in %s does not read back as it was written '
-        '(%s): kept as damaged_%d, and older ones stay; see to the disk there.',
-        step, self._folder, damage, step)
+      'The checkpoint of step %d in %s does not read back as it was written '
+      '(%s): kept as damaged_%d, and older ones stay; see to the disk there.',
+      step,
+      self._folder,
+      damage,
+      step,
+    )
     self._set_aside([step])
 
   def newest(self) -> epath.Path | None:
@@ -181,7 +216,8 @@ class Checkpoints:
     """Begins to, unless it has begun."""
     step, meant = self._saved
     self._reading = self._reading or self._reader.submit(
-        _part_of, self._folder / str(step), meant[saved.ABOUT]['leaves'], meant)
+      _part_of, self._folder / str(step), meant[saved.ABOUT]['leaves'], meant
+    )
 
   def _let_go(self) -> None:
     """Deletes those that are older than the last ones, links excepted."""
@@ -198,9 +234,14 @@ class Checkpoints:
     damage = state = None
     full = False
     try:
-      got = self._manager.restore(step, args=ocp.args.Composite(
+      got = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
           state=ocp.args.StandardRestore(shapes),
-          data=ocp.args.JsonRestore(), about=ocp.args.JsonRestore()))
+          data=ocp.args.JsonRestore(),
+          about=ocp.args.JsonRestore(),
+        ),
+      )
       state, about = got.state, got.about
       batches.set_state(got.data)
       if checksums(state).tolist() != about['state']:
@@ -259,9 +300,10 @@ class Checkpoints:
       step = self.latest_step()
       intact = 'nothing is saved' if step is None else f'step {step} is intact'
       raise Trouble(
-          f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
-          'see to space and permissions there and start again, or choose '
-          'another --workdir.')
+        f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
+        'see to space and permissions there and start again, or choose '
+        'another --workdir.'
+      )
 
 
 class _Names(ocp.path.step.NameFormat):
@@ -276,8 +318,9 @@ class _Names(ocp.path.step.NameFormat):
 
   def find_all(self, base_path):
     folder = epath.Path(base_path)
-    return iter([_Found(step, folder / str(step))
-                 for step in saved.steps(folder)])
+    return iter(
+      [_Found(step, folder / str(step)) for step in saved.steps(folder)]
+    )
 
   def find_step(self, base_path, step):
     found = {x.step: x for x in self.find_all(base_path)}
@@ -287,8 +330,7 @@ class _Names(ocp.path.step.NameFormat):
 
 
 class _Found(ocp.path.step.Metadata):
-  """A checkpoint, of which no time is needed: which are kept depends on steps.
-  """
+  """A checkpoint without a time: which are kept depends on steps alone."""
 
   commit_timestamp = datetime.datetime.min
 
@@ -309,8 +351,11 @@ def _part_of(checkpoint, leaves, meant=None):
     for item, value in ours.items():
       if saved.read_json(checkpoint, item) != parse_json(json.dumps(value)):
         return [0] * len(leaves), f'{item} differs from what was saved'
-    return list(saved.checksums(
-        checkpoint, leaves, jax.process_index(), jax.process_count())), None
+    return list(
+      saved.checksums(
+        checkpoint, leaves, jax.process_index(), jax.process_count()
+      )
+    ), None
   # Tensorstore has errors of many types.
   except Exception as error:  # noqa: BLE001
     return [0] * len(leaves), brief(error)
@@ -318,8 +363,9 @@ def _part_of(checkpoint, leaves, meant=None):
 
 def _compared(part, damage, wanted):
   """What is wrong with a checkpoint, for all processes alike, or None."""
-  *sums, damaged = gather([*part, damage is not None]).sum(
-      axis=0, dtype=np.uint32).tolist()
+  *sums, damaged = (
+    gather([*part, damage is not None]).sum(axis=0, dtype=np.uint32).tolist()
+  )
   if damaged:
     return damage or 'damaged for another process'
   return None if sums == wanted else 'the arrays differ from what was saved'

@@ -33,8 +33,10 @@ class Accumulated:
     for name, (sums, counts) in self._sums.items():
       edges = np.linspace(0, 1, len(sums) + 1)
       found |= {
-          f'{name}/{low:.3f}-{high:.3f}': float(s / n)
-          for low, high, s, n in zip(edges, edges[1:], sums, counts) if n}
+        f'{name}/{low:.3f}-{high:.3f}': float(s / n)
+        for low, high, s, n in zip(edges, edges[1:], sums, counts)
+        if n
+      }
     self._sums = {}
     return found
 

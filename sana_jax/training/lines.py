@@ -18,10 +18,10 @@ from etils import epath
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.training.workdir import (
-    is_remote,
-    read_state,
-    write_atomically,
-    writing,
+  is_remote,
+  read_state,
+  write_atomically,
+  writing,
 )
 
 
@@ -29,15 +29,19 @@ class Lines:
   """The file of a run that goes on after a step; process 0's alone."""
 
   def __init__(
-      self, path: epath.Path, last_step: int, every_seconds: float = 60.,
-      may_write: Callable[[], bool] = lambda: True):
+    self,
+    path: epath.Path,
+    last_step: int,
+    every_seconds: float = 60.0,
+    may_write: Callable[[], bool] = lambda: True,
+  ):
     """Drops lines of steps after `last_step`, and what is no line.
 
     Once `may_write` is False, another run's file is left alone.
     """
     kept = [x for x in read_lines(path) if x['step'] <= last_step]
     # Seconds that training had taken at the last line kept.
-    self.seconds = (kept[-1].get('seconds') if kept else None) or 0.
+    self.seconds = (kept[-1].get('seconds') if kept else None) or 0.0
     self._path, self._may_write = path, may_write
     self._lines = [json.dumps(x) + '\n' for x in kept]
     self._written = -1  # So many of them; none, and there is no file yet.
@@ -47,7 +51,8 @@ class Lines:
     self.sync()
     if is_remote(path):
       self._thread = threading.Thread(
-          target=self._write_each, args=(every_seconds,), daemon=True)
+        target=self._write_each, args=(every_seconds,), daemon=True
+      )
       self._thread.start()
 
   def append(self, line: dict[str, Any]) -> None:
@@ -96,8 +101,12 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
   found = (read_state(path) or b'').splitlines()
   lines = [line for text in found if (line := _line(text)) is not None]
   if bad := len(found) - len(lines):
-    logging.warning('%s has %d torn or damaged lines of %d, which are left '
-                    'out.', path, bad, len(found))
+    logging.warning(
+      '%s has %d torn or damaged lines of %d, which are left out.',
+      path,
+      bad,
+      len(found),
+    )
   return lines
 
 
@@ -107,12 +116,16 @@ def _line(text):
     line = parse_json(text)
   except ValueError:
     return None
-  is_line = (isinstance(line, dict) and type(line.get('step')) is int
-             and all(map(_is_number, line.values())))
+  is_line = (
+    isinstance(line, dict)
+    and type(line.get('step')) is int
+    and all(map(_is_number, line.values()))
+  )
   return line if is_line else None
 
 
 def _is_number(x):
   """Null is one that was not finite."""
-  return x is None or type(x) is float or (
-      type(x) is int and -2**63 <= x < 2**63)
+  return (
+    x is None or type(x) is float or (type(x) is int and -(2**63) <= x < 2**63)
+  )

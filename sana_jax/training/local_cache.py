@@ -32,10 +32,10 @@ from sana_jax.training.checksums import checksums
 from sana_jax.training.saved import LAYOUT, step_of
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import (
-    gather,
-    meet,
-    read_state,
-    write_atomically,
+  gather,
+  meet,
+  read_state,
+  write_atomically,
 )
 
 _ID = re.compile(b'[0-9a-f]{32}')
@@ -46,8 +46,11 @@ class LocalCache:
   """The cache of one run; a context manager that waits at its end."""
 
   def __init__(
-      self, workdir: epath.Path, config: ml_collections.ConfigDict,
-      base: dict[str, Any] | None = None):
+    self,
+    workdir: epath.Path,
+    config: ml_collections.ConfigDict,
+    base: dict[str, Any] | None = None,
+  ):
     """Does nothing at all where `config.checkpoint_cache` is empty.
 
     A state of another `base` is of no use: see bases.py.
@@ -56,10 +59,10 @@ class LocalCache:
     self._folder = None
     self._every, self._last = config.cache_every_steps, config.num_steps
     if config.checkpoint_cache:
-      run = pathlib.Path(expanded(config.checkpoint_cache)) / _run_id(
-          workdir)
+      run = pathlib.Path(expanded(config.checkpoint_cache)) / _run_id(workdir)
       self._folder = run / (
-          f'process_{jax.process_index()}_of_{jax.process_count()}')
+        f'process_{jax.process_index()}_of_{jax.process_count()}'
+      )
     self._writer = futures.ThreadPoolExecutor(1, 'cache')
     self._writing = None
 
@@ -73,24 +76,34 @@ class LocalCache:
   def due(self, step: int) -> bool:
     """Whether this step is to be saved here."""
     return self._folder is not None and (
-        step % self._every == 0 or step == self._last)
+      step % self._every == 0 or step == self._last
+    )
 
   def save(
-      self, step: int, state: TrainState, batches: grain.DatasetIterator,
+    self,
+    step: int,
+    state: TrainState,
+    batches: grain.DatasetIterator,
   ) -> None:
     """Copies the state to the host and writes it in the background."""
     if self._folder is None:
       return
-    about = {'step': step, 'run': self._run,
-             'state': checksums(state).tolist(),
-             'place': batches.get_state(), 'data': data_checksum(batches)}
+    about = {
+      'step': step,
+      'run': self._run,
+      'state': checksums(state).tolist(),
+      'place': batches.get_state(),
+      'data': data_checksum(batches),
+    }
     tensors = _shards(state)
     self._wait()
     self._writing = self._writer.submit(self._write, step, tensors, about)
 
   def restore(
-      self, shapes: TrainState, batches: grain.DatasetIterator,
-      at_least: int | None,
+    self,
+    shapes: TrainState,
+    batches: grain.DatasetIterator,
+    at_least: int | None,
   ) -> TrainState | None:
     """The newest state that is whole on every host, or None.
 
@@ -124,18 +137,25 @@ class LocalCache:
 
   def _steps(self):
     """Of the files that are here, the newest first."""
-    return sorted((
-        step for p in self._folder.glob('*.safetensors')
-        if (step := step_of(p.stem)) is not None and p.is_file()), reverse=True)
+    return sorted(
+      (
+        step
+        for p in self._folder.glob('*.safetensors')
+        if (step := step_of(p.stem)) is not None and p.is_file()
+      ),
+      reverse=True,
+    )
 
   def _common(self, least):
     """The steps of which every process has a file, the newest first."""
-    ours = [step for step in self._steps() if step >= least][:_KEPT + 1]
+    ours = [step for step in self._steps() if step >= least][: _KEPT + 1]
     every = gather([*ours, *[0] * (_KEPT + 1 - len(ours))]).tolist()
     common = set.intersection(*map(set, every)) - {0}
     if not common and any(map(any, every)):
-      logging.warning('The cache %s has no step that all processes have; using '
-                      'the workdir.', self._folder)
+      logging.warning(
+        'The cache %s has no step that all processes have; using the workdir.',
+        self._folder,
+      )
     return sorted(common, reverse=True)
 
   def _try(self, step, shapes, batches):
@@ -151,11 +171,17 @@ class LocalCache:
       damage = brief(error)
     if self._all(damage, step):
       return None
-    state = jax.tree.unflatten(jax.tree.structure(shapes), [
+    state = jax.tree.unflatten(
+      jax.tree.structure(shapes),
+      [
         jax.make_array_from_callback(
-            leaf.shape, leaf.sharding, lambda index, b=block, s=leaf.shape:
-            b[_region(index, s)])
-        for leaf, block in zip(jax.tree.leaves(shapes), blocks)])
+          leaf.shape,
+          leaf.sharding,
+          lambda index, b=block, s=leaf.shape: b[_region(index, s)],
+        )
+        for leaf, block in zip(jax.tree.leaves(shapes), blocks)
+      ],
+    )
     if checksums(state).tolist() != about['state']:
       damage = 'the arrays differ from what was saved'
     try:
@@ -170,8 +196,12 @@ class LocalCache:
     """Whether any process cannot use this step; the log says why."""
     useless = bool(np.any(gather([damage is not None])))
     if useless:
-      logging.warning('Step %d of the cache %s is of no use (%s).', step,
-                      self._folder, damage or 'to another process')
+      logging.warning(
+        'Step %d of the cache %s is of no use (%s).',
+        step,
+        self._folder,
+        damage or 'to another process',
+      )
     return useless
 
   def _read(self, step):
@@ -196,8 +226,11 @@ class LocalCache:
     error = writing and writing.exception()
     if error:
       logging.warning(
-          'Writing the cache %s failed (%s); the run goes on, and the workdir '
-          'has its checkpoints.', self._folder, brief(error))
+        'Writing the cache %s failed (%s); the run goes on, and the workdir '
+        'has its checkpoints.',
+        self._folder,
+        brief(error),
+      )
 
 
 def _run_id(workdir: epath.Path) -> str:
@@ -236,14 +269,18 @@ def _header(tensors: Mapping[str, bytes], about: dict[str, Any]) -> bytes:
   for key, data in tensors.items():
     start, end = end, end + len(data)
     header[key] = {
-        'dtype': 'U8', 'shape': [len(data)], 'data_offsets': [start, end]}
+      'dtype': 'U8',
+      'shape': [len(data)],
+      'data_offsets': [start, end],
+    }
   text = json.dumps(header).encode()
   text += b' ' * (-len(text) % 8)
   return len(text).to_bytes(8, 'little') + text
 
 
 def _blocks(
-    shapes: TrainState, parts: Mapping[str, np.ndarray],
+  shapes: TrainState,
+  parts: Mapping[str, np.ndarray],
 ) -> list[dict[str, np.ndarray]]:
   """By leaf and region, what the devices of this process need.
 
@@ -252,16 +289,22 @@ def _blocks(
   found, used = [], 0
   for i, leaf in enumerate(jax.tree.leaves(shapes)):
     regions = {
-        _region(index, leaf.shape): tuple(
-            len(range(*s.indices(n))) for s, n in zip(index, leaf.shape))
-        for index in leaf.sharding.addressable_devices_indices_map(
-            leaf.shape).values()}
+      _region(index, leaf.shape): tuple(
+        len(range(*s.indices(n))) for s, n in zip(index, leaf.shape)
+      )
+      for index in leaf.sharding.addressable_devices_indices_map(
+        leaf.shape
+      ).values()
+    }
     used += len(regions)
     if not all(f'{i}/{region}' in parts for region in regions):
       raise ValueError('it was written in another layout')
-    found.append({
+    found.append(
+      {
         region: parts[f'{i}/{region}'].view(leaf.dtype).reshape(shape)
-        for region, shape in regions.items()})
+        for region, shape in regions.items()
+      }
+    )
   if used != len(parts):
     raise ValueError('it was written in another layout')
   return found

@@ -28,24 +28,24 @@ from sana_jax.errors import in_memory, UserError
 from sana_jax.sharding.mesh import alone, batch_rows, check_batch
 from sana_jax.sharding.mesh import whole as on_host
 from sana_jax.training import (
-    agreement,
-    bases,
-    optimizers,
-    phases,
-    pictures,
-    run_config,
-    saved,
+  agreement,
+  bases,
+  optimizers,
+  phases,
+  pictures,
+  run_config,
+  saved,
 )
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import log_overview, Report, silence
 from sana_jax.training.state import (
-    first_key,
-    Frozen,
-    Plan,
-    plan,
-    TrainState,
-    whole,
+  first_key,
+  Frozen,
+  Plan,
+  plan,
+  TrainState,
+  whole,
 )
 from sana_jax.training.step import options, Update
 from sana_jax.training.task import Task
@@ -53,8 +53,10 @@ from sana_jax.training.watch import Watch
 from sana_jax.training.workdir import meet, new_folder, resolve
 from sana_jax.typing import Params
 
-_SPLIT = ('split the state with --layout fsdp, or over more devices; '
-          '`sana-jax plan` says what fits.')
+_SPLIT = (
+  'split the state with --layout fsdp, or over more devices; '
+  '`sana-jax plan` says what fits.'
+)
 
 
 class SkippedUpdates(UserError):
@@ -65,8 +67,11 @@ class SkippedUpdates(UserError):
 
 @in_memory(_SPLIT)
 def train(
-    config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
-    mesh: Mesh, traced_steps: range | None = None,
+  config: ml_collections.ConfigDict,
+  task: Task,
+  workdir: epath.PathLike,
+  mesh: Mesh,
+  traced_steps: range | None = None,
 ) -> TrainState:
   """Trains `task` to step `config.num_steps`, going on where `workdir` stopped.
 
@@ -76,8 +81,10 @@ def train(
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
-  objective, rng = task.objective, jax.random.split(
-      jax.random.key(config.seed))[1]
+  objective, rng = (
+    task.objective,
+    jax.random.split(jax.random.key(config.seed))[1],
+  )
   planned = plan_run(config, task, mesh)
   check_first(config, task, planned, workdir)
   log_overview(whole(planned.state.params, planned.state.extra, planned.base))
@@ -85,26 +92,49 @@ def train(
   with contextlib.ExitStack() as stack:
     use = stack.enter_context
     workdir, lock, base, origin = begin(
-        use, config, task, workdir, mesh, planned)
+      use, config, task, workdir, mesh, planned
+    )
     asked_to_stop = use(stop_requests(lock))
-    batches = use(contextlib.closing(task.data.batches(
-        seed=config.seed, batch_size=config.batch_size,
-        rows=batch_rows(mesh, config.batch_size).tolist())))
+    batches = use(
+      contextlib.closing(
+        task.data.batches(
+          seed=config.seed,
+          batch_size=config.batch_size,
+          rows=batch_rows(mesh, config.batch_size).tolist(),
+        )
+      )
+    )
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config, origin))
     cache = use(LocalCache(workdir, config, origin))
     state = restore(planned.state, batches, checkpoints, cache) or (
-        planned.init(first_key(config.seed), bases.given(
-            config.init_from, task.start, mesh)))
+      planned.init(
+        first_key(config.seed), bases.given(config.init_from, task.start, mesh)
+      )
+    )
     check_start(start := int(state.step), config.num_steps, workdir)
     frozen = Frozen(task.frozen, base)
     watch = use(Watch(workdir, config, task, planned, mesh, traced_steps))
-    report = use(Report(
-        workdir, config, optimizers.schedule(config, objective), start, watch,
-        checkpoints.newest, lock.is_ours))
+    report = use(
+      Report(
+        workdir,
+        config,
+        optimizers.schedule(config, objective),
+        start,
+        watch,
+        checkpoints.newest,
+        lock.is_ours,
+      )
+    )
     update = Update(
-        planned, mesh, objective, frozen, rng=rng,
-        batch_size=config.batch_size, phase=watch.phase,
-        **options(config, optimizers.make(config, objective)))
+      planned,
+      mesh,
+      objective,
+      frozen,
+      rng=rng,
+      batch_size=config.batch_size,
+      phase=watch.phase,
+      **options(config, optimizers.make(config, objective)),
+    )
     logging.info('%s: from step %d to %d.', task.name, start, config.num_steps)
 
     for step in range(start + 1, config.num_steps + 1):
@@ -132,18 +162,23 @@ def train(
   return state
 
 
-def plan_run(
-    config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> Plan:
+def plan_run(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> Plan:
   """Where the run of a config lies. Raises UserError for a bad optimizer."""
   return plan(
-      task.objective, optimizers.make(config, task.objective), mesh,
-      average=config.ema_decay > 0, param_dtype=config.param_dtype,
-      trainable=config.trainable)
+    task.objective,
+    optimizers.make(config, task.objective),
+    mesh,
+    average=config.ema_decay > 0,
+    param_dtype=config.param_dtype,
+    trainable=config.trainable,
+  )
 
 
 def check_first(
-    config: ml_collections.ConfigDict, task: Task, planned: Plan,
-    workdir: epath.PathLike,
+  config: ml_collections.ConfigDict,
+  task: Task,
+  planned: Plan,
+  workdir: epath.PathLike,
 ) -> None:
   """Raises UserError where config.init_from, if it is read, is another model.
 
@@ -155,8 +190,12 @@ def check_first(
 
 
 def begin(
-    use: Callable, config: ml_collections.ConfigDict, task: Task,
-    workdir: epath.PathLike, mesh: Mesh, planned: Plan,
+  use: Callable,
+  config: ml_collections.ConfigDict,
+  task: Task,
+  workdir: epath.PathLike,
+  mesh: Mesh,
+  planned: Plan,
 ):
   """Enters what holds for a whole run.
 
@@ -175,8 +214,11 @@ def begin(
 
 
 def make_base(
-    config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
-    mesh: Mesh, planned: Plan,
+  config: ml_collections.ConfigDict,
+  task: Task,
+  workdir: epath.PathLike,
+  mesh: Mesh,
+  planned: Plan,
 ) -> tuple[Params, dict | None]:
   """The base, and where it comes from.
 
@@ -194,16 +236,18 @@ def make_base(
 
 def hold(workdir: epath.PathLike):
   """The lock of a workdir, held by process 0 for all; a context manager."""
-  return locks.hold(locks.within(resolve(workdir)), 'training', '--workdir',
-                    shared=True)
+  return locks.hold(
+    locks.within(resolve(workdir)), 'training', '--workdir', shared=True
+  )
 
 
 def check_start(start: int, num_steps: int, workdir: epath.Path) -> None:
   """Raises UserError where the last step is behind us."""
   if start > num_steps:
     raise UserError(
-        f'{workdir} is at step {start} already and num_steps is {num_steps}; '
-        'raise num_steps or choose another --workdir.')
+      f'{workdir} is at step {start} already and num_steps is {num_steps}; '
+      'raise num_steps or choose another --workdir.'
+    )
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -234,17 +278,26 @@ def stop_requests(lock: locks.Lock):
 
 
 def restore(
-    shapes: TrainState, batches: grain.DatasetIterator,
-    checkpoints: Checkpoints, cache: LocalCache,
+  shapes: TrainState,
+  batches: grain.DatasetIterator,
+  checkpoints: Checkpoints,
+  cache: LocalCache,
 ) -> TrainState | None:
   """The newest state of both, with `batches` at its place, if there is one."""
-  return (cache.restore(shapes, batches, checkpoints.latest_step())
-          or checkpoints.restore(shapes, batches))
+  return cache.restore(
+    shapes, batches, checkpoints.latest_step()
+  ) or checkpoints.restore(shapes, batches)
 
 
 def save(
-    step: int, state: TrainState, batches: grain.DatasetIterator,
-    checkpoints: Checkpoints, cache: LocalCache, full: bool, stop: bool, lock,
+  step: int,
+  state: TrainState,
+  batches: grain.DatasetIterator,
+  checkpoints: Checkpoints,
+  cache: LocalCache,
+  full: bool,
+  stop: bool,
+  lock,
 ) -> None:
   """A checkpoint, if a `full` one is due, and the host's own if that is.
 
@@ -259,8 +312,12 @@ def save(
 
 
 def draw(
-    task: Task, state: TrainState, base: Params, step: int,
-    workdir: epath.Path, report: Report,
+  task: Task,
+  state: TrainState,
+  base: Params,
+  step: int,
+  workdir: epath.Path,
+  report: Report,
 ) -> None:
   """A grid of samples, made by all processes, and the loss curve."""
   image = task.pictures(whole(state.weights, state.extra, base), step)
@@ -272,8 +329,11 @@ def draw(
 
 
 def finish(
-    task: Task, state: TrainState, base: Params, workdir: epath.Path,
-    config: ml_collections.ConfigDict,
+  task: Task,
+  state: TrainState,
+  base: Params,
+  workdir: epath.Path,
+  config: ml_collections.ConfigDict,
 ) -> bool:
   """Exports the model after the last step; whether that is done.
 
@@ -281,40 +341,48 @@ def finish(
   """
   if int(state.step) < config.num_steps:
     logging.warning(
-        'Stopped by SIGTERM; step %d is saved, and the same command goes on '
-        'from there.', state.step)
+      'Stopped by SIGTERM; step %d is saved, and the same command goes on '
+      'from there.',
+      state.step,
+    )
     return False
-  check_skipped(
-      task, state, config.max_skipped_fraction, workdir)
+  check_skipped(task, state, config.max_skipped_fraction, workdir)
   export(task, whole(state.weights, state.extra, base), workdir)
   return True
 
 
 def check_skipped(
-    task: Task, state: TrainState, limit: float, workdir: epath.Path) -> None:
+  task: Task, state: TrainState, limit: float, workdir: epath.Path
+) -> None:
   """Logs how many updates were skipped, in all runs of the workdir together.
 
   Raises SkippedUpdates where that is more than `limit` of those that a player
   tried: what few updates made of the weights is not taken for a trained model.
   """
   skipped, tried = max(
-      ((int(state.players[player.name].skipped), player.turns(int(state.step)))
-       for player in task.objective.players),
-      key=lambda counts: counts[0] / max(1, counts[1]))
+    (
+      (int(state.players[player.name].skipped), player.turns(int(state.step)))
+      for player in task.objective.players
+    ),
+    key=lambda counts: counts[0] / max(1, counts[1]),
+  )
   if not skipped:
     return
-  count = (f'{skipped} of {tried} updates ({skipped / tried:.1%}) were not '
-           'finite and were skipped')
+  count = (
+    f'{skipped} of {tried} updates ({skipped / tried:.1%}) were not '
+    'finite and were skipped'
+  )
   if skipped / tried <= limit:
     logging.warning('%s; max_skipped_fraction=%s allows that.', count, limit)
     return
   model = workdir / 'model'
   there = f' ({model} is of an earlier, shorter run)' if model.exists() else ''
   raise SkippedUpdates(
-      f'{count}, more than max_skipped_fraction={limit} allows: the state is '
-      f'saved, and no model is exported{there}. Look at the data and lower '
-      'optimizer.learning_rate; `sana-jax export` writes the weights as they '
-      'are, and so does the same command with a higher max_skipped_fraction.')
+    f'{count}, more than max_skipped_fraction={limit} allows: the state is '
+    f'saved, and no model is exported{there}. Look at the data and lower '
+    'optimizer.learning_rate; `sana-jax export` writes the weights as they '
+    'are, and so does the same command with a higher max_skipped_fraction.'
+  )
 
 
 def export(task: Task, params: Params, workdir: epath.Path) -> None:

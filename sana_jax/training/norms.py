@@ -24,5 +24,6 @@ def by_part(grads: PyTree, name: str) -> dict[str, Array]:
     # One pass over the leaf where it lies; of a stack, all axes but the first.
     axes = tuple(range(int(stacked), leaf.ndim))
     squares[f'{name}/{part}'].append(
-        jnp.sum(jnp.square(leaf.astype(jnp.float32)), axes))
+      jnp.sum(jnp.square(leaf.astype(jnp.float32)), axes)
+    )
   return {part: jnp.sqrt(sum(parts)) for part, parts in squares.items()}

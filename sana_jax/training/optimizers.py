@@ -10,8 +10,10 @@ from sana_jax.training.state import Optimizers
 
 def make(config: ConfigDict, objective: Objective) -> Optimizers:
   """By player; a schedule is as long as the player's turns."""
-  return {player.name: factory.make(*_arguments(config, player))
-          for player in objective.players}
+  return {
+    player.name: factory.make(*_arguments(config, player))
+    for player in objective.players
+  }
 
 
 def schedule(config: ConfigDict, objective: Objective) -> optax.Schedule:
@@ -20,5 +22,9 @@ def schedule(config: ConfigDict, objective: Objective) -> optax.Schedule:
 
 
 def _arguments(config, player):
-  return (config[player.optimizer], player.turns(config.num_steps),
-          config.batch_size, player.optimizer)
+  return (
+    config[player.optimizer],
+    player.turns(config.num_steps),
+    config.batch_size,
+    player.optimizer,
+  )

@@ -15,8 +15,11 @@ from sana_jax.training.workdir import write_atomically
 
 def save_loss_curve(workdir: epath.Path, name: str) -> None:
   """Draws metrics.jsonl into loss.png; nothing before its second line."""
-  lines = [x for x in read_lines(workdir / 'metrics.jsonl')
-           if x.get('loss') is not None and math.isfinite(x['loss'])]
+  lines = [
+    x
+    for x in read_lines(workdir / 'metrics.jsonl')
+    if x.get('loss') is not None and math.isfinite(x['loss'])
+  ]
   if len(lines) < 2:
     return
   steps = np.array([x['step'] for x in lines])
@@ -29,15 +32,17 @@ def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
   smoothed = smooth(losses)
   figure = Figure(figsize=(8, 4.5), dpi=120)
   FigureCanvasAgg(figure)  # Without pyplot: no global state, no display.
-  axes = figure.add_axes((.1, .12, .87, .8))  # A layout takes half the time.
-  axes.plot(steps, losses, color='tab:blue', alpha=.3, lw=1, label='loss')
+  axes = figure.add_axes(
+    (0.1, 0.12, 0.87, 0.8)
+  )  # A layout takes half the time.
+  axes.plot(steps, losses, color='tab:blue', alpha=0.3, lw=1, label='loss')
   axes.plot(steps, smoothed, color='tab:blue', lw=2, label='smoothed')
   if losses.min() > 0:
     axes.set_yscale('log')
   axes.set_xlim(0, steps[-1])
   axes.set_xlabel('step')
   axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {steps[-1]} steps')
-  axes.grid(True, which='both', alpha=.2)
+  axes.grid(True, which='both', alpha=0.2)
   axes.legend(frameon=False)
   png = io.BytesIO()
   figure.savefig(png, format='png')
@@ -50,11 +55,12 @@ def smooth(losses: np.ndarray) -> np.ndarray:
   Centred, so that the curve does not lag behind the loss.
   """
   count = len(losses)
-  half = np.minimum(count // 40, np.minimum(np.arange(count),
-                                            np.arange(count)[::-1]))
-  sums = np.concatenate([[0.], np.cumsum(losses, dtype=np.float64)])
+  half = np.minimum(
+    count // 40, np.minimum(np.arange(count), np.arange(count)[::-1])
+  )
+  sums = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
   at = np.arange(count)
-  return (sums[at + half + 1] - sums[at - half]) / (2*half + 1)
+  return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
 
 
 def save_samples(workdir: epath.Path, step: int, image: Image.Image) -> None:
@@ -62,4 +68,5 @@ def save_samples(workdir: epath.Path, step: int, image: Image.Image) -> None:
   png = io.BytesIO()
   image.save(png, format='PNG')
   write_atomically(
-      workdir / 'pictures' / f'step_{step:06d}.png', png.getvalue())
+    workdir / 'pictures' / f'step_{step:06d}.png', png.getvalue()
+  )

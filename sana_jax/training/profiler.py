@@ -29,7 +29,8 @@ class Profiler:
   """
 
   def __init__(
-      self, folder: epath.Path, timed: Phases, steps: range | None = None):
+    self, folder: epath.Path, timed: Phases, steps: range | None = None
+  ):
     """Writes folder/step_NNNNNN; `steps` are those to trace."""
     self._folder, self._timed, self._steps = folder, timed, steps
     self._asked = threading.Event()
@@ -40,8 +41,7 @@ class Profiler:
     # Python lets only the main thread have handlers.
     self._before = None
     if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(
-          signal.SIGUSR1, lambda *_: self._asked.set())
+      self._before = signal.signal(signal.SIGUSR1, lambda *_: self._asked.set())
     return self
 
   def __exit__(self, *_):
@@ -63,8 +63,11 @@ class Profiler:
         flush()
         self._begin(step)
       elif step >= self._steps.stop:
-        logging.warning('Steps %d to %d are done already and not traced.',
-                        self._steps.start, self._steps.stop - 1)
+        logging.warning(
+          'Steps %d to %d are done already and not traced.',
+          self._steps.start,
+          self._steps.stop - 1,
+        )
         self._steps = None
 
   def _begin(self, step):
@@ -72,8 +75,9 @@ class Profiler:
     part = f'_process_{jax.process_index()}' if count > 1 else ''
     with self._telling():
       # Written here first: the profiler knows no buckets.
-      self._local = pathlib.Path(self._open.enter_context(
-          tempfile.TemporaryDirectory(prefix='profile')))
+      self._local = pathlib.Path(
+        self._open.enter_context(tempfile.TemporaryDirectory(prefix='profile'))
+      )
       jax.profiler.start_trace(self._local)
       self._target = self._folder / f'step_{step:06d}{part}'
 
@@ -88,8 +92,11 @@ class Profiler:
           to = target / path.relative_to(self._local).as_posix()
           to.parent.mkdir(parents=True, exist_ok=True)
           epath.Path(path).copy(to, overwrite=True)
-      logging.info('A profile is in %s; see it with '
-                   'tensorboard --logdir %s.', target, self._folder)
+      logging.info(
+        'A profile is in %s; see it with tensorboard --logdir %s.',
+        target,
+        self._folder,
+      )
 
   @contextlib.contextmanager
   def _telling(self):
@@ -99,5 +106,6 @@ class Profiler:
     except Exception as error:  # noqa: BLE001
       self._steps = None
       self._open.close()
-      logging.warning('The profile could not be taken (%s: %s).',
-                      type(error).__name__, error)
+      logging.warning(
+        'The profile could not be taken (%s: %s).', type(error).__name__, error
+      )

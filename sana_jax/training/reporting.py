@@ -28,7 +28,7 @@ from sana_jax.training.lines import Lines
 from sana_jax.training.watch import Watch
 from sana_jax.typing import PyTree
 
-_SECONDS_BETWEEN_LINES = 5.  # Of the plain log, where there is no terminal.
+_SECONDS_BETWEEN_LINES = 5.0  # Of the plain log, where there is no terminal.
 _RATES = 1024  # Learning rates that are computed together.
 
 
@@ -36,10 +36,14 @@ class Report:
   """Call it with `(step, metrics)` after each step; `sync` before a save."""
 
   def __init__(
-      self, workdir: epath.Path, config: ml_collections.ConfigDict,
-      schedule: Callable[[int], Any], start: int, watch: Watch | None = None,
-      last_good: Callable[[], epath.Path | None] = lambda: None,
-      may_write: Callable[[], bool] = lambda: True,
+    self,
+    workdir: epath.Path,
+    config: ml_collections.ConfigDict,
+    schedule: Callable[[int], Any],
+    start: int,
+    watch: Watch | None = None,
+    last_good: Callable[[], epath.Path | None] = lambda: None,
+    may_write: Callable[[], bool] = lambda: True,
   ):
     """`last_good` finds the newest checkpoint, for the error that stops.
 
@@ -52,13 +56,15 @@ class Report:
     self._rates = {}  # Of the last _RATES updates that were asked for.
     self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
-        total=config.num_steps, initial=start, dynamic_ncols=True,
-        bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left'
-        '{postfix}',
-        disable=not (self._primary and sys.stderr.isatty()))
+      total=config.num_steps,
+      initial=start,
+      dynamic_ncols=True,
+      bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left'
+      '{postfix}',
+      disable=not (self._primary and sys.stderr.isatty()),
+    )
     if self._primary:
-      self._lines = Lines(
-          workdir / 'metrics.jsonl', start, may_write=may_write)
+      self._lines = Lines(workdir / 'metrics.jsonl', start, may_write=may_write)
       self._rate.before = self._lines.seconds
       self._board = _tensorboard(workdir)
 
@@ -85,7 +91,8 @@ class Report:
     """Shows a grid of samples in TensorBoard."""
     if self._board is not None:
       self._board.write_images(
-          step, {'samples': np.asarray(image.convert('RGB'))[None]})
+        step, {'samples': np.asarray(image.convert('RGB'))[None]}
+      )
       self._board.flush()
 
   def flush(self) -> None:
@@ -109,14 +116,16 @@ class Report:
       if self._primary:
         self._write(step, {**metrics, **seen})
     if (skipped := metrics['skipped_in_a_row']) >= (
-        self._config.max_skipped_in_a_row):
+      self._config.max_skipped_in_a_row
+    ):
       raise UserError(
-          f'The last {skipped} updates, up to step {step}, were not finite '
-          f'(loss {metrics["loss"]}) and were skipped; '
-          f'{self._where_to_go_on()}. Look at the data, raise '
-          'max_skipped_in_a_row, or begin anew from what `sana-jax export` '
-          'makes of it: a new --workdir, with --config.init_from and a lower '
-          'optimizer.learning_rate.')
+        f'The last {skipped} updates, up to step {step}, were not finite '
+        f'(loss {metrics["loss"]}) and were skipped; '
+        f'{self._where_to_go_on()}. Look at the data, raise '
+        'max_skipped_in_a_row, or begin anew from what `sana-jax export` '
+        'makes of it: a new --workdir, with --config.init_from and a lower '
+        'optimizer.learning_rate.'
+      )
 
   def sync(self) -> None:
     """As `flush`, and returns when the lines of all these steps are written.
@@ -129,8 +138,11 @@ class Report:
 
   def _where_to_go_on(self) -> str:
     found = self._last_good()
-    return ('no checkpoint was saved' if found is None else
-            f'the last good checkpoint is {found}')
+    return (
+      'no checkpoint was saved'
+      if found is None
+      else f'the last good checkpoint is {found}'
+    )
 
   def _is_last(self, step: int) -> bool:
     return step == self._config.num_steps
@@ -146,25 +158,32 @@ class Report:
       self._bar.update(1)
     elif (rate.is_known and rate.line_is_due()) or self._is_last(step):
       logging.info(
-          'step %d/%d  %s, %s left', step, self._config.num_steps, said,
-          tqdm.format_interval(rate.seconds_left))
+        'step %d/%d  %s, %s left',
+        step,
+        self._config.num_steps,
+        said,
+        tqdm.format_interval(rate.seconds_left),
+      )
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
     """One line of metrics.jsonl, and the same for TensorBoard."""
     # Skipped updates did not move the optimizer's own count.
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
     line = {
-        'step': step, **metrics,
-        'learning_rate': self._learning_rate(before),
-        'images_per_second': self._rate.images_per_second,
-        'seconds': round(self._rate.seconds, 3)}
+      'step': step,
+      **metrics,
+      'learning_rate': self._learning_rate(before),
+      'images_per_second': self._rate.images_per_second,
+      'seconds': round(self._rate.seconds, 3),
+    }
     # JSON knows no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
     self._lines.append(line)
     if self._board is not None:
       del line['step']
       self._board.write_scalars(
-          step, {k: v for k, v in line.items() if v is not None})
+        step, {k: v for k, v in line.items() if v is not None}
+      )
 
   def _learning_rate(self, update: int) -> float:
     """From many at once: each waits for the step that is under way."""
@@ -172,8 +191,7 @@ class Report:
     if first not in self._rates:
       updates = np.arange(first, first + _RATES, dtype=np.int32)
       with jax.set_mesh(alone()):  # The other processes do not ask.
-        self._rates = {
-            first: np.asarray(jax.vmap(self._schedule)(updates))}
+        self._rates = {first: np.asarray(jax.vmap(self._schedule)(updates))}
     return float(self._rates[first][update - first])
 
 
@@ -185,9 +203,9 @@ class Rate:
     self._start = self._line = time.monotonic()
     self._since = None  # (seconds, step) from where the speed is measured.
     self._step = start
-    self._steps_per_second = 0.
+    self._steps_per_second = 0.0
     self._settled = False
-    self.before = 0.  # Seconds that runs before this one took.
+    self.before = 0.0  # Seconds that runs before this one took.
 
   def tick(self, step: int) -> None:
     """A step is done; the first one, which compiles, only starts the clock."""
@@ -223,7 +241,7 @@ class Rate:
   @property
   def seconds_left(self) -> float:
     left = self._num_steps - self._step
-    return left / self._steps_per_second if self._steps_per_second else 0.
+    return left / self._steps_per_second if self._steps_per_second else 0.0
 
 
 @contextlib.contextmanager
@@ -247,9 +265,13 @@ def log_overview(params: PyTree) -> None:
     count = parameter_overview.count_parameters
     parts = {name: count({name: part}) for name, part in params.items()}
     logging.info(
-        '%s parameters: %s.', f'{count(params):,}', ', '.join(
-            f'{name} {parts[name]:,}'
-            for name in sorted(parts, key=parts.get, reverse=True)))
+      '%s parameters: %s.',
+      f'{count(params):,}',
+      ', '.join(
+        f'{name} {parts[name]:,}'
+        for name in sorted(parts, key=parts.get, reverse=True)
+      ),
+    )
 
 
 def _tensorboard(workdir: epath.Path):

@@ -19,18 +19,19 @@ from sana_jax.keys import RESULT
 from sana_jax.printable import printable
 from sana_jax.training import saved
 from sana_jax.training.workdir import (
-    flat,
-    meet,
-    read_state,
-    resolve,
-    write_atomically,
+  flat,
+  meet,
+  read_state,
+  resolve,
+  write_atomically,
 )
 
 _MISSING = 'missing'
 
 
 def claim(
-    workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
+  workdir: epath.PathLike, config: ml_collections.ConfigDict
+) -> epath.Path:
   """The folder, made if need be, with `config` as its config.json.
 
   Raises UserError if `compare` does.
@@ -44,8 +45,7 @@ def claim(
   return workdir
 
 
-def compare(
-    workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Raises UserError if the folder was made with another config.
 
   Keys that change no result may differ, and a key that the run did not have yet
@@ -61,14 +61,19 @@ def compare(
     return
   if kept is not None and not _differences(kept, ours):
     logging.warning(
-        '%s/config.json is %s: the checkpoint of step %d has the config of '
-        'this run.', workdir, damage or 'of another run', step)
+      '%s/config.json is %s: the checkpoint of step %d has the config of '
+      'this run.',
+      workdir,
+      damage or 'of another run',
+      step,
+    )
     return
   differ = differ or (kept is not None and _differences(kept, ours))
   if differ:
     raise UserError(
-        f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
-        'another --workdir, or set the config back.')
+      f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
+      'another --workdir, or set the config back.'
+    )
   if damage and damage != _MISSING:
     raise UserError(_undescribed(workdir, damage))
 
@@ -85,12 +90,15 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   if values is None:
     values = kept
     if values is None and damage == _MISSING:
-      raise UserError(
-          f'--workdir={workdir} is no run: it has no config.json.')
+      raise UserError(f'--workdir={workdir} is no run: it has no config.json.')
     if values is None:
       raise UserError(_undescribed(workdir, damage))
-    logging.warning('%s/config.json is %s: the config is that of the checkpoint'
-                    ' of step %d.', workdir, damage, step)
+    logging.warning(
+      '%s/config.json is %s: the config is that of the checkpoint of step %d.',
+      workdir,
+      damage,
+      step,
+    )
   try:
     values = rules.nested(values)
     config = rules.train(values['task'])
@@ -99,8 +107,8 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
       config.model = ml_collections.ConfigDict(_frozen(values['model']))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
-        f'{workdir}/config.json cannot be read ({type(error).__name__}: '
-        f'{printable(error, 200)}); it is not what a run has written.'
+      f'{workdir}/config.json cannot be read ({type(error).__name__}: '
+      f'{printable(error, 200)}); it is not what a run has written.'
     ) from error
   return config
 
@@ -123,9 +131,17 @@ def _is_shallow(tree, most=20):
   """Whether lists and dicts are nested at most so deep: others recurse."""
   level = [tree]
   for _ in range(most):
-    level = [x for node in level for x in (
-        node.values() if isinstance(node, dict) else
-        node if isinstance(node, list) else ())]
+    level = [
+      x
+      for node in level
+      for x in (
+        node.values()
+        if isinstance(node, dict)
+        else node
+        if isinstance(node, list)
+        else ()
+      )
+    ]
   return not level
 
 
@@ -145,8 +161,12 @@ def newest_about(workdir: epath.PathLike) -> tuple[dict[str, Any] | None, int]:
       saved.base_of(about)
     # Damaged ones, and whatever a bucket raises.
     except Exception as error:  # noqa: BLE001
-      logging.warning('%s/%d does not tell its config (%s).', folder, step,
-                      printable(error, 200))
+      logging.warning(
+        '%s/%d does not tell its config (%s).',
+        folder,
+        step,
+        printable(error, 200),
+      )
       continue
     saved.check_layout(folder / str(step), about)
     return about, step
@@ -160,9 +180,11 @@ def _kept(workdir):
 
 
 def _undescribed(workdir, damage):
-  return (f'{workdir}/config.json is {damage}, and no '
-          'checkpoint there has the config of the run; remove it to begin '
-          'anew, or choose another --workdir.')
+  return (
+    f'{workdir}/config.json is {damage}, and no '
+    'checkpoint there has the config of the run; remove it to begin '
+    'anew, or choose another --workdir.'
+  )
 
 
 def _frozen(tree: Any) -> Any:
@@ -174,12 +196,17 @@ def _frozen(tree: Any) -> Any:
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
   task = ours.get('task')
-  theirs = {name: key.default for name, key in rules.table(task).items()
-            if name in ours and task in rules.TASKS} | theirs
+  theirs = {
+    name: key.default
+    for name, key in rules.table(task).items()
+    if name in ours and task in rules.TASKS
+  } | theirs
   missing = object()
   value = lambda found, key: printable(repr(found.get(key, 'absent')), 200)
   return [
-      f'{printable(key, 200)} is {value(theirs, key)} there and '
-      f'{value(ours, key)} here' for key in sorted({*theirs, *ours})
-      if theirs.get(key, missing) != ours.get(key, missing)
-      and RESULT in rules.effects(key, task)]
+    f'{printable(key, 200)} is {value(theirs, key)} there and '
+    f'{value(ours, key)} here'
+    for key in sorted({*theirs, *ours})
+    if theirs.get(key, missing) != ours.get(key, missing)
+    and RESULT in rules.effects(key, task)
+  ]

@@ -30,8 +30,11 @@ _JSON = 'metadata'  # What orbax calls the file in the last two.
 
 def steps(folder: epath.Path) -> list[int]:
   """Steps of the checkpoints of a run that are whole, in order."""
-  return [step for step in named(folder)
-          if is_remote(folder) or (folder / str(step)).is_dir()]
+  return [
+    step
+    for step in named(folder)
+    if is_remote(folder) or (folder / str(step)).is_dir()
+  ]
 
 
 def named(folder: epath.Path) -> list[int]:
@@ -42,9 +45,13 @@ def named(folder: epath.Path) -> list[int]:
   """
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   return sorted(
-      step for name in names if (step := step_of(name)) is not None
-      and (not is_remote(folder)
-           or (folder / name / 'commit_success.txt').exists()))
+    step
+    for name in names
+    if (step := step_of(name)) is not None
+    and (
+      not is_remote(folder) or (folder / name / 'commit_success.txt').exists()
+    )
+  )
 
 
 def step_of(name: str) -> int | None:
@@ -75,13 +82,16 @@ def check_kinds(checkpoint: epath.Path) -> None:
       path = os.path.join(folder, name)
       if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(
-            f'{os.path.relpath(path, checkpoint)} is not a regular file')
+          f'{os.path.relpath(path, checkpoint)} is not a regular file'
+        )
 
 
 def names(tree: PyTree) -> list[str]:
   """Of the leaves, as the files have them: 'params.blocks.qkv.kernel'."""
-  return [jax.tree_util.keystr(path, simple=True, separator='.')
-          for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  return [
+    jax.tree_util.keystr(path, simple=True, separator='.')
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  ]
 
 
 def read_json(checkpoint: epath.Path, item: str) -> Any:
@@ -104,25 +114,33 @@ def check_layout(checkpoint: epath.Path, about: dict[str, Any]) -> None:
   """Raises UserError where another version of the package wrote it."""
   if (layout := about.get('layout', 1)) != LAYOUT:
     raise UserError(
-        f'{checkpoint} has layout {layout!r}, of version '
-        f'{about.get("version", "0.1.0 or older")!r}, and this version reads '
-        f'layout {LAYOUT}: export the model with that version and begin anew '
-        'from it, with --config.init_from and another --workdir.')
+      f'{checkpoint} has layout {layout!r}, of version '
+      f'{about.get("version", "0.1.0 or older")!r}, and this version reads '
+      f'layout {LAYOUT}: export the model with that version and begin anew '
+      'from it, with --config.init_from and another --workdir.'
+    )
 
 
 def open_array(checkpoint: epath.Path, name: str) -> ts.TensorStore:
   """An array of the state; nothing of it is read yet."""
   base = str(checkpoint / STATE)
-  return ts.open({
-      'driver': 'zarr', 'kvstore': {
-          'driver': 'ocdbt', 'path': f'{name}/',
-          'base': f'{base if is_remote(base) else f"file://{base}"}/'},
-  }).result()
+  return ts.open(
+    {
+      'driver': 'zarr',
+      'kvstore': {
+        'driver': 'ocdbt',
+        'path': f'{name}/',
+        'base': f'{base if is_remote(base) else f"file://{base}"}/',
+      },
+    }
+  ).result()
 
 
 def checksums(
-    checkpoint: epath.Path, leaves: Sequence[str], part: int = 0,
-    parts: int = 1,
+  checkpoint: epath.Path,
+  leaves: Sequence[str],
+  part: int = 0,
+  parts: int = 1,
 ) -> Iterator[int]:
   """Of each leaf, over every `parts`-th of its chunks, from `part` on.
 
@@ -133,30 +151,34 @@ def checksums(
     total = 0
     for region in itertools.islice(_chunks(array), part, None, parts):
       total += checksum(
-          array[region].read().result(), [s.start for s in region],
-          array.shape)
+        array[region].read().result(), [s.start for s in region], array.shape
+      )
     yield total % 2**32
 
 
 def checksum(
-    x: np.ndarray, start: Sequence[int] = (), shape: Sequence[int] = ()
+  x: np.ndarray, start: Sequence[int] = (), shape: Sequence[int] = ()
 ) -> int:
   """Of an array, or of the block of an array of `shape` from `start` on."""
   x = np.asarray(x)
   index = np.zeros((), np.uint32)  # In row-major order; it may wrap.
   for first, size, count in itertools.zip_longest(
-      start, shape or x.shape, x.shape, fillvalue=0):
+    start, shape or x.shape, x.shape, fillvalue=0
+  ):
     index = index[..., None] * np.uint32(size) + np.arange(
-        first, first + count, dtype=np.uint32)
+      first, first + count, dtype=np.uint32
+    )
   bits = np.ascontiguousarray(x).view(f'u{x.itemsize}').reshape(x.shape)
-  return int(np.sum(bits.astype(np.uint32) * (2*index + 1), dtype=np.uint32))
+  return int(np.sum(bits.astype(np.uint32) * (2 * index + 1), dtype=np.uint32))
 
 
 def _chunks(array):
   """The regions that lie in one piece of a file each."""
   sizes = array.chunk_layout.read_chunk.shape or ()
-  for corner in itertools.product(*(
-      range(0, n, c) for n, c in zip(array.shape, sizes))):
-    yield tuple(slice(first, min(first + c, n))
-                for first, c, n in zip(corner, sizes, array.shape))
-
+  for corner in itertools.product(
+    *(range(0, n, c) for n, c in zip(array.shape, sizes))
+  ):
+    yield tuple(
+      slice(first, min(first + c, n))
+      for first, c, n in zip(corner, sizes, array.shape)
+    )

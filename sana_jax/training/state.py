@@ -85,9 +85,13 @@ class Plan(NamedTuple):
 
 
 def plan(
-    objective: Objective, optimizers: Optimizers, mesh: Mesh | AbstractMesh, *,
-    average: bool = True, param_dtype: DType = jnp.float32,
-    trainable: str = '',
+  objective: Objective,
+  optimizers: Optimizers,
+  mesh: Mesh | AbstractMesh,
+  *,
+  average: bool = True,
+  param_dtype: DType = jnp.float32,
+  trainable: str = '',
 ) -> Plan:
   """Of a run; nothing is allocated, and the mesh's chips need not be there.
 
@@ -95,20 +99,27 @@ def plan(
   `trainable` are the patterns of what trains (see freezing.py). Raises
   RuleError if the objective's rules do not fit the parameters.
   """
+
   def init(rng, given=None):
     params, extra, _ = parts(
-        objective, {**objective.init(rng), **(given or {})}, trainable)
+      objective, {**objective.init(rng), **(given or {})}, trainable
+    )
     zero = jnp.zeros((), jnp.int32)
-    players = {player.name: PlayerState(
-        optimizers[player.name].init(own(params, [player])[0]), zero, zero)
-        for player in objective.players}
+    players = {
+      player.name: PlayerState(
+        optimizers[player.name].init(own(params, [player])[0]), zero, zero
+      )
+      for player in objective.players
+    }
     ema = averages.init(params) if average else None
     return TrainState(
-        zero, optax.tree.cast(params, param_dtype), ema, players, extra)
+      zero, optax.tree.cast(params, param_dtype), ema, players, extra
+    )
 
   def make_base(rng, given=None):
     return parts(
-        objective, {**objective.init(rng), **(given or {})}, trainable)[2]
+      objective, {**objective.init(rng), **(given or {})}, trainable
+    )[2]
 
   whole = jax.eval_shape(objective.init, jax.random.key(0))
   places = rules.shardings(whole, objective.rules, mesh)
@@ -117,22 +128,38 @@ def plan(
   lie, extra_lies, base_lies = parts(objective, places, trainable)
   everywhere = NamedSharding(mesh, jax.P())
   shardings = TrainState(
-      everywhere, lie, lie if average else None,
-      {player.name: PlayerState(
-          rules.state_shardings(optimizers[player.name], *(
-              own(tree, [player])[0] for tree in (params, lie)), mesh),
-          everywhere, everywhere) for player in objective.players},
-      extra_lies)
+    everywhere,
+    lie,
+    lie if average else None,
+    {
+      player.name: PlayerState(
+        rules.state_shardings(
+          optimizers[player.name],
+          *(own(tree, [player])[0] for tree in (params, lie)),
+          mesh,
+        ),
+        everywhere,
+        everywhere,
+      )
+      for player in objective.players
+    },
+    extra_lies,
+  )
   state = jax.eval_shape(init, jax.random.key(0))
   return Plan(
-      with_shardings(state, shardings), with_shardings(base, base_lies),
-      jax.jit(init, out_shardings=shardings),
-      jax.jit(make_base, out_shardings=base_lies) if base else (
-          lambda rng, given=None: {}))
+    with_shardings(state, shardings),
+    with_shardings(base, base_lies),
+    jax.jit(init, out_shardings=shardings),
+    jax.jit(make_base, out_shardings=base_lies)
+    if base
+    else (lambda rng, given=None: {}),
+  )
 
 
 def parts(
-    objective: Objective, params: Params, trainable: str,
+  objective: Objective,
+  params: Params,
+  trainable: str,
 ) -> tuple[Params, Params, Params]:
   """(what trains, what losses renew, the base) of all parameters."""
   extra = {}
@@ -142,12 +169,12 @@ def parts(
   return params, extra, base
 
 
-def own(
-    params: Params, players: Sequence[Player]) -> tuple[Params, Params]:
+def own(params: Params, players: Sequence[Player]) -> tuple[Params, Params]:
   """(the parameters of these players, all others)."""
   patterns = [player.trains for player in players]
   return freezing.split(
-      params, ' '.join(patterns) if all(patterns) else '', strict=False)
+    params, ' '.join(patterns) if all(patterns) else '', strict=False
+  )
 
 
 def whole(params: Params, extra: Params, base: Params) -> Params:
@@ -156,7 +183,8 @@ def whole(params: Params, extra: Params, base: Params) -> Params:
 
 
 def check_players(
-    players: Sequence[Player], params: Params, trainable: str) -> None:
+  players: Sequence[Player], params: Params, trainable: str
+) -> None:
   """Raises UserError where a player has nothing to train.
 
   Raises ValueError for parameters that are not of exactly one player.
@@ -164,8 +192,9 @@ def check_players(
   sizes = {p.name: len(jax.tree.leaves(own(params, [p])[0])) for p in players}
   if idle := [name for name, size in sizes.items() if not size]:
     raise UserError(
-        f'config.trainable={trainable!r} leaves {" and ".join(idle)} nothing '
-        'to train; add some of its parameters.')
+      f'config.trainable={trainable!r} leaves {" and ".join(idle)} nothing '
+      'to train; add some of its parameters.'
+    )
   if sum(sizes.values()) != len(jax.tree.leaves(params)):
     raise ValueError(f'players must share out all parameters: {sizes}')
 
@@ -173,8 +202,10 @@ def check_players(
 def with_shardings(tree: PyTree, shardings: PyTree) -> PyTree:
   """The ShapeDtypeStructs of `tree`, each with its sharding."""
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree, shardings)
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings,
+  )
 
 
 def first_key(seed: int) -> PRNGKeyArray:

@@ -29,21 +29,28 @@ from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
 from sana_jax.training import norms, phases
 from sana_jax.training.state import (
-    Frozen,
-    Optimizers,
-    own,
-    Plan,
-    PlayerState,
-    TrainState,
-    whole,
+  Frozen,
+  Optimizers,
+  own,
+  Plan,
+  PlayerState,
+  TrainState,
+  whole,
 )
 from sana_jax.typing import Array, DType, Keys, Params, PRNGKeyArray, PyTree
 
 
 def train_step(
-    state: TrainState, frozen: Frozen, batch: PyTree, rng: PRNGKeyArray, *,
-    players: Sequence[Player], optimizers: Optimizers, ema_decay: float,
-    accumulate: int = 1, param_dtype: DType = jnp.float32,
+  state: TrainState,
+  frozen: Frozen,
+  batch: PyTree,
+  rng: PRNGKeyArray,
+  *,
+  players: Sequence[Player],
+  optimizers: Optimizers,
+  ema_decay: float,
+  accumulate: int = 1,
+  param_dtype: DType = jnp.float32,
 ) -> tuple[TrainState, Metrics]:
   """The next state, and the metrics of this step.
 
@@ -60,13 +67,19 @@ def train_step(
   rng = jax.random.fold_in(rng, state.step)
   rngs = jax.random.split(rng, jax.tree.leaves(batch)[0].shape[0])
   frozen = frozen._replace(base=optax.tree.cast(frozen.base, param_dtype))
-  done = [_descend(state, frozen, batch, rngs, together, accumulate)
-          for together in passes(players)]
-  moves = [_move(state, player, found, optimizers[player.name])
-           for found in done for player in found.players]
+  done = [
+    _descend(state, frozen, batch, rngs, together, accumulate)
+    for together in passes(players)
+  ]
+  moves = [
+    _move(state, player, found, optimizers[player.name])
+    for found in done
+    for player in found.players
+  ]
   old, still = own(state.params, players)
   new = stochastic_rounding.apply_updates(
-      old, _joined(move.updates for move in moves), rng)
+    old, _joined(move.updates for move in moves), rng
+  )
   average = state.ema
   if average is not None:
     average = _averaged(state, moves, new, ema_decay)
@@ -74,17 +87,22 @@ def train_step(
   params = freezing.join(jax.tree.map(jnp.where, finite, new, old), still)
 
   state = TrainState(
-      state.step + 1, params, average,
-      state.players | {move.player.name: move.state for move in moves},
-      _renewed(state.extra, done))
+    state.step + 1,
+    params,
+    average,
+    state.players | {move.player.name: move.state for move in moves},
+    _renewed(state.extra, done),
+  )
   grads = _joined(found.grads for found in done)
   return state, {
-      **{k: x for found in done for k, x in found.aux.metrics.items()},
-      **norms.by_part(grads, 'grad_norm'),
-      'loss': sum(found.loss for found in done[1:]) + done[0].loss,
-      'grad_norm': optax.tree.norm(grads),
-      'param_norm': optax.tree.norm(_wide(params)), 'skipped': state.skipped,
-      'skipped_in_a_row': state.skipped_in_a_row}
+    **{k: x for found in done for k, x in found.aux.metrics.items()},
+    **norms.by_part(grads, 'grad_norm'),
+    'loss': sum(found.loss for found in done[1:]) + done[0].loss,
+    'grad_norm': optax.tree.norm(grads),
+    'param_norm': optax.tree.norm(_wide(params)),
+    'skipped': state.skipped,
+    'skipped_in_a_row': state.skipped_in_a_row,
+  }
 
 
 class _Pass(NamedTuple):
@@ -116,8 +134,15 @@ def passes(players: Sequence[Player]) -> list[list[Player]]:
 def _descend(state, frozen, batch, rngs, players, accumulate) -> _Pass:
   params, others = own(state.params, players)
   (loss, aux), grads = gradients(
-      players[0].loss, params, whole(others, state.extra, frozen.base),
-      frozen.inputs, batch, rngs, state.step, accumulate)
+    players[0].loss,
+    params,
+    whole(others, state.extra, frozen.base),
+    frozen.inputs,
+    batch,
+    rngs,
+    state.step,
+    accumulate,
+  )
   return _Pass(players, loss, aux, grads)
 
 
@@ -127,13 +152,18 @@ def _move(state, player, found, tx) -> _Move:
   grads, before = mine(found.grads), state.players[player.name]
   finite = jnp.isfinite(found.loss) & jnp.isfinite(optax.tree.norm(grads))
   updates, opt_state = tx.update(
-      grads, before.opt_state, _wide(mine(state.params)))
+    grads, before.opt_state, _wide(mine(state.params))
+  )
   opt_state = _where(finite, opt_state, before.opt_state)
   missed = (~finite).astype(jnp.int32)
   return _Move(
-      player, updates, jax.tree.map(lambda _: finite, grads), PlayerState(
-          opt_state, before.skipped + missed,
-          (before.skipped_in_a_row + 1) * missed))
+    player,
+    updates,
+    jax.tree.map(lambda _: finite, grads),
+    PlayerState(
+      opt_state, before.skipped + missed, (before.skipped_in_a_row + 1) * missed
+    ),
+  )
 
 
 def _averaged(state, moves, new, decay):
@@ -144,9 +174,11 @@ def _averaged(state, moves, new, decay):
   for player, _, finite, _ in moves:
     before, params = (own(tree, [player])[0] for tree in (old, new))
     count = player.turns(state.step) - state.players[player.name].skipped
-    found.append(jax.tree.map(
-        jnp.where, finite, averages.update(before, params, decay, count),
-        before))
+    found.append(
+      jax.tree.map(
+        jnp.where, finite, averages.update(before, params, decay, count), before
+      )
+    )
   return freezing.join(_joined(found), still)
 
 
@@ -167,20 +199,28 @@ def _joined(trees):
 
 
 def gradients(
-    loss: Loss, params: Params, others: Params, frozen: PyTree, batch: PyTree,
-    rngs: Keys, step: Array | int, accumulate: int,
+  loss: Loss,
+  params: Params,
+  others: Params,
+  frozen: PyTree,
+  batch: PyTree,
+  rngs: Keys,
+  step: Array | int,
+  accumulate: int,
 ) -> tuple[tuple[Array, Aux], PyTree]:
   """`((loss, aux), gradients)`, means over the parts of the batch.
 
   Gradients are float32, also of bfloat16 params: sums and norms need it. There
   are none of `others`, the rest of what the loss takes as its parameters.
   """
+
   def of_own(params, *args):
     return loss(freezing.join(params, others), *args, step)
 
   def gradient(*args):
     found, grads = jax.value_and_grad(of_own, has_aux=True)(*args)
     return found, _wide(grads)
+
   if accumulate == 1:
     return gradient(params, frozen, batch, rngs)
   parts = jax.tree.map(functools.partial(_cut, accumulate), (batch, rngs))
@@ -189,19 +229,22 @@ def gradients(
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def add(total, part):
-    return jax.tree.map(
-        jnp.add, total, gradient(params, frozen, *part)), None
+    return jax.tree.map(jnp.add, total, gradient(params, frozen, *part)), None
+
   total, _ = jax.lax.scan(add, zeros, parts)
   # All are means, but for Levels, which are sums.
   return jax.tree.map(
-      lambda x: x if isinstance(x, Levels) else x / accumulate, total,
-      is_leaf=lambda x: isinstance(x, Levels))
+    lambda x: x if isinstance(x, Levels) else x / accumulate,
+    total,
+    is_leaf=lambda x: isinstance(x, Levels),
+  )
 
 
 # What a user can do about a step that is too large.
 _SMALLER = (
-    'lower batch_size, raise accumulate_steps, set model.remat=full, or split '
-    'the state with --layout fsdp; `sana-jax plan` says what fits.')
+  'lower batch_size, raise accumulate_steps, set model.remat=full, or split '
+  'the state with --layout fsdp; `sana-jax plan` says what fits.'
+)
 _wide = functools.partial(optax.tree.cast, dtype=jnp.float32)
 
 
@@ -214,16 +257,21 @@ def _cut(count, x):
 def options(config: ConfigDict, optimizers: Optimizers) -> dict[str, Any]:
   """Arguments of train_step that a config decides, but for the players."""
   return dict(
-      optimizers=optimizers, ema_decay=config.ema_decay,
-      accumulate=config.accumulate_steps, param_dtype=config.param_dtype)
+    optimizers=optimizers,
+    ema_decay=config.ema_decay,
+    accumulate=config.accumulate_steps,
+    param_dtype=config.param_dtype,
+  )
 
 
 def jit_step(shapes: TrainState, mesh: Mesh, **options: Any):
   """`train_step` under jit: the state is donated and stays where it lies."""
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
-      functools.partial(train_step, **options), donate_argnums=0,
-      out_shardings=(shardings, NamedSharding(mesh, jax.P())))
+    functools.partial(train_step, **options),
+    donate_argnums=0,
+    out_shardings=(shardings, NamedSharding(mesh, jax.P())),
+  )
 
 
 class Update:
@@ -236,27 +284,41 @@ class Update:
   """
 
   def __init__(
-      self, plan: Plan, mesh: Mesh, objective: Objective, frozen: Frozen, *,
-      rng: PRNGKeyArray, batch_size: int,
-      phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
-      **options: Any,  # Of train_step.
+    self,
+    plan: Plan,
+    mesh: Mesh,
+    objective: Objective,
+    frozen: Frozen,
+    *,
+    rng: PRNGKeyArray,
+    batch_size: int,
+    phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
+    **options: Any,  # Of train_step.
   ):
     self._players, self._phase = objective.players, phase
     self._jit = functools.partial(jit_step, plan.state, mesh, **options)
     self._place = functools.partial(
-        place_rows, rows=batch_rows(mesh, batch_size), mesh=mesh,
-        batch_size=batch_size)
+      place_rows,
+      rows=batch_rows(mesh, batch_size),
+      mesh=mesh,
+      batch_size=batch_size,
+    )
     self._frozen, self._rng = replicate((frozen, rng), mesh)
     self._compiled = {}
 
   def __call__(
-      self, state: TrainState, batch: PyTree, steps: int,
+    self,
+    state: TrainState,
+    batch: PyTree,
+    steps: int,
   ) -> tuple[TrainState, Metrics]:
     """One step, before which so many `steps` were taken."""
     players, batch = turn(self._players, steps), self._place(batch)
     args = state, self._frozen, batch, self._rng
-    key = (tuple(player.name for player in players),
-           *((x.shape, x.dtype) for x in jax.tree.leaves(batch)))
+    key = (
+      tuple(player.name for player in players),
+      *((x.shape, x.dtype) for x in jax.tree.leaves(batch)),
+    )
     if key in self._compiled:
       return self._run(key, args)
     with in_memory(_SMALLER):
@@ -272,8 +334,11 @@ class Update:
   def _compile(self, players, args):
     began = time.monotonic()
     compiled = self._jit(players=players).lower(*args).compile()
-    logging.info('Compiled the step in %.1f s; %s.', time.monotonic() - began,
-                 memory(compiled))
+    logging.info(
+      'Compiled the step in %.1f s; %s.',
+      time.monotonic() - began,
+      memory(compiled),
+    )
     return compiled
 
 
@@ -286,6 +351,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     there = getattr(x, 'sharding', None)
     lies = isinstance(there, NamedSharding) and there.mesh == mesh
     return x if lies else copy(x)
+
   return jax.tree.map(put, tree)
 
 
@@ -295,5 +361,7 @@ def memory(compiled: jax.stages.Compiled) -> str:
   if found is None:
     return 'this backend does not tell how much memory it needs'
   mib = lambda size: f'{size / 2**20:,.1f} MiB'
-  return (f'a device needs {mib(found.argument_size_in_bytes)} for the state '
-          f'and the batch and {mib(found.temp_size_in_bytes)} to compute')
+  return (
+    f'a device needs {mib(found.argument_size_in_bytes)} for the state '
+    f'and the batch and {mib(found.temp_size_in_bytes)} to compute'
+  )

@@ -43,8 +43,10 @@ class Data:
 
 
 def _no_start(name: str, *_) -> Params:
-  raise UserError(f'config.init_from={name!r}: this task starts from no model '
-                  "folder; set it to ''.")
+  raise UserError(
+    f'config.init_from={name!r}: this task starts from no model '
+    "folder; set it to ''."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Task:
   data: Data
   export: Callable[[Params, os.PathLike], None]
   frozen: PyTree = dataclasses.field(default_factory=dict)
-  pictures: Callable[[Params, int], Image.Image | None] = (
-    lambda params, step: None)
+  pictures: Callable[[Params, int], Image.Image | None] = lambda params, step: (
+    None
+  )
   start: Start = Start()

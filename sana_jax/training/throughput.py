@@ -43,8 +43,13 @@ class Throughput:
   """Steps between two log lines: `start` and `end` each, then `line`."""
 
   def __init__(
-      self, timed: Phases, *, batch_size: int, chips: int,
-      peak_flops: float | None, clock: Callable[[], float] = time.monotonic,
+    self,
+    timed: Phases,
+    *,
+    batch_size: int,
+    chips: int,
+    peak_flops: float | None,
+    clock: Callable[[], float] = time.monotonic,
   ):
     self._timed, self._clock = timed, clock
     self._batch_size, self._chips = batch_size, chips
@@ -82,10 +87,13 @@ class Throughput:
     if self._seconds:
       total = sum(self._seconds)
       at = np.percentile(self._seconds, _PERCENTILES)
-      found |= {f'step_seconds/p{p}': round(float(x), 6)
-                for p, x in zip(_PERCENTILES, at)}
+      found |= {
+        f'step_seconds/p{p}': round(float(x), 6)
+        for p, x in zip(_PERCENTILES, at)
+      }
       found['images_per_second_per_chip'] = round(
-          self._batch_size * len(self._seconds) / total / self._chips, 3)
+        self._batch_size * len(self._seconds) / total / self._chips, 3
+      )
       if None not in self._flops:
         rate = sum(self._flops) / total / self._chips
         found['model_tflops_per_second_per_chip'] = round(rate / 1e12, 6)
@@ -98,19 +106,27 @@ class Throughput:
     """Of the wall time since the last line."""
     wall = self._clock() - self._line_began
     took, before = self._timed.seconds(), self._phases_before
-    share = lambda *names: round(
-        sum(took[name] - before[name] for name in names) / wall, 4
-    ) if wall > 0 else 0.
-    return {'data_wait_share': share(phases.DATA),
-            'pause_share': share(*PAUSES)}
+    share = lambda *names: (
+      round(sum(took[name] - before[name] for name in names) / wall, 4)
+      if wall > 0
+      else 0.0
+    )
+    return {
+      'data_wait_share': share(phases.DATA),
+      'pause_share': share(*PAUSES),
+    }
 
 
 class Work:
   """FLOPs of a step on a batch, counted once for each turn and shape."""
 
   def __init__(
-      self, objective: Objective, frozen: PyTree, planned: Plan,
-      batch_size: int, phase: Callable = contextlib.nullcontext,
+    self,
+    objective: Objective,
+    frozen: PyTree,
+    planned: Plan,
+    batch_size: int,
+    phase: Callable = contextlib.nullcontext,
   ):
     """`frozen` may be ShapeDtypeStructs; `batch_size` is of all processes."""
     self._players, self._batch_size = objective.players, batch_size
@@ -121,43 +137,57 @@ class Work:
   def __call__(self, batch: PyTree, steps: int = 0) -> int | None:
     """After so many `steps`; None, and a word in the log, if that fails."""
     players = turn(self._players, steps)
-    key = (tuple(player.name for player in players),
-           *((x.shape, x.dtype) for x in jax.tree.leaves(batch)))
+    key = (
+      tuple(player.name for player in players),
+      *((x.shape, x.dtype) for x in jax.tree.leaves(batch)),
+    )
     if key not in self._known:
       with self._phase(phases.COMPILE):
         self._known[key] = self._count(players, batch)
     return self._known[key]
 
   def _count(self, players, batch):
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-        (self._batch_size, *x.shape[1:]), x.dtype), batch)
+    batch = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((self._batch_size, *x.shape[1:]), x.dtype),
+      batch,
+    )
     try:
       return sum(
-          of_pass(together, self._planned, self._frozen, batch)
-          for together in passes(players))
+        of_pass(together, self._planned, self._frozen, batch)
+        for together in passes(players)
+      )
     except ValueError as error:
       logging.warning('Model FLOP/s and MFU are not reported: %s', error)
       return None
 
 
 def of_pass(
-    players: Sequence[Player], planned: Plan, frozen: PyTree, batch: PyTree,
+  players: Sequence[Player],
+  planned: Plan,
+  frozen: PyTree,
+  batch: PyTree,
 ) -> int:
   """FLOPs of the loss of these players, and of its gradient; of shapes."""
   trained, others = own(planned.state.params, players)
   others = whole(others, planned.state.extra, planned.base)
   size = jax.tree.leaves(batch)[0].shape[0]
-  keys = jax.eval_shape(
-      lambda: jax.random.split(jax.random.key(0), size))
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
 
   def loss(trained, others, *args):
     return players[0].loss(freezing.join(trained, others), *args)[0]
+
   jaxpr = _traced(
-      loss, *shapes_of((trained, others)), frozen, batch, keys,
-      jax.ShapeDtypeStruct((), jax.numpy.int32))
+    loss,
+    *shapes_of((trained, others)),
+    frozen,
+    batch,
+    keys,
+    jax.ShapeDtypeStruct((), jax.numpy.int32),
+  )
   count = len(jax.tree.leaves(trained))
   return gradient_flops.of_training(
-      jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)])
+    jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)]
+  )
 
 
 def _traced(f, *args):
@@ -170,24 +200,29 @@ def _traced(f, *args):
 def shapes_of(tree: PyTree) -> PyTree:
   """ShapeDtypeStructs, without shardings."""
   return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)
+    lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree
+  )
 
 
-def of_run(
-    timed: Phases, mesh: Mesh, batch_size: int) -> Throughput:
+def of_run(timed: Phases, mesh: Mesh, batch_size: int) -> Throughput:
   """For the chips of a mesh, which all are alike."""
   kind = mesh.devices.flat[0].device_kind
   return Throughput(
-      timed, batch_size=batch_size, chips=mesh.size,
-      peak_flops=device.peak_flops(kind))
+    timed,
+    batch_size=batch_size,
+    chips=mesh.size,
+    peak_flops=device.peak_flops(kind),
+  )
 
 
 def memory() -> dict[str, float]:
   """GiB in use: of this process, and of its fullest device if that tells."""
   found = {}
   stats = [s for d in jax.local_devices() if (s := d.memory_stats())]
-  for name, key in (('device_memory_gib', 'bytes_in_use'),
-                    ('device_memory_peak_gib', 'peak_bytes_in_use')):
+  for name, key in (
+    ('device_memory_gib', 'bytes_in_use'),
+    ('device_memory_peak_gib', 'peak_bytes_in_use'),
+  ):
     if sizes := [s[key] for s in stats if key in s]:
       found[name] = round(max(sizes) / _GIB, 3)
   if size := host_bytes():
@@ -196,7 +231,8 @@ def memory() -> dict[str, float]:
 
 
 def host_bytes(
-    status: pathlib.Path = pathlib.Path('/proc/self/status')) -> int | None:
+  status: pathlib.Path = pathlib.Path('/proc/self/status'),
+) -> int | None:
   """Resident memory of this process, where the system has /proc."""
   with contextlib.suppress(OSError, IndexError, ValueError):
     return 1024 * int(status.read_text().partition('VmRSS:')[2].split()[0])

@@ -21,7 +21,7 @@ from sana_jax.training.task import Task
 from sana_jax.training.watchdog import Divergence, Stall, Watchdog
 from sana_jax.typing import PyTree
 
-_LOOK_EVERY_SECONDS = 15.
+_LOOK_EVERY_SECONDS = 15.0
 
 
 class Watch(contextlib.ExitStack):
@@ -32,14 +32,20 @@ class Watch(contextlib.ExitStack):
   """
 
   def __init__(
-      self, workdir: epath.Path, config: ml_collections.ConfigDict, task: Task,
-      planned: Plan, mesh: Mesh, traced_steps: range | None = None,
+    self,
+    workdir: epath.Path,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    planned: Plan,
+    mesh: Mesh,
+    traced_steps: range | None = None,
   ):
     super().__init__()
     self.phase = Phases()
     self.profile = Profiler(workdir / 'profile', self.phase, traced_steps)
     self._work = throughput.Work(
-        task.objective, task.frozen, planned, config.batch_size, self.phase)
+      task.objective, task.frozen, planned, config.batch_size, self.phase
+    )
     self._speed = throughput.of_run(self.phase, mesh, config.batch_size)
     self._levels = levels.Accumulated()
     self._stall_seconds = 60 * config.watch.stall_minutes
@@ -50,15 +56,18 @@ class Watch(contextlib.ExitStack):
     super().__enter__()
     self.enter_context(self.profile)
     if self._stall_seconds:
-      self.enter_context(Watchdog(
-          self._stall, min(self._stall_seconds / 4, _LOOK_EVERY_SECONDS)))
+      self.enter_context(
+        Watchdog(self._stall, min(self._stall_seconds / 4, _LOOK_EVERY_SECONDS))
+      )
     return self
 
   @contextlib.contextmanager
   def step(self, number: int) -> Iterator[None]:
     """While a step is handed over, and the one before it awaited."""
-    with self.phase(phases.STEP), jax.profiler.StepTraceAnnotation(
-        'train', step_num=number):
+    with (
+      self.phase(phases.STEP),
+      jax.profiler.StepTraceAnnotation('train', step_num=number),
+    ):
       yield
 
   @contextlib.contextmanager

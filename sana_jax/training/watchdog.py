@@ -29,8 +29,11 @@ class Stall:
   """Whether no step has ended for too long; `progress` at each end."""
 
   def __init__(
-      self, phases: Phases, limit_seconds: float, *,
-      clock: Callable[[], float] = time.monotonic,
+    self,
+    phases: Phases,
+    limit_seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
   ):
     """Of the thread that calls this."""
     self._phases, self._limit, self._clock = phases, limit_seconds, clock
@@ -55,9 +58,11 @@ class Stall:
         self._next *= 2
     last = 'none has yet' if step is None else f'step {step} was the last'
     phase, seconds = self._phases.now()
-    return (f'No step has ended for {minutes(waited)} ({last}). The run has '
-            f'been {phase} for {minutes(seconds)}, here:\n{self._stack()}'
-            '(watch.stall_minutes is when this is told)')
+    return (
+      f'No step has ended for {minutes(waited)} ({last}). The run has '
+      f'been {phase} for {minutes(seconds)}, here:\n{self._stack()}'
+      '(watch.stall_minutes is when this is told)'
+    )
 
   def _stack(self):
     frame = sys._current_frames().get(self._thread)
@@ -71,7 +76,8 @@ class Watchdog:
     self._stall, self._every = stall, look_every_seconds
     self._done = threading.Event()
     self._thread = threading.Thread(
-        target=self._look, name='watchdog', daemon=True)
+      target=self._look, name='watchdog', daemon=True
+    )
 
   def __enter__(self):
     self._thread.start()
@@ -94,15 +100,19 @@ class Divergence:
     """`factor` times the running median is too much; 0 never is."""
     self._factor = factor
     self._before = collections.defaultdict(
-        lambda: collections.deque(maxlen=_WINDOW))
+      lambda: collections.deque(maxlen=_WINDOW)
+    )
     self._in_a_row = collections.Counter()
 
   def found(self, step: int, metrics: Mapping[str, float]) -> list[str]:
     """A sentence for each that diverges, at the 3rd, 6th, 12th ... line."""
     if not self._factor:
       return []
-    return [said for name in ('loss', 'grad_norm')
-            if (said := self._judged(step, name, metrics.get(name)))]
+    return [
+      said
+      for name in ('loss', 'grad_norm')
+      if (said := self._judged(step, name, metrics.get(name)))
+    ]
 
   def _judged(self, step, name, value):
     if value is None or not math.isfinite(value):
@@ -117,9 +127,11 @@ class Divergence:
     self._in_a_row[name] = lines = self._in_a_row[name] + 1
     if not is_doubled(lines, _LINES_IN_A_ROW):
       return None
-    return (f'Step {step}: {name} {value:.4g} is {value / usual:.3g} times its '
-            f'median of {usual:.4g}, on {lines} log lines in a row; the run '
-            'may be diverging (watch.divergence_factor is when this is told).')
+    return (
+      f'Step {step}: {name} {value:.4g} is {value / usual:.3g} times its '
+      f'median of {usual:.4g}, on {lines} log lines in a row; the run '
+      'may be diverging (watch.divergence_factor is when this is told).'
+    )
 
 
 def is_doubled(number: int, first: int) -> bool:

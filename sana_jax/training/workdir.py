@@ -1,14 +1,14 @@
 """The folder of one run, on a local disk or a bucket (`gs://...`).
 
-    config.json      what the run is; see run_config.py
-    records.json     what its data were, see agreement.py
-    run_id           names its folder in config.checkpoint_cache
-    checkpoints/     training state, see checkpoints.py
-    metrics.jsonl    one object a log interval, see lines.py
-    loss.png         the loss curve
-    pictures/        sample grids
-    profile/         traces, see profiler.py
-    model/           the trained model, once the run is done
+config.json      what the run is; see run_config.py
+records.json     what its data were, see agreement.py
+run_id           names its folder in config.checkpoint_cache
+checkpoints/     training state, see checkpoints.py
+metrics.jsonl    one object a log interval, see lines.py
+loss.png         the loss curve
+pictures/        sample grids
+profile/         traces, see profiler.py
+model/           the trained model, once the run is done
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,12 +45,14 @@ def read_state(path: epath.Path) -> bytes | None:
   except OSError as error:
     kind = Trouble if is_remote(path) else UserError
     raise kind(
-        f'{path} cannot be read ({error.strerror or error}); move it away and '
-        'start again, or choose another --workdir.') from error
+      f'{path} cannot be read ({error.strerror or error}); move it away and '
+      'start again, or choose another --workdir.'
+    ) from error
   except Exception as error:  # noqa: BLE001  gcsfs has many types.
     raise Trouble(
-        f'{path} cannot be read ({type(error).__name__}: {error}); see to the '
-        'connection and start again.') from error
+      f'{path} cannot be read ({type(error).__name__}: {error}); see to the '
+      'connection and start again.'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -61,17 +63,23 @@ def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
   except OSError as error:
     kind = Trouble if is_remote(path) else UserError
     in_its_place = isinstance(
-        error, IsADirectoryError | NotADirectoryError | FileExistsError)
-    advice = ('move away what is in its place' if in_its_place else
-              'see to space and permissions there')
+      error, IsADirectoryError | NotADirectoryError | FileExistsError
+    )
+    advice = (
+      'move away what is in its place'
+      if in_its_place
+      else 'see to space and permissions there'
+    )
     raise kind(
-        f'Writing {path} failed ({error.strerror or error}); {advice} and '
-        f'start again, or choose another {flag}.') from error
+      f'Writing {path} failed ({error.strerror or error}); {advice} and '
+      f'start again, or choose another {flag}.'
+    ) from error
 
 
 @contextlib.contextmanager
 def new_folder(
-    folder: epath.Path, flag: str = '--workdir') -> Iterator[pathlib.Path]:
+  folder: epath.Path, flag: str = '--workdir'
+) -> Iterator[pathlib.Path]:
   """A local folder to fill, which then is `folder`; else nothing is changed.
 
   A bucket, which renames no folders, gets it file by file, with the index of
@@ -120,8 +128,10 @@ def _sync_all(folder: pathlib.Path) -> None:
 
 
 def _upload(local: pathlib.Path, folder: epath.Path) -> None:
-  files = sorted((p for p in local.rglob('*') if p.is_file()), key=lambda p: (
-      p.name == 'model_index.json', p))
+  files = sorted(
+    (p for p in local.rglob('*') if p.is_file()),
+    key=lambda p: (p.name == 'model_index.json', p),
+  )
   if folder.exists():
     folder.rmtree()
   for path in files:
@@ -180,5 +190,6 @@ def flat(tree: Any, path: str = '') -> dict[str, Any]:
   if not isinstance(tree, dict) or not tree:
     return {path: tree}
   join = lambda key: f'{path}.{key}' if path else key
-  return {k: v for key, sub in tree.items()
-          for k, v in flat(sub, join(key)).items()}
+  return {
+    k: v for key, sub in tree.items() for k, v in flat(sub, join(key)).items()
+  }

@@ -14,25 +14,34 @@ _DEFAULTS = {**sana.SHARED_DEFAULTS, 'num_layers': 7}
 def rules() -> list[Rule]:
   """The table: a Sana's embeddings and blocks, and the layers around them."""
   return [
-    *sana.embedding_rules(), *sana.block_rules(),
+    *sana.embedding_rules(),
+    *sana.block_rules(),
     *sana.layer('input_block', 'input'),
-    *sana.layer('controlnet_blocks.{i}', 'blocks/output')]
+    *sana.layer('controlnet_blocks.{i}', 'blocks/output'),
+  ]
 
 
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `SanaControlNet`, from controlnet/config.json."""
   config, width = sana.checked(
-    'controlnet', _CLASS, config, _DEFAULTS, sana.SHARED_FIELDS)
-  return {**{ours: config[theirs] for theirs, ours in sana.SHARED.items()},
-          'width': width}
+    'controlnet', _CLASS, config, _DEFAULTS, sana.SHARED_FIELDS
+  )
+  return {
+    **{ours: config[theirs] for theirs, ours in sana.SHARED.items()},
+    'width': width,
+  }
 
 
 def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
   """The controlnet/config.json of a model; the inverse of the above."""
   if fields['qk_norm'] or fields['cross_norm']:
-    raise UserError('diffusers has no ControlNet with qk_norm or cross_norm; '
-                    'they must be off to export.')
+    raise UserError(
+      'diffusers has no ControlNet with qk_norm or cross_norm; '
+      'they must be off to export.'
+    )
   return {
-    '_class_name': _CLASS, **_DEFAULTS,
+    '_class_name': _CLASS,
+    **_DEFAULTS,
     **{theirs: fields[ours] for theirs, ours in sana.SHARED.items()},
-    **sana.widths(fields)}
+    **sana.widths(fields),
+  }

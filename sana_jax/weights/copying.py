@@ -57,5 +57,7 @@ def _check_inside(folder, path):
   real, home = (pathlib.Path(os.path.realpath(p)) for p in (path, folder))
   blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
   if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
-    raise UserError(f'{path} is a link out of the model folder, which is not '
-                    'copied; put the file itself there.')
+    raise UserError(
+      f'{path} is a link out of the model folder, which is not '
+      'copied; put the file itself there.'
+    )

@@ -24,19 +24,23 @@ from sana_jax.weights.transforms import (
 # 1x1 convolution in groups: (groups * out, in, 1, 1) <-> (groups, in, out).
 GROUPED = Transform(
   lambda x: x.reshape(-1, x.shape[1], x.shape[1]).transpose(0, 2, 1),
-  lambda x: x.transpose(0, 2, 1).reshape(-1, x.shape[1], 1, 1))
-COUNT = Transform(
-  lambda x: x.astype(np.int32), lambda x: x.astype(np.int64))
+  lambda x: x.transpose(0, 2, 1).reshape(-1, x.shape[1], 1, 1),
+)
+COUNT = Transform(lambda x: x.astype(np.int32), lambda x: x.astype(np.int64))
 
 
 def _norm(key: str, path: str) -> list[Rule]:
-  return [Rule(f'{key}.weight', f'{path}/scale'),
-          Rule(f'{key}.bias', f'{path}/bias')]
+  return [
+    Rule(f'{key}.weight', f'{path}/scale'),
+    Rule(f'{key}.bias', f'{path}/bias'),
+  ]
 
 
 def _conv(key: str, path: str, transform: Transform = CONV) -> list[Rule]:
-  return [Rule(f'{key}.weight', f'{path}/kernel', transform),
-          Rule(f'{key}.bias', f'{path}/bias')]
+  return [
+    Rule(f'{key}.weight', f'{path}/kernel', transform),
+    Rule(f'{key}.bias', f'{path}/bias'),
+  ]
 
 
 def _side(side: str, stages: str, resampling: str) -> list[Rule]:
@@ -56,10 +60,16 @@ def _side(side: str, stages: str, resampling: str) -> list[Rule]:
     Rule(f'{key}.attn.to_q.weight', f'{attention}/query/kernel', LINEAR),
     Rule(f'{key}.attn.to_k.weight', f'{attention}/key/kernel', LINEAR),
     Rule(f'{key}.attn.to_v.weight', f'{attention}/value/kernel', LINEAR),
-    Rule(f'{scale}.proj_in.weight',
-         f'{attention}/scale_{{i}}/depthwise_kernel', DEPTHWISE),
-    Rule(f'{scale}.proj_out.weight',
-         f'{attention}/scale_{{i}}/grouped_kernel', GROUPED),
+    Rule(
+      f'{scale}.proj_in.weight',
+      f'{attention}/scale_{{i}}/depthwise_kernel',
+      DEPTHWISE,
+    ),
+    Rule(
+      f'{scale}.proj_out.weight',
+      f'{attention}/scale_{{i}}/grouped_kernel',
+      GROUPED,
+    ),
     Rule(f'{key}.attn.to_out.weight', f'{attention}/out/kernel', LINEAR),
     *_norm(f'{key}.attn.norm_out', f'{attention}/norm'),
     *_conv(f'{key}.conv_out.conv_inverted', f'{ffn}/inverted', POINTWISE),
@@ -71,9 +81,11 @@ def _side(side: str, stages: str, resampling: str) -> list[Rule]:
 
 
 def _statistics(key: str, path: str) -> list[Rule]:
-  return [Rule(f'{key}.running_mean', f'{path}/mean'),
-          Rule(f'{key}.running_var', f'{path}/var'),
-          Rule(f'{key}.num_batches_tracked', f'{path}/count', COUNT)]
+  return [
+    Rule(f'{key}.running_mean', f'{path}/mean'),
+    Rule(f'{key}.running_var', f'{path}/var'),
+    Rule(f'{key}.num_batches_tracked', f'{path}/count', COUNT),
+  ]
 
 
 RULES = (
@@ -82,13 +94,18 @@ RULES = (
   *_norm('decoder.norm_out', 'decoder/norm_out'),
 )
 STATISTICS = (
-  *_statistics('decoder.up_blocks.{s}.{b}.norm',
-               'decoder/stage_{s}/block_{b}/norm'),
-  *_statistics('decoder.up_blocks.{s}.{b}.attn.norm_out',
-               'decoder/stage_{s}/block_{b}/attention/norm'),
+  *_statistics(
+    'decoder.up_blocks.{s}.{b}.norm', 'decoder/stage_{s}/block_{b}/norm'
+  ),
+  *_statistics(
+    'decoder.up_blocks.{s}.{b}.attn.norm_out',
+    'decoder/stage_{s}/block_{b}/attention/norm',
+  ),
 )
-VARIABLES = (*(rule.under('params') for rule in RULES),
-             *(rule.under('batch_stats') for rule in STATISTICS))
+VARIABLES = (
+  *(rule.under('params') for rule in RULES),
+  *(rule.under('batch_stats') for rule in STATISTICS),
+)
 
 
 # AutoencoderDC's arguments: our field and the default of diffusers.
@@ -99,15 +116,17 @@ _CONFIG = {
   'encoder_block_types': ('encoder_blocks', 'ResBlock'),
   'decoder_block_types': ('decoder_blocks', 'ResBlock'),
   'encoder_block_out_channels': (
-    'encoder_widths', (128, 256, 512, 512, 1024, 1024)),
+    'encoder_widths',
+    (128, 256, 512, 512, 1024, 1024),
+  ),
   'decoder_block_out_channels': (
-    'decoder_widths', (128, 256, 512, 512, 1024, 1024)),
+    'decoder_widths',
+    (128, 256, 512, 512, 1024, 1024),
+  ),
   'encoder_layers_per_block': ('encoder_depths', (2, 2, 2, 3, 3, 3)),
   'decoder_layers_per_block': ('decoder_depths', (3, 3, 3, 3, 3, 3)),
-  'encoder_qkv_multiscales': (
-    'encoder_scales', ((), (), (), (5,), (5,), (5,))),
-  'decoder_qkv_multiscales': (
-    'decoder_scales', ((), (), (), (5,), (5,), (5,))),
+  'encoder_qkv_multiscales': ('encoder_scales', ((), (), (), (5,), (5,), (5,))),
+  'decoder_qkv_multiscales': ('decoder_scales', ((), (), (), (5,), (5,), (5,))),
   'upsample_block_type': ('upsample', 'pixel_shuffle'),
   'downsample_block_type': ('downsample', 'pixel_unshuffle'),
   'decoder_norm_types': ('decoder_norms', 'rms_norm'),
@@ -115,11 +134,15 @@ _CONFIG = {
   'encoder_out_shortcut': ('encoder_out_shortcut', True),
   'decoder_in_shortcut': ('decoder_in_shortcut', True),
   'decoder_conv_act_fn': ('decoder_out_act', 'relu'),
-  'scaling_factor': ('scaling_factor', 1.),
+  'scaling_factor': ('scaling_factor', 1.0),
 }
 # One word in the config may stand for all stages.
 _PER_STAGE = (
-  'encoder_blocks', 'decoder_blocks', 'decoder_norms', 'decoder_acts')
+  'encoder_blocks',
+  'decoder_blocks',
+  'decoder_norms',
+  'decoder_acts',
+)
 _STAGES = 10
 _WIDTH, _CHANNELS = fields.whole(1, 2**16), fields.whole(1, 2**12)
 _ACTS = ('silu', 'relu')
@@ -138,7 +161,8 @@ def _sides(key: str, field: fields.Field) -> dict[str, fields.Field]:
 
 
 _FIELDS = {
-  'in_channels': _CHANNELS, 'latent_channels': _CHANNELS,
+  'in_channels': _CHANNELS,
+  'latent_channels': _CHANNELS,
   'attention_head_dim': _CHANNELS,
   **_sides('block_types', _words(*BLOCKS)),
   **_sides('block_out_channels', _each(_WIDTH)),
@@ -148,7 +172,8 @@ _FIELDS = {
   'downsample_block_type': fields.text(40),
   'decoder_norm_types': _words('rms_norm', 'batch_norm'),
   'decoder_act_fns': _words(*_ACTS),
-  'encoder_out_shortcut': fields.FLAG, 'decoder_in_shortcut': fields.FLAG,
+  'encoder_out_shortcut': fields.FLAG,
+  'decoder_in_shortcut': fields.FLAG,
   'decoder_conv_act_fn': fields.word(*_ACTS),
   'scaling_factor': fields.number(1e-6, 1e6),
 }
@@ -164,13 +189,16 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   name = config.get('_class_name', 'AutoencoderDC')
   if name != 'AutoencoderDC':
     raise UserError(
-      f'The autoencoder\'s config.json is of class {fields.shown(name)}; only '
-      'AutoencoderDC (DC-AE) is supported: choose another model.')
+      f"The autoencoder's config.json is of class {fields.shown(name)}; only "
+      'AutoencoderDC (DC-AE) is supported: choose another model.'
+    )
   options = {k: v for k, v in config.items() if not k.startswith('_')}
   fields.check_known('vae/config.json', options, tuple(_CONFIG))
   fields.check('vae/config.json', options, _FIELDS)
-  model = {field: _tuples(options.get(key, default))
-            for key, (field, default) in _CONFIG.items()}
+  model = {
+    field: _tuples(options.get(key, default))
+    for key, (field, default) in _CONFIG.items()
+  }
   for field in _PER_STAGE:
     if isinstance(model[field], str):
       model[field] = (model[field],) * len(model['encoder_widths'])

@@ -61,7 +61,9 @@ class Source:
 
 
 def open_source(
-  name: str, *, ema: bool = False,
+  name: str,
+  *,
+  ema: bool = False,
   configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Source:
   """A model folder, a hub id, a zoo name, the folder of one part, or a file.
@@ -92,9 +94,11 @@ def _read_folder(folder):
     config = folders.read_json(folder / 'config.json')
     if part := kinds.part_of(config):
       return Source({part: _read_part(folder, part)})
-  raise UserError(f'{folder} holds no model that is known here: neither '
-                  'model_index.json nor a config.json of one of '
-                  f'{", ".join(kinds.names())}.')
+  raise UserError(
+    f'{folder} holds no model that is known here: neither '
+    'model_index.json nor a config.json of one of '
+    f'{", ".join(kinds.names())}.'
+  )
 
 
 def _read_part(folder, part):
@@ -116,35 +120,53 @@ def _read_file(path, ema, configs):
   """The models of an official file, known by the names of their tensors."""
   if not path.is_file():
     raise UserError(f'There is no file {path}; check the name.')
-  tensors = (safetensors_files.read_file(path) if path.suffix == '.safetensors'
-             else pth.read(path, ema=ema))
+  tensors = (
+    safetensors_files.read_file(path)
+    if path.suffix == '.safetensors'
+    else pth.read(path, ema=ema)
+  )
   if official.knows(tensors):
-    return {part: Part(
-      configs.get(part) or official.config(part, named, tensors), named)
-      for part, named in official.to_diffusers(tensors).items()}
+    return {
+      part: Part(
+        configs.get(part) or official.config(part, named, tensors), named
+      )
+      for part, named in official.to_diffusers(tensors).items()
+    }
   if efficientvit.knows(tensors):
     named = efficientvit.to_diffusers(tensors)
-    return {'vae': Part(configs.get('vae') or _autoencoder_config(named),
-                        named)}
-  raise UserError(f"{path} holds no SANA, ControlNet or DC-AE by its makers' "
-                  f'names, but {printable(", ".join(sorted(tensors)[:3]), 200)}'
-                  ', …; give another file.')
+    return {
+      'vae': Part(configs.get('vae') or _autoencoder_config(named), named)
+    }
+  raise UserError(
+    f"{path} holds no SANA, ControlNet or DC-AE by its makers' "
+    f'names, but {printable(", ".join(sorted(tensors)[:3]), 200)}'
+    ', …; give another file.'
+  )
 
 
 def _autoencoder_config(tensors):
   """That of the published variant with these shapes, if there is one."""
   shapes = {key: t.shape for key, t in tensors.items()}
-  configs = {name: dc_ae.diffusers_config(fields)
-             for name, fields in SIZES.items()}
-  fitting = [name for name, config in configs.items()
-             if folders.file_shapes('vae', config) == shapes]
+  configs = {
+    name: dc_ae.diffusers_config(fields) for name, fields in SIZES.items()
+  }
+  fitting = [
+    name
+    for name, config in configs.items()
+    if folders.file_shapes('vae', config) == shapes
+  ]
   if len(fitting) != 1:
     raise UserError(
-      'The weights fit ' + (
+      'The weights fit '
+      + (
         f'{" and ".join(fitting)}, which differ in their scaling factor'
-        if fitting else 'no published DC-AE') + ', so its config cannot be '
+        if fitting
+        else 'no published DC-AE'
+      )
+      + ', so its config cannot be '
       'told: use --like NAME of sana-jax zoo, or --base with a model that has '
-      'the same config.')
+      'the same config.'
+    )
   return configs[fitting[0]]
 
 
@@ -159,11 +181,16 @@ def check(part: str, model: Part, name: str) -> None:
 
 def cast(tensors: Mapping[str, Stored], dtype: DType) -> dict[str, Stored]:
   """Floating tensors in `dtype`, cast as they are read."""
+
   def one(tensor):
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
       return tensor
-    return Stored(tensor.shape, np.dtype(dtype),
-                  lambda a, b: tensor.fetch(a, b).astype(dtype))
+    return Stored(
+      tensor.shape,
+      np.dtype(dtype),
+      lambda a, b: tensor.fetch(a, b).astype(dtype),
+    )
+
   return {key: one(tensor) for key, tensor in tensors.items()}
 
 
@@ -200,21 +227,33 @@ def _write_orbax(source, out):
     folders.write_json(out / part / 'config.json', model.config)
     module = kind.module(model.config, jnp.float32)
     variables = table.load(
-      kind.rules(module), model.tensors, kind.shapes(module))
+      kind.rules(module), model.tensors, kind.shapes(module)
+    )
     native.save(out / part, variables)
 
 
 def _write_official(source, out):
   if tuple(source.parts) == ('vae',):
-    pth.write(out, efficientvit.from_diffusers(
-      source.parts['vae'].tensors, source.parts['vae'].config))
+    pth.write(
+      out,
+      efficientvit.from_diffusers(
+        source.parts['vae'].tensors, source.parts['vae'].config
+      ),
+    )
     return
-  pth.write(out, official.from_diffusers(
-    {part: model.tensors for part, model in source.parts.items()}))
+  pth.write(
+    out,
+    official.from_diffusers(
+      {part: model.tensors for part, model in source.parts.items()}
+    ),
+  )
 
 
-_WRITERS = {'diffusers': _write_diffusers, 'official': _write_official,
-            'orbax': _write_orbax}
+_WRITERS = {
+  'diffusers': _write_diffusers,
+  'official': _write_official,
+  'orbax': _write_orbax,
+}
 
 
 def _copy_others(source, out):

@@ -57,8 +57,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     return files.read_json(path, most=CONFIG_BYTES)
   except FileNotFoundError:
-    raise UserError(f'{path} is missing; the model folder must be in the '
-                    'diffusers layout.') from None
+    raise UserError(
+      f'{path} is missing; the model folder must be in the diffusers layout.'
+    ) from None
 
 
 def describe(
@@ -72,8 +73,11 @@ def describe(
 
 
 def load(
-  folder: pathlib.Path, part: str, dtype: DType = jnp.float32,
-  mesh: Mesh | None = None, only: str = '',
+  folder: pathlib.Path,
+  part: str,
+  dtype: DType = jnp.float32,
+  mesh: Mesh | None = None,
+  only: str = '',
 ) -> Model:
   """The model in folder/part, in `dtype`, split over `mesh` by its table.
 
@@ -91,20 +95,38 @@ def load(
     config = read_json(folder / 'config.json')
     kind = kinds.of_config(config, part)
     module = kind.module(config, dtype)
-    tensors = None if native.holds(folder) else kind.prepare(
-      safetensors_files.read(folder, kind.stem))
+    tensors = (
+      None
+      if native.holds(folder)
+      else kind.prepare(safetensors_files.read(folder, kind.stem))
+    )
     shapes = shapes_of(kind, module, tensors)
-    shardings = None if mesh is None else sharding_rules.shardings(
-      shapes, [(f'[^/]*/{pattern}', spec) for pattern, spec in kind.sharding],
-      mesh)
+    shardings = (
+      None
+      if mesh is None
+      else sharding_rules.shardings(
+        shapes,
+        [(f'[^/]*/{pattern}', spec) for pattern, spec in kind.sharding],
+        mesh,
+      )
+    )
     if tensors is None:
       native_shapes.check(folder, shapes)
       variables = native.load(folder, shapes, dtype, shardings)
-      return Model(module, variables if not only else {
-        name: {only: tree[only]} for name, tree in variables.items()
-        if only in tree})
-    return Model(module, table.load(
-      kind.rules(module), tensors, shapes, dtype, shardings, only))
+      return Model(
+        module,
+        variables
+        if not only
+        else {
+          name: {only: tree[only]}
+          for name, tree in variables.items()
+          if only in tree
+        },
+      )
+    return Model(
+      module,
+      table.load(kind.rules(module), tensors, shapes, dtype, shardings, only),
+    )
 
 
 def shapes_of(
@@ -117,8 +139,10 @@ def shapes_of(
   """
   layers = kind.layers(module)
   if tensors is not None and layers > len(tensors):
-    raise table.WeightError(f'config.json describes {layers:,} layers, but '
-                            f'there are only {len(tensors):,} tensors.')
+    raise table.WeightError(
+      f'config.json describes {layers:,} layers, but '
+      f'there are only {len(tensors):,} tensors.'
+    )
   return kind.shapes(module)
 
 
@@ -133,7 +157,8 @@ def file_shapes(
   module = kind.module(config, jnp.float32)
   blank = jax.tree.map(
     lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
-    kind.shapes(module))
+    kind.shapes(module),
+  )
   saved = table.save(kind.rules(module), blank)
   return {key: x.shape for key, x in saved.items()}
 
@@ -151,7 +176,8 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'{folder / "config.json"} describes no model that can be built '
-      f'({type(e).__name__}: {printable(reason, 300)}).') from e
+      f'({type(e).__name__}: {printable(reason, 300)}).'
+    ) from e
 
 
 def write(
@@ -160,19 +186,24 @@ def write(
   """folder/part of a model: config.json and its tensors."""
   kind = kinds.of_module(module)
   tensors = table.save(kind.rules(module), variables)
-  write_part(folder, part, kind.config(module_fields(module)),
-             {key: stored(np.asarray(x)) for key, x in tensors.items()})
+  write_part(
+    folder,
+    part,
+    kind.config(module_fields(module)),
+    {key: stored(np.asarray(x)) for key, x in tensors.items()},
+  )
 
 
 def write_part(
-  folder: pathlib.Path, part: str, config: Mapping[str, Any],
+  folder: pathlib.Path,
+  part: str,
+  config: Mapping[str, Any],
   tensors: Mapping[str, Stored],
 ) -> None:
   """config.json and tensors as they are; the tensors last."""
   folder = pathlib.Path(folder) / part
   write_json(folder / 'config.json', config)
-  safetensors_files.write(
-    folder, kinds.of_config(config, part).stem, tensors)
+  safetensors_files.write(folder, kinds.of_config(config, part).stem, tensors)
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
@@ -183,8 +214,11 @@ def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 def module_fields(module: nn.Module) -> dict[str, Any]:
   """A module's own fields by name."""
-  return {f: getattr(module, f) for f in module.__dataclass_fields__
-          if f not in ('parent', 'name')}
+  return {
+    f: getattr(module, f)
+    for f in module.__dataclass_fields__
+    if f not in ('parent', 'name')
+  }
 
 
 def write_index(
@@ -194,14 +228,24 @@ def write_index(
 
   `sampling` holds the recommended steps and guidance, for our commands.
   """
-  write_json(folder / 'scheduler' / 'scheduler_config.json', {
-    '_class_name': 'DPMSolverMultistepScheduler', 'flow_shift': flow_shift,
-    'prediction_type': 'flow_prediction', 'use_flow_sigmas': True})
-  write_json(folder / 'model_index.json', {
-    '_class_name': 'SanaPipeline',
-    '_sana_jax': dict(sampling),
-    'scheduler': ['diffusers', 'DPMSolverMultistepScheduler'],
-    'text_encoder': ['transformers', 'Gemma2Model'],
-    'tokenizer': ['transformers', 'GemmaTokenizer'],
-    'transformer': ['diffusers', 'SanaTransformer2DModel'],
-    'vae': ['diffusers', 'AutoencoderDC']})
+  write_json(
+    folder / 'scheduler' / 'scheduler_config.json',
+    {
+      '_class_name': 'DPMSolverMultistepScheduler',
+      'flow_shift': flow_shift,
+      'prediction_type': 'flow_prediction',
+      'use_flow_sigmas': True,
+    },
+  )
+  write_json(
+    folder / 'model_index.json',
+    {
+      '_class_name': 'SanaPipeline',
+      '_sana_jax': dict(sampling),
+      'scheduler': ['diffusers', 'DPMSolverMultistepScheduler'],
+      'text_encoder': ['transformers', 'Gemma2Model'],
+      'tokenizer': ['transformers', 'GemmaTokenizer'],
+      'transformer': ['diffusers', 'SanaTransformer2DModel'],
+      'vae': ['diffusers', 'AutoencoderDC'],
+    },
+  )

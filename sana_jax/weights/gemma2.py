@@ -16,21 +16,31 @@ from sana_jax.weights.tensors import as_stored, Stored
 from sana_jax.weights.transforms import LINEAR
 
 _LINEAR = {
-  'self_attn.q_proj': 'query', 'self_attn.k_proj': 'key',
-  'self_attn.v_proj': 'value', 'self_attn.o_proj': 'out',
-  'mlp.gate_proj': 'gate', 'mlp.up_proj': 'up', 'mlp.down_proj': 'down'}
+  'self_attn.q_proj': 'query',
+  'self_attn.k_proj': 'key',
+  'self_attn.v_proj': 'value',
+  'self_attn.o_proj': 'out',
+  'mlp.gate_proj': 'gate',
+  'mlp.up_proj': 'up',
+  'mlp.down_proj': 'down',
+}
 _NORM = {
   'input_layernorm': 'attention_norm',
   'post_attention_layernorm': 'post_attention_norm',
   'pre_feedforward_layernorm': 'mlp_norm',
-  'post_feedforward_layernorm': 'post_mlp_norm'}
+  'post_feedforward_layernorm': 'post_mlp_norm',
+}
 
 RULES = (
   Rule('embed_tokens.weight', 'embed/embedding'),
-  *(Rule(f'layers.{{i}}.{theirs}.weight', f'layers/{ours}/kernel', LINEAR)
-    for theirs, ours in _LINEAR.items()),
-  *(Rule(f'layers.{{i}}.{theirs}.weight', f'layers/{ours}/scale')
-    for theirs, ours in _NORM.items()),
+  *(
+    Rule(f'layers.{{i}}.{theirs}.weight', f'layers/{ours}/kernel', LINEAR)
+    for theirs, ours in _LINEAR.items()
+  ),
+  *(
+    Rule(f'layers.{{i}}.{theirs}.weight', f'layers/{ours}/scale')
+    for theirs, ours in _NORM.items()
+  ),
   Rule('norm.weight', 'final_norm/scale'),
 )
 
@@ -45,8 +55,8 @@ _FIELDS = {
   'head_dim': ('head_dim', 256),
   'hidden': ('intermediate_size', 9216),
   'query_scale': ('query_pre_attn_scalar', 256),
-  'attention_softcap': ('attn_logit_softcapping', 50.),
-  'final_softcap': ('final_logit_softcapping', 30.),
+  'attention_softcap': ('attn_logit_softcapping', 50.0),
+  'final_softcap': ('final_logit_softcapping', 30.0),
   'sliding_window': ('sliding_window', 4096),
   'eps': ('rms_norm_eps', 1e-6),
 }
@@ -54,42 +64,59 @@ _POSITIVE, _WIDTH = fields.number(1e-12, 1e9), fields.whole(1, 2**18)
 _SUFFIX = '_attention'  # of transformers' layer types
 _LAYERS, _HEADS = 1000, fields.whole(1, 1024)
 _ALLOWED = {
-  'vocab_size': fields.whole(1, 2**21), 'hidden_size': _WIDTH,
-  'num_hidden_layers': fields.whole(1, _LAYERS), 'num_attention_heads': _HEADS,
-  'num_key_value_heads': _HEADS, 'head_dim': fields.whole(2, 2**12),
-  'intermediate_size': _WIDTH, 'query_pre_attn_scalar': _POSITIVE,
-  'attn_logit_softcapping': _POSITIVE, 'final_logit_softcapping': _POSITIVE,
-  'sliding_window': fields.whole(1, 2**30), 'rms_norm_eps': _POSITIVE,
+  'vocab_size': fields.whole(1, 2**21),
+  'hidden_size': _WIDTH,
+  'num_hidden_layers': fields.whole(1, _LAYERS),
+  'num_attention_heads': _HEADS,
+  'num_key_value_heads': _HEADS,
+  'head_dim': fields.whole(2, 2**12),
+  'intermediate_size': _WIDTH,
+  'query_pre_attn_scalar': _POSITIVE,
+  'attn_logit_softcapping': _POSITIVE,
+  'final_logit_softcapping': _POSITIVE,
+  'sliding_window': fields.whole(1, 2**30),
+  'rms_norm_eps': _POSITIVE,
   'rope_theta': _POSITIVE,
-  'layer_types': fields.either(fields.NULL, fields.listed(
-    fields.word(f'sliding{_SUFFIX}', f'full{_SUFFIX}'), 0, _LAYERS)),
+  'layer_types': fields.either(
+    fields.NULL,
+    fields.listed(
+      fields.word(f'sliding{_SUFFIX}', f'full{_SUFFIX}'), 0, _LAYERS
+    ),
+  ),
 }
 # What a config.json may say about things that Gemma-2 has only one way of.
 _FIXED = {
-  'model_type': 'gemma2', 'hidden_activation': 'gelu_pytorch_tanh',
-  'attention_bias': False, 'tie_word_embeddings': True}
-_ROPE_THETA = 10_000.
+  'model_type': 'gemma2',
+  'hidden_activation': 'gelu_pytorch_tanh',
+  'attention_bias': False,
+  'tie_word_embeddings': True,
+}
+_ROPE_THETA = 10_000.0
 _ROWS = 8192
 _WHERE = 'text_encoder/config.json'
 
 
 def model_tensors(
-  tensors: Mapping[str, np.ndarray | Stored]
+  tensors: Mapping[str, np.ndarray | Stored],
 ) -> dict[str, Stored]:
   """Tensors by the keys of `RULES`, from either kind of file.
 
   Raises:
     UserError: `lm_head.weight` differs from the embeddings.
   """
-  out = {key.removeprefix('model.'): tensor
-         for key, tensor in as_stored(tensors).items()}
+  out = {
+    key.removeprefix('model.'): tensor
+    for key, tensor in as_stored(tensors).items()
+  }
   head = out.pop('lm_head.weight', None)
   embeddings = out.get('embed_tokens.weight')
   if head is not None and not (
-      embeddings is not None and _equal(head, embeddings)):
+    embeddings is not None and _equal(head, embeddings)
+  ):
     raise UserError(
       'lm_head.weight differs from embed_tokens.weight; only Gemma-2 with tied '
-      'embeddings is supported: remove lm_head.weight or use other weights.')
+      'embeddings is supported: remove lm_head.weight or use other weights.'
+    )
   return out
 
 
@@ -97,7 +124,8 @@ def _equal(a: Stored, b: Stored) -> bool:
   """Whether two tensors are the same, some rows at a time: they are large."""
   return a.shape == b.shape and all(
     np.array_equal(a.fetch(i, i + _ROWS), b.fetch(i, i + _ROWS))
-    for i in range(0, a.shape[0], _ROWS))
+    for i in range(0, a.shape[0], _ROWS)
+  )
 
 
 def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,22 +137,31 @@ def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   for key, value in _FIXED.items():
     if config.get(key, value) != value:
-      raise UserError(f'{_WHERE}: {key} is {fields.shown(config[key])}; only '
-                      f'{value!r} is supported.')
+      raise UserError(
+        f'{_WHERE}: {key} is {fields.shown(config[key])}; only '
+        f'{value!r} is supported.'
+      )
   if config.get('use_bidirectional_attention'):
-    raise UserError(f'{_WHERE}: use_bidirectional_attention is set; only '
-                    'causal attention is supported.')
+    raise UserError(
+      f'{_WHERE}: use_bidirectional_attention is set; only '
+      'causal attention is supported.'
+    )
   fields.check(_WHERE, config, _ALLOWED)
-  model = {ours: config.get(key, default)
-           for ours, (key, default) in _FIELDS.items()}
+  model = {
+    ours: config.get(key, default) for ours, (key, default) in _FIELDS.items()
+  }
   if model['heads'] % model['kv_heads'] or model['head_dim'] % 2:
     raise UserError(
       f'{_WHERE}: num_attention_heads is {model["heads"]}, '
       f'num_key_value_heads {model["kv_heads"]} and head_dim '
       f'{model["head_dim"]}; the first must be a multiple of the second, and '
-      'the third even.')
-  return {**model, 'rope_theta': _rope_theta(config),
-          'layer_types': _layer_types(config, model['depth'])}
+      'the third even.'
+    )
+  return {
+    **model,
+    'rope_theta': _rope_theta(config),
+    'layer_types': _layer_types(config, model['depth']),
+  }
 
 
 def transformers_config(model: Mapping, dtype: str = 'float32') -> dict:
@@ -137,34 +174,49 @@ def transformers_config(model: Mapping, dtype: str = 'float32') -> dict:
   Raises:
     UserError: transformers would refuse the sizes.
   """
-  config = {key: model.get(ours, default)
-            for ours, (key, default) in _FIELDS.items()}
+  config = {
+    key: model.get(ours, default) for ours, (key, default) in _FIELDS.items()
+  }
   width, heads = config['hidden_size'], config['num_attention_heads']
   if width % heads:
-    raise UserError(f'Gemma-2 width {width} is not a multiple of its {heads} '
-                    'heads, which transformers demands: change width or heads.')
+    raise UserError(
+      f'Gemma-2 width {width} is not a multiple of its {heads} '
+      'heads, which transformers demands: change width or heads.'
+    )
   types = model.get('layer_types') or ('sliding', 'full') * model['depth']
   theta = model.get('rope_theta', _ROPE_THETA)
   return {
-    'architectures': ['Gemma2Model'], **_FIXED, **config,
-    'layer_types': [t + _SUFFIX for t in types[:model['depth']]],
+    'architectures': ['Gemma2Model'],
+    **_FIXED,
+    **config,
+    'layer_types': [t + _SUFFIX for t in types[: model['depth']]],
     'rope_parameters': {'rope_theta': theta, 'rope_type': 'default'},
     'rope_theta': theta,  # Where transformers 4 looks for it.
-    'max_position_embeddings': 8192, 'attention_dropout': 0.,
-    'initializer_range': 0.02, 'use_cache': True,
-    'pad_token_id': 0, 'eos_token_id': 1, 'bos_token_id': 2,
-    'dtype': dtype, 'torch_dtype': dtype}
+    'max_position_embeddings': 8192,
+    'attention_dropout': 0.0,
+    'initializer_range': 0.02,
+    'use_cache': True,
+    'pad_token_id': 0,
+    'eos_token_id': 1,
+    'bos_token_id': 2,
+    'dtype': dtype,
+    'torch_dtype': dtype,
+  }
 
 
 def _rope_theta(config):
   rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
   if not isinstance(rope, dict):
-    raise UserError(f'{_WHERE}: rope_parameters is {fields.shown(rope)}, '
-                    'allowed is an object.')
+    raise UserError(
+      f'{_WHERE}: rope_parameters is {fields.shown(rope)}, '
+      'allowed is an object.'
+    )
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind != 'default':
-    raise UserError(f'{_WHERE}: rope_type is {fields.shown(kind)}; only '
-                    "'default' is supported.")
+    raise UserError(
+      f'{_WHERE}: rope_type is {fields.shown(kind)}; only '
+      "'default' is supported."
+    )
   fields.check(f'{_WHERE}, rope_parameters', rope, _ALLOWED)
   return rope.get('rope_theta', config.get('rope_theta', _ROPE_THETA))
 
@@ -173,6 +225,8 @@ def _layer_types(config, depth):
   """() where the config does not say: the alternation that is our default."""
   types = tuple(config.get('layer_types') or ())
   if types and len(types) != depth:
-    raise UserError(f'{_WHERE}: layer_types has {len(types)} entries; it must '
-                    f'name {depth} layers.')
+    raise UserError(
+      f'{_WHERE}: layer_types has {len(types)} entries; it must '
+      f'name {depth} layers.'
+    )
   return tuple(t.removesuffix(_SUFFIX) for t in types)

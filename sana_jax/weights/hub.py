@@ -36,7 +36,8 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       f'There is no model folder {shown!r}; give a folder in the diffusers '
       f'layout, a hub id such as Efficient-Large-Model/Sana_600M_512px_'
       f'diffusers, a name that sana-jax zoo lists, or a model that is shipped '
-      f'here: {shipped}.')
+      f'here: {shipped}.'
+    )
   return _download(text, shown)
 
 
@@ -53,23 +54,31 @@ def local(name: str | os.PathLike) -> pathlib.Path:
     return path
   except (OSError, RuntimeError, ValueError) as e:
     reason = e.strerror if isinstance(e, OSError) else e
-    raise UserError(f'{printable(name, 200)!r} is no name of a model '
-                    f'({printable(reason, 200)}).') from e
+    raise UserError(
+      f'{printable(name, 200)!r} is no name of a model '
+      f'({printable(reason, 200)}).'
+    ) from e
 
 
 def _download(hub_id, shown):
   import huggingface_hub
+
   try:
-    return pathlib.Path(huggingface_hub.snapshot_download(
-      hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+      )
+    )
   except Exception as e:  # A hub can answer anything.
     reason = printable((str(e).strip().splitlines() or [''])[0], 300)
     raise UserError(
       f'{shown!r} is no folder here and cannot be had from the hub '
       f'({type(e).__name__}: {reason}); check the name and the network'
-      f'{_offline()}.') from e
+      f'{_offline()}.'
+    ) from e
 
 
 def _offline():
   from huggingface_hub import constants
+
   return ', or unset HF_HUB_OFFLINE' if constants.HF_HUB_OFFLINE else ''

@@ -62,7 +62,10 @@ class Machine:
   """
 
   def __init__(
-    self, file: io.BufferedIOBase, end: int, known: Collection[Inert] = (),
+    self,
+    file: io.BufferedIOBase,
+    end: int,
+    known: Collection[Inert] = (),
     call: Callable[[Inert, tuple], Any] = lambda function, args: function,
     persistent: Callable[[Any], Any] = lambda value: Inert('', 'object'),
   ):
@@ -82,12 +85,18 @@ class Machine:
           return self.stack.pop()
         step = _STEPS.get(operation)
         if step is None:
-          raise ValueError(f'no operation {operation!r}' if operation else
-                           'it is cut short')
+          raise ValueError(
+            f'no operation {operation!r}' if operation else 'it is cut short'
+          )
         step(self)
       raise ValueError(f'with more than {MOST_OPERATIONS} operations')
-    except (ArithmeticError, LookupError, TypeError, ValueError,
-            struct.error) as e:
+    except (
+      ArithmeticError,
+      LookupError,
+      TypeError,
+      ValueError,
+      struct.error,
+    ) as e:
       raise Refused(f'a damaged list of tensors, {printable(e, 200)}') from e
 
   def unpacked(self, layout: struct.Struct) -> Any:
@@ -152,15 +161,18 @@ def _short(line):
 
 
 def _integer(data):
-  return Inert('', 'long number') if data is None else int.from_bytes(
-    data, 'little', signed=True)
+  return (
+    Inert('', 'long number')
+    if data is None
+    else int.from_bytes(data, 'little', signed=True)
+  )
 
 
 def _decimal(text):
   if text in ('00', '01'):
     return text == '01'
   number = int(text) if len(text) <= 20 else 2**64
-  return number if -2**63 <= number < 2**63 else Inert('', 'long number')
+  return number if -(2**63) <= number < 2**63 else Inert('', 'long number')
 
 
 def _mark(m):
@@ -179,6 +191,7 @@ def _from_mark(make):
   def step(m):
     items = m.popped_to_mark()
     m.stack.append(make(items))
+
   return step
 
 
@@ -187,6 +200,7 @@ def _short_tuple(size):
     if len(m.stack) < size:
       raise ValueError('a tuple of too few')
     m.stack[-size:] = [tuple(m.stack[-size:])]
+
   return step
 
 
@@ -263,8 +277,10 @@ def _each(
   layouts: Mapping[bytes, str], step: Callable[[Machine, struct.Struct], Any]
 ) -> dict[bytes, Callable[[Machine], Any]]:
   """Steps that differ in how their argument is packed."""
+
   def bound(layout):
     return lambda m: step(m, layout)
+
   return {code: bound(struct.Struct(x)) for code, x in layouts.items()}
 
 
@@ -272,50 +288,83 @@ def _constant(make):
   return lambda m: m.stack.append(make())
 
 
-_NUMBERS = {pickle.BININT: '<i', pickle.BININT1: '<B', pickle.BININT2: '<H',
-            pickle.BINFLOAT: '>d'}
+_NUMBERS = {
+  pickle.BININT: '<i',
+  pickle.BININT1: '<B',
+  pickle.BININT2: '<H',
+  pickle.BINFLOAT: '>d',
+}
 _TEXT = {
-  pickle.SHORT_BINSTRING: '<B', pickle.BINSTRING: '<i', pickle.BINUNICODE: '<I',
-  pickle.SHORT_BINUNICODE: '<B', pickle.BINUNICODE8: '<Q'}
-_BYTES = {pickle.SHORT_BINBYTES: '<B', pickle.BINBYTES: '<I',
-          pickle.BINBYTES8: '<Q', pickle.BYTEARRAY8: '<Q'}
+  pickle.SHORT_BINSTRING: '<B',
+  pickle.BINSTRING: '<i',
+  pickle.BINUNICODE: '<I',
+  pickle.SHORT_BINUNICODE: '<B',
+  pickle.BINUNICODE8: '<Q',
+}
+_BYTES = {
+  pickle.SHORT_BINBYTES: '<B',
+  pickle.BINBYTES: '<I',
+  pickle.BINBYTES8: '<Q',
+  pickle.BYTEARRAY8: '<Q',
+}
 _UNREAD_LINES = {pickle.STRING: 'text', pickle.PERSID: 'object'}
 _FRESH = {
-  pickle.NONE: lambda: None, pickle.NEWTRUE: lambda: True,
-  pickle.NEWFALSE: lambda: False, pickle.EMPTY_DICT: dict,
-  pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE: tuple,
+  pickle.NONE: lambda: None,
+  pickle.NEWTRUE: lambda: True,
+  pickle.NEWFALSE: lambda: False,
+  pickle.EMPTY_DICT: dict,
+  pickle.EMPTY_LIST: list,
+  pickle.EMPTY_TUPLE: tuple,
   pickle.EMPTY_SET: lambda: Inert('', 'set'),
-  pickle.NEXT_BUFFER: lambda: Inert('', 'bytes')}
+  pickle.NEXT_BUFFER: lambda: Inert('', 'bytes'),
+}
 _STEPS: dict[bytes, Callable[[Machine], Any]] = {
   **_each(_NUMBERS, lambda m, x: m.stack.append(m.unpacked(x))),
   **_each(_TEXT, lambda m, x: m.stack.append(_text(m.sized(x, _MOST_TEXT)))),
-  **_each(_BYTES, lambda m, x: (
-    m.sized(x, 0), m.stack.append(Inert('', 'bytes')))),
-  **_each({pickle.LONG1: '<B', pickle.LONG4: '<i'},
-          lambda m, x: m.stack.append(_integer(m.sized(x, 8)))),
-  **_each({pickle.BINPUT: '<B', pickle.LONG_BINPUT: '<I'},
-          lambda m, x: _put(m, m.unpacked(x))),
-  **_each({pickle.BINGET: '<B', pickle.LONG_BINGET: '<I'},
-          lambda m, x: _get(m, m.unpacked(x))),
-  **_each({pickle.EXT1: '<B', pickle.EXT2: '<H', pickle.EXT4: '<i'},
-          lambda m, x: m.name('extension', str(m.unpacked(x)))),
+  **_each(
+    _BYTES, lambda m, x: (m.sized(x, 0), m.stack.append(Inert('', 'bytes')))
+  ),
+  **_each(
+    {pickle.LONG1: '<B', pickle.LONG4: '<i'},
+    lambda m, x: m.stack.append(_integer(m.sized(x, 8))),
+  ),
+  **_each(
+    {pickle.BINPUT: '<B', pickle.LONG_BINPUT: '<I'},
+    lambda m, x: _put(m, m.unpacked(x)),
+  ),
+  **_each(
+    {pickle.BINGET: '<B', pickle.LONG_BINGET: '<I'},
+    lambda m, x: _get(m, m.unpacked(x)),
+  ),
+  **_each(
+    {pickle.EXT1: '<B', pickle.EXT2: '<H', pickle.EXT4: '<i'},
+    lambda m, x: m.name('extension', str(m.unpacked(x))),
+  ),
   **_each({pickle.PROTO: '<B', pickle.FRAME: '<Q'}, lambda m, x: m.unpacked(x)),
   **{code: _constant(make) for code, make in _FRESH.items()},
-  **{code: lambda m, name=name: (m.line(), m.stack.append(Inert('', name)))
-     for code, name in _UNREAD_LINES.items()},
+  **{
+    code: lambda m, name=name: (m.line(), m.stack.append(Inert('', name)))
+    for code, name in _UNREAD_LINES.items()
+  },
   pickle.INT: lambda m: m.stack.append(_decimal(m.line())),
   pickle.LONG: lambda m: m.stack.append(_decimal(m.line().removesuffix('L'))),
   pickle.UNICODE: lambda m: m.stack.append(
-    _short(m.line('raw-unicode-escape'))),
+    _short(m.line('raw-unicode-escape'))
+  ),
   pickle.FLOAT: lambda m: m.stack.append(float(m.line())),
   pickle.PUT: lambda m: _put(m, m.line()),
   pickle.GET: lambda m: _get(m, m.line()),
   pickle.MEMOIZE: lambda m: _put(m, len(m.memo)),
-  pickle.MARK: _mark, pickle.POP: _pop, pickle.POP_MARK: Machine.popped_to_mark,
+  pickle.MARK: _mark,
+  pickle.POP: _pop,
+  pickle.POP_MARK: Machine.popped_to_mark,
   pickle.DUP: lambda m: m.stack.append(m.stack[-1]),
-  pickle.TUPLE1: _short_tuple(1), pickle.TUPLE2: _short_tuple(2),
-  pickle.TUPLE3: _short_tuple(3), pickle.TUPLE: _from_mark(tuple),
-  pickle.LIST: _from_mark(list), pickle.DICT: _from_mark(as_dict),
+  pickle.TUPLE1: _short_tuple(1),
+  pickle.TUPLE2: _short_tuple(2),
+  pickle.TUPLE3: _short_tuple(3),
+  pickle.TUPLE: _from_mark(tuple),
+  pickle.LIST: _from_mark(list),
+  pickle.DICT: _from_mark(as_dict),
   pickle.FROZENSET: _from_mark(lambda items: Inert('', 'frozenset')),
   pickle.OBJ: _from_mark(lambda items: items[0]),
   pickle.APPEND: lambda m: _extend(m, [m.stack.pop()]),
@@ -324,8 +373,12 @@ _STEPS: dict[bytes, Callable[[Machine], Any]] = {
   pickle.SETITEM: _setitem,
   pickle.SETITEMS: lambda m: _set(m, m.popped_to_mark()),
   pickle.GLOBAL: lambda m: m.name(m.line(), m.line()),
-  pickle.STACK_GLOBAL: _stack_global, pickle.INST: _old_instance,
-  pickle.REDUCE: _reduce, pickle.NEWOBJ: _new,
-  pickle.NEWOBJ_EX: _new_with_names, pickle.BUILD: _attributes,
+  pickle.STACK_GLOBAL: _stack_global,
+  pickle.INST: _old_instance,
+  pickle.REDUCE: _reduce,
+  pickle.NEWOBJ: _new,
+  pickle.NEWOBJ_EX: _new_with_names,
+  pickle.BUILD: _attributes,
   pickle.BINPERSID: lambda m: m.stack.append(m.persistent(m.stack.pop())),
-  pickle.READONLY_BUFFER: _attributed}
+  pickle.READONLY_BUFFER: _attributed,
+}

@@ -22,37 +22,63 @@ from sana_jax.weights import controlnet, dc_ae, gemma2, sana
 from sana_jax.weights.kind import ModelKind, under_params
 
 TRANSFORMER = ModelKind(
-  'SanaTransformer2DModel', 'transformer', Sana, 'diffusion_pytorch_model',
-  sana.fields_from_diffusers, sana.diffusers_config,
+  'SanaTransformer2DModel',
+  'transformer',
+  Sana,
+  'diffusion_pytorch_model',
+  sana.fields_from_diffusers,
+  sana.diffusers_config,
   shapes=lambda module: {'params': abstract.transformer(module)},
   layers=lambda module: module.depth,
   rules=lambda module: under_params(sana.rules(module.guidance_embeds)),
-  sharding=tables.SANA)
+  sharding=tables.SANA,
+)
 
 CONTROLNET = ModelKind(
-  'SanaControlNetModel', 'controlnet', SanaControlNet,
-  'diffusion_pytorch_model', controlnet.fields_from_diffusers,
-  controlnet.diffusers_config, shapes=abstract.controlnet,
+  'SanaControlNetModel',
+  'controlnet',
+  SanaControlNet,
+  'diffusion_pytorch_model',
+  controlnet.fields_from_diffusers,
+  controlnet.diffusers_config,
+  shapes=abstract.controlnet,
   layers=lambda module: module.depth,
-  rules=lambda _: under_params(controlnet.rules()), sharding=tables.CONTROLNET)
+  rules=lambda _: under_params(controlnet.rules()),
+  sharding=tables.CONTROLNET,
+)
 
 AUTOENCODER = ModelKind(
-  'AutoencoderDC', 'vae', DCAE, 'diffusion_pytorch_model',
-  dc_ae.fields_from_diffusers, dc_ae.diffusers_config,
+  'AutoencoderDC',
+  'vae',
+  DCAE,
+  'diffusion_pytorch_model',
+  dc_ae.fields_from_diffusers,
+  dc_ae.diffusers_config,
   shapes=abstract.autoencoder,
   layers=lambda module: sum(module.encoder_depths) + sum(module.decoder_depths),
-  rules=lambda _: dc_ae.VARIABLES, sharding=tables.DC_AE,
-  check=autoencoder.check)
+  rules=lambda _: dc_ae.VARIABLES,
+  sharding=tables.DC_AE,
+  check=autoencoder.check,
+)
 
 TEXT_ENCODER = ModelKind(
-  'gemma2', 'text_encoder', Gemma2, 'model', gemma2.fields_from_transformers,
-  gemma2.transformers_config, shapes=abstract.text_encoder,
+  'gemma2',
+  'text_encoder',
+  Gemma2,
+  'model',
+  gemma2.fields_from_transformers,
+  gemma2.transformers_config,
+  shapes=abstract.text_encoder,
   layers=lambda module: module.depth,
-  rules=lambda _: under_params(gemma2.RULES), sharding=tables.GEMMA2,
-  prepare=gemma2.model_tensors)
+  rules=lambda _: under_params(gemma2.RULES),
+  sharding=tables.GEMMA2,
+  prepare=gemma2.model_tensors,
+)
 
-_REGISTRY = {kind.class_name: kind for kind in (
-  TRANSFORMER, CONTROLNET, AUTOENCODER, TEXT_ENCODER)}
+_REGISTRY = {
+  kind.class_name: kind
+  for kind in (TRANSFORMER, CONTROLNET, AUTOENCODER, TEXT_ENCODER)
+}
 # The kind of a part whose config.json names no class.
 PARTS = {kind.part: kind for kind in _REGISTRY.values()}
 
@@ -63,18 +89,24 @@ def register(kind: ModelKind) -> None:
   Raises ValueError where its class name is taken or its part is unknown.
   """
   if _REGISTRY.get(kind.class_name, kind) is not kind:
-    raise ValueError(f'The class name {kind.class_name!r} is taken by '
-                     f'{_REGISTRY[kind.class_name].cls.__name__}.')
+    raise ValueError(
+      f'The class name {kind.class_name!r} is taken by '
+      f'{_REGISTRY[kind.class_name].cls.__name__}.'
+    )
   if kind.part not in PARTS:
-    raise ValueError(f'A model has no part {kind.part!r}; allowed are '
-                     f'{", ".join(PARTS)}.')
+    raise ValueError(
+      f'A model has no part {kind.part!r}; allowed are {", ".join(PARTS)}.'
+    )
   _REGISTRY[kind.class_name] = kind
 
 
 def names(part: str | None = None) -> list[str]:
   """Class names of a part, or of all."""
-  return [name for name, kind in _REGISTRY.items()
-          if part is None or kind.part == part]
+  return [
+    name
+    for name, kind in _REGISTRY.items()
+    if part is None or kind.part == part
+  ]
 
 
 def of_config(config: Mapping[str, Any], part: str) -> ModelKind:
@@ -89,7 +121,8 @@ def of_config(config: Mapping[str, Any], part: str) -> ModelKind:
   if kind is None or kind.part != part:
     raise UserError(
       f'{part}/config.json is of the class {shown(name)}; allowed are '
-      f'{", ".join(names(part))}.')
+      f'{", ".join(names(part))}.'
+    )
   return kind
 
 

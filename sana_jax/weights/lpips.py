@@ -1,7 +1,7 @@
 """LPIPS from its two published files, as torch wrote them.
 
-  vgg16*.pth  torchvision's VGG16 (vgg16-397923af.pth); the classifier is unused
-  vgg.pth     the five linear layers of lpips 0.1 (lpips/weights/v0.1/vgg.pth)
+vgg16*.pth  torchvision's VGG16 (vgg16-397923af.pth); the classifier is unused
+vgg.pth     the five linear layers of lpips 0.1 (lpips/weights/v0.1/vgg.pth)
 """
 
 import pathlib
@@ -26,8 +26,10 @@ def _rules():
   for s, channels in enumerate(lpips.STAGES):
     for i in range(len(channels)):
       path = f'vgg/conv{s + 1}_{i + 1}'
-      rules += [Rule(f'features.{layer}.weight', f'{path}/kernel', CONV),
-                Rule(f'features.{layer}.bias', f'{path}/bias')]
+      rules += [
+        Rule(f'features.{layer}.weight', f'{path}/kernel', CONV),
+        Rule(f'features.{layer}.bias', f'{path}/bias'),
+      ]
       layer += 2
     layer += 1
     rules.append(Rule(f'lin{s}.model.1.weight', f'weight{s + 1}', _HEAD))
@@ -46,10 +48,12 @@ def load(folder: pathlib.Path | str) -> Params:
       raise UserError(
         f'config.loss.lpips_weights={str(folder)!r} must be a folder with one '
         f'{pattern} (it has {len(found)}), of {" and ".join(_FILES)}: '
-        "torchvision's VGG16 and the linear layers of lpips 0.1.")
+        "torchvision's VGG16 and the linear layers of lpips 0.1."
+      )
     tensors |= pth.read(found[0])
-  tensors = {key: x for key, x in tensors.items()
-             if not key.startswith('classifier.')}
+  tensors = {
+    key: x for key, x in tensors.items() if not key.startswith('classifier.')
+  }
   shapes = jax.eval_shape(lpips.init, jax.random.key(0))
   try:
     return table.load(RULES, tensors, shapes)

@@ -18,8 +18,14 @@ from sana_jax.weights import placing
 
 _NAME = 'orbax'
 # What Orbax raises for metadata that is damaged, or of other types.
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError,
-            RecursionError)
+_DAMAGED = (
+  OSError,
+  ValueError,
+  LookupError,
+  TypeError,
+  AttributeError,
+  RecursionError,
+)
 
 
 def holds(folder: pathlib.Path) -> bool:
@@ -30,12 +36,15 @@ def holds(folder: pathlib.Path) -> bool:
 def save(folder: pathlib.Path, variables: PyTree) -> None:
   """Writes them whole, or nothing."""
   import orbax.checkpoint as ocp
+
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(folder.absolute() / _NAME, variables)
 
 
 def load(
-  folder: pathlib.Path, shapes: PyTree, dtype: DType | None = None,
+  folder: pathlib.Path,
+  shapes: PyTree,
+  dtype: DType | None = None,
   shardings: PyTree | None = None,
 ) -> PyTree:
   """The variables, in `dtype` (or as saved) and where `shardings` say.
@@ -44,6 +53,7 @@ def load(
   its place are found by `native_shapes.check`, which comes before.
   """
   import orbax.checkpoint as ocp
+
   path = folder.absolute() / _NAME
   if shardings is None:
     one = SingleDeviceSharding(jax.local_devices()[0])
@@ -51,13 +61,23 @@ def load(
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       saved = checkpointer.metadata(path).item_metadata
-      return checkpointer.restore(path, jax.tree.map(
-        lambda leaf, sharding, there: jax.ShapeDtypeStruct(
-          leaf.shape, there.dtype if dtype is None
-          else placing.target_dtype(leaf, dtype), sharding=sharding),
-        shapes, shardings, dict(saved)))
+      return checkpointer.restore(
+        path,
+        jax.tree.map(
+          lambda leaf, sharding, there: jax.ShapeDtypeStruct(
+            leaf.shape,
+            there.dtype if dtype is None else placing.target_dtype(leaf, dtype),
+            sharding=sharding,
+          ),
+          shapes,
+          shardings,
+          dict(saved),
+        ),
+      )
   except _DAMAGED as e:
     reason = printable((str(e).strip().splitlines() or [''])[0], 500)
-    raise UserError(f'{path} cannot be restored into the model that '
-                    f'config.json describes ({reason}); it may be damaged, or '
-                    'another model\'s.') from e
+    raise UserError(
+      f'{path} cannot be restored into the model that '
+      f'config.json describes ({reason}); it may be damaged, or '
+      "another model's."
+    ) from e

@@ -21,16 +21,21 @@ def check(folder: pathlib.Path, shapes: PyTree) -> None:
   path = folder / 'orbax'
   held = _bytes(path)
   wanted = table.flatten(shapes)
-  needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize
-               for leaf in wanted.values())
+  needed = sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values()
+  )
   if needed > max(_SMALL_BYTES, _COMPRESSION * held):
     raise UserError(
       f'{folder / "config.json"} describes a model of {needed / 1e6:,.0f} MB, '
-      f'but {path} holds {held / 1e6:,.1f} MB.')
+      f'but {path} holds {held / 1e6:,.1f} MB.'
+    )
   saved = _shapes(path)
-  wrong = [f'{name} {saved.get(name, "is missing")}, where '
-           f'{tuple(leaf.shape)} is needed' for name, leaf in wanted.items()
-           if saved.get(name) != tuple(leaf.shape)]
+  wrong = [
+    f'{name} {saved.get(name, "is missing")}, where '
+    f'{tuple(leaf.shape)} is needed'
+    for name, leaf in wanted.items()
+    if saved.get(name) != tuple(leaf.shape)
+  ]
   wrong += [f'{name}: the model has none' for name in saved.keys() - wanted]
   table.report(f'{path} does not fit the model', sorted(wrong))
 
@@ -48,13 +53,16 @@ def _bytes(path):
 
 def _shapes(path):
   import orbax.checkpoint as ocp
+
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       saved = dict(checkpointer.metadata(path.absolute()).item_metadata)
-    return {name: tuple(leaf.shape)
-            for name, leaf in table.flatten(saved).items()}
+    return {
+      name: tuple(leaf.shape) for name, leaf in table.flatten(saved).items()
+    }
   except Exception as e:  # Orbax trips over damaged metadata in any way.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'{path} cannot be restored ({type(e).__name__}: '
-      f'{printable(reason, 300)}); it may be damaged.') from e
+      f'{printable(reason, 300)}); it may be damaged.'
+    ) from e

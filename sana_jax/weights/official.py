@@ -25,8 +25,12 @@ from sana_jax.weights.renaming import layer, Row
 from sana_jax.weights.table import WeightError
 from sana_jax.weights.tensors import Stored
 
-_DROPPED = ('pos_embed', 'y_embedder.y_embedding', 'logvar_linear.weight',
-            'logvar_linear.bias')
+_DROPPED = (
+  'pos_embed',
+  'y_embedder.y_embedding',
+  'logvar_linear.weight',
+  'logvar_linear.bias',
+)
 _MOST_LAYERS = 1000  # So that a wild number in a name costs nothing.
 _HEAD_DIM = 32  # Of the linear attention in every published model.
 # What no tensor tells: cross-attention heads by width, and the scale of the
@@ -40,30 +44,34 @@ def knows(tensors: Mapping[str, Stored]) -> bool:
   return 'x_embedder.proj.weight' in tensors
 
 
-def to_diffusers(
-  tensors: Mapping[str, Stored]
-) -> dict[str, dict[str, Stored]]:
+def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
   """The 'transformer', and the 'controlnet' if there is one.
 
   Raises:
     WeightError: lists names that are missing or unknown, and odd shapes.
   """
-  tables = {'transformer': _transformer(
-    _layers(r'blocks\.(\d+)\.', tensors) or 1,
-    norm=any('attn.q_norm' in name for name in tensors),
-    guidance=any(name.startswith('cfg_embedder.') for name in tensors))}
+  tables = {
+    'transformer': _transformer(
+      _layers(r'blocks\.(\d+)\.', tensors) or 1,
+      norm=any('attn.q_norm' in name for name in tensors),
+      guidance=any(name.startswith('cfg_embedder.') for name in tensors),
+    )
+  }
   if depth := _layers(r'controlnet\.(\d+)\.', tensors):
     tables['controlnet'] = _controlnet(depth)
   renaming.check(
     'The official file',
     [row.theirs for rows in tables.values() for row in rows],
-    {k: t for k, t in tensors.items() if k not in _DROPPED})
-  return {part: renaming.to_ours('The official file', rows, tensors)
-          for part, rows in tables.items()}
+    {k: t for k, t in tensors.items() if k not in _DROPPED},
+  )
+  return {
+    part: renaming.to_ours('The official file', rows, tensors)
+    for part, rows in tables.items()
+  }
 
 
 def from_diffusers(
-  parts: Mapping[str, Mapping[str, Stored]]
+  parts: Mapping[str, Mapping[str, Stored]],
 ) -> dict[str, Stored]:
   """The inverse: a 'transformer', and a 'controlnet' beside it or not.
 
@@ -76,21 +84,34 @@ def from_diffusers(
     raise UserError(
       'An official file holds a transformer, with or without a ControlNet; got '
       f'{", ".join(parts)}: choose with --part, or give the transformer that '
-      'the ControlNet is for with --base.')
+      'the ControlNet is for with --base.'
+    )
   base = parts['transformer']
-  out = _part('transformer', base, _transformer(
-    _layers(r'transformer_blocks\.(\d+)\.', base) or 1,
-    norm=any('.norm_q.' in name for name in base),
-    guidance=any('.guidance_embedder.' in name for name in base)))
+  out = _part(
+    'transformer',
+    base,
+    _transformer(
+      _layers(r'transformer_blocks\.(\d+)\.', base) or 1,
+      norm=any('.norm_q.' in name for name in base),
+      guidance=any('.guidance_embedder.' in name for name in base),
+    ),
+  )
   if (control := parts.get('controlnet')) is not None:
-    added = _part('controlnet', control, _controlnet(
-      _layers(r'transformer_blocks\.(\d+)\.', control) or 1))
-    if odd := [name for name in added if name in out
-               and not _same(added[name], out[name])]:
+    added = _part(
+      'controlnet',
+      control,
+      _controlnet(_layers(r'transformer_blocks\.(\d+)\.', control) or 1),
+    )
+    if odd := [
+      name
+      for name in added
+      if name in out and not _same(added[name], out[name])
+    ]:
       raise UserError(
         f'The ControlNet and the transformer differ in {", ".join(odd)}, which '
         'an official file holds only once: give the transformer that the '
-        'ControlNet is for with --base.')
+        'ControlNet is for with --base.'
+      )
     out |= {name: t for name, t in added.items() if name not in out}
   return out
 
@@ -101,8 +122,11 @@ def _part(part, tensors, rows):
 
 
 def _same(a, b):
-  return a.shape == b.shape and a.dtype == b.dtype and (
-    a.read().tobytes() == b.read().tobytes())
+  return (
+    a.shape == b.shape
+    and a.dtype == b.dtype
+    and (a.read().tobytes() == b.read().tobytes())
+  )
 
 
 def _layers(pattern, names):
@@ -120,19 +144,25 @@ def _transformer(depth, *, norm, guidance):
   """
   rows = _embeddings(guidance)
   for i in range(depth):
-    rows += [row.under(f'blocks.{i}.', f'transformer_blocks.{i}.')
-             for row in _block(norm)]
+    rows += [
+      row.under(f'blocks.{i}.', f'transformer_blocks.{i}.')
+      for row in _block(norm)
+    ]
   return [
-    *rows, Row('final_layer.scale_shift_table', ('scale_shift_table',)),
-    *layer('final_layer.linear', 'proj_out')]
+    *rows,
+    Row('final_layer.scale_shift_table', ('scale_shift_table',)),
+    *layer('final_layer.linear', 'proj_out'),
+  ]
 
 
 def _controlnet(depth):
   rows = _embeddings(guidance=False)
   rows += layer('controlnet.0.before_proj', 'input_block')
   for i in range(depth):
-    rows += [row.under(f'controlnet.{i}.copied_block.',
-                       f'transformer_blocks.{i}.') for row in _block(False)]
+    rows += [
+      row.under(f'controlnet.{i}.copied_block.', f'transformer_blocks.{i}.')
+      for row in _block(False)
+    ]
     rows += layer(f'controlnet.{i}.after_proj', f'controlnet_blocks.{i}')
   return rows
 
@@ -147,7 +177,8 @@ def _embeddings(guidance):
     *layer('t_block.1', 'time_embed.linear'),
     *layer('y_embedder.y_proj.fc1', 'caption_projection.linear_1'),
     *layer('y_embedder.y_proj.fc2', 'caption_projection.linear_2'),
-    *layer('attention_y_norm', 'caption_norm', bias=False)]
+    *layer('attention_y_norm', 'caption_norm', bias=False),
+  ]
   if guidance:
     out += layer('cfg_embedder.mlp.0', f'{time}.guidance_embedder.linear_1')
     out += layer('cfg_embedder.mlp.2', f'{time}.guidance_embedder.linear_2')
@@ -164,7 +195,8 @@ def _block(norm):
     *layer('cross_attn.proj', 'attn2.to_out.0'),
     *layer('mlp.inverted_conv.conv', 'ff.conv_inverted'),
     *layer('mlp.depth_conv.conv', 'ff.conv_depth'),
-    *layer('mlp.point_conv.conv', 'ff.conv_point', bias=False)]
+    *layer('mlp.point_conv.conv', 'ff.conv_point', bias=False),
+  ]
   if norm:
     for theirs, ours in (('attn', 'attn1'), ('cross_attn', 'attn2')):
       for x in 'qk':
@@ -173,8 +205,10 @@ def _block(norm):
 
 
 def config(
-  part: str, tensors: Mapping[str, Stored],
-  file: Mapping[str, Stored] | None = None, cross_heads: int | None = None,
+  part: str,
+  tensors: Mapping[str, Stored],
+  file: Mapping[str, Stored] | None = None,
+  cross_heads: int | None = None,
 ) -> dict[str, Any]:
   """diffusers' config.json, as far as tensors (by diffusers' names) tell it.
 
@@ -192,43 +226,61 @@ def config(
     width, channels, patch, _ = shape['patch_embed.proj.weight']
     hidden = shape['transformer_blocks.0.ff.conv_inverted.weight'][0] // 2
     captions = shape['caption_projection.linear_1.weight'][1]
-    out = shape['proj_out.weight'][0] // patch**2 if (
-      part == 'transformer') else channels
-    side = math.isqrt(file['pos_embed'].shape[-2]) * patch if (
-      file and 'pos_embed' in file) else 32
+    out = (
+      shape['proj_out.weight'][0] // patch**2
+      if (part == 'transformer')
+      else channels
+    )
+    side = (
+      math.isqrt(file['pos_embed'].shape[-2]) * patch
+      if (file and 'pos_embed' in file)
+      else 32
+    )
   except (KeyError, ValueError, IndexError, ZeroDivisionError) as e:
     raise WeightError(f'These tensors are no Sana {part} ({e}).') from e
   cross_heads = cross_heads or _CROSS_HEADS.get(width)
   if not cross_heads or width % cross_heads or width % _HEAD_DIM:
     raise UserError(
       f'A Sana model of width {width} is none that was published, so that its '
-      'heads are unknown; name its config with --like.')
+      'heads are unknown; name its config with --like.'
+    )
   fields = {
     '_class_name': 'SanaControlNetModel',
-    'in_channels': channels, 'out_channels': out,
-    'num_attention_heads': width // _HEAD_DIM, 'attention_head_dim': _HEAD_DIM,
+    'in_channels': channels,
+    'out_channels': out,
+    'num_attention_heads': width // _HEAD_DIM,
+    'attention_head_dim': _HEAD_DIM,
     'num_layers': _layers(r'transformer_blocks\.(\d+)\.', tensors),
     'num_cross_attention_heads': cross_heads,
     'cross_attention_head_dim': width // cross_heads,
-    'cross_attention_dim': width, 'caption_channels': captions,
-    'mlp_ratio': _ratio(hidden, width), 'dropout': 0.0,
-    'attention_bias': False, 'sample_size': side, 'patch_size': patch,
-    'norm_elementwise_affine': False, 'norm_eps': 1e-6,
-    'interpolation_scale': _INTERPOLATION.get(side)}
+    'cross_attention_dim': width,
+    'caption_channels': captions,
+    'mlp_ratio': _ratio(hidden, width),
+    'dropout': 0.0,
+    'attention_bias': False,
+    'sample_size': side,
+    'patch_size': patch,
+    'norm_elementwise_affine': False,
+    'norm_eps': 1e-6,
+    'interpolation_scale': _INTERPOLATION.get(side),
+  }
   if part == 'controlnet':
     return fields
   norm = 'transformer_blocks.0.attn1.norm_q.weight' in shape
   return fields | {
     '_class_name': 'SanaTransformer2DModel',
-    'guidance_embeds':
-      'time_embed.guidance_embedder.linear_1.weight' in shape,
+    'guidance_embeds': 'time_embed.guidance_embedder.linear_1.weight' in shape,
     'guidance_embeds_scale': 0.1,
     'qk_norm': 'rms_norm_across_heads' if norm else None,
-    'timestep_scale': 1.0}
+    'timestep_scale': 1.0,
+  }
 
 
 def _ratio(hidden, width):
   """The ratio that gives int(ratio * width) == hidden."""
   ratio = hidden / width
-  return ratio if int(ratio * width) == hidden else float(
-    np.nextafter(ratio, np.inf))
+  return (
+    ratio
+    if int(ratio * width) == hidden
+    else float(np.nextafter(ratio, np.inf))
+  )

@@ -16,23 +16,35 @@ from sana_jax.weights.inert import Inert
 from sana_jax.weights.tensors import is_shape
 
 _DTYPES = {
-  'DoubleStorage': np.float64, 'FloatStorage': np.float32,
-  'HalfStorage': np.float16, 'BFloat16Storage': jnp.bfloat16,
-  'LongStorage': np.int64, 'IntStorage': np.int32, 'ShortStorage': np.int16,
-  'CharStorage': np.int8, 'ByteStorage': np.uint8, 'BoolStorage': np.bool_}
+  'DoubleStorage': np.float64,
+  'FloatStorage': np.float32,
+  'HalfStorage': np.float16,
+  'BFloat16Storage': jnp.bfloat16,
+  'LongStorage': np.int64,
+  'IntStorage': np.int32,
+  'ShortStorage': np.int16,
+  'CharStorage': np.int8,
+  'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
+}
 DTYPES = {Inert('torch', name): np.dtype(t) for name, t in _DTYPES.items()}
 # Bytes of the numbers of other storages, which are passed over.
 _OPAQUE = {
   Inert('torch', 'ComplexFloatStorage'): 8,
-  Inert('torch', 'ComplexDoubleStorage'): 16, Inert('torch', 'QInt8Storage'): 1,
-  Inert('torch', 'QUInt8Storage'): 1, Inert('torch', 'QInt32Storage'): 4,
-  Inert('torch.storage', 'UntypedStorage'): 1}
+  Inert('torch', 'ComplexDoubleStorage'): 16,
+  Inert('torch', 'QInt8Storage'): 1,
+  Inert('torch', 'QUInt8Storage'): 1,
+  Inert('torch', 'QInt32Storage'): 4,
+  Inert('torch.storage', 'UntypedStorage'): 1,
+}
 _STORAGES = DTYPES | {k: np.dtype(f'V{size}') for k, size in _OPAQUE.items()}
 ORDERED_DICT = Inert('collections', 'OrderedDict')
 TENSOR = Inert('torch._utils', '_rebuild_tensor_v2')
 _TENSORS = (TENSOR, Inert('torch._utils', '_rebuild_tensor'))
-_PARAMETERS = (Inert('torch._utils', '_rebuild_parameter'),
-               Inert('torch._utils', '_rebuild_parameter_with_state'))
+_PARAMETERS = (
+  Inert('torch._utils', '_rebuild_parameter'),
+  Inert('torch._utils', '_rebuild_parameter_with_state'),
+)
 _SIZE = Inert('torch', 'Size')
 _KNOWN = {*_STORAGES, ORDERED_DICT, *_TENSORS, *_PARAMETERS, _SIZE}
 
@@ -89,11 +101,13 @@ def load(file: io.BufferedIOBase, end: int) -> Pickle:
   Raises inert.Refused for a damaged one.
   """
   storages = {}
+
   def persistent(value):
     if (storage := _storage(value)) is None:
       return Inert('', 'storage of another kind')
     storages[storage.key] = storage
     return storage
+
   machine = inert.Machine(file, end, _KNOWN, _made, persistent)
   value = machine.run()
   return Pickle(value, storages, tuple(map(str, machine.names)))
@@ -102,13 +116,21 @@ def load(file: io.BufferedIOBase, end: int) -> Pickle:
 def _storage(value):
   """The storage of the id ('storage', class, key, device, count), if it is."""
   # Before torch 1.6 there may be a sixth, for a part of another storage.
-  if not isinstance(value, tuple) or len(value) not in (5, 6) or (
-      value[5:] and value[5] is not None):
+  if (
+    not isinstance(value, tuple)
+    or len(value) not in (5, 6)
+    or (value[5:] and value[5] is not None)
+  ):
     return None
   kind, storage, key, _, count = value[:5]
-  if not (isinstance(kind, str) and kind == 'storage' and isinstance(key, str)
-          and isinstance(storage, Inert) and storage in _STORAGES
-          and is_shape([count])):
+  if not (
+    isinstance(kind, str)
+    and kind == 'storage'
+    and isinstance(key, str)
+    and isinstance(storage, Inert)
+    and storage in _STORAGES
+    and is_shape([count])
+  ):
     return None
   return Storage(_STORAGES[storage], key, count)
 
@@ -124,8 +146,12 @@ def _made(function, args):
     return tuple(first)
   if function in _PARAMETERS and isinstance(first, Tensor):
     return first
-  if function in _TENSORS and len(args) > 3 and isinstance(first, Storage) and (
-      first.dtype in DTYPES.values()):
+  if (
+    function in _TENSORS
+    and len(args) > 3
+    and isinstance(first, Storage)
+    and (first.dtype in DTYPES.values())
+  ):
     offset, shape, strides = args[1:4]
     if is_shape([offset]) and is_shape(shape) and _are_strides(strides, shape):
       return Tensor(first, offset, tuple(shape), tuple(strides))
@@ -142,5 +168,8 @@ def _ordered(pairs):
 
 
 def _are_strides(strides, shape):
-  return isinstance(strides, list | tuple) and len(strides) == len(shape) and (
-    all(type(s) is int and 0 <= s < 2**56 for s in strides))
+  return (
+    isinstance(strides, list | tuple)
+    and len(strides) == len(shape)
+    and (all(type(s) is int and 0 <= s < 2**56 for s in strides))
+  )

@@ -12,20 +12,46 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 def dumps(tensors: Mapping[str, Tensor], wrap: str) -> bytes:
   """The pickle of {wrap: OrderedDict(tensors)}."""
   items = b''.join(_text(name) + _pickled(t) for name, t in tensors.items())
-  return b''.join([
-    pickle.PROTO, b'\x02', pickle.EMPTY_DICT, _text(wrap), _EMPTY_ORDERED_DICT,
-    pickle.MARK, items, pickle.SETITEMS, pickle.SETITEM, pickle.STOP])
+  return b''.join(
+    [
+      pickle.PROTO,
+      b'\x02',
+      pickle.EMPTY_DICT,
+      _text(wrap),
+      _EMPTY_ORDERED_DICT,
+      pickle.MARK,
+      items,
+      pickle.SETITEMS,
+      pickle.SETITEM,
+      pickle.STOP,
+    ]
+  )
 
 
 def _pickled(tensor):
   storage = tensor.storage
-  where = _tuple_of(
-    _text('storage'), _global(_NAMES[storage.dtype]), _text(storage.key),
-    _text('cpu'), _number(storage.count)) + pickle.BINPERSID
-  return _global(TENSOR) + _tuple_of(
-    where, _number(tensor.offset), _tuple_of(*map(_number, tensor.shape)),
-    _tuple_of(*map(_number, tensor.strides)), pickle.NEWFALSE,
-    _EMPTY_ORDERED_DICT) + pickle.REDUCE
+  where = (
+    _tuple_of(
+      _text('storage'),
+      _global(_NAMES[storage.dtype]),
+      _text(storage.key),
+      _text('cpu'),
+      _number(storage.count),
+    )
+    + pickle.BINPERSID
+  )
+  return (
+    _global(TENSOR)
+    + _tuple_of(
+      where,
+      _number(tensor.offset),
+      _tuple_of(*map(_number, tensor.shape)),
+      _tuple_of(*map(_number, tensor.strides)),
+      pickle.NEWFALSE,
+      _EMPTY_ORDERED_DICT,
+    )
+    + pickle.REDUCE
+  )
 
 
 def _text(value):
@@ -48,5 +74,4 @@ def _tuple_of(*items):
   return pickle.MARK + b''.join(items) + pickle.TUPLE
 
 
-_EMPTY_ORDERED_DICT = (
-  _global(ORDERED_DICT) + pickle.EMPTY_TUPLE + pickle.REDUCE)
+_EMPTY_ORDERED_DICT = _global(ORDERED_DICT) + pickle.EMPTY_TUPLE + pickle.REDUCE

@@ -45,14 +45,23 @@ def in_memory(
   shape: Sequence[int], parts: Sequence[Part], stacked: bool
 ) -> np.ndarray:
   """One array in the file's own dtype."""
-  out = np.empty(shape, parts[0].transform.load(
-    np.empty((1,) * len(parts[0].tensor.shape), parts[0].tensor.dtype)).dtype)
+  out = np.empty(
+    shape,
+    parts[0]
+    .transform.load(
+      np.empty((1,) * len(parts[0].tensor.shape), parts[0].tensor.dtype)
+    )
+    .dtype,
+  )
   _fill({_everything(shape): out}, shape, parts, stacked)
   return out
 
 
 def on_devices(
-  shape: Sequence[int], parts: Sequence[Part], stacked: bool, dtype: DType,
+  shape: Sequence[int],
+  parts: Sequence[Part],
+  stacked: bool,
+  dtype: DType,
   sharding: Sharding | None = None,
 ) -> jax.Array:
   """One array in `dtype`, each device's share of it on that device.
@@ -64,14 +73,20 @@ def on_devices(
     buffer = _aligned(shape, dtype)
     _fill({_everything(shape): buffer}, shape, parts, stacked)
     return jax.device_put(buffer)
-  spans = {device: _spans(index, shape) for device, index in
-           sharding.addressable_devices_indices_map(shape).items()}
-  buffers = {span: _aligned([stop - start for start, stop in span], dtype)
-             for span in set(spans.values())}
+  spans = {
+    device: _spans(index, shape)
+    for device, index in sharding.addressable_devices_indices_map(shape).items()
+  }
+  buffers = {
+    span: _aligned([stop - start for start, stop in span], dtype)
+    for span in set(spans.values())
+  }
   _fill(buffers, shape, parts, stacked)
   return jax.make_array_from_single_device_arrays(
-    shape, sharding, [jax.device_put(buffers[span], device)
-                      for device, span in spans.items()])
+    shape,
+    sharding,
+    [jax.device_put(buffers[span], device) for device, span in spans.items()],
+  )
 
 
 def target_dtype(leaf, dtype: DType) -> np.dtype:
@@ -91,11 +106,13 @@ def _spans(index, shape):
 
 def _fill(buffers, shape, parts, stacked):
   """Reads each part that some buffer needs a piece of, and copies it there."""
+
   def copy(layer):
     needing = [
       (span[1:], buffer[layer - span[0][0]]) if stacked else (span, buffer)
       for span, buffer in buffers.items()
-      if not stacked or span[0][0] <= layer < span[0][1]]
+      if not stacked or span[0][0] <= layer < span[0][1]
+    ]
     if not needing:
       return
     for rows, values in parts[layer].pieces():
@@ -116,8 +133,9 @@ def _copy_rows(buffer, span, rows, values):
   start, stop = max(start, first), min(stop, first + values.shape[0])
   if start < stop:
     rest = tuple(slice(*s) for s in span[1:])
-    buffer[start - span[0][0]:stop - span[0][0]] = values[
-      (slice(start - first, stop - first), *rest)]
+    buffer[start - span[0][0] : stop - span[0][0]] = values[
+      (slice(start - first, stop - first), *rest)
+    ]
 
 
 def _aligned(shape, dtype) -> np.ndarray:
@@ -126,4 +144,4 @@ def _aligned(shape, dtype) -> np.ndarray:
   size = math.prod(shape) * dtype.itemsize
   memory = np.empty(size + _ALIGNMENT, np.uint8)
   start = -memory.ctypes.data % _ALIGNMENT
-  return memory[start:start + size].view(dtype).reshape(shape)
+  return memory[start : start + size].view(dtype).reshape(shape)

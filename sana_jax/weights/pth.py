@@ -44,20 +44,32 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
   key, model, rest = _model(path, checkpoint.pickle, ema)
   tensors, others = _separated(model)
   if not tensors:
-    raise UserError(f'{path}: its {key} holds no tensors but '
-                    f'{_contents(model)}; {_not_run(checkpoint.pickle)}.')
+    raise UserError(
+      f'{path}: its {key} holds no tensors but '
+      f'{_contents(model)}; {_not_run(checkpoint.pickle)}.'
+    )
   if len(tensors) > MOST_TENSORS:
-    raise UserError(f'{path} holds {len(tensors)} tensors; {MOST_TENSORS} are '
-                    'allowed.')
-  out = {name: _stored(source, checkpoint, name, tensor)
-         for name, tensor in tensors.items()}
+    raise UserError(
+      f'{path} holds {len(tensors)} tensors; {MOST_TENSORS} are allowed.'
+    )
+  out = {
+    name: _stored(source, checkpoint, name, tensor)
+    for name, tensor in tensors.items()
+  }
   if sum(t.nbytes for t in out.values()) > _MOST_COPIES * source.size:
-    raise UserError(f'{path} is damaged: its tensors have over {_MOST_COPIES} '
-                    'times the bytes of the file; fetch the file again.')
+    raise UserError(
+      f'{path} is damaged: its tensors have over {_MOST_COPIES} '
+      'times the bytes of the file; fetch the file again.'
+    )
   if left_out := rest | others:
-    logging.warning('%s: read %d tensors of its %s; left out %s; %s.', path,
-                    len(out), key, _contents(left_out),
-                    _not_run(checkpoint.pickle))
+    logging.warning(
+      '%s: read %d tensors of its %s; left out %s; %s.',
+      path,
+      len(out),
+      key,
+      _contents(left_out),
+      _not_run(checkpoint.pickle),
+    )
   return out
 
 
@@ -68,20 +80,26 @@ def _model(path, content, ema):
   if key in whole:
     return key, whole[key], {k: x for k, x in whole.items() if k != key}
   if ema:
-    raise UserError(f'{path} has no averaged weights (state_dict_ema) but '
-                    f'{_contents(content.value)}; leave out --ema.')
+    raise UserError(
+      f'{path} has no averaged weights (state_dict_ema) but '
+      f'{_contents(content.value)}; leave out --ema.'
+    )
   if not _separated(whole)[0]:
     raise UserError(
       f'{path} has no state_dict, and is none: it holds '
-      f'{_contents(content.value)}; {_not_run(content)}.')
+      f'{_contents(content.value)}; {_not_run(content)}.'
+    )
   return 'entries', whole, {}
 
 
 def _separated(model):
   """The tensors of a model, and its other entries."""
   entries = model if isinstance(model, dict) else {}
-  tensors = {name: x for name, x in entries.items()
-             if isinstance(x, pickled.Tensor) and is_name(name)}
+  tensors = {
+    name: x
+    for name, x in entries.items()
+    if isinstance(x, pickled.Tensor) and is_name(name)
+  }
   return tensors, {k: x for k, x in entries.items() if k not in tensors}
 
 
@@ -94,8 +112,10 @@ def _contents(value: Any) -> str:
   """The entries of a dict, or the kind of anything else."""
   if not isinstance(value, dict):
     return described(value)
-  shown = (f'{printable(key, 100)} ({described(x)})'
-           for key, x in itertools.islice(value.items(), _SHOWN))
+  shown = (
+    f'{printable(key, 100)} ({described(x)})'
+    for key, x in itertools.islice(value.items(), _SHOWN)
+  )
   return _listed(shown, len(value)) or 'nothing'
 
 
@@ -113,17 +133,26 @@ def _open(path):
       if start == pth_legacy.MAGIC:
         return pth_legacy.read(file), source
       if not start.startswith(b'PK'):
-        raise UserError(f'{path} is no checkpoint of torch (no zip file); '
-                        'give another file.')
+        raise UserError(
+          f'{path} is no checkpoint of torch (no zip file); give another file.'
+        )
       return pth_zip.read(file), source
   except UserError:
     raise
   except FileNotFoundError:
     raise UserError(f'There is no file {path}; check the name.') from None
-  except (OSError, ValueError, zipfile.BadZipFile, struct.error,
-          NotImplementedError, EOFError) as e:
-    raise UserError(f'{path} cannot be read ({printable(e, 300)}); it may be '
-                    'damaged or cut short: fetch it again.') from e
+  except (
+    OSError,
+    ValueError,
+    zipfile.BadZipFile,
+    struct.error,
+    NotImplementedError,
+    EOFError,
+  ) as e:
+    raise UserError(
+      f'{path} cannot be read ({printable(e, 300)}); it may be '
+      'damaged or cut short: fetch it again.'
+    ) from e
 
 
 def _stored(source, checkpoint, name, tensor):
@@ -135,17 +164,24 @@ def _stored(source, checkpoint, name, tensor):
   if size < 0:
     problem = f'its storage {key} is missing'
   elif size != storage.count * storage.dtype.itemsize:
-    problem = (f'its storage has {size} bytes, not {storage.count} '
-               f'{storage.dtype}')
+    problem = (
+      f'its storage has {size} bytes, not {storage.count} {storage.dtype}'
+    )
   elif 0 not in shape and last >= storage.count:
     problem = f'it reads element {last} of {storage.count}'
   elif math.prod(shape) > storage.count:
     problem = f'{shape} from {storage.count} elements'
   else:
-    return Stored(shape, storage.dtype, lambda start, stop: _rows(
-      source, checkpoint.swapped, tensor, position, start, stop))
-  raise UserError(f'{source.path}: {name} is damaged ({problem}); fetch the '
-                  'file again.')
+    return Stored(
+      shape,
+      storage.dtype,
+      lambda start, stop: _rows(
+        source, checkpoint.swapped, tensor, position, start, stop
+      ),
+    )
+  raise UserError(
+    f'{source.path}: {name} is damaged ({problem}); fetch the file again.'
+  )
 
 
 def _rows(source, swapped, tensor, position, start, stop):
@@ -162,7 +198,8 @@ def _rows(source, swapped, tensor, position, start, stop):
   if _contiguous(shape, strides):
     return flat.reshape(shape)
   return np.lib.stride_tricks.as_strided(
-    flat, shape, [s * dtype.itemsize for s in strides]).copy()
+    flat, shape, [s * dtype.itemsize for s in strides]
+  ).copy()
 
 
 def _contiguous(shape, strides):
@@ -185,11 +222,21 @@ def write(
   views = {}
   for i, (name, t) in enumerate(tensors.items()):
     if t.dtype not in pickled.DTYPES.values():
-      raise UserError(f'{name} is of dtype {t.dtype}, which {path.name} cannot '
-                      'hold; choose another with --dtype.')
+      raise UserError(
+        f'{name} is of dtype {t.dtype}, which {path.name} cannot '
+        'hold; choose another with --dtype.'
+      )
     views[name] = pickled.Tensor(
-      pickled.Storage(t.dtype, str(i), math.prod(t.shape)), 0, t.shape,
-      tuple(math.prod(t.shape[axis + 1:]) for axis in range(len(t.shape))))
-  pth_zip.write(path, pickling.dumps(views, wrap), (
-    (view.storage.key, np.ascontiguousarray(tensors[name].read()))
-    for name, view in views.items()))
+      pickled.Storage(t.dtype, str(i), math.prod(t.shape)),
+      0,
+      t.shape,
+      tuple(math.prod(t.shape[axis + 1 :]) for axis in range(len(t.shape))),
+    )
+  pth_zip.write(
+    path,
+    pickling.dumps(views, wrap),
+    (
+      (view.storage.key, np.ascontiguousarray(tensors[name].read()))
+      for name, view in views.items()
+    ),
+  )

@@ -30,16 +30,20 @@ def read(file: BinaryIO) -> Checkpoint:
   file.seek(0)
   end = os.fstat(file.fileno()).st_size
   _, version, machine, content, keys = (
-    pickled.load(file, end) for _ in range(5))
+    pickled.load(file, end) for _ in range(5)
+  )
   if version.value != _VERSION or not isinstance(machine.value, dict):
     raise ValueError(f'version {described(version.value)} of the format')
   if not isinstance(keys.value, list):
     raise ValueError('no list of storages')
   little = machine.value.get('little_endian', True) is True
   return Checkpoint(
-    content, dict(_places(file, end, keys.value, content.storages,
-                          '<q' if little else '>q')),
-    little != (sys.byteorder == 'little'))
+    content,
+    dict(
+      _places(file, end, keys.value, content.storages, '<q' if little else '>q')
+    ),
+    little != (sys.byteorder == 'little'),
+  )
 
 
 def _places(file, end, keys, storages, layout):

@@ -59,8 +59,11 @@ def read(file: BinaryIO) -> Checkpoint:
     ValueError, zipfile.BadZipFile, ...: it is damaged, or no checkpoint.
   """
   members = _members(file)
-  roots = [name[:-len('data.pkl')] for name in members
-           if name.endswith('/data.pkl') and name.count('/') == 1]
+  roots = [
+    name[: -len('data.pkl')]
+    for name in members
+    if name.endswith('/data.pkl') and name.count('/') == 1
+  ]
   if len(roots) != 1:
     raise ValueError('it is a zip file, but no checkpoint of torch')
   root = roots[0]
@@ -73,9 +76,13 @@ def read(file: BinaryIO) -> Checkpoint:
   prefix = f'{root}data/'
   return Checkpoint(
     pickled.load(io.BytesIO(data), len(data)),
-    {name[len(prefix):]: (member.start, member.size)
-     for name, member in members.items() if name.startswith(prefix)},
-    order.decode() != sys.byteorder)
+    {
+      name[len(prefix) :]: (member.start, member.size)
+      for name, member in members.items()
+      if name.startswith(prefix)
+    },
+    order.decode() != sys.byteorder,
+  )
 
 
 def _members(file) -> Mapping[str, _Member]:
@@ -86,10 +93,14 @@ def _members(file) -> Mapping[str, _Member]:
   for info in infos:
     shown = printable(info.filename, 100)
     # A compressed one may unpack to anything.
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or (
-        info.compress_size != info.file_size):
-      raise ValueError(f'{shown} is compressed or encrypted, which torch does '
-                       'not write')
+    if (
+      info.compress_type != zipfile.ZIP_STORED
+      or info.flag_bits & 1
+      or (info.compress_size != info.file_size)
+    ):
+      raise ValueError(
+        f'{shown} is compressed or encrypted, which torch does not write'
+      )
     if info.filename in members:
       raise ValueError(f'it has two members {shown}')
     start = _start(file, info, end)
@@ -109,10 +120,12 @@ def _start(file, info, end):
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER)
   if len(header) < _LOCAL_HEADER or header[:4] != b'PK\x03\x04':
-    raise ValueError(f'{printable(info.filename, 100)} is not where it should '
-                     'be')
-  return info.header_offset + _LOCAL_HEADER + sum(
-    struct.unpack('<HH', header[26:]))
+    raise ValueError(
+      f'{printable(info.filename, 100)} is not where it should be'
+    )
+  return (
+    info.header_offset + _LOCAL_HEADER + sum(struct.unpack('<HH', header[26:]))
+  )
 
 
 def _content(file, member, most):
@@ -129,8 +142,11 @@ def write(
   path: pathlib.Path, pickle: bytes, storages: Iterator[tuple[str, np.ndarray]]
 ) -> None:
   """The file, which appears when it is whole; one storage is in memory."""
-  with (files.atomically(path) as part, open(part, 'wb') as file,
-        zipfile.ZipFile(file, 'w') as archive):
+  with (
+    files.atomically(path) as part,
+    open(part, 'wb') as file,
+    zipfile.ZipFile(file, 'w') as archive,
+  ):
     _add(file, archive, 'data.pkl', pickle)
     _add(file, archive, 'byteorder', sys.byteorder.encode())
     for key, array in storages:

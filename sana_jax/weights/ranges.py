@@ -37,13 +37,16 @@ class CheckedFile(NamedTuple):
     try:
       with files.open_regular(self.path) as file:
         if checked(self.path, file) != self:
-          raise UserError(f'{self.path} has changed while it was read; start '
-                          'again when nothing writes to it.')
+          raise UserError(
+            f'{self.path} has changed while it was read; start '
+            'again when nothing writes to it.'
+          )
         file.seek(position)
         numbers = np.fromfile(file, f'u{dtype.itemsize}', count)
     except OSError as e:
       raise UserError(
-        f'{self.path} cannot be read any more ({e.strerror}).') from e
+        f'{self.path} cannot be read any more ({e.strerror}).'
+      ) from e
     if len(numbers) != count:
       raise UserError(f'{self.path} has become shorter while it was read.')
     return (numbers.byteswap() if swapped else numbers).view(dtype)

@@ -27,14 +27,17 @@ class Row(NamedTuple):
 
   def under(self, theirs: str, ours: str) -> 'Row':
     """The row within modules of these names."""
-    return self._replace(theirs=theirs + self.theirs,
-                         ours=tuple(ours + name for name in self.ours))
+    return self._replace(
+      theirs=theirs + self.theirs, ours=tuple(ours + name for name in self.ours)
+    )
 
 
 def layer(theirs: str, *ours: str, bias: bool = True) -> list[Row]:
   """The rows of a layer's weight and bias."""
-  return [Row(f'{theirs}.{kind}', tuple(f'{name}.{kind}' for name in ours))
-          for kind in ('weight', 'bias')[:1 + bias]]
+  return [
+    Row(f'{theirs}.{kind}', tuple(f'{name}.{kind}' for name in ours))
+    for kind in ('weight', 'bias')[: 1 + bias]
+  ]
 
 
 def check(
@@ -42,9 +45,13 @@ def check(
 ) -> None:
   """Raises WeightError unless the tensors are the wanted ones."""
   wanted = dict.fromkeys(wanted)
-  _report(what, [
-    *_listed('is missing', [name for name in wanted if name not in tensors]),
-    *_listed('is unknown', [name for name in tensors if name not in wanted])])
+  _report(
+    what,
+    [
+      *_listed('is missing', [name for name in wanted if name not in tensors]),
+      *_listed('is unknown', [name for name in tensors if name not in wanted]),
+    ],
+  )
 
 
 def to_ours(
@@ -61,8 +68,10 @@ def to_ours(
     else:
       tensor = tensor.reshape(tensor.shape[:2]) if pointwise else tensor
       size = tensor.shape[0] // n if n > 1 else 0
-      out |= {name: tensor.rows(i * size, (i + 1) * size) if n > 1 else tensor
-              for i, name in enumerate(ours)}
+      out |= {
+        name: tensor.rows(i * size, (i + 1) * size) if n > 1 else tensor
+        for i, name in enumerate(ours)
+      }
   _report(what, problems)
   return out
 
@@ -89,7 +98,8 @@ def to_theirs(
 def _listed(what, names):
   more = len(names) - _LISTED
   return [f'{name} {what}' for name in names[:_LISTED]] + (
-    [f'and {more} more'] if more > 0 else [])
+    [f'and {more} more'] if more > 0 else []
+  )
 
 
 def _report(what, problems):

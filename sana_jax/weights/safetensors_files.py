@@ -28,10 +28,19 @@ SHARD_BYTES = 10 * 10**9
 # In the order in which the reference writer puts them: wide types come first,
 # so that all stay aligned.
 _DTYPES = {
-  'I64': np.int64, 'F64': np.float64, 'F32': np.float32, 'I32': np.int32,
-  'BF16': jnp.bfloat16, 'F16': np.float16, 'I16': np.int16,
-  'F8_E4M3': jnp.float8_e4m3fn, 'F8_E5M2': jnp.float8_e5m2, 'I8': np.int8,
-  'U8': np.uint8, 'BOOL': np.bool_}
+  'I64': np.int64,
+  'F64': np.float64,
+  'F32': np.float32,
+  'I32': np.int32,
+  'BF16': jnp.bfloat16,
+  'F16': np.float16,
+  'I16': np.int16,
+  'F8_E4M3': jnp.float8_e4m3fn,
+  'F8_E5M2': jnp.float8_e5m2,
+  'I8': np.int8,
+  'U8': np.uint8,
+  'BOOL': np.bool_,
+}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _JSON_BYTES = 2**24  # Of a header or an index: 100,000 tensors.
 _MOST_FILES = 1000  # Of one model.
@@ -61,24 +70,32 @@ def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
 
 def _file_names(index, places):
   """The files of an index, which lie in its folder."""
-  if not isinstance(places, dict) or not places or not all(
-      isinstance(name, str) for name in places.values()):
+  if (
+    not isinstance(places, dict)
+    or not places
+    or not all(isinstance(name, str) for name in places.values())
+  ):
     raise UserError(f'{index} has no weight_map from tensors to files.')
   names = sorted(set(places.values()))
   for name in names:
     if not is_name(name) or '/' in name or not name.endswith('.safetensors'):
-      raise UserError(f'{index} names {printable(name, 100)!r}, which is no '
-                      '.safetensors file of its folder.')
+      raise UserError(
+        f'{index} names {printable(name, 100)!r}, which is no '
+        '.safetensors file of its folder.'
+      )
   if len(names) > _MOST_FILES:
-    raise UserError(f'{index} names {len(names)} files; {_MOST_FILES} are '
-                    'allowed.')
+    raise UserError(
+      f'{index} names {len(names)} files; {_MOST_FILES} are allowed.'
+    )
   return names
 
 
 def _disagree(index, keys):
   shown = ', '.join(printable(key, 100) for key in keys[:5])
-  return UserError(f'{index} and its files do not hold the same tensors: '
-                   f'{shown}; the folder may mix two models.')
+  return UserError(
+    f'{index} and its files do not hold the same tensors: '
+    f'{shown}; the folder may mix two models.'
+  )
 
 
 def read_file(path: pathlib.Path) -> dict[str, Stored]:
@@ -94,11 +111,14 @@ def read_file(path: pathlib.Path) -> dict[str, Stored]:
   except FileNotFoundError:
     raise UserError(f'{path} is missing.') from None
   except (OSError, ValueError) as e:
-    raise UserError(f'{path} cannot be read ({printable(e, 300)}); it may be '
-                    'damaged or cut short: fetch it again.') from e
-  return {key: Stored(shape, dtype, _rows_of(source, start + begin, dtype,
-                                             shape))
-          for key, (begin, dtype, shape) in layout.items()}
+    raise UserError(
+      f'{path} cannot be read ({printable(e, 300)}); it may be '
+      'damaged or cut short: fetch it again.'
+    ) from e
+  return {
+    key: Stored(shape, dtype, _rows_of(source, start + begin, dtype, shape))
+    for key, (begin, dtype, shape) in layout.items()
+  }
 
 
 def _layout(header: bytes, size: int) -> dict[str, tuple]:
@@ -119,15 +139,17 @@ def _layout(header: bytes, size: int) -> dict[str, tuple]:
       raise ValueError(f'the name {shown!r}')
     dtype, shape, (begin, end) = _fields_of(shown, about)
     if end - begin != math.prod(shape) * dtype.itemsize:
-      raise ValueError(f'{shown} has {end - begin} bytes, which are not '
-                       f'{dtype}{list(shape)}')
+      raise ValueError(
+        f'{shown} has {end - begin} bytes, which are not {dtype}{list(shape)}'
+      )
     out[key] = begin, dtype, shape
     ends[key] = begin, end
   position = 0
   for key, (begin, end) in sorted(ends.items(), key=lambda item: item[1]):
     if begin != position:
-      raise ValueError(f'{printable(key, 100)} begins at byte {begin} and not '
-                       f'at {position}')
+      raise ValueError(
+        f'{printable(key, 100)} begins at byte {begin} and not at {position}'
+      )
     position = end
   if position != size:
     raise ValueError(f'{position} bytes of tensors in {size} bytes')
@@ -138,32 +160,44 @@ def _fields_of(shown, about):
   """dtype, shape and offsets, each of which is checked."""
   about = about if isinstance(about, dict) else {}
   name, shape, offsets = (
-    about.get(key) for key in ('dtype', 'shape', 'data_offsets'))
+    about.get(key) for key in ('dtype', 'shape', 'data_offsets')
+  )
   if not isinstance(name, str) or name not in _DTYPES:
     got = printable(name, 100) if isinstance(name, str) else 'missing'
-    raise ValueError(f'{shown} has the dtype {got}; allowed are '
-                     f'{", ".join(_DTYPES)}')
+    raise ValueError(
+      f'{shown} has the dtype {got}; allowed are {", ".join(_DTYPES)}'
+    )
   if not is_shape(shape):
     raise ValueError(f'{shown} has no shape of sizes')
-  if not isinstance(offsets, list) or len(offsets) != 2 or not all(
-      type(n) is int and 0 <= n < 2**63 for n in offsets):
+  if (
+    not isinstance(offsets, list)
+    or len(offsets) != 2
+    or not all(type(n) is int and 0 <= n < 2**63 for n in offsets)
+  ):
     raise ValueError(f'{shown} has no data_offsets')
   return np.dtype(_DTYPES[name]), tuple(shape), offsets
 
 
 def _rows_of(source, position, dtype, shape):
   width = math.prod(shape[1:])
+
   def fetch(start, stop):
     rows = max(0, min(stop, shape[0]) - start) if shape else 1
     numbers = source.read(
-      position + start * width * dtype.itemsize, rows * width, dtype,
-      swapped=sys.byteorder == 'big')
+      position + start * width * dtype.itemsize,
+      rows * width,
+      dtype,
+      swapped=sys.byteorder == 'big',
+    )
     return numbers.reshape((rows, *shape[1:]) if shape else ())
+
   return fetch
 
 
 def write(
-  folder: pathlib.Path, stem: str, tensors: Mapping[str, Stored],
+  folder: pathlib.Path,
+  stem: str,
+  tensors: Mapping[str, Stored],
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """One file, or several and an index where the tensors need more space."""
@@ -177,9 +211,17 @@ def write(
     write_file(folder / name, {key: tensors[key] for key in keys})
     places |= dict.fromkeys(keys, name)
   total = sum(t.nbytes for t in tensors.values())
-  files.write_text(folder / f'{stem}.safetensors.index.json', json.dumps(
-    {'metadata': {'total_size': total}, 'weight_map': dict(sorted(
-      places.items()))}, indent=2) + '\n')
+  files.write_text(
+    folder / f'{stem}.safetensors.index.json',
+    json.dumps(
+      {
+        'metadata': {'total_size': total},
+        'weight_map': dict(sorted(places.items())),
+      },
+      indent=2,
+    )
+    + '\n',
+  )
 
 
 def _split(tensors, shard_bytes):
@@ -196,13 +238,17 @@ def _split(tensors, shard_bytes):
 def write_file(path: pathlib.Path, tensors: Mapping[str, Stored]) -> None:
   """One file; it appears under its name only when it is whole."""
   rank = list(_DTYPES)
-  order = sorted(tensors, key=lambda k: (
-    rank.index(_NAMES[tensors[k].dtype]), k))
+  order = sorted(
+    tensors, key=lambda k: (rank.index(_NAMES[tensors[k].dtype]), k)
+  )
   header, offset = {'__metadata__': {'format': 'pt'}}, 0
   for key in order:
     t = tensors[key]
-    header[key] = {'dtype': _NAMES[t.dtype], 'shape': list(t.shape),
-                   'data_offsets': [offset, offset + t.nbytes]}
+    header[key] = {
+      'dtype': _NAMES[t.dtype],
+      'shape': list(t.shape),
+      'data_offsets': [offset, offset + t.nbytes],
+    }
     offset += t.nbytes
   text = json.dumps(header, separators=(',', ':')).encode()
   text += b' ' * (-len(text) % 8)
@@ -211,4 +257,3 @@ def write_file(path: pathlib.Path, tensors: Mapping[str, Stored]) -> None:
     for key in order:
       for piece in tensors[key].pieces():
         file.write(piece)
-

@@ -37,17 +37,29 @@ _COPIED = {
   'timestep_scale': 'timestep_scale',
 }
 SHARED_DEFAULTS = {
-  'in_channels': 32, 'out_channels': 32, 'num_attention_heads': 70,
-  'attention_head_dim': 32, 'num_layers': 20, 'num_cross_attention_heads': 20,
-  'cross_attention_head_dim': 112, 'cross_attention_dim': 2240,
-  'caption_channels': 2304, 'mlp_ratio': 2.5, 'dropout': 0.0,
-  'attention_bias': False, 'sample_size': 32, 'patch_size': 1,
-  'norm_elementwise_affine': False, 'norm_eps': 1e-6,
+  'in_channels': 32,
+  'out_channels': 32,
+  'num_attention_heads': 70,
+  'attention_head_dim': 32,
+  'num_layers': 20,
+  'num_cross_attention_heads': 20,
+  'cross_attention_head_dim': 112,
+  'cross_attention_dim': 2240,
+  'caption_channels': 2304,
+  'mlp_ratio': 2.5,
+  'dropout': 0.0,
+  'attention_bias': False,
+  'sample_size': 32,
+  'patch_size': 1,
+  'norm_elementwise_affine': False,
+  'norm_eps': 1e-6,
   'interpolation_scale': None,
 }
 _DEFAULTS = {
   **SHARED_DEFAULTS,
-  'guidance_embeds': False, 'guidance_embeds_scale': 0.1, 'qk_norm': None,
+  'guidance_embeds': False,
+  'guidance_embeds_scale': 0.1,
+  'qk_norm': None,
   'timestep_scale': 1.0,
 }
 _QK_NORM = 'rms_norm_across_heads'
@@ -57,13 +69,20 @@ _CHANNELS = fields.whole(1, 2**12)
 SHARED_FIELDS = {
   'in_channels': _CHANNELS,
   'out_channels': fields.either(_CHANNELS, fields.NULL),
-  'num_attention_heads': _HEADS, 'attention_head_dim': _HEADS,
-  'num_layers': fields.whole(1, 1000), 'num_cross_attention_heads': _HEADS,
-  'cross_attention_head_dim': _WIDTH, 'cross_attention_dim': _WIDTH,
-  'caption_channels': _WIDTH, 'mlp_ratio': fields.number(0.1, 100),
-  'dropout': fields.number(0, 1), 'attention_bias': fields.FLAG,
-  'sample_size': fields.whole(1, 1024), 'patch_size': fields.whole(1, 64),
-  'norm_elementwise_affine': fields.FLAG, 'norm_eps': fields.number(0, 1),
+  'num_attention_heads': _HEADS,
+  'attention_head_dim': _HEADS,
+  'num_layers': fields.whole(1, 1000),
+  'num_cross_attention_heads': _HEADS,
+  'cross_attention_head_dim': _WIDTH,
+  'cross_attention_dim': _WIDTH,
+  'caption_channels': _WIDTH,
+  'mlp_ratio': fields.number(0.1, 100),
+  'dropout': fields.number(0, 1),
+  'attention_bias': fields.FLAG,
+  'sample_size': fields.whole(1, 1024),
+  'patch_size': fields.whole(1, 64),
+  'norm_elementwise_affine': fields.FLAG,
+  'norm_eps': fields.number(0, 1),
   'interpolation_scale': fields.either(fields.number(0.01, 100), fields.NULL),
 }
 _FIELDS = {
@@ -78,52 +97,68 @@ _FIELDS = {
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `Sana`, from a transformer/config.json."""
   config, width = checked(
-    'transformer', 'SanaTransformer2DModel', config, _DEFAULTS, _FIELDS)
+    'transformer', 'SanaTransformer2DModel', config, _DEFAULTS, _FIELDS
+  )
   norm = config['qk_norm'] is not None
   return {
     **{ours: config[theirs] for theirs, ours in _COPIED.items()},
-    'width': width, 'qk_norm': norm, 'cross_norm': norm,
+    'width': width,
+    'qk_norm': norm,
+    'cross_norm': norm,
     'out_channels': config['out_channels'] or config['in_channels'],
   }
 
 
 def checked(
-  part: str, name: str, config: Mapping[str, Any],
-  defaults: Mapping[str, Any], allowed: Mapping[str, fields.Field],
+  part: str,
+  name: str,
+  config: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+  allowed: Mapping[str, fields.Field],
 ) -> tuple[dict[str, Any], int]:
   """A config.json of class `name` with nothing left out, and its width."""
   if (got := config.get('_class_name', name)) != name:
-    raise UserError(f'The {part} is a {fields.shown(got)}; {name} is '
-                    'supported.')
+    raise UserError(
+      f'The {part} is a {fields.shown(got)}; {name} is supported.'
+    )
   where = f'{part}/config.json'
-  config = {**defaults, **{
-    key: value for key, value in config.items() if not key.startswith('_')}}
+  config = {
+    **defaults,
+    **{key: value for key, value in config.items() if not key.startswith('_')},
+  }
   fields.check_known(where, config, defaults)
   fields.check(where, config, allowed)
   width = config['num_attention_heads'] * config['attention_head_dim']
-  cross = (config['num_cross_attention_heads'],
-           config['cross_attention_head_dim'])
+  cross = (
+    config['num_cross_attention_heads'],
+    config['cross_attention_head_dim'],
+  )
   if width > _MAX_WIDTH:
     raise UserError(
       f'{where}: num_attention_heads x attention_head_dim is {width:,}, '
-      f'allowed is at most {_MAX_WIDTH:,}.')
+      f'allowed is at most {_MAX_WIDTH:,}.'
+    )
   if cross[0] * cross[1] != width or config['cross_attention_dim'] != width:
     raise UserError(
       f'{where}: the cross-attention ({cross[0]} x {cross[1]}, '
       f'dimension {config["cross_attention_dim"]}) must be as wide as the '
-      f'model ({width}).')
+      f'model ({width}).'
+    )
   if config['patch_size'] > config['sample_size']:
     raise UserError(
       f'{where}: patch_size is {config["patch_size"]}, allowed is at most '
-      f'sample_size, {config["sample_size"]}.')
+      f'sample_size, {config["sample_size"]}.'
+    )
   return config, width
 
 
 def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
   """The transformer/config.json of a model; the inverse of the above."""
   if model['qk_norm'] != model['cross_norm']:
-    raise UserError('diffusers has one flag for qk_norm and cross_norm; '
-                    'they must be equal to export.')
+    raise UserError(
+      'diffusers has one flag for qk_norm and cross_norm; '
+      'they must be equal to export.'
+    )
   return {
     '_class_name': 'SanaTransformer2DModel',
     **_DEFAULTS,
@@ -148,10 +183,12 @@ def rules(guidance_embeds: bool = False) -> list[Rule]:
   """The table; the time embedding's keys depend on `guidance_embeds`."""
   return [
     *embedding_rules('time_embed.' if guidance_embeds else 'time_embed.emb.'),
-    *layer('time_embed.guidance_embedder.linear_1',
-           'time_embed/guidance/linear1'),
-    *layer('time_embed.guidance_embedder.linear_2',
-           'time_embed/guidance/linear2'),
+    *layer(
+      'time_embed.guidance_embedder.linear_1', 'time_embed/guidance/linear1'
+    ),
+    *layer(
+      'time_embed.guidance_embedder.linear_2', 'time_embed/guidance/linear2'
+    ),
     *block_rules(),
     Rule('scale_shift_table', 'head/scale_shift_table'),
     *layer('proj_out', 'head/out'),
@@ -175,27 +212,32 @@ def block_rules() -> list[Rule]:
   """All blocks, whose parameters are stacked."""
   block = 'transformer_blocks.{i}.'
   out = [Rule(block + 'scale_shift_table', 'blocks/scale_shift_table')]
-  for theirs, ours in (('attn1', 'self_attention'),
-                       ('attn2', 'cross_attention')):
+  for theirs, ours in (
+    ('attn1', 'self_attention'),
+    ('attn2', 'cross_attention'),
+  ):
     key, path = f'{block}{theirs}.', f'blocks/{ours}/'
     for a, b in (('q', 'query'), ('k', 'key'), ('v', 'value')):
       out += layer(f'{key}to_{a}', path + b)
     out += layer(f'{key}to_out.0', path + 'out')
-    out += [Rule(f'{key}norm_q.weight', path + 'query_norm/scale'),
-            Rule(f'{key}norm_k.weight', path + 'key_norm/scale')]
+    out += [
+      Rule(f'{key}norm_q.weight', path + 'query_norm/scale'),
+      Rule(f'{key}norm_k.weight', path + 'key_norm/scale'),
+    ]
   return out + [
     Rule(block + 'norm2.weight', 'blocks/norm_ffn/scale'),
     Rule(block + 'norm2.bias', 'blocks/norm_ffn/bias'),
     *layer(block + 'ff.conv_inverted', 'blocks/mix_ffn/inverted', POINTWISE),
     *layer(block + 'ff.conv_depth', 'blocks/mix_ffn/depthwise', DEPTHWISE),
-    Rule(block + 'ff.conv_point.weight', 'blocks/mix_ffn/point/kernel',
-         POINTWISE),
+    Rule(
+      block + 'ff.conv_point.weight', 'blocks/mix_ffn/point/kernel', POINTWISE
+    ),
   ]
 
 
-def layer(
-  key: str, path: str, transform: Transform = LINEAR
-) -> list[Rule]:
+def layer(key: str, path: str, transform: Transform = LINEAR) -> list[Rule]:
   """The weight and the bias of a layer."""
-  return [Rule(f'{key}.weight', f'{path}/kernel', transform),
-          Rule(f'{key}.bias', f'{path}/bias')]
+  return [
+    Rule(f'{key}.weight', f'{path}/kernel', transform),
+    Rule(f'{key}.bias', f'{path}/bias'),
+  ]

@@ -52,8 +52,11 @@ class Rule(NamedTuple):
 
 
 def load(
-  rules: Sequence[Rule], tensors: Mapping[str, np.ndarray | Stored],
-  shapes: PyTree, dtype: DType | None = None, shardings: PyTree | None = None,
+  rules: Sequence[Rule],
+  tensors: Mapping[str, np.ndarray | Stored],
+  shapes: PyTree,
+  dtype: DType | None = None,
+  shardings: PyTree | None = None,
   only: str = '',
 ) -> PyTree:
   """Our parameters, from a file's tensors, each of which is read once.
@@ -82,13 +85,17 @@ def load(
       out[path] = placing.in_memory(leaf.shape, *sources[path])
     else:
       out[path] = placing.on_devices(
-        leaf.shape, *sources[path], placing.target_dtype(leaf, dtype),
-        where.get(path))
+        leaf.shape,
+        *sources[path],
+        placing.target_dtype(leaf, dtype),
+        where.get(path),
+      )
   return unflatten(out)
 
 
 def match(
-  rules: Sequence[Rule], tensors: Mapping[str, np.ndarray | Stored],
+  rules: Sequence[Rule],
+  tensors: Mapping[str, np.ndarray | Stored],
   shapes: PyTree,
 ) -> dict[str, tuple[list[placing.Part], bool]]:
   """The tensors of each parameter in order, and whether they are its layers.
@@ -97,8 +104,10 @@ def match(
   """
   tensors = as_stored(tensors)
   if len(tensors) > _MOST_TENSORS:
-    raise WeightError(f'There are {len(tensors):,} tensors; a model has at '
-                      f'most {_MOST_TENSORS:,}.')
+    raise WeightError(
+      f'There are {len(tensors):,} tensors; a model has at '
+      f'most {_MOST_TENSORS:,}.'
+    )
   wanted = flatten(shapes)
   problems, found, out = [], {}, {}
   for key in tensors:
@@ -113,12 +122,16 @@ def match(
       problems += [f'{path} {tuple(leaf.shape)}: {what}' for what in wrong]
     else:
       out[path] = _sources(parts, tensors)
-  problems += [f'{key}: the model has no {path}' for path, parts in
-               found.items() for _, key, _ in parts]
+  problems += [
+    f'{key}: the model has no {path}'
+    for path, parts in found.items()
+    for _, key, _ in parts
+  ]
   if wanted and tensors and not out:
     raise WeightError(
       f'The weights are of another model: none of the {len(tensors)} tensors, '
-      f'such as {printable(min(tensors), _NAME)}, fits.')
+      f'such as {printable(min(tensors), _NAME)}, fits.'
+    )
   report('The weights do not fit the model', sorted(problems))
   return out
 
@@ -150,15 +163,17 @@ def report(what: str, problems: Sequence[str]) -> None:
   if problems:
     more = len(problems) - _LISTED
     lines = [printable(problem, _NAME) for problem in problems[:_LISTED]] + (
-      [f'and {more} more'] if more > 0 else [])
+      [f'and {more} more'] if more > 0 else []
+    )
     raise WeightError(f'{what}:\n  ' + '\n  '.join(lines))
 
 
 def flatten(tree) -> dict[str, Any]:
   """Leaves by their '/'-joined path."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(p, simple=True, separator='/'): x
-          for p, x in leaves}
+  return {
+    jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves
+  }
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,8 +197,7 @@ def template_pattern(template: str) -> re.Pattern:
   """A template as a regular expression: `{i}` is a group of digits."""
   parts = re.split(r'{(\w+)}', template)
   for i, part in enumerate(parts):
-    parts[i] = (rf'(?P<{part}>0|[1-9][0-9]{{0,5}})' if i % 2
-                else re.escape(part))
+    parts[i] = rf'(?P<{part}>0|[1-9][0-9]{{0,5}})' if i % 2 else re.escape(part)
   return re.compile(''.join(parts))
 
 
@@ -213,21 +227,26 @@ def _misfits(leaf, parts, tensors):
   if not parts:
     return ['the file has no tensor for it']
   indices = [index for index, _, _ in parts]
-  layers, layer = ([None], shape) if None in indices else (
-    list(range(*shape[:1])), shape[1:])
+  layers, layer = (
+    ([None], shape) if None in indices else (list(range(*shape[:1])), shape[1:])
+  )
   counts = Counter(indices)
   if missing := sorted(set(layers) - set(indices)):
     return [f'layers missing in {parts[0][1]}: {missing}']
-  if surplus := [key for index, key, _ in parts
-                 if index not in layers or counts[index] > 1]:
+  if surplus := [
+    key for index, key, _ in parts if index not in layers or counts[index] > 1
+  ]:
     return [f'too many tensors: {", ".join(sorted(surplus))}']
   blank = np.broadcast_to(np.float32(0), layer)
   return [
     f'{tensors[key].shape} in {key}, where {want} is needed'
     for _, key, transform in parts
     if tensors[key].shape != (want := transform.save(blank).shape)
-  ] + [f'{tensors[key].dtype} in {key}, where {_kind(leaf)} is needed'
-       for _, key, _ in parts if _kind(tensors[key]) != _kind(leaf)]
+  ] + [
+    f'{tensors[key].dtype} in {key}, where {_kind(leaf)} is needed'
+    for _, key, _ in parts
+    if _kind(tensors[key]) != _kind(leaf)
+  ]
 
 
 def _kind(leaf):
@@ -240,5 +259,6 @@ def _kind(leaf):
 def _sources(parts, tensors):
   """The tensors in the order of the layers, and whether there are layers."""
   parts = sorted(parts, key=lambda part: part[0] or 0)
-  return [placing.Part(tensors[key], transform)
-          for _, key, transform in parts], parts[0][0] is not None
+  return [
+    placing.Part(tensors[key], transform) for _, key, transform in parts
+  ], parts[0][0] is not None

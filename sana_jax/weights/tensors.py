@@ -18,15 +18,19 @@ _MOST_NAME = 1000  # Characters.
 
 def is_name(key: object) -> bool:
   """Whether it may name a tensor: some text that a terminal can show."""
-  return isinstance(key, str) and 0 < len(key) <= _MOST_NAME and (
-    key.isprintable())
+  return (
+    isinstance(key, str) and 0 < len(key) <= _MOST_NAME and (key.isprintable())
+  )
 
 
 def is_shape(sizes: object) -> bool:
   """Whether these are axes whose product NumPy can count, zeros left out."""
-  return (isinstance(sizes, list | tuple) and len(sizes) <= _MOST_AXES
-          and all(type(n) is int and 0 <= n < 2**56 for n in sizes)
-          and math.prod(max(n, 1) for n in sizes) < 2**56)
+  return (
+    isinstance(sizes, list | tuple)
+    and len(sizes) <= _MOST_AXES
+    and all(type(n) is int and 0 <= n < 2**56 for n in sizes)
+    and math.prod(max(n, 1) for n in sizes) < 2**56
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +66,23 @@ class Stored:
 
   def rows(self, start: int, stop: int) -> 'Stored':
     """Rows start to stop of the leading axis."""
-    return Stored((stop - start, *self.shape[1:]), self.dtype,
-                  lambda a, b: self.fetch(start + a, start + b))
+    return Stored(
+      (stop - start, *self.shape[1:]),
+      self.dtype,
+      lambda a, b: self.fetch(start + a, start + b),
+    )
 
   def reshape(self, shape: Sequence[int]) -> 'Stored':
     """The same values in another shape; the leading axis must stay."""
     if tuple(shape[:1]) != self.shape[:1] or math.prod(shape) != math.prod(
-        self.shape):
+      self.shape
+    ):
       raise ValueError(f'{self.shape} cannot become {tuple(shape)}.')
-    return Stored(tuple(shape), self.dtype,
-                  lambda a, b: self.fetch(a, b).reshape(b - a, *shape[1:]))
+    return Stored(
+      tuple(shape),
+      self.dtype,
+      lambda a, b: self.fetch(a, b).reshape(b - a, *shape[1:]),
+    )
 
 
 def stored(array: np.ndarray) -> Stored:
@@ -81,16 +92,19 @@ def stored(array: np.ndarray) -> Stored:
 
 
 def as_stored(
-  tensors: Mapping[str, 'np.ndarray | Stored']
+  tensors: Mapping[str, 'np.ndarray | Stored'],
 ) -> dict[str, Stored]:
   """Arrays and tensors in files alike."""
-  return {key: t if isinstance(t, Stored) else stored(np.asarray(t))
-          for key, t in tensors.items()}
+  return {
+    key: t if isinstance(t, Stored) else stored(np.asarray(t))
+    for key, t in tensors.items()
+  }
 
 
 def concatenate(tensors: Sequence[Stored]) -> Stored:
   """One tensor of several, along the leading axis; always read as a whole."""
   whole = lambda: np.concatenate([t.read() for t in tensors])
   rows = sum(t.shape[0] for t in tensors)
-  return Stored((rows, *tensors[0].shape[1:]), tensors[0].dtype,
-                lambda a, b: whole()[a:b])
+  return Stored(
+    (rows, *tensors[0].shape[1:]), tensors[0].dtype, lambda a, b: whole()[a:b]
+  )

@@ -15,8 +15,12 @@ def file(tmp_path, monkeypatch):
   return path
 
 
-RATES = {'flops': 800e12, 'memory_rate': 4e12, 'date': '2026-01-02',
-         'devices': 1}
+RATES = {
+  'flops': 800e12,
+  'memory_rate': 4e12,
+  'date': '2026-01-02',
+  'devices': 1,
+}
 
 
 def test_measured_rates_take_the_place_of_the_data_sheet():
@@ -43,17 +47,25 @@ def test_a_device_that_is_in_no_table_has_its_measured_rates():
   assert cpu.of_device() == cpu and chips.of_kind('cpu') is None
 
 
-@pytest.mark.parametrize('damage', [
-  b'{', b'', b'[]', b'\xff', b'[' * 10**5, b'1' * 5000])
+@pytest.mark.parametrize(
+  'damage', [b'{', b'', b'[]', b'\xff', b'[' * 10**5, b'1' * 5000]
+)
 def test_a_damaged_file_is_as_none(file, damage):
   ceilings.write('NVIDIA H200', RATES)
   file.write_bytes(damage)
   assert ceilings.of(chips.get('h200'))[1] == ''
 
 
-@pytest.mark.parametrize('damage', [
-  {'flops': 'fast'}, {'flops': 0}, {'link_rate': [1]}, {'date': 3},
-  {'devices': None}])
+@pytest.mark.parametrize(
+  'damage',
+  [
+    {'flops': 'fast'},
+    {'flops': 0},
+    {'link_rate': [1]},
+    {'date': 3},
+    {'devices': None},
+  ],
+)
 def test_rates_that_are_none_are_left_out(file, damage):
   ceilings.write('cpu', RATES)
   ceilings.write('NVIDIA H200', RATES | damage)
@@ -64,7 +76,8 @@ def test_rates_that_are_none_are_left_out(file, damage):
 
 def test_text_compares_with_the_data_sheet():
   assert 'product: 800 TFLOP/s (81% of the data sheet)' in (
-    ceilings.text('NVIDIA H200', RATES))
+    ceilings.text('NVIDIA H200', RATES)
+  )
   assert ceilings.text('cpu', RATES).count('data sheet') == 0
 
 

@@ -50,28 +50,37 @@ def test_jax_names_lead_to_the_chip():
   assert chips.of_kind('cpu') is None
 
 
-@pytest.mark.parametrize('name, shape, chips_, devices', [
-  ('v5e:16x16', (16, 16), 256, 256), ('v5e:16x16@2', (16, 16), 512, 512),
-  ('tpu7x:4x4x8', (4, 4, 8), 128, 256), ('h200:1x4x8', (1, 4, 8), 32, 32)])
+@pytest.mark.parametrize(
+  'name, shape, chips_, devices',
+  [
+    ('v5e:16x16', (16, 16), 256, 256),
+    ('v5e:16x16@2', (16, 16), 512, 512),
+    ('tpu7x:4x4x8', (4, 4, 8), 128, 256),
+    ('h200:1x4x8', (1, 4, 8), 32, 32),
+  ],
+)
 def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
   found = chips.parse(name)
   assert (found.shape, found.chips, found.devices) == (shape, chips_, devices)
 
 
-@pytest.mark.parametrize('name, said', [
-  ('v5:4x4', r"'v5' is no chip.*you mean v5. or v5.\?.*allowed are v4, v5e"),
-  ('h300:1x1x8', r"'h300' is no chip.*did you mean h[12]00 or h[12]00"),
-  ('', "'' is no chip that is known; allowed are v4"),
-  ('v5e', 'no topology of v5e; give 2 sizes.*such as v5e:4x4'),
-  ('v5e:4x4x4', 'no topology of v5e; give 2 sizes'),
-  ('v5p:4x4', 'no topology of v5p; give 3 sizes.*v5p:2x2x1'),
-  ('v5e:4y4', 'no topology of v5e'),
-  ('h200:8', 'give SLICESxHOSTSxGPUS, such as h200:1x4x8'),
-  ('h200:1x4x8@2', 'give SLICESxHOSTSxGPUS'),
-  ('v5e:64x64', '4096 chips; 1 to 1024 are allowed'),
-  ('h200:1x64x8', '512 chips; 1 to 256 are allowed'),
-  ('v5e:0x4', '0 chips'),
-])
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    ('v5:4x4', r"'v5' is no chip.*you mean v5. or v5.\?.*allowed are v4, v5e"),
+    ('h300:1x1x8', r"'h300' is no chip.*did you mean h[12]00 or h[12]00"),
+    ('', "'' is no chip that is known; allowed are v4"),
+    ('v5e', 'no topology of v5e; give 2 sizes.*such as v5e:4x4'),
+    ('v5e:4x4x4', 'no topology of v5e; give 2 sizes'),
+    ('v5p:4x4', 'no topology of v5p; give 3 sizes.*v5p:2x2x1'),
+    ('v5e:4y4', 'no topology of v5e'),
+    ('h200:8', 'give SLICESxHOSTSxGPUS, such as h200:1x4x8'),
+    ('h200:1x4x8@2', 'give SLICESxHOSTSxGPUS'),
+    ('v5e:64x64', '4096 chips; 1 to 1024 are allowed'),
+    ('h200:1x64x8', '512 chips; 1 to 256 are allowed'),
+    ('v5e:0x4', '0 chips'),
+  ],
+)
 def test_a_name_that_is_none_is_one_sentence(name, said):
   with pytest.raises(UserError, match=said):
     chips.parse(name)

@@ -15,15 +15,18 @@ def test_a_copy_takes_no_new_memory(monkeypatch):
     for _ in range(3):
       places.append(jax.block_until_ready(f()).unsafe_buffer_pointer())
     return 1.0
+
   monkeypatch.setattr(device, 'best_seconds', once)
   assert device.copy_rate() == 2 * 2**28  # Read and written.
   assert len(set(places)) == 1
 
 
-@pytest.mark.parametrize('usable, said', [
-  ({0, 1, 2, 3}, '4 cores'), ({2}, '1 of 4 cores')])
+@pytest.mark.parametrize(
+  'usable, said', [({0, 1, 2, 3}, '4 cores'), ({2}, '1 of 4 cores')]
+)
 def test_a_cpu_says_how_many_of_its_cores_may_be_used(
-    monkeypatch, usable, said):
+  monkeypatch, usable, said
+):
   monkeypatch.setattr(os, 'cpu_count', lambda: 4)
   monkeypatch.setattr(os, 'sched_getaffinity', lambda _: usable)
   assert device.name.__wrapped__().endswith(f', {said})')

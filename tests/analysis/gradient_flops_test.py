@@ -10,7 +10,7 @@ from sana_jax.analysis import flops, gradient_flops
 from sana_jax.optim import freezing
 
 still = jax.lax.stop_gradient
-ONE = 2 * 4 ** 3  # Of a product of two 4 x 4 matrices.
+ONE = 2 * 4**3  # Of a product of two 4 x 4 matrices.
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
 
@@ -19,7 +19,8 @@ def products(loss, trained, *rest):
   jaxpr = flops.traced(loss, trained, *rest)
   count = len(jax.tree.leaves(trained))
   found = gradient_flops.of_training(
-    jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)])
+    jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)]
+  )
   assert found % ONE == 0
   return found // ONE
 
@@ -61,8 +62,7 @@ def test_a_loop_over_layers_has_all_but_the_gradient_of_its_input(wrap):
   body = wrap(lambda x, layer: (jnp.tanh(x @ layer), jnp.max(x)))
   loss = lambda p, x: jnp.sum(jax.lax.scan(body, x, p)[0])
   assert products(loss, layers, SQUARE) == 3 * 5 - 1
-  frozen = lambda p, x, layers: jnp.sum(
-    jax.lax.scan(body, x, layers)[0] @ p)
+  frozen = lambda p, x, layers: jnp.sum(jax.lax.scan(body, x, layers)[0] @ p)
   assert products(frozen, SQUARE, SQUARE, layers) == 5 + 2
   ignored = lambda p, x: (jnp.sum(x @ p[0]), jax.lax.scan(body, x, p)[1])
   assert products(ignored, layers, SQUARE) == 2 + 5
@@ -73,30 +73,40 @@ def test_a_gradient_goes_through_all_rounds_of_a_loop():
   def body(carry, _):
     x, y = carry
     return (y, x), None
+
   def loss(p, x):
     (one, _), _ = jax.lax.scan(body, (x, x @ p), None, length=3)
     return jnp.sum(one @ p)
+
   assert products(loss, SQUARE, SQUARE) == 2 + 3
 
 
 def test_branches_and_custom_derivatives_are_followed():
-  branch = lambda p, x: jnp.sum(jax.lax.cond(
-    x[0, 0] > 0, lambda x: (x @ p) @ p, lambda x: x @ p, x))
+  branch = lambda p, x: jnp.sum(
+    jax.lax.cond(x[0, 0] > 0, lambda x: (x @ p) @ p, lambda x: x @ p, x)
+  )
   assert products(branch, SQUARE, SQUARE) == 2 + 3
 
   @jax.custom_vjp
   def product(x, p):
     return x @ p
-  product.defvjp(lambda x, p: (x @ p, (x, p)),
-                 lambda kept, g: (g @ kept[1].T, kept[0].T @ g))
+
+  product.defvjp(
+    lambda x, p: (x @ p, (x, p)), lambda kept, g: (g @ kept[1].T, kept[0].T @ g)
+  )
   custom = lambda p, x: jnp.sum(product(product(x, p), p))
   assert products(custom, SQUARE, SQUARE) == 2 + 3
 
   @jax.custom_jvp
   def other(x, p):
     return x @ p
-  other.defjvp(lambda primals, tangents: (
-    other(*primals), tangents[0] @ primals[1] + primals[0] @ tangents[1]))
+
+  other.defjvp(
+    lambda primals, tangents: (
+      other(*primals),
+      tangents[0] @ primals[1] + primals[0] @ tangents[1],
+    )
+  )
   custom = lambda p, x: jnp.sum(other(other(x, p), p))
   assert products(custom, SQUARE, SQUARE) == 2 + 3
 
@@ -107,16 +117,28 @@ def test_branches_and_custom_derivatives_are_followed():
 DEPTHWISE = 3 * (9 + 1) * 2 * (8 * 4 * 4) * 320
 
 
-@pytest.mark.parametrize('trainable, left_out', [
-  ('', DEPTHWISE),
-  # Kernels and biases that do not train have no sums.
-  (r'patch_embed/.* blocks/cross_attention/.*', 0),
-  (r'head/.*', 0)])
+@pytest.mark.parametrize(
+  'trainable, left_out',
+  [
+    ('', DEPTHWISE),
+    # Kernels and biases that do not train have no sums.
+    (r'patch_embed/.* blocks/cross_attention/.*', 0),
+    (r'head/.*', 0),
+  ],
+)
 def test_a_small_sana_has_the_products_that_jax_differentiates(
-    trainable, left_out):
+  trainable, left_out
+):
   config = configs.train('sana').unlock()
-  config.model = dict(width=64, depth=3, cross_heads=2, in_channels=4,
-                      out_channels=4, caption_channels=8, sample_size=4)
+  config.model = dict(
+    width=64,
+    depth=3,
+    cross_heads=2,
+    in_channels=4,
+    out_channels=4,
+    caption_channels=8,
+    sample_size=4,
+  )
   config.inputs.text_length = 6
   objective = tasks.objective(config)
   params = jax.eval_shape(objective.init, jax.random.key(0))
@@ -126,9 +148,11 @@ def test_a_small_sana_has_the_products_that_jax_differentiates(
 
   def loss(trained, rest, *args):
     return objective.loss(freezing.join(trained, rest), *args, 0)
+
   args = trained, rest, frozen, batch, keys
   jaxpr, count = flops.traced(loss, *args), len(jax.tree.leaves(trained))
   found = gradient_flops.of_training(
-    jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)])
+    jaxpr, [i < count for i, _ in enumerate(jaxpr.invars)]
+  )
   both = flops.count(jax.value_and_grad(loss, has_aux=True), *args)
   assert found == both - left_out

@@ -57,8 +57,9 @@ def test_a_loop_runs_as_often_as_its_condition_says():
 
 
 def test_a_known_count_goes_before_the_condition():
-  text = TEXT.replace('body=%body', 'body=%body, backend_config='
-                      '{"known_trip_count":{"n":"3"}}')
+  text = TEXT.replace(
+    'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
+  )
   module = hlo.parse(text)
   assert module.trips(module.computations['main']['loop']) == 3
 
@@ -72,26 +73,35 @@ def test_a_line_is_taken_apart():
 def test_instructions_lead_to_lines():
   module = hlo.parse(TEXT)
   assert module.source(module.computations['body']['twice']) == (
-    'flax/linen/linear.py:9 add')
+    'flax/linen/linear.py:9 add'
+  )
   assert module.source(module.computations['main']['b']).startswith(
-    'kernels/a.py:3')
+    'kernels/a.py:3'
+  )
 
 
 def test_a_line_of_a_library_is_told_by_ours_that_called_it():
   module = hlo.parse(TEXT.replace('stack_frame_id=2', 'stack_frame_id=3'))
   assert module.source(module.computations['body']['twice']) == (
-    'sana_jax/models/sana.py:7 add')
+    'sana_jax/models/sana.py:7 add'
+  )
 
 
-@pytest.mark.parametrize('shape, count, padded, space', [
-  ('f32[3,5]', 60, 60, 0),
-  ('bf16[2240,35]{1,0:T(8,128)(2,1)}', 2240 * 35 * 2, 2240 * 128 * 2, 0),
-  # The second array's minor axis is its first.
-  ('bf16[2240,35]{0,1:T(8,128)}', 2240 * 35 * 2, 2304 * 40 * 2, 0),
-  ('pred[7]{0:T(256)S(1)}', 7, 7, 1),
-  ('f8e4m3fn[4,2]', 8, 8, 0), ('s4[8]', 4, 4, 0), ('u32[]', 4, 4, 0)])
+@pytest.mark.parametrize(
+  'shape, count, padded, space',
+  [
+    ('f32[3,5]', 60, 60, 0),
+    ('bf16[2240,35]{1,0:T(8,128)(2,1)}', 2240 * 35 * 2, 2240 * 128 * 2, 0),
+    # The second array's minor axis is its first.
+    ('bf16[2240,35]{0,1:T(8,128)}', 2240 * 35 * 2, 2304 * 40 * 2, 0),
+    ('pred[7]{0:T(256)S(1)}', 7, 7, 1),
+    ('f8e4m3fn[4,2]', 8, 8, 0),
+    ('s4[8]', 4, 4, 0),
+    ('u32[]', 4, 4, 0),
+  ],
+)
 def test_bytes_of_an_array(shape, count, padded, space):
-  array, = hlo.arrays(shape)
+  (array,) = hlo.arrays(shape)
   assert hlo.size(shape) == count
   assert (array.bytes, array.space) == (padded, space)
 
@@ -103,8 +113,13 @@ def test_a_tuple_has_the_bytes_of_its_parts():
 def test_what_jax_compiles_here_is_read():
   def f(x):
     return jax.lax.scan(lambda c, _: (jnp.tanh(c @ c), None), x, None, 5)[0]
+
   text = jax.jit(f).lower(jnp.ones((16, 16))).compile().as_text()
   module = hlo.parse(text)
-  loop, = (x for c in module.computations.values() for x in c.values()
-           if x.opcode == 'while')
+  (loop,) = (
+    x
+    for c in module.computations.values()
+    for x in c.values()
+    if x.opcode == 'while'
+  )
   assert module.trips(loop) == 5

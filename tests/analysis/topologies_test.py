@@ -10,16 +10,21 @@ class Device:
   platform = 'tpu'
 
 
-@pytest.mark.parametrize('name', [
-  'h300:1', 'h200:2x2', 'v5e', 'v5e:4', 'v5e:4y4', ''])
+@pytest.mark.parametrize(
+  'name', ['h300:1', 'h200:2x2', 'v5e', 'v5e:4', 'v5e:4y4', '']
+)
 def test_an_unknown_topology_is_one_sentence(name):
   with pytest.raises(UserError, match='is no (topology of|chip that is)'):
     topologies.devices(name)
 
 
-@pytest.mark.parametrize('name, said', [
-  ('v5e:2x2', r"libtpu; install it with pip install 'sana_jax\[tpu\]'"),
-  ('h200:1x1x8', r"jax_cuda13_plugin; install .*'sana_jax\[gpu\]'")])
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    ('v5e:2x2', r"libtpu; install it with pip install 'sana_jax\[tpu\]'"),
+    ('h200:1x1x8', r"jax_cuda13_plugin; install .*'sana_jax\[gpu\]'"),
+  ],
+)
 def test_the_missing_compiler_is_named(name, said, monkeypatch):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(UserError, match=said):
@@ -33,10 +38,15 @@ def test_a_mesh_asks_for_no_more_than_there_is(monkeypatch):
 
 
 @pytest.mark.tpu_compiler
-@pytest.mark.parametrize('name, shape', [
-  # jax.make_mesh refuses the first, which cuts the 8 into 4 x 2.
-  ('v5p:4x4x8', {'data': 2, 'fsdp': 64}),
-  ('v5e:4x4@2', {'fsdp': 16, 'slices': 2}), ('tpu7x:2x2x1', {'fsdp': 8})])
+@pytest.mark.parametrize(
+  'name, shape',
+  [
+    # jax.make_mesh refuses the first, which cuts the 8 into 4 x 2.
+    ('v5p:4x4x8', {'data': 2, 'fsdp': 64}),
+    ('v5e:4x4@2', {'fsdp': 16, 'slices': 2}),
+    ('tpu7x:2x2x1', {'fsdp': 8}),
+  ],
+)
 def test_a_mesh_of_chips_that_are_not_here(name, shape):
   mesh = topologies.make_mesh(shape, topologies.devices(name))
   assert mesh.size == chips.parse(name).devices

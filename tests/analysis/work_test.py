@@ -20,44 +20,58 @@ def program(*lines, more=''):
 
 
 def test_a_product():
-  flops, moved = of(program(
-    '%a = bf16[64,32]{1,0} parameter(0)', '%b = bf16[32,16]{1,0} parameter(1)',
-    'ROOT %c = bf16[64,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, '
-    'rhs_contracting_dims={0}'))
+  flops, moved = of(
+    program(
+      '%a = bf16[64,32]{1,0} parameter(0)',
+      '%b = bf16[32,16]{1,0} parameter(1)',
+      'ROOT %c = bf16[64,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, '
+      'rhs_contracting_dims={0}',
+    )
+  )
   assert flops == 2 * 64 * 32 * 16
   assert moved == 2 * (64 * 32 + 32 * 16 + 64 * 16)
 
 
 def test_what_lies_on_the_chip_moves_for_free():
-  _, moved = of(program(
-    '%a = bf16[64,32]{1,0:S(1)} parameter(0)',
-    'ROOT %c = bf16[64,32]{1,0} negate(%a)'))
+  _, moved = of(
+    program(
+      '%a = bf16[64,32]{1,0:S(1)} parameter(0)',
+      'ROOT %c = bf16[64,32]{1,0} negate(%a)',
+    )
+  )
   assert moved == 64 * 32 * 2
 
 
 def test_a_convolution_counts_the_values_that_it_meets():
-  flops, _ = of(program(
-    '%a = f32[1,4,4,8]{3,2,1,0} parameter(0)',
-    '%b = f32[3,3,8,16]{3,2,1,0} parameter(1)',
-    'ROOT %c = f32[1,4,4,16]{3,2,1,0} convolution(%a, %b), '
-    'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f'))
+  flops, _ = of(
+    program(
+      '%a = f32[1,4,4,8]{3,2,1,0} parameter(0)',
+      '%b = f32[3,3,8,16]{3,2,1,0} parameter(1)',
+      'ROOT %c = f32[1,4,4,16]{3,2,1,0} convolution(%a, %b), '
+      'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f',
+    )
+  )
   # Of 4 x 3 pairs along an axis, two fall off the edge.
   assert flops == 2 * 10 * 10 * 8 * 16
 
 
 def test_batched_products_that_xla_writes_as_a_convolution():
   # 20 pairs of matrices, each with its own: 39 of 20 x 20 offsets, one fits.
-  flops, _ = of(program(
-    '%a = f32[20,64,8]{2,1,0} parameter(0)',
-    '%b = f32[20,8,32]{2,1,0} parameter(1)',
-    'ROOT %c = f32[20,64,32]{2,1,0} convolution(%a, %b), window={size=20 '
-    'stride=19 pad=0_0 lhs_dilate=20}, dim_labels=0bf_0io->0bf'))
+  flops, _ = of(
+    program(
+      '%a = f32[20,64,8]{2,1,0} parameter(0)',
+      '%b = f32[20,8,32]{2,1,0} parameter(1)',
+      'ROOT %c = f32[20,64,32]{2,1,0} convolution(%a, %b), window={size=20 '
+      'stride=19 pad=0_0 lhs_dilate=20}, dim_labels=0bf_0io->0bf',
+    )
+  )
   assert flops == 2 * 20 * 64 * 8 * 32
 
 
 def test_a_loop_repeats_its_work():
   def f(x):
     return jax.lax.scan(lambda c, _: (c @ c, None), x, None, 7)[0]
+
   flops, _ = of(jax.jit(f).lower(jnp.ones((128, 128))).compile().as_text())
   assert flops == 7 * 2 * 128**3
 
@@ -128,21 +142,29 @@ BOTH = """
 def slicing(more):
   """Reads a layer of a stack by the fusion `more`."""
   return program(
-    '%w = f32[20,64]{1,0} parameter(0)', '%j = s32[] parameter(1)',
+    '%w = f32[20,64]{1,0} parameter(0)',
+    '%j = s32[] parameter(1)',
     'ROOT %f = f32[1,64]{1,0} fusion(%w, %j), kind=kLoop, calls=%fused',
-    more=more)
+    more=more,
+  )
 
 
 def updating(out, more):
   """Writes a layer of a stack by the fusion `more`, whose shape is `out`."""
   return program(
-    '%w = f32[20,64]{1,0} parameter(0)', '%v = f32[1,64]{1,0} parameter(1)',
+    '%w = f32[20,64]{1,0} parameter(0)',
+    '%v = f32[1,64]{1,0} parameter(1)',
     '%j = s32[] parameter(2)',
-    f'ROOT %f = {out} fusion(%w, %v, %j), kind=kLoop, calls=%fused', more=more)
+    f'ROOT %f = {out} fusion(%w, %v, %j), kind=kLoop, calls=%fused',
+    more=more,
+  )
 
 
-@pytest.mark.parametrize('fusion', [SLICED, NESTED, RELAID],
-                         ids=['itself', 'within', 'in another layout'])
+@pytest.mark.parametrize(
+  'fusion',
+  [SLICED, NESTED, RELAID],
+  ids=['itself', 'within', 'in another layout'],
+)
 def test_of_a_stack_of_weights_only_a_layer_is_read(fusion):
   _, moved = of(slicing(fusion))
   assert moved == 2 * 64 * 4 + 4
@@ -153,11 +175,15 @@ def test_a_stack_that_is_copied_is_read():
   assert moved == 2 * 20 * 64 * 4 + 4
 
 
-@pytest.mark.parametrize('out, fusion, written', [
-  ('f32[20,64]{1,0}', UPDATED, 1),
-  ('(f32[20,64]{1,0}, f32[1,64]{1,0})', BOTH, 2),
-  ('(f32[20,64]{1,0}, f32[1,64]{1,0:S(1)})', BOTH, 1)],
-  ids=['alone', 'beside another result', 'beside one on the chip'])
+@pytest.mark.parametrize(
+  'out, fusion, written',
+  [
+    ('f32[20,64]{1,0}', UPDATED, 1),
+    ('(f32[20,64]{1,0}, f32[1,64]{1,0})', BOTH, 2),
+    ('(f32[20,64]{1,0}, f32[1,64]{1,0:S(1)})', BOTH, 1),
+  ],
+  ids=['alone', 'beside another result', 'beside one on the chip'],
+)
 def test_of_a_stack_of_gradients_only_a_layer_is_written(out, fusion, written):
   _, moved = of(updating(out, fusion))
   # Reads the new layer and its place.
@@ -166,18 +192,25 @@ def test_of_a_stack_of_gradients_only_a_layer_is_written(out, fusion, written):
 
 def test_kernels_have_the_products_that_are_missing():
   text = program(
-    '%a = bf16[64,32]{1,0} parameter(0)', '%b = bf16[32,16]{1,0} parameter(1)',
+    '%a = bf16[64,32]{1,0} parameter(0)',
+    '%b = bf16[32,16]{1,0} parameter(1)',
     '%c = bf16[64,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, '
     'rhs_contracting_dims={0}',
     'ROOT %k = bf16[64,16]{1,0} custom-call(%c), '
-    'custom_call_target="tpu_custom_call"')
+    'custom_call_target="tpu_custom_call"',
+  )
   dot = 2 * 64 * 32 * 16
   found = work.of_program(hlo.parse(text), expected=3.0 * dot)
-  assert sorted(found) == sorted([
-    Work(dot, 2.0 * (64 * 32 + 32 * 16 + 64 * 16)),
-    Work(2 * dot, 2.0 * 2 * 64 * 16)])
-  assert sum(w.flops for w in work.of_program(
-    hlo.parse(text), expected=dot / 2)) == dot
+  assert sorted(found) == sorted(
+    [
+      Work(dot, 2.0 * (64 * 32 + 32 * 16 + 64 * 16)),
+      Work(2 * dot, 2.0 * 2 * 64 * 16),
+    ]
+  )
+  assert (
+    sum(w.flops for w in work.of_program(hlo.parse(text), expected=dot / 2))
+    == dot
+  )
 
 
 def test_each_operation_takes_what_bounds_it():
@@ -185,4 +218,5 @@ def test_each_operation_takes_what_bounds_it():
   bound_by_products = Work(197e12, 1.0)
   bound_by_memory = Work(1.0, 2 * 819e9)
   assert work.seconds([bound_by_products, bound_by_memory], chip) == (
-    pytest.approx(3))
+    pytest.approx(3)
+  )

@@ -10,8 +10,14 @@ from sana_jax.errors import UserError
 
 RECORDS = [
   {'image': encoded(7, 9), 'caption': 'zero'},
-  {'image': encoded(), 'captions': {'prompt': 'one', 'long': 'a longer one'},
-   'scores': {'prompt': 21.5, 'long': 30.}, 'height': 700, 'width': 900}]
+  {
+    'image': encoded(),
+    'captions': {'prompt': 'one', 'long': 'a longer one'},
+    'scores': {'prompt': 21.5, 'long': 30.0},
+    'height': 700,
+    'width': 900,
+  },
+]
 
 
 def write(path, records=RECORDS):
@@ -30,20 +36,27 @@ def test_records_are_read_file_after_file(tmp_path, path):
   assert [source[i]['caption'] for i in range(3)] == ['zero', 'one', 'zero']
   assert source[2]['image'].shape == (7, 9, 3)
   assert source[1]['captions']['long'] == 'a longer one'
-  assert source[1]['scores'] == {'prompt': 21.5, 'long': 30.}
+  assert source[1]['scores'] == {'prompt': 21.5, 'long': 30.0}
   np.testing.assert_array_equal(source.sizes(), [[7, 9], [700, 900], [7, 9]])
   np.testing.assert_array_equal(
-    source.scores(), np.float32([np.nan, 21.5, np.nan]))
+    source.scores(), np.float32([np.nan, 21.5, np.nan])
+  )
 
 
 def test_damaged_records_raise_by_file_and_number(tmp_path):
   image = noisy()
-  path = write(tmp_path / 'x.array_record', [
-    {'image': image, 'caption': 'x'},
-    {'image': image[:2000], 'caption': 'x'},
-    {'image': image, 'caption': None},
-    {'image': 'x.png', 'caption': 'x'},
-    b'\xc1', msgpack.packb([1]), msgpack.packb({'image': image})[:100]])
+  path = write(
+    tmp_path / 'x.array_record',
+    [
+      {'image': image, 'caption': 'x'},
+      {'image': image[:2000], 'caption': 'x'},
+      {'image': image, 'caption': None},
+      {'image': 'x.png', 'caption': 'x'},
+      b'\xc1',
+      msgpack.packb([1]),
+      msgpack.packb({'image': image})[:100],
+    ],
+  )
   source = opened(path)
   found = failures(source)
   assert list(found) == [f'{path} #{i}' for i in range(1, 7)]
@@ -55,8 +68,10 @@ def test_damaged_records_raise_by_file_and_number(tmp_path):
 
 
 def test_a_flipped_bit_costs_one_record(tmp_path):
-  path = write(tmp_path / 'x.array_record', [
-    {'image': noisy(seed=i), 'caption': str(i)} for i in range(9)])
+  path = write(
+    tmp_path / 'x.array_record',
+    [{'image': noisy(seed=i), 'caption': str(i)} for i in range(9)],
+  )
   content = bytearray(path.read_bytes())
   content[60_000] ^= 255
   path.write_bytes(content)
@@ -66,27 +81,35 @@ def test_a_flipped_bit_costs_one_record(tmp_path):
 @pytest.mark.parametrize('size', [0, 1000, 100_000])
 def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path, size):
   for name in 'abc':
-    write(tmp_path / f'{name}.array_record', [
-      {'image': noisy(seed=i), 'caption': str(i)} for i in range(9)])
+    write(
+      tmp_path / f'{name}.array_record',
+      [{'image': noisy(seed=i), 'caption': str(i)} for i in range(9)],
+    )
   cut = tmp_path / 'b.array_record'
   cut.write_bytes(cut.read_bytes()[:size])
-  source = opened(tmp_path, max_bad_fraction=.1)
+  source = opened(tmp_path, max_bad_fraction=0.1)
   assert len(source) == 18
   assert list(source.bad.reasons) == [str(cut)]
   assert not failures(source)
 
 
 def test_nothing_to_read_is_explained(tmp_path):
-  with pytest.raises(UserError, match='matches no file; set the data path to '
-                     "ArrayRecord files like 'data/[*].array_record' or to th"):
+  with pytest.raises(
+    UserError,
+    match='matches no file; set the data path to '
+    "ArrayRecord files like 'data/[*].array_record' or to th",
+  ):
     opened(tmp_path)
   (tmp_path / 'a.array_record').write_bytes(b'')
   with pytest.raises(UserError, match='holds no record that can be read'):
-    opened(tmp_path, max_bad_fraction=1.)
+    opened(tmp_path, max_bad_fraction=1.0)
 
 
 def test_remote_files_are_refused():
-  with pytest.raises(UserError, match='gs://b/x.* is remote, and ArrayRecord '
-                     'files are read from a disk only; mount or copy them, or '
-                     'use Parquet or tars there[.]$'):
+  with pytest.raises(
+    UserError,
+    match='gs://b/x.* is remote, and ArrayRecord '
+    'files are read from a disk only; mount or copy them, or '
+    'use Parquet or tars there[.]$',
+  ):
     opened('gs://b/x*.array_record')

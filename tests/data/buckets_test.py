@@ -13,7 +13,7 @@ def test_a_table_has_forty_ratios_up_to_four(size):
   assert table[1.0] == (size, size)
   # The names are roughly the ratios: 0.28 stands for 1408 / 5184 = 0.272.
   for ratio, (height, width) in table.items():
-    assert abs(height / width - ratio) <= .035 * ratio
+    assert abs(height / width - ratio) <= 0.035 * ratio
 
 
 def test_the_tables_are_the_published_ones():
@@ -27,8 +27,9 @@ def test_the_tables_are_the_published_ones():
 
 
 def test_sizes_fit_the_autoencoder():
-  assert sum(any(n % 32 for n in size)
-             for size in buckets.table(256).values()) == 29
+  assert (
+    sum(any(n % 32 for n in size) for size in buckets.table(256).values()) == 29
+  )
   for size in buckets.SIZES:
     for height, width in buckets.table(size, 32).values():
       assert height % 32 == width % 32 == 0 and height and width
@@ -78,6 +79,6 @@ def test_an_image_is_scaled_to_cover_and_cropped_at_its_centre(shape):
   # A ramp stays one, around its middle.
   profile = got[:, 32, 0].astype(float)
   assert abs(profile.mean() - 127.5) <= 3
-  seen = min(1., (32 / 64) * shape[1] / shape[0])
+  seen = min(1.0, (32 / 64) * shape[1] / shape[0])
   assert np.ptp(profile) == pytest.approx(255 * seen, abs=12)
   assert buckets.fit(got, (32, 64)) is got

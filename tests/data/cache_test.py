@@ -23,28 +23,40 @@ def records(latents=jnp.bfloat16):
   rng = np.random.default_rng(0)
   for place in range(10):
     bucket = 3 * (place % 3 == 0)
-    named = {name: f'{name} of {place % 4}'
-             for name in ('prompt', 'long', 'short')[:1 + place % 3]}
+    named = {
+      name: f'{name} of {place % 4}'
+      for name in ('prompt', 'long', 'short')[: 1 + place % 3]
+    }
     yield cache.Record(
-      100 + place, bucket, named, {'long': 30.5},
-      latents and rng.normal(size=SHAPES[bucket]).astype(latents))
+      100 + place,
+      bucket,
+      named,
+      {'long': 30.5},
+      latents and rng.normal(size=SHAPES[bucket]).astype(latents),
+    )
 
 
 def texts_of(some):
   """An embedding of its own for each different caption."""
   rng = np.random.default_rng(1)
   captions = sorted({c for r in some for c in r.captions.values()})
-  return {c: rng.normal(size=(2 + i % 5, WIDTH)).astype(jnp.bfloat16)
-          for i, c in enumerate(captions)}
+  return {
+    c: rng.normal(size=(2 + i % 5, WIDTH)).astype(jnp.bfloat16)
+    for i, c in enumerate(captions)
+  }
 
 
 def write(path, some, texts, shard_records=4):
   shards = []
   for start in range(0, len(some), shard_records):
     shards.append(cache.shard_name(len(shards)))
-    part = some[start:start + shard_records]
-    files.write(f'{path}/{shards[-1]}', cache.pack_shard(part, texts and {
-      c: texts[c] for r in part for c in r.captions.values()}))
+    part = some[start : start + shard_records]
+    files.write(
+      f'{path}/{shards[-1]}',
+      cache.pack_shard(
+        part, texts and {c: texts[c] for r in part for c in r.captions.values()}
+      ),
+    )
   files.write(f'{path}/{cache.INDEX}', cache.pack_index(Columns(path), shards))
   return path
 
@@ -52,8 +64,9 @@ def write(path, some, texts, shard_records=4):
 @pytest.fixture(params=['disk', 'memory'])
 def made(request, tmp_path):
   """(path, records, texts) of a cache in three shards."""
-  path = str(tmp_path) if request.param == 'disk' else (
-    f'memory://{tmp_path.name}')
+  path = (
+    str(tmp_path) if request.param == 'disk' else (f'memory://{tmp_path.name}')
+  )
   some = list(records())
   texts = texts_of(some)
   return write(path, some, texts), some, texts
@@ -69,10 +82,11 @@ def test_records_come_back_bit_for_bit(made):
       got = source.at(index, draw)
       np.testing.assert_array_equal(got['latents'], want.latents)
       text = texts[got['caption']]
-      np.testing.assert_array_equal(got['text'][:len(text)], text)
-      assert not got['text'][len(text):].any()
+      np.testing.assert_array_equal(got['text'][: len(text)], text)
+      assert not got['text'][len(text) :].any()
       assert got['mask'].tolist() == [True] * len(text) + [False] * (
-        6 - len(text))
+        6 - len(text)
+      )
       seen.add(got['caption'])
     assert seen == set(want.captions.values())
 
@@ -80,13 +94,19 @@ def test_records_come_back_bit_for_bit(made):
 def test_captions_are_chosen_as_by_the_source(made):
   path, some, _ = made
   source = cache.CachedSource(path, RULE, seed=5)
-  plain = Captioned([{
-    'captions': r.captions, 'scores': r.scores, 'index': r.index}
-    for r in some], RULE, seed=5)
+  plain = Captioned(
+    [
+      {'captions': r.captions, 'scores': r.scores, 'index': r.index}
+      for r in some
+    ],
+    RULE,
+    seed=5,
+  )
   for index in range(len(some)):
     for draw in range(8):
-      assert source.at(index, draw)['caption'] == (
-        plain.at(index, draw)['caption'])
+      assert (
+        source.at(index, draw)['caption'] == (plain.at(index, draw)['caption'])
+      )
 
 
 def test_buckets_hold_every_record_once(made):
@@ -101,8 +121,7 @@ def test_a_bad_record_keeps_its_place(tmp_path):
   some = list(records())
   some[4] = cache.Record(104, 3, {}, {}, None)
   some[6] = cache.Record(106, -1, {}, {}, None)
-  source = cache.CachedSource(
-    write(str(tmp_path), some, texts_of(some)), RULE)
+  source = cache.CachedSource(write(str(tmp_path), some, texts_of(some)), RULE)
   assert len(source) == 10 and source.usable == 8
   for index in (4, 6):
     with pytest.raises(BadRecord, match=f'record {index} in .*00001.*was bad'):
@@ -131,7 +150,10 @@ def test_parts_that_are_not_kept_are_told(tmp_path):
   some = list(records(latents=None))
   path = write(str(tmp_path / 'text'), some, texts_of(some))
   assert set(cache.CachedSource(path, RULE, want=['text'])[0]) == {
-    'caption', 'text', 'mask'}
+    'caption',
+    'text',
+    'mask',
+  }
   with pytest.raises(UserError, match='holds no latents; make a cache'):
     cache.CachedSource(path, RULE)
   path = write(str(tmp_path / 'latents'), list(records()), None)
@@ -144,14 +166,18 @@ def test_every_flipped_bit_is_found(tmp_path):
   some = list(records())
   path = write(str(tmp_path), some, texts_of(some))
   columns = Columns(path)
-  for name, said in (('latents/0', 'latents/0'), ('said', 'said'),
-                     ('text', 'text')):
+  for name, said in (
+    ('latents/0', 'latents/0'),
+    ('said', 'said'),
+    ('text', 'text'),
+  ):
     file = tmp_path / cache.shard_name(1)
     whole = file.read_bytes()
     for byte in (0, -1):
       place = columns.place(file.name, name)[byte]
-      file.write_bytes(whole[:place] + bytes([whole[place] ^ 4])
-                       + whole[place + 1:])
+      file.write_bytes(
+        whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+      )
       source = cache.CachedSource(path, RULE)
       with pytest.raises(BadRecord, match=f'00001.*{said} differs from its'):
         for index in range(len(source)):
@@ -166,8 +192,9 @@ def test_a_flipped_bit_of_what_the_index_is_made_of_is_found(tmp_path, column):
   path = write(str(tmp_path), some, texts_of(some))
   file = tmp_path / cache.shard_name(1)
   whole, place = file.read_bytes(), Columns(path).place(file.name, column)[0]
-  file.write_bytes(whole[:place] + bytes([whole[place] ^ 4])
-                   + whole[place + 1:])
+  file.write_bytes(
+    whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+  )
   with pytest.raises(UserError, match=f'{file.name} .*its checksum'):
     cache.pack_index(Columns(path), [cache.shard_name(i) for i in range(3)])
 
@@ -179,7 +206,8 @@ def test_a_flipped_bit_of_the_empty_prompt_is_found(tmp_path):
   np.testing.assert_array_equal(cache.read_null(Columns(str(tmp_path))), text)
   place = Columns(str(tmp_path)).place(cache.NULL, 'text')[3]
   (tmp_path / cache.NULL).write_bytes(
-    data[:place] + bytes([data[place] ^ 4]) + data[place + 1:])
+    data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+  )
   with pytest.raises(ValueError, match='differs from its checksum'):
     cache.read_null(Columns(str(tmp_path)))
 
@@ -187,8 +215,10 @@ def test_a_flipped_bit_of_the_empty_prompt_is_found(tmp_path):
 def test_a_shard_cut_short_or_gone_spoils_its_records_only(tmp_path):
   path = write(str(tmp_path), list(records()), None)
   file = tmp_path / cache.shard_name(1)
-  for damage in (lambda: file.write_bytes(file.read_bytes()[:-200]),
-                 file.unlink):
+  for damage in (
+    lambda: file.write_bytes(file.read_bytes()[:-200]),
+    file.unlink,
+  ):
     damage()
     source = cache.CachedSource(path, RULE, want=['latents'])
     assert source[0] and source[9]
@@ -211,22 +241,39 @@ def test_every_flipped_bit_of_the_index_is_found(tmp_path):
   whole = file.read_bytes()
   header = 8 + int.from_bytes(whole[:8], 'little')
   for place in range(header, len(whole), 7):
-    file.write_bytes(whole[:place] + bytes([whole[place] ^ 4])
-                     + whole[place + 1:])
+    file.write_bytes(
+      whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+    )
     with pytest.raises(UserError, match=f'{file} cannot be read'):
       cache.CachedSource(path, RULE)
 
 
-@pytest.mark.parametrize('said', [
-  '[' * 10**5, '1' * 5000, '[[1], {}]', '{"a": 1}', '[{"a": "\\ud83d"}, {}]',
-  '[{"a": "x", "b": "y"}, [1]]', '[{"a": 5}, {}]',
-  '[{"a": "x", "b": "y"}, {"a": "z"}]'])
+@pytest.mark.parametrize(
+  'said',
+  [
+    '[' * 10**5,
+    '1' * 5000,
+    '[[1], {}]',
+    '{"a": 1}',
+    '[{"a": "\\ud83d"}, {}]',
+    '[{"a": "x", "b": "y"}, [1]]',
+    '[{"a": 5}, {}]',
+    '[{"a": "x", "b": "y"}, {"a": "z"}]',
+  ],
+)
 def test_captions_of_another_kind_spoil_their_record_alone(
-    tmp_path, said, monkeypatch):
+  tmp_path, said, monkeypatch
+):
   some = list(records())
-  monkeypatch.setattr(cache, '_said', lambda named, scores: (
-    said.encode() if named == some[4].captions else
-    json.dumps([dict(named), dict(scores)]).encode()))
+  monkeypatch.setattr(
+    cache,
+    '_said',
+    lambda named, scores: (
+      said.encode()
+      if named == some[4].captions
+      else json.dumps([dict(named), dict(scores)]).encode()
+    ),
+  )
   path = write(str(tmp_path), some, None)
   source = cache.CachedSource(path, RULE, want=['latents'])
   assert source[9]
@@ -238,7 +285,8 @@ def test_captions_of_another_kind_spoil_their_record_alone(
 def test_a_damaged_header_is_told(header, tmp_path):
   path = write(str(tmp_path), list(records()), None)
   (tmp_path / cache.INDEX).write_bytes(
-    len(header).to_bytes(8, 'little') + header.encode())
+    len(header).to_bytes(8, 'little') + header.encode()
+  )
   with pytest.raises(UserError, match=f'{cache.INDEX} cannot be read'):
     cache.CachedSource(path, RULE)
 
@@ -265,10 +313,13 @@ def test_a_shard_without_records_is_one(tmp_path):
   path = str(tmp_path)
   some = list(records())
   for i, part in enumerate((some[:3], [], some[3:])):
-    files.write(f'{path}/{cache.shard_name(i)}', cache.pack_shard(
-      part, texts_of(part)))
-  files.write(f'{path}/{cache.INDEX}', cache.pack_index(
-    Columns(path), [cache.shard_name(i) for i in range(3)]))
+    files.write(
+      f'{path}/{cache.shard_name(i)}', cache.pack_shard(part, texts_of(part))
+    )
+  files.write(
+    f'{path}/{cache.INDEX}',
+    cache.pack_index(Columns(path), [cache.shard_name(i) for i in range(3)]),
+  )
   source = cache.CachedSource(path, RULE)
   assert len(source) == 10
   for index, want in enumerate(some):

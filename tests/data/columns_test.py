@@ -20,7 +20,8 @@ def columns():
     'wide': rng.normal(size=(5, 4)).astype(np.float32),
     'bytes': rng.integers(0, 256, 11).astype(np.uint8),
     'none': np.zeros((0, 4), np.float32),
-    'crc': rng.integers(0, 2**32, 3).astype(np.uint32)}
+    'crc': rng.integers(0, 2**32, 3).astype(np.uint32),
+  }
 
 
 @pytest.fixture(params=['disk', 'memory'])
@@ -45,12 +46,14 @@ def test_rows_are_those_that_were_written(folder, columns):
     for start in range(len(want)):
       np.testing.assert_array_equal(
         found.rows('a.safetensors', name, start, start + 1),
-        want[start:start + 1])
+        want[start : start + 1],
+      )
 
 
 def test_the_header_tells_how_long_the_file_is(folder, columns):
   assert Columns(folder).length('a.safetensors') == len(
-    safetensors.numpy.save(columns))
+    safetensors.numpy.save(columns)
+  )
 
 
 def test_rows_that_are_not_there_are_errors(folder):
@@ -71,13 +74,26 @@ def test_a_file_cut_short_is_an_error(tmp_path, columns, keep):
     Columns(str(tmp_path)).rows('a.safetensors', 'wide')
 
 
-@pytest.mark.parametrize('shape, offset', [
-  ([-1, 4], 0), ([2**60, 2**60], 0), (['5', 4], 0), ([5, 4], -8),
-  ([5, 4], 2**63), ([True, 4], 0), ([5.0, 4], 0), (None, 0), ([5, 4], None)])
+@pytest.mark.parametrize(
+  'shape, offset',
+  [
+    ([-1, 4], 0),
+    ([2**60, 2**60], 0),
+    (['5', 4], 0),
+    ([5, 4], -8),
+    ([5, 4], 2**63),
+    ([True, 4], 0),
+    ([5.0, 4], 0),
+    (None, 0),
+    ([5, 4], None),
+  ],
+)
 def test_sizes_that_are_none_are_errors(tmp_path, shape, offset):
-  header = json.dumps({'wide': {
-    'dtype': 'F32', 'shape': shape, 'data_offsets': [offset, 80]}}).encode()
+  header = json.dumps(
+    {'wide': {'dtype': 'F32', 'shape': shape, 'data_offsets': [offset, 80]}}
+  ).encode()
   (tmp_path / 'a.safetensors').write_bytes(
-    len(header).to_bytes(8, 'little') + header + bytes(80))
+    len(header).to_bytes(8, 'little') + header + bytes(80)
+  )
   with pytest.raises((OSError, ValueError)):
     Columns(str(tmp_path)).rows('a.safetensors', 'wide')

@@ -31,14 +31,19 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize('place', ['memory', 'disk'])
-@pytest.mark.parametrize('pattern, found', [
-  ('a/*.tar', ['a/0.tar', 'a/1.tar']),
-  ('a/{1,0}.tar', ['a/0.tar', 'a/1.tar']),
-  ('a/0.tar', ['a/0.tar']),
-  ('a', ['a/0.tar', 'a/1.tar']),
-  ('a/', ['a/0.tar', 'a/1.tar']),
-  ('a/**/*.tar', ['a/0.tar', 'a/1.tar', 'a/b/2.tar']),
-  ('none', []), ('a/*.zip', [])])
+@pytest.mark.parametrize(
+  'pattern, found',
+  [
+    ('a/*.tar', ['a/0.tar', 'a/1.tar']),
+    ('a/{1,0}.tar', ['a/0.tar', 'a/1.tar']),
+    ('a/0.tar', ['a/0.tar']),
+    ('a', ['a/0.tar', 'a/1.tar']),
+    ('a/', ['a/0.tar', 'a/1.tar']),
+    ('a/**/*.tar', ['a/0.tar', 'a/1.tar', 'a/b/2.tar']),
+    ('none', []),
+    ('a/*.zip', []),
+  ],
+)
 def test_patterns_find_files_anywhere(place, pattern, found, request):
   root = request.getfixturevalue(place)
   got = files.expand(root + pattern, ('*.tar',))
@@ -54,7 +59,11 @@ def test_ranges_are_read_and_folders_listed(place, request):
   assert files.read(f'{root}a/0.tar', 2) == b'0.tar'
   assert files.read(f'{root}a/0.tar', 2, 99) == b'0.tar'
   assert list(files.beneath(f'{root}a')) == [
-    '0.tar', '1.tar', 'b/2.tar', 'x.json']
+    '0.tar',
+    '1.tar',
+    'b/2.tar',
+    'x.json',
+  ]
   assert files.is_folder(f'{root}a') and not files.is_folder(f'{root}a/0.tar')
   assert files.exists(f'{root}a/0.tar') and not files.exists(f'{root}a/9.tar')
 
@@ -64,9 +73,13 @@ def test_what_is_missing_of_a_list_is_told(place, request, caplog):
   root = request.getfixturevalue(place)
   got = files.expand(f'{root}a/{{0..7}}.tar')
   assert [(path[-5:], size) for path, (size, _) in got.items()] == [
-    ('0.tar', 7), ('1.tar', 7), *((f'{i}.tar', 0) for i in range(2, 8))]
-  assert (f'6 of {root}a/{{0..7}}.tar are missing, the first is {root}a/2.tar.'
-          ) in caplog.text
+    ('0.tar', 7),
+    ('1.tar', 7),
+    *((f'{i}.tar', 0) for i in range(2, 8)),
+  ]
+  assert (
+    f'6 of {root}a/{{0..7}}.tar are missing, the first is {root}a/2.tar.'
+  ) in caplog.text
   assert files.expand(f'{root}a/{{3..7}}.tar') == {}
 
 
@@ -76,38 +89,59 @@ def test_links_are_what_they_point_to(tmp_path):
   for name, target in (('x.tar', 'blob'), ('gone.tar', 'none')):
     (tmp_path / 'd' / name).symlink_to(tmp_path / target)
   of_file = files.expand(str(tmp_path / 'blob')).popitem()[1]
-  for found in (files.expand(str(tmp_path / 'd'), ('*.tar',)),
-                files.expand(str(tmp_path / 'd' / 'x.tar')),
-                files.beneath(str(tmp_path / 'd'))):
-    (name, stat), = found.items()
+  for found in (
+    files.expand(str(tmp_path / 'd'), ('*.tar',)),
+    files.expand(str(tmp_path / 'd' / 'x.tar')),
+    files.beneath(str(tmp_path / 'd')),
+  ):
+    ((name, stat),) = found.items()
     assert name.endswith('x.tar')
     assert stat == of_file
 
 
-@pytest.mark.parametrize('pattern, parts', [
-  ('a', ['a']), ('a{b,c}d', ['abd', 'acd']),
-  ('{8..10}', ['8', '9', '10']), ('{008..010}', ['008', '009', '010']),
-  ('{0..1}-{x,y}', ['0-x', '0-y', '1-x', '1-y']), ('{x}', ['{x}']),
-  ('{a,b', ['{a,b']), ('{9..1}', []), ('{٠..٩}', ['{٠..٩}'])])
+@pytest.mark.parametrize(
+  'pattern, parts',
+  [
+    ('a', ['a']),
+    ('a{b,c}d', ['abd', 'acd']),
+    ('{8..10}', ['8', '9', '10']),
+    ('{008..010}', ['008', '009', '010']),
+    ('{0..1}-{x,y}', ['0-x', '0-y', '1-x', '1-y']),
+    ('{x}', ['{x}']),
+    ('{a,b', ['{a,b']),
+    ('{9..1}', []),
+    ('{٠..٩}', ['{٠..٩}']),
+  ],
+)
 def test_braces_are_those_of_a_shell(pattern, parts):
   assert files.braces(pattern) == parts
 
 
-@pytest.mark.parametrize('pattern', [
-  '{0..99999999}.tar', '{0..9}' * 9, '{000..999999}/{1..2}.tar'])
+@pytest.mark.parametrize(
+  'pattern', ['{0..99999999}.tar', '{0..9}' * 9, '{000..999999}/{1..2}.tar']
+)
 def test_braces_that_stand_for_too_many_are_refused(pattern):
   with pytest.raises(UserError, match='stands for more than'):
     files.braces(pattern)
 
 
-@pytest.mark.parametrize('path, module, extra', [
-  ('gs://bucket/*.tar', 'gcsfs', 'gcs'), ('s3://bucket/*.tar', 's3fs', 's3'),
-  ('s3://bucket/x.parquet', 's3fs', 's3')])
+@pytest.mark.parametrize(
+  'path, module, extra',
+  [
+    ('gs://bucket/*.tar', 'gcsfs', 'gcs'),
+    ('s3://bucket/*.tar', 's3fs', 's3'),
+    ('s3://bucket/x.parquet', 's3fs', 's3'),
+  ],
+)
 def test_a_missing_package_is_told_with_its_extra(
-    path, module, extra, monkeypatch):
+  path, module, extra, monkeypatch
+):
   monkeypatch.setitem(sys.modules, module, None)
-  monkeypatch.setattr(registry, '_registry', {
-    k: v for k, v in registry._registry.items() if k not in ('gs', 's3')})
+  monkeypatch.setattr(
+    registry,
+    '_registry',
+    {k: v for k, v in registry._registry.items() if k not in ('gs', 's3')},
+  )
   with pytest.raises(UserError) as error:
     files.expand(path)
   said = str(error.value)
@@ -117,16 +151,22 @@ def test_a_missing_package_is_told_with_its_extra(
 
 
 def test_the_hub_says_that_it_is_offline():
-  with pytest.raises(UserError, match=r'^hf://datasets/a/b/\*.tar cannot be '
-                     r'reached \(.*offline.*\); mend the data path, the conne'
-                     r'ction or the credentials\.$'):
+  with pytest.raises(
+    UserError,
+    match=r'^hf://datasets/a/b/\*.tar cannot be '
+    r'reached \(.*offline.*\); mend the data path, the conne'
+    r'ction or the credentials\.$',
+  ):
     files.expand('hf://datasets/a/b/*.tar')
 
 
 def test_unknown_places_are_told():
-  with pytest.raises(UserError, match=r'^foo://x is in no place that data are '
-                     r'read from; set the data path to a local one, gs://, '
-                     r's3:// or hf://\.$'):
+  with pytest.raises(
+    UserError,
+    match=r'^foo://x is in no place that data are '
+    r'read from; set the data path to a local one, gs://, '
+    r's3:// or hf://\.$',
+  ):
     files.expand('foo://x')
 
 
@@ -134,6 +174,7 @@ def test_whatever_a_library_raises_while_reading_is_an_os_error(monkeypatch):
   class Broken:
     def open(self, *args, **kwargs):
       raise RuntimeError('throttled')
+
   monkeypatch.setattr(files, '_system', lambda path: (Broken(), path))
   with pytest.raises(OSError, match=r'x cannot be read \(throttled\)'):
     files.read('gs://x')
@@ -159,10 +200,18 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['x']
 
 
-@pytest.mark.parametrize('path', [
-  'http://127.0.0.1:9/x.tar', 'file:///etc/hostname', 'github://a:b@c/x',
-  'simplecache::http://127.0.0.1:9/x', 'zip://x::memory://y',
-  'reference://x', 'sftp://host/x'])
+@pytest.mark.parametrize(
+  'path',
+  [
+    'http://127.0.0.1:9/x.tar',
+    'file:///etc/hostname',
+    'github://a:b@c/x',
+    'simplecache::http://127.0.0.1:9/x',
+    'zip://x::memory://y',
+    'reference://x',
+    'sftp://host/x',
+  ],
+)
 def test_no_other_protocol_is_spoken(path):
   with pytest.raises(UserError, match='no place that data are read from'):
     files.read(path)

@@ -28,13 +28,18 @@ class Known:
     return SCORES
 
 
-@pytest.mark.parametrize('limits, left', [
-  (dict(min_score=22.), [0, 2, 3]),
-  (dict(min_size_px=100), [0, 2, 3]),
-  (dict(min_size_px=51), [0, 2, 3]), (dict(min_size_px=50), [0, 1, 2, 3]),
-  (dict(max_aspect_ratio=3.), [0, 2, 3]),
-  (dict(max_aspect_ratio=2.9), [0, 2]),
-  (dict(min_score=25., max_aspect_ratio=2.), [0])])
+@pytest.mark.parametrize(
+  'limits, left',
+  [
+    (dict(min_score=22.0), [0, 2, 3]),
+    (dict(min_size_px=100), [0, 2, 3]),
+    (dict(min_size_px=51), [0, 2, 3]),
+    (dict(min_size_px=50), [0, 1, 2, 3]),
+    (dict(max_aspect_ratio=3.0), [0, 2, 3]),
+    (dict(max_aspect_ratio=2.9), [0, 2]),
+    (dict(min_score=25.0, max_aspect_ratio=2.0), [0]),
+  ],
+)
 def test_a_limit_itself_is_kept_and_so_is_what_is_not_known(limits, left):
   source = kept(Known(), **limits)
   assert [source[i]['index'] for i in range(len(source))] == left

@@ -30,10 +30,15 @@ def test_pairs_are_found_in_subfolders_in_the_order_of_names(tmp_path):
   source = FolderSource(tmp_path, 8)
   examples = [source[i] for i in range(len(source))]
   assert [e['caption'] for e in examples] == [
-    'first', 'second', 'third', 'fourth']
+    'first',
+    'second',
+    'third',
+    'fourth',
+  ]
   assert [e['index'] for e in examples] == [0, 1, 2, 3]
   np.testing.assert_array_equal(
-    examples[1]['image'], np.full((8, 8, 3), (0, 0, 255), np.uint8))
+    examples[1]['image'], np.full((8, 8, 3), (0, 0, 255), np.uint8)
+  )
 
 
 def test_images_are_cropped_around_the_centre(tmp_path):
@@ -50,7 +55,8 @@ def test_transparent_parts_are_white_and_grey_has_three_channels(tmp_path):
   assert (read_image(tmp_path / 'clear.png', 4) == 255).all()
   put(tmp_path / 'grey.png', color=7, mode='L')
   np.testing.assert_array_equal(
-    read_image(tmp_path / 'grey.png', 4), np.full((4, 4, 3), 7))
+    read_image(tmp_path / 'grey.png', 4), np.full((4, 4, 3), 7)
+  )
 
 
 def test_cameras_turned_on_their_side_are_turned_back():
@@ -69,12 +75,13 @@ def test_damaged_records_raise_by_name(tmp_path):
   put(tmp_path / 'empty.png').write_bytes(b'')
   put(tmp_path / 'silent.png', caption='  ')
   put(tmp_path / 'odd.png', None).with_suffix('.json').write_text('[1')
-  put(tmp_path / 'deep.png', None).with_suffix('.json').write_text(
-    '[' * 10**5)
+  put(tmp_path / 'deep.png', None).with_suffix('.json').write_text('[' * 10**5)
   put(tmp_path / 'huge.png', None).with_suffix('.json').write_text(
-    f'{{"prompt": "x", "seed": {"1" * 5000}}}')
+    f'{{"prompt": "x", "seed": {"1" * 5000}}}'
+  )
   put(tmp_path / 'half.png', None).with_suffix('.json').write_text(
-    '{"prompt": "\\ud83d cat"}')
+    '{"prompt": "\\ud83d cat"}'
+  )
   put(tmp_path / 'latin.png').with_suffix('.txt').write_bytes(b'caf\xe9')
   source = FolderSource(tmp_path, 8)
   failed = set()
@@ -83,8 +90,16 @@ def test_damaged_records_raise_by_name(tmp_path):
       source[i]
     except BadRecord as error:
       failed.add(error.name)
-  assert failed == {'cut.png', 'empty.png', 'silent.png', 'odd.png',
-                    'deep.png', 'huge.png', 'half.png', 'latin.png'}
+  assert failed == {
+    'cut.png',
+    'empty.png',
+    'silent.png',
+    'odd.png',
+    'deep.png',
+    'huge.png',
+    'half.png',
+    'latin.png',
+  }
   assert np.isnan(source.scores()).all()
 
 
@@ -92,12 +107,13 @@ def test_missing_captions_are_counted_and_too_many_stop(tmp_path):
   for i in range(9):
     put(tmp_path / f'{i}.png')
   put(tmp_path / 'mute.png', None)
-  source = FolderSource(tmp_path, 8, max_bad_fraction=.1)
+  source = FolderSource(tmp_path, 8, max_bad_fraction=0.1)
   assert len(source) == 9
   assert source.bad.reasons == {
-    'mute.png': 'no mute.txt or mute.json beside it'}
+    'mute.png': 'no mute.txt or mute.json beside it'
+  }
   with pytest.raises(UserError, match='1 of 10 records .*mute.png'):
-    FolderSource(tmp_path, 8, max_bad_fraction=.09)
+    FolderSource(tmp_path, 8, max_bad_fraction=0.09)
 
 
 def test_a_damaged_image_is_skipped_by_the_pipeline(tmp_path):
@@ -105,8 +121,9 @@ def test_a_damaged_image_is_skipped_by_the_pipeline(tmp_path):
     put(tmp_path / f'{i}.png', str(i))
   (tmp_path / '3.png').write_bytes(b'not an image')
   source = FolderSource(tmp_path, 8)
-  one_pass = itertools.islice(iter(batches(
-    source, batch_size=5, seed=0, max_bad_fraction=.1)), 2)
+  one_pass = itertools.islice(
+    iter(batches(source, batch_size=5, seed=0, max_bad_fraction=0.1)), 2
+  )
   seen = {c for batch in one_pass for c in batch['caption'].tolist()}
   assert seen == set('0123456789') - {'3'}
 
@@ -118,4 +135,4 @@ def test_empty_missing_and_mute_folders_are_explained(tmp_path):
     FolderSource(tmp_path, 8)
   put(tmp_path / 'a.png', None)
   with pytest.raises(UserError, match='no image with a caption'):
-    FolderSource(tmp_path, 8, max_bad_fraction=1.)
+    FolderSource(tmp_path, 8, max_bad_fraction=1.0)

@@ -49,6 +49,7 @@ def test_images_that_cannot_be_read_today_are_counted():
     if index == 1:
       raise OSError('503')
     return [encoded(5, 7), None, b'no image'][index][:end]
+
   found = header_sizes(read, 3)
   assert found['sizes'].tolist() == [[5, 7], [0, 0], [0, 0]]
   assert found[TROUBLE] == 1
@@ -60,13 +61,17 @@ def test_images_keep_their_size_unless_one_is_asked_for():
   assert read_image(encoded()).dtype == np.uint8
 
 
-@pytest.mark.parametrize('entry, damaged', [
-  (b'\x01\x1a\x00\x05', b'\x01\x1a\x00\x01'),  # A ratio said to be bytes.
-  (b'\x01\x0f\x00\x02', b'\x01\x00\x00\x02')])  # A text said to be a width.
+@pytest.mark.parametrize(
+  'entry, damaged',
+  [
+    (b'\x01\x1a\x00\x05', b'\x01\x1a\x00\x01'),  # A ratio said to be bytes.
+    (b'\x01\x0f\x00\x02', b'\x01\x00\x00\x02'),
+  ],
+)  # A text said to be a width.
 def test_a_photo_with_damaged_exif_is_read_and_turned(entry, damaged):
   image = Image.new('RGB', (8, 4))
   exif = image.getexif()
-  exif[0x0112], exif[0x011a], exif[0x010f] = 6, 72., 'maker'
+  exif[0x0112], exif[0x011A], exif[0x010F] = 6, 72.0, 'maker'
   buffer = io.BytesIO()
   image.save(buffer, 'jpeg', exif=exif)
   data = buffer.getvalue()
@@ -85,14 +90,17 @@ def test_images_are_turned_as_pillow_turns_them(orientation):
   image.save(buffer, 'png', exif=exif)
   np.testing.assert_array_equal(
     read_image(buffer.getvalue()),
-    ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))))
+    ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))),
+  )
 
 
-@pytest.mark.parametrize('error', [
-  struct.error('unpack'), TypeError('abs'), RuntimeError('decoder')])
+@pytest.mark.parametrize(
+  'error', [struct.error('unpack'), TypeError('abs'), RuntimeError('decoder')]
+)
 def test_whatever_a_decoder_trips_over_is_a_damaged_image(error, monkeypatch):
   def fail(self):
     raise error
+
   monkeypatch.setattr(Image.Image, 'getexif', fail)
   data = encoded(kind='jpeg')
   with pytest.raises(ValueError, match=str(error)):
@@ -121,6 +129,8 @@ def test_an_image_of_too_many_pixels_is_not_decoded():
   Image.new('1', (9_500, 9_500)).save(buffer, 'PNG')
   data = buffer.getvalue()
   assert len(data) < 2**16
-  with pytest.warns(Image.DecompressionBombWarning), pytest.raises(
-      ValueError, match='9,500 x 9,500 pixels'):
+  with (
+    pytest.warns(Image.DecompressionBombWarning),
+    pytest.raises(ValueError, match='9,500 x 9,500 pixels'),
+  ):
     read_image(data)

@@ -8,13 +8,18 @@ import pytest
 from sana_jax.data.order import Bucketed, shuffled
 from sana_jax.errors import UserError
 
-BUCKETS = [np.array([0, 3, 4]), np.array([], int), np.array([1]),
-           np.array([2, 5, 6, 7, 8])]
+BUCKETS = [
+  np.array([0, 3, 4]),
+  np.array([], int),
+  np.array([1]),
+  np.array([2, 5, 6, 7, 8]),
+]
 
 
 def read(order, batch_size, steps):
-  return [[order.record(step, row) for row in range(batch_size)]
-          for step in steps]
+  return [
+    [order.record(step, row) for row in range(batch_size)] for step in steps
+  ]
 
 
 def test_every_pass_is_complete_and_has_its_own_order():

@@ -14,12 +14,34 @@ from sana_jax.data.parquet import Columns, ParquetSource
 from sana_jax.errors import UserError
 
 ROWS = [
-  {'image': encoded(7, 9), 'caption': 'zero', 'long': 'a longer zero',
-   'height': 70, 'width': 90, 's0': 21.5, 's1': 30.0},
-  {'image': encoded(), 'caption': 'one', 'long': None,
-   'height': 12, 'width': 20, 's0': 28.0, 's1': None},
-  {'image': encoded(), 'caption': 'two', 'long': 'longer',
-   'height': 12, 'width': 20, 's0': None, 's1': None}]
+  {
+    'image': encoded(7, 9),
+    'caption': 'zero',
+    'long': 'a longer zero',
+    'height': 70,
+    'width': 90,
+    's0': 21.5,
+    's1': 30.0,
+  },
+  {
+    'image': encoded(),
+    'caption': 'one',
+    'long': None,
+    'height': 12,
+    'width': 20,
+    's0': 28.0,
+    's1': None,
+  },
+  {
+    'image': encoded(),
+    'caption': 'two',
+    'long': 'longer',
+    'height': 12,
+    'width': 20,
+    's0': None,
+    's1': None,
+  },
+]
 
 
 def write(path, rows=ROWS, **options):
@@ -51,9 +73,12 @@ def test_only_the_row_group_of_a_record_is_read(tmp_path, monkeypatch):
   groups = []
   read = parquet.ParquetFile.read_row_group
   monkeypatch.setattr(
-    parquet.ParquetFile, 'read_row_group',
-    lambda self, i, columns: groups.append((i, columns)) or read(
-      self, i, columns=columns))
+    parquet.ParquetFile,
+    'read_row_group',
+    lambda self, i, columns: (
+      groups.append((i, columns)) or read(self, i, columns=columns)
+    ),
+  )
   source[4], source[3], source[11]
   wanted = ['image', 'caption']
   assert groups == [(1, wanted), (3, wanted)]
@@ -63,8 +88,9 @@ def test_a_footer_is_read_once(tmp_path, monkeypatch):
   for i in range(300):
     write(tmp_path / f'{i:03d}.parquet', ROWS[:1])
   read, footers = parquet.read_metadata, []
-  monkeypatch.setattr(parquet, 'read_metadata',
-                      lambda file: footers.append(file) or read(file))
+  monkeypatch.setattr(
+    parquet, 'read_metadata', lambda file: footers.append(file) or read(file)
+  )
   source = opened(tmp_path)
   assert texts(source) == ['zero'] * 300
   source.sizes()
@@ -78,17 +104,36 @@ def test_columns_give_captions_scores_and_sizes(tmp_path):
   assert source[0]['scores'] == {'prompt': 21.5, 'long': 30.0}
   assert source[1]['captions'] == {'prompt': 'one'}
   assert source[1]['scores'] == {'prompt': 28.0}
+  np.testing.assert_array_equal(source.sizes(), [[70, 90], [12, 20], [12, 20]])
   np.testing.assert_array_equal(
-    source.sizes(), [[70, 90], [12, 20], [12, 20]])
-  np.testing.assert_array_equal(
-    source.scores(), np.float32([21.5, 28., np.nan]))
+    source.scores(), np.float32([21.5, 28.0, np.nan])
+  )
 
 
 def test_a_row_without_the_prompt_s_score_has_the_best_one(tmp_path):
-  write(tmp_path / 'a.parquet', [
-    {'image': b'', 'caption': 'x', 'a': 'y', 'b': 'z', 's': None, 't': 20.,
-     'u': '31.5'}, {'image': b'', 'caption': 'x', 'a': 'y', 'b': 'z', 's': 1.,
-     't': None, 'u': None}])
+  write(
+    tmp_path / 'a.parquet',
+    [
+      {
+        'image': b'',
+        'caption': 'x',
+        'a': 'y',
+        'b': 'z',
+        's': None,
+        't': 20.0,
+        'u': '31.5',
+      },
+      {
+        'image': b'',
+        'caption': 'x',
+        'a': 'y',
+        'b': 'z',
+        's': 1.0,
+        't': None,
+        'u': None,
+      },
+    ],
+  )
   source = opened(tmp_path, Columns(captions='caption,a,b', scores='s,t,u'))
   np.testing.assert_array_equal(source.scores(), np.float32([31.5, 1]))
 
@@ -97,28 +142,43 @@ def test_without_size_columns_the_headers_are_read(tmp_path):
   rows = [{'image': row['image'], 'caption': 'x'} for row in ROWS]
   write(tmp_path / 'a.parquet', [*rows, {'image': b'no', 'caption': 'x'}])
   np.testing.assert_array_equal(
-    opened(tmp_path).sizes(), [[7, 9], [12, 20], [12, 20], [0, 0]])
+    opened(tmp_path).sizes(), [[7, 9], [12, 20], [12, 20], [0, 0]]
+  )
 
 
 def test_hugging_face_s_images_and_paths_are_read(tmp_path):
   (tmp_path / 'i').mkdir()
   (tmp_path / 'i' / 'x.png').write_bytes(encoded(3, 4))
-  write(tmp_path / 'a.parquet', [
-    {'image': {'bytes': encoded(5, 6), 'path': 'ignored.png'}, 'caption': 'x'},
-    {'image': {'bytes': None, 'path': 'i/x.png'}, 'caption': 'y'}])
+  write(
+    tmp_path / 'a.parquet',
+    [
+      {
+        'image': {'bytes': encoded(5, 6), 'path': 'ignored.png'},
+        'caption': 'x',
+      },
+      {'image': {'bytes': None, 'path': 'i/x.png'}, 'caption': 'y'},
+    ],
+  )
   write(tmp_path / 'b.parquet', [{'image': 'i/x.png', 'caption': 'z'}])
   source = opened(tmp_path)
   assert [source[i]['image'].shape for i in range(3)] == [
-    (5, 6, 3), (3, 4, 3), (3, 4, 3)]
+    (5, 6, 3),
+    (3, 4, 3),
+    (3, 4, 3),
+  ]
 
 
 def test_damaged_rows_raise_by_file_and_row(tmp_path):
   image = noisy()
-  write(tmp_path / 'a.parquet', [
-    {'image': image, 'caption': 'x'},
-    {'image': image[:2000], 'caption': 'x'},
-    {'image': image, 'caption': ' '},
-    {'image': None, 'caption': 'x'}])
+  write(
+    tmp_path / 'a.parquet',
+    [
+      {'image': image, 'caption': 'x'},
+      {'image': image[:2000], 'caption': 'x'},
+      {'image': image, 'caption': ' '},
+      {'image': None, 'caption': 'x'},
+    ],
+  )
   named = failures(opened(tmp_path))
   at = lambda row: f'{tmp_path}/a.parquet: row {row} of row group 0'
   assert set(named) == {at(1), at(2), at(3)}
@@ -127,26 +187,33 @@ def test_damaged_rows_raise_by_file_and_row(tmp_path):
 
 
 def test_a_damaged_row_group_costs_its_rows_only(tmp_path):
-  path = write(tmp_path / 'a.parquet', [
-    {'image': noisy(seed=i), 'caption': str(i)} for i in range(6)],
-    row_group_size=2, compression='zstd', use_dictionary=False)
+  path = write(
+    tmp_path / 'a.parquet',
+    [{'image': noisy(seed=i), 'caption': str(i)} for i in range(6)],
+    row_group_size=2,
+    compression='zstd',
+    use_dictionary=False,
+  )
   start = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
   content = bytearray(path.read_bytes())
-  content[start:start + 2000] = bytes(2000)
+  content[start : start + 2000] = bytes(2000)
   path.write_bytes(content)
   source = opened(tmp_path)
   assert set(failures(source)) == {
-    f'{path}: row {row} of row group 1' for row in (0, 1)}
+    f'{path}: row {row} of row group 1' for row in (0, 1)
+  }
   np.testing.assert_array_equal(
-    source.sizes(), [[64, 96]] * 2 + [[0, 0]] * 2 + [[64, 96]] * 2)
+    source.sizes(), [[64, 96]] * 2 + [[0, 0]] * 2 + [[64, 96]] * 2
+  )
 
 
 def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path):
   for name in 'abc':
     write(tmp_path / f'{name}.parquet')
   (tmp_path / 'b.parquet').write_bytes(
-    (tmp_path / 'b.parquet').read_bytes()[:-100])
-  source = opened(tmp_path, max_bad_fraction=.2)
+    (tmp_path / 'b.parquet').read_bytes()[:-100]
+  )
+  source = opened(tmp_path, max_bad_fraction=0.2)
   assert texts(source) == ['zero', 'one', 'two'] * 2
   assert list(source.bad.reasons) == [f'{tmp_path}/b.parquet']
 
@@ -157,24 +224,32 @@ def test_a_wrong_column_is_told_with_those_that_are_there(tmp_path):
     opened(tmp_path, Columns(image='jpg', captions='caption,text'))
   assert str(error.value) == (
     f'{tmp_path}/a.parquet has no column jpg, text; it has image, caption, '
-    'long, height, width, s0, s1: set config.data.columns to those.')
+    'long, height, width, s0, s1: set config.data.columns to those.'
+  )
 
 
-@pytest.mark.parametrize('columns, said', [
-  (Columns(captions=''), "captions='' names no column"),
-  (Columns(captions='a', scores='b,c'), 'names 2 columns for 1 of captions')])
+@pytest.mark.parametrize(
+  'columns, said',
+  [
+    (Columns(captions=''), "captions='' names no column"),
+    (Columns(captions='a', scores='b,c'), 'names 2 columns for 1 of captions'),
+  ],
+)
 def test_columns_that_make_no_sense_are_told(tmp_path, columns, said):
   with pytest.raises(UserError, match=said):
     opened(tmp_path, columns)
 
 
 def test_nothing_to_read_is_explained(tmp_path):
-  with pytest.raises(UserError, match='matches no file; set the data path to '
-                     "Parquet files like 'data/[*].parquet' or to their fold"):
+  with pytest.raises(
+    UserError,
+    match='matches no file; set the data path to '
+    "Parquet files like 'data/[*].parquet' or to their fold",
+  ):
     opened(tmp_path / '*.parquet')
   (tmp_path / 'a.parquet').write_bytes(b'PAR1')
   with pytest.raises(UserError, match='holds no row that can be read'):
-    opened(tmp_path, max_bad_fraction=1.)
+    opened(tmp_path, max_bad_fraction=1.0)
 
 
 def test_large_row_groups_are_told(tmp_path, caplog, monkeypatch):
@@ -198,20 +273,26 @@ def test_remote_files_are_read(tmp_path):
 
 
 def test_what_cannot_be_read_today_is_read_again_and_damage_is_not(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   (tmp_path / 'data').mkdir()
-  path = write(tmp_path / 'data/a.parquet', [
-    {'image': noisy(seed=i), 'caption': str(i)} for i in range(4)],
-    row_group_size=2, compression='zstd', use_dictionary=False)
+  path = write(
+    tmp_path / 'data/a.parquet',
+    [{'image': noisy(seed=i), 'caption': str(i)} for i in range(4)],
+    row_group_size=2,
+    compression='zstd',
+    use_dictionary=False,
+  )
   start = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
   content = bytearray(path.read_bytes())
-  content[start:start + 2000] = bytes(2000)
+  content[start : start + 2000] = bytes(2000)
   path.write_bytes(content)
   source = opened(tmp_path / 'data', cache=tmp_path / 'index')
 
   class Throttled(io.FileIO):
     def read(self, *size):
       raise RuntimeError('503')
+
   monkeypatch.setattr(files, 'open_at_random', Throttled)
   assert not source.sizes().any()
   monkeypatch.undo()

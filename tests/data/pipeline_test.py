@@ -27,8 +27,9 @@ class Numbers:
 
 
 def rows_of(dataset, steps=None):
-  return [batch['index'].tolist()
-          for batch in itertools.islice(iter(dataset), steps)]
+  return [
+    batch['index'].tolist() for batch in itertools.islice(iter(dataset), steps)
+  ]
 
 
 def flat(lists):
@@ -37,7 +38,8 @@ def flat(lists):
 
 def test_the_seed_decides_the_order():
   order = lambda seed: rows_of(
-    batches(Numbers(40), batch_size=8, seed=seed), 10)
+    batches(Numbers(40), batch_size=8, seed=seed), 10
+  )
   assert order(3) == order(3)
   assert order(3) != order(4)
 
@@ -45,8 +47,9 @@ def test_the_seed_decides_the_order():
 @pytest.mark.parametrize('ours', [range(3), [1, 6], [7]])
 def test_a_host_s_rows_do_not_depend_on_who_reads_the_others(ours):
   source = Numbers(50, broken=(3, 4))
-  make = lambda rows: rows_of(batches(
-    source, batch_size=8, seed=1, rows=rows, max_bad_fraction=.1), 20)
+  make = lambda rows: rows_of(
+    batches(source, batch_size=8, seed=1, rows=rows, max_bad_fraction=0.1), 20
+  )
   assert make(ours) == [[batch[row] for row in ours] for batch in make(None)]
 
 
@@ -56,27 +59,45 @@ def test_a_source_smaller_than_a_batch_is_repeated():
 
 
 def test_map_fn_sees_each_example():
-  dataset = batches(Numbers(4), batch_size=2, seed=0,
-                    map_fn=lambda e, bucket: {'y': e['x'] * 2 + bucket})
+  dataset = batches(
+    Numbers(4),
+    batch_size=2,
+    seed=0,
+    map_fn=lambda e, bucket: {'y': e['x'] * 2 + bucket},
+  )
   index = next(iter(batches(Numbers(4), batch_size=2, seed=0)))['index']
   np.testing.assert_array_equal(
-    next(iter(dataset))['y'], np.broadcast_to(2. * index[:, None, None],
-                                              (2, 2, 2)))
+    next(iter(dataset))['y'],
+    np.broadcast_to(2.0 * index[:, None, None], (2, 2, 2)),
+  )
 
 
 def test_a_source_with_several_captions_draws_one_for_each_step():
   source = Numbers(9)
-  found = itertools.islice(iter(batches(
-    source, batch_size=2, seed=0,
-    read=lambda index, draw: {**source[index], 'draw': draw})), 4)
+  found = itertools.islice(
+    iter(
+      batches(
+        source,
+        batch_size=2,
+        seed=0,
+        read=lambda index, draw: {**source[index], 'draw': draw},
+      )
+    ),
+    4,
+  )
   assert [b['draw'].tolist() for b in found] == [[i] * 2 for i in range(4)]
 
 
 @pytest.mark.parametrize('threads', [0, 3])
 @pytest.mark.parametrize('stop', [1, 7])
 def test_a_resumed_iterator_goes_on_where_it_stopped(threads, stop):
-  make = lambda: batches(Numbers(30, broken=(3, 4)), batch_size=4, seed=2,
-                         num_threads=threads, max_bad_fraction=.1)
+  make = lambda: batches(
+    Numbers(30, broken=(3, 4)),
+    batch_size=4,
+    seed=2,
+    num_threads=threads,
+    max_bad_fraction=0.1,
+  )
   whole = rows_of(make(), 20)
   iterator = iter(make())
   for _ in range(stop):
@@ -89,17 +110,20 @@ def test_a_resumed_iterator_goes_on_where_it_stopped(threads, stop):
 
 
 def test_the_place_is_the_same_whatever_the_rows():
-  one, other = (iter(batches(Numbers(30), batch_size=4, seed=2, rows=rows))
-                for rows in ([0], [1, 2, 3]))
+  one, other = (
+    iter(batches(Numbers(30), batch_size=4, seed=2, rows=rows))
+    for rows in ([0], [1, 2, 3])
+  )
   for _ in range(5):
     next(one), next(other)
   assert one.get_state() == other.get_state()
 
 
-@pytest.mark.parametrize('error', [
-  BadRecord('x', 'y'), OSError('truncated'), ValueError('shape')])
+@pytest.mark.parametrize(
+  'error', [BadRecord('x', 'y'), OSError('truncated'), ValueError('shape')]
+)
 def test_bad_records_are_replaced_and_counted(error):
-  bad = BadRecords(40, .1)
+  bad = BadRecords(40, 0.1)
   source = Numbers(40, broken=(5, 6), error=error)
   read = flat(rows_of(batches(source, batch_size=4, seed=0, bad=bad), 10))
   good = set(range(40)) - {5, 6}
@@ -117,6 +141,7 @@ def test_too_many_bad_records_stop_the_run_by_name(threads):
 def test_a_user_s_mistake_in_map_fn_is_not_a_bad_record():
   def map_fn(example, bucket):
     raise UserError('too long')
+
   with pytest.raises(UserError) as error:
     next(iter(batches(Numbers(9), batch_size=2, seed=0, map_fn=map_fn)))
   assert str(error.value) == 'too long'

@@ -5,7 +5,7 @@ from sana_jax.errors import UserError
 
 
 def test_one_record_counts_once():
-  bad = BadRecords(10, .2)
+  bad = BadRecords(10, 0.2)
   for _ in range(5):
     bad.add(BadRecord('a.png', 'truncated'))
   bad.add(BadRecord('b.png', 'empty'))
@@ -13,7 +13,7 @@ def test_one_record_counts_once():
 
 
 def test_too_many_name_the_first_few():
-  bad = BadRecords(100, .06)
+  bad = BadRecords(100, 0.06)
   for i in range(6):
     bad.add(BadRecord(f'{i}.png', 'truncated'))
   with pytest.raises(UserError) as error:
@@ -25,7 +25,7 @@ def test_too_many_name_the_first_few():
 
 
 def test_a_source_without_end_is_judged_by_what_was_seen():
-  bad = BadRecords(10**12, .01)
+  bad = BadRecords(10**12, 0.01)
   with pytest.raises(UserError, match='11 of 1000 records'):
     for i in range(1000):
       bad.add(BadRecord(str(i), 'x'))
@@ -33,4 +33,4 @@ def test_a_source_without_end_is_judged_by_what_was_seen():
 
 def test_a_fraction_is_a_fraction():
   with pytest.raises(UserError, match='max_bad_fraction=5'):
-    BadRecords(10, 5.)
+    BadRecords(10, 5.0)

@@ -15,6 +15,7 @@ def ask(cache, made, key='k', size=3):
   def make():
     made.append(key)
     return {'a': np.arange(size), 'b': np.asarray('text')}
+
   return remembered(cache, key, make)
 
 
@@ -47,22 +48,26 @@ def test_a_file_that_is_cut_short_later_harms_nothing(tmp_path, made):
 @pytest.mark.parametrize('harm', ['empty', 'no zip', 'cut', 'flipped'])
 def test_damaged_files_are_made_again(tmp_path, made, harm):
   ask(tmp_path, made, size=2**18)
-  file, = tmp_path.iterdir()
+  (file,) = tmp_path.iterdir()
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 1
-  file.write_bytes({'empty': b'', 'no zip': b'no zip', 'cut': data[:-1],
-                    'flipped': data}[harm])
+  file.write_bytes(
+    {'empty': b'', 'no zip': b'no zip', 'cut': data[:-1], 'flipped': data}[harm]
+  )
   np.testing.assert_array_equal(
-    ask(tmp_path, made, size=2**18)['a'], np.arange(2**18))
+    ask(tmp_path, made, size=2**18)['a'], np.arange(2**18)
+  )
   assert made == ['k', 'k']
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(
-    tmp_path, made, caplog):
+  tmp_path, made, caplog
+):
   (tmp_path / 'file').write_text('')
   for _ in range(2):
     np.testing.assert_array_equal(
-      ask(tmp_path / 'file' / 'x', made)['a'], np.arange(3))
+      ask(tmp_path / 'file' / 'x', made)['a'], np.arange(3)
+    )
   assert made == ['k', 'k']
   assert 'cannot be written' in caplog.text
 
@@ -79,6 +84,7 @@ def test_what_trouble_hid_is_asked_for_again(tmp_path, caplog, cache):
 
   def make():
     return {'a': np.arange(3), TROUBLE: np.asarray(trouble.pop(0))}
+
   for _ in range(2):
     assert list(remembered(tmp_path if cache else None, 'k', make)) == ['a']
   assert '2 reads failed' in caplog.text

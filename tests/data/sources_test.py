@@ -24,8 +24,9 @@ def prepared(tmp_path_factory):
 
 def test_shapes_are_drawn_and_read(tmp_path, monkeypatch):
   monkeypatch.setattr(builder, 'HELDOUT', 4)
-  source = open_source('shapes', path=tmp_path, size=16, train_examples=12,
-                       seed=3)
+  source = open_source(
+    'shapes', path=tmp_path, size=16, train_examples=12, seed=3
+  )
   assert len(source) == 12
   expected = scene(3, 'train', 7)
   assert source[7]['caption'] == expected.caption
@@ -34,8 +35,7 @@ def test_shapes_are_drawn_and_read(tmp_path, monkeypatch):
 
 
 def test_prepared_data_are_read_at_any_size_and_split(prepared):
-  source = open_source(
-    'tfds', path=prepared, size=8, split='heldout[1:3]')
+  source = open_source('tfds', path=prepared, size=8, split='heldout[1:3]')
   assert len(source) == 2
   assert source[0]['caption'] == scene(0, 'heldout', 1).caption
   assert source[0]['image'].shape == (8, 8, 3)
@@ -46,7 +46,8 @@ def damaged(prepared, path, harm):
   for file in prepared.iterdir():
     content = bytearray(file.read_bytes())
     (path / file.name).write_bytes(
-      harm(content) if 'train' in file.name else content)
+      harm(content) if 'train' in file.name else content
+    )
   return open_source('tfds', path=path, size=16)
 
 
@@ -54,6 +55,7 @@ def test_a_damaged_record_is_skipped_and_the_rest_read(prepared, tmp_path):
   def flip(content):
     content[20_000] ^= 255
     return content
+
   source = damaged(prepared, tmp_path, flip)
   good = []
   for i in range(len(source)):
@@ -94,10 +96,15 @@ def scored(tmp_path):
   """Five images of 10 to 50 px, 100 px wide; the first two have scores."""
   for i in range(1, 6):
     Image.new('RGB', (100, 10 * i), 'red').save(tmp_path / f'{i}.png')
-    scores = {'prompt': 20. + i, 'long': 30., 'bad': 10.} if i < 3 else {}
-    (tmp_path / f'{i}.json').write_text(json.dumps({
-      'captions': {'prompt': f'p{i}', 'long': f'l{i}', 'bad': f'b{i}'},
-      'scores': scores}))
+    scores = {'prompt': 20.0 + i, 'long': 30.0, 'bad': 10.0} if i < 3 else {}
+    (tmp_path / f'{i}.json').write_text(
+      json.dumps(
+        {
+          'captions': {'prompt': f'p{i}', 'long': f'l{i}', 'bad': f'b{i}'},
+          'scores': scores,
+        }
+      )
+    )
   return tmp_path
 
 
@@ -106,11 +113,24 @@ def test_a_record_has_the_caption_that_the_rule_chooses(scored):
   assert isinstance(source, DescribedSource)
   assert set(source[0]) == {'image', 'caption', 'index'}
   assert [source[i]['caption'] for i in range(5)] == [
-    'l1', 'l2', 'p3', 'p4', 'p5']
+    'l1',
+    'l2',
+    'p3',
+    'p4',
+    'p5',
+  ]
   rule = CaptionRule('uniform')
-  draws = lambda seed: [open_source(
-    'folder', path=scored, size=4, seed=seed, rule=rule, cache=None,
-  ).at(0, draw)['caption'] for draw in range(30)]
+  draws = lambda seed: [
+    open_source(
+      'folder',
+      path=scored,
+      size=4,
+      seed=seed,
+      rule=rule,
+      cache=None,
+    ).at(0, draw)['caption']
+    for draw in range(30)
+  ]
   assert draws(0) == draws(0) != draws(1)
   assert set(draws(0)) == {'p1', 'l1', 'b1'}
 
@@ -119,26 +139,30 @@ def test_filters_keep_what_is_good_and_what_is_not_known(scored, caplog):
   options = dict(path=scored, size=4, cache=None)
   with caplog.at_level('INFO', 'absl'):
     source = open_source(
-      'folder', **options, min_score=22., min_size_px=20,
-      max_aspect_ratio=4.)
+      'folder', **options, min_score=22.0, min_size_px=20, max_aspect_ratio=4.0
+    )
   assert [source[i]['index'] for i in range(len(source))] == [2, 3, 4]
   assert source.sizes()[0].tolist() == [30, 100]
-  assert ('Kept 3 of 5 records: 1 have a score below 22, 1 have a side shorter '
-          'than 20 px, 2 have an aspect ratio above 4.') in caplog.text
+  assert (
+    'Kept 3 of 5 records: 1 have a score below 22, 1 have a side shorter '
+    'than 20 px, 2 have an aspect ratio above 4.'
+  ) in caplog.text
   with pytest.raises(UserError) as error:
     open_source('folder', **options, min_size_px=64)
   assert str(error.value) == (
     'None of 5 records is left: 5 have a side shorter than 64 px; lower '
     'config.data.min_score or config.data.min_size_px, or raise '
-    'config.data.max_aspect_ratio.')
+    'config.data.max_aspect_ratio.'
+  )
 
 
 @pytest.mark.parametrize('kind', ['webdataset', 'parquet', 'arrayrecord'])
 def test_files_at_scale_open_by_name_and_feed_the_pipeline(kind, tmp_path):
   rows = [{'image': encoded(), 'caption': text} for text in ('zero', 'one')]
   if kind == 'webdataset':
-    (tmp_path / 'a.tar').write_bytes(tar(
-      *sample('0', 'zero'), *sample('1', 'one')))
+    (tmp_path / 'a.tar').write_bytes(
+      tar(*sample('0', 'zero'), *sample('1', 'one'))
+    )
   elif kind == 'parquet':
     parquet_file(tmp_path / 'a.parquet', rows)
   else:
@@ -156,12 +180,14 @@ def images(kind, path, count=4):
     row = {'image': encoded(3, 4 + i), 'caption': 'a cat'}
     if kind == 'folder':
       (path / f'{i}.png').write_bytes(row['image'])
-      (path / f'{i}.json').write_text(json.dumps(
-        {'prompt': 'a cat', 'scores': {'prompt': 30. + i}}))
+      (path / f'{i}.json').write_text(
+        json.dumps({'prompt': 'a cat', 'scores': {'prompt': 30.0 + i}})
+      )
     elif kind == 'webdataset':
       (path / f'{i}.tar').write_bytes(tar((f'{i}.png', row['image'])))
-      (path / f'{i}_more.json').write_text(json.dumps(
-        {str(i): {'prompt': 'a cat'}}))
+      (path / f'{i}_more.json').write_text(
+        json.dumps({str(i): {'prompt': 'a cat'}})
+      )
     elif kind == 'parquet':
       parquet_file(path / f'{i}.parquet', [row])
     else:
@@ -169,24 +195,34 @@ def images(kind, path, count=4):
   return path
 
 
-@pytest.mark.parametrize('kind, broken, function', [
-  ('folder', '2.png', 'read'), ('folder', '2.json', 'read'),
-  ('webdataset', '2_more.json', 'read'), ('webdataset', '2.tar', 'open_ahead'),
-  ('parquet', '2.parquet', 'open_at_random')])
+@pytest.mark.parametrize(
+  'kind, broken, function',
+  [
+    ('folder', '2.png', 'read'),
+    ('folder', '2.json', 'read'),
+    ('webdataset', '2_more.json', 'read'),
+    ('webdataset', '2.tar', 'open_ahead'),
+    ('parquet', '2.parquet', 'open_at_random'),
+  ],
+)
 def test_passing_trouble_is_not_remembered(
-    kind, broken, function, tmp_path, monkeypatch):
+  kind, broken, function, tmp_path, monkeypatch
+):
   path = images(kind, tmp_path / 'data')
 
   def facts():
-    source = open_source(kind, path=path, size=None, max_bad_fraction=1.,
-                         cache=tmp_path / 'index')
+    source = open_source(
+      kind, path=path, size=None, max_bad_fraction=1.0, cache=tmp_path / 'index'
+    )
     return source.sizes().tolist(), np.nan_to_num(source.scores()).tolist()
+
   works = getattr(files, function)
 
   def fails(file, *places):
     if file.endswith(broken):
       raise OSError('503')
     return works(file, *places)
+
   monkeypatch.setattr(files, function, fails)
   before = facts()
   monkeypatch.setattr(files, function, works)
@@ -194,16 +230,25 @@ def test_passing_trouble_is_not_remembered(
   assert len(facts()[0]) == 4 and [3, 6] in facts()[0]
 
 
-@pytest.mark.parametrize('kind, suffix', [
-  ('webdataset', 'tar'), ('parquet', 'parquet'),
-  ('arrayrecord', 'array_record')])
+@pytest.mark.parametrize(
+  'kind, suffix',
+  [
+    ('webdataset', 'tar'),
+    ('parquet', 'parquet'),
+    ('arrayrecord', 'array_record'),
+  ],
+)
 def test_a_file_of_a_list_that_is_missing_is_a_bad_record(
-    kind, suffix, tmp_path):
+  kind, suffix, tmp_path
+):
   path = images(kind, tmp_path / 'data') / f'{{0..5}}.{suffix}'
-  source = open_source(kind, path=path, size=8, max_bad_fraction=1., cache=None)
+  source = open_source(
+    kind, path=path, size=8, max_bad_fraction=1.0, cache=None
+  )
   assert len(source) == 4
   assert list(source.source.bad.reasons) == [
-    f'{tmp_path}/data/{i}.{suffix}' for i in (4, 5)]
+    f'{tmp_path}/data/{i}.{suffix}' for i in (4, 5)
+  ]
   with pytest.raises(UserError, match=f'of 6 records are bad.*4.{suffix}'):
     open_source(kind, path=path, size=8, cache=None)
 
@@ -219,12 +264,15 @@ def test_mistakes_are_explained(prepared, tmp_path):
     open_source('folder', path=tmp_path, size=0)
 
 
-@pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name',
-                                 'type'])
+@pytest.mark.parametrize(
+  'key', ['pythonClassName', 'python_class_name', 'type']
+)
 def test_prepared_data_import_no_module_that_they_name(
-    prepared, tmp_path, monkeypatch, key):
+  prepared, tmp_path, monkeypatch, key
+):
   (tmp_path / f'imported_{key}.py').write_text(
-    f'open({str(tmp_path / "canary")!r}, "w").close()')
+    f'open({str(tmp_path / "canary")!r}, "w").close()'
+  )
   monkeypatch.syspath_prepend(tmp_path)
   data = shutil.copytree(prepared, tmp_path / 'data')
   content = json.loads((data / 'features.json').read_text())
@@ -232,7 +280,9 @@ def test_prepared_data_import_no_module_that_they_name(
     content = {key: f'imported_{key}.Text', 'content': {}}
   else:
     content['featuresDict']['features']['caption'] = {
-      key: f'imported_{key}.Text', 'text': {}}
+      key: f'imported_{key}.Text',
+      'text': {},
+    }
   (data / 'features.json').write_text(json.dumps(content))
   with pytest.raises(UserError):
     open_source('tfds', path=data, size=8)
@@ -242,7 +292,8 @@ def test_prepared_data_import_no_module_that_they_name(
 @pytest.mark.parametrize('name', ['features.json', 'dataset_info.json'])
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"a": ' * 5_000, '{"b": 1}'])
 def test_damaged_descriptions_of_prepared_data_are_one_error(
-    prepared, tmp_path, name, text):
+  prepared, tmp_path, name, text
+):
   data = shutil.copytree(prepared, tmp_path / 'data')
   (data / name).write_text(text)
   with pytest.raises(UserError, match='features|cannot be read as a prepared'):
@@ -254,15 +305,15 @@ def edit(path, **changes):
 
 
 def test_prepared_data_that_cannot_be_read_at_random_are_one_error(
-    prepared, tmp_path):
+  prepared, tmp_path
+):
   data = shutil.copytree(prepared, tmp_path / 'data')
   edit(data / 'dataset_info.json', fileFormat='tfrecord')
   with pytest.raises(UserError, match='prepared as ArrayRecord'):
     open_source('tfds', path=data, size=8)
 
 
-def test_prepared_data_whose_image_is_a_text_are_one_error(
-    prepared, tmp_path):
+def test_prepared_data_whose_image_is_a_text_are_one_error(prepared, tmp_path):
   data = shutil.copytree(prepared, tmp_path / 'data')
   content = json.loads((data / 'features.json').read_text())['featuresDict']
   content['features']['image'] = content['features']['caption']

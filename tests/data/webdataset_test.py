@@ -25,17 +25,30 @@ def texts(source):
 
 @pytest.fixture
 def two(tmp_path):
-  (tmp_path / 's-00.tar').write_bytes(tar(
-    *sample('a/0', 'zero', height=7, width=9), *sample('a/1', 'one')))
-  (tmp_path / 's-01.tar').write_bytes(tar(
-    ('2.json', {'prompt': 'two', 'height': 700, 'width': 900,
-                'scores': {'prompt': 21.5}}),
-    ('2.JPG', encoded(kind='jpeg')), ('2.cls', '5')))
+  (tmp_path / 's-00.tar').write_bytes(
+    tar(*sample('a/0', 'zero', height=7, width=9), *sample('a/1', 'one'))
+  )
+  (tmp_path / 's-01.tar').write_bytes(
+    tar(
+      (
+        '2.json',
+        {
+          'prompt': 'two',
+          'height': 700,
+          'width': 900,
+          'scores': {'prompt': 21.5},
+        },
+      ),
+      ('2.JPG', encoded(kind='jpeg')),
+      ('2.cls', '5'),
+    )
+  )
   return tmp_path
 
 
-@pytest.mark.parametrize('pattern', [
-  '', '*.tar', 's-{00..01}.tar', 's-0{0,1}.tar'])
+@pytest.mark.parametrize(
+  'pattern', ['', '*.tar', 's-{00..01}.tar', 's-0{0,1}.tar']
+)
 def test_shards_are_read_in_the_order_of_their_names(two, pattern):
   source = opened(two / pattern if pattern else two)
   assert texts(source) == ['zero', 'one', 'two']
@@ -46,10 +59,10 @@ def test_shards_are_read_in_the_order_of_their_names(two, pattern):
 
 def test_sizes_are_the_json_s_or_else_the_header_s_and_none_is_decoded(two):
   source = opened(two)
+  np.testing.assert_array_equal(source.sizes(), [[7, 9], [12, 20], [700, 900]])
   np.testing.assert_array_equal(
-    source.sizes(), [[7, 9], [12, 20], [700, 900]])
-  np.testing.assert_array_equal(
-    source.scores(), np.float32([np.nan, np.nan, 21.5]))
+    source.scores(), np.float32([np.nan, np.nan, 21.5])
+  )
 
 
 def test_images_are_scaled_to_the_size_that_is_asked_for(two):
@@ -57,13 +70,15 @@ def test_images_are_scaled_to_the_size_that_is_asked_for(two):
 
 
 def test_what_was_found_in_a_tar_is_remembered_until_it_changes(
-    two, monkeypatch):
+  two, monkeypatch
+):
   cache = two / 'cache'
   opened(two, cache)
   scanned = []
   ahead = files.open_ahead
-  monkeypatch.setattr(files, 'open_ahead',
-                      lambda path: scanned.append(path) or ahead(path))
+  monkeypatch.setattr(
+    files, 'open_ahead', lambda path: scanned.append(path) or ahead(path)
+  )
   assert texts(opened(two, cache)) == ['zero', 'one', 'two']
   assert not scanned
   (two / 's-01.tar').write_bytes(tar(*sample('3', 'a longer story')))
@@ -75,32 +90,44 @@ def test_one_read_of_a_range_gives_a_sample(two, monkeypatch):
   source = opened(two)
   ranges = []
   read = files.read
-  monkeypatch.setattr(files, 'read', lambda *args: ranges.append(
-    args[1:]) or read(*args))
+  monkeypatch.setattr(
+    files, 'read', lambda *args: ranges.append(args[1:]) or read(*args)
+  )
   source[0]
-  (start, end), = ranges
+  ((start, end),) = ranges
   assert end - start < 2000 < (two / 's-00.tar').stat().st_size
 
 
 def test_far_apart_members_are_read_one_by_one(tmp_path):
-  (tmp_path / 'x.tar').write_bytes(tar(
-    ('0.txt', 'zero'), ('1.txt', 'one'), ('big.bin', bytes(2**17)),
-    ('0.png', encoded()), ('1.png', encoded())))
+  (tmp_path / 'x.tar').write_bytes(
+    tar(
+      ('0.txt', 'zero'),
+      ('1.txt', 'one'),
+      ('big.bin', bytes(2**17)),
+      ('0.png', encoded()),
+      ('1.png', encoded()),
+    )
+  )
   assert texts(opened(tmp_path)) == ['zero', 'one']
 
 
 def test_samples_without_their_half_are_left_out_by_name(tmp_path, caplog):
   whole = [sample(str(i), 'x') for i in range(8)]
-  (tmp_path / 'x.tar').write_bytes(tar(
-    *[member for pair in whole for member in pair],
-    ('mute.png', encoded()), ('blind.txt', 'text')))
-  source = opened(tmp_path, max_bad_fraction=.2)
+  (tmp_path / 'x.tar').write_bytes(
+    tar(
+      *[member for pair in whole for member in pair],
+      ('mute.png', encoded()),
+      ('blind.txt', 'text'),
+    )
+  )
+  source = opened(tmp_path, max_bad_fraction=0.2)
   assert len(source) == 8
   assert source.bad.reasons == {
     f'{tmp_path}/x.tar: mute': 'no .txt or .json',
-    f'{tmp_path}/x.tar: blind': 'no image'}
+    f'{tmp_path}/x.tar: blind': 'no image',
+  }
   with pytest.raises(UserError, match='2 of 10 records are bad.*x.tar: mute'):
-    opened(tmp_path, max_bad_fraction=.1)
+    opened(tmp_path, max_bad_fraction=0.1)
 
 
 def test_headers_that_promise_too_much_end_the_tar(tmp_path):
@@ -110,50 +137,75 @@ def test_headers_that_promise_too_much_end_the_tar(tmp_path):
   longer = tarfile.TarInfo('././@LongLink')
   longer.type = tarfile.GNUTYPE_LONGNAME
   header = lambda info: info.tobuf(tarfile.GNU_FORMAT)
-  good = tar(image, text)[:-2 * tarfile.BLOCKSIZE].rstrip(b'\0')
+  good = tar(image, text)[: -2 * tarfile.BLOCKSIZE].rstrip(b'\0')
   good += bytes(-len(good) % tarfile.BLOCKSIZE)
   for tail in (header(huge) + bytes(512), header(longer) * 2000):
     (tmp_path / 'x.tar').write_bytes(good + tail)
-    source = opened(tmp_path, max_bad_fraction=1.)
+    source = opened(tmp_path, max_bad_fraction=1.0)
     assert texts(source) == ['x']
-    assert any(name.startswith(f'{tmp_path}/x.tar')
-               for name in source.bad.reasons)
+    assert any(
+      name.startswith(f'{tmp_path}/x.tar') for name in source.bad.reasons
+    )
 
 
 def test_damaged_samples_raise_by_shard_and_key(tmp_path):
   image = noisy()
-  (tmp_path / 'x.tar').write_bytes(tar(
-    *sample('good', 'x'),
-    ('cut.png', image[:len(image) // 2]), ('cut.txt', 'x'),
-    ('odd.png', encoded()), ('odd.json', '{"prompt": '),
-    ('deep.png', encoded()), ('deep.json', '[' * 10**5),
-    ('huge.png', encoded()),
-    ('huge.json', f'{{"prompt": "x", "seed": {"1" * 5000}}}'),
-    ('half.png', encoded()), ('half.json', '{"prompt": "\\ud83d cat"}'),
-    ('list.png', encoded()), ('list.json', '[1]'),
-    ('null.png', encoded()), ('null.json', '{"prompt": null}'),
-    ('latin.png', encoded()), ('latin.txt', b'caf\xe9')))
+  (tmp_path / 'x.tar').write_bytes(
+    tar(
+      *sample('good', 'x'),
+      ('cut.png', image[: len(image) // 2]),
+      ('cut.txt', 'x'),
+      ('odd.png', encoded()),
+      ('odd.json', '{"prompt": '),
+      ('deep.png', encoded()),
+      ('deep.json', '[' * 10**5),
+      ('huge.png', encoded()),
+      ('huge.json', f'{{"prompt": "x", "seed": {"1" * 5000}}}'),
+      ('half.png', encoded()),
+      ('half.json', '{"prompt": "\\ud83d cat"}'),
+      ('list.png', encoded()),
+      ('list.json', '[1]'),
+      ('null.png', encoded()),
+      ('null.json', '{"prompt": null}'),
+      ('latin.png', encoded()),
+      ('latin.txt', b'caf\xe9'),
+    )
+  )
   source = opened(tmp_path)
-  found = {name.rpartition(' ')[2]: reason
-           for name, reason in failures(source).items()}
+  found = {
+    name.rpartition(' ')[2]: reason for name, reason in failures(source).items()
+  }
   assert set(found) == {
-    'cut', 'odd', 'deep', 'huge', 'half', 'list', 'null', 'latin'}
+    'cut',
+    'odd',
+    'deep',
+    'huge',
+    'half',
+    'list',
+    'null',
+    'latin',
+  }
   assert found['list'] == 'the JSON is no object'
   assert found['null'] == 'it has no caption'
   assert f'{tmp_path}/x.tar: cut' in failures(source)
 
 
-@pytest.mark.parametrize('cut, usable, reason', [
-  (512 * 4, 1, 'no header or end at byte 2048'),  # Between two samples.
-  (512 * 4 + 100, 1, 'no header or end at byte 2048'),  # In a header.
-  (512 * 5 + 100, 1, 'unexpected end of data, after 2 samples'),
-  (0, 0, 'no tar, or a compressed one (empty file)')])
+@pytest.mark.parametrize(
+  'cut, usable, reason',
+  [
+    (512 * 4, 1, 'no header or end at byte 2048'),  # Between two samples.
+    (512 * 4 + 100, 1, 'no header or end at byte 2048'),  # In a header.
+    (512 * 5 + 100, 1, 'unexpected end of data, after 2 samples'),
+    (0, 0, 'no tar, or a compressed one (empty file)'),
+  ],
+)
 def test_a_tar_that_is_cut_short_gives_what_is_before_the_cut(
-    tmp_path, cut, usable, reason):
+  tmp_path, cut, usable, reason
+):
   whole = tar(*sample('0', 'zero'), *sample('1', 'one'))
   (tmp_path / 'a.tar').write_bytes(whole[:cut])
   (tmp_path / 'b.tar').write_bytes(whole)
-  source = opened(tmp_path, max_bad_fraction=1.)
+  source = opened(tmp_path, max_bad_fraction=1.0)
   assert texts(source) == ['zero', 'one'][:usable] + ['zero', 'one']
   bad = source.bad.reasons[f'{tmp_path}/a.tar']
   assert bad.startswith(reason)
@@ -163,19 +215,23 @@ def test_names_in_any_encoding_are_read(tmp_path):
   content = tar(*sample('cafX', 'latin'), *sample('caf\u00e9', 'utf8'))
   (tmp_path / 'a.tar').write_bytes(content)
   assert texts(opened(tmp_path)) == ['latin', 'utf8']
-  with tarfile.open(tmp_path / 'b.tar', 'w', encoding='latin-1',
-                    format=tarfile.GNU_FORMAT) as archive:
+  with tarfile.open(
+    tmp_path / 'b.tar', 'w', encoding='latin-1', format=tarfile.GNU_FORMAT
+  ) as archive:
     archive.addfile(tarfile.TarInfo('caf\u00e9.png'))
-  assert f'{tmp_path}/b.tar: caf\\xe9' in opened(
-    tmp_path, max_bad_fraction=1.).bad.reasons
+  assert (
+    f'{tmp_path}/b.tar: caf\\xe9'
+    in opened(tmp_path, max_bad_fraction=1.0).bad.reasons
+  )
 
 
 def test_a_caption_that_is_cut_off_is_a_bad_record(tmp_path):
   whole = tar(('0.png', encoded()), ('0.txt', 'x' * 600))
-  (tmp_path / 'a.tar').write_bytes(whole[:512 * 3 + 100])
-  source = opened(tmp_path, max_bad_fraction=1.)
+  (tmp_path / 'a.tar').write_bytes(whole[: 512 * 3 + 100])
+  source = opened(tmp_path, max_bad_fraction=1.0)
   assert failures(source) == {
-    f'{tmp_path}/a.tar: 0': 'the tar ends 500 bytes too early'}
+    f'{tmp_path}/a.tar: 0': 'the tar ends 500 bytes too early'
+  }
 
 
 def test_compressed_tars_are_refused_by_name(tmp_path):
@@ -187,10 +243,18 @@ def test_compressed_tars_are_refused_by_name(tmp_path):
     opened(tmp_path)
 
 
-@pytest.mark.parametrize('path, said', [
-  ('*.tar', "matches no tar; set the data path to tars like 'data/{0000..0099}"
-   "[.]tar', to their folder or to a wids-meta.json[.]$"),
-  ('none', 'none matches no tar'), ('none-{0..3}.tar', 'matches no tar')])
+@pytest.mark.parametrize(
+  'path, said',
+  [
+    (
+      '*.tar',
+      "matches no tar; set the data path to tars like 'data/{0000..0099}"
+      "[.]tar', to their folder or to a wids-meta.json[.]$",
+    ),
+    ('none', 'none matches no tar'),
+    ('none-{0..3}.tar', 'matches no tar'),
+  ],
+)
 def test_nothing_to_read_is_explained(tmp_path, path, said):
   with pytest.raises(UserError, match=said):
     opened(tmp_path / path)
@@ -198,47 +262,69 @@ def test_nothing_to_read_is_explained(tmp_path, path, said):
 
 def test_tars_without_samples_are_explained(tmp_path):
   (tmp_path / 'a.tar').write_bytes(tar(('x.bin', b'')))
-  with pytest.raises(UserError, match='holds no sample with an image and a cap'
-                     'tion; shards need a .jpg, .png or .webp and a .txt or '
-                     '.json of the same name.$'):
-    opened(tmp_path, max_bad_fraction=1.)
+  with pytest.raises(
+    UserError,
+    match='holds no sample with an image and a cap'
+    'tion; shards need a .jpg, .png or .webp and a .txt or '
+    '.json of the same name.$',
+  ):
+    opened(tmp_path, max_bad_fraction=1.0)
 
 
 @pytest.fixture
 def official(tmp_path):
   """As NVIDIA's code writes and reads them."""
-  (tmp_path / '0.tar').write_bytes(tar(
-    ('k0.json', {'prompt': 'short', 'height': 30, 'width': 40}),
-    ('k0.png', encoded()),
-    ('k1.json', {'prompt': 'other', 'height': 50, 'width': 60}),
-    ('k1.png', encoded())))
-  (tmp_path / '0_1.tar').write_bytes(tar(
-    ('k0.json', {'prompt': 'elsewhere'}), ('k0.png', encoded())))
+  (tmp_path / '0.tar').write_bytes(
+    tar(
+      ('k0.json', {'prompt': 'short', 'height': 30, 'width': 40}),
+      ('k0.png', encoded()),
+      ('k1.json', {'prompt': 'other', 'height': 50, 'width': 60}),
+      ('k1.png', encoded()),
+    )
+  )
+  (tmp_path / '0_1.tar').write_bytes(
+    tar(('k0.json', {'prompt': 'elsewhere'}), ('k0.png', encoded()))
+  )
   write = lambda name, content: (tmp_path / name).write_text(
-    json.dumps(content))
+    json.dumps(content)
+  )
   write('0_InternVL2-26B.json', {'k0': {'InternVL2-26B': 'a long story'}})
   write('0_InternVL2-26B_clip_score.json', {'k0': {'InternVL2-26B': '29.5'}})
-  write('0_prompt_clip_score.json', {
-    'k0': {'prompt': 21.0}, 'k1': {'prompt': 27.0}})
+  write(
+    '0_prompt_clip_score.json', {'k0': {'prompt': 21.0}, 'k1': {'prompt': 27.0}}
+  )
   write('0_1_other.json', {'k0': {'other': 'of the second shard'}})
-  write('wids-meta.json', {
-    'name': 'sana-dev', '__kind__': 'SANA-WebDataset', 'wids_version': 1,
-    'shardlist': [{'url': '0.tar', 'nsamples': 2},
-                  {'url': '0_1.tar', 'nsamples': 1}]})
+  write(
+    'wids-meta.json',
+    {
+      'name': 'sana-dev',
+      '__kind__': 'SANA-WebDataset',
+      'wids_version': 1,
+      'shardlist': [
+        {'url': '0.tar', 'nsamples': 2},
+        {'url': '0_1.tar', 'nsamples': 1},
+      ],
+    },
+  )
   return tmp_path
 
 
 @pytest.mark.parametrize('path', ['', 'wids-meta.json'])
 def test_the_official_layout_gives_all_captions_and_their_scores(
-    official, path):
+  official, path
+):
   source = opened(official / path)
   first, second, third = (source[i] for i in range(3))
   assert first['captions'] == {
-    'prompt': 'short', 'InternVL2-26B': 'a long story'}
+    'prompt': 'short',
+    'InternVL2-26B': 'a long story',
+  }
   assert first['scores'] == {'prompt': 21.0, 'InternVL2-26B': 29.5}
   assert second['captions'] == {'prompt': 'other'}
   assert third['captions'] == {
-    'prompt': 'elsewhere', 'other': 'of the second shard'}
+    'prompt': 'elsewhere',
+    'other': 'of the second shard',
+  }
   np.testing.assert_array_equal(source.sizes()[:2], [[30, 40], [50, 60]])
   # The filter compares the prompt's, as the official code's does.
   np.testing.assert_array_equal(source.scores(), np.float32([21, 27, np.nan]))
@@ -248,12 +334,15 @@ def test_sidecars_that_change_are_read_again(official):
   cache = official / 'cache'
   opened(official, cache)
   (official / '0_prompt_clip_score.json').write_text(
-    json.dumps({'k0': {'prompt': 30.25}}))
+    json.dumps({'k0': {'prompt': 30.25}})
+  )
   assert opened(official, cache).scores()[0] == 30.25
 
 
-@pytest.mark.parametrize('damage', [
-  b'{"k0": ', b'', b'\xff', b'[' * 10**5, b'{"k0": ' + b'1' * 5000 + b'}'])
+@pytest.mark.parametrize(
+  'damage',
+  [b'{"k0": ', b'', b'\xff', b'[' * 10**5, b'{"k0": ' + b'1' * 5000 + b'}'],
+)
 def test_a_damaged_sidecar_is_left_out_with_a_line(official, caplog, damage):
   path = official / '0_InternVL2-26B.json'
   path.write_bytes(damage)
@@ -270,26 +359,41 @@ def test_half_a_character_in_a_sidecar_costs_that_caption_alone(official):
 
 
 def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
-    official, caplog):
+  official, caplog
+):
   meta = json.loads((official / 'wids-meta.json').read_text())
   meta['shardlist'] += [{'url': 'gone.tar', 'nsamples': 9}]
   meta['shardlist'][0]['nsamples'] = 5
   (official / 'wids-meta.json').write_text(json.dumps(meta))
   with caplog.at_level(logging.WARNING):
-    source = opened(official, max_bad_fraction=.4)
+    source = opened(official, max_bad_fraction=0.4)
   assert len(source) == 3
   assert list(source.bad.reasons) == [f'{official}/gone.tar']
   assert '0.tar holds 2 samples; wids-meta.json says 5.' in caplog.text
 
 
-@pytest.mark.parametrize('content, said', [
-  ('{', 'is no list of shards'), ('[]', 'is no list of shards'),
-  ('[' * 10**5, 'is no list of shards'), ('1' * 5000, 'is no list of shards'),
-  ('{"shardlist": [{"url": "x", "nsamples": 1e999}]}', 'is no list of shards'),
-  ('{"shardlist": [{"url": "x"}]}', "must have a 'shardlist' of objects with"),
-  ('{}', "lists no shards; fill its 'shardlist'"),
-  ('{"shardlist": [{"url": "gs://private/x.tar", "nsamples": 1}]}',
-   'lists gs://private/x.tar, which is in another place')])
+@pytest.mark.parametrize(
+  'content, said',
+  [
+    ('{', 'is no list of shards'),
+    ('[]', 'is no list of shards'),
+    ('[' * 10**5, 'is no list of shards'),
+    ('1' * 5000, 'is no list of shards'),
+    (
+      '{"shardlist": [{"url": "x", "nsamples": 1e999}]}',
+      'is no list of shards',
+    ),
+    (
+      '{"shardlist": [{"url": "x"}]}',
+      "must have a 'shardlist' of objects with",
+    ),
+    ('{}', "lists no shards; fill its 'shardlist'"),
+    (
+      '{"shardlist": [{"url": "gs://private/x.tar", "nsamples": 1}]}',
+      'lists gs://private/x.tar, which is in another place',
+    ),
+  ],
+)
 def test_a_bad_list_of_shards_is_explained(tmp_path, content, said):
   (tmp_path / 'wids-meta.json').write_text(content)
   with pytest.raises(UserError, match=said):
@@ -307,8 +411,9 @@ def memory():
 def test_remote_tars_are_read_by_range(memory, two, monkeypatch):
   for file in two.glob('*.tar'):
     memory.pipe_file(f'/bucket/d/{file.name}', file.read_bytes())
-  memory.pipe_file('/bucket/d/s-00_x.json', json.dumps(
-    {'a/0': {'x': 'more'}}).encode())
+  memory.pipe_file(
+    '/bucket/d/s-00_x.json', json.dumps({'a/0': {'x': 'more'}}).encode()
+  )
   for path in ('memory://bucket/d', 'memory://bucket/d/s-{00..01}.tar'):
     source = opened(path)
     assert texts(source) == ['zero', 'one', 'two']
@@ -321,7 +426,9 @@ def test_a_remote_tar_that_vanishes_is_a_bad_record(memory, two):
   source = opened('memory://d')
   memory.rm('/d/s.tar')
   assert list(failures(source)) == [
-    'memory:///d/s.tar: a/0', 'memory:///d/s.tar: a/1']
+    'memory:///d/s.tar: a/0',
+    'memory:///d/s.tar: a/1',
+  ]
 
 
 def test_a_tar_may_have_another_name(two, tmp_path):

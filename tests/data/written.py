@@ -23,7 +23,8 @@ def encoded(height=12, width=20, color=(255, 0, 0), kind='png', **options):
 def noisy(height=64, width=96, kind='png', seed=0):
   """One that does not compress, so that a cut goes through its pixels."""
   pixels = np.random.default_rng(seed).integers(
-    0, 256, (height, width, 3), np.uint8)
+    0, 256, (height, width, 3), np.uint8
+  )
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, kind)
   return buffer.getvalue()
@@ -46,8 +47,9 @@ def tar(*members, **options):
   with tarfile.open(fileobj=buffer, mode='w', **options) as archive:
     for name, content in members:
       if not isinstance(content, bytes):
-        content = (content if isinstance(content, str) else
-                   json.dumps(content)).encode()
+        content = (
+          content if isinstance(content, str) else json.dumps(content)
+        ).encode()
       info = tarfile.TarInfo(name)
       info.size = len(content)
       archive.addfile(info, io.BytesIO(content))
@@ -67,7 +69,6 @@ def array_record(path, records):
   """Of maps, or of bytes as they are."""
   writer = ArrayRecordWriter(str(path), 'group_size:1')
   for record in records:
-    writer.write(record if isinstance(record, bytes) else
-                 msgpack.packb(record))
+    writer.write(record if isinstance(record, bytes) else msgpack.packb(record))
   writer.close()
   return path

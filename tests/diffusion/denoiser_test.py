@@ -17,8 +17,15 @@ from sana_jax.diffusion.time_grids import TimeGrid
 from sana_jax.models import abstract
 from sana_jax.models.sana import Output, Sana
 
-MODEL = Sana(width=16, depth=3, cross_heads=2, head_dim=8, in_channels=3,
-             out_channels=3, caption_channels=6)
+MODEL = Sana(
+  width=16,
+  depth=3,
+  cross_heads=2,
+  head_dim=8,
+  in_channels=3,
+  out_channels=3,
+  caption_channels=6,
+)
 SIGMA = 0.5
 
 
@@ -28,25 +35,26 @@ def normal(*shape):
 
 @functools.cache
 def params(guidance_embeds):
-  shapes = abstract.transformer(
-    MODEL.clone(guidance_embeds=guidance_embeds))
+  shapes = abstract.transformer(MODEL.clone(guidance_embeds=guidance_embeds))
   return jax.tree.map(lambda s: normal(*s.shape) * 0.3, shapes)
 
 
 def inputs():
   mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-  return normal(2, 4, 6, 3), jnp.float32([.9, .2]), normal(2, 5, 6), mask
+  return normal(2, 4, 6, 3), jnp.float32([0.9, 0.2]), normal(2, 5, 6), mask
 
 
 def network(module, x, timesteps, *args, **how):
   """The network itself."""
-  return jax.jit(lambda p, x, t: module.apply({'params': p}, x, t, *args, **how)
-                 )(params(module.guidance_embeds), x, timesteps)
+  return jax.jit(
+    lambda p, x, t: module.apply({'params': p}, x, t, *args, **how)
+  )(params(module.guidance_embeds), x, timesteps)
 
 
 def run(denoiser, x, t, condition, **how):
   return jax.jit(lambda p, x, t: denoiser(p, x, t, condition, **how))(
-    params(denoiser.module.guidance_embeds), x, t)
+    params(denoiser.module.guidance_embeds), x, t
+  )
 
 
 def test_on_the_flow_it_is_the_networks_velocity_at_1000_t():
@@ -55,7 +63,8 @@ def test_on_the_flow_it_is_the_networks_velocity_at_1000_t():
   v = network(MODEL, x, 1000 * t, text, mask)
   np.testing.assert_allclose(prediction.velocity(), v, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(
-    prediction.data(), x - t[:, None, None, None] * v, rtol=1e-4, atol=1e-5)
+    prediction.data(), x - t[:, None, None, None] * v, rtol=1e-4, atol=1e-5
+  )
   assert prediction.logvar is None and prediction.features == ()
 
 
@@ -64,12 +73,18 @@ def test_times_are_scaled_and_may_be_told_apart_from_the_paths():
   scaled = MODEL.clone(timestep_scale=0.001)
   got = run(Denoiser(scaled), x, t, Condition(text, mask))
   np.testing.assert_allclose(
-    got.velocity(), network(MODEL, x, t, text, mask), rtol=1e-5, atol=1e-5)
-  got = run(Denoiser(MODEL), x, jnp.float32(.5), Condition(text, mask),
-            timestep=jnp.float32(136.))
-  want = network(MODEL, x, jnp.full(2, 136.), text, mask)
+    got.velocity(), network(MODEL, x, t, text, mask), rtol=1e-5, atol=1e-5
+  )
+  got = run(
+    Denoiser(MODEL),
+    x,
+    jnp.float32(0.5),
+    Condition(text, mask),
+    timestep=jnp.float32(136.0),
+  )
+  want = network(MODEL, x, jnp.full(2, 136.0), text, mask)
   np.testing.assert_allclose(got.velocity(), want, rtol=1e-5, atol=1e-5)
-  assert got.t == .5
+  assert got.t == 0.5
 
 
 def test_text_is_projected_once():
@@ -77,8 +92,10 @@ def test_text_is_projected_once():
   denoiser = Denoiser(MODEL)
   condition = jax.jit(denoiser.condition)(params(False), text, mask)
   assert all(len(y) == len(x) for y in jax.tree.leaves(condition))
-  got, want = (run(denoiser, x, t, c).velocity() for c in (
-    condition, Condition(text, mask)))
+  got, want = (
+    run(denoiser, x, t, c).velocity()
+    for c in (condition, Condition(text, mask))
+  )
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -87,7 +104,7 @@ def test_the_guidance_scale_is_multiplied_for_the_network():
   x, t, text, mask = inputs()
   condition = Denoiser(module).condition(params(True), text, mask, 4.5)
   got = run(Denoiser(module), x, t, condition).velocity()
-  want = network(module, x, 1000 * t, text, mask, jnp.full(2, .45))
+  want = network(module, x, 1000 * t, text, mask, jnp.full(2, 0.45))
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -97,26 +114,28 @@ def test_trigflow_calls_the_network_as_sprint_does():
   got = run(Denoiser(MODEL, TrigFlow(SIGMA)), x, s, Condition(text, mask))
   # NVlabs' SanaMSCM, see paths_test.py.
   t = np.sin(s) / (np.cos(s) + np.sin(s))
-  n = np.sqrt(t ** 2 + (1 - t) ** 2)[:, None, None, None]
+  n = np.sqrt(t**2 + (1 - t) ** 2)[:, None, None, None]
   x_flow = x / SIGMA * n
   v = network(MODEL, x_flow, 1000 * t, text, mask)
   t = t[:, None, None, None]
-  f = ((1 - 2 * t) * x_flow + (1 - 2 * t + 2 * t ** 2) * v) / n
+  f = ((1 - 2 * t) * x_flow + (1 - 2 * t + 2 * t**2) * v) / n
   np.testing.assert_allclose(got.velocity(), SIGMA * f, rtol=1e-4, atol=1e-5)
 
 
 def test_its_tangent_is_a_central_difference():
   """Along the angle and the sample, as Sprint's consistency loss needs it."""
   x, _, text, mask = inputs()
-  denoiser = Denoiser(MODEL.clone(timestep_scale=.001), TrigFlow())
+  denoiser = Denoiser(MODEL.clone(timestep_scale=0.001), TrigFlow())
   along = normal(*x.shape)
 
   @jax.jit
   def f(e):
     s = jnp.array([1.2, 0.3]) + e
-    return denoiser(params(False), x + e * along, s, Condition(text, mask)
-                    ).velocity()
-  _, tangent = jax.jit(lambda e: jax.jvp(f, (e,), (jnp.ones_like(e),)))(0.)
+    return denoiser(
+      params(False), x + e * along, s, Condition(text, mask)
+    ).velocity()
+
+  _, tangent = jax.jit(lambda e: jax.jvp(f, (e,), (jnp.ones_like(e),)))(0.0)
   step = 3e-3
   want = (f(step) - f(-step)) / (2 * step)
   assert jnp.linalg.norm(tangent - want) <= 1e-2 * jnp.linalg.norm(want)
@@ -125,25 +144,37 @@ def test_its_tangent_is_a_central_difference():
 def test_features_and_control_reach_the_network():
   x, t, text, mask = inputs()
   control = normal(2, 2, 4, 6, 16)
-  got = run(Denoiser(MODEL), x, t, Condition(text, mask), control=control,
-            features=(1,))
-  want = network(MODEL, x, 1000 * t, text, mask, control=control,
-                 features=(1,), method='evaluate')
-  np.testing.assert_allclose(got.velocity(), want.velocity, rtol=1e-4,
-                             atol=1e-5)
-  np.testing.assert_allclose(got.features[0], want.features[0], rtol=1e-4,
-                             atol=1e-5)
+  got = run(
+    Denoiser(MODEL), x, t, Condition(text, mask), control=control, features=(1,)
+  )
+  want = network(
+    MODEL,
+    x,
+    1000 * t,
+    text,
+    mask,
+    control=control,
+    features=(1,),
+    method='evaluate',
+  )
+  np.testing.assert_allclose(
+    got.velocity(), want.velocity, rtol=1e-4, atol=1e-5
+  )
+  np.testing.assert_allclose(
+    got.features[0], want.features[0], rtol=1e-4, atol=1e-5
+  )
 
 
 class Adapted(nn.Module):
   """A network of one number, an adapter and an estimate of its error."""
 
   dtype = jnp.bfloat16
-  timestep_scale = 1.
+  timestep_scale = 1.0
 
   @nn.compact
-  def evaluate(self, x, timesteps, text, mask, guidance, control, perturbed,
-               features):
+  def evaluate(
+    self, x, timesteps, text, mask, guidance, control, perturbed, features
+  ):
     scale = self.param('scale', nn.initializers.ones, ())
     if self.has_variable('adapters', 'scale'):
       scale = scale + self.get_variable('adapters', 'scale')
@@ -151,15 +182,19 @@ class Adapted(nn.Module):
 
 
 def test_adapters_go_beside_the_parameters_and_the_variance_comes_back():
-  x = jnp.full((2, 3), 2.)
+  x = jnp.full((2, 3), 2.0)
   call = functools.partial(
-    Denoiser(Adapted()), {'scale': jnp.float32(1.)}, x, jnp.full(2, .5),
-    Condition(None))
-  np.testing.assert_array_equal(call().velocity(), 2.)
-  adapted = call(adapters={'scale': jnp.float32(3.)})
-  np.testing.assert_array_equal(adapted.velocity(), 8.)
+    Denoiser(Adapted()),
+    {'scale': jnp.float32(1.0)},
+    x,
+    jnp.full(2, 0.5),
+    Condition(None),
+  )
+  np.testing.assert_array_equal(call().velocity(), 2.0)
+  adapted = call(adapters={'scale': jnp.float32(3.0)})
+  np.testing.assert_array_equal(adapted.velocity(), 8.0)
   assert adapted.velocity().dtype == jnp.float32
-  np.testing.assert_array_equal(adapted.logvar, -500.)
+  np.testing.assert_array_equal(adapted.logvar, -500.0)
 
 
 class Arc(NamedTuple):
@@ -173,17 +208,26 @@ class Ddim:
     return Arc(x)
 
   def step(self, carry, prediction, at, rng):
-    return Arc(prediction.path.interpolate(
-      prediction.data(), prediction.noise(), at.s))
+    return Arc(
+      prediction.path.interpolate(prediction.data(), prediction.noise(), at.s)
+    )
 
 
-@pytest.mark.parametrize('options', [
-  Guidance(1.), Guidance(3.), Guidance(3., apg_eta=.2),
-  Guidance(3., pag_scale=2.), Guidance(3., interval=(.2, .8))], ids=str)
+@pytest.mark.parametrize(
+  'options',
+  [
+    Guidance(1.0),
+    Guidance(3.0),
+    Guidance(3.0, apg_eta=0.2),
+    Guidance(3.0, pag_scale=2.0),
+    Guidance(3.0, interval=(0.2, 0.8)),
+  ],
+  ids=str,
+)
 def test_ddim_on_trigflow_is_eulers_method_on_the_flow(options):
   """Exactly, guided or not: both follow the same data and noise."""
   noise, _, text, mask = inputs()
-  times = np.float32([.9, .7, .45, .15, 0.])
+  times = np.float32([0.9, 0.7, 0.45, 0.15, 0.0])
   angles = np.arctan2(times, 1 - times)
   null = Condition(jnp.zeros_like(text), mask)
   layers = jnp.arange(MODEL.depth)[:, None] == 1
@@ -194,8 +238,10 @@ def test_ddim_on_trigflow_is_eulers_method_on_the_flow(options):
     def model(x, t, condition, *, timestep, perturbed=None):
       if perturbed is not None:
         perturbed = layers & perturbed
-      return denoiser(params(False), x, t, condition, timestep=timestep,
-                      perturbed=perturbed)
+      return denoiser(
+        params(False), x, t, condition, timestep=timestep, perturbed=perturbed
+      )
+
     predict = guide(model, Condition(text, mask), null, options)
     return jax.jit(lambda x: samplers.sample(sampler, predict, x, grid))(noise)
 
@@ -211,15 +257,21 @@ def test_guidance_has_an_interval_in_bfloat16_too():
   x, _, text, mask = inputs()
   denoiser = Denoiser(MODEL.clone(dtype=jnp.bfloat16))
   text, null = Condition(text, mask), Condition(0 * text, mask)
-  predict = jax.jit(guide(
-    functools.partial(denoiser, params(False)), text, null,
-    Guidance(3., interval=(.2, .8))))
+  predict = jax.jit(
+    guide(
+      functools.partial(denoiser, params(False)),
+      text,
+      null,
+      Guidance(3.0, interval=(0.2, 0.8)),
+    )
+  )
   got = lambda t: predict(x, jnp.float32(t), jnp.float32(1000 * t)).velocity()
   alone = lambda t, condition: run(
-    denoiser, x, jnp.float32(t), condition).velocity()
+    denoiser, x, jnp.float32(t), condition
+  ).velocity()
   error = lambda got, want: jnp.linalg.norm(got - want) / jnp.linalg.norm(want)
-  assert got(.9).dtype == jnp.float32
-  assert error(got(.9), alone(.9, text)) <= .02
-  u, c = alone(.5, null), alone(.5, text)
-  assert error(got(.5), u + 3 * (c - u)) <= .05
-  assert error(got(.5), c) > 3 * error(got(.5), u + 3 * (c - u))
+  assert got(0.9).dtype == jnp.float32
+  assert error(got(0.9), alone(0.9, text)) <= 0.02
+  u, c = alone(0.5, null), alone(0.5, text)
+  assert error(got(0.5), u + 3 * (c - u)) <= 0.05
+  assert error(got(0.5), c) > 3 * error(got(0.5), u + 3 * (c - u))

@@ -8,8 +8,8 @@ import pytest
 from sana_jax.diffusion import guidance
 from sana_jax.diffusion.paths import Prediction
 
-X = jnp.array([[1., -2.], [0.5, 3.]])
-TEXT = {'text': jnp.array([[1., 2.], [3., 4.]]), 'mask': jnp.ones((2, 1))}
+X = jnp.array([[1.0, -2.0], [0.5, 3.0]])
+TEXT = {'text': jnp.array([[1.0, 2.0], [3.0, 4.0]]), 'mask': jnp.ones((2, 1))}
 NULL = {'text': jnp.zeros((2, 2)), 'mask': jnp.zeros((2, 1))}
 
 
@@ -39,27 +39,27 @@ def velocity_of(model, conditional, unconditional, options, timestep):
 
 def test_guidance_extrapolates_from_one_doubled_batch():
   model = Model()
-  v = velocity_of(model, TEXT, NULL, 4.5, 300.)
-  t = jnp.full(2, 300.)
+  v = velocity_of(model, TEXT, NULL, 4.5, 300.0)
+  t = jnp.full(2, 300.0)
   u, c = model.velocity(X, t, NULL), model.velocity(X, t, TEXT)
   np.testing.assert_allclose(v, u + 4.5 * (c - u), rtol=1e-6)
   assert model.batches == [4]
 
 
-@pytest.mark.parametrize('scale', [1., 0.])
+@pytest.mark.parametrize('scale', [1.0, 0.0])
 def test_without_guidance_the_model_runs_on_the_conditional_only(scale):
   model = Model()
-  v = velocity_of(model, TEXT, None, scale, 300.)
-  np.testing.assert_array_equal(
-    v, model.velocity(X, jnp.full(2, 300.), TEXT))
+  v = velocity_of(model, TEXT, None, scale, 300.0)
+  np.testing.assert_array_equal(v, model.velocity(X, jnp.full(2, 300.0), TEXT))
   assert model.batches == [2]
 
 
 def test_the_unconditional_half_comes_first():
   half = lambda x, t, *_, **__: Prediction(
-    x, t, jnp.concatenate([x[:2] * 0, x[2:] * 0 + 1]))
-  v = velocity_of(half, TEXT, NULL, 3., 0.)
-  np.testing.assert_array_equal(v, np.full((2, 2), 3.))
+    x, t, jnp.concatenate([x[:2] * 0, x[2:] * 0 + 1])
+  )
+  v = velocity_of(half, TEXT, NULL, 3.0, 0.0)
+  np.testing.assert_array_equal(v, np.full((2, 2), 3.0))
 
 
 @pytest.mark.parametrize('t, guided', [(100, False), (300, True), (900, False)])
@@ -79,64 +79,68 @@ class Perturbed(Model):
     return prediction._replace(v=prediction.v + perturbed[:, None])
 
 
-@pytest.mark.parametrize('scale, batch', [(4.5, 6), (1., 4)])
+@pytest.mark.parametrize('scale, batch', [(4.5, 6), (1.0, 4)])
 def test_perturbed_attention_is_led_away_from(scale, batch):
   model = Perturbed()
-  options = guidance.Guidance(scale, pag_scale=3.)
-  v = velocity_of(model, TEXT, NULL, options, 300.)
-  t = jnp.full(2, 300.)
+  options = guidance.Guidance(scale, pag_scale=3.0)
+  v = velocity_of(model, TEXT, NULL, options, 300.0)
+  t = jnp.full(2, 300.0)
   u, c = model.velocity(X, t, NULL), model.velocity(X, t, TEXT)
   plain = u + scale * (c - u) if scale > 1 else c
   np.testing.assert_allclose(v, plain + 3 * (c - (c + 1)), rtol=1e-5)
   assert model.batches == [batch]
 
 
-@pytest.mark.parametrize('t, scale', [(1000, 3.), (600, 1.), (100, 0.)])
+@pytest.mark.parametrize('t, scale', [(1000, 3.0), (600, 1.0), (100, 0.0)])
 def test_adaptive_perturbation_fades_out_with_the_time(t, scale):
-  options = guidance.Guidance(1., pag_scale=3., pag_adaptive=0.005)
+  options = guidance.Guidance(1.0, pag_scale=3.0, pag_adaptive=0.005)
   v = velocity_of(Perturbed(), TEXT, NULL, options, t)
   c = Model().velocity(X, jnp.full(2, float(t)), TEXT)
   np.testing.assert_allclose(v, c - scale, atol=1e-5)
 
 
-def project(eta, norm=0., t=0.4):
+def project(eta, norm=0.0, t=0.4):
   rng = np.random.default_rng()
-  u, c, x = (jnp.asarray(rng.normal(size=(2, 3, 5)), jnp.float32)
-             for _ in range(3))
+  u, c, x = (
+    jnp.asarray(rng.normal(size=(2, 3, 5)), jnp.float32) for _ in range(3)
+  )
   v = guidance.project(
-    u, c, x, jnp.float32(t), guidance.Guidance(4., apg_eta=eta, apg_norm=norm))
+    u, c, x, jnp.float32(t), guidance.Guidance(4.0, apg_eta=eta, apg_norm=norm)
+  )
   clean = np.asarray(x - t * c)
   update = (np.asarray(x - t * v) - clean) / 3  # Of clean images, for s - 1.
   return u, c, v, clean, update
 
 
 def test_projected_guidance_with_all_of_both_parts_is_plain_guidance():
-  u, c, v, _, _ = project(1.)
-  np.testing.assert_allclose(v, guidance.combine(u, c, 4.), atol=1e-4)
+  u, c, v, _, _ = project(1.0)
+  np.testing.assert_allclose(v, guidance.combine(u, c, 4.0), atol=1e-4)
 
 
 def test_projected_guidance_is_across_the_prediction():
-  _, _, _, clean, update = project(0.)
+  _, _, _, clean, update = project(0.0)
   across = np.sum(clean * update, axis=(1, 2))
   np.testing.assert_allclose(across, 0, atol=1e-4)
 
 
 def test_an_update_is_no_longer_than_its_norm():
-  _, _, _, _, update = project(1., norm=0.1)
+  _, _, _, _, update = project(1.0, norm=0.1)
   np.testing.assert_allclose(
-    np.sqrt(np.sum(update ** 2, axis=(1, 2))), 0.1, rtol=1e-3)
+    np.sqrt(np.sum(update**2, axis=(1, 2))), 0.1, rtol=1e-3
+  )
 
 
 def test_the_difference_is_taken_in_float32():
   # bfloat16 would round 1 + 4.5 * 2^-7 to 1.03125.
-  u, c = jnp.bfloat16(1.), jnp.bfloat16(1 + 2**-7)
+  u, c = jnp.bfloat16(1.0), jnp.bfloat16(1 + 2**-7)
   v = guidance.combine(u, c, 4.5)
   assert v.dtype == jnp.float32
   np.testing.assert_allclose(v, 1 + 4.5 * 2**-7, rtol=1e-6)
 
 
 def test_guidance_works_under_jit():
-  predict = guidance.guide(Model(), TEXT, NULL, 2.)
+  predict = guidance.guide(Model(), TEXT, NULL, 2.0)
   run = lambda x, t: predict(x, t / 1000, t).velocity()
   np.testing.assert_allclose(
-    jax.jit(run)(X, jnp.float32(7.)), run(X, jnp.float32(7.)), rtol=1e-6)
+    jax.jit(run)(X, jnp.float32(7.0)), run(X, jnp.float32(7.0)), rtol=1e-6
+  )

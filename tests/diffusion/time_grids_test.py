@@ -8,27 +8,101 @@ from sana_jax.errors import UserError
 
 # diffusers 0.42, DPMSolverMultistepScheduler(use_flow_sigmas=True).
 DIFFUSERS_DPM = {
-  (2, 3.): [999, 749],
-  (5, 6.): [999, 959, 899, 799, 599],
-  (5, 8.): [999, 969, 922, 841, 666],
-  (20, 3.): [999, 982, 963, 944, 922, 899, 874, 847, 817, 785, 749, 710, 666,
-             617, 562, 499, 428, 345, 249, 136],
+  (2, 3.0): [999, 749],
+  (5, 6.0): [999, 959, 899, 799, 599],
+  (5, 8.0): [999, 969, 922, 841, 666],
+  (20, 3.0): [
+    999,
+    982,
+    963,
+    944,
+    922,
+    899,
+    874,
+    847,
+    817,
+    785,
+    749,
+    710,
+    666,
+    617,
+    562,
+    499,
+    428,
+    345,
+    249,
+    136,
+  ],
 }
 # NVlabs/Sana, diffusion/scheduler/dpm_solver.py.
 NVLABS_DPM = {
-  (4, 3.): [999.666, 899.640, 749.625, 499.667],
-  (20, 3.): [
-    999.666, 982.420, 963.941, 944.094, 922.722, 899.640, 874.635, 847.457,
-    817.810, 785.340, 749.625, 710.152, 666.296, 617.284, 562.148, 499.667,
-    428.265, 345.888, 249.792, 136.240],
-  (20, 4.): [
-    999.750, 986.756, 972.710, 957.477, 940.899, 922.793, 902.934, 881.057,
-    856.837, 829.875, 799.680, 765.631, 726.942, 682.594, 631.246, 571.102,
-    499.687, 413.508, 307.456, 173.762],
-  (20, 6.): [
-    999.833, 991.131, 981.640, 971.243, 959.808, 947.169, 933.126, 917.431,
-    899.775, 879.765, 856.898, 830.513, 799.733, 763.359, 719.712, 666.370,
-    599.700, 513.992, 399.733, 239.808],
+  (4, 3.0): [999.666, 899.640, 749.625, 499.667],
+  (20, 3.0): [
+    999.666,
+    982.420,
+    963.941,
+    944.094,
+    922.722,
+    899.640,
+    874.635,
+    847.457,
+    817.810,
+    785.340,
+    749.625,
+    710.152,
+    666.296,
+    617.284,
+    562.148,
+    499.667,
+    428.265,
+    345.888,
+    249.792,
+    136.240,
+  ],
+  (20, 4.0): [
+    999.750,
+    986.756,
+    972.710,
+    957.477,
+    940.899,
+    922.793,
+    902.934,
+    881.057,
+    856.837,
+    829.875,
+    799.680,
+    765.631,
+    726.942,
+    682.594,
+    631.246,
+    571.102,
+    499.687,
+    413.508,
+    307.456,
+    173.762,
+  ],
+  (20, 6.0): [
+    999.833,
+    991.131,
+    981.640,
+    971.243,
+    959.808,
+    947.169,
+    933.126,
+    917.431,
+    899.775,
+    879.765,
+    856.898,
+    830.513,
+    799.733,
+    763.359,
+    719.712,
+    666.370,
+    599.700,
+    513.992,
+    399.733,
+    239.808,
+  ],
 }
 
 
@@ -42,35 +116,45 @@ def test_the_dpm_grid_truncates_timesteps_as_diffusers(steps, shift):
 def test_the_continuous_dpm_grid_is_nvlabs(steps, shift):
   grid = time_grids.dpm_grid(steps, shift, continuous=True)
   np.testing.assert_allclose(
-    grid.timesteps, NVLABS_DPM[steps, shift], atol=1e-3)
+    grid.timesteps, NVLABS_DPM[steps, shift], atol=1e-3
+  )
   np.testing.assert_allclose(1000 * grid.times[:-1], grid.timesteps, rtol=1e-6)
   assert grid.times[-1] == 0
   assert grid.times.dtype == grid.timesteps.dtype == np.float32
 
 
 def test_the_euler_grid_shifts_twice_as_diffusers_or_once():
-  twice = time_grids.flow_euler_grid(20, 3.)
+  twice = time_grids.flow_euler_grid(20, 3.0)
   np.testing.assert_allclose(
-    twice.timesteps[[0, 1, 2, -2, -1]], [1000, 981.87, 962.39, 149.79, 8.93],
-    atol=6e-3)
-  once = time_grids.flow_euler_grid(20, 3., double_shift=False)
+    twice.timesteps[[0, 1, 2, -2, -1]],
+    [1000, 981.87, 962.39, 149.79, 8.93],
+    atol=6e-3,
+  )
+  once = time_grids.flow_euler_grid(20, 3.0, double_shift=False)
   # shift(0.001) = 0.003 / 1.002.
   np.testing.assert_allclose(once.timesteps[-1], 3 / 1.002, rtol=1e-6)
   assert once.times[-1] == twice.times[-1] == 0
 
 
-@pytest.mark.parametrize('make', [
-  time_grids.dpm_grid, time_grids.flow_euler_grid])
-@pytest.mark.parametrize('steps, shift, words', [
-  (0, 3., 'steps is 0'), (20, 0., 'shift is 0.0'),
-  (20, float('nan'), 'shift is nan')])
+@pytest.mark.parametrize(
+  'make', [time_grids.dpm_grid, time_grids.flow_euler_grid]
+)
+@pytest.mark.parametrize(
+  'steps, shift, words',
+  [
+    (0, 3.0, 'steps is 0'),
+    (20, 0.0, 'shift is 0.0'),
+    (20, float('nan'), 'shift is nan'),
+  ],
+)
 def test_a_bad_value_is_named(make, steps, shift, words):
   with pytest.raises(UserError, match=words):
     make(steps, shift)
 
 
-@pytest.mark.parametrize('make', [
-  time_grids.dpm_grid, time_grids.flow_euler_grid])
+@pytest.mark.parametrize(
+  'make', [time_grids.dpm_grid, time_grids.flow_euler_grid]
+)
 def test_one_step_goes_from_noise_to_data(make):
-  grid = make(1, 3.)
+  grid = make(1, 3.0)
   assert grid.times[0] > 0.999 and grid.times[1] == 0

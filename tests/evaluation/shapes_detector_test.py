@@ -17,7 +17,9 @@ def test_rendered_scenes_are_read_back(size):
     wrong += len(found) != len(truth.objects) or any(
       (a.shape, a.color) != (b.shape, b.color)
       or max(abs(a.x - b.x), abs(a.y - b.y), abs(a.radius - b.radius))
-      > .2 / size for a, b in pairs)
+      > 0.2 / size
+      for a, b in pairs
+    )
   assert wrong <= 1  # 99 %.
 
 
@@ -37,9 +39,16 @@ def test_blobs_and_specks_are_no_objects():
 
 
 def test_the_most_certain_object_comes_first():
-  clean = Scene('colors', '', (Object('circle', 'red', .27, .5, .17),
-                               Object('circle', 'blue', .73, .5, .17)),
-                Requirement('colors', (Want('circle', 'red'),)), 230)
+  clean = Scene(
+    'colors',
+    '',
+    (
+      Object('circle', 'red', 0.27, 0.5, 0.17),
+      Object('circle', 'blue', 0.73, 0.5, 0.17),
+    ),
+    Requirement('colors', (Want('circle', 'red'),)),
+    230,
+  )
   image = render(clean, 64)
   image[38:44, :30] = 230  # The red circle loses its foot.
   assert [thing.color for thing in detect(image)] == ['blue', 'red']

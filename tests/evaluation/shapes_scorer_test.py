@@ -26,33 +26,56 @@ def test_every_caption_means_what_it_was_made_from(kind):
       assert meaning(f'  {text.capitalize()}. ') == requirement
 
 
-@pytest.mark.parametrize('text', [
-  '', 'a cat', 'a red circle left of', 'a red circle left of a blue circle',
-  'five stars', 'a orange star', 'two circle', 'a red circle and', 'circle'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    'a cat',
+    'a red circle left of',
+    'a red circle left of a blue circle',
+    'five stars',
+    'a orange star',
+    'two circle',
+    'a red circle and',
+    'circle',
+  ],
+)
 def test_other_text_has_no_meaning(text):
   assert meaning(text) is None
   with pytest.raises(UserError, match='The scorer shapes cannot read'):
     shapes_scorer.read(text)
 
 
-def thing(shape, color='red', x=.5, overlap=.9):
-  return Detected(shape, color, x, .5, .1, overlap)
+def thing(shape, color='red', x=0.5, overlap=0.9):
+  return Detected(shape, color, x, 0.5, 0.1, overlap)
 
 
 LEFT = Requirement(
-  'position', (Want('circle', 'red'), Want('star', 'blue')), 'left of')
+  'position', (Want('circle', 'red'), Want('star', 'blue')), 'left of'
+)
 
 
 # Means of presence, few others, overlap, colours, relation; half of each, and
 # a half for following the prompt.
-@pytest.mark.parametrize('detected, grade', [
-  ([thing('circle', x=.2), thing('star', 'blue', .8)], .5 + 4.9 / 10),
-  ([thing('circle', x=.8), thing('star', 'blue', .2)], 3.9 / 10),
-  ([thing('circle', x=.2), thing('star', 'red', .8)], 4.4 / 10),
-  ([thing('circle', x=.2)], (.5 + 1 + .9 + .5) / 10),
-  ([thing('circle', x=.2), thing('star', 'blue', .8), thing('square'),
-    thing('square')], .5 + 4.4 / 10),
-  ([], .1)])
+@pytest.mark.parametrize(
+  'detected, grade',
+  [
+    ([thing('circle', x=0.2), thing('star', 'blue', 0.8)], 0.5 + 4.9 / 10),
+    ([thing('circle', x=0.8), thing('star', 'blue', 0.2)], 3.9 / 10),
+    ([thing('circle', x=0.2), thing('star', 'red', 0.8)], 4.4 / 10),
+    ([thing('circle', x=0.2)], (0.5 + 1 + 0.9 + 0.5) / 10),
+    (
+      [
+        thing('circle', x=0.2),
+        thing('star', 'blue', 0.8),
+        thing('square'),
+        thing('square'),
+      ],
+      0.5 + 4.4 / 10,
+    ),
+    ([], 0.1),
+  ],
+)
 def test_grades_are_those_of_the_formula(detected, grade):
   assert shapes_scorer.grade(LEFT, detected) == pytest.approx(grade)
 
@@ -61,15 +84,18 @@ def test_half_or_more_is_to_follow_the_prompt():
   rng = np.random.default_rng(0)
   prompts = [p.requirement for p in shapes_suite.prompts(20)]
   scenes = [
-    [thing(o.shape, o.color, o.x, rng.uniform(.75, 1))
-     for o in compose(want, '', rng).objects][rng.integers(2):]
-    for want in prompts]
+    [
+      thing(o.shape, o.color, o.x, rng.uniform(0.75, 1))
+      for o in compose(want, '', rng).objects
+    ][rng.integers(2) :]
+    for want in prompts
+  ]
   seen = set()
   for want in prompts:
     for detected in scenes:
       follows = shapes_suite.follows(want, detected)
       grade = shapes_scorer.grade(want, detected)
-      assert 0 <= grade <= 1 and (grade >= .5) == follows
+      assert 0 <= grade <= 1 and (grade >= 0.5) == follows
       seen.add(follows)
   assert seen == {True, False}
 
@@ -77,23 +103,32 @@ def test_half_or_more_is_to_follow_the_prompt():
 def test_true_pictures_score_higher_than_those_of_other_prompts():
   prompts = shapes_suite.prompts(3)
   rng = np.random.default_rng(0)
-  images = np.stack([render(compose(p.requirement, '', rng), 64)
-                     for p in prompts])
+  images = np.stack(
+    [render(compose(p.requirement, '', rng), 64) for p in prompts]
+  )
   score = scorers.load('shapes')
   own = score([p.text for p in prompts], images)
-  assert own.shape == (18,) and own.min() > .9
+  assert own.shape == (18,) and own.min() > 0.9
   # An image of another kind lacks something, but not always for `single`.
   other = score([p.text for p in prompts], np.roll(images, 3, axis=0))
-  assert (other < own).mean() > .9
+  assert (other < own).mean() > 0.9
 
 
-@pytest.mark.parametrize('name, said', [
-  ('clip', "The scorer is 'clip'; allowed are shapes, or MODULE:FUNCTION"),
-  ('numpy:', 'allowed are shapes'), (':mean', 'allowed are shapes'),
-  ('no_such_thing:score', r'cannot be imported \(ModuleNotFoundError: No mod'),
-  ('numpy:no_such', 'numpy has no function no_such'),
-  ('numpy:pi', 'numpy has no function pi'),
-  ('textwrap:dedent', 'must take')])
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    ('clip', "The scorer is 'clip'; allowed are shapes, or MODULE:FUNCTION"),
+    ('numpy:', 'allowed are shapes'),
+    (':mean', 'allowed are shapes'),
+    (
+      'no_such_thing:score',
+      r'cannot be imported \(ModuleNotFoundError: No mod',
+    ),
+    ('numpy:no_such', 'numpy has no function no_such'),
+    ('numpy:pi', 'numpy has no function pi'),
+    ('textwrap:dedent', 'must take'),
+  ],
+)
 def test_a_scorer_that_is_not_there_is_told(name, said):
   with pytest.raises(UserError, match=said):
     scorers.load(name)

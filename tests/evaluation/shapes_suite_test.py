@@ -10,8 +10,8 @@ follows = shapes_suite.follows
 strictly = shapes_suite.follows_strictly
 
 
-def thing(shape, color='red', x=.5, y=.5, overlap=.9):
-  return Detected(shape, color, x, y, .1, overlap)
+def thing(shape, color='red', x=0.5, y=0.5, overlap=0.9):
+  return Detected(shape, color, x, y, 0.1, overlap)
 
 
 def test_one_object_is_enough_for_single_but_not_when_strict():
@@ -43,43 +43,55 @@ def test_counted_objects_all_have_the_colour():
 
 def test_only_the_most_certain_object_has_the_colour_asked_for():
   want = Requirement('colors', (Want('circle', 'red'),))
-  red, blue = thing('circle', 'red'), thing('circle', 'blue', overlap=.8)
+  red, blue = thing('circle', 'red'), thing('circle', 'blue', overlap=0.8)
   assert follows(want, [blue, red])
-  assert not follows(want, [red, thing('circle', 'blue', overlap=.95)])
+  assert not follows(want, [red, thing('circle', 'blue', overlap=0.95)])
 
 
 def test_attribution_is_not_fooled_by_swapped_colours():
   want = Requirement(
-    'attribution', (Want('circle', 'red'), Want('square', 'blue')))
+    'attribution', (Want('circle', 'red'), Want('square', 'blue'))
+  )
   assert follows(want, [thing('square', 'blue'), thing('circle', 'red')])
   assert not follows(want, [thing('square', 'red'), thing('circle', 'blue')])
 
 
 # Boxes of .2 give a margin of .1 * (.2 + .2) = .04; what is left must exceed
 # half of the distance: straight offsets count from .08.
-@pytest.mark.parametrize('dx, dy, sides', [
-  (.07, 0, set()), (.09, 0, {'right of'}), (-.09, 0, {'left of'}),
-  (0, -.3, {'above'}), (0, .3, {'below'}), (.3, .3, {'right of', 'below'}),
-  (.3, .05, {'right of'}), (0, 0, set())])
+@pytest.mark.parametrize(
+  'dx, dy, sides',
+  [
+    (0.07, 0, set()),
+    (0.09, 0, {'right of'}),
+    (-0.09, 0, {'left of'}),
+    (0, -0.3, {'above'}),
+    (0, 0.3, {'below'}),
+    (0.3, 0.3, {'right of', 'below'}),
+    (0.3, 0.05, {'right of'}),
+    (0, 0, set()),
+  ],
+)
 def test_sides_are_those_of_geneval(dx, dy, sides):
-  first, second = thing('circle', x=.5 + dx, y=.5 + dy), thing('star')
+  first, second = thing('circle', x=0.5 + dx, y=0.5 + dy), thing('star')
   assert shapes_suite.relations(first, second) == sides
 
 
 def test_position_is_directed():
   want = Requirement(
-    'position', (Want('circle', 'red'), Want('square', 'red')), 'left of')
-  left, right = thing('circle', x=.2), thing('square', x=.8)
+    'position', (Want('circle', 'red'), Want('square', 'red')), 'left of'
+  )
+  left, right = thing('circle', x=0.2), thing('square', x=0.8)
   assert follows(want, [right, left])
-  assert not follows(want, [thing('circle', x=.8), thing('square', x=.2)])
+  assert not follows(want, [thing('circle', x=0.8), thing('square', x=0.2)])
 
 
 def test_prompts_are_held_out_seeded_and_balanced():
   chosen = shapes_suite.prompts(12, seed=5)
   assert [p.kind for p in chosen] == [k for k in KINDS for _ in range(12)]
   for prompt in chosen:
-    assert prompt.text in dict(captions(prompt.kind, 'heldout'))[
-      prompt.requirement]
+    assert (
+      prompt.text in dict(captions(prompt.kind, 'heldout'))[prompt.requirement]
+    )
   assert chosen == shapes_suite.prompts(12, seed=5)
   assert chosen != shapes_suite.prompts(12, seed=6)
   position = [p.text for p in chosen if p.kind == 'position']
@@ -88,8 +100,9 @@ def test_prompts_are_held_out_seeded_and_balanced():
 
 def draw(prompts, size=64):
   rng = np.random.default_rng(0)
-  return np.stack([render(compose(p.requirement, p.text, rng), size)
-                   for p in prompts])
+  return np.stack(
+    [render(compose(p.requirement, p.text, rng), size) for p in prompts]
+  )
 
 
 def test_true_images_score_one_and_shuffled_ones_chance():
@@ -102,7 +115,7 @@ def test_true_images_score_one_and_shuffled_ones_chance():
   mean = np.mean([scores[kind].chance for kind in KINDS])
   assert scores['overall'].chance == pytest.approx(mean)
   # A shape named alone is in one image of three, a colour pair in few.
-  assert scores['attribution'].chance < .1 < scores['single'].chance < .6
+  assert scores['attribution'].chance < 0.1 < scores['single'].chance < 0.6
 
 
 def test_chance_is_one_for_equal_prompts_and_none_for_exclusive_ones():
@@ -121,7 +134,7 @@ def test_blank_images_score_nothing():
 
 
 def test_the_table_names_every_kind():
-  scores = {'single': shapes_suite.Score(.75, .5, .25, 4)}
+  scores = {'single': shapes_suite.Score(0.75, 0.5, 0.25, 4)}
   head, row = shapes_suite.table(scores).splitlines()
   assert head.split() == ['kind', 'score', 'strict', 'chance', 'images']
   assert row.split() == ['single', '0.750', '0.500', '0.250', '4']

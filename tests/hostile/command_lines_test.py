@@ -17,42 +17,196 @@ from sana_jax import config as base
 from sana_jax.data import sources
 from sana_jax.launch import cli
 
-HEAVY = ('tasks.sana.task', 'training.loop', 'tools.bench.loop',
-         'tools.bench.step', 'inference.pipeline', 'tools.plan.candidates',
-         'weights.exchange', 'data.parquet')
+HEAVY = (
+  'tasks.sana.task',
+  'training.loop',
+  'tools.bench.loop',
+  'tools.bench.step',
+  'inference.pipeline',
+  'tools.plan.candidates',
+  'weights.exchange',
+  'data.parquet',
+)
 DOCUMENTED = {0, 1, 2, 75, 130, 141, 143}
 SECONDS = 10
 # No folder can be made there, and no file be written.
 IMPOSSIBLE = [
-  'file', 'file/below', 'loop', 'loop/below', '/proc/x', '/proc/self/x/y',
-  '/dev/null', '/dev/null/x', 'a' * 300, 'a/' * 3000 + 'a', 'foo://x',
-  'http://x']
+  'file',
+  'file/below',
+  'loop',
+  'loop/below',
+  '/proc/x',
+  '/proc/self/x/y',
+  '/dev/null',
+  '/dev/null/x',
+  'a' * 300,
+  'a/' * 3000 + 'a',
+  'foo://x',
+  'http://x',
+]
 # Refused by every flag but those of free text.
-UNPRINTABLE = ['', ' ', '\0', 'a\0b', 'out\udcff', 'two\nlines', '\x1b[2J',
-               'back\u202ewards\u2028', '~nosuchuser/x']
+UNPRINTABLE = [
+  '',
+  ' ',
+  '\0',
+  'a\0b',
+  'out\udcff',
+  'two\nlines',
+  '\x1b[2J',
+  'back\u202ewards\u2028',
+  '~nosuchuser/x',
+]
 # Nothing that can be read is there.
 NOWHERE = [
-  *IMPOSSIBLE, 'missing', 'missing/x', 'missing.py', 'missing.pth', 'config',
-  'broken.py', 'folder', '.', '..', '/', 'fifo', 'fifo.py', '/dev/zero',
-  '/dev/stdin', 'zeros.pth', 'x.safetensors', '@file', '-', '--', '-x', ',',
-  ':', '::', '+', 'a,b', 'a/b', 'a/b/c', '[', '{a,b', '{0..9}', '%s', '{}',
-  '$HOME', '`id`', "';", 'a:b', 'file:', '{0..99999999}', '{0..9}' * 9,
-  'notes.tar.gz', 'data.json', 'file::x', '.py', 'con fig.py', '\u0663', '中文',
-  '\U0001f600', 'x' * 70000, '0', 'None', 'nan', 'back\u202ewards']
+  *IMPOSSIBLE,
+  'missing',
+  'missing/x',
+  'missing.py',
+  'missing.pth',
+  'config',
+  'broken.py',
+  'folder',
+  '.',
+  '..',
+  '/',
+  'fifo',
+  'fifo.py',
+  '/dev/zero',
+  '/dev/stdin',
+  'zeros.pth',
+  'x.safetensors',
+  '@file',
+  '-',
+  '--',
+  '-x',
+  ',',
+  ':',
+  '::',
+  '+',
+  'a,b',
+  'a/b',
+  'a/b/c',
+  '[',
+  '{a,b',
+  '{0..9}',
+  '%s',
+  '{}',
+  '$HOME',
+  '`id`',
+  "';",
+  'a:b',
+  'file:',
+  '{0..99999999}',
+  '{0..9}' * 9,
+  'notes.tar.gz',
+  'data.json',
+  'file::x',
+  '.py',
+  'con fig.py',
+  '\u0663',
+  '中文',
+  '\U0001f600',
+  'x' * 70000,
+  '0',
+  'None',
+  'nan',
+  'back\u202ewards',
+]
 NUMBERS = [
-  '', ' ', '0', '-1', '-0', '+1', '1', '01', '1.0', '1.5', '1e3', '1e400',
-  '-1e400', 'nan', 'inf', '-inf', 'NaN', '0x10', '1_000', ' 1', '1 ', '1\n',
-  '\u0663', '٣.٥', '²', '10**9', '2147483647', '2147483648', '9' * 19,
-  '9' * 5000, '1' + '0' * 400, '0:0', '1:2:3', '16:9', '0.1:0.9', '1:0', ':',
-  'data=-1', 'data=0', 'data=2147483647', 'data=', '=1', 'x=1', 'data=1,data=1',
-  'data=-1,fsdp=-1', '1,2', ',', '1,,2', 'x=y', 'glumb_conv=x',
-  'glumb_conv=xla', 'true', 'None', '\0', '\udcff', '\x1b]0;x\x07']
+  '',
+  ' ',
+  '0',
+  '-1',
+  '-0',
+  '+1',
+  '1',
+  '01',
+  '1.0',
+  '1.5',
+  '1e3',
+  '1e400',
+  '-1e400',
+  'nan',
+  'inf',
+  '-inf',
+  'NaN',
+  '0x10',
+  '1_000',
+  ' 1',
+  '1 ',
+  '1\n',
+  '\u0663',
+  '٣.٥',
+  '²',
+  '10**9',
+  '2147483647',
+  '2147483648',
+  '9' * 19,
+  '9' * 5000,
+  '1' + '0' * 400,
+  '0:0',
+  '1:2:3',
+  '16:9',
+  '0.1:0.9',
+  '1:0',
+  ':',
+  'data=-1',
+  'data=0',
+  'data=2147483647',
+  'data=',
+  '=1',
+  'x=1',
+  'data=1,data=1',
+  'data=-1,fsdp=-1',
+  '1,2',
+  ',',
+  '1,,2',
+  'x=y',
+  'glumb_conv=x',
+  'glumb_conv=xla',
+  'true',
+  'None',
+  '\0',
+  '\udcff',
+  '\x1b]0;x\x07',
+]
 PLAUSIBLE = [
-  'shapes', 'shapes:quick', 'out', 'x', '8', '64', '0.5', 'sana_600m_512',
-  'v5e:2x2', 'cpu:1x1', 'h200:1x1x8', 'data=1', 'xla', 'a.b:c', '1:2', 'folder',
-  'file', 'prompts.txt', 'dp', 'fit', '/dev/null', 'new/out', 'sana_600m_512:1']
-INPUTS = {'model', 'models', 'config', 'configs', 'source', 'name', 'where',
-          'topology', 'golden', 'from_json'}
+  'shapes',
+  'shapes:quick',
+  'out',
+  'x',
+  '8',
+  '64',
+  '0.5',
+  'sana_600m_512',
+  'v5e:2x2',
+  'cpu:1x1',
+  'h200:1x1x8',
+  'data=1',
+  'xla',
+  'a.b:c',
+  '1:2',
+  'folder',
+  'file',
+  'prompts.txt',
+  'dp',
+  'fit',
+  '/dev/null',
+  'new/out',
+  'sana_600m_512:1',
+]
+INPUTS = {
+  'model',
+  'models',
+  'config',
+  'configs',
+  'source',
+  'name',
+  'where',
+  'topology',
+  'golden',
+  'from_json',
+}
 OUTPUTS = {'out', 'target', 'workdir'}
 
 
@@ -65,12 +219,16 @@ def commands():
 
 
 def leaves(words, parser):
-  kinds = [a for a in parser._actions
-           if isinstance(a, argparse._SubParsersAction)]
+  kinds = [
+    a for a in parser._actions if isinstance(a, argparse._SubParsersAction)
+  ]
   if not kinds:
     return [(words, parser)]
-  return [leaf for kind, inner in kinds[0].choices.items()
-          for leaf in leaves([*words, kind], inner)]
+  return [
+    leaf
+    for kind, inner in kinds[0].choices.items()
+    for leaf in leaves([*words, kind], inner)
+  ]
 
 
 def flags_of(parser):
@@ -85,11 +243,19 @@ def place(tmp_path, monkeypatch):
   (work / 'folder').mkdir(parents=True)
   monkeypatch.chdir(work)
   files = {
-    'file': 'text', 'config': 'x = 1', 'broken.py': 'def',
-    'zeros.pth': '\0' * 99, 'x.safetensors': 'x',
+    'file': 'text',
+    'config': 'x = 1',
+    'broken.py': 'def',
+    'zeros.pth': '\0' * 99,
+    'x.safetensors': 'x',
     'con fig.py': 'raise ValueError("\x1b[2J\\n" * 9999)',
-    'notes.tar.gz': 'no tar', 'prompts.txt': 'a cat\n', 'data.json': '[' * 9999,
-    'line\nbreak.txt': 'a', 'empty.jsonl': '', 'control.csv': '\x1b[2J,b\n'}
+    'notes.tar.gz': 'no tar',
+    'prompts.txt': 'a cat\n',
+    'data.json': '[' * 9999,
+    'line\nbreak.txt': 'a',
+    'empty.jsonl': '',
+    'control.csv': '\x1b[2J,b\n',
+  }
   for name, text in files.items():
     (work / name).write_text(text)
   os.mkfifo(work / 'fifo')
@@ -102,12 +268,15 @@ def a_line(rng, parsers):
   """A command line, at least one of whose values is refused."""
   words, parser = rng.choice(parsers)
   flags = flags_of(parser)
-  chosen = [a for a in flags if a.required or not a.option_strings
-            or rng.random() < 3 / len(flags)]
+  chosen = [
+    a
+    for a in flags
+    if a.required or not a.option_strings or rng.random() < 3 / len(flags)
+  ]
   values = {a.dest: (a, a_value(rng, a)) for a in chosen}
   others = some_others(rng, parser)
   config = next((a for a in flags if a.dest == 'config'), None)
-  if config and words[0] in ('train', 'data') and rng.random() < .5:
+  if config and words[0] in ('train', 'data') and rng.random() < 0.5:
     values['config'] = config, rng.choice(['shapes', 'shapes_dc_ae:quick'])
     others += bad_data(rng)
   else:
@@ -124,7 +293,7 @@ def a_refused(rng, flags):
   pools = [(a, NOWHERE) for a in flags if a.dest in INPUTS]
   pools += [(a, IMPOSSIBLE) for a in flags if a.dest in OUTPUTS]
   action, pool = rng.choice(pools)
-  if action.choices or rng.random() < .1:
+  if action.choices or rng.random() < 0.1:
     pool = UNPRINTABLE
   return action, rng.choice(pool)
 
@@ -133,13 +302,16 @@ def bad_data(rng):
   """Overrides with a source of data that cannot be opened."""
   source = rng.choice([kind for kind in sources.KINDS if kind != 'shapes'])
   path = rng.choice([path for path in NOWHERE if path != '/'])
-  return [f'--config.data.source={source}', f'--config.data.path={path}',
-          '--config.data.index_path=']
+  return [
+    f'--config.data.source={source}',
+    f'--config.data.path={path}',
+    '--config.data.index_path=',
+  ]
 
 
 def a_value(rng, action):
   """Mostly one that is accepted, so that the refused one is looked at."""
-  if rng.random() < .07:
+  if rng.random() < 0.07:
     return rng.choice(rng.choice([NUMBERS, NOWHERE, UNPRINTABLE]))
   if action.choices:
     return str(rng.choice(list(action.choices)))
@@ -160,22 +332,39 @@ def spelled(rng, action, value):
   if not action.option_strings:
     return [value]
   flag = action.option_strings[-1]
-  if rng.random() < .02:
+  if rng.random() < 0.02:
     flag = flag[:-1]
-  words = [f'{flag}={value}'] if rng.random() < .7 else [flag, value]
-  return words * 2 if rng.random() < .05 else words
+  words = [f'{flag}={value}'] if rng.random() < 0.7 else [flag, value]
+  return words * 2 if rng.random() < 0.05 else words
 
 
 def some_others(rng, parser):
   """Overrides, unknown flags and switches."""
-  switches = [a.option_strings[-1] for a in parser._actions
-              if a.nargs == 0 and a.dest != 'help']
-  words = [s for s in switches if rng.random() < .1]
-  if parser.get_default('overrides') or rng.random() < .03:
+  switches = [
+    a.option_strings[-1]
+    for a in parser._actions
+    if a.nargs == 0 and a.dest != 'help'
+  ]
+  words = [s for s in switches if rng.random() < 0.1]
+  if parser.get_default('overrides') or rng.random() < 0.03:
     words += overrides(rng)
-  if rng.random() < .04:
-    words.append(rng.choice(['--nosuch', '--nosuch=\x1b[2J', 'stray', '-q', '',
-                             '--help=x', '--config', '@file', '--', '\udcff']))
+  if rng.random() < 0.04:
+    words.append(
+      rng.choice(
+        [
+          '--nosuch',
+          '--nosuch=\x1b[2J',
+          'stray',
+          '-q',
+          '',
+          '--help=x',
+          '--config',
+          '@file',
+          '--',
+          '\udcff',
+        ]
+      )
+    )
   return words
 
 
@@ -184,8 +373,11 @@ def overrides(rng):
   keys = list(base.flatten(base.train('sana')))
   words = []
   for _ in range(rng.choice([0, 0, 1, 2])):
-    key = rng.choice(keys) if rng.random() < .8 else rng.choice(
-      ['x.y.z', '', '.', 'model', 'data.' * 500, 'loss.l1'])
+    key = (
+      rng.choice(keys)
+      if rng.random() < 0.8
+      else rng.choice(['x.y.z', '', '.', 'model', 'data.' * 500, 'loss.l1'])
+    )
     value = rng.choice(rng.choice([NUMBERS, NOWHERE, UNPRINTABLE, PLAUSIBLE]))
     words.append(f'--config.{key}={value}')
   return words
@@ -193,8 +385,10 @@ def overrides(rng):
 
 def listing(folder):
   """Names and contents' sizes of all that is there."""
-  return {str(p.relative_to(folder)): p.lstat().st_size if p.is_file() else None
-          for p in pathlib.Path(folder).rglob('*')}
+  return {
+    str(p.relative_to(folder)): p.lstat().st_size if p.is_file() else None
+    for p in pathlib.Path(folder).rglob('*')
+  }
 
 
 def problems(line, place, capsys):
@@ -216,8 +410,9 @@ def problems(line, place, capsys):
     found.append(f'exit code {code!r}')
   if 'Traceback' in err:
     found.append('traceback: ' + err[-300:])
-  if raw := re.findall(r'[^\n\r\t -\x7e\xa0-\U0010ffff]|[\u2028\u202e]',
-                       out + err):
+  if raw := re.findall(
+    r'[^\n\r\t -\x7e\xa0-\U0010ffff]|[\u2028\u202e]', out + err
+  ):
     found.append(f'control characters {set(raw)}')
   if len(out + err) > 20_000:
     found.append(f'{len(out + err)} characters')
@@ -228,8 +423,7 @@ def problems(line, place, capsys):
   return found
 
 
-def test_a_hostile_command_line_ends_with_one_sentence(
-    hostile, place, capsys):
+def test_a_hostile_command_line_ends_with_one_sentence(hostile, place, capsys):
   parsers = commands()
   for module in HEAVY:  # Else the first line waits for them.
     importlib.import_module(f'sana_jax.{module}')

@@ -41,9 +41,11 @@ class Hostile:
   @contextlib.contextmanager
   def bounded(self, seconds: float = BOUND_SECONDS) -> Iterator[None]:
     """Fails the test where it runs longer, on the main thread."""
+
     def stop(*_):
       # No Exception, which the code under test may catch.
       pytest.fail(f'more than {seconds} s')
+
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -53,20 +55,36 @@ class Hostile:
       signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)],
-                ids=['few', 'all'])
+@pytest.fixture(
+  params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=['few', 'all']
+)
 def hostile(request) -> Hostile:
-  seed = int(os.environ.get('SANA_JAX_HOSTILE_SEED',
-                            random.SystemRandom().randrange(2**31)))
+  seed = int(
+    os.environ.get(
+      'SANA_JAX_HOSTILE_SEED', random.SystemRandom().randrange(2**31)
+    )
+  )
   return Hostile(seed, request.param)
 
 
 @pytest.fixture
 def special():
   """Makes something at a path that is no regular file, in ways that wait."""
+
   def make(rng: random.Random, path: pathlib.Path) -> None:
-    kind = rng.choice(['fifo', 'folder', 'socket', '/dev/zero', '/dev/full',
-                       '/dev/stdin', '/dev/random', 'nothing', path.name])
+    kind = rng.choice(
+      [
+        'fifo',
+        'folder',
+        'socket',
+        '/dev/zero',
+        '/dev/full',
+        '/dev/stdin',
+        '/dev/random',
+        'nothing',
+        path.name,
+      ]
+    )
     if kind == 'fifo':
       os.mkfifo(path)
     elif kind == 'folder':
@@ -79,18 +97,22 @@ def special():
       os.chdir(here)
     else:
       path.symlink_to(kind)
+
   return make
 
 
 @pytest.fixture
 def memory():
   """Its result, and the bytes by which the process grew while it ran."""
+
   def field(name):
     text = pathlib.Path('/proc/self/status').read_text()
     return int(text.split(f'{name}:')[1].split()[0]) * 1024
+
   def grown(function, *args) -> tuple:
     pathlib.Path('/proc/self/clear_refs').write_text('5')  # The peak is now.
     before = field('VmRSS')
     result = function(*args)
     return result, field('VmHWM') - before
+
   return grown

@@ -15,13 +15,14 @@ import time
 import pytest
 
 _spec = importlib.util.spec_from_file_location(
-  'demo_server', pathlib.Path(__file__).with_name('demo_server.py'))
+  'demo_server', pathlib.Path(__file__).with_name('demo_server.py')
+)
 demo_server = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(demo_server)
-QUEUE, AT_ONCE, SECONDS = 16, 40, 120.
+QUEUE, AT_ONCE, SECONDS = 16, 40, 120.0
 # Sends some forty hostile requests a second until it is killed. As many as it
 # can would measure who gets the processor.
-ATTACK = '''
+ATTACK = """
 import http.client, itertools, json, sys, threading, time
 port, kinds = int(sys.argv[1]), sys.argv[2:]
 file = {'path': '/dev/zero', 'meta': {'_type': 'gradio.FileData'}}
@@ -46,7 +47,7 @@ def attack():
 for _ in range(4):
   threading.Thread(target=attack).start()
 print('attacking', flush=True)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -74,14 +75,18 @@ def by_page(demo):
     return last['success'], last['output']
 
 
-@pytest.mark.parametrize('draw', [
-  [by_program], [by_page], [by_program, by_page]], ids=['api', 'page', 'both'])
+@pytest.mark.parametrize(
+  'draw',
+  [[by_program], [by_page], [by_program, by_page]],
+  ids=['api', 'page', 'both'],
+)
 def test_a_queue_of_16_serves_16_of_40_requests_at_once(demo, draw):
   # The request that is being drawn counts; it ends when all others have come.
   with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
     with hold(demo):
-      sent = [threads.submit(draw[k % len(draw)], demo)
-              for k in range(AT_ONCE - 1)]
+      sent = [
+        threads.submit(draw[k % len(draw)], demo) for k in range(AT_ONCE - 1)
+      ]
       ended = concurrent.futures.as_completed(sent, SECONDS)
       for future in itertools.islice(ended, AT_ONCE - QUEUE):
         assert not future.result()[0]
@@ -97,28 +102,33 @@ def test_a_queue_of_16_serves_16_of_40_requests_at_once(demo, draw):
 def hold(demo):
   """A request that is drawn for as long as the block lasts."""
   with demo.page() as page:
-    assert page.join([
-      'a red circle', '', 16, 16, 1000, 4.5, 5, 1, 'dpm++2m']).status == 200
+    assert (
+      page.join(['a red circle', '', 16, 16, 1000, 4.5, 5, 1, 'dpm++2m']).status
+      == 200
+    )
     while not len(demo.line):
-      time.sleep(.01)
+      time.sleep(0.01)
     yield
   # The page is closed: its request is stopped.
 
 
 def test_a_client_that_hangs_up_leaves_the_queue(demo):
   with pytest.raises(TimeoutError):
-    demo.draw(seconds=.5, steps=1000)
+    demo.draw(seconds=0.5, steps=1000)
   start = time.monotonic()
   while len(demo.line):
     assert time.monotonic() - start < demo_server.BOUND_SECONDS
-    time.sleep(.01)
+    time.sleep(0.01)
 
 
 def test_pictures_of_a_page_are_served_until_it_is_closed(demo):
   with demo.page() as page:
     (picture, *_), report = page.draw()['output']['data'][:2]
-    url = picture[0]['image']['url'] if isinstance(picture, list) else (
-      picture['image']['url'])
+    url = (
+      picture[0]['image']['url']
+      if isinstance(picture, list)
+      else (picture['image']['url'])
+    )
     path = url.removeprefix(demo.root)
     answer = demo.send('GET', path)
     assert answer.body.startswith(b'\x89PNG')
@@ -127,28 +137,33 @@ def test_pictures_of_a_page_are_served_until_it_is_closed(demo):
   start = time.monotonic()
   while demo.send('GET', path).status != 404:
     assert time.monotonic() - start < demo_server.BOUND_SECONDS
-    time.sleep(.05)
+    time.sleep(0.05)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kinds', [
-  ['file'], ['large'], ['deep'], ['null'], ['file', 'large', 'deep', 'null']],
-  ids='-'.join)
+@pytest.mark.parametrize(
+  'kinds',
+  [['file'], ['large'], ['deep'], ['null'], ['file', 'large', 'deep', 'null']],
+  ids='-'.join,
+)
 def test_an_attack_makes_others_wait_at_most_three_times_as_long(demo, kinds):
   seconds = {signal.SIGSTOP: [], signal.SIGCONT: []}
   with subprocess.Popen(
-      [sys.executable, '-c', ATTACK, str(demo.port), *kinds],
-      stdout=subprocess.PIPE) as attack:
+    [sys.executable, '-c', ATTACK, str(demo.port), *kinds],
+    stdout=subprocess.PIPE,
+  ) as attack:
     assert attack.stdout.readline()
     for _ in range(20):  # By turns: this machine may get slower meanwhile.
       for number, measured in seconds.items():
         attack.send_signal(number)
-        time.sleep(.2)
+        time.sleep(0.2)
         measured.append(latency(demo))
     attack.kill()
   alone, attacked = map(statistics.median, seconds.values())
-  print(f'{"+".join(kinds)}: {alone:.3f} s alone, {attacked:.3f} s during the '
-        f'attack, {attacked / alone:.2f} times')
+  print(
+    f'{"+".join(kinds)}: {alone:.3f} s alone, {attacked:.3f} s during the '
+    f'attack, {attacked / alone:.2f} times'
+  )
   assert attacked <= 3 * alone
 
 

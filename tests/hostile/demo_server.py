@@ -45,18 +45,29 @@ class Demo:
     self.root = f'http://127.0.0.1:{port}'
     self.event = guard.event
 
-  def send(self, method: str, path: str, body: bytes | None = None,
-           headers: dict[str, str] | None = None, read: bool = True,
-           seconds: float = BOUND_SECONDS) -> Answer:
+  def send(
+    self,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    read: bool = True,
+    seconds: float = BOUND_SECONDS,
+  ) -> Answer:
     """Sends a request; `read=False` leaves an endless answer unread."""
-    headers = {'Host': f'127.0.0.1:{self.port}',
-               'Content-Type': 'application/json', **(headers or {})}
+    headers = {
+      'Host': f'127.0.0.1:{self.port}',
+      'Content-Type': 'application/json',
+      **(headers or {}),
+    }
     connection = http.client.HTTPConnection(
-      '127.0.0.1', self.port, timeout=seconds)
+      '127.0.0.1', self.port, timeout=seconds
+    )
     with contextlib.closing(connection):
       try:
-        connection.putrequest(method, path, skip_host=True,
-                              skip_accept_encoding=True)
+        connection.putrequest(
+          method, path, skip_host=True, skip_accept_encoding=True
+        )
         if body is not None:
           headers.setdefault('Content-Length', str(len(body)))
         for key, value in headers.items():
@@ -65,15 +76,20 @@ class Demo:
         with contextlib.suppress(ConnectionError):  # Refused, not yet read.
           connection.send(body or b'')
         answer = connection.getresponse()
-        return Answer(answer.status, dict(answer.getheaders()),
-                      answer.read() if read else b'')
+        return Answer(
+          answer.status,
+          dict(answer.getheaders()),
+          answer.read() if read else b'',
+        )
       except (ConnectionError, http.client.HTTPException):
         return Answer(0, {}, b'')
 
-  def post(self, path: str, value, seconds: float = BOUND_SECONDS,
-           **headers: str) -> Answer:
-    return self.send('POST', path, json.dumps(value).encode(), headers,
-                     seconds=seconds)
+  def post(
+    self, path: str, value, seconds: float = BOUND_SECONDS, **headers: str
+  ) -> Answer:
+    return self.send(
+      'POST', path, json.dumps(value).encode(), headers, seconds=seconds
+    )
 
   def routes(self) -> list[tuple[str, set[str]]]:
     """(path, methods) of all routes behind the guard."""
@@ -88,9 +104,17 @@ class Demo:
 
   def draw(self, seconds: float = BOUND_SECONDS, **changes) -> Answer:
     """Asks the interface for programs for a small picture."""
-    return self.post('/api/draw', {
-      'prompt': 'a red circle', 'width': 16, 'height': 16, 'steps': 2,
-      **changes}, seconds)
+    return self.post(
+      '/api/draw',
+      {
+        'prompt': 'a red circle',
+        'width': 16,
+        'height': 16,
+        'steps': 2,
+        **changes,
+      },
+      seconds,
+    )
 
   @contextlib.contextmanager
   def page(self) -> Iterator['Page']:
@@ -119,14 +143,23 @@ class Page(NamedTuple):
   session: str
 
   def join(self, data=ASKED, **changes) -> Answer:
-    return self.demo.post('/gradio_api/queue/join', {
-      'data': data, 'fn_index': self.demo.event, 'trigger_id': 7,
-      'session_hash': self.session, **changes}, Origin=self.demo.root)
+    return self.demo.post(
+      '/gradio_api/queue/join',
+      {
+        'data': data,
+        'fn_index': self.demo.event,
+        'trigger_id': 7,
+        'session_hash': self.session,
+        **changes,
+      },
+      Origin=self.demo.root,
+    )
 
   def events(self) -> Iterator[dict]:
     """Events of the request, up to its end."""
     with self.demo.stream(
-        f'/gradio_api/queue/data?session_hash={self.session}') as lines:
+      f'/gradio_api/queue/data?session_hash={self.session}'
+    ) as lines:
       for line in lines:
         if line.startswith(b'data: '):
           yield json.loads(line.removeprefix(b'data: '))
@@ -151,12 +184,18 @@ def running(queue: int = 16, names=()) -> Iterator[Demo]:
   async def serve():
     # Where no loop runs, gradio makes some and leaves them open.
     line = Line(queue)
-    guard = page.app(pipe, SETTINGS, 'tiny', Limits(64, 1000, 4), line,
-                     [*hosts.LOOPBACK, *map(hosts.name, names)])
+    guard = page.app(
+      pipe,
+      SETTINGS,
+      'tiny',
+      Limits(64, 1000, 4),
+      line,
+      [*hosts.LOOPBACK, *map(hosts.name, names)],
+    )
     server = uvicorn.Server(serving.config(guard))
     served = asyncio.ensure_future(server.serve())
     while not server.started:
-      await asyncio.sleep(.01)
+      await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     started.put((server, Demo(guard, line, port)))
     await served
@@ -167,7 +206,7 @@ def running(queue: int = 16, names=()) -> Iterator[Demo]:
     try:
       yield demo
     finally:
-      demo.line.close(0.)
+      demo.line.close(0.0)
       server.should_exit = True
       done.result(timeout=30)
       os.environ.clear()  # The page sets some of Gradio's.

@@ -14,34 +14,37 @@ import subprocess
 import yaml
 
 # Words a tool was called with, their number first.
-_RECORD = "printf '%s\\0' \"$#\" \"$@\" >>'{folder}/'"
+_RECORD = 'printf \'%s\\0\' "$#" "$@" >>\'{folder}/\''
 _TOOLS = {
   'canary': ": >'{folder}/canary'",
   'sudo': 'exec "$@"',
-  'scancel': ':', 'scontrol': ':',
+  'scancel': ':',
+  'scontrol': ':',
   'sana-jax': _RECORD + 'trained',
   # As supervise does, and as a task of srun.
-  'python': _RECORD + '''python
+  'python': _RECORD
+  + """python
 case "$4" in
   sana_jax.launch.cli) shift 4; exec sana-jax "$@" ;;
   *) while [ "$1" != -- ]; do shift; done; shift; exec "$@" ;;
-esac''',
-  'sbatch': '''case "$1" in -*) canary ;; esac
-cp -- "$1" '{folder}/submitted'; echo Submitted batch job 7''',
-  'kubectl': '''[ "$1 $2" = 'apply -f' ] || canary
-cp -- "$3" '{folder}/submitted'; echo created''',
-  'srun': '''while :; do case "$1" in
+esac""",
+  'sbatch': """case "$1" in -*) canary ;; esac
+cp -- "$1" '{folder}/submitted'; echo Submitted batch job 7""",
+  'kubectl': """[ "$1 $2" = 'apply -f' ] || canary
+cp -- "$3" '{folder}/submitted'; echo created""",
+  'srun': """while :; do case "$1" in
   --kill-on-bad-exit=1 | --open-mode=append | --cpus-per-task=8 | --output=*)
     shift ;;
   -*) canary; exit 2 ;;
   *) exec "$@" ;;
-esac; done''',
+esac; done""",
   'xpk': _RECORD + 'xpk',
   # Queued resources that are there at once; a host's login shell is bash.
-  'gcloud': _RECORD + '''gcloud
+  'gcloud': _RECORD
+  + """gcloud
 [ "$4" != list ] || echo ACTIVE
 case "$4" in ssh) for last; do :; done; exec bash -c "${{last#--command=}}" ;;
-esac''',
+esac""",
   'docker': '''[ "$1" != wait ] || echo 0
 [ "$1" = run ] || exit 0
 shift
@@ -88,16 +91,25 @@ class Cloud:
     found = []
     while words:
       count = int(words[0])
-      found.append([os.fsdecode(w) for w in words[1:count + 1]])
-      words = words[count + 1:]
+      found.append([os.fsdecode(w) for w in words[1 : count + 1]])
+      words = words[count + 1 :]
     return found
 
   def run(self, *command, cwd=None, **env) -> None:
     """Runs it with these tools; its end must be a good one."""
     done = subprocess.run(
-      command, env={'PATH': self.path, 'HOME': str(self.folder),
-                    'SANA_JAX_RUN': "$(canary) `canary`; canary '\"", **env},
-      cwd=cwd or self.folder, capture_output=True, check=False, timeout=10)
+      command,
+      env={
+        'PATH': self.path,
+        'HOME': str(self.folder),
+        'SANA_JAX_RUN': '$(canary) `canary`; canary \'"',
+        **env,
+      },
+      cwd=cwd or self.folder,
+      capture_output=True,
+      check=False,
+      timeout=10,
+    )
     assert done.returncode == 0 and not done.stderr, (command, done.stderr)
 
   def slurm(self) -> dict[str, str]:
@@ -114,19 +126,24 @@ class Cloud:
   def kubernetes(self) -> tuple[dict, dict]:
     """Runs the container of what was submitted; its manifest and itself."""
     manifest = yaml.safe_load((self.folder / 'submitted').read_text())
-    job, = manifest['spec']['replicatedJobs']
-    train, = job['template']['spec']['template']['spec']['containers']
+    (job,) = manifest['spec']['replicatedJobs']
+    (train,) = job['template']['spec']['template']['spec']['containers']
     self.container(train, HOST='3', SLICE='1', JOBSET='uid')
     return manifest, train
 
   def container(self, container: dict, **env) -> None:
     """Runs it as a kubelet does."""
-    self.run(*(expand(word, env) for word in (
-      *container['command'], *container.get('args', ()))), **env)
+    self.run(
+      *(
+        expand(word, env)
+        for word in (*container['command'], *container.get('args', ()))
+      ),
+      **env,
+    )
 
   def xpk(self) -> dict[str, str]:
     """Runs the --command that xpk got; its options."""
-    words, = self.calls('xpk')
+    (words,) = self.calls('xpk')
     options = dict(w.removeprefix('--').split('=', 1) for w in words[2:])
     self.container(yaml.safe_load(_XPK.format(command=options['command'])))
     return options
@@ -188,5 +205,6 @@ def expand(text: str, env: dict[str, str]) -> str:
 
   $$ is a $; a name that is not in `env` stays as it is.
   """
-  return re.sub(r'\$(?:(\$)|\(([^)]*)\))', lambda m: m[1] or env.get(
-    m[2], m[0]), text)
+  return re.sub(
+    r'\$(?:(\$)|\(([^)]*)\))', lambda m: m[1] or env.get(m[2], m[0]), text
+  )

@@ -27,33 +27,128 @@ def get_config(arg=''):
   return config
 """
 # Every field of a place, with a legal value.
-ALL = {'workdir': '/shared/run', 'name': 'run', 'out': 'out', 'override': 'x',
-       'layout': 'fsdp', 'where': '', 'topology': '', 'key': ''}
+ALL = {
+  'workdir': '/shared/run',
+  'name': 'run',
+  'out': 'out',
+  'override': 'x',
+  'layout': 'fsdp',
+  'where': '',
+  'topology': '',
+  'key': '',
+}
 HERE = {'config': 'tiny.py', 'folder': 'here', 'python': 'bin/python'}
 FIELDS = {
-  'slurm': {**ALL, **HERE, 'partition': 'gpu,big', 'account': 'lab',
-            'time-limit': '1-00'},
+  'slurm': {
+    **ALL,
+    **HERE,
+    'partition': 'gpu,big',
+    'account': 'lab',
+    'time-limit': '1-00',
+  },
   'gke': {**ALL, 'config': 'sana_1600m_1024', 'image': 'host:5000/a/b:c'},
-  'xpk': {**ALL, 'config': 'sana_1600m_1024', 'image': 'a/b', 'cluster': 'c',
-          'zone': 'us-east5-a', 'project': 'example.com:mine'},
-  'tpu-vm': {**ALL, 'config': 'sana_1600m_1024', 'image': 'us-docker.pkg.dev/a',
-             'zone': 'us-east5-a', 'project': 'mine',
-             'folder': 'here', 'python': 'bin/python'},
+  'xpk': {
+    **ALL,
+    'config': 'sana_1600m_1024',
+    'image': 'a/b',
+    'cluster': 'c',
+    'zone': 'us-east5-a',
+    'project': 'example.com:mine',
+  },
+  'tpu-vm': {
+    **ALL,
+    'config': 'sana_1600m_1024',
+    'image': 'us-docker.pkg.dev/a',
+    'zone': 'us-east5-a',
+    'project': 'mine',
+    'folder': 'here',
+    'python': 'bin/python',
+  },
   'local': {**ALL, 'workdir': 'run', 'config': 'tiny.py'},
 }
 TOPOLOGY = {'slurm': 'h200:1x2x8', 'local': 'cpu:1x2'}
-RUNS = ('$(canary)', '`canary`', ';canary;', '|canary', '&canary&',
-        '\ncanary\n', '||canary #', '<(canary)', '${x:-$(canary)}',
-        '$(canary)$HOST')
-BREAKS = ("'", '"', "'\\''", '\\', '\\"', "$'", '#', '}', ')', ';;', '\n', '\r',
-          '\t', '\0', '\33[2J', '\33]0;x\7', '\u2028', '\u2029', '\x85',
-          '\u202e', '\ufeff', '\udcff', '\uffff', '\U000e0041', '\x7f')
-ODD = ('$$(HOST)', '$(HOST)', '$(JOBSET)', '$$', '$', '$$$(SLICE)', '%j', '%%',
-       '%', '{{name}}', '{{train}}', '{command}', '--privileged', '-v/:/h',
-       '--', '-', '\n#SBATCH --wrap=canary\n', '\n---\nkind: Pod\n', ' : [',
-       ' #', '*', '~nosuchuser', '!', '@', ':', '=', ',', ' ', '  ', '&a',
-       '\\n', '\\$', 'EOF', 'é', '日本', '🎉', 'null', 'yes', '0x1', '://',
-       's3://')
+RUNS = (
+  '$(canary)',
+  '`canary`',
+  ';canary;',
+  '|canary',
+  '&canary&',
+  '\ncanary\n',
+  '||canary #',
+  '<(canary)',
+  '${x:-$(canary)}',
+  '$(canary)$HOST',
+)
+BREAKS = (
+  "'",
+  '"',
+  "'\\''",
+  '\\',
+  '\\"',
+  "$'",
+  '#',
+  '}',
+  ')',
+  ';;',
+  '\n',
+  '\r',
+  '\t',
+  '\0',
+  '\33[2J',
+  '\33]0;x\7',
+  '\u2028',
+  '\u2029',
+  '\x85',
+  '\u202e',
+  '\ufeff',
+  '\udcff',
+  '\uffff',
+  '\U000e0041',
+  '\x7f',
+)
+ODD = (
+  '$$(HOST)',
+  '$(HOST)',
+  '$(JOBSET)',
+  '$$',
+  '$',
+  '$$$(SLICE)',
+  '%j',
+  '%%',
+  '%',
+  '{{name}}',
+  '{{train}}',
+  '{command}',
+  '--privileged',
+  '-v/:/h',
+  '--',
+  '-',
+  '\n#SBATCH --wrap=canary\n',
+  '\n---\nkind: Pod\n',
+  ' : [',
+  ' #',
+  '*',
+  '~nosuchuser',
+  '!',
+  '@',
+  ':',
+  '=',
+  ',',
+  ' ',
+  '  ',
+  '&a',
+  '\\n',
+  '\\$',
+  'EOF',
+  'é',
+  '日本',
+  '🎉',
+  'null',
+  'yes',
+  '0x1',
+  '://',
+  's3://',
+)
 LEGAL = tuple(x for x in (*RUNS, *BREAKS, *ODD) if x.isprintable())
 
 
@@ -79,9 +174,11 @@ class Launched(NamedTuple):
 @pytest.fixture
 def launch(fakes, tmp_path, monkeypatch):
   """Launches with fields and runs what comes of it to its end."""
+
   def execvp(_, words):
     cloud.run(*words, cwd='.')
     raise SystemExit(0)
+
   monkeypatch.setattr(tpu_vm.os, 'execvp', execvp)
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   cloud = fakes.Cloud(tmp_path / 'cloud')
@@ -114,18 +211,25 @@ def launch(fakes, tmp_path, monkeypatch):
     assert not cloud.attacked
     check(place, fields, found, base)
     return found
+
   return launch
 
 
 def arguments(place, fields):
   """The command line, each value in the word of its flag."""
   where = 'gke' if place == 'xpk' else place
-  words = ['launch', f'--where={where}{fields["where"]}', '--no-plan',
-           f'--topology={TOPOLOGY.get(place, "v5e:4x4")}{fields["topology"]}']
+  words = [
+    'launch',
+    f'--where={where}{fields["where"]}',
+    '--no-plan',
+    f'--topology={TOPOLOGY.get(place, "v5e:4x4")}{fields["topology"]}',
+  ]
   words += ['--xpk'] * (place == 'xpk') + ['--dry-run'] * (place == 'local')
-  words += [f'--{key}={value}' for key, value in fields.items()
-            if key not in ('where', 'topology', 'override', 'key', 'folder',
-                           'python')]
+  words += [
+    f'--{key}={value}'
+    for key, value in fields.items()
+    if key not in ('where', 'topology', 'override', 'key', 'folder', 'python')
+  ]
   return [*words, override(fields)]
 
 
@@ -142,11 +246,21 @@ def _finish(place, cloud, fields, out):
     options = cloud.slurm()
     log = str(folder / 'logs/job.log')
     assert options == {
-      'job-name': name, 'ntasks': '2', 'nodes': '2', 'ntasks-per-node': '1',
-      'gpus-per-node': '8', 'exclusive': '', 'mem': '0', 'requeue': '',
-      'time': fields['time-limit'], 'partition': fields['partition'],
-      'account': fields['account'], 'open-mode': 'append', 'output': log,
-      'signal': 'B:USR1@300'}
+      'job-name': name,
+      'ntasks': '2',
+      'nodes': '2',
+      'ntasks-per-node': '1',
+      'gpus-per-node': '8',
+      'exclusive': '',
+      'mem': '0',
+      'requeue': '',
+      'time': fields['time-limit'],
+      'partition': fields['partition'],
+      'account': fields['account'],
+      'open-mode': 'append',
+      'output': log,
+      'signal': 'B:USR1@300',
+    }
     assert '%' not in str(folder)
   elif place == 'gke':
     manifest, container = cloud.kubernetes()
@@ -156,23 +270,29 @@ def _finish(place, cloud, fields, out):
   elif place == 'xpk':
     cloud.run('bash', '-c', out)
     options = cloud.xpk()
-    assert {k: options[k] for k in ('workload', 'cluster', 'zone', 'project')
-            } == {k: fields.get(k, name) for k in (
-              'workload', 'cluster', 'zone', 'project')}
+    assert {
+      k: options[k] for k in ('workload', 'cluster', 'zone', 'project')
+    } == {
+      k: fields.get(k, name) for k in ('workload', 'cluster', 'zone', 'project')
+    }
     assert options['docker-image'] == fields['image']
   elif place == 'tpu-vm':
     assert (cloud.folder / 'image').read_text() == fields['image']
     for words in cloud.calls('gcloud'):
       assert words[:3] == ['compute', 'tpus', 'queued-resources'] or (
-        words[:2] == ['auth', 'configure-docker']), words
+        words[:2] == ['auth', 'configure-docker']
+      ), words
   else:
     (folder / 'logs').mkdir(parents=True)
     cloud.run('bash', '-c', out, cwd='.')
   if place in ('slurm', 'gke', 'tpu-vm'):
     flags, command = supervised(cloud)
     assert flags.workdir == fields['workdir']
-    notes = {'slurm': f'{folder}/attempts-7', 'tpu-vm': f'{folder}/attempts',
-             'gke': fields['workdir'].rstrip('/') + '/attempts-uid'}[place]
+    notes = {
+      'slurm': f'{folder}/attempts-7',
+      'tpu-vm': f'{folder}/attempts',
+      'gke': fields['workdir'].rstrip('/') + '/attempts-uid',
+    }[place]
     assert flags.notes == f'{notes}.json'
     assert flags.process == ('1-3' if place == 'gke' else '0')
     if place == 'slurm':
@@ -184,7 +304,7 @@ def supervised(cloud):
   """What the scripts told supervise: its flags, and the command."""
   words = next(w[4:] for w in cloud.calls('python') if w[3].endswith('vise'))
   at = words.index('--')
-  return supervise.parser().parse_args(words[:at]), words[at + 1:]
+  return supervise.parser().parse_args(words[:at]), words[at + 1 :]
 
 
 def check(place, fields, found, base):
@@ -193,14 +313,22 @@ def check(place, fields, found, base):
   if found.code:
     assert found.code == 2 and found.err.count('\n') == 1, found.err
     assert len(found.err) < 4000 and not found.trained
-    assert not [p for p in base.rglob('job*') if p.suffix in (
-      '.sh', '.sbatch', '.yaml')]
+    assert not [
+      p for p in base.rglob('job*') if p.suffix in ('.sh', '.sbatch', '.yaml')
+    ]
     return
   assert printable(found.out, most=10**6, keep='\n') == found.out
   more = {'local': '--cpu-devices=2'}.get(place, '--distributed')
-  assert found.trained == [[
-    'train', f'--config={fields["config"]}', f'--workdir={fields["workdir"]}',
-    f'--layout={fields["layout"]}', more, override(fields)]]
+  assert found.trained == [
+    [
+      'train',
+      f'--config={fields["config"]}',
+      f'--workdir={fields["workdir"]}',
+      f'--layout={fields["layout"]}',
+      more,
+      override(fields),
+    ]
+  ]
 
 
 def hostile_text(rng, field, value):
@@ -208,12 +336,12 @@ def hostile_text(rng, field, value):
   if not rng.randrange(12):
     return value + rng.choice('xé') * rng.choice((64, 300, 5000, 200_000))
   free = field in ('override', 'workdir', 'out', *HERE)
-  pool = LEGAL if rng.random() < (.8 if free else .5) else RUNS + BREAKS + ODD
+  pool = LEGAL if rng.random() < (0.8 if free else 0.5) else RUNS + BREAKS + ODD
   text = ''.join(rng.choice(pool) for _ in range(rng.randint(1, 4)))
   if not rng.randrange(3):
     text = rng.choice(RUNS) + text
   start = rng.choice((value, value, value, ''))
-  return (start + text if rng.random() < .8 else text + start)
+  return start + text if rng.random() < 0.8 else text + start
 
 
 def possible(field, text):
@@ -242,8 +370,9 @@ def test_hostile_text_in_a_field_runs_nothing(hostile, launch):
     launch(place, **more)
 
 
-ODDITY = ('it\'s "a" $HOME $(canary) `canary`; $$ $$(HOST) $(HOST) #1 * é🎉 '
-          '{x} \\n %')
+ODDITY = (
+  'it\'s "a" $HOME $(canary) `canary`; $$ $$(HOST) $(HOST) #1 * é🎉 {x} \\n %'
+)
 
 
 @pytest.mark.parametrize('place', FIELDS)
@@ -265,9 +394,15 @@ def test_a_legal_value_arrives_as_it_was_given(place, launch):
 
 
 IMAGES = (
-  'sana', 'a/b', 'sana:v1.2_3-4', 'localhost:5000/sana', 'host/a__b/c.d/e--f:g',
-  'us-docker.pkg.dev/mine/sana_jax:1', 'sana:1@sha256:' + '0' * 64,
-  'Registry.example.com:443/a@sha256:' + 'a1' * 32)
+  'sana',
+  'a/b',
+  'sana:v1.2_3-4',
+  'localhost:5000/sana',
+  'host/a__b/c.d/e--f:g',
+  'us-docker.pkg.dev/mine/sana_jax:1',
+  'sana:1@sha256:' + '0' * 64,
+  'Registry.example.com:443/a@sha256:' + 'a1' * 32,
+)
 
 
 def test_an_image_is_any_reference_of_a_registry(launch):
@@ -275,23 +410,79 @@ def test_an_image_is_any_reference_of_a_registry(launch):
     assert launch('tpu-vm', image=image).code == 0, image
 
 
-BAD_PATHS = ('/a\nb', '/a\0b', '/a\33[2J', '/a\u2029', '/\udcff', '/\uffff',
-             '/a\u202e', '/' + 'a' * 256, '/a' * 3000, 'foo://x', 'gs://',
-             'gs://B/x', 's3://-a/b', 'gs://bucket/run*', 'file:///etc',
-             'http://host/x', '')
+BAD_PATHS = (
+  '/a\nb',
+  '/a\0b',
+  '/a\33[2J',
+  '/a\u2029',
+  '/\udcff',
+  '/\uffff',
+  '/a\u202e',
+  '/' + 'a' * 256,
+  '/a' * 3000,
+  'foo://x',
+  'gs://',
+  'gs://B/x',
+  's3://-a/b',
+  'gs://bucket/run*',
+  'file:///etc',
+  'http://host/x',
+  '',
+)
 REFUSED = [
-  ('tpu-vm', 'image', (
-    '-v', '--privileged', 'a b', 'a/B', 'a:', 'a@sha256:0', 'a//b', '/a', 'a\n',
-    'a:b:c', '$(canary)', '`canary`', 'a;canary', "a'b", 'a"b', 'a\\b', 'a\tb',
-    'ä', 'a:ä', 'a\u0661', '')),
-  ('tpu-vm', 'zone', ('-a', '--', 'us_east5-a', 'us-east5-a ', 'US-EAST5-A',
-                      'z,y', 'z --flags-file=x', '')),
+  (
+    'tpu-vm',
+    'image',
+    (
+      '-v',
+      '--privileged',
+      'a b',
+      'a/B',
+      'a:',
+      'a@sha256:0',
+      'a//b',
+      '/a',
+      'a\n',
+      'a:b:c',
+      '$(canary)',
+      '`canary`',
+      'a;canary',
+      "a'b",
+      'a"b',
+      'a\\b',
+      'a\tb',
+      'ä',
+      'a:ä',
+      'a\u0661',
+      '',
+    ),
+  ),
+  (
+    'tpu-vm',
+    'zone',
+    (
+      '-a',
+      '--',
+      'us_east5-a',
+      'us-east5-a ',
+      'US-EAST5-A',
+      'z,y',
+      'z --flags-file=x',
+      '',
+    ),
+  ),
   ('xpk', 'project', ('-mine', 'mine:', 'a b', 'a:b:c', 'a@b', 'mine\n', '')),
   ('xpk', 'cluster', ('-c', '1c', 'c_', 'c' * 41, '')),
-  ('slurm', 'partition', ('gpu\n#SBATCH --wrap=canary', 'gpu ', 'a b', ',a',
-                          'a,', '-p', 'a#b', '')),
-  ('slurm', 'account', ('lab\r#SBATCH --wrap=canary', 'a b', '--wrap=canary',
-                        'a\u2028b', '')),
+  (
+    'slurm',
+    'partition',
+    ('gpu\n#SBATCH --wrap=canary', 'gpu ', 'a b', ',a', 'a,', '-p', 'a#b', ''),
+  ),
+  (
+    'slurm',
+    'account',
+    ('lab\r#SBATCH --wrap=canary', 'a b', '--wrap=canary', 'a\u2028b', ''),
+  ),
   ('slurm', 'time-limit', ('1\n', '\u0661', '1:2', '-1', '')),
   ('slurm', 'out', ('a%j', 'a\\b', 'a\nb', 'a' * 256, '~nosuchuser', '')),
   ('slurm', 'name', ('a.b', '-a', 'a\n', 'a' * 41, '')),
@@ -300,18 +491,35 @@ REFUSED = [
   ('gke', 'override', ('a\nb', 'a\x85b', 'x' * 5000)),
   ('gke', 'topology', ('\n', '@\u0662')),
   ('xpk', 'layout', ('../layouts/fsdp', 'fsdp\n', '__init__', '')),
-  ('tpu-vm', 'config', ('../configs/sana_1600m_1024', './sana_1600m_1024',
-                        'sana_1600m_1024\n', '__init__')),
-  ('slurm', 'config', ('a\n#SBATCH --wrap=canary\n.py', 'a\ncanary\n.py',
-                       'a\u2028.py', 'a.py:\ncanary')),
+  (
+    'tpu-vm',
+    'config',
+    (
+      '../configs/sana_1600m_1024',
+      './sana_1600m_1024',
+      'sana_1600m_1024\n',
+      '__init__',
+    ),
+  ),
+  (
+    'slurm',
+    'config',
+    (
+      'a\n#SBATCH --wrap=canary\n.py',
+      'a\ncanary\n.py',
+      'a\u2028.py',
+      'a.py:\ncanary',
+    ),
+  ),
   ('slurm', 'folder', ('a\n#SBATCH --wrap=canary', 'a\33[2J', '\udcff')),
   ('tpu-vm', 'folder', ('a\ncanary\n', '\udcff')),
   ('tpu-vm', 'python', ('a\ncanary\n/python',)),
 ]
 
 
-@pytest.mark.parametrize('place, field, texts', REFUSED, ids=[
-  '-'.join(row[:2]) for row in REFUSED])
+@pytest.mark.parametrize(
+  'place, field, texts', REFUSED, ids=['-'.join(row[:2]) for row in REFUSED]
+)
 def test_what_no_provider_takes_is_refused(place, field, texts, launch):
   for text in texts:
     assert launch(place, **{field: text}).code == 2, ascii(text)

@@ -31,9 +31,11 @@ TINY = ROOT / 'tests/golden/tiny_sana'
 def running(*command, **env):
   """A process of Python's, killed at the end."""
   with subprocess.Popen(
-      [sys.executable, '-W', 'error', *map(str, command)],
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
-           **env}, stderr=subprocess.PIPE, text=True) as process:
+    [sys.executable, '-W', 'error', *map(str, command)],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), **env},
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
     try:
       yield process
     finally:
@@ -41,8 +43,11 @@ def running(*command, **env):
 
 
 def training(workdir, **settings):
-  return running(TOY, workdir, *(
-    f'{key}={json.dumps(value)}' for key, value in settings.items()))
+  return running(
+    TOY,
+    workdir,
+    *(f'{key}={json.dumps(value)}' for key, value in settings.items()),
+  )
 
 
 def wait_for(found, process):
@@ -51,12 +56,14 @@ def wait_for(found, process):
   while not found():
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < deadline
-    time.sleep(.01)
+    time.sleep(0.01)
 
 
 def steps_of(workdir):
-  return [json.loads(line)['step'] for line in
-          (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [
+    json.loads(line)['step']
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
 @contextlib.contextmanager
@@ -68,6 +75,7 @@ def held(place):
     with locks.hold(place, 'waiting', '--out'):
       ready.set()
       done.wait(300)
+
   thread = threading.Thread(target=run)
   thread.start()
   try:
@@ -86,13 +94,21 @@ def refused(capsys, *argv):
   return said
 
 
-@pytest.mark.parametrize('claim, argv', [
-  (locks.within, ['sample', '--model', TINY, '--prompt', 'a cat', '--steps',
-                  '1', '--out']),
-  (locks.within, ['data', 'shapes', '--size', '16', '--examples', '2',
-                  '--out']),
-  (locks.beside, ['convert', '--from', TINY, '--format', 'orbax', '--to'])],
-  ids=['sample', 'data shapes', 'convert'])
+@pytest.mark.parametrize(
+  'claim, argv',
+  [
+    (
+      locks.within,
+      ['sample', '--model', TINY, '--prompt', 'a cat', '--steps', '1', '--out'],
+    ),
+    (
+      locks.within,
+      ['data', 'shapes', '--size', '16', '--examples', '2', '--out'],
+    ),
+    (locks.beside, ['convert', '--from', TINY, '--format', 'orbax', '--to']),
+  ],
+  ids=['sample', 'data shapes', 'convert'],
+)
 def test_commands_leave_a_folder_in_use_alone(claim, argv, tmp_path, capsys):
   out = tmp_path / 'out'
   with held(claim(out)):
@@ -103,8 +119,11 @@ def test_commands_leave_a_folder_in_use_alone(claim, argv, tmp_path, capsys):
 
 
 def test_two_exports_of_a_model(tmp_path):
-  with held(locks.beside(tmp_path / 'model')), pytest.raises(
-      locks.InUse), workdir.new_folder(epath.Path(tmp_path / 'model'), '--to'):
+  with (
+    held(locks.beside(tmp_path / 'model')),
+    pytest.raises(locks.InUse),
+    workdir.new_folder(epath.Path(tmp_path / 'model'), '--to'),
+  ):
     pass
 
 
@@ -122,12 +141,25 @@ def hostile_claim(rng, path):
     path.symlink_to(rng.choice(['/dev/zero', 'nowhere', '/etc/hosts', path]))
   elif kind == 4:
     text = json.dumps(whole).encode()
-    path.write_bytes(text[:rng.randrange(len(text))])
+    path.write_bytes(text[: rng.randrange(len(text))])
   else:
     for _ in range(rng.randrange(1, 4)):
       whole[rng.choice(list(whole))] = rng.choice(
-        [None, [], {}, '', 'x' * 300, -1, 10**30, 1e999, '../../x', '\x1b[2J',
-         [1, 'x'], True])
+        [
+          None,
+          [],
+          {},
+          '',
+          'x' * 300,
+          -1,
+          10**30,
+          1e999,
+          '../../x',
+          '\x1b[2J',
+          [1, 'x'],
+          True,
+        ]
+      )
     path.write_text(json.dumps(whole))
 
 
@@ -137,16 +169,22 @@ def test_what_lies_in_place_of_a_claim_ends_by_itself(hostile, tmp_path):
     folder.mkdir()
     (folder / 'keep').write_text('x')
     hostile_claim(rng, folder / '.lock')
-    with locks.hold(locks.within(folder), 'x', '--out', terms=locks.Terms(
-        lease=.05, renew=60., poll=.01)) as lock:
+    with locks.hold(
+      locks.within(folder),
+      'x',
+      '--out',
+      terms=locks.Terms(lease=0.05, renew=60.0, poll=0.01),
+    ) as lock:
       lock.check()
     assert [p.name for p in folder.iterdir()] == ['keep']
 
 
 def test_a_folder_in_place_of_a_claim_is_told(tmp_path):
   (tmp_path / '.lock').mkdir()
-  with pytest.raises(UserError, match='failed .*folder') as error, locks.hold(
-      locks.within(tmp_path), 'x', '--out'):
+  with (
+    pytest.raises(UserError, match='failed .*folder') as error,
+    locks.hold(locks.within(tmp_path), 'x', '--out'),
+  ):
     pass
   assert error.value.exit_code == 2
 
@@ -174,8 +212,19 @@ def test_two_trainers_of_a_workdir(tmp_path, toy):
 def test_two_samplers_of_a_folder(tmp_path, capsys):
   prompts, out = tmp_path / 'prompts.txt', tmp_path / 'out'
   prompts.write_text('\n'.join(f'a red circle {i}' for i in range(60)))
-  argv = ['sample', '--model', TINY, '--prompts', prompts, '--steps', '2',
-          '--batch-size', '4', '--out', out]
+  argv = [
+    'sample',
+    '--model',
+    TINY,
+    '--prompts',
+    prompts,
+    '--steps',
+    '2',
+    '--batch-size',
+    '4',
+    '--out',
+    out,
+  ]
   with running('-m', 'sana_jax.launch.cli', *argv) as first:
     wait_for(lambda: list(out.glob('0*.png')), first)
     first.send_signal(signal.SIGSTOP)
@@ -188,11 +237,22 @@ def test_two_samplers_of_a_folder(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_builders_of_a_cache(tmp_path, capsys):
   out = tmp_path / 'cache'
-  argv = ['data', 'cache', '--config', 'shapes', '--out', out,
-          f'--config.data.path={tmp_path / "data"}', '--config.data.size_px=32',
-          '--config.data.examples=64', '--config.model.sample_size=8',
-          f'--config.autoencoder={TINY}', f'--config.text_encoder={TINY}',
-          '--shard-records', '8']
+  argv = [
+    'data',
+    'cache',
+    '--config',
+    'shapes',
+    '--out',
+    out,
+    f'--config.data.path={tmp_path / "data"}',
+    '--config.data.size_px=32',
+    '--config.data.examples=64',
+    '--config.model.sample_size=8',
+    f'--config.autoencoder={TINY}',
+    f'--config.text_encoder={TINY}',
+    '--shard-records',
+    '8',
+  ]
   with running('-m', 'sana_jax.launch.cli', *argv) as first:
     wait_for(lambda: list(out.glob('0*.safetensors')), first)
     first.send_signal(signal.SIGSTOP)
@@ -209,12 +269,18 @@ def test_both_processes_of_a_second_run_end_alike(tmp_path):
     address = f'localhost:{s.getsockname()[1]}'
     s.close()
     with contextlib.ExitStack() as stack:
-      both = [stack.enter_context(training(
-        tmp_path, num_steps=4, mesh={'data': -1}, process=[address, 2, i]))
-        for i in range(2)]
+      both = [
+        stack.enter_context(
+          training(
+            tmp_path, num_steps=4, mesh={'data': -1}, process=[address, 2, i]
+          )
+        )
+        for i in range(2)
+      ]
       said = [p.communicate(timeout=300)[1] for p in both]
-  lines = [[x for x in text.splitlines() if 'is in use by' in x]
-           for text in said]
+  lines = [
+    [x for x in text.splitlines() if 'is in use by' in x] for text in said
+  ]
   assert lines[0] and lines[0] == lines[1]
   assert f'process {os.getpid()} on ' in lines[0][-1]
   assert [p.name for p in tmp_path.iterdir()] == []

@@ -26,17 +26,77 @@ FORMATS = ('.txt', '.jsonl', '.csv', '.parquet')
 # combining bombs, joined emoji, control characters, separators of lines and
 # paragraphs, NUL, astral characters, what is syntax in a format, long text.
 PIECES = (
-  'a cat', ' ', 'ü', '狐狸', '\ud83d', '\udc31', '\udcff', '\udfff', '\ufffe',
-  '\uffff', '\ufdd0', '\U0001fffe', '\U0010ffff', '\ufeff', '\u202e', '\u2066',
-  '\u200f', 'e' + '\u0301' * 300, '\u0e33' * 50, '👩‍👩‍👧‍👦', '🏳️‍🌈',
-  '\u200b', '\xad', '\x00',
-  '\x01', '\x07', '\x1b[2J', '\x1b]0;x\x07', '\x7f', '\x85', '\x9b', '\x0b',
-  '\x0c', '\x1c', '\x1e', '\t', '\r', '\u2028', '\u2029', '\ue000', 'ﷺ', 'ß',
-  'İ', '"', "'", ',', ';', '\\', '{}', '[', '../../etc/passwd', 'CON', '/',
-  '%s', '$(id)', '<script>', 'x' * 5000, 'word ' * 2000, 'y' * 70_000)
+  'a cat',
+  ' ',
+  'ü',
+  '狐狸',
+  '\ud83d',
+  '\udc31',
+  '\udcff',
+  '\udfff',
+  '\ufffe',
+  '\uffff',
+  '\ufdd0',
+  '\U0001fffe',
+  '\U0010ffff',
+  '\ufeff',
+  '\u202e',
+  '\u2066',
+  '\u200f',
+  'e' + '\u0301' * 300,
+  '\u0e33' * 50,
+  '👩‍👩‍👧‍👦',
+  '🏳️‍🌈',
+  '\u200b',
+  '\xad',
+  '\x00',
+  '\x01',
+  '\x07',
+  '\x1b[2J',
+  '\x1b]0;x\x07',
+  '\x7f',
+  '\x85',
+  '\x9b',
+  '\x0b',
+  '\x0c',
+  '\x1c',
+  '\x1e',
+  '\t',
+  '\r',
+  '\u2028',
+  '\u2029',
+  '\ue000',
+  'ﷺ',
+  'ß',
+  'İ',
+  '"',
+  "'",
+  ',',
+  ';',
+  '\\',
+  '{}',
+  '[',
+  '../../etc/passwd',
+  'CON',
+  '/',
+  '%s',
+  '$(id)',
+  '<script>',
+  'x' * 5000,
+  'word ' * 2000,
+  'y' * 70_000,
+)
 # Not UTF-8: overlong, surrogates, beyond Unicode, cut, Latin-1, lone bytes.
-BYTES = (b'\xc0\xaf', b'\xe0\x80\xaf', b'\xed\xa0\xbd\xed\xb0\xb1',
-         b'\xf5\x80\x80\x80', b'\xf0\x9f\x90', b'caf\xe9', b'\x80', b'\xff')
+BYTES = (
+  b'\xc0\xaf',
+  b'\xe0\x80\xaf',
+  b'\xed\xa0\xbd\xed\xb0\xb1',
+  b'\xf5\x80\x80\x80',
+  b'\xf0\x9f\x90',
+  b'caf\xe9',
+  b'\x80',
+  b'\xff',
+)
 
 
 def raw(text):
@@ -65,9 +125,11 @@ def write(path, prompts, rng):
     lines += [b'"' + d.replace(b'"', b'""') + b'"' + end for d in data]
   elif path.suffix == '.jsonl':
     lines += [
-      b'{"prompt": "' + p + b'"}' + end if isinstance(p, bytes) else
-      raw(json.dumps({'prompt': p}, ensure_ascii=rng.random() < .5)) + end
-      for p in prompts]
+      b'{"prompt": "' + p + b'"}' + end
+      if isinstance(p, bytes)
+      else raw(json.dumps({'prompt': p}, ensure_ascii=rng.random() < 0.5)) + end
+      for p in prompts
+    ]
   else:
     lines += [d + end for d in data]
   path.write_bytes(b''.join(lines))
@@ -83,12 +145,13 @@ def imported(tmp_path_factory):
 
 def drawn(rng):
   """Prompts of odd pieces, and the bytes of some that are not UTF-8."""
-  prompts = [''.join(rng.choices(PIECES, k=rng.randint(1, 4)))
-             for _ in range(20)]
+  prompts = [
+    ''.join(rng.choices(PIECES, k=rng.randint(1, 4))) for _ in range(20)
+  ]
   # Two halves that JSON would join.
   pair = '[\ud800-\udbff][\udc00-\udfff]'
   prompts = [re.sub(pair, '', p) or 'x' for p in prompts]
-  return [rng.choice(BYTES) if rng.random() < .1 else p for p in prompts]
+  return [rng.choice(BYTES) if rng.random() < 0.1 else p for p in prompts]
 
 
 def expected(prompts, suffix):
@@ -109,9 +172,16 @@ def test_odd_text_is_read_or_reported_in_every_format(hostile, tmp_path):
       got, problems = jobs.read(str(path), Job(''))
       want = expected(prompts, suffix)
       assert [job.prompt for job in got] == want
-      given = len(prompts) if suffix != '.txt' else sum(
-        bool(p.removeprefix('\ufeff').strip()) for p in prompts
-        if isinstance(p, str)) + sum(isinstance(p, bytes) for p in prompts)
+      given = (
+        len(prompts)
+        if suffix != '.txt'
+        else sum(
+          bool(p.removeprefix('\ufeff').strip())
+          for p in prompts
+          if isinstance(p, str)
+        )
+        + sum(isinstance(p, bytes) for p in prompts)
+      )
       assert len(got) + len(problems) == given
       for one in problems:
         assert one.reason == printable(one.reason)
@@ -127,14 +197,19 @@ def words():
 
 
 def test_odd_prompts_pass_tokenizer_metadata_list_and_sheet(
-    hostile, tmp_path, words):
+  hostile, tmp_path, words
+):
   for case, rng in enumerate(hostile.cases(4, 40)):
     prompts = [p for p in expected(drawn(rng), '.parquet')]
     ids, _ = encode.tokenize(words, prompts)
     assert len(ids) == len(prompts)
-    pictures = [Picture(f'{i:05d}-0-{slug(p)}.{rng.choice(["png", "webp"])}',
-                        {'prompt': p, 'negative_prompt': rng.choice(prompts)})
-                for i, p in enumerate(prompts)]
+    pictures = [
+      Picture(
+        f'{i:05d}-0-{slug(p)}.{rng.choice(["png", "webp"])}',
+        {'prompt': p, 'negative_prompt': rng.choice(prompts)},
+      )
+      for i, p in enumerate(prompts)
+    ]
     pixels = np.zeros((len(prompts), 8, 8, 3), np.uint8)
     folder = tmp_path / str(case)
     with Gallery(folder, pictures) as album:
@@ -150,7 +225,9 @@ def test_odd_prompts_pass_tokenizer_metadata_list_and_sheet(
     again = Gallery(folder, pictures)
     assert [again.made(p) for p in made] == [p.about for p in made]
     assert {p.name for p in folder.iterdir()} == {
-      'results.jsonl', *(p.file for p in made)}
+      'results.jsonl',
+      *(p.file for p in made),
+    }
 
 
 def test_half_a_surrogate_pair_is_one_sentence_from_python(words):
@@ -177,10 +254,12 @@ def strange_file(kind, path):
 
 
 @pytest.mark.parametrize('suffix', FORMATS)
-@pytest.mark.parametrize('kind', [
-  'fifo', 'device', 'folder', 'utf-16', 'utf-32', 'long line', 'huge'])
+@pytest.mark.parametrize(
+  'kind', ['fifo', 'device', 'folder', 'utf-16', 'utf-32', 'long line', 'huge']
+)
 def test_what_is_no_prompt_file_is_one_sentence(
-    hostile, kind, suffix, tmp_path):
+  hostile, kind, suffix, tmp_path
+):
   path = tmp_path / f'prompts{suffix}'
   strange_file(kind, path)
   with hostile.bounded(), pytest.raises(UserError) as error:
@@ -189,31 +268,69 @@ def test_what_is_no_prompt_file_is_one_sentence(
   assert len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize('path', ['-', '/dev/zero', '/dev/fd/0', 'x' * 5000,
-                                  'x' * 300 + '.txt', 'a\0.txt', ''])
+@pytest.mark.parametrize(
+  'path',
+  [
+    '-',
+    '/dev/zero',
+    '/dev/fd/0',
+    'x' * 5000,
+    'x' * 300 + '.txt',
+    'a\0.txt',
+    '',
+  ],
+)
 def test_what_names_no_prompt_file_is_one_sentence(hostile, path):
   with hostile.bounded(), pytest.raises(UserError):
     jobs.read(path, Job(''))
 
 
 VALUES = (
-  '-1', '1.5', '1e999', '-0.5', 'true', 'null', '""', '"x"', '[]', '{}', '[1]',
-  '2147483647', '2147483648', '9' * 4300, '9' * 4301, '-' + '9' * 99,
-  '"' + '9' * 5000 + '"', 'NaN', '-Infinity', '"NaN"', '1e-400', '"\\uff11"',
-  '[' * 900 + ']' * 900, '[' * 90_000, '{"a":' * 900 + '1' + '}' * 900,
-  '"\\ud800"', '"' + 'x' * 70_000 + '"', '"a\\u0000b"', '', '1' * 2**20)
+  '-1',
+  '1.5',
+  '1e999',
+  '-0.5',
+  'true',
+  'null',
+  '""',
+  '"x"',
+  '[]',
+  '{}',
+  '[1]',
+  '2147483647',
+  '2147483648',
+  '9' * 4300,
+  '9' * 4301,
+  '-' + '9' * 99,
+  '"' + '9' * 5000 + '"',
+  'NaN',
+  '-Infinity',
+  '"NaN"',
+  '1e-400',
+  '"\\uff11"',
+  '[' * 900 + ']' * 900,
+  '[' * 90_000,
+  '{"a":' * 900 + '1' + '}' * 900,
+  '"\\ud800"',
+  '"' + 'x' * 70_000 + '"',
+  '"a\\u0000b"',
+  '',
+  '1' * 2**20,
+)
 
 
 def test_values_of_any_type_are_used_or_reported(hostile, tmp_path):
   path, keys = tmp_path / 'prompts.jsonl', (*jobs.KEYS, 'id', 'x' * 10**5)
-  lines = [f'{{"prompt": "a", "{key}": {value}}}'
-           for key in keys for value in VALUES]
+  lines = [
+    f'{{"prompt": "a", "{key}": {value}}}' for key in keys for value in VALUES
+  ]
   for rng in hostile.cases(1, 10):
     rng.shuffle(lines)
     path.write_text('\n'.join(lines))
     got, problems = jobs.read(str(path), Job(''))
     assert sorted([x.line for x in (*got, *problems)]) == [
-      *range(1, len(lines) + 1)]
+      *range(1, len(lines) + 1)
+    ]
     for job in got:
       assert 0 <= job.seed < 2**31 and 1 <= job.num_images <= 10_000
       assert all(x is None or 1 <= x <= 2**14 for x in (job.height, job.width))
@@ -225,7 +342,8 @@ SIZE = 8
 
 def pixels(i):
   return np.random.default_rng(i).integers(
-    0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    0, 256, (SIZE, SIZE, 3), dtype=np.uint8
+  )
 
 
 def fill(folder, pictures, shard_size):
@@ -239,15 +357,41 @@ def lines_of_others(rng, names):
   """Something to append to results.jsonl."""
   name = rng.choice(names)
   about = {'file': name, 'prompt': 'a', 'seed': 1}
-  return rng.choice([
-    b'[1]\n', b'3\n', b'null\n', b'"x"\n', b'\xff\xfe\n', b'{"file": "000',
-    b'[' * 100_000 + b'\n', b'9' * 5000 + b'\n', b'\0' * 5000,
-    *(json.dumps(about | change).encode() + b'\n' for change in (
-      {'file': [name]}, {'file': {}}, {'file': None}, {'file': 3},
-      {'file': '../canary'}, {'file': '../../c'}, {'file': 'results.jsonl'},
-      {'file': str(rng.random()) + '/../canary'}, {'file': '/etc/passwd'},
-      {'file': '..'}, {'file': 'a\0b'}, {'prompt': 3}, {'seed': 'x'},
-      {'seed': [1]}, {'seed': True}, {'seed': None}, {'prompt': ['a']}))])
+  return rng.choice(
+    [
+      b'[1]\n',
+      b'3\n',
+      b'null\n',
+      b'"x"\n',
+      b'\xff\xfe\n',
+      b'{"file": "000',
+      b'[' * 100_000 + b'\n',
+      b'9' * 5000 + b'\n',
+      b'\0' * 5000,
+      *(
+        json.dumps(about | change).encode() + b'\n'
+        for change in (
+          {'file': [name]},
+          {'file': {}},
+          {'file': None},
+          {'file': 3},
+          {'file': '../canary'},
+          {'file': '../../c'},
+          {'file': 'results.jsonl'},
+          {'file': str(rng.random()) + '/../canary'},
+          {'file': '/etc/passwd'},
+          {'file': '..'},
+          {'file': 'a\0b'},
+          {'prompt': 3},
+          {'seed': 'x'},
+          {'seed': [1]},
+          {'seed': True},
+          {'seed': None},
+          {'prompt': ['a']},
+        )
+      ),
+    ]
+  )
 
 
 def harm(rng, path, canary):
@@ -260,15 +404,23 @@ def harm(rng, path, canary):
   elif kind == 'link':
     path.symlink_to(canary)
   elif kind != 'gone':
-    path.write_bytes({
-      'cut': data[:rng.randrange(len(data) - 1)], 'empty': b'',
-      'zeros': bytes(len(data)), 'other': b'%!PS\n(x) show\n' * 9}[kind])
+    path.write_bytes(
+      {
+        'cut': data[: rng.randrange(len(data) - 1)],
+        'empty': b'',
+        'zeros': bytes(len(data)),
+        'other': b'%!PS\n(x) show\n' * 9,
+      }[kind]
+    )
 
 
 def test_a_damaged_folder_is_completed_and_nothing_else_touched(
-    hostile, tmp_path):
-  pictures = [Picture(f'{i:05d}-0-a.png', {'prompt': f'a {i}', 'seed': i})
-              for i in range(7)]
+  hostile, tmp_path
+):
+  pictures = [
+    Picture(f'{i:05d}-0-a.png', {'prompt': f'a {i}', 'seed': i})
+    for i in range(7)
+  ]
   canary = tmp_path / 'canary'
   canary.write_bytes(b'mine')
   for case, rng in enumerate(hostile.cases(10, 200)):
@@ -284,20 +436,31 @@ def test_a_damaged_folder_is_completed_and_nothing_else_touched(
     album = fill(folder, pictures, shard_size)
     for picture in pictures:
       np.testing.assert_array_equal(
-        np.asarray(album.open(picture)), pixels(picture.about['seed']))
+        np.asarray(album.open(picture)), pixels(picture.about['seed'])
+      )
     lines = (folder / 'results.jsonl').read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-      {'file': p.file, **p.about} for p in pictures]
+      {'file': p.file, **p.about} for p in pictures
+    ]
     assert canary.read_bytes() == b'mine'
     assert {p.name for p in folder.iterdir()} == {
-      'results.jsonl', *(p.name for p in made)}
+      'results.jsonl',
+      *(p.name for p in made),
+    }
 
 
-@pytest.mark.parametrize('name, shard_size', [
-  ('results.jsonl', 0), ('.parts', 3), ('shard-000000.tar', 3),
-  ('00000-0-a.png', 0)])
+@pytest.mark.parametrize(
+  'name, shard_size',
+  [
+    ('results.jsonl', 0),
+    ('.parts', 3),
+    ('shard-000000.tar', 3),
+    ('00000-0-a.png', 0),
+  ],
+)
 def test_a_folder_or_link_in_the_place_of_a_file_is_one_sentence(
-    hostile, name, shard_size, tmp_path):
+  hostile, name, shard_size, tmp_path
+):
   picture = Picture('00000-0-a.png', {'prompt': 'a', 'seed': 0})
   elsewhere, folder = tmp_path / 'elsewhere', tmp_path / 'out'
   elsewhere.mkdir()
@@ -311,8 +474,7 @@ def test_a_folder_or_link_in_the_place_of_a_file_is_one_sentence(
   assert not list(elsewhere.iterdir())
 
 
-def test_a_list_that_is_a_fifo_is_refused_and_not_waited_for(
-    hostile, tmp_path):
+def test_a_list_that_is_a_fifo_is_refused_and_not_waited_for(hostile, tmp_path):
   os.mkfifo(tmp_path / 'results.jsonl')
   with hostile.bounded(), pytest.raises(UserError, match='regular file'):
     Gallery(tmp_path, [Picture('0.png', {'prompt': 'a'})])
@@ -322,14 +484,20 @@ def test_a_shard_of_links_and_sparse_members_gives_nothing(tmp_path):
   picture = Picture('00000-0-a.png', {'prompt': 'a', 'seed': 0})
   shard, canary = tmp_path / 'shard-000000.tar', tmp_path / 'canary'
   canary.write_bytes(b'mine')
-  for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE,
-               tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE):
+  for kind in (
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.FIFOTYPE,
+    tarfile.DIRTYPE,
+    tarfile.GNUTYPE_SPARSE,
+  ):
     with tarfile.open(shard, 'w') as tar:
       info = tarfile.TarInfo(picture.file)
       info.type, info.linkname = kind, str(canary)
       tar.addfile(info, io.BytesIO())
-    (tmp_path / 'results.jsonl').write_text(json.dumps(
-      {'file': picture.file, **picture.about}) + '\n')
+    (tmp_path / 'results.jsonl').write_text(
+      json.dumps({'file': picture.file, **picture.about}) + '\n'
+    )
     album = fill(tmp_path, [picture], 3)
     np.testing.assert_array_equal(np.asarray(album.open(picture)), pixels(0))
   assert canary.read_bytes() == b'mine'
@@ -339,6 +507,7 @@ def test_a_picture_of_too_many_pixels_is_not_decoded():
   data = bytearray(images.encode(np.zeros((4, 4, 3), np.uint8), '.png'))
   import struct
   import zlib
+
   data[16:24] = struct.pack('>II', 2**14, 2**14)
   data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
   with pytest.raises(ValueError, match='decompression bomb'):

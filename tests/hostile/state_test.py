@@ -24,39 +24,70 @@ from sana_jax.training.agreement import Records
 # TensorStore goes on reading after the first damaged array, and then finds
 # orbax's event loop closed.
 pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning')
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
 
 BOUND_SECONDS = 10  # Of one damaged workdir.
 # What a run writes again or goes on writing; what it needs is in checkpoints/.
-REWRITTEN = ('config.json', 'records.json', 'run_id', 'metrics.jsonl',
-             'loss.png', 'model/', 'pictures/')
+REWRITTEN = (
+  'config.json',
+  'records.json',
+  'run_id',
+  'metrics.jsonl',
+  'loss.png',
+  'model/',
+  'pictures/',
+)
 STATE_FILES = ('config.json', 'records.json', 'run_id', 'metrics.jsonl')
-PICTURES = ('loss.png', 'pictures/step_000004.png', 'model/model.npz',
-            'profile/trace')
+PICTURES = (
+  'loss.png',
+  'pictures/step_000004.png',
+  'model/model.npz',
+  'profile/trace',
+)
 FOLDERS = ('pictures', 'model', 'profile', 'checkpoints', 'checkpoints/4')
-ODD_NAMES = ('²', '1٣', '99999999999', '9' * 200, '007', '-1', '4 ', '.part',
-             'damaged_4', '5', '6', '99')
+ODD_NAMES = (
+  '²',
+  '1٣',
+  '99999999999',
+  '9' * 200,
+  '007',
+  '-1',
+  '4 ',
+  '.part',
+  'damaged_4',
+  '5',
+  '6',
+  '99',
+)
 
 
 def damages(content):
   """Functions that put something else at a path, by what it is."""
   middle = len(content) // 2
   written = {
-    'empty': b'', 'cut': content[:middle],
-    'a broken byte': content[:middle] + b'\xff' + content[middle + 1:],
-    'a flipped bit': content[:middle] + bytes(
-      x ^ 4 for x in content[middle:middle + 1]) + content[middle + 1:],
+    'empty': b'',
+    'cut': content[:middle],
+    'a broken byte': content[:middle] + b'\xff' + content[middle + 1 :],
+    'a flipped bit': content[:middle]
+    + bytes(x ^ 4 for x in content[middle : middle + 1])
+    + content[middle + 1 :],
     'nested': b'[' * 10**5,
     'another type': b'[1, "two", null]\n',
     'nested objects': b'{"a": ' * 900 + b'1' + b'}' * 900,
     'another object': b'{"step": "x", "config": [], "count": {}}\n',
     'a huge integer': b'{"step": %s}' % (b'1' * 5000),
-    'half a character': b'{"task": "\\ud83d"}'}
-  return {name: lambda path, data=data: path.write_bytes(data)
-          for name, data in written.items()} | {
-    'a folder': pathlib.Path.mkdir, 'a fifo': os.mkfifo,
+    'half a character': b'{"task": "\\ud83d"}',
+  }
+  return {
+    name: lambda path, data=data: path.write_bytes(data)
+    for name, data in written.items()
+  } | {
+    'a folder': pathlib.Path.mkdir,
+    'a fifo': os.mkfifo,
     'a dangling link': lambda path: path.symlink_to(path.parent / 'nowhere'),
-    'gone': lambda path: None}
+    'gone': lambda path: None,
+  }
 
 
 KINDS = list(damages(b''))
@@ -81,9 +112,16 @@ class Run:
 
   def resume(self, steps=6):
     return self._toy.run(
-      self.workdir, self._task, devices=jax.devices()[:1], mesh={'data': 1},
-      num_steps=steps, checkpoint_every_steps=2, keep_checkpoints=9,
-      pictures_every_steps=2, checkpoint_cache=str(self._cache))
+      self.workdir,
+      self._task,
+      devices=jax.devices()[:1],
+      mesh={'data': 1},
+      num_steps=steps,
+      checkpoint_every_steps=2,
+      keep_checkpoints=9,
+      pictures_every_steps=2,
+      checkpoint_cache=str(self._cache),
+    )
 
   def harm(self, name, kind):
     """The workdir as it was after step 4, with one thing damaged."""
@@ -100,15 +138,21 @@ class Run:
 
   def names(self):
     """Files of the workdir after step 4."""
-    return sorted(str(p.relative_to(self._made))
-                  for p in self._made.rglob('*') if p.is_file())
+    return sorted(
+      str(p.relative_to(self._made))
+      for p in self._made.rglob('*')
+      if p.is_file()
+    )
 
   def lost(self, harmed):
     """Whole files of which no file has the content any longer."""
     there = {p.read_bytes() for p in self.workdir.rglob('*') if p.is_file()}
-    return [name for name in self.names()
-            if not name.startswith((*REWRITTEN, harmed))
-            and (self._made / name).read_bytes() not in there]
+    return [
+      name
+      for name in self.names()
+      if not name.startswith((*REWRITTEN, harmed))
+      and (self._made / name).read_bytes() not in there
+    ]
 
   def check(self, name, kind):
     """Resumes a damaged run; returns how that ended."""
@@ -145,7 +189,8 @@ def cases(run):
     *itertools.product(PICTURES, ('cut', *IN_PLACE)),
     *itertools.product(inside, FEW_KINDS),
     *itertools.product(FOLDERS, (*IN_PLACE, 'gone')),
-    *itertools.product([f'checkpoints/{name}' for name in ODD_NAMES], IN_PLACE)]
+    *itertools.product([f'checkpoints/{name}' for name in ODD_NAMES], IN_PLACE),
+  ]
 
 
 def test_a_damaged_workdir_resumes_to_the_same_bits_or_says_why(run, hostile):
@@ -159,8 +204,11 @@ def test_a_damaged_workdir_resumes_to_the_same_bits_or_says_why(run, hostile):
 
 
 def test_what_every_checkpoint_knows_stops_no_run(run):
-  for name, kind in (('config.json', 'empty'), ('metrics.jsonl', 'nested'),
-                     ('checkpoints/²', 'a folder')):
+  for name, kind in (
+    ('config.json', 'empty'),
+    ('metrics.jsonl', 'nested'),
+    ('checkpoints/²', 'a folder'),
+  ):
     assert run.check(name, kind) == 'resumed'
 
 
@@ -186,8 +234,8 @@ def killed(code, argument, written, rng):
   try:
     while not written.exists():
       assert child.poll() is None
-      time.sleep(.005)
-    time.sleep(rng.uniform(0, .05))
+      time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.05))
   finally:
     child.kill()
     child.wait()
@@ -206,7 +254,8 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new(tmp_path, hostile):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_while_it_claims_a_workdir_leaves_its_config(
-    tmp_path):
+  tmp_path,
+):
   path = tmp_path / 'config.json'
   for seed in range(5):
     killed(CLAIM, tmp_path, path, random.Random(seed))

@@ -41,15 +41,23 @@ print(arrays['y'].sum())
 
 def test_a_shard_that_is_cut_short_is_an_error_and_no_signal(tmp_path):
   done = subprocess.run(
-    [sys.executable, '-c', _READS, tmp_path], capture_output=True, text=True,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    [sys.executable, '-c', _READS, tmp_path],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
   assert (done.returncode, done.stdout) == (
-    0, 'the file is cut short\n1048576\n'), done.stderr
+    0,
+    'the file is cut short\n1048576\n',
+  ), done.stderr
 
 
 def test_an_arrayrecord_that_is_cut_short_has_bad_records(tmp_path):
-  source = TfdsSource(builder.prepare(
-    tmp_path, 16, train_examples=200, heldout_examples=2), 'train', 16)
+  source = TfdsSource(
+    builder.prepare(tmp_path, 16, train_examples=200, heldout_examples=2),
+    'train',
+    16,
+  )
   assert source[0]
   for file in tmp_path.rglob('*train*.array_record*'):
     os.truncate(file, file.stat().st_size // 3)

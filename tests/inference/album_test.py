@@ -16,8 +16,16 @@ def test_a_picture_is_found_by_its_path_only():
   assert [album.get(p) for p in paths] == [b'\0\0\0', b'\1\1\1']
   token = paths[0].partition('/')[0]
   assert len(token) == 43  # 32 random bytes.
-  for path in ('', token, token + '/', token + '/2.png', '/0.png', 'x/0.png',
-               token + '/../0.png', token[:-1] + '/0.png'):
+  for path in (
+    '',
+    token,
+    token + '/',
+    token + '/2.png',
+    '/0.png',
+    'x/0.png',
+    token + '/../0.png',
+    token[:-1] + '/0.png',
+  ):
     assert album.get(path) is None
 
 
@@ -44,10 +52,10 @@ def test_the_newest_pictures_are_kept_even_if_they_are_large():
 
 
 def test_pictures_are_dropped_with_their_owner_and_with_age():
-  album = Album(seconds=.05)
+  album = Album(seconds=0.05)
   mine, other = album.add('me', files())[0], album.add('you', files())[0]
   album.drop('me')
   assert album.get(mine) is None
   assert album.get(other)
-  time.sleep(.06)
+  time.sleep(0.06)
   assert album.get(other) is None

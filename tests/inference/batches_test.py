@@ -16,8 +16,9 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 
 def test_batches_are_of_one_size_and_in_order():
   sizes = [(8, 8), (16, 8), (8, 8), (8, 8), (16, 8), (8, 8)]
-  requests = [Request('a', i, height=h, width=w)
-              for i, (h, w) in enumerate(sizes)]
+  requests = [
+    Request('a', i, height=h, width=w) for i, (h, w) in enumerate(sizes)
+  ]
   assert batches.plan(requests, 3) == [[0, 2, 3], [5], [1, 4]]
   assert batches.plan([], 3) == []
 
@@ -33,17 +34,26 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(pipe):
     Request('two stars', 5, 1, 'blue', 32, 48),
     Request('a red circle', 3, 1, 'blue', 32, 32),
     Request('a dog', 4, 0, 'a cat', 32, 32),
-    Request('two stars', 5, 0, '', 32, 32)]
+    Request('two stars', 5, 0, '', 32, 32),
+  ]
   seen = {}
   for indices, images in batches.generate(
-      pipe, requests, 2, steps=2, guidance_scale=4.5, output_type='float'):
+    pipe, requests, 2, steps=2, guidance_scale=4.5, output_type='float'
+  ):
     assert len(images) == len(indices)
     seen |= dict(zip(indices, np.asarray(images)))
   assert sorted(seen) == list(range(5))
   for i, r in enumerate(requests):
-    alone = pipe(r.prompt, seed=r.seed, numbers=[r.number], height=r.height,
-                 width=r.width, negative_prompt=r.negative_prompt, steps=2,
-                 output_type='float')[0]
+    alone = pipe(
+      r.prompt,
+      seed=r.seed,
+      numbers=[r.number],
+      height=r.height,
+      width=r.width,
+      negative_prompt=r.negative_prompt,
+      steps=2,
+      output_type='float',
+    )[0]
     np.testing.assert_allclose(seen[i], alone, atol=2e-5)
 
 
@@ -67,7 +77,8 @@ def test_text_that_cannot_be_encoded_is_reported_and_left_out():
   requests = [Request(p, 0) for p in 'abcdb'] + [Request('e', 0, 0, 'n')]
   done = []
   for indices, _ in batches.generate(
-      pipe, requests, 3, on_bad=lambda *found: bad.append(found)):
+    pipe, requests, 3, on_bad=lambda *found: bad.append(found)
+  ):
     done += indices
   assert done == [0, 2, 3]
   assert bad == [([1], 'no text'), ([4, 5], 'no text')]
@@ -78,8 +89,9 @@ def test_text_that_cannot_be_encoded_is_reported_and_left_out():
 
 def test_a_size_without_memory_waits_until_all_others_are_drawn():
   pipe, done = Fake(too_big=(64,)), []
-  requests = [Request(str(i), 0, height=h) for i, h in enumerate(
-    [64, 8, 64, 64, 8, 16])]
+  requests = [
+    Request(str(i), 0, height=h) for i, h in enumerate([64, 8, 64, 64, 8, 16])
+  ]
   with pytest.raises(RuntimeError, match='RESOURCE_EXHAUSTED'):
     for indices, _ in batches.generate(pipe, requests, 2):
       done += indices
@@ -96,7 +108,10 @@ def test_a_restart_draws_the_same_batches():
 
 
 def test_half_a_surrogate_pair_is_one_sentence_from_python(pipe):
-  for prompts, negative in ((['\ud83d cat'], ''), ('a', '\udc00'),
-                            (['a', 'b'], ['', '\udfff'])):
+  for prompts, negative in (
+    (['\ud83d cat'], ''),
+    ('a', '\udc00'),
+    (['a', 'b'], ['', '\udfff']),
+  ):
     with pytest.raises(UserError, match='half a surrogate pair'):
       pipe(prompts, negative_prompt=negative, steps=1)

@@ -12,10 +12,11 @@ from sana_jax.inference import bins
 def test_published_entries_of_every_table():
   # diffusers' ASPECT_RATIO_{512,1024,2048,4096}_BIN.
   for sample_size, length, entries in (
-      (16, 33, {0.25: (256, 1024), 0.94: (480, 512), 2.09: (736, 352)}),
-      (32, 33, {0.48: (704, 1472), 1.0: (1024, 1024), 3.0: (1728, 576)}),
-      (64, 40, {0.26: (1024, 3968), 1.67: (2560, 1536), 3.62: (3712, 1024)}),
-      (128, 40, {0.4: (2560, 6400), 2.89: (6656, 2304), 4.0: (8192, 2048)})):
+    (16, 33, {0.25: (256, 1024), 0.94: (480, 512), 2.09: (736, 352)}),
+    (32, 33, {0.48: (704, 1472), 1.0: (1024, 1024), 3.0: (1728, 576)}),
+    (64, 40, {0.26: (1024, 3968), 1.67: (2560, 1536), 3.62: (3712, 1024)}),
+    (128, 40, {0.4: (2560, 6400), 2.89: (6656, 2304), 4.0: (8192, 2048)}),
+  ):
     table = bins.TABLES[sample_size]
     assert len(table) == length
     assert table.items() >= entries.items()
@@ -34,11 +35,18 @@ def test_tables_are_multiples_of_32_near_their_ratio_and_scale():
       assert bins.TABLES[large][ratio] == (2 * height, 2 * width)
 
 
-@pytest.mark.parametrize('size, sample_size, want', [
-  ((1024, 1024), 32, (1024, 1024)), ((960, 1280), 32, (832, 1152)),
-  ((480, 640), 16, (416, 576)), ((64, 6400), 64, (1024, 4096)),
-  ((6400, 64), 128, (8192, 2048)), ((100, 100), 32, (1024, 1024)),
-  ((96, 160), 7, (96, 160))])
+@pytest.mark.parametrize(
+  'size, sample_size, want',
+  [
+    ((1024, 1024), 32, (1024, 1024)),
+    ((960, 1280), 32, (832, 1152)),
+    ((480, 640), 16, (416, 576)),
+    ((64, 6400), 64, (1024, 4096)),
+    ((6400, 64), 128, (8192, 2048)),
+    ((100, 100), 32, (1024, 1024)),
+    ((96, 160), 7, (96, 160)),
+  ],
+)
 def test_nearest(size, sample_size, want):
   assert bins.nearest(*size, sample_size) == want
 
@@ -62,10 +70,14 @@ def test_every_size_is_covered_and_one_side_fits():
     assert abs(columns - made[1] * scale) <= 0.5
 
 
-@pytest.mark.parametrize('made, asked', [
-  ((832, 1152), (960, 1280)),  # diffusers 0.42.1 returns 1 x 1280 of it,
-  ((416, 576), (480, 640)),  # and 1 x 640 of this.
-  ((3, 9), (9, 3))])
+@pytest.mark.parametrize(
+  'made, asked',
+  [
+    ((832, 1152), (960, 1280)),  # diffusers 0.42.1 returns 1 x 1280 of it,
+    ((416, 576), (480, 640)),  # and 1 x 640 of this.
+    ((3, 9), (9, 3)),
+  ],
+)
 def test_the_size_is_exactly_that_asked_for(made, asked):
   images = jnp.full((1, *made, 1), 0.25)
   got = bins.resize_and_crop(images, *asked)
@@ -74,9 +86,10 @@ def test_the_size_is_exactly_that_asked_for(made, asked):
 
 
 def test_the_centre_is_kept():
-  x = jnp.arange(10.)[None, None, :, None] * jnp.ones((1, 4, 1, 1))
+  x = jnp.arange(10.0)[None, None, :, None] * jnp.ones((1, 4, 1, 1))
   np.testing.assert_array_equal(
-    bins.resize_and_crop(x, 4, 4)[0, 0, :, 0], [3, 4, 5, 6])
+    bins.resize_and_crop(x, 4, 4)[0, 0, :, 0], [3, 4, 5, 6]
+  )
   # Twice as large: samples at -0.25, 0.25, ... pixels, held at the border.
   got = bins.resize_and_crop(x[:, :2, :2], 4, 4)[0, 0, :, 0]
   np.testing.assert_allclose(got, [0, 0.25, 0.75, 1], atol=1e-6)
@@ -84,7 +97,8 @@ def test_the_centre_is_kept():
 
 def test_shrinking_does_not_smooth():
   # torch's interpolate without antialias takes the two nearest pixels.
-  x = jnp.array([0., 1, 0, 1, 0, 1, 0, 1, 0])[None, None, :, None]
+  x = jnp.array([0.0, 1, 0, 1, 0, 1, 0, 1, 0])[None, None, :, None]
   x = x * jnp.ones((1, 9, 1, 1))
   np.testing.assert_allclose(
-    bins.resize_and_crop(x, 3, 3)[0, 0, :, 0], [1, 0, 1], atol=1e-6)
+    bins.resize_and_crop(x, 3, 3)[0, 0, :, 0], [1, 0, 1], atol=1e-6
+  )

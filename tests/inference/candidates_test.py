@@ -10,9 +10,11 @@ from sana_jax.inference.batches import Request
 from sana_jax.inference.pipeline import Pipeline
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
-REQUESTS = [Request('a red circle', 3, height=32, width=32),
-            Request('two stars', 5, height=32, width=48),
-            Request('a dog', 4, negative_prompt='cat', height=32, width=32)]
+REQUESTS = [
+  Request('a red circle', 3, height=32, width=32),
+  Request('two stars', 5, height=32, width=48),
+  Request('a dog', 4, negative_prompt='cat', height=32, width=32),
+]
 
 
 @pytest.fixture(scope='module')
@@ -31,23 +33,31 @@ def redder(prompts, first, second):
 @pytest.mark.parametrize('chooser', [redness, redder])
 def test_the_kept_are_the_best_of_the_pictures_of_those_numbers(pipe, chooser):
   keep = [2, 1, 1]
-  found = dict(candidates.generate(
-    pipe, REQUESTS, 5, keep, chooser, 4, steps=2))
+  found = dict(
+    candidates.generate(pipe, REQUESTS, 5, keep, chooser, 4, steps=2)
+  )
   assert sorted(found) == [0, 1, 2]
   for i, request in enumerate(REQUESTS):
     images = pipe(
-      request.prompt, seed=request.seed, num_images=5, steps=2, height=32,
-      width=request.width, negative_prompt=request.negative_prompt)
+      request.prompt,
+      seed=request.seed,
+      num_images=5,
+      steps=2,
+      height=32,
+      width=request.width,
+      negative_prompt=request.negative_prompt,
+    )
     score = redness([], images)
     if chooser is redness:
-      want = np.argsort(-score, kind='stable')[:keep[i]]
+      want = np.argsort(-score, kind='stable')[: keep[i]]
     else:  # The first two numbers against the last three.
       halves = [(0, 2), (2, 5)] if keep[i] == 2 else [(0, 5)]
       want = [a + score[a:b].argmax() for a, b in halves]
     assert [c.number for c in found[i]] == list(want)
     for candidate in found[i]:
       np.testing.assert_allclose(
-        candidate.image.astype(int), images[candidate.number], atol=1)
+        candidate.image.astype(int), images[candidate.number], atol=1
+      )
       assert candidate.image.base is None  # Holds no batch.
 
 
@@ -58,6 +68,7 @@ def test_a_prompt_is_handed_on_before_the_next_ones_are_made():
     def draw(self, prompts, **_):
       drawn.append(len(prompts))
       return np.zeros((len(prompts), 2, 2, 3), np.uint8)
+
   requests = [Request(str(i), 0) for i in range(10)]
   some = candidates.generate(Pipe(), requests, 4, [1] * 10, redness, 4)
   i, kept = next(some)

@@ -37,43 +37,72 @@ def test_a_good_request_is_left_as_it_is(pipe):
 def test_whole_numbers_may_come_as_floats(pipe):
   got = demo.check(pipe, asked(steps=2.0, seed=7.0, guidance_scale=3), LIMITS)
   assert [type(x) for x in (got.steps, got.seed, got.guidance_scale)] == [
-    int, int, float]
+    int,
+    int,
+    float,
+  ]
 
 
-@pytest.mark.parametrize('changes, said', [
-  (dict(prompt=''), 'prompt is empty; say what to show.'),
-  (dict(prompt=' \n'), 'prompt is empty; say what to show.'),
-  (dict(prompt=None), 'prompt is missing; give text.'),
-  (dict(prompt=['x']), 'prompt is a list; give text.'),
-  (dict(prompt='\ud800'), 'prompt is not UTF-8; give UTF-8 text.'),
-  (dict(prompt='x' * 20_001),
-   'prompt has 20001 characters; at most 20000 are allowed.'),
-  (dict(negative_prompt=3), 'negative_prompt is 3; give text.'),
-  (dict(width=100_000), 'width is 100000; give a whole number from 4 to 64.'),
-  (dict(height=0), 'height is 0; give a whole number from 4 to 64.'),
-  (dict(height=None), 'height is missing; give a whole number from 4 to 64.'),
-  (dict(width=17), "width is 17; it must be a multiple of the autoencoder's "
-   'compression, 4, such as 16.'),
-  (dict(steps=31), 'steps is 31; give a whole number from 1 to 30.'),
-  (dict(steps=2.5), 'steps is 2.5; give a whole number from 1 to 30.'),
-  (dict(steps=True), 'steps is True; give a whole number from 1 to 30.'),
-  (dict(num_images=5), 'num_images is 5; give a whole number from 1 to 4.'),
-  (dict(seed=-1), 'seed is -1; give a whole number from 0 to 2147483647.'),
-  (dict(seed=float('nan')),
-   'seed is nan; give a whole number from 0 to 2147483647.'),
-  (dict(seed={'path': '/etc/hostname'}),
-   'seed is an object; give a whole number from 0 to 2147483647.'),
-  (dict(seed=10**5000), 'seed is a number of over 38 digits; give a whole '
-   'number from 0 to 2147483647.'),
-  (dict(sampler=['ddim']), 'sampler is a list; allowed are euler, dpm++1m, '
-   'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.'),
-  (dict(guidance_scale=float('inf')),
-   'guidance_scale is inf; give a number from 0 to 100.'),
-  (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler, dpm++1m, "
-   'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.'),
-  (dict(prompt='', steps=0), 'prompt is empty; say what to show. steps is 0; '
-   'give a whole number from 1 to 30.'),
-])
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    (dict(prompt=''), 'prompt is empty; say what to show.'),
+    (dict(prompt=' \n'), 'prompt is empty; say what to show.'),
+    (dict(prompt=None), 'prompt is missing; give text.'),
+    (dict(prompt=['x']), 'prompt is a list; give text.'),
+    (dict(prompt='\ud800'), 'prompt is not UTF-8; give UTF-8 text.'),
+    (
+      dict(prompt='x' * 20_001),
+      'prompt has 20001 characters; at most 20000 are allowed.',
+    ),
+    (dict(negative_prompt=3), 'negative_prompt is 3; give text.'),
+    (dict(width=100_000), 'width is 100000; give a whole number from 4 to 64.'),
+    (dict(height=0), 'height is 0; give a whole number from 4 to 64.'),
+    (dict(height=None), 'height is missing; give a whole number from 4 to 64.'),
+    (
+      dict(width=17),
+      "width is 17; it must be a multiple of the autoencoder's "
+      'compression, 4, such as 16.',
+    ),
+    (dict(steps=31), 'steps is 31; give a whole number from 1 to 30.'),
+    (dict(steps=2.5), 'steps is 2.5; give a whole number from 1 to 30.'),
+    (dict(steps=True), 'steps is True; give a whole number from 1 to 30.'),
+    (dict(num_images=5), 'num_images is 5; give a whole number from 1 to 4.'),
+    (dict(seed=-1), 'seed is -1; give a whole number from 0 to 2147483647.'),
+    (
+      dict(seed=float('nan')),
+      'seed is nan; give a whole number from 0 to 2147483647.',
+    ),
+    (
+      dict(seed={'path': '/etc/hostname'}),
+      'seed is an object; give a whole number from 0 to 2147483647.',
+    ),
+    (
+      dict(seed=10**5000),
+      'seed is a number of over 38 digits; give a whole '
+      'number from 0 to 2147483647.',
+    ),
+    (
+      dict(sampler=['ddim']),
+      'sampler is a list; allowed are euler, dpm++1m, '
+      'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.',
+    ),
+    (
+      dict(guidance_scale=float('inf')),
+      'guidance_scale is inf; give a number from 0 to 100.',
+    ),
+    (
+      dict(sampler='ddim'),
+      "sampler is 'ddim'; allowed are euler, dpm++1m, "
+      'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.',
+    ),
+    (
+      dict(prompt='', steps=0),
+      'prompt is empty; say what to show. steps is 0; '
+      'give a whole number from 1 to 30.',
+    ),
+  ],
+)
 def test_a_bad_request_is_told_before_any_work(pipe, changes, said):
   with pytest.raises(UserError) as raised:
     demo.draw(pipe, asked(**changes), LIMITS, 'tiny')
@@ -94,6 +123,7 @@ def test_a_stopped_request_ends_after_its_step(pipe):
   def on_step(step):
     done.append(step)
     stop.set()
+
   with pytest.raises(Stopped):
     demo.drawn(pipe, asked(steps=30), LIMITS, 'tiny', stop, on_step)
   assert done == [1]
@@ -113,11 +143,14 @@ def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):
 def test_the_pictures_are_those_of_the_pipeline(pipe):
   told = []
   files = demo.draw(pipe, GOOD, LIMITS, 'tiny', told.append)
-  want = pipe('a red circle', height=16, width=16, steps=2, seed=7,
-              num_images=2)
+  want = pipe(
+    'a red circle', height=16, width=16, steps=2, seed=7, num_images=2
+  )
   assert told == [1, 2]
-  assert [f.name for f in files] == ['a-red-circle-7-0.png',
-                                     'a-red-circle-7-1.png']
+  assert [f.name for f in files] == [
+    'a-red-circle-7-0.png',
+    'a-red-circle-7-1.png',
+  ]
   for file, pixels in zip(files, want):
     with Image.open(io.BytesIO(file.content)) as image:
       np.testing.assert_array_equal(np.asarray(image), pixels)
@@ -126,17 +159,28 @@ def test_the_pictures_are_those_of_the_pipeline(pipe):
 def test_each_picture_says_how_it_was_made(pipe):
   prompt = '猫 🙂 ä'
   *_, last = demo.draw(
-    pipe, asked(prompt=prompt, negative_prompt='Nebel'), LIMITS, 'tiny')
+    pipe, asked(prompt=prompt, negative_prompt='Nebel'), LIMITS, 'tiny'
+  )
   with Image.open(io.BytesIO(last.content)) as image:
     assert image.text == {
-      'prompt': prompt, 'negative_prompt': 'Nebel', 'seed': '7', 'number': '1',
-      'height': '16', 'width': '16', 'steps': '2', 'guidance_scale': '4.5',
-      'sampler': 'dpm++2m', 'model': 'tiny',
-      'version': f'sana_jax {__version__}'}
+      'prompt': prompt,
+      'negative_prompt': 'Nebel',
+      'seed': '7',
+      'number': '1',
+      'height': '16',
+      'width': '16',
+      'steps': '2',
+      'guidance_scale': '4.5',
+      'sampler': 'dpm++2m',
+      'model': 'tiny',
+      'version': f'sana_jax {__version__}',
+    }
 
 
-@pytest.mark.parametrize('prompt, cut', [
-  ('a red circle', False), ('red ' * 2500, True), ('🙂' * 300, True)])
+@pytest.mark.parametrize(
+  'prompt, cut',
+  [('a red circle', False), ('red ' * 2500, True), ('🙂' * 300, True)],
+)
 def test_a_prompt_that_is_read_in_part_is_seen(pipe, prompt, cut):
   assert demo.is_cut(pipe, prompt) == cut
 
@@ -144,6 +188,7 @@ def test_a_prompt_that_is_read_in_part_is_seen(pipe, prompt, cut):
 def test_a_full_device_is_told(pipe, monkeypatch):
   def fail(*_, **__):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+
   monkeypatch.setattr(Pipeline, 'draw', fail)
   with pytest.raises(UserError, match='ask for a smaller size or fewer images'):
     demo.draw(pipe, GOOD, LIMITS, 'tiny')

@@ -19,8 +19,11 @@ SMALL = dict(height=16, width=16, num_images=2)
 
 @pytest.fixture(scope='module', params=['one device', 'mesh'])
 def pipe(request):
-  mesh = None if request.param == 'one device' else make_mesh(
-    {'data': -1}, jax.local_devices()[:2])
+  mesh = (
+    None
+    if request.param == 'one device'
+    else make_mesh({'data': -1}, jax.local_devices()[:2])
+  )
   return Pipeline.from_pretrained(FOLDER, 'float32', mesh)
 
 
@@ -47,23 +50,27 @@ class Renoise:
 
   def step(self, carry, prediction, at, rng):
     draw = lambda key: jax.random.normal(key, carry.x.shape[1:])
-    return Renoised(prediction.path.interpolate(
-      prediction.data(), jax.vmap(draw)(rng), at.s))
+    return Renoised(
+      prediction.path.interpolate(prediction.data(), jax.vmap(draw)(rng), at.s)
+    )
 
 
 def test_a_pictures_random_numbers_are_of_its_seed_and_number(
   pipe, monkeypatch
 ):
   monkeypatch.setitem(samplers._SAMPLERS, 'renoise', Renoise())
-  draw = lambda *args, **how: pipe(*args, **SMALL | dict(
-    sampler='renoise', steps=3, output_type='float') | how)
+  draw = lambda *args, **how: pipe(
+    *args, **SMALL | dict(sampler='renoise', steps=3, output_type='float') | how
+  )
   want = draw(PROMPT, seed=5)
   assert np.abs(want[0] - want[1]).max() > 1e-2
   assert np.abs(want - draw(PROMPT, seed=6)).max() > 1e-2
   np.testing.assert_allclose(
-    draw(PROMPT, seed=5, on_step=lambda done: None), want, atol=1e-5)
+    draw(PROMPT, seed=5, on_step=lambda done: None), want, atol=1e-5
+  )
   np.testing.assert_allclose(
-    draw(PROMPT, seed=5, num_images=1, numbers=[1]), want[1:], atol=1e-5)
+    draw(PROMPT, seed=5, num_images=1, numbers=[1]), want[1:], atol=1e-5
+  )
   both = draw(['a cat', PROMPT], seed=[6, 5])
   np.testing.assert_allclose(both[2:], want, atol=1e-5)
   # The same noise to start from, and other numbers in the steps.
@@ -87,6 +94,7 @@ def test_what_on_step_raises_ends_the_run(pipe):
     told.append(done)
     if done == 2:
       raise InterruptedError
+
   with pytest.raises(InterruptedError):
     pipe(PROMPT, on_step=stop, steps=5, **SMALL)
   assert told == [1, 2]

@@ -15,12 +15,15 @@ SIZE = 8
 
 def pixels(i):
   return np.random.default_rng(i).integers(
-    0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    0, 256, (SIZE, SIZE, 3), dtype=np.uint8
+  )
 
 
 def wanted(count=10, suffix='png', **about):
-  return [Picture(f'{i:03d}.{suffix}', {'prompt': f'ein Bär {i}', **about})
-          for i in range(count)]
+  return [
+    Picture(f'{i:03d}.{suffix}', {'prompt': f'ein Bär {i}', **about})
+    for i in range(count)
+  ]
 
 
 def fill(folder, pictures, upto=None, **options):
@@ -28,7 +31,7 @@ def fill(folder, pictures, upto=None, **options):
   with Gallery(folder, pictures, **options) as album:
     missing = album.missing()[:upto]
     for i in range(0, len(missing), 3):
-      batch = missing[i:i + 3]
+      batch = missing[i : i + 3]
       album.add(batch, np.stack([pixels(int(p.file[:3])) for p in batch]))
   return [p.file for p in missing]
 
@@ -50,7 +53,7 @@ def test_pictures_and_list_are_whole_and_in_order(tmp_path):
 
 @pytest.mark.parametrize('suffix', ['jpg', 'webp'])
 def test_other_formats_say_how_they_were_made(tmp_path, suffix):
-  picture, = wanted(1, suffix)
+  (picture,) = wanted(1, suffix)
   smooth = np.full((32, 32, 3), (200, 30, 60), np.uint8)
   with Gallery(tmp_path, [picture]) as album:
     album.add([picture], smooth[None])
@@ -68,9 +71,12 @@ def test_a_second_run_makes_what_is_missing(tmp_path):
   with (tmp_path / 'results.jsonl').open('ab') as file:
     file.write(b'{"file": "008.png", "pro')
   assert fill(tmp_path, pictures) == [
-    '001.png', *(f'{i:03d}.png' for i in range(4, 10))]
+    '001.png',
+    *(f'{i:03d}.png' for i in range(4, 10)),
+  ]
   assert [line['file'] for line in listed(tmp_path)] == [
-    p.file for p in pictures]
+    p.file for p in pictures
+  ]
   for i, picture in enumerate(pictures):
     with Image.open(tmp_path / picture.file) as image:
       np.testing.assert_array_equal(np.asarray(image), pixels(i))
@@ -79,8 +85,10 @@ def test_a_second_run_makes_what_is_missing(tmp_path):
 def test_pictures_made_otherwise_are_not_mixed(tmp_path):
   fill(tmp_path, wanted(seed=1))
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-  with pytest.raises(UserError, match='000.png already, made with seed=1 and '
-                     'not 2; choose another --out'):
+  with pytest.raises(
+    UserError,
+    match='000.png already, made with seed=1 and not 2; choose another --out',
+  ):
     fill(tmp_path, wanted(seed=2))
   assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -119,8 +127,10 @@ def test_shards_hold_every_picture_once_with_its_words(tmp_path):
 
 def test_a_stopped_run_leaves_no_shard_that_is_not_whole(tmp_path):
   pictures = wanted()
-  with (pytest.raises(KeyboardInterrupt),
-        Gallery(tmp_path, pictures, shard_size=4) as album):
+  with (
+    pytest.raises(KeyboardInterrupt),
+    Gallery(tmp_path, pictures, shard_size=4) as album,
+  ):
     album.add(pictures[:6], np.stack([pixels(i) for i in range(6)]))
     album._jobs[-1].result()
     raise KeyboardInterrupt
@@ -131,8 +141,10 @@ def test_a_stopped_run_leaves_no_shard_that_is_not_whole(tmp_path):
 
 def test_a_failure_of_the_disk_reaches_the_caller(tmp_path):
   pictures = wanted()
-  with (pytest.raises(FileNotFoundError),
-        Gallery(tmp_path / 'out', pictures) as album):
+  with (
+    pytest.raises(FileNotFoundError),
+    Gallery(tmp_path / 'out', pictures) as album,
+  ):
     (tmp_path / 'out' / 'results.jsonl').rename(tmp_path / 'gone')
     (tmp_path / 'out').rmdir()
     album.add(pictures, np.zeros((10, SIZE, SIZE, 3), np.uint8))

@@ -15,8 +15,7 @@ def plain(colour, height=8, width=8):
 
 def test_pixels_and_metadata_survive(tmp_path):
   path = tmp_path / 'a.png'
-  picture = np.random.default_rng().integers(
-    0, 256, (5, 7, 3)).astype(np.uint8)
+  picture = np.random.default_rng().integers(0, 256, (5, 7, 3)).astype(np.uint8)
   said = {'prompt': 'ein roter Kreis, “赤い丸” 🔴', 'seed': 7, 'steps': 20}
   images.write_png(path, picture, said)
   with Image.open(path) as read:
@@ -51,7 +50,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
 def test_every_picture_is_in_its_cell():
   colours = [[40 * i, 200 - 40 * i, 90] for i in range(5)]
   sheet = images.contact_sheet(
-    [plain(c, 64, 32) for c in colours], ['one'] * 5, columns=3)
+    [plain(c, 64, 32) for c in colours], ['one'] * 5, columns=3
+  )
   assert sheet.size[0] % 3 == sheet.size[1] % 2 == 0
   # Enlarged by 4, so that the smaller side has 128 pixels.
   width, height = sheet.size[0] // 3, sheet.size[1] // 2
@@ -59,13 +59,13 @@ def test_every_picture_is_in_its_cell():
   pixels = np.asarray(sheet)
   for i, colour in enumerate(colours):
     top, left = i // 3 * height + 6, i % 3 * width + 6
-    tile = pixels[top:top + 256, left:left + 128]
+    tile = pixels[top : top + 256, left : left + 128]
     assert (tile == colour).all()
-    assert (pixels[top:top + 256, left - 6:left] == 255).all()
+    assert (pixels[top : top + 256, left - 6 : left] == 255).all()
     # The label below has dark text on white.
-    label = pixels[top + 256:top + height - 6, left:left + 128]
+    label = pixels[top + 256 : top + height - 6, left : left + 128]
     assert label.min() < 80 and label.max() == 255
-  assert (pixels[height:, 2 * width:] == 255).all()  # No sixth.
+  assert (pixels[height:, 2 * width :] == 255).all()  # No sixth.
 
 
 def test_large_pictures_keep_their_size_and_the_grid_is_square():
@@ -75,14 +75,17 @@ def test_large_pictures_keep_their_size_and_the_grid_is_square():
 
 
 def test_wrong_pictures_are_framed():
-  sheet = np.asarray(images.contact_sheet(
-    [plain(BLUE, 128, 128)] * 2, ['', ''], columns=2, wrong=[False, True]))
+  sheet = np.asarray(
+    images.contact_sheet(
+      [plain(BLUE, 128, 128)] * 2, ['', ''], columns=2, wrong=[False, True]
+    )
+  )
   middle = sheet[6 + 64]
   assert (middle[6:134] == BLUE).all()
   assert (middle[3:6] == 255).all()  # Not framed.
-  assert (middle[140 + 3:140 + 6] == RED).all()
-  assert (middle[140 + 6:140 + 134] == BLUE).all()
-  assert (middle[140 + 134:140 + 137] == RED).all()
+  assert (middle[140 + 3 : 140 + 6] == RED).all()
+  assert (middle[140 + 6 : 140 + 134] == BLUE).all()
+  assert (middle[140 + 134 : 140 + 137] == RED).all()
 
 
 def test_labels_wrap_at_words_and_long_ones_are_cut():

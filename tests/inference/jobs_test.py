@@ -15,18 +15,24 @@ DEFAULT = Job('', negative_prompt='blurry', seed=7, num_images=2)
 ROWS = [
   {'prompt': 'a cat', 'seed': 3},
   {'prompt': 'eine Füchsin, 狐狸 🦊', 'height': 768, 'width': 1344},
-  {'prompt': 'a "quoted", thing', 'negative_prompt': 'dogs', 'num_images': 1}]
+  {'prompt': 'a "quoted", thing', 'negative_prompt': 'dogs', 'num_images': 1},
+]
 JOBS = [
   Job('a cat', 'blurry', 3, None, None, 2, 1),
   Job('eine Füchsin, 狐狸 🦊', 'blurry', 7, 768, 1344, 2, 2),
-  Job('a "quoted", thing', 'dogs', 7, None, None, 1, 3)]
+  Job('a "quoted", thing', 'dogs', 7, None, None, 1, 3),
+]
 KEYS = ('prompt', 'seed', 'height', 'width', 'negative_prompt', 'num_images')
 
 
 def as_csv(rows):
   quoted = lambda x: '"' + str(x).replace('"', '""') + '"'
-  return '\n'.join([','.join(KEYS), *(
-    ','.join(quoted(row.get(k, '')) for k in KEYS) for row in rows)])
+  return '\n'.join(
+    [
+      ','.join(KEYS),
+      *(','.join(quoted(row.get(k, '')) for k in KEYS) for row in rows),
+    ]
+  )
 
 
 def as_jsonl(rows):
@@ -36,22 +42,32 @@ def as_jsonl(rows):
 def written(tmp_path, suffix, content):
   path = tmp_path / f'prompts{suffix}'
   if suffix == '.parquet':
-    parquet.write_table(pyarrow.Table.from_pylist(
-      [{k: row.get(k) for k in KEYS} for row in content]), path)
+    parquet.write_table(
+      pyarrow.Table.from_pylist(
+        [{k: row.get(k) for k in KEYS} for row in content]
+      ),
+      path,
+    )
   else:
     path.write_text(content, encoding='utf-8')
   return str(path)
 
 
-@pytest.mark.parametrize('suffix, content, shift', [
-  ('.jsonl', as_jsonl(ROWS), 0), ('.csv', as_csv(ROWS), 1),
-  ('.parquet', ROWS, 0)])
+@pytest.mark.parametrize(
+  'suffix, content, shift',
+  [
+    ('.jsonl', as_jsonl(ROWS), 0),
+    ('.csv', as_csv(ROWS), 1),
+    ('.parquet', ROWS, 0),
+  ],
+)
 def test_every_format_gives_the_same_jobs(tmp_path, suffix, content, shift):
   got, problems = jobs.read(written(tmp_path, suffix, content), DEFAULT)
   assert problems == []
   assert [job.line - shift for job in got] == [1, 2, 3]
   assert [vars(job) | {'line': 0} for job in got] == [
-    vars(job) | {'line': 0} for job in JOBS]
+    vars(job) | {'line': 0} for job in JOBS
+  ]
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
@@ -61,19 +77,24 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
   assert problems == []
 
 
-@pytest.mark.parametrize('line, said', [
-  ('{"prompt": "a"', 'no JSON'), ('[1]', 'is no JSON object'),
-  ('{"prompt": " "}', 'the prompt is empty'), ('{}', 'the prompt is empty'),
-  ('{"prompt": 3}', 'prompt is 3; it must be text'),
-  ('{"prompt": "a", "sed": 1}', "unknown key 'sed'; allowed are prompt, neg"),
-  ('{"prompt": "a", "seed": -1}', 'seed is -1; it must be a whole number'),
-  ('{"prompt": "a", "seed": 1.5}', 'seed is 1.5'),
-  ('{"prompt": "a", "seed": true}', 'seed is True'),
-  ('{"prompt": "a", "seed": "x"}', "seed is 'x'"),
-  ('{"prompt": "a", "seed": 1e400}', 'seed is inf'),
-  ('{"prompt": "a", "height": 99999}', 'height is 99999; .* from 1 to 16384'),
-  ('[' * 10_000, 'no JSON'),
-])
+@pytest.mark.parametrize(
+  'line, said',
+  [
+    ('{"prompt": "a"', 'no JSON'),
+    ('[1]', 'is no JSON object'),
+    ('{"prompt": " "}', 'the prompt is empty'),
+    ('{}', 'the prompt is empty'),
+    ('{"prompt": 3}', 'prompt is 3; it must be text'),
+    ('{"prompt": "a", "sed": 1}', "unknown key 'sed'; allowed are prompt, neg"),
+    ('{"prompt": "a", "seed": -1}', 'seed is -1; it must be a whole number'),
+    ('{"prompt": "a", "seed": 1.5}', 'seed is 1.5'),
+    ('{"prompt": "a", "seed": true}', 'seed is True'),
+    ('{"prompt": "a", "seed": "x"}', "seed is 'x'"),
+    ('{"prompt": "a", "seed": 1e400}', 'seed is inf'),
+    ('{"prompt": "a", "height": 99999}', 'height is 99999; .* from 1 to 16384'),
+    ('[' * 10_000, 'no JSON'),
+  ],
+)
 def test_a_bad_line_is_told_by_its_number_and_skipped(tmp_path, line, said):
   path = written(tmp_path, '.jsonl', f'{{"prompt": "a"}}\n{line}\n')
   got, problems = jobs.read(path, DEFAULT)
@@ -83,16 +104,20 @@ def test_a_bad_line_is_told_by_its_number_and_skipped(tmp_path, line, said):
   assert re.search(said, problems[0].reason), problems
 
 
-@pytest.mark.parametrize('suffix, content, said', [
-  ('.txt', ' \n', 'is empty; give one prompt a line'),
-  ('.jsonl', '{}', 'has no line that can be used: line 1'),
-  ('.csv', 'text,seed\na,1\n', 'has no column named prompt; its first line'),
-  ('.csv', '', 'has no column named prompt'),
-  ('.parquet', [], 'has no column named prompt, but'),
-  ('.yaml', 'prompt: a', 'must end in .txt, .jsonl, .csv, .parquet'),
-])
+@pytest.mark.parametrize(
+  'suffix, content, said',
+  [
+    ('.txt', ' \n', 'is empty; give one prompt a line'),
+    ('.jsonl', '{}', 'has no line that can be used: line 1'),
+    ('.csv', 'text,seed\na,1\n', 'has no column named prompt; its first line'),
+    ('.csv', '', 'has no column named prompt'),
+    ('.parquet', [], 'has no column named prompt, but'),
+    ('.yaml', 'prompt: a', 'must end in .txt, .jsonl, .csv, .parquet'),
+  ],
+)
 def test_a_file_that_cannot_be_used_is_one_sentence(
-    tmp_path, suffix, content, said):
+  tmp_path, suffix, content, said
+):
   with pytest.raises(UserError, match=said):
     jobs.read(written(tmp_path, suffix, content), DEFAULT)
 

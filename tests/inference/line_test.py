@@ -8,7 +8,7 @@ import pytest
 
 from sana_jax.inference.line import Full, Line, Stopped
 
-SECONDS = 20.
+SECONDS = 20.0
 
 
 def until_stopped(stop):
@@ -31,22 +31,30 @@ def test_requests_run_one_at_a_time_in_order():
       with running:  # Not reentrant: a second thread would be seen.
         order.append(number)
       return number
+
     tasks = [await started(line, lambda stop, n=n: work(n)) for n in range(8)]
     assert await asyncio.gather(*tasks) == order == list(range(8))
     assert len(line) == 0
+
   asyncio.run(run())
 
 
 def test_places_are_reported_while_a_request_waits():
   async def run():
     line, seen, go = Line(3), [], threading.Event()
-    tasks = [await started(
-      line, lambda stop: go.wait(SECONDS), on_place=lambda *p, n=n: seen.append(
-        (n, *p))) for n in range(3)]
+    tasks = [
+      await started(
+        line,
+        lambda stop: go.wait(SECONDS),
+        on_place=lambda *p, n=n: seen.append((n, *p)),
+      )
+      for n in range(3)
+    ]
     go.set()
     await asyncio.gather(*tasks)
     assert seen[:2] == [(1, 2, 2), (2, 3, 3)]
     assert (2, 2, 2) in seen
+
   asyncio.run(run())
 
 
@@ -62,6 +70,7 @@ def test_a_full_queue_refuses_and_serves_again_when_one_has_left():
       await first
     assert await second == 'drawn'
     assert await line.run(lambda stop: 'again') == 'again'
+
   asyncio.run(run())
 
 
@@ -84,6 +93,7 @@ def test_a_request_can_be_stopped_wherever_it_is(how, waiting):
     assert await line.run(lambda stop: 3) == 3
     await asyncio.gather(first, return_exceptions=True)
     assert len(line) == 0
+
   asyncio.run(run())
 
 
@@ -94,6 +104,7 @@ def test_a_failure_leaves_the_queue_usable():
       with pytest.raises(ZeroDivisionError):
         await line.run(lambda stop: 1 / 0)
     assert len(line) == 0
+
   asyncio.run(run())
 
 
@@ -103,7 +114,7 @@ def test_closing_stops_all_and_does_not_wait_for_a_stuck_thread():
     stuck = await started(line, lambda stop: go.wait(SECONDS))
     waiting = await started(line, lambda stop: 1)
     start = time.monotonic()
-    assert not line.close(.05)
+    assert not line.close(0.05)
     assert time.monotonic() - start < 5
     go.set()
     await stuck
@@ -112,4 +123,5 @@ def test_closing_stops_all_and_does_not_wait_for_a_stuck_thread():
       await waiting
     with pytest.raises(Stopped):
       await line.run(lambda stop: 1)
+
   asyncio.run(run())

@@ -51,21 +51,30 @@ def like_golden(golden, prompts=slice(None)):
   """The arguments with which the reference was called."""
   height, width = golden['size']
   return dict(
-    prompts=golden['prompts'][prompts], num_images=2, height=height,
-    width=width, negative_prompt=golden['negative_prompt'],
-    guidance_scale=golden['guidance_scale'])
+    prompts=golden['prompts'][prompts],
+    num_images=2,
+    height=height,
+    width=width,
+    negative_prompt=golden['negative_prompt'],
+    guidance_scale=golden['guidance_scale'],
+  )
 
 
 def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
-@pytest.mark.parametrize('sampler, steps', [
-  ('dpm', 2), ('dpm', 20), ('euler', 20)])
+@pytest.mark.parametrize(
+  'sampler, steps', [('dpm', 2), ('dpm', 20), ('euler', 20)]
+)
 def test_latents_are_those_of_diffusers(pipe, golden, sampler, steps):
   got = pipe(
-    **like_golden(golden), latents=golden['noise'], steps=steps,
-    sampler={'dpm': None, 'euler': 'euler'}[sampler], output_type='latent')
+    **like_golden(golden),
+    latents=golden['noise'],
+    steps=steps,
+    sampler={'dpm': None, 'euler': 'euler'}[sampler],
+    output_type='latent',
+  )
   want = golden[f'{sampler}_{steps}.latents']
   assert relative_error(got, want) <= 1e-4
 
@@ -77,23 +86,30 @@ def test_images_are_those_of_diffusers(pipe, golden):
   assert np.abs(got - want).max() <= 2e-3
   levels = pipe(**same)
   assert levels.dtype == np.uint8
-  assert np.abs(levels - want * 255.).max() <= 0.5 + 2e-3 * 255
+  assert np.abs(levels - want * 255.0).max() <= 0.5 + 2e-3 * 255
 
 
 def test_cutting_off_padded_text_changes_nothing(pipe, golden):
   # The reference has 300 tokens for each; in one call ours has them for all.
-  lengths = [pipeline.text_length(pipe.tokenizer, [p], INSTRUCTION)
-             for p in golden['prompts']]
+  lengths = [
+    pipeline.text_length(pipe.tokenizer, [p], INSTRUCTION)
+    for p in golden['prompts']
+  ]
   assert lengths == [16, 32, 300]
   part = slice(2, 4)
-  got = pipe(**like_golden(golden, slice(1, 2)), steps=2,
-             latents=golden['noise'][part], output_type='latent')
+  got = pipe(
+    **like_golden(golden, slice(1, 2)),
+    steps=2,
+    latents=golden['noise'][part],
+    output_type='latent',
+  )
   assert relative_error(got, golden['dpm_2.latents'][part]) <= 1e-4
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(pipe):
   make = lambda prompts, **how: pipe(
-    prompts, **SMALL, output_type='float', **how)
+    prompts, **SMALL, output_type='float', **how
+  )
   close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5)
   cat, lamps = make(['a cat', 'two lamps'], seed=[5, 6])
   close(make(['two lamps', 'a red circle'], seed=[6, 7])[0], lamps)
@@ -101,8 +117,10 @@ def test_a_picture_does_not_depend_on_its_neighbours(pipe):
   close(first, cat)
   assert np.abs(second - cat).max() > 1e-2
   # Picture 1 of its prompt, in another place.
-  close(make(['two lamps', 'a cat'], seed=[6, 5], numbers=[0, 1]),
-        np.stack([lamps, second]))
+  close(
+    make(['two lamps', 'a cat'], seed=[6, 5], numbers=[0, 1]),
+    np.stack([lamps, second]),
+  )
 
 
 def test_the_same_call_gives_the_same_bytes_and_another_seed_does_not(pipe):
@@ -112,26 +130,34 @@ def test_the_same_call_gives_the_same_bytes_and_another_seed_does_not(pipe):
 
 
 def test_output_types_and_sizes(pipe):
-  made = {kind: pipe('a cat', **SMALL, num_images=2, output_type=kind)
-          for kind in pipeline.OUTPUT_TYPES}
+  made = {
+    kind: pipe('a cat', **SMALL, num_images=2, output_type=kind)
+    for kind in pipeline.OUTPUT_TYPES
+  }
   assert made['latent'].shape == (2, 4, 4, 4)
   assert made['float'].shape == made['uint8'].shape == (2, 16, 16, 3)
   assert (made['float'] >= 0).all() and (made['float'] <= 1).all()
   np.testing.assert_array_equal(
-    made['uint8'], np.round(made['float'] * 255).astype(np.uint8))
+    made['uint8'], np.round(made['float'] * 255).astype(np.uint8)
+  )
   assert pipe.size_px == 32
 
 
 def test_levels_are_rounded_halves_to_even():
-  got = decoding.to_uint8(jnp.array([0., 0.5 / 255, 1.5 / 255, 1.]))
+  got = decoding.to_uint8(jnp.array([0.0, 0.5 / 255, 1.5 / 255, 1.0]))
   np.testing.assert_array_equal(got, [0, 0, 2, 255])
 
 
 def test_guidance_of_one_ignores_the_negative_prompt(pipe):
   make = lambda scale, negative: pipe(
-    'a cat', **SMALL, num_images=2, guidance_scale=scale,
-    negative_prompt=negative, output_type='latent')
-  np.testing.assert_array_equal(make(1., 'blurry'), make(1., 'a lamp'))
+    'a cat',
+    **SMALL,
+    num_images=2,
+    guidance_scale=scale,
+    negative_prompt=negative,
+    output_type='latent',
+  )
+  np.testing.assert_array_equal(make(1.0, 'blurry'), make(1.0, 'a lamp'))
   assert np.abs(make(4.5, 'blurry') - make(4.5, 'a lamp')).max() > 1e-3
 
 
@@ -147,12 +173,12 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   np.testing.assert_allclose(split('a cat', **how), alone[:2], atol=2e-5)
 
 
-@pytest.mark.parametrize('shape', [
-  {'sequence': 4}, {'data': 2, 'sequence': 4}])
+@pytest.mark.parametrize('shape', [{'sequence': 4}, {'data': 2, 'sequence': 4}])
 def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
   how = dict(SMALL, num_images=2, output_type='float')
-  split = pipe.replace(mesh=make_mesh(
-    shape, jax.devices()[:math.prod(shape.values())]))
+  split = pipe.replace(
+    mesh=make_mesh(shape, jax.devices()[: math.prod(shape.values())])
+  )
   images = split.draw('a cat', **how)
   rows = {s.data.shape[1] for s in images.addressable_shards}
   assert rows == {16 // 4}
@@ -163,7 +189,8 @@ def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
 def test_strips_change_no_picture(pipe, parts):
   how = dict(SMALL, output_type='float')
   np.testing.assert_allclose(
-    pipe('a cat', **how, parts=parts), pipe('a cat', **how), atol=1e-5)
+    pipe('a cat', **how, parts=parts), pipe('a cat', **how), atol=1e-5
+  )
 
 
 def test_tiles_are_cut_where_asked(pipe):
@@ -176,11 +203,12 @@ def test_tiles_are_cut_where_asked(pipe):
 
 def test_guidance_takes_its_options_by_name(pipe):
   make = lambda **how: pipe('a cat', **SMALL, output_type='latent', **how)
-  by_name = make(guidance_scale=3., guidance={'pag_scale': 2.})
-  np.testing.assert_array_equal(by_name, make(guidance=Guidance(
-    3., pag_scale=2.)))
-  assert np.abs(by_name - make(guidance_scale=3.)).max() > 1e-3
-  assert np.abs(make(flow_shift=1.) - make()).max() > 1e-3
+  by_name = make(guidance_scale=3.0, guidance={'pag_scale': 2.0})
+  np.testing.assert_array_equal(
+    by_name, make(guidance=Guidance(3.0, pag_scale=2.0))
+  )
+  assert np.abs(by_name - make(guidance_scale=3.0)).max() > 1e-3
+  assert np.abs(make(flow_shift=1.0) - make()).max() > 1e-3
 
 
 def test_bfloat16_runs_and_resembles_float32(pipe):
@@ -193,30 +221,36 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
   assert 1e-5 < relative_error(got, pipe('a cat', **how)) <= 0.1
 
 
-@pytest.mark.parametrize('arguments, said', [
-  (dict(height=30), 'height is 30; it must be a multiple .* 4, such as 28'),
-  (dict(width=2), 'width is 2; .* such as 4'),
-  (dict(height=0), 'height is 0'),
-  (dict(width=-8), 'width is -8'),
-  (dict(steps=0), 'steps is 0; it must be 1 or more'),
-  (dict(num_images=0), 'num_images is 0'),
-  (dict(guidance_scale=-1.), 'guidance_scale is -1.0; it must be 0 or more'),
-  (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
-  (dict(guidance={'pag': 1}), "option 'pag'; allowed are interval"),
-  (dict(guidance={'pag_scale': -1.}), 'pag_scale is -1.0; it must'),
-  (dict(guidance={'interval': (.9, .1)}), r'is \(0.9, 0.1\); it must be two'),
-  (dict(flow_shift=0.), 'flow_shift is 0.0; it must be more than 0'),
-  (dict(parts='slices'), "parts is 'slices'; allowed are strips, tiles"),
-  (dict(parts=Strips(6)), 'Strips of 6 px do not fit'),
-  (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler"),
-  (dict(output_type='pil'), "output_type is 'pil'; allowed are uint8"),
-  (dict(seed=[1, 2]), 'seed has 2 entries for 1 prompts'),
-  (dict(seed=-1), 'seed is -1'),
-  (dict(seed=2**31), 'seed is 2147483648; it must lie in 0 to 2147483647'),
-  (dict(numbers=[0, 1]), 'numbers has 2 entries for 1 images'),
-  (dict(latents=np.zeros((1, 4, 4, 4))), r'latents has .*\(1, 8, 8, 4\) is'),
-  (dict(prompts=[]), 'no prompt'),
-])
+@pytest.mark.parametrize(
+  'arguments, said',
+  [
+    (dict(height=30), 'height is 30; it must be a multiple .* 4, such as 28'),
+    (dict(width=2), 'width is 2; .* such as 4'),
+    (dict(height=0), 'height is 0'),
+    (dict(width=-8), 'width is -8'),
+    (dict(steps=0), 'steps is 0; it must be 1 or more'),
+    (dict(num_images=0), 'num_images is 0'),
+    (dict(guidance_scale=-1.0), 'guidance_scale is -1.0; it must be 0 or more'),
+    (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
+    (dict(guidance={'pag': 1}), "option 'pag'; allowed are interval"),
+    (dict(guidance={'pag_scale': -1.0}), 'pag_scale is -1.0; it must'),
+    (
+      dict(guidance={'interval': (0.9, 0.1)}),
+      r'is \(0.9, 0.1\); it must be two',
+    ),
+    (dict(flow_shift=0.0), 'flow_shift is 0.0; it must be more than 0'),
+    (dict(parts='slices'), "parts is 'slices'; allowed are strips, tiles"),
+    (dict(parts=Strips(6)), 'Strips of 6 px do not fit'),
+    (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler"),
+    (dict(output_type='pil'), "output_type is 'pil'; allowed are uint8"),
+    (dict(seed=[1, 2]), 'seed has 2 entries for 1 prompts'),
+    (dict(seed=-1), 'seed is -1'),
+    (dict(seed=2**31), 'seed is 2147483648; it must lie in 0 to 2147483647'),
+    (dict(numbers=[0, 1]), 'numbers has 2 entries for 1 images'),
+    (dict(latents=np.zeros((1, 4, 4, 4))), r'latents has .*\(1, 8, 8, 4\) is'),
+    (dict(prompts=[]), 'no prompt'),
+  ],
+)
 def test_a_bad_request_is_one_sentence(pipe, arguments, said):
   with pytest.raises(UserError, match=said):
     pipe(**{'prompts': 'a cat', 'steps': 2, **arguments})
@@ -247,18 +281,30 @@ def test_other_pipelines_are_refused_by_name(tmp_path):
     Pipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize('sample_size, ratio, want', [
-  (32, 16 / 9, (768, 1344)), (32, 1., (1024, 1024)), (16, 0.25, (1024, 256)),
-  (8, 1., (32, 32)), (8, 2., (24, 44)), (8, 1 / 2, (44, 24))])
+@pytest.mark.parametrize(
+  'sample_size, ratio, want',
+  [
+    (32, 16 / 9, (768, 1344)),
+    (32, 1.0, (1024, 1024)),
+    (16, 0.25, (1024, 256)),
+    (8, 1.0, (32, 32)),
+    (8, 2.0, (24, 44)),
+    (8, 1 / 2, (44, 24)),
+  ],
+)
 def test_an_aspect_ratio_is_a_trained_size_or_of_the_same_area(
-    pipe, sample_size, ratio, want):
+  pipe, sample_size, ratio, want
+):
   factor = 32 if sample_size > 8 else 4
   model = pipe.transformer
   pipe = pipe.replace(
     transformer=model._replace(
-      module=model.module.clone(sample_size=sample_size)),
-    autoencoder=pipe.autoencoder._replace(module=Compression(
-      base.LatentSpec(4, (factor, factor)))))
+      module=model.module.clone(sample_size=sample_size)
+    ),
+    autoencoder=pipe.autoencoder._replace(
+      module=Compression(base.LatentSpec(4, (factor, factor)))
+    ),
+  )
   assert pipe.size_of_ratio(ratio) == want
 
 
@@ -273,4 +319,5 @@ def test_arguments_have_the_names_of_diffusers_too(pipe):
   steps = how.pop('steps')
   np.testing.assert_array_equal(
     pipe('a cat', num_inference_steps=steps, num_images_per_prompt=2, **how),
-    pipe('a cat', steps=steps, num_images=2, **how))
+    pipe('a cat', steps=steps, num_images=2, **how),
+  )

@@ -18,25 +18,41 @@ from sana_jax.sharding.mesh import make_mesh
 SANA = dict(
   encoder_blocks=('ResBlock',) * 2 + ('EfficientViTBlock',) * 2,
   decoder_blocks=('ResBlock',) * 2 + ('EfficientViTBlock',) * 2,
-  encoder_widths=(8, 8, 16, 16), decoder_widths=(8, 8, 16, 16),
-  encoder_depths=(1, 1, 1, 1), decoder_depths=(2, 1, 1, 2),
-  encoder_scales=((), (), (5,), (5,)), decoder_scales=((), (), (5,), (5,)),
-  downsample='conv', upsample='interpolate',
-  decoder_norms=('rms_norm',) * 4, decoder_acts=('silu',) * 4,
-  latent_channels=4, head_dim=8)
+  encoder_widths=(8, 8, 16, 16),
+  decoder_widths=(8, 8, 16, 16),
+  encoder_depths=(1, 1, 1, 1),
+  decoder_depths=(2, 1, 1, 2),
+  encoder_scales=((), (), (5,), (5,)),
+  decoder_scales=((), (), (5,), (5,)),
+  downsample='conv',
+  upsample='interpolate',
+  decoder_norms=('rms_norm',) * 4,
+  decoder_acts=('silu',) * 4,
+  latent_channels=4,
+  head_dim=8,
+)
 # As the paper's own, as the lite decoder, and with attention everywhere.
 GENERAL = SANA | dict(
-  encoder_depths=(0, 1, 1, 1), decoder_depths=(0, 2, 1, 1),
-  decoder_scales=((),) * 4, downsample='pixel_unshuffle',
+  encoder_depths=(0, 1, 1, 1),
+  decoder_depths=(0, 2, 1, 1),
+  decoder_scales=((),) * 4,
+  downsample='pixel_unshuffle',
   upsample='pixel_shuffle',
   decoder_norms=('batch_norm',) * 2 + ('rms_norm',) * 2,
-  decoder_acts=('relu',) * 2 + ('silu',) * 2)
+  decoder_acts=('relu',) * 2 + ('silu',) * 2,
+)
 LITE = SANA | dict(
-  decoder_blocks=('ResBlock',) * 4, decoder_depths=(0, 1, 2, 1),
-  decoder_scales=((),) * 4, upsample='pixel_shuffle', decoder_out_act='silu')
+  decoder_blocks=('ResBlock',) * 4,
+  decoder_depths=(0, 1, 2, 1),
+  decoder_scales=((),) * 4,
+  upsample='pixel_shuffle',
+  decoder_out_act='silu',
+)
 ATTENTION = SANA | dict(
-  decoder_blocks=('EfficientViTBlock',) * 4, decoder_scales=((3, 5),) * 4,
-  decoder_depths=(1,) * 4)
+  decoder_blocks=('EfficientViTBlock',) * 4,
+  decoder_scales=((3, 5),) * 4,
+  decoder_depths=(1,) * 4,
+)
 FAMILY = {'sana': SANA, 'general': GENERAL, 'lite': LITE, 'vit': ATTENTION}
 
 
@@ -44,10 +60,14 @@ def make(fields):
   """The model with random weights, biases and statistics."""
   model = DCAE(**fields)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))
+  )
   rng = np.random.default_rng()
-  fill = lambda s: jnp.asarray(np.asarray(
-    rng.normal(size=s.shape) * max(1, np.prod(s.shape[:-1])) ** -0.5, s.dtype))
+  fill = lambda s: jnp.asarray(
+    np.asarray(
+      rng.normal(size=s.shape) * max(1, np.prod(s.shape[:-1])) ** -0.5, s.dtype
+    )
+  )
   variables = jax.tree.map(fill, shapes)
   if 'batch_stats' in variables:
     variables['batch_stats'] = jax.tree.map(jnp.abs, variables['batch_stats'])
@@ -56,12 +76,14 @@ def make(fields):
 
 def draw(*shape):
   return jnp.asarray(
-    np.random.default_rng().normal(size=shape).astype(np.float32))
+    np.random.default_rng().normal(size=shape).astype(np.float32)
+  )
 
 
 def whole(model, variables, latents):
   return jax.jit(functools.partial(model.apply, method='decode'))(
-    variables, latents)
+    variables, latents
+  )
 
 
 def relative_error(got, want):
@@ -92,11 +114,13 @@ def test_without_more_rows_there_would_be_seams(monkeypatch):
 def test_strips_bound_the_memory():
   model, variables = make(SANA)
   latents = jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
-  temporaries = lambda f: f.lower(
-    variables, latents).compile().memory_analysis().temp_size_in_bytes
+  temporaries = lambda f: (
+    f.lower(variables, latents).compile().memory_analysis().temp_size_in_bytes
+  )
   one = temporaries(jax.jit(functools.partial(model.apply, method='decode')))
-  strips = temporaries(jax.jit(
-    lambda v, x: seamless.decode(model, v, x, Strips(32))))
+  strips = temporaries(
+    jax.jit(lambda v, x: seamless.decode(model, v, x, Strips(32)))
+  )
   assert strips < one / 4
 
 
@@ -114,14 +138,18 @@ def test_a_mesh_splits_the_rows_of_the_same_picture(name, height):
 def test_devices_exchange_halos_and_sums_and_hold_a_part():
   model, variables = make(SANA)
   latents = jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
-  compiled = lambda: jax.jit(functools.partial(
-    model.apply, method='decode')).lower(variables, latents).compile()
+  compiled = lambda: (
+    jax.jit(functools.partial(model.apply, method='decode'))
+    .lower(variables, latents)
+    .compile()
+  )
   one = compiled()
   with jax.set_mesh(make_mesh({'sequence': 4}, jax.devices()[:4])):
     four = compiled()
   moved = re.findall(
     r' = (\S.*?) (all-gather|all-reduce|all-to-all|collective-permute)\(',
-    four.as_text())
+    four.as_text(),
+  )
   assert {kind for _, kind in moved} == {'all-reduce', 'collective-permute'}
   sums = {shape for shape, kind in moved if kind == 'all-reduce'}
   assert all('f32[1,4,8]' in s and 'f32[1,4,8,8]' in s for s in sums), sums

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-SERVER = '''
+SERVER = """
 import asyncio, socket, sys, time
 from sana_jax.inference import serving
 from sana_jax.inference.line import Line
@@ -29,7 +29,7 @@ line = Line(4)
 with socket.create_server(('127.0.0.1', 0)) as door:
   print(door.getsockname()[1], flush=True)
   serving.serve(app, door, line)
-'''
+"""
 
 
 @pytest.fixture
@@ -37,15 +37,19 @@ def server():
   """(process, port), by the seconds in which headers must arrive."""
   processes = []
 
-  def start(head_seconds=10.):
+  def start(head_seconds=10.0):
     process = subprocess.Popen(
-      [sys.executable, '-c', SERVER, str(head_seconds)], text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+      [sys.executable, '-c', SERVER, str(head_seconds)],
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+    )
     processes.append(process)
     port = int(process.stdout.readline())
     with ask(port) as client:
       assert client.recv(999).startswith(b'HTTP/1.1 200')
     return process, port
+
   yield start
   for process in processes:
     process.kill()
@@ -63,7 +67,7 @@ def ask(port, path='/'):
 def test_one_signal_ends_it_within_seconds_whatever_it_does(server, path):
   process, port = server()
   with ask(port, path):
-    time.sleep(.5)
+    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 130
 
@@ -71,22 +75,26 @@ def test_one_signal_ends_it_within_seconds_whatever_it_does(server, path):
 def test_a_second_signal_ends_a_stuck_server_at_once(server):
   process, port = server()
   with ask(port, '/stuck'):
-    time.sleep(.5)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    time.sleep(.5)
+    time.sleep(0.5)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == -signal.SIGINT
     assert time.monotonic() - start < 2
 
 
-@pytest.mark.parametrize('sent', [
-  b'', b'GET', b'GET / HTTP/1.1\r\nHost: x\r\n'])
+@pytest.mark.parametrize(
+  'sent', [b'', b'GET', b'GET / HTTP/1.1\r\nHost: x\r\n']
+)
 @pytest.mark.parametrize('before', [False, True])
 def test_headers_that_do_not_arrive_end_the_connection(server, sent, before):
-  process, port = server(.3)
-  with (ask(port) if before else socket.create_connection(
-      ('127.0.0.1', port), timeout=20)) as client:
+  process, port = server(0.3)
+  with (
+    ask(port)
+    if before
+    else socket.create_connection(('127.0.0.1', port), timeout=20)
+  ) as client:
     if before:
       client.recv(999)
     client.sendall(sent)

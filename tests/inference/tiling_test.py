@@ -17,7 +17,8 @@ def model():
   fields = config.dc_ae_fields(4, (8, 8, 32), (1, 1, 1), 1).to_dict()
   module = DCAE(**fields)
   return module, jax.jit(module.init)(
-    jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+  )
 
 
 def draw(*shape):
@@ -30,7 +31,9 @@ def test_one_tile_is_the_plain_picture(model):
   np.testing.assert_array_equal(
     tiling.decode(module, variables, latents, Tiles(16, 12)),
     jax.jit(module.apply, static_argnames='method')(
-      variables, latents, method='decode'))
+      variables, latents, method='decode'
+    ),
+  )
 
 
 def test_tiles_without_an_overlap_are_pictures_side_by_side(model):
@@ -38,17 +41,21 @@ def test_tiles_without_an_overlap_are_pictures_side_by_side(model):
   latents = draw(1, 4, 6, 4)
   whole = tiling.decode(module, variables, latents, Tiles(8, 8))
   for y, x in np.ndindex(2, 3):
-    part = latents[:, 2 * y:2 * y + 2, 2 * x:2 * x + 2]
+    part = latents[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
     np.testing.assert_allclose(
-      whole[:, 8 * y:8 * y + 8, 8 * x:8 * x + 8],
-      module.apply(variables, part, method='decode'), rtol=1e-4, atol=1e-5)
+      whole[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8],
+      module.apply(variables, part, method='decode'),
+      rtol=1e-4,
+      atol=1e-5,
+    )
 
 
 def test_edges_fade_in_linearly():
   left, right = jnp.zeros((1, 4, 6, 1)), jnp.ones((1, 4, 6, 1))
   faded = tiling._blended(right, None, left, 4)
   np.testing.assert_allclose(
-    faded[0, 0, :, 0], [0, 0.25, 0.5, 0.75, 1, 1], atol=1e-6)
+    faded[0, 0, :, 0], [0, 0.25, 0.5, 0.75, 1, 1], atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('size', [(40, 24), (36, 52), (16, 40)])
@@ -57,8 +64,10 @@ def test_sizes_are_those_of_the_plain_way(model, size):
   images = draw(1, *size, 3)
   latents = tiling.encode(module, variables, images, Tiles(16, 12))
   assert latents.shape == (1, size[0] // 4, size[1] // 4, 4)
-  assert tiling.decode(
-    module, variables, latents, Tiles(16, 12)).shape == images.shape
+  assert (
+    tiling.decode(module, variables, latents, Tiles(16, 12)).shape
+    == images.shape
+  )
 
 
 def test_one_by_one_is_all_at_once(model):
@@ -66,12 +75,19 @@ def test_one_by_one_is_all_at_once(model):
   latents = draw(3, 2, 2, 4)
   run = lambda x: module.apply(variables, x, method='decode')
   np.testing.assert_allclose(
-    tiling.one_by_one(run, latents), run(latents), rtol=1e-4, atol=1e-5)
+    tiling.one_by_one(run, latents), run(latents), rtol=1e-4, atol=1e-5
+  )
 
 
-@pytest.mark.parametrize('size, stride, said', [
-  (18, 12, 'must be multiples of 4'), (16, 10, 'must be multiples of 4'),
-  (16, 20, 'stride of the tiles is 20 px'), (16, 0, 'stride of the tiles is')])
+@pytest.mark.parametrize(
+  'size, stride, said',
+  [
+    (18, 12, 'must be multiples of 4'),
+    (16, 10, 'must be multiples of 4'),
+    (16, 20, 'stride of the tiles is 20 px'),
+    (16, 0, 'stride of the tiles is'),
+  ],
+)
 def test_tiles_that_do_not_fit_are_refused(model, size, stride, said):
   module, variables = model
   with pytest.raises(UserError, match=said):

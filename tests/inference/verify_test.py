@@ -27,10 +27,13 @@ def feed(chooser, values, keep, portion=5, pools=None):
   """What is kept of pictures of these values that come a few at a time."""
   pool = Pool('x', len(values), keep)
   for start in range(0, len(values), portion):
-    new = [Candidate(n, picture(values[n]))
-           for n in range(start, min(start + portion, len(values)))]
-    pool, = verify.narrow(
-      chooser, [pool._replace(candidates=(*pool.candidates, *new))])
+    new = [
+      Candidate(n, picture(values[n]))
+      for n in range(start, min(start + portion, len(values)))
+    ]
+    (pool,) = verify.narrow(
+      chooser, [pool._replace(candidates=(*pool.candidates, *new))]
+    )
     if pools is not None:
       pools.append(pool)
   return pool.candidates
@@ -42,16 +45,18 @@ def textbook(first_wins, values, keep):
   for b in range(keep):
     left = list(range(b * len(values) // keep, (b + 1) * len(values) // keep))
     while len(left) > 1:
-      pairs = [left[i:i + 2] for i in range(0, len(left), 2)]
-      left = [pair[0] if len(pair) == 1 or first_wins(*values[pair])
-              else pair[1] for pair in pairs]
+      pairs = [left[i : i + 2] for i in range(0, len(left), 2)]
+      left = [
+        pair[0] if len(pair) == 1 or first_wins(*values[pair]) else pair[1]
+        for pair in pairs
+      ]
     survivors += left
   return survivors
 
 
 def test_the_best_are_the_highest_and_of_equals_the_first():
-  assert verify.best([.1, .5, .3, .5, .2], 3) == [1, 3, 2]
-  assert verify.best([1., 1., 1.], 2) == [0, 1]
+  assert verify.best([0.1, 0.5, 0.3, 0.5, 0.2], 3) == [1, 3, 2]
+  assert verify.best([1.0, 1.0, 1.0], 2) == [0, 1]
 
 
 @pytest.mark.parametrize('portion', [1, 3, 40])
@@ -66,17 +71,33 @@ def test_scores_keep_the_highest_however_they_come(portion, keep):
 
 
 @pytest.mark.parametrize('portion', [1, 3, 40])
-@pytest.mark.parametrize('count, keep', [
-  (1, 1), (2, 1), (2, 2), (5, 1), (7, 1), (8, 1), (8, 4), (11, 1), (13, 3),
-  (16, 2), (23, 5), (32, 1)])
+@pytest.mark.parametrize(
+  'count, keep',
+  [
+    (1, 1),
+    (2, 1),
+    (2, 2),
+    (5, 1),
+    (7, 1),
+    (8, 1),
+    (8, 4),
+    (11, 1),
+    (13, 3),
+    (16, 2),
+    (23, 5),
+    (32, 1),
+  ],
+)
 def test_a_tournament_is_the_textbook_one(count, keep, portion):
   values = np.random.default_rng(count).integers(0, 12, count)
   # Of seven, each beats the three after it: who meets whom decides.
   around = lambda a, b: (int(b) - int(a)) % 7 <= 3
 
   def judge(prompts, first, second):
-    return np.array([around(a[0, 0, 0], b[0, 0, 0])
-                     for a, b in zip(first, second)])
+    return np.array(
+      [around(a[0, 0, 0], b[0, 0, 0]) for a, b in zip(first, second)]
+    )
+
   for chooser, first_wins in ((brighter, lambda a, b: a >= b), (judge, around)):
     kept = feed(chooser, values, keep, portion)
     assert [c.number for c in kept] == textbook(first_wins, values, keep)
@@ -85,8 +106,9 @@ def test_a_tournament_is_the_textbook_one(count, keep, portion):
 def test_the_last_one_standing_has_the_highest_score():
   for count in range(1, 40):
     values = np.random.default_rng(count).permutation(count)
-    (won,), (best,) = (feed(chooser, values, 1)
-                       for chooser in (brighter, brightness))
+    (won,), (best,) = (
+      feed(chooser, values, 1) for chooser in (brighter, brightness)
+    )
     assert won.number == best.number == values.argmax()
 
 
@@ -97,6 +119,7 @@ def test_each_match_sends_one_home(count, keep):
   def judge(prompts, first, second):
     matches.append(len(prompts))
     return brighter(prompts, first, second)
+
   feed(judge, np.arange(count), keep)
   assert sum(matches) == count - keep
 
@@ -116,41 +139,66 @@ def test_few_candidates_are_held(chooser):
 
 
 def test_pools_do_not_mix():
-  pools = [Pool(name, 3, 1, tuple(
-    Candidate(n, picture(v)) for n, v in enumerate(values)))
-    for name, values in (('low', [1, 2, 0]), ('high', [7, 9, 8]))]
+  pools = [
+    Pool(
+      name, 3, 1, tuple(Candidate(n, picture(v)) for n, v in enumerate(values))
+    )
+    for name, values in (('low', [1, 2, 0]), ('high', [7, 9, 8]))
+  ]
 
   def asked(prompts, images):
     assert prompts == ['low'] * 3 + ['high'] * 3
     return brightness(prompts, images)
+
   for chooser in (asked, brighter):
-    assert [[c.number for c in pool.candidates] for pool in verify.narrow(
-      chooser, pools)] == [[1], [1]]
+    assert [
+      [c.number for c in pool.candidates]
+      for pool in verify.narrow(chooser, pools)
+    ] == [[1], [1]]
 
 
 # (yes, logit) of the first and of the second; whether the first wins.
-@pytest.mark.parametrize('first, second, wins', [
-  ((True, -3), (False, 9), True), ((False, 9), (True, -3), False),
-  ((True, 2), (True, 1), True), ((True, 1), (True, 2), False),
-  ((False, 2), (False, 1), False), ((False, 1), (False, 2), True),
-  ((True, 1), (True, 1), True), ((False, 1), (False, 1), True)])
+@pytest.mark.parametrize(
+  'first, second, wins',
+  [
+    ((True, -3), (False, 9), True),
+    ((False, 9), (True, -3), False),
+    ((True, 2), (True, 1), True),
+    ((True, 1), (True, 2), False),
+    ((False, 2), (False, 1), False),
+    ((False, 1), (False, 2), True),
+    ((True, 1), (True, 1), True),
+    ((False, 1), (False, 1), True),
+  ],
+)
 def test_yes_beats_no_and_logits_decide_the_rest(first, second, wins):
   verdicts = {1: first, 2: second}
 
   def verifier(prompts, images):
     yes, logit = zip(*(verdicts[int(i[0, 0, 0])] for i in images))
     return np.array(yes), np.array(logit, np.float32)
+
   judge = verify.judge_of(verifier)
   assert verify.is_judge(judge)
   assert judge(['x'], picture(1)[None], picture(2)[None]).tolist() == [wins]
 
 
-@pytest.mark.parametrize('chooser, said', [
-  (lambda prompts, images: np.zeros((len(images), 1)), r'shape \(5, 1\) for 5'),
-  (lambda prompts, images: [math.nan] * len(images), 'not finite'),
-  (lambda prompts, first, second: [0.5] * len(first), 'The judge gave float64'),
-  (lambda images: 0, r'must take \(prompts, images\)'),
-  (max, r'must take \(prompts, images\)')])
+@pytest.mark.parametrize(
+  'chooser, said',
+  [
+    (
+      lambda prompts, images: np.zeros((len(images), 1)),
+      r'shape \(5, 1\) for 5',
+    ),
+    (lambda prompts, images: [math.nan] * len(images), 'not finite'),
+    (
+      lambda prompts, first, second: [0.5] * len(first),
+      'The judge gave float64',
+    ),
+    (lambda images: 0, r'must take \(prompts, images\)'),
+    (max, r'must take \(prompts, images\)'),
+  ],
+)
 def test_a_scorer_that_is_none_is_told(chooser, said):
   with pytest.raises(UserError, match=said):
     feed(chooser, range(5), 1)

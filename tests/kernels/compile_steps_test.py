@@ -19,18 +19,24 @@ from sana_jax.tools.bench.request import request as sampling_request
 from sana_jax.tools.plan import steps
 
 _spec = importlib.util.spec_from_file_location(
-  'topologies', pathlib.Path(__file__).with_name('topologies.py'))
+  'topologies', pathlib.Path(__file__).with_name('topologies.py')
+)
 topologies = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(topologies)
 
 pytestmark = pytest.mark.tpu_compiler
 TOPOLOGIES = ['v5e:2x2', 'v5p:2x2x1', 'v6e:2x2', 'tpu7x:2x2x1']
 CHOSEN = dict.fromkeys(kernels.OPS, 'mosaic_tpu')
-FORWARD = {'relu_linear_attention_state': 1, 'relu_linear_attention_read': 1,
-           'glumb_conv': 1}
+FORWARD = {
+  'relu_linear_attention_state': 1,
+  'relu_linear_attention_read': 1,
+  'glumb_conv': 1,
+}
 TRAINING = {name: 2 * n for name, n in FORWARD.items()} | {
   'relu_linear_attention_read_backward': 1,
-  'relu_linear_attention_state_backward': 1, 'glumb_conv_backward': 1}
+  'relu_linear_attention_state_backward': 1,
+  'glumb_conv_backward': 1,
+}
 GIB = 2**30
 
 
@@ -47,7 +53,8 @@ def step(topology, shape, batch, chosen, model='sana_600m_512'):
   config.batch_size = batch
   with kernels.prefer(**chosen):
     return absent.compile_for(
-      'tpu', mesh, lambda: steps.make(config, mesh).lower())
+      'tpu', mesh, lambda: steps.make(config, mesh).lower()
+    )
 
 
 def names(program):
@@ -65,24 +72,30 @@ def test_the_train_step_runs_each_kernel_once_a_pass(topology):
 def test_the_sampler_runs_each_kernel_once_a_block(topology):
   mesh = topologies.tpu_mesh(topology, {'data': 1})
   asked = sampling_request(
-    'sana_600m_1024', 1024, batch=2, dtype='bfloat16', kernels=CHOSEN)
+    'sana_600m_1024', 1024, batch=2, dtype='bfloat16', kernels=CHOSEN
+  )
   found = compiled.compile_stage('denoise', asked, mesh, 'tpu')
   # dpm++2m evaluates the model once in its loop; the first step is in it.
   assert found.kernel_names == FORWARD
 
 
 def test_the_1600m_at_1024_px_fits_with_16_images_a_chip_of_a_pod():
-  programs = {name: step(
-    'v5p:4x4x4', {'fsdp': 64}, 64 * 16, chosen, 'sana_1600m_1024')
-    for name, chosen in (('kernels', CHOSEN), ('xla', {}))}
+  programs = {
+    name: step('v5p:4x4x4', {'fsdp': 64}, 64 * 16, chosen, 'sana_1600m_1024')
+    for name, chosen in (('kernels', CHOSEN), ('xla', {}))
+  }
   assert names(programs['kernels']) == TRAINING
   assert names(programs['xla']) == {}
-  memory = {name: program.memory_analysis().temp_size_in_bytes / GIB
-            for name, program in programs.items()}
+  memory = {
+    name: program.memory_analysis().temp_size_in_bytes / GIB
+    for name, program in programs.items()
+  }
   assert memory['kernels'] < memory['xla'] < 16
   # The mesh is the same, and so is what chips tell each other.
-  kernel, xla = (collectives.count(hlo.parse(programs[name].as_text()))
-                 for name in ('kernels', 'xla'))
+  kernel, xla = (
+    collectives.count(hlo.parse(programs[name].as_text()))
+    for name in ('kernels', 'xla')
+  )
   assert kernel == xla
 
 

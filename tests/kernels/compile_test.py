@@ -14,7 +14,8 @@ import pytest
 from sana_jax.kernels import dispatch, relu_linear_attention
 
 _spec = importlib.util.spec_from_file_location(
-  'topologies', pathlib.Path(__file__).with_name('topologies.py'))
+  'topologies', pathlib.Path(__file__).with_name('topologies.py')
+)
 topologies = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(topologies)
 
@@ -33,7 +34,8 @@ def uncached():
 def attend(shape, implementation, *qkv):
   """Of arrays as a model's projections leave them, [b n h*d]."""
   out = relu_linear_attention(
-    *(x.reshape(shape) for x in qkv), implementation=implementation)
+    *(x.reshape(shape) for x in qkv), implementation=implementation
+  )
   return out.reshape(qkv[0].shape)
 
 
@@ -46,9 +48,12 @@ def compiled(mesh, shape, dtype, *, implementation='mosaic_tpu', training=True):
       return f(*qkv)
     out, back = jax.vjp(f, *qkv)
     return out, *back(dout)
+
   b, n, h, d = shape
-  spec = jax.P('data' if 'data' in mesh.shape else None,
-               'sequence' if 'sequence' in mesh.shape else None)
+  spec = jax.P(
+    'data' if 'data' in mesh.shape else None,
+    'sequence' if 'sequence' in mesh.shape else None,
+  )
   # Row by row; else XLA chooses how the arguments lie, and copies them.
   rows = Format(Layout((0, 1, 2)), jax.NamedSharding(mesh, spec))
   x = jax.ShapeDtypeStruct((b, n, h * d), dtype, sharding=rows)
@@ -58,9 +63,11 @@ def compiled(mesh, shape, dtype, *, implementation='mosaic_tpu', training=True):
 
 def calls(program):
   """How often each kernel is called."""
-  names = (re.search(r'relu_linear_attention_([a-z]+(_backward)?)', line)
-           for line in program.as_text().splitlines()
-           if '"tpu_custom_call"' in line)
+  names = (
+    re.search(r'relu_linear_attention_([a-z]+(_backward)?)', line)
+    for line in program.as_text().splitlines()
+    if '"tpu_custom_call"' in line
+  )
   return collections.Counter(name[1] for name in names)
 
 
@@ -69,10 +76,18 @@ def temporaries(program):
 
 
 @pytest.mark.parametrize('topology', TOPOLOGIES)
-@pytest.mark.parametrize('shape, dtype', [
-  ((2, 256, 36, 32), 'bfloat16'), ((16, 1024, 70, 32), 'bfloat16'),
-  ((2, 4096, 70, 32), 'float32'), ((1, 1, 3, 32), 'bfloat16'),
-  ((1, 1001, 5, 72), 'bfloat16'), ((1, 77, 2, 128), 'float32')], ids=str)
+@pytest.mark.parametrize(
+  'shape, dtype',
+  [
+    ((2, 256, 36, 32), 'bfloat16'),
+    ((16, 1024, 70, 32), 'bfloat16'),
+    ((2, 4096, 70, 32), 'float32'),
+    ((1, 1, 3, 32), 'bfloat16'),
+    ((1, 1001, 5, 72), 'bfloat16'),
+    ((1, 77, 2, 128), 'float32'),
+  ],
+  ids=str,
+)
 def test_kernels_compile(topology, shape, dtype):
   mesh = topologies.tpu_mesh(topology, {'data': 1})
   program = compiled(mesh, shape, dtype)
@@ -94,16 +109,16 @@ def test_kernels_compile_on_a_mesh_and_sum_nothing_but_states(topology):
 
 def test_prediction_runs_two_kernels():
   mesh = topologies.tpu_mesh('v6e:2x2', {'data': 1})
-  program = compiled(
-    mesh, (2, 1024, 70, 32), 'bfloat16', training=False)
+  program = compiled(mesh, (2, 1024, 70, 32), 'bfloat16', training=False)
   assert calls(program) == FORWARD
 
 
 def test_kernels_keep_nothing_that_is_as_long_as_the_sequence():
   mesh = topologies.tpu_mesh('v6e:2x2', {'data': 1})
   shape = (16, 16384, 70, 32)
-  of = lambda name: temporaries(compiled(
-    mesh, shape, 'bfloat16', implementation=name))
+  of = lambda name: temporaries(
+    compiled(mesh, shape, 'bfloat16', implementation=name)
+  )
   assert of('mosaic_tpu') < 2**20 < 2**30 < of('xla')
 
 
@@ -115,8 +130,10 @@ def test_vmap_and_scan_compile():
   def loss(q):
     layer = jax.checkpoint(lambda q, _: (q + jax.vmap(f)(q, q, q), None))
     return jnp.sum(jax.lax.scan(layer, q, length=3)[0].astype(jnp.float32))
-  x = jax.ShapeDtypeStruct((2, *shape), jnp.bfloat16,
-                           sharding=jax.NamedSharding(mesh, jax.P()))
+
+  x = jax.ShapeDtypeStruct(
+    (2, *shape), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P())
+  )
   with dispatch.platform('tpu'):
     program = jax.jit(jax.grad(loss)).lower(x).compile()
   found = calls(program)

@@ -34,7 +34,8 @@ def op(request):
 
 def kernel_of(op, interpret=NAN, **sizes):
   return functools.partial(
-    op, implementation='mosaic_tpu', interpret=interpret, **sizes)
+    op, implementation='mosaic_tpu', interpret=interpret, **sizes
+  )
 
 
 def normal(*shape, dtype=jnp.float32):
@@ -56,8 +57,10 @@ def by_hand(op, x, kernel, *rest):
   x, kernel, *rest = (np.asarray(a, np.float64) for a in (x, kernel, *rest))
   height, width = x.shape[1:3]
   x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  y = sum(x[:, i:i + height, j:j + width] @ kernel[i, j]
-          for i, j in itertools.product(range(3), range(3)))
+  y = sum(
+    x[:, i : i + height, j : j + width] @ kernel[i, j]
+    for i, j in itertools.product(range(3), range(3))
+  )
   if op is conv3x3_silu:
     y += rest[0]
     return y / (1 + np.exp(-y))
@@ -73,14 +76,17 @@ def relative_error(got, want):
 
 def with_gradients(f, cotangent, *args):
   """f(*args) and its gradients, compiled as one."""
+
   def run(*args):
     out, back = jax.vjp(f, *args)
     return out, *back(cotangent)
+
   return jax.jit(run)(*args)
 
 
-@pytest.mark.parametrize('dtype, bound', [('float32', 1e-6),
-                                          ('bfloat16', 2e-2)])
+@pytest.mark.parametrize(
+  'dtype, bound', [('float32', 1e-6), ('bfloat16', 2e-2)]
+)
 def test_the_definition_is_the_sum_over_taps(op, dtype, bound):
   args, _ = inputs(op, 2, 5, 4, 6, 7, dtype)
   got = jax.jit(op)(*args)
@@ -90,12 +96,23 @@ def test_the_definition_is_the_sum_over_taps(op, dtype, bound):
 
 # Registers hold 8 or 16 pixels, and 256 or more are computed at once: three
 # rows at a time, one row, one column, whole registers, and several tiles.
-@pytest.mark.parametrize('shape', [
-  (2, 5, 70, 128, 128), (1, 1, 100, 128, 256), (1, 3, 1, 128, 128),
-  *(pytest.param(shape, marks=pytest.mark.slow) for shape in (
-    (1, 4, 128, 256, 128), (1, 7, 130, 128, 128)))], ids=str)
-@pytest.mark.parametrize('dtype, bound, group', [
-  ('float32', 1e-5, 1), ('float32', 1e-5, 2), ('bfloat16', 2e-2, 1)])
+@pytest.mark.parametrize(
+  'shape',
+  [
+    (2, 5, 70, 128, 128),
+    (1, 1, 100, 128, 256),
+    (1, 3, 1, 128, 128),
+    *(
+      pytest.param(shape, marks=pytest.mark.slow)
+      for shape in ((1, 4, 128, 256, 128), (1, 7, 130, 128, 128))
+    ),
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize(
+  'dtype, bound, group',
+  [('float32', 1e-5, 1), ('float32', 1e-5, 2), ('bfloat16', 2e-2, 1)],
+)
 def test_the_kernel_gives_the_definition(op, shape, dtype, bound, group):
   args, _ = inputs(op, *shape, dtype)
   got = kernel_of(op, rows=2, group=group)(*args)
@@ -105,36 +122,44 @@ def test_the_kernel_gives_the_definition(op, shape, dtype, bound, group):
 
 def test_gradients_of_the_kernel_are_those_of_the_definition(op):
   args, dout = inputs(op, 2, 3, 130, 128, 128)
-  for got, want in zip(with_gradients(kernel_of(op, True), dout, *args),
-                       with_gradients(op, dout, *args)):
+  for got, want in zip(
+    with_gradients(kernel_of(op, True), dout, *args),
+    with_gradients(op, dout, *args),
+  ):
     assert got.dtype == want.dtype
     assert relative_error(got, want) <= 1e-5
 
 
 # None splits rows and has an axis that splits nothing: there XLA itself makes
 # the weights' gradient twice as large as it is (jax 0.10.2), also of lax.conv.
-@pytest.mark.parametrize('shape', [
-  {'data': 2}, {'tensor': 2}, {'sequence': 8}, {'fsdp': 2, 'sequence': 4}],
-  ids=str)
+@pytest.mark.parametrize(
+  'shape',
+  [{'data': 2}, {'tensor': 2}, {'sequence': 8}, {'fsdp': 2, 'sequence': 4}],
+  ids=str,
+)
 def test_a_mesh_gives_the_same(op, shape):
   args, dout = inputs(op, 2, 8, 130, 128, 128)
   want = with_gradients(op, dout, *args)
-  mesh = make_mesh(shape, jax.devices()[:math.prod(shape.values())])
+  mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())])
   batch = next((a for a in ('data', 'fsdp') if a in shape), None)
   spec = jax.P(batch, 'sequence' if 'sequence' in shape else None)
-  split = lambda a: jax.device_put(a, jax.NamedSharding(
-    mesh, spec if a.ndim == 4 and a.shape[0] == 2 else jax.P()))
+  split = lambda a: jax.device_put(
+    a,
+    jax.NamedSharding(
+      mesh, spec if a.ndim == 4 and a.shape[0] == 2 else jax.P()
+    ),
+  )
   with jax.set_mesh(mesh):
     got = with_gradients(
-      kernel_of(op, True), split(dout), *(split(a) for a in args))
+      kernel_of(op, True), split(dout), *(split(a) for a in args)
+    )
   assert got[0].sharding.is_equivalent_to(jax.NamedSharding(mesh, spec), 4)
   for a, b in zip(got, want):
     assert relative_error(a, np.asarray(b)) <= 1e-5
 
 
 def test_no_two_steps_of_the_kernel_race(op):
-  params = pltpu.InterpretParams(
-    detect_races=True, uninitialized_memory='nan')
+  params = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan')
   args, _ = inputs(op, 2, 3, 130, 128, 128)
   jax.block_until_ready(kernel_of(op, params, rows=2)(*args))
   assert not interpreter.races.races_found
@@ -146,24 +171,37 @@ def test_the_kernel_works_inside_scan_and_remat(op):
   def loss(f, x, *rest):
     step = jax.checkpoint(lambda x, _: (f(x, *rest), None))
     return jnp.sum(jnp.sin(jax.lax.scan(step, x, length=2)[0]))
-  got, want = (jax.jit(jax.grad(functools.partial(loss, f)))(*args)
-               for f in (kernel_of(op, True), op))
+
+  got, want = (
+    jax.jit(jax.grad(functools.partial(loss, f)))(*args)
+    for f in (kernel_of(op, True), op)
+  )
   assert relative_error(got, want) <= 1e-5
 
 
 def shapes(op, b, y, x, c, dtype):
-  return [jax.ShapeDtypeStruct(a.shape, dtype) for a in jax.eval_shape(
-    lambda: inputs(op, b, y, x, c, c)[0])]
+  return [
+    jax.ShapeDtypeStruct(a.shape, dtype)
+    for a in jax.eval_shape(lambda: inputs(op, b, y, x, c, c)[0])
+  ]
 
 
-@pytest.mark.parametrize('shape, dtype, why', [
-  ((1, 4, 4, 128), jnp.float16, 'float16 is neither bfloat16 nor float32'),
-  ((1, 4, 4, 96), jnp.float32, '96 channels are no multiple of 128'),
-  ((1, 8, 8192, 256), jnp.float32,
-   '1 rows of 8192 x 256 float32 .* MiB of VMEM'),
-  ((1, 8, 8, 2048), jnp.float32, 'MiB of VMEM')])
+@pytest.mark.parametrize(
+  'shape, dtype, why',
+  [
+    ((1, 4, 4, 128), jnp.float16, 'float16 is neither bfloat16 nor float32'),
+    ((1, 4, 4, 96), jnp.float32, '96 channels are no multiple of 128'),
+    (
+      (1, 8, 8192, 256),
+      jnp.float32,
+      '1 rows of 8192 x 256 float32 .* MiB of VMEM',
+    ),
+    ((1, 8, 8, 2048), jnp.float32, 'MiB of VMEM'),
+  ],
+)
 def test_what_the_kernel_cannot_run_is_said_before_it_is_traced(
-    op, shape, dtype, why):
+  op, shape, dtype, why
+):
   run = functools.partial(op, implementation='mosaic_tpu')
   args = shapes(op, *shape, dtype)
   with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
@@ -182,6 +220,8 @@ def test_a_wider_residual_is_left_to_xla():
 
 def test_both_are_chosen_by_name():
   args = shapes(conv3x3_silu, 1, 4, 4, 128, jnp.bfloat16)
-  with kernels.prefer(conv3x3_silu='mosaic_tpu'), pytest.raises(
-      UnsupportedError):
+  with (
+    kernels.prefer(conv3x3_silu='mosaic_tpu'),
+    pytest.raises(UnsupportedError),
+  ):
     jax.eval_shape(conv3x3_silu, *args)

@@ -25,16 +25,23 @@ def broken(x):
 
 @pytest.fixture
 def op(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'backends_of_a_test', types.SimpleNamespace(
-    even=even, broken=broken))
-  return Op('doubled', lambda x: x + x + 0. * jnp.sum(x),
-            {name: f'backends_of_a_test:{name}' for name in ('even', 'broken')},
-            {'tpu': ('even',), 'gpu': ('broken',)})
+  monkeypatch.setitem(
+    sys.modules,
+    'backends_of_a_test',
+    types.SimpleNamespace(even=even, broken=broken),
+  )
+  return Op(
+    'doubled',
+    lambda x: x + x + 0.0 * jnp.sum(x),
+    {name: f'backends_of_a_test:{name}' for name in ('even', 'broken')},
+    {'tpu': ('even',), 'gpu': ('broken',)},
+  )
 
 
 def primitives(f, *args):
-  return {e.primitive.name for e in jax.make_jaxpr(lambda *a: f(*a))(
-    *args).eqns}
+  return {
+    e.primitive.name for e in jax.make_jaxpr(lambda *a: f(*a))(*args).eqns
+  }
 
 
 def test_the_first_backend_that_can_is_chosen_by_platform(op):
@@ -47,7 +54,8 @@ def test_the_first_backend_that_can_is_chosen_by_platform(op):
 
 def test_a_backend_asked_for_by_name_never_falls_back(op):
   assert 'reduce_sum' not in primitives(
-    lambda x: op(x, implementation='even'), jnp.ones(4))
+    lambda x: op(x, implementation='even'), jnp.ones(4)
+  )
   with pytest.raises(UnsupportedError, match='a length of 3 is odd'):
     op(jnp.ones(3), implementation='even')
   with dispatch.prefer(doubled='even'), pytest.raises(UnsupportedError):
@@ -60,25 +68,30 @@ def test_a_bug_in_a_kernel_is_not_hidden(op):
 
 
 def test_an_unknown_name_lists_the_known(op):
-  with pytest.raises(ValueError, match="no implementation 'cuda'; it has even, "
-                     'broken, xla'):
+  with pytest.raises(
+    ValueError, match="no implementation 'cuda'; it has even, broken, xla"
+  ):
     op(jnp.ones(4), implementation='cuda')
 
 
 def test_the_choice_and_its_reason_are_logged_once(op, monkeypatch):
   said = []
   monkeypatch.setattr(
-    dispatch.logging, 'info', lambda form, *args: said.append(form % args))
+    dispatch.logging, 'info', lambda form, *args: said.append(form % args)
+  )
   dispatch._tell.cache_clear()
   with dispatch.platform('tpu'):
     for n in (3, 4, 3, 4):
       op(jnp.ones(n))
-  assert said == ['doubled runs on xla (even: a length of 3 is odd).',
-                  'doubled runs on even.']
+  assert said == [
+    'doubled runs on xla (even: a length of 3 is odd).',
+    'doubled runs on even.',
+  ]
 
 
-@pytest.mark.parametrize('op', [relu_linear_attention, glumb_conv],
-                         ids=lambda op: op.name)
+@pytest.mark.parametrize(
+  'op', [relu_linear_attention, glumb_conv], ids=lambda op: op.name
+)
 def test_every_backend_of_an_op_is_there(op):
   for name in op.implementations:
     assert callable(op.backend(name))
@@ -94,10 +107,12 @@ def test_a_preferred_backend_is_used_by_what_was_traced_before(op):
 
 def test_a_choice_is_traced_once_and_found_again(op):
   traces = []
+
   @jax.jit
   def run(x):
     traces.append(dispatch.preferred())
     return op(x)
+
   for _ in range(2):
     run(jnp.ones(4))
     with dispatch.prefer(doubled='even'):
@@ -123,6 +138,7 @@ def test_one_program_may_use_two_backends(op):
     with dispatch.prefer(doubled='even'):
       first = jax.jit(op)(x)
     return first, jax.jit(op)(x)
+
   program = str(jax.make_jaxpr(both)(jnp.ones(4)))
   assert program.count('reduce_sum') == 1
 

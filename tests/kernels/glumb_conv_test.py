@@ -26,7 +26,9 @@ BACKENDS = {
   'xla': {},
   'xla_jvp': {},
   'mosaic_tpu': {
-    'rows': 2, 'interpret': pltpu.InterpretParams(uninitialized_memory='nan')},
+    'rows': 2,
+    'interpret': pltpu.InterpretParams(uninitialized_memory='nan'),
+  },
 }
 
 
@@ -49,8 +51,13 @@ def backend(name, interpret=None):
 def grouped(x, kernel):
   """lax's convolution with one group a channel."""
   return jax.lax.conv_general_dilated(
-    x, kernel[:, :, None], (1, 1), 'SAME', feature_group_count=x.shape[-1],
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    x,
+    kernel[:, :, None],
+    (1, 1),
+    'SAME',
+    feature_group_count=x.shape[-1],
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
 
 
 def by_hand(x, kernel, bias):
@@ -77,9 +84,11 @@ def relative_error(got, want):
 
 def with_gradients(f, cotangent, *args):
   """f(*args) and its gradients, compiled as one."""
+
   def run(*args):
     out, back = jax.vjp(f, *args)
     return out, *back(cotangent.astype(out.dtype))
+
   return jax.jit(run)(*args)
 
 
@@ -87,15 +96,19 @@ def with_gradients(f, cotangent, *args):
 def test_the_convolution_and_its_gradients_are_those_of_lax(size):
   args = normal(2, 4, 6, 5), normal(size, size, 5)
   cotangent = normal(2, 4, 6, 5)
-  for got, want in zip(with_gradients(depthwise_conv, cotangent, *args),
-                       with_gradients(grouped, cotangent, *args)):
+  for got, want in zip(
+    with_gradients(depthwise_conv, cotangent, *args),
+    with_gradients(grouped, cotangent, *args),
+  ):
     assert relative_error(got, want) <= 1e-6
 
 
 def test_a_kernel_larger_than_the_image():
   x, kernel = normal(1, 1, 2, 3), normal(5, 5, 3)
-  assert relative_error(
-    jax.jit(depthwise_conv)(x, kernel), grouped(x, kernel)) <= 1e-6
+  assert (
+    relative_error(jax.jit(depthwise_conv)(x, kernel), grouped(x, kernel))
+    <= 1e-6
+  )
 
 
 def test_the_gate_is_its_definition():
@@ -109,11 +122,19 @@ def test_the_gate_is_its_definition():
 def test_tangents_are_those_of_the_definition(name):
   args = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
   tangents = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
-  got = jax.jvp(functools.partial(glumb_conv, implementation=name), args,
-                tangents)[1]
+  got = jax.jvp(
+    functools.partial(glumb_conv, implementation=name), args, tangents
+  )[1]
   step = 1e-4
-  sides = [by_hand(*(np.asarray(a, np.float64) + s * np.asarray(t, np.float64)
-                     for a, t in zip(args, tangents))) for s in (step, -step)]
+  sides = [
+    by_hand(
+      *(
+        np.asarray(a, np.float64) + s * np.asarray(t, np.float64)
+        for a, t in zip(args, tangents)
+      )
+    )
+    for s in (step, -step)
+  ]
   assert relative_error(got, (sides[0] - sides[1]) / (2 * step)) <= 1e-5
 
 
@@ -128,17 +149,20 @@ def test_constant_parameters_have_no_tangent():
 
 def test_gradients_of_each_example_are_those_of_the_example_alone():
   x, kernel, bias = normal(2, 3, 4, 6), normal(3, 3, 6), normal(6)
-  grad = jax.grad(lambda k, x: jnp.sum(glumb_conv(x, k, bias)**2))
+  grad = jax.grad(lambda k, x: jnp.sum(glumb_conv(x, k, bias) ** 2))
   got = jax.vmap(grad, (None, 0))(kernel, x[:, None])
   for i in range(2):
-    assert relative_error(got[i], grad(kernel, x[i:i + 1])) <= 1e-6
+    assert relative_error(got[i], grad(kernel, x[i : i + 1])) <= 1e-6
 
 
 def test_the_backward_pass_keeps_the_inputs_alone():
   args = normal(1, 4, 4, 6), normal(3, 3, 6), normal(6)
-  kept = jax.tree.leaves(jax.eval_shape(
-    lambda *args: jax.vjp(glumb_conv, *args)[1],
-    *(a.astype(jnp.bfloat16) for a in args)))
+  kept = jax.tree.leaves(
+    jax.eval_shape(
+      lambda *args: jax.vjp(glumb_conv, *args)[1],
+      *(a.astype(jnp.bfloat16) for a in args),
+    )
+  )
   assert {x.dtype for x in kept if x.ndim == 4} == {jnp.dtype(jnp.bfloat16)}
   assert len([x for x in kept if x.ndim == 4]) <= 6
 
@@ -150,19 +174,26 @@ def test_gradients_of_the_gate_are_those_through_lax():
 
   args = normal(2, 5, 4, 6), normal(3, 3, 6), normal(6)
   cotangent = normal(2, 5, 4, 3)
-  for got, want in zip(with_gradients(glumb_conv, cotangent, *args),
-                       with_gradients(plain, cotangent, *args)):
+  for got, want in zip(
+    with_gradients(glumb_conv, cotangent, *args),
+    with_gradients(plain, cotangent, *args),
+  ):
     assert relative_error(got, want) <= 2e-6
 
 
 def test_bfloat16_stays_near_float32_and_keeps_its_dtype():
   half = jnp.bfloat16
-  args = (normal(2, 6, 6, 8, dtype=half), normal(3, 3, 8, dtype=half),
-          normal(8, dtype=half))
+  args = (
+    normal(2, 6, 6, 8, dtype=half),
+    normal(3, 3, 8, dtype=half),
+    normal(8, dtype=half),
+  )
   full = [a.astype(jnp.float32) for a in args]
   cotangent = normal(2, 6, 6, 4, dtype=half)
-  for got, want in zip(with_gradients(glumb_conv, cotangent, *args),
-                       with_gradients(glumb_conv, cotangent, *full)):
+  for got, want in zip(
+    with_gradients(glumb_conv, cotangent, *args),
+    with_gradients(glumb_conv, cotangent, *full),
+  ):
     assert got.dtype == half
     assert relative_error(got, want) <= 2e-2
 
@@ -175,25 +206,37 @@ def test_a_float32_kernel_does_not_widen_bfloat16():
 
 def inputs(b, y, x, c, dtype=jnp.float32):
   """(x, kernel, bias) and a cotangent, of c channels after the gate."""
-  return (normal(b, y, x, 2 * c, dtype=dtype),
-          normal(3, 3, 2 * c, dtype=dtype), normal(2 * c, dtype=dtype)), (
-            normal(b, y, x, c, dtype=dtype))
+  return (
+    normal(b, y, x, 2 * c, dtype=dtype),
+    normal(3, 3, 2 * c, dtype=dtype),
+    normal(2 * c, dtype=dtype),
+  ), (normal(b, y, x, c, dtype=dtype))
 
 
 def definition(args, cotangent):
   """Output and gradients of the definition in float32."""
   return with_gradients(
-    glumb_conv, cotangent, *(a.astype(jnp.float32) for a in args))
+    glumb_conv, cotangent, *(a.astype(jnp.float32) for a in args)
+  )
 
 
 # Lanes are 128, sublanes 8 or 16, and strips of columns 32 wide.
-@pytest.mark.parametrize('shape', [
-  (2, 3, 4, 160), (1, 1, 37, 6), (1, 3, 1, 64),
-  pytest.param((1, 4, 16, 128), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize('dtype, bound', [('float32', 1e-5),
-                                          ('bfloat16', 2e-2)])
+@pytest.mark.parametrize(
+  'shape',
+  [
+    (2, 3, 4, 160),
+    (1, 1, 37, 6),
+    (1, 3, 1, 64),
+    pytest.param((1, 4, 16, 128), marks=pytest.mark.slow),
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize(
+  'dtype, bound', [('float32', 1e-5), ('bfloat16', 2e-2)]
+)
 def test_backends_give_outputs_and_gradients_of_the_definition(
-    op, shape, dtype, bound):
+  op, shape, dtype, bound
+):
   args, cotangent = inputs(*shape, dtype)
   got = with_gradients(op, cotangent, *args)
   for a, b, like in zip(got, definition(args, cotangent), (args[0], *args)):
@@ -208,18 +251,26 @@ def test_backends_survive_inputs_where_the_gates_saturate(op):
     assert relative_error(a, b) <= 1e-5
 
 
-MESHES = [{'data': 2}, {'tensor': 2}, {'sequence': 4},
-          {'fsdp': 2, 'tensor': 2, 'sequence': 2}]
+MESHES = [
+  {'data': 2},
+  {'tensor': 2},
+  {'sequence': 4},
+  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
+]
 
 
 @pytest.mark.parametrize('shape', MESHES, ids=str)
 def test_backends_give_the_same_on_a_mesh(plain, shape):
   args, cotangent = inputs(2, 12, 4, 4)
   want = with_gradients(glumb_conv, cotangent, *args)
-  mesh = make_mesh(shape, jax.devices()[:math.prod(shape.values())])
+  mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())])
   batch, rows = (a if a in shape else None for a in ('data', 'sequence'))
-  spec = jax.P('fsdp' if 'fsdp' in shape else batch, rows, None,
-               'tensor' if 'tensor' in shape else None)
+  spec = jax.P(
+    'fsdp' if 'fsdp' in shape else batch,
+    rows,
+    None,
+    'tensor' if 'tensor' in shape else None,
+  )
   with jax.set_mesh(mesh):
     split = lambda a: jax.device_put(a, jax.NamedSharding(mesh, spec))
     x, cotangent = split(args[0]), split(cotangent)
@@ -239,21 +290,25 @@ def test_one_row_a_device_is_not_split_further():
 
 def test_kernels_work_inside_scan_remat_and_vmap():
   def loss(f, xs, kernel, bias):
-    step = jax.checkpoint(lambda total, x: (
-      total + jnp.sum(jnp.sin(jax.vmap(f, (0, None, None))(x, kernel, bias))),
-      None))
-    return jax.lax.scan(step, 0., xs)[0]
+    step = jax.checkpoint(
+      lambda total, x: (
+        total + jnp.sum(jnp.sin(jax.vmap(f, (0, None, None))(x, kernel, bias))),
+        None,
+      )
+    )
+    return jax.lax.scan(step, 0.0, xs)[0]
+
   args = normal(2, 2, 1, 3, 3, 6), normal(3, 3, 6), normal(6)
   got, want = (
     jax.jit(jax.grad(functools.partial(loss, f), (0, 1, 2)))(*args)
-    for f in (backend('mosaic_tpu', True), glumb_conv))
+    for f in (backend('mosaic_tpu', True), glumb_conv)
+  )
   for a, b in zip(got, want):
     assert relative_error(a, b) <= 1e-5
 
 
 def test_no_two_steps_of_a_kernel_race():
-  params = pltpu.InterpretParams(
-    detect_races=True, uninitialized_memory='nan')
+  params = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan')
   args, cotangent = inputs(2, 3, 2, 4)
   with_gradients(backend('mosaic_tpu', params), cotangent, *args)
   assert not interpreter.races.races_found
@@ -262,11 +317,17 @@ def test_no_two_steps_of_a_kernel_race():
 def test_what_a_kernel_cannot_run_is_said_before_it_is_traced():
   op = functools.partial(glumb_conv, implementation='mosaic_tpu')
   for shape, dtype, why in [
-      ((1, 2, 2, 4), jnp.float16, 'float16 is neither bfloat16 nor float32'),
-      ((1, 2, 512, 11200), jnp.float32,
-       'a row of 512 x 11200 float32 .* MiB of VMEM')]:
-    args = [jax.ShapeDtypeStruct(s, dtype)
-            for s in (shape, (3, 3, shape[-1]), shape[-1:])]
+    ((1, 2, 2, 4), jnp.float16, 'float16 is neither bfloat16 nor float32'),
+    (
+      (1, 2, 512, 11200),
+      jnp.float32,
+      'a row of 512 x 11200 float32 .* MiB of VMEM',
+    ),
+  ]:
+    args = [
+      jax.ShapeDtypeStruct(s, dtype)
+      for s in (shape, (3, 3, shape[-1]), shape[-1:])
+    ]
     with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
       jax.eval_shape(op, *args)
   with pytest.raises(UnsupportedError, match='this is for a cpu'):

@@ -43,17 +43,25 @@ DTYPES = {'mosaic_gpu': ['bfloat16']}
 SHAPES = {'mosaic_gpu': [(1, 521, 3, 32), (2, 1, 1, 64), (1, 9, 1, 128)]}
 # JAX's interpreter of Mosaic GPU knows one device, and no transformation.
 EVERYWHERE = [name for name in BACKENDS if name != 'mosaic_gpu']
-in_every_dtype = pytest.mark.parametrize('op, dtype', [
-  (name, dtype) for name in BACKENDS
-  for dtype in DTYPES.get(name, ['float32', 'bfloat16'])], indirect=['op'])
+in_every_dtype = pytest.mark.parametrize(
+  'op, dtype',
+  [
+    (name, dtype)
+    for name in BACKENDS
+    for dtype in DTYPES.get(name, ['float32', 'bfloat16'])
+  ],
+  indirect=['op'],
+)
 everywhere = pytest.mark.parametrize('op', EVERYWHERE, indirect=True)
 
 
 @pytest.fixture
 def op(request, capsys):
   yield functools.partial(
-    relu_linear_attention, implementation=request.param,
-    **BACKENDS[request.param])
+    relu_linear_attention,
+    implementation=request.param,
+    **BACKENDS[request.param],
+  )
   assert 'RACE DETECTED' not in capsys.readouterr().out
 
 
@@ -68,9 +76,11 @@ def pure(op):
 
 def with_gradients(f, qkv, dout):
   """f(q, k, v) and its gradients, compiled as one."""
+
   def run(qkv, dout):
     out, back = jax.vjp(f, *qkv)
     return out, *back(dout.astype(out.dtype))
+
   return jax.jit(run)(qkv, dout)
 
 
@@ -79,7 +89,7 @@ def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
-@pytest.mark.parametrize('eps', [1e-15, 1e-8, 1.])
+@pytest.mark.parametrize('eps', [1e-15, 1e-8, 1.0])
 def test_it_is_the_sum_over_pairs(eps):
   qkv = inputs()
   got = relu_linear_attention(*qkv, eps=eps)
@@ -109,7 +119,7 @@ def test_bfloat16_is_summed_in_float32():
   got = relu_linear_attention(*qkv)
   assert got.dtype == jnp.bfloat16
   # One rounding of the result is all that is lost.
-  assert relative_error(got, by_pairs(*qkv, 1e-15)) <= 2 ** -8
+  assert relative_error(got, by_pairs(*qkv, 1e-15)) <= 2**-8
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
@@ -126,21 +136,40 @@ def test_scaling_queries_changes_nothing_and_one_value_is_its_own_mean():
   q, k, v = inputs()
   q, k = abs(q), abs(k)
   np.testing.assert_allclose(
-    relu_linear_attention(64 * q, k, v), relu_linear_attention(q, k, v),
-    rtol=1e-5, atol=1e-6)
+    relu_linear_attention(64 * q, k, v),
+    relu_linear_attention(q, k, v),
+    rtol=1e-5,
+    atol=1e-6,
+  )
   np.testing.assert_allclose(
-    relu_linear_attention(q, k, jnp.full_like(v, 3.)), 3., rtol=1e-6)
+    relu_linear_attention(q, k, jnp.full_like(v, 3.0)), 3.0, rtol=1e-6
+  )
 
 
-@pytest.mark.parametrize('op, dtype, shape', [
-  (name, dtype, shape) for name in BACKENDS
-  for dtype in DTYPES.get(name, ['float32', 'bfloat16'])
-  for shape in SHAPES.get(name, [
-    (2, 100, 4, 32), (1, 1, 5, 32), (1, 63, 3, 64), (2, 1030, 2, 128),
-    (1, 35, 2, 72)])], indirect=['op'], ids=str)
+@pytest.mark.parametrize(
+  'op, dtype, shape',
+  [
+    (name, dtype, shape)
+    for name in BACKENDS
+    for dtype in DTYPES.get(name, ['float32', 'bfloat16'])
+    for shape in SHAPES.get(
+      name,
+      [
+        (2, 100, 4, 32),
+        (1, 1, 5, 32),
+        (1, 63, 3, 64),
+        (2, 1030, 2, 128),
+        (1, 35, 2, 72),
+      ],
+    )
+  ],
+  indirect=['op'],
+  ids=str,
+)
 def test_backends_give_outputs_and_gradients_of_the_definition(
-    op, shape, dtype):
-  bound = {'float32': 1e-5, 'bfloat16': 2 ** -8}[dtype]
+  op, shape, dtype
+):
+  bound = {'float32': 1e-5, 'bfloat16': 2**-8}[dtype]
   if op.keywords['implementation'] == 'mosaic_gpu':  # Its factors are bfloat16.
     bound = 2e-2
   qkv = inputs(shape, dtype)
@@ -153,7 +182,8 @@ def test_backends_give_outputs_and_gradients_of_the_definition(
     assert a.dtype == dtype
     # That of bfloat16 is one rounding of the result.
     assert np.linalg.norm(np.asarray(a, np.float32) - b) <= bound * max(
-      np.linalg.norm(b), np.linalg.norm(term))
+      np.linalg.norm(b), np.linalg.norm(term)
+    )
 
 
 def with_a_constant_normaliser(q, k, v):
@@ -165,7 +195,8 @@ def with_a_constant_normaliser(q, k, v):
 
 @in_every_dtype
 def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
-    op, dtype):
+  op, dtype
+):
   q, k, v = (1000 * x for x in inputs((2, 70, 4, 32), dtype))
   k = k.at[1].set(-abs(k[1]))
   out, *grads = with_gradients(op, (q, k, v), jnp.ones_like(q))
@@ -183,10 +214,13 @@ def test_backends_run_in_vmap_scan_and_remat(pure):
   def loss(f, q, k, v):
     layer = jax.checkpoint(lambda q, _: (q + f(q, k, v), None))
     return jnp.sum(jnp.sin(jax.lax.scan(layer, q, length=2)[0]))
-  of = lambda f: jax.jit(jax.vmap(jax.value_and_grad(
-    functools.partial(loss, f), (0, 1, 2))))(q, k, v)
-  for got, want in zip(*map(jax.tree.leaves, (of(pure), of(
-      relu_linear_attention)))):
+
+  of = lambda f: jax.jit(
+    jax.vmap(jax.value_and_grad(functools.partial(loss, f), (0, 1, 2)))
+  )(q, k, v)
+  for got, want in zip(
+    *map(jax.tree.leaves, (of(pure), of(relu_linear_attention)))
+  ):
     assert relative_error(got, np.asarray(want)) <= 1e-5
 
 
@@ -195,10 +229,14 @@ def test_the_tpu_kernels_say_what_they_cannot_run():
   with pytest.raises(dispatch.UnsupportedError, match='this is for a cpu'):
     on(*inputs())
   with dispatch.platform('tpu'):
-    for qkv, why in [(inputs((1, 2, 1, 160)), 'heads have 160 channels'),
-                     (inputs(dtype=np.float16), 'float16'),
-                     ([*inputs()[:2], *inputs(dtype=jnp.bfloat16)[2:]],
-                      'float32, float32 and bfloat16')]:
+    for qkv, why in [
+      (inputs((1, 2, 1, 160)), 'heads have 160 channels'),
+      (inputs(dtype=np.float16), 'float16'),
+      (
+        [*inputs()[:2], *inputs(dtype=jnp.bfloat16)[2:]],
+        'float32, float32 and bfloat16',
+      ),
+    ]:
       with pytest.raises(dispatch.UnsupportedError, match=why):
         on(*qkv)
 
@@ -210,8 +248,12 @@ def test_models_can_prefer_the_tpu_kernels():
   assert 'name=relu_linear_attention_read' in program
 
 
-MESHES = [{'data': 2}, {'tensor': 2}, {'sequence': 4},
-          {'data': 2, 'tensor': 2, 'sequence': 2}]
+MESHES = [
+  {'data': 2},
+  {'tensor': 2},
+  {'sequence': 4},
+  {'data': 2, 'tensor': 2, 'sequence': 2},
+]
 
 
 @everywhere
@@ -220,11 +262,13 @@ def test_backends_give_the_same_on_a_mesh(pure, shape):
   qkv = inputs((2, 64, 4, 32))
   dout = inputs((2, 64, 4, 32))[0]
   want = with_gradients(pure, qkv, dout)
-  devices = jax.devices()[:math.prod(shape.values())]
+  devices = jax.devices()[: math.prod(shape.values())]
   mesh = make_mesh(shape, devices)
-  spec = jax.P('data' if 'data' in shape else None,
-               'sequence' if 'sequence' in shape else None,
-               'tensor' if 'tensor' in shape else None)
+  spec = jax.P(
+    'data' if 'data' in shape else None,
+    'sequence' if 'sequence' in shape else None,
+    'tensor' if 'tensor' in shape else None,
+  )
   with jax.set_mesh(mesh):
     split = jax.device_put([*qkv, dout], jax.NamedSharding(mesh, spec))
     got = with_gradients(pure, split[:3], split[3])
@@ -239,6 +283,12 @@ def test_chunks_keep_nothing_long_in_float32():
   def temporaries(name):
     f = functools.partial(relu_linear_attention, implementation=name)
     loss = lambda *qkv: jnp.sum(f(*qkv).astype(jnp.float32))
-    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(
-      shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
+    return (
+      jax.jit(jax.grad(loss, (0, 1, 2)))
+      .lower(shape, shape, shape)
+      .compile()
+      .memory_analysis()
+      .temp_size_in_bytes
+    )
+
   assert temporaries('xla_chunked') < temporaries('xla')

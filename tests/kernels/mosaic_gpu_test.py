@@ -18,7 +18,8 @@ from sana_jax.kernels.linear_attention import mosaic_gpu, xla
 
 def attend(*shape, dtype=jnp.bfloat16, **kwargs):
   return relu_linear_attention(
-    *[jnp.ones(shape, dtype)] * 3, implementation='mosaic_gpu', **kwargs)
+    *[jnp.ones(shape, dtype)] * 3, implementation='mosaic_gpu', **kwargs
+  )
 
 
 def test_it_says_why_it_cannot_run():
@@ -29,21 +30,28 @@ def test_it_says_why_it_cannot_run():
   with pytest.raises(UnsupportedError, match='48 columns'):
     attend(1, 8, 2, 48, interpret=True)
   with pytest.raises(UnsupportedError, match='eps=0'):
-    attend(1, 8, 2, 32, eps=0., interpret=True)
+    attend(1, 8, 2, 32, eps=0.0, interpret=True)
 
 
 def test_another_gpu_is_named(monkeypatch):
   class Blackwell:
     compute_capability = '10.0'
+
   monkeypatch.setattr(jax, 'devices', lambda: [Blackwell()])
-  with (dispatch.platform('gpu'),
-        pytest.raises(UnsupportedError, match='9.0, not 10.0')):
+  with (
+    dispatch.platform('gpu'),
+    pytest.raises(UnsupportedError, match='9.0, not 10.0'),
+  ):
     gpu.check_supported(interpret=False)
 
 
 def test_tiles_are_read_after_they_arrive_and_replaced_after_they_are_read():
-  k, v = (jnp.asarray(np.random.default_rng().normal(size=(1, 520, 1, 32)),
-                      jnp.bfloat16) for _ in 'kv')
+  k, v = (
+    jnp.asarray(
+      np.random.default_rng().normal(size=(1, 520, 1, 32)), jnp.bfloat16
+    )
+    for _ in 'kv'
+  )
   parts = mosaic_gpu._parts(gpu.interpret_params(detect_races=True))
   got, want = parts.state(k, v), xla.state(k, v)
   assert not gpu_callbacks.get_races().races_found
@@ -66,36 +74,55 @@ def small_tiles(monkeypatch):
   monkeypatch.setattr(gate, 'ROWS', (4,))
 
 
-@pytest.mark.parametrize('halo, shape', [
-  (False, (2, 2, 1, 32)), (True, (1, 7, 9, 528))])
+@pytest.mark.parametrize(
+  'halo, shape', [(False, (2, 2, 1, 32)), (True, (1, 7, 9, 528))]
+)
 def test_the_gate_is_its_definition(halo, shape, small_tiles):
   args = normal(*shape), normal(3, 3, shape[-1]), normal(shape[-1])
   got = gate.forward(
-    *args, halo=halo, interpret=gpu.interpret_params(detect_races=True))
+    *args, halo=halo, interpret=gpu.interpret_params(detect_races=True)
+  )
   assert not gpu_callbacks.get_races().races_found
   want = glumb_conv(*(a.astype(jnp.float32) for a in args))
   # Of the whole picture, its outermost rows are the halo.
   assert relative_error(got, want[:, 1:-1] if halo else want) <= 1e-2
 
 
-@pytest.mark.parametrize('halo, shape', [
-  (False, (1, 2, 1, 32)), (True, (1, 9, 9, 32))])
+@pytest.mark.parametrize(
+  'halo, shape', [(False, (1, 2, 1, 32)), (True, (1, 9, 9, 32))]
+)
 def test_the_gradient_of_the_gate_is_its_definition(halo, shape, small_tiles):
-  x, kernel, bias, dout = (normal(*s) for s in (
-    shape, (3, 3, shape[-1]), shape[-1:], (*shape[:3], shape[-1] // 2)))
+  x, kernel, bias, dout = (
+    normal(*s)
+    for s in (
+      shape,
+      (3, 3, shape[-1]),
+      shape[-1:],
+      (*shape[:3], shape[-1] // 2),
+    )
+  )
   rows = lambda a, count: a[:, count:-count] if halo else a
-  got = jax.jit(functools.partial(
-    gate.backward, halo=halo, interpret=gpu.interpret_params(
-      detect_races=True)))(x, kernel, bias, rows(dout, 1))
+  got = jax.jit(
+    functools.partial(
+      gate.backward,
+      halo=halo,
+      interpret=gpu.interpret_params(detect_races=True),
+    )
+  )(x, kernel, bias, rows(dout, 1))
   assert not gpu_callbacks.get_races().races_found
   _, back = jax.vjp(
-    glumb_conv, *(a.astype(jnp.float32) for a in (x, kernel, bias)))
+    glumb_conv, *(a.astype(jnp.float32) for a in (x, kernel, bias))
+  )
 
   def of(count):
     """Gradients by all of dout but its outermost rows."""
-    kept = dout if not halo else jnp.pad(
-      rows(dout, count), ((0, 0), (count, count), (0, 0), (0, 0)))
+    kept = (
+      dout
+      if not halo
+      else jnp.pad(rows(dout, count), ((0, 0), (count, count), (0, 0), (0, 0)))
+    )
     return back(kept.astype(jnp.float32))
+
   # dx knows of the neighbours' rows of dout; the weights' gradients do not.
   want = rows(of(1)[0], 2), *of(2)[1:]
   for a, b in zip(got, want):
@@ -115,8 +142,12 @@ def test_the_op_runs_the_gate_and_its_gradient(small_tiles):
   def run(f, *args):
     out, back = jax.vjp(f, *args)
     return out, *back(jnp.ones_like(out))
-  got = jax.jit(functools.partial(run, functools.partial(
-    op, implementation='mosaic_gpu', interpret=True)))(*args)
+
+  got = jax.jit(
+    functools.partial(
+      run, functools.partial(op, implementation='mosaic_gpu', interpret=True)
+    )
+  )(*args)
   want = run(glumb_conv, *(a.astype(jnp.float32) for a in args))
   for a, b in zip(got, want):
     assert a.dtype == jnp.bfloat16

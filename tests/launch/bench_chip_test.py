@@ -31,6 +31,8 @@ def test_it_ends_in_time_lists_what_did_not_run_and_goes_on(process, tmp_path):
 
 def test_a_bad_value_is_one_sentence(refused):
   assert "--minutes: '0' is not allowed" in refused(
-    'bench', 'chip', '--minutes', '0')
+    'bench', 'chip', '--minutes', '0'
+  )
   assert 'nowhere has no JSON file of this command' in refused(
-    'bench', 'chip', '--render', 'nowhere')
+    'bench', 'chip', '--render', 'nowhere'
+  )

@@ -10,14 +10,37 @@ from sana_jax.tools.bench import step
 
 def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   code, out, err = cli(
-    'bench', 'sample', '--model', 'sana_600m_512', '--size', '32',
-    '--stages', 'decode', '--against', 'xla', '--kernels',
-    'relu_linear_attention=xla_chunked', '--repeats', '2', '--out', tmp_path)
+    'bench',
+    'sample',
+    '--model',
+    'sana_600m_512',
+    '--size',
+    '32',
+    '--stages',
+    'decode',
+    '--against',
+    'xla',
+    '--kernels',
+    'relu_linear_attention=xla_chunked',
+    '--repeats',
+    '2',
+    '--out',
+    tmp_path,
+  )
   assert code == 0, err
   title, head, row, plain = out.splitlines()
   assert title.startswith('sana_600m_512, 32 x 32 px, 20 steps, batch 1')
-  assert head.split() == ['stage', 'by', 'seconds', 'images/s', 'TFLOP/s', 'of',
-                          'peak', 'GiB', 'ratio']
+  assert head.split() == [
+    'stage',
+    'by',
+    'seconds',
+    'images/s',
+    'TFLOP/s',
+    'of',
+    'peak',
+    'GiB',
+    'ratio',
+  ]
   assert row.split()[:2] == ['decode', 'sana_jax']
   (file,) = tmp_path.glob('*.json')
   found = json.loads(file.read_text())
@@ -25,11 +48,15 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   record = found['records'][0]
   assert len(record['seconds']) == 2 and min(record['seconds']) > 0
   assert record['first_seconds'] > min(record['seconds'])
-  assert 0 < record['flops'] / min(record['seconds']) < 2 * (
-    found['facts']['matmul_flops'])
+  assert (
+    0
+    < record['flops'] / min(record['seconds'])
+    < 2 * (found['facts']['matmul_flops'])
+  )
   assert found['command'] == (
     'sana-jax bench sample --model sana_600m_512 --size 32 --stages decode '
-    '--against xla --kernels relu_linear_attention=xla_chunked --repeats 2')
+    '--against xla --kernels relu_linear_attention=xla_chunked --repeats 2'
+  )
   page = (tmp_path / 'sampling.md').read_text()
   assert f'`{found["command"]}`' in page
   (tmp_path / 'sampling.md').unlink()
@@ -37,14 +64,17 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
   assert (tmp_path / 'sampling.md').read_text() == page
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--stages', 'denoise,paint'], "--stages has 'paint'; allowed are text"),
-  (['--model', 'sana'], "The zoo has no 'sana'"),
-  (['--size', '100'], '--size=100 must be a multiple of 32'),
-  (['--repeats', '0'], "--repeats: '0' is not allowed"),
-  (['--against', 'torch'], "--against: invalid choice: 'torch'"),
-  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--stages', 'denoise,paint'], "--stages has 'paint'; allowed are text"),
+    (['--model', 'sana'], "The zoo has no 'sana'"),
+    (['--size', '100'], '--size=100 must be a multiple of 32'),
+    (['--repeats', '0'], "--repeats: '0' is not allowed"),
+    (['--against', 'torch'], "--against: invalid choice: 'torch'"),
+    (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+  ],
+)
 def test_a_bad_value_is_one_sentence(flags, said, refused):
   assert said in refused('bench', 'sample', *flags)
 
@@ -57,9 +87,14 @@ def test_kernels_are_measured_printed_and_written(cli, tmp_path):
   assert code == 0, err
   limits, head, *rows = out.splitlines()
   assert 'a large copy moves' in limits and head.split()[:4] == [
-    'op', 'shape', 'pass', 'by']
+    'op',
+    'shape',
+    'pass',
+    'by',
+  ]
   assert [row.split()[0] for row in rows[:8]] == (
-    4 * ['relu_linear_attention'] + 4 * ['glumb_conv'])
+    4 * ['relu_linear_attention'] + 4 * ['glumb_conv']
+  )
   assert {row.split()[2] for row in rows[:4]} == {'1x4x36x32'}
   assert 'by mosaic_tpu cannot run: mosaic_tpu runs on TPUs' in out
   (file,) = tmp_path.glob('kernels-*.json')
@@ -75,25 +110,39 @@ def test_kernels_are_measured_printed_and_written(cli, tmp_path):
 
 def test_tuning_writes_a_table_for_this_kind_of_device(cli, tmp_path):
   code, out, err = cli(
-    'bench', 'kernels', *SMALL, '--ops', 'relu_linear_attention', '--passes',
-    'forward', '--tune', '--tuned', tmp_path)
+    'bench',
+    'kernels',
+    *SMALL,
+    '--ops',
+    'relu_linear_attention',
+    '--passes',
+    'forward',
+    '--tune',
+    '--tuned',
+    tmp_path,
+  )
   assert code == 0, err
-  assert out.startswith('xla_chunked relu_linear_attention float32 1x4x36x32 '
-                        'forward: ')
+  assert out.startswith(
+    'xla_chunked relu_linear_attention float32 1x4x36x32 forward: '
+  )
   assert list(json.loads((tmp_path / 'cpu.json').read_text())) == [
-    'relu_linear_attention']
+    'relu_linear_attention'
+  ]
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--ops', 'softmax'], "--ops has 'softmax'; allowed are"),
-  (['--passes', 'backward'], "--passes has 'backward'; allowed are forward"),
-  (['--backends', 'triton'], "--backends has 'triton'; allowed are xla"),
-  (['--sizes', '100'], '--sizes has 100; give multiples of 32'),
-  (['--sizes', 'big'], "--sizes: 'big' is not allowed"),
-  (['--models', 'sana'], "The zoo has no 'sana'"),
-  (['--compile-for', 'v1'], "'v1' is no chip"),
-  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--ops', 'softmax'], "--ops has 'softmax'; allowed are"),
+    (['--passes', 'backward'], "--passes has 'backward'; allowed are forward"),
+    (['--backends', 'triton'], "--backends has 'triton'; allowed are xla"),
+    (['--sizes', '100'], '--sizes has 100; give multiples of 32'),
+    (['--sizes', 'big'], "--sizes: 'big' is not allowed"),
+    (['--models', 'sana'], "The zoo has no 'sana'"),
+    (['--compile-for', 'v1'], "'v1' is no chip"),
+    (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+  ],
+)
 def test_a_bad_value_for_kernels_is_one_sentence(flags, said, refused):
   assert said in refused('bench', 'kernels', *flags)
 
@@ -108,13 +157,24 @@ TINY = 'shapes:quick+batch_size=8+model.depth=1'
 
 
 def test_steps_are_measured_printed_and_written(cli, tmp_path):
-  flags = ['--configs', TINY, '--kernels', 'glumb_conv=xla_jvp', '--against',
-           'xla', '--repeats', '1']
+  flags = [
+    '--configs',
+    TINY,
+    '--kernels',
+    'glumb_conv=xla_jvp',
+    '--against',
+    'xla',
+    '--repeats',
+    '1',
+  ]
   code, out, err = cli('bench', 'step', *flags, '--out', tmp_path)
   assert code == 0, err
   title, head, ours, plain, *_ = out.splitlines()
   assert title.startswith('CPU') and head.split()[:3] == [
-    'config', 'by', 'remat']
+    'config',
+    'by',
+    'remat',
+  ]
   assert ours.split()[:2] == [TINY, 'glumb_conv=xla_jvp']
   assert plain.split()[:2] == [TINY, 'xla']
   assert f'2/2 {TINY} by xla: ' in err
@@ -139,14 +199,27 @@ def asked(monkeypatch):
       config = variant.config
       for side in variant.sides:
         record = step.Record(
-          variant.name, side, config['batch_size'], config['dtype'],
-          config['model']['remat'])
-        yield dataclasses.replace(record, failed='out of memory') if (
-          config['batch_size'] == 13) else dataclasses.replace(
-            record, device='a chip', seconds=[2.], needed_bytes=2**30,
-            used_bytes=2**30, forward_flops=10**9, predicted={
-              'total': 1., 'compute': 1., 'memory': 0.},
-            ceilings={'flops': 1e9, 'memory_rate': 1e9})
+          variant.name,
+          side,
+          config['batch_size'],
+          config['dtype'],
+          config['model']['remat'],
+        )
+        yield (
+          dataclasses.replace(record, failed='out of memory')
+          if (config['batch_size'] == 13)
+          else dataclasses.replace(
+            record,
+            device='a chip',
+            seconds=[2.0],
+            needed_bytes=2**30,
+            used_bytes=2**30,
+            forward_flops=10**9,
+            predicted={'total': 1.0, 'compute': 1.0, 'memory': 0.0},
+            ceilings={'flops': 1e9, 'memory_rate': 1e9},
+          )
+        )
+
   monkeypatch.setattr(step, 'records', records)
   return found
 
@@ -155,28 +228,48 @@ def test_a_sweep_has_each_policy_with_kernels_off_and_on(cli, asked, tmp_path):
   code, out, err = cli('bench', 'step', '--sweep', '--out', tmp_path)
   assert code == 0, err
   assert [v.config['model']['remat'] for v in asked] == 2 * [
-    'none', 'none', 'dots', 'dots', 'full', 'full']
+    'none',
+    'none',
+    'dots',
+    'dots',
+    'full',
+    'full',
+  ]
   # Each has a process of its own.
   assert [list(v.sides.values()) for v in asked] == 6 * [['off'], ['on']]
   assert len({v.config['model']['width'] for v in asked}) == 2
   assert out.count('kernels on') == 6 and '12/12' in err
   assert [p.name for p in tmp_path.glob('*.json')] == [
     'step-a-chip-sana_600m_512-batch_size=128-sana_1600m_1024-batch_size=32-'
-    'sweep.json']
+    'sweep.json'
+  ]
 
 
 def test_plans_stand_beside_their_steps(cli, asked, tmp_path):
   names = 'shapes,shapes:quick+batch_size=8+model.remat=full'
   code, out, err = cli(
-    'bench', 'step', '--against-plan', '--configs', names, '--repeats', '2',
-    '--note', 'Quiet.', '--out', tmp_path)
+    'bench',
+    'step',
+    '--against-plan',
+    '--configs',
+    names,
+    '--repeats',
+    '2',
+    '--note',
+    'Quiet.',
+    '--out',
+    tmp_path,
+  )
   assert code == 0, err
   assert [v.config['batch_size'] for v in asked] == [32, 8]
   assert [line.split()[0] for line in out.splitlines()[1:4]] == [
-    'config', *names.split(',')]
+    'config',
+    *names.split(','),
+  ]
   found = json.loads((tmp_path / 'plan-a-chip.json').read_text())
   assert found['command'] == (
-    f'sana-jax bench step --configs {names} --against-plan --repeats 2')
+    f'sana-jax bench step --configs {names} --against-plan --repeats 2'
+  )
   page = (tmp_path / 'plan.md').read_text()
   assert '| -50% | 1.000 | 1.000 | +0.0% |' in page and 'Quiet.' in page
 
@@ -191,31 +284,50 @@ def test_four_configs_that_differ_are_planned_by_default(cli, asked):
 
 
 def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
-  code, out, _ = cli('bench', 'step', '--configs',
-                     'shapes+batch_size=13,shapes', '--out', tmp_path)
+  code, out, _ = cli(
+    'bench',
+    'step',
+    '--configs',
+    'shapes+batch_size=13,shapes',
+    '--out',
+    tmp_path,
+  )
   assert code == 0 and 'out of memory' in out
-  code, _, err = cli('bench', 'step', '--configs', 'shapes+batch_size=13',
-                     '--out', tmp_path / 'none')
+  code, _, err = cli(
+    'bench',
+    'step',
+    '--configs',
+    'shapes+batch_size=13',
+    '--out',
+    tmp_path / 'none',
+  )
   assert code == 2 and 'No step ran: out of memory' in err
   assert not (tmp_path / 'none').exists()
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--configs', 'circles'], '--config=circles: there is no such file'),
-  (['--configs', 'shapes:slow'], "no variant 'slow'"),
-  (['--configs', ''], '--configs: '),
-  (['--configs', 'shapes+batch=8'], 'There is no config.batch'),
-  (['--configs', 'shapes+batch_size=0'], 'config.batch_size=0 must be'),
-  (['--configs', 'shapes', '--compile-for', 'v1'], "'v1' is no chip"),
-  (['--configs', 'shapes', '--kernels', 'softmax=xla'],
-   "--kernels has 'softmax'"),
-  (['--sweep', '--against-plan'], 'not allowed with argument'),
-  (['--against-loop'], 'config.autoencoder is empty'),
-  (['--against-loop', '--configs', 'shapes,shapes_dc_ae'],
-   '--against-loop takes one of --configs'),
-  (['--repeats', '0'], "--repeats: '0' is not allowed"),
-  (['--out', '/dev/null/x'], '--out=/dev/null/x cannot be made'),
-  (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--configs', 'circles'], '--config=circles: there is no such file'),
+    (['--configs', 'shapes:slow'], "no variant 'slow'"),
+    (['--configs', ''], '--configs: '),
+    (['--configs', 'shapes+batch=8'], 'There is no config.batch'),
+    (['--configs', 'shapes+batch_size=0'], 'config.batch_size=0 must be'),
+    (['--configs', 'shapes', '--compile-for', 'v1'], "'v1' is no chip"),
+    (
+      ['--configs', 'shapes', '--kernels', 'softmax=xla'],
+      "--kernels has 'softmax'",
+    ),
+    (['--sweep', '--against-plan'], 'not allowed with argument'),
+    (['--against-loop'], 'config.autoencoder is empty'),
+    (
+      ['--against-loop', '--configs', 'shapes,shapes_dc_ae'],
+      '--against-loop takes one of --configs',
+    ),
+    (['--repeats', '0'], "--repeats: '0' is not allowed"),
+    (['--out', '/dev/null/x'], '--out=/dev/null/x cannot be made'),
+    (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+  ],
+)
 def test_a_bad_value_for_steps_is_one_sentence(flags, said, refused):
   assert said in refused('bench', 'step', *flags)

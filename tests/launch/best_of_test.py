@@ -14,9 +14,12 @@ import pytest
 from sana_jax.locks import together
 
 ROOT = pathlib.Path(__file__).parents[2]
-PROMPTS = ('a red circle left of a blue square', 'three green stars',
-           'a purple triangle is above an orange circle')
-MODULE = '''
+PROMPTS = (
+  'a red circle left of a blue square',
+  'three green stars',
+  'a purple triangle is above an orange circle',
+)
+MODULE = """
 import numpy as np
 
 def redness(prompts, images):
@@ -27,7 +30,7 @@ def redder(prompts, first, second):
 
 def flat(prompts, images):
   return 1.0
-'''
+"""
 
 
 def listed(out):
@@ -48,9 +51,18 @@ def contents(out):
 def chosen(tmp_path_factory):
   """The two best of eight candidates of each prompt, by the shipped model."""
   from sana_jax.launch import cli
+
   out = tmp_path_factory.mktemp('best') / 'out'
-  argv = ['sample', '--model', 'shapes', '--steps', '5', '--seed', '1',
-          *(x for p in PROMPTS for x in ('--prompt', p))]
+  argv = [
+    'sample',
+    '--model',
+    'shapes',
+    '--steps',
+    '5',
+    '--seed',
+    '1',
+    *(x for p in PROMPTS for x in ('--prompt', p)),
+  ]
   choice = ['--candidates', '8', '--scorer', 'shapes', '--num-images', '2']
   assert cli.main([*argv, *choice, '--out', str(out)]) == 0
   every = out.with_name('every')
@@ -60,20 +72,23 @@ def chosen(tmp_path_factory):
 
 def test_the_best_of_all_candidates_are_kept_best_first(chosen):
   from sana_jax.evaluation import shapes_scorer
+
   _, out, every = chosen
   made, candidates = listed(out), listed(every)
   assert [x['file'] for x in made] == sorted(p.name for p in out.glob('0*.png'))
   for i, prompt in enumerate(PROMPTS):
-    images = np.stack([pixels(every / x['file']) for x in candidates
-                       if x['prompt'] == prompt]).astype(np.uint8)
+    images = np.stack(
+      [pixels(every / x['file']) for x in candidates if x['prompt'] == prompt]
+    ).astype(np.uint8)
     scores = shapes_scorer.score([prompt] * 8, images)
-    best = made[2 * i:2 * i + 2]
+    best = made[2 * i : 2 * i + 2]
     assert [x['rank'] for x in best] == [0, 1]
     # Pictures of other batches are rounded otherwise.
     np.testing.assert_allclose(
-      [x['score'] for x in best], np.sort(scores)[::-1][:2], atol=.01)
+      [x['score'] for x in best], np.sort(scores)[::-1][:2], atol=0.01
+    )
     assert best[0]['score'] >= best[1]['score']
-    assert best[0]['score'] >= scores[0] - .01  # The only one, without.
+    assert best[0]['score'] >= scores[0] - 0.01  # The only one, without.
     for x in best:
       assert x['candidates'] == 8 and x['scorer'] == 'shapes'
       difference = pixels(out / x['file']) - images[x['number']]
@@ -99,8 +114,11 @@ def test_a_run_that_lost_pictures_is_completed(chosen, tmp_path, cli):
   # As a killed run leaves it.
   with (again / 'results.jsonl').open('ab') as file:
     file.write(b'{"file": "000')
-  kept = {name: (again / name).stat().st_mtime_ns for name in names
-          if (again / name).exists()}
+  kept = {
+    name: (again / name).stat().st_mtime_ns
+    for name in names
+    if (again / name).exists()
+  }
   assert cli(*argv, '--out', again)[0] == 0
   for name, time in kept.items():  # Not made anew.
     assert (again / name).stat().st_mtime_ns == time
@@ -110,11 +128,12 @@ def test_a_run_that_lost_pictures_is_completed(chosen, tmp_path, cli):
 def test_other_choices_are_not_mixed(chosen, cli):
   argv, out, every = chosen
   before = contents(out)
-  plain = argv[:argv.index('--candidates')]
+  plain = argv[: argv.index('--candidates')]
   for flags, there, said in (
-      ([*argv, '--candidates', '4'], out, 'candidates=8 and not 4'),
-      (plain, out, 'candidates=8 and not None'),
-      (argv, every, 'candidates=None and not 8')):
+    ([*argv, '--candidates', '4'], out, 'candidates=8 and not 4'),
+    (plain, out, 'candidates=8 and not None'),
+    (argv, every, 'candidates=None and not 8'),
+  ):
     code, _, err = cli(*flags, '--out', there)
     assert code == 2
     assert f'made with {said}; choose another --out' in err
@@ -127,11 +146,14 @@ def test_shards_hold_the_chosen(chosen, tmp_path, cli):
     assert cli(*argv, '--shard-size', '4', '--out', tmp_path)[0] == 0
     assert listed(tmp_path) == listed(out)
   assert sorted(p.name for p in tmp_path.glob('*.tar')) == [
-    'shard-000000.tar', 'shard-000001.tar']
+    'shard-000000.tar',
+    'shard-000001.tar',
+  ]
 
 
 def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
   import jax
+
   argv, out, _ = chosen
   monkeypatch.setattr(jax, 'process_count', lambda: 4)
   monkeypatch.setattr(together, 'processes', together.Processes)
@@ -144,27 +166,31 @@ def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
     assert len(lines) == (2 if index < 3 else 0)
     made += [json.loads(line) for line in lines]
   assert [(x['file'], x['number']) for x in made] == [
-    (x['file'], x['number']) for x in listed(out)]
+    (x['file'], x['number']) for x in listed(out)
+  ]
 
 
 def test_the_commands_of_the_page_on_sampling_run(tmp_path, monkeypatch, cli):
   monkeypatch.chdir(tmp_path)
   page = (ROOT / 'docs' / 'sampling.md').read_text()
-  (tmp_path / 'mine.py').write_text(re.findall(r'```python\n(.*?)```', page,
-                                               re.DOTALL)[0])
+  (tmp_path / 'mine.py').write_text(
+    re.findall(r'```python\n(.*?)```', page, re.DOTALL)[0]
+  )
   monkeypatch.syspath_prepend(tmp_path)
-  lines, = re.findall(r'```json\n(.*?)```', page, re.DOTALL)
+  (lines,) = re.findall(r'```json\n(.*?)```', page, re.DOTALL)
   (tmp_path / 'prompts.jsonl').write_text(lines)
-  commands = ''.join(re.findall(
-    r'```bash\n(.*?)```', page, re.DOTALL)).splitlines()
+  commands = ''.join(
+    re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+  ).splitlines()
   assert len(commands) == 4
   for i, line in enumerate(commands):
     arguments = shlex.split(line.removeprefix('PYTHONPATH=. '))
     code, _, err = cli(*arguments[1:], '--steps', '2', '--out', f'out/{i}')
     assert code == 0, err
   many, best, _, judged = (listed(tmp_path / 'out' / str(i)) for i in range(4))
-  assert [(x['height'], x['width']) for x in many] == [
-    (96, 128)] * 2 + [(128, 128)]
+  assert [(x['height'], x['width']) for x in many] == [(96, 128)] * 2 + [
+    (128, 128)
+  ]
   assert 'score' in best[0] and 'score' not in judged[0]
 
 
@@ -179,57 +205,110 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('function', ['redness', 'redder'])
 def test_ones_own_scorer_or_judge_chooses(
-    function, mine, cli, tiny_sana, tmp_path):
-  argv = ['sample', '--model', tiny_sana, '--steps', 2, '--prompt', 'a cat',
-          '--prompt', 'a dog']
+  function, mine, cli, tiny_sana, tmp_path
+):
+  argv = [
+    'sample',
+    '--model',
+    tiny_sana,
+    '--steps',
+    2,
+    '--prompt',
+    'a cat',
+    '--prompt',
+    'a dog',
+  ]
   out, every = tmp_path / 'out', tmp_path / 'every'
-  assert cli(*argv, '--candidates', 5, '--scorer', f'{mine}:{function}',
-             '--out', out)[0] == 0
+  assert (
+    cli(
+      *argv, '--candidates', 5, '--scorer', f'{mine}:{function}', '--out', out
+    )[0]
+    == 0
+  )
   assert cli(*argv, '--num-images', 5, '--out', every)[0] == 0
-  red = np.array([pixels(every / x['file'])[..., 0].mean()
-                  for x in listed(every)]).reshape(2, 5)
+  red = np.array(
+    [pixels(every / x['file'])[..., 0].mean() for x in listed(every)]
+  ).reshape(2, 5)
   made = listed(out)
   assert [x['number'] for x in made] == red.argmax(axis=1).tolist()
   assert ['score' in x for x in made] == [function == 'redness'] * 2
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--candidates', '2', '--num-images', '3', '--scorer', 'shapes'],
-   '--candidates is 2; it must be --num-images, 3, or more.'),
-  (['--candidates', '4'], '--candidates=4 needs a --scorer'),
-  (['--candidates', '0'], "--candidates: '0' is not allowed"),
-  (['--scorer', 'clip'], "The scorer is 'clip'; allowed are shapes, or"),
-  (['--scorer', 'textwrap:dedent'], 'A scorer must take'),
-  (['--prompt', 'a cat', '--scorer', 'shapes'],
-   "The scorer shapes cannot read 'a cat'; it reads captions such as"),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (
+      ['--candidates', '2', '--num-images', '3', '--scorer', 'shapes'],
+      '--candidates is 2; it must be --num-images, 3, or more.',
+    ),
+    (['--candidates', '4'], '--candidates=4 needs a --scorer'),
+    (['--candidates', '0'], "--candidates: '0' is not allowed"),
+    (['--scorer', 'clip'], "The scorer is 'clip'; allowed are shapes, or"),
+    (['--scorer', 'textwrap:dedent'], 'A scorer must take'),
+    (
+      ['--prompt', 'a cat', '--scorer', 'shapes'],
+      "The scorer shapes cannot read 'a cat'; it reads captions such as",
+    ),
+  ],
+)
 def test_a_choice_that_cannot_be_is_told_before_anything_is_made(
-    flags, said, refused, tmp_path):
+  flags, said, refused, tmp_path
+):
   out = tmp_path / 'out'
-  assert said in refused('sample', '--model', 'shapes', '--prompt', 'a star',
-                         '--out', out, *flags)
+  assert said in refused(
+    'sample', '--model', 'shapes', '--prompt', 'a star', '--out', out, *flags
+  )
   assert not out.exists()
 
 
 def test_a_scorer_that_gives_no_scores_is_told(mine, cli, tiny_sana, tmp_path):
   out = tmp_path / 'out'
   code, _, err = cli(
-    'sample', '--model', tiny_sana, '--prompt', 'a cat', '--steps', 1,
-    '--candidates', 2, '--scorer', f'{mine}:flat', '--out', out)
+    'sample',
+    '--model',
+    tiny_sana,
+    '--prompt',
+    'a cat',
+    '--steps',
+    1,
+    '--candidates',
+    2,
+    '--scorer',
+    f'{mine}:flat',
+    '--out',
+    out,
+  )
   assert code == 2
   assert err.splitlines()[-1] == (
     'sana-jax: error: The scorer gave an array of shape () for 2 prompts; it '
-    'must give one value for each.')
+    'must give one value for each.'
+  )
   assert not out.exists()
 
 
 def test_lines_that_the_scorer_cannot_use_are_skipped(cli, tmp_path):
   file, out = tmp_path / 'prompts.jsonl', tmp_path / 'out'
-  file.write_text('{"prompt": "a cat"}\n{"prompt": "a red star"}\n'
-                  '{"prompt": "a star", "num_images": 3}\n')
+  file.write_text(
+    '{"prompt": "a cat"}\n{"prompt": "a red star"}\n'
+    '{"prompt": "a star", "num_images": 3}\n'
+  )
   code, _, err = cli(
-    'sample', '--model', 'shapes', '--prompts', file, '--out', out, '--steps',
-    '2', '--candidates', '2', '--scorer', 'shapes', '--max-bad-fraction', '.7')
+    'sample',
+    '--model',
+    'shapes',
+    '--prompts',
+    file,
+    '--out',
+    out,
+    '--steps',
+    '2',
+    '--candidates',
+    '2',
+    '--scorer',
+    'shapes',
+    '--max-bad-fraction',
+    '.7',
+  )
   assert code == 0
   assert "line 1: The scorer shapes cannot read 'a cat'" in err
   assert 'line 3: --candidates is 2' in err

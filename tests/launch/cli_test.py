@@ -37,35 +37,61 @@ def test_the_version_is_told(capsys):
   assert capsys.readouterr().out == f'{__version__}\n'
 
 
-@pytest.mark.parametrize('argv, said', [
-  (['draw'], "invalid choice: 'draw' (choose from"),
-  (['--size=3'], "Unknown argument '--size=3'; sana-jax has --version"),
-  (['sample', '--prompt', 'x'], 'required: --out, --model'),
-  (['sample', '--model', 'm', '--out', 'o'], '--prompt --prompts is required'),
-  (['sample', '--model', 'm', '--out', 'o', '--prompt', 'x', '--prompts', 'y'],
-   '--prompts: not allowed with argument --prompt'),
-  (['evaluate', '--model', 'm', '--suite', 'geneval'],
-   "--suite: invalid choice: 'geneval'"),
-  (['data', 'coco'], "WHAT: invalid choice: 'coco'"),
-  (['train', '--config', 'shapes'], 'required: --workdir'),
-])
+@pytest.mark.parametrize(
+  'argv, said',
+  [
+    (['draw'], "invalid choice: 'draw' (choose from"),
+    (['--size=3'], "Unknown argument '--size=3'; sana-jax has --version"),
+    (['sample', '--prompt', 'x'], 'required: --out, --model'),
+    (
+      ['sample', '--model', 'm', '--out', 'o'],
+      '--prompt --prompts is required',
+    ),
+    (
+      [
+        'sample',
+        '--model',
+        'm',
+        '--out',
+        'o',
+        '--prompt',
+        'x',
+        '--prompts',
+        'y',
+      ],
+      '--prompts: not allowed with argument --prompt',
+    ),
+    (
+      ['evaluate', '--model', 'm', '--suite', 'geneval'],
+      "--suite: invalid choice: 'geneval'",
+    ),
+    (['data', 'coco'], "WHAT: invalid choice: 'coco'"),
+    (['train', '--config', 'shapes'], 'required: --workdir'),
+  ],
+)
 def test_a_bad_command_line_is_one_sentence(argv, said, refused):
   assert said in refused(*argv)
 
 
 def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(
-    monkeypatch, capsys):
+  monkeypatch, capsys
+):
   def trouble(argv):
     raise Trouble('The bucket does not answer.')
+
   monkeypatch.setattr(commands, 'run', trouble)
   assert commands.main(['train']) == 75
   assert capsys.readouterr().err == (
-    'sana-jax: error: The bucket does not answer.\n')
+    'sana-jax: error: The bucket does not answer.\n'
+  )
 
 
 def test_a_process_ends_with_2_and_no_traceback(process):
-  code, out, err = process('sample', '--model', 'm', '--out', 'o', '--prompt',
-                           'x', '--steps', '0')
+  code, out, err = process(
+    'sample', '--model', 'm', '--out', 'o', '--prompt', 'x', '--steps', '0'
+  )
   assert (code, out) == (2, '')
-  assert err == ("sana-jax: error: --steps: '0' is not allowed; give a whole "
-                 'number from 1 to 1000; see sana-jax sample --help.\n')
+  assert err == (
+    "sana-jax: error: --steps: '0' is not allowed; give a whole "
+    'number from 1 to 1000; see sana-jax sample --help.\n'
+  )

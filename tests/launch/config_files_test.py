@@ -11,8 +11,12 @@ from sana_jax.launch import config_files
 from sana_jax.sharding.mesh import make_mesh
 
 MESHES = {
-  'dp': {'data': 8}, 'fsdp': {'fsdp': 8}, 'fsdp_tp': {'fsdp': 4, 'tensor': 2},
-  'sequence': {'fsdp': 2, 'sequence': 4}, 'hybrid': {'data': 2, 'fsdp': 4}}
+  'dp': {'data': 8},
+  'fsdp': {'fsdp': 8},
+  'fsdp_tp': {'fsdp': 4, 'tensor': 2},
+  'sequence': {'fsdp': 2, 'sequence': 4},
+  'hybrid': {'data': 2, 'fsdp': 4},
+}
 
 
 def test_every_shipped_layout_is_known_here():
@@ -32,22 +36,29 @@ def test_a_layout_makes_its_mesh(name):
 
 def test_a_file_sets_what_saves_memory_too(tmp_path):
   file = tmp_path / 'mine.py'
-  file.write_text("LAYOUT = {'mesh.fsdp': 4, 'model.remat': 'full', "
-                  "'accumulate_steps': 2}")
+  file.write_text(
+    "LAYOUT = {'mesh.fsdp': 4, 'model.remat': 'full', 'accumulate_steps': 2}"
+  )
   config = base.train('sana')
   config_files.apply_layout(config, str(file))
   assert (config.mesh.fsdp, config.model.remat, config.accumulate_steps) == (
-    4, 'full', 2)
+    4,
+    'full',
+    2,
+  )
 
 
-@pytest.mark.parametrize('text, said', [
-  ('', 'fails in line .* mend the file'),
-  ('LAYOUT = {', 'fails in line 1 .*mend the file'),
-  ('LAYOUT = 3', 'LAYOUT must be a dict, not int'),
-  ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set accum"),
-  ("LAYOUT = {'mesh.model': 3}", 'There is no config.mesh.model'),
-  ("LAYOUT = {'mesh.data': 'x'}", "config.mesh.data='x' must be a whole"),
-])
+@pytest.mark.parametrize(
+  'text, said',
+  [
+    ('', 'fails in line .* mend the file'),
+    ('LAYOUT = {', 'fails in line 1 .*mend the file'),
+    ('LAYOUT = 3', 'LAYOUT must be a dict, not int'),
+    ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set accum"),
+    ("LAYOUT = {'mesh.model': 3}", 'There is no config.mesh.model'),
+    ("LAYOUT = {'mesh.data': 'x'}", "config.mesh.data='x' must be a whole"),
+  ],
+)
 def test_a_layout_that_cannot_be_used_is_one_sentence(text, said, tmp_path):
   file = tmp_path / 'mine.py'
   file.write_text(text)
@@ -56,17 +67,29 @@ def test_a_layout_that_cannot_be_used_is_one_sentence(text, said, tmp_path):
 
 
 def test_a_layout_that_is_not_there_is_told():
-  with pytest.raises(UserError, match='--layout=ddp: there is no such file; '
-                     'shipped are dp, fsdp, fsdp_tp, hybrid, sequence.'):
+  with pytest.raises(
+    UserError,
+    match='--layout=ddp: there is no such file; '
+    'shipped are dp, fsdp, fsdp_tp, hybrid, sequence.',
+  ):
     config_files.apply_layout(base.train('sana'), 'ddp')
 
 
-@pytest.mark.parametrize('name, reason', [
-  ('file', 'must end in .py'), ('file.txt', 'must end in .py'),
-  ('fifo.py', 'no such file'), ('folder', 'no such file'),
-  ('folder.py', 'no such file'), ('loop.py', 'Too many levels'),
-  ('file.txt/x.py', 'no such file'), ('a' * 300, 'too long'),
-  ('~nosuchuser/x.py', 'no user'), ('../shapes', 'no such file')])
+@pytest.mark.parametrize(
+  'name, reason',
+  [
+    ('file', 'must end in .py'),
+    ('file.txt', 'must end in .py'),
+    ('fifo.py', 'no such file'),
+    ('folder', 'no such file'),
+    ('folder.py', 'no such file'),
+    ('loop.py', 'Too many levels'),
+    ('file.txt/x.py', 'no such file'),
+    ('a' * 300, 'too long'),
+    ('~nosuchuser/x.py', 'no user'),
+    ('../shapes', 'no such file'),
+  ],
+)
 def test_what_is_no_python_file_is_refused(name, reason, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for file in ('file', 'file.txt'):
@@ -80,7 +103,8 @@ def test_what_is_no_python_file_is_refused(name, reason, tmp_path, monkeypatch):
 
 
 def test_a_file_of_the_name_of_a_shipped_config_is_not_taken_for_it(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'shapes').write_text('x = 1')
   assert config_files.load_config('shapes').task == 'sana'

@@ -21,6 +21,7 @@ def tiny_sana():
 @pytest.fixture
 def refused(cli):
   """Runs a command that must fail; returns its one sentence."""
+
   def run(*argv):
     code, out, err = cli(*argv)
     assert code == 2, err
@@ -28,12 +29,14 @@ def refused(cli):
     assert err.startswith('sana-jax: error: ')
     assert err.count('\n') == 1, err
     return err.removeprefix('sana-jax: error: ').strip()
+
   return run
 
 
 @pytest.fixture
 def process():
   """The same in a process of its own; `file_limit` in KiB is a full disk."""
+
   def run(*argv, file_limit=None):
     argv = [sys.executable, '-m', 'sana_jax.launch.cli', *map(str, argv)]
     env = os.environ | {'PYTHONPATH': str(ROOT)}
@@ -46,9 +49,10 @@ def process():
       limit = f'trap "" XFSZ; ulimit -f {file_limit}; exec "$@"'
       argv = ['bash', '-c', limit, 'bash', *argv]
     done = subprocess.run(
-      argv, cwd=ROOT, capture_output=True, text=True, check=False,
-      env=env)
+      argv, cwd=ROOT, capture_output=True, text=True, check=False, env=env
+    )
     return done.returncode, done.stdout, done.stderr
+
   return run
 
 
@@ -62,15 +66,32 @@ class Server(NamedTuple):
 def served(tmp_path_factory):
   """Starts the demo of a model in a process of its own, at a free port."""
   with contextlib.ExitStack() as stack:
+
     def start(model, *flags):
       log = tmp_path_factory.mktemp('demo') / 'log'
-      process = stack.enter_context(subprocess.Popen(
-        [sys.executable, '-m', 'sana_jax.launch.cli', 'demo', '--model',
-         str(model), '--port', '0', *flags], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=stack.enter_context(log.open('w')), text=True,
-        env=os.environ | {'PYTHONPATH': str(ROOT)}))
+      process = stack.enter_context(
+        subprocess.Popen(
+          [
+            sys.executable,
+            '-m',
+            'sana_jax.launch.cli',
+            'demo',
+            '--model',
+            str(model),
+            '--port',
+            '0',
+            *flags,
+          ],
+          cwd=ROOT,
+          stdout=subprocess.PIPE,
+          stderr=stack.enter_context(log.open('w')),
+          text=True,
+          env=os.environ | {'PYTHONPATH': str(ROOT)},
+        )
+      )
       stack.callback(process.terminate)
       said = process.stdout.readline()
       assert said.startswith('The demo is at http://'), log.read_text()
       return Server(said.split()[-1], process, log)
+
     yield start

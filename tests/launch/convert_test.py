@@ -26,33 +26,42 @@ def assert_same_bits(got, want):
 
 
 def files(folder):
-  return {p.relative_to(folder): p.read_bytes()
-          for p in folder.rglob('*') if p.is_file()}
+  return {
+    p.relative_to(folder): p.read_bytes()
+    for p in folder.rglob('*')
+    if p.is_file()
+  }
 
 
 @pytest.fixture
 def convert(cli, tmp_path):
   """Converts to a new path, which is returned."""
+
   def run(source, fmt, *more):
     to = tmp_path / (f'{fmt}.pth' if fmt == 'official' else fmt)
     code, out, err = cli(
-      'convert', '--from', source, '--to', to, '--format', fmt, *more)
+      'convert', '--from', source, '--to', to, '--format', fmt, *more
+    )
     assert code == 0, err
     assert 'MB/s' in out
     return to
+
   return run
 
 
 def test_through_our_own_format_and_back_every_bit_is_the_same(
-    tiny_sana, convert):
+  tiny_sana, convert
+):
   own = convert(tiny_sana, 'orbax')
   assert (own / 'transformer' / 'orbax').is_dir()
   back = convert(own, 'diffusers')
   for part in ('transformer', 'vae', 'text_encoder'):
     assert_same_bits(tensors(back, part), tensors(tiny_sana, part))
   rest = lambda folder: {
-    path: data for path, data in files(folder).items()
-    if path.suffix == '.json' and path.name != 'golden.json'}
+    path: data
+    for path, data in files(folder).items()
+    if path.suffix == '.json' and path.name != 'golden.json'
+  }
   assert rest(back) == rest(tiny_sana)
 
 
@@ -60,8 +69,17 @@ def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
   own = convert(tiny_sana, 'orbax')
   pictures = []
   for model in (tiny_sana, own):
-    code, _, err = cli('sample', '--model', model, '--prompt', 'a', '--steps',
-                       2, '--out', own.parent / 'pictures')
+    code, _, err = cli(
+      'sample',
+      '--model',
+      model,
+      '--prompt',
+      'a',
+      '--steps',
+      2,
+      '--out',
+      own.parent / 'pictures',
+    )
     assert code == 0, err
     with Image.open(own.parent / 'pictures' / '00000-0-a.png') as image:
       pictures.append(np.asarray(image))
@@ -70,7 +88,8 @@ def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
 
 
 def test_through_the_official_format_and_back_every_bit_is_the_same(
-    tiny_sana, convert):
+  tiny_sana, convert
+):
   for part in ('transformer', 'vae'):
     file = convert(tiny_sana, 'official', '--part', part)
     back = convert(file, 'diffusers', '--base', tiny_sana)
@@ -84,7 +103,8 @@ def test_a_dtype_is_cast_once(tiny_sana, convert):
   got = tensors(convert(tiny_sana, 'diffusers', '--dtype', 'bfloat16'))
   for key, want in tensors(tiny_sana).items():
     np.testing.assert_array_equal(
-      got[key].read(), want.read().astype(got[key].dtype), strict=True)
+      got[key].read(), want.read().astype(got[key].dtype), strict=True
+    )
     assert got[key].dtype.name == 'bfloat16'
 
 
@@ -94,22 +114,39 @@ def test_the_folder_of_one_part_is_a_source(tiny_sana, convert):
   assert_same_bits(tensors(got, 'vae'), tensors(tiny_sana, 'vae'))
 
 
-@pytest.mark.parametrize('argv, said', [
-  (['--from', 'MODEL', '--to', 'x', '--format', 'official'],
-   'official is a file whose name ends in .pth'),
-  (['--from', 'MODEL', '--to', 'x.pth', '--format', 'orbax'],
-   'the others are folders'),
-  (['--from', 'MODEL', '--to', 'x', '--format', 'gguf'], "invalid choice: 'gg"),
-  (['--from', 'MODEL', '--to', 'x', '--format', 'orbax', '--part', 'unet'],
-   '--part=unet: .* has transformer, vae, text_encoder'),
-  (['--from', 'MODEL', '--to', '.', '--format', 'orbax'], 'exists; choose'),
-  (['--from', 'nothing.pth', '--to', 'x', '--format', 'orbax'],
-   'no file nothing.pth'),
-  (['--from', 'nothing', '--to', 'x', '--format', 'orbax'],
-   'no model folder .nothing'),
-])
+@pytest.mark.parametrize(
+  'argv, said',
+  [
+    (
+      ['--from', 'MODEL', '--to', 'x', '--format', 'official'],
+      'official is a file whose name ends in .pth',
+    ),
+    (
+      ['--from', 'MODEL', '--to', 'x.pth', '--format', 'orbax'],
+      'the others are folders',
+    ),
+    (
+      ['--from', 'MODEL', '--to', 'x', '--format', 'gguf'],
+      "invalid choice: 'gg",
+    ),
+    (
+      ['--from', 'MODEL', '--to', 'x', '--format', 'orbax', '--part', 'unet'],
+      '--part=unet: .* has transformer, vae, text_encoder',
+    ),
+    (['--from', 'MODEL', '--to', '.', '--format', 'orbax'], 'exists; choose'),
+    (
+      ['--from', 'nothing.pth', '--to', 'x', '--format', 'orbax'],
+      'no file nothing.pth',
+    ),
+    (
+      ['--from', 'nothing', '--to', 'x', '--format', 'orbax'],
+      'no model folder .nothing',
+    ),
+  ],
+)
 def test_a_mistake_is_one_sentence_and_writes_nothing(
-    argv, said, tiny_sana, refused, tmp_path, monkeypatch):
+  argv, said, tiny_sana, refused, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   argv = [str(tiny_sana) if a == 'MODEL' else a for a in argv]
   message = refused('convert', *argv)
@@ -137,18 +174,31 @@ def other_depth(folder):
   path.write_text(json.dumps(json.loads(path.read_text()) | {'num_layers': 9}))
 
 
-@pytest.mark.parametrize('change, said', [
-  (truncate, 'damaged or cut short'),
-  (other_model, 'transformer: The weights are of another model: none of the'),
-  (other_depth, 'transformer: The weights do not fit the model'),
-  (lambda folder: (folder / 'model_index.json').unlink(),
-   'holds no model that is known here'),
-])
+@pytest.mark.parametrize(
+  'change, said',
+  [
+    (truncate, 'damaged or cut short'),
+    (other_model, 'transformer: The weights are of another model: none of the'),
+    (other_depth, 'transformer: The weights do not fit the model'),
+    (
+      lambda folder: (folder / 'model_index.json').unlink(),
+      'holds no model that is known here',
+    ),
+  ],
+)
 def test_a_damaged_folder_is_told_before_anything_is_written(
-    change, said, tiny_sana, tmp_path, cli):
+  change, said, tiny_sana, tmp_path, cli
+):
   folder = damaged(tiny_sana, tmp_path, change)
-  code, out, err = cli('convert', '--from', folder, '--to', tmp_path / 'to',
-                       '--format', 'diffusers')
+  code, out, err = cli(
+    'convert',
+    '--from',
+    folder,
+    '--to',
+    tmp_path / 'to',
+    '--format',
+    'diffusers',
+  )
   assert code == 2
   assert not out
   assert said in err
@@ -158,9 +208,17 @@ def test_a_damaged_folder_is_told_before_anything_is_written(
 def test_a_failed_write_leaves_nothing(tiny_sana, tmp_path, monkeypatch, cli):
   def full(*_):
     raise OSError(28, 'No space left on device')
+
   monkeypatch.setattr(exchange.folders, 'write_part', full)
-  code, _, err = cli('convert', '--from', tiny_sana, '--to', tmp_path / 'to',
-                     '--format', 'diffusers')
+  code, _, err = cli(
+    'convert',
+    '--from',
+    tiny_sana,
+    '--to',
+    tmp_path / 'to',
+    '--format',
+    'diffusers',
+  )
   assert code == 2
   assert 'No space is left' in err
   assert not list(tmp_path.iterdir())

@@ -7,24 +7,41 @@ from sana_jax.data import sources
 
 
 def test_shapes_are_drawn_and_open_again(cli, tmp_path):
-  argv = ['data', 'shapes', '--out', tmp_path / 'new', '--size', 16,
-          '--examples', 6]
+  argv = [
+    'data',
+    'shapes',
+    '--out',
+    tmp_path / 'new',
+    '--size',
+    16,
+    '--examples',
+    6,
+  ]
   code, out, err = cli(*argv)
   assert code == 0, err
-  assert out == (f'6 training examples are in {tmp_path}/new; 6 of them are '
-                 f'drawn in {tmp_path}/new/shapes-16.png.\n')
+  assert out == (
+    f'6 training examples are in {tmp_path}/new; 6 of them are '
+    f'drawn in {tmp_path}/new/shapes-16.png.\n'
+  )
   source = sources.open_source(
-    'shapes', path=tmp_path / 'new', size=16, train_examples=6)
+    'shapes', path=tmp_path / 'new', size=16, train_examples=6
+  )
   assert source[5]['image'].shape == (16, 16, 3)
   with Image.open(tmp_path / 'new/shapes-16.png') as sheet:
     assert sheet.width == 6 * (128 + 12)  # Six columns at 128 px.
   assert cli(*argv)[0] == 0  # It is there already.
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--size', '8'], "--size: '8' is not allowed; give a whole number from 16"),
-  (['--examples', '0'], "--examples: '0' is not allowed"),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (
+      ['--size', '8'],
+      "--size: '8' is not allowed; give a whole number from 16",
+    ),
+    (['--examples', '0'], "--examples: '0' is not allowed"),
+  ],
+)
 def test_a_bad_value_is_told(flags, said, refused, tmp_path):
   assert said in refused('data', 'shapes', '--out', tmp_path / 'new', *flags)
   assert not (tmp_path / 'new').exists()
@@ -32,11 +49,20 @@ def test_a_bad_value_is_told(flags, said, refused, tmp_path):
 
 def test_a_full_disk_leaves_nothing(process, tmp_path):
   code, out, err = process(
-    'data', 'shapes', '--out', tmp_path / 'new', '--size', 16, '--examples', 6,
-    file_limit=1)
+    'data',
+    'shapes',
+    '--out',
+    tmp_path / 'new',
+    '--size',
+    16,
+    '--examples',
+    6,
+    file_limit=1,
+  )
   assert (code, out) == (2, ''), err
   assert err.splitlines()[-1].startswith(
-    f'sana-jax: error: Writing shapes to {tmp_path}/new failed (')
+    f'sana-jax: error: Writing shapes to {tmp_path}/new failed ('
+  )
   assert 'File too large' in err
   assert 'Traceback' not in err
   names = [p.name for p in tmp_path.rglob('*')]
@@ -49,23 +75,35 @@ def test_any_source_is_described(cli, tmp_path):
   (tmp_path / 'a.txt').write_text('a cat')
   (tmp_path / 'b.txt').write_text('')
   code, out, err = cli(
-    'data', 'describe', '--config', 'shapes_dc_ae', '--read', 2,
-    '--config.data.source=folder', f'--config.data.path={tmp_path}',
-    f'--config.data.index_path={tmp_path / "index"}')
+    'data',
+    'describe',
+    '--config',
+    'shapes_dc_ae',
+    '--read',
+    2,
+    '--config.data.source=folder',
+    f'--config.data.path={tmp_path}',
+    f'--config.data.index_path={tmp_path / "index"}',
+  )
   assert code == 0, err
   assert out.startswith('2 records\nshorter side, px\n        below 64  ')
   assert '  b.png: b.txt holds no caption\n' in out
   assert out.endswith('by name: prompt 1\n  a cat\n')
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--config.data.source=zip'], "config.data.source='zip' must be one of"),
-  (['--config.data.source=parquet', '--config.data.path=none'],
-   "none matches no file; set the data path to Parquet files like"),
-  (['--config.data.min_score=-1'], 'config.data.min_score=-1.0 must be zero'),
-  (['--read', '0'], "--read: '0' is not allowed"),
-  (['--out', 'x'], "Unknown argument '--out'"),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--config.data.source=zip'], "config.data.source='zip' must be one of"),
+    (
+      ['--config.data.source=parquet', '--config.data.path=none'],
+      'none matches no file; set the data path to Parquet files like',
+    ),
+    (['--config.data.min_score=-1'], 'config.data.min_score=-1.0 must be zero'),
+    (['--read', '0'], "--read: '0' is not allowed"),
+    (['--out', 'x'], "Unknown argument '--out'"),
+  ],
+)
 def test_what_cannot_be_described_is_told(flags, said, refused):
   assert said in refused('data', 'describe', *flags)
 
@@ -79,61 +117,110 @@ def cached(tiny_sana, tmp_path):
     image = Image.new('RGB', (32, 32), (90, 0, ord(name)))
     image.save(images / f'{name}.png')
     (images / f'{name}.txt').write_text(f'the letter {name}')
-  return ['data', 'cache', '--config', 'shapes', '--out', tmp_path / 'cache',
-          '--batch-size', '8', '--shard-records', '2',
-          f'--config.autoencoder={tiny_sana}',
-          f'--config.text_encoder={tiny_sana}', '--config.data.source=folder',
-          f'--config.data.path={images}', '--config.data.size_px=32',
-          '--config.model.sample_size=8']
+  return [
+    'data',
+    'cache',
+    '--config',
+    'shapes',
+    '--out',
+    tmp_path / 'cache',
+    '--batch-size',
+    '8',
+    '--shard-records',
+    '2',
+    f'--config.autoencoder={tiny_sana}',
+    f'--config.text_encoder={tiny_sana}',
+    '--config.data.source=folder',
+    f'--config.data.path={images}',
+    '--config.data.size_px=32',
+    '--config.model.sample_size=8',
+  ]
 
 
 def test_a_cache_is_made_and_trained_from(cached, cli, tmp_path):
   code, out, err = cli(*cached)
   assert code == 0, err
   size = sum(p.stat().st_size for p in (tmp_path / 'cache').glob('*.safe*'))
-  assert out == (f'3 of 3 records are in 4 files of {size / 1e6:.1f} MB in '
-                 f'{tmp_path}/cache. Train with '
-                 f'--config.inputs.cache={tmp_path}/cache\n')
+  assert out == (
+    f'3 of 3 records are in 4 files of {size / 1e6:.1f} MB in '
+    f'{tmp_path}/cache. Train with '
+    f'--config.inputs.cache={tmp_path}/cache\n'
+  )
   assert cli(*cached)[:2] == (0, out)  # It is there already.
   inputs = [a for a in cached if str(a).startswith('--config.')]
-  assert cli('train', '--config', 'shapes', '--workdir', tmp_path / 'run',
-             *inputs, f'--config.inputs.cache={tmp_path}/cache',
-             '--config.data.path=gone', '--config.model.width=32',
-             '--config.model.depth=1', '--config.model.unroll=1',
-             '--config.model.cross_heads=1',
-             '--config.optimizer.schedule=constant', '--config.batch_size=8',
-             '--config.pictures_every_steps=0', '--config.num_steps=1')[0] == 0
+  assert (
+    cli(
+      'train',
+      '--config',
+      'shapes',
+      '--workdir',
+      tmp_path / 'run',
+      *inputs,
+      f'--config.inputs.cache={tmp_path}/cache',
+      '--config.data.path=gone',
+      '--config.model.width=32',
+      '--config.model.depth=1',
+      '--config.model.unroll=1',
+      '--config.model.cross_heads=1',
+      '--config.optimizer.schedule=constant',
+      '--config.batch_size=8',
+      '--config.pictures_every_steps=0',
+      '--config.num_steps=1',
+    )[0]
+    == 0
+  )
   assert not (tmp_path / 'run/encoded').exists()
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--config.data.size_px=0'], 'config.data.size_px=0 must be positive'),
-  (['--config.inputs.text=never'], "config.inputs.text='never' must be one of"),
-  (['--config.inputs.text=online', '--config.inputs.latents=online'],
-   'there is nothing to cache'),
-  (['--config.autoencoder='], 'config.autoencoder is empty'),
-  (['--config', 'shapes_dc_ae'], "of the task 'dc_ae'"),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--config.data.size_px=0'], 'config.data.size_px=0 must be positive'),
+    (
+      ['--config.inputs.text=never'],
+      "config.inputs.text='never' must be one of",
+    ),
+    (
+      ['--config.inputs.text=online', '--config.inputs.latents=online'],
+      'there is nothing to cache',
+    ),
+    (['--config.autoencoder='], 'config.autoencoder is empty'),
+    (['--config', 'shapes_dc_ae'], "of the task 'dc_ae'"),
+  ],
+)
 def test_what_cannot_be_cached_is_told(flags, said, cached, refused, tmp_path):
   argv = cached
   if '--config' in flags:
-    argv = [a for a in cached if 'model' not in str(a)
-            and not str(a).startswith('--config.auto')]
+    argv = [
+      a
+      for a in cached
+      if 'model' not in str(a) and not str(a).startswith('--config.auto')
+    ]
   assert said in refused(*argv, *flags)
   assert not (tmp_path / 'cache').exists()
 
 
 def test_overrides_are_for_configs_only(refused, tmp_path):
   assert "Unknown argument '--config.seed=1'; sana-jax data shapes has" in (
-    refused('data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1'))
+    refused('data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1')
+  )
 
 
 @pytest.mark.parametrize('out', ['file', 'file/below', '/proc/x', 'foo://x'])
 def test_a_cache_looks_at_its_folder_before_it_works(
-    out, refused, tmp_path, monkeypatch):
+  out, refused, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('text')
-  said = refused('data', 'cache', '--config', 'shapes', '--out', out,
-                 '--config.data.path=nowhere', '--config.autoencoder=none')
+  said = refused(
+    'data',
+    'cache',
+    '--config',
+    'shapes',
+    '--out',
+    out,
+    '--config.data.path=nowhere',
+    '--config.autoencoder=none',
+  )
   assert said.startswith(f'--out={out} ')
   assert [p.name for p in tmp_path.iterdir()] == ['file']

@@ -38,17 +38,25 @@ def downloads(tmp_path):
 @pytest.fixture
 def browser(downloads):
   from selenium import webdriver
+
   options = webdriver.ChromeOptions()
-  for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage',
-               '--window-size=1280,930', '--hide-scrollbars',
-               '--force-device-scale-factor=1'):
+  for flag in (
+    '--headless=new',
+    '--no-sandbox',
+    '--disable-dev-shm-usage',
+    '--window-size=1280,930',
+    '--hide-scrollbars',
+    '--force-device-scale-factor=1',
+  ):
     options.add_argument(flag)
   options.add_experimental_option(
-    'prefs', {'download.default_directory': str(downloads)})
+    'prefs', {'download.default_directory': str(downloads)}
+  )
   options.set_capability('goog:loggingPrefs', {'performance': 'ALL'})
   # The driver is named, so that none is looked for on the network.
-  service = webdriver.ChromeService(os.environ.get(
-    'CHROMEDRIVER', '/usr/bin/chromedriver'))
+  service = webdriver.ChromeService(
+    os.environ.get('CHROMEDRIVER', '/usr/bin/chromedriver')
+  )
   with webdriver.Chrome(options, service) as driver:
     yield driver
 
@@ -73,28 +81,35 @@ def until(true, seconds=SECONDS):
 
 def find(browser, selector, count=1):
   """The first element, as soon as there are as many."""
+
   def there():
     found = browser.find_elements('css selector', selector)
     return found if len(found) >= count else None
+
   return until(there)[0]
 
 
 def text(browser, selector):
   """What the element shows, which may be redrawn at any time."""
   return browser.execute_script(
-    'return document.querySelector(arguments[0])?.innerText ?? ""', selector)
+    'return document.querySelector(arguments[0])?.innerText ?? ""', selector
+  )
 
 
 def enter(browser, selector, value):
   """Puts a value into a field; a driver cannot type every character."""
   field = find(browser, selector)
-  browser.execute_script('''
+  browser.execute_script(
+    """
     const [field, value] = arguments;
     const kind = Object.getPrototypeOf(field);
     Object.getOwnPropertyDescriptor(kind, 'value').set.call(field, value);
     for (const name of ['input', 'change', 'blur'])
       field.dispatchEvent(new Event(name, {bubbles: true}));
-  ''', field, str(value))
+  """,
+    field,
+    str(value),
+  )
 
 
 def press(browser, button='draw'):
@@ -122,10 +137,12 @@ def test_pictures_appear_and_nothing_is_loaded_from_elsewhere(page, server):
   find(page, '#gallery .thumbnail-item img', count=4)
   assert reported(page).startswith('4 pictures in ')
   loaded = page.execute_script(
-    'return performance.getEntriesByType("resource").map(x => x.name)')
+    'return performance.getEntriesByType("resource").map(x => x.name)'
+  )
   assert loaded
-  assert not [x for x in loaded
-              if not x.startswith((server.address, 'data:', 'blob:'))]
+  assert not [
+    x for x in loaded if not x.startswith((server.address, 'data:', 'blob:'))
+  ]
   if path := os.environ.get('SANA_JAX_SCREENSHOT'):
     time.sleep(1)  # Until nothing moves.
     page.save_screenshot(path)
@@ -140,6 +157,7 @@ def test_each_step_is_shown(page):
   def done():
     seen.add(text(page, '#gallery').split(' ')[0])
     return pictures(page)
+
   until(done)
   steps = {x for x in seen if x.endswith('/50')}
   assert len(steps) >= 3, seen
@@ -151,28 +169,55 @@ def test_a_downloaded_picture_says_how_it_was_made(page, downloads):
   enter(page, '#seed input', 11)
   press(page)
   find(page, '#gallery .thumbnail-item').click()
-  find(page, '#gallery button[aria-label="Download"], '
-       '#gallery a[download]').click()
-  path, = until(lambda: list(downloads.glob('*.png')))
+  find(
+    page, '#gallery button[aria-label="Download"], #gallery a[download]'
+  ).click()
+  (path,) = until(lambda: list(downloads.glob('*.png')))
   assert path.name == 'a-red-circle-left-of-a-blue-square-11-0.png'
   with Image.open(path) as image:
     assert image.size == (128, 128)
     assert image.text == {
-      'prompt': PROMPT, 'negative_prompt': 'green', 'seed': '11', 'number': '0',
-      'height': '128', 'width': '128', 'steps': '20', 'guidance_scale': '3.0',
-      'sampler': 'dpm++2m', 'model': 'shapes',
-      'version': f'sana_jax {__version__}'}
+      'prompt': PROMPT,
+      'negative_prompt': 'green',
+      'seed': '11',
+      'number': '0',
+      'height': '128',
+      'width': '128',
+      'steps': '20',
+      'guidance_scale': '3.0',
+      'sampler': 'dpm++2m',
+      'model': 'shapes',
+      'version': f'sana_jax {__version__}',
+    }
 
 
-@pytest.mark.parametrize('selector, value, said', [
-  ('#prompt textarea', '', 'prompt is empty; say what to show.'),
-  ('#width input', 99999,
-   'width is 99999; give a whole number from 32 to 256.'),
-  ('#width input', '', 'width is missing; give a whole number from 32 to 256.'),
-  ('#height input', 100, "height is 100; it must be a multiple of the "
-   "autoencoder's compression, 32, such as 96."),
-  ('#seed input', -1, 'seed is -1; give a whole number from 0 to 2147483647.'),
-])
+@pytest.mark.parametrize(
+  'selector, value, said',
+  [
+    ('#prompt textarea', '', 'prompt is empty; say what to show.'),
+    (
+      '#width input',
+      99999,
+      'width is 99999; give a whole number from 32 to 256.',
+    ),
+    (
+      '#width input',
+      '',
+      'width is missing; give a whole number from 32 to 256.',
+    ),
+    (
+      '#height input',
+      100,
+      'height is 100; it must be a multiple of the '
+      "autoencoder's compression, 32, such as 96.",
+    ),
+    (
+      '#seed input',
+      -1,
+      'seed is -1; give a whole number from 0 to 2147483647.',
+    ),
+  ],
+)
 def test_bad_input_is_one_sentence(page, selector, value, said):
   enter(page, '#prompt textarea', PROMPT)
   enter(page, selector, value)
@@ -180,9 +225,15 @@ def test_bad_input_is_one_sentence(page, selector, value, said):
   assert refused(page) == said
 
 
-@pytest.mark.parametrize('prompt, cut', [
-  ('red circle ' * 910, True), ('🙂🎨 🟥', False), ('猫在沙发上', False),
-  ('<script>alert(1)</script>', False)])
+@pytest.mark.parametrize(
+  'prompt, cut',
+  [
+    ('red circle ' * 910, True),
+    ('🙂🎨 🟥', False),
+    ('猫在沙发上', False),
+    ('<script>alert(1)</script>', False),
+  ],
+)
 def test_any_text_is_drawn(page, prompt, cut):
   enter(page, '#prompt textarea', prompt)
   press(page)
@@ -192,9 +243,13 @@ def test_any_text_is_drawn(page, prompt, cut):
 
 def test_an_aspect_sets_the_size_and_a_typed_size_the_aspect(page):
   find(page, '#aspect input').click()
-  option = until(lambda: [
-    x for x in page.find_elements('css selector', '[role=option]')
-    if x.text.strip() == '16:9'])[0]
+  option = until(
+    lambda: [
+      x
+      for x in page.find_elements('css selector', '[role=option]')
+      if x.text.strip() == '16:9'
+    ]
+  )[0]
   option.click()
   until(lambda: value(page, '#width') == '160')
   assert value(page, '#height') == '96'
@@ -204,7 +259,8 @@ def test_an_aspect_sets_the_size_and_a_typed_size_the_aspect(page):
 
 def value(browser, selector):
   return browser.execute_script(
-    'return document.querySelector(arguments[0] + " input").value', selector)
+    'return document.querySelector(arguments[0] + " input").value', selector
+  )
 
 
 def test_two_tabs_are_served_at_once(page, server):

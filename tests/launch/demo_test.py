@@ -15,8 +15,15 @@ import urllib.request
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-ASKED = {'prompt': 'a red circle', 'width': 16, 'height': 16, 'steps': 2,
-         'guidance_scale': 4.5, 'seed': 5, 'num_images': 2}
+ASKED = {
+  'prompt': 'a red circle',
+  'width': 16,
+  'height': 16,
+  'steps': 2,
+  'guidance_scale': 4.5,
+  'seed': 5,
+  'num_images': 2,
+}
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +33,8 @@ def server(served, tiny_sana):
 
 def get(server, path, data=None):
   request = urllib.request.Request(
-    server.address + path, data, {'Content-Type': 'application/json'})
+    server.address + path, data, {'Content-Type': 'application/json'}
+  )
   with urllib.request.urlopen(request, timeout=60) as response:
     return response.read()
 
@@ -44,25 +52,49 @@ def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
   status, content = answer(server, ASKED)
   assert status == 200
   assert content['report'].startswith('2 pictures in ')
-  assert cli('sample', '--model', tiny_sana, '--prompt', 'a red circle',
-             '--height', 16, '--width', 16, '--steps', 2, '--seed', 5,
-             '--num-images', 2, '--out', tmp_path)[0] == 0
+  assert (
+    cli(
+      'sample',
+      '--model',
+      tiny_sana,
+      '--prompt',
+      'a red circle',
+      '--height',
+      16,
+      '--width',
+      16,
+      '--steps',
+      2,
+      '--seed',
+      5,
+      '--num-images',
+      2,
+      '--out',
+      tmp_path,
+    )[0]
+    == 0
+  )
   for k, picture in enumerate(content['pictures']):
     assert picture['name'] == f'a-red-circle-5-{k}.png'
-    assert base64.b64decode(picture['png']) == (
-      tmp_path / f'00000-{k}-a-red-circle.png').read_bytes()
+    assert (
+      base64.b64decode(picture['png'])
+      == (tmp_path / f'00000-{k}-a-red-circle.png').read_bytes()
+    )
 
 
-@pytest.mark.parametrize('changes, said', [
-  ({'prompt': ''}, 'prompt is empty; say what to show.'),
-  ({'width': 10**6}, 'width is 1000000; give a whole number from 4 to 64.'),
-  ({'width': 'wide'}, "width is 'wide'; give a whole number from 4 to 64."),
-  ({'steps': None}, 'steps is missing; give a whole number from 1 to 50.'),
-  ({'num_images': 99}, 'num_images is 99; give a whole number from 1 to 4.'),
-  ({'sampler': '<b>'}, "sampler is '<b>'; allowed are euler"),
-  ({'prompt': {'path': '/etc/hostname'}}, 'prompt is an object; give text.'),
-  ({'size': 16}, "Unknown key 'size'; allowed are prompt, "),
-])
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    ({'prompt': ''}, 'prompt is empty; say what to show.'),
+    ({'width': 10**6}, 'width is 1000000; give a whole number from 4 to 64.'),
+    ({'width': 'wide'}, "width is 'wide'; give a whole number from 4 to 64."),
+    ({'steps': None}, 'steps is missing; give a whole number from 1 to 50.'),
+    ({'num_images': 99}, 'num_images is 99; give a whole number from 1 to 4.'),
+    ({'sampler': '<b>'}, "sampler is '<b>'; allowed are euler"),
+    ({'prompt': {'path': '/etc/hostname'}}, 'prompt is an object; give text.'),
+    ({'size': 16}, "Unknown key 'size'; allowed are prompt, "),
+  ],
+)
 def test_programs_get_a_sentence_about_bad_input(server, changes, said):
   status, error = answer(server, ASKED | changes)
   assert status == 400
@@ -75,10 +107,13 @@ def test_the_example_of_the_docs_runs(server, tmp_path):
   code = docs.split('```python\n')[1].split('```')[0]
   assert 'http://127.0.0.1:7860' in code
   code = code.replace('http://127.0.0.1:7860', server.address).replace(
-    '128', '16')
+    '128', '16'
+  )
   subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
   assert sorted(p.name for p in tmp_path.iterdir()) == [
-    'a-red-circle-0-0.png', 'a-red-circle-0-1.png']
+    'a-red-circle-0-0.png',
+    'a-red-circle-0-1.png',
+  ]
 
 
 def test_the_browser_is_told_to_load_nothing_from_elsewhere(server):
@@ -88,22 +123,30 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere(server):
   assert 'http' not in policy
 
 
-@pytest.mark.parametrize('number, code', [
-  (signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+  'number, code',
+  [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+)
 def test_it_ends_at_a_signal_while_it_draws_and_leaves_no_file(
-  served, tiny_sana, tmp_path, monkeypatch, number, code,
+  served,
+  tiny_sana,
+  tmp_path,
+  monkeypatch,
+  number,
+  code,
 ):
   monkeypatch.setenv('TMPDIR', str(tmp_path))
   server = served(tiny_sana, '--max-steps', '1000')
   assert answer(server, ASKED)[0] == 200
   with concurrent.futures.ThreadPoolExecutor() as threads:
     long = threads.submit(answer, server, ASKED | {'steps': 1000})
-    time.sleep(.5)
+    time.sleep(0.5)
     server.process.send_signal(number)
     assert server.process.wait(timeout=10) == code
     assert long.exception(timeout=10) or long.result()[0] == 503
   assert server.log.read_text() == (
-    'sana-jax: interrupted\n' if code == 130 else '')
+    'sana-jax: interrupted\n' if code == 130 else ''
+  )
   assert not [p for p in tmp_path.rglob('*') if p.is_file()]
 
 
@@ -111,28 +154,38 @@ def test_a_taken_port_is_told_before_the_model_is_read(refused):
   with socket.create_server(('127.0.0.1', 0)) as other:
     port = other.getsockname()[1]
     message = refused('demo', '--model', 'none', '--port', port)
-  assert message == (f'--host=127.0.0.1 --port={port} cannot be listened at '
-                     '(Address already in use); choose another.')
+  assert message == (
+    f'--host=127.0.0.1 --port={port} cannot be listened at '
+    '(Address already in use); choose another.'
+  )
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--host', 'no such host'], "'no such host' is no host name"),
-  (['--host', 'nowhere.invalid'], '--host=nowhere.invalid is not an address'),
-  (['--max-size', '3'], '--max-size=3 is less than the smallest picture that '
-   'the model can make; give 4 or more.'),
-  (['--max-steps', '0'], "--max-steps: '0' is not allowed"),
-  (['--max-queue', 'x'], "--max-queue: 'x' is not allowed"),
-  (['--allow-host', 'http://a'], "'http://a' is no host name"),
-  (['--allow-host', 'a:80'], "'a:80' is no host name"),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--host', 'no such host'], "'no such host' is no host name"),
+    (['--host', 'nowhere.invalid'], '--host=nowhere.invalid is not an address'),
+    (
+      ['--max-size', '3'],
+      '--max-size=3 is less than the smallest picture that '
+      'the model can make; give 4 or more.',
+    ),
+    (['--max-steps', '0'], "--max-steps: '0' is not allowed"),
+    (['--max-queue', 'x'], "--max-queue: 'x' is not allowed"),
+    (['--allow-host', 'http://a'], "'http://a' is no host name"),
+    (['--allow-host', 'a:80'], "'a:80' is no host name"),
+  ],
+)
 def test_a_bad_flag_is_told(refused, tiny_sana, flags, said):
   assert said in refused('demo', '--model', tiny_sana, '--port', 0, *flags)
 
 
-@pytest.mark.parametrize('host, warned', [
-  ('127.0.0.1', False), ('0.0.0.0', True)])
+@pytest.mark.parametrize(
+  'host, warned', [('127.0.0.1', False), ('0.0.0.0', True)]
+)
 def test_other_machines_are_let_in_with_a_warning(capsys, host, warned):
   from sana_jax.launch import demo
+
   with demo.listening(host, 0) as door:
     demo.announce(door, demo.names(host, []))
     port = door.getsockname()[1]
@@ -146,5 +199,6 @@ def test_other_machines_are_let_in_with_a_warning(capsys, host, warned):
 def test_a_missing_gradio_is_told(refused, monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   assert refused('demo', '--model', 'shapes') == (
-    "This needs the package gradio; install it with pip install "
-    "'sana_jax[demo]'.")
+    'This needs the package gradio; install it with pip install '
+    "'sana_jax[demo]'."
+  )

@@ -11,10 +11,23 @@ from sana_jax.data.shapes import KINDS
 @pytest.fixture(scope='module')
 def evaluated(tmp_path_factory, tiny_sana):
   from sana_jax.launch import cli
+
   out = tmp_path_factory.mktemp('evaluate') / 'out'
-  argv = ['evaluate', '--model', str(tiny_sana), '--per-kind', '2',
-          '--num-images', '2', '--batch-size', '24', '--steps', '1', '--out',
-          str(out)]
+  argv = [
+    'evaluate',
+    '--model',
+    str(tiny_sana),
+    '--per-kind',
+    '2',
+    '--num-images',
+    '2',
+    '--batch-size',
+    '24',
+    '--steps',
+    '1',
+    '--out',
+    str(out),
+  ]
   assert cli.main(argv) == 0
   return argv, out
 
@@ -23,11 +36,15 @@ def test_scores_are_of_every_kind(evaluated, tiny_sana):
   record = json.loads((evaluated[1] / 'scores.json').read_text())
   assert record['model'] == str(tiny_sana)
   assert (record['steps'], record['guidance_scale'], record['seed']) == (
-    1, 4.5, 0)
+    1,
+    4.5,
+    0,
+  )
   assert record['images_per_prompt'] == 2
   assert list(record['scores']) == [*KINDS, 'overall']
-  assert {s['images'] for k, s in record['scores'].items()
-          if k != 'overall'} == {4}
+  assert {
+    s['images'] for k, s in record['scores'].items() if k != 'overall'
+  } == {4}
   assert record['scores']['overall']['images'] == 24
 
 
@@ -35,7 +52,9 @@ def test_the_sheet_shows_each_prompt_once(evaluated):
   with Image.open(evaluated[1] / 'scores.png') as sheet:
     assert sheet.width == 8 * (128 + 12)  # 12 pictures, 8 a row at 128 px.
   assert sorted(p.name for p in evaluated[1].iterdir()) == [
-    'scores.json', 'scores.png']
+    'scores.json',
+    'scores.png',
+  ]
 
 
 def test_the_table_is_printed_and_repeats(evaluated, cli):
@@ -50,21 +69,30 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
   assert (out / 'scores.json').read_bytes() == before
 
 
-@pytest.mark.parametrize('flags, said', [
-  (['--per-kind', '0'], "--per-kind: '0' is not allowed; give a whole number"),
-  (['--num-images', 'x'], "--num-images: 'x' is not allowed"),
-  (['--steps', '0'], "--steps: '0' is not allowed"),
-  (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler"),
-])
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (
+      ['--per-kind', '0'],
+      "--per-kind: '0' is not allowed; give a whole number",
+    ),
+    (['--num-images', 'x'], "--num-images: 'x' is not allowed"),
+    (['--steps', '0'], "--steps: '0' is not allowed"),
+    (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler"),
+  ],
+)
 def test_a_bad_value_is_told_before_anything_is_written(
-    flags, said, refused, tiny_sana, tmp_path):
-  assert said in refused('evaluate', '--model', tiny_sana, '--out',
-                         tmp_path / 'out', *flags)
+  flags, said, refused, tiny_sana, tmp_path
+):
+  assert said in refused(
+    'evaluate', '--model', tiny_sana, '--out', tmp_path / 'out', *flags
+  )
   assert not (tmp_path / 'out').exists()
 
 
 def test_a_missing_model_is_told(refused, tmp_path):
-  message = refused('evaluate', '--model', tmp_path / 'none', '--out',
-                    tmp_path / 'out')
+  message = refused(
+    'evaluate', '--model', tmp_path / 'none', '--out', tmp_path / 'out'
+  )
   assert 'There is no model folder' in message
   assert not (tmp_path / 'out').exists()

@@ -9,23 +9,46 @@ import pytest
 from sana_jax.weights import folder as folders
 from sana_jax.weights.safetensors_files import read
 
-TINY = [f'--config.{setting}' for setting in (
-  'num_steps=4', 'checkpoint_every_steps=2', 'batch_size=8', 'model.width=32',
-  'model.depth=1', 'model.cross_heads=2', 'model.sample_size=8',
-  'model.unroll=1', 'data.size_px=32', 'data.examples=16',
-  'optimizer.warmup_steps=1', 'pictures_every_steps=0', 'ema_decay=0.5',
-  'optimizer.learning_rate=1e-2')]
+TINY = [
+  f'--config.{setting}'
+  for setting in (
+    'num_steps=4',
+    'checkpoint_every_steps=2',
+    'batch_size=8',
+    'model.width=32',
+    'model.depth=1',
+    'model.cross_heads=2',
+    'model.sample_size=8',
+    'model.unroll=1',
+    'data.size_px=32',
+    'data.examples=16',
+    'optimizer.warmup_steps=1',
+    'pictures_every_steps=0',
+    'ema_decay=0.5',
+    'optimizer.learning_rate=1e-2',
+  )
+]
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, tiny_sana):
   """A finished run, whose data and encoded data are gone."""
   from sana_jax.launch import cli
+
   root = tmp_path_factory.mktemp('run')
-  code = cli.main([
-    'train', '--config', 'shapes', '--workdir', str(root / 'run'), *TINY,
-    f'--config.data.path={root / "data"}', f'--config.autoencoder={tiny_sana}',
-    f'--config.text_encoder={tiny_sana}'])
+  code = cli.main(
+    [
+      'train',
+      '--config',
+      'shapes',
+      '--workdir',
+      str(root / 'run'),
+      *TINY,
+      f'--config.data.path={root / "data"}',
+      f'--config.autoencoder={tiny_sana}',
+      f'--config.text_encoder={tiny_sana}',
+    ]
+  )
   assert code == 0
   shutil.rmtree(root / 'data')
   shutil.rmtree(root / 'run/encoded')
@@ -34,13 +57,16 @@ def trained(tmp_path_factory, tiny_sana):
 
 def tensors(folder):
   found = read(folder / 'transformer', 'diffusion_pytorch_model')
-  return {key: np.concatenate([np.ravel(p) for p in t.pieces()])
-          for key, t in found.items()}
+  return {
+    key: np.concatenate([np.ravel(p) for p in t.pieces()])
+    for key, t in found.items()
+  }
 
 
 def equal(ours, theirs):
   return ours.keys() == theirs.keys() and all(
-    np.array_equal(ours[key], theirs[key]) for key in ours)
+    np.array_equal(ours[key], theirs[key]) for key in ours
+  )
 
 
 def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
@@ -48,8 +74,11 @@ def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
   out = tmp_path / 'out'
   code, said, err = cli('export', '--workdir', trained, '--to', out)
   assert (code, said) == (0, f'{out}: step 4 of {trained}\n'), err
-  files = lambda folder: {str(p.relative_to(folder)): p.read_bytes()
-                          for p in folder.rglob('*') if p.is_file()}
+  files = lambda folder: {
+    str(p.relative_to(folder)): p.read_bytes()
+    for p in folder.rglob('*')
+    if p.is_file()
+  }
   assert files(out) == files(trained / 'model')
   assert {p: p.stat().st_mtime_ns for p in trained.rglob('*')} == before
   assert list(tmp_path.iterdir()) == [out]
@@ -60,8 +89,20 @@ def test_a_step_and_the_raw_weights_can_be_asked_for(trained, cli, tmp_path):
   for step in (2, 4):
     for weights in ('ema', 'params'):
       out = tmp_path / f'{step}_{weights}'
-      assert cli('export', '--workdir', trained, '--to', out, '--step', step,
-                 '--weights', weights)[0] == 0
+      assert (
+        cli(
+          'export',
+          '--workdir',
+          trained,
+          '--to',
+          out,
+          '--step',
+          step,
+          '--weights',
+          weights,
+        )[0]
+        == 0
+      )
       found[step, weights] = tensors(out)
       folders.load(out, 'transformer')
   runs = tensors(trained / 'model')
@@ -81,12 +122,14 @@ def refusal(trained, refused, tmp_path, *flags):
 def test_a_step_that_is_not_there_is_told(trained, refused, tmp_path):
   assert refusal(trained, refused, tmp_path, '--step', 3) == (
     f'--step=3: {trained} has checkpoints of the steps 2, 4; choose one of '
-    'these (keep_every_steps keeps more).')
+    'these (keep_every_steps keeps more).'
+  )
 
 
 def test_what_is_no_run_is_told(refused, tmp_path):
   assert 'is no run: it has no config.json' in refusal(
-    tmp_path, refused, tmp_path)
+    tmp_path, refused, tmp_path
+  )
   (tmp_path / 'config.json').write_text('{"task": "sana"')
   assert 'config.json is damaged' in refusal(tmp_path, refused, tmp_path)
 
@@ -106,7 +149,8 @@ def test_a_damaged_checkpoint_is_told(trained, refused, tmp_path):
   content['state'] = [x ^ 1 for x in content['state']]
   about.write_text(json.dumps(content))
   assert 'differs from what was saved; choose another --step' in refusal(
-    run, refused, tmp_path)
+    run, refused, tmp_path
+  )
   for path in (run / 'checkpoints/4').rglob('d/*'):
     path.unlink()
   assert 'cannot be read' in refusal(run, refused, tmp_path)
@@ -118,10 +162,12 @@ def test_a_run_without_an_average_has_none(trained, refused, tmp_path):
   about = run / 'checkpoints/4/about/metadata'
   about.write_text(about.read_text().replace('"ema.', '"opt_state.'))
   assert 'keeps no average' in refusal(
-    run, refused, tmp_path, '--weights', 'ema')
+    run, refused, tmp_path, '--weights', 'ema'
+  )
 
 
 def test_an_existing_folder_is_left_alone(trained, refused, tmp_path):
   message = refused('export', '--workdir', trained, '--to', tmp_path)
-  assert message == (f'--to={tmp_path} exists; choose another name, or remove '
-                     'it first.')
+  assert message == (
+    f'--to={tmp_path} exists; choose another name, or remove it first.'
+  )

@@ -8,48 +8,88 @@ from sana_jax.errors import UserError
 from sana_jax.launch import flags
 
 
-@pytest.mark.parametrize('text, number', [
-  ('1', 1), ('+7', 7), ('007', 7), ('2147483647', 2**31 - 1)])
+@pytest.mark.parametrize(
+  'text, number', [('1', 1), ('+7', 7), ('007', 7), ('2147483647', 2**31 - 1)]
+)
 def test_a_whole_number_is_read(text, number):
   assert flags.whole()(text) == number
 
 
-@pytest.mark.parametrize('text', [
-  '', ' ', '0', '-1', '1.0', '1e3', '0x10', '1_000', ' 1', '1 ', '1\n',
-  '\u0663', '\u00b2', '2147483648', '9' * 19, '9' * 5000, 'nan', 'True'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    ' ',
+    '0',
+    '-1',
+    '1.0',
+    '1e3',
+    '0x10',
+    '1_000',
+    ' 1',
+    '1 ',
+    '1\n',
+    '\u0663',
+    '\u00b2',
+    '2147483648',
+    '9' * 19,
+    '9' * 5000,
+    'nan',
+    'True',
+  ],
+)
 def test_what_is_no_whole_number_is_refused(text):
   with pytest.raises(argparse.ArgumentTypeError, match='give a whole number'):
     flags.whole()(text)
 
 
-@pytest.mark.parametrize('text, number', [
-  ('0', 0.), ('4.5', 4.5), ('.5', .5), ('5.', 5.), ('1e-3', 1e-3)])
+@pytest.mark.parametrize(
+  'text, number',
+  [('0', 0.0), ('4.5', 4.5), ('.5', 0.5), ('5.', 5.0), ('1e-3', 1e-3)],
+)
 def test_a_number_is_read(text, number):
   assert flags.not_negative(text) == number
 
 
-@pytest.mark.parametrize('text', [
-  '', '-1', 'nan', 'inf', '1e400', '1_0', ' 1', '\u0663', '0x1p3', '9' * 400])
+@pytest.mark.parametrize(
+  'text',
+  ['', '-1', 'nan', 'inf', '1e400', '1_0', ' 1', '\u0663', '0x1p3', '9' * 400],
+)
 def test_what_is_no_finite_number_is_refused(text):
   for kind in (flags.not_negative, flags.positive):
     with pytest.raises(argparse.ArgumentTypeError, match='give a number'):
       kind(text)
 
 
-@pytest.mark.parametrize('kind, text', [
-  (flags.ratio, '\u0661\u0666:9'), (flags.interval, '0.\u0661:1'),
-  (flags.steps, '\u0661:9'), (flags.sizes, 'data=\u0661'),
-  (flags.sizes, 'd\u00e4ta=1'), (flags.backends, 'glumb_conv=\u00e4')])
+@pytest.mark.parametrize(
+  'kind, text',
+  [
+    (flags.ratio, '\u0661\u0666:9'),
+    (flags.interval, '0.\u0661:1'),
+    (flags.steps, '\u0661:9'),
+    (flags.sizes, 'data=\u0661'),
+    (flags.sizes, 'd\u00e4ta=1'),
+    (flags.backends, 'glumb_conv=\u00e4'),
+  ],
+)
 def test_digits_and_names_are_ascii(kind, text):
   with pytest.raises(argparse.ArgumentTypeError, match='is not allowed'):
     kind(text)
 
 
-@pytest.mark.parametrize('text, reason', [
-  ('', 'leave the flag out'), ('  ', 'leave the flag out'),
-  ('a\0b', 'without \\\\x00'), ('a\nb', 'without \\\\n'),
-  ('\x1b[2J', 'without \\\\x1b'), ('a\u2028b', 'without \\\\u2028'),
-  ('a\udcff', 'is not UTF-8'), ('~nosuchuser/x', "no user 'nosuchuser'")])
+@pytest.mark.parametrize(
+  'text, reason',
+  [
+    ('', 'leave the flag out'),
+    ('  ', 'leave the flag out'),
+    ('a\0b', 'without \\\\x00'),
+    ('a\nb', 'without \\\\n'),
+    ('\x1b[2J', 'without \\\\x1b'),
+    ('a\u2028b', 'without \\\\u2028'),
+    ('a\udcff', 'is not UTF-8'),
+    ('~nosuchuser/x', "no user 'nosuchuser'"),
+  ],
+)
 def test_a_name_has_characters_and_all_can_be_seen(text, reason):
   with pytest.raises(argparse.ArgumentTypeError, match=reason):
     flags.text(text)

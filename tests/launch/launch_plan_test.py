@@ -26,11 +26,22 @@ def compile_by_rule(self, asked):
   sizes = asked['config']['mesh']
   images = asked['config']['batch_size'] // (sizes['data'] * sizes['fsdp'])
   self.compiled += 1
-  return json.loads(json.dumps(dataclasses.asdict(Plan(
-    asked['layout'], asked['topology'], asked['mode'],
-    {k: v for k, v in sizes.items() if k != 'slices'},
-    asked['config']['batch_size'], 100, usable=15.75 * 2**30,
-    memory={'parameters': 2**31, 'temporaries': images * 2**30}))))
+  return json.loads(
+    json.dumps(
+      dataclasses.asdict(
+        Plan(
+          asked['layout'],
+          asked['topology'],
+          asked['mode'],
+          {k: v for k, v in sizes.items() if k != 'slices'},
+          asked['config']['batch_size'],
+          100,
+          usable=15.75 * 2**30,
+          memory={'parameters': 2**31, 'temporaries': images * 2**30},
+        )
+      )
+    )
+  )
 
 
 @pytest.fixture
@@ -41,9 +52,18 @@ def launch(tmp_path, monkeypatch):
   monkeypatch.setattr(topologies, '_check_compiler', lambda *_: None)
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   (tmp_path / 'tiny.py').write_text(TINY)
-  return lambda *more: ('launch', '--where', 'slurm', '--topology',
-                        'h200:1x2x8', '--config', 'tiny.py', '--workdir',
-                        '/shared/run', *more)
+  return lambda *more: (
+    'launch',
+    '--where',
+    'slurm',
+    '--topology',
+    'h200:1x2x8',
+    '--config',
+    'tiny.py',
+    '--workdir',
+    '/shared/run',
+    *more,
+  )
 
 
 def last(err):
@@ -64,16 +84,22 @@ def test_what_does_not_fit_is_refused_with_what_would(launch, cli, tmp_path):
   # 64 images in 4 groups: 16 + 2 GiB.
   assert (code, out) == (2, '')
   assert last(err).startswith(
-    'sequence needs 18.00 GiB of 15.75: 2.25 GiB too many')
+    'sequence needs 18.00 GiB of 15.75: 2.25 GiB too many'
+  )
   assert 'what fits: config.batch_size=32 (10.00 GiB)' in last(err)
   assert not (tmp_path / 'out').exists()
 
 
 def test_a_layout_is_advised_where_the_config_has_none(launch, cli):
-  code, _, err = cli(*launch(
-    '--config.mesh.data=2', '--config.mesh.sequence=8',
-    '--config.optimizer.name=came_8bit', '--config.model.remat=full',
-    '--config.batch_size=48'))
+  code, _, err = cli(
+    *launch(
+      '--config.mesh.data=2',
+      '--config.mesh.sequence=8',
+      '--config.optimizer.name=came_8bit',
+      '--config.model.remat=full',
+      '--config.batch_size=48',
+    )
+  )
   assert code == 2
   # 48 images in 2 groups: 24 + 2 GiB; in 16 groups, 3 + 2.
   assert 'the config needs 26.00 GiB of 15.75' in last(err)
@@ -93,9 +119,16 @@ def test_a_layout_that_cannot_be_is_told(launch, cli):
 
 
 def test_any_task_is_planned(launch, cli):
-  code, _, err = cli(*launch(
-    '--config', 'shapes_text_encoder', '--config.batch_size=64', '--layout',
-    'fsdp', '--dry-run'))
+  code, _, err = cli(
+    *launch(
+      '--config',
+      'shapes_text_encoder',
+      '--config.batch_size=64',
+      '--layout',
+      'fsdp',
+      '--dry-run',
+    )
+  )
   assert code == 0, err
   assert 'fsdp fits h200:1x2x8: 6.00 of 15.75 GiB a device.' in err
 

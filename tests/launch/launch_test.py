@@ -15,8 +15,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 H200 = ['--where', 'slurm', '--topology', 'h200:1x2x8', '--no-plan']
 GKE = ['--where', 'gke', '--topology', 'v5e:4x4', '--no-plan', '--image', 'i']
-VM = ['--where', 'tpu-vm', '--topology', 'v5e:4x4', '--no-plan', '--image', 'i',
-      '--zone', 'z']
+VM = [
+  '--where',
+  'tpu-vm',
+  '--topology',
+  'v5e:4x4',
+  '--no-plan',
+  '--image',
+  'i',
+  '--zone',
+  'z',
+]
 CPU = ['--where', 'local', '--topology', 'cpu:2x2']
 
 
@@ -25,43 +34,70 @@ def launch(tmp_path, monkeypatch):
   """Arguments, with a config and a workdir."""
   monkeypatch.chdir(tmp_path)
   return lambda *more, workdir='/shared/run': (
-    'launch', '--config', 'sana_1600m_1024', '--workdir', workdir, *more)
+    'launch',
+    '--config',
+    'sana_1600m_1024',
+    '--workdir',
+    workdir,
+    *more,
+  )
 
 
-@pytest.mark.parametrize('more, said', [
-  (['--where', 'slrum', '--topology', 'cpu:2x2'],
-   r'--where=slrum is not known \(did you mean slurm\?\); allowed are slurm, '
-   'gke, tpu-vm, local'),
-  ([*CPU[:2], '--topology', 'v5:4x4'], 'names no chip.*did you mean v5'),
-  ([*CPU[:2], '--topology', 'v5e:3x3', '--no-plan'], 'near ones are'),
-  (['--where', 'slurm', '--topology', 'v5e:4x4', '--no-plan'],
-   '--where=slurm, which has GPUs and CPUs; choose --where=gke or tpu-vm'),
-  (['--where', 'tpu-vm', '--topology', 'h200:1x1x8', '--no-plan'],
-   'which has TPUs; choose --where=slurm or gke or local'),
-  (GKE[:-2], '--where=gke needs --image'),
-  (VM[:5], '--where=tpu-vm needs --image; --where=tpu-vm needs --zone'),
-  ([*H200, '--zone', 'z'], '--zone is not for --where=slurm but for gke and '
-   'tpu-vm'),
-  ([*GKE, '--partition', 'p'], '--partition is not for --where=gke but for '
-   'slurm'),
-  ([*H200, '--name', 'Not a name'], '--name=Not a name must be 40 or fewer'),
-  ([*H200, '--time-limit', 'long'], '--time-limit=long must be a time'),
-  (['--where', 'local', '--topology', 'h200:1x2x8', '--no-plan'],
-   'is 2 hosts, and --where=local is one'),
-  ([*VM, '--topology', 'tpu7x:2x2x2'], 'tpu7x is for --where=gke only'),
-  ([*GKE, '--topology', 'v5e:2x2@2'], 'GKE joins slices of several hosts only'),
-  ([*GKE, '--topology', 'h200:1x1x4'], 'GKE has h200 machines with 8 GPUs'),
-  ([*GKE, '--cluster', 'c'], 'are for --xpk'),
-  ([*GKE, '--xpk'], '--xpk needs --cluster and --zone and --project'),
-  ([*H200, '--xpk'], '--xpk is not for --where=slurm but for gke'),
-  ([*H200, '--restarts', '-1'], 'give a whole number from 0'),
-  ([*H200, '--wait-seconds', 'x'], 'give a number of 0 or more'),
-  ([*H200, '--config.batch_sise=3'], 'There is no config.batch_sise'),
-  ([*H200, '--config.batch_size=0'], 'batch_size=0 must be positive'),
-  ([*H200, '--layout', 'fdsp'], 'there is no such file; shipped are dp'),
-  ([*GKE, '--layout', 'mine.py'], '--layout=mine.py is a file of this machine'),
-  ([*H200, '--topolgy', 'x'], "Unknown argument '--topolgy'"),
-])
+@pytest.mark.parametrize(
+  'more, said',
+  [
+    (
+      ['--where', 'slrum', '--topology', 'cpu:2x2'],
+      r'--where=slrum is not known \(did you mean slurm\?\); allowed are '
+      'slurm, gke, tpu-vm, local',
+    ),
+    ([*CPU[:2], '--topology', 'v5:4x4'], 'names no chip.*did you mean v5'),
+    ([*CPU[:2], '--topology', 'v5e:3x3', '--no-plan'], 'near ones are'),
+    (
+      ['--where', 'slurm', '--topology', 'v5e:4x4', '--no-plan'],
+      '--where=slurm, which has GPUs and CPUs; choose --where=gke or tpu-vm',
+    ),
+    (
+      ['--where', 'tpu-vm', '--topology', 'h200:1x1x8', '--no-plan'],
+      'which has TPUs; choose --where=slurm or gke or local',
+    ),
+    (GKE[:-2], '--where=gke needs --image'),
+    (VM[:5], '--where=tpu-vm needs --image; --where=tpu-vm needs --zone'),
+    (
+      [*H200, '--zone', 'z'],
+      '--zone is not for --where=slurm but for gke and tpu-vm',
+    ),
+    (
+      [*GKE, '--partition', 'p'],
+      '--partition is not for --where=gke but for slurm',
+    ),
+    ([*H200, '--name', 'Not a name'], '--name=Not a name must be 40 or fewer'),
+    ([*H200, '--time-limit', 'long'], '--time-limit=long must be a time'),
+    (
+      ['--where', 'local', '--topology', 'h200:1x2x8', '--no-plan'],
+      'is 2 hosts, and --where=local is one',
+    ),
+    ([*VM, '--topology', 'tpu7x:2x2x2'], 'tpu7x is for --where=gke only'),
+    (
+      [*GKE, '--topology', 'v5e:2x2@2'],
+      'GKE joins slices of several hosts only',
+    ),
+    ([*GKE, '--topology', 'h200:1x1x4'], 'GKE has h200 machines with 8 GPUs'),
+    ([*GKE, '--cluster', 'c'], 'are for --xpk'),
+    ([*GKE, '--xpk'], '--xpk needs --cluster and --zone and --project'),
+    ([*H200, '--xpk'], '--xpk is not for --where=slurm but for gke'),
+    ([*H200, '--restarts', '-1'], 'give a whole number from 0'),
+    ([*H200, '--wait-seconds', 'x'], 'give a number of 0 or more'),
+    ([*H200, '--config.batch_sise=3'], 'There is no config.batch_sise'),
+    ([*H200, '--config.batch_size=0'], 'batch_size=0 must be positive'),
+    ([*H200, '--layout', 'fdsp'], 'there is no such file; shipped are dp'),
+    (
+      [*GKE, '--layout', 'mine.py'],
+      '--layout=mine.py is a file of this machine',
+    ),
+    ([*H200, '--topolgy', 'x'], "Unknown argument '--topolgy'"),
+  ],
+)
 def test_a_bad_argument_is_one_sentence(more, said, launch, refused, tmp_path):
   message = refused(*launch(*more, '--out', tmp_path / 'out'))
   assert re.search(said, message), message
@@ -71,20 +107,28 @@ def test_a_bad_argument_is_one_sentence(more, said, launch, refused, tmp_path):
 @pytest.mark.parametrize('more', [H200, GKE, VM])
 def test_hosts_need_a_workdir_that_all_have(more, launch, refused):
   assert '--workdir=out/run must be the same for all hosts' in refused(
-    *launch(*more, workdir='out/run'))
+    *launch(*more, workdir='out/run')
+  )
 
 
 def test_all_problems_are_told_at_once(launch, refused):
   message = refused(
-    *launch(*H200, '--zone', 'z', '--name', '-', '--image', 'i'))
+    *launch(*H200, '--zone', 'z', '--name', '-', '--image', 'i')
+  )
   assert message.count(';') == 2 and '--zone' in message
 
 
-@pytest.mark.parametrize('more, file, command', [
-  (H200, 'job.sbatch', 'sbatch'), (GKE, 'jobset.yaml', 'kubectl'),
-  (VM, 'job.sh', 'gcloud')])
+@pytest.mark.parametrize(
+  'more, file, command',
+  [
+    (H200, 'job.sbatch', 'sbatch'),
+    (GKE, 'jobset.yaml', 'kubectl'),
+    (VM, 'job.sh', 'gcloud'),
+  ],
+)
 def test_a_missing_command_is_told_and_the_file_is_there(
-    more, file, command, launch, refused, tmp_path, monkeypatch, cli):
+  more, file, command, launch, refused, tmp_path, monkeypatch, cli
+):
   monkeypatch.setenv('PATH', str(tmp_path / 'nothing'))
   code, dry, _ = cli(*launch(*more, '--dry-run'))
   assert code == 0 and not (tmp_path / 'out').exists()
@@ -94,10 +138,13 @@ def test_a_missing_command_is_told_and_the_file_is_there(
   assert path.read_text() == dry
 
 
-@pytest.mark.parametrize('more, command, words', [
-  (H200, 'sbatch', 'job.sbatch'), (GKE, 'kubectl', 'apply -f .*jobset.yaml')])
+@pytest.mark.parametrize(
+  'more, command, words',
+  [(H200, 'sbatch', 'job.sbatch'), (GKE, 'kubectl', 'apply -f .*jobset.yaml')],
+)
 def test_the_file_is_handed_over(
-    more, command, words, launch, cli, refused, tmp_path, monkeypatch):
+  more, command, words, launch, cli, refused, tmp_path, monkeypatch
+):
   tool = tmp_path / 'bin' / command
   tool.parent.mkdir()
   tool.write_text('#!/bin/sh\necho "told: $@"\nexit ${CODE:-0}\n')
@@ -106,13 +153,17 @@ def test_the_file_is_handed_over(
   code, out, _ = cli(*launch(*more))
   assert code == 0 and re.search(f'told: .*{words}', out)
   tool.write_text('#!/bin/sh\necho "no such queue" >&2\nexit 1\n')
-  assert re.search(f'^{command} .* failed: no such queue', refused(
-    *launch(*more)))
+  assert re.search(
+    f'^{command} .* failed: no such queue', refused(*launch(*more))
+  )
 
 
 def test_a_dry_run_here_prints_the_commands(launch, cli, tmp_path):
-  code, out, _ = cli(*launch(*CPU, '--dry-run', '--config.batch_size=8',
-                             workdir=str(tmp_path / 'run')))
+  code, out, _ = cli(
+    *launch(
+      *CPU, '--dry-run', '--config.batch_size=8', workdir=str(tmp_path / 'run')
+    )
+  )
   assert code == 0 and not list(tmp_path.iterdir())
   lines = out.splitlines()
   assert len(lines) == 2
@@ -120,7 +171,9 @@ def test_a_dry_run_here_prints_the_commands(launch, cli, tmp_path):
     assert re.fullmatch(
       'JAX_PLATFORMS=cpu sana-jax train --config=sana_1600m_1024 '
       rf'--workdir=.*/run --cpu-devices=2 --distributed=localhost:\d+,2,{i} '
-      rf'--config.batch_size=8 >>.*/run/logs/process-{i}.log 2>&1', line), line
+      rf'--config.batch_size=8 >>.*/run/logs/process-{i}.log 2>&1',
+      line,
+    ), line
 
 
 def sbatch(cli, launch, *more):
@@ -130,12 +183,31 @@ def sbatch(cli, launch, *more):
 
 
 def test_a_job_of_slurm_has_a_process_a_node(cli, launch):
-  text = sbatch(cli, launch, '--where', 'slurm', '--topology', 'h200:1x4x8',
-                '--no-plan', '--time-limit', '1-00', '--partition', 'gpu',
-                '--account', 'a_b')
-  for line in ('nodes=4', 'ntasks-per-node=1', 'gpus-per-node=8', 'requeue',
-               'time=1-00', 'partition=gpu', 'account=a_b',
-               'open-mode=append'):
+  text = sbatch(
+    cli,
+    launch,
+    '--where',
+    'slurm',
+    '--topology',
+    'h200:1x4x8',
+    '--no-plan',
+    '--time-limit',
+    '1-00',
+    '--partition',
+    'gpu',
+    '--account',
+    'a_b',
+  )
+  for line in (
+    'nodes=4',
+    'ntasks-per-node=1',
+    'gpus-per-node=8',
+    'requeue',
+    'time=1-00',
+    'partition=gpu',
+    'account=a_b',
+    'open-mode=append',
+  ):
     assert f'#SBATCH --{line}\n' in text, line
   # Else JAX gives a process under SLURM one GPU.
   assert 'export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7\n' in text
@@ -150,9 +222,15 @@ def test_every_option_of_slurm_comes_before_the_first_command(cli, launch):
   assert not [x for x in lines[first:] if x.startswith('#SBATCH')]
 
 
-@pytest.mark.parametrize('more', [
-  H200, VM, [*H200, '--config.autoencoder=it\'s "x" $(date) `date`; rm x'],
-  [*VM, '--config.autoencoder=it\'s "x" $(date) `date`; rm x']])
+@pytest.mark.parametrize(
+  'more',
+  [
+    H200,
+    VM,
+    [*H200, '--config.autoencoder=it\'s "x" $(date) `date`; rm x'],
+    [*VM, '--config.autoencoder=it\'s "x" $(date) `date`; rm x'],
+  ],
+)
 def test_a_script_is_one_that_bash_reads(more, cli, launch, tmp_path):
   script = tmp_path / 'script'
   script.write_text(sbatch(cli, launch, *more))
@@ -166,8 +244,11 @@ def test_a_value_reaches_training_as_it_was_given(cli, launch, tmp_path):
   assert dashes
   words = after.replace('"$SLURM_CPUS_ON_NODE"', '8')
   done = subprocess.run(
-    ['bash', '-c', f'printf "%s\\n" srun {words}'], capture_output=True,
-    text=True, check=True)
+    ['bash', '-c', f'printf "%s\\n" srun {words}'],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
   assert done.stdout.splitlines()[-1] == odd
 
 
@@ -183,8 +264,9 @@ def test_a_template_and_its_values_name_the_same():
 def test_the_container_file_pins_every_version():
   text = (ROOT / 'launch/Containerfile').read_text()
   assert re.search(r'^FROM python:3\.12-slim$', text, re.MULTILINE)
-  assert ('pip install --constraint constraints.txt --editable ".[$EXTRAS]"'
-          in text)
+  assert (
+    'pip install --constraint constraints.txt --editable ".[$EXTRAS]"' in text
+  )
   extras = set(','.join(re.findall(r'EXTRAS=([\w,]+)', text)).split(','))
   declared = configparser.ConfigParser()
   declared.read(ROOT / 'setup.cfg')
@@ -196,7 +278,14 @@ def test_an_image_has_what_is_installed_and_nothing_else():
   kept = {line[1:] for line in lines if line.startswith('!')}
   declared = configparser.ConfigParser()
   declared.read(ROOT / 'setup.cfg')
-  folders = {place.split('=')[1].strip() for place in
-             declared['options']['package_dir'].strip().splitlines()}
+  folders = {
+    place.split('=')[1].strip()
+    for place in declared['options']['package_dir'].strip().splitlines()
+  }
   assert '*' in lines and kept == folders | {
-    'LICENSE', 'README.md', 'constraints.txt', 'pyproject.toml', 'setup.cfg'}
+    'LICENSE',
+    'README.md',
+    'constraints.txt',
+    'pyproject.toml',
+    'setup.cfg',
+  }

@@ -21,10 +21,25 @@ def place(tmp_path, monkeypatch):
 
 
 IMPOSSIBLE = [
-  'file', 'file/below', 'fifo', 'loop', 'loop/below', 'dangling',
-  'dangling/below', '/dev/null', '/dev/null/x', '/proc/x', '/proc/self/x/y',
-  'a' * 256, 'folder/' + 'a' * 256, 'new/' + 'a' * 256 + '/x', 'a/' * 3000,
-  '~nosuchuser/x', 'foo://x', 'gs://bucket/x']
+  'file',
+  'file/below',
+  'fifo',
+  'loop',
+  'loop/below',
+  'dangling',
+  'dangling/below',
+  '/dev/null',
+  '/dev/null/x',
+  '/proc/x',
+  '/proc/self/x/y',
+  'a' * 256,
+  'folder/' + 'a' * 256,
+  'new/' + 'a' * 256 + '/x',
+  'a/' * 3000,
+  '~nosuchuser/x',
+  'foo://x',
+  'gs://bucket/x',
+]
 
 
 @pytest.mark.parametrize('path', IMPOSSIBLE)

@@ -23,19 +23,22 @@ def broken(seed):
 
 CASES = [
   Case('sana', 'block 1', 'tiny', 'float32', 1e-5, lambda seed: 2e-6),
-  Case('sana', 'block 1', '0.6B', 'float32', 1e-5, lambda seed: 3e-6,
-       quick=False),
+  Case(
+    'sana', 'block 1', '0.6B', 'float32', 1e-5, lambda seed: 3e-6, quick=False
+  ),
   Case('dc_ae', 'decode', 'tiny', 'float32', 1e-5, lambda seed: 2e-5),
   Case('gemma2', 'MLP', 'tiny', 'float32', 1e-5, broken),
-  Case('text', 'token ids', 'tiny', 'float32', 0., lambda seed: 0.),
+  Case('text', 'token ids', 'tiny', 'float32', 0.0, lambda seed: 0.0),
 ]
 
 
 @pytest.fixture
 def cases(monkeypatch):
   """Makes these the command's cases; no reference is needed then."""
+
   def use(*cases):
     monkeypatch.setattr(command, 'all_cases', lambda: list(cases))
+
   return use
 
 
@@ -47,7 +50,15 @@ def test_rows_that_hold_end_with_0_and_a_table(cli, cases):
   assert first == 'Comparing 3 rows; repeat with --seed=3.'
   assert head.split()[:4] == ['area', 'what', 'size', 'dtype']
   assert rows[0].split()[:8] == [
-    'sana', 'block', '1', 'tiny', 'float32', '2.0e-06', '1.0e-05', 'ok']
+    'sana',
+    'block',
+    '1',
+    'tiny',
+    'float32',
+    '2.0e-06',
+    '1.0e-05',
+    'ok',
+  ]
   assert last.startswith('All 3 rows hold')
 
 
@@ -65,20 +76,22 @@ def test_one_bad_row_ends_with_1_and_stands_last(cli, cases, bad):
 def test_quick_and_only_choose_rows_and_list_runs_none(cli, cases):
   cases(*CASES[:3])
   assert cli('parity', '--quick', '--list')[1].splitlines() == [
-    'sana: block 1, tiny, float32', 'dc_ae: decode, tiny, float32']
+    'sana: block 1, tiny, float32',
+    'dc_ae: decode, tiny, float32',
+  ]
   assert cli('parity', '--only=0.6B', '--list')[1].splitlines() == [
-    'sana: block 1, 0.6B, float32']
+    'sana: block 1, 0.6B, float32'
+  ]
 
 
 def test_a_name_that_no_row_has_is_told(refused, cases):
   cases(*CASES)
-  assert "--only='transmogrifier'" in refused(
-    'parity', '--only=transmogrifier')
+  assert "--only='transmogrifier'" in refused('parity', '--only=transmogrifier')
 
 
 def test_seeds_are_fresh_unless_given(cli, cases):
   seeds = []
-  cases(dataclasses.replace(CASES[0], measure=lambda s: seeds.append(s) or 0.))
+  cases(dataclasses.replace(CASES[0], measure=lambda s: seeds.append(s) or 0.0))
   for flags in ((), (), ('--seed=9',)):
     cli('parity', *flags)
   assert seeds[0] != seeds[1] and seeds[2] == 9
@@ -96,23 +109,39 @@ def test_the_page_is_made_again_from_its_json(cli, cases, tmp_path):
   code, _, _ = cli('parity', '--from-json', json, '--out', tmp_path / 'again')
   assert code == 1
   assert (tmp_path / 'again/parity.md').read_text() == page.read_text()
-  for said in ('| block 1 | tiny | float32 | 2.0e-06 | 1.0e-05 | ok |',
-               'FAILED', 'the reference said no', '## Prompts'):
+  for said in (
+    '| block 1 | tiny | float32 | 2.0e-06 | 1.0e-05 | ok |',
+    'FAILED',
+    'the reference said no',
+    '## Prompts',
+  ):
     assert said in page.read_text()
 
 
-@pytest.mark.parametrize('text', [
-  b'', b'[]', b'{}', b'{"records": [{}]}', b'{"records": [], "seed": 1}',
-  b'\xff', b'[' * 10**5, b'1' * 5000])
+@pytest.mark.parametrize(
+  'text',
+  [
+    b'',
+    b'[]',
+    b'{}',
+    b'{"records": [{}]}',
+    b'{"records": [], "seed": 1}',
+    b'\xff',
+    b'[' * 10**5,
+    b'1' * 5000,
+  ],
+)
 def test_a_file_that_is_no_ledger_is_refused(refused, tmp_path, text):
   (tmp_path / 'a.json').write_bytes(text)
   assert 'not a parity.json' in refused(
-    'parity', '--from-json', tmp_path / 'a.json')
+    'parity', '--from-json', tmp_path / 'a.json'
+  )
 
 
 def test_a_ledger_that_is_not_there_is_refused(refused, tmp_path):
   assert 'cannot be read' in refused(
-    'parity', '--from-json', tmp_path / 'none.json')
+    'parity', '--from-json', tmp_path / 'none.json'
+  )
   os.mkfifo(tmp_path / 'fifo.json')
   for there in (tmp_path, tmp_path / 'fifo.json'):
     assert 'cannot be read' in refused('parity', '--from-json', there)
@@ -121,16 +150,23 @@ def test_a_ledger_that_is_not_there_is_refused(refused, tmp_path):
 def test_without_the_references_the_extra_is_named(monkeypatch):
   def missing(name):
     raise ModuleNotFoundError(f'No module named {name!r}', name='torch')
+
   monkeypatch.setattr(command.importlib, 'import_module', missing)
   with pytest.raises(UserError, match=r'torch.*sana_jax\[parity\]'):
     command.all_cases()
 
 
 def test_the_command_imports_no_reference_before_it_runs():
-  code = ('import sys, sana_jax.launch.parity; '
-          'sys.exit(len({"torch", "diffusers", "jax"} & set(sys.modules)))')
-  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT,
-                        check=False).returncode == 0
+  code = (
+    'import sys, sana_jax.launch.parity; '
+    'sys.exit(len({"torch", "diffusers", "jax"} & set(sys.modules)))'
+  )
+  assert (
+    subprocess.run(
+      [sys.executable, '-c', code], cwd=ROOT, check=False
+    ).returncode
+    == 0
+  )
 
 
 def test_the_docs_page_is_its_json():

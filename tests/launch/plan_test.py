@@ -45,22 +45,34 @@ def plan(config, *args):
   return cli.main(['plan', '--config', str(config), *map(str, args)])
 
 
-@pytest.mark.parametrize('args, said', [
-  (['--topology', 'v5:4x4'], "'v5' is no chip.*did you mean v5"),
-  (['--topology', 'v5e:4x4x4'], 'no topology of v5e; give 2 sizes'),
-  (['--topology', 'v5e:4x4', '--layouts', 'fdsp'],
-   '--layout=fdsp: there is no such file; shipped are dp, fsdp'),
-  (['--topology', 'v5e:4x4', '--per-chip-batch', '0'],
-   "'0' is not allowed; give whole numbers"),
-  (['--topology', 'v5e:4x4', '--per-chip-batch', 'most'], 'or fit'),
-  (['--topology', 'v5e:4x4', '--config.mesh.fspd=3'], 'There is no config'),
-  (['--topology', 'v5e:4x4', '--layouts', 'dp', '--config.batch_size=17'],
-   'batch_size=17 does not split.*multiple of 16'),
-  (['--topology', 'v5e:4x4', '--layouts', 'hybrid'],
-   'hybrid: It is for several slices or hosts'),
-])
+@pytest.mark.parametrize(
+  'args, said',
+  [
+    (['--topology', 'v5:4x4'], "'v5' is no chip.*did you mean v5"),
+    (['--topology', 'v5e:4x4x4'], 'no topology of v5e; give 2 sizes'),
+    (
+      ['--topology', 'v5e:4x4', '--layouts', 'fdsp'],
+      '--layout=fdsp: there is no such file; shipped are dp, fsdp',
+    ),
+    (
+      ['--topology', 'v5e:4x4', '--per-chip-batch', '0'],
+      "'0' is not allowed; give whole numbers",
+    ),
+    (['--topology', 'v5e:4x4', '--per-chip-batch', 'most'], 'or fit'),
+    (['--topology', 'v5e:4x4', '--config.mesh.fspd=3'], 'There is no config'),
+    (
+      ['--topology', 'v5e:4x4', '--layouts', 'dp', '--config.batch_size=17'],
+      'batch_size=17 does not split.*multiple of 16',
+    ),
+    (
+      ['--topology', 'v5e:4x4', '--layouts', 'hybrid'],
+      'hybrid: It is for several slices or hosts',
+    ),
+  ],
+)
 def test_a_bad_argument_is_one_sentence(
-    args, said, tiny, compilers, tmp_path, capsys):
+  args, said, tiny, compilers, tmp_path, capsys
+):
   assert plan(tiny, *args, '--out', tmp_path / 'out') == 2
   printed = capsys.readouterr().err
   assert re.search(said, printed), printed
@@ -69,7 +81,8 @@ def test_a_bad_argument_is_one_sentence(
 
 
 def test_a_missing_compiler_is_told_before_anything_runs(
-    tiny, tmp_path, monkeypatch, capsys):
+  tiny, tmp_path, monkeypatch, capsys
+):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   assert plan(tiny, '--topology', 'v5e:4x4', '--out', tmp_path / 'out') == 2
   assert "pip install 'sana_jax[tpu]'" in capsys.readouterr().err
@@ -80,24 +93,50 @@ def compile_by_rule(self, asked):
   config = asked['config']
   groups = config['mesh']['data'] * config['mesh']['fsdp']
   plan = Plan(
-    asked['layout'], asked['topology'], asked['mode'],
+    asked['layout'],
+    asked['topology'],
+    asked['mode'],
     {k: v for k, v in config['mesh'].items() if k != 'slices'},
-    config['batch_size'], config['num_steps'], usable=15.75 * 2**30,
-    memory={'parameters': 2**31,
-            'temporaries': config['batch_size'] // groups * 2**30},
-    work=[Work(1e12, 1e9)], model_flops=1e12)
+    config['batch_size'],
+    config['num_steps'],
+    usable=15.75 * 2**30,
+    memory={
+      'parameters': 2**31,
+      'temporaries': config['batch_size'] // groups * 2**30,
+    },
+    work=[Work(1e12, 1e9)],
+    model_flops=1e12,
+  )
   self.compiled += 1
   return json.loads(json.dumps(dataclasses.asdict(plan)))
 
 
 def test_the_report_and_the_layout_files_are_written(
-    tiny, compilers, tmp_path, monkeypatch, capsys):
+  tiny, compilers, tmp_path, monkeypatch, capsys
+):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   out = tmp_path / 'out'
-  assert plan(tiny, '--topology', 'v5e:4x4', '--layouts', 'dp,fsdp,sequence',
-              '--out', out, '--config.batch_size=64') == 0
+  assert (
+    plan(
+      tiny,
+      '--topology',
+      'v5e:4x4',
+      '--layouts',
+      'dp,fsdp,sequence',
+      '--out',
+      out,
+      '--config.batch_size=64',
+    )
+    == 0
+  )
   assert {p.name for p in out.iterdir()} == {
-    'plan.json', 'plan.md', 'plan.html', 'memory.png', 'scaling.png', 'layouts'}
+    'plan.json',
+    'plan.md',
+    'plan.html',
+    'memory.png',
+    'scaling.png',
+    'layouts',
+  }
   printed = capsys.readouterr().out
   rows = [line.split()[0] for line in printed.splitlines()[:4]]
   assert rows[0] == 'layout' and rows[3] == 'sequence'
@@ -123,16 +162,33 @@ def test_a_second_run_compiles_nothing(tiny, compilers, tmp_path, monkeypatch):
 
 
 def test_fit_finds_the_largest_batch(
-    tiny, compilers, tmp_path, monkeypatch, capsys):
+  tiny, compilers, tmp_path, monkeypatch, capsys
+):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
-  assert plan(tiny, '--topology', 'v5e:4x4', '--layouts', 'dp',
-              '--per-chip-batch', 'fit', '--out', tmp_path / 'out') == 0
+  assert (
+    plan(
+      tiny,
+      '--topology',
+      'v5e:4x4',
+      '--layouts',
+      'dp',
+      '--per-chip-batch',
+      'fit',
+      '--out',
+      tmp_path / 'out',
+    )
+    == 0
+  )
   assert capsys.readouterr().out.splitlines()[1].split()[:3] == [
-    'dp', 'data=16', '13']
+    'dp',
+    'data=16',
+    '13',
+  ]
 
 
 def test_a_search_compiles_as_many_as_were_asked_for(
-    tiny, compilers, tmp_path, monkeypatch, capsys):
+  tiny, compilers, tmp_path, monkeypatch, capsys
+):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   out = tmp_path / 'out'
   assert plan(tiny, '--topology', 'v5e:4x4', '--search', '3', '--out', out) == 0
@@ -145,17 +201,30 @@ def test_a_search_compiles_as_many_as_were_asked_for(
 
 
 def test_a_search_goes_on_until_something_fits(
-    tiny, compilers, tmp_path, monkeypatch, capsys):
+  tiny, compilers, tmp_path, monkeypatch, capsys
+):
   def compile_small_parts_alone(self, asked):
     found = compile_by_rule(self, asked)
     parts = asked['config']['accumulate_steps']
     return found | {'memory': {'temporaries': 2**36 // parts**2}}
+
   monkeypatch.setattr(runner.Runner, '_compile', compile_small_parts_alone)
-  args = ('--topology', 'v5e:4x4', '--search', '1', '--out', tmp_path / 'out',
-          '--config.batch_size=8192', '--config.model.width=512')
+  args = (
+    '--topology',
+    'v5e:4x4',
+    '--search',
+    '1',
+    '--out',
+    tmp_path / 'out',
+    '--config.batch_size=8192',
+    '--config.model.width=512',
+  )
   assert plan(tiny, *args) == 0
-  layout, *others = (line for line in capsys.readouterr().out.splitlines()
-                     if 'data=' in line or 'fsdp=' in line)
+  layout, *others = (
+    line
+    for line in capsys.readouterr().out.splitlines()
+    if 'data=' in line or 'fsdp=' in line
+  )
   # 64 GiB in one part, 16 in two and 4 in four: of 15.75.
   assert re.search(r'in[48]', layout) and 'too large' not in layout
   assert others and all('too large' in line for line in others)
@@ -164,60 +233,99 @@ def test_a_search_goes_on_until_something_fits(
 @pytest.mark.parametrize('args', [[], ['--topology', 'v5e:4x4']])
 def test_what_is_missing_is_told(args, tiny, capsys):
   assert plan(tiny, *args) == 2
-  assert re.search(r'--(topology|out) is missing; .*or --calibrate alone',
-                   capsys.readouterr().err)
+  assert re.search(
+    r'--(topology|out) is missing; .*or --calibrate alone',
+    capsys.readouterr().err,
+  )
 
 
 @pytest.mark.tpu_compiler
 def test_a_step_is_planned_for_a_pod_that_is_not_there(tiny, tmp_path, capsys):
   out = tmp_path / 'out'
-  assert plan(tiny, '--topology', 'v5e:2x2', '--layouts', 'fsdp', '--out', out,
-              '--config.dtype=bfloat16', '--config.model.remat=full') == 0
-  found, = json.loads((out / 'plan.json').read_text())['plans']
+  assert (
+    plan(
+      tiny,
+      '--topology',
+      'v5e:2x2',
+      '--layouts',
+      'fsdp',
+      '--out',
+      out,
+      '--config.dtype=bfloat16',
+      '--config.model.remat=full',
+    )
+    == 0
+  )
+  (found,) = json.loads((out / 'plan.json').read_text())['plans']
   # AdamW keeps two numbers for each.
   assert found['memory']['parameters'] == found['memory']['average']
   assert found['memory']['optimizer'] == pytest.approx(
-    2 * found['memory']['parameters'], rel=1e-3)
+    2 * found['memory']['parameters'], rel=1e-3
+  )
   # Remat takes four passes for three. XLA makes sums of so small products,
   # which do not count (of the 1.6B, it is four thirds to 0.1 %).
-  assert .7 < found['hardware_flops'] / found['model_flops'] < 1.01 * 4 / 3
-  sent = sum(c['bytes'] for c in found['collectives']
-             if c['kind'] == 'all-gather')
+  assert 0.7 < found['hardware_flops'] / found['model_flops'] < 1.01 * 4 / 3
+  sent = sum(
+    c['bytes'] for c in found['collectives'] if c['kind'] == 'all-gather'
+  )
   assert sent > 0 and found['temporaries']
 
 
 def test_several_configs_and_pods_make_a_table_of_winners(
-    tiny, compilers, tmp_path, monkeypatch, capsys):
+  tiny, compilers, tmp_path, monkeypatch, capsys
+):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   out, wide = tmp_path / 'out', tmp_path / 'wide.py'
   wide.write_text(TINY.replace('batch_size = 16', 'batch_size = 512'))
   # 512 images in 16 groups need 34 GiB; nothing at all splits into 256.
-  assert plan(f'{tiny},{wide}', '--topology', 'v5e:4x4,v5e:16x16', '--layouts',
-              'dp', '--out', out) == 0
+  assert (
+    plan(
+      f'{tiny},{wide}',
+      '--topology',
+      'v5e:4x4,v5e:16x16',
+      '--layouts',
+      'dp',
+      '--out',
+      out,
+    )
+    == 0
+  )
   printed = capsys.readouterr().out
-  rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in (
-    out / 'winners.md').read_text().splitlines() if line.startswith('| ')][1:]
+  rows = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in (out / 'winners.md').read_text().splitlines()
+    if line.startswith('| ')
+  ][1:]
   assert [row[1] for row in rows] == ['v5e:4x4', 'v5e:16x16'] * 2
   assert rows[0][2] == 'dp' and 'does not split' in rows[1][2]
   assert rows[2][2] == 'none fits' and rows[3][2] == 'dp'
   # A TFLOP of 197 a second on each of 16 chips, by the rule's one operation.
   assert rows[0][7] == '0.00508' and rows[0][6] == '15.75'
-  assert 'who' not in printed and len(json.loads(
-    (out / 'winners.json').read_text())['rows']) == 5
+  assert (
+    'who' not in printed
+    and len(json.loads((out / 'winners.json').read_text())['rows']) == 5
+  )
   folders = sorted(p.name for p in out.iterdir() if p.is_dir())
   assert len(folders) == 3 and all('v5e-' in name for name in folders)
 
 
 def test_an_unknown_pod_among_several_is_told_first(
-    tiny, compilers, tmp_path, capsys):
+  tiny, compilers, tmp_path, capsys
+):
   out = tmp_path / 'out'
   assert plan(tiny, '--topology', 'v5e:4x4,v5x:4x4', '--out', out) == 2
   assert "'v5x' is no chip" in capsys.readouterr().err and not out.exists()
 
 
-@pytest.mark.parametrize('args, named', [
-  (['--config', 'shapes'], 'config'), (['--shardings'], 'shardings'),
-  (['--config.batch_size=3'], '--config.batch_size')])
+@pytest.mark.parametrize(
+  'args, named',
+  [
+    (['--config', 'shapes'], 'config'),
+    (['--shardings'], 'shardings'),
+    (['--config.batch_size=3'], '--config.batch_size'),
+  ],
+)
 def test_measuring_the_devices_takes_no_other_argument(args, named, refused):
   assert refused('plan', '--calibrate', *args) == (
-    f'--calibrate takes no other argument, such as {named}.')
+    f'--calibrate takes no other argument, such as {named}.'
+  )

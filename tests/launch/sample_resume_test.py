@@ -19,8 +19,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 def start(argv):
   return subprocess.Popen(
     [sys.executable, '-m', 'sana_jax.launch.cli', 'sample', *map(str, argv)],
-    cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)},
-    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def kill_after(argv, out, pictures):
@@ -44,39 +48,64 @@ def pixels(out):
   return found
 
 
-BAD = (r'{"prompt": "\ud83d cat"}', '[' * 5000, '{"prompt": 3}',
-       '{"prompt": "a", "seed": 1e999}', '{"prompt": "a", "height": -32}',
-       r'{"prompt": "a", "negative_prompt": "\udc00"}', '{"prompt": "a"',
-       '{"prompt": "a", "num_images": 2147483648}', '{"prompt": "\\u0000"}',
-       '\udcff')
+BAD = (
+  r'{"prompt": "\ud83d cat"}',
+  '[' * 5000,
+  '{"prompt": 3}',
+  '{"prompt": "a", "seed": 1e999}',
+  '{"prompt": "a", "height": -32}',
+  r'{"prompt": "a", "negative_prompt": "\udc00"}',
+  '{"prompt": "a"',
+  '{"prompt": "a", "num_images": 2147483648}',
+  '{"prompt": "\\u0000"}',
+  '\udcff',
+)
 
 
 def check(tmp_path, model, count, bad, kills, *more):
   """A job with `bad` unusable lines ends as if it had not been killed."""
-  prompts, lines = tmp_path / 'prompts.jsonl', [
-    json.dumps({'prompt': f'a red circle {i}'}) for i in range(count)]
+  prompts, lines = (
+    tmp_path / 'prompts.jsonl',
+    [json.dumps({'prompt': f'a red circle {i}'}) for i in range(count)],
+  )
   for i, line in zip(sorted(random.sample(range(count), bad)), BAD):
     lines[i] = line
   prompts.write_bytes('\n'.join(lines).encode('utf-8', 'surrogateescape'))
   numbers = [i for i, line in enumerate(lines) if line not in BAD]
-  argv = ['--model', model, '--prompts', prompts, '--batch-size', 8,
-          '--max-bad-fraction', .2, *more, '--out']
+  argv = [
+    '--model',
+    model,
+    '--prompts',
+    prompts,
+    '--batch-size',
+    8,
+    '--max-bad-fraction',
+    0.2,
+    *more,
+    '--out',
+  ]
   out, err = tmp_path / 'killed', ''
   for _ in range(kills):
     err += kill_after(
-      [*argv, out], out, random.randint(1, len(numbers) // (kills + 1)))
+      [*argv, out], out, random.randint(1, len(numbers) // (kills + 1))
+    )
   for folder in (out, tmp_path / 'whole'):
     with start([*argv, folder]) as process:
       err += (last := process.stderr.read())
       assert process.wait() == 0, last
   names = [f'{i:05d}-0-a-red-circle-{i}.png' for i in numbers]
-  rows = [json.loads(line)
-          for line in (out / 'results.jsonl').read_text().splitlines()]
+  rows = [
+    json.loads(line)
+    for line in (out / 'results.jsonl').read_text().splitlines()
+  ]
   assert [row['file'] for row in rows] == names
-  rows = [json.loads(line)
-          for line in (out / 'skipped.jsonl').read_text().splitlines()]
+  rows = [
+    json.loads(line)
+    for line in (out / 'skipped.jsonl').read_text().splitlines()
+  ]
   assert [row['line'] - 1 for row in rows] == sorted(
-    {*range(count)} - {*numbers})
+    {*range(count)} - {*numbers}
+  )
   # Reported once in each folder, counted at each end.
   assert err.count('It is skipped.') == 2 * bad
   assert err.count(f'{bad} of {count:,} lines of {prompts} were skipped') == 2
@@ -96,23 +125,45 @@ def test_twenty_kills_change_no_byte_of_a_job_with_bad_lines(tmp_path):
 
 def test_a_killed_choice_ends_as_if_it_had_not_been(tmp_path, tiny_sana):
   prompts, out = tmp_path / 'prompts.txt', tmp_path / 'killed'
-  prompts.write_text('\n'.join(f'{n} {c} stars' for n in ('two', 'three')
-                               for c in ('red', 'green', 'blue', 'yellow')))
-  argv = ['--model', tiny_sana, '--prompts', prompts, '--batch-size', 6,
-          '--steps', 2, '--candidates', 5, '--num-images', 2, '--scorer',
-          'shapes', '--out']
+  prompts.write_text(
+    '\n'.join(
+      f'{n} {c} stars'
+      for n in ('two', 'three')
+      for c in ('red', 'green', 'blue', 'yellow')
+    )
+  )
+  argv = [
+    '--model',
+    tiny_sana,
+    '--prompts',
+    prompts,
+    '--batch-size',
+    6,
+    '--steps',
+    2,
+    '--candidates',
+    5,
+    '--num-images',
+    2,
+    '--scorer',
+    'shapes',
+    '--out',
+  ]
   kill_after([*argv, out], out, random.randint(1, 7))
   for folder in (out, tmp_path / 'whole'):
     with start([*argv, folder]) as process:
       assert process.wait() == 0, process.stderr.read()
   made, want = (
     [json.loads(x) for x in (folder / 'results.jsonl').read_text().splitlines()]
-    for folder in (out, tmp_path / 'whole'))
+    for folder in (out, tmp_path / 'whole')
+  )
   assert [x['file'] for x in made] == list(pixels(out))
   assert [(x['file'], x['number']) for x in made] == [
-    (x['file'], x['number']) for x in want]
+    (x['file'], x['number']) for x in want
+  ]
   np.testing.assert_allclose(
-    [x['score'] for x in made], [x['score'] for x in want], atol=.01)
+    [x['score'] for x in made], [x['score'] for x in want], atol=0.01
+  )
   assert len({(x['prompt'], x['number']) for x in made}) == 16
   whole = pixels(tmp_path / 'whole')
   for name, got in pixels(out).items():

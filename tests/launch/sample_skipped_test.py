@@ -13,29 +13,52 @@ PROMPTS = ('a red circle', 'two blue squares over ä cat')
 def made(tmp_path_factory, tiny_sana):
   """A folder of two pictures of each of two prompts."""
   from sana_jax.launch import cli
+
   folder = tmp_path_factory.mktemp('sample')
   prompts = folder / 'prompts.txt'
   prompts.write_text('\n'.join(PROMPTS), encoding='utf-8')
-  argv = ['sample', '--model', str(tiny_sana), '--prompts', str(prompts),
-          '--num-images', '2', '--steps', '1', '--out']
+  argv = [
+    'sample',
+    '--model',
+    str(tiny_sana),
+    '--prompts',
+    str(prompts),
+    '--num-images',
+    '2',
+    '--steps',
+    '1',
+    '--out',
+  ]
   assert cli.main([*argv, str(folder / 'out')]) == 0
   return argv, folder / 'out'
 
 
 def test_too_many_bad_lines_are_an_exit_code_of_1(cli, tiny_sana, tmp_path):
   file, out = tmp_path / 'prompts.jsonl', tmp_path / 'out'
-  file.write_text('{"prompt": "a cat"}\n{"prompt": "\\ud83d cat"}\n'
-                  '{"prompt": "a", "height": 16384, "width": 16384}\n'
-                  '{"prompt": "a", "negative_prompt": "\\udc00"}\n')
-  argv = ['sample', '--model', tiny_sana, '--prompts', file, '--steps', '1',
-          '--out', out]
+  file.write_text(
+    '{"prompt": "a cat"}\n{"prompt": "\\ud83d cat"}\n'
+    '{"prompt": "a", "height": 16384, "width": 16384}\n'
+    '{"prompt": "a", "negative_prompt": "\\udc00"}\n'
+  )
+  argv = [
+    'sample',
+    '--model',
+    tiny_sana,
+    '--prompts',
+    file,
+    '--steps',
+    '1',
+    '--out',
+    out,
+  ]
   code, said, err = cli(*argv)
   assert code == 1
   assert said.startswith('1 pictures are in ')
   assert [err.count(f'line {i}: ') for i in (1, 2, 3, 4)] == [0, 1, 1, 1]
   assert '3 of 4 lines of ' in err
-  rows = [json.loads(x) for x in (out / 'skipped.jsonl').read_text().split(
-    '\n')[:-1]]
+  rows = [
+    json.loads(x) for x in (out / 'skipped.jsonl').read_text().split('\n')[:-1]
+  ]
   assert [row['line'] for row in rows] == [2, 3, 4]
   # A second run reports none of them again, and a higher bound is met.
   code, _, err = cli(*argv, '--max-bad-fraction', '0.75')
@@ -64,11 +87,11 @@ def test_damaged_pictures_are_named_and_made_again(made, tmp_path, cli):
   for name in names:
     assert f'{out / name} is damaged; it is made again.' in err
   assert {p.name: p.read_bytes() for p in out.iterdir()} == {
-    p.name: p.read_bytes() for p in whole.iterdir()}
+    p.name: p.read_bytes() for p in whole.iterdir()
+  }
 
 
-def test_a_folder_in_the_place_of_a_picture_is_refused(
-    made, tmp_path, cli):
+def test_a_folder_in_the_place_of_a_picture_is_refused(made, tmp_path, cli):
   argv, _ = made
   (tmp_path / '00000-1-a-red-circle.png').mkdir()
   code, _, err = cli(*argv, tmp_path)
@@ -77,13 +100,26 @@ def test_a_folder_in_the_place_of_a_picture_is_refused(
 
 
 def test_a_text_that_a_format_cannot_hold_skips_its_line(
-    cli, tiny_sana, tmp_path):
+  cli, tiny_sana, tmp_path
+):
   file, out = tmp_path / 'prompts.txt', tmp_path / 'out'
   file.write_text('a cat\n' + '\U0001f431' * 6000 + '\n')
   for reports in (1, 0):
     code, _, err = cli(
-      'sample', '--model', tiny_sana, '--prompts', file, '--steps', '1',
-      '--format', 'jpg', '--out', out, '--max-bad-fraction', '.5')
+      'sample',
+      '--model',
+      tiny_sana,
+      '--prompts',
+      file,
+      '--steps',
+      '1',
+      '--format',
+      'jpg',
+      '--out',
+      out,
+      '--max-bad-fraction',
+      '.5',
+    )
     assert code == 0
     assert err.count('line 2: it cannot be encoded') == reports
     assert '1 of 2 lines' in err

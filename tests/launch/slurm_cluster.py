@@ -52,14 +52,23 @@ def install() -> str:
   if not shutil.which('apt-get') or os.geteuid():
     return f'{missing()} are missing (as root on Debian they are installed)'
   said = ''
-  for words in (['update'], ['install', '-y', '--no-install-recommends',
-                             *PACKAGES]):
+  for words in (
+    ['update'],
+    ['install', '-y', '--no-install-recommends', *PACKAGES],
+  ):
     done = subprocess.run(
-      ['apt-get', '-q', *words], capture_output=True, text=True, check=False,
-      env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'})
+      ['apt-get', '-q', *words],
+      capture_output=True,
+      text=True,
+      check=False,
+      env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'},
+    )
     said = done.stderr.strip() or said
-  return (f'{missing()} cannot be installed: {said.splitlines()[-1:]}'
-          if missing() else '')
+  return (
+    f'{missing()} cannot be installed: {said.splitlines()[-1:]}'
+    if missing()
+    else ''
+  )
 
 
 def missing() -> list[str]:
@@ -79,36 +88,60 @@ def cluster(folder: pathlib.Path):
   key = folder / 'munge.key'
   key.write_bytes(os.urandom(128))
   key.chmod(0o600)
-  user = subprocess.run(['id', '-un'], capture_output=True, text=True,
-                        check=True).stdout.strip()
+  user = subprocess.run(
+    ['id', '-un'], capture_output=True, text=True, check=True
+  ).stdout.strip()
   conf = folder / 'slurm.conf'
-  conf.write_text(_CONF.format(
-    host=socket.gethostname().partition('.')[0], user=user, folder=folder,
-    ports=[_free_port(), _free_port()]))
+  conf.write_text(
+    _CONF.format(
+      host=socket.gethostname().partition('.')[0],
+      user=user,
+      folder=folder,
+      ports=[_free_port(), _free_port()],
+    )
+  )
   env = {**os.environ, 'SLURM_CONF': str(conf)}
   with contextlib.ExitStack() as stack:
     for name, *words in (
-        ('munged', '--foreground', '--force', f'--key-file={key}',
-         f'--socket={folder}/munge.socket', f'--pid-file={folder}/munge.pid',
-         f'--seed-file={folder}/munge.seed', f'--log-file={folder}/munge.log'),
-        ('slurmctld', '-D', '-c'), ('slurmd', '-D', '-c')):
+      (
+        'munged',
+        '--foreground',
+        '--force',
+        f'--key-file={key}',
+        f'--socket={folder}/munge.socket',
+        f'--pid-file={folder}/munge.pid',
+        f'--seed-file={folder}/munge.seed',
+        f'--log-file={folder}/munge.log',
+      ),
+      ('slurmctld', '-D', '-c'),
+      ('slurmd', '-D', '-c'),
+    ):
       log = stack.enter_context((folder / f'{name}.out').open('w'))
-      process = subprocess.Popen([_found(name), *words], env=env, stdout=log,
-                                 stderr=subprocess.STDOUT)
+      process = subprocess.Popen(
+        [_found(name), *words], env=env, stdout=log, stderr=subprocess.STDOUT
+      )
       stack.callback(_end, process)
       if name == 'munged':
         _until(lambda: (folder / 'munge.socket').exists(), process, folder)
-    stack.callback(subprocess.run, ['scancel', '--full', '--state=RUNNING'],
-                   env=env, check=False)
-    _until(lambda: 'idle' in said(env, 'sinfo', '--noheader', '--format=%T'),
-           process, folder)
+    stack.callback(
+      subprocess.run,
+      ['scancel', '--full', '--state=RUNNING'],
+      env=env,
+      check=False,
+    )
+    _until(
+      lambda: 'idle' in said(env, 'sinfo', '--noheader', '--format=%T'),
+      process,
+      folder,
+    )
     yield env
 
 
 def said(env, *command, check=False) -> str:
   """What a command of SLURM's prints."""
-  done = subprocess.run(command, env=env, capture_output=True, text=True,
-                        check=False)
+  done = subprocess.run(
+    command, env=env, capture_output=True, text=True, check=False
+  )
   assert not check or done.returncode == 0, (command, done.stderr)
   return done.stdout
 
@@ -117,9 +150,11 @@ def _until(holds, process, folder, seconds=60):
   deadline = time.monotonic() + seconds
   while not holds():
     late = time.monotonic() > deadline or process.poll() is not None
-    assert not late, [p.read_text()[-2000:] for p in (
-      *folder.glob('*.out'), *folder.glob('*.log'))]
-    time.sleep(.1)
+    assert not late, [
+      p.read_text()[-2000:]
+      for p in (*folder.glob('*.out'), *folder.glob('*.log'))
+    ]
+    time.sleep(0.1)
 
 
 def _free_port():

@@ -67,18 +67,39 @@ def launch(tmp_path, where, *more):
   config = tmp_path / 'tiny.py'
   config.write_text(CONFIG)
   done = subprocess.run(
-    [sys.executable, '-m', 'sana_jax.launch.cli', 'launch', '--where', where,
-     '--topology', 'cpu:2x2', '--config', config, '--workdir',
-     tmp_path / where, '--out', tmp_path / 'out', '--wait-seconds', '1', *more],
-    cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(ROOT)}, text=True,
-    capture_output=True, check=False)
+    [
+      sys.executable,
+      '-m',
+      'sana_jax.launch.cli',
+      'launch',
+      '--where',
+      where,
+      '--topology',
+      'cpu:2x2',
+      '--config',
+      config,
+      '--workdir',
+      tmp_path / where,
+      '--out',
+      tmp_path / 'out',
+      '--wait-seconds',
+      '1',
+      *more,
+    ],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    text=True,
+    capture_output=True,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr
   return done.stdout
 
 
 def steps(workdir):
-  return {int(p.name) for p in (workdir / 'checkpoints').glob('*')
-          if p.name.isdigit()}
+  return {
+    int(p.name) for p in (workdir / 'checkpoints').glob('*') if p.name.isdigit()
+  }
 
 
 def newest(workdir):
@@ -89,19 +110,20 @@ class Job:
   """One that was submitted, and what SLURM says of it."""
 
   def __init__(self, cluster, said, tmp_path):
-    self.id, = re.findall(r'Submitted batch job (\d+)', said)
+    (self.id,) = re.findall(r'Submitted batch job (\d+)', said)
     self.cluster, self.workdir = cluster, tmp_path / 'slurm'
     self.logs = tmp_path / 'out/logs'
 
   def state(self):
-    return re.search(r'JobState=(\w+)', self.cluster(
-      'scontrol', 'show', 'job', self.id))[1]
+    return re.search(
+      r'JobState=(\w+)', self.cluster('scontrol', 'show', 'job', self.id)
+    )[1]
 
   def until(self, holds, seconds=600):
     deadline = time.monotonic() + seconds
     while not holds():
       assert time.monotonic() < deadline, (self.state(), self.said())
-      time.sleep(.05)
+      time.sleep(0.05)
 
   def said(self):
     return {p.name: p.read_text() for p in self.logs.glob('*.log')}
@@ -132,16 +154,21 @@ class Job:
       except OSError:
         continue
       rank = [x for x in environment if x.startswith(b'SLURM_PROCID=')]
-      if b'train' in command and b'srun' not in command[0] and (
-          f'--workdir={self.workdir}'.encode() in command) and (
-          b'supervise' not in command[2]) and rank:
+      if (
+        b'train' in command
+        and b'srun' not in command[0]
+        and (f'--workdir={self.workdir}'.encode() in command)
+        and (b'supervise' not in command[2])
+        and rank
+      ):
         found[int(rank[0].partition(b'=')[2])] = int(folder.name)
     return found
 
 
 @pytest.mark.slow
 def test_a_job_that_is_stopped_in_every_way_ends_with_the_same_bits(
-    cluster, tmp_path):
+  cluster, tmp_path
+):
   (tmp_path / 'whole').mkdir()
   launch(tmp_path / 'whole', 'local')
   said = launch(tmp_path, 'slurm')
@@ -161,23 +188,35 @@ def test_a_job_that_is_stopped_in_every_way_ends_with_the_same_bits(
   job.until(lambda: job.state() == 'COMPLETED')
 
   logs = job.said()
-  starts = [int(x) for x in re.findall(
-    rf'from step (\d+) to {STEPS}', logs['process-0.log'])]
+  starts = [
+    int(x)
+    for x in re.findall(rf'from step (\d+) to {STEPS}', logs['process-0.log'])
+  ]
   print(f'started at {starts}')
   assert starts[0] == 0 and len(starts) == 4 and starts == sorted(set(starts))
   assert 'Starting again from step' in logs['job.log']
-  ours, theirs = (load_file(w / 'model/text_encoder/model.safetensors')
-                  for w in (cut, whole))
+  ours, theirs = (
+    load_file(w / 'model/text_encoder/model.safetensors') for w in (cut, whole)
+  )
   assert ours and ours.keys() == theirs.keys()
   for key, value in ours.items():
     np.testing.assert_array_equal(value, theirs[key])
   # Checksums of every array, the optimizer's too, and of the data's place.
-  ours, theirs = ({**json.loads(
-    (w / f'checkpoints/{STEPS}/about/metadata').read_text()), 'config': None}
-    for w in (cut, whole))
+  ours, theirs = (
+    {
+      **json.loads((w / f'checkpoints/{STEPS}/about/metadata').read_text()),
+      'config': None,
+    }
+    for w in (cut, whole)
+  )
   assert ours == theirs
-  losses = [[json.loads(x)['loss'] for x in (
-    w / 'metrics.jsonl').read_text().splitlines()] for w in (cut, whole)]
+  losses = [
+    [
+      json.loads(x)['loss']
+      for x in (w / 'metrics.jsonl').read_text().splitlines()
+    ]
+    for w in (cut, whole)
+  ]
   assert losses[0] == losses[1] and len(losses[0]) == STEPS
 
 

@@ -27,8 +27,7 @@ def test_plain_text_stays_as_it_is():
 def test_control_characters_are_escaped():
   out = stream()
   streams.Results(out).writelines(['\x1b[2J\x07\x9b1m', '\u202e\u2028\udcff'])
-  assert written(out) == (
-    r'\x1b[2J\x07\x9b1m\u202e\u2028\udcff')
+  assert written(out) == (r'\x1b[2J\x07\x9b1m\u202e\u2028\udcff')
 
 
 def test_colours_and_the_lines_of_bars_are_kept():
@@ -87,8 +86,14 @@ def test_streams_are_as_before_after_a_command(capsys):
 
 def test_a_log_line_is_escaped_cut_and_indented(capsys):
   record = logging.LogRecord(
-    'x', logging.WARNING, __file__, 1, 'a %s\nerror: no', ('\x1b[2J' * 9999,),
-    None)
+    'x',
+    logging.WARNING,
+    __file__,
+    1,
+    'a %s\nerror: no',
+    ('\x1b[2J' * 9999,),
+    None,
+  )
   terminal.Lines().emit(record)
   said = capsys.readouterr().err
   assert len(said) < 4000

@@ -25,12 +25,28 @@ while True: time.sleep(.1)
 @pytest.fixture
 def supervise(tmp_path):
   """Starts it with these flags, and a command after --."""
+
   def start(*words, command):
     return subprocess.Popen(
-      [sys.executable, '-m', 'sana_jax.launch.supervise', '--workdir',
-       tmp_path, '--notes', tmp_path / 'notes.json', '--wait-seconds=0',
-       *words, '--', *command], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-      env=os.environ | {'PYTHONPATH': str(ROOT)})
+      [
+        sys.executable,
+        '-m',
+        'sana_jax.launch.supervise',
+        '--workdir',
+        tmp_path,
+        '--notes',
+        tmp_path / 'notes.json',
+        '--wait-seconds=0',
+        *words,
+        '--',
+        *command,
+      ],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {'PYTHONPATH': str(ROOT)},
+    )
+
   return start
 
 
@@ -38,13 +54,15 @@ def wait_for(path):
   deadline = time.monotonic() + 60
   while not path.exists():
     assert time.monotonic() < deadline
-    time.sleep(.02)
+    time.sleep(0.02)
 
 
 def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
   process = supervise(
-    '--again-with=touch', f'--again-with={tmp_path}/queued again',
-    command=[sys.executable, '-c', SAVES, tmp_path])
+    '--again-with=touch',
+    f'--again-with={tmp_path}/queued again',
+    command=[sys.executable, '-c', SAVES, tmp_path],
+  )
   wait_for(tmp_path / 'ready')
   process.send_signal(signal.SIGUSR1)
   said = process.communicate(timeout=60)[1]
@@ -56,8 +74,10 @@ def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
 
 def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
   process = supervise(
-    '--again-with=touch', f'--again-with={tmp_path}/queued again',
-    command=[sys.executable, '-c', SAVES, tmp_path])
+    '--again-with=touch',
+    f'--again-with={tmp_path}/queued again',
+    command=[sys.executable, '-c', SAVES, tmp_path],
+  )
   wait_for(tmp_path / 'ready')
   process.terminate()
   said = process.communicate(timeout=60)[1]
@@ -69,15 +89,18 @@ def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
 def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
   # A scheduler may kill all of them before they have saved.
   process = supervise(
-    '--stop-with=touch', f'--stop-with={tmp_path}/stop',
-    command=['sh', '-c', f'touch {tmp_path}/ready; exec sleep 60'])
+    '--stop-with=touch',
+    f'--stop-with={tmp_path}/stop',
+    command=['sh', '-c', f'touch {tmp_path}/ready; exec sleep 60'],
+  )
   wait_for(tmp_path / 'ready')
   process.terminate()
   wait_for(tmp_path / 'stop')
   process.kill()
   process.communicate()
   assert (tmp_path / 'notes.json').read_text() == (
-    '[{"step": 0, "exit_code": null, "asked": true}]')
+    '[{"step": 0, "exit_code": null, "asked": true}]'
+  )
 
 
 def test_of_several_supervisors_one_decides(supervise, tmp_path):
@@ -91,14 +114,18 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
   assert '"exit_code": 5' in (tmp_path / 'notes.json').read_text()
 
 
-@pytest.mark.parametrize('words, command, said', [
-  (['--restarts=x'], ['true'], "'x' is not allowed; give a whole number"),
-  (['--process=$(SLICE)'], ['true'], 'give whole numbers, with - between'),
-  (['--process=--'], ['true'], '--process=-- has no value'),
-  (['--stop-with=nowhere'], ['true'], 'There is no command nowhere'),
-  (['--again-with=touch x'], ['true'], 'There is no command touch x'),
-  ([], [], 'There is no command; give it after --.'),
-  ([], ['nowhere'], 'There is no command nowhere on this machine')])
+@pytest.mark.parametrize(
+  'words, command, said',
+  [
+    (['--restarts=x'], ['true'], "'x' is not allowed; give a whole number"),
+    (['--process=$(SLICE)'], ['true'], 'give whole numbers, with - between'),
+    (['--process=--'], ['true'], '--process=-- has no value'),
+    (['--stop-with=nowhere'], ['true'], 'There is no command nowhere'),
+    (['--again-with=touch x'], ['true'], 'There is no command touch x'),
+    ([], [], 'There is no command; give it after --.'),
+    ([], ['nowhere'], 'There is no command nowhere on this machine'),
+  ],
+)
 def test_a_mistake_is_one_sentence(supervise, words, command, said):
   process = supervise(*words, command=command)
   err = process.communicate(timeout=60)[1]

@@ -46,15 +46,25 @@ touch seen; mkdir -p run/checkpoints/4; echo SUSPENDED >state; exit 255
 
 
 def made(topology, **more):
-  return jobs.Job(**{
-    'where': 'tpu-vm', 'name': 'run', 'config': 'sana_1600m_1024', 'out': 'out',
-    'workdir': 'gs://bucket/run', 'image': 'us-docker.pkg.dev/mine/sana_jax:1',
-    'zone': 'z', 'machines': machines.parse(topology), **more})
+  return jobs.Job(
+    **{
+      'where': 'tpu-vm',
+      'name': 'run',
+      'config': 'sana_1600m_1024',
+      'out': 'out',
+      'workdir': 'gs://bucket/run',
+      'image': 'us-docker.pkg.dev/mine/sana_jax:1',
+      'zone': 'z',
+      'machines': machines.parse(topology),
+      **more,
+    }
+  )
 
 
 @pytest.fixture
 def pretend(tmp_path, monkeypatch):
   """Puts commands into PATH, which work in tmp_path."""
+
   def put(**scripts):
     folder = tmp_path / 'bin'
     folder.mkdir(exist_ok=True)
@@ -64,19 +74,37 @@ def pretend(tmp_path, monkeypatch):
       path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv('PATH', f'{folder}:{os.environ["PATH"]}')
     monkeypatch.setenv('POLL_SECONDS', '0')
+
   return put
 
 
 def launch(process, tmp_path, *more):
   return process(
-    'launch', '--where', 'tpu-vm', '--topology', 'v5e:4x4', '--no-plan',
-    '--config', 'sana_1600m_1024', '--workdir', tmp_path / 'run', '--image',
-    'registry/image', '--zone', 'z', '--out', tmp_path / 'out',
-    '--wait-seconds', '0', *more)
+    'launch',
+    '--where',
+    'tpu-vm',
+    '--topology',
+    'v5e:4x4',
+    '--no-plan',
+    '--config',
+    'sana_1600m_1024',
+    '--workdir',
+    tmp_path / 'run',
+    '--image',
+    'registry/image',
+    '--zone',
+    'z',
+    '--out',
+    tmp_path / 'out',
+    '--wait-seconds',
+    '0',
+    *more,
+  )
 
 
 def test_machines_that_are_taken_away_are_asked_for_again(
-    process, pretend, tmp_path, monkeypatch):
+  process, pretend, tmp_path, monkeypatch
+):
   monkeypatch.setenv('SANA_JAX_RUN', 'a run; $(date)')
   pretend(gcloud=GCLOUD, docker=DOCKER, **{'sana-jax': SANA_JAX})
   odd = '--config.autoencoder=it\'s "x" $HOME $(date)'
@@ -87,16 +115,26 @@ def test_machines_that_are_taken_away_are_asked_for_again(
   assert not (tmp_path / 'state').exists()
   assert 'Starting again from step 4 in 0 s' in err or 'exit code 255' in err
   said = (tmp_path / 'log').read_text().split()
-  assert re.fullmatch('(list )+create (list )+ssh ssh (list )+delete (list )+'
-                      'create (list )+ssh ssh delete ', ' '.join(said) + ' ')
+  assert re.fullmatch(
+    '(list )+create (list )+ssh ssh (list )+delete (list )+'
+    'create (list )+ssh ssh delete ',
+    ' '.join(said) + ' ',
+  )
   # Through three shells, what was given is what training is given.
   words = (tmp_path / 'arguments').read_text().splitlines()
-  assert words == [
-    'train', '--config=sana_1600m_1024', f'--workdir={tmp_path / "run"}',
-    '--distributed', odd] * 2
+  assert (
+    words
+    == [
+      'train',
+      '--config=sana_1600m_1024',
+      f'--workdir={tmp_path / "run"}',
+      '--distributed',
+      odd,
+    ]
+    * 2
+  )
   # Both attempts are the same run, the second a later one.
-  first, one, again, two = (
-    tmp_path / 'environment').read_text().splitlines()
+  first, one, again, two = (tmp_path / 'environment').read_text().splitlines()
   assert first == again == 'SANA_JAX_RUN=a run; $(date)'
   assert (one, two) == ('SANA_JAX_ATTEMPT=0.0', 'SANA_JAX_ATTEMPT=0.1')
 
@@ -109,16 +147,32 @@ def test_it_is_given_up_without_progress(process, pretend, tmp_path):
   assert (tmp_path / 'log').read_text().count('ssh') == 4
 
 
-@pytest.mark.parametrize('topology, words', [
-  # cloud.google.com/tpu/docs: v5p and v4 count cores, v5e and v6e chips.
-  ('v5e:4x4', '--accelerator-type=v5litepod-16 '
-   '--runtime-version=v2-alpha-tpuv5-lite --node-id=run'),
-  ('v6e:16x16', '--accelerator-type=v6e-256 --runtime-version=v2-alpha-tpuv6e '
-   '--node-id=run'),
-  ('v5p:4x4x4@2', '--accelerator-type=v5p-128 '
-   '--runtime-version=v2-alpha-tpuv5 --node-count=2'),
-  ('v4:2x2x2', '--type=v4 --topology=2x2x2 '
-   '--runtime-version=tpu-ubuntu2204-base --node-id=run')])
+@pytest.mark.parametrize(
+  'topology, words',
+  [
+    # cloud.google.com/tpu/docs: v5p and v4 count cores, v5e and v6e chips.
+    (
+      'v5e:4x4',
+      '--accelerator-type=v5litepod-16 '
+      '--runtime-version=v2-alpha-tpuv5-lite --node-id=run',
+    ),
+    (
+      'v6e:16x16',
+      '--accelerator-type=v6e-256 --runtime-version=v2-alpha-tpuv6e '
+      '--node-id=run',
+    ),
+    (
+      'v5p:4x4x4@2',
+      '--accelerator-type=v5p-128 '
+      '--runtime-version=v2-alpha-tpuv5 --node-count=2',
+    ),
+    (
+      'v4:2x2x2',
+      '--type=v4 --topology=2x2x2 '
+      '--runtime-version=tpu-ubuntu2204-base --node-id=run',
+    ),
+  ],
+)
 def test_these_machines_are_asked_for(topology, words):
   assert ' '.join(tpu_vm.machines(made(topology))) == words
   assert words in tpu_vm.write(made(topology))
@@ -126,8 +180,15 @@ def test_these_machines_are_asked_for(topology, words):
 
 def test_dockers_login_is_for_googles_registry_alone():
   assert 'configure-docker us-docker.pkg.dev' in tpu_vm.write(made('v5e:4x4'))
-  for image in ('docker.io/me/sana_jax', 'evilpkg.dev/a', 'notgcr.io/a',
-                'x.pkg.dev/a', 'pkg.dev/a', 'gcr.io.example.com/a', 'gcr.io'):
+  for image in (
+    'docker.io/me/sana_jax',
+    'evilpkg.dev/a',
+    'notgcr.io/a',
+    'x.pkg.dev/a',
+    'pkg.dev/a',
+    'gcr.io.example.com/a',
+    'gcr.io',
+  ):
     assert tpu_vm.login(image) == '', image
   assert 'configure-docker eu.gcr.io ' in tpu_vm.login('eu.gcr.io/a/b')
 

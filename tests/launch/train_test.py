@@ -5,10 +5,22 @@ import re
 
 import pytest
 
-TINY = [f'--config.{setting}' for setting in (
-  'num_steps=2', 'model.width=16', 'model.depth=1', 'model.heads=2',
-  'model.kv_heads=1', 'model.hidden=16', 'model.head_dim=8', 'text.length=320',
-  'text.examples=16', 'optimizer.warmup_steps=1', 'log_every_steps=1')]
+TINY = [
+  f'--config.{setting}'
+  for setting in (
+    'num_steps=2',
+    'model.width=16',
+    'model.depth=1',
+    'model.heads=2',
+    'model.kv_heads=1',
+    'model.hidden=16',
+    'model.head_dim=8',
+    'text.length=320',
+    'text.examples=16',
+    'optimizer.warmup_steps=1',
+    'log_every_steps=1',
+  )
+]
 USERS = """
 from sana_jax import config as base
 
@@ -23,7 +35,14 @@ def get_config(arg=''):
 def train(tmp_path):
   """Arguments of a tiny run."""
   return lambda *more, config='shapes_text_encoder': (
-    'train', '--config', config, '--workdir', tmp_path / 'run', *TINY, *more)
+    'train',
+    '--config',
+    config,
+    '--workdir',
+    tmp_path / 'run',
+    *TINY,
+    *more,
+  )
 
 
 def test_a_run_ends_with_a_model(train, cli, tmp_path):
@@ -37,91 +56,133 @@ def test_a_run_ends_with_a_model(train, cli, tmp_path):
 def test_its_log_says_what_happens_and_nothing_else(train, process):
   code, out, err = process(*train('--cpu-devices=1'))
   assert (code, out) == (0, ''), err
-  said = [line.partition(' ')[2] for line in err.splitlines()
-          if 'step 1/2' not in line]  # Said if the first step took seconds.
+  said = [
+    line.partition(' ')[2]
+    for line in err.splitlines()
+    if 'step 1/2' not in line
+  ]  # Said if the first step took seconds.
   patterns = (
     r'[\d,]+ parameters: encoder [\d,]+, look_back [\d,]+\.',
     r'text_encoder: from step 0 to 2\.',
-    r'Compiled the step in .*', r'step 2/2  loss .* images/s, 00:00 left',
-    r'The model is in .*/run/model\.')
+    r'Compiled the step in .*',
+    r'step 2/2  loss .* images/s, 00:00 left',
+    r'The model is in .*/run/model\.',
+  )
   assert len(said) == len(patterns), err
   assert all(map(re.fullmatch, patterns, said)), err
 
 
 def test_another_config_in_the_same_workdir_is_refused(
-    train, cli, refused, tmp_path):
+  train, cli, refused, tmp_path
+):
   assert cli(*train())[0] == 0
   # A probe and the lock come and go in the workdir itself.
-  files = lambda: {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')
-                   if p != tmp_path / 'run'}
+  files = lambda: {
+    p: p.stat().st_mtime_ns
+    for p in tmp_path.rglob('*')
+    if p != tmp_path / 'run'
+  }
   before = files()
   message = refused(*train('--config.batch_size=16'))
   assert message == (
     f'{tmp_path}/run holds a run of another config: batch_size is 8 there and '
-    '16 here. Choose another --workdir, or set the config back.')
+    '16 here. Choose another --workdir, or set the config back.'
+  )
   assert files() == before
 
 
-@pytest.mark.parametrize('override, said', [
-  ('--config.batch_sise=8', 'There is no config.batch_sise (did you'),
-  ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
-  ('--config.batch_size=12', 'batch_size=12 does not split over data x fsdp'),
-  ('--config.seed=-1', 'config.seed=-1 must be zero or more.'),
-  ('--config.model.heads=3', 'config.model.width=16 must be a multiple of '),
-  ('--config.optimizer.name=sgd', "config.optimizer.name='sgd' must be one"),
-  ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
-  ('--config.mesh.data=3', 'mesh is data=3'),
-  ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
-  ('--config.text.length=8', 'config.text.length=8 must be '),
-  ('--config.kernels.glumb_conv=triton', "config.kernels.glumb_conv='triton' "
-   'must be'),
-  ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
-  ('--config.watch.stall_minutes=-1', 'config.watch.stall_minutes=-1.0 must '
-   'be zero or more.'),
-  ('--config.watch.divergence_factor=.5', 'config.watch.divergence_factor=0.5 '
-   'must be more than 1, or 0.'),
-  ('--config.keep_every_steps=750', 'config.keep_every_steps=750 must be a '
-   'multiple of checkpoint_every_steps=500, or 0.'),
-  ('--config.checkpoint_cache=gs://b', "config.checkpoint_cache='gs://b' must "
-   "be a local folder, of each host's own."),
-  ('--profile=5', "--profile: '5' is not allowed; give START:STOP with 1 <= "
-   'START < STOP'),
-  ('--profile=0:2', "--profile: '0:2' is not allowed"),
-  ('--profile=2:2', "--profile: '2:2' is not allowed"),
-  ('--profile=2:4', '--profile=2:4 ends after the last step; give START:STOP '
-   'with STOP up to 3, or raise config.num_steps.'),
-  ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
-  ('--confg.seed=1', "Unknown argument '--confg.seed=1'; sana-jax train has"),
-])
+@pytest.mark.parametrize(
+  'override, said',
+  [
+    ('--config.batch_sise=8', 'There is no config.batch_sise (did you'),
+    ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
+    ('--config.batch_size=12', 'batch_size=12 does not split over data x fsdp'),
+    ('--config.seed=-1', 'config.seed=-1 must be zero or more.'),
+    ('--config.model.heads=3', 'config.model.width=16 must be a multiple of '),
+    ('--config.optimizer.name=sgd', "config.optimizer.name='sgd' must be one"),
+    ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
+    ('--config.mesh.data=3', 'mesh is data=3'),
+    ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
+    ('--config.text.length=8', 'config.text.length=8 must be '),
+    (
+      '--config.kernels.glumb_conv=triton',
+      "config.kernels.glumb_conv='triton' must be",
+    ),
+    ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
+    (
+      '--config.watch.stall_minutes=-1',
+      'config.watch.stall_minutes=-1.0 must be zero or more.',
+    ),
+    (
+      '--config.watch.divergence_factor=.5',
+      'config.watch.divergence_factor=0.5 must be more than 1, or 0.',
+    ),
+    (
+      '--config.keep_every_steps=750',
+      'config.keep_every_steps=750 must be a '
+      'multiple of checkpoint_every_steps=500, or 0.',
+    ),
+    (
+      '--config.checkpoint_cache=gs://b',
+      "config.checkpoint_cache='gs://b' must "
+      "be a local folder, of each host's own.",
+    ),
+    (
+      '--profile=5',
+      "--profile: '5' is not allowed; give START:STOP with 1 <= START < STOP",
+    ),
+    ('--profile=0:2', "--profile: '0:2' is not allowed"),
+    ('--profile=2:2', "--profile: '2:2' is not allowed"),
+    (
+      '--profile=2:4',
+      '--profile=2:4 ends after the last step; give START:STOP '
+      'with STOP up to 3, or raise config.num_steps.',
+    ),
+    ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
+    ('--confg.seed=1', "Unknown argument '--confg.seed=1'; sana-jax train has"),
+  ],
+)
 def test_a_bad_value_is_told_before_anything_is_written(
-    override, said, train, refused, tmp_path):
+  override, said, train, refused, tmp_path
+):
   assert said in refused(*train(override))
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('changes, said', [
-  ([], 'config.autoencoder is empty; set it to a model folder with vae'),
-  (['--config.autoencoder=/no/such'], "There is no model folder '/no/such'"),
-])
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    ([], 'config.autoencoder is empty; set it to a model folder with vae'),
+    (['--config.autoencoder=/no/such'], "There is no model folder '/no/such'"),
+  ],
+)
 def test_the_transformer_needs_the_other_models(
-    changes, said, refused, tmp_path):
-  assert said in refused('train', '--config', 'shapes', '--workdir',
-                         tmp_path / 'run', *changes)
+  changes, said, refused, tmp_path
+):
+  assert said in refused(
+    'train', '--config', 'shapes', '--workdir', tmp_path / 'run', *changes
+  )
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('line, said', [
-  ('config.num_step = 3', 'fails in line 6 (AttributeError: '),
-  ('config.num_steps = "3"', 'fails in line 6 (TypeError: '),
-  ('import no_such_package', 'fails in line 6 (ModuleNotFoundError: No module '
-   "named 'no_such_package'"),
-  ('config.num_steps = = 3', 'fails in line 6 (SyntaxError: '),
-  ('return None', 'get_config(arg) must return a ConfigDict, not NoneType'),
-  ('config = config.unlock(); config.extra = 1', 'config.extra is unknown'),
-  ('config.data.size_px = -1', 'config.data.size_px=-1 must be positive'),
-])
+@pytest.mark.parametrize(
+  'line, said',
+  [
+    ('config.num_step = 3', 'fails in line 6 (AttributeError: '),
+    ('config.num_steps = "3"', 'fails in line 6 (TypeError: '),
+    (
+      'import no_such_package',
+      "fails in line 6 (ModuleNotFoundError: No module named 'no_such_package'",
+    ),
+    ('config.num_steps = = 3', 'fails in line 6 (SyntaxError: '),
+    ('return None', 'get_config(arg) must return a ConfigDict, not NoneType'),
+    ('config = config.unlock(); config.extra = 1', 'config.extra is unknown'),
+    ('config.data.size_px = -1', 'config.data.size_px=-1 must be positive'),
+  ],
+)
 def test_a_mistake_in_a_users_config_is_told_with_its_line(
-    line, said, train, refused, tmp_path):
+  line, said, train, refused, tmp_path
+):
   file = tmp_path / 'mine.py'
   file.write_text(USERS.format(line=line))
   message = refused(*train(config=file))
@@ -129,11 +190,14 @@ def test_a_mistake_in_a_users_config_is_told_with_its_line(
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('name, said', [
-  ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
-  ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
-  ('shapes:fast', "no variant 'fast'; allowed are quick"),
-])
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
+    ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
+    ('shapes:fast', "no variant 'fast'; allowed are quick"),
+  ],
+)
 def test_a_missing_config_is_told(name, said, train, refused):
   assert said in refused(*train(config=name))
 
@@ -162,10 +226,17 @@ def test_a_full_disk_stops_with_a_sentence(train, process, tmp_path):
 
 @pytest.mark.parametrize('workdir', ['file', 'file/below', '/proc/x'])
 def test_the_workdir_is_looked_at_before_any_work(
-    workdir, refused, tmp_path, monkeypatch):
+  workdir, refused, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('text')
-  said = refused('train', '--config', 'shapes', '--workdir', workdir,
-                 '--config.data.path=nowhere')
+  said = refused(
+    'train',
+    '--config',
+    'shapes',
+    '--workdir',
+    workdir,
+    '--config.data.path=nowhere',
+  )
   assert said.startswith(f'--workdir={workdir} cannot be made')
   assert [p.name for p in tmp_path.iterdir()] == ['file']

@@ -17,11 +17,21 @@ def test_the_table_has_a_line_for_every_checkpoint(cli):
   assert code == 0
   head, *rows = out.split('\n\n')[0].splitlines()
   assert head.split() == [
-    'name', 'parameters', 'px', 'dtype', 'note', 'hub', 'id']
+    'name',
+    'parameters',
+    'px',
+    'dtype',
+    'note',
+    'hub',
+    'id',
+  ]
   assert [row.split()[0] for row in rows] == [e.name for e in zoo.ENTRIES]
   line = next(row for row in rows if row.startswith('sana_1600m_4k_bf16'))
-  assert re.search(r'1,604 M +4096 +bfloat16 +\[\d+\] +Efficient-Large-Model/'
-                   r'Sana_1600M_4Kpx_BF16_diffusers$', line)
+  assert re.search(
+    r'1,604 M +4096 +bfloat16 +\[\d+\] +Efficient-Large-Model/'
+    r'Sana_1600M_4Kpx_BF16_diffusers$',
+    line,
+  )
 
 
 def test_every_note_stands_below_the_table_once(cli):
@@ -33,20 +43,43 @@ def test_every_note_stands_below_the_table_once(cli):
   assert max(map(len, notes.splitlines())) <= 80
 
 
-@pytest.mark.parametrize('name, said', [
-  ('sana_600m_1024', [
-    'parameters   591,747,872 (transformer)', 'size         1024 px',
-    'flow shift 3.0', '4.0 in', 'width 1152, depth 28, cross_heads 16',
-    'NVIDIA License', 'transformer float16',
-    'sana-jax sample --model sana_600m_1024 --prompt']),
-  ('sana_1600m_1024_bf16_controlnet_hed', [
-    'not published in the diffusers layout', 'controlnet   width 2240, depth 7',
-    'hf download Efficient-Large-Model/Sana_1600M_1024px_BF16_ControlNet_HED',
-    '--like sana_1600m_1024_bf16_controlnet_hed']),
-  ('dc_ae_f64c128_mix_1.0', [
-    'latent_channels 128', 'scaling_factor', '0.4538',
-    'sana-jax convert --from dc_ae_f64c128_mix_1.0']),
-])
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    (
+      'sana_600m_1024',
+      [
+        'parameters   591,747,872 (transformer)',
+        'size         1024 px',
+        'flow shift 3.0',
+        '4.0 in',
+        'width 1152, depth 28, cross_heads 16',
+        'NVIDIA License',
+        'transformer float16',
+        'sana-jax sample --model sana_600m_1024 --prompt',
+      ],
+    ),
+    (
+      'sana_1600m_1024_bf16_controlnet_hed',
+      [
+        'not published in the diffusers layout',
+        'controlnet   width 2240, depth 7',
+        'hf download '
+        'Efficient-Large-Model/Sana_1600M_1024px_BF16_ControlNet_HED',
+        '--like sana_1600m_1024_bf16_controlnet_hed',
+      ],
+    ),
+    (
+      'dc_ae_f64c128_mix_1.0',
+      [
+        'latent_channels 128',
+        'scaling_factor',
+        '0.4538',
+        'sana-jax convert --from dc_ae_f64c128_mix_1.0',
+      ],
+    ),
+  ],
+)
 def test_one_entry_is_told_in_full(cli, name, said):
   code, out, _ = cli('zoo', name)
   assert code == 0
@@ -71,17 +104,22 @@ def test_programs_get_everything(cli):
   _, out, _ = cli('zoo', 'sana_sprint_600m_1024', '--json')
   record = json.loads(out)
   assert record == next(
-    r for r in records if r['name'] == 'sana_sprint_600m_1024')
+    r for r in records if r['name'] == 'sana_sprint_600m_1024'
+  )
   assert record['configs']['transformer']['guidance_embeds'] is True
   assert record['configs']['text_encoder']['hidden_size'] == 2304
   assert (record['sampler'], record['steps'], record['size_px']) == (
-    'scm', 2, 1024)
+    'scm',
+    2,
+    1024,
+  )
 
 
 def test_an_unknown_name_is_one_sentence(refused):
   assert refused('zoo', 'sana_600m_1025') == (
     "The zoo has no 'sana_600m_1025'; did you mean sana_600m_1024 or "
-    'sana_1600m_1024 or sana15_1600m_1024? sana-jax zoo lists all.')
+    'sana_1600m_1024 or sana15_1600m_1024? sana-jax zoo lists all.'
+  )
 
 
 def test_it_answers_at_once(process):

@@ -8,21 +8,44 @@ from sana_jax.errors import UserError
 from sana_jax.launching import fields
 
 
-@pytest.mark.parametrize('key, text', [
-  ('project', 'my-project-123'), ('project', 'example.com:my-project'),
-  ('project', '123456789012'), ('zone', 'northamerica-northeast1-a'),
-  ('zone', 'us-central1-ai1a'), ('cluster', 'pool-1'),
-  ('partition', 'gpu'), ('partition', 'gpu_long,gpu-a100.80'),
-  ('account', 'lab+x@cluster_1'), ('time_limit', '1440'),
-  ('time_limit', '24:00:00'), ('time_limit', '7-00'), ('time_limit', '1-12:30'),
-  ('name', 'a'), ('name', 'a-1'), ('image', 'ghcr.io/a/b-c:latest')])
+@pytest.mark.parametrize(
+  'key, text',
+  [
+    ('project', 'my-project-123'),
+    ('project', 'example.com:my-project'),
+    ('project', '123456789012'),
+    ('zone', 'northamerica-northeast1-a'),
+    ('zone', 'us-central1-ai1a'),
+    ('cluster', 'pool-1'),
+    ('partition', 'gpu'),
+    ('partition', 'gpu_long,gpu-a100.80'),
+    ('account', 'lab+x@cluster_1'),
+    ('time_limit', '1440'),
+    ('time_limit', '24:00:00'),
+    ('time_limit', '7-00'),
+    ('time_limit', '1-12:30'),
+    ('name', 'a'),
+    ('name', 'a-1'),
+    ('image', 'ghcr.io/a/b-c:latest'),
+  ],
+)
 def test_these_are_names(key, text):
   assert fields.name_problem(key, text) == ''
 
 
-@pytest.mark.parametrize('text', [
-  'a' * 4096, 'a-' * 2048, 'a.' * 2000 + '!', 'a/' * 2000 + '!',
-  '-' * 4000, 'a' + '_' * 4000 + '!', 'a' + '-' * 4000, ',' * 4000])
+@pytest.mark.parametrize(
+  'text',
+  [
+    'a' * 4096,
+    'a-' * 2048,
+    'a.' * 2000 + '!',
+    'a/' * 2000 + '!',
+    '-' * 4000,
+    'a' + '_' * 4000 + '!',
+    'a' + '-' * 4000,
+    ',' * 4000,
+  ],
+)
 def test_a_long_name_is_looked_at_in_no_time(text):
   began = time.perf_counter()
   for key in fields.GRAMMARS:
@@ -30,9 +53,20 @@ def test_a_long_name_is_looked_at_in_no_time(text):
   assert time.perf_counter() - began < 2
 
 
-@pytest.mark.parametrize('path', [
-  '/a b', '~/run', 'run', '/it\'s "$x"', 'gs://bucket', 'gs://bucket/a b/c',
-  's3://my.bucket-1/x', '/日本/é', '/' + 'a' * 255])
+@pytest.mark.parametrize(
+  'path',
+  [
+    '/a b',
+    '~/run',
+    'run',
+    '/it\'s "$x"',
+    'gs://bucket',
+    'gs://bucket/a b/c',
+    's3://my.bucket-1/x',
+    '/日本/é',
+    '/' + 'a' * 255,
+  ],
+)
 def test_these_are_paths(path):
   assert fields.path_problem('workdir', path) == ''
 
@@ -40,7 +74,7 @@ def test_these_are_paths(path):
 def test_overrides_are_bounded_together():
   some = [f'--config.a={"x" * 4000}'] * 4
   assert not [p for p in fields.override_problems(some) if p]
-  problem, = [p for p in fields.override_problems(some * 2) if p]
+  (problem,) = [p for p in fields.override_problems(some * 2) if p]
   assert str(fields.MOST_BYTES_TOGETHER) in problem
 
 

@@ -9,25 +9,43 @@ from sana_jax.launching.restarts import Attempt
 
 GOOD = '{"step": 3, "exit_code": null, "asked": true}'
 DAMAGED = [
-  b'', b'{', b'\xff\xfe', b'\0' * 9, b'null', b'3', b'{}', b'"x"', b'[1]',
-  b'[[]]', b'[null]', b'[{}]', b'[{"step": 1, "more": 2}]', b'[' * 10**6,
-  b'{"a":' * 10**5, b'[' + b'9' * 5000 + b']',
-  *(f'[{GOOD}, {entry}]'.encode() for entry in (
-    '{"step": "3", "exit_code": 1, "asked": true}',
-    '{"step": true, "exit_code": 1, "asked": true}',
-    '{"step": 3.5, "exit_code": 1, "asked": true}',
-    '{"step": NaN, "exit_code": 1, "asked": true}',
-    '{"step": -1, "exit_code": 1, "asked": true}',
-    f'{{"step": {"9" * 4000}, "exit_code": 1, "asked": true}}',
-    '{"step": 3, "exit_code": "1", "asked": true}',
-    '{"step": 3, "exit_code": false, "asked": true}',
-    '{"step": 3, "exit_code": 256, "asked": true}',
-    '{"step": 3, "exit_code": -9, "asked": true}',
-    '{"step": 3, "exit_code": 1e999, "asked": true}',
-    '{"step": 3, "exit_code": 1, "asked": 1}',
-    '{"step": 3, "exit_code": 1, "asked": null}',
-    '{"step": 3, "exit_code": 1, "asked": true, "more": 0}',
-    '{"step": 3, "exit_code": 1}'))]
+  b'',
+  b'{',
+  b'\xff\xfe',
+  b'\0' * 9,
+  b'null',
+  b'3',
+  b'{}',
+  b'"x"',
+  b'[1]',
+  b'[[]]',
+  b'[null]',
+  b'[{}]',
+  b'[{"step": 1, "more": 2}]',
+  b'[' * 10**6,
+  b'{"a":' * 10**5,
+  b'[' + b'9' * 5000 + b']',
+  *(
+    f'[{GOOD}, {entry}]'.encode()
+    for entry in (
+      '{"step": "3", "exit_code": 1, "asked": true}',
+      '{"step": true, "exit_code": 1, "asked": true}',
+      '{"step": 3.5, "exit_code": 1, "asked": true}',
+      '{"step": NaN, "exit_code": 1, "asked": true}',
+      '{"step": -1, "exit_code": 1, "asked": true}',
+      f'{{"step": {"9" * 4000}, "exit_code": 1, "asked": true}}',
+      '{"step": 3, "exit_code": "1", "asked": true}',
+      '{"step": 3, "exit_code": false, "asked": true}',
+      '{"step": 3, "exit_code": 256, "asked": true}',
+      '{"step": 3, "exit_code": -9, "asked": true}',
+      '{"step": 3, "exit_code": 1e999, "asked": true}',
+      '{"step": 3, "exit_code": 1, "asked": 1}',
+      '{"step": 3, "exit_code": 1, "asked": null}',
+      '{"step": 3, "exit_code": 1, "asked": true, "more": 0}',
+      '{"step": 3, "exit_code": 1}',
+    )
+  ),
+]
 
 
 @pytest.fixture
@@ -46,7 +64,7 @@ def test_attempts_are_read_as_they_were_written(notes):
 def test_damaged_notes_are_set_aside(data, notes, caplog):
   notes.write_bytes(data)
   assert history.read(notes) == []
-  record, = caplog.records
+  (record,) = caplog.records
   assert record.levelname == 'WARNING' and len(record.getMessage()) < 600
   assert notes.with_name('attempts.json.damaged').read_bytes() == data
   history.write(notes, [Attempt(3)])

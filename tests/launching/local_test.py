@@ -35,9 +35,17 @@ if {failing}: time.sleep(60)
 
 @pytest.fixture
 def job(tmp_path):
-  return Job('local', 'run', 'a config', str(tmp_path / 'run'),
-             machines.parse('cpu:2x3'), str(tmp_path / 'out'), layout='fsdp',
-             overrides=('--config.seed=3',), policy=Policy(wait_seconds=0))
+  return Job(
+    'local',
+    'run',
+    'a config',
+    str(tmp_path / 'run'),
+    machines.parse('cpu:2x3'),
+    str(tmp_path / 'out'),
+    layout='fsdp',
+    overrides=('--config.seed=3',),
+    policy=Policy(wait_seconds=0),
+  )
 
 
 def trainer(tmp_path, failing='first', progress='pass'):
@@ -48,8 +56,9 @@ def trainer(tmp_path, failing='first', progress='pass'):
 
 def test_all_start_again_when_one_dies(job, tmp_path, capsys):
   assert local.launch(job, trainer(tmp_path)) == 0
-  logs = [(tmp_path / f'run/logs/process-{i}.log').read_text()
-          for i in range(2)]
+  logs = [
+    (tmp_path / f'run/logs/process-{i}.log').read_text() for i in range(2)
+  ]
   ports = []
   for i, log in enumerate(logs):
     lines = log.splitlines()
@@ -58,7 +67,9 @@ def test_all_start_again_when_one_dies(job, tmp_path, capsys):
       ports += re.findall(
         rf'^process {i} train --config=a config --workdir=\S+/run '
         rf'--layout=fsdp --cpu-devices=3 --distributed=localhost:(\d+),2,{i} '
-        '--config.seed=3$', line)
+        '--config.seed=3$',
+        line,
+      )
   assert len(ports) == 4 and ports[:2] == ports[2:]
   # What the first one says is shown, and only that.
   shown = capsys.readouterr().err
@@ -86,6 +97,7 @@ sys.exit(9 if os.environ['SANA_JAX_ATTEMPT'].endswith('0') else 0)
       local.launch(job, command)
     except locks.InUse as error:
       refused.append(error)
+
   with locks.hold(locks.within(tmp_path / 'run/logs'), 'x', '--workdir'):
     thread = threading.Thread(target=second)
     thread.start()
@@ -104,8 +116,10 @@ def test_it_ends_with_the_code_of_what_failed(job, tmp_path, caplog):
 
 
 def test_a_restart_that_makes_progress_is_not_the_last(job, tmp_path):
-  save = ('n = len(list(run.glob("checkpoints/*"))); '
-          '(run / f"checkpoints/{n + 1}").mkdir(parents=True)')
+  save = (
+    'n = len(list(run.glob("checkpoints/*"))); '
+    '(run / f"checkpoints/{n + 1}").mkdir(parents=True)'
+  )
   few = 'len(list(run.glob("checkpoints/*"))) < 5'
   assert local.launch(job, trainer(tmp_path, few, save)) == 0
 
@@ -116,8 +130,11 @@ def test_what_is_appended_to_a_log_is_shown_by_the_line(tmp_path, capsys):
   tail = local.Tail(log, '[0] ')
   tail()
   with log.open('ab') as file:
-    for part, shown in ((b'one\ntw', '[0] one\n'), (b'', ''),
-                        (b'o\xff\n\n', '[0] two\ufffd\n[0] \n')):
+    for part, shown in (
+      (b'one\ntw', '[0] one\n'),
+      (b'', ''),
+      (b'o\xff\n\n', '[0] two\ufffd\n[0] \n'),
+    ):
       file.write(part)
       file.flush()
       tail()
@@ -145,8 +162,15 @@ def test_a_log_may_come_later(tmp_path, capsys):
 
 
 def train(workdir, kill=False):
-  job = Job('local', 'toy', 'toy', str(workdir), machines.parse('cpu:2x2'),
-            'out', policy=Policy(wait_seconds=0))
+  job = Job(
+    'local',
+    'toy',
+    'toy',
+    str(workdir),
+    machines.parse('cpu:2x2'),
+    'out',
+    policy=Policy(wait_seconds=0),
+  )
   if kill:
     threading.Thread(target=kill_one, args=[workdir], daemon=True).start()
   code = local.launch(job, [sys.executable, '-W', 'error', str(TOY)])
@@ -158,22 +182,25 @@ def train(workdir, kill=False):
 def kill_one(workdir):
   """With SIGKILL, once something was saved."""
   while not list(workdir.glob('checkpoints/12')):
-    time.sleep(.005)
-  pid, = re.findall(r'process (\d+)', (
-    workdir / 'logs/process-1.log').read_text())
+    time.sleep(0.005)
+  (pid,) = re.findall(
+    r'process (\d+)', (workdir / 'logs/process-1.log').read_text()
+  )
   os.kill(int(pid), signal.SIGKILL)
 
 
 def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   root = pathlib.Path(local.__file__).parents[2]
   monkeypatch.setenv('PYTHONPATH', str(root))
   train(tmp_path / 'whole')
   logs = train(tmp_path / 'cut', kill=True)
   assert 'toy: from step 0 to 36' in logs[0]
   assert re.search(r'toy: from step [1-9]\d* to 36', logs[0])  # It went on.
-  ours, theirs = (np.load(tmp_path / name / 'model/model.npz')
-                  for name in ('cut', 'whole'))
+  ours, theirs = (
+    np.load(tmp_path / name / 'model/model.npz') for name in ('cut', 'whole')
+  )
   assert ours.files and ours.files == theirs.files
   for name in ours.files:
     np.testing.assert_array_equal(ours[name], theirs[name])

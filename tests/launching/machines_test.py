@@ -10,13 +10,26 @@ from sana_jax.errors import UserError
 from sana_jax.launching import machines
 
 
-@pytest.mark.parametrize('name, slices, hosts, devices', [
-  # xpk's table of slices: 4 chips a machine, or the only one.
-  ('v5e:1x1', 1, 1, 1), ('v5e:2x2', 1, 1, 4), ('v5e:4x4', 1, 4, 4),
-  ('v6e:16x16', 1, 64, 4), ('v6e:16x16@4', 4, 64, 4), ('v4:2x2x1', 1, 1, 4),
-  ('v5p:4x4x8', 1, 32, 4), ('v5p:8x8x16', 1, 256, 4), ('tpu7x:2x2x2', 1, 2, 4),
-  ('h200:1x8x8', 1, 8, 8), ('b200:2x4x8', 1, 8, 8), ('a100:1x1x4', 1, 1, 4),
-  ('cpu:2x4', 1, 2, 4), ('cpu:1x1', 1, 1, 1)])
+@pytest.mark.parametrize(
+  'name, slices, hosts, devices',
+  [
+    # xpk's table of slices: 4 chips a machine, or the only one.
+    ('v5e:1x1', 1, 1, 1),
+    ('v5e:2x2', 1, 1, 4),
+    ('v5e:4x4', 1, 4, 4),
+    ('v6e:16x16', 1, 64, 4),
+    ('v6e:16x16@4', 4, 64, 4),
+    ('v4:2x2x1', 1, 1, 4),
+    ('v5p:4x4x8', 1, 32, 4),
+    ('v5p:8x8x16', 1, 256, 4),
+    ('tpu7x:2x2x2', 1, 2, 4),
+    ('h200:1x8x8', 1, 8, 8),
+    ('b200:2x4x8', 1, 8, 8),
+    ('a100:1x1x4', 1, 1, 4),
+    ('cpu:2x4', 1, 2, 4),
+    ('cpu:1x1', 1, 1, 1),
+  ],
+)
 def test_a_topology_has_so_many_processes(name, slices, hosts, devices):
   found = machines.parse(name)
   assert (found.slices, found.hosts, found.devices) == (slices, hosts, devices)
@@ -25,19 +38,25 @@ def test_a_topology_has_so_many_processes(name, slices, hosts, devices):
     assert found.chips == chips.parse(name).chips
 
 
-@pytest.mark.parametrize('name, said', [
-  ('v5:4x4', r"names no chip that is known \(did you mean v5\w or v5\w\?\); "
-   'allowed are v4, .*, cpu'),
-  ('gpu:2x4', 'allowed are v4'),
-  ('cpu', 'give cpu:PROCESSESxDEVICES with 1 to 64 of each, such as cpu:2x4'),
-  ('cpu:0x4', 'give cpu:PROCESSESxDEVICES'),
-  ('cpu:2x65', 'give cpu:PROCESSESxDEVICES'),
-  ('cpu:2x4x1', 'give cpu:PROCESSESxDEVICES'),
-  ('v5e:3x5', 'is no slice that can be had; near ones are 2x4, 4x4, 4x8'),
-  ('v5p:8x4x4', 'near ones are .*4x4x8'),
-  ('v5e:4', 'give 2 sizes'),
-  ('h200:1x2x16', '16 GPUs a host; 1 to 8 are allowed'),
-])
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    (
+      'v5:4x4',
+      r'names no chip that is known \(did you mean v5\w or v5\w\?\); '
+      'allowed are v4, .*, cpu',
+    ),
+    ('gpu:2x4', 'allowed are v4'),
+    ('cpu', 'give cpu:PROCESSESxDEVICES with 1 to 64 of each, such as cpu:2x4'),
+    ('cpu:0x4', 'give cpu:PROCESSESxDEVICES'),
+    ('cpu:2x65', 'give cpu:PROCESSESxDEVICES'),
+    ('cpu:2x4x1', 'give cpu:PROCESSESxDEVICES'),
+    ('v5e:3x5', 'is no slice that can be had; near ones are 2x4, 4x4, 4x8'),
+    ('v5p:8x4x4', 'near ones are .*4x4x8'),
+    ('v5e:4', 'give 2 sizes'),
+    ('h200:1x2x16', '16 GPUs a host; 1 to 8 are allowed'),
+  ],
+)
 def test_another_name_is_one_sentence(name, said):
   with pytest.raises(UserError, match=said) as error:
     machines.parse(name)
@@ -46,8 +65,18 @@ def test_another_name_is_one_sentence(name, said):
 
 def test_every_slice_is_one_that_plan_knows():
   # Sizes of xpk's table for v4, all of which are to be had.
-  for size in ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8',
-               '8x8x8', '8x8x12', '8x8x16'):
+  for size in (
+    '2x2x1',
+    '2x2x2',
+    '2x2x4',
+    '2x4x4',
+    '4x4x4',
+    '4x4x8',
+    '4x8x8',
+    '8x8x8',
+    '8x8x12',
+    '8x8x16',
+  ):
     assert machines.parse(f'v4:{size}').grid == size
   for chip, dimensions in (('v5e', 2), ('v5p', 3)):
     for shape in machines.shapes(dimensions):

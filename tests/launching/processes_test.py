@@ -40,7 +40,7 @@ def wait_for(path, text, seconds=20):
   deadline = time.monotonic() + seconds
   while not (path.exists() and text in path.read_text()):
     assert time.monotonic() < deadline, path
-    time.sleep(.02)
+    time.sleep(0.02)
 
 
 def test_all_that_end_well_are_a_success(logs):
@@ -53,8 +53,12 @@ def test_the_death_of_one_stops_the_others(logs):
   began = time.monotonic()
   died = f'while "ready" not in open({str(logs[0])!r}).read(): time.sleep(.02)'
   code = processes.run(
-    [python('time.sleep(60)', logs[0]),
-     python(f'{died}\nsys.exit(7)', logs[1])], Requests())
+    [
+      python('time.sleep(60)', logs[0]),
+      python(f'{died}\nsys.exit(7)', logs[1]),
+    ],
+    Requests(),
+  )
   assert code == 7
   assert logs[0].read_text() == 'ready\nsaved\n'
   assert time.monotonic() - began < 30
@@ -70,19 +74,28 @@ def test_one_that_does_not_listen_is_killed(logs):
   died = f'while "deaf" not in open({str(logs[0])!r}).read(): time.sleep(.02)'
   began = time.monotonic()
   code = processes.run(
-    [python(f'{deaf}\ntime.sleep(60)', logs[0]),
-     python(f'{died}\nsys.exit(7)', logs[1])],
-    Requests(), patience=Patience(others=.3))
+    [
+      python(f'{deaf}\ntime.sleep(60)', logs[0]),
+      python(f'{died}\nsys.exit(7)', logs[1]),
+    ],
+    Requests(),
+    patience=Patience(others=0.3),
+  )
   assert code == 7
   assert time.monotonic() - began < 30
 
 
 def test_a_request_reaches_all_and_lets_them_save(logs):
   requests = Requests()
-  threading.Thread(target=lambda: (
-    [wait_for(log, 'ready') for log in logs], requests.stop.append(15))).start()
+  threading.Thread(
+    target=lambda: (
+      [wait_for(log, 'ready') for log in logs],
+      requests.stop.append(15),
+    )
+  ).start()
   code = processes.run(
-    [python('time.sleep(60)', log) for log in logs], requests)
+    [python('time.sleep(60)', log) for log in logs], requests
+  )
   assert code == 143
   assert [log.read_text() for log in logs] == ['ready\nsaved\n'] * 2
 
@@ -95,8 +108,11 @@ time.sleep(.5)
 print('saved later', flush=True)
 sys.exit(143)"""
   mine = 'import os; time.sleep(.5); os.kill(os.getpid(), 15); time.sleep(9)'
-  code = processes.run([python(mine, logs[0]), python(slow, logs[1])],
-                       Requests(), patience=Patience(others=.1))
+  code = processes.run(
+    [python(mine, logs[0]), python(slow, logs[1])],
+    Requests(),
+    patience=Patience(others=0.1),
+  )
   assert code == 143
   assert 'saved later' in logs[1].read_text()
 
@@ -133,24 +149,30 @@ def test_a_command_that_cannot_be_started_is_one_sentence(tmp_path):
 
 def test_without_the_command_that_stops_it_a_sigterm_does(logs, caplog):
   requests = Requests()
-  threading.Thread(target=lambda: (
-    wait_for(logs[0], 'ready'), requests.stop.append(15))).start()
-  code = processes.run([python('time.sleep(60)', logs[0])], requests,
-                       stop=lambda: subprocess.Popen(['/nowhere']))
+  threading.Thread(
+    target=lambda: (wait_for(logs[0], 'ready'), requests.stop.append(15))
+  ).start()
+  code = processes.run(
+    [python('time.sleep(60)', logs[0])],
+    requests,
+    stop=lambda: subprocess.Popen(['/nowhere']),
+  )
   assert code == 143 and logs[0].read_text() == 'ready\nsaved\n'
   assert 'SIGTERM instead' in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs a Linux')
 def test_none_outlives_who_supervises_them(logs):
+  trainer = TRAINER.format(then='time.sleep(60)')
   code = f"""
 from sana_jax.launching.processes import *
 with Requests() as requests:
-  run([Process([{sys.executable!r}, '-c', {TRAINER.format(
-    then='time.sleep(60)')!r}], log=pathlib.Path({str(logs[0])!r}))], requests)
+  run([Process([{sys.executable!r}, '-c', {trainer!r}],
+    log=pathlib.Path({str(logs[0])!r}))], requests)
 """
-  parent = subprocess.Popen([sys.executable, '-c', code],
-                            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  parent = subprocess.Popen(
+    [sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}
+  )
   wait_for(logs[0], 'ready')
   parent.send_signal(signal.SIGKILL)
   parent.wait()

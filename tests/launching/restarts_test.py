@@ -9,47 +9,50 @@ DEFAULT = Policy()  # 2 without progress, 100 in all, 10 s doubled up to 600 s.
 LONG = Policy(without_progress=50)
 
 
-@pytest.mark.parametrize('history, step, policy, want', [
-  # The first start, and the end.
-  ([], 0, DEFAULT, Start(0)),
-  ([], 500, DEFAULT, Start(0)),
-  ([A(0, 0)], 900, DEFAULT, Stop(0)),
-  # A mistake is not mended by a restart, whatever came before.
-  ([A(0, 2)], 0, DEFAULT, Stop(2)),
-  ([A(0, 1), A(500, 2)], 500, DEFAULT, Stop(2)),
-  # Nothing was saved yet: a first start and two restarts.
-  ([A(0, 1)], 0, DEFAULT, Start(10)),
-  ([A(0, 1), A(0, 1)], 0, DEFAULT, Start(20)),
-  ([A(0, 1), A(0, 1), A(0, 137)], 0, DEFAULT, Stop(137)),
-  # Later, two restarts from the same step.
-  ([A(0, 1)], 500, DEFAULT, Start(10)),
-  ([A(0, 1), A(500, 1)], 500, DEFAULT, Start(20)),
-  ([A(0, 1), A(500, 1), A(500, 134)], 500, DEFAULT, Stop(134)),
-  # Any step that is saved begins the count anew.
-  ([A(0, 1), A(0, 1), A(0, 1)], 1, DEFAULT, Start(10)),
-  ([A(0, 1), A(500, 1), A(500, 1)], 501, DEFAULT, Start(10)),
-  # A checkpoint that turned out damaged is no progress.
-  ([A(0, 1), A(500, 1), A(500, 1)], 400, DEFAULT, Stop(1)),
-  # Told to stop is not failed: it starts at once, and does not count.
-  ([A(0, 143, True)], 0, DEFAULT, Start(0)),
-  ([A(0, 143, True)] * 9, 0, DEFAULT, Start(0)),
-  ([A(0, 1), A(0, 143, True), A(0, 1)], 0, DEFAULT, Start(20)),
-  ([A(0, 1), A(0, 1), A(0, 143, True), A(0, 1)], 0, DEFAULT, Stop(1)),
-  ([A(0, 137, True)], 0, DEFAULT, Start(0)),
-  # Who supervised was killed as well: it counts, and the code is unknown.
-  ([A(0, None)], 0, DEFAULT, Start(10)),
-  ([A(0, None)] * 3, 0, DEFAULT, Stop(1)),
-  # Waiting doubles, up to ten minutes.
-  ([A(0, 1)] * 6, 0, LONG, Start(320)),
-  ([A(0, 1)] * 7, 0, LONG, Start(600)),
-  ([A(0, 1)] * 40, 0, LONG, Start(600)),
-  # No restart at all, or so many of them.
-  ([A(0, 1)], 0, Policy(without_progress=0), Stop(1)),
-  ([A(0, 1)], 1, Policy(without_progress=0), Stop(1)),
-  ([A(0, 1)], 1, Policy(restarts=0), Stop(1)),
-  ([A(0, 1), A(1, 1)], 2, Policy(restarts=2), Start(10)),
-  ([A(0, 1), A(1, 1), A(2, 9)], 3, Policy(restarts=2), Stop(9)),
-])
+@pytest.mark.parametrize(
+  'history, step, policy, want',
+  [
+    # The first start, and the end.
+    ([], 0, DEFAULT, Start(0)),
+    ([], 500, DEFAULT, Start(0)),
+    ([A(0, 0)], 900, DEFAULT, Stop(0)),
+    # A mistake is not mended by a restart, whatever came before.
+    ([A(0, 2)], 0, DEFAULT, Stop(2)),
+    ([A(0, 1), A(500, 2)], 500, DEFAULT, Stop(2)),
+    # Nothing was saved yet: a first start and two restarts.
+    ([A(0, 1)], 0, DEFAULT, Start(10)),
+    ([A(0, 1), A(0, 1)], 0, DEFAULT, Start(20)),
+    ([A(0, 1), A(0, 1), A(0, 137)], 0, DEFAULT, Stop(137)),
+    # Later, two restarts from the same step.
+    ([A(0, 1)], 500, DEFAULT, Start(10)),
+    ([A(0, 1), A(500, 1)], 500, DEFAULT, Start(20)),
+    ([A(0, 1), A(500, 1), A(500, 134)], 500, DEFAULT, Stop(134)),
+    # Any step that is saved begins the count anew.
+    ([A(0, 1), A(0, 1), A(0, 1)], 1, DEFAULT, Start(10)),
+    ([A(0, 1), A(500, 1), A(500, 1)], 501, DEFAULT, Start(10)),
+    # A checkpoint that turned out damaged is no progress.
+    ([A(0, 1), A(500, 1), A(500, 1)], 400, DEFAULT, Stop(1)),
+    # Told to stop is not failed: it starts at once, and does not count.
+    ([A(0, 143, True)], 0, DEFAULT, Start(0)),
+    ([A(0, 143, True)] * 9, 0, DEFAULT, Start(0)),
+    ([A(0, 1), A(0, 143, True), A(0, 1)], 0, DEFAULT, Start(20)),
+    ([A(0, 1), A(0, 1), A(0, 143, True), A(0, 1)], 0, DEFAULT, Stop(1)),
+    ([A(0, 137, True)], 0, DEFAULT, Start(0)),
+    # Who supervised was killed as well: it counts, and the code is unknown.
+    ([A(0, None)], 0, DEFAULT, Start(10)),
+    ([A(0, None)] * 3, 0, DEFAULT, Stop(1)),
+    # Waiting doubles, up to ten minutes.
+    ([A(0, 1)] * 6, 0, LONG, Start(320)),
+    ([A(0, 1)] * 7, 0, LONG, Start(600)),
+    ([A(0, 1)] * 40, 0, LONG, Start(600)),
+    # No restart at all, or so many of them.
+    ([A(0, 1)], 0, Policy(without_progress=0), Stop(1)),
+    ([A(0, 1)], 1, Policy(without_progress=0), Stop(1)),
+    ([A(0, 1)], 1, Policy(restarts=0), Stop(1)),
+    ([A(0, 1), A(1, 1)], 2, Policy(restarts=2), Start(10)),
+    ([A(0, 1), A(1, 1), A(2, 9)], 3, Policy(restarts=2), Stop(9)),
+  ],
+)
 def test_what_follows_from_the_attempts(history, step, policy, want):
   found = decide(history, step, policy)
   if isinstance(want, Stop):
@@ -70,8 +73,10 @@ def test_no_run_is_started_for_ever():
 
 def test_a_stop_says_why_in_one_sentence():
   said = decide([A(0, 1), A(70, 1), A(70, 1)], 70, DEFAULT).said
-  assert said.startswith('2 restarts in a row made no progress (the newest '
-                         'checkpoint is still of step 70)')
+  assert said.startswith(
+    '2 restarts in a row made no progress (the newest '
+    'checkpoint is still of step 70)'
+  )
   assert '--restarts-without-progress' in said
   assert 'no restart mends' in decide([A(0, 2)], 0, DEFAULT).said
   assert '--restarts ' in decide([A(0, 1)], 1, Policy(restarts=0)).said

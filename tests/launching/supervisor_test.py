@@ -15,6 +15,7 @@ AT_ONCE = restarts.Policy(wait_seconds=0)
 @pytest.fixture
 def run(tmp_path):
   """A Run whose attempts end as `ends` says: (newest checkpoint, code)."""
+
   def make(*ends, once=False):
     left = list(ends)
 
@@ -24,9 +25,12 @@ def run(tmp_path):
       if isinstance(code, type):
         raise code
       return code
-    made = supervisor.Run(start, str(tmp_path), tmp_path / 'attempts.json',
-                          AT_ONCE, once)
+
+    made = supervisor.Run(
+      start, str(tmp_path), tmp_path / 'attempts.json', AT_ONCE, once
+    )
     return made, left
+
   return make
 
 
@@ -42,7 +46,7 @@ def test_it_is_given_up_after_restarts_without_progress(run, caplog):
   with caplog.at_level(logging.ERROR, 'absl'):
     assert supervisor.supervise(made, Requests()) == 9
   assert left == [(8, 0)]
-  said, = [r.getMessage() for r in caplog.records]
+  (said,) = [r.getMessage() for r in caplog.records]
   assert said.startswith('2 restarts in a row made no progress') and '4' in said
 
 
@@ -67,11 +71,13 @@ def test_a_request_to_stop_is_the_end_of_it_for_now(run, tmp_path):
   requests = Requests()
   made, left = run((4, 137), (8, 0))  # It did not save in time.
   start = made.start
-  asked = dataclasses.replace(made, start=lambda n: (
-    requests.stop.append(15), start(n))[1])
+  asked = dataclasses.replace(
+    made, start=lambda n: (requests.stop.append(15), start(n))[1]
+  )
   assert supervisor.supervise(asked, requests) == 137
   assert json.loads((tmp_path / 'attempts.json').read_text()) == [
-    {'step': 0, 'exit_code': 137, 'asked': True}]
+    {'step': 0, 'exit_code': 137, 'asked': True}
+  ]
   assert supervisor.supervise(made, Requests()) == 0
   assert not left
 
@@ -86,6 +92,7 @@ def test_a_request_ends_the_wait_for_a_restart(run):
     code = start(number)
     requests.sleep = lambda seconds: requests.stop.append(15)
     return code
+
   slow = dataclasses.replace(slow, start=then_stop)
   assert supervisor.supervise(slow, requests) == 143
   assert left == [(8, 0)]
@@ -113,7 +120,8 @@ def test_damaged_notes_do_not_keep_a_run_from_starting(run, tmp_path, caplog):
 
 
 def test_notes_that_cannot_be_written_do_not_hide_how_a_run_ended(
-    run, tmp_path, caplog):
+  run, tmp_path, caplog
+):
   notes = tmp_path / 'attempts.json'
   made, _ = run((4, 9), once=True)
 
@@ -121,6 +129,7 @@ def test_notes_that_cannot_be_written_do_not_hide_how_a_run_ended(
     notes.unlink()
     (notes / 'in the way').mkdir(parents=True)
     return made.start(number)
+
   blocked = dataclasses.replace(made, start=start)
   assert supervisor.supervise(blocked, Requests()) == 9
   assert 'The attempts could not be noted' in caplog.text

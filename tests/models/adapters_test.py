@@ -14,8 +14,15 @@ from sana_jax.models.sana import Sana
 
 RANK = 2
 # No two dense layers share a shape with any activation.
-MODEL = Sana(width=24, depth=3, cross_heads=2, head_dim=8, in_channels=3,
-             out_channels=3, caption_channels=10)
+MODEL = Sana(
+  width=24,
+  depth=3,
+  cross_heads=2,
+  head_dim=8,
+  in_channels=3,
+  out_channels=3,
+  caption_channels=10,
+)
 
 
 def normal(shape):
@@ -25,7 +32,8 @@ def normal(shape):
 def random_params(module=MODEL):
   return jax.tree.map(
     lambda s: normal(s.shape) * s.shape[-1] ** -0.5,
-    abstract.transformer(module))
+    abstract.transformer(module),
+  )
 
 
 def inputs():
@@ -36,8 +44,11 @@ def inputs():
 def kernels_of(params):
   """Those of dense layers, by their layer's path."""
   flat = flatten_dict(params)
-  return {path[:-1]: x for path, x in flat.items() if path[-1] == 'kernel'
-          and path[-2] not in ('patch_embed', 'depthwise')}
+  return {
+    path[:-1]: x
+    for path, x in flat.items()
+    if path[-1] == 'kernel' and path[-2] not in ('patch_embed', 'depthwise')
+  }
 
 
 def new_adapters(params, size=0.3):
@@ -46,9 +57,10 @@ def new_adapters(params, size=0.3):
   for path, kernel in kernels_of(params).items():
     *stack, inputs, outputs = kernel.shape
     adapters[path] = {
-      'down': normal((*stack, inputs, RANK)) * inputs ** -0.5,
+      'down': normal((*stack, inputs, RANK)) * inputs**-0.5,
       'up': normal((*stack, RANK, outputs)) * size,
-      'scale': jnp.full(stack, 0.5)}
+      'scale': jnp.full(stack, 0.5),
+    }
   return unflatten_dict(adapters)
 
 
@@ -77,6 +89,7 @@ def test_without_an_adapter_a_dense_layer_is_flaxs_program_and_values():
     variables = init(jax.random.key(1), x)
     run = jax.jit(lambda v, x: layer(7, dtype=jnp.bfloat16).apply(v, x))
     return variables, run.lower(variables, x).as_text()
+
   ours, theirs = program(Dense), program(nn.Dense)
   jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
   assert ours[1] == theirs[1]
@@ -85,9 +98,13 @@ def test_without_an_adapter_a_dense_layer_is_flaxs_program_and_values():
 def test_an_adapter_adds_its_scaled_product():
   x, down, up, bias = (normal(s) for s in ((3, 5), (5, 2), (2, 7), (7,)))
   kernel = normal((5, 7))
-  got = Dense(7).apply({
-    'params': {'kernel': kernel, 'bias': bias},
-    'adapters': {'down': down, 'up': up, 'scale': jnp.float32(0.25)}}, x)
+  got = Dense(7).apply(
+    {
+      'params': {'kernel': kernel, 'bias': bias},
+      'adapters': {'down': down, 'up': up, 'scale': jnp.float32(0.25)},
+    },
+    x,
+  )
   want = np.float64(x) @ (kernel + 0.25 * np.float64(down) @ up) + bias
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
@@ -111,11 +128,12 @@ def test_every_dense_layer_takes_an_adapter_and_so_does_projected_text():
 
 def test_training_an_adapter_follows_the_merged_weights_gradient():
   params, args = random_params(), inputs()
-  start = new_adapters(params, size=0.)
+  start = new_adapters(params, size=0.0)
   target = normal((2, 4, 6, 3))
   error = lambda v: jnp.mean((v - target) ** 2)
-  loss = jax.jit(jax.value_and_grad(
-    lambda adapters: error(apply(params, adapters, *args))))
+  loss = jax.jit(
+    jax.value_and_grad(lambda adapters: error(apply(params, adapters, *args)))
+  )
   adapters, losses = start, []
   for _ in range(20):
     value, grads = loss(adapters)
@@ -125,17 +143,20 @@ def test_training_an_adapter_follows_the_merged_weights_gradient():
 
   value, grads = loss(adapters)
   whole = merged(params, adapters)
-  want, full = jax.jit(jax.value_and_grad(
-    lambda p: error(MODEL.apply({'params': p}, *args))))(whole)
+  want, full = jax.jit(
+    jax.value_and_grad(lambda p: error(MODEL.apply({'params': p}, *args)))
+  )(whole)
   np.testing.assert_allclose(value, want, rtol=1e-5)
   grads, of = flatten_dict(grads), flatten_dict(adapters)
   # W = W0 + s D U: dL/dD = s dL/dW U^T and dL/dU = s D^T dL/dW.
   for path, of_kernel in kernels_of(full).items():
     transposed = lambda name, path=path: jnp.swapaxes(of[*path, name], -1, -2)
-    assert_close(1e3 * grads[*path, 'down'],
-                 1e3 * 0.5 * of_kernel @ transposed('up'), 2e-3)
-    assert_close(1e3 * grads[*path, 'up'],
-                 1e3 * 0.5 * transposed('down') @ of_kernel, 2e-3)
+    assert_close(
+      1e3 * grads[*path, 'down'], 1e3 * 0.5 * of_kernel @ transposed('up'), 2e-3
+    )
+    assert_close(
+      1e3 * grads[*path, 'up'], 1e3 * 0.5 * transposed('down') @ of_kernel, 2e-3
+    )
     assert not grads[*path, 'scale'].any()
 
 
@@ -151,21 +172,27 @@ def arrays_made(jaxpr):
 def test_no_array_of_a_weights_size_is_made_for_an_adapter(remat):
   params, (x, *rest) = random_params(), inputs()
   adapters, model = new_adapters(params), MODEL.clone(remat=remat)
-  weights = {shape for w in kernels_of(params).values()
-             for inner in [w.shape[-2:]] for shape in (
-               w.shape, inner, inner[::-1], (*w.shape[:-2], *inner[::-1]))}
+  weights = {
+    shape
+    for w in kernels_of(params).values()
+    for inner in [w.shape[-2:]]
+    for shape in (w.shape, inner, inner[::-1], (*w.shape[:-2], *inner[::-1]))
+  }
 
   def count(variables_of, *trained):
     """Full-size arrays of a loss and its gradient."""
     loss = lambda trained: jnp.sum(
-      model.apply(variables_of(*trained), trained[0], *rest) ** 2)
+      model.apply(variables_of(*trained), trained[0], *rest) ** 2
+    )
     jaxpr = jax.make_jaxpr(jax.grad(loss))(trained).jaxpr
     return sum(shape in weights for shape in arrays_made(jaxpr))
 
   base = count(lambda x: {'params': params}, x)
   with_adapters = count(
-    lambda x, adapters: {'params': params, 'adapters': adapters}, x, adapters)
+    lambda x, adapters: {'params': params, 'adapters': adapters}, x, adapters
+  )
   assert with_adapters == base
   of_merged = count(
-    lambda x, adapters: {'params': merged(params, adapters)}, x, adapters)
+    lambda x, adapters: {'params': merged(params, adapters)}, x, adapters
+  )
   assert of_merged >= base + 2 * len(kernels_of(params))

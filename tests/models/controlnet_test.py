@@ -11,7 +11,8 @@ from sana_jax.models.controlnet import first_block, SanaControlNet
 from sana_jax.models.sana import Sana
 
 SHARED = dict(
-  width=16, cross_heads=2, head_dim=8, in_channels=3, caption_channels=6)
+  width=16, cross_heads=2, head_dim=8, in_channels=3, caption_channels=6
+)
 BASE = dict(SHARED, depth=4, out_channels=3)
 CONTROL = dict(SHARED, depth=2)
 
@@ -20,8 +21,13 @@ def inputs(size=(4, 6)):
   rng = np.random.default_rng()
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-  return (draw(2, *size, 3), jnp.float32([999, 136]), draw(2, 5, 6), mask,
-          draw(2, *size, 3))
+  return (
+    draw(2, *size, 3),
+    jnp.float32([999, 136]),
+    draw(2, 5, 6),
+    mask,
+    draw(2, *size, 3),
+  )
 
 
 def random_params(module, *args):
@@ -29,14 +35,19 @@ def random_params(module, *args):
   shapes = jax.eval_shape(module.init, jax.random.key(0), *args)['params']
   rng = np.random.default_rng()
   return jax.tree.map(
-    lambda s: jnp.asarray(rng.normal(size=s.shape) * 0.3, s.dtype), shapes)
+    lambda s: jnp.asarray(rng.normal(size=s.shape) * 0.3, s.dtype), shapes
+  )
 
 
 def base_and_inputs(**how):
   latents, timesteps, text, mask, control = inputs()
   base = Sana(**BASE | how)
-  return base, random_params(base, latents, timesteps, text), (
-    latents, timesteps, text, mask), control
+  return (
+    base,
+    random_params(base, latents, timesteps, text),
+    (latents, timesteps, text, mask),
+    control,
+  )
 
 
 def relative_error(got, want):
@@ -45,14 +56,25 @@ def relative_error(got, want):
 
 def blocks_seen(base, params, args, control):
   """x after each block, [block b y x d]."""
-  return jnp.stack(jax.jit(
-    lambda params, control: base.apply(
-      {'params': params}, *args, control=control, features=range(base.depth),
-      method='evaluate').features)(params, control))
+  return jnp.stack(
+    jax.jit(
+      lambda params, control: (
+        base.apply(
+          {'params': params},
+          *args,
+          control=control,
+          features=range(base.depth),
+          method='evaluate',
+        ).features
+      )
+    )(params, control)
+  )
 
 
-@pytest.mark.parametrize('size, count', [
-  ('sana_600m_1024', 168_765_696), ('sana_1600m_1024', 631_576_960)])
+@pytest.mark.parametrize(
+  'size, count',
+  [('sana_600m_1024', 168_765_696), ('sana_1600m_1024', 631_576_960)],
+)
 def test_the_published_sizes_have_diffusers_number_of_parameters(size, count):
   module = SanaControlNet(**SANA_SIZES[size] | dict(depth=7))
   x, t, text = jnp.zeros((1, 2, 2, 32)), jnp.zeros(1), jnp.zeros((1, 2, 2304))
@@ -64,13 +86,15 @@ def test_a_new_controlnet_changes_nothing_but_learns_at_once():
   base, params, args, control = base_and_inputs()
   latents, timesteps, text, mask = args
   net = SanaControlNet(**CONTROL)
-  new = jax.jit(net.init)(
-    jax.random.key(1), latents, timesteps, text, control)['params']
+  new = jax.jit(net.init)(jax.random.key(1), latents, timesteps, text, control)[
+    'params'
+  ]
 
   @jax.jit
   def run(new):
     outputs = net.apply(
-      {'params': new}, latents, timesteps, text, control, mask)
+      {'params': new}, latents, timesteps, text, control, mask
+    )
     return base.apply({'params': params}, *args, control=outputs), outputs
 
   out, outputs = run(new)
@@ -79,15 +103,19 @@ def test_a_new_controlnet_changes_nothing_but_learns_at_once():
   want = jax.jit(base.apply)({'params': params}, *args)
   assert relative_error(out, want) <= 1e-5
   grads = jax.jit(jax.grad(lambda new: jnp.sum(run(new)[0] ** 2)))(new)
-  assert all(np.abs(g).max() > 1e-3 for g in
-             jax.tree.leaves(grads['blocks']['output']))
+  assert all(
+    np.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads['blocks']['output'])
+  )
 
 
 @pytest.mark.parametrize('first', [0, 1])
 def test_an_output_is_added_behind_its_block_and_not_before(first):
   base, params, args, _ = base_and_inputs(control_after=first)
-  outputs = jnp.zeros((2, 2, 4, 6, 16)).at[1].set(
-    np.random.default_rng().normal(size=(2, 4, 6, 16)))
+  outputs = (
+    jnp.zeros((2, 2, 4, 6, 16))
+    .at[1]
+    .set(np.random.default_rng().normal(size=(2, 4, 6, 16)))
+  )
   want = blocks_seen(base, params, args, None)
   got = blocks_seen(base, params, args, outputs)
   behind = first + 1
@@ -99,9 +127,11 @@ def test_an_output_is_added_behind_its_block_and_not_before(first):
 def test_outputs_beyond_the_last_block_are_not_used():
   base, params, args, _ = base_and_inputs()
   outputs = jnp.asarray(
-    np.random.default_rng().normal(size=(7, 2, 4, 6, 16)), jnp.float32)
+    np.random.default_rng().normal(size=(7, 2, 4, 6, 16)), jnp.float32
+  )
   run = jax.jit(
-    lambda outputs: base.apply({'params': params}, *args, control=outputs))
+    lambda outputs: base.apply({'params': params}, *args, control=outputs)
+  )
   np.testing.assert_array_equal(run(outputs), run(outputs[:3]))
 
 
@@ -109,24 +139,32 @@ def test_the_scale_multiplies_the_outputs():
   latents, timesteps, text, mask, control = inputs()
   net = SanaControlNet(**CONTROL)
   params = random_params(net, latents, timesteps, text, control)
-  run = jax.jit(lambda scale: net.apply(
-    {'params': params}, latents, timesteps, text, control, mask, scale))
-  assert np.abs(run(1.)).max() > 0.1
-  np.testing.assert_allclose(run(0.25), 0.25 * run(1.), rtol=1e-6)
+  run = jax.jit(
+    lambda scale: net.apply(
+      {'params': params}, latents, timesteps, text, control, mask, scale
+    )
+  )
+  assert np.abs(run(1.0)).max() > 0.1
+  np.testing.assert_allclose(run(0.25), 0.25 * run(1.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize('which', ['transformer', 'controlnet'])
 def test_rounded_timesteps_are_those_of_bfloat16(which):
   latents, _, text, mask, control = inputs((2, 2))
   at = lambda t: jnp.full(2, t, jnp.float32)
-  module, more = {'transformer': (Sana(**BASE), {}), 'controlnet': (
-    SanaControlNet(**CONTROL), dict(control=control))}[which]
-  params = random_params(module, latents, at(0.), text, *more.values())
+  module, more = {
+    'transformer': (Sana(**BASE), {}),
+    'controlnet': (SanaControlNet(**CONTROL), dict(control=control)),
+  }[which]
+  params = random_params(module, latents, at(0.0), text, *more.values())
 
   def difference(model):
-    run = jax.jit(lambda t: model.apply(
-      {'params': params}, latents, t, text, mask=mask, **more))
-    return np.abs(np.float32(run(at(999.)) - run(at(1000.)))).max()
+    run = jax.jit(
+      lambda t: model.apply(
+        {'params': params}, latents, t, text, mask=mask, **more
+      )
+    )
+    return np.abs(np.float32(run(at(999.0)) - run(at(1000.0)))).max()
 
   # Between 512 and 1024, bfloat16 has every fourth number only.
   rounded = module.clone(dtype=jnp.bfloat16, rounded_timesteps=True)
@@ -138,14 +176,19 @@ def test_rounded_timesteps_are_those_of_bfloat16(which):
 def test_remat_and_unroll_change_nothing():
   latents, timesteps, text, mask, control = inputs((2, 2))
   params = random_params(
-    SanaControlNet(**CONTROL), latents, timesteps, text, control)
+    SanaControlNet(**CONTROL), latents, timesteps, text, control
+  )
 
   def run(**how):
     net = SanaControlNet(**CONTROL, **how)
-    loss = lambda params: jnp.sum(net.apply(
-      {'params': params}, latents, timesteps, text, control, mask)[1, ..., 0])
+    loss = lambda params: jnp.sum(
+      net.apply({'params': params}, latents, timesteps, text, control, mask)[
+        1, ..., 0
+      ]
+    )
     return jax.flatten_util.ravel_pytree(
-      jax.jit(jax.value_and_grad(loss))(params))[0]
+      jax.jit(jax.value_and_grad(loss))(params)
+    )[0]
 
   want = run()
   got = run(remat='full', unroll=2)
@@ -161,7 +204,10 @@ def test_the_first_block_is_where_the_official_way_starts():
   latents, timesteps, text, mask = args
   net = SanaControlNet(**CONTROL)
   own = random_params(net, latents, timesteps, text, control)
-  run = jax.jit(lambda latents, start: net.apply(
-    {'params': own}, latents, timesteps, text, control, mask, start=start))
+  run = jax.jit(
+    lambda latents, start: net.apply(
+      {'params': own}, latents, timesteps, text, control, mask, start=start
+    )
+  )
   np.testing.assert_array_equal(run(latents, start), run(2 * latents, start))
   assert np.abs(run(latents, start) - run(latents, None)).max() > 1e-2

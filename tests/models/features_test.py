@@ -12,8 +12,14 @@ from sana_jax.models.block import Block, BlockFields
 from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.models.sana import Sana
 
-SHARED = dict(width=16, depth=6, cross_heads=2, head_dim=8, in_channels=3,
-              caption_channels=6)
+SHARED = dict(
+  width=16,
+  depth=6,
+  cross_heads=2,
+  head_dim=8,
+  in_channels=3,
+  caption_channels=6,
+)
 MODEL = Sana(**SHARED, out_channels=3)
 CHOSEN = (2, 4)
 
@@ -23,8 +29,11 @@ def normal(*shape):
 
 
 def variables():
-  return {'params': jax.tree.map(
-    lambda s: normal(*s.shape) * 0.3, abstract.transformer(MODEL))}
+  return {
+    'params': jax.tree.map(
+      lambda s: normal(*s.shape) * 0.3, abstract.transformer(MODEL)
+    )
+  }
 
 
 def inputs():
@@ -40,19 +49,24 @@ def rest_of_the_model(model, x, first, timesteps, text, mask):
   """The velocity from x after block `first`, one block after another."""
   time, modulation = model.embed_time(timesteps, None)
   text = model.caption(text)
-  bias = (1 - mask.astype(jnp.float32)) * -10_000.
+  bias = (1 - mask.astype(jnp.float32)) * -10_000.0
   params = model.variables['params']['blocks']
   for i in range(first + 1, model.depth):
     x, _ = Block(BlockFields.of(model), parent=None).apply(
       {'params': jax.tree.map(lambda p, i=i: p[i], params)},
-      x, modulation, text, bias)
+      x,
+      modulation,
+      text,
+      bias,
+    )
   return model.head(x, time)
 
 
 def test_features_are_x_after_the_chosen_blocks_and_no_others():
   weights, (latents, *rest) = variables(), inputs()
   out = jax.jit(evaluate, static_argnames='features')(
-    weights, latents, *rest, features=CHOSEN)
+    weights, latents, *rest, features=CHOSEN
+  )
   assert len(out.features) == 2
   want = jax.jit(MODEL.apply)(weights, latents, *rest)
   np.testing.assert_allclose(out.velocity, want, rtol=1e-5, atol=1e-5)
@@ -75,22 +89,24 @@ def test_the_order_of_features_and_unroll_change_nothing():
 def test_gradients_come_through_features():
   weights, (latents, *rest) = variables(), inputs()
   of_second = lambda x: jnp.sum(
-    evaluate(weights, x, *rest, features=CHOSEN).features[1] ** 2)
+    evaluate(weights, x, *rest, features=CHOSEN).features[1] ** 2
+  )
   direction = normal(*latents.shape)
   _, tangent = jax.jvp(of_second, (latents,), (direction,))
   gradient = jax.jit(jax.grad(of_second))(latents)
   assert abs(tangent) > 1
-  np.testing.assert_allclose(
-    jnp.vdot(gradient, direction), tangent, rtol=1e-3)
+  np.testing.assert_allclose(jnp.vdot(gradient, direction), tangent, rtol=1e-3)
 
 
 def made(f, *args):
   """Shapes of all results, those inside of loops included."""
+
   def of(jaxpr):
     for e in jaxpr.eqns:
       yield from (v.aval.shape for v in e.outvars)
       for inner in flops.called(e.params):
         yield from of(inner)
+
   return set(of(jax.make_jaxpr(f)(*args).jaxpr))
 
 
@@ -109,8 +125,9 @@ def test_the_scan_does_not_keep_x_of_all_blocks():
 
 def test_the_backward_pass_keeps_no_buffer_of_each_block():
   weights, args = variables(), inputs()
-  loss = lambda w: sum(jnp.sum(x ** 2) for x in evaluate(
-    w, *args, features=CHOSEN).features)
+  loss = lambda w: sum(
+    jnp.sum(x**2) for x in evaluate(w, *args, features=CHOSEN).features
+  )
   backward = made(jax.grad(loss), weights)
   assert (3, 2, 4, 6, 16) in backward
   assert (6, 3, 2, 4, 6, 16) not in backward

@@ -16,22 +16,28 @@ def params():
 @pytest.fixture(scope='module')
 def images():
   return jax.random.uniform(
-    jax.random.key(1), (2, 16, 16, 3), minval=-1, maxval=1)
+    jax.random.key(1), (2, 16, 16, 3), minval=-1, maxval=1
+  )
 
 
-distance = jax.jit(lambda params, x, y: lpips.LPIPS().apply(
-  {'params': params}, x, y))
+distance = jax.jit(
+  lambda params, x, y: lpips.LPIPS().apply({'params': params}, x, y)
+)
 
 
 def test_a_picture_is_like_itself_and_as_far_from_another_as_that_from_it(
-    params, images):
-  there, back = (distance(params, x, y) for x, y in (
-    (images, images[::-1]), (images[::-1], images)))
+  params, images
+):
+  there, back = (
+    distance(params, x, y)
+    for x, y in ((images, images[::-1]), (images[::-1], images))
+  )
   np.testing.assert_allclose(there, back, rtol=1e-6)
   assert (there > 1e-4).all()
   # What XLA fuses differently for the two is of the order of 1e-17.
   np.testing.assert_allclose(
-    distance(params, images, images), [0, 0], atol=1e-14)
+    distance(params, images, images), [0, 0], atol=1e-14
+  )
 
 
 def test_no_feature_is_no_distance_and_no_nan(params, images):
@@ -39,18 +45,19 @@ def test_no_feature_is_no_distance_and_no_nan(params, images):
   dead = {**params, 'vgg': jax.tree.map(jnp.zeros_like, params['vgg'])}
   # Arguments, as in training: with kernels that it knows to be 0, XLA's CPU
   # compiler now and then gives NaN, from memory that nobody wrote.
-  value, gradient = jax.jit(jax.value_and_grad(
-    lambda x, params: jnp.sum(distance(params, x, images))))(-images, dead)
+  value, gradient = jax.jit(
+    jax.value_and_grad(lambda x, params: jnp.sum(distance(params, x, images)))
+  )(-images, dead)
   assert value == 0
   np.testing.assert_array_equal(gradient, jnp.zeros_like(images))
 
 
 def test_opposite_features_are_as_far_apart_as_weights_allow():
   """|u - v|^2 of unit vectors is 2 - 2 u v: 2 where they are orthogonal."""
-  x = jnp.asarray([[[[3., 0.], [0., 0.]]]])
-  y = jnp.asarray([[[[0., 5.], [0., 0.]]]])
+  x = jnp.asarray([[[[3.0, 0.0], [0.0, 0.0]]]])
+  y = jnp.asarray([[[[0.0, 5.0], [0.0, 0.0]]]])
   squares = jnp.sum((lpips.unit(x) - lpips.unit(y)) ** 2, axis=-1)
-  np.testing.assert_allclose(squares, [[[2., 0.]]], rtol=1e-6)
+  np.testing.assert_allclose(squares, [[[2.0, 0.0]]], rtol=1e-6)
 
 
 def test_vgg16_has_as_many_parameters_as_its_authors_say(params):

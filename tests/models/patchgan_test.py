@@ -11,18 +11,21 @@ from sana_jax.models import patchgan
 @pytest.fixture(scope='module')
 def params():
   return jax.jit(patchgan.PatchGAN().init)(
-    jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+    jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+  )['params']
 
 
-score = jax.jit(lambda params, x: patchgan.PatchGAN().apply(
-  {'params': params}, x))
+score = jax.jit(
+  lambda params, x: patchgan.PatchGAN().apply({'params': params}, x)
+)
 
 
 @pytest.mark.parametrize('pixels, patches', [(256, 30), (32, 2), (24, 1)])
 def test_there_are_as_many_patches_as_pix2pix_has(pixels, patches, params):
   """30 x 30 of 256 pixels; the smallest picture has one."""
   shape = jax.eval_shape(
-    score, params, jax.ShapeDtypeStruct((1, pixels, pixels, 3), 'float32'))
+    score, params, jax.ShapeDtypeStruct((1, pixels, pixels, 3), 'float32')
+  )
   assert shape.shape == (1, patches, patches)
 
 
@@ -30,7 +33,8 @@ def test_a_score_depends_on_its_own_picture_alone(params):
   images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
   alone = score(params, images[:1])
   np.testing.assert_allclose(
-    score(params, images)[:1], alone, rtol=1e-4, atol=1e-6)
+    score(params, images)[:1], alone, rtol=1e-4, atol=1e-6
+  )
   assert np.std(alone) > 1e-3
 
 

@@ -16,8 +16,15 @@ from sana_jax.models.sana import Sana
 from sana_jax.weights import folder as folders
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
-TINY = dict(width=16, depth=3, cross_heads=2, head_dim=8, in_channels=3,
-            out_channels=3, caption_channels=6)
+TINY = dict(
+  width=16,
+  depth=3,
+  cross_heads=2,
+  head_dim=8,
+  in_channels=3,
+  out_channels=3,
+  caption_channels=6,
+)
 # diffusers' own models: 548, 396 and 476 tensors and so on, counted there. The
 # 3.2B has twice the 1.6B's blocks; 4.8B three times.
 PARAMETERS = {
@@ -42,8 +49,12 @@ def inputs(fields=TINY, size=(4, 6)):
   rng = np.random.default_rng()
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-  return (draw(2, *size, fields['in_channels']), jnp.float32([999, 136]),
-          draw(2, 5, fields['caption_channels']), mask)
+  return (
+    draw(2, *size, fields['in_channels']),
+    jnp.float32([999, 136]),
+    draw(2, 5, fields['caption_channels']),
+    mask,
+  )
 
 
 @functools.cache
@@ -52,7 +63,8 @@ def random_params(**fields):
   shapes = abstract.transformer(Sana(**fields))
   rng = np.random.default_rng()
   return jax.tree.map(
-    lambda s: jnp.asarray(rng.normal(size=s.shape) * 0.3, s.dtype), shapes)
+    lambda s: jnp.asarray(rng.normal(size=s.shape) * 0.3, s.dtype), shapes
+  )
 
 
 def relative_error(got, want):
@@ -71,10 +83,12 @@ def test_one_call_is_that_of_diffusers():
   golden = load_file(GOLDEN / 'golden.safetensors')
   latents, timesteps, text, mask, want = (
     golden[f'one_call.{k}']
-    for k in ('latents', 'timesteps', 'text', 'mask', 'velocity'))
+    for k in ('latents', 'timesteps', 'text', 'mask', 'velocity')
+  )
   model = folders.load(GOLDEN, 'transformer')
   got = jax.jit(model.module.apply)(
-    model.variables, latents, timesteps, text, mask.astype(bool))
+    model.variables, latents, timesteps, text, mask.astype(bool)
+  )
   assert relative_error(got, want) <= 1e-5
 
 
@@ -85,13 +99,18 @@ def test_remat_and_unroll_change_neither_output_nor_gradients():
     def loss(params):
       out = Sana(**TINY, **how).apply({'params': params}, *args)
       return jnp.sum(jnp.sin(out)), out
+
     grads, out = jax.jit(jax.grad(loss, has_aux=True))(params)
     return out, jax.flatten_util.ravel_pytree(grads)[0]
 
   want, want_grads = run()
   assert jnp.linalg.norm(want_grads) > 1e-2
-  for how in ({'unroll': 2}, {'unroll': 3, 'remat': 'full'},
-              {'remat': 'dots'}, {'remat': 'offload'}):
+  for how in (
+    {'unroll': 2},
+    {'unroll': 3, 'remat': 'full'},
+    {'remat': 'dots'},
+    {'remat': 'offload'},
+  ):
     out, grads = run(**how)
     assert relative_error(out, want) <= 1e-5
     assert relative_error(grads, want_grads) <= 1e-5
@@ -101,13 +120,16 @@ def test_padded_words_do_not_change_the_velocity():
   latents, timesteps, text, mask = inputs()
   apply = jax.jit(Sana(**TINY).apply)
   run = lambda text, mask: apply(
-    {'params': random_params(**TINY)}, latents, timesteps, text, mask)
-  padded = jnp.where(mask[..., None], text, 100.)
+    {'params': random_params(**TINY)}, latents, timesteps, text, mask
+  )
+  padded = jnp.where(mask[..., None], text, 100.0)
   np.testing.assert_allclose(
-    run(padded, mask), run(text, mask), rtol=1e-5, atol=1e-5)
+    run(padded, mask), run(text, mask), rtol=1e-5, atol=1e-5
+  )
   # Nor does their number.
   np.testing.assert_allclose(
-    run(text[:, :3], mask[:, :3])[0], run(text, mask)[0], rtol=1e-5, atol=1e-5)
+    run(text[:, :3], mask[:, :3])[0], run(text, mask)[0], rtol=1e-5, atol=1e-5
+  )
   # But words do.
   assert np.abs(run(padded, None) - run(text, None))[0].max() > 1e-3
 
@@ -116,17 +138,20 @@ def test_no_mask_is_a_mask_of_ones_and_also_one_of_zeros():
   latents, timesteps, text, mask = inputs()
   apply = jax.jit(Sana(**TINY).apply)
   run = lambda mask: apply(
-    {'params': random_params(**TINY)}, latents, timesteps, text, mask)
+    {'params': random_params(**TINY)}, latents, timesteps, text, mask
+  )
   np.testing.assert_allclose(
-    run(None), run(jnp.ones_like(mask)), rtol=1e-4, atol=1e-5)
+    run(None), run(jnp.ones_like(mask)), rtol=1e-4, atol=1e-5
+  )
   # Adding -10,000 costs logits three digits in float32.
   np.testing.assert_allclose(
-    run(jnp.zeros_like(mask)), run(None), rtol=1e-2, atol=1e-2)
+    run(jnp.zeros_like(mask)), run(None), rtol=1e-2, atol=1e-2
+  )
 
 
 @pytest.mark.parametrize('size', [(4, 4), (2, 6)])
 def test_latents_of_any_shape_in_patches_of_two(size):
-  fields = TINY | dict(patch_size=2, out_channels=5, interpolation_scale=1.)
+  fields = TINY | dict(patch_size=2, out_channels=5, interpolation_scale=1.0)
   args = inputs(fields, size)
   run = jax.jit(Sana(**fields).apply)
   out = run({'params': random_params(**fields)}, *args)
@@ -138,11 +163,14 @@ def test_patches_lie_where_they_came_from():
   # changed pixel changes its own patch of four and no other.
   fields = TINY | dict(patch_size=2)
   params = jax.tree_util.tree_map_with_path(
-    lambda path, x: 0 * x if 'blocks' in str(path) or 'modulation' in str(path)
-    else x, random_params(**fields))
+    lambda path, x: (
+      0 * x if 'blocks' in str(path) or 'modulation' in str(path) else x
+    ),
+    random_params(**fields),
+  )
   latents, *rest = inputs(fields, (4, 6))
   run = jax.jit(lambda x: Sana(**fields).apply({'params': params}, x, *rest))
-  moved = np.abs(run(latents.at[:, 2, 5].add(1.)) - run(latents)) > 1e-6
+  moved = np.abs(run(latents.at[:, 2, 5].add(1.0)) - run(latents)) > 1e-6
   want = np.zeros((4, 6), bool)
   want[2:4, 4:6] = True
   np.testing.assert_array_equal(moved.any((0, 3)), want)
@@ -154,10 +182,11 @@ def test_the_position_table_breaks_the_symmetry_of_translation():
   fields = TINY | dict(depth=1)
   latents, *rest = inputs(fields, (6, 6))
   run = lambda **how: jax.jit(Sana(**fields, **how).apply)(
-    {'params': random_params(**fields)}, jnp.ones_like(latents), *rest)
+    {'params': random_params(**fields)}, jnp.ones_like(latents), *rest
+  )
   inside = lambda x: np.ptp(x[:, 1:-1, 1:-1], axis=(1, 2)).max()
   assert inside(run()) < 1e-5
-  assert inside(run(interpolation_scale=1.)) > 1e-2
+  assert inside(run(interpolation_scale=1.0)) > 1e-2
 
 
 def test_a_model_with_guidance_needs_it_and_heeds_it():
@@ -182,13 +211,21 @@ def test_bfloat16_is_near_float32():
 @pytest.mark.parametrize('normed', [False, True])
 def test_text_projected_once_gives_the_same_velocity(normed):
   model = Sana(
-    width=24, depth=3, cross_heads=2, head_dim=8, in_channels=4,
-    out_channels=4, caption_channels=10, qk_norm=normed, cross_norm=normed)
+    width=24,
+    depth=3,
+    cross_heads=2,
+    head_dim=8,
+    in_channels=4,
+    out_channels=4,
+    caption_channels=10,
+    qk_norm=normed,
+    cross_norm=normed,
+  )
   rng = np.random.default_rng()
   x = jnp.asarray(rng.normal(size=(2, 4, 6, 4)), jnp.float32)
   text = jnp.asarray(rng.normal(size=(2, 5, 10)), jnp.float32)
   mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-  t = jnp.array([999., 136.])
+  t = jnp.array([999.0, 136.0])
   params = jax.jit(model.init)(jax.random.key(0), x, t, text)['params']
   run = jax.jit(lambda text: model.apply({'params': params}, x, t, text, mask))
   projected = model.apply({'params': params}, text, method='project_text')
@@ -205,12 +242,14 @@ def test_tangents_agree_with_gradients_where_forward_mode_is_asked_for():
   x, t = np.random.default_rng().normal(size=(2, *latents.shape))
   with kernels.prefer(glumb_conv='xla_jvp'):
     out, tangent = jax.jvp(
-      run, (latents, times), (jnp.float32(x), jnp.ones_like(times)))
+      run, (latents, times), (jnp.float32(x), jnp.ones_like(times))
+    )
   want, back = jax.vjp(run, latents, times)
   assert relative_error(out, want) <= 1e-6
   dx, dt = back(jnp.float32(t))
   assert float(jnp.vdot(jnp.float32(t), tangent)) == pytest.approx(
-    float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4)
+    float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4
+  )
 
 
 def test_a_model_has_tangents_as_it_is_by_default():
@@ -219,8 +258,10 @@ def test_a_model_has_tangents_as_it_is_by_default():
   run = lambda x, t: Sana(**TINY).apply(variables, x, t, *text)
   x, t = np.random.default_rng().normal(size=(2, *latents.shape))
   _, tangent = jax.jvp(
-    run, (latents, times), (jnp.float32(x), jnp.ones_like(times)))
+    run, (latents, times), (jnp.float32(x), jnp.ones_like(times))
+  )
   _, back = jax.vjp(run, latents, times)
   dx, dt = back(jnp.float32(t))
   assert float(jnp.vdot(jnp.float32(t), tangent)) == pytest.approx(
-    float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4)
+    float(jnp.vdot(dx, x) + jnp.sum(dt)), rel=1e-3, abs=1e-4
+  )

@@ -1,6 +1,5 @@
 """Two players in one backward pass move as in two passes of their own."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +21,14 @@ def generate(model, seeds):
 def drawn():
   keys = jax.random.split(jax.random.key(0), 3)
   real = jax.random.normal(keys[0], (2, 24, 24, 3))
-  return {
-    'model': {'scale': jnp.asarray([.5, 1., 2.]), 'bias': jnp.ones(3)},
-    'discriminator': jax.jit(DISCRIMINATOR.init)(keys[1], real)['params']
-  }, real, jax.random.normal(keys[2], real.shape)
+  return (
+    {
+      'model': {'scale': jnp.asarray([0.5, 1.0, 2.0]), 'bias': jnp.ones(3)},
+      'discriminator': jax.jit(DISCRIMINATOR.init)(keys[1], real)['params'],
+    },
+    real,
+    jax.random.normal(keys[2], real.shape),
+  )
 
 
 def score(params, images):
@@ -37,25 +40,40 @@ def test_one_pass_gives_both_gradients(drawn):
 
   @jax.jit
   def both(params):
-    return jax.grad(lambda p: adversarial.both_players(
-      DISCRIMINATOR, p['discriminator'], real, generate(p['model'], seeds),
-      WEIGHT)[0])(params)
+    return jax.grad(
+      lambda p: adversarial.both_players(
+        DISCRIMINATOR,
+        p['discriminator'],
+        real,
+        generate(p['model'], seeds),
+        WEIGHT,
+      )[0]
+    )(params)
 
   @jax.jit
   def apart(params):
     """Each player's textbook loss, by that player's parameters alone."""
-    persuade = lambda model: -WEIGHT * jnp.mean(
-      score(params['discriminator'], generate(model, seeds)))
+    persuade = lambda model: (
+      -WEIGHT * jnp.mean(score(params['discriminator'], generate(model, seeds)))
+    )
     fake = generate(params['model'], seeds)
     judge = lambda discriminator: (
-      jnp.mean(jnp.maximum(0, 1 - score(discriminator, real)))
-      + jnp.mean(jnp.maximum(0, 1 + score(discriminator, fake)))) / 2
-    return {'model': jax.grad(persuade)(params['model']),
-            'discriminator': jax.grad(judge)(params['discriminator'])}
+      (
+        jnp.mean(jnp.maximum(0, 1 - score(discriminator, real)))
+        + jnp.mean(jnp.maximum(0, 1 + score(discriminator, fake)))
+      )
+      / 2
+    )
+    return {
+      'model': jax.grad(persuade)(params['model']),
+      'discriminator': jax.grad(judge)(params['discriminator']),
+    }
+
   got, want = both(params), apart(params)
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for (path, g), w in zip(
-      jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)):
+    jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)
+  ):
     size = float(jnp.max(jnp.abs(w)))
     assert size > 0, path
     np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5 * size)
@@ -63,15 +81,31 @@ def test_one_pass_gives_both_gradients(drawn):
 
 def test_who_is_not_heard_learns_all_the_same(drawn):
   params, real, seeds = drawn
-  grads = jax.jit(jax.grad(lambda p: adversarial.both_players(
-    DISCRIMINATOR, p['discriminator'], real, generate(p['model'], seeds),
-    0.)[0]))(params)
+  grads = jax.jit(
+    jax.grad(
+      lambda p: adversarial.both_players(
+        DISCRIMINATOR,
+        p['discriminator'],
+        real,
+        generate(p['model'], seeds),
+        0.0,
+      )[0]
+    )
+  )(params)
   assert not any(np.any(x) for x in jax.tree.leaves(grads['model']))
   assert all(np.any(x) for x in jax.tree.leaves(grads['discriminator']))
 
 
-@pytest.mark.parametrize('real, fake, loss', [
-  (2., -2., 0.), (1., -1., 0.), (0., 0., 1.), (-1., 1., 2.), (3., 1., 1.)])
+@pytest.mark.parametrize(
+  'real, fake, loss',
+  [
+    (2.0, -2.0, 0.0),
+    (1.0, -1.0, 0.0),
+    (0.0, 0.0, 1.0),
+    (-1.0, 1.0, 2.0),
+    (3.0, 1.0, 1.0),
+  ],
+)
 def test_the_hinge_wants_real_above_1_and_fake_below_minus_1(real, fake, loss):
   of = lambda value: jnp.full((2, 3, 3), value)
   assert adversarial.hinge(of(real), of(fake)) == loss

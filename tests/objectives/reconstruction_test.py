@@ -13,7 +13,8 @@ from sana_jax.optim import freezing
 def config():
   found = base.train('dc_ae').unlock()
   found.model = base.dc_ae_fields(
-    latent_channels=4, widths=(8, 32), depths=(0, 1), attention_stages=1)
+    latent_channels=4, widths=(8, 32), depths=(0, 1), attention_stages=1
+  )
   found.data.size_px = 32
   return found
 
@@ -26,7 +27,7 @@ def test_one_player_trains_all_without_a_discriminator(config):
 
 
 def test_two_players_share_a_loss_and_no_parameter(config):
-  config.loss.update(gan=.1, gan_every=2)
+  config.loss.update(gan=0.1, gan_every=2)
   objective = tasks.objective(config)
   model, other = objective.players
   assert model.loss is other.loss
@@ -38,6 +39,6 @@ def test_two_players_share_a_loss_and_no_parameter(config):
 
 
 def test_what_is_frozen_is_described_as_it_is_loaded(config):
-  config.loss.lpips = 1.
+  config.loss.lpips = 1.0
   found = tasks.objective(config).frozen()['lpips']
   assert found == jax.eval_shape(lpips.init, jax.random.key(0))

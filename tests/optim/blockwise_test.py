@@ -40,26 +40,34 @@ def test_each_block_counts_from_its_least_value_in_steps_of_its_range(tile):
       np.testing.assert_allclose(found.low[at], block.min(), rtol=1e-6)
       np.testing.assert_allclose(found.scale[at], scale, rtol=1e-6)
       np.testing.assert_array_equal(
-        found.q[there], np.round((block - block.min()) / scale))
+        found.q[there], np.round((block - block.min()) / scale)
+      )
   assert found.q.dtype == np.uint8 and found.q.shape == x.shape
 
 
-@pytest.mark.parametrize('shape, tile', [
-  ((64, 48), (32, 48)), ((2, 10, 4096), (1, 2048)), ((30, 3000), (30, 2048)),
-  ((3, 1, 1, 32, 2240), (1, 1120))])
+@pytest.mark.parametrize(
+  'shape, tile',
+  [
+    ((64, 48), (32, 48)),
+    ((2, 10, 4096), (1, 2048)),
+    ((30, 3000), (30, 2048)),
+    ((3, 1, 1, 32, 2240), (1, 1120)),
+  ],
+)
 def test_no_value_moves_by_more_than_half_a_scale(shape, tile):
   x = normal(*shape) * np.logspace(-12, 3, shape[-1]).astype(np.float32)
   found = quantise(x, tile)
   after = dequantise(found, tile)
   scale = dequantise(
-    Quantised(np.ones(shape, np.uint8), 0 * found.low, found.scale), tile)
+    Quantised(np.ones(shape, np.uint8), 0 * found.low, found.scale), tile
+  )
   # And rounding of float32, of numbers as large as the block's.
   slack = 4 * np.finfo(np.float32).eps * 255 * scale
   assert np.all(np.abs(after - x) <= scale / 2 + slack)
   assert np.mean(np.abs(after - x) > scale / 8) > 0.5  # It does round.
 
 
-@pytest.mark.parametrize('value', [0., -3.7, 1e-37, 1e30])
+@pytest.mark.parametrize('value', [0.0, -3.7, 1e-37, 1e30])
 def test_a_block_of_equal_values_is_exact(value):
   x = np.full((8, 300), value, np.float32)
   found = quantise(x, (4, 300))
@@ -70,8 +78,10 @@ def test_a_block_of_equal_values_is_exact(value):
 def test_bytes_of_zeros_are_those_that_zeros_have():
   for shape, tile in (((3, 8, 300), (4, 300)), ((5, 7), (2, 4))):
     jax.tree.map(
-      np.testing.assert_array_equal, blockwise.zeros(shape, tile),
-      quantise(np.zeros(shape, np.float32), tile))
+      np.testing.assert_array_equal,
+      blockwise.zeros(shape, tile),
+      quantise(np.zeros(shape, np.float32), tile),
+    )
 
 
 def test_the_ends_of_a_block_survive():
@@ -96,11 +106,19 @@ def test_layers_have_blocks_of_their_own():
       np.testing.assert_array_equal(a[i], b)
 
 
-@pytest.mark.parametrize('shape, expected', [
-  ((2240, 2240), (1, 1120)), ((2240, 11200), (1, 1400)),
-  ((5600, 2240), (1, 1120)), ((1152, 1152), (1, 1152)),
-  ((128, 144), (8, 144)), ((20, 2304, 5760), (1, 1440)),
-  ((16411, 2), (1, 2)), ((2, 2 * 1031), (1, 1031))])
+@pytest.mark.parametrize(
+  'shape, expected',
+  [
+    ((2240, 2240), (1, 1120)),
+    ((2240, 11200), (1, 1400)),
+    ((5600, 2240), (1, 1120)),
+    ((1152, 1152), (1, 1152)),
+    ((128, 144), (8, 144)),
+    ((20, 2304, 5760), (1, 1440)),
+    ((16411, 2), (1, 2)),
+    ((2, 2 * 1031), (1, 1031)),
+  ],
+)
 def test_blocks_of_elements_divide_the_matrix(shape, expected):
   tile = blockwise.element_tile(shape)
   assert tile == expected
@@ -115,34 +133,49 @@ def test_blocks_of_rows_are_those_of_the_official_code():
   chunks = [x.T[:2048], x.T[2048:]]
   np.testing.assert_array_equal(found.low[0], [c.min() for c in chunks])
   np.testing.assert_allclose(
-    found.scale[0], [(c.max() - c.min()) / 255 for c in chunks], rtol=1e-6)
+    found.scale[0], [(c.max() - c.min()) / 255 for c in chunks], rtol=1e-6
+  )
 
 
-@pytest.mark.parametrize('width', sorted(
-  {size['width'] for size in config.SANA_SIZES.values()}))
+@pytest.mark.parametrize(
+  'width', sorted({size['width'] for size in config.SANA_SIZES.values()})
+)
 def test_blocks_of_every_published_width_are_large(width):
-  for i, o in ((width, width), (width, 5 * width), (width * 5 // 2, width),
-               (2304, width), (width, 32), (32, width), (256, width),
-               (width, 6 * width)):
+  for i, o in (
+    (width, width),
+    (width, 5 * width),
+    (width * 5 // 2, width),
+    (2304, width),
+    (width, 32),
+    (32, width),
+    (256, width),
+    (width, 6 * width),
+  ):
     assert math.prod(blockwise.element_tile((i, o))) >= 1024
 
 
-@pytest.mark.parametrize('spec', [
-  ('fsdp', 'tensor'), ('tensor', 'fsdp'), (None, ('fsdp', 'tensor'))], ids=str)
+@pytest.mark.parametrize(
+  'spec',
+  [('fsdp', 'tensor'), ('tensor', 'fsdp'), (None, ('fsdp', 'tensor'))],
+  ids=str,
+)
 @pytest.mark.parametrize('width', [2240, 5760, 11200])
 def test_on_a_mesh_bytes_lie_as_their_array_does(width, spec):
   mesh = make_mesh({'fsdp': 2, 'tensor': 4})
   place = jax.NamedSharding(mesh, jax.P(*spec))
   tile = blockwise.element_tile((64, width))
   x = jax.device_put(normal(64, width), place)
-  down = jax.jit(lambda x: blockwise.quantise(x, tile), out_shardings=Quantised(
-    place, *[jax.NamedSharding(mesh, jax.P())] * 2))
+  down = jax.jit(
+    lambda x: blockwise.quantise(x, tile),
+    out_shardings=Quantised(place, *[jax.NamedSharding(mesh, jax.P())] * 2),
+  )
   up = jax.jit(lambda x: dequantise(x, tile), out_shardings=place)
   found = down(x)
   for a, b in zip(found, quantise(np.asarray(x), tile)):
     np.testing.assert_array_equal(a, b)
   np.testing.assert_allclose(
-    up(found), back_and_forth(np.asarray(x), tile), rtol=1e-6, atol=1e-6)
+    up(found), back_and_forth(np.asarray(x), tile), rtol=1e-6, atol=1e-6
+  )
   # The blocks' ranges are all that devices exchange.
   blocks = found.low.size
   assert 0 < _largest_exchange(down, x) <= 2 * blocks
@@ -152,7 +185,10 @@ def test_on_a_mesh_bytes_lie_as_their_array_does(width, spec):
 def _largest_exchange(jitted, x):
   text = jitted.lower(x).compile().as_text()
   sizes = [
-    math.prod(map(int, dims.split(','))) for dims in re.findall(
+    math.prod(map(int, dims.split(',')))
+    for dims in re.findall(
       r'\w+\[([\d,]+)\]\S* (?:all-\w+|collective-permute|reduce-scatter)\(',
-      text)]
+      text,
+    )
+  ]
   return max(sizes, default=0)

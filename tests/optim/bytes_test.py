@@ -19,8 +19,10 @@ def shapes():
 
 def state_bytes(name, shapes):
   tx = factory.make(ConfigDict({'name': name, 'learning_rate': 1e-4}), 1)
-  return sum(x.size * x.dtype.itemsize
-             for x in jax.tree.leaves(jax.eval_shape(tx.init, shapes)))
+  return sum(
+    x.size * x.dtype.itemsize
+    for x in jax.tree.leaves(jax.eval_shape(tx.init, shapes))
+  )
 
 
 def test_moments_are_four_bytes_each(shapes):
@@ -51,11 +53,14 @@ def lost(m, blocks):
   """The relative error of stored momentum, and the share below half a step."""
   tile = blockwise.TILES[blocks](m.shape)
   stored = blockwise.quantise(jnp.asarray(m), tile)
-  step = blockwise.dequantise(stored._replace(
-    q=jnp.ones_like(stored.q), low=0 * stored.low), tile)
+  step = blockwise.dequantise(
+    stored._replace(q=jnp.ones_like(stored.q), low=0 * stored.low), tile
+  )
   error = m - blockwise.dequantise(stored, tile)
-  return (np.linalg.norm(error) / np.linalg.norm(m),
-          np.mean(np.abs(m) < step / 2))
+  return (
+    np.linalg.norm(error) / np.linalg.norm(m),
+    np.mean(np.abs(m) < step / 2),
+  )
 
 
 def test_an_outlier_costs_its_block_alone():

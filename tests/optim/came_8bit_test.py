@@ -12,9 +12,11 @@ from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import make_mesh
 
 SHAPES = {
-  'blocks': {'query': {'kernel': (2, 128, 160), 'bias': (2, 160)},
-             'small': {'kernel': (2, 128, 128)},
-             'depthwise': {'kernel': (2, 3, 3, 2048)}},
+  'blocks': {
+    'query': {'kernel': (2, 128, 160), 'bias': (2, 160)},
+    'small': {'kernel': (2, 128, 128)},
+    'depthwise': {'kernel': (2, 3, 3, 2048)},
+  },
   'patch': {'kernel': (1, 1, 8, 2240)},
   'head': {'kernel': (8, 2304)},
 }
@@ -22,14 +24,17 @@ TABLE = [
   ('blocks/(query|small)/kernel', (None, 'fsdp', 'tensor')),
   ('(patch/kernel)', (None, None, None, 'fsdp')),
   ('head/kernel', ('tensor', 'fsdp')),
-  ('.*/(bias|depthwise/kernel)', ())]
+  ('.*/(bias|depthwise/kernel)', ()),
+]
 
 
 def normal(seed, shapes=SHAPES, dtype=jnp.float32):
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda shape: jnp.asarray(rng.normal(size=shape), dtype), shapes,
-    is_leaf=lambda x: isinstance(x, tuple))
+    lambda shape: jnp.asarray(rng.normal(size=shape), dtype),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
 
 
 def run(tx, params, steps=3, update=None):
@@ -38,7 +43,8 @@ def run(tx, params, steps=3, update=None):
   state = jax.jit(tx.init)(params)
   for step in range(steps):
     grads = normal(
-      step, jax.tree.map(jnp.shape, params), jax.tree.leaves(params)[0].dtype)
+      step, jax.tree.map(jnp.shape, params), jax.tree.leaves(params)[0].dtype
+    )
     updates, state = update(grads, state, params)
   return updates, state
 
@@ -53,12 +59,16 @@ def blocks_of(shape, blocks):
   """Slices of the blocks of a matrix, by hand for the shapes here."""
   rows, columns = shape
   if blocks == 'rows':
-    return [np.s_[:, i:i + 2048] for i in range(0, columns, 2048)]
+    return [np.s_[:, i : i + 2048] for i in range(0, columns, 2048)]
   # 12 rows of 160 are at most 2048 too, but do not divide 128; 8 do.
   r, c = {(128, 160): (8, 160), (8, 2240): (1, 1120), (8, 2304): (1, 1152)}[
-    shape]
-  return [np.s_[i:i + r, j:j + c]
-          for i in range(0, rows, r) for j in range(0, columns, c)]
+    shape
+  ]
+  return [
+    np.s_[i : i + r, j : j + c]
+    for i in range(0, rows, r)
+    for j in range(0, columns, c)
+  ]
 
 
 def written_formulas(g, m, stats):
@@ -70,7 +80,7 @@ def written_formulas(g, m, stats):
   u = g * approx(row, col)
   u = u / max(1, np.sqrt((u**2).mean()))
   m = 0.9 * m + 0.1 * u
-  r = (u - m)**2 + 1e-16
+  r = (u - m) ** 2 + 1e-16
   res_row = 0.9999 * res_row + 0.0001 * r.mean(1)
   res_col = 0.9999 * res_col + 0.0001 * r.mean(0)
   return approx(res_row, res_col) * m, m, (row, col, res_row, res_col)
@@ -81,7 +91,7 @@ def written_formulas(g, m, stats):
 def test_steps_are_those_of_the_written_formulas(shape, blocks):
   # The stored m is read back by hand, so that one byte more or less at a tie
   # does not count; what is stored is within half a scale of the formulas' m.
-  tx = came_8bit(1., blocks=blocks)
+  tx = came_8bit(1.0, blocks=blocks)
   state, update = tx.init(jnp.zeros(shape)), jax.jit(tx.update)
   m, stats = np.zeros(shape), (np.zeros(shape[0]), np.zeros(shape[1])) * 2
   for step in range(5):
@@ -102,13 +112,19 @@ def test_steps_are_those_of_the_written_formulas(shape, blocks):
 def test_large_matrices_alone_are_in_bytes():
   mu = came_8bit(0.1).init(normal(0))[0].mu
   kinds = jax.tree.map(
-    lambda x: x[0].dtype.name if isinstance(x, Quantised) else x.dtype.name, mu,
-    is_leaf=lambda x: isinstance(x, Quantised))
+    lambda x: x[0].dtype.name if isinstance(x, Quantised) else x.dtype.name,
+    mu,
+    is_leaf=lambda x: isinstance(x, Quantised),
+  )
   assert kinds == {
-    'blocks': {'query': {'kernel': 'uint8', 'bias': 'float32'},
-               'small': {'kernel': 'float32'},  # 128 x 128 is not above.
-               'depthwise': {'kernel': 'float32'}},
-    'patch': {'kernel': 'uint8'}, 'head': {'kernel': 'uint8'}}
+    'blocks': {
+      'query': {'kernel': 'uint8', 'bias': 'float32'},
+      'small': {'kernel': 'float32'},  # 128 x 128 is not above.
+      'depthwise': {'kernel': 'float32'},
+    },
+    'patch': {'kernel': 'uint8'},
+    'head': {'kernel': 'uint8'},
+  }
   assert mu['blocks']['query']['kernel'].q.shape == (2, 128, 160)
 
 
@@ -123,7 +139,8 @@ def test_a_state_has_a_byte_an_element_and_eight_a_block(blocks, ranges):
   state = came_8bit(0.1, blocks=blocks).init(params)
   statistics = 2 * 2 * 4 * (128 + 160)  # Four vectors a layer, in float32.
   assert sum(x.nbytes for x in jax.tree.leaves(state)) == (
-    2 * 128 * 160 + 8 * ranges + statistics)
+    2 * 128 * 160 + 8 * ranges + statistics
+  )
 
 
 @pytest.mark.parametrize('blocks', ['elements', 'rows'])
@@ -136,17 +153,18 @@ def test_it_stays_near_came_where_that_converges(blocks):
     def step(carry, key):
       x, state = carry
       inputs = jax.random.normal(key, (64, 128))
-      loss = lambda x: jnp.mean((inputs @ (x - goal))**2)
+      loss = lambda x: jnp.mean((inputs @ (x - goal)) ** 2)
       updates, state = tx.update(jax.grad(loss)(x), state, x)
       return (optax.apply_updates(x, updates), state), None
+
     start = jnp.zeros((128, 160))
     keys = jax.random.split(jax.random.key(0), steps)
     return jax.lax.scan(step, (start, tx.init(start)), keys)[0][0]
+
   for steps, apart in ((20, 0.02), (600, 0.02)):
     rate = optax.cosine_decay_schedule(0.02, steps)
     plain = train(came(rate), steps)
-    assert distance(train(
-      came_8bit(rate, blocks=blocks), steps), plain) < apart
+    assert distance(train(came_8bit(rate, blocks=blocks), steps), plain) < apart
   assert distance(plain, goal) < 0.1
 
 
@@ -154,7 +172,8 @@ def test_zero_gradients_give_zero_updates():
   params = normal(0)
   tx = came_8bit(0.1)
   updates, _ = jax.jit(tx.update)(
-    jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    jax.tree.map(jnp.zeros_like, params), tx.init(params), params
+  )
   assert all(np.all(u == 0) for u in jax.tree.leaves(updates))
 
 
@@ -167,13 +186,21 @@ def train(params, rate):
   def step(carry, key):
     params, state = carry
     one, two = jax.random.split(key)
-    size = jnp.exp(jax.random.uniform(one, (), minval=-60., maxval=20.))
+    size = jnp.exp(jax.random.uniform(one, (), minval=-60.0, maxval=20.0))
     grads = jax.tree.map(
-      lambda p: (size * jax.random.normal(two, p.shape)).astype(p.dtype)
-      .at[..., 0].set(0), params)
+      lambda p: (
+        (size * jax.random.normal(two, p.shape))
+        .astype(p.dtype)
+        .at[..., 0]
+        .set(0)
+      ),
+      params,
+    )
     updates, state = tx.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), optax.tree.norm(
-      updates)
+      updates
+    )
+
   keys = jax.random.split(jax.random.key(0), 200)
   return jax.lax.scan(step, (params, tx.init(params)), keys)
 
@@ -186,12 +213,14 @@ def test_no_rate_of_training_gives_nan_in_bfloat16(rate):
     assert np.isfinite(np.asarray(x, np.float32)).all()
 
 
-@pytest.mark.parametrize('mesh', [
-  {'fsdp': 8}, {'fsdp': 2, 'tensor': 4}], ids=str)
-@pytest.mark.parametrize('make', [
-  came, came_8bit,
-  lambda rate: came_8bit(rate, blocks='rows')],
-  ids=['came', 'elements', 'rows'])
+@pytest.mark.parametrize(
+  'mesh', [{'fsdp': 8}, {'fsdp': 2, 'tensor': 4}], ids=str
+)
+@pytest.mark.parametrize(
+  'make',
+  [came, came_8bit, lambda rate: came_8bit(rate, blocks='rows')],
+  ids=['came', 'elements', 'rows'],
+)
 def test_a_mesh_computes_what_one_device_does(make, mesh):
   # Of 8 bits: sums in another order turn a value between two bytes to the
   # other one. Up to two turned; each moved the next updates by up to 7e-5.
@@ -200,16 +229,18 @@ def test_a_mesh_computes_what_one_device_does(make, mesh):
   places = rules.shardings(params, TABLE, mesh)
   state_places = rules.state_shardings(tx, params, places, mesh)
   update = jax.jit(
-    tx.update, out_shardings=(places, state_places), donate_argnums=1)
+    tx.update, out_shardings=(places, state_places), donate_argnums=1
+  )
   state = jax.jit(tx.init, out_shardings=state_places)(
-    jax.device_put(params, places))
+    jax.device_put(params, places)
+  )
   expected_state = tx.init(params)
   for step in range(4):
     grads = normal(step)
-    expected, expected_state = jax.jit(tx.update)(
-      grads, expected_state, params)
+    expected, expected_state = jax.jit(tx.update)(grads, expected_state, params)
     updates, state = update(
-      jax.device_put(grads, places), state, jax.device_put(params, places))
+      jax.device_put(grads, places), state, jax.device_put(params, places)
+    )
     assert distance(updates, expected) < bound
   assert jax.tree.map(lambda x: x.sharding, state) == state_places
   jax.tree.map(_same_to_rounding, state, expected_state)
@@ -227,8 +258,7 @@ def _same_to_rounding(a, b):
 def test_bytes_take_the_place_of_their_parameter():
   mesh, params = make_mesh({'fsdp': 2, 'tensor': 4}), normal(0)
   places = rules.shardings(params, TABLE, mesh)
-  state = rules.state_shardings(
-    came_8bit(0.1), params, places, mesh)[0]
+  state = rules.state_shardings(came_8bit(0.1), params, places, mesh)[0]
   for layer in ('patch', 'head'):
     stored = state.mu[layer]['kernel']
     assert stored.q == places[layer]['kernel']
@@ -248,6 +278,7 @@ def test_the_second_call_does_not_recompile():
   def update(*args):
     traces.append(0)
     return tx.update(*args)
+
   run(tx, normal(0), update=jax.jit(update))
   assert len(traces) == 1
 
@@ -256,16 +287,19 @@ def test_hyperparameters_can_be_injected():
   params = normal(0)
   injected = optax.inject_hyperparams(came_8bit)(learning_rate=0.01)
   # Injected decays are float32: 1 - b3 is off by 2e-4 of itself.
-  assert distance(run(injected, params)[0],
-                  run(came_8bit(0.01), params)[0]) < 3e-4
+  assert (
+    distance(run(injected, params)[0], run(came_8bit(0.01), params)[0]) < 3e-4
+  )
 
 
 def test_accumulated_steps_are_steps_of_the_mean_gradient():
   params, tx = normal(0), came_8bit(0.01)
   updates, _ = run(optax.MultiSteps(tx, 2), params, steps=2)
   mean = jax.tree.map(lambda a, b: (a + b) / 2, normal(0), normal(1))
-  assert distance(
-    updates, jax.jit(tx.update)(mean, tx.init(params), params)[0]) < 1e-5
+  assert (
+    distance(updates, jax.jit(tx.update)(mean, tx.init(params), params)[0])
+    < 1e-5
+  )
 
 
 @pytest.mark.parametrize('trained', [('head',), ('blocks', 'patch', 'head')])

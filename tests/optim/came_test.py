@@ -10,8 +10,10 @@ from sana_jax.optim import came, scale_by_came
 
 P = jax.sharding.PartitionSpec
 SHAPES = {
-  'blocks': {'query': {'kernel': (3, 4, 6), 'bias': (3, 6)},
-             'depthwise': {'kernel': (3, 3, 3, 4)}},
+  'blocks': {
+    'query': {'kernel': (3, 4, 6), 'bias': (3, 6)},
+    'depthwise': {'kernel': (3, 3, 3, 4)},
+  },
   'embed': (5, 4),
 }
 
@@ -19,8 +21,10 @@ SHAPES = {
 def normal(seed, shapes, dtype=jnp.float32):
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda shape: jnp.asarray(rng.normal(size=shape), dtype), shapes,
-    is_leaf=lambda x: isinstance(x, tuple))
+    lambda shape: jnp.asarray(rng.normal(size=shape), dtype),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
 
 
 def run(tx, params, steps=3, update=None):
@@ -36,24 +40,31 @@ def run(tx, params, steps=3, update=None):
 
 def assert_close(a, b, rtol=1e-5):
   jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6), a, b)
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6), a, b
+  )
 
 
 def test_one_step_of_a_matrix_by_hand():
   # g^2 = [[1, 9], [4, 16]]; 0.001 times its row means 5, 10 and column means
   # 2.5, 12.5. approx = (R C / mean R)^-1/2 with mean R = 0.0075.
-  g = np.array([[1., 3.], [-2., 4.]])
+  g = np.array([[1.0, 3.0], [-2.0, 4.0]])
   row, col = 0.001 * np.array([5, 10]), 0.001 * np.array([2.5, 12.5])
-  u = g / np.sqrt([[row[0] * col[0], row[0] * col[1]],
-                   [row[1] * col[0], row[1] * col[1]]]) * np.sqrt(0.0075)
+  u = (
+    g
+    / np.sqrt(
+      [[row[0] * col[0], row[0] * col[1]], [row[1] * col[0], row[1] * col[1]]]
+    )
+    * np.sqrt(0.0075)
+  )
   u /= np.sqrt((u**2).sum() / 4)  # Its root mean square is some 30, above 1.
   m = 0.1 * u
-  r = (0.9 * u)**2
+  r = (0.9 * u) ** 2
   row, col = 0.0001 * r.mean(1), 0.0001 * r.mean(0)
   expected = m / np.sqrt(np.outer(row, col) / row.mean())
   tx = scale_by_came()
   updates, state = tx.update(
-    jnp.asarray(g, jnp.float32), tx.init(jnp.ones((2, 2))))
+    jnp.asarray(g, jnp.float32), tx.init(jnp.ones((2, 2)))
+  )
   np.testing.assert_allclose(updates, expected, rtol=1e-5)
   np.testing.assert_allclose(state.row, [0.005, 0.010], rtol=1e-5)
   np.testing.assert_allclose(state.col, [0.0025, 0.0125], rtol=1e-5)
@@ -62,7 +73,7 @@ def test_one_step_of_a_matrix_by_hand():
 def test_one_step_of_a_vector_by_hand():
   # V = 0.001 g^2, so u = sign(g) / sqrt(0.001), clipped to +-1; m = 0.1 u.
   tx = scale_by_came()
-  updates, _ = tx.update(jnp.array([3., -4.]), tx.init(jnp.ones(2)))
+  updates, _ = tx.update(jnp.array([3.0, -4.0]), tx.init(jnp.ones(2)))
   np.testing.assert_allclose(updates, [0.1, -0.1], rtol=1e-6)
 
 
@@ -77,6 +88,7 @@ def test_a_stack_is_its_layers_one_by_one():
       grads = jax.tree.map(lambda g: g[i], normal(step, SHAPES)['blocks'])
       updates, state = update(grads, state)
     return updates
+
   for i in range(3):
     assert_close(jax.tree.map(lambda u, i=i: u[i], stacked), layer(i))
 
@@ -86,8 +98,12 @@ def test_matrices_alone_are_factored():
   row = jax.tree.map(jnp.shape, state.row)
   none = optax.MaskedNode()
   assert row == {
-    'blocks': {'query': {'kernel': (3, 4), 'bias': none},
-               'depthwise': {'kernel': none}}, 'embed': (5,)}
+    'blocks': {
+      'query': {'kernel': (3, 4), 'bias': none},
+      'depthwise': {'kernel': none},
+    },
+    'embed': (5,),
+  }
   assert state.col['blocks']['query']['kernel'].shape == (3, 6)
   assert state.nu['blocks']['depthwise']['kernel'].shape == (3, 3, 3, 4)
   assert state.nu['embed'] == none
@@ -119,7 +135,7 @@ def test_a_spike_beside_rows_without_gradient_is_no_nan():
   params = {'kernel': jnp.ones((4, 4))}
   tx = came(1e-4)
   state = tx.init(params)
-  for size in 1., 1e5, 1e10, 1.:
+  for size in 1.0, 1e5, 1e10, 1.0:
     grads = {'kernel': jnp.zeros((4, 4)).at[0].set(size)}
     updates, state = jax.jit(tx.update)(grads, state, params)
     assert np.isfinite(updates['kernel']).all()
@@ -131,15 +147,28 @@ def test_zero_gradients_give_zero_updates():
   params = normal(0, SHAPES)
   tx = scale_by_came()
   updates, _ = jax.jit(tx.update)(
-    jax.tree.map(jnp.zeros_like, params), tx.init(params))
+    jax.tree.map(jnp.zeros_like, params), tx.init(params)
+  )
   assert all(np.all(u == 0) for u in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize('name, start, goal, loss', [
-  ('parabola', [[-1., 10.], [1., 2.]], [[1., -1.], [1., 1.]],
-   lambda x: jnp.sum((x - jnp.array([[1., -1.], [1., 1.]]))**2)),
-  ('rosenbrock', [0., 0.], [1., 1.],
-   lambda x: (1 - x[0])**2 + 100 * (x[1] - x[0]**2)**2)])
+@pytest.mark.parametrize(
+  'name, start, goal, loss',
+  [
+    (
+      'parabola',
+      [[-1.0, 10.0], [1.0, 2.0]],
+      [[1.0, -1.0], [1.0, 1.0]],
+      lambda x: jnp.sum((x - jnp.array([[1.0, -1.0], [1.0, 1.0]])) ** 2),
+    ),
+    (
+      'rosenbrock',
+      [0.0, 0.0],
+      [1.0, 1.0],
+      lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2,
+    ),
+  ],
+)
 def test_it_converges(name, start, goal, loss):
   steps = 4000
   tx = came(optax.cosine_decay_schedule(0.02, steps))
@@ -150,7 +179,9 @@ def test_it_converges(name, start, goal, loss):
       x, state = carry
       updates, state = tx.update(jax.grad(loss)(x), state, x)
       return optax.apply_updates(x, updates), state
+
     return jax.lax.fori_loop(0, steps, step, (x, tx.init(x)))[0]
+
   np.testing.assert_allclose(train(jnp.array(start)), goal, atol=0.02)
 
 
@@ -159,7 +190,8 @@ def test_weight_decay_is_decoupled_and_follows_the_rate():
   plain, _ = run(came(0.01), params)
   decayed, _ = run(came(0.01, weight_decay=0.5), params)
   assert_close(
-    decayed, jax.tree.map(lambda u, p: u - 0.01 * 0.5 * p, plain, params))
+    decayed, jax.tree.map(lambda u, p: u - 0.01 * 0.5 * p, plain, params)
+  )
 
 
 def test_the_second_call_does_not_recompile():
@@ -169,6 +201,7 @@ def test_the_second_call_does_not_recompile():
   def update(*args):
     traces.append(0)
     return tx.update(*args)
+
   run(tx, normal(0, SHAPES), update=jax.jit(update))
   assert len(traces) == 1
 
@@ -184,8 +217,7 @@ def test_hyperparameters_can_be_injected():
   params = normal(0, SHAPES)
   injected = optax.inject_hyperparams(came)(learning_rate=0.01)
   # Injected decays are float32: 1 - b3 is off by 2e-4 of itself.
-  assert_close(
-    run(injected, params)[0], run(came(0.01), params)[0], rtol=2e-4)
+  assert_close(run(injected, params)[0], run(came(0.01), params)[0], rtol=2e-4)
 
 
 def test_accumulated_steps_are_steps_of_the_mean_gradient():
@@ -194,7 +226,8 @@ def test_accumulated_steps_are_steps_of_the_mean_gradient():
   updates, _ = run(multi, params, steps=2)
   tx = came(0.01)
   mean = jax.tree.map(
-    lambda a, b: (a + b) / 2, normal(0, SHAPES), normal(1, SHAPES))
+    lambda a, b: (a + b) / 2, normal(0, SHAPES), normal(1, SHAPES)
+  )
   assert_close(updates, jax.jit(tx.update)(mean, tx.init(params), params)[0])
 
 
@@ -211,11 +244,14 @@ def test_eight_devices_compute_what_one_does():
   shapes = {'blocks': {'kernel': (2, 16, 8), 'bias': (2, 8)}}
   specs = {'blocks': {'kernel': P(None, 'fsdp', None), 'bias': P(None, 'fsdp')}}
   mesh = jax.make_mesh(
-    (8,), ('fsdp',), axis_types=(jax.sharding.AxisType.Auto,))
+    (8,), ('fsdp',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
   tx, params = came(0.01), normal(0, shapes)
   on_mesh = lambda tree: jax.tree.map(
     lambda x, spec: jax.device_put(x, jax.NamedSharding(mesh, spec)),
-    tree, specs)
+    tree,
+    specs,
+  )
   update = jax.jit(lambda g, *args: tx.update(on_mesh(g), *args))
   updates, state = run(tx, on_mesh(params), update=update)
   expected, expected_state = run(tx, params)
@@ -227,11 +263,19 @@ def test_shardings_of_the_state_can_be_derived_from_those_of_parameters():
   # As optax documents it; masked places are leaves, statistics are replicated.
   params = normal(0, SHAPES)
   tx = came(0.01)
-  spec = jax.tree.map(lambda p: P(*'abcd'[:p.ndim]), params)
+  spec = jax.tree.map(lambda p: P(*'abcd'[: p.ndim]), params)
   derived = optax.tree.map_params(
-    tx, lambda s, p, spec: s if isinstance(s, optax.MaskedNode) else (
-      spec if s.shape == p.shape else P()), tx.init(params), params, spec,
-    is_leaf=lambda x: isinstance(x, optax.MaskedNode))[0]
+    tx,
+    lambda s, p, spec: (
+      s
+      if isinstance(s, optax.MaskedNode)
+      else (spec if s.shape == p.shape else P())
+    ),
+    tx.init(params),
+    params,
+    spec,
+    is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+  )[0]
   assert derived.mu == spec
   assert derived.row['embed'] == P()
   assert derived.nu['blocks']['query']['bias'] == P('a', 'b')

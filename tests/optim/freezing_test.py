@@ -7,23 +7,29 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.optim import freezing
 
-PARAMS = {'encoder': {'conv_out': {'bias': 1, 'kernel': 2},
-                      'stage_1': {'bias': 3}},
-          'decoder': {'conv_in': {'kernel': 4}}}
+PARAMS = {
+  'encoder': {'conv_out': {'bias': 1, 'kernel': 2}, 'stage_1': {'bias': 3}},
+  'decoder': {'conv_in': {'kernel': 4}},
+}
 
 
-@pytest.mark.parametrize('patterns, values', [
-  ('', {1, 2, 3, 4}),
-  ('encoder/.*', {1, 2, 3}),
-  ('.*/bias', {1, 3}),
-  ('encoder/conv_out/.* decoder/.*', {1, 2, 4}),
-  ('  encoder/stage_1/bias  ', {3}),
-])
+@pytest.mark.parametrize(
+  'patterns, values',
+  [
+    ('', {1, 2, 3, 4}),
+    ('encoder/.*', {1, 2, 3}),
+    ('.*/bias', {1, 3}),
+    ('encoder/conv_out/.* decoder/.*', {1, 2, 4}),
+    ('  encoder/stage_1/bias  ', {3}),
+  ],
+)
 def test_patterns_choose_whole_paths(patterns, values):
   trained, rest = freezing.split(PARAMS, patterns)
   leaves = lambda tree: {
-    v for x in tree.values() for v in (
-      leaves(x) if isinstance(x, dict) else {x})}
+    v
+    for x in tree.values()
+    for v in (leaves(x) if isinstance(x, dict) else {x})
+  }
   assert leaves(trained) == values
   assert leaves(rest) == {1, 2, 3, 4} - values
   assert freezing.join(trained, rest) == PARAMS
@@ -31,15 +37,25 @@ def test_patterns_choose_whole_paths(patterns, values):
 
 def test_what_trains_not_at_all_has_no_key():
   assert freezing.split(PARAMS, 'decoder/.*')[0] == {
-    'decoder': {'conv_in': {'kernel': 4}}}
+    'decoder': {'conv_in': {'kernel': 4}}
+  }
 
 
-@pytest.mark.parametrize('patterns, said', [
-  ('encoder', "'encoder' matches no parameter; patterns match a whole path, "
-   "such as 'encoder/stage_1/bias'"),
-  ('encoder/.* decodr/.* x', "'decodr/.*', 'x' matches no parameter"),
-  ('encoder/(.*', "config.trainable='encoder/(.*' must be regular expressions"),
-])
+@pytest.mark.parametrize(
+  'patterns, said',
+  [
+    (
+      'encoder',
+      "'encoder' matches no parameter; patterns match a whole path, "
+      "such as 'encoder/stage_1/bias'",
+    ),
+    ('encoder/.* decodr/.* x', "'decodr/.*', 'x' matches no parameter"),
+    (
+      'encoder/(.*',
+      "config.trainable='encoder/(.*' must be regular expressions",
+    ),
+  ],
+)
 def test_a_pattern_for_nothing_is_told(patterns, said):
   with pytest.raises(UserError, match=re.escape(said)):
     freezing.split(PARAMS, patterns)

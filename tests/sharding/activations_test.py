@@ -15,7 +15,7 @@ def test_without_a_mesh_it_is_the_identity():
 
 
 def test_each_name_splits_its_axis():
-  x = jnp.arange(4 * 6 * 10.).reshape(4, 6, 10)
+  x = jnp.arange(4 * 6 * 10.0).reshape(4, 6, 10)
   f = jax.jit(lambda x: constrain(2 * x, 'batch', 'tokens', 'width'))
   with jax.set_mesh(make_mesh({'fsdp': 2, 'tensor': 2, 'sequence': 2})):
     y = f(x)
@@ -26,16 +26,21 @@ def test_each_name_splits_its_axis():
 def test_an_axis_that_does_not_divide_is_left_out():
   with jax.set_mesh(make_mesh({'data': 4, 'sequence': 2})):
     y = jax.jit(lambda x: constrain(x, 'batch', 'tokens', None))(
-        jnp.ones((1, 6, 3)))
+      jnp.ones((1, 6, 3))
+    )
   assert y.addressable_shards[0].data.shape == (1, 3, 3)
 
 
 def test_inside_a_shard_map_nothing_is_said():
   mesh = make_mesh({'data': 8})
   with jax.set_mesh(mesh):
-    f = jax.jit(jax.shard_map(
-        lambda x: constrain(x, 'batch', None), in_specs=jax.P('data'),
-        out_specs=jax.P('data')))
+    f = jax.jit(
+      jax.shard_map(
+        lambda x: constrain(x, 'batch', None),
+        in_specs=jax.P('data'),
+        out_specs=jax.P('data'),
+      )
+    )
     np.testing.assert_array_equal(f(jnp.ones((8, 2))), np.ones((8, 2)))
 
 

@@ -35,13 +35,16 @@ def test_a_mesh_may_use_some_devices():
   assert list(mesh.devices.flat) == jax.devices()[:2]
 
 
-@pytest.mark.parametrize('shape, said', [
+@pytest.mark.parametrize(
+  'shape, said',
+  [
     ({'data': 3, 'fsdp': -1}, 'data=3, fsdp=-1.*must divide.* 8'),
     ({'data': 4}, 'data=4.*must be.* 8'),
     ({'data': -1, 'fsdp': -1}, 'at most one is -1'),
     ({'data': 8, 'fsdp': 0}, r'change mesh\.fsdp'),
     ({'model': 8}, 'axes model; allowed are data, fsdp, tensor, sequence'),
-])
+  ],
+)
 def test_sizes_that_do_not_fit_are_told(shape, said):
   with pytest.raises(UserError, match=said):
     make_mesh(shape)
@@ -62,16 +65,26 @@ def test_slices_that_are_not_there_are_told():
 
 def chips(count, platform, kind):
   """Devices of a pod, eight a host; JAX calls each GPU host a slice."""
-  return [mock.NonCallableMock(
-      spec=jax.Device, id=i, platform=platform, device_kind=kind,
-      process_index=i // 8, slice_index=i // 8) for i in range(count)]
+  return [
+    mock.NonCallableMock(
+      spec=jax.Device,
+      id=i,
+      platform=platform,
+      device_kind=kind,
+      process_index=i // 8,
+      slice_index=i // 8,
+    )
+    for i in range(count)
+  ]
 
 
 def test_hosts_with_gpus_make_one_mesh():
   gpus = chips(32, 'gpu', 'NVIDIA H200')
   for shape, sizes in [
-      ({'data': -1}, (32,)), ({'fsdp': -1, 'sequence': 4}, (8, 4)),
-      ({'data': 4, 'fsdp': -1}, (4, 8))]:
+    ({'data': -1}, (32,)),
+    ({'fsdp': -1, 'sequence': 4}, (8, 4)),
+    ({'data': 4, 'fsdp': -1}, (4, 8)),
+  ]:
     mesh = make_mesh(shape, gpus[::-1])
     assert mesh.devices.shape == sizes
     # Neighbours are of one host.
@@ -95,18 +108,25 @@ def test_one_process_reads_the_whole_batch():
     np.testing.assert_array_equal(placed, x.astype(np.float32))
 
 
-@pytest.mark.parametrize('ours, rows', [
-    ([0, 1], [0, 1]), ([0, 4], [0, 1, 4, 5]), ([3, 6, 7], [2, 3, 6, 7])])
+@pytest.mark.parametrize(
+  'ours, rows',
+  [([0, 1], [0, 1]), ([0, 4], [0, 1, 4, 5]), ([3, 6, 7], [2, 3, 6, 7])],
+)
 def test_a_process_reads_the_rows_of_its_devices_wherever_they_lie(
-    ours, rows, monkeypatch):
+  ours, rows, monkeypatch
+):
   # Devices 2k and 2k + 1 hold rows 2k and 2k + 1, tensor shards of them.
   mesh = make_mesh({'fsdp': 4, 'tensor': 2})
   own = [mesh.devices.flat[i] for i in ours]
   monkeypatch.setattr(
-      jax.NamedSharding, 'addressable_devices_indices_map',
-      lambda sharding, shape: {
-          device: index for device, index
-          in sharding.devices_indices_map(shape).items() if device in own})
+    jax.NamedSharding,
+    'addressable_devices_indices_map',
+    lambda sharding, shape: {
+      device: index
+      for device, index in sharding.devices_indices_map(shape).items()
+      if device in own
+    },
+  )
   assert batch_rows(mesh, 8).tolist() == rows
 
 

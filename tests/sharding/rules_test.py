@@ -12,12 +12,13 @@ from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import make_mesh
 
 PARAMS = {
-    'blocks': {'qkv': {'kernel': jnp.ones((3, 16, 24)), 'bias': jnp.ones(24)}},
-    'out': {'kernel': jnp.ones((16, 8))},
+  'blocks': {'qkv': {'kernel': jnp.ones((3, 16, 24)), 'bias': jnp.ones(24)}},
+  'out': {'kernel': jnp.ones((16, 8))},
 }
 TABLE = [
-    (r'blocks/.*/kernel', (None, 'fsdp', 'tensor')), (r'.*/bias', ()),
-    (r'out/kernel', (('data', 'fsdp'),)),
+  (r'blocks/.*/kernel', (None, 'fsdp', 'tensor')),
+  (r'.*/bias', ()),
+  (r'out/kernel', (('data', 'fsdp'),)),
 ]
 
 
@@ -38,23 +39,27 @@ def test_axes_that_the_mesh_lacks_are_dropped(mesh):
 def test_moments_lie_like_their_parameters(mesh):
   tx = optax.adamw(1e-3)
   found = rules.shardings(PARAMS, TABLE, mesh)
-  state = jax.jit(tx.init, out_shardings=rules.state_shardings(
-      tx, PARAMS, found, mesh))(PARAMS)
+  state = jax.jit(
+    tx.init, out_shardings=rules.state_shardings(tx, PARAMS, found, mesh)
+  )(PARAMS)
   moment = state[0].mu['out']['kernel']
   assert moment.addressable_shards[0].data.shape == (2, 8)
   assert state[0].nu['blocks']['qkv']['kernel'].sharding.spec == jax.P(
-      None, 'fsdp', None)
+    None, 'fsdp', None
+  )
   assert state[0].count.sharding.spec == jax.P()
 
 
 def test_factored_statistics_are_replicated(mesh):
-  tx = optax.adafactor(1e-3, min_dim_size_to_factor=4, momentum=.9)
+  tx = optax.adafactor(1e-3, min_dim_size_to_factor=4, momentum=0.9)
   found = rules.shardings(PARAMS, TABLE, mesh)
   state = rules.state_shardings(tx, PARAMS, found, mesh)
   shapes = jax.eval_shape(tx.init, PARAMS)
   checked = jax.tree.map(
-      lambda x, s: s.spec == jax.P() or x.shape == (16, 8) or x.ndim == 3,
-      shapes, state)
+    lambda x, s: s.spec == jax.P() or x.shape == (16, 8) or x.ndim == 3,
+    shapes,
+    state,
+  )
   assert jax.tree.all(checked)
   specs = [s.spec for s in jax.tree.leaves(state)]
   assert jax.P(('data', 'fsdp')) in specs  # The momentum is split.
@@ -68,35 +73,45 @@ class Pair(NamedTuple):
 def test_a_tuple_that_is_kept_for_a_parameter_is_laid_out_by_its_fields(mesh):
   keep = lambda p: Pair(jnp.zeros(p.shape, jnp.uint8), p.mean(-1))
   tx = optax.GradientTransformation(
-      lambda params: {'kept': jax.tree.map(keep, params), 'count': jnp.ones(2)},
-      lambda updates, state, params=None: (updates, state))
+    lambda params: {'kept': jax.tree.map(keep, params), 'count': jnp.ones(2)},
+    lambda updates, state, params=None: (updates, state),
+  )
   found = rules.shardings(PARAMS, TABLE, mesh)
   state = rules.state_shardings(tx, PARAMS, found, mesh)
   jax.tree.map(
-      lambda kept, ours: [kept.like.spec, kept.mean.spec] == [
-          ours.spec, jax.P()] or pytest.fail(str(kept)),
-      state['kept'], found, is_leaf=lambda x: isinstance(x, Pair))
+    lambda kept, ours: (
+      [kept.like.spec, kept.mean.spec] == [ours.spec, jax.P()]
+      or pytest.fail(str(kept))
+    ),
+    state['kept'],
+    found,
+    is_leaf=lambda x: isinstance(x, Pair),
+  )
   placed = jax.jit(tx.init, out_shardings=state)(PARAMS)
   shards = placed['kept']['out']['kernel'].like.addressable_shards
   assert shards[0].data.shape == (2, 8)
 
 
 def test_one_error_names_every_problem(mesh):
-  table = [
-      (r'blocks/.*', (None, 'fsdp')), (r'.*/kernel', ()), (r'head/.*', ())]
+  table = [(r'blocks/.*', (None, 'fsdp')), (r'.*/kernel', ()), (r'head/.*', ())]
   with pytest.raises(rules.RuleError) as e:
     rules.shardings(PARAMS, table, mesh)
   assert 'blocks/qkv/kernel (3, 16, 24): 2 patterns match' in str(e.value)
-  assert 'blocks/qkv/bias (24,): (None, \'fsdp\') has more axes' in str(e.value)
+  assert "blocks/qkv/bias (24,): (None, 'fsdp') has more axes" in str(e.value)
   assert "'head/.*' matches no parameter" in str(e.value)
 
 
-@pytest.mark.parametrize('spec, said', [
-    (('fsdp',),
-     '^fsdp=4 does not divide 6 of w; set mesh.fsdp=2 and mesh.data=-1$'),
+@pytest.mark.parametrize(
+  'spec, said',
+  [
+    (
+      ('fsdp',),
+      '^fsdp=4 does not divide 6 of w; set mesh.fsdp=2 and mesh.data=-1$',
+    ),
     ((('data', 'fsdp'),), '6 is not divisible by data x fsdp=8'),
     ((None, 'model'), "'model' is no mesh axis"),
-])
+  ],
+)
 def test_a_row_that_cannot_hold_is_told(mesh, spec, said):
   with pytest.raises(rules.RuleError, match=said):
     rules.shardings({'w': jnp.ones((6, 8))}, [('w', spec)], mesh)
@@ -104,13 +119,16 @@ def test_a_row_that_cannot_hold_is_told(mesh, spec, said):
 
 def test_an_axis_that_is_too_long_is_told_once_with_one_that_fits():
   mesh = AbstractMesh((128,), ('fsdp',))
-  shapes = {name: jax.ShapeDtypeStruct((size, 8), jnp.float32)
-            for name, size in dict(a=2240, b=2304, c=2240, d=2240).items()}
+  shapes = {
+    name: jax.ShapeDtypeStruct((size, 8), jnp.float32)
+    for name, size in dict(a=2240, b=2304, c=2240, d=2240).items()
+  }
   with pytest.raises(rules.RuleError) as e:
     rules.shardings(shapes, [('.', ('fsdp',))], mesh)
   assert str(e.value) == (
-      'fsdp=128 does not divide 2240 of a, 2240 of c and 1 more; '
-      'set mesh.fsdp=64 and mesh.data=-1')
+    'fsdp=128 does not divide 2240 of a, 2240 of c and 1 more; '
+    'set mesh.fsdp=64 and mesh.data=-1'
+  )
   fits = AbstractMesh((2, 64), ('data', 'fsdp'))
   rules.shardings(shapes, [('.', ('fsdp',))], fits)
 

@@ -15,13 +15,26 @@ from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.weights import kinds
 
-SMALL = dict(width=32, depth=3, cross_heads=2, head_dim=8, in_channels=4,
-             out_channels=4, caption_channels=16)
+SMALL = dict(
+  width=32,
+  depth=3,
+  cross_heads=2,
+  head_dim=8,
+  in_channels=4,
+  out_channels=4,
+  caption_channels=16,
+)
 FLAGS = {
   'plain': {},
   'everything': dict(
-    qk_norm=True, cross_norm=True, attention_bias=True, norm_affine=True,
-    guidance_embeds=True, patch_size=2, interpolation_scale=1.),
+    qk_norm=True,
+    cross_norm=True,
+    attention_bias=True,
+    norm_affine=True,
+    guidance_embeds=True,
+    patch_size=2,
+    interpolation_scale=1.0,
+  ),
 }
 
 
@@ -35,10 +48,17 @@ def shards(shapes, table, mesh):
   laid = rules.shardings(shapes, table, mesh)
   arrays = jax.tree.map(
     lambda s, sharding: jax.device_put(np.zeros(s.shape, s.dtype), sharding),
-    shapes, laid)
+    shapes,
+    laid,
+  )
   flat, _ = jax.tree_util.tree_flatten_with_path(arrays)
-  return {jax.tree_util.keystr(p, simple=True, separator='/'):
-          (x.shape, x.addressable_shards[0].data.shape) for p, x in flat}
+  return {
+    jax.tree_util.keystr(p, simple=True, separator='/'): (
+      x.shape,
+      x.addressable_shards[0].data.shape,
+    )
+    for p, x in flat
+  }
 
 
 @pytest.mark.parametrize('flags', FLAGS)
@@ -46,53 +66,84 @@ def test_sana_is_split_where_it_is_large(mesh, flags):
   shapes = abstract.transformer(Sana(**SMALL, **FLAGS[flags]))
   held = shards(shapes, tables.SANA, mesh)
   for path, whole, part in (
-      ('blocks/self_attention/query/kernel', (3, 32, 32), (3, 16, 16)),
-      ('blocks/cross_attention/out/kernel', (3, 32, 32), (3, 16, 16)),
-      ('blocks/mix_ffn/inverted/kernel', (3, 32, 160), (3, 16, 80)),
-      ('blocks/mix_ffn/depthwise/kernel', (3, 3, 3, 160), (3, 3, 3, 80)),
-      ('blocks/mix_ffn/point/kernel', (3, 80, 32), (3, 40, 16))):
+    ('blocks/self_attention/query/kernel', (3, 32, 32), (3, 16, 16)),
+    ('blocks/cross_attention/out/kernel', (3, 32, 32), (3, 16, 16)),
+    ('blocks/mix_ffn/inverted/kernel', (3, 32, 160), (3, 16, 80)),
+    ('blocks/mix_ffn/depthwise/kernel', (3, 3, 3, 160), (3, 3, 3, 80)),
+    ('blocks/mix_ffn/point/kernel', (3, 80, 32), (3, 40, 16)),
+  ):
     assert held[path] == (whole, part)
   # Only vectors and modulation tables are whole on every device.
   for path, (whole, part) in held.items():
     assert (whole != part) == path.endswith('kernel')
 
 
-@pytest.mark.parametrize('flags', [{}, dict(
-  qk_norm=True, cross_norm=True, attention_bias=True, norm_affine=True,
-  patch_size=2)])
+@pytest.mark.parametrize(
+  'flags',
+  [
+    {},
+    dict(
+      qk_norm=True,
+      cross_norm=True,
+      attention_bias=True,
+      norm_affine=True,
+      patch_size=2,
+    ),
+  ],
+)
 def test_a_controlnet_is_split_as_its_transformer(mesh, flags):
   fields = {k: v for k, v in SMALL.items() if k != 'out_channels'}
-  shapes = kinds.PARTS['controlnet'].shapes(
-    SanaControlNet(**fields, **flags))['params']
+  shapes = kinds.PARTS['controlnet'].shapes(SanaControlNet(**fields, **flags))[
+    'params'
+  ]
   held = shards(shapes, tables.CONTROLNET, mesh)
-  whole = shards(abstract.transformer(
-    Sana(**SMALL, **flags)), tables.SANA, mesh)
+  whole = shards(
+    abstract.transformer(Sana(**SMALL, **flags)), tables.SANA, mesh
+  )
   own = {path: parts for path, parts in held.items() if path not in whole}
   assert own == {
-    'input/kernel': ((32, 32), (16, 32)), 'input/bias': ((32,), (32,)),
+    'input/kernel': ((32, 32), (16, 32)),
+    'input/bias': ((32,), (32,)),
     'blocks/output/kernel': ((3, 32, 32), (3, 16, 32)),
-    'blocks/output/bias': ((3, 32), (3, 32))}
-  assert all(parts == whole[path] for path, parts in held.items()
-             if path not in own)
+    'blocks/output/bias': ((3, 32), (3, 32)),
+  }
+  assert all(
+    parts == whole[path] for path, parts in held.items() if path not in own
+  )
 
 
 @pytest.mark.parametrize('size', config.SANA_SIZES)
 def test_published_sizes_divide(size):
   shapes = abstract.transformer(Sana(**config.SANA_SIZES[size]))
   laid = rules.shardings(
-    shapes, tables.SANA, make_mesh({'fsdp': 4, 'tensor': 2}))
+    shapes, tables.SANA, make_mesh({'fsdp': 4, 'tensor': 2})
+  )
   kernel = lambda tree: tree['blocks']['mix_ffn']['inverted']['kernel']
   depth, width, hidden = kernel(shapes).shape
   assert kernel(laid).shard_shape(kernel(shapes).shape) == (
-    depth, width // 4, hidden // 2)
+    depth,
+    width // 4,
+    hidden // 2,
+  )
 
 
 def test_gemma_is_split_where_it_is_large(mesh):
-  model = Gemma2(vocab_size=24, width=16, depth=2, heads=4, kv_heads=2,
-                 head_dim=4, hidden=32, query_scale=4)
+  model = Gemma2(
+    vocab_size=24,
+    width=16,
+    depth=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    hidden=32,
+    query_scale=4,
+  )
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 2), int),
-    jnp.ones((1, 2), bool))['params']
+    model.init,
+    jax.random.key(0),
+    jnp.zeros((1, 2), int),
+    jnp.ones((1, 2), bool),
+  )['params']
   held = shards(shapes, tables.GEMMA2, mesh)
   assert held['embed/embedding'] == ((24, 16), (24, 8))
   assert held['layers/query/kernel'] == ((2, 16, 16), (2, 8, 8))
@@ -102,7 +153,8 @@ def test_gemma_is_split_where_it_is_large(mesh):
 def test_the_autoencoder_is_whole_on_every_device(mesh):
   model = DCAE(**config.dc_ae_fields(4, [8, 32], [1, 1], 1))
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
+    model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+  )['params']
   held = shards(shapes, tables.DC_AE, mesh)
   assert all(whole == part for whole, part in held.values())
 

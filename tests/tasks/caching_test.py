@@ -33,8 +33,9 @@ def make(config, path):
   return caching.make(config, path, shard_records=8, batch_size=8)
 
 
-def test_a_cache_that_was_stopped_is_finished(small, folder, whole, tmp_path,
-                                              monkeypatch):
+def test_a_cache_that_was_stopped_is_finished(
+  small, folder, whole, tmp_path, monkeypatch
+):
   work, done = shards.Work.shard, []
 
   def stopped(self, records):
@@ -42,6 +43,7 @@ def test_a_cache_that_was_stopped_is_finished(small, folder, whole, tmp_path,
       raise KeyboardInterrupt
     done.append(work(self, records))
     return done[-1]
+
   monkeypatch.setattr(shards.Work, 'shard', stopped)
   with pytest.raises(KeyboardInterrupt):
     make(small(folder), tmp_path)
@@ -56,8 +58,9 @@ def test_a_cache_that_was_stopped_is_finished(small, folder, whole, tmp_path,
   assert shards_of(tmp_path) == shards_of(whole)
 
 
-def test_processes_share_the_shards(small, folder, whole, tmp_path,
-                                    monkeypatch):
+def test_processes_share_the_shards(
+  small, folder, whole, tmp_path, monkeypatch
+):
   monkeypatch.setattr(caching, 'meet', lambda where: None)
   for module in caching, agreement:
     monkeypatch.setattr(module, 'gather', lambda numbers: np.array([numbers]))
@@ -71,12 +74,15 @@ def test_processes_share_the_shards(small, folder, whole, tmp_path,
     make(small(folder), tmp_path)
     if index == 1:
       assert sorted(shards_of(tmp_path)) == [
-        cache.shard_name(1), cache.shard_name(3)]
+        cache.shard_name(1),
+        cache.shard_name(3),
+      ]
   assert shards_of(tmp_path) == shards_of(whole)
 
 
 def test_a_folder_that_another_builds_in_is_left_alone(
-    small, folder, whole, tmp_path):
+  small, folder, whole, tmp_path
+):
   raised = []
 
   def second(path):
@@ -84,6 +90,7 @@ def test_a_folder_that_another_builds_in_is_left_alone(
       make(small(folder), path)
     except locks.InUse as error:
       raised.append(error)
+
   for path in tmp_path, whole:
     with locks.hold(locks.within(path), 'x', '--out'):
       thread = threading.Thread(target=second, args=[path])
@@ -94,20 +101,23 @@ def test_a_folder_that_another_builds_in_is_left_alone(
 
 
 def test_a_cache_that_was_taken_over_is_left_to_the_other(
-    small, folder, tmp_path, monkeypatch):
+  small, folder, tmp_path, monkeypatch
+):
   work = shards.Work.shard
 
   def lost(self, records):
     (tmp_path / '.lock').write_text('of another')
     return work(self, records)
+
   monkeypatch.setattr(shards.Work, 'shard', lost)
   with pytest.raises(locks.InUse, match='was taken over'):
     make(small(folder), tmp_path)
   assert not shards_of(tmp_path)
 
 
-def test_a_cache_goes_on_only_with_as_many_records(small, folder, whole,
-                                                   tmp_path):
+def test_a_cache_goes_on_only_with_as_many_records(
+  small, folder, whole, tmp_path
+):
   path = shutil.copytree(whole, tmp_path / 'copy')
   (path / cache.INDEX).unlink()
   about = json.loads((path / cache.ABOUT).read_text())
@@ -130,8 +140,9 @@ def test_shards_are_known_to_be_whole_by_their_headers(whole, monkeypatch):
   assert caching._whole(str(whole), [*names, 'none']) == set(names)
 
 
-@pytest.mark.parametrize('damage', [
-  b'', b'12', b'\xff' * 8, b'\x02' + bytes(7) + b'[]'])
+@pytest.mark.parametrize(
+  'damage', [b'', b'12', b'\xff' * 8, b'\x02' + bytes(7) + b'[]']
+)
 def test_shards_that_are_no_files_of_rows_are_not_whole(damage, tmp_path):
   (tmp_path / cache.shard_name(0)).write_bytes(damage)
   assert not caching._whole(str(tmp_path), [cache.shard_name(0)])
@@ -140,7 +151,8 @@ def test_shards_that_are_no_files_of_rows_are_not_whole(damage, tmp_path):
 @pytest.mark.parametrize('file', [cache.INDEX, cache.NULL])
 @pytest.mark.parametrize('damage', ['cut', 'gone', 'empty'])
 def test_a_damaged_index_is_made_anew(
-    file, damage, small, folder, whole, tmp_path):
+  file, damage, small, folder, whole, tmp_path
+):
   path = shutil.copytree(whole, tmp_path / 'copy')
   config = small(folder, **{'inputs.cache': str(path)})
   content = (path / file).read_bytes()
@@ -149,8 +161,10 @@ def test_a_damaged_index_is_made_anew(
   else:
     (path / file).write_bytes(content[:-9] if damage == 'cut' else b'')
   if (file, damage) != (cache.INDEX, 'gone'):
-    with pytest.raises(UserError, match=f'copy/{file} cannot be read .*makes a '
-                       'damaged or missing one anew'):
+    with pytest.raises(
+      UserError,
+      match=f'copy/{file} cannot be read .*makes a damaged or missing one anew',
+    ):
       inputs.make(config, tmp_path)
   make(config, path)
   assert shards_of(path) == shards_of(whole)
@@ -158,18 +172,22 @@ def test_a_damaged_index_is_made_anew(
 
 def test_another_config_makes_no_mix(small, folder, whole, tmp_path):
   before = shards_of(whole)
-  with pytest.raises(UserError, match="inputs.dtype is 'float32' there and "
-                     "'bfloat16' here"):
+  with pytest.raises(
+    UserError, match="inputs.dtype is 'float32' there and 'bfloat16' here"
+  ):
     make(small(folder, **{'inputs.dtype': 'bfloat16'}), whole)
   assert shards_of(whole) == before
   with pytest.raises(UserError, match='there is nothing to cache'):
-    make(small(folder, **{'inputs.latents': 'online',
-                           'inputs.text': 'online'}), tmp_path)
+    make(
+      small(folder, **{'inputs.latents': 'online', 'inputs.text': 'online'}),
+      tmp_path,
+    )
   assert not list(tmp_path.iterdir())
 
 
-def test_a_bad_record_is_left_out_and_named(small, folder, whole, caplog,
-                                            tmp_path):
+def test_a_bad_record_is_left_out_and_named(
+  small, folder, whole, caplog, tmp_path
+):
   make(small(folder), tmp_path)
   assert 'Skipped bad record 08.png' in caplog.text
   assert shards_of(tmp_path) == shards_of(whole)
@@ -181,14 +199,17 @@ def test_a_bad_record_is_left_out_and_named(small, folder, whole, caplog,
 
 def test_reading_ahead_keeps_the_order_and_stops():
   from concurrent import futures
+
   with futures.ThreadPoolExecutor(4) as pool:
     assert list(shards.ahead(pool, lambda x: x * x, range(50), 7)) == [
-      x * x for x in range(50)]
+      x * x for x in range(50)
+    ]
 
     def fails(x):
       if x == 3:
         raise ValueError('three')
       return x
+
     with pytest.raises(ValueError, match='three'):
       list(shards.ahead(pool, fails, range(50), 2))
 

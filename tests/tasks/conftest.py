@@ -22,7 +22,8 @@ def folder(tmp_path_factory):
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path / f'{i:02d}.png')
     (path / f'{i:02d}.json').write_text(
-      f'{{"captions": {{"prompt": "number {i}", "long": "It is {i} long"}}}}')
+      f'{{"captions": {{"prompt": "number {i}", "long": "It is {i} long"}}}}'
+    )
   # Its header can be read.
   (path / '08.png').write_bytes((path / '08.png').read_bytes()[:200])
   return path
@@ -36,11 +37,18 @@ def small():
 
 def _small(folder, **changes):
   config = base.train('sana')
-  config.model.update(width=32, depth=1, cross_heads=2, sample_size=4,
-                      text_norm_scale=1.)
+  config.model.update(
+    width=32, depth=1, cross_heads=2, sample_size=4, text_norm_scale=1.0
+  )
   config.autoencoder = config.text_encoder = str(MODELS)
-  config.data.update(source='folder', path=str(folder), size_px=SIZE,
-                     caption_rule='uniform', threads=0, index_path='')
+  config.data.update(
+    source='folder',
+    path=str(folder),
+    size_px=SIZE,
+    caption_rule='uniform',
+    threads=0,
+    index_path='',
+  )
   config.inputs.update(aspect_ratios=True, text_length=16)
   config.batch_size = 8
   config.update_from_flattened_dict(changes)

@@ -30,26 +30,41 @@ def test_every_weight_is_the_files_and_on_its_shards(model):
   kernel = given['blocks']['mix_ffn']['inverted']['kernel']
   layers, inputs, hidden = kernel.shape
   assert kernel.addressable_shards[0].data.shape == (
-    layers, inputs // 4, hidden // 2)
+    layers,
+    inputs // 4,
+    hidden // 2,
+  )
 
 
-@pytest.mark.parametrize('fields', [
-  {'sample_size': 64}, {'interpolation_scale': 2.}, {'remat': 'full'},
-  {'dtype': 'bfloat16'}, {'text_norm_scale': 1.}])
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'sample_size': 64},
+    {'interpolation_scale': 2.0},
+    {'remat': 'full'},
+    {'dtype': 'bfloat16'},
+    {'text_norm_scale': 1.0},
+  ],
+)
 def test_a_stage_at_another_size_starts_from_it(model, fields):
-  initial.compare(
-      str(FOLDER), 'transformer', model.module.clone(**fields))
+  initial.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
 
 
-@pytest.mark.parametrize('fields, said', [
-  ({'depth': 9}, 'depth is . there and 9 here'),
-  ({'cross_heads': 1, 'norm_eps': 1.}, 'cross_heads is . there and 1 here; '
-   'norm_eps is 1e-06 there and 1.0 here. Start from another model, or change '
-   'config.model to what is in its transformer/config.json')])
+@pytest.mark.parametrize(
+  'fields, said',
+  [
+    ({'depth': 9}, 'depth is . there and 9 here'),
+    (
+      {'cross_heads': 1, 'norm_eps': 1.0},
+      'cross_heads is . there and 1 here; '
+      'norm_eps is 1e-06 there and 1.0 here. Start from another model, or '
+      'change config.model to what is in its transformer/config.json',
+    ),
+  ],
+)
 def test_another_model_is_told(model, fields, said):
   with pytest.raises(UserError, match=said):
-    initial.compare(
-      str(FOLDER), 'transformer', model.module.clone(**fields))
+    initial.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
 
 
 def test_what_is_no_folder_is_told(model):
@@ -60,8 +75,9 @@ def test_what_is_no_folder_is_told(model):
 def test_a_part_of_the_parameters_may_be_all_that_a_folder_has(model):
   start = initial.start('transformer', model.module, under='encoder')
   given = start.load(str(FOLDER), make_mesh({'data': -1}))
-  jax.tree.map(np.testing.assert_array_equal, given,
-               {'encoder': model.variables['params']})
+  jax.tree.map(
+    np.testing.assert_array_equal, given, {'encoder': model.variables['params']}
+  )
 
 
 def test_a_task_without_a_start_says_so(toy, tmp_path):

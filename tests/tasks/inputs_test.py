@@ -32,28 +32,38 @@ def steps(config, workdir, count=6, mesh=None):
   task = tasks.open_task(config, workdir, mesh)
   params = jax.jit(task.objective.init)(jax.random.key(0))
   batches = task.data.batches(seed=3, batch_size=8, rows=range(8))
-  gradient = jax.jit(jax.value_and_grad(
-    lambda *args: task.objective.loss(*args, 0)[0]))
+  gradient = jax.jit(
+    jax.value_and_grad(lambda *args: task.objective.loss(*args, 0)[0])
+  )
   out = []
   for step in range(count):
     batch = next(batches)
     keys = jax.random.split(jax.random.key(step), 8)
     loss, grads = gradient(params, task.frozen, batch, keys)
-    out.append((sorted((k, v.shape[1:]) for k, v in batch.items()), float(loss),
-                jax.flatten_util.ravel_pytree(grads)[0]))
+    out.append(
+      (
+        sorted((k, v.shape[1:]) for k, v in batch.items()),
+        float(loss),
+        jax.flatten_util.ravel_pytree(grads)[0],
+      )
+    )
   return out
 
 
 @pytest.fixture(scope='module')
 def cached(small, folder, whole, tmp_path_factory):
-  return steps(small(folder, **{'inputs.cache': whole}),
-               tmp_path_factory.mktemp('cached'))
+  return steps(
+    small(folder, **{'inputs.cache': whole}), tmp_path_factory.mktemp('cached')
+  )
 
 
-@pytest.mark.parametrize('latents, text', [
-  ('online', 'online'), ('cached', 'online'), ('online', 'cached')])
+@pytest.mark.parametrize(
+  'latents, text',
+  [('online', 'online'), ('cached', 'online'), ('online', 'cached')],
+)
 def test_encoding_in_the_step_gives_what_a_cache_gives(
-    latents, text, small, folder, whole, cached, tmp_path):
+  latents, text, small, folder, whole, cached, tmp_path
+):
   changes = settings(latents, text)
   if 'cached' in (latents, text):
     changes['inputs.cache'] = whole
@@ -78,38 +88,51 @@ def test_batches_have_one_ratio_each_and_several_occur(cached):
 def test_encoders_may_be_split_over_the_mesh(small, folder, cached, tmp_path):
   mesh = make_mesh({'data': 2, 'fsdp': 2}, jax.devices()[:4])
   with jax.set_mesh(mesh):
-    split = steps(small(folder, **settings('online', 'online')), tmp_path, 1,
-                  mesh)
+    split = steps(
+      small(folder, **settings('online', 'online')), tmp_path, 1, mesh
+    )
   assert split[0][1] == pytest.approx(cached[0][1], rel=1e-5)
 
 
 def test_squares_are_the_default(small, folder, tmp_path):
-  found = inputs.make(small(folder, **{'inputs.aspect_ratios': False}),
-                      tmp_path)
+  found = inputs.make(
+    small(folder, **{'inputs.aspect_ratios': False}), tmp_path
+  )
   assert [len(members) for members in found.members] == [30]
   assert found.source[0]['latents'].shape == (4, 4, 4)
 
 
 def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
   for key, value, said in (
-      ('data.min_size_px', 4, 'data.min_size_px is 0 there and 4 here'),
-      ('inputs.text_length', 8, 'inputs.text_length is 16 there and 8 here'),
-      ('flow.instruction', False,
-       'flow.instruction is True there and False here'),
-      ('autoencoder', 'shapes', 'autoencoder is .* there and .* here')):
+    ('data.min_size_px', 4, 'data.min_size_px is 0 there and 4 here'),
+    ('inputs.text_length', 8, 'inputs.text_length is 16 there and 8 here'),
+    (
+      'flow.instruction',
+      False,
+      'flow.instruction is True there and False here',
+    ),
+    ('autoencoder', 'shapes', 'autoencoder is .* there and .* here'),
+  ):
     bad = small(folder, **{'inputs.cache': whole, key: value})
-    with pytest.raises(UserError, match=f'is a cache of something else: {said}'
-                       '.*. Choose another folder, or set the config back'):
+    with pytest.raises(
+      UserError,
+      match=f'is a cache of something else: {said}'
+      '.*. Choose another folder, or set the config back',
+    ):
       inputs.make(bad, tmp_path)
   with pytest.raises(UserError, match='none holds no cache'):
-    inputs.make(small(folder, **{'inputs.cache': str(tmp_path / 'none')}),
-                tmp_path)
+    inputs.make(
+      small(folder, **{'inputs.cache': str(tmp_path / 'none')}), tmp_path
+    )
 
 
 def test_a_cache_serves_whatever_share_of_records_may_be_bad(
-    small, folder, whole, tmp_path):
-  inputs.make(small(folder, **{
-    'inputs.cache': whole, 'data.max_bad_fraction': .5}), tmp_path)
+  small, folder, whole, tmp_path
+):
+  inputs.make(
+    small(folder, **{'inputs.cache': whole, 'data.max_bad_fraction': 0.5}),
+    tmp_path,
+  )
 
 
 def test_training_from_a_cache_needs_no_data(small, whole, cached, tmp_path):
@@ -131,8 +154,9 @@ def run(small, folder, whole, tmp_path):
   images = shutil.copytree(folder, tmp_path / 'images')
   config = small(images)
   own = shutil.copytree(whole, tmp_path / 'run/encoded')
-  (own / cache.ABOUT).write_text(json.dumps({
-    **fingerprints.of(config), 'records': 30, 'shard_records': 8}))
+  (own / cache.ABOUT).write_text(
+    json.dumps({**fingerprints.of(config), 'records': 30, 'shard_records': 8})
+  )
   return config, tmp_path / 'run'
 
 
@@ -141,7 +165,8 @@ def contents(path):
 
 
 def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
-    run, folder, monkeypatch, tmp_path):
+  run, folder, monkeypatch, tmp_path
+):
   config, workdir = run
   before = contents(workdir / 'encoded')
   read = files.read
@@ -150,6 +175,7 @@ def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
     if path.endswith(cache.ABOUT):
       raise OSError('503')
     return read(path, *places)
+
   monkeypatch.setattr(files, 'read', fails)
   with pytest.raises(UserError, match='cannot be read: 503'):
     inputs.make(config, workdir)
@@ -179,28 +205,39 @@ def test_shards_that_nothing_tells_of_are_not_taken(run):
     inputs.make(config, workdir)
 
 
-@pytest.mark.parametrize('source, path, names', [
-  ('folder', '', ['a.png', 'a.txt']),
-  ('webdataset', '*.tar', ['a.tar', 'a_more.json']),
-  ('webdataset', '', ['a.tar', 'a_more.json']),
-  ('parquet', '', ['a.parquet']), ('arrayrecord', '', ['a.array_record']),
-  ('tfds', '', ['a.json', 'a-00000-of-00001'])])
+@pytest.mark.parametrize(
+  'source, path, names',
+  [
+    ('folder', '', ['a.png', 'a.txt']),
+    ('webdataset', '*.tar', ['a.tar', 'a_more.json']),
+    ('webdataset', '', ['a.tar', 'a_more.json']),
+    ('parquet', '', ['a.parquet']),
+    ('arrayrecord', '', ['a.array_record']),
+    ('tfds', '', ['a.json', 'a-00000-of-00001']),
+  ],
+)
 def test_a_fingerprint_is_of_what_the_source_opens(
-    source, path, names, small, tmp_path):
+  source, path, names, small, tmp_path
+):
   here = tmp_path / 'here'
   here.mkdir()
   for name in names:
     (here / name).write_text('x')
   config = small(here / path, **{'data.source': source})
   before = fingerprints.of(config)
-  for inside in ('run/metrics.jsonl', 'run/pictures/1.png', 'index/x.npz',
-                 'run/encoded/00000.safetensors'):
+  for inside in (
+    'run/metrics.jsonl',
+    'run/pictures/1.png',
+    'index/x.npz',
+    'run/encoded/00000.safetensors',
+  ):
     (here / inside).parent.mkdir(parents=True, exist_ok=True)
     (here / inside).write_text('x')
   assert fingerprints.of(config) == before
   moved = shutil.copytree(here, tmp_path / 'moved')
-  assert fingerprints.of(
-    small(moved / path, **{'data.source': source})) == before
+  assert (
+    fingerprints.of(small(moved / path, **{'data.source': source})) == before
+  )
   for name in names:
     (moved / name).write_text('changed')
     after = fingerprints.of(small(moved / path, **{'data.source': source}))

@@ -23,14 +23,18 @@ from sana_jax.weights import folder as folders
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/autoencoder.md'
 pytestmark = pytest.mark.slow  # Each phase compiles for a minute.
 
-COMMANDS = [shlex.split(line)[1:] for block in re.findall(
-  r'```bash\n(.*?)```', PAGE.read_text(), re.DOTALL)
-            for line in block.replace('\\\n', ' ').splitlines()]
+COMMANDS = [
+  shlex.split(line)[1:]
+  for block in re.findall(r'```bash\n(.*?)```', PAGE.read_text(), re.DOTALL)
+  for line in block.replace('\\\n', ' ').splitlines()
+]
 
 
 def flat(tree):
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)
-          for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def vae(workdir):
@@ -38,8 +42,9 @@ def vae(workdir):
 
 
 def factor(workdir):
-  return json.loads(
-    (workdir / 'model/vae/config.json').read_text())['scaling_factor']
+  return json.loads((workdir / 'model/vae/config.json').read_text())[
+    'scaling_factor'
+  ]
 
 
 def run(config, workdir):
@@ -72,15 +77,34 @@ def trained(root):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(root.parent)
     for command in COMMANDS:
-      assert cli.main([*command, f'--config.data.path={root}/data',
-                       '--config.pictures_every_steps=0']) == 0
+      assert (
+        cli.main(
+          [
+            *command,
+            f'--config.data.path={root}/data',
+            '--config.pictures_every_steps=0',
+          ]
+        )
+        == 0
+      )
   return run(phase(3, root), root / 'phase3')
 
 
-@pytest.mark.parametrize('number, moves', [
-  (2, ('encoder/stage_1/', 'encoder/conv_out/', 'decoder/conv_in/',
-       'decoder/stage_1/')),
-  (3, ('decoder/stage_0/', 'decoder/norm_out/', 'decoder/conv_out/'))])
+@pytest.mark.parametrize(
+  'number, moves',
+  [
+    (
+      2,
+      (
+        'encoder/stage_1/',
+        'encoder/conv_out/',
+        'decoder/conv_in/',
+        'decoder/stage_1/',
+      ),
+    ),
+    (3, ('decoder/stage_0/', 'decoder/norm_out/', 'decoder/conv_out/')),
+  ],
+)
 def test_a_phase_moves_its_layers_and_no_others(number, moves, trained, root):
   before, after = (vae(root / f'phase{n}') for n in (number - 1, number))
   assert before.keys() == after.keys()
@@ -91,23 +115,32 @@ def test_a_phase_moves_its_layers_and_no_others(number, moves, trained, root):
 
 
 def test_moments_are_kept_of_what_trains_alone(trained):
-  moments = {name: flat(player.opt_state[1][0].mu)  # Behind the clipping.
-             for name, player in trained.players.items()}
+  moments = {
+    name: flat(player.opt_state[1][0].mu)  # Behind the clipping.
+    for name, player in trained.players.items()
+  }
   assert {name.split('/')[0] for name in moments['discriminator']} == {
-    'discriminator'}
+    'discriminator'
+  }
   assert {'/'.join(name.split('/')[:2]) for name in moments['model']} == {
-    'decoder/stage_0', 'decoder/norm_out', 'decoder/conv_out'}
+    'decoder/stage_0',
+    'decoder/norm_out',
+    'decoder/conv_out',
+  }
 
 
 def test_the_discriminator_learns_and_is_not_exported(trained, root):
   params, average = flat(trained.params), flat(trained.ema)
   for name, value in params.items():  # Where it moved, its average lags.
     assert not name.startswith(
-      ('encoder/', 'decoder/conv_in/', 'decoder/stage_1/'))
+      ('encoder/', 'decoder/conv_in/', 'decoder/stage_1/')
+    )
     assert not np.array_equal(value, average[name]), name
   assert not any('discriminator' in name for name in vae(root / 'phase3'))
-  lines = [json.loads(line) for line in (
-    root / 'phase3/metrics.jsonl').read_text().splitlines()]
+  lines = [
+    json.loads(line)
+    for line in (root / 'phase3/metrics.jsonl').read_text().splitlines()
+  ]
   assert [line['step'] for line in lines] == [1, 2]
   for line in lines:
     assert 0 < line['discriminator'] < 3
@@ -125,13 +158,16 @@ def test_an_encoder_that_does_not_train_keeps_its_scale(trained, root):
   assert not (root / 'other').exists()
 
 
-def test_another_architecture_is_told_before_anything_is_written(
-    trained, root):
+def test_another_architecture_is_told_before_anything_is_written(trained, root):
   config = phase(2, root)
   config.model.encoder_depths = (1, 2)
-  with pytest.raises(UserError, match=(
+  with pytest.raises(
+    UserError,
+    match=(
       r"config.init_from='.*phase1/model': encoder_depths is \[1, 1\] there "
-      r'and \[1, 2\] here. Start from another')):
+      r'and \[1, 2\] here. Start from another'
+    ),
+  ):
     run(config, root / 'deeper')
   assert not (root / 'deeper').exists()
 
@@ -143,8 +179,10 @@ def test_a_phase_needs_its_own_base_at_each_start(trained, root, tmp_path):
   with pytest.raises(UserError, match='no model folder .*gone'):
     run(config, root / 'phase2')
   config.init_from = str(root / 'phase3/model')
-  with pytest.raises(UserError, match="was trained on the base '.*phase1/model'"
-                     ".*give '.*phase3/model'"):
+  with pytest.raises(
+    UserError,
+    match="was trained on the base '.*phase1/model'.*give '.*phase3/model'",
+  ):
     run(config, root / 'phase2')
   shutil.copytree(root / 'phase2', tmp_path / 'phase2')
   config.init_from = str(root / 'phase1/model')
@@ -183,14 +221,21 @@ def test_the_model_hears_the_discriminator_from_gan_start_on(root):
   config.loss.gan, config.loss.gan_start = 0.3, 7
   task = tasks.open_task(config, root)
   params = jax.jit(task.objective.init)(jax.random.key(0))
-  batch = {'image': jnp.asarray(np.random.default_rng().integers(
-    0, 256, (2, 32, 32, 3), np.uint8))}
-  loss = jax.jit(lambda step: task.objective.loss(
-    params, {}, batch, jax.random.split(jax.random.key(1), 2), step))
+  batch = {
+    'image': jnp.asarray(
+      np.random.default_rng().integers(0, 256, (2, 32, 32, 3), np.uint8)
+    )
+  }
+  loss = jax.jit(
+    lambda step: task.objective.loss(
+      params, {}, batch, jax.random.split(jax.random.key(1), 2), step
+    )
+  )
   (before, _), (after, (terms, _)) = loss(6), loss(7)
   assert abs(terms['gan']) > 1e-4
   assert float(after - before) == pytest.approx(
-    0.3 * float(terms['gan']), rel=1e-2)
+    0.3 * float(terms['gan']), rel=1e-2
+  )
 
 
 def test_weights_land_on_their_shards(trained, root):

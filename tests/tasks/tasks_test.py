@@ -34,11 +34,18 @@ def tiny(task, **changes):
   config.data.examples = 64
   if task == 'dc_ae':
     config.model = base.dc_ae_fields(
-      latent_channels=4, widths=(8, 32), depths=(0, 1),
-      attention_stages=1)
+      latent_channels=4, widths=(8, 32), depths=(0, 1), attention_stages=1
+    )
   elif task == 'text_encoder':
-    config.model.update(width=16, depth=1, heads=2, kv_heads=1, head_dim=8,
-                        hidden=16, query_scale=8)
+    config.model.update(
+      width=16,
+      depth=1,
+      heads=2,
+      kv_heads=1,
+      head_dim=8,
+      hidden=16,
+      query_scale=8,
+    )
     config.text.length, config.text.examples = 320, 16
     config.pictures_every_steps = 0
   else:
@@ -65,8 +72,11 @@ def root(tmp_path_factory):
 @pytest.fixture(scope='module')
 def inputs(root):
   """What a transformer's config says of the other two models."""
-  return {'data.path': str(root / 'data'), 'autoencoder': str(
-    root / 'dc_ae/model'), 'text_encoder': str(root / 'text_encoder/model')}
+  return {
+    'data.path': str(root / 'data'),
+    'autoencoder': str(root / 'dc_ae/model'),
+    'text_encoder': str(root / 'text_encoder/model'),
+  }
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +87,7 @@ def trained(root, inputs):
   def recording(config, key):
     read.add((id(config), key))
     return original(config, key)
+
   configs = {}
   with pytest.MonkeyPatch.context() as patch:
     for name in ('dc_ae', 'text_encoder', 'sana'):
@@ -87,8 +98,9 @@ def trained(root, inputs):
       patch.undo()
   keys = set()
   for config in configs.values():
-    groups = {id(v): f'{k}.' for k, v in config.items()
-              if isinstance(v, ConfigDict)} | {id(config): ''}
+    groups = {
+      id(v): f'{k}.' for k, v in config.items() if isinstance(v, ConfigDict)
+    } | {id(config): ''}
     keys |= {groups[i] + key for i, key in read if i in groups}
   return made, configs, keys
 
@@ -108,8 +120,7 @@ def test_an_objective_without_files_is_that_of_the_run(trained):
   # But for the sizes that a transformer's two other models decide.
   for name in ('dc_ae', 'text_encoder'):
     task, config = trained[0][name], trained[1][name]
-    shapes = lambda objective: jax.eval_shape(
-      objective.init, jax.random.key(0))
+    shapes = lambda objective: jax.eval_shape(objective.init, jax.random.key(0))
     aim = tasks.objective(config)
     assert shapes(aim) == shapes(task.objective)
     assert aim.batch(8) == task.objective.batch(8)
@@ -120,8 +131,9 @@ def test_the_autoencoder_loads_again(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
   ours = trained[1]['dc_ae'].model
   assert model.module.scaling_factor != ours.scaling_factor
-  encode = jax.jit(lambda x: model.module.apply(
-    model.variables, x, method='encode'))
+  encode = jax.jit(
+    lambda x: model.module.apply(model.variables, x, method='encode')
+  )
   images = np.linspace(-1, 1, 3 * SIZE**2, dtype='f4').reshape(1, SIZE, SIZE, 3)
   assert encode(images).shape == (1, 4, 4, 4)
 
@@ -140,8 +152,8 @@ def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
   tokenizer = tokenizers.load(root / 'text_encoder/model/tokenizer')
   assert len(tokenizer) == model.module.vocab_size
   assert tokenizer.decode(
-    tokenizer.encode('a red circle'), skip_special_tokens=True) == (
-      'a red circle')
+    tokenizer.encode('a red circle'), skip_special_tokens=True
+  ) == ('a red circle')
 
 
 def test_the_transformer_that_is_exported_makes_pictures(trained, root):
@@ -171,18 +183,32 @@ def test_every_config_key_is_read(trained):
   # The kernels are the command's to prefer; data.columns become the fields of
   # parquet.Columns, which refuses others. Without a GAN, nobody asks for its
   # turns and optimizer.
-  elsewhere = ('model.', 'optimizer.', 'mesh.', 'kernels.', 'autoencoder',
-               'text_encoder', 'data.columns.', 'loss.gan_', 'discriminator.')
+  elsewhere = (
+    'model.',
+    'optimizer.',
+    'mesh.',
+    'kernels.',
+    'autoencoder',
+    'text_encoder',
+    'data.columns.',
+    'loss.gan_',
+    'discriminator.',
+  )
   for name, config in configs.items():
     shared = ('data.',) if name == 'text_encoder' else ()
-    unread = {key for key in base.flatten(config)
-              if key not in read and not key.startswith(elsewhere + shared)}
+    unread = {
+      key
+      for key in base.flatten(config)
+      if key not in read and not key.startswith(elsewhere + shared)
+    }
     assert not unread, name
 
 
 def test_the_log_tells_the_loss_by_noise_level(trained, root):
-  lines = [json.loads(line) for line in (
-    root / 'sana/metrics.jsonl').read_text().splitlines()]
+  lines = [
+    json.loads(line)
+    for line in (root / 'sana/metrics.jsonl').read_text().splitlines()
+  ]
   for line in lines:  # One step each.
     found = {k: v for k, v in line.items() if k.startswith('loss_by_noise/')}
     assert 2 <= len(found) <= 8
@@ -204,7 +230,8 @@ def test_the_losses_by_noise_level_make_the_whole(trained, inputs, root):
   params = jax.jit(task.objective.init)(jax.random.key(0))
   batch = repeated(tiny('sana', **inputs), root / 'sana', 16)
   loss, found = jax.jit(task.objective.loss)(
-    params, task.frozen, batch, jax.random.split(jax.random.key(1), 16), 0)
+    params, task.frozen, batch, jax.random.split(jax.random.key(1), 16), 0
+  )
   levels = found.metrics['loss_by_noise']
   assert levels.counts.sum() == 16
   assert levels.sums.sum() / 16 == pytest.approx(float(loss), rel=1e-5)
@@ -216,25 +243,34 @@ def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
   params = jax.jit(task.objective.init)(jax.random.key(0))
   # It starts small, so that text hardly matters.
   params['caption']['norm']['scale'] = jnp.full_like(
-    params['caption']['norm']['scale'], 5.)
+    params['caption']['norm']['scale'], 5.0
+  )
   row = repeated(config, root / 'sana', 4)
-  null = row | {'text': np.stack([task.frozen['null_text']] * 4),
-                'mask': np.stack([task.frozen['null_mask']] * 4)}
+  null = row | {
+    'text': np.stack([task.frozen['null_text']] * 4),
+    'mask': np.stack([task.frozen['null_mask']] * 4),
+  }
 
   def loss_at(dropout):
     config.flow.caption_dropout = dropout
-    run = jax.jit(lambda batch: task.objective.loss(
-      params, task.frozen, batch, jax.random.split(jax.random.key(1), 4), 0)[0])
-    return {name: float(run(batch)) for name, batch in (
-      ('row', row), ('null', null))}
-  kept, dropped = loss_at(0.), loss_at(1.)
+    run = jax.jit(
+      lambda batch: task.objective.loss(
+        params, task.frozen, batch, jax.random.split(jax.random.key(1), 4), 0
+      )[0]
+    )
+    return {
+      name: float(run(batch)) for name, batch in (('row', row), ('null', null))
+    }
+
+  kept, dropped = loss_at(0.0), loss_at(1.0)
   assert dropped['row'] == dropped['null'] == pytest.approx(kept['null'])
   assert abs(kept['row'] - kept['null']) > 1e-4
 
 
 def test_encoded_data_are_used_again(trained, inputs, root):
-  files = lambda: {p: p.stat().st_mtime_ns for p in (
-    root / 'sana/encoded').iterdir()}
+  files = lambda: {
+    p: p.stat().st_mtime_ns for p in (root / 'sana/encoded').iterdir()
+  }
   before = files()
   tasks.open_task(tiny('sana', **inputs), root / 'sana')
   assert files() == before
@@ -254,12 +290,14 @@ def folder(root):
 
 def of_folder(task, path, inputs):
   changes = inputs if task == 'sana' else {}
-  return tiny(task, **changes | {
-    'data.source': 'folder', 'data.path': str(path)})
+  return tiny(
+    task, **changes | {'data.source': 'folder', 'data.path': str(path)}
+  )
 
 
 def test_a_folder_of_images_trains_a_transformer(
-    trained, inputs, folder, root, caplog):
+  trained, inputs, folder, root, caplog
+):
   config = of_folder('sana', folder, inputs)
   config.pictures_every_steps = 0
   task = run(config, root / 'of_folder')
@@ -280,16 +318,19 @@ def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
 
 
 def test_encoded_data_are_made_anew_for_others(
-    trained, inputs, folder, tmp_path):
+  trained, inputs, folder, tmp_path
+):
   mine = tmp_path / 'images'
   shutil.copytree(folder, mine)
   shutil.copytree(inputs['autoencoder'], tmp_path / 'dc_ae')
   config = of_folder(
-    'sana', mine, inputs | {'autoencoder': str(tmp_path / 'dc_ae')})
+    'sana', mine, inputs | {'autoencoder': str(tmp_path / 'dc_ae')}
+  )
 
   def made():
     tasks.open_task(config, tmp_path)
     return (tmp_path / 'encoded/about.json').read_text()
+
   first = made()
   assert made() == first
   (mine / '03.txt').write_text('a picture of another')
@@ -306,22 +347,35 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
     (mine / f'{i:02d}.png').write_bytes(b'')
   # Two are too many; other threads may have met all four of them by then.
   with pytest.raises(
-      UserError, match='[234] of 24 records are bad.*0[0127].png'):
+    UserError, match='[234] of 24 records are bad.*0[0127].png'
+  ):
     tasks.open_task(of_folder('sana', mine, inputs), tmp_path)
   assert not list((tmp_path / 'encoded').glob('*.safetensors'))
 
 
-@pytest.mark.parametrize('task, changes, said', [
-  ('dc_ae', {'data.size_px': 9}, 'config.data.size_px=9 must be a multiple '
-   "of the autoencoder's compression, 2"),
-  ('sana', {'model.sample_size': 8}, 'config.data.size_px=8 must be '
-   "config.model.sample_size=8 times the autoencoder's compression, 2"),
-  ('sana', {'text_encoder': ''}, 'config.text_encoder is empty'),
-  ('text_encoder', {'text.vocabulary': 99}, 'config.text.vocabulary is too '),
-  ('text_encoder', {'text.length': 99}, 'config.text.length=99 must be '),
-])
+@pytest.mark.parametrize(
+  'task, changes, said',
+  [
+    (
+      'dc_ae',
+      {'data.size_px': 9},
+      'config.data.size_px=9 must be a multiple '
+      "of the autoencoder's compression, 2",
+    ),
+    (
+      'sana',
+      {'model.sample_size': 8},
+      'config.data.size_px=8 must be '
+      "config.model.sample_size=8 times the autoencoder's compression, 2",
+    ),
+    ('sana', {'text_encoder': ''}, 'config.text_encoder is empty'),
+    ('text_encoder', {'text.vocabulary': 99}, 'config.text.vocabulary is too '),
+    ('text_encoder', {'text.length': 99}, 'config.text.length=99 must be '),
+  ],
+)
 def test_what_does_not_fit_is_told(
-    task, changes, said, trained, inputs, tmp_path):
+  task, changes, said, trained, inputs, tmp_path
+):
   start = inputs if task == 'sana' else {'data.path': inputs['data.path']}
   with pytest.raises(UserError, match=said):
     tasks.open_task(tiny(task, **start | changes), tmp_path)

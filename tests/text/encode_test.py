@@ -21,8 +21,9 @@ class Positions(nn.Module):
   """A text encoder whose states are the token and its position."""
 
   def __call__(self, ids, mask):
-    return jnp.stack(jnp.broadcast_arrays(
-      ids, jnp.arange(ids.shape[1])), axis=-1).astype(jnp.float32)
+    return jnp.stack(
+      jnp.broadcast_arrays(ids, jnp.arange(ids.shape[1])), axis=-1
+    ).astype(jnp.float32)
 
 
 @pytest.fixture(scope='module')
@@ -42,13 +43,15 @@ def test_without_an_instruction_prompts_are_cleaned_and_padded(words):
 def test_the_instruction_lengthens_the_text_by_its_own_tokens(words):
   n = len(words.encode(INSTRUCTION))
   ids, mask = encode.tokenize(
-    words, PROMPTS, instruction=INSTRUCTION, length=20)
+    words, PROMPTS, instruction=INSTRUCTION, length=20
+  )
   assert ids.shape == (3, n + 20 - 2)
   for row, real, prompt in zip(ids, mask, PROMPTS):
     want = words.encode(INSTRUCTION + prompt.lower().strip())
     assert row[real].tolist() == want
     assert real.tolist() == [True] * len(want) + [False] * (
-      len(row) - len(want))
+      len(row) - len(want)
+    )
 
 
 def test_longer_prompts_are_cut_at_the_end(words):
@@ -66,28 +69,44 @@ def test_the_window_is_the_first_and_the_last_positions():
 
 def test_embeddings_begin_at_bos_and_where_the_prompt_begins(words):
   states, mask = encode.encode(
-    Positions(), {}, words, PROMPTS, instruction=INSTRUCTION, length=9)
+    Positions(), {}, words, PROMPTS, instruction=INSTRUCTION, length=9
+  )
   n = len(words.encode(INSTRUCTION))
   assert states.shape == (3, 9, 2)
   np.testing.assert_array_equal(states[0, :, 1], [0, *range(n - 1, n + 7)])
   np.testing.assert_array_equal(mask[0], np.asarray(states[0, :, 0]) != 0)
   prompt = words.decode(
-    np.asarray(states[0, 1:, 0], int), skip_special_tokens=True)
+    np.asarray(states[0, 1:, 0], int), skip_special_tokens=True
+  )
   assert prompt == ' a red circle'
 
 
 def test_an_instruction_that_was_read_once_changes_nothing(words):
   model = Gemma2(
-    vocab_size=len(words), width=8, depth=2, heads=2, kv_heads=1, head_dim=4,
-    hidden=6, query_scale=4)
-  ids, mask = encode.tokenize(
-    words, PROMPTS, instruction=INSTRUCTION, length=9)
+    vocab_size=len(words),
+    width=8,
+    depth=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=4,
+    hidden=6,
+    query_scale=4,
+  )
+  ids, mask = encode.tokenize(words, PROMPTS, instruction=INSTRUCTION, length=9)
   params = model.init(
-    jax.random.key(np.random.default_rng().integers(1000)), jnp.asarray(ids),
-    jnp.asarray(mask))['params']
+    jax.random.key(np.random.default_rng().integers(1000)),
+    jnp.asarray(ids),
+    jnp.asarray(mask),
+  )['params']
   run = functools.partial(
-    encode.encode, model, params, words, PROMPTS, instruction=INSTRUCTION,
-    length=9)
+    encode.encode,
+    model,
+    params,
+    words,
+    PROMPTS,
+    instruction=INSTRUCTION,
+    length=9,
+  )
   want, want_mask = run()
   beginnings = {}
   for _ in range(2):  # It is read, then taken from there.
@@ -99,7 +118,12 @@ def test_an_instruction_that_was_read_once_changes_nothing(words):
 
 def test_importing_does_not_import_transformers():
   subprocess.run(
-    [sys.executable, '-c', 'import sana_jax.text.encode; '
-     'import sana_jax.text.tokenizer, sys; '
-     'assert "transformers" not in sys.modules'],
-    check=True)
+    [
+      sys.executable,
+      '-c',
+      'import sana_jax.text.encode; '
+      'import sana_jax.text.tokenizer, sys; '
+      'assert "transformers" not in sys.modules',
+    ],
+    check=True,
+  )

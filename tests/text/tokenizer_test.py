@@ -11,13 +11,28 @@ from sana_jax.text.prompts import INSTRUCTION
 COLOURS = 'red', 'green', 'blue', 'yellow', 'purple', 'orange'
 SHAPES = 'circle', 'square', 'triangle', 'star'
 CAPTIONS = [
-  *(f'a {c} {s} {where} a {d} {t}'
+  *(
+    f'a {c} {s} {where} a {d} {t}'
     for where in ('left of', 'right of', 'above', 'below')
-    for c, d in zip(COLOURS, COLOURS[1:]) for s in SHAPES for t in SHAPES),
-  *(f'{n} {c} {s}s' for n in ('two', 'three', 'four')
-    for c in COLOURS for s in SHAPES)]
-TEXTS = ['', 'a red circle', 'Two  blanks, a\ttab\nand a line.\n\n',
-         'naïve 你好 🎉 ☃\u200d', '</s> <0x41> [x] \\', '  leading']
+    for c, d in zip(COLOURS, COLOURS[1:])
+    for s in SHAPES
+    for t in SHAPES
+  ),
+  *(
+    f'{n} {c} {s}s'
+    for n in ('two', 'three', 'four')
+    for c in COLOURS
+    for s in SHAPES
+  ),
+]
+TEXTS = [
+  '',
+  'a red circle',
+  'Two  blanks, a\ttab\nand a line.\n\n',
+  'naïve 你好 🎉 ☃\u200d',
+  '</s> <0x41> [x] \\',
+  '  leading',
+]
 
 
 def train():
@@ -32,8 +47,12 @@ def tokenizer():
 def test_special_tokens_have_gemmas_ids(tokenizer):
   tokens = '<pad>', '<eos>', '<bos>', '<unk>'
   assert tokenizer.convert_tokens_to_ids(list(tokens)) == [0, 1, 2, 3]
-  assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token,
-          tokenizer.unk_token) == tokens
+  assert (
+    tokenizer.pad_token,
+    tokenizer.eos_token,
+    tokenizer.bos_token,
+    tokenizer.unk_token,
+  ) == tokens
   assert tokenizer.padding_side == 'right'
   assert tokenizer.encode('') == [2]
   assert len(tokenizer) == 700 == len(set(tokenizer.get_vocab().values()))
@@ -48,9 +67,11 @@ def test_each_word_of_a_caption_is_one_token(tokenizer):
   for caption in CAPTIONS:
     words = caption.split()
     assert tokenizer.tokenize(caption) == [
-      words[0], *('▁' + w for w in words[1:])]
+      words[0],
+      *('▁' + w for w in words[1:]),
+    ]
     behind = tokenizer.tokenize(INSTRUCTION + caption)
-    assert behind[-len(words):] == ['▁' + w for w in words]
+    assert behind[-len(words) :] == ['▁' + w for w in words]
 
 
 @pytest.mark.parametrize('text', TEXTS)
@@ -62,15 +83,20 @@ def test_any_text_decodes_back(tokenizer, text):
 
 
 def test_training_twice_gives_the_same_tokenizer(tokenizer):
-  assert (train().backend_tokenizer.to_str()
-          == tokenizer.backend_tokenizer.to_str())
+  assert (
+    train().backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+  )
 
 
 def test_saving_keeps_every_id(tokenizer, tmp_path):
   import transformers
+
   tokenizer.save_pretrained(tmp_path)
-  loaders = (tokenizers.load, transformers.AutoTokenizer.from_pretrained,
-             transformers.GemmaTokenizer.from_pretrained)
+  loaders = (
+    tokenizers.load,
+    transformers.AutoTokenizer.from_pretrained,
+    transformers.GemmaTokenizer.from_pretrained,
+  )
   for load in loaders:
     loaded = load(tmp_path)
     assert isinstance(loaded, transformers.GemmaTokenizer)
@@ -97,7 +123,7 @@ def test_missing_files_are_named(tokenizer, tmp_path):
 def test_a_damaged_file_is_a_users_error(tokenizer, tmp_path):
   tokenizer.save_pretrained(tmp_path)
   whole = (tmp_path / 'tokenizer.json').read_text()
-  (tmp_path / 'tokenizer.json').write_text(whole[:len(whole) // 2])
+  (tmp_path / 'tokenizer.json').write_text(whole[: len(whole) // 2])
   with pytest.raises(UserError, match='cannot be read'):
     tokenizers.load(tmp_path)
   shutil.rmtree(tmp_path)

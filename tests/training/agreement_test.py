@@ -24,10 +24,13 @@ def test_records_and_their_buckets_make_an_order():
 def test_a_process_that_sees_other_data_is_told(monkeypatch):
   agreement.check_processes(Records(300, 1))
   for second, said in (250, 1), (300, 2):
-    monkeypatch.setattr(agreement, 'gather', lambda ours, x=(second, said): (
-        np.array([ours, x])))
-    with pytest.raises(Trouble, match=(
-        f'process 0 has 300 usable records and process 1 {second}')):
+    monkeypatch.setattr(
+      agreement, 'gather', lambda ours, x=(second, said): np.array([ours, x])
+    )
+    with pytest.raises(
+      Trouble,
+      match=(f'process 0 has 300 usable records and process 1 {second}'),
+    ):
       agreement.check_processes(Records(300, 1))
 
 
@@ -44,8 +47,9 @@ def test_data_that_changed_between_two_runs_are_told(tmp_path, caplog):
   assert not caplog.records
 
 
-@pytest.mark.parametrize('damage', [
-    b'', b'{', b'\xff', b'[' * 10**5, b'1' * 5000])
+@pytest.mark.parametrize(
+  'damage', [b'', b'{', b'\xff', b'[' * 10**5, b'1' * 5000]
+)
 def test_damaged_records_are_written_anew(tmp_path, caplog, damage):
   (tmp_path / 'records.json').write_bytes(damage)
   agreement.check_run(epath.Path(tmp_path), Records(300, 1))

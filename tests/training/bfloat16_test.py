@@ -17,12 +17,14 @@ def dtypes(tree):
   return {x.dtype.name for x in jax.tree.leaves(tree)}
 
 
-@pytest.mark.parametrize('name', [
-  'adamw', pytest.param('came', marks=pytest.mark.slow), 'came_8bit'])
+@pytest.mark.parametrize(
+  'name', ['adamw', pytest.param('came', marks=pytest.mark.slow), 'came_8bit']
+)
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, name):
-  changes = dict(param_dtype='bfloat16',
-                 optimizer={
-                     'name': name, 'learning_rate': 1e-2, 'clip_norm': 0.})
+  changes = dict(
+    param_dtype='bfloat16',
+    optimizer={'name': name, 'learning_rate': 1e-2, 'clip_norm': 0.0},
+  )
   whole = toy.run(tmp_path / 'whole', num_steps=10, **changes)
   toy.run(tmp_path / 'cut', num_steps=5, **changes)
   resumed = toy.run(tmp_path / 'cut', num_steps=10, **changes)
@@ -39,14 +41,21 @@ def test_steps_too_small_for_bfloat16_still_teach(toy, tmp_path):
   reached = {}
   for dtype in ('float32', 'bfloat16'):
     state = toy.run(
-        tmp_path / dtype, num_steps=200, param_dtype=dtype,
-        checkpoint_every_steps=200,
-        optimizer={'name': 'lion', 'learning_rate': 2e-4, 'b2': .99,
-                   'clip_norm': 0.})
+      tmp_path / dtype,
+      num_steps=200,
+      param_dtype=dtype,
+      checkpoint_every_steps=200,
+      optimizer={
+        'name': 'lion',
+        'learning_rate': 2e-4,
+        'b2': 0.99,
+        'clip_norm': 0.0,
+      },
+    )
     reached[dtype] = distances(toy, state.ema)
   start = distances(toy, toy.Toy().init(jax.random.split(jax.random.key(0))[0]))
-  assert reached['float32'] < .9 * start
-  assert reached['bfloat16'] == pytest.approx(reached['float32'], rel=.02)
+  assert reached['float32'] < 0.9 * start
+  assert reached['bfloat16'] == pytest.approx(reached['float32'], rel=0.02)
 
 
 def distances(toy, params):
@@ -58,20 +67,29 @@ def distances(toy, params):
 def test_a_step_of_the_transformer_keeps_its_types():
   config = configs.train('sana').unlock()
   config.dtype = 'bfloat16'
-  config.model = dict(width=64, depth=1, cross_heads=2, sample_size=4,
-                      caption_channels=8)
+  config.model = dict(
+    width=64, depth=1, cross_heads=2, sample_size=4, caption_channels=8
+  )
   config.inputs.text_length = 5
   objective = tasks.objective(config)
   mesh = make_mesh({'data': 2}, jax.devices()[:2])
   txs = optimizers.make(config, objective)
   planned = plan(objective, txs, mesh, param_dtype='bfloat16')
-  step = jit_step(planned.state, mesh, players=objective.players,
-                  optimizers=txs, ema_decay=.9)
+  step = jit_step(
+    planned.state,
+    mesh,
+    players=objective.players,
+    optimizers=txs,
+    ema_decay=0.9,
+  )
   ones = lambda tree: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), tree)
   with jax.set_mesh(mesh):
     state, metrics = step(
-      planned.init(jax.random.key(0)), Frozen(ones(objective.frozen())),
-      ones(objective.batch(8)), jax.random.key(1))
+      planned.init(jax.random.key(0)),
+      Frozen(ones(objective.frozen())),
+      ones(objective.batch(8)),
+      jax.random.key(1),
+    )
   assert dtypes(state.params) == {'bfloat16'}
   assert np.isfinite(metrics['loss']) and int(state.skipped) == 0
   assert metrics['grad_norm'].dtype == np.float32

@@ -33,13 +33,18 @@ RUN = 'gs://bucket/run'
 @pytest.fixture(scope='module')
 def store(load_module):
   """The bucket."""
-  with load_module('fake_gcs').serve() as (address, store), (
-      pytest.MonkeyPatch.context()) as patch:
+  with (
+    load_module('fake_gcs').serve() as (address, store),
+    pytest.MonkeyPatch.context() as patch,
+  ):
     for key, value in {
-        'STORAGE_EMULATOR_HOST': address, 'TENSORSTORE_GCS_HTTP_URL': address,
-        'GOOGLE_CLOUD_PROJECT': 'none', 'NO_GCE_CHECK': 'true',
-        'GCE_METADATA_ROOT': '127.0.0.1:1',  # Nobody to ask who we are.
-        'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false'}.items():
+      'STORAGE_EMULATOR_HOST': address,
+      'TENSORSTORE_GCS_HTTP_URL': address,
+      'GOOGLE_CLOUD_PROJECT': 'none',
+      'NO_GCE_CHECK': 'true',
+      'GCE_METADATA_ROOT': '127.0.0.1:1',  # Nobody to ask who we are.
+      'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',
+    }.items():
       patch.setenv(key, value)
     patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})
     yield store
@@ -60,17 +65,20 @@ def lines_at_saves():
 @pytest.fixture(scope='module')
 def finished(bucket, toy, lines_at_saves):
   """A run that was stopped by an error after step 7, and went on."""
+
   class Crash(Exception):
     pass
 
   def crash(params, step):
     if step == 7:
       raise Crash
+
   save = Checkpoints.save
 
   def watched(self, step, *args, **kwargs):
     lines_at_saves[step] = steps_of(bucket, 'run/metrics.jsonl')
     save(self, step, *args, **kwargs)
+
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Checkpoints, 'save', watched)
     task = toy.Toy()
@@ -87,7 +95,9 @@ def test_one_run_at_a_time_has_a_workdir(bucket, store, toy):
   with locks.hold(place, 'training', '--workdir') as lock:
     lock.check()
     assert sorted(n for n in bucket if n.startswith('shared/')) == [
-      'shared/.lock', f'shared/.lock{lock._beat}']
+      'shared/.lock',
+      f'shared/.lock{lock._beat}',
+    ]
     raised = []
 
     def run():
@@ -95,6 +105,7 @@ def test_one_run_at_a_time_has_a_workdir(bucket, store, toy):
         toy.run('gs://bucket/shared')
       except locks.InUse as error:
         raised.append(str(error))
+
     second = threading.Thread(target=run)
     second.start()
     second.join(120)
@@ -106,12 +117,13 @@ def test_a_heartbeat_is_as_old_as_the_bucket_says(bucket, store, monkeypatch):
   far = dataclasses.replace(Holder.here('x'), kernel='another', host='far')
   place = locks.within('gs://bucket/left')
   claims = stores.store_of(place)
-  assert claims.create('', lambda identity: json.dumps(
-    dataclasses.asdict(far)).encode())
+  assert claims.create(
+    '', lambda identity: json.dumps(dataclasses.asdict(far)).encode()
+  )
   assert not claims.create('', lambda identity: b'')
   claims.renew(f'.{far.token}')
   assert claims.age(f'.{far.token}') < 60
-  monkeypatch.setattr(store, 'seconds_ahead', 121.)
+  monkeypatch.setattr(store, 'seconds_ahead', 121.0)
   start = time.monotonic()
   with locks.hold(place, 'x', '--workdir') as lock:
     # Another takes it over; what this one sends late harms nobody.
@@ -138,56 +150,66 @@ def test_a_run_goes_on_bit_for_bit(finished, toy, tmp_path):
 
 def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
   toy.run(tmp_path, pictures_every_steps=5)
-  theirs = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*')
-            if p.is_file() and 'checkpoints' not in p.parts}
-  ours = {name.removeprefix('run/') for name in bucket
-          if name.startswith('run/') and '/checkpoints/' not in name}
+  theirs = {
+    p.relative_to(tmp_path).as_posix()
+    for p in tmp_path.rglob('*')
+    if p.is_file() and 'checkpoints' not in p.parts
+  }
+  ours = {
+    name.removeprefix('run/')
+    for name in bucket
+    if name.startswith('run/') and '/checkpoints/' not in name
+  }
   assert ours == theirs
   assert saved.steps(resolve(RUN) / 'checkpoints') == [8, 10]
   assert steps_of(bucket, 'run/metrics.jsonl') == [2, 4, 6, 8, 10]
-  assert bucket['run/model/model.npz'][1] == (
-      tmp_path / 'model/model.npz').read_bytes()
+  assert (
+    bucket['run/model/model.npz'][1]
+    == (tmp_path / 'model/model.npz').read_bytes()
+  )
 
 
 def test_lines_of_a_saved_step_are_written_before_it_is_saved(
-    finished, lines_at_saves):
-  assert lines_at_saves == {
-    4: [2, 4], 8: [2, 4, 6, 8], 10: [2, 4, 6, 8, 10]}
+  finished, lines_at_saves
+):
+  assert lines_at_saves == {4: [2, 4], 8: [2, 4, 6, 8], 10: [2, 4, 6, 8, 10]}
 
 
 def test_a_line_does_not_send_the_file(bucket):
   many = opened('many')
   generation = bucket['many.jsonl'][0]
   for step in range(1, 100):
-    many.append({'step': step, 'seconds': 1.})
+    many.append({'step': step, 'seconds': 1.0})
   assert bucket['many.jsonl'][0] == generation
   many.sync()
   many.sync()
   assert bucket['many.jsonl'][0] == generation + 1
   assert steps_of(bucket, 'many.jsonl') == list(range(1, 100))
-  many.append({'step': 100, 'seconds': 1.})
+  many.append({'step': 100, 'seconds': 1.0})
   many.close()
   assert steps_of(bucket, 'many.jsonl')[-1] == 100
   again = opened('many', 50)
-  again.append({'step': 51, 'seconds': 1.})
+  again.append({'step': 51, 'seconds': 1.0})
   again.close()
   assert steps_of(bucket, 'many.jsonl') == list(range(1, 52))
 
 
 def test_lines_are_sent_in_the_background_and_again_after_a_failure(
-    bucket, monkeypatch, caplog):
+  bucket, monkeypatch, caplog
+):
   failing, write = [True, True], lines.write_atomically
-  late = opened('late', every_seconds=.01)
+  late = opened('late', every_seconds=0.01)
 
   def flaky(path, data):
     if failing and failing.pop():
       raise UserError('The bucket is away.')
     write(path, data)
+
   monkeypatch.setattr(lines, 'write_atomically', flaky)
-  late.append({'step': 1, 'seconds': 1.})
+  late.append({'step': 1, 'seconds': 1.0})
   deadline = time.monotonic() + 60
   while not steps_of(bucket, 'late.jsonl') and time.monotonic() < deadline:
-    time.sleep(.01)
+    time.sleep(0.01)
   assert steps_of(bucket, 'late.jsonl') == [1]
   assert caplog.text.count('in memory for now. The bucket is away.') == 2
   late.close()
@@ -199,8 +221,9 @@ def test_lines_that_cannot_be_sent_stop_before_a_save(bucket, monkeypatch):
 
   def away(*_):
     raise Away('quota')
+
   stuck = opened('stuck')
-  stuck.append({'step': 1, 'seconds': 1.})
+  stuck.append({'step': 1, 'seconds': 1.0})
   with monkeypatch.context() as patch:
     patch.setattr(epath.Path('gs://x').__class__, 'write_bytes', away)
     with pytest.raises(UserError, match='stuck.jsonl failed .Away: quota'):
@@ -214,16 +237,20 @@ def opened(name, last_step=0, **settings):
 
 
 def steps_of(bucket, name):
-  return [json.loads(line)['step']
-          for line in bucket[name][1].decode().splitlines()]
+  return [
+    json.loads(line)['step'] for line in bucket[name][1].decode().splitlines()
+  ]
 
 
 def test_weights_are_read_from_the_bucket(finished, toy):
   checkpoint = exports.find(resolve(RUN), 8)
   assert str(checkpoint) == f'{RUN}/checkpoints/8'
   ema = exports.read(
-    exports.find(resolve(RUN), None), 'ema', toy.get_config(),
-    Exporter(toy.Toy().objective, toy.Toy().export))
+    exports.find(resolve(RUN), None),
+    'ema',
+    toy.get_config(),
+    Exporter(toy.Toy().objective, toy.Toy().export),
+  )
   jax.tree.map(np.testing.assert_array_equal, ema, finished.ema)
   with pytest.raises(UserError, match='--step=9: .* of the steps 8, 10; '):
     exports.find(resolve(RUN), 9)

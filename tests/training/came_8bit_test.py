@@ -6,8 +6,7 @@ import numpy as np
 
 from sana_jax.optim.blockwise import Quantised
 
-CAME_8BIT = {
-    'name': 'came_8bit', 'learning_rate': 1e-3, 'clip_norm': 0.}
+CAME_8BIT = {'name': 'came_8bit', 'learning_rate': 1e-3, 'clip_norm': 0.0}
 
 
 def wide_toy(toy, **options):
@@ -17,15 +16,19 @@ def wide_toy(toy, **options):
   def init(rng):
     one, two = jax.random.split(rng)
     layer = lambda rng, i, o: {
-        'kernel': .02 * jax.random.normal(rng, (i, o)), 'bias': jnp.zeros(o)}
+      'kernel': 0.02 * jax.random.normal(rng, (i, o)),
+      'bias': jnp.zeros(o),
+    }
     return {'in': layer(one, 16, 2048), 'out': layer(two, 2048, 8)}
+
   task.init = init
   return task
 
 
 def run(toy, folder, steps, **changes):
-  return toy.run(folder, wide_toy(toy), num_steps=steps, optimizer=CAME_8BIT,
-                 **changes)
+  return toy.run(
+    folder, wide_toy(toy), num_steps=steps, optimizer=CAME_8BIT, **changes
+  )
 
 
 def stored(state):
@@ -46,11 +49,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
 
 def test_a_run_goes_on_on_one_device(toy, tmp_path):
   run(toy, tmp_path / 'cut', 5)
-  one = run(toy, tmp_path / 'cut', 10, mesh={'data': 1},
-            devices=jax.devices()[:1])
+  one = run(
+    toy, tmp_path / 'cut', 10, mesh={'data': 1}, devices=jax.devices()[:1]
+  )
   whole = run(toy, tmp_path / 'whole', 10)
-  for a, b in zip(*map(jax.tree.leaves, jax.device_get(
-      (one.params, whole.params)))):
+  for a, b in zip(
+    *map(jax.tree.leaves, jax.device_get((one.params, whole.params)))
+  ):
     # A value between two bytes may go to either, where sums are of another
     # order: a few of ten thousand do, and move by a part of the rate.
     assert np.mean(np.abs(a - b) > 1e-5) < 2e-3
@@ -59,7 +64,8 @@ def test_a_run_goes_on_on_one_device(toy, tmp_path):
 
 def test_a_bad_batch_changes_no_byte(toy, tmp_path):
   poison = wide_toy(toy, poison=range(256))
-  state = toy.run(tmp_path, poison, num_steps=2, optimizer=CAME_8BIT,
-                  max_skipped_fraction=1.)
+  state = toy.run(
+    tmp_path, poison, num_steps=2, optimizer=CAME_8BIT, max_skipped_fraction=1.0
+  )
   assert int(state.skipped) == 2
   assert all(not np.any(x) for x in stored(state))

@@ -26,10 +26,12 @@ from sana_jax.training.checkpoints import Checkpoints, checksums
 # Tensorstore goes on reading after the first damaged array, and then finds
 # orbax's event loop closed.
 pytestmark = pytest.mark.filterwarnings(
-    'ignore::pytest.PytestUnraisableExceptionWarning')
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
 
 CONFIG = ml_collections.ConfigDict(
-    {'keep_checkpoints': 3, 'keep_every_steps': 0})
+  {'keep_checkpoints': 3, 'keep_every_steps': 0}
+)
 
 
 class Run:
@@ -61,7 +63,7 @@ class Run:
 def nothing_is_left():
   """What orbax gave up on ends here, where its complaints are ignored."""
   yield
-  time.sleep(.1)  # Until tensorstore's threads have read on.
+  time.sleep(0.1)  # Until tensorstore's threads have read on.
   gc.collect()
 
 
@@ -102,18 +104,23 @@ def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
   assert_equal(then, next(other.batches))
 
 
-@pytest.mark.parametrize('mesh, devices', [
-    ({'fsdp': 4}, 4), ({'data': 1}, 1), ({'fsdp': 2, 'tensor': 4}, 8)])
+@pytest.mark.parametrize(
+  'mesh, devices',
+  [({'fsdp': 4}, 4), ({'data': 1}, 1), ({'fsdp': 2, 'tensor': 4}, 8)],
+)
 def test_a_run_goes_on_on_another_mesh(toy, tmp_path, mesh, devices):
   states = Run(toy, tmp_path).save(1)
   other = Run(toy, tmp_path, mesh, devices)
   state = other.restore()
   assert_equal(states[1], state)
   assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(
-      lambda x: x.sharding, other.shapes)
+    lambda x: x.sharding, other.shapes
+  )
 
 
-@pytest.mark.parametrize('damage', [
+@pytest.mark.parametrize(
+  'damage',
+  [
     lambda folder: [p.unlink() for p in arrays(folder)],
     lambda folder: [truncate(p) for p in arrays(folder)],
     lambda folder: [flip(p) for p in arrays(folder)],
@@ -121,8 +128,17 @@ def test_a_run_goes_on_on_another_mesh(toy, tmp_path, mesh, devices):
     lambda folder: [truncate(p) for p in files(folder / 'data')],
     lambda folder: [p.unlink() for p in files(folder / 'about')],
     lambda folder: [p.unlink() for p in files(folder)],
-], ids=['deleted', 'truncated', 'flipped', 'no data', 'half data', 'no about',
-        'empty'])
+  ],
+  ids=[
+    'deleted',
+    'truncated',
+    'flipped',
+    'no data',
+    'half data',
+    'no about',
+    'empty',
+  ],
+)
 def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
   run = Run(toy, tmp_path)
   states = run.save(1, 2)
@@ -185,15 +201,23 @@ def test_other_names_are_no_checkpoints_and_stay(toy, tmp_path):
   states = run.save(3, 4, 13)  # '1٣' is 13 to int.
   assert_equal(states[13], Run(toy, tmp_path).restore())
   assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-      [*odd, '3', '4', '13'])
+    [*odd, '3', '4', '13']
+  )
 
 
-@pytest.mark.parametrize('make', [
-    pathlib.Path.mkdir, pathlib.Path.touch, os.mkfifo,
-    lambda path: path.symlink_to(path.parent / 'nowhere')],
-    ids=['a folder', 'a file', 'a fifo', 'a dangling link'])
+@pytest.mark.parametrize(
+  'make',
+  [
+    pathlib.Path.mkdir,
+    pathlib.Path.touch,
+    os.mkfifo,
+    lambda path: path.symlink_to(path.parent / 'nowhere'),
+  ],
+  ids=['a folder', 'a file', 'a fifo', 'a dangling link'],
+)
 def test_what_has_the_name_of_a_step_is_set_aside_and_not_deleted(
-    toy, tmp_path, make):
+  toy, tmp_path, make
+):
   states = Run(toy, tmp_path).save(1)
   (tmp_path / 'damaged_2').mkdir()
   (tmp_path / 'damaged_2' / 'mine').touch()
@@ -206,11 +230,17 @@ def test_what_has_the_name_of_a_step_is_set_aside_and_not_deleted(
   assert os.path.lexists(tmp_path / 'damaged_2_2')
 
 
-@pytest.mark.parametrize('make', [
-    pathlib.Path.touch, os.mkfifo,
-    lambda path: path.symlink_to(path.parent / 'a disk that is not there')])
+@pytest.mark.parametrize(
+  'make',
+  [
+    pathlib.Path.touch,
+    os.mkfifo,
+    lambda path: path.symlink_to(path.parent / 'a disk that is not there'),
+  ],
+)
 def test_what_is_no_folder_of_checkpoints_begins_no_run_anew(
-    toy, tmp_path, make):
+  toy, tmp_path, make
+):
   make(tmp_path / 'checkpoints')
   with pytest.raises(UserError, match='checkpoints is no folder; move away'):
     Run(toy, tmp_path / 'checkpoints').restore()
@@ -218,7 +248,8 @@ def test_what_is_no_folder_of_checkpoints_begins_no_run_anew(
 
 def test_a_checkpoint_behind_a_link_is_used_and_kept(toy, tmp_path):
   config = ml_collections.ConfigDict(
-      {'keep_checkpoints': 1, 'keep_every_steps': 0})
+    {'keep_checkpoints': 1, 'keep_every_steps': 0}
+  )
   states = Run(toy, tmp_path / 'run').save(1)
   (tmp_path / 'run/1').rename(tmp_path / 'elsewhere')
   (tmp_path / 'run/1').symlink_to(tmp_path / 'elsewhere')
@@ -228,9 +259,15 @@ def test_a_checkpoint_behind_a_link_is_used_and_kept(toy, tmp_path):
   assert (tmp_path / 'elsewhere/state').exists()
 
 
-@pytest.mark.parametrize('name', [
-    'about/metadata', 'state/manifest.ocdbt', 'state/_METADATA',
-    '_CHECKPOINT_METADATA'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'about/metadata',
+    'state/manifest.ocdbt',
+    'state/_METADATA',
+    '_CHECKPOINT_METADATA',
+  ],
+)
 def test_a_fifo_in_a_checkpoint_is_not_waited_for(toy, tmp_path, name):
   run = Run(toy, tmp_path)
   states = run.save(1, 2)
@@ -257,22 +294,24 @@ def test_the_config_is_in_every_checkpoint(toy, tmp_path):
 
 
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
-    toy, tmp_path, monkeypatch):
+  toy, tmp_path, monkeypatch
+):
   task, limits = toy.Toy(), resource.getrlimit(resource.RLIMIT_FSIZE)
   # Else half a compiled module is kept for other tests to trip over.
   monkeypatch.setattr(sys, 'dont_write_bytecode', True)
 
   def fill_disk(params, step):
     while not (tmp_path / 'cut/checkpoints/4').exists():
-      time.sleep(.01)
+      time.sleep(0.01)
     # From now on no file may grow beyond 4 kB; a save needs 12.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
 
   task.pictures = fill_disk
   try:
     with pytest.raises(Trouble, match='failed .* step 4 is intact: see to'):
-      toy.run(tmp_path / 'cut', task, log_every_steps=100,
-              pictures_every_steps=5)
+      toy.run(
+        tmp_path / 'cut', task, log_every_steps=100, pictures_every_steps=5
+      )
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))
@@ -283,35 +322,49 @@ def test_memory_that_runs_out_is_no_damage(toy, tmp_path, monkeypatch):
 
   def restore(*_, **__):
     raise jax.errors.JaxRuntimeError(
-        'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.')
+      'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.'
+    )
+
   with monkeypatch.context() as patch:
     patch.setattr(ocp.CheckpointManager, 'restore', restore)
-    with pytest.raises(UserError, match='memory of the device does not suffice;'
-                       ' split the state with --layout fsdp'):
+    with pytest.raises(
+      UserError,
+      match='memory of the device does not suffice;'
+      ' split the state with --layout fsdp',
+    ):
       toy.run(tmp_path)
-  assert sorted(
-      p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['10', '8']
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
+    '10',
+    '8',
+  ]
   assert_equal(toy.run(tmp_path), state)
 
 
 def test_one_of_so_many_steps_is_kept_for_ever(toy, tmp_path):
   config = ml_collections.ConfigDict(
-      {'keep_checkpoints': 2, 'keep_every_steps': 3})
+    {'keep_checkpoints': 2, 'keep_every_steps': 3}
+  )
   Run(toy, tmp_path, config=config).save(*range(1, 9))
   assert sorted(p.name for p in tmp_path.iterdir()) == ['3', '6', '7', '8']
 
 
-@pytest.mark.parametrize('damage', [
+@pytest.mark.parametrize(
+  'damage',
+  [
     lambda folder: [flip(p) for p in arrays(folder)],
     lambda folder: [truncate(p) for p in arrays(folder)],
     lambda folder: [p.unlink() for p in files(folder / 'about')],
     lambda folder: (folder / 'data/metadata').write_text('{}'),
-], ids=['flipped', 'truncated', 'no about', 'other data'])
+  ],
+  ids=['flipped', 'truncated', 'no about', 'other data'],
+)
 def test_what_does_not_read_back_costs_no_older_checkpoint(
-    toy, tmp_path, damage, caplog, monkeypatch):
+  toy, tmp_path, damage, caplog, monkeypatch
+):
   """As on a disk that loses what it has taken."""
   config = ml_collections.ConfigDict(
-      {'keep_checkpoints': 1, 'keep_every_steps': 0})
+    {'keep_checkpoints': 1, 'keep_every_steps': 0}
+  )
   run = Run(toy, tmp_path, config=config)
   states = run.save(1)
   begin = Checkpoints._read_back
@@ -321,6 +374,7 @@ def test_what_does_not_read_back_costs_no_older_checkpoint(
     if self._reading is None:
       damage(tmp_path / '2')
     begin(self)
+
   monkeypatch.setattr(Checkpoints, '_read_back', break_first)
   with caplog.at_level(logging.WARNING, 'absl'):
     run.save(2)
@@ -336,9 +390,11 @@ def test_what_does_not_read_back_costs_no_older_checkpoint(
 def test_in_a_hurry_nothing_is_read_back_first(toy, tmp_path, monkeypatch):
   run, read = Run(toy, tmp_path), []
   monkeypatch.setattr(
-      'sana_jax.training.checkpoints._part_of',
-      lambda checkpoint, _, meant: read.append(checkpoint.name) or (
-          meant['about']['state'], None))
+    'sana_jax.training.checkpoints._part_of',
+    lambda checkpoint, _, meant: (
+      read.append(checkpoint.name) or (meant['about']['state'], None)
+    ),
+  )
   with Checkpoints(tmp_path, CONFIG) as checkpoints:
     state = run.init(jax.random.key(1))
     for step, hurry in (1, False), (2, False), (3, True):
@@ -355,6 +411,9 @@ def test_checksums_of_files_are_those_of_devices(dtype, shape):
   wanted = checksums({'x': x}).tolist()
   assert [saved.checksum(x)] == wanted
   if shape:  # Of its parts.
-    parts = [saved.checksum(x[start:stop], (start, *[0] * (x.ndim - 1)), shape)
-             for start, stop in ((0, 2), (2, 5), (5, 6)) if start < shape[0]]
+    parts = [
+      saved.checksum(x[start:stop], (start, *[0] * (x.ndim - 1)), shape)
+      for start, stop in ((0, 2), (2, 5), (5, 6))
+      if start < shape[0]
+    ]
     assert [sum(parts) % 2**32] == wanted

@@ -14,8 +14,10 @@ from urllib import parse
 import google_crc32c
 
 OBJECT = re.compile(r'/(?:download/)?storage/v1/b/([^/]+)/o/(.+)')
-COPY = re.compile(r'/storage/v1/b/[^/]+/o/(.+)/(?:rewriteTo|copyTo)/b/[^/]+/o/'
-                  r'(.+)')
+COPY = re.compile(
+  r'/storage/v1/b/[^/]+/o/(.+)/(?:rewriteTo|copyTo)/b/[^/]+/o/'
+  r'(.+)'
+)
 LIST = re.compile(r'/storage/v1/b/([^/]+)/o')
 BUCKET = re.compile(r'/storage/v1/b/([^/]+)')
 _LONG_AGO = '2026-01-01T00:00:00.000Z'
@@ -27,7 +29,7 @@ class Store:
 
   def __init__(self):
     self.objects, self.sessions, self.generation = {}, {}, 0
-    self.times, self.seconds_ahead = {}, 0.
+    self.times, self.seconds_ahead = {}, 0.0
     self.lock = threading.RLock()
 
   def put(self, name, data):
@@ -36,20 +38,31 @@ class Store:
       self.objects[name] = self.generation, bytes(data)
       now = time.time() + self.seconds_ahead
       self.times[name] = datetime.datetime.fromtimestamp(
-          now, datetime.UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
+        now, datetime.UTC
+      ).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
       return self.about(name)
 
   def about(self, name):
     generation, data = self.objects[name]
     md5 = base64.b64encode(hashlib.md5(data).digest()).decode()
     crc = base64.b64encode(
-        google_crc32c.value(data).to_bytes(4, 'big')).decode()
+      google_crc32c.value(data).to_bytes(4, 'big')
+    ).decode()
     return {
-        'kind': 'storage#object', 'name': name, 'bucket': 'bucket',
-        'size': str(len(data)), 'generation': str(generation),
-        'metageneration': '1', 'md5Hash': md5, 'crc32c': crc, 'etag': 'x',
-        'updated': self.times.get(name, _LONG_AGO), 'storageClass': 'STANDARD',
-        'timeCreated': _LONG_AGO, 'contentType': 'x/y'}
+      'kind': 'storage#object',
+      'name': name,
+      'bucket': 'bucket',
+      'size': str(len(data)),
+      'generation': str(generation),
+      'metageneration': '1',
+      'md5Hash': md5,
+      'crc32c': crc,
+      'etag': 'x',
+      'updated': self.times.get(name, _LONG_AGO),
+      'storageClass': 'STANDARD',
+      'timeCreated': _LONG_AGO,
+      'contentType': 'x/y',
+    }
 
   def listing(self, query):
     prefix, delimiter = query.get('prefix', ''), query.get('delimiter')
@@ -58,13 +71,16 @@ class Store:
     for name in sorted(self.objects):
       if not name.startswith(prefix) or name < start or (end and name >= end):
         continue
-      rest = name[len(prefix):]
+      rest = name[len(prefix) :]
       if delimiter and delimiter in rest:
         prefixes.add(prefix + rest.partition(delimiter)[0] + delimiter)
       else:
         items.append(self.about(name))
-    return {'kind': 'storage#objects', 'items': items,
-            'prefixes': sorted(prefixes)}
+    return {
+      'kind': 'storage#objects',
+      'items': items,
+      'prefixes': sorted(prefixes),
+    }
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -117,26 +133,39 @@ class Handler(http.server.BaseHTTPRequestHandler):
       if LIST.fullmatch(path):
         return self.reply(200, self.store.listing(query))
       if BUCKET.fullmatch(path):
-        return self.reply(200, {
-            'kind': 'storage#bucket', 'name': 'bucket', 'id': 'bucket',
-            'location': 'X', 'locationType': 'region',
-            'storageClass': 'STANDARD'})
+        return self.reply(
+          200,
+          {
+            'kind': 'storage#bucket',
+            'name': 'bucket',
+            'id': 'bucket',
+            'location': 'X',
+            'locationType': 'region',
+            'storageClass': 'STANDARD',
+          },
+        )
     return self.reply(404, {'error': {'code': 404, 'message': path}})
 
   def media(self, name):
     generation, data = self.store.objects[name]
     about = self.store.about(name)
-    hashes = {'x_goog_generation': str(generation), 'x_goog_hash':
-              f'crc32c={about["crc32c"]},md5={about["md5Hash"]}'}
-    if asked := re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get(
-        'Range', '')):
+    hashes = {
+      'x_goog_generation': str(generation),
+      'x_goog_hash': f'crc32c={about["crc32c"]},md5={about["md5Hash"]}',
+    }
+    if asked := re.fullmatch(
+      r'bytes=(\d+)-(\d*)', self.headers.get('Range', '')
+    ):
       start = int(asked[1])
       stop = min(int(asked[2] or len(data)) + 1, len(data))
       if start >= len(data):
         return self.reply(416, {})
       return self.reply(
-          206, data=data[start:stop],
-          Content_Range=f'bytes {start}-{stop - 1}/{len(data)}', **hashes)
+        206,
+        data=data[start:stop],
+        Content_Range=f'bytes {start}-{stop - 1}/{len(data)}',
+        **hashes,
+      )
     return self.reply(200, data=data, **hashes)
 
   def do_POST(self):  # noqa: N802
@@ -161,11 +190,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     name = query.get('name')
     kind = query['uploadType']
     if kind == 'multipart':
-      boundary = re.search(r'boundary="?([^";]+)', self.headers[
-          'Content-Type'])[1].encode()
+      boundary = re.search(
+        r'boundary="?([^";]+)', self.headers['Content-Type']
+      )[1].encode()
       _, about, content, *_ = data.split(b'--' + boundary)
-      name = json.loads(about.partition(b'\r\n\r\n')[2] or
-                        about.partition(b'\n\n')[2])['name']
+      name = json.loads(
+        about.partition(b'\r\n\r\n')[2] or about.partition(b'\n\n')[2]
+      )['name']
       head = b'\r\n\r\n' if b'\r\n\r\n' in content else b'\n\n'
       data = content.partition(head)[2]
       data = data.removesuffix(b'\n').removesuffix(b'\r')
@@ -202,17 +233,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
   def batch(self, data):
     """Several deletions in one request."""
-    names = [parse.unquote(x) for x in re.findall(
-        r'DELETE /storage/v1/b/[^/]+/o/(\S+) HTTP', data.decode())]
+    names = [
+      parse.unquote(x)
+      for x in re.findall(
+        r'DELETE /storage/v1/b/[^/]+/o/(\S+) HTTP', data.decode()
+      )
+    ]
     parts = []
     for number, name in enumerate(names):
       code = 204 if self.store.objects.pop(name, None) else 404
       parts.append(
-          f'--b\r\nContent-Type: application/http\r\nContent-ID: '
-          f'<response-x+{number + 1}>\r\n\r\nHTTP/1.1 {code} x\r\n'
-          'Content-Length: 0\r\n\r\n\r\n')
-    return self.reply(200, data=''.join([*parts, '--b--\r\n']).encode(),
-                      Content_Type='multipart/mixed; boundary=b')
+        f'--b\r\nContent-Type: application/http\r\nContent-ID: '
+        f'<response-x+{number + 1}>\r\n\r\nHTTP/1.1 {code} x\r\n'
+        'Content-Length: 0\r\n\r\n\r\n'
+      )
+    return self.reply(
+      200,
+      data=''.join([*parts, '--b--\r\n']).encode(),
+      Content_Type='multipart/mixed; boundary=b',
+    )
 
 
 @contextlib.contextmanager

@@ -26,9 +26,13 @@ import sana_jax
 TOY = pathlib.Path(__file__).with_name('toy.py')
 STEPS, EVERY = 300, 6
 SETTINGS = {
-    'num_steps': STEPS, 'checkpoint_every_steps': EVERY, 'log_every_steps': 1,
-    'keep_checkpoints': 3, 'pictures_every_steps': 0,
-    'mesh': {'data': 2, 'fsdp': 2}}
+  'num_steps': STEPS,
+  'checkpoint_every_steps': EVERY,
+  'log_every_steps': 1,
+  'keep_checkpoints': 3,
+  'pictures_every_steps': 0,
+  'mesh': {'data': 2, 'fsdp': 2},
+}
 ROWS, SHARDS = 256, 8
 
 
@@ -43,16 +47,32 @@ class Run:
     self.processes, self.logs = [], []
     for i in range(2):
       settings = {
-          **SETTINGS, 'shards': str(shards), 'process': [address, 2, i],
-          'checkpoint_cache': str(caches[i]) if caches else ''}
-      self.processes.append(subprocess.Popen(
-          ['bash', '-c', f'ulimit -f {file_limit}; exec "$0" "$@"',
-           sys.executable, TOY, workdir,
-           *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
-          env={**os.environ, 'JAX_PLATFORMS': 'cpu',
-               'PYTHONDONTWRITEBYTECODE': '1',  # Half a module, on a full disk.
-               'PYTHONPATH': str(pathlib.Path(sana_jax.__file__).parents[1])},
-          stderr=subprocess.PIPE, text=True))
+        **SETTINGS,
+        'shards': str(shards),
+        'process': [address, 2, i],
+        'checkpoint_cache': str(caches[i]) if caches else '',
+      }
+      self.processes.append(
+        subprocess.Popen(
+          [
+            'bash',
+            '-c',
+            f'ulimit -f {file_limit}; exec "$0" "$@"',
+            sys.executable,
+            TOY,
+            workdir,
+            *(f'{key}={json.dumps(x)}' for key, x in settings.items()),
+          ],
+          env={
+            **os.environ,
+            'JAX_PLATFORMS': 'cpu',
+            'PYTHONDONTWRITEBYTECODE': '1',  # Half a module, on a full disk.
+            'PYTHONPATH': str(pathlib.Path(sana_jax.__file__).parents[1]),
+          },
+          stderr=subprocess.PIPE,
+          text=True,
+        )
+      )
 
   def alive(self):
     return all(p.poll() is None for p in self.processes)
@@ -62,14 +82,15 @@ class Run:
     deadline = time.monotonic() + 900
     while self.alive() and newest(self.workdir) < self.began + steps:
       assert time.monotonic() < deadline
-      time.sleep(.002)
+      time.sleep(0.002)
 
-  def end(self, patience=0.):
+  def end(self, patience=0.0):
     """Kills what is left after so many seconds; returns (codes, logs)."""
     deadline = time.monotonic() + patience
     while any(p.poll() is None for p in self.processes) and (
-        time.monotonic() < deadline):
-      time.sleep(.01)
+      time.monotonic() < deadline
+    ):
+      time.sleep(0.01)
     for p in self.processes:
       p.kill()
     if not self.logs:
@@ -79,20 +100,21 @@ class Run:
 
 def newest(workdir):
   folder = workdir / 'checkpoints'
-  return max((int(p.name) for p in folder.glob('*') if p.name.isdigit()),
-             default=0)
+  return max(
+    (int(p.name) for p in folder.glob('*') if p.name.isdigit()), default=0
+  )
 
 
 def kill_one(run, chance):
   run.progress(EVERY)
-  time.sleep(chance.uniform(0, .1))
+  time.sleep(chance.uniform(0, 0.1))
   chance.choice(run.processes).kill()
   run.end()  # As a scheduler does with the rest of the job.
 
 
 def kill_both(run, chance):
   run.progress(EVERY)
-  time.sleep(chance.uniform(0, .1))
+  time.sleep(chance.uniform(0, 0.1))
   run.end()
 
 
@@ -108,12 +130,20 @@ def cut_short(run, chance):
   kill_both(run, chance)
   if not (step := newest(run.workdir)):
     return
-  halve(max(
-      (p for p in (run.workdir / f'checkpoints/{step}').rglob('*')
-       if p.is_file()), key=lambda p: p.stat().st_size))
-  for cached in chance.choice(run.caches).rglob(
-      '*.safetensors') if run.caches else ():
-    halve(cached) if chance.random() < .5 else cached.unlink()
+  halve(
+    max(
+      (
+        p
+        for p in (run.workdir / f'checkpoints/{step}').rglob('*')
+        if p.is_file()
+      ),
+      key=lambda p: p.stat().st_size,
+    )
+  )
+  for cached in (
+    chance.choice(run.caches).rglob('*.safetensors') if run.caches else ()
+  ):
+    halve(cached) if chance.random() < 0.5 else cached.unlink()
 
 
 def halve(path):
@@ -145,10 +175,14 @@ def shards(tmp_path):
 
 def lines(workdir):
   """What each step saw and how it went."""
-  found = [json.loads(line) for line in (
-      workdir / 'metrics.jsonl').read_text().splitlines()]
-  return [{key: line[key] for key in ('step', 'loss', 'seen', 'seen_squares')}
-          for line in found]
+  found = [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  return [
+    {key: line[key] for key in ('step', 'loss', 'seen', 'seen_squares')}
+    for line in found
+  ]
 
 
 @pytest.mark.slow
@@ -176,13 +210,17 @@ def test_twenty_faults_change_no_bit_and_no_example(tmp_path, shards, cached):
 
   assert [line['step'] for line in lines(cut)] == list(range(1, STEPS + 1))
   assert lines(cut) == lines(whole)
-  with (np.load(cut / 'model/model.npz') as ours,
-        np.load(whole / 'model/model.npz') as theirs):
+  with (
+    np.load(cut / 'model/model.npz') as ours,
+    np.load(whole / 'model/model.npz') as theirs,
+  ):
     assert ours.files and ours.files == theirs.files
     for name in ours.files:
       np.testing.assert_array_equal(ours[name], theirs[name])
   # Checksums of every array, the optimizer's too, and of the data's place.
-  about = [(w / f'checkpoints/{STEPS}/about/metadata').read_text()
-           for w in (cut, whole)]
+  about = [
+    (w / f'checkpoints/{STEPS}/about/metadata').read_text()
+    for w in (cut, whole)
+  ]
   ours, theirs = ({**json.loads(x), 'config': None} for x in about)
   assert ours == theirs

@@ -20,10 +20,11 @@ from sana_jax.training.task import Data, Task
 
 ROWS = 256
 SETTINGS = {
-    'log_every_steps': 1, 'checkpoint_every_steps': 10**6,
-    'pictures_every_steps': 0,
-    'optimizer': {
-      'name': 'came', 'learning_rate': 1e-4, 'clip_norm': 0.}}
+  'log_every_steps': 1,
+  'checkpoint_every_steps': 10**6,
+  'pictures_every_steps': 0,
+  'optimizer': {'name': 'came', 'learning_rate': 1e-4, 'clip_norm': 0.0},
+}
 
 
 class Flow:
@@ -33,35 +34,49 @@ class Flow:
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
     self.rows = {
-        'latents': normal(ROWS, 4, 4, 4), 'text': normal(ROWS, 6, 8),
-        'mask': rng.random((ROWS, 6)) < .7,
-        'index': np.arange(ROWS, dtype=np.float32)}
-    self.frozen = {
-        'null_text': normal(6, 8), 'null_mask': np.arange(6) < 1}
+      'latents': normal(ROWS, 4, 4, 4),
+      'text': normal(ROWS, 6, 8),
+      'mask': rng.random((ROWS, 6)) < 0.7,
+      'index': np.arange(ROWS, dtype=np.float32),
+    }
+    self.frozen = {'null_text': normal(6, 8), 'null_mask': np.arange(6) < 1}
     self.objective = objective()
     self._loss = self.objective.loss
 
   def make(self):
     seen = dataclasses.replace(
-        self.objective, players=(Player('model', self.loss),))
+      self.objective, players=(Player('model', self.loss),)
+    )
     return Task('flow', seen, Data(self.batches), self.export, self.frozen)
 
   def loss(self, *args):
     loss, aux = self._loss(*args)
     index = args[2]['index']
     # Exact in float32, so that equal means tell equal examples.
-    return loss, Aux({**aux.metrics, 'seen': jnp.mean(index),
-                      'seen_squares': jnp.mean(index**2)})
+    return loss, Aux(
+      {
+        **aux.metrics,
+        'seen': jnp.mean(index),
+        'seen_squares': jnp.mean(index**2),
+      }
+    )
 
   def batches(self, *, seed, batch_size, rows):
     pick = lambda index: {k: x[index[rows]] for k, x in self.rows.items()}
     return iter(
-        grain.MapDataset.range(ROWS).shuffle(seed=seed).repeat()
-        .batch(batch_size).map(pick).to_iter_dataset())
+      grain.MapDataset.range(ROWS)
+      .shuffle(seed=seed)
+      .repeat()
+      .batch(batch_size)
+      .map(pick)
+      .to_iter_dataset()
+    )
 
   def export(self, params, folder):
-    leaves = {jax.tree_util.keystr(path): x for path, x in
-              jax.tree_util.tree_leaves_with_path(params)}
+    leaves = {
+      jax.tree_util.keystr(path): x
+      for path, x in jax.tree_util.tree_leaves_with_path(params)
+    }
     np.savez(str(folder / 'model.npz'), **leaves)
 
 
@@ -69,21 +84,33 @@ def objective(**fields):
   """Of the smallest Sana, with captions of six tokens."""
   config = configs.train('sana').unlock()
   config.model = dict(
-      width=64, depth=2, cross_heads=2, in_channels=4, out_channels=4,
-      caption_channels=8, sample_size=4, text_norm_scale=1., **fields)
+    width=64,
+    depth=2,
+    cross_heads=2,
+    in_channels=4,
+    out_channels=4,
+    caption_channels=8,
+    sample_size=4,
+    text_norm_scale=1.0,
+    **fields,
+  )
   config.inputs.text_length = 6
   return tasks.objective(config)
 
 
 def lines(workdir):
   """What the log has of each step."""
-  return [json.loads(line) for line in (
-      workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
 if __name__ == '__main__':
   import toy
+
   settings = toy.start(sys.argv[2:])
   for name, mesh in settings.pop('meshes').items():
-    toy.run(f'{sys.argv[1]}/{name}', Flow(), mesh=mesh,
-            **{**SETTINGS, **settings})
+    toy.run(
+      f'{sys.argv[1]}/{name}', Flow(), mesh=mesh, **{**SETTINGS, **settings}
+    )

@@ -7,8 +7,14 @@ GROUPS = 'out/.*:rate_scale=0.1,weight_decay=0.1 .*/bias:clip_norm=0.5'
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
-  changes = dict(optimizer={'name': 'adamw', 'learning_rate': 1e-2,
-                            'clip_norm': 1., 'groups': GROUPS})
+  changes = dict(
+    optimizer={
+      'name': 'adamw',
+      'learning_rate': 1e-2,
+      'clip_norm': 1.0,
+      'groups': GROUPS,
+    }
+  )
   whole = toy.run(tmp_path / 'whole', num_steps=8, **changes)
   toy.run(tmp_path / 'cut', num_steps=4, **changes)
   resumed = toy.run(tmp_path / 'cut', num_steps=8, **changes)

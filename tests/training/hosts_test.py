@@ -10,28 +10,51 @@ import pytest
 from sana_jax import interpreter
 from sana_jax.weights import folder
 
-SMALL = ('--config.num_steps=2', '--config.data.examples=300',
-         '--config.batch_size=8', '--config.pictures_every_steps=1',
-         '--config.optimizer.warmup_steps=0')
+SMALL = (
+  '--config.num_steps=2',
+  '--config.data.examples=300',
+  '--config.batch_size=8',
+  '--config.pictures_every_steps=1',
+  '--config.optimizer.warmup_steps=0',
+)
 READY = ('--config.autoencoder=shapes', '--config.text_encoder=shapes')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config, more, part', [
-    ('shapes_dc_ae:quick', (), 'vae'), ('shapes', READY, 'transformer')])
+@pytest.mark.parametrize(
+  'config, more, part',
+  [('shapes_dc_ae:quick', (), 'vae'), ('shapes', READY, 'transformer')],
+)
 def test_two_hosts_draw_pictures_and_export_a_model(
-    tmp_path, config, more, part):
+  tmp_path, config, more, part
+):
   with socket.socket() as s:
     s.bind(('localhost', 0))
     address = f'localhost:{s.getsockname()[1]}'
   processes = [
-      subprocess.Popen(
-          [*interpreter.module('sana_jax.launch.cli', sys.executable), 'train',
-           '--config', config, '--workdir', tmp_path, '--layout', 'fsdp',
-           '--cpu-devices', '2', '--distributed', f'{address},2,{i}',
-           *SMALL, *more],
-          env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stderr=subprocess.PIPE,
-          text=True) for i in range(2)]
+    subprocess.Popen(
+      [
+        *interpreter.module('sana_jax.launch.cli', sys.executable),
+        'train',
+        '--config',
+        config,
+        '--workdir',
+        tmp_path,
+        '--layout',
+        'fsdp',
+        '--cpu-devices',
+        '2',
+        '--distributed',
+        f'{address},2,{i}',
+        *SMALL,
+        *more,
+      ],
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
   logs = [p.communicate(timeout=900)[1] for p in processes]
   assert [p.returncode for p in processes] == [0, 0], logs
   # 24 and 12 pictures, which four devices share.

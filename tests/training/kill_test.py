@@ -15,29 +15,37 @@ import sana_jax
 
 TOY = pathlib.Path(__file__).with_name('toy.py')
 SETTINGS = (
-    'num_steps=90', 'checkpoint_every_steps=6', 'log_every_steps=1',
-    'mesh={"data":-1}')
+  'num_steps=90',
+  'checkpoint_every_steps=6',
+  'log_every_steps=1',
+  'mesh={"data":-1}',
+)
 
 
 def start(workdir):
   root = pathlib.Path(sana_jax.__file__).parents[1]
   return subprocess.Popen(
-      [sys.executable, '-W', 'error', TOY, workdir, *SETTINGS],
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)},
-      stderr=subprocess.PIPE, text=True)
+    [sys.executable, '-W', 'error', TOY, workdir, *SETTINGS],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def steps_of(workdir):
   path = workdir / 'metrics.jsonl'
   text = path.read_text() if path.exists() else ''
-  return [json.loads(line)['step'] for line in text.splitlines(keepends=True)
-          if line.endswith('\n')]
+  return [
+    json.loads(line)['step']
+    for line in text.splitlines(keepends=True)
+    if line.endswith('\n')
+  ]
 
 
 def kill_after(step, workdir, pause):
   process = start(workdir)
   while process.poll() is None and max(steps_of(workdir), default=0) < step:
-    time.sleep(.002)
+    time.sleep(0.002)
   time.sleep(pause)  # Some moment of a step or a save.
   process.send_signal(signal.SIGKILL)
   log = process.communicate()[1]
@@ -61,13 +69,14 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_ends(tmp_path):
   chance = random.Random(seed)
   whole = start(tmp_path / 'whole')
   cut = tmp_path / 'cut'
-  kill_after(chance.randint(7, 40), cut, chance.uniform(0, .05))
-  kill_after(chance.randint(45, 80), cut, chance.uniform(0, .05))
+  kill_after(chance.randint(7, 40), cut, chance.uniform(0, 0.05))
+  kill_after(chance.randint(45, 80), cut, chance.uniform(0, 0.05))
   log = finish(start(cut))
   finish(whole)
   assert 'toy: from step 0 to 90' not in log  # It did go on.
   ours, theirs = (
-      np.load(w / 'model/model.npz') for w in (cut, tmp_path / 'whole'))
+    np.load(w / 'model/model.npz') for w in (cut, tmp_path / 'whole')
+  )
   assert ours.files and ours.files == theirs.files
   for name in ours.files:
     np.testing.assert_array_equal(ours[name], theirs[name])

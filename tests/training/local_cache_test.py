@@ -22,10 +22,16 @@ def crash(toy, workdir, cache, step=7, **changes):
   def pictures(params, at):
     if at == step:
       raise Crash
+
   task.pictures = pictures
   with pytest.raises(Crash):
-    toy.run(workdir, task, checkpoint_cache=str(cache),
-            pictures_every_steps=1, **changes)
+    toy.run(
+      workdir,
+      task,
+      checkpoint_cache=str(cache),
+      pictures_every_steps=1,
+      **changes,
+    )
 
 
 def resume(toy, workdir, cache, caplog, **changes):
@@ -50,8 +56,12 @@ def flip(data):
 
 
 def another_place(data):
-  return re.sub(rb'(next_index\D+)(\d)', lambda found: (
-      found[1] + b'%d' % (int(found[2]) ^ 1)), bytes(data), count=1)
+  return re.sub(
+    rb'(next_index\D+)(\d)',
+    lambda found: found[1] + b'%d' % (int(found[2]) ^ 1),
+    bytes(data),
+    count=1,
+  )
 
 
 @pytest.fixture(scope='module')
@@ -71,15 +81,19 @@ def test_a_run_goes_on_from_what_the_host_kept(toy, tmp_path, whole, caplog):
   assert 'from step 6 to 10' in log
   assert_equal(whole, state)
   assert jax.tree.map(lambda x: x.sharding, whole) == jax.tree.map(
-      lambda x: x.sharding, state)
-  steps = [json.loads(line)['step'] for line in (
-      cut / 'metrics.jsonl').read_text().splitlines()]
+    lambda x: x.sharding, state
+  )
+  steps = [
+    json.loads(line)['step']
+    for line in (cut / 'metrics.jsonl').read_text().splitlines()
+  ]
   assert steps == [2, 4, 6, 8, 10]
   assert list(cache.iterdir()) == []  # It is done.
 
 
 def test_before_the_first_checkpoint_there_is_the_cache(
-    toy, tmp_path, whole, caplog):
+  toy, tmp_path, whole, caplog
+):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache, checkpoint_every_steps=100)
   assert list((cut / 'checkpoints').iterdir()) == []
@@ -88,14 +102,19 @@ def test_before_the_first_checkpoint_there_is_the_cache(
   assert_equal(whole, state)
 
 
-@pytest.mark.parametrize('damage, said', [
+@pytest.mark.parametrize(
+  'damage, said',
+  [
     (lambda data: data[:-20], 'of no use'),
     (flip, 'the arrays differ from what was saved'),
     (another_place, 'the place in the data differs'),
-    (lambda data: b'', 'of no use')],
-    ids=['truncated', 'flipped', 'another place', 'empty'])
+    (lambda data: b'', 'of no use'),
+  ],
+  ids=['truncated', 'flipped', 'another place', 'empty'],
+)
 def test_a_damaged_cache_is_told_and_the_workdir_used(
-    toy, tmp_path, whole, caplog, damage, said):
+  toy, tmp_path, whole, caplog, damage, said
+):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache)
   for path in files(cache):
@@ -121,8 +140,11 @@ def test_another_layout_takes_the_workdir(toy, tmp_path, whole, caplog):
   crash(toy, cut, cache)
   state, log = resume(toy, cut, cache, caplog, mesh={'fsdp': 8})
   assert 'written in another layout' in log and 'from step 4 to 10' in log
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=2e-4, atol=2e-5), whole.params, state.params)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+    whole.params,
+    state.params,
+  )
 
 
 def test_a_workdir_that_is_newer_is_used(toy, tmp_path, whole, caplog):
@@ -149,8 +171,7 @@ def test_another_run_has_another_cache(toy, tmp_path, caplog, again):
   assert len(files(cache)) == 2  # Those of the first, which are not ours.
 
 
-def test_a_cache_that_takes_nothing_stops_nothing(
-    toy, tmp_path, whole, caplog):
+def test_a_cache_that_takes_nothing_stops_nothing(toy, tmp_path, whole, caplog):
   (tmp_path / 'file').write_text('')
   state, log = resume(toy, tmp_path / 'run', tmp_path / 'file', caplog)
   assert 'Writing the cache' in log and 'the run goes on' in log

@@ -36,7 +36,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, capfd):
   kernel = resumed.params['in']['kernel']
   assert kernel.addressable_shards[0].data.shape == (16, 8)
   assert jax.tree.map(lambda x: x.sharding, whole) == jax.tree.map(
-      lambda x: x.sharding, resumed)
+    lambda x: x.sharding, resumed
+  )
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
   # Each step has one line; 5 was the end of the first run.
   assert steps_of(tmp_path / 'cut') == [2, 4, 5, 6, 8, 10]
@@ -47,8 +48,12 @@ def test_a_run_goes_on_with_other_parts_of_the_batch(toy, tmp_path):
   toy.run(tmp_path / 'cut', num_steps=4)
   toy.run(tmp_path / 'cut', accumulate_steps=2)
   toy.run(tmp_path / 'whole')
-  cut, whole = (json.loads((tmp_path / name / 'metrics.jsonl').read_text(
-      ).splitlines()[-1])['loss'] for name in ('cut', 'whole'))
+  cut, whole = (
+    json.loads(
+      (tmp_path / name / 'metrics.jsonl').read_text().splitlines()[-1]
+    )['loss']
+    for name in ('cut', 'whole')
+  )
   assert cut == pytest.approx(whole, rel=1e-5)
 
 
@@ -56,22 +61,26 @@ def test_one_device_computes_what_eight_compute(toy, tmp_path):
   eight = toy.run(tmp_path / '8')
   one = toy.run(tmp_path / '1', devices=jax.devices()[:1], mesh={'data': 1})
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
-      eight.params, one.params)
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+    eight.params,
+    one.params,
+  )
 
 
 def test_the_loss_falls_and_the_average_follows(toy, tmp_path):
   state = toy.run(
-      tmp_path, num_steps=300, log_every_steps=1, checkpoint_every_steps=300)
-  lines = [json.loads(x)
-           for x in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    tmp_path, num_steps=300, log_every_steps=1, checkpoint_every_steps=300
+  )
+  lines = [
+    json.loads(x) for x in (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  ]
   # 16 unit weights: a target of variance 16, and 8 outputs that see half of it
   # could not halve the loss by chance.
   assert lines[0]['loss'] > 10
   assert np.mean([x['loss'] for x in lines[-20:]]) < 1
   distance = lambda a, b: np.linalg.norm(a['in']['kernel'] - b['in']['kernel'])
   init = toy.Toy().init(jax.random.split(jax.random.key(0))[0])
-  assert distance(state.ema, state.params) < .1 * distance(init, state.params)
+  assert distance(state.ema, state.params) < 0.1 * distance(init, state.params)
 
 
 def test_a_finished_run_has_model_pictures_and_curve(toy, tmp_path):
@@ -79,20 +88,23 @@ def test_a_finished_run_has_model_pictures_and_curve(toy, tmp_path):
   model = np.load(tmp_path / 'model/model.npz')
   np.testing.assert_array_equal(model['in_kernel'], state.ema['in']['kernel'])
   assert sorted(p.name for p in (tmp_path / 'pictures').iterdir()) == [
-      'step_000005.png', 'step_000010.png']
+    'step_000005.png',
+    'step_000010.png',
+  ]
   assert (tmp_path / 'loss.png').read_bytes().startswith(b'\x89PNG')
   leftovers = [p.name for p in tmp_path.rglob('.*')]
   assert leftovers == []
 
 
 def test_without_an_average_the_params_are_exported(toy, tmp_path):
-  state = toy.run(tmp_path, num_steps=3, ema_decay=0.)
+  state = toy.run(tmp_path, num_steps=3, ema_decay=0.0)
   assert state.ema is None
-  again = toy.run(tmp_path, num_steps=3, ema_decay=0.)  # Restores it, too.
+  again = toy.run(tmp_path, num_steps=3, ema_decay=0.0)  # Restores it, too.
   jax.tree.map(np.testing.assert_array_equal, state, again)
   model = np.load(tmp_path / 'model/model.npz')
   np.testing.assert_array_equal(
-      model['in_kernel'], state.params['in']['kernel'])
+    model['in_kernel'], state.params['in']['kernel']
+  )
 
 
 def test_a_bad_batch_is_skipped_and_counted(toy, tmp_path):
@@ -101,13 +113,15 @@ def test_a_bad_batch_is_skipped_and_counted(toy, tmp_path):
   assert int(state.skipped) == 2
   assert int(state.step) == 32
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
-  assert max(x.item() for x in jax.tree.leaves(state.players)
-             if x.dtype == np.int32) == 30  # The optimizer's own count.
+  assert (
+    max(x.item() for x in jax.tree.leaves(state.players) if x.dtype == np.int32)
+    == 30
+  )  # The optimizer's own count.
 
 
 def test_a_bad_batch_changes_no_parameter(toy, tmp_path):
   poison = toy.Toy(poison=range(256))
-  state = toy.run(tmp_path, poison, num_steps=2, max_skipped_fraction=1.)
+  state = toy.run(tmp_path, poison, num_steps=2, max_skipped_fraction=1.0)
   init = jax.jit(toy.Toy().init)(jax.random.split(jax.random.key(0))[0])
   for tree in (state.params, state.ema):
     jax.tree.map(np.testing.assert_array_equal, tree, init)
@@ -119,26 +133,30 @@ def test_too_many_bad_batches_in_a_row_stop_the_run(toy, tmp_path):
 
 
 def test_a_run_that_skipped_too_many_updates_exports_no_model(
-    toy, tmp_path, caplog):
+  toy, tmp_path, caplog
+):
   # 10 good updates, then 2 that are not finite: more than .1 of 12, in a run
   # that was cut between them.
   toy.run(tmp_path, num_steps=10)
   shutil.rmtree(tmp_path / 'model')
   poison = toy.Toy(poison=range(256))
   for _ in range(2):  # Started again, it ends in the same way.
-    with pytest.raises(SkippedUpdates, match=(
-        '2 of 12 updates .* max_skipped_fraction=0.1')) as e:
+    with pytest.raises(
+      SkippedUpdates, match=('2 of 12 updates .* max_skipped_fraction=0.1')
+    ) as e:
       toy.run(tmp_path, poison, num_steps=12)
     assert e.value.exit_code == 1
     assert not (tmp_path / 'model').exists()
   assert steps_of(tmp_path)[-1] == 12
   # All is saved; the limit may change, and the same updates are kept.
-  state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=.2)
+  state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=0.2)
   assert (tmp_path / 'model/model.npz').exists()
   assert '2 of 12 updates' in caplog.text
   # `sana-jax export` says so, too.
-  assert [exports.skipped(exports.find(epath.Path(tmp_path), step))
-          for step in (10, 12)] == [0, 2]
+  assert [
+    exports.skipped(exports.find(epath.Path(tmp_path), step))
+    for step in (10, 12)
+  ] == [0, 2]
   whole = toy.run(tmp_path / 'whole', num_steps=10)
   jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
 
@@ -146,7 +164,8 @@ def test_a_run_that_skipped_too_many_updates_exports_no_model(
 def test_the_share_of_skipped_updates_is_compared_exactly(toy, tmp_path):
   # 32 batches of 16 are the 256 rows twice: row 7 comes twice, in 2 of 32.
   run = functools.partial(
-      toy.run, task=toy.Toy(poison=[7]), num_steps=32, seed=1)
+    toy.run, task=toy.Toy(poison=[7]), num_steps=32, seed=1
+  )
   run(tmp_path / 'at the limit', max_skipped_fraction=2 / 32)
   with pytest.raises(SkippedUpdates):
     run(tmp_path / 'above it', max_skipped_fraction=2 / 32 - 1e-9)
@@ -165,13 +184,18 @@ def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
     toy.run(tmp_path / 'none', toy.Toy(poison=range(256)))
   toy.run(tmp_path / 'some', num_steps=5)
   last = tmp_path / 'some/checkpoints/8'
-  with pytest.raises(UserError, match=(
+  with pytest.raises(
+    UserError,
+    match=(
       'last 4 updates, up to step 9, were not finite .*; the last good '
-      rf'checkpoint is {last}\. Look ')):
-    toy.run(tmp_path / 'some', toy.Toy(poison=range(256)),
-            max_skipped_in_a_row=4)
+      rf'checkpoint is {last}\. Look '
+    ),
+  ):
+    toy.run(
+      tmp_path / 'some', toy.Toy(poison=range(256)), max_skipped_in_a_row=4
+    )
   # It holds what step 5 had, as nothing has changed since.
-  state = toy.run(tmp_path / 'some', num_steps=8, max_skipped_fraction=.4)
+  state = toy.run(tmp_path / 'some', num_steps=8, max_skipped_fraction=0.4)
   whole = toy.run(tmp_path / 'whole', num_steps=5)
   jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
 
@@ -180,17 +204,23 @@ def test_a_line_says_how_fast_the_run_is_and_where_its_time_goes(toy, tmp_path):
   toy.run(tmp_path, num_steps=6)
   *_, line = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   line = json.loads(line)
-  assert 0 < line['step_seconds/p50'] <= line['step_seconds/p90'] <= (
-      line['step_seconds/p99'])
+  assert (
+    0
+    < line['step_seconds/p50']
+    <= line['step_seconds/p90']
+    <= (line['step_seconds/p99'])
+  )
   assert 0 <= line['data_wait_share'] <= 1 and 0 <= line['pause_share'] <= 1
   # 3 x 2 x 16 x (16 x 8 + 16 x 32 + 32 x 8) FLOP are 5376 an image. Those of
   # 8 chips, in 1e12 with 6 digits, may round to 0.
   assert line['images_per_second_per_chip'] > 0
   assert line['model_tflops_per_second_per_chip'] == pytest.approx(
-      5376e-12 * line['images_per_second_per_chip'], abs=1e-6)
+    5376e-12 * line['images_per_second_per_chip'], abs=1e-6
+  )
   assert 'mfu' not in line and 'device_memory_gib' not in line
-  assert line['grad_norm/in']**2 + line['grad_norm/out']**2 == pytest.approx(
-      line['grad_norm']**2, rel=1e-5)
+  assert line['grad_norm/in'] ** 2 + line[
+    'grad_norm/out'
+  ] ** 2 == pytest.approx(line['grad_norm'] ** 2, rel=1e-5)
 
 
 class Terminated:
@@ -204,8 +234,7 @@ class Terminated:
 
 def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
   before = signal.getsignal(signal.SIGTERM)
-  state = toy.run(
-      tmp_path / 'cut', Terminated(toy), pictures_every_steps=5)
+  state = toy.run(tmp_path / 'cut', Terminated(toy), pictures_every_steps=5)
   assert int(state.step) == 6  # The step after the signal.
   assert signal.getsignal(signal.SIGTERM) is before
   assert (tmp_path / 'cut/checkpoints/6').exists()
@@ -216,13 +245,19 @@ def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
 
 
 def test_frozen_arrays_are_no_constants_of_the_step(toy):
-  task, tx, mesh = toy.Toy(), optax.sgd(.1), make_mesh({'data': 8})
+  task, tx, mesh = toy.Toy(), optax.sgd(0.1), make_mesh({'data': 8})
   state = toy.planned(mesh, tx, task).state
-  text = jit_step(
-      state, mesh, players=task.players(), optimizers={'model': tx},
-      ema_decay=.9).lower(
-          state, Frozen(task.frozen), {'x': task.rows[:16]},
-          jax.random.key(0)).as_text()
+  text = (
+    jit_step(
+      state,
+      mesh,
+      players=task.players(),
+      optimizers={'model': tx},
+      ema_decay=0.9,
+    )
+    .lower(state, Frozen(task.frozen), {'x': task.rows[:16]}, jax.random.key(0))
+    .as_text()
+  )
   constants = [x for x in text.splitlines() if 'stablehlo.constant' in x]
   assert constants and not any('16x8xf32' in x for x in constants)
 
@@ -233,13 +268,17 @@ def test_fewer_steps_than_were_made_are_refused(toy, tmp_path):
     toy.run(tmp_path, num_steps=2)
 
 
-@pytest.mark.parametrize('changes, said', [
+@pytest.mark.parametrize(
+  'changes, said',
+  [
     ({'num_steps': 0}, 'num_steps=0 must be positive'),
     ({'batch_size': 12}, 'batch_size=12 .* multiple of 8'),
-    ({'ema_decay': 1.}, 'ema_decay=1.0 must be at least 0 and less than 1'),
-])
+    ({'ema_decay': 1.0}, 'ema_decay=1.0 must be at least 0 and less than 1'),
+  ],
+)
 def test_a_bad_config_is_told_before_anything_is_written(
-    toy, tmp_path, changes, said):
+  toy, tmp_path, changes, said
+):
   with pytest.raises(UserError, match=said):
     toy.run(tmp_path / 'run', **changes)
   assert not (tmp_path / 'run').exists()
@@ -252,5 +291,6 @@ def test_a_run_uses_the_kernels_that_its_config_names(toy, tmp_path):
       x = jnp.ones((1, 2, 2, 8))
       y = kernels.glumb_conv(x, jnp.ones((3, 3, 8)), jnp.ones(8))
       return loss + 0 * jnp.sum(y), found
+
   with pytest.raises(UserError):  # No CPU runs it.
     toy.run(tmp_path / 'run', Gated(), kernels={'glumb_conv': 'mosaic_gpu'})

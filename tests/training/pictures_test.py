@@ -22,10 +22,11 @@ def test_noise_becomes_smaller():
   assert pictures.smooth(noise)[50:-50].std() < 2 / np.sqrt(51)
 
 
-@pytest.mark.parametrize('losses', [[3., 1.], [1., -1., 0.]])
+@pytest.mark.parametrize('losses', [[3.0, 1.0], [1.0, -1.0, 0.0]])
 def test_the_curve_is_a_picture(losses):
   png = pictures.loss_curve(
-      np.arange(1, len(losses) + 1), np.array(losses), 'toy')
+    np.arange(1, len(losses) + 1), np.array(losses), 'toy'
+  )
   image = Image.open(io.BytesIO(png))
   assert image.size == (960, 540)
   blue = np.asarray(image.convert('RGB')).astype(int)
@@ -33,9 +34,10 @@ def test_the_curve_is_a_picture(losses):
 
 
 def test_steps_without_a_loss_are_left_out(tmp_path):
-  lines = [{'step': s, 'loss': x} for s, x in ((1, 3.), (2, None), (3, 1.))]
+  lines = [{'step': s, 'loss': x} for s, x in ((1, 3.0), (2, None), (3, 1.0))]
   (tmp_path / 'metrics.jsonl').write_text(
-      ''.join(json.dumps(x) + '\n' for x in lines))
+    ''.join(json.dumps(x) + '\n' for x in lines)
+  )
   pictures.save_loss_curve(epath.Path(tmp_path), 'toy')
   with Image.open(tmp_path / 'loss.png') as image:
     assert image.size == (960, 540)
@@ -43,8 +45,9 @@ def test_steps_without_a_loss_are_left_out(tmp_path):
 
 def test_losses_that_no_picture_can_show_are_left_out(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(
-      '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 1e999}\n{"step": 3}\n'
-      '{"step": 4, "loss": NaN}\n{"step": 5, "loss": 2}\n')
+    '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 1e999}\n{"step": 3}\n'
+    '{"step": 4, "loss": NaN}\n{"step": 5, "loss": 2}\n'
+  )
   pictures.save_loss_curve(epath.Path(tmp_path), 'toy')
   with Image.open(tmp_path / 'loss.png') as image:
     assert image.size == (960, 540)

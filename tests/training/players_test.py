@@ -11,18 +11,29 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.objectives.base import Aux, Objective, Player, turn
 
-RUN = dict(optimizer={'name': 'adamw', 'learning_rate': 1e-2},
-           other={'name': 'lion', 'learning_rate': 1e-3, 'clip_norm': .1})
+RUN = dict(
+  optimizer={'name': 'adamw', 'learning_rate': 1e-2},
+  other={'name': 'lion', 'learning_rate': 1e-3, 'clip_norm': 0.1},
+)
 
 
 def make(toy, share=True, **options):
   """A toy of two players: `out` goes by another optimizer than `in`."""
+
   class Two(toy.Toy):
     def players(self):
       apart = lambda *args: self.loss(*args)
-      return (Player('in', self.loss, 'in/.*'),
-              Player('out', self.loss if share else apart, 'out/.*',
-                     optimizer='other', **options))
+      return (
+        Player('in', self.loss, 'in/.*'),
+        Player(
+          'out',
+          self.loss if share else apart,
+          'out/.*',
+          optimizer='other',
+          **options,
+        ),
+      )
+
   return Two()
 
 
@@ -31,24 +42,36 @@ def bits(tree):
 
 
 def close(ours, theirs):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=1e-5, atol=1e-7), ours, theirs)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+    ours,
+    theirs,
+  )
 
 
 def test_each_player_moves_as_if_the_other_one_stood_still(toy, tmp_path):
   """After one step: both gradients are of the same parameters."""
   both = toy.run(tmp_path / 'both', make(toy), num_steps=1, **RUN)
   for name, optimizer in (('in', RUN['optimizer']), ('out', RUN['other'])):
-    alone = toy.run(tmp_path / name, num_steps=1, trainable=f'{name}/.*',
-                    optimizer=optimizer)
+    alone = toy.run(
+      tmp_path / name, num_steps=1, trainable=f'{name}/.*', optimizer=optimizer
+    )
     close(both.params[name], alone.params[name])
     close(both.ema[name], alone.ema[name])
     close(both.players[name], alone.players['model'])
 
 
 def test_one_backward_pass_or_two_are_the_same(toy, tmp_path):
-  one, two = (toy.run(tmp_path / str(share), make(toy, share), num_steps=4,
-                      accumulate_steps=2, **RUN) for share in (True, False))
+  one, two = (
+    toy.run(
+      tmp_path / str(share),
+      make(toy, share),
+      num_steps=4,
+      accumulate_steps=2,
+      **RUN,
+    )
+    for share in (True, False)
+  )
   close(one, two)
 
 
@@ -57,8 +80,12 @@ def test_a_run_of_two_players_goes_on_bit_for_bit(toy, tmp_path):
   toy.run(tmp_path / 'cut', make(toy, every=2, offset=1), num_steps=5, **RUN)
   resumed = toy.run(tmp_path / 'cut', make(toy, every=2, offset=1), **RUN)
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-  count = lambda name: {int(n) for _, n in optax.tree.get_all_with_path(
-      whole.players[name].opt_state, 'count')}
+  count = lambda name: {
+    int(n)
+    for _, n in optax.tree.get_all_with_path(
+      whole.players[name].opt_state, 'count'
+    )
+  }
   assert (count('in'), count('out')) == ({10}, {5})
 
 
@@ -66,23 +93,30 @@ def test_a_player_that_waits_does_not_move(toy, tmp_path):
   seen = []
   task = make(toy, every=3, offset=2)
   task.pictures = lambda params, step: seen.append(bits(params['out'])) or None
-  toy.run(tmp_path, task, num_steps=6, pictures_every_steps=1, ema_decay=0.,
-          **RUN)
+  toy.run(
+    tmp_path, task, num_steps=6, pictures_every_steps=1, ema_decay=0.0, **RUN
+  )
   moved = [a != b for a, b in zip(seen, seen[1:])]
   assert moved == [False, True, False, False, True]  # Steps 3 and 6.
 
 
 def test_a_gradient_that_is_not_finite_stops_its_own_player_alone(
-    toy, tmp_path):
+  toy, tmp_path
+):
   class Broken(toy.Toy):
     def players(self):
       def bad(params, frozen, batch, rngs, step):
         loss, aux = self.loss(params, frozen, batch, rngs, step)
-        return jnp.where(step == 1, jnp.nan, 1.) * loss, aux
-      return (Player('in', self.loss, 'in/.*'),
-              Player('out', bad, 'out/.*', optimizer='other'))
-  state = toy.run(tmp_path, Broken(), num_steps=4, max_skipped_fraction=.5,
-                  **RUN)
+        return jnp.where(step == 1, jnp.nan, 1.0) * loss, aux
+
+      return (
+        Player('in', self.loss, 'in/.*'),
+        Player('out', bad, 'out/.*', optimizer='other'),
+      )
+
+  state = toy.run(
+    tmp_path, Broken(), num_steps=4, max_skipped_fraction=0.5, **RUN
+  )
   assert int(state.players['in'].skipped) == 0
   assert int(state.players['out'].skipped) == int(state.skipped) == 1
   assert int(state.players['out'].skipped_in_a_row) == 0
@@ -103,8 +137,9 @@ class Counted:
 
       def loss(self, params, frozen, batch, rngs, step):
         loss, aux = super().loss(params, frozen, batch, rngs, step)
-        mean = .5 * (params['seen']['mean'] + jnp.mean(batch['x'], axis=0))
+        mean = 0.5 * (params['seen']['mean'] + jnp.mean(batch['x'], axis=0))
         return loss, Aux(aux.metrics, {'seen': {'mean': mean}})
+
     return Running()
 
 
@@ -120,28 +155,32 @@ def test_what_a_loss_renews_is_kept_and_exported(toy, tmp_path):
       def __next__(self):
         seen.append(original_next(self)['x'])
         return {'x': seen[-1]}
+
     found.__class__ = Watched
     return found
+
   task.batches = batches
   whole = toy.run(tmp_path / 'whole', task, num_steps=4, accumulate_steps=2)
   want = np.zeros(16)
   for x in seen[:4]:
-    want = .5 * (want + x.mean(axis=0))
+    want = 0.5 * (want + x.mean(axis=0))
   np.testing.assert_allclose(whole.extra['seen']['mean'], want, rtol=1e-5)
   assert 'seen' not in whole.params and 'seen' not in whole.ema
   toy.run(tmp_path / 'cut', Counted(toy), num_steps=2, accumulate_steps=2)
   resumed = toy.run(
-      tmp_path / 'cut', Counted(toy), num_steps=4, accumulate_steps=2)
+    tmp_path / 'cut', Counted(toy), num_steps=4, accumulate_steps=2
+  )
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   with np.load(tmp_path / 'cut/model/model.npz') as model:
     np.testing.assert_array_equal(
-        model['seen_mean'], whole.extra['seen']['mean'])
+      model['seen_mean'], whole.extra['seen']['mean']
+    )
 
 
 def test_what_is_not_finite_renews_nothing(toy, tmp_path):
   task = Counted(toy)
   task.rows[:] = np.nan
-  state = toy.run(tmp_path, task, num_steps=2, max_skipped_fraction=1.)
+  state = toy.run(tmp_path, task, num_steps=2, max_skipped_fraction=1.0)
   np.testing.assert_array_equal(state.extra['seen']['mean'], 0)
 
 
@@ -150,8 +189,10 @@ def test_a_loss_is_told_how_many_steps_came_before(toy, tmp_path):
     def loss(self, params, frozen, batch, rngs, step):
       loss, aux = super().loss(params, frozen, batch, rngs, step)
       return loss, Aux({**aux.metrics, 'before': jnp.float32(step)})
-  toy.run(tmp_path, Counting(), num_steps=3, log_every_steps=1,
-          accumulate_steps=2)
+
+  toy.run(
+    tmp_path, Counting(), num_steps=3, log_every_steps=1, accumulate_steps=2
+  )
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['before'] for line in lines] == [0, 1, 2]
 
@@ -162,20 +203,26 @@ def test_turns_are_counted_and_none_is_empty():
   assert [odd.moves(step) for step in range(4)] == [False, True, False, True]
   even = Player('even', len, every=2)
   assert [[p.name for p in turn((odd, even), s)] for s in range(2)] == [
-      ['even'], ['odd']]
+    ['even'],
+    ['odd'],
+  ]
   with pytest.raises(ValueError, match=r'no player moves at the steps \[0\]'):
     Objective(len, (), (odd,), len)
 
 
 def test_a_player_that_has_nothing_to_train_is_told(toy, tmp_path):
-  with pytest.raises(UserError, match="config.trainable='in/.*' leaves out "
-                     'nothing to train'):
+  with pytest.raises(
+    UserError, match="config.trainable='in/.*' leaves out nothing to train"
+  ):
     toy.run(tmp_path / 'run', make(toy), trainable='in/.*', **RUN)
   assert not (tmp_path / 'run').exists()
 
 
 def test_the_group_of_a_players_optimizer_is_named(toy, tmp_path):
   with pytest.raises(UserError) as caught:
-    toy.run(tmp_path / 'run', make(toy),
-            **RUN | {'other': {'name': 'x', 'learning_rate': 1.}})
+    toy.run(
+      tmp_path / 'run',
+      make(toy),
+      **RUN | {'other': {'name': 'x', 'learning_rate': 1.0}},
+    )
   assert (caught.value.key, caught.value.value) == ('other.name', 'x')

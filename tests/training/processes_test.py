@@ -27,15 +27,25 @@ def start(workdir, num_steps, caches=('', ''), **settings):
     address = f'localhost:{s.getsockname()[1]}'
   root = pathlib.Path(sana_jax.__file__).parents[1]
   return [
-      subprocess.Popen(
-          [sys.executable, '-W', 'error', TOY, workdir,
-           f'num_steps={num_steps}', f'mesh={json.dumps(MESH)}',
-           f'process={json.dumps([address, 2, i])}',
-           f'checkpoint_cache={json.dumps(str(caches[i]))}',
-           *(f'{key}={json.dumps(x)}' for key, x in settings.items())],
-          env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)},
-          stderr=subprocess.PIPE, text=True)
-      for i in range(2)]
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-W',
+        'error',
+        TOY,
+        workdir,
+        f'num_steps={num_steps}',
+        f'mesh={json.dumps(MESH)}',
+        f'process={json.dumps([address, 2, i])}',
+        f'checkpoint_cache={json.dumps(str(caches[i]))}',
+        *(f'{key}={json.dumps(x)}' for key, x in settings.items()),
+      ],
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
 
 
 def finish(processes):
@@ -49,7 +59,7 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
   processes = start(two, 100_000, log_every_steps=1)
   while not (two / 'checkpoints/4').exists():
     assert all(p.poll() is None for p in processes)
-    time.sleep(.01)
+    time.sleep(0.01)
   processes[1].send_signal(signal.SIGTERM)  # One host is told to go.
   logs = finish(processes)
   assert all('Stopped by SIGTERM' in log for log in logs)
@@ -58,20 +68,26 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
   elsewhere = shutil.copytree(two, tmp_path / 'elsewhere')
   logs = finish(start(two, last + 3, log_every_steps=1))
   assert all(f'toy: from step {last} to {last + 3}' in log for log in logs)
-  toy.run(one, num_steps=last + 3, mesh=MESH, devices=jax.devices()[:4],
-          log_every_steps=1)
+  toy.run(
+    one,
+    num_steps=last + 3,
+    mesh=MESH,
+    devices=jax.devices()[:4],
+    log_every_steps=1,
+  )
   # What two processes saved goes on in one, on other devices.
   toy.run(elsewhere, num_steps=last + 3, mesh={'fsdp': 8})
-  losses = lambda workdir: [json.loads(line)['loss'] for line in (
-      workdir / 'metrics.jsonl').read_text().splitlines()]
+  losses = lambda workdir: [
+    json.loads(line)['loss']
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
   np.testing.assert_allclose(losses(two)[:20], losses(one)[:20], rtol=1e-6)
   theirs = np.load(one / 'model/model.npz')
   for workdir in two, elsewhere:
     ours = np.load(workdir / 'model/model.npz')
     assert ours.files and ours.files == theirs.files
     for name in ours.files:
-      np.testing.assert_allclose(
-          ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+      np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -79,8 +95,10 @@ def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
   # Wide enough for files of each process: orbax writes small arrays inline.
   settings = dict(mesh={'fsdp': 4}, width=8192, checkpoint_every_steps=2)
   finish(start(tmp_path, 4, **settings))
-  path = max((tmp_path / 'checkpoints/4/state/ocdbt.process_1').rglob('*'),
-             key=lambda path: path.stat().st_size)
+  path = max(
+    (tmp_path / 'checkpoints/4/state/ocdbt.process_1').rglob('*'),
+    key=lambda path: path.stat().st_size,
+  )
   assert path.stat().st_size > 2**17
   os.truncate(path, path.stat().st_size // 2)
   logs = finish(start(tmp_path, 6, **settings))
@@ -91,8 +109,9 @@ def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
 @pytest.mark.slow
 def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
   run, caches = tmp_path / 'run', [tmp_path / 'host 0', tmp_path / 'host 1']
-  settings = dict(caches=caches, checkpoint_every_steps=10**6,
-                  log_every_steps=1)
+  settings = dict(
+    caches=caches, checkpoint_every_steps=10**6, log_every_steps=1
+  )
 
   def cached(host):
     return {int(p.stem): p for p in caches[host].rglob('*.safetensors')}
@@ -101,7 +120,7 @@ def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
     processes = start(run, 10**6, **settings)
     while min(max(cached(host), default=0) for host in (0, 1)) <= after:
       assert all(p.poll() is None for p in processes)
-      time.sleep(.002)
+      time.sleep(0.002)
     for p in processes:
       p.kill()
     logs = [p.communicate()[1] for p in processes]
@@ -109,8 +128,11 @@ def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
 
   first, _ = killed(after=0)
   # A host holds its shards and no others: half of the split arrays.
-  assert all(f'/process_{host}_of_2/' in str(path)
-             for host in (0, 1) for path in cached(host).values())
+  assert all(
+    f'/process_{host}_of_2/' in str(path)
+    for host in (0, 1)
+    for path in cached(host).values()
+  )
   second, logs = killed(after=first + 2)
   assert all(f'Step {first} comes from the cache' in log for log in logs)
   for path in cached(1).values():  # One host has lost its disk.
@@ -120,6 +142,7 @@ def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
   assert all('from step 0 to 6' in log for log in logs)
   whole = tmp_path / 'whole'
   finish(start(whole, 6, **{**settings, 'caches': ('', '')}))
-  about = [(w / 'checkpoints/6/about/metadata').read_text()
-           for w in (run, whole)]
+  about = [
+    (w / 'checkpoints/6/about/metadata').read_text() for w in (run, whole)
+  ]
   assert json.loads(about[0])['state'] == json.loads(about[1])['state']

@@ -10,7 +10,7 @@ import pytest
 from sana_jax.training.phases import Phases
 from sana_jax.training.profiler import Profiler, STEPS_ON_SIGNAL
 
-SHORT = dict(checkpoint_every_steps=99, ema_decay=0.)
+SHORT = dict(checkpoint_every_steps=99, ema_decay=0.0)
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def traces(monkeypatch):
     found.append('start')
     (folder / 'plugins').mkdir()
     (folder / 'plugins/x.pb').write_text('a trace')
+
   monkeypatch.setattr(jax.profiler, 'start_trace', start)
-  monkeypatch.setattr(
-      jax.profiler, 'stop_trace', lambda: found.append('stop'))
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: found.append('stop'))
   return found
 
 
@@ -42,8 +42,7 @@ def test_the_asked_for_steps_are_traced_and_only_they(tmp_path, traces):
   with profiler(tmp_path, range(3, 5)) as profile:
     run(profile, range(1, 7), traces)
   # The devices are idle at both ends.
-  assert traces == [
-      1, 2, 'flush', 'start', 3, 4, 'flush', 'stop', 5, 6]
+  assert traces == [1, 2, 'flush', 'start', 3, 4, 'flush', 'stop', 5, 6]
   assert (tmp_path / 'step_000003/plugins/x.pb').read_text() == 'a trace'
 
 
@@ -83,23 +82,32 @@ def test_a_signal_traces_the_next_steps(tmp_path, traces):
 
 @pytest.mark.parametrize('broken', ['start_trace', 'stop_trace'])
 def test_a_profiler_that_fails_does_not_stop_the_run(
-    broken, tmp_path, traces, caplog, monkeypatch):
+  broken, tmp_path, traces, caplog, monkeypatch
+):
   def fail(*_):
     raise RuntimeError('no profiler here')
+
   monkeypatch.setattr(jax.profiler, broken, fail)
   with profiler(tmp_path, range(2, 4)) as profile:
     run(profile, range(1, 7), traces)
   assert [x for x in traces if isinstance(x, int)] == [1, 2, 3, 4, 5, 6]
   assert caplog.messages == [
-      'The profile could not be taken (RuntimeError: no profiler here).']
+    'The profile could not be taken (RuntimeError: no profiler here).'
+  ]
   assert not list(tmp_path.iterdir())
 
 
 def test_a_trace_of_a_run_can_be_opened(toy, tmp_path):
   toy.run(tmp_path, num_steps=4, traced_steps=range(2, 4), **SHORT)
-  file, = (tmp_path / 'profile/step_000002').rglob('*.xplane.pb')
+  (file,) = (tmp_path / 'profile/step_000002').rglob('*.xplane.pb')
   found = jax.profiler.ProfileData.from_file(str(file))
-  steps = {stat for plane in found.planes for line in plane.lines
-           for event in line.events if event.name == 'train'
-           for key, stat in event.stats if key == 'step_num'}
+  steps = {
+    stat
+    for plane in found.planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == 'train'
+    for key, stat in event.stats
+    if key == 'step_num'
+  }
   assert steps == {2, 3}

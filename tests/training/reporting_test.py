@@ -20,19 +20,29 @@ from sana_jax.training import reporting
 from sana_jax.training.lines import Lines
 from sana_jax.training.reporting import Report, silence
 
-CONFIG = ml_collections.ConfigDict({
-    'num_steps': 6, 'batch_size': 4, 'log_every_steps': 2,
-    'max_skipped_in_a_row': 2})
+CONFIG = ml_collections.ConfigDict(
+  {
+    'num_steps': 6,
+    'batch_size': 4,
+    'log_every_steps': 2,
+    'max_skipped_in_a_row': 2,
+  }
+)
 
 
-def metrics(loss=1., skipped=0, in_a_row=0):
-  return {'loss': jnp.float32(loss), 'skipped': jnp.int32(skipped),
-          'skipped_in_a_row': jnp.int32(in_a_row)}
+def metrics(loss=1.0, skipped=0, in_a_row=0):
+  return {
+    'loss': jnp.float32(loss),
+    'skipped': jnp.int32(skipped),
+    'skipped_in_a_row': jnp.int32(in_a_row),
+  }
 
 
 def lines(folder):
-  return [json.loads(x, parse_constant=pytest.fail)
-          for x in (folder / 'metrics.jsonl').read_text().splitlines()]
+  return [
+    json.loads(x, parse_constant=pytest.fail)
+    for x in (folder / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
 def report(folder, start=0, schedule=lambda step: step / 10):
@@ -62,11 +72,14 @@ def test_the_learning_rate_is_computed_without_the_other_processes(tmp_path):
   def schedule(step):
     devices.append(jax.sharding.get_abstract_mesh().size)
     return step / 10
-  with jax.set_mesh(make_mesh({'data': 8})), report(
-      tmp_path, schedule=schedule) as r:
+
+  with (
+    jax.set_mesh(make_mesh({'data': 8})),
+    report(tmp_path, schedule=schedule) as r,
+  ):
     r(2, metrics())
   assert devices == [1]
-  assert lines(tmp_path)[0]['learning_rate'] == pytest.approx(.1)
+  assert lines(tmp_path)[0]['learning_rate'] == pytest.approx(0.1)
 
 
 def test_the_learning_rate_is_the_one_that_the_step_used(tmp_path):
@@ -77,7 +90,7 @@ def test_the_learning_rate_is_the_one_that_the_step_used(tmp_path):
     r(4, metrics(skipped=2, in_a_row=1))
     r(6, metrics(skipped=2))
   rates = [x['learning_rate'] for x in lines(tmp_path)]
-  assert rates == pytest.approx([.1, .2, .3])
+  assert rates == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_lines_do_not_ask_for_the_learning_rate_one_by_one(tmp_path):
@@ -87,20 +100,30 @@ def test_lines_do_not_ask_for_the_learning_rate_one_by_one(tmp_path):
     for step in (2, 4, 6):
       r(step, metrics())
   assert [x['learning_rate'] for x in lines(tmp_path)] == (
-      pytest.approx([.1, .3, .5]))
+    pytest.approx([0.1, 0.3, 0.5])
+  )
   assert len(calls) == 1
 
 
 @pytest.mark.parametrize('name', ['constant', 'cosine', 'warmup_stable_decay'])
 def test_learning_rates_are_those_of_the_schedule(tmp_path, name):
-  rate = factory.schedule(ml_collections.ConfigDict({
-      'name': 'adamw', 'learning_rate': 1e-3, 'schedule': name,
-      'warmup_steps': 3}), 2000)
+  rate = factory.schedule(
+    ml_collections.ConfigDict(
+      {
+        'name': 'adamw',
+        'learning_rate': 1e-3,
+        'schedule': name,
+        'warmup_steps': 3,
+      }
+    ),
+    2000,
+  )
   with report(tmp_path, schedule=rate) as r:
     for step in (2, 1024, 1026):  # Of two chunks.
       r(step, metrics())
   assert [x['learning_rate'] for x in lines(tmp_path)] == pytest.approx(
-      [float(rate(step - 1)) for step in (2, 1024, 1026)], rel=1e-6)
+    [float(rate(step - 1)) for step in (2, 1024, 1026)], rel=1e-6
+  )
 
 
 def test_a_loss_that_is_no_number_is_null(tmp_path):
@@ -110,8 +133,10 @@ def test_a_loss_that_is_no_number_is_null(tmp_path):
 
 
 def test_too_many_skipped_in_a_row_stop(tmp_path):
-  with pytest.raises(UserError, match='last 2 updates, up to step 3'), (
-      report(tmp_path)) as r:
+  with (
+    pytest.raises(UserError, match='last 2 updates, up to step 3'),
+    report(tmp_path) as r,
+  ):
     r(2, metrics(float('nan'), 1, 1))
     r(3, metrics(float('nan'), 2, 2))
 
@@ -139,8 +164,8 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
   board = Board()
   monkeypatch.setattr(reporting, '_tensorboard', lambda workdir: board)
   with report(tmp_path) as r:
-    r(2, metrics(.5) | {'norm/block': jnp.array([1., jnp.nan])})
-    r(4, metrics(.25))
+    r(2, metrics(0.5) | {'norm/block': jnp.array([1.0, jnp.nan])})
+    r(4, metrics(0.25))
   assert board.is_closed
   for line in lines(tmp_path):
     known = {k: v for k, v in line.items() if v is not None and k != 'step'}
@@ -162,21 +187,35 @@ def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   whole = [json.dumps({'step': s, 'seconds': s / 2}) for s in (2, 4, 6)]
   path.write_text('\n'.join([*whole, '{"step": 8, "lo']))
-  assert Lines(path, 4).seconds == 2.
+  assert Lines(path, 4).seconds == 2.0
   assert path.read_text() == ''.join(x + '\n' for x in whole[:2])
 
 
-@pytest.mark.parametrize('bad', [
-    b'{"step": 4, "loss": \xff}', b'[' * 10**5, b'[1, 2]', b'3', b'"step"',
-    b'{"loss": 1.0}', b'{"step": "4"}', b'{"step": true}', b'{"step": 4.0}',
-    b'{"step": 4, "seconds": "1"}', b'{"step": 4, "loss": [1]}', b'', b'\0' * 9,
-    b'{"step": 4, "loss": %s}' % (b'1' * 5000), b'{"step": 4, "loss": 1e999']
+@pytest.mark.parametrize(
+  'bad',
+  [
+    b'{"step": 4, "loss": \xff}',
+    b'[' * 10**5,
+    b'[1, 2]',
+    b'3',
+    b'"step"',
+    b'{"loss": 1.0}',
+    b'{"step": "4"}',
+    b'{"step": true}',
+    b'{"step": 4.0}',
+    b'{"step": 4, "seconds": "1"}',
+    b'{"step": 4, "loss": [1]}',
+    b'',
+    b'\0' * 9,
+    b'{"step": 4, "loss": %s}' % (b'1' * 5000),
+    b'{"step": 4, "loss": 1e999',
+  ],
 )
 def test_what_is_no_line_is_left_out_and_the_rest_stays(tmp_path, bad, caplog):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   whole = [json.dumps({'step': s, 'seconds': s / 2}).encode() for s in (2, 4)]
   path.write_bytes(b'\n'.join([whole[0], bad, whole[1], b'']))
-  assert Lines(path, 4).seconds == 2.
+  assert Lines(path, 4).seconds == 2.0
   assert path.read_bytes() == b''.join(x + b'\n' for x in whole)
   assert '1 torn or damaged lines of 3' in caplog.text
 
@@ -184,7 +223,7 @@ def test_what_is_no_line_is_left_out_and_the_rest_stays(tmp_path, bad, caplog):
 def test_lines_that_end_without_seconds_count_from_zero(tmp_path):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   path.write_text('{"step": 2, "seconds": null}\n')
-  assert Lines(path, 4).seconds == 0.
+  assert Lines(path, 4).seconds == 0.0
 
 
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
@@ -195,7 +234,7 @@ def test_metrics_that_are_no_file_are_named(tmp_path, make):
 
 
 def test_seconds_go_on_where_the_last_run_stopped(tmp_path):
-  line = {'step': 2, 'seconds': 100.}
+  line = {'step': 2, 'seconds': 100.0}
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
   with report(tmp_path, start=2) as r:
     r(4, metrics())
@@ -205,7 +244,7 @@ def test_seconds_go_on_where_the_last_run_stopped(tmp_path):
 def test_without_a_terminal_the_last_step_has_a_line(tmp_path, caplog):
   with caplog.at_level(logging.INFO, 'absl'), report(tmp_path) as r:
     for step in range(1, 7):
-      r(step, metrics(.5))
+      r(step, metrics(0.5))
   said = [x for x in caplog.messages if x.startswith('step')]
   assert len(said) == 1 and said[0].startswith('step 6/6  loss 0.5, ')
 

@@ -13,9 +13,17 @@ from sana_jax.errors import UserError
 from sana_jax.training import run_config
 
 CONFIG = {'seed': 1, 'num_steps': 5, 'model': {'width': 8, 'sizes': (1, 2)}}
-DAMAGES = [b'', b'{"seed": ', b'[]', b'{}', b'\xff', b'[' * 10**5,
-           b'{"seed": %s}' % (b'1' * 5000), b'{"a": ' * 900 + b'1' + b'}' * 900,
-           b'{"seed": %s1%s}' % (b'[' * 900, b']' * 900)]
+DAMAGES = [
+  b'',
+  b'{"seed": ',
+  b'[]',
+  b'{}',
+  b'\xff',
+  b'[' * 10**5,
+  b'{"seed": %s}' % (b'1' * 5000),
+  b'{"a": ' * 900 + b'1' + b'}' * 900,
+  b'{"seed": %s1%s}' % (b'[' * 900, b']' * 900),
+]
 
 
 def config(**changes):
@@ -31,12 +39,14 @@ def save(workdir, step, text):
 
 def about(**changes):
   return json.dumps(
-    {'config': config(**changes).to_dict(), 'layout': 2}).encode()
+    {'config': config(**changes).to_dict(), 'layout': 2}
+  ).encode()
 
 
 @pytest.mark.parametrize('damage', [*DAMAGES, None])
 def test_a_checkpoint_has_the_config_that_is_damaged_or_gone(
-    tmp_path, damage, caplog):
+  tmp_path, damage, caplog
+):
   run_config.claim(tmp_path, config())
   path = tmp_path / 'config.json'
   whole = path.read_bytes()
@@ -53,7 +63,8 @@ def test_a_checkpoint_has_the_config_that_is_damaged_or_gone(
 
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_a_damaged_config_that_nothing_describes_is_one_sentence(
-    tmp_path, damage):
+  tmp_path, damage
+):
   path = tmp_path / 'config.json'
   path.write_bytes(damage)
   save(tmp_path, 4, b'{"config": [1]}')
@@ -94,16 +105,26 @@ def test_a_config_is_read_from_a_checkpoint_too(tmp_path):
   made = rules.train('sana')
   made.seed = 7
   run_config.claim(tmp_path, made)
-  save(tmp_path, 4, json.dumps(
-    {'config': json.loads(made.to_json()), 'layout': 2}).encode())
+  save(
+    tmp_path,
+    4,
+    json.dumps({'config': json.loads(made.to_json()), 'layout': 2}).encode(),
+  )
   (tmp_path / 'config.json').write_bytes(b'')
   found = run_config.read_config(epath.Path(tmp_path))
   assert found == made and found.seed == 7
 
 
-@pytest.mark.parametrize('values', [
-  {'task': 'sana', 'model': 3}, {'task': ['sana']}, {'model': {}},
-  {'task': 'sana', 'seed': 'x', 'model': {}}, {'': {'': 1}}])
+@pytest.mark.parametrize(
+  'values',
+  [
+    {'task': 'sana', 'model': 3},
+    {'task': ['sana']},
+    {'model': {}},
+    {'task': 'sana', 'seed': 'x', 'model': {}},
+    {'': {'': 1}},
+  ],
+)
 def test_a_config_of_no_run_is_one_sentence(tmp_path, values):
   (tmp_path / 'config.json').write_text(json.dumps(values))
   with pytest.raises(UserError):

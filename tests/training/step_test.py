@@ -27,8 +27,11 @@ def inputs():
   """A batch, and what is frozen."""
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  batch = {'latents': normal(BATCH, 4, 4, 4), 'text': normal(BATCH, 6, 8),
-           'mask': rng.random((BATCH, 6)) < .7}
+  batch = {
+    'latents': normal(BATCH, 4, 4, 4),
+    'text': normal(BATCH, 6, 8),
+    'mask': rng.random((BATCH, 6)) < 0.7,
+  }
   return batch, {'null_text': normal(6, 8), 'null_mask': np.arange(6) < 1}
 
 
@@ -53,9 +56,15 @@ def gradient(objective, mesh, accumulate=1):
   mesh, _, _, (state, frozen, batch, rng) = placed(mesh, objective)
   with jax.set_mesh(mesh):
     (loss, _), grads = jax.jit(
-        functools.partial(gradients, objective.loss, accumulate=accumulate))(
-            state.params, {}, frozen.inputs, batch,
-            jax.random.split(rng, BATCH), state.step)
+      functools.partial(gradients, objective.loss, accumulate=accumulate)
+    )(
+      state.params,
+      {},
+      frozen.inputs,
+      batch,
+      jax.random.split(rng, BATCH),
+      state.step,
+    )
   return float(loss), jax.flatten_util.ravel_pytree(jax.device_get(grads))[0]
 
 
@@ -64,8 +73,13 @@ def losses(objective, mesh, steps=20):
   mesh, tx, shapes, (state, *rest) = placed(mesh, objective)
   found = []
   with jax.set_mesh(mesh):
-    step = jit_step(shapes, mesh, players=objective.players,
-                    optimizers={'model': tx}, ema_decay=.9)
+    step = jit_step(
+      shapes,
+      mesh,
+      players=objective.players,
+      optimizers={'model': tx},
+      ema_decay=0.9,
+    )
     for _ in range(steps):
       state, metrics = step(state, *rest)
       found.append((metrics['loss'], metrics['grad_norm']))
@@ -86,10 +100,15 @@ def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
-@pytest.mark.parametrize('mesh, parts', [
-    ({'data': 1}, 4), ({'data': 2, 'fsdp': 2}, 4),
-    pytest.param({'fsdp': 4, 'tensor': 2}, 2, marks=pytest.mark.slow)],
-    ids=str)
+@pytest.mark.parametrize(
+  'mesh, parts',
+  [
+    ({'data': 1}, 4),
+    ({'data': 2, 'fsdp': 2}, 4),
+    pytest.param({'fsdp': 4, 'tensor': 2}, 2, marks=pytest.mark.slow),
+  ],
+  ids=str,
+)
 def test_a_batch_in_parts_is_the_batch(flow, whole, mesh, parts):
   loss, grads = gradient(flow.objective(), mesh, parts)
   assert loss == pytest.approx(whole[0], rel=1e-6)
@@ -103,22 +122,37 @@ def test_what_is_computed_again_changes_no_gradient(flow, whole, remat):
   assert relative_error(grads, whole[1]) <= 1e-6
 
 
-@pytest.mark.parametrize('mesh', [
-    {'fsdp': 4, 'tensor': 2}, {'data': 2, 'fsdp': 2, 'sequence': 2},
-    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in (
-        {'data': 8}, {'fsdp': 8}, {'fsdp': 2, 'sequence': 4},
-        {'data': 2, 'fsdp': 4}))], ids=str)
+@pytest.mark.parametrize(
+  'mesh',
+  [
+    {'fsdp': 4, 'tensor': 2},
+    {'data': 2, 'fsdp': 2, 'sequence': 2},
+    *(
+      pytest.param(mesh, marks=pytest.mark.slow)
+      for mesh in (
+        {'data': 8},
+        {'fsdp': 8},
+        {'fsdp': 2, 'sequence': 4},
+        {'data': 2, 'fsdp': 4},
+      )
+    ),
+  ],
+  ids=str,
+)
 def test_twenty_steps_in_every_layout_are_those_of_one_device(
-    flow, alone, mesh, capfd):
-  np.testing.assert_allclose(
-      losses(flow.objective(), mesh), alone, rtol=1e-4)
+  flow, alone, mesh, capfd
+):
+  np.testing.assert_allclose(losses(flow.objective(), mesh), alone, rtol=1e-4)
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
 
 
 def test_parts_that_do_not_split_are_told():
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  with pytest.raises(UserError, match='8 groups of devices x accumulate_steps=4'
-                     '; set batch_size to a multiple of 32, such as 32'):
+  with pytest.raises(
+    UserError,
+    match='8 groups of devices x accumulate_steps=4'
+    '; set batch_size to a multiple of 32, such as 32',
+  ):
     check_batch(mesh, 48, 4)
 
 
@@ -143,13 +177,21 @@ class Full(jax.stages.Compiled):
 
 @pytest.mark.parametrize('fits', [False, True])
 def test_a_step_that_needs_too_much_memory_is_told(
-    toy, tmp_path, monkeypatch, fits):
-  full = Full(fits, jax.errors.JaxRuntimeError(
-      'RESOURCE_EXHAUSTED: Out of memory allocating 9000000 bytes.'))
+  toy, tmp_path, monkeypatch, fits
+):
+  full = Full(
+    fits,
+    jax.errors.JaxRuntimeError(
+      'RESOURCE_EXHAUSTED: Out of memory allocating 9000000 bytes.'
+    ),
+  )
   monkeypatch.setattr(step, 'jit_step', lambda *_, **__: full)
-  with pytest.raises(UserError, match='memory of the device does not suffice; '
-                     'lower batch_size, raise accumulate_steps, .*model.remat.*'
-                     '--layout.*sana-jax plan'):
+  with pytest.raises(
+    UserError,
+    match='memory of the device does not suffice; '
+    'lower batch_size, raise accumulate_steps, .*model.remat.*'
+    '--layout.*sana-jax plan',
+  ):
     toy.run(tmp_path)
   full.error = jax.errors.JaxRuntimeError('INTERNAL: something else')
   with pytest.raises(jax.errors.JaxRuntimeError, match='something else'):

@@ -18,7 +18,7 @@ class Clock:
   """Stands still until it is moved."""
 
   def __init__(self):
-    self.now = 100.
+    self.now = 100.0
 
   def __call__(self):
     return self.now
@@ -31,14 +31,16 @@ class Run:
     self.clock = Clock()
     self.phases = Phases(self.clock)
     self.speed = Throughput(
-        self.phases, clock=self.clock, **{
-            'batch_size': 6, 'chips': 2, 'peak_flops': None, **settings})
+      self.phases,
+      clock=self.clock,
+      **{'batch_size': 6, 'chips': 2, 'peak_flops': None, **settings},
+    )
 
   def spend(self, seconds, phase=phases.STEP):
     with self.phases(phase):
       self.clock.now += seconds
 
-  def step(self, seconds, step_flops=None, waits=0., pauses=0.):
+  def step(self, seconds, step_flops=None, waits=0.0, pauses=0.0):
     self.speed.start(step_flops)
     self.spend(waits, phases.DATA)
     self.spend(pauses, phases.SAVE)
@@ -77,14 +79,17 @@ def test_percentiles_are_of_the_steps_since_the_last_line():
   found = run.speed.line()
   # Of 0, 1, ... 100 the p-th percentile is p.
   assert {p: found[f'step_seconds/p{p}'] for p in (50, 90, 99)} == {
-      50: 50, 90: 90, 99: 99}
+    50: 50,
+    90: 90,
+    99: 99,
+  }
 
 
 def test_images_per_chip_and_mfu_are_their_formulas():
   run = Run(batch_size=6, chips=2, peak_flops=40e12)
-  run.step(100., 999)
-  run.step(.5, 12 * 10**12)
-  run.step(1., 24 * 10**12)  # Another shape of batch.
+  run.step(100.0, 999)
+  run.step(0.5, 12 * 10**12)
+  run.step(1.0, 24 * 10**12)  # Another shape of batch.
   found = run.speed.line()
   assert found['images_per_second_per_chip'] == 12 / 1.5 / 2
   assert found['model_tflops_per_second_per_chip'] == 36 / 1.5 / 2
@@ -93,14 +98,14 @@ def test_images_per_chip_and_mfu_are_their_formulas():
 
 def test_without_a_peak_or_a_count_there_is_no_mfu():
   run = Run(peak_flops=None)
-  run.step(1., 1)
-  run.step(1., 10**12)
+  run.step(1.0, 1)
+  run.step(1.0, 10**12)
   found = run.speed.line()
-  assert found['model_tflops_per_second_per_chip'] == .5
+  assert found['model_tflops_per_second_per_chip'] == 0.5
   assert 'mfu' not in found
   run = Run(peak_flops=1e12)
-  run.step(1.)
-  run.step(1.)
+  run.step(1.0)
+  run.step(1.0)
   found = run.speed.line()
   assert found['images_per_second_per_chip'] == 3
   assert not {'mfu', 'model_tflops_per_second_per_chip'} & set(found)
@@ -108,18 +113,18 @@ def test_without_a_peak_or_a_count_there_is_no_mfu():
 
 def test_shares_are_of_the_wall_time_and_pauses_are_no_step():
   run = Run()
-  run.step(1.)
-  run.step(4., waits=1.)
-  run.step(4., waits=2., pauses=2.)
+  run.step(1.0)
+  run.step(4.0, waits=1.0)
+  run.step(4.0, waits=2.0, pauses=2.0)
   found = run.speed.line()
-  assert found['data_wait_share'] == .3
-  assert found['pause_share'] == .2
+  assert found['data_wait_share'] == 0.3
+  assert found['pause_share'] == 0.2
   assert found['step_seconds/p99'] == 4
 
 
 def test_a_line_before_two_steps_has_no_speed():
   run = Run()
-  run.step(1.)
+  run.step(1.0)
   found = run.speed.line()
   assert 'images_per_second_per_chip' not in found
   assert found['data_wait_share'] == 0
@@ -127,19 +132,21 @@ def test_a_line_before_two_steps_has_no_speed():
 
 def test_steps_under_way_are_counted_when_they_end():
   run = Run()
-  run.step(1.)
+  run.step(1.0)
   run.speed.start(10**12)
   run.speed.start(5 * 10**12)  # Handed over before the first one has ended.
-  run.spend(1.)
+  run.spend(1.0)
   run.speed.end()
-  assert run.speed.line()['model_tflops_per_second_per_chip'] == .5
-  run.spend(1.)
+  assert run.speed.line()['model_tflops_per_second_per_chip'] == 0.5
+  run.spend(1.0)
   run.speed.end()
   assert run.speed.line()['model_tflops_per_second_per_chip'] == 2.5
 
 
 def work_of(toy, task, batch_size, **options):
-  planned = toy.planned(make_mesh({'data': -1}), optax.sgd(.1), task, **options)
+  planned = toy.planned(
+    make_mesh({'data': -1}), optax.sgd(0.1), task, **options
+  )
   return Work(task.objective, task.frozen, planned, batch_size)
 
 
@@ -154,8 +161,9 @@ def test_a_step_has_the_products_of_the_loss_and_its_gradient(toy):
 
 def test_what_does_not_train_has_no_gradient_to_count(toy):
   task = toy.Toy()
-  flops = lambda trainable: work_of(
-      toy, task, 64, trainable=trainable)({'x': task.rows[:16]})
+  flops = lambda trainable: work_of(toy, task, 64, trainable=trainable)(
+    {'x': task.rows[:16]}
+  )
   assert flops('out/.*') == 2 * 64 * (16 * 8 + 16 * 32 + 2 * 32 * 8)
   # Through the last layer goes the gradient of the first.
   assert flops('in/.*') == 2 * 64 * (16 * 8 + 2 * 16 * 32 + 2 * 32 * 8)
@@ -164,8 +172,11 @@ def test_what_does_not_train_has_no_gradient_to_count(toy):
 def test_each_turn_is_counted_for_what_moves_in_it(toy):
   class Two(toy.Toy):
     def players(self):
-      return (Player('out', self.loss, 'out/.*'),
-              Player('in', self.loss, 'in/.*', every=2, offset=1))
+      return (
+        Player('out', self.loss, 'out/.*'),
+        Player('in', self.loss, 'in/.*', every=2, offset=1),
+      )
+
   task = Two()
   work = work_of(toy, task, 64)
   alone, both = (work({'x': task.rows[:16]}, steps) for steps in (0, 1))
@@ -176,7 +187,9 @@ def test_each_turn_is_counted_for_what_moves_in_it(toy):
 def test_each_shape_is_counted_once(toy):
   task, calls = toy.Toy(), []
   task.loss = lambda params, frozen, batch, rng, step: (
-      calls.append(batch['x'].shape), (batch['x'] @ batch['x'].T, {}))[1]
+    calls.append(batch['x'].shape),
+    (batch['x'] @ batch['x'].T, {}),
+  )[1]
   work = work_of(toy, task, 4)
   for width in (3, 5, 3, 5):
     # Of data alone: no parameter has a gradient.
@@ -186,8 +199,10 @@ def test_each_shape_is_counted_once(toy):
 
 def test_a_loss_that_cannot_be_counted_is_told(toy, caplog):
   task = toy.Toy()
-  task.loss = lambda params, frozen, batch, rng, step: (jax.lax.while_loop(
-      lambda x: x.sum() > 0, lambda x: x @ x, batch['x']), {})
+  task.loss = lambda params, frozen, batch, rng, step: (
+    jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x @ x, batch['x']),
+    {},
+  )
   assert work_of(toy, task, 4)({'x': jnp.zeros((4, 4))}) is None
   assert 'Model FLOP/s and MFU are not reported: A while' in caplog.text
 
@@ -207,9 +222,15 @@ def test_kernels_do_not_hide_work(toy):
     assert kernels.relu_linear_attention.is_plain
 
 
-@pytest.mark.parametrize('kind, tflops', [
-    ('TPU v5 lite', 197), ('TPU v5p', 459), ('TPU v6 lite', 918),
-    ('NVIDIA H200', 989)])
+@pytest.mark.parametrize(
+  'kind, tflops',
+  [
+    ('TPU v5 lite', 197),
+    ('TPU v5p', 459),
+    ('TPU v6 lite', 918),
+    ('NVIDIA H200', 989),
+  ],
+)
 def test_peaks_are_those_of_the_data_sheets(kind, tflops):
   assert device.peak_flops(kind) == tflops * 1e12
 
@@ -232,12 +253,17 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch):
       self.gib = gib
 
     def memory_stats(self):
-      return {'bytes_in_use': self.gib * 2**30,
-              'peak_bytes_in_use': 2 * self.gib * 2**30}
+      return {
+        'bytes_in_use': self.gib * 2**30,
+        'peak_bytes_in_use': 2 * self.gib * 2**30,
+      }
+
   monkeypatch.setattr(jax, 'local_devices', lambda: [Device(3), Device(5)])
   found = throughput.memory()
   assert (found['device_memory_gib'], found['device_memory_peak_gib']) == (
-      5, 10)
+    5,
+    10,
+  )
 
 
 def test_the_host_memory_is_what_the_system_says(tmp_path):

@@ -23,8 +23,13 @@ def column(flow, workdir, *keys):
 
 
 def run(toy, flow, workdir, devices, mesh, steps=STEPS):
-  toy.run(workdir, flow.Flow(), jax.devices()[:devices], mesh=mesh,
-          **{**flow.SETTINGS, 'num_steps': steps})
+  toy.run(
+    workdir,
+    flow.Flow(),
+    jax.devices()[:devices],
+    mesh=mesh,
+    **{**flow.SETTINGS, 'num_steps': steps},
+  )
   return workdir
 
 
@@ -40,14 +45,32 @@ def two_processes(workdir, meshes):
     s.bind(('localhost', 0))
     address = f'localhost:{s.getsockname()[1]}'
   root = pathlib.Path(sana_jax.__file__).parents[1]
-  processes = [subprocess.Popen(
-      [sys.executable, '-W', 'error', FOLDER / 'flow.py', workdir, 'devices=4',
-       f'num_steps={STEPS}', f'meshes={json.dumps(meshes)}',
-       f'process={json.dumps([address, 2, i])}'],
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root),
-           'JAX_COMPILATION_CACHE_DIR': str(jax.config.values[
-               'jax_compilation_cache_dir'])},
-      stderr=subprocess.PIPE, text=True) for i in range(2)]
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-W',
+        'error',
+        FOLDER / 'flow.py',
+        workdir,
+        'devices=4',
+        f'num_steps={STEPS}',
+        f'meshes={json.dumps(meshes)}',
+        f'process={json.dumps([address, 2, i])}',
+      ],
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'PYTHONPATH': str(root),
+        'JAX_COMPILATION_CACHE_DIR': str(
+          jax.config.values['jax_compilation_cache_dir']
+        ),
+      },
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
   logs = [p.communicate()[1] for p in processes]
   assert [p.returncode for p in processes] == [0, 0], logs
   # Nothing is written twice, and no array travels whole to be split again.
@@ -62,20 +85,27 @@ def alone(toy, flow, tmp_path_factory):
 def assert_same(flow, ours, theirs, rtol):
   """The loss of each step to `rtol`, its gradient's norm, and the same data."""
   np.testing.assert_array_equal(
-      column(flow, ours, 'step', 'seen', 'seen_squares'),
-      column(flow, theirs, 'step', 'seen', 'seen_squares'))
+    column(flow, ours, 'step', 'seen', 'seen_squares'),
+    column(flow, theirs, 'step', 'seen', 'seen_squares'),
+  )
   np.testing.assert_allclose(
-      column(flow, ours, 'loss'), column(flow, theirs, 'loss'), rtol=rtol)
+    column(flow, ours, 'loss'), column(flow, theirs, 'loss'), rtol=rtol
+  )
   # One step of twenty magnifies a difference of 1e-7 in the state to 7e-4 in
   # the gradient, on one and the same device (it has ReLUs and quotients), while
   # the losses agree to 3e-7. On the same state, step_test.py has 1e-6.
   np.testing.assert_allclose(
-      column(flow, ours, 'grad_norm'), column(flow, theirs, 'grad_norm'),
-      rtol=max(rtol, 5e-3))
+    column(flow, ours, 'grad_norm'),
+    column(flow, theirs, 'grad_norm'),
+    rtol=max(rtol, 5e-3),
+  )
 
 
-FEWER = ((8, {'fsdp': 4, 'tensor': 2}, 7), (4, {'data': 2, 'sequence': 2}, 14),
-         (1, {'data': 1}, STEPS))
+FEWER = (
+  (8, {'fsdp': 4, 'tensor': 2}, 7),
+  (4, {'data': 2, 'sequence': 2}, 14),
+  (1, {'data': 1}, STEPS),
+)
 
 
 def test_a_small_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path):
@@ -83,8 +113,14 @@ def test_a_small_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path):
     np.save(tmp_path / f'{i}.npy', part)
   for name, parts in ('cut', FEWER), ('whole', FEWER[-1:]):
     for devices, mesh, steps in parts:
-      toy.run(tmp_path / name, toy.Sharded(tmp_path), jax.devices()[:devices],
-              mesh=mesh, num_steps=steps, log_every_steps=1)
+      toy.run(
+        tmp_path / name,
+        toy.Sharded(tmp_path),
+        jax.devices()[:devices],
+        mesh=mesh,
+        num_steps=steps,
+        log_every_steps=1,
+      )
   assert_same(flow, tmp_path / 'cut', tmp_path / 'whole', rtol=1e-5)
 
 

@@ -44,51 +44,78 @@ class Toy:
   @property
   def objective(self):
     return Objective(
-        self.init, self.rules, self.players(), lambda batch_size: {
-            'x': jax.ShapeDtypeStruct((batch_size, 16), 'float32')},
-        lambda: self.frozen, self.extra)
+      self.init,
+      self.rules,
+      self.players(),
+      lambda batch_size: {
+        'x': jax.ShapeDtypeStruct((batch_size, 16), 'float32')
+      },
+      lambda: self.frozen,
+      self.extra,
+    )
 
   def players(self):
-    return Player('model', self.loss),
+    return (Player('model', self.loss),)
 
   def make(self):
-    return Task(self.name, self.objective, Data(self.batches), self.export,
-                self.frozen, self.pictures)
+    return Task(
+      self.name,
+      self.objective,
+      Data(self.batches),
+      self.export,
+      self.frozen,
+      self.pictures,
+    )
 
   def init(self, rng):
     one, two = jax.random.split(rng)
     return {
-        'in': {'kernel': .2 * jax.random.normal(one, (16, self.width)),
-               'bias': jnp.zeros(self.width)},
-        'out': {'kernel': .2 * jax.random.normal(two, (self.width, 8)),
-                'bias': jnp.zeros(8)}}
+      'in': {
+        'kernel': 0.2 * jax.random.normal(one, (16, self.width)),
+        'bias': jnp.zeros(self.width),
+      },
+      'out': {
+        'kernel': 0.2 * jax.random.normal(two, (self.width, 8)),
+        'bias': jnp.zeros(8),
+      },
+    }
 
   def loss(self, params, frozen, batch, rngs, step):
     x = constrain(batch['x'], 'batch', None)
     y = x @ frozen['target']
-    x = x + .1 * jax.vmap(
-        lambda rng: jax.random.normal(rng, x.shape[1:]))(rngs)
+    x = x + 0.1 * jax.vmap(lambda rng: jax.random.normal(rng, x.shape[1:]))(
+      rngs
+    )
     for name in ('in', 'out'):
-      x = constrain(x @ params[name]['kernel'] + params[name]['bias'],
-                    'batch', None)
-    return jnp.mean((x - y)**2), Aux({'size': jnp.mean(jnp.abs(x))})
+      x = constrain(
+        x @ params[name]['kernel'] + params[name]['bias'], 'batch', None
+      )
+    return jnp.mean((x - y) ** 2), Aux({'size': jnp.mean(jnp.abs(x))})
 
   def batches(self, *, seed, batch_size, rows):
     # Batches are made before the prefetch: grain's threads cost 0.5 ms an item.
     return iter(
-        grain.MapDataset.source(self.rows).shuffle(seed=seed).repeat()
-        .batch(batch_size).map(lambda x: {'x': x[rows]})
-        .to_iter_dataset(grain.ReadOptions(
-            num_threads=2, prefetch_buffer_size=8)))
+      grain.MapDataset.source(self.rows)
+      .shuffle(seed=seed)
+      .repeat()
+      .batch(batch_size)
+      .map(lambda x: {'x': x[rows]})
+      .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    )
 
   def pictures(self, params, step):
     kernel = whole(_split(params['in']['kernel']))
     return Image.fromarray(np.uint8(kernel.clip(0, 1) * 255))
 
   def export(self, params, folder):
-    np.savez(str(folder / 'model.npz'), **{
-        f'{layer}_{name}': np.asarray(_split(x)) for layer in params
-        for name, x in params[layer].items()})
+    np.savez(
+      str(folder / 'model.npz'),
+      **{
+        f'{layer}_{name}': np.asarray(_split(x))
+        for layer in params
+        for name, x in params[layer].items()
+      },
+    )
 
 
 @jax.jit
@@ -109,34 +136,59 @@ class Sharded(Toy):
 
   def __getitem__(self, index):
     file, row = divmod(index, len(self.rows) // len(self.files))
-    return {'x': np.load(self.files[file])[row],
-            'index': np.float32(index)}
+    return {'x': np.load(self.files[file])[row], 'index': np.float32(index)}
 
   def loss(self, params, frozen, batch, rngs, step):
     loss, aux = super().loss(params, frozen, batch, rngs, step)
     # Exact in float32, so that equal means tell equal examples.
-    return loss, Aux({**aux.metrics, 'seen': jnp.mean(batch['index']),
-                      'seen_squares': jnp.mean(batch['index']**2)})
+    return loss, Aux(
+      {
+        **aux.metrics,
+        'seen': jnp.mean(batch['index']),
+        'seen_squares': jnp.mean(batch['index'] ** 2),
+      }
+    )
 
   def batches(self, *, seed, batch_size, rows):
-    return iter(pipeline.batches(
-        self, batch_size=batch_size, seed=seed, rows=rows, num_threads=2,
-        max_bad_fraction=.2))
+    return iter(
+      pipeline.batches(
+        self,
+        batch_size=batch_size,
+        seed=seed,
+        rows=rows,
+        num_threads=2,
+        max_bad_fraction=0.2,
+      )
+    )
 
 
 def get_config(**changes):
-  return ml_collections.ConfigDict({
-      'seed': 0, 'num_steps': 10, 'batch_size': 16, 'log_every_steps': 2,
-      'checkpoint_every_steps': 4, 'keep_checkpoints': 2,
-      'keep_every_steps': 0, 'checkpoint_cache': '', 'cache_every_steps': 2,
-      'pictures_every_steps': 0, 'ema_decay': .9, 'max_skipped_in_a_row': 3,
-      'max_skipped_fraction': .1,
-      'accumulate_steps': 1, 'param_dtype': 'float32',
-      'init_from': '', 'trainable': '', 'kernels': {},
-      'optimizer': {
-          'name': 'adamw', 'learning_rate': 1e-2, 'clip_norm': 0.},
-      'watch': {'stall_minutes': 0., 'divergence_factor': 0.},
-      'mesh': {'data': 2, 'fsdp': 4}, **changes})
+  return ml_collections.ConfigDict(
+    {
+      'seed': 0,
+      'num_steps': 10,
+      'batch_size': 16,
+      'log_every_steps': 2,
+      'checkpoint_every_steps': 4,
+      'keep_checkpoints': 2,
+      'keep_every_steps': 0,
+      'checkpoint_cache': '',
+      'cache_every_steps': 2,
+      'pictures_every_steps': 0,
+      'ema_decay': 0.9,
+      'max_skipped_in_a_row': 3,
+      'max_skipped_fraction': 0.1,
+      'accumulate_steps': 1,
+      'param_dtype': 'float32',
+      'init_from': '',
+      'trainable': '',
+      'kernels': {},
+      'optimizer': {'name': 'adamw', 'learning_rate': 1e-2, 'clip_norm': 0.0},
+      'watch': {'stall_minutes': 0.0, 'divergence_factor': 0.0},
+      'mesh': {'data': 2, 'fsdp': 4},
+      **changes,
+    }
+  )
 
 
 def run(workdir, task=None, devices=None, traced_steps=None, **changes):
@@ -144,22 +196,29 @@ def run(workdir, task=None, devices=None, traced_steps=None, **changes):
   config = get_config(**changes)
   mesh = make_mesh(config.mesh, devices)
   task = task or Toy()
-  return train(config, task if isinstance(task, Task) else task.make(), workdir,
-               mesh, traced_steps)
+  return train(
+    config,
+    task if isinstance(task, Task) else task.make(),
+    workdir,
+    mesh,
+    traced_steps,
+  )
 
 
 def planned(mesh, optimizer, toy=None, **options):
   """Where a run of the toy lies, with one optimizer for all its players."""
   objective = (toy or Toy()).objective
-  return plan(objective, {p.name: optimizer for p in objective.players}, mesh,
-              **options)
+  return plan(
+    objective, {p.name: optimizer for p in objective.players}, mesh, **options
+  )
 
 
 def start(arguments):
   """Joins the other processes; returns the other settings."""
   logging.set_verbosity(logging.INFO)
-  settings = {key: json.loads(value)
-              for key, value in (a.split('=') for a in arguments)}
+  settings = {
+    key: json.loads(value) for key, value in (a.split('=') for a in arguments)
+  }
   jax.config.update('jax_num_cpu_devices', settings.pop('devices', 2))
   if process := settings.pop('process', None):
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')

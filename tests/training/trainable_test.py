@@ -19,8 +19,12 @@ from sana_jax.training.step import gradients
 from sana_jax.training.task import Start
 
 # The optimizer moves by decay alone where there is no gradient.
-DECAYING = {'name': 'adamw', 'learning_rate': 1e-2, 'weight_decay': .1,
-            'clip_norm': 0.}
+DECAYING = {
+  'name': 'adamw',
+  'learning_rate': 1e-2,
+  'weight_decay': 0.1,
+  'clip_norm': 0.0,
+}
 
 
 def bits(tree):
@@ -30,31 +34,40 @@ def bits(tree):
 @pytest.fixture
 def task(toy):
   """The toy with -0.0 in its parameters, which adding 0 would change."""
+
   class Negative(toy.Toy):
     def init(self, rng):
       params = super().init(rng)
       params['in']['bias'] = -params['in']['bias']
       return params
+
   return Negative()
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_what_does_not_train_stays_to_the_bit(dtype, toy, task, tmp_path):
   state = toy.run(
-    tmp_path, task, num_steps=3, trainable='out/.*', optimizer=DECAYING,
-    param_dtype=dtype)
+    tmp_path,
+    task,
+    num_steps=3,
+    trainable='out/.*',
+    optimizer=DECAYING,
+    param_dtype=dtype,
+  )
   init = jax.jit(task.init)(jax.random.split(jax.random.key(0))[0])
   assert np.signbit(init['in']['bias']).all()
   with np.load(tmp_path / 'model/model.npz') as model:
     for name in ('kernel', 'bias'):  # Never rounded.
-      assert model[f'in_{name}'].tobytes() == np.asarray(
-        init['in'][name]).tobytes()
+      assert (
+        model[f'in_{name}'].tobytes() == np.asarray(init['in'][name]).tobytes()
+      )
       assert not np.array_equal(model[f'out_{name}'], init['out'][name])
   assert set(state.params) == set(state.ema) == {'out'}
 
 
 def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
   """`in` as an array that the loss needs and nobody trains."""
+
   class Alone(type(task)):
     rules = [('out/kernel', (None, 'fsdp')), ('out/bias', ())]
 
@@ -70,13 +83,16 @@ def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
     def loss(self, params, frozen, *args):
       return super().loss({'in': frozen['in'], **params}, frozen, *args)
 
-  changes = dict(num_steps=3, optimizer={**DECAYING, 'clip_norm': .5},
-                 accumulate_steps=2)
+  changes = dict(
+    num_steps=3, optimizer={**DECAYING, 'clip_norm': 0.5}, accumulate_steps=2
+  )
   part = toy.run(tmp_path / 'part', task, trainable='out/.*', **changes)
   alone = toy.run(tmp_path / 'alone', Alone(), **changes)
-  for got, want in zip(jax.tree.leaves((part.params, part.players)),
-                       jax.tree.leaves((alone.params, alone.players)),
-                       strict=True):
+  for got, want in zip(
+    jax.tree.leaves((part.params, part.players)),
+    jax.tree.leaves((alone.params, alone.players)),
+    strict=True,
+  ):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
@@ -84,21 +100,27 @@ def test_a_resumed_part_is_the_uninterrupted_part(toy, task, tmp_path):
   changes = dict(trainable='out/.*', optimizer={**DECAYING, 'name': 'came'})
   whole = toy.run(tmp_path / 'whole', task, num_steps=4, **changes)
   toy.run(tmp_path / 'cut', task, num_steps=2, **changes)
-  assert bits(whole) == bits(toy.run(
-    tmp_path / 'cut', task, num_steps=4, **changes))
+  assert bits(whole) == bits(
+    toy.run(tmp_path / 'cut', task, num_steps=4, **changes)
+  )
 
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
 def test_every_optimizer_keeps_state_of_what_trains_alone(name, toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  tx = factory.make(ml_collections.ConfigDict(
-    {'name': name, 'learning_rate': 1., 'clip_norm': 1.}), 9)
+  tx = factory.make(
+    ml_collections.ConfigDict(
+      {'name': name, 'learning_rate': 1.0, 'clip_norm': 1.0}
+    ),
+    9,
+  )
   planned = toy.planned(mesh, tx, trainable='out/kernel')
   found = planned.state.players['model'].opt_state
   params = {'out': {'kernel': jax.ShapeDtypeStruct((32, 8), 'float32')}}
   wanted = jax.eval_shape(tx.init, params)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == (
-    jax.tree.map(lambda x: (x.shape, x.dtype), wanted))
+    jax.tree.map(lambda x: (x.shape, x.dtype), wanted)
+  )
   for leaf in jax.tree.leaves(found):
     split = jax.P(None, 'fsdp') if leaf.shape == (32, 8) else jax.P()
     assert leaf.sharding.spec == split
@@ -108,28 +130,38 @@ def test_no_gradient_is_computed_of_the_rest(toy):
   task = toy.Toy()
   params = task.init(jax.random.key(0))
   rest = {'in': params.pop('in')}
-  arguments = rest, task.frozen, {'x': jnp.asarray(task.rows[:4])}, (
-    jax.random.split(jax.random.key(1), 4)), 0, 1
+  arguments = (
+    rest,
+    task.frozen,
+    {'x': jnp.asarray(task.rows[:4])},
+    (jax.random.split(jax.random.key(1), 4)),
+    0,
+    1,
+  )
   _, grads = jax.eval_shape(
-    lambda params: gradients(task.loss, params, *arguments), params)
+    lambda params: gradients(task.loss, params, *arguments), params
+  )
   assert jax.tree.structure(grads) == jax.tree.structure(params)
 
 
 def test_given_parameters_are_the_first_ones(toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  init = toy.planned(mesh, optax.adam(1.), param_dtype='bfloat16').init
-  given = {'in': {'kernel': jnp.full((16, 32), 1 + 2**-12),
-                  'bias': jnp.ones(32)}}
+  init = toy.planned(mesh, optax.adam(1.0), param_dtype='bfloat16').init
+  given = {
+    'in': {'kernel': jnp.full((16, 32), 1 + 2**-12), 'bias': jnp.ones(32)}
+  }
   state = init(jax.random.key(0), given)
   np.testing.assert_array_equal(state.params['in']['kernel'], 1)
   np.testing.assert_array_equal(state.ema['in']['kernel'], 1 + 2**-12)
   assert bits(state.params['out']) == bits(
-    init(jax.random.key(0)).params['out'])
+    init(jax.random.key(0)).params['out']
+  )
 
 
 def test_the_base_lies_like_its_parameters_and_is_what_init_draws(toy):
   planned = toy.planned(
-    make_mesh({'data': 2, 'fsdp': 4}), optax.adam(1.), trainable='out/.*')
+    make_mesh({'data': 2, 'fsdp': 4}), optax.adam(1.0), trainable='out/.*'
+  )
   base = planned.make_base(jax.random.key(0))
   assert base['in']['kernel'].sharding.spec == jax.P(None, 'fsdp')
   whole = jax.jit(toy.Toy().init)(jax.random.key(0))
@@ -144,7 +176,7 @@ def test_a_pattern_for_nothing_leaves_no_folder(toy, tmp_path):
 
 def test_the_average_holds_only_what_trains(toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
-  planned = toy.planned(mesh, optax.adam(1.), trainable='out/bias')
+  planned = toy.planned(mesh, optax.adam(1.0), trainable='out/bias')
   assert sum(x.size for x in jax.tree.leaves(planned.state.ema)) == 8
 
 
@@ -159,6 +191,7 @@ def saved_bytes(workdir):
 
 def test_one_percent_of_the_parameters_costs_one_percent(toy, tmp_path):
   """Average, moments and a checkpoint's bytes."""
+
   class Wide(toy.Toy):
     rules = [(r'(in|out|adapter)/kernel', (None, 'fsdp')), (r'.*/bias', ())]
 
@@ -169,55 +202,72 @@ def test_one_percent_of_the_parameters_costs_one_percent(toy, tmp_path):
 
     def loss(self, params, *args):
       loss, aux = super().loss(params, *args)
-      return loss + jnp.sum(params['adapter']['kernel']**2), aux
+      return loss + jnp.sum(params['adapter']['kernel'] ** 2), aux
 
   toys = {name: Wide(width=2**17) for name in ('full', 'part')}
   changes = dict(num_steps=1, checkpoint_every_steps=1)
-  full, part = (toy.run(
-    tmp_path / name, toys[name], trainable=patterns, **changes)
-    for name, patterns in (('full', ''), ('part', 'adapter/.*')))
+  full, part = (
+    toy.run(tmp_path / name, toys[name], trainable=patterns, **changes)
+    for name, patterns in (('full', ''), ('part', 'adapter/.*'))
+  )
   share = size_of(part.params) / size_of(full.params)
-  assert .009 < share <= .01
+  assert 0.009 < share <= 0.01
   for trees in ((part.ema, full.ema), (part.players, full.players)):
-    assert size_of(trees[0]) <= .011 * size_of(trees[1])
-  assert saved_bytes(tmp_path / 'part') <= .011 * saved_bytes(tmp_path / 'full')
+    assert size_of(trees[0]) <= 0.011 * size_of(trees[1])
+  assert saved_bytes(tmp_path / 'part') <= 0.011 * saved_bytes(
+    tmp_path / 'full'
+  )
 
 
 def given(toy, value):
   """The toy, whose `in` is in a "folder" called good, moved or other."""
+
   def load(name, mesh):
     if name == 'gone':
       raise UserError(f'{name} is no model folder')
     seed = {'good': 0, 'moved': 0, 'other': 1}[name]
     kernel = value * jax.random.normal(jax.random.key(seed), (16, 32))
     return {'in': {'kernel': kernel, 'bias': jnp.zeros(32)}}
+
   return dataclasses.replace(
-    toy.Toy().make(), start=Start(lambda name: None, load))
+    toy.Toy().make(), start=Start(lambda name: None, load)
+  )
 
 
 def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
   run = functools.partial(
-    toy.run, tmp_path / 'run', given(toy, .1), trainable='out/.*')
+    toy.run, tmp_path / 'run', given(toy, 0.1), trainable='out/.*'
+  )
   run(num_steps=4, init_from='good')
   about = json.loads(
-    (tmp_path / 'run/checkpoints/4/about/metadata').read_text())
+    (tmp_path / 'run/checkpoints/4/about/metadata').read_text()
+  )
   assert about['base']['init_from'] == 'good' and about['base']['seed'] is None
   assert about['layout'] == 2 and about['version'] == sana_jax.__version__
-  with pytest.raises(UserError, match="trained on the base 'good' .checksum "
-                     r"\d+., and .* give 'other' .checksum \d+.: set"):
+  with pytest.raises(
+    UserError,
+    match="trained on the base 'good' .checksum "
+    r"\d+., and .* give 'other' .checksum \d+.: set",
+  ):
     run(num_steps=6, init_from='other')
   with pytest.raises(UserError, match='gone is no model folder'):
     run(num_steps=6, init_from='gone')
   with pytest.raises(UserError, match="'good' .* give that config.seed=0 draw"):
     run(num_steps=6, init_from='')
   state = run(num_steps=6, init_from='moved')
-  assert bits(state) == bits(toy.run(
-    tmp_path / 'whole', given(toy, .1), trainable='out/.*', num_steps=6,
-    init_from='good'))
+  assert bits(state) == bits(
+    toy.run(
+      tmp_path / 'whole',
+      given(toy, 0.1),
+      trainable='out/.*',
+      num_steps=6,
+      init_from='good',
+    )
+  )
 
 
 def test_a_full_run_needs_its_first_weights_no_more(toy, tmp_path):
-  task = given(toy, .1)
+  task = given(toy, 0.1)
   toy.run(tmp_path, task, num_steps=2, init_from='good')
   assert int(toy.run(tmp_path, task, num_steps=3, init_from='gone').step) == 3
 
@@ -228,6 +278,9 @@ def test_a_workdir_of_another_layout_is_refused(toy, tmp_path):
   about = json.loads(path.read_text())
   del about['layout']
   path.write_text(json.dumps(about))
-  with pytest.raises(UserError, match='checkpoints/2 has layout 1, of version '
-                     '.* reads layout 2: export the model with that version'):
+  with pytest.raises(
+    UserError,
+    match='checkpoints/2 has layout 1, of version '
+    '.* reads layout 2: export the model with that version',
+  ):
     toy.run(tmp_path, num_steps=3)

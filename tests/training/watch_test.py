@@ -16,30 +16,40 @@ from sana_jax.training.watch import Watch
 @pytest.fixture
 def make(toy, tmp_path):
   """A watch of the toy, and its endless batches."""
-  def made(stall_minutes=0., divergence_factor=0.):
+
+  def made(stall_minutes=0.0, divergence_factor=0.0):
     task = toy.Toy()
-    config = toy.get_config(watch={
-        'stall_minutes': stall_minutes, 'divergence_factor': divergence_factor})
+    config = toy.get_config(
+      watch={
+        'stall_minutes': stall_minutes,
+        'divergence_factor': divergence_factor,
+      }
+    )
     mesh = make_mesh({'data': -1})
-    planned = toy.planned(mesh, optax.sgd(.1))
+    planned = toy.planned(mesh, optax.sgd(0.1))
     watch = Watch(epath.Path(tmp_path), config, task.make(), planned, mesh)
     return watch, itertools.repeat({'x': task.rows[:16]})
+
   return made
 
 
-def metrics(loss=1., in_a_row=0):
-  return {'loss': np.float32(loss), 'skipped_in_a_row': np.int32(in_a_row),
-          'of': Levels(np.array([2 * loss, loss]), np.array([2., 1.]))}
+def metrics(loss=1.0, in_a_row=0):
+  return {
+    'loss': np.float32(loss),
+    'skipped_in_a_row': np.int32(in_a_row),
+    'of': Levels(np.array([2 * loss, loss]), np.array([2.0, 1.0])),
+  }
 
 
 def test_skipped_steps_are_in_no_mean(make):
   watch, batches = make()
   with watch:
     for step, (loss, in_a_row) in enumerate(
-        [(1., 0), (np.nan, 1), (np.inf, 2), (3., 0)], 1):
+      [(1.0, 0), (np.nan, 1), (np.inf, 2), (3.0, 0)], 1
+    ):
       watch.next(batches, step - 1)
       watch.ended(step, metrics(loss, in_a_row))
-    line = watch.line(4, {'loss': 3.})
+    line = watch.line(4, {'loss': 3.0})
   assert line['of/0.000-0.500'] == line['of/0.500-1.000'] == 2
 
 
@@ -56,17 +66,18 @@ def test_a_line_has_speed_and_means_of_its_own_interval(make):
 
 
 def test_divergence_is_logged(make, caplog):
-  watch, _ = make(divergence_factor=5.)
+  watch, _ = make(divergence_factor=5.0)
   with watch:
     for step in range(24):
-      watch.line(step, {'loss': 1. if step < 20 else 99., 'grad_norm': 1.})
+      watch.line(step, {'loss': 1.0 if step < 20 else 99.0, 'grad_norm': 1.0})
   assert [x.partition(' is ')[0] for x in caplog.messages] == [
-      'Step 22: loss 99']
+    'Step 22: loss 99'
+  ]
 
 
 def test_a_watchdog_runs_if_asked_for_and_ends_with_the_watch(make):
   count = lambda: sum(t.name == 'watchdog' for t in threading.enumerate())
-  for minutes, dogs in ((0., 0), (10., 1)):
+  for minutes, dogs in ((0.0, 0), (10.0, 1)):
     with make(stall_minutes=minutes)[0]:
       assert count() == dogs
     assert count() == 0

@@ -12,7 +12,7 @@ from sana_jax.training.watchdog import Divergence, is_doubled, minutes, Stall
 
 
 class Clock:
-  now = 0.
+  now = 0.0
 
   def __call__(self):
     return self.now
@@ -33,13 +33,15 @@ def with_batches(task, change):
     class Changed(type(found)):  # Checkpoints want an iterator of grain.
       def __next__(self):
         return change(next(numbers), super().__next__())
+
     found.__class__ = Changed
     return found
+
   task.batches = batches
   return task
 
 
-def stall(clock, limit_seconds=600.):
+def stall(clock, limit_seconds=600.0):
   timed = Phases(clock)
   return timed, Stall(timed, limit_seconds, clock=clock)
 
@@ -60,8 +62,9 @@ def test_a_stall_is_told_with_its_phase_and_its_place(clock):
     clock.now += 540
     said = found.found()
   assert said.startswith(
-      'No step has ended for 10.0 minutes (step 7 was the last). The run has '
-      'been waiting for data for 9.0 minutes, here:\n')
+    'No step has ended for 10.0 minutes (step 7 was the last). The run has '
+    'been waiting for data for 9.0 minutes, here:\n'
+  )
   assert 'in test_a_stall_is_told_with_its_phase_and_its_place' in said
 
 
@@ -77,7 +80,7 @@ def test_the_stack_is_that_of_the_loop_and_not_of_who_asks(clock):
 
 
 def test_a_stall_is_told_again_after_twice_the_time(clock):
-  _, found = stall(clock, 10.)
+  _, found = stall(clock, 10.0)
   told = []
   for _ in range(100):
     clock.now += 1
@@ -87,7 +90,7 @@ def test_a_stall_is_told_again_after_twice_the_time(clock):
 
 
 def test_the_end_of_a_stall_is_told_and_the_next_one_too(clock, caplog):
-  _, found = stall(clock, 10.)
+  _, found = stall(clock, 10.0)
   clock.now += 25
   assert found.found()
   found.progress(3)
@@ -117,8 +120,13 @@ def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path):
   logging.getLogger('absl').addHandler(listener)
   try:
     state = toy.run(
-        tmp_path, task, num_steps=5, checkpoint_every_steps=9, ema_decay=0.,
-        watch={'stall_minutes': 1e-3, 'divergence_factor': 0.})
+      tmp_path,
+      task,
+      num_steps=5,
+      checkpoint_every_steps=9,
+      ema_decay=0.0,
+      watch={'stall_minutes': 1e-3, 'divergence_factor': 0.0},
+    )
   finally:
     logging.getLogger('absl').removeHandler(listener)
   assert int(state.step) == 5
@@ -127,68 +135,90 @@ def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path):
 
 def feed(divergence, losses, **others):
   """Sentences by step, of a line for each loss."""
-  found = {step: divergence.found(step, {'loss': loss, **others})
-           for step, loss in enumerate(losses, 1)}
+  found = {
+    step: divergence.found(step, {'loss': loss, **others})
+    for step, loss in enumerate(losses, 1)
+  }
   return {step: said for step, said in found.items() if said}
 
 
 def test_a_loss_above_its_median_on_three_lines_is_told():
-  found = feed(Divergence(5.), [1., 3., 2.] * 5 + [11., 12., 13.])
-  assert found == {18: [
+  found = feed(Divergence(5.0), [1.0, 3.0, 2.0] * 5 + [11.0, 12.0, 13.0])
+  assert found == {
+    18: [
       'Step 18: loss 13 is 6.5 times its median of 2, on 3 log lines in a row; '
       'the run may be diverging (watch.divergence_factor is when this is '
-      'told).']}
+      'told).'
+    ]
+  }
 
 
 def test_what_lasts_is_told_again_but_not_on_every_line():
-  found = feed(Divergence(5.), [1.] * 20 + [6.] * 100)
+  found = feed(Divergence(5.0), [1.0] * 20 + [6.0] * 100)
   assert list(found) == [20 + n for n in (3, 6, 12, 24, 48, 96)]
 
 
 def test_one_odd_batch_is_no_divergence():
-  assert not feed(Divergence(5.), [1.] * 20 + [99., 99., 1.] * 20)
+  assert not feed(Divergence(5.0), [1.0] * 20 + [99.0, 99.0, 1.0] * 20)
 
 
-@pytest.mark.parametrize('losses', [
-    [1.] * 5 + [99.] * 4,  # Too few lines to know what is usual.
-    [2.**-n for n in range(60)],  # It falls.
-    [1.] * 20 + [5.] * 20,  # As much as is allowed.
-    [-1.] * 20 + [99.] * 20,  # No multiple has a meaning.
-    [1.] * 20 + [float('nan'), float('inf')] * 20,  # Skipped, and counted.
-])
+@pytest.mark.parametrize(
+  'losses',
+  [
+    [1.0] * 5 + [99.0] * 4,  # Too few lines to know what is usual.
+    [2.0**-n for n in range(60)],  # It falls.
+    [1.0] * 20 + [5.0] * 20,  # As much as is allowed.
+    [-1.0] * 20 + [99.0] * 20,  # No multiple has a meaning.
+    [1.0] * 20 + [float('nan'), float('inf')] * 20,  # Skipped, and counted.
+  ],
+)
 def test_what_is_no_divergence_is_not_told(losses):
-  assert not feed(Divergence(5.), losses)
+  assert not feed(Divergence(5.0), losses)
 
 
 def test_a_factor_of_zero_says_nothing():
-  assert not feed(Divergence(0.), [1.] * 20 + [1e9] * 20)
+  assert not feed(Divergence(0.0), [1.0] * 20 + [1e9] * 20)
 
 
 def test_gradients_that_explode_are_told_beside_the_loss():
-  divergence = Divergence(5.)
+  divergence = Divergence(5.0)
   for step in range(20):
-    divergence.found(step, {'loss': 1., 'grad_norm': .5})
-  found = [divergence.found(step, {'loss': 9., 'grad_norm': 50.})
-           for step in (20, 21, 22)]
+    divergence.found(step, {'loss': 1.0, 'grad_norm': 0.5})
+  found = [
+    divergence.found(step, {'loss': 9.0, 'grad_norm': 50.0})
+    for step in (20, 21, 22)
+  ]
   assert found[:2] == [[], []]
   assert [x.split(' is ')[0] for x in found[2]] == [
-      'Step 22: loss 9', 'Step 22: grad_norm 50']
+    'Step 22: loss 9',
+    'Step 22: grad_norm 50',
+  ]
 
 
 def test_a_run_that_diverges_says_so(toy, tmp_path, caplog):
   """Its rows are 100 times as large after the 12th batch."""
-  task = with_batches(toy.Toy(), lambda number, batch: {
-      'x': batch['x'] * (1 if number <= 12 else 100)})
-  toy.run(tmp_path, task, num_steps=18, log_every_steps=1, ema_decay=0.,
-          checkpoint_every_steps=99,
-          optimizer={
-              'name': 'adamw', 'learning_rate': 1e-6, 'clip_norm': 0.},
-          watch={'stall_minutes': 0., 'divergence_factor': 5.})
+  task = with_batches(
+    toy.Toy(),
+    lambda number, batch: {'x': batch['x'] * (1 if number <= 12 else 100)},
+  )
+  toy.run(
+    tmp_path,
+    task,
+    num_steps=18,
+    log_every_steps=1,
+    ema_decay=0.0,
+    checkpoint_every_steps=99,
+    optimizer={'name': 'adamw', 'learning_rate': 1e-6, 'clip_norm': 0.0},
+    watch={'stall_minutes': 0.0, 'divergence_factor': 5.0},
+  )
   said = [x for x in caplog.messages if 'may be diverging' in x]
   # Squared errors of rows 100 times as large are 10,000 times as large.
   assert [x.split()[1:3] for x in said] == [
-      ['15:', 'loss'], ['15:', 'grad_norm'],
-      ['18:', 'loss'], ['18:', 'grad_norm']]
+    ['15:', 'loss'],
+    ['15:', 'grad_norm'],
+    ['18:', 'loss'],
+    ['18:', 'grad_norm'],
+  ]
 
 
 def test_doubled_numbers_are_doubled():
@@ -196,4 +226,4 @@ def test_doubled_numbers_are_doubled():
 
 
 def test_times_are_for_people():
-  assert (minutes(59.), minutes(90.)) == ('59.0 s', '1.5 minutes')
+  assert (minutes(59.0), minutes(90.0)) == ('59.0 s', '1.5 minutes')

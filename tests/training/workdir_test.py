@@ -29,7 +29,8 @@ def test_the_same_config_is_welcome_again(tmp_path):
 def test_another_config_is_told_by_its_keys(tmp_path):
   claim(tmp_path, config())
   other = config(
-      model={'width': 9, 'sizes': (1, 2)}, seed=2, num_steps=6, new=None)
+    model={'width': 9, 'sizes': (1, 2)}, seed=2, num_steps=6, new=None
+  )
   with pytest.raises(UserError) as e:
     claim(tmp_path, other)
   assert 'model.width is 8 there and 9 here' in str(e.value)
@@ -41,7 +42,7 @@ def test_another_config_is_told_by_its_keys(tmp_path):
 
 def test_keys_that_change_no_result_may_change_and_are_noted(tmp_path):
   claim(tmp_path, config())
-  claim(tmp_path, config(num_steps=9, watch={'stall_minutes': 4.}))
+  claim(tmp_path, config(num_steps=9, watch={'stall_minutes': 4.0}))
   assert json.loads((tmp_path / 'config.json').read_text())['num_steps'] == 9
 
 
@@ -78,14 +79,22 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
   assert [p.name for p in folder.rglob('*')] == ['vae', 'new']
 
 
-@pytest.mark.parametrize('make', [
-    pathlib.Path.touch, os.mkfifo, lambda path: path.symlink_to('.'),
-    lambda path: path.symlink_to('nowhere')])
+@pytest.mark.parametrize(
+  'make',
+  [
+    pathlib.Path.touch,
+    os.mkfifo,
+    lambda path: path.symlink_to('.'),
+    lambda path: path.symlink_to('nowhere'),
+  ],
+)
 def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, make):
   make(tmp_path / 'model')
   before = os.lstat(tmp_path / 'model')
-  with pytest.raises(UserError, match='model failed .*move away'), (
-      new_folder(epath.Path(tmp_path / 'model'))) as part:
+  with (
+    pytest.raises(UserError, match='model failed .*move away'),
+    new_folder(epath.Path(tmp_path / 'model')) as part,
+  ):
     (part / 'x').touch()
   assert os.lstat(tmp_path / 'model') == before
 

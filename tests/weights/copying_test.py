@@ -20,8 +20,11 @@ def model(tmp_path):
 def copied(model, name):
   out = model.parent / 'out'
   copying.copy(model, name, out)
-  return {p.relative_to(out).as_posix(): p.read_bytes()
-          for p in out.rglob('*') if p.is_file()}
+  return {
+    p.relative_to(out).as_posix(): p.read_bytes()
+    for p in out.rglob('*')
+    if p.is_file()
+  }
 
 
 def test_data_is_copied_and_code_is_not(model):
@@ -30,8 +33,10 @@ def test_data_is_copied_and_code_is_not(model):
   (model / 'vae/orbax/d/1a2b').write_bytes(b'1')
   name = 'vae/diffusion_pytorch_model.safetensors'
   assert copied(model, 'vae') == {
-    name: (model / name).read_bytes(), 'vae/orbax/d/1a2b': b'1',
-    'vae/config.json': (model / 'vae/config.json').read_bytes()}
+    name: (model / name).read_bytes(),
+    'vae/orbax/d/1a2b': b'1',
+    'vae/config.json': (model / 'vae/config.json').read_bytes(),
+  }
   assert set(copied(model, 'model_index.json')) >= {'model_index.json'}
   copying.copy(model, 'absent', model.parent / 'out')
 
@@ -66,7 +71,8 @@ def test_the_hub_s_links_to_its_blobs_are_followed(model, tmp_path):
   path.symlink_to('../../../blobs/abc')
   copying.copy(pathlib.Path(home), 'vae', tmp_path / 'out')
   assert (tmp_path / 'out/vae/config.json').read_bytes() == (
-    GOLDEN / 'vae/config.json').read_bytes()
+    GOLDEN / 'vae/config.json'
+  ).read_bytes()
   assert not (tmp_path / 'out/vae/config.json').is_symlink()
 
 

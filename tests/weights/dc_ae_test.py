@@ -21,19 +21,21 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'dc_ae.safetensors'
 def golden():
   """Tensors that diffusers named, and the shapes of our model."""
   with safe_open(GOLDEN, 'numpy') as f:
-    tensors = {k.removeprefix('weights.'): f.get_tensor(k)
-               for k in f.keys() if k.startswith('weights.')}  # noqa: SIM118
+    names = [k for k in f.keys() if k.startswith('weights.')]  # noqa: SIM118
+    tensors = {k.removeprefix('weights.'): f.get_tensor(k) for k in names}
     config = json.loads(f.metadata()['config'])
   model = DCAE(**weights.fields_from_diffusers(config))
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+  )
   return tensors, shapes
 
 
 def test_tensors_of_diffusers_come_back_byte_for_byte(golden):
   tensors, shapes = golden
   saved = table.save(
-    weights.VARIABLES, table.load(weights.VARIABLES, tensors, shapes))
+    weights.VARIABLES, table.load(weights.VARIABLES, tensors, shapes)
+  )
   assert saved.keys() == tensors.keys()
   for key, want in tensors.items():
     got = saved[key]
@@ -48,14 +50,20 @@ def test_shapes_and_types_are_those_of_the_model(golden):
   assert jax.tree.map(kind, got) == jax.tree.map(kind, shapes)
 
 
-@pytest.mark.parametrize('key', [
-  'encoder.down_blocks.0.1.conv.weight', 'decoder.norm_out.bias',
-  'decoder.up_blocks.0.1.norm.running_var'])
+@pytest.mark.parametrize(
+  'key',
+  [
+    'encoder.down_blocks.0.1.conv.weight',
+    'decoder.norm_out.bias',
+    'decoder.up_blocks.0.1.norm.running_var',
+  ],
+)
 def test_a_missing_tensor_is_named(golden, key):
   tensors, shapes = golden
   with pytest.raises(UserError, match='the file has no tensor for it'):
-    table.load(weights.VARIABLES,
-               {k: x for k, x in tensors.items() if k != key}, shapes)
+    table.load(
+      weights.VARIABLES, {k: x for k, x in tensors.items() if k != key}, shapes
+    )
 
 
 def test_a_tensor_too_many_is_named(golden):
@@ -77,21 +85,32 @@ def test_the_published_config_is_understood():
   blocks = ['ResBlock'] * 3 + ['EfficientViTBlock'] * 3
   scales = [[], [], [], [5], [5], [5]]
   config = {
-    '_class_name': 'AutoencoderDC', '_diffusers_version': '0.32.0.dev0',
-    'attention_head_dim': 32, 'in_channels': 3, 'latent_channels': 32,
-    'encoder_block_types': blocks, 'decoder_block_types': blocks,
-    'encoder_qkv_multiscales': scales, 'decoder_qkv_multiscales': scales,
-    'downsample_block_type': 'Conv', 'upsample_block_type': 'interpolate',
-    'decoder_norm_types': 'rms_norm', 'decoder_act_fns': 'silu',
-    'scaling_factor': 0.41407}
+    '_class_name': 'AutoencoderDC',
+    '_diffusers_version': '0.32.0.dev0',
+    'attention_head_dim': 32,
+    'in_channels': 3,
+    'latent_channels': 32,
+    'encoder_block_types': blocks,
+    'decoder_block_types': blocks,
+    'encoder_qkv_multiscales': scales,
+    'decoder_qkv_multiscales': scales,
+    'downsample_block_type': 'Conv',
+    'upsample_block_type': 'interpolate',
+    'decoder_norm_types': 'rms_norm',
+    'decoder_act_fns': 'silu',
+    'scaling_factor': 0.41407,
+  }
   fields = weights.fields_from_diffusers(config)
   assert DCAE(**fields) == DCAE(**SIZES['dc_ae_f32c32_sana'])
 
 
-@pytest.mark.parametrize('config, message', [
-  ({'_class_name': 'AutoencoderKL'}, "class 'AutoencoderKL'; only"),
-  ({'patch_size': 2}, "unknown keys 'patch_size'"),
-])
+@pytest.mark.parametrize(
+  'config, message',
+  [
+    ({'_class_name': 'AutoencoderKL'}, "class 'AutoencoderKL'; only"),
+    ({'patch_size': 2}, "unknown keys 'patch_size'"),
+  ],
+)
 def test_other_autoencoders_are_refused(config, message):
   with pytest.raises(UserError, match=message):
     weights.fields_from_diffusers(config)

@@ -45,8 +45,11 @@ def split(folder):
 def test_split_files_are_the_whole(copy):
   want = folders.load(copy, 'transformer').variables
   split(copy)
-  jax.tree.map(np.testing.assert_array_equal,
-               folders.load(copy, 'transformer').variables, want)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    folders.load(copy, 'transformer').variables,
+    want,
+  )
 
 
 @pytest.mark.parametrize('native', [False, True])
@@ -58,15 +61,19 @@ def test_only_the_decoder_is_the_decoder_of_the_whole(copy, native):
   assert part.variables.keys() == whole.variables.keys()
   for name, tree in part.variables.items():
     assert tree.keys() == {'decoder'}
-    jax.tree.map(np.testing.assert_array_equal, tree['decoder'],
-                 whole.variables[name]['decoder'])
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      tree['decoder'],
+      whole.variables[name]['decoder'],
+    )
 
 
 def test_what_is_not_wanted_is_checked_as_well(copy):
   path = copy / 'vae' / f'{STEM}.safetensors'
   tensors = read_tensors(copy / 'vae', STEM)
-  save_file({k: v for k, v in tensors.items() if k != 'encoder.conv_in.bias'},
-            path)
+  save_file(
+    {k: v for k, v in tensors.items() if k != 'encoder.conv_in.bias'}, path
+  )
   with pytest.raises(UserError, match='encoder/conv_in/bias'):
     folders.load(copy, 'vae', only='decoder')
 
@@ -92,8 +99,10 @@ def test_an_index_without_a_map_is_refused(copy):
       folders.load(copy, 'transformer')
 
 
-@pytest.mark.parametrize('damage', [
-  lambda x: x[:-100], lambda x: x[:5], lambda x: b'', lambda x: b'\xff' * 40])
+@pytest.mark.parametrize(
+  'damage',
+  [lambda x: x[:-100], lambda x: x[:5], lambda x: b'', lambda x: b'\xff' * 40],
+)
 def test_a_damaged_file_is_named(copy, damage):
   path = copy / 'transformer' / f'{STEM}.safetensors'
   path.write_bytes(damage(path.read_bytes()))
@@ -104,14 +113,14 @@ def test_a_damaged_file_is_named(copy, damage):
 def test_bfloat16_files_are_read_and_cast(copy):
   path = copy / 'transformer' / f'{STEM}.safetensors'
   tensors = read_tensors(copy / 'transformer', STEM)
-  save_file({k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()},
-            path)
+  save_file({k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()}, path)
   for dtype in (jnp.float32, jnp.bfloat16):
     params = folders.load(copy, 'transformer', dtype).variables['params']
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(
       np.float32(params['head']['out']['bias']),
-      np.float32(tensors['proj_out.bias'].astype(ml_dtypes.bfloat16)))
+      np.float32(tensors['proj_out.bias'].astype(ml_dtypes.bfloat16)),
+    )
 
 
 def test_writing_gives_back_what_diffusers_wrote(copy, tmp_path):
@@ -128,7 +137,7 @@ def test_writing_gives_back_what_diffusers_wrote(copy, tmp_path):
 
 
 def test_the_index_names_the_parts_and_the_recommended_settings(tmp_path):
-  folders.write_index(tmp_path, flow_shift=3., sampling={'steps': 12})
+  folders.write_index(tmp_path, flow_shift=3.0, sampling={'steps': 12})
   index = folders.read_json(tmp_path / 'model_index.json')
   assert index['_sana_jax'] == {'steps': 12}
   published = folders.read_json(GOLDEN / 'model_index.json')

@@ -12,25 +12,55 @@ from sana_jax.weights import table
 
 # config.json of google/gemma-2-2b-it as written by transformers 4.
 PUBLISHED = dict(
-  architectures=['Gemma2ForCausalLM'], attention_bias=False,
-  attention_dropout=0.0, attn_logit_softcapping=50.0, bos_token_id=2,
-  cache_implementation='hybrid', eos_token_id=[1, 107],
-  final_logit_softcapping=30.0, head_dim=256, hidden_act='gelu_pytorch_tanh',
-  hidden_activation='gelu_pytorch_tanh', hidden_size=2304,
-  initializer_range=0.02, intermediate_size=9216, max_position_embeddings=8192,
-  model_type='gemma2', num_attention_heads=8, num_hidden_layers=26,
-  num_key_value_heads=4, pad_token_id=0, query_pre_attn_scalar=256,
-  rms_norm_eps=1e-06, rope_theta=10000.0, sliding_window=4096,
-  torch_dtype='bfloat16', use_cache=True, vocab_size=256000)
-TINY = dict(vocab_size=9, width=8, depth=2, heads=2, kv_heads=1, head_dim=4,
-            hidden=6, query_scale=4, layer_types=('full', 'sliding'))
+  architectures=['Gemma2ForCausalLM'],
+  attention_bias=False,
+  attention_dropout=0.0,
+  attn_logit_softcapping=50.0,
+  bos_token_id=2,
+  cache_implementation='hybrid',
+  eos_token_id=[1, 107],
+  final_logit_softcapping=30.0,
+  head_dim=256,
+  hidden_act='gelu_pytorch_tanh',
+  hidden_activation='gelu_pytorch_tanh',
+  hidden_size=2304,
+  initializer_range=0.02,
+  intermediate_size=9216,
+  max_position_embeddings=8192,
+  model_type='gemma2',
+  num_attention_heads=8,
+  num_hidden_layers=26,
+  num_key_value_heads=4,
+  pad_token_id=0,
+  query_pre_attn_scalar=256,
+  rms_norm_eps=1e-06,
+  rope_theta=10000.0,
+  sliding_window=4096,
+  torch_dtype='bfloat16',
+  use_cache=True,
+  vocab_size=256000,
+)
+TINY = dict(
+  vocab_size=9,
+  width=8,
+  depth=2,
+  heads=2,
+  kv_heads=1,
+  head_dim=4,
+  hidden=6,
+  query_scale=4,
+  layer_types=('full', 'sliding'),
+)
 
 
 def tiny_params():
   model = Gemma2(**TINY)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32),
-    jnp.ones((1, 2), bool))['params']
+    model.init,
+    jax.random.key(0),
+    jnp.zeros((1, 2), jnp.int32),
+    jnp.ones((1, 2), bool),
+  )['params']
   rng = np.random.default_rng()
   fill = lambda s: rng.normal(size=s.shape).astype(s.dtype)
   return shapes, jax.tree.map(fill, shapes)
@@ -46,20 +76,24 @@ def test_fields_survive_the_way_to_transformers_and_back():
   assert Gemma2(**weights.fields_from_transformers(config)) == Gemma2(**TINY)
   assert config['layer_types'] == ['full_attention', 'sliding_attention']
   assert config['torch_dtype'] == 'bfloat16'
-  other = dict(TINY, rope_theta=500., final_softcap=20.)
+  other = dict(TINY, rope_theta=500.0, final_softcap=20.0)
   again = weights.fields_from_transformers(weights.transformers_config(other))
   assert Gemma2(**again) == Gemma2(**other)
 
 
-@pytest.mark.parametrize('change, message', [
-  (dict(model_type='gemma'), "model_type is 'gemma'"),
-  (dict(attention_bias=True), 'attention_bias is True'),
-  (dict(use_bidirectional_attention=True), 'only causal attention'),
-  (dict(attn_logit_softcapping=None), 'attn_logit_softcapping is None'),
-  (dict(hidden_size='wide'), "hidden_size is 'wide'"),
-  (dict(layer_types=['full_attention']), 'must name 26 layers'),
-  (dict(rope_parameters=dict(rope_type='yarn')), "rope_type is 'yarn'"),
-], ids=lambda x: x if isinstance(x, str) else next(iter(x)))
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(model_type='gemma'), "model_type is 'gemma'"),
+    (dict(attention_bias=True), 'attention_bias is True'),
+    (dict(use_bidirectional_attention=True), 'only causal attention'),
+    (dict(attn_logit_softcapping=None), 'attn_logit_softcapping is None'),
+    (dict(hidden_size='wide'), "hidden_size is 'wide'"),
+    (dict(layer_types=['full_attention']), 'must name 26 layers'),
+    (dict(rope_parameters=dict(rope_type='yarn')), "rope_type is 'yarn'"),
+  ],
+  ids=lambda x: x if isinstance(x, str) else next(iter(x)),
+)
 def test_a_config_of_another_model_is_refused(change, message):
   with pytest.raises(UserError, match=message):
     weights.fields_from_transformers(PUBLISHED | change)
@@ -77,12 +111,12 @@ def test_weights_survive_the_round_trip_from_both_kinds_of_file():
   assert saved['layers.1.mlp.down_proj.weight'].shape == (8, 6)
   np.testing.assert_array_equal(
     saved['layers.1.self_attn.q_proj.weight'].T,
-    params['layers']['query']['kernel'][1])
+    params['layers']['query']['kernel'][1],
+  )
   causal = {f'model.{k}': v for k, v in saved.items()}
   causal['lm_head.weight'] = saved['embed_tokens.weight']
   for tensors in saved, causal:
-    loaded = table.load(
-      weights.RULES, weights.model_tensors(tensors), shapes)
+    loaded = table.load(weights.RULES, weights.model_tensors(tensors), shapes)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 

@@ -18,9 +18,14 @@ from sana_jax.weights import hub
 SHA = '0123456789abcdef0123456789abcdef01234567'
 FILES = {
   'model_index.json': b'{"_class_name": "SanaPipeline"}',
-  'vae/config.json': b'{}', 'vae/weights.safetensors': b'\0' * 1000,
-  'vae/weights.fp16.safetensors': b'\0' * 500, 'picture.png': b'\0' * 10,
-  'pipeline.py': b'1', 'tokenizer/evil.py': b'1', 'vae/weights.bin': b'1'}
+  'vae/config.json': b'{}',
+  'vae/weights.safetensors': b'\0' * 1000,
+  'vae/weights.fp16.safetensors': b'\0' * 500,
+  'picture.png': b'\0' * 10,
+  'pipeline.py': b'1',
+  'tokenizer/evil.py': b'1',
+  'vae/weights.bin': b'1',
+}
 FIND = """
 import sys
 from sana_jax.errors import UserError
@@ -40,15 +45,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
     if path == '/api/models/org/model/revision/main':
       self.answer(json.dumps({'id': 'org/model', 'sha': SHA}).encode())
     elif path == f'/api/models/org/model/tree/{SHA}':
-      self.answer(json.dumps([
-        {'type': 'file', 'path': name, 'size': len(data), 'oid': etag(data)}
-        for name, data in FILES.items()]).encode())
+      self.answer(
+        json.dumps(
+          [
+            {'type': 'file', 'path': name, 'size': len(data), 'oid': etag(data)}
+            for name, data in FILES.items()
+          ]
+        ).encode()
+      )
     else:
       self.do_HEAD()
 
   def do_HEAD(self):
     name = self.path.partition('?')[0].removeprefix(
-      f'/org/model/resolve/{SHA}/')
+      f'/org/model/resolve/{SHA}/'
+    )
     if name in FILES:
       self.server.asked.add(name)
       self.answer(FILES[name])
@@ -86,19 +97,32 @@ def server():
 
 def find(name, home, port, offline='0'):
   return subprocess.run(
-    [sys.executable, '-c', FIND, name], capture_output=True, text=True,
-    check=True, env={
-      **os.environ, 'HF_HOME': str(home), 'HF_HUB_OFFLINE': offline,
-      'HF_ENDPOINT': f'http://127.0.0.1:{port}'})
+    [sys.executable, '-c', FIND, name],
+    capture_output=True,
+    text=True,
+    check=True,
+    env={
+      **os.environ,
+      'HF_HOME': str(home),
+      'HF_HUB_OFFLINE': offline,
+      'HF_ENDPOINT': f'http://127.0.0.1:{port}',
+    },
+  )
 
 
 def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
   first = find('org/model', tmp_path, server.server_port)
   folder = pathlib.Path(first.stdout.strip())
-  got = {path.relative_to(folder).as_posix(): path.read_bytes()
-         for path in folder.rglob('*') if path.is_file()}
-  wanted = {k: v for k, v in FILES.items()
-            if 'fp16' not in k and k.endswith(('.json', '.safetensors'))}
+  got = {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+  wanted = {
+    k: v
+    for k, v in FILES.items()
+    if 'fp16' not in k and k.endswith(('.json', '.safetensors'))
+  }
   assert got == wanted
   assert server.asked == set(wanted)
   assert '%' in first.stderr  # The progress bar.
@@ -107,8 +131,9 @@ def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
   assert offline.stdout == first.stdout
   assert not server.asked
   other = find('org/other', tmp_path, server.server_port, offline='1')
-  assert other.stdout.startswith("error: 'org/other' is no folder here and "
-                                 'cannot be had from the hub')
+  assert other.stdout.startswith(
+    "error: 'org/other' is no folder here and cannot be had from the hub"
+  )
   assert other.stdout.strip().endswith('or unset HF_HUB_OFFLINE.')
 
 
@@ -129,6 +154,7 @@ def test_an_unknown_name_says_what_is_allowed(name):
 def test_a_hub_id_that_cannot_be_had(monkeypatch, failure):
   def fail(hub_id, **_):
     raise failure(f'{hub_id} is nowhere\nand more')
+
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', fail)
   with pytest.raises(UserError, match='cannot be had from the hub') as caught:
     hub.find('some/model')
@@ -137,6 +163,8 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch, failure):
 
 def test_a_hub_id_is_its_snapshot(monkeypatch, tmp_path):
   monkeypatch.setattr(
-    huggingface_hub, 'snapshot_download',
-    lambda hub_id, **_: str(tmp_path / hub_id))
+    huggingface_hub,
+    'snapshot_download',
+    lambda hub_id, **_: str(tmp_path / hub_id),
+  )
   assert hub.find('some/model') == tmp_path / 'some' / 'model'

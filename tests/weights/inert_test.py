@@ -24,13 +24,26 @@ def load(data):
 
 def plain(rng, depth=4):
   """Random dicts, lists, tuples, numbers and text, some of it shared."""
-  items = [plain(rng, depth - 1) for _ in range(rng.randrange(6))] if (
-    depth) else []
-  return rng.choice([
-    {f'k{i} \u20ac': x for i, x in enumerate(items)}, items, tuple(items),
-    items + items[:1], rng.randrange(-2**63, 2**63), rng.randrange(300), -1,
-    rng.random() * 10.0 ** rng.randrange(-300, 300), 'text\n\u20ac\\', '', None,
-    True, False])
+  items = (
+    [plain(rng, depth - 1) for _ in range(rng.randrange(6))] if (depth) else []
+  )
+  return rng.choice(
+    [
+      {f'k{i} \u20ac': x for i, x in enumerate(items)},
+      items,
+      tuple(items),
+      items + items[:1],
+      rng.randrange(-(2**63), 2**63),
+      rng.randrange(300),
+      -1,
+      rng.random() * 10.0 ** rng.randrange(-300, 300),
+      'text\n\u20ac\\',
+      '',
+      None,
+      True,
+      False,
+    ]
+  )
 
 
 @pytest.mark.parametrize('protocol', range(6))
@@ -41,36 +54,58 @@ def test_plain_data_is_what_pickle_gives(protocol):
     assert load(pickle.dumps(value, protocol)).value == value
 
 
-@pytest.mark.parametrize('value, name', [
-  (argparse.Namespace(lr=1e-4), 'argparse.Namespace'),
-  (len, 'builtins.len'), (np.float32, 'numpy.float32'), (b'x', 'bytes'),
-  (bytearray(5), 'bytes'), ({'a'}, 'set'), (frozenset('a'), 'frozenset'),
-  (collections.defaultdict(list, a=1), 'collections.defaultdict'),
-  (collections.deque([1]), 'collections.deque'), ('x' * 1001, 'long text'),
-  (2**64, 'long number'), (-10**400, 'long number'),
-  (slice(3), 'builtins.slice')])
+@pytest.mark.parametrize(
+  'value, name',
+  [
+    (argparse.Namespace(lr=1e-4), 'argparse.Namespace'),
+    (len, 'builtins.len'),
+    (np.float32, 'numpy.float32'),
+    (b'x', 'bytes'),
+    (bytearray(5), 'bytes'),
+    ({'a'}, 'set'),
+    (frozenset('a'), 'frozenset'),
+    (collections.defaultdict(list, a=1), 'collections.defaultdict'),
+    (collections.deque([1]), 'collections.deque'),
+    ('x' * 1001, 'long text'),
+    (2**64, 'long number'),
+    (-(10**400), 'long number'),
+    (slice(3), 'builtins.slice'),
+  ],
+)
 def test_what_is_no_plain_data_is_inert(value, name):
   assert described(load(pickle.dumps(value, 5)).value) == name
 
 
-@pytest.mark.parametrize('data', [
-  pickle.dumps(10**5000, 5), b'L' + b'9' * 5000 + b'L\n.',
-  b'I' + b'9' * 5000 + b'\n.'])
+@pytest.mark.parametrize(
+  'data',
+  [
+    pickle.dumps(10**5000, 5),
+    b'L' + b'9' * 5000 + b'L\n.',
+    b'I' + b'9' * 5000 + b'\n.',
+  ],
+)
 def test_an_integer_of_over_4300_digits_is_inert(data):
   assert described(load(data).value) == 'long number'
 
 
-@pytest.mark.parametrize('data, name', [
-  (b'(X\x01\x00\x00\x00xiposix\nsystem\n.', 'posix.system'),
-  (b'(cposix\nsystem\no.', 'posix.system'),
-  (b'\x80\x02\x82\x01.', 'extension.1'),
-  (b'\x80\x02ccollections\nOrderedDict\n)\x81.', 'collections.OrderedDict'),
-  (b'\x80\x02ctorch\nFloatStorage\n}b.', 'torch.FloatStorage'),
-  (b'\x80\x04\x8c\x05posix\x8c\x06system\x93.', 'posix.system'),
-  (b'\x80\x02ccollections\nOrderedDict.system\n.',
-   'collections.OrderedDict.system'),
-  (b'cposix\nsystem\n(Vtrue\ntR.', 'posix.system'),
-  (b'Pid\n.', 'object'), (b'K\x01Q.', 'storage of another kind')])
+@pytest.mark.parametrize(
+  'data, name',
+  [
+    (b'(X\x01\x00\x00\x00xiposix\nsystem\n.', 'posix.system'),
+    (b'(cposix\nsystem\no.', 'posix.system'),
+    (b'\x80\x02\x82\x01.', 'extension.1'),
+    (b'\x80\x02ccollections\nOrderedDict\n)\x81.', 'collections.OrderedDict'),
+    (b'\x80\x02ctorch\nFloatStorage\n}b.', 'torch.FloatStorage'),
+    (b'\x80\x04\x8c\x05posix\x8c\x06system\x93.', 'posix.system'),
+    (
+      b'\x80\x02ccollections\nOrderedDict.system\n.',
+      'collections.OrderedDict.system',
+    ),
+    (b'cposix\nsystem\n(Vtrue\ntR.', 'posix.system'),
+    (b'Pid\n.', 'object'),
+    (b'K\x01Q.', 'storage of another kind'),
+  ],
+)
 def test_every_way_to_reach_code_ends_in_a_name(data, name):
   assert described(load(data).value) == name
 
@@ -81,19 +116,29 @@ def test_names_that_are_not_known_are_kept_and_cut_in_number():
   assert got == tuple(f'{i}.x' for i in range(20))
 
 
-@pytest.mark.parametrize('data, said', [
-  (b'\x80\x02(' + b'K\x01t(' * 9 + b'.', 'empty'),
-  (b'\x80\x02X\xff\xff\xff\x7fabc.', 'cut short'),
-  (b'\x80\x02\x8a\xffabc.', 'cut short'),
-  (b'\x8b\xff\xff\xff\xffabc.', 'cut short'),
-  (b'\x80\x02K\x01K\x02R.', 'no function'),
-  (b'cposix\nsystem\nNR.', 'no function'),
-  (b'\x80\x02K\x01K\x02a.', 'no list'), (b'}K\x01K\x02K\x03sa.', 'no dict'),
-  (b'\x80\x02}(K\x01u.', 'keys without values'),
-  (b'\x80\x02\xff.', 'no operation'), (b'K\x01K\x02\x93.', 'no text'),
-  (b'ccollections\nOrderedDict\n](K\x01eq\x00\x85R.', 'keys without values'),
-  (b'h\x07.', "'7'"), (b'}b.', 'not there'), (b'I1' + b'0' * 10**5, 'without'),
-  (b'\x80\x02}', 'cut short'), (b'.', 'empty'), (b'', 'cut short')])
+@pytest.mark.parametrize(
+  'data, said',
+  [
+    (b'\x80\x02(' + b'K\x01t(' * 9 + b'.', 'empty'),
+    (b'\x80\x02X\xff\xff\xff\x7fabc.', 'cut short'),
+    (b'\x80\x02\x8a\xffabc.', 'cut short'),
+    (b'\x8b\xff\xff\xff\xffabc.', 'cut short'),
+    (b'\x80\x02K\x01K\x02R.', 'no function'),
+    (b'cposix\nsystem\nNR.', 'no function'),
+    (b'\x80\x02K\x01K\x02a.', 'no list'),
+    (b'}K\x01K\x02K\x03sa.', 'no dict'),
+    (b'\x80\x02}(K\x01u.', 'keys without values'),
+    (b'\x80\x02\xff.', 'no operation'),
+    (b'K\x01K\x02\x93.', 'no text'),
+    (b'ccollections\nOrderedDict\n](K\x01eq\x00\x85R.', 'keys without values'),
+    (b'h\x07.', "'7'"),
+    (b'}b.', 'not there'),
+    (b'I1' + b'0' * 10**5, 'without'),
+    (b'\x80\x02}', 'cut short'),
+    (b'.', 'empty'),
+    (b'', 'cut short'),
+  ],
+)
 def test_a_broken_pickle_is_refused(data, said):
   with pytest.raises(inert.Refused, match=said):
     load(data)
@@ -103,13 +148,27 @@ def doubled(times):
   return b')' + b'q\x00h\x00\x86' * times
 
 
-@pytest.mark.parametrize('data', [
-  b'}' + doubled(60) + b'Ns.', b'}' + b')' + b'\x85' * 10**5 + b'Ns.',
-  b'Nr\xff\xff\xff\xff.', b']q\x00h\x00a.', b'}q\x00X\x01\x00\x00\x00xh\x00s.',
-  doubled(60) + b'.', b'(' + b'N' * 10**5 + b'tq\x000' + (
-    b'ctorch\nSize\nh\x00\x85R0' * 10**4) + b'N.',
-  b']q\x00(' + b'](K\x01K\x02e' * 10**3 + b'e0' + (
-    b'ccollections\nOrderedDict\nh\x00\x85R0' * 10**3) + b'N.'])
+@pytest.mark.parametrize(
+  'data',
+  [
+    b'}' + doubled(60) + b'Ns.',
+    b'}' + b')' + b'\x85' * 10**5 + b'Ns.',
+    b'Nr\xff\xff\xff\xff.',
+    b']q\x00h\x00a.',
+    b'}q\x00X\x01\x00\x00\x00xh\x00s.',
+    doubled(60) + b'.',
+    b'('
+    + b'N' * 10**5
+    + b'tq\x000'
+    + (b'ctorch\nSize\nh\x00\x85R0' * 10**4)
+    + b'N.',
+    b']q\x00('
+    + b'](K\x01K\x02e' * 10**3
+    + b'e0'
+    + (b'ccollections\nOrderedDict\nh\x00\x85R0' * 10**3)
+    + b'N.',
+  ],
+)
 def test_a_bomb_takes_the_time_of_its_bytes(data):
   began = time.process_time()
   with contextlib.suppress(inert.Refused):
@@ -133,19 +192,23 @@ def test_a_number_that_is_no_size_makes_no_tensor():
   tensor = Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))
   data = pickling.dumps({'w': tensor}, 'x')
   assert load(data).value == {'x': {'w': tensor}}
-  for old, new in ((b'J\x03\0\0\0', b'J\xff\xff\xff\xff'),
-                   (b'J\x03\0\0\0', b'N'), (b'J\x03\0\0\0', b'\x88'),
-                   (b'J\x03\0\0\0', b'\x8a\x08' + b'\xff' * 7 + b'\x7f'),
-                   (b'J\x03\0\0\0', b'(' + b'K\x01' * 99 + b't'),
-                   (b'J\x03\0\0\0', b'')):
+  for old, new in (
+    (b'J\x03\0\0\0', b'J\xff\xff\xff\xff'),
+    (b'J\x03\0\0\0', b'N'),
+    (b'J\x03\0\0\0', b'\x88'),
+    (b'J\x03\0\0\0', b'\x8a\x08' + b'\xff' * 7 + b'\x7f'),
+    (b'J\x03\0\0\0', b'(' + b'K\x01' * 99 + b't'),
+    (b'J\x03\0\0\0', b''),
+  ):
     assert old in data
     assert load(data.replace(old, new)).value == {'x': {'w': pickled.TENSOR}}
 
 
 def test_no_random_pickle_ends_in_anything_but_refused():
   rng = np.random.default_rng()
-  whole = pickling.dumps({'w': Tensor(
-    Storage(F32, '0', 12), 0, (3, 4), (4, 1))}, 'state_dict')
+  whole = pickling.dumps(
+    {'w': Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))}, 'state_dict'
+  )
   for _ in range(2000):
     data = bytearray(whole)
     for place in rng.integers(len(data), size=rng.integers(1, 4)):

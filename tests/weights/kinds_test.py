@@ -9,18 +9,23 @@ from sana_jax.models.sana import Sana
 from sana_jax.weights import kinds
 
 
-@pytest.mark.parametrize('config, part, kind', [
-  ({'_class_name': 'AutoencoderDC'}, 'vae', kinds.AUTOENCODER),
-  ({'_class_name': 'SanaControlNetModel'}, 'controlnet', kinds.CONTROLNET),
-  ({'model_type': 'gemma2'}, 'text_encoder', kinds.TEXT_ENCODER),
-  ({}, 'transformer', kinds.TRANSFORMER)])
+@pytest.mark.parametrize(
+  'config, part, kind',
+  [
+    ({'_class_name': 'AutoencoderDC'}, 'vae', kinds.AUTOENCODER),
+    ({'_class_name': 'SanaControlNetModel'}, 'controlnet', kinds.CONTROLNET),
+    ({'model_type': 'gemma2'}, 'text_encoder', kinds.TEXT_ENCODER),
+    ({}, 'transformer', kinds.TRANSFORMER),
+  ],
+)
 def test_a_config_names_its_kind(config, part, kind):
   assert kinds.of_config(config, part) is kind
   assert kinds.part_of(config) == (part if config else None)
 
 
-@pytest.mark.parametrize('name', [
-  'SanaVideoTransformer3DModel', 'AutoencoderDC', 7, ['x'], {}, ''])
+@pytest.mark.parametrize(
+  'name', ['SanaVideoTransformer3DModel', 'AutoencoderDC', 7, ['x'], {}, '']
+)
 def test_a_class_that_is_unknown_or_of_another_part_is_refused(name):
   with pytest.raises(UserError, match='allowed are SanaTransformer2DModel'):
     kinds.of_config({'_class_name': name}, 'transformer')

@@ -15,7 +15,7 @@ from sana_jax.weights import sana, table
 from sana_jax.weights.tensors import Stored
 
 pytestmark = pytest.mark.slow
-GIB = 2 ** 30
+GIB = 2**30
 LOAD = """
 import pathlib, resource, sys
 import jax
@@ -29,9 +29,12 @@ print(sum(x.nbytes for x in jax.tree.leaves(model.variables)),
 
 def random_tensor(shape):
   """Drawn when it is written: the checkpoint is never in memory."""
+
   def fetch(start, stop):
     return np.random.default_rng(start).standard_normal(
-      (stop - start, *shape[1:]), dtype=np.float32)
+      (stop - start, *shape[1:]), dtype=np.float32
+    )
+
   return Stored(shape, np.dtype(np.float32), fetch)
 
 
@@ -39,20 +42,31 @@ def random_tensor(shape):
 def checkpoint(tmp_path_factory):
   folder = tmp_path_factory.mktemp('model')
   module = Sana(**SANA_SIZES['sana_1600m_1024'])
-  blank = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape),
-                       abstract.transformer(module))
+  blank = jax.tree.map(
+    lambda s: np.broadcast_to(np.float32(0), s.shape),
+    abstract.transformer(module),
+  )
   config = sana.diffusers_config(folders.module_fields(module))
-  folders.write_part(folder, 'transformer', config, {
-    key: random_tensor(x.shape)
-    for key, x in table.save(sana.rules(), blank).items()})
+  folders.write_part(
+    folder,
+    'transformer',
+    config,
+    {
+      key: random_tensor(x.shape)
+      for key, x in table.save(sana.rules(), blank).items()
+    },
+  )
   return folder
 
 
 @pytest.mark.parametrize('dtype, size', [('float32', 4), ('bfloat16', 2)])
 def test_the_peak_is_the_model_and_at_most_a_gibibyte(checkpoint, dtype, size):
   run = subprocess.run(
-    [sys.executable, '-c', LOAD, checkpoint, dtype], check=True,
-    capture_output=True, text=True)
+    [sys.executable, '-c', LOAD, checkpoint, dtype],
+    check=True,
+    capture_output=True,
+    text=True,
+  )
   model, peak = map(int, run.stdout.split())
   assert model == 1_604_462_752 * size
   assert peak <= model + GIB

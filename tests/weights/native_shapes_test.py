@@ -34,10 +34,17 @@ def edit(model, **changes):
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize('changes, said', [
-  ({'vocab_size': 700}, r'embedding \(600, 16\), where \(700, 16\) is needed'),
-  ({'num_hidden_layers': 1, 'layer_types': None}, r'\(1, 16\) is needed'),
-  ({'vocab_size': 2_000_000, 'hidden_size': 200_000}, 'a model of 1,600,')])
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    (
+      {'vocab_size': 700},
+      r'embedding \(600, 16\), where \(700, 16\) is needed',
+    ),
+    ({'num_hidden_layers': 1, 'layer_types': None}, r'\(1, 16\) is needed'),
+    ({'vocab_size': 2_000_000, 'hidden_size': 200_000}, 'a model of 1,600,'),
+  ],
+)
 def test_a_config_of_another_model_is_refused(model, changes, said, capfd):
   edit(model, **changes)
   with pytest.raises(UserError, match=said):
@@ -47,8 +54,10 @@ def test_a_config_of_another_model_is_refused(model, changes, said, capfd):
   assert 'Traceback' not in capfd.readouterr().err  # Of Orbax's threads.
 
 
-@pytest.mark.parametrize('text', [
-  '', '{', '[]', '{"a": ' * 10_000, '{"tree_metadata": {"x": 1}}', '\xff'])
+@pytest.mark.parametrize(
+  'text',
+  ['', '{', '[]', '{"a": ' * 10_000, '{"tree_metadata": {"x": 1}}', '\xff'],
+)
 def test_damaged_metadata_are_one_error(model, text):
   (model / 'text_encoder/orbax/_METADATA').write_text(text)
   with pytest.raises(UserError, match='text_encoder/orbax'):

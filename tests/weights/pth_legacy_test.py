@@ -17,15 +17,27 @@ def legacy(path, tensors, keys=('0',), version=1001, little=True, data=None):
   """A file as torch wrote it before 1.6, by Python's own pickler."""
   order = '<' if little else '>'
   data = np.arange(12, dtype=f'{order}f4') if data is None else data
-  magic = 0x1950a86a20f9469cfc6c
+  magic = 0x1950A86A20F9469CFC6C
   content = pickling.dumps(tensors, 'state_dict')
   # Its persistent ids have a sixth item, None.
-  content = content.replace(pickle.TUPLE + pickle.BINPERSID,
-                            pickle.NONE + pickle.TUPLE + pickle.BINPERSID)
-  path.write_bytes(b''.join([
-    *(pickle.dumps(x, 2) for x in (magic, version, {'little_endian': little})),
-    content, pickle.dumps(list(keys), 2),
-    struct.pack(f'{order}q', len(data)), data.tobytes()]))
+  content = content.replace(
+    pickle.TUPLE + pickle.BINPERSID,
+    pickle.NONE + pickle.TUPLE + pickle.BINPERSID,
+  )
+  path.write_bytes(
+    b''.join(
+      [
+        *(
+          pickle.dumps(x, 2)
+          for x in (magic, version, {'little_endian': little})
+        ),
+        content,
+        pickle.dumps(list(keys), 2),
+        struct.pack(f'{order}q', len(data)),
+        data.tobytes(),
+      ]
+    )
+  )
   return path
 
 
@@ -37,10 +49,15 @@ def test_files_from_before_the_zip_format_are_read(tmp_path, little):
   np.testing.assert_array_equal(got.read(), [[2, 6, 10], [3, 7, 11]])
 
 
-@pytest.mark.parametrize('changes, said', [
-  ({'version': 1002}, 'version 1002'), ({'keys': ['1']}, "storage '1'"),
-  ({'keys': ['0', '0']}, 'cut short'),
-  ({'data': np.arange(3, dtype='f4')}, '12 bytes, not 12 float32')])
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    ({'version': 1002}, 'version 1002'),
+    ({'keys': ['1']}, "storage '1'"),
+    ({'keys': ['0', '0']}, 'cut short'),
+    ({'data': np.arange(3, dtype='f4')}, '12 bytes, not 12 float32'),
+  ],
+)
 def test_what_is_wrong_with_an_old_file_is_told(tmp_path, changes, said):
   with pytest.raises(UserError, match=said):
     pth.read(legacy(tmp_path / 'x.pth', {'w': W}, **changes))

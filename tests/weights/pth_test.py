@@ -22,8 +22,18 @@ from sana_jax.weights import pickling, pth, pth_zip
 from sana_jax.weights.pickled import Storage, Tensor
 from sana_jax.weights.tensors import stored
 
-DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64,
-          np.int32, np.int16, np.int8, np.uint8, np.bool_)
+DTYPES = (
+  np.float32,
+  np.float16,
+  ml_dtypes.bfloat16,
+  np.float64,
+  np.int64,
+  np.int32,
+  np.int16,
+  np.int8,
+  np.uint8,
+  np.bool_,
+)
 F32 = np.dtype(np.float32)
 W = Tensor(Storage(F32, '0', 12), 2, (2, 3), (1, 4))
 
@@ -31,10 +41,15 @@ W = Tensor(Storage(F32, '0', 12), 2, (2, 3), (1, 4))
 def some_tensors():
   rng = np.random.default_rng()
   draw = lambda *shape: rng.normal(size=shape) * 9
-  out = {f'x.{i}.weight': draw(5, i + 1, 2).astype(dtype)
-         for i, dtype in enumerate(DTYPES)}
-  return out | {'scalar': np.asarray(7, np.int64), 'empty': draw(0, 3),
-                'view': draw(4, 6).T}
+  out = {
+    f'x.{i}.weight': draw(5, i + 1, 2).astype(dtype)
+    for i, dtype in enumerate(DTYPES)
+  }
+  return out | {
+    'scalar': np.asarray(7, np.int64),
+    'empty': draw(0, 3),
+    'view': draw(4, 6).T,
+  }
 
 
 def lazy(tensors):
@@ -50,8 +65,14 @@ def archive(path, members, compression=zipfile.ZIP_STORED):
 def one_tensor(path, tensor, data=None, **members):
   """A file with one tensor and one storage, which need not fit."""
   data = np.arange(12, dtype=np.float32) if data is None else data
-  archive(path, {'data.pkl': pickling.dumps({'w': tensor}, 'state_dict'),
-                 'data/0': data.tobytes()} | members)
+  archive(
+    path,
+    {
+      'data.pkl': pickling.dumps({'w': tensor}, 'state_dict'),
+      'data/0': data.tobytes(),
+    }
+    | members,
+  )
   return path
 
 
@@ -86,25 +107,41 @@ def test_large_members_get_wide_sizes(tmp_path, monkeypatch):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
   (tmp_path / 'x.pth').write_bytes(b'old')
+
   def fail(a, b):
     raise OSError('disk')
+
   broken = stored(np.zeros(3))
   broken = type(broken)(broken.shape, broken.dtype, fail)
   with pytest.raises(OSError, match='disk'):
     pth.write(tmp_path / 'x.pth', {'w': broken})
   assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [
-    ('x.pth', b'old')]
+    ('x.pth', b'old')
+  ]
 
 
-@pytest.mark.parametrize('shape, strides, offset', [
-  ((3, 4), (4, 1), 0), ((4, 3), (1, 4), 0), ((2, 3), (4, 1), 5),
-  ((2, 2), (6, 2), 1), ((5,), (2,), 2), ((), (), 7), ((2, 1, 3), (3, 9, 1), 6)])
+@pytest.mark.parametrize(
+  'shape, strides, offset',
+  [
+    ((3, 4), (4, 1), 0),
+    ((4, 3), (1, 4), 0),
+    ((2, 3), (4, 1), 5),
+    ((2, 2), (6, 2), 1),
+    ((5,), (2,), 2),
+    ((), (), 7),
+    ((2, 1, 3), (3, 9, 1), 6),
+  ],
+)
 def test_views_of_a_storage_are_read_by_rows(tmp_path, shape, strides, offset):
   data = np.random.default_rng().normal(size=12).astype(np.float32)
-  path = one_tensor(tmp_path / 'x.pth', Tensor(
-    Storage(F32, '0', 12), offset, shape, strides), data)
+  path = one_tensor(
+    tmp_path / 'x.pth',
+    Tensor(Storage(F32, '0', 12), offset, shape, strides),
+    data,
+  )
   want = np.lib.stride_tricks.as_strided(
-    data[offset:], shape, [4 * s for s in strides])
+    data[offset:], shape, [4 * s for s in strides]
+  )
   tensor = pth.read(path)['w']
   np.testing.assert_array_equal(tensor.read(), want, strict=True)
   assert tensor.read().flags.writeable
@@ -114,30 +151,48 @@ def test_views_of_a_storage_are_read_by_rows(tmp_path, shape, strides, offset):
 
 
 def test_rows_are_read_without_the_rest(tmp_path, monkeypatch):
-  pth.write(tmp_path / 'x.pth', lazy({'w': np.arange(4000.).reshape(100, 40)}))
+  pth.write(tmp_path / 'x.pth', lazy({'w': np.arange(4000.0).reshape(100, 40)}))
   tensor, counts, fromfile = pth.read(tmp_path / 'x.pth')['w'], [], np.fromfile
-  monkeypatch.setattr(np, 'fromfile', lambda file, dtype, count: (
-    counts.append(count), fromfile(file, dtype, count))[1])
+  monkeypatch.setattr(
+    np,
+    'fromfile',
+    lambda file, dtype, count: (
+      counts.append(count),
+      fromfile(file, dtype, count),
+    )[1],
+  )
   assert tensor.rows(10, 90).fetch(5, 7)[0, 0] == 600
   assert counts == [80]
 
 
 def test_the_other_byte_order_is_read(tmp_path):
   data = np.arange(12, dtype='>f4')
-  path = one_tensor(tmp_path / 'x.pth', Tensor(
-    Storage(F32, '0', 12), 2, (3, 3), (3, 1)), data, byteorder='big')
+  path = one_tensor(
+    tmp_path / 'x.pth',
+    Tensor(Storage(F32, '0', 12), 2, (3, 3), (3, 1)),
+    data,
+    byteorder='big',
+  )
   np.testing.assert_array_equal(
-    pth.read(path)['w'].read(), np.arange(2, 11.).reshape(3, 3))
+    pth.read(path)['w'].read(), np.arange(2, 11.0).reshape(3, 3)
+  )
 
 
-@pytest.mark.parametrize('tensor, said', [
-  (Tensor(Storage(F32, '0', 12), 0, (3, 4), (5, 1)), 'reads element 13 of 12'),
-  (Tensor(Storage(F32, '0', 12), 9, (4,), (1,)), 'reads element 12 of 12'),
-  (Tensor(Storage(F32, '0', 12), 0, (3, 10**12), (0, 0)), 'from 12 elements'),
-  (Tensor(Storage(F32, '0', 13), 0, (3, 4), (4, 1)), '48 bytes, not 13'),
-  (Tensor(Storage(np.dtype(np.float64), '0', 12), 0, (3,), (1,)), '48 bytes'),
-  (Tensor(Storage(F32, '1', 12), 0, (3,), (1,)), "'1' is missing"),
-  (Tensor(Storage(F32, '0', 2**40), 2**39, (2,), (1,)), 'not 1099511627776')])
+@pytest.mark.parametrize(
+  'tensor, said',
+  [
+    (
+      Tensor(Storage(F32, '0', 12), 0, (3, 4), (5, 1)),
+      'reads element 13 of 12',
+    ),
+    (Tensor(Storage(F32, '0', 12), 9, (4,), (1,)), 'reads element 12 of 12'),
+    (Tensor(Storage(F32, '0', 12), 0, (3, 10**12), (0, 0)), 'from 12 elements'),
+    (Tensor(Storage(F32, '0', 13), 0, (3, 4), (4, 1)), '48 bytes, not 13'),
+    (Tensor(Storage(np.dtype(np.float64), '0', 12), 0, (3,), (1,)), '48 bytes'),
+    (Tensor(Storage(F32, '1', 12), 0, (3,), (1,)), "'1' is missing"),
+    (Tensor(Storage(F32, '0', 2**40), 2**39, (2,), (1,)), 'not 1099511627776'),
+  ],
+)
 def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, tensor, said):
   path = one_tensor(tmp_path / 'x.pth', tensor)
   with pytest.raises(UserError, match=rf'x\.pth: w is damaged.*{said}'):
@@ -160,14 +215,19 @@ def hostile(target):
   return {
     'posix.system': {'state_dict': _Runs(os.system, touch)},
     'builtins.eval': _Runs(eval, code),
-    'builtins.exec': {'state_dict': {}, 'epoch': 3, 'notes': {
-      'deep': [1, (2, {'er': _Runs(exec, code)})]}}}
+    'builtins.exec': {
+      'state_dict': {},
+      'epoch': 3,
+      'notes': {'deep': [1, (2, {'er': _Runs(exec, code)})]},
+    },
+  }
 
 
 @pytest.mark.parametrize('protocol', range(6))
 @pytest.mark.parametrize('name', hostile(''))
 def test_a_file_that_would_run_code_is_refused_by_name(
-    tmp_path, name, protocol):
+  tmp_path, name, protocol
+):
   data = pickle.dumps(hostile(tmp_path / 'ran')[name], protocol)
   pickle.loads(data)  # It is a real one.
   os.remove(tmp_path / 'ran')
@@ -182,11 +242,21 @@ def test_a_file_that_would_run_code_is_refused_by_name(
 def one_entry_more(path, key, value, protocol=2, within=False):
   """A state_dict of one tensor w, and another entry, beside it or in it."""
   model = pickling.dumps({'w': W}, 'state_dict')[2:-1]
-  more = b'X' + struct.pack('<I', len(key)) + key.encode() + pickle.dumps(
-    value, protocol)[2:-1] + b's'
+  more = (
+    b'X'
+    + struct.pack('<I', len(key))
+    + key.encode()
+    + pickle.dumps(value, protocol)[2:-1]
+    + b's'
+  )
   body = model[:-1] + more + b's' if within else model + more
-  archive(path, {'data.pkl': b'\x80\x02' + body + b'.',
-                 'data/0': np.arange(12, dtype=np.float32).tobytes()})
+  archive(
+    path,
+    {
+      'data.pkl': b'\x80\x02' + body + b'.',
+      'data/0': np.arange(12, dtype=np.float32).tobytes(),
+    },
+  )
   return path
 
 
@@ -197,14 +267,19 @@ def left_out(caplog):
 
 
 def random_state():
-  return {'python': (3, tuple(range(625)), None),
-          'numpy': ('MT19937', np.arange(4, dtype=np.uint32), 624, 0, 0.)}
+  return {
+    'python': (3, tuple(range(625)), None),
+    'numpy': ('MT19937', np.arange(4, dtype=np.uint32), 624, 0, 0.0),
+  }
 
 
 def test_code_beside_a_model_is_listed_and_not_run(tmp_path, caplog):
   touch = f'touch {tmp_path / "ran"}'
-  path = one_entry_more(tmp_path / 'x.pth', 'notes', {
-    'deep': [1, (2, {'er': _Runs(os.system, touch)})]})
+  path = one_entry_more(
+    tmp_path / 'x.pth',
+    'notes',
+    {'deep': [1, (2, {'er': _Runs(os.system, touch)})]},
+  )
   assert list(pth.read(path)) == ['w']
   assert not (tmp_path / 'ran').exists()
   assert 'notes (dict)' in left_out(caplog)
@@ -214,14 +289,26 @@ def test_code_beside_a_model_is_listed_and_not_run(tmp_path, caplog):
 @pytest.mark.parametrize('protocol', [2, 3])
 @pytest.mark.parametrize('within', [False, True])
 def test_what_a_trainer_saves_beside_a_model_is_listed(
-    tmp_path, caplog, protocol, within):
+  tmp_path, caplog, protocol, within
+):
   path = one_entry_more(
-    tmp_path / 'x.pth', 'rest', {
-      'epoch': 4, 'random': random_state(), 'args': argparse.Namespace(lr=1e-4),
-      'dtype': np.dtype(np.float32), 'when': datetime.datetime(2026, 1, 1),
-      'names': {'a', 'b'}, 'counts': collections.Counter('hello'),
-      'function': os.path.join, 'bytes': b'x' * 5000, 'text': 'x' * 5000},
-    protocol, within)
+    tmp_path / 'x.pth',
+    'rest',
+    {
+      'epoch': 4,
+      'random': random_state(),
+      'args': argparse.Namespace(lr=1e-4),
+      'dtype': np.dtype(np.float32),
+      'when': datetime.datetime(2026, 1, 1),
+      'names': {'a', 'b'},
+      'counts': collections.Counter('hello'),
+      'function': os.path.join,
+      'bytes': b'x' * 5000,
+      'text': 'x' * 5000,
+    },
+    protocol,
+    within,
+  )
   got = pth.read(path)
   np.testing.assert_array_equal(got['w'].read(), [[2, 6, 10], [3, 7, 11]])
   assert list(got) == ['w'] and 'rest (dict)' in left_out(caplog)
@@ -248,8 +335,10 @@ def test_what_is_listed_is_escaped_and_cut(tmp_path, caplog):
 
 def test_a_name_that_no_terminal_can_show_names_no_tensor(tmp_path, caplog):
   data = pickling.dumps({'\x1b[2J': W, 'w': W}, 'state_dict')
-  archive(tmp_path / 'x.pth', {
-    'data.pkl': data, 'data/0': np.arange(12, dtype=np.float32).tobytes()})
+  archive(
+    tmp_path / 'x.pth',
+    {'data.pkl': data, 'data/0': np.arange(12, dtype=np.float32).tobytes()},
+  )
   assert list(pth.read(tmp_path / 'x.pth')) == ['w']
   assert '\\x1b[2J (tensor)' in left_out(caplog)
 
@@ -257,24 +346,40 @@ def test_a_name_that_no_terminal_can_show_names_no_tensor(tmp_path, caplog):
 def test_names_of_python_2_are_read(tmp_path):
   # OrderedDict([['w', tensor]]), and text without Unicode.
   tensor = pickling.dumps({'w': W}, 'x')
-  tensor = tensor[tensor.index(b'ctorch._utils'):tensor.rindex(b'us.')]
-  archive(tmp_path / 'x.pth', {
-    'data.pkl': b'\x80\x02ccollections\nOrderedDict\n(](](U\x01w' + tensor
-    + b'eetR.', 'data/0': np.arange(12, dtype=np.float32).tobytes()})
+  tensor = tensor[tensor.index(b'ctorch._utils') : tensor.rindex(b'us.')]
+  archive(
+    tmp_path / 'x.pth',
+    {
+      'data.pkl': b'\x80\x02ccollections\nOrderedDict\n(](](U\x01w'
+      + tensor
+      + b'eetR.',
+      'data/0': np.arange(12, dtype=np.float32).tobytes(),
+    },
+  )
   assert list(pth.read(tmp_path / 'x.pth')) == ['w']
 
 
 def test_the_rest_of_a_training_run_is_passed_over(tmp_path):
   tensor = Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))
   model = pickling.dumps({'w': tensor}, 'state_dict')[2:-1]
-  rest = pickle.dumps({'epoch': 4, 'optimizer': {
-    'state': {0: {'step': 2**40, 'eps': 1e-30}}, 'param_groups': [
-      {'lr': 1e-4, 'betas': (0.9, 0.999), 'foreach': None, 'amsgrad': False}]}},
-    2)
+  rest = pickle.dumps(
+    {
+      'epoch': 4,
+      'optimizer': {
+        'state': {0: {'step': 2**40, 'eps': 1e-30}},
+        'param_groups': [
+          {'lr': 1e-4, 'betas': (0.9, 0.999), 'foreach': None, 'amsgrad': False}
+        ],
+      },
+    },
+    2,
+  )
   # {**model, 'rest': rest}: both pickles, one inside the other.
   data = b'\x80\x02' + model + b'X\x04\x00\x00\x00rest' + rest[2:-1] + b's.'
-  archive(tmp_path / 'x.pth', {
-    'data.pkl': data, 'data/0': np.arange(12, dtype=np.float32).tobytes()})
+  archive(
+    tmp_path / 'x.pth',
+    {'data.pkl': data, 'data/0': np.arange(12, dtype=np.float32).tobytes()},
+  )
   got = pth.read(tmp_path / 'x.pth')
   assert list(got) == ['w'] and got['w'].read()[2, 3] == 11
 
@@ -317,9 +422,14 @@ def test_no_flipped_byte_ends_in_anything_but_a_sentence(tmp_path):
   assert refused > 30
 
 
-@pytest.mark.parametrize('data, said', [
-  (b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.', 'cannot be read'),
-  (b'GGUF....', 'no zip file'), (b'', 'no zip file')])
+@pytest.mark.parametrize(
+  'data, said',
+  [
+    (b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.', 'cannot be read'),
+    (b'GGUF....', 'no zip file'),
+    (b'', 'no zip file'),
+  ],
+)
 def test_files_of_other_formats_are_named(tmp_path, data, said):
   (tmp_path / 'x.pth').write_bytes(data)
   with pytest.raises(UserError, match=said):
@@ -335,8 +445,9 @@ def test_other_and_compressed_zip_files_are_refused(tmp_path):
   archive(tmp_path / 'x.pth', {'readme.txt': 'hello'})
   with pytest.raises(UserError, match='no checkpoint of torch'):
     pth.read(tmp_path / 'x.pth')
-  archive(tmp_path / 'y.pth', {'data.pkl': pickle.dumps({})},
-          zipfile.ZIP_DEFLATED)
+  archive(
+    tmp_path / 'y.pth', {'data.pkl': pickle.dumps({})}, zipfile.ZIP_DEFLATED
+  )
   with pytest.raises(UserError, match='compressed'):
     pth.read(tmp_path / 'y.pth')
 
@@ -354,8 +465,9 @@ def test_a_member_that_is_not_where_the_zip_says_is_refused(tmp_path):
 
 def test_a_dtype_without_a_place_is_refused(tmp_path):
   with pytest.raises(UserError, match='w is of dtype float8_e4m3fn'):
-    pth.write(tmp_path / 'x.pth', lazy({
-      'w': np.zeros(2, ml_dtypes.float8_e4m3fn)}))
+    pth.write(
+      tmp_path / 'x.pth', lazy({'w': np.zeros(2, ml_dtypes.float8_e4m3fn)})
+    )
 
 
 def test_neither_torch_nor_an_unpickler_is_needed(tmp_path, monkeypatch):

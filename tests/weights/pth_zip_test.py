@@ -34,28 +34,36 @@ def edited(path, old, new, times=1):
 
 
 def test_members_that_overlap_are_refused(tmp_path):
-  path = write(tmp_path / 'x.pth', {str(i): whole(str(i)) for i in range(2)},
-               {'data/0': DATA, 'data/1': DATA})
+  path = write(
+    tmp_path / 'x.pth',
+    {str(i): whole(str(i)) for i in range(2)},
+    {'data/0': DATA, 'data/1': DATA},
+  )
   assert len(pth.read(path)) == 2
   with zipfile.ZipFile(path) as archive:
-    first, second = (struct.pack('<I', archive.getinfo(
-      f'x/data/{i}').header_offset) + f'x/data/{i}'.encode() for i in range(2))
+    first, second = (
+      struct.pack('<I', archive.getinfo(f'x/data/{i}').header_offset)
+      + f'x/data/{i}'.encode()
+      for i in range(2)
+    )
   edited(path, second, first[:4] + second[4:])
   with pytest.raises(UserError, match='overlap'):
     pth.read(path)
 
 
 def test_two_members_of_one_name_are_refused(tmp_path):
-  path = write(tmp_path / 'x.pth', {'w': whole('0')},
-               {'data/0': DATA, 'data/1': DATA})
+  path = write(
+    tmp_path / 'x.pth', {'w': whole('0')}, {'data/0': DATA, 'data/1': DATA}
+  )
   edited(path, b'x/data/1', b'x/data/0', times=2)
   with pytest.raises(UserError, match='two members x/data/0'):
     pth.read(path)
 
 
 def test_tensors_share_a_storage_but_not_a_thousand_times(tmp_path):
-  share = lambda n: write(tmp_path / 'x.pth', {
-    str(i): whole('0') for i in range(n)}, {'data/0': DATA})
+  share = lambda n: write(
+    tmp_path / 'x.pth', {str(i): whole('0') for i in range(n)}, {'data/0': DATA}
+  )
   assert len(pth.read(share(3))) == 3
   with pytest.raises(UserError, match='8 times the bytes'):
     pth.read(share(1000))
@@ -75,8 +83,7 @@ def test_a_directory_or_a_pickle_of_any_size_is_not_read(tmp_path, monkeypatch):
     pth.read(path)
   data = path.read_bytes()
   place = data.rindex(b'PK\5\6') + 12
-  path.write_bytes(
-    data[:place] + struct.pack('<L', 2**31) + data[place + 4:])
+  path.write_bytes(data[:place] + struct.pack('<L', 2**31) + data[place + 4 :])
   with pytest.raises(UserError, match='cannot be read'):
     pth.read(path)
   monkeypatch.setattr(pth_zip, '_DIRECTORY_BYTES', 10)
@@ -86,17 +93,23 @@ def test_a_directory_or_a_pickle_of_any_size_is_not_read(tmp_path, monkeypatch):
 
 
 def test_a_storage_of_another_dtype_is_refused(tmp_path):
-  mixed = {'a': whole('0'), 'b': Tensor(pickled.Storage(
-    np.dtype(np.int16), '0', 1000), 0, (1000,), (1,))}
+  mixed = {
+    'a': whole('0'),
+    'b': Tensor(
+      pickled.Storage(np.dtype(np.int16), '0', 1000), 0, (1000,), (1,)
+    ),
+  }
   with pytest.raises(UserError, match='b is damaged.*4000 bytes'):
     pth.read(write(tmp_path / 'x.pth', mixed, {'data/0': DATA}))
 
 
 def test_a_file_of_more_tensors_than_a_model_has_is_refused(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   monkeypatch.setattr(pth, 'MOST_TENSORS', 2)
-  path = write(tmp_path / 'x.pth', {str(i): whole('0') for i in range(3)},
-               {'data/0': DATA})
+  path = write(
+    tmp_path / 'x.pth', {str(i): whole('0') for i in range(3)}, {'data/0': DATA}
+  )
   with pytest.raises(UserError, match='3 tensors; 2 are allowed'):
     pth.read(path)
 

@@ -58,11 +58,14 @@ def now_a_device(path):
   path.symlink_to('/dev/zero')
 
 
-@pytest.mark.parametrize('change', [
-  cut, cut_to_nothing, grown, written_to, removed, now_a_fifo, now_a_device])
+@pytest.mark.parametrize(
+  'change',
+  [cut, cut_to_nothing, grown, written_to, removed, now_a_fifo, now_a_device],
+)
 @pytest.mark.parametrize('write', [by_safetensors, by_pth])
 def test_a_file_that_changes_before_it_is_read_is_one_sentence(
-    tmp_path, write, change):
+  tmp_path, write, change
+):
   tensor = write(tmp_path / 'x')
   np.testing.assert_array_equal(tensor.fetch(3, 5), VALUES[3:5], strict=True)
   change(tmp_path / 'x')

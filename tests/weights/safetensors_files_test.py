@@ -12,22 +12,36 @@ from sana_jax.errors import UserError
 from sana_jax.weights import safetensors_files as files
 from sana_jax.weights.tensors import stored
 
-DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64,
-          np.int32, np.uint8, np.bool_)
+DTYPES = (
+  np.float32,
+  np.float16,
+  ml_dtypes.bfloat16,
+  np.float64,
+  np.int64,
+  np.int32,
+  np.uint8,
+  np.bool_,
+)
 
 
 def some_tensors():
   rng = np.random.default_rng()
   draw = lambda *shape: rng.normal(size=shape) * 9
-  out = {f'x.{i}.weight': draw(5, i + 1, 2).astype(dtype)
-         for i, dtype in enumerate(DTYPES)}
-  return out | {'scalar': np.asarray(7, np.int64), 'empty': draw(0, 3),
-                'view': draw(4, 6).T}
+  out = {
+    f'x.{i}.weight': draw(5, i + 1, 2).astype(dtype)
+    for i, dtype in enumerate(DTYPES)
+  }
+  return out | {
+    'scalar': np.asarray(7, np.int64),
+    'empty': draw(0, 3),
+    'view': draw(4, 6).T,
+  }
 
 
 def write(folder, tensors, **options):
-  files.write(folder, 'model', {k: stored(x) for k, x in tensors.items()},
-              **options)
+  files.write(
+    folder, 'model', {k: stored(x) for k, x in tensors.items()}, **options
+  )
 
 
 def assert_equal(got, want):
@@ -41,17 +55,20 @@ def test_what_is_written_is_read_by_the_reference_reader(tmp_path):
   write(tmp_path, tensors)
   path = tmp_path / 'model.safetensors'
   assert_equal(safetensors.numpy.load_file(path), tensors)
-  assert_equal({k: t.read() for k, t in files.read(tmp_path, 'model').items()},
-               tensors)
+  assert_equal(
+    {k: t.read() for k, t in files.read(tmp_path, 'model').items()}, tensors
+  )
 
 
 def test_the_bytes_are_those_of_the_reference_writer(tmp_path):
   tensors = {k: np.ascontiguousarray(x) for k, x in some_tensors().items()}
   write(tmp_path, tensors)
   safetensors.numpy.save_file(
-    tensors, tmp_path / 'theirs', metadata={'format': 'pt'})
+    tensors, tmp_path / 'theirs', metadata={'format': 'pt'}
+  )
   assert (tmp_path / 'model.safetensors').read_bytes() == (
-    tmp_path / 'theirs').read_bytes()
+    tmp_path / 'theirs'
+  ).read_bytes()
 
 
 def test_large_models_are_split_and_the_index_says_where(tmp_path):
@@ -61,10 +78,12 @@ def test_large_models_are_split_and_the_index_says_where(tmp_path):
   assert len(parts) > 2 and parts[0].startswith('model-00001-of-0')
   index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
   assert index['metadata']['total_size'] == sum(
-    x.nbytes for x in tensors.values())
+    x.nbytes for x in tensors.values()
+  )
   assert set(index['weight_map'].values()) == set(parts)
-  assert_equal({k: t.read() for k, t in files.read(tmp_path, 'model').items()},
-               tensors)
+  assert_equal(
+    {k: t.read() for k, t in files.read(tmp_path, 'model').items()}, tensors
+  )
 
 
 def test_rows_are_read_without_the_rest(tmp_path):
@@ -73,16 +92,19 @@ def test_rows_are_read_without_the_rest(tmp_path):
   got = files.read(tmp_path, 'model')
   for key in ('x.0.weight', 'x.2.weight', 'view'):
     np.testing.assert_array_equal(
-      got[key].rows(1, 4).fetch(1, 2), tensors[key][2:3])
+      got[key].rows(1, 4).fetch(1, 2), tensors[key][2:3]
+    )
   shape = got['x.3.weight'].shape
   flat = got['x.3.weight'].reshape((shape[0], -1 * -shape[1] * shape[2]))
   np.testing.assert_array_equal(
-    flat.read(), tensors['x.3.weight'].reshape(shape[0], -1))
+    flat.read(), tensors['x.3.weight'].reshape(shape[0], -1)
+  )
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
   def fail(start, stop):
     raise OSError('the disk is gone')
+
   bad = stored(np.zeros((3, 2)))
   bad = type(bad)(bad.shape, bad.dtype, fail)
   with pytest.raises(OSError, match='disk is gone'):
@@ -95,23 +117,37 @@ def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path):
   index = tmp_path / 'model.safetensors.index.json'
   right = json.loads(index.read_text())
   for changed, said in (
-      ({'scalar': None}, 'do not hold the same tensors: scalar'),
-      ({'more': right['weight_map']['scalar']}, 'same tensors: more'),
-      ({'scalar': '../elsewhere'}, "'../elsewhere', which is no")):
+    ({'scalar': None}, 'do not hold the same tensors: scalar'),
+    ({'more': right['weight_map']['scalar']}, 'same tensors: more'),
+    ({'scalar': '../elsewhere'}, "'../elsewhere', which is no"),
+  ):
     places = {k: v for k, v in (right['weight_map'] | changed).items() if v}
     index.write_text(json.dumps({'weight_map': places}))
     with pytest.raises(UserError, match=said):
       files.read(tmp_path, 'model')
 
 
-@pytest.mark.parametrize('places', [
-  {}, [], {'a': 1}, {'a': '..'}, {'a': ''}, {'a': 'x.bin'}, {'a': 'x\0'},
-  {'a': '/x.safetensors'}, {'a': '\x1b.safetensors'},
-  {f'{i}': f'{i}.safetensors' for i in range(1001)}])
+@pytest.mark.parametrize(
+  'places',
+  [
+    {},
+    [],
+    {'a': 1},
+    {'a': '..'},
+    {'a': ''},
+    {'a': 'x.bin'},
+    {'a': 'x\0'},
+    {'a': '/x.safetensors'},
+    {'a': '\x1b.safetensors'},
+    {f'{i}': f'{i}.safetensors' for i in range(1001)},
+  ],
+)
 def test_an_index_that_names_no_files_of_its_folder_is_refused(
-    tmp_path, places):
-  (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(
-    {'weight_map': places}))
+  tmp_path, places
+):
+  (tmp_path / 'model.safetensors.index.json').write_text(
+    json.dumps({'weight_map': places})
+  )
   with pytest.raises(UserError, match=r'index\.json') as e:
     files.read(tmp_path, 'model')
   assert str(e.value).isprintable()
@@ -134,16 +170,25 @@ def test_an_index_that_is_no_regular_file_does_not_wait(tmp_path):
 
 
 def test_a_file_of_more_tensors_than_a_model_has_is_refused(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   write(tmp_path, some_tensors())
   monkeypatch.setattr(files, 'MOST_TENSORS', 5)
   with pytest.raises(UserError, match='5 are allowed'):
     files.read(tmp_path, 'model')
 
 
-@pytest.mark.parametrize('damage', [
-  lambda x: x[:-1], lambda x: x[:200], lambda x: x[:4], lambda x: b'',
-  lambda x: b'\xff' * 64, lambda x: x + b'more'])
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda x: x[:-1],
+    lambda x: x[:200],
+    lambda x: x[:4],
+    lambda x: b'',
+    lambda x: b'\xff' * 64,
+    lambda x: x + b'more',
+  ],
+)
 def test_a_damaged_file_is_one_sentence(tmp_path, damage):
   write(tmp_path, some_tensors())
   path = tmp_path / 'model.safetensors'

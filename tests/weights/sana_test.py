@@ -12,13 +12,25 @@ from sana_jax.weights import folder, sana, table
 
 # transformer/config.json of Sana_600M_1024px_diffusers.
 PUBLISHED = {
-  '_class_name': 'SanaTransformer2DModel', '_diffusers_version': '0.32.0.dev0',
-  'attention_bias': False, 'attention_head_dim': 32, 'caption_channels': 2304,
-  'cross_attention_dim': 1152, 'cross_attention_head_dim': 72, 'dropout': 0.0,
-  'in_channels': 32, 'mlp_ratio': 2.5, 'norm_elementwise_affine': False,
-  'norm_eps': 1e-06, 'num_attention_heads': 36,
-  'num_cross_attention_heads': 16, 'num_layers': 28, 'out_channels': 32,
-  'patch_size': 1, 'sample_size': 32}
+  '_class_name': 'SanaTransformer2DModel',
+  '_diffusers_version': '0.32.0.dev0',
+  'attention_bias': False,
+  'attention_head_dim': 32,
+  'caption_channels': 2304,
+  'cross_attention_dim': 1152,
+  'cross_attention_head_dim': 72,
+  'dropout': 0.0,
+  'in_channels': 32,
+  'mlp_ratio': 2.5,
+  'norm_elementwise_affine': False,
+  'norm_eps': 1e-06,
+  'num_attention_heads': 36,
+  'num_cross_attention_heads': 16,
+  'num_layers': 28,
+  'out_channels': 32,
+  'patch_size': 1,
+  'sample_size': 32,
+}
 
 
 def test_the_published_config_is_the_named_size():
@@ -39,21 +51,38 @@ def test_every_size_survives_the_round_trip(size):
 def test_left_out_keys_have_the_defaults_of_diffusers():
   fields = sana.fields_from_diffusers({})
   assert (fields['width'], fields['depth'], fields['cross_heads']) == (
-    2240, 20, 20)
+    2240,
+    20,
+    20,
+  )
   assert fields['out_channels'] == 32
-  assert sana.fields_from_diffusers(
-    {'in_channels': 16, 'out_channels': None})['out_channels'] == 16
+  assert (
+    sana.fields_from_diffusers({'in_channels': 16, 'out_channels': None})[
+      'out_channels'
+    ]
+    == 16
+  )
 
 
-@pytest.mark.parametrize('changes, said', [
-  ({'_class_name': 'FluxTransformer2DModel'},
-   "is a 'FluxTransformer2DModel'; SanaTransformer2DModel is "),
-  ({'axes_dims_rope': [1], 'zebra': 2},
-   "unknown keys 'axes_dims_rope', 'zebra'"),
-  ({'num_cross_attention_heads': 15}, r'15 x 72.* as wide as the model \(1152'),
-  ({'cross_attention_dim': 1000}, 'dimension 1000'),
-  ({'qk_norm': 'layer_norm'}, "qk_norm is 'layer_norm', allowed is"),
-])
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    (
+      {'_class_name': 'FluxTransformer2DModel'},
+      "is a 'FluxTransformer2DModel'; SanaTransformer2DModel is ",
+    ),
+    (
+      {'axes_dims_rope': [1], 'zebra': 2},
+      "unknown keys 'axes_dims_rope', 'zebra'",
+    ),
+    (
+      {'num_cross_attention_heads': 15},
+      r'15 x 72.* as wide as the model \(1152',
+    ),
+    ({'cross_attention_dim': 1000}, 'dimension 1000'),
+    ({'qk_norm': 'layer_norm'}, "qk_norm is 'layer_norm', allowed is"),
+  ],
+)
 def test_what_is_not_supported_is_refused(changes, said):
   with pytest.raises(UserError, match=said):
     sana.fields_from_diffusers({**PUBLISHED, **changes})
@@ -68,9 +97,19 @@ def test_one_norm_without_the_other_cannot_be_exported():
 @pytest.mark.parametrize('guidance', [False, True])
 def test_every_parameter_of_every_option_has_its_key(guidance):
   module = Sana(
-    16, 2, 2, head_dim=8, in_channels=3, out_channels=4, caption_channels=6,
-    qk_norm=True, cross_norm=True, attention_bias=True, norm_affine=True,
-    guidance_embeds=guidance)
+    16,
+    2,
+    2,
+    head_dim=8,
+    in_channels=3,
+    out_channels=4,
+    caption_channels=6,
+    qk_norm=True,
+    cross_norm=True,
+    attention_bias=True,
+    norm_affine=True,
+    guidance_embeds=guidance,
+  )
   shapes = abstract.transformer(module)
   rng = np.random.default_rng()
   params = jax.tree.map(lambda s: rng.normal(size=s.shape), shapes)
@@ -80,6 +119,11 @@ def test_every_parameter_of_every_option_has_its_key(guidance):
   assert f'{prefix}timestep_embedder.linear_1.weight' in saved
   assert ('time_embed.guidance_embedder.linear_2.bias' in saved) == guidance
   assert saved['transformer_blocks.1.ff.conv_depth.weight'].shape == (
-    80, 1, 3, 3)
+    80,
+    1,
+    3,
+    3,
+  )
   jax.tree.map(
-    np.testing.assert_array_equal, table.load(rules, saved, shapes), params)
+    np.testing.assert_array_equal, table.load(rules, saved, shapes), params
+  )

@@ -36,12 +36,19 @@ def tensors():
 
 def shapes(**changes):
   of = {
-    'embed/table': (7, 4), 'blocks/fc/kernel': (11, 4, 3),
+    'embed/table': (7, 4),
+    'blocks/fc/kernel': (11, 4, 3),
     'stage_0/block_0/kernel': (3, 2, 4, 5),
-    'stage_1/block_2/kernel': (1, 1, 5, 6), **changes}
-  return table.unflatten({
-    path: jax.ShapeDtypeStruct(shape, np.float32)
-    for path, shape in of.items() if shape is not None})
+    'stage_1/block_2/kernel': (1, 1, 5, 6),
+    **changes,
+  }
+  return table.unflatten(
+    {
+      path: jax.ShapeDtypeStruct(shape, np.float32)
+      for path, shape in of.items()
+      if shape is not None
+    }
+  )
 
 
 def test_layers_are_stacked_in_order_and_names_copied():
@@ -49,10 +56,12 @@ def test_layers_are_stacked_in_order_and_names_copied():
   params = table.load(RULES, given, shapes())
   for i in range(11):  # Eleven: '10' comes before '2' as text.
     np.testing.assert_array_equal(
-      params['blocks']['fc']['kernel'][i], given[f'blocks.{i}.fc.weight'].T)
+      params['blocks']['fc']['kernel'][i], given[f'blocks.{i}.fc.weight'].T
+    )
   np.testing.assert_array_equal(
     params['stage_1']['block_2']['kernel'][0, 0],
-    given['stage.1.2.conv.weight'][:, :, 0, 0].T)
+    given['stage.1.2.conv.weight'][:, :, 0, 0].T,
+  )
   assert params.keys() == {'embed', 'blocks', 'stage_0', 'stage_1'}
 
 
@@ -64,15 +73,19 @@ def test_saving_is_the_inverse_of_loading():
     np.testing.assert_array_equal(saved[key], value, strict=True)
 
 
-@pytest.mark.parametrize('transform, file, ours, moved', [
-  (IDENTITY, (2, 3), (2, 3), lambda x, i: x[i]),
-  (LINEAR, (2, 3), (3, 2), lambda x, i: x[i[::-1]]),
-  (CONV, (2, 3, 4, 5), (4, 5, 3, 2), lambda x, i: x[i[2], i[3], i[1], i[0]]),
-  (DEPTHWISE, (6, 1, 3, 3), (3, 3, 6), lambda x, i: x[i[2], i[3], i[0]]),
-  (POINTWISE, (2, 3, 1, 1), (3, 2), lambda x, i: x[i[1], i[0]]),
-])
+@pytest.mark.parametrize(
+  'transform, file, ours, moved',
+  [
+    (IDENTITY, (2, 3), (2, 3), lambda x, i: x[i]),
+    (LINEAR, (2, 3), (3, 2), lambda x, i: x[i[::-1]]),
+    (CONV, (2, 3, 4, 5), (4, 5, 3, 2), lambda x, i: x[i[2], i[3], i[1], i[0]]),
+    (DEPTHWISE, (6, 1, 3, 3), (3, 3, 6), lambda x, i: x[i[2], i[3], i[0]]),
+    (POINTWISE, (2, 3, 1, 1), (3, 2), lambda x, i: x[i[1], i[0]]),
+  ],
+)
 def test_each_storage_moves_every_entry_to_its_place(
-    transform, file, ours, moved):
+  transform, file, ours, moved
+):
   x = np.arange(np.prod(file)).reshape(file)
   loaded = transform.load(x)
   assert loaded.shape == ours
@@ -83,8 +96,7 @@ def test_each_storage_moves_every_entry_to_its_place(
 
 def error(rules=RULES, *, given=None, wanted=None):
   with pytest.raises(WeightError) as caught:
-    table.load(rules, tensors() if given is None else given,
-               wanted or shapes())
+    table.load(rules, tensors() if given is None else given, wanted or shapes())
   return str(caught.value)
 
 
@@ -94,8 +106,14 @@ def test_a_key_that_no_rule_names():
 
 
 def test_a_key_that_two_rules_name():
-  said = error([*RULES, Rule('embed.{what}', 'embed/{what}'),
-                Rule('{name}.weight', 'x'), Rule('embed.weight', 'x')])
+  said = error(
+    [
+      *RULES,
+      Rule('embed.{what}', 'embed/{what}'),
+      Rule('{name}.weight', 'x'),
+      Rule('embed.weight', 'x'),
+    ]
+  )
   assert 'embed.weight: 2 rules name it' in said
 
 
@@ -110,7 +128,8 @@ def test_a_parameter_without_a_tensor():
   given = tensors()
   del given['embed.weight']
   assert 'embed/table (7, 4): the file has no tensor for it' in error(
-    given=given)
+    given=given
+  )
 
 
 def test_a_tensor_without_a_parameter():
@@ -132,14 +151,24 @@ def test_a_stack_with_a_layer_too_many():
   assert 'blocks/fc/kernel (11, 4, 3)' in error(given=given)
 
 
-@pytest.mark.parametrize('key, shape', [
-  ('embed.weight', (7, 5)), ('blocks.3.fc.weight', (3, 5)),
-  ('blocks.3.fc.weight', (12,)), ('stage.0.0.conv.weight', (5, 4, 3, 3)),
-  ('stage.0.0.conv.weight', (5, 4)), ('embed.weight', ())])
+@pytest.mark.parametrize(
+  'key, shape',
+  [
+    ('embed.weight', (7, 5)),
+    ('blocks.3.fc.weight', (3, 5)),
+    ('blocks.3.fc.weight', (12,)),
+    ('stage.0.0.conv.weight', (5, 4, 3, 3)),
+    ('stage.0.0.conv.weight', (5, 4)),
+    ('embed.weight', ()),
+  ],
+)
 def test_a_tensor_of_another_shape(key, shape):
   said = error(given={**tensors(), key: np.zeros(shape, np.float32)})
-  path = {'e': 'embed/table', 'b': 'blocks/fc/kernel',
-          's': 'stage_0/block_0/kernel'}[key[0]]
+  path = {
+    'e': 'embed/table',
+    'b': 'blocks/fc/kernel',
+    's': 'stage_0/block_0/kernel',
+  }[key[0]]
   assert path in said and key in said and str(shape) in said
 
 
@@ -149,8 +178,13 @@ def test_one_error_lists_everything():
   given['embed.weight'] = np.zeros((1, 4))
   said = error(given=given, wanted=shapes(extra=(2,)))
   assert len(said.splitlines()) == 1 + 5
-  for part in ('embed.bias', 'blocks/fc/kernel', 'stage_0', 'embed/table',
-               'extra (2,)'):
+  for part in (
+    'embed.bias',
+    'blocks/fc/kernel',
+    'stage_0',
+    'embed/table',
+    'extra (2,)',
+  ):
     assert part in said
 
 
@@ -189,5 +223,7 @@ def test_floating_dtypes_are_kept_or_cast(dtype):
 
 def test_the_weights_of_another_model_are_one_sentence():
   said = error(given={f'other.{i}': np.zeros(3) for i in range(500)})
-  assert said == ('The weights are of another model: none of the 500 tensors, '
-                  'such as other.0, fits.')
+  assert said == (
+    'The weights are of another model: none of the 500 tensors, '
+    'such as other.0, fits.'
+  )

@@ -78,26 +78,38 @@ def test_an_entry_says_what_one_needs_to_know(entry):
     assert entry.dtypes['transformer'] == 'bfloat16'
 
 
-@pytest.mark.parametrize('name, px, shift, official, steps', [
-  ('sana_600m_512', 512, 3.0, None, 20),
-  ('sana_600m_1024', 1024, 3.0, 4.0, 20),
-  ('sana_1600m_2k_bf16', 2048, 3.0, None, 20),
-  ('sana_1600m_4k_bf16', 4096, 6.0, None, 20),
-  ('sana_sprint_1600m_1024', 1024, None, None, 2),
-])
+@pytest.mark.parametrize(
+  'name, px, shift, official, steps',
+  [
+    ('sana_600m_512', 512, 3.0, None, 20),
+    ('sana_600m_1024', 1024, 3.0, 4.0, 20),
+    ('sana_1600m_2k_bf16', 2048, 3.0, None, 20),
+    ('sana_1600m_4k_bf16', 4096, 6.0, None, 20),
+    ('sana_sprint_1600m_1024', 1024, None, None, 2),
+  ],
+)
 def test_sizes_and_schedulers_are_the_published_ones(
-    name, px, shift, official, steps):
+  name, px, shift, official, steps
+):
   entry = zoo.get(name)
-  assert (entry.size_px, entry.flow_shift, entry.official_flow_shift,
-          entry.steps) == (px, shift, official, steps)
+  assert (
+    entry.size_px,
+    entry.flow_shift,
+    entry.official_flow_shift,
+    entry.steps,
+  ) == (px, shift, official, steps)
 
 
 def test_the_hub_id_of_a_name():
   assert zoo.hub_id('sana_1600m_1024_bf16') == (
-    'Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers')
+    'Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers'
+  )
   assert zoo.hub_id('somebody/else') is None
-  with pytest.raises(UserError, match=r'the \.pth of Efficient-Large-Model/'
-                     r'Sana_1600M_1024px_BF16_ControlNet_HED .*--like'):
+  with pytest.raises(
+    UserError,
+    match=r'the \.pth of Efficient-Large-Model/'
+    r'Sana_1600M_1024px_BF16_ControlNet_HED .*--like',
+  ):
     zoo.hub_id('sana_1600m_1024_bf16_controlnet_hed')
 
 

@@ -16,7 +16,21 @@ from sana_jax.data.shapes.render import PALETTE, render
 from sana_jax.data.shapes.scenes import compose, Object, Scene, scene, WEIGHTS
 
 __all__ = [
-  'captions', 'COLORS', 'compose', 'KINDS', 'meaning', 'Object', 'PALETTE',
-  'phrasings', 'render', 'Requirement', 'requirements', 'Scene', 'scene',
-  'SHAPES', 'Want', 'WEIGHTS', 'words',
+  'captions',
+  'COLORS',
+  'compose',
+  'KINDS',
+  'meaning',
+  'Object',
+  'PALETTE',
+  'phrasings',
+  'render',
+  'Requirement',
+  'requirements',
+  'Scene',
+  'scene',
+  'SHAPES',
+  'Want',
+  'WEIGHTS',
+  'words',
 ]

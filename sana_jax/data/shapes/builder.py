@@ -55,14 +55,18 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     return tfds.core.DatasetInfo(
       builder=self,
       description='Captioned scenes of the six GenEval kinds, drawn exactly.',
-      features=tfds.features.FeaturesDict({
-        'image': tfds.features.Image(
-          shape=(size, size, 3), encoding_format='png'),
-        'caption': tfds.features.Text(),
-        'kind': tfds.features.Text(),
-        'scene': tfds.features.Text(),  # JSON of the Scene.
-      }),
-      disable_shuffling=True)
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(
+            shape=(size, size, 3), encoding_format='png'
+          ),
+          'caption': tfds.features.Text(),
+          'kind': tfds.features.Text(),
+          'scene': tfds.features.Text(),  # JSON of the Scene.
+        }
+      ),
+      disable_shuffling=True,
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -71,12 +75,19 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split):
     config = self.builder_config
     count = getattr(config, split)
-    for index in tqdm(range(count), f'shapes/{config.name} {split}',
-                      unit='image', disable=None):
+    for index in tqdm(
+      range(count), f'shapes/{config.name} {split}', unit='image', disable=None
+    ):
       what = scene(config.seed, split, index)
-      yield index, {
-        'image': _png(render(what, config.size)), 'caption': what.caption,
-        'kind': what.kind, 'scene': json.dumps(what, default=vars)}
+      yield (
+        index,
+        {
+          'image': _png(render(what, config.size)),
+          'caption': what.caption,
+          'kind': what.kind,
+          'scene': json.dumps(what, default=vars),
+        },
+      )
 
 
 def prepare(
@@ -92,19 +103,26 @@ def prepare(
   interrupted preparation leaves nothing that looks complete.
   """
   for name, value, least, most in (
-      ('size', size, 8, MOST_PX), ('train_examples', train_examples, 1, 2**31),
-      ('heldout_examples', heldout_examples, 1, 2**31),
-      ('seed', seed, 0, 2**63)):
+    ('size', size, 8, MOST_PX),
+    ('train_examples', train_examples, 1, 2**31),
+    ('heldout_examples', heldout_examples, 1, 2**31),
+    ('seed', seed, 0, 2**63),
+  ):
     if not least <= value <= most:
-      raise UserError(f'{name}={value} is not possible for shapes; set it to '
-                      f'{least} to {most}.')
-  config = ShapesConfig(size=size, train=train_examples, seed=seed,
-                        heldout=heldout_examples)
+      raise UserError(
+        f'{name}={value} is not possible for shapes; set it to '
+        f'{least} to {most}.'
+      )
+  config = ShapesConfig(
+    size=size, train=train_examples, seed=seed, heldout=heldout_examples
+  )
   folder = place(data_dir)
   open_builder = lambda: Shapes(
-    data_dir=folder, file_format='array_record',
+    data_dir=folder,
+    file_format='array_record',
     # TFDS wants its own object for a configuration that it lists.
-    config=Shapes.builder_configs.get(config.name, config))
+    config=Shapes.builder_configs.get(config.name, config),
+  )
   with _quiet():
     builder = open_builder()
     try:
@@ -118,7 +136,8 @@ def prepare(
       # Raised by TFDS or ArrayRecord, for a full disk among others.
       raise UserError(
         f'Writing shapes to {data_dir} failed ({error}); see to space and '
-        'permissions there, or choose another folder.') from error
+        'permissions there, or choose another folder.'
+      ) from error
   return builder
 
 

@@ -57,17 +57,25 @@ def requirements(kind: str) -> list[Requirement]:
     case 'two':
       wants = [(Want(s), Want(t)) for s, t in pairs]
     case 'counting':
-      wants = [(Want(s, c, n),) for s in SHAPES for c in (None, *COLORS)
-               for n in (2, 3, 4)]
+      wants = [
+        (Want(s, c, n),)
+        for s in SHAPES
+        for c in (None, *COLORS)
+        for n in (2, 3, 4)
+      ]
     case 'colors':
       wants = [(Want(s, c),) for s in SHAPES for c in COLORS]
     case 'position':
-      return [Requirement(kind, (Want(s, c), Want(t, d)), relation)
-              for s, t in itertools.permutations(SHAPES, 2)
-              for c, d in colors for relation in OPPOSITE]
+      return [
+        Requirement(kind, (Want(s, c), Want(t, d)), relation)
+        for s, t in itertools.permutations(SHAPES, 2)
+        for c, d in colors
+        for relation in OPPOSITE
+      ]
     case 'attribution':
-      wants = [(Want(s, c), Want(t, d)) for s, t in pairs
-               for c, d in colors if c != d]
+      wants = [
+        (Want(s, c), Want(t, d)) for s, t in pairs for c, d in colors if c != d
+      ]
     case _:
       raise ValueError(f'{kind=} is not one of {KINDS}.')
   return [Requirement(kind, w) for w in wants]
@@ -78,24 +86,39 @@ def phrasings(requirement: Requirement) -> list[str]:
   a, *rest = requirement.wants
   match requirement.kind:
     case 'single':
-      return [f'{_a(a)}', f'one {_name(a)}', f'a photo of {_a(a)}',
-              f'a picture of {_a(a)}']
+      return [
+        f'{_a(a)}',
+        f'one {_name(a)}',
+        f'a photo of {_a(a)}',
+        f'a picture of {_a(a)}',
+      ]
     case 'colors':
       return [f'{_a(a)}', f'one {_name(a)}', f'a photo of {_a(a)}']
     case 'counting':
       many = f'{NUMBERS[a.count]} {_name(a)}s'
       return [many, f'exactly {many}', f'a photo of {many}']
     case 'position':
-      b, = rest
-      sides = ((a, requirement.relation, b),
-               (b, OPPOSITE[requirement.relation], a))
-      return [f'{_a(x)} {verb}{relation} {_a(y)}'
-              for x, relation, y in sides for verb in ('', 'is ')]
+      (b,) = rest
+      sides = (
+        (a, requirement.relation, b),
+        (b, OPPOSITE[requirement.relation], a),
+      )
+      return [
+        f'{_a(x)} {verb}{relation} {_a(y)}'
+        for x, relation, y in sides
+        for verb in ('', 'is ')
+      ]
     case _:
-      b, = rest
-      return [text for x, y in ((a, b), (b, a)) for text in (
-        f'{_a(x)} and {_a(y)}', f'{_a(x)} with {_a(y)}',
-        f'one {_name(x)} and one {_name(y)}')]
+      (b,) = rest
+      return [
+        text
+        for x, y in ((a, b), (b, a))
+        for text in (
+          f'{_a(x)} and {_a(y)}',
+          f'{_a(x)} with {_a(y)}',
+          f'one {_name(x)} and one {_name(y)}',
+        )
+      ]
 
 
 def meaning(caption: str) -> Requirement | None:
@@ -108,9 +131,12 @@ def meaning(caption: str) -> Requirement | None:
 
 @functools.cache
 def _meanings():
-  return {text: requirement for kind in KINDS
-          for requirement in requirements(kind)
-          for text in phrasings(requirement)}
+  return {
+    text: requirement
+    for kind in KINDS
+    for requirement in requirements(kind)
+    for text in phrasings(requirement)
+  }
 
 
 @functools.cache
@@ -133,8 +159,15 @@ def captions(
 
 def words() -> list[str]:
   """The vocabulary of all captions, sorted."""
-  return sorted({word for kind in KINDS for r in requirements(kind)
-                 for text in phrasings(r) for word in text.split()})
+  return sorted(
+    {
+      word
+      for kind in KINDS
+      for r in requirements(kind)
+      for text in phrasings(r)
+      for word in text.split()
+    }
+  )
 
 
 def _name(want):

@@ -14,15 +14,19 @@ from sana_jax.data.shapes.scenes import Scene
 from sana_jax.typing import Float, Image
 
 PALETTE = {
-  'red': (220, 40, 40), 'green': (40, 160, 60), 'blue': (40, 80, 220),
-  'yellow': (245, 215, 40), 'purple': (140, 50, 180), 'orange': (245, 120, 20),
+  'red': (220, 40, 40),
+  'green': (40, 160, 60),
+  'blue': (40, 80, 220),
+  'yellow': (245, 215, 40),
+  'purple': (140, 50, 180),
+  'orange': (245, 120, 20),
 }
 # Points, the inner corners' radius (of 1), the rotation from "up".
 _POLYGONS = {
-  'triangle': (3, math.cos(math.pi / 3), 0.),
+  'triangle': (3, math.cos(math.pi / 3), 0.0),
   'square': (4, math.cos(math.pi / 4), math.pi / 4),
   # A pentagram: its edges are the diagonals of a pentagon.
-  'star': (5, math.cos(2 * math.pi / 5) / math.cos(math.pi / 5), 0.),
+  'star': (5, math.cos(2 * math.pi / 5) / math.cos(math.pi / 5), 0.0),
 }
 
 
@@ -33,12 +37,15 @@ def render(scene: Scene, size: int) -> Image:
     reach = thing.radius + 2 / size
     x0, x1, y0, y1 = (
       min(max(math.floor((at + step) * size), 0), size)
-      for at in (thing.x, thing.y) for step in (-reach, reach))
-    x = (np.arange(x0, x1, dtype=np.float32) + .5) / size - thing.x
-    y = (np.arange(y0, y1, dtype=np.float32) + .5) / size - thing.y
-    distance = outline_distance(thing.shape, x / thing.radius,
-                                y[:, None] / thing.radius)
-    share = np.clip(.5 - distance * (thing.radius * size), 0, 1)[..., None]
+      for at in (thing.x, thing.y)
+      for step in (-reach, reach)
+    )
+    x = (np.arange(x0, x1, dtype=np.float32) + 0.5) / size - thing.x
+    y = (np.arange(y0, y1, dtype=np.float32) + 0.5) / size - thing.y
+    distance = outline_distance(
+      thing.shape, x / thing.radius, y[:, None] / thing.radius
+    )
+    share = np.clip(0.5 - distance * (thing.radius * size), 0, 1)[..., None]
     window = image[y0:y1, x0:x1]
     window += share * (np.float32(PALETTE[thing.color]) - window)
   return np.rint(image).astype(np.uint8)

@@ -20,14 +20,20 @@ from sana_jax.data.shapes.captions import (
 )
 
 # How often each kind is drawn; attribution and position are learnt last.
-WEIGHTS = types.MappingProxyType({
-  'single': .08, 'two': .18, 'counting': .18, 'colors': .12, 'position': .22,
-  'attribution': .22,
-})
-NEAR, FAR = .27, .73
-_SIDE_BY_SIDE = ((NEAR, .5), (FAR, .5))
-_STACKED = ((.5, NEAR), (.5, FAR))
-_THREE = ((.5, NEAR), (NEAR, FAR), (FAR, FAR))
+WEIGHTS = types.MappingProxyType(
+  {
+    'single': 0.08,
+    'two': 0.18,
+    'counting': 0.18,
+    'colors': 0.12,
+    'position': 0.22,
+    'attribution': 0.22,
+  }
+)
+NEAR, FAR = 0.27, 0.73
+_SIDE_BY_SIDE = ((NEAR, 0.5), (FAR, 0.5))
+_STACKED = ((0.5, NEAR), (0.5, FAR))
+_THREE = ((0.5, NEAR), (NEAR, FAR), (FAR, FAR))
 _FOUR = ((NEAR, NEAR), (FAR, NEAR), (NEAR, FAR), (FAR, FAR))
 
 
@@ -80,14 +86,22 @@ def compose(
     named += [(want.shape, color)] * want.count
   objects = []
   for (shape, color), (x, y) in zip(
-      named, _layout(len(named), requirement.relation, rng)):
-    jitter, small, large = (.06, .20, .26) if len(named) == 1 else (
-      .03, .15, .18)
+    named, _layout(len(named), requirement.relation, rng)
+  ):
+    jitter, small, large = (
+      (0.06, 0.20, 0.26) if len(named) == 1 else (0.03, 0.15, 0.18)
+    )
     x, y = np.array([x, y]) + rng.uniform(-jitter, jitter, 2)
-    objects.append(Object(
-      shape, color, float(x), float(y), float(rng.uniform(small, large))))
-  return Scene(requirement.kind, caption, tuple(objects), requirement,
-               int(rng.integers(224, 241)))
+    objects.append(
+      Object(shape, color, float(x), float(y), float(rng.uniform(small, large)))
+    )
+  return Scene(
+    requirement.kind,
+    caption,
+    tuple(objects),
+    requirement,
+    int(rng.integers(224, 241)),
+  )
 
 
 def _layout(count, relation, rng):
@@ -99,4 +113,4 @@ def _layout(count, relation, rng):
       return _STACKED
     places = (_SIDE_BY_SIDE, _STACKED)[rng.integers(2)]
     return places[::-1] if rng.integers(2) else places
-  return {1: ((.5, .5),), 3: _THREE, 4: _FOUR}[count]
+  return {1: ((0.5, 0.5),), 3: _THREE, 4: _FOUR}[count]

@@ -43,11 +43,22 @@ def make(name: str) -> Sampler:
   """
   if name not in _SAMPLERS:
     raise UserError(
-      f'The sampler is {name!r}; allowed are {", ".join(NAMES)} '
-      '(key: sampler).')
+      f'The sampler is {name!r}; allowed are {", ".join(NAMES)} (key: sampler).'
+    )
   return _SAMPLERS[name]
 
 
 __all__ = [
-  'advance', 'begin', 'DpmSolver', 'Euler', 'finish', 'make', 'NAMES',
-  'Predict', 'predictor', 'register', 'sample', 'Sampler']
+  'advance',
+  'begin',
+  'DpmSolver',
+  'Euler',
+  'finish',
+  'make',
+  'NAMES',
+  'Predict',
+  'predictor',
+  'register',
+  'sample',
+  'Sampler',
+]

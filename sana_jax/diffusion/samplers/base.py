@@ -21,6 +21,7 @@ Predict = Callable[[Array, Array, Array], Prediction]
 
 class Interval(NamedTuple):
   """One step: from time t to s < t, with `left` steps to go after it."""
+
   t: Float[Array, '']
   s: Float[Array, '']
   index: Int[Array, '']
@@ -54,11 +55,11 @@ class Sampler(Protocol):
 
 
 def sample(
-    sampler: Sampler,
-    predict: Predict,
-    noise: Float[Array, '*x'],
-    grid: TimeGrid,
-    rng: Keys | None = None,
+  sampler: Sampler,
+  predict: Predict,
+  noise: Float[Array, '*x'],
+  grid: TimeGrid,
+  rng: Keys | None = None,
 ) -> Float[Array, '*x']:
   """Integrates over the whole grid; the model is traced once.
 
@@ -80,27 +81,36 @@ def sample(
 
 
 def begin(
-    sampler: Sampler, noise: Float[Array, '*x'], grid: TimeGrid,
-    rng: Keys | None = None,
+  sampler: Sampler,
+  noise: Float[Array, '*x'],
+  grid: TimeGrid,
+  rng: Keys | None = None,
 ) -> tuple[Carry, tuple[Interval, Float[Array, 'n']]]:
   """The carry before the first step, and what `advance` is told of each."""
   x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
   x = x * grid.path.scale
   timesteps = jnp.asarray(grid.timesteps, x.dtype)
   return sampler.init(x, _of_call(rng, 0)), (
-    _intervals(jnp.asarray(grid.times, x.dtype)), timesteps)
+    _intervals(jnp.asarray(grid.times, x.dtype)),
+    timesteps,
+  )
 
 
 def advance(
-    sampler: Sampler, predict: Predict, carry: Carry,
-    steps: tuple[Interval, Float[Array, 'n']], rng: Keys | None = None,
+  sampler: Sampler,
+  predict: Predict,
+  carry: Carry,
+  steps: tuple[Interval, Float[Array, 'n']],
+  rng: Keys | None = None,
 ) -> Carry:
   """The carry after these steps, some of or all that `begin` gave."""
+
   def body(carry, now):
     at, timestep = now
     prediction = predict(carry.x, at.t, timestep)
     return sampler.step(
-      carry, prediction, at, _of_call(rng, at.index + 1)), None
+      carry, prediction, at, _of_call(rng, at.index + 1)
+    ), None
 
   return jax.lax.scan(body, carry, steps)[0]
 

@@ -51,6 +51,7 @@ class DpmSolver:
       most in the last step but one, 1 in the last. The step that ends at time 0
       is of order 1 in any case.
   """
+
   order: int = 2
   variant: str = 'midpoint'
   lower_order_final: bool = True
@@ -64,19 +65,25 @@ class DpmSolver:
   def __post_init__(self):
     if self.order not in (1, 2, 3):
       raise UserError(
-        f'The order of DPM-Solver++ is {self.order}; allowed are 1, 2 and 3.')
+        f'The order of DPM-Solver++ is {self.order}; allowed are 1, 2 and 3.'
+      )
     if self.variant not in ('midpoint', 'heun'):
       raise UserError(
         f'The variant of DPM-Solver++ is {self.variant!r}; allowed are '
-        "'midpoint' and 'heun'.")
+        "'midpoint' and 'heun'."
+      )
 
   def init(self, x: Float[Array, '*x'], rng: Keys | None = None) -> Carry:
     past = self.order - 1
     return self.Carry(
-      x, (jnp.zeros_like(x),) * past, (jnp.ones((), x.dtype),) * past)
+      x, (jnp.zeros_like(x),) * past, (jnp.ones((), x.dtype),) * past
+    )
 
   def step(
-    self, carry: Carry, prediction: Prediction, at: Interval,
+    self,
+    carry: Carry,
+    prediction: Prediction,
+    at: Interval,
     rng: Keys | None = None,
   ) -> Carry:
     h = _half_log_snr(at.s) - _half_log_snr(at.t)
@@ -112,8 +119,10 @@ class DpmSolver:
     h1 = lengths[1]
     bend = (heun * h0 - cubic * h) / (h0 + h1) * h
     third = (heun * h + bend) / h0
-    return (jnp.select([order == 2, order == 3], [second, third], 0),
-            jnp.where(order == 3, -bend / h1, 0))
+    return (
+      jnp.select([order == 2, order == 3], [second, third], 0),
+      jnp.where(order == 3, -bend / h1, 0),
+    )
 
 
 def _half_log_snr(t):

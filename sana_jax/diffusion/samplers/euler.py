@@ -19,7 +19,10 @@ class Euler:
     return self.Carry(x)
 
   def step(
-    self, carry: Carry, prediction: Prediction, at: Interval,
+    self,
+    carry: Carry,
+    prediction: Prediction,
+    at: Interval,
     rng: Keys | None = None,
   ) -> Carry:
     return self.Carry(carry.x + (at.s - at.t) * prediction.velocity())

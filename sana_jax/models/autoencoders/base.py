@@ -31,8 +31,10 @@ class LatentSpec:
     """Pixels per position of height and width, where both have as many."""
     height, width = self.strides[-2:]
     if height != width:
-      raise UserError(f'Latents with strides of {height} x {width} pixels are '
-                      'not supported here; both must be equal.')
+      raise UserError(
+        f'Latents with strides of {height} x {width} pixels are '
+        'not supported here; both must be equal.'
+      )
     return height
 
   def shape(self, *sizes: int) -> tuple[int, ...]:
@@ -42,8 +44,10 @@ class LatentSpec:
     """
     for size, stride in zip(sizes, self.strides, strict=True):
       if size % stride:
-        raise UserError(f'The size is {size}; it must be a multiple of the '
-                        f"autoencoder's compression, {stride}.")
+        raise UserError(
+          f'The size is {size}; it must be a multiple of the '
+          f"autoencoder's compression, {stride}."
+        )
     return (*(n // f for n, f in zip(sizes, self.strides)), self.channels)
 
 

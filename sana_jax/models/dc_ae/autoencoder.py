@@ -52,23 +52,40 @@ class DCAE(nn.Module):
   in_channels: int = 3
   latent_channels: int = 32
   head_dim: int = 32
-  scaling_factor: float = 1.
+  scaling_factor: float = 1.0
   remat: bool = False  # Blocks are recomputed in the backward pass.
   dtype: DType = jnp.float32
 
   def setup(self):
     check(self)
     shared = {
-      'head_dim': self.head_dim, 'remat': self.remat, 'dtype': self.dtype}
+      'head_dim': self.head_dim,
+      'remat': self.remat,
+      'dtype': self.dtype,
+    }
     self.encoder = coder.Encoder(
-      self.latent_channels, self.encoder_blocks, self.encoder_widths,
-      self.encoder_depths, self.encoder_scales, self.downsample,
-      self.encoder_out_shortcut, **shared)
+      self.latent_channels,
+      self.encoder_blocks,
+      self.encoder_widths,
+      self.encoder_depths,
+      self.encoder_scales,
+      self.downsample,
+      self.encoder_out_shortcut,
+      **shared,
+    )
     self.decoder = coder.Decoder(
-      self.in_channels, self.decoder_blocks, self.decoder_widths,
-      self.decoder_depths, self.decoder_scales, self.decoder_norms,
-      self.decoder_acts, self.upsample, self.decoder_out_act,
-      self.decoder_in_shortcut, **shared)
+      self.in_channels,
+      self.decoder_blocks,
+      self.decoder_widths,
+      self.decoder_depths,
+      self.decoder_scales,
+      self.decoder_norms,
+      self.decoder_acts,
+      self.upsample,
+      self.decoder_out_act,
+      self.decoder_in_shortcut,
+      **shared,
+    )
 
   @property
   def compression(self) -> int:
@@ -88,28 +105,34 @@ class DCAE(nn.Module):
   @property
   def shift(self) -> float:
     """Subtracted from the encoder's latents before that: nothing."""
-    return 0.
+    return 0.0
 
-  def __call__(self, images: Float[Array, 'b y x c']) -> Float[
-      Array, 'b y x c']:
+  def __call__(
+    self, images: Float[Array, 'b y x c']
+  ) -> Float[Array, 'b y x c']:
     """The reconstruction; touches every parameter."""
     return self.decode(self.encode(images))
 
-  def encode(self, images: Float[Array, 'b y x c']) -> Float[
-      Array,
-      'b y//{self.compression} x//{self.compression} {self.latent_channels}']:
+  def encode(
+    self, images: Float[Array, 'b y x c']
+  ) -> Float[
+    Array,
+    'b y//{self.compression} x//{self.compression} {self.latent_channels}',
+  ]:
     """Latents, unscaled; needs only params['encoder']."""
     height, width = images.shape[1:3]
     if height % self.compression or width % self.compression:
       raise UserError(
         f'The autoencoder got images of {width}x{height} pixels; both sides '
-        f'must be multiples of {self.compression}: crop or resize them.')
+        f'must be multiples of {self.compression}: crop or resize them.'
+      )
     return self.encoder(images)
 
-  def decode(self, latents: Float[Array, 'b y x {self.latent_channels}']
-             ) -> Float[
-      Array,
-      'b {self.compression}*y {self.compression}*x {self.in_channels}']:
+  def decode(
+    self, latents: Float[Array, 'b y x {self.latent_channels}']
+  ) -> Float[
+    Array, 'b {self.compression}*y {self.compression}*x {self.in_channels}'
+  ]:
     """Images, not clipped, of unscaled latents; needs params['decoder']."""
     return self.decoder(latents)
 
@@ -121,7 +144,8 @@ def check(model: DCAE):
     for word in (value,) if isinstance(value, str) else value:
       if word not in allowed:
         raise UserError(
-          f'DC-AE got {field}={word!r}; allowed are {", ".join(allowed)}.')
+          f'DC-AE got {field}={word!r}; allowed are {", ".join(allowed)}.'
+        )
   stages = len(model.encoder_widths)
   for side in ('encoder', 'decoder'):
     for name in ('blocks', 'widths', 'depths', 'scales'):
@@ -129,7 +153,8 @@ def check(model: DCAE):
     depths = getattr(model, f'{side}_depths')
     if 0 in depths[1:]:
       raise UserError(
-        f'DC-AE got {side}_depths={depths}; only the first may be 0.')
+        f'DC-AE got {side}_depths={depths}; only the first may be 0.'
+      )
   for name in ('decoder_norms', 'decoder_acts'):
     _check_length(model, name, stages)
 
@@ -138,4 +163,5 @@ def _check_length(model, field, stages):
   if len(getattr(model, field)) != stages:
     raise UserError(
       f'DC-AE got {len(getattr(model, field))} entries in {field}; give '
-      f'{stages}, one for each of encoder_widths.')
+      f'{stages}, one for each of encoder_widths.'
+    )

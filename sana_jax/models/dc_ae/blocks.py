@@ -34,8 +34,12 @@ def relu_quadratic_attention(
   eps: float = 1e-15,
 ) -> Float[Array, 'b n h d']:
   """ReLU linear attention through its n x n matrix: less work while n <= d."""
-  scores = jnp.einsum('bnhd,bmhd->bhnm', nn.relu(q), nn.relu(k),
-                      preferred_element_type=jnp.float32)
+  scores = jnp.einsum(
+    'bnhd,bmhd->bhnm',
+    nn.relu(q),
+    nn.relu(k),
+    preferred_element_type=jnp.float32,
+  )
   scores /= jnp.sum(scores, axis=-1, keepdims=True) + eps
   return jnp.einsum('bhnm,bmhd->bnhd', scores.astype(v.dtype), v)
 
@@ -43,8 +47,8 @@ def relu_quadratic_attention(
 def conv3x3(features: int, *, dtype: DType, name: str, **kwargs) -> nn.Conv:
   """A 3x3 convolution padded by one pixel on every side, also if strided."""
   return nn.Conv(
-    features, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, name=name,
-    **kwargs)
+    features, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, name=name, **kwargs
+  )
 
 
 class BatchNorm(nn.Module):
@@ -112,13 +116,14 @@ class ResBlock(nn.Module):
     zeros = nn.initializers.zeros, (channels,)
     ones = nn.initializers.ones, (channels,)
     kernel1, bias = Parameters(
-      {'kernel': kernel, 'bias': zeros}, name='conv1')()
-    kernel2, = Parameters({'kernel': kernel}, name='conv2')()
+      {'kernel': kernel, 'bias': zeros}, name='conv1'
+    )()
+    (kernel2,) = Parameters({'kernel': kernel}, name='conv2')()
     scale, shift = Parameters({'scale': ones, 'bias': zeros}, name='norm')()
-    y = conv3x3_silu(x.astype(self.dtype), kernel1.astype(self.dtype),
-                     bias.astype(self.dtype))
-    return conv3x3_norm(
-      y, kernel2.astype(self.dtype), scale, shift, x, eps=EPS)
+    y = conv3x3_silu(
+      x.astype(self.dtype), kernel1.astype(self.dtype), bias.astype(self.dtype)
+    )
+    return conv3x3_norm(y, kernel2.astype(self.dtype), scale, shift, x, eps=EPS)
 
 
 class Scale(nn.Module):
@@ -136,10 +141,13 @@ class Scale(nn.Module):
   def __call__(self, qkv: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
     channels, d = qkv.shape[-1], self.head_dim
     depthwise = self.param(
-      'depthwise_kernel', _INIT, (self.size, self.size, channels))
+      'depthwise_kernel', _INIT, (self.size, self.size, channels)
+    )
     grouped = self.param(
-      'grouped_kernel', nn.initializers.lecun_normal(batch_axis=(0,)),
-      (channels // d, d, d))
+      'grouped_kernel',
+      nn.initializers.lecun_normal(batch_axis=(0,)),
+      (channels // d, d, d),
+    )
     qkv = depthwise_conv(qkv, depthwise.astype(self.dtype))
     groups = qkv.reshape(*qkv.shape[:-1], -1, d)
     out = jnp.einsum('byxgi,gio->byxgo', groups, grouped.astype(self.dtype))
@@ -162,17 +170,19 @@ class MultiScaleAttention(nn.Module):
   def __call__(
     self, x: Float[Array, 'b y x c'], attend: Callable | None = None
   ) -> Float[Array, 'b y x c']:
-    """`attend(q, k, v)` is the attention over all of x, where none is given.
-    """
+    """`attend(q, k, v)` is the attention over all of x, where none is given."""
     b, height, width, channels = x.shape
     inner = channels // self.head_dim * self.head_dim
     dense = lambda size, name: nn.Dense(
-      size, use_bias=False, dtype=self.dtype, name=name)
+      size, use_bias=False, dtype=self.dtype, name=name
+    )
     qkv = jnp.concatenate(
-      [dense(inner, name)(x) for name in ('query', 'key', 'value')], axis=-1)
+      [dense(inner, name)(x) for name in ('query', 'key', 'value')], axis=-1
+    )
     scales = [
       Scale(size, self.head_dim, self.dtype, name=f'scale_{i}')(qkv)
-      for i, size in enumerate(self.scales)]
+      for i, size in enumerate(self.scales)
+    ]
     qkv = jnp.concatenate([qkv, *scales], axis=-1)
     qkv = qkv.reshape(b, height * width, -1, 3 * self.head_dim)
     q, k, v = jnp.split(qkv, 3, axis=-1)
@@ -197,8 +207,7 @@ class GLUMBConv(nn.Module):
     bias = self.param('depth_bias', nn.initializers.zeros, (hidden,))
     y = nn.Dense(hidden, dtype=self.dtype, name='inverted')(x)
     y = glumb_conv(y, kernel.astype(self.dtype), bias.astype(self.dtype))
-    y = nn.Dense(
-      channels, use_bias=False, dtype=self.dtype, name='point')(y)
+    y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name='point')(y)
     return x + make_norm('rms_norm', dtype=self.dtype, name='norm')(y)
 
 
@@ -215,6 +224,10 @@ class EfficientViTBlock(nn.Module):
     self, x: Float[Array, 'b y x c'], attend: Callable | None = None
   ) -> Float[Array, 'b y x c']:
     x = MultiScaleAttention(
-      self.scales, self.head_dim, self.norm, self.dtype, name='attention',
+      self.scales,
+      self.head_dim,
+      self.norm,
+      self.dtype,
+      name='attention',
     )(x, attend)
     return GLUMBConv(self.dtype, name='ffn')(x)

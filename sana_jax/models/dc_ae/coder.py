@@ -51,28 +51,35 @@ class Encoder(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, images: Float[Array, 'b y x c']) -> Float[
-      Array, 'b v u {self.latent_channels}']:
+  def __call__(
+    self, images: Float[Array, 'b y x c']
+  ) -> Float[Array, 'b v u {self.latent_channels}']:
     down = functools.partial(
-      resampling.Down, kind=self.downsample, dtype=self.dtype)
+      resampling.Down, kind=self.downsample, dtype=self.dtype
+    )
     x = images.astype(self.dtype)
     if self.depths[0]:
-      x = blocks.conv3x3(
-        self.widths[0], dtype=self.dtype, name='conv_in')(x)
+      x = blocks.conv3x3(self.widths[0], dtype=self.dtype, name='conv_in')(x)
     else:
       x = down(self.widths[1], shortcut=False, name='conv_in')(x)
     last = len(self.widths) - 1
     for s, depth in enumerate(self.depths):
       make = block_maker(
-        self.blocks[s], self.scales[s], self.head_dim, remat=self.remat,
-        dtype=self.dtype)
+        self.blocks[s],
+        self.scales[s],
+        self.head_dim,
+        remat=self.remat,
+        dtype=self.dtype,
+      )
       parts = [(f'block_{i}', make) for i in range(depth)]
       if parts and s < last:
-        parts.append((
-          f'down_{depth}', functools.partial(down, self.widths[s + 1])))
+        parts.append(
+          (f'down_{depth}', functools.partial(down, self.widths[s + 1]))
+        )
       x = Stage(tuple(parts), name=f'stage_{s}')(x)
     out = blocks.conv3x3(
-      self.latent_channels, dtype=self.dtype, name='conv_out')(x)
+      self.latent_channels, dtype=self.dtype, name='conv_out'
+    )(x)
     if self.out_shortcut:
       out += resampling.mean_channels(x, self.latent_channels)
     return out
@@ -115,8 +122,9 @@ class Decoder(nn.Module):
   def begin(self, latents):
     """Latents at the width of the coarsest stage."""
     latents = latents.astype(self.dtype)
-    x = blocks.conv3x3(
-      self.widths[-1], dtype=self.dtype, name='conv_in')(latents)
+    x = blocks.conv3x3(self.widths[-1], dtype=self.dtype, name='conv_in')(
+      latents
+    )
     if self.in_shortcut:
       x += resampling.repeat_channels(latents, self.widths[-1])
     return x
@@ -125,26 +133,37 @@ class Decoder(nn.Module):
   def parts(self, s: int) -> tuple[tuple[str, Callable[..., nn.Module]], ...]:
     """Names and constructors of a stage's modules, in order."""
     make = block_maker(
-      self.blocks[s], self.scales[s], self.head_dim, norm=self.norms[s],
-      act=self.acts[s], remat=self.remat, dtype=self.dtype)
+      self.blocks[s],
+      self.scales[s],
+      self.head_dim,
+      norm=self.norms[s],
+      act=self.acts[s],
+      remat=self.remat,
+      dtype=self.dtype,
+    )
     if not self.depths[s] or s == len(self.widths) - 1:
       return tuple((f'block_{i}', make) for i in range(self.depths[s]))
-    return (('up_0', functools.partial(self._up, self.widths[s])),
-            *((f'block_{i + 1}', make) for i in range(self.depths[s])))
+    return (
+      ('up_0', functools.partial(self._up, self.widths[s])),
+      *((f'block_{i + 1}', make) for i in range(self.depths[s])),
+    )
 
   @nn.nowrap
   def _up(self, features, **kwargs):
     return resampling.Up(
-      features, kind=self.upsample, dtype=self.dtype, **kwargs)
+      features, kind=self.upsample, dtype=self.dtype, **kwargs
+    )
 
   def end(self, x):
     """Images of what the finest stage made."""
     x = layers.RMSNorm(
-      blocks.EPS, use_bias=True, dtype=self.dtype, name='norm_out')(x)
+      blocks.EPS, use_bias=True, dtype=self.dtype, name='norm_out'
+    )(x)
     x = blocks.ACTS[self.out_act](x)
     if self.depths[0]:
       return blocks.conv3x3(
-        self.out_channels, dtype=self.dtype, name='conv_out')(x)
+        self.out_channels, dtype=self.dtype, name='conv_out'
+      )(x)
     return self._up(self.out_channels, shortcut=False, name='conv_out')(x)
 
 

@@ -10,8 +10,7 @@ beside it.
 def middle(stages: int) -> str:
   """For another resolution: what lies around the latents."""
   last = stages - 1
-  return (f'encoder/(stage_{last}|conv_out)/.* '
-          f'decoder/(conv_in|stage_{last})/.*')
+  return f'encoder/(stage_{last}|conv_out)/.* decoder/(conv_in|stage_{last})/.*'
 
 
 def head(finest: int = 0) -> str:

@@ -21,14 +21,14 @@ from sana_jax.typing import Array, DType, Float
 
 
 def space_to_channels(
-  x: Float[Array, 'b y x c']
+  x: Float[Array, 'b y x c'],
 ) -> Float[Array, 'b y//2 x//2 4*c']:
   """PyTorch's pixel_unshuffle by 2."""
   return rearrange(x, 'b (y i) (x j) c -> b y x (c i j)', i=2, j=2)
 
 
 def channels_to_space(
-  x: Float[Array, 'b y x c']
+  x: Float[Array, 'b y x c'],
 ) -> Float[Array, 'b 2*y 2*x c//4']:
   """PyTorch's pixel_shuffle by 2."""
   return rearrange(x, 'b y x (c i j) -> b (y i) (x j) c', i=2, j=2)
@@ -56,20 +56,27 @@ def upsampling_conv(
 
   def conv(taps, i, j):
     return jax.lax.conv_general_dilated(
-      x, taps.astype(x.dtype), (1, 1), ((1 - i, i), (1 - j, j)),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      x,
+      taps.astype(x.dtype),
+      (1, 1),
+      ((1 - i, i), (1 - j, j)),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
 
   parities = [
     jnp.stack([conv(taps, i, j) for j, taps in enumerate(_merge(rows, 1))], 3)
-    for i, rows in enumerate(_merge(kernel, 0))]
+    for i, rows in enumerate(_merge(kernel, 0))
+  ]
   return jnp.stack(parities, 2).reshape(b, 2 * height, 2 * width, -1)
 
 
 def _merge(kernel, axis):
   """Taps of even and of odd outputs: those on the same input are added."""
   first, middle, last = jnp.split(kernel, 3, axis)
-  return (jnp.concatenate([first, middle + last], axis),
-          jnp.concatenate([first + middle, last], axis))
+  return (
+    jnp.concatenate([first, middle + last], axis),
+    jnp.concatenate([first + middle, last], axis),
+  )
 
 
 class UpsamplingConv(nn.Module):
@@ -79,11 +86,14 @@ class UpsamplingConv(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']) -> Float[
-      Array, 'b 2*y 2*x {self.features}']:
+  def __call__(
+    self, x: Float[Array, 'b y x c']
+  ) -> Float[Array, 'b 2*y 2*x {self.features}']:
     kernel = self.param(
-      'kernel', nn.initializers.lecun_normal(),
-      (3, 3, x.shape[-1], self.features))
+      'kernel',
+      nn.initializers.lecun_normal(),
+      (3, 3, x.shape[-1], self.features),
+    )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     return upsampling_conv(x, kernel) + bias.astype(self.dtype)
 
@@ -97,14 +107,16 @@ class Down(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']) -> Float[
-      Array, 'b y//2 x//2 {self.features}']:
+  def __call__(
+    self, x: Float[Array, 'b y x c']
+  ) -> Float[Array, 'b y//2 x//2 {self.features}']:
     if self.kind == 'pixel_unshuffle':
       y = conv3x3(self.features // 4, dtype=self.dtype, name='conv')(x)
       y = space_to_channels(y)
     else:
-      y = conv3x3(
-        self.features, strides=(2, 2), dtype=self.dtype, name='conv')(x)
+      y = conv3x3(self.features, strides=(2, 2), dtype=self.dtype, name='conv')(
+        x
+      )
     if self.shortcut:
       y += mean_channels(space_to_channels(x), self.features)
     return y
@@ -119,8 +131,9 @@ class Up(nn.Module):
   dtype: DType = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b y x c']) -> Float[
-      Array, 'b 2*y 2*x {self.features}']:
+  def __call__(
+    self, x: Float[Array, 'b y x c']
+  ) -> Float[Array, 'b 2*y 2*x {self.features}']:
     if self.kind == 'pixel_shuffle':
       y = conv3x3(4 * self.features, dtype=self.dtype, name='conv')(x)
       y = channels_to_space(y)

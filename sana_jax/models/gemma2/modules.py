@@ -30,14 +30,16 @@ def rotary_tables(
   # angle is 2e-4, which shows.
   exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
   frequencies = np.float32(1) / np.float32(
-    theta ** exponents.astype(np.float64))
+    theta ** exponents.astype(np.float64)
+  )
   positions = np.arange(before, before + length, dtype=np.float32)
   angles = jnp.asarray(positions[:, None] * frequencies)
   return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(
-  x: Float[Array, 'b m h k'], cos: Float[Array, 'm k//2'],
+  x: Float[Array, 'b m h k'],
+  cos: Float[Array, 'm k//2'],
   sin: Float[Array, 'm k//2'],
 ) -> Float[Array, 'b m h k']:
   """Turns the pair (x_i, x_{i+k/2}) of a head by its position's angle."""
@@ -80,9 +82,13 @@ class Past(NamedTuple):
 
 
 def attention(
-  q: Float[Array, 'b m h k'], k: Float[Array, 'b s g k'],
-  v: Float[Array, 'b s g k'], allowed: Bool[Array, 'b m s'],
-  *, scale: float, softcap: float,
+  q: Float[Array, 'b m h k'],
+  k: Float[Array, 'b s g k'],
+  v: Float[Array, 'b s g k'],
+  allowed: Bool[Array, 'b m s'],
+  *,
+  scale: float,
+  softcap: float,
 ) -> Float[Array, 'b m h k']:
   """softmax(soft_cap(q k^T scale)) v; each key head serves h/g query heads.
 
@@ -91,10 +97,13 @@ def attention(
   """
   grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
   logits = scale * jnp.einsum(
-    'bqgrk,bsgk->bgrqs', grouped, k, preferred_element_type=jnp.float32)
+    'bqgrk,bsgk->bgrqs', grouped, k, preferred_element_type=jnp.float32
+  )
   logits = jnp.where(
-    allowed[:, None, None], soft_cap(logits, softcap),
-    jnp.finfo(jnp.float32).min)
+    allowed[:, None, None],
+    soft_cap(logits, softcap),
+    jnp.finfo(jnp.float32).min,
+  )
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bgrqs,bsgk->bqgrk', weights, v).reshape(q.shape)
 
@@ -113,8 +122,12 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b m d'], sliding: Bool[Array, ''],
-    past: Past | None, shared: tuple, keep: str,
+    self,
+    x: Float[Array, 'b m d'],
+    sliding: Bool[Array, ''],
+    past: Past | None,
+    shared: tuple,
+    keep: str,
   ):
     """x after the layer, and what the scan is to collect of every layer.
 
@@ -128,10 +141,10 @@ class Layer(nn.Module):
     causal, near, cos, sin = shared
     allowed = causal & (near | ~sliding)
     y, made = self._attention(
-      self._norm('attention_norm')(x), allowed, cos, sin, past)
+      self._norm('attention_norm')(x), allowed, cos, sin, past
+    )
     x = x + self._norm('post_attention_norm')(y)
-    x = x + self._norm('post_mlp_norm')(
-      self._mlp(self._norm('mlp_norm')(x)))
+    x = x + self._norm('post_mlp_norm')(self._mlp(self._norm('mlp_norm')(x)))
     x = constrain(x, 'batch', None, None)
     return x, {'states': x, 'past': made, '': None}[keep]
 
@@ -139,14 +152,16 @@ class Layer(nn.Module):
     def project(name, heads):
       y = self._dense(name, heads * self.head_dim)(x)
       return y.reshape(*x.shape[:2], heads, self.head_dim)
+
     q = rotate(project('query', self.heads), cos, sin)
     k = rotate(project('key', self.kv_heads), cos, sin)
     v = project('value', self.kv_heads)
     made = Past(k, v)
     if past is not None:
       k, v = jax.tree.map(_behind, made, past)
-    y = attention(q, k, v, allowed, scale=self.query_scale ** -0.5,
-                  softcap=self.softcap)
+    y = attention(
+      q, k, v, allowed, scale=self.query_scale**-0.5, softcap=self.softcap
+    )
     return self._dense('out', x.shape[-1])(y.reshape(*x.shape[:2], -1)), made
 
   def _mlp(self, x):
@@ -155,11 +170,12 @@ class Layer(nn.Module):
     return self._dense('down', x.shape[-1])(gate * up)
 
   def _norm(self, name):
-    return RMSNorm(self.eps, offset=1., dtype=self.dtype, name=name)
+    return RMSNorm(self.eps, offset=1.0, dtype=self.dtype, name=name)
 
   def _dense(self, name, features):
-    return nn.Dense(features, use_bias=False, dtype=self.dtype,
-                    kernel_init=_INIT, name=name)
+    return nn.Dense(
+      features, use_bias=False, dtype=self.dtype, kernel_init=_INIT, name=name
+    )
 
 
 def _behind(new, past):

@@ -24,8 +24,15 @@ from sana_jax.typing import Array, Bool, DType, Float, Int
 
 SIZES: Mapping[str, Mapping[str, int]] = {
   'gemma2_2b': dict(
-    vocab_size=256_000, width=2304, depth=26, heads=8, kv_heads=4,
-    head_dim=256, hidden=9216, query_scale=256),
+    vocab_size=256_000,
+    width=2304,
+    depth=26,
+    heads=8,
+    kv_heads=4,
+    head_dim=256,
+    hidden=9216,
+    query_scale=256,
+  ),
 }
 
 
@@ -49,10 +56,10 @@ class Gemma2(nn.Module):
   head_dim: int
   hidden: int
   query_scale: int
-  attention_softcap: float = 50.
-  final_softcap: float = 30.
+  attention_softcap: float = 50.0
+  final_softcap: float = 30.0
   sliding_window: int = 4096
-  rope_theta: float = 10_000.
+  rope_theta: float = 10_000.0
   eps: float = 1e-6
   layer_types: tuple[str, ...] = ()
   remat: bool = False
@@ -60,21 +67,36 @@ class Gemma2(nn.Module):
 
   def setup(self):
     self.embed = nn.Embed(
-      self.vocab_size, self.width, dtype=self.dtype,
-      embedding_init=nn.initializers.normal(0.02))
+      self.vocab_size,
+      self.width,
+      dtype=self.dtype,
+      embedding_init=nn.initializers.normal(0.02),
+    )
     layer = Layer
     if self.remat:  # 5: `keep` is a Python string (self counts as 0).
       layer = nn.remat(Layer, prevent_cse=False, static_argnums=(5,))
     self.layers = nn.scan(
-      layer, variable_axes={'params': 0}, split_rngs={'params': True},
-      in_axes=(0, 0, nn.broadcast, nn.broadcast), length=self.depth)(
-        heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim,
-        hidden=self.hidden, query_scale=self.query_scale,
-        softcap=self.attention_softcap, eps=self.eps, dtype=self.dtype)
-    self.final_norm = RMSNorm(self.eps, offset=1., dtype=self.dtype)
+      layer,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, 0, nn.broadcast, nn.broadcast),
+      length=self.depth,
+    )(
+      heads=self.heads,
+      kv_heads=self.kv_heads,
+      head_dim=self.head_dim,
+      hidden=self.hidden,
+      query_scale=self.query_scale,
+      softcap=self.attention_softcap,
+      eps=self.eps,
+      dtype=self.dtype,
+    )
+    self.final_norm = RMSNorm(self.eps, offset=1.0, dtype=self.dtype)
 
   def __call__(
-    self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m'],
+    self,
+    tokens: Int[Array, 'b m'],
+    mask: Bool[Array, 'b m'],
     past: Past | None = None,
   ) -> Float[Array, 'b m d']:
     """The last hidden state, after the final norm: what SANA reads.
@@ -103,7 +125,8 @@ class Gemma2(nn.Module):
     """
     first, last, outputs = self._run(tokens, mask, keep='states')
     return jnp.concatenate(
-      [first[None], outputs[:-1], self.final_norm(last)[None]])
+      [first[None], outputs[:-1], self.final_norm(last)[None]]
+    )
 
   def logits(
     self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
@@ -112,22 +135,26 @@ class Gemma2(nn.Module):
     x = self(tokens, mask)
     table = self.embed.embedding.astype(self.dtype)
     scores = jnp.einsum(
-      'bmd,vd->bmv', x, table, preferred_element_type=jnp.float32)
+      'bmd,vd->bmv', x, table, preferred_element_type=jnp.float32
+    )
     return soft_cap(scores, self.final_softcap)
 
   def is_sliding(self) -> tuple[bool, ...]:
     """For each layer, whether it sees a sliding window only."""
     types = self.layer_types or ('sliding', 'full') * self.depth
-    return tuple(t == 'sliding' for t in types[:self.depth])
+    return tuple(t == 'sliding' for t in types[: self.depth])
 
   def _run(self, tokens, mask, past=None, keep=''):
     # The factor is rounded to the model's dtype first, as in transformers.
-    x = self.embed(tokens) * jnp.asarray(self.width ** 0.5, self.dtype)
+    x = self.embed(tokens) * jnp.asarray(self.width**0.5, self.dtype)
     x = constrain(x, 'batch', None, None)
     m, before = tokens.shape[1], 0 if past is None else past.keys.shape[2]
-    shared = (causal_mask(mask, before),
-              near_mask(m, self.sliding_window, before),
-              *rotary_tables(m, self.head_dim, self.rope_theta, before))
+    shared = (
+      causal_mask(mask, before),
+      near_mask(m, self.sliding_window, before),
+      *rotary_tables(m, self.head_dim, self.rope_theta, before),
+    )
     last, outputs = self.layers(
-      x, jnp.array(self.is_sliding()), past, shared, keep)
+      x, jnp.array(self.is_sliding()), past, shared, keep
+    )
     return x, last, outputs

@@ -32,8 +32,11 @@ SHARD_RECORDS, BATCH_SIZE = 1024, 64
 
 
 def make(
-  config: ConfigDict, out: str | os.PathLike, *,
-  shard_records: int = SHARD_RECORDS, batch_size: int = BATCH_SIZE,
+  config: ConfigDict,
+  out: str | os.PathLike,
+  *,
+  shard_records: int = SHARD_RECORDS,
+  batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
   """Finishes the cache of a config in `out`, or finds it finished.
 
@@ -45,20 +48,24 @@ def make(
   data or models, and for what cannot be read or written.
   """
   if 'cached' not in (config.inputs.latents, config.inputs.text):
-    raise UserError("config.inputs.latents and config.inputs.text are 'online':"
-                    " there is nothing to cache; set one of them to 'cached'.")
+    raise UserError(
+      "config.inputs.latents and config.inputs.text are 'online':"
+      " there is nothing to cache; set one of them to 'cached'."
+    )
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)
   agreement.check_processes(agreement.Records(len(source)))
   if about := _done(config, out, len(source)):
     return about  # Which is read only.
-  with locks.hold(locks.within(out), 'encoding a cache', '--out',
-                  shared=True) as lock:
+  with locks.hold(
+    locks.within(out), 'encoding a cache', '--out', shared=True
+  ) as lock:
     about = _begin(config, out, len(source), shard_records)
     if _done(config, out, len(source)):
       return about  # By another run, meanwhile.
     names = _encode(
-      config, out, source, about['shard_records'], batch_size, lock)
+      config, out, source, about['shard_records'], batch_size, lock
+    )
     meet('every shard is encoded')
     lock.check_together()
     if jax.process_index() == 0:
@@ -85,7 +92,8 @@ def _there(config, out, records) -> dict[str, Any] | None:
     raise Trouble(
       f'{out} was begun with {there["records"]} records and '
       f'config.data.path has {records} usable ones now; see that all of it '
-      'can be read, or choose another folder.')
+      'can be read, or choose another folder.'
+    )
   return there
 
 
@@ -93,34 +101,41 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
   """about.json, as it is there or made."""
   there = _there(config, out, records)
   if there is None and files.expand(f'{out}/*.safetensors'):
-    raise UserError(f'{out} holds shards, but no {cache.ABOUT} that tells of '
-                    'what; remove them or choose another folder.')
+    raise UserError(
+      f'{out} holds shards, but no {cache.ABOUT} that tells of '
+      'what; remove them or choose another folder.'
+    )
   meet('about.json is read')
   if there is None:
-    there = {**fingerprints.of(config), 'records': records,
-             'shard_records': shard_records}
+    there = {
+      **fingerprints.of(config),
+      'records': records,
+      'shard_records': shard_records,
+    }
     if jax.process_index() == 0:
       with writing(out):
-        files.write(f'{out}/{cache.ABOUT}', (
-          json.dumps(there, indent=2) + '\n').encode())
+        files.write(
+          f'{out}/{cache.ABOUT}', (json.dumps(there, indent=2) + '\n').encode()
+        )
   meet('about.json is written')
   return there
 
 
-def _encode(
-  config, out, source, shard_records, batch_size, lock) -> list[str]:
+def _encode(config, out, source, shard_records, batch_size, lock) -> list[str]:
   """Writes the shards of this process that are missing; the names of all."""
-  spans = {cache.shard_name(i): range(start, min(
-    start + shard_records, len(source))) for i, start in enumerate(
-      range(0, len(source), shard_records))}
-  mine = list(spans)[jax.process_index()::jax.process_count()]
+  spans = {
+    cache.shard_name(i): range(start, min(start + shard_records, len(source)))
+    for i, start in enumerate(range(0, len(source), shard_records))
+  }
+  mine = list(spans)[jax.process_index() :: jax.process_count()]
   whole = _whole(out, mine)
   missing = [shard for shard in mine if shard not in whole]
   if missing:
     done = sum(len(spans[shard]) for shard in mine if shard not in missing)
     total = sum(len(spans[shard]) for shard in mine)
-    with tqdm(desc='encoding', total=total, initial=done, unit='image',
-              disable=None) as bar:
+    with tqdm(
+      desc='encoding', total=total, initial=done, unit='image', disable=None
+    ) as bar:
       work = Work.of(config, source, batch_size)
       for shard, packed in _packed(work, missing, spans, bar):
         lock.check()
@@ -133,13 +148,18 @@ def _packed(work, shards, spans, bar) -> Iterator[tuple[str, bytes]]:
   """Each shard's file; records are read ahead, also of the next shard."""
   places = [(shard, i) for shard in shards for i in spans[shard]]
   with futures.ThreadPoolExecutor(_READERS) as pool:
-    records = ahead(pool, lambda place: (place[0], work.read(place[1])), places,
-                    2 * work.batch_size)
+    records = ahead(
+      pool,
+      lambda place: (place[0], work.read(place[1])),
+      places,
+      2 * work.batch_size,
+    )
 
     def told(group):
       for _, record in group:
         yield record
         bar.update()
+
     for shard, group in itertools.groupby(records, key=lambda x: x[0]):
       yield shard, work.shard(told(group))
 
@@ -161,7 +181,8 @@ def _finish(config, out, shards) -> None:
   with writing(out):
     if config.inputs.text == 'cached':
       files.write(
-        f'{out}/{cache.NULL}', cache.pack_null(Work.null_text(config)))
+        f'{out}/{cache.NULL}', cache.pack_null(Work.null_text(config))
+      )
     files.write(f'{out}/{cache.INDEX}', cache.pack_index(Columns(out), shards))
 
 
@@ -174,5 +195,6 @@ def _whole(out, shards) -> set[str]:
       return columns.length(shard) == there[shard][0]
     except cache.DAMAGED:
       return False
+
   begun = [shard for shard in shards if shard in there]
   return set(itertools.compress(begun, in_threads(whole, begun)))

@@ -38,7 +38,8 @@ def find(config: ConfigDict, key: str) -> pathlib.Path:
   if not config[key]:
     raise UserError(
       f'config.{key} is empty; set it to a model folder with '
-      f'{" and ".join(PARTS[key])}, such as the model/ of a run.')
+      f'{" and ".join(PARTS[key])}, such as the model/ of a run.'
+    )
   return hub.find(config[key])
 
 
@@ -51,14 +52,16 @@ def load_autoencoder(
   config: ConfigDict, mesh: Mesh | None = None, only: str = 'encoder'
 ) -> Model:
   """The autoencoder of config.autoencoder, or its half."""
-  return folders.load(find(config, 'autoencoder'), 'vae', config.dtype, mesh,
-                      only)
+  return folders.load(
+    find(config, 'autoencoder'), 'vae', config.dtype, mesh, only
+  )
 
 
 def load_text_encoder(config: ConfigDict, mesh: Mesh | None = None) -> Model:
   """The text encoder of config.text_encoder."""
   return folders.load(
-    find(config, 'text_encoder'), 'text_encoder', config.dtype, mesh)
+    find(config, 'text_encoder'), 'text_encoder', config.dtype, mesh
+  )
 
 
 def compression(config: ConfigDict) -> int:
@@ -79,8 +82,13 @@ def encode_images(
 
 
 def encode_captions(
-  model: Model, tokenizer: Any, captions: Sequence[str], instruction: str,
-  limit: int, beginnings: dict, place: Callable[[Array], Array],
+  model: Model,
+  tokenizer: Any,
+  captions: Sequence[str],
+  instruction: str,
+  limit: int,
+  beginnings: dict,
+  place: Callable[[Array], Array],
 ) -> tuple[Float[Array, 'b m e'], Bool[Array, 'b m']]:
   """Embeddings and mask, of the shortest usual length that cuts none.
 
@@ -90,8 +98,15 @@ def encode_captions(
   """
   length = needed_length(tokenizer, captions, instruction, limit)
   return encode.encode(
-    model.module, model.variables['params'], tokenizer, captions,
-    instruction=instruction, length=length, beginnings=beginnings, place=place)
+    model.module,
+    model.variables['params'],
+    tokenizer,
+    captions,
+    instruction=instruction,
+    length=length,
+    beginnings=beginnings,
+    place=place,
+  )
 
 
 def needed_length(
@@ -99,7 +114,8 @@ def needed_length(
 ) -> int:
   """The first of the usual lengths that cuts no caption, or the limit."""
   _, mask = encode.tokenize(
-    tokenizer, captions, instruction=instruction, length=limit)
+    tokenizer, captions, instruction=instruction, length=limit
+  )
   outside = mask.shape[1] - limit  # The instruction, but for <bos>.
   return usual_length(int(mask.sum(axis=1).max()) - outside, limit)
 
@@ -128,7 +144,7 @@ class OnlineText:
   @functools.cached_property
   def beginning(self) -> Int[np.ndarray, '1 k']:
     ids, _ = self._tokenize('a')
-    return ids[:, :ids.shape[1] - self.length + 1]
+    return ids[:, : ids.shape[1] - self.length + 1]
 
   def frozen(self, params: PyTree) -> PyTree:
     """What `embed` needs of the model: parameters and the read instruction."""
@@ -151,10 +167,21 @@ class OnlineText:
     self, frozen: PyTree, ids: Int[Array, 'b l'], mask: Bool[Array, 'b l']
   ) -> tuple[Float[Array, 'b l+1 e'], Bool[Array, 'b l+1']]:
     """What a cache would hold of the same captions, padded to `length`."""
-    return jax.lax.stop_gradient(encode.embed_behind(
-      self.module, frozen['params'], frozen['first'], frozen['past'], ids,
-      mask))
+    return jax.lax.stop_gradient(
+      encode.embed_behind(
+        self.module,
+        frozen['params'],
+        frozen['first'],
+        frozen['past'],
+        ids,
+        mask,
+      )
+    )
 
   def _tokenize(self, caption):
-    return encode.tokenize(self.tokenizer, [caption],
-                           instruction=self.instruction, length=self.length)
+    return encode.tokenize(
+      self.tokenizer,
+      [caption],
+      instruction=self.instruction,
+      length=self.length,
+    )

@@ -25,16 +25,21 @@ def folders_of(config: ConfigDict) -> dict[str, pathlib.Path]:
 
 def sizes(others: Mapping[str, pathlib.Path]) -> dict[str, int]:
   """Fields of the transformer that the two other models decide."""
-  channels = folders.describe(
-    others['autoencoder'], 'vae').spec.channels
+  channels = folders.describe(others['autoencoder'], 'vae').spec.channels
   text_encoder = folders.describe(others['text_encoder'], 'text_encoder')
-  return {'in_channels': channels, 'out_channels': channels,
-          'caption_channels': text_encoder.width}
+  return {
+    'in_channels': channels,
+    'out_channels': channels,
+    'caption_channels': text_encoder.width,
+  }
 
 
 def write(
-  module: Sana, config: ConfigDict, others: Mapping[str, pathlib.Path],
-  params: Params, folder,
+  module: Sana,
+  config: ConfigDict,
+  others: Mapping[str, pathlib.Path],
+  params: Params,
+  folder,
 ) -> None:
   """A whole model folder: the transformer and copies of the other two."""
   folder = pathlib.Path(folder)
@@ -44,6 +49,10 @@ def write(
       copying.copy(others[key], part, folder)
   settings = config.sampling
   folders.write_index(
-    folder, flow_shift=settings.shift,
-    sampling={'steps': settings.steps,
-              'guidance_scale': settings.guidance_scale})
+    folder,
+    flow_shift=settings.shift,
+    sampling={
+      'steps': settings.steps,
+      'guidance_scale': settings.guidance_scale,
+    },
+  )

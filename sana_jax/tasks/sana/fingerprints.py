@@ -32,11 +32,13 @@ def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
   out = {'format': 1, **rules.changing(CACHE, config)}
   if data_too and config.data.source != 'shapes':
     found = sources.listing(config.data.source, config.data.path)
-    out['files of data.path'] = _digest(json.dumps(
-      _moved_along(found), sort_keys=True))
+    out['files of data.path'] = _digest(
+      json.dumps(_moved_along(found), sort_keys=True)
+    )
   if config.inputs.latents == 'cached':
     out['autoencoder'] = _of_folder(
-      encoders.find(config, 'autoencoder') / 'vae')
+      encoders.find(config, 'autoencoder') / 'vae'
+    )
   if config.inputs.text == 'cached':
     folder = encoders.find(config, 'text_encoder')
     out['text_encoder'] = _of_folder(folder / 'text_encoder')
@@ -51,8 +53,10 @@ def read(path: str) -> dict[str, Any]:
   try:
     content = files.read_json(file)
   except (OSError, ValueError) as error:
-    raise UserError(f'{path} holds no cache (its {cache.ABOUT} cannot be read: '
-                    f'{error}); make one with sana-jax data cache.') from error
+    raise UserError(
+      f'{path} holds no cache (its {cache.ABOUT} cannot be read: '
+      f'{error}); make one with sana-jax data cache.'
+    ) from error
   if not isinstance(content, dict):
     raise UserError(f'{file} holds no JSON object; make the cache anew.')
   return content
@@ -61,19 +65,24 @@ def read(path: str) -> dict[str, Any]:
 def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
   """Raises OtherCache if it was made of something else than `ours`."""
   theirs, ours = flat(theirs), flat(ours)
-  differ = [f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
-            for key, value in ours.items() if theirs.get(key) != value]
+  differ = [
+    f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
+    for key, value in ours.items()
+    if theirs.get(key) != value
+  ]
   if differ:
     raise OtherCache(
       f'{path} is a cache of something else: {"; ".join(differ)}. Choose '
-      'another folder, or set the config back.')
+      'another folder, or set the config back.'
+    )
 
 
 def _moved_along(listing):
   """By names that stay the same wherever the data lies."""
   start = os.path.commonprefix(list(listing)).rpartition('/')[0]
-  return {path[len(start):].lstrip('/'): stat
-          for path, stat in listing.items()}
+  return {
+    path[len(start) :].lstrip('/'): stat for path, stat in listing.items()
+  }
 
 
 def _of_folder(folder: pathlib.Path) -> str:

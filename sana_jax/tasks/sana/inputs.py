@@ -54,19 +54,33 @@ class Inputs:
   frozen: PyTree
 
   def batches(
-    self, *, seed: int, batch_size: int, rows: Sequence[int], threads: int,
+    self,
+    *,
+    seed: int,
+    batch_size: int,
+    rows: Sequence[int],
+    threads: int,
     max_bad_fraction: float = MAX_BAD_FRACTION,
   ) -> grain.DatasetIterator:
     """These rows of each batch, as training.task.Data says."""
-    return iter(pipeline.batches(
-      self.source, batch_size=batch_size, seed=seed, rows=rows,
-      order=Bucketed(self.members, batch_size, seed), read=self.source.at,
-      map_fn=self._example,
-      num_threads=threads, max_bad_fraction=max_bad_fraction))
+    return iter(
+      pipeline.batches(
+        self.source,
+        batch_size=batch_size,
+        seed=seed,
+        rows=rows,
+        order=Bucketed(self.members, batch_size, seed),
+        read=self.source.at,
+        map_fn=self._example,
+        num_threads=threads,
+        max_bad_fraction=max_bad_fraction,
+      )
+    )
 
   def _example(self, record, bucket):
-    out = {key: record[key] for key in ('latents', 'text', 'mask')
-           if key in record}
+    out = {
+      key: record[key] for key in ('latents', 'text', 'mask') if key in record
+    }
     if self.autoencoder is not None:
       out['image'] = buckets.fit(record['image'], self.sizes[bucket])
     if self.text is not None:
@@ -75,14 +89,19 @@ class Inputs:
 
   def encode(self, frozen: PyTree, batch: PyTree) -> dict[str, Array]:
     """'latents', 'text' and 'mask' of a batch; pure, without gradients."""
-    out = {key: batch[key] for key in ('latents', 'text', 'mask')
-           if key in batch}
+    out = {
+      key: batch[key] for key in ('latents', 'text', 'mask') if key in batch
+    }
     if self.autoencoder is not None:
-      out['latents'] = jax.lax.stop_gradient(encoders.encode_images(
-        self.autoencoder, frozen['autoencoder'], batch['image']))
+      out['latents'] = jax.lax.stop_gradient(
+        encoders.encode_images(
+          self.autoencoder, frozen['autoencoder'], batch['image']
+        )
+      )
     if self.text is not None:
       out['text'], out['mask'] = self.text.embed(
-        frozen['text_encoder'], batch['ids'], batch['ids_mask'])
+        frozen['text_encoder'], batch['ids'], batch['ids_mask']
+      )
     return out
 
   def captions(self, count: int) -> list[str]:
@@ -96,8 +115,9 @@ class Inputs:
     return list(found)[:count]
 
 
-def make(config: ConfigDict, workdir: os.PathLike | str,
-         mesh: Mesh | None = None) -> Inputs:
+def make(
+  config: ConfigDict, workdir: os.PathLike | str, mesh: Mesh | None = None
+) -> Inputs:
   """Opens, and makes if need be, what config.inputs asks for.
 
   Args:
@@ -117,8 +137,13 @@ def make(config: ConfigDict, workdir: os.PathLike | str,
   multiple = encoders.compression(config)
   source = _Joined(cached, data) if cached and data else cached or data
   return Inputs(
-    source, _members(config, cached, data, multiple),
-    common.bucket_sizes(config, multiple), autoencoder, text, frozen | more)
+    source,
+    _members(config, cached, data, multiple),
+    common.bucket_sizes(config, multiple),
+    autoencoder,
+    text,
+    frozen | more,
+  )
 
 
 class _Joined:
@@ -134,8 +159,7 @@ class _Joined:
     return self.at(index, 0)
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
-    return {**self._cached.at(index, draw),
-            'image': self._data[index]['image']}
+    return {**self._cached.at(index, draw), 'image': self._data[index]['image']}
 
 
 def _open_cache(config, workdir) -> CachedSource:
@@ -143,14 +167,19 @@ def _open_cache(config, workdir) -> CachedSource:
   path = config.inputs.cache
   if path:
     fingerprints.compare(
-      path, fingerprints.read(path), fingerprints.of(config, data_too=False))
+      path, fingerprints.read(path), fingerprints.of(config, data_too=False)
+    )
   else:
     path = os.fspath(resolve(workdir) / 'encoded')
     _set_aside_if_other(path, config)
     caching.make(config, path)
   return CachedSource(
-    path, common.caption_rule(config.data), want=[
-      name for name in ('latents', 'text') if config.inputs[name] == 'cached'])
+    path,
+    common.caption_rule(config.data),
+    want=[
+      name for name in ('latents', 'text') if config.inputs[name] == 'cached'
+    ],
+  )
 
 
 def _set_aside_if_other(path, config):
@@ -181,11 +210,15 @@ def _set_aside(path):
   if files.is_remote(path):
     files.remove(path)
     return
-  aside = next(name for i in itertools.count(1)
-               if not os.path.exists(name := f'{path}.{i}'))
+  aside = next(
+    name
+    for i in itertools.count(1)
+    if not os.path.exists(name := f'{path}.{i}')
+  )
   os.rename(path, aside)
-  logging.warning('The cache that was there is now %s; remove it if it is of '
-                  'no use.', aside)
+  logging.warning(
+    'The cache that was there is now %s; remove it if it is of no use.', aside
+  )
 
 
 def _images(config, mesh):
@@ -206,11 +239,16 @@ def _text(config, cached, mesh):
   model = encoders.load_text_encoder(config, mesh)
   params, tokenizer = model.variables['params'], encoders.load_tokenizer(config)
   online = encoders.OnlineText(
-    model.module, tokenizer, encoders.instruction_of(config), length)
-  text, mask = encode.encode(model.module, params, tokenizer, [''],
-                             length=length)
-  return online, {'text_encoder': online.frozen(params),
-                  'null_text': text[0], 'null_mask': mask[0]}
+    model.module, tokenizer, encoders.instruction_of(config), length
+  )
+  text, mask = encode.encode(
+    model.module, params, tokenizer, [''], length=length
+  )
+  return online, {
+    'text_encoder': online.frozen(params),
+    'null_text': text[0],
+    'null_mask': mask[0],
+  }
 
 
 def _members(config, cached, data, multiple):
@@ -218,5 +256,7 @@ def _members(config, cached, data, multiple):
   if cached is not None:
     return cached.buckets()
   of_records = common.bucket_of_records(config, data, multiple)
-  return [np.flatnonzero(of_records == bucket)
-          for bucket in range(int(of_records.max()) + 1)]
+  return [
+    np.flatnonzero(of_records == bucket)
+    for bucket in range(int(of_records.max()) + 1)
+  ]

@@ -53,18 +53,22 @@ class Work:
     batch_size = -(-batch_size // mesh.size) * mesh.size
     inputs = config.inputs
     return cls(
-      source, common.bucket_sizes(config, multiple),
-      common.bucket_of_records(config, source, multiple), batch_size,
+      source,
+      common.bucket_sizes(config, multiple),
+      common.bucket_of_records(config, source, multiple),
+      batch_size,
       _images(config, mesh) if inputs.latents == 'cached' else None,
       _texts(config, mesh) if inputs.text == 'cached' else None,
       jax.numpy.dtype(inputs.dtype),
-      BadRecords(len(source), float(config.data.max_bad_fraction)))
+      BadRecords(len(source), float(config.data.max_bad_fraction)),
+    )
 
   @staticmethod
   def null_text(config: ConfigDict) -> Float[np.ndarray, 'm e']:
     """The empty prompt's embedding, without padding."""
-    text, mask = _texts(config, make_mesh(
-      {'data': -1}, jax.local_devices()[:1]), '')([''])
+    text, mask = _texts(
+      config, make_mesh({'data': -1}, jax.local_devices()[:1]), ''
+    )([''])
     return np.asarray(text)[0][np.asarray(mask)[0]].astype(config.inputs.dtype)
 
   def read(self, position: int) -> tuple[cache.Record, Image | None]:
@@ -84,8 +88,9 @@ class Work:
       self.bad.add(BadRecord(f'record {position}', repr(error)))
     else:
       self.bad.saw_good()
-      return cache.Record(record['index'], bucket, record['captions'],
-                          record['scores'], None), image
+      return cache.Record(
+        record['index'], bucket, record['captions'], record['scores'], None
+      ), image
     return cache.Record(position, bucket, {}, {}, None), None
 
   def shard(
@@ -116,15 +121,19 @@ class Work:
     """The embedding of each different caption; short ones together."""
     if self.texts is None:
       return None
-    captions = sorted({c for r in kept for c in r.captions.values()},
-                      key=lambda c: (len(c), c))
+    captions = sorted(
+      {c for r in kept for c in r.captions.values()}, key=lambda c: (len(c), c)
+    )
     out = {}
     for start in range(0, len(captions), self.batch_size):
-      chunk = captions[start:start + self.batch_size]
-      text, mask = self.texts(
-        chunk + [''] * (self.batch_size - len(chunk)))
-      out |= {caption: rows[there].astype(self.dtype) for caption, rows, there
-              in zip(chunk, np.asarray(text), np.asarray(mask))}
+      chunk = captions[start : start + self.batch_size]
+      text, mask = self.texts(chunk + [''] * (self.batch_size - len(chunk)))
+      out |= {
+        caption: rows[there].astype(self.dtype)
+        for caption, rows, there in zip(
+          chunk, np.asarray(text), np.asarray(mask)
+        )
+      }
     return out
 
 
@@ -141,9 +150,14 @@ def _texts(config, mesh, instruction=None):
   if instruction is None:
     instruction = encoders.instruction_of(config)
   return functools.partial(
-    encoders.encode_captions, _on(mesh, encoders.load_text_encoder(config)),
-    encoders.load_tokenizer(config), instruction=instruction,
-    limit=config.inputs.text_length, beginnings={}, place=_placer(mesh))
+    encoders.encode_captions,
+    _on(mesh, encoders.load_text_encoder(config)),
+    encoders.load_tokenizer(config),
+    instruction=instruction,
+    limit=config.inputs.text_length,
+    beginnings={},
+    place=_placer(mesh),
+  )
 
 
 def _on(mesh, model):
@@ -159,7 +173,7 @@ def _placer(mesh):
 def _filled(images, count):
   """Images and as many black ones as are missing: one compiled shape."""
   out = np.zeros((count, *images.shape[1:]), images.dtype)
-  out[:len(images)] = images
+  out[: len(images)] = images
   return out
 
 

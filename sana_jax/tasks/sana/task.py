@@ -43,7 +43,8 @@ def exporter(config: ConfigDict) -> Exporter:
   return Exporter(
     _objective(config, module),
     functools.partial(exports.write, module, config, others),
-    initial.start('transformer', module))
+    initial.start('transformer', module),
+  )
 
 
 def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
@@ -55,13 +56,21 @@ def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
   given = inputs.make(config, workdir, mesh)
   data = config.data
   return Task(
-    'sana', _objective(config, module, given.encode),
-    Data(functools.partial(
-      given.batches, threads=data.threads,
-      max_bad_fraction=float(data.max_bad_fraction)),
-         agreement.of_buckets(given.members)),
-    exported.write, given.frozen, Samples(config, module, given).draw,
-    exported.start)
+    'sana',
+    _objective(config, module, given.encode),
+    Data(
+      functools.partial(
+        given.batches,
+        threads=data.threads,
+        max_bad_fraction=float(data.max_bad_fraction),
+      ),
+      agreement.of_buckets(given.members),
+    ),
+    exported.write,
+    given.frozen,
+    Samples(config, module, given).draw,
+    exported.start,
+  )
 
 
 KIND = Kind(objective, exporter, open_task)
@@ -69,8 +78,13 @@ KIND = Kind(objective, exporter, open_task)
 
 def _objective(config, module, encode=lambda frozen, batch: batch):
   return flow_matching.objective(
-    module, config.flow, init=abstract.transformer_init(module),
-    rules=tables.SANA, tokens=config.inputs.text_length, encode=encode)
+    module,
+    config.flow,
+    init=abstract.transformer_init(module),
+    rules=tables.SANA,
+    tokens=config.inputs.text_length,
+    encode=encode,
+  )
 
 
 def _check_size(config, autoencoder):
@@ -80,7 +94,8 @@ def _check_size(config, autoencoder):
     raise UserError(
       f'config.data.size_px={size} must be config.model.sample_size={side} '
       f"times the autoencoder's compression, {autoencoder.spec.side}: change "
-      'one.')
+      'one.'
+    )
 
 
 class Samples:
@@ -96,15 +111,24 @@ class Samples:
     shown = [p if isinstance(p, str) else p.text for p in prompts]
     model = Model(self._module, {'params': params})
     images = self._pipeline.replace(transformer=model)(
-      shown, steps=settings.steps, guidance_scale=settings.guidance_scale,
-      seed=range(len(prompts)), instruction=encoders.instruction_of(config))
+      shown,
+      steps=settings.steps,
+      guidance_scale=settings.guidance_scale,
+      seed=range(len(prompts)),
+      instruction=encoders.instruction_of(config),
+    )
     wrong = None
     if config.data.source == 'shapes':
       wrong = [
         not shapes_suite.follows(p.requirement, shapes_detector.detect(x))
-        for p, x in zip(prompts, images)]
-      logging.info('Step %d: %d of %d pictures follow their prompts.', step,
-                   wrong.count(False), len(wrong))
+        for p, x in zip(prompts, images)
+      ]
+      logging.info(
+        'Step %d: %d of %d pictures follow their prompts.',
+        step,
+        wrong.count(False),
+        len(wrong),
+      )
     return contact_sheet(list(images), shown, columns=6, wrong=wrong)
 
   @functools.cached_property
@@ -121,5 +145,8 @@ class Samples:
     return Pipeline(
       Model(self._module, {}),
       encoders.load_autoencoder(config, only='decoder'),
-      encoders.load_text_encoder(config), encoders.load_tokenizer(config),
-      sampler=config.sampling.sampler, flow_shift=config.sampling.shift)
+      encoders.load_text_encoder(config),
+      encoders.load_tokenizer(config),
+      sampler=config.sampling.sampler,
+      flow_shift=config.sampling.shift,
+    )

@@ -38,7 +38,10 @@ class Compiled(NamedTuple):
 
 
 def compile_stage(
-  stage: str, request: Request, mesh: Mesh, platform: str,
+  stage: str,
+  request: Request,
+  mesh: Mesh,
+  platform: str,
   strips: seamless.Strips | None = None,
 ) -> Compiled:
   """Compiles one of request.STAGES; UserError where it does not fit."""
@@ -47,31 +50,43 @@ def compile_stage(
   with kernels.platform(platform), kernels.prefer(**request.kernels):
     module, variables = _model(part, request, mesh)
     program = topologies.compile_for(
-      platform, mesh, lambda: _LOWERED[stage](
-        module, variables, request, mesh, strips),
-      'take a smaller batch, more devices or --decode strips')
+      platform,
+      mesh,
+      lambda: _LOWERED[stage](module, variables, request, mesh, strips),
+      'take a smaller batch, more devices or --decode strips',
+    )
   seconds = time.perf_counter() - start
   memory, text = program.memory_analysis(), hlo.parse(program.as_text())
   return Compiled(
-    stage, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-    memory.output_size_in_bytes, collectives.count(text),
-    work.kernel_names(text), seconds)
+    stage,
+    memory.argument_size_in_bytes,
+    memory.temp_size_in_bytes,
+    memory.output_size_in_bytes,
+    collectives.count(text),
+    work.kernel_names(text),
+    seconds,
+  )
 
 
 def _model(part, request, mesh):
   """The module, and shapes of its variables where they would lie."""
   kind = kinds.PARTS[part]
-  module = kind.module(
-    request.config(part), jnp.dtype(request.dtype))
+  module = kind.module(request.config(part), jnp.dtype(request.dtype))
   shapes = kind.shapes(module)
   places = rules.shardings(
-    shapes, [(f'[^/]*/{p}', spec) for p, spec in kind.sharding], mesh)
+    shapes, [(f'[^/]*/{p}', spec) for p, spec in kind.sharding], mesh
+  )
   shapes = jax.tree.map(
     lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, module.dtype, sharding=place), shapes, places)
+      leaf.shape, module.dtype, sharding=place
+    ),
+    shapes,
+    places,
+  )
   if part == 'vae':  # Only the decoder is sampled with.
-    shapes = {name: {'decoder': tree['decoder']} for name, tree in
-              shapes.items()}
+    shapes = {
+      name: {'decoder': tree['decoder']} for name, tree in shapes.items()
+    }
   return module, shapes
 
 
@@ -80,11 +95,17 @@ def _text(module, variables, request, mesh, strips):
   b, length = request.batch, encode.LENGTH
   first, past = jax.eval_shape(
     lambda p, ids: module.apply({'params': p}, ids, method='read'),
-    variables['params'], _like(mesh, (1, _INSTRUCTION), jnp.int32, False))
+    variables['params'],
+    _like(mesh, (1, _INSTRUCTION), jnp.int32, False),
+  )
   return encode._embed_behind.lower(
-    module, variables['params'], first, past,
+    module,
+    variables['params'],
+    first,
+    past,
     _like(mesh, (b, length - 1), jnp.int32),
-    _like(mesh, (b, length - 1), jnp.bool_))
+    _like(mesh, (b, length - 1), jnp.bool_),
+  )
 
 
 def _denoise(module, variables, request, mesh, strips):
@@ -92,11 +113,18 @@ def _denoise(module, variables, request, mesh, strips):
   b, width = request.batch, module.caption_channels
   text = lambda n, split: (
     _like(mesh, (n, encode.LENGTH, width), module.dtype, split),
-    _like(mesh, (n, encode.LENGTH), jnp.bool_, split))
+    _like(mesh, (n, encode.LENGTH), jnp.bool_, split),
+  )
   return denoising.denoise.lower(
-    module, variables, _like(mesh, request.latent_shape, jnp.float32),
-    text(b, True), text(1, False), time_grid('dpm++2m', request.steps, 3.0),
-    sampler='dpm++2m', guidance=Guidance(request.guidance_scale))
+    module,
+    variables,
+    _like(mesh, request.latent_shape, jnp.float32),
+    text(b, True),
+    text(1, False),
+    time_grid('dpm++2m', request.steps, 3.0),
+    sampler='dpm++2m',
+    guidance=Guidance(request.guidance_scale),
+  )
 
 
 def _decode(module, variables, request, mesh, strips):
@@ -104,7 +132,8 @@ def _decode(module, variables, request, mesh, strips):
   if strips is not None:
     return seamless.decode.lower(module, variables, latents, strips)
   return decoding._decode.lower(
-    module, variables, latents, (request.height, request.width))
+    module, variables, latents, (request.height, request.width)
+  )
 
 
 _LOWERED = {'text': _text, 'denoise': _denoise, 'decode': _decode}
@@ -116,5 +145,4 @@ def _like(mesh, shape, dtype, split=True):
   ways = [mesh.shape[a] for a in mesh.axis_names if a in ('data', 'fsdp')]
   if split and shape[0] % max(1, *ways, 1):
     spec = jax.P()
-  return jax.ShapeDtypeStruct(
-    shape, dtype, sharding=NamedSharding(mesh, spec))
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -48,9 +48,9 @@ class Block:
   """
 
   seconds: list[float]
-  waited: float = 0.
+  waited: float = 0.0
   saves: int = 0
-  cpu: float = 0.
+  cpu: float = 0.0
 
   @property
   def total(self) -> float:
@@ -72,8 +72,13 @@ class Found:
 
 
 def measure(
-    config: ml_collections.ConfigDict, task: Task, workdir: epath.PathLike,
-    mesh: Mesh, *, steps: int, rounds: int,
+  config: ml_collections.ConfigDict,
+  task: Task,
+  workdir: epath.PathLike,
+  mesh: Mesh,
+  *,
+  steps: int,
+  rounds: int,
 ) -> Found:
   """Trains in an empty `workdir`, twice `rounds` blocks of `steps` steps.
 
@@ -89,8 +94,9 @@ def measure(
   turns = Turns(period, lambda batch: Bare(config, task, mesh, batch))
   state = loop.train(config, turns.of(task), workdir, mesh)
   if int(state.step) < config.num_steps or int(state.skipped):
-    raise UserError('The run was stopped, or its loss was not finite; nothing '
-                    'was measured.')
+    raise UserError(
+      'The run was stopped, or its loss was not finite; nothing was measured.'
+    )
   return Found(turns.blocks, turns.threads)
 
 
@@ -98,27 +104,38 @@ class Bare:
   """The compiled step, called again and again on the same batch."""
 
   def __init__(
-      self, config: ml_collections.ConfigDict, task: Task, mesh: Mesh,
-      batch: PyTree,
+    self,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    mesh: Mesh,
+    batch: PyTree,
   ):
     planned = loop.plan_run(config, task, mesh)
     key, rng = jax.random.split(jax.random.key(config.seed))
     batch = place_rows(
-        batch, batch_rows(mesh, config.batch_size), mesh, config.batch_size)
+      batch, batch_rows(mesh, config.batch_size), mesh, config.batch_size
+    )
     inputs, rng = replicate((task.frozen, rng), mesh)
     players = busiest(task.objective.players)
     with jax.set_mesh(mesh):
       frozen = Frozen(inputs, planned.make_base(key))
       self._state, self._rest = planned.init(key), (frozen, batch, rng)
-      self._compiled = jit_step(
-          planned.state, mesh, players=players, **options(
-              config, optimizers.make(config, task.objective))).lower(
-                  self._state, *self._rest).compile()
+      self._compiled = (
+        jit_step(
+          planned.state,
+          mesh,
+          players=players,
+          **options(config, optimizers.make(config, task.objective)),
+        )
+        .lower(self._state, *self._rest)
+        .compile()
+      )
 
   def __call__(self, steps: int) -> Block:
     """Calls it so many times, after a few."""
     self._state, moments = timing.run(
-      self._compiled, self._state, self._rest, _WARM_UP + steps)
+      self._compiled, self._state, self._rest, _WARM_UP + steps
+    )
     return _block(moments[_WARM_UP:])
 
 
@@ -139,8 +156,9 @@ class Turns:
   """
 
   def __init__(
-      self, period: int,
-      make_bare: Callable[[PyTree], Callable[[int], Block]],
+    self,
+    period: int,
+    make_bare: Callable[[PyTree], Callable[[int], Block]],
   ):
     """`period`: steps of a block, the first few of which are not counted."""
     self.blocks, self.threads = [], 0
@@ -150,11 +168,15 @@ class Turns:
 
   def of(self, task: Task) -> Task:
     """The task in turns; a model of so few steps is not kept."""
+
     def batches(**options):
       return _Batches(task.data.batches(**options), self)
+
     return dataclasses.replace(
-        task, data=dataclasses.replace(task.data, batches=batches),
-        export=lambda params, folder: None)
+      task,
+      data=dataclasses.replace(task.data, batches=batches),
+      export=lambda params, folder: None,
+    )
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
     """The next batch, when it is the run's turn again."""
@@ -173,9 +195,13 @@ class Turns:
 
   def _change_sides(self, now):
     if self._loop:
-      self.blocks.append(_block(
-          [*self._asked[_WARM_UP:], now], waited=sum(self._waited[_WARM_UP:]),
-          saves=len(self.blocks) // 2 % 2))
+      self.blocks.append(
+        _block(
+          [*self._asked[_WARM_UP:], now],
+          waited=sum(self._waited[_WARM_UP:]),
+          saves=len(self.blocks) // 2 % 2,
+        )
+      )
     else:
       self._loop = self._make_bare(self._first)
     self.blocks.append(self._loop(self._period - _WARM_UP))

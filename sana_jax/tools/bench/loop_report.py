@@ -18,9 +18,11 @@ def ratios(run: Run, saves: int, of: str = 'total') -> list[float]:
   """
   train, bare = _blocks(run)
   seconds = lambda block: max(getattr(block, of), 1e-9)
-  return [(seconds(before) + seconds(after)) / 2 / seconds(mine)
-          for before, mine, after in zip(bare, train, bare[1:])
-          if mine.saves == saves]
+  return [
+    (seconds(before) + seconds(after)) / 2 / seconds(mine)
+    for before, mine, after in zip(bare, train, bare[1:])
+    if mine.saves == saves
+  ]
 
 
 def as_configured(run: Run) -> float:
@@ -36,26 +38,45 @@ def as_configured(run: Run) -> float:
 def rows(run: Run) -> Rows:
   """Cells of the table."""
   return [
-    ('by', 'images/s', 'p50', 'p90', 'p99', 'ratio', 'CPU ratio',
-     'data wait', 'threads'),
-    *(_trained(run, by, saves) for saves, by in enumerate(
-      ('train', 'train, a checkpoint a block'))),
-    ('bare', *_speed(run, _blocks(run)[1]), '', '', '', '')]
+    (
+      'by',
+      'images/s',
+      'p50',
+      'p90',
+      'p99',
+      'ratio',
+      'CPU ratio',
+      'data wait',
+      'threads',
+    ),
+    *(
+      _trained(run, by, saves)
+      for saves, by in enumerate(('train', 'train, a checkpoint a block'))
+    ),
+    ('bare', *_speed(run, _blocks(run)[1]), '', '', '', ''),
+  ]
 
 
 def _trained(run, by, saves):
   blocks = [b for b in _blocks(run)[0] if b.saves == saves]
   waited = sum(b.waited for b in blocks) / sum(b.total for b in blocks)
-  return (by, *_speed(run, blocks), _quartiles(ratios(run, saves), '.3f'),
-          _quartiles(ratios(run, saves, 'cpu'), '.3f'), f'{waited:.2%}',
-          str(run.facts['threads']))
+  return (
+    by,
+    *_speed(run, blocks),
+    _quartiles(ratios(run, saves), '.3f'),
+    _quartiles(ratios(run, saves, 'cpu'), '.3f'),
+    f'{waited:.2%}',
+    str(run.facts['threads']),
+  )
 
 
 def _speed(run, blocks):
   rates = [run.facts['batch_size'] * len(b.seconds) / b.total for b in blocks]
   seconds = [x for b in blocks for x in b.seconds]
-  return (_quartiles(rates, '.1f'),
-          *(f'{x:.4f}' for x in np.percentile(seconds, [50, 90, 99])))
+  return (
+    _quartiles(rates, '.1f'),
+    *(f'{x:.4f}' for x in np.percentile(seconds, [50, 90, 99])),
+  )
 
 
 def _quartiles(values, form):
@@ -68,17 +89,32 @@ def title(run: Run) -> str:
   facts = run.facts
   mesh = ', '.join(f'{axis} {n}' for axis, n in facts['mesh'].items() if n > 1)
   count = f'{len(run.records) // 2} blocks of {len(run.records[1].seconds)}'
-  return ', '.join(filter(None, [
-    facts['config'], facts['data'], f'{facts["batch_size"]} images a batch',
-    mesh, f'{count} steps', run.device]))
+  return ', '.join(
+    filter(
+      None,
+      [
+        facts['config'],
+        facts['data'],
+        f'{facts["batch_size"]} images a batch',
+        mesh,
+        f'{count} steps',
+        run.device,
+      ],
+    )
+  )
 
 
 def _summary(run):
-  return [f'With a checkpoint every {run.facts["save_every"]:,} steps, as '
-          f'configured, the ratio is {as_configured(run):.3f}.']
+  return [
+    f'With a checkpoint every {run.facts["save_every"]:,} steps, as '
+    f'configured, the ratio is {as_configured(run):.3f}.'
+  ]
 
 
-LOOP = Report('loop.md', 'loop-*.json', """# Training: the loop
+LOOP = Report(
+  'loop.md',
+  'loop-*.json',
+  """# Training: the loop
 
 What the framework costs: `train` is a run of `sana-jax train`, with its data,
 log, checkpoints and warnings; `bare` is a loop that calls the same compiled
@@ -98,4 +134,10 @@ for batches, `threads` how many read ahead.
 
 Made by `sana-jax bench step --against-loop --out docs/bench`; each table's
 command is above it.
-""", Block, rows, 1, title, _summary)
+""",
+  Block,
+  rows,
+  1,
+  title,
+  _summary,
+)

@@ -29,16 +29,17 @@ def tensor(name: str, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
 
 def _rows(name, shape, dtype, start, stop):
   """Rows of the leading axis; of a scalar, all of it."""
-  shape, size = (stop - start, *shape[1:])[:len(shape)], math.prod(shape[1:])
+  shape, size = (stop - start, *shape[1:])[: len(shape)], math.prod(shape[1:])
   if not np.issubdtype(dtype, np.floating):
     return np.zeros(shape, dtype)
   if name.endswith('running_var') or (
-      len(shape) == 1 and name.endswith('weight')):
+    len(shape) == 1 and name.endswith('weight')
+  ):
     return np.ones(shape, dtype)
   # The same million numbers, from another place on: drawing takes minutes.
   first = (zlib.crc32(name.encode()) + start * size) % _BLOCK.size
   values = np.resize(np.roll(_BLOCK, -first), shape)
-  values *= np.float32(size ** -0.5 if len(shape) > 1 else 0.1)
+  values *= np.float32(size**-0.5 if len(shape) > 1 else 0.1)
   return values.astype(dtype, copy=False)
 
 
@@ -46,11 +47,20 @@ def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
   """A part of a folder, as the pipeline has it."""
   kind = kinds.PARTS[part]
   module = kind.module(config, jnp.dtype(dtype))
-  tensors = {name: _lazy(name, shape, integer=name.endswith('tracked'))
-             for name, shape in folder.file_shapes(part, config).items()}
-  return Model(module, table.load(
-    kind.rules(module), kind.prepare(tensors), kind.shapes(module),
-    module.dtype, only='decoder' if part == 'vae' else ''))
+  tensors = {
+    name: _lazy(name, shape, integer=name.endswith('tracked'))
+    for name, shape in folder.file_shapes(part, config).items()
+  }
+  return Model(
+    module,
+    table.load(
+      kind.rules(module),
+      kind.prepare(tensors),
+      kind.shapes(module),
+      module.dtype,
+      only='decoder' if part == 'vae' else '',
+    ),
+  )
 
 
 def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
@@ -62,11 +72,18 @@ def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
   module = kind.module(config, jnp.dtype(dtype))
   shapes = kind.shapes(module)
   if part == 'vae':  # Only the decoder is sampled with.
-    shapes = {name: {'decoder': tree['decoder']}
-              for name, tree in shapes.items()}
+    shapes = {
+      name: {'decoder': tree['decoder']} for name, tree in shapes.items()
+    }
   block = jax.random.normal(jax.random.key(0), _BLOCK.shape)
-  return Model(module, jax.jit(lambda block: jax.tree.map_with_path(
-    lambda path, x: _drawn(block, path, x.shape, module.dtype), shapes))(block))
+  return Model(
+    module,
+    jax.jit(
+      lambda block: jax.tree.map_with_path(
+        lambda path, x: _drawn(block, path, x.shape, module.dtype), shapes
+      )
+    )(block),
+  )
 
 
 def _drawn(block, path, shape, dtype):
@@ -75,9 +92,9 @@ def _drawn(block, path, shape, dtype):
   if name in ('scale', 'var'):
     return jnp.ones(shape, dtype)
   # Without layers that are stacked, a kernel's last axis is its outputs.
-  fan_in = math.prod(shape[-4 if 'conv' in name else -2:-1]) or 1
+  fan_in = math.prod(shape[-4 if 'conv' in name else -2 : -1]) or 1
   values = jnp.resize(block, math.prod(shape)).reshape(shape)
-  return (values * fan_in ** -.5).astype(dtype)
+  return (values * fan_in**-0.5).astype(dtype)
 
 
 def _lazy(name, shape, integer):

@@ -28,8 +28,9 @@ class Stage(NamedTuple):
   flops: int
 
 
-def load(stage: str, request: Request, plain: bool = False,
-         drawn: bool = False) -> Stage:
+def load(
+  stage: str, request: Request, plain: bool = False, drawn: bool = False
+) -> Stage:
   """Only the model that the stage needs is in memory.
 
   `plain` computes again what the pipeline keeps: the instruction, the negative
@@ -38,7 +39,8 @@ def load(stage: str, request: Request, plain: bool = False,
   """
   part = PARTS[stage]
   model = (models.drawn if drawn else models.ours)(
-    part, request.config(part), request.dtype)
+    part, request.config(part), request.dtype
+  )
   return _STAGES[stage](model, request, plain)
 
 
@@ -58,9 +60,15 @@ def peak_bytes() -> int | None:
 
 def _pipeline(**parts):
   blank = Model(None, {})
-  return Pipeline(**{
-    'transformer': blank, 'autoencoder': blank, 'text_encoder': blank,
-    'tokenizer': None, **parts})
+  return Pipeline(
+    **{
+      'transformer': blank,
+      'autoencoder': blank,
+      'text_encoder': blank,
+      'tokenizer': None,
+      **parts,
+    }
+  )
 
 
 def _text(model, request, plain):
@@ -71,27 +79,31 @@ def _text(model, request, plain):
     if plain:
       pipe.cache.clear()
     return jax.block_until_ready(pipe.encode_prompts(asked))
+
   (embeddings, _), _ = run()  # From now on the instruction is in the cache.
   length = embeddings.shape[1]
   past = next(x[1] for key, x in pipe.cache.items() if isinstance(key, bytes))
   work = flops.count(
-    model.module.apply, model.variables,
+    model.module.apply,
+    model.variables,
     _like((request.batch, length - 1), int),
-    _like((request.batch, length - 1), bool), past)
+    _like((request.batch, length - 1), bool),
+    past,
+  )
   return Stage(run, work)
 
 
 def _denoise(model, request, plain):
   pipe = _pipeline(transformer=model)
-  length = pipeline.text_length(
-    text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
+  length = pipeline.text_length(text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
   noise = _normal(request.latent_shape, jnp.float32)
   width = model.module.caption_channels
   text = _text_like(request.batch, length, width, request.dtype)
   negative = _text_like(1, length, width, request.dtype)
   how = dict(steps=request.steps, guidance=request.guidance_scale)
   denoise = functools.partial(
-    _plain_denoise if plain else Pipeline.denoise, pipe, **how)
+    _plain_denoise if plain else Pipeline.denoise, pipe, **how
+  )
   run = lambda: denoise(noise, text, negative).block_until_ready()
   return Stage(run, flops.count(denoise, noise, text, negative))
 
@@ -99,14 +111,23 @@ def _denoise(model, request, plain):
 def _plain_denoise(pipe, noise, text, negative, steps, guidance):
   """The sampler around the model as it is."""
   grid = time_grid(pipe.sampler, steps, pipe.flow_shift)
-  return _plain(pipe.transformer.module, pipe.transformer.variables, noise,
-                text, negative, grid, pipe.sampler, guidance)
+  return _plain(
+    pipe.transformer.module,
+    pipe.transformer.variables,
+    noise,
+    text,
+    negative,
+    grid,
+    pipe.sampler,
+    guidance,
+  )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _plain(module, variables, noise, text, negative, grid, sampler, scale):
   negative = jax.tree.map(
-    lambda x, y: jnp.broadcast_to(x, y.shape), negative, text)
+    lambda x, y: jnp.broadcast_to(x, y.shape), negative, text
+  )
   model = functools.partial(Denoiser(module), variables['params'])
   predict = guide(model, Condition(*text), Condition(*negative), scale)
   return samplers.sample(samplers.make(sampler), predict, noise, grid)
@@ -118,22 +139,27 @@ def _decode(model, request, plain):
   latents = _normal(request.latent_shape, jnp.float32)
   size = request.height, request.width
   run = lambda: decoding.to_uint8(
-    pipe.decode(latents, size)).block_until_ready()
-  return Stage(run, flops.count(
-    functools.partial(pipe.decode, size=size), latents))
+    pipe.decode(latents, size)
+  ).block_until_ready()
+  return Stage(
+    run, flops.count(functools.partial(pipe.decode, size=size), latents)
+  )
 
 
 _STAGES = {'text': _text, 'denoise': _denoise, 'decode': _decode}
 
 
 def _text_like(batch, length, width, dtype):
-  return (_normal((batch, length, width), dtype),
-          jnp.ones((batch, length), bool))
+  return (
+    _normal((batch, length, width), dtype),
+    jnp.ones((batch, length), bool),
+  )
 
 
 def _normal(shape, dtype):
   return jnp.asarray(
-    np.random.default_rng(0).standard_normal(shape, np.float32), dtype)
+    np.random.default_rng(0).standard_normal(shape, np.float32), dtype
+  )
 
 
 def _like(shape, dtype):

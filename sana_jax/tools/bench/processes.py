@@ -28,7 +28,8 @@ class Side:
     except (EOFError, BrokenPipeError):
       raise UserError(
         'A process of the benchmark has died, most likely for want of memory; '
-        'take a smaller model, size or batch.') from None
+        'take a smaller model, size or batch.'
+      ) from None
     if isinstance(answer, Exception):
       raise answer
     return answer
@@ -42,8 +43,7 @@ def start(make: Callable[..., Any], *args: Any) -> Iterator[Side]:
   os.environ.setdefault('MALLOC_ARENA_MAX', '1')
   context = mp.get_context('spawn')
   near, far = context.Pipe()
-  process = context.Process(
-    target=_serve, args=(far, make, args), daemon=True)
+  process = context.Process(target=_serve, args=(far, make, args), daemon=True)
   process.start()
   far.close()
   try:
@@ -64,13 +64,18 @@ def _serve(pipe, make, args):
         held = held or make(*args)
         pipe.send(getattr(held, method)(*values))
       except ModuleNotFoundError as e:
-        pipe.send(UserError(f'--against needs the package {e.name}; install '
-                            "it with pip install 'sana_jax[parity]'."))
+        pipe.send(
+          UserError(
+            f'--against needs the package {e.name}; install '
+            "it with pip install 'sana_jax[parity]'."
+          )
+        )
       except UserError as e:
         pipe.send(e)
       except Exception:  # To be raised in the process that has a terminal.
-        pipe.send(RuntimeError(
-          f'in {make.__name__}{args}:\n{traceback.format_exc()}'))
+        pipe.send(
+          RuntimeError(f'in {make.__name__}{args}:\n{traceback.format_exc()}')
+        )
 
 
 def reason(said: str) -> str:

@@ -10,8 +10,10 @@ STAGES = ('text', 'denoise', 'decode')
 # Of a model folder.
 PARTS = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
 # 24 words, as people write them.
-PROMPT = ('A lighthouse on a cliff above a stormy sea at dusk, waves breaking '
-          'over black rocks, warm light in its windows, oil painting')
+PROMPT = (
+  'A lighthouse on a cliff above a stormy sea at dusk, waves breaking '
+  'over black rocks, warm light in its windows, oil painting'
+)
 # The model that ships, which tests can afford; the benchmark's own tokenizer
 # has more tokens than its.
 SMALL = 'shapes'
@@ -33,23 +35,29 @@ class Request:
   guidance_scale: float = 4.5
   dtype: str = 'float32'
   # Backends of ops that are not the fastest that can run.
-  kernels: dict[str, str] = dataclasses.field(
-    default_factory=dict, hash=False)
+  kernels: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
     """[b y x c] of the noise."""
-    transformer, vae = (kinds.PARTS[part].module(
-      self.config(part), self.dtype) for part in ('transformer', 'vae'))
+    transformer, vae = (
+      kinds.PARTS[part].module(self.config(part), self.dtype)
+      for part in ('transformer', 'vae')
+    )
     f = vae.spec.side
-    return (self.batch, self.height // f, self.width // f,
-            transformer.in_channels)
+    return (
+      self.batch,
+      self.height // f,
+      self.width // f,
+      transformer.in_channels,
+    )
 
   def config(self, part: str) -> dict[str, Any]:
     """The config.json of a part of its model."""
     if self.model == SMALL:
       return folder.read_json(
-        hub.ASSETS / SMALL / part / 'config.json') | _VOCABULARY.get(part, {})
+        hub.ASSETS / SMALL / part / 'config.json'
+      ) | _VOCABULARY.get(part, {})
     return zoo.get(self.model).configs()[part]
 
 
@@ -57,11 +65,14 @@ def request(model: str, size: int | None, **options) -> Request:
   """Checked; a square of the model's own size by default."""
   entry = zoo.get(model)
   if entry.kind != 'pipeline':
-    raise UserError(f'--model={model} is no model that makes pictures of '
-                    'prompts in several steps; see sana-jax zoo.')
+    raise UserError(
+      f'--model={model} is no model that makes pictures of '
+      'prompts in several steps; see sana-jax zoo.'
+    )
   size = size or entry.size_px
   f = entry.module('vae').spec.side
   if size % f:
-    raise UserError(f'--size={size} must be a multiple of {f}, the '
-                    "autoencoder's compression.")
+    raise UserError(
+      f"--size={size} must be a multiple of {f}, the autoencoder's compression."
+    )
   return Request(model, size, size, **options)

@@ -20,8 +20,7 @@ def forget_peak() -> None:
 def peak_bytes() -> int:
   """The most that it had; since `forget_peak` where the system can tell."""
   with contextlib.suppress(OSError):
-    return 1024 * int(
-      _STATUS.read_text().partition('VmHWM:')[2].split()[0])
+    return 1024 * int(_STATUS.read_text().partition('VmHWM:')[2].split()[0])
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -38,6 +37,6 @@ def page_rate(size: int = 2**28) -> float:
   for _ in range(5):
     start = time.perf_counter()
     with mmap.mmap(-1, size) as memory:
-      memory[::mmap.PAGESIZE] = bytes(len(range(0, size, mmap.PAGESIZE)))
+      memory[:: mmap.PAGESIZE] = bytes(len(range(0, size, mmap.PAGESIZE)))
     found.append(time.perf_counter() - start)
   return size / min(found)

@@ -43,9 +43,12 @@ def records_of(
 ) -> list[Record]:
   """What `workers.measure` found."""
   names = {f.name for f in dataclasses.fields(Record)}
-  return [Record(stage=stage, side=side, **{
-    k: v for k, v in values.items() if k in names})
-    for side, values in found.items()]
+  return [
+    Record(
+      stage=stage, side=side, **{k: v for k, v in values.items() if k in names}
+    )
+    for side, values in found.items()
+  ]
 
 
 def whole(records: Sequence[Record]) -> list[Record]:
@@ -54,11 +57,17 @@ def whole(records: Sequence[Record]) -> list[Record]:
   for side in dict.fromkeys(r.side for r in records):
     mine = [r for r in records if r.side == side]
     if len(mine) > 1:
-      out.append(Record(
-        'whole', side, [sum(r.best for r in mine)],
-        sum(r.first_seconds for r in mine), sum(r.flops for r in mine),
-        max(r.host_bytes for r in mine),
-        max(r.device_bytes or 0 for r in mine) or None))
+      out.append(
+        Record(
+          'whole',
+          side,
+          [sum(r.best for r in mine)],
+          sum(r.first_seconds for r in mine),
+          sum(r.flops for r in mine),
+          max(r.host_bytes for r in mine),
+          max(r.device_bytes or 0 for r in mine) or None,
+        )
+      )
   return out
 
 
@@ -68,16 +77,23 @@ def rows(run: Run) -> Rows:
   ours = {r.stage: r for r in records if r.side == OURS}
   rate = lambda r: ours[r.stage].flops / r.best
   of_ours = lambda cell: lambda r: cell(r) if r.side == OURS else ''
-  return columns(records, {
-    'stage': lambda r: r.stage, 'by': lambda r: r.side,
-    'seconds': lambda r: f'{r.best:.3g}',
-    'images/s': lambda r: f'{request_of(run).batch / r.best:.3g}',
-    'TFLOP/s': of_ours(lambda r: f'{rate(r) / 1e12:.3g}'),
-    'of peak': of_ours(
-      lambda r: f'{rate(r) / run.facts["matmul_flops"]:.0%}'),
-    'GiB': lambda r: f'{r.peak_bytes / 2**30:.2f}',
-    'ratio': lambda r: '' if r.side == OURS else (
-      f'{ours[r.stage].best / r.best:.2f}')})
+  return columns(
+    records,
+    {
+      'stage': lambda r: r.stage,
+      'by': lambda r: r.side,
+      'seconds': lambda r: f'{r.best:.3g}',
+      'images/s': lambda r: f'{request_of(run).batch / r.best:.3g}',
+      'TFLOP/s': of_ours(lambda r: f'{rate(r) / 1e12:.3g}'),
+      'of peak': of_ours(
+        lambda r: f'{rate(r) / run.facts["matmul_flops"]:.0%}'
+      ),
+      'GiB': lambda r: f'{r.peak_bytes / 2**30:.2f}',
+      'ratio': lambda r: (
+        '' if r.side == OURS else (f'{ours[r.stage].best / r.best:.2f}')
+      ),
+    },
+  )
 
 
 def request_of(run: Run) -> Request:
@@ -87,17 +103,23 @@ def request_of(run: Run) -> Request:
 
 def title(r: Request) -> str:
   """The same in a line."""
-  return (f'{r.model}, {r.height} x {r.width} px, {r.steps} steps, '
-          f'batch {r.batch}, guidance {r.guidance_scale:g}, {r.dtype}')
+  return (
+    f'{r.model}, {r.height} x {r.width} px, {r.steps} steps, '
+    f'batch {r.batch}, guidance {r.guidance_scale:g}, {r.dtype}'
+  )
 
 
 def _title(run):
-  return (f'{title(request_of(run))}, {run.device} (a large product reaches '
-          f'{run.facts["matmul_flops"] / 1e12:.3g} TFLOP/s)')
+  return (
+    f'{title(request_of(run))}, {run.device} (a large product reaches '
+    f'{run.facts["matmul_flops"] / 1e12:.3g} TFLOP/s)'
+  )
 
 
 SAMPLING = Report(
-  'sampling.md', 'sampling-*.json', """# Sampling: measured speed
+  'sampling.md',
+  'sampling-*.json',
+  """# Sampling: measured speed
 
 Seconds of one call, the best of several; both sides in processes of their own,
 called in turn (one after the other where both do not fit into memory).
@@ -109,4 +131,9 @@ first call, which compiles, is not counted.
 
 Made by `sana-jax bench sample --out docs/bench`; each table's command is above
 it.
-""", Record, rows, 2, _title)
+""",
+  Record,
+  rows,
+  2,
+  _title,
+)

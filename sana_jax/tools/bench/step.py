@@ -79,7 +79,7 @@ class Record:
   seconds: list[float] = dataclasses.field(default_factory=list)
   failed: str = ''
   forward_flops: int = 0
-  compile_seconds: float = 0.
+  compile_seconds: float = 0.0
   state_bytes: int = 0
   temporary_bytes: int = 0
   used_bytes: int | None = None
@@ -87,8 +87,8 @@ class Record:
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
   collectives: dict[str, int] = dataclasses.field(default_factory=dict)
   predicted: dict[str, float] = dataclasses.field(default_factory=dict)
-  flops: float = 0.
-  moved: float = 0.
+  flops: float = 0.0
+  moved: float = 0.0
   ceilings: dict[str, float] = dataclasses.field(default_factory=dict)
   times: list[profile_breakdown.Time] = dataclasses.field(default_factory=list)
   unprofiled: str = ''
@@ -109,8 +109,9 @@ class Record:
 
   def mfu(self, peak: float) -> float:
     """Model FLOPs a second and device, by `peak`."""
-    return 3 * self.forward_flops / self.best / math.prod(
-      self.mesh.values()) / peak
+    return (
+      3 * self.forward_flops / self.best / math.prod(self.mesh.values()) / peak
+    )
 
 
 class Read(NamedTuple):
@@ -122,22 +123,36 @@ class Read(NamedTuple):
 
   def seconds(self, rates: Mapping[str, Any]) -> report.Seconds:
     """Of a step, at rates that were measured on this device."""
-    return report.seconds(self.work, self.collectives,
-                          ceilings.device_of(device.name(), rates))
+    return report.seconds(
+      self.work, self.collectives, ceilings.device_of(device.name(), rates)
+    )
 
 
-def read(step: jax.stages.Compiled, program: steps.Program,
-         config: ConfigDict, mesh: Mesh) -> Read:
+def read(
+  step: jax.stages.Compiled,
+  program: steps.Program,
+  config: ConfigDict,
+  mesh: Mesh,
+) -> Read:
   """As a plan has it of a compiled program."""
   module = hlo.parse(step.as_text())
-  expected = (steps.forward_flops(config) * config.batch_size
-              * steps.run_passes(config, 'train') / mesh.size)
-  memory = compiling.memory(step, {
-    name: compiling.of_device(tree) for name, tree in program.parts.items()})
+  expected = (
+    steps.forward_flops(config)
+    * config.batch_size
+    * steps.run_passes(config, 'train')
+    / mesh.size
+  )
+  memory = compiling.memory(
+    step,
+    {name: compiling.of_device(tree) for name, tree in program.parts.items()},
+  )
   return Read(
-    work.of_program(module, expected), collectives.find(
-      module, dict(mesh.shape), [collectives.Place((), 0)] * mesh.size),
-    sum(memory.values()))
+    work.of_program(module, expected),
+    collectives.find(
+      module, dict(mesh.shape), [collectives.Place((), 0)] * mesh.size
+    ),
+    sum(memory.values()),
+  )
 
 
 class Worker:
@@ -148,7 +163,8 @@ class Worker:
     compiled.keep(cache)
 
   def measure(
-      self, variant: Variant, repeats: int, profiled: bool) -> list[Record]:
+    self, variant: Variant, repeats: int, profiled: bool
+  ) -> list[Record]:
     """Times rounds of steps, reads the programs, and traces some steps."""
     config = ConfigDict(variant.config)
     mesh = make_mesh(config.mesh.to_dict())
@@ -159,9 +175,13 @@ class Worker:
         with kernels.prefer(**names):
           program = steps.make(config, mesh)
           built[side], seconds = timing.compiled(program)
-        records.append(dataclasses.replace(
-          _compiled(variant.name, side, config, mesh, built[side]),
-          device=device.name(), compile_seconds=seconds))
+        records.append(
+          dataclasses.replace(
+            _compiled(variant.name, side, config, mesh, built[side]),
+            device=device.name(),
+            compile_seconds=seconds,
+          )
+        )
       found = timing.measure(built, program, repeats)
       profiles, state = {}, found.state
       for side, step in built.items() if profiled else ():
@@ -169,8 +189,16 @@ class Worker:
     rates = dict(ceilings.measure(config.dtype))
     if jax.default_backend() == 'cpu':
       rates['page_rate'] = resident.page_rate()
-    return [_measured(r, read(built[r.by], program, config, mesh), found, rates,
-                      profiles.get(r.by)) for r in records]
+    return [
+      _measured(
+        r,
+        read(built[r.by], program, config, mesh),
+        found,
+        rates,
+        profiles.get(r.by),
+      )
+      for r in records
+    ]
 
 
 def _profile(step, state, rest):
@@ -185,31 +213,55 @@ def _compiled(name, side, config, mesh, program):
   """A Record of what the compiler says."""
   memory, module = program.memory_analysis(), hlo.parse(program.as_text())
   return Record(
-    name, side, config.batch_size, config.dtype, config.model.remat,
+    name,
+    side,
+    config.batch_size,
+    config.dtype,
+    config.model.remat,
     mesh=dict(mesh.shape),
     forward_flops=config.batch_size * steps.forward_flops(config),
     state_bytes=memory.argument_size_in_bytes,
     temporary_bytes=memory.temp_size_in_bytes,
-    kernels=work.kernel_names(module), collectives=collectives.count(module))
+    kernels=work.kernel_names(module),
+    collectives=collectives.count(module),
+  )
 
 
 def _measured(record, plan, found, rates, profile):
   """The record with what was measured."""
   predicted = plan.seconds(rates)
   record = dataclasses.replace(
-    record, seconds=found.seconds[record.by], used_bytes=found.bytes,
-    needed_bytes=plan.needed, flops=sum(w.flops for w in plan.work),
-    moved=sum(w.bytes for w in plan.work), ceilings={
-      key: rates[key] for key in ('flops', 'memory_rate', 'page_rate')
-      if key in rates},
-    predicted={'total': predicted.total, 'compute': predicted.compute,
-               'memory': predicted.memory})
+    record,
+    seconds=found.seconds[record.by],
+    used_bytes=found.bytes,
+    needed_bytes=plan.needed,
+    flops=sum(w.flops for w in plan.work),
+    moved=sum(w.bytes for w in plan.work),
+    ceilings={
+      key: rates[key]
+      for key in ('flops', 'memory_rate', 'page_rate')
+      if key in rates
+    },
+    predicted={
+      'total': predicted.total,
+      'compute': predicted.compute,
+      'memory': predicted.memory,
+    },
+  )
   if profile is None or isinstance(profile, str):
     return dataclasses.replace(record, unprofiled=profile or '')
-  ideal = 3 * record.forward_flops / math.prod(record.mesh.values()) / (
-    record.published or rates['flops'])
-  return dataclasses.replace(record, times=profile_breakdown.accounted(
-    profile.times, profile.places, profile.steps, ideal))
+  ideal = (
+    3
+    * record.forward_flops
+    / math.prod(record.mesh.values())
+    / (record.published or rates['flops'])
+  )
+  return dataclasses.replace(
+    record,
+    times=profile_breakdown.accounted(
+      profile.times, profile.places, profile.steps, ideal
+    ),
+  )
 
 
 def records(
@@ -219,14 +271,20 @@ def records(
   for variant in asked:
     try:
       with processes.start(
-          Worker, jax.config.jax_compilation_cache_dir) as process:
+        Worker, jax.config.jax_compilation_cache_dir
+      ) as process:
         yield from process.ask('measure', variant, repeats, profiled)
     except (UserError, RuntimeError) as e:
       config = ConfigDict(variant.config)
       for side in variant.sides:
         yield Record(
-          variant.name, side, config.batch_size, config.dtype,
-          config.model.remat, failed=processes.reason(str(e)))
+          variant.name,
+          side,
+          config.batch_size,
+          config.dtype,
+          config.model.remat,
+          failed=processes.reason(str(e)),
+        )
 
 
 def compile_for(variant: Variant, topology: str) -> list[Record]:
@@ -236,8 +294,10 @@ def compile_for(variant: Variant, topology: str) -> list[Record]:
   for side, names in variant.sides.items():
     with kernels.prefer(**names):
       program = topologies.compile_for(
-        topologies.platform(topology), mesh,
+        topologies.platform(topology),
+        mesh,
         lambda: steps.make(config, mesh).lower(),
-        'take a smaller batch, remat, or more devices')
+        'take a smaller batch, remat, or more devices',
+      )
     out.append(_compiled(variant.name, side, config, mesh, program))
   return out

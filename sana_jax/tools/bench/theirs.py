@@ -27,25 +27,31 @@ for _library in (diffusers, transformers):
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-def load(stage: str, request: Request, compiled: bool = False,
-         drawn: bool = False) -> Stage:
+def load(
+  stage: str, request: Request, compiled: bool = False, drawn: bool = False
+) -> Stage:
   """As `ours.load`; `compiled` runs the model through torch.compile."""
   torch.set_num_threads(os.cpu_count() or 1)
   warnings.simplefilter('ignore')
   part = PARTS[stage]
-  model = _build(
-    request.config(part), getattr(torch, request.dtype), drawn)
+  model = _build(request.config(part), getattr(torch, request.dtype), drawn)
   if compiled and part == 'vae':  # It is called by its method `decode`.
     model.decoder = torch.compile(model.decoder)
   elif compiled:
     model = torch.compile(model)
   parts = {part: model}
-  pipe = diffusers.SanaPipeline(**{
-    'tokenizer': text_tokenizer() if stage == 'text' else None,
-    'text_encoder': None, 'vae': None, 'transformer': None,
-    'scheduler': diffusers.DPMSolverMultistepScheduler(
-      flow_shift=3.0, prediction_type='flow_prediction', use_flow_sigmas=True),
-    **parts})
+  pipe = diffusers.SanaPipeline(
+    **{
+      'tokenizer': text_tokenizer() if stage == 'text' else None,
+      'text_encoder': None,
+      'vae': None,
+      'transformer': None,
+      'scheduler': diffusers.DPMSolverMultistepScheduler(
+        flow_shift=3.0, prediction_type='flow_prediction', use_flow_sigmas=True
+      ),
+      **parts,
+    }
+  )
   pipe.set_progress_bar_config(disable=True)
   return Stage(_waiting(_STAGES[stage](pipe, request)), 0)
 
@@ -73,7 +79,7 @@ def _build(config, dtype, drawn):
 def _fill(x, name, drawn):
   """Values of the usual size, on the device or as our side has them."""
   if drawn and x.is_floating_point() and x.dim() > 1:
-    x.normal_(std=math.prod(x.shape[1:]) ** -.5)
+    x.normal_(std=math.prod(x.shape[1:]) ** -0.5)
     return
   kind = np.float32 if x.is_floating_point() else np.int64
   x.copy_(torch.from_numpy(models.tensor(name, tuple(x.shape), kind)))
@@ -82,8 +88,11 @@ def _fill(x, name, drawn):
 def _text(pipe, request):
   asked = [PROMPT] * request.batch
   return lambda: pipe.encode_prompt(
-    asked, negative_prompt='', device=DEVICE,
-    complex_human_instruction=INSTRUCTION_LINES)
+    asked,
+    negative_prompt='',
+    device=DEVICE,
+    complex_human_instruction=INSTRUCTION_LINES,
+  )
 
 
 def _denoise(pipe, request):
@@ -93,30 +102,41 @@ def _denoise(pipe, request):
   text = lambda n: _normal((n, 300, size), dtype)
   mask = lambda n: torch.ones((n, 300), device=DEVICE)
   return lambda: pipe(
-    prompt=None, negative_prompt=None, prompt_embeds=text(b),
+    prompt=None,
+    negative_prompt=None,
+    prompt_embeds=text(b),
     prompt_attention_mask=mask(b),
-    negative_prompt_embeds=text(b), negative_prompt_attention_mask=mask(b),
+    negative_prompt_embeds=text(b),
+    negative_prompt_attention_mask=mask(b),
     latents=_normal((b, channels, height, width), torch.float32),
-    num_inference_steps=request.steps, guidance_scale=request.guidance_scale,
-    height=request.height, width=request.width, output_type='latent',
-    use_resolution_binning=False)
+    num_inference_steps=request.steps,
+    guidance_scale=request.guidance_scale,
+    height=request.height,
+    width=request.width,
+    output_type='latent',
+    use_resolution_binning=False,
+  )
 
 
 def _decode(pipe, request):
   b, height, width, channels = request.latent_shape
-  latents = _normal(
-    (b, channels, height, width), getattr(torch, request.dtype))
+  latents = _normal((b, channels, height, width), getattr(torch, request.dtype))
 
   def run():
     images = pipe.vae.decode(
-      latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+      latents / pipe.vae.config.scaling_factor, return_dict=False
+    )[0]
     images = pipe.image_processor.postprocess(images, output_type='pt')
     return (images * 255).round().to(torch.uint8)
+
   return run
 
 
 _STAGES: dict[str, Callable[..., Callable[[], Any]]] = {
-  'text': _text, 'denoise': _denoise, 'decode': _decode}
+  'text': _text,
+  'denoise': _denoise,
+  'decode': _decode,
+}
 
 
 def _waiting(run):
@@ -126,6 +146,7 @@ def _waiting(run):
     if DEVICE == 'cuda':
       torch.cuda.synchronize()
     return out
+
   return waited
 
 

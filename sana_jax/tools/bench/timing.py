@@ -80,7 +80,9 @@ def compiled(program: steps.Program) -> tuple[jax.stages.Compiled, float]:
 
 
 def measure(
-  sides: Mapping[str, Any], program: steps.Program, repeats: int,
+  sides: Mapping[str, Any],
+  program: steps.Program,
+  repeats: int,
   count: int = 3,
 ) -> Measured:
   """Rounds of `count` steps, in which the sides take turns from one state.
@@ -106,8 +108,9 @@ def measure(
   used = peak_bytes()
   if used is None and before is not None:
     used = resident.peak_bytes() - before
-  return Measured({side: found[1:] for side, found in seconds.items()}, used,
-                  state, rest)
+  return Measured(
+    {side: found[1:] for side, found in seconds.items()}, used, state, rest
+  )
 
 
 def run(
@@ -163,7 +166,8 @@ def profile(
     module = re.match(r'HloModule ([^,\s]+)', text)[1]
     events = profile_breakdown.events(pathlib.Path(folder), module)
   times, places = profile_breakdown.seconds(
-    events, profile_breakdown.operations(text))
+    events, profile_breakdown.operations(text)
+  )
   return state, Profile(times, places, _PROFILED, len(events) / _PROFILED)
 
 

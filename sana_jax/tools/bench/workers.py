@@ -17,7 +17,12 @@ from sana_jax.tools.bench.request import PARTS, Request
 from sana_jax.weights import folder
 
 OURS, PLAIN, XLA, THEIRS, COMPILED = (
-  'sana_jax', 'plain', 'xla', 'diffusers', 'diffusers-compile')
+  'sana_jax',
+  'plain',
+  'xla',
+  'diffusers',
+  'diffusers-compile',
+)
 
 
 def measure(
@@ -28,12 +33,16 @@ def measure(
   Sides that do not fit into memory together run one after the other.
   """
   if len(sides) > 1 and not _fit(stage, request, len(sides)):
-    return {side: found for part in sides for side, found in measure(
-      stage, request, [part], repeats).items()}
+    return {
+      side: found
+      for part in sides
+      for side, found in measure(stage, request, [part], repeats).items()
+    }
   with contextlib.ExitStack() as stack:
-    workers = {side: stack.enter_context(
-      processes.start(_Side, side, stage, request))
-               for side in sides}
+    workers = {
+      side: stack.enter_context(processes.start(_Side, side, stage, request))
+      for side in sides
+    }
     found = {side: worker.ask('begin') for side, worker in workers.items()}
     for side in sides:
       found[side]['seconds'] = []
@@ -65,9 +74,11 @@ class _Side:
     """Loads the model and calls it once."""
     if self.side in (OURS, PLAIN, XLA):
       from sana_jax.tools.bench import ours as module
+
       how = {'plain': self.side == PLAIN}
     else:
       from sana_jax.tools.bench import theirs as module
+
       how = {'compiled': self.side == COMPILED}
     self.module = module
     with kernels.prefer(**self._kernels()):  # Compiled now, it stays so.
@@ -95,6 +106,7 @@ class _Side:
     found = {'host_bytes': resident.peak_bytes(), 'device_bytes': on_device}
     if self.side == OURS:
       from sana_jax.analysis import device
+
       del self.loaded
       found['matmul_flops'] = device.matmul_rate(self.request.dtype)
       found['device'] = device.name()

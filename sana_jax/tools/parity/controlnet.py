@@ -18,34 +18,52 @@ from sana_jax.tools.parity.ledger import bfloat16, Case, MODULE, relative_error
 from sana_jax.weights import kinds, table
 
 _TINY = dict(
-  in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=16,
-  num_cross_attention_heads=2, cross_attention_head_dim=32,
-  cross_attention_dim=64, caption_channels=12, sample_size=8)
+  in_channels=4,
+  out_channels=4,
+  num_attention_heads=4,
+  attention_head_dim=16,
+  num_cross_attention_heads=2,
+  cross_attention_head_dim=32,
+  cross_attention_dim=64,
+  caption_channels=12,
+  sample_size=8,
+)
 _DEPTH, _OUTPUTS = 4, 3
 _VARIANTS = {
   'plain': {},
   'patches of 2, with positions': dict(patch_size=2, interpolation_scale=2.0),
   'affine norms and biases': dict(
-    norm_elementwise_affine=True, attention_bias=True),
+    norm_elementwise_affine=True, attention_bias=True
+  ),
 }
 
 
 def cases() -> list[Case]:
   """Each output by itself, then the transformer that they go to."""
   case = lambda what, measure, dtype='float32', against='diffusers': Case(
-    'controlnet', what, 'tiny', dtype, MODULE, measure, against=against)
+    'controlnet', what, 'tiny', dtype, MODULE, measure, against=against
+  )
   return [
-    *(case(f'output {k}, {variant}', functools.partial(_output, variant, k))
-      for variant in _VARIANTS for k in range(_OUTPUTS)),
+    *(
+      case(f'output {k}, {variant}', functools.partial(_output, variant, k))
+      for variant in _VARIANTS
+      for k in range(_OUTPUTS)
+    ),
     case('outputs, scaled by 0.7', _scaled),
     case('transformer, given outputs', _given),
     case('transformer with ControlNet', _both),
-    case('transformer with ControlNet, official wiring', _official,
-         against='official, of diffusers\' blocks'),
+    case(
+      'transformer with ControlNet, official wiring',
+      _official,
+      against="official, of diffusers' blocks",
+    ),
     case('outputs', _outputs_bfloat16, 'bfloat16'),
     case('transformer with ControlNet', _both_bfloat16, 'bfloat16'),
-    case('transformer with ControlNet, official rounded times',
-         _rounded_bfloat16, 'bfloat16'),
+    case(
+      'transformer with ControlNet, official rounded times',
+      _rounded_bfloat16,
+      'bfloat16',
+    ),
   ]
 
 
@@ -57,23 +75,30 @@ class _Setup:
     config = _TINY | _VARIANTS[variant]
     self.theirs = {
       'transformer': diffusers.SanaTransformer2DModel(
-        **config, num_layers=_DEPTH).eval(),
+        **config, num_layers=_DEPTH
+      ).eval(),
       'controlnet': diffusers.SanaControlNetModel(
-        **config, num_layers=_OUTPUTS).eval()}
+        **config, num_layers=_OUTPUTS
+      ).eval(),
+    }
     with torch.no_grad():
       for model in self.theirs.values():
         for name, p in model.named_parameters():
           p.copy_(_random(name, p.shape, rng))
     if shared:
-      self.theirs['controlnet'].load_state_dict({
-        k: v for k, v in self.theirs['transformer'].state_dict().items()
-        if k.startswith(('patch_embed', 'time_embed', 'caption'))},
-        strict=False)
+      self.theirs['controlnet'].load_state_dict(
+        {
+          k: v
+          for k, v in self.theirs['transformer'].state_dict().items()
+          if k.startswith(('patch_embed', 'time_embed', 'caption'))
+        },
+        strict=False,
+      )
     draw = lambda *shape: torch.randn(shape, generator=rng)
     self.latents, self.control = draw(2, 4, 4, 6), draw(2, 4, 4, 6)
     self.text = draw(2, 5, 12)
-    self.times = torch.tensor([999., 136.])
-    self.mask = torch.tensor([[1., 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    self.times = torch.tensor([999.0, 136.0])
+    self.mask = torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 
   def cast(self, dtype):
     """The models and inputs in `dtype`; times keep theirs, as in pipelines."""
@@ -88,40 +113,62 @@ class _Setup:
     module = kind.module(dict(model.config), dtype)
     tensors = {k: v.float().numpy() for k, v in model.state_dict().items()}
     return module, table.load(
-      kind.rules(module), tensors, kind.shapes(module), dtype)
+      kind.rules(module), tensors, kind.shapes(module), dtype
+    )
 
   def inputs(self):
     """The latents, times, text and mask of our models; then the control."""
     image = lambda x: jnp.asarray(x.float().permute(0, 2, 3, 1).numpy())
-    return (image(self.latents), jnp.asarray(self.times.numpy()),
-            jnp.asarray(self.text.float().numpy()),
-            jnp.asarray(self.mask.numpy() > 0)), image(self.control)
+    return (
+      image(self.latents),
+      jnp.asarray(self.times.numpy()),
+      jnp.asarray(self.text.float().numpy()),
+      jnp.asarray(self.mask.numpy() > 0),
+    ), image(self.control)
 
   @torch.no_grad()
   def their_outputs(self, scale=1.0, times=None):
     times = self.times if times is None else times
     return self.theirs['controlnet'](
-      self.latents, self.text, times, self.control, conditioning_scale=scale,
-      encoder_attention_mask=self.mask, return_dict=False)[0]
+      self.latents,
+      self.text,
+      times,
+      self.control,
+      conditioning_scale=scale,
+      encoder_attention_mask=self.mask,
+      return_dict=False,
+    )[0]
 
   @torch.no_grad()
   def their_velocity(self, outputs, times=None):
     times = self.times if times is None else times
-    return _image(self.theirs['transformer'](
-      self.latents, self.text, times, encoder_attention_mask=self.mask,
-      controlnet_block_samples=outputs).sample)
+    return _image(
+      self.theirs['transformer'](
+        self.latents,
+        self.text,
+        times,
+        encoder_attention_mask=self.mask,
+        controlnet_block_samples=outputs,
+      ).sample
+    )
 
   def our_outputs(self, dtype=jnp.float32, scale=1.0, **how):
     net, variables = self.ours('controlnet', dtype)
     (latents, times, text, mask), control = self.inputs()
-    return _float32(jax.jit(net.clone(**how).apply)(
-      variables, latents, times, text, control, mask, scale))
+    return _float32(
+      jax.jit(net.clone(**how).apply)(
+        variables, latents, times, text, control, mask, scale
+      )
+    )
 
   def our_velocity(self, outputs, dtype=jnp.float32, **how):
     model, variables = self.ours('transformer', dtype)
     inputs, _ = self.inputs()
-    return _float32(jax.jit(model.clone(**how).apply)(
-      variables, *inputs, control=jnp.asarray(outputs)))
+    return _float32(
+      jax.jit(model.clone(**how).apply)(
+        variables, *inputs, control=jnp.asarray(outputs)
+      )
+    )
 
 
 def _random(name, shape, rng):
@@ -170,7 +217,8 @@ def _given(seed):
 def _both(seed):
   s = _Setup(seed)
   return relative_error(
-    s.our_velocity(s.our_outputs()), s.their_velocity(s.their_outputs()))
+    s.our_velocity(s.our_outputs()), s.their_velocity(s.their_outputs())
+  )
 
 
 def _official(seed):
@@ -184,9 +232,12 @@ def _official(seed):
     latents, times, text, mask = inputs
     start = first_block(model, variables['params'], *inputs)
     outputs = net.apply(
-      net_variables, latents, times, text, control, mask, start=start)
+      net_variables, latents, times, text, control, mask, start=start
+    )
     return model.clone(control_after=0).apply(
-      variables, *inputs, control=outputs)
+      variables, *inputs, control=outputs
+    )
+
   return relative_error(run(variables, net_variables), _official_velocity(s))
 
 
@@ -196,9 +247,10 @@ def _official_velocity(s):
   base, net = s.theirs['transformer'], s.theirs['controlnet']
   x, c = base.patch_embed(s.latents), base.patch_embed(s.control)
   modulation, time = base.time_embed(
-    s.times, batch_size=2, hidden_dtype=x.dtype)
+    s.times, batch_size=2, hidden_dtype=x.dtype
+  )
   text = base.caption_norm(base.caption_projection(s.text))
-  bias = ((1 - s.mask) * -10_000.)[:, None]
+  bias = ((1 - s.mask) * -10_000.0)[:, None]
   run = lambda block, x: block(x, None, text, bias, modulation, 4, 6)
   x = run(base.transformer_blocks[0], x)
   c = x + net.input_block(c)
@@ -231,9 +283,8 @@ def _rounded_bfloat16(seed):
   """999 becomes 1000 and 136 stays, in both models."""
   s = _Setup(seed)
   how = dict(rounded_timesteps=True)
-  got = s.our_velocity(
-    s.our_outputs(jnp.bfloat16, **how), jnp.bfloat16, **how)
-  times = torch.tensor([1000., 136.])
+  got = s.our_velocity(s.our_outputs(jnp.bfloat16, **how), jnp.bfloat16, **how)
+  times = torch.tensor([1000.0, 136.0])
   want = s.their_velocity(s.their_outputs(times=times), times)
   s.cast(torch.bfloat16)
   theirs = s.their_velocity(s.their_outputs(times=times), times)

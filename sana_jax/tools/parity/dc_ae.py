@@ -33,63 +33,131 @@ PUBLISHED = {
   'f128c512 (in and mix)': 'f128',
 }
 _NAMES = {
-  'sana': 'dc_ae_f32c32_sana', 'lite': 'dc_ae_lite_f32c32_sana',
-  'mix': 'dc_ae_f32c32_mix', 'f64': 'dc_ae_f64c128_mix',
-  'f128': 'dc_ae_f128c512_mix'}
+  'sana': 'dc_ae_f32c32_sana',
+  'lite': 'dc_ae_lite_f32c32_sana',
+  'mix': 'dc_ae_f32c32_mix',
+  'f64': 'dc_ae_f64c128_mix',
+  'f128': 'dc_ae_f128c512_mix',
+}
 _VIT = 'EfficientViTBlock'
 # What AutoencoderDC can be and no published model is; of three stages.
 _UNPUBLISHED = {
   'several': dict(
-    encoder_blocks=('ResBlock', _VIT, _VIT), encoder_depths=(0, 1, 1),
-    decoder_depths=(0, 1, 2), encoder_scales=((), (3, 5), (3,)),
-    decoder_scales=((), (), (5, 3)), decoder_norms=('batch_norm',) * 3,
-    encoder_out_shortcut=False, decoder_in_shortcut=False),
+    encoder_blocks=('ResBlock', _VIT, _VIT),
+    encoder_depths=(0, 1, 1),
+    decoder_depths=(0, 1, 2),
+    encoder_scales=((), (3, 5), (3,)),
+    decoder_scales=((), (), (5, 3)),
+    decoder_norms=('batch_norm',) * 3,
+    encoder_out_shortcut=False,
+    decoder_in_shortcut=False,
+  ),
   'plain': dict(
-    encoder_blocks=('ResBlock',) * 3, decoder_blocks=('ResBlock',) * 3,
-    encoder_scales=((),) * 3, decoder_scales=((),) * 3,
-    downsample='pixel_unshuffle', upsample='pixel_shuffle'),
+    encoder_blocks=('ResBlock',) * 3,
+    decoder_blocks=('ResBlock',) * 3,
+    encoder_scales=((),) * 3,
+    decoder_scales=((),) * 3,
+    downsample='pixel_unshuffle',
+    upsample='pixel_shuffle',
+  ),
 }
 _OPTIONS = {
   'several scales, batch norm, no shortcuts': 'several',
-  'ResBlocks only': 'plain'}
+  'ResBlocks only': 'plain',
+}
 
 
 def cases() -> list[Case]:
   """Parts first, so that a fault is seen where it is."""
   case = functools.partial(Case, AREA)
   tiny = lambda what, measure, **how: case(
-    what, 'tiny', 'float32', MODULE, functools.partial(measure, **how))
+    what, 'tiny', 'float32', MODULE, functools.partial(measure, **how)
+  )
   wide = lambda what, measure, quick=True, **how: case(
-    what, 'tiny', 'bfloat16', 0.019, functools.partial(
-      measure, width=32, dtype=jnp.bfloat16, **how), quick)
+    what,
+    'tiny',
+    'bfloat16',
+    0.019,
+    functools.partial(measure, width=32, dtype=jnp.bfloat16, **how),
+    quick,
+  )
   full = lambda what, size, dtype, bound, **how: case(
-    what, size, jnp.dtype(dtype).name, bound, functools.partial(
-      measure_full, dtype=dtype, **how), quick=False)
+    what,
+    size,
+    jnp.dtype(dtype).name,
+    bound,
+    functools.partial(measure_full, dtype=dtype, **how),
+    quick=False,
+  )
   both = ('encode', 'decode')
   return [
     *(tiny(what, measure_part, part=part) for what, part in PARTS.items()),
-    *(wide(what, measure_part, part=PARTS[what], positions=positions)
+    *(
+      wide(what, measure_part, part=PARTS[what], positions=positions)
       for what, positions in (
         ('ResBlock, SiLU, RMS norm', QUADRATIC),
         ('linear attention, scale 5', (6, 6)),  # More than 32, as heads are.
-        ('quadratic attention, scale 5', LINEAR), ('GLUMBConv', LINEAR),
-        ('down, strided', QUADRATIC), ('up, nearest', QUADRATIC))),
-    *(tiny(f'{m}, {what}', measure_whole, structure=s, method=m)
-      for what, s in (PUBLISHED | _OPTIONS).items() for m in both),
-    *(tiny(f'{m}, quadratic attention, {what}', measure_whole, structure=s,
-           method=m, positions=QUADRATIC)
-      for what, s in PUBLISHED.items() if s in ('sana', 'f128') for m in both),
-    *(wide(f'{m}, {what}', measure_whole, structure=s, method=m,
-           positions=(1, 2) if s == 'f128' else (2, 2),
-           quick=s in ('sana', 'mix'))  # Others have the same blocks.
-      for what, s in PUBLISHED.items() for m in both),
-    *(full(f'{m}, {what}', '256 px', jnp.float32, MODULE, structure=s,
-           method=m, pixels=256)
-      for what, s in list(PUBLISHED.items())[1:] for m in both),
-    *(full(f'{m}, {next(iter(PUBLISHED))}', '512 px', dtype, bound,
-           structure='sana', method=m, pixels=512)
+        ('quadratic attention, scale 5', LINEAR),
+        ('GLUMBConv', LINEAR),
+        ('down, strided', QUADRATIC),
+        ('up, nearest', QUADRATIC),
+      )
+    ),
+    *(
+      tiny(f'{m}, {what}', measure_whole, structure=s, method=m)
+      for what, s in (PUBLISHED | _OPTIONS).items()
       for m in both
-      for dtype, bound in ((jnp.float32, MODULE), (jnp.bfloat16, 0.019))),
+    ),
+    *(
+      tiny(
+        f'{m}, quadratic attention, {what}',
+        measure_whole,
+        structure=s,
+        method=m,
+        positions=QUADRATIC,
+      )
+      for what, s in PUBLISHED.items()
+      if s in ('sana', 'f128')
+      for m in both
+    ),
+    *(
+      wide(
+        f'{m}, {what}',
+        measure_whole,
+        structure=s,
+        method=m,
+        positions=(1, 2) if s == 'f128' else (2, 2),
+        quick=s in ('sana', 'mix'),
+      )  # Others have the same blocks.
+      for what, s in PUBLISHED.items()
+      for m in both
+    ),
+    *(
+      full(
+        f'{m}, {what}',
+        '256 px',
+        jnp.float32,
+        MODULE,
+        structure=s,
+        method=m,
+        pixels=256,
+      )
+      for what, s in list(PUBLISHED.items())[1:]
+      for m in both
+    ),
+    *(
+      full(
+        f'{m}, {next(iter(PUBLISHED))}',
+        '512 px',
+        dtype,
+        bound,
+        structure='sana',
+        method=m,
+        pixels=512,
+      )
+      for m in both
+      for dtype, bound in ((jnp.float32, MODULE), (jnp.bfloat16, 0.019))
+    ),
   ]
 
 
@@ -100,16 +168,19 @@ def fields(structure: str, width: int) -> dict[str, Any]:
   """
   if structure in _UNPUBLISHED:
     whole = fields('sana', width)
-    return {k: v[-3:] if isinstance(v, tuple) else v
-            for k, v in whole.items()} | _UNPUBLISHED[structure]
+    return {
+      k: v[-3:] if isinstance(v, tuple) else v for k, v in whole.items()
+    } | _UNPUBLISHED[structure]
   small = dict(SIZES[_NAMES[structure]], head_dim=width)
   for side in ('encoder', 'decoder'):
     small[f'{side}_widths'] = tuple(
-      w * width // 128 for w in small[f'{side}_widths'])
+      w * width // 128 for w in small[f'{side}_widths']
+    )
     *depths, last = small[f'{side}_depths']
     small[f'{side}_depths'] = (*(min(n, 1) for n in depths), min(last, 2))
   return small | dict(
-    latent_channels=small.get('latent_channels', 32) * width // 128)
+    latent_channels=small.get('latent_channels', 32) * width // 128
+  )
 
 
 @torch.no_grad()
@@ -132,7 +203,8 @@ def make(fields: Mapping[str, Any], seed: int) -> diffusers.AutoencoderDC:
 def shapes(module: DCAE) -> PyTree:
   side = 2 * module.compression
   images = jax.ShapeDtypeStruct(
-    (1, side, side, module.in_channels), jnp.float32)
+    (1, side, side, module.in_channels), jnp.float32
+  )
   return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
@@ -143,34 +215,45 @@ def converted(config, tensors, dtype: DType) -> tuple[DCAE, PyTree]:
 
 
 def measure_part(
-  seed: int, part: Part, positions: tuple[int, int] | None = None,
-  width: int = 8, dtype: DType = jnp.float32,
+  seed: int,
+  part: Part,
+  positions: tuple[int, int] | None = None,
+  width: int = 8,
+  dtype: DType = jnp.float32,
 ):
   """One part, given what it is given inside the whole model."""
   theirs = make(fields(part.structure, width), seed)
   module, variables = converted(
-    theirs.config, references.weights(theirs), dtype)
+    theirs.config, references.weights(theirs), dtype
+  )
   side = part.name.partition('.')[0]
-  given = (3, module.compression) if side == 'encoder' else (
-    module.latent_channels, 1)
+  given = (
+    (3, module.compression)
+    if side == 'encoder'
+    else (module.latent_channels, 1)
+  )
   x = torch.from_numpy(_draw(seed, positions or part.positions, *given))
   call = references.record(
-    theirs, [part.name], lambda: getattr(theirs, side)(x))[part.name]
+    theirs, [part.name], lambda: getattr(theirs, side)(x)
+  )[part.name]
   x = call.tensors(dtype)[0]
   x = x if part.channels_last else references.channels_last(x)
   got = references.apply(
-    part.make(module, dtype), _subtree(variables, part.path), x)
+    part.make(module, dtype), _subtree(variables, part.path), x
+  )
   got = got if part.channels_last else references.channels_first(got)
   want = references.as_array(call.output)
   if dtype == jnp.float32:
     return relative_error(got, want)
-  return bfloat16(
-    AREA, got, references.as_array(call.in_bfloat16()), want)
+  return bfloat16(AREA, got, references.as_array(call.in_bfloat16()), want)
 
 
 def measure_whole(
-  seed: int, structure: str, method: str,
-  positions: tuple[int, int] = LINEAR, width: int = 8,
+  seed: int,
+  structure: str,
+  method: str,
+  positions: tuple[int, int] = LINEAR,
+  width: int = 8,
   dtype: DType = jnp.float32,
 ):
   """Encodes or decodes two images whose latents have these positions."""
@@ -189,22 +272,26 @@ def measure_full(
 def _compare(config, seed, method, positions, dtype, images):
   encoding = method == 'encode'
   compression = 2 ** (len(config['encoder_widths']) - 1)
-  given = (3, compression) if encoding else (
-    config.get('latent_channels', 32), 1)
+  given = (
+    (3, compression) if encoding else (config.get('latent_channels', 32), 1)
+  )
   x = _draw(seed, positions, *given, images)
 
   def theirs(model):
     out = getattr(model, method)(
-      torch.from_numpy(x).to(model.dtype), return_dict=False)[0]
+      torch.from_numpy(x).to(model.dtype), return_dict=False
+    )[0]
     return references.channels_last(references.as_array(out))
 
   def ours(tensors):
-    module, variables = converted(
-      maps.diffusers_config(config), tensors, dtype)
+    module, variables = converted(maps.diffusers_config(config), tensors, dtype)
     return lambda: references.apply(
-      module, variables, references.channels_last(x), method=method)
+      module, variables, references.channels_last(x), method=method
+    )
+
   return references.compare(
-    AREA, dtype, lambda: make(config, seed), theirs, ours)
+    AREA, dtype, lambda: make(config, seed), theirs, ours
+  )
 
 
 def _draw(seed, positions, channels, compression, images=2):

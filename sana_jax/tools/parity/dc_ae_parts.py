@@ -41,24 +41,28 @@ def resblock(norm: str, act: str):
 
 def attention(*scales: int, norm: str = 'rms_norm'):
   return lambda model, dtype: blocks.MultiScaleAttention(
-    scales, model.head_dim, norm, dtype)
+    scales, model.head_dim, norm, dtype
+  )
 
 
 def efficient_vit(*scales: int):
   return lambda model, dtype: blocks.EfficientViTBlock(
-    scales, model.head_dim, dtype=dtype)
+    scales, model.head_dim, dtype=dtype
+  )
 
 
 def down(stage: int, shortcut: bool = True):
   """What leads to a stage of the encoder."""
   return lambda model, dtype: resampling.Down(
-    model.encoder_widths[stage], model.downsample, shortcut, dtype)
+    model.encoder_widths[stage], model.downsample, shortcut, dtype
+  )
 
 
 def up(stage: int):
   """What leads to a stage of the decoder."""
   return lambda model, dtype: resampling.Up(
-    model.decoder_widths[stage], model.upsample, dtype=dtype)
+    model.decoder_widths[stage], model.upsample, dtype=dtype
+  )
 
 
 def last_up(model, dtype):
@@ -85,38 +89,54 @@ _IN = 'encoder.down_blocks.5.0', 'encoder/stage_5/block_0'
 _ATTENTION = f'{_IN[0]}.attn', f'{_IN[1]}/attention'
 PARTS = {
   'RMS norm with bias': Part(
-    'decoder.norm_out', 'decoder/norm_out', rms_norm, channels_last=True),
+    'decoder.norm_out', 'decoder/norm_out', rms_norm, channels_last=True
+  ),
   'batch norm': Part(
-    'decoder.up_blocks.1.1.norm', 'decoder/stage_1/block_1/norm', batch_norm,
-    'mix'),
-  'convolution': Part(
-    'encoder.conv_in', 'encoder/conv_in', first_convolution),
+    'decoder.up_blocks.1.1.norm',
+    'decoder/stage_1/block_1/norm',
+    batch_norm,
+    'mix',
+  ),
+  'convolution': Part('encoder.conv_in', 'encoder/conv_in', first_convolution),
   'ResBlock, SiLU, RMS norm': Part(
-    'encoder.down_blocks.0.0', 'encoder/stage_0/block_0',
-    resblock('rms_norm', 'silu')),
+    'encoder.down_blocks.0.0',
+    'encoder/stage_0/block_0',
+    resblock('rms_norm', 'silu'),
+  ),
   'ResBlock, ReLU, batch norm': Part(
-    'decoder.up_blocks.1.1', 'decoder/stage_1/block_1',
-    resblock('batch_norm', 'relu'), 'mix'),
+    'decoder.up_blocks.1.1',
+    'decoder/stage_1/block_1',
+    resblock('batch_norm', 'relu'),
+    'mix',
+  ),
   'linear attention': Part(*_ATTENTION, attention(), 'mix'),
   'linear attention, scale 5': Part(*_ATTENTION, attention(5)),
   'linear attention, scales 3 and 5, batch norm': Part(
-    'decoder.up_blocks.2.0.attn', 'decoder/stage_2/block_0/attention',
-    attention(5, 3, norm='batch_norm'), 'several'),
+    'decoder.up_blocks.2.0.attn',
+    'decoder/stage_2/block_0/attention',
+    attention(5, 3, norm='batch_norm'),
+    'several',
+  ),
   'quadratic attention': Part(*_ATTENTION, attention(), 'mix', QUADRATIC),
   'quadratic attention, scale 5': Part(
-    *_ATTENTION, attention(5), positions=QUADRATIC),
+    *_ATTENTION, attention(5), positions=QUADRATIC
+  ),
   'GLUMBConv': Part(f'{_IN[0]}.conv_out', f'{_IN[1]}/ffn', glumb_conv),
   'EfficientViT block': Part(*_IN, efficient_vit(5)),
   'down, strided': Part(
-    'encoder.down_blocks.2.1', 'encoder/stage_2/down_1', down(3)),
+    'encoder.down_blocks.2.1', 'encoder/stage_2/down_1', down(3)
+  ),
   'down, pixel unshuffle': Part(
-    'encoder.down_blocks.2.1', 'encoder/stage_2/down_1', down(3), 'mix'),
+    'encoder.down_blocks.2.1', 'encoder/stage_2/down_1', down(3), 'mix'
+  ),
   'down, without shortcut': Part(
-    'encoder.conv_in', 'encoder/conv_in', down(1, shortcut=False), 'mix'),
-  'up, nearest': Part(
-    'decoder.up_blocks.1.0', 'decoder/stage_1/up_0', up(1)),
+    'encoder.conv_in', 'encoder/conv_in', down(1, shortcut=False), 'mix'
+  ),
+  'up, nearest': Part('decoder.up_blocks.1.0', 'decoder/stage_1/up_0', up(1)),
   'up, pixel shuffle': Part(
-    'decoder.up_blocks.1.0', 'decoder/stage_1/up_0', up(1), 'mix'),
+    'decoder.up_blocks.1.0', 'decoder/stage_1/up_0', up(1), 'mix'
+  ),
   'up, without shortcut': Part(
-    'decoder.conv_out', 'decoder/conv_out', last_up, 'mix'),
+    'decoder.conv_out', 'decoder/conv_out', last_up, 'mix'
+  ),
 }

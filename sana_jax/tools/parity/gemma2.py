@@ -27,18 +27,28 @@ from sana_jax.weights import table
 
 AREA = 'gemma2'
 TINY = dict(
-  vocab_size=320, hidden_size=32, intermediate_size=56, num_hidden_layers=3,
-  num_attention_heads=4, num_key_value_heads=2, head_dim=12,
-  query_pre_attn_scalar=9, sliding_window=64)
+  vocab_size=320,
+  hidden_size=32,
+  intermediate_size=56,
+  num_hidden_layers=3,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=12,
+  query_pre_attn_scalar=9,
+  sliding_window=64,
+)
 VARIANTS = {
   '': {},
   'beyond the sliding window': BEYOND,
-  'full attention first': BEYOND | dict(layer_types=[
-    'full_attention', 'sliding_attention', 'sliding_attention']),
+  'full attention first': BEYOND
+  | dict(
+    layer_types=['full_attention', 'sliding_attention', 'sliding_attention']
+  ),
   'low caps': LOW_CAPS,
   'one key head': dict(num_key_value_heads=1, rms_norm_eps=1e-3),
   'other theta': dict(
-    rope_parameters=dict(rope_type='default', rope_theta=100.)),
+    rope_parameters=dict(rope_type='default', rope_theta=100.0)
+  ),
 }
 FULL = dict(num_hidden_layers=2)  # The rest is transformers' default: 2B.
 LENGTHS = (17, 9, 1)
@@ -49,33 +59,82 @@ def cases() -> list[Case]:
   case = functools.partial(Case, AREA, against='transformers')
   half = dict(dtype=jnp.bfloat16)
   part = functools.partial
-  full = [('full width, 2 layers, 300 tokens', (300, 37)),
-          ('full width, 2 layers, 4,200 tokens', (4200,))]
+  full = [
+    ('full width, 2 layers, 300 tokens', (300, 37)),
+    ('full width, 2 layers, 4,200 tokens', (4200,)),
+  ]
   return [
-    case('rotary embedding', '4,200 positions', 'float32', MODULE,
-         measure_rotary),
-    *(case(what, 'tiny', 'float32', MODULE, part(measure_part, part=p))
-      for what, p in PARTS.items()),
-    *(case(what, 'tiny', 'bfloat16', 0.013, averaged(
-      part(measure_part, part=p, **half))) for what, p in PARTS.items()
-      if 'cap' not in what),
-    *(case(', '.join(filter(None, (what, variant))), 'tiny', 'float32', MODULE,
-           part(measure, changes=changes, method=method))
+    case(
+      'rotary embedding', '4,200 positions', 'float32', MODULE, measure_rotary
+    ),
+    *(
+      case(what, 'tiny', 'float32', MODULE, part(measure_part, part=p))
+      for what, p in PARTS.items()
+    ),
+    *(
+      case(
+        what,
+        'tiny',
+        'bfloat16',
+        0.013,
+        averaged(part(measure_part, part=p, **half)),
+      )
+      for what, p in PARTS.items()
+      if 'cap' not in what
+    ),
+    *(
+      case(
+        ', '.join(filter(None, (what, variant))),
+        'tiny',
+        'float32',
+        MODULE,
+        part(measure, changes=changes, method=method),
+      )
       for variant, changes in VARIANTS.items()
       for what, method in (
-        ('all hidden states', 'hidden_states'), ('logits', 'logits'))),
-    *(case(f'last hidden state, beginning read once{more}', 'tiny', 'float32',
-           MODULE, part(measure_prefix, changes=changes))
-      for more, changes in (('', {}), (', beyond the sliding window', BEYOND))),
-    *(case(', '.join(filter(None, ('last hidden state', variant))), 'tiny',
-           'bfloat16', 0.013, averaged(part(
-             measure, changes=VARIANTS[variant] | dict(num_hidden_layers=6),
-             **half), draws=16))
-      for variant in ('', 'beyond the sliding window')),
-    *(case('last hidden state', size, dtype.__name__, bound, part(
-        measure, changes=None, lengths=lengths, dtype=dtype), quick=False)
+        ('all hidden states', 'hidden_states'),
+        ('logits', 'logits'),
+      )
+    ),
+    *(
+      case(
+        f'last hidden state, beginning read once{more}',
+        'tiny',
+        'float32',
+        MODULE,
+        part(measure_prefix, changes=changes),
+      )
+      for more, changes in (('', {}), (', beyond the sliding window', BEYOND))
+    ),
+    *(
+      case(
+        ', '.join(filter(None, ('last hidden state', variant))),
+        'tiny',
+        'bfloat16',
+        0.013,
+        averaged(
+          part(
+            measure,
+            changes=VARIANTS[variant] | dict(num_hidden_layers=6),
+            **half,
+          ),
+          draws=16,
+        ),
+      )
+      for variant in ('', 'beyond the sliding window')
+    ),
+    *(
+      case(
+        'last hidden state',
+        size,
+        dtype.__name__,
+        bound,
+        part(measure, changes=None, lengths=lengths, dtype=dtype),
+        quick=False,
+      )
       for size, lengths in full
-      for dtype, bound in ((jnp.float32, MODULE), (jnp.bfloat16, 0.013))),
+      for dtype, bound in ((jnp.float32, MODULE), (jnp.bfloat16, 0.013))
+    ),
   ]
 
 
@@ -83,8 +142,9 @@ def make(changes: Mapping[str, Any] | None, seed: int):
   """transformers' model with random weights; without changes the published."""
   torch.manual_seed(seed)
   config = FULL if changes is None else {**TINY, **changes}
-  model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(
-    **config, attn_implementation='eager'))
+  model = transformers.Gemma2ForCausalLM(
+    transformers.Gemma2Config(**config, attn_implementation='eager')
+  )
   return references.randomise(model)
 
 
@@ -105,20 +165,27 @@ def tokens(seed: int, vocabulary: int, lengths=LENGTHS):
 @functools.cache
 def shapes(module: Gemma2) -> PyTree:
   return jax.eval_shape(
-    module.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32),
-    jnp.ones((1, 2), bool))['params']
+    module.init,
+    jax.random.key(0),
+    jnp.zeros((1, 2), jnp.int32),
+    jnp.ones((1, 2), bool),
+  )['params']
 
 
 def converted(config, tensors, dtype: DType) -> tuple[Gemma2, PyTree]:
   """Our model with a reference's weights; `dtype` is of both."""
   module = Gemma2(**maps.fields_from_transformers(config), dtype=dtype)
   return module, table.load(
-    maps.RULES, maps.model_tensors(tensors), shapes(module), dtype)
+    maps.RULES, maps.model_tensors(tensors), shapes(module), dtype
+  )
 
 
 def measure(
-  seed: int, changes: Mapping[str, Any] | None, method: str = '__call__',
-  lengths=LENGTHS, dtype: DType = jnp.float32,
+  seed: int,
+  changes: Mapping[str, Any] | None,
+  method: str = '__call__',
+  lengths=LENGTHS,
+  dtype: DType = jnp.float32,
 ):
   """The whole model: its last hidden state, all of them, or its logits."""
   vocabulary = 256_000 if changes is None else TINY['vocab_size']
@@ -131,8 +198,11 @@ def measure(
     return model
 
   def theirs(model):
-    given = dict(input_ids=torch.tensor(ids), use_cache=False,
-                 attention_mask=torch.tensor(mask).long())
+    given = dict(
+      input_ids=torch.tensor(ids),
+      use_cache=False,
+      attention_mask=torch.tensor(mask).long(),
+    )
     if method == 'logits':
       return references.as_array(model(**given).logits)
     out = model.model(**given, output_hidden_states=method != '__call__')
@@ -142,8 +212,10 @@ def measure(
   def ours(tensors):
     module, params = converted(config, tensors, dtype)
     add_axis = (lambda x: x[None]) if method == '__call__' else (lambda x: x)
-    return lambda: add_axis(references.apply(
-      module, {'params': params}, ids, mask, method=method))
+    return lambda: add_axis(
+      references.apply(module, {'params': params}, ids, mask, method=method)
+    )
+
   return references.compare(AREA, dtype, build, theirs, ours, halve)
 
 
@@ -151,11 +223,18 @@ def measure_part(seed: int, part: Part, dtype: DType = jnp.float32):
   """One part, given what it is given inside the whole model."""
   theirs = make(part.changes, seed)
   ids, mask = tokens(seed, TINY['vocab_size'])
-  call = references.record(theirs, [part.name], lambda: theirs(
-    torch.tensor(ids), attention_mask=torch.tensor(mask).long(),
-    use_cache=False))[part.name]
+  call = references.record(
+    theirs,
+    [part.name],
+    lambda: theirs(
+      torch.tensor(ids),
+      attention_mask=torch.tensor(mask).long(),
+      use_cache=False,
+    ),
+  )[part.name]
   module, params = converted(
-    theirs.config.to_dict(), references.weights(theirs), dtype)
+    theirs.config.to_dict(), references.weights(theirs), dtype
+  )
   params = jax.tree.map(lambda x: x[part.layer], params['layers'])
   got = part.ours(module, params, call.tensors(dtype)[0], mask)
   first = lambda x: references.as_array(x[0] if isinstance(x, tuple) else x)
@@ -171,16 +250,20 @@ def measure_prefix(seed: int, changes: Mapping[str, Any]):
   ids, mask = tokens(seed, TINY['vocab_size'])
   front = tokens(seed + 1, TINY['vocab_size'], (11,))[0]
   module, params = converted(
-    theirs.config.to_dict(), references.weights(theirs), jnp.float32)
+    theirs.config.to_dict(), references.weights(theirs), jnp.float32
+  )
   apply = functools.partial(references.apply, module, {'params': params})
   first, past = apply(front, method='read')
   rest = apply(ids, mask, past)
   fronts = np.repeat(front, len(ids), axis=0)
   with torch.no_grad():
     want = theirs.model(
-      torch.tensor(np.concatenate([fronts, ids], axis=1)), use_cache=False,
+      torch.tensor(np.concatenate([fronts, ids], axis=1)),
+      use_cache=False,
       attention_mask=torch.tensor(
-        np.concatenate([np.ones_like(fronts), mask], axis=1)).long())[0]
+        np.concatenate([np.ones_like(fronts), mask], axis=1)
+      ).long(),
+    )[0]
   first = np.repeat(first, len(ids), axis=0)
   return relative_error(np.concatenate([first, rest], axis=1), want)
 
@@ -197,7 +280,9 @@ def measure_rotary(seed: int):
   q = torch.from_numpy(x).transpose(1, 2)
   rotary = modeling_gemma2.Gemma2RotaryEmbedding(config)
   want, _ = modeling_gemma2.apply_rotary_pos_emb(
-    q, q, *rotary(q, torch.arange(length)[None]))
-  got = jax.jit(lambda x: modules.rotate(
-    x, *modules.rotary_tables(length, dim, 10_000.)))(x)
+    q, q, *rotary(q, torch.arange(length)[None])
+  )
+  got = jax.jit(
+    lambda x: modules.rotate(x, *modules.rotary_tables(length, dim, 10_000.0))
+  )(x)
   return relative_error(got, references.as_array(want.transpose(1, 2)))

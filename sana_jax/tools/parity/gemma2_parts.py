@@ -14,7 +14,7 @@ from sana_jax.tools.parity import references
 from sana_jax.typing import Array, Bool, PyTree
 
 BEYOND = dict(sliding_window=5)
-LOW_CAPS = dict(attn_logit_softcapping=2., final_logit_softcapping=3.)
+LOW_CAPS = dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Part:
   """
 
   name: str
-  ours: Callable[
-    [Gemma2, PyTree, np.ndarray, Bool[Array, 'b m']], np.ndarray]
+  ours: Callable[[Gemma2, PyTree, np.ndarray, Bool[Array, 'b m']], np.ndarray]
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
@@ -63,8 +62,10 @@ class Layer(modules.Layer):
 
 def norm(model, params, x, mask):
   return references.apply(
-    RMSNorm(model.eps, offset=1., dtype=model.dtype),
-    {'params': params['attention_norm']}, x)
+    RMSNorm(model.eps, offset=1.0, dtype=model.dtype),
+    {'params': params['attention_norm']},
+    x,
+  )
 
 
 def mlp(model, params, x, mask):
@@ -73,34 +74,53 @@ def mlp(model, params, x, mask):
 
 def attention(sliding: bool):
   """Attention under our mask and with our rotations."""
+
   def ours(model, params, x, mask):
     causal, near, cos, sin = _shared(model, mask)
     return references.apply(
-      Attention(**_fields(model)), {'params': params}, x,
-      causal & (near | (not sliding)), cos, sin)
+      Attention(**_fields(model)),
+      {'params': params},
+      x,
+      causal & (near | (not sliding)),
+      cos,
+      sin,
+    )
+
   return ours
 
 
 def layer(sliding: bool):
   """A whole layer."""
   return lambda model, params, x, mask: references.apply(
-    Layer(**_fields(model)), {'params': params}, x, jnp.array(sliding),
-    _shared(model, mask))
+    Layer(**_fields(model)),
+    {'params': params},
+    x,
+    jnp.array(sliding),
+    _shared(model, mask),
+  )
 
 
 def _fields(model):
   return dict(
-    heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim,
-    hidden=model.hidden, query_scale=model.query_scale,
-    softcap=model.attention_softcap, eps=model.eps, dtype=model.dtype)
+    heads=model.heads,
+    kv_heads=model.kv_heads,
+    head_dim=model.head_dim,
+    hidden=model.hidden,
+    query_scale=model.query_scale,
+    softcap=model.attention_softcap,
+    eps=model.eps,
+    dtype=model.dtype,
+  )
 
 
 def _shared(model, mask):
   """Masks and rotations, as all layers get them."""
   length = mask.shape[1]
-  return (modules.causal_mask(jnp.array(mask)),
-          modules.near_mask(length, model.sliding_window),
-          *modules.rotary_tables(length, model.head_dim, model.rope_theta))
+  return (
+    modules.causal_mask(jnp.array(mask)),
+    modules.near_mask(length, model.sliding_window),
+    *modules.rotary_tables(length, model.head_dim, model.rope_theta),
+  )
 
 
 _SLIDING, _FULL = 'model.layers.0', 'model.layers.1'
@@ -110,7 +130,8 @@ PARTS = {
   'full attention': Part(f'{_FULL}.self_attn', attention(False), BEYOND),
   'sliding attention': Part(f'{_SLIDING}.self_attn', attention(True), BEYOND),
   'full attention, low cap': Part(
-    f'{_FULL}.self_attn', attention(False), LOW_CAPS),
+    f'{_FULL}.self_attn', attention(False), LOW_CAPS
+  ),
   'sliding layer': Part(_SLIDING, layer(True), BEYOND),
   'full layer': Part(_FULL, layer(False), BEYOND),
 }

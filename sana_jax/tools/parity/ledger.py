@@ -23,6 +23,7 @@ BFLOAT16 = {'sana': 1.8e-2, 'dc_ae': 1.9e-2, 'gemma2': 1.3e-2}
 
 class Measured(NamedTuple):
   """An error whose bound was measured beside it."""
+
   error: float
   bound: float
 
@@ -34,6 +35,7 @@ class Case:
   `measure` gets the seed of all that is random in it and returns the error, or
   `Measured` where the bound comes from the same run (bfloat16).
   """
+
   area: str
   what: str
   size: str
@@ -51,6 +53,7 @@ class Case:
 @dataclasses.dataclass(frozen=True)
 class Record:
   """What a case measured; `problem` is the exception that it ended with."""
+
   area: str
   what: str
   size: str
@@ -84,19 +87,19 @@ def relative_error(got: object, want: object) -> float:
   if not np.isfinite(difference) or not np.isfinite(size):
     return math.inf
   if size == 0:
-    return 0. if difference == 0 else math.inf
+    return 0.0 if difference == 0 else math.inf
   return float(difference / size)
 
 
-def bfloat16(
-  area: str, ours: object, theirs: object, want: object
-) -> Measured:
+def bfloat16(area: str, ours: object, theirs: object, want: object) -> Measured:
   """Our bfloat16 result beside the reference's, both against float32.
 
   1.05: equal precision, other order of sums.
   """
-  return Measured(relative_error(ours, want), max(
-    1.05 * relative_error(theirs, want), BFLOAT16[area]))
+  return Measured(
+    relative_error(ours, want),
+    max(1.05 * relative_error(theirs, want), BFLOAT16[area]),
+  )
 
 
 def averaged(
@@ -106,14 +109,17 @@ def averaged(
 
   One small bfloat16 model may be lucky or not; the mean of several is steady.
   """
+
   def mean(seed):
     seeds = np.random.SeedSequence(seed).generate_state(draws).tolist()
     return Measured(*np.mean([measure(s) for s in seeds], axis=0))
+
   return mean
 
 
 def run(
-  cases: Iterable[Case], seed: int,
+  cases: Iterable[Case],
+  seed: int,
   tell: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
   """Measures the cases; `tell` hears each record at once."""
@@ -139,8 +145,17 @@ def measure(case: Case, seed: int) -> Record:
   except Exception as e:  # noqa: BLE001
     problem = describe(e)
   return Record(
-    case.area, case.what, case.size, case.dtype, case.against, case.quick,
-    error, bound, time.perf_counter() - start, problem)
+    case.area,
+    case.what,
+    case.size,
+    case.dtype,
+    case.against,
+    case.quick,
+    error,
+    bound,
+    time.perf_counter() - start,
+    problem,
+  )
 
 
 def describe(e: Exception) -> str:

@@ -21,10 +21,21 @@ _SETTINGS = dict(learning_rate=1e-2, weight_decay=0.1)
 def cases() -> list[Case]:
   """A row a parameter: factored matrices, and a vector that is not."""
   return [
-    Case('optim', f'CAME, {_STEPS} steps: {what}', 'tiny', 'float32', PIPELINE,
-         lambda seed, name=name: _error(name, seed), against='came-pytorch')
-    for name, what in (('first', 'matrix 12 x 7'), ('second', 'matrix 7 x 5'),
-                       ('bias', 'vector'))]
+    Case(
+      'optim',
+      f'CAME, {_STEPS} steps: {what}',
+      'tiny',
+      'float32',
+      PIPELINE,
+      lambda seed, name=name: _error(name, seed),
+      against='came-pytorch',
+    )
+    for name, what in (
+      ('first', 'matrix 12 x 7'),
+      ('second', 'matrix 7 x 5'),
+      ('bias', 'vector'),
+    )
+  ]
 
 
 def _problem(seed):
@@ -56,6 +67,7 @@ def _ours(params, xs, ys):
     grads = jax.grad(_loss)(params, *batch)
     updates, state = tx.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), None
+
   params = jax.tree.map(jnp.asarray, params)
   return jax.lax.scan(step, (params, tx.init(params)), (xs, ys))[0][0]
 
@@ -63,8 +75,10 @@ def _ours(params, xs, ys):
 def _theirs(params, xs, ys):
   params = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
   optimizer = came_pytorch.CAME(
-    params.values(), lr=_SETTINGS['learning_rate'],
-    weight_decay=_SETTINGS['weight_decay'])
+    params.values(),
+    lr=_SETTINGS['learning_rate'],
+    weight_decay=_SETTINGS['weight_decay'],
+  )
   for x, y in zip(xs, ys):
     optimizer.zero_grad()
     _loss(params, torch.from_numpy(x), torch.from_numpy(y)).backward()

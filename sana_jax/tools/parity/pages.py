@@ -16,10 +16,15 @@ from sana_jax.files import parse_json
 from sana_jax.tools.parity.ledger import Record
 
 NAMES = {
-  'sana': 'The transformer', 'controlnet': 'The ControlNet',
-  'dc_ae': 'The autoencoder (DC-AE)', 'gemma2': 'The text encoder (Gemma-2)',
-  'text': 'Prompts', 'samplers': 'Samplers and schedulers',
-  'optim': 'Optimizers', 'pipeline': 'Whole pipelines'}
+  'sana': 'The transformer',
+  'controlnet': 'The ControlNet',
+  'dc_ae': 'The autoencoder (DC-AE)',
+  'gemma2': 'The text encoder (Gemma-2)',
+  'text': 'Prompts',
+  'samplers': 'Samplers and schedulers',
+  'optim': 'Optimizers',
+  'pipeline': 'Whole pipelines',
+}
 _INTRODUCTION = """# Parity ledger
 
 What this project computes, beside the references that it must agree with:
@@ -48,8 +53,7 @@ class Ledger:
 
 
 def to_json(ledger: Ledger) -> str:
-  """One record a line; infinite errors as words, which JSON has no number for.
-  """
+  """One record a line; infinite errors as words, as JSON has no infinity."""
   rows = []
   for record in ledger.records:
     row = dataclasses.asdict(record)
@@ -58,8 +62,11 @@ def to_json(ledger: Ledger) -> str:
       if not math.isfinite(row[key]):
         row[key] = str(row[key])
     rows.append('  ' + json.dumps(row))
-  facts = {f.name: getattr(ledger, f.name) for f in
-           dataclasses.fields(ledger) if f.name != 'records'}
+  facts = {
+    f.name: getattr(ledger, f.name)
+    for f in dataclasses.fields(ledger)
+    if f.name != 'records'
+  }
   head = json.dumps(facts, indent=1).removesuffix('\n}')
   return f'{head},\n "records": [\n' + ',\n'.join(rows) + '\n ]\n}\n'
 
@@ -71,8 +78,10 @@ def from_json(text: str | bytes) -> Ledger:
     rows = facts.pop('records')
     return Ledger([_record(row) for row in rows], **facts)
   except (ValueError, TypeError, KeyError, AttributeError) as e:
-    raise UserError(f'This is not a parity.json ({e}); give a file that '
-                    'sana-jax parity --out wrote.') from e
+    raise UserError(
+      f'This is not a parity.json ({e}); give a file that '
+      'sana-jax parity --out wrote.'
+    ) from e
 
 
 def _record(row: dict[str, Any]) -> Record:
@@ -86,9 +95,13 @@ def table(records: Sequence[Record]) -> str:
   rows += [(r.area, *_cells(r)) for r in records]
   widths = [max(map(len, column)) for column in zip(*rows)]
   right = (4, 5, 7)
-  lines = ['  '.join(
-    cell.rjust(w) if i in right else cell.ljust(w)
-    for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows]
+  lines = [
+    '  '.join(
+      cell.rjust(w) if i in right else cell.ljust(w)
+      for i, (cell, w) in enumerate(zip(row, widths))
+    ).rstrip()
+    for row in rows
+  ]
   failed = [r for r in records if not r.passed]
   if failed:
     lines.insert(len(rows) - len(failed), '')
@@ -110,22 +123,38 @@ def markdown(ledger: Ledger) -> str:
   records = ledger.records
   versions = ', '.join(f'{k} {v}' for k, v in ledger.versions.items())
   counts = Counter(r.area for r in records)
-  lines = [_INTRODUCTION, summary(records), '', f'- measured: {ledger.date}',
-           f'- device: {ledger.device}', f'- versions: {versions}',
-           f'- seed: {ledger.seed}', '',
-           '| area | rows | worst error in its bound | of |',
-           '|---|---|---|---|']
+  lines = [
+    _INTRODUCTION,
+    summary(records),
+    '',
+    f'- measured: {ledger.date}',
+    f'- device: {ledger.device}',
+    f'- versions: {versions}',
+    f'- seed: {ledger.seed}',
+    '',
+    '| area | rows | worst error in its bound | of |',
+    '|---|---|---|---|',
+  ]
   for area in counts:
     worst = max((r for r in records if r.area == area), key=_share)
-    lines.append(f'| {NAMES.get(area, area)} | {counts[area]} '
-                 f'| {_share(worst):.0%} | {worst.what}, {worst.size}, '
-                 f'{worst.dtype} |')
+    lines.append(
+      f'| {NAMES.get(area, area)} | {counts[area]} '
+      f'| {_share(worst):.0%} | {worst.what}, {worst.size}, '
+      f'{worst.dtype} |'
+    )
   for area in counts:
-    lines += ['', f'## {NAMES.get(area, area)}', '',
-              '| what | size | dtype | error | bound | verdict | seconds '
-              '| against |', '|---|---|---|---|---|---|---|---|']
-    lines += [f'| {" | ".join(_cells(r))} | {r.against} |'
-              for r in records if r.area == area]
+    lines += [
+      '',
+      f'## {NAMES.get(area, area)}',
+      '',
+      '| what | size | dtype | error | bound | verdict | seconds | against |',
+      '|---|---|---|---|---|---|---|---|',
+    ]
+    lines += [
+      f'| {" | ".join(_cells(r))} | {r.against} |'
+      for r in records
+      if r.area == area
+    ]
   failed = [r for r in records if r.problem]
   if failed:
     lines += ['', '## Errors', '']
@@ -134,12 +163,19 @@ def markdown(ledger: Ledger) -> str:
 
 
 def _cells(r):
-  return (r.what, r.size, r.dtype, f'{r.error:.1e}', f'{r.bound:.1e}',
-          r.verdict, f'{r.seconds:.1f}')
+  return (
+    r.what,
+    r.size,
+    r.dtype,
+    f'{r.error:.1e}',
+    f'{r.bound:.1e}',
+    r.verdict,
+    f'{r.seconds:.1f}',
+  )
 
 
 def _share(r):
   """The part of the bound that the error takes up; 0 of a bound of 0 is 0."""
   if r.bound == 0:
-    return 0. if r.error == 0 else math.inf
+    return 0.0 if r.error == 0 else math.inf
   return r.error / r.bound

@@ -30,13 +30,22 @@ from sana_jax.weights import folder as folders
 from sana_jax.weights.hub import ASSETS
 
 _PATCHES = dict(
-  patch_size=2, interpolation_scale=1.0, norm_elementwise_affine=True,
-  attention_bias=True, qk_norm=None, mlp_ratio=3.0)
+  patch_size=2,
+  interpolation_scale=1.0,
+  norm_elementwise_affine=True,
+  attention_bias=True,
+  qk_norm=None,
+  mlp_ratio=3.0,
+)
 _SHUFFLED = dict(
-  downsample_block_type='pixel_unshuffle', upsample_block_type='pixel_shuffle',
+  downsample_block_type='pixel_unshuffle',
+  upsample_block_type='pixel_shuffle',
   decoder_norm_types=['batch_norm', 'batch_norm', 'rms_norm'],
-  decoder_act_fns=['relu', 'relu', 'silu'], encoder_layers_per_block=[0, 1, 1],
-  decoder_layers_per_block=[0, 1, 1], decoder_conv_act_fn='silu')
+  decoder_act_fns=['relu', 'relu', 'silu'],
+  encoder_layers_per_block=[0, 1, 1],
+  decoder_layers_per_block=[0, 1, 1],
+  decoder_conv_act_fn='silu',
+)
 
 
 class Run(NamedTuple):
@@ -61,65 +70,110 @@ _RUNS = (
   Run('Euler, 20 steps, 32 x 32 px', 20, (32, 32), euler=True),
   Run('without guidance, 20 steps', 20, (32, 32), guidance=1.0),
   Run('empty negative prompt', negative=''),
-  Run('position embedding, patches of 2, affine norms, biases, no QK-norm',
-      transformer=_PATCHES),
-  Run('pixel shuffle and batch norm in the autoencoder',
-      autoencoder=_SHUFFLED),
-  Run('2 images of 512 x 384 px by way of the bin 576 x 448', size=(512, 384),
-      images=2, binning=True, transformer=dict(sample_size=16, num_layers=1)),
+  Run(
+    'position embedding, patches of 2, affine norms, biases, no QK-norm',
+    transformer=_PATCHES,
+  ),
+  Run('pixel shuffle and batch norm in the autoencoder', autoencoder=_SHUFFLED),
+  Run(
+    '2 images of 512 x 384 px by way of the bin 576 x 448',
+    size=(512, 384),
+    images=2,
+    binning=True,
+    transformer=dict(sample_size=16, num_layers=1),
+  ),
 )
 
 
 def cases() -> list[Case]:
   """Float32 and bfloat16 pipelines, both conventions, tiles, the shipped."""
-  case = functools.partial(Case, 'pipeline', size='tiny', dtype='float32',
-                           bound=PIPELINE)
-  official = functools.partial(
-    case, against="official, of diffusers' parts")
+  case = functools.partial(
+    Case, 'pipeline', size='tiny', dtype='float32', bound=PIPELINE
+  )
+  official = functools.partial(case, against="official, of diffusers' parts")
   return [
     *(case(run.what, measure=functools.partial(_error, run)) for run in _RUNS),
-    Case('pipeline', '2 steps', 'tiny', 'bfloat16', BFLOAT16['dc_ae'],
-         functools.partial(_bfloat16, Run('bfloat16'))),
-    Case('pipeline', '20 steps', 'tiny', 'bfloat16', BFLOAT16['dc_ae'],
-         functools.partial(_bfloat16, Run('bfloat16', 20, (32, 32)))),
+    Case(
+      'pipeline',
+      '2 steps',
+      'tiny',
+      'bfloat16',
+      BFLOAT16['dc_ae'],
+      functools.partial(_bfloat16, Run('bfloat16')),
+    ),
+    Case(
+      'pipeline',
+      '20 steps',
+      'tiny',
+      'bfloat16',
+      BFLOAT16['dc_ae'],
+      functools.partial(_bfloat16, Run('bfloat16', 20, (32, 32))),
+    ),
     official("unconditional half under the prompt's mask", measure=_mask),
     official('continuous timesteps', measure=_continuous),
     official('another eps in the linear attention', measure=_attention_eps),
     official('cross-norm with eps 1e-6', measure=_cross_norm_eps),
     official('flow shift 4', measure=_flow_shift),
-    *(case(f'DC-AE {method} in tiles of {tiles.size} px every {tiles.stride}',
-           bound=1e-5, measure=functools.partial(_tiles, method, tiles))
+    *(
+      case(
+        f'DC-AE {method} in tiles of {tiles.size} px every {tiles.stride}',
+        bound=1e-5,
+        measure=functools.partial(_tiles, method, tiles),
+      )
       for method in ('encode', 'decode')
-      for tiles in (tiling.Tiles(16, 12), tiling.Tiles(32, 12))),
+      for tiles in (tiling.Tiles(16, 12), tiling.Tiles(32, 12))
+    ),
     case('DC-AE decode in slices', bound=1e-5, measure=_slices),
-    *(case(f'the shipped model, 20 steps, guidance {scale}', size='shipped',
-           measure=functools.partial(_shipped, scale)) for scale in (1.0, 4.5)),
+    *(
+      case(
+        f'the shipped model, 20 steps, guidance {scale}',
+        size='shipped',
+        measure=functools.partial(_shipped, scale),
+      )
+      for scale in (1.0, 4.5)
+    ),
   ]
 
 
 def _setup(run: Run, seed):
   theirs = pipelines.make(seed, run.transformer, run.autoencoder)
   if run.euler:
-    theirs = diffusers.SanaPipeline(**theirs.components | dict(
-      scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)))
+    theirs = diffusers.SanaPipeline(
+      **theirs.components
+      | dict(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+    )
     theirs.set_progress_bar_config(disable=True)
   return theirs
 
 
 def _ask_theirs(theirs, run: Run, latents):
   return pipelines.draw(
-    theirs, run.prompts, latents, negative_prompt=run.negative,
-    height=run.size[0], width=run.size[1], num_inference_steps=run.steps,
-    guidance_scale=run.guidance, use_resolution_binning=run.binning)
+    theirs,
+    run.prompts,
+    latents,
+    negative_prompt=run.negative,
+    height=run.size[0],
+    width=run.size[1],
+    num_inference_steps=run.steps,
+    guidance_scale=run.guidance,
+    use_resolution_binning=run.binning,
+  )
 
 
 def _ask_ours(ours, run: Run, latents, **more):
   ask = functools.partial(
-    ours, list(run.prompts), negative_prompt=run.negative,
-    num_images=run.images, guidance_scale=run.guidance, steps=run.steps,
-    height=run.size[0], width=run.size[1],
+    ours,
+    list(run.prompts),
+    negative_prompt=run.negative,
+    num_images=run.images,
+    guidance_scale=run.guidance,
+    steps=run.steps,
+    height=run.size[0],
+    width=run.size[1],
     latents=latents.permute(0, 2, 3, 1).numpy(),
-    use_resolution_binning=run.binning, **more)
+    use_resolution_binning=run.binning,
+    **more,
+  )
   return ask(output_type='latent'), ask(output_type='float')
 
 
@@ -146,8 +200,9 @@ def _bfloat16(run: Run, seed):
   want = _ask_theirs(theirs, run, latents)
   ours = _ask_ours(pipelines.saved(theirs, 'bfloat16'), run, latents)
   half = _ask_theirs(theirs.to(torch.bfloat16), run, latents)
-  return Measured(_worst(ours, want), max(
-    1.05 * _worst(half, want), BFLOAT16['dc_ae']))
+  return Measured(
+    _worst(ours, want), max(1.05 * _worst(half, want), BFLOAT16['dc_ae'])
+  )
 
 
 def _variant(seed, change, **more):
@@ -167,8 +222,11 @@ def _variant(seed, change, **more):
     raise ValueError('the two ways give the same picture')
   if 'module' in more:
     model = ours.transformer
-    ours = ours.replace(transformer=model._replace(
-      module=model.module.clone(**more.pop('module'))))
+    ours = ours.replace(
+      transformer=model._replace(
+        module=model.module.clone(**more.pop('module'))
+      )
+    )
   return _worst(_ask_ours(ours, run, latents, **more), want)
 
 
@@ -179,7 +237,9 @@ def _mask(seed):
     def encode(*args, **kwargs):
       text, mask, negative, _ = plain(*args, **kwargs)
       return text, mask, negative, mask
+
     pipe.encode_prompt = encode
+
   return _variant(seed, change, convention=OFFICIAL)
 
 
@@ -191,9 +251,12 @@ def _continuous(seed):
     def set_timesteps(*args, **kwargs):
       plain(*args, **kwargs)
       scheduler.timesteps = 1000 * scheduler.sigmas[:-1].double()
+
     scheduler.set_timesteps = set_timesteps
+
   return _variant(
-    seed, change, convention=Convention(continuous_timesteps=True))
+    seed, change, convention=Convention(continuous_timesteps=True)
+  )
 
 
 def _attention_eps(seed):
@@ -201,6 +264,7 @@ def _attention_eps(seed):
   def change(pipe):
     for block in pipe.transformer.transformer_blocks:
       block.attn1.set_processor(_Processor())
+
   return _variant(seed, change, module=dict(attention_eps=_EPS))
 
 
@@ -210,10 +274,12 @@ _EPS = 1e-2  # Instead of 1e-8, so that float32 can tell it from 1e-15.
 class _Processor:
   """diffusers' SanaLinearAttnProcessor2_0 with another eps."""
 
-  def __call__(self, attn, hidden_states, encoder_hidden_states=None,
-               attention_mask=None):
-    q, k, v = (layer(hidden_states) for layer in (
-      attn.to_q, attn.to_k, attn.to_v))
+  def __call__(
+    self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None
+  ):
+    q, k, v = (
+      layer(hidden_states) for layer in (attn.to_q, attn.to_k, attn.to_v)
+    )
     if attn.norm_q is not None:
       q, k = attn.norm_q(q), attn.norm_k(k)
     split = lambda x: x.unflatten(2, (attn.heads, -1)).relu()
@@ -229,13 +295,16 @@ def _cross_norm_eps(seed):
   def change(pipe):
     for block in pipe.transformer.transformer_blocks:
       block.attn2.norm_q.eps = block.attn2.norm_k.eps = 1e-6
+
   return _variant(seed, change, module=dict(cross_norm_eps=1e-6))
 
 
 def _flow_shift(seed):
   def change(pipe):
     pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
-      pipe.scheduler.config, flow_shift=4.0)
+      pipe.scheduler.config, flow_shift=4.0
+    )
+
   return _variant(seed, change, flow_shift=4.0)
 
 
@@ -254,7 +323,8 @@ def _tiles(method, tiles, seed):
   with torch.no_grad():
     out = getattr(theirs, method)(x, return_dict=False)[0]
   got = getattr(tiling, method)(
-    module, variables, jnp.asarray(x.permute(0, 2, 3, 1).numpy()), tiles)
+    module, variables, jnp.asarray(x.permute(0, 2, 3, 1).numpy()), tiles
+  )
   return relative_error(got, out.permute(0, 2, 3, 1).numpy())
 
 
@@ -266,7 +336,8 @@ def _slices(seed):
     want = theirs.decode(x).sample.permute(0, 2, 3, 1).numpy()
   got = tiling.one_by_one(
     lambda x: module.apply(variables, x, method='decode'),
-    jnp.asarray(x.permute(0, 2, 3, 1).numpy()))
+    jnp.asarray(x.permute(0, 2, 3, 1).numpy()),
+  )
   return relative_error(got, want)
 
 
@@ -279,5 +350,6 @@ def _shipped(scale, seed):
   size = (ours.size_px,) * 2
   run = Run('', 20, size, ('a red circle left of a blue square',), 2, scale, '')
   latents = pipelines.noise(theirs, size, 2)
-  return _worst(_ask_ours(ours, run, latents),
-                _ask_theirs(theirs, run, latents))
+  return _worst(
+    _ask_ours(ours, run, latents), _ask_theirs(theirs, run, latents)
+  )

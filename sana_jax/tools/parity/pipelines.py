@@ -25,34 +25,59 @@ for library in (diffusers, transformers):
   library.utils.logging.disable_progress_bar()
 
 # Few words, more than 16 tokens, and more than the 300 that SANA reads.
-PROMPTS = ('a red circle', 'A cat sleeping on a warm, sunny windowsill by red '
-           'flowers and blue squares ', 'three green squares over a lamp ' * 60)
+PROMPTS = (
+  'a red circle',
+  'A cat sleeping on a warm, sunny windowsill by red flowers and blue squares ',
+  'three green squares over a lamp ' * 60,
+)
 NEGATIVE = 'blurry, dusk'
 TRANSFORMER = dict(
-  in_channels=4, out_channels=4, num_attention_heads=3, attention_head_dim=8,
-  num_layers=2, num_cross_attention_heads=2, cross_attention_head_dim=12,
-  cross_attention_dim=24, caption_channels=16, sample_size=8,
-  qk_norm='rms_norm_across_heads')
+  in_channels=4,
+  out_channels=4,
+  num_attention_heads=3,
+  attention_head_dim=8,
+  num_layers=2,
+  num_cross_attention_heads=2,
+  cross_attention_head_dim=12,
+  cross_attention_dim=24,
+  caption_channels=16,
+  sample_size=8,
+  qk_norm='rms_norm_across_heads',
+)
 AUTOENCODER = dict(
-  latent_channels=4, attention_head_dim=8,
+  latent_channels=4,
+  attention_head_dim=8,
   encoder_block_types=['ResBlock', 'ResBlock', 'EfficientViTBlock'],
   decoder_block_types=['ResBlock', 'ResBlock', 'EfficientViTBlock'],
   encoder_block_out_channels=[8, 8, 16],
   decoder_block_out_channels=[8, 16, 16],
-  encoder_layers_per_block=[1, 1, 1], decoder_layers_per_block=[1, 1, 1],
-  encoder_qkv_multiscales=[[], [], [5]], decoder_qkv_multiscales=[[], [], [5]],
-  downsample_block_type='Conv', upsample_block_type='interpolate',
-  scaling_factor=0.41407)
+  encoder_layers_per_block=[1, 1, 1],
+  decoder_layers_per_block=[1, 1, 1],
+  encoder_qkv_multiscales=[[], [], [5]],
+  decoder_qkv_multiscales=[[], [], [5]],
+  downsample_block_type='Conv',
+  upsample_block_type='interpolate',
+  scaling_factor=0.41407,
+)
 TEXT_ENCODER = dict(
-  hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-  num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-  query_pre_attn_scalar=8, sliding_window=64, max_position_embeddings=2048)
+  hidden_size=16,
+  intermediate_size=32,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=8,
+  query_pre_attn_scalar=8,
+  sliding_window=64,
+  max_position_embeddings=2048,
+)
 
 
 def make(
-  seed: int, transformer: Mapping[str, Any] | None = None,
+  seed: int,
+  transformer: Mapping[str, Any] | None = None,
   autoencoder: Mapping[str, Any] | None = None,
-  prompts: Sequence[str] = PROMPTS, flow_shift: float = 3.0,
+  prompts: Sequence[str] = PROMPTS,
+  flow_shift: float = 3.0,
 ) -> diffusers.SanaPipeline:
   """SanaPipeline with a trained tokenizer and random weights elsewhere.
 
@@ -62,16 +87,21 @@ def make(
   torch.manual_seed(seed)
   tokenizer = tokenizers.train([*INSTRUCTION_LINES, *prompts, NEGATIVE], 600)
   config = transformers.Gemma2Config(
-    vocab_size=len(tokenizer), attn_implementation='eager', **TEXT_ENCODER)
+    vocab_size=len(tokenizer), attn_implementation='eager', **TEXT_ENCODER
+  )
   pipe = diffusers.SanaPipeline(
     tokenizer=tokenizer,
     text_encoder=randomise(transformers.Gemma2Model(config)),
     vae=randomise(diffusers.AutoencoderDC(**AUTOENCODER | (autoencoder or {}))),
-    transformer=randomise(diffusers.SanaTransformer2DModel(
-      **TRANSFORMER | (transformer or {}))),
+    transformer=randomise(
+      diffusers.SanaTransformer2DModel(**TRANSFORMER | (transformer or {}))
+    ),
     scheduler=diffusers.DPMSolverMultistepScheduler(
-      flow_shift=flow_shift, prediction_type='flow_prediction',
-      use_flow_sigmas=True))
+      flow_shift=flow_shift,
+      prediction_type='flow_prediction',
+      use_flow_sigmas=True,
+    ),
+  )
   pipe.set_progress_bar_config(disable=True)
   return pipe
 
@@ -89,9 +119,7 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
   return model.eval()
 
 
-def saved(
-  theirs: diffusers.SanaPipeline, dtype: str = 'float32'
-) -> Pipeline:
+def saved(theirs: diffusers.SanaPipeline, dtype: str = 'float32') -> Pipeline:
   """Ours, from the folder that theirs is saved to."""
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
@@ -108,7 +136,9 @@ def noise(
 
 @torch.no_grad()
 def draw(
-  pipe: diffusers.SanaPipeline, prompts: Sequence[str], latents: torch.Tensor,
+  pipe: diffusers.SanaPipeline,
+  prompts: Sequence[str],
+  latents: torch.Tensor,
   **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
   """diffusers' latents and pictures, channels last; prompts one at a time."""
@@ -116,9 +146,15 @@ def draw(
   out, images = [], []
   with quiet():
     for prompt, start in zip(prompts, latents.split(each)):
-      run = lambda kind, prompt=prompt, start=start: pipe(
-        prompt, latents=start, num_images_per_prompt=each, output_type=kind,
-        **options).images
+      run = lambda kind, prompt=prompt, start=start: (
+        pipe(
+          prompt,
+          latents=start,
+          num_images_per_prompt=each,
+          output_type=kind,
+          **options,
+        ).images
+      )
       out.append(run('latent').float().permute(0, 2, 3, 1).numpy())
       images.append(np.asarray(run('np')))
   return np.concatenate(out), np.concatenate(images)

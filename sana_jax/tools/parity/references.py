@@ -41,8 +41,9 @@ class Call(NamedTuple):
     """What the reference's part returns when all of it is in bfloat16."""
     module = copy.deepcopy(self.module).bfloat16()
     with torch.no_grad():
-      return module(*_halved(self.args),
-                    **{k: _halved(x) for k, x in self.kwargs.items()})
+      return module(
+        *_halved(self.args), **{k: _halved(x) for k, x in self.kwargs.items()}
+      )
 
 
 def _halved(x):
@@ -98,9 +99,15 @@ def record(
   def hear(name):
     def hook(module, args, kwargs, output):
       calls[name] = Call(module, args, kwargs, output)
+
     return hook
-  handles = [model.get_submodule(name).register_forward_hook(
-    hear(name), with_kwargs=True) for name in names]
+
+  handles = [
+    model.get_submodule(name).register_forward_hook(
+      hear(name), with_kwargs=True
+    )
+    for name in names
+  ]
   try:
     with torch.no_grad():
       run()
@@ -111,7 +118,9 @@ def record(
 
 
 def compare(
-  area: str, dtype: DType, make: Callable[[], torch.nn.Module],
+  area: str,
+  dtype: DType,
+  make: Callable[[], torch.nn.Module],
   theirs: Callable[[torch.nn.Module], np.ndarray],
   ours: Callable[[Mapping[str, Stored]], Callable[[], Array]],
   halve: Callable[[torch.nn.Module], Any] = torch.nn.Module.bfloat16,
@@ -140,7 +149,9 @@ def compare(
 
 
 def apply(
-  module: nn.Module, variables: PyTree, *args: Any,
+  module: nn.Module,
+  variables: PyTree,
+  *args: Any,
   method: str | Callable = '__call__',
 ) -> Any:
   """One compiled call; float32 means float32 on every device."""

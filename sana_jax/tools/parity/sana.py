@@ -27,9 +27,17 @@ from sana_jax.weights import table
 
 AREA = 'sana'
 TINY = dict(
-  in_channels=4, out_channels=4, num_attention_heads=3, attention_head_dim=8,
-  num_layers=3, num_cross_attention_heads=2, cross_attention_head_dim=12,
-  cross_attention_dim=24, caption_channels=10, sample_size=8)
+  in_channels=4,
+  out_channels=4,
+  num_attention_heads=3,
+  attention_head_dim=8,
+  num_layers=3,
+  num_cross_attention_heads=2,
+  cross_attention_head_dim=12,
+  cross_attention_dim=24,
+  caption_channels=10,
+  sample_size=8,
+)
 NORM = dict(qk_norm='rms_norm_across_heads')
 VARIANTS = {
   '': {},
@@ -38,21 +46,28 @@ VARIANTS = {
   'guidance': dict(guidance_embeds=True, **NORM),
   'patches of 2': dict(patch_size=2, interpolation_scale=1.0),
   'affine norm and biases': dict(
-    norm_elementwise_affine=True, attention_bias=True),
+    norm_elementwise_affine=True, attention_bias=True
+  ),
   'other widths': dict(out_channels=6, mlp_ratio=3.0),
 }
 # For bfloat16. Heads of 32: with few dimensions a query may have no positive
 # entry, and then rounding decides between an average of values and zero.
 _WIDE = dict(
-  num_attention_heads=4, attention_head_dim=32, num_cross_attention_heads=4,
-  cross_attention_head_dim=32, cross_attention_dim=128)
+  num_attention_heads=4,
+  attention_head_dim=32,
+  num_cross_attention_heads=4,
+  cross_attention_head_dim=32,
+  cross_attention_dim=128,
+)
 MASKS = {
   'partial': [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]],
   'all ones': [[1] * 5] * 2,
   'all zeros': [[0] * 5] * 2,
 }
-FULL = (('sana_600m_1024', '0.6B at 1024 px', 32),
-        ('sana_1600m_512', '1.6B at 512 px', 16))
+FULL = (
+  ('sana_600m_1024', '0.6B at 1024 px', 32),
+  ('sana_1600m_512', '1.6B at 512 px', 16),
+)
 BFLOAT16 = jnp.bfloat16
 
 
@@ -75,18 +90,23 @@ class Inputs(NamedTuple):
     return cls(
       draw(images, *size, config['in_channels']),
       rng.uniform(0, 1000, images).astype(np.float32),
-      draw(images, words, config['caption_channels']), mask,
-      guidance if config.get('guidance_embeds') else None)
+      draw(images, words, config['caption_channels']),
+      mask,
+      guidance if config.get('guidance_embeds') else None,
+    )
 
   def run(self, model: torch.nn.Module) -> np.ndarray:
     """The reference's velocity, with channels last."""
     tensor = lambda x: torch.from_numpy(x).to(model.dtype)
     guidance = self.guidance
     out = model(
-      tensor(references.channels_first(self.latents)), tensor(self.text),
+      tensor(references.channels_first(self.latents)),
+      tensor(self.text),
       torch.from_numpy(self.timesteps),
       guidance=None if guidance is None else torch.from_numpy(guidance),
-      encoder_attention_mask=tensor(self.mask), return_dict=False)[0]
+      encoder_attention_mask=tensor(self.mask),
+      return_dict=False,
+    )[0]
     return references.channels_last(references.as_array(out))
 
 
@@ -98,17 +118,36 @@ def cases() -> list[Case]:
 def _part_cases():
   out = []
   for what, part in PARTS.items():
-    out.append(Case(
-      AREA, what, 'tiny', 'float32', MODULE,
-      functools.partial(measure_part, VARIANTS[part.variant], part),
-      against=part.against))
-  for what in ('linear attention', 'cross-attention', 'Mix-FFN', 'first block',
-               'last block, QK-norm'):
+    out.append(
+      Case(
+        AREA,
+        what,
+        'tiny',
+        'float32',
+        MODULE,
+        functools.partial(measure_part, VARIANTS[part.variant], part),
+        against=part.against,
+      )
+    )
+  for what in (
+    'linear attention',
+    'cross-attention',
+    'Mix-FFN',
+    'first block',
+    'last block, QK-norm',
+  ):
     part = PARTS[what]
     config = VARIANTS[part.variant] | _WIDE
-    out.append(Case(
-      AREA, what, 'tiny', 'bfloat16', 0.018,
-      functools.partial(measure_part, config, part, dtype=BFLOAT16)))
+    out.append(
+      Case(
+        AREA,
+        what,
+        'tiny',
+        'bfloat16',
+        0.018,
+        functools.partial(measure_part, config, part, dtype=BFLOAT16),
+      )
+    )
   return out
 
 
@@ -116,23 +155,50 @@ def _whole_cases():
   out = []
   name = lambda *words: ', '.join(['velocity', *filter(None, words)])
   for variant, config in VARIANTS.items():
-    out.append(Case(
-      AREA, name(variant), 'tiny', 'float32', MODULE,
-      functools.partial(measure_whole, config)))
+    out.append(
+      Case(
+        AREA,
+        name(variant),
+        'tiny',
+        'float32',
+        MODULE,
+        functools.partial(measure_whole, config),
+      )
+    )
   for mask in ('all ones', 'all zeros'):
-    out.append(Case(
-      AREA, name(f'mask {mask}'), 'tiny', 'float32', MODULE,
-      functools.partial(measure_whole, {}, mask=MASKS[mask])))
+    out.append(
+      Case(
+        AREA,
+        name(f'mask {mask}'),
+        'tiny',
+        'float32',
+        MODULE,
+        functools.partial(measure_whole, {}, mask=MASKS[mask]),
+      )
+    )
   for variant in ('', 'QK-norm'):
-    out.append(Case(
-      AREA, name(variant, 'text projected once'), 'tiny', 'float32', MODULE,
-      functools.partial(measure_whole, VARIANTS[variant], projected=True)))
+    out.append(
+      Case(
+        AREA,
+        name(variant, 'text projected once'),
+        'tiny',
+        'float32',
+        MODULE,
+        functools.partial(measure_whole, VARIANTS[variant], projected=True),
+      )
+    )
   for variant in ('', 'QK-norm', 'guidance'):
     config = VARIANTS[variant] | _WIDE
-    out.append(Case(
-      AREA, name(variant), 'tiny', 'bfloat16', 0.018,
-      averaged(functools.partial(
-        measure_whole, config, dtype=BFLOAT16))))
+    out.append(
+      Case(
+        AREA,
+        name(variant),
+        'tiny',
+        'bfloat16',
+        0.018,
+        averaged(functools.partial(measure_whole, config, dtype=BFLOAT16)),
+      )
+    )
   return out
 
 
@@ -144,11 +210,19 @@ def _full_cases():
     fields = {f: getattr(module, f) for f in module.__dataclass_fields__}
     config = maps.diffusers_config(fields)
     for dtype in (jnp.float32, BFLOAT16):
-      out.append(Case(
-        AREA, 'velocity', what, jnp.dtype(dtype).name,
-        MODULE if dtype == jnp.float32 else 0.018,
-        functools.partial(measure_whole, config, mask=mask, dtype=dtype,
-                          side=side), quick=False))
+      out.append(
+        Case(
+          AREA,
+          'velocity',
+          what,
+          jnp.dtype(dtype).name,
+          MODULE if dtype == jnp.float32 else 0.018,
+          functools.partial(
+            measure_whole, config, mask=mask, dtype=dtype, side=side
+          ),
+          quick=False,
+        )
+      )
   return out
 
 
@@ -156,16 +230,21 @@ def make(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
   """diffusers' model with random weights."""
   torch.manual_seed(seed)
   return references.randomise(
-    diffusers.SanaTransformer2DModel.from_config(config))
+    diffusers.SanaTransformer2DModel.from_config(config)
+  )
 
 
 @functools.cache
 def shapes(module: models.Sana) -> PyTree:
   p = module.patch_size
   return jax.eval_shape(
-    module.init, jax.random.key(0), jnp.zeros((1, p, p, module.in_channels)),
-    jnp.zeros(1), jnp.zeros((1, 5, module.caption_channels)),
-    guidance=jnp.zeros(1))['params']
+    module.init,
+    jax.random.key(0),
+    jnp.zeros((1, p, p, module.in_channels)),
+    jnp.zeros(1),
+    jnp.zeros((1, 5, module.caption_channels)),
+    guidance=jnp.zeros(1),
+  )['params']
 
 
 def converted(config, tensors, dtype) -> tuple[models.Sana, PyTree]:
@@ -177,8 +256,11 @@ def converted(config, tensors, dtype) -> tuple[models.Sana, PyTree]:
 
 
 def measure_whole(
-  config: Mapping[str, Any], seed: int, mask=MASKS['partial'],
-  dtype: DType = jnp.float32, side: int | None = None,
+  config: Mapping[str, Any],
+  seed: int,
+  mask=MASKS['partial'],
+  dtype: DType = jnp.float32,
+  side: int | None = None,
   projected: bool = False,
 ):
   """The whole model, with latents of 6 x 8, or `side` squared.
@@ -191,20 +273,28 @@ def measure_whole(
 
   def ours(tensors):
     module, params = converted(config, tensors, dtype)
-    given = inputs._replace(text=_projected(module, params, inputs.text)
-                            ) if projected else inputs
+    given = (
+      inputs._replace(text=_projected(module, params, inputs.text))
+      if projected
+      else inputs
+    )
     return lambda: references.apply(module, {'params': params}, *given)
+
   return references.compare(
-    AREA, dtype, lambda: make(config, seed), inputs.run, ours)
+    AREA, dtype, lambda: make(config, seed), inputs.run, ours
+  )
 
 
 def _projected(module, params, text):
   return references.apply(
-    module, {'params': params}, text, method='project_text')
+    module, {'params': params}, text, method='project_text'
+  )
 
 
 def measure_part(
-  config: Mapping[str, Any], part: Part, seed: int,
+  config: Mapping[str, Any],
+  part: Part,
+  seed: int,
   dtype: DType = jnp.float32,
 ):
   """One part, given what it is given inside the whole model."""
@@ -214,7 +304,8 @@ def measure_part(
   inputs = Inputs.draw(seed, config, MASKS['partial'])
   until = part.name if part.until is None else part.until
   calls = references.record(
-    theirs, {part.name, until}, lambda: inputs.run(theirs))
+    theirs, {part.name, until}, lambda: inputs.run(theirs)
+  )
   call, want = calls[part.name], calls[until].output
   module, params = converted(config, references.weights(theirs), dtype)
   grid = [n // module.patch_size for n in inputs.latents.shape[1:3]]
@@ -222,13 +313,22 @@ def measure_part(
   if dtype == jnp.float32:
     return relative_error(_joined(got), _joined(want))
   return bfloat16(
-    AREA, _joined(got), _joined(call.in_bfloat16()), _joined(want))
+    AREA, _joined(got), _joined(call.in_bfloat16()), _joined(want)
+  )
 
 
 def _joined(outputs) -> np.ndarray:
   """One vector per image of one or several outputs, theirs or ours."""
   outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-  return np.concatenate([
-    np.reshape(references.as_array(x) if isinstance(x, torch.Tensor)
-               else np.asarray(x, np.float32), (x.shape[0], -1))
-    for x in outputs], axis=1)
+  return np.concatenate(
+    [
+      np.reshape(
+        references.as_array(x)
+        if isinstance(x, torch.Tensor)
+        else np.asarray(x, np.float32),
+        (x.shape[0], -1),
+      )
+      for x in outputs
+    ],
+    axis=1,
+  )

@@ -47,14 +47,16 @@ class Part:
 
 
 def patches(model, params, given, grid):
-  return _tokens(_apply(
-    model, params, references.channels_last(given[0]), part='tokens'))
+  return _tokens(
+    _apply(model, params, references.channels_last(given[0]), part='tokens')
+  )
 
 
 def time(model, params, given, grid):
   guidance = given[1] if model.guidance_embeds else None
   vector, modulation = _apply(
-    model, params, given[0], guidance, part='time_embed')
+    model, params, given[0], guidance, part='time_embed'
+  )
   return modulation, vector
 
 
@@ -68,28 +70,46 @@ def caption_norm(model, params, given, grid):
 
 
 def linear_attention(model, params, given, grid, perturbed=None):
-  return _tokens(_apply(
-    _block(model), _of_block(params, 0), _image(given[0], grid), perturbed,
-    part='self_attention'))
+  return _tokens(
+    _apply(
+      _block(model),
+      _of_block(params, 0),
+      _image(given[0], grid),
+      perturbed,
+      part='self_attention',
+    )
+  )
 
 
 def perturbed_attention(model, params, given, grid):
   """The second half of the images sees only itself."""
   images = len(given[0])
   return linear_attention(
-    model, params, given, grid, np.arange(images) >= images // 2)
+    model, params, given, grid, np.arange(images) >= images // 2
+  )
 
 
 def cross_attention(model, params, given, grid):
   x, text, bias = given
-  return _tokens(_apply(
-    _block(model), _of_block(params, 0), _image(x, grid), text,
-    np.float32(bias[:, 0]), part='cross_attention'))
+  return _tokens(
+    _apply(
+      _block(model),
+      _of_block(params, 0),
+      _image(x, grid),
+      text,
+      np.float32(bias[:, 0]),
+      part='cross_attention',
+    )
+  )
 
 
 def mix_ffn(model, params, given, grid):
-  y = _apply(_block(model), _of_block(params, 0),
-             references.channels_last(given[0]), part='mix_ffn')
+  y = _apply(
+    _block(model),
+    _of_block(params, 0),
+    references.channels_last(given[0]),
+    part='mix_ffn',
+  )
   return references.channels_first(y)
 
 
@@ -99,19 +119,27 @@ def norm(model, params, given, grid):
 
 def block(i: int) -> Ours:
   """The i-th block."""
+
   def ours(model, params, given, grid):
     x, text, bias, modulation = given
     y, _ = _apply(
-      _block(model), _of_block(params, i), _image(x, grid),
-      modulation.reshape(len(x), 6, -1), text, np.float32(bias[:, 0]))
+      _block(model),
+      _of_block(params, i),
+      _image(x, grid),
+      modulation.reshape(len(x), 6, -1),
+      text,
+      np.float32(bias[:, 0]),
+    )
     return _tokens(y)
+
   return ours
 
 
 def head(model, params, given, grid):
   x, vector, _ = given
   return references.channels_first(
-    _apply(model, params, _image(x, grid), vector, part='head'))
+    _apply(model, params, _image(x, grid), vector, part='head')
+  )
 
 
 def with_fields(ours: Ours, **fields: Any) -> Ours:
@@ -121,10 +149,12 @@ def with_fields(ours: Ours, **fields: Any) -> Ours:
 
 def small(size: float, *names: str):
   """Makes what these layers return so small that an eps behind it is seen."""
+
   def adjust(model):
     for name in names:
       for p in model.get_submodule(name).parameters():
         p.data.mul_(size)
+
   return adjust
 
 
@@ -135,25 +165,32 @@ def small_queries(attention: str, size: float):
 
 def small_and_eps(size: float, eps: float):
   """Small queries in the cross-attention, and another eps of its norms."""
+
   def adjust(model):
     small_queries('attn2', size)(model)
     attend = model.transformer_blocks[0].attn2
     attend.norm_q.eps = attend.norm_k.eps = eps
+
   return adjust
 
 
 def small_and_eps_in_the_sum(size: float, eps: float):
   """Small queries in the linear attention, whose eps diffusers has fixed."""
+
   def adjust(model):
     small_queries('attn1', size)(model)
     model.transformer_blocks[0].attn1.processor = LinearAttention(eps)
+
   return adjust
 
 
 def perturb(model):
   """Perturbed-attention guidance, in the first block."""
-  model.transformer_blocks[0].attn1.processor = (
-    attention_processor.PAGIdentitySanaLinearAttnProcessor2_0())
+  model.transformer_blocks[
+    0
+  ].attn1.processor = (
+    attention_processor.PAGIdentitySanaLinearAttnProcessor2_0()
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +202,8 @@ class LinearAttention:
   def __call__(self, attention, x, **_):
     q, k, v = (
       dense(x).unflatten(-1, (attention.heads, -1)).double()
-      for dense in (attention.to_q, attention.to_k, attention.to_v))
+      for dense in (attention.to_q, attention.to_k, attention.to_v)
+    )
     q, k = q.relu(), k.relu()
     weights = torch.einsum('bnhk,bmhk->bhnm', q, k)
     weights = weights / (weights.sum(-1, keepdim=True) + self.eps)
@@ -204,48 +242,62 @@ def _tokens(x):
 PARTS = {
   'patch embedding': Part('patch_embed', patches),
   'patch embedding, positions': Part('patch_embed', patches, 'positions'),
-  'patch embedding, patches of 2': Part(
-    'patch_embed', patches, 'patches of 2'),
+  'patch embedding, patches of 2': Part('patch_embed', patches, 'patches of 2'),
   'time embedding': Part('time_embed', time),
   'time embedding, guidance': Part('time_embed', time, 'guidance'),
   'caption projection and norm': Part(
-    'caption_projection', caption, until='caption_norm'),
+    'caption_projection', caption, until='caption_norm'
+  ),
   'caption norm': Part('caption_norm', caption_norm),
   'caption norm, small states': Part(
-    'caption_norm', caption_norm,
-    adjust=small(1e-2, 'caption_projection.linear_2')),
+    'caption_norm',
+    caption_norm,
+    adjust=small(1e-2, 'caption_projection.linear_2'),
+  ),
   'norm before attention': Part(f'{_FIRST}.norm1', norm),
   'norm before attention, small tokens': Part(
-    f'{_FIRST}.norm1', norm, adjust=small(1e-2, 'patch_embed')),
+    f'{_FIRST}.norm1', norm, adjust=small(1e-2, 'patch_embed')
+  ),
   'linear attention': Part(f'{_FIRST}.attn1', linear_attention),
   'linear attention, QK-norm': Part(
-    f'{_FIRST}.attn1', linear_attention, 'QK-norm'),
+    f'{_FIRST}.attn1', linear_attention, 'QK-norm'
+  ),
   'linear attention, biases': Part(
-    f'{_FIRST}.attn1', linear_attention, 'affine norm and biases'),
+    f'{_FIRST}.attn1', linear_attention, 'affine norm and biases'
+  ),
   'linear attention, small queries': Part(
-    f'{_FIRST}.attn1', linear_attention,
-    adjust=small_queries('attn1', 1e-7)),
+    f'{_FIRST}.attn1', linear_attention, adjust=small_queries('attn1', 1e-7)
+  ),
   "linear attention, NVIDIA's eps": Part(
-    f'{_FIRST}.attn1', with_fields(linear_attention, attention_eps=1e-8),
-    adjust=small_and_eps_in_the_sum(1e-4, 1e-8), against='closed form'),
+    f'{_FIRST}.attn1',
+    with_fields(linear_attention, attention_eps=1e-8),
+    adjust=small_and_eps_in_the_sum(1e-4, 1e-8),
+    against='closed form',
+  ),
   'linear attention, half of the images perturbed': Part(
-    f'{_FIRST}.attn1', perturbed_attention, adjust=perturb),
+    f'{_FIRST}.attn1', perturbed_attention, adjust=perturb
+  ),
   'cross-attention': Part(f'{_FIRST}.attn2', cross_attention),
   'cross-attention, QK-norm': Part(
-    f'{_FIRST}.attn2', cross_attention, 'QK-norm'),
+    f'{_FIRST}.attn2', cross_attention, 'QK-norm'
+  ),
   'cross-attention, QK-norm, small queries': Part(
-    f'{_FIRST}.attn2', cross_attention, 'QK-norm',
-    small_queries('attn2', 1e-2)),
+    f'{_FIRST}.attn2', cross_attention, 'QK-norm', small_queries('attn2', 1e-2)
+  ),
   "cross-attention, NVIDIA's norm eps": Part(
-    f'{_FIRST}.attn2', with_fields(cross_attention, cross_norm_eps=1e-6),
-    'QK-norm', small_and_eps(1e-2, 1e-6)),
+    f'{_FIRST}.attn2',
+    with_fields(cross_attention, cross_norm_eps=1e-6),
+    'QK-norm',
+    small_and_eps(1e-2, 1e-6),
+  ),
   'Mix-FFN': Part(f'{_FIRST}.ff', mix_ffn),
   'Mix-FFN, ratio 3': Part(f'{_FIRST}.ff', mix_ffn, 'other widths'),
   'first block': Part(_FIRST, block(0)),
   'last block': Part('transformer_blocks.2', block(2)),
   'last block, QK-norm': Part('transformer_blocks.2', block(2), 'QK-norm'),
   'last block, affine norm and biases': Part(
-    'transformer_blocks.2', block(2), 'affine norm and biases'),
+    'transformer_blocks.2', block(2), 'affine norm and biases'
+  ),
   'head': Part('norm_out', head, until=''),
   'head, patches of 2': Part('norm_out', head, 'patches of 2', until=''),
 }

@@ -24,11 +24,15 @@ FOLDER = '~/.cache/sana_jax/plans'
 def key(request: dict[str, Any]) -> str:
   """Of a request: another config, compiler or source has another one."""
   config = rules.changing(PROGRAM, ConfigDict(request['config']))
-  facts = request | {'config': config, 'sources': sources(),
-                     'compilers': compilers()}
+  facts = request | {
+    'config': config,
+    'sources': sources(),
+    'compilers': compilers(),
+  }
   del facts['layout']  # A name; what it says is in the config.
   return hashlib.sha256(
-    json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    json.dumps(facts, sort_keys=True, default=str).encode()
+  ).hexdigest()[:24]
 
 
 def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
@@ -44,8 +48,10 @@ def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
 def write(folder: pathlib.Path, name: str, facts: dict[str, Any]) -> None:
   """All of it or nothing, with a checksum."""
   folder.mkdir(parents=True, exist_ok=True)
-  files.write_text(folder / f'{name}.json', json.dumps(
-    {'checksum': _checksum(facts), 'facts': facts}))
+  files.write_text(
+    folder / f'{name}.json',
+    json.dumps({'checksum': _checksum(facts), 'facts': facts}),
+  )
 
 
 def _checksum(facts):
@@ -66,16 +72,23 @@ def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
   Kernels and tasks are imported by name when they are used, and chips are data.
   """
-  root, of_kernels = (pathlib.Path(package.__file__).parent
-                      for package in (sana_jax, kernels))
+  root, of_kernels = (
+    pathlib.Path(package.__file__).parent for package in (sana_jax, kernels)
+  )
   data = [*of_kernels.glob('**/*.*'), *root.glob('analysis/*.txtpb')]
-  modules = ['tools.plan.worker', *(
-    name.removeprefix('sana_jax.') for name in SHIPPED.values())]
+  modules = [
+    'tools.plan.worker',
+    *(name.removeprefix('sana_jax.') for name in SHIPPED.values()),
+  ]
   imported = set().union(*(imported_files(root, name) for name in modules))
   return sorted(
     [(root, path) for path in imported]
-    + [(root if path.is_relative_to(root) else of_kernels, path)
-       for path in data if path.suffix in ('.py', '.txtpb', '.json')])
+    + [
+      (root if path.is_relative_to(root) else of_kernels, path)
+      for path in data
+      if path.suffix in ('.py', '.txtpb', '.json')
+    ]
+  )
 
 
 @functools.cache

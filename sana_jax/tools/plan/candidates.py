@@ -39,8 +39,11 @@ class Candidate:
 
   def layout(self) -> dict[str, int | str]:
     """What a layout file says to have it."""
-    return {key: value for key, value in base.changing(
-      LAYOUT, self.config).items() if value != ''}
+    return {
+      key: value
+      for key, value in base.changing(LAYOUT, self.config).items()
+      if value != ''
+    }
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:
@@ -69,8 +72,9 @@ def count(params: PyTree) -> int:
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
-def make(name: str, config: ConfigDict, pod: chips.Topology,
-         params: PyTree) -> list[Candidate]:
+def make(
+  name: str, config: ConfigDict, pod: chips.Topology, params: PyTree
+) -> list[Candidate]:
   """The layout on a pod; where an axis does not divide, also one that does.
 
   A layout for several slices is given as many as there are (hosts, of GPUs);
@@ -81,8 +85,13 @@ def make(name: str, config: ConfigDict, pod: chips.Topology,
   if config.mesh.slices > 1:
     config.mesh.slices = islands(pod)
     if islands(pod) == 1:
-      return [Candidate(name, config, 'It is for several slices or hosts, and '
-                        f'{pod.name} has one.')]
+      return [
+        Candidate(
+          name,
+          config,
+          f'It is for several slices or hosts, and {pod.name} has one.',
+        )
+      ]
   try:
     return [_resolved(name, config, pod, params)]
   except UserError as e:
@@ -100,7 +109,8 @@ def islands(pod: chips.Topology) -> int:
 def _nearest(name, config, pod, params) -> Iterator[Candidate]:
   """The same with fewer ways of fsdp, and copies of the model for the rest."""
   ways = pod.devices // (
-    config.mesh.slices * config.mesh.tensor * config.mesh.sequence)
+    config.mesh.slices * config.mesh.tensor * config.mesh.sequence
+  )
   for fsdp in (n for n in range(ways, 1, -1) if ways % n == 0):
     other = copied(config)
     other.mesh.update(data=-1, fsdp=fsdp)
@@ -148,15 +158,20 @@ def _check_heads(config, sizes):
   if 'cross_heads' in model:  # The transformer; its heads have 32 channels.
     sizes_of['width / head_dim'] = model.width // model.get('head_dim', 32)
   for axis, key in (
-      ('tensor', 'cross_heads'), ('tensor', 'width / head_dim'),
-      ('tensor', 'heads'), ('tensor', 'kv_heads'), ('sequence', 'sample_size')):
+    ('tensor', 'cross_heads'),
+    ('tensor', 'width / head_dim'),
+    ('tensor', 'heads'),
+    ('tensor', 'kv_heads'),
+    ('sequence', 'sample_size'),
+  ):
     size = sizes_of.get(key, 0)
     if size % sizes.get(axis, 1):
       allowed = [n for n in range(1, size + 1) if size % n == 0]
       near = sorted(allowed, key=lambda n: abs(n - sizes[axis]))[:3]
       raise UserError(
         f'mesh.{axis}={sizes[axis]} does not divide config.model.{key}={size}; '
-        f'nearest that do are {", ".join(map(str, sorted(near)))}.')
+        f'nearest that do are {", ".join(map(str, sorted(near)))}.'
+      )
 
 
 def _first_line(error):

@@ -20,7 +20,10 @@ _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 def compile_plan(
-  config: ConfigDict, topology: str, layout: str, mode: str,
+  config: ConfigDict,
+  topology: str,
+  layout: str,
+  mode: str,
   folder: pathlib.Path,
 ) -> Plan:
   """Compiles; what XLA writes about it comes to `folder`.
@@ -36,34 +39,50 @@ def compile_plan(
     program = steps.make(config, mesh, mode)
     compiled, said = _compile(program, mesh, platform, folder)
   plan = Plan(
-    layout, topology, mode, dict(mesh.shape), config.batch_size,
-    config.num_steps, usable=chips.parse(topology).chip.of_device().usable,
-    compile_seconds=time.perf_counter() - start, versions=cache.compilers())
+    layout,
+    topology,
+    mode,
+    dict(mesh.shape),
+    config.batch_size,
+    config.num_steps,
+    usable=chips.parse(topology).chip.of_device().usable,
+    compile_seconds=time.perf_counter() - start,
+    versions=cache.compilers(),
+  )
   parts = {name: of_device(tree) for name, tree in program.parts.items()}
   forward = steps.forward_flops(config) * config.batch_size
   expected = forward * steps.run_passes(config, mode) / mesh.size
-  found = (_whole(compiled, parts, mesh, topology, folder, expected)
-           if compiled else _too_large(said, parts, folder))
-  return Plan(**plan.__dict__ | found | {
-    'model_flops': float(forward * steps.passes(config, mode))})
+  found = (
+    _whole(compiled, parts, mesh, topology, folder, expected)
+    if compiled
+    else _too_large(said, parts, folder)
+  )
+  return Plan(
+    **plan.__dict__
+    | found
+    | {'model_flops': float(forward * steps.passes(config, mode))}
+  )
 
 
 def of_device(tree) -> int:
   """Bytes of arrays, each by its sharding, on one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree))
+    for x in jax.tree.leaves(tree)
+  )
 
 
 def memory(
-    compiled: jax.stages.Compiled, parts: dict[str, int]) -> dict[str, int]:
+  compiled: jax.stages.Compiled, parts: dict[str, int]
+) -> dict[str, int]:
   """Bytes of a device by kind; `parts` of arguments are told beforehand."""
   found = compiled.memory_analysis()
   return parts | {
     'padding': max(0, found.argument_size_in_bytes - sum(parts.values())),
     'results': max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
     'temporaries': found.temp_size_in_bytes,
-    'code': found.generated_code_size_in_bytes}
+    'code': found.generated_code_size_in_bytes,
+  }
 
 
 def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
@@ -71,22 +90,27 @@ def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
   found = chips.parse(topology)
   if found.chip.is_gpu:
     # JAX numbers the devices of a described topology host by host.
-    return [collectives.Place((), d.id // found.shape[2])
-            for d in mesh.devices.flat]
-  return [collectives.Place(tuple(d.coords), getattr(d, 'slice_index', 0))
-          for d in mesh.devices.flat]
+    return [
+      collectives.Place((), d.id // found.shape[2]) for d in mesh.devices.flat
+    ]
+  return [
+    collectives.Place(tuple(d.coords), getattr(d, 'slice_index', 0))
+    for d in mesh.devices.flat
+  ]
 
 
 def _compile(program, mesh, platform, folder):
   """(program, '') or (None, what the compiler says of its size)."""
   try:
     return topologies.compile_for(
-      platform, mesh, program.lower, xla_dump_to=str(folder)), ''
+      platform, mesh, program.lower, xla_dump_to=str(folder)
+    ), ''
   except topologies.TooLargeError as e:
     return None, e.said
   except jax.errors.JaxRuntimeError as e:
-    raise UserError(f'XLA does not compile this: '
-                    f'{str(e).strip().splitlines()[0]}') from e
+    raise UserError(
+      f'XLA does not compile this: {str(e).strip().splitlines()[0]}'
+    ) from e
 
 
 def _whole(compiled, parts, mesh, topology, folder, expected):
@@ -98,13 +122,18 @@ def _whole(compiled, parts, mesh, topology, folder, expected):
   done = work.of_program(module, expected if calls else 0.0)
   return {
     'memory': memory(compiled, parts),
-    'work': done, 'kernels': calls,
+    'work': done,
+    'kernels': calls,
     'hardware_flops': sum(w.flops for w in done) * mesh.size,
     'collectives': collectives.find(
-      module, dict(mesh.shape), places(mesh, topology),
-      () if shape.chip.is_gpu else shape.shape),
+      module,
+      dict(mesh.shape),
+      places(mesh, topology),
+      () if shape.chip.is_gpu else shape.shape,
+    ),
     'temporaries': arranged.largest if arranged else [],
-    'recomputed': sum('.remat' in x.name for x in module.instructions())}
+    'recomputed': sum('.remat' in x.name for x in module.instructions()),
+  }
 
 
 def _too_large(said, parts, folder):
@@ -113,13 +142,16 @@ def _too_large(said, parts, folder):
   if arranged:
     total = arranged.total
   else:
-    found = re.search(r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds',
-                      said)
+    found = re.search(
+      r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds', said
+    )
     number, unit = [g for g in found.groups() if g] if found else (0, 'G')
     total = float(number) * _UNITS[unit]
   rest = max(0, int(total) - sum(parts.values()))
-  return {'memory': parts | {'temporaries': rest},
-          'temporaries': arranged.largest if arranged else []}
+  return {
+    'memory': parts | {'temporaries': rest},
+    'temporaries': arranged.largest if arranged else [],
+  }
 
 
 def _kernels(module):

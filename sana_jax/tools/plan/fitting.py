@@ -14,7 +14,9 @@ _COUNT = 3  # Changes that are told.
 
 
 def largest(
-  fits: Callable[[int], bool], start: int = 4, most: int = _MOST,
+  fits: Callable[[int], bool],
+  start: int = 4,
+  most: int = _MOST,
 ) -> int:
   """The largest batch that fits, to one part in eight; 0 where none does.
 
@@ -30,7 +32,8 @@ def largest(
 
 
 def fit(
-  candidate: Candidate, pod: chips.Topology,
+  candidate: Candidate,
+  pod: chips.Topology,
   compiled: Callable[[Candidate], Plan],
 ) -> tuple[Candidate, Plan]:
   """The candidate with the largest batch that fits; with one image a chip
@@ -42,6 +45,7 @@ def fit(
   def fits(n):
     found[n] = candidate.with_batch(n, pod)
     return compiled(found[n]).fits
+
   best = found.get(largest(fits)) or candidate.with_batch(1, pod)
   return best, compiled(best)
 
@@ -54,44 +58,62 @@ class Change:
   candidate: Candidate
 
 
-def changes(candidate: Candidate, pod: chips.Topology,
-            others: list[Candidate]) -> Iterator[Change]:
+def changes(
+  candidate: Candidate, pod: chips.Topology, others: list[Candidate]
+) -> Iterator[Change]:
   """What may make a candidate fit, the least change first."""
   config = candidate.config
   model, chips_ = config.model, pod.chips
   per_chip = config.batch_size / chips_
   remat = model.get('remat')
   if remat not in (None, 'full', 'offload'):
-    yield _changed(candidate, "model.remat='full'", lambda c: c.model.update(
-      remat='full'))
+    yield _changed(
+      candidate, "model.remat='full'", lambda c: c.model.update(remat='full')
+    )
   if per_chip >= 2 and config.batch_size % (2 * chips_) == 0:
     yield _changed(
-      candidate, f'batch_size={config.batch_size // 2}',
-      lambda c: c.update(batch_size=config.batch_size // 2))
+      candidate,
+      f'batch_size={config.batch_size // 2}',
+      lambda c: c.update(batch_size=config.batch_size // 2),
+    )
     yield _changed(
-      candidate, f'accumulate_steps={2 * config.accumulate_steps}',
-      lambda c: c.update(accumulate_steps=2 * config.accumulate_steps))
+      candidate,
+      f'accumulate_steps={2 * config.accumulate_steps}',
+      lambda c: c.update(accumulate_steps=2 * config.accumulate_steps),
+    )
   if config.optimizer.name != 'came_8bit':
-    yield _changed(candidate, "optimizer.name='came_8bit'",
-                   lambda c: c.optimizer.update(name='came_8bit'))
+    yield _changed(
+      candidate,
+      "optimizer.name='came_8bit'",
+      lambda c: c.optimizer.update(name='came_8bit'),
+    )
   for other in others:
     if not other.problem and other.name != candidate.name:
       changed = copied(other.config)
       changed.batch_size = config.batch_size
       yield Change(f'layout {other.name}', Candidate(other.name, changed))
   if per_chip > 1:
-    yield _changed(candidate, f'batch_size={chips_}',
-                   lambda c: c.update(batch_size=chips_))
+    yield _changed(
+      candidate, f'batch_size={chips_}', lambda c: c.update(batch_size=chips_)
+    )
   if config.param_dtype != 'bfloat16':
-    yield _changed(candidate, "param_dtype='bfloat16'",
-                   lambda c: c.update(param_dtype='bfloat16'))
+    yield _changed(
+      candidate,
+      "param_dtype='bfloat16'",
+      lambda c: c.update(param_dtype='bfloat16'),
+    )
   if remat not in (None, 'offload'):
-    yield _changed(candidate, "model.remat='offload'",
-                   lambda c: c.model.update(remat='offload'))
+    yield _changed(
+      candidate,
+      "model.remat='offload'",
+      lambda c: c.model.update(remat='offload'),
+    )
 
 
 def remedies(
-  candidate: Candidate, pod: chips.Topology, others: list[Candidate],
+  candidate: Candidate,
+  pod: chips.Topology,
+  others: list[Candidate],
   compiled: Callable[[Candidate], Plan],
 ) -> list[tuple[str, Plan]]:
   """The first three changes after which it fits, each compiled."""
@@ -108,5 +130,4 @@ def remedies(
 def _changed(candidate, said, change: Callable[[ConfigDict], None]):
   config = copied(candidate.config)
   change(config)
-  return Change(f'config.{said}', dataclasses.replace(
-    candidate, config=config))
+  return Change(f'config.{said}', dataclasses.replace(candidate, config=config))

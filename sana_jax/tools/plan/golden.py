@@ -50,8 +50,11 @@ class Golden:
     return f'{self.config}-{re.sub("[:@]", "-", self.topology)}.txt'
 
   def __str__(self) -> str:
-    parts = [f'{self.config} on {self.topology}\n', self.compiled,
-             self.shardings]
+    parts = [
+      f'{self.config} on {self.topology}\n',
+      self.compiled,
+      self.shardings,
+    ]
     return '\n'.join(part for part in parts if part)
 
 
@@ -60,32 +63,40 @@ def read(path: pathlib.Path) -> Golden:
   head, *parts = path.read_text(encoding='utf-8').split('\n\n')
   found = re.fullmatch(r'(\S+) on (\S+)', head)
   if found is None or not 1 <= len(parts) <= 2:
-    raise UserError(f'{path} is no golden plan; its first line would be '
-                    "'CONFIG on TOPOLOGY'.")
+    raise UserError(
+      f"{path} is no golden plan; its first line would be 'CONFIG on TOPOLOGY'."
+    )
   compiled = parts[0] + '\n' if parts[0].startswith(_COMPILED) else ''
   return Golden(*found.groups(), parts[-1], compiled)
 
 
 def chosen(found: Sequence[Candidate]) -> Candidate | None:
   """The fully sharded one, as it can be on this pod."""
-  return next((c for c in found if not c.problem
-               and re.fullmatch(r'fsdp(_\d+)?', c.name)), None)
+  return next(
+    (
+      c for c in found if not c.problem and re.fullmatch(r'fsdp(_\d+)?', c.name)
+    ),
+    None,
+  )
 
 
 def compiled(plan: Plan) -> str:
   """Lines of a program: bytes of a device, and what it tells others."""
   versions = ', '.join(
-    f'{name} {plan.versions[name]}' for name in ('jax', 'libtpu')
-    if name in plan.versions and (
-      name == 'jax' or not plan.pod.chip.is_gpu))
-  memory = ', '.join(f'{kind} {size / MIB:,.1f}'
-                     for kind, size in plan.memory.items() if size)
+    f'{name} {plan.versions[name]}'
+    for name in ('jax', 'libtpu')
+    if name in plan.versions and (name == 'jax' or not plan.pod.chip.is_gpu)
+  )
+  memory = ', '.join(
+    f'{kind} {size / MIB:,.1f}' for kind, size in plan.memory.items() if size
+  )
   fits = '' if plan.fits else ', too large'
   lines = [
     f'{_COMPILED}{plan.layout}, {mesh_text(plan.mesh)}, {plan.per_chip:g} '
     f'images a chip, {versions}',
     f'  MiB of a device: {memory}; {plan.needed / MIB:,.1f} of '
-    f'{plan.usable / MIB:,.1f}{fits}']
+    f'{plan.usable / MIB:,.1f}{fits}',
+  ]
   sums = {}
   for c in plan.collectives:
     key = (c.kind, c.axes, c.link)
@@ -93,7 +104,8 @@ def compiled(plan: Plan) -> str:
     sums[key] = calls + c.count, size + c.bytes
   lines += [
     f'  {kind} over {axes} by {link}: {calls} calls, {size / 1e6:,.1f} MB'
-    for (kind, axes, link), (calls, size) in sorted(sums.items())]
+    for (kind, axes, link), (calls, size) in sorted(sums.items())
+  ]
   return '\n'.join(lines) + '\n'
 
 
@@ -116,7 +128,9 @@ def _state(one):
   moments = [p.opt_state for p in planned.state.players.values()]
   return [
     f'  parameters {of_device(params) / MIB:.1f} MiB, optimizer '
-    f'{of_device(moments) / MIB:.1f} MiB of a device', *_parameters(params)]
+    f'{of_device(moments) / MIB:.1f} MiB of a device',
+    *_parameters(params),
+  ]
 
 
 def _parameters(params: PyTree) -> list[str]:

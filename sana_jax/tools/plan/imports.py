@@ -1,5 +1,4 @@
-"""Files that a module imports, directly and through others, without running it.
-"""
+"""Files that a module imports, directly and through others; nothing is run."""
 
 import ast
 from collections.abc import Iterator

@@ -30,7 +30,10 @@ code {{ background: #f3f3f3; padding: .1rem .3rem; }}
 
 
 def page(
-  title: str, plans: Sequence[Plan], said: Sequence[str], command: str,
+  title: str,
+  plans: Sequence[Plan],
+  said: Sequence[str],
+  command: str,
   chip: Chip | None = None,
 ) -> str:
   """HTML that needs no other file."""
@@ -40,27 +43,44 @@ def page(
     parts += [_picture(pictures.memory_bars(plans), 'Memory by layout')]
   if any(p.fits for p in plans):
     parts += [_picture(pictures.scaling_curve(plans, chip), 'Scaling')]
-  parts += ['<h2>Memory, GiB of a device</h2>',
-            _table(tables.memory_rows(plans)), '<h2>Seconds</h2>',
-            _table(tables.flop_rows(plans, chip))]
+  parts += [
+    '<h2>Memory, GiB of a device</h2>',
+    _table(tables.memory_rows(plans)),
+    '<h2>Seconds</h2>',
+    _table(tables.flop_rows(plans, chip)),
+  ]
   for plan in (p for p in plans if p.fits):
     parts += [
       f'<details><summary>{html.escape(plan.layout)}: '
       f'{html.escape(tables.mesh_text(plan.mesh))}</summary>',
       _table(tables.collective_rows(plan, chip)),
-      _table(tables.temporary_rows(plan)), '</details>']
+      _table(tables.temporary_rows(plan)),
+      '</details>',
+    ]
   return _PAGE.format(
-    title=html.escape(title), command=html.escape(command), left=2,
+    title=html.escape(title),
+    command=html.escape(command),
+    left=2,
     ceilings=html.escape(tables.ceilings(chip or plans[0].pod.chip)),
-    body='\n'.join(parts))
+    body='\n'.join(parts),
+  )
 
 
 def _table(rows):
   head, *body = rows
-  line = lambda cells, tag: '<tr>' + ''.join(
-    f'<{tag}>{html.escape(c.strip("`"))}</{tag}>' for c in cells) + '</tr>'
-  return '\n'.join(['<div class="wide"><table>', line(head, 'th'),
-                    *(line(cells, 'td') for cells in body), '</table></div>'])
+  line = lambda cells, tag: (
+    '<tr>'
+    + ''.join(f'<{tag}>{html.escape(c.strip("`"))}</{tag}>' for c in cells)
+    + '</tr>'
+  )
+  return '\n'.join(
+    [
+      '<div class="wide"><table>',
+      line(head, 'th'),
+      *(line(cells, 'td') for cells in body),
+      '</table></div>',
+    ]
+  )
 
 
 def _list(said):

@@ -112,8 +112,11 @@ class Seconds(NamedTuple):
   @property
   def bound(self) -> str:
     """What most of them go to."""
-    parts = {'compute': self.compute, 'memory': self.memory,
-             'communication': self.exposed}
+    parts = {
+      'compute': self.compute,
+      'memory': self.memory,
+      'communication': self.exposed,
+    }
     return max(parts, key=parts.get)
 
 
@@ -126,8 +129,9 @@ def seconds(
   early goes on beside them and costs what is left of it; the rest of the
   communication is waited for.
   """
-  bound_by = [(w.flops / device.flops, w.bytes / device.memory_rate)
-              for w in done]
+  bound_by = [
+    (w.flops / device.flops, w.bytes / device.memory_rate) for w in done
+  ]
   compute = sum((f for f, b in bound_by if f >= b), 0.0)
   memory = sum((b for f, b in bound_by if f < b), 0.0)
   own = work.seconds(done, device)
@@ -144,26 +148,41 @@ def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
   step = seconds(plan.work, plan.collectives, device)
   hours = step.total * plan.num_steps / 3600
   return Prediction(
-    step.total, step.compute, step.memory, step.hidden, step.exposed,
-    step.bound, plan.batch / step.total,
-    plan.model_flops / step.total / (device.flops * pod.devices), hours / 24,
-    hours * pod.chips, pod.chips)
+    step.total,
+    step.compute,
+    step.memory,
+    step.hidden,
+    step.exposed,
+    step.bound,
+    plan.batch / step.total,
+    plan.model_flops / step.total / (device.flops * pod.devices),
+    hours / 24,
+    hours * pod.chips,
+    pod.chips,
+  )
 
 
 def from_dict(facts: dict[str, Any]) -> Plan:
   """What `dataclasses.asdict` made, perhaps through JSON."""
-  lists = {'work': lambda x: Work(*x), 'temporaries': lambda x: Temporary(*x),
-           'collectives': lambda x: Collective(**x)}
-  return Plan(**facts | {key: [make(x) for x in facts[key]]
-                         for key, make in lists.items()})
+  lists = {
+    'work': lambda x: Work(*x),
+    'temporaries': lambda x: Temporary(*x),
+    'collectives': lambda x: Collective(**x),
+  }
+  return Plan(
+    **facts
+    | {key: [make(x) for x in facts[key]] for key, make in lists.items()}
+  )
 
 
 def ranked(plans: Sequence[Plan], chip: Chip | None = None) -> list[Plan]:
   """The fastest first, then what does not fit, the nearest first."""
+
   def key(plan):
     if plan.problem:
       return (2, 0.0)
     if not plan.fits:
       return (1, plan.needed - plan.usable)
     return (0, -predict(plan, chip).images_per_second)
+
   return sorted(plans, key=key)

@@ -22,7 +22,8 @@ from sana_jax.tools.plan.candidates import Candidate
 from sana_jax.tools.plan.report import Plan
 
 _WARNING = re.compile(
-  r'[Rr]emateriali[sz]|Involuntary|Can.t reduce memory use below')
+  r'[Rr]emateriali[sz]|Involuntary|Can.t reduce memory use below'
+)
 _STAMP = re.compile(r'^[A-Z]\d{4} \S+ +\d+ \S+\] ')
 _SHOWN = 300  # Letters of a warning.
 
@@ -64,8 +65,11 @@ class Runner:
     if candidate.problem:
       return self._without(candidate, candidate.problem), True
     asked = {
-      'config': candidate.config.to_dict(), 'topology': self.topology,
-      'layout': candidate.name, 'mode': self.mode}
+      'config': candidate.config.to_dict(),
+      'topology': self.topology,
+      'layout': candidate.name,
+      'mode': self.mode,
+    }
     name = cache.key(asked)
     found = cache.read(self._folder, name)
     cached = found is not None
@@ -84,19 +88,33 @@ class Runner:
     """A Plan of what cannot be compiled."""
     sizes = {a: n for a, n in candidate.config.mesh.items() if a != 'slices'}
     return Plan(
-      candidate.name, self.topology, self.mode, sizes,
-      candidate.config.batch_size, candidate.config.num_steps, problem,
-      chips.parse(self.topology).chip.of_device().usable)
+      candidate.name,
+      self.topology,
+      self.mode,
+      sizes,
+      candidate.config.batch_size,
+      candidate.config.num_steps,
+      problem,
+      chips.parse(self.topology).chip.of_device().usable,
+    )
 
   def _compile(self, asked):
     with tempfile.TemporaryDirectory() as folder:
-      request, out = (pathlib.Path(folder) / name for name in (
-        'request.json', 'plan.json'))
+      request, out = (
+        pathlib.Path(folder) / name for name in ('request.json', 'plan.json')
+      )
       request.write_text(json.dumps(asked))
       done = subprocess.run(
-        [*interpreter.module('sana_jax.tools.plan.worker'), str(request),
-         str(out)], env=_environment(), capture_output=True, text=True,
-        check=False)
+        [
+          *interpreter.module('sana_jax.tools.plan.worker'),
+          str(request),
+          str(out),
+        ],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+      )
       if not out.exists():
         raise UserError(_failure(done, asked))
       found = files.read_json(out)
@@ -112,8 +130,11 @@ class Runner:
 
 def warnings_in(said: str) -> list[str]:
   """Lines of a compiler that tell of arrays that it computes again."""
-  found = [_STAMP.sub('', line.strip())[:_SHOWN]
-           for line in said.splitlines() if _WARNING.search(line)]
+  found = [
+    _STAMP.sub('', line.strip())[:_SHOWN]
+    for line in said.splitlines()
+    if _WARNING.search(line)
+  ]
   return list(dict.fromkeys(found))
 
 
@@ -121,15 +142,23 @@ def _environment():
   """The compilers see no devices and say what they warn of."""
   path = os.pathsep.join(p for p in sys.path if p)
   return os.environ | {
-    'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path, 'TF_CPP_MIN_LOG_LEVEL': '1',
-    'TPU_STDERR_LOG_LEVEL': '1', 'TPU_MIN_LOG_LEVEL': '1'}
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': path,
+    'TF_CPP_MIN_LOG_LEVEL': '1',
+    'TPU_STDERR_LOG_LEVEL': '1',
+    'TPU_MIN_LOG_LEVEL': '1',
+  }
 
 
 def _failure(done, asked):
   if done.returncode < 0:
-    return (f'Compiling {asked["layout"]} for {asked["topology"]} was killed '
-            f'(signal {-done.returncode}), which is what happens where memory '
-            'ends; give --jobs 1, or more memory.')
+    return (
+      f'Compiling {asked["layout"]} for {asked["topology"]} was killed '
+      f'(signal {-done.returncode}), which is what happens where memory '
+      'ends; give --jobs 1, or more memory.'
+    )
   lines = [x for x in done.stderr.strip().splitlines() if x] or ['']
-  return (f'Compiling {asked["layout"]} for {asked["topology"]} failed: '
-          f'{lines[-1][:400]}')
+  return (
+    f'Compiling {asked["layout"]} for {asked["topology"]} failed: '
+    f'{lines[-1][:400]}'
+  )

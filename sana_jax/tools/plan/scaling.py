@@ -29,7 +29,9 @@ class Point(NamedTuple):
 
 
 def curve(
-  plan: Plan, counts: Sequence[int] = COUNTS, chip: Chip | None = None,
+  plan: Plan,
+  counts: Sequence[int] = COUNTS,
+  chip: Chip | None = None,
 ) -> list[Point]:
   """For each count of chips that holds the model's groups."""
   pod = plan.pod
@@ -41,13 +43,21 @@ def curve(
     mesh = resized(plan.mesh, devices)
     if mesh is None:
       continue
-    told = [moved for c in collectives(plan)
-            if (moved := _resized(c, plan.mesh, mesh, pod.chip)) is not None]
+    told = [
+      moved
+      for c in collectives(plan)
+      if (moved := _resized(c, plan.mesh, mesh, pod.chip)) is not None
+    ]
     hidden = sum(c.seconds(device) for c in told if c.hidden)
     waited = sum(c.seconds(device) for c in told if not c.hidden)
     seconds = own + waited + max(0.0, hidden - own)
-    found.append(Point(count, plan.per_chip * count / seconds,
-                       needed(plan, mesh) <= plan.usable))
+    found.append(
+      Point(
+        count,
+        plan.per_chip * count / seconds,
+        needed(plan, mesh) <= plan.usable,
+      )
+    )
   return found
 
 
@@ -58,7 +68,8 @@ def needed(plan: Plan, mesh: Mapping[str, int]) -> float:
     kinds.append('parameters')  # As large as the gradients, temporaries.
   state = sum(plan.memory.get(kind, 0) for kind in kinds)
   return plan.needed + state * (
-    plan.mesh.get('fsdp', 1) / mesh.get('fsdp', 1) - 1)
+    plan.mesh.get('fsdp', 1) / mesh.get('fsdp', 1) - 1
+  )
 
 
 def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:
@@ -83,9 +94,18 @@ def collectives(plan: Plan) -> list[Collective]:
   total = plan.memory.get('parameters', 0)
   link = 'ici' if plan.pod.chip.links else 'nvlink'
   # Bytes of rings of infinitely many: `_resized` makes them those of a few.
-  return [*plan.collectives, Collective(
-    'all-reduce', 'data', link, max(1, plan.pod.chip.links // 2), False, 1,
-    2.0 * total)]
+  return [
+    *plan.collectives,
+    Collective(
+      'all-reduce',
+      'data',
+      link,
+      max(1, plan.pod.chip.links // 2),
+      False,
+      1,
+      2.0 * total,
+    ),
+  ]
 
 
 def _resized(c, before, after, chip):
@@ -96,7 +116,8 @@ def _resized(c, before, after, chip):
   if n < 2:
     return None
   share = leaving('all-reduce', 1, n) / (
-    leaving('all-reduce', 1, was) if was > 1 else 2)
+    leaving('all-reduce', 1, was) if was > 1 else 2
+  )
   if c.kind == 'collective-permute':
     share = 1
   changed = dataclasses.replace(c, bytes=c.bytes * share)
@@ -116,4 +137,5 @@ def _linked(c, axes, mesh, chip):
   group = math.prod(mesh.get(a, 1) for a in axes)
   islands = devices // island
   return dataclasses.replace(
-    c, link=slow, ways=max(1, group // islands) if 'data' in axes else island)
+    c, link=slow, ways=max(1, group // islands) if 'data' in axes else island
+  )

@@ -38,8 +38,14 @@ _TENSOR, _SEQUENCE, _BORDER = 6, 5, 35
 _OPS = ('glumb_conv', 'relu_linear_attention')  # Of the transformer.
 _HOPPER = ('h100', 'h200')
 # Bytes of state for each parameter, besides itself and its average.
-_MOMENTS = {'came': 4, 'came_8bit': 1, 'came_8bit_rows': 1, 'lion': 4,
-            'adafactor': 0.1, 'muon': 4}
+_MOMENTS = {
+  'came': 4,
+  'came_8bit': 1,
+  'came_8bit_rows': 1,
+  'lion': 4,
+  'adafactor': 0.1,
+  'muon': 4,
+}
 _WITHIN = 1.0  # Of the memory.
 _STATE = 0.85  # Of the memory; something must be left to compute in.
 
@@ -56,16 +62,22 @@ class Estimate(NamedTuple):
     return self.state <= _STATE * usable and self.bytes <= _WITHIN * usable
 
 
-def space(config: ConfigDict, pod: chips.Topology, params: PyTree,
-          batches: Sequence[int] = ()) -> Iterator[Candidate]:
+def space(
+  config: ConfigDict,
+  pod: chips.Topology,
+  params: PyTree,
+  batches: Sequence[int] = (),
+) -> Iterator[Candidate]:
   """Every mesh, remat, accumulation and kernels that pod and model allow.
 
   `batches` are images a chip; without them, there is the config's batch alone.
   """
   for one in _meshes(config, pod):
     for remat, parts, batch in itertools.product(
-        _PASSES, _ACCUMULATE, [n * pod.chips for n in batches]
-        or [config.batch_size]):
+      _PASSES,
+      _ACCUMULATE,
+      [n * pod.chips for n in batches] or [config.batch_size],
+    ):
       one.model.remat, one.accumulate_steps = remat, parts
       one.batch_size = batch
       found = candidates.make('', one, pod, params)[0]
@@ -85,8 +97,9 @@ def _meshes(config, pod):
     if count % (fsdp * tensor * sequence):
       continue
     one = copied(config)
-    one.mesh.update(data=-1, fsdp=fsdp, tensor=tensor, sequence=sequence,
-                    slices=slices)
+    one.mesh.update(
+      data=-1, fsdp=fsdp, tensor=tensor, sequence=sequence, slices=slices
+    )
     yield one
 
 
@@ -102,41 +115,81 @@ def _name(config, pod, batches, kernels):
   """By what it does differently."""
   mesh = config.mesh
   return '_'.join(
-    [f'{axis}{mesh[axis]}' for axis in ('fsdp', 'tensor', 'sequence')
-     if mesh[axis] > 1] + [config.model.remat]
+    [
+      f'{axis}{mesh[axis]}'
+      for axis in ('fsdp', 'tensor', 'sequence')
+      if mesh[axis] > 1
+    ]
+    + [config.model.remat]
     + [f'in{n}' for n in [config.accumulate_steps] if n > 1]
     + [f'b{config.batch_size // pod.chips}'] * bool(batches)
-    + ['kernels'] * bool(kernels))
+    + ['kernels'] * bool(kernels)
+  )
 
 
-def estimate(config: ConfigDict, pod: chips.Topology, parameters: int,
-             forward_flops: float | int) -> Estimate:
+def estimate(
+  config: ConfigDict,
+  pod: chips.Topology,
+  parameters: int,
+  forward_flops: float | int,
+) -> Estimate:
   """By formulas; `forward_flops` are of one image."""
   chip, mesh = pod.chip.of_device(), config.mesh
   shards = mesh.fsdp * mesh.tensor
-  images = config.batch_size / (
-    mesh.data * mesh.slices * mesh.fsdp) / config.accumulate_steps
+  images = (
+    config.batch_size
+    / (mesh.data * mesh.slices * mesh.fsdp)
+    / config.accumulate_steps
+  )
   model = config.model
   less, kept = (1, _KEPT_PLAIN) if _plain(config) else (_WITH_KERNELS, _KEPT)
-  array = images * model.sample_size**2 * model.width * 2 / (
-    mesh.sequence * mesh.tensor)
+  array = (
+    images
+    * model.sample_size**2
+    * model.width
+    * 2
+    / (mesh.sequence * mesh.tensor)
+  )
   itself = 2 if config.param_dtype == 'bfloat16' else 4
-  state = itself + 4 * (config.ema_decay > 0) + _MOMENTS.get(
-    config.optimizer.name, 8)
+  state = (
+    itself + 4 * (config.ema_decay > 0) + _MOMENTS.get(config.optimizer.name, 8)
+  )
   # In float32, and what becomes of them; 8-bit moments are decoded.
   gradients = 8 * (1 + (config.accumulate_steps > 1))
   gradients += 4 * config.optimizer.name.startswith('came_8bit')
   block = parameters / model.depth
   known = parameters * (state + gradients) / shards
-  memory = known + 2 * 2 * block + array * (
-    kept[model.remat] * model.depth + _AT_ONCE * _ARRAYS * less)
+  memory = (
+    known
+    + 2 * 2 * block
+    + array * (kept[model.remat] * model.depth + _AT_ONCE * _ARRAYS * less)
+  )
   passes, parts = _PASSES[model.remat], config.accumulate_steps
-  compute = passes * forward_flops * images * parts / (
-    mesh.tensor * mesh.sequence) / chip.flops
-  moved = (passes * array * parts * _MOVED * less * model.depth
-           * (_ROWS if mesh.sequence > 1 else 1) / chip.memory_rate)
-  return Estimate(known, memory, max(compute, moved) + 0.6 * min(compute, moved)
-                  + _talk(config, pod, parameters, array, passes))
+  compute = (
+    passes
+    * forward_flops
+    * images
+    * parts
+    / (mesh.tensor * mesh.sequence)
+    / chip.flops
+  )
+  moved = (
+    passes
+    * array
+    * parts
+    * _MOVED
+    * less
+    * model.depth
+    * (_ROWS if mesh.sequence > 1 else 1)
+    / chip.memory_rate
+  )
+  return Estimate(
+    known,
+    memory,
+    max(compute, moved)
+    + 0.6 * min(compute, moved)
+    + _talk(config, pod, parameters, array, passes),
+  )
 
 
 def _plain(config):
@@ -164,10 +217,15 @@ def _talk(config, pod, parameters, array, passes):
   return (sent + of_blocks * all_passes * config.model.depth / near) / 2
 
 
-def best(config: ConfigDict, pod: chips.Topology, params: PyTree,
-         forward_flops: float | int, count: int,
-         batches: Sequence[int] = (),
-         most: float = math.inf) -> list[Candidate]:
+def best(
+  config: ConfigDict,
+  pod: chips.Topology,
+  params: PyTree,
+  forward_flops: float | int,
+  count: int,
+  batches: Sequence[int] = (),
+  most: float = math.inf,
+) -> list[Candidate]:
   """The fastest by the formulas that may fit, of several meshes and kinds.
 
   They may fit the chips and `most` bytes. A kind is its remat, accumulation and
@@ -178,8 +236,11 @@ def best(config: ConfigDict, pod: chips.Topology, params: PyTree,
   found = []
   for one in space(config, pod, params, batches):
     guess = estimate(one.config, pod, total, forward_flops)
-    order = (0, guess.seconds / one.config.batch_size) if (
-      guess.may_fit(usable)) else (1, guess.bytes)
+    order = (
+      (0, guess.seconds / one.config.batch_size)
+      if (guess.may_fit(usable))
+      else (1, guess.bytes)
+    )
     found.append((*order, len(found), one))
   found.sort(key=lambda item: item[:3])
   return _varied([item[-1] for item in found], count)

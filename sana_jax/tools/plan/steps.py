@@ -53,13 +53,16 @@ class Program(NamedTuple):
 def module(config: ConfigDict) -> Sana:
   """The transformer; UserError for what is no SANA."""
   if config.task != 'sana':
-    raise UserError(f"config.task={config.task!r} has no sampler to plan; only "
-                    "'sana' has one.")
+    raise UserError(
+      f'config.task={config.task!r} has no sampler to plan; only '
+      "'sana' has one."
+    )
   return common.build(Sana, config)
 
 
-def make(config: ConfigDict, mesh: Mesh, mode: str = 'train',
-         text: int | None = None) -> Program:
+def make(
+  config: ConfigDict, mesh: Mesh, mode: str = 'train', text: int | None = None
+) -> Program:
   """The program of `mode`, for a mesh whose devices need not be here."""
   return {'train': train, 'sample': sample}[mode](config, mesh, text)
 
@@ -68,9 +71,13 @@ def plan(config: ConfigDict, mesh: Mesh | AbstractMesh) -> states.Plan:
   """Where a run of the config lies."""
   objective = tasks.objective(config)
   return states.plan(
-    objective, optimizers.make(config, objective), mesh,
-    average=config.ema_decay > 0, param_dtype=config.param_dtype,
-    trainable=config.trainable)
+    objective,
+    optimizers.make(config, objective),
+    mesh,
+    average=config.ema_decay > 0,
+    param_dtype=config.param_dtype,
+    trainable=config.trainable,
+  )
 
 
 def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
@@ -81,16 +88,28 @@ def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
   planned = plan(config, mesh)
   state = planned.state
   jitted = steps.jit_step(
-    state, mesh, players=busiest(objective.players), **steps.options(
-      config, optimizers.make(config, objective)))
+    state,
+    mesh,
+    players=busiest(objective.players),
+    **steps.options(config, optimizers.make(config, objective)),
+  )
   inputs = _placed(mesh, objective.frozen(), False)
   frozen = states.Frozen(inputs, planned.base)
   batch = _placed(mesh, objective.batch(config.batch_size))
   key = jax.eval_shape(lambda: jax.random.key(0))
   rng = _like(mesh, key.shape, key.dtype, False)
-  return Program(jitted, (state, frozen, batch, rng), {}, {
-    'parameters': (state.params, planned.base), 'average': state.ema,
-    'optimizer': state.players, 'batch': (inputs, batch)}, planned.init)
+  return Program(
+    jitted,
+    (state, frozen, batch, rng),
+    {},
+    {
+      'parameters': (state.params, planned.base),
+      'average': state.ema,
+      'optimizer': state.players,
+      'batch': (inputs, batch),
+    },
+    planned.init,
+  )
 
 
 def with_text(config: ConfigDict, text: int | None) -> ConfigDict:
@@ -110,21 +129,33 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
   shapes = abstract.transformer(built)
   places = rules.shardings(shapes, tables.SANA, mesh)
   params = jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(
-      x.shape, built.dtype, sharding=place), shapes, places)
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, built.dtype, sharding=place),
+    shapes,
+    places,
+  )
   given = tasks.objective(config)
   batch = _placed(mesh, given.batch(config.batch_size))
-  null = _placed(mesh, jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), given.frozen()),
-    config.batch_size == 1)
-  args = (built, {'params': params}, batch['latents'],
-          (batch['text'], batch['mask']),
-          (null['null_text'], null['null_mask']),
-          time_grid(settings.sampler, settings.steps, settings.shift))
+  null = _placed(
+    mesh,
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), given.frozen()
+    ),
+    config.batch_size == 1,
+  )
+  args = (
+    built,
+    {'params': params},
+    batch['latents'],
+    (batch['text'], batch['mask']),
+    (null['null_text'], null['null_mask']),
+    time_grid(settings.sampler, settings.steps, settings.shift),
+  )
   return Program(
-    denoising.denoise, args,
+    denoising.denoise,
+    args,
     dict(sampler=settings.sampler, guidance=Guidance(settings.guidance_scale)),
-    {'parameters': params, 'batch': args[2:5]})
+    {'parameters': params, 'batch': args[2:5]},
+  )
 
 
 def forward_flops(config: ConfigDict, text: int | None = None) -> int:
@@ -135,8 +166,13 @@ def forward_flops(config: ConfigDict, text: int | None = None) -> int:
     params = jax.eval_shape(objective.init, jax.random.key(0))
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   return flops.count(
-    objective.loss, params, objective.frozen(), objective.batch(1), keys,
-    like((), jnp.int32))
+    objective.loss,
+    params,
+    objective.frozen(),
+    objective.batch(1),
+    keys,
+    like((), jnp.int32),
+  )
 
 
 def passes(config: ConfigDict, mode: str) -> int:
@@ -155,11 +191,9 @@ def run_passes(config: ConfigDict, mode: str) -> int:
 
 def _placed(mesh, tree, split=True):
   """Descriptions of a tree's arrays, split over the mesh along their first."""
-  return jax.tree.map(
-    lambda x: _like(mesh, x.shape, x.dtype, split), tree)
+  return jax.tree.map(lambda x: _like(mesh, x.shape, x.dtype, split), tree)
 
 
 def _like(mesh, shape, dtype, split=True):
   spec = batch_spec(mesh) if split else jax.P()
-  return jax.ShapeDtypeStruct(
-    shape, dtype, sharding=NamedSharding(mesh, spec))
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -24,21 +24,31 @@ def main(request: str, out: str) -> int:
 
   from sana_jax.errors import UserError
   from sana_jax.tools.plan.compiling import compile_plan
+
   # What is for chips that are not here cannot be read back.
   jax.config.update('jax_enable_compilation_cache', False)
   with tempfile.TemporaryDirectory() as folder:
     try:
       plan = compile_plan(
-        ConfigDict(asked['config']), asked['topology'], asked['layout'],
-        asked['mode'], pathlib.Path(folder))
+        ConfigDict(asked['config']),
+        asked['topology'],
+        asked['layout'],
+        asked['mode'],
+        pathlib.Path(folder),
+      )
     except UserError as e:
       found = {'error': str(e)}
     else:
       found = dataclasses.asdict(plan)
-  used, helpers = (resource.getrusage(who) for who in (
-    resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # Such as ptxas.
-  found = {'plan': found, 'host_bytes': used.ru_maxrss * 1024,  # KiB on Linux.
-           'cpu_seconds': used.ru_utime + used.ru_stime + helpers.ru_utime}
+  used, helpers = (
+    resource.getrusage(who)
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+  )  # Such as ptxas.
+  found = {
+    'plan': found,
+    'host_bytes': used.ru_maxrss * 1024,  # KiB on Linux.
+    'cpu_seconds': used.ru_utime + used.ru_stime + helpers.ru_utime,
+  }
   files.write_text(out, json.dumps(found))
   return 0
 

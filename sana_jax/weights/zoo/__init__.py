@@ -1,6 +1,6 @@
 """The published checkpoints by name: what they are and where.
 
-  zoo.get('sana_1600m_1024_bf16').module('transformer')
+zoo.get('sana_1600m_1024_bf16').module('transformer')
 """
 
 import difflib
@@ -32,7 +32,8 @@ def hub_id(name: str) -> str | None:
     return entry and entry.hub_id
   raise UserError(
     f'{name} is not on the hub in the diffusers layout; download the .pth of '
-    f'{entry.official_hub_id} and run sana-jax convert with --like {name}.')
+    f'{entry.official_hub_id} and run sana-jax convert with --like {name}.'
+  )
 
 
 __all__ = ['ENTRIES', 'Entry', 'get', 'hub_id', 'SOURCES']

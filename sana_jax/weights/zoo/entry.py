@@ -11,9 +11,13 @@ from sana_jax.typing import DType
 from sana_jax.weights import kinds
 
 # The part of a folder that gives an entry its kind.
-KINDS = {'pipeline': 'transformer', 'sprint': 'transformer',
-         'controlnet': 'controlnet', 'autoencoder': 'vae',
-         'text_encoder': 'text_encoder'}
+KINDS = {
+  'pipeline': 'transformer',
+  'sprint': 'transformer',
+  'controlnet': 'controlnet',
+  'autoencoder': 'vae',
+  'text_encoder': 'text_encoder',
+}
 # How sure a config is: where it was read.
 SOURCES = {
   'S': "diffusers' source and converter",
@@ -21,6 +25,7 @@ SOURCES = {
   'P': 'a config.json from the hub that others quote',
   'R': 'inferred, not seen',
 }
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -74,11 +79,15 @@ class Entry:
 
   def configs(self) -> dict[str, dict[str, Any]]:
     """The config.json of each part, as diffusers and transformers have it."""
-    return {part: kinds.PARTS[part].config(_all_fields(self.module(part)))
-            for part in self.fields}
+    return {
+      part: kinds.PARTS[part].config(_all_fields(self.module(part)))
+      for part in self.fields
+    }
 
 
 def _all_fields(module):
-  return {field.name: getattr(module, field.name)
-          for field in dataclasses.fields(module)
-          if field.name not in ('parent', 'name')}
+  return {
+    field.name: getattr(module, field.name)
+    for field in dataclasses.fields(module)
+    if field.name not in ('parent', 'name')
+  }

@@ -41,7 +41,8 @@ def test_record_i_is_scene_i_without_tensorflow(tmp_path, capsys):
       assert record['caption'].decode() == expected.caption
       assert record['kind'].decode() == expected.kind
       assert json.loads(record['scene']) == json.loads(
-        json.dumps(dataclasses.asdict(expected)))
+        json.dumps(dataclasses.asdict(expected))
+      )
   assert 'tensorflow' not in sys.modules
   assert capsys.readouterr() == ('', '')
 
@@ -56,16 +57,23 @@ def test_present_data_are_not_written_again(tmp_path):
 
 
 def test_other_numbers_are_other_data(tmp_path):
-  folders = {str(builder.prepare(tmp_path, *args, heldout_examples=2).data_path)
-             for args in ((8, 2), (16, 2), (8, 3), (8, 2, 1))}
+  folders = {
+    str(builder.prepare(tmp_path, *args, heldout_examples=2).data_path)
+    for args in ((8, 2), (16, 2), (8, 3), (8, 2, 1))
+  }
   assert len(folders) == 4
 
 
 def test_a_killed_preparation_is_never_taken_for_a_complete_one(tmp_path):
   code = KILLED.format(path=str(tmp_path))
-  done = subprocess.run([sys.executable, '-c', code], check=False,
-                        env={**os.environ, 'PYTHONPATH': os.pathsep.join(
-                          p for p in sys.path if p) or '.'})
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    check=False,
+    env={
+      **os.environ,
+      'PYTHONPATH': os.pathsep.join(p for p in sys.path if p) or '.',
+    },
+  )
   assert done.returncode == -signal.SIGKILL
   assert list(tmp_path.rglob('*incomplete*'))
   assert len(prepare(tmp_path).as_data_source(split='train')) == 40
@@ -76,10 +84,13 @@ def test_bad_numbers_are_explained(tmp_path):
     builder.prepare(tmp_path, 64, 0)
 
 
-@pytest.mark.parametrize('folder, size', [
-  ('foo://x', 64), ('/proc/x', 64), ('/dev/null', 64), ('folder', 2**31 - 1)])
+@pytest.mark.parametrize(
+  'folder, size',
+  [('foo://x', 64), ('/proc/x', 64), ('/dev/null', 64), ('folder', 2**31 - 1)],
+)
 def test_where_nothing_can_be_drawn_nothing_is_left(
-    folder, size, tmp_path, monkeypatch):
+  folder, size, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   with pytest.raises((UserError, NotADirectoryError, FileNotFoundError)):
     builder.prepare(folder, size)

@@ -16,8 +16,9 @@ def test_no_heldout_caption_occurs_in_train():
 
 def test_no_heldout_meaning_occurs_in_train_except_single():
   for kind in KINDS[1:]:
-    train, heldout = ({r for r, _ in captions(kind, split)}
-                      for split in ('train', 'heldout'))
+    train, heldout = (
+      {r for r, _ in captions(kind, split)} for split in ('train', 'heldout')
+    )
     assert not train & heldout
     total = len(requirements(kind))
     assert len(heldout) == max(2, -(-total // 8))
@@ -27,14 +28,17 @@ def test_no_heldout_meaning_occurs_in_train_except_single():
 def test_every_shape_has_a_heldout_single_caption():
   heldout = captions('single', 'heldout')
   assert [r.wants[0].shape for r, _ in heldout] == [
-    'circle', 'square', 'triangle', 'star']
+    'circle',
+    'square',
+    'triangle',
+    'star',
+  ]
   assert all(len(group) == 1 for _, group in heldout)
 
 
 def test_numbers_of_meanings_are_those_of_combinatorics():
   # 4 shapes, 6 colours: C(4,2); 4*7*3; 4*6; 4*3*36*2; 6*30.
-  assert [len(requirements(kind)) for kind in KINDS] == [
-    4, 6, 84, 24, 864, 180]
+  assert [len(requirements(kind)) for kind in KINDS] == [4, 6, 84, 24, 864, 180]
 
 
 def test_no_caption_has_two_meanings():
@@ -47,9 +51,12 @@ def test_no_caption_has_two_meanings():
 
 def test_a_position_is_told_from_both_sides():
   left = Requirement(
-    'position', (Want('circle', 'red'), Want('square', 'blue')), 'left of')
-  assert {'a red circle left of a blue square',
-          'a blue square is right of a red circle'} <= set(phrasings(left))
+    'position', (Want('circle', 'red'), Want('square', 'blue')), 'left of'
+  )
+  assert {
+    'a red circle left of a blue square',
+    'a blue square is right of a red circle',
+  } <= set(phrasings(left))
 
 
 def test_captions_are_short_english():

@@ -10,13 +10,22 @@ from sana_jax.data.shapes.captions import Requirement, Want
 # Of a star: corners at R = r / sin 72 deg, inner ones at R cos 72 / cos 36.
 _R = 1 / math.sin(math.radians(72))
 _INNER = _R * math.cos(math.radians(72)) / math.cos(math.radians(36))
-AREAS = {'circle': math.pi, 'square': 4., 'triangle': math.sqrt(3),
-         'star': 5 * _R * _INNER * math.sin(math.radians(36))}
+AREAS = {
+  'circle': math.pi,
+  'square': 4.0,
+  'triangle': math.sqrt(3),
+  'star': 5 * _R * _INNER * math.sin(math.radians(36)),
+}
 
 
-def one(shape, color='blue', x=.5, y=.5, radius=.23):
-  return Scene('single', '', (Object(shape, color, x, y, radius),),
-               Requirement('single', (Want(shape),)), 230)
+def one(shape, color='blue', x=0.5, y=0.5, radius=0.23):
+  return Scene(
+    'single',
+    '',
+    (Object(shape, color, x, y, radius),),
+    Requirement('single', (Want(shape),)),
+    230,
+  )
 
 
 def coverage(image, color='blue', background=230):
@@ -29,18 +38,18 @@ def coverage(image, color='blue', background=230):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_the_area_is_that_of_the_shape(shape, size):
   area = coverage(render(one(shape), size)).sum() / size**2
-  assert area == pytest.approx(AREAS[shape] * .23**2, rel=.015)
+  assert area == pytest.approx(AREAS[shape] * 0.23**2, rel=0.015)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_x_y_and_radius_are_the_bounding_box(shape):
   size = 400
-  inside = coverage(render(one(shape, x=.45, y=.55), size)) > .1
+  inside = coverage(render(one(shape, x=0.45, y=0.55), size)) > 0.1
   columns = np.flatnonzero(inside.any(0))
   rows = np.flatnonzero(inside.any(1))
   edges = (columns[0], columns[-1] + 1)
-  assert edges == pytest.approx((.22 * size, .68 * size), abs=1.5)
-  assert (rows[0] + rows[-1] + 1) / 2 == pytest.approx(.55 * size, abs=1.5)
+  assert edges == pytest.approx((0.22 * size, 0.68 * size), abs=1.5)
+  assert (rows[0] + rows[-1] + 1) / 2 == pytest.approx(0.55 * size, abs=1.5)
 
 
 def test_all_sizes_show_the_same_geometry():
@@ -50,13 +59,13 @@ def test_all_sizes_show_the_same_geometry():
     halved = render(s, 128).reshape(64, 2, 64, 2, 3).astype(float).mean((1, 3))
     # Colours are some 200 from the ground: no pixel is half covered in one
     # and not in the other, not even at the tips of stars.
-    assert np.abs(small - halved).mean() < .5
+    assert np.abs(small - halved).mean() < 0.5
     assert np.abs(small - halved).max() < 100
 
 
 def test_triangles_point_up_and_colours_are_exact():
   image = render(one('triangle', 'orange'), 64)
-  inside = coverage(image, 'orange') > .5
+  inside = coverage(image, 'orange') > 0.5
   rows = np.flatnonzero(inside.any(1))
   assert inside[rows[0]].sum() < inside[rows[-1]].sum()
   assert tuple(image[34, 32]) == PALETTE['orange']
@@ -68,4 +77,4 @@ def test_a_thousand_images_take_less_than_a_second_of_one_core():
   start = time.process_time()
   for s in scenes:
     render(s, 64)
-  assert time.process_time() - start < .05
+  assert time.process_time() - start < 0.05

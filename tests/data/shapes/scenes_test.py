@@ -28,24 +28,25 @@ def test_a_scene_shows_exactly_what_its_caption_says(split):
     if s.requirement.relation:
       first, second = s.objects
       axis = {'left of': 'x', 'above': 'y'}[s.requirement.relation]
-      assert getattr(first, axis) < getattr(second, axis) - .3
+      assert getattr(first, axis) < getattr(second, axis) - 0.3
 
 
 def test_objects_do_not_touch_and_stay_inside():
   for index in range(400):
     objects = scene(1, 'train', index).objects
     for i, a in enumerate(objects):
-      assert min(a.x, a.y, 1 - a.x, 1 - a.y) - a.radius >= .055
+      assert min(a.x, a.y, 1 - a.x, 1 - a.y) - a.radius >= 0.055
       for b in objects[:i]:
         gap = max(abs(a.x - b.x), abs(a.y - b.y)) - a.radius - b.radius
-        assert gap >= .039
+        assert gap >= 0.039
 
 
 def test_layouts_are_both_used_and_colours_left_open_vary():
-  two = [s for s in (scene(2, 'train', i) for i in range(400))
-         if s.kind == 'two']
-  beside = sum(abs(s.objects[0].x - s.objects[1].x) > .3 for s in two)
-  assert .3 < beside / len(two) < .7
+  two = [
+    s for s in (scene(2, 'train', i) for i in range(400)) if s.kind == 'two'
+  ]
+  beside = sum(abs(s.objects[0].x - s.objects[1].x) > 0.3 for s in two)
+  assert 0.3 < beside / len(two) < 0.7
   assert len({o.color for s in two for o in s.objects}) == 6
 
 
@@ -56,5 +57,5 @@ def test_kinds_come_as_often_as_the_mix_says():
     p = WEIGHTS[kind]
     # Four standard errors.
     assert abs(kinds[kind] / count - p) < 4 * np.sqrt(p * (1 - p) / count)
-  only = {scene(0, 'train', i, weights={'two': 2.}).kind for i in range(9)}
+  only = {scene(0, 'train', i, weights={'two': 2.0}).kind for i in range(9)}
   assert only == {'two'}

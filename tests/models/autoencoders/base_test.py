@@ -14,8 +14,8 @@ class Halved(nn.Module):
   """Mean of 2 x 2 pixels and back, with a scale and a shift."""
 
   spec = base.LatentSpec(3, (2, 2))
-  scale = 4.
-  shift = .5
+  scale = 4.0
+  shift = 0.5
   in_channels = 3
   dtype = jnp.float32
 
@@ -28,19 +28,24 @@ class Halved(nn.Module):
 
 
 def test_the_transformers_latents_are_scaled_after_the_shift():
-  images = jnp.arange(48.).reshape(1, 4, 4, 3)
+  images = jnp.arange(48.0).reshape(1, 4, 4, 3)
   latents = base.encode(Halved(), {}, images)
   # The mean of the first four reds, 0, 3, 12 and 15, is 7.5.
-  assert latents[0, 0, 0, 0] == 4 * (7.5 - .5)
+  assert latents[0, 0, 0, 0] == 4 * (7.5 - 0.5)
   np.testing.assert_array_equal(
-    base.unscaled(Halved(), latents), Halved().apply(
-      {}, images, method='encode'))
+    base.unscaled(Halved(), latents),
+    Halved().apply({}, images, method='encode'),
+  )
 
 
-@pytest.mark.parametrize('module, channels, strides', [
-  (Halved(), 3, (2, 2)),
-  (DCAE(**SIZES['dc_ae_f32c32_sana']), 32, (32, 32)),
-  (DCAE(**SIZES['dc_ae_f64c128_in']), 128, (64, 64))])
+@pytest.mark.parametrize(
+  'module, channels, strides',
+  [
+    (Halved(), 3, (2, 2)),
+    (DCAE(**SIZES['dc_ae_f32c32_sana']), 32, (32, 32)),
+    (DCAE(**SIZES['dc_ae_f64c128_in']), 128, (64, 64)),
+  ],
+)
 def test_an_autoencoder_describes_its_latents(module, channels, strides):
   assert isinstance(module, base.Autoencoder)
   assert module.spec == base.LatentSpec(channels, strides)

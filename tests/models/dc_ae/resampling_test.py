@@ -16,21 +16,23 @@ def test_space_to_channels_orders_channel_row_column():
   got = resampling.space_to_channels(x)
   for c, i, j in itertools.product(range(3), range(2), range(2)):
     np.testing.assert_array_equal(
-      got[..., 4 * c + 2 * i + j], x[:, i::2, j::2, c])
+      got[..., 4 * c + 2 * i + j], x[:, i::2, j::2, c]
+    )
 
 
 def test_channels_to_space_is_its_inverse():
   x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
   np.testing.assert_array_equal(
-    resampling.channels_to_space(resampling.space_to_channels(x)), x)
+    resampling.channels_to_space(resampling.space_to_channels(x)), x
+  )
 
 
 def test_shortcuts_average_and_repeat_neighbouring_channels():
-  x = jnp.array([[1., 3, 10, 20]])
+  x = jnp.array([[1.0, 3, 10, 20]])
+  np.testing.assert_array_equal(resampling.mean_channels(x, 2), [[2.0, 15]])
   np.testing.assert_array_equal(
-    resampling.mean_channels(x, 2), [[2., 15]])
-  np.testing.assert_array_equal(
-    resampling.repeat_channels(x[:, :2], 4), [[1., 1, 3, 3]])
+    resampling.repeat_channels(x[:, :2], 4), [[1.0, 1, 3, 3]]
+  )
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1, 3), (2, 5, 4, 3)])

@@ -13,12 +13,12 @@ def normal(*shape):
 
 
 def test_rotation_is_that_of_a_complex_plane():
-  m, k, theta = 7, 6, 100.
+  m, k, theta = 7, 6, 100.0
   x = normal(2, m, 3, k)
   got = modules.rotate(x, *modules.rotary_tables(m, k, theta))
   x = np.asarray(x, np.float64)
   angles = np.arange(m)[:, None] * theta ** (-2 * np.arange(k // 2) / k)
-  turned = x[..., :k // 2] + 1j * x[..., k // 2:]
+  turned = x[..., : k // 2] + 1j * x[..., k // 2 :]
   turned *= np.exp(1j * angles)[:, None]
   want = np.concatenate([turned.real, turned.imag], axis=-1)
   np.testing.assert_allclose(got, want, atol=1e-5)
@@ -27,7 +27,7 @@ def test_rotation_is_that_of_a_complex_plane():
 def test_rotated_products_depend_on_the_distance_only():
   m, k = 9, 8
   q, key = normal(1, 1, 1, k), normal(1, 1, 1, k)
-  tables = modules.rotary_tables(m, k, 10_000.)
+  tables = modules.rotary_tables(m, k, 10_000.0)
   rotate = lambda x: modules.rotate(jnp.tile(x, (1, m, 1, 1)), *tables)[0, :, 0]
   products = np.asarray(rotate(q) @ rotate(key).T)
   for distance in range(-m + 1, m):
@@ -37,10 +37,15 @@ def test_rotated_products_depend_on_the_distance_only():
 
 def test_soft_cap_is_the_identity_near_zero_and_bounded():
   np.testing.assert_allclose(
-    modules.soft_cap(jnp.float32([0, .1, -.1]), 50.), [0, .1, -.1], rtol=1e-5)
+    modules.soft_cap(jnp.float32([0, 0.1, -0.1]), 50.0),
+    [0, 0.1, -0.1],
+    rtol=1e-5,
+  )
   np.testing.assert_allclose(
-    modules.soft_cap(jnp.float32([50, 1e6, -1e6]), 50.),
-    [50 * np.tanh(1), 50, -50], rtol=1e-6)
+    modules.soft_cap(jnp.float32([50, 1e6, -1e6]), 50.0),
+    [50 * np.tanh(1), 50, -50],
+    rtol=1e-6,
+  )
 
 
 def test_masks_are_those_of_their_definitions():
@@ -56,12 +61,12 @@ def test_masks_are_those_of_their_definitions():
 def test_attention_is_a_capped_softmax_over_what_is_allowed():
   q, k, v = normal(1, 4, 4, 6) * 3, normal(1, 4, 2, 6) * 3, normal(1, 4, 2, 6)
   allowed = modules.causal_mask(jnp.array([[1, 1, 0, 1]], bool))
-  got = modules.attention(q, k, v, allowed, scale=.5, softcap=2.)
+  got = modules.attention(q, k, v, allowed, scale=0.5, softcap=2.0)
   q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
   for head in range(4):
     for i in range(4):
       js = [j for j in range(i + 1) if j != 2]
-      logits = k[0, js, head // 2] @ q[0, i, head] * .5
+      logits = k[0, js, head // 2] @ q[0, i, head] * 0.5
       weights = np.exp(2 * np.tanh(logits / 2))
       want = weights @ v[0, js, head // 2] / weights.sum()
       np.testing.assert_allclose(got[0, i, head], want, atol=1e-5)
@@ -70,6 +75,6 @@ def test_attention_is_a_capped_softmax_over_what_is_allowed():
 def test_a_query_that_may_see_nothing_gets_the_mean():
   q, k, v = normal(1, 3, 1, 4), normal(1, 3, 1, 4), normal(1, 3, 1, 4)
   nothing = jnp.zeros((1, 3, 3), bool)
-  got = modules.attention(q, k, v, nothing, scale=1., softcap=50.)
+  got = modules.attention(q, k, v, nothing, scale=1.0, softcap=50.0)
   want = np.broadcast_to(np.mean(v, axis=1, keepdims=True), v.shape)
   np.testing.assert_allclose(got, want, atol=1e-6)

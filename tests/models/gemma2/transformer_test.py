@@ -16,8 +16,17 @@ from sana_jax.weights import gemma2 as weights
 from sana_jax.weights import table
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'gemma2.safetensors'
-TINY = dict(vocab_size=40, width=12, depth=3, heads=4, kv_heads=2, head_dim=6,
-            hidden=20, query_scale=5, sliding_window=3)
+TINY = dict(
+  vocab_size=40,
+  width=12,
+  depth=3,
+  heads=4,
+  kv_heads=2,
+  head_dim=6,
+  hidden=20,
+  query_scale=5,
+  sliding_window=3,
+)
 
 
 def tiny(length, **changes):
@@ -28,7 +37,8 @@ def tiny(length, **changes):
   mask = jnp.ones(tokens.shape, bool)
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask)
   params = jax.tree.map(
-    lambda s: (.3 * rng.normal(size=s.shape)).astype(s.dtype), shapes)
+    lambda s: (0.3 * rng.normal(size=s.shape)).astype(s.dtype), shapes
+  )
   return model, params, tokens, mask
 
 
@@ -45,14 +55,16 @@ def golden():
   with safetensors.safe_open(GOLDEN, 'numpy') as f:
     config = json.loads(f.metadata()['config'])
   tensors = safetensors.numpy.load_file(GOLDEN)
-  data = {key: tensors.pop(key)
-          for key in ('ids', 'mask', 'hidden_states', 'logits')}
+  data = {
+    key: tensors.pop(key) for key in ('ids', 'mask', 'hidden_states', 'logits')
+  }
   model = Gemma2(**weights.fields_from_transformers(config))
   tokens = jnp.asarray(data['ids'], jnp.int32)
   mask = jnp.asarray(data['mask'], bool)
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask)
   params = table.load(
-    weights.RULES, weights.model_tensors(tensors), shapes['params'])
+    weights.RULES, weights.model_tensors(tensors), shapes['params']
+  )
   return model, {'params': params}, tokens, mask, data
 
 
@@ -76,15 +88,15 @@ def test_bfloat16_stays_near_float32(golden):
   model, params, tokens, mask, data = golden
   half = run(model.clone(dtype=jnp.bfloat16), params, tokens, mask)
   assert half.dtype == jnp.bfloat16
-  error = relative_error(
-    half.astype(jnp.float32), data['hidden_states'][-1])
+  error = relative_error(half.astype(jnp.float32), data['hidden_states'][-1])
   assert 1e-4 < error < 3e-2
 
 
 def test_gemma2_2b_has_its_published_parameter_count():
   tokens, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
   shapes = jax.eval_shape(
-    Gemma2(**SIZES['gemma2_2b']).init, jax.random.key(0), tokens, mask)
+    Gemma2(**SIZES['gemma2_2b']).init, jax.random.key(0), tokens, mask
+  )
   assert sum(x.size for x in jax.tree.leaves(shapes)) == 2_614_341_888
 
 
@@ -94,7 +106,9 @@ def test_padding_does_not_change_real_tokens():
   longer = jnp.pad(mask, ((0, 0), (0, 4)))
   np.testing.assert_allclose(
     run(model, params, padded, longer)[:, :5],
-    run(model, params, tokens, mask), atol=2e-5)
+    run(model, params, tokens, mask),
+    atol=2e-5,
+  )
 
 
 def test_a_token_reaches_what_its_layers_windows_allow():
@@ -103,7 +117,8 @@ def test_a_token_reaches_what_its_layers_windows_allow():
     model, params, tokens, mask = tiny(10, depth=2, layer_types=types)
     changed = tokens.at[:, 0].add(1)
     difference = jnp.abs(
-      run(model, params, changed, mask) - run(model, params, tokens, mask))
+      run(model, params, changed, mask) - run(model, params, tokens, mask)
+    )
     reached = np.flatnonzero(jnp.max(difference, axis=(0, 2)))
     assert reached.tolist() == list(range(reach + 1))
 
@@ -122,26 +137,41 @@ def test_recomputing_layers_changes_no_gradient():
 
   def gradient(model):
     loss = lambda p: jnp.mean(
-      model.apply(p, tokens, mask, method='logits') ** 2)
+      model.apply(p, tokens, mask, method='logits') ** 2
+    )
     return jax.jit(jax.grad(loss))(params)
-  for a, b in zip(jax.tree.leaves(gradient(model)),
-                  jax.tree.leaves(gradient(model.clone(remat=True)))):
+
+  for a, b in zip(
+    jax.tree.leaves(gradient(model)),
+    jax.tree.leaves(gradient(model.clone(remat=True))),
+  ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('window', [4096, 3])
 def test_a_beginning_that_was_read_before_changes_nothing(window):
   model = Gemma2(
-    vocab_size=20, width=8, depth=3, heads=4, kv_heads=2, head_dim=4, hidden=6,
-    query_scale=4, sliding_window=window)
+    vocab_size=20,
+    width=8,
+    depth=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    hidden=6,
+    query_scale=4,
+    sliding_window=window,
+  )
   rng = np.random.default_rng()
   start = jnp.asarray(rng.integers(20, size=(1, 5)), jnp.int32)
   rest = jnp.asarray(rng.integers(20, size=(3, 6)), jnp.int32)
   mask = jnp.arange(6) < jnp.array([[2], [6], [4]])
   whole = jnp.concatenate([jnp.repeat(start, 3, axis=0), rest], axis=1)
   ones = jnp.ones((3, 5), bool)
-  params = model.init(jax.random.key(rng.integers(1000)), whole,
-                      jnp.concatenate([ones, mask], axis=1))
+  params = model.init(
+    jax.random.key(rng.integers(1000)),
+    whole,
+    jnp.concatenate([ones, mask], axis=1),
+  )
   want = model.apply(params, whole, jnp.concatenate([ones, mask], axis=1))
   states, past = model.apply(params, start, method='read')
   got = model.apply(params, rest, mask, past)

@@ -11,22 +11,39 @@ from sana_jax.tools.bench.loop import Block
 from sana_jax.tools.bench.loop_report import LOOP
 from sana_jax.tools.report import Run, to_json
 
-_BARE = [Block([1., 1.], cpu=1.), Block([2., 2.], cpu=2.),
-         *3 * [Block([3., 3.], cpu=1.)]]
-_TRAIN = [Block([2., 2.], .04, cpu=2.), Block([2., 6.], .08, 1, cpu=2.),
-          Block([4., 4.], .08, cpu=2.), Block([4., 12.], .08, 1, cpu=4.)]
+_BARE = [
+  Block([1.0, 1.0], cpu=1.0),
+  Block([2.0, 2.0], cpu=2.0),
+  *3 * [Block([3.0, 3.0], cpu=1.0)],
+]
+_TRAIN = [
+  Block([2.0, 2.0], 0.04, cpu=2.0),
+  Block([2.0, 6.0], 0.08, 1, cpu=2.0),
+  Block([4.0, 4.0], 0.08, cpu=2.0),
+  Block([4.0, 12.0], 0.08, 1, cpu=4.0),
+]
 RUN = Run(
-  [*(x for pair in zip(_BARE, _TRAIN) for x in pair), _BARE[-1]], 'a chip',
-  '2026-01-01', {'jax': '1'}, 'sana-jax bench step --against-loop',
-  {'config': 'shapes', 'data': 'shapes', 'batch_size': 8, 'threads': 4,
-   'save_every': 20, 'mesh': {'data': 2}})
+  [*(x for pair in zip(_BARE, _TRAIN) for x in pair), _BARE[-1]],
+  'a chip',
+  '2026-01-01',
+  {'jax': '1'},
+  'sana-jax bench step --against-loop',
+  {
+    'config': 'shapes',
+    'data': 'shapes',
+    'batch_size': 8,
+    'threads': 4,
+    'save_every': 20,
+    'mesh': {'data': 2},
+  },
+)
 
 
 class Clock:
   """Moves only where a test says so."""
 
   def __init__(self):
-    self.now = 0.
+    self.now = 0.0
 
   def perf_counter(self):
     return self.now
@@ -62,10 +79,13 @@ def losses(folder):
 @pytest.fixture(scope='module')
 def trained(toy, tmp_path_factory):
   """What a run of the toy gave, and its folder."""
-  config, folder = toy.get_config(log_every_steps=1), tmp_path_factory.mktemp(
-    'turns')
-  return loop.measure(config, toy.Toy().make(), folder, make_mesh(config.mesh),
-                      steps=4, rounds=1), folder
+  config, folder = (
+    toy.get_config(log_every_steps=1),
+    tmp_path_factory.mktemp('turns'),
+  )
+  return loop.measure(
+    config, toy.Toy().make(), folder, make_mesh(config.mesh), steps=4, rounds=1
+  ), folder
 
 
 def test_a_run_trains_as_always_and_gives_way_between_its_blocks(trained):
@@ -78,7 +98,9 @@ def test_a_run_trains_as_always_and_gives_way_between_its_blocks(trained):
   # 3 steps, two blocks of 3 + 4, and one more.
   assert list(losses(folder)) == list(range(1, 19))
   assert sorted(p.name for p in (folder / 'checkpoints').iterdir()) == [
-    '14', '18']
+    '14',
+    '18',
+  ]
   assert not (folder / 'pictures').exists()
 
 
@@ -93,7 +115,8 @@ def test_the_time_of_a_block_is_the_runs_alone(toy, monkeypatch):
 
   def bare(steps):
     clock.now += 1000
-    return Block([250.] * steps)
+    return Block([250.0] * steps)
+
   task = toy.Toy()
   task.batches = lambda: Batches(clock)
   turns = loop.Turns(5, lambda batch: bare)
@@ -102,10 +125,14 @@ def test_the_time_of_a_block_is_the_runs_alone(toy, monkeypatch):
     next(batches)
     clock.now += 4
   # 3 of 5 steps are a warm-up.
-  alone = Block([250., 250.])
+  alone = Block([250.0, 250.0])
   assert turns.blocks == [
-    alone, Block([5., 5.], 2., cpu=20.), alone,
-    Block([5., 5.], 2., 1, cpu=20.), alone]
+    alone,
+    Block([5.0, 5.0], 2.0, cpu=20.0),
+    alone,
+    Block([5.0, 5.0], 2.0, 1, cpu=20.0),
+    alone,
+  ]
   assert batches.get_state() == {'count': 13}
 
 
@@ -130,19 +157,40 @@ def test_a_checkpoint_counts_as_often_as_the_config_saves():
   # Saving makes 2 steps 1 / (5 / 8 + 6 / 16) * 2 bare blocks, which is 2, in
   # place of 4 / 3. Of 20 steps it is 2/3 of 2 bare steps.
   assert loop_report.as_configured(RUN) == pytest.approx(
-    1 / (4 / 3 + (2 - 4 / 3) * 2 / 20))
+    1 / (4 / 3 + (2 - 4 / 3) * 2 / 20)
+  )
 
 
 def test_rows_of_what_was_measured():
   head, plain, saving, bare = loop_report.rows(RUN)
-  assert head[1:] == ('images/s', 'p50', 'p90', 'p99', 'ratio', 'CPU ratio',
-                      'data wait', 'threads')
+  assert head[1:] == (
+    'images/s',
+    'p50',
+    'p90',
+    'p99',
+    'ratio',
+    'CPU ratio',
+    'data wait',
+    'threads',
+  )
   # 2 steps of 8 images in 4 and in 8 seconds; 0.12 of 12 seconds.
   assert plain == (
-    'train', '3.0 [2.5, 3.5]', '3.0000', '4.0000', '4.0000',
-    '0.750 [0.750, 0.750]', '0.625 [0.562, 0.688]', '1.00%', '4')
+    'train',
+    '3.0 [2.5, 3.5]',
+    '3.0000',
+    '4.0000',
+    '4.0000',
+    '0.750 [0.750, 0.750]',
+    '0.625 [0.562, 0.688]',
+    '1.00%',
+    '4',
+  )
   assert saving[5:] == (
-    '0.500 [0.438, 0.562]', '0.500 [0.375, 0.625]', '0.67%', '4')
+    '0.500 [0.438, 0.562]',
+    '0.500 [0.375, 0.625]',
+    '0.67%',
+    '4',
+  )
   assert bare[1] == '2.7 [2.7, 4.0]' and bare[5:] == ('', '', '', '')
 
 

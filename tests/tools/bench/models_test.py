@@ -10,11 +10,13 @@ GOLDEN = folder.pathlib.Path(__file__).parents[2] / 'golden' / 'tiny_sana'
 
 
 def test_a_tensor_depends_on_its_name_alone():
-  one, again, other = (models.tensor(name, (30, 50), np.dtype('float32'))
-                       for name in ('a.weight', 'a.weight', 'b.weight'))
+  one, again, other = (
+    models.tensor(name, (30, 50), np.dtype('float32'))
+    for name in ('a.weight', 'a.weight', 'b.weight')
+  )
   np.testing.assert_array_equal(one, again)
   assert np.abs(one - other).max() > 0.1
-  assert 0.9 < one.std() * 50 ** 0.5 < 1.1
+  assert 0.9 < one.std() * 50**0.5 < 1.1
   assert (models.tensor('norm.weight', (5,), np.float32) == 1).all()
   assert (models.tensor('bn.running_var', (5,), np.float32) == 1).all()
   assert models.tensor('bn.num_batches_tracked', (), np.int64) == 0
@@ -34,8 +36,11 @@ def test_models_have_the_parameters_that_their_folder_would():
     made = models.ours(part, config, 'float32')
     want = folder.load(GOLDEN, part, only=only)
     assert made.module == want.module
-    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape),
-                 made.variables, want.variables)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_equal(a.shape, b.shape),
+      made.variables,
+      want.variables,
+    )
     for leaf in jax.tree.leaves(made.variables):
       assert np.isfinite(leaf).all()
 
@@ -49,8 +54,12 @@ def test_the_plain_way_gives_the_same_latents():
   noise = normal(2, 4, 4, module.in_channels)
   text, negative = (
     (normal(n, 16, module.caption_channels), np.ones((n, 16), bool))
-    for n in (2, 1))
+    for n in (2, 1)
+  )
   how = dict(steps=3, guidance=4.5)
   np.testing.assert_allclose(
     ours._plain_denoise(pipe, noise, text, negative, **how),
-    pipe.denoise(noise, text, negative, **how), rtol=1e-4, atol=1e-4)
+    pipe.denoise(noise, text, negative, **how),
+    rtol=1e-4,
+    atol=1e-4,
+  )

@@ -18,8 +18,12 @@ SIZE = 2**28
 def alone(f):
   """What a function of this file gives in another process."""
   done = subprocess.run(
-    [sys.executable, __file__, f.__name__], capture_output=True, text=True,
-    check=True, timeout=300)
+    [sys.executable, __file__, f.__name__],
+    capture_output=True,
+    text=True,
+    check=True,
+    timeout=300,
+  )
   return json.loads(done.stdout)
 
 

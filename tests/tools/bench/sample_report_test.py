@@ -10,14 +10,24 @@ from sana_jax.tools.bench.request import Request, request
 from sana_jax.tools.bench.sample_report import Record, SAMPLING
 from sana_jax.tools.report import Run, to_json
 
-RUN = Run([
-    Record('denoise', 'sana_jax', [2.5, 2., 2.25], 9., int(1e12), 2**31),
-    Record('denoise', 'diffusers', [4., 5.], 4.5, 0, 2**30),
-    Record('decode', 'sana_jax', [2.], 3., int(4e11), 2**30, 2**29),
-    Record('decode', 'diffusers', [1.], 1., 0, 2**30, 2**28)],
-  'a chip', '2026-01-01', {'jax': '1'}, 'sana-jax bench sample', {
-    'matmul_flops': 2e12, 'request': dataclasses.asdict(
-      Request('sana_600m_512', 512, 512, steps=2, batch=4))})
+RUN = Run(
+  [
+    Record('denoise', 'sana_jax', [2.5, 2.0, 2.25], 9.0, int(1e12), 2**31),
+    Record('denoise', 'diffusers', [4.0, 5.0], 4.5, 0, 2**30),
+    Record('decode', 'sana_jax', [2.0], 3.0, int(4e11), 2**30, 2**29),
+    Record('decode', 'diffusers', [1.0], 1.0, 0, 2**30, 2**28),
+  ],
+  'a chip',
+  '2026-01-01',
+  {'jax': '1'},
+  'sana-jax bench sample',
+  {
+    'matmul_flops': 2e12,
+    'request': dataclasses.asdict(
+      Request('sana_600m_512', 512, 512, steps=2, batch=4)
+    ),
+  },
+)
 
 
 def test_a_row_has_rate_share_memory_and_ratio():

@@ -17,26 +17,60 @@ from sana_jax.tools.report import Run, to_json
 
 GIB = 2**30
 OFF = Record(
-  'm+model.remat=none', 'kernels off', 128, 'bfloat16', 'none', 'NVIDIA H200',
-  {'data': 1, 'fsdp': 4}, [4., 2.], forward_flops=10**15, used_bytes=3 * GIB,
-  predicted={'total': 1.5, 'compute': 1., 'memory': .5},
-  ceilings={'flops': 1e15}, times=[
-    Time('elementwise', 1., 1., 'blocks/gate', .25), Time('products', 1., .5)])
+  'm+model.remat=none',
+  'kernels off',
+  128,
+  'bfloat16',
+  'none',
+  'NVIDIA H200',
+  {'data': 1, 'fsdp': 4},
+  [4.0, 2.0],
+  forward_flops=10**15,
+  used_bytes=3 * GIB,
+  predicted={'total': 1.5, 'compute': 1.0, 'memory': 0.5},
+  ceilings={'flops': 1e15},
+  times=[
+    Time('elementwise', 1.0, 1.0, 'blocks/gate', 0.25),
+    Time('products', 1.0, 0.5),
+  ],
+)
 RECORDS = [
-  OFF, dataclasses.replace(OFF, by='kernels on', seconds=[4.], times=[]),
-  Record('m+model.remat=full', 'kernels on', 128, remat='full',
-         failed='out of memory')]
-RUN = Run(RECORDS, 'NVIDIA H200', '2026-01-01', {'jax': '1'},
-          'sana-jax bench step', note='Nothing else ran.')
+  OFF,
+  dataclasses.replace(OFF, by='kernels on', seconds=[4.0], times=[]),
+  Record(
+    'm+model.remat=full',
+    'kernels on',
+    128,
+    remat='full',
+    failed='out of memory',
+  ),
+]
+RUN = Run(
+  RECORDS,
+  'NVIDIA H200',
+  '2026-01-01',
+  {'jax': '1'},
+  'sana-jax bench step',
+  note='Nothing else ran.',
+)
 
 
 def test_rows_of_what_was_measured_say_what_failed():
   head, off, on, failed = MEASURED.rows(RUN)
   assert dict(zip(head, off)) == {
-    'config': 'm+model.remat=none', 'by': 'kernels off', 'remat': 'none',
-    'images': '128', 'seconds': '2', 'images/s': '64', 'predicted s': '1.5',
-    'MFU, published': '37.9%', 'MFU, measured': '37.5%', 'GiB': '3.00',
-    'ratio': '', 'failed': ''}
+    'config': 'm+model.remat=none',
+    'by': 'kernels off',
+    'remat': 'none',
+    'images': '128',
+    'seconds': '2',
+    'images/s': '64',
+    'predicted s': '1.5',
+    'MFU, published': '37.9%',
+    'MFU, measured': '37.5%',
+    'GiB': '3.00',
+    'ratio': '',
+    'failed': '',
+  }
   assert dict(zip(head, on))['ratio'] == '0.50'
   assert failed[4:] == ('', '', '', '', '', '', '', 'out of memory')
 
@@ -46,37 +80,79 @@ def test_the_fastest_variant_names_its_losses():
     'm: remat none by kernels off is the fastest, MFU 37.9% (the target of 50% '
     'is not met); it loses most to',
     '1. elementwise: 50% of the step, 25% of it in blocks/gate',
-    '2. products below the peak: 25% of the step']
+    '2. products below the peak: 25% of the step',
+  ]
   torn = dataclasses.replace(OFF, times=[], unprofiled='ValueError: torn')
-  assert 'its profile failed: ValueError: torn' in findings(
-    dataclasses.replace(RUN, records=[torn]))[0]
+  assert (
+    'its profile failed: ValueError: torn'
+    in findings(dataclasses.replace(RUN, records=[torn]))[0]
+  )
 
 
 def test_rows_of_what_was_compiled():
-  record = Record('m', 'sana_jax', 8, mesh={'data': 1, 'fsdp': 2},
-                  state_bytes=GIB, temporary_bytes=3 * 2**29,
-                  kernels={'glumb_conv': 2})
+  record = Record(
+    'm',
+    'sana_jax',
+    8,
+    mesh={'data': 1, 'fsdp': 2},
+    state_bytes=GIB,
+    temporary_bytes=3 * 2**29,
+    kernels={'glumb_conv': 2},
+  )
   run = dataclasses.replace(RUN, records=[record], device='v5p:4x4x4')
   assert COMPILED.rows(run)[1] == (
-    'm', 'sana_jax', 'fsdp 2', '1.00', '1.50', '2 glumb_conv', 'none')
+    'm',
+    'sana_jax',
+    'fsdp 2',
+    '1.00',
+    '1.50',
+    '2 glumb_conv',
+    'none',
+  )
   assert '*Compiled* 2026-01-01 with jax 1. Nothing else ran.' in (
-    COMPILED.markdown([run]))
+    COMPILED.markdown([run])
+  )
 
 
 def test_rows_of_a_plan_have_errors_of_time_and_memory():
   record = Record(
-    'shapes', 'sana_jax', 32, 'float32', seconds=[2.5, 2., 4.],
-    predicted={'total': 1.5, 'compute': 1., 'memory': .5},
-    needed_bytes=3 * GIB, used_bytes=4 * GIB, flops=2e12, moved=3e9,
-    temporary_bytes=GIB, ceilings={
-      'flops': 2e12, 'memory_rate': 6e9, 'page_rate': 2. * GIB})
-  gpu = dataclasses.replace(record, used_bytes=None, ceilings={
-    'flops': 2e12, 'memory_rate': 6e9})
+    'shapes',
+    'sana_jax',
+    32,
+    'float32',
+    seconds=[2.5, 2.0, 4.0],
+    predicted={'total': 1.5, 'compute': 1.0, 'memory': 0.5},
+    needed_bytes=3 * GIB,
+    used_bytes=4 * GIB,
+    flops=2e12,
+    moved=3e9,
+    temporary_bytes=GIB,
+    ceilings={'flops': 2e12, 'memory_rate': 6e9, 'page_rate': 2.0 * GIB},
+  )
+  gpu = dataclasses.replace(
+    record, used_bytes=None, ceilings={'flops': 2e12, 'memory_rate': 6e9}
+  )
   run = dataclasses.replace(RUN, records=[record, gpu, RECORDS[-1]])
   _, row, untold, failed = PLANNED.rows(run)
   assert row == (
-    'shapes', 'float32', '32', '1.5', '1', '0.5', '2', '2.5', '-25%', '3.000',
-    '4.000', '-25.0%', '2,000.0', '3.00', '2', '6', '0.5')
+    'shapes',
+    'float32',
+    '32',
+    '1.5',
+    '1',
+    '0.5',
+    '2',
+    '2.5',
+    '-25%',
+    '3.000',
+    '4.000',
+    '-25.0%',
+    '2,000.0',
+    '3.00',
+    '2',
+    '6',
+    '0.5',
+  )
   assert untold[9:12] == ('3.000', '', '') and untold[-1] == ''
   assert 'out of memory' in failed and len(failed) == len(row)
 

@@ -23,9 +23,18 @@ def mesh():
 
 def tiny(**changes):
   config = configs.train('sana').unlock()
-  config.model.update(dict(
-    width=32, depth=2, cross_heads=2, head_dim=8, in_channels=4,
-    out_channels=4, caption_channels=8, sample_size=2))
+  config.model.update(
+    dict(
+      width=32,
+      depth=2,
+      cross_heads=2,
+      head_dim=8,
+      in_channels=4,
+      out_channels=4,
+      caption_channels=8,
+      sample_size=2,
+    )
+  )
   config.update(batch_size=8, **changes)
   return config
 
@@ -42,7 +51,8 @@ def read(f, *args, mesh, **options):
   place = jax.sharding.NamedSharding(mesh, jax.P())
   args = [jax.ShapeDtypeStruct(a, jnp.float32, sharding=place) for a in args]
   program = steps.Program(
-    jax.jit(f, **options), tuple(args), {}, {'parameters': args})
+    jax.jit(f, **options), tuple(args), {}, {'parameters': args}
+  )
   return step.read(program.lower().compile(), program, tiny(), mesh)
 
 
@@ -64,7 +74,8 @@ def test_what_is_updated_in_place_is_counted_once(mesh):
   size = 4 * 64 * 32
   assert read(f, (64, 32), (64, 32), mesh=mesh).needed == 3 * size
   assert read(f, (64, 32), (64, 32), mesh=mesh, donate_argnums=0).needed == (
-    2 * size)
+    2 * size
+  )
 
 
 def test_the_text_of_a_step_has_the_products_of_its_mathematics(mesh, built):
@@ -74,17 +85,22 @@ def test_the_text_of_a_step_has_the_products_of_its_mathematics(mesh, built):
   found = step.read(compiled, program, tiny(), mesh)
   # XLA makes sums of a few products of vectors.
   assert sum(w.flops for w in found.work) == pytest.approx(
-    flops.of_jaxpr(jaxpr), rel=.01)
-  given = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(
-    list(program.parts.values())))
+    flops.of_jaxpr(jaxpr), rel=0.01
+  )
+  given = sum(
+    x.size * x.dtype.itemsize
+    for x in jax.tree.leaves(list(program.parts.values()))
+  )
   assert found.needed > given
 
 
 def test_sides_take_turns_from_one_state(mesh, built):
   program, compiled = built
   order = []
-  sides = {name: lambda *args, name=name: (
-    order.append(name) or compiled(*args)) for name in ('ours', 'xla')}
+  sides = {
+    name: lambda *args, name=name: order.append(name) or compiled(*args)
+    for name in ('ours', 'xla')
+  }
   with jax.set_mesh(mesh):
     found = timing.measure(sides, program, repeats=2, count=2)
   assert order == 3 * ['ours', 'ours', 'xla', 'xla']
@@ -99,33 +115,51 @@ def test_each_step_has_its_moments_with_one_in_flight():
     def block_until_ready(self):
       waited.append(self)
       return self
+
   state, moments = timing.run(
-    lambda state, more: (state + more, Metrics()), 1, (2,), 3)
+    lambda state, more: (state + more, Metrics()), 1, (2,), 3
+  )
   assert state == 7 and len(moments) == 4 and len(waited) == 3
   assert timing.mean(moments) == pytest.approx(
-    (moments[-1].wall - moments[0].wall) / 3)
+    (moments[-1].wall - moments[0].wall) / 3
+  )
 
 
 def test_a_loss_that_is_not_finite_is_told(mesh, built):
   program, compiled = built
+
   def init(key):
     state = program.init(key)
-    return state._replace(players={
-      name: player._replace(skipped=jnp.ones((), jnp.int32))
-      for name, player in state.players.items()})
+    return state._replace(
+      players={
+        name: player._replace(skipped=jnp.ones((), jnp.int32))
+        for name, player in state.players.items()
+      }
+    )
+
   with jax.set_mesh(mesh), pytest.raises(UserError, match='not finite'):
     timing.measure({'a': compiled}, program._replace(init=jax.jit(init)), 1)
 
 
 def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
   asked = []
-  monkeypatch.setattr(ceilings, 'measure', lambda dtype: (
-    asked.append(dtype) or {'flops': 1e6, 'memory_rate': 1e18}))
+  monkeypatch.setattr(
+    ceilings,
+    'measure',
+    lambda dtype: asked.append(dtype) or {'flops': 1e6, 'memory_rate': 1e18},
+  )
   config = tiny()
   config.mesh.update(data=2, fsdp=4)
   worker = step.Worker(jax.config.jax_compilation_cache_dir)
-  ours, xla = worker.measure(Variant('tiny', config.to_dict(), {
-    'ours': {'relu_linear_attention': 'xla_chunked'}, 'xla': 'off'}), 2, True)
+  ours, xla = worker.measure(
+    Variant(
+      'tiny',
+      config.to_dict(),
+      {'ours': {'relu_linear_attention': 'xla_chunked'}, 'xla': 'off'},
+    ),
+    2,
+    True,
+  )
   assert asked == ['float32'] and (ours.by, xla.by) == ('ours', 'xla')
   assert ours.mesh['data'] == 2 and ours.mesh['fsdp'] == 4
   for found in (ours, xla):
@@ -134,7 +168,8 @@ def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
     assert found.needed_bytes > found.temporary_bytes > 0
     assert found.forward_flops == 8 * steps.forward_flops(config) > 0
     assert {'products', 'elementwise', 'collectives', 'idle'} <= {
-      t.kind for t in found.times}
+      t.kind for t in found.times
+    }
     assert found.unprofiled == '' and found.ceilings['page_rate'] > 0
     assert found.collectives and found.device.startswith('CPU (')
   with pytest.raises(UserError, match='There are no kernels for a cpu'):
@@ -142,13 +177,17 @@ def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
 
 
 def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
-  good = [Record('b', 'ours', 8, seconds=[1.])]
+  good = [Record('b', 'ours', 8, seconds=[1.0])]
   answers = [
-    RuntimeError('in Worker:\nTraceback ...\njax.errors.JaxRuntimeError: '
-                 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate '
-                 '12.30GiB.\n[tf-allocator-allocation-error]'), good,
+    RuntimeError(
+      'in Worker:\nTraceback ...\njax.errors.JaxRuntimeError: '
+      'RESOURCE_EXHAUSTED: Out of memory while trying to allocate '
+      '12.30GiB.\n[tf-allocator-allocation-error]'
+    ),
+    good,
     UserError('A process of the benchmark has died.'),
-    RuntimeError('Traceback ...\n  x = f(x)\nValueError: no\nmore words')]
+    RuntimeError('Traceback ...\n  x = f(x)\nValueError: no\nmore words'),
+  ]
   running = []
 
   class Process:
@@ -166,26 +205,39 @@ def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
       yield Process()
     finally:
       running.clear()
+
   monkeypatch.setattr(step.processes, 'start', start)
   variants = [Variant(n, tiny().to_dict(), {'ours': {}}) for n in 'abcd']
   found = list(step.records(variants, 1))
   assert [(r.config, r.failed) for r in found] == [
-    ('a', 'out of memory (allocating 12.30GiB)'), ('b', ''),
-    ('c', 'A process of the benchmark has died.'), ('d', 'ValueError: no')]
+    ('a', 'out of memory (allocating 12.30GiB)'),
+    ('b', ''),
+    ('c', 'A process of the benchmark has died.'),
+    ('d', 'ValueError: no'),
+  ]
 
 
 def test_what_a_process_raises_is_why_its_variant_failed():
   config = tiny()
   config.mesh.data = 7
-  found = list(step.records(
-    [Variant('seven', config.to_dict(), {'off': 'off', 'on': 'on'})], 1))
+  found = list(
+    step.records(
+      [Variant('seven', config.to_dict(), {'off': 'off', 'on': 'on'})], 1
+    )
+  )
   assert [r.by for r in found] == ['off', 'on']
   assert all(not r.seconds and 'mesh' in r.failed for r in found)
 
 
 def test_mfu_is_over_all_devices():
   # 3e12 operations in 2 s on 4 chips of 2e12.
-  record = Record('a', 'b', 1, mesh={'data': 1, 'fsdp': 4}, seconds=[4., 2.],
-                  forward_flops=10**12)
+  record = Record(
+    'a',
+    'b',
+    1,
+    mesh={'data': 1, 'fsdp': 4},
+    seconds=[4.0, 2.0],
+    forward_flops=10**12,
+  )
   assert record.mfu(2e12) == 3 / 2 / 4 / 2
   assert dataclasses.replace(record, device='NVIDIA H200').published == 989e12

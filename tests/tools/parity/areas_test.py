@@ -8,8 +8,12 @@ pytest.importorskip('torch')
 
 from sana_jax.tools.parity import controlnet, ledger, optim, samplers, text  # noqa: E402
 
-CASES = [case for area in (controlnet, optim, samplers, text)
-         for case in area.cases() if case.quick]
+CASES = [
+  case
+  for area in (controlnet, optim, samplers, text)
+  for case in area.cases()
+  if case.quick
+]
 
 
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)

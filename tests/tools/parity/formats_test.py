@@ -17,8 +17,18 @@ torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
 pytestmark = pytest.mark.parity
 
-DTYPES = ('float32', 'float16', 'bfloat16', 'float64', 'int64', 'int32',
-          'int16', 'int8', 'uint8', 'bool')
+DTYPES = (
+  'float32',
+  'float16',
+  'bfloat16',
+  'float64',
+  'int64',
+  'int32',
+  'int16',
+  'int8',
+  'uint8',
+  'bool',
+)
 
 
 def to_numpy(tensor):
@@ -50,31 +60,51 @@ def assert_same(got, want):
 
 def views():
   """A tensor of each dtype, and views of each kind."""
-  out = {name: (torch.randn(4, 3, 2) * 90).to(getattr(torch, name))
-         for name in DTYPES}
+  out = {
+    name: (torch.randn(4, 3, 2) * 90).to(getattr(torch, name))
+    for name in DTYPES
+  }
   base = torch.randn(6, 8)
   return out | {
-    'base': base, 'transposed': base.T, 'columns': base[1:, ::3],
-    'row': base[3], 'channels_last': torch.randn(2, 3, 4, 5).to(
-      memory_format=torch.channels_last), 'scalar': torch.tensor(2.5),
-    'empty': torch.zeros(0, 4), 'permuted': torch.randn(2, 3, 4).permute(
-      2, 0, 1), 'parameter': torch.nn.Parameter(torch.randn(3))}
+    'base': base,
+    'transposed': base.T,
+    'columns': base[1:, ::3],
+    'row': base[3],
+    'channels_last': torch.randn(2, 3, 4, 5).to(
+      memory_format=torch.channels_last
+    ),
+    'scalar': torch.tensor(2.5),
+    'empty': torch.zeros(0, 4),
+    'permuted': torch.randn(2, 3, 4).permute(2, 0, 1),
+    'parameter': torch.nn.Parameter(torch.randn(3)),
+  }
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
 def test_what_torch_saves_is_read(tmp_path, protocol):
   state = collections.OrderedDict(views())
   state._metadata = {'': {'version': 1}}
-  torch.save({'state_dict': state, 'epoch': 3, 'lr': 1e-4, 'note': None,
-              'rng_state': {'torch': torch.get_rng_state(), 'sizes':
-                            state['base'].shape}},
-             tmp_path / 'x.pth', pickle_protocol=protocol)
+  torch.save(
+    {
+      'state_dict': state,
+      'epoch': 3,
+      'lr': 1e-4,
+      'note': None,
+      'rng_state': {
+        'torch': torch.get_rng_state(),
+        'sizes': state['base'].shape,
+      },
+    },
+    tmp_path / 'x.pth',
+    pickle_protocol=protocol,
+  )
   got = pth.read(tmp_path / 'x.pth')
   assert_same(eager(got), {k: x.detach() for k, x in state.items()})
   for key, tensor in got.items():
     if tensor.shape and tensor.shape[0]:
       np.testing.assert_array_equal(
-        tensor.fetch(1, 9), to_numpy(state[key])[1:9], strict=True)
+        tensor.fetch(1, 9), to_numpy(state[key])[1:9], strict=True
+      )
 
 
 def test_a_module_with_its_optimizer_is_read(tmp_path):
@@ -84,11 +114,15 @@ def test_a_module_with_its_optimizer_is_read(tmp_path):
   module(torch.randn(5, 3)).square().sum().backward()
   optimizer.step()
   schedule.step()
-  torch.save({
-    'state_dict': module.state_dict(), 'optimizer': optimizer.state_dict(),
-    'scheduler': schedule.state_dict(),
-    'state_dict_ema': {k: x * 0 for k, x in module.state_dict().items()},
-  }, tmp_path / 'x.pth')
+  torch.save(
+    {
+      'state_dict': module.state_dict(),
+      'optimizer': optimizer.state_dict(),
+      'scheduler': schedule.state_dict(),
+      'state_dict_ema': {k: x * 0 for k, x in module.state_dict().items()},
+    },
+    tmp_path / 'x.pth',
+  )
   assert_same(eager(pth.read(tmp_path / 'x.pth')), module.state_dict())
   averaged = eager(pth.read(tmp_path / 'x.pth', ema=True))
   assert all(not x.any() for x in averaged.values())
@@ -118,26 +152,44 @@ def test_the_format_before_1_6_is_read(tmp_path):
 
 @pytest.mark.parametrize('zipped', [True, False])
 def test_all_that_a_trainer_saves_is_read_but_for_the_rest(
-    tmp_path, zipped, caplog):
+  tmp_path, zipped, caplog
+):
   module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
   optimizer = torch.optim.AdamW(module.parameters())
   module(torch.randn(5, 3)).square().sum().backward()
   optimizer.step()
   state = module.state_dict()
-  torch.save({
-    'epoch': 3, 'args': argparse.Namespace(lr=1e-4, where=pathlib.Path('x')),
-    'rng_state': {
-      'torch': torch.get_rng_state(), 'numpy': np.random.get_state(),
-      'generator': np.random.default_rng(), 'python': random.getstate()},
-    'optimizer': optimizer.state_dict(), 'whole': optimizer,
-    'dtype': torch.bfloat16, 'device': torch.device('cpu'), 'call': len,
-    'counts': collections.Counter('abc'), 'complex': torch.zeros(2) * 1j,
-    'array': np.ones((3, 4)), 'sparse': torch.eye(3).to_sparse(),
-    'float8': torch.zeros(2).to(torch.float8_e4m3fn),
-    'state_dict_ema': {k: x * 0 for k, x in state.items()},
-    'state_dict': state | {'extra_state': argparse.Namespace(a=1), 'size':
-                           torch.Size([3, 4]), 'complex': torch.zeros(2) * 1j},
-  }, tmp_path / 'x.pth', _use_new_zipfile_serialization=zipped)
+  torch.save(
+    {
+      'epoch': 3,
+      'args': argparse.Namespace(lr=1e-4, where=pathlib.Path('x')),
+      'rng_state': {
+        'torch': torch.get_rng_state(),
+        'numpy': np.random.get_state(),
+        'generator': np.random.default_rng(),
+        'python': random.getstate(),
+      },
+      'optimizer': optimizer.state_dict(),
+      'whole': optimizer,
+      'dtype': torch.bfloat16,
+      'device': torch.device('cpu'),
+      'call': len,
+      'counts': collections.Counter('abc'),
+      'complex': torch.zeros(2) * 1j,
+      'array': np.ones((3, 4)),
+      'sparse': torch.eye(3).to_sparse(),
+      'float8': torch.zeros(2).to(torch.float8_e4m3fn),
+      'state_dict_ema': {k: x * 0 for k, x in state.items()},
+      'state_dict': state
+      | {
+        'extra_state': argparse.Namespace(a=1),
+        'size': torch.Size([3, 4]),
+        'complex': torch.zeros(2) * 1j,
+      },
+    },
+    tmp_path / 'x.pth',
+    _use_new_zipfile_serialization=zipped,
+  )
   assert_same(eager(pth.read(tmp_path / 'x.pth')), state)
   (record,) = caplog.records
   line = record.getMessage()
@@ -154,13 +206,23 @@ def test_a_whole_module_is_refused_by_name(tmp_path):
 
 # --- Sana ---------------------------------------------------------------------
 TINY = dict(
-  in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=32,
-  num_layers=3, num_cross_attention_heads=4, cross_attention_head_dim=16,
-  cross_attention_dim=64, caption_channels=12)
+  in_channels=4,
+  out_channels=4,
+  num_attention_heads=2,
+  attention_head_dim=32,
+  num_layers=3,
+  num_cross_attention_heads=4,
+  cross_attention_head_dim=16,
+  cross_attention_dim=64,
+  caption_channels=12,
+)
 NORM = 'rms_norm_across_heads'
 VARIANTS = {
-  'base': {}, 'qk_norm': {'qk_norm': NORM}, 'patch': {'patch_size': 2},
-  'sprint': {'qk_norm': NORM, 'guidance_embeds': True}}
+  'base': {},
+  'qk_norm': {'qk_norm': NORM},
+  'patch': {'patch_size': 2},
+  'sprint': {'qk_norm': NORM, 'guidance_embeds': True},
+}
 
 
 def randomised(model):
@@ -176,16 +238,19 @@ def block_as_nvidia_saves_it(state, ours, theirs):
   get = lambda name: state[f'{ours}.{name}']
   out = {
     'scale_shift_table': get('scale_shift_table'),
-    'attn.qkv.weight': torch.cat([get(f'attn1.to_{x}.weight') for x in 'qkv'])}
+    'attn.qkv.weight': torch.cat([get(f'attn1.to_{x}.weight') for x in 'qkv']),
+  }
   for kind in ('weight', 'bias'):
     out |= {
       f'attn.proj.{kind}': get(f'attn1.to_out.0.{kind}'),
       f'cross_attn.q_linear.{kind}': get(f'attn2.to_q.{kind}'),
       f'cross_attn.kv_linear.{kind}': torch.cat(
-        [get(f'attn2.to_{x}.{kind}') for x in 'kv']),
+        [get(f'attn2.to_{x}.{kind}') for x in 'kv']
+      ),
       f'cross_attn.proj.{kind}': get(f'attn2.to_out.0.{kind}'),
       f'mlp.inverted_conv.conv.{kind}': get(f'ff.conv_inverted.{kind}'),
-      f'mlp.depth_conv.conv.{kind}': get(f'ff.conv_depth.{kind}')}
+      f'mlp.depth_conv.conv.{kind}': get(f'ff.conv_depth.{kind}'),
+    }
   out['mlp.point_conv.conv.weight'] = get('ff.conv_point.weight')
   if f'{ours}.attn1.norm_q.weight' in state:
     for a, b in (('attn1', 'attn'), ('attn2', 'cross_attn')):
@@ -198,13 +263,15 @@ LAYERS = {
   'patch_embed.proj': 'x_embedder.proj',
   'caption_projection.linear_1': 'y_embedder.y_proj.fc1',
   'caption_projection.linear_2': 'y_embedder.y_proj.fc2',
-  'time_embed.linear': 't_block.1', 'proj_out': 'final_layer.linear',
+  'time_embed.linear': 't_block.1',
+  'proj_out': 'final_layer.linear',
   'time_embed.emb.timestep_embedder.linear_1': 't_embedder.mlp.0',
   'time_embed.emb.timestep_embedder.linear_2': 't_embedder.mlp.2',
   'time_embed.timestep_embedder.linear_1': 't_embedder.mlp.0',
   'time_embed.timestep_embedder.linear_2': 't_embedder.mlp.2',
   'time_embed.guidance_embedder.linear_1': 'cfg_embedder.mlp.0',
-  'time_embed.guidance_embedder.linear_2': 'cfg_embedder.mlp.2'}
+  'time_embed.guidance_embedder.linear_2': 'cfg_embedder.mlp.2',
+}
 
 
 def as_nvidia_saves_it(state):
@@ -216,24 +283,32 @@ def as_nvidia_saves_it(state):
   control = 'input_block.weight' in state
   for i in range(TINY['num_layers']):
     out |= block_as_nvidia_saves_it(
-      state, f'transformer_blocks.{i}',
-      f'controlnet.{i}.copied_block' if control else f'blocks.{i}')
+      state,
+      f'transformer_blocks.{i}',
+      f'controlnet.{i}.copied_block' if control else f'blocks.{i}',
+    )
     for k in ('weight', 'bias') if control else ():
-      out[f'controlnet.{i}.after_proj.{k}'] = (
-        state[f'controlnet_blocks.{i}.{k}'])
+      out[f'controlnet.{i}.after_proj.{k}'] = state[
+        f'controlnet_blocks.{i}.{k}'
+      ]
   if control:
-    return out | {f'controlnet.0.before_proj.{k}': state[f'input_block.{k}']
-                  for k in ('weight', 'bias')}
+    return out | {
+      f'controlnet.0.before_proj.{k}': state[f'input_block.{k}']
+      for k in ('weight', 'bias')
+    }
   return out | {'final_layer.scale_shift_table': state['scale_shift_table']}
 
 
-BUFFERS = {'pos_embed': torch.zeros(1, 16, 64),
-           'y_embedder.y_embedding': torch.zeros(300, 12)}
+BUFFERS = {
+  'pos_embed': torch.zeros(1, 16, 64),
+  'y_embedder.y_embedding': torch.zeros(300, 12),
+}
 
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_official_transformers_become_what_diffusers_makes_of_them(
-    tmp_path, name):
+  tmp_path, name
+):
   model = randomised(diffusers.SanaTransformer2DModel(**TINY, **VARIANTS[name]))
   theirs = as_nvidia_saves_it(model.state_dict())
   torch.save({'state_dict': theirs | BUFFERS}, tmp_path / 'x.pth')
@@ -243,17 +318,21 @@ def test_official_transformers_become_what_diffusers_makes_of_them(
   again = diffusers.SanaTransformer2DModel.from_config(config)
   again.load_state_dict(eager(got), strict=True)
   pth.write(tmp_path / 'y.pth', official.from_diffusers({'transformer': got}))
-  assert_same(torch.load(tmp_path / 'y.pth', weights_only=True)['state_dict'],
-              theirs)
+  assert_same(
+    torch.load(tmp_path / 'y.pth', weights_only=True)['state_dict'], theirs
+  )
 
 
 def test_the_base_model_becomes_what_diffusers_single_file_loader_makes():
   from diffusers.loaders import single_file_utils
+
   model = randomised(diffusers.SanaTransformer2DModel(**TINY))
   theirs = as_nvidia_saves_it(model.state_dict()) | BUFFERS
   got = official.to_diffusers(lazy(theirs))['transformer']
-  assert_same(eager(got), single_file_utils.
-              convert_sana_transformer_to_diffusers(dict(theirs)))
+  assert_same(
+    eager(got),
+    single_file_utils.convert_sana_transformer_to_diffusers(dict(theirs)),
+  )
 
 
 def test_official_controlnets_become_what_diffusers_makes_of_them():
@@ -267,50 +346,73 @@ def test_official_controlnets_become_what_diffusers_makes_of_them():
   assert_same(eager(got['transformer']), base)
   config = official.config('controlnet', got['controlnet'], cross_heads=4)
   diffusers.SanaControlNetModel.from_config(config).load_state_dict(
-    eager(got['controlnet']), strict=True)
+    eager(got['controlnet']), strict=True
+  )
   assert_same(eager(official.from_diffusers(got)), theirs)
 
 
 # --- DC-AE --------------------------------------------------------------------
 RES, VIT = 'ResBlock', 'EfficientViTBlock'
 SANA = dict(
-  latent_channels=4, attention_head_dim=8,
-  encoder_block_types=[RES, RES, VIT], decoder_block_types=[RES, RES, VIT],
+  latent_channels=4,
+  attention_head_dim=8,
+  encoder_block_types=[RES, RES, VIT],
+  decoder_block_types=[RES, RES, VIT],
   encoder_block_out_channels=[8, 16, 32],
   decoder_block_out_channels=[8, 16, 32],
-  encoder_layers_per_block=[1, 2, 1], decoder_layers_per_block=[2, 1, 1],
-  encoder_qkv_multiscales=[[], [], [5]], decoder_qkv_multiscales=[[], [], [5]],
-  downsample_block_type='Conv', upsample_block_type='interpolate')
+  encoder_layers_per_block=[1, 2, 1],
+  decoder_layers_per_block=[2, 1, 1],
+  encoder_qkv_multiscales=[[], [], [5]],
+  decoder_qkv_multiscales=[[], [], [5]],
+  downsample_block_type='Conv',
+  upsample_block_type='interpolate',
+)
 PLAIN = dict(
-  encoder_qkv_multiscales=[[]] * 3, decoder_qkv_multiscales=[[]] * 3,
-  downsample_block_type='pixel_unshuffle', upsample_block_type='pixel_shuffle')
+  encoder_qkv_multiscales=[[]] * 3,
+  decoder_qkv_multiscales=[[]] * 3,
+  downsample_block_type='pixel_unshuffle',
+  upsample_block_type='pixel_shuffle',
+)
 AUTOENCODERS = {
   'sana': SANA,
-  'in': SANA | PLAIN | dict(
-    encoder_layers_per_block=[0, 1, 1], decoder_layers_per_block=[0, 2, 1],
+  'in': SANA
+  | PLAIN
+  | dict(
+    encoder_layers_per_block=[0, 1, 1],
+    decoder_layers_per_block=[0, 2, 1],
     decoder_norm_types=['batch_norm', 'batch_norm', 'rms_norm'],
-    decoder_act_fns=['relu', 'relu', 'silu']),
+    decoder_act_fns=['relu', 'relu', 'silu'],
+  ),
   'with a first stage': SANA | PLAIN,
-  'lite': SANA | dict(
-    decoder_block_types=[RES] * 3, decoder_layers_per_block=[0, 2, 1],
-    decoder_qkv_multiscales=[[]] * 3, upsample_block_type='pixel_shuffle',
-    decoder_conv_act_fn='silu'),
-  'strided, no first stage': SANA | dict(
-    encoder_layers_per_block=[0, 1, 1], decoder_layers_per_block=[0, 1, 1])}
+  'lite': SANA
+  | dict(
+    decoder_block_types=[RES] * 3,
+    decoder_layers_per_block=[0, 2, 1],
+    decoder_qkv_multiscales=[[]] * 3,
+    upsample_block_type='pixel_shuffle',
+    decoder_conv_act_fn='silu',
+  ),
+  'strided, no first stage': SANA
+  | dict(
+    encoder_layers_per_block=[0, 1, 1], decoder_layers_per_block=[0, 1, 1]
+  ),
+}
 CONVERTED = ('sana', 'in', 'with a first stage')  # The others, it cannot.
 
 
 @pytest.mark.parametrize('name', AUTOENCODERS)
 def test_autoencoders_become_what_diffusers_makes_of_them(name):
   from diffusers.loaders import single_file_utils
+
   model = randomised(diffusers.AutoencoderDC(**AUTOENCODERS[name]))
   state = model.state_dict()
   theirs = eager(efficientvit.from_diffusers(lazy(state), model.config))
   got = eager(efficientvit.to_diffusers(lazy(theirs)))
   assert_same(got, state)
   model.load_state_dict(got, strict=True)
-  converted = (single_file_utils.
-               convert_autoencoder_dc_checkpoint_to_diffusers(dict(theirs)))
+  converted = single_file_utils.convert_autoencoder_dc_checkpoint_to_diffusers(
+    dict(theirs)
+  )
   if name in CONVERTED:
     assert_same(got, converted)
   else:

@@ -64,8 +64,14 @@ def main():
   for name, size in SIZES.items():
     images = torch.rand(size) * 2 - 1
     latents, decoded = compute(model, images)
-    tensors |= {f'{name}.{key}': x.permute(0, 2, 3, 1) for key, x in (
-      ('images', images), ('latents', latents), ('decoded', decoded))}
+    tensors |= {
+      f'{name}.{key}': x.permute(0, 2, 3, 1)
+      for key, x in (
+        ('images', images),
+        ('latents', latents),
+        ('decoded', decoded),
+      )
+    }
   metadata = {
     'made_by': 'tests/tools/parity/goldens_dc_ae.py',
     'with': f'diffusers {diffusers.__version__}, torch {torch.__version__}',

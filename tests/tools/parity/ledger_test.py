@@ -11,32 +11,53 @@ from sana_jax.tools.parity.ledger import Case, Measured
 
 
 def case(measure, bound=1e-5, **changes):
-  fields = dict(area='sana', what='block', size='tiny', dtype='float32',
-                bound=bound, measure=measure)
+  fields = dict(
+    area='sana',
+    what='block',
+    size='tiny',
+    dtype='float32',
+    bound=bound,
+    measure=measure,
+  )
   return Case(**fields | changes)
 
 
 def test_the_error_is_the_norm_of_the_difference_over_the_norm():
-  want = np.array([[3., 0.], [0., 4.]], np.float32)
-  assert ledger.relative_error(want + [[.3, 0], [0, .4]], want) == (
-    pytest.approx(0.1))
+  want = np.array([[3.0, 0.0], [0.0, 4.0]], np.float32)
+  assert ledger.relative_error(want + [[0.3, 0], [0, 0.4]], want) == (
+    pytest.approx(0.1)
+  )
   assert ledger.relative_error(want, want) == 0
   assert ledger.relative_error(np.zeros(3), np.zeros(3)) == 0
 
 
-@pytest.mark.parametrize('got', [
-  np.zeros((2, 2, 1)), np.zeros(4), np.full((2, 2), np.nan),
-  np.full((2, 2), np.inf)])
+@pytest.mark.parametrize(
+  'got',
+  [
+    np.zeros((2, 2, 1)),
+    np.zeros(4),
+    np.full((2, 2), np.nan),
+    np.full((2, 2), np.inf),
+  ],
+)
 def test_wrong_shapes_and_numbers_that_are_none_are_infinitely_wrong(got):
   assert ledger.relative_error(got, np.ones((2, 2))) == math.inf
   assert ledger.relative_error(np.ones((2, 2)), np.full((2, 2), np.nan)) == (
-    math.inf)
+    math.inf
+  )
   assert ledger.relative_error(np.ones(2), np.zeros(2)) == math.inf
 
 
-@pytest.mark.parametrize('error, passed', [
-  (0, True), (1e-5, True), (1.1e-5, False), (math.inf, False),
-  (math.nan, False)])
+@pytest.mark.parametrize(
+  'error, passed',
+  [
+    (0, True),
+    (1e-5, True),
+    (1.1e-5, False),
+    (math.inf, False),
+    (math.nan, False),
+  ],
+)
 def test_a_row_passes_up_to_its_bound(error, passed):
   record = ledger.measure(case(lambda seed: error), 0)
   assert record.passed is passed
@@ -51,9 +72,11 @@ def test_a_measured_bound_takes_the_place_of_the_fixed_one():
 def test_an_exception_is_a_row_and_not_the_end():
   def broken(seed):
     raise ValueError('two\nlines')
+
   heard = []
   records = ledger.run(
-    [case(broken, what='a'), case(lambda seed: 0., what='b')], 0, heard.append)
+    [case(broken, what='a'), case(lambda seed: 0.0, what='b')], 0, heard.append
+  )
   assert [r.verdict for r in records] == ['ERROR', 'ok'] and records == heard
   assert records[0].problem.startswith('ValueError: two lines (ledger_test.py:')
 
@@ -61,6 +84,7 @@ def test_an_exception_is_a_row_and_not_the_end():
 def test_an_interruption_ends_the_run():
   def interrupted(seed):
     raise KeyboardInterrupt
+
   with pytest.raises(KeyboardInterrupt):
     ledger.run([case(interrupted)], 0)
 
@@ -84,14 +108,21 @@ def test_averages_are_over_different_draws_that_the_seed_repeats():
 
   def measure(seed):
     seen.append(seed)
-    return Measured(len(seen), 10.)
-  assert ledger.averaged(measure, 3)(5) == (2., 10.)
+    return Measured(len(seen), 10.0)
+
+  assert ledger.averaged(measure, 3)(5) == (2.0, 10.0)
   ledger.averaged(measure, 3)(5)
   assert seen[:3] == seen[3:] and len(set(seen)) == 3
 
 
 def test_records_carry_what_their_case_says():
-  fields = dict(area='optim', what='CAME', size='100 steps', dtype='float64',
-                quick=False, against='closed form')
-  record = ledger.measure(case(lambda seed: 0., **fields), 0)
+  fields = dict(
+    area='optim',
+    what='CAME',
+    size='100 steps',
+    dtype='float64',
+    quick=False,
+    against='closed form',
+  )
+  record = ledger.measure(case(lambda seed: 0.0, **fields), 0)
   assert dataclasses.asdict(record).items() >= fields.items()

@@ -21,8 +21,26 @@ from sana_jax.tools.parity.ledger import MODULE, relative_error  # noqa: E402
 from sana_jax.weights import lpips  # noqa: E402
 
 # Channels, and 'M' for a pooling: torchvision's layout of VGG16.
-VGG = (64, 64, 'M', 128, 128, 'M', 256, 256, 256, 'M', 512, 512, 512, 'M',
-       512, 512, 512, 'M')
+VGG = (
+  64,
+  64,
+  'M',
+  128,
+  128,
+  'M',
+  256,
+  256,
+  256,
+  'M',
+  512,
+  512,
+  512,
+  'M',
+  512,
+  512,
+  512,
+  'M',
+)
 TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
 
 
@@ -36,7 +54,7 @@ def vgg():
       continue
     layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
     nn.init.kaiming_normal_(layers[-2].weight)
-    nn.init.normal_(layers[-2].bias, std=.2)
+    nn.init.normal_(layers[-2].bias, std=0.2)
     channels = width
   return nn.Sequential(*layers)
 
@@ -49,8 +67,9 @@ def heads():
 @pytest.fixture(scope='module')
 def pair():
   rng = np.random.default_rng(0)
-  return [rng.uniform(-1, 1, (2, 48, 32, 3)).astype(np.float32)
-          for _ in range(2)]
+  return [
+    rng.uniform(-1, 1, (2, 48, 32, 3)).astype(np.float32) for _ in range(2)
+  ]
 
 
 def channels_first(x):
@@ -58,8 +77,8 @@ def channels_first(x):
 
 
 def their_distance(vgg, heads, x, y):
-  shift = torch.tensor([-.030, -.088, -.188])[:, None, None]
-  scale = torch.tensor([.458, .448, .450])[:, None, None]
+  shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]
+  scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
 
   def features(x):
     x, found = (x - shift) / scale, []
@@ -68,9 +87,11 @@ def their_distance(vgg, heads, x, y):
       if i in TAPS:
         found.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
     return found
+
   return sum(
     (head * (a - b) ** 2).sum(1).mean((1, 2))
-    for head, a, b in zip(heads, features(x), features(y)))
+    for head, a, b in zip(heads, features(x), features(y))
+  )
 
 
 @pytest.fixture(scope='module', params=[True, False], ids=['zip', 'before 1.6'])
@@ -78,9 +99,15 @@ def folder(request, tmp_path_factory, vgg, heads):
   """The two published files, with a classifier that is not needed."""
   path = tmp_path_factory.mktemp('lpips')
   save = lambda tensors, name: torch.save(
-    tensors, path / name, _use_new_zipfile_serialization=request.param)
-  save({**{f'features.{k}': v for k, v in vgg.state_dict().items()},
-        'classifier.0.weight': torch.zeros(4, 2)}, 'vgg16-397923af.pth')
+    tensors, path / name, _use_new_zipfile_serialization=request.param
+  )
+  save(
+    {
+      **{f'features.{k}': v for k, v in vgg.state_dict().items()},
+      'classifier.0.weight': torch.zeros(4, 2),
+    },
+    'vgg16-397923af.pth',
+  )
   save({f'lin{i}.model.1.weight': x for i, x in enumerate(heads)}, 'vgg.pth')
   return path
 
@@ -96,6 +123,7 @@ def test_lpips_and_its_gradient(vgg, heads, pair, folder):
   def ours(y):
     distance = LPIPS().apply({'params': params}, jnp.asarray(x), y)
     return distance.sum(), distance
+
   (_, got), gradient = jax.value_and_grad(ours, has_aux=True)(y)
   assert relative_error(got, want.detach()) <= MODULE
   # Where rounding takes the other side of a ReLU, or another largest pixel of
@@ -115,19 +143,30 @@ def test_files_of_another_kind_are_told(folder, tmp_path):
 def test_the_discriminator(pair):
   torch.manual_seed(1)
   conv = lambda a, b, stride, bias: nn.Conv2d(
-    a, b, 4, stride=stride, padding=1, bias=bias)
+    a, b, 4, stride=stride, padding=1, bias=bias
+  )
   theirs = nn.Sequential(
-    conv(3, 64, 2, True), nn.LeakyReLU(.2),
-    conv(64, 128, 2, False), nn.InstanceNorm2d(128), nn.LeakyReLU(.2),
-    conv(128, 256, 2, False), nn.InstanceNorm2d(256), nn.LeakyReLU(.2),
-    conv(256, 512, 1, False), nn.InstanceNorm2d(512), nn.LeakyReLU(.2),
-    conv(512, 1, 1, True))
+    conv(3, 64, 2, True),
+    nn.LeakyReLU(0.2),
+    conv(64, 128, 2, False),
+    nn.InstanceNorm2d(128),
+    nn.LeakyReLU(0.2),
+    conv(128, 256, 2, False),
+    nn.InstanceNorm2d(256),
+    nn.LeakyReLU(0.2),
+    conv(256, 512, 1, False),
+    nn.InstanceNorm2d(512),
+    nn.LeakyReLU(0.2),
+    conv(512, 1, 1, True),
+  )
   names = ['conv_0', 'conv_1', 'conv_2', 'conv_3', 'conv_out']
   params = {}
   for name, layer in zip(
-      names, (x for x in theirs if isinstance(x, nn.Conv2d)), strict=True):
-    params[name] = {'kernel': layer.weight.detach().numpy().transpose(
-      2, 3, 1, 0)}
+    names, (x for x in theirs if isinstance(x, nn.Conv2d)), strict=True
+  ):
+    params[name] = {
+      'kernel': layer.weight.detach().numpy().transpose(2, 3, 1, 0)
+    }
     if layer.bias is not None:
       params[name]['bias'] = layer.bias.detach().numpy()
   got = jax.jit(PatchGAN().apply)({'params': params}, pair[0])

@@ -18,7 +18,8 @@ def fresh_seed():
 
 
 @pytest.mark.parametrize(
-  'case', [c for c in sana.cases() if c.quick], ids=lambda c: c.name)
+  'case', [c for c in sana.cases() if c.quick], ids=lambda c: c.name
+)
 def test_parity(case):
   seed = fresh_seed()
   record = ledger.measure(case, seed)
@@ -29,7 +30,8 @@ def test_parity(case):
 def test_weights_and_config_survive_the_round_trip(variant):
   model = sana.make(sana.TINY | sana.VARIANTS[variant], fresh_seed())
   module, params = sana.converted(
-    model.config, references.weights(model), np.float32)
+    model.config, references.weights(model), np.float32
+  )
   saved = table.save(weights.rules(module.guidance_embeds), params)
   want = {k: v.numpy() for k, v in model.state_dict().items()}
   assert saved.keys() == want.keys()
@@ -37,6 +39,7 @@ def test_weights_and_config_survive_the_round_trip(variant):
     np.testing.assert_array_equal(saved[key], value, strict=True)
   fields = weights.fields_from_diffusers(dict(model.config))
   again = diffusers.SanaTransformer2DModel.from_config(
-    weights.diffusers_config(fields))
+    weights.diffusers_config(fields)
+  )
   public = {k: v for k, v in model.config.items() if k[0] != '_'}
   assert {k: again.config[k] for k in public} == public

@@ -9,7 +9,8 @@ from sana_jax.weights.hub import ASSETS
 pytestmark = [
   pytest.mark.parity,
   # Of diffusers' DPMSolverMultistepScheduler with NumPy 2.
-  pytest.mark.filterwarnings('ignore:__array__ implementation')]
+  pytest.mark.filterwarnings('ignore:__array__ implementation'),
+]
 pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
 transformers = pytest.importorskip('transformers')
@@ -22,7 +23,16 @@ def test_diffusers_loads_the_shipped_folder_without_a_word_on_keys(caplog):
   with caplog.at_level(logging.WARNING):
     pipe = diffusers.SanaPipeline.from_pretrained(ASSETS / 'shapes')
   said = ' '.join(record.getMessage() for record in caplog.records).lower()
-  assert not [word for word in (
-    'not used', 'newly initialized', 'missing', 'unexpected', 'mismatch',
-    'unused') if word in said], said
+  assert not [
+    word
+    for word in (
+      'not used',
+      'newly initialized',
+      'missing',
+      'unexpected',
+      'mismatch',
+      'unused',
+    )
+    if word in said
+  ], said
   assert type(pipe.text_encoder).__name__ == 'Gemma2Model'

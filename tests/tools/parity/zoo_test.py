@@ -11,13 +11,21 @@ transformers = pytest.importorskip('transformers')
 
 # Tensors in a file, counted in diffusers.
 TENSORS = {
-  'sana_600m_1024': 548, 'sana_1600m_4k_bf16': 396, 'sana15_1600m_1024': 476,
-  'sana15_4800m_1024': 1396, 'sana_sprint_600m_1024': 664,
-  'sana_sprint_1600m_1024': 480, 'sana_600m_1024_controlnet_hed': 162,
-  'sana_1600m_1024_bf16_controlnet_hed': 162, 'dc_ae_f32c32_sana_1.1': 375,
-  'dc_ae_lite_f32c32_sana_1.1': 293, 'dc_ae_f32c32_in_1.0': 362,
-  'dc_ae_f64c128_in_1.0': 418, 'dc_ae_f128c512_mix_1.0': 474,
-  'gemma2_2b_it': 288}
+  'sana_600m_1024': 548,
+  'sana_1600m_4k_bf16': 396,
+  'sana15_1600m_1024': 476,
+  'sana15_4800m_1024': 1396,
+  'sana_sprint_600m_1024': 664,
+  'sana_sprint_1600m_1024': 480,
+  'sana_600m_1024_controlnet_hed': 162,
+  'sana_1600m_1024_bf16_controlnet_hed': 162,
+  'dc_ae_f32c32_sana_1.1': 375,
+  'dc_ae_lite_f32c32_sana_1.1': 293,
+  'dc_ae_f32c32_in_1.0': 362,
+  'dc_ae_f64c128_in_1.0': 418,
+  'dc_ae_f128c512_mix_1.0': 474,
+  'gemma2_2b_it': 288,
+}
 
 
 def build(config):

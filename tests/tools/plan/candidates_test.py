@@ -27,47 +27,66 @@ def made(params, pod=POD, **kwargs):
 
 
 def test_sizes_are_said_for_every_axis(params):
-  one, = made(params, data=-1, fsdp=64)
+  (one,) = made(params, data=-1, fsdp=64)
   assert one.problem == ''
   assert one.layout() == {
-    'mesh.data': 4, 'mesh.fsdp': 64, 'mesh.tensor': 1, 'mesh.sequence': 1,
-    'mesh.slices': 1, 'model.remat': 'none', 'accumulate_steps': 1}
+    'mesh.data': 4,
+    'mesh.fsdp': 64,
+    'mesh.tensor': 1,
+    'mesh.sequence': 1,
+    'mesh.slices': 1,
+    'model.remat': 'none',
+    'accumulate_steps': 1,
+  }
 
 
 def test_where_an_axis_does_not_divide_the_nearest_that_does_stands_beside(
-    params):
+  params,
+):
   # The width is 2240 = 2^6 * 35.
   failed, other = made(params, fsdp=-1)
   assert failed.problem.startswith('fsdp=256 does not divide 2240 of ')
   assert failed.problem.endswith('set mesh.fsdp=64 and mesh.data=-1.')
   assert (other.name, other.config.mesh.data, other.config.mesh.fsdp) == (
-    'mine_64', 4, 64)
+    'mine_64',
+    4,
+    64,
+  )
 
 
 def test_a_layout_for_slices_takes_as_many_as_there_are(params):
   pod = chips.parse('v5e:8x8@4')
-  one, = made(params, pod, fsdp=-1, slices=2)
+  (one,) = made(params, pod, fsdp=-1, slices=2)
   assert (one.config.mesh.slices, one.config.mesh.fsdp) == (4, 64)
   gpus = chips.parse('h200:1x4x8')
-  one, = made(params, gpus, fsdp=-1, slices=2)
+  (one,) = made(params, gpus, fsdp=-1, slices=2)
   assert (one.config.mesh.slices, one.config.mesh.fsdp) == (4, 8)
 
 
 def test_a_layout_for_slices_needs_several(params):
-  one, = made(params, fsdp=-1, slices=2)
+  (one,) = made(params, fsdp=-1, slices=2)
   assert 'is for several slices or hosts, and v5e:16x16 has one' in one.problem
 
 
-@pytest.mark.parametrize('mesh, said', [
-  (dict(data=-1, tensor=3), 'a product of 3 that must divide the number of'),
-  (dict(data=2, fsdp=64), 'a product of 128 that must be the number .*256'),
-  (dict(data=-1, tensor=16),
-   r'tensor=16 does not divide config.model.cross_heads=20; .* 10, 20'),
-  (dict(data=-1, tensor=4), r'width / head_dim=70; nearest .* are 1, 2, 5'),
-  (dict(data=-1, sequence=64), r'sample_size=32; nearest that do are 8, 16, 32')
-])
+@pytest.mark.parametrize(
+  'mesh, said',
+  [
+    (dict(data=-1, tensor=3), 'a product of 3 that must divide the number of'),
+    (dict(data=2, fsdp=64), 'a product of 128 that must be the number .*256'),
+    (
+      dict(data=-1, tensor=16),
+      r'tensor=16 does not divide config.model.cross_heads=20; .* 10, 20',
+    ),
+    (dict(data=-1, tensor=4), r'width / head_dim=70; nearest .* are 1, 2, 5'),
+    (
+      dict(data=-1, sequence=64),
+      r'sample_size=32; nearest that do are 8, 16, 32',
+    ),
+  ],
+)
 def test_a_mesh_that_cannot_be_is_told_with_what_can(mesh, said, params):
   import re
+
   first = made(params, **mesh)[0]
   assert re.search(said, first.problem), first.problem
 
@@ -79,7 +98,7 @@ def test_a_batch_that_does_not_split_is_told(params):
 
 
 def test_a_batch_is_by_the_chip(params):
-  one, = made(params, chips.parse('tpu7x:4x4x4'), data=-1, batch=128)
+  (one,) = made(params, chips.parse('tpu7x:4x4x4'), data=-1, batch=128)
   assert one.with_batch(4, chips.parse('tpu7x:4x4x4')).config.batch_size == 256
 
 
@@ -93,7 +112,8 @@ def test_other_tasks_have_layouts_too():
   assert not found[0].problem and not found[1].problem
   assert 'model.remat' not in found[0].layout()
   assert 'mesh.tensor=16 does not divide config.model.heads=8' in (
-    found[2].problem)
+    found[2].problem
+  )
 
 
 def test_slices_of_tpus_are_joined_along_data(params):

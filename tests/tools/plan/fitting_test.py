@@ -20,6 +20,7 @@ def test_the_largest_batch_is_found_to_an_eighth(limit):
   def fits(n):
     asked.append(n)
     return n <= limit
+
   found = fitting.largest(fits)
   assert found <= limit < found + max(1, found // 8) + 1
   assert len(asked) == len(set(asked)) <= 12
@@ -33,13 +34,22 @@ def candidate(batch=64, **changes):
 
 
 def plan_of(one, needed):
-  return Plan(one.name, 'v5e:4x4', 'train', {}, one.config.batch_size, 10,
-              usable=10.0, memory={'temporaries': needed})
+  return Plan(
+    one.name,
+    'v5e:4x4',
+    'train',
+    {},
+    one.config.batch_size,
+    10,
+    usable=10.0,
+    memory={'temporaries': needed},
+  )
 
 
 def test_fitting_compiles_batches_and_returns_the_best():
   best, plan = fitting.fit(
-    candidate(), POD, lambda c: plan_of(c, c.config.batch_size // 16))
+    candidate(), POD, lambda c: plan_of(c, c.config.batch_size // 16)
+  )
   assert best.config.batch_size == 10 * 16 and plan.fits
   none, plan = fitting.fit(candidate(), POD, lambda c: plan_of(c, 11))
   assert none.config.batch_size == 16 and not plan.fits
@@ -52,11 +62,17 @@ def test_three_changes_that_fit_are_told_each_compiled():
     compiled.append(one)
     small = one.config.optimizer.name == 'came_8bit' or one.name == 'fsdp'
     return plan_of(one, 9 if small or one.config.batch_size == 16 else 12)
-  others = [dataclasses.replace(candidate(), name='fsdp'),
-            dataclasses.replace(candidate(), name='none', problem='No.')]
+
+  others = [
+    dataclasses.replace(candidate(), name='fsdp'),
+    dataclasses.replace(candidate(), name='none', problem='No.'),
+  ]
   found = fitting.remedies(candidate(), POD, others, compile_)
   assert [said for said, _ in found] == [
-    "config.optimizer.name='came_8bit'", 'layout fsdp', 'config.batch_size=16']
+    "config.optimizer.name='came_8bit'",
+    'layout fsdp',
+    'config.batch_size=16',
+  ]
   assert all(plan.fits for _, plan in found)
   assert len(compiled) > 3  # Those that did not fit were compiled too.
 

@@ -17,8 +17,14 @@ from sana_jax.tools.plan import golden
 from sana_jax.tools.plan.report import Plan
 
 FOLDER = CONFIGS.parent / 'tests/golden/plans'
-PODS = ('v5e:16x16', 'v5p:4x4x8', 'v6e:16x16', 'tpu7x:4x4x8', 'h200:1x1x8',
-        'h200:1x32x8')
+PODS = (
+  'v5e:16x16',
+  'v5p:4x4x8',
+  'v6e:16x16',
+  'tpu7x:4x4x8',
+  'h200:1x1x8',
+  'h200:1x32x8',
+)
 CONFIG = 'sana_1600m_1024'
 
 
@@ -35,8 +41,9 @@ FILES = sorted(FOLDER.glob('*.txt'))
 
 def test_every_published_recipe_has_one_for_every_pod():
   recipes = [p.stem for p in CONFIGS.glob('sana*.py')]
-  expected = {golden.Golden(config, pod, '').name
-              for config in recipes for pod in PODS}
+  expected = {
+    golden.Golden(config, pod, '').name for config in recipes for pod in PODS
+  }
   expected |= {'shapes-h200-1x1x8.txt'}
   assert {p.name for p in FILES} == expected
 
@@ -53,35 +60,50 @@ def test_a_program_holds_and_gathers_what_the_shardings_say(path):
   parts = one.shardings.partition(f'{layout}: ')[2]
   for kind in ('parameters', 'optimizer'):
     said = number(rf'{kind} ([\d,.]+) MiB', parts)
-    assert number(rf'{kind} ([\d,.]+)', memory) == pytest.approx(said, abs=.1)
+    assert number(rf'{kind} ([\d,.]+)', memory) == pytest.approx(said, abs=0.1)
   # Each device needs all weights at least once, in bfloat16; nearly all of
   # their bytes are in parts.
   whole = number(r'parameters ([\d,.]+) MiB', parts) * 2**20 * int(ways) / 2
-  told = sum(number(r'calls, ([\d,.]+) MB', line) for line in collectives
-             if ' over fsdp by ' in line)
-  assert told * 1e6 > .9 * whole * (1 - 1 / int(ways))
+  told = sum(
+    number(r'calls, ([\d,.]+) MB', line)
+    for line in collectives
+    if ' over fsdp by ' in line
+  )
+  assert told * 1e6 > 0.9 * whole * (1 - 1 / int(ways))
 
 
 # All: sana-jax plan --golden tests/golden/plans --shardings
-@pytest.mark.parametrize('config, pod', [
-  *((CONFIG, pod) for pod in PODS), ('sana_600m_1024', 'v5e:16x16'),
-  ('sana15_4800m_1024', 'v6e:16x16'), ('sana_1600m_4k', 'h200:1x32x8'),
-  ('shapes', 'h200:1x1x8')])
+@pytest.mark.parametrize(
+  'config, pod',
+  [
+    *((CONFIG, pod) for pod in PODS),
+    ('sana_600m_1024', 'v5e:16x16'),
+    ('sana15_4800m_1024', 'v6e:16x16'),
+    ('sana_1600m_4k', 'h200:1x32x8'),
+    ('shapes', 'h200:1x1x8'),
+  ],
+)
 def test_parameters_lie_where_they_did(config, pod, capsys):
-  assert run(FOLDER, '--config', config, '--topology', pod,
-             '--shardings') == 0, capsys.readouterr().out
+  assert (
+    run(FOLDER, '--config', config, '--topology', pod, '--shardings') == 0
+  ), capsys.readouterr().out
   assert '1 as they were' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('pod, layout, devices', [
-  ('v5e:16x16', 'dp', 1), ('v5e:16x16', 'fsdp_64', 64),
-  ('h200:1x1x8', 'fsdp', 8)])
+@pytest.mark.parametrize(
+  'pod, layout, devices',
+  [
+    ('v5e:16x16', 'dp', 1),
+    ('v5e:16x16', 'fsdp_64', 64),
+    ('h200:1x1x8', 'fsdp', 8),
+  ],
+)
 def test_a_part_of_the_parameters_is_by_their_count(pod, layout, devices):
   text = read(CONFIG, pod).shardings.partition(f'{layout}: ')[2]
   found = float(re.search(r'parameters ([\d.]+) MiB', text)[1])
   # 1,604,462,752 float32 numbers; biases and tables are on every device.
   whole = 1_604_462_752 * 4 / 2**20
-  assert whole / devices <= found + .05 and found < whole / devices + 12
+  assert whole / devices <= found + 0.05 and found < whole / devices + 12
 
 
 @pytest.fixture
@@ -118,19 +140,32 @@ def test_collectives_are_added_up_by_kind_axes_and_link():
   one = Collective('all-gather', 'fsdp', 'ici', 3, True, 10, 2e6)
   two = Collective('all-gather', 'fsdp', 'ici', 2, False, 5, 1e6)
   plan = Plan(
-    'fsdp_64', 'v5e:16x16', 'train', {'data': 4, 'fsdp': 64}, 1024, 100,
-    usable=2.0**30, memory={'parameters': 2**20, 'average': 0, 'code': 2**21},
-    collectives=[one, two], versions={'jax': '1', 'libtpu': '2', 'flax': '3'})
+    'fsdp_64',
+    'v5e:16x16',
+    'train',
+    {'data': 4, 'fsdp': 64},
+    1024,
+    100,
+    usable=2.0**30,
+    memory={'parameters': 2**20, 'average': 0, 'code': 2**21},
+    collectives=[one, two],
+    versions={'jax': '1', 'libtpu': '2', 'flax': '3'},
+  )
   assert golden.compiled(plan) == (
     'Compiled: fsdp_64, data=4 fsdp=64, 4 images a chip, jax 1, libtpu 2\n'
     '  MiB of a device: parameters 1.0, code 2.0; 3.0 of 1,024.0\n'
-    '  all-gather over fsdp by ici: 15 calls, 3.0 MB\n')
+    '  all-gather over fsdp by ici: 15 calls, 3.0 MB\n'
+  )
 
 
 # All: sana-jax plan --golden tests/golden/plans
-@pytest.mark.parametrize('config, pod', [
-  pytest.param('shapes', 'h200:1x1x8', marks=pytest.mark.gpu_compiler),
-  pytest.param('sana_600m_512', 'v5e:16x16', marks=pytest.mark.tpu_compiler)])
+@pytest.mark.parametrize(
+  'config, pod',
+  [
+    pytest.param('shapes', 'h200:1x1x8', marks=pytest.mark.gpu_compiler),
+    pytest.param('sana_600m_512', 'v5e:16x16', marks=pytest.mark.tpu_compiler),
+  ],
+)
 def test_a_program_is_what_it_was(config, pod, capsys):
   same = run(FOLDER, '--config', config, '--topology', pod)
   assert same == 0, capsys.readouterr().out

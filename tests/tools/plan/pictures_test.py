@@ -15,19 +15,30 @@ from sana_jax.tools.plan.report import Plan
 
 GIB = 2**30
 PLAN = Plan(
-  'fsdp', 'v5e:4x4', 'train', {'data': 1, 'fsdp': 16}, 64, 1000,
-  usable=15.75 * GIB, memory={'parameters': GIB, 'temporaries': 9 * GIB},
-  model_flops=1e15, hardware_flops=1.2e15, work=[Work(8e13, 1e11)],
+  'fsdp',
+  'v5e:4x4',
+  'train',
+  {'data': 1, 'fsdp': 16},
+  64,
+  1000,
+  usable=15.75 * GIB,
+  memory={'parameters': GIB, 'temporaries': 9 * GIB},
+  model_flops=1e15,
+  hardware_flops=1.2e15,
+  work=[Work(8e13, 1e11)],
   collectives=[Collective('all-gather', 'fsdp', 'ici', 4, True, 7, 1e9)],
-  temporaries=[Temporary(GIB, 'bf16[4,1024]', 'sana.py:1 <dot>')])
+  temporaries=[Temporary(GIB, 'bf16[4,1024]', 'sana.py:1 <dot>')],
+)
 PLANS = [
-  PLAN, dataclasses.replace(PLAN, layout='dp', memory={'parameters': 20 * GIB}),
-  dataclasses.replace(PLAN, layout='none', problem='It does not divide.',
-                      memory={})]
+  PLAN,
+  dataclasses.replace(PLAN, layout='dp', memory={'parameters': 20 * GIB}),
+  dataclasses.replace(
+    PLAN, layout='none', problem='It does not divide.', memory={}
+  ),
+]
 
 
-@pytest.mark.parametrize('draw', [
-  pictures.memory_bars, pictures.scaling_curve])
+@pytest.mark.parametrize('draw', [pictures.memory_bars, pictures.scaling_curve])
 def test_a_picture_is_a_png_that_is_not_empty(draw):
   image = Image.open(io.BytesIO(draw(PLANS))).convert('RGB')
   assert image.width > 800
@@ -75,7 +86,8 @@ def test_what_does_not_fit_says_what_would():
   assert said == (
     'dp needs 20.00 GiB of 15.75: 4.25 GiB too many; largest are the '
     'parameters, 20.00 GiB (of these bf16[4,1024], 1.00 GiB, sana.py:1 <dot>); '
-    'what fits: config.batch_size=32 (10.00 GiB).')
+    'what fits: config.batch_size=32 (10.00 GiB).'
+  )
   assert 'no change that was tried' in tables.short_of(large, [])
 
 

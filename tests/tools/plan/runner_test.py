@@ -25,8 +25,12 @@ def test_warnings_of_memory_are_kept_once_each():
 
 def request(**changes):
   config = base.train('sana').to_dict() | changes
-  return {'config': json.loads(json.dumps(config)), 'topology': 'v5e:4x4',
-          'layout': 'fsdp', 'mode': 'train'}
+  return {
+    'config': json.loads(json.dumps(config)),
+    'topology': 'v5e:4x4',
+    'layout': 'fsdp',
+    'mode': 'train',
+  }
 
 
 def test_a_key_follows_from_what_changes_a_program():
@@ -34,28 +38,36 @@ def test_a_key_follows_from_what_changes_a_program():
   assert cache.key(request()) == key
   assert cache.key(request() | {'layout': 'another name'}) == key
   assert cache.key(request(log_every_steps=7, seed=3)) == key
-  for changed in (request(batch_size=64), request(dtype='bfloat16'),
-                  request() | {'topology': 'v5e:8x8'},
-                  request() | {'mode': 'sample'}):
+  for changed in (
+    request(batch_size=64),
+    request(dtype='bfloat16'),
+    request() | {'topology': 'v5e:8x8'},
+    request() | {'mode': 'sample'},
+  ):
     assert cache.key(changed) != key
 
 
-@pytest.mark.parametrize('module, name', [
-  (cache, 'sources'), (cache, 'compilers')])
+@pytest.mark.parametrize(
+  'module, name', [(cache, 'sources'), (cache, 'compilers')]
+)
 def test_another_compiler_or_source_is_another_program(
-    module, name, monkeypatch):
+  module, name, monkeypatch
+):
   key = cache.key(request())
   monkeypatch.setattr(module, name, lambda: 'other')
   assert cache.key(request()) != key
 
 
-@pytest.mark.parametrize('damage', [
-  b'{"a"', b'', b'[]', b'{}', b'\xff', b'[' * 10**5, b'1' * 5000, None])
+@pytest.mark.parametrize(
+  'damage',
+  [b'{"a"', b'', b'[]', b'{}', b'\xff', b'[' * 10**5, b'1' * 5000, None],
+)
 def test_a_damaged_plan_is_as_none(tmp_path, damage):
   cache.write(tmp_path, 'x', {'a': 1})
   assert cache.read(tmp_path, 'x') == {'a': 1}
   whole = (tmp_path / 'x.json').read_bytes()
   # None is one digit that changed.
   (tmp_path / 'x.json').write_bytes(
-    whole.replace(b'"a": 1', b'"a": 2') if damage is None else damage)
+    whole.replace(b'"a": 1', b'"a": 2') if damage is None else damage
+  )
   assert cache.read(tmp_path, 'x') is None

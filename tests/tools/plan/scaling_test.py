@@ -10,15 +10,25 @@ from sana_jax.tools.plan import scaling
 from sana_jax.tools.plan.report import Plan, predict
 
 PLAN = Plan(
-  'fsdp', 'v5e:4x4', 'train', {'data': 2, 'fsdp': 8}, 32, 100, usable=1e10,
-  memory={'parameters': 10**9}, work=[Work(197e12, 0.0)], model_flops=1e15,
+  'fsdp',
+  'v5e:4x4',
+  'train',
+  {'data': 2, 'fsdp': 8},
+  32,
+  100,
+  usable=1e10,
+  memory={'parameters': 10**9},
+  work=[Work(197e12, 0.0)],
+  model_flops=1e15,
   collectives=[
     Collective('all-gather', 'fsdp', 'ici', 4, False, 1, 7 / 8 * 100e9),
-    Collective('all-reduce', 'data', 'ici', 4, False, 1, 50e9)])
+    Collective('all-reduce', 'data', 'ici', 4, False, 1, 50e9),
+  ],
+)
 
 
 def seconds(plan, count):
-  (_, rate, _), = scaling.curve(plan, [count])
+  ((_, rate, _),) = scaling.curve(plan, [count])
   return plan.per_chip * count / rate
 
 
@@ -44,8 +54,7 @@ def test_beyond_a_slice_copies_talk_over_the_network():
 
 
 def test_the_first_copies_bring_a_sum_of_gradients():
-  plan = dataclasses.replace(
-    PLAN, mesh={'data': 1, 'fsdp': 16}, collectives=[])
+  plan = dataclasses.replace(PLAN, mesh={'data': 1, 'fsdp': 16}, collectives=[])
   # 10^9 bytes of float32 gradients a device, over all four links or half.
   assert seconds(plan, 16) == pytest.approx(1)
   assert seconds(plan, 32) == pytest.approx(1 + 2 * 1e9 / 2 / 100e9)
@@ -53,13 +62,28 @@ def test_the_first_copies_bring_a_sum_of_gradients():
 
 def test_pods_that_a_mesh_does_not_fit_are_left_out():
   plan = dataclasses.replace(PLAN, mesh={'fsdp': 4, 'sequence': 4})
-  assert [p.chips for p in scaling.curve(plan)] == [4, 8, 16, 32, 64, 128, 256,
-                                                 512, 1024]
+  assert [p.chips for p in scaling.curve(plan)] == [
+    4,
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    1024,
+  ]
 
 
 def test_a_state_in_fewer_parts_may_not_fit():
   # 10^9 bytes of parameters, as many of gradients: twice that on half a group.
   plan = dataclasses.replace(
-    PLAN, usable=3e9, memory={'parameters': 10**9, 'temporaries': 10**9})
+    PLAN, usable=3e9, memory={'parameters': 10**9, 'temporaries': 10**9}
+  )
   assert [p.fits for p in scaling.curve(plan, [1, 2, 4, 8, 16])] == [
-    False, False, False, True, True]
+    False,
+    False,
+    False,
+    True,
+    True,
+  ]

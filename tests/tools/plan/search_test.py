@@ -75,12 +75,13 @@ def test_kernels_and_batches_are_looked_at_too():
   assert {c.config.kernels.glumb_conv for c in found} == {'', 'mosaic_tpu'}
   assert len({c.name for c in found}) == len(found)
   a100 = chips.parse('a100:1x1x8')  # Our kernels are for Hopper.
-  assert {c.config.kernels.glumb_conv for c in search.space(
-    config(fsdp=8), a100, params)} == {''}
+  assert {
+    c.config.kernels.glumb_conv
+    for c in search.space(config(fsdp=8), a100, params)
+  } == {''}
 
 
 def test_the_largest_batch_wins_where_weights_are_what_is_moved():
   one = config()
-  found = search.best(
-    one, POD, candidates.shapes(one), FORWARD, 1, (1, 4))
+  found = search.best(one, POD, candidates.shapes(one), FORWARD, 1, (1, 4))
   assert found[0].config.batch_size == 4 * 16

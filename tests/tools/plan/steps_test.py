@@ -16,11 +16,15 @@ def config_of(name):
   return config
 
 
-@pytest.mark.parametrize('name, players', [
-  ('sana_600m_512:runlocal', ['model']),
-  ('shapes_text_encoder:quick', ['model']),
-  ('dc_ae_f32c32_phase2:runlocal', ['model']),
-  ('dc_ae_f32c32_phase3:runlocal', ['model', 'discriminator'])])
+@pytest.mark.parametrize(
+  'name, players',
+  [
+    ('sana_600m_512:runlocal', ['model']),
+    ('shapes_text_encoder:quick', ['model']),
+    ('dc_ae_f32c32_phase2:runlocal', ['model']),
+    ('dc_ae_f32c32_phase3:runlocal', ['model', 'discriminator']),
+  ],
+)
 def test_the_step_of_a_task_can_be_lowered(name, players):
   config, mesh = config_of(name), make_mesh({'data': 2, 'fsdp': 4})
   program = steps.make(config, mesh)
@@ -46,5 +50,6 @@ def test_the_turn_in_which_most_move_is_planned():
 
 def test_a_task_without_a_sampler_says_so():
   with pytest.raises(UserError, match="task='text_encoder' has no sampler"):
-    steps.make(config_of('shapes_text_encoder'), make_mesh({'data': 8}),
-               'sample')
+    steps.make(
+      config_of('shapes_text_encoder'), make_mesh({'data': 8}), 'sample'
+    )

@@ -13,14 +13,19 @@ from sana_jax.tools.bench.ops import measure as measures
 from sana_jax.tools.bench.ops.cases import Case
 
 # On a CPU another form by XLA stands for a kernel, so that a test has both.
-KERNELS = {'gpu': ('mosaic_gpu',), 'tpu': ('mosaic_tpu',),
-           'cpu': ('xla_chunked', 'xla_jvp')}
+KERNELS = {
+  'gpu': ('mosaic_gpu',),
+  'tpu': ('mosaic_tpu',),
+  'cpu': ('xla_chunked', 'xla_jvp'),
+}
 PASSES = {'forward': False, 'training': True}
 
 
 def measure(
-    budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any],
-    op: str,
+  budget: Callable[[], float],
+  sizes: Sizes,
+  earlier: Mapping[str, Any],
+  op: str,
 ) -> Iterator[Row]:
   """Yields a row for each backend, case and pass.
 
@@ -29,7 +34,8 @@ def measure(
   """
   del earlier
   asked = itertools.product(
-    ('xla', *kernels_of(op)), of_op(op, sizes), PASSES.items())
+    ('xla', *kernels_of(op)), of_op(op, sizes), PASSES.items()
+  )
   for backend, case, (name, training) in asked:
     if budget() < 0:
       return
@@ -39,8 +45,11 @@ def measure(
 
 def of_op(op: str, sizes: Sizes) -> list[Case]:
   """What the models call it with, at the shape of each."""
-  found = [case for model, size, batch in sizes.models
-           for case in cases.of_models([model], [size], batch, sizes.dtype)]
+  found = [
+    case
+    for model, size, batch in sizes.models
+    for case in cases.of_models([model], [size], batch, sizes.dtype)
+  ]
   return [case for case in found if case.op == op]
 
 
@@ -55,6 +64,10 @@ def row(record: measures.Record) -> dict[str, Any]:
   if record.problem:
     return {'problem': record.problem}
   case, training = record.case, record.training
-  return {'seconds': record.best, 'bytes': case.bytes(training),
-          'flops': case.flops(training), 'error': record.error,
-          'shape': list(case.shape)}
+  return {
+    'seconds': record.best,
+    'bytes': case.bytes(training),
+    'flops': case.flops(training),
+    'error': record.error,
+    'shape': list(case.shape),
+  }

@@ -17,7 +17,7 @@ TYPES = {'bf16': 'bfloat16', 'int8': 'int8', 'fp8': 'float8_e4m3fn'}
 
 
 def measure(
-    budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any]
+  budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any]
 ) -> Iterator[Row]:
   """Yields the copy's bytes a second, then each product's FLOP/s."""
   del budget, earlier
@@ -34,6 +34,8 @@ def measure(
 def ceilings(earlier: Mapping[str, Any]) -> dict[str, float]:
   """Of a plan, {} where the rates were not measured."""
   rows = earlier.get('device rates', {})
-  found = {key: rows.get(name, {}).get('rate') for key, name in (
-    ('memory_rate', 'copy'), ('flops', 'bf16'))}
+  found = {
+    key: rows.get(name, {}).get('rate')
+    for key, name in (('memory_rate', 'copy'), ('flops', 'bf16'))
+  }
   return found if all(found.values()) else {}

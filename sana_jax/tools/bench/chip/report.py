@@ -14,15 +14,18 @@ _HEAD = ('stage', 'what', 'ms', 'rate', 'share', 'more')
 
 def rows(run: Run) -> Rows:
   """Cells of the table."""
-  kinds = {RATES.name: _rate, TILES: _tiles, 'step': _step,
-           'request': _request}
+  kinds = {RATES.name: _rate, TILES: _tiles, 'step': _step, 'request': _request}
   body = []
   for stage, found in runner.rows(run).items():
-    make = next((f for key, f in kinds.items() if stage.startswith(key)),
-                _operation)
+    make = next(
+      (f for key, f in kinds.items() if stage.startswith(key)), _operation
+    )
     for name, row in _lines(stage, found):
-      cells = ('', '', '', row['problem']) if 'problem' in row else (
-        make(run, stage, name, row))
+      cells = (
+        ('', '', '', row['problem'])
+        if 'problem' in row
+        else (make(run, stage, name, row))
+      )
       body.append((stage, name, *(c.replace('|', ' ') for c in cells)))
   return [_HEAD, *body]
 
@@ -34,8 +37,16 @@ def _lines(stage, found) -> Iterator[tuple[str, dict[str, Any]]]:
     return
   yield from found.items()
   if stage.startswith('request') and len(found) == 3:
-    yield 'whole', {**found['denoise'], **{key: sum(
-      row[key] for row in found.values()) for key in ('seconds', 'flops')}}
+    yield (
+      'whole',
+      {
+        **found['denoise'],
+        **{
+          key: sum(row[key] for row in found.values())
+          for key in ('seconds', 'flops')
+        },
+      },
+    )
 
 
 def _ceiling(run, name):
@@ -52,37 +63,64 @@ def _ms(seconds):
 
 def _rate(run, stage, name, row):
   chip = chips.of_kind(run.device)
-  sheet = chip and (chip.of_device().memory_rate if name == 'copy' else
-                    chip.of_device().flops)
+  sheet = chip and (
+    chip.of_device().memory_rate if name == 'copy' else chip.of_device().flops
+  )
   scale = 1e9 if row['unit'] == 'GB/s' else 1e12
-  return ('', f'{row["rate"] / scale:.4g} {row["unit"]}',
-          _share(row['rate'], sheet), '')
+  return (
+    '',
+    f'{row["rate"] / scale:.4g} {row["unit"]}',
+    _share(row['rate'], sheet),
+    '',
+  )
 
 
 def _operation(run, stage, name, row):
   plain = runner.rows(run)[stage].get(name.rpartition(', ')[0] + ', xla', {})
   rate = row['bytes'] / row['seconds']
   by_xla = row['seconds'] / plain['seconds'] if 'seconds' in plain else None
-  return (_ms(row['seconds']), f'{rate / 1e9:.4g} GB/s',
-          _share(rate, _ceiling(run, 'copy')), ', '.join(filter(None, [
-            f'by XLA {by_xla:.2f}' if by_xla and row is not plain else '',
-            f'error {row["error"]:.0e}', 'x'.join(map(str, row['shape']))])))
+  return (
+    _ms(row['seconds']),
+    f'{rate / 1e9:.4g} GB/s',
+    _share(rate, _ceiling(run, 'copy')),
+    ', '.join(
+      filter(
+        None,
+        [
+          f'by XLA {by_xla:.2f}' if by_xla and row is not plain else '',
+          f'error {row["error"]:.0e}',
+          'x'.join(map(str, row['shape'])),
+        ],
+      )
+    ),
+  )
 
 
 def _tiles(run, stage, name, row):
   values = ', '.join(f'{k} {v}' for k, v in row['values'].items())
-  return (_ms(row['seconds']), '', '', (
-    f'{values or "its own choice"}; {_ms(row["usual_seconds"])} by its own '
-    f'choice, {row["tried"]} tried'))
+  return (
+    _ms(row['seconds']),
+    '',
+    '',
+    (
+      f'{values or "its own choice"}; {_ms(row["usual_seconds"])} by its own '
+      f'choice, {row["tried"]} tried'
+    ),
+  )
 
 
 def _step(run, stage, name, row):
-  more = [f'{row["batch"]} images of {row["size"]} px, remat {row["remat"]}',
-          f'predicted {_ms(row["predicted_seconds"])} ms',
-          f'{row["needed_bytes"] / 2**30:.1f} GiB',
-          f'{row["kernel_calls"]} kernel calls']
-  more += [f'{key.removesuffix(" share")} {row[key]:.0%}' for key in (
-    'elementwise share', 'copies share', 'idle share') if key in row]
+  more = [
+    f'{row["batch"]} images of {row["size"]} px, remat {row["remat"]}',
+    f'predicted {_ms(row["predicted_seconds"])} ms',
+    f'{row["needed_bytes"] / 2**30:.1f} GiB',
+    f'{row["kernel_calls"]} kernel calls',
+  ]
+  more += [
+    f'{key.removesuffix(" share")} {row[key]:.0%}'
+    for key in ('elementwise share', 'copies share', 'idle share')
+    if key in row
+  ]
   if 'launches' in row:
     more.append(f'{row["launches"]:.0f} launches')
   if 'seconds' not in row:
@@ -90,29 +128,44 @@ def _step(run, stage, name, row):
   rate = row['flops'] / row['seconds']
   chip = chips.of_kind(run.device)
   sheet = f' ({_share(rate, chip.of_device().flops)})' if chip else ''
-  return (_ms(row['seconds']), f'{row["images_per_second"]:.4g} images/s',
-          _share(rate, _ceiling(run, 'bf16')) + sheet, ', '.join(more))
+  return (
+    _ms(row['seconds']),
+    f'{row["images_per_second"]:.4g} images/s',
+    _share(rate, _ceiling(run, 'bf16')) + sheet,
+    ', '.join(more),
+  )
 
 
 def _request(run, stage, name, row):
   rate = row['flops'] / row['seconds']
   theirs = runner.rows(run).get(stage.replace('sana_jax', 'diffusers'), {})
   theirs = dict(_lines(stage, theirs)).get(name, {}).get('seconds')
-  return (_ms(row['seconds']), f'{row["batch"] / row["seconds"]:.4g} images/s',
-          _share(rate, _ceiling(run, 'bf16')) if row['flops'] else '',
-          f'{row["seconds"] / theirs:.2f} of the time of diffusers'
-          if theirs and row['flops'] else '')
+  return (
+    _ms(row['seconds']),
+    f'{row["batch"] / row["seconds"]:.4g} images/s',
+    _share(rate, _ceiling(run, 'bf16')) if row['flops'] else '',
+    f'{row["seconds"] / theirs:.2f} of the time of diffusers'
+    if theirs and row['flops']
+    else '',
+  )
 
 
 def left(run: Run) -> list[str]:
   """A line for each stage that has not been measured, or not whole."""
-  said = [f'- {r.name}: {r.status}' + (f' ({r.said})' if r.said else '')
-          for r in run.records if r.status != 'measured']
+  said = [
+    f'- {r.name}: {r.status}' + (f' ({r.said})' if r.said else '')
+    for r in run.records
+    if r.status != 'measured'
+  ]
   missing = dict.fromkeys(
-    name for r in run.records if r.status == 'missing'
-    for name in r.said.split(', '))
-  return said + ([f'- Packages to install: {", ".join(missing)}.']
-                 if missing else [])
+    name
+    for r in run.records
+    if r.status == 'missing'
+    for name in r.said.split(', ')
+  )
+  return said + (
+    [f'- Packages to install: {", ".join(missing)}.'] if missing else []
+  )
 
 
 def _notes(run):
@@ -120,7 +173,9 @@ def _notes(run):
 
 
 CHIP = Report(
-  'chip.md', 'chip.json', """# A chip's first minutes
+  'chip.md',
+  'chip.json',
+  """# A chip's first minutes
 
 *Measured*, on random data and random weights. Rates: a copy counts bytes read
 and written, a product 2 n^3; `share` is of the data sheet, for all products of
@@ -134,4 +189,9 @@ sheet's in brackets); `predicted` is the plan's; elementwise operations, copies
 after two, by stage; `share` is of the measured product.
 
 Made by `sana-jax bench chip`; each table's command is above it.
-""", Result, rows, 6, notes=_notes)
+""",
+  Result,
+  rows,
+  6,
+  notes=_notes,
+)

@@ -16,22 +16,28 @@ from sana_jax.tools.bench.request import Request
 
 
 def ours(
-    budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any],
-    batch: int,
+  budget: Callable[[], float],
+  sizes: Sizes,
+  earlier: Mapping[str, Any],
+  batch: int,
 ) -> Iterator[Row]:
   """Yields the stages of our pipeline."""
   from sana_jax.tools.bench import ours as side
+
   with tiles.in_use(earlier):
     yield from _stages(budget, _asked(sizes, batch), side.load)
 
 
 def theirs(
-    budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any],
-    batch: int,
+  budget: Callable[[], float],
+  sizes: Sizes,
+  earlier: Mapping[str, Any],
+  batch: int,
 ) -> Iterator[Row]:
   """Yields the stages of diffusers' pipeline with torch.compile."""
   del earlier
   from sana_jax.tools.bench import theirs as side
+
   yield from _stages(budget, _asked(sizes, batch), side.load, compiled=True)
 
 
@@ -50,10 +56,19 @@ def _stages(budget, asked, load, **how):
     seconds = [_seconds(loaded.run)]
     while len(seconds) < 3 and budget() > 5 * seconds[0]:
       seconds.append(_seconds(loaded.run))
-    yield stage, {
-      'first_seconds': first, 'seconds': min(seconds), 'flops': loaded.flops,
-      **{key: value for key, value in dataclasses.asdict(asked).items()
-         if key in ('model', 'height', 'steps', 'batch', 'dtype')}}
+    yield (
+      stage,
+      {
+        'first_seconds': first,
+        'seconds': min(seconds),
+        'flops': loaded.flops,
+        **{
+          key: value
+          for key, value in dataclasses.asdict(asked).items()
+          if key in ('model', 'height', 'steps', 'batch', 'dtype')
+        },
+      },
+    )
     del loaded
 
 

@@ -40,7 +40,7 @@ class Result:
   name: str
   status: str = 'not run'
   said: str = ''
-  seconds: float = 0.
+  seconds: float = 0.0
   tries: int = 0
   rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -56,20 +56,27 @@ def resumed(found: Run, versions: dict[str, str]) -> Run:
   Raises UserError where it had other versions.
   """
   if {**versions, **found.versions} != versions:
-    raise UserError(f'--out was measured with {listed(found.versions)}, not '
-                    f'{listed(versions)}; give another folder.')
+    raise UserError(
+      f'--out was measured with {listed(found.versions)}, not '
+      f'{listed(versions)}; give another folder.'
+    )
   return dataclasses.replace(found, versions=versions)
 
 
 def run(
-  path: pathlib.Path, found: Run, seconds: float,
-  stages: Sequence[Stage] = STAGES, say: Callable[[str], None] = print,
+  path: pathlib.Path,
+  found: Run,
+  seconds: float,
+  stages: Sequence[Stage] = STAGES,
+  say: Callable[[str], None] = print,
 ) -> Run:
   """Goes on with `found`, and writes it to `path` all the while."""
   end = time.monotonic() + seconds
   known = {r.name: r for r in found.records}
-  found = dataclasses.replace(found, records=[
-    known.get(stage.name) or Result(stage.name) for stage in stages])
+  found = dataclasses.replace(
+    found,
+    records=[known.get(stage.name) or Result(stage.name) for stage in stages],
+  )
   for stage, result in waiting(found, stages):
     left = end - time.monotonic()
     if stage.missing:
@@ -77,12 +84,15 @@ def run(
     elif left >= _LEAST:
       budget = min(left, stage.budget * (1 + result.tries))
       for device in _attempt(
-          stage, result, budget, rows(found), path.with_name('chip.log')):
+        stage, result, budget, rows(found), path.with_name('chip.log')
+      ):
         found = _on_device(found, device)
         files.write_text(path, to_json(found))
-    say(f'{stage.name}: {result.status}'
-        + (f' in {result.seconds:.0f} s' if result.seconds else '')
-        + (f' ({result.said})' if result.said else ''))
+    say(
+      f'{stage.name}: {result.status}'
+      + (f' in {result.seconds:.0f} s' if result.seconds else '')
+      + (f' ({result.said})' if result.said else '')
+    )
   files.write_text(path, to_json(found))
   return found
 
@@ -91,8 +101,11 @@ def waiting(
   found: Run, stages: Sequence[Stage] = STAGES
 ) -> list[tuple[Stage, Result]]:
   """What is not done; first what was never tried, then what failed."""
-  left = [pair for pair in zip(stages, found.records, strict=True)
-          if pair[1].status not in _DONE]
+  left = [
+    pair
+    for pair in zip(stages, found.records, strict=True)
+    if pair[1].status not in _DONE
+  ]
   return sorted(left, key=lambda pair: pair[1].tries)
 
 
@@ -115,8 +128,10 @@ def _attempt(stage, result, budget, earlier, log) -> Iterator[str]:
 def _on_device(found, device):
   """The run of this device; UserError where it has figures of another."""
   if found.device and device and found.device != device:
-    raise UserError(f'--out has figures of {found.device}, and this is '
-                    f'{device}; give another folder.')
+    raise UserError(
+      f'--out has figures of {found.device}, and this is '
+      f'{device}; give another folder.'
+    )
   return dataclasses.replace(found, device=device or found.device)
 
 
@@ -126,11 +141,12 @@ def _messages(stage, budget, earlier, log) -> Iterator[tuple]:
   context = mp.get_context('spawn')
   near, far = context.Pipe(duplex=False)
   process = context.Process(
-    target=worker.serve, args=(far, stage, budget, earlier, str(log)))
+    target=worker.serve, args=(far, stage, budget, earlier, str(log))
+  )
   process.start()
   far.close()
   try:
-    while near.poll(max(0., end - time.monotonic())):
+    while near.poll(max(0.0, end - time.monotonic())):
       message = near.recv()
       yield message
       if message[0] == 'end':

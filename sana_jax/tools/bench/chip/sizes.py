@@ -42,18 +42,36 @@ class Sizes:
 
 
 FULL = Sizes(
-  'bfloat16', 8192,
-  (('sana_1600m_1024', 1024, 16), ('sana_600m_512', 512, 64)), 5,
-  {'0.6B': Step('sana_600m_512', 512, 128, ('dots', 'full')),
-   '1.6B': Step('sana_1600m_1024', 1024, 32, ('dots', 'full'))},
-  ('sana_1600m_1024_bf16', 1024, 20))
-_NARROW = dict(width=32, depth=1, cross_heads=2, head_dim=8, in_channels=4,
-               out_channels=4, caption_channels=8)
+  'bfloat16',
+  8192,
+  (('sana_1600m_1024', 1024, 16), ('sana_600m_512', 512, 64)),
+  5,
+  {
+    '0.6B': Step('sana_600m_512', 512, 128, ('dots', 'full')),
+    '1.6B': Step('sana_1600m_1024', 1024, 32, ('dots', 'full')),
+  },
+  ('sana_1600m_1024_bf16', 1024, 20),
+)
+_NARROW = dict(
+  width=32,
+  depth=1,
+  cross_heads=2,
+  head_dim=8,
+  in_channels=4,
+  out_channels=4,
+  caption_channels=8,
+)
 TINY = Sizes(
-  'float32', 256, (('sana_600m_512', 64, 1),), 1,
-  {'0.6B': Step('sana_600m_512', 64, 2, ('none',), _NARROW),
-   '1.6B': Step('sana_1600m_1024', 64, 2, ('none',), _NARROW)},
-  ('shapes', 128, 2))
+  'float32',
+  256,
+  (('sana_600m_512', 64, 1),),
+  1,
+  {
+    '0.6B': Step('sana_600m_512', 64, 2, ('none',), _NARROW),
+    '1.6B': Step('sana_1600m_1024', 64, 2, ('none',), _NARROW),
+  },
+  ('shapes', 128, 2),
+)
 
 
 def of(backend: str) -> Sizes:

@@ -12,10 +12,21 @@ from sana_jax.tools.bench.chip.sizes import Sizes
 Row = tuple[str, dict[str, Any]]
 _HERE = 'sana_jax.tools.bench.chip'
 # Modules that are imported, by the package to install where it is another.
-_OPERATIONS = ('absl', 'einops', 'etils', 'flax', 'jax', 'jaxtyping',
-               'ml_collections', 'numpy', 'optax', 'PIL', 'safetensors', 'tqdm')
-_STEP = (*_OPERATIONS, 'array_record', 'grain', 'orbax', 'scipy',
-         'tensorstore')
+_OPERATIONS = (
+  'absl',
+  'einops',
+  'etils',
+  'flax',
+  'jax',
+  'jaxtyping',
+  'ml_collections',
+  'numpy',
+  'optax',
+  'PIL',
+  'safetensors',
+  'tqdm',
+)
+_STEP = (*_OPERATIONS, 'array_record', 'grain', 'orbax', 'scipy', 'tensorstore')
 _REQUEST = (*_OPERATIONS, 'scipy', 'tokenizers', 'transformers')
 _TORCH = ('torch', 'diffusers', *_REQUEST)
 PACKAGES = {'absl': 'absl-py', 'PIL': 'pillow', 'orbax': 'orbax-checkpoint'}
@@ -37,8 +48,9 @@ class Stage(NamedTuple):
   needs: tuple[str, ...]
   arguments: tuple[Any, ...] = ()
 
-  def run(self, budget: Callable[[], float], sizes: Sizes,
-          earlier: Mapping[str, Any]) -> Iterator[Row]:
+  def run(
+    self, budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any]
+  ) -> Iterator[Row]:
     """Calls the function; its module is imported here.
 
     Args:
@@ -52,24 +64,50 @@ class Stage(NamedTuple):
   @property
   def missing(self) -> list[str]:
     """Packages that are not installed."""
-    return [PACKAGES.get(name, name) for name in self.needs
-            if importlib.util.find_spec(name) is None]
+    return [
+      PACKAGES.get(name, name)
+      for name in self.needs
+      if importlib.util.find_spec(name) is None
+    ]
 
 
 RATES = Stage(
-  'device rates', f'{_HERE}.rates:measure', 45, ('absl', 'jax', 'numpy'))
+  'device rates', f'{_HERE}.rates:measure', 45, ('absl', 'jax', 'numpy')
+)
 TILES = 'tiles'
 STAGES = (
   RATES,
-  *(Stage(op, f'{_HERE}.operations:measure', 60, _OPERATIONS, (op,))
-    for op in ('relu_linear_attention', 'glumb_conv')),
-  *(Stage(f'{TILES} of {op}', f'{_HERE}.tiles:tune', 50, _OPERATIONS, (op,))
-    for op in ('relu_linear_attention', 'glumb_conv')),
-  *(Stage(f'step of the {model}, kernels {side}',
-          f'{_HERE}.train_step:measure', 110, _STEP, (model, side))
-    for model in ('0.6B', '1.6B') for side in ('off', 'on')),
-  *(Stage(f'request of {batch}, {side}', f'{_HERE}.request:{function}', 100,
-          needs, (batch,))
-    for batch in (1, 8) for side, function, needs in (
-      ('sana_jax', 'ours', _REQUEST), ('diffusers', 'theirs', _TORCH))),
+  *(
+    Stage(op, f'{_HERE}.operations:measure', 60, _OPERATIONS, (op,))
+    for op in ('relu_linear_attention', 'glumb_conv')
+  ),
+  *(
+    Stage(f'{TILES} of {op}', f'{_HERE}.tiles:tune', 50, _OPERATIONS, (op,))
+    for op in ('relu_linear_attention', 'glumb_conv')
+  ),
+  *(
+    Stage(
+      f'step of the {model}, kernels {side}',
+      f'{_HERE}.train_step:measure',
+      110,
+      _STEP,
+      (model, side),
+    )
+    for model in ('0.6B', '1.6B')
+    for side in ('off', 'on')
+  ),
+  *(
+    Stage(
+      f'request of {batch}, {side}',
+      f'{_HERE}.request:{function}',
+      100,
+      needs,
+      (batch,),
+    )
+    for batch in (1, 8)
+    for side, function, needs in (
+      ('sana_jax', 'ours', _REQUEST),
+      ('diffusers', 'theirs', _TORCH),
+    )
+  ),
 )

@@ -21,8 +21,10 @@ _MARGIN = 5  # Seconds to time the tiles that were compiled.
 
 
 def tune(
-    budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any],
-    op: str,
+  budget: Callable[[], float],
+  sizes: Sizes,
+  earlier: Mapping[str, Any],
+  op: str,
 ) -> Iterator[Row]:
   """Yields the fastest tiles of each case, pass and kernel."""
   del earlier
@@ -31,16 +33,30 @@ def tune(
       for backend in operations.kernels_of(op):
         if budget() < 0:
           return
-        found = tuner.tune(case, training, backend, sizes.rounds,
-                           until=lambda: budget() > _MARGIN)
+        found = tuner.tune(
+          case,
+          training,
+          backend,
+          sizes.rounds,
+          until=lambda: budget() > _MARGIN,
+        )
         if found:
-          yield f'{case.where}, {name}, {backend}', found._asdict() | {
-            'entry': [op, backend, tuning.bucket(
-              training, case.shape, case.dtype)]}
+          yield (
+            f'{case.where}, {name}, {backend}',
+            found._asdict()
+            | {
+              'entry': [
+                op,
+                backend,
+                tuning.bucket(training, case.shape, case.dtype),
+              ]
+            },
+          )
 
 
 def table(
-    earlier: Mapping[str, Any], known: Mapping[str, Any] = {},
+  earlier: Mapping[str, Any],
+  known: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
   """What was found so far, as kernels/tuned/DEVICE.json has it.
 
@@ -61,8 +77,9 @@ def in_use(earlier: Mapping[str, Any]) -> Iterator[None]:
   before, kind = tuning.FOLDER, jax.devices()[0].device_kind
   with tempfile.TemporaryDirectory(prefix='tiles') as folder:
     name = f'{tuning.file_name(kind)}.json'
-    files.write_text(pathlib.Path(folder, name), json.dumps(
-      table(earlier, tuning.table(kind))))
+    files.write_text(
+      pathlib.Path(folder, name), json.dumps(table(earlier, tuning.table(kind)))
+    )
     tuning.FOLDER = pathlib.Path(folder)
     tuning.table.cache_clear()
     try:

@@ -21,23 +21,26 @@ _COMPRESSION = 32  # Of the autoencoders of every published size.
 
 
 def measure(
-    budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any],
-    model: str, side: str,
+  budget: Callable[[], float],
+  sizes: Sizes,
+  earlier: Mapping[str, Any],
+  model: str,
+  side: str,
 ) -> Iterator[Row]:
   """Yields what the program needs, its time, and where that goes."""
   asked, backends = sizes.steps[model], timing.backends(side)
   mesh = make_mesh({'data': 1}, jax.devices()[:1])
-  with (jax.set_mesh(mesh), kernels.prefer(**backends),
-        tiles.in_use(earlier)):
+  with jax.set_mesh(mesh), kernels.prefer(**backends), tiles.in_use(earlier):
     config, program, step, compiled = _fitting(asked, sizes.dtype, mesh)
     yield 'program', compiled | _planned(step, program, config, mesh, earlier)
     repeats = sizes.rounds if budget() > 20 else 1
     found = timing.measure({side: step}, program, repeats)
-    yield 'time', _speed(config, min(found.seconds[side])) | {
-      'peak_bytes': found.bytes}
+    yield (
+      'time',
+      _speed(config, min(found.seconds[side])) | {'peak_bytes': found.bytes},
+    )
     if budget() > 0:
-      yield 'profile', _shares(
-        timing.profile(step, found.state, found.rest)[1])
+      yield 'profile', _shares(timing.profile(step, found.state, found.rest)[1])
 
 
 def config_of(asked: Step, dtype: str, remat: str) -> ConfigDict:
@@ -58,35 +61,60 @@ def _fitting(asked, dtype, mesh):
     program = steps.make(config, mesh)
     step, seconds = timing.compiled(program)
     memory = step.memory_analysis()
-    needed = (memory.argument_size_in_bytes + memory.output_size_in_bytes
-              - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
+    needed = (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+      + memory.temp_size_in_bytes
+    )
     if limit is None or needed < limit:
       break
-  return config, program, step, {
-    'model': asked.model, 'size': asked.size, 'batch': asked.batch,
-    'remat': remat, 'dtype': dtype, 'compile_seconds': seconds}
+  return (
+    config,
+    program,
+    step,
+    {
+      'model': asked.model,
+      'size': asked.size,
+      'batch': asked.batch,
+      'remat': remat,
+      'dtype': dtype,
+      'compile_seconds': seconds,
+    },
+  )
 
 
 def _planned(step, program, config, mesh, earlier):
   """What a plan says of the program, at the rates that were measured."""
   found = read(step, program, config, mesh)
   at_rates = rates.ceilings(earlier) or ceilings.measure(config.dtype)
-  calls = [s.times for s in hlo.parse(step.as_text()).steps()
-           if work.is_kernel(s.instruction)]
-  return {'predicted_seconds': found.seconds(at_rates).total,
-          'needed_bytes': found.needed, 'kernel_calls': sum(calls)}
+  calls = [
+    s.times
+    for s in hlo.parse(step.as_text()).steps()
+    if work.is_kernel(s.instruction)
+  ]
+  return {
+    'predicted_seconds': found.seconds(at_rates).total,
+    'needed_bytes': found.needed,
+    'kernel_calls': sum(calls),
+  }
 
 
 def _speed(config, seconds):
   flops = 3 * config.batch_size * steps.forward_flops(config)
-  return {'seconds': seconds, 'images_per_second': config.batch_size / seconds,
-          'flops': flops}
+  return {
+    'seconds': seconds,
+    'images_per_second': config.batch_size / seconds,
+    'flops': flops,
+  }
 
 
 def _shares(found):
   """Shares of the profiled time of the device."""
   total = sum(found.times.values())
   return {
-    **{f'{kind} share': seconds / total
-       for kind, seconds in found.times.items()},
-    'launches': found.launches}
+    **{
+      f'{kind} share': seconds / total for kind, seconds in found.times.items()
+    },
+    'launches': found.launches,
+  }

@@ -15,8 +15,9 @@ from sana_jax.tools.bench.chip.stages import Stage
 _LAST = 3  # Seconds in which a stage is to end by itself.
 
 
-def serve(pipe: Any, stage: Stage, seconds: float, earlier: Mapping[str, Any],
-          log: str) -> None:
+def serve(
+  pipe: Any, stage: Stage, seconds: float, earlier: Mapping[str, Any], log: str
+) -> None:
   """Sends ('device', name), ('row', name, values) ..., ('end', status, why).
 
   The process leads a group, so that all that it starts can be ended with it.
@@ -52,6 +53,7 @@ def _set_up(pipe):
 
   from sana_jax import compiled
   from sana_jax.analysis import device
+
   if not jax.config.jax_compilation_cache_dir:
     compiled.keep(expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
   pipe.send(('device', device.name()))

@@ -42,8 +42,11 @@ class Case:
     # q, k, v and out; then dout, q, k, v and their gradients. x is twice as
     # wide as the gate's result. A residual's gradient is dout.
     forward, backward = {
-      'relu_linear_attention': (4, 7), 'glumb_conv': (3, 5),
-      'conv3x3_silu': (2, 3), 'conv3x3_norm': (3, 3)}[self.op]
+      'relu_linear_attention': (4, 7),
+      'glumb_conv': (3, 5),
+      'conv3x3_silu': (2, 3),
+      'conv3x3_norm': (3, 3),
+    }[self.op]
     arrays = forward + backward * training
     return arrays * self.size * jnp.dtype(self.dtype).itemsize
 
@@ -59,12 +62,14 @@ class Case:
     """(inputs as models have them, the gradient of the result)."""
     shapes = self.flat_shapes()
     keys = jax.random.split(jax.random.key(seed), len(shapes))
-    *inputs, dout = (jax.random.normal(key, shape, self.dtype)
-                     for key, shape in zip(keys, shapes))
+    *inputs, dout = (
+      jax.random.normal(key, shape, self.dtype)
+      for key, shape in zip(keys, shapes)
+    )
     if self.op == 'glumb_conv':
       inputs[1] /= 3
     elif self.op != 'relu_linear_attention':
-      inputs[1] /= 3 * self.shape[-1]**.5
+      inputs[1] /= 3 * self.shape[-1] ** 0.5
     return tuple(inputs), dout
 
   def flat_shapes(self) -> list[tuple[int, ...]]:
@@ -75,8 +80,9 @@ class Case:
     *picture, c = self.shape
     if self.op == 'glumb_conv':
       return [self.shape, (3, 3, c), (c,), (*picture, c // 2)]
-    rest = {'conv3x3_silu': [(c,)],
-            'conv3x3_norm': [(c,), (c,), self.shape]}[self.op]
+    rest = {'conv3x3_silu': [(c,)], 'conv3x3_norm': [(c,), (c,), self.shape]}[
+      self.op
+    ]
     return [self.shape, (3, 3, c, c), *rest, self.shape]
 
   def call(self, *inputs: jax.Array, implementation: str) -> jax.Array:
@@ -84,8 +90,9 @@ class Case:
     op = OPS[self.op]
     if self.op != 'relu_linear_attention':
       return op(*inputs, implementation=implementation)
-    out = op(*(x.reshape(self.shape) for x in inputs),
-             implementation=implementation)
+    out = op(
+      *(x.reshape(self.shape) for x in inputs), implementation=implementation
+    )
     return out.reshape(inputs[0].shape)
 
 
@@ -121,13 +128,18 @@ def calls(name: str, size: int, batch: int, dtype: str) -> list:
   entry = zoo.get(name)
   part = 'transformer' if entry.kind == 'pipeline' else entry.part
   if part not in _TRACED:
-    raise UserError(f'{name} is no transformer and no autoencoder; see '
-                    'sana-jax zoo.')
+    raise UserError(
+      f'{name} is no transformer and no autoencoder; see sana-jax zoo.'
+    )
   module = entry.module(part, jnp.dtype(dtype))
   shapes = kinds.PARTS[part].shapes(module)
   with kernels.recorded() as found:
-    jax.eval_shape(lambda variables: _TRACED[part](
-      module, variables, size, batch, module.dtype), shapes)
+    jax.eval_shape(
+      lambda variables: _TRACED[part](
+        module, variables, size, batch, module.dtype
+      ),
+      shapes,
+    )
   return found
 
 
@@ -136,15 +148,22 @@ def _transformer(module, variables, size, batch, dtype):
   text = jnp.zeros((batch, encode.LENGTH, module.caption_channels), dtype)
   guidance = jnp.ones(batch) if module.guidance_embeds else None
   return module.apply(
-    variables, jnp.zeros((batch, latents, latents, module.in_channels), dtype),
-    jnp.zeros(batch), text, jnp.ones((batch, encode.LENGTH), bool), guidance)
+    variables,
+    jnp.zeros((batch, latents, latents, module.in_channels), dtype),
+    jnp.zeros(batch),
+    text,
+    jnp.ones((batch, encode.LENGTH), bool),
+    guidance,
+  )
 
 
 def _decoder(module, variables, size, batch, dtype):
   side = max(1, size // module.spec.side)
   return module.apply(
-    variables, jnp.zeros((batch, side, side, module.spec.channels), dtype),
-    method='decode')
+    variables,
+    jnp.zeros((batch, side, side, module.spec.channels), dtype),
+    method='decode',
+  )
 
 
 _TRACED = {'transformer': _transformer, 'vae': _decoder}

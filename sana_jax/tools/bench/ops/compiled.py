@@ -40,7 +40,7 @@ class Record:
   cycles: int | None = None
   kernels: int = 0
   collectives: dict[str, int] = dataclasses.field(default_factory=dict)
-  seconds: float = 0.
+  seconds: float = 0.0
   problem: str = ''
 
   def __post_init__(self):
@@ -51,14 +51,20 @@ def compile_case(
   case: Case, training: bool, backend: str, mesh: Mesh, platform: str
 ) -> Record:
   """One backend's program; with the reason, where there is none."""
-  blank = dict(op=case.op, shape=case.shape, dtype=case.dtype, where=case.where,
-               training=training, backend=backend)
+  blank = dict(
+    op=case.op,
+    shape=case.shape,
+    dtype=case.dtype,
+    where=case.where,
+    training=training,
+    backend=backend,
+  )
   *inputs, dout = _like(case, mesh)
   formats = tuple(x.format for x in (dout, *inputs))
   start = time.perf_counter()
   lower = lambda: program(
-    case, training, backend, formats if training else formats[:1]).lower(
-      tuple(inputs), dout)
+    case, training, backend, formats if training else formats[:1]
+  ).lower(tuple(inputs), dout)
   try:
     done = topologies.compile_for(platform, mesh, lower)
   except UnsupportedError as e:
@@ -67,16 +73,21 @@ def compile_case(
     # It ends one row, not the run.
     return Record(**blank, problem=f'failed: {_first_line(e)[:200]}')
   text = done.as_text()
-  module, moved = hlo.parse(text), (done.cost_analysis() or {}).get(
-    'bytes accessed')
+  module, moved = (
+    hlo.parse(text),
+    (done.cost_analysis() or {}).get('bytes accessed'),
+  )
   called = sum(work.kernel_names(module).values())
   cycles = [] if called else re.findall(r'"estimated_cycles":"(\d+)"', text)
   return Record(
-    **blank, moved=None if moved is None else int(moved),
+    **blank,
+    moved=None if moved is None else int(moved),
     temporary=done.memory_analysis().temp_size_in_bytes,
-    cycles=sum(map(int, cycles)) if cycles else None, kernels=called,
+    cycles=sum(map(int, cycles)) if cycles else None,
+    kernels=called,
     collectives=collectives.count(module),
-    seconds=time.perf_counter() - start)
+    seconds=time.perf_counter() - start,
+  )
 
 
 def _first_line(error):
@@ -89,5 +100,10 @@ def _like(case, mesh):
   rows = 'sequence' if mesh.shape.get('sequence', 1) > 1 else None
   for shape in case.flat_shapes():
     spec = jax.P(batch, rows) if shape[0] == case.shape[0] else jax.P()
-    yield jax.ShapeDtypeStruct(shape, case.dtype, sharding=Format(
-      Layout(tuple(range(len(shape)))), NamedSharding(mesh, spec)))
+    yield jax.ShapeDtypeStruct(
+      shape,
+      case.dtype,
+      sharding=Format(
+        Layout(tuple(range(len(shape)))), NamedSharding(mesh, spec)
+      ),
+    )

@@ -56,28 +56,36 @@ def implementations(op: str) -> list[str]:
 
 
 def measure(
-  case: Case, training: bool, backends: list[str], rounds: int,
+  case: Case,
+  training: bool,
+  backends: list[str],
+  rounds: int,
   others: Mapping[str, Callable[[], Any]] | None = None,
 ) -> list[Record]:
   """A record for each backend, and for each of `others`, which time a call.
 
   A backend whose error is too large is not timed.
   """
-  blank = dict(op=case.op, shape=case.shape, dtype=case.dtype, where=case.where,
-               training=training)
+  blank = dict(
+    op=case.op,
+    shape=case.shape,
+    dtype=case.dtype,
+    where=case.where,
+    training=training,
+  )
   inputs, dout = case.arguments()
   want = reference(case, training, inputs, dout)
   timers, facts = {}, {}
   for backend in backends:
     try:
-      run = functools.partial(
-        program(case, training, backend), inputs, dout)
+      run = functools.partial(program(case, training, backend), inputs, dout)
       error = relative_error(run(), want)
     except UnsupportedError as e:
       facts[backend] = dict(problem=f'cannot run: {_first_line(e)}')
     except Exception as e:  # A compiler's error ends one row, not the run.
       facts[backend] = dict(
-        problem=f'failed: {type(e).__name__}: {_first_line(e)}')
+        problem=f'failed: {type(e).__name__}: {_first_line(e)}'
+      )
     else:
       facts[backend] = dict(error=error)
       if error <= BOUNDS[case.dtype]:
@@ -89,8 +97,10 @@ def measure(
   for _ in range(rounds):
     for name, seconds_of_a_call in timers.items():
       seconds[name].append(seconds_of_a_call())
-  return [Record(**blank, backend=name, seconds=found, **facts.get(name, {}))
-          for name, found in seconds.items()]
+  return [
+    Record(**blank, backend=name, seconds=found, **facts.get(name, {}))
+    for name, found in seconds.items()
+  ]
 
 
 def _first_line(error):
@@ -109,9 +119,10 @@ def program(
 
   def run(inputs, dout):
     if not training:
-      return f(*inputs),
+      return (f(*inputs),)
     out, back = jax.vjp(f, *inputs)
     return out, *back(dout)
+
   return jax.jit(run, out_shardings=formats)
 
 

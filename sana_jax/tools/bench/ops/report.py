@@ -14,9 +14,12 @@ def _shape(r):
 
 def _call(record_left: dict) -> dict:
   """Columns that both tables begin with."""
-  return {'op': lambda r: r.op, 'shape': _shape,
-          'pass': lambda r: 'training' if r.training else 'forward',
-          'by': lambda r: r.backend} | record_left
+  return {
+    'op': lambda r: r.op,
+    'shape': _shape,
+    'pass': lambda r: 'training' if r.training else 'forward',
+    'by': lambda r: r.backend,
+  } | record_left
 
 
 def _measured(run: Run) -> Rows:
@@ -25,35 +28,53 @@ def _measured(run: Run) -> Rows:
   copy, product = run.facts['copy_bytes'], run.facts['matmul_flops']
   moved = lambda r: r.case.bytes(r.training) / r.best
   flops = lambda r: r.case.flops(r.training) / r.best
-  return columns([r for r in run.records if r.seconds], _call({
-    'ms': lambda r: f'{r.best * 1e3:.3g}',
-    'GB/s': lambda r: f'{moved(r) / 1e9:.3g}',
-    'of copy': lambda r: f'{moved(r) / copy:.0%}',
-    'TFLOP/s': lambda r: f'{flops(r) / 1e12:.3g}',
-    'of matmul': lambda r: f'{flops(r) / product:.0%}',
-    'by XLA': lambda r: f'{r.best / plain[key(r)]:.2f}'
-              if plain.get(key(r)) else '',
-    'error': lambda r: '' if r.error is None else f'{r.error:.0e}'}))
+  return columns(
+    [r for r in run.records if r.seconds],
+    _call(
+      {
+        'ms': lambda r: f'{r.best * 1e3:.3g}',
+        'GB/s': lambda r: f'{moved(r) / 1e9:.3g}',
+        'of copy': lambda r: f'{moved(r) / copy:.0%}',
+        'TFLOP/s': lambda r: f'{flops(r) / 1e12:.3g}',
+        'of matmul': lambda r: f'{flops(r) / product:.0%}',
+        'by XLA': lambda r: (
+          f'{r.best / plain[key(r)]:.2f}' if plain.get(key(r)) else ''
+        ),
+        'error': lambda r: '' if r.error is None else f'{r.error:.0e}',
+      }
+    ),
+  )
 
 
 def _compiled(run: Run) -> Rows:
   mib = lambda size: '' if size is None else f'{size / _MIB:,.1f}'
   least = lambda r: Case(r.op, tuple(r.shape), r.dtype).bytes(r.training)
-  return columns([r for r in run.records if not r.problem], _call({
-    'least MiB': lambda r: mib(least(r) / run.facts['devices']),
-    'moved MiB': lambda r: mib(r.moved),
-    'temporary MiB': lambda r: mib(r.temporary),
-    'Mcycles': lambda r: '' if r.cycles is None else f'{r.cycles / 1e6:.2f}',
-    'kernels': lambda r: str(r.kernels),
-    'collectives': lambda r: ', '.join(
-      f'{n} {kind}' for kind, n in r.collectives.items())}))
+  return columns(
+    [r for r in run.records if not r.problem],
+    _call(
+      {
+        'least MiB': lambda r: mib(least(r) / run.facts['devices']),
+        'moved MiB': lambda r: mib(r.moved),
+        'temporary MiB': lambda r: mib(r.temporary),
+        'Mcycles': lambda r: (
+          '' if r.cycles is None else f'{r.cycles / 1e6:.2f}'
+        ),
+        'kernels': lambda r: str(r.kernels),
+        'collectives': lambda r: ', '.join(
+          f'{n} {kind}' for kind, n in r.collectives.items()
+        ),
+      }
+    ),
+  )
 
 
 def _title(run):
   """What the device does at best."""
   copy, product = run.facts['copy_bytes'], run.facts['matmul_flops']
-  return (f'{run.device}: a large copy moves {copy / 1e9:.3g} GB/s, a large '
-          f'product reaches {product / 1e12:.3g} TFLOP/s')
+  return (
+    f'{run.device}: a large copy moves {copy / 1e9:.3g} GB/s, a large '
+    f'product reaches {product / 1e12:.3g} TFLOP/s'
+  )
 
 
 def problems(run: Run) -> list[str]:
@@ -62,8 +83,10 @@ def problems(run: Run) -> list[str]:
   for r in run.records:
     if r.problem:
       found.setdefault((r.op, r.backend, r.problem), []).append(r)
-  return [f'{op} by {backend} {problem} ({len(all_)} rows).'
-          for (op, backend, problem), all_ in found.items()]
+  return [
+    f'{op} by {backend} {problem} ({len(all_)} rows).'
+    for (op, backend, problem), all_ in found.items()
+  ]
 
 
 def _notes(run):
@@ -77,7 +100,9 @@ def wrong(run: Run) -> bool:
 
 
 MEASURED = Report(
-  'kernels.md', 'kernels-*.json', """# Operations: measured speed
+  'kernels.md',
+  'kernels-*.json',
+  """# Operations: measured speed
 
 Milliseconds of one call, the best of several rounds in which all sides take
 turns. `training` is the forward and the backward pass in one program. `GB/s`
@@ -91,10 +116,17 @@ with.
 
 Made by `sana-jax bench kernels --out docs/bench`; each table's command is above
 it.
-""", measure.Record, _measured, 4, _title, _notes)
+""",
+  measure.Record,
+  _measured,
+  4,
+  _title,
+  _notes,
+)
 
 COMPILED = Report(
-  'kernels_compiled.md', 'compiled-kernels-*.json',
+  'kernels_compiled.md',
+  'compiled-kernels-*.json',
   """# Operations: compiled for chips that are not here
 
 What the compilers of the chips say; nothing has run. `least` is what must be
@@ -106,5 +138,10 @@ millions of cycles; it does not know of kernels. All of one chip.
 
 Made by `sana-jax bench kernels --compile-for TOPOLOGY --out docs/bench`; each
 table's command is above it.
-""", compiled.Record, _compiled, 4, notes=problems,
-  how=lambda run: 'Compiled')
+""",
+  compiled.Record,
+  _compiled,
+  4,
+  notes=problems,
+  how=lambda run: 'Compiled',
+)

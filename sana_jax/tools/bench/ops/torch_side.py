@@ -57,7 +57,8 @@ class TorchSide:
 def _program(f, case, training):
   *inputs, dout = (
     torch.randn(shape, device=DEVICE, dtype=getattr(torch, case.dtype))
-    for shape in case.flat_shapes())
+    for shape in case.flat_shapes()
+  )
   if case.op == 'relu_linear_attention':
     b, n, h, d = case.shape
     inputs = [x.view(b, n, h, d) for x in inputs]
@@ -65,12 +66,17 @@ def _program(f, case, training):
   elif case.op == 'glumb_conv':
     inputs[1] = inputs[1].permute(2, 0, 1)[:, None].contiguous()
   else:
-    inputs[1] = inputs[1].permute(3, 2, 0, 1).contiguous(
-      memory_format=torch.channels_last)
+    inputs[1] = (
+      inputs[1]
+      .permute(3, 2, 0, 1)
+      .contiguous(memory_format=torch.channels_last)
+    )
   if not training:
+
     def forward():
       with torch.no_grad():
         return f(*inputs)
+
     return forward
   inputs = [x.requires_grad_() for x in inputs]
   return lambda: torch.autograd.grad(f(*inputs), inputs, dout)
@@ -81,7 +87,7 @@ def _attention(q, k, v):
   dtype = v.dtype
   q, k, v = (x.permute(0, 2, 3, 1) for x in (q, k, v))  # b h d n
   q, k, v = F.relu(q).float(), F.relu(k).float(), v.float()
-  state = F.pad(v, (0, 0, 0, 1), value=1.) @ k.transpose(-1, -2)
+  state = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.transpose(-1, -2)
   out = state @ q
   out = out[:, :, :-1] / (out[:, :, -1:] + 1e-15)
   return out.permute(0, 3, 1, 2).to(dtype)
@@ -112,8 +118,12 @@ def _conv3x3_norm(x, kernel, scale, shift, residual):
   return residual + (y * rms).to(y.dtype) * scale + shift
 
 
-_OPS = {'relu_linear_attention': _attention, 'glumb_conv': _gate,
-        'conv3x3_silu': _conv3x3_silu, 'conv3x3_norm': _conv3x3_norm}
+_OPS = {
+  'relu_linear_attention': _attention,
+  'glumb_conv': _gate,
+  'conv3x3_silu': _conv3x3_silu,
+  'conv3x3_norm': _conv3x3_norm,
+}
 
 
 def _calls(run):

@@ -39,12 +39,21 @@ def candidates(op: str, backend: str) -> list[dict[str, int]]:
   """The backend's own choice, then all combinations that it lists."""
   module = OPS[op].kernels[backend].partition(':')[0]
   listed = getattr(importlib.import_module(module), 'CANDIDATES', {})
-  return [{}, *(dict(zip(listed, values)) for values in itertools.product(
-    *listed.values()) if listed)]
+  return [
+    {},
+    *(
+      dict(zip(listed, values))
+      for values in itertools.product(*listed.values())
+      if listed
+    ),
+  ]
 
 
 def tune(
-  case: Case, training: bool, backend: str, rounds: int,
+  case: Case,
+  training: bool,
+  backend: str,
+  rounds: int,
   until: Callable[[], bool] = lambda: True,
 ) -> Found | None:
   """Of one pass, the backward one if `training`.
@@ -75,8 +84,10 @@ def tune(
           raise
         right = False
     if not (right or values):
-      raise UserError(f'{case.op} by {backend} is wrong on this device; '
-                      'sana-jax bench kernels says by how much.')
+      raise UserError(
+        f'{case.op} by {backend} is wrong on this device; '
+        'sana-jax bench kernels says by how much.'
+      )
     timers.append(timer(run) if right else None)
     seconds.append(math.inf)
   for _ in range(rounds):
@@ -90,7 +101,10 @@ def tune(
 
 
 def merged(
-  table: Mapping[str, Any], case: Case, training: bool, backend: str,
+  table: Mapping[str, Any],
+  case: Case,
+  training: bool,
+  backend: str,
   found: Found,
 ) -> dict[str, Any]:
   """A device's table with what was found put in; or taken out, where the

@@ -51,7 +51,8 @@ def stage(tmp_path, monkeypatch):
   (tmp_path / 'functions_of_stages.py').write_text(_FUNCTIONS)
   monkeypatch.syspath_prepend(tmp_path)
   return lambda name, *arguments, budget=60, needs=(): Stage(
-    name, f'functions_of_stages:{name}', budget, needs, arguments)
+    name, f'functions_of_stages:{name}', budget, needs, arguments
+  )
 
 
 def new():
@@ -64,13 +65,23 @@ def by_name(found):
 
 def test_each_failure_costs_its_stage_alone(stage, tmp_path):
   path, said = tmp_path / 'chip.json', []
-  stages = [stage('crash'), stage('hang', budget=15), stage('memory'),
-            stage('refuse'), stage('absent', needs=('no_such_module',)),
-            stage('good', 1)]
-  found = runner.run(path, new(), 300., stages, said.append)
+  stages = [
+    stage('crash'),
+    stage('hang', budget=15),
+    stage('memory'),
+    stage('refuse'),
+    stage('absent', needs=('no_such_module',)),
+    stage('good', 1),
+  ]
+  found = runner.run(path, new(), 300.0, stages, said.append)
   assert {r.name: r.status for r in found.records} == {
-    'crash': 'failed', 'hang': 'cut', 'memory': 'failed', 'refuse': 'refused',
-    'absent': 'missing', 'good': 'measured'}
+    'crash': 'failed',
+    'hang': 'cut',
+    'memory': 'failed',
+    'refuse': 'refused',
+    'absent': 'missing',
+    'good': 'measured',
+  }
   assert 'SIGSEGV' in by_name(found)['crash'].said
   assert by_name(found)['memory'].said == 'out of memory (allocating 12.30GiB)'
   assert by_name(found)['absent'].said == 'no_such_module'
@@ -86,12 +97,13 @@ def test_each_failure_costs_its_stage_alone(stage, tmp_path):
 def test_a_second_call_goes_on_with_what_is_missing(stage, tmp_path):
   path = tmp_path / 'chip.json'
   stages = [stage('second_time', str(tmp_path / 'flag')), stage('good', 1)]
-  found = runner.run(path, new(), 100., stages[:1], print)
+  found = runner.run(path, new(), 100.0, stages[:1], print)
   assert by_name(found)['second_time'].said == 'ValueError: not yet'
   assert json.loads(path.read_text())['records'][0]['tries'] == 1
   order = []
-  found = runner.run(path, CHIP.from_json(path.read_bytes()), 100., stages,
-                     order.append)
+  found = runner.run(
+    path, CHIP.from_json(path.read_bytes()), 100.0, stages, order.append
+  )
   assert [said.partition(':')[0] for said in order] == ['good', 'second_time']
   assert {r.status for r in found.records} == {'measured'}
   assert by_name(found)['second_time'].tries == 2
@@ -100,7 +112,7 @@ def test_a_second_call_goes_on_with_what_is_missing(stage, tmp_path):
 
 def test_what_there_is_no_time_for_is_listed(stage, tmp_path):
   path, began = tmp_path / 'chip.json', time.monotonic()
-  found = runner.run(path, new(), 1., [stage('good', 1)], print)
+  found = runner.run(path, new(), 1.0, [stage('good', 1)], print)
   assert time.monotonic() - began < 5
   assert report.left(found) == ['- good: not run']
   assert json.loads(path.read_text())['records'][0]['tries'] == 0
@@ -113,4 +125,4 @@ def test_figures_of_other_versions_and_devices_are_not_mixed(stage, tmp_path):
   assert runner.resumed(new(), more).versions == more
   other = dataclasses.replace(new(), device='a chip')
   with pytest.raises(UserError, match='--out has figures of a chip, and this'):
-    runner.run(tmp_path / 'chip.json', other, 100., [stage('good', 1)], print)
+    runner.run(tmp_path / 'chip.json', other, 100.0, [stage('good', 1)], print)

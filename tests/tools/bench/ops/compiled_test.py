@@ -10,35 +10,70 @@ from sana_jax.tools.bench.ops.compiled import Record
 from sana_jax.tools.bench.ops.report import COMPILED
 from sana_jax.tools.report import Run, to_json
 
-CASE = dict(op='glumb_conv', shape=(1, 128, 128, 128), dtype='bfloat16',
-            where='a model', training=False)
-RUN = Run([
-  Record(**CASE, backend='xla', moved=5 * 2**20, temporary=2**19,
-         cycles=1_250_000),
-  Record(**CASE, backend='mosaic_tpu', moved=3 * 2**20, kernels=1,
-         collectives={'all-reduce': 2}),
-  Record(**CASE, backend='mosaic_gpu',
-         problem='cannot be compiled: no such chip')],
-  'v5e:2x2', '2026-01-01', {'jax': '1'}, 'sana-jax bench kernels',
-  {'devices': 2})
+CASE = dict(
+  op='glumb_conv',
+  shape=(1, 128, 128, 128),
+  dtype='bfloat16',
+  where='a model',
+  training=False,
+)
+RUN = Run(
+  [
+    Record(
+      **CASE, backend='xla', moved=5 * 2**20, temporary=2**19, cycles=1_250_000
+    ),
+    Record(
+      **CASE,
+      backend='mosaic_tpu',
+      moved=3 * 2**20,
+      kernels=1,
+      collectives={'all-reduce': 2},
+    ),
+    Record(
+      **CASE, backend='mosaic_gpu', problem='cannot be compiled: no such chip'
+    ),
+  ],
+  'v5e:2x2',
+  '2026-01-01',
+  {'jax': '1'},
+  'sana-jax bench kernels',
+  {'devices': 2},
+)
 
 
 def test_a_row_has_the_memory_of_one_chip():
   _, plain, kernel = COMPILED.rows(RUN)
   # 1.5 arrays of 4 MiB for two chips.
-  assert plain == ('glumb_conv', 'bfloat16 1x128x128x128', 'forward', 'xla',
-                   '3.0', '5.0', '0.5', '1.25', '0', '')
-  assert kernel[3:] == ('mosaic_tpu', '3.0', '3.0', '0.0', '', '1',
-                        '2 all-reduce')
+  assert plain == (
+    'glumb_conv',
+    'bfloat16 1x128x128x128',
+    'forward',
+    'xla',
+    '3.0',
+    '5.0',
+    '0.5',
+    '1.25',
+    '0',
+    '',
+  )
+  assert kernel[3:] == (
+    'mosaic_tpu',
+    '3.0',
+    '3.0',
+    '0.0',
+    '',
+    '1',
+    '2 all-reduce',
+  )
   assert report.problems(RUN) == [
-    'glumb_conv by mosaic_gpu cannot be compiled: no such chip (1 rows).']
+    'glumb_conv by mosaic_gpu cannot be compiled: no such chip (1 rows).'
+  ]
 
 
 def test_json_and_page_hold_everything():
   assert COMPILED.from_json(to_json(RUN)) == RUN
   page = COMPILED.markdown([RUN])
-  assert '## v5e:2x2' in page and (
-    '*Compiled* 2026-01-01 with jax 1.' in page)
+  assert '## v5e:2x2' in page and ('*Compiled* 2026-01-01 with jax 1.' in page)
   assert COMPILED.table(RUN).startswith('v5e:2x2\nop')
   with pytest.raises(UserError, match='not what sana-jax bench'):
     COMPILED.from_json('{}')

@@ -33,7 +33,8 @@ def breaks(q, k, v):
 
 def right(q, k, v):
   chosen = tuning.choose(
-    CASE.op, 'right', False, q.shape, q.dtype, offset=0, factor=1)
+    CASE.op, 'right', False, q.shape, q.dtype, offset=0, factor=1
+  )
   return relu_linear_attention(q, k, v) * chosen['factor'] + chosen['offset']
 
 
@@ -41,19 +42,37 @@ def right(q, k, v):
 def backends(monkeypatch):
   """The op with backends of which only one can be used."""
   names = dict(halved=halved, refuses=refuses, breaks=breaks, right=right)
-  monkeypatch.setitem(sys.modules, 'measured', types.SimpleNamespace(
-    CANDIDATES={'offset': (0, 1), 'factor': (1, 2)}, **names))
-  monkeypatch.setitem(cases.OPS, CASE.op, Op(
-    CASE.op, relu_linear_attention, {n: f'measured:{n}' for n in names}, {}))
+  monkeypatch.setitem(
+    sys.modules,
+    'measured',
+    types.SimpleNamespace(
+      CANDIDATES={'offset': (0, 1), 'factor': (1, 2)}, **names
+    ),
+  )
+  monkeypatch.setitem(
+    cases.OPS,
+    CASE.op,
+    Op(CASE.op, relu_linear_attention, {n: f'measured:{n}' for n in names}, {}),
+  )
   return measure.implementations(CASE.op)
 
 
 @pytest.mark.parametrize('training', [False, True])
 def test_only_what_is_right_is_timed(backends, training):
-  found = {r.backend: r for r in measure.measure(
-    CASE, training, backends, rounds=2, others={'torch': lambda: 3.})}
+  found = {
+    r.backend: r
+    for r in measure.measure(
+      CASE, training, backends, rounds=2, others={'torch': lambda: 3.0}
+    )
+  }
   assert [len(found[n].seconds) for n in (*backends, 'torch')] == [
-    2, 0, 0, 0, 2, 2]
+    2,
+    0,
+    0,
+    0,
+    2,
+    2,
+  ]
   assert found['halved'].problem == 'wrong: its error is 5.0e-01'
   assert found['refuses'].problem == 'cannot run: no such chip'
   assert found['breaks'].problem == 'failed: ValueError: a bug'
@@ -78,42 +97,74 @@ def test_a_backend_without_choices_is_not_tuned():
 
 
 def test_the_table_of_a_device_keeps_what_is_better_than_the_usual():
-  found = tune.Found({'chunk': 256}, 1., 2., 6)
+  found = tune.Found({'chunk': 256}, 1.0, 2.0, 6)
   old = {'glumb_conv': {'mosaic_tpu': {'x': {'rows': 2}}}}
   table = tune.merged(old, CASE, True, 'xla_chunked', found)
   key = 'backward float32 1x8x2x4'
   assert table == old | {CASE.op: {'xla_chunked': {key: {'chunk': 256}}}}
   table = tune.merged(
-    table, CASE, True, 'xla_chunked', found._replace(values={}))
+    table, CASE, True, 'xla_chunked', found._replace(values={})
+  )
   assert table == old | {CASE.op: {'xla_chunked': {}}}
 
 
 def records():
   shape = (1, 1000, 10, 32)  # 1.28 MB an array.
-  base = Record('relu_linear_attention', shape, 'float32', 'a model', False,
-                'xla', [4e-3, 2e-3], 1e-7)
-  return [base, dataclasses.replace(base, backend='fast', seconds=[1e-3]),
-          dataclasses.replace(base, backend='none', seconds=[], error=None,
-                              problem='cannot run: no chip'),
-          dataclasses.replace(base, backend='torch', seconds=[4e-3],
-                              error=None)]
+  base = Record(
+    'relu_linear_attention',
+    shape,
+    'float32',
+    'a model',
+    False,
+    'xla',
+    [4e-3, 2e-3],
+    1e-7,
+  )
+  return [
+    base,
+    dataclasses.replace(base, backend='fast', seconds=[1e-3]),
+    dataclasses.replace(
+      base,
+      backend='none',
+      seconds=[],
+      error=None,
+      problem='cannot run: no chip',
+    ),
+    dataclasses.replace(base, backend='torch', seconds=[4e-3], error=None),
+  ]
 
 
 RUN = Run(
-  records(), 'a chip', '2026-01-01', {'jax': '1'}, 'sana-jax bench kernels',
-  {'copy_bytes': 10.24e9, 'matmul_flops': 81.92e9})
+  records(),
+  'a chip',
+  '2026-01-01',
+  {'jax': '1'},
+  'sana-jax bench kernels',
+  {'copy_bytes': 10.24e9, 'matmul_flops': 81.92e9},
+)
 
 
 def test_a_row_has_rates_shares_and_the_ratio_to_xla():
   head, plain, fast, torch = MEASURED.rows(RUN)
   assert head[-2:] == ('by XLA', 'error')
   assert plain == (
-    'relu_linear_attention', 'float32 1x1000x10x32', 'forward', 'xla', '2',
-    '2.56', '25%', '0.0205', '25%', '1.00', '1e-07')
+    'relu_linear_attention',
+    'float32 1x1000x10x32',
+    'forward',
+    'xla',
+    '2',
+    '2.56',
+    '25%',
+    '0.0205',
+    '25%',
+    '1.00',
+    '1e-07',
+  )
   assert fast[4:8] == ('1', '5.12', '50%', '0.041') and fast[9] == '0.50'
   assert torch[9:] == ('2.00', '')
   assert report.problems(RUN) == [
-    'relu_linear_attention by none cannot run: no chip (1 rows).']
+    'relu_linear_attention by none cannot run: no chip (1 rows).'
+  ]
   assert not report.wrong(RUN)
   worse = dataclasses.replace(RUN.records[0], problem='wrong: its error is 1')
   assert report.wrong(dataclasses.replace(RUN, records=[worse]))
@@ -123,7 +174,8 @@ def test_json_and_page_hold_everything():
   assert MEASURED.from_json(to_json(RUN)) == RUN
   page = MEASURED.markdown([RUN])
   assert '| relu_linear_attention | float32 1x1000x10x32 | forward | fast' in (
-    page)
+    page
+  )
   assert '*Measured* 2026-01-01 with jax 1.' in page and '32: a model' in page
   with pytest.raises(UserError, match='not what sana-jax bench'):
     MEASURED.from_json('{}')

@@ -12,6 +12,8 @@ is unfinished stays in registers, as do the sums of the taps' gradients, over
 the tile; XLA adds up tiles.
 """
 
+import functools
+
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -55,32 +57,8 @@ def backward(
   """dx, and sums over the tile of what the taps and the bias were met with."""
   block, tile, batch = (lax.axis_index(axis) for axis in AXES)
   plgpu.copy_gmem_to_smem(taps.at[block], taps_smem, loaded)
-  top, left = corner(plan)
-
-  def fetch(step, slot):
-    for half in range(HALVES):
-      plgpu.copy_gmem_to_smem(
-        x.at[
-          batch,
-          top + plan.first + step,
-          pl.ds(left + plan.left, WIDTH + MORE),
-          pl.ds(half * plan.c + block * CHANNELS, CHANNELS),
-        ],
-        x_smem.at[slot, half],
-        arrived.at[slot],
-      )
-    # All of dout's rows and columns are one less beside the tile.
-    plgpu.copy_gmem_to_smem(
-      dout.at[
-        batch,
-        top + plan.first + step - 1 + plan.behind,
-        pl.ds(left + plan.left + 1, WIDTH + 2),
-        pl.ds(block * CHANNELS, CHANNELS),
-      ],
-      dout_smem.at[slot],
-      arrived.at[slot],
-    )
-
+  top, _ = corner(plan)
+  fetch = functools.partial(_fetch, x, dout, x_smem, dout_smem, arrived, plan)
   for step in range(plan.stages):
     fetch(step, step)
   zero = strided(jnp.zeros((WIDTH + MORE, CHANNELS), silu_smem.dtype), plan)
@@ -114,17 +92,8 @@ def backward(
 
     return conv, grad, totals
 
-  none = strided(jnp.zeros((WIDTH, CHANNELS), jnp.float32), plan)
-  nothing = strided(jnp.zeros((CHANNELS,), jnp.float32), plan)
   *_, totals = lax.fori_loop(
-    0,
-    plan.rows + MORE,
-    advance,
-    (
-      [[tap(half, BIAS, WIDTH + 2)] * 2 for half in range(HALVES)],
-      [[none] * 2] * HALVES,
-      [[nothing] * TAPS] * HALVES,
-    ),
+    0, plan.rows + MORE, advance, _unfinished(tap, plan)
   )
   for half in range(HALVES):
     for i in range(TAPS):
@@ -132,6 +101,45 @@ def backward(
   plgpu.commit_smem()
   plgpu.copy_smem_to_gmem(sums_smem, sums.at[batch, tile, block])
   plgpu.wait_smem_to_gmem(0)
+
+
+def _fetch(x, dout, x_smem, dout_smem, arrived, plan, step, slot):
+  """Starts the copies of a row of x and of the row of dout that it meets."""
+  block, _, batch = (lax.axis_index(axis) for axis in AXES)
+  top, left = corner(plan)
+  for half in range(HALVES):
+    plgpu.copy_gmem_to_smem(
+      x.at[
+        batch,
+        top + plan.first + step,
+        pl.ds(left + plan.left, WIDTH + MORE),
+        pl.ds(half * plan.c + block * CHANNELS, CHANNELS),
+      ],
+      x_smem.at[slot, half],
+      arrived.at[slot],
+    )
+  # All of dout's rows and columns are one less beside the tile.
+  plgpu.copy_gmem_to_smem(
+    dout.at[
+      batch,
+      top + plan.first + step - 1 + plan.behind,
+      pl.ds(left + plan.left + 1, WIDTH + 2),
+      pl.ds(block * CHANNELS, CHANNELS),
+    ],
+    dout_smem.at[slot],
+    arrived.at[slot],
+  )
+
+
+def _unfinished(tap, plan):
+  """What is carried over rows, at first: (conv, grad, totals)."""
+  none = strided(jnp.zeros((WIDTH, CHANNELS), jnp.float32), plan)
+  nothing = strided(jnp.zeros((CHANNELS,), jnp.float32), plan)
+  return (
+    [[tap(half, BIAS, WIDTH + 2)] * 2 for half in range(HALVES)],
+    [[none] * 2] * HALVES,
+    [[nothing] * TAPS] * HALVES,
+  )
 
 
 def _convolve(x_smem, silu_smem, slot, step, carry, tap, plan):

@@ -24,7 +24,7 @@ from sana_jax.kernels import gpu, tuning
 from sana_jax.kernels.dispatch import UnsupportedError
 from sana_jax.kernels.linear_attention import mosaic_gpu_kernels as kernels
 from sana_jax.kernels.linear_attention import vjp
-from sana_jax.kernels.linear_attention.mosaic_gpu_kernels import PARTS, Plan
+from sana_jax.kernels.linear_attention.mosaic_gpu_tiles import AXES, PARTS, Plan
 from sana_jax.kernels.linear_attention.xla import State
 
 # Four for each of an H200's 132 multiprocessors. A split costs one state more.
@@ -191,7 +191,7 @@ def _call(body, name, plan, x, interpret, *, out_type, scratch):
     scratch_types=scratch,
     kernel_name=f'relu_linear_attention_{name}',
     grid=(plan.groups, plan.splits, x.shape[0]),
-    grid_names=kernels.AXES,
+    grid_names=AXES,
     interpret=interpret or None,
     compiler_params=plgpu.CompilerParams(lowering_semantics=gpu.SEMANTICS),
   )

@@ -65,35 +65,19 @@ _OPTIONS = {
   'several scales, batch norm, no shortcuts': 'several',
   'ResBlocks only': 'plain',
 }
+_METHODS = 'encode', 'decode'
 
 
 def cases() -> list[Case]:
   """Parts first, so that a fault is seen where it is."""
-  case = functools.partial(Case, AREA)
-  tiny = lambda what, measure, **how: case(
-    what, 'tiny', 'float32', MODULE, functools.partial(measure, **how)
-  )
-  wide = lambda what, measure, quick=True, **how: case(
-    what,
-    'tiny',
-    'bfloat16',
-    0.019,
-    functools.partial(measure, width=32, dtype=jnp.bfloat16, **how),
-    quick,
-  )
-  full = lambda what, size, dtype, bound, **how: case(
-    what,
-    size,
-    jnp.dtype(dtype).name,
-    bound,
-    functools.partial(measure_full, dtype=dtype, **how),
-    quick=False,
-  )
-  both = ('encode', 'decode')
+  return [*_parts(), *_small(), *_rounded(), *_published()]
+
+
+def _parts():
   return [
-    *(tiny(what, measure_part, part=part) for what, part in PARTS.items()),
+    *(_tiny(what, measure_part, part=part) for what, part in PARTS.items()),
     *(
-      wide(what, measure_part, part=PARTS[what], positions=positions)
+      _wide(what, measure_part, part=PARTS[what], positions=positions)
       for what, positions in (
         ('ResBlock, SiLU, RMS norm', QUADRATIC),
         ('linear attention, scale 5', (6, 6)),  # More than 32, as heads are.
@@ -103,13 +87,19 @@ def cases() -> list[Case]:
         ('up, nearest', QUADRATIC),
       )
     ),
+  ]
+
+
+def _small():
+  """Whole models, narrow, with both kinds of attention."""
+  return [
     *(
-      tiny(f'{m}, {what}', measure_whole, structure=s, method=m)
+      _tiny(f'{m}, {what}', measure_whole, structure=s, method=m)
       for what, s in (PUBLISHED | _OPTIONS).items()
-      for m in both
+      for m in _METHODS
     ),
     *(
-      tiny(
+      _tiny(
         f'{m}, quadratic attention, {what}',
         measure_whole,
         structure=s,
@@ -118,47 +108,71 @@ def cases() -> list[Case]:
       )
       for what, s in PUBLISHED.items()
       if s in ('sana', 'f128')
-      for m in both
+      for m in _METHODS
+    ),
+  ]
+
+
+def _rounded():
+  """Whole models in bfloat16."""
+  return [
+    _wide(
+      f'{m}, {what}',
+      measure_whole,
+      structure=s,
+      method=m,
+      positions=(1, 2) if s == 'f128' else (2, 2),
+      quick=s in ('sana', 'mix'),  # Others have the same blocks.
+    )
+    for what, s in PUBLISHED.items()
+    for m in _METHODS
+  ]
+
+
+def _published():
+  """Models of their published sizes."""
+  first, *others = PUBLISHED.items()
+  return [
+    *(
+      _full(what, '256 px', jnp.float32, MODULE, structure=s, method=m)
+      for what, s in others
+      for m in _METHODS
     ),
     *(
-      wide(
-        f'{m}, {what}',
-        measure_whole,
-        structure=s,
-        method=m,
-        positions=(1, 2) if s == 'f128' else (2, 2),
-        quick=s in ('sana', 'mix'),
-      )  # Others have the same blocks.
-      for what, s in PUBLISHED.items()
-      for m in both
-    ),
-    *(
-      full(
-        f'{m}, {what}',
-        '256 px',
-        jnp.float32,
-        MODULE,
-        structure=s,
-        method=m,
-        pixels=256,
-      )
-      for what, s in list(PUBLISHED.items())[1:]
-      for m in both
-    ),
-    *(
-      full(
-        f'{m}, {next(iter(PUBLISHED))}',
-        '512 px',
-        dtype,
-        bound,
-        structure='sana',
-        method=m,
-        pixels=512,
-      )
-      for m in both
+      _full(first[0], '512 px', dtype, bound, structure=first[1], method=m)
+      for m in _METHODS
       for dtype, bound in ((jnp.float32, MODULE), (jnp.bfloat16, 0.019))
     ),
   ]
+
+
+def _tiny(what, measure, **how):
+  measure = functools.partial(measure, **how)
+  return Case(AREA, what, 'tiny', 'float32', MODULE, measure)
+
+
+def _wide(what, measure, quick=True, **how):
+  measure = functools.partial(measure, width=32, dtype=jnp.bfloat16, **how)
+  return Case(AREA, what, 'tiny', 'bfloat16', 0.019, measure, quick)
+
+
+def _full(what, size, dtype, bound, *, structure, method):
+  measure = functools.partial(
+    measure_full,
+    dtype=dtype,
+    structure=structure,
+    method=method,
+    pixels=int(size.removesuffix(' px')),
+  )
+  return Case(
+    AREA,
+    f'{method}, {what}',
+    size,
+    jnp.dtype(dtype).name,
+    bound,
+    measure,
+    quick=False,
+  )
 
 
 def fields(structure: str, width: int) -> dict[str, Any]:

@@ -56,38 +56,39 @@ LENGTHS = (17, 9, 1)
 
 def cases() -> list[Case]:
   """Parts first, so that a fault is seen where it is."""
-  case = functools.partial(Case, AREA, against='transformers')
-  half = dict(dtype=jnp.bfloat16)
+  return [*_parts(), *_small(), *_rounded(), *_published()]
+
+
+def _parts():
   part = functools.partial
-  full = [
-    ('full width, 2 layers, 300 tokens', (300, 37)),
-    ('full width, 2 layers, 4,200 tokens', (4200,)),
-  ]
   return [
-    case(
-      'rotary embedding', '4,200 positions', 'float32', MODULE, measure_rotary
-    ),
+    _case('rotary embedding', '4,200 positions', jnp.float32, measure_rotary),
     *(
-      case(what, 'tiny', 'float32', MODULE, part(measure_part, part=p))
+      _case(what, 'tiny', jnp.float32, part(measure_part, part=p))
       for what, p in PARTS.items()
     ),
     *(
-      case(
+      _case(
         what,
         'tiny',
-        'bfloat16',
-        0.013,
-        averaged(part(measure_part, part=p, **half)),
+        jnp.bfloat16,
+        averaged(part(measure_part, part=p, dtype=jnp.bfloat16)),
       )
       for what, p in PARTS.items()
       if 'cap' not in what
     ),
+  ]
+
+
+def _small():
+  """Whole models, narrow, in all variants."""
+  part = functools.partial
+  return [
     *(
-      case(
+      _case(
         ', '.join(filter(None, (what, variant))),
         'tiny',
-        'float32',
-        MODULE,
+        jnp.float32,
         part(measure, changes=changes, method=method),
       )
       for variant, changes in VARIANTS.items()
@@ -97,45 +98,67 @@ def cases() -> list[Case]:
       )
     ),
     *(
-      case(
+      _case(
         f'last hidden state, beginning read once{more}',
         'tiny',
-        'float32',
-        MODULE,
+        jnp.float32,
         part(measure_prefix, changes=changes),
       )
       for more, changes in (('', {}), (', beyond the sliding window', BEYOND))
     ),
-    *(
-      case(
-        ', '.join(filter(None, ('last hidden state', variant))),
-        'tiny',
-        'bfloat16',
-        0.013,
-        averaged(
-          part(
-            measure,
-            changes=VARIANTS[variant] | dict(num_hidden_layers=6),
-            **half,
-          ),
-          draws=16,
-        ),
-      )
-      for variant in ('', 'beyond the sliding window')
-    ),
-    *(
-      case(
-        'last hidden state',
-        size,
-        dtype.__name__,
-        bound,
-        part(measure, changes=None, lengths=lengths, dtype=dtype),
-        quick=False,
-      )
-      for size, lengths in full
-      for dtype, bound in ((jnp.float32, MODULE), (jnp.bfloat16, 0.013))
-    ),
   ]
+
+
+def _rounded():
+  """Whole models in bfloat16."""
+  return [
+    _case(
+      ', '.join(filter(None, ('last hidden state', variant))),
+      'tiny',
+      jnp.bfloat16,
+      averaged(
+        functools.partial(
+          measure,
+          changes=VARIANTS[variant] | dict(num_hidden_layers=6),
+          dtype=jnp.bfloat16,
+        ),
+        draws=16,
+      ),
+    )
+    for variant in ('', 'beyond the sliding window')
+  ]
+
+
+def _published():
+  """Two layers of their published width."""
+  return [
+    _case(
+      'last hidden state',
+      size,
+      dtype,
+      functools.partial(measure, changes=None, lengths=lengths, dtype=dtype),
+      quick=False,
+    )
+    for size, lengths in (
+      ('full width, 2 layers, 300 tokens', (300, 37)),
+      ('full width, 2 layers, 4,200 tokens', (4200,)),
+    )
+    for dtype in (jnp.float32, jnp.bfloat16)
+  ]
+
+
+def _case(what, size, dtype, measure, quick=True):
+  bound = MODULE if dtype == jnp.float32 else 0.013
+  return Case(
+    AREA,
+    what,
+    size,
+    dtype.__name__,
+    bound,
+    measure,
+    quick,
+    against='transformers',
+  )
 
 
 def make(changes: Mapping[str, Any] | None, seed: int):

@@ -82,12 +82,31 @@ def open_source(
   `seed`; what filters.kept drops is left out. What was found out about files
   is kept in `cache`.
   """
+  source = _opened(
+    kind,
+    path,
+    size,
+    split,
+    (train_examples, seed),
+    columns or {},
+    dict(max_bad_fraction=max_bad_fraction, cache=cache),
+  )
+  source = filters.kept(
+    source,
+    min_score=min_score,
+    min_size_px=min_size_px,
+    max_aspect_ratio=max_aspect_ratio,
+  )
+  return captions.Captioned(source, rule or captions.CaptionRule(), seed)
+
+
+def _opened(kind, path, size, split, drawn, columns, limits):
+  """The source as its files are: unfiltered, without a choice of captions."""
   if size is not None and size < 1:
     raise UserError(
       f'size={size} is not an image size; set it to the side '
       'in pixels, at least 1.'
     )
-  limits = dict(max_bad_fraction=max_bad_fraction, cache=cache)
   match kind:  # What takes seconds to import is imported if it is used.
     case 'shapes':
       if size is None:
@@ -97,36 +116,28 @@ def open_source(
         )
       from sana_jax.data.shapes import builder
 
-      source = TfdsSource(
-        builder.prepare(path, size, train_examples, seed), split, size, cache
-      )
+      stored = builder.prepare(path, size, *drawn)
+      return TfdsSource(stored, split, size, limits['cache'])
     case 'tfds':
-      source = TfdsSource(prepared(path), split, size, cache)
+      return TfdsSource(prepared(path), split, size, limits['cache'])
     case 'folder':
-      source = folder.FolderSource(path, size, **limits)
+      return folder.FolderSource(path, size, **limits)
     case 'webdataset':
       from sana_jax.data.webdataset import WebDatasetSource
 
-      source = WebDatasetSource(path, size, **limits)
+      return WebDatasetSource(path, size, **limits)
     case 'parquet':
       from sana_jax.data.parquet import Columns, ParquetSource
 
-      source = ParquetSource(path, size, Columns(**(columns or {})), **limits)
+      return ParquetSource(path, size, Columns(**columns), **limits)
     case 'arrayrecord':
       from sana_jax.data.arrayrecord import ArrayRecordSource
 
-      source = ArrayRecordSource(path, size, **limits)
+      return ArrayRecordSource(path, size, **limits)
     case _:
       raise UserError(
         f'Source {kind!r} is unknown; choose one of {", ".join(KINDS)}.'
       )
-  source = filters.kept(
-    source,
-    min_score=min_score,
-    min_size_px=min_size_px,
-    max_aspect_ratio=max_aspect_ratio,
-  )
-  return captions.Captioned(source, rule or captions.CaptionRule(), seed)
 
 
 def listing(kind: str, path: str | os.PathLike) -> dict[str, tuple[int, str]]:

@@ -138,85 +138,15 @@ def _page(pipe, settings, model, limits, line, album):
 
 def _layout(pipe, settings, limits):
   """(inputs in the order of Asked, both buttons, outputs)."""
-  sizes = demo.sizes(pipe, limits)
-  first = next(iter(sizes), OWN)
-  side = pipe.autoencoder.module.spec.side
   with gr.Row():
     with gr.Column(min_width=420):
-      prompt = gr.Textbox(
-        label='Prompt',
-        lines=2,
-        max_lines=6,
-        autofocus=True,
-        placeholder='a red circle left of a blue square',
-        elem_id='prompt',
-      )
-      negative = gr.Textbox(
-        label='Negative prompt',
-        max_lines=3,
-        placeholder='what to avoid',
-        elem_id='negative-prompt',
-      )
+      prompt, negative = _words()
       with gr.Row():
         draw = gr.Button('Draw', variant='primary', elem_id='draw')
         stop = gr.Button('Stop', elem_id='stop')
-      with gr.Row():
-        aspect = gr.Dropdown(
-          [*sizes, OWN],
-          value=first,
-          label='Aspect',
-          filterable=False,
-          min_width=100,
-          elem_id='aspect',
-        )
-        width, height = (
-          gr.Number(
-            value,
-            label=f'{label} (px)',
-            step=side,
-            min_width=100,
-            elem_id=label.lower(),
-          )
-          for label, value in zip(
-            ('Width', 'Height'), sizes.get(first, (side, side))
-          )
-        )
-      with gr.Row():
-        steps = gr.Slider(
-          1,
-          limits.steps,
-          min(settings['steps'], limits.steps),
-          step=1,
-          label='Steps',
-          min_width=180,
-          elem_id='steps',
-        )
-        guidance = gr.Slider(
-          0,
-          max(20, settings['guidance_scale']),
-          settings['guidance_scale'],
-          step=0.1,
-          label='Guidance',
-          min_width=180,
-        )
-      with gr.Row():
-        count = gr.Slider(
-          1,
-          limits.images,
-          min(4, limits.images),
-          step=1,
-          label='Images',
-          min_width=180,
-        )
-        sampler = gr.Dropdown(
-          list(samplers.NAMES),
-          value=settings['sampler'],
-          label='Sampler',
-          filterable=False,
-          min_width=180,
-        )
-      another = gr.Button('Random', render=False)
-      seed = gr.Number(0, label='Seed', buttons=[another], elem_id='seed')
+      width, height = _sides(pipe, limits)
+      steps, guidance, count, sampler = _choices(settings, limits)
+      seed = _seed()
     with gr.Column(min_width=420):
       gallery = gr.Gallery(
         label='Pictures',
@@ -228,15 +158,6 @@ def _layout(pipe, settings, limits):
         interactive=False,
       )
       said = gr.Markdown(elem_id='said')
-  aspect.input(
-    None,
-    [aspect, width, height],
-    [width, height],
-    js=(f'(label, ...size) => ({json.dumps(sizes)})[label] ?? size'),
-  )
-  for number in (width, height):
-    number.input(None, None, aspect, js=f"() => '{OWN}'")
-  another.click(None, None, seed, js=_RANDOM)
   inputs = [
     prompt,
     negative,
@@ -252,6 +173,109 @@ def _layout(pipe, settings, limits):
     # demo.check says what is wrong, all at once and in our words.
     widget.preprocess = lambda value: value
   return inputs, draw, stop, [gallery, said]
+
+
+def _words():
+  """The boxes for the prompt and the negative prompt."""
+  prompt = gr.Textbox(
+    label='Prompt',
+    lines=2,
+    max_lines=6,
+    autofocus=True,
+    placeholder='a red circle left of a blue square',
+    elem_id='prompt',
+  )
+  negative = gr.Textbox(
+    label='Negative prompt',
+    max_lines=3,
+    placeholder='what to avoid',
+    elem_id='negative-prompt',
+  )
+  return prompt, negative
+
+
+def _sides(pipe, limits):
+  """Width and height, which a choice of aspect sets."""
+  sizes = demo.sizes(pipe, limits)
+  first = next(iter(sizes), OWN)
+  side = pipe.autoencoder.module.spec.side
+  with gr.Row():
+    aspect = gr.Dropdown(
+      [*sizes, OWN],
+      value=first,
+      label='Aspect',
+      filterable=False,
+      min_width=100,
+      elem_id='aspect',
+    )
+    width, height = (
+      gr.Number(
+        value,
+        label=f'{label} (px)',
+        step=side,
+        min_width=100,
+        elem_id=label.lower(),
+      )
+      for label, value in zip(
+        ('Width', 'Height'), sizes.get(first, (side, side))
+      )
+    )
+  aspect.input(
+    None,
+    [aspect, width, height],
+    [width, height],
+    js=(f'(label, ...size) => ({json.dumps(sizes)})[label] ?? size'),
+  )
+  for number in (width, height):
+    number.input(None, None, aspect, js=f"() => '{OWN}'")
+  return width, height
+
+
+def _choices(settings, limits):
+  """Steps, guidance, number of images and sampler."""
+  with gr.Row():
+    steps = gr.Slider(
+      1,
+      limits.steps,
+      min(settings['steps'], limits.steps),
+      step=1,
+      label='Steps',
+      min_width=180,
+      elem_id='steps',
+    )
+    guidance = gr.Slider(
+      0,
+      max(20, settings['guidance_scale']),
+      settings['guidance_scale'],
+      step=0.1,
+      label='Guidance',
+      min_width=180,
+    )
+  with gr.Row():
+    count = gr.Slider(
+      1,
+      limits.images,
+      min(4, limits.images),
+      step=1,
+      label='Images',
+      min_width=180,
+    )
+    sampler = gr.Dropdown(
+      list(samplers.NAMES),
+      value=settings['sampler'],
+      label='Sampler',
+      filterable=False,
+      min_width=180,
+    )
+  return steps, guidance, count, sampler
+
+
+def _seed():
+  """The seed, with a button that draws one."""
+  another = gr.Button('Random', render=False)
+  seed = gr.Number(0, label='Seed', buttons=[another], elem_id='seed')
+  another.click(None, None, seed, js=_RANDOM)
+  return seed
 
 
 def _drawing(pipe, model, limits, line, album):

@@ -222,22 +222,9 @@ def config(
     cross_heads: of the cross-attention; known for the published widths.
   """
   shape = {name: t.shape for name, t in tensors.items()}
-  try:
-    width, channels, patch, _ = shape['patch_embed.proj.weight']
-    hidden = shape['transformer_blocks.0.ff.conv_inverted.weight'][0] // 2
-    captions = shape['caption_projection.linear_1.weight'][1]
-    out = (
-      shape['proj_out.weight'][0] // patch**2
-      if (part == 'transformer')
-      else channels
-    )
-    side = (
-      math.isqrt(file['pos_embed'].shape[-2]) * patch
-      if (file and 'pos_embed' in file)
-      else 32
-    )
-  except (KeyError, ValueError, IndexError, ZeroDivisionError) as e:
-    raise WeightError(f'These tensors are no Sana {part} ({e}).') from e
+  width, channels, patch, hidden, captions, out, side = _sizes(
+    part, shape, file or {}
+  )
   cross_heads = cross_heads or _CROSS_HEADS.get(width)
   if not cross_heads or width % cross_heads or width % _HEAD_DIM:
     raise UserError(
@@ -274,6 +261,22 @@ def config(
     'qk_norm': 'rms_norm_across_heads' if norm else None,
     'timestep_scale': 1.0,
   }
+
+
+def _sizes(part, shape, file):
+  """(width, channels, patch, hidden, captions, out, side) of the model."""
+  try:
+    width, channels, patch, _ = shape['patch_embed.proj.weight']
+    hidden = shape['transformer_blocks.0.ff.conv_inverted.weight'][0] // 2
+    captions = shape['caption_projection.linear_1.weight'][1]
+    out, side = channels, 32
+    if part == 'transformer':
+      out = shape['proj_out.weight'][0] // patch**2
+    if 'pos_embed' in file:
+      side = math.isqrt(file['pos_embed'].shape[-2]) * patch
+  except (KeyError, ValueError, IndexError, ZeroDivisionError) as e:
+    raise WeightError(f'These tensors are no Sana {part} ({e}).') from e
+  return width, channels, patch, hidden, captions, out, side
 
 
 def _ratio(hidden, width):

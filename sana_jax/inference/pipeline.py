@@ -29,6 +29,14 @@ from sana_jax.inference import (
   model_index,
   randomness,
 )
+from sana_jax.inference.arguments import (
+  check_request,
+  check_size,
+  dtype_of,
+  guidance_of,
+  parts_of,
+  text_length,
+)
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.seamless import Strips
@@ -47,10 +55,6 @@ _RENAMED = {
   'num_inference_steps': 'steps',
   'num_images_per_prompt': 'num_images',
 }
-OUTPUT_TYPES = ('uint8', 'float', 'latent')
-# Text is padded to one of these lengths, not always to 300: what is cut off is
-# masked, so the result is the same, and small models are several times faster.
-TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Pipeline:
     linear attention are in float32 whatever it is. Of the autoencoder, only
     the decoder is loaded.
     """
-    folder, dtype = hub.find(name), _dtype(dtype)
+    folder, dtype = hub.find(name), dtype_of(dtype)
     recommended = model_index.read(folder)
     scheduler = read_scheduler(folder)
     tokenizer = tokenizers.load(folder / 'tokenizer')
@@ -126,8 +130,8 @@ class Pipeline:
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
-    They are on the devices, which may still be at work on them; calling the
-    pipeline gives NumPy arrays.
+    The devices may still be at work on them; calling the pipeline gives NumPy
+    arrays. Raises UserError for a value that cannot be, by its name.
 
     Args:
       height, width: in pixels; the model's own size by default.
@@ -135,47 +139,32 @@ class Pipeline:
       guidance_scale: of classifier-free guidance; 1 or less turns it off.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
-      numbers: the k of each picture of a prompt; 0 to num_images - 1 by
-        default, or one for each prompt where num_images is 1.
+      numbers: k from 0 on by default; one for each prompt if num_images is 1.
       latents: noise to start from, [n, height/f, width/f, channels].
-      sampler: see diffusion.samplers; the checkpoint's by default.
-      output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (as the transformer
-        has them, [n, height/f, width/f, channels]).
+      sampler, flow_shift: the checkpoint's by default.
+      output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
       negative_prompt: what to lead away from; one, or one for each prompt.
       instruction: put in front of each prompt, not of the negative one.
       guidance: its other options, such as {'pag_scale': 2.}; or all of them,
         instead of `guidance_scale`.
-      flow_shift: of the time grid; the checkpoint's by default.
       convention: where diffusers and the official code differ, whose way.
       parts: how the autoencoder cuts big pictures to save memory: 'strips'
-        (or Strips) give the same picture, 'tiles' the one that diffusers'
-        enable_tiling gives.
+        (or Strips) give the same picture, 'tiles' that of enable_tiling.
       on_step: told after each step how many are done; what it raises stops.
-
-    Raises:
-      UserError: a value that cannot be, by its name.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     guidance = guidance_of(guidance_scale, guidance)
     check_request(prompts, steps, num_images, output_type, flow_shift)
     parts = parts_of(parts, self.autoencoder.module.spec.side)
     samplers.make(sampler or self.sampler)  # Raises before any work is done.
-    height, width = (
-      self.size_px if side is None else side for side in (height, width)
-    )
-    size = self.trained_size(height, width, use_resolution_binning)
+    shown = [self.size_px if x is None else x for x in (height, width)]
+    size = self.trained_size(*shown, use_resolution_binning)
     pictures = randomness.of_pictures(len(prompts), seed, num_images, numbers)
-    noise = self.noise(*pictures, size, latents)
-    text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
-    repeat = lambda x: jnp.repeat(x, num_images, axis=0)
-    if len(negative[1]) > 1:
-      negative = jax.tree.map(repeat, negative)
-    latents = self.denoise(
-      noise,
-      jax.tree.map(repeat, text),
-      negative,
+    denoised = self.denoise(
+      self.noise(*pictures, size, latents),
+      *self._texts(prompts, negative_prompt, instruction, num_images),
       steps=steps,
       guidance=guidance,
       sampler=sampler,
@@ -184,10 +173,7 @@ class Pipeline:
       on_step=on_step,
       rng=randomness.draw_keys(*pictures),
     )
-    if output_type == 'latent':
-      return latents
-    images = self.decode(latents, (height, width), parts)
-    return decoding.to_uint8(images) if output_type == 'uint8' else images
+    return self._output(denoised, output_type, tuple(shown), parts)
 
   @functools.wraps(draw, assigned=('__doc__',))
   def __call__(self, *args, **kwargs):
@@ -285,6 +271,14 @@ class Pipeline:
       negative = self.cache[negatives[0], length] = run(negatives)
     return run(prompts, instruction=instruction), negative
 
+  def _texts(self, prompts, negative_prompt, instruction, num_images):
+    """encode_prompts, with what there is of each prompt once an image."""
+    text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
+    repeat = lambda x: jnp.repeat(x, num_images, axis=0)
+    if len(negative[1]) > 1:
+      negative = jax.tree.map(repeat, negative)
+    return jax.tree.map(repeat, text), negative
+
   def _negatives(self, prompts, negative_prompt):
     if isinstance(negative_prompt, str):
       return [negative_prompt]
@@ -354,6 +348,12 @@ class Pipeline:
         parts,
       )
 
+  def _output(self, latents, output_type, size, parts):
+    if output_type == 'latent':
+      return latents
+    images = self.decode(latents, size, parts)
+    return decoding.to_uint8(images) if output_type == 'uint8' else images
+
   def _on_mesh(self):
     """Lets the models lay out rows and examples over the mesh."""
     return (
@@ -368,79 +368,3 @@ class Pipeline:
     ways = math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
     spec = spec if x.shape[0] % ways == 0 else jax.P()
     return jax.device_put(x, NamedSharding(self.mesh, spec))
-
-
-def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
-  """The shortest of TEXT_LENGTHS that cuts no word off."""
-  _, mask = encode.tokenize(tokenizer, prompts, instruction=instruction)
-  outside = mask.shape[1] - encode.LENGTH  # The instruction, but for <bos>.
-  needed = int(mask.sum(axis=1).max()) - outside
-  return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
-
-
-def guidance_of(
-  scale: float, options: Guidance | Mapping[str, Any] | None
-) -> Guidance:
-  """All options of the guidance; UserError for one that there is not."""
-  if isinstance(options, Guidance):
-    return options
-  allowed = [f.name for f in dataclasses.fields(Guidance) if f.name != 'scale']
-  if unknown := sorted(set(options or {}) - set(allowed)):
-    raise UserError(
-      f'guidance has the option {unknown[0]!r}; allowed are '
-      f'{", ".join(allowed)}.'
-    )
-  return Guidance(scale, **(options or {}))
-
-
-def parts_of(
-  parts: Strips | Tiles | str | None, compression: int
-) -> Strips | Tiles | None:
-  """How to cut, by name; UserError where that cannot be."""
-  if isinstance(parts, str):
-    kinds = {'strips': Strips, 'tiles': Tiles, 'whole': lambda: None}
-    if parts not in kinds:
-      raise UserError(f'parts is {parts!r}; allowed are {", ".join(kinds)}.')
-    parts = kinds[parts]()
-  if parts is not None:
-    parts.latent(compression)
-  return parts
-
-
-def check_request(prompts, steps, num_images, output_type, flow_shift=None):
-  """Raises UserError for what no model could do."""
-  if not prompts:
-    raise UserError('There is no prompt; give at least one.')
-  if any(not isinstance(p, str) for p in prompts):
-    raise UserError('prompts must be a string or a list of strings.')
-  for name, value in (('steps', steps), ('num_images', num_images)):
-    if int(value) != value or value < 1:
-      raise UserError(f'{name} is {value}; it must be 1 or more.')
-  if flow_shift is not None and not 0 < flow_shift < float('inf'):
-    raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
-  if output_type not in OUTPUT_TYPES:
-    raise UserError(
-      f'output_type is {output_type!r}; allowed are {", ".join(OUTPUT_TYPES)}.'
-    )
-
-
-def check_size(height: int, width: int, compression: int) -> None:
-  """Raises UserError unless both sides are multiples of the compression."""
-  for name, value in (('height', height), ('width', width)):
-    if value < compression or value % compression:
-      below = max(compression, value // compression * compression)
-      raise UserError(
-        f"{name} is {value}; it must be a multiple of the autoencoder's "
-        f'compression, {compression}, such as {below}.'
-      )
-
-
-def _dtype(dtype):
-  names = ('float32', 'bfloat16', 'float16')
-  try:
-    name = jnp.dtype(dtype).name
-  except TypeError:
-    name = str(dtype)
-  if name not in names:
-    raise UserError(f'dtype is {name}; allowed are {", ".join(names)}.')
-  return jnp.dtype(name)

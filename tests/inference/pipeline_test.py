@@ -19,7 +19,7 @@ import safetensors
 from sana_jax import Pipeline
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import decoding, pipeline, randomness
+from sana_jax.inference import arguments, decoding, randomness
 from sana_jax.inference.seamless import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
@@ -92,7 +92,7 @@ def test_images_are_those_of_diffusers(pipe, golden):
 def test_cutting_off_padded_text_changes_nothing(pipe, golden):
   # The reference has 300 tokens for each; in one call ours has them for all.
   lengths = [
-    pipeline.text_length(pipe.tokenizer, [p], INSTRUCTION)
+    arguments.text_length(pipe.tokenizer, [p], INSTRUCTION)
     for p in golden['prompts']
   ]
   assert lengths == [16, 32, 300]
@@ -132,7 +132,7 @@ def test_the_same_call_gives_the_same_bytes_and_another_seed_does_not(pipe):
 def test_output_types_and_sizes(pipe):
   made = {
     kind: pipe('a cat', **SMALL, num_images=2, output_type=kind)
-    for kind in pipeline.OUTPUT_TYPES
+    for kind in arguments.OUTPUT_TYPES
   }
   assert made['latent'].shape == (2, 4, 4, 4)
   assert made['float'].shape == made['uint8'].shape == (2, 16, 16, 3)

@@ -1,0 +1,96 @@
+"""Arguments of the pipeline: their checks, and what they stand for."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from sana_jax.diffusion.guidance import Guidance
+from sana_jax.errors import UserError
+from sana_jax.inference.seamless import Strips
+from sana_jax.inference.tiling import Tiles
+from sana_jax.text import encode
+from sana_jax.typing import DType
+
+OUTPUT_TYPES = ('uint8', 'float', 'latent')
+# Text is padded to one of these lengths, not always to 300: what is cut off is
+# masked, so the result is the same, and small models are several times faster.
+TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
+
+
+def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
+  """The shortest of TEXT_LENGTHS that cuts no word off."""
+  _, mask = encode.tokenize(tokenizer, prompts, instruction=instruction)
+  outside = mask.shape[1] - encode.LENGTH  # The instruction, but for <bos>.
+  needed = int(mask.sum(axis=1).max()) - outside
+  return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
+
+
+def guidance_of(
+  scale: float, options: Guidance | Mapping[str, Any] | None
+) -> Guidance:
+  """All options of the guidance; UserError for one that there is not."""
+  if isinstance(options, Guidance):
+    return options
+  allowed = [f.name for f in dataclasses.fields(Guidance) if f.name != 'scale']
+  if unknown := sorted(set(options or {}) - set(allowed)):
+    raise UserError(
+      f'guidance has the option {unknown[0]!r}; allowed are '
+      f'{", ".join(allowed)}.'
+    )
+  return Guidance(scale, **(options or {}))
+
+
+def parts_of(
+  parts: Strips | Tiles | str | None, compression: int
+) -> Strips | Tiles | None:
+  """How to cut, by name; UserError where that cannot be."""
+  if isinstance(parts, str):
+    kinds = {'strips': Strips, 'tiles': Tiles, 'whole': lambda: None}
+    if parts not in kinds:
+      raise UserError(f'parts is {parts!r}; allowed are {", ".join(kinds)}.')
+    parts = kinds[parts]()
+  if parts is not None:
+    parts.latent(compression)
+  return parts
+
+
+def check_request(prompts, steps, num_images, output_type, flow_shift=None):
+  """Raises UserError for what no model could do."""
+  if not prompts:
+    raise UserError('There is no prompt; give at least one.')
+  if any(not isinstance(p, str) for p in prompts):
+    raise UserError('prompts must be a string or a list of strings.')
+  for name, value in (('steps', steps), ('num_images', num_images)):
+    if int(value) != value or value < 1:
+      raise UserError(f'{name} is {value}; it must be 1 or more.')
+  if flow_shift is not None and not 0 < flow_shift < float('inf'):
+    raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
+  if output_type not in OUTPUT_TYPES:
+    raise UserError(
+      f'output_type is {output_type!r}; allowed are {", ".join(OUTPUT_TYPES)}.'
+    )
+
+
+def check_size(height: int, width: int, compression: int) -> None:
+  """Raises UserError unless both sides are multiples of the compression."""
+  for name, value in (('height', height), ('width', width)):
+    if value < compression or value % compression:
+      below = max(compression, value // compression * compression)
+      raise UserError(
+        f"{name} is {value}; it must be a multiple of the autoencoder's "
+        f'compression, {compression}, such as {below}.'
+      )
+
+
+def dtype_of(dtype: DType) -> DType:
+  """The dtype of a model, by name; UserError for any other."""
+  names = ('float32', 'bfloat16', 'float16')
+  try:
+    name = jnp.dtype(dtype).name
+  except TypeError:
+    name = str(dtype)
+  if name not in names:
+    raise UserError(f'dtype is {name}; allowed are {", ".join(names)}.')
+  return jnp.dtype(name)

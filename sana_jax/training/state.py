@@ -131,18 +131,7 @@ def plan(
     everywhere,
     lie,
     lie if average else None,
-    {
-      player.name: PlayerState(
-        rules.state_shardings(
-          optimizers[player.name],
-          *(own(tree, [player])[0] for tree in (params, lie)),
-          mesh,
-        ),
-        everywhere,
-        everywhere,
-      )
-      for player in objective.players
-    },
+    _players_lie(objective.players, optimizers, params, lie, mesh),
     extra_lies,
   )
   state = jax.eval_shape(init, jax.random.key(0))
@@ -154,6 +143,23 @@ def plan(
     if base
     else (lambda rng, given=None: {}),
   )
+
+
+def _players_lie(players, optimizers, params, lie, mesh):
+  """Shardings of what the players keep, from those of the parameters."""
+  everywhere = NamedSharding(mesh, jax.P())
+  return {
+    player.name: PlayerState(
+      rules.state_shardings(
+        optimizers[player.name],
+        *(own(tree, [player])[0] for tree in (params, lie)),
+        mesh,
+      ),
+      everywhere,
+      everywhere,
+    )
+    for player in players
+  }
 
 
 def parts(

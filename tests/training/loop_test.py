@@ -17,7 +17,7 @@ from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks import exports
-from sana_jax.training.loop import SkippedUpdates
+from sana_jax.training.ending import SkippedUpdates
 from sana_jax.training.state import Frozen
 from sana_jax.training.step import jit_step
 

@@ -25,84 +25,82 @@ from sana_jax.launch import output
 from sana_jax.launch.devices import add_device_flags, join
 from sana_jax.launch.flags import BATCH, whole
 
-_PLAIN = argparse.RawDescriptionHelpFormatter
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares what can be done, and the flags of each."""
   kinds = parser.add_subparsers(metavar='WHAT', required=True, dest='what')
-  shapes = kinds.add_parser(
-    'shapes',
-    help='draw a data set',
-    allow_abbrev=False,
-    description=__doc__,
-    formatter_class=_PLAIN,
-  )
-  shapes.add_argument(
+  for name, about, declare in (
+    ('shapes', 'draw a data set', _shapes),
+    ('describe', 'tell what a source holds', _describe),
+    ('cache', 'encode images and captions once', _cache),
+  ):
+    declare(
+      kinds.add_parser(
+        name,
+        help=about,
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+      )
+    )
+
+
+def _shapes(parser):
+  parser.add_argument(
     '--out',
     default='~/.cache/sana_jax/data',
     metavar='DIR',
     help='TFDS data folder (default: %(default)s)',
   )
-  shapes.add_argument(
+  parser.add_argument(
     '--size',
     type=whole(16, 4096),
     default=64,
     metavar='PX',
     help='side of the images (default: %(default)s)',
   )
-  shapes.add_argument(
+  parser.add_argument(
     '--examples',
     type=whole(1, 10**8),
     default=24_000,
     metavar='N',
     help='of the train split (default: %(default)s)',
   )
-  shapes.set_defaults(run_data=prepare, command=shapes)
-  describe = kinds.add_parser(
-    'describe',
-    help='tell what a source holds',
-    allow_abbrev=False,
-    description=__doc__,
-    formatter_class=_PLAIN,
-  )
-  describe.add_argument(
+  parser.set_defaults(run_data=prepare, command=parser)
+
+
+def _describe(parser):
+  parser.add_argument(
     '--config',
     metavar='FILE[:ARG]',
     help='whose data keys to take (default: their own '
     'defaults); --config.data.KEY=VALUE changes them',
   )
-  describe.add_argument(
+  parser.add_argument(
     '--read',
     type=whole(1, 10**6),
     default=100,
     metavar='N',
     help='records to decode (default: %(default)s)',
   )
-  describe.set_defaults(
-    run_data=describe_data, command=describe, overrides=True
-  )
-  cache = kinds.add_parser(
-    'cache',
-    help='encode images and captions once',
-    allow_abbrev=False,
-    description=__doc__,
-    formatter_class=_PLAIN,
-  )
-  cache.add_argument(
+  parser.set_defaults(run_data=describe_data, command=parser, overrides=True)
+
+
+def _cache(parser):
+  parser.add_argument(
     '--config',
     required=True,
     metavar='FILE[:ARG]',
     help='whose data, models and inputs to take; '
     '--config.KEY=VALUE changes them',
   )
-  cache.add_argument(
+  parser.add_argument(
     '--out',
     required=True,
     metavar='DIR',
     help='the folder of the cache; gs:// and s3:// too',
   )
-  cache.add_argument(
+  parser.add_argument(
     '--batch-size',
     type=whole(1, BATCH),
     default=64,
@@ -110,15 +108,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='images or captions at a time on all devices of a '
     'process (default: %(default)s)',
   )
-  cache.add_argument(
+  parser.add_argument(
     '--shard-records',
     type=whole(1, 10**6),
     default=1024,
     metavar='N',
     help='in a file (default: %(default)s)',
   )
-  add_device_flags(cache)
-  cache.set_defaults(run_data=cache_data, command=cache, overrides=True)
+  add_device_flags(parser)
+  parser.set_defaults(run_data=cache_data, command=parser, overrides=True)
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:

@@ -15,7 +15,7 @@ import socket
 import sys
 
 from sana_jax.errors import UserError
-from sana_jax.launch import sample
+from sana_jax.launch import pipelines
 from sana_jax.launch.flags import whole
 
 
@@ -49,6 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='0 for any free one (default: %(default)s)',
   )
+  _limit_flags(parser)
+  pipelines.add_device_arguments(parser)
+  # The page starts with what the model recommends.
+  parser.set_defaults(
+    **dict.fromkeys(
+      (
+        'steps',
+        'guidance_scale',
+        'sampler',
+        'guidance_interval',
+        'pag_scale',
+        'apg_eta',
+        'flow_shift',
+      )
+    )
+  )
+
+
+def _limit_flags(parser):
+  """Flags of what a request may ask for."""
   parser.add_argument(
     '--max-size',
     type=whole(),
@@ -76,21 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='requests that may be drawn or waiting at once (default: %(default)s)',
   )
-  sample.add_device_arguments(parser)
-  # The page starts with what the model recommends.
-  parser.set_defaults(
-    **dict.fromkeys(
-      (
-        'steps',
-        'guidance_scale',
-        'sampler',
-        'guidance_interval',
-        'pag_scale',
-        'apg_eta',
-        'flow_shift',
-      )
-    )
-  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     raise ModuleNotFoundError("No module named 'gradio'", name='gradio')
   served = names(args.host, args.allow_host)
   with listening(args.host, args.port) as door:
-    pipe, settings = sample.open_pipeline(args)
+    pipe, settings = pipelines.open_pipeline(args)
     allowed = limits(args, pipe)
     from sana_jax.inference import page, serving  # Take seconds.
     from sana_jax.inference.line import Line

@@ -12,7 +12,7 @@ import dataclasses
 import json
 
 from sana_jax import files
-from sana_jax.launch import output, sample
+from sana_jax.launch import output, pipelines
 from sana_jax.launch.flags import BATCH, whole
 
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='DIR',
     help='also write scores.json and a contact sheet there',
   )
-  sample.add_sampling_arguments(parser)
+  pipelines.add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     for k in range(args.num_images)
   ]
   asked = [p for p in prompts for _ in range(args.num_images)]
-  pipe, settings = sample.open_pipeline(args)
+  pipe, settings = pipelines.open_pipeline(args)
   images = []
   with tqdm(total=len(requests), desc='pictures', unit='image') as bar:
     for chunk, made in batches.generate(

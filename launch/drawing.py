@@ -1,0 +1,121 @@
+"""The pictures of `sana-jax sample`: which there are, made and on a sheet."""
+
+from collections.abc import Sequence
+
+from sana_jax.inference.jobs import Job
+from sana_jax.launch import best_of
+from sana_jax.launch.skipped import part_name, tell
+
+ON_SHEET = 64  # Pictures, from the first on.
+
+
+def draw(
+  pipe, jobs: Sequence[Job], settings: dict, args, out, lock, scorer=None
+) -> tuple[int, dict[int, str]]:
+  """Makes the pictures that are missing in `out`.
+
+  Returns:
+    How many pictures are there, and the lines without: number and reason.
+  """
+  import jax
+  from tqdm import tqdm
+
+  from sana_jax.inference import gallery
+
+  index, count = jax.process_index(), jax.process_count()
+  if scorer:  # A process chooses among all candidates of a prompt.
+    pictures = plan(jobs[index::count], settings, args)
+  else:
+    pictures = plan(jobs, settings, args)[index::count]
+  of, failed = part_name(), {}
+  with tqdm(total=len(pictures), desc='pictures', unit='image') as bar:
+    with gallery.Gallery(
+      out,
+      pictures,
+      name=f'results{of}.jsonl',
+      shard_size=args.shard_size,
+      prefix=of[1:] + of[:1],
+      on_written=bar.update,
+    ) as album:
+      missing = album.missing(decoded=ON_SHEET)
+      bar.clear()
+      tell(
+        [
+          f'{out / name} is damaged; it is made again.'
+          for name in album.damaged
+        ]
+      )
+      bar.update(len(pictures) - len(missing))
+      bar.unpause()
+      for made, images in (
+        best_of.chosen(pipe, pictures, album, settings, args, scorer, failed)
+        if scorer
+        else _all(pipe, pictures, missing, settings, args, failed)
+      ):
+        lock.check()
+        album.add(made, images)
+    failed |= album.failed
+    there = [p for p in pictures if p.file not in failed]
+    if there:  # There may be more processes than prompts.
+      _write_sheet(out / f'contact_sheet{of}.png', album, there[:ON_SHEET])
+  return len(there), {
+    int(file.partition('-')[0]) + 1: reason for file, reason in failed.items()
+  }
+
+
+def _all(pipe, pictures, missing, settings, args, failed):
+  """(pictures, their pixels), a batch at a time."""
+  from sana_jax.inference import batches
+
+  def on_bad(indices, reason):
+    failed.update({pictures[i].file: reason for i in indices})
+
+  files = {p.file for p in missing}
+  for indices, images in batches.generate(
+    pipe,
+    [batches.request_of(p.about) for p in pictures],
+    args.batch_size,
+    wanted={i for i, p in enumerate(pictures) if p.file in files},
+    on_bad=on_bad,
+    **settings,
+  ):
+    yield [pictures[i] for i in indices], images
+
+
+def _write_sheet(path, album, pictures):
+  import numpy as np
+
+  from sana_jax.inference.images import contact_sheet, write_png
+
+  write_png(
+    path,
+    contact_sheet(
+      [np.asarray(album.open(p)) for p in pictures],
+      [p.about['prompt'] for p in pictures],
+    ),
+  )
+
+
+def plan(jobs: Sequence[Job], settings: dict, args) -> list:
+  """Every picture to make, in order: its file and all that decides it."""
+  from sana_jax.inference.batches import Request
+  from sana_jax.inference.gallery import about, Picture, slug
+
+  def picture(job, k):
+    said = about(
+      Request(
+        job.prompt, job.seed, k, job.negative_prompt, job.height, job.width
+      ),
+      settings,
+      args.model,
+    )
+    if args.scorer:  # Which candidate it will be is not known yet.
+      del said['number']
+      said |= best_of.asked(args, k)
+    return Picture(
+      f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}',
+      said,
+      best_of.FOUND if args.scorer else (),
+    )
+
+  return [picture(job, k) for job in jobs for k in range(job.num_images)]

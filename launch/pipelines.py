@@ -1,0 +1,158 @@
+"""Flags of a model, its sampler and its devices, and the pipeline they open."""
+
+import argparse
+
+from sana_jax.launch import devices
+from sana_jax.launch.flags import (
+  backends,
+  CPU_DEVICES,
+  interval,
+  not_negative,
+  positive,
+  prompt,
+  sizes,
+  whole,
+)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+  """Flags that `sample` and `evaluate` share."""
+  group = parser.add_argument_group('model and sampler')
+  group.add_argument(
+    '--model',
+    required=True,
+    metavar='NAME',
+    help='a folder, a hub id, a zoo name, or shapes',
+  )
+  group.add_argument(
+    '--seed', type=whole(0), default=0, metavar='N', help='default: %(default)s'
+  )
+  group.add_argument(
+    '--steps',
+    type=whole(1, 1000),
+    metavar='N',
+    help="default: the model's recommendation, else 20",
+  )
+  group.add_argument(
+    '--guidance-scale',
+    type=not_negative,
+    metavar='S',
+    help="default: the model's recommendation, else 4.5",
+  )
+  group.add_argument(
+    '--negative-prompt',
+    default='',
+    type=prompt,
+    metavar='TEXT',
+    help='what to lead away from',
+  )
+  group.add_argument(
+    '--sampler',
+    metavar='NAME',
+    help="euler, dpm++2m, dpm++2m-heun or dpm++3m (default: the model's)",
+  )
+  group.add_argument(
+    '--guidance-interval',
+    type=interval,
+    metavar='FROM:TO',
+    help='times, of 1 for noise to 0, between which guidance '
+    'takes place (default: 0:1)',
+  )
+  group.add_argument(
+    '--pag-scale',
+    type=not_negative,
+    metavar='S',
+    help='of perturbed-attention guidance (default: 0, none)',
+  )
+  group.add_argument(
+    '--apg-eta',
+    type=not_negative,
+    metavar='X',
+    help='adaptive projected guidance, keeping this much of '
+    'what saturates colours (default: plain guidance)',
+  )
+  group.add_argument(
+    '--flow-shift',
+    type=positive,
+    metavar='S',
+    help="of the time grid (default: the model's)",
+  )
+  add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+  """Flags of every command that opens a pipeline."""
+  group = parser.add_argument_group('devices')
+  group.add_argument(
+    '--mesh',
+    type=sizes,
+    default={'data': -1},
+    metavar='AXIS=N,...',
+    help='how the devices share the work: data splits the '
+    'pictures of a batch, sequence the rows of each '
+    '(default: data=-1, all devices)',
+  )
+  group.add_argument(
+    '--dtype',
+    choices=['float32', 'bfloat16', 'float16'],
+    help='default: float32 on CPU, else bfloat16',
+  )
+  group.add_argument(
+    '--cpu-devices',
+    type=whole(1, CPU_DEVICES),
+    metavar='N',
+    help='devices to split a CPU into (default: one a core)',
+  )
+  group.add_argument(
+    '--kernels',
+    type=backends,
+    default={},
+    metavar='OP=NAME,...',
+    help='backends of operations, such as '
+    'glumb_conv=mosaic_gpu (default: the fastest)',
+  )
+
+
+def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
+  """The model on this process's devices, and how it is used for all pictures.
+
+  A CPU is split into no more devices than there are pictures at a time: one
+  device uses all cores for one picture. Raises UserError for everything that
+  the model cannot be asked for.
+  """
+  devices.configure(args.cpu_devices, pictures)
+  import jax
+
+  from sana_jax.diffusion import samplers
+  from sana_jax.inference.pipeline import Pipeline
+  from sana_jax.sharding.mesh import make_mesh
+
+  if args.sampler:
+    samplers.make(args.sampler)
+  dtype = args.dtype or (
+    'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  )
+  mesh = make_mesh(args.mesh, jax.local_devices())
+  pipe = Pipeline.from_pretrained(args.model, dtype, mesh)
+  return pipe, settings_of(args, pipe)
+
+
+def settings_of(args: argparse.Namespace, pipe) -> dict:
+  """What decides all pictures alike; what is as usual is mostly left out."""
+  settings = {}
+  for key, default in (('steps', 20), ('guidance_scale', 4.5)):
+    asked = getattr(args, key)
+    settings[key] = (
+      pipe.recommended.get(key, default) if asked is None else asked
+    )
+  settings['sampler'] = args.sampler or pipe.sampler
+  guidance = {
+    'interval': args.guidance_interval and list(args.guidance_interval),
+    'pag_scale': args.pag_scale,
+    'apg_eta': args.apg_eta,
+  }
+  if asked := {k: v for k, v in guidance.items() if v is not None}:
+    settings['guidance'] = asked
+  if args.flow_shift is not None:
+    settings['flow_shift'] = args.flow_shift
+  return settings

@@ -18,8 +18,12 @@ import pathlib
 import random
 import signal
 import socket
+import sys
 
 import pytest
+
+# Tests import the modules beside them by name: they are no package.
+sys.path.append(str(pathlib.Path(__file__).parent))
 
 BOUND_SECONDS = 10  # Of one hostile input: longer is a hang.
 

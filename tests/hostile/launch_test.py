@@ -13,143 +13,21 @@ import re
 import sys
 from typing import NamedTuple
 
+from launch_fields import (
+  BREAKS,
+  CONFIG,
+  FIELDS,
+  HERE,
+  LEGAL,
+  ODD,
+  REFUSED,
+  RUNS,
+  TOPOLOGY,
+)
 import pytest
 
 from sana_jax.launch import cli, supervise, tpu_vm
 from sana_jax.printable import printable
-
-CONFIG = """
-from sana_jax import config as base
-
-def get_config(arg=''):
-  config = base.train('sana')
-  config.model.update(width=64, depth=2, cross_heads=2, sample_size=8)
-  return config
-"""
-# Every field of a place, with a legal value.
-ALL = {
-  'workdir': '/shared/run',
-  'name': 'run',
-  'out': 'out',
-  'override': 'x',
-  'layout': 'fsdp',
-  'where': '',
-  'topology': '',
-  'key': '',
-}
-HERE = {'config': 'tiny.py', 'folder': 'here', 'python': 'bin/python'}
-FIELDS = {
-  'slurm': {
-    **ALL,
-    **HERE,
-    'partition': 'gpu,big',
-    'account': 'lab',
-    'time-limit': '1-00',
-  },
-  'gke': {**ALL, 'config': 'sana_1600m_1024', 'image': 'host:5000/a/b:c'},
-  'xpk': {
-    **ALL,
-    'config': 'sana_1600m_1024',
-    'image': 'a/b',
-    'cluster': 'c',
-    'zone': 'us-east5-a',
-    'project': 'example.com:mine',
-  },
-  'tpu-vm': {
-    **ALL,
-    'config': 'sana_1600m_1024',
-    'image': 'us-docker.pkg.dev/a',
-    'zone': 'us-east5-a',
-    'project': 'mine',
-    'folder': 'here',
-    'python': 'bin/python',
-  },
-  'local': {**ALL, 'workdir': 'run', 'config': 'tiny.py'},
-}
-TOPOLOGY = {'slurm': 'h200:1x2x8', 'local': 'cpu:1x2'}
-RUNS = (
-  '$(canary)',
-  '`canary`',
-  ';canary;',
-  '|canary',
-  '&canary&',
-  '\ncanary\n',
-  '||canary #',
-  '<(canary)',
-  '${x:-$(canary)}',
-  '$(canary)$HOST',
-)
-BREAKS = (
-  "'",
-  '"',
-  "'\\''",
-  '\\',
-  '\\"',
-  "$'",
-  '#',
-  '}',
-  ')',
-  ';;',
-  '\n',
-  '\r',
-  '\t',
-  '\0',
-  '\33[2J',
-  '\33]0;x\7',
-  '\u2028',
-  '\u2029',
-  '\x85',
-  '\u202e',
-  '\ufeff',
-  '\udcff',
-  '\uffff',
-  '\U000e0041',
-  '\x7f',
-)
-ODD = (
-  '$$(HOST)',
-  '$(HOST)',
-  '$(JOBSET)',
-  '$$',
-  '$',
-  '$$$(SLICE)',
-  '%j',
-  '%%',
-  '%',
-  '{{name}}',
-  '{{train}}',
-  '{command}',
-  '--privileged',
-  '-v/:/h',
-  '--',
-  '-',
-  '\n#SBATCH --wrap=canary\n',
-  '\n---\nkind: Pod\n',
-  ' : [',
-  ' #',
-  '*',
-  '~nosuchuser',
-  '!',
-  '@',
-  ':',
-  '=',
-  ',',
-  ' ',
-  '  ',
-  '&a',
-  '\\n',
-  '\\$',
-  'EOF',
-  'é',
-  '日本',
-  '🎉',
-  'null',
-  'yes',
-  '0x1',
-  '://',
-  's3://',
-)
-LEGAL = tuple(x for x in (*RUNS, *BREAKS, *ODD) if x.isprintable())
 
 
 @pytest.fixture(scope='module')
@@ -408,113 +286,6 @@ IMAGES = (
 def test_an_image_is_any_reference_of_a_registry(launch):
   for image in IMAGES:
     assert launch('tpu-vm', image=image).code == 0, image
-
-
-BAD_PATHS = (
-  '/a\nb',
-  '/a\0b',
-  '/a\33[2J',
-  '/a\u2029',
-  '/\udcff',
-  '/\uffff',
-  '/a\u202e',
-  '/' + 'a' * 256,
-  '/a' * 3000,
-  'foo://x',
-  'gs://',
-  'gs://B/x',
-  's3://-a/b',
-  'gs://bucket/run*',
-  'file:///etc',
-  'http://host/x',
-  '',
-)
-REFUSED = [
-  (
-    'tpu-vm',
-    'image',
-    (
-      '-v',
-      '--privileged',
-      'a b',
-      'a/B',
-      'a:',
-      'a@sha256:0',
-      'a//b',
-      '/a',
-      'a\n',
-      'a:b:c',
-      '$(canary)',
-      '`canary`',
-      'a;canary',
-      "a'b",
-      'a"b',
-      'a\\b',
-      'a\tb',
-      'ä',
-      'a:ä',
-      'a\u0661',
-      '',
-    ),
-  ),
-  (
-    'tpu-vm',
-    'zone',
-    (
-      '-a',
-      '--',
-      'us_east5-a',
-      'us-east5-a ',
-      'US-EAST5-A',
-      'z,y',
-      'z --flags-file=x',
-      '',
-    ),
-  ),
-  ('xpk', 'project', ('-mine', 'mine:', 'a b', 'a:b:c', 'a@b', 'mine\n', '')),
-  ('xpk', 'cluster', ('-c', '1c', 'c_', 'c' * 41, '')),
-  (
-    'slurm',
-    'partition',
-    ('gpu\n#SBATCH --wrap=canary', 'gpu ', 'a b', ',a', 'a,', '-p', 'a#b', ''),
-  ),
-  (
-    'slurm',
-    'account',
-    ('lab\r#SBATCH --wrap=canary', 'a b', '--wrap=canary', 'a\u2028b', ''),
-  ),
-  ('slurm', 'time-limit', ('1\n', '\u0661', '1:2', '-1', '')),
-  ('slurm', 'out', ('a%j', 'a\\b', 'a\nb', 'a' * 256, '~nosuchuser', '')),
-  ('slurm', 'name', ('a.b', '-a', 'a\n', 'a' * 41, '')),
-  ('slurm', 'workdir', (*BAD_PATHS, 'run', '--')),
-  ('local', 'workdir', (*BAD_PATHS, '~nosuchuser/run')),
-  ('gke', 'override', ('a\nb', 'a\x85b', 'x' * 5000)),
-  ('gke', 'topology', ('\n', '@\u0662')),
-  ('xpk', 'layout', ('../layouts/fsdp', 'fsdp\n', '__init__', '')),
-  (
-    'tpu-vm',
-    'config',
-    (
-      '../configs/sana_1600m_1024',
-      './sana_1600m_1024',
-      'sana_1600m_1024\n',
-      '__init__',
-    ),
-  ),
-  (
-    'slurm',
-    'config',
-    (
-      'a\n#SBATCH --wrap=canary\n.py',
-      'a\ncanary\n.py',
-      'a\u2028.py',
-      'a.py:\ncanary',
-    ),
-  ),
-  ('slurm', 'folder', ('a\n#SBATCH --wrap=canary', 'a\33[2J', '\udcff')),
-  ('tpu-vm', 'folder', ('a\ncanary\n', '\udcff')),
-  ('tpu-vm', 'python', ('a\ncanary\n/python',)),
-]
 
 
 @pytest.mark.parametrize(

@@ -288,15 +288,9 @@ def one_file(rng, special, memory, path):
     exchange.open_source(str(path))
 
 
-def one_index(rng, special, memory, folder):
-  """An index, and files beside it of which some are hostile."""
-  good(rng, folder / 'good.safetensors')
-  keys = list(files.read_file(folder / 'good.safetensors'))
-  (folder / 'deep').mkdir()
-  good(rng, folder / 'deep' / 'good.safetensors')
-  special(rng, folder / 'odd.safetensors')
-  os.link(folder / 'good.safetensors', folder / 'twin.safetensors')
-  name = lambda: rng.choice(
+def some_name(rng, folder):
+  """Of a file of tensors, or not."""
+  return rng.choice(
     [
       'good.safetensors',
       'deep/good.safetensors',
@@ -321,12 +315,12 @@ def one_index(rng, special, memory, folder):
       ['good.safetensors'],
     ]
   )
-  places = dict.fromkeys(keys, 'good.safetensors')
-  for key in rng.sample(keys, rng.randrange(3)):
-    places[key] = name()
-  index = folder / 'model.safetensors.index.json'
+
+
+def some_text(rng, places):
+  """Of an index, or None."""
   n = rng.choice([10, 10**5])
-  text = rng.choice(
+  return rng.choice(
     [json.dumps({'weight_map': places})] * 6
     + [
       json.dumps({'weight_map': rng.choice([[], None, 'x', {}])}),
@@ -338,6 +332,21 @@ def one_index(rng, special, memory, folder):
       None,
     ]
   )
+
+
+def one_index(rng, special, memory, folder):
+  """An index, and files beside it of which some are hostile."""
+  good(rng, folder / 'good.safetensors')
+  keys = list(files.read_file(folder / 'good.safetensors'))
+  (folder / 'deep').mkdir()
+  good(rng, folder / 'deep' / 'good.safetensors')
+  special(rng, folder / 'odd.safetensors')
+  os.link(folder / 'good.safetensors', folder / 'twin.safetensors')
+  places = dict.fromkeys(keys, 'good.safetensors')
+  for key in rng.sample(keys, rng.randrange(3)):
+    places[key] = some_name(rng, folder)
+  index = folder / 'model.safetensors.index.json'
+  text = some_text(rng, places)
   if text is None:
     special(rng, index)
   else:

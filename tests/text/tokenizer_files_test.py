@@ -46,6 +46,80 @@ def flags(text, **more):
   } | more
 
 
+def tokenizer(vocab, added, pairs):
+  """The content of tokenizer.json."""
+  bos, a, b = (
+    {'SpecialToken': {'id': '<bos>', 'type_id': 0}},
+    {'Sequence': {'id': 'A', 'type_id': 0}},
+    {'Sequence': {'id': 'B', 'type_id': 1}},
+  )
+  return {
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'added_tokens': [{'id': i, **token} for i, token in added.items()],
+    'normalizer': {
+      'type': 'Replace',
+      'pattern': {'String': ' '},
+      'content': '▁',
+    },
+    'pre_tokenizer': {
+      'type': 'Split',
+      'pattern': {'String': ' '},
+      'behavior': 'MergedWithPrevious',
+      'invert': False,
+    },
+    'post_processor': {
+      'type': 'TemplateProcessing',
+      'single': [bos, a],
+      'pair': [bos, a, {'SpecialToken': {'id': '<bos>', 'type_id': 1}}, b],
+      'special_tokens': {
+        '<bos>': {'id': '<bos>', 'ids': [2], 'tokens': ['<bos>']}
+      },
+    },
+    'decoder': {
+      'type': 'Sequence',
+      'decoders': [
+        {'type': 'Replace', 'pattern': {'String': '▁'}, 'content': ' '},
+        {'type': 'ByteFallback'},
+        {'type': 'Fuse'},
+      ],
+    },
+    'model': {
+      'type': 'BPE',
+      'dropout': None,
+      'unk_token': '<unk>',
+      'continuing_subword_prefix': None,
+      'end_of_word_suffix': None,
+      'fuse_unk': True,
+      'byte_fallback': True,
+      'vocab': vocab,
+      'merges': [f'{x} {y}' for x, y in pairs],
+    },
+  }
+
+
+def settings(added):
+  """The content of tokenizer_config.json."""
+  return {
+    'add_bos_token': True,
+    'add_eos_token': False,
+    'added_tokens_decoder': {str(i): token for i, token in added.items()},
+    'additional_special_tokens': ['<start_of_turn>', '<end_of_turn>'],
+    'bos_token': '<bos>',
+    'eos_token': '<eos>',
+    'pad_token': '<pad>',
+    'unk_token': '<unk>',
+    'chat_template': '{{ bos_token }}',
+    'clean_up_tokenization_spaces': False,
+    'sp_model_kwargs': {},
+    'model_max_length': 1000000000000000019884624838656,
+    'spaces_between_special_tokens': False,
+    'tokenizer_class': 'GemmaTokenizer',
+    'use_default_system_prompt': False,
+  }
+
+
 @pytest.fixture
 def published(tmp_path):
   """A small tokenizer with all that the files of Gemma-2 have."""
@@ -70,80 +144,10 @@ def published(tmp_path):
   ]
   vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
   added = {vocab[text]: flags(text) for text in (*SPECIALS, *LITERALS)}
-  bos, a, b = (
-    {'SpecialToken': {'id': '<bos>', 'type_id': 0}},
-    {'Sequence': {'id': 'A', 'type_id': 0}},
-    {'Sequence': {'id': 'B', 'type_id': 1}},
-  )
   (tmp_path / 'tokenizer.json').write_text(
-    json.dumps(
-      {
-        'version': '1.0',
-        'truncation': None,
-        'padding': None,
-        'added_tokens': [{'id': i, **token} for i, token in added.items()],
-        'normalizer': {
-          'type': 'Replace',
-          'pattern': {'String': ' '},
-          'content': '▁',
-        },
-        'pre_tokenizer': {
-          'type': 'Split',
-          'pattern': {'String': ' '},
-          'behavior': 'MergedWithPrevious',
-          'invert': False,
-        },
-        'post_processor': {
-          'type': 'TemplateProcessing',
-          'single': [bos, a],
-          'pair': [bos, a, {'SpecialToken': {'id': '<bos>', 'type_id': 1}}, b],
-          'special_tokens': {
-            '<bos>': {'id': '<bos>', 'ids': [2], 'tokens': ['<bos>']}
-          },
-        },
-        'decoder': {
-          'type': 'Sequence',
-          'decoders': [
-            {'type': 'Replace', 'pattern': {'String': '▁'}, 'content': ' '},
-            {'type': 'ByteFallback'},
-            {'type': 'Fuse'},
-          ],
-        },
-        'model': {
-          'type': 'BPE',
-          'dropout': None,
-          'unk_token': '<unk>',
-          'continuing_subword_prefix': None,
-          'end_of_word_suffix': None,
-          'fuse_unk': True,
-          'byte_fallback': True,
-          'vocab': vocab,
-          'merges': [f'{x} {y}' for x, y in pairs],
-        },
-      }
-    )
+    json.dumps(tokenizer(vocab, added, pairs))
   )
-  (tmp_path / 'tokenizer_config.json').write_text(
-    json.dumps(
-      {
-        'add_bos_token': True,
-        'add_eos_token': False,
-        'added_tokens_decoder': {str(i): token for i, token in added.items()},
-        'additional_special_tokens': ['<start_of_turn>', '<end_of_turn>'],
-        'bos_token': '<bos>',
-        'eos_token': '<eos>',
-        'pad_token': '<pad>',
-        'unk_token': '<unk>',
-        'chat_template': '{{ bos_token }}',
-        'clean_up_tokenization_spaces': False,
-        'sp_model_kwargs': {},
-        'model_max_length': 1000000000000000019884624838656,
-        'spaces_between_special_tokens': False,
-        'tokenizer_class': 'GemmaTokenizer',
-        'use_default_system_prompt': False,
-      }
-    )
-  )
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings(added)))
   (tmp_path / 'special_tokens_map.json').write_text(
     json.dumps(
       {

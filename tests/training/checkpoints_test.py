@@ -10,16 +10,23 @@ import shutil
 import sys
 import time
 
+from checkpointed import (
+  arrays,
+  assert_equal,
+  CONFIG,
+  files,
+  flip,
+  Run,
+  truncate,
+)
 from etils import epath
 import jax
 import ml_collections
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 
 from sana_jax.errors import Trouble, UserError
-from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import saved
 from sana_jax.training.checkpoints import Checkpoints, checksums
 
@@ -29,35 +36,6 @@ pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning'
 )
 
-CONFIG = ml_collections.ConfigDict(
-  {'keep_checkpoints': 3, 'keep_every_steps': 0}
-)
-
-
-class Run:
-  """A state and a place in the data, without training."""
-
-  def __init__(self, toy, folder, mesh=None, devices=8, config=CONFIG):
-    self.folder, self.config = folder, config
-    mesh = make_mesh(mesh or {'data': 2, 'fsdp': 4}, jax.devices()[:devices])
-    self.batches = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
-    planned = toy.planned(mesh, optax.adam(1e-3))
-    self.init, self.shapes = planned.init, planned.state
-
-  def save(self, *steps):
-    """A new state for each step, after one batch more; returns them."""
-    states = {}
-    with Checkpoints(self.folder, self.config) as checkpoints:
-      for step in steps:
-        next(self.batches)
-        states[step] = self.init(jax.random.key(step))
-        checkpoints.save(step, states[step], self.batches)
-    return states
-
-  def restore(self):
-    with Checkpoints(self.folder, self.config) as checkpoints:
-      return checkpoints.restore(self.shapes, self.batches)
-
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
@@ -65,29 +43,6 @@ def nothing_is_left():
   yield
   time.sleep(0.1)  # Until tensorstore's threads have read on.
   gc.collect()
-
-
-def assert_equal(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def arrays(folder):
-  """The files that hold the arrays (in small runs, some of them twice)."""
-  return list((folder / 'state').rglob('d/*'))
-
-
-def files(folder):
-  return sorted(p for p in folder.rglob('*') if p.is_file())
-
-
-def flip(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
-def truncate(path):
-  path.write_bytes(path.read_bytes()[:-20])
 
 
 def test_nothing_saved_is_none(toy, tmp_path):

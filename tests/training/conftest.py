@@ -2,8 +2,12 @@
 
 import importlib.util
 import pathlib
+import sys
 
 import pytest
+
+# Tests import the modules beside them by name: they are no package.
+sys.path.append(str(pathlib.Path(__file__).parent))
 
 
 def _load(name):

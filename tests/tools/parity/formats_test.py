@@ -1,20 +1,18 @@
-"""torch's files, and other people's names, against torch and diffusers."""
+"""torch's files: what it writes is read, and what is written it reads."""
 
 import argparse
 import collections
 import pathlib
 import random
 
-import ml_dtypes
 import numpy as np
 import pytest
+from same_tensors import assert_same, eager, lazy, to_numpy
 
 from sana_jax.errors import UserError
-from sana_jax.weights import efficientvit, official, pth
-from sana_jax.weights.tensors import stored
+from sana_jax.weights import pth
 
 torch = pytest.importorskip('torch')
-diffusers = pytest.importorskip('diffusers')
 pytestmark = pytest.mark.parity
 
 DTYPES = (
@@ -29,33 +27,6 @@ DTYPES = (
   'uint8',
   'bool',
 )
-
-
-def to_numpy(tensor):
-  tensor = tensor.detach().contiguous()
-  if tensor.dtype == torch.bfloat16:
-    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-  return tensor.numpy()
-
-
-def to_torch(array):
-  if array.dtype == ml_dtypes.bfloat16:
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-  return torch.from_numpy(array)
-
-
-def lazy(state):
-  return {key: stored(to_numpy(x)) for key, x in state.items()}
-
-
-def eager(tensors):
-  return {key: to_torch(t.read()) for key, t in tensors.items()}
-
-
-def assert_same(got, want):
-  assert got.keys() == want.keys()
-  for key, value in want.items():
-    assert got[key].dtype == value.dtype and torch.equal(got[key], value), key
 
 
 def views():
@@ -202,218 +173,3 @@ def test_a_whole_module_is_refused_by_name(tmp_path):
   torch.save(torch.nn.Linear(3, 4), tmp_path / 'x.pth')
   with pytest.raises(UserError, match=r'torch\.nn\.modules\.linear\.Linear'):
     pth.read(tmp_path / 'x.pth')
-
-
-# --- Sana ---------------------------------------------------------------------
-TINY = dict(
-  in_channels=4,
-  out_channels=4,
-  num_attention_heads=2,
-  attention_head_dim=32,
-  num_layers=3,
-  num_cross_attention_heads=4,
-  cross_attention_head_dim=16,
-  cross_attention_dim=64,
-  caption_channels=12,
-)
-NORM = 'rms_norm_across_heads'
-VARIANTS = {
-  'base': {},
-  'qk_norm': {'qk_norm': NORM},
-  'patch': {'patch_size': 2},
-  'sprint': {'qk_norm': NORM, 'guidance_embeds': True},
-}
-
-
-def randomised(model):
-  torch.manual_seed(int(np.random.SeedSequence().entropy % 2**31))
-  with torch.no_grad():
-    for x in (*model.parameters(), *model.buffers()):
-      x.copy_(torch.randn(x.shape).to(x.dtype))
-  return model
-
-
-def block_as_nvidia_saves_it(state, ours, theirs):
-  """Of convert_sana_to_diffusers.py, the inverse of a block."""
-  get = lambda name: state[f'{ours}.{name}']
-  out = {
-    'scale_shift_table': get('scale_shift_table'),
-    'attn.qkv.weight': torch.cat([get(f'attn1.to_{x}.weight') for x in 'qkv']),
-  }
-  for kind in ('weight', 'bias'):
-    out |= {
-      f'attn.proj.{kind}': get(f'attn1.to_out.0.{kind}'),
-      f'cross_attn.q_linear.{kind}': get(f'attn2.to_q.{kind}'),
-      f'cross_attn.kv_linear.{kind}': torch.cat(
-        [get(f'attn2.to_{x}.{kind}') for x in 'kv']
-      ),
-      f'cross_attn.proj.{kind}': get(f'attn2.to_out.0.{kind}'),
-      f'mlp.inverted_conv.conv.{kind}': get(f'ff.conv_inverted.{kind}'),
-      f'mlp.depth_conv.conv.{kind}': get(f'ff.conv_depth.{kind}'),
-    }
-  out['mlp.point_conv.conv.weight'] = get('ff.conv_point.weight')
-  if f'{ours}.attn1.norm_q.weight' in state:
-    for a, b in (('attn1', 'attn'), ('attn2', 'cross_attn')):
-      for x in 'qk':
-        out[f'{b}.{x}_norm.weight'] = get(f'{a}.norm_{x}.weight')
-  return {f'{theirs}.{key}': x for key, x in out.items()}
-
-
-LAYERS = {
-  'patch_embed.proj': 'x_embedder.proj',
-  'caption_projection.linear_1': 'y_embedder.y_proj.fc1',
-  'caption_projection.linear_2': 'y_embedder.y_proj.fc2',
-  'time_embed.linear': 't_block.1',
-  'proj_out': 'final_layer.linear',
-  'time_embed.emb.timestep_embedder.linear_1': 't_embedder.mlp.0',
-  'time_embed.emb.timestep_embedder.linear_2': 't_embedder.mlp.2',
-  'time_embed.timestep_embedder.linear_1': 't_embedder.mlp.0',
-  'time_embed.timestep_embedder.linear_2': 't_embedder.mlp.2',
-  'time_embed.guidance_embedder.linear_1': 'cfg_embedder.mlp.0',
-  'time_embed.guidance_embedder.linear_2': 'cfg_embedder.mlp.2',
-}
-
-
-def as_nvidia_saves_it(state):
-  """Of both converter scripts of diffusers, the inverse."""
-  out = {'attention_y_norm.weight': state['caption_norm.weight']}
-  for ours, theirs in LAYERS.items():
-    if f'{ours}.weight' in state:
-      out |= {f'{theirs}.{k}': state[f'{ours}.{k}'] for k in ('weight', 'bias')}
-  control = 'input_block.weight' in state
-  for i in range(TINY['num_layers']):
-    out |= block_as_nvidia_saves_it(
-      state,
-      f'transformer_blocks.{i}',
-      f'controlnet.{i}.copied_block' if control else f'blocks.{i}',
-    )
-    for k in ('weight', 'bias') if control else ():
-      out[f'controlnet.{i}.after_proj.{k}'] = state[
-        f'controlnet_blocks.{i}.{k}'
-      ]
-  if control:
-    return out | {
-      f'controlnet.0.before_proj.{k}': state[f'input_block.{k}']
-      for k in ('weight', 'bias')
-    }
-  return out | {'final_layer.scale_shift_table': state['scale_shift_table']}
-
-
-BUFFERS = {
-  'pos_embed': torch.zeros(1, 16, 64),
-  'y_embedder.y_embedding': torch.zeros(300, 12),
-}
-
-
-@pytest.mark.parametrize('name', VARIANTS)
-def test_official_transformers_become_what_diffusers_makes_of_them(
-  tmp_path, name
-):
-  model = randomised(diffusers.SanaTransformer2DModel(**TINY, **VARIANTS[name]))
-  theirs = as_nvidia_saves_it(model.state_dict())
-  torch.save({'state_dict': theirs | BUFFERS}, tmp_path / 'x.pth')
-  got = official.to_diffusers(pth.read(tmp_path / 'x.pth'))['transformer']
-  assert_same(eager(got), model.state_dict())
-  config = official.config('transformer', got, cross_heads=4)
-  again = diffusers.SanaTransformer2DModel.from_config(config)
-  again.load_state_dict(eager(got), strict=True)
-  pth.write(tmp_path / 'y.pth', official.from_diffusers({'transformer': got}))
-  assert_same(
-    torch.load(tmp_path / 'y.pth', weights_only=True)['state_dict'], theirs
-  )
-
-
-def test_the_base_model_becomes_what_diffusers_single_file_loader_makes():
-  from diffusers.loaders import single_file_utils
-
-  model = randomised(diffusers.SanaTransformer2DModel(**TINY))
-  theirs = as_nvidia_saves_it(model.state_dict()) | BUFFERS
-  got = official.to_diffusers(lazy(theirs))['transformer']
-  assert_same(
-    eager(got),
-    single_file_utils.convert_sana_transformer_to_diffusers(dict(theirs)),
-  )
-
-
-def test_official_controlnets_become_what_diffusers_makes_of_them():
-  base = randomised(diffusers.SanaTransformer2DModel(**TINY)).state_dict()
-  model = randomised(diffusers.SanaControlNetModel(**TINY))
-  state = model.state_dict()
-  state |= {k: base[k] for k in state if k in base and '_blocks' not in k}
-  theirs = as_nvidia_saves_it(state) | as_nvidia_saves_it(base)
-  got = official.to_diffusers(lazy(theirs | BUFFERS))
-  assert_same(eager(got['controlnet']), state)
-  assert_same(eager(got['transformer']), base)
-  config = official.config('controlnet', got['controlnet'], cross_heads=4)
-  diffusers.SanaControlNetModel.from_config(config).load_state_dict(
-    eager(got['controlnet']), strict=True
-  )
-  assert_same(eager(official.from_diffusers(got)), theirs)
-
-
-# --- DC-AE --------------------------------------------------------------------
-RES, VIT = 'ResBlock', 'EfficientViTBlock'
-SANA = dict(
-  latent_channels=4,
-  attention_head_dim=8,
-  encoder_block_types=[RES, RES, VIT],
-  decoder_block_types=[RES, RES, VIT],
-  encoder_block_out_channels=[8, 16, 32],
-  decoder_block_out_channels=[8, 16, 32],
-  encoder_layers_per_block=[1, 2, 1],
-  decoder_layers_per_block=[2, 1, 1],
-  encoder_qkv_multiscales=[[], [], [5]],
-  decoder_qkv_multiscales=[[], [], [5]],
-  downsample_block_type='Conv',
-  upsample_block_type='interpolate',
-)
-PLAIN = dict(
-  encoder_qkv_multiscales=[[]] * 3,
-  decoder_qkv_multiscales=[[]] * 3,
-  downsample_block_type='pixel_unshuffle',
-  upsample_block_type='pixel_shuffle',
-)
-AUTOENCODERS = {
-  'sana': SANA,
-  'in': SANA
-  | PLAIN
-  | dict(
-    encoder_layers_per_block=[0, 1, 1],
-    decoder_layers_per_block=[0, 2, 1],
-    decoder_norm_types=['batch_norm', 'batch_norm', 'rms_norm'],
-    decoder_act_fns=['relu', 'relu', 'silu'],
-  ),
-  'with a first stage': SANA | PLAIN,
-  'lite': SANA
-  | dict(
-    decoder_block_types=[RES] * 3,
-    decoder_layers_per_block=[0, 2, 1],
-    decoder_qkv_multiscales=[[]] * 3,
-    upsample_block_type='pixel_shuffle',
-    decoder_conv_act_fn='silu',
-  ),
-  'strided, no first stage': SANA
-  | dict(
-    encoder_layers_per_block=[0, 1, 1], decoder_layers_per_block=[0, 1, 1]
-  ),
-}
-CONVERTED = ('sana', 'in', 'with a first stage')  # The others, it cannot.
-
-
-@pytest.mark.parametrize('name', AUTOENCODERS)
-def test_autoencoders_become_what_diffusers_makes_of_them(name):
-  from diffusers.loaders import single_file_utils
-
-  model = randomised(diffusers.AutoencoderDC(**AUTOENCODERS[name]))
-  state = model.state_dict()
-  theirs = eager(efficientvit.from_diffusers(lazy(state), model.config))
-  got = eager(efficientvit.to_diffusers(lazy(theirs)))
-  assert_same(got, state)
-  model.load_state_dict(got, strict=True)
-  converted = single_file_utils.convert_autoencoder_dc_checkpoint_to_diffusers(
-    dict(theirs)
-  )
-  if name in CONVERTED:
-    assert_same(got, converted)
-  else:
-    assert got.keys() != converted.keys()

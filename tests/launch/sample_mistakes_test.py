@@ -1,0 +1,247 @@
+"""Mistakes in the flags, prompt files and models of sana-jax sample."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (
+      ['--steps', '-3'],
+      "--steps: '-3' is not allowed; give a whole number from 1",
+    ),
+    (['--steps', 'many'], "--steps: 'many' is not allowed"),
+    (['--num-images', '0'], "--num-images: '0' is not allowed"),
+    (['--batch-size', '1.5'], "--batch-size: '1.5' is not allowed"),
+    (
+      ['--guidance-scale', 'nan'],
+      "--guidance-scale: 'nan' is not allowed; give a number of 0 or more",
+    ),
+    (['--guidance-scale', '-1'], "--guidance-scale: '-1'"),
+    (
+      ['--seed', '-1'],
+      "--seed: '-1' is not allowed; give a whole number from 0",
+    ),
+    (['--seed', str(2**31)], f"--seed: '{2**31}' is not allowed"),
+    (['--dtype', 'int8'], "--dtype: invalid choice: 'int8' (choose from"),
+    (
+      ['--sampler', 'ddim'],
+      "The sampler is 'ddim'; allowed are euler, dpm++1m",
+    ),
+    (
+      ['--height', '33'],
+      'height is 33; it must be a multiple of the '
+      "autoencoder's compression, 4, such as 32",
+    ),
+    (['--width', '2'], 'width is 2; it must be a multiple'),
+    (
+      ['--negative-prompt', '\udcff'],
+      "--negative-prompt: '\\udcff' is not UTF-8",
+    ),
+    (['--aspect-ratio', '9:1'], "'9:1' is not allowed; give WIDTH:HEIGHT from"),
+    (['--aspect-ratio', '2:1', '--width', '32'], 'give one of the two'),
+    (
+      ['--guidance-interval', '0.9:0.1'],
+      "'0.9:0.1' is not allowed; give FROM:TO with 0 <= FROM < TO <= 1",
+    ),
+    (['--pag-scale', '-1'], "--pag-scale: '-1' is not allowed"),
+    (['--flow-shift', '0'], "'0' is not allowed; give a number of more than 0"),
+    (['--decode', 'slices'], "--decode: invalid choice: 'slices'"),
+    (['--mesh', 'rows=2'], 'mesh has the axes rows; allowed are data, fsdp'),
+    (['--mesh', 'data=0'], 'mesh is data=0; sizes are positive'),
+    (['--mesh', '2x2'], "'2x2' is not allowed; give AXIS=N,AXIS=N"),
+    (['--kernels', 'fast'], "'fast' is not allowed; give OP=NAME"),
+    (
+      ['--kernels', 'softmax=xla'],
+      "--kernels has 'softmax'; allowed are relu_",
+    ),
+    (
+      ['--kernels', 'glumb_conv=triton'],
+      "--kernels has 'triton' for glumb_conv; "
+      'allowed are mosaic_gpu, mosaic_tpu, xla_jvp, xla',
+    ),
+    (
+      ['--colour', 'red'],
+      "Unknown argument '--colour'; sana-jax sample has "
+      '--apg-eta, --aspect-ratio, --batch-size, --candidates',
+    ),
+  ],
+)
+def test_a_bad_value_is_told_before_anything_is_written(
+  flags, said, refused, tiny_sana, tmp_path
+):
+  out = tmp_path / 'out'
+  message = refused(
+    'sample', '--model', tiny_sana, '--prompt', 'a cat', '--out', out, *flags
+  )
+  assert said in message
+  assert not out.exists()
+
+
+def test_a_backend_asked_for_by_name_never_falls_back(
+  refused, tiny_sana, tmp_path
+):
+  assert refused(
+    'sample',
+    '--model',
+    tiny_sana,
+    '--prompt',
+    'a cat',
+    '--out',
+    tmp_path / 'out',
+    '--kernels',
+    'glumb_conv=mosaic_tpu',
+  ) == (
+    '--kernels asks for a backend that cannot run here: mosaic_tpu runs on '
+    'TPUs, and this is for a cpu; ask for another, or for none to have the '
+    'fastest that can.'
+  )
+
+
+@pytest.mark.parametrize(
+  'content, said',
+  [
+    (b'', 'is empty; give one prompt a line'),
+    (b' \n\n\t\n', 'is empty; give one prompt a line'),
+    ('a cat'.encode('utf-16'), 'is UTF-16 or UTF-32; save it as UTF-8 text.'),
+    (
+      b'\xe4\n',
+      'has no line that can be used: line 1: prompt has the byte 0xe4',
+    ),
+    (None, 'cannot be read (No such file or directory)'),
+  ],
+)
+def test_a_prompt_file_must_hold_prompts(
+  content, said, refused, tiny_sana, tmp_path
+):
+  file = tmp_path / 'prompts.txt'
+  if content is not None:
+    file.write_bytes(content)
+  message = refused(
+    'sample', '--model', tiny_sana, '--prompts', file, '--out', tmp_path / 'out'
+  )
+  assert message.startswith(f'--prompts={file} {said}')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_an_empty_name_of_a_prompt_file_is_refused(refused, tmp_path):
+  assert refused(
+    'sample', '--model', 'shapes', '--prompts=', '--out', tmp_path / 'out'
+  ).startswith("--prompts: '' is not allowed")
+
+
+def test_a_prompt_must_say_something(refused, tiny_sana, tmp_path):
+  message = refused(
+    'sample', '--model', tiny_sana, '--prompt', ' ', '--out', tmp_path / 'out'
+  )
+  assert message == '--prompt is empty; say what to show.'
+
+
+def cut(path):
+  with path.open('r+b') as file:
+    file.truncate(path.stat().st_size // 2)
+
+
+def edit(path, **changes):
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGE = {
+  'no index': (
+    lambda m: (m / 'model_index.json').unlink(),
+    'model_index.json is missing',
+  ),
+  'index is no JSON': (
+    lambda m: cut(m / 'model_index.json'),
+    'model_index.json cannot be read as JSON',
+  ),
+  'another pipeline': (
+    lambda m: edit(m / 'model_index.json', _class_name='FluxPipeline'),
+    "is a 'FluxPipeline'; SanaPipeline is supported",
+  ),
+  'no autoencoder': (
+    lambda m: shutil.rmtree(m / 'vae'),
+    'vae/config.json is missing',
+  ),
+  'no weights': (
+    lambda m: (m / 'text_encoder/model.safetensors').unlink(),
+    'model.safetensors is missing',
+  ),
+  'weights cut short': (
+    lambda m: cut(m / 'transformer/diffusion_pytorch_model.safetensors'),
+    'may be damaged or cut short',
+  ),
+  'weights of other sizes': (
+    lambda m: edit(m / 'transformer/config.json', num_layers=3),
+    'blocks',
+  ),
+  'a width that is text': (
+    lambda m: edit(m / 'transformer/config.json', num_layers='two'),
+    'transformer/config.json',
+  ),
+  'a list too short': (
+    lambda m: edit(m / 'vae/config.json', encoder_block_out_channels=[8, 8]),
+    'encoder',
+  ),
+  'no tokenizer': (
+    lambda m: (m / 'tokenizer/tokenizer.json').unlink(),
+    'tokenizer.json missing',
+  ),
+  'tokenizer cut short': (
+    lambda m: cut(m / 'tokenizer/tokenizer.json'),
+    'cannot be read',
+  ),
+  'another scheduler': (
+    lambda m: edit(m / 'scheduler/scheduler_config.json', _class_name='PNDM'),
+    "has the scheduler 'PNDM'",
+  ),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_a_damaged_model_is_told(damage, cli, refused, tiny_sana, tmp_path):
+  harm, said = DAMAGE[damage]
+  model, out = tmp_path / 'model', tmp_path / 'out'
+  shutil.copytree(tiny_sana, model)
+  harm(model)
+  argv = ['sample', '--model', model, '--prompt', 'x', '--out', out]
+  # Weights that do not fit are a list, a line each.
+  if damage == 'weights of other sizes':
+    code, _, message = cli(*argv)
+    assert code == 2
+  else:
+    message = refused(*argv)
+  assert said in message
+  assert not out.exists()
+
+
+def test_a_missing_model_is_told(refused, tmp_path):
+  message = refused(
+    'sample',
+    '--model',
+    tmp_path / 'none',
+    '--prompt',
+    'x',
+    '--out',
+    tmp_path / 'out',
+  )
+  assert f"There is no model folder '{tmp_path}/none'" in message
+  assert 'hub id' in message
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_no_output_folder(refused, tiny_sana, tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  for out in ('file', 'file/out'):
+    message = refused(
+      'sample', '--model', tiny_sana, '--prompt', 'x', '--out', tmp_path / out
+    )
+    assert message == (
+      f'--out={tmp_path / out} cannot be made: '
+      f'{tmp_path}/file is a file; choose another folder.'
+    )
+  assert (tmp_path / 'file').read_text() == 'mine'

@@ -213,7 +213,7 @@ class Gallery:
         except Exception as e:  # Pillow's encoders raise errors of any type.
           self.failed[picture.file] = f'it cannot be encoded ({e}).'
           continue
-        images.write_quickly(self._parts / picture.file, data)
+        files.write_quickly(self._parts / picture.file, data)
         with self._lock:
           self._made[picture.file] = dict(picture.about)
           self._log.write(_line(picture.file, picture.about))

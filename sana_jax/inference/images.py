@@ -113,20 +113,6 @@ def encode(
   return out.getvalue()
 
 
-def write_quickly(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file whole or not at all while the machine runs.
-
-  Without fsync, which takes 10 ms: thousands of pictures would wait for the
-  disk. After a power failure the file may be cut, so readers check it.
-  """
-  part = path.with_name(f'.{path.name}.part')
-  try:
-    part.write_bytes(data)
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
-
-
 def is_whole(path: pathlib.Path) -> bool:
   """Whether a regular file begins and ends as pictures of its format do."""
   try:

@@ -2,9 +2,7 @@
 
 import math
 
-import ml_dtypes
 import numpy as np
-import pytest
 
 from sana_jax.weights.tensors import Stored, stored
 
@@ -65,27 +63,6 @@ def shapes(width, depth, norm=False, sprint=False, control=0):
   return out | (
     linear('controlnet.0.before_proj', width, width) if control else {}
   )
-
-
-VARIANTS = {
-  'base': {},
-  'qk_norm': {'norm': True},
-  'sprint': {'norm': True, 'sprint': True},
-  'controlnet': {'control': 2},
-}
-
-
-@pytest.fixture(params=VARIANTS)
-def tensors(request):
-  """A tiny file's tensors, as arrays of several dtypes."""
-  rng = np.random.default_rng()
-  out = {}
-  for i, (name, shape) in enumerate(
-    shapes(64, 3, **VARIANTS[request.param]).items()
-  ):
-    dtype = (np.float32, np.float16, ml_dtypes.bfloat16)[i % 3]
-    out[name] = rng.normal(size=shape).astype(dtype)
-  return out
 
 
 def lazy(tensors):

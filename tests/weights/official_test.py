@@ -4,6 +4,7 @@ Shapes are those of NVIDIA's modules, written down here by themselves; that they
 are right shows in the published numbers of parameters.
 """
 
+import ml_dtypes
 import numpy as np
 from official_tensors import lazy, shapes, shapes_of, size, unread
 import pytest
@@ -12,6 +13,27 @@ from sana_jax.errors import UserError
 from sana_jax.weights import official
 from sana_jax.weights.table import WeightError
 from sana_jax.weights.tensors import stored
+
+VARIANTS = {
+  'base': {},
+  'qk_norm': {'norm': True},
+  'sprint': {'norm': True, 'sprint': True},
+  'controlnet': {'control': 2},
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def tensors(request):
+  """A tiny file's tensors, as arrays of several dtypes."""
+  rng = np.random.default_rng()
+  out = {}
+  for i, (name, shape) in enumerate(
+    shapes(64, 3, **VARIANTS[request.param]).items()
+  ):
+    dtype = (np.float32, np.float16, ml_dtypes.bfloat16)[i % 3]
+    out[name] = rng.normal(size=shape).astype(dtype)
+  return out
+
 
 # (NVIDIA's, row block or None, diffusers'): from diffusers' converter script.
 PLACES = [

@@ -13,6 +13,7 @@ from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.keys import LAYOUT
 from sana_jax.paths import expanded
+from sana_jax.tree import flatten
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -56,9 +57,7 @@ def apply_layout(config: ConfigDict, name: str) -> None:
       f'{said}: LAYOUT must be a dict, not {type(layout).__name__}.'
     )
   allowed = tuple(base.changing(LAYOUT, config))
-  if wrong := [
-    k for k in layout if k in base.flatten(config) and k not in allowed
-  ]:
+  if wrong := [k for k in layout if k in flatten(config) and k not in allowed]:
     raise UserError(
       f'{said} sets {wrong}; a layout may set {", ".join(allowed)}.',
       key='--layout',

@@ -21,6 +21,7 @@ COMMON = (
   'sana_jax.files',
   'sana_jax.fields',
   'sana_jax.keys',
+  'sana_jax.tree',
   'sana_jax.printable',
   'sana_jax.version',
 )
@@ -49,7 +50,7 @@ LAST = ('sana_jax.configs', 'sana_jax.launch')  # Nobody builds on them.
 LAYERS = [
   line.split()
   for line in (
-    'assets checkout errors typing version',
+    'assets checkout errors tree typing version',
     'files interpreter paths printable registry seals',
     'compiled fields kernels',
     'backends keys sharding',

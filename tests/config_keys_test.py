@@ -2,7 +2,6 @@
 
 import pathlib
 
-from ml_collections import ConfigDict
 import pytest
 
 from sana_jax import config as base
@@ -197,9 +196,3 @@ def test_a_group_changes_what_its_keys_change():
   assert base.effects('data', 'sana') == (
     keys.RESULT | keys.CACHE | keys.PROGRAM
   )
-
-
-def test_nesting_is_the_inverse_of_flattening():
-  config = base.train('dc_ae')
-  assert base.nested(base.flatten(config)) == config.to_dict()
-  assert base.nested(base.flatten(ConfigDict({}))) == {}

@@ -7,6 +7,7 @@ import pytest
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
+from sana_jax.tree import flatten
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def refusal(function, *args):
 )
 def test_an_override_takes_the_type_of_its_key(argument, key, value, config):
   base.apply_overrides(config, [f'--config.{argument}'])
-  got = base.flatten(config)[key]
+  got = flatten(config)[key]
   assert got == value
   assert type(got) is type(value)
 

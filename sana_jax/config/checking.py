@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from sana_jax import keys
-from sana_jax.config.registry import flatten, nearest, table, train
+from sana_jax.config.registry import nearest, table, train
 from sana_jax.errors import joined, UserError
+from sana_jax.tree import flatten
 
 
 def check_keys(config: ConfigDict) -> None:

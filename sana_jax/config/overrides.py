@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from sana_jax.config.registry import flatten, nearest
+from sana_jax.config.registry import nearest
 from sana_jax.errors import did_you_mean, UserError
+from sana_jax.tree import flatten
 
 _KINDS = {
   bool: 'true or false',

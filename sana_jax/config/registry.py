@@ -5,7 +5,7 @@ A key is added to one of `common.KEYS`, `data.KEYS`, `tasks.KEYS` and
 resumed, the keys of caches and of plans, and docs/config.md follow.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 import functools
 import operator
 from typing import Any
@@ -16,6 +16,7 @@ from sana_jax import registry
 from sana_jax.config import common, data, tasks
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.keys import Effect, Key, one_of, PROGRAM, RESULT
+from sana_jax.tree import flatten, unflatten
 
 TASKS = tuple(tasks.KEYS)
 
@@ -57,7 +58,7 @@ def train(task: str) -> ConfigDict:
       value=task,
       allowed=names,
     )
-  return ConfigDict(nested(defaults(task))).lock()
+  return ConfigDict(unflatten(defaults(task), '.')).lock()
 
 
 def defaults(task: str) -> dict[str, Any]:
@@ -95,17 +96,6 @@ def changing(effect: Effect, config: ConfigDict) -> dict[str, Any]:
   }
 
 
-def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
-  """Values by their dotted key."""
-  out = {}
-  for key, value in config.items():
-    if isinstance(value, ConfigDict):
-      out |= flatten(value, f'{prefix}{key}.')
-    else:
-      out[prefix + key] = value
-  return out
-
-
 def nearest(key: str, known: Collection[str]) -> str:
   """' (did you mean ...?)', or '': the same name elsewhere, or one alike.
 
@@ -120,15 +110,3 @@ def nearest(key: str, known: Collection[str]) -> str:
   return did_you_mean(
     last, [k.rpartition('.')[2] for k in siblings], group + dot
   )
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Inverse of `flatten`, as plain dicts."""
-  tree = {}
-  for key, value in values.items():
-    *parents, last = key.split('.')
-    node = tree
-    for part in parents:
-      node = node.setdefault(part, {})
-    node[last] = value
-  return tree

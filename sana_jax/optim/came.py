@@ -31,6 +31,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
+from sana_jax.tree import name_of
+
 STACKED = r'(^|/)(blocks|layers)/'  # Parameters that have a leading layer axis.
 
 
@@ -138,7 +140,7 @@ def scale_by_came(
 
 def is_stacked(path: tuple[Any, ...], pattern: str = STACKED) -> bool:
   """Whether the leaf at this key path has a leading layer axis."""
-  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  name = name_of(path)
   return re.search(pattern, name) is not None
 
 

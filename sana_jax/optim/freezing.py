@@ -7,9 +7,8 @@ bit.
 
 import re
 
-import jax
-
 from sana_jax.errors import UserError
+from sana_jax.tree import leaves, unflatten
 from sana_jax.typing import Params
 
 FORM = 'regular expressions with spaces between them'
@@ -33,21 +32,20 @@ def split(
   if not wanted:
     return params, {}
   trained, rest = {}, {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    keys = [key.key for key in path]
-    hits = [p for p in wanted if p.fullmatch('/'.join(keys))]
+  for name, leaf in leaves(params).items():
+    hits = [p for p in wanted if p.fullmatch(name)]
     used.update(hits)
-    _put(trained if hits else rest, keys, leaf)
+    (trained if hits else rest)[name] = leaf
   unused = [p.pattern for p in wanted if p not in used]
   if unused and strict:
     raise UserError(
       f'config.trainable: {", ".join(map(repr, unused))} matches no parameter; '
-      f'patterns match a whole path, such as {"/".join(keys)!r}.',
+      f'patterns match a whole path, such as {name!r}.',
       key='trainable',
       value=patterns,
       allowed='patterns of parameters',
     )
-  return trained, rest
+  return unflatten(trained), unflatten(rest)
 
 
 def join(trained: Params, rest: Params) -> Params:
@@ -75,10 +73,3 @@ def compiled(patterns: str) -> list[re.Pattern]:
       value=patterns,
       allowed=FORM,
     ) from e
-
-
-def _put(tree, keys, leaf):
-  *parents, last = keys
-  for key in parents:
-    tree = tree.setdefault(key, {})
-  tree[last] = leaf

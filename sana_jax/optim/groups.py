@@ -17,6 +17,7 @@ import jax
 import optax
 
 from sana_jax.errors import did_you_mean, UserError
+from sana_jax.tree import leaves, name_of
 from sana_jax.typing import PyTree
 
 FORM = (
@@ -90,7 +91,7 @@ def labels(groups: Sequence[Group], params: PyTree) -> PyTree:
   """The number of each parameter's group, -1 where it is in none."""
 
   def label(path, _):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    name = name_of(path)
     return next(
       (
         number
@@ -113,8 +114,7 @@ def check(groups: Sequence[Group], params: PyTree) -> None:
   ]
   # optax.tree.map_params looks for moments with a tree that has no leaves.
   if used and unused:
-    path, _ = jax.tree_util.tree_leaves_with_path(params)[0]
-    example = jax.tree_util.keystr(path, simple=True, separator='/')
+    example = next(iter(leaves(params)))
     raise UserError(
       f'config.optimizer.groups: {", ".join(map(repr, unused))} matches no '
       'parameter that trains and that no pattern before it matches; patterns '

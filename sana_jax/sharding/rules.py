@@ -20,6 +20,7 @@ import optax
 
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import AXES
+from sana_jax.tree import name_of
 from sana_jax.typing import PyTree
 
 Table = Sequence[tuple[str, tuple]]
@@ -46,7 +47,7 @@ def shardings(
   ]
 
   def leaf_sharding(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    name = name_of(path)
     hits = [p for p in specs if re.fullmatch(p, name)]
     unused.difference_update(hits)
     if len(hits) != 1:

@@ -18,6 +18,7 @@ from sana_jax.optim import freezing
 from sana_jax.sharding.mesh import alone
 from sana_jax.training import bases, optimizers, saved, state
 from sana_jax.training.task import Exporter
+from sana_jax.tree import unflatten
 from sana_jax.typing import Params
 
 WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
@@ -93,8 +94,8 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
             f'{checkpoint} is damaged: {name} differs from what '
             'was saved; choose another --step.'
           )
-        _put(params, name.split('.')[1:], x)
-    return saved.base_of(about), params
+        params[name.partition('.')[2]] = x
+    return saved.base_of(about), unflatten(params, '.')
   except UserError:
     raise
   except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -117,9 +118,3 @@ def _base(config, exporter):
   with jax.set_mesh(mesh):
     base, origin = bases.make(plan, config, exporter.start, mesh)
   return jax.tree.map(np.asarray, base), origin
-
-
-def _put(tree: dict, path: list[str], value: np.ndarray) -> None:
-  for key in path[:-1]:
-    tree = tree.setdefault(key, {})
-  tree[path[-1]] = value

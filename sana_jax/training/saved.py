@@ -14,13 +14,13 @@ import stat
 from typing import Any
 
 from etils import epath
-import jax
 import numpy as np
 import tensorstore as ts
 
 from sana_jax import files
 from sana_jax.data.files import is_remote
 from sana_jax.errors import UserError
+from sana_jax.tree import leaves
 from sana_jax.typing import PyTree
 
 LAYOUT = 2  # Of a workdir; 1 had params that do not train, and one optimizer.
@@ -88,10 +88,7 @@ def check_kinds(checkpoint: epath.Path) -> None:
 
 def names(tree: PyTree) -> list[str]:
   """Of the leaves, as the files have them: 'params.blocks.qkv.kernel'."""
-  return [
-    jax.tree_util.keystr(path, simple=True, separator='.')
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-  ]
+  return list(leaves(tree, '.'))
 
 
 def read_json(checkpoint: epath.Path, item: str) -> Any:

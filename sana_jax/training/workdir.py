@@ -18,7 +18,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-from typing import Any
 
 from etils import epath
 import fsspec
@@ -183,13 +182,3 @@ def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
   if jax.process_count() == 1:
     return numbers[None]
   return multihost_utils.process_allgather(numbers)
-
-
-def flat(tree: Any, path: str = '') -> dict[str, Any]:
-  """Nested dicts as one, keys joined by dots; an empty dict is a value."""
-  if not isinstance(tree, dict) or not tree:
-    return {path: tree}
-  join = lambda key: f'{path}.{key}' if path else key
-  return {
-    k: v for key, sub in tree.items() for k, v in flat(sub, join(key)).items()
-  }

@@ -9,6 +9,7 @@ import pathlib
 
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
+from sana_jax.tree import leaves
 from sana_jax.typing import PyTree
 from sana_jax.weights import table
 
@@ -20,7 +21,7 @@ def check(folder: pathlib.Path, shapes: PyTree) -> None:
   """Raises UserError unless a part's checkpoint has these variables."""
   path = folder / 'orbax'
   held = _bytes(path)
-  wanted = table.flatten(shapes)
+  wanted = leaves(shapes)
   needed = sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values()
   )
@@ -57,9 +58,7 @@ def _shapes(path):
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       saved = dict(checkpointer.metadata(path.absolute()).item_metadata)
-    return {
-      name: tuple(leaf.shape) for name, leaf in table.flatten(saved).items()
-    }
+    return {name: tuple(leaf.shape) for name, leaf in leaves(saved).items()}
   except Exception as e:  # Orbax trips over damaged metadata in any way.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(

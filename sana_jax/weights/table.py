@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 import functools
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
+from sana_jax.tree import leaves, unflatten
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import placing
 from sana_jax.weights.tensors import as_stored, Stored
@@ -76,9 +76,9 @@ def load(
       dtypes; nothing has been read then.
   """
   sources = match(rules, tensors, shapes)
-  where = flatten(shardings) if shardings is not None else {}
+  where = leaves(shardings) if shardings is not None else {}
   out = {}
-  for path, leaf in flatten(shapes).items():
+  for path, leaf in leaves(shapes).items():
     if only and only not in path.split('/'):
       continue
     if dtype is None:
@@ -108,7 +108,7 @@ def match(
       f'There are {len(tensors):,} tensors; a model has at '
       f'most {_MOST_TENSORS:,}.'
     )
-  wanted = flatten(shapes)
+  wanted = leaves(shapes)
   problems, found, out = [], {}, {}
   for key in tensors:
     matches = _match_key(rules, key)
@@ -142,7 +142,7 @@ def save(rules: Sequence[Rule], params) -> dict[str, np.ndarray]:
   Views where possible: a writer that needs contiguous memory copies.
   """
   out, problems = {}, []
-  for path, leaf in flatten(params).items():
+  for path, leaf in leaves(params).items():
     match = _match_path(rules, path, np.shape(leaf))
     if match is None:
       problems.append(f'{path} {np.shape(leaf)}: no rule names it')
@@ -166,26 +166,6 @@ def report(what: str, problems: Sequence[str]) -> None:
       [f'and {more} more'] if more > 0 else []
     )
     raise WeightError(f'{what}:\n  ' + '\n  '.join(lines))
-
-
-def flatten(tree) -> dict[str, Any]:
-  """Leaves by their '/'-joined path."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves
-  }
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """The nested dict of `flatten`."""
-  tree = {}
-  for path, leaf in leaves.items():
-    *parents, name = path.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
 
 
 def _names(template: str) -> list[str]:

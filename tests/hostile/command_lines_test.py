@@ -28,6 +28,7 @@ import pytest
 from sana_jax import config as base
 from sana_jax.data import sources
 from sana_jax.launch import cli
+from sana_jax.tree import flatten
 
 
 def commands():
@@ -190,7 +191,7 @@ def some_others(rng, parser):
 
 def overrides(rng):
   """--config.key=value, most of them of a key that there is."""
-  keys = list(base.flatten(base.train('sana')))
+  keys = list(flatten(base.train('sana')))
   words = []
   for _ in range(rng.choice([0, 0, 1, 2])):
     key = (

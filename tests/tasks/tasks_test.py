@@ -18,6 +18,7 @@ from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks.sana import inputs as sana_inputs
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training import loop
+from sana_jax.tree import flatten
 from sana_jax.weights import folder as folders
 
 # As many as the pictures of training, for which sampling is compiled.
@@ -198,7 +199,7 @@ def test_every_config_key_is_read(trained):
     shared = ('data.',) if name == 'text_encoder' else ()
     unread = {
       key
-      for key in base.flatten(config)
+      for key in flatten(config)
       if key not in read and not key.startswith(elsewhere + shared)
     }
     assert not unread, name

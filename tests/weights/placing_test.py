@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.tree import leaves, unflatten
 from sana_jax.weights import placing, table
 from sana_jax.weights.table import Rule
 from sana_jax.weights.tensors import Stored, stored
@@ -63,7 +64,7 @@ def expected(arrays):
 
 
 def shapes(arrays):
-  return table.unflatten(
+  return unflatten(
     {
       path: jax.ShapeDtypeStruct(x.shape, x.dtype)
       for path, x in expected(arrays).items()
@@ -81,18 +82,18 @@ def test_every_shard_holds_its_part_and_each_tensor_is_read_once(sizes, dtype):
   shardings = None
   if sizes:
     mesh = make_mesh({a: sizes.get(a, 1) for a in ('data', 'fsdp', 'tensor')})
-    shardings = table.unflatten(
+    shardings = unflatten(
       {path: NamedSharding(mesh, spec) for path, spec in SPECS.items()}
     )
   params = table.load(RULES, tensors, shapes(arrays), dtype, shardings)
   for path, want in expected(arrays).items():
-    got = table.flatten(params)[path]
+    got = leaves(params)[path]
     if np.issubdtype(want.dtype, np.floating):
       want = want.astype(dtype)
     assert got.dtype == jax.dtypes.canonicalize_dtype(want.dtype)
     np.testing.assert_array_equal(np.asarray(got), want)
     if shardings:
-      assert got.sharding == table.flatten(shardings)[path]
+      assert got.sharding == leaves(shardings)[path]
   assert reads == {k: x.shape[0] if x.ndim else 1 for k, x in arrays.items()}
 
 

@@ -5,6 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from sana_jax.tree import unflatten
 from sana_jax.weights import table
 from sana_jax.weights.table import Rule, WeightError
 from sana_jax.weights.transforms import (
@@ -42,7 +43,7 @@ def shapes(**changes):
     'stage_1/block_2/kernel': (1, 1, 5, 6),
     **changes,
   }
-  return table.unflatten(
+  return unflatten(
     {
       path: jax.ShapeDtypeStruct(shape, np.float32)
       for path, shape in of.items()
@@ -195,13 +196,6 @@ def test_saving_needs_a_rule_for_each_parameter():
     table.save(RULES, params)
   said = str(caught.value)
   assert 'other/scale (3,)' in said and 'other/bias (3,)' in said
-
-
-def test_flatten_and_unflatten():
-  tree = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
-  leaves = {'a/b': 1, 'a/c/d': 2, 'e': 3}
-  assert table.flatten(tree) == leaves
-  assert table.unflatten(leaves) == tree
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.bool_, ml_dtypes.float8_e4m3fn])

@@ -13,7 +13,7 @@ from sana_jax.data import cache, files, sources
 from sana_jax.errors import UserError
 from sana_jax.keys import CACHE, CACHED_TEXT
 from sana_jax.tasks.sana import encoders
-from sana_jax.training.workdir import flat
+from sana_jax.tree import flatten
 
 _WHOLE = 2**26  # Larger files of weights are known by their ends.
 _END = 2**20
@@ -64,7 +64,7 @@ def read(path: str) -> dict[str, Any]:
 
 def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
   """Raises OtherCache if it was made of something else than `ours`."""
-  theirs, ours = flat(theirs), flat(ours)
+  theirs, ours = (flatten(x, empty=True) for x in (theirs, ours))
   differ = [
     f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
     for key, value in ours.items()

@@ -9,6 +9,7 @@ from sana_jax.analysis import chips
 from sana_jax.tools.plan import fitting
 from sana_jax.tools.plan.candidates import Candidate, copied
 from sana_jax.tools.plan.report import Plan
+from sana_jax.tree import flatten
 
 POD = chips.parse('v5e:4x4')
 
@@ -80,7 +81,7 @@ def test_three_changes_that_fit_are_told_each_compiled():
 def test_a_change_changes_one_thing():
   one = candidate()
   for change in fitting.changes(one, POD, []):
-    before, after = (base.flatten(c.config) for c in (one, change.candidate))
+    before, after = (flatten(c.config) for c in (one, change.candidate))
     assert sum(before[k] != after[k] for k in before) == 1
     assert change.said.removeprefix('config.').partition('=')[0] in before
-  assert base.flatten(one.config)['batch_size'] == 64
+  assert flatten(one.config)['batch_size'] == 64

@@ -78,6 +78,15 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
   assert os.listdir(tmp_path) == ['x']
 
 
+def test_a_quick_write_that_fails_leaves_what_was_there(tmp_path):
+  path = tmp_path / 'x'
+  files.write_quickly(path, b'old')
+  assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['x']
+  with pytest.raises(TypeError):
+    files.write_quickly(path, 'no bytes')
+  assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['x']
+
+
 def test_a_name_of_255_bytes_can_be_written(tmp_path):
   files.write_text(tmp_path / ('é' * 127), 'x')
   assert len(os.listdir(tmp_path)) == 1

@@ -57,7 +57,9 @@ def apply_layout(config: ConfigDict, name: str) -> None:
       f'{said}: LAYOUT must be a dict, not {type(layout).__name__}.'
     )
   allowed = tuple(base.changing(LAYOUT, config))
-  if wrong := [k for k in layout if k in flatten(config) and k not in allowed]:
+  if wrong := [
+    k for k in layout if k in flatten(config, '.') and k not in allowed
+  ]:
     raise UserError(
       f'{said} sets {wrong}; a layout may set {", ".join(allowed)}.',
       key='--layout',

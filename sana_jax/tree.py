@@ -27,7 +27,7 @@ def leaves(tree: PyTree, separator: str = '/') -> dict[str, Any]:
 
 
 def flatten(
-  tree: Any, separator: str = '.', *, empty: bool = False
+  tree: Any, separator: str = '/', *, empty: bool = False
 ) -> dict[str, Any]:
   """Values of nested dicts by their names, in the order of the dicts.
 

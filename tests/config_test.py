@@ -43,7 +43,7 @@ def refusal(function, *args):
 )
 def test_an_override_takes_the_type_of_its_key(argument, key, value, config):
   base.apply_overrides(config, [f'--config.{argument}'])
-  got = flatten(config)[key]
+  got = flatten(config, '.')[key]
   assert got == value
   assert type(got) is type(value)
 

@@ -10,22 +10,22 @@ from sana_jax import tree
 def test_values_are_named_by_their_keys_in_order():
   nested = {'b': {'y': 1, 'x': {'z': (2, 3)}}, 'a': None}
   assert list(tree.flatten(nested).items()) == [
-    ('b.y', 1),
-    ('b.x.z', (2, 3)),
+    ('b/y', 1),
+    ('b/x/z', (2, 3)),
     ('a', None),
   ]
 
 
 def test_a_config_is_flattened_as_its_dict_is():
   nested = {'a': {'b': 1}, 'c': {'d': {'e': 'x'}}}
-  assert tree.flatten(ConfigDict(nested)) == {'a.b': 1, 'c.d.e': 'x'}
+  assert tree.flatten(ConfigDict(nested)) == {'a/b': 1, 'c/d/e': 'x'}
 
 
 def test_empty_dicts_are_left_out_or_values():
   nested = {'a': {'b': {}}, 'c': {}}
   assert tree.flatten(nested) == {}
   assert tree.flatten({}, empty=True) == {'': {}}
-  assert tree.flatten(nested, empty=True) == {'a.b': {}, 'c': {}}
+  assert tree.flatten(nested, empty=True) == {'a/b': {}, 'c': {}}
 
 
 def test_what_is_no_dict_has_the_empty_name():

@@ -15,7 +15,7 @@ def check_keys(config: ConfigDict) -> None:
 
   Those of config.model depend on its size and are the task's to check.
   """
-  ours = lambda c: {k for k in flatten(c) if not k.startswith('model.')}
+  ours = lambda c: {k for k in flatten(c, '.') if not k.startswith('model.')}
   want, have = ours(train(config.get('task'))), ours(config)
   problems = [
     UserError(f'config.{key} is missing', key=key)
@@ -36,7 +36,7 @@ def check_keys(config: ConfigDict) -> None:
 
 def check(config: ConfigDict) -> None:
   """Raises one UserError that names every bad value."""
-  values = flatten(config)
+  values = flatten(config, '.')
   problems = list(keys.problems(values, table(config.get('task'))))
   problems = problems or list(_conflicts(config))
   if problems:

@@ -50,7 +50,7 @@ def _assign(config, key, text):
   for part in parents:
     node = node[part] if isinstance(node, ConfigDict) and part in node else None
   if not isinstance(node, ConfigDict) or last not in node:
-    known = flatten(config)
+    known = flatten(config, '.')
     allowed = sorted(node if isinstance(node, ConfigDict) else known)
     raise UserError(
       f'There is no config.{key}{nearest(key, known)}; allowed are {allowed}.',

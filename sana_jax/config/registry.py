@@ -91,7 +91,7 @@ def changing(effect: Effect, config: ConfigDict) -> dict[str, Any]:
   keys = table(config.get('task'))
   return {
     name: value
-    for name, value in flatten(config).items()
+    for name, value in flatten(config, '.').items()
     if effect in _effects(name, keys)
   }
 

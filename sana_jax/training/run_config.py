@@ -54,7 +54,7 @@ def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """
   workdir = resolve(workdir)
   kept, step = _kept(workdir)
-  ours = flatten(files.parse_json(config.to_json()), empty=True)
+  ours = flatten(files.parse_json(config.to_json()), '.', empty=True)
   theirs, damage = _described(workdir)
   differ = _differences(theirs, ours) if theirs is not None else []
   if theirs is not None and not differ:
@@ -124,7 +124,7 @@ def _described(workdir):
     return None, f'damaged ({error})'
   if not isinstance(found, dict) or not found or not _is_shallow(found):
     return None, 'damaged (it is no config)'
-  return flatten(found, empty=True), ''
+  return flatten(found, '.', empty=True), ''
 
 
 def _is_shallow(tree, most=20):
@@ -176,7 +176,7 @@ def newest_about(workdir: epath.PathLike) -> tuple[dict[str, Any] | None, int]:
 def _kept(workdir):
   """`(flat config, step)` of the newest checkpoint that has one."""
   about, step = newest_about(workdir)
-  return about and flatten(about['config'], empty=True), step
+  return about and flatten(about['config'], '.', empty=True), step
 
 
 def _undescribed(workdir, damage):

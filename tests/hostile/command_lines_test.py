@@ -191,7 +191,7 @@ def some_others(rng, parser):
 
 def overrides(rng):
   """--config.key=value, most of them of a key that there is."""
-  keys = list(flatten(base.train('sana')))
+  keys = list(flatten(base.train('sana'), '.'))
   words = []
   for _ in range(rng.choice([0, 0, 1, 2])):
     key = (

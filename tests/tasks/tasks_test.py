@@ -199,7 +199,7 @@ def test_every_config_key_is_read(trained):
     shared = ('data.',) if name == 'text_encoder' else ()
     unread = {
       key
-      for key in flatten(config)
+      for key in flatten(config, '.')
       if key not in read and not key.startswith(elsewhere + shared)
     }
     assert not unread, name

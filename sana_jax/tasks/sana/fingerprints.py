@@ -64,7 +64,7 @@ def read(path: str) -> dict[str, Any]:
 
 def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
   """Raises OtherCache if it was made of something else than `ours`."""
-  theirs, ours = (flatten(x, empty=True) for x in (theirs, ours))
+  theirs, ours = (flatten(x, '.', empty=True) for x in (theirs, ours))
   differ = [
     f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
     for key, value in ours.items()

@@ -81,7 +81,7 @@ def test_three_changes_that_fit_are_told_each_compiled():
 def test_a_change_changes_one_thing():
   one = candidate()
   for change in fitting.changes(one, POD, []):
-    before, after = (flatten(c.config) for c in (one, change.candidate))
+    before, after = (flatten(c.config, '.') for c in (one, change.candidate))
     assert sum(before[k] != after[k] for k in before) == 1
     assert change.said.removeprefix('config.').partition('=')[0] in before
-  assert flatten(one.config)['batch_size'] == 64
+  assert flatten(one.config, '.')['batch_size'] == 64

@@ -50,8 +50,8 @@ LAST = ('sana_jax.configs', 'sana_jax.launch')  # Nobody builds on them.
 LAYERS = [
   line.split()
   for line in (
-    'assets checkout errors tree typing version',
-    'files interpreter paths printable registry seals',
+    'assets checkout errors typing version',
+    'files interpreter paths printable registry seals tree',
     'compiled fields kernels',
     'backends keys sharding',
     'diffusion models optim text',

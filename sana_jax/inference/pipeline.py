@@ -292,7 +292,7 @@ class Pipeline:
 
   def denoise(
     self,
-    noise: Float[Array, 'b y x c'],
+    noise: Float[Array, 'b *p c'],
     text,
     negative,
     *,
@@ -303,7 +303,7 @@ class Pipeline:
     convention: Convention = DIFFUSERS,
     on_step: Callable[[int], None] | None = None,
     rng: Keys | None = None,
-  ) -> Float[Array, 'b y x c']:
+  ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
     `rng`, one key for each image, is for samplers that draw noise.

@@ -7,7 +7,7 @@ strips adds it up, a second one reads it. The stages without attention, which
 hold most of the memory, run from end to end in each strip.
 
 On several devices no strips are needed: a mesh with a `sequence` axis splits
-the rows (models/dc_ae/coder.py).
+the rows (models/autoencoders/dc_ae/coder.py).
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from sana_jax.errors import UserError
 from sana_jax.kernels import linear_attention
-from sana_jax.models.dc_ae import DCAE, resampling
-from sana_jax.models.dc_ae.blocks import ResBlock
+from sana_jax.models.autoencoders.dc_ae import DCAE, resampling
+from sana_jax.models.autoencoders.dc_ae.blocks import ResBlock
 from sana_jax.typing import Array, Float, PyTree
 
 # Of the stages without attention: what all of them see is far more than what

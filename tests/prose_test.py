@@ -1,4 +1,4 @@
-"""Docstrings and docs are in plain technical English (CONTRIBUTING.md, Words)."""
+"""Docstrings and docs in plain technical English (CONTRIBUTING.md, Words)."""
 
 import ast
 import pathlib

@@ -170,9 +170,9 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   noise = split.noise(*randomness.of_pictures(4, 0, 2), (16, 16))
   assert {s.data.shape for s in noise.addressable_shards} == {(1, 4, 4, 4)}
   alone = np.concatenate([pipe.draw(p, **how) for p in prompts])
-  np.testing.assert_allclose(split(prompts, **how), alone, atol=2e-5)
+  np.testing.assert_allclose(split.draw(prompts, **how), alone, atol=2e-5)
   # Two do not divide; each device makes both.
-  np.testing.assert_allclose(split('a cat', **how), alone[:2], atol=2e-5)
+  np.testing.assert_allclose(split.draw('a cat', **how), alone[:2], atol=2e-5)
 
 
 @pytest.mark.parametrize('shape', [{'sequence': 4}, {'data': 2, 'sequence': 4}])
@@ -191,7 +191,7 @@ def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
 def test_strips_change_no_picture(pipe, parts):
   how = dict(SMALL, output_type='float')
   np.testing.assert_allclose(
-    pipe.draw('a cat', **how, parts=parts), pipe('a cat', **how), atol=1e-5
+    pipe.draw('a cat', **how, parts=parts), pipe.draw('a cat', **how), atol=1e-5
   )
 
 
@@ -218,7 +218,7 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
   leaf = half.transformer.variables['params']['head']['out']['kernel']
   assert leaf.dtype == jnp.bfloat16
   how = dict(SMALL, num_images=2, output_type='latent')
-  got = half('a cat', **how)
+  got = half.draw('a cat', **how)
   assert got.dtype == np.float32
   assert 1e-5 < relative_error(got, pipe.draw('a cat', **how)) <= 0.1
 

@@ -12,12 +12,13 @@ import dataclasses
 import functools
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
+from PIL import Image
 
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
@@ -55,6 +56,12 @@ _RENAMED = {
   'num_inference_steps': 'steps',
   'num_images_per_prompt': 'num_images',
 }
+
+
+class Output(NamedTuple):
+  """Images of a call, in order: a list of PIL images, or an array."""
+
+  images: list[Image.Image] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +137,8 @@ class Pipeline:
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
-    The devices may still be at work on them; calling the pipeline gives NumPy
-    arrays. Raises UserError for a value that cannot be, by its name.
+    The devices may still be at work on them; a call of the pipeline waits.
+    Raises UserError for an invalid value, by its name.
 
     Args:
       height, width: in pixels; the model's own size by default.
@@ -175,12 +182,19 @@ class Pipeline:
     )
     return self._output(denoised, output_type, tuple(shown), parts)
 
-  @functools.wraps(draw, assigned=('__doc__',))
-  def __call__(self, *args, **kwargs):
-    for theirs, ours in _RENAMED.items():
-      if theirs in kwargs:
-        kwargs[ours] = kwargs.pop(theirs)
-    return whole(self.draw(*args, **kwargs))
+  def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
+    """Images as PIL's, or as NumPy arrays of another output type of `draw`.
+
+    Takes the arguments of `draw`, and diffusers' names for them.
+    """
+    for reference, ours in _RENAMED.items():
+      if reference in kwargs:
+        kwargs[ours] = kwargs.pop(reference)
+    kind = 'uint8' if output_type == 'pil' else output_type
+    images = whole(self.draw(*args, output_type=kind, **kwargs))
+    if output_type == 'pil':
+      return Output([Image.fromarray(image) for image in images])
+    return Output(images)
 
   def replace(self, **changes) -> 'Pipeline':
     """A pipeline with other parts."""

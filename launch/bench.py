@@ -9,15 +9,17 @@ sana-jax bench sample --help
 
 import argparse
 from collections.abc import Sequence
+import datetime
 import importlib
-import importlib.metadata
 import pathlib
+from typing import Any
 
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
-from sana_jax.launch.flags import text
+from sana_jax.launch.flags import flag, sizes, whole
 from sana_jax.paths import expanded
+from sana_jax.tools.report import Run, to_json, versions
 
 WHAT = {
   'chip': 'the first minutes on an accelerator, stage by stage',
@@ -64,15 +66,23 @@ def repeated_by(args: argparse.Namespace) -> str:
   return ' '.join(said)
 
 
-def versions(*packages: str) -> dict[str, str]:
-  """Of those that are installed."""
-  out = {}
-  for name in packages:
-    try:
-      out[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return out
+def result(
+  args: argparse.Namespace,
+  records: list[Any],
+  device: str,
+  packages: Sequence[str],
+  **facts: Any,
+) -> Run:
+  """The records, with all that they were measured with."""
+  return Run(
+    records,
+    device,
+    datetime.date.today().isoformat(),
+    versions(*packages),
+    repeated_by(args),
+    facts,
+    getattr(args, 'note', ''),
+  )
 
 
 def check(folder: str | None, flag: str = '--out') -> None:
@@ -81,27 +91,56 @@ def check(folder: str | None, flag: str = '--out') -> None:
     output.check(folder, flag)
 
 
-def add_places(parser: argparse.ArgumentParser, page: str) -> None:
-  """Declares --out and --render."""
-  parser.add_argument(
-    '--out',
-    type=text,
-    metavar='DIR',
-    help=f'folder for the JSON file and {page}',
+def add_chips(parser: argparse.ArgumentParser) -> None:
+  """Declares --compile-for and --mesh."""
+  flag(
+    parser,
+    '--compile-for',
+    'TOPOLOGY',
+    'v4, v5e, v5p, v6e or tpu7x and a shape, such as v5e:2x2; or h200:1x1x8',
   )
+  flag(
+    parser,
+    '--mesh',
+    'AXIS=N,...',
+    'of --compile-for (default: data=1)',
+    sizes,
+    {'data': 1},
+  )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+  """Declares --dtype."""
   parser.add_argument(
+    '--dtype',
+    choices=['float32', 'bfloat16', 'float16'],
+    help='default: float32 on CPU, else bfloat16',
+  )
+
+
+def add_ends(
+  parser: argparse.ArgumentParser, repeats: int, of: str, page: str
+) -> None:
+  """Declares --repeats, --out and --render."""
+  flag(parser, '--repeats', 'N', of, whole(), repeats)
+  flag(parser, '--out', 'DIR', f'folder for the JSON file and {page}')
+  flag(
+    parser,
     '--render',
-    type=text,
-    metavar='DIR',
-    help='writes the page of the JSON files of DIR again and measures nothing',
+    'DIR',
+    'writes the page of the JSON files of DIR again and measures nothing',
   )
 
 
-def write(folder: str | None, name: str, report, result) -> None:
+def tell(args: argparse.Namespace, name: str, report, result: Run) -> None:
+  """Prints the table, and writes the files of --out."""
+  print(report.table(result))
+  write(args.out, name, report, result)
+
+
+def write(folder: str | None, name: str, report, result: Run) -> None:
   """--out: the result as JSON, and the page of all that are there."""
   if folder:
-    from sana_jax.tools.report import to_json
-
     with output.folder(folder) as out:
       files.write_text(out / f'{name.replace(":", "-")}.json', to_json(result))
       write_pages(folder, [report])

@@ -1,7 +1,9 @@
 """Reports of benchmarks: a table, a page of the docs, and JSON behind both."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
+import importlib.metadata
 import json
 from typing import Any
 
@@ -126,6 +128,15 @@ def markdown(cells: Rows, left: int) -> list[str]:
     f'|{"---|" * left}{"--:|" * (len(head) - left)}',
     *(f'| {" | ".join(row)} |' for row in body),
   ]
+
+
+def versions(*packages: str) -> dict[str, str]:
+  """Of those that are installed."""
+  found = {}
+  for name in packages:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
 
 
 def listed(versions: dict[str, str]) -> str:

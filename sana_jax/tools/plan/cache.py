@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from typing import Any
@@ -17,7 +16,9 @@ from sana_jax.errors import UserError
 from sana_jax.keys import PROGRAM
 from sana_jax.registry import SHIPPED
 from sana_jax.tools.plan.imports import imported_files
+from sana_jax.tools.report import versions
 
+_COMPILERS = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'flax', 'optax')
 FOLDER = '~/.cache/sana_jax/plans'
 
 
@@ -94,10 +95,4 @@ def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
 @functools.cache
 def compilers() -> dict[str, str]:
   """Versions of JAX and of what compiles."""
-  found = {}
-  for name in ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'flax', 'optax'):
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+  return versions(*_COMPILERS)

@@ -28,7 +28,7 @@ WHAT = {
   'step': 'the train step: swept, profiled, beside its plan or the loop',
 }
 # Not part of what repeats a run.
-_PLACES = ('out', 'render', 'note', 'workdir')
+_PLACES = ('out', 'render', 'note', 'workdir', 'jobs')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,16 +52,27 @@ def run(args: argparse.Namespace) -> int:
   return args.run_bench(args)
 
 
+def given(args: argparse.Namespace) -> dict[str, Any]:
+  """Values of the command's flags that are not the usual ones."""
+  known, usual = args.command.flags(), args.command.get_default
+  return {
+    key: value
+    for key, value in vars(args).items()
+    if f'--{key.replace("_", "-")}' in known and value != usual(key)
+  }
+
+
 def repeated_by(args: argparse.Namespace) -> str:
   """The command line of this run, without where it writes."""
   said = [args.command.prog]
-  for key, value in vars(args).items():
-    default = args.command.get_default(key)
-    flag = f'--{key.replace("_", "-")}'
-    if flag not in args.command.flags() or key in _PLACES or value == default:
+  for key, value in given(args).items():
+    if key in _PLACES:
       continue
     if isinstance(value, dict):
-      value = ','.join(f'{k}={v}' for k, v in value.items())
+      value = [f'{k}={v}' for k, v in value.items()]
+    if isinstance(value, list):
+      value = ','.join(map(str, value))
+    flag = f'--{key.replace("_", "-")}'
     said.append(flag if value is True else f'{flag} {value}')
   return ' '.join(said)
 

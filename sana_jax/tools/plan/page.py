@@ -43,20 +43,14 @@ def page(
     parts += [_picture(pictures.memory_bars(plans), 'Memory by layout')]
   if any(p.fits for p in plans):
     parts += [_picture(pictures.scaling_curve(plans, chip), 'Scaling')]
-  parts += [
-    '<h2>Memory, GiB of a device</h2>',
-    _table(tables.memory_rows(plans)),
-    '<h2>Seconds</h2>',
-    _table(tables.flop_rows(plans, chip)),
-  ]
-  for plan in (p for p in plans if p.fits):
-    parts += [
-      f'<details><summary>{html.escape(plan.layout)}: '
-      f'{html.escape(tables.mesh_text(plan.mesh))}</summary>',
-      _table(tables.collective_rows(plan, chip)),
-      _table(tables.temporary_rows(plan)),
-      '</details>',
-    ]
+  memory, seconds, *each = tables.sections(plans, chip)
+  for heading, found in (memory, seconds):
+    parts.append(f'<h2>{html.escape(heading)}</h2>')
+    parts += [_table(table.rows) for table in found]
+  for heading, found in each:
+    parts.append(f'<details><summary>{html.escape(heading)}</summary>')
+    parts += [_table(table.rows) for table in found]
+    parts.append('</details>')
   return _PAGE.format(
     title=html.escape(title),
     command=html.escape(command),
@@ -68,19 +62,13 @@ def page(
 
 def _table(rows):
   head, *body = rows
-  line = lambda cells, tag: (
-    '<tr>'
-    + ''.join(f'<{tag}>{html.escape(c.strip("`"))}</{tag}>' for c in cells)
-    + '</tr>'
-  )
-  return '\n'.join(
-    [
-      '<div class="wide"><table>',
-      line(head, 'th'),
-      *(line(cells, 'td') for cells in body),
-      '</table></div>',
-    ]
-  )
+
+  def line(cells, tag):
+    texts = (html.escape(cell.strip('`')) for cell in cells)
+    return f'<tr>{"".join(f"<{tag}>{x}</{tag}>" for x in texts)}</tr>'
+
+  lines = [line(head, 'th'), *(line(cells, 'td') for cells in body)]
+  return '\n'.join(['<div class="wide"><table>', *lines, '</table></div>'])
 
 
 def _list(said):

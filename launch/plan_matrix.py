@@ -12,17 +12,6 @@ from sana_jax.errors import UserError
 from sana_jax.launch import output
 from sana_jax.launch.config_files import checked_config
 
-_TITLE = """# The fastest layouts, pod by pod
-
-*Compiled* by {versions}, not run; times are *predicted* from the chips' data
-sheets and are the best that can be hoped for. Of each config and pod, the
-fastest of those that were compiled; a layout's name says its remat, its
-accumulation (`in2`) and whether our own kernels are used. Made by
-
-    {command}
-
-"""
-
 
 def is_asked(args: argparse.Namespace) -> bool:
   """Whether there is more than one config or pod."""
@@ -52,7 +41,9 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   print('\n' + '\n'.join(reports.plain(found, 4)))
   command = plan_report.command_line(args, overrides)
   compilers = cache.compilers()
-  head = _TITLE.format(versions=reports.listed(compilers), command=command)
+  head = reports.fixed('winners.md').format(
+    versions=reports.listed(compilers), command=command
+  )
   lines = '\n'.join(reports.markdown(found, 4))
   facts = {'command': command, 'compilers': compilers, 'rows': found}
   with output.folder(args.out) as out:

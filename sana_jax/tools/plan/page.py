@@ -7,26 +7,7 @@ import html
 from sana_jax.analysis.chips import Chip
 from sana_jax.tools.plan import pictures, tables
 from sana_jax.tools.plan.report import Plan, ranked
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem;
-       margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; font-size: 13px; }}
-th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd;
-         text-align: right; white-space: nowrap; }}
-th:nth-child(-n+{left}), td:nth-child(-n+{left}) {{ text-align: left; }}
-.wide {{ overflow-x: auto; }} img {{ max-width: 100%; }}
-code {{ background: #f3f3f3; padding: .1rem .3rem; }}
-</style></head><body>
-<h1>{title}</h1>
-<p><code>{command}</code></p>
-<p><em>Compiled</em>, not run; times are <em>predicted</em> by {ceilings}.</p>
-{body}
-</body></html>
-"""
+from sana_jax.tools.report import fixed
 
 
 def page(
@@ -51,7 +32,7 @@ def page(
     parts.append(f'<details><summary>{html.escape(heading)}</summary>')
     parts += [_table(table.rows) for table in found]
     parts.append('</details>')
-  return _PAGE.format(
+  return fixed('pod.html').format(
     title=html.escape(title),
     command=html.escape(command),
     left=2,

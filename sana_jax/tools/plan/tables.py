@@ -11,16 +11,6 @@ from sana_jax.tools.plan.report import Plan, predict, ranked
 _START = ('layout', 'mesh', 'images/chip', 'GiB', 'of', 'step s', 'bound by')
 HEAD = (*_START, 'img/s/chip', 'img/s', 'MFU', 'days', 'chip-hours')
 WINNERS = ('config', 'pod', *_START, 'img/s', 'MFU', 'days')
-_INTRODUCTION = """# {title}
-
-*Compiled* by {versions}, not run: memory, FLOPs and what chips tell each other
-are of the program that XLA made; times are *predicted* by {ceilings}, each
-operation by its roofline, and are the best that can be hoped for. GiB are of a
-device ({devices}); `of` is what a program may use. Made by
-
-    {command}
-
-"""
 
 
 def mesh_text(mesh: Mapping[str, int]) -> str:
@@ -205,7 +195,7 @@ def markdown(
   versions = next((p.versions for p in plans if p.versions), {})
   several = f' is {pod.chip.devices}' if pod.chip.devices > 1 else ''
   lines = [
-    _INTRODUCTION.format(
+    reports.fixed('pod.md').format(
       title=title,
       command=command,
       ceilings=ceilings(chip or pod.chip),

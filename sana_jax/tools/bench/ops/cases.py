@@ -31,6 +31,9 @@ class Case:
   dtype: str
   where: str = ''
 
+  def __post_init__(self):
+    object.__setattr__(self, 'shape', tuple(self.shape))  # JSON has lists.
+
   @property
   def size(self) -> int:
     """Numbers in the result."""
@@ -94,6 +97,19 @@ class Case:
       *(x.reshape(self.shape) for x in inputs), implementation=implementation
     )
     return out.reshape(inputs[0].shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row(Case):
+  """One backend at a case.
+
+  Attributes:
+    problem: why it did not run, or is wrong; '' where it is neither.
+  """
+
+  training: bool = False
+  backend: str = 'xla'
+  problem: str = ''
 
 
 def of_models(

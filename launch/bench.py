@@ -104,20 +104,10 @@ def check(folder: str | None, flag: str = '--out') -> None:
 
 def add_chips(parser: argparse.ArgumentParser) -> None:
   """Declares --compile-for and --mesh."""
-  flag(
-    parser,
-    '--compile-for',
-    'TOPOLOGY',
-    'v4, v5e, v5p, v6e or tpu7x and a shape, such as v5e:2x2; or h200:1x1x8',
-  )
-  flag(
-    parser,
-    '--mesh',
-    'AXIS=N,...',
-    'of --compile-for (default: data=1)',
-    sizes,
-    {'data': 1},
-  )
+  chips = 'v4, v5e, v5p, v6e or tpu7x and a shape (v5e:2x2), or h200:1x1x8'
+  flag(parser, '--compile-for', 'TOPOLOGY', chips)
+  mesh = 'of --compile-for (default: data=1)'
+  flag(parser, '--mesh', 'AXIS=N,...', mesh, sizes, {'data': 1})
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
@@ -135,12 +125,8 @@ def add_ends(
   """Declares --repeats, --out and --render."""
   flag(parser, '--repeats', 'N', of, whole(), repeats)
   flag(parser, '--out', 'DIR', f'folder for the JSON file and {page}')
-  flag(
-    parser,
-    '--render',
-    'DIR',
-    'writes the page of the JSON files of DIR again and measures nothing',
-  )
+  about = 'writes the page of the JSON files of DIR again and measures nothing'
+  flag(parser, '--render', 'DIR', about)
 
 
 def tell(args: argparse.Namespace, name: str, report, result: Run) -> None:

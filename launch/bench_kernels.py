@@ -37,11 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   value = functools.partial(flag, parser)
   value('--models', 'A,B', 'of sana-jax zoo', default=_MODELS)
-  value(
-    '--sizes',
-    'PX,PX',
-    'of square pictures (default: 512,1024,2048,4096; on a CPU 512,1024)',
-  )
+  usual = 'of square pictures (default: 512,1024,2048,4096; on a CPU 512,1024)'
+  value('--sizes', 'PX,PX', usual)
   value(
     '--batch-size',
     'N',
@@ -56,11 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'relu_linear_attention, glumb_conv, conv3x3_silu, conv3x3_norm '
     '(default: all)',
   )
-  value(
-    '--backends',
-    'A,B',
-    'xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: all that can run)',
-  )
+  names = 'xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: all that can run)'
+  value('--backends', 'A,B', names)
   value('--passes', 'A,B', default=','.join(_PASSES))
   parser.add_argument(
     '--against', choices=['torch'], help='time it in the same run'

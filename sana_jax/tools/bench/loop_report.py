@@ -97,12 +97,4 @@ def _summary(run):
   ]
 
 
-LOOP = Report(
-  'loop.md',
-  'loop-*.json',
-  Block,
-  rows,
-  1,
-  title,
-  _summary,
-)
+LOOP = Report('loop.md', 'loop-*.json', Block, rows, 1, title, _summary)

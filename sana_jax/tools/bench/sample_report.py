@@ -112,11 +112,4 @@ def _title(run):
   )
 
 
-SAMPLING = Report(
-  'sampling.md',
-  'sampling-*.json',
-  Record,
-  rows,
-  2,
-  _title,
-)
+SAMPLING = Report('sampling.md', 'sampling-*.json', Record, rows, 2, _title)

@@ -149,13 +149,7 @@ def _title(run):
 
 
 MEASURED = Report(
-  'step.md',
-  'step-*.json',
-  _record,
-  _measured,
-  3,
-  _title,
-  findings,
+  'step.md', 'step-*.json', _record, _measured, 3, _title, findings
 )
 
 COMPILED = Report(
@@ -167,11 +161,4 @@ COMPILED = Report(
   how=lambda run: 'Compiled',
 )
 
-PLANNED = Report(
-  'plan.md',
-  'plan-*.json',
-  _record,
-  _planned,
-  2,
-  _title,
-)
+PLANNED = Report('plan.md', 'plan-*.json', _record, _planned, 2, _title)

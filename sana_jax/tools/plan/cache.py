@@ -25,15 +25,12 @@ FOLDER = '~/.cache/sana_jax/plans'
 def key(request: dict[str, Any]) -> str:
   """Of a request: another config, compiler or source has another one."""
   config = rules.changing(PROGRAM, ConfigDict(request['config']))
-  facts = request | {
-    'config': config,
-    'sources': sources(),
-    'compilers': compilers(),
-  }
+  facts = request | dict(
+    config=config, sources=sources(), compilers=compilers()
+  )
   del facts['layout']  # A name; what it says is in the config.
-  return hashlib.sha256(
-    json.dumps(facts, sort_keys=True, default=str).encode()
-  ).hexdigest()[:24]
+  text = json.dumps(facts, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:

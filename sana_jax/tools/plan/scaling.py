@@ -28,9 +28,7 @@ class Point(NamedTuple):
 
 
 def curve(
-  plan: Plan,
-  counts: Sequence[int] = COUNTS,
-  chip: Chip | None = None,
+  plan: Plan, counts: Sequence[int] = COUNTS, chip: Chip | None = None
 ) -> list[Point]:
   """For each count of chips that holds the model's groups."""
   chip = chip or plan.pod.chip

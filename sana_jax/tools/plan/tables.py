@@ -49,10 +49,7 @@ def cells(plan: Plan, chip: Chip | None) -> dict[str, str]:
   }
   if plan.mode == 'sample':
     return found
-  return found | {
-    'days': f'{p.days:.2f}',
-    'chip-hours': f'{p.chip_hours:,.0f}',
-  }
+  return found | {'days': f'{p.days:.2f}', 'chip-hours': f'{p.chip_hours:,.0f}'}
 
 
 def _gib(size):
@@ -173,13 +170,9 @@ def sections(
   sent, largest = 'What a device sends in a step:', 'The largest temporaries:'
   for plan in plans:
     if plan.fits:
-      yield (
-        f'{plan.layout}: {mesh_text(plan.mesh)}',
-        [
-          Table(collective_rows(plan, chip), 3, sent),
-          Table(temporary_rows(plan), 2, largest),
-        ],
-      )
+      moved = Table(collective_rows(plan, chip), 3, sent)
+      arrays = Table(temporary_rows(plan), 2, largest)
+      yield f'{plan.layout}: {mesh_text(plan.mesh)}', [moved, arrays]
 
 
 def markdown(

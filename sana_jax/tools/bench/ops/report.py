@@ -1,5 +1,7 @@
 """What `sana-jax bench kernels` says: measured, or compiled for other chips."""
 
+from collections import Counter
+
 from sana_jax.tools.bench.ops import compiled, measure
 from sana_jax.tools.report import columns, Report, Rows, Run
 
@@ -73,13 +75,10 @@ def _title(run):
 
 def problems(run: Run) -> list[str]:
   """A sentence for each reason why a backend is not in the table."""
-  found = {}
-  for r in run.records:
-    if r.problem:
-      found.setdefault((r.op, r.backend, r.problem), []).append(r)
+  problems = ((r.op, r.backend, r.problem) for r in run.records if r.problem)
   return [
-    f'{op} by {backend} {problem} ({len(all_)} rows).'
-    for (op, backend, problem), all_ in found.items()
+    f'{op} by {backend} {problem} ({count} rows).'
+    for (op, backend, problem), count in Counter(problems).items()
   ]
 
 
@@ -94,13 +93,7 @@ def wrong(run: Run) -> bool:
 
 
 MEASURED = Report(
-  'kernels.md',
-  'kernels-*.json',
-  measure.Record,
-  _measured,
-  4,
-  _title,
-  _notes,
+  'kernels.md', 'kernels-*.json', measure.Record, _measured, 4, _title, _notes
 )
 
 COMPILED = Report(

@@ -29,8 +29,6 @@ from sana_jax.training import state as states
 from sana_jax.training import step as steps
 from sana_jax.typing import PyTree
 
-MODES = ('train', 'sample')
-
 
 class Program(NamedTuple):
   """A jitted function and its arguments, of which nothing is allocated.

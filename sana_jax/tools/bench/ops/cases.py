@@ -4,6 +4,7 @@ Shapes are not written down anywhere: a model is traced, and its ops are asked
 what they were called with.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import itertools
 
@@ -28,7 +29,7 @@ class Case:
   """
 
   op: str
-  shape: tuple[int, ...]
+  shape: Sequence[int]
   dtype: str
   where: str = ''
 

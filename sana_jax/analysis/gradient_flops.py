@@ -117,16 +117,10 @@ def _ends(jaxpr, marks, back):
 
 def _call(e):
   """The one jaxpr that an equation calls with its own operands, if it does."""
+  ends = lambda x: (len(x.invars), len(x.outvars))
   inner = list(flops.called(e.params))
-  if (
-    len(inner) == 1
-    and (
-      (len(inner[0].invars), len(inner[0].outvars))
-      == (len(e.invars), len(e.outvars))
-    )
-    and e.primitive.name != 'while'
-  ):
-    return inner[0]
+  if len(inner) == 1 and ends(inner[0]) == ends(e):
+    return None if e.primitive.name == 'while' else inner[0]
   return None
 
 

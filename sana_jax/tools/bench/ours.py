@@ -86,7 +86,7 @@ def _text(model, request, plain):
   work = flops.count(
     model.module.apply,
     model.variables,
-    _like((request.batch, length - 1), int),
+    _like((request.batch, length - 1), jnp.int32),
     _like((request.batch, length - 1), bool),
     past,
   )

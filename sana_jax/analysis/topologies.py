@@ -136,7 +136,9 @@ def compile_for(
 
   Raises TooLargeError where it does not fit.
   """
-  with kernels.platform(platform), jax.set_mesh(mesh):
+  # With set_mesh, what `lower` computes at once would be for these devices.
+  context = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+  with kernels.platform(platform), context:
     lowered = lower()
     try:
       return lowered.compile(OPTIONS.get(platform, {}) | options or None)

@@ -75,7 +75,9 @@ def _text(model, request, plain):
   length = embeddings.shape[1]
   past = next(x[1] for key, x in pipe.cache.items() if isinstance(key, bytes))
   shape = request.batch, length - 1
-  tokens, mask = (jax.ShapeDtypeStruct(shape, kind) for kind in (int, bool))
+  tokens, mask = (
+    jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, bool)
+  )
   read, weights = model.module.apply, model.variables
   return Stage(run, flops.count(read, weights, tokens, mask, past))
 

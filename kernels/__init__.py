@@ -1,8 +1,8 @@
-"""Operations with kernels of their own; imported as sana_jax.kernels.
+"""Operations with custom kernels; imported as sana_jax.kernels.
 
 Each op is a folder: `xla.py` is its definition, beside it are kernels, and
-`__init__.py` says which one runs where (see dispatch.py). Nothing here knows
-the rest of the package.
+`__init__.py` lists which one runs where (see dispatch.py). Nothing here
+imports the rest of the package.
 """
 
 from sana_jax.kernels.conv3x3 import conv3x3_norm, conv3x3_silu

@@ -1,13 +1,12 @@
-"""Chooses, for one op, the first backend that can run the call.
+"""Backend selection: the first backend of an op that supports the call.
 
-An op without `implementation` tries the platform's backends, best first, and
-ends at plain XLA. One that is asked for by name runs or raises: it never falls
-back. What was chosen, and why not a better one, is logged once.
+A call without `implementation` tries the platform's backends, best first, and
+falls back to plain XLA. A backend requested by name runs or raises: it never
+falls back. The choice, and why better ones were rejected, is logged once.
 
-The choice is made while JAX traces. `platform` is the one of the program where
-that is for other devices than those that are here; `prefer` overrides the
-order. Both are part of the key under which `jit` keeps what it traced, so that
-a function is traced once for each choice.
+The choice is made while JAX traces. `platform` sets the program's platform if
+it is compiled for devices that are absent; `prefer` overrides the order. Both
+are part of the cache key of `jit`, so a function is traced once per choice.
 """
 
 from collections.abc import (
@@ -31,9 +30,9 @@ class _Choice(NamedTuple):
   """The settings that decide a backend, besides the call.
 
   Attributes:
-    platform: of the program; None for that of the devices that are here.
+    platform: the program's; None for the platform of the local devices.
     preferred: sorted (op, backend).
-    record: list for the calls; compared by identity.
+    record: list that collects calls; compared by identity.
   """
 
   platform: str | None = None
@@ -42,7 +41,7 @@ class _Choice(NamedTuple):
 
 
 class _Record(list):
-  """Calls; two records are different keys of `jit`."""
+  """List of calls, hashed by identity: a new record is a new key of `jit`."""
 
   __hash__ = object.__hash__
   __eq__ = object.__eq__
@@ -52,27 +51,27 @@ _choice = jax.make_user_context(_Choice())
 
 
 class UnsupportedError(NotImplementedError):
-  """This backend cannot run this call, for the reason that is given."""
+  """Raised by a backend that does not support a call, with the reason."""
 
 
 class Call(NamedTuple):
-  """What an op was called with."""
+  """Arguments of a call of an op."""
 
   op: str
   shapes: tuple[tuple[int, ...], ...]
-  dtype: str  # Of the first argument.
+  dtype: str  # The first argument's.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Op:
-  """An op and its backends; 'xla' is always there, and the last to be tried.
+  """An op and its backends; 'xla' always exists and is tried last.
 
   Attributes:
     xla: the definition, which JAX differentiates both ways.
     kernels: backend -> 'module:function', imported on first use. Takes what
       `xla` takes, and raises UnsupportedError before it traces anything.
-    order: platform ('tpu', 'gpu', 'cpu') -> backends to try, best first. One
-      stands here when a benchmark has shown that it beats XLA.
+    order: platform ('tpu', 'gpu', 'cpu') -> backends to try, best first. A
+      backend is listed once a benchmark has shown that it beats XLA.
   """
 
   name: str
@@ -96,14 +95,14 @@ class Op:
       except UnsupportedError as e:
         reasons.append(f'{backend}: {e}')
       else:
-        _tell(self.name, backend, *reasons)
+        _log(self.name, backend, *reasons)
         return out
     if reasons:
-      _tell(self.name, 'xla', *reasons)
+      _log(self.name, 'xla', *reasons)
     return self.xla(*args, **kwargs)
 
   def backend(self, name: str) -> Callable[..., jax.Array]:
-    """The function behind a name; ValueError if there is none."""
+    """Returns the function of a backend; raises ValueError if there is none."""
     if name == 'xla':
       return self.xla
     if name not in self.kernels:
@@ -117,7 +116,7 @@ class Op:
   def register(self, name: str, function: str) -> None:
     """Adds a backend, 'module:function', which runs where it is named.
 
-    Raises ValueError where the name is taken.
+    Raises ValueError if the name is taken.
     """
     if name in self.implementations and self.kernels.get(name) != function:
       raise ValueError(
@@ -127,7 +126,7 @@ class Op:
 
   @property
   def is_plain(self) -> bool:
-    """Whether a call that names no backend goes to XLA at once."""
+    """Whether a call without a named backend goes directly to XLA."""
     first = preferred().get(self.name) or next(
       iter(self.order.get(target(), ())), 'xla'
     )
@@ -140,35 +139,35 @@ class Op:
 
 
 @functools.cache
-def _tell(op, backend, *reasons):
-  """Logs each sentence once."""
+def _log(op, backend, *reasons):
+  """Logs each choice once."""
   why = f' ({"; ".join(reasons)})' if reasons else ''
   logging.info('%s runs on %s%s.', op, backend, why)
 
 
 def target() -> str:
-  """The platform that programs are traced for: 'tpu', 'gpu' or 'cpu'."""
+  """Platform that programs are traced for: 'tpu', 'gpu' or 'cpu'."""
   return _choice.value.platform or jax.default_backend()
 
 
 def preferred() -> dict[str, str]:
-  """Backends by op, where one is preferred."""
+  """Preferred backends by op."""
   return dict(_choice.value.preferred)
 
 
 @contextlib.contextmanager
 def platform(name: str | None) -> Iterator[None]:
-  """Traces inside are for this platform; None for that of the devices here."""
+  """Sets the platform of traces inside; None for the local devices'."""
   with _choice(_choice.value._replace(platform=name)):
     yield
 
 
 @contextlib.contextmanager
 def prefer(**implementations: str) -> Iterator[None]:
-  """Ops use these backends in this thread: prefer(glumb_conv='xla').
+  """Makes ops of this thread use these backends: prefer(glumb_conv='xla').
 
-  What is jitted is traced again for them. Programs that were compiled ahead of
-  time stay as they are.
+  Jitted functions are retraced for them. Programs that were compiled ahead of
+  time are unchanged.
   """
   with _choice(_with(_choice.value, implementations)):
     yield
@@ -176,7 +175,7 @@ def prefer(**implementations: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prefer_in_all_threads(**implementations: str) -> Iterator[None]:
-  """`prefer` for this thread and for all without a choice of their own."""
+  """Applies `prefer` to this thread and all without their own choice."""
   before = _choice.get_global()
   _choice.set_global(_with(before, implementations))
   try:
@@ -193,7 +192,7 @@ def _with(choice, implementations):
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Call]]:
-  """The calls of ops that are traced inside, one for the body of a scan."""
+  """Collects the calls of ops traced inside; the body of a scan counts once."""
   record = _Record()
   with _choice(_choice.value._replace(record=record)):
     yield record

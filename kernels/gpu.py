@@ -1,8 +1,8 @@
-"""What Mosaic GPU kernels share: the chip that they need, and blocks of memory.
+"""Shared parts of the Mosaic GPU kernels: hardware check and memory blocks.
 
 They are written for Hopper (`wgmma` and TMA), and run elsewhere in JAX's
-interpreter, on a CPU. It knows most of what they use; where it does not,
-`interpreted` chooses, here and nowhere else, another way to the same values.
+interpreter, on a CPU. It supports most of what they use; for the rest,
+`interpreted` selects, only here, another way to compute the same values.
 """
 
 import dataclasses
@@ -14,29 +14,29 @@ import jax.numpy as jnp
 
 from sana_jax.kernels import dispatch
 
-# A block is what one `wgmma` reads and one TMA copies: 64 rows of 128 bytes.
+# One `wgmma` reads and one TMA copies a block: 64 rows of 128 bytes.
 ROWS, COLUMNS, BYTES = 64, 64, 128
 SEMANTICS = plgpu.LoweringSemantics.Lane
 
 
 def check_supported(interpret) -> None:
-  """Raises UnsupportedError where there is no Hopper GPU to run on."""
+  """Raises UnsupportedError unless there is a Hopper GPU to run on."""
   if interpret:
     return
   if dispatch.target() != 'gpu':
     raise dispatch.UnsupportedError(
-      f'it needs a GPU of compute capability 9.0, not a {dispatch.target()}'
+      f'it requires a GPU of compute capability 9.0, not {dispatch.target()}'
     )
   found = getattr(jax.devices()[0], 'compute_capability', '9.0')
-  # A CPU compiles for GPUs that are not here.
+  # A CPU compiles for absent GPUs.
   if str(found) != '9.0':
     raise dispatch.UnsupportedError(
-      f'it needs a GPU of compute capability 9.0, not {found}'
+      f'it requires a GPU of compute capability 9.0, not {found}'
     )
 
 
 def interpret_params(detect_races: bool = False):
-  """What `interpret=True` means: beyond an array's end TMA reads zeros."""
+  """Parameters of `interpret=True`: TMA reads zeros beyond an array."""
   params = getattr(plgpu, 'InterpretGPUParams', None)
   if params is None:  # jax 0.10
     from jax._src.pallas.mosaic_gpu.interpret.params import (
@@ -50,7 +50,7 @@ def interpret_params(detect_races: bool = False):
 
 
 def blocks(*shape: int, dtype=jnp.bfloat16):
-  """Blocks in shared memory, laid out as `wgmma` reads them."""
+  """Shared memory blocks in the layout that `wgmma` reads."""
   width = BYTES // jnp.dtype(dtype).itemsize
   return plgpu.SMEM(
     (*shape, ROWS, COLUMNS),
@@ -63,10 +63,10 @@ def blocks(*shape: int, dtype=jnp.bfloat16):
 
 
 def for_tma(ref, at: tuple, interpreted: bool):
-  """Block `at` of 16-bit `ref` for copies that an array's end may cut.
+  """Block `at` of 16-bit `ref` for copies that may cross the array's end.
 
-  The tiling that `wgmma` asks for changes nothing in memory where a block is
-  as wide as its swizzle; without it, TMA accepts any number of rows.
+  The tiling that `wgmma` requires does not change the memory of a block as wide
+  as its swizzle; without it, TMA accepts any number of rows.
   """
   if interpreted:
     return ref.at[at]
@@ -76,15 +76,15 @@ def for_tma(ref, at: tuple, interpreted: bool):
 
 
 def release() -> None:
-  """Waits until all threads have read what the next copy overwrites.
+  """Waits until all threads have read the data that the next copy overwrites.
 
-  One thread alone asks for the copy, and runs ahead of the others.
+  Only one thread issues the copy, and it runs ahead of the others.
   """
   plgpu.commit_smem()
 
 
 def add_products_over_rows(accumulator, a, b, interpreted: bool) -> None:
-  """accumulator += a^T b, not awaited."""
+  """Starts accumulator += a^T b without waiting for it."""
   if not interpreted:
     plgpu.wgmma(accumulator, a.transpose((1, 0)), b)
     return
@@ -97,7 +97,7 @@ def add_products_over_rows(accumulator, a, b, interpreted: bool) -> None:
 
 
 def laid_out(x, interpreted: bool, over: int | None = None):
-  """x in the registers of `wgmma`'s result, or of its sum `over` an axis."""
+  """Casts x to the layout of `wgmma`'s result, or of its sum `over` an axis."""
   layout = plgpu.Layout.WGMMA
   if over is not None:
     layout = layout.reduce(over)

@@ -1,4 +1,4 @@
-"""Kernels on a mesh: each device runs them on its own part.
+"""Kernels on a mesh: each device runs them on its own shard.
 
 XLA cannot split a kernel by itself, so every call goes through `shard_map`.
 The mesh is the one in context (`jax.set_mesh`); axes have the names of
@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-# What may lie on which axes of a mesh.
+# Mesh axes that each array axis may be sharded over.
 BATCH, SEQUENCE, TENSOR = ('data', 'fsdp'), ('sequence',), ('tensor',)
 
 
 def axes_of(size: int, wanted: Sequence[str]) -> tuple[str, ...]:
-  """Those axes of the mesh in context over which an axis of `size` is split.
+  """Axes of the current mesh over which an array axis of `size` is sharded.
 
-  None where they do not divide it, or where there is no mesh.
+  Empty if they do not divide it, or if there is no mesh.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -37,9 +37,9 @@ def axes_of(size: int, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def on_mesh(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
-  """f on each device's part, by specs as `jax.shard_map` takes them.
+  """Wraps f to run on each device's shard, by specs as in `jax.shard_map`.
 
-  Without a mesh it is f itself; where nothing is split, every device does all.
+  Without a mesh it is f itself; where nothing is sharded, f is replicated.
   """
   mesh = jax.sharding.get_abstract_mesh()
   auto = (
@@ -63,16 +63,16 @@ def on_mesh(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
 
 
 def splits(axes: Sequence[str]) -> int:
-  """Over how many devices these axes of the mesh in context split."""
+  """Number of shards along these axes of the current mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   return math.prod(mesh.shape[a] for a in axes)
 
 
 def with_neighbours(x: jax.Array, count: int, axes: Sequence[str]) -> jax.Array:
-  """x [b y x c] with `count` rows more on each side, zeros at the edge.
+  """Adds `count` neighbouring rows on each side of x [b y x c]; zeros at edges.
 
-  Inside of `on_mesh`, where rows are split over the axis in `axes`; x itself
-  where they are not.
+  Called inside `on_mesh`, where rows are sharded over the axis in `axes`;
+  returns x itself where they are not.
   """
   if not axes:
     return x

@@ -1,22 +1,22 @@
-"""What Mosaic TPU kernels ask about the chip that they are traced for."""
+"""Properties of the TPU that Mosaic kernels are traced for."""
 
 from jax.experimental.pallas import tpu as pltpu
 
 MIB = 2**20
-SPARE = 2 * MIB  # Of VMEM, for what the compiler itself puts there.
+SPARE = 2 * MIB  # VMEM reserved for the compiler.
 
 
 def vmem_bytes() -> int:
-  """What a kernel may use, by the device in context, else the smallest."""
+  """VMEM of the device in context, else of the smallest TPU."""
   try:
     size = pltpu.get_tpu_info().vmem_capacity_bytes
-  except ValueError:  # Traced for a device that is not here.
+  except ValueError:  # Traced for an absent device.
     size = 64 * MIB
   return min(size * 3 // 4, 64 * MIB)
 
 
 def matrix_columns() -> int:
-  """The width of the matrix unit, by the device in context, else 128."""
+  """Width of the matrix unit of the device in context, else 128."""
   try:
     return pltpu.get_tpu_info().mxu_column_size
   except ValueError:

@@ -1,11 +1,11 @@
-"""Tile sizes that were measured, where they were; else a backend's own choice.
+"""Measured tile sizes; a backend's default where there are none.
 
 `tuned/DEVICE.json` is written by `sana-jax bench kernels --tune`:
 
   {"relu_linear_attention": {"mosaic_gpu": {
     "backward bfloat16 16x1024x128x32": {"programs": 264, "stages": 2}}}}
 
-A shape stands for all that have the same powers of two above their sizes.
+A shape represents all whose sizes round up to the same powers of two.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from absl import logging
 import jax
 
 FOLDER = pathlib.Path(__file__).with_name('tuned')
-# ((backward, ((name, value), ...)), ...): part of the key of what is jitted.
+# ((backward, ((name, value), ...)), ...): part of the cache key of `jit`.
 _overrides = jax.make_user_context(())
 
 
@@ -32,7 +32,7 @@ def choose(
   dtype: Any,
   **usual: int,
 ) -> dict[str, int]:
-  """The values of `usual`, or those that were faster for such an array."""
+  """Returns `usual`, updated with measured values for such an array."""
   overrides = dict(_overrides.value).get(backward)
   if overrides is not None:
     overrides = dict(overrides)
@@ -47,7 +47,7 @@ def choose(
 
 
 def bucket(backward: bool, shape: tuple[int, ...], dtype: Any) -> str:
-  """The key of a shape: sizes rounded up to powers of two."""
+  """Key of a shape: sizes rounded up to powers of two."""
   sizes = 'x'.join(str(1 << max(0, n - 1).bit_length()) for n in shape)
   direction = 'backward' if backward else 'forward'
   return f'{direction} {jax.numpy.dtype(dtype).name} {sizes}'
@@ -55,42 +55,42 @@ def bucket(backward: bool, shape: tuple[int, ...], dtype: Any) -> str:
 
 @functools.cache
 def table(kind: str) -> Mapping[str, Any]:
-  """What was measured on a kind of device; empty where nothing was."""
+  """Measurements of a kind of device; empty if there are none."""
   path = FOLDER / f'{file_name(kind)}.json'
   if not path.is_file():
     return {}
   try:
     return checked(json.loads(path.read_text('utf-8')))
-  # Tiles are a matter of speed alone.
+  # Tile sizes affect only the speed.
   except (OSError, ValueError, RecursionError) as error:
     logging.warning(
-      '%s cannot be read (%s): kernels take their own tile sizes.', path, error
+      '%s cannot be read (%s): kernels use default tile sizes.', path, error
     )
     return {}
 
 
 def checked(table: Any) -> Mapping[str, Any]:
-  """The table; ValueError unless it is {op: {backend: {array: values}}}."""
+  """Returns `table`; ValueError if not {op: {backend: {array: values}}}."""
   levels = [table]
   for _ in range(3):
     if not all(isinstance(level, dict) for level in levels):
-      raise ValueError('it is no table of tile sizes')
+      raise ValueError('it is not a table of tile sizes')
     levels = [value for level in levels for value in level.values()]
   for values in levels:
     if not isinstance(values, dict) or not all(
       type(x) is int and 0 < x < 2**31 for x in values.values()
     ):
-      raise ValueError('a tile size is no positive number')
+      raise ValueError('a tile size is not a positive number')
   return table
 
 
 def file_name(kind: str) -> str:
-  """A device kind as a file is named: 'NVIDIA H200' -> 'nvidia-h200'."""
+  """File name of a device kind: 'NVIDIA H200' -> 'nvidia-h200'."""
   return re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')
 
 
 def device_kind() -> str:
-  """Of the mesh in context, where it is of devices that are not here."""
+  """Device kind of the current mesh, maybe absent, else of a local device."""
   mesh = jax.sharding.get_abstract_mesh()
   device = getattr(mesh, 'abstract_device', None)
   return device.device_kind if device else jax.devices()[0].device_kind
@@ -98,7 +98,7 @@ def device_kind() -> str:
 
 @contextlib.contextmanager
 def using(backward: bool, **values: int) -> Iterator[None]:
-  """Passes traced inside take these values, whatever was measured."""
+  """Makes passes traced inside use these values instead of measured ones."""
   both = dict(_overrides.value) | {backward: tuple(sorted(values.items()))}
   with _overrides(tuple(sorted(both.items()))):
     yield

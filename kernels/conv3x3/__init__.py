@@ -1,4 +1,4 @@
-"""Two fused 3x3 convolutions of DC-AE's residual block, with what follows."""
+"""3x3 convolutions of DC-AE's residual block, fused with their epilogues."""
 
 from sana_jax.kernels import dispatch
 from sana_jax.kernels.conv3x3 import xla

@@ -1,18 +1,19 @@
-"""The 3x3 convolution on TPU: one pass over memory, with what follows it.
+"""3x3 convolution with its epilogue on TPU, in one pass over memory.
 
 A grid step holds some rows of one picture with all their channels, and one
-more above and below. Each row is put side by side with itself shifted by a
-pixel to the left and to the right; then a row of the result is one product of
-matrices, with three such rows and all nine taps: [x 9*c] by [9*c o]. What
-follows is done to the float32 sums, which are never in memory. XLA's own
+more above and below. Each row is concatenated with itself shifted by a
+pixel to the left and to the right; then a row of the result is one matmul of
+three such rows with all nine taps: [x 9*c] by [9*c o]. The epilogue is applied
+to the float32 sums, which are never in memory. XLA's own
 convolution spends most of its time on copies into other layouts.
 
 On a matrix unit with 256 columns, 128 features leave half of it idle. There,
-two rows of the result are computed from the four that they see: three quarters
+two rows of the result are computed from the four rows they read: three quarters
 of the weights are then not zero.
 
-The gradient is XLA's, of the definition, recomputed from the inputs. It has
-not run on a chip: interpreted, and compiled for v5e, v5p, v6e and tpu7x.
+The gradient is XLA's, of the definition, recomputed from the inputs. The kernel
+is tested in the interpreter and compiles for v5e, v5p, v6e and tpu7x; it has
+not run on a chip.
 """
 
 import functools
@@ -44,8 +45,8 @@ def conv3x3_silu(
 ) -> Float[Array, 'b y x o']:
   """silu(conv(x) + bias), in x's dtype.
 
-  `rows` of a picture are made in a grid step, by default as many as fit, and
-  `group` of them, 1 or 2, at a time; by default what suits the matrix unit.
+  A grid step computes `rows` of a picture, by default as many as fit, in groups
+  of `group` (1 or 2) rows, by default as suits the matrix unit.
   """
   tile = functools.partial(_tile, 'conv3x3_silu', rows, group)
   _check_supported(x, kernel, None, tile, interpret)
@@ -95,22 +96,22 @@ def conv3x3_norm(
 def _check_supported(x, kernel, residual, tile, interpret):
   if dispatch.target() != 'tpu' and not interpret:
     raise UnsupportedError(
-      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}'
+      f'mosaic_tpu runs on TPUs; the platform is {dispatch.target()}'
     )
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise UnsupportedError(f'{x.dtype} is neither bfloat16 nor float32')
   if residual is not None and residual.dtype != x.dtype:
     raise UnsupportedError(
-      f'x is {x.dtype}, and what is added to it {residual.dtype}'
+      f'x is {x.dtype}, but the residual is {residual.dtype}'
     )
   for channels in kernel.shape[2:]:
     if channels % LANES:
-      raise UnsupportedError(f'{channels} channels are no multiple of {LANES}')
+      raise UnsupportedError(f'{channels} channels: not a multiple of {LANES}')
   tile(x, kernel, residual is not None, False)
 
 
 def _with_gradient(forward, definition):
-  """`forward`, with the gradient of `definition`."""
+  """Returns `forward` with the gradient of `definition`."""
   f = jax.custom_vjp(forward)
   f.defvjp(
     lambda *args: (forward(*args), args),
@@ -120,7 +121,7 @@ def _with_gradient(forward, definition):
 
 
 def _on_mesh(name, tile, finish, interpret, x, kernel, vectors, *residual):
-  """Each device makes its pictures, and its rows of them."""
+  """Runs the convolution on each device's pictures and rows."""
   batch = sharded.axes_of(x.shape[0], sharded.BATCH)
   rows = sharded.axes_of(x.shape[1], sharded.SEQUENCE)
   picture = P(batch or None, rows or None)
@@ -156,7 +157,7 @@ def _forward(
     grid=(b, tile.count),
     in_specs=[
       pl.BlockSpec(around, lambda b, i: (b, tile.start(i), 0, 0)),
-      # Always the same: there is no other to fetch meanwhile.
+      # The same block in every step: one buffer suffices.
       pl.BlockSpec(
         kernel.shape, lambda b, i: (0, 0), pipeline_mode=pl.Buffered(1)
       ),
@@ -176,7 +177,7 @@ def _forward(
 
 
 def _scratch(tile, dtype):
-  """(A row in float32 with zeros around it, all rows and their shifts)."""
+  """Scratch: (a zero-padded float32 row, all rows and their shifts)."""
   return [
     pltpu.VMEM(
       (
@@ -198,7 +199,7 @@ def _scratch(tile, dtype):
 
 
 def _side_by_side(kernel, group):
-  """[(group+2)*3*c group*o]: taps of each row of a group, by the rows seen."""
+  """Taps of a group's output rows by input row: [(group+2)*3*c group*o]."""
   taps = kernel.reshape(3, -1, kernel.shape[-1])
   return jnp.concatenate(
     [jnp.pad(taps, ((r, group - 1 - r), (0, 0), (0, 0))) for r in range(group)],
@@ -216,7 +217,7 @@ def _cost(tile, b, itemsize, residuals):
 
 
 def _tile(op, rows, group, x, kernel, residual, halo):
-  """The most rows that fit, or as many as asked for; in even tiles."""
+  """Tile with the requested rows, or the most that fit, split evenly."""
   b, height, width, c = x.shape
   o = kernel.shape[-1]
   height -= 2 * halo
@@ -241,7 +242,7 @@ def _tile(op, rows, group, x, kernel, residual, halo):
   if size(most) > limit:
     raise UnsupportedError(
       f'{step} rows of {width} x {c} {x.dtype} with their neighbours need '
-      f'{size(most) / tpu.MIB:.0f} MiB of VMEM, of which there are '
+      f'{size(most) / tpu.MIB:.0f} MiB of VMEM; available are '
       f'{limit / tpu.MIB:.0f}'
     )
   rows = (

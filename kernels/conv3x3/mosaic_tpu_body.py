@@ -1,10 +1,10 @@
-"""What the TPU kernel of the 3x3 convolution does in one grid step.
+"""Body of the TPU kernel of the 3x3 convolution: one grid step.
 
 Rows are kept in groups of one or two. A group in scratch is [x r*3*c]: for
 each of its rows, the pixels to the left, the pixels themselves and those to
-the right, side by side. As many groups as an output row sees make one operand
-of the matrix unit, whose other one holds the taps of all rows of an output
-group, zeros where a row is out of its reach.
+the right, side by side. The groups that an output row reads make one operand
+of the matrix unit; the other one holds the taps of all rows of an output
+group, with zeros for rows outside its reach.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 LANES, SUBLANES = 128, 8
 MARGIN = SUBLANES
 PACKED = 16  # Pixels of bfloat16 in a register.
-PIXELS = 256  # At once: of fewer, loading weights takes as long as they do.
+PIXELS = 256  # Per matmul: with fewer, loading weights takes as long.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Tile:
   """Some rows of a picture [height width channels].
 
   Attributes:
-    rows: that one grid step makes; a multiple of `step`.
+    rows: rows computed in one grid step; a multiple of `step`.
     group: rows that are computed side by side in the matrix unit's columns.
     halo: whether x has a row of its neighbours above and below, too.
   """
@@ -44,17 +44,17 @@ class Tile:
 
   @property
   def block(self) -> int:
-    """Rows of x that are read: a tile's and the two around it, if any."""
+    """Rows of x that are read: the tile's and up to two neighbours."""
     return min(self.rows + 2, self.height + 2 * self.halo)
 
   @property
   def padded_width(self) -> int:
-    """Whole registers, so that rows lie one after another in an operand."""
+    """Width in whole registers, so that an operand's rows are contiguous."""
     return pl.cdiv(self.width, PACKED) * PACKED
 
   @property
   def together(self) -> int:
-    """Groups whose pixels make one operand."""
+    """Groups whose pixels form one operand."""
     return max(1, PIXELS // self.padded_width)
 
   @property
@@ -64,16 +64,16 @@ class Tile:
 
   @property
   def seen(self) -> int:
-    """Groups that a group of the result is computed from."""
+    """Input groups that one output group is computed from."""
     return 1 + 2 // self.group
 
   def vmem_bytes(self, itemsize: int, residual: bool) -> int:
-    """What a grid step takes."""
+    """VMEM bytes of a grid step."""
     c, o = self.channels, self.features
     pixels = (self.rows + 2) * self.padded_width
     weights = self.seen * self.group * 3 * c * self.group * o
     sums = 4 * self.step * self.padded_width * o
-    # Two buffers of x, of the result and of what is added to it.
+    # Two buffers each of x, of the result and of the residual.
     return (
       itemsize * (pixels * (2 * c + (2 + 2 * residual) * o + 3 * c) + weights)
       + 4 * (self.padded_width + 2 * MARGIN) * c * self.group
@@ -81,7 +81,7 @@ class Tile:
     )
 
   def start(self, i):
-    """The first row that is read for tile i; never out of the array."""
+    """First row that is read for tile i; always within the array."""
     last = self.height + 2 * self.halo - self.block
     return jnp.clip(i * self.rows - (not self.halo), 0, last)
 
@@ -91,8 +91,8 @@ def forward(
 ):
   """out = finish(convolution of x, vectors [2 o], residual), row by row.
 
-  What has been shifted is used in the same iteration: only so does the
-  compiler do one row's shifts while the matrix unit is busy with another.
+  A shifted row is used in the same iteration: only then does the compiler
+  overlap one row's shifts with another row's matmul.
   """
   *residual_ref, out_ref, columns_ref, shifted_ref = refs
   i = pl.program_id(1)
@@ -122,8 +122,8 @@ def forward(
 def _shift(x_ref, columns_ref, shifted_ref, i, p, tile):
   """Fills group p; zeros for rows outside of the picture.
 
-  Through float32, where a load may begin at any pixel, and 128 channels at a
-  time, as the pixels of more are not one after another.
+  Goes through float32, where a load may begin at any pixel, 128 channels at a
+  time, because the pixels of more channels are not contiguous.
   """
   for r in range(tile.group):
     y = i * tile.rows - (not tile.halo) + p * tile.group + r - tile.start(i)
@@ -147,7 +147,7 @@ def _shift(x_ref, columns_ref, shifted_ref, i, p, tile):
 
 
 def _convolve(kernel_ref, shifted_ref, first, tile):
-  """[together*x group*o] in float32, from the groups seen from `first` on."""
+  """Convolves the groups from `first` on: [together*x group*o] in float32."""
   pixels = tile.together * tile.padded_width
   seen = [
     shifted_ref[pl.ds(first + d, tile.together)].reshape(pixels, -1)

@@ -19,7 +19,7 @@ def conv3x3_silu(
 ) -> Float[Array, 'b y x o']:
   """silu(conv(x) + bias), in x's dtype.
 
-  `interpret` is for the kernels; there is none here.
+  `interpret` is ignored: only kernels use it.
   """
   del interpret
   return jax.nn.silu(_convolve(x, kernel) + bias.astype(x.dtype))

@@ -1,4 +1,4 @@
-"""The middle of SANA's Mix-FFN, and its depthwise convolution."""
+"""Gated convolution of SANA's Mix-FFN, and its depthwise convolution."""
 
 from sana_jax.kernels import dispatch
 from sana_jax.kernels.glumb_conv import xla

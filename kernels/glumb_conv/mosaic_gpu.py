@@ -1,11 +1,12 @@
-"""The gate for Hopper: forward and backward are one pass over memory each.
+"""Gated convolution for Hopper: one pass over memory forward, one backward.
 
-TMA cuts tiles with their neighbours out of x as it is, and reads zeros outside
-of it: nothing is padded or split in memory. Sums are float32; silu(x) is
+TMA copies tiles with their neighbours from x and reads zeros outside of it:
+nothing is padded or split in memory. Sums are float32; silu(x) is
 rounded as it is in xla.py. Neighbouring tiles read the same rows and columns of
-x, which the second time come from the L2 cache.
+x; the second read hits the L2 cache.
 
-It was compiled for an H200 and interpreted; no chip has run it.
+It is compiled for an H200 and tested in the interpreter; it has not run on a
+chip.
 """
 
 import functools
@@ -28,7 +29,7 @@ from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
   WIDTH,
 )
 
-# Of a tile; high ones read fewer rows twice, if there are enough of them.
+# Rows of a tile; taller tiles read fewer rows twice, if there are enough tiles.
 ROWS, PROGRAMS = (64, 32, 16), 528
 STAGES = 4
 CANDIDATES = {'rows': (8, 16, 32, 64), 'stages': (3, 4, 6)}
@@ -41,7 +42,7 @@ def glumb_conv(
   *,
   interpret=False,
 ) -> Float[Array, 'b y x c']:
-  """Mixes neighbours and gates; half the channels come out, in x's dtype."""
+  """Mixes neighbours and gates; halves the channels; returns x's dtype."""
   check_supported(x, interpret)
   if interpret is True:
     interpret = gpu.interpret_params()
@@ -60,21 +61,21 @@ def check_supported(x, interpret) -> None:
   """Raises UnsupportedError with the reason, before anything is traced."""
   gpu.check_supported(interpret)
   if x.dtype not in (jnp.bfloat16, jnp.float16):
-    raise UnsupportedError(f'it reads 16-bit numbers, not {x.dtype}')
+    raise UnsupportedError(f'it requires 16-bit inputs, not {x.dtype}')
   c = x.shape[3] // 2
   c //= sharded.splits(sharded.axes_of(c, sharded.TENSOR))
   if c % 8:
     raise UnsupportedError(
-      f'{c} channels are no multiple of the 8 that TMA copies'
+      f'{c} channels are not a multiple of 8, as TMA requires'
     )
 
 
 def forward(x, kernel, bias, halo=False, *, interpret=False):
-  """The gate; with `halo`, x has one row more above and below."""
+  """Gated convolution; with `halo`, x has one more row above and below."""
   interpreted, channels = bool(interpret), of_forward.CHANNELS
   plan = _plan(x, halo, 1, channels, interpreted)
   b, _, width, _ = x.shape
-  if interpreted:  # It knows no places before an array, and cuts no writes.
+  if interpreted:  # No negative positions, no clipped writes.
     x = _before(x, 1, 1)
   out = _call(
     of_forward.forward,
@@ -95,7 +96,7 @@ def forward(x, kernel, bias, halo=False, *, interpret=False):
 
 
 def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
-  """(dx, dkernel, dbias), the latter two in float32 and of these rows alone.
+  """Gradients (dx, dkernel, dbias), the latter two in float32 over these rows.
 
   With `halo`, x has two rows more above and below, and dout one.
   """
@@ -146,9 +147,9 @@ def backward(x, kernel, bias, dout, halo=False, *, interpret=False):
 
 
 def _plan(x, halo, reach, channels, interpreted, *, late=0):
-  """How x is cut; the result sees `reach` rows and columns around itself.
+  """Tiling of x; the result depends on `reach` rows and columns around itself.
 
-  There are `late` more stages: a row is used after later ones have come.
+  There are `late` more stages: a row is used after later ones have arrived.
   """
   b, height, width, c2 = x.shape
   height -= 2 * reach * halo
@@ -198,7 +199,7 @@ def _call(body, name, plan, b, interpret, **kwargs):
 
 
 def _extent(b, width, plan, channels):
-  """[b y x c] of a result, interpreted of all of its tiles."""
+  """Shape [b y x c] of a result; interpreted, of all of its tiles."""
   if not plan.interpreted:
     return b, plan.height, width, plan.c
   return (b, plan.down * plan.rows, plan.across * WIDTH, plan.blocks * channels)
@@ -209,7 +210,7 @@ def _before(x, rows, columns):
 
 
 def _taps(kernel, bias, plan, channels):
-  """[blocks taps halves channels]: the kernel, then the bias, in float32."""
+  """Kernel and bias in float32: [blocks taps halves channels]."""
   taps = (
     jnp.concatenate([kernel.reshape(9, -1), bias[None]])
     .astype(jnp.float32)

@@ -1,15 +1,15 @@
-"""Body of the Mosaic GPU kernel of the gate's gradient (see mosaic_gpu.py).
+"""Body of the Mosaic GPU kernel of the gradient (see mosaic_gpu.py).
 
 A program is one warpgroup with 128 channels of values and their gates, one a
-thread, and a tile of 8 columns. With d for the gradient of what is gated,
+thread, and a tile of 8 columns. With d for the gradient of the gate's input,
 depthwise3x3(silu(x)) + bias, a row r of x that arrives completes
 
   the convolution of row r - 1, and d of it with that row of dout;
   the gradient of silu(x) of row r - 2, from d of rows r - 3 to r - 1.
 
-So the tile needs two more rows and columns of x on each side, one of dout. What
-is unfinished stays in registers, as do the sums of the taps' gradients, over
-the tile; XLA adds up tiles.
+So the tile needs two more rows and columns of x on each side, one of dout.
+Unfinished rows and the sums of the taps' gradients stay in registers; XLA adds
+up the tiles.
 """
 
 import functools
@@ -31,7 +31,7 @@ from sana_jax.kernels.glumb_conv.mosaic_gpu_kernels import (
 )
 
 CHANNELS = 128
-KEPT = 3  # Rows of silu(x) that one row of d meets.
+KEPT = 3  # Rows of silu(x) that one row of d depends on.
 MORE = 4  # Rows of x beside the tile's.
 BIAS = TAPS - 1
 
@@ -54,7 +54,7 @@ def backward(
   *,
   plan: Plan,
 ):
-  """dx, and sums over the tile of what the taps and the bias were met with."""
+  """dx, and the gradients of taps and bias summed over the tile."""
   block, tile, batch = (lax.axis_index(axis) for axis in AXES)
   plgpu.copy_gmem_to_smem(taps.at[block], taps_smem, loaded)
   top, _ = corner(plan)
@@ -64,7 +64,7 @@ def backward(
   zero = strided(jnp.zeros((WIDTH + MORE, CHANNELS), silu_smem.dtype), plan)
   for at in range(KEPT):
     for half in range(HALVES):
-      silu_smem[at, half] = zero  # What was there may be no number.
+      silu_smem[at, half] = zero  # Uninitialised memory may hold NaN.
   plgpu.barrier_wait(loaded)
   tap = lambda half, i, width: lax.broadcast_in_dim(
     strided(taps_smem[i, half], plan), (width, CHANNELS), (1,)
@@ -78,7 +78,7 @@ def backward(
     _differentiate(done, dout_smem, d_smem, slot, plan)
     totals = _count(totals, d_smem, silu_smem, step, top, plan)
     found, grad = _spread(d_smem, grad, tap, plan)
-    # The row of x that is finished came two steps ago.
+    # The finished row of x arrived two steps ago.
     past = lax.rem(step + plan.stages - 2, plan.stages)
 
     @pl.when(step >= MORE)
@@ -104,7 +104,7 @@ def backward(
 
 
 def _fetch(x, dout, x_smem, dout_smem, arrived, plan, step, slot):
-  """Starts the copies of a row of x and of the row of dout that it meets."""
+  """Starts the copies of a row of x and of the matching row of dout."""
   block, _, batch = (lax.axis_index(axis) for axis in AXES)
   top, left = corner(plan)
   for half in range(HALVES):
@@ -118,7 +118,7 @@ def _fetch(x, dout, x_smem, dout_smem, arrived, plan, step, slot):
       x_smem.at[slot, half],
       arrived.at[slot],
     )
-  # All of dout's rows and columns are one less beside the tile.
+  # dout has one row and column less beside the tile than x.
   plgpu.copy_gmem_to_smem(
     dout.at[
       batch,
@@ -132,7 +132,7 @@ def _fetch(x, dout, x_smem, dout_smem, arrived, plan, step, slot):
 
 
 def _unfinished(tap, plan):
-  """What is carried over rows, at first: (conv, grad, totals)."""
+  """Initial carry over rows: (conv, grad, totals)."""
   none = strided(jnp.zeros((WIDTH, CHANNELS), jnp.float32), plan)
   nothing = strided(jnp.zeros((CHANNELS,), jnp.float32), plan)
   return (
@@ -165,7 +165,7 @@ def _convolve(x_smem, silu_smem, slot, step, carry, tap, plan):
 
 
 def _differentiate(done, dout_smem, d_smem, slot, plan):
-  """d of value * silu(gate), which is zero where dout is."""
+  """Gradient of value * silu(gate), zero where dout is zero."""
   value, gate = done
   dout = strided(dout_smem[slot], plan).astype(jnp.float32)
   sigmoid = _sigmoid(gate)

@@ -2,10 +2,10 @@
 
 A program is one warpgroup: 256 channels of values and their gates, two channels
 a thread, and a tile of the picture, of 8 columns (16 would not fit into
-registers). It goes down the rows of x, one more above and below. A row that
-arrives is put through SiLU and added, with its taps, to the three rows of the
-result that see it; two of these are unfinished after that, and stay in
-registers.
+registers). It goes down the rows of x, one more above and below. SiLU is
+applied to an arriving row, which is added, with its taps, to the three rows of
+the result that depend on it; two of these are unfinished after that, and stay
+in registers.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from sana_jax.kernels import gpu
 
 CHANNELS, WIDTH, HALVES = 256, 8, 2
-TAPS = 10  # Nine and the bias.
+TAPS = 10  # Nine taps and the bias.
 AXES = 'block', 'tile', 'batch'
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How a picture is cut.
+  """Tiling of a picture.
 
   Attributes:
     rows: rows of a tile.
@@ -33,10 +33,10 @@ class Plan:
     blocks: blocks of channels of the result.
     c: channels of the result.
     height: rows of the result.
-    first: where x has what the first row of the result sees above itself.
-    left: the same of columns.
-    behind: by how much rows of dout lie earlier in it than those of x in x.
-    stages: rows that are on their way or in use.
+    first: row of x above the first row of the result.
+    left: column of x left of the first column of the result.
+    behind: offset of a row of x in x from the same row of dout in dout.
+    stages: rows in flight or in use.
     interpreted: whether this runs in the interpreter.
   """
 
@@ -98,14 +98,14 @@ def forward(
 
     return carry
 
-  # The first two rows of the carry are above the tile, and never written.
+  # The first two rows of the carry are above the tile and never written.
   start = [[bias, bias] for *_, bias in taps]
   lax.fori_loop(0, plan.rows + 2, advance, start)
   plgpu.wait_smem_to_gmem(0)
 
 
 def _row(x_smem, slot, taps, carry, plan):
-  """Adds a row of x: (the row of the result above it, what is unfinished)."""
+  """Adds a row of x: (the finished row above it, the unfinished rows)."""
   done, rest = [], []
   for half in range(HALVES):
     row = strided(x_smem[slot, half], plan).astype(jnp.float32)
@@ -125,7 +125,7 @@ def _row(x_smem, slot, taps, carry, plan):
 
 
 def _write(out, result, smem, step, plan):
-  """Stores the row that is two above the one that arrived."""
+  """Stores the row two above the one that arrived."""
   block, _, batch = (lax.axis_index(axis) for axis in AXES)
   top, left = corner(plan)
   slot = lax.rem(step, 2)
@@ -144,7 +144,7 @@ def _write(out, result, smem, step, plan):
 
 
 def corner(plan):
-  """The first row and column of this program's part of the result."""
+  """First row and column of this program's part of the result."""
   tile = lax.axis_index('tile')
   return (
     lax.div(tile, plan.across) * plan.rows,
@@ -157,7 +157,7 @@ def _silu(x):
 
 
 def strided(x, plan):
-  """x [... channels] in registers, each thread with its own channels."""
+  """Loads x [... channels] to registers, each thread with its own channels."""
   return (
     x
     if plan.interpreted

@@ -1,15 +1,15 @@
-"""The gate on TPU: one pass over memory forward, one backward.
+"""Gated convolution on TPU: one pass over memory forward, one backward.
 
 A grid step holds some rows of one picture with all their channels and the rows
 that they need above and below. 128 channels at a time (the lanes) are read
-with their gates, widened, put through SiLU into a float32 scratch that has
+with their gates, widened, passed through SiLU into a float32 scratch that has
 zeros around the picture, and convolved from there: a shift along x is a load
-from another sublane. c need not be a multiple of 128; then gates do not begin
-at a tile of lanes, and are shifted into place in registers.
+from another sublane. If c is not a multiple of 128, gates do not begin at a
+tile of lanes and are shifted into place in registers.
 
-The vector unit limits it, not memory: compiled for v5e, it does some 45
-operations for an element of x forward and 95 backward. It has not run on a
-chip: interpreted, and compiled for v5e, v5p, v6e and tpu7x.
+It is bound by the vector unit, not by memory: compiled for v5e, it takes some
+45 operations per element of x forward and 95 backward. It is tested in the
+interpreter and compiles for v5e, v5p, v6e and tpu7x; it has not run on a chip.
 """
 
 import functools
@@ -39,17 +39,17 @@ def glumb_conv(
 ) -> Float[Array, 'b y x c']:
   """Mixes neighbours and gates; halves the channels; the result has x's dtype.
 
-  `rows` of a picture are computed at a time; by default as many as fit.
+  A grid step computes `rows` of a picture, by default as many as fit.
   """
   if dispatch.target() != 'tpu' and not interpret:
     raise UnsupportedError(
-      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}'
+      f'mosaic_tpu runs on TPUs; the platform is {dispatch.target()}'
     )
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise UnsupportedError(f'{x.dtype} is neither bfloat16 nor float32')
   c = x.shape[3] // 2
   c //= sharded.splits(sharded.axes_of(c, sharded.TENSOR))
-  # The backward pass needs more; that it fits is to be known now.
+  # The backward pass needs more VMEM: check now that it fits.
   _tile(jax.ShapeDtypeStruct((*x.shape[:3], 2 * c), x.dtype), rows, False, 2)
   return vjp.gate(_parts(rows, interpret), x, kernel, bias)
 
@@ -108,7 +108,7 @@ def _backward(rows, interpret, x, kernel, bias, dout, halo):
 
 
 def _taps_shape(c):
-  """Of both halves: nine taps, the bias, and filling to whole tiles."""
+  """Shape of both halves' nine taps and bias, padded to whole tiles."""
   return 2, 16, pl.cdiv(c, LANES) * LANES
 
 
@@ -137,7 +137,7 @@ def _own_spec(tile, channels):
 
 
 def _rows_spec(tile, reach, channels):
-  """A tile's rows and `reach` more on each side, as far as there are any."""
+  """BlockSpec of a tile's rows and up to `reach` more on each side."""
   shape = (1, tile.block(reach), tile.width, channels)
   return pl.BlockSpec(
     tuple(pl.Element(n) for n in shape),
@@ -147,14 +147,14 @@ def _rows_spec(tile, reach, channels):
 
 
 def _scratch(tile, reach):
-  """Both halves of 128 channels of these rows, in float32, zeros around."""
+  """Zero-padded float32 scratch for both halves of 128 channels."""
   return pltpu.VMEM(
     (2, tile.rows + 2 * reach, tile.padded_width, LANES), jnp.float32
   )
 
 
 def _cost(x, halves, convolutions):
-  """With `halves` arrays of half of x's size that are read or written."""
+  """Cost estimate; `halves` arrays of half of x's size are read or written."""
   return pl.CostEstimate(
     flops=18 * x.size * convolutions,
     bytes_accessed=x.size // 2 * halves * x.dtype.itemsize,
@@ -163,7 +163,7 @@ def _cost(x, halves, convolutions):
 
 
 def _params(tile):
-  # Weights' gradients are summed over a picture's tiles, one after another.
+  # A picture's tiles run in order: they sum the weights' gradients.
   return pltpu.CompilerParams(
     dimension_semantics=('parallel', 'arbitrary'),
     vmem_limit_bytes=tpu.vmem_bytes(),
@@ -171,7 +171,7 @@ def _params(tile):
 
 
 def _tile(x, rows, halo, reach):
-  """The most rows that fit, or as many as asked for; in even tiles."""
+  """Tile with the requested rows, or the most that fit, split evenly."""
   _, height, width, channels = x.shape
   tile = functools.partial(
     Tile,
@@ -204,6 +204,6 @@ def _tile(x, rows, halo, reach):
       return tile(rows=min(rows, most), buffers=buffers)
   raise UnsupportedError(
     f'a row of {width} x {channels} {x.dtype} with its neighbours needs '
-    f'{size(1, 1) / tpu.MIB:.0f} MiB of VMEM, of which there are '
+    f'{size(1, 1) / tpu.MIB:.0f} MiB of VMEM; available are '
     f'{limit / tpu.MIB:.0f}'
   )

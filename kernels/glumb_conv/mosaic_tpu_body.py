@@ -1,8 +1,8 @@
-"""What the TPU kernels of the gate do in one grid step.
+"""Bodies of the TPU kernels of the gated convolution: one grid step.
 
 Rows are counted from the tile's first: a scratch of `reach` r holds rows -r to
 rows + r. Columns of a scratch begin at MARGIN, so that whole rows are stored
-at a multiple of eight sublanes. What lies outside of the picture is zero.
+at a multiple of eight sublanes. Values outside of the picture are zero.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Tile:
 
   Attributes:
     halo: whether x has `reach` rows of its neighbours on each side, too.
-    buffers: 2 to fetch the next tile meanwhile, 1 if there is no room for it.
+    buffers: 2 to prefetch the next tile, 1 if there is no room for it.
   """
 
   height: int
@@ -43,11 +43,11 @@ class Tile:
     return 2 * MARGIN + _up(self.width, SUBLANES)
 
   def block(self, reach: int) -> int:
-    """Rows that are read for a tile and `reach` rows more on each side."""
+    """Rows that are read for a tile and `reach` more on each side."""
     return min(self.rows + 2 * reach, self.height + 2 * reach * self.halo)
 
   def vmem_bytes(self, reach: int, itemsize: int) -> int:
-    """What a kernel takes, forward (reach 1) or backward (reach 2)."""
+    """VMEM bytes of a kernel, forward (reach 1) or backward (reach 2)."""
     columns = _up(self.width, SUBLANES * 4 // itemsize)
     half = itemsize * columns * _up(self.channels, LANES)
     row = itemsize * columns * _up(2 * self.channels, LANES)
@@ -68,12 +68,12 @@ class Tile:
     )
 
   def start(self, i, reach: int):
-    """The first row that is read for tile i; never out of the array."""
+    """First row that is read for tile i; always within the array."""
     last = self.height + 2 * reach * self.halo - self.block(reach)
     return jnp.clip(i * self.rows - reach * (not self.halo), 0, last)
 
   def inside(self, i, reach: int):
-    """(first, end) of a scratch's rows that are in the array."""
+    """Range (first, end) of a scratch's rows that are in the array."""
     more = reach * self.halo
     first = reach - i * self.rows - more
     return (
@@ -82,12 +82,12 @@ class Tile:
     )
 
   def offset(self, i, reach: int):
-    """What to add to a scratch's row to get that of the block read."""
+    """Offset from a row of the scratch to its row in the block read."""
     first = i * self.rows - reach * (not self.halo)
     return first - self.start(i, reach)
 
   def own(self, i):
-    """How many of tile i's rows are the picture's."""
+    """Number of tile i's rows that are within the picture."""
     return jnp.minimum(self.rows, self.height - i * self.rows)
 
 
@@ -170,7 +170,7 @@ def _silu(x_ref, s_ref, ds_ref, i, j, lanes, tile):
         s = value * sigmoid
         s_ref[half, y, *at] = s
         if ds_ref is not None:
-          # Of the rows around, it ends up in one that is not read.
+          # For neighbouring rows it is stored in a row that is not read.
           own = jnp.clip(y - reach, -1, tile.rows) + 1
           ds_ref[half, own, *at] = sigmoid + s - s * sigmoid
 
@@ -178,7 +178,7 @@ def _silu(x_ref, s_ref, ds_ref, i, j, lanes, tile):
 
 
 def _gate_gradient(dout_ref, taps_ref, s_ref, du_ref, i, j, lanes, tile):
-  """Gradients of a and g, of the tile's rows and one more on each side."""
+  """Gradients of a and g for the tile's rows and one more on each side."""
   first, end = tile.inside(i, 1)
   offset = tile.offset(i, 1)
   taps = _taps(taps_ref, j)
@@ -240,7 +240,7 @@ def _convolution_gradient(
 
 
 def _sigmoid(a):
-  # Two steps of Newton's from the chip's guess, without a division's further
+  # Two Newton steps from the chip's estimate, without a division's further
   # operations for infinities and denormals: exp(80) is far from both.
   d = 1 + jnp.exp(jnp.minimum(-a, 80.0))
   guess = _reciprocal(d, approx=True)
@@ -273,7 +273,7 @@ def _spread(tap, n):
 
 
 def _fold(a):
-  """[n lanes] summed to a register's [8 lanes]."""
+  """Sums [n lanes] to a register's [8 lanes]."""
   return jnp.sum(a.reshape(-1, SUBLANES, LANES), axis=0)
 
 
@@ -286,7 +286,7 @@ def _clear(ref):
 
 
 def _chunks(channels, chunk):
-  """chunk(index, lanes), 128 lanes at a time; fewer in the last."""
+  """Calls chunk(index, lanes) for 128 lanes at a time; fewer in the last."""
   whole, rest = divmod(channels, LANES)
   if whole:
     _loop(0, whole, lambda j, _: chunk(j, LANES))
@@ -299,7 +299,7 @@ def _strips(width):
 
 
 def _lanes(tile, size):
-  """Lanes from this tile of 128 on."""
+  """Slice of `size` lanes from this tile of 128 on."""
   start = tile * LANES
   if not isinstance(tile, int):
     start = pl.multiple_of(start, LANES)
@@ -307,7 +307,7 @@ def _lanes(tile, size):
 
 
 def _load(ref, y, x, n, start, j, lanes):
-  """Lanes start + 128 j, ..., in float32."""
+  """Loads lanes start + 128 j, ..., in float32."""
   tile, shift = divmod(start, LANES)
   size = lanes if not shift else min(2 * LANES, shift + lanes)
   value = ref[0, y, pl.ds(x, n), _lanes(tile + j, size)]
@@ -318,7 +318,7 @@ def _store(ref, y, x, n, start, j, lanes, value):
   """The inverse of _load, for the first n of the columns in `value`."""
   tile, shift = divmod(start, LANES)
   at = 0, y, pl.ds(x, n)
-  if not shift or lanes < LANES:  # Aligned, or a j that is known.
+  if not shift or lanes < LANES:  # Aligned, or a static j.
     place = (
       _lanes(tile + j, lanes) if not shift else pl.ds(start + j * LANES, lanes)
     )

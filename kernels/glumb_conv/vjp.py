@@ -1,13 +1,13 @@
-"""The gate of a backend's two parts, with its gradient, on any mesh.
+"""Gated convolution with its gradient on any mesh, from a backend's two parts.
 
   forward    out = f(x, kernel, bias)
   backward   dx, dkernel, dbias = recomputed from x, kernel, bias and dout
 
-Only x, kernel and bias are kept. On a mesh, the batch and the channels are
-split as they are; a and g of one channel stay together. Where rows are split,
-each device gets its neighbours' rows next to its own, zeros at the picture's
-edge: one of x for the output; one of dout and two of x for the gradient, for
-dx needs the gates of the next rows, and those the rows after them.
+Only x, kernel and bias are kept. On a mesh, the batch and the channels stay
+sharded; a and g of one channel stay together. Where rows are sharded, each
+device gets its neighbours' rows, zeros at the picture's edge: one of x for the
+output; one of dout and two of x for the gradient, because dx needs the gates
+of the next rows, and those the rows after them.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from sana_jax.kernels import sharded
 
 
 class Parts(NamedTuple):
-  """What a backend has to compute, on one device.
+  """Functions that a backend provides, for one device.
 
-  `halo` says that x and dout have their neighbours' rows on both sides (of x
-  one in the forward and two in the backward pass, of dout one), which are not
-  among the rows of out and dx. Else there are zeros around them.
+  With `halo`, x and dout include their neighbours' rows on both sides (of x one
+  in the forward and two in the backward pass, of dout one), which are not among
+  the rows of out and dx. Otherwise they are zero-padded.
 
   Attributes:
     forward: (x, kernel, bias, halo) -> out, in x's dtype.
@@ -91,13 +91,13 @@ gate.defvjp(_forward, _backward)
 
 
 class _Layout(NamedTuple):
-  """How x, seen as [b y x 2 c], lies on the mesh, and what goes with it."""
+  """Sharding of x as [b y x 2 c], and of the arrays derived from it."""
 
   x: P
   kernel: P
   bias: P
   out: P
-  rows: tuple[str, ...]  # The axis over which rows are split, if any.
+  rows: tuple[str, ...]  # The axis over which rows are sharded, if any.
   sums: tuple[str, ...]  # Axes over which weights' gradients are summed.
 
   @classmethod
@@ -120,7 +120,7 @@ class _Layout(NamedTuple):
 
 
 def _halves(a):
-  """[... 2c] as [... 2 c]: a and g apart, so that both are split alike."""
+  """Reshapes [... 2c] to [... 2 c], so that a and g are sharded alike."""
   return a.reshape(*a.shape[:-1], 2, a.shape[-1] // 2)
 
 

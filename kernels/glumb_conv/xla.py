@@ -1,4 +1,4 @@
-"""The middle of SANA's Mix-FFN (GLUMBConv), the definition in plain XLA.
+"""Gated convolution of SANA's Mix-FFN (GLUMBConv), the definition in plain XLA.
 
   a, g = split(depthwise3x3(silu(x)) + bias);   y = a * silu(g)
 
@@ -30,7 +30,7 @@ def glumb_conv(
 ) -> Float[Array, 'b y x c']:
   """Mixes neighbours and gates; halves the channels.
 
-  `interpret` is for the kernels; there is none here.
+  `interpret` is ignored: only kernels use it.
   """
   del interpret
   return _gate(depthwise_conv(jax.nn.silu(x), kernel), bias)
@@ -43,20 +43,20 @@ def glumb_conv_jvp(
   *,
   interpret: bool = False,
 ) -> Float[Array, 'b y x c']:
-  """The same, faster in forward mode, as in Sprint's consistency loss.
+  """`glumb_conv`, faster in forward mode, as in Sprint's consistency loss.
 
   Its derivatives are JAX's own: half the time of `glumb_conv` in `jax.jvp`, and
   twice the memory of its backward pass (measured on a CPU).
   """
   del interpret
-  # float32: gradients, too, are sums.
+  # float32: gradients are sums, too.
   y = _sum(_wide(jax.nn.silu(x)), kernel.astype(x.dtype))
   value, gate = _halves(y, bias)
   return (value * jax.nn.silu(gate)).astype(x.dtype)
 
 
 def _halves(y, bias):
-  """What is gated and its gate, in float32."""
+  """Value and gate, in float32."""
   return jnp.split(_wide(y) + _wide(bias), 2, axis=-1)
 
 
@@ -127,7 +127,7 @@ def _spread(x, kernel):
 
 
 def _sum(x, kernel):
-  # f32: a bfloat16 sum of nine rounds as much as all else in the Mix-FFN.
+  # f32: a bfloat16 sum of nine rounds as much as the rest of the Mix-FFN.
   taps = _wide(kernel)
   return functools.reduce(
     jnp.add,
@@ -139,7 +139,7 @@ def _sum(x, kernel):
 
 
 def _shifts(x, size):
-  """Each position of the kernel with the input that it multiplies."""
+  """Pairs of a kernel position and the input that it multiplies."""
   half, (height, width) = size // 2, x.shape[1:3]
   padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
   for i, j in itertools.product(range(size), range(size)):
@@ -155,7 +155,7 @@ def _sum_of(terms):
 
 
 def _rows(row, shape):
-  """`row` at each position; transposed, the sum over all positions.
+  """Broadcasts `row` to each position; transposed, the sum over all positions.
 
   A matmul with ones: XLA's CPU reduction over the leading axes, which the
   transpose of a broadcast is, is an order of magnitude slower.
@@ -165,11 +165,11 @@ def _rows(row, shape):
 
 
 def _define_jvp(f, tangent):
-  """Gives `f` the derivative `tangent(*primals, *tangents)`, both ways.
+  """Sets the derivative of `f`, both ways, to `tangent(*primals, *tangents)`.
 
   A tangent is None where an argument is constant. Only the primals are kept for
-  the backward pass, which computes the coefficients of the tangent again: JAX
-  would keep float32 arrays of the size of `x`, nine for the convolution.
+  the backward pass, which recomputes the coefficients of the tangent: JAX would
+  keep float32 arrays of the size of `x`, nine for the convolution.
   """
 
   def rule(primals, tangents):

@@ -2,15 +2,16 @@
 
 The four parts of vjp.py are kernels over tiles of tokens; the products run on
 tensor cores with float32 sums (mosaic_gpu_kernels.py). q, k and v stay as they
-are, [b n h*d]: TMA cuts out blocks of 64 columns and reads zeros where a block
-ends after the array, so nothing is padded. A program owns two heads of 32 and
-keeps of their 64 x 64 products those within a head. Long sequences are split
-over programs; XLA adds up their states.
+are, [b n h*d]: TMA copies blocks of 64 columns and reads zeros where a block
+extends past the array, so nothing is padded. A program owns two heads of 32
+and keeps, of their 64 x 64 products, those within a head. Long sequences are
+split over programs; XLA adds up their states.
 
 S and its gradient are float32 in memory, and two bfloat16 parts in products.
 Only the gradient of the numerator is rounded to bfloat16.
 
-It was compiled for an H200 and interpreted; no chip has run it.
+It is compiled for an H200 and tested in the interpreter; it has not run on a
+chip.
 """
 
 import functools
@@ -27,7 +28,7 @@ from sana_jax.kernels.linear_attention import vjp
 from sana_jax.kernels.linear_attention.mosaic_gpu_tiles import AXES, PARTS, Plan
 from sana_jax.kernels.linear_attention.xla import State
 
-# Four for each of an H200's 132 multiprocessors. A split costs one state more.
+# Four per multiprocessor of an H200 (132). Each split costs one more state.
 PROGRAMS, LEAST_STEPS = 528, 4
 STAGES = 3
 CANDIDATES = {'programs': (132, 264, 528, 1056), 'stages': (2, 3, 4)}
@@ -54,19 +55,19 @@ def check_supported(q, k, v, eps, interpret) -> None:
   dtypes = {jnp.dtype(x.dtype).name for x in (q, k, v)}
   if dtypes != {'bfloat16'}:
     raise UnsupportedError(
-      f'it computes in bfloat16, not in {" and ".join(sorted(dtypes))}'
+      f'it requires bfloat16, not {" and ".join(sorted(dtypes))}'
     )
   if q.shape[-1] not in (32, 64, 128):
     raise UnsupportedError(
-      f'heads have {q.shape[-1]} columns, and it knows 32, 64 and 128'
+      f'heads have {q.shape[-1]} columns; it supports 32, 64 and 128'
     )
   if eps <= 0:
-    raise UnsupportedError(f'it divides by eps={eps} where nothing is attended')
+    raise UnsupportedError(f'eps={eps} must be positive: it is a divisor')
 
 
 @functools.cache
 def _parts(interpret):
-  """The same object for the same parameters: JAX hashes it."""
+  """Cached, because JAX hashes the result: equal parameters, same object."""
   return vjp.Parts(
     *(
       functools.partial(part, interpret=interpret)
@@ -159,7 +160,7 @@ def _state_backward(k, v, dstate, *, interpret):
 
 
 def _plan(x, interpreted, backward=False):
-  """How [b n h d] is cut."""
+  """Tiling of [b n h d]."""
   b, n, h, head = x.shape
   blocks = max(1, head // gpu.COLUMNS)
   groups = -(-h * head // (blocks * gpu.COLUMNS))
@@ -198,7 +199,7 @@ def _call(body, name, plan, x, interpret, *, out_type, scratch):
 
 
 def _inputs(plan, count):
-  """Tiles of `count` inputs, and the barriers at which they arrive."""
+  """Scratch for tiles of `count` inputs, and the barriers of their copies."""
   return [
     *[gpu.blocks(plan.stages, plan.blocks)] * count,
     plgpu.Barrier(num_arrivals=count * plan.blocks, num_barriers=plan.stages),
@@ -206,7 +207,7 @@ def _inputs(plan, count):
 
 
 def _states_in(plan, matrices):
-  """`matrices` in parts and a row, and the barrier at which they arrive."""
+  """Scratch for `matrices` in parts and a row, and their barrier."""
   return [
     *[gpu.blocks(PARTS, plan.blocks, plan.blocks)] * matrices,
     plgpu.SMEM((plan.blocks, gpu.COLUMNS), jnp.float32),
@@ -233,7 +234,7 @@ def _states(plan, b):
 
 
 def _like(x, plan):
-  """[b n h*d]; interpreted, all of its tiles: there, writes are not cut."""
+  """Shape [b n h*d]; interpreted, of all tiles: writes are not clipped."""
   b, n, h, d = x.shape
   n, width = (
     (n, h * d)
@@ -276,7 +277,7 @@ def _matrix(x, plan):
   x = x.reshape(
     b, plan.groups, plan.blocks, gpu.COLUMNS, plan.blocks, gpu.COLUMNS
   ).swapaxes(3, 4)
-  # XLA drops a cast to bfloat16 and back; it keeps this.
+  # XLA removes a cast to bfloat16 and back, but not this.
   high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
   return jnp.stack([high, x - high], axis=2).astype(jnp.bfloat16)
 
@@ -289,7 +290,7 @@ def _joined(sums, totals, plan, h):
     plan.splits, b, plan.groups, heads, d, heads, d
   )
   own = jnp.arange(heads)
-  # Sliced before they are added: half of two heads' products is of no use.
+  # Sliced before they are added: half of two heads' products is unused.
   values = jnp.sum(jnp.stack([sums[:, :, :, i, :, i] for i in own], 3), 0)
   return State(
     values.reshape(b, -1, d, d)[:, :h],

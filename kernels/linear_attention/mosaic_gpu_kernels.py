@@ -1,7 +1,7 @@
 """Bodies of the Mosaic GPU kernels of linear attention (see mosaic_gpu.py).
 
 A program is one warpgroup. It has a sample (`batch`), a `group` of heads and a
-`split` of the tokens, and goes over tiles of 64 tokens. A tile of a group is a
+`split` of the tokens, and loops over tiles of 64 tokens. A tile of a group is a
 block of 64 columns (two heads of 32, or one of 64) or two (a head of 128).
 Matrices are [parts, i, j, 64, 64] from columns i to columns j, and zero between
 heads; two bfloat16 parts, which are added, hold 16 bits of a float32.
@@ -29,12 +29,12 @@ def state(
   *,
   plan: Plan,
 ):
-  """relu(k)^T v and the sum of relu(k), of this program's tokens."""
+  """Sums of relu(k)^T v and of relu(k) over this program's tokens."""
 
   def body(slot, running, accumulators):
     _rectify(k_smem, slot, plan)
     tiles.add_over_tokens(accumulators, k_smem, v_smem, slot, plan)
-    # Summed over tokens once, at the end: until then, tile onto tile.
+    # Tiles are added elementwise and summed over tokens once, at the end.
     running = [
       total + k_smem[slot, i].astype(jnp.float32)
       for i, total in enumerate(running)
@@ -77,7 +77,7 @@ def read(
   plan: Plan,
   eps: float,
 ):
-  """relu(q) S / (relu(q) z + eps), of this program's tokens."""
+  """relu(q) S / (relu(q) z + eps) for this program's tokens."""
   z = tiles.load_state([(matrix, matrix_smem)], row, row_smem, loaded, plan)
 
   def body(step, slot, _):
@@ -125,7 +125,7 @@ def read_backward(
 ):
   """dq, and this program's part of the gradients of S and z.
 
-  With g = dout S^T, which `matrix` is for, and 1/(relu(q) z + eps) = scale,
+  With g = dout S^T, computed from `matrix`, and 1/(relu(q) z + eps) = scale,
   dout . out = scale relu(q) . g: neither S nor the output is needed.
   """
   z = tiles.load_state([(matrix, matrix_smem)], row, row_smem, loaded, plan)
@@ -227,7 +227,7 @@ def _rectify(smem, slot, plan):
 
 
 def _products(x_smem, matrix_smem, slot, plan):
-  """The blocks of a tile times a matrix."""
+  """Product of a tile's blocks with a matrix."""
 
   def scope(accumulators):
     tiles.add_products(accumulators, x_smem, matrix_smem, slot, plan)

@@ -1,8 +1,8 @@
 """Tiles and matrices of the kernels of linear attention on Mosaic GPU.
 
-`Plan` is how a call is cut. The rest brings tiles of 64 tokens and matrices
-[parts, i, j, 64, 64] into shared memory, multiplies them and stores results;
-the bodies in mosaic_gpu_kernels.py are made of it.
+`Plan` is the tiling of a call. The functions load tiles of 64 tokens and
+matrices [parts, i, j, 64, 64] into shared memory, multiply them and store
+results; the bodies in mosaic_gpu_kernels.py call them.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ AXES = 'group', 'split', 'batch'
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How a call is cut; see mosaic_gpu.py for the choice.
+  """Tiling of a call; see mosaic_gpu.py for the choice.
 
   Attributes:
     head: columns of a head.
     blocks: blocks of columns in a group.
     steps: tiles of a program.
-    stages: tiles that are on their way or in use.
+    stages: tiles in flight or in use.
     interpreted: whether this runs in the interpreter.
   """
 
@@ -40,12 +40,12 @@ class Plan:
 
   @property
   def pairs(self):
-    """(i, j) of all blocks of a matrix."""
+    """Indices (i, j) of all blocks of a matrix."""
     return [(i, j) for i in range(self.blocks) for j in range(self.blocks)]
 
 
 def over_tiles(inputs, arrived, plan, body, carry):
-  """carry = body(step, slot, carry) for each tile of `inputs` (gmem, smem)."""
+  """Loops carry = body(step, slot, carry) over `inputs` (gmem, smem) tiles."""
 
   def fetch(step, slot):
     for x, smem in inputs:
@@ -75,7 +75,7 @@ def over_tiles(inputs, arrived, plan, body, carry):
 
 
 def _tile(step, block, plan):
-  """Where a block of this program's tile lies in [b n h*d]; maybe beyond it."""
+  """Index of a block of this tile in [b n h*d]; may be out of bounds."""
   group, split, batch = (lax.axis_index(axis) for axis in AXES)
   token = (split * plan.steps + step) * gpu.ROWS
   column = (group * plan.blocks + block) * gpu.COLUMNS
@@ -83,7 +83,7 @@ def _tile(step, block, plan):
 
 
 def load_state(matrices, row, row_smem, loaded, plan):
-  """Brings matrices into shared memory; returns the row, block by block."""
+  """Copies matrices to shared memory; returns the row, block by block."""
   group, _, batch = (lax.axis_index(axis) for axis in AXES)
   for matrix, smem in matrices:
     for part in range(PARTS):
@@ -131,12 +131,12 @@ def add_over_tokens(accumulators, a_smem, b_smem, slot, plan):
 
 
 def inverse(q, z, eps, plan):
-  """1 / (q z + eps) of each token and head, at all of the head's columns."""
+  """1 / (q z + eps) of each token and head, in all of the head's columns."""
   return 1.0 / (over_heads([a * b for a, b in zip(q, z)], plan) + eps)
 
 
 def over_heads(products, plan):
-  """The sum over a head's columns, at each of them."""
+  """Sum over a head's columns, repeated in each of them."""
   shape = gpu.ROWS, gpu.COLUMNS
   spread = lambda x: lax.broadcast_in_dim(jnp.sum(x, axis=1), shape, (0,))
   if plan.head >= gpu.COLUMNS:
@@ -154,7 +154,7 @@ def over_heads(products, plan):
 
 
 def write_tile(outputs, smem, step, plan):
-  """Stores (gmem, blocks) of a tile; two tiles may be on their way."""
+  """Stores (gmem, blocks) of a tile; two tiles may be in flight."""
   slot = lax.rem(step, 2)
   places = [(o, i) for o in range(len(outputs)) for i in range(plan.blocks)]
   plgpu.wait_smem_to_gmem(len(places), wait_read_only=True)

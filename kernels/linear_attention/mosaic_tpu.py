@@ -1,9 +1,9 @@
 """ReLU linear attention on TPUs: four Pallas kernels, one for each part.
 
-q, k and v are read as they lie in memory, [b n h*d], once in the forward pass
-and once more in the backward pass; nothing else that is as long is written but
-the results. The grid is (batch, blocks of lanes, tiles of tokens), the last one
-in order: states are summed in VMEM.
+q, k and v are read as stored, [b n h*d], once in the forward pass and once in
+the backward pass; of arrays that long, only the results are written. The grid
+is (batch, blocks of lanes, tiles of tokens), the last axis in order: states
+are summed in VMEM.
 """
 
 import functools
@@ -20,14 +20,14 @@ from sana_jax.kernels.linear_attention import vjp
 from sana_jax.kernels.linear_attention.mosaic_tpu_kernels import LANES, Plan
 from sana_jax.kernels.linear_attention.xla import State
 
-# Large, as each step of the grid costs some 0.35 us; but two buffers for each
-# of four arrays, and what is computed from them, fit into 16 MiB of VMEM.
+# Large, as each grid step costs some 0.35 us; but two buffers for each of four
+# arrays, and their intermediate results, fit into 16 MiB of VMEM.
 _BLOCK_BYTES = 768 * 1024
 # Of one lane. Long tiles make up for starting the matrix unit: v6e and v7 need
 # 18 % fewer instructions a token with 1024 bfloat16 tokens than with 512
 # (compiled).
 _TILE_BYTES = 2048
-_WIDTH = 12  # Groups at most; each has up to 128 KiB of matrices in VMEM.
+_WIDTH = 12  # Maximum of groups; each has up to 128 KiB of matrices in VMEM.
 CANDIDATES = {'tile_bytes': (512, 1024, 2048, 4096), 'width': (2, 4, 8, 12)}
 
 
@@ -46,7 +46,7 @@ def relu_linear_attention(
   """
   _check_supported(q, k, v, interpret)
   d = q.shape[-1]
-  # The next divisor of 128 lanes; zeros change nothing but the cost.
+  # Padded to the next divisor of 128 lanes; zeros change only the cost.
   fill = max(8, pl.next_power_of_2(d)) - d
   if fill:
     q, k, v = (jnp.pad(x, ((0, 0),) * 3 + ((0, fill),)) for x in (q, k, v))
@@ -56,19 +56,19 @@ def relu_linear_attention(
 def _check_supported(q, k, v, interpret):
   if dispatch.target() != 'tpu' and not interpret:
     raise dispatch.UnsupportedError(
-      f'mosaic_tpu runs on TPUs, and this is for a {dispatch.target()}'
+      f'mosaic_tpu runs on TPUs; the platform is {dispatch.target()}'
     )
   if not q.dtype == k.dtype == v.dtype or q.dtype not in (
     jnp.float32,
     jnp.bfloat16,
   ):
     raise dispatch.UnsupportedError(
-      f'q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; mosaic_tpu takes '
+      f'q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; mosaic_tpu requires '
       'float32 or bfloat16, the same for all'
     )
   if q.shape[-1] > LANES:
     raise dispatch.UnsupportedError(
-      f'heads have {q.shape[-1]} channels; mosaic_tpu takes up to {LANES}'
+      f'heads have {q.shape[-1]} channels; mosaic_tpu supports up to {LANES}'
     )
 
 
@@ -191,10 +191,10 @@ def _call(
   products,
   interpret,
 ):
-  """Runs a kernel: of arrays [b n h d] and states to `results` such arrays.
+  """Runs a kernel on arrays [b n h d] and states, for `results` such arrays.
 
-  With `sums` a state comes after them. `products` counts those of [tile 128] by
-  [128 128] in a tile and a group.
+  With `sums` a state follows them. `products` is the number of matmuls of
+  [tile 128] by [128 128] in a tile and a group.
   """
   batch, *_ = shape = arrays[0].shape
   array = jax.ShapeDtypeStruct((batch, plan.tokens, plan.lanes), plan.dtype)

@@ -9,8 +9,8 @@ Bfloat16 products with a float32 matrix take it as the sum of two bfloat16 ones,
 side by side, so that only the rounding of results is lost. Float32 products are
 of full precision.
 
-A block may reach over the end of the arrays, in tokens and in lanes. What is
-there is anything, NaN too: it is masked before it is summed over.
+A block may extend past the arrays, in tokens and in lanes. Values there are
+undefined and may be NaN: they are masked before any sum over them.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Plan:
   Attributes:
     tokens, lanes: sizes of the arrays, [b tokens lanes].
     head_dim: lanes of a head, a divisor of 128.
-    dtype: of the arrays, float32 or bfloat16.
+    dtype: dtype of the arrays, float32 or bfloat16.
     tile: tokens in a block.
     width: groups in a block.
   """
@@ -51,7 +51,7 @@ class Plan:
 
   @property
   def terms(self) -> int:
-    """How many numbers of `dtype` make up a float32."""
+    """Number of terms of `dtype` that represent a float32."""
     return 1 if self.dtype == jnp.float32 else 2
 
 
@@ -104,7 +104,7 @@ def read_backward_kernel(
   *,
   eps,
 ):
-  """From dout: dq, and the gradients of S and z, summed over tiles.
+  """Gradients from dout: dq, and those of S and z, summed over tiles.
 
   With r = 1 / (relu(q) z + eps), which is one number a head, and u = S dout:
     dq = r (u - c z) where q > 0,     c = r relu(q) . u  (= out . dout)
@@ -130,7 +130,7 @@ def read_backward_kernel(
     q, dout = (jnp.where(inside, _load(r, g), 0) for r in (q_ref, dout_ref))
     weight = jax.nn.relu(q)
     r = 1 / (_dot(_repeat(plan, weight), z_tall[g], _NN) + eps)
-    r = jnp.where(inside, r, 0)  # It is 1 / eps outside.
+    r = jnp.where(inside, r, 0)  # Outside of the arrays it is 1 / eps.
     u = _dot(_repeat(plan, dout), s_wide[g], _NT)
     wide = weight.astype(jnp.float32)
     c = r * _dot(_wide(plan, wide * u), ones, _NN)
@@ -162,9 +162,9 @@ def state_backward_kernel(
 
 
 def _each_group(plan: Plan) -> Callable:
-  """A decorator: runs f(group in the block, which of [tile 128] are inside).
+  """Decorator: runs f(group in the block, mask of [tile 128] in the arrays).
 
-  Call it outside of `pl.when`: Pallas' interpreter knows no program_id there.
+  Call it outside of `pl.when`: Pallas' interpreter has no program_id there.
   """
   first = pl.program_id(1) * plan.width
   rows = plan.tokens - pl.program_id(2) * plan.tile
@@ -229,33 +229,33 @@ def _tall(plan, x):
 
 
 def _repeat(plan, x):
-  """x once for each of the terms that it is multiplied by."""
+  """Repeats x once for each of the terms that it is multiplied by."""
   return jnp.concatenate([x] * plan.terms, axis=1)
 
 
 def _same_head(plan):
-  """Which of [128 128] are of one head."""
+  """Mask of the entries of [128 128] within one head."""
   row, column = (
     jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis) for axis in (0, 1)
   )
-  # Not //: it asks which chip this is, and here there may be none.
+  # Not //: it queries the chip, and there may be none.
   head = lambda i: jax.lax.div(i, plan.head_dim)
   return head(row) == head(column)
 
 
 def _fold(plan, x):
-  """The blocks of heads on the diagonal of [128 128], as [d 128]."""
+  """Extracts the heads' diagonal blocks of [128 128] as [d 128]."""
   x = jnp.where(_same_head(plan), x, 0)
   return sum(jnp.split(x, LANES // plan.head_dim, axis=0))
 
 
 def _unfold(plan, x):
-  """[d 128] -> [128 128] with zeros between heads."""
+  """Expands [d 128] to [128 128] with zeros between heads."""
   return jnp.where(
     _same_head(plan), jnp.concatenate([x] * (LANES // plan.head_dim)), 0
   )
 
 
 def _columns(plan, z):
-  """[1 128] -> [128 128]: z_i in row i, in the columns of its head."""
+  """Expands [1 128] to [128 128]: z_i in row i, in its head's columns."""
   return jnp.where(_same_head(plan), jnp.broadcast_to(z, (LANES, LANES)).T, 0)

@@ -1,13 +1,13 @@
-"""Attention of a backend's four parts, with its gradient, on any mesh.
+"""Linear attention with its gradient on any mesh, from a backend's four parts.
 
   forward    state = sum over tokens of (k, v);     out = read(q, state)
   backward   dq, dstate = read_backward(q, state, dout)
              dk, dv = state_backward(k, v, dstate)
 
 Only the state, some [b h k v+1] numbers, is kept besides q, k and v. Where
-tokens are split over devices, states and their gradients are summed over them:
-all that they need to know of each other. The arrays of a state are as a backend
-likes, but that they add up and begin with the batch and (groups of) heads.
+tokens are sharded over devices, states and their gradients are summed over
+them; there is no other communication. A backend chooses the arrays of a state;
+they must add up and begin with the batch and (groups of) heads.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from sana_jax.kernels.linear_attention.xla import State
 
 
 class Parts(NamedTuple):
-  """What a backend has to compute, on one device; q, k, v are [b n h d].
+  """Functions that a backend provides, for one device; q, k, v are [b n h d].
 
   Attributes:
     state: (k, v) -> State, in float32.
@@ -70,7 +70,7 @@ attend.defvjp(_forward, _backward)
 
 
 def _specs(x):
-  """(of q, k, v and out; of the state; axes over which tokens are split)."""
+  """Specs (of q, k, v and out; of the state; sharded axes of the tokens)."""
   b, n, h, _ = x.shape
   batch = sharded.axes_of(b, sharded.BATCH) or None
   tokens = sharded.axes_of(n, sharded.SEQUENCE)

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 
 
 class State(NamedTuple):
-  """All that queries see of keys and values, in float32.
+  """Summary of keys and values that queries read, in float32.
 
-  States of disjoint tokens add up, over devices or one after another.
+  States of disjoint tokens add up, across devices or sequentially.
   """
 
   values: Float[Array, 'b h k v']
@@ -35,8 +35,8 @@ def relu_linear_attention(
 ) -> Float[Array, 'b n h k']:
   """Attends over all tokens; the result has v's dtype.
 
-  `eps` is 1e-15 in diffusers and 1e-8 in the official code. `interpret` is for
-  the kernels; there is none here.
+  `eps` is 1e-15 in diffusers and 1e-8 in the official code. `interpret` is
+  ignored: only kernels use it.
   """
   del interpret
   return read(q, state(k, v), eps=eps).astype(v.dtype)
@@ -52,7 +52,7 @@ def state(k: Float[Array, 'b n h k'], v: Float[Array, 'b n h v']) -> State:
 def read(
   q: Float[Array, 'b n h k'], state: State, *, eps: float = 1e-15
 ) -> Float[Array, 'b n h v']:
-  """What each query sees of a state, in float32."""
+  """Attention output of each query for a state, in float32."""
   q = jax.nn.relu(q.astype(jnp.float32))
   normaliser = jnp.einsum('bnhk,bhk->bnh', q, state.normaliser)
   out = jnp.einsum('bnhk,bhkv->bnhv', q, state.values)

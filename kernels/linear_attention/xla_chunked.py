@@ -1,7 +1,7 @@
 """ReLU linear attention in plain XLA, a chunk of tokens at a time.
 
-For long sequences on devices without a kernel: q, k and v are never in float32
-as a whole, and the backward pass keeps nothing that is as long as they are.
+Suits long sequences on devices without a kernel: q, k and v are never
+converted to float32 in full, and the backward pass keeps no array that long.
 """
 
 import functools
@@ -26,7 +26,7 @@ def relu_linear_attention(
   interpret: bool = False,
 ) -> Float[Array, 'b n h k']:
   """Attends over all tokens; the result has v's dtype."""
-  del interpret  # There is no kernel.
+  del interpret  # Unused: there is no kernel.
   return vjp.attend(_PARTS, eps, q, k, v)
 
 
@@ -71,9 +71,9 @@ _PARTS = vjp.Parts(_state, _read, _read_backward, _state_backward)
 
 
 def _over(f, carry, *arrays, backward=False):
-  """f(carry, *chunks) over the token axis: (last carry, outputs joined).
+  """Scans f(carry, *chunks) over the token axis: (last carry, joined outputs).
 
-  Tokens are filled up with zeros, which add nothing to a state.
+  Tokens are padded with zeros, which add nothing to a state.
   """
   b, n = arrays[0].shape[:2]
   chosen = tuning.choose(

@@ -94,7 +94,7 @@ def test_it_compiles_in_float32(topology):
   ],
   ids=str,
 )
-def test_on_a_mesh_neighbouring_rows_are_all_that_moves(shape, spec, count):
+def test_on_a_mesh_only_neighbouring_rows_are_exchanged(shape, spec, count):
   mesh = topologies.tpu_mesh('v5p:2x2x1', shape)
   text = compiled(conv3x3_norm, mesh, (4, 256, 256, 512), spec=spec).as_text()
   assert not re.search(r' all-(gather|to-all)(-start)?\(', text)

@@ -103,7 +103,7 @@ def test_it_compiles_and_keeps_nothing_as_large_as_the_picture(
   ],
   ids=str,
 )
-def test_on_a_mesh_neighbouring_rows_are_all_that_moves(shape, spec, count):
+def test_on_a_mesh_only_neighbouring_rows_are_exchanged(shape, spec, count):
   mesh = topologies.tpu_mesh('v5p:2x2x1', shape)
   text = compiled(mesh, SHAPES[1], jnp.bfloat16, spec).as_text()
   assert not re.search(r' all-(gather|to-all)(-start)?\(', text)

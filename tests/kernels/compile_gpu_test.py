@@ -1,7 +1,6 @@
-"""Kernels compile for an H200 that is not here, down to machine code.
+"""Kernels compile for an absent H200, down to machine code.
 
-XLA's compiler and NVIDIA's `ptxas` run on any machine; what is missing are
-results.
+XLA's compiler and NVIDIA's `ptxas` run on any machine; nothing is executed.
 """
 
 import pathlib
@@ -43,7 +42,7 @@ PICTURES = [
 
 @pytest.fixture(autouse=True, scope='module')
 def no_cache():
-  """A program for a chip that is not here cannot be read back from disk."""
+  """Disables the cache: programs for absent chips cannot be loaded from it."""
   for enabled in (False, True):
     jax.config.update('jax_enable_compilation_cache', enabled)
     compilation_cache.reset_cache()
@@ -98,7 +97,7 @@ def test_attention_compiles_on_a_mesh():
       jax.NamedSharding(mesh, jax.P('data', 'sequence', 'tensor')),
     )
   assert len(kernels(program)) == 4
-  # The states' sums are all that devices exchange.
+  # Devices exchange only the states' sums.
   assert 'all-gather' not in program.as_text()
   assert 'all-reduce' in program.as_text()
 
@@ -156,8 +155,8 @@ def test_the_train_step_runs_each_kernel_once_a_pass():
 
 
 def test_the_sampler_runs_each_kernel_once_a_block():
-  asked = request(
+  wanted = request(
     'sana_600m_1024', 1024, batch=2, dtype='bfloat16', kernels=CHOSEN
   )
-  found = step.compile_stage('denoise', asked, make_mesh({}, gpus(1)), 'gpu')
+  found = step.compile_stage('denoise', wanted, make_mesh({}, gpus(1)), 'gpu')
   assert found.kernel_names == FORWARD

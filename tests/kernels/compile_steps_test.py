@@ -71,10 +71,10 @@ def test_the_train_step_runs_each_kernel_once_a_pass(topology):
 @pytest.mark.parametrize('topology', TOPOLOGIES)
 def test_the_sampler_runs_each_kernel_once_a_block(topology):
   mesh = topologies.tpu_mesh(topology, {'data': 1})
-  asked = sampling_request(
+  request = sampling_request(
     'sana_600m_1024', 1024, batch=2, dtype='bfloat16', kernels=CHOSEN
   )
-  found = compiled.compile_stage('denoise', asked, mesh, 'tpu')
+  found = compiled.compile_stage('denoise', request, mesh, 'tpu')
   # dpm++2m evaluates the model once in its loop; the first step is in it.
   assert found.kernel_names == FORWARD
 
@@ -91,7 +91,7 @@ def test_the_1600m_at_1024_px_fits_with_16_images_a_chip_of_a_pod():
     for name, program in programs.items()
   }
   assert memory['kernels'] < memory['xla'] < 16
-  # The mesh is the same, and so is what chips tell each other.
+  # The mesh is the same, and so is the communication.
   kernel, xla = (
     collectives.count(hlo.parse(programs[name].as_text()))
     for name in ('kernels', 'xla')

@@ -32,7 +32,7 @@ def uncached():
 
 
 def attend(shape, implementation, *qkv):
-  """Of arrays as a model's projections leave them, [b n h*d]."""
+  """Attention of arrays in the layout of a model's projections, [b n h*d]."""
   out = relu_linear_attention(
     *(x.reshape(shape) for x in qkv), implementation=implementation
   )

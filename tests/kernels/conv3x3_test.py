@@ -43,7 +43,7 @@ def normal(*shape, dtype=jnp.float32):
 
 
 def inputs(op, b, y, x, c, o, dtype=jnp.float32):
-  """What the op takes, and a cotangent; kernels keep the variance."""
+  """Arguments of the op, and a cotangent; kernels preserve the variance."""
   kernel = normal(3, 3, c, o) / math.sqrt(9 * c)
   common = normal(b, y, x, c, dtype=dtype), kernel.astype(dtype)
   dout = normal(b, y, x, o, dtype=dtype)
@@ -190,7 +190,7 @@ def shapes(op, b, y, x, c, dtype):
   'shape, dtype, why',
   [
     ((1, 4, 4, 128), jnp.float16, 'float16 is neither bfloat16 nor float32'),
-    ((1, 4, 4, 96), jnp.float32, '96 channels are no multiple of 128'),
+    ((1, 4, 4, 96), jnp.float32, '96 channels: not a multiple of 128'),
     (
       (1, 8, 8192, 256),
       jnp.float32,
@@ -199,14 +199,12 @@ def shapes(op, b, y, x, c, dtype):
     ((1, 8, 8, 2048), jnp.float32, 'MiB of VMEM'),
   ],
 )
-def test_what_the_kernel_cannot_run_is_said_before_it_is_traced(
-  op, shape, dtype, why
-):
+def test_unsupported_calls_raise_before_tracing(op, shape, dtype, why):
   run = functools.partial(op, implementation='mosaic_tpu')
   args = shapes(op, *shape, dtype)
   with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
     jax.eval_shape(run, *args)
-  with pytest.raises(UnsupportedError, match='this is for a cpu'):
+  with pytest.raises(UnsupportedError, match='platform is cpu'):
     jax.eval_shape(run, *args)
 
 

@@ -1,4 +1,4 @@
-"""Which backend runs: the platform's best that can, or the one asked for."""
+"""Backend selection: by platform, by name, and by context."""
 
 import sys
 import threading
@@ -44,7 +44,7 @@ def primitives(f, *args):
   }
 
 
-def test_the_first_backend_that_can_is_chosen_by_platform(op):
+def test_the_first_backend_that_supports_the_call_is_chosen_by_platform(op):
   assert 'reduce_sum' in primitives(op, jnp.ones(4))  # On this CPU, XLA.
   with dispatch.platform('tpu'):
     assert 'reduce_sum' not in primitives(op, jnp.ones(4))
@@ -52,7 +52,7 @@ def test_the_first_backend_that_can_is_chosen_by_platform(op):
   assert dispatch.target() == 'cpu'
 
 
-def test_a_backend_asked_for_by_name_never_falls_back(op):
+def test_a_backend_requested_by_name_never_falls_back(op):
   assert 'reduce_sum' not in primitives(
     lambda x: op(x, implementation='even'), jnp.ones(4)
   )
@@ -75,15 +75,15 @@ def test_an_unknown_name_lists_the_known(op):
 
 
 def test_the_choice_and_its_reason_are_logged_once(op, monkeypatch):
-  said = []
+  logged = []
   monkeypatch.setattr(
-    dispatch.logging, 'info', lambda form, *args: said.append(form % args)
+    dispatch.logging, 'info', lambda form, *args: logged.append(form % args)
   )
-  dispatch._tell.cache_clear()
+  dispatch._log.cache_clear()
   with dispatch.platform('tpu'):
     for n in (3, 4, 3, 4):
       op(jnp.ones(n))
-  assert said == [
+  assert logged == [
     'doubled runs on xla (even: a length of 3 is odd).',
     'doubled runs on even.',
   ]
@@ -120,7 +120,7 @@ def test_a_choice_is_traced_once_and_found_again(op):
   assert traces == [{}, {'doubled': 'even'}]
 
 
-def test_a_preference_is_for_its_thread_unless_it_is_for_all(op):
+def test_a_preference_applies_to_its_thread_unless_set_for_all(op):
   seen = []
   look = lambda: seen.append(dispatch.preferred())
   for prefer in dispatch.prefer, dispatch.prefer_in_all_threads:

@@ -39,7 +39,7 @@ def op(request):
 
 @pytest.fixture(params=BACKENDS)
 def plain(request):
-  """As op, interpreted by JAX alone: on meshes, inside scans."""
+  """Variant of `op` interpreted by plain JAX: for meshes and scans."""
   return backend(request.param, True)
 
 
@@ -314,7 +314,7 @@ def test_no_two_steps_of_a_kernel_race():
   assert not interpreter.races.races_found
 
 
-def test_what_a_kernel_cannot_run_is_said_before_it_is_traced():
+def test_unsupported_calls_raise_before_tracing():
   op = functools.partial(glumb_conv, implementation='mosaic_tpu')
   for shape, dtype, why in [
     ((1, 2, 2, 4), jnp.float16, 'float16 is neither bfloat16 nor float32'),
@@ -330,5 +330,5 @@ def test_what_a_kernel_cannot_run_is_said_before_it_is_traced():
     ]
     with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
       jax.eval_shape(op, *args)
-  with pytest.raises(UnsupportedError, match='this is for a cpu'):
+  with pytest.raises(UnsupportedError, match='platform is cpu'):
     jax.eval_shape(op, *args)

@@ -1,4 +1,4 @@
-"""ReLU linear attention against the sum over pairs that it stands for."""
+"""ReLU linear attention against the equivalent sum over pairs."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ BACKENDS = {
 DTYPES = {'mosaic_gpu': ['bfloat16']}
 # Several tiles, splits and a part of a group; one token; two blocks a head.
 SHAPES = {'mosaic_gpu': [(1, 521, 3, 32), (2, 1, 1, 64), (1, 9, 1, 128)]}
-# JAX's interpreter of Mosaic GPU knows one device, and no transformation.
+# JAX's interpreter of Mosaic GPU supports one device, and no transformation.
 EVERYWHERE = [name for name in BACKENDS if name != 'mosaic_gpu']
 in_every_dtype = pytest.mark.parametrize(
   'op, dtype',
@@ -69,7 +69,7 @@ def op(request, capsys):
 def pure(op):
   """The op without the callbacks of an interpreter that looks for races.
 
-  JAX takes none in remat, and eight devices' block each other on two cores.
+  JAX rejects callbacks in remat; those of eight devices deadlock on two cores.
   """
   return functools.partial(op, interpret=bool(op.keywords.get('interpret')))
 
@@ -123,7 +123,7 @@ def test_bfloat16_is_summed_in_float32():
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_a_query_that_no_key_answers_gives_zero(dtype):
+def test_a_query_without_matching_keys_gives_zero(dtype):
   q, k, v = inputs(dtype=dtype)
   q = q.at[:, 2].set(-abs(q[:, 2]))
   k = k.at[1].set(-abs(k[1]))
@@ -224,9 +224,9 @@ def test_backends_run_in_vmap_scan_and_remat(pure):
     assert relative_error(got, np.asarray(want)) <= 1e-5
 
 
-def test_the_tpu_kernels_say_what_they_cannot_run():
+def test_the_tpu_kernels_reject_unsupported_calls():
   on = functools.partial(relu_linear_attention, implementation='mosaic_tpu')
-  with pytest.raises(dispatch.UnsupportedError, match='this is for a cpu'):
+  with pytest.raises(dispatch.UnsupportedError, match='platform is cpu'):
     on(*inputs())
   with dispatch.platform('tpu'):
     for qkv, why in [

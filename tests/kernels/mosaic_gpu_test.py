@@ -1,4 +1,4 @@
-"""What only kernels for GPUs have: a chip that they need, and barriers."""
+"""Hardware checks and barriers of the GPU kernels."""
 
 import functools
 
@@ -22,7 +22,7 @@ def attend(*shape, dtype=jnp.bfloat16, **kwargs):
   )
 
 
-def test_it_says_why_it_cannot_run():
+def test_unsupported_attention_calls_raise_the_reason():
   with pytest.raises(UnsupportedError, match='9.0, not a cpu'):
     attend(1, 8, 2, 32)
   with pytest.raises(UnsupportedError, match='not in float32'):
@@ -123,16 +123,16 @@ def test_the_gradient_of_the_gate_is_its_definition(halo, shape, small_tiles):
     )
     return back(kept.astype(jnp.float32))
 
-  # dx knows of the neighbours' rows of dout; the weights' gradients do not.
+  # dx includes the neighbours' rows of dout; the weights' gradients do not.
   want = rows(of(1)[0], 2), *of(2)[1:]
   for a, b in zip(got, want):
     assert relative_error(a, b) <= 1e-2
 
 
-def test_the_gate_says_why_it_cannot_run():
+def test_unsupported_gate_calls_raise_the_reason():
   with pytest.raises(UnsupportedError, match='float32'):
     gate.check_supported(normal(1, 2, 2, 32, dtype=jnp.float32), True)
-  with pytest.raises(UnsupportedError, match='12 channels are no multiple'):
+  with pytest.raises(UnsupportedError, match='12 channels are not a multiple'):
     gate.check_supported(normal(1, 2, 2, 24), True)
 
 

@@ -1,4 +1,4 @@
-"""Chips that are not here: their compilers run on any machine."""
+"""Topologies of absent chips: their compilers run on any machine."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,7 +13,7 @@ __all__ = ['tpu_mesh', 'uncached']
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-  """Compiles anew: what is for chips that are not here cannot be read back."""
+  """Disables the cache: programs for absent chips cannot be loaded from it."""
   _enable_cache(False)
   try:
     yield
@@ -23,4 +23,4 @@ def uncached() -> Iterator[None]:
 
 def _enable_cache(enabled):
   jax.config.update('jax_enable_compilation_cache', enabled)
-  compilation_cache.reset_cache()  # It asks for the setting only once.
+  compilation_cache.reset_cache()  # JAX reads the setting only once.

@@ -1,4 +1,4 @@
-"""Measured tile sizes are read; a shape stands for its powers of two."""
+"""Measured tile sizes are read; a shape is rounded up to powers of two."""
 
 import json
 
@@ -23,7 +23,7 @@ def tuned(tmp_path, monkeypatch):
 
 
 def chunks(n):
-  """How many chunks `xla_chunked` takes forward for n tokens."""
+  """Number of forward chunks of `xla_chunked` for n tokens."""
   x = jnp.ones((1, n, 2, 4))
   jaxpr = jax.make_jaxpr(
     lambda x: relu_linear_attention(x, x, x, implementation='xla_chunked')
@@ -50,8 +50,8 @@ def test_a_bucket_is_the_next_power_of_two():
   )
 
 
-def test_a_backend_takes_what_was_measured_for_this_device_and_shape(tuned):
-  assert chunks(2048) == 2  # Of its usual 1024.
+def test_a_backend_uses_values_measured_for_this_device_and_shape(tuned):
+  assert chunks(2048) == 2  # Its default is 1024.
   tuned(
     'cpu',
     {
@@ -79,10 +79,12 @@ def test_a_backend_takes_what_was_measured_for_this_device_and_shape(tuned):
     b'{"forward float32 1x2048x2x4": {"chunk": -256}}}}',
   ],
 )
-def test_a_damaged_table_costs_speed_alone(tuned, tmp_path, damage, caplog):
+def test_a_damaged_table_is_ignored_with_a_warning(
+  tuned, tmp_path, damage, caplog
+):
   (tmp_path / f'{tuning.file_name("cpu")}.json').write_bytes(damage)
   assert chunks(2048) == 2
-  assert 'their own tile sizes' in caplog.text
+  assert 'use default tile sizes' in caplog.text
 
 
 def test_another_device_another_type_and_the_other_pass_have_their_own(tuned):
@@ -101,7 +103,7 @@ def test_another_device_another_type_and_the_other_pass_have_their_own(tuned):
   assert chunks(2048) == 2
 
 
-def test_values_given_for_a_pass_go_before_what_was_measured(tuned):
+def test_explicit_values_override_measured_ones(tuned):
   tuned(
     'cpu',
     {

@@ -1,4 +1,4 @@
-"""A model with kernels is the model without: its output and its gradients."""
+"""Outputs and gradients of a model are the same with and without kernels."""
 
 import functools
 import sys

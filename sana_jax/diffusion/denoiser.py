@@ -1,7 +1,7 @@
-"""The one place where a transformer is called by losses, samplers and guidance.
+"""Denoiser, through which losses, samplers and guidance call the transformer.
 
-The network's conventions live here: its time scale, its dtype, the scale of the
-guidance embedding, and that it knows the flow alone, whatever the path.
+The network's conventions are applied here: its time scale, its dtype, the scale
+of the guidance embedding, and conversion to the flow, whatever the path.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from sana_jax.typing import Array, Bool, Float, Params, PyTree
 
 
 class Condition(NamedTuple):
-  """All that a prediction depends on besides the sample and its time.
+  """Conditioning of a prediction: everything besides the sample and its time.
 
-  Examples lead in all arrays, so that conditions can be concatenated.
+  Arrays have a leading batch axis, so conditions can be concatenated.
 
   Attributes:
-    text: the text encoder's states [b m e], or those projected by the network
-      (`Denoiser.condition`), which a sampler does once.
+    text: the text encoder's states [b m e], or their projection by the network
+      (`Denoiser.condition`), which a sampler computes once.
     mask: true for words.
     guidance: the scale, for networks that embed it.
   """
@@ -34,12 +34,12 @@ class Condition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-  """A network in a parameterisation; hashable, for `jax.jit`.
+  """Network with a parameterisation; hashable, for `jax.jit`.
 
   Attributes:
-    module: a `Sana`, or what has its `evaluate`, `project_text`, `dtype`,
+    module: a `Sana`, or a module with its `evaluate`, `project_text`, `dtype`,
       `timestep_scale` and `guidance_embeds_scale`.
-    path: of samples, times and predictions.
+    path: path of samples, times and predictions.
   """
 
   module: nn.Module
@@ -54,7 +54,7 @@ class Denoiser:
     *,
     adapters: PyTree | None = None,
   ) -> Condition:
-    """A condition whose text is projected, once for any number of calls."""
+    """Condition with projected text, reusable in any number of calls."""
     projected = self.module.apply(
       _variables(params, adapters), text, method='project_text'
     )
@@ -75,14 +75,14 @@ class Denoiser:
     perturbed: Bool[Array, 'l b'] | None = None,
     control: PyTree | None = None,
   ) -> Prediction:
-    """The prediction at x, a point of the path at time t.
+    """Prediction at x, a point of the path at time t.
 
     Args:
-      timestep: what the network is told of the time, where that is not exactly
-        the path's: diffusers truncates it to an integer.
-      adapters: of the network's dense layers, see models/layers.py.
-      features: numbers of blocks, from 0, whose output the prediction holds.
-      perturbed: which examples see only themselves in which blocks.
+      timestep: the network's timestep if it is not exactly the path's:
+        diffusers truncates it to an integer.
+      adapters: adapters of the network's dense layers, see models/layers.py.
+      features: indices of blocks whose output the prediction includes.
+      perturbed: per block and example, whether self-attention is the identity.
       control: a ControlNet's outputs.
     """
     module, path = self.module, self.path
@@ -104,7 +104,7 @@ class Denoiser:
       tuple(features),
       method='evaluate',
     )
-    # f32: bfloat16 would round what the path's conversion adds to it.
+    # f32: bfloat16 would round the terms that the path's conversion adds.
     v = out.velocity.astype(jnp.promote_types(x.dtype, jnp.float32))
     return Prediction(
       x,

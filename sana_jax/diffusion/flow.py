@@ -1,4 +1,4 @@
-"""Times of the flow: the shift, and the times that training draws.
+"""Times of the flow: the shift, and sampling of training times.
 
 Training draws t from a logit-normal density (2403.03206, 3.1) and shifts it
 towards noise, the more so the larger the image (the same paper, 5.3.2):
@@ -24,7 +24,7 @@ T = TypeVar('T')
 
 
 class Times(NamedTuple):
-  """Training times: of the path, and as the model is given them."""
+  """Training times of the path, and the corresponding model timesteps."""
 
   t: Float[Array, 'b']  # In (0, 1); [0, 1) where discrete.
   timestep: Float[Array, 'b']  # 1000 t, an integer where discrete.
@@ -49,13 +49,13 @@ def sample_times(
 
   Args:
     rng: consumed.
-    batch: how many.
+    batch: number of times.
     density: 'logit_normal' or 'uniform', before the shift.
-    mean: of the logit of the time, if logit-normal.
-    std: likewise.
+    mean: mean of the logit of the time, if logit-normal.
+    std: its standard deviation.
     shift: see `shift_time`.
     discrete: the official table: index i = floor(1000 u), t = shift(i / 1000),
-      timestep truncated. Index 0 (no noise at all) occurs, as it does there.
+      timestep truncated. Index 0 (no noise) occurs, as in the official code.
 
   Raises:
     UserError: if the density is unknown or the shift is not positive.
@@ -72,14 +72,14 @@ def sample_times(
     )
   if discrete:
     return _from_table(u, shift)
-  # Both ends are singular for someone: the sampler's log SNR, a loss weight.
+  # Both ends are singular in the sampler's log SNR or in a loss weight.
   eps = jnp.finfo(u.dtype).eps
   t = jnp.clip(shift_time(u, shift), eps, 1 - eps)
   return Times(t, TRAIN_TIMESTEPS * t)
 
 
 def _from_table(u, shift):
-  # In float64, as the reference makes it: the truncation is sensitive to it.
+  # In float64, as in the reference: the truncation is sensitive to it.
   betas = np.linspace(1, 1 / TRAIN_TIMESTEPS, TRAIN_TIMESTEPS)
   table = shift_time(1 - betas, shift)
   i = jnp.minimum(jnp.int32(TRAIN_TIMESTEPS * u), TRAIN_TIMESTEPS - 1)

@@ -1,4 +1,4 @@
-"""Guidance as functions around a prediction.
+"""Guidance: functions that combine predictions.
 
   CFG   v = u + s (c - u)                                    (2207.12598, eq. 6)
   PAG   v = ... + p (c - c')      c' with identity self-attention   (2403.17377)
@@ -9,8 +9,8 @@
 All predictions of a step come from one call on a larger batch, in the order
 [unconditional, conditional, perturbed], as in diffusers and NVlabs/Sana. NVlabs
 guides the noise prediction; that is the same, because noise = x + (1 - t) v is
-affine in v; so is the velocity of any other path. CFG takes place for s > 1
-only (diffusers): at most 1, there is no unconditional prediction.
+affine in v; so is the velocity of any other path. CFG is applied only for s > 1
+(diffusers): otherwise there is no unconditional prediction.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,19 +32,19 @@ Model = Callable[..., Prediction]
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """How predictions are put together; hashable, for `jax.jit`.
+  """Settings for combining predictions; hashable, for `jax.jit`.
 
   Attributes:
-    scale: of CFG (or APG); 1 or less is none.
-    interval: of the time in [0, 1] in which CFG takes place; outside, the model
-      runs on the conditional alone (2404.07724; NVlabs' interval_guidance).
-    pag_scale: of PAG; 0 is none.
-    pag_layers: numbers of the blocks that PAG perturbs; none for the model's
-      usual one.
+    scale: scale of CFG (or APG); 1 or less disables it.
+    interval: times in [0, 1] at which CFG is applied; outside, only the
+      conditional is computed (2404.07724; NVlabs' interval_guidance).
+    pag_scale: scale of PAG; 0 disables it.
+    pag_layers: indices of the blocks that PAG perturbs; empty for the model's
+      default.
     pag_adaptive: PAG's scale at t is pag_scale - pag_adaptive (1000 - 1000 t),
       at least 0, as in diffusers.
-    apg_eta: None for CFG; else the weight of what is along the prediction.
-    apg_norm: the largest norm of an update, 0 for any.
+    apg_eta: None for CFG; else the weight of the part along the prediction.
+    apg_norm: maximum norm of an update, 0 for no limit.
   """
 
   scale: float = 4.5
@@ -56,7 +56,7 @@ class Guidance:
   apg_norm: float = 0.0
 
   def __post_init__(self):
-    """Raises UserError for options that cannot be."""
+    """Raises UserError for invalid options."""
     for name in ('interval', 'pag_layers'):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     for name in ('scale', 'pag_scale', 'pag_adaptive', 'apg_norm'):
@@ -91,13 +91,13 @@ def guide(
   unconditional: PyTree,
   guidance: Guidance | float,
 ) -> Predict:
-  """Closes a model over its conditioning, guided.
+  """Binds a model to its conditioning, with guidance.
 
   Args:
     model: see `Model`; its times have one entry an example.
     conditional: arrays with a leading batch axis.
-    unconditional: the same structure and shapes; None will do without CFG.
-    guidance: how, or the scale of plain CFG.
+    unconditional: the same structure and shapes; None is allowed without CFG.
+    guidance: the settings, or the scale of plain CFG.
   """
   if not isinstance(guidance, Guidance):
     guidance = Guidance(guidance)
@@ -124,7 +124,7 @@ def guide(
 
 
 def _guided(model, conditional, unconditional, guidance, x, t, timestep):
-  """One model call on all that is needed, and its parts put together."""
+  """Makes one model call on all required inputs and combines its outputs."""
   conditions = [unconditional] * guidance.enabled + [conditional]
   conditions += [conditional] * guidance.perturbs
   count = len(conditions)
@@ -164,7 +164,7 @@ def combine(
   conditional: Float[Array, '*x'],
   scale: float,
 ) -> Float[Array, '*x']:
-  """The guided prediction, in float32: bfloat16 would round the difference."""
+  """Guided prediction in float32: bfloat16 would round the difference."""
   u, c = _float(unconditional), _float(conditional)
   return u + scale * (c - u)
 
@@ -176,14 +176,13 @@ def project(
   time: Float[Array, ''],
   guidance: Guidance,
 ) -> Float[Array, 'b *x']:
-  """APG's velocity of the flow: CFG's update, less what saturates colours.
+  """Velocity of the flow by APG: CFG's update without the oversaturating part.
 
-  The clean image that a velocity predicts is x - t v, so directions and norms
-  are taken there.
+  Directions and norms are those of the predicted clean image, x - t v.
   """
   u, c, x = _float(unconditional), _float(conditional), _float(x)
   clean = x - time * c
-  update = time * (u - c)  # Of the clean images: conditional - unconditional.
+  update = time * (u - c)  # Conditional - unconditional clean image.
   if guidance.apg_norm:
     update *= jnp.minimum(
       1, guidance.apg_norm / jnp.maximum(jnp.sqrt(_dot(update, update)), 1e-12)
@@ -194,7 +193,7 @@ def project(
 
 
 def _dot(a, b):
-  """Of each example, with axes that broadcast."""
+  """Dot product of each example, with broadcastable axes."""
   return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 

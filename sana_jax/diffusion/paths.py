@@ -5,9 +5,9 @@
 
 v is dx/dt. The flow is SANA's (2410.10629, 2.3), its times lie in [0, 1];
 TrigFlow is SANA-Sprint's (2410.11081, 2503.09641), its times are angles in
-[0, pi/2] and s is `sigma_data`. Networks see the flow alone: its x, 1000 times
-its time, and they predict its v. With n = sqrt(t_f^2 + (1 - t_f)^2), the same
-point and prediction are (2503.09641, 3.1)
+[0, pi/2] and s is `sigma_data`. Networks operate on the flow: they take its x
+and 1000 times its time, and predict its v. With n = sqrt(t_f^2 + (1 - t_f)^2),
+the same point and prediction are (2503.09641, 3.1)
 
   t_f = sin t / (sin t + cos t)         x_f = n x / s
   v = s ((1 - 2 t_f) x_f + n^2 v_f) / n
@@ -23,48 +23,48 @@ import jax.numpy as jnp
 
 from sana_jax.typing import Array, Float, PyTree
 
-TRAIN_TIMESTEPS = 1000  # The timestep that a network is given for pure noise.
+TRAIN_TIMESTEPS = 1000  # The network's timestep of pure noise.
 
 
 @runtime_checkable
 class Path(Protocol):
-  """A path, and its conversion to and from the flow; hashable.
+  """Path from data to noise, and its conversion to and from the flow; hashable.
 
   Attributes:
-    scale: size of x at the ends, for data and noise of size one.
+    scale: standard deviation of x at the ends, for data and noise of size one.
   """
 
   scale: float
 
   def interpolate(self, data: Array, noise: Array, t: Array) -> Array:
-    """The noisy sample x at time t."""
+    """Noisy sample x at time t."""
 
   def target(self, data: Array, noise: Array, t: Array) -> Array:
-    """dx/dt, the velocity that a prediction is to be."""
+    """Velocity dx/dt, the regression target."""
 
   def data(self, x: Array, v: Array, t: Array) -> Array:
-    """The data of the path through x along v."""
+    """Data end of the path through x along v."""
 
   def noise(self, x: Array, v: Array, t: Array) -> Array:
-    """The noise of the path through x along v."""
+    """Noise end of the path through x along v."""
 
   def timestep(self, t: Array) -> Array:
-    """The network's time, in [0, 1000]."""
+    """Timestep of the network, in [0, 1000]."""
 
   def time(self, timestep: Array) -> Array:
-    """The path's time, given the network's."""
+    """Time of the path, given the network's timestep."""
 
   def to_flow(self, x: Array, t: Array) -> tuple[Array, Array]:
-    """The flow's (x, t) of the same data and noise."""
+    """Converts this path's (x, t) to the flow's for the same data and noise."""
 
   def from_flow(self, x: Array, t: Array) -> tuple[Array, Array]:
-    """This path's (x, t), given the flow's."""
+    """Converts the flow's (x, t) to this path's."""
 
   def velocity_to_flow(self, v: Array, x: Array, t: Array) -> Array:
-    """The flow's velocity, given this path's v at its x and t."""
+    """Converts this path's v at its x and t to the flow's velocity."""
 
   def velocity_from_flow(self, v: Array, x: Array, t: Array) -> Array:
-    """This path's velocity, given the flow's v at the flow's x and t."""
+    """Converts the flow's v at the flow's x and t to this path's velocity."""
 
 
 @jax.tree_util.register_static
@@ -163,13 +163,12 @@ class TrigFlow:
 
 
 class Prediction(NamedTuple):
-  """A velocity at a point of a path, as what it may be asked for.
+  """Velocity at a point of a path, convertible to data and noise.
 
   Attributes:
     x, t, v: the point, its time and the velocity there.
-    logvar: the network's estimate of the log-variance of its error; None where
-      it makes none.
-    features: x after chosen blocks of the network.
+    logvar: the network's estimate of the log-variance of its error, or None.
+    features: x after the requested blocks of the network.
   """
 
   x: Float[Array, '*x']
@@ -180,15 +179,15 @@ class Prediction(NamedTuple):
   features: PyTree = ()
 
   def velocity(self) -> Float[Array, '*x']:
-    """dx/dt, in float32 (float64 if x is) whatever the network computes in."""
+    """Velocity dx/dt in float32 (float64 if x is)."""
     return self.v.astype(jnp.promote_types(self.x.dtype, jnp.float32))
 
   def data(self) -> Float[Array, '*x']:
-    """The data at the path's end, as the autoencoder's latents are scaled."""
+    """Data at the path's end, scaled as the autoencoder's latents."""
     return self.path.data(self.x, self.velocity(), self.t)
 
   def noise(self) -> Float[Array, '*x']:
-    """The noise at the path's other end, of variance 1."""
+    """Noise at the path's other end, of variance 1."""
     return self.path.noise(self.x, self.velocity(), self.t)
 
 

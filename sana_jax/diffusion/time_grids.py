@@ -1,4 +1,4 @@
-"""The times at which a sampler calls the model, from noise to data.
+"""Time grids: times at which a sampler calls the model, from noise to data.
 
 Grids are made on the host in float64 and rounded once, as the references do.
 """
@@ -14,21 +14,21 @@ from sana_jax.typing import Array, Float
 
 
 class TimeGrid(NamedTuple):
-  """Times of a path, and as the model is given them at each step's start."""
+  """Times of a path, and the model's timestep at each step's start."""
 
-  times: Float[np.ndarray, 'n+1'] | Float[Array, 'n+1']  # Falls to 0.
+  times: Float[np.ndarray, 'n+1'] | Float[Array, 'n+1']  # Decreasing to 0.
   timesteps: Float[np.ndarray, 'n'] | Float[Array, 'n']  # In [0, 1000].
   path: Path = Flow()
 
 
 def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:
-  """SANA's grid: evenly spaced up to 0.999, then shifted.
+  """Grid of SANA: evenly spaced up to 0.999, then shifted.
 
   Args:
     steps: model calls.
     shift: the checkpoint's flow shift.
-    continuous: gives the model 1000 t as it is, as NVlabs' sampler does. By
-      default it is truncated to an integer, as diffusers'
+    continuous: passes 1000 t to the model unrounded, as NVlabs' sampler does.
+      By default it is truncated to an integer, as diffusers'
       DPMSolverMultistepScheduler does; the times are the same.
 
   Raises:
@@ -44,12 +44,12 @@ def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:
 def flow_euler_grid(
   steps: int, shift: float, double_shift: bool = True
 ) -> TimeGrid:
-  """Evenly spaced from 1 to 0.001, then shifted; timesteps are not truncated.
+  """Euler grid: evenly spaced from 1 to 0.001, then shifted; not truncated.
 
   Args:
     steps: model calls.
     shift: the checkpoint's flow shift.
-    double_shift: as diffusers' FlowMatchEulerDiscreteScheduler, which spaces
+    double_shift: as in diffusers' FlowMatchEulerDiscreteScheduler, which spaces
       down to the *shifted* 0.001 and then shifts again (its issue 13243), so
       that the last step starts near 0.009 for shift 3. False shifts once.
 

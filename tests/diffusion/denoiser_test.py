@@ -45,7 +45,7 @@ def inputs():
 
 
 def network(module, x, timesteps, *args, **how):
-  """The network itself."""
+  """Direct call of the network."""
   return jax.jit(
     lambda p, x, t: module.apply({'params': p}, x, t, *args, **how)
   )(params(module.guidance_embeds), x, timesteps)
@@ -68,7 +68,7 @@ def test_on_the_flow_it_is_the_networks_velocity_at_1000_t():
   assert prediction.logvar is None and prediction.features == ()
 
 
-def test_times_are_scaled_and_may_be_told_apart_from_the_paths():
+def test_timesteps_are_scaled_and_may_differ_from_the_paths_time():
   x, t, text, mask = inputs()
   scaled = MODEL.clone(timestep_scale=0.001)
   got = run(Denoiser(scaled), x, t, Condition(text, mask))
@@ -166,7 +166,7 @@ def test_features_and_control_reach_the_network():
 
 
 class Adapted(nn.Module):
-  """A network of one number, an adapter and an estimate of its error."""
+  """Network of one parameter, with an adapter and an estimate of its error."""
 
   dtype = jnp.bfloat16
   timestep_scale = 1.0
@@ -181,7 +181,7 @@ class Adapted(nn.Module):
     return Output(x * scale.astype(x.dtype), (), -timesteps)
 
 
-def test_adapters_go_beside_the_parameters_and_the_variance_comes_back():
+def test_adapters_are_applied_and_the_variance_is_returned():
   x = jnp.full((2, 3), 2.0)
   call = functools.partial(
     Denoiser(Adapted()),
@@ -202,7 +202,7 @@ class Arc(NamedTuple):
 
 
 class Ddim:
-  """x' at the next time, of the predicted data and noise."""
+  """DDIM sampler: x' at the next time, from the predicted data and noise."""
 
   def init(self, x, rng):
     return Arc(x)

@@ -14,7 +14,7 @@ NULL = {'text': jnp.zeros((2, 2)), 'mask': jnp.zeros((2, 1))}
 
 
 class Model:
-  """Some function of everything, which notes the batches that it sees."""
+  """Function of all inputs that records its batches."""
 
   def __init__(self):
     self.batches = []
@@ -30,7 +30,7 @@ class Model:
 
 
 def velocity_of(model, conditional, unconditional, options, timestep):
-  """The velocity at X, as a sampler asks for it."""
+  """Velocity at X, as a sampler requests it."""
   predict = guidance.guide(model, conditional, unconditional, options)
   prediction = predict(X, jnp.float32(timestep / 1000), jnp.float32(timestep))
   np.testing.assert_array_equal(prediction.x, X)
@@ -72,7 +72,7 @@ def test_outside_its_interval_there_is_no_guidance(t, guided):
 
 
 class Perturbed(Model):
-  """The same, plus 1 where it is perturbed."""
+  """Model plus 1 where it is perturbed."""
 
   def __call__(self, x, t, conditioning, timestep, perturbed):
     prediction = super().__call__(x, t, conditioning, timestep)
@@ -80,7 +80,7 @@ class Perturbed(Model):
 
 
 @pytest.mark.parametrize('scale, batch', [(4.5, 6), (1.0, 4)])
-def test_perturbed_attention_is_led_away_from(scale, batch):
+def test_guidance_moves_away_from_the_perturbed_prediction(scale, batch):
   model = Perturbed()
   options = guidance.Guidance(scale, pag_scale=3.0)
   v = velocity_of(model, TEXT, NULL, options, 300.0)
@@ -108,7 +108,9 @@ def project(eta, norm=0.0, t=0.4):
     u, c, x, jnp.float32(t), guidance.Guidance(4.0, apg_eta=eta, apg_norm=norm)
   )
   clean = np.asarray(x - t * c)
-  update = (np.asarray(x - t * v) - clean) / 3  # Of clean images, for s - 1.
+  update = (
+    np.asarray(x - t * v) - clean
+  ) / 3  # Difference of clean images, for s - 1.
   return u, c, v, clean, update
 
 

@@ -21,7 +21,7 @@ def draws(count=2):
 
 
 def times(path):
-  """From data to noise."""
+  """Times from data to noise."""
   end = 1.0 if isinstance(path, Flow) else np.pi / 2
   return jnp.linspace(0, end, len(ANGLES))
 

@@ -13,7 +13,7 @@ from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
 from sana_jax.diffusion.samplers.euler import Euler
 from sana_jax.errors import UserError
 
-# DPM-Solver++ of order 1 takes Euler's steps, on its own time grid.
+# DPM-Solver++ of order 1 is Euler's method on its own time grid.
 _SAMPLERS = {
   'euler': Euler(),
   'dpm++1m': DpmSolver(order=1),
@@ -23,11 +23,11 @@ _SAMPLERS = {
   'dpm++3m': DpmSolver(order=3),
   'dpm++3m-heun': DpmSolver(order=3, variant='heun'),
 }
-NAMES = list(_SAMPLERS)  # Grows with `register`.
+NAMES = list(_SAMPLERS)  # Extended by `register`.
 
 
 def register(name: str, sampler: Sampler) -> None:
-  """Adds a sampler under a new name; ValueError where the name is taken."""
+  """Adds a sampler under a new name; raises ValueError if the name is taken."""
   if _SAMPLERS.get(name, sampler) != sampler:
     raise ValueError(f'The sampler {name!r} exists; choose another name.')
   if name not in _SAMPLERS:
@@ -36,7 +36,7 @@ def register(name: str, sampler: Sampler) -> None:
 
 
 def make(name: str) -> Sampler:
-  """The sampler of that name.
+  """Returns the sampler of that name.
 
   Raises:
     UserError: if there is none; the message lists the names.

@@ -1,8 +1,8 @@
-"""Integrating the path from noise to data.
+"""Integration of the path from noise to data.
 
-A sampler is one integration rule: a carry and a step. The loop over the time
-grid is here, and only here. Guidance wraps the prediction: samplers do not know
-of it.
+A sampler is one integration rule: a carry and a step. The only loop over the
+time grid is here. Guidance wraps the prediction: samplers are independent of
+it.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Predict = Callable[[Array, Array, Array], Prediction]
 
 
 class Interval(NamedTuple):
-  """One step: from time t to s < t, with `left` steps to go after it."""
+  """One step from time t to s < t; `left` steps follow it."""
 
   t: Float[Array, '']
   s: Float[Array, '']
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 @runtime_checkable
 class Carry(Protocol):
-  """What a step hands to the next: arrays of fixed shapes in a NamedTuple."""
+  """State between steps: a NamedTuple of arrays with fixed shapes."""
 
   @property
   def x(self) -> Array:
@@ -39,14 +39,14 @@ class Carry(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-  """One integration rule; `sample` owns the loop.
+  """Integration rule; `sample` owns the loop.
 
-  `rng` is one key for each example, another one in each call; None where the
-  caller has none, which only a sampler that draws nothing can do without.
+  `rng` is one key per example, different in each call; None suffices for
+  deterministic samplers.
   """
 
   def init(self, x: Array, rng: Keys | None) -> Carry:
-    """The carry before the first step."""
+    """Returns the carry before the first step."""
 
   def step(
     self, carry: Carry, prediction: Prediction, at: Interval, rng: Keys | None
@@ -63,15 +63,15 @@ def sample(
 ) -> Float[Array, '*x']:
   """Integrates over the whole grid; the model is traced once.
 
-  The sample is kept in float32 (float64 if it comes so), whatever the network
-  computes in: 20 roundings to bfloat16 would show.
+  The sample is kept in float32 (float64 if the noise is), for any dtype of the
+  network: 20 roundings to bfloat16 would be visible.
 
   Args:
     sampler: see `sana_jax.diffusion.samplers.make`.
     predict: called as predict(x, time, timestep) with scalar times.
-    noise: of variance 1, at grid.times[0].
+    noise: unit-variance noise, at grid.times[0].
     grid: see `sana_jax.diffusion.time_grids`.
-    rng: one key for each example.
+    rng: one key per example.
 
   Returns:
     The data at grid.times[-1].
@@ -86,11 +86,11 @@ def begin(
   grid: TimeGrid,
   rng: Keys | None = None,
 ) -> tuple[Carry, tuple[Interval, Float[Array, 'n']]]:
-  """The carry before the first step, and what `advance` is told of each."""
+  """Returns the carry before the first step, and the steps for `advance`."""
   x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
   x = x * grid.path.scale
   timesteps = jnp.asarray(grid.timesteps, x.dtype)
-  return sampler.init(x, _of_call(rng, 0)), (
+  return sampler.init(x, _call_keys(rng, 0)), (
     _intervals(jnp.asarray(grid.times, x.dtype)),
     timesteps,
   )
@@ -103,30 +103,30 @@ def advance(
   steps: tuple[Interval, Float[Array, 'n']],
   rng: Keys | None = None,
 ) -> Carry:
-  """The carry after these steps, some of or all that `begin` gave."""
+  """Returns the carry after these steps, all or part of those from `begin`."""
 
   def body(carry, now):
     at, timestep = now
     prediction = predict(carry.x, at.t, timestep)
     return sampler.step(
-      carry, prediction, at, _of_call(rng, at.index + 1)
+      carry, prediction, at, _call_keys(rng, at.index + 1)
     ), None
 
   return jax.lax.scan(body, carry, steps)[0]
 
 
 def finish(carry: Carry, grid: TimeGrid) -> Float[Array, '*x']:
-  """The data that a sampler has arrived at."""
+  """Returns the data of the last carry."""
   return carry.x / grid.path.scale
 
 
 def predictor(velocity: Callable[[Array, Array], Array]) -> Predict:
-  """What samplers call, made of the flow's velocity(x, timestep)."""
+  """Wraps the flow's velocity(x, timestep) as the `predict` of samplers."""
   return lambda x, t, timestep: Prediction(x, t, velocity(x, timestep))
 
 
-def _of_call(rng, call):
-  """Keys of one call of a sampler, which depend on its number alone."""
+def _call_keys(rng, call):
+  """Keys of one call of a sampler; they depend only on its index."""
   if rng is None:
     return None
   return jax.vmap(jax.random.fold_in, (0, None))(rng, call)

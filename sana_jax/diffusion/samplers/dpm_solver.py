@@ -13,7 +13,7 @@ D1 is h times the slope of x0 at t from past steps, D2 its second divided
 difference times h^2. That is half of h^2 x0'', so that the order-3 step, as
 diffusers and the paper's own code write it, is of order 2 with a small
 constant. (Measured; with D2 doubled it is of order 3, and no better in 20
-steps. We keep what they compute.)
+steps. The references' form is kept.)
 
 On this path (1-s)(e^-h - 1) = s/t - 1, so that the order-1 step is
 
@@ -46,10 +46,10 @@ class DpmSolver:
 
   Attributes:
     order: 1, 2 or 3.
-    variant: 'midpoint' or 'heun', of the steps of order 2.
-    lower_order_final: with fewer than 15 steps, go down by the end: order 2 at
+    variant: 'midpoint' or 'heun', for the steps of order 2.
+    lower_order_final: with fewer than 15 steps, lower the final orders: 2 at
       most in the last step but one, 1 in the last. The step that ends at time 0
-      is of order 1 in any case.
+        is always of order 1.
   """
 
   order: int = 2
@@ -58,7 +58,7 @@ class DpmSolver:
 
   class Carry(NamedTuple):
     x: Float[Array, '*x']
-    # Newest first, one less than the order; fillers of weight 0 at the start.
+    # Newest first, one less than the order; padded with weight 0 at the start.
     past: tuple[Float[Array, '*x'], ...]  # Predictions of the data,
     lengths: tuple[Float[Array, ''], ...]  # and the steps h taken from them.
 
@@ -105,7 +105,7 @@ class DpmSolver:
     return jnp.where(final, 1, order)
 
   def _weights(self, order, at, h, lengths):
-    """Of the differences of past data, newest first; 0 above the order."""
+    """Weights of past data's differences, newest first; 0 above the order."""
     if not lengths:
       return ()
     # (1-s)((e^-h - 1)/h + 1) and (1-s)((e^-h - 1 + h)/h^2 - 1/2).

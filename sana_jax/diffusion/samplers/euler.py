@@ -1,4 +1,4 @@
-"""Euler's method: follow the velocity straight to the next time."""
+"""Euler's method: one step along the velocity to the next time."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from sana_jax.typing import Array, Float, Keys
 
 @dataclasses.dataclass(frozen=True)
 class Euler:
-  """First order; diffusers' FlowMatchEulerDiscreteScheduler."""
+  """First-order sampler; diffusers' FlowMatchEulerDiscreteScheduler."""
 
   class Carry(NamedTuple):
     x: Float[Array, '*x']

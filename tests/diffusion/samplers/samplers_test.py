@@ -39,7 +39,7 @@ def std(t):
 
 
 def flow(t):
-  """Where the exact flow carries NOISE by time t, for data ~ N(MEAN, STD^2)."""
+  """Exact flow of NOISE to time t, for data ~ N(MEAN, STD^2)."""
   return (1 - t) * MEAN + std(t) * NOISE
 
 
@@ -50,7 +50,7 @@ def velocity(x, t):
 
 
 def error(sampler, steps):
-  """Of the sample at t = 0.02, from t = 0.98 on the exact flow."""
+  """Error of the sample at t = 0.02, from t = 0.98 on the exact flow."""
   times = np.linspace(0.98, 0.02, steps + 1)
   grid = time_grids.TimeGrid(times, times[:-1])
   x = samplers.sample(
@@ -71,7 +71,7 @@ def error(sampler, steps):
   ids=str,
 )
 def test_the_error_falls_with_the_order(x64, sampler, steps, order):
-  # Of order 3 the docstring tells why it is 2.
+  # Order 3 converges with order 2: see the docstring of DpmSolver's module.
   ratio = error(sampler, steps) / error(sampler, 2 * steps)
   np.testing.assert_allclose(np.log2(ratio), order, atol=0.15)
 
@@ -165,7 +165,7 @@ class Draws(NamedTuple):
 
 
 class Drawing:
-  """Replaces the sample by noise; notes what `init` drew."""
+  """Replaces the sample by noise; records what `init` drew."""
 
   def init(self, x, rng):
     return Draws(x, self.draw(rng))

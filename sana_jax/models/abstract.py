@@ -1,4 +1,4 @@
-"""Initial parameters of the models and their shapes, without real inputs."""
+"""Initial parameters of the models, and their shapes, without real inputs."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from sana_jax.typing import Params, PRNGKeyArray, PyTree
 
 
 def transformer_init(module: Sana) -> Callable[[PRNGKeyArray], Params]:
-  """rng -> parameters; the latents' size does not matter."""
-  # Draws once for all blocks: unrolled, it would take XLA as long as a step.
+  """Returns a function rng -> parameters; the latents' size does not matter."""
+  # Initialises all blocks in one scan: unrolled, it compiles as long as a step.
   module = module.clone(unroll=1)
   side = 2 * module.patch_size
   return lambda rng: module.init(
@@ -27,7 +27,7 @@ def transformer_init(module: Sana) -> Callable[[PRNGKeyArray], Params]:
 
 
 def transformer(module: Sana) -> PyTree:
-  """Shapes of the parameters; nothing is allocated."""
+  """Shapes of the transformer's parameters; nothing is allocated."""
   return jax.eval_shape(transformer_init(module), jax.random.key(0))
 
 

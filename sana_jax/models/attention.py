@@ -1,4 +1,4 @@
-"""SANA's two attentions: linear over the image, softmax over the text."""
+"""Attention layers of SANA: linear over the image, softmax over the text."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class LinearSelfAttention(nn.Module):
     x: Float[Array, 'b n d'],
     perturbed: Bool[Array, 'b'] | None = None,
   ) -> Float[Array, 'b n d']:
-    """Attends; `perturbed` examples see only themselves (PAG): out(value)."""
+    """Attends; in `perturbed` examples tokens see only themselves (PAG)."""
 
     def project(name):
       return Dense(
@@ -57,12 +57,12 @@ class LinearSelfAttention(nn.Module):
     out = Dense(x.shape[-1], name='out', kernel_init=xavier, dtype=self.dtype)(
       out
     )
-    # float16 alone overflows here; both references clip at its largest value.
+    # Only float16 overflows here; both references clip at its largest value.
     return jnp.clip(out, -65504, 65504) if out.dtype == jnp.float16 else out
 
 
 class KeysValues(NamedTuple):
-  """Keys and values of the text; of all blocks, with an axis l behind b."""
+  """Keys and values of the text; for all blocks, with an axis l after b."""
 
   keys: Float[Array, 'b *l m h k']
   values: Float[Array, 'b *l m h k']
@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
     text: Float[Array, 'b m d'] | KeysValues,
     bias: Float[Array, 'b m'],
   ) -> Float[Array, 'b n d']:
-    """Attends to the text, or to what `keys_values` made of it."""
+    """Attends to the text, or to its `keys_values`."""
     q = self.query(x)
     if self.qk_norm:
       q = self.query_norm(q)
@@ -100,7 +100,7 @@ class CrossAttention(nn.Module):
     return self.out(softmax_attention(q, k, v, bias).reshape(x.shape))
 
   def keys_values(self, text: Float[Array, 'b m d']) -> KeysValues:
-    """What depends on the text alone: the same in every step of a sampler."""
+    """Keys and values of the text: the same in every step of a sampler."""
     k, v = self.key(text), self.value(text)
     if self.qk_norm:
       k = self.key_norm(k)

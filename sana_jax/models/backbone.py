@@ -1,4 +1,4 @@
-"""Embeddings and blocks: what a Sana and its ControlNet have in common."""
+"""Embeddings and blocks shared by Sana and its ControlNet."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from sana_jax.models.layers import position_embedding
 from sana_jax.models.remat import remat
 from sana_jax.typing import Array, Bool, DType, Float, Grid
 
-# Each block has its own parameters, and adapters where there are any.
+# Each block has its own parameters, and adapters, if any.
 _STACKED = {'params': 0, 'adapters': 0}
 Features = tuple[Float[Array, 'b n d'], ...]
 
@@ -26,8 +26,8 @@ class Backbone(nn.Module):
 
   Attributes:
     width, depth: 1152 x 28 (0.6B), 2240 x 20 (1.6B), 2240 x 60 (4.8B).
-    cross_heads: of the attention on the text.
-    head_dim: of the linear attention, 32; its heads are width / head_dim.
+    cross_heads: heads of the attention on the text.
+    head_dim: size of the width / head_dim heads of the linear attention, 32.
     caption_channels: width of the text encoder.
     qk_norm, cross_norm: RMSNorm on queries and keys (SANA-1.5, Sprint).
     sample_size: latent side that `interpolation_scale` refers to.
@@ -35,9 +35,9 @@ class Backbone(nn.Module):
     attention_eps: 1e-15 in diffusers, 1e-8 in the official code.
     cross_norm_eps: 1e-5 in diffusers, 1e-6 in the official code.
     text_norm_scale: initial scale of the caption norm.
-    rounded_timesteps: cast them to `dtype` first, as the official code does
-      where there is a ControlNet: 999 is 1000 in bfloat16. Not in diffusers.
-    remat: what the backward pass computes again, see remat.py.
+    rounded_timesteps: cast timesteps to `dtype` first, as the official code
+      does with a ControlNet: 999 is 1000 in bfloat16. Not in diffusers.
+    remat: activations that the backward pass recomputes, see remat.py.
     unroll: blocks per iteration of the scan; `depth` unrolls it all.
   """
 
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
   unroll: int = 1
   dtype: DType = jnp.float32
 
-  # Of the class, not of an instance.
+  # A class variable.
   block_class = Block
   guidance_embeds = False
 
@@ -84,7 +84,7 @@ class Backbone(nn.Module):
   def tokens(
     self, latents: Float[Array, 'b y x c']
   ) -> tuple[Float[Array, 'b n d'], Grid]:
-    """Embedded patches, row by row, and how many there are along each axis.
+    """Embedded patches, row by row, and their number along each axis.
 
     The 2K and 4K models add a fixed embedding of their positions.
     """
@@ -104,18 +104,18 @@ class Backbone(nn.Module):
   def embed_time(
     self, timesteps: Float[Array, 'b'], guidance: Float[Array, 'b'] | None
   ) -> tuple[Float[Array, 'b d'], Float[Array, 'b 6 d']]:
-    """The time (plus guidance) as a vector, and as six modulations."""
+    """Embeds the time (plus guidance) as a vector, and as six modulations."""
     if self.rounded_timesteps:
       timesteps = timesteps.astype(self.dtype)
     return self.time_embed(timesteps, guidance)
 
   def project_text(self, text: Float[Array, 'b m e']) -> KeysValues:
-    """Keys and values of every block: all that is made of the text alone.
+    """Keys and values of every block, which depend only on the text.
 
-    A sampler needs them once for all its steps; the velocity is the same.
+    A sampler computes them once for all steps; the velocity is the same.
     """
-    # One block after another: as one product, XLA would transpose a copy of
-    # all their weights, an eighth of the model.
+    # Sequential over blocks: for one matmul, XLA would transpose a copy of all
+    # their weights, an eighth of the model.
     project = nn.scan(
       lambda block, carry, text: (carry, block.keys_values(text)),
       variable_axes=_STACKED,
@@ -137,9 +137,9 @@ class Backbone(nn.Module):
     perturbed: Bool[Array, 'l b'] | None = None,
     features: Sequence[int] = (),
   ) -> tuple[Float[Array, 'b n d'], Features, Any]:
-    """x after the last block, x after those of `features`, and all outputs.
+    """Returns x after the last block, x after those of `features`, and outputs.
 
-    The text is the encoder's, or projected.
+    The text is the encoder's output, or its projection.
     """
     if not isinstance(text, KeysValues):
       text = self.caption(text)
@@ -176,9 +176,9 @@ class Backbone(nn.Module):
 def attention_bias(
   mask: Bool[Array, 'b m'] | None, text: Float[Array, 'b m d'] | KeysValues
 ) -> Float[Array, 'b m']:
-  """-10,000 where the mask is false.
+  """Bias of -10,000 where the mask is false.
 
-  Finite, as in both references: a mask of all zeros is no mask.
+  It is finite, as in both references: an all-zero mask equals no mask.
   """
   if mask is None:
     words = text.keys[:, 0] if isinstance(text, KeysValues) else text
@@ -187,7 +187,7 @@ def attention_bias(
 
 
 def _body(policy: str, grid: Grid) -> Callable:
-  """One iteration: the block, and its x into the buffer where there is one."""
+  """Scan body: runs the block and stores x in the buffer, if there is one."""
   run = remat(lambda block, *args: block(*args, grid=grid), policy)
 
   def body(block, carry, slot, *args):
@@ -201,10 +201,10 @@ def _body(policy: str, grid: Grid) -> Callable:
 
 
 def _buffer(features, depth, x):
-  """Space for x after the chosen blocks, and each block's place in it.
+  """Buffer for x after the chosen blocks, and each block's index in it.
 
-  A scan's outputs would be those of all blocks. All that are not chosen write
-  to one more place, the last.
+  A scan would output x of all blocks. Blocks that are not chosen write to an
+  extra last entry.
   """
   if not features:
     return None, None

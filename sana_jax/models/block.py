@@ -1,10 +1,10 @@
-"""SANA's transformer block, and the fields that decide it.
+"""Transformer block of SANA, and its fields.
 
   x += gate_a * linear_attention(modulate(norm(x)))
   x += cross_attention(x, text)                 (no norm, no gate)
   x += gate_f * mix_ffn(modulate(norm(x)))
 
-x are tokens [b n d]; Mix-FFN alone sees the grid on which they lie. The six
+x are tokens [b n d]; only Mix-FFN uses their grid. The six
 modulations are a per-block table plus one projection of the time, shared by all
 blocks.
 """
@@ -30,7 +30,7 @@ from sana_jax.typing import Array, Bool, DType, Float, Grid
 
 @dataclasses.dataclass(frozen=True)
 class BlockFields:
-  """Fields of a block; `Backbone` has the same ones and explains them."""
+  """Fields of a block; documented in `Backbone`, which has the same ones."""
 
   width: int
   head_dim: int
@@ -47,14 +47,14 @@ class BlockFields:
 
   @classmethod
   def of(cls, model: Any) -> 'BlockFields':
-    """The fields of a model's blocks."""
+    """Returns the fields of a model's blocks."""
     return cls(
       **{f.name: getattr(model, f.name) for f in dataclasses.fields(cls)}
     )
 
 
 class Block(nn.Module):
-  """One block, as the body of a scan: returns (x, None)."""
+  """Transformer block as the body of a scan: returns (x, None)."""
 
   fields: BlockFields
 
@@ -130,12 +130,12 @@ class Affine(nn.Module):
 
 
 def table_init(key, shape, dtype=jnp.float32):
-  """Normal values of variance 1 / width, for a table of modulations."""
+  """Initialises a table of modulations: normal of variance 1 / width."""
   return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
 
 
 def per_image(
   modulation: Float[Array, 'b d'], dtype: DType
 ) -> Float[Array, 'b 1 d']:
-  """A modulation that broadcasts over tokens."""
+  """Casts a modulation and broadcasts it over tokens."""
   return modulation.astype(dtype)[:, None]

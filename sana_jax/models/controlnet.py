@@ -1,15 +1,16 @@
-"""SANA's ControlNet: a copy of the first blocks that reads a control image.
+"""ControlNet of SANA: a copy of the first blocks that reads a control image.
 
   x = start + input(embed(control latents))
   output_k = output layer k (x after block k) * scale
 
-In diffusers, which this follows, `start` is embed(latents), and the transformer
-adds output k after its block k + 1. In the official code the ControlNet runs
-beside the transformer: `start` is the transformer's x after its block 0
+As in diffusers, `start` is embed(latents), and the transformer adds output k
+after its block k + 1. In the official code the ControlNet runs alongside the
+transformer: `start` is the transformer's x after its block 0
 (`first_block`), output k is added after block k (`Sana.control_after` 0), and
 times are rounded to the models' dtype (`rounded_timesteps` of both). The
 published weights were trained in the official way. The layers `input` and
-`output` are zero at first, so that training starts from the transformer alone.
+`output` are initialised to zero, so that training starts from the plain
+transformer.
 """
 
 import flax.linen as nn
@@ -25,7 +26,7 @@ from sana_jax.typing import Array, Bool, Float, Params
 
 
 class ControlBlock(Block):
-  """A block whose x also goes to the transformer, through a layer."""
+  """Block that also returns its x, through a layer, for the transformer."""
 
   def setup(self):
     super().setup()
@@ -41,9 +42,9 @@ class ControlBlock(Block):
 
 
 class SanaControlNet(Backbone):
-  """Outputs for a Sana's blocks, from a control image's latents.
+  """ControlNet: outputs for a Sana's blocks, from a control image's latents.
 
-  The fields are those of `Backbone`; 7 blocks are published.
+  The fields are those of `Backbone`; the published one has 7 blocks.
   """
 
   block_class = ControlBlock
@@ -64,7 +65,7 @@ class SanaControlNet(Backbone):
     scale: float | Float[Array, ''] = 1.0,
     start: Float[Array, 'b n d'] | None = None,
   ) -> Float[Array, 'l b n d']:
-    """One output a block; `control` are scaled latents, as `latents` are."""
+    """Returns one output per block; `control` are scaled like `latents`."""
     hint, grid = self.tokens(control)
     x = self.tokens(latents)[0] if start is None else start.astype(self.dtype)
     x = constrain_tokens(x + self.input(hint), grid)
@@ -81,7 +82,7 @@ def first_block(
   text: Float[Array, 'b m e'],
   mask: Bool[Array, 'b m'] | None = None,
 ) -> Float[Array, 'b n d']:
-  """The transformer's x after its block 0: `start`, in the official way."""
+  """Returns the transformer's x after block 0: the official code's `start`."""
   blocks = jax.tree.map(lambda stack: stack[:1], params['blocks'])
   return (
     model.clone(depth=1, unroll=1)

@@ -1,4 +1,4 @@
-"""Embeddings of the time, of the guidance scale and of the text."""
+"""Embeddings of time, guidance scale and text."""
 
 import flax.linen as nn
 
@@ -9,7 +9,7 @@ normal = nn.initializers.normal(0.02)
 
 
 class TimeEmbedding(nn.Module):
-  """The time (plus guidance) as a vector, and as six modulations."""
+  """Embedding of the time (plus guidance): a vector, and six modulations."""
 
   width: int
   guidance_embeds: bool
@@ -36,7 +36,7 @@ class TimeEmbedding(nn.Module):
 
 
 class TimeMLP(nn.Module):
-  """Sinusoids of 256 through two layers."""
+  """MLP on 256 sinusoids: two layers."""
 
   width: int
   dtype: DType
@@ -50,7 +50,7 @@ class TimeMLP(nn.Module):
 
 
 class CaptionProjection(nn.Module):
-  """The text encoder's states at the transformer's width, normalised."""
+  """Normalised projection of the text encoder's states to the model's width."""
 
   width: int
   norm_scale: float

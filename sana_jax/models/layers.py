@@ -1,4 +1,4 @@
-"""Small parts that the models share: dense layers, norms, embeddings."""
+"""Layers shared by the models: dense layers, norms, embeddings."""
 
 from collections.abc import Callable
 import math
@@ -13,7 +13,7 @@ from sana_jax.typing import Array, DType, Float
 
 
 class Dense(nn.Module):
-  """x @ kernel + bias, plus scale (x @ down) @ up where there is an adapter.
+  """Dense layer, x @ kernel + bias, plus scale (x @ down) @ up with an adapter.
 
   Parameters are those of nn.Dense. An adapter is this layer's entry in the
   collection `adapters`: down [d, r], up [r, f] and the constant `scale`, which
@@ -55,7 +55,7 @@ def _product(x, matrix):
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * (offset + scale) [+ bias] over the last axis, in float32.
+  """RMS norm, x / rms(x) * (offset + scale) [+ bias], over channels in float32.
 
   `offset` is 1 in Gemma, whose scales are stored around zero.
   """
@@ -63,7 +63,7 @@ class RMSNorm(nn.Module):
   eps: float
   use_bias: bool = False
   offset: float = 0.0
-  scale_init: float | None = None  # 1 - offset where it is None.
+  scale_init: float | None = None  # None: 1 - offset.
   dtype: DType = jnp.float32
 
   @nn.compact
@@ -79,7 +79,7 @@ class RMSNorm(nn.Module):
 
 
 def rms_normalise(x: Float[Array, '*b d'], eps: float) -> Float[Array, '*b d']:
-  """x / sqrt(mean(x^2) + eps), in float32 whatever comes in."""
+  """RMS normalisation, x / sqrt(mean(x^2) + eps), in float32."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
@@ -92,14 +92,14 @@ def layer_normalise(x: Float[Array, '*b d'], eps: float):
 
 
 def modulate(x, shift, scale):
-  """AdaLN: x (1 + scale) + shift, with one shift and scale per example."""
+  """AdaLN modulation, x (1 + scale) + shift, with one of each per example."""
   return x * (1 + scale) + shift
 
 
 def sinusoidal_embedding(
   t: Float[Array, 'b'], size: int = 256, max_period: float = 10_000.0
 ) -> Float[Array, 'b {size}']:
-  """[cos | sin] of t at geometric frequencies, in float32 (DiT's order)."""
+  """Sinusoids [cos | sin] of t at geometric frequencies, float32, as in DiT."""
   half = size // 2
   # Rounded once from float64: at t = 999 an ulp of a frequency is visible.
   exponents = -math.log(max_period) * np.arange(half, dtype=np.float32) / half

@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look, by what a trained VGG16 sees in them.
+"""LPIPS: perceptual distance of two images, from features of a trained VGG16.
 
     d(x, y) = sum_l mean_pixels sum_c w_lc (f_lc(x) - f_lc(y))^2
 
@@ -16,7 +16,7 @@ from sana_jax.typing import Array, DType, Float
 
 # Channels of the convolutions between two poolings.
 STAGES = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
-# Of the images that VGG16 was trained on, on a scale from -1 to 1.
+# Statistics of VGG16's training images, on a scale from -1 to 1.
 _MEAN = (-0.030, -0.088, -0.188)
 _STD = (0.458, 0.448, 0.450)
 
@@ -50,9 +50,9 @@ class VGG16(nn.Module):
 
 
 class LPIPS(nn.Module):
-  """A distance for each pair of images in [-1, 1]; sides are 16 px or more."""
+  """Distance of each pair of images in [-1, 1]; sides are at least 16 px."""
 
-  dtype: DType = jnp.float32  # Of the convolutions.
+  dtype: DType = jnp.float32  # Dtype of the convolutions.
 
   @nn.compact
   def __call__(
@@ -72,14 +72,14 @@ class LPIPS(nn.Module):
 
 
 def unit(x: Float[Array, 'b y x c']) -> Float[Array, 'b y x c']:
-  """x / |x| over channels in float32, and 0 for 0."""
+  """Normalises to x / |x| over channels in float32; 0 stays 0."""
   x = x.astype(jnp.float32)
-  # At 0 the square root has no gradient, the larger one of the two has.
+  # The square root has no gradient at 0; the maximum has.
   length = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-20))
   return x / (length + 1e-10)
 
 
 def init(rng: jax.Array) -> dict:
-  """Fresh parameters, to learn their shapes from."""
+  """Initial parameters; only their shapes are used."""
   blank = jnp.zeros((1, 16, 16, 3))
   return LPIPS().init(rng, blank, blank)['params']

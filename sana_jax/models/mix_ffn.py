@@ -1,7 +1,7 @@
-"""Mix-FFN (GLUMBConv): the feed-forward that gives SANA its sense of place.
+"""Mix-FFN (GLUMBConv), the gated convolutional feed-forward layer.
 
 conv1x1 -> SiLU -> depthwise 3x3 -> a * SiLU(g) -> conv1x1. The 3x3 convolution
-sees neighbours, which is why the transformer needs no position embedding.
+replaces position embeddings.
 """
 
 import flax.linen as nn
@@ -17,9 +17,9 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class MixFFN(nn.Module):
-  """Expands the width by `ratio`, mixes neighbours, gates, projects back.
+  """Mix-FFN: expands the width by `ratio`, convolves, gates, projects back.
 
-  The only part of a block that depends on how its tokens lie on their grid.
+  It is the only part of a block that depends on the tokens' grid.
   """
 
   ratio: float
@@ -31,7 +31,7 @@ class MixFFN(nn.Module):
   ) -> Float[Array, 'b n d']:
     batch, tokens, channels = x.shape
     hidden = int(self.ratio * channels)
-    # Here, where tokens are narrow: a TPU copies rows that are no whole tiles.
+    # Before the expansion: a TPU copies rows that are not whole tiles.
     x = x.reshape(batch, *grid, channels)
     x = Dense(
       2 * hidden,
@@ -54,7 +54,7 @@ class MixFFN(nn.Module):
 
 
 class Depthwise(nn.Module):
-  """Declares a depthwise 3x3 kernel [3 3 c] and its bias [c]."""
+  """Parameters of a depthwise 3x3 convolution: kernel [3 3 c] and bias [c]."""
 
   channels: int
 

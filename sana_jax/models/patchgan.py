@@ -1,12 +1,11 @@
-"""PatchGAN: which patches of a picture are real (pix2pix, arXiv:1611.07004).
+"""PatchGAN discriminator, which scores patches (pix2pix, arXiv:1611.07004).
 
-Convolutions of 4 x 4, three of them halving the sides; each number that comes
-out judges the 70 x 70 pixels that it sees. Norms are pix2pix's own alternative,
-instance normalisation without parameters (`--norm instance`), where it and
-VQGAN have batch normalisation by default: that makes a picture's score, and so
-the gradient, depend on which others it shares a device and a part of the batch
-with, and needs running means beside the parameters. A bias before a norm, which
-it takes away again, is left out.
+It has 4 x 4 convolutions, three of which halve the sides; each output scores
+its receptive field of 70 x 70 pixels. Norms are pix2pix's alternative, instance
+normalisation without parameters (`--norm instance`). The default of pix2pix and
+VQGAN, batch normalisation, makes a picture's score and gradient depend on the
+other pictures of its shard and microbatch, and needs running means. Biases
+before a norm, which removes them, are omitted.
 """
 
 import flax.linen as nn
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from sana_jax.typing import Array, DType, Float
 
 WIDTHS = (64, 128, 256, 512)  # The last one keeps the sides.
-SMALLEST_PX = 24  # Below, no patch is left.
+SMALLEST_PX = 24  # A smaller image has no patch.
 _EPS = 1e-5
 
 

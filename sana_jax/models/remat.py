@@ -1,12 +1,12 @@
-"""What of a block is kept for the backward pass, by name.
+"""Remat policies: which activations of a block the backward pass reuses.
 
   none     all that it needs
-  full     its input; all else is computed again
-  dots     its input and the products of weights; the rest is computed again
-  offload  its input, in the host's memory; all else is computed again
+  full     its input; the rest is recomputed
+  dots     its input and the matmuls with weights; the rest is recomputed
+  offload  its input, in the host's memory; the rest is recomputed
 
-The input of every block is what grows with the depth: 20 to 60 arrays of the
-size of the residual stream.
+Inputs of blocks grow with the depth: 20 to 60 arrays of the size of the
+residual stream.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ NAMES = ('none', *_POLICIES)
 
 
 def remat(body: Callable, name: str) -> Callable:
-  """A scan's body that keeps what `name` says; UserError if unknown."""
+  """Wraps a scan's body in the policy `name`; UserError if it is unknown."""
   if name not in NAMES:
     raise UserError(
       f'remat={name!r} is unknown; allowed are '
@@ -41,10 +41,10 @@ def remat(body: Callable, name: str) -> Callable:
     )
   if name == 'none':
     return body
-  # A scan keeps its iterations apart without CSE's help.
+  # A scan separates its iterations; barriers against CSE are not needed.
   return nn.remat(body, prevent_cse=False, policy=_POLICIES[name]())
 
 
 def block_input(x: Array) -> Array:
-  """Tells a policy that this is a block's input."""
+  """Marks a block's input for the policies."""
   return checkpoint_name(x, _INPUT)

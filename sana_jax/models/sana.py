@@ -1,8 +1,8 @@
-"""SANA's linear diffusion transformer (arXiv:2410.10629, section 2.2).
+"""Linear diffusion transformer SANA (arXiv:2410.10629, section 2.2).
 
-Patches, blocks (see block.py), and a modulated head. There is no position
-embedding, but for the 2K and 4K models. It follows diffusers; where the
-official code differs, a field says so.
+It consists of patches, blocks (see block.py) and a modulated head. Only the 2K
+and 4K models have a position embedding. It follows diffusers; fields select
+the official code's behaviour where it differs.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,11 @@ from sana_jax.typing import Array, Bool, DType, Float, Grid
 
 
 class Output(NamedTuple):
-  """The velocity, and what else a loss may use.
+  """Velocity, and further outputs that a loss may use.
 
   Attributes:
     features: x after each requested block, as tokens [b n d], row by row.
-    logvar: log-variance of the error that a model expects; None where it has
-      no such head.
+    logvar: predicted log-variance of the error; None without such a head.
   """
 
   velocity: Float[Array, 'b *p o']
@@ -37,10 +36,10 @@ class Sana(Backbone):
   """Velocity of the flow at a noisy latent, a time and a text.
 
   Attributes: those of `Backbone`, and
-    guidance_embeds: an embedding of the guidance scale is added to the time's
-      (Sprint); callers multiply the scale by `guidance_embeds_scale`.
+    guidance_embeds: whether an embedding of the guidance scale is added to the
+      time's (Sprint); callers multiply the scale by `guidance_embeds_scale`.
     timestep_scale: callers multiply timesteps by it (Sprint teachers: 0.001).
-    control_after: the block (from 0) that the first of a ControlNet's outputs
+    control_after: index of the block that the first of a ControlNet's outputs
       follows: 1 in diffusers, 0 in the official code.
   """
 
@@ -55,7 +54,7 @@ class Sana(Backbone):
     self.head = Head(self.out_channels, self.patch_size, dtype=self.dtype)
 
   def __call__(self, *args, **kwargs) -> Float[Array, 'b y x o']:
-    """The velocity alone; the arguments are those of `evaluate`."""
+    """Returns only the velocity; takes the arguments of `evaluate`."""
     return self.evaluate(*args, **kwargs).velocity
 
   def evaluate(
@@ -69,13 +68,13 @@ class Sana(Backbone):
     perturbed: Bool[Array, 'n b'] | None = None,
     features: Sequence[int] = (),
   ) -> Output:
-    """All outputs; timesteps lie in [0, 1000], `mask` is true for words.
+    """Returns all outputs; timesteps are in [0, 1000], `mask` true for words.
 
-    `text` are the text encoder's states, or what `project_text` made of them.
+    `text` are the text encoder's states, or their `project_text`.
 
-    `control` are a ControlNet's outputs; those beyond the depth are not used.
-    `perturbed` says in which blocks whose self-attention is the identity, for
-    perturbed-attention guidance. `features` are numbers of blocks, from 0.
+    `control` are a ControlNet's outputs; those beyond the depth are unused.
+    `perturbed` selects, per block and example, identity self-attention for
+    perturbed-attention guidance. `features` are indices of blocks.
     """
     x, grid = self.tokens(latents)
     x = constrain_tokens(x, grid)
@@ -89,14 +88,14 @@ class Sana(Backbone):
 
 
 def _pad(control, first, depth):
-  """A ControlNet's outputs at the blocks that they follow, zero elsewhere."""
+  """Pads a ControlNet's outputs with zeros to one per block."""
   control = control[: depth - first]
   missing = depth - first - control.shape[0]
   return jnp.pad(control, [(first, missing), *[(0, 0)] * (control.ndim - 1)])
 
 
 class Head(nn.Module):
-  """Modulated norm, projection and unpatchify; channels vary fastest."""
+  """Head: modulated norm, projection and unpatchify; channels vary fastest."""
 
   out_channels: int
   patch_size: int

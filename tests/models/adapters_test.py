@@ -1,4 +1,4 @@
-"""Low-rank adapters: what they add, what trains them, and what they cost."""
+"""Low-rank adapters: output, gradients and memory."""
 
 import flax.linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -42,7 +42,7 @@ def inputs():
 
 
 def kernels_of(params):
-  """Those of dense layers, by their layer's path."""
+  """Kernels of dense layers, by their layer's path."""
   flat = flatten_dict(params)
   return {
     path[:-1]: x
@@ -52,7 +52,7 @@ def kernels_of(params):
 
 
 def new_adapters(params, size=0.3):
-  """Of every dense layer of a Sana."""
+  """Random adapters of every dense layer of a Sana."""
   adapters = {}
   for path, kernel in kernels_of(params).items():
     *stack, inputs, outputs = kernel.shape
@@ -90,9 +90,9 @@ def test_without_an_adapter_a_dense_layer_is_flaxs_program_and_values():
     run = jax.jit(lambda v, x: layer(7, dtype=jnp.bfloat16).apply(v, x))
     return variables, run.lower(variables, x).as_text()
 
-  ours, theirs = program(Dense), program(nn.Dense)
-  jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
-  assert ours[1] == theirs[1]
+  ours, reference = program(Dense), program(nn.Dense)
+  jax.tree.map(np.testing.assert_array_equal, ours[0], reference[0])
+  assert ours[1] == reference[1]
 
 
 def test_an_adapter_adds_its_scaled_product():

@@ -1,4 +1,4 @@
-"""A block works on tokens, and sees their grid in Mix-FFN alone."""
+"""A block works on tokens; only Mix-FFN uses their grid."""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def test_mix_ffn_spreads_a_token_to_its_neighbours_on_the_grid():
 
 @pytest.mark.parametrize('patch_size', [1, 2])
 def test_split_rows_are_neither_gathered_nor_exchanged_for_tokens(patch_size):
-  # What devices send: sums of the attention's states, and rows at borders.
+  # Communication: sums of the attention's states, and rows at borders.
   module = MODEL.clone(patch_size=patch_size, interpolation_scale=1.0)
   mesh = make_mesh({'data': 2, 'sequence': 4})
   rows, whole = P('data', 'sequence'), P('data')

@@ -17,7 +17,7 @@ def test_the_sinusoids_are_cosines_first():
   np.testing.assert_array_equal(got[0], [1.0] * 128 + [0.0] * 128)
   for k in (0, 1, 64, 127):
     angle = t.astype(np.float64) * 10_000.0 ** (-k / 128)
-    # 1000 radians in float32 are known to 3e-5.
+    # 1000 radians in float32 are accurate to 3e-5.
     np.testing.assert_allclose(got[:, k], np.cos(angle), atol=1e-4)
     np.testing.assert_allclose(got[:, 128 + k], np.sin(angle), atol=1e-4)
 
@@ -73,7 +73,7 @@ def test_rms_norm_is_its_formula(offset):
   'how, start',
   [({}, 1.0), ({'offset': 1.0}, 0.0), ({'scale_init': 0.01}, 0.01)],
 )
-def test_rms_norm_starts_as_the_plain_norm_or_as_told(how, start):
+def test_rms_norm_starts_as_the_plain_norm_or_as_configured(how, start):
   params = layers.RMSNorm(1e-6, **how).init(
     jax.random.key(0), jnp.ones((1, 4))
   )['params']

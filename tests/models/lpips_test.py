@@ -43,8 +43,8 @@ def test_a_picture_is_like_itself_and_as_far_from_another_as_that_from_it(
 def test_no_feature_is_no_distance_and_no_nan(params, images):
   """With kernels and biases of 0 every feature of every pixel is 0."""
   dead = {**params, 'vgg': jax.tree.map(jnp.zeros_like, params['vgg'])}
-  # Arguments, as in training: with kernels that it knows to be 0, XLA's CPU
-  # compiler now and then gives NaN, from memory that nobody wrote.
+  # Arguments, as in training: with constant kernels of 0, XLA's CPU compiler
+  # occasionally gives NaN, from uninitialised memory.
   value, gradient = jax.jit(
     jax.value_and_grad(lambda x, params: jnp.sum(distance(params, x, images)))
   )(-images, dead)

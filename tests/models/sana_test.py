@@ -196,7 +196,7 @@ def test_the_position_table_breaks_the_symmetry_of_translation():
   assert inside(run(interpolation_scale=1.0)) > 1e-2
 
 
-def test_a_model_with_guidance_needs_it_and_heeds_it():
+def test_a_model_with_guidance_requires_and_uses_it():
   fields = TINY | dict(guidance_embeds=True)
   model = Sana(**fields)
   args, params = inputs(fields), {'params': random_params(**fields)}
@@ -240,7 +240,7 @@ def test_text_projected_once_gives_the_same_velocity(normed):
   np.testing.assert_allclose(run(projected), run(text), rtol=1e-5, atol=1e-6)
 
 
-def test_tangents_agree_with_gradients_where_forward_mode_is_asked_for():
+def test_tangents_agree_with_gradients_in_forward_mode():
   """<w, J v> = <J^T w, v>, as Sprint's consistency loss needs them."""
   fields = dict(TINY, qk_norm=True, cross_norm=True)
   variables = {'params': random_params(**fields)}

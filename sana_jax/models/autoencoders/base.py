@@ -1,4 +1,4 @@
-"""The interface of autoencoders: what a transformer and a pipeline need of one.
+"""Autoencoder interface required by transformers and pipelines.
 
 Every autoencoder works on arrays [batch, *positions, channels]: two axes of
 positions for images (height, width), three for videos (time, height, width).
@@ -18,7 +18,7 @@ class LatentSpec:
   """Shape of the latents of an autoencoder.
 
   Attributes:
-    channels: of each position.
+    channels: channels of each position.
     strides: pixels, or frames, per position along each axis: (32, 32) for
       DC-AE's images, (8, 32, 32) for videos.
   """
@@ -28,7 +28,7 @@ class LatentSpec:
 
   @property
   def side(self) -> int:
-    """Pixels per position of height and width, where both have as many."""
+    """Pixels per position of height and width, which must be equal."""
     height, width = self.strides[-2:]
     if height != width:
       raise UserError(
@@ -38,9 +38,9 @@ class LatentSpec:
     return height
 
   def shape(self, *sizes: int) -> tuple[int, ...]:
-    """Shape of the latents of one example, from its size along each axis.
+    """Shape of one example's latents, from its size along each axis.
 
-    Raises UserError where a size is no multiple of its stride.
+    Raises UserError if a size is not a multiple of its stride.
     """
     for size, stride in zip(sizes, self.strides, strict=True):
       if size % stride:
@@ -53,12 +53,12 @@ class LatentSpec:
 
 @runtime_checkable
 class Autoencoder(Protocol):
-  """A Flax module that turns images in [-1, 1] into latents and back.
+  """Flax module that converts images in [-1, 1] to latents and back.
 
   Attributes:
     spec: shape of the latents.
     scale, shift: the transformer's latents are scale * (encode(x) - shift).
-    in_channels: of the images, 3.
+    in_channels: channels of the images, 3.
   """
 
   spec: LatentSpec
@@ -67,16 +67,16 @@ class Autoencoder(Protocol):
   in_channels: int
 
   def encode(self, images: Array) -> Array:
-    """Unscaled latents; needs only params['encoder']."""
+    """Returns unscaled latents; needs only params['encoder']."""
 
   def decode(self, latents: Array) -> Array:
-    """Images, not clipped, of unscaled latents; needs params['decoder']."""
+    """Returns unclipped images of unscaled latents; needs params['decoder']."""
 
 
 def encode(
   module: nn.Module, variables: PyTree, images: Float[Array, 'b *p c']
 ) -> Float[Array, 'b *q d']:
-  """Latents as the transformer has them, of about unit variance."""
+  """Encodes images to the transformer's latents, of about unit variance."""
   latents = module.apply(variables, images, method='encode')
   if module.shift:
     latents = latents - module.shift
@@ -86,6 +86,6 @@ def encode(
 def unscaled(
   module: nn.Module, latents: Float[Array, 'b *q d']
 ) -> Float[Array, 'b *q d']:
-  """Latents as the decoder has them, in the module's dtype."""
+  """Converts latents to the decoder's scale, in the module's dtype."""
   latents = latents.astype(module.dtype) / module.scale
   return latents + module.shift if module.shift else latents

@@ -1,7 +1,7 @@
-"""The parts of Gemma-2: rotary positions, masks, attention, one layer.
+"""Parts of Gemma-2: rotary positions, masks, attention, one layer.
 
-Formulas as in "Gemma 2" (arXiv 2408.00118) and transformers' Gemma2Model. We
-keep attention logits and rotations in float32 where transformers rounds them
+Formulas as in "Gemma 2" (arXiv 2408.00118) and transformers' Gemma2Model.
+Attention logits and rotations stay in float32 where transformers rounds them
 to the model's dtype, which is closer to its float32 result and no slower.
 """
 
@@ -22,12 +22,12 @@ _INIT = nn.initializers.normal(0.02)
 def rotary_tables(
   length: int, head_dim: int, theta: float, before: int = 0
 ) -> tuple[Float[Array, 'm i'], Float[Array, 'm i']]:
-  """cos and sin of position x theta^(-2i/head_dim), i < head_dim / 2.
+  """Cosines and sines of position x theta^(-2i/head_dim), i < head_dim / 2.
 
   Positions start at `before`.
   """
-  # Rounded as transformers does, step by step: at position 4,000 one ulp of an
-  # angle is 2e-4, which shows.
+  # Rounded step by step, as in transformers: at position 4,000 one ulp of an
+  # angle is 2e-4, which is visible.
   exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
   frequencies = np.float32(1) / np.float32(
     theta ** exponents.astype(np.float64)
@@ -42,7 +42,7 @@ def rotate(
   cos: Float[Array, 'm k//2'],
   sin: Float[Array, 'm k//2'],
 ) -> Float[Array, 'b m h k']:
-  """Turns the pair (x_i, x_{i+k/2}) of a head by its position's angle."""
+  """Rotates the pair (x_i, x_{i+k/2}) of a head by its position's angle."""
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos[:, None], sin[:, None]
   turned = [first * cos - second * sin, second * cos + first * sin]
@@ -50,16 +50,16 @@ def rotate(
 
 
 def soft_cap(x: Float[Array, '*b'], cap: float) -> Float[Array, '*b']:
-  """cap * tanh(x / cap): the identity near 0, bounded by the cap."""
+  """Soft cap, cap * tanh(x / cap): the identity near 0, bounded by the cap."""
   return cap * jnp.tanh(x / cap)
 
 
 def causal_mask(
   mask: Bool[Array, 'b m'], before: int = 0
 ) -> Bool[Array, 'b m {before}+m']:
-  """Query i may see key j: j is a real token and not after i.
+  """Mask of keys j visible to query i: real tokens that are not after i.
 
-  All `before` tokens that stand in front are real, and seen by every query.
+  All `before` prefix tokens are real and visible to every query.
   """
   b, m = mask.shape
   real = jnp.concatenate([jnp.ones((b, before), bool), mask], axis=1)
@@ -69,13 +69,13 @@ def causal_mask(
 def near_mask(
   length: int, window: int, before: int = 0
 ) -> Bool[Array, 'm {before}+m']:
-  """Query i may see key j in a sliding window: j > i - window."""
+  """Mask of keys j in the sliding window of query i: j > i - window."""
   i = before + jnp.arange(length)
   return jnp.arange(before + length)[None, :] > i[:, None] - window
 
 
 class Past(NamedTuple):
-  """Keys and values of the tokens in front, for one layer or for all."""
+  """Keys and values of the prefix, for one layer or for all."""
 
   keys: Float[Array, '*l b s g k']
   values: Float[Array, '*l b s g k']
@@ -90,10 +90,10 @@ def attention(
   scale: float,
   softcap: float,
 ) -> Float[Array, 'b m h k']:
-  """softmax(soft_cap(q k^T scale)) v; each key head serves h/g query heads.
+  """Attention, softmax(soft_cap(q k^T scale)) v; h/g query heads per key head.
 
-  A query that may see nothing gets the plain mean of v, as in transformers:
-  finite, and never read.
+  A query without visible keys gets the mean of v, as in transformers: finite,
+  and unused.
   """
   grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
   logits = scale * jnp.einsum(
@@ -109,7 +109,7 @@ def attention(
 
 
 class Layer(nn.Module):
-  """Attention and gated MLP, each between two norms; the step of a scan."""
+  """Body of the scan: attention and gated MLP, each between two norms."""
 
   heads: int
   kv_heads: int
@@ -129,13 +129,13 @@ class Layer(nn.Module):
     shared: tuple,
     keep: str,
   ):
-    """x after the layer, and what the scan is to collect of every layer.
+    """Returns x after the layer, and the scan's output for it.
 
     Args:
       x: residual stream.
-      sliding: whether this layer sees only the keys of the sliding window.
-      past: its keys and values of the tokens in front.
-      shared: the same for all layers: causal and near masks, cos, sin.
+      sliding: whether this layer attends only within the sliding window.
+      past: its keys and values of the prefix.
+      shared: inputs shared by all layers: causal and near masks, cos, sin.
       keep: 'states' for every layer's x, 'past' for its keys and values, or ''.
     """
     causal, near, cos, sin = shared
@@ -158,7 +158,7 @@ class Layer(nn.Module):
     v = project('value', self.kv_heads)
     made = Past(k, v)
     if past is not None:
-      k, v = jax.tree.map(_behind, made, past)
+      k, v = jax.tree.map(_append, made, past)
     y = attention(
       q, k, v, allowed, scale=self.query_scale**-0.5, softcap=self.softcap
     )
@@ -178,7 +178,7 @@ class Layer(nn.Module):
     )
 
 
-def _behind(new, past):
-  """New keys or values behind those in front, which all examples share."""
+def _append(new, past):
+  """Appends new keys or values to the prefix's, which all examples share."""
   past = jnp.broadcast_to(past, (new.shape[0], *past.shape[1:]))
   return jnp.concatenate([past.astype(new.dtype), new], axis=1)

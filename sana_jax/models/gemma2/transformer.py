@@ -1,8 +1,8 @@
-"""Gemma-2, read as a text encoder: its last hidden states condition SANA.
+"""Gemma-2 as a text encoder: its last hidden states condition SANA.
 
-The layers are one scan over stacked parameters; which of them see a sliding
-window only is an input of the scan. Positions run from 0 and padding stands on
-the right. Padded positions are computed too: the image model masks them.
+The layers are one scan over stacked parameters; which of them use a sliding
+window is an input of the scan. Positions start at 0, and padding is on the
+right. Padded positions are computed too: the image model masks them.
 """
 
 from collections.abc import Mapping
@@ -42,10 +42,10 @@ class Gemma2(nn.Module):
   Attributes:
     hidden: width of the gated MLP.
     query_scale: attention logits are divided by its square root.
-    layer_types: 'sliding' or 'full' for each layer; empty is alternating,
-      the first one sliding.
+    layer_types: 'sliding' or 'full' for each layer; empty alternates, starting
+      with 'sliding'.
     remat: recompute a layer's activations in the backward pass.
-    dtype: of the computation; parameters keep theirs.
+    dtype: dtype of the computation; parameters keep their own.
   """
 
   vocab_size: int
@@ -99,9 +99,9 @@ class Gemma2(nn.Module):
     mask: Bool[Array, 'b m'],
     past: Past | None = None,
   ) -> Float[Array, 'b m d']:
-    """The last hidden state, after the final norm: what SANA reads.
+    """Returns the last hidden state, after the final norm, SANA's condition.
 
-    With `past`, of the tokens behind those that it stands for.
+    With `past`, `tokens` continue its prefix.
     """
     _, x, _ = self._run(tokens, mask, past=past)
     return self.final_norm(x)
@@ -109,9 +109,9 @@ class Gemma2(nn.Module):
   def read(
     self, tokens: Int[Array, '1 s']
   ) -> tuple[Float[Array, '1 s d'], Past]:
-    """The last hidden state of tokens in front, and what later ones see.
+    """Returns the last hidden state of a prefix, and its keys and values.
 
-    Read once, a beginning that many texts share costs nothing more.
+    A prefix shared by many texts is computed once.
     """
     _, x, past = self._run(tokens, jnp.ones_like(tokens, bool), keep='past')
     return self.final_norm(x), past
@@ -119,9 +119,9 @@ class Gemma2(nn.Module):
   def hidden_states(
     self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
   ) -> Float[Array, 'l b m d']:
-    """The embeddings and every layer's output, l = depth + 1.
+    """Returns the embeddings and every layer's output, l = depth + 1.
 
-    The last one is after the final norm, as transformers gives them.
+    The last one is after the final norm, as in transformers.
     """
     first, last, outputs = self._run(tokens, mask, keep='states')
     return jnp.concatenate(
@@ -131,7 +131,7 @@ class Gemma2(nn.Module):
   def logits(
     self, tokens: Int[Array, 'b m'], mask: Bool[Array, 'b m']
   ) -> Float[Array, 'b m v']:
-    """Scores of the next token, in float32 (embeddings are tied)."""
+    """Returns logits of the next token, in float32 (embeddings are tied)."""
     x = self(tokens, mask)
     table = self.embed.embedding.astype(self.dtype)
     scores = jnp.einsum(
@@ -140,7 +140,7 @@ class Gemma2(nn.Module):
     return soft_cap(scores, self.final_softcap)
 
   def is_sliding(self) -> tuple[bool, ...]:
-    """For each layer, whether it sees a sliding window only."""
+    """Whether each layer uses a sliding window."""
     types = self.layer_types or ('sliding', 'full') * self.depth
     return tuple(t == 'sliding' for t in types[: self.depth])
 

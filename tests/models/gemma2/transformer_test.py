@@ -1,4 +1,4 @@
-"""Gemma-2 against transformers' stored numbers, and what its masks promise."""
+"""Gemma-2 against transformers' stored numbers, and properties of its masks."""
 
 import functools
 import json
@@ -72,8 +72,8 @@ def test_hidden_states_are_those_of_transformers(golden):
   model, params, tokens, mask, data = golden
   got = run(model, params, tokens, mask, method='hidden_states')
   assert got.shape == data['hidden_states'].shape
-  for ours, theirs in zip(got, data['hidden_states']):
-    assert relative_error(ours, theirs) <= 1e-5
+  for ours, reference in zip(got, data['hidden_states']):
+    assert relative_error(ours, reference) <= 1e-5
   last = run(model, params, tokens, mask)
   assert relative_error(last, data['hidden_states'][-1]) <= 1e-5
 
@@ -149,7 +149,7 @@ def test_recomputing_layers_changes_no_gradient():
 
 
 @pytest.mark.parametrize('window', [4096, 3])
-def test_a_beginning_that_was_read_before_changes_nothing(window):
+def test_a_cached_prefix_changes_nothing(window):
   model = Gemma2(
     vocab_size=20,
     width=8,

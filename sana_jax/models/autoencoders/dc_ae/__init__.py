@@ -1,4 +1,4 @@
-"""DC-AE: the autoencoder between images and SANA's latents."""
+"""DC-AE, SANA's image autoencoder."""
 
 from sana_jax.models.autoencoders.dc_ae.autoencoder import DCAE
 from sana_jax.models.autoencoders.dc_ae.sizes import SIZES

@@ -1,9 +1,8 @@
-"""DC-AE, SANA's autoencoder: 32 to 128 times smaller sides, no sampling.
+"""DC-AE, SANA's deterministic autoencoder: sides 32 to 128 times smaller.
 
 Deep compression autoencoder (Chen et al., arXiv:2410.10733), every published
-variant. `scaling_factor` is carried for others to use: latents of unit
-variance are `scaling_factor * encode(images)`; as in diffusers, `encode` and
-`decode` do not apply it.
+variant. Latents of unit variance are `scaling_factor * encode(images)`; as in
+diffusers, `encode` and `decode` do not apply it.
 """
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ from sana_jax.models.autoencoders.dc_ae import coder
 from sana_jax.typing import Array, DType, Float
 
 BLOCKS = ('ResBlock', 'EfficientViTBlock')
-# Allowed words, by field.
+# Allowed values, by field.
 CHOICES = {
   'encoder_blocks': BLOCKS,
   'decoder_blocks': BLOCKS,
@@ -28,7 +27,7 @@ CHOICES = {
 
 
 class DCAE(nn.Module):
-  """Images in [-1, 1] to latents, and back; tuples have one entry a stage.
+  """Autoencoder of images in [-1, 1]; tuples have one entry per stage.
 
   Stages run from the image's resolution to the latents'. With 'batch_norm'
   among `decoder_norms` there is a second collection, 'batch_stats'.
@@ -40,7 +39,7 @@ class DCAE(nn.Module):
   decoder_widths: tuple[int, ...]
   encoder_depths: tuple[int, ...]
   decoder_depths: tuple[int, ...]
-  encoder_scales: tuple[tuple[int, ...], ...]  # Kernel sizes of attention.
+  encoder_scales: tuple[tuple[int, ...], ...]  # Kernel sizes of the attention.
   decoder_scales: tuple[tuple[int, ...], ...]
   downsample: str
   upsample: str
@@ -104,13 +103,13 @@ class DCAE(nn.Module):
 
   @property
   def shift(self) -> float:
-    """Subtracted from the encoder's latents before that: nothing."""
+    """Offset subtracted from the encoder's latents before scaling: 0."""
     return 0.0
 
   def __call__(
     self, images: Float[Array, 'b y x c']
   ) -> Float[Array, 'b y x c']:
-    """The reconstruction; touches every parameter."""
+    """Reconstructs images, using every parameter."""
     return self.decode(self.encode(images))
 
   def encode(
@@ -119,7 +118,7 @@ class DCAE(nn.Module):
     Array,
     'b y//{self.compression} x//{self.compression} {self.latent_channels}',
   ]:
-    """Latents, unscaled; needs only params['encoder']."""
+    """Returns unscaled latents; needs only params['encoder']."""
     height, width = images.shape[1:3]
     if height % self.compression or width % self.compression:
       raise UserError(
@@ -133,12 +132,12 @@ class DCAE(nn.Module):
   ) -> Float[
     Array, 'b {self.compression}*y {self.compression}*x {self.in_channels}'
   ]:
-    """Images, not clipped, of unscaled latents; needs params['decoder']."""
+    """Returns unclipped images of unscaled latents; needs params['decoder']."""
     return self.decoder(latents)
 
 
 def check(model: DCAE):
-  """Raises UserError where the fields describe no autoencoder."""
+  """Raises UserError if the fields are inconsistent."""
   for field, allowed in CHOICES.items():
     value = getattr(model, field)
     for word in (value,) if isinstance(value, str) else value:

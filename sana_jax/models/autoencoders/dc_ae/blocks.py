@@ -23,7 +23,7 @@ from sana_jax.models import layers
 from sana_jax.typing import Array, DType, Float
 
 ACTS = {'relu': nn.relu, 'silu': nn.silu}
-EPS = 1e-5  # Of every norm.
+EPS = 1e-5  # Epsilon of every norm.
 _INIT = nn.initializers.lecun_normal()
 
 
@@ -33,7 +33,7 @@ def relu_quadratic_attention(
   v: Float[Array, 'b n h d'],
   eps: float = 1e-15,
 ) -> Float[Array, 'b n h d']:
-  """ReLU linear attention through its n x n matrix: less work while n <= d."""
+  """ReLU linear attention by its n x n matrix: less work while n <= d."""
   scores = jnp.einsum(
     'bnhd,bmhd->bhnm',
     nn.relu(q),
@@ -45,16 +45,16 @@ def relu_quadratic_attention(
 
 
 def conv3x3(features: int, *, dtype: DType, name: str, **kwargs) -> nn.Conv:
-  """A 3x3 convolution padded by one pixel on every side, also if strided."""
+  """3x3 convolution padded by one pixel on every side, also if strided."""
   return nn.Conv(
     features, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, name=name, **kwargs
   )
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation by stored statistics: this model never updates them.
+  """Batch normalisation by stored statistics, which are never updated.
 
-  The statistics are in the collection 'batch_stats', apart from what trains.
+  The statistics are in the collection 'batch_stats', which is not trained.
   """
 
   dtype: DType = jnp.float32
@@ -66,23 +66,23 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, shape).value
     var = self.variable('batch_stats', 'var', jnp.ones, shape).value
-    # Batches seen: nothing reads it, but the PyTorch format stores it.
+    # Number of batches: unused, but the PyTorch format stores it.
     self.variable('batch_stats', 'count', jnp.zeros, (), jnp.int32)
     x = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + EPS)
     return (x * scale + bias).astype(self.dtype)
 
 
 def make_norm(kind: str, *, dtype: DType, name: str) -> nn.Module:
-  """'rms_norm' over channels, with a bias, or 'batch_norm'."""
+  """Constructor of 'rms_norm' over channels, with a bias, or 'batch_norm'."""
   if kind == 'batch_norm':
     return BatchNorm(dtype=dtype, name=name)
   return layers.RMSNorm(eps=EPS, use_bias=True, dtype=dtype, name=name)
 
 
 class Parameters(nn.Module):
-  """A layer's parameters, (initialiser, shape) by name, without what it does.
+  """Parameters of a layer without its computation: (init, shape) by name.
 
-  For operations that do more at once than one layer.
+  Used by operations that fuse several layers.
   """
 
   table: Mapping[str, tuple[Callable, tuple[int, ...]]]
@@ -93,7 +93,7 @@ class Parameters(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """x + norm(conv(act(conv(x))))."""
+  """Residual block: x + norm(conv(act(conv(x))))."""
 
   norm: str = 'rms_norm'
   act: str = 'silu'
@@ -110,7 +110,7 @@ class ResBlock(nn.Module):
     return x + make_norm(self.norm, dtype=self.dtype, name='norm')(y)
 
   def _fused(self, x):
-    """The same in two operations, with the same parameters."""
+    """Computes the block in two fused operations, with the same parameters."""
     channels = x.shape[-1]
     kernel = _INIT, (3, 3, channels, channels)
     zeros = nn.initializers.zeros, (channels,)
@@ -127,7 +127,7 @@ class ResBlock(nn.Module):
 
 
 class Scale(nn.Module):
-  """Queries, keys and values seen through a depthwise kernel of `size`.
+  """Queries, keys and values convolved by a depthwise kernel of `size`.
 
   Two convolutions without bias: depthwise, then 1x1 in groups of `head_dim`
   channels. Their kernels are [k k c] and [groups in out].
@@ -155,10 +155,10 @@ class Scale(nn.Module):
 
 
 class MultiScaleAttention(nn.Module):
-  """x + norm(attention(x)); ReLU attention over the image at several scales.
+  """Multi-scale ReLU attention over the image: x + norm(attention(x)).
 
-  Head g reads channels [3dg, 3d(g+1)) of all scales' [Q|K|V] put one after
-  another and splits those into q, k and v: not the g-th head of `query`.
+  Head g reads channels [3dg, 3d(g+1)) of all scales' concatenated [Q|K|V] and
+  splits those into q, k and v: not the g-th head of `query`.
   """
 
   scales: tuple[int, ...] = (5,)
@@ -170,7 +170,7 @@ class MultiScaleAttention(nn.Module):
   def __call__(
     self, x: Float[Array, 'b y x c'], attend: Callable | None = None
   ) -> Float[Array, 'b y x c']:
-    """`attend(q, k, v)` is the attention over all of x, where none is given."""
+    """Applies the block; `attend(q, k, v)` defaults to attention over x."""
     b, height, width, channels = x.shape
     inner = channels // self.head_dim * self.head_dim
     dense = lambda size, name: nn.Dense(
@@ -195,7 +195,7 @@ class MultiScaleAttention(nn.Module):
 
 
 class GLUMBConv(nn.Module):
-  """x + norm(point(gated depthwise 3x3(SiLU(inverted(x))))), 4 times wider."""
+  """Gated FFN: x + norm(point(gated depthwise 3x3(SiLU(inverted(x)))))."""
 
   dtype: DType = jnp.float32
 

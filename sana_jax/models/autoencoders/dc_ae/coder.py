@@ -1,15 +1,15 @@
 """Encoder and decoder of DC-AE: stages of blocks between resamplings.
 
-A stage's parts are numbered in order of computation and named for what they
-are: `block_{i}`, then `down_{i}` in the encoder; `up_0`, then `block_{i}` in
-the decoder. Stages are numbered from the image to the latents on both sides,
-so the decoder runs from the last to the first.
+A stage's parts are named by kind and numbered in order of computation:
+`block_{i}`, then `down_{i}` in the encoder; `up_0`, then `block_{i}` in the
+decoder. Stages are numbered from the image to the latents on both sides, so
+the decoder runs from the last to the first.
 
-Where the first depth is 0, the first stage is empty and the image is
-resampled at once: `conv_in` then halves the sides, or `conv_out` doubles them.
+If the first depth is 0, the first stage is empty and the image is resampled
+directly: `conv_in` halves the sides, `conv_out` doubles them.
 
-On a mesh, rows of pixels lie on its `sequence` axis: XLA exchanges the rows at
-the edges that convolutions see, and sums the state of the attention.
+On a mesh, rows of pixels are sharded over its `sequence` axis: XLA exchanges
+the halo rows of convolutions, and sums the state of the attention.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from sana_jax.typing import Array, DType, Float
 
 
 class Stage(nn.Module):
-  """Modules of one resolution, one after another: (name, constructor)."""
+  """Sequential modules of one resolution: (name, constructor)."""
 
   parts: tuple[tuple[str, Callable[..., nn.Module]], ...]
 
@@ -37,7 +37,7 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Images to latents."""
+  """Encoder from images to latents."""
 
   latent_channels: int
   blocks: tuple[str, ...]
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to images; the convolutions of its first stages cost most."""
+  """Decoder from latents to images; its finest stages cost most."""
 
   out_channels: int
   blocks: tuple[str, ...]
@@ -106,11 +106,11 @@ class Decoder(nn.Module):
   def __call__(
     self, x: Float[Array, 'b y x c'], first: int | None = None, last: int = 0
   ) -> Float[Array, 'b v u w']:
-    """Images of latents, or a stretch of that way, for pictures in parts.
+    """Decodes latents to images, or runs some stages, to decode in parts.
 
-    With `first`, x is what comes before that stage; `last` is the stage after
-    which to stop, and 0 to end with the image. A `last` that is the number of
-    stages leaves `conv_in` alone.
+    With `first`, x is the input of that stage; `last` is the stage after which
+    to stop, 0 to end with the image. If `last` is the number of stages, only
+    `conv_in` is applied.
     """
     count = len(self.widths)
     if first is None:
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
     return x if last else self.end(x)
 
   def begin(self, latents):
-    """Latents at the width of the coarsest stage."""
+    """Projects latents to the width of the coarsest stage."""
     latents = latents.astype(self.dtype)
     x = blocks.conv3x3(self.widths[-1], dtype=self.dtype, name='conv_in')(
       latents
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
     )
 
   def end(self, x):
-    """Images of what the finest stage made."""
+    """Converts the finest stage's output to images."""
     x = layers.RMSNorm(
       blocks.EPS, use_bias=True, dtype=self.dtype, name='norm_out'
     )(x)
@@ -177,7 +177,7 @@ def block_maker(
   remat: bool,
   dtype: DType,
 ) -> Callable[..., nn.Module]:
-  """The constructor of a stage's blocks; `remat` recomputes them backward."""
+  """Constructor of a stage's blocks; `remat` recomputes them backward."""
   if kind == 'ResBlock':
     cls, fields = blocks.ResBlock, {'act': act}
   else:

@@ -1,22 +1,22 @@
-"""Which parameters of DC-AE train in which of its phases, as patterns of paths.
+"""Trainable parameters of DC-AE's training phases, as patterns of paths.
 
 The paper (arXiv:2410.10733, section 3.3) names "the encoder's head and the
 decoder's input layers" and "the decoder's head layers", and its code is not
-public. Here these are the layer at the latents, or at the image, and the stage
-beside it.
+public. Here these are the layer at the latents, or at the image, and the
+adjacent stage.
 """
 
 
 def middle(stages: int) -> str:
-  """For another resolution: what lies around the latents."""
+  """Pattern for another resolution: the layers around the latents."""
   last = stages - 1
   return f'encoder/(stage_{last}|conv_out)/.* decoder/(conv_in|stage_{last})/.*'
 
 
 def head(finest: int = 0) -> str:
-  """For detail: what makes pixels, and the discriminator that judges them.
+  """Pattern for refining detail: the decoder's head and the discriminator.
 
   Args:
-    finest: the first stage that is not empty.
+    finest: index of the first non-empty stage.
   """
   return f'decoder/(stage_{finest}|norm_out|conv_out)/.* discriminator/.*'

@@ -1,6 +1,6 @@
-"""The published autoencoders, by name: keyword arguments of `DCAE`.
+"""Published autoencoders by name: keyword arguments of `DCAE`.
 
-From the DC-AE paper's code (dc-ai-projects/DC-Gen, efficientvit) and the
+Sources: the DC-AE paper's code (dc-ai-projects/DC-Gen, efficientvit) and the
 configs that diffusers converts. `in` was trained on ImageNet, `mix` on more.
 """
 
@@ -8,7 +8,7 @@ _WIDTHS = (128, 256, 512, 512, 1024, 1024)
 _BLOCKS = ('ResBlock',) * 3 + ('EfficientViTBlock',) * 3
 _SCALES = ((), (), (), (5,), (5,), (5,))
 
-# Versions 1.0 and 1.1 differ in the decoder's weights only.
+# Versions 1.0 and 1.1 differ only in the decoder's weights.
 _SANA = dict(
   encoder_blocks=_BLOCKS,
   decoder_blocks=_BLOCKS,
@@ -36,7 +36,7 @@ _LITE = _SANA | dict(
 
 
 def _general(extra: int, latent_channels: int, scaling_factor: float):
-  """The paper's own models: `extra` stages of width 2048 below f32."""
+  """Models of the paper: `extra` stages of width 2048 below f32."""
   stages = 6 + extra
   blocks = ('ResBlock',) * 3 + ('EfficientViTBlock',) * (3 + extra)
   widths = _WIDTHS + (2048,) * extra

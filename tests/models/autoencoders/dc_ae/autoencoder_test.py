@@ -115,7 +115,7 @@ def test_published_sizes_have_the_parameters_of_diffusers(name, encoder, whole):
     ('dc_ae_f128c512_in', 128, 512),
   ],
 )
-def test_the_name_tells_compression_and_channels(name, compression, channels):
+def test_the_name_gives_compression_and_channels(name, compression, channels):
   model = DCAE(**SIZES[name])
   assert model.compression == compression
   images = jax.ShapeDtypeStruct((1, 128, 256, 3), jnp.float32)

@@ -6,11 +6,11 @@ import itertools
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
 
-FOUND = 'number', 'score'  # What is known of a picture when it is chosen.
+FOUND = 'number', 'score'  # Attributes of a picture known once it is chosen.
 
 
 def scorer(args) -> Callable | None:
-  """The scorer or judge that is asked for."""
+  """Returns the requested scorer or judge."""
   if args.candidates > 1 and not args.scorer:
     raise UserError(
       f'--candidates={args.candidates} needs a --scorer that '
@@ -25,7 +25,7 @@ def scorer(args) -> Callable | None:
 
 
 def check(chooser: Callable | None, candidates: int, job) -> None:
-  """Raises UserError where the scorer cannot choose what the job asks for."""
+  """Raises UserError if the scorer does not support the job."""
   if chooser is None:
     return
   from sana_jax.evaluation import scorers
@@ -38,8 +38,8 @@ def check(chooser: Callable | None, candidates: int, job) -> None:
   scorers.check(chooser, job.prompt)
 
 
-def asked(args, rank: int) -> dict:
-  """What decides the picture of that rank, besides prompt and seed."""
+def selection(args, rank: int) -> dict:
+  """Metadata that determines the picture of a rank, besides prompt and seed."""
   return {'candidates': args.candidates, 'scorer': args.scorer, 'rank': rank}
 
 
@@ -52,13 +52,13 @@ def chosen(
   chooser: Callable,
   failed: dict[str, str],
 ) -> Iterator[tuple[list, list]]:
-  """(pictures, their pixels), a prompt at a time; each says what it came to.
+  """Yields (pictures, their pixels) per prompt, with the outcome as metadata.
 
   `failed` receives the reason for each picture whose text cannot be encoded.
   """
   from sana_jax.inference import batches, candidates
 
-  # The pictures of a line are chosen together.
+  # Pictures of a line are chosen together.
   lines = [
     list(line)
     for _, line in itertools.groupby(
@@ -78,7 +78,7 @@ def chosen(
     ),
     **settings,
   ):
-    # A run may have been stopped between two of them.
+    # A run may have been interrupted between two of them.
     there = {made['number'] for p in lines[i] if (made := album.made(p))}
     missing = [p for p in lines[i] if album.made(p) is None]
     fresh = [c for c in best if c.number not in there][: len(missing)]
@@ -92,6 +92,6 @@ def chosen(
 
 
 def outcome(candidate) -> dict:
-  """What the choice came to; a judge gives no score."""
+  """Metadata of a chosen candidate; a judge gives no score."""
   score = {} if candidate.score is None else {'score': candidate.score}
   return {'number': candidate.number, **score}

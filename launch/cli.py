@@ -1,7 +1,7 @@
 """sana-jax: train, sample, evaluate and prepare data, by one command.
 
-Bad input ends with one sentence and exit code 2, what may pass by itself with
-one and 75, a closed standard output with 141; nothing is half-written.
+Bad input ends with a one-line error and exit code 2, a transient failure with
+one and 75, a closed standard output with 141; files are written atomically.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from sana_jax.version import __version__
 COMMANDS = {
   'train': 'train a model that a config describes',
   'launch': 'train on many processes: here, SLURM, GKE or TPU VMs',
-  'sample': 'make pictures of prompts',
-  'demo': 'make pictures in a web page',
+  'sample': 'generate pictures from prompts',
+  'demo': 'generate pictures in a web page',
   'evaluate': 'score how well a model follows prompts',
-  'export': 'the weights of a run, at any step',
-  'convert': "between diffusers', NVIDIA's and our own format",
+  'export': 'write the weights of a run, at any step',
+  'convert': "convert between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',
-  'plan': 'compile for a pod that is not there, and rank layouts',
+  'plan': 'compile for an absent pod, and rank layouts',
   'bench': 'measure speed and memory',
   'data': 'prepare and describe data sets',
 }
@@ -35,7 +35,7 @@ _EXAMPLES = """examples:
   sana-jax sample --model shapes --prompt "a red circle" --out out/
   sana-jax train --config shapes_text_encoder --workdir out/text_encoder
   sana-jax COMMAND --help"""
-# Where a missing package is listed; the rest is in train.
+# Extras by package; others are in train.
 _EXTRAS = {'gradio': 'demo'}
 
 
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
       return fail(str(e), e.exit_code)
     except (OSError, MemoryError) as e:
-      if (sentence := system_errors.sentence(e)) is None:
+      if (message := system_errors.message(e)) is None:
         raise
-      return fail(sentence)
+      return fail(message)
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
@@ -88,17 +88,17 @@ def run(argv: list[str]) -> int:
 
 
 def check_folder() -> None:
-  """Raises UserError where the current folder was removed."""
+  """Raises UserError if the current folder was removed."""
   try:
     os.getcwd()
   except FileNotFoundError as e:
     raise UserError(
-      'The current folder does not exist any more; change into another.'
+      'The current folder no longer exists; change into another.'
     ) from e
 
 
 def check_overrides(overrides: Sequence[str], command: Parser) -> None:
-  """Raises UserError for what is no --config.key=value that can be printed."""
+  """Raises UserError unless all are --config.key=value and printable."""
   for override in overrides:
     if not override.startswith('--config.'):
       raise unknown(override, command)
@@ -112,7 +112,7 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
 
 
 def unknown(argument: str, command: Parser) -> UserError:
-  """The error for an argument that the command does not take."""
+  """Error for an unknown argument of the command."""
   flags = command.flags()
   return UserError(
     f'Unknown argument {shown(argument)}; {command.prog} has '
@@ -121,7 +121,7 @@ def unknown(argument: str, command: Parser) -> UserError:
 
 
 def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
-  """The whole parser and the command's; no other command is imported."""
+  """Returns the whole parser and the command's; imports no other command."""
   parser = Parser(
     prog='sana-jax',
     description=__doc__.partition('\n')[0],
@@ -151,7 +151,7 @@ def build_parsers(name: str | None) -> tuple[Parser, Parser | None]:
 
 
 def fail(message: str, exit_code: int = UserError.exit_code) -> int:
-  """Prints what was wrong, escaped and cut; returns the exit code."""
+  """Prints an error, escaped and truncated; returns the exit code."""
   print(f'sana-jax: error: {printable.message(message)}', file=sys.stderr)
   return exit_code
 

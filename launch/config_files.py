@@ -1,4 +1,4 @@
-"""Configs and layouts: Python files that are run, or names of shipped ones."""
+"""Configs and layouts: Python files to execute, or names of shipped ones."""
 
 from collections.abc import Sequence
 import importlib.util
@@ -19,9 +19,9 @@ CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
 
 def load_config(name: str) -> ConfigDict:
-  """The config of FILE, FILE:ARG or a shipped name.
+  """Loads the config FILE, FILE:ARG or a shipped one.
 
-  Raises UserError, with the line, for whatever goes wrong in the file.
+  Raises UserError, with the line, for any error in the file.
   """
   file, _, arg = name.partition(':')
   config = _run(
@@ -38,7 +38,7 @@ def load_config(name: str) -> ConfigDict:
 
 
 def checked_config(name: str, overrides: Sequence[str]) -> ConfigDict:
-  """The same with what the command line says of it; UserError for a bad one."""
+  """Loads a config with overrides; raises UserError if it is invalid."""
   config = load_config(name)
   base.apply_overrides(config, overrides)
   base.check_keys(config)
@@ -47,21 +47,21 @@ def checked_config(name: str, overrides: Sequence[str]) -> ConfigDict:
 
 
 def apply_layout(config: ConfigDict, name: str) -> None:
-  """Sets what the LAYOUT of a file, or of a shipped name, says."""
-  said = f'--layout={name}'
+  """Applies the LAYOUT of a file, or of a shipped name."""
+  flag = f'--layout={name}'
   layout = _run(
-    said, _find(said, name, CONFIGS / 'layouts'), lambda module: module.LAYOUT
+    flag, _find(flag, name, CONFIGS / 'layouts'), lambda module: module.LAYOUT
   )
   if not isinstance(layout, dict):
     raise UserError(
-      f'{said}: LAYOUT must be a dict, not {type(layout).__name__}.'
+      f'{flag}: LAYOUT must be a dict, not {type(layout).__name__}.'
     )
   allowed = tuple(base.changing(LAYOUT, config))
   if wrong := [
     k for k in layout if k in flatten(config, '.') and k not in allowed
   ]:
     raise UserError(
-      f'{said} sets {wrong}; a layout may set {", ".join(allowed)}.',
+      f'{flag} sets {wrong}; a layout may set {", ".join(allowed)}.',
       key='--layout',
       value=name,
       allowed=allowed,
@@ -71,41 +71,41 @@ def apply_layout(config: ConfigDict, name: str) -> None:
       config, [f'--config.{key}={value}' for key, value in layout.items()]
     )
   except UserError as e:
-    raise e.within(said) from e
+    raise e.within(flag) from e
 
 
-def _find(said: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
+def _find(flag: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
   named = path = pathlib.Path(expanded(file))
   if named.suffix != '.py' and '/' not in file:
     path = shipped / f'{file}.py'
-  if _is_file(said, path) and path.suffix == '.py':
+  if _is_file(flag, path) and path.suffix == '.py':
     return path
-  if _is_file(said, named):
-    raise UserError(f'{said} is no Python file: its name must end in .py.')
+  if _is_file(flag, named):
+    raise UserError(f'{flag} is not a Python file: its name must end in .py.')
   names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
   raise UserError(
-    f'{said}: there is no such file; shipped are {", ".join(names)}.'
+    f'{flag}: there is no such file; shipped are {", ".join(names)}.'
   )
 
 
-def _is_file(said, path):
+def _is_file(flag, path):
   try:
     return stat.S_ISREG(path.stat().st_mode)
   except (FileNotFoundError, NotADirectoryError):
     return False
   except OSError as e:
-    raise UserError(f'{said} cannot be read ({e.strerror}).') from e
+    raise UserError(f'{flag} cannot be read ({e.strerror}).') from e
 
 
-def _run(said: str, path: pathlib.Path, get) -> Any:
-  """What `get` makes of the file's module; its errors are the user's."""
+def _run(flag: str, path: pathlib.Path, get) -> Any:
+  """Returns `get(module of the file)`; raises its errors as UserError."""
   spec = importlib.util.spec_from_file_location('_config', path)
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
     return get(module)
   except UserError as e:
-    raise e.within(said) from e
+    raise e.within(flag) from e
   except Exception as e:  # noqa: BLE001  It is the user's own code.
     lines = [
       frame.lineno
@@ -114,11 +114,11 @@ def _run(said: str, path: pathlib.Path, get) -> Any:
     ]
     line = getattr(e, 'lineno', None) or (lines or ['?'])[-1]
     raise UserError(
-      f'{said} fails in line {line} ({brief(e)}); mend the file.'
+      f'{flag} fails in line {line} ({brief(e)}); fix the file.'
     ) from e
 
 
 def brief(error: Exception) -> str:
-  """The error's type and the first line of what it says."""
-  said = str(error).strip().splitlines() or ['']
-  return f'{type(error).__name__}: {said[0]}'
+  """Type of an error and the first line of its message."""
+  lines = str(error).strip().splitlines() or ['']
+  return f'{type(error).__name__}: {lines[0]}'

@@ -6,12 +6,12 @@
 
 --from is a model folder (diffusers' layout or ours), a hub id, a name that
 sana-jax zoo lists, the folder of one part, or a file with NVIDIA's names (.pth,
-or .safetensors for a DC-AE). Tensors pass one by one and keep every bit; a
+or .safetensors for a DC-AE). Tensors are converted one by one without loss; a
 missing, surplus or wrong one ends the command before anything is written.
 
   diffusers  a folder for diffusers, ComfyUI and sana-jax
   official   a .pth file with NVIDIA's names: one transformer or DC-AE
-  orbax      a folder for sana-jax, the quickest to load onto many devices
+  orbax      a folder for sana-jax, the fastest to load onto many devices
 """
 
 import argparse
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--part',
     action='append',
     metavar='NAME',
-    help='only this one: transformer, vae, text_encoder or '
+    help='part to convert: transformer, vae, text_encoder or '
     'controlnet (default: all that are there)',
   )
   parser.add_argument(
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--like',
     metavar='NAME',
     help='the zoo name of an official file, which holds no '
-    "config (default: --base's, or as its shapes tell, for "
+    "config (default: --base's, or inferred from its shapes, for "
     '1024 px)',
   )
   parser.add_argument(
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='of an official file, the averaged weights',
   )
   parser.add_argument(
-    '--dtype', choices=_DTYPES, help="default: each tensor's own"
+    '--dtype', choices=_DTYPES, help="result's dtype (default: each tensor's)"
   )
 
 
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     _bar(size) as bar,
     locks.hold(locks.beside(target), 'converting', '--to'),
   ):
-    output.check_new(args.target, '--to')  # Another may have made it meanwhile.
+    output.check_new(args.target, '--to')  # It may exist by now.
     exchange.write(
       exchange.Source(_watched(parts, bar), folder), target, args.format
     )
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _target(args):
-  """The path to write to; UserError where that cannot be."""
+  """Returns the path to write to; raises UserError if it is invalid."""
   official = pathlib.Path(args.target).suffix == '.pth'
   if (args.format == 'official') != official:
     raise UserError(
@@ -130,7 +130,7 @@ def _target(args):
 
 
 def _configs(base, like):
-  """Configs for a file that has none: of --base's parts, or of --like."""
+  """Configs for a file without one: from --base's parts, or --like."""
   configs = {n: part.config for n, part in base.parts.items()} if base else {}
   if like:
     from sana_jax.weights import zoo
@@ -140,7 +140,7 @@ def _configs(base, like):
 
 
 def _chosen(parts, args):
-  """The parts to convert; an official file holds one model."""
+  """Returns the parts to convert; an official file holds one model."""
   wanted = args.part or list(parts)
   if args.format == 'official' and not args.part:
     wanted = [p for p in ('transformer', 'controlnet') if p in parts] or wanted
@@ -166,7 +166,7 @@ def _bar(size):
 
 
 def _watched(parts, bar):
-  """The parts, whose tensors move the bar when they are read."""
+  """Wraps the parts so that reading their tensors advances the bar."""
 
   def watch(tensor):
     def fetch(start, stop):

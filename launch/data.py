@@ -1,4 +1,4 @@
-"""Prepare data sets, look at any, and encode them once for all.
+"""Prepare, describe and encode data sets.
 
   sana-jax data shapes --out data --size 64 --examples 24000
   sana-jax data describe --config.data.source=webdataset \\
@@ -6,14 +6,13 @@
   sana-jax data cache --config configs/shapes.py --out out/cache \\
     --config.autoencoder=shapes --config.text_encoder=shapes
 
-`shapes` is drawn here, needs no download, and is stored as a TFDS data set
-(ArrayRecord) with the splits train and heldout. A sheet of examples is written
-beside it. `describe` tells what the keys config.data of a config, or of none,
-make of a source: how many records, of what sizes and scores, which captions,
-and the first bad records. `cache` keeps what the frozen models make of the
-images and captions of a config, for training with --config.inputs.cache=DIR: on
-all devices, and with --distributed on many hosts. Stopped at any moment, the
-same command goes on.
+`shapes` is drawn locally, without a download, and is stored as a TFDS data set
+(ArrayRecord) with the splits train and heldout, with a sheet of examples.
+`describe` summarises a source under the keys config.data of a config, or their
+defaults: number, sizes and scores of records, captions, and the first bad
+records. `cache` stores the frozen models' outputs for the images and captions
+of a config, for training with --config.inputs.cache=DIR: on all devices, and
+with --distributed on many hosts. If interrupted, the same command resumes.
 """
 
 import argparse
@@ -27,11 +26,11 @@ from sana_jax.launch.flags import BATCH, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares what can be done, and the flags of each."""
+  """Declares the subcommands and their flags."""
   kinds = parser.add_subparsers(metavar='WHAT', required=True, dest='what')
   for name, about, declare in (
     ('shapes', 'draw a data set', _shapes),
-    ('describe', 'tell what a source holds', _describe),
+    ('describe', 'summarise a source', _describe),
     ('cache', 'encode images and captions once', _cache),
   ):
     declare(
@@ -120,7 +119,7 @@ def _cache(parser):
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
-  """Does it; returns the exit code."""
+  """Runs the subcommand; returns the exit code."""
   return args.run_data(args, overrides)
 
 
@@ -154,7 +153,7 @@ def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  """Tells what a source holds; returns the exit code."""
+  """Prints a summary of a source; returns the exit code."""
   from sana_jax import config as base
   from sana_jax.data.describe import description
   from sana_jax.launch.config_files import load_config
@@ -170,7 +169,7 @@ def describe_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  """Makes a cache, or finishes one; returns the exit code."""
+  """Creates a cache, or completes one; returns the exit code."""
   from sana_jax.launch import devices
   from sana_jax.launch.config_files import checked_config
 
@@ -201,7 +200,7 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def summary(out: str, held: dict) -> str:
-  """One sentence on what a cache holds."""
+  """One-line summary of a cache."""
   from sana_jax.data import cache, captions, files
 
   found = [

@@ -1,11 +1,10 @@
-"""Make pictures in a web page, on this machine.
+"""Generate pictures in a web page, on this machine.
 
   sana-jax demo --model shapes
 
-Open the address that it prints. Only this machine can, unless --host and
---allow-host let others in. Size, steps and number of the pictures of a request
-are limited, and so is the queue. Programs send JSON to /api/draw. Ctrl-C ends
-it.
+Open the address that it prints. Other machines have access only with --host and
+--allow-host. Size, steps and number of a request's pictures are limited, and so
+is the queue. Programs send JSON to /api/draw. Ctrl-C ends it.
 """
 
 import argparse
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   _limit_flags(parser)
   pipelines.add_device_arguments(parser)
-  # The page starts with what the model recommends.
+  # The page starts with the model's recommendations.
   parser.set_defaults(
     **dict.fromkeys(
       (
@@ -68,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _limit_flags(parser):
-  """Flags of what a request may ask for."""
+  """Declares the limits of a request."""
   parser.add_argument(
     '--max-size',
     type=whole(),
@@ -99,8 +98,8 @@ def _limit_flags(parser):
 
 
 def run(args: argparse.Namespace) -> int:
-  """Serves until it is interrupted."""
-  if importlib.util.find_spec('gradio') is None:  # Before a model is read.
+  """Serves until interrupted."""
+  if importlib.util.find_spec('gradio') is None:  # Before a model is loaded.
     raise ModuleNotFoundError("No module named 'gradio'", name='gradio')
   served = names(args.host, args.allow_host)
   with listening(args.host, args.port) as door:
@@ -117,14 +116,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def names(host: str, others: list[str]) -> list[str]:
-  """Host names that are served: loopback, --host and each --allow-host."""
+  """Accepted host names: loopback, --host and each --allow-host."""
   from sana_jax.inference import hosts
 
   return [*hosts.LOOPBACK, *map(hosts.name, [host, *others])]
 
 
 def limits(args: argparse.Namespace, pipe):
-  """What the flags allow, given the model's own size."""
+  """Limits from the flags, given the model's own size."""
   from sana_jax.inference.demo import Limits
 
   size = args.max_size or 2 * pipe.size_px
@@ -138,7 +137,7 @@ def limits(args: argparse.Namespace, pipe):
 
 
 def listening(host: str, port: int) -> socket.socket:
-  """A socket of that address, before anything else is done."""
+  """Opens a socket at the address, before anything else is done."""
   try:
     family, kind, _, _, address = socket.getaddrinfo(
       host, port, type=socket.SOCK_STREAM
@@ -162,7 +161,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def announce(door: socket.socket, served: list[str]) -> None:
-  """Prints the demo's address; from then on, connections are accepted."""
+  """Prints the demo's address and starts accepting connections."""
   door.listen()
   host, port = door.getsockname()[:2]
   shown = f'[{host}]' if ':' in host else host

@@ -1,4 +1,4 @@
-"""Sets JAX up for a command, before it looks for devices."""
+"""JAX setup of a command, before devices are initialised."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from sana_jax.paths import expanded
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
-  """--cpu-devices and --distributed."""
+  """Declares --cpu-devices and --distributed."""
   parser.add_argument(
     '--cpu-devices',
     type=whole(1, CPU_DEVICES),
@@ -20,7 +20,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--distributed',
-    type=meeting,
+    type=coordinator,
     nargs='?',
     const=(),
     metavar='HOST:PORT,COUNT,INDEX',
@@ -29,8 +29,8 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def meeting(value: str) -> tuple[str, int, int]:
-  """The type of --distributed: where processes meet, how many, which one."""
+def coordinator(value: str) -> tuple[str, int, int]:
+  """Parses --distributed: coordinator address, process count, process index."""
   match = re.fullmatch(r'([!-~]+:[0-9]{1,5}),([0-9]{1,6}),([0-9]{1,6})', value)
   if match is None or not int(match[3]) < int(match[2]):
     raise refused(
@@ -40,11 +40,11 @@ def meeting(value: str) -> tuple[str, int, int]:
 
 
 def join(processes: tuple = (), asks_to_stop: bool = True) -> None:
-  """Finds the other processes; UserError if there are none.
+  """Connects to the other processes; raises UserError if there are none.
 
   `processes` is the address of the first, their number and this one's index.
-  Who `asks_to_stop` hears of a SIGTERM to any of them, as a training loop does;
-  else it ends the process at once, as usual.
+  With `asks_to_stop`, JAX reports a SIGTERM to any of them, as a training loop
+  requires; otherwise it ends the process, as usual.
   """
   import jax
 
@@ -63,13 +63,13 @@ def join(processes: tuple = (), asks_to_stop: bool = True) -> None:
 
 
 def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
-  """One CPU device a core, so that small models run in parallel over the batch.
+  """Creates a CPU device per core, so that small models run data-parallel.
 
-  `most` is how many there is work for.
+  `most` is the maximum of useful devices.
 
   XLA's own threads cost the small operations of small models more time than
-  they save. Compiled programs are kept on disk.
-  Where JAX is in use already, its devices stay as they are.
+  they save. Compiled programs are cached on disk.
+  If JAX is initialised already, its devices are unchanged.
   """
   import jax
 
@@ -87,8 +87,7 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
 
 
 def none_but_cpu() -> None:
-  """For a command that compiles for chips elsewhere: nothing looks for those
-  that are here, nor says that there are none."""
+  """Restricts JAX to the CPU backend, so that no accelerator is initialised."""
   import jax
 
   with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".

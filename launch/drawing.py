@@ -1,10 +1,10 @@
-"""The pictures of `sana-jax sample`: which there are, made and on a sheet."""
+"""Pictures of `sana-jax sample`: planned, generated and on a contact sheet."""
 
 from collections.abc import Sequence
 
 from sana_jax.inference.jobs import Job
 from sana_jax.launch import best_of
-from sana_jax.launch.skipped import part_name, tell
+from sana_jax.launch.skipped import part_name, report
 
 ON_SHEET = 64  # Pictures, from the first on.
 
@@ -12,10 +12,10 @@ ON_SHEET = 64  # Pictures, from the first on.
 def draw(
   pipe, jobs: Sequence[Job], settings: dict, args, out, lock, scorer=None
 ) -> tuple[int, dict[int, str]]:
-  """Makes the pictures that are missing in `out`.
+  """Generates the pictures that are missing in `out`.
 
   Returns:
-    How many pictures are there, and the lines without: number and reason.
+    Number of pictures in `out`, and the lines without: number and reason.
   """
   import jax
   from tqdm import tqdm
@@ -23,7 +23,7 @@ def draw(
   from sana_jax.inference import gallery
 
   index, count = jax.process_index(), jax.process_count()
-  if scorer:  # A process chooses among all candidates of a prompt.
+  if scorer:  # One process generates all candidates of a prompt.
     pictures = plan(jobs[index::count], settings, args)
   else:
     pictures = plan(jobs, settings, args)[index::count]
@@ -39,7 +39,7 @@ def draw(
     ) as album:
       missing = album.missing(decoded=ON_SHEET)
       bar.clear()
-      tell(
+      report(
         [
           f'{out / name} is damaged; it is made again.'
           for name in album.damaged
@@ -56,7 +56,7 @@ def draw(
         album.add(made, images)
     failed |= album.failed
     there = [p for p in pictures if p.file not in failed]
-    if there:  # There may be more processes than prompts.
+    if there:  # There may be fewer prompts than processes.
       _write_sheet(out / f'contact_sheet{of}.png', album, there[:ON_SHEET])
   return len(there), {
     int(file.partition('-')[0]) + 1: reason for file, reason in failed.items()
@@ -64,7 +64,7 @@ def draw(
 
 
 def _all(pipe, pictures, missing, settings, args, failed):
-  """(pictures, their pixels), a batch at a time."""
+  """Yields (pictures, their pixels) per batch."""
   from sana_jax.inference import batches
 
   def on_bad(indices, reason):
@@ -97,24 +97,24 @@ def _write_sheet(path, album, pictures):
 
 
 def plan(jobs: Sequence[Job], settings: dict, args) -> list:
-  """Every picture to make, in order: its file and all that decides it."""
+  """Pictures to generate, in order: files and metadata that determine them."""
   from sana_jax.inference.batches import Request
   from sana_jax.inference.gallery import about, Picture, slug
 
   def picture(job, k):
-    said = about(
+    metadata = about(
       Request(
         job.prompt, job.seed, k, job.negative_prompt, job.height, job.width
       ),
       settings,
       args.model,
     )
-    if args.scorer:  # Which candidate it will be is not known yet.
-      del said['number']
-      said |= best_of.asked(args, k)
+    if args.scorer:  # The candidate is not chosen yet.
+      del metadata['number']
+      metadata |= best_of.selection(args, k)
     return Picture(
       f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}',
-      said,
+      metadata,
       best_of.FOUND if args.scorer else (),
     )
 

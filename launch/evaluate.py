@@ -3,7 +3,7 @@
   sana-jax evaluate --model shapes --suite shapes
 
 Suite `shapes`: prompts of the six GenEval kinds that were held out of
-training; an exact detector says whether each picture shows what was asked for.
+training; an exact detector decides whether each picture follows its prompt.
 The chance column scores the same pictures against other prompts.
 """
 
@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
   from sana_jax.inference import batches
 
   prompts = shapes_suite.prompts(args.per_kind, args.seed)
-  # Each prompt has its own seed, so that no two start from the same noise.
+  # Each prompt has its own seed, so that no two share their noise.
   requests = [
     batches.Request(prompt.text, args.seed + i, k, args.negative_prompt)
     for i, prompt in enumerate(prompts)
     for k in range(args.num_images)
   ]
-  asked = [p for p in prompts for _ in range(args.num_images)]
+  requested = [p for p in prompts for _ in range(args.num_images)]
   pipe, settings = pipelines.open_pipeline(args)
   images = []
   with tqdm(total=len(requests), desc='pictures', unit='image') as bar:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     ):
       images += list(np.asarray(made))
       bar.update(len(chunk))
-  scores = shapes_suite.score(images, asked)
+  scores = shapes_suite.score(images, requested)
   print(
     f'{args.model}: {len(prompts)} held-out prompts x {args.num_images} '
     f'images, {settings["steps"]} steps, guidance '
@@ -85,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
   print(shapes_suite.table(scores))
   if args.out:
     with output.folder(args.out) as out:
-      write(out, args, settings, scores, images, asked)
+      write(out, args, settings, scores, images, requested)
   return 0
 
 
-def write(out, args, settings, scores, images, asked) -> None:
-  """scores.json, and the first pictures of each kind, misses framed in red."""
+def write(out, args, settings, scores, images, requested) -> None:
+  """Writes scores.json and the first pictures per kind, misses framed red."""
   from sana_jax.data.shapes import KINDS
   from sana_jax.evaluation import shapes_detector, shapes_suite
   from sana_jax.inference.images import contact_sheet, write_png
@@ -104,18 +104,18 @@ def write(out, args, settings, scores, images, asked) -> None:
   }
   shown = []
   for kind in KINDS:
-    rows = [i for i, p in enumerate(asked) if p.kind == kind]
+    rows = [i for i, p in enumerate(requested) if p.kind == kind]
     shown += rows[:: args.num_images][:8]
   wrong = [
     not shapes_suite.follows(
-      asked[i].requirement, shapes_detector.detect(images[i])
+      requested[i].requirement, shapes_detector.detect(images[i])
     )
     for i in shown
   ]
   write_png(
     out / 'scores.png',
     contact_sheet(
-      [images[i] for i in shown], [asked[i].text for i in shown], 8, wrong
+      [images[i] for i in shown], [requested[i].text for i in shown], 8, wrong
     ),
   )
   files.write_text(out / 'scores.json', json.dumps(record, indent=2) + '\n')

@@ -1,13 +1,13 @@
-"""Write the weights of a run as a model folder, while it goes on or later.
+"""Write the weights of a run as a model folder, during the run or later.
 
   sana-jax export --workdir out/run --to out/model
   sana-jax export --workdir gs://bucket/run --step 20000 --weights params \\
     --to out/raw
 
-The folder is in diffusers' layout, for sana-jax and diffusers alike. Only a
-checkpoint is read, which is compared with its checksums: no training data, no
-accelerator, and nothing in the workdir is changed. Of a DC-AE that is not done,
-the scaling factor is the config's.
+The folder is in diffusers' layout, for sana-jax and diffusers alike. It reads
+only a checkpoint, whose checksums are verified, requires neither training data
+nor an accelerator, and does not change the workdir. An unfinished DC-AE gets
+the config's scaling factor.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--step',
     type=whole(),
     metavar='N',
-    help='of which checkpoint (default: the newest)',
+    help='step of the checkpoint (default: the newest)',
   )
   parser.add_argument(
     '--weights',
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
   exporter = tasks.exporter(config)
   params = exports.read(checkpoint, args.weights, config, exporter)
   with workdirs.new_folder(target, '--to') as part:
-    _check(args.target, target, workdirs)  # Another may have made it meanwhile.
+    _check(args.target, target, workdirs)  # It may exist by now.
     exporter.write(params, part)
   missed = exports.skipped(checkpoint)
   note = f'; {missed:,} updates were not finite and were skipped'

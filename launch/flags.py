@@ -1,7 +1,7 @@
-"""Flags, and the one sentence for each of their mistakes.
+"""Flags and their one-line errors.
 
-A flag without a type is `text`: neither empty nor with characters that cannot
-be seen. Digits are ASCII: what Python's int and float accept besides (`1_000`,
+A flag without a type is `text`: neither empty nor with invisible characters.
+Digits are ASCII: other forms that Python's int and float accept (`1_000`,
 spaces, digits of other scripts) is refused.
 """
 
@@ -18,8 +18,8 @@ from sana_jax.paths import expanded
 from sana_jax.printable import printable
 
 PIXELS = 2**14  # Longest side of a picture.
-BATCH = 2**16  # Most pictures at once.
-CPU_DEVICES = 2**10  # Most parts of a CPU.
+BATCH = 2**16  # Maximum batch.
+CPU_DEVICES = 2**10  # Maximum of CPU devices.
 _SHOWN = 80  # Characters of a value in a message.
 _WHOLE = re.compile(r'[+-]?[0-9]{1,18}')
 _NUMBER = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?')
@@ -29,7 +29,7 @@ _REFUSED = {'Cc', 'Cs', 'Zl', 'Zp'}
 
 
 class Parser(argparse.ArgumentParser):
-  """Raises UserError where argparse prints its usage and exits."""
+  """Parser that raises UserError where argparse prints its usage and exits."""
 
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **{'allow_abbrev': False, **kwargs})
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
   def add_subparsers(self, **kwargs):
     found = super().add_subparsers(**kwargs)
-    found.type = str  # Its values are all words that follow, prompts too.
+    found.type = str  # Its values are all following words, including prompts.
     return found
 
   def parse_known_args(self, args=None, namespace=None):
@@ -55,34 +55,34 @@ class Parser(argparse.ArgumentParser):
     return super().parse_known_args(args, namespace)
 
   def flags(self) -> list[str]:
-    """Every flag, as the usage shows them."""
+    """All flags, as the usage shows them."""
     return sorted(set(re.findall(r'--[\w-]+', self.format_usage())))
 
 
 def similar(word: str, allowed: list[str]) -> str:
-  """A suggestion to append to a message; '' where nothing is similar."""
+  """Suggestion to append to a message; '' if nothing is similar."""
   found = difflib.get_close_matches(word[:_SHOWN], allowed, 1)
   return f'; did you mean {found[0]}?' if found else ''
 
 
 def shown(value: str) -> str:
-  """A value in quotes for a message, escaped and cut."""
+  """Quoted value for a message, escaped and truncated."""
   return f"'{printable(value, _SHOWN)}'"
 
 
 def refused(value: str, allowed: str) -> argparse.ArgumentTypeError:
-  """The error for a value; `allowed` is what to give instead."""
+  """Error for a value; `allowed` describes valid ones."""
   return argparse.ArgumentTypeError(
     f'{shown(value)} is not allowed; give {allowed}'
   )
 
 
 def prompt(value: str, keep: str = '\n\r\t') -> str:
-  """The type of a flag that is any text, even none."""
+  """Parses any text, even an empty one."""
   for character in value:
     if character in keep or unicodedata.category(character) not in _REFUSED:
       continue
-    if '\ud800' <= character <= '\udfff':  # Other bytes of the shell.
+    if '\ud800' <= character <= '\udfff':  # Undecodable bytes.
       raise argparse.ArgumentTypeError(
         f'{shown(value)} is not UTF-8; give UTF-8 text'
       )
@@ -91,7 +91,7 @@ def prompt(value: str, keep: str = '\n\r\t') -> str:
 
 
 def text(value: str) -> str:
-  """The type of a flag that names something, such as a file or a model."""
+  """Parses a name, such as that of a file or a model."""
   if not prompt(value, keep='').strip():
     raise refused(value, 'a value, or leave the flag out')
   try:
@@ -102,7 +102,7 @@ def text(value: str) -> str:
 
 
 def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
-  """The type of a flag that is a whole number within bounds."""
+  """Parser of a whole number within bounds."""
 
   def parse(value):
     number = int(value) if _WHOLE.fullmatch(value) else None
@@ -121,17 +121,17 @@ def flag(
   type: Callable[[str], object] = text,
   default: object = None,
 ) -> None:
-  """Declares a flag with a value; its help ends with the default, if any."""
+  """Declares a flag with a value; appends the default, if any, to its help."""
   if default and '(default' not in about:
-    said = 'default: %(default)s'
-    about = f'{about} ({said})' if about else said
+    shown_default = 'default: %(default)s'
+    about = f'{about} ({shown_default})' if about else shown_default
   parser.add_argument(
     name, metavar=metavar, help=about, type=type, default=default
   )
 
 
 def ratio(value: str) -> float:
-  """The type of a flag like 16:9; width over height."""
+  """Parses an aspect ratio such as 16:9: width over height."""
   match = re.fullmatch(
     r'([0-9]{1,5}(?:\.[0-9]+)?):([0-9]{1,5}(?:\.[0-9]+)?)', value
   )
@@ -142,7 +142,7 @@ def ratio(value: str) -> float:
 
 
 def interval(value: str) -> tuple[float, float]:
-  """The type of a flag like 0.1:0.9; both in [0, 1], the smaller one first."""
+  """Parses an interval in [0, 1] such as 0.1:0.9."""
   match = re.fullmatch(r'([0-9](?:\.[0-9]+)?):([0-9](?:\.[0-9]+)?)', value)
   low, high = map(float, match.groups()) if match else (0, 0)
   if not low < high <= 1:
@@ -151,7 +151,7 @@ def interval(value: str) -> tuple[float, float]:
 
 
 def steps(value: str) -> range:
-  """The type of a flag like 100:105; the second one is not included."""
+  """Parses a range of steps such as 100:105, whose end is excluded."""
   match = re.fullmatch(r'([0-9]{1,9}):([0-9]{1,9})', value)
   found = range(*map(int, match.groups())) if match else range(0)
   if not found or not found.start:
@@ -160,7 +160,7 @@ def steps(value: str) -> range:
 
 
 def sizes(value: str) -> dict[str, int]:
-  """The type of a flag like data=2,sequence=-1."""
+  """Parses sizes of mesh axes such as data=2,sequence=-1."""
   pairs = [
     re.fullmatch(r'([a-z_]+)=(-?[0-9]{1,6})', part) for part in value.split(',')
   ]
@@ -170,7 +170,7 @@ def sizes(value: str) -> dict[str, int]:
 
 
 def backends(value: str) -> dict[str, str]:
-  """The type of a flag like glumb_conv=xla; see launch/backends.py."""
+  """Parses backends of ops such as glumb_conv=xla; see sana_jax/backends.py."""
   pairs = [
     re.fullmatch(r'(\w+)=(\w+)', part, re.ASCII) for part in value.split(',')
   ]
@@ -180,7 +180,7 @@ def backends(value: str) -> dict[str, str]:
 
 
 def not_negative(value: str) -> float:
-  """The type of a flag that is a finite number of 0 or more."""
+  """Parses a finite number of 0 or more."""
   number = float(value) if _NUMBER.fullmatch(value) else math.nan
   if not 0 <= number < math.inf:
     raise refused(value, 'a number of 0 or more')
@@ -188,7 +188,7 @@ def not_negative(value: str) -> float:
 
 
 def fraction(value: str) -> float:
-  """The type of a flag that is a number from 0 to 1."""
+  """Parses a number from 0 to 1."""
   with contextlib.suppress(argparse.ArgumentTypeError):
     if (number := not_negative(value)) <= 1:
       return number
@@ -196,7 +196,7 @@ def fraction(value: str) -> float:
 
 
 def positive(value: str) -> float:
-  """The type of a flag that is a finite number of more than 0."""
+  """Parses a finite number of more than 0."""
   with contextlib.suppress(argparse.ArgumentTypeError):
     if number := not_negative(value):
       return number

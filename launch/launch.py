@@ -1,4 +1,4 @@
-"""Train on many processes: here, on SLURM, on GKE or on Cloud TPU VMs.
+"""Train on many processes: on this machine, SLURM, GKE or Cloud TPU VMs.
 
   sana-jax launch --where local --topology cpu:2x4 --workdir out/run \\
     --config shapes_text_encoder
@@ -9,11 +9,10 @@
   sana-jax launch --where tpu-vm --topology v5p:4x4x8 --zone us-east5-a \\
     --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE --spot
 
-Compiles the step for these chips first (sana-jax plan) and starts nothing that
-does not fit. What a place needs is written into --out and handed over: to
-sbatch, kubectl or gcloud; --dry-run prints it instead. A run that ends before
-it is done starts again from its newest checkpoint, and is given up once
-restarts make no progress. See docs/launching.md.
+Compiles the step for these chips first (sana-jax plan) and stops if it does not
+fit. Job files are written to --out and submitted with sbatch, kubectl or
+gcloud; --dry-run prints them instead. A run that ends early is restarted from
+its newest checkpoint until restarts make no progress. See docs/launching.md.
 """
 
 import argparse
@@ -36,8 +35,8 @@ OVERRIDES = True  # Takes --config.key=value.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  add = lambda flag, metavar, said, **more: parser.add_argument(
-    flag, type=text, metavar=metavar, help=said, **more
+  add = lambda flag, metavar, about, **more: parser.add_argument(
+    flag, type=text, metavar=metavar, help=about, **more
   )
   add('--where', '|'.join(jobs.PLACES), 'the place', required=True)
   add('--config', 'FILE[:ARG]', 'as of sana-jax train', required=True)
@@ -48,18 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'v6e:16x16@2; or cpu:PROCESSESxDEVICES',
     required=True,
   )
-  add('--workdir', 'DIR', 'of the run, for all processes', required=True)
+  add('--workdir', 'DIR', 'run folder, shared by all processes', required=True)
   add('--layout', 'NAME', 'as of sana-jax train')
-  add('--out', 'DIR', 'for what is written here (default: out/launch/NAME)')
-  add('--name', 'NAME', "of the job (default: the config's)")
+  add('--out', 'DIR', 'folder of the job files (default: out/launch/NAME)')
+  add('--name', 'NAME', "name of the job (default: the config's)")
   parser.add_argument(
-    '--dry-run', action='store_true', help='print what would be written and run'
+    '--dry-run',
+    action='store_true',
+    help='print files and commands, run nothing',
   )
   parser.add_argument(
-    '--no-plan', action='store_true', help='do not look whether it fits'
+    '--no-plan', action='store_true', help='skip the memory check'
   )
   supervise.add_policy_flags(parser)
-  for flag, metavar, said in (
+  for flag, metavar, about in (
     ('--partition', 'NAME', 'slurm'),
     ('--account', 'NAME', 'slurm'),
     ('--time-limit', 'TIME', 'slurm: as sbatch takes it'),
@@ -68,16 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('--project', 'NAME', 'tpu-vm, gke with --xpk'),
     ('--cluster', 'NAME', 'gke with --xpk'),
   ):
-    add(flag, metavar, said)
+    add(flag, metavar, about)
   parser.add_argument(
     '--spot',
     action='store_true',
-    help='gke, tpu-vm: cheaper ones, that may be taken away',
+    help='gke, tpu-vm: preemptible machines',
   )
   parser.add_argument(
     '--xpk',
     action='store_true',
-    help="gke: print xpk's command in place of a JobSet",
+    help="gke: print xpk's command instead of a JobSet",
   )
 
 
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def make(args, overrides) -> jobs.Job:
-  """What the arguments ask for."""
+  """Returns the job that the arguments specify."""
   name = default_name(args.config) if args.name is None else args.name
   fields = {
     key: getattr(args, key)
@@ -128,13 +129,13 @@ def make(args, overrides) -> jobs.Job:
 
 
 def default_name(config: str) -> str:
-  """Of the config's file, as hosts may be called."""
+  """Job name from the config's file, valid as a host name."""
   stem = pathlib.Path(config.partition(':')[0]).stem.lower()
   return re.sub('[^a-z0-9]+', '-', stem).strip('-')[:40].strip('-') or 'run'
 
 
 def check_flags(args, job) -> None:
-  """Raises UserError for what belongs to another place, or to no image."""
+  """Raises UserError for another place's flags, or files not in the image."""
   if args.xpk and job.where != 'gke':
     raise UserError(f'--xpk is not for --where={job.where} but for gke.')
   if not args.xpk and (
@@ -163,7 +164,7 @@ def check_flags(args, job) -> None:
 
 
 def load(job):
-  """The config, checked here rather than on every host."""
+  """Loads the config, checked here rather than on every host."""
   config = load_config(job.config)
   if job.layout:
     apply_layout(config, job.layout)
@@ -174,7 +175,7 @@ def load(job):
 
 
 def start_here(job, dry_run) -> int:
-  """N processes on this machine."""
+  """Starts the processes on this machine."""
   if dry_run:
     logs = local.folder(job) / 'logs'
     for process in local.processes(job, ['sana-jax'], logs):
@@ -191,7 +192,7 @@ def start_here(job, dry_run) -> int:
 
 
 def hand_over(job, dry_run) -> int:
-  """Writes what the place needs, and gives it to the place's own command."""
+  """Writes the job files and submits them."""
   place, then = {
     'slurm': (slurm, slurm.submit),
     'gke': (gke, gke.apply),
@@ -201,7 +202,7 @@ def hand_over(job, dry_run) -> int:
   if dry_run:
     print(script, end='')
     return 0
-  # Absolute: no tool takes its name for an option.
+  # Absolute, so that no tool reads it as an option.
   with output.folder(str(fields.local_folder('out', job.out))) as out:
     files.write_text(out / place.FILE, script)
   print(then(out / place.FILE))

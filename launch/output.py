@@ -1,4 +1,4 @@
-"""Folders and JSON files that flags name."""
+"""Output folders and JSON files named by flags."""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,13 +16,13 @@ write_text = files.write_text
 
 
 def check(path: str, flag: str = '--out') -> None:
-  """Raises UserError, before any work is done, if it cannot be a folder.
+  """Raises UserError, before any work is done, if a folder cannot be written.
 
-  Makes a folder beside or in it, and removes that: permissions alone do not
-  tell of full disks, of names that are too long or of what is read-only.
+  Creates and removes a folder beside or in it: permissions do not reveal full
+  disks, names that are too long or read-only file systems.
   """
   if '://' in path:
-    raise UserError(f'{flag}={path} is no local folder; give one.')
+    raise UserError(f'{flag}={path} is not a local folder; give one.')
   out = pathlib.Path(expanded(path))
   try:
     missing = []
@@ -48,13 +48,13 @@ def check(path: str, flag: str = '--out') -> None:
 
 
 def check_place(path: str, flag: str = '--out') -> None:
-  """Does what `check` does for a folder that may lie in a bucket."""
+  """Applies `check` to a folder that may be in a bucket."""
   if not path.startswith(BUCKETS):
     check(path, flag)
 
 
 def check_new(path: str, flag: str) -> pathlib.Path:
-  """Checks a path that must not exist yet, as `check` does; returns it."""
+  """Checks, as `check`, a path that must not exist yet; returns it."""
   out = pathlib.Path(expanded(path))
   with contextlib.suppress(OSError):  # `check` reports it.
     out.lstat()
@@ -66,11 +66,11 @@ def check_new(path: str, flag: str) -> pathlib.Path:
 
 
 def _exists(path):
-  """Whether the path leads anywhere; raises OSError where none can be made."""
+  """Whether the path exists; raises OSError if it cannot be created."""
   try:
     path.stat()
   except FileNotFoundError:
-    if path.is_symlink():  # To nothing, where mkdir would fail.
+    if path.is_symlink():  # A broken link, on which mkdir would fail.
       raise
     return False
   except NotADirectoryError:  # The file is one of its parents.
@@ -79,7 +79,7 @@ def _exists(path):
 
 
 def read(path: str | os.PathLike, flag: str) -> bytes:
-  """A JSON file that a flag names; UserError where it cannot be read."""
+  """Reads a JSON file named by a flag; raises UserError if it cannot."""
   try:
     return files.read_bytes(expanded(path), files.JSON_BYTES)
   except OSError as e:
@@ -91,9 +91,9 @@ def read(path: str | os.PathLike, flag: str) -> bytes:
 
 @contextlib.contextmanager
 def folder(path: str, flag: str = '--out') -> Iterator[pathlib.Path]:
-  """The folder, made if need be, and gone again where nothing came of it.
+  """Creates a folder if needed; removes it again if it stays empty.
 
-  A failure of the disk in the block becomes one sentence.
+  Disk errors in the block are raised as UserError.
   """
   out = pathlib.Path(expanded(path))
   try:
@@ -108,7 +108,7 @@ def folder(path: str, flag: str = '--out') -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _made(out: pathlib.Path) -> Iterator[None]:
-  """Makes a folder and those above it; afterwards removes the empty ones."""
+  """Creates a folder and its parents; afterwards removes the empty ones."""
   missing = []
   for above in (out, *out.parents):
     if os.path.lexists(above):
@@ -119,5 +119,5 @@ def _made(out: pathlib.Path) -> Iterator[None]:
     yield
   finally:
     for one in missing:
-      with contextlib.suppress(OSError):  # It is not empty: it stays.
+      with contextlib.suppress(OSError):  # Not empty: keep it.
         one.rmdir()

@@ -1,12 +1,12 @@
-"""Every comparison with the PyTorch references, as a table with a verdict.
+"""Run the comparisons with the PyTorch references; print a table of results.
 
   sana-jax parity --quick
   sana-jax parity --only "dc_ae: decode" --seed 7
   sana-jax parity --out docs
   sana-jax parity --from-json docs/parity.json --out docs
 
-Weights and inputs are random, and others in every run. --out writes
-parity.json and the page parity.md; --from-json writes the page again without
+Weights and inputs are random, with a new seed in every run. --out writes
+parity.json and the page parity.md; --from-json rewrites the page without
 measuring. Ends with exit code 1 if a row fails. Needs pip install
 'sana_jax[parity]'.
 """
@@ -28,7 +28,7 @@ from sana_jax.launch import devices, output
 from sana_jax.launch.flags import prompt, text, whole
 from sana_jax.tools.parity import ledger, pages
 
-# From small to large: a fault shows first where it is.
+# From small to large: the first failure is closest to its cause.
 AREAS = (
   'gemma2',
   'dc_ae',
@@ -48,7 +48,7 @@ _PACKAGES = (
   'transformers',
   'came-pytorch',
 )
-_FULL_SIZE = 40  # About as many times slower than a tiny case.
+_FULL_SIZE = 40  # Approximate cost relative to a tiny case.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,13 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=prompt,
     default='',
     metavar='TEXT',
-    help='rows whose name has this in it; see --list',
+    help='rows whose name contains this; see --list',
   )
   parser.add_argument(
     '--seed', type=whole(0), help='repeats a run; printed at its beginning'
   )
   parser.add_argument(
-    '--list', action='store_true', help='names the rows and measures nothing'
+    '--list', action='store_true', help='list the rows without measuring'
   )
   parser.add_argument(
     '--out',
@@ -79,12 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--from-json',
     type=text,
     metavar='FILE',
-    help='writes the page of this ledger to --out',
+    help='write the page of this ledger to --out',
   )
 
 
 def run(args: argparse.Namespace) -> int:
-  """Measures, prints and writes; 1 if a row fails."""
+  """Measures, prints and writes; returns 1 if a row fails."""
   if args.out:
     output.check(args.out)
   if args.from_json:
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def all_cases() -> list[ledger.Case]:
-  """Of every area; UserError without the references."""
+  """Cases of all areas; raises UserError without the references."""
   out = []
   for area in AREAS:
     try:
@@ -130,7 +130,7 @@ def all_cases() -> list[ledger.Case]:
 def chosen(
   cases: Sequence[ledger.Case], quick: bool, only: str
 ) -> list[ledger.Case]:
-  """The cases that were asked for; UserError where there is none."""
+  """Returns the requested cases; raises UserError if there are none."""
   out = [
     case for case in cases if only in case.name and (case.quick or not quick)
   ]
@@ -140,7 +140,7 @@ def chosen(
 
 
 def measure(cases: Sequence[ledger.Case], seed: int) -> list[ledger.Record]:
-  """Runs the cases under a bar, which is silent where nobody watches."""
+  """Runs the cases under a progress bar, hidden without a terminal."""
   cost = lambda quick: 1 if quick else _FULL_SIZE
   names = iter([case.name for case in cases] + [''])
   with (
@@ -153,9 +153,9 @@ def measure(cases: Sequence[ledger.Case], seed: int) -> list[ledger.Record]:
       disable=None,
     ) as bar,
   ):
-    warnings.simplefilter('ignore')  # Of the references, on their own use.
+    warnings.simplefilter('ignore')  # From the references.
 
-    def tell(record):
+    def advance(record):
       bar.set_description_str(next(names), refresh=False)
       bar.update(cost(record.quick))
       if not record.passed:
@@ -164,7 +164,7 @@ def measure(cases: Sequence[ledger.Case], seed: int) -> list[ledger.Record]:
           f'{record.error:.1e} > {record.bound:.1e} {record.problem}'
         )
 
-    return ledger.run(cases, seed, tell)
+    return ledger.run(cases, seed, advance)
 
 
 def keep_small_programs() -> None:
@@ -175,7 +175,7 @@ def keep_small_programs() -> None:
 
 
 def device() -> str:
-  """What our side ran on."""
+  """Device of our side."""
   import jax
 
   kind = jax.devices()[0].device_kind
@@ -183,7 +183,7 @@ def device() -> str:
 
 
 def versions() -> dict[str, str]:
-  """Of what was compared; those that are not installed are left out."""
+  """Versions of the compared packages that are installed."""
   out = {}
   for name in _PACKAGES:
     try:
@@ -194,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def render(path: str, out: str | None) -> int:
-  """Writes the page of a ledger that was measured before, or prints it."""
+  """Writes or prints the page of an existing ledger."""
   result = pages.from_json(output.read(path, '--from-json'))
   if out:
     write(result, out)
@@ -204,7 +204,7 @@ def render(path: str, out: str | None) -> int:
 
 
 def write(result: pages.Ledger, out: str) -> None:
-  """parity.json, and the page made from it."""
+  """Writes parity.json and its page."""
   text = pages.to_json(result)
   with output.folder(out) as folder:
     files.write_text(folder / 'parity.json', text)

@@ -1,4 +1,4 @@
-"""Flags of a model, its sampler and its devices, and the pipeline they open."""
+"""Flags of a model, its sampler and its devices; opening of the pipeline."""
 
 import argparse
 
@@ -16,7 +16,7 @@ from sana_jax.launch.flags import (
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-  """Flags that `sample` and `evaluate` share."""
+  """Declares the flags shared by `sample` and `evaluate`."""
   group = parser.add_argument_group('model and sampler')
   group.add_argument(
     '--model',
@@ -31,7 +31,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     '--steps',
     type=whole(1, 1000),
     metavar='N',
-    help="default: the model's recommendation, else 20",
+    help="model calls (default: the model's recommendation, else 20)",
   )
   group.add_argument(
     '--guidance-scale',
@@ -44,7 +44,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     default='',
     type=prompt,
     metavar='TEXT',
-    help='what to lead away from',
+    help='prompt to move away from',
   )
   group.add_argument(
     '--sampler',
@@ -81,7 +81,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-  """Flags of every command that opens a pipeline."""
+  """Declares the flags of commands that open a pipeline."""
   group = parser.add_argument_group('devices')
   group.add_argument(
     '--mesh',
@@ -114,11 +114,11 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
-  """The model on this process's devices, and how it is used for all pictures.
+  """Loads the model onto this process's devices; returns it and its settings.
 
   A CPU is split into no more devices than there are pictures at a time: one
-  device uses all cores for one picture. Raises UserError for everything that
-  the model cannot be asked for.
+  device uses all cores for one picture. Raises UserError for requests that the
+  model does not support.
   """
   devices.configure(args.cpu_devices, pictures)
   import jax
@@ -138,12 +138,12 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
 
 
 def settings_of(args: argparse.Namespace, pipe) -> dict:
-  """What decides all pictures alike; what is as usual is mostly left out."""
+  """Settings shared by all pictures; most defaults are omitted."""
   settings = {}
   for key, default in (('steps', 20), ('guidance_scale', 4.5)):
-    asked = getattr(args, key)
+    value = getattr(args, key)
     settings[key] = (
-      pipe.recommended.get(key, default) if asked is None else asked
+      pipe.recommended.get(key, default) if value is None else value
     )
   settings['sampler'] = args.sampler or pipe.sampler
   guidance = {
@@ -151,8 +151,8 @@ def settings_of(args: argparse.Namespace, pipe) -> dict:
     'pag_scale': args.pag_scale,
     'apg_eta': args.apg_eta,
   }
-  if asked := {k: v for k, v in guidance.items() if v is not None}:
-    settings['guidance'] = asked
+  if given := {k: v for k, v in guidance.items() if v is not None}:
+    settings['guidance'] = given
   if args.flow_shift is not None:
     settings['flow_shift'] = args.flow_shift
   return settings

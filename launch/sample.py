@@ -1,27 +1,27 @@
-"""Make pictures of prompts, from one to a million, and a labelled sheet.
+"""Generate pictures from prompts, from one to a million, and a labelled sheet.
 
   sana-jax sample --model shapes --prompt "a red circle" --out out/
   sana-jax sample --model Efficient-Large-Model/Sana_600M_512px_diffusers \\
     --prompts prompts.txt --num-images 2 --out out/
 
 --model is a folder in the diffusers layout, a hub id, a name that sana-jax zoo
-lists, or `shapes`, the small model that is shipped here.
+lists, or `shapes`, the small model shipped with this package.
 
---candidates N --scorer NAME makes N pictures of each prompt and writes the best
---num-images of them, by one of these:
+--candidates N --scorer NAME generates N pictures of each prompt and writes the
+best --num-images of them, by one of these:
 
-  shapes            how much of its prompt a picture of shapes shows
-  MODULE:FUNCTION   your own, see sana_jax/evaluation/scorers.py
+  shapes            fraction of its prompt that a picture of shapes follows
+  MODULE:FUNCTION   a custom scorer, see sana_jax/evaluation/scorers.py
 
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
-height, width and num_images. A line that cannot be used is skipped, and listed
+height, width and num_images. An invalid line is skipped, and listed
 with its reason in skipped.jsonl.
 
 Each picture holds its prompt, seed, steps, guidance, model and version as
 metadata, and has a line in results.jsonl. A run that is stopped, even by
 SIGKILL, is completed by the same command. With several processes (see
-jax.distributed) each makes its share.
+jax.distributed) each generates its share.
 """
 
 import argparse

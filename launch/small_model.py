@@ -1,11 +1,11 @@
-"""Train the whole small SANA from nothing, then sample and score it.
+"""Train the small SANA from scratch, then sample and score it.
 
   python -m sana_jax.launch.small_model --out out/small           (hours)
   python -m sana_jax.launch.small_model --out out/quick --quick   (minutes)
 
-Three models, by three configs: the autoencoder and the text encoder side by
-side, each on one core, then the transformer on all of them. A stage that was
-stopped is resumed, one that is done is not repeated.
+It trains three models by three configs: the autoencoder and the text encoder
+in parallel, each on one core, then the transformer on all cores. An interrupted
+stage is resumed, a completed one is not repeated.
 """
 
 import argparse
@@ -47,15 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   variant = ':quick' if args.quick else ''
   out.mkdir(parents=True, exist_ok=True)
 
-  say('1/4  Drawing `shapes`, captioned scenes with known content.')
+  headline('1/4  Drawing `shapes`, captioned scenes with known content.')
   size = 64 if args.quick else 128
   run(['data', 'shapes', '--out', str(out / 'data'), '--size', str(size)])
-  say(
+  headline(
     '2/4  Training the autoencoder; beside it, on another core, the text '
     f'encoder (its log: {out / "text_encoder.log"}).'
   )
   together(out, variant, data)
-  say(
+  headline(
     '3/4  Training the transformer. Loss curve and sample grids appear in '
     f'{out / "sana"}.'
   )
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       f'--config.text_encoder={out / "text_encoder" / "model"}',
     ]
   )
-  say('4/4  Sampling and scoring, on prompts that were held out of training.')
+  headline(
+    '4/4  Sampling and scoring, on prompts that were held out of training.'
+  )
   model = str(out / 'sana' / 'model')
   prompts = [part for p in PROMPTS for part in ('--prompt', p)]
   run(
@@ -97,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def say(text: str) -> None:
-  """A headline between the commands' own output."""
+def headline(text: str) -> None:
+  """Prints a headline between the commands' output."""
   print(
     f'\n\033[1m{text}\033[0m' if sys.stdout.isatty() else f'\n{text}',
     flush=True,
@@ -106,24 +108,24 @@ def say(text: str) -> None:
 
 
 def train(config: str, workdir: pathlib.Path) -> list[str]:
-  """Arguments of sana-jax for one stage."""
+  """Arguments of `sana-jax train` for one stage."""
   return ['train', '--config', config, '--workdir', str(workdir)]
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-  """A sana-jax command of this environment."""
+  """Command line of sana-jax in this environment."""
   return [sys.executable, '-m', 'sana_jax.launch.cli', *arguments]
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Runs a command in its own process; ends this one if it fails."""
+  """Runs a command in a subprocess; exits if it fails."""
   code = subprocess.run(command(arguments), check=False).returncode
   if code:
     sys.exit(code)
 
 
 def together(out: pathlib.Path, variant: str, data: str) -> None:
-  """Trains the autoencoder and the text encoder, one core each."""
+  """Trains the autoencoder and the text encoder in parallel, one core each."""
   one = ['--cpu-devices', '1', data]
   encoder = command(train('shapes_dc_ae' + variant, out / 'dc_ae') + one)
   text = command(
@@ -143,7 +145,7 @@ def together(out: pathlib.Path, variant: str, data: str) -> None:
 
 
 def on_core(index: int, arguments: Sequence[str], **files) -> subprocess.Popen:
-  """Starts a process that keeps to one core, where that can be asked for."""
+  """Starts a process pinned to one core, where that is supported."""
 
   def pin():
     if hasattr(os, 'sched_setaffinity'):
@@ -154,8 +156,8 @@ def on_core(index: int, arguments: Sequence[str], **files) -> subprocess.Popen:
 
 
 def finish(out: pathlib.Path, model: str, seconds: float) -> None:
-  """Where everything is, and what to try next."""
-  say(f'Done in {seconds / 60:.1f} minutes.')
+  """Prints the results' paths and commands to try next."""
+  headline(f'Done in {seconds / 60:.1f} minutes.')
   print(f"""  pictures    {out / 'pictures' / 'contact_sheet.png'}
   score       the table above; its pictures in {out / 'scores' / 'scores.png'}
   loss curve  {out / 'sana' / 'loss.png'}

@@ -1,9 +1,9 @@
 """Standard output and standard error of a command.
 
-Whatever a command or a library prints, control characters reach the terminal
-escaped, and characters that its encoding lacks as well. Nobody needs to read:
-where the reader of the results is gone, the command ends as if by SIGPIPE; one
-whose log nobody reads goes on.
+Control characters, and characters that the terminal's encoding lacks, are
+escaped, whether printed by a command or a library. If the reader of the results
+is gone, the command ends as if by SIGPIPE; if that of the log is gone, it
+continues.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ import sys
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 
-CLOSED = 128 + 13  # As a shell reports SIGPIPE.
-# Of progress bars and libraries: colours, and one line up.
+CLOSED = 128 + 13  # Exit code of SIGPIPE in a shell.
+# Escapes of progress bars and libraries: colours, and one line up.
 _HARMLESS = re.compile(r'(\x1b\[[0-9;]{0,12}[mA])')
 _PLAIN = re.compile(r'[\n\r\t -~]*')
 
 
 class Results:
-  """Standard output: a failure to write ends the command."""
+  """Standard output; a failure to write ends the command."""
 
   def __init__(self, stream):
     self._stream = stream
@@ -31,7 +31,7 @@ class Results:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    """Writes it escaped."""
+    """Writes escaped text."""
     with self._failing():
       self._stream.write(escaped(text, self._stream.encoding or 'utf-8'))
     return len(text)
@@ -58,9 +58,9 @@ class Results:
       ) from e
 
   def _discard(self):
-    """Sends what is buffered, and all that follows, to nowhere.
+    """Discards buffered and further output.
 
-    Else Python tries to write it once more at its end.
+    Otherwise Python retries the write at exit.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, self._stream.fileno())
@@ -68,7 +68,7 @@ class Results:
 
 
 class Log(Results):
-  """Standard error: what cannot be written is lost."""
+  """Standard error; failures to write are ignored."""
 
   @contextlib.contextmanager
   def _failing(self):
@@ -77,7 +77,7 @@ class Log(Results):
 
 
 def escaped(text: str, encoding: str) -> str:
-  """The text as a terminal may see it; newlines and tabs are kept."""
+  """Escapes a text for a terminal; newlines and tabs are kept."""
   if _PLAIN.fullmatch(text):
     return text
   parts = _HARMLESS.split(text)
@@ -87,7 +87,7 @@ def escaped(text: str, encoding: str) -> str:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-  """Prints through `Results` and `Log` until the block ends."""
+  """Redirects output through `Results` and `Log` until the block ends."""
   before = sys.stdout, sys.stderr
   open_descriptors()
   nowhere = None
@@ -106,13 +106,13 @@ def guarded() -> Iterator[None]:
 
 
 def open_descriptors() -> None:
-  """Opens 0, 1 and 2 where the shell closed them (`>&-`).
+  """Opens descriptors 0, 1 and 2 if the shell closed them (`>&-`).
 
-  Else the next file that is opened would get one of these numbers, and what
-  libraries print would be written into it.
+  Otherwise the next file opened would get one of these numbers, and libraries'
+  output would be written into it.
   """
   for number in range(3):
     try:
       os.fstat(number)
     except OSError:
-      os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number.
+      os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.

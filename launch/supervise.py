@@ -1,9 +1,9 @@
-"""Runs a command until it is done, as the scripts of sana-jax launch do.
+"""Run a command until it is done, as the scripts of sana-jax launch do.
 
   python -m sana_jax.launch.supervise --workdir DIR --notes FILE -- COMMAND ...
 
-Starts it again, after a while that doubles, unless it ended with 0 or 2 or its
-restarts moved no checkpoint. SIGTERM and SIGINT are passed on.
+Restarts it, with exponential backoff, unless it ended with 0 or 2 or restarts
+advanced no checkpoint. SIGTERM and SIGINT are forwarded.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from sana_jax.printable import printable
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
-  """--restarts, --restarts-without-progress and --wait-seconds."""
+  """Declares --restarts, --restarts-without-progress and --wait-seconds."""
   parser.add_argument(
     '--restarts',
     type=whole(0),
     default=Policy.restarts,
     metavar='N',
-    help='in all (default: %(default)s)',
+    help='maximum of restarts (default: %(default)s)',
   )
   parser.add_argument(
     '--restarts-without-progress',
@@ -50,14 +50,14 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def policy_of(args) -> Policy:
-  """What the flags say."""
+  """Returns the policy of the flags."""
   return Policy(
     args.restarts_without_progress, args.restarts, args.wait_seconds
   )
 
 
 def policy_words(policy: Policy) -> list[str]:
-  """The flags that say it."""
+  """Returns the flags of a policy."""
   return [
     f'--restarts={policy.restarts}',
     f'--restarts-without-progress={policy.without_progress}',
@@ -66,7 +66,7 @@ def policy_words(policy: Policy) -> list[str]:
 
 
 def parser() -> Parser:
-  """Of the arguments before --."""
+  """Parser of the arguments before --."""
   found = Parser(
     prog='sana_jax.launch.supervise',
     description=__doc__,
@@ -77,20 +77,20 @@ def parser() -> Parser:
     required=True,
     type=text,
     metavar='DIR',
-    help='where its checkpoints are',
+    help='folder with its checkpoints',
   )
   found.add_argument(
     '--notes',
     required=True,
     type=text,
     metavar='FILE',
-    help='of its attempts; read if it is there',
+    help='history of its attempts; read if it exists',
   )
   add_policy_flags(found)
   found.add_argument(
     '--once',
     action='store_true',
-    help='somebody else starts it again; exit code 3 tells them not to',
+    help='leave restarts to the caller; exit code 3 means not to restart',
   )
   found.add_argument(
     '--process',
@@ -120,7 +120,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs it; returns the exit code."""
+  """Runs the command; returns the exit code."""
   ours, dashes, command = _split(list(argv))
   args = parser().parse_args(ours)
   if not dashes or not command:
@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
         'machine; the run could not be stopped with it.'
       )
   terminal.show_logs()
-  # It may not come back before the run has ended: nobody waits for it.
+  # It may return only after the run has ended: do not wait for it.
   stop = (
     None
     if not args.stop_with
@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _indices(value: str) -> str:
-  """The type of --process."""
+  """Parses --process."""
   if not re.fullmatch(r'[0-9]+(-[0-9]+)*', value):
     raise argparse.ArgumentTypeError(
       f'{value!r} is not allowed; give whole numbers, with - between'

@@ -1,4 +1,4 @@
-"""Errors of the operating system, as one sentence."""
+"""One-line messages for errors of the operating system."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ _OURS = tuple(
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST}
-# A path that cannot be one, or leads to something else than is needed.
+# Invalid path, or one of the wrong kind.
 _MISLEADING = {
   errno.ENOENT,
   errno.ENOTDIR,
@@ -34,10 +34,10 @@ _MISLEADING = {
 _BROKEN = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
-def sentence(error: OSError | MemoryError) -> str | None:
-  """A message for the user; None for what may be a mistake of the program.
+def message(error: OSError | MemoryError) -> str | None:
+  """Message for the user; None if the error may be a bug.
 
-  That is an error that names no path, or a file of the package itself.
+  A bug is assumed if the error has no path, or one of the package itself.
   """
   if isinstance(error, MemoryError):
     return (

@@ -1,4 +1,4 @@
-"""Scripts with {{names}} to fill in."""
+"""Templates of scripts with {{names}}."""
 
 from collections.abc import Mapping
 import pathlib
@@ -8,9 +8,9 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-  """A file of this folder, with each {{name}} replaced; all are used.
+  """Fills each {{name}} of a file in this folder; all values must be used.
 
-  A line with an empty value alone is left out.
+  A line that consists of an empty value is omitted.
   """
   text = (_FOLDER / template).read_text(encoding='utf-8')
   names = set(re.findall(r'\{\{(\w+)\}\}', text))

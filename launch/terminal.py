@@ -1,4 +1,4 @@
-"""What a command says while it works."""
+"""Log output of a command on the terminal."""
 
 import logging
 import pathlib
@@ -14,9 +14,9 @@ _OURS = str(pathlib.Path(sana_jax.__file__).parent)
 
 
 class Lines(logging.Handler):
-  """Log lines on stderr, above the progress bar where there is one.
+  """Log handler that prints to stderr, above the progress bar if there is one.
 
-  Libraries that share absl's logger are heard from WARNING on.
+  Libraries that share absl's logger are shown from WARNING on.
   """
 
   def emit(self, record: logging.LogRecord) -> None:
@@ -32,12 +32,12 @@ class Lines(logging.Handler):
 
 
 def show_warnings() -> None:
-  """Shows warnings as `Lines`, unless the program logs in its own way."""
+  """Prints warnings as `Lines`, unless logging is already configured."""
   logging.basicConfig(handlers=[Lines()])
 
 
 def show_logs() -> None:
-  """Shows what the package logs, unless the program logs in its own way."""
+  """Prints the package's logs, unless logging is already configured."""
   silence_closed_loop_errors()
   show_warnings()
   absl_logging.set_verbosity(absl_logging.INFO)
@@ -46,8 +46,8 @@ def show_logs() -> None:
 def silence_closed_loop_errors() -> None:
   """Hides "Event loop is closed" errors of orbax's and TensorStore's threads.
 
-  They print a traceback for each array that was not written, after a failed
-  save whose error is reported by itself.
+  They print a traceback for each unwritten array after a failed save, whose
+  error is reported separately.
   """
   known = lambda kind, error: (
     kind is RuntimeError and str(error) == 'Event loop is closed'

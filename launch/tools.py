@@ -1,4 +1,4 @@
-"""Tools of schedulers and clouds that a launch hands its files to."""
+"""Command-line tools of schedulers and clouds."""
 
 from collections.abc import Sequence
 import shlex
@@ -10,7 +10,7 @@ from sana_jax.printable import printable
 
 
 def require(tool: str, advice: str) -> None:
-  """Raises UserError, with advice, where the tool is not installed."""
+  """Raises UserError, with advice, if the tool is not installed."""
   if not shutil.which(tool):
     raise UserError(f'There is no {tool} on this machine; {advice}.')
 
@@ -18,7 +18,7 @@ def require(tool: str, advice: str) -> None:
 def call(words: Sequence[str]) -> str:
   """Runs a tool; returns its output as one printable line.
 
-  Raises UserError, with the tool's message, where it fails or cannot start.
+  Raises UserError, with the tool's message, if it fails or cannot start.
   """
   try:
     done = subprocess.run(words, capture_output=True, check=False)

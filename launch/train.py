@@ -1,4 +1,4 @@
-"""Train a model that a config describes, or go on where it was stopped.
+"""Train a model that a config describes, or resume its training.
 
   sana-jax train --config configs/shapes.py --workdir out/run
   sana-jax train --config configs/shapes.py:quick --workdir out/run \\
@@ -6,8 +6,8 @@
   sana-jax train --config configs/shapes.py --workdir out/run --layout fsdp
 
 The workdir holds checkpoints, metrics.jsonl, loss.png, sample grids and, at
-the end, model/ in the diffusers layout. The same command resumes a run that
-was stopped at any moment; it ends bit for bit as if it had not been.
+the end, model/ in the diffusers layout. The same command resumes an interrupted
+run, bit for bit.
 """
 
 import argparse
@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir',
     required=True,
     metavar='DIR',
-    help='the folder of this run, made if need be',
+    help='the folder of this run, created if needed',
   )
   parser.add_argument(
     '--layout',
     metavar='NAME',
     help='how devices share the work: a file with LAYOUT, or dp, fsdp, '
-    'fsdp_tp, sequence or hybrid (default: what the config says)',
+    'fsdp_tp, sequence or hybrid (default: from the config)',
   )
   devices.add_device_flags(parser)
   parser.add_argument(
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=steps,
     metavar='START:STOP',
     help='trace these steps, STOP not included, into DIR/profile; SIGUSR1 '
-    'traces the next ones of a run that is under way',
+    'traces the next ones of a running process',
   )
 
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def start(config: ConfigDict, args: argparse.Namespace) -> int:
-  """Imports what training needs, and only that late: --help stays fast."""
+  """Imports training's dependencies only here, so that --help is fast."""
   import jax
 
   from sana_jax import tasks
@@ -82,7 +82,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
 
   if args.distributed is not None:
     devices.join(args.distributed)
-  # What can be wrong is told before data are prepared and files written.
+  # Raise errors before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   optimizers.make(config, tasks.objective(config))
@@ -91,11 +91,11 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
     task = tasks.open_task(config, args.workdir, mesh)
     state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps
-  return 0 if done else 143  # As a shell reports SIGTERM.
+  return 0 if done else 143  # Exit code of SIGTERM in a shell.
 
 
 def check_profile(traced: range | None, num_steps: int) -> None:
-  """Raises UserError for steps that the run does not have."""
+  """Raises UserError for steps beyond the run."""
   if traced and traced.stop > num_steps + 1:
     raise UserError(
       f'--profile={traced.start}:{traced.stop} ends after the last step; give '

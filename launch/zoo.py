@@ -1,10 +1,10 @@
-"""The published checkpoints, by names that other commands take, too.
+"""List the published checkpoints, by names that other commands accept.
 
   sana-jax zoo
   sana-jax zoo sana_1600m_1024_bf16
   sana-jax zoo --json
 
-Without a name, a table of all; with one, its config, licence and use.
+Without a name, prints a table of all; with one, its config, licence and use.
 """
 
 import argparse
@@ -19,14 +19,12 @@ from sana_jax.launch.flags import text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument('name', nargs='?', type=text, help='of one checkpoint')
-  parser.add_argument(
-    '--json', action='store_true', help='everything, for programs'
-  )
+  parser.add_argument('name', nargs='?', type=text, help='name of a checkpoint')
+  parser.add_argument('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints the zoo or one of it; returns the exit code."""
+  """Prints all checkpoints or one; returns the exit code."""
   from sana_jax.weights import zoo
 
   entries = [zoo.get(args.name)] if args.name else list(zoo.ENTRIES)
@@ -41,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def record(entry) -> dict[str, Any]:
-  """An entry as JSON, with the config.json of its parts."""
+  """Converts an entry to JSON, with the config.json of its parts."""
   return {
     **dataclasses.asdict(entry),
     'size_px': entry.size_px,
@@ -50,7 +48,7 @@ def record(entry) -> dict[str, Any]:
 
 
 def table(entries: Sequence) -> list[str]:
-  """A line each, and below it the notes by their number."""
+  """Table with a line per entry, then the numbered notes."""
   notes = list(dict.fromkeys(e.note for e in entries if e.note))
   rows = [('name', 'parameters', 'px', 'dtype', 'note', 'hub id')]
   for e in entries:
@@ -83,7 +81,7 @@ def table(entries: Sequence) -> list[str]:
 
 
 def details(entry) -> list[str]:
-  """Everything of one entry."""
+  """Text with all fields of an entry."""
   from sana_jax.weights import zoo
 
   facts = {
@@ -108,7 +106,7 @@ def details(entry) -> list[str]:
 
 
 def usage(entry) -> list[str]:
-  """Commands to begin with."""
+  """Example commands of an entry."""
   if not entry.hub_id:
     return [
       f'hf download {entry.official_hub_id}',
@@ -127,12 +125,12 @@ def usage(entry) -> list[str]:
 def _sampling(entry):
   if entry.sampler is None:
     return ''
-  said = f'{entry.sampler}, {entry.steps} steps, guidance {entry.guidance}'
+  sampling = f'{entry.sampler}, {entry.steps} steps, guidance {entry.guidance}'
   if entry.flow_shift is not None:
-    said += f', flow shift {entry.flow_shift}'
+    sampling += f', flow shift {entry.flow_shift}'
   if entry.official_flow_shift is not None:
-    said += f" ({entry.official_flow_shift} in NVIDIA's config)"
-  return said
+    sampling += f" ({entry.official_flow_shift} in NVIDIA's config)"
+  return sampling
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

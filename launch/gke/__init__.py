@@ -1,4 +1,4 @@
-"""A JobSet of Kubernetes, as GKE runs it, and xpk's command for the same."""
+"""JobSet of Kubernetes for GKE, and the equivalent command of xpk."""
 
 import dataclasses
 import json
@@ -13,14 +13,14 @@ from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.machines import GPUS, TPUS
 
 FILE = 'jobset.yaml'
-_PORT = 8476  # Of JAX's coordinator, among GPUs.
+_PORT = 8476  # Port of JAX's coordinator, for GPUs.
 _GRACE_SECONDS = 300
 
 
 def write(job: Job) -> str:
-  """The manifest. Values are JSON, which YAML contains."""
+  """Writes the manifest. Values are JSON, a subset of YAML."""
   machines, tpu = job.machines, job.machines.kind == 'tpu'
-  # Only here is $(NAME) meant for Kubernetes, which expands command and args.
+  # Kubernetes expands $(NAME) in command and args; it is intended only here.
   literal = _without_variables(job)
   supervise = [
     *module('sana_jax.launch.supervise', 'python'),
@@ -35,12 +35,12 @@ def write(job: Job) -> str:
     f'gke/{FILE}',
     {
       'title': f'{job.config} on {machines.name}, by sana-jax launch.',
-      'name': json.dumps(job.name),  # Without quotes, YAML takes null for none.
+      'name': json.dumps(job.name),  # Unquoted, YAML reads null as none.
       'restarts': str(job.policy.restarts),
       'slices': str(machines.slices),
       'hosts': str(machines.hosts),
       'grace_seconds': str(_GRACE_SECONDS),
-      # Slices find each other, and their data, faster without a bridge.
+      # Slices reach each other and their data faster without a bridge.
       'host_network': 'hostNetwork: true\n              '
       'dnsPolicy: ClusterFirstWithHostNet' * tpu,
       'node_selector': json.dumps(selector(job)),
@@ -58,7 +58,7 @@ def write(job: Job) -> str:
 
 
 def selector(job: Job) -> dict[str, str]:
-  """Labels of the nodes."""
+  """Node labels that the job selects."""
   machines = job.machines
   spot = {'cloud.google.com/gke-spot': 'true'} if job.spot else {}
   if machines.kind == 'gpu':
@@ -70,7 +70,7 @@ def selector(job: Job) -> dict[str, str]:
 
 
 def tolerations(job: Job) -> list[dict[str, str]]:
-  """Of the taints that such nodes have."""
+  """Tolerations of the taints of such nodes."""
   found = [{'key': resource(job), 'operator': 'Exists', 'effect': 'NoSchedule'}]
   if job.spot:
     found += [
@@ -85,12 +85,12 @@ def tolerations(job: Job) -> list[dict[str, str]]:
 
 
 def resource(job: Job) -> str:
-  """What a pod asks for."""
+  """Resources that a pod requests."""
   return 'google.com/tpu' if job.machines.kind == 'tpu' else 'nvidia.com/gpu'
 
 
 def distributed(job: Job) -> list[str]:
-  """JAX finds TPUs' processes by itself; GPUs' are those of the one Job."""
+  """Arguments of --distributed: the Job's processes for GPUs, none for TPUs."""
   machines = job.machines
   if machines.processes == 1:
     return []
@@ -101,7 +101,7 @@ def distributed(job: Job) -> list[str]:
 
 
 def _without_variables(job: Job) -> Job:
-  """The job as its texts stand in command and args of a container."""
+  """Escapes the job's texts for command and args of a container."""
   return dataclasses.replace(
     job,
     config=_literal(job.config),
@@ -112,29 +112,29 @@ def _without_variables(job: Job) -> Job:
 
 
 def _literal(text: str) -> str:
-  """Kubernetes makes $ of $$ everywhere, not only in front of (."""
+  """Escapes $ as $$, which Kubernetes unescapes everywhere."""
   return text.replace('$', '$$')
 
 
 def _json(value) -> str:
-  # YAML's \u cannot name what is beyond 16 bits.
+  # YAML's \u has only 16 bits.
   return json.dumps(value, ensure_ascii=False)
 
 
 def apply(path: pathlib.Path) -> str:
-  """Hands the file to kubectl; what it says."""
+  """Passes the file to kubectl; returns its output."""
   words = ['kubectl', 'apply', '-f', str(path)]
   tools.require(
     'kubectl',
-    f'{path} is written: run {shlex.join(words)} where the cluster is known',
+    f'{path} is written: run {shlex.join(words)} with access to the cluster',
   )
   return tools.call(words)
 
 
 def xpk(job: Job) -> str:
-  """xpk's command; it has JobSet, node labels and restarts of its own.
+  """Command of xpk, which has its own JobSet, node labels and restarts.
 
-  xpk puts --command into a line of a script for bash, in a container's command,
+  xpk inserts --command into a line of a bash script, in a container's command,
   where Kubernetes expands $.
   """
   machines = job.machines

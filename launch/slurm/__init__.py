@@ -1,4 +1,4 @@
-"""A job of SLURM's."""
+"""Batch job for SLURM."""
 
 import pathlib
 import shlex
@@ -12,16 +12,16 @@ from sana_jax.launching import fields
 from sana_jax.launching.job import environment, Job, train_arguments
 
 FILE = 'job.sbatch'
-_WARNING_SECONDS = 300  # To save in.
+_WARNING_SECONDS = 300  # Time to save a checkpoint.
 _TASKS = """\
 # One process a node has all of its GPUs: one set of data threads and one writer
 # of checkpoints, where a process a GPU would have eight."""
 
 
 def write(job: Job) -> str:
-  """The batch file, with this Python's environment, which nodes share."""
+  """Writes the batch file, with this Python's environment, shared by nodes."""
   out = fields.local_folder('out', job.out)
-  if '%' in str(out) or '\\' in str(out):  # Quoted or not, patterns to SLURM.
+  if '%' in str(out) or '\\' in str(out):  # Expanded by SLURM, even quoted.
     raise UserError(
       f"--out={out} cannot be a path of SLURM's logs: it has a "
       '% or a \\; choose another --out.'
@@ -66,7 +66,7 @@ def write(job: Job) -> str:
 
 
 def resources(job: Job) -> list[str]:
-  """Options of sbatch: a process a node for GPUs; for CPUs as they come."""
+  """Options of sbatch: a process per node for GPUs; for CPUs as available."""
   machines = job.machines
   found = [f'ntasks={machines.processes}']
   if machines.kind == 'cpu':
@@ -90,7 +90,7 @@ def resources(job: Job) -> list[str]:
 
 
 def submit(path: pathlib.Path) -> str:
-  """Hands the file to sbatch; what it says."""
+  """Submits the file with sbatch; returns its output."""
   tools.require(
     'sbatch',
     f'{path} is written: run '
@@ -98,8 +98,8 @@ def submit(path: pathlib.Path) -> str:
     'cluster',
   )
   (path.parent / 'logs').mkdir(exist_ok=True)
-  said = tools.call(['sbatch', str(path)])
-  return f'{said}; its logs are in {path.parent / "logs"}.'
+  output = tools.call(['sbatch', str(path)])
+  return f'{output}; its logs are in {path.parent / "logs"}.'
 
 
 def _distributed(job):
@@ -107,7 +107,7 @@ def _distributed(job):
 
 
 def _local_devices(job):
-  """JAX under SLURM takes one GPU a process unless told of all."""
+  """Argument for all GPUs: under SLURM, JAX defaults to one GPU per process."""
   if job.machines.kind != 'gpu':
     return {}
   return {

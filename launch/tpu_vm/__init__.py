@@ -1,4 +1,4 @@
-"""Cloud TPU VMs by queued resources: a script that stays with them.
+"""Cloud TPU VMs by queued resources: a script that supervises them.
 
 Written for gcloud 5xx; --accelerator-type counts cores up to v5p, chips since.
 """
@@ -21,7 +21,7 @@ FILE = 'job.sh'
 
 
 def write(job: Job) -> str:
-  """The script.
+  """Writes the script.
 
   A line for the hosts is parsed twice, by the shell of the script and by that
   of a host; `train` and `login` are therefore joined for the one and quoted for
@@ -56,7 +56,7 @@ def write(job: Job) -> str:
 
 
 def machines(job: Job) -> list[str]:
-  """Options of gcloud: what to ask for."""
+  """Options of gcloud for the requested machines."""
   found, tpu = job.machines, TPUS[job.machines.chip]
   nodes = (
     f'--node-count={found.slices}'
@@ -78,9 +78,9 @@ def machines(job: Job) -> list[str]:
 
 
 def login(image: str) -> str:
-  """A command that lets Docker read a registry of Google's; '' for others.
+  """Command that gives Docker access to a Google registry; '' for others.
 
-  Docker gives Google's token to each host that is named.
+  Docker sends Google's token to each host that is named.
   """
   match = re.match(r'([a-z0-9-]+-docker\.pkg\.dev|([a-z]+\.)?gcr\.io)/', image)
   if not match:
@@ -94,9 +94,9 @@ def login(image: str) -> str:
 
 
 def execute(path: pathlib.Path) -> NoReturn:
-  """Becomes the script; it stays until the run is done."""
+  """Replaces this process by the script, which runs until the run is done."""
   tools.require(
     'gcloud',
-    f'{path} is written: run {shlex.join(["bash", str(path)])} where there is',
+    f'{path} is written: run {shlex.join(["bash", str(path)])} where gcloud is',
   )
   os.execvp('bash', ['bash', str(path)])

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # {{title}}
-#   bash job.sh           asks for the machines and trains until it is done
-#   bash job.sh logs      what process 0 says
+#   bash job.sh           requests the machines and trains until it is done
+#   bash job.sh logs      the log of process 0
 #   bash job.sh stop      SIGTERM to all processes: they save
 #   bash job.sh delete    gives the machines back, which is done after the end
 set -euo pipefail
@@ -24,7 +24,7 @@ state() {
   "${tpus[@]}" list "${place[@]}" --filter="name~/$name\$" --format='value(state.state)'
 }
 
-# Waits for the machines, and asks anew for those that were taken away.
+# Waits for the machines, and requests preempted ones again.
 provide() {
   local now
   while now=$(state) && [ "$now" != ACTIVE ]; do
@@ -40,7 +40,7 @@ provide() {
 
 attempt() {
   provide
-  # gcloud goes to 64 hosts at a time: all have started before any is waited for.
+  # gcloud contacts 64 hosts at a time: start all before waiting for any.
   on_all "${login}sudo docker rm --force $name >/dev/null 2>&1; $run"
   on_all "exit \$(sudo docker wait $name)"
   delete

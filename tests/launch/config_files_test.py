@@ -51,8 +51,8 @@ def test_a_file_sets_what_saves_memory_too(tmp_path):
 @pytest.mark.parametrize(
   'text, said',
   [
-    ('', 'fails in line .* mend the file'),
-    ('LAYOUT = {', 'fails in line 1 .*mend the file'),
+    ('', 'fails in line .* fix the file'),
+    ('LAYOUT = {', 'fails in line 1 .*fix the file'),
     ('LAYOUT = 3', 'LAYOUT must be a dict, not int'),
     ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set accum"),
     ("LAYOUT = {'mesh.model': 3}", 'There is no config.mesh.model'),

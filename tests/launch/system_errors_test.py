@@ -69,4 +69,4 @@ def test_what_may_be_a_mistake_of_the_program_is_raised(error, monkeypatch):
 def test_memory_that_runs_out_is_one_sentence():
   with pytest.raises(MemoryError) as error:
     np.empty(2**60, np.uint8)
-  assert 'memory' in system_errors.sentence(error.value)
+  assert 'memory' in system_errors.message(error.value)

@@ -1,4 +1,4 @@
-"""sana-jax sample --candidates: the best of N, whatever happens meanwhile."""
+"""sana-jax sample --candidates: the best of N, also after interruptions."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_the_best_of_all_candidates_are_kept_best_first(chosen):
     scores = shapes_scorer.score([prompt] * 8, images)
     best = made[2 * i : 2 * i + 2]
     assert [x['rank'] for x in best] == [0, 1]
-    # Pictures of other batches are rounded otherwise.
+    # Pictures in other batches are rounded differently.
     np.testing.assert_allclose(
       [x['score'] for x in best], np.sort(scores)[::-1][:2], atol=0.01
     )
@@ -95,7 +95,7 @@ def test_the_best_of_all_candidates_are_kept_best_first(chosen):
       assert np.abs(difference).max() <= 1
 
 
-def test_a_kept_picture_says_how_it_was_chosen(chosen):
+def test_a_kept_picture_records_how_it_was_chosen(chosen):
   _, out, _ = chosen
   first = listed(out)[0]
   with Image.open(out / first['file']) as image:
@@ -111,7 +111,7 @@ def test_a_run_that_lost_pictures_is_completed(chosen, tmp_path, cli):
   names = [x['file'] for x in listed(out)]
   (again / names[1]).unlink()
   (again / names[2]).unlink()
-  # As a killed run leaves it.
+  # State left by a killed run.
   with (again / 'results.jsonl').open('ab') as file:
     file.write(b'{"file": "000')
   kept = {
@@ -120,7 +120,7 @@ def test_a_run_that_lost_pictures_is_completed(chosen, tmp_path, cli):
     if (again / name).exists()
   }
   assert cli(*argv, '--out', again)[0] == 0
-  for name, time in kept.items():  # Not made anew.
+  for name, time in kept.items():  # Not generated again.
     assert (again / name).stat().st_mtime_ns == time
   assert contents(again) == contents(out)
 
@@ -129,14 +129,14 @@ def test_other_choices_are_not_mixed(chosen, cli):
   argv, out, every = chosen
   before = contents(out)
   plain = argv[: argv.index('--candidates')]
-  for flags, there, said in (
+  for flags, there, expected in (
     ([*argv, '--candidates', '4'], out, 'candidates=8 and not 4'),
     (plain, out, 'candidates=8 and not None'),
     (argv, every, 'candidates=None and not 8'),
   ):
     code, _, err = cli(*flags, '--out', there)
     assert code == 2
-    assert f'made with {said}; choose another --out' in err
+    assert f'made with {expected}; choose another --out' in err
   assert contents(out) == before
 
 
@@ -158,7 +158,7 @@ def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 4)
   monkeypatch.setattr(together, 'processes', together.Processes)
   made = []
-  for index in range(4):  # The last one has nothing to do.
+  for index in range(4):  # The last process has nothing to do.
     monkeypatch.setattr(jax, 'process_index', lambda i=index: i)
     assert cli(*argv, '--out', tmp_path)[0] == 0
     file = tmp_path / f'results-{index:05d}-of-00004.jsonl'
@@ -196,7 +196,7 @@ def test_the_commands_of_the_page_on_sampling_run(tmp_path, monkeypatch, cli):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-  """A module of a user's own; its name."""
+  """Name of a user's module."""
   name = f'mine_{os.path.basename(tmp_path).replace("-", "_")}'
   (tmp_path / f'{name}.py').write_text(MODULE)
   monkeypatch.syspath_prepend(tmp_path)
@@ -235,7 +235,7 @@ def test_ones_own_scorer_or_judge_chooses(
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (
       ['--candidates', '2', '--num-images', '3', '--scorer', 'shapes'],
@@ -251,17 +251,19 @@ def test_ones_own_scorer_or_judge_chooses(
     ),
   ],
 )
-def test_a_choice_that_cannot_be_is_told_before_anything_is_made(
-  flags, said, refused, tmp_path
+def test_an_invalid_choice_is_reported_before_anything_is_made(
+  flags, expected, refused, tmp_path
 ):
   out = tmp_path / 'out'
-  assert said in refused(
+  assert expected in refused(
     'sample', '--model', 'shapes', '--prompt', 'a star', '--out', out, *flags
   )
   assert not out.exists()
 
 
-def test_a_scorer_that_gives_no_scores_is_told(mine, cli, tiny_sana, tmp_path):
+def test_a_scorer_that_gives_no_scores_is_reported(
+  mine, cli, tiny_sana, tmp_path
+):
   out = tmp_path / 'out'
   code, _, err = cli(
     'sample',

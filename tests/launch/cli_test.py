@@ -1,4 +1,4 @@
-"""The command line as a whole: help, exit codes, one sentence a mistake."""
+"""The command line: help, exit codes, one-line errors."""
 
 import pytest
 
@@ -19,9 +19,9 @@ def test_help_names_every_command(capsys):
   with pytest.raises(SystemExit) as stopped:
     commands.main(['--help'])
   assert stopped.value.code == 0
-  said = capsys.readouterr().out
-  assert all(f'  {name} ' in said for name in commands.COMMANDS)
-  assert '\n  sana-jax sample ' in said
+  printed = capsys.readouterr().out
+  assert all(f'  {name} ' in printed for name in commands.COMMANDS)
+  assert '\n  sana-jax sample ' in printed
 
 
 def test_no_command_is_help(cli):
@@ -30,7 +30,7 @@ def test_no_command_is_help(cli):
   assert out.startswith('usage: sana-jax')
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_reported(capsys):
   with pytest.raises(SystemExit) as stopped:
     commands.main(['--version'])
   assert stopped.value.code == 0
@@ -38,7 +38,7 @@ def test_the_version_is_told(capsys):
 
 
 @pytest.mark.parametrize(
-  'argv, said',
+  'argv, expected',
   [
     (['draw'], "invalid choice: 'draw' (choose from"),
     (['--size=3'], "Unknown argument '--size=3'; sana-jax has --version"),
@@ -69,8 +69,8 @@ def test_the_version_is_told(capsys):
     (['train', '--config', 'shapes'], 'required: --workdir'),
   ],
 )
-def test_a_bad_command_line_is_one_sentence(argv, said, refused):
-  assert said in refused(*argv)
+def test_a_bad_command_line_is_a_one_line_error(argv, expected, refused):
+  assert expected in refused(*argv)
 
 
 def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(

@@ -1,4 +1,4 @@
-"""Layouts by name or file, and what is said of those that cannot be used."""
+"""Layouts by name or file, and errors of invalid ones."""
 
 import os
 
@@ -49,7 +49,7 @@ def test_a_file_sets_what_saves_memory_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'text, said',
+  'text, expected',
   [
     ('', 'fails in line .* fix the file'),
     ('LAYOUT = {', 'fails in line 1 .*fix the file'),
@@ -59,14 +59,14 @@ def test_a_file_sets_what_saves_memory_too(tmp_path):
     ("LAYOUT = {'mesh.data': 'x'}", "config.mesh.data='x' must be a whole"),
   ],
 )
-def test_a_layout_that_cannot_be_used_is_one_sentence(text, said, tmp_path):
+def test_an_invalid_layout_is_a_one_line_error(text, expected, tmp_path):
   file = tmp_path / 'mine.py'
   file.write_text(text)
-  with pytest.raises(UserError, match=f'--layout={file}.*{said}'):
+  with pytest.raises(UserError, match=f'--layout={file}.*{expected}'):
     config_files.apply_layout(base.train('sana'), str(file))
 
 
-def test_a_layout_that_is_not_there_is_told():
+def test_a_missing_layout_is_reported():
   with pytest.raises(
     UserError,
     match='--layout=ddp: there is no such file; '

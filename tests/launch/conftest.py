@@ -1,4 +1,4 @@
-"""Commands are run in this process; its devices are those of the tests."""
+"""Fixtures that run commands in this process or in another."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope='session')
 def tiny_sana():
-  """A whole SANA with random weights, 32 px, compression 4."""
+  """Complete SANA with random weights, 32 px, compression 4."""
   return ROOT / 'tests/golden/tiny_sana'
 
 
 @pytest.fixture
 def refused(cli):
-  """Runs a command that must fail; returns its one sentence."""
+  """Runs a command that must fail; returns its one-line error."""
 
   def run(*argv):
     code, out, err = cli(*argv)
@@ -35,13 +35,13 @@ def refused(cli):
 
 @pytest.fixture
 def process():
-  """The same in a process of its own; `file_limit` in KiB is a full disk."""
+  """Runs a command in a subprocess; `file_limit` in KiB fills a disk."""
 
   def run(*argv, file_limit=None):
     argv = [sys.executable, '-m', 'sana_jax.launch.cli', *map(str, argv)]
     env = os.environ | {'PYTHONPATH': str(ROOT)}
     if file_limit:
-      # Else half a program or module is kept for other tests to trip over.
+      # Otherwise truncated caches are left for other tests.
       env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
       env['PYTHONDONTWRITEBYTECODE'] = '1'
       # Without its signal, writing beyond it fails with EFBIG, in the same
@@ -64,7 +64,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope='session')
 def served(tmp_path_factory):
-  """Starts the demo of a model in a process of its own, at a free port."""
+  """Starts the demo of a model in a subprocess, at a free port."""
   with contextlib.ExitStack() as stack:
 
     def start(model, *flags):
@@ -90,8 +90,8 @@ def served(tmp_path_factory):
         )
       )
       stack.callback(process.terminate)
-      said = process.stdout.readline()
-      assert said.startswith('The demo is at http://'), log.read_text()
-      return Server(said.split()[-1], process, log)
+      printed = process.stdout.readline()
+      assert printed.startswith('The demo is at http://'), log.read_text()
+      return Server(printed.split()[-1], process, log)
 
     yield start

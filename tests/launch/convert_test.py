@@ -1,4 +1,4 @@
-"""sana-jax convert: every bit arrives, and a mistake writes nothing."""
+"""sana-jax convert: it is lossless, and an error writes nothing."""
 
 import json
 import re
@@ -115,7 +115,7 @@ def test_the_folder_of_one_part_is_a_source(tiny_sana, convert):
 
 
 @pytest.mark.parametrize(
-  'argv, said',
+  'argv, expected',
   [
     (
       ['--from', 'MODEL', '--to', 'x', '--format', 'official'],
@@ -144,13 +144,13 @@ def test_the_folder_of_one_part_is_a_source(tiny_sana, convert):
     ),
   ],
 )
-def test_a_mistake_is_one_sentence_and_writes_nothing(
-  argv, said, tiny_sana, refused, tmp_path, monkeypatch
+def test_a_mistake_is_a_one_line_error_and_writes_nothing(
+  argv, expected, tiny_sana, refused, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   argv = [str(tiny_sana) if a == 'MODEL' else a for a in argv]
   message = refused('convert', *argv)
-  assert re.search(said, message), message
+  assert re.search(expected, message), message
   assert not list(tmp_path.iterdir())
 
 
@@ -175,7 +175,7 @@ def other_depth(folder):
 
 
 @pytest.mark.parametrize(
-  'change, said',
+  'change, expected',
   [
     (truncate, 'damaged or cut short'),
     (other_model, 'transformer: The weights are of another model: none of the'),
@@ -186,8 +186,8 @@ def other_depth(folder):
     ),
   ],
 )
-def test_a_damaged_folder_is_told_before_anything_is_written(
-  change, said, tiny_sana, tmp_path, cli
+def test_a_damaged_folder_is_reported_before_anything_is_written(
+  change, expected, tiny_sana, tmp_path, cli
 ):
   folder = damaged(tiny_sana, tmp_path, change)
   code, out, err = cli(
@@ -201,7 +201,7 @@ def test_a_damaged_folder_is_told_before_anything_is_written(
   )
   assert code == 2
   assert not out
-  assert said in err
+  assert expected in err
   assert [p.name for p in tmp_path.iterdir()] == ['damaged']
 
 

@@ -33,7 +33,7 @@ def test_shapes_are_drawn_and_open_again(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (
       ['--size', '8'],
@@ -42,8 +42,10 @@ def test_shapes_are_drawn_and_open_again(cli, tmp_path):
     (['--examples', '0'], "--examples: '0' is not allowed"),
   ],
 )
-def test_a_bad_value_is_told(flags, said, refused, tmp_path):
-  assert said in refused('data', 'shapes', '--out', tmp_path / 'new', *flags)
+def test_a_bad_value_is_reported(flags, expected, refused, tmp_path):
+  assert expected in refused(
+    'data', 'shapes', '--out', tmp_path / 'new', *flags
+  )
   assert not (tmp_path / 'new').exists()
 
 
@@ -92,7 +94,7 @@ def test_any_source_is_described(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (['--config.data.source=zip'], "config.data.source='zip' must be one of"),
     (
@@ -104,8 +106,8 @@ def test_any_source_is_described(cli, tmp_path):
     (['--out', 'x'], "Unknown argument '--out'"),
   ],
 )
-def test_what_cannot_be_described_is_told(flags, said, refused):
-  assert said in refused('data', 'describe', *flags)
+def test_an_invalid_source_is_reported(flags, expected, refused):
+  assert expected in refused('data', 'describe', *flags)
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ def test_a_cache_is_made_and_trained_from(cached, cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (['--config.data.size_px=0'], 'config.data.size_px=0 must be positive'),
     (
@@ -188,7 +190,9 @@ def test_a_cache_is_made_and_trained_from(cached, cli, tmp_path):
     (['--config', 'shapes_dc_ae'], "of the task 'dc_ae'"),
   ],
 )
-def test_what_cannot_be_cached_is_told(flags, said, cached, refused, tmp_path):
+def test_an_invalid_cache_request_is_reported(
+  flags, expected, cached, refused, tmp_path
+):
   argv = cached
   if '--config' in flags:
     argv = [
@@ -196,7 +200,7 @@ def test_what_cannot_be_cached_is_told(flags, said, cached, refused, tmp_path):
       for a in cached
       if 'model' not in str(a) and not str(a).startswith('--config.auto')
     ]
-  assert said in refused(*argv, *flags)
+  assert expected in refused(*argv, *flags)
   assert not (tmp_path / 'cache').exists()
 
 
@@ -212,7 +216,7 @@ def test_a_cache_looks_at_its_folder_before_it_works(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('text')
-  said = refused(
+  message = refused(
     'data',
     'cache',
     '--config',
@@ -222,5 +226,5 @@ def test_a_cache_looks_at_its_folder_before_it_works(
     '--config.data.path=nowhere',
     '--config.autoencoder=none',
   )
-  assert said.startswith(f'--out={out} ')
+  assert message.startswith(f'--out={out} ')
   assert [p.name for p in tmp_path.iterdir()] == ['file']

@@ -1,8 +1,8 @@
-"""The demo in a real browser: what a person sees, types, and downloads.
+"""The demo in a real browser: display, input, and downloads.
 
 Needs Chromium and its driver (Debian: chromium-driver):
 launch/test -m browser. SANA_JAX_SCREENSHOT=docs/demo.png makes the picture in
-the docs anew.
+the docs again.
 """
 
 import os
@@ -53,7 +53,7 @@ def browser(downloads):
     'prefs', {'download.default_directory': str(downloads)}
   )
   options.set_capability('goog:loggingPrefs', {'performance': 'ALL'})
-  # The driver is named, so that none is looked for on the network.
+  # The driver is named, so that none is searched on the network.
   service = webdriver.ChromeService(
     os.environ.get('CHROMEDRIVER', '/usr/bin/chromedriver')
   )
@@ -121,10 +121,10 @@ def reported(browser):
 
 
 def refused(browser):
-  """The sentence about bad input; closes it."""
-  said = until(lambda: text(browser, '[data-testid=toast-text]'))
+  """Returns the error for bad input, and closes it."""
+  message = until(lambda: text(browser, '[data-testid=toast-text]'))
   find(browser, '[data-testid=toast-close]').click()
-  return said.strip()
+  return message.strip()
 
 
 def pictures(browser):
@@ -144,7 +144,7 @@ def test_pictures_appear_and_nothing_is_loaded_from_elsewhere(page, server):
     x for x in loaded if not x.startswith((server.address, 'data:', 'blob:'))
   ]
   if path := os.environ.get('SANA_JAX_SCREENSHOT'):
-    time.sleep(1)  # Until nothing moves.
+    time.sleep(1)  # Until the page is static.
     page.save_screenshot(path)
 
 
@@ -163,7 +163,7 @@ def test_each_step_is_shown(page):
   assert len(steps) >= 3, seen
 
 
-def test_a_downloaded_picture_says_how_it_was_made(page, downloads):
+def test_a_downloaded_picture_records_how_it_was_made(page, downloads):
   enter(page, '#prompt textarea', PROMPT)
   enter(page, '#negative-prompt textarea', 'green')
   enter(page, '#seed input', 11)
@@ -192,7 +192,7 @@ def test_a_downloaded_picture_says_how_it_was_made(page, downloads):
 
 
 @pytest.mark.parametrize(
-  'selector, value, said',
+  'selector, value, expected',
   [
     ('#prompt textarea', '', 'prompt is empty; say what to show.'),
     (
@@ -218,11 +218,11 @@ def test_a_downloaded_picture_says_how_it_was_made(page, downloads):
     ),
   ],
 )
-def test_bad_input_is_one_sentence(page, selector, value, said):
+def test_bad_input_is_a_one_line_error(page, selector, value, expected):
   enter(page, '#prompt textarea', PROMPT)
   enter(page, selector, value)
   press(page)
-  assert refused(page) == said
+  assert refused(page) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""sana-jax demo: its flags, and its server as a program sees it."""
+"""sana-jax demo: its flags, and its server's API."""
 
 import base64
 import concurrent.futures
@@ -39,10 +39,12 @@ def get(server, path, data=None):
     return response.read()
 
 
-def answer(server, asked):
+def answer(server, request):
   """The answer of the JSON interface: (status, content)."""
   try:
-    return 200, json.loads(get(server, '/api/draw', json.dumps(asked).encode()))
+    return 200, json.loads(
+      get(server, '/api/draw', json.dumps(request).encode())
+    )
   except urllib.error.HTTPError as refused:
     with refused:
       return refused.code, json.loads(refused.read())
@@ -83,7 +85,7 @@ def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, expected',
   [
     ({'prompt': ''}, 'prompt is empty; say what to show.'),
     ({'width': 10**6}, 'width is 1000000; give a whole number from 4 to 64.'),
@@ -95,10 +97,10 @@ def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
     ({'size': 16}, "Unknown key 'size'; allowed are prompt, "),
   ],
 )
-def test_programs_get_a_sentence_about_bad_input(server, changes, said):
+def test_programs_get_an_error_for_bad_input(server, changes, expected):
   status, error = answer(server, ASKED | changes)
   assert status == 400
-  assert error['detail'].startswith(said)
+  assert error['detail'].startswith(expected)
   assert 'Traceback' not in server.log.read_text()
 
 
@@ -116,7 +118,7 @@ def test_the_example_of_the_docs_runs(server, tmp_path):
   ]
 
 
-def test_the_browser_is_told_to_load_nothing_from_elsewhere(server):
+def test_the_browser_may_load_nothing_from_elsewhere(server):
   with urllib.request.urlopen(server.address, timeout=60) as page:
     policy = page.headers['content-security-policy']
   assert policy.startswith("default-src 'self' ")
@@ -150,7 +152,7 @@ def test_it_ends_at_a_signal_while_it_draws_and_leaves_no_file(
   assert not [p for p in tmp_path.rglob('*') if p.is_file()]
 
 
-def test_a_taken_port_is_told_before_the_model_is_read(refused):
+def test_a_taken_port_is_reported_before_the_model_is_read(refused):
   with socket.create_server(('127.0.0.1', 0)) as other:
     port = other.getsockname()[1]
     message = refused('demo', '--model', 'none', '--port', port)
@@ -161,7 +163,7 @@ def test_a_taken_port_is_told_before_the_model_is_read(refused):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (['--host', 'no such host'], "'no such host' is no host name"),
     (['--host', 'nowhere.invalid'], '--host=nowhere.invalid is not an address'),
@@ -176,8 +178,8 @@ def test_a_taken_port_is_told_before_the_model_is_read(refused):
     (['--allow-host', 'a:80'], "'a:80' is no host name"),
   ],
 )
-def test_a_bad_flag_is_told(refused, tiny_sana, flags, said):
-  assert said in refused('demo', '--model', tiny_sana, '--port', 0, *flags)
+def test_a_bad_flag_is_reported(refused, tiny_sana, flags, expected):
+  assert expected in refused('demo', '--model', tiny_sana, '--port', 0, *flags)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_other_machines_are_let_in_with_a_warning(capsys, host, warned):
   assert ('there is no password' in err) == warned
 
 
-def test_a_missing_gradio_is_told(refused, monkeypatch):
+def test_a_missing_gradio_is_reported(refused, monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   assert refused('demo', '--model', 'shapes') == (
     'This needs the package gradio; install it with pip install '

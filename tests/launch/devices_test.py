@@ -1,4 +1,4 @@
-"""What a SIGTERM does to one of several processes."""
+"""Effect of a SIGTERM on one of several processes."""
 
 import os
 import signal

@@ -60,17 +60,17 @@ def test_the_sheet_shows_each_prompt_once(evaluated):
 def test_the_table_is_printed_and_repeats(evaluated, cli):
   argv, out = evaluated
   before = (out / 'scores.json').read_bytes()
-  code, said, _ = cli(*argv)
+  code, printed, _ = cli(*argv)
   assert code == 0
-  assert '12 held-out prompts x 2 images, 1 steps, guidance 4.5' in said
-  header, *rows = said.splitlines()[1:]
+  assert '12 held-out prompts x 2 images, 1 steps, guidance 4.5' in printed
+  header, *rows = printed.splitlines()[1:]
   assert header.split() == ['kind', 'score', 'strict', 'chance', 'images']
   assert len(rows) == len(KINDS) + 1
   assert (out / 'scores.json').read_bytes() == before
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (
       ['--per-kind', '0'],
@@ -81,16 +81,16 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
     (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler"),
   ],
 )
-def test_a_bad_value_is_told_before_anything_is_written(
-  flags, said, refused, tiny_sana, tmp_path
+def test_a_bad_value_is_reported_before_anything_is_written(
+  flags, expected, refused, tiny_sana, tmp_path
 ):
-  assert said in refused(
+  assert expected in refused(
     'evaluate', '--model', tiny_sana, '--out', tmp_path / 'out', *flags
   )
   assert not (tmp_path / 'out').exists()
 
 
-def test_a_missing_model_is_told(refused, tmp_path):
+def test_a_missing_model_is_reported(refused, tmp_path):
   message = refused(
     'evaluate', '--model', tmp_path / 'none', '--out', tmp_path / 'out'
   )

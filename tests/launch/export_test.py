@@ -1,4 +1,4 @@
-"""sana-jax export: any step of a run, with nothing but its checkpoint."""
+"""sana-jax export: any step of a run, from its checkpoint alone."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ TINY = [
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, tiny_sana):
-  """A finished run, whose data and encoded data are gone."""
+  """Finished run whose data and cache are deleted."""
   from sana_jax.launch import cli
 
   root = tmp_path_factory.mktemp('run')
@@ -63,17 +63,17 @@ def tensors(folder):
   }
 
 
-def equal(ours, theirs):
-  return ours.keys() == theirs.keys() and all(
-    np.array_equal(ours[key], theirs[key]) for key in ours
+def equal(ours, reference):
+  return ours.keys() == reference.keys() and all(
+    np.array_equal(ours[key], reference[key]) for key in ours
   )
 
 
 def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
   before = {p: p.stat().st_mtime_ns for p in trained.rglob('*')}
   out = tmp_path / 'out'
-  code, said, err = cli('export', '--workdir', trained, '--to', out)
-  assert (code, said) == (0, f'{out}: step 4 of {trained}\n'), err
+  code, printed, err = cli('export', '--workdir', trained, '--to', out)
+  assert (code, printed) == (0, f'{out}: step 4 of {trained}\n'), err
   files = lambda folder: {
     str(p.relative_to(folder)): p.read_bytes()
     for p in folder.rglob('*')
@@ -84,7 +84,7 @@ def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
   assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_step_and_the_raw_weights_can_be_asked_for(trained, cli, tmp_path):
+def test_a_step_and_the_raw_weights_can_be_requested(trained, cli, tmp_path):
   found = {}
   for step in (2, 4):
     for weights in ('ema', 'params'):
@@ -119,14 +119,14 @@ def refusal(trained, refused, tmp_path, *flags):
   return message
 
 
-def test_a_step_that_is_not_there_is_told(trained, refused, tmp_path):
+def test_a_missing_step_is_reported(trained, refused, tmp_path):
   assert refusal(trained, refused, tmp_path, '--step', 3) == (
     f'--step=3: {trained} has checkpoints of the steps 2, 4; choose one of '
     'these (keep_every_steps keeps more).'
   )
 
 
-def test_what_is_no_run_is_told(refused, tmp_path):
+def test_a_folder_that_is_not_a_run_is_reported(refused, tmp_path):
   assert 'is no run: it has no config.json' in refusal(
     tmp_path, refused, tmp_path
   )
@@ -134,14 +134,14 @@ def test_what_is_no_run_is_told(refused, tmp_path):
   assert 'config.json is damaged' in refusal(tmp_path, refused, tmp_path)
 
 
-def test_a_run_without_checkpoints_is_told(trained, refused, tmp_path):
+def test_a_run_without_checkpoints_is_reported(trained, refused, tmp_path):
   run = tmp_path / 'run'
   run.mkdir()
   shutil.copy(trained / 'config.json', run)
   assert refusal(run, refused, tmp_path).endswith('has no checkpoint yet.')
 
 
-def test_a_damaged_checkpoint_is_told(trained, refused, tmp_path):
+def test_a_damaged_checkpoint_is_reported(trained, refused, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(trained, run)
   about = run / 'checkpoints/4/about/metadata'

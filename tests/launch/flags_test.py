@@ -1,4 +1,4 @@
-"""Types of flags: what each takes, and the sentence for what it refuses."""
+"""Types of flags: accepted values, and errors for others."""
 
 import argparse
 

@@ -248,12 +248,12 @@ def test_a_container_trains_under_supervision():
     '--process=$(SLICE)-$(HOST)',
     '--notes=gs://bucket/run/attempts-$(JOBSET).json',
   } <= set(command)
-  # All that Kubernetes is to replace is there.
+  # All references for Kubernetes to replace exist.
   assert {e['name'] for e in found['env']} == {'SLICE', 'HOST', 'JOBSET'}
 
 
 def test_what_looks_like_a_variable_stays_as_it_was_given():
-  # Kubernetes makes $ of $$, and looks for names after the $ that are left.
+  # Kubernetes turns $$ into $, and looks for names after the remaining $.
   found = container(
     manifest(
       made(
@@ -297,7 +297,7 @@ def test_exit_codes_of_no_use_fail_the_whole_set():
   assert rule['onJobFailureReasons'] == ['PodFailurePolicy']
 
 
-def test_xpk_is_asked_for_the_same():
+def test_the_xpk_command_requests_the_same():
   words = shlex.split(
     gke.xpk(
       made('v5p:4x4x8@2', cluster='pool', zone='us-east5-a', project='mine')

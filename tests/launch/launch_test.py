@@ -1,4 +1,4 @@
-"""sana-jax launch: what is asked for wrongly, and what is written."""
+"""sana-jax launch: errors, and the written files."""
 
 import configparser
 import os
@@ -44,7 +44,7 @@ def launch(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'more, said',
+  'more, expected',
   [
     (
       ['--where', 'slrum', '--topology', 'cpu:2x2'],
@@ -98,9 +98,11 @@ def launch(tmp_path, monkeypatch):
     ([*H200, '--topolgy', 'x'], "Unknown argument '--topolgy'"),
   ],
 )
-def test_a_bad_argument_is_one_sentence(more, said, launch, refused, tmp_path):
+def test_a_bad_argument_is_a_one_line_error(
+  more, expected, launch, refused, tmp_path
+):
   message = refused(*launch(*more, '--out', tmp_path / 'out'))
-  assert re.search(said, message), message
+  assert re.search(expected, message), message
   assert not (tmp_path / 'out').exists()
 
 
@@ -111,7 +113,7 @@ def test_hosts_need_a_workdir_that_all_have(more, launch, refused):
   )
 
 
-def test_all_problems_are_told_at_once(launch, refused):
+def test_all_problems_are_reported_at_once(launch, refused):
   message = refused(
     *launch(*H200, '--zone', 'z', '--name', '-', '--image', 'i')
   )
@@ -126,7 +128,7 @@ def test_all_problems_are_told_at_once(launch, refused):
     (VM, 'job.sh', 'gcloud'),
   ],
 )
-def test_a_missing_command_is_told_and_the_file_is_there(
+def test_a_missing_command_is_reported_and_the_file_is_written(
   more, file, command, launch, refused, tmp_path, monkeypatch, cli
 ):
   monkeypatch.setenv('PATH', str(tmp_path / 'nothing'))
@@ -147,11 +149,11 @@ def test_the_file_is_handed_over(
 ):
   tool = tmp_path / 'bin' / command
   tool.parent.mkdir()
-  tool.write_text('#!/bin/sh\necho "told: $@"\nexit ${CODE:-0}\n')
+  tool.write_text('#!/bin/sh\necho "args: $@"\nexit ${CODE:-0}\n')
   tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
   monkeypatch.setenv('PATH', f'{tool.parent}:{os.environ["PATH"]}')
   code, out, _ = cli(*launch(*more))
-  assert code == 0 and re.search(f'told: .*{words}', out)
+  assert code == 0 and re.search(f'args: .*{words}', out)
   tool.write_text('#!/bin/sh\necho "no such queue" >&2\nexit 1\n')
   assert re.search(
     f'^{command} .* failed: no such queue', refused(*launch(*more))
@@ -209,7 +211,7 @@ def test_a_job_of_slurm_has_a_process_a_node(cli, launch):
     'open-mode=append',
   ):
     assert f'#SBATCH --{line}\n' in text, line
-  # Else JAX gives a process under SLURM one GPU.
+  # Otherwise JAX gives a process under SLURM one GPU.
   assert 'export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7\n' in text
   assert '/process-%t.log' in text and text.endswith(' --distributed\n')
 

@@ -59,8 +59,8 @@ def test_checking_a_folder_makes_nothing(path, place):
 
 
 def test_the_flag_and_the_file_in_the_way_are_named(place):
-  said = '--tuned=file/x cannot be made: .*/file is'
-  with pytest.raises(UserError, match=said):
+  reason = '--tuned=file/x cannot be made: .*/file is'
+  with pytest.raises(UserError, match=reason):
     output.check('file/x', '--tuned')
 
 

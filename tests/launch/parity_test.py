@@ -34,7 +34,7 @@ CASES = [
 
 @pytest.fixture
 def cases(monkeypatch):
-  """Makes these the command's cases; no reference is needed then."""
+  """Replaces the command's cases; no reference is needed."""
 
   def use(*cases):
     monkeypatch.setattr(command, 'all_cases', lambda: list(cases))
@@ -84,7 +84,7 @@ def test_quick_and_only_choose_rows_and_list_runs_none(cli, cases):
   ]
 
 
-def test_a_name_that_no_row_has_is_told(refused, cases):
+def test_a_name_that_no_row_has_is_reported(refused, cases):
   cases(*CASES)
   assert "--only='transmogrifier'" in refused('parity', '--only=transmogrifier')
 
@@ -109,13 +109,13 @@ def test_the_page_is_made_again_from_its_json(cli, cases, tmp_path):
   code, _, _ = cli('parity', '--from-json', json, '--out', tmp_path / 'again')
   assert code == 1
   assert (tmp_path / 'again/parity.md').read_text() == page.read_text()
-  for said in (
+  for text in (
     '| block 1 | tiny | float32 | 2.0e-06 | 1.0e-05 | ok |',
     'FAILED',
     'the reference said no',
     '## Prompts',
   ):
-    assert said in page.read_text()
+    assert text in page.read_text()
 
 
 @pytest.mark.parametrize(

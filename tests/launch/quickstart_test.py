@@ -1,4 +1,4 @@
-"""The first command of the README, whole."""
+"""The first command of the README."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_an_unknown_argument_is_one_sentence_and_exit_code_2():
+def test_an_unknown_argument_is_a_one_line_error_and_exit_code_2():
   done = subprocess.run(
     [ROOT / 'launch' / 'quickstart', '--fast'], capture_output=True, text=True
   )
@@ -17,7 +17,7 @@ def test_an_unknown_argument_is_one_sentence_and_exit_code_2():
   assert done.stderr.count('\n') == 1 and '--fast' in done.stderr
 
 
-def test_help_says_what_it_does():
+def test_help_describes_the_command():
   done = subprocess.run(
     [ROOT / 'launch' / 'quickstart', '--help'], capture_output=True, text=True
   )

@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, expected',
   [
     (
       ['--steps', '-3'],
@@ -71,18 +71,18 @@ import pytest
     ),
   ],
 )
-def test_a_bad_value_is_told_before_anything_is_written(
-  flags, said, refused, tiny_sana, tmp_path
+def test_a_bad_value_is_reported_before_anything_is_written(
+  flags, expected, refused, tiny_sana, tmp_path
 ):
   out = tmp_path / 'out'
   message = refused(
     'sample', '--model', tiny_sana, '--prompt', 'a cat', '--out', out, *flags
   )
-  assert said in message
+  assert expected in message
   assert not out.exists()
 
 
-def test_a_backend_asked_for_by_name_never_falls_back(
+def test_a_backend_requested_by_name_never_falls_back(
   refused, tiny_sana, tmp_path
 ):
   assert refused(
@@ -103,7 +103,7 @@ def test_a_backend_asked_for_by_name_never_falls_back(
 
 
 @pytest.mark.parametrize(
-  'content, said',
+  'content, expected',
   [
     (b'', 'is empty; give one prompt a line'),
     (b' \n\n\t\n', 'is empty; give one prompt a line'),
@@ -116,7 +116,7 @@ def test_a_backend_asked_for_by_name_never_falls_back(
   ],
 )
 def test_a_prompt_file_must_hold_prompts(
-  content, said, refused, tiny_sana, tmp_path
+  content, expected, refused, tiny_sana, tmp_path
 ):
   file = tmp_path / 'prompts.txt'
   if content is not None:
@@ -124,7 +124,7 @@ def test_a_prompt_file_must_hold_prompts(
   message = refused(
     'sample', '--model', tiny_sana, '--prompts', file, '--out', tmp_path / 'out'
   )
-  assert message.startswith(f'--prompts={file} {said}')
+  assert message.startswith(f'--prompts={file} {expected}')
   assert not (tmp_path / 'out').exists()
 
 
@@ -134,7 +134,7 @@ def test_an_empty_name_of_a_prompt_file_is_refused(refused, tmp_path):
   ).startswith("--prompts: '' is not allowed")
 
 
-def test_a_prompt_must_say_something(refused, tiny_sana, tmp_path):
+def test_a_prompt_must_not_be_empty(refused, tiny_sana, tmp_path):
   message = refused(
     'sample', '--model', tiny_sana, '--prompt', ' ', '--out', tmp_path / 'out'
   )
@@ -203,8 +203,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_a_damaged_model_is_told(damage, cli, refused, tiny_sana, tmp_path):
-  harm, said = DAMAGE[damage]
+def test_a_damaged_model_is_reported(damage, cli, refused, tiny_sana, tmp_path):
+  harm, expected = DAMAGE[damage]
   model, out = tmp_path / 'model', tmp_path / 'out'
   shutil.copytree(tiny_sana, model)
   harm(model)
@@ -215,11 +215,11 @@ def test_a_damaged_model_is_told(damage, cli, refused, tiny_sana, tmp_path):
     assert code == 2
   else:
     message = refused(*argv)
-  assert said in message
+  assert expected in message
   assert not out.exists()
 
 
-def test_a_missing_model_is_told(refused, tmp_path):
+def test_a_missing_model_is_reported(refused, tmp_path):
   message = refused(
     'sample',
     '--model',

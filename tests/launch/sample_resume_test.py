@@ -1,4 +1,4 @@
-"""A sampling job that is killed again and again ends as if it had not been."""
+"""A sampling job that is killed repeatedly has the same result."""
 
 import json
 import os
@@ -28,10 +28,10 @@ def start(argv):
 
 
 def kill_after(argv, out, pictures):
-  """SIGKILL when there are that many more pictures than at the start."""
+  """Kills the job after that many more pictures."""
   before = len(list(out.glob('0*.png')))
   with start(argv) as process:
-    deadline = time.monotonic() + 600  # Many may share the machine.
+    deadline = time.monotonic() + 600  # The machine may be loaded.
     while len(list(out.glob('0*.png'))) < before + pictures:
       assert process.poll() is None, process.stderr.read()
       assert time.monotonic() < deadline
@@ -63,7 +63,7 @@ BAD = (
 
 
 def check(tmp_path, model, count, bad, kills, *more):
-  """A job with `bad` unusable lines ends as if it had not been killed."""
+  """Checks a job with `bad` invalid lines that is killed repeatedly."""
   prompts, lines = (
     tmp_path / 'prompts.jsonl',
     [json.dumps({'prompt': f'a red circle {i}'}) for i in range(count)],
@@ -110,7 +110,9 @@ def check(tmp_path, model, count, bad, kills, *more):
   assert err.count('It is skipped.') == 2 * bad
   assert err.count(f'{bad} of {count:,} lines of {prompts} were skipped') == 2
   read = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
-  assert list(pixels(out)) == names  # All of them, none twice, each one whole.
+  assert (
+    list(pixels(out)) == names
+  )  # All of them, without duplicates, each complete.
   assert read(out) == read(tmp_path / 'whole')
 
 

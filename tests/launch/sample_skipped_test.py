@@ -1,4 +1,4 @@
-"""sana-jax sample: what cannot be used is reported once, and stops no job."""
+"""sana-jax sample: invalid lines are reported once, and stop no job."""
 
 import json
 import os
@@ -51,9 +51,9 @@ def test_too_many_bad_lines_are_an_exit_code_of_1(cli, tiny_sana, tmp_path):
     '--out',
     out,
   ]
-  code, said, err = cli(*argv)
+  code, printed, err = cli(*argv)
   assert code == 1
-  assert said.startswith('1 pictures are in ')
+  assert printed.startswith('1 pictures are in ')
   assert [err.count(f'line {i}: ') for i in (1, 2, 3, 4)] == [0, 1, 1, 1]
   assert '3 of 4 lines of ' in err
   rows = [

@@ -1,4 +1,4 @@
-"""sana-jax sample: pictures that say how they were made, or one sentence."""
+"""sana-jax sample: pictures with metadata, or a one-line error."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ def made(tmp_path_factory, tiny_sana):
   return argv, folder / 'out'
 
 
-def test_every_picture_says_how_it_was_made(made, tiny_sana):
+def test_every_picture_records_how_it_was_made(made, tiny_sana):
   _, out = made
   names = sorted(pictures(out))
   assert names == [
@@ -93,7 +93,7 @@ def test_the_same_command_writes_the_same_bytes(made, tmp_path, cli):
   assert read(tmp_path) == read(out)
 
 
-def test_a_full_device_is_told(made, tmp_path, cli, monkeypatch):
+def test_a_full_device_is_reported(made, tmp_path, cli, monkeypatch):
   from sana_jax.inference.pipeline import Pipeline
 
   def fail(*_, **__):
@@ -177,7 +177,7 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
 
 @contextlib.contextmanager
 def full_disk(size):
-  """No file grows beyond `size` bytes: EFBIG where a full disk has ENOSPC."""
+  """Limits files to `size` bytes: EFBIG where a full disk has ENOSPC."""
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Not half.
@@ -195,9 +195,9 @@ def test_a_full_disk_leaves_no_half_file(size, made, cli, tmp_path):
   argv, whole = made
   out = tmp_path / 'new'
   with full_disk(size):
-    code, said, err = cli(*argv, out)
+    code, printed, err = cli(*argv, out)
   assert code == 2
-  assert said == ''
+  assert printed == ''
   assert err.splitlines()[-1] == (
     f'sana-jax: error: --out={out} cannot be written (File too large); free '
     'some space or choose another folder.'

@@ -46,12 +46,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def install() -> str:
-  """Gets what is missing where it can be had; else a line that says why not."""
+  """Installs missing programs; fails with a one-line reason."""
   if not missing():
     return ''
   if not shutil.which('apt-get') or os.geteuid():
     return f'{missing()} are missing (as root on Debian they are installed)'
-  said = ''
+  output = ''
   for words in (
     ['update'],
     ['install', '-y', '--no-install-recommends', *PACKAGES],
@@ -63,9 +63,9 @@ def install() -> str:
       check=False,
       env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'},
     )
-    said = done.stderr.strip() or said
+    output = done.stderr.strip() or output
   return (
-    f'{missing()} cannot be installed: {said.splitlines()[-1:]}'
+    f'{missing()} cannot be installed: {output.splitlines()[-1:]}'
     if missing()
     else ''
   )
@@ -82,7 +82,7 @@ def _found(name):
 
 @contextlib.contextmanager
 def cluster(folder: pathlib.Path):
-  """Yields the environment in which sbatch and the others speak to it."""
+  """Yields the environment of sbatch and the other clients."""
   (folder / 'state').mkdir(parents=True)
   (folder / 'spool').mkdir()
   key = folder / 'munge.key'
@@ -130,15 +130,15 @@ def cluster(folder: pathlib.Path):
       check=False,
     )
     _until(
-      lambda: 'idle' in said(env, 'sinfo', '--noheader', '--format=%T'),
+      lambda: 'idle' in output(env, 'sinfo', '--noheader', '--format=%T'),
       process,
       folder,
     )
     yield env
 
 
-def said(env, *command, check=False) -> str:
-  """What a command of SLURM's prints."""
+def output(env, *command, check=False) -> str:
+  """Output of a SLURM command."""
   done = subprocess.run(
     command, env=env, capture_output=True, text=True, check=False
   )

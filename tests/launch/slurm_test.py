@@ -1,4 +1,4 @@
-"""What sana-jax launch --where slurm writes, run by a real SLURM.
+"""Output of sana-jax launch --where slurm, run by a real SLURM.
 
   launch/test -m slow tests/launch/slurm_test.py
 
@@ -60,7 +60,7 @@ def cluster(slurm, tmp_path, monkeypatch):
   """Runs a command of SLURM's."""
   with slurm.cluster(tmp_path / 'cluster') as env:
     monkeypatch.setenv('SLURM_CONF', env['SLURM_CONF'])
-    yield lambda *command: slurm.said(env, *command, check=True)
+    yield lambda *command: slurm.output(env, *command, check=True)
 
 
 def launch(tmp_path, where, *more):
@@ -107,10 +107,10 @@ def newest(workdir):
 
 
 class Job:
-  """One that was submitted, and what SLURM says of it."""
+  """Submitted job, its state and its logs."""
 
-  def __init__(self, cluster, said, tmp_path):
-    (self.id,) = re.findall(r'Submitted batch job (\d+)', said)
+  def __init__(self, cluster, output, tmp_path):
+    (self.id,) = re.findall(r'Submitted batch job (\d+)', output)
     self.cluster, self.workdir = cluster, tmp_path / 'slurm'
     self.logs = tmp_path / 'out/logs'
 
@@ -122,19 +122,19 @@ class Job:
   def until(self, holds, seconds=600):
     deadline = time.monotonic() + seconds
     while not holds():
-      assert time.monotonic() < deadline, (self.state(), self.said())
+      assert time.monotonic() < deadline, (self.state(), self.output())
       time.sleep(0.05)
 
-  def said(self):
+  def output(self):
     return {p.name: p.read_text() for p in self.logs.glob('*.log')}
 
   def progress(self):
-    """Waits until something more is saved."""
+    """Waits for another checkpoint."""
     at = newest(self.workdir)
     self.until(lambda: newest(self.workdir) >= at + EVERY)
 
   def starts_again(self):
-    """Starts what was put back, for which SLURM waits two minutes.
+    """Starts the requeued job, which SLURM delays by two minutes.
 
     In the second in which it was put back, slurmd still refuses its
     credential, which is revoked, and SLURM drops the job.
@@ -171,14 +171,14 @@ def test_a_job_that_is_stopped_in_every_way_ends_with_the_same_bits(
 ):
   (tmp_path / 'whole').mkdir()
   launch(tmp_path / 'whole', 'local')
-  said = launch(tmp_path, 'slurm')
-  job = Job(cluster, said, tmp_path)
+  output = launch(tmp_path, 'slurm')
+  job = Job(cluster, output, tmp_path)
   whole, cut = tmp_path / 'whole/local', job.workdir
 
   job.progress()
   # As SLURM does before the time is up: a checkpoint out of turn is saved.
   cluster('scancel', '--signal=USR1', '--batch', job.id)
-  job.until(lambda: 'Stopped by SIGTERM' in job.said()['process-0.log'])
+  job.until(lambda: 'Stopped by SIGTERM' in job.output()['process-0.log'])
   job.starts_again()
   job.progress()
   cluster('scontrol', 'requeue', job.id)
@@ -187,7 +187,7 @@ def test_a_job_that_is_stopped_in_every_way_ends_with_the_same_bits(
   os.kill(job.trainers()[1], signal.SIGKILL)
   job.until(lambda: job.state() == 'COMPLETED')
 
-  logs = job.said()
+  logs = job.output()
   starts = [
     int(x)
     for x in re.findall(rf'from step (\d+) to {STEPS}', logs['process-0.log'])
@@ -195,21 +195,21 @@ def test_a_job_that_is_stopped_in_every_way_ends_with_the_same_bits(
   print(f'started at {starts}')
   assert starts[0] == 0 and len(starts) == 4 and starts == sorted(set(starts))
   assert 'Starting again from step' in logs['job.log']
-  ours, theirs = (
+  resumed, uninterrupted = (
     load_file(w / 'model/text_encoder/model.safetensors') for w in (cut, whole)
   )
-  assert ours and ours.keys() == theirs.keys()
-  for key, value in ours.items():
-    np.testing.assert_array_equal(value, theirs[key])
+  assert resumed and resumed.keys() == uninterrupted.keys()
+  for key, value in resumed.items():
+    np.testing.assert_array_equal(value, uninterrupted[key])
   # Checksums of every array, the optimizer's too, and of the data's place.
-  ours, theirs = (
+  resumed, uninterrupted = (
     {
       **json.loads((w / f'checkpoints/{STEPS}/about/metadata').read_text()),
       'config': None,
     }
     for w in (cut, whole)
   )
-  assert ours == theirs
+  assert resumed == uninterrupted
   losses = [
     [
       json.loads(x)['loss']
@@ -222,14 +222,14 @@ def test_a_job_that_is_stopped_in_every_way_ends_with_the_same_bits(
 
 @pytest.mark.slow
 def test_a_mistake_ends_the_job_with_its_exit_code(cluster, tmp_path):
-  said = launch(tmp_path, 'slurm')
-  job = Job(cluster, said, tmp_path)
+  output = launch(tmp_path, 'slurm')
+  job = Job(cluster, output, tmp_path)
   job.progress()
   cluster('scancel', job.id)
   job.until(lambda: job.state() == 'CANCELLED')
-  # Another config in the same workdir: told by training alone.
+  # Another config in the same workdir: detected by training alone.
   job = Job(cluster, launch(tmp_path, 'slurm', '--config.seed=7'), tmp_path)
   job.until(lambda: job.state() == 'FAILED')
   shown = cluster('scontrol', 'show', 'job', job.id)
   assert 'ExitCode=2:0' in shown and 'Restarts=0' in shown
-  assert 'no restart mends' in job.said()['job.log']
+  assert 'no restart mends' in job.output()['job.log']

@@ -1,4 +1,4 @@
-"""What reaches the terminal, and what happens where nobody reads."""
+"""Escaping of output, and closed outputs."""
 
 import io
 import logging
@@ -63,7 +63,7 @@ def test_the_command_ends_where_nobody_reads_its_results(tmp_path):
     out.error = None
 
 
-def test_a_full_disk_under_the_results_is_one_sentence(tmp_path):
+def test_a_full_disk_under_the_results_is_a_one_line_error(tmp_path):
   with (tmp_path / 'file').open('wb') as file:
     out = Failing(OSError(28, 'No space left on device'), file)
     with pytest.raises(UserError, match='output cannot be written .No space'):
@@ -95,7 +95,9 @@ def test_a_log_line_is_escaped_cut_and_indented(capsys):
     None,
   )
   terminal.Lines().emit(record)
-  said = capsys.readouterr().err
-  assert len(said) < 4000
-  assert '\x1b' not in said
-  assert said.count('\n') == 2 and said.splitlines()[1].startswith('  error')
+  printed = capsys.readouterr().err
+  assert len(printed) < 4000
+  assert '\x1b' not in printed
+  assert printed.count('\n') == 2 and printed.splitlines()[1].startswith(
+    '  error'
+  )

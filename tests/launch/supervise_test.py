@@ -1,4 +1,4 @@
-"""What the scripts of sana-jax launch hand their training to."""
+"""The supervisor that scripts of sana-jax launch run."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ while True: time.sleep(.1)
 
 @pytest.fixture
 def supervise(tmp_path):
-  """Starts it with these flags, and a command after --."""
+  """Starts the supervisor with these flags, and a command after --."""
 
   def start(*words, command):
     return subprocess.Popen(
@@ -65,8 +65,8 @@ def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
   )
   wait_for(tmp_path / 'ready')
   process.send_signal(signal.SIGUSR1)
-  said = process.communicate(timeout=60)[1]
-  assert process.returncode == 143, said
+  err = process.communicate(timeout=60)[1]
+  assert process.returncode == 143, err
   assert (tmp_path / 'checkpoints/3').exists()
   assert (tmp_path / 'queued again').exists()
   assert '"asked": true' in (tmp_path / 'notes.json').read_text()
@@ -80,8 +80,8 @@ def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
   )
   wait_for(tmp_path / 'ready')
   process.terminate()
-  said = process.communicate(timeout=60)[1]
-  assert process.returncode == 143, said
+  err = process.communicate(timeout=60)[1]
+  assert process.returncode == 143, err
   assert (tmp_path / 'checkpoints/3').exists()
   assert not (tmp_path / 'queued again').exists()
 
@@ -105,8 +105,8 @@ def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
 
 def test_of_several_supervisors_one_decides(supervise, tmp_path):
   process = supervise('--process=0-1', '--once', command=['sh', '-c', 'exit 5'])
-  said = process.communicate(timeout=60)[1]
-  assert (process.returncode, said) == (5, '')
+  err = process.communicate(timeout=60)[1]
+  assert (process.returncode, err) == (5, '')
   assert not (tmp_path / 'notes.json').exists()
   process = supervise('--process=0-0', '--once', command=['sh', '-c', 'exit 5'])
   process.communicate(timeout=60)
@@ -115,7 +115,7 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'words, command, said',
+  'words, command, expected',
   [
     (['--restarts=x'], ['true'], "'x' is not allowed; give a whole number"),
     (['--process=$(SLICE)'], ['true'], 'give whole numbers, with - between'),
@@ -126,8 +126,8 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
     ([], ['nowhere'], 'There is no command nowhere on this machine'),
   ],
 )
-def test_a_mistake_is_one_sentence(supervise, words, command, said):
+def test_a_mistake_is_a_one_line_error(supervise, words, command, expected):
   process = supervise(*words, command=command)
   err = process.communicate(timeout=60)[1]
   assert process.returncode == 2
-  assert said in err and err.count('\n') == 1
+  assert expected in err and err.count('\n') == 1

@@ -1,4 +1,4 @@
-"""Which errors of the operating system become one sentence."""
+"""Errors of the operating system as one-line messages."""
 
 import errno
 import os
@@ -39,9 +39,9 @@ def test_an_error_of_a_users_path_names_it(number, monkeypatch, capsys):
 
   monkeypatch.setattr(cli, 'run', run)
   assert cli.main([]) == 2
-  said = capsys.readouterr().err
-  assert said.startswith('sana-jax: error: ') and 'out/x' in said
-  assert os.strerror(number) in said
+  printed = capsys.readouterr().err
+  assert printed.startswith('sana-jax: error: ') and 'out/x' in printed
+  assert os.strerror(number) in printed
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_may_be_a_mistake_of_the_program_is_raised(error, monkeypatch):
   assert found.value is error
 
 
-def test_memory_that_runs_out_is_one_sentence():
+def test_memory_that_runs_out_is_a_one_line_error():
   with pytest.raises(MemoryError) as error:
     np.empty(2**60, np.uint8)
   assert 'memory' in system_errors.message(error.value)

@@ -1,4 +1,4 @@
-"""Hooks for what threads of libraries print."""
+"""Hooks for output of libraries' threads."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""The script for Cloud TPU VMs, run against a gcloud that only pretends."""
+"""The script for Cloud TPU VMs, run with a fake gcloud."""
 
 import os
 import re
@@ -24,7 +24,7 @@ esac
 [ "$4" != list ] || [ "$(cat state)" != WAITING_FOR_RESOURCES ] ||
   echo ACTIVE >state
 """
-# Starts what it is given when it is waited for.
+# Runs its command when it is waited for.
 DOCKER = r"""
 case "$1" in
   run) shift
@@ -37,7 +37,7 @@ case "$1" in
   kill) touch killed ;;
 esac
 """
-# The first time, the machines are taken away.
+# The first time, the machines are preempted.
 SANA_JAX = r"""
 printf '%s\n' "$@" >>arguments
 if [ -e seen ]; then mkdir -p run/checkpoints/8; exit 0; fi
@@ -63,7 +63,7 @@ def made(topology, **more):
 
 @pytest.fixture
 def pretend(tmp_path, monkeypatch):
-  """Puts commands into PATH, which work in tmp_path."""
+  """Puts fake commands into PATH, which work in tmp_path."""
 
   def put(**scripts):
     folder = tmp_path / 'bin'
@@ -102,7 +102,7 @@ def launch(process, tmp_path, *more):
   )
 
 
-def test_machines_that_are_taken_away_are_asked_for_again(
+def test_preempted_machines_are_requested_again(
   process, pretend, tmp_path, monkeypatch
 ):
   monkeypatch.setenv('SANA_JAX_RUN', 'a run; $(date)')
@@ -110,17 +110,17 @@ def test_machines_that_are_taken_away_are_asked_for_again(
   odd = '--config.autoencoder=it\'s "x" $HOME $(date)'
   code, out, err = launch(process, tmp_path, '--spot', odd)
   assert code == 0, err
-  # Asked for, twice; at the end they are given back.
+  # Requested twice, and released at the end.
   assert len((tmp_path / 'created').read_text().splitlines()) == 2
   assert not (tmp_path / 'state').exists()
   assert 'Starting again from step 4 in 0 s' in err or 'exit code 255' in err
-  said = (tmp_path / 'log').read_text().split()
+  printed = (tmp_path / 'log').read_text().split()
   assert re.fullmatch(
     '(list )+create (list )+ssh ssh (list )+delete (list )+'
     'create (list )+ssh ssh delete ',
-    ' '.join(said) + ' ',
+    ' '.join(printed) + ' ',
   )
-  # Through three shells, what was given is what training is given.
+  # The arguments pass unchanged through three shells.
   words = (tmp_path / 'arguments').read_text().splitlines()
   assert (
     words
@@ -173,7 +173,7 @@ def test_it_is_given_up_without_progress(process, pretend, tmp_path):
     ),
   ],
 )
-def test_these_machines_are_asked_for(topology, words):
+def test_these_machines_are_requested(topology, words):
   assert ' '.join(tpu_vm.machines(made(topology))) == words
   assert words in tpu_vm.write(made(topology))
 

@@ -1,4 +1,4 @@
-"""sana-jax train: what a config may be, and what is said of one that is not."""
+"""sana-jax train: valid configs, and errors of invalid ones."""
 
 import json
 import re
@@ -53,14 +53,14 @@ def test_a_run_ends_with_a_model(train, cli, tmp_path):
   assert [json.loads(line)['step'] for line in lines] == [1, 2]
 
 
-def test_its_log_says_what_happens_and_nothing_else(train, process):
+def test_its_log_has_only_the_expected_lines(train, process):
   code, out, err = process(*train('--cpu-devices=1'))
   assert (code, out) == (0, ''), err
-  said = [
+  lines = [
     line.partition(' ')[2]
     for line in err.splitlines()
     if 'step 1/2' not in line
-  ]  # Said if the first step took seconds.
+  ]  # Logged only if the first step took seconds.
   patterns = (
     r'[\d,]+ parameters: encoder [\d,]+, look_back [\d,]+\.',
     r'text_encoder: from step 0 to 2\.',
@@ -68,8 +68,8 @@ def test_its_log_says_what_happens_and_nothing_else(train, process):
     r'step 2/2  loss .* images/s, 00:00 left',
     r'The model is in .*/run/model\.',
   )
-  assert len(said) == len(patterns), err
-  assert all(map(re.fullmatch, patterns, said)), err
+  assert len(lines) == len(patterns), err
+  assert all(map(re.fullmatch, patterns, lines)), err
 
 
 def test_another_config_in_the_same_workdir_is_refused(
@@ -92,7 +92,7 @@ def test_another_config_in_the_same_workdir_is_refused(
 
 
 @pytest.mark.parametrize(
-  'override, said',
+  'override, expected',
   [
     ('--config.batch_sise=8', 'There is no config.batch_sise (did you'),
     ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
@@ -142,31 +142,31 @@ def test_another_config_in_the_same_workdir_is_refused(
     ('--confg.seed=1', "Unknown argument '--confg.seed=1'; sana-jax train has"),
   ],
 )
-def test_a_bad_value_is_told_before_anything_is_written(
-  override, said, train, refused, tmp_path
+def test_a_bad_value_is_reported_before_anything_is_written(
+  override, expected, train, refused, tmp_path
 ):
-  assert said in refused(*train(override))
+  assert expected in refused(*train(override))
   assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, expected',
   [
     ([], 'config.autoencoder is empty; set it to a model folder with vae'),
     (['--config.autoencoder=/no/such'], "There is no model folder '/no/such'"),
   ],
 )
 def test_the_transformer_needs_the_other_models(
-  changes, said, refused, tmp_path
+  changes, expected, refused, tmp_path
 ):
-  assert said in refused(
+  assert expected in refused(
     'train', '--config', 'shapes', '--workdir', tmp_path / 'run', *changes
   )
   assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
-  'line, said',
+  'line, expected',
   [
     ('config.num_step = 3', 'fails in line 6 (AttributeError: '),
     ('config.num_steps = "3"', 'fails in line 6 (TypeError: '),
@@ -180,57 +180,57 @@ def test_the_transformer_needs_the_other_models(
     ('config.data.size_px = -1', 'config.data.size_px=-1 must be positive'),
   ],
 )
-def test_a_mistake_in_a_users_config_is_told_with_its_line(
-  line, said, train, refused, tmp_path
+def test_a_mistake_in_a_users_config_is_reported_with_its_line(
+  line, expected, train, refused, tmp_path
 ):
   file = tmp_path / 'mine.py'
   file.write_text(USERS.format(line=line))
   message = refused(*train(config=file))
-  assert said in message
+  assert expected in message
   assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, expected',
   [
     ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
     ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
     ('shapes:fast', "no variant 'fast'; allowed are quick"),
   ],
 )
-def test_a_missing_config_is_told(name, said, train, refused):
-  assert said in refused(*train(config=name))
+def test_a_missing_config_is_reported(name, expected, train, refused):
+  assert expected in refused(*train(config=name))
 
 
-def test_a_config_without_get_config_is_told(train, refused, tmp_path):
+def test_a_config_without_get_config_is_reported(train, refused, tmp_path):
   (tmp_path / 'mine.py').write_text('num_steps = 3\n')
   message = refused(*train(config=tmp_path / 'mine.py'))
   assert "has no attribute 'get_config'" in message
 
 
-def test_a_workdir_that_cannot_be_is_told(train, refused, tmp_path):
+def test_an_invalid_workdir_is_reported(train, refused, tmp_path):
   (tmp_path / 'run').write_text('mine')
   message = refused(*train())
   assert '--workdir=' in message and 'is a file' in message
   assert (tmp_path / 'run').read_text() == 'mine'
 
 
-def test_a_full_disk_stops_with_a_sentence(train, process, tmp_path):
+def test_a_full_disk_stops_with_a_one_line_error(train, process, tmp_path):
   code, out, err = process(*train('--cpu-devices=1'), file_limit=8)
   assert (code, out) == (75, ''), err  # There may be room again later.
-  # Threads of orbax may have a last word after ours.
-  told = [x for x in err.splitlines() if x.startswith('sana-jax: error:')]
-  assert len(told) == 1 and 'choose another --workdir' in told[0], err
+  # Threads of orbax may print after it.
+  errors = [x for x in err.splitlines() if x.startswith('sana-jax: error:')]
+  assert len(errors) == 1 and 'choose another --workdir' in errors[0], err
   assert not (tmp_path / 'run/model').exists()
 
 
 @pytest.mark.parametrize('workdir', ['file', 'file/below', '/proc/x'])
-def test_the_workdir_is_looked_at_before_any_work(
+def test_the_workdir_is_checked_before_any_work(
   workdir, refused, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('text')
-  said = refused(
+  message = refused(
     'train',
     '--config',
     'shapes',
@@ -238,5 +238,5 @@ def test_the_workdir_is_looked_at_before_any_work(
     workdir,
     '--config.data.path=nowhere',
   )
-  assert said.startswith(f'--workdir={workdir} cannot be made')
+  assert message.startswith(f'--workdir={workdir} cannot be made')
   assert [p.name for p in tmp_path.iterdir()] == ['file']

@@ -1,4 +1,4 @@
-"""sana-jax zoo: the table, one entry, JSON, and what is told of a bad name."""
+"""sana-jax zoo: the table, one entry, JSON, and unknown names."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_every_note_stands_below_the_table_once(cli):
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, expected',
   [
     (
       'sana_600m_1024',
@@ -80,10 +80,10 @@ def test_every_note_stands_below_the_table_once(cli):
     ),
   ],
 )
-def test_one_entry_is_told_in_full(cli, name, said):
+def test_one_entry_is_printed_in_full(cli, name, expected):
   code, out, _ = cli('zoo', name)
   assert code == 0
-  for words in said:
+  for words in expected:
     assert words in out
 
 
@@ -115,7 +115,7 @@ def test_programs_get_everything(cli):
   )
 
 
-def test_an_unknown_name_is_one_sentence(refused):
+def test_an_unknown_name_is_a_one_line_error(refused):
   assert refused('zoo', 'sana_600m_1025') == (
     "The zoo has no 'sana_600m_1025'; did you mean sana_600m_1024 or "
     'sana_1600m_1024 or sana15_1600m_1024? sana-jax zoo lists all.'

@@ -23,7 +23,7 @@ def attend(*shape, dtype=jnp.bfloat16, **kwargs):
 
 
 def test_unsupported_attention_calls_raise_the_reason():
-  with pytest.raises(UnsupportedError, match='9.0, not a cpu'):
+  with pytest.raises(UnsupportedError, match='9.0, not cpu'):
     attend(1, 8, 2, 32)
   with pytest.raises(UnsupportedError, match='not in float32'):
     attend(1, 8, 2, 32, dtype=jnp.float32, interpret=True)

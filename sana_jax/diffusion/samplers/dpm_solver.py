@@ -49,7 +49,7 @@ class DpmSolver:
     variant: 'midpoint' or 'heun', for the steps of order 2.
     lower_order_final: with fewer than 15 steps, lower the final orders: 2 at
       most in the last step but one, 1 in the last. The step that ends at time 0
-        is always of order 1.
+      is always of order 1.
   """
 
   order: int = 2

@@ -125,7 +125,7 @@ def test_projected_guidance_is_across_the_prediction():
   np.testing.assert_allclose(across, 0, atol=1e-4)
 
 
-def test_an_update_is_no_longer_than_its_norm():
+def test_an_update_is_clipped_to_the_norm():
   _, _, _, _, update = project(1.0, norm=0.1)
   np.testing.assert_allclose(
     np.sqrt(np.sum(update**2, axis=(1, 2))), 0.1, rtol=1e-3

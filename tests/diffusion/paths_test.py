@@ -85,7 +85,7 @@ def test_a_prediction_is_float32_whatever_the_network_computes_in():
 
 
 @pytest.mark.parametrize('path', PATHS, ids=str)
-def test_one_time_serves_all_examples(path):
+def test_a_single_time_applies_to_all_examples(path):
   data, noise = draws()
   x, v = (
     f(data, noise, jnp.float32(0.3)) for f in (path.interpolate, path.target)
@@ -119,7 +119,7 @@ def test_trigflow_predicts_the_data_that_sprints_scheduler_takes():
 
 
 @pytest.mark.parametrize('path', PATHS, ids=str)
-def test_there_and_back_again_is_lossless(path):
+def test_conversion_to_the_flow_and_back_is_lossless(path):
   flow_x, flow_v = draws()
   flow_t = jnp.linspace(0, 1, len(ANGLES))
   x, t = path.from_flow(flow_x, flow_t)

@@ -69,7 +69,7 @@ def calls(program):
 )
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 @pytest.mark.parametrize('topology', TOPOLOGIES)
-def test_it_is_one_call_that_keeps_nothing_as_large_as_the_picture(
+def test_it_is_one_call_that_stores_no_array_as_large_as_the_picture(
   topology, shape, op
 ):
   program = compiled(op, topologies.tpu_mesh(topology, {'data': 1}), shape)

@@ -75,7 +75,7 @@ def calls(program):
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 @pytest.mark.parametrize('topology', TOPOLOGIES)
-def test_it_compiles_and_keeps_nothing_as_large_as_the_picture(
+def test_it_compiles_and_stores_no_array_as_large_as_the_picture(
   topology, shape, dtype
 ):
   mesh = topologies.tpu_mesh(topology, {'data': 1})

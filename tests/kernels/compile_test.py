@@ -95,7 +95,7 @@ def test_kernels_compile(topology, shape, dtype):
 
 
 @pytest.mark.parametrize('topology', TOPOLOGIES)
-def test_kernels_compile_on_a_mesh_and_sum_nothing_but_states(topology):
+def test_kernels_compile_on_a_mesh_and_sum_only_states(topology):
   mesh = topologies.tpu_mesh(topology, {'data': 2, 'sequence': 2})
   program = compiled(mesh, (4, 4096, 36, 32), 'bfloat16')
   assert calls(program) == TRAINING
@@ -113,7 +113,7 @@ def test_prediction_runs_two_kernels():
   assert calls(program) == FORWARD
 
 
-def test_kernels_keep_nothing_that_is_as_long_as_the_sequence():
+def test_kernels_store_no_array_as_long_as_the_sequence():
   mesh = topologies.tpu_mesh('v6e:2x2', {'data': 1})
   shape = (16, 16384, 70, 32)
   of = lambda name: temporaries(

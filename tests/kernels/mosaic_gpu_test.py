@@ -25,7 +25,7 @@ def attend(*shape, dtype=jnp.bfloat16, **kwargs):
 def test_unsupported_attention_calls_raise_the_reason():
   with pytest.raises(UnsupportedError, match='9.0, not cpu'):
     attend(1, 8, 2, 32)
-  with pytest.raises(UnsupportedError, match='not in float32'):
+  with pytest.raises(UnsupportedError, match='not float32'):
     attend(1, 8, 2, 32, dtype=jnp.float32, interpret=True)
   with pytest.raises(UnsupportedError, match='48 columns'):
     attend(1, 8, 2, 48, interpret=True)
@@ -45,7 +45,7 @@ def test_another_gpu_is_named(monkeypatch):
     gpu.check_supported(interpret=False)
 
 
-def test_tiles_are_read_after_they_arrive_and_replaced_after_they_are_read():
+def test_tiles_are_read_after_arrival_and_overwritten_after_reading():
   k, v = (
     jnp.asarray(
       np.random.default_rng().normal(size=(1, 520, 1, 32)), jnp.bfloat16

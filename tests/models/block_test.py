@@ -69,7 +69,7 @@ def test_mix_ffn_spreads_a_token_to_its_neighbours_on_the_grid():
 
 
 @pytest.mark.parametrize('patch_size', [1, 2])
-def test_split_rows_are_neither_gathered_nor_exchanged_for_tokens(patch_size):
+def test_sharded_rows_are_neither_gathered_nor_exchanged_for_tokens(patch_size):
   # Communication: sums of the attention's states, and rows at borders.
   module = MODEL.clone(patch_size=patch_size, interpolation_scale=1.0)
   mesh = make_mesh({'data': 2, 'sequence': 4})

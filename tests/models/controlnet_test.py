@@ -82,7 +82,7 @@ def test_the_published_sizes_have_diffusers_number_of_parameters(size, count):
   assert sum(s.size for s in jax.tree.leaves(shapes)) == count
 
 
-def test_a_new_controlnet_changes_nothing_but_learns_at_once():
+def test_a_new_controlnet_changes_nothing_but_has_gradients():
   base, params, args, control = base_and_inputs()
   latents, timesteps, text, mask = args
   net = SanaControlNet(**CONTROL)
@@ -195,7 +195,7 @@ def test_remat_and_unroll_change_nothing():
   assert relative_error(got, want) <= 1e-5
 
 
-def test_the_first_block_is_where_the_official_way_starts():
+def test_the_first_block_gives_the_official_start():
   base, params, args, control = base_and_inputs()
   start = jax.jit(lambda params: first_block(base, params, *args))(params)
   want = blocks_seen(base, params, args, None)[0]

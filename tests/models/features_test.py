@@ -89,7 +89,7 @@ def test_the_order_of_features_and_unroll_change_nothing():
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_come_through_features():
+def test_gradients_flow_through_features():
   weights, (latents, *rest) = variables(), inputs()
   of_second = lambda x: jnp.sum(
     evaluate(weights, x, *rest, features=CHOSEN).features[1] ** 2
@@ -137,6 +137,6 @@ def test_the_backward_pass_keeps_no_buffer_of_each_block():
 
 
 @pytest.mark.parametrize('features', [(6,), (-1,), (2, 2)])
-def test_features_of_blocks_that_there_are_not_are_refused(features):
+def test_features_of_missing_blocks_are_refused(features):
   with pytest.raises(UserError, match='allowed are different ones of 0 to 5'):
     evaluate(variables(), *inputs(), features=features)

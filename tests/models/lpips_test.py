@@ -25,9 +25,7 @@ distance = jax.jit(
 )
 
 
-def test_a_picture_is_like_itself_and_as_far_from_another_as_that_from_it(
-  params, images
-):
+def test_the_distance_is_zero_to_itself_and_symmetric(params, images):
   there, back = (
     distance(params, x, y)
     for x, y in ((images, images[::-1]), (images[::-1], images))
@@ -40,7 +38,7 @@ def test_a_picture_is_like_itself_and_as_far_from_another_as_that_from_it(
   )
 
 
-def test_no_feature_is_no_distance_and_no_nan(params, images):
+def test_zero_features_give_zero_distance_without_nan(params, images):
   """With kernels and biases of 0 every feature of every pixel is 0."""
   dead = {**params, 'vgg': jax.tree.map(jnp.zeros_like, params['vgg'])}
   # Arguments, as in training: with constant kernels of 0, XLA's CPU compiler
@@ -52,7 +50,7 @@ def test_no_feature_is_no_distance_and_no_nan(params, images):
   np.testing.assert_array_equal(gradient, jnp.zeros_like(images))
 
 
-def test_opposite_features_are_as_far_apart_as_weights_allow():
+def test_orthogonal_features_have_the_maximum_distance():
   """|u - v|^2 of unit vectors is 2 - 2 u v: 2 where they are orthogonal."""
   x = jnp.asarray([[[[3.0, 0.0], [0.0, 0.0]]]])
   y = jnp.asarray([[[[0.0, 5.0], [0.0, 0.0]]]])
@@ -60,7 +58,7 @@ def test_opposite_features_are_as_far_apart_as_weights_allow():
   np.testing.assert_allclose(squares, [[[2.0, 0.0]]], rtol=1e-6)
 
 
-def test_vgg16_has_as_many_parameters_as_its_authors_say(params):
+def test_vgg16_has_the_published_parameter_count(params):
   # 14.7 M in the convolutions (arXiv:1409.1556, D without 124 M of dense ones).
   count = sum(x.size for x in jax.tree.leaves(params['vgg']))
   assert count == 14_714_688

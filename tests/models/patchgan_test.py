@@ -21,7 +21,7 @@ score = jax.jit(
 
 
 @pytest.mark.parametrize('pixels, patches', [(256, 30), (32, 2), (24, 1)])
-def test_there_are_as_many_patches_as_pix2pix_has(pixels, patches, params):
+def test_the_number_of_patches_is_that_of_pix2pix(pixels, patches, params):
   """30 x 30 of 256 pixels; the smallest picture has one."""
   shape = jax.eval_shape(
     score, params, jax.ShapeDtypeStruct((1, pixels, pixels, 3), 'float32')

@@ -165,7 +165,7 @@ def test_latents_of_any_shape_in_patches_of_two(size):
   assert out.shape == (2, *size, 5)
 
 
-def test_patches_lie_where_they_came_from():
+def test_patches_keep_their_positions():
   # With every block's gates and cross-attention at zero nothing mixes, so a
   # changed pixel changes its own patch of four and no other.
   fields = TINY | dict(patch_size=2)
@@ -257,7 +257,7 @@ def test_tangents_agree_with_gradients_in_forward_mode():
   assert_products_agree((t, tangent), (dx, x), (dt, jnp.ones_like(dt)))
 
 
-def test_a_model_has_tangents_as_it_is_by_default():
+def test_the_default_model_supports_forward_mode():
   variables = {'params': random_params(**TINY)}
   latents, times, *text = inputs()
   run = lambda x, t: Sana(**TINY).apply(variables, x, t, *text)

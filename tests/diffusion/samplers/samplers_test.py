@@ -82,7 +82,7 @@ def test_order_3_has_a_fifth_of_the_error_of_order_2(x64):
 
 
 @pytest.mark.parametrize('sampler', EVERY, ids=str)
-def test_a_single_point_is_reached_exactly(sampler):
+def test_a_point_distribution_is_sampled_exactly(sampler):
   to_point = samplers.predictor(
     lambda x, timestep: (x - MEAN) * 1000 / timestep
   )

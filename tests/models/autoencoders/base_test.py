@@ -51,7 +51,7 @@ def test_an_autoencoder_describes_its_latents(module, channels, strides):
   assert module.spec == base.LatentSpec(channels, strides)
 
 
-def test_a_video_has_an_axis_more():
+def test_videos_have_a_time_axis():
   spec = base.LatentSpec(16, (8, 32, 32))
   assert spec.side == 32
   assert spec.shape(16, 64, 96) == (2, 2, 3, 16)

@@ -58,7 +58,7 @@ def test_masks_are_those_of_their_definitions():
         assert causal[b, i, j] == (j <= i and mask[b, j])
 
 
-def test_attention_is_a_capped_softmax_over_what_is_allowed():
+def test_attention_is_a_capped_softmax_over_allowed_keys():
   q, k, v = normal(1, 4, 4, 6) * 3, normal(1, 4, 2, 6) * 3, normal(1, 4, 2, 6)
   allowed = modules.causal_mask(jnp.array([[1, 1, 0, 1]], bool))
   got = modules.attention(q, k, v, allowed, scale=0.5, softcap=2.0)
@@ -72,7 +72,7 @@ def test_attention_is_a_capped_softmax_over_what_is_allowed():
       np.testing.assert_allclose(got[0, i, head], want, atol=1e-5)
 
 
-def test_a_query_that_may_see_nothing_gets_the_mean():
+def test_a_query_without_visible_keys_gets_the_mean():
   q, k, v = normal(1, 3, 1, 4), normal(1, 3, 1, 4), normal(1, 3, 1, 4)
   nothing = jnp.zeros((1, 3, 3), bool)
   got = modules.attention(q, k, v, nothing, scale=1.0, softcap=50.0)

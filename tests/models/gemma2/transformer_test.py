@@ -111,7 +111,7 @@ def test_padding_does_not_change_real_tokens():
   )
 
 
-def test_a_token_reaches_what_its_layers_windows_allow():
+def test_a_tokens_reach_is_that_of_its_layers_windows():
   """Two sliding layers of window 3 see 4 tokens back; a full one sees all."""
   for types, reach in (('sliding',) * 2, 4), (('sliding', 'full'), 9):
     model, params, tokens, mask = tiny(10, depth=2, layer_types=types)
@@ -123,11 +123,11 @@ def test_a_token_reaches_what_its_layers_windows_allow():
     assert reached.tolist() == list(range(reach + 1))
 
 
-def test_layers_alternate_and_the_first_one_slides():
+def test_layers_alternate_starting_with_a_sliding_window():
   assert Gemma2(**TINY).is_sliding() == (True, False, True)
 
 
-def test_a_prompt_without_any_token_gives_no_nan():
+def test_a_prompt_without_tokens_gives_no_nan():
   model, params, tokens, mask = tiny(4)
   assert jnp.isfinite(run(model, params, tokens, mask & False)).all()
 

@@ -1,7 +1,7 @@
 """Operations with custom kernels; imported as sana_jax.kernels.
 
-Each op is a folder: `xla.py` is its definition, beside it are kernels, and
-`__init__.py` lists which one runs where (see dispatch.py). Nothing here
+Each op is a folder with its definition, `xla.py`, its kernels, and an
+`__init__.py` that lists which one runs where (see dispatch.py). Nothing here
 imports the rest of the package.
 """
 

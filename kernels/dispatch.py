@@ -68,8 +68,8 @@ class Op:
 
   Attributes:
     xla: the definition, which JAX differentiates both ways.
-    kernels: backend -> 'module:function', imported on first use. Takes what
-      `xla` takes, and raises UnsupportedError before it traces anything.
+    kernels: backend -> 'module:function', imported on first use. It takes the
+      arguments of `xla`, and raises UnsupportedError before it traces anything.
     order: platform ('tpu', 'gpu', 'cpu') -> backends to try, best first. A
       backend is listed once a benchmark has shown that it beats XLA.
   """

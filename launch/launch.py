@@ -155,7 +155,7 @@ def check_flags(args, job) -> None:
         raise UserError(
           f'--{flag}={name} is a file of this machine, which the image does '
           f'not have; name a shipped one ({", ".join(shipped)}), or put it '
-          'beside them before the image is made.'
+          'beside them before the image is built.'
         )
   if job.where == 'local':
     output.check(str(local.folder(job)))

@@ -163,7 +163,7 @@ def _convolve(kernel_ref, shifted_ref, first, tile):
 
 
 def silu(sums, vectors):
-  """silu(sums + bias); vectors are (bias, nothing)."""
+  """silu(sums + bias); vectors are (bias, unused)."""
   return jax.nn.silu(sums + vectors[:1])
 
 

@@ -14,7 +14,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from sana_jax import compiled
+from sana_jax import compilation_cache
 
 # Tests compile much and compute little: this takes a third of the time. XLA
 # stops at a flag that it doesn't know, and the newest doesn't know the last.
@@ -29,7 +29,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 jax.config.update('jax_num_cpu_devices', 8)
 # Compiled programs are kept between runs of the suite.
-compiled.keep(
+compilation_cache.enable(
   os.path.expanduser(
     os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')
   ),

@@ -1,4 +1,4 @@
-"""Types and ranges of fields, and one short message for all that are wrong."""
+"""Types and ranges of fields, and one short message for all invalid values."""
 
 import math
 
@@ -28,12 +28,12 @@ from sana_jax.errors import UserError
     (fields.either(fields.NULL, fields.FLAG), [None, True], [0, 'x']),
   ],
 )
-def test_a_field_allows_its_own_values_only(field, right, wrong):
+def test_a_field_allows_only_its_values(field, right, wrong):
   assert all(map(field.test, right))
   assert not any(map(field.test, wrong))
 
 
-def test_all_that_is_wrong_is_one_short_message():
+def test_all_invalid_values_are_in_one_short_message():
   deep = []
   for _ in range(5_000):
     deep = [deep]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sana_jax.diffusion import samplers
-from sana_jax.errors import in_memory, UserError
+from sana_jax.errors import explain_out_of_memory, UserError
 from sana_jax.inference import batches, images
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
@@ -144,7 +144,7 @@ def draw(
     )
     for k in range(asked.num_images)
   ]
-  with in_memory('ask for a smaller size or fewer images.'):
+  with explain_out_of_memory('ask for a smaller size or fewer images.'):
     ((_, made),) = batches.generate(
       pipe, requests, len(requests), on_step=on_step, **settings
     )

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.files import parse_json, read_bytes
 from sana_jax.launching.restarts import Attempt
 from sana_jax.printable import printable
@@ -33,7 +33,7 @@ def read(path: epath.PathLike) -> list[Attempt]:
   except FileNotFoundError:
     return []
   except (OSError, ValueError) as e:
-    if isinstance(e, Trouble):
+    if isinstance(e, TransientError):
       raise
     _set_aside(path, e)
     return []
@@ -69,7 +69,7 @@ def _content(path: epath.Path) -> bytes:
   except (FileNotFoundError, ValueError):
     raise
   except Exception as e:  # noqa: BLE001  Errors of buckets have many types.
-    raise Trouble(
+    raise TransientError(
       f'{path} cannot be read ({type(e).__name__}: '
       f'{printable(e, 200)}); start again.'
     ) from e

@@ -13,14 +13,14 @@ from typing import Any
 
 from absl import logging
 
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import TransientError, UserError
 from sana_jax.locks.claims import folder_of, InUse, Lock, Terms
 from sana_jax.locks.holder import Holder, parse
 from sana_jax.locks.stores import Store
 from sana_jax.locks.together import Processes
 
 _TRIES = 20  # Claims that come and go at one look.
-_KINDS = {'in use': InUse, 'trouble': Trouble, 'mistake': UserError}
+_KINDS = {'in use': InUse, 'trouble': TransientError, 'mistake': UserError}
 
 
 def acquire(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.locks.holder import parse
 from sana_jax.locks.stores import Store
 from sana_jax.locks.together import Processes
@@ -36,7 +36,7 @@ TERMS = Terms()
 NAME = '.lock'
 
 
-class InUse(Trouble):
+class InUse(TransientError):
   """Another run writes there; it may end soon."""
 
 

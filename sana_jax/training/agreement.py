@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Int
 import numpy as np
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.files import parse_json
 from sana_jax.printable import printable
 from sana_jax.training.task import Records, Task
@@ -47,10 +47,10 @@ def check(workdir: epath.Path, task: Task) -> None:
 
 
 def check_processes(records: Records) -> None:
-  """Raises Trouble unless all processes call it with the same."""
+  """Raises TransientError unless all processes call it with the same."""
   found = [Records(*map(int, row)) for row in gather(records)]
   if other := [i for i, x in enumerate(found) if x != found[0]]:
-    raise Trouble(
+    raise TransientError(
       f'The processes do not see the same data: process 0 has '
       f'{found[0].count} usable records and process {other[0]} '
       f'{found[other[0]].count}, or other sizes of their images; see that '

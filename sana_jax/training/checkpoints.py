@@ -34,7 +34,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sana_jax.errors import is_out_of_memory, Trouble, UserError
+from sana_jax.errors import is_out_of_memory, TransientError, UserError
 from sana_jax.files import parse_json
 from sana_jax.training import saved
 from sana_jax.training.checksums import checksums
@@ -299,7 +299,7 @@ class Checkpoints:
     if failure is not None:
       step = self.latest_step()
       intact = 'nothing is saved' if step is None else f'step {step} is intact'
-      raise Trouble(
+      raise TransientError(
         f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
         'see to space and permissions there and start again, or choose '
         'another --workdir.'

@@ -22,7 +22,7 @@ import ml_collections
 
 from sana_jax import config as rules
 from sana_jax import locks
-from sana_jax.errors import in_memory
+from sana_jax.errors import explain_out_of_memory
 from sana_jax.sharding.mesh import check_batch
 from sana_jax.training import (
   optimizers,
@@ -59,7 +59,7 @@ _SPLIT = (
 )
 
 
-@in_memory(_SPLIT)
+@explain_out_of_memory(_SPLIT)
 def train(
   config: ml_collections.ConfigDict,
   task: Task,

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 import optax
 
-from sana_jax.errors import in_memory
+from sana_jax.errors import explain_out_of_memory
 from sana_jax.objectives.base import Aux, Loss, Metrics, Objective, Player, turn
 from sana_jax.objectives.levels import Levels
 from sana_jax.optim import ema as averages
@@ -321,7 +321,7 @@ class Update:
     )
     if key in self._compiled:
       return self._run(key, args)
-    with in_memory(_SMALLER):
+    with explain_out_of_memory(_SMALLER):
       with self._phase(phases.COMPILE):
         self._compiled[key] = self._compile(players, args)
       # What does not fit may say so only when it is awaited.

@@ -27,8 +27,8 @@ from jaxtyping import UInt32
 import numpy as np
 
 from sana_jax import files, locks
-from sana_jax.errors import Trouble, UserError
-from sana_jax.paths import place
+from sana_jax.errors import TransientError, UserError
+from sana_jax.paths import expanded_or_url
 from sana_jax.training import saved
 
 
@@ -42,13 +42,13 @@ def read_state(path: epath.Path) -> bytes | None:
   except FileNotFoundError:
     return None
   except OSError as error:
-    kind = Trouble if is_remote(path) else UserError
+    kind = TransientError if is_remote(path) else UserError
     raise kind(
       f'{path} cannot be read ({error.strerror or error}); move it away and '
       'start again, or choose another --workdir.'
     ) from error
   except Exception as error:  # noqa: BLE001  gcsfs has many types.
-    raise Trouble(
+    raise TransientError(
       f'{path} cannot be read ({type(error).__name__}: {error}); see to the '
       'connection and start again.'
     ) from error
@@ -60,7 +60,7 @@ def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    kind = Trouble if is_remote(path) else UserError
+    kind = TransientError if is_remote(path) else UserError
     in_its_place = isinstance(
       error, IsADirectoryError | NotADirectoryError | FileExistsError
     )
@@ -146,7 +146,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def resolve(workdir: epath.PathLike) -> epath.Path:
   """The folder, absolute if it is local: orbax refuses relative paths."""
-  path = place(workdir)
+  path = expanded_or_url(workdir)
   if not is_remote(path):
     return epath.Path(os.path.abspath(path))
   # Orbax writes there past fsspec, which must not answer from memory.

@@ -96,7 +96,7 @@ def test_a_backend_asked_for_by_name_never_falls_back(
     '--kernels',
     'glumb_conv=mosaic_tpu',
   ) == (
-    '--kernels asks for a backend that cannot run here: mosaic_tpu runs on '
+    '--kernels requests a backend that cannot run here: mosaic_tpu runs on '
     'TPUs, and this is for a cpu; ask for another, or for none to have the '
     'fastest that can.'
   )

@@ -12,7 +12,7 @@ from sana_jax import locks
 from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import TransientError, UserError
 from sana_jax.locks import together
 from sana_jax.tasks.sana import caching, inputs, shards
 from sana_jax.training import agreement
@@ -123,7 +123,9 @@ def test_a_cache_goes_on_only_with_as_many_records(
   about = json.loads((path / cache.ABOUT).read_text())
   # As many as were there before a host could not open a file.
   (path / cache.ABOUT).write_text(json.dumps({**about, 'records': 31}))
-  with pytest.raises(Trouble, match='begun with 31 records .* 30 usable'):
+  with pytest.raises(
+    TransientError, match='begun with 31 records .* 30 usable'
+  ):
     make(small(folder), path)
 
 

@@ -7,7 +7,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import TransientError, UserError
 from sana_jax.training import agreement
 from sana_jax.training.agreement import Records
 
@@ -28,7 +28,7 @@ def test_a_process_that_sees_other_data_is_told(monkeypatch):
       agreement, 'gather', lambda ours, x=(second, said): np.array([ours, x])
     )
     with pytest.raises(
-      Trouble,
+      TransientError,
       match=(f'process 0 has 300 usable records and process 1 {second}'),
     ):
       agreement.check_processes(Records(300, 1))

@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import TransientError, UserError
 from sana_jax.training import saved
 from sana_jax.training.checkpoints import Checkpoints, checksums
 
@@ -263,7 +263,9 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
 
   task.pictures = fill_disk
   try:
-    with pytest.raises(Trouble, match='failed .* step 4 is intact: see to'):
+    with pytest.raises(
+      TransientError, match='failed .* step 4 is intact: see to'
+    ):
       toy.run(
         tmp_path / 'cut', task, log_every_steps=100, pictures_every_steps=5
       )
@@ -284,8 +286,7 @@ def test_memory_that_runs_out_is_no_damage(toy, tmp_path, monkeypatch):
     patch.setattr(ocp.CheckpointManager, 'restore', restore)
     with pytest.raises(
       UserError,
-      match='memory of the device does not suffice;'
-      ' split the state with --layout fsdp',
+      match='Out of device memory; split the state with --layout fsdp',
     ):
       toy.run(tmp_path)
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [

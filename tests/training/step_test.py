@@ -188,7 +188,7 @@ def test_a_step_that_needs_too_much_memory_is_told(
   monkeypatch.setattr(step, 'jit_step', lambda *_, **__: full)
   with pytest.raises(
     UserError,
-    match='memory of the device does not suffice; '
+    match='Out of device memory; '
     'lower batch_size, raise accumulate_steps, .*model.remat.*'
     '--layout.*sana-jax plan',
   ):

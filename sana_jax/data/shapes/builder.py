@@ -21,7 +21,7 @@ from sana_jax.data.shapes.captions import SPLITS
 from sana_jax.data.shapes.render import render
 from sana_jax.data.shapes.scenes import scene
 from sana_jax.errors import UserError
-from sana_jax.paths import place
+from sana_jax.paths import expanded_or_url
 
 TRAIN, HELDOUT = 24_000, 2_000
 MOST_PX = 4096
@@ -116,7 +116,7 @@ def prepare(
   config = ShapesConfig(
     size=size, train=train_examples, seed=seed, heldout=heldout_examples
   )
-  folder = place(data_dir)
+  folder = expanded_or_url(data_dir)
   open_builder = lambda: Shapes(
     data_dir=folder,
     file_format='array_record',

@@ -20,7 +20,7 @@ from sana_jax import locks
 from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import TransientError, UserError
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import fingerprints
 from sana_jax.tasks.sana.shards import ahead, Work
@@ -89,7 +89,7 @@ def _there(config, out, records) -> dict[str, Any] | None:
   there = fingerprints.read(out)
   fingerprints.compare(out, there, fingerprints.of(config))
   if there.get('records', records) != records:
-    raise Trouble(
+    raise TransientError(
       f'{out} was begun with {there["records"]} records and '
       f'config.data.path has {records} usable ones now; see that all of it '
       'can be read, or choose another folder.'

@@ -11,7 +11,7 @@ from sana_jax import locks
 from sana_jax.launching import fields, history, supervisor
 from sana_jax.launching.job import environment, Job, train_arguments
 from sana_jax.launching.processes import Process, Requests, run
-from sana_jax.locks.holder import of_attempt
+from sana_jax.locks.holder import attempt_env
 from sana_jax.printable import printable
 
 _SHOWN_BYTES = 1 << 16  # Of a log at a time.
@@ -82,7 +82,7 @@ def launch(job: Job, command: list[str]) -> int:
     history.forget(notes)  # Those of an earlier launch.
     start = lambda number: run(
       [
-        dataclasses.replace(p, env={**p.env, **of_attempt(number)})
+        dataclasses.replace(p, env={**p.env, **attempt_env(number)})
         for p in processes(job, command, logs)
       ],
       requests,

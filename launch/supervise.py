@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> int:
     if not args.stop_with
     else lambda: subprocess.Popen(args.stop_with, start_new_session=True)
   )
-  with processes.Requests(again=bool(args.again_with)) as requests:
+  with processes.Requests(requeue=bool(args.again_with)) as requests:
     start = lambda number: processes.run(
       [processes.Process(command, attempt_env(number))], requests, stop=stop
     )
@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
       ),
       requests,
     )
-    if requests.again and code:
+    if requests.requeue and code:
       subprocess.run(args.again_with, check=False)
     return code
 

@@ -34,7 +34,7 @@ FLAG = Field('true or false', lambda value: isinstance(value, bool))
 NULL = Field('null', lambda value: value is None)
 
 
-def whole(low: int, high: int) -> Field:
+def integer(low: int, high: int) -> Field:
   """An integer in a closed range."""
   return Field(
     f'a whole number from {low:,} to {high:,}',
@@ -50,7 +50,7 @@ def number(low: float | int, high: float | int) -> Field:
   )
 
 
-def word(*choices: str) -> Field:
+def choice(*choices: str) -> Field:
   """One of these strings."""
   return Field(
     ' or '.join(map(repr, choices)),
@@ -67,7 +67,7 @@ def text(most: int) -> Field:
   )
 
 
-def listed(field: Field, low: int, high: int) -> Field:
+def list_of(field: Field, low: int, high: int) -> Field:
   """A list of `low` to `high` values, each allowed by `field`."""
   return Field(
     f'a list of {low} to {high:,} entries, each {field.allowed}',

@@ -1,4 +1,4 @@
-"""Configs: overrides, keys, values; every problem in one sentence."""
+"""Configs: overrides, keys and values; one error lists all problems."""
 
 import json
 
@@ -256,8 +256,8 @@ def test_all_problems_are_one_sentence(config):
   config.num_steps, config.seed, config.flow.std = 0, -1, -1.0
   config.trainable, config.optimizer.groups = '(', 'x'
   error = refusal(base.check, config)
-  said = str(error).rstrip('.').split('; ')
-  assert [x.partition('=')[0].partition(':')[0] for x in said] == [
+  problems = str(error).rstrip('.').split('; ')
+  assert [x.partition('=')[0].partition(':')[0] for x in problems] == [
     'config.flow.std',
     'config.num_steps',
     'config.optimizer.groups',

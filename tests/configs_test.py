@@ -22,11 +22,11 @@ NAMES = sorted(
 
 
 def variants(name):
-  """What may stand behind the config's name, as the config itself says."""
-  with pytest.raises(UserError) as told:
+  """Names of a config with each of its variants."""
+  with pytest.raises(UserError) as error:
     load_config(f'{name}:?')
-  said = re.search('allowed are (.*), or none', str(told.value))[1]
-  return [name, *(f'{name}:{variant}' for variant in said.split(', '))]
+  variants = re.search('allowed are (.*), or none', str(error.value))[1]
+  return [name, *(f'{name}:{variant}' for variant in variants.split(', '))]
 
 
 @pytest.mark.parametrize('name', [v for name in NAMES for v in variants(name)])

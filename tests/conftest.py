@@ -58,9 +58,10 @@ ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 
 @pytest.fixture(autouse=True)
 def same_draws_in_each_run(request, monkeypatch):
-  """What a test draws without a seed comes from its name.
+  """Seeds unseeded random generators with the name of the test.
 
-  SANA_JAX_TEST_SEED=1 launch/test draws anew: bounds are to hold then too.
+  SANA_JAX_TEST_SEED=1 launch/test draws other numbers, for which bounds must
+  hold too.
   """
   name = os.environ.get('SANA_JAX_TEST_SEED', '') + request.node.nodeid
   seeds = itertools.count(zlib.crc32(name.encode()))

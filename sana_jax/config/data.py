@@ -1,6 +1,6 @@
 """The keys of the data."""
 
-from sana_jax.data import captions, records, remembered, sources
+from sana_jax.data import array_cache, captions, records, sources
 from sana_jax.fields import Field
 from sana_jax.keys import (
   CACHE,
@@ -93,7 +93,7 @@ _KEYS = {
     NOTHING,
   ),
   'index_path': Key(
-    remembered.CACHE,
+    array_cache.CACHE,
     "Folder for what was found out about files; '' for none.",
     changes=NOTHING,
   ),

@@ -94,15 +94,15 @@ _SANA = {
   'rounded_timesteps': _field(False, 'Timesteps are cast to dtype first.'),
 }
 
-_EACH_WIDTH = fields.listed(fields.whole(1, 2**16), 1, _STAGES)
-_EACH_DEPTH = fields.listed(fields.whole(0, 32), 1, _STAGES)
-_EACH_SCALES = fields.listed(
-  fields.listed(fields.whole(1, 31), 0, 8), 1, _STAGES
+_EACH_WIDTH = fields.list_of(fields.integer(1, 2**16), 1, _STAGES)
+_EACH_DEPTH = fields.list_of(fields.integer(0, 32), 1, _STAGES)
+_EACH_SCALES = fields.list_of(
+  fields.list_of(fields.integer(1, 31), 0, 8), 1, _STAGES
 )
 
 
 def _words(name):
-  return fields.listed(fields.word(*CHOICES[name]), 1, _STAGES)
+  return fields.list_of(fields.choice(*CHOICES[name]), 1, _STAGES)
 
 
 _DC_AE = {
@@ -153,7 +153,7 @@ _GEMMA2 = {
   'layer_types': _field(
     (),
     "'sliding' or 'full' of each layer; () alternates.",
-    fields.listed(fields.word('sliding', 'full'), 0, 1000),
+    fields.list_of(fields.choice('sliding', 'full'), 0, 1000),
   ),
   'remat': _RECOMPUTED,
 }

@@ -9,7 +9,7 @@ from sana_jax.weights import folder as folders
 
 _CLASSES = ('SanaPipeline', 'SanaPAGPipeline')
 _RECOMMENDED = {
-  'steps': fields.whole(1, 1000),
+  'steps': fields.integer(1, 1000),
   'guidance_scale': fields.number(0, 1000),
 }
 

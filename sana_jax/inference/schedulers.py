@@ -42,7 +42,7 @@ _SHIFT = fields.number(0.01, 100)
 _ALLOWED = {
   'flow_shift': _SHIFT,
   'shift': _SHIFT,
-  'solver_order': fields.whole(1, 3),
+  'solver_order': fields.integer(1, 3),
   'solver_type': fields.text(40),
 }
 # What DPMSolverMultistepScheduler assumes and a SANA cannot use.

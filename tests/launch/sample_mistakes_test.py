@@ -173,7 +173,7 @@ DAMAGE = {
   ),
   'weights cut short': (
     lambda m: cut(m / 'transformer/diffusion_pytorch_model.safetensors'),
-    'may be damaged or cut short',
+    'may be damaged or truncated',
   ),
   'weights of other sizes': (
     lambda m: edit(m / 'transformer/config.json', num_layers=3),

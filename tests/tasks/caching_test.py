@@ -165,7 +165,7 @@ def test_a_damaged_index_is_made_anew(
   if (file, damage) != (cache.INDEX, 'gone'):
     with pytest.raises(
       UserError,
-      match=f'copy/{file} cannot be read .*makes a damaged or missing one anew',
+      match=f'copy/{file} cannot be read .*which rebuilds the file',
     ):
       inputs.make(config, tmp_path)
   make(config, path)

@@ -188,7 +188,7 @@ def _finish(config, out, shards) -> None:
 
 def _whole(out, shards) -> set[str]:
   """Those whose files are there and not cut short, by their headers."""
-  columns, there = Columns(out), files.beneath(out)
+  columns, there = Columns(out), files.list_recursively(out)
 
   def whole(shard):
     try:

@@ -94,7 +94,7 @@ def encode_captions(
 
   Args:
     limit: of the length, in tokens.
-    beginnings, place: see text.encode.encode.
+    beginnings, place: `prefix_cache` and `put` of text.encode.encode.
   """
   length = needed_length(tokenizer, captions, instruction, limit)
   return encode.encode(
@@ -104,8 +104,8 @@ def encode_captions(
     captions,
     instruction=instruction,
     length=length,
-    beginnings=beginnings,
-    place=place,
+    prefix_cache=beginnings,
+    put=place,
   )
 
 
@@ -148,7 +148,7 @@ class OnlineText:
 
   def frozen(self, params: PyTree) -> PyTree:
     """What `embed` needs of the model: parameters and the read instruction."""
-    first, past = encode.read(self.module, params, self.beginning)
+    first, past = encode.encode_prefix(self.module, params, self.beginning)
     return {'params': params, 'first': first, 'past': past}
 
   def tokens(self, caption: str) -> dict[str, np.ndarray]:
@@ -168,7 +168,7 @@ class OnlineText:
   ) -> tuple[Float[Array, 'b l+1 e'], Bool[Array, 'b l+1']]:
     """What a cache would hold of the same captions, padded to `length`."""
     return jax.lax.stop_gradient(
-      encode.embed_behind(
+      encode.embed_with_prefix(
         self.module,
         frozen['params'],
         frozen['first'],

@@ -80,7 +80,7 @@ class Work:
     try:
       if bucket < 0:
         raise BadRecord(f'record {position}', 'its size cannot be read')
-      record = self.source.whole(position)
+      record = self.source.with_all_captions(position)
       image = buckets.fit(record['image'], self.sizes[bucket])
     except BadRecord as error:
       self.bad.add(error)

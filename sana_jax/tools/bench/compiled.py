@@ -98,7 +98,7 @@ def _text(module, variables, request, mesh, strips):
     variables['params'],
     _like(mesh, (1, _INSTRUCTION), jnp.int32, False),
   )
-  return encode._embed_behind.lower(
+  return encode._embed_with_prefix.lower(
     module,
     variables['params'],
     first,

@@ -1,4 +1,4 @@
-"""On-disk cache of arrays that are slow to compute, by a JSON key.
+"""Disk cache of arrays that are slow to compute, by a JSON key.
 
 An unreadable entry is recomputed; a failed write is logged. Files are not
 memory-mapped, as truncating a mapped file would end the process with SIGBUS.

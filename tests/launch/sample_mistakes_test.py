@@ -97,8 +97,8 @@ def test_a_backend_asked_for_by_name_never_falls_back(
     'glumb_conv=mosaic_tpu',
   ) == (
     '--kernels requests a backend that cannot run here: mosaic_tpu runs on '
-    'TPUs, and this is for a cpu; ask for another, or for none to have the '
-    'fastest that can.'
+    'TPUs, and this is for a cpu; choose another, or none to use the '
+    'fastest one that can.'
   )
 
 

@@ -115,5 +115,5 @@ def test_any_width_of_the_ffn_is_reproduced(hidden):
 
 def test_unknown_numbers_of_heads_are_an_error():
   named = official.to_diffusers(unread(shapes(64, 1)))['transformer']
-  with pytest.raises(UserError, match='width 64 .*--like'):
+  with pytest.raises(UserError, match='width 64, .*--like'):
     official.config('transformer', named)

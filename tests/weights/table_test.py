@@ -221,5 +221,5 @@ def test_weights_of_another_model_have_a_short_error():
   message = error(given={f'other.{i}': np.zeros(3) for i in range(500)})
   assert message == (
     'The weights are of another model: none of the 500 tensors, '
-    'such as other.0, fits.'
+    'such as other.0, matches.'
   )

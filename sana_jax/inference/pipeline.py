@@ -41,7 +41,7 @@ from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.seamless import Strips
 from sana_jax.inference.tiling import Tiles
-from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, whole
+from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
@@ -180,7 +180,7 @@ class Pipeline:
     for theirs, ours in _RENAMED.items():
       if theirs in kwargs:
         kwargs[ours] = kwargs.pop(theirs)
-    return whole(self.draw(*args, **kwargs))
+    return to_host(self.draw(*args, **kwargs))
 
   def replace(self, **changes) -> 'Pipeline':
     """A pipeline with other parts."""

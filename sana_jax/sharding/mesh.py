@@ -47,12 +47,12 @@ def make_mesh(
   return Mesh(every, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def alone() -> Mesh:
+def local_mesh() -> Mesh:
   """A device of this process: for what it computes without the others."""
   return make_mesh({'data': 1}, jax.local_devices()[:1])
 
 
-def whole(x: Array | np.ndarray) -> np.ndarray:
+def to_host(x: Array | np.ndarray) -> np.ndarray:
   """All of an array; where other processes hold parts, all must ask."""
   if (
     not isinstance(x, jax.Array)

@@ -26,7 +26,7 @@ from sana_jax.objectives.reconstruction import autoencoder, to_signed
 from sana_jax.optim import freezing
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.sharding.mesh import whole
+from sana_jax.sharding.mesh import to_host
 from sana_jax.tasks import common, initial
 from sana_jax.training.task import Data, Exporter, Records, Start, Task
 from sana_jax.typing import Params
@@ -161,7 +161,7 @@ class _Shown:
     """Originals beside their reconstructions."""
     del step
     images = self._first(12)
-    output = whole(self._decode(params, images)).astype(np.float32)
+    output = to_host(self._decode(params, images)).astype(np.float32)
     output = np.uint8(np.round(np.clip(output * 0.5 + 0.5, 0, 1) * 255))
     pairs = [tile for pair in zip(images, output) for tile in pair]
     return contact_sheet(

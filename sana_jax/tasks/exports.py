@@ -15,8 +15,8 @@ import numpy as np
 
 from sana_jax.errors import UserError
 from sana_jax.optim import freezing
-from sana_jax.sharding.mesh import alone
-from sana_jax.training import bases, optimizers, saved, state
+from sana_jax.sharding.mesh import local_mesh
+from sana_jax.training import bases, checkpoint_files, optimizers, state
 from sana_jax.training.task import Exporter
 from sana_jax.tree import unflatten
 from sana_jax.typing import Params
@@ -26,7 +26,7 @@ WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
 
 def find(workdir: epath.Path, step: int | None) -> epath.Path:
   """The checkpoint of a step, by default the newest; UserError without one."""
-  there = saved.steps(workdir / 'checkpoints')
+  there = checkpoint_files.steps(workdir / 'checkpoints')
   if not there:
     raise UserError(f'--workdir={workdir} has no checkpoint yet.')
   if step is not None and step not in there:
@@ -60,10 +60,12 @@ def skipped(checkpoint: epath.Path) -> int:
 
   The checkpoint is one that `read` has read.
   """
-  leaves = saved.read_json(checkpoint, saved.ABOUT)['leaves']
+  leaves = checkpoint_files.read_json(checkpoint, checkpoint_files.ABOUT)[
+    'leaves'
+  ]
   return max(
     (
-      int(saved.open_array(checkpoint, name).read().result())
+      int(checkpoint_files.open_array(checkpoint, name).read().result())
       for name in leaves
       if re.fullmatch(r'players\..*\.skipped', name)
     ),
@@ -74,9 +76,9 @@ def skipped(checkpoint: epath.Path) -> int:
 def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
   """Where the run's base comes from, and what the checkpoint holds."""
   try:
-    saved.check_kinds(checkpoint)
-    about = saved.read_json(checkpoint, saved.ABOUT)
-    saved.check_layout(checkpoint, about)
+    checkpoint_files.check_kinds(checkpoint)
+    about = checkpoint_files.read_json(checkpoint, checkpoint_files.ABOUT)
+    checkpoint_files.check_layout(checkpoint, about)
     wanted = dict(zip(about['leaves'], about['state'], strict=True))
     has_average = any(name.startswith('ema.') for name in wanted)
     if weights == 'ema' and not has_average:
@@ -88,14 +90,14 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
     params = {}
     for name in wanted:
       if name.startswith((f'{part}.', 'extra.')):
-        x = saved.open_array(checkpoint, name).read().result()
-        if saved.checksum(x) != wanted[name]:
+        x = checkpoint_files.open_array(checkpoint, name).read().result()
+        if checkpoint_files.checksum(x) != wanted[name]:
           raise UserError(
             f'{checkpoint} is damaged: {name} differs from what '
             'was saved; choose another --step.'
           )
         params[name.partition('.')[2]] = x
-    return saved.base_of(about), unflatten(params, '.')
+    return checkpoint_files.base_of(about), unflatten(params, '.')
   except UserError:
     raise
   except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -108,7 +110,7 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
 
 def _base(config, exporter):
   """What the run does not train, as host arrays, and where it comes from."""
-  objective, mesh = exporter.objective, alone()
+  objective, mesh = exporter.objective, local_mesh()
   plan = state.plan(
     objective,
     optimizers.make(config, objective),

@@ -15,7 +15,7 @@ from sana_jax.data.records import BadRecord
 from sana_jax.errors import Trouble, UserError
 from sana_jax.locks import together
 from sana_jax.tasks.sana import caching, inputs, shards
-from sana_jax.training import agreement
+from sana_jax.training import dataset_check
 
 
 def shards_of(path):
@@ -61,9 +61,11 @@ def test_a_cache_that_was_stopped_is_finished(
 def test_processes_share_the_shards(
   small, folder, whole, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(caching, 'meet', lambda where: None)
-  for module in caching, agreement:
-    monkeypatch.setattr(module, 'gather', lambda numbers: np.array([numbers]))
+  monkeypatch.setattr(caching, 'barrier', lambda where: None)
+  for module in caching, dataset_check:
+    monkeypatch.setattr(
+      module, 'all_gather', lambda numbers: np.array([numbers])
+    )
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(together, 'processes', together.Processes)
   for index in (1, 0):  # The one that writes the index comes last.

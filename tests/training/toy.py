@@ -20,7 +20,7 @@ from PIL import Image
 from sana_jax.data import pipeline
 from sana_jax.objectives.base import Aux, Objective, Player
 from sana_jax.sharding.activations import constrain
-from sana_jax.sharding.mesh import make_mesh, whole
+from sana_jax.sharding.mesh import make_mesh, to_host
 from sana_jax.training.loop import train
 from sana_jax.training.state import plan
 from sana_jax.training.task import Data, Task
@@ -104,7 +104,7 @@ class Toy:
     )
 
   def pictures(self, params, step):
-    kernel = whole(_split(params['in']['kernel']))
+    kernel = to_host(_split(params['in']['kernel']))
     return Image.fromarray(np.uint8(kernel.clip(0, 1) * 255))
 
   def export(self, params, folder):
@@ -125,7 +125,7 @@ def _split(x):
 
 
 class Sharded(Toy):
-  """The toy with its rows in files, and a word on which it has seen."""
+  """The toy with its rows in files; logs the rows it has seen."""
 
   def __init__(self, folder):
     super().__init__()
@@ -140,7 +140,7 @@ class Sharded(Toy):
 
   def loss(self, params, frozen, batch, rngs, step):
     loss, aux = super().loss(params, frozen, batch, rngs, step)
-    # Exact in float32, so that equal means tell equal examples.
+    # Exact in float32, so that equal means imply equal examples.
     return loss, Aux(
       {
         **aux.metrics,

@@ -24,8 +24,8 @@ from sana_jax.errors import Trouble, UserError
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import fingerprints
 from sana_jax.tasks.sana.shards import ahead, Work
-from sana_jax.training import agreement
-from sana_jax.training.workdir import gather, meet, writing
+from sana_jax.training import dataset_check
+from sana_jax.training.workdir import all_gather, barrier, writing
 
 _READERS = 8  # Threads; decoding and the network leave Python's lock.
 SHARD_RECORDS, BATCH_SIZE = 1024, 64
@@ -54,7 +54,7 @@ def make(
     )
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)
-  agreement.check_processes(agreement.Records(len(source)))
+  dataset_check.check_processes(dataset_check.Records(len(source)))
   if about := _done(config, out, len(source)):
     return about  # Which is read only.
   with locks.hold(
@@ -66,11 +66,11 @@ def make(
     names = _encode(
       config, out, source, about['shard_records'], batch_size, lock
     )
-    meet('every shard is encoded')
+    barrier('every shard is encoded')
     lock.check_together()
     if jax.process_index() == 0:
       _finish(config, out, names)
-    meet('the cache is whole')
+    barrier('the cache is whole')
   return about
 
 
@@ -79,7 +79,7 @@ def _done(config, out, records) -> dict[str, Any] | None:
   there = _there(config, out, records)
   # One process decides for all: the others meet it.
   finished = jax.process_index() == 0 and there and _finished(config, out)
-  return there if gather([bool(finished)])[0, 0] else None
+  return there if all_gather([bool(finished)])[0, 0] else None
 
 
 def _there(config, out, records) -> dict[str, Any] | None:
@@ -105,7 +105,7 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
       f'{out} holds shards, but no {cache.ABOUT} that tells of '
       'what; remove them or choose another folder.'
     )
-  meet('about.json is read')
+  barrier('about.json is read')
   if there is None:
     there = {
       **fingerprints.of(config),
@@ -117,7 +117,7 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
         files.write(
           f'{out}/{cache.ABOUT}', (json.dumps(there, indent=2) + '\n').encode()
         )
-  meet('about.json is written')
+  barrier('about.json is written')
   return there
 
 

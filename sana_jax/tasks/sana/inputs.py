@@ -28,7 +28,7 @@ from sana_jax.data.sources import DescribedSource, DrawnSource
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import caching, encoders, fingerprints
 from sana_jax.text import encode
-from sana_jax.training.workdir import gather, meet, resolve, writing
+from sana_jax.training.workdir import all_gather, barrier, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
 
@@ -185,11 +185,11 @@ def _open_cache(config, workdir) -> CachedSource:
 def _set_aside_if_other(path, config):
   """Makes place for the run's own cache if it is of other data or models."""
   # One process decides for all: they meet here only if it is another one.
-  if gather([jax.process_index() == 0 and _is_other(path, config)])[0, 0]:
+  if all_gather([jax.process_index() == 0 and _is_other(path, config)])[0, 0]:
     if jax.process_index() == 0:
       with writing(path):
         _set_aside(path)
-    meet('the other cache is set aside')
+    barrier('the other cache is set aside')
 
 
 def _is_other(path, config):

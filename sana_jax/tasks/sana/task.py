@@ -24,7 +24,7 @@ from sana_jax.registry import Kind
 from sana_jax.sharding import tables
 from sana_jax.tasks import common, initial
 from sana_jax.tasks.sana import encoders, exports, inputs
-from sana_jax.training import agreement
+from sana_jax.training import dataset_check
 from sana_jax.training.task import Data, Exporter, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
@@ -64,7 +64,7 @@ def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
         threads=data.threads,
         max_bad_fraction=float(data.max_bad_fraction),
       ),
-      agreement.of_buckets(given.members),
+      dataset_check.records_of(given.members),
     ),
     exported.write,
     given.frozen,

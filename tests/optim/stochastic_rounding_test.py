@@ -46,7 +46,7 @@ def test_the_mean_is_the_value_and_neighbours_alone_come(below, above, part):
   'value',
   [0.0, -0.0, 1.0, -1.5, 2**-20, 3.3895314e38, -3.3895314e38, np.inf, -np.inf],
 )
-def test_what_is_representable_is_exact(value):
+def test_representable_values_are_exact(value):
   value = float(jnp.bfloat16(value))
   found = draws(value, 1000)
   assert np.all(found == value)

@@ -1,4 +1,4 @@
-r"""SANA-1.5 1.6B at 1024 px, with QK-norm, from nothing.
+r"""SANA-1.5 1.6B at 1024 px, with QK-norm, from scratch.
 
   sana-jax train --config configs/sana15_1600m_1024.py \
     --workdir gs://RUNS/sana15_1600m --layout fsdp \

@@ -24,7 +24,7 @@ def brighter(prompts, first, second):
 
 
 def feed(chooser, values, keep, portion=5, pools=None):
-  """What is kept of pictures of these values that come a few at a time."""
+  """Candidates kept from pictures of these values that arrive in portions."""
   pool = Pool('x', len(values), keep)
   for start in range(0, len(values), portion):
     new = [
@@ -90,7 +90,7 @@ def test_scores_keep_the_highest_however_they_come(portion, keep):
 )
 def test_a_tournament_is_the_textbook_one(count, keep, portion):
   values = np.random.default_rng(count).integers(0, 12, count)
-  # Of seven, each beats the three after it: who meets whom decides.
+  # Of seven, each beats the three after it, so the pairing decides.
   around = lambda a, b: (int(b) - int(a)) % 7 <= 3
 
   def compare(prompts, first, second):

@@ -11,7 +11,7 @@ DRAWS = 20_000
 
 
 def draws(value, count=DRAWS):
-  """Of one float32, in float64."""
+  """Random roundings of one float32, in float64."""
   x = jnp.full(count, value, jnp.float32)
   found = jax.jit(rounding.stochastic_round)(x, jax.random.key(0))
   assert found.dtype == jnp.bfloat16

@@ -70,7 +70,7 @@ def test_processes_share_the_shards(
   monkeypatch.setattr(together, 'processes', together.Processes)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
-    # The first process alone says what is made.
+    # Only the first process returns the result.
     if index == 1:
       (tmp_path / cache.ABOUT).write_bytes((whole / cache.ABOUT).read_bytes())
     make(small(folder), tmp_path)

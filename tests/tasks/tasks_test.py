@@ -72,7 +72,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def inputs(root):
-  """What a transformer's config says of the other two models."""
+  """Settings of a transformer's config for the other two models."""
   return {
     'data.path': str(root / 'data'),
     'autoencoder': str(root / 'dc_ae/model'),
@@ -182,7 +182,7 @@ def test_every_config_key_is_read(trained):
   # The model's go to the module and the optimizer's to its factory, which
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
   # The kernels are the command's to prefer; data.columns become the fields of
-  # parquet.Columns, which refuses others. Without a GAN, nobody asks for its
+  # parquet.Columns, which refuses others. Without a GAN, nothing reads its
   # turns and optimizer.
   elsewhere = (
     'model.',

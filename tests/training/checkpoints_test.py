@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-  """What orbax gave up on ends here, where its complaints are ignored."""
+  """Lets orbax's abandoned operations end here, where errors are ignored."""
   yield
   time.sleep(0.1)  # Until tensorstore's threads have read on.
   gc.collect()

@@ -174,7 +174,7 @@ def shards(tmp_path):
 
 
 def lines(workdir):
-  """What each step saw and how it went."""
+  """Rows and metrics of each step in the log."""
   found = [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()

@@ -81,7 +81,7 @@ class Flow:
 
 
 def objective(**fields):
-  """Of the smallest Sana, with captions of six tokens."""
+  """Objective of the smallest Sana, with captions of six tokens."""
   config = configs.train('sana').unlock()
   config.model = dict(
     width=64,
@@ -99,7 +99,7 @@ def objective(**fields):
 
 
 def lines(workdir):
-  """What the log has of each step."""
+  """Lines of each step in the log."""
   return [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()

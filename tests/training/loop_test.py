@@ -152,7 +152,7 @@ def test_a_run_that_skipped_too_many_updates_exports_no_model(
   state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=0.2)
   assert (tmp_path / 'model/model.npz').exists()
   assert '2 of 12 updates' in caplog.text
-  # `sana-jax export` says so, too.
+  # `sana-jax export` warns of it, too.
   assert [
     exports.skipped(exports.find(epath.Path(tmp_path), step))
     for step in (10, 12)

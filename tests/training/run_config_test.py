@@ -31,7 +31,7 @@ def config(**changes):
 
 
 def save(workdir, step, text):
-  """As much of a checkpoint as is read here."""
+  """Writes the part of a checkpoint that is read here."""
   about = workdir / f'checkpoints/{step}/about'
   about.mkdir(parents=True)
   (about / 'metadata').write_bytes(text)

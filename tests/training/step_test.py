@@ -69,7 +69,7 @@ def gradient(objective, mesh, accumulate=1):
 
 
 def losses(objective, mesh, steps=20):
-  """Of so many steps on one batch, with new noise each."""
+  """Losses of some steps on one batch, with new noise each."""
   mesh, tx, shapes, (state, *rest) = placed(mesh, objective)
   found = []
   with jax.set_mesh(mesh):

@@ -27,7 +27,7 @@ from sana_jax.training.task import Data, Task
 
 
 class Toy:
-  """What a test may change before `make` puts it together as a task."""
+  """Settings that a test may change before `make` builds the task."""
 
   name = 'toy'
   rules = [('.*/kernel', (None, 'fsdp')), ('.*/bias', ())]
@@ -120,7 +120,7 @@ class Toy:
 
 @jax.jit
 def _split(x):
-  """As models lay out what they compute, over all processes' devices."""
+  """Shards activations like the models, over the devices of all processes."""
   return constrain(x, 'batch', *[None] * (x.ndim - 1))
 
 
@@ -206,7 +206,7 @@ def run(workdir, task=None, devices=None, traced_steps=None, **changes):
 
 
 def planned(mesh, optimizer, toy=None, **options):
-  """Where a run of the toy lies, with one optimizer for all its players."""
+  """Plan of a run of the toy, with one optimizer for all its players."""
   objective = (toy or Toy()).objective
   return plan(
     objective, {p.name: optimizer for p in objective.players}, mesh, **options

@@ -196,7 +196,7 @@ def test_exploding_gradients_are_logged_beside_the_loss():
 
 
 def test_a_diverging_run_is_logged(toy, tmp_path, caplog):
-  """Its rows are 100 times as large after the 12th batch."""
+  """Multiplies rows by 100 after the 12th batch."""
   task = with_batches(
     toy.Toy(),
     lambda number, batch: {'x': batch['x'] * (1 if number <= 12 else 100)},

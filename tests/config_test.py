@@ -1,4 +1,4 @@
-"""Configs: overrides, keys, values; every problem in one sentence."""
+"""Configs: overrides, keys, values; all problems in one error."""
 
 import json
 
@@ -252,12 +252,12 @@ def test_text_with_a_whole_pair_can_be_written(config):
   assert json.loads(config.to_json())['data']['path'] == '\U0001f600'
 
 
-def test_all_problems_are_one_sentence(config):
+def test_all_problems_are_in_one_error(config):
   config.num_steps, config.seed, config.flow.std = 0, -1, -1.0
   config.trainable, config.optimizer.groups = '(', 'x'
   error = refusal(base.check, config)
-  said = str(error).rstrip('.').split('; ')
-  assert [x.partition('=')[0].partition(':')[0] for x in said] == [
+  problems = str(error).rstrip('.').split('; ')
+  assert [x.partition('=')[0].partition(':')[0] for x in problems] == [
     'config.flow.std',
     'config.num_steps',
     'config.optimizer.groups',

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import importlib
 
 from sana_jax.errors import UserError
-from sana_jax.inference.verify import is_judge
+from sana_jax.inference.verify import is_comparator
 
 SHIPPED = {'shapes': 'sana_jax.evaluation.shapes_scorer:score'}
 
@@ -39,7 +39,7 @@ def load(name: str) -> Callable:
     raise UserError(
       f'The scorer {name} cannot be used: {module} has no function {function}.'
     )
-  is_judge(found)  # Raises where it is neither.
+  is_comparator(found)  # Raises where it is neither.
   return found
 
 

@@ -14,7 +14,7 @@ from sana_jax.errors import Trouble
 from sana_jax.files import parse_json, read_bytes
 from sana_jax.launching.restarts import Attempt
 from sana_jax.printable import printable
-from sana_jax.training import saved
+from sana_jax.training import checkpoint_files
 from sana_jax.training.workdir import is_remote, resolve, write_atomically
 
 _MOST_BYTES = 2**24  # A hundred thousand attempts.
@@ -56,7 +56,9 @@ def forget(path: epath.PathLike) -> None:
 
 def newest_step(workdir: epath.PathLike) -> int:
   """Of the checkpoints that are whole; 0 where there are none."""
-  return max(saved.steps(resolve(workdir) / 'checkpoints'), default=0)
+  return max(
+    checkpoint_files.steps(resolve(workdir) / 'checkpoints'), default=0
+  )
 
 
 def _content(path: epath.Path) -> bytes:

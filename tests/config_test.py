@@ -1,4 +1,4 @@
-"""Configs: overrides, keys and values; one error lists all problems."""
+"""Configs: overrides, keys, values; all problems in one error."""
 
 import json
 
@@ -252,7 +252,7 @@ def test_text_with_a_whole_pair_can_be_written(config):
   assert json.loads(config.to_json())['data']['path'] == '\U0001f600'
 
 
-def test_all_problems_are_one_sentence(config):
+def test_all_problems_are_in_one_error(config):
   config.num_steps, config.seed, config.flow.std = 0, -1, -1.0
   config.trainable, config.optimizer.groups = '(', 'x'
   error = refusal(base.check, config)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import importlib
 
 from sana_jax.errors import UserError
-from sana_jax.inference.verify import is_judge
+from sana_jax.inference.verify import is_comparator
 
 SHIPPED = {'shapes': 'sana_jax.evaluation.shapes_scorer:score'}
 
@@ -36,7 +36,7 @@ def load(name: str) -> Callable:
     raise UserError(
       f'The scorer {name} cannot be used: {module} has no function {function}.'
     )
-  is_judge(found)  # Raises UserError for another signature.
+  is_comparator(found)  # Raises UserError for another signature.
   return found
 
 

@@ -14,7 +14,7 @@ from sana_jax.errors import TransientError
 from sana_jax.files import parse_json, read_bytes
 from sana_jax.launching.restarts import Attempt
 from sana_jax.printable import printable
-from sana_jax.training import saved
+from sana_jax.training import checkpoint_files
 from sana_jax.training.workdir import is_remote, resolve, write_atomically
 
 _MOST_BYTES = 2**24  # Limit of the file: a hundred thousand attempts.
@@ -56,7 +56,9 @@ def delete(path: epath.PathLike) -> None:
 
 def newest_step(workdir: epath.PathLike) -> int:
   """Step of the newest complete checkpoint; 0 if there is none."""
-  return max(saved.steps(resolve(workdir) / 'checkpoints'), default=0)
+  return max(
+    checkpoint_files.steps(resolve(workdir) / 'checkpoints'), default=0
+  )
 
 
 def _content(path: epath.Path) -> bytes:

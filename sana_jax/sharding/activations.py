@@ -1,10 +1,11 @@
-"""Keeps activations split, by three names, wherever a mesh is in context.
+"""Sharding constraints of activations, by three names, on the mesh in context.
 
-Models say `constrain(x, 'batch', 'tokens', None)` after patchify, after every
-block and before the loss. Without this XLA may replicate the residual stream
-under FSDP ("Involuntary full rematerialization" in its log).
+Models call `constrain_tokens(x, grid)` after patchify and after every block.
+Without this XLA may replicate the residual stream under FSDP ("Involuntary full
+rematerialization" in its log).
 """
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -17,7 +18,7 @@ NAMES = {'batch': BATCH_AXES, 'tokens': ('sequence',), 'width': ('tensor',)}
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-  """`x`, laid out by one of 'batch', 'tokens', 'width' or None for each axis.
+  """`x`, sharded by one of 'batch', 'tokens', 'width' or None for each axis.
 
   The identity without a mesh (`jax.set_mesh`). Mesh axes that are missing,
   manual (inside `shard_map`) or do not divide the array's axis, such as the
@@ -25,6 +26,21 @@ def constrain(x: Array, *names: str | None) -> Array:
   """
   if len(names) != x.ndim:
     raise ValueError(f'{len(names)} names for an array of shape {x.shape}')
+  return _constrain(x, x.shape, names)
+
+
+def constrain_tokens(x: Array, grid: Sequence[int]) -> Array:
+  """Tokens `x` [b n d], laid out by batch and whole rows of their grid.
+
+  Rows (frames of a video) are contiguous, and the grid's first axis is split
+  where its size allows it. Parts of rows would be gathered by a convolution.
+  """
+  batch, _, width = x.shape
+  return _constrain(x, (batch, grid[0], width), ('batch', 'tokens', None))
+
+
+def _constrain(x, sizes, names):
+  """Splits each axis where `sizes`, which count its units, can be divided."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
@@ -34,10 +50,10 @@ def constrain(x: Array, *names: str | None) -> Array:
     if kind == AxisType.Auto
   }
   spec = []
-  for size, name in zip(x.shape, names):
+  for size, name in zip(sizes, names):
     axes = tuple(a for a in NAMES[name] if a in free) if name else ()
     ways = math.prod(mesh.shape[a] for a in axes)
     spec.append(axes if axes and size % ways == 0 else None)
-  if not any(spec):  # Nothing to say; inside a shard_map, nothing may be said.
+  if not any(spec):  # Inside a shard_map no constraint is allowed.
     return x
   return jax.lax.with_sharding_constraint(x, jax.P(*spec))

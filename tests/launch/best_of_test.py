@@ -204,7 +204,7 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('function', ['redness', 'redder'])
-def test_ones_own_scorer_or_judge_chooses(
+def test_ones_own_scorer_or_comparator_chooses(
   function, mine, cli, tiny_sana, tmp_path
 ):
   argv = [
@@ -280,8 +280,8 @@ def test_a_scorer_that_gives_no_scores_is_told(mine, cli, tiny_sana, tmp_path):
   )
   assert code == 2
   assert err.splitlines()[-1] == (
-    'sana-jax: error: The scorer gave an array of shape () for 2 prompts; it '
-    'must give one value for each.'
+    'sana-jax: error: The scorer returned an array of shape () for 2 prompts; '
+    'it must return one value for each.'
   )
   assert not out.exists()
 

@@ -1,13 +1,14 @@
 """All published image checkpoints of SANA, and the models they consist of.
 
-Fields are the named sizes of `config`, `models.dc_ae` and `models.gemma2`, as
-in diffusers' converter and NVIDIA's configs; loading uses a folder's own
-config.json. Licences are those of the model cards that could be read. Notes on
-quality are users' reports in the named issues.
+Fields are the named sizes of `config`, `models.autoencoders.dc_ae` and
+`models.gemma2`, as in diffusers' converter and NVIDIA's configs; loading uses a
+folder's own config.json. Licences are those of the model cards that could be
+read. Notes on quality are users' reports in the named issues.
 """
 
 from sana_jax.config import SANA_SIZES
-from sana_jax.models import dc_ae, gemma2
+from sana_jax.models import gemma2
+from sana_jax.models.autoencoders import dc_ae
 from sana_jax.weights.zoo.entry import Entry
 
 _HUB = 'Efficient-Large-Model/'

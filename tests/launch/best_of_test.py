@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from sana_jax.locks import together
+from sana_jax.locks import process_group
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = (
@@ -156,7 +156,7 @@ def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
 
   argv, out, _ = chosen
   monkeypatch.setattr(jax, 'process_count', lambda: 4)
-  monkeypatch.setattr(together, 'processes', together.Processes)
+  monkeypatch.setattr(process_group, 'current', process_group.Processes)
   made = []
   for index in range(4):  # The last one has nothing to do.
     monkeypatch.setattr(jax, 'process_index', lambda i=index: i)

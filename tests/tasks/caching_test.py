@@ -13,7 +13,7 @@ from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import TransientError, UserError
-from sana_jax.locks import together
+from sana_jax.locks import process_group
 from sana_jax.tasks.sana import caching, inputs, shards
 from sana_jax.training import dataset_check
 
@@ -67,7 +67,7 @@ def test_processes_share_the_shards(
       module, 'all_gather', lambda numbers: np.array([numbers])
     )
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(together, 'processes', together.Processes)
+  monkeypatch.setattr(process_group, 'current', process_group.Processes)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
     # Only the first process returns the result.
@@ -141,7 +141,7 @@ def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):
 def test_shards_are_known_to_be_whole_by_their_headers(whole, monkeypatch):
   names = [cache.shard_name(i) for i in range(4)]
   monkeypatch.setattr(caching.Columns, 'rows', None)
-  assert caching._whole(str(whole), [*names, 'none']) == set(names)
+  assert caching._complete(str(whole), [*names, 'none']) == set(names)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_shards_are_known_to_be_whole_by_their_headers(whole, monkeypatch):
 )
 def test_shards_that_are_no_files_of_rows_are_not_whole(damage, tmp_path):
   (tmp_path / cache.shard_name(0)).write_bytes(damage)
-  assert not caching._whole(str(tmp_path), [cache.shard_name(0)])
+  assert not caching._complete(str(tmp_path), [cache.shard_name(0)])
 
 
 @pytest.mark.parametrize('file', [cache.INDEX, cache.NULL])

@@ -132,7 +132,7 @@ def test_a_cache_is_resumed_only_with_as_many_records(
 
 
 def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):
-  monkeypatch.setattr(shards.ShardEncoder, 'of', None)
+  monkeypatch.setattr(shards.ShardEncoder, 'from_config', None)
   about = make(small(folder), whole)
   assert about['records'] == 30 and about['shard_records'] == 8
   assert about == json.loads((whole / cache.ABOUT).read_text())

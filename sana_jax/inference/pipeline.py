@@ -177,9 +177,9 @@ class Pipeline:
 
   @functools.wraps(draw, assigned=('__doc__',))
   def __call__(self, *args, **kwargs):
-    for theirs, ours in _RENAMED.items():
-      if theirs in kwargs:
-        kwargs[ours] = kwargs.pop(theirs)
+    for other_name, name in _RENAMED.items():
+      if other_name in kwargs:
+        kwargs[name] = kwargs.pop(other_name)
     return to_host(self.draw(*args, **kwargs))
 
   def replace(self, **changes) -> 'Pipeline':

@@ -16,7 +16,7 @@ decay are the paper's; batch and steps are ours.
 
 from sana_jax import config as base
 from sana_jax import recipes
-from sana_jax.models.dc_ae import phases
+from sana_jax.models.autoencoders.dc_ae import phases
 
 
 def get_config(arg=''):

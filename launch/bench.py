@@ -9,15 +9,17 @@ sana-jax bench sample --help
 
 import argparse
 from collections.abc import Sequence
+import datetime
 import importlib
-import importlib.metadata
 import pathlib
+from typing import Any
 
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import output
-from sana_jax.launch.flags import text
+from sana_jax.launch.flags import flag, sizes, whole
 from sana_jax.paths import expanded
+from sana_jax.tools.report import Run, to_json, versions
 
 WHAT = {
   'chip': 'the first minutes on an accelerator, stage by stage',
@@ -26,7 +28,7 @@ WHAT = {
   'step': 'the train step: swept, profiled, beside its plan or the loop',
 }
 # Not part of what repeats a run.
-_PLACES = ('out', 'render', 'note', 'workdir')
+_PLACES = ('out', 'render', 'note', 'workdir', 'jobs')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,29 +52,48 @@ def run(args: argparse.Namespace) -> int:
   return args.run_bench(args)
 
 
+def given(args: argparse.Namespace) -> dict[str, Any]:
+  """Values of the command's flags that are not the usual ones."""
+  known, usual = args.command.flags(), args.command.get_default
+  return {
+    key: value
+    for key, value in vars(args).items()
+    if f'--{key.replace("_", "-")}' in known and value != usual(key)
+  }
+
+
 def repeated_by(args: argparse.Namespace) -> str:
   """The command line of this run, without where it writes."""
   said = [args.command.prog]
-  for key, value in vars(args).items():
-    default = args.command.get_default(key)
-    flag = f'--{key.replace("_", "-")}'
-    if flag not in args.command.flags() or key in _PLACES or value == default:
+  for key, value in given(args).items():
+    if key in _PLACES:
       continue
     if isinstance(value, dict):
-      value = ','.join(f'{k}={v}' for k, v in value.items())
+      value = [f'{k}={v}' for k, v in value.items()]
+    if isinstance(value, list):
+      value = ','.join(map(str, value))
+    flag = f'--{key.replace("_", "-")}'
     said.append(flag if value is True else f'{flag} {value}')
   return ' '.join(said)
 
 
-def versions(*packages: str) -> dict[str, str]:
-  """Of those that are installed."""
-  out = {}
-  for name in packages:
-    try:
-      out[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return out
+def result(
+  args: argparse.Namespace,
+  records: list[Any],
+  device: str,
+  packages: Sequence[str],
+  **facts: Any,
+) -> Run:
+  """The records, with all that they were measured with."""
+  return Run(
+    records,
+    device,
+    datetime.date.today().isoformat(),
+    versions(*packages),
+    repeated_by(args),
+    facts,
+    getattr(args, 'note', ''),
+  )
 
 
 def check(folder: str | None, flag: str = '--out') -> None:
@@ -81,27 +102,42 @@ def check(folder: str | None, flag: str = '--out') -> None:
     output.check(folder, flag)
 
 
-def add_places(parser: argparse.ArgumentParser, page: str) -> None:
-  """Declares --out and --render."""
+def add_chips(parser: argparse.ArgumentParser) -> None:
+  """Declares --compile-for and --mesh."""
+  chips = 'v4, v5e, v5p, v6e or tpu7x and a shape (v5e:2x2), or h200:1x1x8'
+  flag(parser, '--compile-for', 'TOPOLOGY', chips)
+  mesh = 'of --compile-for (default: data=1)'
+  flag(parser, '--mesh', 'AXIS=N,...', mesh, sizes, {'data': 1})
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+  """Declares --dtype."""
   parser.add_argument(
-    '--out',
-    type=text,
-    metavar='DIR',
-    help=f'folder for the JSON file and {page}',
-  )
-  parser.add_argument(
-    '--render',
-    type=text,
-    metavar='DIR',
-    help='writes the page of the JSON files of DIR again and measures nothing',
+    '--dtype',
+    choices=['float32', 'bfloat16', 'float16'],
+    help='default: float32 on CPU, else bfloat16',
   )
 
 
-def write(folder: str | None, name: str, report, result) -> None:
+def add_ends(
+  parser: argparse.ArgumentParser, repeats: int, of: str, page: str
+) -> None:
+  """Declares --repeats, --out and --render."""
+  flag(parser, '--repeats', 'N', of, whole(), repeats)
+  flag(parser, '--out', 'DIR', f'folder for the JSON file and {page}')
+  about = 'writes the page of the JSON files of DIR again and measures nothing'
+  flag(parser, '--render', 'DIR', about)
+
+
+def tell(args: argparse.Namespace, name: str, report, result: Run) -> None:
+  """Prints the table, and writes the files of --out."""
+  print(report.table(result))
+  write(args.out, name, report, result)
+
+
+def write(folder: str | None, name: str, report, result: Run) -> None:
   """--out: the result as JSON, and the page of all that are there."""
   if folder:
-    from sana_jax.tools.report import to_json
-
     with output.folder(folder) as out:
       files.write_text(out / f'{name.replace(":", "-")}.json', to_json(result))
       write_pages(folder, [report])

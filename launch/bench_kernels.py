@@ -19,13 +19,14 @@ fails.
 
 import argparse
 import contextlib
-import datetime
+import functools
 import json
+import pathlib
 
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, output
-from sana_jax.launch.flags import BATCH, PIXELS, sizes, text, whole
+from sana_jax.launch.flags import BATCH, flag, PIXELS, whole
 
 _MODELS = 'sana_600m_1024,sana_1600m_1024,dc_ae_f32c32_sana_1.1'
 _PACKAGES = ('sana_jax', 'jax', 'torch')
@@ -34,84 +35,36 @@ _PASSES = ('forward', 'training')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument(
-    '--models',
-    default=_MODELS,
-    type=text,
-    metavar='A,B',
-    help='of sana-jax zoo (default: %(default)s)',
-  )
-  parser.add_argument(
-    '--sizes',
-    type=text,
-    metavar='PX,PX',
-    help='of square pictures (default: 512,1024,2048,4096; on a CPU 512,1024)',
-  )
-  parser.add_argument(
+  value = functools.partial(flag, parser)
+  value('--models', 'A,B', 'of sana-jax zoo', default=_MODELS)
+  usual = 'of square pictures (default: 512,1024,2048,4096; on a CPU 512,1024)'
+  value('--sizes', 'PX,PX', usual)
+  value(
     '--batch-size',
-    type=whole(1, BATCH),
-    metavar='N',
-    help='pictures of a call (default: 16 of 1024 px or as '
-    'many pixels, at most 16; on a CPU 1)',
+    'N',
+    'pictures of a call (default: 16 of 1024 px or as many pixels, at most 16; '
+    'on a CPU 1)',
+    whole(1, BATCH),
   )
-  parser.add_argument(
-    '--dtype',
-    choices=['float32', 'bfloat16', 'float16'],
-    help='default: float32 on CPU, else bfloat16',
-  )
-  parser.add_argument(
+  bench.add_dtype(parser)
+  value(
     '--ops',
-    type=text,
-    metavar='A,B',
-    help='relu_linear_attention, glumb_conv, '
-    'conv3x3_silu, conv3x3_norm (default: all)',
+    'A,B',
+    'relu_linear_attention, glumb_conv, conv3x3_silu, conv3x3_norm '
+    '(default: all)',
   )
-  parser.add_argument(
-    '--backends',
-    type=text,
-    metavar='A,B',
-    help='xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: all that can run)',
-  )
-  parser.add_argument(
-    '--passes',
-    default=','.join(_PASSES),
-    type=text,
-    metavar='A,B',
-    help='default: %(default)s',
-  )
+  names = 'xla, xla_chunked, mosaic_gpu, mosaic_tpu (default: all that can run)'
+  value('--backends', 'A,B', names)
+  value('--passes', 'A,B', default=','.join(_PASSES))
   parser.add_argument(
     '--against', choices=['torch'], help='time it in the same run'
   )
   parser.add_argument(
-    '--repeats',
-    type=whole(),
-    default=5,
-    metavar='N',
-    help='rounds in which all take turns (default: %(default)s)',
-  )
-  parser.add_argument(
     '--tune', action='store_true', help='try tile sizes, and keep the fastest'
   )
-  parser.add_argument(
-    '--tuned',
-    type=text,
-    metavar='DIR',
-    help='where --tune writes (default: kernels/tuned)',
-  )
-  parser.add_argument(
-    '--compile-for',
-    type=text,
-    metavar='TOPOLOGY',
-    help='such as v5e:2x2, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1 or h200:1x1x1',
-  )
-  parser.add_argument(
-    '--mesh',
-    type=sizes,
-    default={'data': 1},
-    metavar='AXIS=N,...',
-    help='of --compile-for (default: data=1)',
-  )
-  bench.add_places(parser, 'kernels.md')
+  value('--tuned', 'DIR', 'where --tune writes (default: kernels/tuned)')
+  bench.add_chips(parser)
+  bench.add_ends(parser, 5, 'rounds in which all take turns', 'kernels.md')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
   else:
     kind, result = report.MEASURED, measure(args, plan)
     name = file_name(args, result)
-  print(kind.table(result))
-  bench.write(args.out, name, kind, result)
+  bench.tell(args, name, kind, result)
   return int(report.wrong(result))
 
 
@@ -200,70 +152,29 @@ def measure(args, plan):
   from tqdm import tqdm
 
   from sana_jax.analysis import device
+  from sana_jax.tools.bench import processes
   from sana_jax.tools.bench.ops import measure as measures
-  from sana_jax.tools.report import Run
 
   records = []
   with contextlib.ExitStack() as stack:
-    torch = _torch(stack) if args.against else None
+    if args.against:
+      torch = stack.enter_context(processes.start(_torch_side))
     for case, training, backends in tqdm(plan, desc='cases', disable=None):
-      others = (
-        {
-          name: lambda name=name: torch.ask('seconds', name)
-          for name in torch.ask('begin', case, training)
-        }
-        if torch
-        else {}
-      )
+      names = torch.ask('begin', case, training) if args.against else []
+      others = {x: functools.partial(torch.ask, 'seconds', x) for x in names}
       records += measures.measure(
         case, training, backends, args.repeats, others
       )
-      if torch:
+      if args.against:
         torch.ask('end')
-  dtype = plan[0][0].dtype
-  return Run(
+  return bench.result(
+    args,
     records,
     device.name(),
-    datetime.date.today().isoformat(),
-    bench.versions(*_PACKAGES[: None if args.against else 2]),
-    bench.repeated_by(args),
-    {
-      'copy_bytes': device.copy_rate(),
-      'matmul_flops': device.matmul_rate(dtype),
-    },
+    _PACKAGES[: None if args.against else 2],
+    copy_bytes=device.copy_rate(),
+    matmul_flops=device.matmul_rate(plan[0][0].dtype),
   )
-
-
-def compile_all(args, plan):
-  """What the compiler makes of each."""
-  from tqdm import tqdm
-
-  from sana_jax.analysis import topologies
-  from sana_jax.tools.bench.ops import compiled
-  from sana_jax.tools.report import Run
-
-  mesh = topologies.mesh(args.compile_for, args.mesh)
-  platform = topologies.platform(args.compile_for)
-  records = []
-  for case, training, backends in tqdm(plan, desc='cases', disable=None):
-    records += [
-      compiled.compile_case(case, training, backend, mesh, platform)
-      for backend in backends
-    ]
-  return Run(
-    records,
-    args.compile_for,
-    datetime.date.today().isoformat(),
-    bench.versions('sana_jax', 'jax', 'libtpu'),
-    bench.repeated_by(args),
-    {'devices': mesh.size},
-  )
-
-
-def _torch(stack):
-  from sana_jax.tools.bench import processes
-
-  return stack.enter_context(processes.start(_torch_side))
 
 
 def _torch_side():
@@ -272,17 +183,32 @@ def _torch_side():
   return TorchSide()
 
 
+def compile_all(args, plan):
+  """What the compiler makes of each."""
+  from tqdm import tqdm
+
+  from sana_jax.analysis import topologies
+  from sana_jax.tools.bench.ops import compiled
+
+  mesh = topologies.mesh(args.compile_for, args.mesh)
+  platform = topologies.platform(args.compile_for)
+  records = [
+    compiled.compile_case(case, training, backend, mesh, platform)
+    for case, training, backends in tqdm(plan, desc='cases', disable=None)
+    for backend in backends
+  ]
+  packages = ('sana_jax', 'jax', 'libtpu')
+  return bench.result(
+    args, records, args.compile_for, packages, devices=mesh.size
+  )
+
+
 def file_name(args, result) -> str:
   """Of the JSON file: one for each kind of device, type and comparison."""
   from sana_jax.kernels import tuning
 
-  parts = [
-    'kernels',
-    tuning.file_name(result.device),
-    result.records[0].dtype,
-    *([args.against] if args.against else []),
-  ]
-  return '-'.join(parts)
+  device, dtype = tuning.file_name(result.device), result.records[0].dtype
+  return '-'.join(filter(None, ['kernels', device, dtype, args.against]))
 
 
 def measured(path) -> dict:
@@ -303,8 +229,6 @@ def measured(path) -> dict:
 
 def tune(args, plan) -> int:
   """Writes what was found, after each case; a line for each."""
-  import pathlib
-
   import jax
 
   from sana_jax.kernels import tuning
@@ -325,8 +249,7 @@ def tune(args, plan) -> int:
         values = ' '.join(f'{k}={v}' for k, v in found.values.items())
         print(
           f'{backend} {case.op} {case.dtype} '
-          f'{"x".join(map(str, case.shape))} '
-          f'{"training" if training else "forward"}: '
+          f'{"x".join(map(str, case.shape))} {_PASSES[training]}: '
           f'{values or "its own choice"}, '
           f'{found.seconds / found.usual_seconds:.2f} of its time '
           f'({found.tried} tried)',

@@ -16,7 +16,7 @@ JSON files that are there.
 
 import argparse
 import dataclasses
-import datetime
+import functools
 import re
 
 from sana_jax.errors import UserError
@@ -24,10 +24,9 @@ from sana_jax.launch import bench
 from sana_jax.launch.flags import (
   backends,
   BATCH,
+  flag,
   not_negative,
   PIXELS,
-  sizes,
-  text,
   whole,
 )
 
@@ -36,78 +35,29 @@ _PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument(
-    '--model',
-    default='sana_600m_1024',
-    metavar='NAME',
-    help='of sana-jax zoo (default: %(default)s)',
-  )
-  parser.add_argument(
-    '--size',
-    type=whole(1, PIXELS),
-    metavar='PX',
-    help="of square pictures (default: the model's own)",
-  )
-  parser.add_argument(
-    '--steps',
-    type=whole(1, 1000),
-    default=20,
-    metavar='N',
-    help='default: %(default)s',
-  )
-  parser.add_argument(
-    '--batch-size',
-    type=whole(1, BATCH),
-    default=1,
-    metavar='N',
-    help='pictures of a call (default: %(default)s)',
-  )
-  parser.add_argument(
-    '--guidance-scale',
-    type=not_negative,
-    default=4.5,
-    metavar='S',
-    help='default: %(default)s',
-  )
-  parser.add_argument(
-    '--dtype',
-    choices=['float32', 'bfloat16', 'float16'],
-    help='default: float32 on CPU, else bfloat16',
-  )
-  parser.add_argument(
-    '--stages',
-    default='text,denoise,decode',
-    type=text,
-    metavar='A,B',
-    help='default: %(default)s',
-  )
+  value = functools.partial(flag, parser)
+  value('--model', 'NAME', 'of sana-jax zoo', default='sana_600m_1024')
+  own = "of square pictures (default: the model's own)"
+  value('--size', 'PX', own, whole(1, PIXELS))
+  value('--steps', 'N', type=whole(1, 1000), default=20)
+  value('--batch-size', 'N', 'pictures of a call', whole(1, BATCH), 1)
+  value('--guidance-scale', 'S', type=not_negative, default=4.5)
+  bench.add_dtype(parser)
+  value('--stages', 'A,B', default='text,denoise,decode')
   parser.add_argument(
     '--against',
     choices=['diffusers', 'diffusers-compile', 'plain', 'xla'],
     help='measure it in the same run; plain is ours without '
     'keeping what stays the same, xla without kernels',
   )
-  parser.add_argument(
-    '--compile-for',
-    type=text,
-    metavar='TOPOLOGY',
-    help='v4, v5e, v5p, v6e or tpu7x and a shape, such as '
-    'v5e:2x2; or h200:1x1x8',
-  )
-  parser.add_argument(
-    '--mesh',
-    type=sizes,
-    default={'data': 1},
-    metavar='AXIS=N,...',
-    help='of --compile-for (default: data=1)',
-  )
-  parser.add_argument(
+  bench.add_chips(parser)
+  value(
     '--kernels',
-    type=backends,
-    default={},
-    metavar='OP=NAME,...',
-    help='backends of operations, such as '
-    'glumb_conv=mosaic_gpu (default: the fastest)',
+    'OP=NAME,...',
+    'backends of operations, such as glumb_conv=mosaic_gpu (default: the '
+    'fastest)',
+    backends,
+    {},
   )
   parser.add_argument(
     '--decode',
@@ -115,14 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='whole',
     help='of --compile-for (default: %(default)s)',
   )
-  parser.add_argument(
-    '--repeats',
-    type=whole(),
-    default=3,
-    metavar='N',
-    help='calls of each side, in turn (default: %(default)s)',
-  )
-  bench.add_places(parser, 'sampling.md')
+  bench.add_ends(parser, 3, 'calls of each side, in turn', 'sampling.md')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
   if args.compile_for:
     return compile_stages(args, asked, stages)
   result = measure(args, asked, stages)
-  print(SAMPLING.table(result))
-  bench.write(args.out, file_name(asked, result), SAMPLING, result)
+  bench.tell(args, file_name(asked, result), SAMPLING, result)
   return 0
 
 
@@ -162,7 +104,6 @@ def measure(args, asked, stages):
   from tqdm import tqdm
 
   from sana_jax.tools.bench import sample_report, workers
-  from sana_jax.tools.report import Run
 
   sides = [workers.OURS, *([args.against] if args.against else [])]
   records, ours = [], {}
@@ -171,16 +112,13 @@ def measure(args, asked, stages):
     records += sample_report.records_of(stage, found)
     ours = found[workers.OURS]
   torch = 'diffusers' in (args.against or '')
-  return Run(
+  return bench.result(
+    args,
     records,
     ours['device'],
-    datetime.date.today().isoformat(),
-    bench.versions(*_PACKAGES[: None if torch else 2]),
-    bench.repeated_by(args),
-    {
-      'request': dataclasses.asdict(asked),
-      'matmul_flops': ours['matmul_flops'],
-    },
+    _PACKAGES[: None if torch else 2],
+    request=dataclasses.asdict(asked),
+    matmul_flops=ours['matmul_flops'],
   )
 
 

@@ -20,7 +20,7 @@ anew after each config, and a page of all that are there.
 """
 
 import argparse
-import datetime
+import functools
 import itertools
 import re
 import sys
@@ -28,7 +28,7 @@ import tempfile
 
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, devices
-from sana_jax.launch.flags import backends, prompt, text, whole
+from sana_jax.launch.flags import backends, flag, prompt, whole
 
 # They differ in width, tokens, batch and remat; a laptop holds them.
 _PLANNED = ','.join(
@@ -40,91 +40,60 @@ _PLANNED = ','.join(
   ]
 )
 _SWEPT = 'sana_600m_512+batch_size=128,sana_1600m_1024+batch_size=32'
+_PACKAGES = ('sana_jax', 'jax', 'jaxlib')
 _REMATS = ('none', 'dots', 'full')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument(
+  value = functools.partial(flag, parser)
+  value(
     '--configs',
-    type=text,
-    metavar='FILE[:ARG][+KEY=VALUE...],...',
-    help='as of sana-jax train; +KEY=VALUE is its '
-    '--config.KEY=VALUE (default: '
-    'sana_1600m_1024+batch_size=16; others for --sweep, '
-    '--against-plan and --against-loop)',
+    'FILE[:ARG][+KEY=VALUE...],...',
+    'as of sana-jax train; +KEY=VALUE is its --config.KEY=VALUE (default: '
+    'sana_1600m_1024+batch_size=16; others for --sweep, --against-plan and '
+    '--against-loop)',
   )
   kind = parser.add_mutually_exclusive_group()
-  kind.add_argument(
-    '--sweep', action='store_true', help='each remat policy, kernels off and on'
-  )
-  kind.add_argument(
-    '--against-plan', action='store_true', help='what a plan predicts, in full'
-  )
-  kind.add_argument(
-    '--against-loop',
-    action='store_true',
-    help='the training loop around the step',
-  )
-  kind.add_argument(
-    '--compile-for',
-    type=text,
-    metavar='TOPOLOGY',
-    help='such as v5p:4x4x4, v6e:4x4 or h200:1x1x8',
-  )
+  for name, about in (
+    ('--sweep', 'each remat policy, kernels off and on'),
+    ('--against-plan', 'what a plan predicts, in full'),
+    ('--against-loop', 'the training loop around the step'),
+  ):
+    kind.add_argument(name, action='store_true', help=about)
+  chips = 'such as v5p:4x4x4, v6e:4x4 or h200:1x1x8'
+  flag(kind, '--compile-for', 'TOPOLOGY', chips)
   parser.add_argument(
     '--profile',
     action='store_true',
     help='trace some steps, and tell the largest losses',
   )
-  parser.add_argument(
-    '--kernels',
-    type=backends,
-    default={},
-    metavar='OP=NAME,...',
-    help="backends of operations (default: the config's)",
-  )
+  own = "backends of operations (default: the config's)"
+  value('--kernels', 'OP=NAME,...', own, backends, {})
   parser.add_argument(
     '--against', choices=['xla'], help='time it without kernels too, in turn'
   )
-  parser.add_argument(
-    '--repeats',
-    type=whole(),
-    default=5,
-    metavar='N',
-    help='rounds of three steps (default: %(default)s)',
-  )
-  parser.add_argument(
-    '--steps',
-    type=whole(),
-    default=100,
-    metavar='N',
-    help='of a block of --against-loop (default: %(default)s)',
-  )
-  parser.add_argument(
+  _add_loop_flags(value)
+  value('--note', 'TEXT', 'for the page: what else was running', prompt, '')
+  bench.add_ends(parser, 5, 'rounds of three steps', 'the page')
+
+
+def _add_loop_flags(value):
+  """Declares those of --against-loop."""
+  value('--steps', 'N', 'of a block of --against-loop', whole(), 100)
+  value(
     '--rounds',
-    type=whole(),
-    default=4,
-    metavar='N',
-    help='blocks of --against-loop with a checkpoint, and as '
-    'many without (default: %(default)s)',
+    'N',
+    'blocks of --against-loop with a checkpoint, and as many without',
+    whole(),
+    4,
   )
-  parser.add_argument(
+  value(
     '--workdir',
-    type=text,
-    metavar='DIR',
-    help='for --against-loop: of a training, whose latents '
-    'and text are used if the data are the same; nothing '
-    'else there is touched',
+    'DIR',
+    'for --against-loop: of a training, whose latents and text are used if the '
+    'data are the same; nothing else there is touched',
   )
-  parser.add_argument(
-    '--note',
-    type=prompt,
-    default='',
-    metavar='TEXT',
-    help='for the page: what else was running',
-  )
-  bench.add_places(parser, 'the page')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,32 +101,22 @@ def run(args: argparse.Namespace) -> int:
   from sana_jax.tools.bench import loop_report, step_report
 
   if args.render:
-    bench.write_pages(
-      args.render,
-      (
-        step_report.MEASURED,
-        step_report.COMPILED,
-        step_report.PLANNED,
-        loop_report.LOOP,
-      ),
-    )
+    reports = step_report.MEASURED, step_report.COMPILED, step_report.PLANNED
+    bench.write_pages(args.render, [*reports, loop_report.LOOP])
     return 0
   bench.check(args.out)
   asked = [(name, config_of(name)) for name in _configs(args).split(',')]
   if args.against_loop:
     if len(asked) > 1:
       raise UserError('--against-loop takes one of --configs.')
-    return _say(args, loop_report.LOOP, _loop(args, *asked[0]), 'loop')
+    return _tell(args, 'loop', loop_report.LOOP, _loop(args, *asked[0]))
   variants = _variants(args, asked)
   if args.compile_for:
-    return _say(
-      args, step_report.COMPILED, _compiled(args, variants), 'compiled-step'
-    )
-  report, prefix = (
-    (step_report.PLANNED, 'plan')
-    if args.against_plan
-    else (step_report.MEASURED, 'step')
-  )
+    found = _compiled(args, variants)
+    return _tell(args, 'compiled-step', step_report.COMPILED, found)
+  report, prefix = step_report.MEASURED, 'step'
+  if args.against_plan:
+    report, prefix = step_report.PLANNED, 'plan'
   for result in _measured(args, variants):
     if any(r.seconds for r in result.records):
       bench.write(args.out, file_name(args, prefix, result), report, result)
@@ -168,20 +127,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _configs(args):
-  return args.configs or (
-    _PLANNED
-    if args.against_plan
-    else _SWEPT
-    if args.sweep
-    else 'shapes'
-    if args.against_loop
-    else 'sana_1600m_1024+batch_size=16'
-  )
+  if args.configs:
+    return args.configs
+  if args.against_plan:
+    return _PLANNED
+  if args.against_loop:
+    return 'shapes'
+  return _SWEPT if args.sweep else 'sana_1600m_1024+batch_size=16'
 
 
-def _say(args, report, result, prefix):
-  print(report.table(result))
-  bench.write(args.out, file_name(args, prefix, result), report, result)
+def _tell(args, prefix, report, result):
+  bench.tell(args, file_name(args, prefix, result), report, result)
   return 0
 
 
@@ -205,39 +161,17 @@ def _variants(args, asked):
     if args.sweep:
       for remat, side in itertools.product(_REMATS, timing.SIDES):
         config.model.remat = remat
-        found.append(
-          Variant(
-            f'{name}+model.remat={remat}',
-            config.to_dict(),
-            {f'kernels {side}': side},
-          )
-        )
+        by = {f'kernels {side}': side}
+        swept = f'{name}+model.remat={remat}'
+        found.append(Variant(swept, config.to_dict(), by))
       continue
     mine = {op: by for op, by in config.kernels.items() if by} | args.kernels
-    sides = {
-      ', '.join(f'{op}={by}' for op, by in sorted(mine.items()))
-      or 'sana_jax': mine
-    }
+    said = ', '.join(f'{op}={by}' for op, by in sorted(mine.items()))
+    sides = {said or 'sana_jax': mine}
     if args.against:
       sides['xla'] = dict.fromkeys(kernels.OPS, 'xla')
     found.append(Variant(name, config.to_dict(), sides))
   return found
-
-
-def _run(
-  args, records, device, packages=('sana_jax', 'jax', 'jaxlib'), **facts
-):
-  from sana_jax.tools.report import Run
-
-  return Run(
-    records,
-    device,
-    datetime.date.today().isoformat(),
-    bench.versions(*packages),
-    bench.repeated_by(args),
-    facts,
-    args.note,
-  )
 
 
 def _measured(args, variants):
@@ -257,9 +191,8 @@ def _measured(args, variants):
       f'{len(records)}/{count} {record.config} by {record.by}: {said}',
       file=sys.stderr,
     )
-    yield _run(
-      args, list(records), next((r.device for r in records if r.device), '')
-    )
+    kind = next((r.device for r in records if r.device), '')
+    yield bench.result(args, list(records), kind, _PACKAGES)
 
 
 def _compiled(args, variants):
@@ -271,7 +204,8 @@ def _compiled(args, variants):
     for variant in variants
     for record in step.compile_for(variant, args.compile_for)
   ]
-  return _run(args, records, args.compile_for, ('sana_jax', 'jax', 'libtpu'))
+  packages = ('sana_jax', 'jax', 'libtpu')
+  return bench.result(args, records, args.compile_for, packages)
 
 
 def _loop(args, name, config):
@@ -290,7 +224,7 @@ def _loop(args, name, config):
     found = loop.measure(
       config, task, folder, mesh, steps=args.steps, rounds=args.rounds
     )
-  return _run(
+  return bench.result(
     args,
     found.blocks,
     device.name(),
@@ -308,15 +242,8 @@ def file_name(args, prefix: str, result) -> str:
   """Name of the JSON file, one for each kind of device and set of configs."""
   from sana_jax.kernels import tuning
 
-  names = _configs(args).replace('.py', '') + '-sweep' * args.sweep
-  return '-'.join(
-    filter(
-      None,
-      [
-        prefix,
-        tuning.file_name(result.device),
-        result.facts.get('data', ''),
-        '' if prefix == 'plan' else re.sub(r'[^\w.=]+', '-', names)[:120],
-      ],
-    )
-  )
+  parts = [prefix, tuning.file_name(result.device), result.facts.get('data')]
+  if prefix != 'plan':
+    names = _configs(args).replace('.py', '') + '-sweep' * args.sweep
+    parts.append(re.sub(r'[^\w.=]+', '-', names)[:120])
+  return '-'.join(filter(None, parts))

@@ -113,6 +113,23 @@ def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
   return parse
 
 
+def flag(
+  parser: argparse._ActionsContainer,
+  name: str,
+  metavar: str,
+  about: str = '',
+  type: Callable[[str], object] = text,
+  default: object = None,
+) -> None:
+  """Declares a flag with a value; its help ends with the default, if any."""
+  if default and '(default' not in about:
+    said = 'default: %(default)s'
+    about = f'{about} ({said})' if about else said
+  parser.add_argument(
+    name, metavar=metavar, help=about, type=type, default=default
+  )
+
+
 def ratio(value: str) -> float:
   """The type of a flag like 16:9; width over height."""
   match = re.fullmatch(

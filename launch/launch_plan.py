@@ -10,7 +10,7 @@ from sana_jax import config as base
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
-from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
+from sana_jax.launch.config_files import apply_layout, load_config
 from sana_jax.launching.job import Job
 
 _GIB = 2**30
@@ -86,16 +86,14 @@ def other(nearest, job: Job) -> str:
 
 def shipped(job: Job, pod: chips.Topology) -> Iterator:
   """Each shipped layout, as it would be on this pod."""
+  from sana_jax.launch import plan
   from sana_jax.tools.plan import candidates
 
-  for path in sorted((CONFIGS / 'layouts').glob('[!_]*.py')):
+  overrides = [o for o in job.overrides if not o.startswith('--config.mesh.')]
+  for name in plan.shipped():
     config = load_config(job.config)
-    apply_layout(config, path.stem)
-    base.apply_overrides(
-      config, [o for o in job.overrides if not o.startswith('--config.mesh.')]
-    )
-    for found in candidates.make(
-      path.stem, config, pod, candidates.shapes(config)
-    ):
-      if not found.problem:
-        yield found
+    apply_layout(config, name)
+    base.apply_overrides(config, overrides)
+    shapes = candidates.shapes(config)
+    found = candidates.make(name, config, pod, shapes)
+    yield from (one for one in found if not one.problem)

@@ -18,6 +18,7 @@ compiled is kept. Needs pip install 'sana_jax[tpu]' or [gpu].
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -28,61 +29,41 @@ import time
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
-from sana_jax.launch import devices, output, plan_matrix, plan_report
+from sana_jax.launch import bench, devices, output, plan_matrix, plan_report
 from sana_jax.launch.config_files import apply_layout, checked_config, CONFIGS
-from sana_jax.launch.flags import refused, text, whole
+from sana_jax.launch.flags import flag, refused, whole
 
 # How often a search goes on while nothing fits, and with how much less memory.
 _ROUNDS, _MUCH_LESS = 4, 0.75
-# What --calibrate does not go with.
-_ALONE = (
-  'config',
-  'topology',
-  'search',
-  'per_chip_batch',
-  'out',
-  'shardings',
-  'golden',
-  'update',
-)
 OVERRIDES = True  # Takes --config.key=value.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
-  parser.add_argument(
-    '--config',
-    metavar='FILE[:ARG],...',
-    help='as of sana-jax train; several make a table of who wins where',
-  )
-  parser.add_argument(
-    '--topology',
-    type=text,
-    metavar='POD,...',
-    help='such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8',
-  )
-  parser.add_argument(
+  value = functools.partial(flag, parser)
+  several = 'as of sana-jax train; several make a table of who wins where'
+  value('--config', 'FILE[:ARG],...', several)
+  value('--topology', 'POD,...', 'such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
+  value(
     '--layouts',
+    'all|NAME,...',
+    'shipped ones, or files with LAYOUT (default: all that are shipped)',
     default='all',
-    type=text,
-    metavar='all|NAME,...',
-    help='shipped ones, or files with LAYOUT (default: all that are shipped)',
   )
-  parser.add_argument(
-    '--per-chip-batch',
-    type=batches,
-    default=[],
-    metavar='N,...|fit',
-    help='images a chip; fit finds the '
-    "largest that fits (default: the config's batch_size)",
-  )
-  parser.add_argument(
+  value(
     '--search',
-    type=whole(most=100),
-    metavar='N',
-    help='instead of --layouts: the N best meshes, remat '
-    'policies, accumulations, kernels and batches of '
-    '--per-chip-batch by formulas, compiled',
+    'N',
+    'instead of --layouts: the N best meshes, remat policies, accumulations, '
+    'kernels and batches of --per-chip-batch by formulas, compiled',
+    whole(most=100),
+  )
+  value(
+    '--per-chip-batch',
+    'N,...|fit',
+    "images a chip; fit finds the largest that fits (default: the config's "
+    'batch_size)',
+    batches,
+    [],
   )
   parser.add_argument(
     '--mode',
@@ -90,51 +71,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='train',
     help='the step, or a sampler of all steps (default: %(default)s)',
   )
-  parser.add_argument(
-    '--out', type=text, metavar='DIR', help='folder for the report'
-  )
-  parser.add_argument(
-    '--shardings',
-    action='store_true',
-    help='print what lies where, and compile nothing; needs no --out',
-  )
-  parser.add_argument(
+  value('--out', 'DIR', 'folder for the report')
+  value(
     '--golden',
-    type=text,
-    metavar='DIR',
-    help="compile DIR's plans again and print what differs, "
-    'or, with --shardings, what needs no compiler; all, or '
-    'those of --config and --topology',
+    'DIR',
+    "compile DIR's plans again and print what differs, or, with --shardings, "
+    'what needs no compiler; all, or those of --config and --topology',
   )
-  parser.add_argument(
-    '--update',
-    action='store_true',
-    help='write what differs from --golden, and new ones',
-  )
-  parser.add_argument(
-    '--calibrate',
-    action='store_true',
-    help='measure the devices that are here, for later plans '
-    'of pods of the same chips; takes no other argument',
-  )
-  parser.add_argument(
-    '--jobs',
-    type=whole(1, 1000),
-    default=min(2, os.cpu_count() or 1),
-    metavar='N',
-    help='compilations at a time, of about 4 GiB each (default: %(default)s)',
-  )
+  for name, about in (
+    ('--shardings', 'print what lies where, and compile nothing'),
+    ('--update', 'write what differs from --golden, and new ones'),
+    (
+      '--calibrate',
+      'measure the devices that are here, for later plans of pods of the same '
+      'chips; takes no other argument',
+    ),
+  ):
+    parser.add_argument(name, action='store_true', help=about)
+  jobs = 'compilations at a time, of about 4 GiB each'
+  value('--jobs', 'N', jobs, whole(1, 1000), min(2, os.cpu_count() or 1))
+  parser.set_defaults(command=parser)
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   """Compiles, prints and writes; returns the exit code."""
   if args.calibrate:
-    if given := [key for key in _ALONE if getattr(args, key)] or overrides:
-      raise UserError(
-        '--calibrate takes no other argument, such as '
-        f'{given[0].partition("=")[0]}.'
-      )
-    return calibrate()
+    return calibrate(args, overrides)
   devices.none_but_cpu()
   if args.golden:
     from sana_jax.launch import plan_golden
@@ -186,8 +148,14 @@ def print_shardings(args, config) -> int:
   return 0
 
 
-def calibrate() -> int:
+def calibrate(args, overrides) -> int:
   """Measures and keeps the rates of this machine's devices."""
+  others = [key for key in bench.given(args) if key != 'calibrate']
+  if others := [*others, *overrides]:
+    raise UserError(
+      '--calibrate takes no other argument, such as '
+      f'{others[0].partition("=")[0]}.'
+    )
   import jax
 
   from sana_jax.analysis import ceilings
@@ -202,22 +170,16 @@ def batches(value: str) -> list[int] | str:
   """The type of --per-chip-batch."""
   if value == 'fit':
     return value
-  if not re.fullmatch(r'[0-9]{1,4}(,[0-9]{1,4})*', value) or (
-    0 in (found := [int(n) for n in value.split(',')])
-  ):
+  if not re.fullmatch(r'0*[1-9][0-9]{0,3}(,0*[1-9][0-9]{0,3})*', value):
     raise refused(value, 'whole numbers from 1, such as 1,2,4, or fit')
-  return found
+  return [int(n) for n in value.split(',')]
 
 
 def candidates(args, config, pod):
   """Every layout that was asked for, on this pod."""
   from sana_jax.tools.plan import candidates as made
 
-  names = (
-    args.layouts.split(',')
-    if args.layouts != 'all'
-    else sorted(p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
-  )
+  names = shipped() if args.layouts == 'all' else args.layouts.split(',')
   params, found = made.shapes(config), []
   if args.search:
     return searched(args, config, pod, params)
@@ -230,12 +192,17 @@ def candidates(args, config, pod):
     found += made.make(short, one, pod, params)
   found = made.different(found)
   if all(c.problem for c in found):
+    problems = ' '.join(f'{c.name}: {c.problem}' for c in found)
     raise UserError(
-      ' '.join(f'{c.name}: {c.problem}' for c in found)
-      + ' Choose other --layouts, '
-      'another --topology or --per-chip-batch.'
+      f'{problems} Choose other --layouts, another --topology or '
+      '--per-chip-batch.'
     )
   return found
+
+
+def shipped():
+  """Names of all layouts that come with the package."""
+  return sorted(p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
 
 
 def searched(args, config, pod, params, tried=()):
@@ -253,13 +220,9 @@ def searched(args, config, pod, params, tried=()):
   set_batch(config, args.per_chip_batch, pod)
   several = args.per_chip_batch if args.per_chip_batch != 'fit' else ()
   forward = steps.forward_flops(config)
-  most = _MUCH_LESS * min(
-    (
-      search.estimate(one.config, pod, made.count(params), forward).bytes
-      for one in tried
-    ),
-    default=math.inf,
-  )
+  total = made.count(params)
+  guesses = [search.estimate(c.config, pod, total, forward) for c in tried]
+  most = _MUCH_LESS * min((g.bytes for g in guesses), default=math.inf)
   found = search.best(config, pod, params, forward, args.search, several, most)
   if not found:
     raise UserError(
@@ -277,14 +240,10 @@ def roomier(args, config, pod, runner, bar, pairs):
   for _ in range(_ROUNDS):
     if any(plan.fits for _, plan in pairs):
       break
-    known = {candidate.name for candidate, _ in pairs}
-    more = [
-      one
-      for one in searched(
-        args, config, pod, params, [candidate for candidate, _ in pairs]
-      )
-      if one.name not in known
-    ]
+    tried = [candidate for candidate, _ in pairs]
+    known = {one.name for one in tried}
+    more = searched(args, config, pod, params, tried)
+    more = [one for one in more if one.name not in known]
     bar.total += len(more)
     pairs = pairs + compile_all(args, runner, more, pod)
   return pairs
@@ -329,23 +288,21 @@ def compile_all(args, runner, tried, pod):
   if args.per_chip_batch == 'fit':
     one = lambda candidate: fitting.fit(candidate, pod, runner.one)
     return runner.map(one, tried)
-  several = (
-    tried
-    if args.search
-    else [
-      candidate
-      if candidate.problem
-      else dataclasses.replace(
-        candidate.with_batch(n, pod),
-        name=candidate.name
-        + (f'_b{n}' if len(args.per_chip_batch) > 1 else ''),
-      )
-      for candidate in tried
-      for n in args.per_chip_batch
-    ]
-    or tried
-  )
+  several = tried
+  if args.per_chip_batch and not args.search:
+    several = [b for one in tried for b in batched(one, args, pod)]
   return runner.map(lambda c: (c, runner.one(c)), several)
+
+
+def batched(candidate, args, pod):
+  """The candidate with each of --per-chip-batch, by names of their own."""
+  if candidate.problem or len(args.per_chip_batch) == 1:
+    return [candidate]
+  name = candidate.name
+  return [
+    dataclasses.replace(candidate.with_batch(n, pod), name=f'{name}_b{n}')
+    for n in args.per_chip_batch
+  ]
 
 
 def check_plans(plans):
@@ -359,14 +316,15 @@ def advise(runner, pairs, pod, remedies):
   """Notes on the plans and, with `remedies`, what would make them fit."""
   from sana_jax.tools.plan import fitting, tables
 
-  fit = [c for c, plan in pairs if plan.fits]
   said = tables.notes([plan for _, plan in pairs])
   if not remedies:
     return said
+  fit = [c for c, plan in pairs if plan.fits]
   large = [(c, p) for c, p in pairs if not p.problem and not p.fits]
-  return said + runner.map(
-    lambda pair: tables.short_of(
-      pair[1], fitting.remedies(pair[0], pod, fit, runner.one)
-    ),
-    large,
-  )
+
+  def helped(pair):
+    candidate, plan = pair
+    found = fitting.remedies(candidate, pod, fit, runner.one)
+    return tables.short_of(plan, found)
+
+  return said + runner.map(helped, large)

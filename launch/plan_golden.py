@@ -23,8 +23,9 @@ def run(args: argparse.Namespace) -> int:
   if args.update:
     output.check(args.golden, '--golden')
   known = wanted(args, [golden.read(p) for p in sorted(folder.glob('*.txt'))])
-  for one in [] if args.shardings else known:
-    topologies.check(one.topology)
+  if not args.shardings:
+    for one in known:
+      topologies.check(one.topology)
   differ = 0
   for one in tqdm(known, desc='plans', unit='plan', disable=None):
     now, path = made(args, one), folder / one.name
@@ -43,12 +44,10 @@ def wanted(args, known):
   """Those of --config and --topology; with --update, also a new one."""
   from sana_jax.tools.plan import golden
 
-  found = [
-    one
-    for one in known
-    if args.config in (None, one.config)
-    and args.topology in (None, one.topology)
-  ]
+  is_of = lambda one: (
+    args.config in (None, one.config) and args.topology in (None, one.topology)
+  )
+  found = list(filter(is_of, known))
   if not found and args.update and args.config and args.topology:
     found = [golden.Golden(args.config, args.topology, '')]
   if not found:
@@ -68,11 +67,8 @@ def made(args, one):
   from sana_jax.tools.plan.runner import Runner
 
   config, pod = load_config(one.config), chips.parse(one.topology)
-  found = command.candidates(
-    argparse.Namespace(layouts='all', search=None, per_chip_batch=[]),
-    config,
-    pod,
-  )
+  every = argparse.Namespace(layouts='all', search=None, per_chip_batch=[])
+  found = command.candidates(every, config, pod)
   now = dataclasses.replace(one, shardings=golden.text(found))
   layout = golden.chosen(found)
   if args.shardings or layout is None:
@@ -85,15 +81,6 @@ def made(args, one):
 
 def show(path, before, now):
   """As a diff."""
-  print(
-    ''.join(
-      difflib.unified_diff(
-        str(before).splitlines(keepends=True),
-        str(now).splitlines(keepends=True),
-        str(path),
-        'now',
-        n=2,
-      )
-    ),
-    end='',
-  )
+  lines = [str(plan).splitlines(keepends=True) for plan in (before, now)]
+  diff = difflib.unified_diff(*lines, str(path), 'now', n=2)
+  print(''.join(diff), end='')

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from sana_jax import files
-from sana_jax.launch import output
+from sana_jax.launch import bench, output
 
 
 def finish(args, overrides, pairs, said, runner):
@@ -12,7 +12,7 @@ def finish(args, overrides, pairs, said, runner):
   from sana_jax.analysis import ceilings
   from sana_jax.tools.plan import cache, page, pictures, tables
 
-  said_by = command(args, overrides)
+  said_by = command_line(args, overrides)
   plans = [plan for _, plan in pairs]
   chip, measured = ceilings.of(plans[0].pod.chip)
   if measured:
@@ -27,20 +27,16 @@ def finish(args, overrides, pairs, said, runner):
     'notes': said,
     'compilers': cache.compilers(),
   }
+  shown = title, plans, said, said_by, chip
   with output.folder(args.out) as out:
     files.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
-    files.write_text(
-      out / 'plan.md', tables.markdown(title, plans, said, said_by, chip)
-    )
-    files.write_text(
-      out / 'plan.html', page.page(title, plans, said, said_by, chip)
-    )
+    files.write_text(out / 'plan.md', tables.markdown(*shown))
+    files.write_text(out / 'plan.html', page.page(*shown))
     if any(p.memory for p in plans):
       files.write_bytes(out / 'memory.png', pictures.memory_bars(plans))
     if any(p.fits for p in plans):
-      files.write_bytes(
-        out / 'scaling.png', pictures.scaling_curve(plans, chip)
-      )
+      curve = pictures.scaling_curve(plans, chip)
+      files.write_bytes(out / 'scaling.png', curve)
     write_layouts(out / 'layouts', pairs, said_by)
   if runner.compiled:
     print(
@@ -54,32 +50,15 @@ def write_layouts(folder, pairs, command):
   for candidate, plan in pairs:
     if plan.fits:
       folder.mkdir(exist_ok=True)
-      body = ',\n  '.join(
-        f'{k!r}: {v!r}' for k, v in candidate.layout().items()
-      )
+      lines = [f'{k!r}: {v!r}' for k, v in candidate.layout().items()]
       files.write_text(
         folder / f'{candidate.name}.py',
-        f'"""Made by {command}."""\n\nLAYOUT = {{\n  {body}}}\n',
+        f'"""Made by {command}."""\n\nLAYOUT = {{\n  '
+        + ',\n  '.join(lines)
+        + '}\n',
       )
 
 
-def command(args, overrides):
-  """The command line, without where it writes."""
-  return ' '.join(
-    [
-      f'sana-jax plan --config {args.config} --topology {args.topology}',
-      *([f'--layouts {args.layouts}'] if args.layouts != 'all' else []),
-      *([f'--search {args.search}'] if args.search else []),
-      *(
-        [f'--per-chip-batch {batch_text(args)}'] if args.per_chip_batch else []
-      ),
-      *(['--mode sample'] if args.mode == 'sample' else []),
-      *overrides,
-    ]
-  )
-
-
-def batch_text(args):
-  """As it was given."""
-  value = args.per_chip_batch
-  return value if isinstance(value, str) else ','.join(map(str, value))
+def command_line(args, overrides):
+  """The command, without where it writes."""
+  return ' '.join([bench.repeated_by(args), *overrides])

@@ -1,7 +1,8 @@
 """The vocabulary of shapes, and the types that signatures share.
 
 b batch, n image tokens, m text tokens, d width, h heads, k head dimension,
-c channels, y x pixels or latent positions.
+c channels, y x pixels or latent positions, *p positions along any axes: y x of
+images, t y x of videos.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ Params = Mapping[str, Any]  # A tree of arrays.
 PyTree = Any
 DType = Any
 Keys = Key[Array, 'b']  # Of random numbers, one an example.
+Grid = tuple[int, ...]  # Tokens along each axis, y x or t y x; static.
 Image = UInt8[np.ndarray, 'y x 3']
 Images = UInt8[np.ndarray, 'b y x 3']
 
@@ -22,6 +24,7 @@ __all__ = [
   'Bool',
   'DType',
   'Float',
+  'Grid',
   'Image',
   'Images',
   'Int',

@@ -10,7 +10,7 @@ from sana_jax.config import common, page, tasks
 from sana_jax.errors import UserError
 from sana_jax.keys import Key
 from sana_jax.launch import config_files
-from sana_jax.models.dc_ae import DCAE
+from sana_jax.models.autoencoders.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
 from sana_jax.tasks.sana import fingerprints

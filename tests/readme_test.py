@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 
+from PIL import Image
 import pytest
 
 from sana_jax import config as base
@@ -71,11 +72,12 @@ def test_the_commands_of_the_page_on_weights_run(tmp_path, monkeypatch, capsys):
       assert path.is_dir() or again.read_bytes() == path.read_bytes()
 
 
-def test_the_python_of_the_readme_runs():
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   (code,) = blocks('python')
-  scope = {}
-  exec(code, scope)
-  assert scope['images'].shape == (2, 128, 128, 3)
+  exec(code, {})
+  with Image.open('out.png') as image:
+    assert image.size == (128, 128)
 
 
 def test_the_scripts_and_files_that_the_readme_names_exist():
@@ -151,5 +153,4 @@ def test_the_page_on_watching_runs_and_names_every_metric(
 def test_the_scores_of_the_readme_are_those_of_the_shipped_model():
   scores = json.loads((ROOT / 'docs' / 'scores.json').read_text())['scores']
   overall = f'{100 * scores["overall"]["accuracy"]:.1f} %'
-  attribution = f'{100 * scores["attribution"]["accuracy"]:.1f} %'
-  assert overall in README and attribution in README
+  assert overall in README

@@ -38,13 +38,10 @@ class Arrangement(NamedTuple):
 
 def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
   """Buffers of the newest program dumped there; None if there is none."""
-  plans = sorted(
-    folder.glob('*after_optimizations-buffer-assignment.txt'),
-    key=lambda p: p.stat().st_size,
-  )
-  if not plans:
+  plans = folder.glob('*after_optimizations-buffer-assignment.txt')
+  plan = max(plans, key=lambda p: p.stat().st_size, default=None)
+  if plan is None:
     return None
-  plan = plans[-1]
   program = plan.with_name(plan.name.replace('-buffer-assignment', ''))
   module = hlo.parse(program.read_text()) if program.exists() else None
   return arrange(plan.read_text(), module, count)

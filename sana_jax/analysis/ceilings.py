@@ -24,7 +24,12 @@ from sana_jax.paths import expanded
 from sana_jax.sharding.mesh import make_mesh
 
 FILE = '~/.cache/sana_jax/ceilings.json'
-_KEYS = ('flops', 'memory_rate', 'link_rate')
+# By key: its name, its unit, and how much that is.
+_RATES = {
+  'flops': ('product', 'TFLOP/s', 1e12),
+  'memory_rate': ('copy', 'GB/s', 1e9),
+  'link_rate': ('sum over devices', 'GB/s', 1e9),
+}
 
 
 def measure(dtype: str = 'bfloat16') -> dict[str, Any]:
@@ -82,7 +87,7 @@ def _are_rates(found):
     and isinstance(found.get('date'), str)
     and all(
       type(found[key]) in (int, float) and 0 < found[key] < 1e30
-      for key in _KEYS
+      for key in _RATES
       if key in found
     )
   )
@@ -94,26 +99,17 @@ def of(chip: Chip) -> tuple[Chip, str]:
   for kind in chip.kinds:
     if kind in kept:
       found = kept[kind]
-      rates = {
-        key: float(found[key]) * chip.devices for key in _KEYS if key in found
-      }
+      rates = {key: float(found[key]) for key in _RATES if key in found}
+      rates = {key: rate * chip.devices for key, rate in rates.items()}
       return dataclasses.replace(chip, **rates), found['date']
   return chip, ''
 
 
 def device_of(kind: str, found: Mapping[str, Any]) -> Chip:
   """One device by measured rates alone, whatever it is."""
-  return Chip(
-    kind,
-    (kind,),
-    found['flops'],
-    math.inf,
-    math.inf,
-    found['memory_rate'],
-    0,
-    found.get('link_rate', math.inf),
-    math.inf,
-  )
+  rates = dict.fromkeys(('link_rate', 'network_rate'), math.inf)
+  rates |= {key: found[key] for key in _RATES if key in found}
+  return Chip(kind, (kind,), memory=math.inf, usable=math.inf, links=0, **rates)
 
 
 def text(kind: str, found: Mapping[str, Any]) -> str:
@@ -121,16 +117,10 @@ def text(kind: str, found: Mapping[str, Any]) -> str:
   chip = chips.of_kind(kind)
   sheet = chip.of_device() if chip else None
   lines = [f'{kind}, {found["devices"]} devices, {found["date"]}']
-  for key, name, unit in zip(
-    _KEYS,
-    ('product', 'copy', 'sum over devices'),
-    (('TFLOP/s', 1e12), ('GB/s', 1e9), ('GB/s', 1e9)),
-  ):
+  for key, (name, unit, size) in _RATES.items():
     if key in found:
-      part = (
-        f' ({found[key] / getattr(sheet, key):.0%} of the data sheet)'
-        if (sheet)
-        else ''
-      )
-      lines.append(f'  {name}: {found[key] / unit[1]:.4g} {unit[0]}{part}')
+      line = f'  {name}: {found[key] / size:.4g} {unit}'
+      if sheet:
+        line += f' ({found[key] / getattr(sheet, key):.0%} of the data sheet)'
+      lines.append(line)
   return '\n'.join(lines)

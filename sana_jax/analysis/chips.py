@@ -55,70 +55,39 @@ class Chip:
 
   def of_device(self) -> 'Chip':
     """The same for one of JAX's devices, where a chip is several."""
-    parts = {
-      key: getattr(self, key) / self.devices
-      for key in (
-        'flops',
-        'memory',
-        'usable',
-        'memory_rate',
-        'link_rate',
-        'network_rate',
-      )
-    }
+    shared = [f.name for f in dataclasses.fields(self) if f.type is float]
+    parts = {key: getattr(self, key) / self.devices for key in shared}
     return dataclasses.replace(self, devices=1, **parts)
 
 
-def _tpu(
-  name,
-  kinds,
-  tflops,
-  memory,
-  usable,
-  rate,
-  links,
-  link_rate,
-  network,
-  devices=1,
-):
-  """Units: TFLOP/s, GiB, GB/s; the network's are Gbit/s."""
-  return Chip(
-    name,
-    kinds,
-    tflops * 1e12,
-    float(memory * GIB),
-    float(usable * GIB),
-    rate * 1e9,
-    links,
-    link_rate * 1e9,
-    network * 1e9 / 8,
-    devices,
-  )
+def _chip(name, kinds, tflops, memory, usable, links, rates, devices=1):
+  """Units of `rates`: GB/s of memory and links, Gbit/s of the network."""
+  ram, fast, slow = (1e9 * rate for rate in rates)
+  flops, whole = 1e12 * tflops, (float(memory), float(usable))
+  return Chip(name, kinds, flops, *whole, ram, links, fast, slow / 8, devices)
 
 
-def _gpu(name, kinds, tflops, gigabytes, rate, link_rate, network):
-  """Units: TFLOP/s, GB, GB/s; the network's are Gbit/s."""
-  return Chip(
-    name,
-    kinds,
-    tflops * 1e12,
-    gigabytes * 1e9,
-    0.92 * gigabytes * 1e9,
-    rate * 1e9,
-    0,
-    link_rate * 1e9,
-    network * 1e9 / 8,
-  )
+def _tpu(name, kinds, tflops, memory, usable, *rest, **more):
+  """Memory in GiB."""
+  sizes = memory * GIB, usable * GIB
+  return _chip(name, kinds, tflops, *sizes, *rest, **more)
+
+
+def _gpu(name, kinds, tflops, gigabytes, *rates):
+  memory = gigabytes * 1e9
+  return _chip(name, kinds, tflops, memory, 0.92 * memory, 0, rates)
 
 
 CHIPS = {
   chip.name: chip
   for chip in (
-    _tpu('v4', ('TPU v4',), 275, 32, 30.75, 1228, 6, 300, 50),
-    _tpu('v5e', ('TPU v5 lite', 'TPU v5e'), 197, 16, 15.75, 819, 4, 200, 25),
-    _tpu('v5p', ('TPU v5', 'TPU v5p'), 459, 95, 95.74, 2765, 6, 600, 50),
-    _tpu('v6e', ('TPU v6 lite', 'TPU v6e'), 918, 32, 31.25, 1638, 4, 400, 100),
-    _tpu('tpu7x', ('TPU7x',), 2307, 192, 189.5, 7380, 6, 600, 100, devices=2),
+    _tpu('v4', ('TPU v4',), 275, 32, 30.75, 6, (1228, 300, 50)),
+    _tpu('v5e', ('TPU v5 lite', 'TPU v5e'), 197, 16, 15.75, 4, (819, 200, 25)),
+    _tpu('v5p', ('TPU v5', 'TPU v5p'), 459, 95, 95.74, 6, (2765, 600, 50)),
+    _tpu(
+      'v6e', ('TPU v6 lite', 'TPU v6e'), 918, 32, 31.25, 4, (1638, 400, 100)
+    ),
+    _tpu('tpu7x', ('TPU7x',), 2307, 192, 189.5, 6, (7380, 600, 100), devices=2),
     _gpu('a100', ('NVIDIA A100-SXM4-80GB',), 312, 80, 2039, 300, 200),
     _gpu('h100', ('NVIDIA H100 80GB HBM3',), 989, 80, 3350, 450, 400),
     _gpu('h200', ('NVIDIA H200',), 989, 141, 4800, 450, 400),
@@ -168,41 +137,28 @@ class Topology:
     return self.chips * self.chip.devices
 
 
+# Of a slice of a torus of so many dimensions; 0 for GPUs.
+_EXAMPLES = {0: ['1x4x8'], 2: ['4x4', '16x16@2'], 3: ['2x2x1', '4x4x8@2']}
+
+
 def parse(name: str) -> Topology:
   """A topology's name; UserError, with what is allowed, for another text."""
   kind, _, rest = name.partition(':')
   chip = get(kind)
-  form = (
-    r'(\d+)x(\d+)x(\d+)'
-    if chip.is_gpu
-    else (r'(\d+%s)(?:@(\d+))?'.replace('%s', (chip.links // 2 - 1) * r'x\d+'))
-  )
-  example = (
-    f'{kind}:1x4x8'
-    if chip.is_gpu
-    else (
-      f'{kind}:4x4 or {kind}:16x16@2'
-      if chip.links == 4
-      else f'{kind}:2x2x1 or {kind}:4x4x8@2'
-    )
-  )
+  axes = chip.links // 2
+  if chip.is_gpu:
+    most, form, what = 256, r'(\d+x\d+x\d+)()', 'SLICESxHOSTSxGPUS'
+  else:
+    most, form = 1024, rf'(\d+(?:x\d+){{{axes - 1}}})(?:@(\d+))?'
+    what = f'{axes} sizes and, for several slices, @SLICES'
+  example = ' or '.join(f'{kind}:{x}' for x in _EXAMPLES[axes])
   match = re.fullmatch(form, rest)
-  what = (
-    'SLICESxHOSTSxGPUS'
-    if chip.is_gpu
-    else (f'{chip.links // 2} sizes and, for several slices, @SLICES')
-  )
   if match is None:
     raise UserError(
       f'{name!r} is no topology of {kind}; give {what}, such as {example}.'
     )
-  if chip.is_gpu:
-    found = Topology(name, chip, tuple(map(int, match.groups())))
-  else:
-    found = Topology(
-      name, chip, tuple(map(int, match[1].split('x'))), int(match[2] or 1)
-    )
-  most = 256 if chip.is_gpu else 1024
+  shape = tuple(map(int, match[1].split('x')))
+  found = Topology(name, chip, shape, int(match[2] or 1))
   if not 1 <= found.chips <= most:
     raise UserError(
       f'{name!r} has {found.chips} chips; 1 to {most} are '

@@ -24,9 +24,15 @@ KINDS = (
   'all-to-all',
   'collective-permute',
 )
-_OPCODE = re.compile(
-  rf'({"|".join(KINDS)}|ragged-all-to-all|'
-  r'collective-broadcast)(-start)?'
+_OTHERS = 'ragged-all-to-all|collective-broadcast'
+_OPCODE = re.compile(rf'({"|".join(KINDS)}|{_OTHERS})(-start)?')
+
+_IOTA = re.compile(
+  r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?'
+)
+_NAMED_MESH = re.compile(
+  r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]'
+  r'(?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}'
 )
 
 
@@ -94,14 +100,11 @@ def find(
     if len(group) < 2:
       continue
     given = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
-    one = Collective(
-      kind, _axes(group, mesh), *_link(group, places, torus), hidden
-    )
+    link = _link(group, places, torus)
+    one = Collective(kind, _axes(group, mesh), *link, hidden)
     count, sent = total.get(one, (0, 0.0))
-    total[one] = (
-      count + step.times,
-      sent + step.times * leaving(kind, given, len(group)),
-    )
+    sent += step.times * leaving(kind, given, len(group))
+    total[one] = (count + step.times, sent)
   return [
     dataclasses.replace(one, count=count, bytes=sent)
     for one, (count, sent) in total.items()
@@ -134,17 +137,10 @@ def members(attributes: str, devices: int) -> list[int]:
     return [int(found[1]), int(found[2])]
   if found := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
     return [int(i) for i in found[1].split(',')]
-  if found := re.search(
-    r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?',
-    attributes,
-  ):
+  if found := _IOTA.search(attributes):
     ids = _iota(found[3], found[4])
     return ids.reshape(int(found[1]), int(found[2]))[0].tolist()
-  if found := re.search(
-    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]'
-    r'(?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}',
-    attributes,
-  ):
+  if found := _NAMED_MESH.search(attributes):
     return _of_named_mesh(*found.groups())
   return list(range(devices))
 
@@ -169,9 +165,9 @@ def _of_named_mesh(axes, sizes, order, chosen):
 
 
 def _iota(sizes, order):
-  ids = np.arange(np.prod([int(n) for n in sizes.split(',')])).reshape(
-    [int(n) for n in sizes.split(',')]
-  )
+  """Numbers from 0 on in an array of these sizes, its axes in this order."""
+  shape = [int(n) for n in sizes.split(',')]
+  ids = np.arange(math.prod(shape)).reshape(shape)
   return ids.transpose([int(i) for i in order.split(',')] if order else None)
 
 
@@ -192,11 +188,8 @@ def _kind(x, step):
   """Its kind, and whether it goes on beside other work."""
   kind, start = _OPCODE.fullmatch(x.opcode).groups()
   around = step.instruction
-  hidden = (
-    (bool(start) and '"is_sync":true' not in x.attributes)
-    or ('chain_id=' in x.attributes)
-    or step.beside
-  )
+  started = bool(start) and '"is_sync":true' not in x.attributes
+  hidden = started or 'chain_id=' in x.attributes or step.beside
   if kind == 'all-reduce' and 'all-reduce-scatter' in around.called():
     return 'reduce-scatter', hidden
   return kind, hidden
@@ -218,12 +211,9 @@ def _axes(group, mesh):
 def _link(group, places, torus):
   """The slowest link of a group, and in how many ways it is used."""
   here = [places[i] for i in group]
-  islands = [p.island for p in here]
-  if len(set(islands)) > 1:
-    return (
-      'dcn' if torus else 'network',
-      max(islands.count(i) for i in set(islands)),
-    )
+  islands = Counter(p.island for p in here)
+  if len(islands) > 1:
+    return 'dcn' if torus else 'network', max(islands.values())
   if not torus:
     return 'nvlink', 1
   ways = 0

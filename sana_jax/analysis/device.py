@@ -37,18 +37,15 @@ def product_rate(dtype: str, n: int) -> float:
   """
   x, y = (_random(key, dtype, n) for key in jax.random.split(jax.random.key(0)))
   kind = jnp.dtype(dtype)
-  out = (
-    'int32'
-    if jnp.issubdtype(kind, jnp.integer)
-    else 'bfloat16'
-    if kind.itemsize == 1
-    else dtype
+  out = 'bfloat16' if kind.itemsize == 1 else dtype
+  if jnp.issubdtype(kind, jnp.integer):
+    out = 'int32'
+  product = functools.partial(
+    jax.lax.dot_general,
+    dimension_numbers=(((1,), (1,)), ((), ())),
+    preferred_element_type=out,
   )
-  run = jax.jit(
-    lambda x, y: jax.lax.dot_general(
-      x, y, (((1,), (1,)), ((), ())), preferred_element_type=out
-    )
-  )
+  run = jax.jit(product)
   seconds = timer(functools.partial(run, x, y))
   return 2 * n**3 / min(seconds() for _ in range(5))
 
@@ -120,9 +117,7 @@ def name() -> str:
 def _cores():
   """'2 cores', or '1 of 2 cores' where this process may use so many."""
   total = os.cpu_count() or 1
-  usable = (
-    len(os.sched_getaffinity(0))
-    if (hasattr(os, 'sched_getaffinity'))
-    else total
-  )
+  usable = total
+  if hasattr(os, 'sched_getaffinity'):
+    usable = len(os.sched_getaffinity(0))
   return f'{total} cores' if usable == total else f'{usable} of {total} cores'

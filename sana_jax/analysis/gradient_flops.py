@@ -43,7 +43,7 @@ def _backward_of(e, ins, outs) -> int:
   if name in ('dot_general', 'conv_general_dilated'):
     return sum(ins) * flops.of_equation(e)
   if name == 'scan':
-    return _backward_of_scan(params, ins, outs)
+    return _backward_of_scan(e, ins, outs)
   if name == 'cond':
     return max(_backward(b.jaxpr, ins[1:], outs) for b in params['branches'])
   if inner := _call(e):
@@ -53,13 +53,13 @@ def _backward_of(e, ins, outs) -> int:
   return 0
 
 
-def _backward_of_scan(params, ins, outs) -> int:
+def _backward_of_scan(e, ins, outs) -> int:
   """The first rounds may have less to differentiate than those after them."""
-  body, rounds = params['jaxpr'].jaxpr, params['length']
-  outs = _round(params, outs, True, to_the_end=True)
+  body, rounds = e.params['jaxpr'].jaxpr, e.params['length']
+  outs = _round(e, outs, True, to_the_end=True)
   total = 0
   while rounds:
-    following = _round(params, ins, False)
+    following = _round(e, ins, False)
     same = following == ins
     total += (rounds if same else 1) * _backward(body, ins, outs)
     rounds, ins = 0 if same else rounds - 1, following
@@ -83,7 +83,7 @@ def _through(e, marks, back) -> Sequence[bool]:
   if name == 'stop_gradient':
     return [False]
   if name == 'scan':
-    marks = _round(params, marks, back, to_the_end=True)
+    marks = _round(e, marks, back, to_the_end=True)
     return _ends(params['jaxpr'].jaxpr, marks, back)
   if name == 'cond':
     found = [
@@ -96,18 +96,28 @@ def _through(e, marks, back) -> Sequence[bool]:
   return [True] * len(e.invars if back else e.outvars)
 
 
-def _round(params, marks, back, to_the_end=False):
+def _round(e, marks, back, to_the_end=False):
   """Marks of a scan's body one round on: a carry that is marked stays so."""
-  consts, count = params['num_consts'], params['num_carry']
+  body = e.params['jaxpr'].jaxpr
+  count = _unstacked(e.outvars, body.outvars)
+  consts = _unstacked(e.invars, body.invars) - count
   here, there = (0, consts) if back else (consts, 0)
   while True:
-    found = _ends(params['jaxpr'].jaxpr, marks, back)
+    found = _ends(body, marks, back)
     following = list(marks)
     for i in range(count):
       following[here + i] |= found[there + i]
     if not to_the_end or following == marks:
       return following
     marks = following
+
+
+def _unstacked(outer, inner) -> int:
+  """How many of a scan's operands or results are not one for each round.
+
+  Parameters of a scan that say so have other names in each version of JAX.
+  """
+  return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner))
 
 
 def _ends(jaxpr, marks, back):
@@ -117,16 +127,10 @@ def _ends(jaxpr, marks, back):
 
 def _call(e):
   """The one jaxpr that an equation calls with its own operands, if it does."""
+  ends = lambda x: (len(x.invars), len(x.outvars))
   inner = list(flops.called(e.params))
-  if (
-    len(inner) == 1
-    and (
-      (len(inner[0].invars), len(inner[0].outvars))
-      == (len(e.invars), len(e.outvars))
-    )
-    and e.primitive.name != 'while'
-  ):
-    return inner[0]
+  if len(inner) == 1 and ends(inner[0]) == ends(e):
+    return None if e.primitive.name == 'while' else inner[0]
   return None
 
 

@@ -10,15 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-_BITS = {
-  'pred': 8,
-  'token': 0,
-  'opaque': 0,
-  's4': 4,
-  'u4': 4,
-  'c64': 64,
-  'c128': 128,
-}
+_BITS = {'pred': 8, 'token': 0, 'opaque': 0}  # Of the others, the name says.
 _ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\{$')
 _HEAD = re.compile(r'\s+(ROOT )?%?(\S+) = ')
@@ -114,22 +106,15 @@ class Module(NamedTuple):
 
   def source(self, x: Instruction) -> str:
     """Our own line that an instruction comes from, and what JAX calls it."""
-    said = f'{x.attributes} ' + ' '.join(
-      i.attributes for i in self.inside(x) if i.is_root
-    )
-    frame = re.search(r'stack_frame_id=(\d+)', said)
-    name = re.search(r'op_name="([^"]*)"', said)
-    direct = re.search(r'source_file="([^"]*)" source_line=(\d+)', said)
-    line = (
-      f'{_short(direct[1])}:{direct[2]}'
-      if direct
-      else (self.lines.get(int(frame[1]), '') if frame else '')
-    )
-    return ' '.join(
-      part
-      for part in (line, name[1].rpartition(')/')[2] if name else '')
-      if part
-    )
+    roots = (i.attributes for i in self.inside(x) if i.is_root)
+    said, parts = ' '.join([x.attributes, *roots]), []
+    if found := re.search(r'source_file="([^"]*)" source_line=(\d+)', said):
+      parts.append(f'{_short(found[1])}:{found[2]}')
+    elif found := re.search(r'stack_frame_id=(\d+)', said):
+      parts.append(self.lines.get(int(found[1]), ''))
+    if found := re.search(r'op_name="([^"]*)"', said):
+      parts.append(found[1].rpartition(')/')[2])
+    return ' '.join(filter(None, parts))
 
 
 def parse(text: str) -> Module:
@@ -163,7 +148,7 @@ def size(shape: str) -> int:
 def bits(dtype: str) -> int:
   """Of one element: 'bf16', 'f8e4m3fn', 's32'."""
   found = re.match(r'[a-z]+(\d+)', dtype)
-  return _BITS.get(dtype) if dtype in _BITS else int(found[1]) if found else 0
+  return _BITS.get(dtype, int(found[1]) if found else 0)
 
 
 @functools.cache
@@ -177,12 +162,8 @@ def _array(dtype, sizes, layout):
     minor = [int(i) for i in order.split(',')]
     for axis, by in zip(minor, (int(tile[2]), int(tile[1]))):
       padded[axis] = -(-padded[axis] // by) * by
-  return Array(
-    dtype,
-    shape,
-    math.prod(padded) * bits(dtype) // 8,
-    int(space[1]) if space else 0,
-  )
+  size = math.prod(padded) * bits(dtype) // 8
+  return Array(dtype, shape, size, int(space[1]) if space else 0)
 
 
 def _instruction(line):
@@ -196,16 +177,9 @@ def _instruction(line):
   if not paren:
     return None
   end = _closing(rest[len(opcode) :]) + len(opcode)
-  arguments = rest[len(opcode) + 1 : end]
-  return Instruction(
-    head[2],
-    opcode,
-    shape,
-    tuple(_NAMES.findall(arguments)),
-    arguments,
-    rest[end + 1 :],
-    bool(head[1]),
-  )
+  arguments, attributes = rest[len(opcode) + 1 : end], rest[end + 1 :]
+  called = opcode, shape, tuple(_NAMES.findall(arguments)), arguments
+  return Instruction(head[2], *called, attributes, bool(head[1]))
 
 
 def _closing(text):
@@ -219,12 +193,9 @@ def _closing(text):
 
 
 def _branches(x):
-  listed = re.search(r'branch_computations=\{([^}]*)\}', x.attributes)
-  return (
-    _NAMES.findall(listed[1])
-    if listed
-    else [x.called('true_computation'), x.called('false_computation')]
-  )
+  if found := re.search(r'branch_computations=\{([^}]*)\}', x.attributes):
+    return _NAMES.findall(found[1])
+  return [x.called('true_computation'), x.called('false_computation')]
 
 
 def _frames(text):

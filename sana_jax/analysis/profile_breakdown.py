@@ -27,42 +27,17 @@ from sana_jax.analysis import collectives, hlo
 PRODUCTS, CONVOLUTIONS, KERNELS = 'products', 'convolutions', 'kernels'
 AGAIN, ELEMENTWISE = 'computed again', 'elementwise'
 COLLECTIVES, COPIES, IDLE = 'collectives', 'copies', 'idle'
-KINDS = (
-  PRODUCTS,
-  CONVOLUTIONS,
-  KERNELS,
-  AGAIN,
-  ELEMENTWISE,
-  COLLECTIVES,
-  COPIES,
-)
-_USEFUL = KINDS[:3]
+_USEFUL = (PRODUCTS, CONVOLUTIONS, KERNELS)
+KINDS = (*_USEFUL, AGAIN, ELEMENTWISE, COLLECTIVES, COPIES)
 
 _CALLS = {'while', 'call', 'conditional', 'async-start', 'async-done'}
 # Of collectives that were started before.
 _ENDS = tuple(f'{kind}-done' for kind in collectives.KINDS)
-_MOVES = {
-  'copy',
-  'copy-start',
-  'copy-done',
-  'transpose',
-  'reshape',
-  'bitcast',
-  'slice',
-  'concatenate',
-  'dynamic-slice',
-  'dynamic-update-slice',
-  'gather',
-  'pad',
-  'broadcast',
-  'parameter',
-  'constant',
-  'tuple',
-  'get-tuple-element',
-  'iota',
-  'reverse',
-  'convert',
-}
+_MOVES = re.compile(
+  'copy(-start|-done)?|transpose|reshape|reverse|bitcast|convert|broadcast|pad|'
+  '(dynamic-)?slice|dynamic-update-slice|gather|concatenate|iota|constant|'
+  'parameter|tuple|get-tuple-element'
+)
 # Names of libraries' functions and kernels, for what has no better label.
 _LIBRARY = (
   (re.compile('mosaic|tpu_custom_call', re.I), KERNELS),
@@ -121,9 +96,8 @@ def _label(x):
 def _operation(module, x):
   path = re.search(r'op_name="([^"]*)"', x.attributes)
   path = path[1] if path else ''
-  kind = _kind(
-    x, {_label(i) for i in (module.inside(x) if x.opcode == 'fusion' else [x])}
-  )
+  parts = module.inside(x) if x.opcode == 'fusion' else [x]
+  kind = _kind(x, {_label(i) for i in parts})
   if 'rematted_computation' in path and kind in (*_USEFUL, ELEMENTWISE):
     kind = AGAIN
   return Operation(kind, '/'.join(path.split('/')[-4:]) or x.name)
@@ -141,7 +115,7 @@ def _kind(x, within):
   for label in within:
     if label.startswith('custom-call'):
       return kind_by_name(label)
-  return COPIES if within <= _MOVES else ELEMENTWISE
+  return COPIES if all(map(_MOVES.fullmatch, within)) else ELEMENTWISE
 
 
 def kind_by_name(name: str) -> str:
@@ -154,12 +128,9 @@ def kind_by_name(name: str) -> str:
 def events(folder: pathlib.Path, module: str) -> list[Event]:
   """What ran of a program on its first device, in a trace's folder."""
   (path,) = pathlib.Path(folder).rglob('*.xplane.pb')
-  planes = {
-    p.name: p for p in jax.profiler.ProfileData.from_file(str(path)).planes
-  }
-  devices = sorted(
-    name for name in planes if re.match(r'/device:(GPU|TPU):\d+$', name)
-  )
+  trace = jax.profiler.ProfileData.from_file(str(path))
+  planes = {p.name: p for p in trace.planes}
+  devices = sorted(x for x in planes if re.match(r'/device:[GT]PU:\d+$', x))
   plane = planes[devices[0] if devices else '/host:CPU']
   return [
     e for line in plane.lines for e in _of_line(line, module, bool(devices))
@@ -189,10 +160,8 @@ def seconds(
     op = known.get(e.name) or Operation(kind_by_name(e.name), e.name)
     if op.kind is not None and e.end > e.start:
       labelled.append((e.start, e.end, KINDS.index(op.kind), op.where))
-  times, places = (
-    dict.fromkeys((*KINDS, IDLE), 0.0),
-    (collections.defaultdict(collections.Counter)),
-  )
+  times = dict.fromkeys((*KINDS, IDLE), 0.0)
+  places = collections.defaultdict(collections.Counter)
   for start, end, rank, where in _once(labelled):
     kind = IDLE if rank is None else KINDS[rank]
     times[kind] += (end - start) / 1e9
@@ -233,26 +202,19 @@ def accounted(
     taken = times[kind] / steps
     useful = min(taken, ideal) if kind in _USEFUL else 0.0
     ideal -= useful
-    most, most_seconds = max(
-      places[kind].items(), key=lambda x: x[1], default=('', 0.0)
-    )
     if taken:
-      out.append(
-        Time(kind, taken, taken - useful, most, most_seconds / times[kind])
-      )
+      ((most, longest),) = places[kind].most_common(1) or [('', 0.0)]
+      share = longest / times[kind]
+      out.append(Time(kind, taken, taken - useful, most, share))
   return sorted(out, key=lambda t: -t.lost)
 
 
 def largest(times: Sequence[Time]) -> list[str]:
   """The three largest losses, a line each."""
   total = sum(t.seconds for t in times)
-  said = {
-    PRODUCTS: 'products below the peak',
-    CONVOLUTIONS: 'convolutions below the peak',
-    KERNELS: 'kernels below the peak',
-  }
   return [
-    f'{said.get(t.kind, t.kind)}: {t.lost / total:.0%} of the step'
+    f'{t.kind}{" below the peak" * (t.kind in _USEFUL)}: '
+    f'{t.lost / total:.0%} of the step'
     + (f', {t.share:.0%} of it in {t.most}' if t.most else '')
     for t in times[:3]
   ]

@@ -82,13 +82,10 @@ def _describe(found):
   kind = found.chip.name
   shape = 'x'.join(map(str, found.shape))
   if not found.chip.is_gpu:
-    more = {'num_slices': found.slices} if found.slices > 1 else {}
-    return topologies.get_topology_desc(
-      platform='tpu',
-      topology_name=f'{kind}:{shape}',
-      **_MEGACORE.get(kind, {}),
-      **more,
-    )
+    more = _MEGACORE.get(kind, {})
+    if found.slices > 1:
+      more = more | {'num_slices': found.slices}
+    return topologies.get_topology_desc(f'{kind}:{shape}', 'tpu', **more)
   target = pathlib.Path(__file__).with_name(f'{kind}.txtpb').read_text()
   return topologies.get_topology_desc(
     '', 'cuda', target_config=target, topology=shape
@@ -117,11 +114,9 @@ class TooLargeError(UserError):
 
   def __init__(self, said: str, advice: str = ''):
     needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', said)
-    super().__init__(
-      'It does not fit'
-      + (f': it needs {needed[1]} of {needed[2]}' if needed else '')
-      + (f'; {advice}.' if advice else '.')
-    )
+    size = f': it needs {needed[1]} of {needed[2]}' if needed else ''
+    hint = f'; {advice}' if advice else ''
+    super().__init__(f'It does not fit{size}{hint}.')
     self.said = said
 
 
@@ -141,7 +136,9 @@ def compile_for(
 
   Raises TooLargeError where it does not fit.
   """
-  with kernels.platform(platform), jax.set_mesh(mesh):
+  # With set_mesh, what `lower` computes at once would be for these devices.
+  context = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+  with kernels.platform(platform), context:
     lowered = lower()
     try:
       return lowered.compile(OPTIONS.get(platform, {}) | options or None)

@@ -19,22 +19,11 @@ from sana_jax.analysis.chips import Chip
 
 _KEPT = 300  # Operations with figures of their own; the rest is one.
 # No memory is moved for these.
-_FREE = {
-  'parameter',
-  'constant',
-  'tuple',
-  'get-tuple-element',
-  'bitcast',
-  'after-all',
-  'partition-id',
-  'replica-id',
-  'opt-barrier',
-  'iota',
-  'call',
-  'domain',
-  'get-dimension-size',
-  'add-dependency',
-}
+_FREE = re.compile(
+  'parameter|constant|iota|bitcast|tuple|get-tuple-element|get-dimension-size|'
+  'partition-id|replica-id|opt-barrier|call|domain|after-all|add-dependency|'
+  '.*-done|.*-update'
+)
 _KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
 # What changes no more than the form of an array; within a fusion, what is read
 # through it is what is needed after it.
@@ -58,7 +47,7 @@ def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
   found, kernels = [], []
   for step in module.steps():
     x, local = step.instruction, module.computations[step.computation]
-    if x.opcode in _FREE or x.opcode.endswith(('-done', '-update')):
+    if _FREE.fullmatch(x.opcode):
       continue
     (kernels if is_kernel(x) else found).append(
       Work(
@@ -72,12 +61,9 @@ def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
     Work(missing * w.bytes / total if total else 0.0, w.bytes) for w in kernels
   ]
   found.sort(key=lambda w: w.bytes + w.flops / 200, reverse=True)
-  rest = found[_KEPT:]
-  return found[:_KEPT] + (
-    [Work(sum(w.flops for w in rest), sum(w.bytes for w in rest))]
-    if rest
-    else []
-  )
+  if rest := found[_KEPT:]:
+    found[_KEPT:] = [Work(*map(sum, zip(*rest)))]
+  return found
 
 
 def is_kernel(x: hlo.Instruction) -> bool:
@@ -185,11 +171,9 @@ def _written(inner, shape):
   """
   root = next((i for i in inner.values() if i.is_root), None)
   outs = hlo.arrays(shape)
-  ends = (
-    list(root.operands)
-    if root and root.opcode == 'tuple'
-    else ([root.name] if root else [])
-  )
+  ends = [root.name] if root else []
+  if root and root.opcode == 'tuple':
+    ends = root.operands
   if len(ends) != len(outs):
     return _main(shape)
   total = 0
@@ -218,11 +202,8 @@ def _contracted(x, local):
     r'lhs_contracting_di(?:ms=\{|mensions":\[)([\d,"]*)', x.attributes
   )
   left = hlo.arrays(local[x.operands[0]].shape)[0].sizes
-  return (
-    math.prod(left[int(i)] for i in re.findall(r'\d+', dims[1]))
-    if (dims)
-    else 1
-  )
+  axes = re.findall(r'\d+', dims[1]) if dims else []
+  return math.prod(left[int(i)] for i in axes)
 
 
 def _convolved(x, local):
@@ -233,45 +214,33 @@ def _convolved(x, local):
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', x.attributes)
   left, kernel = (hlo.arrays(local[o].shape)[0].sizes for o in x.operands[:2])
   out = hlo.arrays(x.shape)[0].sizes
-  of = lambda sizes, letters: dict(zip(letters, sizes))
   left, kernel, out = (
-    of(*pair) for pair in zip((left, kernel, out), labels.groups())
+    dict(zip(letters, sizes))
+    for letters, sizes in zip(labels.groups(), (left, kernel, out))
   )
-  groups = int(_option(x, 'batch_group_count', '1'))
-  window = {
-    key: _option(x, key, '')
-    for key in ('stride', 'pad', 'lhs_dilate', 'rhs_dilate')
-  }
+  (groups,) = _option(x, 'batch_group_count', 1)
   products = left['b'] // groups * out['f'] * kernel['i']
-  for axis in (a for a in out if a.isdigit()):
-    at = lambda key, default, axis=axis: (
-      window[key].split('x')[int(axis)] if window[key] else default
-    )
-    products *= _pairs(
-      left[axis],
-      kernel[axis],
-      out[axis],
-      int(at('stride', '1')),
-      int(at('pad', '0_0').split('_')[0]),
-      int(at('lhs_dilate', '1')),
-      int(at('rhs_dilate', '1')),
-    )
+  axes = [a for a in out if a.isdigit()]
+  defaults = {'stride': 1, 'pad': 0, 'lhs_dilate': 1, 'rhs_dilate': 1}
+  window = [_option(x, key, n, len(axes)) for key, n in defaults.items()]
+  for axis in axes:
+    here = (values[int(axis)] for values in window)
+    products *= _pairs(left[axis], kernel[axis], out[axis], *here)
   return products
 
 
-def _option(x, key, default):
+def _option(x, key, default, count=1):
+  """Numbers of an attribute such as '2x2', or of '1_0x1_1' the first ones."""
   found = re.search(rf'\b{key}=([\w-]+)', x.attributes)
-  return found[1] if found else default
+  if not found:
+    return [default] * count
+  return [int(part.split('_')[0]) for part in found[1].split('x')]
 
 
 @functools.cache
 def _pairs(size, window, out, stride, pad, spread, kernel_spread):
   """(output, kernel) positions along an axis that meet a value of the array."""
-  at = (
-    np.arange(out)[:, None] * stride
-    - pad
-    + np.arange(window)[None] * kernel_spread
-  )
-  return int(
-    ((at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)).sum()
-  )
+  first, step = np.arange(out)[:, None], np.arange(window)[None]
+  at = first * stride - pad + step * kernel_spread
+  inside = (at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)
+  return int(inside.sum())

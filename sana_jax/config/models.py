@@ -19,8 +19,9 @@ from sana_jax.keys import (
   PROGRAM,
   size,
 )
-from sana_jax.models import dc_ae, gemma2, remat
-from sana_jax.models.dc_ae.autoencoder import CHOICES
+from sana_jax.models import gemma2, remat
+from sana_jax.models.autoencoders import dc_ae
+from sana_jax.models.autoencoders.dc_ae.autoencoder import CHOICES
 
 _WIDTH, _HEADS, _LAYERS = size(2**16), size(2**12), size(1000)
 _MEMORY = PROGRAM | LAYOUT  # The same results with other memory use.

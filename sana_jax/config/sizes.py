@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from sana_jax.models import dc_ae
+from sana_jax.models.autoencoders import dc_ae
 
 # The published sizes (diffusers' configs).
 _600M = dict(width=1152, depth=28, cross_heads=16)

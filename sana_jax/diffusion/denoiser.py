@@ -65,7 +65,7 @@ class Denoiser:
   def __call__(
     self,
     params: Params,
-    x: Float[Array, 'b ...'],
+    x: Float[Array, 'b *p c'],
     t: Float[Array, '*b'],
     condition: Condition,
     *,

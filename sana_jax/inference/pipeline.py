@@ -12,12 +12,13 @@ import dataclasses
 import functools
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
+from PIL import Image
 
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
@@ -55,6 +56,12 @@ _RENAMED = {
   'num_inference_steps': 'steps',
   'num_images_per_prompt': 'num_images',
 }
+
+
+class Output(NamedTuple):
+  """Images of a call, in order: a list of PIL images, or an array."""
+
+  images: list[Image.Image] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +137,8 @@ class Pipeline:
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
-    They may still be in flight; calling the pipeline returns NumPy arrays
-    instead. Raises UserError for an invalid value, by its name.
+    They may still be in flight; a call of the pipeline waits for them.
+    Raises UserError for an invalid value, by its name.
 
     Args:
       height, width: in pixels; the model's own size by default.
@@ -175,12 +182,19 @@ class Pipeline:
     )
     return self._output(denoised, output_type, tuple(shown), parts)
 
-  @functools.wraps(draw, assigned=('__doc__',))
-  def __call__(self, *args, **kwargs):
+  def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
+    """PIL images, or NumPy arrays for another output type of `draw`.
+
+    Takes the arguments of `draw`, and diffusers' names for them.
+    """
     for other_name, name in _RENAMED.items():
       if other_name in kwargs:
         kwargs[name] = kwargs.pop(other_name)
-    return to_host(self.draw(*args, **kwargs))
+    kind = 'uint8' if output_type == 'pil' else output_type
+    images = to_host(self.draw(*args, output_type=kind, **kwargs))
+    if output_type == 'pil':
+      return Output([Image.fromarray(image) for image in images])
+    return Output(images)
 
   def replace(self, **changes) -> 'Pipeline':
     """A copy of the pipeline with other parts."""
@@ -292,7 +306,7 @@ class Pipeline:
 
   def denoise(
     self,
-    noise: Float[Array, 'b y x c'],
+    noise: Float[Array, 'b *p c'],
     text,
     negative,
     *,
@@ -303,7 +317,7 @@ class Pipeline:
     convention: Convention = DIFFUSERS,
     on_step: Callable[[int], None] | None = None,
     rng: Keys | None = None,
-  ) -> Float[Array, 'b y x c']:
+  ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
     `rng`, one key for each image, is used by samplers that draw noise.

@@ -34,7 +34,7 @@ def of_pictures(
 
 
 @functools.partial(jax.jit, static_argnames='shape')
-def draw_noise(seeds, numbers, shape) -> Float[Array, 'b y x c']:
+def draw_noise(seeds, numbers, shape) -> Float[Array, 'b *p c']:
   """Standard normal noise of each (seed, number), independent of the others."""
   draw = lambda seed, number: jax.random.normal(_key(seed, number), shape)
   return jax.vmap(draw)(seeds, numbers)

@@ -7,7 +7,7 @@ pass over the strips accumulates it, a second one reads it. The stages without
 attention, which hold most of the memory, run back to back in each strip.
 
 On several devices no strips are needed: a mesh with a `sequence` axis shards
-the rows (models/dc_ae/coder.py).
+the rows (models/autoencoders/dc_ae/coder.py).
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from sana_jax.errors import UserError
 from sana_jax.kernels import linear_attention
-from sana_jax.models.dc_ae import DCAE, resampling
-from sana_jax.models.dc_ae.blocks import ResBlock
+from sana_jax.models.autoencoders.dc_ae import DCAE, resampling
+from sana_jax.models.autoencoders.dc_ae.blocks import ResBlock
 from sana_jax.typing import Array, Float, PyTree
 
 # Stages run back to back: the halo of all stages without attention is far

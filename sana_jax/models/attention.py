@@ -14,7 +14,7 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class LinearSelfAttention(nn.Module):
-  """ReLU linear attention over all positions; no position embedding.
+  """ReLU linear attention over all tokens; no position embedding.
 
   QK-norm is an RMSNorm over all heads together, before the split (SANA-1.5).
   """
@@ -29,11 +29,10 @@ class LinearSelfAttention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, 'b y x d'],
+    x: Float[Array, 'b n d'],
     perturbed: Bool[Array, 'b'] | None = None,
-  ) -> Float[Array, 'b y x d']:
+  ) -> Float[Array, 'b n d']:
     """Attends; `perturbed` examples see only themselves (PAG): out(value)."""
-    batch, height, width, channels = x.shape
 
     def project(name):
       return Dense(
@@ -48,14 +47,16 @@ class LinearSelfAttention(nn.Module):
     if self.qk_norm:
       q = RMSNorm(1e-5, name='query_norm', dtype=self.dtype)(q)
       k = RMSNorm(1e-5, name='key_norm', dtype=self.dtype)(k)
-    tokens = (batch, height * width, self.heads, self.head_dim)
+    heads = (*x.shape[:2], self.heads, self.head_dim)
     out = relu_linear_attention(
-      q.reshape(tokens), k.reshape(tokens), v.reshape(tokens), eps=self.eps
+      q.reshape(heads), k.reshape(heads), v.reshape(heads), eps=self.eps
     )
-    out = out.reshape(batch, height, width, -1)
+    out = out.reshape(v.shape)
     if perturbed is not None:
-      out = jnp.where(perturbed[:, None, None, None], v, out)
-    out = Dense(channels, name='out', kernel_init=xavier, dtype=self.dtype)(out)
+      out = jnp.where(perturbed[:, None, None], v, out)
+    out = Dense(x.shape[-1], name='out', kernel_init=xavier, dtype=self.dtype)(
+      out
+    )
     # float16 alone overflows here; both references clip at its largest value.
     return jnp.clip(out, -65504, 65504) if out.dtype == jnp.float16 else out
 
@@ -86,16 +87,16 @@ class CrossAttention(nn.Module):
 
   def __call__(
     self,
-    x: Float[Array, 'b y x d'],
+    x: Float[Array, 'b n d'],
     text: Float[Array, 'b m d'] | KeysValues,
     bias: Float[Array, 'b m'],
-  ) -> Float[Array, 'b y x d']:
+  ) -> Float[Array, 'b n d']:
     """Attends to the text, or to what `keys_values` made of it."""
     q = self.query(x)
     if self.qk_norm:
       q = self.query_norm(q)
     k, v = text if isinstance(text, KeysValues) else self.keys_values(text)
-    q = q.reshape(x.shape[0], -1, self.heads, self.head_dim)
+    q = q.reshape(*x.shape[:2], self.heads, self.head_dim)
     return self.out(softmax_attention(q, k, v, bias).reshape(x.shape))
 
   def keys_values(self, text: Float[Array, 'b m d']) -> KeysValues:

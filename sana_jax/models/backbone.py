@@ -14,11 +14,11 @@ from sana_jax.models.block import Block, BlockFields
 from sana_jax.models.embeddings import CaptionProjection, TimeEmbedding
 from sana_jax.models.layers import position_embedding
 from sana_jax.models.remat import remat
-from sana_jax.typing import Array, Bool, DType, Float
+from sana_jax.typing import Array, Bool, DType, Float, Grid
 
 # Each block has its own parameters, and adapters where there are any.
 _STACKED = {'params': 0, 'adapters': 0}
-Features = tuple[Float[Array, 'b p q d'], ...]
+Features = tuple[Float[Array, 'b n d'], ...]
 
 
 class Backbone(nn.Module):
@@ -81,20 +81,25 @@ class Backbone(nn.Module):
     )
     self.blocks = self.block_class(BlockFields.of(self))
 
-  def tokens(self, latents: Float[Array, 'b y x c']) -> Float[Array, 'b p q d']:
-    """Embedded patches; with fixed positions in the 2K and 4K models."""
+  def tokens(
+    self, latents: Float[Array, 'b y x c']
+  ) -> tuple[Float[Array, 'b n d'], Grid]:
+    """Embedded patches, row by row, and how many there are along each axis.
+
+    The 2K and 4K models add a fixed embedding of their positions.
+    """
     x = self.patch_embed(latents)
-    if self.interpolation_scale is None:
-      return x
-    _, height, width, channels = x.shape
-    table = position_embedding(
-      height,
-      width,
-      channels,
-      base=self.sample_size // self.patch_size,
-      scale=self.interpolation_scale,
-    )
-    return x + table.reshape(1, height, width, channels).astype(self.dtype)
+    batch, *grid, width = x.shape
+    x = x.reshape(batch, -1, width)
+    if self.interpolation_scale is not None:
+      table = position_embedding(
+        *grid,
+        width,
+        base=self.sample_size // self.patch_size,
+        scale=self.interpolation_scale,
+      )
+      x = x + table.astype(self.dtype)
+    return x, tuple(grid)
 
   def embed_time(
     self, timesteps: Float[Array, 'b'], guidance: Float[Array, 'b'] | None
@@ -123,14 +128,15 @@ class Backbone(nn.Module):
 
   def run_blocks(
     self,
-    x: Float[Array, 'b p q d'],
+    x: Float[Array, 'b n d'],
+    grid: Grid,
     modulation: Float[Array, 'b 6 d'],
     text: Float[Array, 'b m e'] | KeysValues,
     mask: Bool[Array, 'b m'] | None,
-    control: Float[Array, 'l b p q d'] | None = None,
+    control: Float[Array, 'l b n d'] | None = None,
     perturbed: Bool[Array, 'l b'] | None = None,
     features: Sequence[int] = (),
-  ) -> tuple[Float[Array, 'b p q d'], Features, Any]:
+  ) -> tuple[Float[Array, 'b n d'], Features, Any]:
     """x after the last block, x after those of `features`, and all outputs.
 
     The text is the encoder's, or projected.
@@ -140,7 +146,7 @@ class Backbone(nn.Module):
     kept, slots = _buffer(features, self.depth, x)
     each = lambda own, axis=0: axis if own else nn.broadcast
     run = nn.scan(
-      _body(self.remat),
+      _body(self.remat, grid),
       variable_axes=_STACKED,
       split_rngs={'params': True},
       in_axes=(
@@ -180,9 +186,9 @@ def attention_bias(
   return (1 - mask.astype(jnp.float32)) * -10_000.0
 
 
-def _body(policy: str) -> Callable:
+def _body(policy: str, grid: Grid) -> Callable:
   """One iteration: the block, and its x into the buffer where there is one."""
-  run = remat(lambda block, *args: block(*args), policy)
+  run = remat(lambda block, *args: block(*args, grid=grid), policy)
 
   def body(block, carry, slot, *args):
     x, kept = carry

@@ -4,8 +4,9 @@
   x += cross_attention(x, text)                 (no norm, no gate)
   x += gate_f * mix_ffn(modulate(norm(x)))
 
-The six modulations are a per-block table plus one projection of the time,
-shared by all blocks.
+x are tokens [b n d]; Mix-FFN alone sees the grid on which they lie. The six
+modulations are a per-block table plus one projection of the time, shared by all
+blocks.
 """
 
 import dataclasses
@@ -23,8 +24,8 @@ from sana_jax.models.attention import (
 from sana_jax.models.layers import layer_normalise, modulate
 from sana_jax.models.mix_ffn import MixFFN
 from sana_jax.models.remat import block_input
-from sana_jax.sharding.activations import constrain
-from sana_jax.typing import Array, Bool, DType, Float
+from sana_jax.sharding.activations import constrain_tokens
+from sana_jax.typing import Array, Bool, DType, Float, Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +84,14 @@ class Block(nn.Module):
 
   def __call__(
     self,
-    x: Float[Array, 'b y x d'],
+    x: Float[Array, 'b n d'],
     modulation: Float[Array, 'b 6 d'],
     text: Float[Array, 'b m d'] | KeysValues,
     bias: Float[Array, 'b m'],
-    control: Float[Array, 'b y x d'] | None = None,
+    control: Float[Array, 'b n d'] | None = None,
     perturbed: Bool[Array, 'b'] | None = None,
+    *,
+    grid: Grid,
   ):
     eps, dtype = self.fields.norm_eps, self.fields.dtype
     x = block_input(x)
@@ -107,10 +110,10 @@ class Block(nn.Module):
     if self.fields.norm_affine:
       y = self.norm_ffn(y)
     y = modulate(y, shift_f, scale_f).astype(dtype)
-    x = x + gate_f * self.mix_ffn(y)
+    x = x + gate_f * self.mix_ffn(y, grid)
     if control is not None:
       x = x + control
-    return constrain(x, 'batch', 'tokens', None, None), None
+    return constrain_tokens(x, grid), None
 
   def keys_values(self, text: Float[Array, 'b m d']) -> KeysValues:
     """Keys and values of the projected text, for this block."""
@@ -133,6 +136,6 @@ def table_init(key, shape, dtype=jnp.float32):
 
 def per_image(
   modulation: Float[Array, 'b d'], dtype: DType
-) -> Float[Array, 'b 1 1 d']:
-  """A modulation that broadcasts over positions."""
-  return modulation.astype(dtype)[:, None, None]
+) -> Float[Array, 'b 1 d']:
+  """A modulation that broadcasts over tokens."""
+  return modulation.astype(dtype)[:, None]

@@ -20,7 +20,7 @@ from sana_jax.models.backbone import Backbone
 from sana_jax.models.block import Block
 from sana_jax.models.layers import Dense
 from sana_jax.models.sana import Sana
-from sana_jax.sharding.activations import constrain
+from sana_jax.sharding.activations import constrain_tokens
 from sana_jax.typing import Array, Bool, Float, Params
 
 
@@ -35,8 +35,8 @@ class ControlBlock(Block):
       dtype=self.fields.dtype,
     )
 
-  def __call__(self, x, modulation, text, bias, control=None, perturbed=None):
-    x, _ = super().__call__(x, modulation, text, bias, control, perturbed)
+  def __call__(self, *args, **kwargs):
+    x, _ = super().__call__(*args, **kwargs)
     return x, self.output(x)
 
 
@@ -62,14 +62,14 @@ class SanaControlNet(Backbone):
     control: Float[Array, 'b y x c'],
     mask: Bool[Array, 'b m'] | None = None,
     scale: float | Float[Array, ''] = 1.0,
-    start: Float[Array, 'b p q d'] | None = None,
-  ) -> Float[Array, 'l b p q d']:
+    start: Float[Array, 'b n d'] | None = None,
+  ) -> Float[Array, 'l b n d']:
     """One output a block; `control` are scaled latents, as `latents` are."""
-    x = self.tokens(latents) if start is None else start.astype(self.dtype)
-    x = x + self.input(self.tokens(control))
-    x = constrain(x, 'batch', 'tokens', None, None)
+    hint, grid = self.tokens(control)
+    x = self.tokens(latents)[0] if start is None else start.astype(self.dtype)
+    x = constrain_tokens(x + self.input(hint), grid)
     _, modulation = self.embed_time(timesteps, None)
-    *_, outputs = self.run_blocks(x, modulation, text, mask)
+    *_, outputs = self.run_blocks(x, grid, modulation, text, mask)
     return (outputs * scale).astype(self.dtype)
 
 
@@ -80,7 +80,7 @@ def first_block(
   timesteps: Float[Array, 'b'],
   text: Float[Array, 'b m e'],
   mask: Bool[Array, 'b m'] | None = None,
-) -> Float[Array, 'b p q d']:
+) -> Float[Array, 'b n d']:
   """The transformer's x after its block 0: `start`, in the official way."""
   blocks = jax.tree.map(lambda stack: stack[:1], params['blocks'])
   return (

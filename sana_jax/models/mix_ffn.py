@@ -10,22 +10,29 @@ import jax.numpy as jnp
 
 from sana_jax.kernels import glumb_conv
 from sana_jax.models.layers import Dense
-from sana_jax.typing import Array, DType, Float
+from sana_jax.typing import Array, DType, Float, Grid
 
 # PyTorch's default for convolutions: uniform in +-1/sqrt(fan in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class MixFFN(nn.Module):
-  """Expands the width by `ratio`, mixes neighbours, gates, projects back."""
+  """Expands the width by `ratio`, mixes neighbours, gates, projects back.
+
+  The only part of a block that depends on how its tokens lie on their grid.
+  """
 
   ratio: float
   dtype: DType
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b y x d']) -> Float[Array, 'b y x d']:
-    channels = x.shape[-1]
+  def __call__(
+    self, x: Float[Array, 'b n d'], grid: Grid
+  ) -> Float[Array, 'b n d']:
+    batch, tokens, channels = x.shape
     hidden = int(self.ratio * channels)
+    # Here, where tokens are narrow: a TPU copies rows that are no whole tiles.
+    x = x.reshape(batch, *grid, channels)
     x = Dense(
       2 * hidden,
       name='inverted',
@@ -36,13 +43,14 @@ class MixFFN(nn.Module):
     depthwise = Depthwise(2 * hidden, name='depthwise')
     kernel, bias = depthwise()
     x = glumb_conv(x, kernel.astype(self.dtype), bias.astype(self.dtype))
-    return Dense(
+    x = Dense(
       channels,
       use_bias=False,
       name='point',
       kernel_init=torch_uniform,
       dtype=self.dtype,
     )(x)
+    return x.reshape(batch, tokens, channels)
 
 
 class Depthwise(nn.Module):

@@ -15,20 +15,20 @@ from sana_jax.models.attention import KeysValues, xavier
 from sana_jax.models.backbone import Backbone, Features
 from sana_jax.models.block import per_image, table_init
 from sana_jax.models.layers import Dense, layer_normalise, modulate
-from sana_jax.sharding.activations import constrain
-from sana_jax.typing import Array, Bool, DType, Float
+from sana_jax.sharding.activations import constrain_tokens
+from sana_jax.typing import Array, Bool, DType, Float, Grid
 
 
 class Output(NamedTuple):
   """The velocity, and what else a loss may use.
 
   Attributes:
-    features: x after each block that was asked for.
+    features: x after each requested block, as tokens [b n d], row by row.
     logvar: log-variance of the error that a model expects; None where it has
       no such head.
   """
 
-  velocity: Float[Array, 'b y x o']
+  velocity: Float[Array, 'b *p o']
   features: Features = ()
   logvar: Float[Array, 'b'] | None = None
 
@@ -65,7 +65,7 @@ class Sana(Backbone):
     text: Float[Array, 'b m e'] | KeysValues,
     mask: Bool[Array, 'b m'] | None = None,
     guidance: Float[Array, 'b'] | None = None,
-    control: Float[Array, 'l b p q d'] | None = None,
+    control: Float[Array, 'l b n d'] | None = None,
     perturbed: Bool[Array, 'n b'] | None = None,
     features: Sequence[int] = (),
   ) -> Output:
@@ -77,14 +77,15 @@ class Sana(Backbone):
     `perturbed` says in which blocks whose self-attention is the identity, for
     perturbed-attention guidance. `features` are numbers of blocks, from 0.
     """
-    x = constrain(self.tokens(latents), 'batch', 'tokens', None, None)
+    x, grid = self.tokens(latents)
+    x = constrain_tokens(x, grid)
     time, modulation = self.embed_time(timesteps, guidance)
     if control is not None:
       control = _pad(control.astype(self.dtype), self.control_after, self.depth)
     x, kept, _ = self.run_blocks(
-      x, modulation, text, mask, control, perturbed, features
+      x, grid, modulation, text, mask, control, perturbed, features
     )
-    return Output(self.head(x, time), kept)
+    return Output(self.head(x, time, grid), kept)
 
 
 def _pad(control, first, depth):
@@ -103,10 +104,9 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b y x d'], time: Float[Array, 'b d']
-  ) -> Float[Array, 'b y2 x2 o']:
-    batch, height, width, channels = x.shape
-    table = self.param('scale_shift_table', table_init, (2, channels))
+    self, x: Float[Array, 'b n d'], time: Float[Array, 'b d'], grid: Grid
+  ) -> Float[Array, 'b y x o']:
+    table = self.param('scale_shift_table', table_init, (2, x.shape[-1]))
     shift, scale = (
       per_image(m, self.dtype)
       for m in jnp.moveaxis(table + time.astype(jnp.float32)[:, None], 1, 0)
@@ -119,6 +119,7 @@ class Head(nn.Module):
       kernel_init=xavier,
       dtype=self.dtype,
     )(y)
-    y = y.reshape(batch, height, width, p, p, self.out_channels)
+    height, width = grid
+    y = y.reshape(-1, height, width, p, p, self.out_channels)
     y = jnp.swapaxes(y, 2, 3)  # b y p x p c
-    return y.reshape(batch, height * p, width * p, self.out_channels)
+    return y.reshape(-1, height * p, width * p, self.out_channels)

@@ -83,7 +83,7 @@ def flow_loss(
   Args:
     settings: config.flow.
     frozen: null_text [m e] and null_mask [m], for dropped captions.
-    batch: latents [b y x c], text [b m e] and mask [b m].
+    batch: latents [b *p c], text [b m e] and mask [b m].
     rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents'].astype(jnp.float32)
@@ -103,7 +103,7 @@ def flow_loss(
     timestep=times.timestep,
   )
   error = prediction.velocity() - denoiser.path.target(x0, noise, times.t)
-  of_each = jnp.mean(error**2, axis=(1, 2, 3))
+  of_each = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
   return jnp.mean(error**2), Aux({'loss_by_noise': by_level(of_each, times.t)})
 
 

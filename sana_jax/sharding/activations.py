@@ -1,10 +1,11 @@
 """Sharding constraints of activations, by three names, on the mesh in context.
 
-Models call `constrain(x, 'batch', 'tokens', None)` after patchify, after every
-block and before the loss. Without this XLA may replicate the residual stream
-under FSDP ("Involuntary full rematerialization" in its log).
+Models call `constrain_tokens(x, grid)` after patchify and after every block.
+Without this XLA may replicate the residual stream under FSDP ("Involuntary full
+rematerialization" in its log).
 """
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -25,6 +26,21 @@ def constrain(x: Array, *names: str | None) -> Array:
   """
   if len(names) != x.ndim:
     raise ValueError(f'{len(names)} names for an array of shape {x.shape}')
+  return _constrain(x, x.shape, names)
+
+
+def constrain_tokens(x: Array, grid: Sequence[int]) -> Array:
+  """Tokens `x` [b n d], laid out by batch and whole rows of their grid.
+
+  Rows (frames of a video) are contiguous, and the grid's first axis is split
+  where its size allows it. Parts of rows would be gathered by a convolution.
+  """
+  batch, _, width = x.shape
+  return _constrain(x, (batch, grid[0], width), ('batch', 'tokens', None))
+
+
+def _constrain(x, sizes, names):
+  """Splits each axis where `sizes`, which count its units, can be divided."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
@@ -34,7 +50,7 @@ def constrain(x: Array, *names: str | None) -> Array:
     if kind == AxisType.Auto
   }
   spec = []
-  for size, name in zip(x.shape, names):
+  for size, name in zip(sizes, names):
     axes = tuple(a for a in NAMES[name] if a in free) if name else ()
     ways = math.prod(mesh.shape[a] for a in axes)
     spec.append(axes if axes and size % ways == 0 else None)

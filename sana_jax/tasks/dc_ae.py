@@ -18,7 +18,7 @@ from sana_jax.data import pipeline, sources
 from sana_jax.errors import UserError
 from sana_jax.inference.images import contact_sheet
 from sana_jax.models import patchgan
-from sana_jax.models.dc_ae import DCAE
+from sana_jax.models.autoencoders.dc_ae import DCAE
 from sana_jax.models.lpips import LPIPS
 from sana_jax.objectives import reconstruction
 from sana_jax.objectives.base import Objective

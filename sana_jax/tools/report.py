@@ -1,13 +1,17 @@
 """Reports of benchmarks: a table, a page of the docs, and JSON behind both."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
+import importlib.metadata
 import json
+import pathlib
 from typing import Any
 
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 
+_PAGES = pathlib.Path(__file__).parent / 'pages'
 Rows = Sequence[Sequence[str]]
 
 
@@ -34,9 +38,8 @@ class Report:
   """What is said of the runs of a command.
 
   Attributes:
-    page: its name.
+    page: its name; what stands above the tables is in pages/.
     files: pattern of the JSON files that it is made of.
-    introduction: above the tables.
     record: the type of a run's records.
     rows: cells of the table, the head first.
     left: columns that begin at the left.
@@ -47,7 +50,6 @@ class Report:
 
   page: str
   files: str
-  introduction: str
   record: Callable[..., Any]
   rows: Callable[[Run], Rows]
   left: int = 1
@@ -63,7 +65,7 @@ class Report:
 
   def markdown(self, runs: Sequence[Run]) -> str:
     """The page: a table for each run."""
-    lines = [self.introduction]
+    lines = [fixed(self.page)]
     for run in runs:
       said = f'*{self.how(run)}* {run.date} with {listed(run.versions)}.'
       lines += [
@@ -91,6 +93,11 @@ class Report:
         f'This is not what sana-jax bench wrote ({e}); give a '
         'file of the same command.'
       ) from e
+
+
+def fixed(page: str) -> str:
+  """What is the same in each page of a name: a file of the package."""
+  return (_PAGES / page).read_text(encoding='utf-8')
 
 
 def columns(
@@ -126,6 +133,15 @@ def markdown(cells: Rows, left: int) -> list[str]:
     f'|{"---|" * left}{"--:|" * (len(head) - left)}',
     *(f'| {" | ".join(row)} |' for row in body),
   ]
+
+
+def versions(*packages: str) -> dict[str, str]:
+  """Of those that are installed."""
+  found = {}
+  for name in packages:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
 
 
 def listed(versions: dict[str, str]) -> str:

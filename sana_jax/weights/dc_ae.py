@@ -11,7 +11,7 @@ import numpy as np
 
 from sana_jax import fields
 from sana_jax.errors import UserError
-from sana_jax.models.dc_ae.autoencoder import BLOCKS
+from sana_jax.models.autoencoders.dc_ae.autoencoder import BLOCKS
 from sana_jax.weights.table import Rule
 from sana_jax.weights.transforms import (
   CONV,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.models.dc_ae import SIZES
+from sana_jax.models.autoencoders.dc_ae import SIZES
 from sana_jax.printable import printable
 from sana_jax.text import tokenizer_files
 from sana_jax.typing import DType

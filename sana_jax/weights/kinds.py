@@ -13,8 +13,8 @@ import flax.linen as nn
 from sana_jax.errors import UserError
 from sana_jax.fields import shown
 from sana_jax.models import abstract
+from sana_jax.models.autoencoders.dc_ae import autoencoder, DCAE
 from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.models.dc_ae import autoencoder, DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import tables

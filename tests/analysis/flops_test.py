@@ -98,5 +98,5 @@ def test_the_autoencoder_and_gemma_have_the_published_operations():
     pytest.approx(8.37, rel=5e-3)
   )
   assert of(
-    name, 'text_encoder', like(1, 300, dtype=int), like(1, 300, dtype=bool)
+    name, 'text_encoder', like(1, 300, dtype='int32'), like(1, 300, dtype=bool)
   ) == pytest.approx(1.23, rel=5e-3)

@@ -143,7 +143,7 @@ def test_its_tangent_is_a_central_difference():
 
 def test_features_and_control_reach_the_network():
   x, t, text, mask = inputs()
-  control = normal(2, 2, 4, 6, 16)
+  control = normal(2, 2, 24, 16)
   got = run(
     Denoiser(MODEL), x, t, Condition(text, mask), control=control, features=(1,)
   )

@@ -44,7 +44,7 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(pipe):
     seen |= dict(zip(indices, np.asarray(images)))
   assert sorted(seen) == list(range(5))
   for i, r in enumerate(requests):
-    alone = pipe(
+    alone = pipe.draw(
       r.prompt,
       seed=r.seed,
       numbers=[r.number],
@@ -114,4 +114,4 @@ def test_half_a_surrogate_pair_raises_a_user_error(pipe):
     (['a', 'b'], ['', '\udfff']),
   ):
     with pytest.raises(UserError, match='half a surrogate pair'):
-      pipe(prompts, negative_prompt=negative, steps=1)
+      pipe.draw(prompts, negative_prompt=negative, steps=1)

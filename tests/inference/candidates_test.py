@@ -38,7 +38,7 @@ def test_the_kept_are_the_best_of_the_pictures_of_those_numbers(pipe, chooser):
   )
   assert sorted(found) == [0, 1, 2]
   for i, request in enumerate(REQUESTS):
-    images = pipe(
+    images = pipe.draw(
       request.prompt,
       seed=request.seed,
       num_images=5,

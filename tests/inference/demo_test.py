@@ -145,7 +145,7 @@ def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):
 def test_the_pictures_are_those_of_the_pipeline(pipe):
   done = []
   files = demo.draw(pipe, GOOD, LIMITS, 'tiny', done.append)
-  want = pipe(
+  want = pipe.draw(
     'a red circle', height=16, width=16, steps=2, seed=7, num_images=2
   )
   assert done == [1, 2]

@@ -31,8 +31,8 @@ def pipe(request):
 def test_step_by_step_gives_the_same_pictures(pipe, sampler):
   done = []
   settings = dict(sampler=sampler, steps=4, **SMALL)
-  got = pipe(PROMPT, on_step=done.append, output_type='float', **settings)
-  want = pipe(PROMPT, output_type='float', **settings)
+  got = pipe.draw(PROMPT, on_step=done.append, output_type='float', **settings)
+  want = pipe.draw(PROMPT, output_type='float', **settings)
   assert done == [1, 2, 3, 4]
   # The programs differ, and so may the last bits.
   np.testing.assert_allclose(got, want, atol=1e-6)
@@ -59,7 +59,7 @@ def test_a_pictures_random_numbers_are_of_its_seed_and_number(
   pipe, monkeypatch
 ):
   monkeypatch.setitem(samplers._SAMPLERS, 'renoise', Renoise())
-  draw = lambda *args, **how: pipe(
+  draw = lambda *args, **how: pipe.draw(
     *args, **SMALL | dict(sampler='renoise', steps=3, output_type='float') | how
   )
   want = draw(PROMPT, seed=5)
@@ -82,7 +82,7 @@ def test_a_pictures_random_numbers_are_of_its_seed_and_number(
 def test_one_program_serves_any_number_of_steps(pipe):
   counts = []
   for steps in (2, 3, 5):
-    pipe(PROMPT, on_step=lambda done: None, steps=steps, **SMALL)
+    pipe.draw(PROMPT, on_step=lambda done: None, steps=steps, **SMALL)
     counts.append(denoising._advance._cache_size())
   assert len(set(counts)) == 1
 
@@ -96,5 +96,5 @@ def test_an_exception_of_on_step_ends_the_run(pipe):
       raise InterruptedError
 
   with pytest.raises(InterruptedError):
-    pipe(PROMPT, on_step=stop, steps=5, **SMALL)
+    pipe.draw(PROMPT, on_step=stop, steps=5, **SMALL)
   assert done == [1, 2]

@@ -68,7 +68,7 @@ def relative_error(got, want):
   'sampler, steps', [('dpm', 2), ('dpm', 20), ('euler', 20)]
 )
 def test_latents_are_those_of_diffusers(pipe, golden, sampler, steps):
-  got = pipe(
+  got = pipe.draw(
     **like_golden(golden),
     latents=golden['noise'],
     steps=steps,
@@ -81,10 +81,10 @@ def test_latents_are_those_of_diffusers(pipe, golden, sampler, steps):
 
 def test_images_are_those_of_diffusers(pipe, golden):
   same = dict(like_golden(golden), latents=golden['noise'], steps=2)
-  got = pipe(**same, output_type='float')
+  got = pipe.draw(**same, output_type='float')
   want = golden['dpm_2.images']
   assert np.abs(got - want).max() <= 2e-3
-  levels = pipe(**same)
+  levels = pipe.draw(**same)
   assert levels.dtype == np.uint8
   assert np.abs(levels - want * 255.0).max() <= 0.5 + 2e-3 * 255
 
@@ -97,7 +97,7 @@ def test_cutting_off_padded_text_changes_nothing(pipe, golden):
   ]
   assert lengths == [16, 32, 300]
   part = slice(2, 4)
-  got = pipe(
+  got = pipe.draw(
     **like_golden(golden, slice(1, 2)),
     steps=2,
     latents=golden['noise'][part],
@@ -107,7 +107,7 @@ def test_cutting_off_padded_text_changes_nothing(pipe, golden):
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(pipe):
-  make = lambda prompts, **how: pipe(
+  make = lambda prompts, **how: pipe.draw(
     prompts, **SMALL, output_type='float', **how
   )
   close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5)
@@ -124,14 +124,16 @@ def test_a_picture_does_not_depend_on_its_neighbours(pipe):
 
 
 def test_the_same_call_gives_the_same_bytes_and_another_seed_does_not(pipe):
-  make = lambda seed: pipe('a red circle', **SMALL, num_images=2, seed=seed)
+  make = lambda seed: pipe.draw(
+    'a red circle', **SMALL, num_images=2, seed=seed
+  )
   np.testing.assert_array_equal(make(3), make(3))
   assert (make(3) != make(4)).any()
 
 
 def test_output_types_and_sizes(pipe):
   made = {
-    kind: pipe('a cat', **SMALL, num_images=2, output_type=kind)
+    kind: pipe.draw('a cat', **SMALL, num_images=2, output_type=kind)
     for kind in arguments.OUTPUT_TYPES
   }
   assert made['latent'].shape == (2, 4, 4, 4)
@@ -149,7 +151,7 @@ def test_levels_are_rounded_halves_to_even():
 
 
 def test_guidance_of_one_ignores_the_negative_prompt(pipe):
-  make = lambda scale, negative: pipe(
+  make = lambda scale, negative: pipe.draw(
     'a cat',
     **SMALL,
     num_images=2,
@@ -167,10 +169,10 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   prompts = ['a cat', 'a lamp', 'a red circle', 'blue flowers']
   noise = split.noise(*randomness.of_pictures(4, 0, 2), (16, 16))
   assert {s.data.shape for s in noise.addressable_shards} == {(1, 4, 4, 4)}
-  alone = np.concatenate([pipe(p, **how) for p in prompts])
-  np.testing.assert_allclose(split(prompts, **how), alone, atol=2e-5)
+  alone = np.concatenate([pipe.draw(p, **how) for p in prompts])
+  np.testing.assert_allclose(split.draw(prompts, **how), alone, atol=2e-5)
   # Two do not divide; each device makes both.
-  np.testing.assert_allclose(split('a cat', **how), alone[:2], atol=2e-5)
+  np.testing.assert_allclose(split.draw('a cat', **how), alone[:2], atol=2e-5)
 
 
 @pytest.mark.parametrize('shape', [{'sequence': 4}, {'data': 2, 'sequence': 4}])
@@ -182,27 +184,27 @@ def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
   images = split.draw('a cat', **how)
   rows = {s.data.shape[1] for s in images.addressable_shards}
   assert rows == {16 // 4}
-  np.testing.assert_allclose(images, pipe('a cat', **how), atol=2e-5)
+  np.testing.assert_allclose(images, pipe.draw('a cat', **how), atol=2e-5)
 
 
 @pytest.mark.parametrize('parts', ['strips', Strips(8), 'whole'])
 def test_strips_change_no_picture(pipe, parts):
   how = dict(SMALL, output_type='float')
   np.testing.assert_allclose(
-    pipe('a cat', **how, parts=parts), pipe('a cat', **how), atol=1e-5
+    pipe.draw('a cat', **how, parts=parts), pipe.draw('a cat', **how), atol=1e-5
   )
 
 
 def test_tiles_are_cut_where_requested(pipe):
   how = dict(SMALL, output_type='float')
-  tiles = pipe('a cat', **how, parts=Tiles(8, 8))
-  latents = pipe('a cat', **SMALL, output_type='latent')
+  tiles = pipe.draw('a cat', **how, parts=Tiles(8, 8))
+  latents = pipe.draw('a cat', **SMALL, output_type='latent')
   corner = pipe.decode(jnp.asarray(latents[:, :2, :2]))
   np.testing.assert_allclose(tiles[:, :8, :8], corner, atol=1e-5)
 
 
 def test_guidance_takes_its_options_by_name(pipe):
-  make = lambda **how: pipe('a cat', **SMALL, output_type='latent', **how)
+  make = lambda **how: pipe.draw('a cat', **SMALL, output_type='latent', **how)
   by_name = make(guidance_scale=3.0, guidance={'pag_scale': 2.0})
   np.testing.assert_array_equal(
     by_name, make(guidance=Guidance(3.0, pag_scale=2.0))
@@ -216,9 +218,9 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
   leaf = half.transformer.variables['params']['head']['out']['kernel']
   assert leaf.dtype == jnp.bfloat16
   how = dict(SMALL, num_images=2, output_type='latent')
-  got = half('a cat', **how)
+  got = half.draw('a cat', **how)
   assert got.dtype == np.float32
-  assert 1e-5 < relative_error(got, pipe('a cat', **how)) <= 0.1
+  assert 1e-5 < relative_error(got, pipe.draw('a cat', **how)) <= 0.1
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
 )
 def test_a_bad_request_raises_a_user_error(pipe, arguments, message):
   with pytest.raises(UserError, match=message):
-    pipe(**{'prompts': 'a cat', 'steps': 2, **arguments})
+    pipe.draw(**{'prompts': 'a cat', 'steps': 2, **arguments})
 
 
 def test_a_bad_dtype_or_folder_raises_a_user_error(tmp_path):
@@ -318,6 +320,16 @@ def test_arguments_have_the_names_of_diffusers_too(pipe):
   how = dict(SMALL, output_type='latent')
   steps = how.pop('steps')
   np.testing.assert_array_equal(
-    pipe('a cat', num_inference_steps=steps, num_images_per_prompt=2, **how),
-    pipe('a cat', steps=steps, num_images=2, **how),
+    pipe(
+      'a cat', num_inference_steps=steps, num_images_per_prompt=2, **how
+    ).images,
+    pipe.draw('a cat', steps=steps, num_images=2, **how),
+  )
+
+
+def test_a_call_gives_pil_images_with_the_pixels_of_draw(pipe):
+  made = pipe('a cat', **SMALL, num_images=2)
+  assert [image.size for image in made.images] == [(16, 16)] * 2
+  np.testing.assert_array_equal(
+    np.stack(made.images), pipe.draw('a cat', **SMALL, num_images=2)
   )

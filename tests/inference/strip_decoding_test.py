@@ -12,7 +12,7 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference import strip_decoding
 from sana_jax.inference.strip_decoding import Strips
-from sana_jax.models.dc_ae import DCAE
+from sana_jax.models.autoencoders.dc_ae import DCAE
 from sana_jax.sharding.mesh import make_mesh
 
 SANA = dict(

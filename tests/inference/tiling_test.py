@@ -9,7 +9,7 @@ from sana_jax import config
 from sana_jax.errors import UserError
 from sana_jax.inference import tiling
 from sana_jax.inference.tiling import Tiles
-from sana_jax.models.dc_ae import DCAE
+from sana_jax.models.autoencoders.dc_ae import DCAE
 
 
 @pytest.fixture(scope='module')

@@ -88,8 +88,9 @@ def test_it_compiles_and_keeps_nothing_as_large_as_the_picture(
     return
   program = compiled(mesh, shape, dtype)
   assert calls(program) == ['glumb_conv', 'glumb_conv_backward']
-  # Sums of weights' gradients, one for each picture.
-  weights = shape[0] * 2 * 16 * (shape[3] // 2 + 128) * 4
+  # Sums of weights' gradients, one for each picture; their total; the weights.
+  # Older compilers keep the last two where results will be, the newest do not.
+  weights = (shape[0] + 2) * 2 * 16 * (shape[3] // 2 + 128) * 4
   assert program.memory_analysis().temp_size_in_bytes < 1.2 * weights + 2**20
 
 

@@ -119,7 +119,10 @@ def test_kernels_keep_nothing_that_is_as_long_as_the_sequence():
   of = lambda name: temporaries(
     compiled(mesh, shape, 'bfloat16', implementation=name)
   )
-  assert of('mosaic_tpu') < 2**20 < 2**30 < of('xla')
+  # S and z of 18 groups of 128 lanes. Older compilers keep them where gradients
+  # will be, the newest do not.
+  states = 16 * 18 * (32 + 1) * 128 * 4
+  assert of('mosaic_tpu') < states + 2**20 < 2**30 < of('xla')
 
 
 def test_vmap_and_scan_compile():

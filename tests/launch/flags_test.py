@@ -154,3 +154,22 @@ def test_a_choice_with_a_typing_error_has_a_suggestion():
   with pytest.raises(UserError) as refused:
     parser().parse_args(['--kind', 'x'])
   assert 'did you mean' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  'about, default, shown',
+  [
+    ('of a model', 3, 'of a model (default: 3)'),
+    ('', 3, 'default: 3'),
+    ('of a model', None, 'of a model'),
+    ('of a model (default: all)', 3, 'of a model (default: all)'),
+  ],
+)
+def test_a_flags_help_ends_with_its_default(about, default, shown):
+  parser = flags.Parser(prog='x')
+  flags.flag(parser, '--size', 'N', about, flags.whole(), default)
+  assert parser.format_help().splitlines()[-1].strip() == f'--size N    {shown}'
+  assert parser.parse_args([]).size == default
+  assert parser.parse_args(['--size', '5']).size == 5
+  with pytest.raises(UserError, match='--size'):
+    parser.parse_args(['--size', 'five'])

@@ -55,7 +55,7 @@ def relative_error(got, want):
 
 
 def blocks_seen(base, params, args, control):
-  """x after each block, [block b y x d]."""
+  """x after each block, [block b n d]."""
   return jnp.stack(
     jax.jit(
       lambda params, control: (
@@ -98,7 +98,7 @@ def test_a_new_controlnet_changes_nothing_but_learns_at_once():
     return base.apply({'params': params}, *args, control=outputs), outputs
 
   out, outputs = run(new)
-  assert outputs.shape == (2, 2, 4, 6, 16)
+  assert outputs.shape == (2, 2, 24, 16)
   np.testing.assert_array_equal(outputs, 0)
   want = jax.jit(base.apply)({'params': params}, *args)
   assert relative_error(out, want) <= 1e-5
@@ -112,9 +112,9 @@ def test_a_new_controlnet_changes_nothing_but_learns_at_once():
 def test_an_output_is_added_behind_its_block_and_not_before(first):
   base, params, args, _ = base_and_inputs(control_after=first)
   outputs = (
-    jnp.zeros((2, 2, 4, 6, 16))
+    jnp.zeros((2, 2, 24, 16))
     .at[1]
-    .set(np.random.default_rng().normal(size=(2, 4, 6, 16)))
+    .set(np.random.default_rng().normal(size=(2, 24, 16)))
   )
   want = blocks_seen(base, params, args, None)
   got = blocks_seen(base, params, args, outputs)
@@ -127,7 +127,7 @@ def test_an_output_is_added_behind_its_block_and_not_before(first):
 def test_outputs_beyond_the_last_block_are_not_used():
   base, params, args, _ = base_and_inputs()
   outputs = jnp.asarray(
-    np.random.default_rng().normal(size=(7, 2, 4, 6, 16)), jnp.float32
+    np.random.default_rng().normal(size=(7, 2, 24, 16)), jnp.float32
   )
   run = jax.jit(
     lambda outputs: base.apply({'params': params}, *args, control=outputs)

@@ -45,7 +45,7 @@ def evaluate(variables, *args, model=MODEL, **how):
   return model.apply(variables, *args, method='evaluate', **how)
 
 
-def rest_of_the_model(model, x, first, timesteps, text, mask):
+def rest_of_the_model(model, x, first, grid, timesteps, text, mask):
   """The velocity from x after block `first`, one block after another."""
   time, modulation = model.embed_time(timesteps, None)
   text = model.caption(text)
@@ -58,8 +58,9 @@ def rest_of_the_model(model, x, first, timesteps, text, mask):
       modulation,
       text,
       bias,
+      grid=grid,
     )
-  return model.head(x, time)
+  return model.head(x, time, grid)
 
 
 def test_features_are_x_after_the_chosen_blocks_and_no_others():
@@ -71,8 +72,10 @@ def test_features_are_x_after_the_chosen_blocks_and_no_others():
   want = jax.jit(MODEL.apply)(weights, latents, *rest)
   np.testing.assert_allclose(out.velocity, want, rtol=1e-5, atol=1e-5)
   for first, x in zip(CHOSEN, out.features):
-    assert x.shape == (2, 4, 6, 16)
-    got = MODEL.apply(weights, x, first, *rest, method=rest_of_the_model)
+    assert x.shape == (2, 24, 16)
+    got = MODEL.apply(
+      weights, x, first, (4, 6), *rest, method=rest_of_the_model
+    )
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
@@ -112,7 +115,7 @@ def made(f, *args):
 
 def test_the_scan_does_not_keep_x_of_all_blocks():
   weights, args = variables(), inputs()
-  stack, buffer = (6, 2, 4, 6, 16), (3, 2, 4, 6, 16)
+  stack, buffer = (6, 2, 24, 16), (3, 2, 24, 16)
   forward = made(lambda w: evaluate(w, *args, features=CHOSEN), weights)
   assert buffer in forward and stack not in forward
   # One that does, for comparison.
@@ -129,8 +132,8 @@ def test_the_backward_pass_keeps_no_buffer_of_each_block():
     jnp.sum(x**2) for x in evaluate(w, *args, features=CHOSEN).features
   )
   backward = made(jax.grad(loss), weights)
-  assert (3, 2, 4, 6, 16) in backward
-  assert (6, 3, 2, 4, 6, 16) not in backward
+  assert (3, 2, 24, 16) in backward
+  assert (6, 3, 2, 24, 16) not in backward
 
 
 @pytest.mark.parametrize('features', [(6,), (-1,), (2, 2)])

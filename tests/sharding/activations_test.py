@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sana_jax.sharding.activations import constrain
+from sana_jax.sharding.activations import constrain, constrain_tokens
 from sana_jax.sharding.mesh import make_mesh
 
 
@@ -29,6 +29,15 @@ def test_an_axis_that_does_not_divide_is_left_out():
       jnp.ones((1, 6, 3))
     )
   assert y.addressable_shards[0].data.shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+  'grid, tokens', [((8, 3), 6), ((4, 6), 6), ((6, 4), 24), ((4, 2, 3), 6)]
+)
+def test_tokens_are_split_by_whole_rows_of_their_grid(grid, tokens):
+  with jax.set_mesh(make_mesh({'data': 2, 'sequence': 4})):
+    y = jax.jit(lambda x: constrain_tokens(x, grid))(jnp.ones((4, 24, 5)))
+  assert y.addressable_shards[0].data.shape == (2, tokens, 5)
 
 
 def test_inside_a_shard_map_nothing_is_constrained():

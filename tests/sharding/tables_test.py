@@ -7,8 +7,8 @@ import pytest
 
 from sana_jax import config
 from sana_jax.models import abstract
+from sana_jax.models.autoencoders.dc_ae import DCAE
 from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.models.dc_ae import DCAE
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import rules, tables

@@ -161,7 +161,7 @@ def test_the_transformer_that_is_exported_makes_pictures(trained, root):
   pipe = Pipeline.from_pretrained(root / 'sana/model', 'float32')
   assert pipe.size_px == SIZE
   assert pipe.recommended == {'steps': 2, 'guidance_scale': 4.5}
-  latents = pipe(PROMPTS, output_type='latent', **pipe.recommended)
+  latents = pipe.draw(PROMPTS, output_type='latent', **pipe.recommended)
   assert np.isfinite(latents).all()
   images = pipe.decode(jax.numpy.asarray(latents))
   assert images.shape == (6, SIZE, SIZE, 3)

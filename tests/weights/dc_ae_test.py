@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from sana_jax.errors import UserError
-from sana_jax.models.dc_ae import DCAE, SIZES
+from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
 from sana_jax.weights import dc_ae as weights
 from sana_jax.weights import table
 

@@ -116,7 +116,8 @@ class Samples:
       guidance_scale=settings.guidance_scale,
       seed=range(len(prompts)),
       instruction=encoders.instruction_of(config),
-    )
+      output_type='uint8',
+    ).images
     wrong = None
     if config.data.source == 'shapes':
       wrong = [

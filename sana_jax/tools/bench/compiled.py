@@ -19,6 +19,7 @@ from sana_jax.inference.schedulers import time_grid
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import batch_spec
 from sana_jax.text import encode
+from sana_jax.tools.bench import models
 from sana_jax.tools.bench.request import PARTS, Request
 from sana_jax.weights import kinds
 
@@ -70,24 +71,14 @@ def compile_stage(
 
 def _model(part, request, mesh):
   """The module, and shapes of its variables where they would lie."""
-  kind = kinds.PARTS[part]
-  module = kind.module(request.config(part), jnp.dtype(request.dtype))
-  shapes = kind.shapes(module)
-  places = rules.shardings(
-    shapes, [(f'[^/]*/{p}', spec) for p, spec in kind.sharding], mesh
+  module, shapes = models.described(part, request.config(part), request.dtype)
+  table = [(f'[^/]*/{p}', spec) for p, spec in kinds.PARTS[part].sharding]
+  placed = lambda leaf, place: jax.ShapeDtypeStruct(
+    leaf.shape, module.dtype, sharding=place
   )
-  shapes = jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, module.dtype, sharding=place
-    ),
-    shapes,
-    places,
+  return module, jax.tree.map(
+    placed, shapes, rules.shardings(shapes, table, mesh)
   )
-  if part == 'vae':  # Only the decoder is sampled with.
-    shapes = {
-      name: {'decoder': tree['decoder']} for name, tree in shapes.items()
-    }
-  return module, shapes
 
 
 def _text(module, variables, request, mesh, strips):
@@ -142,7 +133,7 @@ _LOWERED = {'text': _text, 'denoise': _denoise, 'decode': _decode}
 def _like(mesh, shape, dtype, split=True):
   """An argument, its leading axis over data and fsdp where it divides."""
   spec = batch_spec(mesh) if split else jax.P()
-  ways = [mesh.shape[a] for a in mesh.axis_names if a in ('data', 'fsdp')]
-  if split and shape[0] % max(1, *ways, 1):
+  ways = [mesh.shape.get(axis, 1) for axis in ('data', 'fsdp')]
+  if split and shape[0] % max(ways):
     spec = jax.P()
   return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import threading
 import time
+from typing import NamedTuple
 
 from etils import epath
 import grain
 import jax
 from jax.sharding import Mesh
-import ml_collections
+from ml_collections import ConfigDict
 import numpy as np
 
 from sana_jax.errors import UserError
@@ -57,8 +58,7 @@ class Block:
     return sum(self.seconds)
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
   """What was measured.
 
   Attributes:
@@ -72,7 +72,7 @@ class Found:
 
 
 def measure(
-  config: ml_collections.ConfigDict,
+  config: ConfigDict,
   task: Task,
   workdir: epath.PathLike,
   mesh: Mesh,
@@ -85,7 +85,7 @@ def measure(
   Every second block has a checkpoint, about in its middle; pictures, which are
   no part of training, are not drawn, and nothing is exported.
   """
-  config = ml_collections.ConfigDict(config)
+  config = ConfigDict(config)
   period = steps + _WARM_UP
   # The first steps compile: half a block of them is not counted.
   config.num_steps = period // 2 + 2 * rounds * period + 1
@@ -103,33 +103,18 @@ def measure(
 class Bare:
   """The compiled step, called again and again on the same batch."""
 
-  def __init__(
-    self,
-    config: ml_collections.ConfigDict,
-    task: Task,
-    mesh: Mesh,
-    batch: PyTree,
-  ):
-    planned = loop.plan_run(config, task, mesh)
+  def __init__(self, config: ConfigDict, task: Task, mesh: Mesh, batch: PyTree):
+    planned, size = loop.plan_run(config, task, mesh), config.batch_size
     key, rng = jax.random.split(jax.random.key(config.seed))
-    batch = place_rows(
-      batch, batch_rows(mesh, config.batch_size), mesh, config.batch_size
-    )
+    batch = place_rows(batch, batch_rows(mesh, size), mesh, size)
     inputs, rng = replicate((task.frozen, rng), mesh)
-    players = busiest(task.objective.players)
+    how = options(config, optimizers.make(config, task.objective))
+    how['players'] = busiest(task.objective.players)
     with jax.set_mesh(mesh):
       frozen = Frozen(inputs, planned.make_base(key))
       self._state, self._rest = planned.init(key), (frozen, batch, rng)
-      self._compiled = (
-        jit_step(
-          planned.state,
-          mesh,
-          players=players,
-          **options(config, optimizers.make(config, task.objective)),
-        )
-        .lower(self._state, *self._rest)
-        .compile()
-      )
+      step = jit_step(planned.state, mesh, **how)
+      self._compiled = step.lower(self._state, *self._rest).compile()
 
   def __call__(self, steps: int) -> Block:
     """Calls it so many times, after a few."""
@@ -156,9 +141,7 @@ class Turns:
   """
 
   def __init__(
-    self,
-    period: int,
-    make_bare: Callable[[PyTree], Callable[[int], Block]],
+    self, period: int, make_bare: Callable[[PyTree], Callable[[int], Block]]
   ):
     """`period`: steps of a block, the first few of which are not counted."""
     self.blocks, self.threads = [], 0
@@ -168,15 +151,10 @@ class Turns:
 
   def of(self, task: Task) -> Task:
     """The task in turns; a model of so few steps is not kept."""
-
-    def batches(**options):
-      return _Batches(task.data.batches(**options), self)
-
-    return dataclasses.replace(
-      task,
-      data=dataclasses.replace(task.data, batches=batches),
-      export=lambda params, folder: None,
-    )
+    batches = lambda **how: _Batches(task.data.batches(**how), self)
+    data = dataclasses.replace(task.data, batches=batches)
+    nothing = lambda params, folder: None
+    return dataclasses.replace(task, data=data, export=nothing)
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
     """The next batch, when it is the run's turn again."""
@@ -195,13 +173,9 @@ class Turns:
 
   def _change_sides(self, now):
     if self._loop:
-      self.blocks.append(
-        _block(
-          [*self._asked[_WARM_UP:], now],
-          waited=sum(self._waited[_WARM_UP:]),
-          saves=len(self.blocks) // 2 % 2,
-        )
-      )
+      moments = [*self._asked[_WARM_UP:], now]
+      waited, saves = sum(self._waited[_WARM_UP:]), len(self.blocks) // 2 % 2
+      self.blocks.append(_block(moments, waited=waited, saves=saves))
     else:
       self._loop = self._make_bare(self._first)
     self.blocks.append(self._loop(self._period - _WARM_UP))

@@ -5,6 +5,9 @@ import numpy as np
 from sana_jax.tools.bench.loop import Block
 from sana_jax.tools.report import Report, Rows, Run
 
+_SPEED = ('images/s', 'p50', 'p90', 'p99')
+_HEAD = ('by', *_SPEED, 'ratio', 'CPU ratio', 'data wait', 'threads')
+
 
 def _blocks(run: Run) -> tuple[list[Block], list[Block]]:
   """Those of training, and the bare ones, of which there is one more."""
@@ -38,21 +41,9 @@ def as_configured(run: Run) -> float:
 def rows(run: Run) -> Rows:
   """Cells of the table."""
   return [
-    (
-      'by',
-      'images/s',
-      'p50',
-      'p90',
-      'p99',
-      'ratio',
-      'CPU ratio',
-      'data wait',
-      'threads',
-    ),
-    *(
-      _trained(run, by, saves)
-      for saves, by in enumerate(('train', 'train, a checkpoint a block'))
-    ),
+    _HEAD,
+    _trained(run, 'train', 0),
+    _trained(run, 'train, a checkpoint a block', 1),
     ('bare', *_speed(run, _blocks(run)[1]), '', '', '', ''),
   ]
 
@@ -88,20 +79,15 @@ def title(run: Run) -> str:
   """What was run, in a line."""
   facts = run.facts
   mesh = ', '.join(f'{axis} {n}' for axis, n in facts['mesh'].items() if n > 1)
-  count = f'{len(run.records) // 2} blocks of {len(run.records[1].seconds)}'
-  return ', '.join(
-    filter(
-      None,
-      [
-        facts['config'],
-        facts['data'],
-        f'{facts["batch_size"]} images a batch',
-        mesh,
-        f'{count} steps',
-        run.device,
-      ],
-    )
-  )
+  parts = [
+    facts['config'],
+    facts['data'],
+    f'{facts["batch_size"]} images a batch',
+    mesh,
+    f'{len(run.records) // 2} blocks of {len(run.records[1].seconds)} steps',
+    run.device,
+  ]
+  return ', '.join(filter(None, parts))
 
 
 def _summary(run):
@@ -111,33 +97,4 @@ def _summary(run):
   ]
 
 
-LOOP = Report(
-  'loop.md',
-  'loop-*.json',
-  """# Training: the loop
-
-What the framework costs: `train` is a run of `sana-jax train`, with its data,
-log, checkpoints and warnings; `bare` is a loop that calls the same compiled
-step, from the same state, on one batch that stays on the devices. They take
-turns in one process on one machine, block by block. Both wait for the step
-before the one that they have just handed over.
-
-`images/s` is the median over blocks, with quartiles; `p50`, `p90` and `p99` are
-of the seconds of all steps. Every second block of the run has a checkpoint in
-its middle, which is far more often than the configs save; these blocks stand in
-a row of their own. Pictures are not drawn. `ratio` is the mean seconds of the
-two bare blocks around a block by its own, the median over blocks with
-quartiles: at 0.9 the framework costs 10 %. `CPU ratio` is the same of the CPU
-seconds of all threads, which other work on the machine does not lengthen; it
-does not see waiting. `data wait` is the share of the run's time that it waited
-for batches, `threads` how many read ahead.
-
-Made by `sana-jax bench step --against-loop --out docs/bench`; each table's
-command is above it.
-""",
-  Block,
-  rows,
-  1,
-  title,
-  _summary,
-)
+LOOP = Report('loop.md', 'loop-*.json', Block, rows, 1, title, _summary)

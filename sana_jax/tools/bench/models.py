@@ -51,16 +51,14 @@ def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
     name: _lazy(name, shape, integer=name.endswith('tracked'))
     for name, shape in folder.file_shapes(part, config).items()
   }
-  return Model(
-    module,
-    table.load(
-      kind.rules(module),
-      kind.prepare(tensors),
-      kind.shapes(module),
-      module.dtype,
-      only='decoder' if part == 'vae' else '',
-    ),
+  variables = table.load(
+    kind.rules(module),
+    kind.prepare(tensors),
+    kind.shapes(module),
+    module.dtype,
+    only='decoder' if part == 'vae' else '',
   )
+  return Model(module, variables)
 
 
 def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
@@ -68,22 +66,25 @@ def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
 
   They take no time to copy, and are not those of diffusers' side.
   """
+  module, shapes = described(part, config, dtype)
+  block = jax.random.normal(jax.random.key(0), _BLOCK.shape)
+
+  @jax.jit
+  def draw(block):
+    values = lambda path, x: _drawn(block, path, x.shape, module.dtype)
+    return jax.tree.map_with_path(values, shapes)
+
+  return Model(module, draw(block))
+
+
+def described(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
+  """The same part with shapes in place of weights."""
   kind = kinds.PARTS[part]
   module = kind.module(config, jnp.dtype(dtype))
   shapes = kind.shapes(module)
   if part == 'vae':  # Only the decoder is sampled with.
-    shapes = {
-      name: {'decoder': tree['decoder']} for name, tree in shapes.items()
-    }
-  block = jax.random.normal(jax.random.key(0), _BLOCK.shape)
-  return Model(
-    module,
-    jax.jit(
-      lambda block: jax.tree.map_with_path(
-        lambda path, x: _drawn(block, path, x.shape, module.dtype), shapes
-      )
-    )(block),
-  )
+    shapes = {key: {'decoder': tree['decoder']} for key, tree in shapes.items()}
+  return Model(module, shapes)
 
 
 def _drawn(block, path, shape, dtype):

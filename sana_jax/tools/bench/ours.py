@@ -37,10 +37,8 @@ def load(
   prompt, and in each step the keys and values of the text. Weights that are
   `drawn` are not those of diffusers' side, and are there at once.
   """
-  part = PARTS[stage]
-  model = (models.drawn if drawn else models.ours)(
-    part, request.config(part), request.dtype
-  )
+  part, make = PARTS[stage], models.drawn if drawn else models.ours
+  model = make(part, request.config(part), request.dtype)
   return _STAGES[stage](model, request, plain)
 
 
@@ -59,16 +57,9 @@ def peak_bytes() -> int | None:
 
 
 def _pipeline(**parts):
-  blank = Model(None, {})
-  return Pipeline(
-    **{
-      'transformer': blank,
-      'autoencoder': blank,
-      'text_encoder': blank,
-      'tokenizer': None,
-      **parts,
-    }
-  )
+  names = ('transformer', 'autoencoder', 'text_encoder')
+  blank = dict.fromkeys(names, Model(None, {})) | {'tokenizer': None}
+  return Pipeline(**blank | parts)
 
 
 def _text(model, request, plain):
@@ -83,14 +74,12 @@ def _text(model, request, plain):
   (embeddings, _), _ = run()  # From now on the instruction is in the cache.
   length = embeddings.shape[1]
   past = next(x[1] for key, x in pipe.cache.items() if isinstance(key, bytes))
-  work = flops.count(
-    model.module.apply,
-    model.variables,
-    _like((request.batch, length - 1), int),
-    _like((request.batch, length - 1), bool),
-    past,
+  shape = request.batch, length - 1
+  tokens, mask = (
+    jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, bool)
   )
-  return Stage(run, work)
+  read, weights = model.module.apply, model.variables
+  return Stage(run, flops.count(read, weights, tokens, mask, past))
 
 
 def _denoise(model, request, plain):
@@ -101,9 +90,8 @@ def _denoise(model, request, plain):
   text = _text_like(request.batch, length, width, request.dtype)
   negative = _text_like(1, length, width, request.dtype)
   how = dict(steps=request.steps, guidance=request.guidance_scale)
-  denoise = functools.partial(
-    _plain_denoise if plain else Pipeline.denoise, pipe, **how
-  )
+  sampler = _plain_denoise if plain else Pipeline.denoise
+  denoise = functools.partial(sampler, pipe, **how)
   run = lambda: denoise(noise, text, negative).block_until_ready()
   return Stage(run, flops.count(denoise, noise, text, negative))
 
@@ -111,16 +99,8 @@ def _denoise(model, request, plain):
 def _plain_denoise(pipe, noise, text, negative, steps, guidance):
   """The sampler around the model as it is."""
   grid = time_grid(pipe.sampler, steps, pipe.flow_shift)
-  return _plain(
-    pipe.transformer.module,
-    pipe.transformer.variables,
-    noise,
-    text,
-    negative,
-    grid,
-    pipe.sampler,
-    guidance,
-  )
+  inputs = noise, text, negative, grid
+  return _plain(*pipe.transformer, *inputs, pipe.sampler, guidance)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7))
@@ -138,29 +118,19 @@ def _decode(model, request, plain):
   pipe = _pipeline(autoencoder=model)
   latents = _normal(request.latent_shape, jnp.float32)
   size = request.height, request.width
-  run = lambda: decoding.to_uint8(
-    pipe.decode(latents, size)
-  ).block_until_ready()
-  return Stage(
-    run, flops.count(functools.partial(pipe.decode, size=size), latents)
-  )
+  decode = functools.partial(pipe.decode, size=size)
+  run = lambda: decoding.to_uint8(decode(latents)).block_until_ready()
+  return Stage(run, flops.count(decode, latents))
 
 
 _STAGES = {'text': _text, 'denoise': _denoise, 'decode': _decode}
 
 
 def _text_like(batch, length, width, dtype):
-  return (
-    _normal((batch, length, width), dtype),
-    jnp.ones((batch, length), bool),
-  )
+  mask = jnp.ones((batch, length), bool)
+  return _normal((batch, length, width), dtype), mask
 
 
 def _normal(shape, dtype):
-  return jnp.asarray(
-    np.random.default_rng(0).standard_normal(shape, np.float32), dtype
-  )
-
-
-def _like(shape, dtype):
-  return jax.ShapeDtypeStruct(shape, dtype)
+  values = np.random.default_rng(0).standard_normal(shape, np.float32)
+  return jnp.asarray(values, dtype)

@@ -64,18 +64,13 @@ def _serve(pipe, make, args):
         held = held or make(*args)
         pipe.send(getattr(held, method)(*values))
       except ModuleNotFoundError as e:
-        pipe.send(
-          UserError(
-            f'--against needs the package {e.name}; install '
-            "it with pip install 'sana_jax[parity]'."
-          )
-        )
+        said = f'--against needs the package {e.name}; install it with pip '
+        pipe.send(UserError(f"{said}install 'sana_jax[parity]'."))
       except UserError as e:
         pipe.send(e)
       except Exception:  # To be raised in the process that has a terminal.
-        pipe.send(
-          RuntimeError(f'in {make.__name__}{args}:\n{traceback.format_exc()}')
-        )
+        said = f'in {make.__name__}{args}:\n{traceback.format_exc()}'
+        pipe.send(RuntimeError(said))
 
 
 def reason(said: str) -> str:

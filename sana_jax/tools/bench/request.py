@@ -45,19 +45,14 @@ class Request:
       for part in ('transformer', 'vae')
     )
     f = vae.spec.side
-    return (
-      self.batch,
-      self.height // f,
-      self.width // f,
-      transformer.in_channels,
-    )
+    channels = transformer.in_channels
+    return self.batch, self.height // f, self.width // f, channels
 
   def config(self, part: str) -> dict[str, Any]:
     """The config.json of a part of its model."""
     if self.model == SMALL:
-      return folder.read_json(
-        hub.ASSETS / SMALL / part / 'config.json'
-      ) | _VOCABULARY.get(part, {})
+      path = hub.ASSETS / SMALL / part / 'config.json'
+      return folder.read_json(path) | _VOCABULARY.get(part, {})
     return zoo.get(self.model).configs()[part]
 
 

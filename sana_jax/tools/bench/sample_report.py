@@ -43,32 +43,29 @@ def records_of(
 ) -> list[Record]:
   """What `workers.measure` found."""
   names = {f.name for f in dataclasses.fields(Record)}
-  return [
-    Record(
-      stage=stage, side=side, **{k: v for k, v in values.items() if k in names}
-    )
-    for side, values in found.items()
-  ]
+  known = lambda values: {k: v for k, v in values.items() if k in names}
+  return [Record(stage, side, **known(x)) for side, x in found.items()]
 
 
 def whole(records: Sequence[Record]) -> list[Record]:
   """By side, the sum over the stages; none where there is one stage."""
-  out = []
-  for side in dict.fromkeys(r.side for r in records):
-    mine = [r for r in records if r.side == side]
-    if len(mine) > 1:
-      out.append(
-        Record(
-          'whole',
-          side,
-          [sum(r.best for r in mine)],
-          sum(r.first_seconds for r in mine),
-          sum(r.flops for r in mine),
-          max(r.host_bytes for r in mine),
-          max(r.device_bytes or 0 for r in mine) or None,
-        )
-      )
-  return out
+  sides = {}
+  for r in records:
+    sides.setdefault(r.side, []).append(r)
+  return [_sum(mine) for mine in sides.values() if len(mine) > 1]
+
+
+def _sum(records):
+  """All stages of a side as one."""
+  return Record(
+    'whole',
+    records[0].side,
+    [sum(r.best for r in records)],
+    sum(r.first_seconds for r in records),
+    sum(r.flops for r in records),
+    max(r.host_bytes for r in records),
+    max(r.device_bytes or 0 for r in records) or None,
+  )
 
 
 def rows(run: Run) -> Rows:
@@ -76,6 +73,7 @@ def rows(run: Run) -> Rows:
   records = [*run.records, *whole(run.records)]
   ours = {r.stage: r for r in records if r.side == OURS}
   rate = lambda r: ours[r.stage].flops / r.best
+  product = run.facts['matmul_flops']
   of_ours = lambda cell: lambda r: cell(r) if r.side == OURS else ''
   return columns(
     records,
@@ -85,12 +83,10 @@ def rows(run: Run) -> Rows:
       'seconds': lambda r: f'{r.best:.3g}',
       'images/s': lambda r: f'{request_of(run).batch / r.best:.3g}',
       'TFLOP/s': of_ours(lambda r: f'{rate(r) / 1e12:.3g}'),
-      'of peak': of_ours(
-        lambda r: f'{rate(r) / run.facts["matmul_flops"]:.0%}'
-      ),
+      'of peak': of_ours(lambda r: f'{rate(r) / product:.0%}'),
       'GiB': lambda r: f'{r.peak_bytes / 2**30:.2f}',
       'ratio': lambda r: (
-        '' if r.side == OURS else (f'{ours[r.stage].best / r.best:.2f}')
+        '' if r.side == OURS else f'{ours[r.stage].best / r.best:.2f}'
       ),
     },
   )
@@ -116,24 +112,4 @@ def _title(run):
   )
 
 
-SAMPLING = Report(
-  'sampling.md',
-  'sampling-*.json',
-  """# Sampling: measured speed
-
-Seconds of one call, the best of several; both sides in processes of their own,
-called in turn (one after the other where both do not fit into memory).
-`TFLOP/s` counts products and convolutions, `of peak` compares with a large
-matrix product on the same device in the same run. `GiB` is the process's peak
-(a GPU's own memory where there is one). `ratio` is our time by theirs: below 1,
-we are faster. `whole` adds up the stages of a call. Weights are random; the
-first call, which compiles, is not counted.
-
-Made by `sana-jax bench sample --out docs/bench`; each table's command is above
-it.
-""",
-  Record,
-  rows,
-  2,
-  _title,
-)
+SAMPLING = Report('sampling.md', 'sampling-*.json', Record, rows, 2, _title)

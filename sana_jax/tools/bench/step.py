@@ -109,9 +109,8 @@ class Record:
 
   def mfu(self, peak: float) -> float:
     """Model FLOPs a second and device, by `peak`."""
-    return (
-      3 * self.forward_flops / self.best / math.prod(self.mesh.values()) / peak
-    )
+    devices = math.prod(self.mesh.values())
+    return 3 * self.forward_flops / self.best / devices / peak
 
 
 class Read(NamedTuple):
@@ -123,9 +122,8 @@ class Read(NamedTuple):
 
   def seconds(self, rates: Mapping[str, Any]) -> report.Seconds:
     """Of a step, at rates that were measured on this device."""
-    return report.seconds(
-      self.work, self.collectives, ceilings.device_of(device.name(), rates)
-    )
+    here = ceilings.device_of(device.name(), rates)
+    return report.seconds(self.work, self.collectives, here)
 
 
 def read(
@@ -136,22 +134,13 @@ def read(
 ) -> Read:
   """As a plan has it of a compiled program."""
   module = hlo.parse(step.as_text())
-  expected = (
-    steps.forward_flops(config)
-    * config.batch_size
-    * steps.run_passes(config, 'train')
-    / mesh.size
-  )
-  memory = compiling.memory(
-    step,
-    {name: compiling.of_device(tree) for name, tree in program.parts.items()},
-  )
+  here = [collectives.Place((), 0)] * mesh.size
+  forward = steps.forward_flops(config) * config.batch_size
+  expected = forward * steps.run_passes(config, 'train') / mesh.size
   return Read(
     work.of_program(module, expected),
-    collectives.find(
-      module, dict(mesh.shape), [collectives.Place((), 0)] * mesh.size
-    ),
-    sum(memory.values()),
+    collectives.find(module, dict(mesh.shape), here),
+    sum(compiling.memory(step, program).values()),
   )
 
 
@@ -168,22 +157,15 @@ class Worker:
     """Times rounds of steps, reads the programs, and traces some steps."""
     config = ConfigDict(variant.config)
     mesh = make_mesh(config.mesh.to_dict())
+    built, took, profiles = {}, {}, {}
     with jax.set_mesh(mesh):
-      built, records = {}, []
       for side, names in variant.sides.items():
         names = timing.backends(names) if isinstance(names, str) else names
         with kernels.prefer(**names):
           program = steps.make(config, mesh)
-          built[side], seconds = timing.compiled(program)
-        records.append(
-          dataclasses.replace(
-            _compiled(variant.name, side, config, mesh, built[side]),
-            device=device.name(),
-            compile_seconds=seconds,
-          )
-        )
+          built[side], took[side] = timing.compiled(program)
       found = timing.measure(built, program, repeats)
-      profiles, state = {}, found.state
+      state = found.state
       for side, step in built.items() if profiled else ():
         state, profiles[side] = _profile(step, state, found.rest)
     rates = dict(ceilings.measure(config.dtype))
@@ -191,13 +173,15 @@ class Worker:
       rates['page_rate'] = resident.page_rate()
     return [
       _measured(
-        r,
-        read(built[r.by], program, config, mesh),
-        found,
+        _compiled(variant.name, side, config, mesh, step),
+        read(step, program, config, mesh),
         rates,
-        profiles.get(r.by),
+        profiles.get(side, ''),
+        compile_seconds=took[side],
+        seconds=found.seconds[side],
+        used_bytes=found.bytes,
       )
-      for r in records
+      for side, step in built.items()
     ]
 
 
@@ -209,15 +193,18 @@ def _profile(step, state, rest):
     return state, f'{type(e).__name__}: {e}'[:200]
 
 
+def _record(name, side, config, **facts):
+  own = config.batch_size, config.dtype, config.model.remat
+  return Record(name, side, *own, **facts)
+
+
 def _compiled(name, side, config, mesh, program):
   """A Record of what the compiler says."""
   memory, module = program.memory_analysis(), hlo.parse(program.as_text())
-  return Record(
+  return _record(
     name,
     side,
-    config.batch_size,
-    config.dtype,
-    config.model.remat,
+    config,
     mesh=dict(mesh.shape),
     forward_flops=config.batch_size * steps.forward_flops(config),
     state_bytes=memory.argument_size_in_bytes,
@@ -227,64 +214,45 @@ def _compiled(name, side, config, mesh, program):
   )
 
 
-def _measured(record, plan, found, rates, profile):
-  """The record with what was measured."""
+def _measured(record, plan, rates, profile, **found):
+  """The record with what was measured; `profile` may be why there is none."""
   predicted = plan.seconds(rates)
+  shown = ('flops', 'memory_rate', 'page_rate')
   record = dataclasses.replace(
     record,
-    seconds=found.seconds[record.by],
-    used_bytes=found.bytes,
+    device=device.name(),
     needed_bytes=plan.needed,
     flops=sum(w.flops for w in plan.work),
     moved=sum(w.bytes for w in plan.work),
-    ceilings={
-      key: rates[key]
-      for key in ('flops', 'memory_rate', 'page_rate')
-      if key in rates
-    },
+    ceilings={key: rates[key] for key in shown if key in rates},
     predicted={
-      'total': predicted.total,
-      'compute': predicted.compute,
-      'memory': predicted.memory,
+      key: getattr(predicted, key) for key in ('total', 'compute', 'memory')
     },
+    **found,
   )
-  if profile is None or isinstance(profile, str):
-    return dataclasses.replace(record, unprofiled=profile or '')
-  ideal = (
-    3
-    * record.forward_flops
-    / math.prod(record.mesh.values())
-    / (record.published or rates['flops'])
+  if isinstance(profile, str):
+    return dataclasses.replace(record, unprofiled=profile)
+  peak = math.prod(record.mesh.values()) * (record.published or rates['flops'])
+  ideal = 3 * record.forward_flops / peak
+  times = profile_breakdown.accounted(
+    profile.times, profile.places, profile.steps, ideal
   )
-  return dataclasses.replace(
-    record,
-    times=profile_breakdown.accounted(
-      profile.times, profile.places, profile.steps, ideal
-    ),
-  )
+  return dataclasses.replace(record, times=times)
 
 
 def records(
   asked: Sequence[Variant], repeats: int, profiled: bool = False
 ) -> Iterator[Record]:
   """Of each variant in turn; one that fails says so, and the next one runs."""
+  cache = jax.config.jax_compilation_cache_dir
   for variant in asked:
     try:
-      with processes.start(
-        Worker, jax.config.jax_compilation_cache_dir
-      ) as process:
+      with processes.start(Worker, cache) as process:
         yield from process.ask('measure', variant, repeats, profiled)
     except (UserError, RuntimeError) as e:
-      config = ConfigDict(variant.config)
+      config, reason = ConfigDict(variant.config), processes.reason(str(e))
       for side in variant.sides:
-        yield Record(
-          variant.name,
-          side,
-          config.batch_size,
-          config.dtype,
-          config.model.remat,
-          failed=processes.reason(str(e)),
-        )
+        yield _record(variant.name, side, config, failed=reason)
 
 
 def compile_for(variant: Variant, topology: str) -> list[Record]:

@@ -1,6 +1,6 @@
 """What `sana-jax bench step` says: of steps, of plans and of compilers."""
 
-from collections.abc import Sequence
+import re
 
 from sana_jax.analysis import profile_breakdown
 from sana_jax.tools.bench.step import Record
@@ -12,9 +12,8 @@ _GIB = 2**30
 
 def _record(times=(), **facts):
   """Of JSON, which has dicts."""
-  return Record(
-    **facts, times=[profile_breakdown.Time(**time) for time in times]
-  )
+  times = [profile_breakdown.Time(**time) for time in times]
+  return Record(**facts, times=times)
 
 
 def fastest(run: Run) -> list[Record]:
@@ -35,26 +34,21 @@ def findings(run: Run) -> list[str]:
       continue
     share = r.mfu(r.published or r.ceilings['flops'])
     said = 'met' if share >= TARGET else 'not met'
-    lines += [
+    why = (
+      'it loses most to' if r.times else f'its profile failed: {r.unprofiled}'
+    )
+    lines.append(
       f'{_subject(r)}: remat {r.remat} by {r.by} is the fastest, MFU '
-      f'{share:.1%} (the target of {TARGET:.0%} is {said}); '
-      + (
-        'it loses most to' if r.times else f'its profile failed: {r.unprofiled}'
-      ),
-      *(
-        f'{i}. {said}'
-        for i, said in enumerate(profile_breakdown.largest(r.times), 1)
-      ),
-      '',
-    ]
+      f'{share:.1%} (the target of {TARGET:.0%} is {said}); {why}'
+    )
+    largest = profile_breakdown.largest(r.times)
+    lines += [*(f'{i}. {said}' for i, said in enumerate(largest, 1)), '']
   return lines[:-1]
 
 
 def _subject(r):
   """The config without its memory policy, which a sweep changes."""
-  return '+'.join(
-    part for part in r.config.split('+') if not part.startswith('model.remat=')
-  )
+  return re.sub(r'\+model\.remat=[^+]*', '', r.config)
 
 
 def _of(number, form):
@@ -66,9 +60,10 @@ def _gib(size):
 
 
 def _measured(run: Run) -> Rows:
-  ours = {}
-  for r in run.records:
-    ours.setdefault(r.config, r)
+  first = {r.config: r for r in reversed(run.records)}
+  ratio = lambda r: (
+    '' if r is first[r.config] else f'{first[r.config].best / r.best:.2f}'
+  )
   ran = lambda cell: lambda r: cell(r) if r.seconds else ''
   return columns(
     run.records,
@@ -85,11 +80,7 @@ def _measured(run: Run) -> Rows:
       ),
       'MFU, measured': ran(lambda r: f'{r.mfu(r.ceilings["flops"]):.1%}'),
       'GiB': lambda r: _gib(r.used_bytes),
-      'ratio': ran(
-        lambda r: (
-          '' if r is ours[r.config] else (f'{ours[r.config].best / r.best:.2f}')
-        )
-      ),
+      'ratio': ran(ratio),
       'failed': lambda r: r.failed,
     },
   )
@@ -104,9 +95,7 @@ def _compiled(run: Run) -> Rows:
     {
       'config': lambda r: r.config,
       'by': lambda r: r.by,
-      'mesh': lambda r: ', '.join(
-        f'{k} {n}' for k, n in r.mesh.items() if n > 1
-      ),
+      'mesh': _mesh,
       'state GiB': lambda r: _gib(r.state_bytes),
       'temporary GiB': lambda r: _gib(r.temporary_bytes),
       'kernels': lambda r: counted(r.kernels),
@@ -116,7 +105,12 @@ def _compiled(run: Run) -> Rows:
 
 
 def _planned(run: Run) -> Rows:
-  error = lambda r, form: f'{r.predicted["total"] / r.best - 1:{form}}'
+  error = lambda predicted, found, form: f'{predicted / found - 1:{form}}'
+  pages = lambda r: (
+    f'{r.temporary_bytes / r.ceilings["page_rate"]:.3g}'
+    if 'page_rate' in r.ceilings
+    else ''
+  )
   ran = lambda cell: lambda r: cell(r) if r.seconds else ''
   used = lambda cell: lambda r: cell(r) if r.used_bytes else ''
   return columns(
@@ -130,111 +124,41 @@ def _planned(run: Run) -> Rows:
       'memory': ran(lambda r: f'{r.predicted["memory"]:.3g}'),
       'measured s': lambda r: r.failed or f'{r.best:.3g}',
       'median': ran(lambda r: f'{r.median:.3g}'),
-      'error': ran(lambda r: error(r, '+.0%')),
+      'error': ran(lambda r: error(r.predicted['total'], r.best, '+.0%')),
       'predicted GiB': ran(lambda r: f'{r.needed_bytes / _GIB:.3f}'),
       'measured GiB': used(lambda r: f'{r.used_bytes / _GIB:.3f}'),
       'error of GiB': used(
-        lambda r: f'{r.needed_bytes / r.used_bytes - 1:+.1%}'
+        lambda r: error(r.needed_bytes, r.used_bytes, '+.1%')
       ),
       'GFLOP': ran(lambda r: f'{r.flops / 1e9:,.1f}'),
       'moves GB': ran(lambda r: f'{r.moved / 1e9:,.2f}'),
       'product TFLOP/s': ran(lambda r: f'{r.ceilings["flops"] / 1e12:.3g}'),
       'copy GB/s': ran(lambda r: f'{r.ceilings["memory_rate"] / 1e9:.3g}'),
-      'pages s': ran(
-        lambda r: (
-          f'{r.temporary_bytes / rate:.3g}'
-          if (rate := r.ceilings.get('page_rate'))
-          else ''
-        )
-      ),
+      'pages s': ran(pages),
     },
   )
 
 
-def _mesh(records: Sequence[Record]) -> str:
-  mesh = next((r.mesh for r in records if r.mesh), {})
-  return ', '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1)
+def _mesh(r):
+  return ', '.join(f'{axis} {n}' for axis, n in r.mesh.items() if n > 1)
 
 
 def _title(run):
-  return ', '.join(filter(None, [run.device, _mesh(run.records)]))
+  mesh = next(filter(None, map(_mesh, run.records)), '')
+  return ', '.join(filter(None, [run.device, mesh]))
 
 
 MEASURED = Report(
-  'step.md',
-  'step-*.json',
-  """# Training: the step
-
-Seconds of a step on random cached latents and text, the best of several rounds.
-Each config has a process of its own; `by` is who computes it: sides of one
-config that were given by `--against` take turns from the same state. `MFU` is
-three times the forward pass's products and convolutions in that time (what
-remat computes again does not count), by the device's dense peak of its data
-sheet, and by a large product in the same process. `predicted` is what `sana-jax
-plan` says of the program at the measured rates. `ratio` is the time of the
-config's first row by this one's: below 1, the first is faster.
-
-Losses are of a profile of the fastest: what of the step is no model FLOPs at
-the device's peak (the published one where there is one), by kind of operation.
-`computed again` is remat's share, `idle` is when the device runs nothing. The
-target is an MFU of 50 %.
-
-Made by `sana-jax bench step --out docs/bench`; each table's command is above
-it.
-""",
-  _record,
-  _measured,
-  3,
-  _title,
-  findings,
+  'step.md', 'step-*.json', _record, _measured, 3, _title, findings
 )
 
 COMPILED = Report(
   'step_compiled.md',
   'compiled-step-*.json',
-  """# Training: the step, compiled
-
-What the compiler of the chip says of one chip's memory, and how often the
-program calls kernels and collectives (in the loop over blocks once for all of
-them); nothing has run.
-
-Made by `sana-jax bench step --compile-for TOPOLOGY --out docs/bench`; each
-table's command is above it.
-""",
   _record,
   _compiled,
   3,
   how=lambda run: 'Compiled',
 )
 
-PLANNED = Report(
-  'plan.md',
-  'plan-*.json',
-  """# Plans: predicted and measured
-
-The train step that `sana-jax plan` compiles, here for a device that is there:
-read as a plan reads it, then run on random data, each config in a process of
-its own. `predicted s` is the plan's: each operation of the program by its
-roofline, at ceilings that were measured in the same process afterwards (a large
-product in the config's type, a large copy in place); `compute` and `memory` are
-its seconds of operations that are bound by products, and by memory. `measured
-s` is the best round of several after a first one; `median` is beside it.
-`predicted GiB` is XLA's memory analysis (arguments, temporaries, results,
-code), as `plan` sums it. `measured GiB` is what the device had in use at most;
-on a CPU, what the process had more than before it made the arguments. An error
-is predicted / measured - 1. The last columns are what the program does, and the
-ceilings.
-
-A roofline is the least that a step takes, so that errors of time are below 0;
-[planning](../planning.md) says what it leaves out. On a CPU these are most of
-all pages: XLA allocates the temporaries anew in each step, and the system
-zeroes and maps them; `pages s` is what that takes at the rate measured here.
-
-Made by `sana-jax bench step --against-plan --out docs/bench`; each table's
-command is above it.
-""",
-  _record,
-  _planned,
-  2,
-  _title,
-)
+PLANNED = Report('plan.md', 'plan-*.json', _record, _planned, 2, _title)

@@ -39,19 +39,12 @@ def load(
     model.decoder = torch.compile(model.decoder)
   elif compiled:
     model = torch.compile(model)
-  parts = {part: model}
-  pipe = diffusers.SanaPipeline(
-    **{
-      'tokenizer': text_tokenizer() if stage == 'text' else None,
-      'text_encoder': None,
-      'vae': None,
-      'transformer': None,
-      'scheduler': diffusers.DPMSolverMultistepScheduler(
-        flow_shift=3.0, prediction_type='flow_prediction', use_flow_sigmas=True
-      ),
-      **parts,
-    }
+  scheduler = diffusers.DPMSolverMultistepScheduler(
+    flow_shift=3.0, prediction_type='flow_prediction', use_flow_sigmas=True
   )
+  parts = dict.fromkeys(PARTS.values()) | {part: model}
+  parts['tokenizer'] = text_tokenizer() if stage == 'text' else None
+  pipe = diffusers.SanaPipeline(scheduler=scheduler, **parts)
   pipe.set_progress_bar_config(disable=True)
   return Stage(_waiting(_STAGES[stage](pipe, request)), 0)
 
@@ -121,11 +114,10 @@ def _denoise(pipe, request):
 def _decode(pipe, request):
   b, height, width, channels = request.latent_shape
   latents = _normal((b, channels, height, width), getattr(torch, request.dtype))
+  factor = pipe.vae.config.scaling_factor
 
   def run():
-    images = pipe.vae.decode(
-      latents / pipe.vae.config.scaling_factor, return_dict=False
-    )[0]
+    (images,) = pipe.vae.decode(latents / factor, return_dict=False)
     images = pipe.image_processor.postprocess(images, output_type='pt')
     return (images * 255).round().to(torch.uint8)
 

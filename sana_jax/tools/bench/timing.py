@@ -80,10 +80,7 @@ def compiled(program: steps.Program) -> tuple[jax.stages.Compiled, float]:
 
 
 def measure(
-  sides: Mapping[str, Any],
-  program: steps.Program,
-  repeats: int,
-  count: int = 3,
+  sides: Mapping[str, Any], program: steps.Program, repeats: int, count: int = 3
 ) -> Measured:
   """Rounds of `count` steps, in which the sides take turns from one state.
 

@@ -16,13 +16,7 @@ from sana_jax.tools.bench import processes, resident
 from sana_jax.tools.bench.request import PARTS, Request
 from sana_jax.weights import folder
 
-OURS, PLAIN, XLA, THEIRS, COMPILED = (
-  'sana_jax',
-  'plain',
-  'xla',
-  'diffusers',
-  'diffusers-compile',
-)
+OURS, PLAIN, XLA, COMPILED = 'sana_jax', 'plain', 'xla', 'diffusers-compile'
 
 
 def measure(
@@ -33,19 +27,14 @@ def measure(
   Sides that do not fit into memory together run one after the other.
   """
   if len(sides) > 1 and not _fit(stage, request, len(sides)):
-    return {
-      side: found
-      for part in sides
-      for side, found in measure(stage, request, [part], repeats).items()
-    }
+    alone = (measure(stage, request, [side], repeats) for side in sides)
+    return {side: found for one in alone for side, found in one.items()}
   with contextlib.ExitStack() as stack:
     workers = {
       side: stack.enter_context(processes.start(_Side, side, stage, request))
       for side in sides
     }
     found = {side: worker.ask('begin') for side, worker in workers.items()}
-    for side in sides:
-      found[side]['seconds'] = []
     for _ in range(repeats):
       for side, worker in workers.items():
         found[side]['seconds'].append(worker.ask('run'))
@@ -87,7 +76,8 @@ class _Side:
       self.loaded.run()
       seconds = time.perf_counter() - start
     resident.forget_peak()  # Of loading and compiling.
-    return {'first_seconds': seconds, 'flops': self.loaded.flops}
+    flops = self.loaded.flops
+    return {'first_seconds': seconds, 'flops': flops, 'seconds': []}
 
   def _kernels(self):
     if self.side == XLA:

@@ -190,28 +190,28 @@ def _float32(x):
   return np.asarray(x.astype(jnp.float32))
 
 
-def _stack(outputs, like):
-  """diffusers' list of [b n d] as our [l b y x d]."""
-  return np.stack([x.float().numpy() for x in outputs]).reshape(like.shape)
+def _stack(outputs):
+  """diffusers' list of [b n d] as our [l b n d]."""
+  return np.stack([x.float().numpy() for x in outputs])
 
 
 def _output(variant, k, seed):
   s = _Setup(seed, variant)
   got = s.our_outputs()
-  return relative_error(got[k], _stack(s.their_outputs(), got)[k])
+  return relative_error(got[k], _stack(s.their_outputs())[k])
 
 
 def _scaled(seed):
   s = _Setup(seed)
   got = s.our_outputs(scale=0.7)
-  return relative_error(got, _stack(s.their_outputs(0.7), got))
+  return relative_error(got, _stack(s.their_outputs(0.7)))
 
 
 def _given(seed):
   s = _Setup(seed)
   outputs = s.their_outputs()
-  ours = _stack(outputs, np.empty((_OUTPUTS, 2, 4, 6, 64)))
-  return relative_error(s.our_velocity(ours), s.their_velocity(outputs))
+  ours = s.our_velocity(_stack(outputs))
+  return relative_error(ours, s.their_velocity(outputs))
 
 
 def _both(seed):
@@ -266,9 +266,9 @@ def _official_velocity(s):
 def _outputs_bfloat16(seed):
   s = _Setup(seed)
   got = s.our_outputs(jnp.bfloat16)
-  want = _stack(s.their_outputs(), got)
+  want = _stack(s.their_outputs())
   s.cast(torch.bfloat16)
-  return bfloat16('sana', got, _stack(s.their_outputs(), got), want)
+  return bfloat16('sana', got, _stack(s.their_outputs()), want)
 
 
 def _both_bfloat16(seed):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from sana_jax.models.dc_ae import DCAE, SIZES
+from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
 from sana_jax.tools.parity import references
 from sana_jax.tools.parity.dc_ae_parts import LINEAR, Part, PARTS, QUADRATIC
 from sana_jax.tools.parity.ledger import (

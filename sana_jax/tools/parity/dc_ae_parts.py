@@ -8,7 +8,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from sana_jax.models.dc_ae import blocks, DCAE, resampling
+from sana_jax.models.autoencoders.dc_ae import blocks, DCAE, resampling
 from sana_jax.models.layers import RMSNorm
 from sana_jax.typing import DType
 

@@ -308,7 +308,7 @@ def measure_part(
   )
   call, want = calls[part.name], calls[until].output
   module, params = converted(config, references.weights(theirs), dtype)
-  grid = [n // module.patch_size for n in inputs.latents.shape[1:3]]
+  grid = tuple(n // module.patch_size for n in inputs.latents.shape[1:3])
   got = part.ours(module, params, call.tensors(dtype), grid)
   if dtype == jnp.float32:
     return relative_error(_joined(got), _joined(want))

@@ -47,9 +47,8 @@ class Part:
 
 
 def patches(model, params, given, grid):
-  return _tokens(
-    _apply(model, params, references.channels_last(given[0]), part='tokens')
-  )
+  latents = references.channels_last(given[0])
+  return _apply(model, params, latents, part='tokens')[0]
 
 
 def time(model, params, given, grid):
@@ -70,14 +69,12 @@ def caption_norm(model, params, given, grid):
 
 
 def linear_attention(model, params, given, grid, perturbed=None):
-  return _tokens(
-    _apply(
-      _block(model),
-      _of_block(params, 0),
-      _image(given[0], grid),
-      perturbed,
-      part='self_attention',
-    )
+  return _apply(
+    _block(model),
+    _of_block(params, 0),
+    given[0],
+    perturbed,
+    part='self_attention',
   )
 
 
@@ -91,15 +88,13 @@ def perturbed_attention(model, params, given, grid):
 
 def cross_attention(model, params, given, grid):
   x, text, bias = given
-  return _tokens(
-    _apply(
-      _block(model),
-      _of_block(params, 0),
-      _image(x, grid),
-      text,
-      np.float32(bias[:, 0]),
-      part='cross_attention',
-    )
+  return _apply(
+    _block(model),
+    _of_block(params, 0),
+    x,
+    text,
+    np.float32(bias[:, 0]),
+    part='cross_attention',
   )
 
 
@@ -107,10 +102,11 @@ def mix_ffn(model, params, given, grid):
   y = _apply(
     _block(model),
     _of_block(params, 0),
-    references.channels_last(given[0]),
+    _tokens(references.channels_last(given[0])),
     part='mix_ffn',
+    grid=grid,
   )
-  return references.channels_first(y)
+  return references.channels_first(_image(y, grid))
 
 
 def norm(model, params, given, grid):
@@ -125,12 +121,13 @@ def block(i: int) -> Ours:
     y, _ = _apply(
       _block(model),
       _of_block(params, i),
-      _image(x, grid),
+      x,
       modulation.reshape(len(x), 6, -1),
       text,
       np.float32(bias[:, 0]),
+      grid=grid,
     )
-    return _tokens(y)
+    return y
 
   return ours
 
@@ -138,7 +135,7 @@ def block(i: int) -> Ours:
 def head(model, params, given, grid):
   x, vector, _ = given
   return references.channels_first(
-    _apply(model, params, _image(x, grid), vector, part='head')
+    _apply(model, params, x, vector, part='head', grid=grid)
   )
 
 
@@ -211,16 +208,16 @@ class LinearAttention:
     return attention.to_out[0](out.float())
 
 
-def _apply(module, params, *args, part=None):
+def _apply(module, params, *args, part='__call__', **static):
   """The module, or a part of it by its name there."""
-  method = _calling(part) if part else '__call__'
+  method = _calling(part, **static)
   return references.apply(module, {'params': params}, *args, method=method)
 
 
 @functools.cache
-def _calling(part):
-  """One function a name, under which `references` keeps its program."""
-  return lambda module, *args: getattr(module, part)(*args)
+def _calling(part, **static):
+  """One function for each call, under which `references` keeps its program."""
+  return lambda module, *args: getattr(module, part)(*args, **static)
 
 
 def _block(model):

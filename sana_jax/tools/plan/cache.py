@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from typing import Any
@@ -17,22 +16,21 @@ from sana_jax.errors import UserError
 from sana_jax.keys import PROGRAM
 from sana_jax.registry import SHIPPED
 from sana_jax.tools.plan.imports import imported_files
+from sana_jax.tools.report import versions
 
+_COMPILERS = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'flax', 'optax')
 FOLDER = '~/.cache/sana_jax/plans'
 
 
 def key(request: dict[str, Any]) -> str:
   """Of a request: another config, compiler or source has another one."""
   config = rules.changing(PROGRAM, ConfigDict(request['config']))
-  facts = request | {
-    'config': config,
-    'sources': sources(),
-    'compilers': compilers(),
-  }
+  facts = request | dict(
+    config=config, sources=sources(), compilers=compilers()
+  )
   del facts['layout']  # A name; what it says is in the config.
-  return hashlib.sha256(
-    json.dumps(facts, sort_keys=True, default=str).encode()
-  ).hexdigest()[:24]
+  text = json.dumps(facts, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
@@ -94,10 +92,4 @@ def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
 @functools.cache
 def compilers() -> dict[str, str]:
   """Versions of JAX and of what compiles."""
-  found = {}
-  for name in ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'flax', 'optax'):
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+  return versions(*_COMPILERS)

@@ -39,11 +39,8 @@ class Candidate:
 
   def layout(self) -> dict[str, int | str]:
     """What a layout file says to have it."""
-    return {
-      key: value
-      for key, value in base.changing(LAYOUT, self.config).items()
-      if value != ''
-    }
+    found = base.changing(LAYOUT, self.config)
+    return {key: value for key, value in found.items() if value != ''}
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:
@@ -85,13 +82,8 @@ def make(
   if config.mesh.slices > 1:
     config.mesh.slices = islands(pod)
     if islands(pod) == 1:
-      return [
-        Candidate(
-          name,
-          config,
-          f'It is for several slices or hosts, and {pod.name} has one.',
-        )
-      ]
+      said = f'It is for several slices or hosts, and {pod.name} has one.'
+      return [Candidate(name, config, said)]
   try:
     return [_resolved(name, config, pod, params)]
   except UserError as e:
@@ -108,9 +100,8 @@ def islands(pod: chips.Topology) -> int:
 
 def _nearest(name, config, pod, params) -> Iterator[Candidate]:
   """The same with fewer ways of fsdp, and copies of the model for the rest."""
-  ways = pod.devices // (
-    config.mesh.slices * config.mesh.tensor * config.mesh.sequence
-  )
+  mesh = config.mesh
+  ways = pod.devices // (mesh.slices * mesh.tensor * mesh.sequence)
   for fsdp in (n for n in range(ways, 1, -1) if ways % n == 0):
     other = copied(config)
     other.mesh.update(data=-1, fsdp=fsdp)

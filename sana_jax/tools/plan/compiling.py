@@ -1,5 +1,6 @@
 """Compiles one program for a topology, and reads all that the compiler says."""
 
+import collections
 import math
 import pathlib
 import re
@@ -38,7 +39,15 @@ def compile_plan(
   with kernels.platform(platform), kernels.prefer(**chosen):
     program = steps.make(config, mesh, mode)
     compiled, said = _compile(program, mesh, platform, folder)
-  plan = Plan(
+  seconds = time.perf_counter() - start
+  forward = steps.forward_flops(config) * config.batch_size
+  expected = forward * steps.run_passes(config, mode) / mesh.size
+  found = (
+    _whole(compiled, program, mesh, topology, folder, expected)
+    if compiled
+    else _too_large(said, program, folder)
+  )
+  return Plan(
     layout,
     topology,
     mode,
@@ -46,21 +55,10 @@ def compile_plan(
     config.batch_size,
     config.num_steps,
     usable=chips.parse(topology).chip.of_device().usable,
-    compile_seconds=time.perf_counter() - start,
+    compile_seconds=seconds,
     versions=cache.compilers(),
-  )
-  parts = {name: of_device(tree) for name, tree in program.parts.items()}
-  forward = steps.forward_flops(config) * config.batch_size
-  expected = forward * steps.run_passes(config, mode) / mesh.size
-  found = (
-    _whole(compiled, parts, mesh, topology, folder, expected)
-    if compiled
-    else _too_large(said, parts, folder)
-  )
-  return Plan(
-    **plan.__dict__
-    | found
-    | {'model_flops': float(forward * steps.passes(config, mode))}
+    model_flops=float(forward * steps.passes(config, mode)),
+    **found,
   )
 
 
@@ -72,11 +70,16 @@ def of_device(tree) -> int:
   )
 
 
+def given(program: steps.Program) -> dict[str, int]:
+  """Bytes of a device by what its arguments are."""
+  return {name: of_device(tree) for name, tree in program.parts.items()}
+
+
 def memory(
-  compiled: jax.stages.Compiled, parts: dict[str, int]
+  compiled: jax.stages.Compiled, program: steps.Program
 ) -> dict[str, int]:
-  """Bytes of a device by kind; `parts` of arguments are told beforehand."""
-  found = compiled.memory_analysis()
+  """Bytes of a device by kind."""
+  found, parts = compiled.memory_analysis(), given(program)
   return parts | {
     'padding': max(0, found.argument_size_in_bytes - sum(parts.values())),
     'results': max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
@@ -88,15 +91,14 @@ def memory(
 def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
   """Where the devices of a mesh are, in its order."""
   found = chips.parse(topology)
-  if found.chip.is_gpu:
-    # JAX numbers the devices of a described topology host by host.
-    return [
-      collectives.Place((), d.id // found.shape[2]) for d in mesh.devices.flat
-    ]
-  return [
-    collectives.Place(tuple(d.coords), getattr(d, 'slice_index', 0))
-    for d in mesh.devices.flat
-  ]
+
+  def place(d):
+    if found.chip.is_gpu:
+      # JAX numbers the devices of a described topology host by host.
+      return collectives.Place((), d.id // found.shape[2])
+    return collectives.Place(tuple(d.coords), getattr(d, 'slice_index', 0))
+
+  return [place(d) for d in mesh.devices.flat]
 
 
 def _compile(program, mesh, platform, folder):
@@ -113,7 +115,7 @@ def _compile(program, mesh, platform, folder):
     ) from e
 
 
-def _whole(compiled, parts, mesh, topology, folder, expected):
+def _whole(compiled, program, mesh, topology, folder, expected):
   """Fields of a Plan of a program; `expected` are FLOPs of a device."""
   module = hlo.parse(compiled.as_text())
   shape = chips.parse(topology)
@@ -121,7 +123,7 @@ def _whole(compiled, parts, mesh, topology, folder, expected):
   calls = _kernels(module)
   done = work.of_program(module, expected if calls else 0.0)
   return {
-    'memory': memory(compiled, parts),
+    'memory': memory(compiled, program),
     'work': done,
     'kernels': calls,
     'hardware_flops': sum(w.flops for w in done) * mesh.size,
@@ -136,9 +138,9 @@ def _whole(compiled, parts, mesh, topology, folder, expected):
   }
 
 
-def _too_large(said, parts, folder):
+def _too_large(said, program, folder):
   """Fields of a Plan of what is too large to be a program."""
-  arranged = buffers.read(folder)
+  arranged, parts = buffers.read(folder), given(program)
   if arranged:
     total = arranged.total
   else:
@@ -156,8 +158,8 @@ def _too_large(said, parts, folder):
 
 def _kernels(module):
   """How often a step calls each of our own kernels."""
-  found = {}
+  found = collections.Counter()
   for step in module.steps():
     if name := work.kernel_name(step.instruction):
-      found[name] = found.get(name, 0) + step.times
-  return found
+      found[name] += step.times
+  return dict(found)

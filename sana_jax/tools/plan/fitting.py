@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
-
-from ml_collections import ConfigDict
+import functools
+import itertools
+from typing import NamedTuple
 
 from sana_jax.analysis import chips
 from sana_jax.tools.plan.candidates import Candidate, copied
@@ -14,9 +15,7 @@ _COUNT = 3  # Changes that are told.
 
 
 def largest(
-  fits: Callable[[int], bool],
-  start: int = 4,
-  most: int = _MOST,
+  fits: Callable[[int], bool], start: int = 4, most: int = _MOST
 ) -> int:
   """The largest batch that fits, to one part in eight; 0 where none does.
 
@@ -50,8 +49,7 @@ def fit(
   return best, compiled(best)
 
 
-@dataclasses.dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
   """What to do differently, and what becomes of it."""
 
   said: str
@@ -62,52 +60,33 @@ def changes(
   candidate: Candidate, pod: chips.Topology, others: list[Candidate]
 ) -> Iterator[Change]:
   """What may make a candidate fit, the least change first."""
-  config = candidate.config
-  model, chips_ = config.model, pod.chips
-  per_chip = config.batch_size / chips_
-  remat = model.get('remat')
+  config, change = candidate.config, functools.partial(_changed, candidate)
+  per_chip, remat = config.batch_size / pod.chips, config.model.get('remat')
   if remat not in (None, 'full', 'offload'):
-    yield _changed(
-      candidate, "model.remat='full'", lambda c: c.model.update(remat='full')
-    )
-  if per_chip >= 2 and config.batch_size % (2 * chips_) == 0:
-    yield _changed(
-      candidate,
-      f'batch_size={config.batch_size // 2}',
-      lambda c: c.update(batch_size=config.batch_size // 2),
-    )
-    yield _changed(
-      candidate,
-      f'accumulate_steps={2 * config.accumulate_steps}',
-      lambda c: c.update(accumulate_steps=2 * config.accumulate_steps),
-    )
+    yield change('model.remat', 'full')
+  if per_chip >= 2 and config.batch_size % (2 * pod.chips) == 0:
+    yield change('batch_size', config.batch_size // 2)
+    yield change('accumulate_steps', 2 * config.accumulate_steps)
   if config.optimizer.name != 'came_8bit':
-    yield _changed(
-      candidate,
-      "optimizer.name='came_8bit'",
-      lambda c: c.optimizer.update(name='came_8bit'),
-    )
+    yield change('optimizer.name', 'came_8bit')
   for other in others:
     if not other.problem and other.name != candidate.name:
       changed = copied(other.config)
       changed.batch_size = config.batch_size
       yield Change(f'layout {other.name}', Candidate(other.name, changed))
   if per_chip > 1:
-    yield _changed(
-      candidate, f'batch_size={chips_}', lambda c: c.update(batch_size=chips_)
-    )
+    yield change('batch_size', pod.chips)
   if config.param_dtype != 'bfloat16':
-    yield _changed(
-      candidate,
-      "param_dtype='bfloat16'",
-      lambda c: c.update(param_dtype='bfloat16'),
-    )
+    yield change('param_dtype', 'bfloat16')
   if remat not in (None, 'offload'):
-    yield _changed(
-      candidate,
-      "model.remat='offload'",
-      lambda c: c.model.update(remat='offload'),
-    )
+    yield change('model.remat', 'offload')
+
+
+def _changed(candidate, key, value):
+  config = copied(candidate.config)
+  config.update_from_flattened_dict({key: value})
+  said = f'config.{key}={value!r}'
+  return Change(said, dataclasses.replace(candidate, config=config))
 
 
 def remedies(
@@ -117,17 +96,9 @@ def remedies(
   compiled: Callable[[Candidate], Plan],
 ) -> list[tuple[str, Plan]]:
   """The first three changes after which it fits, each compiled."""
-  found = []
-  for change in changes(candidate, pod, others):
-    plan = compiled(change.candidate)
-    if plan.fits:
-      found.append((change.said, plan))
-    if len(found) == _COUNT:
-      break
-  return found
-
-
-def _changed(candidate, said, change: Callable[[ConfigDict], None]):
-  config = copied(candidate.config)
-  change(config)
-  return Change(f'config.{said}', dataclasses.replace(candidate, config=config))
+  tried = (
+    (change.said, compiled(change.candidate))
+    for change in changes(candidate, pod, others)
+  )
+  fitting = ((said, plan) for said, plan in tried if plan.fits)
+  return list(itertools.islice(fitting, _COUNT))

@@ -23,6 +23,7 @@ from sana_jax.tools.plan.candidates import Candidate
 from sana_jax.tools.plan.compiling import of_device
 from sana_jax.tools.plan.report import Plan
 from sana_jax.tools.plan.tables import mesh_text
+from sana_jax.tools.report import listed
 from sana_jax.training import state as states
 from sana_jax.typing import PyTree
 
@@ -50,12 +51,8 @@ class Golden:
     return f'{self.config}-{re.sub("[:@]", "-", self.topology)}.txt'
 
   def __str__(self) -> str:
-    parts = [
-      f'{self.config} on {self.topology}\n',
-      self.compiled,
-      self.shardings,
-    ]
-    return '\n'.join(part for part in parts if part)
+    head = f'{self.config} on {self.topology}\n'
+    return '\n'.join(filter(None, [head, self.compiled, self.shardings]))
 
 
 def read(path: pathlib.Path) -> Golden:
@@ -72,21 +69,14 @@ def read(path: pathlib.Path) -> Golden:
 
 def chosen(found: Sequence[Candidate]) -> Candidate | None:
   """The fully sharded one, as it can be on this pod."""
-  return next(
-    (
-      c for c in found if not c.problem and re.fullmatch(r'fsdp(_\d+)?', c.name)
-    ),
-    None,
-  )
+  is_whole = lambda c: not c.problem and re.fullmatch(r'fsdp(_\d+)?', c.name)
+  return next(filter(is_whole, found), None)
 
 
 def compiled(plan: Plan) -> str:
   """Lines of a program: bytes of a device, and what it tells others."""
-  versions = ', '.join(
-    f'{name} {plan.versions[name]}'
-    for name in ('jax', 'libtpu')
-    if name in plan.versions and (name == 'jax' or not plan.pod.chip.is_gpu)
-  )
+  named = ('jax',) if plan.pod.chip.is_gpu else ('jax', 'libtpu')
+  versions = listed({x: plan.versions[x] for x in named if x in plan.versions})
   memory = ', '.join(
     f'{kind} {size / MIB:,.1f}' for kind, size in plan.memory.items() if size
   )

@@ -27,11 +27,7 @@ _LINES = 6
 def memory_bars(plans: Sequence[Plan]) -> bytes:
   """A PNG: a bar a layout, by what its bytes are for; a line at the limit."""
   plans = [p for p in ranked(plans) if p.memory]
-  figure = Figure(
-    figsize=(9, 1.4 + 0.42 * len(plans)), dpi=120, layout='constrained'
-  )
-  FigureCanvasAgg(figure)  # Without pyplot: no global state, no display.
-  axes = figure.add_subplot()
+  figure, axes = _figure(1.4 + 0.42 * len(plans))
   names = [p.layout for p in plans]
   left = [0.0] * len(plans)
   for kind in (k for k in _COLOURS if any(p.memory.get(k) for p in plans)):
@@ -41,9 +37,8 @@ def memory_bars(plans: Sequence[Plan]) -> bytes:
     )
     left = [a + b for a, b in zip(left, width)]
   limit = plans[0].usable / GIB
-  axes.axvline(
-    limit, color='black', lw=1.5, ls='--', label=f'usable, {limit:.1f} GiB'
-  )
+  said = f'usable, {limit:.1f} GiB'
+  axes.axvline(limit, color='black', lw=1.5, ls='--', label=said)
   for row, plan in enumerate(plans):
     said = f' {left[row]:.1f}' + ('' if plan.fits else ' (too large)')
     axes.text(left[row], row, said, va='center', fontsize=8)
@@ -51,59 +46,33 @@ def memory_bars(plans: Sequence[Plan]) -> bytes:
   axes.invert_yaxis()
   axes.set_xlabel('GiB of a device')
   axes.set_title(f'Memory on {plans[0].topology}')
-  figure.legend(
-    *axes.get_legend_handles_labels(),
-    frameon=False,
-    fontsize=8,
-    loc='outside right center',
-  )
+  handles = axes.get_legend_handles_labels()
+  place = 'outside right center'
+  figure.legend(*handles, frameon=False, fontsize=8, loc=place)
   return _png(figure)
 
 
 def scaling_curve(plans: Sequence[Plan], chip: Chip | None = None) -> bytes:
   """A PNG: predicted images a second of the best layouts on 1 to 1024 chips."""
   best = [p for p in ranked(plans, chip) if p.fits][:_LINES]
-  figure = Figure(figsize=(9, 4.5), dpi=120, layout='constrained')
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
+  figure, axes = _figure(4.5)
   for plan, marker in zip(best, 'osD^vP'):
     points = scaling.curve(plan, chip=chip)
-    (line,) = axes.plot(
-      [p.chips for p in points],
-      [p.rate for p in points],
-      lw=1.3,
-      label=f'{plan.layout}, {plan.per_chip:g} a chip',
-    )
-    for point in points:
-      axes.plot(
-        [point.chips],
-        [point.rate],
-        marker,
-        ms=4,
-        mew=1,
-        color=line.get_color(),
-        mfc=line.get_color() if point.fits else 'white',
-      )
-    axes.plot(
-      [plan.pod.chips],
-      [predict(plan, chip).images_per_second],
-      marker='*',
-      ms=13,
-      color=line.get_color(),
-    )
+    chips, rates = [p.chips for p in points], [p.rate for p in points]
+    said = f'{plan.layout}, {plan.per_chip:g} a chip'
+    (line,) = axes.plot(chips, rates, lw=1.3, label=said)
+    colour = line.get_color()
+    for p in points:
+      fill = colour if p.fits else 'white'
+      axes.plot(p.chips, p.rate, marker, ms=4, mew=1, color=colour, mfc=fill)
+    rate = predict(plan, chip).images_per_second
+    axes.plot(plan.pod.chips, rate, marker='*', ms=13, color=colour)
   if best:
-    peak = (chip or best[0].pod.chip).flops / (
-      best[0].model_flops / best[0].batch
-    )
-    counts = scaling.COUNTS
-    axes.plot(
-      counts,
-      [n * peak for n in counts],
-      color='gray',
-      ls=':',
-      lw=1,
-      label='MFU of 100 %',
-    )
+    an_image = best[0].model_flops / best[0].batch
+    peak = (chip or best[0].pod.chip).flops / an_image
+    rates = [n * peak for n in scaling.COUNTS]
+    dotted = dict(color='gray', ls=':', lw=1)
+    axes.plot(scaling.COUNTS, rates, label='MFU of 100 %', **dotted)
   axes.set_xscale('log', base=2)
   axes.set_yscale('log')
   for axis in (axes.xaxis, axes.yaxis):
@@ -117,6 +86,13 @@ def scaling_curve(plans: Sequence[Plan], chip: Chip | None = None) -> bytes:
   axes.grid(True, which='major', alpha=0.3)
   axes.legend(frameon=False, fontsize=8)
   return _png(figure)
+
+
+def _figure(height):
+  """Without pyplot: no global state, no display."""
+  figure = Figure(figsize=(9, height), dpi=120, layout='constrained')
+  FigureCanvasAgg(figure)
+  return figure, figure.add_subplot()
 
 
 def _png(figure):

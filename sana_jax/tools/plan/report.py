@@ -6,7 +6,7 @@ by the data sheet's rates or measured ones.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from sana_jax.analysis import chips, work
 from sana_jax.analysis.buffers import Temporary
@@ -72,36 +72,14 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
-  """Seconds of a step, and what they come to.
+class Seconds:
+  """Of a step.
 
   Attributes:
     compute, memory: what the operations would take that are bound by products
       and by memory.
     hidden: communication beside other work; exposed is what remains of it.
-    bound: 'compute', 'memory' or 'communication': what most seconds go to.
   """
-
-  seconds: float
-  compute: float
-  memory: float
-  hidden: float
-  exposed: float
-  bound: str
-  images_per_second: float
-  mfu: float
-  days: float
-  chip_hours: float
-  chips: int
-
-  @property
-  def per_chip(self) -> float:
-    """Images a second of a chip."""
-    return self.images_per_second / self.chips
-
-
-class Seconds(NamedTuple):
-  """Of a step; the fields are those of a Prediction."""
 
   total: float
   compute: float
@@ -111,13 +89,24 @@ class Seconds(NamedTuple):
 
   @property
   def bound(self) -> str:
-    """What most of them go to."""
+    """'compute', 'memory' or 'communication': what most of them go to."""
     parts = {
       'compute': self.compute,
       'memory': self.memory,
       'communication': self.exposed,
     }
     return max(parts, key=parts.get)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction(Seconds):
+  """Seconds of a step, and what they come to."""
+
+  images_per_second: float
+  mfu: float
+  days: float
+  chip_hours: float
+  per_chip: float  # Images a second.
 
 
 def seconds(
@@ -129,11 +118,9 @@ def seconds(
   early goes on beside them and costs what is left of it; the rest of the
   communication is waited for.
   """
-  bound_by = [
-    (w.flops / device.flops, w.bytes / device.memory_rate) for w in done
-  ]
-  compute = sum((f for f, b in bound_by if f >= b), 0.0)
-  memory = sum((b for f, b in bound_by if f < b), 0.0)
+  of = [(w.flops / device.flops, w.bytes / device.memory_rate) for w in done]
+  compute = sum((f for f, b in of if f >= b), 0.0)
+  memory = sum((b for f, b in of if f < b), 0.0)
   own = work.seconds(done, device)
   hidden = sum((c.seconds(device) for c in sent if c.hidden), 0.0)
   waited = sum((c.seconds(device) for c in sent if not c.hidden), 0.0)
@@ -148,31 +135,23 @@ def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
   step = seconds(plan.work, plan.collectives, device)
   hours = step.total * plan.num_steps / 3600
   return Prediction(
-    step.total,
-    step.compute,
-    step.memory,
-    step.hidden,
-    step.exposed,
-    step.bound,
-    plan.batch / step.total,
-    plan.model_flops / step.total / (device.flops * pod.devices),
-    hours / 24,
-    hours * pod.chips,
-    pod.chips,
+    **vars(step),
+    images_per_second=plan.batch / step.total,
+    mfu=plan.model_flops / step.total / (device.flops * pod.devices),
+    days=hours / 24,
+    chip_hours=hours * pod.chips,
+    per_chip=plan.per_chip / step.total,
   )
 
 
 def from_dict(facts: dict[str, Any]) -> Plan:
   """What `dataclasses.asdict` made, perhaps through JSON."""
   lists = {
-    'work': lambda x: Work(*x),
-    'temporaries': lambda x: Temporary(*x),
-    'collectives': lambda x: Collective(**x),
+    'work': [Work(*x) for x in facts['work']],
+    'temporaries': [Temporary(*x) for x in facts['temporaries']],
+    'collectives': [Collective(**x) for x in facts['collectives']],
   }
-  return Plan(
-    **facts
-    | {key: [make(x) for x in facts[key]] for key, make in lists.items()}
-  )
+  return Plan(**facts | lists)
 
 
 def ranked(plans: Sequence[Plan], chip: Chip | None = None) -> list[Plan]:

@@ -51,6 +51,7 @@ class Runner:
 
   def map(self, f: Callable, items: Sequence[Any]) -> list[Any]:
     """[f(item), ...], as many at a time as there are jobs."""
+    cache.sources()  # Python 3.11 cannot parse in several threads at once.
     with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
       return list(pool.map(f, items))
 
@@ -64,12 +65,8 @@ class Runner:
   def _one(self, candidate):
     if candidate.problem:
       return self._without(candidate, candidate.problem), True
-    asked = {
-      'config': candidate.config.to_dict(),
-      'topology': self.topology,
-      'layout': candidate.name,
-      'mode': self.mode,
-    }
+    asked = dict(topology=self.topology, layout=candidate.name, mode=self.mode)
+    asked['config'] = candidate.config.to_dict()
     name = cache.key(asked)
     found = cache.read(self._folder, name)
     cached = found is not None
@@ -86,14 +83,14 @@ class Runner:
 
   def _without(self, candidate, problem):
     """A Plan of what cannot be compiled."""
-    sizes = {a: n for a, n in candidate.config.mesh.items() if a != 'slices'}
+    config = candidate.config
     return Plan(
       candidate.name,
       self.topology,
       self.mode,
-      sizes,
-      candidate.config.batch_size,
-      candidate.config.num_steps,
+      {axis: n for axis, n in config.mesh.items() if axis != 'slices'},
+      config.batch_size,
+      config.num_steps,
       problem,
       chips.parse(self.topology).chip.of_device().usable,
     )
@@ -104,12 +101,9 @@ class Runner:
         pathlib.Path(folder) / name for name in ('request.json', 'plan.json')
       )
       request.write_text(json.dumps(asked))
+      worker = interpreter.module('sana_jax.tools.plan.worker')
       done = subprocess.run(
-        [
-          *interpreter.module('sana_jax.tools.plan.worker'),
-          str(request),
-          str(out),
-        ],
+        [*worker, str(request), str(out)],
         env=_environment(),
         capture_output=True,
         text=True,
@@ -130,12 +124,9 @@ class Runner:
 
 def warnings_in(said: str) -> list[str]:
   """Lines of a compiler that tell of arrays that it computes again."""
-  found = [
-    _STAMP.sub('', line.strip())[:_SHOWN]
-    for line in said.splitlines()
-    if _WARNING.search(line)
-  ]
-  return list(dict.fromkeys(found))
+  found = filter(_WARNING.search, said.splitlines())
+  shown = (_STAMP.sub('', line.strip())[:_SHOWN] for line in found)
+  return list(dict.fromkeys(shown))
 
 
 def _environment():
@@ -151,14 +142,11 @@ def _environment():
 
 
 def _failure(done, asked):
+  what = f'Compiling {asked["layout"]} for {asked["topology"]}'
   if done.returncode < 0:
     return (
-      f'Compiling {asked["layout"]} for {asked["topology"]} was killed '
-      f'(signal {-done.returncode}), which is what happens where memory '
-      'ends; give --jobs 1, or more memory.'
+      f'{what} was killed (signal {-done.returncode}), which is what happens '
+      'where memory ends; give --jobs 1, or more memory.'
     )
   lines = [x for x in done.stderr.strip().splitlines() if x] or ['']
-  return (
-    f'Compiling {asked["layout"]} for {asked["topology"]} failed: '
-    f'{lines[-1][:400]}'
-  )
+  return f'{what} failed: {lines[-1][:400]}'

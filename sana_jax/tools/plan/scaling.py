@@ -9,10 +9,9 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from sana_jax.analysis import work
 from sana_jax.analysis.chips import Chip
 from sana_jax.analysis.collectives import Collective, leaving
-from sana_jax.tools.plan.report import Plan
+from sana_jax.tools.plan.report import Plan, seconds
 
 # Chips of the largest slice; several of them are joined by the network.
 _SLICES = {'v4': 4096, 'v5e': 256, 'v5p': 6144, 'v6e': 256, 'tpu7x': 9216}
@@ -29,35 +28,20 @@ class Point(NamedTuple):
 
 
 def curve(
-  plan: Plan,
-  counts: Sequence[int] = COUNTS,
-  chip: Chip | None = None,
+  plan: Plan, counts: Sequence[int] = COUNTS, chip: Chip | None = None
 ) -> list[Point]:
   """For each count of chips that holds the model's groups."""
-  pod = plan.pod
-  device = (chip or pod.chip).of_device()
-  own = work.seconds(plan.work, device)
+  chip = chip or plan.pod.chip
   found = []
   for count in counts:
-    devices = count * pod.chip.devices
-    mesh = resized(plan.mesh, devices)
+    mesh = resized(plan.mesh, count * chip.devices)
     if mesh is None:
       continue
-    told = [
-      moved
-      for c in collectives(plan)
-      if (moved := _resized(c, plan.mesh, mesh, pod.chip)) is not None
-    ]
-    hidden = sum(c.seconds(device) for c in told if c.hidden)
-    waited = sum(c.seconds(device) for c in told if not c.hidden)
-    seconds = own + waited + max(0.0, hidden - own)
-    found.append(
-      Point(
-        count,
-        plan.per_chip * count / seconds,
-        needed(plan, mesh) <= plan.usable,
-      )
-    )
+    told = [_resized(c, plan.mesh, mesh, chip) for c in collectives(plan)]
+    sent = [c for c in told if c is not None]
+    step = seconds(plan.work, sent, chip.of_device())
+    rate = plan.per_chip * count / step.total
+    found.append(Point(count, rate, needed(plan, mesh) <= plan.usable))
   return found
 
 
@@ -67,9 +51,8 @@ def needed(plan: Plan, mesh: Mapping[str, int]) -> float:
   if plan.mode == 'train':
     kinds.append('parameters')  # As large as the gradients, temporaries.
   state = sum(plan.memory.get(kind, 0) for kind in kinds)
-  return plan.needed + state * (
-    plan.mesh.get('fsdp', 1) / mesh.get('fsdp', 1) - 1
-  )
+  parts = mesh.get('fsdp', 1) / plan.mesh.get('fsdp', 1)
+  return plan.needed + state * (1 / parts - 1)
 
 
 def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:
@@ -79,9 +62,7 @@ def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:
   if devices % fixed:
     return None
   groups = devices // fixed
-  fsdp = mesh.get('fsdp', 1)
-  if fsdp > groups:
-    fsdp = groups
+  fsdp = min(mesh.get('fsdp', 1), groups)
   if groups % fsdp:
     return None
   return {**mesh, 'data': groups // fsdp, 'fsdp': fsdp}
@@ -93,35 +74,23 @@ def collectives(plan: Plan) -> list[Collective]:
     return plan.collectives
   total = plan.memory.get('parameters', 0)
   link = 'ici' if plan.pod.chip.links else 'nvlink'
+  ways = max(1, plan.pod.chip.links // 2)
   # Bytes of rings of infinitely many: `_resized` makes them those of a few.
-  return [
-    *plan.collectives,
-    Collective(
-      'all-reduce',
-      'data',
-      link,
-      max(1, plan.pod.chip.links // 2),
-      False,
-      1,
-      2.0 * total,
-    ),
-  ]
+  ring = Collective('all-reduce', 'data', link, ways, False, 1, 2.0 * total)
+  return [*plan.collectives, ring]
 
 
 def _resized(c, before, after, chip):
   """The collective on another mesh; None where one device is left of it."""
   axes = c.axes.split('+')
-  size = lambda mesh: math.prod(mesh.get(a, 1) for a in axes)
-  n, was = size(after), size(before)
+  was, n = (math.prod(mesh.get(a, 1) for a in axes) for mesh in (before, after))
   if n < 2:
     return None
-  share = leaving('all-reduce', 1, n) / (
-    leaving('all-reduce', 1, was) if was > 1 else 2
-  )
-  if c.kind == 'collective-permute':
-    share = 1
-  changed = dataclasses.replace(c, bytes=c.bytes * share)
-  return _linked(changed, axes, after, chip)
+  if c.kind != 'collective-permute':
+    whole = leaving('all-reduce', 1, was) if was > 1 else 2
+    share = leaving('all-reduce', 1, n) / whole
+    c = dataclasses.replace(c, bytes=c.bytes * share)
+  return _linked(c, axes, after, chip)
 
 
 def _linked(c, axes, mesh, chip):

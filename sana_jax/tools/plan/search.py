@@ -38,14 +38,9 @@ _TENSOR, _SEQUENCE, _BORDER = 6, 5, 35
 _OPS = ('glumb_conv', 'relu_linear_attention')  # Of the transformer.
 _HOPPER = ('h100', 'h200')
 # Bytes of state for each parameter, besides itself and its average.
-_MOMENTS = {
-  'came': 4,
-  'came_8bit': 1,
-  'came_8bit_rows': 1,
-  'lion': 4,
-  'adafactor': 0.1,
-  'muon': 4,
-}
+_MOMENTS = dict(
+  came=4, came_8bit=1, came_8bit_rows=1, lion=4, adafactor=0.1, muon=4
+)
 _WITHIN = 1.0  # Of the memory.
 _STATE = 0.85  # Of the memory; something must be left to compute in.
 
@@ -72,12 +67,9 @@ def space(
 
   `batches` are images a chip; without them, there is the config's batch alone.
   """
+  sizes = [n * pod.chips for n in batches] or [config.batch_size]
   for one in _meshes(config, pod):
-    for remat, parts, batch in itertools.product(
-      _PASSES,
-      _ACCUMULATE,
-      [n * pod.chips for n in batches] or [config.batch_size],
-    ):
+    for remat, parts, batch in itertools.product(_PASSES, _ACCUMULATE, sizes):
       one.model.remat, one.accumulate_steps = remat, parts
       one.batch_size = batch
       found = candidates.make('', one, pod, params)[0]
@@ -113,18 +105,17 @@ def _kernels(pod):
 
 def _name(config, pod, batches, kernels):
   """By what it does differently."""
-  mesh = config.mesh
-  return '_'.join(
-    [
-      f'{axis}{mesh[axis]}'
-      for axis in ('fsdp', 'tensor', 'sequence')
-      if mesh[axis] > 1
-    ]
-    + [config.model.remat]
-    + [f'in{n}' for n in [config.accumulate_steps] if n > 1]
-    + [f'b{config.batch_size // pod.chips}'] * bool(batches)
-    + ['kernels'] * bool(kernels)
-  )
+  axes = ('fsdp', 'tensor', 'sequence')
+  sizes = [(axis, config.mesh[axis]) for axis in axes]
+  parts = [f'{axis}{n}' for axis, n in sizes if n > 1]
+  parts.append(config.model.remat)
+  if config.accumulate_steps > 1:
+    parts.append(f'in{config.accumulate_steps}')
+  if batches:
+    parts.append(f'b{config.batch_size // pod.chips}')
+  if kernels:
+    parts.append('kernels')
+  return '_'.join(parts)
 
 
 def estimate(
@@ -134,62 +125,28 @@ def estimate(
   forward_flops: float | int,
 ) -> Estimate:
   """By formulas; `forward_flops` are of one image."""
-  chip, mesh = pod.chip.of_device(), config.mesh
-  shards = mesh.fsdp * mesh.tensor
-  images = (
-    config.batch_size
-    / (mesh.data * mesh.slices * mesh.fsdp)
-    / config.accumulate_steps
-  )
-  model = config.model
+  chip, mesh, model = pod.chip.of_device(), config.mesh, config.model
+  parts, split = config.accumulate_steps, mesh.tensor * mesh.sequence
+  images = config.batch_size / (mesh.data * mesh.slices * mesh.fsdp) / parts
   less, kept = (1, _KEPT_PLAIN) if _plain(config) else (_WITH_KERNELS, _KEPT)
-  array = (
-    images
-    * model.sample_size**2
-    * model.width
-    * 2
-    / (mesh.sequence * mesh.tensor)
-  )
+  array = images * model.sample_size**2 * model.width * 2 / split
   itself = 2 if config.param_dtype == 'bfloat16' else 4
-  state = (
-    itself + 4 * (config.ema_decay > 0) + _MOMENTS.get(config.optimizer.name, 8)
-  )
+  moments = _MOMENTS.get(config.optimizer.name, 8)
+  state = itself + 4 * (config.ema_decay > 0) + moments
   # In float32, and what becomes of them; 8-bit moments are decoded.
-  gradients = 8 * (1 + (config.accumulate_steps > 1))
+  gradients = 8 * (1 + (parts > 1))
   gradients += 4 * config.optimizer.name.startswith('came_8bit')
   block = parameters / model.depth
-  known = parameters * (state + gradients) / shards
-  memory = (
-    known
-    + 2 * 2 * block
-    + array * (kept[model.remat] * model.depth + _AT_ONCE * _ARRAYS * less)
-  )
-  passes, parts = _PASSES[model.remat], config.accumulate_steps
-  compute = (
-    passes
-    * forward_flops
-    * images
-    * parts
-    / (mesh.tensor * mesh.sequence)
-    / chip.flops
-  )
-  moved = (
-    passes
-    * array
-    * parts
-    * _MOVED
-    * less
-    * model.depth
-    * (_ROWS if mesh.sequence > 1 else 1)
-    / chip.memory_rate
-  )
-  return Estimate(
-    known,
-    memory,
-    max(compute, moved)
-    + 0.6 * min(compute, moved)
-    + _talk(config, pod, parameters, array, passes),
-  )
+  known = parameters * (state + gradients) / (mesh.fsdp * mesh.tensor)
+  arrays = kept[model.remat] * model.depth + _AT_ONCE * _ARRAYS * less
+  passes = _PASSES[model.remat]
+  work = passes * forward_flops * images * parts / split
+  rows = _ROWS if mesh.sequence > 1 else 1
+  moved = passes * array * parts * _MOVED * less * model.depth * rows
+  short, long = sorted([work / chip.flops, moved / chip.memory_rate])
+  talk = _talk(config, pod, parameters, array, passes)
+  memory = known + 2 * 2 * block + array * arrays
+  return Estimate(known, memory, long + 0.6 * short + talk)
 
 
 def _plain(config):
@@ -208,9 +165,7 @@ def _talk(config, pod, parameters, array, passes):
     sent += 8 * own / mesh.fsdp * parts / min(fast, chip.network_rate)
   # Neighbours have one of a chip's links between them, or all by a switch.
   near, all_passes = fast / max(1, chip.links), passes * parts * array
-  of_blocks = 0
-  if mesh.tensor > 1:
-    of_blocks += _TENSOR * mesh.tensor
+  of_blocks = _TENSOR * mesh.tensor if mesh.tensor > 1 else 0
   if mesh.sequence > 1:
     rows = config.model.sample_size / mesh.sequence
     of_blocks += _SEQUENCE + _BORDER / rows
@@ -236,14 +191,12 @@ def best(
   found = []
   for one in space(config, pod, params, batches):
     guess = estimate(one.config, pod, total, forward_flops)
-    order = (
-      (0, guess.seconds / one.config.batch_size)
-      if (guess.may_fit(usable))
-      else (1, guess.bytes)
-    )
-    found.append((*order, len(found), one))
-  found.sort(key=lambda item: item[:3])
-  return _varied([item[-1] for item in found], count)
+    order = (1, guess.bytes)
+    if guess.may_fit(usable):
+      order = (0, guess.seconds / one.config.batch_size)
+    found.append((order, one))
+  found.sort(key=lambda item: item[0])
+  return _varied([one for _, one in found], count)
 
 
 def _varied(ordered: Sequence[Candidate], count: int) -> list[Candidate]:

@@ -29,8 +29,6 @@ from sana_jax.training import state as states
 from sana_jax.training import step as steps
 from sana_jax.typing import PyTree
 
-MODES = ('train', 'sample')
-
 
 class Program(NamedTuple):
   """A jitted function and its arguments, of which nothing is allocated.
@@ -98,18 +96,13 @@ def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
   batch = _placed(mesh, objective.batch(config.batch_size))
   key = jax.eval_shape(lambda: jax.random.key(0))
   rng = _like(mesh, key.shape, key.dtype, False)
-  return Program(
-    jitted,
-    (state, frozen, batch, rng),
-    {},
-    {
-      'parameters': (state.params, planned.base),
-      'average': state.ema,
-      'optimizer': state.players,
-      'batch': (inputs, batch),
-    },
-    planned.init,
-  )
+  parts = {
+    'parameters': (state.params, planned.base),
+    'average': state.ema,
+    'optimizer': state.players,
+    'batch': (inputs, batch),
+  }
+  return Program(jitted, (state, frozen, batch, rng), {}, parts, planned.init)
 
 
 def with_text(config: ConfigDict, text: int | None) -> ConfigDict:
@@ -127,21 +120,16 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
   config = with_text(config, text)
   built, settings = module(config), config.get('sampling')
   shapes = abstract.transformer(built)
-  places = rules.shardings(shapes, tables.SANA, mesh)
   params = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, built.dtype, sharding=place),
     shapes,
-    places,
+    rules.shardings(shapes, tables.SANA, mesh),
   )
   given = tasks.objective(config)
   batch = _placed(mesh, given.batch(config.batch_size))
-  null = _placed(
-    mesh,
-    jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), given.frozen()
-    ),
-    config.batch_size == 1,
-  )
+  one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
+  null = jax.tree.map(one, given.frozen())
+  null = _placed(mesh, null, config.batch_size == 1)
   args = (
     built,
     {'params': params},
@@ -161,18 +149,12 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
 def forward_flops(config: ConfigDict, text: int | None = None) -> int:
   """Of the loss of one example; a train step takes three times as many."""
   objective = tasks.objective(with_text(config, text))
-  like = jax.ShapeDtypeStruct
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     params = jax.eval_shape(objective.init, jax.random.key(0))
+  given = params, objective.frozen(), objective.batch(1)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-  return flops.count(
-    objective.loss,
-    params,
-    objective.frozen(),
-    objective.batch(1),
-    keys,
-    like((), jnp.int32),
-  )
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  return flops.count(objective.loss, *given, keys, step)
 
 
 def passes(config: ConfigDict, mode: str) -> int:

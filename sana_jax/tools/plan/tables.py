@@ -1,77 +1,59 @@
 """Plans as tables: for the terminal, a page of Markdown, and HTML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from sana_jax.analysis import chips
 from sana_jax.analysis.chips import Chip, GIB
 from sana_jax.tools import report as reports
 from sana_jax.tools.plan.report import Plan, predict, ranked
 
-HEAD = (
-  'layout',
-  'mesh',
-  'images/chip',
-  'GiB',
-  'of',
-  'step s',
-  'bound by',
-  'img/s/chip',
-  'img/s',
-  'MFU',
-  'days',
-  'chip-hours',
-)
-_INTRODUCTION = """# {title}
-
-*Compiled* by {versions}, not run: memory, FLOPs and what chips tell each other
-are of the program that XLA made; times are *predicted* by {ceilings}, each
-operation by its roofline, and are the best that can be hoped for. GiB are of a
-device ({devices}); `of` is what a program may use. Made by
-
-    {command}
-
-"""
+_START = ('layout', 'mesh', 'images/chip', 'GiB', 'of', 'step s', 'bound by')
+HEAD = (*_START, 'img/s/chip', 'img/s', 'MFU', 'days', 'chip-hours')
+WINNERS = ('config', 'pod', *_START, 'img/s', 'MFU', 'days')
 
 
 def mesh_text(mesh: Mapping[str, int]) -> str:
   """'data=4 fsdp=64'; axes of one device are left out."""
-  return (
-    ' '.join(
-      f'{axis}={"all" if n == -1 else n}' for axis, n in mesh.items() if n != 1
-    )
-    or 'one device'
-  )
+  sizes = {axis: 'all' if n == -1 else n for axis, n in mesh.items() if n != 1}
+  return ' '.join(f'{axis}={n}' for axis, n in sizes.items()) or 'one device'
 
 
-def rows(plans: Sequence[Plan], chip: Chip | None = None) -> list[tuple]:
-  """Cells, the best plan first."""
-  return [HEAD, *(_row(plan, chip) for plan in ranked(plans, chip))]
+def rows(plans: Sequence[Plan], chip: Chip | None = None) -> reports.Rows:
+  """Cells of HEAD, the best plan first."""
+  found = [cells(plan, chip) for plan in ranked(plans, chip)]
+  return [HEAD, *(tuple(x.get(key, '') for key in HEAD) for x in found)]
 
 
-def _row(plan, chip):
-  start = (plan.layout, mesh_text(plan.mesh), f'{plan.per_chip:g}')
+def cells(plan: Plan, chip: Chip | None) -> dict[str, str]:
+  """By column; without those that a plan has nothing for."""
+  found = {
+    'layout': plan.layout,
+    'mesh': mesh_text(plan.mesh),
+    'images/chip': f'{plan.per_chip:g}',
+  }
   if plan.problem:
-    return (*start, '', '', 'cannot be', *[''] * 6)
-  memory = (f'{plan.needed / GIB:.2f}', f'{plan.usable / GIB:.2f}')
+    return found | {'step s': 'cannot be'}
+  found['GiB'], found['of'] = _gib(plan.needed), _gib(plan.usable)
   if not plan.fits:
-    over = (plan.needed - plan.usable) / GIB
-    return (*start, *memory, f'{over:.2f} GiB too large', *[''] * 6)
+    return found | {
+      'step s': f'{_gib(plan.needed - plan.usable)} GiB too large'
+    }
   p = predict(plan, chip)
-  run = (
-    ('', '')
-    if plan.mode == 'sample'
-    else (f'{p.days:.2f}', f'{p.chip_hours:,.0f}')
-  )
-  return (
-    *start,
-    *memory,
-    f'{p.seconds:.3g}',
-    p.bound,
-    f'{p.per_chip:.3g}',
-    f'{p.images_per_second:,.0f}',
-    f'{p.mfu:.0%}',
-    *run,
-  )
+  found |= {
+    'step s': f'{p.total:.3g}',
+    'bound by': p.bound,
+    'img/s/chip': f'{p.per_chip:.3g}',
+    'img/s': f'{p.images_per_second:,.0f}',
+    'MFU': f'{p.mfu:.0%}',
+  }
+  if plan.mode == 'sample':
+    return found
+  return found | {'days': f'{p.days:.2f}', 'chip-hours': f'{p.chip_hours:,.0f}'}
+
+
+def _gib(size):
+  return f'{size / GIB:.2f}'
 
 
 def notes(plans: Sequence[Plan]) -> list[str]:
@@ -91,19 +73,17 @@ def short_of(plan: Plan, remedies: Sequence[tuple[str, Plan]]) -> str:
   """By how much it does not fit, what is largest, and what would help."""
   name, size = max(plan.memory.items(), key=lambda item: item[1])
   said = (
-    f'{plan.layout} needs {plan.needed / GIB:.2f} GiB of '
-    f'{plan.usable / GIB:.2f}: {(plan.needed - plan.usable) / GIB:.2f} '
-    f'GiB too many; largest are the {name}, {size / GIB:.2f} GiB'
+    f'{plan.layout} needs {_gib(plan.needed)} GiB of {_gib(plan.usable)}: '
+    f'{_gib(plan.needed - plan.usable)} GiB too many; largest are the {name}, '
+    f'{_gib(size)} GiB'
   )
   if plan.temporaries:
     t = plan.temporaries[0]
-    said += f' (of these {t.shape}, {t.bytes / GIB:.2f} GiB, {t.source})'
+    said += f' (of these {t.shape}, {_gib(t.bytes)} GiB, {t.source})'
   if not remedies:
     return f'{said}; no change that was tried makes it fit.'
-  fits = '; '.join(
-    f'{change} ({after.needed / GIB:.2f} GiB)' for change, after in remedies
-  )
-  return f'{said}; what fits: {fits}.'
+  fits = [f'{change} ({_gib(after.needed)} GiB)' for change, after in remedies]
+  return f'{said}; what fits: {"; ".join(fits)}.'
 
 
 def plain(plans: Sequence[Plan], chip: Chip | None = None) -> str:
@@ -111,84 +91,88 @@ def plain(plans: Sequence[Plan], chip: Chip | None = None) -> str:
   return '\n'.join(reports.plain(rows(plans, chip), 2))
 
 
-def memory_rows(plans: Sequence[Plan]) -> list[tuple]:
+def memory_rows(plans: Sequence[Plan]) -> reports.Rows:
   """GiB by what they are for."""
-  kinds = list(dict.fromkeys(k for p in plans for k in p.memory))
-  return [
-    ('layout', *kinds, 'sum'),
-    *(
-      (
-        p.layout,
-        *(f'{p.memory.get(k, 0) / GIB:.3f}' for k in kinds),
-        f'{p.needed / GIB:.2f}',
-      )
-      for p in plans
-      if p.memory
-    ),
-  ]
+  kinds = dict.fromkeys(k for p in plans for k in p.memory)
+  of = lambda kind: lambda p: f'{p.memory.get(kind, 0) / GIB:.3f}'
+  return reports.columns(
+    [p for p in plans if p.memory],
+    {
+      'layout': lambda p: p.layout,
+      **{kind: of(kind) for kind in kinds},
+      'sum': lambda p: _gib(p.needed),
+    },
+  )
 
 
-def collective_rows(plan: Plan, chip: Chip | None = None) -> list[tuple]:
+def collective_rows(plan: Plan, chip: Chip | None = None) -> reports.Rows:
   """What a device sends in a step."""
   device = (chip or plan.pod.chip).of_device()
-  found = sorted(plan.collectives, key=lambda c: -c.seconds(device))
-  return [
-    ('kind', 'axes', 'link', 'calls', 'MB', 'ms', 'beside other work'),
-    *(
-      (
-        c.kind,
-        c.axes,
-        c.link,
-        str(c.count),
-        f'{c.bytes / 1e6:.1f}',
-        f'{1e3 * c.seconds(device):.2f}',
-        'yes' if c.hidden else 'no',
-      )
-      for c in found
-    ),
-  ]
-
-
-def flop_rows(plans: Sequence[Plan], chip: Chip | None = None) -> list[tuple]:
-  """Where a step's seconds go."""
-  head = (
-    'layout',
-    'model TFLOP',
-    'hardware TFLOP',
-    'HBM GB a device',
-    'compute s',
-    'memory s',
-    'hidden s',
-    'exposed s',
+  return reports.columns(
+    sorted(plan.collectives, key=lambda c: -c.seconds(device)),
+    {
+      'kind': lambda c: c.kind,
+      'axes': lambda c: c.axes,
+      'link': lambda c: c.link,
+      'calls': lambda c: str(c.count),
+      'MB': lambda c: f'{c.bytes / 1e6:.1f}',
+      'ms': lambda c: f'{1e3 * c.seconds(device):.2f}',
+      'beside other work': lambda c: 'yes' if c.hidden else 'no',
+    },
   )
-  found = [head]
+
+
+def flop_rows(plans: Sequence[Plan], chip: Chip | None = None) -> reports.Rows:
+  """Where a step's seconds go."""
+  of = lambda cell: lambda plan: f'{cell(predict(plan, chip)):.3g}'
+  moved = lambda plan: sum(w.bytes for w in plan.work)
+  return reports.columns(
+    [p for p in plans if p.fits],
+    {
+      'layout': lambda plan: plan.layout,
+      'model TFLOP': lambda plan: f'{plan.model_flops / 1e12:,.0f}',
+      'hardware TFLOP': lambda plan: f'{plan.hardware_flops / 1e12:,.0f}',
+      'HBM GB a device': lambda plan: f'{moved(plan) / 1e9:,.1f}',
+      'compute s': of(lambda p: p.compute),
+      'memory s': of(lambda p: p.memory),
+      'hidden s': of(lambda p: p.hidden),
+      'exposed s': of(lambda p: p.exposed),
+    },
+  )
+
+
+def temporary_rows(plan: Plan) -> reports.Rows:
+  """The largest arrays that live for a part of the step."""
+  return reports.columns(
+    plan.temporaries,
+    {
+      'array': lambda t: t.shape,
+      'made by': lambda t: f'`{t.source}`',
+      'MiB': lambda t: f'{t.bytes / 2**20:,.1f}',
+    },
+  )
+
+
+class Table(NamedTuple):
+  """Rows, of which the first `left` columns begin at the left."""
+
+  rows: reports.Rows
+  left: int
+  said: str = ''
+
+
+def sections(
+  plans: Sequence[Plan], chip: Chip | None = None
+) -> Iterator[tuple[str, list[Table]]]:
+  """(title, tables): two of all plans, then one of each that fits."""
+  yield 'Memory, GiB of a device', [Table(memory_rows(plans), 1)]
+  yield 'Seconds', [Table(flop_rows(plans, chip), 1)]
+  sent, largest = 'What a device sends in a step:', 'The largest temporaries:'
   for plan in plans:
     if plan.fits:
-      p = predict(plan, chip)
-      found.append(
-        (
-          plan.layout,
-          f'{plan.model_flops / 1e12:,.0f}',
-          f'{plan.hardware_flops / 1e12:,.0f}',
-          f'{sum(w.bytes for w in plan.work) / 1e9:,.1f}',
-          f'{p.compute:.3g}',
-          f'{p.memory:.3g}',
-          f'{p.hidden:.3g}',
-          f'{p.exposed:.3g}',
-        )
-      )
-  return found
-
-
-def temporary_rows(plan: Plan) -> list[tuple]:
-  """The largest arrays that live for a part of the step."""
-  return [
-    ('array', 'made by', 'MiB'),
-    *(
-      (t.shape, f'`{t.source}`', f'{t.bytes / 2**20:,.1f}')
-      for t in plan.temporaries
-    ),
-  ]
+      moved = Table(collective_rows(plan, chip), 3, sent)
+      arrays = Table(temporary_rows(plan), 2, largest)
+      yield f'{plan.layout}: {mesh_text(plan.mesh)}', [moved, arrays]
 
 
 def markdown(
@@ -201,45 +185,24 @@ def markdown(
   """A page: the ranking, then the details of what fits."""
   plans = ranked(plans, chip)
   pod = plans[0].pod
+  versions = next((p.versions for p in plans if p.versions), {})
+  several = f' is {pod.chip.devices}' if pod.chip.devices > 1 else ''
   lines = [
-    _INTRODUCTION.format(
+    reports.fixed('pod.md').format(
       title=title,
       command=command,
       ceilings=ceilings(chip or pod.chip),
-      versions=reports.listed(
-        next((p.versions for p in plans if p.versions), {})
-      ),
-      devices=f'a chip is {pod.chip.devices}'
-      if pod.chip.devices > 1
-      else 'a chip',
+      versions=reports.listed(versions),
+      devices=f'a chip{several}',
     )
   ]
   lines += [*reports.markdown(rows(plans, chip), 2), '']
   lines += [f'- {note}' for note in said] + [''] * bool(said)
-  lines += [
-    '## Memory, GiB of a device',
-    '',
-    *reports.markdown(memory_rows(plans), 1),
-    '',
-    '## Seconds',
-    '',
-    *reports.markdown(flop_rows(plans, chip), 1),
-    '',
-  ]
-  for plan in plans:
-    if plan.fits:
-      lines += [
-        f'## {plan.layout}: {mesh_text(plan.mesh)}',
-        '',
-        'What a device sends in a step:',
-        '',
-        *reports.markdown(collective_rows(plan, chip), 3),
-        '',
-        'The largest temporaries:',
-        '',
-        *reports.markdown(temporary_rows(plan), 2),
-        '',
-      ]
+  for heading, parts in sections(plans, chip):
+    lines += [f'## {heading}', '']
+    for table in parts:
+      lines += [table.said, ''] if table.said else []
+      lines += [*reports.markdown(table.rows, table.left), '']
   return '\n'.join(lines)
 
 

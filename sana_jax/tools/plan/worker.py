@@ -29,21 +29,14 @@ def main(request: str, out: str) -> int:
   jax.config.update('jax_enable_compilation_cache', False)
   with tempfile.TemporaryDirectory() as folder:
     try:
-      plan = compile_plan(
-        ConfigDict(asked['config']),
-        asked['topology'],
-        asked['layout'],
-        asked['mode'],
-        pathlib.Path(folder),
-      )
+      asked['config'] = ConfigDict(asked['config'])
+      plan = compile_plan(**asked, folder=pathlib.Path(folder))
     except UserError as e:
       found = {'error': str(e)}
     else:
       found = dataclasses.asdict(plan)
-  used, helpers = (
-    resource.getrusage(who)
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-  )  # Such as ptxas.
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  helpers = resource.getrusage(resource.RUSAGE_CHILDREN)  # Such as ptxas.
   found = {
     'plan': found,
     'host_bytes': used.ru_maxrss * 1024,  # KiB on Linux.

@@ -1,13 +1,15 @@
 """Every published image checkpoint of SANA, and what they are made of.
 
-Fields are the named sizes of `config`, `models.dc_ae` and `models.gemma2`. They
-follow diffusers' converter and NVIDIA's configs; in use, a folder's own
-config.json counts. Licences are those of the model cards that could be read.
-Notes on quality are what users report in the issues that they name.
+Fields are the named sizes of `config`, `models.autoencoders.dc_ae` and
+`models.gemma2`. They follow diffusers' converter and NVIDIA's configs; in use,
+a folder's own config.json counts. Licences are those of the model cards that
+could be read. Notes on quality are what users report in the issues that they
+name.
 """
 
 from sana_jax.config import SANA_SIZES
-from sana_jax.models import dc_ae, gemma2
+from sana_jax.models import gemma2
+from sana_jax.models.autoencoders import dc_ae
 from sana_jax.weights.zoo.entry import Entry
 
 _HUB = 'Efficient-Large-Model/'

@@ -7,7 +7,7 @@ import pytest
 
 from sana_jax.errors import UserError
 from sana_jax.models.autoencoders import base
-from sana_jax.models.dc_ae import DCAE, SIZES
+from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
 
 
 class Halved(nn.Module):

@@ -14,7 +14,7 @@ import diffusers  # noqa: E402
 import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 
-from sana_jax.models.dc_ae import DCAE, SIZES  # noqa: E402
+from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES  # noqa: E402
 from sana_jax.tools.parity import dc_ae, ledger, references  # noqa: E402
 from sana_jax.weights import dc_ae as weights  # noqa: E402
 from sana_jax.weights import table  # noqa: E402

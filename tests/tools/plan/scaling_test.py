@@ -33,7 +33,7 @@ def seconds(plan, count):
 
 
 def test_on_its_own_pod_it_is_the_prediction():
-  assert seconds(PLAN, 16) == pytest.approx(predict(PLAN).seconds)
+  assert seconds(PLAN, 16) == pytest.approx(predict(PLAN).total)
 
 
 def test_one_chip_tells_nobody():

@@ -63,11 +63,10 @@ def row(record: measures.Record) -> dict[str, Any]:
   """Of one backend; bytes are what must be read and written at least."""
   if record.problem:
     return {'problem': record.problem}
-  case, training = record.case, record.training
   return {
     'seconds': record.best,
-    'bytes': case.bytes(training),
-    'flops': case.flops(training),
+    'bytes': record.bytes(record.training),
+    'flops': record.flops(record.training),
     'error': record.error,
-    'shape': list(case.shape),
+    'shape': list(record.shape),
   }

@@ -175,21 +175,6 @@ def _notes(run):
 CHIP = Report(
   'chip.md',
   'chip.json',
-  """# A chip's first minutes
-
-*Measured*, on random data and random weights. Rates: a copy counts bytes read
-and written, a product 2 n^3; `share` is of the data sheet, for all products of
-its bf16 rate. Operations: bytes that must be read and written at least, by the
-time; `share` is of the measured copy, `by XLA` the time by that of XLA.
-`training` is the forward and the backward pass. Tiles: `ms` with the fastest,
-beside the time with the kernel's own choice. Steps: `share` is the MFU, three
-times the forward pass's products by the measured bf16 product (by the data
-sheet's in brackets); `predicted` is the plan's; elementwise operations, copies
-(changes of layout) and idle time are shares of a profile. Requests: one call
-after two, by stage; `share` is of the measured product.
-
-Made by `sana-jax bench chip`; each table's command is above it.
-""",
   Result,
   rows,
   6,

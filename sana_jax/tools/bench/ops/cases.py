@@ -4,7 +4,9 @@ Shapes are not written down anywhere: a model is traced, and its ops are asked
 what they were called with.
 """
 
+from collections.abc import Sequence
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +29,12 @@ class Case:
   """
 
   op: str
-  shape: tuple[int, ...]
+  shape: Sequence[int]
   dtype: str
   where: str = ''
+
+  def __post_init__(self):
+    object.__setattr__(self, 'shape', tuple(self.shape))  # JSON has lists.
 
   @property
   def size(self) -> int:
@@ -62,10 +67,8 @@ class Case:
     """(inputs as models have them, the gradient of the result)."""
     shapes = self.flat_shapes()
     keys = jax.random.split(jax.random.key(seed), len(shapes))
-    *inputs, dout = (
-      jax.random.normal(key, shape, self.dtype)
-      for key, shape in zip(keys, shapes)
-    )
+    draw = lambda key, shape: jax.random.normal(key, shape, self.dtype)
+    *inputs, dout = map(draw, keys, shapes)
     if self.op == 'glumb_conv':
       inputs[1] /= 3
     elif self.op != 'relu_linear_attention':
@@ -80,9 +83,7 @@ class Case:
     *picture, c = self.shape
     if self.op == 'glumb_conv':
       return [self.shape, (3, 3, c), (c,), (*picture, c // 2)]
-    rest = {'conv3x3_silu': [(c,)], 'conv3x3_norm': [(c,), (c,), self.shape]}[
-      self.op
-    ]
+    rest = [(c,)] if self.op == 'conv3x3_silu' else [(c,), (c,), self.shape]
     return [self.shape, (3, 3, c, c), *rest, self.shape]
 
   def call(self, *inputs: jax.Array, implementation: str) -> jax.Array:
@@ -90,10 +91,22 @@ class Case:
     op = OPS[self.op]
     if self.op != 'relu_linear_attention':
       return op(*inputs, implementation=implementation)
-    out = op(
-      *(x.reshape(self.shape) for x in inputs), implementation=implementation
-    )
+    heads = (x.reshape(self.shape) for x in inputs)
+    out = op(*heads, implementation=implementation)
     return out.reshape(inputs[0].shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row(Case):
+  """One backend at a case.
+
+  Attributes:
+    problem: why it did not run, or is wrong; '' where it is neither.
+  """
+
+  training: bool = False
+  backend: str = 'xla'
+  problem: str = ''
 
 
 def of_models(
@@ -103,15 +116,11 @@ def of_models(
 
   `batch` is that of `usual_batch` where it is not given.
   """
-  found: dict[tuple, list[str]] = {}
-  for name in names:
-    for size in sizes:
-      images = batch or usual_batch(size)
-      for call in calls(name, size, images, dtype):
-        where = found.setdefault((call.op, call.shapes[0], call.dtype), [])
-        label = f'{name} {size} px'
-        if label not in where:
-          where.append(label)
+  found: dict[tuple, dict[str, None]] = {}  # Labels, each once, in order.
+  for name, size in itertools.product(names, sizes):
+    for call in calls(name, size, batch or usual_batch(size), dtype):
+      where = found.setdefault((call.op, call.shapes[0], call.dtype), {})
+      where[f'{name} {size} px'] = None
   return [Case(*key, ', '.join(where)) for key, where in found.items()]
 
 
@@ -133,13 +142,11 @@ def calls(name: str, size: int, batch: int, dtype: str) -> list:
     )
   module = entry.module(part, jnp.dtype(dtype))
   shapes = kinds.PARTS[part].shapes(module)
+  run = lambda weights: _TRACED[part](
+    module, weights, size, batch, module.dtype
+  )
   with kernels.recorded() as found:
-    jax.eval_shape(
-      lambda variables: _TRACED[part](
-        module, variables, size, batch, module.dtype
-      ),
-      shapes,
-    )
+    jax.eval_shape(run, shapes)
   return found
 
 

@@ -1,6 +1,6 @@
 """Times backends of an op in turn, after each has been found correct."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
@@ -11,38 +11,22 @@ import jax.numpy as jnp
 
 from sana_jax.analysis.device import timer
 from sana_jax.kernels import UnsupportedError
-from sana_jax.tools.bench.ops.cases import Case, OPS
+from sana_jax.tools.bench.ops.cases import Case, OPS, Row
 
 BOUNDS = {'float32': 1e-5, 'bfloat16': 2e-2, 'float16': 5e-3}
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-  """One backend at one case.
+class Record(Row):
+  """One backend that was timed.
 
   Attributes:
     seconds: of a call, in each round; empty where it could not run.
     error: relative, of the result or of the worst gradient, against float32.
-    problem: why it did not run, or is wrong.
   """
 
-  op: str
-  shape: Sequence[int]
-  dtype: str
-  where: str
-  training: bool
-  backend: str
   seconds: list[float] = dataclasses.field(default_factory=list)
   error: float | None = None
-  problem: str = ''
-
-  def __post_init__(self):
-    object.__setattr__(self, 'shape', tuple(self.shape))  # JSON has lists.
-
-  @property
-  def case(self) -> Case:
-    """What was measured."""
-    return Case(self.op, tuple(self.shape), self.dtype, self.where)
 
   @property
   def best(self) -> float:
@@ -66,13 +50,6 @@ def measure(
 
   A backend whose error is too large is not timed.
   """
-  blank = dict(
-    op=case.op,
-    shape=case.shape,
-    dtype=case.dtype,
-    where=case.where,
-    training=training,
-  )
   inputs, dout = case.arguments()
   want = reference(case, training, inputs, dout)
   timers, facts = {}, {}
@@ -83,9 +60,8 @@ def measure(
     except UnsupportedError as e:
       facts[backend] = dict(problem=f'cannot run: {_first_line(e)}')
     except Exception as e:  # A compiler's error ends one row, not the run.
-      facts[backend] = dict(
-        problem=f'failed: {type(e).__name__}: {_first_line(e)}'
-      )
+      said = f'failed: {type(e).__name__}: {_first_line(e)}'
+      facts[backend] = dict(problem=said)
     else:
       facts[backend] = dict(error=error)
       if error <= BOUNDS[case.dtype]:
@@ -97,8 +73,11 @@ def measure(
   for _ in range(rounds):
     for name, seconds_of_a_call in timers.items():
       seconds[name].append(seconds_of_a_call())
+  blank = Record(**vars(case), training=training)
   return [
-    Record(**blank, backend=name, seconds=found, **facts.get(name, {}))
+    dataclasses.replace(
+      blank, backend=name, seconds=found, **facts.get(name, {})
+    )
     for name, found in seconds.items()
   ]
 

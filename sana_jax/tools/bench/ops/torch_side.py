@@ -66,11 +66,8 @@ def _program(f, case, training):
   elif case.op == 'glumb_conv':
     inputs[1] = inputs[1].permute(2, 0, 1)[:, None].contiguous()
   else:
-    inputs[1] = (
-      inputs[1]
-      .permute(3, 2, 0, 1)
-      .contiguous(memory_format=torch.channels_last)
-    )
+    kernel = inputs[1].permute(3, 2, 0, 1)
+    inputs[1] = kernel.contiguous(memory_format=torch.channels_last)
   if not training:
 
     def forward():

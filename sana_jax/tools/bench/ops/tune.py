@@ -39,14 +39,10 @@ def candidates(op: str, backend: str) -> list[dict[str, int]]:
   """The backend's own choice, then all combinations that it lists."""
   module = OPS[op].kernels[backend].partition(':')[0]
   listed = getattr(importlib.import_module(module), 'CANDIDATES', {})
-  return [
-    {},
-    *(
-      dict(zip(listed, values))
-      for values in itertools.product(*listed.values())
-      if listed
-    ),
-  ]
+  if not listed:
+    return [{}]
+  several = itertools.product(*listed.values())
+  return [{}, *(dict(zip(listed, values)) for values in several)]
 
 
 def tune(

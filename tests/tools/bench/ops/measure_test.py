@@ -117,8 +117,8 @@ def records():
     'a model',
     False,
     'xla',
-    [4e-3, 2e-3],
-    1e-7,
+    seconds=[4e-3, 2e-3],
+    error=1e-7,
   )
   return [
     base,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sana_jax.errors import UserError
 from sana_jax.models.autoencoders.base import LatentSpec
-from sana_jax.models.dc_ae import coder
+from sana_jax.models.autoencoders.dc_ae import coder
 from sana_jax.typing import Array, DType, Float
 
 BLOCKS = ('ResBlock', 'EfficientViTBlock')

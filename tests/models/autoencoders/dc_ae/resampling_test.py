@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sana_jax.models.dc_ae import resampling
+from sana_jax.models.autoencoders.dc_ae import resampling
 
 
 def test_space_to_channels_orders_channel_row_column():

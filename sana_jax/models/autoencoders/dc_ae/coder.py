@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sana_jax.models import layers
-from sana_jax.models.dc_ae import blocks, resampling
+from sana_jax.models.autoencoders.dc_ae import blocks, resampling
 from sana_jax.sharding.activations import constrain
 from sana_jax.typing import Array, DType, Float
 

@@ -10,7 +10,7 @@ import pytest
 
 from sana_jax import kernels
 from sana_jax.kernels import relu_linear_attention
-from sana_jax.models.dc_ae import blocks
+from sana_jax.models.autoencoders.dc_ae import blocks
 
 
 def test_both_forms_of_the_attention_are_one_function():

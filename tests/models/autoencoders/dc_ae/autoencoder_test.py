@@ -11,11 +11,11 @@ import pytest
 from safetensors import safe_open
 
 from sana_jax.errors import UserError
-from sana_jax.models.dc_ae import DCAE, SIZES
+from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
 from sana_jax.weights import dc_ae as weights
 from sana_jax.weights import table
 
-GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'dc_ae.safetensors'
+GOLDEN = pathlib.Path(__file__).parents[3] / 'golden' / 'dc_ae.safetensors'
 TINY = dict(
   encoder_blocks=('ResBlock', 'ResBlock'),
   decoder_blocks=('ResBlock', 'ResBlock'),

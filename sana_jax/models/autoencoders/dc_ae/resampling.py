@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sana_jax.models.dc_ae.blocks import conv3x3
+from sana_jax.models.autoencoders.dc_ae.blocks import conv3x3
 from sana_jax.typing import Array, DType, Float
 
 

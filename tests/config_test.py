@@ -280,7 +280,7 @@ def test_other_keys_than_the_task_has_are_refused():
   config.num_step = 3
   error = refusal(base.check_keys, config)
   assert error.key == 'text.length'
-  assert str(error).partition('; take')[0] == (
+  assert str(error).partition('; start from')[0] == (
     'config.text.length is missing; config.flow.shift is unknown; '
     'config.num_step is unknown (did you mean num_steps or '
     'accumulate_steps?)'

@@ -15,8 +15,10 @@ def check_keys(config: ConfigDict) -> None:
 
   The task checks those of config.model, which depend on its size.
   """
-  ours = lambda c: {k for k in flatten(c, '.') if not k.startswith('model.')}
-  want, have = ours(train(config.get('task'))), ours(config)
+  key_names = lambda c: {
+    k for k in flatten(c, '.') if not k.startswith('model.')
+  }
+  want, have = key_names(train(config.get('task'))), key_names(config)
   problems = [
     UserError(f'config.{key} is missing', key=key)
     for key in sorted(want - have)

@@ -137,8 +137,8 @@ class Pipeline:
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
-    They may still be in flight; a call of the pipeline waits for them. Raises
-    UserError for an invalid value, by its name.
+    They may still be in flight; a call of the pipeline waits for them.
+    Raises UserError for an invalid value, by its name.
 
     Args:
       height, width: in pixels; the model's own size by default.
@@ -183,13 +183,13 @@ class Pipeline:
     return self._output(denoised, output_type, tuple(shown), parts)
 
   def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
-    """Images as PIL's, or as NumPy arrays of another output type of `draw`.
+    """PIL images, or NumPy arrays for another output type of `draw`.
 
     Takes the arguments of `draw`, and diffusers' names for them.
     """
-    for reference, ours in _RENAMED.items():
-      if reference in kwargs:
-        kwargs[ours] = kwargs.pop(reference)
+    for other_name, name in _RENAMED.items():
+      if other_name in kwargs:
+        kwargs[name] = kwargs.pop(other_name)
     kind = 'uint8' if output_type == 'pil' else output_type
     images = to_host(self.draw(*args, output_type=kind, **kwargs))
     if output_type == 'pil':
@@ -276,8 +276,8 @@ class Pipeline:
       self.text_encoder.variables['params'],
       self.tokenizer,
       length=length,
-      prefix_cache=self.cache,
-      put=self._split,
+      beginnings=self.cache,
+      place=self._split,
     )
     if len(negatives) > 1:
       negative = run(negatives)

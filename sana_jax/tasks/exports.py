@@ -49,9 +49,9 @@ def read(
   `weights` is one of WEIGHTS, by default the EMA if there is one. Raises
   UserError for missing or damaged weights, or another base.
   """
-  theirs, params = _saved(checkpoint, weights)
+  recorded, params = _saved(checkpoint, weights)
   base, origin = _base(config, exporter)
-  bases.compare(theirs, origin)
+  bases.compare(recorded, origin)
   return freezing.join(params, base)
 
 

@@ -78,13 +78,13 @@ def compare(
 ) -> None:
   """Raises UserError unless the folder's model equals `module`; see `start`."""
   folder = hub.find(name)
-  theirs = _fields(folders.describe(folder, part))
-  ours = _fields(module)
+  folder_fields = _fields(folders.describe(folder, part))
+  module_fields = _fields(module)
   free = set(FREE) - set(kept)
   differ = [
-    f'{key} is {theirs[key]!r} there and {value!r} here'
-    for key, value in ours.items()
-    if key not in free and value != theirs[key]
+    f'{key} is {folder_fields[key]!r} there and {value!r} here'
+    for key, value in module_fields.items()
+    if key not in free and value != folder_fields[key]
   ]
   if differ := differ or more(folder):
     raise UserError(

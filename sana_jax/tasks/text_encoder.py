@@ -114,8 +114,8 @@ def _objective(config, module, tokenizer):
 
 def _start(module, tokenizer) -> Start:
   def vocabularies(folder: pathlib.Path) -> list[str]:
-    theirs = tokenizers.load(folder / 'tokenizer').get_vocab()
-    if theirs == tokenizer.get_vocab():
+    vocabulary = tokenizers.load(folder / 'tokenizer').get_vocab()
+    if vocabulary == tokenizer.get_vocab():
       return []
     return ['its tokenizer has other tokens, learned from other captions']
 

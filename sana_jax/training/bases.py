@@ -61,14 +61,16 @@ def _checksum(params):
   return zlib.crc32(json.dumps(sums).encode())
 
 
-def compare(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
+def compare(
+  recorded: dict[str, Any] | None, current: dict[str, Any] | None
+) -> None:
   """Raises UserError unless a run's base is the current one."""
   facts = lambda x: x and (x['checksum'], x['seed'])
-  if facts(theirs) == facts(ours):
+  if facts(recorded) == facts(current):
     return
   raise UserError(
-    f'The run was trained on the base {_text(theirs)}, and config.init_from '
-    f'and config.seed give the base {_text(ours)}: set config.init_from to '
+    f'The run was trained on the base {_text(recorded)}, and config.init_from '
+    f'and config.seed give the base {_text(current)}: set config.init_from to '
     'the model that it started from.'
   )
 

@@ -359,8 +359,8 @@ def _part_of(checkpoint, leaves, meant=None):
   Process 0, which wrote the other items, compares them with `meant`.
   """
   try:
-    ours = meant if meant and jax.process_index() == 0 else {}
-    for item, value in ours.items():
+    expected = meant if meant and jax.process_index() == 0 else {}
+    for item, value in expected.items():
       if checkpoint_files.read_json(checkpoint, item) != parse_json(
         json.dumps(value)
       ):

@@ -62,11 +62,11 @@ def check_processes(records: Records) -> None:
 def check_run(workdir: epath.Path, records: Records) -> None:
   """Warns if the run had other records before, and stores the current ones."""
   path = workdir / _FILE
-  ours = records._asdict()
+  current = records._asdict()
   before = read_state(path)
   barrier('records.json is read')
   try:
-    theirs = ours if before is None else parse_json(before)
+    previous = current if before is None else parse_json(before)
   except ValueError as error:
     logging.warning(
       '%s is damaged (%s): whether the data have changed since '
@@ -74,13 +74,13 @@ def check_run(workdir: epath.Path, records: Records) -> None:
       path,
       error,
     )
-    theirs = ours
-  if theirs != ours:
+    previous = current
+  if previous != current:
     logging.warning(
       'The data have changed since this run started: %s before, %s now. From '
       'here on the order of examples differs, and some are repeated.',
       printable(before.decode(errors='replace'), 200),
-      json.dumps(ours),
+      json.dumps(current),
     )
   if jax.process_index() == 0:
-    write_atomically(path, json.dumps(ours).encode())
+    write_atomically(path, json.dumps(current).encode())

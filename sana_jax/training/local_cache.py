@@ -149,8 +149,8 @@ class LocalCache:
 
   def _common(self, least):
     """Steps that every process has a file of, the newest first."""
-    ours = [step for step in self._steps() if step >= least][: _KEPT + 1]
-    every = all_gather([*ours, *[0] * (_KEPT + 1 - len(ours))]).tolist()
+    local = [step for step in self._steps() if step >= least][: _KEPT + 1]
+    every = all_gather([*local, *[0] * (_KEPT + 1 - len(local))]).tolist()
     common = set.intersection(*map(set, every)) - {0}
     if not common and any(map(any, every)):
       logging.warning(

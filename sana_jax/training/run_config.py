@@ -54,12 +54,12 @@ def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """
   workdir = resolve(workdir)
   kept, step = _kept(workdir)
-  ours = flatten(files.parse_json(config.to_json()), '.', empty=True)
-  theirs, damage = _described(workdir)
-  differ = _differences(theirs, ours) if theirs is not None else []
-  if theirs is not None and not differ:
+  current = flatten(files.parse_json(config.to_json()), '.', empty=True)
+  stored, damage = _described(workdir)
+  differ = _differences(stored, current) if stored is not None else []
+  if stored is not None and not differ:
     return
-  if kept is not None and not _differences(kept, ours):
+  if kept is not None and not _differences(kept, current):
     logging.warning(
       '%s/config.json is %s: the checkpoint of step %d has the config of '
       'this run.',
@@ -68,7 +68,7 @@ def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       step,
     )
     return
-  differ = differ or (kept is not None and _differences(kept, ours))
+  differ = differ or (kept is not None and _differences(kept, current))
   if differ:
     raise UserError(
       f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
@@ -196,19 +196,19 @@ def _frozen(tree: Any) -> Any:
   return tuple(map(_frozen, tree)) if isinstance(tree, list) else tree
 
 
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-  task = ours.get('task')
-  theirs = {
+def _differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+  task = current.get('task')
+  stored = {
     name: key.default
     for name, key in rules.table(task).items()
-    if name in ours and task in rules.TASKS
-  } | theirs
+    if name in current and task in rules.TASKS
+  } | stored
   missing = object()
   value = lambda found, key: printable(repr(found.get(key, 'absent')), 200)
   return [
-    f'{printable(key, 200)} is {value(theirs, key)} there and '
-    f'{value(ours, key)} here'
-    for key in sorted({*theirs, *ours})
-    if theirs.get(key, missing) != ours.get(key, missing)
+    f'{printable(key, 200)} is {value(stored, key)} there and '
+    f'{value(current, key)} here'
+    for key in sorted({*stored, *current})
+    if stored.get(key, missing) != current.get(key, missing)
     and RESULT in rules.effects(key, task)
   ]

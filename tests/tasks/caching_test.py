@@ -138,7 +138,7 @@ def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):
   assert about == json.loads((whole / cache.ABOUT).read_text())
 
 
-def test_shards_are_known_to_be_whole_by_their_headers(whole, monkeypatch):
+def test_complete_shards_are_found_by_their_headers(whole, monkeypatch):
   names = [cache.shard_name(i) for i in range(4)]
   monkeypatch.setattr(caching.Columns, 'rows', None)
   assert caching._complete(str(whole), [*names, 'none']) == set(names)
@@ -147,7 +147,7 @@ def test_shards_are_known_to_be_whole_by_their_headers(whole, monkeypatch):
 @pytest.mark.parametrize(
   'damage', [b'', b'12', b'\xff' * 8, b'\x02' + bytes(7) + b'[]']
 )
-def test_shards_that_are_no_files_of_rows_are_not_whole(damage, tmp_path):
+def test_invalid_shards_are_not_complete(damage, tmp_path):
   (tmp_path / cache.shard_name(0)).write_bytes(damage)
   assert not caching._complete(str(tmp_path), [cache.shard_name(0)])
 

@@ -62,13 +62,13 @@ def read(path: str) -> dict[str, Any]:
   return content
 
 
-def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-  """Raises OtherCache if the fingerprint `theirs` differs from `ours`."""
-  theirs, ours = (flatten(x, '.', empty=True) for x in (theirs, ours))
+def compare(path: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
+  """Raises OtherCache if the fingerprint `stored` differs from `current`."""
+  stored, current = (flatten(x, '.', empty=True) for x in (stored, current))
   differ = [
-    f'{key} is {_short(theirs.get(key))} there and {_short(value)} here'
-    for key, value in ours.items()
-    if theirs.get(key) != value
+    f'{key} is {_short(stored.get(key))} there and {_short(value)} here'
+    for key, value in current.items()
+    if stored.get(key) != value
   ]
   if differ:
     raise OtherCache(

@@ -196,9 +196,9 @@ def _is_other(path, config):
   """Whether the cache is of other data or models; raises if unreadable."""
   if not files.exists(f'{path}/{cache.ABOUT}'):
     return False
-  there, ours = fingerprints.read(path), fingerprints.of(config)
+  there, current = fingerprints.read(path), fingerprints.of(config)
   try:
-    fingerprints.compare(path, there, ours)
+    fingerprints.compare(path, there, current)
   except fingerprints.OtherCache as error:
     logging.warning('The cache is made again: %s', error)
     return True

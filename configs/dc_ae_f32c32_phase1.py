@@ -1,14 +1,13 @@
-r"""DC-AE f32c32, phase 1: all of it, at 256 px, by L1 and LPIPS.
+r"""DC-AE f32c32, phase 1: everything trainable, at 256 px, with L1 and LPIPS.
 
   sana-jax train --config configs/dc_ae_f32c32_phase1.py --workdir out/phase1 \
     --config.data.path=DIR --config.loss.lpips_weights=DIR
 
-SANA's own autoencoder, 312 M parameters; phases 2 and 3 go on from it, see
-docs/autoencoder.md. Predicted, not run: 2.56 TFLOP an image, so 51 M images
-take 11.5 hours on 8 H200 at 40 % of their bf16 peak. Expected: the paper's FID
-of 3.82 for what no GAN has seen, 0.69 after phase 3. Rate, decay and momentum
-are the paper's; batch, steps and the weight of LPIPS, which it does not tell,
-are ours.
+SANA's own autoencoder, 312 M parameters; phases 2 and 3 start from its model,
+see docs/autoencoder.md. Predicted, not run: 2.56 TFLOP per image, so 51 M
+images take 11.5 hours on 8 H200 at 40 % of their bf16 peak. Expected: the
+paper's FID of 3.82 without a GAN, 0.69 after phase 3. Rate, decay and momentum
+are the paper's; batch, steps and the weight of LPIPS, which it omits, are ours.
 
 :runlocal  a tiny one on `shapes`, two steps on a CPU, seconds.
 """

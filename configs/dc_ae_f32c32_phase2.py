@@ -3,11 +3,11 @@ r"""DC-AE f32c32, phase 2: the layers around the latents, at 1024 px.
   sana-jax train --config configs/dc_ae_f32c32_phase2.py --workdir out/phase2 \
     --config.data.path=DIR --config.loss.lpips_weights=DIR
 
-It goes on from out/phase1/model (config.init_from). A big picture's features
-are not those of a small one; the encoder's last stage and the decoder's first
-learn them (109 of 312 M parameters), by L1 and LPIPS, and what lies before
-them is not differentiated: see docs/autoencoder.md. Predicted, not run: 22.2
-TFLOP an image, so 1.3 M images take 2.5 hours on 8 H200 at 40 % of their peak.
+It starts from out/phase1/model (config.init_from). Features of large pictures
+differ from those of small ones; the encoder's last stage and the decoder's
+first learn them (109 of 312 M parameters), with L1 and LPIPS, and the layers
+before them are not differentiated: see docs/autoencoder.md. Predicted, not run:
+22.2 TFLOP per image, so 1.3 M images take 2.5 hours on 8 H200 at 40 % of peak.
 Expected: rFID at 1024 px from 7.40 to 0.20, as the paper has for f64. Rate and
 decay are the paper's; batch and steps are ours.
 

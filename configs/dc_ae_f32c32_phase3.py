@@ -4,15 +4,15 @@ r"""DC-AE f32c32, phase 3: the decoder's last layers, at 256 px, with a GAN.
     --config.model.scaling_factor=THE_SAME \
     --config.data.path=DIR --config.loss.lpips_weights=DIR
 
-It goes on from out/phase2/model (config.init_from). Only what makes pixels
-learns from a PatchGAN: 1.2 of 312 M parameters, and the discriminator's 2.8 M.
-Latents stay what they are, and with them the scaling factor, which stands in
+It starts from out/phase2/model (config.init_from). Only the output layers are
+trained with a PatchGAN: 1.2 of 312 M parameters, and the discriminator's 2.8 M.
+Latents do not change, nor does the scaling factor, which is in
 out/phase2/model/vae/config.json: see docs/autoencoder.md. Predicted, not run:
-1.22 TFLOP an image, so 12.8 M images take 1.4 hours on 8 H200 at 40 % of their
+1.22 TFLOP per image, so 12.8 M images take 1.4 hours on 8 H200 at 40 % of their
 bf16 peak. Expected: the paper's FID of 0.69, where a GAN on all parameters gets
-0.82. Rate and momentum are the paper's, of both players, which clip their
-gradients apart; that norm, the weight of the GAN, when it is heard, batch and
-steps are ours.
+0.82. Rate and momentum of both players are the paper's, with separate gradient
+clipping; the clip norm, the weight and start of the GAN, batch and steps are
+ours.
 
 :runlocal  a tiny one on `shapes`, two steps on a CPU, seconds.
 """

@@ -1,4 +1,4 @@
-r"""SANA-1.5 1.6B at 1024 px, with QK-norm, from nothing.
+r"""SANA-1.5 1.6B at 1024 px, with QK-norm, from scratch.
 
   sana-jax train --config configs/sana15_1600m_1024.py \
     --workdir gs://RUNS/sana15_1600m --layout fsdp \
@@ -6,9 +6,9 @@ r"""SANA-1.5 1.6B at 1024 px, with QK-norm, from nothing.
 
 Queries and keys are normalised in both attentions. Predicted, not run: 20 hours
 on 64 H200 at 40 % of their bf16 peak. Expected: GenEval of 0.66, and 0.69 after
-SFT, as published (arXiv:2501.18427: more than 200,000 steps at 1e-4). To go on
-from published weights: --config.init_from=sana15_1600m_1024 and, as in the
-released yaml, --config.optimizer.learning_rate=2e-5.
+SFT, as published (arXiv:2501.18427: more than 200,000 steps at 1e-4). To
+continue from published weights: --config.init_from=sana15_1600m_1024 and, as in
+the released yaml, --config.optimizer.learning_rate=2e-5.
 
 :runlocal  two steps of a tiny one on `shapes` and a CPU, seconds.
 """

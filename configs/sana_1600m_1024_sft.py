@@ -1,4 +1,4 @@
-r"""SANA 1.6B at 1024 px, fine-tuned on few and good images (SFT).
+r"""SANA 1.6B at 1024 px, fine-tuned on a few good images (SFT).
 
   sana-jax train --config configs/sana_1600m_1024_sft.py --workdir out/sft \
     --layout fsdp --config.data.path='data/good/*.tar' \

@@ -1,4 +1,4 @@
-r"""SANA 1.6B at 512 px, from nothing: the first stage.
+r"""SANA 1.6B at 512 px, from scratch: the first stage.
 
   sana-jax data cache --config configs/sana_1600m_512.py --out gs://DATA/512 \
     --config.data.path='gs://DATA/*.tar'

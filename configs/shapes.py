@@ -1,4 +1,4 @@
-r"""The small SANA that this repository ships, trained on `shapes` at 128 px.
+r"""The small SANA shipped with this repository, trained on `shapes` at 128 px.
 
   sana-jax train --config configs/shapes.py --workdir out/small/sana \
     --config.autoencoder=out/small/dc_ae/model \

@@ -3,10 +3,10 @@ r"""The text encoder of the small SANA: a Gemma-2 of 4 layers and width 128.
   sana-jax train --config configs/shapes_text_encoder.py \
     --workdir out/small/text_encoder
 
-It learns to predict the next token of captions behind the complex human
-instruction and to name the tokens it has read; SANA reads its last hidden
-states. 0.68 M parameters. Measured (2026-11-21, 2 cores of an AMD EPYC virtual
-machine): under 3 minutes; see docs/small_model.md.
+It learns to predict the next and the previous tokens of captions after the
+complex human instruction; its last hidden states condition SANA. 0.68 M
+parameters. Measured (2026-11-21, 2 cores of an AMD EPYC virtual machine): under
+3 minutes; see docs/small_model.md.
 
 :quick  fewer steps, for launch/quickstart.
 """

@@ -1,10 +1,11 @@
 """Measure speed and memory, on the devices that are here.
 
-sana-jax bench chip
-sana-jax bench sample --model sana_600m_1024 --against diffusers
-sana-jax bench step --configs sana_1600m_1024+batch_size=16 --against xla
-sana-jax bench kernels --models sana_1600m_1024 --against torch
-sana-jax bench sample --help
+  sana-jax bench chip
+  sana-jax bench sample --model sana_600m_1024 --against diffusers
+  sana-jax bench step --configs sana_1600m_1024+batch_size=16 --against xla
+  sana-jax bench kernels --models sana_1600m_1024 --against torch
+
+`sana-jax bench sample --help` lists the flags of one of them.
 """
 
 import argparse

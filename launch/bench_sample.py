@@ -125,7 +125,7 @@ def measure(args, asked, stages):
 def compile_stages(args, asked, stages) -> int:
   """A line for each stage, as its compiler has done with it."""
   from sana_jax.analysis import topologies
-  from sana_jax.inference.seamless import Strips
+  from sana_jax.inference.strip_decoding import Strips
   from sana_jax.tools.bench import compiled, sample_report
 
   mesh = topologies.mesh(args.compile_for, args.mesh)

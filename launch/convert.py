@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--ema',
     action='store_true',
-    help='of an official file, the averaged weights',
+    help='of an official file, the EMA weights',
   )
   parser.add_argument(
     '--dtype', choices=_DTYPES, help="result's dtype (default: each tensor's)"

@@ -205,7 +205,7 @@ def summary(out: str, held: dict) -> str:
 
   found = [
     size
-    for name, (size, _) in files.beneath(out).items()
+    for name, (size, _) in files.list_recursively(out).items()
     if name.endswith('.safetensors')
   ]
   usable = cache.CachedSource(out, captions.CaptionRule(), want=()).usable

@@ -106,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
     pipe, settings = pipelines.open_pipeline(args)
     allowed = limits(args, pipe)
     from sana_jax.inference import page, serving  # Take seconds.
-    from sana_jax.inference.line import Line
+    from sana_jax.inference.request_queue import RequestQueue
 
-    line = Line(args.max_queue)
+    line = RequestQueue(args.max_queue)
     app = page.app(pipe, settings, args.model, allowed, line, served)
     announce(door, served)
     serving.serve(app, door, line)

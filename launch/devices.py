@@ -73,7 +73,7 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
   """
   import jax
 
-  from sana_jax import compiled
+  from sana_jax import compilation_cache
 
   with contextlib.suppress(RuntimeError):  # JAX's word for "in use already".
     jax.config.update(
@@ -81,9 +81,11 @@ def configure(cpu_devices: int | None = None, most: int | None = None) -> None:
       cpu_devices or min(os.cpu_count() or 1, 8, most or 8),
     )
   if jax.config.jax_compilation_cache_dir:
-    compiled.mend()
+    compilation_cache.discard_corrupt_entries()
   else:
-    compiled.keep(expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
+    compilation_cache.enable(
+      expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0
+    )
 
 
 def none_but_cpu() -> None:

@@ -28,7 +28,7 @@ import argparse
 import dataclasses
 
 from sana_jax import locks
-from sana_jax.errors import in_memory, UserError
+from sana_jax.errors import explain_out_of_memory, UserError
 from sana_jax.inference.jobs import (
   check_area,
   Job,
@@ -198,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
   problems += unreadable + too_odd
   lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
   with (
-    in_memory(lower),
+    explain_out_of_memory(lower),
     output.folder(args.out) as out,
     locks.hold(locks.within(out), 'sampling', '--out', shared=True) as lock,
   ):

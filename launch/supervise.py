@@ -18,7 +18,7 @@ from sana_jax.launch import cli, terminal
 from sana_jax.launch.flags import not_negative, Parser, text, whole
 from sana_jax.launching import processes, supervisor
 from sana_jax.launching.restarts import Policy
-from sana_jax.locks.holder import of_attempt
+from sana_jax.locks.holder import attempt_env
 from sana_jax.printable import printable
 
 
@@ -138,9 +138,9 @@ def main(argv: Sequence[str]) -> int:
     if not args.stop_with
     else lambda: subprocess.Popen(args.stop_with, start_new_session=True)
   )
-  with processes.Requests(again=bool(args.again_with)) as requests:
+  with processes.Requests(requeue=bool(args.again_with)) as requests:
     start = lambda number: processes.run(
-      [processes.Process(command, of_attempt(number))], requests, stop=stop
+      [processes.Process(command, attempt_env(number))], requests, stop=stop
     )
     if re.search('[1-9]', args.process):
       return start(0)
@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
       ),
       requests,
     )
-    if requests.again and code:
+    if requests.requeue and code:
       subprocess.run(args.again_with, check=False)
     return code
 

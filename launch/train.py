@@ -78,7 +78,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
 
   from sana_jax import tasks
   from sana_jax.sharding.mesh import check_batch, make_mesh
-  from sana_jax.training import beginning, loop, optimizers, run_config
+  from sana_jax.training import loop, optimizers, run_config, startup
 
   if args.distributed is not None:
     devices.join(args.distributed)
@@ -87,7 +87,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   optimizers.make(config, tasks.objective(config))
   run_config.compare(args.workdir, config)
-  with beginning.hold(args.workdir):
+  with startup.hold(args.workdir):
     task = tasks.open_task(config, args.workdir, mesh)
     state = loop.train(config, task, args.workdir, mesh, args.profile)
   done = int(jax.device_get(state.step)) >= config.num_steps

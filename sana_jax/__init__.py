@@ -1,4 +1,4 @@
-"""SANA, text to image with a linear diffusion transformer, in JAX and Flax."""
+"""SANA: text-to-image with a linear diffusion transformer, in JAX and Flax."""
 
 import pathlib
 

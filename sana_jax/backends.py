@@ -1,4 +1,4 @@
-"""Backends of operations that were asked for by name: checked, and in use."""
+"""Backends of operations that were requested by name."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -8,10 +8,14 @@ from sana_jax.errors import UserError
 
 @contextlib.contextmanager
 def preferred(names: Mapping[str, str], key: str) -> Iterator[None]:
-  """All that is traced meanwhile uses them; '' is the fastest that can.
+  """Uses these backends for all that is traced in the context.
 
-  Raises UserError, which names `key`, for names that there are not, and where
-  one of them cannot run.
+  Args:
+    names: backends by operation; '' is the fastest one that can run.
+    key: the flag or config key, for messages.
+
+  Raises:
+    UserError: a name is unknown, or a backend cannot run here.
   """
   names = {op: name for op, name in names.items() if name}
   if not names:
@@ -25,14 +29,14 @@ def preferred(names: Mapping[str, str], key: str) -> Iterator[None]:
       yield
   except kernels.UnsupportedError as e:
     raise UserError(
-      f'{key} asks for a backend that cannot run here: '
-      f'{str(e).splitlines()[0]}; ask for another, or for none to have the '
-      'fastest that can.'
+      f'{key} requests a backend that cannot run here: '
+      f'{str(e).splitlines()[0]}; choose another, or none to use the '
+      'fastest one that can.'
     ) from e
 
 
 def check(names: Mapping[str, str], key: str) -> None:
-  """Raises UserError for an op or a backend that there is not."""
+  """Raises UserError for an unknown operation or backend."""
   from sana_jax.kernels import OPS
 
   for op, name in names.items():

@@ -1,7 +1,7 @@
 """Imports from a checkout that is not installed.
 
 An installation puts kernels/, configs/ and launch/ into this package; in a
-checkout they lie beside it.
+checkout they are its siblings.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ NAMES = ('configs', 'kernels', 'launch')
 
 
 class Finder(importlib.abc.MetaPathFinder):
-  """Finds the packages that lie beside the folder of `package`."""
+  """Finder of the packages that are siblings of the folder of `package`."""
 
   def __init__(self, package: str, root: pathlib.Path):
     self._folders = {f'{package}.{name}': root / name for name in NAMES}
@@ -35,5 +35,5 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def install(package: str, root: pathlib.Path) -> None:
-  """Adds the finder behind those that know installed packages."""
+  """Appends the finder, after those of installed packages."""
   sys.meta_path.append(Finder(package, root))

@@ -6,21 +6,21 @@ import difflib
 import re
 from typing import Any
 
-# As XLA says it, of a program that it compiles or runs.
+# XLA's messages, while it compiles or runs a program.
 _OUT_OF_MEMORY = re.compile(
   r'RESOURCE_EXHAUSTED|[Oo]ut of memory|CompileTimeHbmOom|Exceeded hbm'
 )
 
 
 class UserError(ValueError):
-  """One sentence: what was got, what is allowed, which key or flag to change.
+  """A one-line error: value got, allowed values, and key or flag to change.
 
-  Commands print it without a traceback and end with its exit code.
+  Commands print it without a traceback and exit with its exit code.
 
   Attributes:
-    key: the config key, field or flag to change; '' where it is none.
-    value: what it was.
-    allowed: the values that are allowed, or a condition in words.
+    key: the config key, field or flag to change; '' if there is none.
+    value: the invalid value.
+    allowed: the allowed values, or a condition in words.
   """
 
   exit_code = 2
@@ -43,17 +43,14 @@ class UserError(ValueError):
     )
 
 
-class Trouble(UserError):
-  """What may pass by itself: a disk, a bucket or a host that does not answer.
-
-  Who started the command may start it again.
-  """
+class TransientError(UserError):
+  """A failure worth retrying, such as an unreachable disk, bucket or host."""
 
   exit_code = 75  # EX_TEMPFAIL of sysexits.h.
 
 
 def joined(problems: Sequence[UserError]) -> UserError:
-  """One sentence of several; its key, value and allowed are the first one's."""
+  """One error for several; key, value and allowed are those of the first."""
   first = problems[0]
   return UserError(
     '; '.join(str(p).rstrip('.') for p in problems) + '.',
@@ -67,26 +64,24 @@ def did_you_mean(name: str, allowed: Collection[str], prefix: str = '') -> str:
   """' (did you mean ...?)' with the nearest allowed names, or ''.
 
   Args:
-    prefix: of each name that is shown.
+    prefix: prepended to each name in the output.
   """
   near = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.5)
   names = ' or '.join(prefix + found for found in near)
   return f' (did you mean {names}?)' if near else ''
 
 
-def is_out_of_memory(said: str) -> bool:
-  """Whether the text of an error says that a device's memory ran out."""
-  return _OUT_OF_MEMORY.search(said) is not None
+def is_out_of_memory(message: str) -> bool:
+  """Whether an error's message reports that a device ran out of memory."""
+  return _OUT_OF_MEMORY.search(message) is not None
 
 
 @contextlib.contextmanager
-def in_memory(advice: str) -> Iterator[None]:
-  """Turns a device's memory that runs out into a UserError with `advice`."""
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+  """Converts a device's out-of-memory error to a UserError with `advice`."""
   try:
     yield
   except RuntimeError as e:  # JAX's own is a subclass.
     if not is_out_of_memory(str(e)):
       raise
-    raise UserError(
-      f'The memory of the device does not suffice; {advice}'
-    ) from e
+    raise UserError(f'Out of device memory; {advice}') from e

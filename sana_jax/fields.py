@@ -1,7 +1,7 @@
-"""Types and ranges of the fields of a JSON object that others wrote.
+"""Types and ranges of the fields of an untrusted JSON object.
 
 Sizes are bounded so that nothing is built, compiled or allocated for a value
-that no model has; a bool is no number, and NaN is in no range.
+that no model has. A bool is not a number, and NaN is outside of every range.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 
-_LISTED = 5  # Problems of one object that are reported.
-_SHOWN = 80  # Characters of a value.
+_LISTED = 5  # Reported problems of an object.
+_SHOWN = 80  # Characters of a value in a message.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _SHOWN
 _REPR.maxlevel = 3
 
 
 class Field(NamedTuple):
-  """The values that a field may have, in words and as a test.
+  """Allowed values of a field, in words and as a test.
 
   Attributes:
-    choices: the values, where they are a few words.
+    choices: the values, if they are a few strings.
   """
 
   allowed: str
@@ -34,8 +34,8 @@ FLAG = Field('true or false', lambda value: isinstance(value, bool))
 NULL = Field('null', lambda value: value is None)
 
 
-def whole(low: int, high: int) -> Field:
-  """An integer of a closed range."""
+def integer(low: int, high: int) -> Field:
+  """An integer in a closed range."""
   return Field(
     f'a whole number from {low:,} to {high:,}',
     lambda value: type(value) is int and low <= value <= high,
@@ -43,14 +43,14 @@ def whole(low: int, high: int) -> Field:
 
 
 def number(low: float | int, high: float | int) -> Field:
-  """An integer or a float of a closed range."""
+  """An integer or a float in a closed range."""
   return Field(
     f'a number from {low:g} to {high:g}',
     lambda value: type(value) in (int, float) and low <= value <= high,
   )
 
 
-def word(*choices: str) -> Field:
+def choice(*choices: str) -> Field:
   """One of these strings."""
   return Field(
     ' or '.join(map(repr, choices)),
@@ -67,8 +67,8 @@ def text(most: int) -> Field:
   )
 
 
-def listed(field: Field, low: int, high: int) -> Field:
-  """A list of `low` to `high` values, all of one kind."""
+def list_of(field: Field, low: int, high: int) -> Field:
+  """A list of `low` to `high` values, each allowed by `field`."""
   return Field(
     f'a list of {low} to {high:,} entries, each {field.allowed}',
     lambda value: (
@@ -80,7 +80,7 @@ def listed(field: Field, low: int, high: int) -> Field:
 
 
 def either(*fields: Field) -> Field:
-  """Whatever one of the fields allows."""
+  """A value that at least one of the fields allows."""
   return Field(
     ', or '.join(field.allowed for field in fields),
     lambda value: any(field.test(value) for field in fields),
@@ -90,12 +90,12 @@ def either(*fields: Field) -> Field:
 def check(
   where: str, values: Mapping[str, Any], fields: Mapping[str, Field]
 ) -> None:
-  """Raises UserError for the values that their fields do not allow.
+  """Raises UserError for values that their fields do not allow.
 
-  Fields without a value are right; so are values without a field.
+  Fields without a value and values without a field are not checked.
 
   Args:
-    where: the file, or the object in it.
+    where: the file or the object in it, for messages.
   """
   wrong = {
     key: f'{key} is {shown(values[key])}, allowed is {field.allowed}'
@@ -115,7 +115,7 @@ def check(
 def check_known(
   where: str, values: Mapping[str, Any], known: Iterable[str]
 ) -> None:
-  """Raises UserError for keys that are not known."""
+  """Raises UserError for unknown keys."""
   if unknown := sorted(set(values) - set(known)):
     raise UserError(
       f'{where} has unknown keys '
@@ -126,7 +126,7 @@ def check_known(
 
 
 def shown(value: Any) -> str:
-  """A value as messages have it: short, on one line, nothing unseen."""
+  """A value for a message: short, on one line, printable."""
   return printable(_REPR.repr(value), _SHOWN)
 
 

@@ -1,9 +1,9 @@
-"""Files read with bounds, and written whole or not at all; JSON among them.
+"""Bounded reads and atomic writes of files; JSON.
 
-Everything that others may have prepared goes through here: a fifo or a device
-in place of a file is refused instead of being waited for, a file larger than
-`most` is refused instead of being read, and whatever is wrong with JSON, from a
-broken byte to a thousand nested lists, is one kind of error.
+Untrusted files are read through this module: a fifo or a device in place of a
+file is refused instead of blocking, a file larger than `most` is refused
+instead of being read, and any invalid JSON, from a bad byte to a thousand
+nested lists, raises one type of error.
 """
 
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ from typing import Any, BinaryIO
 from sana_jax.errors import UserError
 
 JSON_BYTES = 2**28  # Largest JSON file read; an index of 10**6 tensors fits.
-_COUNTER = itertools.count()  # Names apart the files that threads write.
+_COUNTER = itertools.count()  # Makes the names of threads' files unique.
 _HOST = re.sub(r'[^\w-]', '-', socket.gethostname())[:40]
 _ESCAPED_SURROGATE = re.compile(r'\\u[dD][89a-fA-F]')
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-  """Opens a regular file for reading, without waiting for a fifo.
+  """Opens a regular file for reading; never blocks on a fifo.
 
   Raises:
-    OSError: as `open` does, and (EINVAL) where it is no regular file.
+    OSError: as `open` does, and EINVAL if it is not a regular file.
   """
   # Without O_NONBLOCK, opening a fifo waits for its writer.
   descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,7 +50,7 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
   """The content of a regular file of at most `most` bytes.
 
   Raises:
-    OSError: as `open_regular` does, and (EFBIG) where the file is larger.
+    OSError: as `open_regular` does, and EFBIG if the file is larger.
   """
   with open_regular(path) as file:
     data = file.read(most + 1)
@@ -66,7 +66,7 @@ def parse_json(data: str | bytes, *, halves: bool = False) -> Any:
     halves: accept strings with half a surrogate pair.
 
   Raises:
-    ValueError: a broken byte, bad syntax, nesting that is too deep, an integer
+    ValueError: an invalid byte or syntax, nesting that is too deep, an integer
       of over 4,300 digits, or a string with half a surrogate pair.
   """
   try:
@@ -89,8 +89,8 @@ def read_json(
   """The JSON value of type `kind` in a local file of at most `most` bytes.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    UserError: it cannot be read, is no JSON, or holds another type.
+    FileNotFoundError: the file does not exist.
+    UserError: it cannot be read, is not JSON, or contains another type.
   """
   try:
     value = parse_json(read_bytes(path, most))
@@ -101,17 +101,19 @@ def read_json(
     raise UserError(f'{path} cannot be read as JSON ({reason}).') from e
   if not isinstance(value, kind):
     names = {dict: 'object', list: 'array'}
-    raise UserError(f'{path} holds no JSON {names.get(kind, kind.__name__)}.')
+    raise UserError(
+      f'{path} does not contain a JSON {names.get(kind, kind.__name__)}.'
+    )
   return value
 
 
 @contextlib.contextmanager
 def atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields the name of a new file that becomes `path` when the block ends.
+  """Yields the path of a temporary file that replaces `path` on success.
 
-  The content and the rename reach the disk before this returns. If the block
-  fails, `path` is as it was. Leftovers of processes of this host that were
-  killed while they wrote `path` are removed first.
+  The content and the rename are synced to the disk before this returns. If the
+  block fails, `path` is unchanged. Temporary files of processes of this host
+  that were killed while they wrote `path` are deleted first.
   """
   path = pathlib.Path(path)
   _remove_leftovers(path)
@@ -128,21 +130,21 @@ def atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a local file whole or not at all; its folder must exist."""
+  """Writes a local file atomically; its folder must exist."""
   with atomically(path) as part:
     part.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a local file in UTF-8, whole or not at all."""
+  """Writes a local file in UTF-8, atomically."""
   write_bytes(path, text.encode())
 
 
 def write_quickly(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file whole or not at all while the machine runs.
+  """Writes a file atomically, unless the machine fails.
 
-  Without fsync, which takes 10 ms: thousands of pictures would wait for the
-  disk. After a power failure the file may be cut, so readers must check it.
+  Skips fsync, which takes 10 ms, too long for thousands of pictures. After a
+  power failure the file may be truncated, so readers must check it.
   """
   part = path.with_name(f'.{path.name}.part')
   try:
@@ -153,7 +155,7 @@ def write_quickly(path: pathlib.Path, data: bytes) -> None:
 
 
 def _stem(path):
-  # A name has at most 255 bytes, and the ending needs some of them.
+  # A name has at most 255 bytes, some of which the suffix takes.
   return os.fsdecode(os.fsencode(path.name)[:120])
 
 

@@ -1,12 +1,12 @@
-"""This Python, started anew."""
+"""Commands that start this Python interpreter."""
 
 import sys
 
 
 def module(name: str, python: str | None = None) -> list[str]:
-  """Words that run a module as it is installed; what it says comes at once.
+  """Command that runs an installed module, with unbuffered output.
 
-  Without -P, Python would look into the folder it is in first; a clone of this
-  project has a folder sana_jax there, which is not the whole package.
+  Without -P, Python would search the current folder first; in a clone of this
+  project, its folder sana_jax is an incomplete package.
   """
   return [python or sys.executable, '-u', '-P', '-m', name]

@@ -1,8 +1,8 @@
-"""Keys of a config: default, comment, check, and what another value affects.
+"""Keys of a config: default, comment, check, and the effect of a change.
 
-A table is a dict of Keys by name. Defaults, checks, what may change when a run
-is resumed, the keys of caches and plans, and the page of the docs follow from
-it. The table of the whole config is `sana_jax.config.table`.
+A table is a dict of Keys by name. It determines defaults, checks, what may
+change when a run is resumed, the keys of caches and plans, and the page of the
+docs. The table of the entire config is `sana_jax.config.table`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,15 +16,15 @@ from sana_jax.fields import Field
 
 
 class Effect(enum.Flag):
-  """Consequences of another value, beyond rounding.
+  """Effect of changing a value, beyond rounding.
 
   Attributes:
-    RESULT: what a run computes, draws or exports; it is fixed once a run has
+    RESULT: the weights, pictures or exports of a run; fixed once a run has
       begun.
-    CACHE: latents and text that were encoded and stored.
-    CACHED_TEXT: text that was encoded and stored.
+    CACHE: cached latents and text embeddings.
+    CACHED_TEXT: cached text embeddings.
     PROGRAM: the compiled program, and so a plan.
-    LAYOUT: how devices share the work; a layout file may set it.
+    LAYOUT: the partition of the work over devices; a layout file may set it.
   """
 
   RESULT = enum.auto()
@@ -45,24 +45,24 @@ SHARE = Field('from 0 to 1', lambda value: 0 <= value <= 1)
 
 
 def most(high: int) -> Field:
-  """A number that is not larger."""
+  """A number of at most `high`."""
   return Field(f'at most {high}', lambda value: value <= high)
 
 
 def size(high: int) -> tuple[Field, ...]:
-  """A positive number that is not larger."""
+  """A positive number of at most `high`."""
   return POSITIVE, most(high)
 
 
 def one_of(choices: Collection[str]) -> Field:
-  """One of some words."""
+  """One of these strings."""
   return Field(
     f'one of {list(choices)}', lambda value: value in choices, tuple(choices)
   )
 
 
 def parsed_by(parse: Callable[[str], Any], form: str) -> Field:
-  """Text that `parse` takes; what it raises is reported."""
+  """Text that `parse` accepts; the error that it raises is reported."""
 
   def test(value):
     parse(value)
@@ -80,7 +80,7 @@ def _is_text(value):
 
 
 WHOLE_TEXT = Field('text without half a surrogate pair', _is_text)
-# What a value must be by the type of its default.
+# Conditions on a value by the type of its default.
 _OF_TYPE = {
   bool: (Field('true or false', lambda value: type(value) is bool),),
   int: (Field('a whole number', lambda value: type(value) is int),),
@@ -98,10 +98,10 @@ class Key:
   """A key of a config; values have the type of the default.
 
   Attributes:
-    check: conditions on a value, besides its type; the first that does not hold
-      is reported.
-    optional: a field of a model that a config need not have; the default is the
-      model's.
+    check: conditions on a value, besides its type; the first violated one is
+      reported.
+    optional: whether a config may omit the key, a field of a model; the default
+      is the model's.
   """
 
   default: Any
@@ -115,7 +115,7 @@ class Key:
     return (self.check,) if isinstance(self.check, Field) else self.check
 
   def violated(self, value: Any) -> Field | None:
-    """The first condition that the value does not meet."""
+    """The first condition that the value violates, if any."""
     kind = type(self.default)
     conditions = (
       *_OF_TYPE.get(kind, ()),
@@ -133,12 +133,12 @@ def problems(
   table: Table,
   group: str = '',
 ) -> Iterator[UserError]:
-  """An error for each value that its key does not allow.
+  """Yields an error for each value that its key does not allow.
 
-  Values without a key in the table are checked for text alone.
+  Values without a key in the table are only checked for valid text.
 
   Args:
-    group: what stands before the names in a config, such as 'optimizer.'.
+    group: prefix of the names in a config, such as 'optimizer.'.
   """
   for name, value in values.items():
     key = table.get(name) or Key(None, '', _any_text(value))

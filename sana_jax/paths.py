@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths given by users: `~` and URLs of buckets."""
 
 import os
 
@@ -8,11 +8,11 @@ BUCKETS = ('gs://', 's3://', 'az://', 'hf://')
 
 
 def expanded(path: str | os.PathLike) -> str:
-  """The path with `~` and `~name` replaced by a home folder.
+  """The path with `~` or `~name` replaced by the home folder.
 
   Raises:
-    UserError: there is no such user, or no home folder. (Python's own functions
-      raise RuntimeError, or make a folder that is called `~name`.)
+    UserError: the user or the home folder does not exist. (Python's own
+      functions raise RuntimeError, or leave `~name` as it is.)
   """
   path = os.fspath(path)
   found = os.path.expanduser(path)
@@ -30,18 +30,18 @@ def expanded(path: str | os.PathLike) -> str:
   return found
 
 
-def place(path: str | os.PathLike) -> str:
-  """`expanded`, of a folder that may lie in a bucket.
+def expanded_or_url(path: str | os.PathLike) -> str:
+  """The expanded path of a local folder, or the URL of a folder in a bucket.
 
   Raises:
-    UserError: it is a URL of another kind.
+    UserError: it is another kind of URL.
   """
   path = os.fspath(path)
   if '://' not in path:
     return expanded(path)
   if not path.startswith(BUCKETS):
     raise UserError(
-      f'{path} is in no place where a folder can be; give a local folder, or '
+      f'{path} is not a supported URL; give a local folder, or '
       f'one that begins with {" or ".join(BUCKETS[:2])}.'
     )
   return path

@@ -1,25 +1,25 @@
-"""Text of others, such as prompts and names in files, as a terminal may see it.
+"""Untrusted text, such as prompts and names in files, made safe for terminals.
 
-A control character can move the cursor, recolour or clear the screen, and some
-terminals answer to it; a text of megabytes hides everything else.
+Control characters can move the cursor, recolour or clear the screen, and make
+some terminals send input; a text of megabytes hides everything else.
 """
 
 import re
 import unicodedata
 
 MOST = 2000  # Characters of a message.
-# Control, format (among them what reverses the direction of a text), surrogate,
+# Control, format (including those that reverse the text direction), surrogate,
 # private use, line and paragraph separators.
-_UNSEEN = {'Cc', 'Cf', 'Cs', 'Co', 'Zl', 'Zp'}
+_INVISIBLE = {'Cc', 'Cf', 'Cs', 'Co', 'Zl', 'Zp'}
 _JOINER = '\u200d'  # Joins emoji into one; harmless.
 
 
 def printable(text: object, most: int = MOST, keep: str = '') -> str:
-  """The text with what cannot be seen escaped, at most `most` characters.
+  """The text with invisible characters escaped, truncated to `most` characters.
 
   Args:
-    most: characters kept; the middle of a longer text is left out, and the
-      number of characters left out stands in its place.
+    most: characters kept; the middle of a longer text is replaced by the number
+      of omitted characters.
     keep: characters that are not escaped, such as a newline.
   """
   text = str(text)
@@ -33,18 +33,18 @@ def printable(text: object, most: int = MOST, keep: str = '') -> str:
   if text.isascii() and text.isprintable():
     return text
   return ''.join(
-    c if c in keep or _is_seen(c) else c.encode('unicode_escape').decode()
+    c if c in keep or _is_visible(c) else c.encode('unicode_escape').decode()
     for c in text
   )
 
 
-def _is_seen(character):
-  return character == _JOINER or unicodedata.category(character) not in _UNSEEN
+def _is_visible(c):
+  return c == _JOINER or unicodedata.category(c) not in _INVISIBLE
 
 
 def message(text: object, most: int = MOST) -> str:
-  """A message for the terminal; its lines after the first are indented.
+  """A message for the terminal; lines after the first are indented.
 
-  So no text of others in it begins a line, as if it were another message.
+  Untrusted text in it thus cannot imitate the start of another message.
   """
   return re.sub('\n *', '\n  ', printable(text, most, keep='\n').strip('\n'))

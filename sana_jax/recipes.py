@@ -1,7 +1,7 @@
-"""What SANA's published training runs share, and their tiny versions.
+"""Common settings of SANA's published training runs, and their tiny versions.
 
 Values are those of NVlabs/Sana's released yaml files, which fix everything but
-the number of steps and of GPUs; these are ours, and each config says so.
+the number of steps and of GPUs; these are our choice, as each config notes.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ VARIANTS = ('runlocal',)
 
 
 def published(size: str) -> ConfigDict:
-  """A run of `size` of config.SANA_SIZES, at that size's pixels.
+  """Config of a run of `size`, a key of config.SANA_SIZES, at its resolution.
 
   CAME at 1e-4 for a batch of 256, times sqrt(batch / 256), constant after a
   warm-up of 2000 steps; gradients clipped at 0.1; bfloat16 with float32
@@ -44,16 +44,16 @@ def published(size: str) -> ConfigDict:
 
 
 def variant(config: ConfigDict, arg: str) -> ConfigDict:
-  """The config, or with 'runlocal' two steps of a tiny one on a CPU."""
+  """The config, reduced to two steps of a tiny model if `arg` is 'runlocal'."""
   if base.parse_arg(arg, VARIANTS):
     run_locally(config)
   return config
 
 
 def run_locally(config: ConfigDict) -> None:
-  """Two steps of a tiny model on `shapes`, with the encoders shipped here.
+  """Reduces a config to two steps of a tiny model on `shapes`, on a CPU.
 
-  What makes the recipe what it is stays: norms, position embedding, optimizer,
+  Uses the shipped encoders. Unchanged: norms, position embedding, optimizer,
   precision, memory policy and inputs.
   """
   config.autoencoder = config.text_encoder = 'shapes'
@@ -79,11 +79,11 @@ def run_locally(config: ConfigDict) -> None:
 
 
 def run_autoencoder_locally(config: ConfigDict) -> None:
-  """Two steps of a dc_ae config on a CPU, for its variant `runlocal`."""
+  """Reduces a dc_ae config to two steps of a tiny model, on a CPU."""
   config.model = base.dc_ae_fields(
     latent_channels=4, widths=(8, 32), depths=(1, 1), attention_stages=1
   )
-  config.loss.lpips = 0.0  # Its weights may not be here.
+  config.loss.lpips = 0.0  # Its weights may not be available.
   config.data.update(
     source='shapes',
     path='~/.cache/sana_jax/data',
@@ -98,7 +98,7 @@ def run_autoencoder_locally(config: ConfigDict) -> None:
 
 
 def dc_ae_phase(size_px: int) -> ConfigDict:
-  """Training of DC-AE as in its paper: on photographs, by L1 and LPIPS."""
+  """Config of DC-AE as in its paper: on photographs, with L1 and LPIPS."""
   config = base.train('dc_ae')
   config.dtype = 'bfloat16'
   config.data.update(source='folder', size_px=size_px, min_size_px=size_px)

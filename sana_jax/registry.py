@@ -1,4 +1,4 @@
-"""Kinds of tasks by name; a task's own module is imported at its first use."""
+"""Kinds of tasks by name; a task's module is imported on first use."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -9,19 +9,19 @@ from typing import Any
 
 from sana_jax.errors import UserError
 
-GROUP = 'sana_jax.tasks'  # Of entry points, in a package's metadata.
+GROUP = 'sana_jax.tasks'  # Entry-point group in a package's metadata.
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """How the three things that a config describes are made of it.
+  """Factories of a task: functions of its config.
 
   Attributes:
     objective: (config) -> objectives.base.Objective.
     exporter: (config) -> training.task.Exporter.
     open: (config, workdir, mesh) -> training.task.Task.
-    keys: () -> groups of the config beside those of every task, by name, with
-      their keys' defaults; the fields of a module are `model`.
+    keys: () -> groups of the config besides those of every task, by name, with
+      their keys' defaults; group `model` has the fields of a module.
   """
 
   objective: Callable[..., Any]
@@ -39,19 +39,19 @@ _registered: dict[str, Kind] = {}
 
 
 def register(name: str, kind: Kind) -> None:
-  """Makes a kind of task known. Raises ValueError for a name that is taken."""
+  """Registers a kind of task. Raises ValueError for a name that is taken."""
   if name in names():
     raise ValueError(f'there is a task {name!r} already')
   _registered[name] = kind
 
 
 def names() -> list[str]:
-  """Of all kinds of tasks."""
+  """Names of all kinds of tasks."""
   return [*SHIPPED, *_registered, *_installed()]
 
 
 def find(name: str) -> Kind:
-  """The kind of this name; UserError if there is none."""
+  """The kind with this name. Raises UserError if there is none."""
   if name not in names():
     raise UserError(
       f'config.task={name!r} is unknown; allowed are {", ".join(names())}.'

@@ -1,4 +1,4 @@
-"""Bytes with their CRC-32 at the end, for caches that are read back."""
+"""Bytes with a trailing CRC-32, for caches."""
 
 import re
 import zlib
@@ -8,12 +8,12 @@ _LENGTH = len(b'\ncrc32 00000000\n')
 
 
 def sealed(data: bytes) -> bytes:
-  """The data with a last line that `unsealed` compares."""
+  """The data with its CRC-32 appended as a line."""
   return data + b'\ncrc32 %08x\n' % zlib.crc32(data)
 
 
 def unsealed(data: bytes) -> bytes:
-  """The data of `sealed`; ValueError where a byte is missing or differs."""
+  """The data without its CRC-32. Raises ValueError if it does not match."""
   data, seal = data[:-_LENGTH], data[-_LENGTH:]
   match = _SEAL.fullmatch(seal)
   if match is None:

@@ -1,7 +1,7 @@
-"""Nested dicts and pytrees by the names of their leaves.
+"""Nested dicts and pytrees, addressed by the names of their leaves.
 
-A name is the path of keys, joined: 'blocks/qkv/kernel' of parameters,
-'optimizer.learning_rate' of configs.
+A name is the joined path of keys, such as 'blocks/qkv/kernel' for parameters
+and 'optimizer.learning_rate' for configs.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from sana_jax.typing import PyTree
 
 
 def name_of(path: tuple[Any, ...], separator: str = '/') -> str:
-  """The name of the leaf at a key path of JAX."""
+  """Name of the leaf at a key path of JAX."""
   return jax.tree_util.keystr(path, simple=True, separator=separator)
 
 
 def leaves(tree: PyTree, separator: str = '/') -> dict[str, Any]:
-  """Leaves of a pytree by their names, in JAX's order."""
+  """Leaves of a pytree by name, in JAX's order."""
   return {
     name_of(path, separator): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -29,10 +29,10 @@ def leaves(tree: PyTree, separator: str = '/') -> dict[str, Any]:
 def flatten(
   tree: Any, separator: str = '/', *, empty: bool = False
 ) -> dict[str, Any]:
-  """Values of nested dicts by their names, in the order of the dicts.
+  """Values of nested dicts by name, in the order of the dicts.
 
-  Lists and None are values. An empty dict is one with `empty`, and is left out
-  without. What is no dict has the name ''.
+  Lists and None are values. Empty dicts are values if `empty`, and are omitted
+  otherwise. A tree that is not a dict has the name ''.
   """
   if not isinstance(tree, Mapping | ConfigDict) or (empty and not tree):
     return {'': tree}
@@ -49,7 +49,7 @@ def unflatten(
   """The nested dicts whose leaves have these names.
 
   Raises:
-    ValueError: one is the name of a leaf and of a group of leaves.
+    ValueError: a name is that of a leaf and of a group of leaves.
   """
   paths = {name: name.split(separator) for name in values}
   groups = {

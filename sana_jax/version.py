@@ -1,3 +1,3 @@
-"""The version, in the package's metadata and in the pictures it writes."""
+"""Version of the package, also stored in the pictures it writes."""
 
 __version__ = '0.1.0'

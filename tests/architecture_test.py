@@ -52,7 +52,7 @@ LAYERS = [
   for line in (
     'assets checkout errors typing version',
     'files interpreter paths printable registry seals tree',
-    'compiled fields kernels',
+    'compilation_cache fields kernels',
     'backends keys sharding',
     'diffusion models optim text',
     'analysis data objectives',

@@ -71,7 +71,7 @@ def test_a_new_key_may_change_on_resume_if_it_changes_no_result(
   run_config.compare(tmp_path, changed(name, 4))
 
 
-def test_a_new_key_is_fixed_on_resume_unless_it_says_otherwise(add, tmp_path):
+def test_a_new_key_is_fixed_on_resume_by_default(add, tmp_path):
   add('watch.new', 3, 'A new one.')
   run_config.claim(tmp_path, base.train('sana'))
   with pytest.raises(UserError, match='watch.new is 3 there and 4 here'):
@@ -133,7 +133,9 @@ def test_a_new_key_is_in_a_fingerprint_if_it_changes_caches(
   assert ('flow.new' in fingerprints.of(config)) == is_there
 
 
-def test_a_new_key_may_stand_in_a_layout_if_it_is_one_of_layouts(add, tmp_path):
+def test_a_new_key_is_allowed_in_a_layout_if_it_is_one_of_layouts(
+  add, tmp_path
+):
   add('watch.new', 3, 'A new one.', (), keys.LAYOUT)
   file = tmp_path / 'mine.py'
   file.write_text("LAYOUT = {'watch.new': 4}")

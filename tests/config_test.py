@@ -1,4 +1,4 @@
-"""Configs: overrides, keys, values; every problem in one sentence."""
+"""Configs: overrides, keys, values; all problems in one error."""
 
 import json
 
@@ -252,12 +252,12 @@ def test_text_with_a_whole_pair_can_be_written(config):
   assert json.loads(config.to_json())['data']['path'] == '\U0001f600'
 
 
-def test_all_problems_are_one_sentence(config):
+def test_all_problems_are_in_one_error(config):
   config.num_steps, config.seed, config.flow.std = 0, -1, -1.0
   config.trainable, config.optimizer.groups = '(', 'x'
   error = refusal(base.check, config)
-  said = str(error).rstrip('.').split('; ')
-  assert [x.partition('=')[0].partition(':')[0] for x in said] == [
+  problems = str(error).rstrip('.').split('; ')
+  assert [x.partition('=')[0].partition(':')[0] for x in problems] == [
     'config.flow.std',
     'config.num_steps',
     'config.optimizer.groups',
@@ -280,7 +280,7 @@ def test_other_keys_than_the_task_has_are_refused():
   config.num_step = 3
   error = refusal(base.check_keys, config)
   assert error.key == 'text.length'
-  assert str(error).partition('; take')[0] == (
+  assert str(error).partition('; start from')[0] == (
     'config.text.length is missing; config.flow.shift is unknown; '
     'config.num_step is unknown (did you mean num_steps or '
     'accumulate_steps?)'

@@ -22,11 +22,11 @@ NAMES = sorted(
 
 
 def variants(name):
-  """What may stand behind the config's name, as the config itself says."""
-  with pytest.raises(UserError) as told:
+  """Variants of a config, from its own error message."""
+  with pytest.raises(UserError) as raised:
     load_config(f'{name}:?')
-  said = re.search('allowed are (.*), or none', str(told.value))[1]
-  return [name, *(f'{name}:{variant}' for variant in said.split(', '))]
+  allowed = re.search('allowed are (.*), or none', str(raised.value))[1]
+  return [name, *(f'{name}:{variant}' for variant in allowed.split(', '))]
 
 
 @pytest.mark.parametrize('name', [v for name in NAMES for v in variants(name)])
@@ -47,12 +47,12 @@ def test_a_shipped_config_makes_a_model_that_can_be_sharded(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_variant_that_is_not_there_is_told(name):
+def test_an_unknown_variant_raises(name):
   with pytest.raises(UserError, match="no variant 'tiny'; allowed are "):
     load_config(f'{name}:tiny')
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_config_says_how_it_is_run(name):
+def test_a_config_documents_its_command(name):
   text = (pathlib.Path(__file__).parents[1] / f'configs/{name}.py').read_text()
   assert f'sana-jax train --config configs/{name}.py' in text.split('"""')[1]

@@ -14,7 +14,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from sana_jax import compiled
+from sana_jax import compilation_cache
 
 # Tests compile much and compute little: this takes a third of the time. XLA
 # stops at a flag that it doesn't know, and the newest doesn't know the last.
@@ -29,7 +29,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 jax.config.update('jax_num_cpu_devices', 8)
 # Compiled programs are kept between runs of the suite.
-compiled.keep(
+compilation_cache.enable(
   os.path.expanduser(
     os.environ.get('SANA_JAX_TEST_CACHE', '~/.cache/sana_jax/tests')
   ),
@@ -58,9 +58,10 @@ ALLOWED_SKIPS = 0  # But for tests of chips that are not here.
 
 @pytest.fixture(autouse=True)
 def same_draws_in_each_run(request, monkeypatch):
-  """What a test draws without a seed comes from its name.
+  """Seeds unseeded random generators with the name of the test.
 
-  SANA_JAX_TEST_SEED=1 launch/test draws anew: bounds are to hold then too.
+  SANA_JAX_TEST_SEED=1 launch/test draws other numbers, for which bounds must
+  hold too.
   """
   name = os.environ.get('SANA_JAX_TEST_SEED', '') + request.node.nodeid
   seeds = itertools.count(zlib.crc32(name.encode()))

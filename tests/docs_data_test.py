@@ -1,4 +1,4 @@
-"""What docs/data.md shows is run, on small files of each layout."""
+"""Commands of docs/data.md, run on small files of each layout."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def write_tar(path, samples):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-  """data/ with what the page's commands read; the index stays in here."""
+  """Folder data/ with the input of the page's commands, and the index."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HOME', str(tmp_path))
   (sample,) = re.findall(r'```json\n(.*?)```', PAGE, re.DOTALL)
@@ -87,14 +87,14 @@ def data(tmp_path, monkeypatch):
 def test_the_commands_of_the_page_run(data, capsys):
   (python,) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
   exec(python, {})
-  said = {}
+  outputs = {}
   for line in COMMANDS:
     name, *arguments = shlex.split(line)
     if name != 'sana-jax':
       continue
     assert cli.main(arguments) == 0, capsys.readouterr().err
-    said[line] = capsys.readouterr().out
-  assert len(said) == 8
+    outputs[line] = capsys.readouterr().out
+  assert len(outputs) == 8
   for line, records in {
     'out/data': 64,
     'tars/*.tar': 2,
@@ -105,7 +105,7 @@ def test_the_commands_of_the_page_run(data, capsys):
   }.items():
     (text,) = [
       out
-      for command, out in said.items()
+      for command, out in outputs.items()
       if line in command and 'describe' in command
     ]
     assert text.startswith(f'{records} records\n'), text

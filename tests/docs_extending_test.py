@@ -1,4 +1,4 @@
-"""docs/extending.md: each example is complete, and does what it says."""
+"""docs/extending.md: each example is complete and works as documented."""
 
 import pathlib
 import re

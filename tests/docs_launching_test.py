@@ -1,7 +1,4 @@
-"""What docs/launching.md shows is what is there; its commands are understood.
-
-They are asked for with --dry-run: nothing is there to launch on.
-"""
+"""Content of docs/launching.md; its commands are run with --dry-run."""
 
 import pathlib
 import re
@@ -22,7 +19,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize('line', COMMANDS)
-def test_a_command_is_understood(line, monkeypatch, tmp_path, capsys):
+def test_a_command_is_valid(line, monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(tmp_path)
   words = [*shlex.split(line)[1:], '--dry-run', '--no-plan']
   assert cli.main(words) == 0, capsys.readouterr().err
@@ -59,7 +56,7 @@ def test_the_flags_of_the_page_are_those_of_the_command():
 
 
 def test_topologies_of_the_table_are_allowed():
-  table = PAGE.partition('## Topologies')[2].partition('## When')[0]
+  table = PAGE.partition('## Topologies')[2].partition('## Restarts')[0]
   named = re.findall(r'`(\w+:[\dx@]+)`', table)
   assert len(named) >= 6
   for name in named:
@@ -68,7 +65,7 @@ def test_topologies_of_the_table_are_allowed():
     assert f'`{chip}`' in table, chip
 
 
-def test_its_numbers_are_those_of_the_code():
+def test_numbers_are_those_of_the_code():
   policy = restarts.Policy()
   assert f'after {policy.wait_seconds:g} s (--wait-seconds)' in PAGE
   assert f'after {policy.without_progress} (--restarts-without' in PAGE
@@ -76,7 +73,7 @@ def test_its_numbers_are_those_of_the_code():
   assert policy.most_seconds == 600 and 'up to 10 minutes' in PAGE
 
 
-def test_files_that_it_names_are_there():
+def test_named_files_exist():
   for path in re.findall(r'`((?:sana_jax|launch|tests)/[\w./]+)', PAGE):
     assert (ROOT / path).exists(), path
   assert (ROOT / 'launch/local').stat().st_mode & 0o100

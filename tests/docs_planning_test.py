@@ -1,6 +1,6 @@
-"""What docs/planning.md shows can be asked for; its table is what was written.
+"""Commands of docs/planning.md are valid; its table matches its sources.
 
-Compiling takes minutes, so that commands stop before it, at the missing
+Compiling takes minutes, so the commands stop before it, at the missing
 compiler.
 """
 

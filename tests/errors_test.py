@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from sana_jax.errors import did_you_mean, joined, Trouble, UserError
+from sana_jax.errors import did_you_mean, joined, TransientError, UserError
 
 
 def parts(error):
@@ -17,11 +17,11 @@ def test_an_error_keeps_its_fields_within_a_file_and_over_a_process():
   assert parts(pickle.loads(pickle.dumps(error))) == parts(error)
 
 
-def test_an_error_without_fields_is_an_error_too():
-  assert parts(Trouble('It failed.')) == ('It failed.', '', None, None)
+def test_fields_of_an_error_are_optional():
+  assert parts(TransientError('It failed.')) == ('It failed.', '', None, None)
 
 
-def test_several_errors_are_one_sentence_with_the_fields_of_the_first():
+def test_joined_errors_have_the_fields_of_the_first():
   found = joined(
     [
       UserError('a is bad.', key='a', value=1, allowed='2'),
@@ -32,7 +32,7 @@ def test_several_errors_are_one_sentence_with_the_fields_of_the_first():
 
 
 @pytest.mark.parametrize(
-  'name, prefix, said',
+  'name, prefix, suggestion',
   [
     ('folderr', '', ' (did you mean folder?)'),
     ('fsdq', 'mesh.', ' (did you mean mesh.fsdp?)'),
@@ -40,5 +40,5 @@ def test_several_errors_are_one_sentence_with_the_fields_of_the_first():
     ('xyz', '', ''),
   ],
 )
-def test_the_nearest_names_are_suggested(name, prefix, said):
-  assert did_you_mean(name, ('folder', 'fsdp'), prefix) == said
+def test_the_nearest_names_are_suggested(name, prefix, suggestion):
+  assert did_you_mean(name, ('folder', 'fsdp'), prefix) == suggestion

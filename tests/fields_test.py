@@ -1,4 +1,4 @@
-"""Types and ranges of fields, and one short message for all that are wrong."""
+"""Types and ranges of fields, and one short message for all invalid values."""
 
 import math
 
@@ -11,35 +11,37 @@ from sana_jax.errors import UserError
 @pytest.mark.parametrize(
   'field, right, wrong',
   [
-    (fields.whole(1, 8), [1, 8], [0, 9, True, 1.0, '1', None, 10**400]),
+    (fields.integer(1, 8), [1, 8], [0, 9, True, 1.0, '1', None, 10**400]),
     (
       fields.number(0, 8),
       [0, 8.0, -0.0],
       [9, math.nan, math.inf, True, '1', 10**400, -1e-9],
     ),
     (fields.FLAG, [True, False], [0, 1, None, 'true']),
-    (fields.word('a', 'b'), ['a'], ['c', ['a'], None, {}]),
+    (fields.choice('a', 'b'), ['a'], ['c', ['a'], None, {}]),
     (fields.text(3), ['x', 'xyz'], ['', 'long', 7, ['x']]),
     (
-      fields.listed(fields.whole(0, 1), 1, 2),
+      fields.list_of(fields.integer(0, 1), 1, 2),
       [[0], (1, 1)],
       [[], [0, 0, 0], [2], [True], 'ab', {0: 1}],
     ),
     (fields.either(fields.NULL, fields.FLAG), [None, True], [0, 'x']),
   ],
 )
-def test_a_field_allows_its_own_values_only(field, right, wrong):
+def test_a_field_allows_only_its_values(field, right, wrong):
   assert all(map(field.test, right))
   assert not any(map(field.test, wrong))
 
 
-def test_all_that_is_wrong_is_one_short_message():
+def test_all_invalid_values_are_in_one_short_message():
   deep = []
   for _ in range(5_000):
     deep = [deep]
   values = {'a': 'x' * 10**7, 'b': deep, 'c': '\x1b[2J\n', 'd': True, 'e': 5}
   with pytest.raises(UserError) as caught:
-    fields.check('x.json', values, dict.fromkeys('abcdef', fields.whole(1, 5)))
+    fields.check(
+      'x.json', values, dict.fromkeys('abcdef', fields.integer(1, 5))
+    )
   message = str(caught.value)
   assert message.startswith('x.json: a is ') and len(message) < 1000
   assert '\x1b' not in message and '\n' not in message

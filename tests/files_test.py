@@ -1,4 +1,4 @@
-"""Bounded reading, whole writing, and one kind of error for any bad JSON."""
+"""Bounded reads, atomic writes, and one type of error for any bad JSON."""
 
 import errno
 import os
@@ -68,7 +68,7 @@ def test_a_file_larger_than_the_bound_is_refused(tmp_path):
   assert error.value.errno == errno.EFBIG
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path):
   path = tmp_path / 'x'
   files.write_text(path, 'old')
   with pytest.raises(ZeroDivisionError), files.atomically(path) as part:
@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
   assert os.listdir(tmp_path) == ['x']
 
 
-def test_a_quick_write_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_quick_write_leaves_the_file_unchanged(tmp_path):
   path = tmp_path / 'x'
   files.write_quickly(path, b'old')
   assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['x']

@@ -1,4 +1,4 @@
-"""Modules start as installed, from any folder."""
+"""Installed modules are run from any folder."""
 
 import subprocess
 
@@ -7,11 +7,11 @@ import pytest
 from sana_jax import interpreter
 
 
-# In a clone, a folder sana_jax is there without configs, kernels and launch.
+# In a clone, the folder sana_jax lacks configs, kernels and launch.
 @pytest.mark.parametrize(
   'name', ['sana_jax.launch.cli', 'sana_jax.launch.supervise']
 )
-def test_a_folder_of_the_same_name_is_not_what_runs(name, tmp_path):
+def test_a_folder_of_the_same_name_is_not_imported(name, tmp_path):
   (tmp_path / 'sana_jax').mkdir()
   (tmp_path / 'sana_jax/__init__.py').write_text('raise SystemExit(9)')
   done = subprocess.run(

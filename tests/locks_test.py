@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, however holders, hosts and clocks fail."""
+"""Locks: one holder at a time, despite failing holders, hosts and clocks."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import pytest
 
 from sana_jax import locks
 from sana_jax.errors import UserError
-from sana_jax.locks import holder, together
+from sana_jax.locks import holder, process_group
 from sana_jax.locks.acquiring import acquire
 from sana_jax.locks.holder import Holder
 from sana_jax.locks.stores import store_of
@@ -35,7 +35,7 @@ def hold(place, terms=HOURS, doing='testing'):
 
 
 def claim(place, **changes):
-  """Makes another's claim; its holder and its store."""
+  """Creates a claim of another process; returns its holder and store."""
   store = store_of(place)
   theirs = dataclasses.replace(Holder.here('sampling'), **changes)
 
@@ -56,13 +56,13 @@ def elsewhere(place, **changes):
 
 
 def in_thread(function):
-  """What another thread raises, or None."""
+  """Runs `function` in another thread; returns what it raises, or None."""
   raised = []
 
   def run():
     try:
       function()
-    except Exception as error:  # noqa: BLE001  It is looked at.
+    except Exception as error:  # noqa: BLE001  It is returned.
       raised.append(error)
 
   thread = threading.Thread(target=run)
@@ -77,7 +77,7 @@ def take(place, terms=HOURS):
     pass
 
 
-def test_the_second_is_refused_and_named_the_first(place):
+def test_the_second_holder_is_refused_with_the_name_of_the_first(place):
   with hold(place):
     error = in_thread(lambda: take(place))
     assert isinstance(error, locks.InUse) and error.exit_code == 75
@@ -97,7 +97,7 @@ def test_a_thread_that_holds_it_may_hold_it_again(place):
   take(place)
 
 
-def test_nothing_is_left_and_folders_in_use_stay(tmp_path):
+def test_releasing_removes_all_files_but_no_folders_in_use(tmp_path):
   with hold(locks.within(tmp_path / 'a/b')):
     assert len(list((tmp_path / 'a/b').iterdir())) == 2
   assert not (tmp_path / 'a').exists()
@@ -106,8 +106,8 @@ def test_nothing_is_left_and_folders_in_use_stay(tmp_path):
   assert [p.name for p in (tmp_path / 'c').iterdir()] == ['model']
 
 
-def test_a_process_that_is_gone_holds_nothing(place):
-  # A child that nobody has waited for, and a number that is used again.
+def test_a_process_that_is_gone_holds_no_lock(place):
+  # A zombie, and process ids that are reused or do not exist.
   child = subprocess.Popen(['true'])
   stat = pathlib.Path(f'/proc/{child.pid}/stat')
   while stat.read_text().rpartition(')')[2].split()[0] != 'Z':
@@ -118,7 +118,7 @@ def test_a_process_that_is_gone_holds_nothing(place):
   child.wait()
 
 
-def test_a_process_of_this_machine_holds_it_however_old_its_heartbeat(tmp_path):
+def test_a_local_process_holds_its_lock_with_an_old_heartbeat(tmp_path):
   place = locks.within(tmp_path)
   theirs, _ = claim(place)
   os.utime(f'{place}.{theirs.token}', (0, 0))
@@ -126,7 +126,7 @@ def test_a_process_of_this_machine_holds_it_however_old_its_heartbeat(tmp_path):
     take(place)
 
 
-def test_a_copied_claim_is_not_the_one_that_was_made(tmp_path):
+def test_a_copied_claim_is_not_valid(tmp_path):
   with hold(locks.within(tmp_path / 'a'), QUICK):
     (tmp_path / 'b').mkdir()
     data = (tmp_path / 'a/.lock').read_bytes()
@@ -134,7 +134,7 @@ def test_a_copied_claim_is_not_the_one_that_was_made(tmp_path):
     take(locks.within(tmp_path / 'b'), QUICK)
 
 
-def test_another_machine_that_renews_is_alive(place):
+def test_a_holder_on_another_machine_that_renews_is_alive(place):
   theirs, store = elsewhere(place)
   done = threading.Event()
 
@@ -150,14 +150,14 @@ def test_another_machine_that_renews_is_alive(place):
   thread.join()
 
 
-def test_another_machine_that_does_not_renew_is_gone_after_the_lease(place):
+def test_a_holder_on_another_machine_expires_after_the_lease(place):
   elsewhere(place)
   start = time.monotonic()
   take(place, QUICK)
   assert QUICK.lease - 0.1 < time.monotonic() - start < 20
 
 
-def test_an_old_heartbeat_is_over_at_once_whatever_the_clocks_of_hosts(
+def test_an_old_heartbeat_expires_at_once_whatever_the_clocks_of_hosts(
   tmp_path, monkeypatch
 ):
   place = locks.within(tmp_path)
@@ -185,30 +185,30 @@ def test_a_later_attempt_of_a_run_takes_over_at_once(place, monkeypatch):
 def test_attempts_of_a_scheduler_are_one_run(monkeypatch):
   for name in holder.RUN, holder.ATTEMPT, 'SLURM_RESTART_COUNT', 'JOBSET':
     monkeypatch.delenv(name, raising=False)
-  own = [holder.of_attempt(n) for n in (0, 1)]
+  own = [holder.attempt_env(n) for n in (0, 1)]
   assert own[0][holder.RUN] == own[1][holder.RUN]
   assert [x[holder.ATTEMPT] for x in own] == ['0.0', '0.1']
   monkeypatch.setenv('SLURM_JOB_ID', '12')
   monkeypatch.setenv('SLURM_RESTART_COUNT', '3')
-  assert holder.of_attempt(1)[holder.RUN].split() == ['slurm', '12']
-  assert holder.of_attempt(1)[holder.ATTEMPT] == '3.1'
+  assert holder.attempt_env(1)[holder.RUN].split() == ['slurm', '12']
+  assert holder.attempt_env(1)[holder.ATTEMPT] == '3.1'
 
 
 def lose(place):
-  """Another takes it over; its claim."""
+  """Replaces the claim by another holder's; returns its holder and store."""
   store_of(place).remove('')
   return elsewhere(place)
 
 
-def test_a_lost_lock_is_noticed_and_left_to_its_new_holder(place):
-  told = threading.Event()
+def test_a_lost_lock_is_detected_and_left_to_its_new_holder(place):
+  lost = threading.Event()
   with hold(place) as lock:
-    lock.on_loss = told.set
+    lock.on_loss = lost.set
     lock.check()
     theirs, store = lose(place)
     with pytest.raises(locks.InUse, match='taken over by process 7 on far'):
       lock.check()
-    assert told.wait(20) and lock.is_lost
+    assert lost.wait(20) and lock.is_lost
   assert holder.parse(store.read()).token == theirs.token
   store.remove('')
   store.remove(f'.{theirs.token}')
@@ -224,7 +224,7 @@ def test_a_thread_renews_the_heartbeat(tmp_path):
     assert beat.stat().st_mtime > 0
 
 
-def test_of_many_that_find_an_old_claim_one_takes_it(place):
+def test_only_one_of_several_threads_takes_an_expired_claim(place):
   for _ in range(5):
     claim(place, started='1')
     start, taken, refused = threading.Barrier(6), [], []
@@ -248,31 +248,31 @@ def test_of_many_that_find_an_old_claim_one_takes_it(place):
     assert (len(taken), len(refused)) == (1, 5)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='Writing .*file/x failed .*--out') as e:
     take(locks.within(tmp_path / 'file/x'))
   assert e.value.exit_code == 2
 
 
-class Two(together.Processes):
+class Two(process_group.Processes):
   """Process `index` of two, which are threads."""
 
   def broadcast(self, status):
-    meeting, told = _MEETING
+    barrier, sent = _CHANNEL
     if self.index == 0:
-      told[:] = [json.dumps(status)]
-    meeting.wait(20)
-    said = json.loads(told[0])
-    meeting.wait(20)
-    return said
+      sent[:] = [json.dumps(status)]
+    barrier.wait(20)
+    received = json.loads(sent[0])
+    barrier.wait(20)
+    return received
 
 
-_MEETING = threading.Barrier(2), []
+_CHANNEL = threading.Barrier(2), []
 
 
 def both(place, terms, body):
-  """What both processes of a run raise."""
+  """Messages of the errors that both processes of a run raise, or None."""
 
   def run(index):
     processes = Two(index, 2)

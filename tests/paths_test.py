@@ -1,4 +1,4 @@
-"""Home folders in paths."""
+"""Expansion of home folders in paths."""
 
 import os
 
@@ -8,7 +8,7 @@ from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 
 
-def test_a_home_folder_is_filled_in(monkeypatch):
+def test_a_home_folder_is_expanded(monkeypatch):
   monkeypatch.setenv('HOME', '/home/somebody')
   assert expanded('~') == '/home/somebody'
   assert expanded('~/data') == '/home/somebody/data'

@@ -1,4 +1,4 @@
-"""Text of others on a terminal: no control characters, no megabytes."""
+"""Untrusted text on a terminal: no control characters, no megabytes."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_plain_text_is_left_alone(text):
     ('\0', '\\x00'),
   ],
 )
-def test_what_cannot_be_seen_is_escaped(text, shown):
+def test_invisible_characters_are_escaped(text, shown):
   assert printable(text) == shown
   printable(text).encode()
 

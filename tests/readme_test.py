@@ -1,4 +1,4 @@
-"""What the README shows is run, each command with the smallest sizes."""
+"""Commands of the README, run with the smallest sizes."""
 
 import json
 import pathlib

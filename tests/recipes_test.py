@@ -1,4 +1,4 @@
-"""The published recipes: their values, their predictions, their tiny runs."""
+"""Published recipes: their values, their predictions and tiny runs of them."""
 
 import functools
 import json
@@ -23,13 +23,12 @@ from sana_jax.training import loop
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 RECIPES = sorted(p.stem for p in CONFIGS.glob('sana*.py'))
-# Of one H200, in bfloat16 (NVIDIA's data sheet).
-PEAK = 989e12
+PEAK = 989e12  # FLOP/s of one H200 in bfloat16 (NVIDIA's data sheet).
 
 
 @functools.cache
 def forward_flops(size):
-  """Of an image of a published size, with 300 tokens of text."""
+  """FLOPs of a forward pass of one image, with 300 text tokens."""
   module = Sana(**base.SANA_SIZES[size])
   side = module.sample_size
   spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -43,7 +42,7 @@ def forward_flops(size):
 
 
 def size_of(config):
-  """Its name in SANA_SIZES."""
+  """Name in SANA_SIZES of a config's model."""
   (found,) = (
     name
     for name, fields in base.SANA_SIZES.items()
@@ -59,15 +58,15 @@ def size_of(config):
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_the_predicted_time_is_that_of_the_flops(name):
+def test_the_documented_time_follows_from_the_flops(name):
   config = load_config(name)
   text = ' '.join((CONFIGS / f'{name}.py').read_text().split())
-  said = re.search(
+  prediction = re.search(
     r'Predicted, not run: ([\d.]+) hours on (\d+) H200 at '
     r'(\d+) % of their bf16 peak',
     text,
   )
-  hours, chips, percent = map(float, said.groups())
+  hours, chips, percent = map(float, prediction.groups())
   # A step is a forward pass and two for the gradients.
   work = 3 * forward_flops(size_of(config)) * config.batch_size
   seconds = config.num_steps * work / (chips * percent / 100 * PEAK)
@@ -115,7 +114,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def cache(root):
-  """One for all: their inputs are alike."""
+  """Folder of cached inputs, which all recipes share."""
   config = tiny('sana_1600m_1024', root)
   caching.make(config, root / 'cache')
   return str(root / 'cache')
@@ -128,7 +127,7 @@ def tiny(name, root):
   return config
 
 
-# It has most of what recipes differ in; each takes half a minute.
+# Has most of the features in which recipes differ; each takes half a minute.
 QUICK = ('sana15_4800m_1024',)
 
 
@@ -139,7 +138,7 @@ QUICK = ('sana15_4800m_1024',)
     for name in RECIPES
   ],
 )
-def test_a_recipe_runs_here(name, root, cache):
+def test_a_recipe_runs_locally(name, root, cache):
   config = tiny(name, root)
   config.inputs.cache = cache
   base.check(config)
@@ -158,7 +157,7 @@ def test_a_recipe_runs_here(name, root, cache):
 
 
 @pytest.mark.slow
-def test_a_recipe_runs_by_its_command(root, cache):
+def test_a_recipe_runs_from_the_command_line(root, cache):
   from sana_jax.launch import cli
 
   assert (

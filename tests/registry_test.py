@@ -1,4 +1,4 @@
-"""The task of docs/extending.md, in a package of its own, is like any other."""
+"""Tasks of other packages, with the example of docs/extending.md."""
 
 import importlib
 import pathlib
@@ -22,7 +22,7 @@ PACKAGE, CONFIG = re.findall(
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-  """The file of a config of a task that an installed package has."""
+  """Config file of a task that an installed package provides."""
   (tmp_path / 'lines_task.py').write_text(PACKAGE)
   installed = tmp_path / 'lines_task-1.0.dist-info'
   installed.mkdir()
@@ -60,7 +60,7 @@ def test_a_task_from_outside_is_trained_exported_and_planned(
   )
   assert code == 0, err
   np.testing.assert_array_equal(np.load(tmp_path / 'out/kernel.npy'), learnt)
-  code, said, err = cli(
+  code, output, err = cli(
     'plan',
     '--config',
     config,
@@ -71,10 +71,10 @@ def test_a_task_from_outside_is_trained_exported_and_planned(
     'fsdp',
   )
   assert code == 0, err
-  assert '  kernel 32x1: 2x1' in said
+  assert '  kernel 32x1: 2x1' in output
 
 
-def test_what_a_task_does_not_have_is_told(config, cli):
+def test_a_missing_feature_of_a_task_is_reported(config, cli):
   code, _, err = cli(
     'plan',
     '--config',
@@ -90,7 +90,7 @@ def test_what_a_task_does_not_have_is_told(config, cli):
   )
 
 
-def test_a_task_may_be_registered_by_hand(monkeypatch):
+def test_a_task_can_be_registered_by_a_call(monkeypatch):
   monkeypatch.setattr(registry, '_registered', {})
   kind = tasks.Kind(len, len, len, lambda: {'model': {'width': 8}})
   tasks.register('mine', kind)
@@ -104,7 +104,7 @@ def test_a_task_may_be_registered_by_hand(monkeypatch):
       tasks.register(name, kind)
 
 
-def test_an_unknown_task_is_told_with_those_that_there_are():
+def test_an_unknown_task_is_reported_with_the_known_ones():
   with pytest.raises(UserError) as caught:
     base.train('x')
   assert (caught.value.key, caught.value.value) == ('task', 'x')

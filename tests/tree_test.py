@@ -1,4 +1,4 @@
-"""Names of leaves, there and back."""
+"""Conversion between trees and names of leaves."""
 
 import jax
 from ml_collections import ConfigDict
@@ -21,14 +21,14 @@ def test_a_config_is_flattened_as_its_dict_is():
   assert tree.flatten(ConfigDict(nested)) == {'a/b': 1, 'c/d/e': 'x'}
 
 
-def test_empty_dicts_are_left_out_or_values():
+def test_empty_dicts_are_omitted_or_values():
   nested = {'a': {'b': {}}, 'c': {}}
   assert tree.flatten(nested) == {}
   assert tree.flatten({}, empty=True) == {'': {}}
   assert tree.flatten(nested, empty=True) == {'a/b': {}, 'c': {}}
 
 
-def test_what_is_no_dict_has_the_empty_name():
+def test_a_tree_that_is_not_a_dict_has_the_empty_name():
   assert tree.flatten([1]) == {'': [1]}
   assert tree.leaves(3) == {'': 3}
 

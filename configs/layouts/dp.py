@@ -1,7 +1,7 @@
-"""Data parallel: every device has the whole model and its part of the batch.
+"""Data parallel: every device has a replica of the model and a batch shard.
 
-For models whose state fits on a device beside its activations: the 0.6B
-with CAME on 16 GiB, the 1.6B on 80 GiB. Gradients are added up once a step.
+For models whose state fits on a device beside its activations: the 0.6B with
+CAME on 16 GiB, the 1.6B on 80 GiB. Gradients are all-reduced once per step.
 """
 
 LAYOUT = {

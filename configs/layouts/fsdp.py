@@ -1,7 +1,7 @@
-"""Fully sharded: parameters, optimizer, average and batch over all devices.
+"""Fully sharded: parameters, optimizer, EMA and batch over all devices.
 
-What to start with: it has the least state a device, and gathers the weights
-of one block at a time.
+The recommended default: it has the least state per device, and all-gathers the
+weights of one block at a time.
 """
 
 LAYOUT = {

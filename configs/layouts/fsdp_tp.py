@@ -1,4 +1,4 @@
-"""Fully sharded, and heads and hidden channels over pairs of neighbours.
+"""Fully sharded, with heads and hidden channels over pairs of neighbours.
 
 For more devices than images in the batch. The 0.6B has 36 heads of linear
 attention and 16 of cross-attention, the 1.6B 70 and 20, so tensor=2 fits both;

@@ -1,7 +1,7 @@
 """Fully sharded within each of two slices, and data parallel across them.
 
-For several TPU slices, or hosts of GPUs, that slow links connect: only the
-gradients cross these, once a step. --config.mesh.slices is their number.
+For several TPU slices, or hosts of GPUs, connected by slow links: only the
+gradients cross these, once per step. --config.mesh.slices is their number.
 """
 
 LAYOUT = {

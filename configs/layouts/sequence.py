@@ -1,7 +1,7 @@
-"""Fully sharded, and the rows of an image's latents over four neighbours.
+"""Fully sharded, with the rows of an image's latents over four neighbours.
 
-For 2K and 4K, where one image has 4,096 or 16,384 tokens: linear attention adds
-up one small state, the Mix-FFN exchanges a row.
+For 2K and 4K, where one image has 4,096 or 16,384 tokens: linear attention
+all-reduces a small state, the Mix-FFN exchanges one row.
 """
 
 LAYOUT = {

@@ -1,8 +1,8 @@
 """The base of every config: each key with its type, default and check.
 
-An experiment in configs/ takes `train()` and assigns what differs. Configs are
-locked, so that a typo raises; `check` runs before any device is touched.
-docs/config.md lists the keys.
+An experiment in configs/ starts from `train()` and assigns the keys that
+differ. Configs are locked, so that a typo raises; `check` runs before any
+device is used. docs/config.md lists the keys.
 """
 
 from sana_jax.config.checking import check, check_keys

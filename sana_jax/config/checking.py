@@ -1,4 +1,4 @@
-"""Checks of a config before any device is touched."""
+"""Checks of a config before any device is used."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,12 @@ from sana_jax.tree import flatten
 def check_keys(config: ConfigDict) -> None:
   """Raises UserError unless the keys are those of `train(config.task)`.
 
-  Those of config.model depend on its size and are the task's to check.
+  The task checks those of config.model, which depend on its size.
   """
-  ours = lambda c: {k for k in flatten(c, '.') if not k.startswith('model.')}
-  want, have = ours(train(config.get('task'))), ours(config)
+  key_names = lambda c: {
+    k for k in flatten(c, '.') if not k.startswith('model.')
+  }
+  want, have = key_names(train(config.get('task'))), key_names(config)
   problems = [
     UserError(f'config.{key} is missing', key=key)
     for key in sorted(want - have)
@@ -27,15 +29,15 @@ def check_keys(config: ConfigDict) -> None:
   ]
   if problems:
     problems[-1] = UserError(
-      f'{problems[-1]}; take config.train({config.task!r}) and assign what '
-      'differs',
+      f'{problems[-1]}; start from config.train({config.task!r}) and assign '
+      'the keys that differ',
       key=problems[-1].key,
     )
     raise joined(problems)
 
 
 def check(config: ConfigDict) -> None:
-  """Raises one UserError that names every bad value."""
+  """Raises one UserError that names every invalid value."""
   values = flatten(config, '.')
   problems = list(keys.problems(values, table(config.get('task'))))
   problems = problems or list(_conflicts(config))
@@ -44,7 +46,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _conflicts(config: ConfigDict) -> Iterator[UserError]:
-  """Errors of values that are allowed each, but not together."""
+  """Errors of values that are valid separately but not together."""
   every, of = config.keep_every_steps, config.checkpoint_every_steps
   if every % of:
     yield UserError(
@@ -59,7 +61,7 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
 
 
 def _misfits(model):
-  """Errors of widths that do not split into their heads."""
+  """Errors of widths that are not divisible by their heads."""
   pairs = [
     (key, by, model[by])
     for key, by in (

@@ -33,39 +33,39 @@ RUN = {
   'param_dtype': Key(
     'float32',
     "Type of the stored parameters; 'bfloat16' ones are rounded "
-    'stochastically at each step. Their average and the state of the optimizer '
-    'are float32 in any case.',
+    'stochastically at each step. Their EMA and the optimizer state are always '
+    'float32.',
     _DTYPE,
   ),
   'seed': Key(
-    0, 'Decides initial values, data order and noise.', NOT_NEGATIVE, RESULT
+    0, 'Seed of initial values, data order and noise.', NOT_NEGATIVE, RESULT
   ),
   'init_from': Key(
     '',
     'Initial weights: a model folder, hub id or name of the zoo, of the '
-    "same architecture; '' draws them.",
+    "same architecture; '' initializes them at random.",
     changes=NOTHING,
   ),
   'trainable': Key(
     '',
-    'Patterns of the paths of what trains, as in '
+    'Patterns of the paths of trainable parameters, as in '
     "'decoder/.* encoder/conv_out/.*'; '' for all.",
     parsed_by(freezing.compiled, freezing.FORM),
   ),
   'num_steps': Key(1000, 'Length of the run.', POSITIVE, PROGRAM),
-  'batch_size': Key(32, 'Examples of a step, over all devices.', POSITIVE),
+  'batch_size': Key(32, 'Examples per step, over all devices.', POSITIVE),
   'accumulate_steps': Key(
     1,
-    'Parts of a batch that are computed one after the other.',
+    'Microbatches of a step, computed one after the other.',
     POSITIVE,
     PROGRAM | LAYOUT,
   ),
   'ema_decay': Key(
-    0.999, 'Decay of the average of the weights; 0 for no average.', FRACTION
+    0.999, 'Decay of the EMA of the parameters; 0 for none.', FRACTION
   ),
   'max_skipped_in_a_row': Key(
     20,
-    'Updates that are not finite, one after the other, before the run stops.',
+    'Consecutive updates that are not finite before the run stops.',
     POSITIVE,
     NOTHING,
   ),
@@ -76,11 +76,11 @@ RUN = {
     NOTHING,
   ),
   'autoencoder': Key(
-    '', "Model folder whose vae/ encodes, for task 'sana'.", changes=RESULT
+    '', "Model folder of the encoder vae/, for task 'sana'.", changes=RESULT
   ),
   'text_encoder': Key(
     '',
-    'Model folder whose text_encoder/ and tokenizer/ encode.',
+    'Model folder of text_encoder/ and tokenizer/.',
     changes=RESULT,
   ),
 }
@@ -92,16 +92,18 @@ RECORDS = {
   'checkpoint_every_steps': Key(
     500, 'Steps between checkpoints.', POSITIVE, NOTHING
   ),
-  'keep_checkpoints': Key(2, 'The newest ones are kept.', POSITIVE, NOTHING),
+  'keep_checkpoints': Key(
+    2, 'Number of newest checkpoints to keep.', POSITIVE, NOTHING
+  ),
   'keep_every_steps': Key(
     0,
-    'The checkpoint of each such step is kept for ever; 0 for none.',
+    'Checkpoints of multiples of it are kept permanently; 0 for none.',
     NOT_NEGATIVE,
     NOTHING,
   ),
   'checkpoint_cache': Key(
     '',
-    "Folder of each host's own (/dev/shm, an SSD) for checkpoints between "
+    'Local folder of each host (/dev/shm, an SSD) for checkpoints between '
     "those of the workdir; '' for none.",
     _LOCAL,
     NOTHING,
@@ -123,8 +125,8 @@ RECORDS = {
   ),
   'watch.divergence_factor': Key(
     5.0,
-    'Times its running median that a loss or gradient norm is before a '
-    'warning; 0 for none.',
+    'Ratio of a loss or gradient norm to its running median that is logged as '
+    'a warning; 0 for none.',
     (NOT_NEGATIVE, Field('more than 1, or 0', lambda v: v == 0 or v > 1)),
     NOTHING,
   ),
@@ -136,18 +138,18 @@ MESH = {
     (
       'data',
       -1,
-      'Ways that the batch is split; -1 for the rest of the devices.',
+      'Shards of the batch; -1 for the remaining devices.',
     ),
-    ('fsdp', 1, 'Ways that the batch and the parameters are split.'),
-    ('tensor', 1, 'Ways that heads and channels are split.'),
-    ('sequence', 1, 'Ways that rows of latents are split.'),
-    ('slices', 1, 'Such meshes, joined along data over slow links.'),
+    ('fsdp', 1, 'Shards of the batch and the parameters.'),
+    ('tensor', 1, 'Shards of heads and channels.'),
+    ('sequence', 1, 'Shards of rows of latents.'),
+    ('slices', 1, 'Number of such meshes, joined along data over slow links.'),
   )
 }
 
 
 def _backend(op: Op) -> Field:
-  """'' or a backend, one that is registered later included."""
+  """'' or a backend, including one that is registered later."""
   return one_of(('', *op.implementations))._replace(
     test=lambda value: value in ('', *op.implementations)
   )

@@ -1,6 +1,6 @@
 """The keys of the data."""
 
-from sana_jax.data import captions, records, remembered, sources
+from sana_jax.data import array_cache, captions, records, sources
 from sana_jax.fields import Field
 from sana_jax.keys import (
   CACHE,
@@ -23,10 +23,10 @@ _COLUMNS = {
   f'columns.{name}': Key(default, comment, changes=_CONTENT)
   for name, default, comment in (
     ('image', 'image', "Column of 'parquet' with the image."),
-    ('captions', 'caption', "With captions; several are 'a,b'."),
-    ('scores', '', 'With CLIP scores of the captions, in their order.'),
-    ('height', 'height', 'Spares reading the headers of images.'),
-    ('width', 'width', 'The same.'),
+    ('captions', 'caption', "Column of captions; several are 'a,b'."),
+    ('scores', '', 'Columns of CLIP scores, in the order of the captions.'),
+    ('height', 'height', 'Column that avoids reading the headers of images.'),
+    ('width', 'width', 'Column that avoids reading the headers of images.'),
   )
 }
 
@@ -39,37 +39,39 @@ _KEYS = {
   ),
   'path': Key(
     '~/.cache/sana_jax/data',
-    "Where the data lie, or are made ('shapes').",
+    "Location of the data; for 'shapes', folder to create them in.",
     changes=NOTHING,
   ),
   'split': Key(
-    'train', "Of 'shapes' and 'tfds'; the others have none.", changes=_CONTENT
+    'train', "Split of 'shapes' or 'tfds'; others have none.", changes=_CONTENT
   ),
   'size_px': Key(
     64,
-    'Side of the images; of the square ones, with several ratios.',
+    'Side of the images; with several ratios, of the square ones.',
     size(2**14),
     _CONTENT | PROGRAM,
   ),
   'threads': Key(
     4,
-    'Threads that read ahead, a batch each; 0 for small data in memory.',
+    'Prefetch threads, a batch each; 0 for small data in memory.',
     (NOT_NEGATIVE, most(1000)),
     NOTHING,
   ),
-  'examples': Key(24_000, "To render, for 'shapes'.", POSITIVE, _CONTENT),
+  'examples': Key(
+    24_000, "Examples to render, for 'shapes'.", POSITIVE, _CONTENT
+  ),
   **_COLUMNS,
   'caption_rule': Key(
     'official',
-    'Chooses among the captions of an image: see docs/data.md.',
+    'Rule for choosing among the captions of an image: see docs/data.md.',
     one_of(captions.RULES),
     RESULT,
   ),
   'caption_threshold': Key(
-    25.0, "CLIP score, for 'official'.", NOT_NEGATIVE, RESULT
+    25.0, "Least CLIP score, for 'official'.", NOT_NEGATIVE, RESULT
   ),
   'caption_temperature': Key(
-    0.1, 'Of the choice by CLIP score.', POSITIVE, RESULT
+    0.1, 'Temperature of the choice by CLIP score.', POSITIVE, RESULT
   ),
   'min_score': Key(
     0.0,
@@ -93,8 +95,8 @@ _KEYS = {
     NOTHING,
   ),
   'index_path': Key(
-    remembered.CACHE,
-    "Folder for what was found out about files; '' for none.",
+    array_cache.CACHE,
+    "Folder for the index of files; '' for none.",
     changes=NOTHING,
   ),
 }

@@ -1,7 +1,7 @@
 """The keys of the models: fields of their modules, with the largest sizes.
 
-Bounds are those of the exchange formats (`weights/`), so that what trains can
-be loaded again, and nothing is built for a size that no model has.
+Bounds are those of the exchange formats (`weights/`), so that a trained model
+can be loaded again, and no model is built with an absurd size.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from sana_jax.models.autoencoders import dc_ae
 from sana_jax.models.autoencoders.dc_ae.autoencoder import CHOICES
 
 _WIDTH, _HEADS, _LAYERS = size(2**16), size(2**12), size(1000)
-_MEMORY = PROGRAM | LAYOUT  # The same numbers from other memory.
+_MEMORY = PROGRAM | LAYOUT  # The same results with other memory use.
 _NUMBER = POSITIVE, most(10**9)
 _STAGES = 10
 
 
 def _field(default, comment, *check):
-  """A key that a config need not have."""
+  """An optional key."""
   return Key(default, comment, check, optional=True)
 
 
@@ -47,44 +47,44 @@ _SANA = {
   'cross_heads': Key(0, 'Heads of the attention on the text.', _HEADS),
   'sample_size': Key(32, 'Side of the latents in training.', size(1024)),
   'qk_norm': Key(False, 'RMSNorm on queries and keys of the self-attention.'),
-  'cross_norm': Key(False, 'The same of the attention on the text.'),
+  'cross_norm': Key(False, 'RMSNorm in the attention on the text.'),
   'text_norm_scale': Key(0.01, "Initial scale of the captions' norm."),
   'remat': Key(
     'none',
-    'What the backward pass recomputes: models/remat.py.',
+    'Recomputation in the backward pass: models/remat.py.',
     one_of(remat.NAMES),
     _MEMORY,
   ),
   'unroll': Key(
     1,
-    'Blocks of an iteration of the scan: more compile time, speed.',
+    'Blocks per iteration of the scan: more speed and compile time.',
     _LAYERS,
     PROGRAM,
   ),
-  'head_dim': _field(32, "Of the self-attention's heads.", *_HEADS),
-  'in_channels': _field(32, 'Of the latents.', *_HEADS),
-  'out_channels': _field(32, 'Of the velocity.', *_HEADS),
+  'head_dim': _field(32, 'Channels of a self-attention head.', *_HEADS),
+  'in_channels': _field(32, 'Channels of the latents.', *_HEADS),
+  'out_channels': _field(32, 'Channels of the velocity.', *_HEADS),
   'caption_channels': _field(2304, 'Width of the text encoder.', *_WIDTH),
-  'mlp_ratio': _field(2.5, 'Of the Mix-FFN.', POSITIVE, most(100)),
+  'mlp_ratio': _field(2.5, 'Ratio of the Mix-FFN.', POSITIVE, most(100)),
   'patch_size': _field(1, 'Side of a token, in latents.', *size(64)),
-  'attention_bias': _field(False, 'Of the projections.'),
-  'norm_eps': _field(1e-6, 'Of the layer norms.', NOT_NEGATIVE, most(1)),
+  'attention_bias': _field(False, 'Biases of the projections.'),
+  'norm_eps': _field(1e-6, 'Epsilon of layer norms.', NOT_NEGATIVE, most(1)),
   'norm_affine': _field(False, 'Layer norms have scales.'),
   'guidance_embeds': _field(False, 'The guidance scale is an input (Sprint).'),
-  'guidance_embeds_scale': _field(0.1, 'Of that input.'),
-  'timestep_scale': _field(1.0, 'Multiplies timesteps.', *_NUMBER),
+  'guidance_embeds_scale': _field(0.1, 'Factor of that input.'),
+  'timestep_scale': _field(1.0, 'Factor of timesteps.', *_NUMBER),
   'interpolation_scale': _field(
     None,
-    'Of the position embedding; none has no such.',
+    'Scale of the position embedding; none has no embedding.',
     fields.either(
       fields.number(0.01, 100), Field('none', lambda value: value is None)
     ),
   ),
   'attention_eps': _field(
-    1e-15, 'Of the linear attention.', NOT_NEGATIVE, most(1)
+    1e-15, 'Epsilon of the linear attention.', NOT_NEGATIVE, most(1)
   ),
   'cross_norm_eps': _field(
-    1e-5, 'Of qk_norm and cross_norm.', NOT_NEGATIVE, most(1)
+    1e-5, 'Epsilon of qk_norm and cross_norm.', NOT_NEGATIVE, most(1)
   ),
   'control_after': _field(
     1,
@@ -95,41 +95,45 @@ _SANA = {
   'rounded_timesteps': _field(False, 'Timesteps are cast to dtype first.'),
 }
 
-_EACH_WIDTH = fields.listed(fields.whole(1, 2**16), 1, _STAGES)
-_EACH_DEPTH = fields.listed(fields.whole(0, 32), 1, _STAGES)
-_EACH_SCALES = fields.listed(
-  fields.listed(fields.whole(1, 31), 0, 8), 1, _STAGES
+_EACH_WIDTH = fields.list_of(fields.integer(1, 2**16), 1, _STAGES)
+_EACH_DEPTH = fields.list_of(fields.integer(0, 32), 1, _STAGES)
+_EACH_SCALES = fields.list_of(
+  fields.list_of(fields.integer(1, 31), 0, 8), 1, _STAGES
 )
 
 
 def _words(name):
-  return fields.listed(fields.word(*CHOICES[name]), 1, _STAGES)
+  return fields.list_of(fields.choice(*CHOICES[name]), 1, _STAGES)
 
 
 _DC_AE = {
   **{
-    f'{side}_{name}': Key((), f'Of stages of the {side}: {comment}.', check)
+    f'{side}_{name}': Key((), f'{comment} by stage of the {side}.', check)
     for side in ('encoder', 'decoder')
     for name, comment, check in (
-      ('blocks', 'the kind of block', _words(f'{side}_blocks')),
-      ('widths', 'channels', _EACH_WIDTH),
-      ('depths', 'blocks', _EACH_DEPTH),
-      ('scales', "kernel sizes of the attention's context", _EACH_SCALES),
+      ('blocks', 'Kind of block', _words(f'{side}_blocks')),
+      ('widths', 'Channels', _EACH_WIDTH),
+      ('depths', 'Number of blocks', _EACH_DEPTH),
+      ('scales', "Kernel sizes of the attention's context", _EACH_SCALES),
     )
   },
-  'decoder_norms': Key((), 'Of the stages.', _words('decoder_norms')),
-  'decoder_acts': Key((), 'Of the stages.', _words('decoder_acts')),
-  'downsample': Key('', 'Between stages.', one_of(CHOICES['downsample'])),
-  'upsample': Key('', 'Between stages.', one_of(CHOICES['upsample'])),
-  'scaling_factor': Key(0.0, 'Latents times it have unit variance.', _NUMBER),
+  'decoder_norms': Key((), 'Norm by stage.', _words('decoder_norms')),
+  'decoder_acts': Key((), 'Activation by stage.', _words('decoder_acts')),
+  'downsample': Key('', 'Layer between stages.', one_of(CHOICES['downsample'])),
+  'upsample': Key('', 'Layer between stages.', one_of(CHOICES['upsample'])),
+  'scaling_factor': Key(
+    0.0, 'Factor that gives latents unit variance.', _NUMBER
+  ),
   'decoder_out_act': _field(
-    'relu', 'Before the pixels.', one_of(CHOICES['decoder_out_act'])
+    'relu',
+    'Activation before the output layer.',
+    one_of(CHOICES['decoder_out_act']),
   ),
   'encoder_out_shortcut': _field(True, 'Averages channels into the latents.'),
   'decoder_in_shortcut': _field(True, 'Repeats the channels of the latents.'),
-  'in_channels': _field(3, 'Of the images.', *_HEADS),
-  'latent_channels': _field(32, 'Of the latents.', *_HEADS),
-  'head_dim': _field(32, 'Of the linear attention.', *_HEADS),
+  'in_channels': _field(3, 'Channels of the images.', *_HEADS),
+  'latent_channels': _field(32, 'Channels of the latents.', *_HEADS),
+  'head_dim': _field(32, 'Channels of a linear attention head.', *_HEADS),
   'remat': _RECOMPUTED,
 }
 
@@ -137,31 +141,31 @@ _GEMMA2 = {
   'vocab_size': Key(0, "Overridden by the tokenizer's.", size(2**21)),
   'width': Key(0, 'Channels of a layer.', size(2**18)),
   'depth': Key(0, 'Layers.', _LAYERS),
-  'heads': Key(0, 'Of queries.', size(1024)),
-  'kv_heads': Key(0, 'Of keys and values.', size(1024)),
+  'heads': Key(0, 'Heads of queries.', size(1024)),
+  'kv_heads': Key(0, 'Heads of keys and values.', size(1024)),
   'head_dim': Key(0, 'Channels of a head.', _HEADS),
   'hidden': Key(0, 'Channels of the gated MLP.', size(2**18)),
   'query_scale': Key(
     0, 'Logits of the attention are divided by its square root.', size(10**9)
   ),
-  'attention_softcap': _field(50.0, 'Of the attention.', *_NUMBER),
-  'final_softcap': _field(30.0, 'Of the logits.', *_NUMBER),
+  'attention_softcap': _field(50.0, 'Softcap of the attention.', *_NUMBER),
+  'final_softcap': _field(30.0, 'Softcap of the logits.', *_NUMBER),
   'sliding_window': _field(
-    4096, 'Tokens that a sliding layer sees.', *size(2**30)
+    4096, 'Attention window of a sliding layer.', *size(2**30)
   ),
   'rope_theta': _field(1e4, 'Base of the rotary embedding.', *_NUMBER),
-  'eps': _field(1e-6, 'Of the norms.', *_NUMBER),
+  'eps': _field(1e-6, 'Epsilon of the norms.', *_NUMBER),
   'layer_types': _field(
     (),
     "'sliding' or 'full' of each layer; () alternates.",
-    fields.listed(fields.word('sliding', 'full'), 0, 1000),
+    fields.list_of(fields.choice('sliding', 'full'), 0, 1000),
   ),
   'remat': _RECOMPUTED,
 }
 
 
 def _of_size(keys, values):
-  """The keys of `config.model`, at the values of a published size."""
+  """The keys of `config.model`, with the values of a published size."""
   return {
     f'model.{name}': dataclasses.replace(
       key, default=values.get(name, key.default)

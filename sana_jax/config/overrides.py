@@ -17,7 +17,7 @@ _KINDS = {
 
 
 def parse_arg(arg: str, allowed: Sequence[str] = ('quick',)) -> str:
-  """The part behind the colon in --config=FILE:ARG; UserError if unknown."""
+  """The part after the colon in --config=FILE:ARG; UserError if unknown."""
   if arg and arg not in allowed:
     raise UserError(
       f'The config has no variant {arg!r}{did_you_mean(arg, allowed)}; allowed '
@@ -30,7 +30,7 @@ def parse_arg(arg: str, allowed: Sequence[str] = ('quick',)) -> str:
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
-  """Assigns `--config.key=value` arguments, each to the type of its key."""
+  """Assigns `--config.key=value` arguments, converted to the key's type."""
   for argument in overrides:
     name, equals, text = argument.partition('=')
     if not name.startswith('--config.') or not equals:

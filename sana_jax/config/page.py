@@ -1,4 +1,4 @@
-"""The page of the docs that lists the keys, from the table.
+"""The documentation page of the keys, generated from the table.
 
 python -m sana_jax.config.page > docs/config.md
 """
@@ -11,21 +11,21 @@ from sana_jax.keys import Effect, Key
 
 _INTRODUCTION = """# Keys of a config
 
-A config is a Python file with `get_config(arg)`, which takes
-`sana_jax.config.train(task)` and assigns what differs; `--config.KEY=VALUE`
-changes a key from the command line. Types are those of the defaults. A default
-in parentheses is the module's: a config has the key where it sets it.
+A config is a Python file with `get_config(arg)`, which starts from
+`sana_jax.config.train(task)` and assigns the keys that differ;
+`--config.KEY=VALUE` changes a key from the command line. Types are those of the
+defaults. A default in parentheses is the module's: the key is optional.
 
-| changes | what another value means |
+| changes | effect of another value |
 |---|---|
-| result | what a run computes, draws or exports: fixed when it is resumed |
+| result | other results, pictures or exports: fixed when a run is resumed |
 | program | another compiled program, and another plan of `sana-jax plan` |
-| layout | another division of work between devices: a layout file may set it |
+| layout | another distribution over devices: a layout file may set it |
 | cache | other latents and text on disk: another cache |
-| cached text | the same, where text is cached |
+| cached text | the same, if text is cached |
 
-This page is made from `sana_jax/config/` by `python -m sana_jax.config.page >
-docs/config.md`.
+This page is generated from `sana_jax/config/` by `python -m
+sana_jax.config.page > docs/config.md`.
 """
 _HEAD = '| key | default | allowed | changes | meaning |\n|---|---|---|---|---|'
 

@@ -1,8 +1,8 @@
-"""The table of a task's keys, and what follows from it.
+"""The table of a task's keys, with their defaults and effects.
 
 A key is added to one of `common.KEYS`, `data.KEYS`, `tasks.KEYS` and
 `optim.keys.KEYS`. Its default, its checks, whether it may change when a run is
-resumed, the keys of caches and of plans, and docs/config.md follow.
+resumed, the keys of caches and plans, and docs/config.md follow from that.
 """
 
 from collections.abc import Collection
@@ -22,12 +22,12 @@ TASKS = tuple(tasks.KEYS)
 
 
 def table(task: str | None) -> dict[str, Key]:
-  """Every key by its dotted name; those of any run where the task is none."""
+  """Every key by its dotted name; without a task, those of every run."""
   of_task = _of_task(task) if isinstance(task, str) else {}
   return {
     'task': Key(
       task or '',
-      'What is trained.',
+      'Task to train.',
       one_of(TASKS)._replace(test=lambda value: value in registry.names()),
     ),
     **common.KEYS,
@@ -37,7 +37,7 @@ def table(task: str | None) -> dict[str, Key]:
 
 
 def _of_task(task):
-  """Keys of a task, one that is registered by another package included."""
+  """Keys of a task, including one registered by another package."""
   if task in tasks.KEYS or task not in registry.names():
     return tasks.KEYS.get(task, {})
   return {
@@ -48,7 +48,7 @@ def _of_task(task):
 
 
 def train(task: str) -> ConfigDict:
-  """A training run with every key at its default, locked."""
+  """A locked config of a training run, with every key at its default."""
   names = tuple(registry.names())
   if task not in names:
     raise UserError(
@@ -62,17 +62,17 @@ def train(task: str) -> ConfigDict:
 
 
 def defaults(task: str) -> dict[str, Any]:
-  """The default of each key that a config must have."""
+  """The default of each required key."""
   return {
     name: key.default for name, key in table(task).items() if not key.optional
   }
 
 
 def effects(name: str, task: str | None) -> Effect:
-  """Effects of another value; of a group, those of its keys together.
+  """Effects of another value; for a group, the union over its keys.
 
-  A key that the table lacks, such as one of an older version, changes results
-  and programs.
+  A key that is not in the table, such as one of an older version, changes
+  results and programs.
   """
   return _effects(name, table(task))
 
@@ -87,7 +87,7 @@ def _effects(name, keys):
 
 
 def changing(effect: Effect, config: ConfigDict) -> dict[str, Any]:
-  """The values, by dotted key, that have the effect."""
+  """The values, by dotted key, of the keys with this effect."""
   keys = table(config.get('task'))
   return {
     name: value
@@ -97,9 +97,9 @@ def changing(effect: Effect, config: ConfigDict) -> dict[str, Any]:
 
 
 def nearest(key: str, known: Collection[str]) -> str:
-  """' (did you mean ...?)', or '': the same name elsewhere, or one alike.
+  """' (did you mean ...?)' with the same or a similar name, or ''.
 
-  Names are compared within the key's group, if there is such a group.
+  Similar names are searched in the key's group, if it exists.
   """
   group, dot, last = key.rpartition('.')
   if same := [k for k in known if k.rpartition('.')[2] == last]:

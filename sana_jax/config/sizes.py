@@ -1,4 +1,4 @@
-"""The sizes of models: fields of `models.sana.Sana`, and of a DC-AE."""
+"""Sizes of models: fields of `models.sana.Sana`, and of a DC-AE."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def dc_ae_fields(
   depths: Sequence[int],
   attention_stages: int,
 ) -> ConfigDict:
-  """A DC-AE in the style of SANA's, its last stages with linear attention."""
+  """Fields of a DC-AE like SANA's, with linear attention in the last stages."""
   plain = len(widths) - attention_stages
   blocks = ('ResBlock',) * plain + ('EfficientViTBlock',) * attention_stages
   scales = ((),) * plain + ((5,),) * attention_stages

@@ -1,4 +1,4 @@
-"""The keys of each task besides those of every run."""
+"""The keys of each task in addition to those of every run."""
 
 from sana_jax.config import models
 from sana_jax.diffusion import samplers
@@ -22,10 +22,10 @@ _ORIGIN = one_of(('cached', 'online'))
 _INPUTS = {  # Of the transformer: latents and text.
   'latents': Key(
     'cached',
-    "'online' ones are encoded in the step: see docs/data.md.",
+    'Latents on disk, or encoded in the step: see docs/data.md.',
     _ORIGIN,
   ),
-  'text': Key('cached', 'The same of the text.', _ORIGIN),
+  'text': Key('cached', 'Text on disk, or encoded in the step.', _ORIGIN),
   'cache': Key(
     '',
     "Folder of `sana-jax data cache`; '' makes one in the workdir.",
@@ -33,93 +33,96 @@ _INPUTS = {  # Of the transformer: latents and text.
   ),
   'dtype': Key(
     'float32',
-    'Of the cache.',
+    'Type of the cache.',
     one_of(('float32', 'bfloat16', 'float16')),
     RESULT | PROGRAM | CACHE,
   ),
   'aspect_ratios': Key(
     False,
-    'The published ones around size_px, or squares alone.',
+    'Use the published ratios around size_px instead of squares only.',
     changes=RESULT | PROGRAM | CACHE,
   ),
   'text_length': Key(
-    300, 'Tokens at most.', size(2**16), RESULT | PROGRAM | CACHED_TEXT
+    300,
+    'Maximum number of tokens.',
+    size(2**16),
+    RESULT | PROGRAM | CACHED_TEXT,
   ),
 }
 
 _FLOW = {
   'density': Key(
-    'logit_normal', 'Of the time.', one_of(('logit_normal', 'uniform'))
+    'logit_normal',
+    'Distribution of the time.',
+    one_of(('logit_normal', 'uniform')),
   ),
-  'mean': Key(0.0, 'Of the logit.'),
-  'std': Key(1.0, 'Of the logit.', POSITIVE),
-  'shift': Key(3.0, 'Of the time towards noise; 6 for 4K.', POSITIVE),
-  'caption_dropout': Key(
-    0.1, 'Fraction of captions that are left out.', FRACTION
-  ),
+  'mean': Key(0.0, 'Mean of the logit.'),
+  'std': Key(1.0, 'Standard deviation of the logit.', POSITIVE),
+  'shift': Key(3.0, 'Shift of the time towards noise; 6 for 4K.', POSITIVE),
+  'caption_dropout': Key(0.1, 'Fraction of dropped captions.', FRACTION),
   'instruction': Key(
     True,
-    'Prefix the complex human instruction.',
+    'Whether to prefix the complex human instruction.',
     changes=RESULT | PROGRAM | CACHED_TEXT,
   ),
 }
 
 _SAMPLING = {  # Of the grids drawn during training.
   'sampler': Key(
-    'dpm++2m', 'Of the grids drawn during training.', one_of(samplers.NAMES)
+    'dpm++2m', 'Sampler of the grids in training.', one_of(samplers.NAMES)
   ),
-  'steps': Key(20, 'Of the sampler.', POSITIVE),
-  'guidance_scale': Key(4.5, 'Of classifier-free guidance.', NOT_NEGATIVE),
-  'shift': Key(3.0, 'Of the time towards noise.', POSITIVE),
-  'images': Key(24, 'In a grid.', POSITIVE, RESULT),
+  'steps': Key(20, 'Steps of the sampler.', POSITIVE),
+  'guidance_scale': Key(
+    4.5, 'Scale of classifier-free guidance.', NOT_NEGATIVE
+  ),
+  'shift': Key(3.0, 'Shift of the time towards noise.', POSITIVE),
+  'images': Key(24, 'Images in a grid.', POSITIVE, RESULT),
 }
 
 _LOSS = {
   'l1': Key(1.0, 'Weight of the absolute error.', NOT_NEGATIVE),
   'mse': Key(
     2.0,
-    'Of the squared error; without it, training first rests at '
-    '"paint the background".',
+    'Weight of the squared error; without it, training first stalls at '
+    'reconstructions of the background only.',
     NOT_NEGATIVE,
   ),
   'gradient': Key(
     0.5,
-    'Of L1 of the differences between neighbours: sharp edges.',
+    'Weight of L1 of the differences between neighbours, for sharp edges.',
     NOT_NEGATIVE,
   ),
-  'latent_l2': Key(1e-4, 'Keeps latents near unit size.', NOT_NEGATIVE),
+  'latent_l2': Key(
+    1e-4, 'Weight that keeps latents near unit variance.', NOT_NEGATIVE
+  ),
   'latent_mean': Key(
-    1e-2, 'Centres latents: the layout has a scale but no shift.', NOT_NEGATIVE
+    1e-2,
+    'Weight that centres latents, as the format has a scale but no shift.',
+    NOT_NEGATIVE,
   ),
   'noise': Key(
-    0.03, 'On the latents, for a decoder that forgives.', NOT_NEGATIVE
+    0.03, 'Noise on the latents, for a robust decoder.', NOT_NEGATIVE
   ),
   'lpips': Key(
-    0.0, 'Of the perceptual distance by a trained VGG16.', NOT_NEGATIVE
+    0.0, 'Weight of the perceptual distance with VGG16.', NOT_NEGATIVE
   ),
   'lpips_weights': Key('', 'Folder with its two files: docs/autoencoder.md.'),
   'gan': Key(
-    0.0, 'Of the loss by a PatchGAN discriminator, trained along.', NOT_NEGATIVE
+    0.0, 'Weight of the adversarial loss of a PatchGAN.', NOT_NEGATIVE
   ),
   'gan_start': Key(
     0,
-    'Steps that the discriminator learns before its loss counts.',
+    'Steps before the adversarial loss is enabled.',
     NOT_NEGATIVE,
   ),
-  'gan_every': Key(
-    1, 'Steps between two updates of the discriminator.', POSITIVE
-  ),
+  'gan_every': Key(1, 'Steps between updates of the discriminator.', POSITIVE),
 }
 
 _TEXT = {
-  'vocabulary': Key(704, 'Tokens of the tokenizer that is made.', POSITIVE),
-  'length': Key(
-    384, 'Tokens of a sequence, captions packed into it.', POSITIVE
-  ),
-  'examples': Key(4096, 'Different sequences.', POSITIVE),
-  'look_back': Key(
-    1.0, 'Weight of naming each token that was read.', NOT_NEGATIVE
-  ),
+  'vocabulary': Key(704, 'Number of tokens of the tokenizer.', POSITIVE),
+  'length': Key(384, 'Tokens per sequence of packed captions.', POSITIVE),
+  'examples': Key(4096, 'Number of distinct sequences.', POSITIVE),
+  'look_back': Key(1.0, 'Weight of the loss of previous tokens.', NOT_NEGATIVE),
 }
 
 

@@ -1,11 +1,11 @@
-"""ArrayRecord files of images and captions, as grain reads them.
+"""ArrayRecord files of images and captions, read by grain.
 
 A record is one msgpack map:
 
   image     bytes of a .jpg, .png or .webp
   caption   text; or `captions`, texts by name, see captions.from_json
-  scores    CLIP scores by the caption's name (may be left out)
-  height, width   of the image (may be left out; both spare decoding headers)
+  scores    CLIP scores by the caption's name (optional)
+  height, width   of the image (optional; avoid decoding headers)
 
     writer = ArrayRecordWriter('0001.array_record', 'group_size:1')
     writer.write(msgpack.packb({'image': jpeg, 'caption': 'a cat'}))
@@ -23,15 +23,15 @@ import msgpack
 import numpy as np
 
 from sana_jax.data import captions, files
+from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 from sana_jax.data.images import DAMAGED, in_threads, size_of
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 NAMES = ('*.array_record*', '*.arrayrecord*')
-# What array_record and msgpack raise for damaged bytes.
+# Exceptions of array_record and msgpack for damaged bytes.
 _DAMAGED = (
   *DAMAGED,
   RuntimeError,
@@ -43,10 +43,10 @@ _DAMAGED = (
 
 
 class ArrayRecordSource:
-  """The records of all files, file after file.
+  """Records of all files, in the order of the files.
 
-  Files that cannot be opened, as those that are cut short, are left out and
-  counted in `bad`; a damaged record raises BadRecord when it is read.
+  Files that cannot be opened, such as truncated ones, are skipped and counted
+  in `bad`; a damaged record raises BadRecord when it is read.
   """
 
   def __init__(
@@ -81,10 +81,10 @@ class ArrayRecordSource:
         self.bad.add(BadRecord(name, reason))
     used = [(name, n) for name, (n, _) in zip(self._files, counts) if n]
     if not used:
-      raise UserError(f'{path} holds no record that can be read.')
+      raise UserError(f'{path} contains no readable record.')
     self._names = [name for name, _ in used]
     self._starts = np.cumsum([0, *(n for _, n in used)])
-    # Told how long they are, grain need not open them all once more.
+    # Given their lengths, grain need not open all of them again.
     self._records = ArrayRecordDataSource(
       [f'{name}[0:{n}]' for name, n in used]
     )
@@ -101,11 +101,11 @@ class ArrayRecordSource:
       raise BadRecord(self._name(index), _reason(error)) from error
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
-    """(height, width), as told or else from the images' headers."""
+    """(height, width) of the records, else of the images' headers."""
     return self._metadata()['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
-    """NaN where there are none."""
+    """CLIP scores that filters compare; NaN if there are none."""
     return self._metadata()['scores']
 
   def _metadata(self):
@@ -115,19 +115,19 @@ class ArrayRecordSource:
       return {
         'sizes': np.asarray(sizes, np.int32),
         'scores': np.asarray(scores, np.float32),
-        TROUBLE: np.sum(failed),
+        FAILED_READS: np.sum(failed),
       }
 
-    # Files that could not be opened today may be there tomorrow.
+    # Files that could not be opened now may be readable later.
     key = ['arrayrecord', {name: self._files[name] for name in self._names}]
-    return remembered(self._cache, key, make)
+    return cached_arrays(self._cache, key, make)
 
   def _row(self, index):
     """((height, width), score, whether reading failed); unknown if damaged."""
     try:
       content = self._content(index)
-      told = content.get('height'), content.get('width')
-      size = told if all(told) else size_of(lambda end: content['image'][:end])
+      size = content.get('height'), content.get('width')
+      size = size if all(size) else size_of(lambda end: content['image'][:end])
       _, scores = captions.from_json(content)
       return tuple(map(int, size)), captions.filter_score(scores), False
     except _DAMAGED as error:
@@ -138,7 +138,7 @@ class ArrayRecordSource:
     if not isinstance(content, dict) or not isinstance(
       content.get('image'), bytes
     ):
-      raise ValueError("it is no msgpack map with 'image' as bytes")
+      raise ValueError("it is not a msgpack map with 'image' as bytes")
     return content
 
   def _name(self, index):
@@ -152,7 +152,7 @@ def _count(path):
     reader = array_record_module.ArrayRecordReader(path)
     try:
       if not reader.ok():
-        return 0, 'no ArrayRecord file, or one that is cut short'
+        return 0, 'not an ArrayRecord file, or a truncated one'
       return reader.num_records(), ''
     finally:
       reader.close()

@@ -1,8 +1,8 @@
-"""Aspect-ratio buckets: the sizes that SANA is trained at, and whose images.
+"""Aspect-ratio buckets: SANA's training sizes, and the images of each.
 
-The tables are those of NVlabs/Sana (diffusion/data/datasets/utils.py): a ratio
-is height / width, and an image goes where its own is nearest. Their ratios are
-rounded to two decimals, and the image is compared with the rounded ones.
+The tables are those of NVlabs/Sana (diffusion/data/datasets/utils.py). A ratio
+is height / width, rounded to two decimals; an image belongs to the bucket with
+the nearest rounded ratio.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from sana_jax.typing import Image, Int, UInt8
 
 Table = Mapping[float, tuple[int, int]]  # Ratio -> (height, width).
 
-# At 1024 px; those of other sizes are scaled.
+# Sizes at 1024 px; other tables are scaled from it.
 _1024 = (
   '0.25:512x2048 0.26:512x1984 0.27:512x1920 0.28:512x1856 0.32:576x1792 '
   '0.33:576x1728 0.35:576x1664 0.4:640x1600 0.42:640x1536 0.48:704x1472 '
@@ -42,11 +42,11 @@ SIZES = (256, 512, 1024, 2048, 2880, 4096)
 
 @functools.cache
 def table(size_px: int, multiple: int = 1) -> Table:
-  """The table of this size, for an autoencoder of this compression.
+  """Bucket table of a size, for an autoencoder of this compression.
 
-  Those of `SIZES` are published; others, for small models, are scaled from that
-  of 1024 px. Sides are rounded down to a multiple: at 256 px, 29 of 40 sizes
-  are none of 32, and the official code cannot encode them.
+  Tables of `SIZES` are published; others, for small models, are scaled from
+  1024 px. Sides are rounded down to a multiple of `multiple`: at 256 px, 29 of
+  40 sizes are not multiples of 32, and the official code cannot encode them.
   """
   entries = _2880 if size_px == 2880 else _1024
   scale, out = 1 if size_px == 2880 else size_px / 1024, {}
@@ -63,10 +63,10 @@ def table(size_px: int, multiple: int = 1) -> Table:
 def nearest(
   sizes: Int[np.ndarray, 'n 2'], buckets: Table
 ) -> Int[np.ndarray, 'n']:
-  """The bucket of each (height, width), by number; -1 where it is unknown."""
+  """Bucket index of each (height, width); -1 if the size is unknown."""
   ratios = np.asarray(list(buckets), np.float64)
   order = np.argsort(ratios)
-  # The first of two that are as near, as in the official code.
+  # Ties go to the first one, as in the official code.
   own = np.where(sizes.min(1) > 0, sizes[:, 0] / np.maximum(sizes[:, 1], 1), 1)
   above = np.clip(np.searchsorted(ratios[order], own), 1, len(ratios) - 1)
   low, high = ratios[order][above - 1], ratios[order][above]
@@ -77,7 +77,7 @@ def nearest(
 def members(
   sizes: Int[np.ndarray, 'n 2'], buckets: Table
 ) -> list[Int[np.ndarray, 'm']]:
-  """The images of each bucket, in their order; those of no size in none."""
+  """Sorted image indices of each bucket, without images of unknown size."""
   found = nearest(sizes, buckets)
   order = np.argsort(found, kind='stable')
   edges = np.searchsorted(found[order], np.arange(len(buckets) + 1))
@@ -87,9 +87,9 @@ def members(
 def fit(
   image: Image, size: tuple[int, int]
 ) -> UInt8[np.ndarray, '{size[0]} {size[1]} 3']:
-  """Scaled to cover (height, width), and its centre: bicubic, LANCZOS from 2K.
+  """Scales an image to cover (height, width) and crops its centre.
 
-  As the official code does; nothing is mirrored.
+  Bicubic up to 2048 px and Lanczos above, as in the official code; no flips.
   """
   filters = PilImage.Resampling
   how = filters.LANCZOS if max(size) > 2048 else filters.BICUBIC

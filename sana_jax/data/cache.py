@@ -1,18 +1,17 @@
-"""Latents and text embeddings of a data set, computed once and read at random.
+"""Cache of a data set's latents and text embeddings, with random access.
 
-  about.json           what made it, see tasks/sana/caching.py
-  null.safetensors     the empty prompt's text, where text is kept
+  about.json           its models and data, see tasks/sana/caching.py
+  null.safetensors     text embedding of the empty prompt, if text is cached
   00007.safetensors    the records of a shard
-  index.safetensors    where each record lies, with a checksum of its own;
-                       written last: all is there
+  index.safetensors    location of each record, with checksums; written last, so
+                       it marks a complete cache
 
-A shard has the latents of each aspect ratio, `latents/BUCKET` [k y x c], the
-embeddings `text` [tokens e] of its different captions one behind the other
-without padding, all captions and scores as JSON in `said`, and its part of the
-index. Records are read by ranges of bytes and compared with the checksums of
-the index. They have the source's own numbers; one that could not be used keeps
-its place, without captions, so that the order of training is the same as with
-the source itself.
+A shard contains the latents of each aspect ratio, `latents/BUCKET` [k y x c],
+the concatenated embeddings `text` [tokens e] of its distinct captions without
+padding, all captions and scores as JSON in `said`, and its part of the index.
+Records are read by byte ranges and compared with the checksums of the index.
+They have the source's indices; unusable records keep their index, without
+captions, so that the training order is the same as with the source.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +32,8 @@ from sana_jax.files import parse_json
 from sana_jax.typing import Bool, Float, Int
 
 INDEX, ABOUT, NULL = 'index.safetensors', 'about.json', 'null.safetensors'
-# Of each record: the number that its caption is drawn by, and where things lie
-# in its shard. The row is -1 where no latents are kept.
+# Columns of each record: the index that its caption is drawn by, and offsets
+# in its shard. The row is -1 if there are no latents.
 _OF_RECORDS = {
   'index': np.int64,
   'bucket': np.int32,
@@ -45,20 +44,20 @@ _OF_RECORDS = {
   'said_end': np.int64,
   'texts_end': np.int64,
 }
-# Of each caption of each record, one record behind the other.
+# Columns of each caption of each record, in the order of the records.
 _OF_TEXTS = {'start': np.int64, 'end': np.int64, 'crc': np.uint32}
 _CHECKSUM = 'checksum'
-# What reading a damaged file raises.
+# Exceptions of reading a damaged file.
 DAMAGED = (OSError, ValueError, LookupError, TypeError)
 
 
 class Record(NamedTuple):
-  """What goes into a shard.
+  """One record of a shard.
 
   Attributes:
-    index: by which the source knows it, and from which captions are drawn.
-    bucket: of its aspect ratio; -1 is none.
-    captions, scores: all of them, by name; none for a bad record.
+    index: index in the source, which determines the drawn caption.
+    bucket: index of its aspect ratio; -1 for none.
+    captions, scores: all of them, by name; empty for a bad record.
     latents: [y x c], or None.
   """
 
@@ -70,7 +69,7 @@ class Record(NamedTuple):
 
 
 def shard_name(number: int) -> str:
-  """Of the file of a shard."""
+  """File name of a shard."""
   return f'{number:05d}.safetensors'
 
 
@@ -78,13 +77,13 @@ def pack_shard(
   records: Sequence[Record],
   texts: Mapping[str, Float[np.ndarray, 'm e']] | None,
 ) -> bytes:
-  """The file of a shard.
+  """Content of a shard's file.
 
   Args:
-    texts: embeddings of every caption, without padding; None to keep none.
+    texts: embeddings of every caption, without padding; None to store none.
   """
-  said = [_said(r.captions, r.scores) for r in records]
-  bounds = np.cumsum([0, *map(len, said)])
+  captions_json = [_captions_json(r.captions, r.scores) for r in records]
+  bounds = np.cumsum([0, *map(len, captions_json)])
   rows, columns = _by_bucket(records)
   references = []
   if texts and records:
@@ -96,7 +95,7 @@ def pack_shard(
     'latents_crc': [
       0 if r.latents is None else _crc(r.latents) for r in records
     ],
-    'said_crc': [_crc(text) for text in said],
+    'said_crc': [_crc(text) for text in captions_json],
     'said_start': bounds[:-1],
     'said_end': bounds[1:],
     'texts_end': np.cumsum([len(r.captions) if texts else 0 for r in records]),
@@ -112,16 +111,16 @@ def pack_shard(
   columns[_CHECKSUM] = _checksum(
     {name: columns[name] for name in _columns_of_index()}
   )
-  columns['said'] = np.frombuffer(b''.join(said), np.uint8)
+  columns['said'] = np.frombuffer(b''.join(captions_json), np.uint8)
   return safetensors.numpy.save(columns)
 
 
-def _said(named, scores):
+def _captions_json(named, scores):
   return json.dumps([dict(named), dict(scores)]).encode()
 
 
 def _by_bucket(records):
-  """The row of each record, and all latents by their column's name."""
+  """Row of each record, and the latents by column name."""
   rows, latents = [], {}
   for record in records:
     if record.latents is None:
@@ -134,7 +133,7 @@ def _by_bucket(records):
 
 
 def _joined(records, texts):
-  """(start, end, checksum) of each caption in all embeddings, and these."""
+  """(start, end, checksum) of each caption, and the joined embeddings."""
   bounds = np.cumsum([0, *map(len, texts.values())])
   places = {
     caption: (bounds[i], bounds[i + 1], _crc(rows))
@@ -148,7 +147,7 @@ def _joined(records, texts):
 
 
 def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
-  """The file that says where each record lies, of all shards in their order.
+  """Content of the index file: locations of the records of all shards.
 
   Raises UserError for a damaged shard.
   """
@@ -160,7 +159,7 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
     except DAMAGED as error:
       raise UserError(
         f'The shard {shard} cannot be read ({error}); remove it '
-        'and start again, which makes it anew.'
+        'and start again, which rebuilds it.'
       ) from error
 
   parts = in_threads(part_of, shards)
@@ -179,26 +178,26 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
 
 
 def pack_null(text: Float[np.ndarray, 'm e']) -> bytes:
-  """The file of the empty prompt's text."""
+  """Content of the file of the empty prompt's embedding."""
   return safetensors.numpy.save(
     {'text': text, _CHECKSUM: _checksum({'text': text})}
   )
 
 
 def read_null(columns: Columns) -> Float[np.ndarray, 'm e']:
-  """The empty prompt's text; raises one of DAMAGED if it is."""
+  """Embedding of the empty prompt; raises one of DAMAGED."""
   return _compared(columns, NULL, ['text'])['text']
 
 
 def read_index(columns: Columns) -> dict[str, np.ndarray]:
-  """The columns of the index; raises one of DAMAGED if it is."""
+  """Columns of the index; raises one of DAMAGED."""
   return _compared(columns, INDEX, [*_columns_of_index(), 'record/shard'])
 
 
 def _compared(columns, file, names):
-  """Columns of a file by name, as its checksum of them wants it."""
+  """Columns of a file by name; raises ValueError if the checksum differs."""
   found = {name: columns.rows(file, name) for name in names}
-  # Older ones have none.
+  # Older files have no checksum.
   if _CHECKSUM in columns.names(file) and (
     columns.rows(file, _CHECKSUM).tolist() != _checksum(found).tolist()
   ):
@@ -222,10 +221,10 @@ def _checksum(index):
 
 
 class CachedSource:
-  """Records of 'caption' and of 'latents', 'text' and 'mask' where kept.
+  """Cached records: 'caption', and the stored 'latents', 'text' and 'mask'.
 
-  `at(index, draw)` chooses among the captions as the source itself does. What
-  differs from its checksum raises BadRecord.
+  `at(index, draw)` chooses among the captions as the source does. Data that
+  differ from their checksum raise BadRecord.
   """
 
   def __init__(
@@ -235,18 +234,22 @@ class CachedSource:
     seed: int = 0,
     want: Sequence[str] = ('latents', 'text'),
   ):
-    """Args:
-      rule: of the choice among captions, with the source's `seed`.
-      want: what to read.
+    """Opens a cache.
 
-    Raises UserError where `path` holds no finished cache with it.
+    Args:
+      path: its folder.
+      rule: choice among captions, with the source's `seed`.
+      want: kinds of data to read.
+
+    Raises:
+      UserError: `path` contains no complete cache with these data.
     """
     self.path = os.fspath(path).rstrip('/')
     self._columns = Columns(self.path)
     if not files.exists(f'{self.path}/{INDEX}'):
       raise UserError(
-        f'{path} holds no finished cache (there is no {INDEX}); make it, or go '
-        'on making it, with sana-jax data cache.'
+        f'{path} contains no complete cache (there is no {INDEX}); make or '
+        'complete it with sana-jax data cache.'
       )
     index = self._whole(INDEX, lambda: read_index(self._columns))
     self._index = {
@@ -261,7 +264,7 @@ class CachedSource:
     }
     if missing := [name for name in want if not has[name]]:
       raise UserError(
-        f'{path} holds no {" and no ".join(missing)}; make a '
+        f'{path} contains no {" and no ".join(missing)}; make a '
         'cache with them, or set config.inputs to online.'
       )
 
@@ -273,21 +276,21 @@ class CachedSource:
 
   @property
   def usable(self) -> int:
-    """Records that were not bad when the cache was made."""
-    said = self._index['said_end'] - self._index['said_start']
-    return int((said > len(_said({}, {}))).sum())
+    """Number of records that were not bad when the cache was made."""
+    lengths = self._index['said_end'] - self._index['said_start']
+    return int((lengths > len(_captions_json({}, {}))).sum())
 
   @property
   def longest_text(self) -> int:
-    """Tokens of the longest caption."""
+    """Number of tokens of the longest caption."""
     return int(max(self._texts[:, 1] - self._texts[:, 0], default=0))
 
   def pad_to(self, length: int) -> None:
-    """Texts are cut or padded to so many tokens from now on."""
+    """Sets the number of tokens to which texts are truncated or padded."""
     self._length = length
 
   def buckets(self) -> list[Int[np.ndarray, '_']]:
-    """The records of each bucket, up to the last one that has any."""
+    """Record indices of each bucket, up to the last non-empty one."""
     of_each = self._index['bucket']
     return [
       np.flatnonzero(of_each == bucket)
@@ -295,13 +298,13 @@ class CachedSource:
     ]
 
   def null_text(self) -> tuple[Float[np.ndarray, 'm e'], Bool[np.ndarray, 'm']]:
-    """The empty prompt's embedding and mask."""
+    """Embedding and mask of the empty prompt."""
     return self._whole(
       NULL, lambda: padded(read_null(self._columns), self._length)
     )
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
-    """The record with the caption that `draw` gives it."""
+    """The record, with the caption that `draw` selects."""
     entry = {name: int(column[index]) for name, column in self._index.items()}
     try:
       return self._read(entry, draw)
@@ -312,13 +315,13 @@ class CachedSource:
       ) from error
 
   def _whole(self, file, read):
-    """What is read of a file without which nothing goes."""
+    """Result of `read()`, which reads an essential file of the cache."""
     try:
       return read()
     except DAMAGED as error:
       raise UserError(
-        f'{self.path}/{file} cannot be read ({error}); the sana-jax data cache '
-        'that made the cache makes a damaged or missing one anew.'
+        f'{self.path}/{file} cannot be read ({error}); repeat the sana-jax '
+        'data cache command that made the cache, which rebuilds the file.'
       ) from error
 
   def _read(self, entry, draw):
@@ -342,7 +345,7 @@ class CachedSource:
       and isinstance(scores, dict)
       and all(isinstance(text, str) for text in named.values())
     ):
-      raise ValueError('its captions are no objects of texts')
+      raise ValueError('its captions are not objects of texts')
     name = captions.drawn(
       named, scores, self._rule, (self._seed, entry['index'], draw)
     )
@@ -362,7 +365,7 @@ class CachedSource:
 def padded(
   text: Float[np.ndarray, 'k e'], length: int
 ) -> tuple[Float[np.ndarray, '{length} e'], Bool[np.ndarray, '{length}']]:
-  """Text with zeros behind it, cut where it is longer, and its mask."""
+  """Embeddings truncated or zero-padded to `length` tokens, and their mask."""
   out = np.zeros((length, text.shape[1]), text.dtype)
   out[: len(text)] = text[:length]
   return out, np.arange(length) < len(text)

@@ -1,12 +1,12 @@
-"""One of several captions of an image, chosen by its CLIP score.
+"""Choice of one of several captions of an image by CLIP score.
 
-A record has its captions by name, 'prompt' the one it came with, and scores of
-some of them. Sources choose nothing. `Captioned`, which `open_source` puts
-around each, chooses in `at(index, draw)`: whoever wants another choice in each
-epoch passes the epoch or the step as `draw`.
+A record has captions by name ('prompt' is the original one) and scores of some
+of them. Sources do not choose. `Captioned`, which `open_source` wraps around
+each source, chooses in `at(index, draw)`; pass the epoch or the step as `draw`
+for a new choice in each.
 
-The official code and the paper differ: the paper takes softmax(score / T), the
-code leaves out what scores below a threshold and takes score ** (1 / T), both
+The official code and the paper differ: the paper uses softmax(score / T); the
+code drops captions that score below a threshold and uses score ** (1 / T), both
 normalized.
 """
 
@@ -20,20 +20,20 @@ from sana_jax.data.images import read_image
 
 RULES = ('official', 'paper', 'first', 'uniform')
 DEFAULT = 'prompt'
-_SEED = 0x636170  # Apart from what else is drawn for the seed.
+_SEED = 0x636170  # Makes the draws independent of others with the same seed.
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionRule:
-  """How to choose; the defaults are those of the published runs.
+  """Rule of the choice; the defaults are those of the published runs.
 
   official: score ** (1 / max(temperature, 0.01)) among scores of `threshold`
     or more; the best one if none reaches it.
-  paper: softmax(score / temperature) of all that are scored.
+  paper: softmax(score / temperature) over all scored captions.
   first: the one named 'prompt', or else the first.
-  uniform: any.
+  uniform: all equally likely.
 
-  Without any score, the first two take what `first` takes.
+  Without any scores, the first two are the same as `first`.
   """
 
   name: str = 'official'
@@ -43,7 +43,7 @@ class CaptionRule:
   def probabilities(
     self, captions: Mapping[str, str], scores: Mapping[str, float]
   ) -> dict[str, float]:
-    """Of each caption to be chosen."""
+    """Probability of each caption."""
     names = list(captions)
     scored = {
       name: score
@@ -68,9 +68,9 @@ def choose(
   rule: CaptionRule,
   rng: np.random.Generator,
 ) -> str:
-  """The name of a caption, drawn with the rule's probabilities."""
+  """Name of a caption, drawn with the rule's probabilities."""
   chances = rule.probabilities(captions, scores)
-  # One draw, whatever the number of captions.
+  # One random number, regardless of the number of captions.
   place = np.searchsorted(
     np.cumsum(list(chances.values())), rng.random(), side='right'
   )
@@ -84,8 +84,8 @@ def drawn(
   rule: CaptionRule,
   what: tuple[int, int, int],
 ) -> str:
-  """`choose` as it follows from `what`: the seed, the record and the draw."""
-  if len(captions) == 1:  # As in most data: making a generator costs more.
+  """`choose`, seeded by `what`: the seed, the record and the draw."""
+  if len(captions) == 1:  # The usual case; creating a generator is slower.
     return next(iter(captions))
   seed, *rest = what
   return choose(
@@ -94,7 +94,7 @@ def drawn(
 
 
 class Captioned:
-  """A source whose records have the one caption that the rule chooses."""
+  """Source whose records have one caption, which the rule chooses."""
 
   def __init__(self, source, rule: CaptionRule, seed: int = 0):
     self.source, self._rule, self._seed = source, rule, seed
@@ -106,7 +106,7 @@ class Captioned:
     return self.at(index, 0)
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
-    """The record; the choice follows from the seed, the record and `draw`."""
+    """The record; seed, record and `draw` determine its caption."""
     record = dict(self.source[index])
     captions, scores = record.pop('captions'), record.pop('scores')
     name = drawn(
@@ -114,7 +114,7 @@ class Captioned:
     )
     return {**record, 'caption': captions[name]}
 
-  def whole(self, index: int) -> dict[str, Any]:
+  def with_all_captions(self, index: int) -> dict[str, Any]:
     """The record with all its 'captions' and 'scores'."""
     return self.source[index]
 
@@ -129,11 +129,11 @@ def from_json(content: Any) -> tuple[dict[str, str], dict[str, float]]:
   """(captions, scores) of a JSON object that describes an image.
 
   `captions` is an object of texts by name, or a list of texts; without it, the
-  text of `prompt` or `caption` is called 'prompt'. `scores` is an object of
-  numbers; any further text with a score is a caption too.
+  text of `prompt` or `caption` is named 'prompt'. `scores` is an object of
+  numbers; any other text with a score is a caption too.
   """
   if not isinstance(content, dict):
-    raise ValueError('the JSON is no object')
+    raise ValueError('the JSON is not an object')
   named = content.get('captions', {})
   if isinstance(named, list):
     named = dict(zip([DEFAULT, *map(str, range(1, len(named)))], named))
@@ -149,7 +149,7 @@ def from_json(content: Any) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def usable(named: Mapping[str, Any]) -> dict[str, str]:
-  """Texts among them that have letters and that UTF-8 can encode."""
+  """Non-empty texts that UTF-8 can encode, stripped."""
   return {
     str(name): text.strip()
     for name, text in named.items()
@@ -166,7 +166,7 @@ def _is_utf8(text):
 
 
 def numbers(named: Mapping[str, Any]) -> dict[str, float]:
-  """Those that are finite numbers, or texts of such (as the official files)."""
+  """Finite numbers, possibly given as text (as in the official files)."""
   out = {}
   for name, value in named.items():
     try:
@@ -177,7 +177,7 @@ def numbers(named: Mapping[str, Any]) -> dict[str, float]:
 
 
 def filter_score(scores: Mapping[str, float]) -> float:
-  """By which a record is kept: that of 'prompt', else the best; NaN if none."""
+  """Score that filters compare: of 'prompt', else the best; NaN if none."""
   return scores.get(DEFAULT, max(scores.values(), default=float('nan')))
 
 
@@ -188,7 +188,7 @@ def record(
   index: int,
   size: int | None,
 ) -> dict[str, Any]:
-  """What sources return: decoded, with 'caption' the one named 'prompt'."""
+  """Record of a source: decoded, with 'prompt' or the first as 'caption'."""
   if not captions:
     raise ValueError('it has no caption')
   return {
@@ -217,7 +217,7 @@ def _power(scored, threshold, temperature):
   good = {name: score for name, score in scored.items() if score >= threshold}
   if not good or scored[best] <= 0:
     return {best: 1.0}
-  # Relative to the best: 30 ** 100 would be too much for a float32.
+  # Relative to the best, as 30 ** 100 overflows a float32.
   power = 1 / max(temperature, 0.01)
   return {
     name: max(score / scored[best], 0.0) ** power

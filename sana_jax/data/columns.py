@@ -1,8 +1,8 @@
-"""Rows of columns in safetensors files, without reading the rest of the file.
+"""Rows of columns in safetensors files, read by byte ranges.
 
-All files are read by ranges: a file of a disk that is mapped into memory and
-then cut short ends the process with SIGBUS. A file is opened when it is first
-needed, so that a source of a hundred thousand files opens none.
+Files are not memory-mapped, as truncating a mapped file would end the process
+with SIGBUS. Files are opened lazily, so that a source of a hundred thousand
+files opens none at the start.
 """
 
 import functools
@@ -27,12 +27,12 @@ _DTYPES = {
   'U32': np.uint32,
   'U8': np.uint8,
 }
-_OPEN = 512  # Files of a folder at a time.
-_LARGE = 2**24  # Bytes of a read, from which on the file's size is looked at.
+_OPEN = 512  # Open files of a folder at a time.
+_LARGE = 2**24  # Bytes of a read from which the file's size is checked first.
 
 
 class Column(NamedTuple):
-  """Where a column lies in its file."""
+  """Location of a column in its file."""
 
   dtype: np.dtype
   shape: tuple[int, ...]
@@ -40,12 +40,12 @@ class Column(NamedTuple):
 
   @property
   def row_bytes(self) -> int:
-    """Of one entry along the first axis."""
+    """Bytes of one entry along the first axis."""
     return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 class Columns:
-  """The columns of all files of a folder, for any number of threads."""
+  """Columns of all files of a folder; thread-safe."""
 
   def __init__(self, folder: str):
     self._folder, self._lock = expanded(folder), threading.Lock()
@@ -55,7 +55,7 @@ class Columns:
     )
 
   def names(self, file: str) -> list[str]:
-    """Of a file's columns; ValueError or OSError if it is damaged."""
+    """Names of a file's columns; ValueError or OSError if it is damaged."""
     return list(self._header(file))
 
   def metadata(self, file: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Columns:
     return found.get('__metadata__', {}) if isinstance(found, dict) else {}
 
   def length(self, file: str) -> int:
-    """How many bytes a whole file has, as its header tells."""
+    """Bytes of the complete file, according to its header."""
     return max(
       (
         column.start + column.shape[0] * column.row_bytes
@@ -74,7 +74,7 @@ class Columns:
     )
 
   def place(self, file: str, name: str) -> range:
-    """Where in the file a column's bytes are."""
+    """Byte range of a column in its file."""
     column = self._header(file)[name]
     return range(
       column.start, column.start + column.shape[0] * column.row_bytes
@@ -85,7 +85,7 @@ class Columns:
   ) -> np.ndarray:
     """Rows `start` to `stop` of a column.
 
-    Raises OSError, LookupError or ValueError for files that are damaged.
+    Raises OSError, LookupError or ValueError for damaged files.
     """
     column = self._header(file)[name]
     stop = column.shape[0] if stop is None else stop
@@ -126,10 +126,10 @@ class Columns:
 
 
 class RangeReader:
-  """A file of a disk, of which any number of threads read ranges.
+  """A local file from which any number of threads read ranges.
 
-  It is closed when nobody has it any more: a thread may still read from one
-  that is no longer among those kept open.
+  It is closed with its last reference: a thread may still read from a file that
+  was evicted from the open ones.
   """
 
   def __init__(self, path: str):
@@ -141,11 +141,11 @@ class RangeReader:
       os.close(self._descriptor)
 
   def read(self, start: int, stop: int) -> np.ndarray:
-    """These bytes; ValueError where the file ends before them."""
+    """Bytes `start` to `stop`; ValueError if the file ends before."""
     if not 0 <= start <= stop < 2**63:
       raise ValueError('its header is damaged')
     if stop - start > _LARGE and stop > os.fstat(self._descriptor).st_size:
-      raise ValueError('the file is cut short')  # No memory is taken for it.
+      raise ValueError('the file is cut short')  # Before allocating memory.
     out = np.empty(stop - start, np.uint8)
     done = os.preadv(self._descriptor, [out], start)
     while done < len(out):
@@ -157,7 +157,7 @@ class RangeReader:
 
 
 def header(text: bytes) -> dict[str, Column]:
-  """The columns by name, of the JSON at the start of a safetensors file."""
+  """Columns by name, from the JSON header of a safetensors file."""
   content = parse_json(text)
   content.pop('__metadata__', None)
   return {
@@ -168,5 +168,5 @@ def header(text: bytes) -> dict[str, Column]:
 def _column(start, entry):
   shape, offset = tuple(entry['shape']), entry['data_offsets'][0]
   if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, offset)):
-    raise ValueError('a size is no whole number')
+    raise ValueError('a size is not a whole number')
   return Column(np.dtype(_DTYPES[entry['dtype']]), shape, start + offset)

@@ -1,4 +1,4 @@
-"""What a source holds, in plain text: for a look before training."""
+"""Plain-text description of a source, for inspection before training."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ _BAR, _NAME, _CAPTION, _ERROR = 40, 40, 70, 300  # Characters.
 
 
 def description(source: DescribedSource, reads: int) -> Iterator[str]:
-  """Lines on sizes and scores of all records, and on `reads` of them."""
+  """Lines on sizes and scores of all records, and on `reads` decoded ones."""
   yield f'{len(source):,} records'
-  yield from _left_out(source)
+  yield from _skipped(source)
   sizes = source.sizes()
   known = sizes[(sizes > 0).all(axis=1)]
   if len(known):
@@ -41,7 +41,7 @@ def description(source: DescribedSource, reads: int) -> Iterator[str]:
 
 
 def histogram(values: np.ndarray, edges: Sequence) -> Iterator[str]:
-  """A line with a bar for each interval from the first to the last filled."""
+  """Yields a line with a bar for each interval between non-empty ones."""
   counts = Counter(np.searchsorted(edges, values, side='right').tolist())
   for place in range(min(counts), max(counts) + 1):
     if place == 0:
@@ -56,12 +56,12 @@ def histogram(values: np.ndarray, edges: Sequence) -> Iterator[str]:
 
 
 def spread(total: int, count: int) -> Int[np.ndarray, 'n']:
-  """Up to `count` indices, evenly over all."""
+  """Up to `count` evenly spaced indices."""
   return np.unique(np.linspace(0, total - 1, min(total, count)).astype(int))
 
 
 def _read(source, reads):
-  """Captions and bad records among some, which are decoded."""
+  """Captions and bad records among `reads` decoded records."""
   inner, names, words, bad, texts = source.source, Counter(), [], [], []
   indices = spread(len(source), reads)
   start = time.perf_counter()
@@ -93,13 +93,13 @@ def _read(source, reads):
     yield from (f'  {printable(text[:_CAPTION])}' for text in texts[:3])
 
 
-def _left_out(source):
-  """What the source counted as bad when it was opened."""
+def _skipped(source):
+  """Records that the source counted as bad when it was opened."""
   while hasattr(source, 'source'):
     source = source.source
   if reasons := getattr(source, 'bad', None) and source.bad.reasons:
     bad = [BadRecord(name, reason) for name, reason in reasons.items()]
-    yield f'{len(bad):,} left out'
+    yield f'{len(bad):,} skipped'
     yield from _named(bad)
 
 

@@ -1,8 +1,7 @@
-"""Files of any place by their path: on a disk, gs://, s3://, hf://.
+"""Local and remote files (gs://, s3://, hf://) through fsspec.
 
-Everything goes through fsspec, which opens connections when they are first
-used and anew in each process. Bytes are read by range and without a position,
-so threads share what is here.
+Connections are opened on first use, separately in each process. Bytes are read
+by range and without a position, so all functions are thread-safe.
 """
 
 import contextlib
@@ -22,10 +21,10 @@ from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 from sana_jax.printable import printable
 
-MOST = 10**6  # Files that the braces of a pattern stand for.
-# The extra of setup.cfg that brings what fsspec needs for a protocol.
+MOST = 10**6  # Limit of files that the braces of a pattern expand to.
+# The extra of setup.cfg with the packages that fsspec needs for a protocol.
 _EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
-# Others reach any host, or unpack and chain what they find there.
+# Other protocols reach any host, or unpack and chain files.
 _PROTOCOLS = (*_EXTRAS, 'hf', 'memory')
 
 
@@ -35,28 +34,28 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def read(path: str, start: int = 0, end: int | None = None) -> bytes:
-  """The bytes from `start` to `end` of a file, fewer where it ends earlier."""
+  """Bytes `start` to `end` of a file, fewer if it ends earlier."""
   given, (system, path) = path, _system(path)
   try:
     if isinstance(system, AsyncFileSystem):
       return system.cat_file(path, start=start, end=end)
     with open_at_random(given) as file:
-      # No more than there is: memory for all of `end - start` is taken at once.
+      # Capped by the size, as memory for all of `end - start` is allocated.
       size = file.seek(0, os.SEEK_END)
       file.seek(start)
       return file.read(max(0, min(size, size if end is None else end) - start))
   except OSError:
     raise
-  # Each library has its own, after its own retries.
+  # Each library raises its own types, after its own retries.
   except Exception as error:  # noqa: BLE001
     raise OSError(f'{path} cannot be read ({_brief(error)})') from error
 
 
 def write(path: str, data: bytes) -> None:
-  """All of a file or nothing, its folder made if need be; raises OSError."""
+  """Writes a file atomically, and creates its folder; raises OSError."""
   if is_remote(path):
     system, path = _system(path)
-    system.pipe_file(path, data)  # An object appears when it is whole.
+    system.pipe_file(path, data)  # Objects appear once they are complete.
     return
   path = _local(path)
   os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -69,7 +68,7 @@ def read_json(path: str) -> Any:
 
 
 def create(path: str, data: bytes) -> bool:
-  """Writes a file that is not there; whether it was not. Raises OSError."""
+  """Creates a file exclusively; False if it exists. Raises OSError."""
   system, path = _system(path)
   try:
     _as_os_error(path, system.pipe_file, path, data, mode='create')
@@ -79,15 +78,15 @@ def create(path: str, data: bytes) -> bool:
 
 
 def renew(path: str, data: bytes) -> None:
-  """Writes an object of a bucket whole; raises OSError."""
+  """Writes or overwrites an object of a bucket; raises OSError."""
   system, path = _system(path)
   _as_os_error(path, system.pipe_file, path, data)
 
 
 def modified(path: str) -> float | None:
-  """When a file was last written, by the clock of its place.
+  """Modification time of a file, by the clock of its store.
 
-  None if there is none. Raises OSError.
+  None if it does not exist. Raises OSError.
   """
   system, path = _system(path)
   system.invalidate_cache(path)
@@ -97,32 +96,32 @@ def modified(path: str) -> float | None:
 
 
 def remove_file(path: str) -> None:
-  """A file, if it is there; raises OSError."""
+  """Removes a file if it exists; raises OSError."""
   system, path = _system(path)
   with contextlib.suppress(FileNotFoundError):
     _as_os_error(path, system.rm_file, path)
 
 
 def remove(path: str) -> None:
-  """A file or a folder with all that is in it, if it is there."""
+  """Removes a file, or a folder with its content, if it exists."""
   system, path = _system(path)
   if system.exists(path):
     system.rm(path, recursive=True)
 
 
 def open_ahead(path: str):
-  """A file object for reading it once from its beginning to its end."""
+  """File object for one sequential read."""
   if not is_remote(path):
     return local.open_regular(_local(path))
   system, path = _system(path)
-  # Some would ask for each few bytes that are read.
+  # Without a block size, some send a request for every few bytes.
   return system.open(path, 'rb', block_size=2**23, cache_type='readahead')
 
 
 def open_at_random(path: str):
-  """A file object for reading some places of it.
+  """File object for random access.
 
-  Without cache_type, it would read ahead by megabytes.
+  Disables the cache, which would read ahead by megabytes.
   """
   if not is_remote(path):
     return local.open_regular(_local(path))
@@ -131,19 +130,19 @@ def open_at_random(path: str):
 
 
 def exists(path: str) -> bool:
-  """Whether it is a file or a folder."""
+  """Whether the path is a file or a folder."""
   system, path = _system(path)
   return _reached(path, system.exists, path)
 
 
 def is_folder(path: str) -> bool:
-  """Whether it is a folder, or the beginning of the names of objects."""
+  """Whether the path is a folder, or a prefix of objects' names."""
   system, path = _system(path)
   return _reached(path, system.isdir, path)
 
 
-def beneath(folder: str) -> dict[str, tuple[int, str]]:
-  """The files of a folder and its subfolders: (size, version) by short name."""
+def list_recursively(folder: str) -> dict[str, tuple[int, str]]:
+  """(size, version) of a folder's and subfolders' files, by relative path."""
   system, root = _system(folder)
   root = root.rstrip('/')
   found = _reached(folder, system.find, root, detail=True)
@@ -157,14 +156,15 @@ def beneath(folder: str) -> dict[str, tuple[int, str]]:
 def expand(
   pattern: str, names: tuple[str, ...] = ()
 ) -> dict[str, tuple[int, str]]:
-  """The files that a pattern stands for: (size, version) by path, sorted.
+  """(size, version) of the files that match a pattern, by path, sorted.
+
+  Files of `{a,b}` and `{000..123}` that do not exist, unless all are missing,
+  have size 0 and are logged.
 
   Args:
-    pattern: a file, or with `*`, `?`, `{a,b}` and `{000..123}`, or a folder.
-    names: patterns of the files of a folder.
-
-  What is missing of `{a,b}` and `{000..123}`, if not all is, has the size 0 and
-  is told in the log.
+    pattern: a file, a pattern with `*`, `?`, `{a,b}` and `{000..123}`, or a
+      folder.
+    names: patterns of the files in a folder.
   """
   out, missing = {}, []
   for part in braces(pattern):
@@ -191,7 +191,7 @@ def expand(
 
 
 def braces(pattern: str) -> list[str]:
-  """The patterns that `{a,b}` and `{000..123}` stand for, in their order.
+  """Expansions of `{a,b}` and `{000..123}` in a pattern, in order.
 
   Raises UserError for more than MOST of them.
   """
@@ -208,7 +208,7 @@ def braces(pattern: str) -> list[str]:
       parts.append([part])
   if math.prod(map(len, parts)) > MOST:
     raise UserError(
-      f'{pattern} stands for more than {MOST:,} files; set the '
+      f'{pattern} expands to more than {MOST:,} files; set the '
       'data path to a pattern with * or to their folder.'
     )
   return [''.join(choice) for choice in itertools.product(*parts)]
@@ -238,7 +238,7 @@ def _is_pattern(path):
 
 
 def _stat(name, info):
-  """(size, version) of a file; None for what is none."""
+  """(size, version) of a file; None if it is not a file."""
   if info.get('islink'):  # On a disk.
     if not os.path.isfile(name):
       return None
@@ -250,7 +250,7 @@ def _stat(name, info):
 
 
 def _version(info):
-  """What changes with the content, as far as the place says."""
+  """Value that changes with the content, if the file system has one."""
   for key in (
     'ETag',
     'etag',
@@ -276,9 +276,8 @@ def _system(path):
   protocol = path.partition('://')[0]
   if protocol not in _PROTOCOLS:
     raise UserError(
-      f'{printable(path, 200)} is in no place that data are read '
-      'from; set the data path to a local one, gs://, s3:// or '
-      'hf://.'
+      f'{printable(path, 200)} is not a supported URL; set the data path to a '
+      'local one, gs://, s3:// or hf://.'
     )
   try:
     return url_to_fs(path)
@@ -296,28 +295,28 @@ def _system(path):
 
 
 def _reached(path, function, *args, **kwargs):
-  """What the function returns; UserError if the place cannot be reached."""
+  """Result of the function; UserError if the path cannot be reached."""
   try:
     return function(*args, **kwargs)
   except FileNotFoundError:
     raise UserError(
-      f'{path} does not exist; set the data path to what does.'
+      f'{path} does not exist; set the data path to an existing one.'
     ) from None
   # A wrong bucket, key or repository has as many exceptions as libraries.
   except Exception as error:  # noqa: BLE001
     raise UserError(
-      f'{path} cannot be reached ({_brief(error)}); mend the '
+      f'{path} cannot be reached ({_brief(error)}); correct the '
       'data path, the connection or the credentials.'
     ) from error
 
 
 def _as_os_error(path, function, *args, **kwargs):
-  """Calls the function; whatever it raises becomes an OSError."""
+  """Calls the function; converts any exception to an OSError."""
   try:
     return function(*args, **kwargs)
   except OSError:
     raise
-  # Each library has its own, after its own retries.
+  # Each library raises its own types, after its own retries.
   except Exception as error:  # noqa: BLE001
     raise OSError(f'{path} cannot be reached ({_brief(error)})') from error
 

@@ -1,4 +1,4 @@
-"""Which records to use, decided from metadata and not from pixels."""
+"""Selection of records by metadata, without decoding images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from sana_jax.typing import Bool, Float, Int
 
 
 class Subset:
-  """Some records of a source, by their index in it."""
+  """Subset of a source's records."""
 
   def __init__(self, source, indices: Sequence[int] | np.ndarray):
     self.source, self.indices = source, np.asarray(indices, np.int64)
@@ -37,18 +37,18 @@ def reasons_to_drop(
   min_size_px: int = 0,
   max_aspect_ratio: float = 0.0,
 ) -> dict[str, Bool[np.ndarray, 'n']]:
-  """Which records each condition drops; one that is 0 drops none.
+  """Masks of the records that each condition drops; 0 disables a condition.
 
-  What is not known is kept: records without a score (as in the official
-  code), and those whose header cannot be read, which are counted as bad when
-  they are met.
+  Unknown values are kept: records without a score (as in the official code),
+  and those whose header cannot be read, which are counted as bad when they are
+  read.
 
   Args:
     sizes: (height, width); 0 if unknown.
-    scores: NaN if unknown.
-    min_score: published runs use 22.
-    min_size_px: of the shorter side.
-    max_aspect_ratio: of the longer side to the shorter.
+    scores: CLIP scores; NaN if unknown.
+    min_score: least score; published runs use 22.
+    min_size_px: least length of the shorter side.
+    max_aspect_ratio: greatest ratio of the longer side to the shorter.
   """
   out = {}
   if min_score > 0:
@@ -65,14 +65,14 @@ def reasons_to_drop(
   return out
 
 
-def kept(
+def filtered(
   source,
   *,
   min_score: float = 0.0,
   min_size_px: int = 0,
   max_aspect_ratio: float = 0.0,
 ):
-  """The source, without what the conditions drop; see reasons_to_drop."""
+  """The source without the dropped records; see reasons_to_drop."""
   reasons = reasons_to_drop(
     source.sizes() if min_size_px or max_aspect_ratio else None,
     source.scores() if min_score else None,

@@ -1,8 +1,7 @@
-"""A folder of images, each with a caption beside it.
+"""A folder of images with caption files.
 
-`cat.jpg` has its caption in `cat.txt`, or its captions in `cat.json`, see
-captions.from_json. Images are scaled so that the shorter side fits and cropped
-around the centre.
+The caption of `cat.jpg` is in `cat.txt`, or its captions are in `cat.json`, see
+captions.from_json. Images are scaled by the shorter side and centre-cropped.
 """
 
 import os
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sana_jax.data import captions, files
+from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 from sana_jax.data.images import (
   DAMAGED,
   header_sizes,
@@ -20,7 +20,6 @@ from sana_jax.data.images import (
   SUFFIXES,
 )
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.paths import expanded
@@ -30,10 +29,10 @@ __all__ = ['FolderSource', 'read_image']
 
 
 class FolderSource:
-  """Random access to the pairs of a folder and its subfolders, sorted by name.
+  """Image-caption pairs of a folder and its subfolders, sorted by name.
 
-  Images without a caption are left out here and counted in `bad`; a damaged
-  file raises BadRecord when it is read.
+  Images without a caption are skipped and counted in `bad`; a damaged file
+  raises BadRecord when it is read.
   """
 
   def __init__(
@@ -55,7 +54,7 @@ class FolderSource:
       self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
     if not self._pairs:
       raise UserError(
-        f'{self._root} holds no image with a caption; give '
+        f'{self._root} contains no image with a caption; give '
         'each image a .txt or .json file of the same name.'
       )
 
@@ -75,22 +74,22 @@ class FolderSource:
     make = lambda: header_sizes(
       lambda index, end: self._read(self._pairs[index][0], end), len(self)
     )
-    return remembered(self._cache, self._key('sizes'), make)['sizes']
+    return cached_arrays(self._cache, self._key('sizes'), make)['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
-    """Of the captions in .json files; NaN elsewhere."""
+    """CLIP scores of .json files that filters compare; NaN for others."""
 
     def make():
       found = in_threads(self._score, self._pairs)
       return {
         'scores': np.asarray([score for score, _ in found], np.float32),
-        TROUBLE: np.sum([failed for _, failed in found]),
+        FAILED_READS: np.sum([failed for _, failed in found]),
       }
 
-    return remembered(self._cache, self._key('scores'), make)['scores']
+    return cached_arrays(self._cache, self._key('scores'), make)['scores']
 
   def _score(self, pair):
-    """(its score or NaN, whether it is unknown because reading failed)."""
+    """(score or NaN, whether reading failed)."""
     try:
       return captions.filter_score(self._captions(pair[1])[1]), False
     except DAMAGED as error:
@@ -103,7 +102,7 @@ class FolderSource:
     else:
       named, scores = captions.from_json(parse_json(text))
     if not named:
-      raise ValueError(f'{posixpath.basename(file)} holds no caption')
+      raise ValueError(f'{posixpath.basename(file)} contains no caption')
     return named, scores
 
   def _read(self, name, end=None):
@@ -119,7 +118,7 @@ class FolderSource:
 
 
 def listing(path: str) -> dict[str, tuple[int, str]]:
-  """(size, version) of the images and their captions, by short name."""
+  """(size, version) of images and caption files, by relative path."""
   found = _listed(path.rstrip('/'))
   return {
     name: found[name]
@@ -134,7 +133,7 @@ def _listed(root):
       f'{root} is not a folder; set the data path to a folder '
       'of images with captions.'
     )
-  return files.beneath(root)
+  return files.list_recursively(root)
 
 
 def _image_names(root, found):
@@ -146,20 +145,20 @@ def _image_names(root, found):
   ]
   if not names:
     raise UserError(
-      f'{root} holds no images; put {", ".join(SUFFIXES)} files '
+      f'{root} contains no images; put {", ".join(SUFFIXES)} files '
       'in it or set the data path to another folder.'
     )
   return names
 
 
 def _pairs(images, found):
-  """(image, caption) of those that have one."""
-  beside = ((name, _beside(name, found)) for name in images)
-  return [(name, file) for name, file in beside if file]
+  """(image, caption file) of the images that have one."""
+  pairs = ((name, _caption_file(name, found)) for name in images)
+  return [(name, file) for name, file in pairs if file]
 
 
-def _beside(name, found):
-  """The file with the caption, or None."""
+def _caption_file(name, found):
+  """The caption file of an image, or None."""
   stem = posixpath.splitext(name)[0]
   return next(
     (stem + suffix for suffix in ('.txt', '.json') if stem + suffix in found),

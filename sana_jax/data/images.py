@@ -1,4 +1,4 @@
-"""Encoded images: their pixels, and their size without decoding them."""
+"""Encoded images: decoding, and their size from headers."""
 
 from collections.abc import Callable
 from concurrent import futures
@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from sana_jax.data.remembered import TROUBLE
+from sana_jax.data.array_cache import FAILED_READS
 from sana_jax.typing import Image
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
-# What Pillow and the standard library raise for damaged files.
+# Exceptions of Pillow and the standard library for damaged files.
 DAMAGED = (
   OSError,
   ValueError,
@@ -23,11 +23,11 @@ DAMAGED = (
   RecursionError,
   OverflowError,
 )
-# Others hand bytes to further programs: EPS to Ghostscript, for one.
+# Other formats call external programs, such as Ghostscript for EPS.
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
-# A small file may claim any size; above this, Pillow warns.
+# A small file may declare any size; above this, Pillow warns.
 MOST_PIXELS = PilImage.MAX_IMAGE_PIXELS
-HEADER_BYTES = 2**16  # Holds the size, but behind the largest EXIF blocks.
+HEADER_BYTES = 2**16  # Contains the size, except after very large EXIF blocks.
 _ORIENTATION = 0x0112
 _FLIP = PilImage.Transpose
 _TURNS = {
@@ -39,22 +39,22 @@ _TURNS = {
   7: _FLIP.TRANSVERSE,
   8: _FLIP.ROTATE_90,
 }
-_THREADS = 16  # Reading headers waits for the disk or the network.
+_THREADS = 16  # Reading headers is bound by the disk or the network.
 
 
 def read_image(
   file: str | os.PathLike | bytes, size: int | None = None
 ) -> Image:
-  """Pixels of an encoded image, `size` a side; transparent parts are white.
+  """Pixels of an encoded image, resized to `size`; transparency becomes white.
 
-  Raises ValueError for a damaged one.
+  Raises ValueError for a damaged image.
   """
   data = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
   try:
     return _decoded(data, size)
   except PilImage.UnidentifiedImageError as error:
-    raise ValueError('it is no image of a known format') from error
-  # Decoders trip over damaged bytes in any way.
+    raise ValueError('it is not an image of a supported format') from error
+  # Decoders raise any exception for damaged bytes.
   except Exception as error:  # noqa: BLE001
     raise ValueError(str(error) or type(error).__name__) from error
 
@@ -67,7 +67,7 @@ def _decoded(data, size):
         f'most {MOST_PIXELS:,} are read'
       )
     image.load()
-    # ImageOps.exif_transpose writes the EXIF anew, which may be damaged.
+    # ImageOps.exif_transpose re-encodes the EXIF, which may be damaged.
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     if turn is not None:
       image = image.transpose(turn)
@@ -86,30 +86,30 @@ def _opened(data):
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-  """(height, width) as shown, of an image or its first bytes; else (0, 0)."""
+  """(height, width) as displayed, from the first bytes; (0, 0) if unknown."""
   try:
     with _opened(data) as image:
       width, height = image.size
-      # A PNG may have EXIF behind its pixels; asking for it decodes them.
+      # A PNG may have EXIF after its pixels; reading it decodes them.
       turned = (image.format == 'JPEG' or 'exif' in image.info) and (
         image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
       )
-  # Decoders trip over damaged bytes in any way.
+  # Decoders raise any exception for damaged bytes.
   except Exception:  # noqa: BLE001
     return 0, 0
   return (width, height) if turned else (height, width)
 
 
 def size_of(read: Callable[[int | None], bytes]) -> tuple[int, int]:
-  """header_size of what `read(end)` gives; of all of it if the start lacks."""
+  """header_size of the first bytes, or of all if those do not suffice."""
   size = header_size(read(HEADER_BYTES))
   return size if any(size) else header_size(read(None))
 
 
-def size_today(
+def try_size_of(
   read: Callable[[int | None], bytes],
 ) -> tuple[tuple[int, int], bool]:
-  """(size_of, whether it is unknown because reading failed)."""
+  """(size_of, whether reading failed)."""
   try:
     return size_of(read), False
   except OSError:
@@ -117,7 +117,7 @@ def size_today(
 
 
 def in_threads(function: Callable, items) -> list:
-  """function of each item, in their order."""
+  """Maps the function over the items in threads, in order."""
   with futures.ThreadPoolExecutor(_THREADS) as pool:
     return list(pool.map(function, items))
 
@@ -127,14 +127,14 @@ def header_sizes(
 ) -> dict[str, np.ndarray]:
   """'sizes' [n 2] of `count` images by `read(index, end)`; 0 for damaged ones.
 
-  TROUBLE counts those that could not be read.
+  FAILED_READS counts images that could not be read.
   """
   found = in_threads(
-    lambda index: size_today(lambda end: read(index, end)), range(count)
+    lambda index: try_size_of(lambda end: read(index, end)), range(count)
   )
   return {
     'sizes': np.asarray([size for size, _ in found], np.int32).reshape(
       count, 2
     ),
-    TROUBLE: np.sum([failed for _, failed in found], dtype=int),
+    FAILED_READS: np.sum([failed for _, failed in found], dtype=int),
   }

@@ -1,7 +1,7 @@
-"""Which record stands in which row of which step: a pure function of the seed.
+"""The record in each row of each step: a pure function of the seed.
 
-So a run needs no saved place but its step, and neither the number of hosts nor
-what they have read before changes a batch.
+The step is therefore the only state of a run's data, and batches depend neither
+on the number of hosts nor on earlier reads.
 """
 
 from collections.abc import Sequence
@@ -16,34 +16,36 @@ from sana_jax.errors import UserError
 
 @runtime_checkable
 class Order(Protocol):
-  """Records by step and row; one batch has one bucket."""
+  """Order of records by step and row; a batch has one bucket."""
 
   def bucket(self, step: int) -> int:
-    """The bucket of this step's whole batch."""
+    """Bucket of the step's batch."""
 
   def record(self, step: int, row: int) -> int:
-    """The record in this row."""
+    """Index of the record in this row."""
 
   def substitute(self, step: int, row: int, attempt: int) -> int:
-    """Another one of the same bucket, for a record that cannot be used."""
+    """Replacement of the same bucket for a record that cannot be used."""
 
 
 class Bucketed:
-  """Steps of one bucket each, so that all hosts take the same shape at once.
+  """Order with one bucket per step, so that all hosts use the same shape.
 
-  A bucket of n records has n steps in a cycle of as many steps as there are
-  records, in random order: a cycle reads every record `batch_size` times, and
-  at any time the reads of two records of a bucket differ by one at most. No
-  record is left over. With one bucket it is a plain shuffled epoch after epoch.
+  A cycle has as many steps as there are records; a bucket of n records has n of
+  them, in random order. A cycle reads every record `batch_size` times, and the
+  numbers of reads of two records of a bucket never differ by more than one. A
+  single bucket is read in shuffled epochs.
   """
 
   def __init__(
     self, buckets: Sequence[Int[np.ndarray, '_']], batch_size: int, seed: int
   ):
-    """Args:
-    buckets: the records of each; empty ones are never chosen.
-    batch_size: of all hosts together.
-    seed: of the order of records, and of buckets.
+    """Draws the order.
+
+    Args:
+      buckets: record indices of each bucket; empty ones are never drawn.
+      batch_size: global batch size.
+      seed: seed of the order of records and of buckets.
     """
     if batch_size < 1:
       raise UserError(
@@ -84,7 +86,7 @@ class Bucketed:
     return int(members[rng.integers(len(members))])
 
   def _turn(self, step, bucket):
-    """How many steps before this one had this bucket."""
+    """Number of earlier steps with this bucket."""
     if self._schedule is None:
       return step
     cycle, place = divmod(step, len(self._schedule))
@@ -92,12 +94,12 @@ class Bucketed:
 
 
 def shuffled(total: int, batch_size: int, seed: int) -> Bucketed:
-  """All records in one bucket: epochs, each with its own order."""
+  """Order of records in a single bucket: epochs, each shuffled differently."""
   return Bucketed([np.arange(total)], batch_size, seed)
 
 
 def _ranks(schedule, sizes):
-  """For each place, how many places before it have the same value."""
+  """Number of earlier positions with the same value, for each position."""
   ranks = np.empty(len(schedule), np.int64)
   for bucket, size in enumerate(sizes):
     ranks[schedule == bucket] = np.arange(size)

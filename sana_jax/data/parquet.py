@@ -1,8 +1,8 @@
-"""Parquet files with a row an image, its bytes or its path in a column.
+"""Parquet files with one image per row, as bytes or a path.
 
-The smallest part that Parquet reads is a column of a row group, so each record
-costs its row group, of which the last few are kept: for random order, write
-row groups of few images (`row_group_size=16`), or use tars.
+The smallest unit that Parquet reads is a column of a row group, so reading a
+record reads its row group, of which the last few are cached. For random order,
+write row groups of few images (`row_group_size=16`), or use tars.
 """
 
 import bisect
@@ -20,17 +20,17 @@ import pyarrow
 from pyarrow import parquet
 
 from sana_jax.data import captions, files
-from sana_jax.data.images import DAMAGED, in_threads, size_today
+from sana_jax.data.array_cache import cached_arrays, FAILED_READS
+from sana_jax.data.images import DAMAGED, in_threads, try_size_of
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered, TROUBLE
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 _DAMAGED = (*DAMAGED, pyarrow.ArrowException, KeyError, TypeError)
-NAMES = ('*.parquet', '**/*.parquet')  # Of the files in a folder.
-_LARGE_GROUP = 2**25  # Bytes, from which on random access is too slow.
-_KEPT_GROUPS = 8
+NAMES = ('*.parquet', '**/*.parquet')  # Patterns of the files in a folder.
+_LARGE_GROUP = 2**25  # Bytes from which random access is too slow.
+_CACHED_GROUPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Columns:
   """Names of columns.
 
   Several captions, and their scores in the same order, are separated by commas.
-  Without the columns `height` and `width` the images' headers are read.
+  Without columns `height` and `width`, images' headers are read.
   """
 
   image: str = 'image'  # Bytes, a path, or Hugging Face's {bytes, path}.
@@ -53,17 +53,17 @@ class Columns:
 
   @property
   def numbers(self) -> dict[str, str]:
-    """The caption's name by the column of its score."""
+    """Name of the caption by the column of its score."""
     return dict(zip(_split(self.scores), self.names.values()))
 
   @property
   def names(self) -> dict[str, str]:
-    """The caption's name by its column; the first one's is 'prompt'."""
+    """Name of the caption by its column; the first one is 'prompt'."""
     first, *others = self.texts
     return {first: captions.DEFAULT} | {name: name for name in others}
 
   def check(self) -> None:
-    """Raises UserError unless each score has its caption."""
+    """Raises UserError unless each score has a caption."""
     if not self.texts:
       raise UserError(
         f'config.data.columns.captions={self.captions!r} names '
@@ -80,9 +80,9 @@ class Columns:
 
 
 class ParquetSource:
-  """The rows of all files, file after file.
+  """Rows of all files, in the order of the files.
 
-  Files that cannot be opened are left out and counted in `bad`; a damaged row,
+  Files that cannot be opened are skipped and counted in `bad`; a damaged row,
   or one of a damaged row group, raises BadRecord when it is read.
   """
 
@@ -110,7 +110,7 @@ class ParquetSource:
       max(sum(sum(groups) for groups, _, _ in shapes), len(shapes)),
       max_bad_fraction,
     )
-    self._groups = []  # (file, row group), each of so many rows:
+    self._groups = []  # (file, row group); `rows` has the rows of each.
     rows = []
     self.bad.saw_good(sum(sum(groups) for groups, _, _ in shapes))
     for name, (groups, _, reason) in zip(self._files, shapes):
@@ -119,7 +119,7 @@ class ParquetSource:
       self._groups += [(name, group) for group in range(len(groups))]
       rows += groups
     if not sum(rows):
-      raise UserError(f'{path} holds no row that can be read.')
+      raise UserError(f'{path} contains no readable row.')
     self._starts = np.cumsum([0, *rows])
     _warn_of_large_groups(max(largest for _, largest, _ in shapes))
     self._kept, self._lock = collections.OrderedDict(), threading.Lock()
@@ -139,11 +139,11 @@ class ParquetSource:
       raise BadRecord(self._name(group, row), _reason(error)) from error
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
-    """(height, width), from columns or else from the images' headers."""
+    """(height, width) of the columns, else of the images' headers."""
     return self._metadata()['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
-    """NaN where there are none."""
+    """CLIP scores that filters compare; NaN if there are none."""
     return self._metadata()['scores']
 
   def _metadata(self):
@@ -151,36 +151,36 @@ class ParquetSource:
       parts = in_threads(self._group_metadata, range(len(self._groups)))
       return {
         name: np.concatenate([part[name] for part in parts])
-        for name in ('sizes', 'scores', TROUBLE)
+        for name in ('sizes', 'scores', FAILED_READS)
       }
 
-    # Files that could not be opened today may be there tomorrow.
+    # Files that could not be opened now may be readable later.
     used = {name: self._files[name] for name, _ in self._groups}
     key = ['parquet', used, dataclasses.asdict(self._wanted)]
-    return remembered(self._cache, key, make)
+    return cached_arrays(self._cache, key, make)
 
   def _group_metadata(self, group):
     """Sizes and scores of a row group; unknown if it is damaged."""
     rows = int(self._starts[group + 1] - self._starts[group])
     wanted = self._wanted
-    sides, trouble = [wanted.height, wanted.width], [False]
+    sides, failed = [wanted.height, wanted.width], [False]
     try:
       footer = self._footers[self._groups[group][0]]
       present = footer.schema.to_arrow_schema().names
-      told = set(sides) <= set(present)
+      has_sizes = set(sides) <= set(present)
       columns = self._read_group(
-        group, [*wanted.numbers, *(sides if told else [wanted.image])]
+        group, [*wanted.numbers, *(sides if has_sizes else [wanted.image])]
       )
       scores = {
         name: columns[column].floats()
         for column, name in wanted.numbers.items()
       }
-      if told:
+      if has_sizes:
         sizes = np.stack([columns[side].floats() for side in sides], axis=1)
       else:
-        sizes, trouble = zip(
+        sizes, failed = zip(
           *(
-            size_today(
+            try_size_of(
               lambda end, row=row: self._image(group, columns, row, end)
             )
             for row in range(rows)
@@ -188,12 +188,12 @@ class ParquetSource:
         )
     except _DAMAGED as error:
       sizes, scores = np.zeros((rows, 2)), {}
-      trouble = [isinstance(error, _Unreached)]
+      failed = [isinstance(error, _UnreachableError)]
     sizes = np.nan_to_num(np.asarray(sizes, np.float64).reshape(rows, 2))
     return {
       'sizes': sizes.astype(np.int32),
       'scores': _filter_scores(scores, rows),
-      TROUBLE: np.asarray(trouble),
+      FAILED_READS: np.asarray(failed),
     }
 
   def _captions(self, columns, row):
@@ -223,7 +223,7 @@ class ParquetSource:
     return files.read(value, 0, end)
 
   def _group(self, group):
-    """The columns of a row group; those that were used last are kept."""
+    """Columns of a row group, from the cache of recent ones if possible."""
     with self._lock:
       if group in self._kept:
         self._kept.move_to_end(group)
@@ -231,7 +231,7 @@ class ParquetSource:
     columns = self._read_group(group, self._wanted.needed())
     with self._lock:
       self._kept[group] = columns
-      while len(self._kept) > _KEPT_GROUPS:
+      while len(self._kept) > _CACHED_GROUPS:
         self._kept.popitem(last=False)
     return columns
 
@@ -246,7 +246,7 @@ class ParquetSource:
     return {name: _Lazy(table[name]) for name in names}
 
   def _shape(self, path):
-    """(rows of each group, bytes of the largest, '' or why it is bad)."""
+    """(rows of each group, bytes of the largest, error or '')."""
     try:
       with _reading(path) as file:
         metadata = self._footers[path] = parquet.read_metadata(file)
@@ -256,7 +256,7 @@ class ParquetSource:
     if missing := sorted(set(self._wanted.needed()) - set(present)):
       raise UserError(
         f'{path} has no column {", ".join(missing)}; it has '
-        f'{", ".join(present)}: set config.data.columns to those.'
+        f'{", ".join(present)}: set config.data.columns to some of them.'
       )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     return (
@@ -277,7 +277,7 @@ class ParquetSource:
 
 
 class _Lazy:
-  """A column whose values become Python's when they are asked for."""
+  """Column whose values are converted to Python's on access."""
 
   def __init__(self, column):
     self._column = column
@@ -286,13 +286,13 @@ class _Lazy:
     return self._column[row].as_py()
 
   def floats(self):
-    """All of them; NaN where there is none."""
+    """All values as floats; NaN if missing."""
     floats = self._column.cast(pyarrow.float64())
     return floats.to_numpy().astype(np.float64)
 
 
 def _filter_scores(scores, rows):
-  """captions.filter_score of whole columns."""
+  """captions.filter_score, for all rows."""
   if not scores:
     return np.full(rows, np.nan, np.float32)
   best = np.fmax.reduce(list(scores.values()))
@@ -300,13 +300,13 @@ def _filter_scores(scores, rows):
   return np.where(np.isnan(prompt), best, prompt).astype(np.float32)
 
 
-class _Unreached(OSError):
-  """Reading failed, whatever is in the file; pyarrow has OSError for both."""
+class _UnreachableError(OSError):
+  """A failed read; distinct from pyarrow's OSError for damaged content."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-  """A file whose failures are _Unreached; pyarrow passes them on."""
+  """File whose failed reads raise _UnreachableError, through pyarrow."""
 
   file: Any
 
@@ -316,9 +316,9 @@ class _File:
   def read(self, *size):
     try:
       return self.file.read(*size)
-    # Each library of a remote place has its own.
+    # Each library of remote files raises its own types.
     except Exception as error:  # noqa: BLE001
-      raise _Unreached(_reason(error)) from error
+      raise _UnreachableError(_reason(error)) from error
 
 
 @contextlib.contextmanager
@@ -326,7 +326,7 @@ def _reading(path):
   try:
     file = files.open_at_random(path)
   except OSError as error:
-    raise _Unreached(_reason(error)) from error
+    raise _UnreachableError(_reason(error)) from error
   with file:
     yield _File(file)
 

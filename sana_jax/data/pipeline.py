@@ -1,8 +1,8 @@
 """Batches of a source: shuffled, resumable, the same on any number of hosts.
 
-What a batch holds is a pure function of (seed, step), see order.py. A record
-that cannot be read is replaced by another that is drawn for its step and row:
-so what one host meets changes nothing for the others, nor for a resumed run.
+The content of a batch is a pure function of (seed, step), see order.py. An
+unreadable record is replaced by one that is drawn for its step and row, so a
+failure on one host changes neither the other hosts' rows nor a resumed run.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from sana_jax.data.records import (
 from sana_jax.data.sources import Source
 from sana_jax.errors import UserError
 
-_ATTEMPTS = 100  # At a good record for one row.
+_ATTEMPTS = 100  # Limit of replacements tried for one row.
 
 
 def batches(
@@ -40,16 +40,16 @@ def batches(
   max_bad_fraction: float = MAX_BAD_FRACTION,
   bad: BadRecords | None = None,
 ) -> grain.IterDataset:
-  """These `rows` of every batch of `batch_size`, without end.
+  """Infinite data set of the `rows` of every batch of `batch_size`.
 
-  `read` takes a record's number and the step, where a record has several
-  captions of which a step draws one; by default it is `source[number]`.
-  `map_fn` takes an example and the bucket of its batch. Records that fail to
-  decode are replaced and counted in `bad`; too many raise UserError.
+  `read` is given a record's index and the step, which selects one of several
+  captions; its default is `source[index]`. `map_fn` is given an example and the
+  bucket of its batch. Records that fail to decode are replaced and counted in
+  `bad`; too many raise UserError.
 
-  `iter()` of it is a grain iterator: its state is the number of batches that
-  were read, the same on every host. Threads, each with a batch of its own, help
-  where decoding is slow; for arrays in memory 0 is the fastest.
+  Its iterator is one of grain, whose state is the number of batches read, the
+  same on every host. Each thread loads one batch, which helps if decoding is
+  slow; 0 is fastest for arrays in memory.
   """
   order = order or shuffled(len(source), batch_size, seed)
   rows = range(batch_size) if rows is None else [int(row) for row in rows]
@@ -77,7 +77,8 @@ def batches(
         bad.saw_good()
         return example
     raise UserError(
-      f'{_ATTEMPTS} records in a row are bad ({bad.last}); mend or remove them.'
+      f'{_ATTEMPTS} consecutive records could not be read ({bad.last}); '
+      'repair or remove them.'
     )
 
   def batch(step):

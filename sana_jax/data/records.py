@@ -1,4 +1,4 @@
-"""Bad records: skipped, counted by name, and fatal only if there are many."""
+"""Bad records: skipped, counted by name, and fatal if there are too many."""
 
 import threading
 
@@ -7,15 +7,15 @@ from absl import logging
 from sana_jax.errors import UserError
 
 MAX_BAD_FRACTION = 0.05
-# What sources and transforms raise for damaged data, if they do not say more.
+# Exceptions of sources and transforms for damaged data, besides BadRecord.
 DAMAGED = (ValueError, OSError, EOFError, SyntaxError, LookupError)
-# Of a large source, so many records are read before a share is a verdict.
+# Least number of records that the fraction of bad ones is taken of.
 _ENOUGH_SEEN = 1000
 _NAMED = 5
 
 
 class BadRecord(ValueError):
-  """One record that cannot be used; `name` is what a user would look for."""
+  """A record that cannot be used; `name` identifies it to the user."""
 
   def __init__(self, name: str, reason: str):
     super().__init__(f'{name}: {reason}')
@@ -24,10 +24,10 @@ class BadRecord(ValueError):
 
 
 class BadRecords:
-  """Counts the distinct bad records of a source and stops at too many.
+  """Counter of a source's distinct bad records; raises at too many.
 
-  Too many: more than `max_fraction` of the source's `total` records, or, of a
-  source so large that its end is days away, of those seen so far.
+  The limit is `max_fraction` of the source's `total` records, or of those seen
+  so far if these are fewer, as in large sources.
   """
 
   def __init__(self, total: int, max_fraction: float = MAX_BAD_FRACTION):
@@ -47,15 +47,15 @@ class BadRecords:
 
   @property
   def last(self) -> str:
-    """The name and the reason of the newest one."""
+    """Name and reason of the newest bad record."""
     return '{}: {}'.format(*list(self.reasons.items())[-1])
 
   def saw_good(self, count: int = 1) -> None:
-    """Counts records that were read without trouble."""
-    self._seen += count  # A lost update between threads does no harm.
+    """Counts records that were read successfully."""
+    self._seen += count  # A lost update between threads is harmless.
 
   def add(self, bad: BadRecord) -> None:
-    """Counts and logs it, once; raises UserError if it is one too many."""
+    """Counts and logs a bad record once; raises UserError above the limit."""
     with self._lock:
       self._seen += 1
       if bad.name not in self.reasons:
@@ -76,6 +76,6 @@ class BadRecords:
     return (
       f'{len(self.reasons)} of {base} records are bad, more than '
       f'max_bad_fraction={self._max_fraction} allows: '
-      f'{", ".join(named)}; mend or remove them, or raise '
+      f'{", ".join(named)}; repair or remove them, or raise '
       'data.max_bad_fraction.'
     )

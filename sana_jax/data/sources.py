@@ -1,7 +1,7 @@
-"""Opens a source of captioned images by name.
+"""Sources of captioned images, opened by kind.
 
-A source is anything with a length and random access to dicts of
-'image' (uint8 [y x 3]), 'caption' (str) and 'index' (int).
+A source has a length and random access to dicts of 'image' (uint8 [y x 3]),
+'caption' (str) and 'index' (int).
 """
 
 import os
@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sana_jax.data import captions, files, filters, folder
+from sana_jax.data.array_cache import CACHE
 from sana_jax.data.records import MAX_BAD_FRACTION
-from sana_jax.data.remembered import CACHE
 from sana_jax.data.tfds import prepared, TfdsSource
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
@@ -22,7 +22,7 @@ KINDS = ('shapes', 'tfds', 'folder', 'webdataset', 'parquet', 'arrayrecord')
 
 @runtime_checkable
 class Source(Protocol):
-  """Records by number."""
+  """Random access to records."""
 
   def __len__(self) -> int: ...
 
@@ -31,25 +31,23 @@ class Source(Protocol):
 
 @runtime_checkable
 class DrawnSource(Source, Protocol):
-  """One whose records have several captions: each `draw` chooses one."""
+  """Source of records with several captions, of which `draw` selects one."""
 
   def at(self, index: int, draw: int) -> dict[str, Any]: ...
 
 
 @runtime_checkable
 class DescribedSource(DrawnSource, Protocol):
-  """One that knows its images without decoding them: all of `open_source`.
+  """Source with metadata of its images, as `open_source` returns."""
 
-  `whole(index)` has all 'captions' of a record by name, with their 'scores'.
-  """
-
-  def whole(self, index: int) -> dict[str, Any]: ...
+  def with_all_captions(self, index: int) -> dict[str, Any]:
+    """The record with all its 'captions' by name, and their 'scores'."""
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
-    """(height, width) as stored; 0 for headers that cannot be read."""
+    """(height, width) as stored; 0 for unreadable headers."""
 
   def scores(self) -> Float[np.ndarray, 'n']:
-    """CLIP scores that filters compare; NaN where there is none."""
+    """CLIP scores that filters compare; NaN if there are none."""
 
 
 def open_source(
@@ -68,19 +66,19 @@ def open_source(
   max_aspect_ratio: float = 0.0,
   cache: str | os.PathLike | None = CACHE,
 ) -> DescribedSource:
-  """The source `kind`, its images `size` pixels a side, or as stored.
+  """Opens a source; its images have sides of `size` pixels, or are as stored.
 
-  shapes: drawn into `path` the first time, with `train_examples` of `seed`;
+  shapes: rendered to `path` the first time, with `train_examples` of `seed`;
     `split` is 'train' or 'heldout'.
-  tfds: `path` is a prepared data set's version folder (which holds
-    features.json) with features 'image' and 'caption'; `split` as in TFDS.
-  folder: images of `path` with captions beside them, see folder.py.
+  tfds: `path` is a prepared data set's version folder (with features.json),
+    with features 'image' and 'caption'; `split` as in TFDS.
+  folder: images in `path` with caption files, see folder.py.
   webdataset, parquet, arrayrecord: files by a pattern or in a folder, see the
     modules of that name; `columns` are fields of parquet.Columns.
 
-  The last three and folder have no splits. Captions are chosen by `rule`, with
-  `seed`; what filters.kept drops is left out. What was found out about files
-  is kept in `cache`.
+  The last three and folder have no splits. `rule` chooses captions, with
+  `seed`; filters.filtered drops records; metadata of files is stored in
+  `cache`.
   """
   source = _opened(
     kind,
@@ -91,7 +89,7 @@ def open_source(
     columns or {},
     dict(max_bad_fraction=max_bad_fraction, cache=cache),
   )
-  source = filters.kept(
+  source = filters.filtered(
     source,
     min_score=min_score,
     min_size_px=min_size_px,
@@ -101,18 +99,18 @@ def open_source(
 
 
 def _opened(kind, path, size, split, drawn, columns, limits):
-  """The source as its files are: unfiltered, without a choice of captions."""
+  """The source before filtering and the choice of captions."""
   if size is not None and size < 1:
     raise UserError(
       f'size={size} is not an image size; set it to the side '
       'in pixels, at least 1.'
     )
-  match kind:  # What takes seconds to import is imported if it is used.
+  match kind:  # Modules that take seconds to import are imported on use.
     case 'shapes':
       if size is None:
         raise UserError(
-          'size=None is for images as they are stored, and '
-          'shapes are drawn at one; set it.'
+          'size=None is for stored images, and '
+          'shapes are rendered at a given size; set it.'
         )
       from sana_jax.data.shapes import builder
 
@@ -141,10 +139,10 @@ def _opened(kind, path, size, split, drawn, columns, limits):
 
 
 def listing(kind: str, path: str | os.PathLike) -> dict[str, tuple[int, str]]:
-  """(size, version) by path of the files that the source `kind` opens.
+  """(size, version) of the files that the source `kind` opens, by path.
 
-  What lies among them and is not opened is left out; so are images that
-  Parquet files name by their path.
+  Excludes other files in the same folders, and images whose paths are in
+  Parquet files.
   """
   path = expanded(path)
   match kind:

@@ -1,7 +1,7 @@
-"""Where the samples of a tar lie, found by reading it through once.
+"""Index of the samples of a tar, from one sequential read.
 
-Samples are the files whose path agrees up to the first dot of the name, as
-WebDataset has it: `a/0001.jpg` and `a/0001.json` are the sample `a/0001`.
+A sample consists of the files whose path agrees up to the first dot of the
+name, as in WebDataset: `a/0001.jpg` and `a/0001.json` are the sample `a/0001`.
 """
 
 from collections.abc import Iterator
@@ -21,39 +21,39 @@ from sana_jax.data.images import (
 from sana_jax.files import parse_json
 
 _IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
-_TEXTS = ('json', 'txt')  # The first one counts.
+_TEXTS = ('json', 'txt')  # The first one has priority.
 _LARGEST_JSON = 2**22
-_LARGEST_IMAGE = 2**28  # Whose size is looked for beyond its header.
+_LARGEST_IMAGE = 2**28  # Bytes read at most to find an image's size.
 _NOWHERE = (0, 0)
 
 
 @dataclasses.dataclass
 class _Sample:
-  """Offset and length of its two files; what their beginnings tell."""
+  """Offsets and lengths of a sample's two files, and their metadata."""
 
   image: tuple[int, int] = _NOWHERE
   text: tuple[int, int] = _NOWHERE
   kind: str = ''
   size: tuple[int, int] = (0, 0)
-  told: tuple[int, int] = (0, 0)
+  json_size: tuple[int, int] = (0, 0)
   score: float = float('nan')
 
 
 def scan(path: str) -> dict[str, np.ndarray]:
-  """Columns of a tar's samples, in their order in it.
+  """Columns of a tar's samples, in the order of the tar.
 
-  keys (bytes), image and text (offset and length; 0 where there is none),
+  keys (bytes), image and text (offset and length; 0 if there is none),
   is_json, sizes (height and width, 0 if damaged), scores (NaN if none), and
-  `broken`: the reason why the tar could not be read to its end, or nothing.
-  A tar that is cut short gives the samples before the cut; the last of them
-  may be cut itself.
+  `broken`: the reason why the tar could not be read to its end, or ''. A
+  truncated tar yields the samples before its end, of which the last may be
+  truncated.
   """
   samples, broken = {}, ''
   try:
     with files.open_ahead(path) as file:
       for key, kind, member in _members(file):
         _add(samples.setdefault(key, _Sample()), kind, member, file)
-  # tarfile recurses into headers of headers, and reads what they promise.
+  # tarfile recurses into headers of headers, and reads as much as they declare.
   except (
     tarfile.TarError,
     RecursionError,
@@ -65,13 +65,13 @@ def scan(path: str) -> dict[str, np.ndarray]:
     broken = (
       f'{error}, after {len(samples)} samples'
       if samples
-      else (f'no tar, or a compressed one ({error})')
+      else (f'not a tar, or a compressed one ({error})')
     )
   return _columns(samples, broken)
 
 
 def empty(reason: str) -> dict[str, np.ndarray]:
-  """The columns of a tar that could not be opened."""
+  """Columns of a tar that could not be opened."""
   return _columns({}, reason)
 
 
@@ -80,7 +80,7 @@ def _columns(samples, broken):
   column = lambda name, kind, *shape: np.asarray(
     [getattr(row, name) for row in rows], kind
   ).reshape(len(rows), *shape)
-  sizes = column('told', np.int32, 2)
+  sizes = column('json_size', np.int32, 2)
   unknown = ~sizes.all(axis=1)
   sizes[unknown] = column('size', np.int32, 2)[unknown]
   return {
@@ -95,19 +95,19 @@ def _columns(samples, broken):
 
 
 def _members(file) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-  """(key, suffix, member) of the images and texts."""
+  """Yields (key, suffix, member) of the images and texts."""
   total = file.seek(0, os.SEEK_END)
   file.seek(0)
   with tarfile.open(fileobj=file, mode='r:') as tar:
     for member in tar:
       if member.size > total:
-        raise tarfile.ReadError(f'a file of {member.size} bytes is promised')
+        raise tarfile.ReadError(f'a file of {member.size} bytes is declared')
       folder, _, name = member.name.rpartition('/')
       stem, _, suffix = name.partition('.')
       suffix = suffix.lower()
       if member.isreg() and stem and suffix in (*_IMAGES, *_TEXTS):
         yield f'{folder}/{stem}' if folder else stem, suffix, member
-    # tarfile takes anything for the end that is no header.
+    # tarfile treats any invalid header as the end.
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
       raise tarfile.ReadError(f'no header or end at byte {tar.offset}')
@@ -120,11 +120,11 @@ def _add(sample, suffix, member, file):
   elif suffix not in _IMAGES and sample.kind != _TEXTS[0]:
     sample.text, sample.kind = place, suffix
     if suffix == 'json':
-      sample.told, sample.score = _described(file, place)
+      sample.json_size, sample.score = _described(file, place)
 
 
 def _size(file, place):
-  """From the image's header; most fit in its first bytes."""
+  """Size of an image from its header, most often in its first bytes."""
   start, length = place
   for end in sorted({min(HEADER_BYTES, length), min(_LARGEST_IMAGE, length)}):
     file.seek(start)
@@ -135,7 +135,7 @@ def _size(file, place):
 
 
 def _described(file, place):
-  """((height, width), score) as the JSON tells them; unknown if it is bad."""
+  """((height, width), score) of a JSON; unknown if it is invalid."""
   unknown = (0, 0), float('nan')
   if place[1] > _LARGEST_JSON:
     return unknown

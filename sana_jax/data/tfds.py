@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared; images are decoded by Pillow."""
+"""Data sets prepared by TFDS; images are decoded by Pillow."""
 
 from collections.abc import Iterator
 import os
@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 from sana_jax.data import captions
+from sana_jax.data.array_cache import cached_arrays
 from sana_jax.data.images import DAMAGED, header_sizes
 from sana_jax.data.records import BadRecord
-from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
 from sana_jax.fields import shown
 from sana_jax.files import read_json
 from sana_jax.typing import Float, Int
 
-# ArrayRecord raises RuntimeError for a damaged chunk, and trips over a file
-# cut short with AttributeError.
+# ArrayRecord raises RuntimeError for a damaged chunk, and AttributeError for a
+# truncated file.
 _DAMAGED = (*DAMAGED, RuntimeError, AttributeError)
 
 
-# A name of another module would be imported, and run.
+# TFDS would import, and so run, any other module named in features.json.
 _FEATURES = tuple(
   f'tensorflow_datasets.core.features.{name}'
   for name in (
@@ -80,7 +80,7 @@ class TfdsSource:
       self._records = builder.as_data_source(
         split=split, decoders={'image': tfds.decode.SkipDecoding()}
       )
-    except Exception as error:  # TFDS trips over damaged files in any way.
+    except Exception as error:  # TFDS raises anything for damaged files.
       raise UserError(
         f'{self._name} cannot be opened ({shown(str(error))}); choose data '
         'that TFDS has prepared as ArrayRecord.'
@@ -98,20 +98,20 @@ class TfdsSource:
       raise BadRecord(f'{self._name} #{index}', str(error)) from error
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
-    """(height, width), of the features or else from the images' headers."""
+    """(height, width) of the features, else of the images' headers."""
     if all(self._shape[:2]):
       return np.tile(np.int32(self._shape[:2]), (len(self), 1))
     make = lambda: header_sizes(self._image, len(self))
-    return remembered(self._cache, ['tfds', *self._key], make)['sizes']
+    return cached_arrays(self._cache, ['tfds', *self._key], make)['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
-    """Nothing is known of them."""
+    """CLIP scores: NaN, as TFDS has none."""
     return np.full(len(self), np.nan, np.float32)
 
   def _record(self, index):
     record = self._records[index]
-    # Of a file that was cut short since it was opened, ArrayRecord makes
-    # empty records.
+    # ArrayRecord returns empty records of a file that was truncated after it
+    # was opened.
     if not isinstance(record['image'], bytes):
       raise ValueError('it is empty: the file is cut short or damaged')
     return record
@@ -126,14 +126,14 @@ class TfdsSource:
 
 
 def prepared(path: str | os.PathLike) -> Any:
-  """The builder of a version folder."""
+  """Builder of a version folder."""
   import tensorflow_datasets as tfds
 
   path = os.fspath(path)
   if not os.path.exists(os.path.join(path, 'features.json')):
     raise UserError(
-      f'{path} is no prepared TFDS data set; set the data path '
-      'to the folder that holds its features.json.'
+      f'{path} is not a prepared TFDS data set; set the data path '
+      'to the folder with its features.json.'
     )
   features = os.path.join(path, 'features.json')
   for name in _classes(read_json(features, most=2**24)):
@@ -145,7 +145,7 @@ def prepared(path: str | os.PathLike) -> Any:
       )
   try:
     return tfds.builder_from_directory(path)
-  except Exception as error:  # TFDS trips over damaged files in any way.
+  except Exception as error:  # TFDS raises anything for damaged files.
     raise UserError(
       f'{path} cannot be read as a prepared TFDS data set '
       f'({shown(str(error))}); prepare it again.'
@@ -153,7 +153,7 @@ def prepared(path: str | os.PathLike) -> Any:
 
 
 def _classes(value: Any) -> Iterator[Any]:
-  """Classes that TFDS would import, by the names that its JSON has for them."""
+  """Yields the names of the classes that TFDS would import."""
   if isinstance(value, dict):
     for key, child in value.items():
       if key in ('pythonClassName', 'python_class_name', 'type') and not (

@@ -1,11 +1,11 @@
-"""Tars of images and captions, read at random.
+"""Tars of images and captions, with random access.
 
 A sample is an image (.jpg, .jpeg, .png, .webp) and a .txt with its caption or
-a .json with its captions, see captions.from_json; `height` and `width` there
-spare opening the image. The official layout is read too, see wids.py.
+a .json with its captions, see captions.from_json; `height` and `width` in it
+avoid opening the image. The official layout is supported too, see wids.py.
 
-Each tar is read through once and what lies where is remembered, so a sample is
-one read of a range, of a tar that is a file on any machine.
+Each tar is read once to build an index, which is cached; a sample is then one
+ranged read, of a local or remote tar.
 """
 
 import bisect
@@ -18,23 +18,23 @@ from absl import logging
 import numpy as np
 
 from sana_jax.data import captions, files, tars, wids
+from sana_jax.data.array_cache import cached_arrays
 from sana_jax.data.images import DAMAGED, in_threads
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
-from sana_jax.data.remembered import remembered
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
-_VERSION = 1  # Of what is remembered.
-_GAP = 2**16  # Between caption and image, that is not worth a second read.
+_VERSION = 1  # Version of the cached index.
+_GAP = 2**16  # Bytes between caption and image up to which one read is used.
 
 
 class WebDatasetSource:
-  """The samples of all shards, shard after shard.
+  """Samples of all shards, in the order of the shards.
 
-  Samples without an image or a caption and shards that end early are left out
-  and counted in `bad`; a damaged sample raises BadRecord when it is read.
+  Samples without an image or a caption and truncated shards are skipped and
+  counted in `bad`; a damaged sample raises BadRecord when it is read.
   """
 
   def __init__(
@@ -46,16 +46,16 @@ class WebDatasetSource:
   ):
     path = expanded(path)
     self._size = size
-    shards, promised = _shards(path)
-    beside = _beside(shards)
+    shards, listed_counts = _shards(path)
+    sidecars = _sidecars(shards)
     self._names = list(shards)
-    # Each process begins elsewhere: those that share the cache share the work.
+    # Processes that share the cache share the work, as their orders differ.
     order = random.sample(self._names, len(self._names))
     columns = dict(
       zip(
         order,
         in_threads(
-          lambda shard: _columns(shard, shards[shard], beside[shard], cache),
+          lambda shard: _columns(shard, shards[shard], sidecars[shard], cache),
           order,
         ),
       )
@@ -68,11 +68,11 @@ class WebDatasetSource:
     ]
     self.bad.saw_good(sum(map(len, self._rows)))
     for shard, name in enumerate(self._names):
-      self._count_bad(shard, promised.get(name))
+      self._count_bad(shard, listed_counts.get(name))
     self._starts = np.cumsum([0, *map(len, self._rows)])
     if not len(self):
       raise UserError(
-        f'{path} holds no sample with an image and a caption; shards need a '
+        f'{path} contains no sample with an image and a caption; shards need a '
         '.jpg, .png or .webp and a .txt or .json of the same name.'
       )
 
@@ -92,11 +92,11 @@ class WebDatasetSource:
       raise BadRecord(self._name(shard, row), str(error)) from error
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
-    """(height, width) as told by the .json or else the image's header."""
+    """(height, width) of the .json, else of the image's header."""
     return self._column('sizes')
 
   def scores(self) -> Float[np.ndarray, 'n']:
-    """Of the sidecars, or else of the samples' .json; NaN where neither is."""
+    """CLIP scores of the sidecars, else of the samples' .json, else NaN."""
     own = self._column('scores')
     more = self._column('more_scores')
     return np.where(np.isnan(more), own, more)
@@ -116,15 +116,19 @@ class WebDatasetSource:
     key = self._columns[shard]['keys'][row].decode(errors='backslashreplace')
     return f'{self._names[shard]}: {key}'
 
-  def _count_bad(self, shard, promised):
-    """Counts a shard that ends early, and samples that lack a half."""
+  def _count_bad(self, shard, listed_count):
+    """Counts a truncated shard, and samples without an image or a text."""
     columns, name = self._columns[shard], self._names[shard]
     broken, found = str(columns['broken']), len(columns['keys'])
     if broken:
       self.bad.add(BadRecord(name, broken))
-    elif promised not in (None, found):
+    elif listed_count not in (None, found):
       logging.warning(
-        '%s holds %d samples; %s says %d.', name, found, wids.META, promised
+        '%s contains %d samples; %s lists %d.',
+        name,
+        found,
+        wids.META,
+        listed_count,
       )
     for row in np.flatnonzero(~_has_image(columns)):
       self.bad.add(BadRecord(self._name(shard, row), 'no image'))
@@ -132,7 +136,7 @@ class WebDatasetSource:
       self.bad.add(BadRecord(self._name(shard, row), 'no .txt or .json'))
 
   def _read(self, shard, *places):
-    """The bytes of both files, by one read if they are neighbours."""
+    """Bytes of both files, by one read if they are close to each other."""
     path = self._names[shard]
     used = [
       (int(start), int(start + length)) for start, length in places if length
@@ -158,8 +162,8 @@ class WebDatasetSource:
 def listing(path: str) -> dict[str, tuple[int, str]]:
   """(size, version) of the shards and their sidecars."""
   shards, _ = _shards(path)
-  for sidecars in _beside(shards).values():
-    shards = shards | sidecars
+  for files_of_shard in _sidecars(shards).values():
+    shards = shards | files_of_shard
   return shards
 
 
@@ -172,14 +176,14 @@ def _has_text(columns):
 
 
 def _captions(columns, row, text):
-  """(captions, scores) of a sample's own file and of the sidecars."""
+  """(captions, scores) of a sample's file and of the sidecars."""
   start, end = columns['more_at'][row : row + 2]
   more = parse_json(columns['more'][start:end].tobytes()) if end > start else {}
   scores = more.get('scores', {})
   if columns['is_json'][row]:
     content = parse_json(text)
     named, own = captions.from_json(content)
-    # Texts that are scored elsewhere, as the official files have them.
+    # Texts with scores in a sidecar, as in the official files.
     named |= captions.usable({name: content.get(name) for name in scores})
     scores = own | scores
   else:
@@ -188,7 +192,7 @@ def _captions(columns, row, text):
 
 
 def _shards(path):
-  """((size, version) by path, promised samples by path)."""
+  """((size, version) by path, listed numbers of samples by path)."""
   listed = path if path.endswith('.json') else ''
   if (
     not listed
@@ -197,13 +201,13 @@ def _shards(path):
   ):
     listed = meta
   if not listed:
-    promised, found = {}, files.expand(path, ('*.tar',))
+    counts, found = {}, files.expand(path, ('*.tar',))
   else:
-    promised = wids.shard_list(listed)
-    stats = in_threads(lambda shard: files.expand(shard).values(), promised)
-    # One that is missing is a bad record, not the end.
+    counts = wids.shard_list(listed)
+    stats = in_threads(lambda shard: files.expand(shard).values(), counts)
+    # A missing shard is a bad record, not an error.
     found = {
-      shard: next(iter(stat), (0, '')) for shard, stat in zip(promised, stats)
+      shard: next(iter(stat), (0, '')) for shard, stat in zip(counts, stats)
     }
   if not found:
     raise UserError(
@@ -211,40 +215,40 @@ def _shards(path):
       "'data/{0000..0099}.tar', to their folder or to a "
       f'{wids.META}.'
     )
-  return found, promised
+  return found, counts
 
 
-def _beside(shards):
-  """The sidecars of each shard: (size, version) by path."""
+def _sidecars(shards):
+  """(size, version) of the sidecars of each shard, by path."""
   out = {shard: {} for shard in shards}
   for folder in sorted({posixpath.dirname(shard) for shard in shards}):
     here = {
       posixpath.basename(path): stat
       for path, stat in files.expand(f'{folder or "."}/*.json').items()
     }
-    mine = [
+    tars_here = [
       posixpath.basename(shard)
       for shard in shards
       if posixpath.dirname(shard) == folder
     ]
-    for shard, names in wids.sidecars([*here, *mine]).items():
+    for shard, names in wids.sidecars([*here, *tars_here]).items():
       out[posixpath.join(folder, shard)] = {
         posixpath.join(folder, name): here[name] for name in names
       }
   return out
 
 
-def _columns(shard, stat, beside, cache):
-  """Of a shard's samples, sidecars included; remembered."""
+def _columns(shard, stat, sidecars, cache):
+  """Columns of a shard's samples and sidecars, from the cache if possible."""
 
   def make():
-    logging.info('Reading through %s, once.', shard)
+    logging.info('Indexing %s.', shard)
     columns = tars.scan(shard)
     keys = [os.fsdecode(key) for key in columns['keys']]
-    return columns | wids.read_sidecars(list(beside), keys)
+    return columns | wids.read_sidecars(list(sidecars), keys)
 
-  key = ['tar', _VERSION, shard, stat, beside]
+  key = ['tar', _VERSION, shard, stat, sidecars]
   try:
-    return remembered(cache, key, make)
-  except OSError as error:  # Tomorrow it may be there.
+    return cached_arrays(cache, key, make)
+  except OSError as error:  # It may be readable later.
     return tars.empty(str(error)) | wids.read_sidecars([], [])

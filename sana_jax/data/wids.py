@@ -1,9 +1,9 @@
-"""The official WebDataset layout: a list of shards, and JSON beside them.
+"""The official WebDataset layout: a list of shards, and JSON sidecars.
 
-`wids-meta.json` lists shards and how many samples each has. Beside
-`0001.tar`, any `0001{suffix}.json` holds more captions,
-{key: {name: text}}, or their CLIP scores, {key: {name: number}}. Official
-configs name the suffixes; here all of them count.
+`wids-meta.json` lists shards and their numbers of samples. Next to `0001.tar`,
+any `0001{suffix}.json` contains more captions, {key: {name: text}}, or CLIP
+scores, {key: {name: number}}. Official configs name the suffixes; here all are
+used.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from absl import logging
 import numpy as np
 
 from sana_jax.data import captions, files
-from sana_jax.data.remembered import TROUBLE
+from sana_jax.data.array_cache import FAILED_READS
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.printable import printable
@@ -25,7 +25,7 @@ META = 'wids-meta.json'
 
 
 def shard_list(path: str) -> dict[str, int]:
-  """Samples by shard, of a wids-meta.json; paths are relative to it."""
+  """Numbers of samples by shard, of a wids-meta.json with relative paths."""
   try:
     content = files.read_json(path)
     parts = [content, *content.get('datasets', [])]
@@ -43,8 +43,8 @@ def shard_list(path: str) -> dict[str, int]:
     OverflowError,
   ) as error:
     raise UserError(
-      f'{path} is no list of shards ({type(error).__name__}: {error}); it must '
-      "have a 'shardlist' of objects with 'url' and 'nsamples'."
+      f'{path} is not a list of shards ({type(error).__name__}: {error}); it '
+      "must have a 'shardlist' of objects with 'url' and 'nsamples'."
     ) from error
   if not shards:
     raise UserError(f"{path} lists no shards; fill its 'shardlist'.")
@@ -62,12 +62,12 @@ def shard_list(path: str) -> dict[str, int]:
 
 
 def _place(url):
-  """Protocol and bucket, so that no list makes requests elsewhere."""
+  """Protocol and bucket; a list may not cause requests to others."""
   return url.split('/')[:3] if files.is_remote(url) else None
 
 
 def sidecars(names: Iterable[str]) -> dict[str, list[str]]:
-  """JSON files by the shard of the same folder that they belong to.
+  """JSON files of one folder, by the shard to which they belong.
 
   `1_a_clip_score.json` belongs to `1_a.tar` if there is one, else to `1.tar`.
   """
@@ -92,36 +92,36 @@ def sidecars(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
-  """More captions and scores of the samples `keys`, as columns.
+  """Additional captions and scores of the samples `keys`, as columns.
 
-  `more` is the JSON of {'captions', 'scores'} of all samples in one row of
-  bytes, cut at `more_at`; `more_scores` the one that filters compare; TROUBLE
-  the number of files that could not be read.
+  `more` is the concatenated JSON of {'captions', 'scores'} of all samples, with
+  offsets `more_at`; `more_scores` are the scores that filters compare;
+  FAILED_READS is the number of files that could not be read.
   """
-  told: dict[str, dict[str, Any]] = {}
-  trouble = 0
+  merged: dict[str, dict[str, Any]] = {}
+  failures = 0
   for path in paths:
     content, failed = _content(path)
-    trouble += failed
+    failures += failed
     for key, named in content.items():
       if isinstance(named, dict):
-        told.setdefault(str(key), {}).update(_sorted_out(named, told.get(key)))
+        merged.setdefault(str(key), {}).update(_merged(named, merged.get(key)))
   texts = [
-    json.dumps(told[key]).encode() if key in told else b'' for key in keys
+    json.dumps(merged[key]).encode() if key in merged else b'' for key in keys
   ]
   scores = [
-    captions.filter_score(told.get(key, {}).get('scores', {})) for key in keys
+    captions.filter_score(merged.get(key, {}).get('scores', {})) for key in keys
   ]
   return {
     'more': np.frombuffer(b''.join(texts), np.uint8),
     'more_at': np.cumsum([0, *map(len, texts)]),
     'more_scores': np.asarray(scores, np.float32),
-    TROUBLE: trouble,
+    FAILED_READS: failures,
   }
 
 
-def _sorted_out(named, before):
-  """Texts are captions and numbers are scores, whatever the file's name."""
+def _merged(named, before):
+  """Adds texts to the captions and numbers to the scores of a sample."""
   before = before or {}
   numbers = captions.numbers(named)
   texts = {
@@ -138,9 +138,9 @@ def _sorted_out(named, before):
 def _content(path):
   """(the JSON object, whether reading it failed)."""
   try:
-    # Half a surrogate pair in one text is no reason to leave out all.
+    # Half a surrogate pair in one text must not discard the entire file.
     content = parse_json(files.read(path), halves=True)
   except (OSError, ValueError) as error:
-    logging.warning('%s is left out: %s', path, error)
+    logging.warning('%s is skipped: %s', path, error)
     return {}, isinstance(error, OSError)
   return content if isinstance(content, dict) else {}, False

@@ -1,1 +1,1 @@
-"""How good the images are, and how well they follow their prompts."""
+"""Scores of images: quality and prompt following."""

@@ -1,11 +1,11 @@
-"""Finds the objects of a `shapes` image; exact on rendered scenes.
+"""Detector of objects in `shapes` images; exact on rendered scenes.
 
-Foreground is what differs from the border's median colour. Each connected
-component has a colour, the nearest of the palette, and a shape: the template
-that it overlaps best. Templates are drawn with the component's own area and
-centre of mass, and pixels count by the share of them that is covered, so
-stars of a few pixels are told apart as surely as large ones. A component that
-resembles no template enough is no object, so a blob counts for nothing.
+Foreground pixels differ from the border's median colour. Each connected
+component has a colour, the nearest of the palette, and a shape, the template
+with the largest overlap. Templates are rendered with the component's area and
+centre of mass, and pixels are weighted by their coverage, so that stars of a
+few pixels are recognized as reliably as large ones. A component with too little
+overlap, such as a blob, is discarded.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from sana_jax.data.shapes.render import outline_distance
 from sana_jax.typing import Bool, Float, Image
 
 FOREGROUND = 80.0  # Distance in RGB from the background, of at most 441.
-MIN_AREA = 0.004  # Of the image: a third of the smallest star.
+MIN_AREA = 0.004  # Fraction of the image: a third of the smallest star.
 MIN_OVERLAP = 0.72
 _COLORS = np.array(list(PALETTE.values()), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Detected:
-  """An object found; lengths are fractions of the image's side."""
+  """A detected object; lengths are fractions of the image's side."""
 
   shape: str
   color: str
@@ -36,7 +36,7 @@ class Detected:
 
 
 def detect(image: Image) -> list[Detected]:
-  """The square image's objects, those most like their shape first."""
+  """Objects of a square image, by decreasing overlap with their template."""
   pixels = image.astype(np.float32)
   size = len(pixels)
   border = np.concatenate(
@@ -47,7 +47,7 @@ def detect(image: Image) -> list[Detected]:
   labels, _ = ndimage.label(distance > FOREGROUND)
   found = []
   for label, box in enumerate(ndimage.find_objects(labels), start=1):
-    # One pixel around it, for the faint part of the outline.
+    # A margin of one pixel, for the antialiased outline.
     box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
     inside = labels[box] == label
     if inside.sum() < MIN_AREA * distance.size:
@@ -73,8 +73,8 @@ def _color_and_share(
   distance: Float[np.ndarray, 'y x'],
   inside: Bool[np.ndarray, 'y x'],
 ) -> tuple[str, Float[np.ndarray, 'y x']]:
-  """The component's colour, and how much of each pixel it covers."""
-  # The far half: antialiased and smeared edges do not vote.
+  """Colour of a component, and its coverage of each pixel."""
+  # The more distant half, which excludes antialiased and blurred edges.
   far = inside & (distance >= np.median(distance[inside]))
   color = np.median(pixels[far], axis=0)
   nearest = int(((_COLORS - color) ** 2).sum(-1).argmin())
@@ -89,7 +89,7 @@ def _color_and_share(
 def _best_template(
   share: Float[np.ndarray, 'y x'],
 ) -> tuple[str, tuple[float, float, float], float]:
-  """The shape, its x, y and radius in pixels, and the overlap."""
+  """Best shape, its x, y and radius in pixels, and its overlap."""
   area = share.sum()
   x, y = (
     np.arange(share.shape[1]) + 0.5,
@@ -118,7 +118,7 @@ def _best_template(
 
 
 def _moments(shape: str) -> tuple[float, float]:
-  """Area, and height of the centre of mass, where the box is 2 wide."""
+  """Area, and height of the centre of mass, of a shape in a box 2 wide."""
   line = (np.arange(400) + 0.5) / 200 - 1
   inside = outline_distance(shape, line, line[:, None]) < 0
   return (

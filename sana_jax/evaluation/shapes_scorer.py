@@ -1,7 +1,7 @@
-"""Scores pictures of `shapes` by how much of their prompt they show.
+"""Graded score of how well pictures of `shapes` follow their prompts.
 
-`follows` of the suite is right or wrong; to choose among candidates, those
-that are wrong differ too, and those that are right may be cleaner.
+`follows` of the suite is binary; a choice among candidates also needs to rank
+the wrong ones, and the right ones by cleanness.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from sana_jax.typing import Float, Images
 
 
 def score(prompts: Sequence[str], images: Images) -> Float[np.ndarray, 'b']:
-  """The grade of each picture."""
+  """Grade of each picture."""
   return np.array(
     [
       grade(read(prompt), detect(image))
@@ -26,27 +26,28 @@ def score(prompts: Sequence[str], images: Images) -> Float[np.ndarray, 'b']:
 
 
 def read(prompt: str) -> Requirement:
-  """What a prompt asks for; raises UserError for no caption of `shapes`."""
-  if (asked := meaning(prompt)) is None:
+  """Requirement of a prompt; UserError if it is not a caption of `shapes`."""
+  if (requirement := meaning(prompt)) is None:
     raise UserError(
       f'The scorer shapes cannot read {prompt!r}; it reads captions such as '
       "'a red circle left of a blue square' and 'three green stars'."
     )
-  return asked
+  return requirement
 
 
 score.check = read
 
 
 def grade(requirement: Requirement, detected: Sequence[Detected]) -> float:
-  """In [0, 1], and .5 or more just where the picture follows the prompt.
+  """Grade in [0, 1], which is .5 or more iff the picture follows the prompt.
 
-  Half of it says whether it does; the other half is the mean of what there is
-  of the objects, of their colours and of the relation, of how few other objects
-  there are, and of how closely those asked for resemble their shapes.
+  Half of it is whether the picture follows; the other half is the mean of the
+  fractions of objects, of colours and of relations that are present, the
+  fraction of objects that are requested, and the overlap of requested objects
+  with their shapes.
   """
   wants = requirement.wants
-  asked = sum(want.count for want in wants)
+  requested = sum(want.count for want in wants)
   detected = sorted(detected, key=lambda thing: -thing.overlap)
   groups = [
     [thing for thing in detected if thing.shape == want.shape][: want.count]
@@ -55,7 +56,7 @@ def grade(requirement: Requirement, detected: Sequence[Detected]) -> float:
   shown = [thing for group in groups for thing in group]
   parts = [
     np.mean([len(g) / want.count for want, g in zip(wants, groups)]),
-    asked / max(asked, len(detected)),
+    requested / max(requested, len(detected)),
     np.mean([thing.overlap for thing in shown]) if shown else 0.0,
   ]
   if colored := [(want, g) for want, g in zip(wants, groups) if want.color]:

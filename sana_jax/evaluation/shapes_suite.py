@@ -1,18 +1,19 @@
-"""Scores prompt following on `shapes` by GenEval's rules.
+"""Scores of prompt following on `shapes` by GenEval's rules.
 
-From GenEval's evaluate_images.py (github.com/djghosh13/geneval), for an image
-whose objects of each shape are sorted by confidence:
+The rules are those of GenEval's evaluate_images.py
+(github.com/djghosh13/geneval), with the objects of each shape sorted by
+confidence:
 
-- each shape named is there as often as asked, else the image fails;
-- where a colour is named, the `count` most confident objects of that shape
-  all have it (so a red circle does not excuse a more certain blue one);
-- counting: not one object of that shape more;
-- position: the first object lies on that side of the second. The offset of
-  the centres loses a tenth of both boxes' sides (`POSITION_MARGIN`) and must
-  then, along the axis asked for, be more than half of the whole distance.
+- the image contains the requested number of objects of each shape;
+- if a colour is given, the `count` most confident objects of that shape all
+  have it (a red circle does not compensate for a more confident blue one);
+- counting: there are no more objects of that shape;
+- position: the first object is on that side of the second. The offset of the
+  centres, reduced by a tenth of both boxes' sides (`POSITION_MARGIN`), must be
+  more than half of the total distance along the requested axis.
 
-Further objects do no harm, except in counting. The strict rule adds that the
-image shows no other object. Our confidence is the overlap with the shape's
+Other objects are ignored, except in counting. The strict rule requires that
+there are no other objects. Our confidence is the overlap with the shape's
 template, and the two shapes of a prompt always differ.
 """
 
@@ -27,13 +28,13 @@ from sana_jax.evaluation.shapes_detector import detect, Detected
 from sana_jax.typing import UInt8
 
 POSITION_MARGIN = 0.1
-# Against how many other prompts an image is scored for the chance level.
+# Number of other prompts against which an image is scored for the chance level.
 CHANCE_ROUNDS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A held-out caption and what its image must show."""
+  """A held-out caption and its requirement."""
 
   text: str
   requirement: Requirement
@@ -45,16 +46,16 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Shares of the images of a kind."""
+  """Fractions of the images of a kind."""
 
-  accuracy: float  # That follow their prompt.
-  strict: float  # And show nothing else.
-  chance: float  # That follow another prompt, in accuracy's sense.
+  accuracy: float  # Images that follow their prompt.
+  strict: float  # Images that also show no other objects.
+  chance: float  # Images that follow another prompt, as for `accuracy`.
   images: int
 
 
 def prompts(per_kind: int, seed: int = 0) -> list[Prompt]:
-  """Held-out prompts of every kind; repeated only where there are too few."""
+  """Held-out prompts of every kind, repeated only if there are too few."""
   chosen = []
   for number, kind in enumerate(KINDS):
     everything = [
@@ -70,7 +71,7 @@ def prompts(per_kind: int, seed: int = 0) -> list[Prompt]:
 
 
 def follows(requirement: Requirement, detected: Sequence[Detected]) -> bool:
-  """Whether the image shows what is asked for, by GenEval's rule."""
+  """Whether the image satisfies the requirement, by GenEval's rule."""
   detected = sorted(detected, key=lambda thing: -thing.overlap)
   groups = []
   for want in requirement.wants:
@@ -92,13 +93,13 @@ def follows(requirement: Requirement, detected: Sequence[Detected]) -> bool:
 def follows_strictly(
   requirement: Requirement, detected: Sequence[Detected]
 ) -> bool:
-  """The same, and the image shows no other object."""
+  """Whether the image satisfies the requirement and shows no other object."""
   count = sum(want.count for want in requirement.wants)
   return len(detected) == count and follows(requirement, detected)
 
 
 def relations(first: Detected, second: Detected) -> set[str]:
-  """On which sides of `second` the object `first` lies."""
+  """Positions of `first` relative to `second`."""
   offset = np.array([first.x - second.x, first.y - second.y])
   # The box of `Detected` is taken for a square.
   margin = POSITION_MARGIN * 2 * (first.radius + second.radius)
@@ -120,10 +121,10 @@ def score(
   prompts: Sequence[Prompt],
   seed: int = 0,
 ) -> dict[str, Score]:
-  """A score for each kind and 'overall', the mean of the kinds.
+  """Score of each kind and 'overall', the mean of the kinds.
 
-  Chance is the accuracy of the same images against other prompts, shuffled
-  by the seed.
+  The chance level is the accuracy of the same images with other prompts,
+  shuffled by the seed.
   """
   if len(images) != len(prompts):
     raise ValueError(f'{len(images)} images for {len(prompts)} prompts.')
@@ -147,11 +148,11 @@ def score(
 
 
 def _chance(wants, found, rng):
-  """For each prompt, the share of other prompts' images that follow it."""
+  """Fraction of other prompts' images that follow each prompt."""
   count = len(wants)
   if count < 2:
     return np.zeros(count)
-  # Turning one shuffled circle never gives an image its own prompt back.
+  # Rolling one permutation never pairs an image with its own prompt.
   circle = rng.permutation(count)
   hits = np.zeros(count)
   turns = rng.permutation(np.arange(1, count))[:CHANCE_ROUNDS]
@@ -162,7 +163,7 @@ def _chance(wants, found, rng):
 
 
 def table(scores: dict[str, Score]) -> str:
-  """The scores as lines of text."""
+  """Text table of the scores."""
   lines = [
     f'{"kind":<12} {"score":>6} {"strict":>6} {"chance":>6} {"images":>6}'
   ]

@@ -1,4 +1,4 @@
-"""Pictures of the demo, kept in memory for the browsers that asked for them.
+"""Pictures of the demo, kept in memory for the browsers that requested them.
 
 Nothing is written to disk, so a killed server leaves nothing behind.
 """
@@ -24,14 +24,14 @@ class _Set(NamedTuple):
 
 
 class Album:
-  """PNG files by a path that cannot be guessed."""
+  """PNG files by an unguessable path."""
 
   def __init__(self, most_bytes: int = MOST_BYTES, seconds: float = SECONDS):
     self._most_bytes, self._seconds = most_bytes, seconds
     self._sets = {}  # By token, the oldest first.
 
   def add(self, owner: str, files: Sequence[File]) -> list[str]:
-    """Keeps the pictures; returns their paths, TOKEN/NAME."""
+    """Stores the pictures; returns their paths, TOKEN/NAME."""
     token = secrets.token_urlsafe(32)
     named = {file.name: file.content for file in files}
     self._sets[token] = _Set(
@@ -46,7 +46,7 @@ class Album:
     return [f'{token}/{name}' for name in named]
 
   def get(self, path: str) -> bytes | None:
-    """Content of a picture, unless it was dropped."""
+    """Content of a picture; None if it was dropped."""
     oldest = time.monotonic() - self._seconds
     self._keep(lambda kept: kept.born > oldest)
     token, _, name = path.partition('/')

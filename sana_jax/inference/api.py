@@ -12,30 +12,30 @@ from starlette.responses import JSONResponse, Response
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.inference import demo
-from sana_jax.inference.demo import Asked, Limits
+from sana_jax.inference.demo import DrawRequest, Limits
 from sana_jax.inference.guard import API
-from sana_jax.inference.line import Full, Line, Stopped
+from sana_jax.inference.request_queue import Full, RequestQueue, Stopped
 from sana_jax.printable import printable
 
 
 def endpoint(
-  pipe, model: str, limits: Limits, line: Line, defaults: Asked
+  pipe, model: str, limits: Limits, line: RequestQueue, defaults: DrawRequest
 ) -> Callable:
-  """The route's function, behind the guard.
+  """The route's handler, behind the guard.
 
   Args:
-    defaults: values of keys that a request leaves out.
+    defaults: values of omitted keys.
   """
 
   async def draw(request: Request) -> Response:
     try:
-      asked = demo.check(
+      checked = demo.check(
         pipe, fields(parse_json(await request.body()), defaults), limits
       )
       return JSONResponse(
         await _unless_gone(
           request,
-          line.run(lambda stop: _drawn(pipe, asked, limits, model, stop)),
+          line.run(lambda stop: _drawn(pipe, checked, limits, model, stop)),
         )
       )
     except Full as e:
@@ -43,7 +43,7 @@ def endpoint(
     except UserError as e:
       return _refusal(400, str(e))
     except Stopped:
-      return _refusal(503, 'The demo is ending.')
+      return _refusal(503, 'The demo is shutting down.')
     except Exception as e:  # Its text may name files of this machine.
       logging.getLogger(__name__).error('%s failed', API, exc_info=e)
       return _refusal(
@@ -54,22 +54,22 @@ def endpoint(
   return draw
 
 
-def fields(value: Mapping[str, Any], defaults: Asked) -> Asked:
-  """A request of JSON values, not yet checked; only `prompt` is needed.
+def fields(value: Mapping[str, Any], defaults: DrawRequest) -> DrawRequest:
+  """A request from JSON values, not yet checked; only `prompt` is required.
 
   Raises UserError for unknown keys.
   """
-  unknown = sorted(set(value) - set(Asked._fields))
+  unknown = sorted(set(value) - set(DrawRequest._fields))
   if unknown:
     raise UserError(
       f'Unknown key {printable(unknown[0], 60)!r}; allowed are '
-      f'{", ".join(Asked._fields)}.'
+      f'{", ".join(DrawRequest._fields)}.'
     )
   return defaults._replace(prompt=None)._replace(**value)
 
 
-def _drawn(pipe, asked, limits, model, stop):
-  files, report = demo.drawn(pipe, asked, limits, model, stop)
+def _drawn(pipe, checked, limits, model, stop):
+  files, report = demo.drawn(pipe, checked, limits, model, stop)
   return {
     'pictures': [
       {
@@ -84,7 +84,7 @@ def _drawn(pipe, asked, limits, model, stop):
 
 
 async def _unless_gone(request, drawing):
-  """Result of the coroutine, which is cancelled when the client is gone."""
+  """Result of the coroutine, which is cancelled if the client disconnects."""
   drawing = asyncio.ensure_future(drawing)
   gone = asyncio.ensure_future(_gone(request.receive))
   try:

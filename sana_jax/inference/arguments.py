@@ -1,4 +1,4 @@
-"""Arguments of the pipeline: their checks, and what they stand for."""
+"""Arguments of the pipeline: checks and conversions."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -8,21 +8,21 @@ import jax.numpy as jnp
 
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference.seamless import Strips
+from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.text import encode
 from sana_jax.typing import DType
 
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
-# Text is padded to one of these lengths, not always to 300: what is cut off is
-# masked, so the result is the same, and small models are several times faster.
+# Text is padded to one of these lengths, not always to 300: padding is masked,
+# so the result is the same, and small models are several times faster.
 TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
 
 
 def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
-  """The shortest of TEXT_LENGTHS that cuts no word off."""
+  """The shortest of TEXT_LENGTHS that truncates no prompt."""
   _, mask = encode.tokenize(tokenizer, prompts, instruction=instruction)
-  outside = mask.shape[1] - encode.LENGTH  # The instruction, but for <bos>.
+  outside = mask.shape[1] - encode.LENGTH  # The instruction without <bos>.
   needed = int(mask.sum(axis=1).max()) - outside
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
 
@@ -30,7 +30,7 @@ def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
 def guidance_of(
   scale: float, options: Guidance | Mapping[str, Any] | None
 ) -> Guidance:
-  """All options of the guidance; UserError for one that there is not."""
+  """Guidance with all options; UserError for an unknown one."""
   if isinstance(options, Guidance):
     return options
   allowed = [f.name for f in dataclasses.fields(Guidance) if f.name != 'scale']
@@ -45,7 +45,7 @@ def guidance_of(
 def parts_of(
   parts: Strips | Tiles | str | None, compression: int
 ) -> Strips | Tiles | None:
-  """How to cut, by name; UserError where that cannot be."""
+  """Way of splitting a decode, by name; UserError for an invalid one."""
   if isinstance(parts, str):
     kinds = {'strips': Strips, 'tiles': Tiles, 'whole': lambda: None}
     if parts not in kinds:
@@ -57,7 +57,7 @@ def parts_of(
 
 
 def check_request(prompts, steps, num_images, output_type, flow_shift=None):
-  """Raises UserError for what no model could do."""
+  """Raises UserError for arguments that are invalid for every model."""
   if not prompts:
     raise UserError('There is no prompt; give at least one.')
   if any(not isinstance(p, str) for p in prompts):
@@ -85,7 +85,7 @@ def check_size(height: int, width: int, compression: int) -> None:
 
 
 def dtype_of(dtype: DType) -> DType:
-  """The dtype of a model, by name; UserError for any other."""
+  """The dtype of a model, by name; UserError for an unsupported one."""
   names = ('float32', 'bfloat16', 'float16')
   try:
     name = jnp.dtype(dtype).name

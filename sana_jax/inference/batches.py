@@ -1,8 +1,8 @@
-"""Many pictures in batches that need one compilation a size.
+"""Many pictures in batches, with one compilation per size.
 
-Requests of one size go together, in order; the last batch of a size is filled
-up with copies, not compiled anew. A batch is on the device before the one
-before it has left.
+Requests of one size are batched in order; the last batch of a size is padded
+with copies instead of compiled again. The next batch is dispatched before the
+current one is fetched.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 def request_of(about: Mapping[str, Any]) -> Request:
-  """What the pipeline is asked for, of all that is known of a picture."""
+  """The request in a picture's metadata."""
   return Request(**{k: about[k] for k in Request._fields if k in about})
 
 
@@ -52,15 +52,15 @@ def generate(
 ) -> Iterator[tuple[list[int], Array]]:
   """(indices of requests, their images on the devices), a batch at a time.
 
-  A size that the device has no memory for is put off: its error is raised when
-  all other sizes are drawn.
+  If a size does not fit in memory, its error is raised after all other sizes
+  are drawn.
 
   Args:
     wanted: indices whose images are needed, by default all. Batches without
-      any are left out; the others are as if all were, so that what a restart
-      draws has the same bytes.
+      any are skipped; the others are unchanged, so that a restart draws the
+      same bytes.
     on_bad: called with the indices of requests whose text cannot be encoded,
-      and the reason; by default that is raised.
+      and the reason; by default the error is raised.
   """
   size, too_big = min(batch_size, len(requests)), {}
   for indices in plan(requests, size):
@@ -83,7 +83,7 @@ def generate(
 
 
 def _draw_readable(pipe, requests, indices, size, on_bad, settings):
-  """(indices, images) of a batch without what cannot be tokenized."""
+  """(indices, images) of a batch without requests that cannot be tokenized."""
   while indices:
     try:
       return indices, _draw(

@@ -1,7 +1,7 @@
 """Resolution binning: the aspect ratios that SANA was trained at.
 
-Images are made at the nearest trained size, then scaled to cover the one asked
-for and cropped to it. The tables are those of diffusers' SanaPipeline (NVlabs'
+Images are made at the nearest trained size, then scaled to cover the requested
+size and cropped to it. The tables are those of diffusers' SanaPipeline (NVlabs'
 *_TEST tables); a ratio is height / width. diffusers truncates when it scales,
 and may return an image one pixel high (its 0.42.1); here sizes are rounded.
 """
@@ -47,7 +47,7 @@ def _table(ratios, sizes, numerator=1, denominator=1):
   return {float(ratio): pair for ratio, pair in zip(ratios.split(), pairs)}
 
 
-# By the transformer's sample_size, the side of its latents.
+# Keyed by the transformer's sample_size, the side of its latents.
 TABLES = {
   16: _table(_RATIOS_1024, _BINS_1024, 1, 2),
   32: _table(_RATIOS_1024, _BINS_1024),
@@ -64,17 +64,17 @@ def nearest(height: int, width: int, sample_size: int) -> tuple[int, int]:
   return table[min(table, key=lambda r: abs(r - ratio))]
 
 
-def covering(made: tuple[int, int], asked: tuple[int, int]) -> tuple[int, int]:
-  """The smallest scaled size of a picture that covers the one asked for."""
-  scale = max(a / m for a, m in zip(asked, made))
-  rows, columns = (max(a, round(m * scale)) for a, m in zip(asked, made))
+def covering(made: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+  """The smallest scaled size of a picture that covers the wanted one."""
+  scale = max(a / m for a, m in zip(wanted, made))
+  rows, columns = (max(a, round(m * scale)) for a, m in zip(wanted, made))
   return rows, columns
 
 
 def resize_and_crop(
   images: Float[Array, 'b y x c'], height: int, width: int
 ) -> Float[Array, 'b {height} {width} c']:
-  """Scales to cover height x width, then cuts out its centre."""
+  """Scales images to cover height x width, then crops their centre."""
   batch, y, x, channels = images.shape
   if (y, x) == (height, width):
     return images

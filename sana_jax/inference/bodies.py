@@ -1,6 +1,6 @@
-"""Bodies of the demo's requests: bounded, parsed, and built again.
+"""Bodies of the demo's requests: bounded, parsed, and rebuilt.
 
-Gradio gets a body made of the checked values only. A file's description among
+Gradio gets a body made of the checked values only. A file description among
 them (gradio's FileData) would make it copy that file into the folder that it
 serves.
 """
@@ -14,15 +14,15 @@ from typing import Any
 from sana_jax.files import parse_json
 
 MOST_BYTES = 2**18  # Two prompts of 20,000 characters, in any language.
-SECONDS = 10.0  # In which a body must have arrived.
-# Of a request: keys and texts, and bytes outside of them.
+SECONDS = 10.0  # Time limit for a body to arrive.
+# Limits of a request: number of strings, and bytes outside of them.
 _STRINGS, _OUTSIDE = 64, 2048
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 SESSION = r'[A-Za-z0-9_-]{1,64}'
 
 
 class Refused(ValueError):
-  """A request that is not passed on, with the HTTP status of the answer."""
+  """A rejected request, with the HTTP status of the response."""
 
   def __init__(self, status: int, sentence: str):
     super().__init__(sentence)
@@ -103,7 +103,7 @@ def joining(value: dict[str, Any], event: int, inputs: int) -> bytes:
 
 
 def cancelling(value: dict[str, Any], event: int) -> bytes:
-  """The page's request to stop drawing, as `joining`."""
+  """The page's request to stop drawing; like `joining`."""
   return json.dumps(
     {
       'session_hash': session(value),
@@ -114,20 +114,20 @@ def cancelling(value: dict[str, Any], event: int) -> bytes:
 
 
 def resetting(value: dict[str, Any]) -> bytes:
-  """The page's request that follows one to stop, as `joining`."""
+  """The page's request after one to stop; like `joining`."""
   return json.dumps({'event_id': _text(value, 'event_id')}).encode()
 
 
 def session(value: dict[str, Any]) -> str:
-  """The name that a page chose for itself. Raises Refused."""
+  """The session name chosen by a page. Raises Refused."""
   return _text(value, 'session_hash')
 
 
 def _is_small(body):
-  """Whether a JSON text has few strings and little besides.
+  """Whether a JSON text has few strings and few other bytes.
 
-  A body of a thousand times as many values as a request has takes 10 ms to
-  parse, during which nobody is answered; this takes a tenth of it.
+  A body with a thousand times as many values as a request takes 10 ms to parse,
+  which blocks the event loop; this check takes a tenth of that.
   """
   position = outside = 0
   for _ in range(_STRINGS):

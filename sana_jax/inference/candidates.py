@@ -1,7 +1,7 @@
-"""Best of N over many prompts: batches are full, few candidates are held.
+"""Best of N over many prompts, with full batches and few candidates in memory.
 
 A batch may hold candidates of several prompts. They are scored while the next
-batch is on the device, and a prompt's are let go when its last one is judged.
+batch is on the device, and a prompt's are yielded once its last one is scored.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +25,15 @@ def generate(
   on_bad: Callable[[int, str], None] | None = None,
   **settings: Any,
 ) -> Iterator[tuple[int, list[Candidate]]]:
-  """(index of a request, its kept candidates), as soon as it is decided.
+  """(index of a request, its kept candidates), as soon as they are final.
 
   Args:
-    requests: one a prompt; its candidates have the numbers 0 to count - 1.
-    keep: how many of each request's candidates.
-    chooser: a scorer, whose highest are kept, highest first; or a judge, whose
-      tournament's winners are kept, in the order of their brackets.
+    requests: one per prompt; its candidates have the numbers 0 to count - 1.
+    keep: number of candidates to keep of each request.
+    chooser: a scorer, which keeps the highest scores in descending order; or a
+      comparator, which keeps the winners of a tournament in bracket order.
     on_bad: called with the index of a request whose text cannot be encoded,
-      and the reason; by default that is raised.
+      and the reason; by default the error is raised.
   """
   everyone = [
     request._replace(number=number)
@@ -52,7 +52,7 @@ def generate(
     came = {}
     for i, image in zip(indices, np.asarray(images)):
       request, number = divmod(i, count)
-      # A copy, for a view would hold the whole batch.
+      # A copy, as a view would keep the whole batch in memory.
       came.setdefault(request, []).append(Candidate(number, image.copy()))
     for i, new in came.items():
       pool = pools.get(i) or Pool(requests[i].prompt, count, keep[i])
@@ -64,7 +64,7 @@ def generate(
 
 
 def _one_behind(items: Iterator) -> Iterator:
-  """The same items, each when the next one has been asked for."""
+  """The same items, each delayed until the next one is produced."""
   waiting = []
   for item in items:
     waiting.append(item)

@@ -1,8 +1,8 @@
-"""Where diffusers and NVlabs' own code sample differently, by name.
+"""Named differences in sampling between diffusers and NVlabs' own code.
 
   pipe(prompts, convention=OFFICIAL)
 
-The models have options of their own for this: `Sana.attention_eps` and
+Further differences are options of the models: `Sana.attention_eps` and
 `cross_norm_eps`, and the wiring of ControlNets (models/controlnet.py).
 """
 
@@ -14,10 +14,10 @@ class Convention:
   """The defaults are diffusers'.
 
   Attributes:
-    continuous_timesteps: DPM-Solver's timesteps are not truncated to whole
-      numbers. NVlabs' models truncate theirs, but for Sprint and its teachers.
-    prompt_mask: the unconditional half is masked as its prompt is, as NVlabs
-      does, and not as the negative prompt.
+    continuous_timesteps: DPM-Solver's timesteps are not truncated to integers.
+      NVlabs' models truncate them, except Sprint and its teachers.
+    prompt_mask: the unconditional half uses the mask of the prompt, as in
+      NVlabs' code, and not that of the negative prompt.
     double_shift: Euler's grid is shifted twice, as diffusers and NVlabs do
       (huggingface/diffusers#13243); False does it once.
   """

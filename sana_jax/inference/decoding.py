@@ -1,12 +1,12 @@
-"""From latents to pictures, as one or in parts; and to 8 bits."""
+"""Decoding of latents to pictures, at once or in parts, and to 8 bits."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from sana_jax.inference import bins, seamless, tiling
-from sana_jax.inference.seamless import Strips
+from sana_jax.inference import bins, strip_decoding, tiling
+from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
 from sana_jax.typing import Array, Float, UInt8
@@ -21,13 +21,13 @@ def decode(
 ) -> Float[Array, 'b y2 x2 3']:
   """Images in [0, 1] of the transformer's latents, scaled to cover `size`.
 
-  `parts` is how a big picture is cut to save memory.
+  `parts` splits a large picture to save memory.
   """
   latents = _unscaled(module, latents)
   if isinstance(parts, Tiles):
     images = tiling.decode(module, variables, latents, parts)
   elif isinstance(parts, Strips):
-    images = seamless.decode(module, variables, latents, parts)
+    images = strip_decoding.decode(module, variables, latents, parts)
   else:
     return _decode(module, variables, latents, size)
   return _finished(images, size)
@@ -47,11 +47,11 @@ def _decode(module, variables, latents, size):
 def _finished(images, size):
   images = images.astype(jnp.float32)
   if size is not None:
-    images = bins.resize_and_crop(images, *size)  # Before they are clipped.
+    images = bins.resize_and_crop(images, *size)  # Before clipping.
   return jnp.clip(images * 0.5 + 0.5, 0, 1)
 
 
 @jax.jit
 def to_uint8(images: Float[Array, '*b']) -> UInt8[Array, '*b']:
-  """[0, 1] to 0..255, halves to even, as diffusers rounds."""
+  """[0, 1] to 0..255, rounding halves to even as diffusers does."""
   return jnp.round(images.astype(jnp.float32) * 255).astype(jnp.uint8)

@@ -1,7 +1,7 @@
 """Limits of the web demo, and the pictures of one request.
 
-The page (page.py) has widgets with the same bounds; every request is checked
-here all the same, since it may come from elsewhere.
+The page (page.py) has widgets with the same bounds; every request is still
+checked here, since it may come from another client.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sana_jax.diffusion import samplers
-from sana_jax.errors import in_memory, UserError
+from sana_jax.errors import explain_out_of_memory, UserError
 from sana_jax.inference import batches, images
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
-from sana_jax.inference.line import Stopped
+from sana_jax.inference.request_queue import Stopped
 from sana_jax.printable import printable
 from sana_jax.text import encode
 from sana_jax.text.prompts import INSTRUCTION
@@ -26,20 +26,20 @@ from sana_jax.text.prompts import INSTRUCTION
 RATIOS = ('1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16', '2:1', '1:2')
 _SEEDS = 2**31 - 1
 _GUIDANCE = 100.0
-_CHARACTERS = 20_000  # Of a prompt; some 300 words of it are read.
+_CHARACTERS = 20_000  # Of a prompt; some 300 words of it are used.
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """The most that a request may ask for."""
+  """Upper limits of a request."""
 
-  size_px: int  # Of a side.
+  size_px: int  # Largest side.
   steps: int = 50
   images: int = 4
 
 
-class Asked(NamedTuple):
-  """A request, as it comes from the page or from elsewhere: of any type."""
+class DrawRequest(NamedTuple):
+  """A request from any client, with values of any type."""
 
   prompt: Any
   negative_prompt: Any
@@ -53,7 +53,7 @@ class Asked(NamedTuple):
 
 
 class File(NamedTuple):
-  """A PNG that says how it was made."""
+  """A PNG with its settings as metadata."""
 
   name: str
   caption: str
@@ -61,14 +61,14 @@ class File(NamedTuple):
 
 
 def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
-  """(width, height) by ratio, of about the model's usual area."""
+  """(width, height) by ratio, near the model's default area."""
   found = {}
   for ratio in RATIOS:
     width, height = map(int, ratio.split(':'))
     wanted = width / height
     size = pipe.size_of_ratio(wanted)[::-1]
     off = abs(math.log(size[0] / size[1] / wanted))
-    # A small model has one size for several ratios: it goes to the nearest.
+    # A small model has one size for several ratios: the nearest is used.
     if max(size) <= limits.size_px and (
       size not in found or off < found[size][1]
     ):
@@ -76,14 +76,14 @@ def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
   return {ratio: size for size, (ratio, _) in found.items()}
 
 
-def check(pipe, asked: Asked, limits: Limits) -> Asked:
-  """The request with each value of its type.
+def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
+  """The request with values of the right types.
 
-  Raises UserError, with all that is wrong.
+  Raises UserError with all problems.
   """
   problems = [
-    *_text_problems('prompt', asked.prompt, needed=True),
-    *_text_problems('negative_prompt', asked.negative_prompt),
+    *_text_problems('prompt', request.prompt, needed=True),
+    *_text_problems('negative_prompt', request.negative_prompt),
   ]
   least = min(pipe.autoencoder.module.spec.side, limits.size_px)
   for key, low, high in (
@@ -93,58 +93,58 @@ def check(pipe, asked: Asked, limits: Limits) -> Asked:
     ('seed', 0, _SEEDS),
     ('num_images', 1, limits.images),
   ):
-    value = getattr(asked, key)
+    value = getattr(request, key)
     if not _is_number(value) or value != value // 1 or not low <= value <= high:
       problems.append(
         f'{key} is {_shown(value)}; give a whole number from {low} to {high}.'
       )
     else:
-      asked = asked._replace(**{key: int(value)})
-  scale = asked.guidance_scale
+      request = request._replace(**{key: int(value)})
+  scale = request.guidance_scale
   if not _is_number(scale) or not 0 <= scale <= _GUIDANCE:
     problems.append(
       f'guidance_scale is {_shown(scale)}; give a number from 0 '
       f'to {_GUIDANCE:g}.'
     )
-  if asked.sampler not in samplers.NAMES:
+  if request.sampler not in samplers.NAMES:
     problems.append(
-      f'sampler is {_shown(asked.sampler)}; allowed are '
+      f'sampler is {_shown(request.sampler)}; allowed are '
       f'{", ".join(samplers.NAMES)}.'
     )
   if problems:
     raise UserError(' '.join(problems))
-  pipe.trained_size(asked.height, asked.width)
-  return asked._replace(guidance_scale=float(scale))
+  pipe.trained_size(request.height, request.width)
+  return request._replace(guidance_scale=float(scale))
 
 
 def draw(
   pipe,
-  asked: Asked,
+  request: DrawRequest,
   limits: Limits,
   model: str,
   on_step: Callable[[int], None] | None = None,
 ) -> list[File]:
-  """The pictures that `sana-jax sample` makes of the same request.
+  """The pictures that `sana-jax sample` draws for the same request.
 
-  Raises UserError for a request that is not possible, before any work, and
-  where the device's memory does not suffice.
+  Raises UserError for an invalid request, before any work, and if the device is
+  out of memory.
   """
-  asked = check(pipe, asked, limits)
+  request = check(pipe, request, limits)
   settings = {
-    key: getattr(asked, key) for key in ('steps', 'guidance_scale', 'sampler')
+    key: getattr(request, key) for key in ('steps', 'guidance_scale', 'sampler')
   }
   requests = [
     Request(
-      asked.prompt,
-      asked.seed,
+      request.prompt,
+      request.seed,
       k,
-      asked.negative_prompt,
-      asked.height,
-      asked.width,
+      request.negative_prompt,
+      request.height,
+      request.width,
     )
-    for k in range(asked.num_images)
+    for k in range(request.num_images)
   ]
-  with in_memory('ask for a smaller size or fewer images.'):
+  with explain_out_of_memory('request a smaller size or fewer images.'):
     ((_, made),) = batches.generate(
       pipe, requests, len(requests), on_step=on_step, **settings
     )
@@ -160,15 +160,16 @@ def draw(
 
 def drawn(
   pipe,
-  asked: Asked,
+  request: DrawRequest,
   limits: Limits,
   model: str,
   stop: threading.Event,
   on_step: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[File], str]:
-  """The pictures, and a report of one or two sentences.
+  """The pictures, and a short report.
 
-  Raises Stopped after the step during which `stop` is set, else as `draw`.
+  Raises Stopped after the step during which `stop` is set, and the errors of
+  `draw`.
   """
 
   def on_each(done):
@@ -177,11 +178,12 @@ def drawn(
     on_step(done)
 
   start = time.monotonic()
-  files = draw(pipe, asked, limits, model, on_each)
+  files = draw(pipe, request, limits, model, on_each)
   seconds = time.monotonic() - start
   cut = (
-    ' The prompt is longer than what the model reads: its end is ignored.'
-    if is_cut(pipe, asked.prompt)
+    ' The prompt is longer than the text limit of the model: its end is '
+    'ignored.'
+    if is_cut(pipe, request.prompt)
     else ''
   )
   return files, (
@@ -191,7 +193,7 @@ def drawn(
 
 
 def is_cut(pipe, prompt: str) -> bool:
-  """Whether the prompt is longer than what the model reads of it."""
+  """Whether the prompt is longer than the text limit of the model."""
   _, mask = encode.tokenize(
     pipe.tokenizer, [prompt], instruction=INSTRUCTION, length=encode.LENGTH + 1
   )
@@ -206,7 +208,7 @@ def _text_problems(key, value, needed=False):
   except UnicodeEncodeError:
     return [f'{key} is not UTF-8; give UTF-8 text.']
   if needed and not value.strip():
-    return [f'{key} is empty; say what to show.']
+    return [f'{key} is empty; describe a picture.']
   if len(value) > _CHARACTERS:
     return [
       f'{key} has {len(value)} characters; at most {_CHARACTERS} are allowed.'

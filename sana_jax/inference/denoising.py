@@ -1,6 +1,7 @@
-"""From noise to latents: all steps in one program, or one step at a time.
+"""Denoising of noise to latents: all steps in one program, or step by step.
 
-Step by step, a caller hears of each and may stop; the numbers are the same.
+Step by step, a callback runs after each one and can stop the loop; the results
+are the same.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from sana_jax.diffusion import samplers
 from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
 
-# By depth, where NVlabs' PAG perturbs the published models.
+# Layers that NVlabs' PAG perturbs, by depth of the published models.
 _PAG_LAYERS = {20: (8,), 28: (14,)}
 
 
@@ -29,7 +30,7 @@ def denoise(
   return samplers.sample(samplers.make(sampler), predict, noise, grid, rng)
 
 
-def denoise_by_step(
+def denoise_step_by_step(
   on_step: Callable[[int], None],
   module,
   variables,
@@ -42,15 +43,16 @@ def denoise_by_step(
   guidance,
   rng=None,
 ):
-  """The same; after each step, `on_step` is told how many are done.
+  """The same, with `on_step(steps done)` called after each step.
 
-  One program serves any number of steps. What `on_step` raises ends the loop.
+  One program serves any number of steps. An exception of `on_step` ends the
+  loop.
   """
   denoiser = Denoiser(module, grid.path)
   conditions = _project_once(denoiser, variables, text, negative)
   carry, steps = samplers.begin(samplers.make(sampler), noise, grid, rng)
   if isinstance(noise.sharding, NamedSharding):
-    # Where a step leaves its scalars: else the second step compiles again.
+    # The sharding of a step's outputs; otherwise the second step recompiles.
     everywhere = NamedSharding(noise.sharding.mesh, jax.P())
     carry = jax.tree.map(
       lambda x: x if x.ndim else jax.device_put(x, everywhere), carry
@@ -75,13 +77,13 @@ def _advance(
 
 
 def _project(denoiser, variables, text, negative):
-  """What the blocks make of both texts, once for all steps; as many of each."""
+  """Projections of both texts, once for all steps, with equal batch sizes."""
 
   def project(condition):
     params, adapters = _parts(variables)
     return denoiser.condition(params, *condition, adapters=adapters)
 
-  # Projected first: it may be the same one for all.
+  # Broadcast after the projection: it may be one for all prompts.
   negative = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (len(text[1]), *x.shape[1:])),
     project(negative),
@@ -115,5 +117,5 @@ def _guided(denoiser, variables, conditions, guidance):
 
 
 def _parts(variables):
-  """Parameters, and adapters where there are any."""
+  """Parameters, and adapters if there are any."""
   return variables['params'], variables.get('adapters')

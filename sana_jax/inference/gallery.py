@@ -1,11 +1,11 @@
-"""A folder of pictures, filled by threads, that a later run completes.
+"""A folder of pictures, written by threads, that a later run can complete.
 
-A picture's file appears whole or not at all; then a line about it goes to
-results.jsonl. A picture counts as made when both are there, so that a run
-killed at any moment loses at most what it was working on.
+A picture's file is written atomically, and then a line about it to
+results.jsonl. A picture counts as made when both exist, so that a run killed at
+any moment loses at most the pictures in progress.
 
-With shards, the pictures of a shard wait in `.parts`, and become one tar file
-(WebDataset's layout: NAME.png, NAME.json) when they are complete.
+With shards, the pictures of a shard are collected in `.parts` and packed into
+one tar file (WebDataset's layout: NAME.png, NAME.json) when they are complete.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ from PIL import Image
 
 from sana_jax import files
 from sana_jax.errors import is_out_of_memory, UserError
-from sana_jax.inference import images, kept, shards
+from sana_jax.inference import existing, images, shards
 from sana_jax.inference.batches import Request
-from sana_jax.inference.kept import Picture
+from sana_jax.inference.existing import Picture
 from sana_jax.printable import printable
 from sana_jax.version import __version__
 
@@ -31,13 +31,13 @@ __all__ = ['about', 'Gallery', 'Picture', 'slug']
 LIST = 'results.jsonl'
 _PARTS = '.parts'
 _THREADS = 4
-_WAITING = 8  # Batches that may wait for the disk before the device does.
+_WAITING = 8  # Batches queued for the disk before the device waits.
 
 
 def about(
   request: Request, settings: Mapping[str, Any], model: str
 ) -> dict[str, Any]:
-  """What a picture's file says of how it was made."""
+  """Metadata of a picture: its request, settings, model and version."""
   return {
     'prompt': request.prompt,
     'negative_prompt': request.negative_prompt,
@@ -52,20 +52,20 @@ def about(
 
 
 def slug(prompt: str) -> str:
-  """The prompt's beginning as part of a file name."""
+  """Start of the prompt, as part of a file name."""
   return re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:48] or 'prompt'
 
 
 class Gallery:
-  """The pictures `wanted` in `folder`; a context manager that waits.
+  """The pictures `wanted` in `folder`; a context manager that waits on exit.
 
   Args:
-    wanted: of this process, in order.
-    name: of the list, different in each process.
-    shard_size: pictures of a tar file; 0 for single files.
+    wanted: the pictures of this process, in order.
+    name: file name of the list, different in each process.
+    shard_size: pictures per tar file; 0 for single files.
 
   Attributes:
-    failed: why a picture could not be encoded, by its file.
+    failed: reason by file of each picture that could not be encoded.
   """
 
   def __init__(
@@ -84,8 +84,8 @@ class Gallery:
     self._list = folder / name
     self._lock = threading.Lock()
     self._places = threading.Semaphore(_WAITING)
-    kept.check_places(self._list, self._parts)
-    self._kept = kept.Kept(
+    existing.check_places(self._list, self._parts)
+    self._existing = existing.ExistingPictures(
       folder, self._parts, sorted(set(self._shards.values()))
     )
     self._made = self._read_list()
@@ -113,19 +113,19 @@ class Gallery:
 
   @property
   def damaged(self) -> list[str]:
-    """Names of files that were damaged, to be made again."""
-    return self._kept.damaged
+    """Names of damaged files, to be made again."""
+    return self._existing.damaged
 
   def missing(self, decoded: int = 0) -> list[Picture]:
-    """Pictures that are still to be made.
+    """Pictures that are not made yet.
 
     Args:
-      decoded: so many of the first pictures are decoded, not only looked at,
-        and are missing if that fails.
+      decoded: number of first pictures to verify by decoding; they are missing
+        if that fails.
 
     Raises:
-      UserError: the folder has a picture of that name already that was made
-        otherwise, or a folder of that name.
+      UserError: the folder already has a picture of that name with other
+        settings, or a folder of that name.
     """
     out = []
     for i, picture in enumerate(self._wanted):
@@ -135,34 +135,32 @@ class Gallery:
         if i < decoded and self._is_damaged(picture):
           made = None
       if made is None:
-        if picture.file in self._kept.loose:
-          kept.check_free(self._parts / picture.file)
+        if picture.file in self._existing.loose:
+          existing.check_free(self._parts / picture.file)
         out.append(picture)
     return out
 
   def made(self, picture: Picture) -> Mapping[str, Any] | None:
-    """Metadata of a picture that is made."""
+    """Metadata of a picture, or None if it is not made yet."""
     return self._made.get(picture.file)
 
   def add(self, pictures: Sequence[Picture], pixels) -> None:
     """Writes a batch in the background; pixels are uint8 [b y x 3].
 
-    Pictures that are made already are left as they are.
-
-    They may still be on their way from the device. Waits where the disk is far
-    behind, and raises what went wrong there.
+    Pictures that exist are not rewritten. `pixels` may still be in flight.
+    Blocks if the disk is far behind, and raises the errors of earlier writes.
     """
     self._raise_failures()
     self._places.acquire()
     self._jobs.append(self._pool.submit(self._write, pictures, pixels))
 
   def open(self, picture: Picture) -> Image.Image:
-    """A picture that is made.
+    """Reads a picture.
 
     Raises:
       UserError: it is damaged.
     """
-    shard = self._kept.inside.get(picture.file)
+    shard = self._existing.inside.get(picture.file)
     path = self._parts / picture.file
     try:
       data = (
@@ -182,23 +180,23 @@ class Gallery:
       self.open(picture)
       return False
     except UserError:
-      self._kept.drop(picture.file)
+      self._existing.drop(picture.file)
       del self._made[picture.file]
       return True
 
   def _check_alike(self, picture, made):
-    asked = picture.about
+    requested = picture.about
     changed = sorted(
       k
-      for k in {*made, *asked} - {'version', *picture.found}
-      if made.get(k) != asked.get(k)
+      for k in {*made, *requested} - {'version', *picture.found}
+      if made.get(k) != requested.get(k)
     )
     if changed:
       key, shown = changed[0], lambda value: printable(repr(value), 100)
       raise UserError(
         f'{self._folder} holds {picture.file} already, made with '
         f'{printable(key, 60)}={shown(made.get(key))} and not '
-        f'{shown(asked.get(key))}; choose another --out, or remove that '
+        f'{shown(requested.get(key))}; choose another --out, or remove that '
         'folder.'
       )
 
@@ -223,7 +221,7 @@ class Gallery:
       self._places.release()
 
   def _raise_failures(self, wait=False):
-    """Raises errors of finished jobs; memory that ran out, only at the end."""
+    """Raises errors of finished jobs; out-of-memory errors only at the end."""
     done = [job for job in self._jobs if wait or job.done()]
     self._jobs = [job for job in self._jobs if job not in done]
     for error in filter(None, [job.exception() for job in done]):
@@ -234,25 +232,25 @@ class Gallery:
       raise self._put_off[0]
 
   def _read_list(self):
-    """Lines of earlier runs whose picture is there."""
+    """Lines of earlier runs whose picture exists."""
     lines = {}
     wanted = {p.file: p for p in self._wanted}
-    for line in kept.read_list(self._list):
+    for line in existing.read_list(self._list):
       file = line.pop('file', None)
       if isinstance(file, str) and (
-        file not in wanted or kept.describes(line, wanted[file])
+        file not in wanted or existing.describes(line, wanted[file])
       ):
         lines[file] = line
     return {
-      file: line for file, line in lines.items() if self._kept.holds(file)
+      file: line for file, line in lines.items() if self._existing.holds(file)
     }
 
   def _finish(self):
-    """Packs complete shards; the list in order, without repetitions."""
+    """Packs complete shards, and rewrites the list in order, deduplicated."""
     by_shard = {}
     for file, shard in self._shards.items():
       by_shard.setdefault(shard, []).append(file)
-    there = set(self._kept.inside.values())
+    there = set(self._existing.inside.values())
     for shard, names in by_shard.items():
       self._pack(shard, names, add=shard in there)
     if self._parts != self._folder and not any(self._parts.iterdir()):
@@ -265,10 +263,10 @@ class Gallery:
     )
 
   def _pack(self, shard, names, add):
-    """Packs what is single of a shard, when all of it is made or failed."""
-    inside, path = self._kept.inside, self._folder / shard
-    for file in names:  # A killed run had packed but not removed them.
-      if file in inside and file in self._kept.loose:
+    """Packs the loose pictures of a shard, once all are made or failed."""
+    inside, path = self._existing.inside, self._folder / shard
+    for file in names:  # Packed but not removed by a killed run.
+      if file in inside and file in self._existing.loose:
         (self._parts / file).unlink(missing_ok=True)
     fresh = [f for f in names if f in self._made and f not in inside]
     if fresh and all(f in self._made or f in self.failed for f in names):
@@ -283,7 +281,7 @@ def _line(file, about) -> bytes:
 
 
 def _end_line(log, path) -> None:
-  """Ends the line that a killed run may have left half-written."""
+  """Ends a line that a killed run may have left incomplete."""
   if size := path.stat().st_size:
     with files.open_regular(path) as file:
       file.seek(size - 1)

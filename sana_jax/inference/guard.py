@@ -1,8 +1,8 @@
-"""The door of the demo's web application.
+"""Request filter of the demo's web application.
 
-Gradio has about seventy routes, among them some that read files, write them, or
-fetch addresses. Only those that the demo's page needs are passed on, with
-headers and bodies built again from checked values.
+Gradio has about seventy routes, some of which read files, write them, or fetch
+URLs. Only those that the demo's page needs are forwarded, with headers and
+bodies rebuilt from checked values.
 """
 
 import collections
@@ -35,8 +35,8 @@ _READABLE = re.compile(
     )
   )
 )
-# The rest is dropped: gradio believes headers about where it is, and a range
-# costs more than a picture.
+# Others are dropped: gradio trusts headers about its own address, and a range
+# request costs more than a picture.
 _HEADERS = {
   b'host',
   b'x-forwarded-host',
@@ -48,8 +48,8 @@ _HEADERS = {
   b'if-none-match',
   b'if-modified-since',
 }
-ORIGIN = 'x-page-origin'  # For the application: where the page is.
-# Gradio's scripts and styles are inline and made at run time.
+ORIGIN = 'x-page-origin'  # For the application: origin of the page.
+# Gradio's scripts and styles are inline and generated at run time.
 _POLICY = (
   b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
   b"frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
@@ -62,12 +62,12 @@ _ANSWERED_WITH = [
 
 
 class Guard:
-  """An ASGI application that passes on what the demo needs.
+  """An ASGI application that forwards only the requests of the demo.
 
   Args:
     app: the application behind it.
-    served: host names, as `hosts.name` returns them.
-    event: index of gradio's event that draws, and
+    served: host names, as returned by `hosts.name`.
+    event: index of gradio's event that draws.
     inputs: the number of its inputs.
   """
 
@@ -93,7 +93,7 @@ class Guard:
     try:
       scope, receive = await self._checked(scope, receive)
     except Refused as e:
-      # The rest of its body is not read.
+      # The rest of the body is not read.
       refusal = JSONResponse(
         {'detail': str(e)}, e.status, {'connection': 'close'}
       )
@@ -173,7 +173,7 @@ def _query(scope):
 
 
 def _replayed(body, receive):
-  """ASGI's receive, which gives the body and then what comes after it."""
+  """ASGI's receive, which returns the body and then later messages."""
   messages = [{'type': 'http.request', 'body': body, 'more_body': False}]
 
   async def replayed():

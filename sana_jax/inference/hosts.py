@@ -1,9 +1,9 @@
-"""Names under which the demo is served, and web pages that may use it.
+"""Host names that the demo serves, and web pages that may use it.
 
-Any web page can send requests to a server of this machine. It cannot read the
-answers unless its own name resolves to this machine (DNS rebinding), so only
-known names are served; and it cannot hide its address, the header `Origin`, so
-requests of other pages are refused before they draw anything.
+Any web page can send requests to a server on this machine. It cannot read the
+responses unless its own name resolves to this machine (DNS rebinding), so only
+known names are served; and it cannot forge the header `Origin`, so requests of
+other pages are rejected before anything is drawn.
 """
 
 from collections.abc import Iterable
@@ -20,11 +20,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Foreign(UserError):
-  """A host that is not served, or a page that may not use the demo."""
+  """A request for an unknown host, or from another web page."""
 
 
 def name(text: str) -> str:
-  """A host name or address as it stands in a URL, checked.
+  """A checked host name or address, in the form used in URLs.
 
   Raises UserError.
   """
@@ -40,10 +40,10 @@ def name(text: str) -> str:
 
 
 def origin(headers: Headers, served: Iterable[str]) -> str | None:
-  """Scheme and host of the page that sends the request, where it has one.
+  """Scheme and host of the page that sends the request, if any.
 
   Args:
-    served: names as `name` returns them.
+    served: names as returned by `name`.
 
   Raises:
     Foreign: the request is for another host, or comes from another page.
@@ -57,7 +57,7 @@ def origin(headers: Headers, served: Iterable[str]) -> str | None:
   if not origins:
     return None
   match = _ORIGIN.fullmatch(origins[0])
-  # A proxy of this machine may have replaced the host of the page.
+  # A proxy on this machine may have replaced the host of the page.
   proxied = (
     match and names[0] in LOOPBACK and match[2] in (set(served) - set(LOOPBACK))
   )

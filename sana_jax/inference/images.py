@@ -1,4 +1,4 @@
-"""Contact sheets, and files that say how their picture was made."""
+"""Contact sheets, and picture files with their settings as metadata."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -36,7 +36,7 @@ def contact_sheet(
 ) -> Image.Image:
   """Images in a grid, each above its label; `wrong` ones are framed.
 
-  Cells have the first image's size; others are scaled to fit.
+  Cells have the size of the first image; others are scaled to fit.
   """
   columns = columns or math.ceil(math.sqrt(len(images)))
   rows = math.ceil(len(images) / columns)
@@ -84,7 +84,7 @@ def write_png(
   image: np.ndarray | Image.Image,
   metadata: Mapping[str, object] | None = None,
 ) -> None:
-  """Writes all of the picture or nothing; `metadata` becomes text chunks."""
+  """Writes a picture atomically, with `metadata` as text chunks."""
   files.write_bytes(path, encode(image, '.png', metadata))
 
 
@@ -93,9 +93,9 @@ def encode(
   suffix: str,
   metadata: Mapping[str, object] | None = None,
 ) -> bytes:
-  """A file's bytes: .png, .jpg or .webp, which say how they were made.
+  """Bytes of a .png, .jpg or .webp file with metadata.
 
-  PNG has a text chunk a key; the others, JSON in Exif's ImageDescription.
+  PNG has a text chunk per key; the others, JSON in Exif's ImageDescription.
   """
   if not isinstance(image, Image.Image):
     image = Image.fromarray(image)
@@ -114,7 +114,7 @@ def encode(
 
 
 def is_whole(path: pathlib.Path) -> bool:
-  """Whether a regular file begins and ends as pictures of its format do."""
+  """Whether it is a regular file with the start and end of its format."""
   try:
     if not stat.S_ISREG(path.lstat().st_mode):  # Links may point anywhere.
       return False
@@ -125,7 +125,7 @@ def is_whole(path: pathlib.Path) -> bool:
 
 
 def has_ends(file: BinaryIO, start: int, size: int, suffix: str) -> bool:
-  """Whether that part of a file begins and ends as pictures of a format do.
+  """Whether that part of a file has the start and end of a picture format.
 
   Reads 24 bytes, so that a million pictures can be checked.
   """
@@ -142,10 +142,10 @@ def has_ends(file: BinaryIO, start: int, size: int, suffix: str) -> bool:
 
 
 def decode(data: bytes, suffix: str) -> Image.Image:
-  """The picture in a file's bytes, of the format that its suffix names.
+  """The picture in a file's bytes, in the format of the suffix.
 
   Raises:
-    ValueError: it is damaged, another format, or larger than Pillow's bound.
+    ValueError: it is damaged, of another format, or above Pillow's size limit.
   """
   try:
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Prompt files: what each line asks for, and which lines cannot be used.
+"""Prompt files: a job per line, and the lines that cannot be used.
 
   .txt      a prompt a line
   .jsonl    {"prompt": "a cat", "seed": 3, "height": 768, "width": 1344}
@@ -20,10 +20,10 @@ from sana_jax.text import prompts
 FORMATS = rows.FORMATS
 MOST_SIDE = 2**14
 MOST_PIXELS = 2**26  # Pillow warns of pictures that are a third larger.
-MOST_CHARACTERS = 2**16  # Of a prompt; models read 300 tokens of it.
+MOST_CHARACTERS = 2**16  # Of a prompt; models use 300 tokens of it.
 MOST_IMAGES = 10_000  # Of a prompt.
-MOST_PICTURES = 10**7  # Of a run: a list of them is in memory.
-MOST_BAD = 10**5  # Lines: such a file is something else.
+MOST_PICTURES = 10**7  # Of a run, as their list is in memory.
+MOST_BAD = 10**5  # Lines; a file with more is not a prompt file.
 _WHOLE = {
   'seed': (0, 2**31 - 1),
   'height': (1, MOST_SIDE),
@@ -62,7 +62,7 @@ KEYS = tuple(f.name for f in dataclasses.fields(Job) if f.name != 'line')
 def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
   """(jobs in order, lines that cannot be used).
 
-  Raises UserError where the file as a whole cannot be read or has no job.
+  Raises UserError if the file cannot be read or has no job.
   """
   jobs, problems, pictures = [], [], 0
   for row in rows.read(path, KEYS):
@@ -80,7 +80,7 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
       )
     if pictures > MOST_PICTURES:
       raise UserError(
-        f'--prompts={path} asks for more than {MOST_PICTURES:,} '
+        f'--prompts={path} requests more than {MOST_PICTURES:,} '
         'pictures; split it.'
       )
   if not jobs:
@@ -96,12 +96,12 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
 
 
 def problem(line: int, reason: object, text: str) -> Problem:
-  """A Problem whose reason and text are cut and escaped."""
+  """A Problem with its reason and text truncated and escaped."""
   return Problem(line, printable(reason, 300), printable(text, 100))
 
 
 def parse(row: Mapping[str, Any], default: Job) -> Job:
-  """A job of a line's values; blank ones are left out.
+  """The job of a line's values, without blank ones.
 
   Raises UserError that names the key.
   """
@@ -123,7 +123,7 @@ def parse(row: Mapping[str, Any], default: Job) -> Job:
 
 
 def check_area(height: int, width: int) -> None:
-  """Raises UserError for a picture that could not be read back."""
+  """Raises UserError for a picture too large to be read back."""
   if height * width > MOST_PIXELS:
     raise UserError(
       f'height x width is {height} x {width}; it must be '

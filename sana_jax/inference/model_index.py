@@ -1,4 +1,4 @@
-"""A pipeline's folder as a whole, checked before any weights are read."""
+"""Checks of a pipeline's folder before any weights are read."""
 
 import pathlib
 from typing import Any
@@ -9,15 +9,15 @@ from sana_jax.weights import folder as folders
 
 _CLASSES = ('SanaPipeline', 'SanaPAGPipeline')
 _RECOMMENDED = {
-  'steps': fields.whole(1, 1000),
+  'steps': fields.integer(1, 1000),
   'guidance_scale': fields.number(0, 1000),
 }
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-  """The recommended steps and guidance in a folder's model_index.json.
+  """Recommended steps and guidance in a folder's model_index.json.
 
-  Nothing else in it is used: each part's config.json names its class.
+  Nothing else of it is used: each part's config.json names its class.
 
   Raises UserError for another pipeline's folder, or values out of range.
   """
@@ -38,7 +38,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:
-  """Raises UserError where the parts of a folder are of different models."""
+  """Raises UserError if the parts of a folder belong to different models."""
   transformer, autoencoder, text_encoder = (
     folders.describe(folder, part)
     for part in ('transformer', 'vae', 'text_encoder')

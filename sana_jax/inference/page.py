@@ -1,8 +1,8 @@
 """The demo's web page, in Gradio, as an ASGI application.
 
-Nothing leaves the machine: no telemetry, no share links, and the browser is
-told to load nothing from elsewhere. Gradio gets only what the guard passes on
-(guard.py), and it has no folder to write to.
+No data leave the machine: no telemetry, no share links, and the browser loads
+nothing from other hosts. Gradio receives only the requests that the guard
+forwards (guard.py), and it has no folder to write to.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,11 +24,11 @@ from sana_jax.diffusion import samplers
 from sana_jax.errors import UserError
 from sana_jax.inference import api, demo, guard
 from sana_jax.inference.album import Album, SECONDS
-from sana_jax.inference.demo import Asked, Limits
-from sana_jax.inference.line import Line, Stopped
+from sana_jax.inference.demo import DrawRequest, Limits
+from sana_jax.inference.request_queue import RequestQueue, Stopped
 
-OWN = 'own'  # The choice of aspect for any other width and height.
-NOWHERE = os.path.join(os.devnull, 'gradio')  # No folder can be made there.
+OWN = 'own'  # Aspect of any other width and height.
+NOWHERE = os.path.join(os.devnull, 'gradio')  # No folder can be created there.
 _STYLE = '.gradio-container { max-width: 1240px !important; }'
 _RANDOM = '() => Math.floor(Math.random() * 2 ** 31)'
 
@@ -38,21 +38,21 @@ def app(
   settings: Mapping[str, Any],
   model: str,
   limits: Limits,
-  line: Line,
+  line: RequestQueue,
   served: Iterable[str],
 ) -> Callable:
   """The application behind its guard.
 
   Args:
     settings: steps, guidance_scale and sampler that the page starts with.
-    served: host names, as `hosts.name` returns them.
+    served: host names, as returned by `hosts.name`.
   """
   album = Album()
   os.environ['GRADIO_TEMP_DIR'] = NOWHERE
   with _folder():
     blocks, event, inputs = _page(pipe, settings, model, limits, line, album)
     mounted = _mounted(blocks)
-  start = Asked(*(widget.value for widget in inputs))._replace(
+  start = DrawRequest(*(widget.value for widget in inputs))._replace(
     negative_prompt='', num_images=1
   )
   routes = [
@@ -86,14 +86,14 @@ def _mounted(blocks):
       font=['system-ui', 'sans-serif'], font_mono=['monospace']
     ),
   )
-  # As after launch(), else gradio copies any file that a request names.
+  # As after launch(); otherwise gradio copies any file that a request names.
   blocks.has_launched = blocks.is_running = True
   return mounted
 
 
 @contextlib.contextmanager
 def _folder():
-  """Lets Gradio make the folder that it wants at first, and removes it."""
+  """Temporary folder for Gradio's start, removed afterwards."""
   with tempfile.TemporaryDirectory(prefix='sana-jax-demo-') as folder:
     gradio.routes.DEFAULT_TEMP_DIR = folder
     yield
@@ -108,10 +108,10 @@ def _page(pipe, settings, model, limits, line, album):
       'picture.'
     )
     inputs, draw, stop, outputs = _layout(pipe, settings, limits)
-    asking = [draw.click, inputs[0].submit]
-    gr.on(asking, None, None, outputs[1], js="() => ''")
+    triggers = [draw.click, inputs[0].submit]
+    gr.on(triggers, None, None, outputs[1], js="() => ''")
     drawing = gr.on(
-      asking,
+      triggers,
       _drawing(pipe, model, limits, line, album),
       inputs,
       outputs,
@@ -127,17 +127,17 @@ def _page(pipe, settings, model, limits, line, album):
       album.drop(request.session_hash)
 
     blocks.unload(leave)  # The tab was closed.
-  # The queue is `line`; gradio's must not be the shorter one.
+  # The queue is `line`; gradio's must not be shorter.
   blocks.max_threads = line.most + 24
   blocks.queue(max_size=line.most)
-  # Else each failed request makes a table of all before it, in pandas.
+  # Otherwise each failed request builds a pandas table of all previous ones.
   blocks._queue.compute_analytics_summary = lambda records: None
   (event,) = (i for i, fn in blocks.fns.items() if fn.inputs == inputs)
   return blocks, event, inputs
 
 
 def _layout(pipe, settings, limits):
-  """(inputs in the order of Asked, both buttons, outputs)."""
+  """(inputs in the order of DrawRequest, both buttons, outputs)."""
   with gr.Row():
     with gr.Column(min_width=420):
       prompt, negative = _words()
@@ -157,7 +157,7 @@ def _layout(pipe, settings, limits):
         elem_id='gallery',
         interactive=False,
       )
-      said = gr.Markdown(elem_id='said')
+      status = gr.Markdown(elem_id='status')
   inputs = [
     prompt,
     negative,
@@ -170,9 +170,9 @@ def _layout(pipe, settings, limits):
     sampler,
   ]
   for widget in inputs:
-    # demo.check says what is wrong, all at once and in our words.
+    # demo.check reports all problems at once, with our messages.
     widget.preprocess = lambda value: value
-  return inputs, draw, stop, [gallery, said]
+  return inputs, draw, stop, [gallery, status]
 
 
 def _words():
@@ -195,7 +195,7 @@ def _words():
 
 
 def _sides(pipe, limits):
-  """Width and height, which a choice of aspect sets."""
+  """Width and height, set by the aspect."""
   sizes = demo.sizes(pipe, limits)
   first = next(iter(sizes), OWN)
   side = pipe.autoencoder.module.spec.side
@@ -279,7 +279,7 @@ def _seed():
 
 
 def _drawing(pipe, model, limits, line, album):
-  """Function of the button: (pictures with captions, report)."""
+  """Handler of the button, which returns (pictures with captions, report)."""
 
   async def draw(
     prompt,
@@ -295,23 +295,23 @@ def _drawing(pipe, model, limits, line, album):
     progress=gr.Progress(),  # noqa: B008
   ):
     def work(stop):
-      progress(0, desc='Reading the prompt; a new size is compiled first')
-      return demo.drawn(pipe, asked, limits, model, stop, on_step)
+      progress(0, desc='Encoding the prompt; a new size is compiled first')
+      return demo.drawn(pipe, checked, limits, model, stop, on_step)
 
     def on_step(done):
       progress(
-        (done, asked.steps),
+        (done, checked.steps),
         unit='steps',
-        desc=('Step' if done < asked.steps else 'Making pixels of it'),
+        desc=('Step' if done < checked.steps else 'Decoding'),
       )
 
     def on_place(place, length):
       progress(0, desc=f'Place {place} of {length} in the queue')
 
     try:
-      asked = demo.check(
+      checked = demo.check(
         pipe,
-        Asked(
+        DrawRequest(
           prompt,
           negative_prompt,
           width,
@@ -334,7 +334,7 @@ def _drawing(pipe, model, limits, line, album):
       ) from e
     except Stopped:
       return [], 'Stopped.'
-    # An address in full: gradio takes any other text for the name of a file.
+    # A full URL: gradio interprets any other text as a file name.
     root = request.headers[guard.ORIGIN] + '/pictures/'
     paths = album.add(request.session_hash, files)
     return [
@@ -349,7 +349,7 @@ def _picture(album):
     content = album.get(request.path_params['path'])
     if content is None:
       return Response(
-        'This picture is no longer kept.', 404, media_type='text/plain'
+        'This picture is no longer stored.', 404, media_type='text/plain'
       )
     return Response(
       content,

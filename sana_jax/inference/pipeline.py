@@ -1,4 +1,4 @@
-"""From prompts to pictures: three pure, jitted stages and their glue.
+"""Pipeline from prompts to pictures, with three pure, jitted stages.
 
   prompts --encode--> text --denoise--> latents --decode--> images
 
@@ -40,9 +40,9 @@ from sana_jax.inference.arguments import (
 )
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
-from sana_jax.inference.seamless import Strips
+from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
-from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, whole
+from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
 from sana_jax.text import encode
 from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
@@ -66,9 +66,9 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """The three models, their tokenizer and the sampler that they were made for.
+  """The three models, their tokenizer and their recommended sampler.
 
-  With a mesh, the images of a call are split over its data and fsdp axes, and
+  With a mesh, the images of a call are sharded over its data and fsdp axes, and
   the rows of each over its sequence axis.
   """
 
@@ -80,7 +80,7 @@ class Pipeline:
   flow_shift: float = 3.0
   recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mesh: Mesh | None = None
-  # What the text encoder made of instructions and of negative prompts.
+  # Prefix KV caches of instructions, and embeddings of negative prompts.
   cache: dict = dataclasses.field(default_factory=dict, compare=False)
 
   @classmethod
@@ -93,8 +93,8 @@ class Pipeline:
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
 
     Weights and arithmetic are in `dtype`; norms, softmax and the sums of the
-    linear attention are in float32 whatever it is. Of the autoencoder, only
-    the decoder is loaded.
+    linear attention are always in float32. Only the decoder of the autoencoder
+    is loaded.
     """
     folder, dtype = hub.find(name), dtype_of(dtype)
     recommended = model_index.read(folder)
@@ -137,29 +137,29 @@ class Pipeline:
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
-    The devices may still be at work on them; a call of the pipeline waits.
+    They may still be in flight; a call of the pipeline waits for them.
     Raises UserError for an invalid value, by its name.
 
     Args:
       height, width: in pixels; the model's own size by default.
-      steps: model evaluations; each is doubled by guidance.
-      guidance_scale: of classifier-free guidance; 1 or less turns it off.
+      steps: model evaluations, each doubled by guidance.
+      guidance_scale: scale of classifier-free guidance; 1 or less disables it.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
-      numbers: k from 0 on by default; one for each prompt if num_images is 1.
+      numbers: k, by default from 0; one for each prompt if num_images is 1.
       latents: noise to start from, [n, height/f, width/f, channels].
       sampler, flow_shift: the checkpoint's by default.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
-      negative_prompt: what to lead away from; one, or one for each prompt.
-      instruction: put in front of each prompt, not of the negative one.
-      guidance: its other options, such as {'pag_scale': 2.}; or all of them,
-        instead of `guidance_scale`.
-      convention: where diffusers and the official code differ, whose way.
-      parts: how the autoencoder cuts big pictures to save memory: 'strips'
-        (or Strips) give the same picture, 'tiles' that of enable_tiling.
-      on_step: told after each step how many are done; what it raises stops.
+      negative_prompt: text to guide away from; one, or one for each prompt.
+      instruction: prefix of each prompt, not of the negative one.
+      guidance: its other options, such as {'pag_scale': 2.}; or a Guidance,
+        which replaces `guidance_scale`.
+      convention: the choices where diffusers and the official code differ.
+      parts: splitting of large decodes to save memory: 'strips' (or Strips)
+        gives the same picture, 'tiles' that of enable_tiling.
+      on_step: called after each step with the number done; may raise to stop.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     guidance = guidance_of(guidance_scale, guidance)
@@ -183,36 +183,36 @@ class Pipeline:
     return self._output(denoised, output_type, tuple(shown), parts)
 
   def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
-    """Images as PIL's, or as NumPy arrays of another output type of `draw`.
+    """PIL images, or NumPy arrays for another output type of `draw`.
 
     Takes the arguments of `draw`, and diffusers' names for them.
     """
-    for reference, ours in _RENAMED.items():
-      if reference in kwargs:
-        kwargs[ours] = kwargs.pop(reference)
+    for other_name, name in _RENAMED.items():
+      if other_name in kwargs:
+        kwargs[name] = kwargs.pop(other_name)
     kind = 'uint8' if output_type == 'pil' else output_type
-    images = whole(self.draw(*args, output_type=kind, **kwargs))
+    images = to_host(self.draw(*args, output_type=kind, **kwargs))
     if output_type == 'pil':
       return Output([Image.fromarray(image) for image in images])
     return Output(images)
 
   def replace(self, **changes) -> 'Pipeline':
-    """A pipeline with other parts."""
+    """A copy of the pipeline with other parts."""
     if {'text_encoder', 'tokenizer'} & set(changes):
       changes = {'cache': {}, **changes}
     return dataclasses.replace(self, **changes)
 
   @property
   def size_px(self) -> int:
-    """Side of the images that the model was trained at."""
+    """Side of the training images in pixels."""
     return (
       self.transformer.module.sample_size * self.autoencoder.module.spec.side
     )
 
   def size_of_ratio(self, ratio: float) -> tuple[int, int]:
-    """(height, width) of about the usual area, with width / height = `ratio`.
+    """(height, width) near the default area, with width / height = `ratio`.
 
-    A trained size where the model has several, else multiples of the
+    It is a trained size if the model has several, otherwise a multiple of the
     autoencoder's compression.
     """
     side, f = self.size_px, self.autoencoder.module.spec.side
@@ -224,10 +224,10 @@ class Pipeline:
   def trained_size(
     self, height: int, width: int, use_resolution_binning: bool = True
   ) -> tuple[int, int]:
-    """The size at which a picture of height x width pixels is made.
+    """The size at which a picture of height x width pixels is drawn.
 
-    Raises UserError where there is no trained size near it and the autoencoder
-    cannot make it either.
+    Raises UserError if the model has no table of trained sizes and the size is
+    not a multiple of the autoencoder's compression.
     """
     if use_resolution_binning:
       size = self.transformer.module.sample_size
@@ -243,7 +243,7 @@ class Pipeline:
     size: tuple[int, int],
     latents: Array | np.ndarray | None = None,
   ) -> Float[Array, 'b y x c']:
-    """The latents at t = 1, given or drawn, in float32."""
+    """The latents at t = 1, given or random, in float32."""
     f = self.autoencoder.module.spec.side
     shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
     if latents is None:
@@ -263,7 +263,7 @@ class Pipeline:
   ):
     """((embeddings, mask) of the prompts, the same of the negative ones).
 
-    The latter are as many as the prompts, or one.
+    There is a negative one for each prompt, or one for all.
     """
     negatives = self._negatives(prompts, negative_prompt)
     length = max(
@@ -286,7 +286,7 @@ class Pipeline:
     return run(prompts, instruction=instruction), negative
 
   def _texts(self, prompts, negative_prompt, instruction, num_images):
-    """encode_prompts, with what there is of each prompt once an image."""
+    """encode_prompts, with the rows of each prompt repeated for its images."""
     text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
     repeat = lambda x: jnp.repeat(x, num_images, axis=0)
     if len(negative[1]) > 1:
@@ -320,7 +320,7 @@ class Pipeline:
   ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
-    `rng`, one key for each image, is for samplers that draw noise.
+    `rng`, one key for each image, is used by samplers that draw noise.
     """
     name = sampler or self.sampler
     grid = time_grid(name, steps, flow_shift or self.flow_shift, convention)
@@ -331,7 +331,7 @@ class Pipeline:
     run = (
       denoising.denoise
       if on_step is None
-      else functools.partial(denoising.denoise_by_step, on_step)
+      else functools.partial(denoising.denoise_step_by_step, on_step)
     )
     with self._on_mesh():
       return run(
@@ -369,13 +369,13 @@ class Pipeline:
     return decoding.to_uint8(images) if output_type == 'uint8' else images
 
   def _on_mesh(self):
-    """Lets the models lay out rows and examples over the mesh."""
+    """Context in which the models shard rows and examples over the mesh."""
     return (
       contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
     )
 
   def _split(self, x):
-    """Over the mesh, where there is one and the batch divides."""
+    """Shards the batch over the mesh, if there is one and it divides."""
     if self.mesh is None:
       return jnp.asarray(x)
     spec = batch_spec(self.mesh)

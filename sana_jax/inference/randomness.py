@@ -1,4 +1,4 @@
-"""Random numbers of pictures: each depends on its seed and its number alone."""
+"""Random numbers of pictures, determined by seed and number only."""
 
 from collections.abc import Sequence
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float, Int, Keys
 
-_SAMPLER = 2**31 - 1  # No element of the noise is drawn with this counter.
+_SAMPLER = 2**31 - 1  # A counter that no element of the noise uses.
 
 
 def of_pictures(
@@ -35,7 +35,7 @@ def of_pictures(
 
 @functools.partial(jax.jit, static_argnames='shape')
 def draw_noise(seeds, numbers, shape) -> Float[Array, 'b *p c']:
-  """Standard normal noise of each (seed, number), whatever the others are."""
+  """Standard normal noise of each (seed, number), independent of the others."""
   draw = lambda seed, number: jax.random.normal(_key(seed, number), shape)
   return jax.vmap(draw)(seeds, numbers)
 

@@ -1,7 +1,7 @@
-"""Lines of prompt files in four formats, read with bounds, one at a time.
+"""Lines of prompt files in four formats, read one at a time with size limits.
 
-A line ends at a newline and nowhere else. A line that cannot be read is one
-whose values raise UserError; the lines behind it are read all the same.
+A line ends only at a newline. The values of an unreadable line raise UserError;
+the following lines are still read.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from sana_jax.printable import printable
 
 FORMATS = ('.txt', '.jsonl', '.csv', '.parquet')
 MOST_BYTES = 2**20  # Of a line.
-_MOST_SKIPPED = 2**26  # Bytes of a line that is too long; more are no text.
+_MOST_SKIPPED = 2**26  # Bytes of a line; a longer one is not text.
 _MOST_IN_FILE = 2**32
 _SHOWN = 1000  # Characters kept of a line, for reports.
 _BROKEN = 'surrogateescape'  # A broken byte becomes half a surrogate pair.
@@ -26,9 +26,9 @@ _ROWS = 1024  # Of Parquet in memory at a time.
 
 
 class Row(NamedTuple):
-  """A line: its number, the beginning of its text, and its values.
+  """A line: its number, the start of its text, and its values.
 
-  `values` raises UserError where the line cannot be read.
+  `values` raises UserError if the line cannot be read.
   """
 
   line: int
@@ -37,10 +37,10 @@ class Row(NamedTuple):
 
 
 def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
-  """Lines that are not blank; of Parquet, only the columns `keys`.
+  """Lines that are not blank; for Parquet, only the columns `keys`.
 
   Raises:
-    UserError: the file as a whole cannot be read.
+    UserError: the file cannot be read.
   """
   suffix = pathlib.PurePath(path).suffix
   if suffix not in FORMATS:
@@ -62,7 +62,7 @@ def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
   except (OSError, ValueError) as e:
     if isinstance(e, UserError):
       raise
-    # A restart reads the lines again, so that a pipe does not do.
+    # A restart reads the lines again, which a pipe does not allow.
     reason = e.strerror if isinstance(e, OSError) else e  # NUL in the path.
     raise UserError(f'--prompts={path} cannot be read ({reason}).') from e
 
@@ -70,7 +70,7 @@ def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
 def lines(
   file: BinaryIO, most: int = MOST_BYTES
 ) -> Iterator[tuple[int, bytes, bool]]:
-  """(line number, line, whether it is whole); longer ones are cut at `most`."""
+  """(line number, line, whether it is complete); truncated at `most` bytes."""
   number = 0
   while line := file.readline(most + 1):
     number += 1
@@ -91,7 +91,7 @@ def _plain(text, whole):
   _check_whole(whole)
   if '\r' in text:
     raise UserError(
-      'a carriage return stands inside the line; lines end with a newline.'
+      'a carriage return is inside the line; lines end with a newline.'
     )
   return {'prompt': text}
 
@@ -125,9 +125,9 @@ def _check_whole(whole):
 
 
 class _Texts:
-  """Decoded lines for csv.reader; those that are too long raise csv.Error.
+  """Decoded lines for csv.reader; too long ones raise csv.Error.
 
-  No generator, which would end there.
+  It is not a generator, which would end at the first error.
   """
 
   def __init__(self, file):

@@ -1,4 +1,4 @@
-"""scheduler_config.json: which sampler a model is for, and its time grid."""
+"""scheduler_config.json: the sampler of a model, and its time grid."""
 
 from collections.abc import Mapping
 import os
@@ -11,8 +11,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.weights.folder import read_json
 
-# Options of diffusers' schedulers that would change the picture, and the only
-# value that is served: its default, and that of every published SANA.
+# Options of diffusers' schedulers that change the picture, and the only
+# supported value: the default, and that of every published SANA.
 _DPM = {
   'algorithm_type': 'dpmsolver++',
   'prediction_type': 'flow_prediction',
@@ -42,17 +42,17 @@ _SHIFT = fields.number(0.01, 100)
 _ALLOWED = {
   'flow_shift': _SHIFT,
   'shift': _SHIFT,
-  'solver_order': fields.whole(1, 3),
+  'solver_order': fields.integer(1, 3),
   'solver_type': fields.text(40),
 }
-# What DPMSolverMultistepScheduler assumes and a SANA cannot use.
+# Defaults of DPMSolverMultistepScheduler that do not suit a SANA.
 _DPM_DEFAULTS = {'prediction_type': 'epsilon', 'use_flow_sigmas': False}
 
 
 def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
   """(sampler, flow shift) of a model folder's scheduler.
 
-  Raises UserError for one whose pictures would be others.
+  Raises UserError for an unsupported scheduler or option.
   """
   path = pathlib.Path(folder) / 'scheduler' / 'scheduler_config.json'
   config = read_json(path)
@@ -90,7 +90,7 @@ def time_grid(
   shift: float,
   convention: Convention = DIFFUSERS,
 ) -> TimeGrid:
-  """The grid that belongs to a sampler."""
+  """The time grid of a sampler."""
   if sampler == 'euler':
     return flow_euler_grid(steps, shift, convention.double_shift)
   return dpm_grid(steps, shift, convention.continuous_timesteps)

@@ -1,4 +1,4 @@
-"""A web server that bounds what clients may hold, and that always ends."""
+"""A web server with limits on clients and a bounded shutdown time."""
 
 from collections.abc import Callable
 import logging
@@ -11,17 +11,17 @@ import threading
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sana_jax.inference.line import Line
+from sana_jax.inference.request_queue import RequestQueue
 
-_HEAD_SECONDS = 10  # In which the headers of a request must have arrived.
+_HEAD_SECONDS = 10  # Time limit for the headers of a request to arrive.
 _CONNECTIONS = 1000
-_DRAIN_SECONDS = 1  # For answers under way when the server ends,
-_END_SECONDS = 5  # and for everything, a step of a drawing among it.
+_DRAIN_SECONDS = 1  # For responses in flight at shutdown,
+_END_SECONDS = 5  # and for everything, including a drawing step.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Protocol(H11Protocol):
-  """HTTP/1.1 that hangs up on who does not send a request in time."""
+  """HTTP/1.1 that closes connections without a request in time."""
 
   _deadline = None
 
@@ -52,7 +52,7 @@ class _Protocol(H11Protocol):
 
 
 def config(app: Callable) -> uvicorn.Config:
-  """The server's settings, at any free port unless it gets a socket."""
+  """Settings of the server, on any free port unless it gets a socket."""
   return uvicorn.Config(
     app,
     port=0,
@@ -65,15 +65,15 @@ def config(app: Callable) -> uvicorn.Config:
   )
 
 
-def serve(app: Callable, door: socket.socket, line: Line) -> None:
+def serve(app: Callable, door: socket.socket, line: RequestQueue) -> None:
   """Serves until SIGINT or SIGTERM, then ends the process with exit code 130.
 
-  The server has a thread of its own, so that this one always gets signals. The
-  first ends it within seconds, whatever the server is doing; a second one kills
-  the process.
+  The server runs in its own thread, so that this one always handles signals.
+  The first signal ends it within seconds, whatever the server is doing; a
+  second one kills the process.
   """
   server = uvicorn.Server(config(app))
-  # Thread.join takes a thread for ended once a signal has interrupted it.
+  # Thread.join considers a thread finished once a signal interrupted the join.
   ended = threading.Event()
 
   def run():
@@ -84,7 +84,7 @@ def serve(app: Callable, door: socket.socket, line: Line) -> None:
 
   def interrupt(*_):
     for number in _SIGNALS:
-      # Left to the system, which needs no turn of Python's to end a process.
+      # The system's default ends the process without running Python code.
       signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -99,12 +99,12 @@ def serve(app: Callable, door: socket.socket, line: Line) -> None:
 
 
 def _end(server, ended, line):
-  # What is cut off now is no error.
+  # Requests cut off now are not errors.
   logging.getLogger('uvicorn').setLevel(logging.CRITICAL)
   server.should_exit = True
   line.close(float(_END_SECONDS - _DRAIN_SECONDS))
   ended.wait(2 * _DRAIN_SECONDS)
   print('sana-jax: interrupted', file=sys.stderr, flush=True)
-  # Python would wait for a thread that compiles, and then take seconds to free
-  # its modules; nothing is left to be written.
+  # Python would wait for a compiling thread, and then take seconds to free its
+  # modules; nothing is left to be written.
   os._exit(130)

@@ -1,7 +1,7 @@
-"""Tar files of pictures and what is known of them (WebDataset's layout).
+"""Tar files of pictures and their metadata (WebDataset's layout).
 
-A shard of a folder that others can write is read with bounds; nothing in it is
-unpacked to the disk.
+Shards are untrusted: they are read with size limits, and nothing is unpacked to
+the disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ MOST_BYTES = 2**29  # Of a picture's file.
 
 
 def assign(names: Sequence[str], size: int, prefix: str) -> dict[str, str]:
-  """The shard of each picture; none where `size` is 0."""
+  """The shard of each picture; {} if `size` is 0."""
   return (
     {name: f'shard-{prefix}{i // size:06d}.tar' for i, name in enumerate(names)}
     if size
@@ -28,10 +28,10 @@ def assign(names: Sequence[str], size: int, prefix: str) -> dict[str, str]:
 
 
 def contents(path: pathlib.Path) -> set[str]:
-  """Names of the pictures in a shard that begin and end as they must.
+  """Names of the pictures in a shard with the start and end of their format.
 
   Raises:
-    ValueError: it is damaged, or no regular file.
+    ValueError: it is damaged, or not a regular file.
   """
   try:
     if not stat.S_ISREG(path.lstat().st_mode):
@@ -72,12 +72,12 @@ def pack(
   made: Mapping[str, Mapping[str, Any]],
   add: bool,
 ) -> None:
-  """Writes a shard of the pictures in `parts`, then removes them there.
+  """Writes a shard of the pictures in `parts`, then deletes those files.
 
   Args:
     fresh: names of these pictures.
-    made: what is known of each.
-    add: keep what the shard has already, but for pictures of these names.
+    made: metadata of each.
+    add: whether to keep the shard's other pictures.
   """
   stems = {pathlib.PurePath(name).stem for name in fresh}
   with (
@@ -105,7 +105,7 @@ def _open(file):
 
 
 def _is_plain(member):
-  # A sparse one may be of any size.
+  # A sparse member may have any size.
   return (
     member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
     and not member.issparse()

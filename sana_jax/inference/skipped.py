@@ -1,7 +1,7 @@
-"""skipped.jsonl: lines of a prompt file that cannot be used, a JSON line each.
+"""skipped.jsonl: the unusable lines of a prompt file, a JSON line each.
 
-It is written before a job draws its first picture, so that a restart knows
-which lines were reported already.
+It is written before a job draws its first picture, so that a restart does not
+report the same lines again.
 """
 
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ import json
 import pathlib
 
 from sana_jax import files
-from sana_jax.inference import kept
+from sana_jax.inference import existing
 from sana_jax.inference.jobs import Problem
 
 _TYPES = Problem.__annotations__
 
 
 def read(path: pathlib.Path) -> list[Problem]:
-  """Problems that earlier runs reported."""
+  """Problems reported by earlier runs."""
   return [
     Problem(**line)
-    for line in kept.read_list(path)
+    for line in existing.read_list(path)
     if {k: type(v) for k, v in line.items()} == _TYPES
   ]
 
 
 def write(path: pathlib.Path, problems: Sequence[Problem]) -> None:
-  """Writes the list in order of lines; no file where there are none."""
+  """Writes the list in order of lines; deletes the file if it is empty."""
   if problems:
     files.write_bytes(
       path,

@@ -1,11 +1,11 @@
-"""DC-AE in tiles, as diffusers' AutoencoderDC.enable_tiling cuts and blends.
+"""Tiled DC-AE, equal to diffusers' AutoencoderDC.enable_tiling.
 
 Tiles of at most `size` pixels start every `stride` pixels. Each is blended with
-its upper, then its left neighbour over size - stride pixels, ramps that begin
-at 0, and cut to its stride. Neighbours are blended already when they are used,
-which shows where the overlap is longer than what is left of a tile. Tiles see
-nothing of each other, so that the picture differs from an untiled one: for a
-decode that does not, see seamless.py.
+its upper, then its left neighbour over size - stride pixels with a linear ramp
+from 0, and cut to its stride. The neighbours used are already blended, which
+matters where the overlap is longer than the rest of a tile. Tiles are computed
+independently, so that the picture differs from an untiled one; for an exact
+decode see strip_decoding.py.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Tiles:
   def latent(self, compression: int) -> tuple[int, int]:
     """(size, stride) in latents.
 
-    Raises UserError unless the autoencoder can cut there.
+    Raises UserError unless both are multiples of the compression.
     """
     if self.size % compression or self.stride % compression:
       raise UserError(
@@ -51,7 +51,7 @@ def decode(
   latents: Float[Array, 'b y x c'],
   tiles: Tiles = Tiles(),
 ) -> Float[Array, 'b y2 x2 3']:
-  """Images of unscaled latents; one compilation for each shape of a tile."""
+  """Images of unscaled latents; compiles once per tile shape."""
   size, stride = tiles.latent(model.spec.side)
   if max(latents.shape[1:3]) <= size:
     return _apply(model, 'decode', variables, latents)
@@ -71,7 +71,7 @@ def encode(
   images: Float[Array, 'b y x 3'],
   tiles: Tiles = Tiles(),
 ) -> Float[Array, 'b y2 x2 c']:
-  """Unscaled latents of images; tiles are filled up with zeros at the edge."""
+  """Unscaled latents of images; tiles are zero-padded at the edge."""
   f = model.spec.side
   size, stride = tiles.latent(f)
   if max(images.shape[1:3]) <= tiles.size:
@@ -90,13 +90,13 @@ def encode(
 def one_by_one(
   run: Callable[[Array], Array], batch: Float[Array, 'b y x c']
 ) -> Float[Array, 'b y2 x2 d']:
-  """The examples in turn (diffusers' slicing): the memory of one."""
+  """Runs the examples one by one (diffusers' slicing), to save memory."""
   return jnp.concatenate([run(batch[i : i + 1]) for i in range(len(batch))])
 
 
 @functools.partial(jax.jit, static_argnames='extent')
 def _blended(tile, above, left, extent):
-  """A tile whose upper and left edges fade in; `extent` may be cut short."""
+  """A tile blended at its upper and left edges; `extent` may be truncated."""
   if above is not None:
     tile = _fade(above, tile, 1, extent)
   if left is not None:
@@ -116,7 +116,7 @@ def _fade(a, b, axis, extent):
 
 
 def _tiled(run, x, size, stride, extent, kept):
-  """Cuts, runs, blends and puts together; `kept` of each result remain."""
+  """Runs tiles, blends them and joins the first `kept` pixels of each."""
   rows, above = [], {}
   for y in range(0, x.shape[1], stride):
     row, left = [], None

@@ -1,19 +1,19 @@
-"""Best of N: which candidates of a prompt are kept, and by whose word.
+"""Best of N: selection of a prompt's candidates by a scorer or a comparator.
 
-A scorer gives each picture a number, and the highest are kept. A judge compares
-pictures in pairs, and the winners of a single-elimination tournament are kept
-(SANA-1.5, arXiv:2501.18427, on inference-time scaling; NVlabs
-tools/inference_scaling/nvila_sana_pick.py). With a judge whose verdicts are
-those of a score, the last one standing is the one of the highest score; of
-several survivors, each is the best of its own bracket only.
+A scorer returns a number for each picture, and the highest are kept. A
+comparator compares pictures in pairs, and the winners of a single-elimination
+tournament are kept (SANA-1.5, arXiv:2501.18427, on inference-time scaling;
+NVlabs tools/inference_scaling/nvila_sana_pick.py). If the comparator follows a
+score, the single winner has the highest score; of several winners, each is
+only the best of its bracket.
 
-Candidates come in order, in portions of any size; what cannot be kept any more
-is dropped at once. A pool holds `keep` pictures, and under a judge up to
-log2(count) more.
+Candidates arrive in order, in portions of any size; those ruled out are dropped
+at once. A pool holds `keep` pictures, and with a comparator up to log2(count)
+more.
 
 Unlike NVlabs' script, `count` and `keep` need not be powers of two (brackets
-are as even as they can be, an odd one out has a bye), and of equals the one
-with the lower number wins.
+are as even as possible, an odd candidate has a bye), and the lower number wins
+a tie.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ from sana_jax.typing import Bool, Float, Image, Images
 
 # (prompts, their images) -> a score each; higher is better.
 Scorer = Callable[[Sequence[str], Images], Float[np.ndarray, 'b']]
-# (prompts, first images, second images) -> where the first one wins.
-Judge = Callable[[Sequence[str], Images, Images], Bool[np.ndarray, 'b']]
+# (prompts, first images, second images) -> whether the first one wins.
+Comparator = Callable[[Sequence[str], Images, Images], Bool[np.ndarray, 'b']]
 # (prompts, their images) -> whether each matches, and that answer's logit.
 Verifier = Callable[
   [Sequence[str], Images], tuple[Bool[np.ndarray, 'b'], Float[np.ndarray, 'b']]
@@ -36,7 +36,7 @@ Verifier = Callable[
 
 
 class Candidate(NamedTuple):
-  """Picture `number` of its prompt; `rounds` that it has won, byes included."""
+  """Picture `number` of its prompt; `rounds` won so far, including byes."""
 
   number: int
   image: Image
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
 
 
 class Pool(NamedTuple):
-  """The candidates of a prompt, of `count` to come, that may yet be kept."""
+  """The remaining candidates of a prompt, out of `count` in total."""
 
   prompt: str
   count: int
@@ -54,12 +54,12 @@ class Pool(NamedTuple):
 
 
 def best(scores: Sequence[float], keep: int) -> list[int]:
-  """Indices of the highest, highest first; of equals, the first."""
+  """Indices of the highest scores, descending; ties keep their order."""
   return sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:keep]
 
 
-def is_judge(chooser: Callable) -> bool:
-  """Whether it compares pairs: (prompts, images, images), not (.., images)."""
+def is_comparator(chooser: Callable) -> bool:
+  """Whether it takes pairs: (prompts, images, images), not (.., images)."""
   try:
     parameters = [
       p
@@ -77,27 +77,27 @@ def is_judge(chooser: Callable) -> bool:
   return len(parameters) == 3
 
 
-def narrow(chooser: Scorer | Judge, pools: Sequence[Pool]) -> list[Pool]:
-  """The pools without the candidates that the scorer or judge rules out."""
-  by = _by_matches if is_judge(chooser) else _by_scores
+def narrow(chooser: Scorer | Comparator, pools: Sequence[Pool]) -> list[Pool]:
+  """The pools without the candidates ruled out by the scorer or comparator."""
+  by = _by_matches if is_comparator(chooser) else _by_scores
   return by(chooser, list(pools))
 
 
-def judge_of(verifier: Verifier) -> Judge:
-  """SANA-1.5's rule for a verifier that answers yes or no.
+def comparator_of(verifier: Verifier) -> Comparator:
+  """SANA-1.5's comparator from a verifier that returns yes or no.
 
-  Yes beats no; of two that match, the surer one wins; of two that do not, the
-  less sure one.
+  Yes beats no; of two matches, the more confident one wins; of two mismatches,
+  the less confident one.
   """
 
-  def judge(prompts, first, second):
+  def compare(prompts, first, second):
     (yes, logit), (other_yes, other_logit) = (
       map(np.asarray, verifier(prompts, images)) for images in (first, second)
     )
-    surer = np.where(yes, logit >= other_logit, logit <= other_logit)
-    return np.where(yes == other_yes, surer, yes)
+    by_logit = np.where(yes, logit >= other_logit, logit <= other_logit)
+    return np.where(yes == other_yes, by_logit, yes)
 
-  return judge
+  return compare
 
 
 def _by_scores(scorer, pools):
@@ -124,22 +124,22 @@ def _by_scores(scorer, pools):
   return narrowed
 
 
-def _by_matches(judge, pools):
+def _by_matches(comparator, pools):
   while matches := [
     (i, at) for i, pool in enumerate(pools) for at in _matches(pool)
   ]:
     pairs = [pools[i].candidates[at : at + 2] for i, at in matches]
     first_wins = _answers(
-      judge,
+      comparator,
       [pools[i].prompt for i, _ in matches],
       *([c.image for c in side] for side in zip(*pairs)),
     )
     if first_wins.dtype != bool:
       raise UserError(
-        f'The judge gave {first_wins.dtype}; it must give True '
+        f'The comparator returned {first_wins.dtype}; it must return True '
         'where the first picture wins and False elsewhere.'
       )
-    # From the right, so that positions to the left stay what they are.
+    # From the right, so that positions to the left stay valid.
     for (i, at), (a, b), wins in reversed(
       list(zip(matches, pairs, first_wins))
     ):
@@ -150,7 +150,7 @@ def _by_matches(judge, pools):
 
 
 def _matches(pool) -> list[int]:
-  """Positions of candidates that now meet their right neighbours."""
+  """Positions of candidates to compare with their right neighbours now."""
   first, found = 0, []
   for start, end in brackets(pool.count, pool.keep):
     rounds = [c.rounds for c in pool.candidates if start <= c.number < end]
@@ -166,11 +166,12 @@ def brackets(count: int, keep: int) -> list[tuple[int, int]]:
 
 
 def due(rounds: Sequence[int], size: int) -> list[int]:
-  """Positions in a bracket of `size` that meet their right neighbours now.
+  """Positions in a bracket of `size` to compare with their right neighbours.
 
-  Equals meet. So a winner of r rounds stands for 2^r entrants, and those left
-  are the binary digits of how many have come. When all have, those with the
-  fewest rounds have had byes, and meet.
+  Candidates with equal rounds are compared. A winner of r rounds represents 2^r
+  entrants, and the remaining ones are the binary digits of the number of
+  arrivals. When all have arrived, those with the fewest rounds had byes, and
+  are compared.
   """
   found = []
   for i in range(len(rounds) - 1):
@@ -183,15 +184,15 @@ def due(rounds: Sequence[int], size: int) -> list[int]:
 
 
 def _answers(chooser, prompts, *sides):
-  """A finite number or a truth value a picture or pair, as NumPy."""
+  """A finite number or a boolean per picture or pair, as NumPy."""
   answers = np.asarray(chooser(list(prompts), *map(np.stack, sides)))
   if answers.shape != (len(prompts),):
     raise UserError(
-      f'The scorer gave an array of shape {answers.shape} for {len(prompts)} '
-      'prompts; it must give one value for each.'
+      f'The scorer returned an array of shape {answers.shape} for '
+      f'{len(prompts)} prompts; it must return one value for each.'
     )
   if not np.isfinite(answers.astype(np.float64)).all():
     raise UserError(
-      'The scorer gave a score that is not finite; each must be a number.'
+      'The scorer returned a score that is not finite; each must be a number.'
     )
   return answers

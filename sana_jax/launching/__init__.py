@@ -1,1 +1,1 @@
-"""Runs of several processes: what they need, and when they start again."""
+"""Launching, supervision and restarts of runs of several processes."""

@@ -1,10 +1,10 @@
-"""Grammar of the texts of a launch, which others may have written.
+"""Grammar of the untrusted texts of a launch.
 
-A launch puts them into scripts of bash, #SBATCH lines, YAML and command lines
-of other hosts. Besides quoting, two rules keep them data there: a text is
-printable, so that it stays on its line, and bounded; a name matches the pattern
-of whoever assigns it, none of which allows what a shell interprets, or a `-` in
-front, which would make it an option.
+A launch inserts them in bash scripts, #SBATCH lines, YAML and command lines of
+other hosts. Besides quoting, two rules make sure that they remain data: a text
+is bounded and printable, so that it stays on its line; a name matches its
+provider's pattern, none of which allows characters that a shell interprets, or
+a leading `-`, which would make it an option.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ import re
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 
-MOST_BYTES = 4096  # Of a text; Linux has that limit for paths.
-MOST_BYTES_TOGETHER = 16384  # Of overrides; quoted, an argument of ssh's.
+MOST_BYTES = 4096  # Limit of a text; Linux has the same for paths.
+MOST_BYTES_TOGETHER = 16384  # Limit of all overrides, an argument of ssh.
 _MOST_BYTES_OF_FILE_NAME = 255
-_SHOWN = 200  # Characters of a bad text.
+_SHOWN = 200  # Characters of an invalid text in a message.
 
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-  """The pattern of a name, and the words for it."""
+  """Pattern of a name, and its description."""
 
   pattern: str
   words: str
@@ -35,7 +35,7 @@ _HOST = r'[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?'
 _PATH = r'[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*'
 _SLURM = r'[A-Za-z0-9_][A-Za-z0-9_.@+-]*'
 GRAMMARS = {
-  # Kubernetes' label of a host, with room for what is appended.
+  # Kubernetes' label of a host, with room for suffixes.
   'name': Grammar(
     r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?',
     '40 or fewer of a-z, 0-9 and -, begin with a letter and not end with -',
@@ -68,7 +68,7 @@ GRAMMARS = {
     'a time: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12',
   ),
 }
-# Globs of a bucket's checkpoints would take the rest for patterns.
+# Other characters would be patterns in globs of a bucket's checkpoints.
 _BUCKET = r'(gs|s3)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^][*?#]*)?'
 
 
@@ -93,7 +93,7 @@ def text_problem(what: str, text: str) -> str:
 
 
 def name_problem(key: str, text: str) -> str:
-  """Describes why `text` is no name of this kind; '' if it is."""
+  """Describes why `text` is not a name of this kind; '' if it is."""
   if problem := text_problem(flag(key), text):
     return problem
   if not re.fullmatch(GRAMMARS[key].pattern, text):
@@ -104,7 +104,7 @@ def name_problem(key: str, text: str) -> str:
 
 
 def path_problem(key: str, text: str) -> str:
-  """Describes why `text` is no path or bucket; '' if it is."""
+  """Describes why `text` is not a path or bucket; '' if it is."""
   if problem := text_problem(flag(key), text):
     return problem
   if '://' in text:
@@ -112,8 +112,8 @@ def path_problem(key: str, text: str) -> str:
       ''
       if re.fullmatch(_BUCKET, text)
       else (
-        f'{flag(key)}={printable(text, _SHOWN)} is no folder of a bucket; give '
-        'gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#'
+        f'{flag(key)}={printable(text, _SHOWN)} is not a folder of a bucket; '
+        'give gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#'
       )
     )
   if max(len(part.encode()) for part in text.split('/')) > (
@@ -129,7 +129,7 @@ def path_problem(key: str, text: str) -> str:
 def override_problems(overrides: Sequence[str]) -> Iterator[str]:
   """Describes the overrides that cannot be in a script; '' for others.
 
-  An empty value is left to the rules of its key.
+  Empty values are checked by the rules of their keys.
   """
   for override in overrides:
     key, _, value = override.partition('=')
@@ -151,24 +151,24 @@ def check_text(what: str, text: str) -> str:
 
 
 def local_folder(key: str, text: str) -> pathlib.Path:
-  """The absolute path, which begins with no `-`; `~` is expanded.
+  """Absolute path, which does not begin with `-`, with `~` expanded.
 
-  Raises UserError where there is no such home folder or current folder, or
-  where it makes the path one that cannot be in a script.
+  Raises UserError if the home folder or the current folder does not exist, or
+  if the path cannot be in a script.
   """
   try:
     path = pathlib.Path(text).expanduser().absolute()
   except (RuntimeError, FileNotFoundError):
     raise UserError(
-      f'{flag(key)}={printable(text, _SHOWN)} begins in a home folder or a '
-      'current folder that is not there; give its whole path.'
+      f'{flag(key)}={printable(text, _SHOWN)} is relative to a home folder or '
+      'a current folder that does not exist; give an absolute path.'
     ) from None
   check_text(flag(key), str(path))
   return path
 
 
 def current_folder() -> str:
-  """Path of the current folder; UserError if it is gone or no text."""
+  """Path of the current folder; UserError if it is deleted or invalid."""
   try:
     return check_text('The current folder', os.getcwd())
   except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The attempts of a run, in a file that outlives whoever supervises it."""
+"""Attempt history of a run, in a file that outlives its supervisor."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,22 +10,22 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.files import parse_json, read_bytes
 from sana_jax.launching.restarts import Attempt
 from sana_jax.printable import printable
-from sana_jax.training import saved
+from sana_jax.training import checkpoint_files
 from sana_jax.training.workdir import is_remote, resolve, write_atomically
 
-_MOST_BYTES = 2**24  # A hundred thousand attempts.
+_MOST_BYTES = 2**24  # Limit of the file: a hundred thousand attempts.
 _MOST_STEP = 2**63 - 1
 
 
 def read(path: epath.PathLike) -> list[Attempt]:
-  """Attempts that were noted; none if there is no such file.
+  """Reads the history; [] if the file does not exist.
 
-  A file with anything else in it is renamed to NAME.damaged, with a warning:
-  it must not keep a run from starting.
+  An invalid file is renamed to NAME.damaged, with a warning, as it must not
+  prevent a run from starting.
   """
   path = resolve(path)
   try:
@@ -33,20 +33,20 @@ def read(path: epath.PathLike) -> list[Attempt]:
   except FileNotFoundError:
     return []
   except (OSError, ValueError) as e:
-    if isinstance(e, Trouble):
+    if isinstance(e, TransientError):
       raise
     _set_aside(path, e)
     return []
 
 
 def write(path: epath.PathLike, attempts: Sequence[Attempt]) -> None:
-  """All of them, or what was there stays."""
+  """Writes the history atomically."""
   text = json.dumps([dataclasses.asdict(a) for a in attempts])
   write_atomically(resolve(path), text.encode())
 
 
-def forget(path: epath.PathLike) -> None:
-  """Deletes the notes, so that the next launch begins without them."""
+def delete(path: epath.PathLike) -> None:
+  """Deletes the history, so that the next launch starts without it."""
   path = resolve(path)
   try:
     path.unlink(missing_ok=True)
@@ -55,8 +55,10 @@ def forget(path: epath.PathLike) -> None:
 
 
 def newest_step(workdir: epath.PathLike) -> int:
-  """Of the checkpoints that are whole; 0 where there are none."""
-  return max(saved.steps(resolve(workdir) / 'checkpoints'), default=0)
+  """Step of the newest complete checkpoint; 0 if there is none."""
+  return max(
+    checkpoint_files.steps(resolve(workdir) / 'checkpoints'), default=0
+  )
 
 
 def _content(path: epath.Path) -> bytes:
@@ -69,19 +71,19 @@ def _content(path: epath.Path) -> bytes:
   except (FileNotFoundError, ValueError):
     raise
   except Exception as e:  # noqa: BLE001  Errors of buckets have many types.
-    raise Trouble(
+    raise TransientError(
       f'{path} cannot be read ({type(e).__name__}: '
       f'{printable(e, 200)}); start again.'
     ) from e
 
 
 def _attempts(value: Any) -> list[Attempt]:
-  """Raises ValueError for all but a list of Attempts."""
+  """Attempts from the JSON value; raises ValueError for other values."""
   if not isinstance(value, list):
     raise ValueError('not a list')
   for number, entry in enumerate(value):
     if not _is_attempt(entry):
-      raise ValueError(f'entry {number} is no attempt')
+      raise ValueError(f'entry {number} is not an attempt')
   return [Attempt(**entry) for entry in value]
 
 
@@ -95,24 +97,24 @@ def _is_attempt(entry):
     type(step) is int
     and 0 <= step <= _MOST_STEP
     and (code is None or type(code) is int and 0 <= code <= 255)
-    and isinstance(entry['asked'], bool)
+    and isinstance(entry['stop_requested'], bool)
   )
 
 
 def _set_aside(path, error):
-  """Renames it, or leaves it to the next write, which replaces it."""
+  """Renames the file, or leaves it for the next write to replace."""
   reason = printable(getattr(error, 'strerror', None) or error, 200)
   names = (f'{path.name}.damaged{n or ""}' for n in itertools.count())
   aside = next(p for p in map(path.with_name, names) if not p.exists())
   try:
     os.replace(path, aside) if not is_remote(path) else path.replace(aside)
-    what = f'renamed to {aside.name}'
+    outcome = f'renamed to {aside.name}'
   except OSError as e:
-    what = f'left as it is ({e.strerror or e})'
+    outcome = f'left unchanged ({e.strerror or e})'
   logging.warning(
-    '%s does not hold the attempts of a run (%s); it is %s, and '
-    'they are counted from 0.',
+    '%s is not an attempt history (%s); it is %s, and '
+    'attempts are counted from 0.',
     path,
     reason,
-    what,
+    outcome,
   )

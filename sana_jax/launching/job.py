@@ -1,23 +1,23 @@
-"""What is launched: one small value from which every script follows."""
+"""Description of a launch, from which every script is generated."""
 
 from collections.abc import Sequence
 import dataclasses
 
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.launching import fields
-from sana_jax.launching.machines import gpus_a_host, Machines, TPUS
+from sana_jax.launching.machines import gpus_per_host, Machines, TPUS
 from sana_jax.launching.restarts import Policy
 from sana_jax.printable import printable
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where jobs run.
+  """Requirements of an environment where jobs run.
 
   Attributes:
-    kinds: of machines that it has.
-    needs: fields of a Job that must be given.
-    takes: those that may.
+    kinds: kinds of machines that it has.
+    needs: required fields of a Job.
+    takes: optional fields of a Job.
   """
 
   kinds: tuple[str, ...]
@@ -52,9 +52,9 @@ class Job:
   Attributes:
     where: a key of PLACES.
     overrides: --config.key=value arguments.
-    out: folder for what is written here.
-    image: of a container, made from launch/Containerfile.
-    time_limit: as SLURM writes it.
+    out: folder for files that are written locally.
+    image: container image, built from launch/Containerfile.
+    time_limit: in SLURM's format.
   """
 
   where: str
@@ -77,20 +77,20 @@ class Job:
 
 
 def check(job: Job) -> None:
-  """Raises one UserError that names every bad value."""
+  """Raises one UserError that names every invalid value."""
   place = PLACES.get(job.where)
   if place is None:
     raise UserError(
-      f'--where={printable(job.where, 200)} is not known'
+      f'--where={printable(job.where, 200)} is unknown'
       f'{did_you_mean(job.where, PLACES)}; allowed are {", ".join(PLACES)}.'
     )
-  said = [*_bad_texts(job), *_problems(job, place)]
-  if said:
-    raise UserError('; '.join(said) + '.')
+  problems = [*_bad_texts(job), *_problems(job, place)]
+  if problems:
+    raise UserError('; '.join(problems) + '.')
 
 
 def _bad_texts(job):
-  """Fields that are no text or name of their kind, whatever the place."""
+  """Problems of texts and names, regardless of the place."""
   paths = {
     'config': job.config.partition(':')[0],
     'workdir': job.workdir,
@@ -112,17 +112,17 @@ def _problems(job, place):
   if machines.kind not in place.kinds:
     others = [name for name, p in PLACES.items() if machines.kind in p.kinds]
     yield (
-      f'--topology={machines.name} cannot be had by {where}, which has '
+      f'--topology={machines.name} is not available for {where}, which has '
       f'{" and ".join(k.upper() + "s" for k in place.kinds)}; choose '
       f'--where={" or ".join(others)}'
     )
   for key in _OF_PLACES:
     flag = fields.flag(key)
     if getattr(job, key) and key not in place.needs + place.takes:
-      theirs = [n for n, p in PLACES.items() if key in p.needs + p.takes]
-      yield f'{flag} is not for {where} but for {" and ".join(theirs)}'
+      others = [n for n, p in PLACES.items() if key in p.needs + p.takes]
+      yield f'{flag} is not for {where} but for {" and ".join(others)}'
     if key in place.needs and not getattr(job, key):
-      yield f'{where} needs {flag}'
+      yield f'{where} requires {flag}'
   if (
     job.where != 'local'
     and not job.workdir.startswith('/')
@@ -130,15 +130,15 @@ def _problems(job, place):
   ):
     yield (
       f'--workdir={printable(job.workdir, 200)} must be the same for all '
-      'hosts; give a bucket, such as gs://bucket/run, or a whole path '
+      'hosts; give a bucket, such as gs://bucket/run, or an absolute path '
       'that they share'
     )
   if machines.kind in place.kinds:
-    yield from _unfit(job, machines)
+    yield from _machine_problems(job, machines)
 
 
-def _unfit(job, machines):
-  """What is wrong with the machines, in this place."""
+def _machine_problems(job, machines):
+  """Problems of the machines, in this place."""
   name = f'--topology={machines.name}'
   if job.where == 'local' and machines.kind != 'cpu' and machines.processes > 1:
     yield (
@@ -151,7 +151,7 @@ def _unfit(job, machines):
     return
   if machines.kind == 'tpu' and machines.slices > 1 and machines.hosts == 1:
     yield f'{name}: GKE joins slices of several hosts only; give larger ones'
-  counts = gpus_a_host(machines.chip)
+  counts = gpus_per_host(machines.chip)
   if machines.kind == 'gpu' and machines.devices not in counts:
     yield (
       f'{name}: GKE has {machines.chip} machines with '
@@ -160,9 +160,9 @@ def _unfit(job, machines):
 
 
 def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
-  """Arguments of sana-jax for each process; each value in the word of its flag.
+  """Arguments of sana-jax for each process, as --flag=value.
 
-  Otherwise a value that begins with - would be a flag.
+  A separate value that begins with - would be parsed as a flag.
   """
   devices = [f'--cpu-devices={job.machines.devices}'] * (
     job.machines.kind == 'cpu'
@@ -180,9 +180,9 @@ def train_arguments(job: Job, more: Sequence[str] = ()) -> list[str]:
 
 
 def environment(job: Job) -> dict[str, str]:
-  """Variables of each process."""
+  """Environment variables of each process."""
   if job.machines.kind == 'cpu':
     return {'JAX_PLATFORMS': 'cpu'}
-  # As sana-jax plan counts: JAX's default is three quarters of the memory.
+  # As assumed by sana-jax plan; JAX's default is three quarters of the memory.
   gpu = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.92'}
   return gpu if job.machines.kind == 'gpu' else {}

@@ -1,4 +1,4 @@
-"""Processes and devices of a topology, and what clouds call its machines.
+"""Processes and devices of a topology, and clouds' names of its machines.
 
 Names are those of Google's documentation and of xpk's table, read in November
 2026: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus,
@@ -14,22 +14,22 @@ from sana_jax.analysis import chips
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.launching import fields
 
-_MOST = 64  # Processes on CPUs, and devices of each.
+_MOST = 64  # Limit of processes on CPUs, and of devices of each.
 _SHOWN = 3
-# Slices of TPUs that can be had; larger cubes are multiples of 4, sorted.
+# Available slices of TPUs; larger cubes are multiples of 4, sorted.
 _FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 
 
 @dataclasses.dataclass(frozen=True)
 class Machines:
-  """What a topology's name stands for.
+  """Machines of a topology.
 
   Attributes:
     kind: 'cpu', 'tpu' or 'gpu'.
-    slices: that fast links do not join; 1 for GPUs, where none is told apart.
-    hosts: of a slice, with a process each.
-    devices: chips of a host, or parts of a CPU.
+    slices: number of slices, which have slow links between them; 1 for GPUs.
+    hosts: hosts of a slice, each with one process.
+    devices: chips of a host, or devices of a CPU.
   """
 
   name: str
@@ -50,7 +50,7 @@ class Machines:
 
   @property
   def grid(self) -> str:
-    """Of a slice, such as 4x4x8."""
+    """Shape of a slice as text, such as 4x4x8."""
     return 'x'.join(map(str, self.shape))
 
 
@@ -60,10 +60,10 @@ class Tpu:
 
   Attributes:
     gke: value of the label cloud.google.com/gke-tpu-accelerator.
-    xpk: before the topology, in --tpu-type.
-    vm: before the count, in --accelerator-type; '' where only GKE has it.
-    cores: that the count counts, of a chip.
-    runtime: the software version of its VMs.
+    xpk: prefix of the topology in --tpu-type.
+    vm: prefix of the count in --accelerator-type; '' if only GKE has it.
+    cores: cores per chip, for the count.
+    runtime: software version of its VMs.
   """
 
   gke: str
@@ -89,13 +89,13 @@ GPUS = {
   'h200': 'nvidia-h200-141gb',
   'b200': 'nvidia-b200',
 }
-_GPUS_A_HOST = {'a100': (1, 2, 4, 8), 'h100': (1, 2, 4, 8)}
+_GPUS_PER_HOST = {'a100': (1, 2, 4, 8), 'h100': (1, 2, 4, 8)}
 
 
 def parse(name: str) -> Machines:
-  """`cpu:2x4` (processes x devices), or a topology of sana-jax plan.
+  """Machines of `cpu:2x4` (processes x devices) or a topology of sana-jax plan.
 
-  Raises UserError, with near and allowed ones, for another text.
+  Raises UserError, with similar and allowed names, for other text.
   """
   fields.check_text('--topology', name)
   if not name.isascii():  # Digits of other scripts are digits to Python.
@@ -106,7 +106,7 @@ def parse(name: str) -> Machines:
   if kind not in chips.CHIPS:
     known = (*chips.CHIPS, 'cpu')
     raise UserError(
-      f'--topology={name} names no chip that is known'
+      f'--topology={name} names an unknown chip'
       f'{did_you_mean(kind, known)}; allowed are {", ".join(known)}.'
     )
   found = chips.parse(name)
@@ -131,7 +131,7 @@ def _tpu(found):
     by_size = sorted(known, key=lambda s: abs(math.log(math.prod(s) / count)))
     shown = sorted(by_size[:_SHOWN], key=math.prod)
     raise UserError(
-      f'--topology={found.name} is no slice that can be had; near ones are '
+      f'--topology={found.name} is not an available slice; similar ones are '
       f'{", ".join("x".join(map(str, s)) for s in shown)}.'
     )
   count = math.prod(found.shape)
@@ -161,7 +161,7 @@ def _gpu(found):
 
 
 def shapes(dimensions: int) -> tuple[tuple[int, ...], ...]:
-  """Of the slices of TPUs with a torus of so many dimensions."""
+  """Shapes of the slices of TPUs with a torus of this many dimensions."""
   if dimensions == 2:
     return _FLAT
   sides = range(4, 257, 4)
@@ -175,6 +175,6 @@ def shapes(dimensions: int) -> tuple[tuple[int, ...], ...]:
   return _CUBES + tuple(sorted(cubes, key=lambda s: (math.prod(s), s)))
 
 
-def gpus_a_host(chip: str) -> tuple[int, ...]:
-  """That a machine of Google's can have."""
-  return _GPUS_A_HOST.get(chip, (8,))
+def gpus_per_host(chip: str) -> tuple[int, ...]:
+  """Numbers of GPUs that a Google Cloud machine can have."""
+  return _GPUS_PER_HOST.get(chip, (8,))

@@ -1,4 +1,4 @@
-"""Several processes that are one run: the end of one is the end of all."""
+"""Processes of one run, which end together."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -16,11 +16,11 @@ from absl import logging
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 
-STOPPED = 143  # As a shell reports SIGTERM; sana-jax train, once it has saved.
-_LOOK_SECONDS = 0.1
-# SIGTERM if who supervises is killed: two runs in a workdir never meet. (1 is
-# PR_SET_PDEATHSIG, which only Linux has.)
-_BOUND = (
+STOPPED = 143  # Exit code for SIGTERM; sana-jax train has saved.
+_POLL_SECONDS = 0.1
+# Sends SIGTERM if the supervisor is killed, so that a workdir never has two
+# runs. (1 is PR_SET_PDEATHSIG, which only Linux has.)
+_WITH_DEATH_SIGNAL = (
   [
     sys.executable,
     '-ISc',
@@ -34,11 +34,11 @@ _BOUND = (
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """What to start.
+  """A process to start.
 
   Attributes:
-    env: besides that of this process.
-    log: that is appended to; None for this process's own output.
+    env: additional environment variables.
+    log: file to which output is appended; None for this process's output.
   """
 
   command: Sequence[str]
@@ -51,8 +51,8 @@ class Patience:
   """Seconds between a SIGTERM and a SIGKILL.
 
   Attributes:
-    saving: after a stop was asked for: enough to save.
-    others: after one has died: they wait for it in vain.
+    saving: after a stop request, to save.
+    others: after one process has died, for which the others wait in vain.
   """
 
   saving: float | int = 300.0
@@ -60,22 +60,23 @@ class Patience:
 
 
 class Requests:
-  """SIGTERM, SIGINT and, if `again`, SIGUSR1, while the context lasts.
+  """Stop requests by SIGTERM, SIGINT and, if `requeue`, SIGUSR1, in a context.
 
   Attributes:
-    stop: the signals that asked to stop.
-    again: SIGUSR1 did: the time is nearly up.
-    noted: called once a run begins to stop; it may not live to see the end.
+    stop: the received signals.
+    requeue: whether SIGUSR1 was received: the time limit is near.
+    on_stop: called when a run begins to stop, as the process may be killed
+      before it ends.
   """
 
-  def __init__(self, again: bool = False):
+  def __init__(self, requeue: bool = False):
     self.stop: list[int] = []
-    self.noted: Callable[[], None] = lambda: None
+    self.on_stop: Callable[[], None] = lambda: None
     self._signals = [signal.SIGTERM, signal.SIGINT]
-    self._signals += [signal.SIGUSR1] if again else []
+    self._signals += [signal.SIGUSR1] if requeue else []
 
   @property
-  def again(self) -> bool:
+  def requeue(self) -> bool:
     return signal.SIGUSR1 in self.stop
 
   def __enter__(self):
@@ -90,10 +91,10 @@ class Requests:
       signal.signal(number, handler or signal.SIG_DFL)
 
   def sleep(self, seconds: float | int) -> None:
-    """For so long, or until a stop is asked for."""
+    """Sleeps until the time is over or a stop is requested."""
     end = time.monotonic() + seconds
     while not self.stop and (left := end - time.monotonic()) > 0:
-      time.sleep(min(left, _LOOK_SECONDS))
+      time.sleep(min(left, _POLL_SECONDS))
 
 
 def run(
@@ -102,26 +103,26 @@ def run(
   *,
   patience: Patience = Patience(),
   stop: Callable[[], object] | None = None,
-  look: Callable[[], None] = lambda: None,
+  poll: Callable[[], None] = lambda: None,
 ) -> int:
-  """Starts all, waits until all have ended, and returns the first failure.
+  """Starts all processes, waits for them, and returns the first failure.
 
-  One that fails stops the others, by SIGTERM and then SIGKILL. A request to
-  stop goes to all of them, by `stop` if it is given and SIGTERM otherwise; they
-  end by themselves, or by SIGKILL. `look` is called now and then.
+  A failure stops the others by SIGTERM and then SIGKILL. A stop request is
+  passed on to all, by `stop` if it is given and by SIGTERM otherwise; they are
+  killed if they do not end. `poll` is called periodically.
   """
   with contextlib.ExitStack() as stack:
     running = [start(p, stack) for p in processes]
     stack.callback(_kill, running)
-    code, deadline, asked = 0, None, False
+    code, deadline, stopping = 0, None, False
     while None in [p.poll() for p in running]:
-      time.sleep(_LOOK_SECONDS)
-      look()
-      told = bool(requests.stop)
-      code = code or _failure(running, told)
-      if told and not asked:
-        asked, deadline = True, time.monotonic() + patience.saving
-        requests.noted()
+      time.sleep(_POLL_SECONDS)
+      poll()
+      requested = bool(requests.stop)
+      code = code or _failure(running, requested)
+      if requested and not stopping:
+        stopping, deadline = True, time.monotonic() + patience.saving
+        requests.on_stop()
         _stop(stop, running)
       elif code and deadline is None:
         # After a SIGTERM to one of them, all agree on a step and save it.
@@ -131,16 +132,16 @@ def run(
           _terminate(running)
       if deadline is not None and time.monotonic() > deadline:
         _kill(running)
-    look()
+    poll()
     return (
       code
-      or _failure(running, asked)
+      or _failure(running, stopping)
       or max(shell_code(p.returncode) for p in running)
     )
 
 
 def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
-  """In a session of its own: Ctrl-C comes to it as SIGTERM."""
+  """Starts a process in a new session, so that Ctrl-C does not reach it."""
   name = printable(process.command[0], 200)
   if not shutil.which(process.command[0]):
     raise UserError(
@@ -155,7 +156,7 @@ def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
     }
   try:
     return subprocess.Popen(
-      [*_BOUND, *process.command],
+      [*_WITH_DEATH_SIGNAL, *process.command],
       env={**os.environ, **process.env},
       stdin=subprocess.DEVNULL,
       start_new_session=True,
@@ -177,13 +178,13 @@ def _opened(log, stack):
 
 
 def shell_code(returncode: int) -> int:
-  """As a shell reports it: 128 and the signal's number."""
+  """Exit code as in a shell: 128 plus the number of a signal."""
   return 128 - returncode if returncode < 0 else returncode
 
 
-def _failure(running, asked):
-  """The exit code of one that failed; those that were asked to stop do not."""
-  allowed = (0, STOPPED) if asked else (0,)
+def _failure(running, stop_requested):
+  """First exit code of a failure, which STOPPED is not after a request."""
+  allowed = (0, STOPPED) if stop_requested else (0,)
   codes = [
     shell_code(p.returncode) for p in running if p.returncode is not None
   ]
@@ -191,7 +192,7 @@ def _failure(running, asked):
 
 
 def _stop(stop, running):
-  """Runs `stop`, or sends SIGTERM where there is none or it cannot start."""
+  """Calls `stop`, or sends SIGTERM if there is none or it cannot start."""
   if stop:
     try:
       stop()

@@ -1,7 +1,7 @@
-"""Whether a run that ended is started again, and when: a pure function.
+"""Decision whether and when a run is restarted: a pure function.
 
-A restart is worth its while if it moves the newest checkpoint. What was told to
-stop (before a time limit, by a scheduler, by Ctrl-C) has not failed.
+A restart makes progress if it writes a newer checkpoint. A requested stop (at a
+time limit, by a scheduler, by Ctrl-C) is not a failure.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,25 @@ class Attempt:
   """One start of all processes.
 
   Attributes:
-    step: of the newest checkpoint when it began; 0 for none.
-    exit_code: None where nobody was left to note it.
-    asked: it was told to stop.
+    step: step of the newest checkpoint at the start; 0 for none.
+    exit_code: None if the supervisor did not live to record it.
+    stop_requested: whether it was requested to stop.
   """
 
   step: int
   exit_code: int | None = None
-  asked: bool = False
+  stop_requested: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """When to give up, and how long to wait before that.
+  """Limits of restarts, and delays before them.
 
   Attributes:
-    without_progress: restarts in a row that moved no checkpoint.
-    restarts: in all.
-    wait_seconds: before a restart; doubled for each without progress.
+    without_progress: limit of consecutive restarts without a new checkpoint.
+    restarts: limit of all restarts.
+    wait_seconds: delay before a restart; doubled for each without progress.
+    most_seconds: limit of the delay.
   """
 
   without_progress: int = 2
@@ -43,24 +44,24 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """Start (again) after so many seconds."""
+  """Decision to start or restart after a delay."""
 
   seconds: float | int = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-  """Leave it at that, with this exit code, and say why."""
+  """Decision to stop, with an exit code and the reason."""
 
   exit_code: int
-  said: str = ''
+  reason: str = ''
 
 
 def decide(
   history: Sequence[Attempt], step: int, policy: Policy
 ) -> Start | Stop:
-  """What to do next, where `step` is that of the newest checkpoint now."""
-  if not history or history[-1].asked:
+  """Next decision, given the current step of the newest checkpoint."""
+  if not history or history[-1].stop_requested:
     return Start()
   code = history[-1].exit_code
   if code == DONE:
@@ -68,32 +69,31 @@ def decide(
   if code == MISTAKE:
     return Stop(
       MISTAKE,
-      'That is a mistake in a config, a flag or the data, '
-      'which no restart mends: see the log, and launch again.',
+      'This is an error in a config, a flag or the data, '
+      'which a restart cannot fix: see the log, and launch again.',
     )
   code = 1 if code is None else code
   restarts = len(history) - 1
   if restarts >= policy.restarts:
     return Stop(
       code,
-      f'It was restarted {restarts} times, as often as '
-      '--restarts allows; see the logs.',
+      f'It was restarted {restarts} times, the limit of '
+      '--restarts; see the logs.',
     )
-  idle = fruitless(history, step)
+  idle = restarts_without_progress(history, step)
   if idle >= policy.without_progress:
     return Stop(
       code,
       f'{times(idle)} made no progress (the newest checkpoint '
       f'is still of step {step}): see the logs, and launch again '
-      'once it is mended (--restarts-without-progress says how '
-      'often to try).',
+      'once it is fixed (--restarts-without-progress is the limit).',
     )
   return Start(min(policy.most_seconds, policy.wait_seconds * 2**idle))
 
 
-def fruitless(history: Sequence[Attempt], step: int) -> int:
-  """Restarts in a row, up to now, that moved no checkpoint."""
-  failed = [a for a in history if not a.asked]
+def restarts_without_progress(history: Sequence[Attempt], step: int) -> int:
+  """Number of latest consecutive restarts without a new checkpoint."""
+  failed = [a for a in history if not a.stop_requested]
   count = 0
   while count < len(failed) and failed[-1 - count].step >= step:
     count += 1
@@ -101,5 +101,5 @@ def fruitless(history: Sequence[Attempt], step: int) -> int:
 
 
 def times(count: int) -> str:
-  """For people."""
+  """Number of restarts as text."""
   return 'A restart' if count == 1 else f'{count} restarts in a row'

@@ -1,4 +1,4 @@
-"""Starts a run, and starts it again as long as that is worth its while."""
+"""Starts a run and restarts it while it makes progress."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,13 +14,13 @@ from sana_jax.launching.processes import Requests
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What is supervised.
+  """A supervised run.
 
   Attributes:
-    start: does an attempt, by its number, and returns the exit code.
-    workdir: where its checkpoints are.
-    notes: the file of its attempts.
-    once: whoever started this starts it again.
+    start: (number of the attempt) -> exit code.
+    workdir: folder with its checkpoints.
+    notes: file of its attempt history.
+    once: whether a scheduler, rather than this process, restarts it.
   """
 
   start: Callable[[int], int]
@@ -31,17 +31,17 @@ class Run:
 
 
 def supervise(run: Run, requests: Requests) -> int:
-  """The exit code of the last attempt.
+  """Runs attempts and returns the exit code of the last one.
 
-  Attempts are noted before they start, so that those of a supervisor that was
-  killed count, too. What is over is forgotten: a later launch begins afresh.
+  Attempts are recorded before they start, so that those of a killed supervisor
+  count. The history is deleted at the end, so that a later launch starts fresh.
   """
   attempts = history.read(run.notes)
   while True:
     step = history.newest_step(run.workdir)
     verdict = restarts.decide(attempts, step, run.policy)
     if isinstance(verdict, restarts.Stop):
-      return _over(run, verdict)
+      return _finish(run, verdict)
     # The other hosts of a run wait for this one, five minutes at most.
     seconds = min(verdict.seconds, 120) if run.once else verdict.seconds
     if attempts:
@@ -56,30 +56,32 @@ def supervise(run: Run, requests: Requests) -> int:
         return 128 + requests.stop[0]
     attempt = restarts.Attempt(step)
     history.write(run.notes, [*attempts, attempt])
-    told = [*attempts, restarts.Attempt(step, asked=True)]
-    requests.noted = functools.partial(_note, run.notes, told)
+    stopping = [*attempts, restarts.Attempt(step, stop_requested=True)]
+    requests.on_stop = functools.partial(_record, run.notes, stopping)
     code = run.start(len(attempts))
-    asked = bool(requests.stop)
-    attempts.append(dataclasses.replace(attempt, exit_code=code, asked=asked))
+    stopped = bool(requests.stop)
+    attempts.append(
+      dataclasses.replace(attempt, exit_code=code, stop_requested=stopped)
+    )
     if code == restarts.DONE:
-      return _over(run, restarts.Stop(code))
-    _note(run.notes, attempts)
-    if asked or (run.once and code != restarts.MISTAKE):
+      return _finish(run, restarts.Stop(code))
+    _record(run.notes, attempts)
+    if stopped or (run.once and code != restarts.MISTAKE):
       return code
 
 
-def _note(notes, attempts):
-  """Writes the notes, if it can be done: a run must still be stopped."""
+def _record(notes, attempts):
+  """Writes the history; only logs errors, as a run must still be stopped."""
   try:
     history.write(notes, attempts)
   except UserError as e:
-    logging.warning('The attempts could not be noted: %s', e)
+    logging.warning('The attempts could not be recorded: %s', e)
 
 
-def _over(run, verdict):
-  history.forget(run.notes)
-  if verdict.said:
-    logging.error('%s', verdict.said)
+def _finish(run, verdict):
+  history.delete(run.notes)
+  if verdict.reason:
+    logging.error('%s', verdict.reason)
   if run.once and verdict.exit_code not in (restarts.DONE, restarts.MISTAKE):
     return restarts.NO_PROGRESS
   return verdict.exit_code

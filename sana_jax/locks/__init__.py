@@ -1,17 +1,17 @@
-"""Locks of folders: one run at a time writes into each.
+"""Locks of folders: only one run at a time writes into a folder.
 
     with locks.hold(locks.within(folder), 'training', '--workdir') as lock:
       ...
       lock.check()  # Before each save.
 
-A lock is a claim, a small file that is created only where there is none, and a
-heartbeat beside it that a thread renews. A claim ends when its holder releases
-it, when the process that made it is gone (told on the same machine), when a
+A lock consists of a claim, a small file that is created exclusively, and a
+heartbeat file next to it that a thread renews. A claim ends when its holder
+releases it, when its process is gone (detected on the same machine), when a
 later attempt of the same supervised run takes it over from another machine, or
-when its heartbeat is two minutes old. Readers take no lock.
+when its heartbeat is two minutes old. Readers need no lock.
 
-Of clocks only the store's is used: ages are differences of modification times
-in the same folder or bucket. A holder that was taken over stops by `check`.
+Only the store's clock is used: ages are differences of modification times in
+the same folder or bucket. A holder that lost its lock stops in `check`.
 """
 
 import collections.abc
@@ -20,23 +20,23 @@ import os
 import signal
 import threading
 
-from sana_jax.locks import together
+from sana_jax.locks import process_group
 from sana_jax.locks.acquiring import acquire
 from sana_jax.locks.claims import InUse, Lock, NAME, TERMS, Terms
 from sana_jax.locks.stores import store_of
 from sana_jax.paths import expanded
 
 __all__ = ['InUse', 'Lock', 'TERMS', 'Terms', 'beside', 'hold', 'within']
-_held: dict[tuple[str, int], Lock] = {}  # By place and thread.
+_held: dict[tuple[str, int], Lock] = {}  # By path of the claim and thread.
 
 
 def within(folder: str | os.PathLike) -> str:
-  """The claim on all that is in a folder."""
+  """Path of the claim on a folder's content."""
   return f'{os.fspath(folder).rstrip("/") or "/"}/{NAME}'
 
 
 def beside(path: str | os.PathLike) -> str:
-  """The claim on a file or folder that is made elsewhere and then renamed."""
+  """Path of the claim on a file or folder that is replaced as a whole."""
   folder, _, name = os.fspath(path).rstrip('/').rpartition('/')
   return f'{folder or "."}/.{name}{NAME}'
 
@@ -50,19 +50,20 @@ def hold(
   shared: bool = False,
   terms: Terms = TERMS,
 ) -> collections.abc.Iterator[Lock]:
-  """Holds the claim at `place` while the context lasts.
+  """Holds the claim at `place` in the context.
 
-  Where this thread holds it already, that lock is yielded.
+  Yields the existing lock if this thread already holds it.
 
   Args:
-    doing: for others, such as 'training'.
-    flag: that names the folder, for messages.
-    shared: held by process 0 for all processes of jax.distributed, which call
-      this together and fail together.
+    place: path or URL of the claim, from `within` or `beside`.
+    doing: what the run does, such as 'training', for messages.
+    flag: the flag that sets the folder, for messages.
+    shared: whether process 0 holds it for all processes of jax.distributed,
+      which all call this and fail alike.
 
   Raises:
     InUse: another run holds it.
-    UserError: the place cannot be written.
+    UserError: the claim cannot be written.
   """
   if '://' not in place:
     place = os.path.abspath(expanded(place))
@@ -71,23 +72,24 @@ def hold(
     yield _held[key]
     return
   store = store_of(place)
-  processes = together.processes() if shared else together.ALONE
+  processes = process_group.current() if shared else process_group.SINGLE
   lock = acquire(store, doing, flag, processes, terms)
   _held[key] = lock
   try:
     with lock, _released_by_sigterm(lock, processes):
       yield lock
-      processes.meet('the folder is released')
+      processes.barrier('the folder is released')
   finally:
     del _held[key]
 
 
 @contextlib.contextmanager
 def _released_by_sigterm(lock, processes):
-  """Releases the lock and exits with 143 on a SIGTERM that nobody handles.
+  """Releases the lock and exits with 143 on an otherwise unhandled SIGTERM.
 
-  At once, as without a handler: a Python handler would wait for the compiler
-  or the device. The C part of a signal handler writes to a pipe meanwhile.
+  This is immediate, as without a handler: a Python handler would wait for the
+  compiler or the device, whereas the C handler writes to a pipe that a thread
+  reads.
   """
   if (
     threading.current_thread() is not threading.main_thread()
@@ -98,20 +100,20 @@ def _released_by_sigterm(lock, processes):
     return
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  ours = lambda *_: None
+  handler = lambda *_: None
 
   def wait():
     with open(reader, 'rb', buffering=0) as pipe:
       while number := pipe.read(1):
         if number[0] == signal.SIGTERM and (
-          signal.getsignal(signal.SIGTERM) is ours
+          signal.getsignal(signal.SIGTERM) is handler
         ):
           lock.release()
           os._exit(128 + signal.SIGTERM)
 
   thread = threading.Thread(target=wait, name='lock: SIGTERM', daemon=True)
   before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  signal.signal(signal.SIGTERM, ours)
+  signal.signal(signal.SIGTERM, handler)
   thread.start()
   try:
     yield

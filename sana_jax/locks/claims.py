@@ -1,8 +1,7 @@
-"""A claim that is held: renewed by a thread, lost, or released.
+"""A held claim: renewed by a thread, lost, or released.
 
-Beside the claim `.lock` lies the heartbeat `.lock.TOKEN`. It is a file of its
-own, so that a holder that was cut off for long cannot overwrite the claim of
-its successor.
+The heartbeat `.lock.TOKEN` is a file separate from the claim `.lock`, so that a
+holder that was disconnected for long cannot overwrite its successor's claim.
 """
 
 import os
@@ -11,20 +10,20 @@ from typing import NamedTuple
 
 from absl import logging
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.locks.holder import parse
+from sana_jax.locks.process_group import Processes
 from sana_jax.locks.stores import Store
-from sana_jax.locks.together import Processes
 from sana_jax.printable import printable
 
 
 class Terms(NamedTuple):
-  """Seconds.
+  """Times of a lease in seconds.
 
   Attributes:
     lease: from the last heartbeat to the end of a claim.
     renew: between heartbeats.
-    poll: between looks at the claim of a holder that may be gone.
+    poll: between checks of the claim of a holder that may be gone.
   """
 
   lease: float = 120.0
@@ -36,12 +35,12 @@ TERMS = Terms()
 NAME = '.lock'
 
 
-class InUse(Trouble):
-  """Another run writes there; it may end soon."""
+class InUse(TransientError):
+  """Another run holds the lock."""
 
 
 class Lock:
-  """A claim that is held by process 0; a context manager that releases it."""
+  """A claim held by process 0; a context manager that releases it on exit."""
 
   def __init__(
     self,
@@ -59,7 +58,7 @@ class Lock:
     self._thread = threading.Thread(
       target=self._renew_each, name='lock', daemon=True
     )
-    self.on_loss = lambda: None  # Called by a thread.
+    self.on_loss = lambda: None  # Called in the renewing thread.
 
   def __enter__(self):
     if self._processes.index == 0:
@@ -74,13 +73,13 @@ class Lock:
 
   @property
   def is_lost(self) -> bool:
-    """Whether it was found to be; as of the last heartbeat."""
+    """Whether a loss has been detected, by the last heartbeat or check."""
     return self._lost.is_set()
 
   def is_ours(self) -> bool:
-    """Whether the claim is still this run's, read anew.
+    """Reads the claim and returns whether it is still this run's.
 
-    A store that cannot be reached has let nobody else in, as far as is known.
+    An unreachable store leaves the last known state unchanged.
     """
     try:
       found = self._store.read()
@@ -91,20 +90,20 @@ class Lock:
     return not self.is_lost
 
   def check(self) -> None:
-    """Raises InUse where this run no longer holds the claim."""
+    """Raises InUse if this run no longer holds the claim."""
     if not self.is_ours():
       raise InUse(self._loss())
 
   def check_together(self) -> None:
-    """Raises InUse in all processes alike, which call it together."""
-    status = {'said': ''}
+    """Raises InUse in all processes, which must all call this."""
+    status = {'message': ''}
     if self._processes.index == 0 and not self.is_ours():
-      status['said'] = self._loss()
-    if said := self._processes.broadcast(status)['said']:
-      raise InUse(said)
+      status['message'] = self._loss()
+    if message := self._processes.broadcast(status)['message']:
+      raise InUse(message)
 
   def release(self) -> None:
-    """Removes the claim, if it is ours; once."""
+    """Removes the claim if it is still ours; idempotent."""
     with self._release:
       try:
         if self._store.read() == self._claim:
@@ -113,7 +112,7 @@ class Lock:
         self._store.close()
       except OSError as e:
         logging.warning(
-          '%s cannot be removed (%s); it ends by itself.', self._store.place, e
+          '%s cannot be removed (%s); it expires.', self._store.place, e
         )
 
   def _loss(self):
@@ -125,8 +124,8 @@ class Lock:
     by = f'by {other}' if other else 'or its claim was removed'
     return (
       f'{folder} was taken over {by}, since this run had not renewed its '
-      f'lock for {self._terms.lease:.0f} s; it ends here and saves '
-      f'nothing more. Start it again later, or choose another '
+      f'lock for {self._terms.lease:.0f} s; this run ends without saving '
+      f'again. Start it again later, or choose another '
       f'{self._flag}.'
     )
 
@@ -152,7 +151,7 @@ class Lock:
 
 
 def folder_of(place):
-  """The thing that a claim's file stands for, as messages name it."""
+  """The locked folder or file of a claim, for messages."""
   folder, name = os.path.split(place)
   return printable(
     folder

@@ -1,4 +1,4 @@
-"""Who holds a claim, as its file tells, and whether that process is alive."""
+"""The holder of a claim, parsed from its file, and whether it is alive."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -13,7 +13,7 @@ import uuid
 from sana_jax.files import parse_json
 from sana_jax.printable import printable
 
-# Set by a supervisor for the processes of an attempt, see `of_attempt`.
+# Set by a supervisor for the processes of an attempt, see `attempt_env`.
 RUN, ATTEMPT = 'SANA_JAX_RUN', 'SANA_JAX_ATTEMPT'
 _OWN_RUN = uuid.uuid4().hex
 _MOST = 60  # Characters of a name in a message.
@@ -24,14 +24,14 @@ class Holder:
   """A process that holds a claim.
 
   Attributes:
-    since: seconds after 1970 by its own clock, for messages only.
-    kernel: the boot and the namespace in which `process` is a number; ''
-      where the system does not tell.
-    started: when the process began, in ticks after the boot.
-    place: the file that the claim was made in; a copy of it lies elsewhere.
-    run: of a supervised run; '' otherwise.
-    attempt: of that run; later ones are larger.
-    token: differs for each claim.
+    since: Unix time by the holder's clock, for messages only.
+    kernel: boot and PID namespace in which `process` is valid; '' if the system
+      does not report them.
+    started: start time of the process, in ticks after the boot.
+    place: identity of the claim's file, which a copy of it does not have.
+    run: id of the supervised run; '' if it is not supervised.
+    attempt: attempt of that run; later ones compare larger.
+    token: unique to each claim.
   """
 
   host: str
@@ -47,7 +47,7 @@ class Holder:
 
   @classmethod
   def here(cls, doing: str) -> 'Holder':
-    """This process."""
+    """Holder that describes this process."""
     process = os.getpid()
     return cls(
       socket.gethostname(),
@@ -63,7 +63,7 @@ class Holder:
     )
 
   def is_alive(self) -> bool | None:
-    """Whether the process is there; None where this machine cannot tell."""
+    """Whether the process exists; None if this machine cannot determine it."""
     if not self.kernel or self.kernel != _kernel():
       return None
     return _started(self.process) == self.started
@@ -84,7 +84,7 @@ class Holder:
 
 
 def parse(data: bytes) -> Holder | None:
-  """The holder that a claim names; None for what is no claim."""
+  """The holder that a claim names; None if the data is not a claim."""
   try:
     value = parse_json(data)
     attempt = tuple(map(int, value.pop('attempt')))
@@ -99,22 +99,22 @@ def parse(data: bytes) -> Holder | None:
     OSError,
   ):
     return None
-  wanted = {f.name: f.type for f in dataclasses.fields(Holder)}
-  texts = [k for k, kind in wanted.items() if kind is str]
-  right = isinstance(holder.process, int) and all(
+  types = {f.name: f.type for f in dataclasses.fields(Holder)}
+  texts = [k for k, kind in types.items() if kind is str]
+  valid = isinstance(holder.process, int) and all(
     isinstance(getattr(holder, k), str) for k in texts
   )
-  # The token names a file.
+  # The token is part of a file name.
   return (
-    holder if right and re.fullmatch('[0-9a-f]{32}', holder.token) else (None)
+    holder if valid and re.fullmatch('[0-9a-f]{32}', holder.token) else (None)
   )
 
 
-def of_attempt(number: int) -> Mapping[str, str]:
-  """The environment by which the processes of an attempt are one run.
+def attempt_env(number: int) -> Mapping[str, str]:
+  """Environment variables that mark an attempt's processes as one run.
 
-  A SLURM job stays the same run when it is requeued, a JobSet when its pods
-  are made anew; otherwise each supervisor has a run of its own.
+  A requeued SLURM job is the same run, as is a JobSet with recreated pods;
+  otherwise each supervisor has its own run.
   """
   job, jobset = os.environ.get('SLURM_JOB_ID'), os.environ.get('JOBSET')
   cluster = os.environ.get('SLURM_CLUSTER_NAME', '')
@@ -134,7 +134,7 @@ def _numbers(text):
 
 
 def _kernel():
-  """Numbers of processes mean the same where this is the same."""
+  """Id of the boot and the PID namespace, in which process ids are unique."""
   try:
     boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
     return f'{boot} {os.readlink("/proc/self/ns/pid")}'
@@ -143,11 +143,11 @@ def _kernel():
 
 
 def _started(process):
-  """When a process began, as /proc has it; '' for one that is not there."""
+  """Start time of a process according to /proc; '' if it does not exist."""
   try:
     stat = pathlib.Path(f'/proc/{process:d}/stat').read_text()
   except (OSError, ValueError):
     return ''
   state, *fields = stat.rpartition(')')[2].split()
-  # Z and X have ended; nobody has read how.
+  # Processes in state Z or X have exited but have not been waited for.
   return '' if state in 'ZX' else fields[18]

@@ -1,8 +1,8 @@
-"""Places of claims: a folder of a disk, or the objects of a bucket.
+"""Storage of claims: a folder of a disk, or the objects of a bucket.
 
-Both can create a file only where there is none, and tell by their own clock
-when a file was last written. On a disk this is O_EXCL, which NFS has since its
-version 3; gs:// has if-generation-match=0, s3:// if-none-match, both by fsspec.
+Both support exclusive creation and record modification times by their own
+clock. Disks use O_EXCL, which NFS supports since version 3; gs:// uses
+if-generation-match=0 and s3:// if-none-match, both through fsspec.
 """
 
 import abc
@@ -20,43 +20,45 @@ _MOST = 4096  # Bytes of a claim.
 
 
 class Store(abc.ABC):
-  """The claim at a place and the files beside it, by suffixes of its name."""
+  """A claim and the files next to it, addressed by suffixes of its name."""
 
   place: str
 
   @abc.abstractmethod
   def create(self, suffix: str, content: Callable[[str], bytes]) -> bool:
-    """Whether the file was not there, and now is.
+    """Creates the file exclusively; returns False if it already exists.
 
-    `content` is given what tells the file from a copy of it.
+    Args:
+      suffix: of the file's name.
+      content: (identity) -> bytes; a copy of the file has another identity.
     """
 
   @abc.abstractmethod
   def read(self, suffix: str = '') -> bytes | None:
-    """The content of the file; None if there is none."""
+    """Content of the file; None if it does not exist."""
 
   @abc.abstractmethod
   def renew(self, suffix: str) -> None:
-    """Makes the file, or its time, new."""
+    """Creates the file, or sets its modification time to now."""
 
   @abc.abstractmethod
   def modified(self, suffix: str) -> float | None:
-    """When it was last written; None if there is none."""
+    """Modification time of the file; None if it does not exist."""
 
   @abc.abstractmethod
   def remove(self, suffix: str) -> None:
-    """Removes it, if it is there."""
+    """Removes the file if it exists."""
 
   @abc.abstractmethod
   def identity(self) -> str:
-    """The value that `create` gave to the claim that is there."""
+    """Identity of the existing claim, as passed to `content` by `create`."""
 
   @abc.abstractmethod
   def close(self) -> None:
-    """Removes the folders that were made for the claim alone."""
+    """Removes empty folders that were created for the claim."""
 
   def age(self, suffix: str) -> float | None:
-    """Seconds since it was last written, by the store's clock."""
+    """Seconds since the file was modified, by the store's clock."""
     then = self.modified(suffix)
     if then is None:
       return None
@@ -69,12 +71,12 @@ class Store(abc.ABC):
 
 
 def store_of(place: str) -> Store:
-  """The store for a claim's path or URL."""
+  """Store for a claim's path or URL."""
   return Bucket(place) if '://' in place else Disk(place)
 
 
 class Disk(Store):
-  """Files of a folder, which is made if need be."""
+  """Files in a folder, which is created if necessary."""
 
   def __init__(self, place: str):
     self.place, self._made = place, []
@@ -89,7 +91,7 @@ class Disk(Store):
     try:
       with os.fdopen(file, 'wb') as out:
         out.write(content(_identity(os.fstat(file))))
-    except BaseException:  # A full disk, or a stop.
+    except BaseException:  # A full disk, or an interrupt.
       self.remove(suffix)
       raise
     return True
@@ -98,22 +100,24 @@ class Disk(Store):
     try:
       return read_bytes(self.place + suffix, _MOST)
     except FileNotFoundError:
-      # A link that leads nowhere is there.
+      # A dangling symlink exists.
       return b'' if os.path.lexists(self.place + suffix) else None
     except OSError as e:
       if e.errno in (errno.EFBIG, errno.EINVAL, errno.ENXIO, errno.ELOOP):
-        return b''  # No claim, but in its place.
+        return b''  # Not a claim, but it blocks the path.
       raise
 
   def renew(self, suffix):
     try:
-      os.utime(self.place + suffix)  # Without times: by the server's clock.
+      os.utime(self.place + suffix)  # No times given: uses the server's clock.
     except FileNotFoundError:
       self.create(suffix, lambda _: b'')
 
   def modified(self, suffix):
     try:
-      with open_regular(self.place + suffix) as file:  # NFS asks its server.
+      with open_regular(
+        self.place + suffix
+      ) as file:  # NFS revalidates on open.
         return os.fstat(file.fileno()).st_mtime
     except OSError:
       with contextlib.suppress(FileNotFoundError):
@@ -131,7 +135,7 @@ class Disk(Store):
 
   def close(self):
     for folder in self._made:
-      with contextlib.suppress(OSError):  # It is in use: it stays.
+      with contextlib.suppress(OSError):  # Not empty: keep it.
         folder.rmdir()
 
   def _make_folder(self):
@@ -146,7 +150,7 @@ def _identity(status):
 
 
 class Bucket(Store):
-  """Objects, through fsspec; a failure of any library is an OSError."""
+  """Objects, through fsspec; all libraries' errors are raised as OSError."""
 
   def __init__(self, place: str):
     from sana_jax.data import files

@@ -1,12 +1,12 @@
-"""A generator and a discriminator, in one backward pass.
+"""Adversarial loss of generator and discriminator in one backward pass.
 
     w * (-mean D'(fake)) + hinge(D(real), D(fake'))
 
-where a prime stops the gradient: the first term moves only who made `fake`, the
-second only D. So one backward pass gives each player the gradient that it would
-have in a pass of its own, and each takes it to an optimizer of its own.
-(pix2pix and VQGAN take turns on one batch; VQGAN also weighs the first term by
-a ratio of gradient norms, where `w` is a number of the config.)
+where a prime stops the gradient: the first term trains only the generator of
+`fake`, the second only D. One backward pass thus gives each player the gradient
+of a separate pass, and each has its own optimizer. (pix2pix and VQGAN alternate
+on one batch; VQGAN also weights the first term by a ratio of gradient norms,
+where `w` is a number of the config.)
 """
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ def both_players(
   fake: Float[Array, 'b y x c'],
   weight: Float[Array, ''] | float,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-  """The sum above, and both of its terms, unweighted, for the log."""
+  """The sum above, and both unweighted terms for logging."""
   score = lambda params, images: discriminator.apply({'params': params}, images)
   still = jax.lax.stop_gradient
   gan = -jnp.mean(score(still(params), fake))
@@ -34,5 +34,5 @@ def both_players(
 def hinge(
   real: Float[Array, 'b y x'], fake: Float[Array, 'b y x']
 ) -> Float[Array, '']:
-  """The discriminator's loss: real scores above 1, fake ones below -1."""
+  """Hinge loss of the discriminator: real scores above 1, fake below -1."""
   return (jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + fake))) / 2

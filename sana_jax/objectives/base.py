@@ -1,9 +1,9 @@
-"""An objective: the parameters, and the players that follow a loss each.
+"""An objective: the parameters, and the players, each with a loss.
 
     players take turns at  loss(params, frozen, batch, rngs, step)
 
-Pure: it knows shapes and no files, so that a step can be planned, compiled and
-counted where neither data nor weights are at hand.
+It is pure and uses shapes but no files, so that a step can be planned, compiled
+and counted without data or weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ Metrics = dict[str, Array | Levels]
 
 
 class Aux(NamedTuple):
-  """What a loss returns beside its value.
+  """Auxiliary outputs of a loss.
 
   Attributes:
-    metrics: for the log. A scalar, or a vector with a number for each layer, is
-      a mean over the batch, and the log has those of the steps that it has a
-      line for. Levels are sums over the batch, and the log has their means
-      since the line before.
+    metrics: metrics to log. A scalar, or a vector with a number for each layer,
+      is a mean over the batch, logged for the steps that have a log line.
+      Levels are sums over the batch, and their means since the last line are
+      logged.
     extra: the next values of Objective.extra, or {}.
   """
 
@@ -34,24 +34,24 @@ class Aux(NamedTuple):
 
 
 # (params, frozen, batch, rngs, step) -> (mean over the batch, Aux). Params are
-# all that `init` makes. Each example has a key of its own in `rngs` [b]: its
-# draws depend neither on the others nor on how the batch is cut. `step` is how
-# many steps were taken before this one.
+# all parameters of `init`. Each example has its own key in `rngs` [b]: its
+# random numbers depend neither on the others nor on the splitting of the batch.
+# `step` is the number of previous steps.
 Loss = Callable[..., tuple[Array, Aux]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-  """An optimizer, and the loss that it follows.
+  """An optimizer with its loss and its parameters.
 
   Players that move at the same step and have the same loss share one backward
-  pass; each takes the gradient of its own parameters.
+  pass; each uses the gradient of its own parameters.
 
   Attributes:
-    trains: patterns of the paths of its parameters, as of optim.freezing; ''
-      for all.
+    trains: patterns of the paths of its parameters, see optim.freezing; '' for
+      all.
     every: it moves at steps where `step % every == offset`.
-    optimizer: the group of the config that describes its optimizer.
+    optimizer: the config group of its optimizer.
   """
 
   name: str
@@ -62,27 +62,27 @@ class Player:
   optimizer: str = 'optimizer'
 
   def moves(self, step: int) -> bool:
-    """Whether it is its turn when so many steps were taken before."""
+    """Whether it moves after `step` previous steps."""
     return step % self.every == self.offset
 
   def turns(self, step: Any) -> Any:
-    """How many turns it had in the first `step` steps."""
+    """Number of its turns in the first `step` steps."""
     return (step + self.every - 1 - self.offset) // self.every
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """All that a step needs to know; no data is opened for it.
+  """Parameters, losses and shapes of a training step; no data is opened.
 
   Attributes:
     init: rng -> parameters; pure, so that it can be jitted and eval_shaped.
     rules: the sharding table of the parameters.
     players: at least one moves at each step.
     batch: batch size -> ShapeDtypeStructs of a batch.
-    frozen: () -> ShapeDtypeStructs of the arrays that the loss needs and that
-      are no parameters, such as an encoder of the inputs.
+    frozen: () -> ShapeDtypeStructs of the loss's arrays that are not
+      parameters, such as an encoder of the inputs.
     extra: patterns of the paths of parameters without a gradient, whose next
-      values the loss returns: statistics of batches, say.
+      values the loss returns, such as batch statistics.
   """
 
   init: Callable[[PRNGKeyArray], Params]
@@ -99,16 +99,16 @@ class Objective:
 
   @property
   def loss(self) -> Loss:
-    """That of the first player."""
+    """The loss of the first player."""
     return self.players[0].loss
 
 
 def turn(players: Sequence[Player], step: int) -> tuple[Player, ...]:
-  """Those that move when so many steps were taken before."""
+  """The players that move after `step` previous steps."""
   return tuple(player for player in players if player.moves(step))
 
 
 def busiest(players: Sequence[Player]) -> tuple[Player, ...]:
-  """The turn in which most of them move, for plans and timings."""
+  """The turn with the most players, for plans and timings."""
   period = math.lcm(*(player.every for player in players))
   return max((turn(players, step) for step in range(period)), key=len)

@@ -1,4 +1,4 @@
-"""Flow matching of a transformer: latents, and the text that they belong to."""
+"""Flow matching of a transformer on latents and their text."""
 
 from collections.abc import Callable
 import functools
@@ -25,13 +25,13 @@ def objective(
   tokens: int,
   encode: Callable = lambda frozen, batch: batch,
 ) -> Objective:
-  """Trains `module`, which `Denoiser` can call.
+  """Objective of `module`, which `Denoiser` can call.
 
   Args:
     settings: config.flow.
-    tokens: of a caption, in the batches that are described.
-    encode: (frozen, batch) -> 'latents', 'text' and 'mask', where a batch has
-      images or captions in their place. What is described has all three.
+    tokens: length of a caption in the described batches.
+    encode: (frozen, batch) -> 'latents', 'text' and 'mask', for batches of
+      images or captions. The described batches have all three.
   """
 
   def loss(params, frozen, batch, rngs, step):
@@ -90,8 +90,8 @@ def flow_loss(
   noise, times, drop = jax.vmap(
     functools.partial(_draw, settings, x0.shape[1:])
   )(rngs)
-  # Dropped captions bring the empty prompt's own mask, as diffusers' sampling
-  # does; the official code keeps the caption's.
+  # Dropped captions use the empty prompt's mask, as diffusers' sampling does;
+  # the official code keeps the caption's.
   text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
   mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
   denoiser = Denoiser(module)

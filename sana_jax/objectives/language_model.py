@@ -1,10 +1,11 @@
-"""Next tokens, and the last ones again: a language model as a text encoder.
+"""Language-model objective of a text encoder: next and previous tokens.
 
-To predict the next token alone is a poor teacher here: with 31 words the last
-states soon hold nothing but "a shape comes next", whichever colour was read.
+Next-token prediction alone is a poor objective here: with 31 words the last
+states soon encode only that a shape comes next, whichever colour was read.
 (Captions that differ in a colour differed by 0 to 13 % in them, and SANA had
-learnt 7 of 24 prompts after 128,000 images.) So each state also has to name its
-own token and the seven before it, through matrices that training drops.
+learned 7 of 24 prompts after 128,000 images.) Each state therefore also
+predicts its own token and the seven before it, through matrices that are
+dropped after training.
 """
 
 import functools
@@ -18,7 +19,7 @@ from sana_jax.objectives.base import Aux, Objective, Player
 from sana_jax.sharding.rules import Table
 from sana_jax.typing import Array, Keys, Params, PyTree
 
-LOOK_BACK = 8  # Tokens that a state must name: its own and those before.
+LOOK_BACK = 8  # Tokens that a state must predict: its own and those before.
 
 
 def objective(
@@ -29,13 +30,13 @@ def objective(
   first: int,
   weight: float,
 ) -> Objective:
-  """Trains `module`, which has Gemma2's signature, as `encoder`.
+  """Objective of `module`, which has Gemma2's signature, as `encoder`.
 
   Args:
-    rules: of the module's own parameters.
-    length: of a sequence, in tokens.
-    first: state from which on there is a loss.
-    weight: of the tokens that are looked back at.
+    rules: sharding table of the module's parameters.
+    length: length of a sequence, in tokens.
+    first: first state with a loss.
+    weight: weight of the loss of previous tokens.
   """
   rules = (
     *((f'encoder/{path}', spec) for path, spec in rules),
@@ -72,7 +73,7 @@ def caption_loss(
   rngs: Keys,
   step: Array | int,
 ) -> tuple[Array, Aux]:
-  """Mean cross entropy of the next token and, weighted, of those before."""
+  """Mean cross entropy of the next token and, weighted, of previous ones."""
   del frozen, rngs, step
   tokens = batch['tokens']
   states = module.apply(
@@ -84,7 +85,7 @@ def caption_loss(
   heads = params['look_back']['kernel']
 
   def cross_entropy(states, offset):
-    """Of the tokens `offset` places after the states (before: negative)."""
+    """Cross entropy of the tokens `offset` places after the states."""
     start = first + offset
     wanted = tokens[:, start : start + states.shape[1]]
     return jnp.mean(

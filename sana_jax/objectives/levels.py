@@ -1,7 +1,8 @@
-"""Sums over parts of an interval: the loss by noise level.
+"""Sums per noise-level bin, for the loss by noise level.
 
-A batch has few examples of each noise level, so one step's means are noise. The
-step returns sums and counts; the host adds them up between two log lines.
+A batch has few examples of each noise level, so the means of one step are
+noisy. The step returns sums and counts; the host accumulates them between two
+log lines.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +15,9 @@ NUM_LEVELS = 8
 
 
 class Levels(NamedTuple):
-  """Of values at levels in [0, 1], by equal parts of that interval.
+  """Sums and counts of values at levels in [0, 1], in equal bins.
 
-  Sums over the batch, so that Levels of two batches add up.
+  They are sums over the batch, so that Levels of two batches can be added.
   """
 
   sums: Any  # Of the values, [levels].
@@ -28,10 +29,10 @@ def by_level(
   level: Float[Array, 'b'],
   num_levels: int = NUM_LEVELS,
 ) -> Levels:
-  """`values` by their `level` in [0, 1]."""
+  """Levels of `values` by their `level` in [0, 1]."""
   index = jnp.clip(jnp.int32(level * num_levels), 0, num_levels - 1)
   inside = index[:, None] == jnp.arange(num_levels)
-  # A sum and no product: those may be in less than float32.
+  # Not a matmul, which may be in less than float32.
   return Levels(
     jnp.sum(jnp.where(inside, values[:, None], 0), axis=0),
     jnp.sum(inside, axis=0, dtype=jnp.float32),

@@ -1,9 +1,9 @@
 """Reconstruction of images by an autoencoder.
 
-By default the loss is |e| + 2 e^2 + |grad e| / 2 on the error e, a weak pull of
-the latents towards zero, and a little noise on them for a decoder that
-forgives. The squared error gets training off "paint the background"; the
-gradients keep edges sharp. LPIPS and a PatchGAN are added by their weights.
+By default the loss is |e| + 2 e^2 + |grad e| / 2 on the error e, a weak penalty
+on the latents, and a little noise on them for a robust decoder. The squared
+error keeps training from stalling at reconstructions of the background only;
+the gradients keep edges sharp. LPIPS and a PatchGAN are added by their weights.
 """
 
 import functools
@@ -28,11 +28,11 @@ def objective(
   lpips: nn.Module,
   discriminator: nn.Module,
 ) -> Objective:
-  """Trains the autoencoder `module`, and the discriminator if it is heard.
+  """Objective of the autoencoder `module`, and of the discriminator if used.
 
   Args:
     weights: config.loss.
-    side: of the images, in pixels.
+    side: side of the images in pixels.
     lpips: distance of two images; its parameters are frozen['lpips'].
   """
   images = jnp.zeros((1, side, side, module.in_channels))
@@ -96,7 +96,7 @@ def reconstruction_loss(
   rngs: Keys,
   step: Array | int,
 ) -> tuple[Array, Aux]:
-  """The weighted sum of all terms; the log has PSNR and the two judges'."""
+  """The weighted sum of all terms; also logs PSNR, LPIPS and the GAN terms."""
   images = to_signed(batch['image'])
   variables = {'params': autoencoder(params)}
   latents = module.apply(variables, images, method='encode')
@@ -142,7 +142,7 @@ def reconstruction_loss(
 
 
 def autoencoder(params: Params) -> Params:
-  """The model's parameters, without who is trained along."""
+  """The autoencoder's parameters, without the discriminator's."""
   return {side: params[side] for side in ('encoder', 'decoder')}
 
 

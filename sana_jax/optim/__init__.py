@@ -1,4 +1,4 @@
-"""Optimizers, their schedules, and the mean of the parameters."""
+"""Optimizers, learning-rate schedules, and the EMA of the parameters."""
 
 from sana_jax.optim import ema
 from sana_jax.optim.came import came, CameState, scale_by_came

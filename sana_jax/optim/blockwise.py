@@ -1,4 +1,4 @@
-"""Float32 arrays as bytes, each block of neighbours with a range of its own.
+"""Blockwise quantization of float32 arrays to bytes.
 
   low = min of the block,  scale = (max - low) / 255                         (1)
   q = round((x - low) / scale),  x' = q scale + low                          (2)
@@ -6,9 +6,9 @@
 so that x' is within scale / 2 of x. A block of equal values has scale 0 and is
 exact; the official code divides 0 by 0 there.
 
-A block is a tile of the last two axes, and q has the shape of x: q can lie on a
-mesh as x does, and no block depends on how many devices there are. Kernels
-here are (in, out), where PyTorch's are (out, in).
+A block is a tile of the last two axes, and q has the shape of x: q can have the
+sharding of x, and no block depends on the number of devices. Kernels here are
+(in, out), where PyTorch's are (out, in).
 """
 
 from typing import Any, NamedTuple
@@ -23,9 +23,9 @@ Tile = tuple[int, int]
 
 
 class Quantised(NamedTuple):
-  """Bytes, and what they count from and by.
+  """Bytes q, with the offset and scale of each block.
 
-  q has the shape of the array, low and scale one element a block.
+  q has the shape of the array, low and scale have one element per block.
   """
 
   q: Any
@@ -34,20 +34,20 @@ class Quantised(NamedTuple):
 
 
 def quantise(x: Float[Array, '*layers i o'], tile: Tile) -> Quantised:
-  """Bytes by (1) and (2); tiles at the far edges may be cut short."""
+  """Quantizes by (1) and (2); tiles at the far edges may be smaller."""
   tiles = _split(x, tile)
   low, high = tiles.min((-3, -1)), tiles.max((-3, -1))
-  # Products: compilers make them of quotients where they like to, and bytes
-  # should not depend on that.
+  # Multiplications: compilers may turn divisions into them, and the bytes
+  # must not depend on that.
   scale = (high - low) * (1 / 255)
-  # Scales without an inverse are those of blocks as good as constant.
+  # Scales without an inverse belong to practically constant blocks.
   inverse = jnp.where(scale > jnp.finfo(jnp.float32).tiny, 1 / scale, 0)
   counted = (x - _spread(low, x.shape, tile)) * _spread(inverse, x.shape, tile)
   return Quantised(jnp.round(counted).astype(jnp.uint8), low, scale)
 
 
 def zeros(shape: tuple[int, ...], tile: Tile) -> Quantised:
-  """Bytes of zeros. To quantise some is work that XLA does when it compiles."""
+  """Quantized zeros, without quantizing, which XLA would constant-fold."""
   like = jax.eval_shape(
     lambda x: quantise(x, tile), jax.ShapeDtypeStruct(shape, jnp.float32)
   )
@@ -55,18 +55,18 @@ def zeros(shape: tuple[int, ...], tile: Tile) -> Quantised:
 
 
 def dequantise(x: Quantised, tile: Tile) -> Float[Array, '...']:
-  """Float32 by (2), with the tile that it was quantised with."""
+  """Float32 by (2), with the tile used for quantization."""
   shape = x.q.shape
   return x.q * _spread(x.scale, shape, tile) + _spread(x.low, shape, tile)
 
 
 def element_tile(shape: tuple[int, ...]) -> Tile:
-  """Blocks of at most 2048 elements, as SANA-1.5 defines them (2501.18427).
+  """Tile of at most 2048 elements, as SANA-1.5 defines blocks (2501.18427).
 
   The paper's are runs of the flattened tensor. These are runs of whole rows, or
-  of a row's equal parts where it is longer: 2240 columns are 2 x 1120, and 5760
-  are 4 x 1440. Rather 4 parts than 3: over 4 devices 3 could not be split, and
-  the array would have to be gathered.
+  equal parts of a longer row: 2240 columns are 2 x 1120, and 5760 are 4 x 1440.
+  4 parts are preferred to 3, which could not be sharded over 4 devices without
+  an all-gather of the array.
   """
   columns = shape[-1]
   while columns > SIZE and columns % 2 == 0:
@@ -76,10 +76,10 @@ def element_tile(shape: tuple[int, ...]) -> Tile:
 
 
 def row_tile(shape: tuple[int, ...]) -> Tile:
-  """Blocks of 2048 output channels, all their inputs included.
+  """Tile of 2048 output channels with all their inputs.
 
-  As NVlabs/Sana's `tensor.split(2048)` has it: up to a thousand times as many
-  elements as the paper's.
+  It follows NVlabs/Sana's `tensor.split(2048)`, with up to a thousand times as
+  many elements as the paper's blocks.
   """
   return shape[-2], min(SIZE, shape[-1])
 
@@ -88,7 +88,7 @@ TILES = {'elements': element_tile, 'rows': row_tile}
 
 
 def _divisor(number, largest):
-  """The largest divisor that is not above `largest`."""
+  """The largest divisor that is at most `largest`."""
   return next(d for d in range(min(number, largest), 0, -1) if number % d == 0)
 
 
@@ -103,7 +103,7 @@ def _split(x, tile):
 
 
 def _spread(blocks, shape, tile):
-  """[..., i / r, o / c] -> [..., i, o]: each block's value for its elements."""
+  """[..., i / r, o / c] -> [..., i, o], repeating each block's value."""
   (r, c), (i, o) = tile, shape[-2:]
   *layers, rows, columns = blocks.shape
   tiles = jnp.broadcast_to(

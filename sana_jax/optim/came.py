@@ -10,15 +10,15 @@ For a matrix with gradient g, all means in float32, no bias correction:
   update = m * approx(R_r, C_r)                                              (6)
 
 The mean of R is the mean of C, so that approx is symmetric in rows and columns:
-our kernels (in, out) take the steps that PyTorch's (out, in) take.
+the kernels here (in, out) take the same steps as PyTorch's (out, in).
 
-This is SANA's variant: matrices only are factored. Everything else, such as
-biases and depthwise kernels, keeps the whole second moment V in place of (1)
-and (2) and takes m as its step. The published package factors the last two axes
-of every tensor with two or more. 1x1 convolutions are matrices to SANA and
+This is SANA's variant: only matrices are factored. Everything else, such as
+biases and depthwise kernels, keeps the full second moment V in place of (1) and
+(2) and takes m as its step. The published package factors the last two axes of
+every tensor with two or more. 1x1 convolutions count as matrices in SANA and
 here, where their kernels are (1, 1, in, out).
 
-Layers that nn.scan stacks on a leading axis are layers to us too: a stacked
+Layers stacked by nn.scan on a leading axis are separate layers: a stacked
 [20, d, e] kernel is 20 matrices, each with its own statistics and clipping.
 """
 
@@ -37,7 +37,7 @@ STACKED = r'(^|/)(blocks|layers)/'  # Parameters that have a leading layer axis.
 
 
 class CameState(NamedTuple):
-  """Float32 trees like the parameters; MaskedNode where a leaf has no such."""
+  """Float32 trees like the parameters, with MaskedNode for absent entries."""
 
   mu: optax.Updates  # m, of the leaf's shape.
   nu: optax.Updates  # V where not factored.
@@ -63,7 +63,7 @@ def came(
   weight_decay: ArrayLike = 0.0,
   stacked_pattern: str = STACKED,
 ) -> optax.GradientTransformation:
-  """CAME with decoupled weight decay, as SANA is trained with.
+  """CAME with decoupled weight decay, as used to train SANA.
 
   Good learning rates are 0.5 to 0.9 of AdamW's (2307.02047, 5); SANA's is 1e-4.
 
@@ -82,7 +82,7 @@ def came(
     eps2: added to the instability.
     clip_threshold: of the root mean square of u.
     weight_decay: multiplied by the learning rate; applies to every leaf.
-    stacked_pattern: tells leaves with a leading layer axis.
+    stacked_pattern: pattern of leaves with a leading layer axis.
   """
   return optax.chain(
     scale_by_came(b1, b2, b3, eps1, eps2, clip_threshold, stacked_pattern),
@@ -110,7 +110,7 @@ def scale_by_came(
     eps2: keeps the instability positive.
     clip_threshold: the largest root mean square of u, per layer.
     stacked_pattern: a regular expression searched in a leaf's path (joined by
-      '/'); where found, the first axis counts layers.
+      '/'); if it matches, the first axis is the layer axis.
 
   Returns:
     A transformation whose updates have the gradients' dtypes.
@@ -145,7 +145,7 @@ def is_stacked(path: tuple[Any, ...], pattern: str = STACKED) -> bool:
 
 
 def _init(zeros):
-  """The state of one tensor of one layer."""
+  """Initial state of one tensor of one layer."""
   none = optax.MaskedNode()
   if not _is_matrix(zeros):
     return _Result(none, CameState(zeros, zeros, none, none, none, none))
@@ -154,7 +154,7 @@ def _init(zeros):
 
 
 def _step(g, state, b1, b2, b3, eps1, eps2, clip_threshold):
-  """The update of one tensor of one layer, and its new state."""
+  """Update of one tensor of one layer, and its new state."""
   ema = lambda old, new, decay: decay * old + (1 - decay) * new
   dtype, g = g.dtype, g.astype(jnp.float32)
   square = g**2 + eps1
@@ -180,21 +180,21 @@ def _step(g, state, b1, b2, b3, eps1, eps2, clip_threshold):
 
 
 def _is_matrix(x):
-  """Whether it is factored; axes of size 1 may stand before the two."""
+  """Whether it is factored: a matrix, possibly with leading axes of size 1."""
   return x.ndim >= 2 and x.size == math.prod(x.shape[-2:])
 
 
 def _approx(row, col):
   """(row_i col_j / mean(row))^-1/2."""
-  # Not row / mean: a row without gradient is about 1e-33, the quotient then a
-  # denormal number, which XLA takes for 0, and 0 * rsqrt(0) is NaN.
+  # Not row / mean: a row without gradient is about 1e-33, so that the quotient
+  # is denormal, which XLA flushes to 0, and 0 * rsqrt(0) is NaN.
   return (jax.lax.rsqrt(row) * jnp.sqrt(row.mean()))[
     ..., :, None
   ] * jax.lax.rsqrt(col)[..., None, :]
 
 
 def _gather(results):
-  """One result of trees from a tree of results."""
+  """Transposes a tree of results into a result of trees."""
   pick = lambda get: jax.tree.map(
     get, results, is_leaf=lambda x: isinstance(x, _Result)
   )

@@ -1,14 +1,14 @@
 """CAME with its momentum in bytes: SANA-1.5's 8-bit CAME (2501.18427).
 
-The equations are those of came.py. Between steps m, the one state as large as
-the parameters, is stored by blockwise.py; within a step it is float32, and this
-step's instability and update use it before it is rounded, as NVlabs/Sana does.
-Only matrices of more than 16,384 elements a layer are stored so, and the
+The equations are those of came.py. Between steps m, the only state as large as
+the parameters, is quantized by blockwise.py; within a step it is float32, and
+the step's instability and update use it before rounding, as in NVlabs/Sana.
+Only matrices of more than 16,384 elements per layer are quantized, and the
 statistics of rows and columns stay float32.
 
-A matrix also stays float32 where no tile of 256 to 2048 elements divides it,
-such as one of 16411 x 2 (a prime and a pair): the two float32 numbers of a
-block would weigh more than 3 % of its bytes. No published size has such a one.
+A matrix also stays float32 if no tile of 256 to 2048 elements divides it, such
+as 16411 x 2 (a prime and a pair): the two float32 numbers of a block would add
+more than 3 % to its bytes. No published size has such a matrix.
 """
 
 import math
@@ -21,7 +21,7 @@ from sana_jax.optim import blockwise
 from sana_jax.optim.blockwise import Quantised
 from sana_jax.optim.came import scale_by_came, STACKED
 
-MIN_ELEMENTS = 16_384  # Of a layer; matrices up to this stay float32.
+MIN_ELEMENTS = 16_384  # Per layer; matrices up to this size stay float32.
 SMALLEST_BLOCK = 256
 
 
@@ -48,7 +48,7 @@ def came_8bit(
     eps2: added to the instability.
     clip_threshold: of the root mean square of u.
     weight_decay: multiplied by the learning rate; applies to every leaf.
-    stacked_pattern: tells leaves with a leading layer axis.
+    stacked_pattern: pattern of leaves with a leading layer axis.
     blocks: 'elements', the paper's of 2048 elements, or 'rows', the official
       code's of 2048 rows.
   """
@@ -66,9 +66,9 @@ def momentum_in_bytes(
   tx: optax.GradientTransformation,
   blocks: str = 'elements',
 ) -> optax.GradientTransformation:
-  """A transformation with a CameState, whose mu is in bytes between steps.
+  """Stores the mu of a transformation with a CameState in bytes between steps.
 
-  Where a leaf is, its mu is a Quantised.
+  The mu of a quantized leaf is a Quantised.
   """
   tile_of = blockwise.TILES[blocks]
 
@@ -108,7 +108,7 @@ def momentum_in_bytes(
 def is_stored_in_bytes(
   shape: tuple[int, ...], blocks: str = 'elements'
 ) -> bool:
-  """Whether the m of a matrix, or of a stack of them, is."""
+  """Whether the m of a matrix, or of a stack of them, is stored in bytes."""
   tile = blockwise.TILES[blocks](shape)
   return (
     math.prod(shape[-2:]) > MIN_ELEMENTS and math.prod(tile) >= SMALLEST_BLOCK

@@ -1,11 +1,11 @@
-"""A running mean of the parameters, to sample and to publish from.
+"""Exponential moving average (EMA) of the parameters, for sampling and export.
 
-It starts as the parameters themselves, and early steps weigh it little:
+It starts as the parameters themselves, with a small decay in early steps:
 
   decay_k = min(decay, (1 + k) / (10 + k))
 
 so that after 1,000 steps nothing is left of the initial values even with a
-decay of 0.9999 (TensorFlow's ExponentialMovingAverage). NVlabs/Sana keeps none.
+decay of 0.9999 (TensorFlow's ExponentialMovingAverage). NVlabs/Sana has no EMA.
 """
 
 import jax
@@ -15,7 +15,7 @@ from sana_jax.typing import Array, Int, PyTree
 
 
 def init(params: PyTree) -> PyTree:
-  """A float32 copy: in bfloat16 the mean would not move."""
+  """A float32 copy, as small updates would be lost in bfloat16."""
   return jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
 
 
@@ -25,13 +25,13 @@ def update(
   decay: float,
   step: Int[Array, ''] | int,
 ) -> PyTree:
-  """The mean after one more step.
+  """The EMA after one more step.
 
   Args:
     ema: see `init`.
-    params: after the step.
-    decay: towards which the weight of the past rises.
-    step: how often it has been updated before: 0 in the first call.
+    params: the parameters after the step.
+    decay: limit of the decay.
+    step: number of previous updates; 0 in the first call.
   """
   decay = jnp.minimum(decay, (1 + step) / (10 + step))
   return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)

@@ -1,6 +1,6 @@
-"""The optimizer from its config: clipping, then the named one with a schedule.
+"""Builds an optimizer from its config: clipping, optimizer and schedule.
 
-Keys that a config leaves out are at the defaults of `keys.KEYS`.
+Missing keys have the defaults of `keys.KEYS`.
 """
 
 from ml_collections import ConfigDict
@@ -18,13 +18,13 @@ def make(
   batch_size: int = schedules.RATED_BATCH,
   group: str = 'optimizer',
 ) -> optax.GradientTransformation:
-  """The whole optimizer of a run.
+  """The optimizer of a run, with clipping and schedule.
 
   Args:
-    config: what differs from the defaults.
-    num_steps: of the run.
+    config: the keys that differ from the defaults.
+    num_steps: number of steps of the run.
     batch_size: over all devices, for `auto_lr`.
-    group: of the whole config that this is, for errors.
+    group: name of this group in the config, for errors.
 
   Raises:
     UserError: if a key or a name is unknown or a value is out of range.
@@ -45,12 +45,12 @@ def schedule(
   batch_size: int = schedules.RATED_BATCH,
   group: str = 'optimizer',
 ) -> optax.Schedule:
-  """The learning rate by step, as `make` uses it: for logs."""
+  """The learning rate by step as used by `make`, for logging."""
   return schedules.make(complete(config, group), num_steps, batch_size, group)
 
 
 def complete(config: ConfigDict, group: str = 'optimizer') -> ConfigDict:
-  """The config with every key, checked; `group` is its name."""
+  """The checked config with every key; `group` is its name."""
   values = dict(config)
   unknown = [
     UserError(

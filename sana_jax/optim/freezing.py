@@ -1,8 +1,7 @@
-"""Training a part of the parameters: those whose paths a pattern matches.
+"""Splitting parameters into trainable and frozen ones by patterns of paths.
 
-Gradient, optimizer, average and checkpoints see that part alone, as a tree of
-its own. So the rest costs no memory beside itself, and stays what it is to the
-bit.
+Gradient, optimizer, EMA and checkpoints have only the trainable part, as a
+separate tree. The frozen part costs no further memory and stays bit for bit.
 """
 
 import re
@@ -17,16 +16,16 @@ FORM = 'regular expressions with spaces between them'
 def split(
   params: Params, patterns: str, strict: bool = True
 ) -> tuple[Params, Params]:
-  """What trains and what does not, each without the other's keys.
+  """(trainable, frozen) parameters, each without the other's keys.
 
   Args:
-    params: nested dicts, of arrays or of what describes them.
-    patterns: regular expressions of whole paths ('decoder/.*'), with spaces
-      between them; '' for all.
+    params: nested dicts of arrays or of their descriptions.
+    patterns: regular expressions of whole paths ('decoder/.*'), separated by
+      spaces; '' for all.
     strict: whether each pattern must match something.
 
   Raises:
-    UserError: a pattern that is none, or a strict one that matches nothing.
+    UserError: an invalid pattern, or a strict one that matches nothing.
   """
   wanted, used = compiled(patterns), set()
   if not wanted:
@@ -49,7 +48,7 @@ def split(
 
 
 def join(trained: Params, rest: Params) -> Params:
-  """The inverse of `split`, keys in the order of their names."""
+  """The inverse of `split`, with sorted keys."""
   if not rest:
     return trained
   either = {**trained, **rest}
@@ -62,7 +61,7 @@ def join(trained: Params, rest: Params) -> Params:
 
 
 def compiled(patterns: str) -> list[re.Pattern]:
-  """The regular expressions; UserError for what is none."""
+  """The compiled regular expressions; UserError for an invalid one."""
   try:
     return [re.compile(pattern) for pattern in patterns.split()]
   except re.error as e:

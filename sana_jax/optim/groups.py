@@ -1,11 +1,12 @@
-"""Other rates, decays and clips for parameters whose paths match a pattern.
+"""Parameter groups by patterns of paths, with their own rate, decay and clip.
 
-A text of entries with spaces between them, PATTERN:SETTING=NUMBER,...
+A text of entries separated by spaces, PATTERN:SETTING=NUMBER,...
 
   blocks/.*:rate_scale=0.1,weight_decay=0 .*/bias:weight_decay=0
 
-The first pattern that matches a parameter's whole path counts; parameters that
-none matches have the run's settings. As `(regex, multiplier)` in big_vision.
+The first pattern that matches a parameter's whole path counts; unmatched
+parameters have the run's settings. Similar to `(regex, multiplier)` in
+big_vision.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +25,17 @@ FORM = (
   'PATTERN:SETTING=NUMBER,... with spaces between such, where settings '
   'are rate_scale, weight_decay and clip_norm'
 )
-_REST = -1  # The label of what no pattern matches.
+_REST = -1  # The label of parameters that no pattern matches.
 
 
 class Group(NamedTuple):
-  """Settings of the parameters that a pattern matches.
+  """Settings of the parameters matched by a pattern.
 
   Attributes:
     rate_scale: multiplies the learning rate.
     weight_decay: None for the run's.
-    clip_norm: of this group's gradient alone, 0 for any; None to be clipped
-      with the others.
+    clip_norm: limit for the norm of this group's gradient, 0 for no limit; None
+      to be clipped together with the others.
   """
 
   pattern: re.Pattern
@@ -44,7 +45,7 @@ class Group(NamedTuple):
 
 
 def parse(text: str) -> tuple[Group, ...]:
-  """The groups in their order; UserError for another form."""
+  """The groups in order; UserError for an invalid text."""
   return tuple(map(_group, text.split()))
 
 
@@ -88,7 +89,7 @@ def _wrong(entry, problem):
 
 
 def labels(groups: Sequence[Group], params: PyTree) -> PyTree:
-  """The number of each parameter's group, -1 where it is in none."""
+  """Index of each parameter's group; -1 for none."""
 
   def label(path, _):
     name = name_of(path)
@@ -105,7 +106,7 @@ def labels(groups: Sequence[Group], params: PyTree) -> PyTree:
 
 
 def check(groups: Sequence[Group], params: PyTree) -> None:
-  """Raises UserError for patterns that no parameter has as its first match."""
+  """Raises UserError for patterns that are no parameter's first match."""
   used = set(jax.tree.leaves(labels(groups, params)))
   unused = [
     group.pattern.pattern
@@ -133,13 +134,13 @@ def make(
 ) -> optax.GradientTransformation:
   """Clipping, then the optimizer, with each group's settings.
 
-  What has no clip of its own is clipped by one norm. `tx.init` raises UserError
-  for patterns of nothing.
+  Groups without their own clip are clipped by one common norm. `tx.init` raises
+  UserError for patterns that match nothing.
 
   Args:
-    config: the optimizer's, complete.
-    rate: of the run.
-    optimizer: makes one of a rate and a config.
+    config: the complete config of the optimizer.
+    rate: learning rate of the run.
+    optimizer: (rate, config) -> optimizer.
   """
 
   def of_group(group):

@@ -1,4 +1,4 @@
-"""The keys of an optimizer's config."""
+"""Keys of an optimizer's config."""
 
 from sana_jax.fields import Field
 from sana_jax.keys import (
@@ -45,24 +45,24 @@ KEYS = {
   'weight_decay': Key(0.0, 'Decoupled, times the rate.', NOT_NEGATIVE),
   'b1': Key(
     0.9,
-    "Decay of the momentum; of adam's, where muon leaves a parameter to adam.",
+    "Decay of the momentum; for muon, of adam's on the parameters left to it.",
     FRACTION,
   ),
   'b2': Key(
     0.999, 'Decay of the second moment; adafactor has its own rule.', FRACTION
   ),
   'b3': Key(
-    0.0, "Decay of CAME's instability; 0 for its own, 0.9999.", FRACTION
+    0.0, "Decay of CAME's instability; 0 for its default, 0.9999.", FRACTION
   ),
   'eps': Key(
     0.0,
     'Keeps the second moment from 0: added to its root (adamw, muon, '
     '1e-8) or to the squared gradient (CAME, adafactor, 1e-30); 0 for the '
-    "optimizer's own.",
+    "optimizer's default.",
     NOT_NEGATIVE,
   ),
   'clip_norm': Key(
-    0.1, 'Largest global norm of the gradient; 0 for any.', NOT_NEGATIVE
+    0.1, 'Largest global norm of the gradient; 0 for no limit.', NOT_NEGATIVE
   ),
   'groups': Key(
     '',

@@ -1,6 +1,6 @@
-"""The optimizers by name, each from a rate and a complete config.
+"""Optimizers by name, each built from a rate and a complete config.
 
-A learning rate and a weight decay mean the same for every name: the rate is
+Learning rate and weight decay mean the same for every optimizer: the rate is
 absolute, and the decay is decoupled, times the rate, on every leaf.
 """
 
@@ -13,7 +13,7 @@ from sana_jax.optim.came_8bit import came_8bit
 from sana_jax.typing import PyTree
 
 _CAME = ('came', 'came_8bit', 'came_8bit_rows')
-# Settings that only some have; 0 leaves each its own.
+# Settings of some optimizers only; 0 is the optimizer's default.
 _ONLY = {'b3': _CAME, 'eps': (*_CAME, 'adamw', 'muon', 'adafactor')}
 
 
@@ -21,7 +21,7 @@ def make(rate: optax.Schedule, config) -> optax.GradientTransformation:
   """The named optimizer.
 
   Raises:
-    UserError: for a setting that it does not have.
+    UserError: for a setting that this optimizer does not have.
   """
   for key, names in _ONLY.items():
     if config[key] and config.name not in names:
@@ -36,11 +36,11 @@ def make(rate: optax.Schedule, config) -> optax.GradientTransformation:
 
 
 def muon_dimensions(params: PyTree) -> PyTree:
-  """Which axes muon takes for rows and columns; None where it leaves a leaf.
+  """Row and column axes of each leaf for muon; None for leaves of adam.
 
-  Matrices are themselves, convolutions HWIO are (h w i, o), and a leading layer
-  axis counts matrices. Depthwise kernels, biases, norms, tables and embeddings
-  are left to adam.
+  Convolutions HWIO are matrices (h w i, o), and a leading layer axis is a stack
+  of matrices. Depthwise kernels, biases, norms, tables and embeddings are
+  optimized by adam.
   """
 
   def dimensions(path, p):
@@ -55,7 +55,7 @@ def muon_dimensions(params: PyTree) -> PyTree:
 
 
 def _stated(**settings):
-  """Those that the config states; 0 is the optimizer's own default."""
+  """The settings given in the config; 0 is the optimizer's default."""
   return {name: value for name, value in settings.items() if value}
 
 
@@ -93,7 +93,7 @@ def _adafactor(rate, c):
 
 
 def _muon(rate, c):
-  # Updates of root mean square 0.2 let AdamW's rates serve (2502.16982).
+  # Updates of root mean square 0.2 allow AdamW's rates (2502.16982).
   return optax.contrib.muon(
     rate,
     weight_decay=c.weight_decay,

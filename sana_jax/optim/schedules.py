@@ -1,7 +1,7 @@
-"""Learning rates by step: optax's schedules, put together by name.
+"""Learning-rate schedules by name, built from optax's.
 
 Warm-up is linear from 0, and step 0 has rate 0, as in diffusers. A rate depends
-on the step alone, so that a resumed run needs no state for it.
+only on the step, so that a resumed run needs no state for it.
 """
 
 import math
@@ -12,7 +12,7 @@ import optax
 from sana_jax.errors import UserError
 
 RATED_BATCH = 256  # Images, for which NVlabs/Sana states its rates.
-# What the rate is multiplied by for a batch of another size, by name.
+# Factor of the rate for a batch of another size, by name.
 RATE_RULES = {
   '': lambda batch_size: 1.0,
   'sqrt': lambda batch_size: math.sqrt(batch_size / RATED_BATCH),
@@ -21,7 +21,7 @@ RATE_RULES = {
 
 
 def constant(peak: float, warmup_steps: int = 0) -> optax.Schedule:
-  """Warm-up, then the peak: how SANA is trained."""
+  """Warm-up, then the peak, as used to train SANA."""
   # optax.warmup_constant_schedule stays at 0 for ever if there is no warm-up.
   return optax.join_schedules(
     [
@@ -51,13 +51,13 @@ def cosine_decay_to_constant(
   decay_fraction: float,
   final_scale: float,
 ) -> optax.Schedule:
-  """NVlabs/Sana's: a cosine that ends early, then peak * final_scale.
+  """NVlabs/Sana's schedule: an early cosine, then peak * final_scale.
 
   Args:
-    peak: after the warm-up.
-    num_steps: of the run.
-    warmup_steps: are part of decay_fraction.
-    decay_fraction: of the run, at which the cosine ends.
+    peak: rate after the warm-up.
+    num_steps: number of steps of the run.
+    warmup_steps: counted within decay_fraction.
+    decay_fraction: fraction of the run at which the cosine ends.
     final_scale: 1 / lr_scale_ratio there, whose defaults are .667 and .1.
   """
   return cosine(

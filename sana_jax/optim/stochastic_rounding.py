@@ -1,13 +1,13 @@
-"""Bfloat16 parameters that move by less than their spacing, on average.
+"""Stochastic rounding of bfloat16 parameters.
 
-A step of 1e-5 of a parameter's size is lost in bfloat16, whose neighbours are
-4e-3 to 8e-3 apart. Rounded at random it is kept in the mean: for x between the
-neighbours a < b,
+An update of 1e-5 of a parameter's size is lost in bfloat16, whose neighbours
+are 4e-3 to 8e-3 apart. Stochastic rounding keeps it on average: for x between
+the neighbours a < b,
 
   round(x) = b with probability (x - a) / (b - a), else a.
 
-A bfloat16 is the upper half of a float32, so that is a random number of 16 bits
-added to the lower half before it is cut off.
+A bfloat16 is the upper half of a float32, so this adds 16 random bits to the
+lower half before truncation.
 """
 
 import jax
@@ -16,7 +16,9 @@ import optax
 
 from sana_jax.typing import Array, Float, Params, PRNGKeyArray
 
-_OWN_STREAM = 0x726F756E  # Apart from what else is drawn from a step's key.
+_OWN_STREAM = (
+  0x726F756E  # Separates these random numbers from others of a step's key.
+)
 
 
 def stochastic_round(
@@ -24,8 +26,8 @@ def stochastic_round(
 ) -> Float[Array, '*shape']:
   """Bfloat16 whose mean over keys is the float32 x.
 
-  Exact where x is representable, infinities and NaN included. What is finite
-  stays finite: beyond the largest bfloat16 it is that one.
+  Exact if x is representable, including infinities and NaN. Finite values stay
+  finite: beyond the largest bfloat16 they become that one.
   """
   noise = jax.random.bits(rng, x.shape, jnp.uint16).astype(jnp.uint32)
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
@@ -37,19 +39,19 @@ def stochastic_round(
   rounded = jnp.where(
     jnp.isinf(rounded), jnp.copysign(largest, rounded), rounded
   )
-  # NaN is a range of bits that noise could leave.
+  # Noise could turn the bits of a NaN into another value.
   return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
 
 
 def apply_updates(
   params: Params, updates: optax.Updates, rng: PRNGKeyArray
 ) -> Params:
-  """params + updates; those that are bfloat16 are rounded stochastically.
+  """params + updates, rounded stochastically for bfloat16 parameters.
 
   Args:
     params: float32 or bfloat16.
     updates: float32.
-    rng: of the step; which other randomness may use too.
+    rng: key of the step; other random numbers may use it too.
   """
   leaves, structure = jax.tree.flatten(params)
   rng = jax.random.fold_in(rng, _OWN_STREAM)

@@ -1,4 +1,4 @@
-"""Keeps activations split, by three names, wherever a mesh is in context.
+"""Sharding constraints of activations, by three names, on the mesh in context.
 
 Models call `constrain_tokens(x, grid)` after patchify and after every block.
 Without this XLA may replicate the residual stream under FSDP ("Involuntary full
@@ -18,7 +18,7 @@ NAMES = {'batch': BATCH_AXES, 'tokens': ('sequence',), 'width': ('tensor',)}
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-  """`x`, laid out by one of 'batch', 'tokens', 'width' or None for each axis.
+  """`x`, sharded by one of 'batch', 'tokens', 'width' or None for each axis.
 
   The identity without a mesh (`jax.set_mesh`). Mesh axes that are missing,
   manual (inside `shard_map`) or do not divide the array's axis, such as the
@@ -54,6 +54,6 @@ def _constrain(x, sizes, names):
     axes = tuple(a for a in NAMES[name] if a in free) if name else ()
     ways = math.prod(mesh.shape[a] for a in axes)
     spec.append(axes if axes and size % ways == 0 else None)
-  if not any(spec):  # Nothing to say; inside a shard_map, nothing may be said.
+  if not any(spec):  # Inside a shard_map no constraint is allowed.
     return x
   return jax.lax.with_sharding_constraint(x, jax.P(*spec))

@@ -1,11 +1,11 @@
-"""Device meshes: at most four named axes, and who reads which rows of a batch.
+"""Device meshes of up to four named axes, and the batch rows of each process.
 
-The axes are `data` (copies of the model), `fsdp` (the batch and the parameters
-are split), `tensor` (the width is split) and `sequence` (the tokens are split).
-They are `AxisType.Auto` and this is the one place that says so: `jax.make_mesh`
-would make them Explicit, in which Linen's modules fail. `data` is outermost, so
-the axes with more traffic lie on neighbouring chips; where there are several
-slices (or hosts), which slow links connect, it alone crosses them.
+The axes are `data` (replicas of the model), `fsdp` (shards of the batch and the
+parameters), `tensor` (shards of the width) and `sequence` (shards of the
+tokens). They are `AxisType.Auto`, which is set only here: `jax.make_mesh` would
+make them Explicit, in which Linen's modules fail. `data` is outermost, so that
+the axes with more traffic are on neighbouring chips; of several slices (or
+hosts) connected by slow links, it alone crosses them.
 """
 
 import collections
@@ -30,10 +30,10 @@ def make_mesh(
   shape: Mapping[str, int] | ml_collections.ConfigDict,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """A mesh of all `devices` (by default all there are); one size may be -1.
+  """A mesh of `devices`, by default all; one size may be -1.
 
-  `slices` in `shape` is no axis: so many slices hold equal meshes of the other
-  sizes, one after the other along `data`. Raises UserError for an unknown axis
+  `slices` in `shape` is not an axis: that many slices hold equal meshes of the
+  other sizes, concatenated along `data`. Raises UserError for an unknown axis
   and for sizes that do not fit.
   """
   devices = jax.devices() if devices is None else list(devices)
@@ -47,13 +47,13 @@ def make_mesh(
   return Mesh(every, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def alone() -> Mesh:
-  """A device of this process: for what it computes without the others."""
+def local_mesh() -> Mesh:
+  """Mesh of one device of this process, for computations without the others."""
   return make_mesh({'data': 1}, jax.local_devices()[:1])
 
 
-def whole(x: Array | np.ndarray) -> np.ndarray:
-  """All of an array; where other processes hold parts, all must ask."""
+def to_host(x: Array | np.ndarray) -> np.ndarray:
+  """Gathers an array to the host; if it spans processes, all must call it."""
   if (
     not isinstance(x, jax.Array)
     or x.is_fully_addressable
@@ -64,7 +64,7 @@ def whole(x: Array | np.ndarray) -> np.ndarray:
 
 
 def _one(sizes, devices) -> Mesh:
-  """A mesh of neighbours, as far as the torus has them."""
+  """A mesh of neighbouring devices, as far as the torus allows."""
   kinds = (AxisType.Auto,) * len(sizes)
   if len({getattr(d, 'slice_index', 0) for d in devices}) > 1:
     return Mesh(_across_slices(sizes, devices), tuple(sizes), axis_types=kinds)
@@ -72,7 +72,7 @@ def _one(sizes, devices) -> Mesh:
     return jax.make_mesh(
       tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=kinds
     )
-  except NotImplementedError:  # Such as 2 x 64 on 4 x 4 x 8: it cuts the 8.
+  except NotImplementedError:  # Such as 2 x 64 on 4 x 4 x 8: it splits the 8.
     found = mesh_utils.create_device_mesh(
       tuple(sizes.values()), devices=devices, allow_split_physical_axes=True
     )
@@ -80,12 +80,12 @@ def _one(sizes, devices) -> Mesh:
 
 
 def _across_slices(sizes, devices):
-  """Devices in order: JAX calls each GPU host, or NVLink domain, a slice."""
+  """Devices ordered by slice; to JAX each GPU host or NVLink domain is one."""
   if devices[0].platform == 'tpu':
     count = len({d.slice_index for d in devices})
     raise UserError(
       f'The {len(devices)} TPU chips lie in {count} slices and mesh.slices '
-      f'is 1; set mesh.slices to {count}, or take --layout hybrid.'
+      f'is 1; set mesh.slices to {count}, or use --layout hybrid.'
     )
   ordered = sorted(
     devices, key=lambda d: (d.slice_index, d.process_index, d.id)
@@ -94,7 +94,7 @@ def _across_slices(sizes, devices):
 
 
 def batch_spec(mesh: Mesh) -> jax.P:
-  """Splits a leading batch axis over the mesh's data and fsdp axes."""
+  """Spec that shards a leading batch axis over the data and fsdp axes."""
   axes = tuple(a for a in BATCH_AXES if a in mesh.shape)
   return jax.P(axes) if axes else jax.P()
 
@@ -104,7 +104,7 @@ def check_batch(
 ) -> None:
   """Raises UserError if the batch does not split evenly over the mesh.
 
-  `accumulate` is the number of parts that it is computed in.
+  `accumulate` is its number of microbatches.
   """
   groups = math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
   ways = groups * accumulate
@@ -119,9 +119,9 @@ def check_batch(
 
 
 def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, 'rows']:
-  """Which rows of each batch this process's devices hold, in order.
+  """Rows of each batch on this process's devices, in order.
 
-  Processes that differ only along tensor or sequence hold the same ones.
+  Processes that differ only along tensor or sequence hold the same rows.
   Raises UserError if the batch does not split evenly over the mesh.
   """
   check_batch(mesh, batch_size)
@@ -135,7 +135,7 @@ def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, 'rows']:
 def place_rows(
   batch: PyTree, rows: Int[np.ndarray, 'rows'], mesh: Mesh, batch_size: int
 ) -> PyTree:
-  """Global arrays of `batch_size` rows; `batch` has those that are `rows`."""
+  """Global arrays of `batch_size` rows from this process's `rows`."""
   sharding = NamedSharding(mesh, batch_spec(mesh))
 
   def place(x):
@@ -152,7 +152,7 @@ def place_rows(
 
 
 def _slices(devices, count):
-  """The devices in `count` equal groups: of slices, hosts, or, on CPU, any."""
+  """The devices in `count` equal groups: by slice, by host, or any on CPU."""
   for attribute in ('slice_index', 'process_index'):
     groups = collections.defaultdict(list)
     for device in devices:
@@ -170,25 +170,25 @@ def _slices(devices, count):
 
 
 def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
-  """The axes in their fixed order, with -1 replaced by what is left."""
+  """The axes in their fixed order, with -1 replaced by the remaining size."""
   if unknown := sorted(set(shape) - set(AXES)):
     raise UserError(
       f'mesh has the axes {", ".join(unknown)}; allowed are {", ".join(AXES)}.'
     )
   sizes = {a: shape[a] for a in AXES if a in shape} or {'data': -1}
-  said = ', '.join(f'{a}={n}' for a, n in sizes.items())
+  text = ', '.join(f'{a}={n}' for a, n in sizes.items())
   if (bad := [a for a, n in sizes.items() if n < 1 and n != -1]) or (
     list(sizes.values()).count(-1) > 1
   ):
     raise UserError(
-      f'mesh is {said}; sizes are positive and at most one is -1 (all '
+      f'mesh is {text}; sizes are positive and at most one is -1 (all '
       f'devices that are left): change mesh.{(bad or list(sizes))[0]}.'
     )
   fixed = math.prod(n for n in sizes.values() if n != -1)
   if count % fixed or (-1 not in sizes.values() and fixed != count):
     rule = 'must divide' if -1 in sizes.values() else 'must be'
     raise UserError(
-      f'mesh is {said}, a product of {fixed} that {rule} the number of '
+      f'mesh is {text}, a product of {fixed} that {rule} the number of '
       f'devices, {count}: change mesh, for instance to data=-1 alone.'
     )
   return {a: count // fixed if n == -1 else n for a, n in sizes.items()}

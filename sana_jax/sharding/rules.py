@@ -1,12 +1,12 @@
-"""Which axis of which parameter lies on which mesh axis.
+"""Sharding rules of parameters: patterns of paths with a spec each.
 
 A table is a sequence of `(pattern, spec)`. The pattern is a regular expression
 that must match a parameter's whole path ('blocks/query/kernel'), the spec names
 a mesh axis (or a tuple of them, or None) for each leading axis of the array.
 Tables are total and exact: each parameter is matched by exactly one pattern and
 each pattern matches something, so the order of rows never matters and a renamed
-parameter cannot fall back to a silent default. Mesh axes that a mesh lacks
-count as 1, so one table serves every mesh.
+parameter cannot silently get a default. Mesh axes that a mesh lacks count as 1,
+so that one table applies to every mesh.
 """
 
 import collections
@@ -27,7 +27,7 @@ Table = Sequence[tuple[str, tuple]]
 
 
 class RuleError(UserError):
-  """The table does not name every parameter exactly once, or cannot hold."""
+  """The table does not match every parameter once, or does not fit the mesh."""
 
 
 def shardings(
@@ -35,13 +35,13 @@ def shardings(
 ) -> PyTree:
   """A NamedSharding for each leaf, by the one pattern that matches its path.
 
-  Leaves need a shape only (arrays or ShapeDtypeStructs). Raises one RuleError
-  that lists every problem, a line each.
+  Leaves need only a shape (arrays or ShapeDtypeStructs). Raises one RuleError
+  that lists every problem on its own line.
   """
   specs = dict(table)
   unused, sizes = set(specs), collections.defaultdict(list)
   problems = [
-    f'pattern {pattern!r} stands in the table twice'
+    f'pattern {pattern!r} is in the table twice'
     for pattern in specs
     if sum(p == pattern for p, _ in table) > 1
   ]
@@ -76,14 +76,14 @@ def state_shardings(
   param_shardings: PyTree,
   mesh: Mesh | AbstractMesh,
 ) -> PyTree:
-  """Shardings for `tx.init(params)`: moments lie like their parameter.
+  """Shardings for `tx.init(params)`: moments are sharded like their parameter.
 
   Everything else is replicated: counts, and the row and column statistics of
-  factored optimizers (four vectors a matrix; which axis a statistic belongs to
-  cannot be told from its shape when the matrix is square). Where an optimizer
-  keeps a NamedTuple for a parameter, that holds for each of its fields: bytes
-  lie like the parameter, their ranges are replicated. Without this,
-  `jax.jit(tx.init)` silently replicates every moment on every chip.
+  factored optimizers (four vectors per matrix; the axis of a statistic is
+  ambiguous for a square matrix). If an optimizer has a NamedTuple for a
+  parameter, this applies to each of its fields: bytes are sharded like the
+  parameter, their ranges are replicated. Without this, `jax.jit(tx.init)`
+  silently replicates every moment on every chip.
   """
   everywhere = NamedSharding(mesh, jax.P())
   shapes = jax.eval_shape(tx.init, params)
@@ -117,7 +117,7 @@ def _misfits(
   spec: tuple,
   mesh: Mesh | AbstractMesh,
 ) -> list[str]:
-  """What is wrong with laying an array of `shape` by `spec` on `mesh`."""
+  """Problems of sharding an array of `shape` by `spec` on `mesh`."""
   if len(spec) > len(shape):
     return [f'{spec} has more axes']
   misfits = []
@@ -135,7 +135,7 @@ def _undivided(
   sizes: dict[str, list[tuple[int, str]]],
   mesh: Mesh | AbstractMesh,
 ) -> Iterator[str]:
-  """For each axis that does not divide all (size, name) that it splits."""
+  """Problems of each mesh axis that does not divide all (size, name)."""
   for axis, split in sizes.items():
     ways = mesh.shape.get(axis, 1)
     if wrong := [f'{n} of {name}' for n, name in split if n % ways]:

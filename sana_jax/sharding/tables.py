@@ -1,13 +1,15 @@
-"""Which axis of which parameter lies on which mesh axis, one table a model.
+"""Sharding tables of the models.
 
-Total and exact: each parameter is named once, see rules.py. Kernels are split
-over `fsdp` along their inputs and over `tensor` along the heads or hidden
-channels; what is small is on every device. Blocks have a leading layer axis.
+They are total and exact: each parameter is matched once, see rules.py. Kernels
+are sharded over `fsdp` along their inputs and over `tensor` along the heads or
+hidden channels; small parameters are replicated. Blocks have a leading layer
+axis.
 """
 
 _SHARED = (
   (r'patch_embed/kernel', (None, None, None, 'fsdp')),
-  # By inputs: by outputs, XLA gathers factors of its gradient (hybrid meshes).
+  # Along inputs: along outputs, XLA all-gathers factors of its gradient on
+  # hybrid meshes.
   (r'time_embed/(timestep|guidance)/linear[12]/kernel', ('fsdp', None)),
   (r'time_embed/modulation/kernel', ('fsdp', None)),
   (r'caption/linear[12]/kernel', ('fsdp', None)),
@@ -33,5 +35,5 @@ GEMMA2 = (
   (r'layers/(out|down)/kernel', (None, 'tensor', 'fsdp')),
   (r'.*/scale', ()),
 )
-# Convolutional, and small beside its activations: on every device.
+# Replicated: convolutional, and small compared to its activations.
 DC_AE = ((r'.*', ()),)

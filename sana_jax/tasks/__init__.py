@@ -1,10 +1,10 @@
-"""What can be trained: a registry of tasks by the name in config.task.
+"""Registry of training tasks by the name in config.task.
 
-    objective(config) -> Objective   to plan, to time, to count: no files
-    exporter(config)  -> Exporter    to write a model folder: no data
-    open_task(config) -> Task        to train: data and frozen models too
+    objective(config) -> Objective   to plan, time and count; reads no files
+    exporter(config)  -> Exporter    to write a model folder; reads no data
+    open_task(config) -> Task        to train; opens data and frozen models
 
-A task from outside is registered by `register`, or by an installed package's
+An external task is registered by `register`, or by an installed package's
 entry point: `[sana_jax.tasks]`, `mine = my_package.my_task:KIND`.
 """
 
@@ -29,12 +29,12 @@ __all__ = [
 
 
 def objective(config: ConfigDict) -> Objective:
-  """What the task of a config trains; no files are read."""
+  """The objective of a config's task; no files are read."""
   return find(config.task).objective(config)
 
 
 def exporter(config: ConfigDict) -> Exporter:
-  """How the task of a config writes a model; no data are opened."""
+  """The model writer of a config's task; no data are opened."""
   return find(config.task).exporter(config)
 
 
@@ -43,9 +43,9 @@ def open_task(
   workdir: os.PathLike | str,
   mesh: Mesh | None = None,
 ) -> Task:
-  """The task of a config with its data opened.
+  """The task of a config, with its data opened.
 
-  Frozen models are split over `mesh`, which is then that of the run.
-  Raises UserError for what the task cannot work with.
+  Frozen models are sharded over `mesh`, which is then the run's.
+  Raises UserError for unsuitable data or models.
   """
   return find(config.task).open(config, workdir, mesh)

@@ -1,4 +1,4 @@
-"""What the tasks share: opening data, fields of models."""
+"""Helpers shared by the tasks: opening data, building modules."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,9 +18,9 @@ from sana_jax.typing import Int
 def open_data(
   data: ConfigDict, split: str | None = None, as_stored: bool = False
 ) -> sources.DescribedSource:
-  """The source that `config.data` names; another split on request.
+  """The source that `config.data` names, optionally of another split.
 
-  Its images have `size_px` a side, or the size that they are stored in.
+  Its images have `size_px` a side, or their stored size with `as_stored`.
   """
   return sources.open_source(
     data.source,
@@ -39,7 +39,7 @@ def open_data(
 
 
 def caption_rule(data: ConfigDict) -> CaptionRule:
-  """How `config.data` chooses among captions."""
+  """The rule of `config.data` for choosing among captions."""
   return CaptionRule(
     data.caption_rule,
     float(data.caption_threshold),
@@ -57,7 +57,7 @@ def bucket_sizes(config: ConfigDict, multiple: int) -> list[tuple[int, int]]:
   """(height, width) of each bucket; a single square without aspect_ratios.
 
   Args:
-    multiple: the autoencoder's compression, of which each side is one.
+    multiple: the autoencoder's compression; each side is a multiple of it.
   """
   size = config.data.size_px
   if not config.inputs.aspect_ratios:
@@ -68,7 +68,7 @@ def bucket_sizes(config: ConfigDict, multiple: int) -> list[tuple[int, int]]:
 def bucket_of_records(
   config: ConfigDict, source: sources.DescribedSource, multiple: int
 ) -> Int[np.ndarray, 'n']:
-  """The bucket of each record; -1 for an unknown size."""
+  """Bucket index of each record; -1 for an unknown size."""
   if not config.inputs.aspect_ratios:
     return np.zeros(len(source), np.int64)
   return buckets.nearest(
@@ -79,7 +79,7 @@ def bucket_of_records(
 def good_records(
   source: sources.Source, max_bad_fraction: float
 ) -> Iterator[dict[str, Any]]:
-  """Every record that can be read; the others are counted, as in training."""
+  """Every readable record; the others are counted, as in training."""
   bad = BadRecords(len(source), max_bad_fraction)
   for index in range(len(source)):
     try:
@@ -98,7 +98,7 @@ def model_fields(config: ConfigDict) -> dict:
 
 
 def build(module_class, config: ConfigDict, **more):
-  """The module of config.model; UserError where a field does not exist."""
+  """The module of config.model; UserError for an unknown field."""
   fields = model_fields(config) | more
   if unknown := sorted(set(fields) - set(module_class.__dataclass_fields__)):
     raise UserError(

@@ -1,8 +1,8 @@
 """Trains a DC-AE to reconstruct images.
 
 The loss is in objectives/reconstruction.py. DC-AE's own phases
-(arXiv:2410.10733, section 3.3) have |e|, LPIPS and in the last one a PatchGAN,
-by config.loss; what trains in which is config.trainable.
+(arXiv:2410.10733, section 3.3) use |e|, LPIPS and in the last one a PatchGAN,
+set by config.loss; the trainable part of each is set by config.trainable.
 """
 
 import itertools
@@ -26,18 +26,18 @@ from sana_jax.objectives.reconstruction import autoencoder, to_signed
 from sana_jax.optim import freezing
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.sharding.mesh import whole
-from sana_jax.tasks import common, initial
+from sana_jax.sharding.mesh import to_host
+from sana_jax.tasks import common, init_from
 from sana_jax.training.task import Data, Exporter, Records, Start, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
 from sana_jax.weights import lpips
 
-_STATISTICS = 2048  # Images whose latents decide the scaling factor.
+_STATISTICS = 2048  # Images used to measure the scaling factor.
 
 
 def objective(config: ConfigDict) -> Objective:
-  """Reconstruction by config.model. Raises UserError for an invalid size."""
+  """Reconstruction with config.model. Raises UserError for an invalid size."""
   module, side = common.build(DCAE, config), config.data.size_px
   if side % module.spec.side:
     raise UserError(
@@ -64,7 +64,7 @@ def exporter(config: ConfigDict) -> Exporter:
   module = common.build(DCAE, config)
   logging.warning(
     'The scaling factor is %s, of config.model: it is measured on data '
-    'when the run is done.',
+    'when the run is finished.',
     module.scaling_factor,
   )
   return Exporter(
@@ -75,21 +75,21 @@ def exporter(config: ConfigDict) -> Exporter:
 
 
 def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
-  """The task with its images; UserError for what it cannot work with."""
+  """The task with its images; UserError for an unsuitable config or source."""
   del workdir, mesh
   aim, module = objective(config), common.build(DCAE, config)
   start = _start(config, module)
   path = config.loss.lpips_weights
   frozen = {'lpips': lpips.load(path)} if config.loss.lpips else {}
   source = common.open_data(config.data)
-  shown = _Shown(module, source, config)
+  outputs = _Outputs(module, source, config)
   return Task(
     'dc_ae',
     aim,
     Data(_batches(source, config.data), Records(len(source))),
-    shown.export,
+    outputs.export,
     frozen,
-    shown.pictures,
+    outputs.pictures,
     start,
   )
 
@@ -98,14 +98,17 @@ KIND = Kind(objective, exporter, open_task)
 
 
 def _start(config, module) -> Start:
-  """UserError where the discriminator is heard and cannot learn."""
-  return initial.start(
+  """Start from a vae folder; its scaling factor must match a frozen encoder."""
+  return init_from.start(
     'vae', module, kept=() if _encoder_trains(config) else ('scaling_factor',)
   )
 
 
 def _encoder_trains(config):
-  """Who was trained on an encoder's latents counts on their scale."""
+  """Whether the encoder is trainable, which may change the latents' scale.
+
+  Raises UserError if a GAN loss has a frozen discriminator.
+  """
   if not config.trainable:
     return True
   trains = freezing.split(
@@ -137,8 +140,8 @@ def _batches(source, data):
   return batches
 
 
-class _Shown:
-  """Pictures and exports, with the first images of the data."""
+class _Outputs:
+  """Pictures and exports, from the first images of the data."""
 
   def __init__(
     self, module: DCAE, source: sources.DescribedSource, config: ConfigDict
@@ -161,7 +164,7 @@ class _Shown:
     """Originals beside their reconstructions."""
     del step
     images = self._first(12)
-    output = whole(self._decode(params, images)).astype(np.float32)
+    output = to_host(self._decode(params, images)).astype(np.float32)
     output = np.uint8(np.round(np.clip(output * 0.5 + 0.5, 0, 1) * 255))
     pairs = [tile for pair in zip(images, output) for tile in pair]
     return contact_sheet(
@@ -169,9 +172,9 @@ class _Shown:
     )
 
   def export(self, params: Params, folder) -> None:
-    """folder/vae, with the scaling factor that gives latents of unit size.
+    """Writes folder/vae, with the scaling factor for latents of unit variance.
 
-    Where the encoder did not train, it is that of config.model.
+    For a frozen encoder, it is that of config.model.
     """
     module = self._module
     if self._measures:
@@ -189,7 +192,7 @@ class _Shown:
     return round(float(1 / np.std(latents)), 5)
 
   def _first(self, count):
-    """The first images that can be read, up to `count`."""
+    """The first readable images, up to `count`."""
     return np.stack(
       [
         record['image']

@@ -1,8 +1,8 @@
-"""What a run is worth at any step: its weights, from a checkpoint.
+"""Reads the weights of a run at any step, from a checkpoint, for export.
 
-A task exports its own weights at the end; here that is done with the config
-alone, while the run goes on: no data are read, no device but the CPU is used
-and nothing in the workdir is changed.
+A task exports its weights at the end of a run; here they are read with only the
+config, during the run: no data are read, only the CPU is used, and the workdir
+is not changed.
 """
 
 import re
@@ -15,27 +15,27 @@ import numpy as np
 
 from sana_jax.errors import UserError
 from sana_jax.optim import freezing
-from sana_jax.sharding.mesh import alone
-from sana_jax.training import bases, optimizers, saved, state
+from sana_jax.sharding.mesh import local_mesh
+from sana_jax.training import bases, checkpoint_files, optimizers, state
 from sana_jax.training.task import Exporter
 from sana_jax.tree import unflatten
 from sana_jax.typing import Params
 
-WEIGHTS = ('ema', 'params')  # The average, and what the steps change.
+WEIGHTS = ('ema', 'params')
 
 
 def find(workdir: epath.Path, step: int | None) -> epath.Path:
   """The checkpoint of a step, by default the newest; UserError without one."""
-  there = saved.steps(workdir / 'checkpoints')
-  if not there:
+  steps = checkpoint_files.steps(workdir / 'checkpoints')
+  if not steps:
     raise UserError(f'--workdir={workdir} has no checkpoint yet.')
-  if step is not None and step not in there:
+  if step is not None and step not in steps:
     raise UserError(
       f'--step={step}: {workdir} has checkpoints of the steps '
-      f'{", ".join(map(str, there))}; choose one of these (keep_every_steps '
+      f'{", ".join(map(str, steps))}; choose one of these (keep_every_steps '
       'keeps more).'
     )
-  return workdir / 'checkpoints' / str(there[-1] if step is None else step)
+  return workdir / 'checkpoints' / str(steps[-1] if step is None else step)
 
 
 def read(
@@ -44,26 +44,28 @@ def read(
   config: ConfigDict,
   exporter: Exporter,
 ) -> Params:
-  """All weights of a run, those of the checkpoint verified by checksums.
+  """All weights of a run; those of the checkpoint are verified by checksums.
 
-  `weights` is one of WEIGHTS, by default the average where there is one.
-  Raises UserError for what is not there or damaged, another base included.
+  `weights` is one of WEIGHTS, by default the EMA if there is one. Raises
+  UserError for missing or damaged weights, or another base.
   """
-  theirs, params = _saved(checkpoint, weights)
+  recorded, params = _saved(checkpoint, weights)
   base, origin = _base(config, exporter)
-  bases.compare(theirs, origin)
+  bases.compare(recorded, origin)
   return freezing.join(params, base)
 
 
 def skipped(checkpoint: epath.Path) -> int:
-  """Updates that the run had skipped, of the player with the most.
+  """Updates skipped by the run, for the player with the most.
 
-  The checkpoint is one that `read` has read.
+  `read` must have accepted the checkpoint before.
   """
-  leaves = saved.read_json(checkpoint, saved.ABOUT)['leaves']
+  leaves = checkpoint_files.read_json(checkpoint, checkpoint_files.ABOUT)[
+    'leaves'
+  ]
   return max(
     (
-      int(saved.open_array(checkpoint, name).read().result())
+      int(checkpoint_files.open_array(checkpoint, name).read().result())
       for name in leaves
       if re.fullmatch(r'players\..*\.skipped', name)
     ),
@@ -72,11 +74,11 @@ def skipped(checkpoint: epath.Path) -> int:
 
 
 def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
-  """Where the run's base comes from, and what the checkpoint holds."""
+  """The origin of the run's base, and the weights in the checkpoint."""
   try:
-    saved.check_kinds(checkpoint)
-    about = saved.read_json(checkpoint, saved.ABOUT)
-    saved.check_layout(checkpoint, about)
+    checkpoint_files.check_kinds(checkpoint)
+    about = checkpoint_files.read_json(checkpoint, checkpoint_files.ABOUT)
+    checkpoint_files.check_layout(checkpoint, about)
     wanted = dict(zip(about['leaves'], about['state'], strict=True))
     has_average = any(name.startswith('ema.') for name in wanted)
     if weights == 'ema' and not has_average:
@@ -88,27 +90,28 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
     params = {}
     for name in wanted:
       if name.startswith((f'{part}.', 'extra.')):
-        x = saved.open_array(checkpoint, name).read().result()
-        if saved.checksum(x) != wanted[name]:
+        x = checkpoint_files.open_array(checkpoint, name).read().result()
+        if checkpoint_files.checksum(x) != wanted[name]:
           raise UserError(
             f'{checkpoint} is damaged: {name} differs from what '
             'was saved; choose another --step.'
           )
         params[name.partition('.')[2]] = x
-    return saved.base_of(about), unflatten(params, '.')
+    return checkpoint_files.base_of(about), unflatten(params, '.')
   except UserError:
     raise
   except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
     reason = (str(error).strip().splitlines() or [''])[0][:200]
     raise UserError(
       f'{checkpoint} cannot be read ({type(error).__name__}: {reason}); it is '
-      'damaged, or the run has deleted it meanwhile: choose another --step.'
+      'damaged, or the run has deleted it in the meantime: choose another '
+      '--step.'
     ) from error
 
 
 def _base(config, exporter):
-  """What the run does not train, as host arrays, and where it comes from."""
-  objective, mesh = exporter.objective, alone()
+  """The frozen parameters of the run, as host arrays, and their origin."""
+  objective, mesh = exporter.objective, local_mesh()
   plan = state.plan(
     objective,
     optimizers.make(config, objective),

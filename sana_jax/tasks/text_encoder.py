@@ -1,9 +1,9 @@
-"""Trains a small Gemma-2 on captions, to be SANA's text encoder.
+"""Trains a small Gemma-2 on captions, as SANA's text encoder.
 
 SANA's text encoder is a decoder-only language model whose last hidden states
 condition the image (arXiv:2410.10629, section 2.3). A sequence is the complex
-human instruction and as many captions as fit, so that the encoder knows what
-stands before a prompt. The loss is in objectives/language_model.py.
+human instruction and as many captions as fit, so that the encoder is trained
+with the prefix of its prompts. The loss is in objectives/language_model.py.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from sana_jax.objectives.base import Objective
 from sana_jax.objectives.language_model import LOOK_BACK
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.tasks import common, initial
+from sana_jax.tasks import common, init_from
 from sana_jax.text import prompts
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.training.task import Data, Exporter, Records, Start, Task
@@ -31,9 +31,9 @@ from sana_jax.weights import folder as folders
 
 
 def objective(config: ConfigDict) -> Objective:
-  """Language modelling by config.model, with all of config.text.vocabulary.
+  """Language modelling with config.model and config.text.vocabulary.
 
-  Captions from files, which may need fewer tokens, are not read for it.
+  Captions in files, which may need fewer tokens, are not read.
   """
   of_shapes = config.data.source == 'shapes'
   tokenizer = _learned(config, _captions(config.data) if of_shapes else [])
@@ -42,7 +42,7 @@ def objective(config: ConfigDict) -> Objective:
 
 
 def exporter(config: ConfigDict) -> Exporter:
-  """Writes encoder and tokenizer, which is learned from the captions anew."""
+  """Writes the encoder and its tokenizer, learned again from the captions."""
   tokenizer = _learned(config, _captions(config.data))
   module = _module(config, len(tokenizer))
   return Exporter(
@@ -53,7 +53,7 @@ def exporter(config: ConfigDict) -> Exporter:
 
 
 def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
-  """The task with its captions; UserError for what it cannot work with."""
+  """The task with its captions; UserError for an unsuitable config."""
   del workdir, mesh
   captions = _captions(config.data)
   tokenizer = _learned(config, captions)
@@ -96,12 +96,12 @@ def _module(config, size):
 
 
 def _objective(config, module, tokenizer):
-  # Where the captions begin; the instruction itself is not worth a loss.
+  # The first caption token; the instruction has no loss.
   first = max(len(tokenizer.encode(prompts.INSTRUCTION)) - 1, LOOK_BACK)
   if config.text.length < first + 2:
     raise UserError(
       f'config.text.length={config.text.length} must be {first + 2} or '
-      'more: the instruction and a caption stand in it.'
+      'more: it holds the instruction and a caption.'
     )
   return language_model.objective(
     module,
@@ -114,19 +114,19 @@ def _objective(config, module, tokenizer):
 
 def _start(module, tokenizer) -> Start:
   def vocabularies(folder: pathlib.Path) -> list[str]:
-    theirs = tokenizers.load(folder / 'tokenizer').get_vocab()
-    if theirs == tokenizer.get_vocab():
+    vocabulary = tokenizers.load(folder / 'tokenizer').get_vocab()
+    if vocabulary == tokenizer.get_vocab():
       return []
-    return ['the tokenizer has other tokens there, as other captions made it']
+    return ['its tokenizer has other tokens, learned from other captions']
 
-  return initial.start(
+  return init_from.start(
     'text_encoder', module, under='encoder', more=vocabularies
   )
 
 
 def _writer(module, tokenizer):
   def write(params: Params, folder: Any) -> None:
-    """Makes folder/text_encoder and folder/tokenizer."""
+    """Writes folder/text_encoder and folder/tokenizer."""
     folder = pathlib.Path(folder)
     folders.write(folder, 'text_encoder', module, {'params': params['encoder']})
     tokenizer.save_pretrained(folder / 'tokenizer')
@@ -160,7 +160,7 @@ class PackedCaptions:
 
 
 def _captions(data) -> Sequence[str]:
-  """Every different caption; of `shapes`, all that the train split may have."""
+  """All distinct captions; for `shapes`, all that the train split can have."""
   if data.source == 'shapes':
     return [
       text

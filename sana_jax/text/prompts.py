@@ -1,10 +1,10 @@
-"""What stands in front of a prompt, and how a prompt is cleaned.
+"""The instruction before a prompt, and cleaning of prompts.
 
 SANA's text encoder reads an instruction to a language model before the prompt
-("complex human instruction", SANA section 3.1); nothing is generated, it only
-conditions the hidden states. The text is part of the published weights, to the
-letter: this is diffusers' wording. NVlabs' configs differ in one place, double
-quotes around "Enhanced prompt" (`OFFICIAL_INSTRUCTION`).
+("complex human instruction", SANA section 3.1). Nothing is generated; it only
+conditions the hidden states. The published weights require the exact text. This
+is diffusers' wording; NVlabs' configs only differ in double quotes around
+"Enhanced prompt" (`OFFICIAL_INSTRUCTION`).
 """
 
 from sana_jax.errors import UserError
@@ -37,15 +37,15 @@ OFFICIAL_INSTRUCTION = INSTRUCTION.replace(
 
 
 def clean(prompt: str) -> str:
-  """Lower case without surrounding blanks, as diffusers does by default.
+  """Lower-cased and stripped prompt, as by default in diffusers.
 
-  Its optional `clean_caption` (off in every pipeline) is not offered.
+  Its optional `clean_caption` (off in every pipeline) is not supported.
   """
   return prompt.lower().strip()
 
 
 def check(prompt: object, name: str = 'prompt') -> None:
-  """Raises UserError for a prompt that is no text or cannot be encoded."""
+  """Raises UserError for a prompt that is not text or cannot be encoded."""
   if not isinstance(prompt, str):
     raise UserError(
       f'{name} is of type {type(prompt).__name__}; it must be text.'
@@ -54,7 +54,7 @@ def check(prompt: object, name: str = 'prompt') -> None:
     prompt.encode()
   except UnicodeEncodeError as e:
     half = ord(prompt[e.start])
-    # Bytes that could not be decoded stand as U+DC80 to U+DCFF.
+    # Undecodable bytes are represented as U+DC80 to U+DCFF.
     kind = (
       f'the byte 0x{half - 0xDC00:02x}, which is not UTF-8,'
       if 0xDC80 <= half <= 0xDCFF

@@ -1,9 +1,9 @@
-"""Gemma-style tokenizers: load a published one, or train a small one.
+"""Gemma-style tokenizers: loading published ones, and training small ones.
 
 Byte-pair encoding with byte fallback over text whose blanks are written '▁'.
-At training, texts are split before each '▁' and around punctuation, so that no
-merge crosses a word's start: a word is the same token wherever it stands,
-which Gemma's published vocabulary does not promise.
+Training splits texts before each '▁' and around punctuation, so that no merge
+crosses a word's start: a word is the same token in any context, which Gemma's
+published vocabulary does not guarantee.
 """
 
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ _BYTES = tuple(f'<0x{i:02X}>' for i in range(256))  # Ids 5 to 260.
 
 
 def train(texts: Iterable[str], vocab_size: int):
-  """A GemmaTokenizer of at most `vocab_size` tokens; the same every time.
+  """Trains a GemmaTokenizer of at most `vocab_size` tokens, reproducibly.
 
-  Each text is read as it stands and after a blank, since a prompt follows the
+  Each text is used as it is and after a blank, since a prompt follows the
   instruction's last blank but a negative prompt starts the text.
 
   Raises:
-    UserError: the vocabulary cannot hold the texts' characters.
+    UserError: the vocabulary is too small for the texts' characters.
   """
   import tokenizers as tk
 
@@ -35,7 +35,7 @@ def train(texts: Iterable[str], vocab_size: int):
   if vocab_size < len(fixed) + len(alphabet):
     raise UserError(
       f'vocab_size is {vocab_size}, but {len(fixed)} special and byte tokens '
-      f'and {len(alphabet)} characters need a place: raise vocab_size to at '
+      f'and {len(alphabet)} characters are required: raise vocab_size to at '
       f'least {len(fixed) + len(alphabet)}.'
     )
   tokenizer = tk.Tokenizer(
@@ -59,10 +59,10 @@ def train(texts: Iterable[str], vocab_size: int):
 
 
 def load(folder: str | os.PathLike):
-  """The tokenizer in a local folder, padding on the right.
+  """Loads the tokenizer in a local folder, with padding on the right.
 
-  It is transformers' GemmaTokenizer, made of checked data: transformers opens
-  no file of the folder.
+  The result is transformers' GemmaTokenizer, made from checked data:
+  transformers opens no file of the folder.
 
   Raises:
     UserError: a file is missing, damaged, or not of a Gemma tokenizer.
@@ -90,7 +90,7 @@ def load(folder: str | os.PathLike):
     )
   except Exception as e:  # The library's parser raises plain Exception.
     raise UserError(
-      f'The tokenizer in {os.fspath(folder)!r} cannot be made '
+      f'The tokenizer in {os.fspath(folder)!r} cannot be created '
       f'({printable(e, 300)}); save it again or give another folder.'
     ) from e
   ids = tokenizer.convert_tokens_to_ids(list(map(str, added.values())))
@@ -98,22 +98,22 @@ def load(folder: str | os.PathLike):
     raise UserError(
       f'The tokenizer in {os.fspath(folder)!r} has the added token '
       f'{fields.shown(str(added[wrong[0]]))} as {wrong[0]}, which is not its '
-      'place in the vocabulary or behind it.'
+      'index in the vocabulary or after it.'
     )
   return tokenizer
 
 
 def _token(token):
-  """A token of a file; a text without flags stays one."""
+  """Token of a file; text without flags is returned unchanged."""
   import tokenizers as tk
 
   return tk.AddedToken(**token) if isinstance(token, dict) else token
 
 
 def _gemma(trained):
-  """GemmaTokenizer around the trained vocabulary and merges.
+  """GemmaTokenizer with the trained vocabulary and merges.
 
-  It is rebuilt because training made special tokens of the byte tokens, which
+  It is rebuilt because training makes the byte tokens special tokens, which
   would then match their own spelling in a text.
   """
   import json
@@ -131,7 +131,7 @@ def _gemma(trained):
 
 
 def _transformers():
-  """The library, without its advice on PyTorch, which is not needed."""
+  """The transformers library, without its warning that PyTorch is missing."""
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   import transformers
 

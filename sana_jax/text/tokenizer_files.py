@@ -3,10 +3,10 @@
   tokenizer.json          the vocabulary, the merges and the added tokens
   tokenizer_config.json   the class and the names of the special tokens
 
-Like transformers' GemmaTokenizer, this takes nothing else from tokenizer.json:
-its normalizer and its pre-tokenizer, whose regular expressions may take for
-ever, are always Gemma's own. No other file is opened, and no class but Gemma's
-is made: a folder that needs code of its own is refused.
+Like transformers' GemmaTokenizer, this uses nothing else of tokenizer.json: the
+normalizer and the pre-tokenizer, whose regular expressions could run forever,
+are always Gemma's. No other file is opened, and only Gemma's class is
+supported: a folder that requires its own code is refused.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _TOKEN = fields.Field(
 _SPECIAL = ('pad_token', 'eos_token', 'bos_token', 'unk_token')
 _EXTRA = ('extra_special_tokens', 'additional_special_tokens')
 _CONFIG = {
-  'tokenizer_class': fields.word('GemmaTokenizer', 'GemmaTokenizerFast'),
+  'tokenizer_class': fields.choice('GemmaTokenizer', 'GemmaTokenizerFast'),
   'auto_map': fields.NULL,
   **dict.fromkeys(_SPECIAL, _TOKEN),
   'mask_token': fields.either(_TOKEN, fields.NULL),
@@ -45,13 +45,13 @@ _CONFIG = {
     _EXTRA,
     fields.either(
       fields.NULL,
-      fields.listed(_TOKEN, 0, _MOST_ADDED),
+      fields.list_of(_TOKEN, 0, _MOST_ADDED),
       fields.Field('{}', lambda value: value == {}),
     ),
   ),
   'model_max_length': fields.either(fields.number(1, 1e40), fields.NULL),
-  'padding_side': fields.word('left', 'right'),
-  'truncation_side': fields.word('right'),
+  'padding_side': fields.choice('left', 'right'),
+  'truncation_side': fields.choice('right'),
   'split_special_tokens': fields.Field('false', lambda value: value is False),
 }
 _DEFAULTS = {
@@ -66,7 +66,7 @@ _DEFAULTS = {
 def read(folder: str | os.PathLike) -> dict[str, Any]:
   """Arguments of transformers' GemmaTokenizer; tokens with flags are objects.
 
-  'added_tokens' holds the tokens that are found before all others, by id.
+  'added_tokens' has the tokens that are matched before all others, by id.
 
   Raises:
     UserError: a file is missing, damaged, or not of a Gemma tokenizer.
@@ -77,7 +77,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     raise UserError(
       f'No tokenizer in {str(folder)!r}: '
       f'{" and ".join(missing)} missing; give a folder that '
-      'holds them.'
+      'contains them.'
     )
   content, config = (
     files.read_json(folder / name, most=_BYTES[name]) for name in NAMES
@@ -115,7 +115,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _model(where, model):
-  """The vocabulary, whose ids are 0 to n - 1, and the merges."""
+  """Vocabulary, whose ids are 0 to n - 1, and merges."""
   if not isinstance(model, dict) or model.get('type') != 'BPE':
     raise UserError(f"{where}: model is not of type BPE, as Gemma's is.")
   vocab, merges = model.get('vocab'), model.get('merges')
@@ -144,13 +144,13 @@ def _model(where, model):
     ):
       raise UserError(
         f'{where}: model.merges has {fields.shown(pair)}, which '
-        'is no pair of tokens that make another one.'
+        'is not a pair of tokens that form another one.'
       )
   return vocab, [tuple(pair) for pair in pairs]
 
 
 def _by_id(where, tokens):
-  """The entries of an added_tokens_decoder as those of tokenizer.json."""
+  """Entries of an added_tokens_decoder in the form of tokenizer.json."""
   if not isinstance(tokens, dict) or not all(
     isinstance(token, dict) for token in tokens.values()
   ):
@@ -178,13 +178,13 @@ def _added(where, tokens) -> dict[int, Mapping[str, Any]]:
     fields.check(
       f'{where}, added tokens',
       entry,
-      {**_ADDED, 'id': fields.whole(0, _MOST_TOKENS)},
+      {**_ADDED, 'id': fields.integer(0, _MOST_TOKENS)},
     )
   return {token['id']: _known(token) for token in tokens}
 
 
 def _check_beginning(where, processor, bos):
-  """Raises UserError unless the tokenizer sets <bos>, and nothing else.
+  """Raises UserError unless the tokenizer adds only <bos>.
 
   SANA's text encoder was trained with it, and positions are counted from it.
   """
@@ -195,14 +195,14 @@ def _check_beginning(where, processor, bos):
   ]
   if single != wanted:
     raise UserError(
-      f'{where}: post_processor must put {_text(bos)} in front '
-      f'of a text and nothing else, but is '
+      f'{where}: post_processor must only prepend {_text(bos)} to a text, '
+      f'but is '
       f'{fields.shown(processor)}.'
     )
 
 
 def _known(token):
-  """A token without what AddedToken does not take."""
+  """A token with only the arguments of AddedToken."""
   return (
     token
     if not isinstance(token, dict)

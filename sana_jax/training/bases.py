@@ -1,10 +1,10 @@
-"""The base of a partial run: what config.trainable leaves out.
+"""The base of a partial run: the parameters that config.trainable excludes.
 
     config.init_from, config.seed -> base -> each step, each export
 
-Checkpoints hold what trains alone. They record where the base comes from: the
-seed that drew it, or the model folder and a checksum of its weights. So a run
-goes on, and is exported, with the base that it began with or not at all.
+Checkpoints hold only the trainable parameters. They record the origin of the
+base: the seed that initialized it, or the model folder and a checksum of its
+weights. A run is resumed and exported with its original base or not at all.
 """
 
 import json
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
-from sana_jax.training import saved
+from sana_jax.training import checkpoint_files
 from sana_jax.training.checksums import checksums
 from sana_jax.training.state import first_key, Plan
 from sana_jax.training.task import Start
@@ -24,7 +24,7 @@ from sana_jax.typing import Params
 
 
 def given(name: str, start: Start, mesh: Mesh) -> Params:
-  """Parameters of the model folder `name` on the mesh; none of ''."""
+  """Parameters of the model folder `name` on the mesh; {} for ''."""
   if not name:
     return {}
   logging.info('Starting from %s.', name)
@@ -37,7 +37,7 @@ def make(
   start: Start,
   mesh: Mesh,
 ) -> tuple[Params, dict[str, Any] | None]:
-  """The base and where it comes from; `({}, None)` where all trains."""
+  """The base and its origin; `({}, None)` if everything is trainable."""
   if not plan.base:
     return {}, None
   params = given(config.init_from, start, mesh)
@@ -46,7 +46,7 @@ def make(
 
 
 def origin(config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
-  """Where a base comes from, as JSON: `params` were given, the rest drawn."""
+  """Origin of a base, as JSON: `params` were given, the rest initialized."""
   loaded = {part: x for part, x in base.items() if part in params}
   return {
     'init_from': config.init_from if loaded else '',
@@ -56,27 +56,29 @@ def origin(config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
 
 
 def _checksum(params):
-  """One number for all leaves and their names."""
-  sums = list(zip(saved.names(params), checksums(params).tolist()))
+  """One checksum of all leaves and their names."""
+  sums = list(zip(checkpoint_files.names(params), checksums(params).tolist()))
   return zlib.crc32(json.dumps(sums).encode())
 
 
-def compare(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
-  """Raises UserError unless a run's base is the one that is here."""
+def compare(
+  recorded: dict[str, Any] | None, current: dict[str, Any] | None
+) -> None:
+  """Raises UserError unless a run's base is the current one."""
   facts = lambda x: x and (x['checksum'], x['seed'])
-  if facts(theirs) == facts(ours):
+  if facts(recorded) == facts(current):
     return
   raise UserError(
-    f'The run was trained on the base {_said(theirs)}, and config.init_from '
-    f'and config.seed give {_said(ours)}: set config.init_from to the model '
-    'that it began with.'
+    f'The run was trained on the base {_text(recorded)}, and config.init_from '
+    f'and config.seed give the base {_text(current)}: set config.init_from to '
+    'the model that it started from.'
   )
 
 
-def _said(origin):
+def _text(origin):
   if origin is None:
-    return 'none (all of it trains)'
-  drawn = f'that config.seed={origin["seed"]} draws'
+    return 'none (everything is trainable)'
+  drawn = f'drawn from config.seed={origin["seed"]}'
   if origin['checksum'] is None:
     return drawn
   return (

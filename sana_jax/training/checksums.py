@@ -8,7 +8,7 @@ from sana_jax.typing import Array, PyTree
 
 @jax.jit
 def checksums(state: PyTree) -> Array:
-  """A checksum for each leaf, the same however the leaf is split."""
+  """A checksum for each leaf, independent of its sharding."""
 
   def leaf_sum(x):
     if x.dtype == bool:

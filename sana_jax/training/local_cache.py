@@ -1,10 +1,10 @@
 """Checkpoints on each host's own disk or in its memory, for a quick restart.
 
-Each process writes what its devices hold, replicas once, into one safetensors
-file of bytes, and reads it again where the same process has the same devices'
-shards to fill; the checksums are those of checkpoints.py. All processes must
-have a step undamaged, else it does not count. It is a cache: whatever goes
-wrong with it is told and stops nothing, as the workdir has older checkpoints.
+Each process writes the shards of its devices, replicas once, into one
+safetensors file of bytes, and reads it if the same process needs the same
+shards; the checksums are those of checkpoints.py. A step counts only if it is
+undamaged on all processes. Failures of the cache are logged and do not stop
+the run, as the workdir has older checkpoints.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ import numpy as np
 from sana_jax.data.columns import Columns
 from sana_jax.files import atomically, parse_json
 from sana_jax.paths import expanded
+from sana_jax.training.checkpoint_files import LAYOUT, step_of
 from sana_jax.training.checkpoints import brief, data_checksum
 from sana_jax.training.checksums import checksums
-from sana_jax.training.saved import LAYOUT, step_of
 from sana_jax.training.state import TrainState
 from sana_jax.training.workdir import (
-  gather,
-  meet,
+  all_gather,
+  barrier,
   read_state,
   write_atomically,
 )
@@ -43,7 +43,7 @@ _KEPT = 2  # A killed process may be a step behind the others.
 
 
 class LocalCache:
-  """The cache of one run; a context manager that waits at its end."""
+  """The cache of one run; a context manager that waits on exit."""
 
   def __init__(
     self,
@@ -51,9 +51,9 @@ class LocalCache:
     config: ml_collections.ConfigDict,
     base: dict[str, Any] | None = None,
   ):
-    """Does nothing at all where `config.checkpoint_cache` is empty.
+    """A cache that does nothing if `config.checkpoint_cache` is empty.
 
-    A state of another `base` is of no use: see bases.py.
+    States of another `base` are not restored: see bases.py.
     """
     self._run = {'layout': LAYOUT, 'base': base}
     self._folder = None
@@ -74,7 +74,7 @@ class LocalCache:
     self._writer.shutdown()
 
   def due(self, step: int) -> bool:
-    """Whether this step is to be saved here."""
+    """Whether this step is to be cached."""
     return self._folder is not None and (
       step % self._every == 0 or step == self._last
     )
@@ -105,11 +105,10 @@ class LocalCache:
     batches: grain.DatasetIterator,
     at_least: int | None,
   ) -> TrainState | None:
-    """The newest state that is whole on every host, or None.
+    """The newest state that is complete on every host, or None.
 
-    It is no older than `at_least`, with `batches` at its place; None leaves
-    them where they were. Whatever is newer than the state is deleted: this run
-    will make it again.
+    It is no older than `at_least`, and `batches` are set to its position; with
+    None they stay unchanged. Newer files are deleted: this run rewrites them.
     """
     if self._folder is None:
       return None
@@ -117,7 +116,9 @@ class LocalCache:
     for step in self._common(at_least or 1):
       if (state := self._try(step, shapes, batches)) is not None:
         chosen = step
-        logging.info('Step %d comes from the cache %s.', step, self._folder)
+        logging.info(
+          'Step %d is restored from the cache %s.', step, self._folder
+        )
         break
       batches.set_state(before)
     for step in self._steps():
@@ -126,17 +127,17 @@ class LocalCache:
     return state
 
   def clear(self) -> None:
-    """Deletes what a run that is done needs no more."""
+    """Deletes the cache of a finished run."""
     if self._folder is not None:
       self._wait()
-      meet('the cache is written')
+      barrier('the cache is written')
       shutil.rmtree(self._folder.parent, ignore_errors=True)
 
   def _path(self, step):
     return self._folder / f'{step}.safetensors'
 
   def _steps(self):
-    """Of the files that are here, the newest first."""
+    """Steps of the files on this host, the newest first."""
     return sorted(
       (
         step
@@ -147,9 +148,9 @@ class LocalCache:
     )
 
   def _common(self, least):
-    """The steps of which every process has a file, the newest first."""
-    ours = [step for step in self._steps() if step >= least][: _KEPT + 1]
-    every = gather([*ours, *[0] * (_KEPT + 1 - len(ours))]).tolist()
+    """Steps that every process has a file of, the newest first."""
+    local = [step for step in self._steps() if step >= least][: _KEPT + 1]
+    every = all_gather([*local, *[0] * (_KEPT + 1 - len(local))]).tolist()
     common = set.intersection(*map(set, every)) - {0}
     if not common and any(map(any, every)):
       logging.warning(
@@ -159,17 +160,17 @@ class LocalCache:
     return sorted(common, reverse=True)
 
   def _try(self, step, shapes, batches):
-    """The state of this step, or None with the reason in the log."""
+    """The state of this step, or None, with the reason logged."""
     damage = about = None
     try:
       parts, about = self._read(step)
       if about['run'] != self._run:
-        raise ValueError('it is of another base or version')
+        raise ValueError('it has another base or version')
       blocks = _blocks(shapes, parts)
-    # A damaged file shows as whatever the reader trips over.
+    # A damaged file raises errors of any type.
     except Exception as error:  # noqa: BLE001
       damage = brief(error)
-    if self._all(damage, step):
+    if self._any_damaged(damage, step):
       return None
     state = jax.tree.unflatten(
       jax.tree.structure(shapes),
@@ -187,20 +188,20 @@ class LocalCache:
     try:
       batches.set_state(about['place'])
       if data_checksum(batches) != about['data'] or about['step'] != step:
-        damage = 'the place in the data differs from what was saved'
+        damage = 'the position in the data differs from what was saved'
     except Exception as error:  # noqa: BLE001  As above.
       damage = brief(error)
-    return None if self._all(damage, step) else state
+    return None if self._any_damaged(damage, step) else state
 
-  def _all(self, damage, step):
-    """Whether any process cannot use this step; the log says why."""
-    useless = bool(np.any(gather([damage is not None])))
+  def _any_damaged(self, damage, step):
+    """Whether any process cannot use this step; logs the reason."""
+    useless = bool(np.any(all_gather([damage is not None])))
     if useless:
       logging.warning(
-        'Step %d of the cache %s is of no use (%s).',
+        'Step %d of the cache %s is unusable (%s).',
         step,
         self._folder,
-        damage or 'to another process',
+        damage or 'on another process',
       )
     return useless
 
@@ -210,7 +211,7 @@ class LocalCache:
     return {key: columns.rows(file, key) for key in columns.names(file)}, about
 
   def _write(self, step, tensors, about):
-    """All of it or nothing; then what is too old goes."""
+    """Writes a step atomically, then deletes the oldest ones."""
     self._folder.mkdir(parents=True, exist_ok=True)
     for left in self._folder.glob('.*.part'):
       left.unlink()
@@ -221,12 +222,12 @@ class LocalCache:
       self._path(old).unlink()
 
   def _wait(self):
-    """Until the last one is written, or could not be."""
+    """Waits for the pending write; logs its failure."""
     writing, self._writing = self._writing, None
     error = writing and writing.exception()
     if error:
       logging.warning(
-        'Writing the cache %s failed (%s); the run goes on, and the workdir '
+        'Writing the cache %s failed (%s); the run continues, and the workdir '
         'has its checkpoints.',
         self._folder,
         brief(error),
@@ -234,24 +235,24 @@ class LocalCache:
 
 
 def _run_id(workdir: epath.Path) -> str:
-  """A name that no other run has, nor this one once its workdir is deleted."""
+  """A unique name of the run, which changes if its workdir is deleted."""
   path = workdir / 'run_id'
   if jax.process_index() == 0 and not _ID.fullmatch(read_state(path) or b''):
     write_atomically(path, uuid.uuid4().hex.encode())
-  meet('the run has an id')
-  # With the path: a copied workdir is another run.
+  barrier('the run has an id')
+  # The path is included: a copied workdir is another run.
   text = (read_state(path) or b'') + f' {workdir}'.encode()
   return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
-  """'0:4,8:16' of an index into an array of `shape`."""
+  """Text of an index into an array of `shape`, such as '0:4,8:16'."""
   bounds = [s.indices(n)[:2] for s, n in zip(index, shape)]
   return ','.join(f'{start}:{stop}' for start, stop in bounds)
 
 
 def _shards(state: TrainState) -> dict[str, bytes]:
-  """What this process's devices hold, by leaf and region."""
+  """Bytes of the shards of this process's devices, by leaf and region."""
   found = {}
   for i, leaf in enumerate(jax.tree.leaves(state)):
     for shard in leaf.addressable_shards:
@@ -259,12 +260,12 @@ def _shards(state: TrainState) -> dict[str, bytes]:
       if key not in found:
         shard.data.copy_to_host_async()
         found[key] = shard.data
-  # Copies: what lies on a CPU "device" is given away to the next step.
+  # Copies: buffers of a CPU "device" are donated to the next step.
   return {key: np.asarray(x).tobytes() for key, x in found.items()}
 
 
 def _header(tensors: Mapping[str, bytes], about: dict[str, Any]) -> bytes:
-  """That of a safetensors file with these bytes after it."""
+  """Header of a safetensors file with these tensors."""
   header, end = {'__metadata__': {'about': json.dumps(about)}}, 0
   for key, data in tensors.items():
     start, end = end, end + len(data)
@@ -282,9 +283,9 @@ def _blocks(
   shapes: TrainState,
   parts: Mapping[str, np.ndarray],
 ) -> list[dict[str, np.ndarray]]:
-  """By leaf and region, what the devices of this process need.
+  """Arrays that the devices of this process need, by leaf and region.
 
-  Raises ValueError if the file was written in another layout.
+  Raises ValueError if the file was written with another sharding.
   """
   found, used = [], 0
   for i, leaf in enumerate(jax.tree.leaves(shapes)):
@@ -298,7 +299,7 @@ def _blocks(
     }
     used += len(regions)
     if not all(f'{i}/{region}' in parts for region in regions):
-      raise ValueError('it was written in another layout')
+      raise ValueError('it was written with another sharding')
     found.append(
       {
         region: parts[f'{i}/{region}'].view(leaf.dtype).reshape(shape)
@@ -306,5 +307,5 @@ def _blocks(
       }
     )
   if used != len(parts):
-    raise ValueError('it was written in another layout')
+    raise ValueError('it was written with another sharding')
   return found

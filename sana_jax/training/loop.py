@@ -1,9 +1,9 @@
-"""The one training loop: what is trained is a Task, how is a config.
+"""The training loop, for any Task and config.
 
     config, mesh -> plan -> data -> base -> restore or init -> steps -> model
 
-A run that is killed at any moment and started again ends bit for bit where the
-uninterrupted run ends: a checkpoint holds the state and the place in the data,
+A run that is killed at any moment and restarted ends bit for bit as the
+uninterrupted run: a checkpoint holds the state and the position in the data,
 and a step's randomness follows from the seed and its number.
 """
 
@@ -22,14 +22,19 @@ import ml_collections
 
 from sana_jax import config as rules
 from sana_jax import locks
-from sana_jax.errors import in_memory
+from sana_jax.errors import explain_out_of_memory
 from sana_jax.sharding.mesh import check_batch
 from sana_jax.training import (
   optimizers,
-  phases,
   pictures,
+  timers,
 )
-from sana_jax.training.beginning import (
+from sana_jax.training.checkpoints import Checkpoints
+from sana_jax.training.completion import finish
+from sana_jax.training.local_cache import LocalCache
+from sana_jax.training.monitoring import Monitor
+from sana_jax.training.reporting import log_overview, Report
+from sana_jax.training.startup import (
   begin,
   check_first,
   check_start,
@@ -37,29 +42,24 @@ from sana_jax.training.beginning import (
   open_batches,
   restore,
 )
-from sana_jax.training.checkpoints import Checkpoints
-from sana_jax.training.ending import finish
-from sana_jax.training.local_cache import LocalCache
-from sana_jax.training.reporting import log_overview, Report
 from sana_jax.training.state import (
   Frozen,
+  merge,
   Plan,
   plan,
   TrainState,
-  whole,
 )
 from sana_jax.training.step import options, Update
 from sana_jax.training.task import Task
-from sana_jax.training.watch import Watch
 from sana_jax.typing import Params
 
 _SPLIT = (
   'split the state with --layout fsdp, or over more devices; '
-  '`sana-jax plan` says what fits.'
+  '`sana-jax plan` shows what fits.'
 )
 
 
-@in_memory(_SPLIT)
+@explain_out_of_memory(_SPLIT)
 def train(
   config: ml_collections.ConfigDict,
   task: Task,
@@ -67,24 +67,24 @@ def train(
   mesh: Mesh,
   traced_steps: range | None = None,
 ) -> TrainState:
-  """Trains `task` to step `config.num_steps`, going on where `workdir` stopped.
+  """Trains `task` to step `config.num_steps`, resuming the run in `workdir`.
 
-  Keys are those of `sana_jax.config.train`, which says what they mean.
-  `traced_steps` are profiled. After a SIGTERM it saves and returns the state
-  that it has. Raises UserError.
+  The keys are those of `sana_jax.config.train`, which documents them.
+  `traced_steps` are profiled. After a SIGTERM it saves and returns the current
+  state. Raises UserError.
   """
   rules.check(config)
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   planned = plan_run(config, task, mesh)
   check_first(config, task, planned, workdir)
-  log_overview(whole(planned.state.params, planned.state.extra, planned.base))
+  log_overview(merge(planned.state.params, planned.state.extra, planned.base))
 
   with contextlib.ExitStack() as stack:
     use = stack.enter_context
     workdir, lock, base, origin = begin(
       use, config, task, workdir, mesh, planned
     )
-    asked_to_stop = use(stop_requests(lock))
+    stop_requested = use(stop_requests(lock))
     batches = use(open_batches(config, task, mesh))
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config, origin))
     cache = use(LocalCache(workdir, config, origin))
@@ -92,7 +92,7 @@ def train(
       config, task, planned, mesh
     )
     check_start(start := int(state.step), config.num_steps, workdir)
-    watch = use(Watch(workdir, config, task, planned, mesh, traced_steps))
+    watch = use(Monitor(workdir, config, task, planned, mesh, traced_steps))
     schedule = optimizers.schedule(config, task.objective)
     newest = checkpoints.newest
     report = use(
@@ -107,14 +107,14 @@ def train(
       with watch.step(step):
         state, metrics = update(state, batch, step - 1)
         report(step, metrics)
-      stop = asked_to_stop(step)
+      stop = stop_requested(step)
       full = due(step, config.checkpoint_every_steps, config.num_steps) or stop
       if full or cache.due(step):
-        # Lines up to a saved step are never written again.
-        with watch.pause(phases.SAVE, report.sync if full else report.flush):
+        # Log lines up to a saved step are never rewritten.
+        with watch.pause(timers.SAVE, report.sync if full else report.flush):
           save(step, state, batches, checkpoints, cache, full, stop, lock)
       if due(step, config.pictures_every_steps, config.num_steps):
-        with watch.pause(phases.DRAW, report.flush):
+        with watch.pause(timers.DRAW, report.flush):
           draw(task, state, base, step, workdir, report)
       if stop:
         break
@@ -127,7 +127,7 @@ def train(
 
 
 def plan_run(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> Plan:
-  """Where the run of a config lies. Raises UserError for a bad optimizer."""
+  """Shapes and shardings of a run; UserError for an invalid optimizer."""
   return plan(
     task.objective,
     optimizers.make(config, task.objective),
@@ -144,9 +144,9 @@ def make_update(
   planned: Plan,
   mesh: Mesh,
   base: Params,
-  watch: Watch,
+  watch: Monitor,
 ) -> Update:
-  """The compiled step of a run, whose randomness follows from its seed."""
+  """The jitted step of a run, with the random key of its seed."""
   return Update(
     planned,
     mesh,
@@ -160,7 +160,7 @@ def make_update(
 
 
 def due(step: int, every: int, last: int) -> bool:
-  """Whether what happens every so many steps and at the end happens now."""
+  """Whether something done every `every` steps and at the last is due."""
   return every > 0 and (step % every == 0 or step == last)
 
 
@@ -168,9 +168,9 @@ def due(step: int, every: int, last: int) -> bool:
 def stop_requests(lock: locks.Lock):
   """Yields a function of the step: whether to stop after it.
 
-  A SIGTERM and a lost lock ask for that. Several processes agree on the step
-  through JAX's coordination service, which listens for the signal itself.
-  Handlers are for the main thread only.
+  A SIGTERM and a lost lock request it. Several processes agree on the step
+  through JAX's coordination service, which handles the signal itself. Only the
+  main thread may install handlers.
   """
   if jax.process_count() > 1:
     lock.on_loss = lambda: os.kill(os.getpid(), signal.SIGTERM)
@@ -178,10 +178,10 @@ def stop_requests(lock: locks.Lock):
   elif threading.current_thread() is not threading.main_thread():
     yield lambda step: lock.is_lost
   else:
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    requested = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: requested.set())
     try:
-      yield lambda step: asked.is_set() or lock.is_lost
+      yield lambda step: requested.is_set() or lock.is_lost
     finally:
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
@@ -196,10 +196,10 @@ def save(
   stop: bool,
   lock,
 ) -> None:
-  """A checkpoint, if a `full` one is due, and the host's own if that is.
+  """Saves a checkpoint if `full`, and to the host's cache if that is due.
 
-  Before a stop both are written, and nothing more is done. Raises UserError
-  where the workdir's `lock` was lost.
+  Before a `stop` both are written, and the previous checkpoint is not read
+  back. Raises UserError if the workdir's `lock` was lost.
   """
   if full:
     lock.check_together()
@@ -216,8 +216,8 @@ def draw(
   workdir: epath.Path,
   report: Report,
 ) -> None:
-  """A grid of samples, made by all processes, and the loss curve."""
-  image = task.pictures(whole(state.weights, state.extra, base), step)
+  """Draws a grid of samples, on all processes, and the loss curve."""
+  image = task.pictures(merge(state.weights, state.extra, base), step)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
     if image is not None:

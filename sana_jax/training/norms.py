@@ -1,4 +1,4 @@
-"""Norms of a gradient by part of the model: which block explodes, or sleeps."""
+"""Gradient norms by part of the model, to find exploding or inactive blocks."""
 
 import collections
 
@@ -10,7 +10,7 @@ from sana_jax.typing import Array, PyTree
 
 
 def by_part(grads: PyTree, name: str) -> dict[str, Array]:
-  """Euclidean norms in float32, whose squares add up to the whole's.
+  """Euclidean norms in float32; their squares add up to the total's.
 
   `name/block` has one for each block of the stack, [depth]; `name/PART` is a
   scalar for each part of the model that is not stacked, such as `head`.
@@ -21,7 +21,7 @@ def by_part(grads: PyTree, name: str) -> dict[str, Array]:
     part = jax.tree_util.keystr(path[:1], simple=True)
     if stacked:
       part = 'block' if part in ('blocks', 'layers') else f'{part}_block'
-    # One pass over the leaf where it lies; of a stack, all axes but the first.
+    # One pass over the sharded leaf; for a stack, all axes but the first.
     axes = tuple(range(int(stacked), leaf.ndim))
     squares[f'{name}/{part}'].append(
       jnp.sum(jnp.square(leaf.astype(jnp.float32)), axes)

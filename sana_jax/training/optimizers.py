@@ -9,7 +9,7 @@ from sana_jax.training.state import Optimizers
 
 
 def make(config: ConfigDict, objective: Objective) -> Optimizers:
-  """By player; a schedule is as long as the player's turns."""
+  """Optimizer of each player, with a schedule over the player's turns."""
   return {
     player.name: factory.make(*_arguments(config, player))
     for player in objective.players
@@ -17,7 +17,7 @@ def make(config: ConfigDict, objective: Objective) -> Optimizers:
 
 
 def schedule(config: ConfigDict, objective: Objective) -> optax.Schedule:
-  """The first player's learning rate by its updates, for logs."""
+  """The first player's learning rate by its update count, for logging."""
   return factory.schedule(*_arguments(config, objective.players[0]))
 
 

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from sana_jax.training.lines import read_lines
+from sana_jax.training.jsonl_log import read_lines
 from sana_jax.training.workdir import write_atomically
 
 
 def save_loss_curve(workdir: epath.Path, name: str) -> None:
-  """Draws metrics.jsonl into loss.png; nothing before its second line."""
+  """Plots metrics.jsonl as loss.png, if it has at least two lines."""
   lines = [
     x
     for x in read_lines(workdir / 'metrics.jsonl')
@@ -34,7 +34,7 @@ def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
   FigureCanvasAgg(figure)  # Without pyplot: no global state, no display.
   axes = figure.add_axes(
     (0.1, 0.12, 0.87, 0.8)
-  )  # A layout takes half the time.
+  )  # An automatic layout takes half the time.
   axes.plot(steps, losses, color='tab:blue', alpha=0.3, lw=1, label='loss')
   axes.plot(steps, smoothed, color='tab:blue', lw=2, label='smoothed')
   if losses.min() > 0:

@@ -1,8 +1,8 @@
-"""Traces of some steps for TensorBoard's profiler, when somebody asks.
+"""Traces of selected steps for TensorBoard's profiler, on request.
 
-Before a run by `--profile START:STOP`, while it runs by SIGUSR1, which traces
-the next steps. A trace begins and ends on an idle device, so that it has whole
-steps and nothing else; a run without one is not slowed down.
+Requested by `--profile START:STOP`, or by SIGUSR1 during the run for the next
+steps. A trace starts and ends on idle devices, so that it has complete steps
+only; a run without a trace is not slowed down.
 """
 
 from collections.abc import Callable
@@ -16,32 +16,34 @@ from absl import logging
 from etils import epath
 import jax
 
-from sana_jax.training import phases
-from sana_jax.training.phases import Phases
+from sana_jax.training import timers
+from sana_jax.training.timers import PhaseTimers
 
 STEPS_ON_SIGNAL = 5
 
 
 class Profiler:
-  """Call it with the number of each step before that step begins.
+  """Callable with the number of each step before it starts.
 
-  A trace that fails is told and does not stop the run.
+  A failed trace is logged and does not stop the run.
   """
 
   def __init__(
-    self, folder: epath.Path, timed: Phases, steps: range | None = None
+    self, folder: epath.Path, timed: PhaseTimers, steps: range | None = None
   ):
-    """Writes folder/step_NNNNNN; `steps` are those to trace."""
+    """A profiler of `steps` that writes folder/step_NNNNNN."""
     self._folder, self._timed, self._steps = folder, timed, steps
-    self._asked = threading.Event()
+    self._requested = threading.Event()
     self._open = contextlib.ExitStack()
-    self._target = None  # Of the trace that is being taken.
+    self._target = None  # Folder of the current trace.
 
   def __enter__(self):
-    # Python lets only the main thread have handlers.
+    # Only the main thread may install handlers.
     self._before = None
     if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGUSR1, lambda *_: self._asked.set())
+      self._before = signal.signal(
+        signal.SIGUSR1, lambda *_: self._requested.set()
+      )
     return self
 
   def __exit__(self, *_):
@@ -50,12 +52,12 @@ class Profiler:
       signal.signal(signal.SIGUSR1, self._before)
 
   def __call__(self, step: int, flush: Callable[[], None]) -> None:
-    """`flush` waits for the steps before this one."""
+    """Starts or ends a trace; `flush` waits for the steps before this one."""
     if self._target is not None and step >= self._steps.stop:
       flush()
       self._end()
-    if self._asked.is_set():
-      self._asked.clear()
+    if self._requested.is_set():
+      self._requested.clear()
       if self._target is None:
         self._steps = range(step, step + STEPS_ON_SIGNAL)
     if self._target is None and self._steps is not None:
@@ -64,7 +66,7 @@ class Profiler:
         self._begin(step)
       elif step >= self._steps.stop:
         logging.warning(
-          'Steps %d to %d are done already and not traced.',
+          'Steps %d to %d are already done and not traced.',
           self._steps.start,
           self._steps.stop - 1,
         )
@@ -73,8 +75,8 @@ class Profiler:
   def _begin(self, step):
     count = jax.process_count()
     part = f'_process_{jax.process_index()}' if count > 1 else ''
-    with self._telling():
-      # Written here first: the profiler knows no buckets.
+    with self._log_failure():
+      # Written locally first: the profiler cannot write to buckets.
       self._local = pathlib.Path(
         self._open.enter_context(tempfile.TemporaryDirectory(prefix='profile'))
       )
@@ -85,7 +87,7 @@ class Profiler:
     if self._target is None:
       return
     target, self._target, self._steps = self._target, None, None
-    with self._timed(phases.PROFILE), self._open, self._telling():
+    with self._timed(timers.PROFILE), self._open, self._log_failure():
       jax.profiler.stop_trace()
       for path in self._local.rglob('*'):
         if path.is_file():
@@ -93,19 +95,17 @@ class Profiler:
           to.parent.mkdir(parents=True, exist_ok=True)
           epath.Path(path).copy(to, overwrite=True)
       logging.info(
-        'A profile is in %s; see it with tensorboard --logdir %s.',
+        'A profile is in %s; view it with tensorboard --logdir %s.',
         target,
         self._folder,
       )
 
   @contextlib.contextmanager
-  def _telling(self):
-    """Whatever a profiler trips over is no reason to stop training."""
+  def _log_failure(self):
+    """Logs any failure of the profiler instead of stopping the run."""
     try:
       yield
     except Exception as error:  # noqa: BLE001
       self._steps = None
       self._open.close()
-      logging.warning(
-        'The profile could not be taken (%s: %s).', type(error).__name__, error
-      )
+      logging.warning('Profiling failed (%s: %s).', type(error).__name__, error)

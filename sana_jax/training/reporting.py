@@ -1,8 +1,8 @@
-"""What a run says while it trains: a bar, JSON lines, TensorBoard.
+"""Training metrics: progress bar, JSONL, TensorBoard.
 
-`Report` takes each step's metrics as they leave the device and looks at them
-one step later, when they are there: the host neither waits for the newest step
-nor runs further ahead (XLA's CPU collectives hang with dozens in flight).
+`Report` queues each step's metrics and fetches them one step later, when they
+are ready: the host neither waits for the newest step nor has more than one in
+flight (XLA's CPU collectives hang with dozens).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,18 +22,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
-from sana_jax.sharding.mesh import alone
-from sana_jax.training import levels
-from sana_jax.training.lines import Lines
-from sana_jax.training.watch import Watch
+from sana_jax.sharding.mesh import local_mesh
+from sana_jax.training import loss_bins
+from sana_jax.training.jsonl_log import JsonlLog
+from sana_jax.training.monitoring import Monitor
 from sana_jax.typing import PyTree
 
-_SECONDS_BETWEEN_LINES = 5.0  # Of the plain log, where there is no terminal.
-_RATES = 1024  # Learning rates that are computed together.
+_SECONDS_BETWEEN_LINES = 5.0  # In the plain log, without a terminal.
+_RATES = 1024  # Learning rates that are computed at once.
 
 
 class Report:
-  """Call it with `(step, metrics)` after each step; `sync` before a save."""
+  """Callable with `(step, metrics)` after each step; `sync` before a save."""
 
   def __init__(
     self,
@@ -41,19 +41,21 @@ class Report:
     config: ml_collections.ConfigDict,
     schedule: Callable[[int], Any],
     start: int,
-    watch: Watch | None = None,
+    watch: Monitor | None = None,
     last_good: Callable[[], epath.Path | None] = lambda: None,
     may_write: Callable[[], bool] = lambda: True,
   ):
-    """`last_good` finds the newest checkpoint, for the error that stops.
+    """Opens metrics.jsonl and TensorBoard on process 0.
 
-    `may_write` says whether the workdir is still this run's.
+    Args:
+      last_good: returns the newest checkpoint, for error messages.
+      may_write: whether this run still holds the workdir.
     """
     self._config, self._schedule = config, schedule
     self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
     self._lines = self._board = self._pending = None
-    self._rates = {}  # Of the last _RATES updates that were asked for.
+    self._rates = {}  # The current block of _RATES learning rates.
     self._rate = Rate(start, config.num_steps, config.batch_size)
     self._bar = tqdm(
       total=config.num_steps,
@@ -64,7 +66,9 @@ class Report:
       disable=not (self._primary and sys.stderr.isatty()),
     )
     if self._primary:
-      self._lines = Lines(workdir / 'metrics.jsonl', start, may_write=may_write)
+      self._lines = JsonlLog(
+        workdir / 'metrics.jsonl', start, may_write=may_write
+      )
       self._rate.before = self._lines.seconds
       self._board = _tensorboard(workdir)
 
@@ -83,12 +87,12 @@ class Report:
         self._board.close()
 
   def __call__(self, step: int, metrics: PyTree) -> None:
-    """Queues this step's metrics, and reports the step before it."""
+    """Reports the previous step and queues this step's metrics."""
     self.flush()
     self._pending = step, metrics
 
   def picture(self, step: int, image: Image.Image) -> None:
-    """Shows a grid of samples in TensorBoard."""
+    """Writes a grid of samples to TensorBoard."""
     if self._board is not None:
       self._board.write_images(
         step, {'samples': np.asarray(image.convert('RGB'))[None]}
@@ -98,7 +102,7 @@ class Report:
   def flush(self) -> None:
     """Waits for the queued metrics and reports them.
 
-    Raises UserError after too many updates in a row that were not finite.
+    Raises UserError after too many consecutive updates that were not finite.
     """
     if self._pending is None:
       return
@@ -106,12 +110,12 @@ class Report:
     metrics = jax.device_get(metrics)
     if self._watch:
       self._watch.ended(step, metrics)
-    metrics = levels.flat(metrics)
+    metrics = loss_bins.flat(metrics)
     self._rate.tick(step)
     if self._primary:
       self._show(step, metrics)
     if step % self._config.log_every_steps == 0 or self._is_last(step):
-      # By all processes: each begins a new interval.
+      # On all processes: each starts a new interval.
       seen = self._watch.line(step, metrics) if self._watch else {}
       if self._primary:
         self._write(step, {**metrics, **seen})
@@ -121,22 +125,22 @@ class Report:
       raise UserError(
         f'The last {skipped} updates, up to step {step}, were not finite '
         f'(loss {metrics["loss"]}) and were skipped; '
-        f'{self._where_to_go_on()}. Look at the data, raise '
-        'max_skipped_in_a_row, or begin anew from what `sana-jax export` '
-        'makes of it: a new --workdir, with --config.init_from and a lower '
+        f'{self._last_good_text()}. Check the data, raise '
+        'max_skipped_in_a_row, or start a new run from its `sana-jax export`: '
+        'a new --workdir, with --config.init_from and a lower '
         'optimizer.learning_rate.'
       )
 
   def sync(self) -> None:
-    """As `flush`, and returns when the lines of all these steps are written.
+    """Flushes, and waits until the lines of all these steps are written.
 
-    Raises UserError where they cannot be.
+    Raises UserError if writing fails.
     """
     self.flush()
     if self._lines is not None:
       self._lines.sync()
 
-  def _where_to_go_on(self) -> str:
+  def _last_good_text(self) -> str:
     found = self._last_good()
     return (
       'no checkpoint was saved'
@@ -148,26 +152,26 @@ class Report:
     return step == self._config.num_steps
 
   def _show(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Moves the bar; without a terminal, a line every few seconds."""
+    """Updates the bar; without a terminal, logs a line every few seconds."""
     rate = self._rate
-    said = f'loss {metrics["loss"]:.4g}, {rate.images_per_second:.3g} images/s'
+    text = f'loss {metrics["loss"]:.4g}, {rate.images_per_second:.3g} images/s'
     if metrics['skipped']:
-      said += f', {metrics["skipped"]} skipped'
+      text += f', {metrics["skipped"]} skipped'
     if not self._bar.disable:
-      self._bar.set_postfix_str(said, refresh=False)
+      self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(1)
     elif (rate.is_known and rate.line_is_due()) or self._is_last(step):
       logging.info(
         'step %d/%d  %s, %s left',
         step,
         self._config.num_steps,
-        said,
+        text,
         tqdm.format_interval(rate.seconds_left),
       )
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """One line of metrics.jsonl, and the same for TensorBoard."""
-    # Skipped updates did not move the optimizer's own count.
+    """Writes a line to metrics.jsonl, and the same to TensorBoard."""
+    # Skipped updates do not advance the optimizer's count.
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
     line = {
       'step': step,
@@ -176,7 +180,7 @@ class Report:
       'images_per_second': self._rate.images_per_second,
       'seconds': round(self._rate.seconds, 3),
     }
-    # JSON knows no NaN.
+    # JSON has no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
     self._lines.append(line)
     if self._board is not None:
@@ -186,29 +190,32 @@ class Report:
       )
 
   def _learning_rate(self, update: int) -> float:
-    """From many at once: each waits for the step that is under way."""
+    """Learning rate of an update, computed in blocks.
+
+    Each computation waits for the step in flight.
+    """
     first = update - update % _RATES
     if first not in self._rates:
       updates = np.arange(first, first + _RATES, dtype=np.int32)
-      with jax.set_mesh(alone()):  # The other processes do not ask.
+      with jax.set_mesh(local_mesh()):  # Only this process computes it.
         self._rates = {first: np.asarray(jax.vmap(self._schedule)(updates))}
     return float(self._rates[first][update - first])
 
 
 class Rate:
-  """Speed over the last second or so, and time spent and left."""
+  """Speed over the last second or so, elapsed and remaining time."""
 
   def __init__(self, start: int, num_steps: int, batch_size: int):
     self._num_steps, self._batch_size = num_steps, batch_size
     self._start = self._line = time.monotonic()
-    self._since = None  # (seconds, step) from where the speed is measured.
+    self._since = None  # (seconds, step) at the start of the measurement.
     self._step = start
     self._steps_per_second = 0.0
     self._settled = False
-    self.before = 0.0  # Seconds that runs before this one took.
+    self.before = 0.0  # Seconds of training before this restart.
 
   def tick(self, step: int) -> None:
-    """A step is done; the first one, which compiles, only starts the clock."""
+    """Records the end of a step; the first, which compiles, is not timed."""
     self._step, now = step, time.monotonic()
     if self._since is None:
       self._since = now, step
@@ -227,7 +234,7 @@ class Rate:
 
   @property
   def is_known(self) -> bool:
-    """Whether two steps are done: the first one compiles."""
+    """Whether two steps are done, as the first one compiles."""
     return self._steps_per_second > 0
 
   @property
@@ -246,9 +253,9 @@ class Rate:
 
 @contextlib.contextmanager
 def silence(package: str):
-  """Keeps a package's lines out of absl's log.
+  """Removes a package's lines from absl's log.
 
-  Orbax writes 20 a save; what it reports as an error it raises as well.
+  Orbax logs 20 per save, and raises the errors that it logs.
   """
   keep = lambda record: f'/{package}/' not in record.pathname
   logger = logging.get_absl_logger()
@@ -260,7 +267,7 @@ def silence(package: str):
 
 
 def log_overview(params: PyTree) -> None:
-  """Parameters by part of the model, once, in process 0's log."""
+  """Logs the parameter count by part of the model, on process 0."""
   if jax.process_index() == 0:
     count = parameter_overview.count_parameters
     parts = {name: count({name: part}) for name, part in params.items()}
@@ -275,9 +282,9 @@ def log_overview(params: PyTree) -> None:
 
 
 def _tensorboard(workdir: epath.Path):
-  """clu's TensorBoard writer, or None where TensorFlow is not installed."""
+  """clu's TensorBoard writer, or None without TensorFlow."""
   try:
     from clu import metric_writers
-  except ImportError:  # clu needs tensorflow for it and does not declare it.
+  except ImportError:  # clu needs tensorflow for it, undeclared.
     return None
   return metric_writers.SummaryWriter(str(workdir))

@@ -1,7 +1,7 @@
-"""The config of a run, in its workdir: config.json, and in each checkpoint.
+"""The config of a run, stored in config.json and in each checkpoint.
 
-A second run with another config is refused. A config.json that is missing or
-damaged is no loss once there is a checkpoint.
+A second run with another config raises an error. A missing or damaged
+config.json is replaced by the one of the newest checkpoint.
 """
 
 import json
@@ -17,9 +17,9 @@ from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.keys import RESULT
 from sana_jax.printable import printable
-from sana_jax.training import saved
+from sana_jax.training import checkpoint_files
 from sana_jax.training.workdir import (
-  meet,
+  barrier,
   read_state,
   resolve,
   write_atomically,
@@ -32,13 +32,13 @@ _MISSING = 'missing'
 def claim(
   workdir: epath.PathLike, config: ml_collections.ConfigDict
 ) -> epath.Path:
-  """The folder, made if need be, with `config` as its config.json.
+  """Creates the folder if needed, writes `config` to it and returns it.
 
-  Raises UserError if `compare` does.
+  Raises the UserError of `compare`.
   """
   workdir = resolve(workdir)
   compare(workdir, config)
-  meet('config.json is read')  # Before process 0 writes it anew.
+  barrier('config.json is read')  # Before process 0 rewrites it.
   if jax.process_index() == 0:
     text = json.dumps(files.parse_json(config.to_json()), indent=2) + '\n'
     write_atomically(workdir / 'config.json', text.encode())
@@ -46,20 +46,20 @@ def claim(
 
 
 def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
-  """Raises UserError if the folder was made with another config.
+  """Raises UserError if the folder holds a run with another config.
 
-  Keys that change no result may differ, and a key that the run did not have yet
-  counts as its default. The config that the newest checkpoint holds counts
-  where config.json is missing, damaged or differs.
+  Keys that change no result may differ, and a key that is new since that run
+  has its default. The config of the newest checkpoint is used if config.json
+  is missing, damaged or different.
   """
   workdir = resolve(workdir)
   kept, step = _kept(workdir)
-  ours = flatten(files.parse_json(config.to_json()), '.', empty=True)
-  theirs, damage = _described(workdir)
-  differ = _differences(theirs, ours) if theirs is not None else []
-  if theirs is not None and not differ:
+  current = flatten(files.parse_json(config.to_json()), '.', empty=True)
+  stored, damage = _described(workdir)
+  differ = _differences(stored, current) if stored is not None else []
+  if stored is not None and not differ:
     return
-  if kept is not None and not _differences(kept, ours):
+  if kept is not None and not _differences(kept, current):
     logging.warning(
       '%s/config.json is %s: the checkpoint of step %d has the config of '
       'this run.',
@@ -68,7 +68,7 @@ def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       step,
     )
     return
-  differ = differ or (kept is not None and _differences(kept, ours))
+  differ = differ or (kept is not None and _differences(kept, current))
   if differ:
     raise UserError(
       f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
@@ -79,10 +79,10 @@ def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
 
 
 def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
-  """Config of the run; keys that it did not have yet are at their defaults.
+  """Config of the run; keys that are new since then have their defaults.
 
-  It is that of the newest checkpoint where config.json is missing or damaged.
-  Raises UserError where no run is.
+  It is that of the newest checkpoint if config.json is missing or damaged.
+  Raises UserError if there is no run.
   """
   workdir = resolve(workdir)
   values, damage = _described(workdir)
@@ -108,13 +108,13 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f'{workdir}/config.json cannot be read ({type(error).__name__}: '
-      f'{printable(error, 200)}); it is not what a run has written.'
+      f'{printable(error, 200)}); it was not written by a run.'
     ) from error
   return config
 
 
 def _described(workdir):
-  """`(flat config, '')` of config.json, or `(None, what is wrong)`."""
+  """`(flat config, '')` of config.json, or `(None, reason)`."""
   data = read_state(workdir / 'config.json')
   if data is None:
     return None, _MISSING
@@ -128,7 +128,7 @@ def _described(workdir):
 
 
 def _is_shallow(tree, most=20):
-  """Whether lists and dicts are nested at most so deep: others recurse."""
+  """Whether lists and dicts nest at most `most` deep; bounds recursion."""
   level = [tree]
   for _ in range(most):
     level = [
@@ -146,35 +146,37 @@ def _is_shallow(tree, most=20):
 
 
 def newest_about(workdir: epath.PathLike) -> tuple[dict[str, Any] | None, int]:
-  """`(about, step)` of the newest checkpoint that tells of itself, or None.
+  """`(about, step)` of the newest checkpoint with a readable config, or None.
 
-  Raises UserError where another version of the package wrote it.
+  Raises UserError if another version of the package wrote it.
   """
   folder = resolve(workdir) / 'checkpoints'
-  for step in reversed(saved.steps(folder)):
+  for step in reversed(checkpoint_files.steps(folder)):
     try:
-      saved.check_kinds(folder / str(step))
-      about = saved.read_json(folder / str(step), saved.ABOUT)
+      checkpoint_files.check_kinds(folder / str(step))
+      about = checkpoint_files.read_json(
+        folder / str(step), checkpoint_files.ABOUT
+      )
       config = about['config']
       if not isinstance(config, dict) or not _is_shallow(config):
         raise ValueError('it is no config')
-      saved.base_of(about)
-    # Damaged ones, and whatever a bucket raises.
+      checkpoint_files.base_of(about)
+    # Damaged ones, and any error of a bucket.
     except Exception as error:  # noqa: BLE001
       logging.warning(
-        '%s/%d does not tell its config (%s).',
+        '%s/%d has no readable config (%s).',
         folder,
         step,
         printable(error, 200),
       )
       continue
-    saved.check_layout(folder / str(step), about)
+    checkpoint_files.check_layout(folder / str(step), about)
     return about, step
   return None, 0
 
 
 def _kept(workdir):
-  """`(flat config, step)` of the newest checkpoint that has one."""
+  """`(flat config, step)` of the newest checkpoint that has a config."""
   about, step = newest_about(workdir)
   return about and flatten(about['config'], '.', empty=True), step
 
@@ -182,31 +184,31 @@ def _kept(workdir):
 def _undescribed(workdir, damage):
   return (
     f'{workdir}/config.json is {damage}, and no '
-    'checkpoint there has the config of the run; remove it to begin '
-    'anew, or choose another --workdir.'
+    'checkpoint there has the config of the run; remove it to start '
+    'again, or choose another --workdir.'
   )
 
 
 def _frozen(tree: Any) -> Any:
-  """Lists as tuples, as they were before JSON: modules hash their fields."""
+  """Converts lists back to tuples, since modules hash their fields."""
   if isinstance(tree, dict):
     return {key: _frozen(value) for key, value in tree.items()}
   return tuple(map(_frozen, tree)) if isinstance(tree, list) else tree
 
 
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-  task = ours.get('task')
-  theirs = {
+def _differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+  task = current.get('task')
+  stored = {
     name: key.default
     for name, key in rules.table(task).items()
-    if name in ours and task in rules.TASKS
-  } | theirs
+    if name in current and task in rules.TASKS
+  } | stored
   missing = object()
   value = lambda found, key: printable(repr(found.get(key, 'absent')), 200)
   return [
-    f'{printable(key, 200)} is {value(theirs, key)} there and '
-    f'{value(ours, key)} here'
-    for key in sorted({*theirs, *ours})
-    if theirs.get(key, missing) != ours.get(key, missing)
+    f'{printable(key, 200)} is {value(stored, key)} there and '
+    f'{value(current, key)} here'
+    for key in sorted({*stored, *current})
+    if stored.get(key, missing) != current.get(key, missing)
     and RESULT in rules.effects(key, task)
   ]

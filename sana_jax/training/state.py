@@ -1,13 +1,13 @@
-"""What a training run holds, and where it all lies.
+"""State of a training run, and its shapes and shardings.
 
-`plan` is made before anything is allocated: the same shapes and shardings
-initialise a run, restore it on another number of devices, and compile its step
-for chips that are not there.
+`plan` needs no allocation: the same shapes and shardings initialize a run,
+restore it on another number of devices, and compile its step for chips that are
+not present.
 
-    what init makes = params (they train) + extra (losses renew it) + base
+    Objective.init = params (trainable) + extra (updated by losses) + base
 
-State, average and moments hold what trains; `base` is the rest of a run with
-config.trainable, made anew at each start and never saved.
+Params, EMA and moments hold trainable parameters only; `base` holds the frozen
+ones of a run with config.trainable, rebuilt at each start and never saved.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,52 +29,52 @@ Optimizers = Mapping[str, optax.GradientTransformation]  # By player.
 
 
 class PlayerState(NamedTuple):
-  """What a player keeps of its updates."""
+  """Optimizer state and update counters of a player."""
 
   opt_state: Any
-  skipped: Any  # Updates that were not finite and left no trace, ...
-  skipped_in_a_row: Any  # ... and how many of them were the last ones.
+  skipped: Any  # Updates skipped because they were not finite, ...
+  skipped_in_a_row: Any  # ... and how many of the latest in a row.
 
 
 class TrainState(NamedTuple):
-  """Everything that a step changes; saved and restored as a whole."""
+  """Everything that a step changes; saved and restored together."""
 
-  step: Any  # Steps taken so far, those with skipped updates included.
-  params: Any  # What trains.
-  ema: Any  # Averaged params, or None for a run that keeps no average.
+  step: Any  # Steps so far, including those with skipped updates.
+  params: Any  # The trainable parameters.
+  ema: Any  # EMA of params, or None for a run without.
   players: dict[str, PlayerState]
   extra: Any  # Of Objective.extra.
 
   @property
   def weights(self) -> Any:
-    """What is sampled from and exported: the average where there is one."""
+    """Weights for sampling and export: the EMA if there is one."""
     return self.params if self.ema is None else self.ema
 
   @property
   def skipped(self) -> Any:
-    """Skipped updates of the player that has most."""
+    """Skipped updates of the player with the most."""
     return _most(p.skipped for p in self.players.values())
 
   @property
   def skipped_in_a_row(self) -> Any:
-    """The same of the last ones in a row."""
+    """Latest consecutive skipped updates of the player with the most."""
     return _most(p.skipped_in_a_row for p in self.players.values())
 
 
 class Frozen(NamedTuple):
-  """What a step reads and never changes."""
+  """Inputs of a step that it never changes."""
 
   inputs: PyTree = {}  # The task's: an encoder, cached embeddings.
-  base: Params = {}  # Parameters that do not train.
+  base: Params = {}  # Frozen parameters.
 
 
 class Plan(NamedTuple):
-  """Where a run lies, and what makes it.
+  """Shapes and shardings of a run, and its initializers.
 
   Attributes:
     state, base: ShapeDtypeStructs with shardings.
     init: (rng, given={}) -> the first state. `given` are parts of the
-      parameters by their names, which are then not drawn.
+      parameters by name, which replace the initialized ones.
     make_base: (rng, given={}) -> the base, float32.
   """
 
@@ -93,21 +93,23 @@ def plan(
   param_dtype: DType = jnp.float32,
   trainable: str = '',
 ) -> Plan:
-  """Of a run; nothing is allocated, and the mesh's chips need not be there.
+  """Plan of a run; nothing is allocated, and the mesh may be abstract.
 
-  The params are stored as `param_dtype`; average, moments and base are float32.
-  `trainable` are the patterns of what trains (see freezing.py). Raises
-  RuleError if the objective's rules do not fit the parameters.
+  The params are stored as `param_dtype`; EMA, moments and base are float32.
+  `trainable` has the patterns of trainable parameters (see freezing.py).
+  Raises RuleError if the objective's rules do not fit the parameters.
   """
 
   def init(rng, given=None):
-    params, extra, _ = parts(
+    params, extra, _ = partition(
       objective, {**objective.init(rng), **(given or {})}, trainable
     )
     zero = jnp.zeros((), jnp.int32)
     players = {
       player.name: PlayerState(
-        optimizers[player.name].init(own(params, [player])[0]), zero, zero
+        optimizers[player.name].init(split_players(params, [player])[0]),
+        zero,
+        zero,
       )
       for player in objective.players
     }
@@ -117,15 +119,15 @@ def plan(
     )
 
   def make_base(rng, given=None):
-    return parts(
+    return partition(
       objective, {**objective.init(rng), **(given or {})}, trainable
     )[2]
 
-  whole = jax.eval_shape(objective.init, jax.random.key(0))
-  places = rules.shardings(whole, objective.rules, mesh)
-  params, _, base = parts(objective, whole, trainable)
+  every = jax.eval_shape(objective.init, jax.random.key(0))
+  places = rules.shardings(every, objective.rules, mesh)
+  params, _, base = partition(objective, every, trainable)
   check_players(objective.players, params, trainable)
-  lie, extra_lies, base_lies = parts(objective, places, trainable)
+  lie, extra_lies, base_lies = partition(objective, places, trainable)
   everywhere = NamedSharding(mesh, jax.P())
   shardings = TrainState(
     everywhere,
@@ -146,13 +148,13 @@ def plan(
 
 
 def _players_lie(players, optimizers, params, lie, mesh):
-  """Shardings of what the players keep, from those of the parameters."""
+  """Shardings of the players' states, from those of the parameters."""
   everywhere = NamedSharding(mesh, jax.P())
   return {
     player.name: PlayerState(
       rules.state_shardings(
         optimizers[player.name],
-        *(own(tree, [player])[0] for tree in (params, lie)),
+        *(split_players(tree, [player])[0] for tree in (params, lie)),
         mesh,
       ),
       everywhere,
@@ -162,12 +164,12 @@ def _players_lie(players, optimizers, params, lie, mesh):
   }
 
 
-def parts(
+def partition(
   objective: Objective,
   params: Params,
   trainable: str,
 ) -> tuple[Params, Params, Params]:
-  """(what trains, what losses renew, the base) of all parameters."""
+  """Splits all parameters into (trainable, extra, base)."""
   extra = {}
   if objective.extra:
     extra, params = freezing.split(params, objective.extra)
@@ -175,27 +177,31 @@ def parts(
   return params, extra, base
 
 
-def own(params: Params, players: Sequence[Player]) -> tuple[Params, Params]:
-  """(the parameters of these players, all others)."""
+def split_players(
+  params: Params, players: Sequence[Player]
+) -> tuple[Params, Params]:
+  """Splits parameters into (those of these players, all others)."""
   patterns = [player.trains for player in players]
   return freezing.split(
     params, ' '.join(patterns) if all(patterns) else '', strict=False
   )
 
 
-def whole(params: Params, extra: Params, base: Params) -> Params:
-  """The inverse of `parts`: all parameters, as losses and exports see them."""
+def merge(params: Params, extra: Params, base: Params) -> Params:
+  """The inverse of `partition`: all parameters, for losses and exports."""
   return freezing.join(freezing.join(params, base), extra)
 
 
 def check_players(
   players: Sequence[Player], params: Params, trainable: str
 ) -> None:
-  """Raises UserError where a player has nothing to train.
+  """Raises UserError if a player has no trainable parameters.
 
-  Raises ValueError for parameters that are not of exactly one player.
+  Raises ValueError for parameters that do not belong to exactly one player.
   """
-  sizes = {p.name: len(jax.tree.leaves(own(params, [p])[0])) for p in players}
+  sizes = {
+    p.name: len(jax.tree.leaves(split_players(params, [p])[0])) for p in players
+  }
   if idle := [name for name, size in sizes.items() if not size]:
     raise UserError(
       f'config.trainable={trainable!r} leaves {" and ".join(idle)} nothing '
@@ -215,7 +221,7 @@ def with_shardings(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def first_key(seed: int) -> PRNGKeyArray:
-  """The key of a run's first parameters, its base included."""
+  """Random key of a run's initial parameters, including its base."""
   return jax.random.split(jax.random.key(seed))[0]
 
 

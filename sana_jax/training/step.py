@@ -1,10 +1,10 @@
-"""One step of a TrainState, and what runs it on a mesh.
+"""One training step of a TrainState, and its compiled form on a mesh.
 
     g = d loss / d params,  params += tx(g),  ema += (1 - decay)(params - ema)
 
-for each player whose turn it is, on the parameters that are its own. A loss or
-gradient that is not finite changes nothing of a player but its counters: the
-data and the randomness move on, params, average and optimizer stay.
+for each player whose turn it is, on its own parameters. A loss or gradient that
+is not finite changes only a player's counters: the data and the randomness
+advance; params, EMA and optimizer state stay.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,22 +20,22 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 import optax
 
-from sana_jax.errors import in_memory
+from sana_jax.errors import explain_out_of_memory
 from sana_jax.objectives.base import Aux, Loss, Metrics, Objective, Player, turn
 from sana_jax.objectives.levels import Levels
 from sana_jax.optim import ema as averages
 from sana_jax.optim import freezing, stochastic_rounding
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import batch_rows, place_rows
-from sana_jax.training import norms, phases
+from sana_jax.training import norms, timers
 from sana_jax.training.state import (
   Frozen,
+  merge,
   Optimizers,
-  own,
   Plan,
   PlayerState,
+  split_players,
   TrainState,
-  whole,
 )
 from sana_jax.typing import Array, DType, Keys, Params, PRNGKeyArray, PyTree
 
@@ -55,14 +55,14 @@ def train_step(
   """The next state, and the metrics of this step.
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
-  key. Metrics are those of the losses and loss, grad_norm, grad_norm/PART,
-  param_norm (of what trains), skipped and skipped_in_a_row.
+  key. Metrics are those of the losses, and loss, grad_norm, grad_norm/PART,
+  param_norm (of trainable parameters), skipped and skipped_in_a_row.
 
   Args:
     players: those whose turn it is.
-    accumulate: parts that the batch is cut into, one after the other, with the
-      same result for less memory.
-    param_dtype: that the losses see the base in.
+    accumulate: number of microbatches, computed sequentially, with the same
+      result for less memory.
+    param_dtype: dtype of the base in the losses.
   """
   rng = jax.random.fold_in(rng, state.step)
   rngs = jax.random.split(rng, jax.tree.leaves(batch)[0].shape[0])
@@ -76,7 +76,7 @@ def train_step(
     for found in done
     for player in found.players
   ]
-  old, still = own(state.params, players)
+  old, unchanged = split_players(state.params, players)
   new = stochastic_rounding.apply_updates(
     old, _joined(move.updates for move in moves), rng
   )
@@ -84,7 +84,7 @@ def train_step(
   if average is not None:
     average = _averaged(state, moves, new, ema_decay)
   finite = _joined(move.finite for move in moves)
-  params = freezing.join(jax.tree.map(jnp.where, finite, new, old), still)
+  params = freezing.join(jax.tree.map(jnp.where, finite, new, old), unchanged)
 
   state = TrainState(
     state.step + 1,
@@ -106,7 +106,7 @@ def train_step(
 
 
 class _Pass(NamedTuple):
-  """One backward pass, for players that have a loss in common."""
+  """One backward pass, for players that share a loss."""
 
   players: Sequence[Player]
   loss: Any
@@ -115,7 +115,7 @@ class _Pass(NamedTuple):
 
 
 class _Move(NamedTuple):
-  """What becomes of a player; `finite` says so of each parameter."""
+  """Updates and next state of a player; `finite` is per parameter."""
 
   player: Player
   updates: Any
@@ -124,7 +124,7 @@ class _Move(NamedTuple):
 
 
 def passes(players: Sequence[Player]) -> list[list[Player]]:
-  """Those that share a backward pass, as they have the same loss."""
+  """Groups players with the same loss, which share a backward pass."""
   together = {}
   for player in players:
     together.setdefault(player.loss, []).append(player)
@@ -132,11 +132,11 @@ def passes(players: Sequence[Player]) -> list[list[Player]]:
 
 
 def _descend(state, frozen, batch, rngs, players, accumulate) -> _Pass:
-  params, others = own(state.params, players)
+  params, others = split_players(state.params, players)
   (loss, aux), grads = gradients(
     players[0].loss,
     params,
-    whole(others, state.extra, frozen.base),
+    merge(others, state.extra, frozen.base),
     frozen.inputs,
     batch,
     rngs,
@@ -147,8 +147,8 @@ def _descend(state, frozen, batch, rngs, players, accumulate) -> _Pass:
 
 
 def _move(state, player, found, tx) -> _Move:
-  """Its updates, and its own state if they are finite."""
-  mine = lambda tree: own(tree, [player])[0]
+  """Updates of a player, and its next state, unchanged if not finite."""
+  mine = lambda tree: split_players(tree, [player])[0]
   grads, before = mine(found.grads), state.players[player.name]
   finite = jnp.isfinite(found.loss) & jnp.isfinite(optax.tree.norm(grads))
   updates, opt_state = tx.update(
@@ -167,23 +167,23 @@ def _move(state, player, found, tx) -> _Move:
 
 
 def _averaged(state, moves, new, decay):
-  """The average, with the params of those that moved."""
+  """The EMA, updated for the players that moved."""
   players = [move.player for move in moves]
-  old, still = own(state.ema, players)
+  old, unchanged = split_players(state.ema, players)
   found = []
   for player, _, finite, _ in moves:
-    before, params = (own(tree, [player])[0] for tree in (old, new))
+    before, params = (split_players(tree, [player])[0] for tree in (old, new))
     count = player.turns(state.step) - state.players[player.name].skipped
     found.append(
       jax.tree.map(
         jnp.where, finite, averages.update(before, params, decay, count), before
       )
     )
-  return freezing.join(_joined(found), still)
+  return freezing.join(_joined(found), unchanged)
 
 
 def _renewed(extra, done):
-  """What the losses return of it, if they are finite."""
+  """The `extra` that the losses return, for those that are finite."""
   for found in done:
     if found.aux.extra:
       extra = _where(jnp.isfinite(found.loss), found.aux.extra, extra)
@@ -208,10 +208,10 @@ def gradients(
   step: Array | int,
   accumulate: int,
 ) -> tuple[tuple[Array, Aux], PyTree]:
-  """`((loss, aux), gradients)`, means over the parts of the batch.
+  """`((loss, aux), gradients)`, means over the microbatches.
 
-  Gradients are float32, also of bfloat16 params: sums and norms need it. There
-  are none of `others`, the rest of what the loss takes as its parameters.
+  Gradients are float32 also for bfloat16 params, for the sake of sums and
+  norms. `others` are the remaining parameters of the loss, without gradients.
   """
 
   def of_own(params, *args):
@@ -232,7 +232,7 @@ def gradients(
     return jax.tree.map(jnp.add, total, gradient(params, frozen, *part)), None
 
   total, _ = jax.lax.scan(add, zeros, parts)
-  # All are means, but for Levels, which are sums.
+  # All are means, except Levels, which are sums.
   return jax.tree.map(
     lambda x: x if isinstance(x, Levels) else x / accumulate,
     total,
@@ -243,19 +243,19 @@ def gradients(
 # What a user can do about a step that is too large.
 _SMALLER = (
   'lower batch_size, raise accumulate_steps, set model.remat=full, or split '
-  'the state with --layout fsdp; `sana-jax plan` says what fits.'
+  'the state with --layout fsdp; `sana-jax plan` shows what fits.'
 )
 _wide = functools.partial(optax.tree.cast, dtype=jnp.float32)
 
 
 def _cut(count, x):
-  """[b ...] to [count b/count ...]: every device keeps rows that it has."""
+  """[b ...] to [count b/count ...], without moving rows between devices."""
   x = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
   return constrain(x, None, 'batch', *[None] * (x.ndim - 2))
 
 
 def options(config: ConfigDict, optimizers: Optimizers) -> dict[str, Any]:
-  """Arguments of train_step that a config decides, but for the players."""
+  """Arguments of train_step that a config determines, except the players."""
   return dict(
     optimizers=optimizers,
     ema_decay=config.ema_decay,
@@ -265,7 +265,7 @@ def options(config: ConfigDict, optimizers: Optimizers) -> dict[str, Any]:
 
 
 def jit_step(shapes: TrainState, mesh: Mesh, **options: Any):
-  """`train_step` under jit: the state is donated and stays where it lies."""
+  """`train_step` under jit; the state is donated and keeps its shardings."""
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
     functools.partial(train_step, **options),
@@ -277,10 +277,9 @@ def jit_step(shapes: TrainState, mesh: Mesh, **options: Any):
 class Update:
   """Runs `jit_step` on batches of numpy arrays.
 
-  Compiles once for each turn of players and shape of batch (aspect-ratio
-  buckets have several) and logs what that took. The batch is all that is sent
-  to the devices: an array left on the host by mistake raises instead of being
-  sent at each step.
+  Compiles once per set of players and batch shape (aspect-ratio buckets have
+  several) and logs its duration. Only the batch is transferred to the devices:
+  any other host array raises instead of being transferred at each step.
   """
 
   def __init__(
@@ -292,7 +291,7 @@ class Update:
     *,
     rng: PRNGKeyArray,
     batch_size: int,
-    phase: Callable = contextlib.nullcontext,  # Of its name: see phases.py.
+    phase: Callable = contextlib.nullcontext,  # See timers.py.
     **options: Any,  # Of train_step.
   ):
     self._players, self._phase = objective.players, phase
@@ -312,7 +311,7 @@ class Update:
     batch: PyTree,
     steps: int,
   ) -> tuple[TrainState, Metrics]:
-    """One step, before which so many `steps` were taken."""
+    """Runs one step, after `steps` previous ones."""
     players, batch = turn(self._players, steps), self._place(batch)
     args = state, self._frozen, batch, self._rng
     key = (
@@ -321,10 +320,10 @@ class Update:
     )
     if key in self._compiled:
       return self._run(key, args)
-    with in_memory(_SMALLER):
-      with self._phase(phases.COMPILE):
+    with explain_out_of_memory(_SMALLER):
+      with self._phase(timers.COMPILE):
         self._compiled[key] = self._compile(players, args)
-      # What does not fit may say so only when it is awaited.
+      # Running out of memory may raise only when the result is awaited.
       return jax.block_until_ready(self._run(key, args))
 
   def _run(self, key, args):
@@ -343,23 +342,23 @@ class Update:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Every leaf on every device, but for those that lie on the mesh already."""
-  # By jit, which takes what device_put refuses to send to other processes.
+  """Replicates every leaf, except those that are on the mesh already."""
+  # By jit, as device_put does not transfer between processes.
   copy = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, jax.P()))
 
   def put(x):
-    there = getattr(x, 'sharding', None)
-    lies = isinstance(there, NamedSharding) and there.mesh == mesh
-    return x if lies else copy(x)
+    sharding = getattr(x, 'sharding', None)
+    on_mesh = isinstance(sharding, NamedSharding) and sharding.mesh == mesh
+    return x if on_mesh else copy(x)
 
   return jax.tree.map(put, tree)
 
 
 def memory(compiled: jax.stages.Compiled) -> str:
-  """What the compiler says that a device needs."""
+  """Text of the compiler's memory analysis, per device."""
   found = compiled.memory_analysis()
   if found is None:
-    return 'this backend does not tell how much memory it needs'
+    return 'this backend does not report its memory use'
   mib = lambda size: f'{size / 2**20:,.1f} MiB'
   return (
     f'a device needs {mib(found.argument_size_in_bytes)} for the state '

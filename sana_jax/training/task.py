@@ -1,6 +1,6 @@
-"""A task: an objective with its data, first weights, pictures and files.
+"""A task: an objective with its data, initial weights, pictures and files.
 
-The loop trains one and knows nothing else of models or of sources of data.
+It is the training loop's only interface to models and data sources.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sana_jax.typing import Params, PyTree
 
 
 class Records(NamedTuple):
-  """What an order is made of: how many, and a checksum of their buckets."""
+  """Number of records and a checksum of their buckets."""
 
   count: int
   checksum: int = 0
@@ -26,16 +26,16 @@ class Records(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Batches, and what they are drawn from.
+  """Batches, and a description of their records.
 
   Attributes:
     batches: (seed=, batch_size=, rows=) -> these rows of each batch of
-      `batch_size`, as a dict of numpy arrays. Endless and deterministic: what
-      stands in which row does not depend on who reads which. Its state
-      (`get_state`, `set_state`) is JSON, and the same whatever the rows, so
-      that a run goes on with another number of processes.
-    records: compared between processes and runs, see agreement.py; None where
-      there is nothing to compare.
+      `batch_size`, as a dict of numpy arrays. Endless and deterministic: the
+      content of a row does not depend on which process reads it. Its state
+      (`get_state`, `set_state`) is JSON, and the same for any rows, so that a
+      run resumes with another number of processes.
+    records: compared between processes and runs, see dataset_check.py; None to
+      compare nothing.
   """
 
   batches: Callable[..., grain.DatasetIterator]
@@ -44,19 +44,19 @@ class Data:
 
 def _no_start(name: str, *_) -> Params:
   raise UserError(
-    f'config.init_from={name!r}: this task starts from no model '
+    f'config.init_from={name!r}: this task cannot start from a model '
     "folder; set it to ''."
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """How the model folder of config.init_from becomes first parameters.
+  """Initial parameters from the model folder of config.init_from.
 
   Attributes:
     check: (name) -> None; UserError unless the folder's model is the task's.
-    load: (name, mesh) -> those of the parameters that the folder has, in
-      float32 on the mesh, nested as in the objective.
+    load: (name, mesh) -> the parameters in the folder, in float32 on the mesh,
+      nested as in the objective.
   """
 
   check: Callable[[str], None] = _no_start
@@ -65,7 +65,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Exporter:
-  """What makes a model folder of a run's parameters; no data are opened.
+  """Writer of a model folder from a run's parameters; no data are opened.
 
   Attributes:
     write: (host arrays, folder) -> None, in diffusers' layout.
@@ -78,13 +78,13 @@ class Exporter:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is trained, as training.loop.train takes it.
+  """Argument of training.loop.train.
 
   Attributes:
     export: (host arrays, folder) -> None, in diffusers' layout.
-    frozen: arrays as `objective.frozen()` describes. They are an argument of
-      the compiled step and not constants in it. A leaf that already is a
-      jax.Array on the run's mesh stays as it lies; all others are replicated.
+    frozen: arrays as described by `objective.frozen()`. They are arguments of
+      the compiled step, not constants. A leaf that is a jax.Array on the run's
+      mesh keeps its sharding; all others are replicated.
     pictures: (params, step) -> a grid of samples, or None.
   """
 

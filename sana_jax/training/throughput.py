@@ -1,15 +1,15 @@
-"""How fast a run is, and where its time goes.
+"""Speed of a run, and shares of its time.
 
-    step seconds = from the end of one step to the end of the next, less what
-                   saving, drawing, compiling and profiling took of it
-    model FLOP/s = the products of the loss and its gradient
+    step seconds = from the end of one step to the end of the next, minus the
+                   time of saving, drawing, compiling and profiling
+    model FLOP/s = FLOPs of the matmuls of the loss and its gradient
                    / step seconds / chips
     MFU          = model FLOP/s / the chip's dense bf16 peak
 
-Where all trains, a step takes three times its forward pass; where something is
-frozen, less (see gradient_flops.py). What remat computes again does not count.
-A step has ended when its metrics have reached the host, which is one step late,
-so that these are times of the devices and not of handing them work.
+If everything is trainable, a step takes three times the FLOPs of its forward
+pass; if something is frozen, fewer (see gradient_flops.py). Recomputation by
+remat does not count. A step ends when its metrics reach the host, one step
+late, so that device time is measured and not dispatch.
 """
 
 import collections
@@ -27,24 +27,27 @@ from sana_jax import kernels
 from sana_jax.analysis import device, flops, gradient_flops
 from sana_jax.objectives.base import Objective, Player, turn
 from sana_jax.optim import freezing
-from sana_jax.training import phases
-from sana_jax.training.phases import Phases
-from sana_jax.training.state import own, Plan, whole
+from sana_jax.training import timers
+from sana_jax.training.state import merge, Plan, split_players
 from sana_jax.training.step import passes
+from sana_jax.training.timers import PhaseTimers
 from sana_jax.typing import PyTree
 
-# Time that is not a step's, however long it takes.
-PAUSES = (phases.SAVE, phases.DRAW, phases.COMPILE, phases.PROFILE)
+# Phases whose time is not part of a step's.
+PAUSES = (timers.SAVE, timers.DRAW, timers.COMPILE, timers.PROFILE)
 _PERCENTILES = (50, 90, 99)
 _GIB = 2**30
 
 
 class Throughput:
-  """Steps between two log lines: `start` and `end` each, then `line`."""
+  """Statistics of the steps between two log lines.
+
+  `start` and `end` are called for each step, `line` for each log line.
+  """
 
   def __init__(
     self,
-    timed: Phases,
+    timed: PhaseTimers,
     *,
     batch_size: int,
     chips: int,
@@ -54,8 +57,8 @@ class Throughput:
     self._timed, self._clock = timed, clock
     self._batch_size, self._chips = batch_size, chips
     self._peak_flops = peak_flops
-    self._under_way = collections.deque()  # FLOPs of steps that were started.
-    self._last_end = None  # (time, seconds of pauses) when a step ended.
+    self._in_flight = collections.deque()  # FLOPs of started steps.
+    self._last_end = None  # (time, pause seconds) at the last end of a step.
     self._begin_line()
 
   def _begin_line(self):
@@ -64,15 +67,15 @@ class Throughput:
     self._phases_before = self._timed.seconds()
 
   def start(self, step_flops: int | None) -> None:
-    """A step was handed to the devices; its FLOPs, where they are known."""
-    self._under_way.append(step_flops)
+    """Records that a step was dispatched, and its FLOPs if known."""
+    self._in_flight.append(step_flops)
 
   def end(self) -> None:
-    """The oldest step under way is done; the first one starts the clock."""
-    step_flops = self._under_way.popleft()
+    """Records the end of the oldest step in flight; the first starts timing."""
+    step_flops = self._in_flight.popleft()
     took = self._timed.seconds()
     now = self._clock(), sum(took[name] for name in PAUSES)
-    if self._last_end is None:  # It compiled, and loaded who knows what.
+    if self._last_end is None:  # It includes compilation and loading.
       self._last_end = now
       self._begin_line()
       return
@@ -82,7 +85,7 @@ class Throughput:
     self._last_end = now
 
   def line(self) -> dict[str, float]:
-    """The metrics of the steps since the last line."""
+    """Metrics of the steps since the last line."""
     found = self._shares() | memory()
     if self._seconds:
       total = sum(self._seconds)
@@ -103,7 +106,7 @@ class Throughput:
     return found
 
   def _shares(self) -> dict[str, float]:
-    """Of the wall time since the last line."""
+    """Shares of the wall time since the last line."""
     wall = self._clock() - self._line_began
     took, before = self._timed.seconds(), self._phases_before
     share = lambda *names: (
@@ -112,13 +115,13 @@ class Throughput:
       else 0.0
     )
     return {
-      'data_wait_share': share(phases.DATA),
+      'data_wait_share': share(timers.DATA),
       'pause_share': share(*PAUSES),
     }
 
 
-class Work:
-  """FLOPs of a step on a batch, counted once for each turn and shape."""
+class StepFlops:
+  """FLOPs of a step on a batch, counted once per set of players and shape."""
 
   def __init__(
     self,
@@ -128,23 +131,28 @@ class Work:
     batch_size: int,
     phase: Callable = contextlib.nullcontext,
   ):
-    """`frozen` may be ShapeDtypeStructs; `batch_size` is of all processes."""
+    """A counter for `planned`.
+
+    Args:
+      frozen: arrays or ShapeDtypeStructs.
+      batch_size: the global one, of all processes.
+    """
     self._players, self._batch_size = objective.players, batch_size
     self._phase, self._planned = phase, planned
     self._frozen = shapes_of(frozen)
-    self._known = {}
+    self._cache = {}
 
   def __call__(self, batch: PyTree, steps: int = 0) -> int | None:
-    """After so many `steps`; None, and a word in the log, if that fails."""
+    """FLOPs of the step after `steps`; None, with a warning, if it fails."""
     players = turn(self._players, steps)
     key = (
       tuple(player.name for player in players),
       *((x.shape, x.dtype) for x in jax.tree.leaves(batch)),
     )
-    if key not in self._known:
-      with self._phase(phases.COMPILE):
-        self._known[key] = self._count(players, batch)
-    return self._known[key]
+    if key not in self._cache:
+      with self._phase(timers.COMPILE):
+        self._cache[key] = self._count(players, batch)
+    return self._cache[key]
 
   def _count(self, players, batch):
     batch = jax.tree.map(
@@ -153,7 +161,7 @@ class Work:
     )
     try:
       return sum(
-        of_pass(together, self._planned, self._frozen, batch)
+        pass_flops(together, self._planned, self._frozen, batch)
         for together in passes(players)
       )
     except ValueError as error:
@@ -161,15 +169,15 @@ class Work:
       return None
 
 
-def of_pass(
+def pass_flops(
   players: Sequence[Player],
   planned: Plan,
   frozen: PyTree,
   batch: PyTree,
 ) -> int:
-  """FLOPs of the loss of these players, and of its gradient; of shapes."""
-  trained, others = own(planned.state.params, players)
-  others = whole(others, planned.state.extra, planned.base)
+  """FLOPs of the loss of these players and its gradient, from shapes."""
+  trained, others = split_players(planned.state.params, players)
+  others = merge(others, planned.state.extra, planned.base)
   size = jax.tree.leaves(batch)[0].shape[0]
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
 
@@ -192,7 +200,7 @@ def of_pass(
 
 def _traced(f, *args):
   if all(op.is_plain for op in kernels.OPS.values()):
-    # Nothing is hidden, so that JAX need not forget what it has traced.
+    # No kernel hides FLOPs, so that JAX can keep its tracing cache.
     return jax.make_jaxpr(f)(*args).jaxpr
   return flops.traced(f, *args)
 
@@ -204,8 +212,8 @@ def shapes_of(tree: PyTree) -> PyTree:
   )
 
 
-def of_run(timed: Phases, mesh: Mesh, batch_size: int) -> Throughput:
-  """For the chips of a mesh, which all are alike."""
+def for_mesh(timed: PhaseTimers, mesh: Mesh, batch_size: int) -> Throughput:
+  """Throughput for the chips of a mesh, all of one kind."""
   kind = mesh.devices.flat[0].device_kind
   return Throughput(
     timed,
@@ -216,7 +224,7 @@ def of_run(timed: Phases, mesh: Mesh, batch_size: int) -> Throughput:
 
 
 def memory() -> dict[str, float]:
-  """GiB in use: of this process, and of its fullest device if that tells."""
+  """GiB in use by this process, and by its fullest device if reported."""
   found = {}
   stats = [s for d in jax.local_devices() if (s := d.memory_stats())]
   for name, key in (
@@ -233,7 +241,7 @@ def memory() -> dict[str, float]:
 def host_bytes(
   status: pathlib.Path = pathlib.Path('/proc/self/status'),
 ) -> int | None:
-  """Resident memory of this process, where the system has /proc."""
+  """Resident memory of this process; None without /proc."""
   with contextlib.suppress(OSError, IndexError, ValueError):
     return 1024 * int(status.read_text().partition('VmRSS:')[2].split()[0])
   return None

@@ -1,14 +1,14 @@
 """The folder of one run, on a local disk or a bucket (`gs://...`).
 
-config.json      what the run is; see run_config.py
-records.json     what its data were, see agreement.py
-run_id           names its folder in config.checkpoint_cache
+config.json      the config, see run_config.py
+records.json     number and checksum of its records, see dataset_check.py
+run_id           name of its folder in config.checkpoint_cache
 checkpoints/     training state, see checkpoints.py
-metrics.jsonl    one object a log interval, see lines.py
+metrics.jsonl    one object per log interval, see jsonl_log.py
 loss.png         the loss curve
 pictures/        sample grids
 profile/         traces, see profiler.py
-model/           the trained model, once the run is done
+model/           the trained model, once the run is finished
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,47 +27,47 @@ from jaxtyping import UInt32
 import numpy as np
 
 from sana_jax import files, locks
-from sana_jax.errors import Trouble, UserError
-from sana_jax.paths import place
-from sana_jax.training import saved
+from sana_jax.errors import TransientError, UserError
+from sana_jax.paths import expanded_or_url
+from sana_jax.training import checkpoint_files
 
 
 def read_state(path: epath.Path) -> bytes | None:
-  """Content of a file of the workdir; None where there is none.
+  """Content of a file of the workdir; None if there is none.
 
-  Raises UserError where something else has its name, or it cannot be read.
+  Raises UserError if it is not a regular file or cannot be read.
   """
   try:
-    return saved.read(path)
+    return checkpoint_files.read(path)
   except FileNotFoundError:
     return None
   except OSError as error:
-    kind = Trouble if is_remote(path) else UserError
+    kind = TransientError if is_remote(path) else UserError
     raise kind(
       f'{path} cannot be read ({error.strerror or error}); move it away and '
       'start again, or choose another --workdir.'
     ) from error
-  except Exception as error:  # noqa: BLE001  gcsfs has many types.
-    raise Trouble(
-      f'{path} cannot be read ({type(error).__name__}: {error}); see to the '
+  except Exception as error:  # noqa: BLE001  gcsfs raises many types.
+    raise TransientError(
+      f'{path} cannot be read ({type(error).__name__}: {error}); check the '
       'connection and start again.'
     ) from error
 
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
-  """A failure of the disk, as one sentence."""
+  """Context that turns an OSError into a UserError or a TransientError."""
   try:
     yield
   except OSError as error:
-    kind = Trouble if is_remote(path) else UserError
+    kind = TransientError if is_remote(path) else UserError
     in_its_place = isinstance(
       error, IsADirectoryError | NotADirectoryError | FileExistsError
     )
     advice = (
       'move away what is in its place'
       if in_its_place
-      else 'see to space and permissions there'
+      else 'check space and permissions there'
     )
     raise kind(
       f'Writing {path} failed ({error.strerror or error}); {advice} and '
@@ -79,10 +79,10 @@ def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
 def new_folder(
   folder: epath.Path, flag: str = '--workdir'
 ) -> Iterator[pathlib.Path]:
-  """A local folder to fill, which then is `folder`; else nothing is changed.
+  """Yields a local folder to fill, which replaces `folder` on success.
 
-  A bucket, which renames no folders, gets it file by file, with the index of
-  the model as the last: without one, it is none.
+  To a bucket, which cannot rename folders, it is uploaded file by file, with
+  the index of the model last: a folder without one is not a model.
   """
   with locks.hold(locks.beside(folder), 'writing a model', flag):
     yield from _new_folder(folder, flag)
@@ -115,13 +115,13 @@ def _new_folder(folder, flag):
 
 
 def _check_replaceable(folder):
-  """Raises NotADirectoryError where a file, fifo or link has its name."""
+  """Raises NotADirectoryError if it is a file, fifo or link."""
   if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
     raise NotADirectoryError(errno.ENOTDIR, 'it is no folder')
 
 
 def _sync_all(folder: pathlib.Path) -> None:
-  """Returns once a power failure leaves all of it as it is."""
+  """Flushes a folder and all its files to disk."""
   for path in (*folder.rglob('*'), folder):
     files.sync(path)
 
@@ -140,44 +140,44 @@ def _upload(local: pathlib.Path, folder: epath.Path) -> None:
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether it lies in a bucket."""
+  """Whether the path is in a bucket."""
   return '://' in os.fspath(path)
 
 
 def resolve(workdir: epath.PathLike) -> epath.Path:
-  """The folder, absolute if it is local: orbax refuses relative paths."""
-  path = place(workdir)
+  """The folder, absolute if it is local, as orbax rejects relative paths."""
+  path = expanded_or_url(workdir)
   if not is_remote(path):
     return epath.Path(os.path.abspath(path))
-  # Orbax writes there past fsspec, which must not answer from memory.
+  # Orbax writes there without fsspec, whose listing cache would be stale.
   for scheme in 'gcs', 'gs', 's3':
     fsspec.config.conf.setdefault(scheme, {})['use_listings_cache'] = False
   return epath.Path(path)
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:
-  """Writes all of `data` or leaves what was there; makes the folder."""
+  """Writes all of `data` or leaves the file unchanged; creates the folder."""
   with writing(path):
-    if is_remote(path):  # There, files are whole or not at all.
+    if is_remote(path):  # Uploads are atomic.
       try:
         path.write_bytes(data)
       except OSError:
         raise
-      except Exception as error:  # noqa: BLE001  gcsfs has many types.
+      except Exception as error:  # noqa: BLE001  gcsfs raises many types.
         raise OSError(f'{type(error).__name__}: {error}') from error
       return
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, data)
 
 
-def meet(where: str) -> None:
-  """Waits until all processes are here."""
+def barrier(name: str) -> None:
+  """Blocks until every process has reached the barrier of this name."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(where)
+    multihost_utils.sync_global_devices(name)
 
 
-def gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
-  """As many numbers of every process."""
+def all_gather(numbers: Sequence[int]) -> UInt32[np.ndarray, 'process number']:
+  """All-gathers a few integers, as many from every process."""
   numbers = np.asarray(numbers, np.uint32)
   if jax.process_count() == 1:
     return numbers[None]

@@ -1,4 +1,4 @@
-"""The ControlNet's weights and config in the diffusers layout."""
+"""Weights and config of the ControlNet in the diffusers layout."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _DEFAULTS = {**sana.SHARED_DEFAULTS, 'num_layers': 7}
 
 
 def rules() -> list[Rule]:
-  """The table: a Sana's embeddings and blocks, and the layers around them."""
+  """Rules of a Sana's embeddings and blocks, and of the added layers."""
   return [
     *sana.embedding_rules(),
     *sana.block_rules(),
@@ -27,13 +27,13 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     'controlnet', _CLASS, config, _DEFAULTS, sana.SHARED_FIELDS
   )
   return {
-    **{ours: config[theirs] for theirs, ours in sana.SHARED.items()},
+    **{field: config[key] for key, field in sana.SHARED.items()},
     'width': width,
   }
 
 
 def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The controlnet/config.json of a model; the inverse of the above."""
+  """The controlnet/config.json of a model; inverse of the above."""
   if fields['qk_norm'] or fields['cross_norm']:
     raise UserError(
       'diffusers has no ControlNet with qk_norm or cross_norm; '
@@ -42,6 +42,6 @@ def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
   return {
     '_class_name': _CLASS,
     **_DEFAULTS,
-    **{theirs: fields[ours] for theirs, ours in sana.SHARED.items()},
+    **{key: fields[field] for key, field in sana.SHARED.items()},
     **sana.widths(fields),
   }

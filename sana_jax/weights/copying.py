@@ -1,8 +1,8 @@
-"""Copies of parts of a model folder: their data, and nothing from elsewhere.
+"""Copies of the data files of a model folder, without links to other files.
 
-A folder of others may hold code, a pipe, or a link to a private file, which a
-copy would carry into a folder that is published. The hub's cache consists of
-links to its own blobs.
+An untrusted folder may contain code, a pipe, or a link to a private file, which
+a copy would put into a published folder. Links of the hub's cache to its own
+blobs are allowed.
 """
 
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from sana_jax import files
 from sana_jax.errors import UserError
 
 _SUFFIXES = ('.json', '.safetensors', '.model')
-_NATIVE = 'orbax'  # All of it is data; see native.py.
+_NATIVE = 'orbax'  # All of its files are data; see native.py.
 
 
 def check(folder: pathlib.Path, name: str) -> None:
-  """Raises UserError where `copy` would, before there is work to lose."""
+  """Raises UserError if `copy` would, for an early check."""
   for path in _data(folder / name):
     _check_inside(folder, path)
 
 
 def copy(folder: pathlib.Path, name: str, out: pathlib.Path) -> None:
-  """Copies the file folder/name, or the data files beneath it, if there.
+  """Copies the file folder/name, or the data files in that folder, if any.
 
   Raises UserError for links that leave the model folder.
   """
@@ -58,6 +58,6 @@ def _check_inside(folder, path):
   blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
   if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
     raise UserError(
-      f'{path} is a link out of the model folder, which is not '
-      'copied; put the file itself there.'
+      f'{path} is a link to a file outside of the model folder, which is not '
+      'copied; replace it by the file.'
     )

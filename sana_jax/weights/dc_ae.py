@@ -1,7 +1,7 @@
 """DC-AE to and from diffusers' AutoencoderDC: weights and config.json.
 
-The models with batch normalisation also store statistics, which live in the
-collection 'batch_stats', outside the parameters: `VARIABLES` names both.
+Models with batch normalisation also have statistics, in the collection
+'batch_stats'; `VARIABLES` has the rules of both collections.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def _side(side: str, stages: str, resampling: str) -> list[Rule]:
   return [
     *_conv(f'{side}.conv_in', f'{side}/conv_in'),
     *_conv(f'{side}.conv_out', f'{side}/conv_out'),
-    # These two resample, too, where the first stage is empty.
+    # These two also resample if the first stage is empty.
     *_conv(f'{side}.conv_in.conv', f'{side}/conv_in/conv'),
     *_conv(f'{side}.conv_out.conv', f'{side}/conv_out/conv'),
     *_conv(f'{key}.conv', f'{side}/stage_{{s}}/{resampling}_{{b}}/conv'),
@@ -108,7 +108,7 @@ VARIABLES = (
 )
 
 
-# AutoencoderDC's arguments: our field and the default of diffusers.
+# Arguments of AutoencoderDC: our field and the default of diffusers.
 _CONFIG = {
   'in_channels': ('in_channels', 3),
   'latent_channels': ('latent_channels', 32),
@@ -136,7 +136,7 @@ _CONFIG = {
   'decoder_conv_act_fn': ('decoder_out_act', 'relu'),
   'scaling_factor': ('scaling_factor', 1.0),
 }
-# One word in the config may stand for all stages.
+# Fields for which the config may have one value for all stages.
 _PER_STAGE = (
   'encoder_blocks',
   'decoder_blocks',
@@ -144,16 +144,16 @@ _PER_STAGE = (
   'decoder_acts',
 )
 _STAGES = 10
-_WIDTH, _CHANNELS = fields.whole(1, 2**16), fields.whole(1, 2**12)
+_WIDTH, _CHANNELS = fields.integer(1, 2**16), fields.integer(1, 2**12)
 _ACTS = ('silu', 'relu')
 
 
 def _each(field: fields.Field) -> fields.Field:
-  return fields.listed(field, 1, _STAGES)
+  return fields.list_of(field, 1, _STAGES)
 
 
 def _words(*choices: str) -> fields.Field:
-  return fields.either(fields.word(*choices), _each(fields.word(*choices)))
+  return fields.either(fields.choice(*choices), _each(fields.choice(*choices)))
 
 
 def _sides(key: str, field: fields.Field) -> dict[str, fields.Field]:
@@ -166,15 +166,17 @@ _FIELDS = {
   'attention_head_dim': _CHANNELS,
   **_sides('block_types', _words(*BLOCKS)),
   **_sides('block_out_channels', _each(_WIDTH)),
-  **_sides('layers_per_block', _each(fields.whole(0, 32))),
-  **_sides('qkv_multiscales', _each(fields.listed(fields.whole(1, 31), 0, 8))),
+  **_sides('layers_per_block', _each(fields.integer(0, 32))),
+  **_sides(
+    'qkv_multiscales', _each(fields.list_of(fields.integer(1, 31), 0, 8))
+  ),
   'upsample_block_type': fields.text(40),
   'downsample_block_type': fields.text(40),
   'decoder_norm_types': _words('rms_norm', 'batch_norm'),
   'decoder_act_fns': _words(*_ACTS),
   'encoder_out_shortcut': fields.FLAG,
   'decoder_in_shortcut': fields.FLAG,
-  'decoder_conv_act_fn': fields.word(*_ACTS),
+  'decoder_conv_act_fn': fields.choice(*_ACTS),
   'scaling_factor': fields.number(1e-6, 1e6),
 }
 
@@ -184,7 +186,7 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
 
   Raises:
     UserError: another class, an option that AutoencoderDC does not have, or a
-      value out of its range. The model checks how values go together.
+      value out of its range. The model checks combinations of values.
   """
   name = config.get('_class_name', 'AutoencoderDC')
   if name != 'AutoencoderDC':
@@ -202,7 +204,7 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   for field in _PER_STAGE:
     if isinstance(model[field], str):
       model[field] = (model[field],) * len(model['encoder_widths'])
-  # diffusers compares with these two words only: published configs say 'Conv'.
+  # diffusers only compares with these two; published configs have 'Conv'.
   if model['downsample'] != 'pixel_unshuffle':
     model['downsample'] = 'conv'
   if model['upsample'] != 'interpolate':
@@ -211,7 +213,7 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
-  """The config.json with which diffusers builds DCAE(**model)."""
+  """The config.json for which diffusers builds DCAE(**model)."""
   config = {'_class_name': 'AutoencoderDC'}
   for key, (field, default) in _CONFIG.items():
     config[key] = _lists(model.get(field, default))

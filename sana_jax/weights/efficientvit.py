@@ -1,14 +1,13 @@
-"""mit-han-lab's names for the DC-AE (their repository efficientvit).
+"""Conversion of mit-han-lab's names for the DC-AE (repository efficientvit).
 
   encoder.stages.3.op_list.0.context_module.main.qkv.conv.weight
     <->  encoder.down_blocks.3.0.attn.{to_q,to_k,to_v}.weight
 
 Projections of the attention are 1x1 convolutions there and matrices in
-diffusers. Which kind of layer stands where is read off the names, so that every
-published variant is covered. diffusers' own converter takes the lite decoder
-(no first stage, beside an encoder that has one) for one of the others and makes
-a model that cannot be loaded; here encoder and decoder are looked at by
-themselves.
+diffusers. The kinds of layers are inferred from the names, so that every
+published variant is covered, separately for encoder and decoder. (diffusers'
+own converter mistakes the lite decoder, which has no first stage while its
+encoder has one, for another variant, and makes a model that cannot be loaded.)
 """
 
 from collections.abc import Mapping
@@ -19,18 +18,20 @@ from sana_jax.weights import renaming
 from sana_jax.weights.renaming import layer, Row
 from sana_jax.weights.tensors import Stored
 
-_THEIRS = re.compile(r'(?P<side>en|de)coder\.stages\.(\d+)\.op_list\.(\d+)\.')
-_OURS = re.compile(r'(?P<side>en|de)coder\.(?:down|up)_blocks\.(\d+)\.(\d+)\.')
+_OFFICIAL = re.compile(r'(?P<side>en|de)coder\.stages\.(\d+)\.op_list\.(\d+)\.')
+_DIFFUSERS = re.compile(
+  r'(?P<side>en|de)coder\.(?:down|up)_blocks\.(\d+)\.(\d+)\.'
+)
 
 
-def _statistics(theirs, ours):
+def _statistics(official, diffusers):
   return [
-    Row(f'{theirs}.{name}', (f'{ours}.{name}',))
+    Row(f'{official}.{name}', (f'{diffusers}.{name}',))
     for name in ('running_mean', 'running_var', 'num_batches_tracked')
   ]
 
 
-# Kinds of layers: all of a kind's tensors are there, or none.
+# Kinds of layers: a block has all tensors of a kind, or none.
 _RES = (
   *layer('main.conv1.conv', 'conv1'),
   *layer('main.conv2.conv', 'conv2', bias=False),
@@ -69,22 +70,22 @@ _BLOCKS = (
   _statistics(f'{_ATTENTION}.proj.norm', 'attn.norm_out'),
   *_SCALES,
 )
-# Between stages: a convolution alone (with stride 2), or one in a layer that
+# Layers between stages: a convolution with stride 2, or one in a layer that
 # moves pixels to channels or back.
 _STRIDED = layer('main.conv', 'conv')
 _SHUFFLED = layer('main.conv.conv', 'conv')
 
 
-def knows(tensors: Mapping[str, Stored]) -> bool:
-  """Whether these are a DC-AE's tensors by mit-han-lab's names."""
-  return any(_THEIRS.match(name) for name in tensors)
+def matches(tensors: Mapping[str, Stored]) -> bool:
+  """Whether these are a DC-AE's tensors with mit-han-lab's names."""
+  return any(_OFFICIAL.match(name) for name in tensors)
 
 
 def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-  """The same model by diffusers' names.
+  """The same tensors with diffusers' names.
 
   Raises:
-    WeightError: lists names that are missing or unknown, and odd shapes.
+    WeightError: lists missing and unknown names, and invalid shapes.
   """
   rows = _ends(
     empty=not any(n.startswith('encoder.stages.0.') for n in tensors),
@@ -93,23 +94,23 @@ def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     out_shortcut='encoder.project_out.op_list.0.conv.weight' not in tensors,
     in_shortcut='decoder.project_in.conv.weight' not in tensors,
   )
-  for theirs, ours in _prefixes(_THEIRS, tensors):
-    kinds = [*_BLOCKS, _SHUFFLED, *([_STRIDED] if theirs[0] == 'e' else [])]
+  for official, diffusers in _prefixes(_OFFICIAL, tensors):
+    kinds = [*_BLOCKS, _SHUFFLED, *([_STRIDED] if official[0] == 'e' else [])]
     rows += [
-      row.under(theirs, ours)
+      row.under(official, diffusers)
       for kind in kinds
       for row in kind
-      if any(theirs + r.theirs in tensors for r in kind)
+      if any(official + r.official in tensors for r in kind)
     ]
   what = "The DC-AE by mit-han-lab's names"
-  renaming.check(what, [row.theirs for row in rows], tensors)
-  return renaming.to_ours(what, rows, tensors)
+  renaming.check(what, [row.official for row in rows], tensors)
+  return renaming.to_diffusers(what, rows, tensors)
 
 
 def from_diffusers(
   tensors: Mapping[str, Stored], config: Mapping[str, Any]
 ) -> dict[str, Stored]:
-  """The inverse; how the model resamples is in diffusers' config only."""
+  """Inverse of `to_diffusers`; the resampling is given by diffusers' config."""
   option = lambda key, default: config.get(key, default)
   strided = option('downsample_block_type', 'pixel_unshuffle') != (
     'pixel_unshuffle'
@@ -122,17 +123,19 @@ def from_diffusers(
     out_shortcut=option('encoder_out_shortcut', True),
     in_shortcut=option('decoder_in_shortcut', True),
   )
-  for theirs, ours in _prefixes(_OURS, tensors):
-    between = _STRIDED if strided and theirs[0] == 'e' else _SHUFFLED
+  for official, diffusers in _prefixes(_DIFFUSERS, tensors):
+    between = _STRIDED if strided and official[0] == 'e' else _SHUFFLED
     rows += [
-      row.under(theirs, ours)
+      row.under(official, diffusers)
       for kind in (*_BLOCKS, between)
       for row in kind
-      if any(ours + name in tensors for r in kind for name in r.ours)
+      if any(diffusers + name in tensors for r in kind for name in r.diffusers)
     ]
   what = "The DC-AE by diffusers' names"
-  renaming.check(what, [name for row in rows for name in row.ours], tensors)
-  return renaming.to_theirs(what, rows, tensors)
+  renaming.check(
+    what, [name for row in rows for name in row.diffusers], tensors
+  )
+  return renaming.to_official(what, rows, tensors)
 
 
 _LAST = 'decoder.project_out.op_list.2.conv'
@@ -142,10 +145,10 @@ def _ends(*, empty, strided, shuffled, out_shortcut, in_shortcut):
   """First and last layers, which differ between models.
 
   Args:
-    empty: the encoder has no first stage, and begins by going down.
-    strided: it begins with a plain convolution.
-    shuffled: the decoder has no first stage, and ends by going up.
-    out_shortcut, in_shortcut: around the layers at the latents.
+    empty: the encoder has no first stage, and begins by downsampling.
+    strided: the encoder begins with a plain convolution.
+    shuffled: the decoder has no first stage, and ends by upsampling.
+    out_shortcut, in_shortcut: shortcuts around the layers at the latents.
   """
   around = lambda shortcut: 'main.' if shortcut else ''
   return [
@@ -164,7 +167,7 @@ def _ends(*, empty, strided, shuffled, out_shortcut, in_shortcut):
 
 
 def _prefixes(pattern, names):
-  """Both names of each block that is there."""
+  """Both prefixes of each existing block."""
   found = {m.groups(): None for n in names if (m := pattern.match(n))}
   return [
     (

@@ -1,11 +1,11 @@
-"""Models on their way between formats: any source, any target, little memory.
+"""Conversion of models between formats, with little memory.
 
   diffusers folder ─┐                 ┌─▶ diffusers folder
   official .pth ────┼─▶ Source(parts)─┼─▶ official .pth
   Orbax folder ─────┘                 └─▶ Orbax folder
 
-Parts carry diffusers' config and tensors by diffusers' names: the hub of every
-conversion. Tensors are lazy, so between two files they pass one by one.
+Parts have diffusers' config and tensors with diffusers' names, the intermediate
+format of every conversion. Tensors are lazy: one at a time is in memory.
 """
 
 from collections.abc import Mapping
@@ -41,12 +41,12 @@ from sana_jax.weights.tensors import Stored, stored
 
 FORMATS = ('diffusers', 'official', 'orbax')
 _FILES = ('.pth', '.pt', '.bin', '.safetensors')
-# What else a model folder holds; its data is copied as it is.
+# Other files and folders of a model folder, which are copied unchanged.
 _OTHERS = ('model_index.json', 'scheduler', 'tokenizer')
 
 
 class Part(NamedTuple):
-  """One model: diffusers' config, and tensors by diffusers' names."""
+  """One model: diffusers' config, and tensors with diffusers' names."""
 
   config: Mapping[str, Any]
   tensors: Mapping[str, Stored]
@@ -54,7 +54,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What a name stands for: its models by part, and the folder they are in."""
+  """Models by part, and the folder that contains them."""
 
   parts: Mapping[str, Part]
   folder: pathlib.Path | None = None
@@ -66,14 +66,16 @@ def open_source(
   ema: bool = False,
   configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Source:
-  """A model folder, a hub id, a zoo name, the folder of one part, or a file.
+  """Opens a model folder, a hub id, a zoo name, the folder of a part or a file.
 
   Args:
-    ema: of an official file with both, take the averaged weights.
-    configs: of the parts of a file, which holds none; those that are not given
+    name: path or name of the source.
+    ema: whether to read the EMA weights of an official file with both.
+    configs: configs of the parts of a file, which contains none; missing ones
       are inferred.
 
-  Raises UserError for what is none of these, or does not fit its config.
+  Raises:
+    UserError: it is none of these, or does not match its config.
   """
   path = hub.local(name)
   if path.suffix in _FILES and not path.is_dir():
@@ -95,7 +97,7 @@ def _read_folder(folder):
     if part := kinds.part_of(config):
       return Source({part: _read_part(folder, part)})
   raise UserError(
-    f'{folder} holds no model that is known here: neither '
+    f'{folder} contains no supported model: neither '
     'model_index.json nor a config.json of one of '
     f'{", ".join(kinds.names())}.'
   )
@@ -117,7 +119,7 @@ def _read_part(folder, part):
 
 
 def _read_file(path, ema, configs):
-  """The models of an official file, known by the names of their tensors."""
+  """Models of an official file, identified by the names of their tensors."""
   if not path.is_file():
     raise UserError(f'There is no file {path}; check the name.')
   tensors = (
@@ -125,27 +127,27 @@ def _read_file(path, ema, configs):
     if path.suffix == '.safetensors'
     else pth.read(path, ema=ema)
   )
-  if official.knows(tensors):
+  if official.matches(tensors):
     return {
       part: Part(
         configs.get(part) or official.config(part, named, tensors), named
       )
       for part, named in official.to_diffusers(tensors).items()
     }
-  if efficientvit.knows(tensors):
+  if efficientvit.matches(tensors):
     named = efficientvit.to_diffusers(tensors)
     return {
       'vae': Part(configs.get('vae') or _autoencoder_config(named), named)
     }
   raise UserError(
-    f"{path} holds no SANA, ControlNet or DC-AE by its makers' "
+    f'{path} contains no SANA, ControlNet or DC-AE with official '
     f'names, but {printable(", ".join(sorted(tensors)[:3]), 200)}'
     ', …; give another file.'
   )
 
 
 def _autoencoder_config(tensors):
-  """That of the published variant with these shapes, if there is one."""
+  """Config of the published variant with these shapes."""
   shapes = {key: t.shape for key, t in tensors.items()}
   configs = {
     name: dc_ae.diffusers_config(fields) for name, fields in SIZES.items()
@@ -164,7 +166,7 @@ def _autoencoder_config(tensors):
         else 'no published DC-AE'
       )
       + ', so its config cannot be '
-      'told: use --like NAME of sana-jax zoo, or --base with a model that has '
+      'inferred: use --like NAME of sana-jax zoo, or --base with a model of '
       'the same config.'
     )
   return configs[fitting[0]]
@@ -180,7 +182,7 @@ def check(part: str, model: Part, name: str) -> None:
 
 
 def cast(tensors: Mapping[str, Stored], dtype: DType) -> dict[str, Stored]:
-  """Floating tensors in `dtype`, cast as they are read."""
+  """The tensors with floating ones in `dtype`, cast when they are read."""
 
   def one(tensor):
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -195,7 +197,7 @@ def cast(tensors: Mapping[str, Stored], dtype: DType) -> dict[str, Stored]:
 
 
 def write(source: Source, out: pathlib.Path, fmt: str) -> None:
-  """Writes `out`, a folder (or an official file), whole or not at all."""
+  """Writes `out`, a folder (or an official file), atomically."""
   partial = out.with_name(f'.{out.name}.partial')
   remove(partial)
   try:
@@ -207,7 +209,7 @@ def write(source: Source, out: pathlib.Path, fmt: str) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-  """A file or a folder, if it is there."""
+  """Removes a file or a folder, if it exists."""
   if path.is_dir():
     shutil.rmtree(path)
   else:
@@ -260,6 +262,8 @@ def _copy_others(source, out):
   if source.folder is None:
     return
   if os.path.lexists(source.folder / 'tokenizer'):
-    tokenizer_files.read(source.folder / 'tokenizer')  # Refuses one with code.
+    tokenizer_files.read(
+      source.folder / 'tokenizer'
+    )  # Raises for one with code.
   for name in _OTHERS:
     copying.copy(source.folder, name, out)

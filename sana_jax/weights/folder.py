@@ -5,11 +5,11 @@
   vae/           config.json, diffusion_pytorch_model.safetensors
   text_encoder/  config.json, model.safetensors
   tokenizer/, scheduler/scheduler_config.json
-  controlnet/    as transformer/, where there is one
+  controlnet/    as transformer/; optional
 
-Files may be split, with an index beside them. Loading runs no code from them.
-A part may hold an Orbax checkpoint of our own parameters instead of safetensors
-(see native.py): the quickest to load onto many devices.
+Files may be sharded, with an index. Loading runs no code from them. A part may
+contain an Orbax checkpoint of our own parameters instead of safetensors (see
+native.py), which is the fastest to load onto many devices.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ from sana_jax.weights import (
 from sana_jax.weights.kind import ModelKind
 from sana_jax.weights.tensors import Stored, stored
 
-CONFIG_BYTES = 2**20  # Of a config.json or another small JSON file.
+CONFIG_BYTES = 2**20  # Limit of a config.json or another small JSON file.
 
 
 class Model(NamedTuple):
@@ -50,9 +50,9 @@ class Model(NamedTuple):
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON object of a model folder's small file.
+  """JSON object of a small file of a model folder.
 
-  Raises UserError where it is missing, too large or damaged.
+  Raises UserError if it is missing, too large or damaged.
   """
   try:
     return files.read_json(path, most=CONFIG_BYTES)
@@ -65,7 +65,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def describe(
   folder: pathlib.Path, part: str, dtype: DType = jnp.float32
 ) -> nn.Module:
-  """The module of folder/part; its weights are not touched."""
+  """Module of folder/part; its weights are not read."""
   folder = pathlib.Path(folder) / part
   with reading(folder):
     config = read_json(folder / 'config.json')
@@ -79,16 +79,16 @@ def load(
   mesh: Mesh | None = None,
   only: str = '',
 ) -> Model:
-  """The model in folder/part, in `dtype`, split over `mesh` by its table.
+  """Loads folder/part in `dtype`, sharded over `mesh` by its table.
 
-  Each tensor is read once and goes straight to where it is used: a process
-  needs the memory of the model and little more.
+  Each tensor is read once, directly into its shards, so that a process needs
+  little more memory than the model.
 
   Args:
     part: 'transformer', 'vae', 'text_encoder' or 'controlnet'.
-    only: 'decoder' or 'encoder' of a vae, where that is all that is wanted.
+    only: 'decoder' or 'encoder' of a vae, to load only that.
 
-  Raises UserError if anything is missing, damaged or does not fit.
+  Raises UserError if anything is missing, damaged or does not match.
   """
   folder = pathlib.Path(folder) / part
   with reading(folder):
@@ -134,8 +134,8 @@ def shapes_of(
 ) -> PyTree:
   """Shapes of the module's variables; nothing is allocated.
 
-  Raises WeightError where the module has more layers than a file tensors,
-  before the layers are traced one by one.
+  Raises WeightError if the module has more layers than the file has tensors,
+  before tracing the layers.
   """
   layers = kind.layers(module)
   if tensors is not None and layers > len(tensors):
@@ -151,7 +151,7 @@ def file_shapes(
 ) -> dict[str, tuple[int, ...]]:
   """Names and shapes of the tensors of a config's file; nothing is allocated.
 
-  The layout is diffusers' (transformers' for the text encoder).
+  The names are those of diffusers (transformers for the text encoder).
   """
   kind = kinds.of_config(config, part)
   module = kind.module(config, jnp.float32)
@@ -165,7 +165,7 @@ def file_shapes(
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path) -> Iterator[None]:
-  """Names the folder in errors, also those of the model's own code."""
+  """Adds the folder to errors, including those of the model's own code."""
   try:
     yield
   except UserError as e:
@@ -175,7 +175,7 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
   except (ArithmeticError, LookupError, TypeError, ValueError) as e:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
-      f'{folder / "config.json"} describes no model that can be built '
+      f'{folder / "config.json"} does not describe a valid model '
       f'({type(e).__name__}: {printable(reason, 300)}).'
     ) from e
 
@@ -183,7 +183,7 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
 def write(
   folder: pathlib.Path, part: str, module: nn.Module, variables: PyTree
 ) -> None:
-  """folder/part of a model: config.json and its tensors."""
+  """Writes folder/part of a model: config.json and tensors."""
   kind = kinds.of_module(module)
   tensors = table.save(kind.rules(module), variables)
   write_part(
@@ -200,20 +200,20 @@ def write_part(
   config: Mapping[str, Any],
   tensors: Mapping[str, Stored],
 ) -> None:
-  """config.json and tensors as they are; the tensors last."""
+  """Writes config.json and then tensors, unchanged."""
   folder = pathlib.Path(folder) / part
   write_json(folder / 'config.json', config)
   safetensors_files.write(folder, kinds.of_config(config, part).stem, tensors)
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Indented JSON with a final newline."""
+  """Writes indented JSON with a final newline."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
 
 
 def module_fields(module: nn.Module) -> dict[str, Any]:
-  """A module's own fields by name."""
+  """Fields of a module by name, without those of Flax."""
   return {
     f: getattr(module, f)
     for f in module.__dataclass_fields__
@@ -224,9 +224,9 @@ def module_fields(module: nn.Module) -> dict[str, Any]:
 def write_index(
   folder: pathlib.Path, *, flow_shift: float, sampling: Mapping[str, Any]
 ) -> None:
-  """model_index.json and the scheduler; the rest is there already.
+  """Writes model_index.json and the scheduler of an otherwise complete folder.
 
-  `sampling` holds the recommended steps and guidance, for our commands.
+  `sampling` has the recommended steps and guidance, for our commands.
   """
   write_json(
     folder / 'scheduler' / 'scheduler_config.json',

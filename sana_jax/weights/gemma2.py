@@ -1,7 +1,7 @@
-"""Gemma-2's tensors and config.json, from transformers and back.
+"""Gemma-2's tensors and config.json, from and to transformers.
 
-Files of Gemma2Model name tensors as in `RULES`; those of Gemma2ForCausalLM put
-`model.` in front and may repeat the embeddings as `lm_head.weight`.
+Files of Gemma2Model have the names of `RULES`; those of Gemma2ForCausalLM have
+the prefix `model.` and may repeat the embeddings as `lm_head.weight`.
 """
 
 from collections.abc import Mapping
@@ -34,18 +34,17 @@ _NORM = {
 RULES = (
   Rule('embed_tokens.weight', 'embed/embedding'),
   *(
-    Rule(f'layers.{{i}}.{theirs}.weight', f'layers/{ours}/kernel', LINEAR)
-    for theirs, ours in _LINEAR.items()
+    Rule(f'layers.{{i}}.{key}.weight', f'layers/{path}/kernel', LINEAR)
+    for key, path in _LINEAR.items()
   ),
   *(
-    Rule(f'layers.{{i}}.{theirs}.weight', f'layers/{ours}/scale')
-    for theirs, ours in _NORM.items()
+    Rule(f'layers.{{i}}.{key}.weight', f'layers/{path}/scale')
+    for key, path in _NORM.items()
   ),
   Rule('norm.weight', 'final_norm/scale'),
 )
 
-# Our fields and transformers' keys, with the values that it assumes where a
-# config.json leaves one out.
+# Our fields, and transformers' keys with their defaults.
 _FIELDS = {
   'vocab_size': ('vocab_size', 256_000),
   'width': ('hidden_size', 2304),
@@ -60,31 +59,31 @@ _FIELDS = {
   'sliding_window': ('sliding_window', 4096),
   'eps': ('rms_norm_eps', 1e-6),
 }
-_POSITIVE, _WIDTH = fields.number(1e-12, 1e9), fields.whole(1, 2**18)
-_SUFFIX = '_attention'  # of transformers' layer types
-_LAYERS, _HEADS = 1000, fields.whole(1, 1024)
+_POSITIVE, _WIDTH = fields.number(1e-12, 1e9), fields.integer(1, 2**18)
+_SUFFIX = '_attention'  # Suffix of transformers' layer types.
+_LAYERS, _HEADS = 1000, fields.integer(1, 1024)
 _ALLOWED = {
-  'vocab_size': fields.whole(1, 2**21),
+  'vocab_size': fields.integer(1, 2**21),
   'hidden_size': _WIDTH,
-  'num_hidden_layers': fields.whole(1, _LAYERS),
+  'num_hidden_layers': fields.integer(1, _LAYERS),
   'num_attention_heads': _HEADS,
   'num_key_value_heads': _HEADS,
-  'head_dim': fields.whole(2, 2**12),
+  'head_dim': fields.integer(2, 2**12),
   'intermediate_size': _WIDTH,
   'query_pre_attn_scalar': _POSITIVE,
   'attn_logit_softcapping': _POSITIVE,
   'final_logit_softcapping': _POSITIVE,
-  'sliding_window': fields.whole(1, 2**30),
+  'sliding_window': fields.integer(1, 2**30),
   'rms_norm_eps': _POSITIVE,
   'rope_theta': _POSITIVE,
   'layer_types': fields.either(
     fields.NULL,
-    fields.listed(
-      fields.word(f'sliding{_SUFFIX}', f'full{_SUFFIX}'), 0, _LAYERS
+    fields.list_of(
+      fields.choice(f'sliding{_SUFFIX}', f'full{_SUFFIX}'), 0, _LAYERS
     ),
   ),
 }
-# What a config.json may say about things that Gemma-2 has only one way of.
+# Keys of a config.json for which Gemma-2 has only one value.
 _FIXED = {
   'model_type': 'gemma2',
   'hidden_activation': 'gelu_pytorch_tanh',
@@ -99,7 +98,7 @@ _WHERE = 'text_encoder/config.json'
 def model_tensors(
   tensors: Mapping[str, np.ndarray | Stored],
 ) -> dict[str, Stored]:
-  """Tensors by the keys of `RULES`, from either kind of file.
+  """Tensors with the keys of `RULES`, from either kind of file.
 
   Raises:
     UserError: `lm_head.weight` differs from the embeddings.
@@ -121,7 +120,7 @@ def model_tensors(
 
 
 def _equal(a: Stored, b: Stored) -> bool:
-  """Whether two tensors are the same, some rows at a time: they are large."""
+  """Whether two large tensors are equal, compared some rows at a time."""
   return a.shape == b.shape and all(
     np.array_equal(a.fetch(i, i + _ROWS), b.fetch(i, i + _ROWS))
     for i in range(0, a.shape[0], _ROWS)
@@ -132,8 +131,7 @@ def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of `Gemma2`, from a config.json of transformers 4 or 5.
 
   Raises:
-    UserError: the config asks for what Gemma-2 is not, or a value is out of its
-      range.
+    UserError: the config is not one of Gemma-2, or a value is out of its range.
   """
   for key, value in _FIXED.items():
     if config.get(key, value) != value:
@@ -148,7 +146,7 @@ def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     )
   fields.check(_WHERE, config, _ALLOWED)
   model = {
-    ours: config.get(key, default) for ours, (key, default) in _FIELDS.items()
+    field: config.get(key, default) for field, (key, default) in _FIELDS.items()
   }
   if model['heads'] % model['kv_heads'] or model['head_dim'] % 2:
     raise UserError(
@@ -165,23 +163,23 @@ def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def transformers_config(model: Mapping, dtype: str = 'float32') -> dict:
-  """The config.json with which transformers' Gemma2Model loads our weights.
+  """The config.json for which transformers' Gemma2Model loads our weights.
 
   Args:
-    model: fields of `Gemma2`; those left out have their defaults.
-    dtype: of the saved tensors.
+    model: fields of `Gemma2`; omitted ones have their defaults.
+    dtype: dtype of the saved tensors.
 
   Raises:
-    UserError: transformers would refuse the sizes.
+    UserError: transformers does not support the sizes.
   """
   config = {
-    key: model.get(ours, default) for ours, (key, default) in _FIELDS.items()
+    key: model.get(field, default) for field, (key, default) in _FIELDS.items()
   }
   width, heads = config['hidden_size'], config['num_attention_heads']
   if width % heads:
     raise UserError(
       f'Gemma-2 width {width} is not a multiple of its {heads} '
-      'heads, which transformers demands: change width or heads.'
+      'heads, which transformers requires: change width or heads.'
     )
   types = model.get('layer_types') or ('sliding', 'full') * model['depth']
   theta = model.get('rope_theta', _ROPE_THETA)
@@ -191,7 +189,7 @@ def transformers_config(model: Mapping, dtype: str = 'float32') -> dict:
     **config,
     'layer_types': [t + _SUFFIX for t in types[: model['depth']]],
     'rope_parameters': {'rope_theta': theta, 'rope_type': 'default'},
-    'rope_theta': theta,  # Where transformers 4 looks for it.
+    'rope_theta': theta,  # The key of transformers 4.
     'max_position_embeddings': 8192,
     'attention_dropout': 0.0,
     'initializer_range': 0.02,
@@ -222,7 +220,7 @@ def _rope_theta(config):
 
 
 def _layer_types(config, depth):
-  """() where the config does not say: the alternation that is our default."""
+  """Layer types of the config; () for none, which is our default."""
   types = tuple(config.get('layer_types') or ())
   if types and len(types) != depth:
     raise UserError(

@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, one shipped here, a zoo name or a hub id."""
+"""Location of a model by folder, shipped name, zoo name or hub id."""
 
 import os
 import pathlib
@@ -8,20 +8,20 @@ from sana_jax.printable import printable
 from sana_jax.weights import zoo
 
 ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
-# Data that loading needs of a hub repository, and no code; not the same weights
-# once more in half precision, which casting gives too.
+# Files of a hub repository that loading needs; neither code nor copies of the
+# weights in half precision, which casting yields too.
 _WANTED = ('*.json', '*.safetensors')
 _UNWANTED = ('*.fp16*', '*.bf16*')
 
 
 def find(name: str | os.PathLike) -> pathlib.Path:
-  """The folder of a model, downloaded if need be.
+  """Folder of a model, which is downloaded if necessary.
 
-  A name is a folder, a model that is shipped here ('shapes'), a name of the
-  zoo ('sana_600m_512') or a hub id. The hub's cache is used first, and nothing
-  else where HF_HUB_OFFLINE=1.
+  A name is a folder, a model in this package ('shapes'), a name of the zoo
+  ('sana_600m_512') or a hub id. The hub's cache is used first, and is the only
+  source if HF_HUB_OFFLINE=1.
 
-  Raises UserError if it is none of these, or cannot be had.
+  Raises UserError if it is none of these, or cannot be downloaded.
   """
   path = local(name)
   if path.is_dir():
@@ -35,27 +35,27 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     raise UserError(
       f'There is no model folder {shown!r}; give a folder in the diffusers '
       f'layout, a hub id such as Efficient-Large-Model/Sana_600M_512px_'
-      f'diffusers, a name that sana-jax zoo lists, or a model that is shipped '
-      f'here: {shipped}.'
+      f'diffusers, a name that sana-jax zoo lists, or a model in this package: '
+      f'{shipped}.'
     )
   return _download(text, shown)
 
 
 def local(name: str | os.PathLike) -> pathlib.Path:
-  """The path that a name may be, its `~` replaced.
+  """The name as a path, with `~` expanded.
 
-  Raises UserError for what is no path here, such as one that is too long.
+  Raises UserError if it is not a valid path, such as one that is too long.
   """
   try:
     if not os.fspath(name):
       raise ValueError('it is empty')
     path = pathlib.Path(name).expanduser()
-    path.exists()  # Raises OSError where the system has no such names.
+    path.exists()  # Raises OSError for names that the system does not allow.
     return path
   except (OSError, RuntimeError, ValueError) as e:
     reason = e.strerror if isinstance(e, OSError) else e
     raise UserError(
-      f'{printable(name, 200)!r} is no name of a model '
+      f'{printable(name, 200)!r} is not a name of a model '
       f'({printable(reason, 200)}).'
     ) from e
 
@@ -69,10 +69,10 @@ def _download(hub_id, shown):
         hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
       )
     )
-  except Exception as e:  # A hub can answer anything.
+  except Exception as e:  # The hub's errors have many types.
     reason = printable((str(e).strip().splitlines() or [''])[0], 300)
     raise UserError(
-      f'{shown!r} is no folder here and cannot be had from the hub '
+      f'{shown!r} is not a local folder and cannot be downloaded from the hub '
       f'({type(e).__name__}: {reason}); check the name and the network'
       f'{_offline()}.'
     ) from e

@@ -1,4 +1,4 @@
-"""What is particular to one class of models in a folder."""
+"""Description of a class of models in a folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -14,22 +14,22 @@ from sana_jax.weights.tensors import Stored
 
 @dataclasses.dataclass(frozen=True)
 class ModelKind:
-  """A class of models, from config.json and tensors to a module and back.
+  """Conversion of a class of models between files and modules.
 
   Attributes:
     class_name: `_class_name` in its config.json; `model_type` for a model of
       transformers.
-    part: the folder inside a model that it lies in.
+    part: its folder in a model folder.
     cls: the Flax module.
     stem: name of the files with its tensors, without the extension.
     fields: config.json -> keyword arguments of `cls`; raises UserError.
     config: fields of a module -> config.json.
     shapes: module -> shapes of its variables; nothing is allocated.
-    layers: module -> number of layers; each has tensors of its own.
+    layers: module -> number of layers, each with its own tensors.
     rules: module -> table of its tensors and variables.
-    sharding: table of how its parameters lie on a mesh.
-    prepare: tensors of a file -> those that the rules name.
-    check: raises UserError for a module whose fields do not fit together.
+    sharding: table of the partition of its parameters.
+    prepare: tensors of a file -> tensors named as in the rules.
+    check: raises UserError for a module with inconsistent fields.
   """
 
   class_name: str
@@ -53,5 +53,5 @@ class ModelKind:
 
 
 def under_params(found: Sequence[table.Rule]) -> list[table.Rule]:
-  """The rules of a model whose only variables are its parameters."""
+  """Rules of a model whose only variables are its parameters."""
   return [rule.under('params') for rule in found]

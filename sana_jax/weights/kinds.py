@@ -1,8 +1,7 @@
-"""Registry of the models that a folder may hold, by class name.
+"""Registry of the models that a folder may contain, by class name.
 
-A part of a folder is of the class that its config.json names. A program adds
-one of its own by `register`, before the folder is read; docs/extending.md has
-an example.
+The config.json of a part names its class. `register` adds a class before a
+folder is read; docs/extending.md has an example.
 """
 
 from collections.abc import Mapping
@@ -79,14 +78,14 @@ _REGISTRY = {
   kind.class_name: kind
   for kind in (TRANSFORMER, CONTROLNET, AUTOENCODER, TEXT_ENCODER)
 }
-# The kind of a part whose config.json names no class.
+# Kind of a part whose config.json does not name a class.
 PARTS = {kind.part: kind for kind in _REGISTRY.values()}
 
 
 def register(kind: ModelKind) -> None:
   """Adds a kind.
 
-  Raises ValueError where its class name is taken or its part is unknown.
+  Raises ValueError if its class name is taken or its part is unknown.
   """
   if _REGISTRY.get(kind.class_name, kind) is not kind:
     raise ValueError(
@@ -110,7 +109,7 @@ def names(part: str | None = None) -> list[str]:
 
 
 def of_config(config: Mapping[str, Any], part: str) -> ModelKind:
-  """The kind that the config.json of a part names.
+  """Kind that the config.json of a part names.
 
   Raises UserError for a class that is unknown, or of another part.
   """
@@ -127,7 +126,7 @@ def of_config(config: Mapping[str, Any], part: str) -> ModelKind:
 
 
 def of_module(module: nn.Module) -> ModelKind:
-  """The kind of a module; KeyError where its class is not registered."""
+  """Kind of a module; KeyError if its class is not registered."""
   for kind in _REGISTRY.values():
     if kind.cls is type(module):
       return kind
@@ -135,12 +134,12 @@ def of_module(module: nn.Module) -> ModelKind:
 
 
 def part_of(config: Mapping[str, Any]) -> str | None:
-  """The part that a config.json belongs to; None where its class is unknown."""
+  """Part of a config.json's class; None if the class is unknown."""
   name = class_name(config)
   kind = _REGISTRY.get(name) if isinstance(name, str) else None
   return kind and kind.part
 
 
 def class_name(config: Mapping[str, Any]) -> Any:
-  """The class that a config.json names, of any type; None for no class."""
+  """Class that a config.json names, of any type; None if there is none."""
   return config.get('_class_name', config.get('model_type'))

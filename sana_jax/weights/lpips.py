@@ -1,4 +1,4 @@
-"""LPIPS from its two published files, as torch wrote them.
+"""LPIPS from its two published torch files.
 
 vgg16*.pth  torchvision's VGG16 (vgg16-397923af.pth); the classifier is unused
 vgg.pth     the five linear layers of lpips 0.1 (lpips/weights/v0.1/vgg.pth)
@@ -21,7 +21,7 @@ _HEAD = Transform(lambda x: x[0, :, 0, 0], lambda x: x[None, :, None, None])
 
 
 def _rules():
-  """Layers of torchvision's Sequential: two a convolution, one a pooling."""
+  """Rules of torchvision's Sequential: two layers a convolution, one a pool."""
   rules, layer = [], 0
   for s, channels in enumerate(lpips.STAGES):
     for i in range(len(channels)):
@@ -40,7 +40,7 @@ RULES = tuple(_rules())
 
 
 def load(folder: pathlib.Path | str) -> Params:
-  """Host arrays, parameters of `LPIPS`; UserError for other files."""
+  """Parameters of `LPIPS` as host arrays; UserError for other files."""
   folder, tensors = pathlib.Path(expanded(folder)), {}
   for pattern in _FILES:
     found = sorted(folder.glob(pattern))

@@ -2,8 +2,8 @@
 
   transformer/  config.json, orbax/
 
-It loads onto any mesh, each process reading only its shards, and needs neither
-transposition nor stacking: what training starts from and pods sample with.
+It loads onto any mesh, each process reading only its shards, without
+transposing or stacking. Training starts from it, and pods sample with it.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ from sana_jax.typing import DType, PyTree
 from sana_jax.weights import placing
 
 _NAME = 'orbax'
-# What Orbax raises for metadata that is damaged, or of other types.
+# Exceptions of Orbax for damaged metadata, or metadata of other types.
 _DAMAGED = (
   OSError,
   ValueError,
@@ -34,7 +34,7 @@ def holds(folder: pathlib.Path) -> bool:
 
 
 def save(folder: pathlib.Path, variables: PyTree) -> None:
-  """Writes them whole, or nothing."""
+  """Writes the variables atomically."""
   import orbax.checkpoint as ocp
 
   with ocp.StandardCheckpointer() as checkpointer:
@@ -47,10 +47,10 @@ def load(
   dtype: DType | None = None,
   shardings: PyTree | None = None,
 ) -> PyTree:
-  """The variables, in `dtype` (or as saved) and where `shardings` say.
+  """Restores the variables in `dtype` (or as saved) with `shardings`.
 
-  Raises UserError for a damaged checkpoint, or one of another model; pipes in
-  its place are found by `native_shapes.check`, which comes before.
+  Raises UserError for a damaged checkpoint, or one of another model. Pipes are
+  detected by `native_shapes.check`, which must be called before.
   """
   import orbax.checkpoint as ocp
 

@@ -1,7 +1,7 @@
-"""Names and shapes in an Orbax checkpoint, checked before anything is read.
+"""Check of names and shapes in an Orbax checkpoint, before arrays are read.
 
-Orbax reports a wrong shape while it restores other arrays, and a config.json
-and a checkpoint of a few bytes may agree on a model of terabytes.
+Orbax reports a wrong shape only while it restores other arrays, and a small
+config.json and checkpoint may declare a model of terabytes.
 """
 
 import math
@@ -13,7 +13,7 @@ from sana_jax.tree import leaves
 from sana_jax.typing import PyTree
 from sana_jax.weights import table
 
-# Arrays are compressed; what is beyond this ratio and size is no model.
+# Arrays are compressed; models above this ratio and size are refused.
 _COMPRESSION, _SMALL_BYTES = 100, 2**28
 
 
@@ -28,7 +28,7 @@ def check(folder: pathlib.Path, shapes: PyTree) -> None:
   if needed > max(_SMALL_BYTES, _COMPRESSION * held):
     raise UserError(
       f'{folder / "config.json"} describes a model of {needed / 1e6:,.0f} MB, '
-      f'but {path} holds {held / 1e6:,.1f} MB.'
+      f'but {path} contains {held / 1e6:,.1f} MB.'
     )
   saved = _shapes(path)
   wrong = [
@@ -42,7 +42,7 @@ def check(folder: pathlib.Path, shapes: PyTree) -> None:
 
 
 def _bytes(path):
-  """Bytes of the files; UserError for a pipe, which would be waited for."""
+  """Bytes of the files; UserError for a pipe, which would block."""
   held = 0
   for entry in path.rglob('*'):
     if entry.is_file():
@@ -59,7 +59,7 @@ def _shapes(path):
     with ocp.StandardCheckpointer() as checkpointer:
       saved = dict(checkpointer.metadata(path.absolute()).item_metadata)
     return {name: tuple(leaf.shape) for name, leaf in leaves(saved).items()}
-  except Exception as e:  # Orbax trips over damaged metadata in any way.
+  except Exception as e:  # Orbax raises anything for damaged metadata.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'{path} cannot be restored ({type(e).__name__}: '

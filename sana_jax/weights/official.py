@@ -1,15 +1,14 @@
-"""NVIDIA's names for the Sana transformer and ControlNet, and diffusers'.
+"""Conversion between NVIDIA's and diffusers' names of Sana and its ControlNet.
 
   x_embedder.proj.weight     <->  patch_embed.proj.weight
   blocks.0.attn.qkv.weight   <->  transformer_blocks.0.attn1.to_{q,k,v}.weight
   controlnet.0.copied_block. <->  transformer_blocks.0. of the ControlNet
 
-A file with a ControlNet holds its base model as well, and the embeddings that
-both use only once. Two things of theirs have no place in diffusers: the null
-caption's embedding (their loader brings its own) and Sprint's log-variance head
-(for training). `pos_embed` can be computed. All three are dropped on the way in
-and left out on the way back, as diffusers' converters do; NVIDIA's loader
-misses none of them.
+A file with a ControlNet also contains its base model, with shared embeddings
+only once. Two of NVIDIA's tensors do not exist in diffusers: the null caption's
+embedding (NVIDIA's loader has its own) and Sprint's log-variance head (for
+training). `pos_embed` can be computed. All three are dropped in both
+directions, as in diffusers' converters; NVIDIA's loader requires none of them.
 """
 
 from collections.abc import Mapping
@@ -31,24 +30,24 @@ _DROPPED = (
   'logvar_linear.weight',
   'logvar_linear.bias',
 )
-_MOST_LAYERS = 1000  # So that a wild number in a name costs nothing.
-_HEAD_DIM = 32  # Of the linear attention in every published model.
-# What no tensor tells: cross-attention heads by width, and the scale of the
-# position embedding by latent size (2K and 4K pixels), as diffusers has them.
+_MOST_LAYERS = 1000  # Bound for absurd numbers in names.
+_HEAD_DIM = 32  # Head size of the linear attention in every published model.
+# Values that do not follow from tensors, as in diffusers: cross-attention heads
+# by width, and the scale of the position embedding by latent size (2K, 4K).
 _CROSS_HEADS = {1152: 16, 2240: 20}
 _INTERPOLATION = {64: 1.0, 128: 2.0}
 
 
-def knows(tensors: Mapping[str, Stored]) -> bool:
-  """Whether these are a Sana transformer's tensors by NVIDIA's names."""
+def matches(tensors: Mapping[str, Stored]) -> bool:
+  """Whether these are a Sana transformer's tensors with NVIDIA's names."""
   return 'x_embedder.proj.weight' in tensors
 
 
 def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-  """The 'transformer', and the 'controlnet' if there is one.
+  """Tensors of the 'transformer', and of the 'controlnet' if there is one.
 
   Raises:
-    WeightError: lists names that are missing or unknown, and odd shapes.
+    WeightError: lists missing and unknown names, and invalid shapes.
   """
   tables = {
     'transformer': _transformer(
@@ -61,11 +60,11 @@ def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
     tables['controlnet'] = _controlnet(depth)
   renaming.check(
     'The official file',
-    [row.theirs for rows in tables.values() for row in rows],
+    [row.official for rows in tables.values() for row in rows],
     {k: t for k, t in tensors.items() if k not in _DROPPED},
   )
   return {
-    part: renaming.to_ours('The official file', rows, tensors)
+    part: renaming.to_diffusers('The official file', rows, tensors)
     for part, rows in tables.items()
   }
 
@@ -73,18 +72,18 @@ def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
 def from_diffusers(
   parts: Mapping[str, Mapping[str, Stored]],
 ) -> dict[str, Stored]:
-  """The inverse: a 'transformer', and a 'controlnet' beside it or not.
+  """Inverse of `to_diffusers`, of a 'transformer' and optional 'controlnet'.
 
   Raises:
-    WeightError: lists names that NVIDIA has no name for, or that are missing.
-    UserError: a ControlNet without its transformer, or with embeddings of its
-      own.
+    WeightError: lists missing names, and names without an official one.
+    UserError: a ControlNet without its transformer, or with different
+      embeddings.
   """
   if 'transformer' not in parts or set(parts) > {'transformer', 'controlnet'}:
     raise UserError(
-      'An official file holds a transformer, with or without a ControlNet; got '
-      f'{", ".join(parts)}: choose with --part, or give the transformer that '
-      'the ControlNet is for with --base.'
+      'An official file contains a transformer, with or without a ControlNet; '
+      f'got {", ".join(parts)}: choose with --part, or give the transformer of '
+      'the ControlNet with --base.'
     )
   base = parts['transformer']
   out = _part(
@@ -109,16 +108,18 @@ def from_diffusers(
     ]:
       raise UserError(
         f'The ControlNet and the transformer differ in {", ".join(odd)}, which '
-        'an official file holds only once: give the transformer that the '
-        'ControlNet is for with --base.'
+        'an official file contains only once: give the transformer of the '
+        'ControlNet with --base.'
       )
     out |= {name: t for name, t in added.items() if name not in out}
   return out
 
 
 def _part(part, tensors, rows):
-  renaming.check(f'The {part}', [n for row in rows for n in row.ours], tensors)
-  return renaming.to_theirs(f'The {part}', rows, tensors)
+  renaming.check(
+    f'The {part}', [n for row in rows for n in row.diffusers], tensors
+  )
+  return renaming.to_official(f'The {part}', rows, tensors)
 
 
 def _same(a, b):
@@ -130,17 +131,17 @@ def _same(a, b):
 
 
 def _layers(pattern, names):
-  """How many layers there are, as if none was missing."""
+  """Number of layers, one more than the largest index."""
   found = [int(m[1]) for name in names if (m := re.match(pattern, name))]
   return min(max(found, default=-1) + 1, _MOST_LAYERS)
 
 
 def _transformer(depth, *, norm, guidance):
-  """Names of the transformer's tensors.
+  """Rows of the transformer's tensors.
 
   Args:
-    norm: with norms of queries and keys, in both attentions.
-    guidance: with Sprint's embedding of the guidance scale.
+    norm: whether queries and keys are normalized, in both attentions.
+    guidance: whether there is Sprint's embedding of the guidance scale.
   """
   rows = _embeddings(guidance)
   for i in range(depth):
@@ -168,7 +169,7 @@ def _controlnet(depth):
 
 
 def _embeddings(guidance):
-  """What a transformer and its ControlNet share."""
+  """Rows that a transformer and its ControlNet share."""
   time = 'time_embed' if guidance else 'time_embed.emb'
   out = [
     *layer('x_embedder.proj', 'patch_embed.proj'),
@@ -198,9 +199,11 @@ def _block(norm):
     *layer('mlp.point_conv.conv', 'ff.conv_point', bias=False),
   ]
   if norm:
-    for theirs, ours in (('attn', 'attn1'), ('cross_attn', 'attn2')):
+    for official, diffusers in (('attn', 'attn1'), ('cross_attn', 'attn2')):
       for x in 'qk':
-        out += layer(f'{theirs}.{x}_norm', f'{ours}.norm_{x}', bias=False)
+        out += layer(
+          f'{official}.{x}_norm', f'{diffusers}.norm_{x}', bias=False
+        )
   return out
 
 
@@ -210,16 +213,17 @@ def config(
   file: Mapping[str, Stored] | None = None,
   cross_heads: int | None = None,
 ) -> dict[str, Any]:
-  """diffusers' config.json, as far as tensors (by diffusers' names) tell it.
+  """diffusers' config.json, inferred from tensors with diffusers' names.
 
-  No tensor tells the `timestep_scale` of Sprint's teachers, which are like
-  SANA-1.5 otherwise.
+  The `timestep_scale` of Sprint's teachers, otherwise equal to SANA-1.5, cannot
+  be inferred.
 
   Args:
     part: 'transformer' or 'controlnet'.
-    file: the same by NVIDIA's names, whose `pos_embed` tells for which latents
-      the model was made; without it, for 32 x 32.
-    cross_heads: of the cross-attention; known for the published widths.
+    file: the same with NVIDIA's names, whose `pos_embed` determines the size of
+      the latents; 32 x 32 without it.
+    cross_heads: heads of the cross-attention; defaults exist for the published
+      widths.
   """
   shape = {name: t.shape for name, t in tensors.items()}
   width, channels, patch, hidden, captions, out, side = _sizes(
@@ -228,8 +232,8 @@ def config(
   cross_heads = cross_heads or _CROSS_HEADS.get(width)
   if not cross_heads or width % cross_heads or width % _HEAD_DIM:
     raise UserError(
-      f'A Sana model of width {width} is none that was published, so that its '
-      'heads are unknown; name its config with --like.'
+      f'There is no published Sana model of width {width}, so its '
+      'heads are unknown; give its config with --like.'
     )
   fields = {
     '_class_name': 'SanaControlNetModel',
@@ -275,12 +279,12 @@ def _sizes(part, shape, file):
     if 'pos_embed' in file:
       side = math.isqrt(file['pos_embed'].shape[-2]) * patch
   except (KeyError, ValueError, IndexError, ZeroDivisionError) as e:
-    raise WeightError(f'These tensors are no Sana {part} ({e}).') from e
+    raise WeightError(f'These tensors are not a Sana {part} ({e}).') from e
   return width, channels, patch, hidden, captions, out, side
 
 
 def _ratio(hidden, width):
-  """The ratio that gives int(ratio * width) == hidden."""
+  """A ratio with int(ratio * width) == hidden."""
   ratio = hidden / width
   return (
     ratio

@@ -1,7 +1,7 @@
-"""The pickles inside torch's checkpoints: tensors, and what stands beside them.
+"""Pickles in torch's checkpoints.
 
-Tensors of dense storages are known; every other object, such as an optimizer or
-a random state of NumPy, becomes `Inert` (see inert.py).
+Tensors of dense storages are supported; every other object, such as an
+optimizer or a random state of NumPy, becomes `Inert` (see safe_pickle.py).
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sana_jax.weights import inert
-from sana_jax.weights.inert import Inert
+from sana_jax.weights import safe_pickle
+from sana_jax.weights.safe_pickle import Inert
 from sana_jax.weights.tensors import is_shape
 
 _DTYPES = {
@@ -28,7 +28,7 @@ _DTYPES = {
   'BoolStorage': np.bool_,
 }
 DTYPES = {Inert('torch', name): np.dtype(t) for name, t in _DTYPES.items()}
-# Bytes of the numbers of other storages, which are passed over.
+# Bytes per element of other storages, which are skipped.
 _OPAQUE = {
   Inert('torch', 'ComplexFloatStorage'): 8,
   Inert('torch', 'ComplexDoubleStorage'): 16,
@@ -50,7 +50,7 @@ _KNOWN = {*_STORAGES, ORDERED_DICT, *_TENSORS, *_PARAMETERS, _SIZE}
 
 
 class Storage(NamedTuple):
-  """A run of numbers in a file of its own inside the checkpoint."""
+  """Elements of one or more tensors, contiguous in the checkpoint."""
 
   dtype: np.dtype
   key: str
@@ -67,11 +67,11 @@ class Tensor(NamedTuple):
 
 
 class Pickle(NamedTuple):
-  """The content of a pickle.
+  """Content of a pickle.
 
   Attributes:
-    storages: all that it names, those of skipped objects too.
-    names: some of the functions and classes that it names and are not known.
+    storages: all its storages, including those of skipped objects.
+    names: some of the unknown functions and classes that it names.
   """
 
   value: Any
@@ -80,11 +80,11 @@ class Pickle(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-  """The content of a file.
+  """Content of a file.
 
   Attributes:
     places: key of a storage -> its position and bytes.
-    swapped: written on a machine of the other byte order.
+    swapped: whether the byte order is not that of this machine.
   """
 
   pickle: Pickle
@@ -93,12 +93,12 @@ class Checkpoint(NamedTuple):
 
 
 def load(file: io.BufferedIOBase, end: int) -> Pickle:
-  """The pickle that begins here; the file is then behind it.
+  """Reads the pickle at the file's position.
 
   Args:
     end: the size of the file.
 
-  Raises inert.Refused for a damaged one.
+  Raises safe_pickle.Refused for a damaged one.
   """
   storages = {}
 
@@ -108,14 +108,14 @@ def load(file: io.BufferedIOBase, end: int) -> Pickle:
     storages[storage.key] = storage
     return storage
 
-  machine = inert.Machine(file, end, _KNOWN, _made, persistent)
+  machine = safe_pickle.Machine(file, end, _KNOWN, _made, persistent)
   value = machine.run()
   return Pickle(value, storages, tuple(map(str, machine.names)))
 
 
 def _storage(value):
-  """The storage of the id ('storage', class, key, device, count), if it is."""
-  # Before torch 1.6 there may be a sixth, for a part of another storage.
+  """Storage of an id ('storage', class, key, device, count), or None."""
+  # Before torch 1.6 there may be a sixth item, for a view of another storage.
   if (
     not isinstance(value, tuple)
     or len(value) not in (5, 6)
@@ -136,7 +136,7 @@ def _storage(value):
 
 
 def _made(function, args):
-  """The tensor, dict or sizes that a call stands for."""
+  """Tensor, dict or sizes that a call returns."""
   first = args[0] if args else None
   if function == ORDERED_DICT and not args:
     return {}
@@ -159,11 +159,11 @@ def _made(function, args):
 
 
 def _ordered(pairs):
-  """An OrderedDict as Python 2 pickles it: a list of keys and values."""
+  """OrderedDict from Python 2's pickle of it, a list of pairs."""
   if not all(isinstance(x, list | tuple) and len(x) == 2 for x in pairs):
     raise ValueError('keys without values')
-  out = inert.as_dict([x for pair in pairs for x in pair])
-  pairs.clear()  # Not twice: any number of calls may have the same list.
+  out = safe_pickle.as_dict([x for pair in pairs for x in pair])
+  pairs.clear()  # Bounds the work, as many calls may share one list.
   return out
 
 

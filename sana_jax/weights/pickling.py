@@ -1,4 +1,4 @@
-"""The pickle that torch writes for a dict of tensors, without torch."""
+"""Writer of torch's pickle of a dict of tensors, without torch."""
 
 from collections.abc import Mapping
 import pickle  # For the names of the operations only.
@@ -10,7 +10,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def dumps(tensors: Mapping[str, Tensor], wrap: str) -> bytes:
-  """The pickle of {wrap: OrderedDict(tensors)}."""
+  """Pickle of {wrap: OrderedDict(tensors)}."""
   items = b''.join(_text(name) + _pickled(t) for name, t in tensors.items())
   return b''.join(
     [

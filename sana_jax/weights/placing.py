@@ -1,7 +1,7 @@
-"""Parameters, read tensor by tensor straight into their shards and dtype.
+"""Parameters, read tensor by tensor directly into their shards and dtype.
 
-Each tensor is read once. Beside the target, a process holds the tensors that
-its threads are at: loading a model takes its own size and little more.
+Each tensor is read once. Besides the result, only the tensors being read are in
+memory, one per thread.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ from sana_jax.typing import DType
 from sana_jax.weights.tensors import Stored
 from sana_jax.weights.transforms import IDENTITY, Transform
 
-_ALIGNMENT = 64  # What XLA on CPU takes over without a copy.
+_ALIGNMENT = 64  # Alignment of buffers that XLA on CPU uses without a copy.
 _THREADS = 4
 _PIECE = 64 * 2**20  # Bytes of a large tensor that are read at once.
 
 
 class Part(NamedTuple):
-  """A tensor and how it becomes our parameter, or one layer of it."""
+  """A tensor and its transform to our parameter, or to one layer of it."""
 
   tensor: Stored
   transform: Transform
 
   def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
-    """(rows of our array, their values), which together are all of it."""
+    """Yields (rows of our array, their values) until all are covered."""
     tensor = self.tensor
     if self.transform is not IDENTITY or tensor.nbytes <= _PIECE:
       yield slice(None), self.transform.load(tensor.read())
@@ -41,10 +41,10 @@ class Part(NamedTuple):
       yield slice(start, stop), tensor.fetch(start, stop)
 
 
-def in_memory(
+def on_host(
   shape: Sequence[int], parts: Sequence[Part], stacked: bool
 ) -> np.ndarray:
-  """One array in the file's own dtype."""
+  """NumPy array in the file's dtype."""
   out = np.empty(
     shape,
     parts[0]
@@ -64,9 +64,9 @@ def on_devices(
   dtype: DType,
   sharding: Sharding | None = None,
 ) -> jax.Array:
-  """One array in `dtype`, each device's share of it on that device.
+  """JAX array in `dtype`, sharded by `sharding`.
 
-  Without a sharding it is where JAX puts arrays by default.
+  Without a sharding it is on JAX's default device.
   """
   shape = tuple(shape)
   if sharding is None:
@@ -90,7 +90,7 @@ def on_devices(
 
 
 def target_dtype(leaf, dtype: DType) -> np.dtype:
-  """Floating parameters are wanted in `dtype`; others stay what they are."""
+  """`dtype` for floating parameters, the leaf's own for others."""
   floating = jnp.issubdtype(leaf.dtype, jnp.floating)
   return np.dtype(dtype if floating else leaf.dtype)
 
@@ -100,12 +100,12 @@ def _everything(shape):
 
 
 def _spans(index, shape):
-  """The (start, stop) of each axis: slices that can be dictionary keys."""
+  """(start, stop) of each axis, which, unlike slices, are hashable."""
   return tuple(s.indices(n)[:2] for s, n in zip(index, shape))
 
 
 def _fill(buffers, shape, parts, stacked):
-  """Reads each part that some buffer needs a piece of, and copies it there."""
+  """Reads each part that overlaps with a buffer, and copies it there."""
 
   def copy(layer):
     needing = [
@@ -124,7 +124,7 @@ def _fill(buffers, shape, parts, stacked):
 
 
 def _copy_rows(buffer, span, rows, values):
-  """The part of `values`, which are some rows of an array, within `span`."""
+  """Copies the overlap of `values`, some rows of an array, with `span`."""
   if not span:
     buffer[...] = values
     return
@@ -139,7 +139,7 @@ def _copy_rows(buffer, span, rows, values):
 
 
 def _aligned(shape, dtype) -> np.ndarray:
-  """Memory of its own that JAX on CPU takes over as it is."""
+  """Allocates an array that JAX on CPU uses without a copy."""
   dtype = np.dtype(dtype)
   size = math.prod(shape) * dtype.itemsize
   memory = np.empty(size + _ALIGNMENT, np.uint8)

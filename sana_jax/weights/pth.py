@@ -1,9 +1,9 @@
 """Checkpoints of torch (.pth, .pt, .bin), without torch.
 
-Unlike torch.load, reading is lazy, and runs nothing whatever the file holds
-(inert.py). Of a trainer's checkpoint the model's tensors are read; what stands
-beside them is left out and logged. The formats of the file are those of
-pth_zip.py and, before torch 1.6, pth_legacy.py.
+Unlike torch.load, reading is lazy, and never runs code of the file
+(safe_pickle.py). Only the model's tensors of a trainer's checkpoint are read;
+its other content is logged. The file formats are those of pth_zip.py and,
+before torch 1.6, pth_legacy.py.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,23 +21,23 @@ from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 from sana_jax.weights import pickled, pickling, pth_legacy, pth_zip, ranges
-from sana_jax.weights.inert import described
+from sana_jax.weights.safe_pickle import described
 from sana_jax.weights.tensors import is_name, MOST_TENSORS, Stored
 
 _SHOWN = 10  # Names of one kind in a message.
-_MOST_COPIES = 8  # Of the bytes of a file in its tensors, which may share them.
+_MOST_COPIES = 8  # Bytes of all tensors, which may overlap, per byte of a file.
 
 
 def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
-  """The model's tensors by name: `state_dict`, or a file that is only that.
+  """Tensors of a model by name, from `state_dict` or the file's top level.
 
-  Whatever is no tensor is left out, and one line of the log lists it.
+  Entries that are not tensors are skipped and listed in one log line.
 
   Args:
-    ema: the averaged weights (`state_dict_ema`) instead.
+    ema: whether to read the EMA weights (`state_dict_ema`) instead.
 
   Raises:
-    UserError: a file that is damaged, of another kind, or without tensors.
+    UserError: the file is damaged, of another kind, or without tensors.
   """
   path = pathlib.Path(path)
   checkpoint, source = _open(path)
@@ -45,12 +45,12 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
   tensors, others = _separated(model)
   if not tensors:
     raise UserError(
-      f'{path}: its {key} holds no tensors but '
+      f'{path}: its {key} contains no tensors but '
       f'{_contents(model)}; {_not_run(checkpoint.pickle)}.'
     )
   if len(tensors) > MOST_TENSORS:
     raise UserError(
-      f'{path} holds {len(tensors)} tensors; {MOST_TENSORS} are allowed.'
+      f'{path} contains {len(tensors)} tensors; {MOST_TENSORS} are allowed.'
     )
   out = {
     name: _stored(source, checkpoint, name, tensor)
@@ -59,11 +59,11 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
   if sum(t.nbytes for t in out.values()) > _MOST_COPIES * source.size:
     raise UserError(
       f'{path} is damaged: its tensors have over {_MOST_COPIES} '
-      'times the bytes of the file; fetch the file again.'
+      'times the bytes of the file; download the file again.'
     )
   if left_out := rest | others:
     logging.warning(
-      '%s: read %d tensors of its %s; left out %s; %s.',
+      '%s: read %d tensors of its %s; skipped %s; %s.',
       path,
       len(out),
       key,
@@ -74,26 +74,26 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
 
 
 def _model(path, content, ema):
-  """Which entry is the model, the entry, and the others."""
+  """Key of the model, its entry, and the other entries."""
   key = 'state_dict_ema' if ema else 'state_dict'
   whole = content.value if isinstance(content.value, dict) else {}
   if key in whole:
     return key, whole[key], {k: x for k, x in whole.items() if k != key}
   if ema:
     raise UserError(
-      f'{path} has no averaged weights (state_dict_ema) but '
-      f'{_contents(content.value)}; leave out --ema.'
+      f'{path} has no EMA weights (state_dict_ema) but '
+      f'{_contents(content.value)}; omit --ema.'
     )
   if not _separated(whole)[0]:
     raise UserError(
-      f'{path} has no state_dict, and is none: it holds '
+      f'{path} neither has nor is a state_dict: it contains '
       f'{_contents(content.value)}; {_not_run(content)}.'
     )
   return 'entries', whole, {}
 
 
 def _separated(model):
-  """The tensors of a model, and its other entries."""
+  """Tensors of a model, and its other entries."""
   entries = model if isinstance(model, dict) else {}
   tensors = {
     name: x
@@ -105,11 +105,11 @@ def _separated(model):
 
 def _not_run(content):
   names = f', not even {_listed(content.names)}' if content.names else ''
-  return f'nothing of it was run{names}'
+  return f'none of its code was run{names}'
 
 
 def _contents(value: Any) -> str:
-  """The entries of a dict, or the kind of anything else."""
+  """Description of the entries of a dict, or of another value."""
   if not isinstance(value, dict):
     return described(value)
   shown = (
@@ -134,7 +134,7 @@ def _open(path):
         return pth_legacy.read(file), source
       if not start.startswith(b'PK'):
         raise UserError(
-          f'{path} is no checkpoint of torch (no zip file); give another file.'
+          f'{path} is not a torch checkpoint (no zip file); give another file.'
         )
       return pth_zip.read(file), source
   except UserError:
@@ -151,12 +151,12 @@ def _open(path):
   ) as e:
     raise UserError(
       f'{path} cannot be read ({printable(e, 300)}); it may be '
-      'damaged or cut short: fetch it again.'
+      'damaged or truncated: download it again.'
     ) from e
 
 
 def _stored(source, checkpoint, name, tensor):
-  """The tensor, if it lies within its storage."""
+  """Lazy tensor; raises UserError if it exceeds its storage."""
   storage, offset, shape, strides = tensor
   position, size = checkpoint.places.get(storage.key, (0, -1))
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
@@ -180,12 +180,12 @@ def _stored(source, checkpoint, name, tensor):
       ),
     )
   raise UserError(
-    f'{source.path}: {name} is damaged ({problem}); fetch the file again.'
+    f'{source.path}: {name} is damaged ({problem}); download the file again.'
   )
 
 
 def _rows(source, swapped, tensor, position, start, stop):
-  """Rows start to stop, and of the file no more than they span."""
+  """Rows `start` to `stop`; reads only the bytes that they span."""
   dtype, shape, strides = tensor.storage.dtype, tensor.shape, tensor.strides
   first = tensor.offset
   if shape:
@@ -214,9 +214,9 @@ def _contiguous(shape, strides):
 def write(
   path: pathlib.Path, tensors: Mapping[str, Stored], wrap: str = 'state_dict'
 ) -> None:
-  """{wrap: tensors} as torch.load(weights_only=True) reads it.
+  """Writes {wrap: tensors} for torch.load(weights_only=True), atomically.
 
-  One tensor at a time is in memory; the file appears when it is whole.
+  Only one tensor at a time is in memory.
   """
   path = pathlib.Path(path)
   views = {}
@@ -224,7 +224,7 @@ def write(
     if t.dtype not in pickled.DTYPES.values():
       raise UserError(
         f'{name} is of dtype {t.dtype}, which {path.name} cannot '
-        'hold; choose another with --dtype.'
+        'contain; choose another with --dtype.'
       )
     views[name] = pickled.Tensor(
       pickled.Storage(t.dtype, str(i), math.prod(t.shape)),

@@ -1,11 +1,11 @@
-"""What torch.save wrote before 1.6, and some published files still are.
+"""Layout of a legacy checkpoint file, as torch.save wrote before 1.6.
 
   three pickles: a magic number, the version of the format, the machine
-  a pickle of the object, as in the files of today
-  a pickle of the storages' keys, in the order in which they follow:
-  for each, how many numbers (int64), and the numbers
+  a pickle of the object, as in current files
+  a pickle of the storages' keys, in the order of the file
+  for each storage, its number of elements (int64), and the elements
 
-Like the files of today it is read lazily, and nothing of it is run.
+Reading is lazy and runs no code, as for current files.
 """
 
 import os
@@ -15,15 +15,15 @@ from typing import BinaryIO
 
 from sana_jax.printable import printable
 from sana_jax.weights import pickled
-from sana_jax.weights.inert import described
 from sana_jax.weights.pickled import Checkpoint
+from sana_jax.weights.safe_pickle import described
 
-MAGIC = bytes.fromhex('80028a0a6cfc9c46f920')  # The first pickle's start.
+MAGIC = bytes.fromhex('80028a0a6cfc9c46f920')  # Start of the first pickle.
 _VERSION = 1001
 
 
 def read(file: BinaryIO) -> Checkpoint:
-  """The file from its beginning.
+  """Reads the file from its beginning.
 
   Raises ValueError for a damaged one.
   """

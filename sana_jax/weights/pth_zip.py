@@ -1,12 +1,12 @@
-"""The zip files that torch.save writes since 1.6.
+"""Zip files, as torch.save writes them since 1.6.
 
-  ROOT/data.pkl   names, shapes, and which storage each tensor views
-  ROOT/data/KEY   the numbers of one storage
+  ROOT/data.pkl   names and shapes of the tensors, and their storages
+  ROOT/data/KEY   the elements of one storage
   ROOT/byteorder  'little' or 'big'
 
-None of it is compressed, so that storages are read where they lie. Torch lets
-no two members overlap, and neither does the reader: a file of 1 MB cannot hold
-a thousand storages of 1 MB.
+Members are uncompressed, so that ranges of storages can be read. Overlapping
+members, which torch never writes, are refused: a file of 1 MB cannot contain a
+thousand storages of 1 MB.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,15 +27,15 @@ from sana_jax.printable import printable
 from sana_jax.weights import pickled
 from sana_jax.weights.pickled import Checkpoint
 
-_ALIGNMENT = 64  # Of every storage in the file, as torch has it.
+_ALIGNMENT = 64  # Alignment of every storage in the file, as in torch.
 _LOCAL_HEADER = 30  # Bytes before a zip member's name.
-_ZIP64 = 2**30  # Members from here on get wide sizes.
-_DIRECTORY_BYTES = 2**23  # Of a zip file's directory: over 100,000 members.
+_ZIP64 = 2**30  # Size from which members have zip64 fields.
+_DIRECTORY_BYTES = 2**23  # Limit of a directory: over 100,000 members.
 _PICKLE_BYTES = 2**28
 
 
 class _Bounded:
-  """A file of which no read takes more than a directory may have."""
+  """File whose reads are limited to the size of a directory."""
 
   def __init__(self, file: BinaryIO):
     self.file, self.seek, self.tell = file, file.seek, file.tell
@@ -53,10 +53,10 @@ class _Member(NamedTuple):
 
 
 def read(file: BinaryIO) -> Checkpoint:
-  """The checkpoint in a zip file.
+  """Checkpoint of a zip file.
 
   Raises:
-    ValueError, zipfile.BadZipFile, ...: it is damaged, or no checkpoint.
+    ValueError, zipfile.BadZipFile, ...: it is damaged, or not a checkpoint.
   """
   members = _members(file)
   roots = [
@@ -65,7 +65,7 @@ def read(file: BinaryIO) -> Checkpoint:
     if name.endswith('/data.pkl') and name.count('/') == 1
   ]
   if len(roots) != 1:
-    raise ValueError('it is a zip file, but no checkpoint of torch')
+    raise ValueError('it is a zip file, but not a torch checkpoint')
   root = roots[0]
   order = b'little'
   if f'{root}byteorder' in members:
@@ -92,7 +92,7 @@ def _members(file) -> Mapping[str, _Member]:
   members = {}
   for info in infos:
     shown = printable(info.filename, 100)
-    # A compressed one may unpack to anything.
+    # A compressed member may expand to any size.
     if (
       info.compress_type != zipfile.ZIP_STORED
       or info.flag_bits & 1
@@ -114,7 +114,7 @@ def _members(file) -> Mapping[str, _Member]:
 
 
 def _start(file, info, end):
-  """The position of a member's bytes; its local header has its own lengths."""
+  """Position of a member's bytes, from the lengths in its local header."""
   header = b''
   if 0 <= info.header_offset < end:
     file.seek(info.header_offset)
@@ -141,7 +141,7 @@ def _content(file, member, most):
 def write(
   path: pathlib.Path, pickle: bytes, storages: Iterator[tuple[str, np.ndarray]]
 ) -> None:
-  """The file, which appears when it is whole; one storage is in memory."""
+  """Writes the file atomically, with only one storage at a time in memory."""
   with (
     files.atomically(path) as part,
     open(part, 'wb') as file,
@@ -155,7 +155,7 @@ def write(
 
 
 def _add(file, archive, name, data):
-  """A member whose bytes begin at a multiple of 64."""
+  """Adds a member whose bytes begin at a multiple of 64."""
   info = zipfile.ZipInfo(f'archive/{name}')
   info.file_size = len(data)
   wide = len(data) > _ZIP64

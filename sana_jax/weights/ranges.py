@@ -1,8 +1,8 @@
-"""Ranges of a file whose layout was checked.
+"""Reads of ranges of a file whose layout was checked.
 
-They are read and not mapped: a mapped file that another process cuts ends this
-process with SIGBUS, and reading is as fast. A file that was replaced or written
-to since it was checked is an error.
+Files are not memory-mapped, as truncating a mapped file ends the process with
+SIGBUS, and reading is as fast. A file that has changed since it was checked
+raises an error.
 """
 
 import os
@@ -17,7 +17,7 @@ from sana_jax.typing import DType
 
 
 class CheckedFile(NamedTuple):
-  """A file, and how it was when its layout was checked."""
+  """A file, with its size and modification time at the check of its layout."""
 
   path: pathlib.Path
   size: int
@@ -26,20 +26,20 @@ class CheckedFile(NamedTuple):
   def read(
     self, position: int, count: int, dtype: DType, swapped: bool = False
   ) -> np.ndarray:
-    """`count` numbers from `position` bytes on.
+    """Reads `count` numbers at byte `position`.
 
     Args:
-      swapped: they are in the byte order that this machine does not have.
+      swapped: whether their byte order is not that of this machine.
 
-    Raises UserError where the file is no longer the one that was checked.
+    Raises UserError if the file has changed since it was checked.
     """
     dtype = np.dtype(dtype)
     try:
       with files.open_regular(self.path) as file:
         if checked(self.path, file) != self:
           raise UserError(
-            f'{self.path} has changed while it was read; start '
-            'again when nothing writes to it.'
+            f'{self.path} was changed while it was read; start '
+            'again when no process writes to it.'
           )
         file.seek(position)
         numbers = np.fromfile(file, f'u{dtype.itemsize}', count)
@@ -53,6 +53,6 @@ class CheckedFile(NamedTuple):
 
 
 def checked(path: pathlib.Path, file: BinaryIO) -> CheckedFile:
-  """The file of this name, which is open, as it is now."""
+  """Current state of an open file with this name."""
   status = os.fstat(file.fileno())
   return CheckedFile(path, status.st_size, status.st_mtime_ns)

@@ -1,8 +1,8 @@
-"""Other people's names for the tensors of diffusers, both ways and strictly.
+"""Strict renaming between official names of tensors and those of diffusers.
 
-A table pairs one of their tensors with the ones of diffusers that are its row
-blocks: a fused projection has several. Each name of the table must be there and
-no other, or one error lists all that are wrong. Nothing is read.
+A table pairs an official tensor with the tensors of diffusers that are its row
+blocks; a fused projection has several. All names of the table, and no others,
+must exist; one error lists all violations. Tensors are not read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,27 +15,29 @@ _LISTED = 20  # Problems of one kind in an error.
 
 
 class Row(NamedTuple):
-  """One of their tensors and diffusers' names for its row blocks.
+  """Official name of a tensor, and diffusers' names of its row blocks.
 
   Attributes:
-    pointwise: theirs is a 1x1 convolution, (out, in, 1, 1); ours a matrix.
+    pointwise: the official one is a 1x1 convolution, (out, in, 1, 1), and that
+      of diffusers a matrix.
   """
 
-  theirs: str
-  ours: tuple[str, ...]
+  official: str
+  diffusers: tuple[str, ...]
   pointwise: bool = False
 
-  def under(self, theirs: str, ours: str) -> 'Row':
-    """The row within modules of these names."""
+  def under(self, official: str, diffusers: str) -> 'Row':
+    """The row in modules with these prefixes."""
     return self._replace(
-      theirs=theirs + self.theirs, ours=tuple(ours + name for name in self.ours)
+      official=official + self.official,
+      diffusers=tuple(diffusers + name for name in self.diffusers),
     )
 
 
-def layer(theirs: str, *ours: str, bias: bool = True) -> list[Row]:
-  """The rows of a layer's weight and bias."""
+def layer(official: str, *diffusers: str, bias: bool = True) -> list[Row]:
+  """Rows of a layer's weight and bias."""
   return [
-    Row(f'{theirs}.{kind}', tuple(f'{name}.{kind}' for name in ours))
+    Row(f'{official}.{kind}', tuple(f'{name}.{kind}' for name in diffusers))
     for kind in ('weight', 'bias')[: 1 + bias]
   ]
 
@@ -43,7 +45,7 @@ def layer(theirs: str, *ours: str, bias: bool = True) -> list[Row]:
 def check(
   what: str, wanted: Iterable[str], tensors: Mapping[str, Stored]
 ) -> None:
-  """Raises WeightError unless the tensors are the wanted ones."""
+  """Raises WeightError unless the tensors have exactly these names."""
   wanted = dict.fromkeys(wanted)
   _report(
     what,
@@ -54,43 +56,45 @@ def check(
   )
 
 
-def to_ours(
+def to_diffusers(
   what: str, rows: Sequence[Row], tensors: Mapping[str, Stored]
 ) -> dict[str, Stored]:
-  """diffusers' tensors, from theirs; others than the table's are left out."""
+  """Tensors of diffusers, from official ones that are in the table."""
   problems, out = [], {}
-  for theirs, ours, pointwise in rows:
-    tensor, n = tensors[theirs], len(ours)
+  for official, diffusers, pointwise in rows:
+    tensor, n = tensors[official], len(diffusers)
     if pointwise and tensor.shape[2:] != (1, 1):
-      problems.append(f'{theirs} {tensor.shape}: no 1x1 convolution')
+      problems.append(f'{official} {tensor.shape}: not a 1x1 convolution')
     elif n > 1 and (not tensor.shape or tensor.shape[0] % n):
-      problems.append(f'{theirs} {tensor.shape}: not {n} blocks of rows')
+      problems.append(f'{official} {tensor.shape}: not {n} blocks of rows')
     else:
       tensor = tensor.reshape(tensor.shape[:2]) if pointwise else tensor
       size = tensor.shape[0] // n if n > 1 else 0
       out |= {
         name: tensor.rows(i * size, (i + 1) * size) if n > 1 else tensor
-        for i, name in enumerate(ours)
+        for i, name in enumerate(diffusers)
       }
   _report(what, problems)
   return out
 
 
-def to_theirs(
+def to_official(
   what: str, rows: Sequence[Row], tensors: Mapping[str, Stored]
 ) -> dict[str, Stored]:
-  """Their tensors, from diffusers'; the inverse of `to_ours`."""
+  """Official tensors, from those of diffusers; inverse of `to_diffusers`."""
   problems, out = [], {}
-  for theirs, ours, pointwise in rows:
-    parts = [tensors[name] for name in ours]
+  for official, diffusers, pointwise in rows:
+    parts = [tensors[name] for name in diffusers]
     if len({(t.shape, t.dtype) for t in parts}) > 1:
-      problems.append(f'{", ".join(ours)}: not of one shape and dtype')
+      problems.append(f'{", ".join(diffusers)}: not of one shape and dtype')
       continue
     tensor = concatenate(parts) if len(parts) > 1 else parts[0]
     if pointwise and len(tensor.shape) != 2:
-      problems.append(f'{ours[0]} {tensor.shape}: no matrix')
+      problems.append(f'{diffusers[0]} {tensor.shape}: not a matrix')
       continue
-    out[theirs] = tensor.reshape((*tensor.shape, 1, 1)) if pointwise else tensor
+    out[official] = (
+      tensor.reshape((*tensor.shape, 1, 1)) if pointwise else tensor
+    )
   _report(what, problems)
   return out
 
@@ -103,4 +107,4 @@ def _listed(what, names):
 
 
 def _report(what, problems):
-  report(f'{what} does not hold what it should', problems)
+  report(f'{what} does not have the expected tensors', problems)

@@ -3,9 +3,9 @@
   STEM.safetensors, or several files and STEM.safetensors.index.json
 
 A file is 8 bytes with the size of its header, the header in JSON, and the
-tensors without gaps. It is read here and not by the library, which maps it: a
-process that maps a file ends with SIGBUS when another one cuts it, waits for
-ever where the file is a fifo, and counts the file to its memory.
+tensors without gaps. The safetensors library is not used, as it maps the file:
+the process would end with SIGBUS if the file was truncated, block on a fifo,
+and count the file as its memory.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from sana_jax.printable import printable
 from sana_jax.weights import ranges
 from sana_jax.weights.tensors import is_name, is_shape, MOST_TENSORS, Stored
 
-# Tensors of one file together stay below this; diffusers' own limit.
+# Limit of the tensors of one file, as in diffusers.
 SHARD_BYTES = 10 * 10**9
-# In the order in which the reference writer puts them: wide types come first,
-# so that all stay aligned.
+# In the order of the reference writer: wide types first, so that all are
+# aligned.
 _DTYPES = {
   'I64': np.int64,
   'F64': np.float64,
@@ -42,15 +42,15 @@ _DTYPES = {
   'BOOL': np.bool_,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_JSON_BYTES = 2**24  # Of a header or an index: 100,000 tensors.
-_MOST_FILES = 1000  # Of one model.
+_JSON_BYTES = 2**24  # Limit of a header or an index: 100,000 tensors.
+_MOST_FILES = 1000  # Limit of one model.
 
 
 def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
-  """All tensors of `stem`.safetensors, or of the files that its index names.
+  """All tensors of `stem`.safetensors, or of the files in its index.
 
-  Raises UserError for a file that is missing, damaged or cut short, and where
-  the index and the files disagree.
+  Raises UserError for a file that is missing, damaged or truncated, and if the
+  index and the files disagree.
   """
   index = folder / f'{stem}.safetensors.index.json'
   try:
@@ -69,7 +69,7 @@ def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
 
 
 def _file_names(index, places):
-  """The files of an index, which lie in its folder."""
+  """Names of the files of an index, which must be in its folder."""
   if (
     not isinstance(places, dict)
     or not places
@@ -80,7 +80,7 @@ def _file_names(index, places):
   for name in names:
     if not is_name(name) or '/' in name or not name.endswith('.safetensors'):
       raise UserError(
-        f'{index} names {printable(name, 100)!r}, which is no '
+        f'{index} names {printable(name, 100)!r}, which is not a '
         '.safetensors file of its folder.'
       )
   if len(names) > _MOST_FILES:
@@ -93,13 +93,13 @@ def _file_names(index, places):
 def _disagree(index, keys):
   shown = ', '.join(printable(key, 100) for key in keys[:5])
   return UserError(
-    f'{index} and its files do not hold the same tensors: '
+    f'{index} and its files do not have the same tensors: '
     f'{shown}; the folder may mix two models.'
   )
 
 
 def read_file(path: pathlib.Path) -> dict[str, Stored]:
-  """The tensors of one file, by name; their values are not read."""
+  """Tensors of one file by name; their values are not read."""
   try:
     with files.open_regular(path) as file:
       source = ranges.checked(path, file)
@@ -113,7 +113,7 @@ def read_file(path: pathlib.Path) -> dict[str, Stored]:
   except (OSError, ValueError) as e:
     raise UserError(
       f'{path} cannot be read ({printable(e, 300)}); it may be '
-      'damaged or cut short: fetch it again.'
+      'damaged or truncated: download it again.'
     ) from e
   return {
     key: Stored(shape, dtype, _rows_of(source, start + begin, dtype, shape))
@@ -128,7 +128,7 @@ def _layout(header: bytes, size: int) -> dict[str, tuple]:
   """
   fields = files.parse_json(header)
   if not isinstance(fields, dict):
-    raise ValueError('a header that is no JSON object')
+    raise ValueError('a header that is not a JSON object')
   fields.pop('__metadata__', None)
   if len(fields) > MOST_TENSORS:
     raise ValueError(f'{len(fields)} tensors; {MOST_TENSORS} are allowed')
@@ -157,7 +157,7 @@ def _layout(header: bytes, size: int) -> dict[str, tuple]:
 
 
 def _fields_of(shown, about):
-  """dtype, shape and offsets, each of which is checked."""
+  """Checked dtype, shape and offsets."""
   about = about if isinstance(about, dict) else {}
   name, shape, offsets = (
     about.get(key) for key in ('dtype', 'shape', 'data_offsets')
@@ -168,7 +168,7 @@ def _fields_of(shown, about):
       f'{shown} has the dtype {got}; allowed are {", ".join(_DTYPES)}'
     )
   if not is_shape(shape):
-    raise ValueError(f'{shown} has no shape of sizes')
+    raise ValueError(f'{shown} has an invalid shape')
   if (
     not isinstance(offsets, list)
     or len(offsets) != 2
@@ -200,7 +200,7 @@ def write(
   tensors: Mapping[str, Stored],
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
-  """One file, or several and an index where the tensors need more space."""
+  """Writes one file, or several and an index if the tensors are larger."""
   shards = _split(tensors, shard_bytes)
   if len(shards) == 1:
     write_file(folder / f'{stem}.safetensors', tensors)
@@ -236,7 +236,7 @@ def _split(tensors, shard_bytes):
 
 
 def write_file(path: pathlib.Path, tensors: Mapping[str, Stored]) -> None:
-  """One file; it appears under its name only when it is whole."""
+  """Writes one file, atomically."""
   rank = list(_DTYPES)
   order = sorted(
     tensors, key=lambda k: (rank.index(_NAMES[tensors[k].dtype]), k)

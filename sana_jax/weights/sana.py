@@ -1,4 +1,4 @@
-"""The Sana transformer's weights and config in the diffusers layout."""
+"""Weights and config of the Sana transformer in the diffusers layout."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,8 @@ from sana_jax.weights.transforms import (
   Transform,
 )
 
-# diffusers' config key -> our field, for what is copied unchanged; first what a
-# ControlNet has as well.
+# diffusers' config key -> our field, for values that are copied unchanged;
+# first those that a ControlNet has too.
 SHARED = {
   'in_channels': 'in_channels',
   'attention_head_dim': 'head_dim',
@@ -64,14 +64,14 @@ _DEFAULTS = {
 }
 _QK_NORM = 'rms_norm_across_heads'
 _MAX_WIDTH = 2**16
-_WIDTH, _HEADS = fields.whole(1, _MAX_WIDTH), fields.whole(1, 2**12)
-_CHANNELS = fields.whole(1, 2**12)
+_WIDTH, _HEADS = fields.integer(1, _MAX_WIDTH), fields.integer(1, 2**12)
+_CHANNELS = fields.integer(1, 2**12)
 SHARED_FIELDS = {
   'in_channels': _CHANNELS,
   'out_channels': fields.either(_CHANNELS, fields.NULL),
   'num_attention_heads': _HEADS,
   'attention_head_dim': _HEADS,
-  'num_layers': fields.whole(1, 1000),
+  'num_layers': fields.integer(1, 1000),
   'num_cross_attention_heads': _HEADS,
   'cross_attention_head_dim': _WIDTH,
   'cross_attention_dim': _WIDTH,
@@ -79,8 +79,8 @@ SHARED_FIELDS = {
   'mlp_ratio': fields.number(0.1, 100),
   'dropout': fields.number(0, 1),
   'attention_bias': fields.FLAG,
-  'sample_size': fields.whole(1, 1024),
-  'patch_size': fields.whole(1, 64),
+  'sample_size': fields.integer(1, 1024),
+  'patch_size': fields.integer(1, 64),
   'norm_elementwise_affine': fields.FLAG,
   'norm_eps': fields.number(0, 1),
   'interpolation_scale': fields.either(fields.number(0.01, 100), fields.NULL),
@@ -89,7 +89,7 @@ _FIELDS = {
   **SHARED_FIELDS,
   'guidance_embeds': fields.FLAG,
   'guidance_embeds_scale': fields.number(-1e6, 1e6),
-  'qk_norm': fields.either(fields.word(_QK_NORM), fields.NULL),
+  'qk_norm': fields.either(fields.choice(_QK_NORM), fields.NULL),
   'timestep_scale': fields.number(1e-6, 1e6),
 }
 
@@ -101,7 +101,7 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   )
   norm = config['qk_norm'] is not None
   return {
-    **{ours: config[theirs] for theirs, ours in _COPIED.items()},
+    **{field: config[key] for key, field in _COPIED.items()},
     'width': width,
     'qk_norm': norm,
     'cross_norm': norm,
@@ -116,7 +116,7 @@ def checked(
   defaults: Mapping[str, Any],
   allowed: Mapping[str, fields.Field],
 ) -> tuple[dict[str, Any], int]:
-  """A config.json of class `name` with nothing left out, and its width."""
+  """A checked config.json of class `name` with defaults, and its width."""
   if (got := config.get('_class_name', name)) != name:
     raise UserError(
       f'The {part} is a {fields.shown(got)}; {name} is supported.'
@@ -153,7 +153,7 @@ def checked(
 
 
 def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
-  """The transformer/config.json of a model; the inverse of the above."""
+  """The transformer/config.json of a model; inverse of the above."""
   if model['qk_norm'] != model['cross_norm']:
     raise UserError(
       'diffusers has one flag for qk_norm and cross_norm; '
@@ -162,7 +162,7 @@ def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
   return {
     '_class_name': 'SanaTransformer2DModel',
     **_DEFAULTS,
-    **{theirs: model[ours] for theirs, ours in _COPIED.items()},
+    **{key: model[field] for key, field in _COPIED.items()},
     **widths(model),
     'out_channels': model['out_channels'],
     'qk_norm': _QK_NORM if model['qk_norm'] else None,
@@ -170,7 +170,7 @@ def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def widths(model: Mapping[str, Any]) -> dict[str, int]:
-  """What diffusers derives the width from, and where it repeats it."""
+  """Keys from which diffusers derives the width, or which repeat it."""
   width = model['width']
   return {
     'num_attention_heads': width // model['head_dim'],
@@ -180,7 +180,7 @@ def widths(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def rules(guidance_embeds: bool = False) -> list[Rule]:
-  """The table; the time embedding's keys depend on `guidance_embeds`."""
+  """Rules of a model; the time embedding's keys depend on `guidance_embeds`."""
   return [
     *embedding_rules('time_embed.' if guidance_embeds else 'time_embed.emb.'),
     *layer(
@@ -196,7 +196,7 @@ def rules(guidance_embeds: bool = False) -> list[Rule]:
 
 
 def embedding_rules(time: str = 'time_embed.emb.') -> list[Rule]:
-  """Latents, time and captions; `time` is where its two layers are."""
+  """Rules of latent, time and caption embeddings; `time` is a prefix."""
   return [
     *layer('patch_embed.proj', 'patch_embed', CONV),
     *layer(f'{time}timestep_embedder.linear_1', 'time_embed/timestep/linear1'),
@@ -209,7 +209,7 @@ def embedding_rules(time: str = 'time_embed.emb.') -> list[Rule]:
 
 
 def block_rules() -> list[Rule]:
-  """All blocks, whose parameters are stacked."""
+  """Rules of all blocks, whose parameters are stacked."""
   block = 'transformer_blocks.{i}.'
   out = [Rule(block + 'scale_shift_table', 'blocks/scale_shift_table')]
   for theirs, ours in (
@@ -236,7 +236,7 @@ def block_rules() -> list[Rule]:
 
 
 def layer(key: str, path: str, transform: Transform = LINEAR) -> list[Rule]:
-  """The weight and the bias of a layer."""
+  """Rules of a layer's weight and bias."""
   return [
     Rule(f'{key}.weight', f'{path}/kernel', transform),
     Rule(f'{key}.bias', f'{path}/bias'),

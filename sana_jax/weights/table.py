@@ -1,10 +1,10 @@
-"""Strict weight maps: tables of rules between a file's tensors and ours.
+"""Strict weight maps: tables of rules between a file's tensors and parameters.
 
-A rule pairs a file's key with our parameter's path, both as templates in which
-`{i}` stands for an integer. A placeholder found in both is copied; one that
-only the key has runs over the leading axis of our parameter, where `nn.scan`
-stacks its layers. Both directions are exact: each tensor is used, each
-parameter filled, or one error lists everything that is wrong.
+A rule pairs a file's key with our parameter's path, both templates in which
+`{i}` is an integer. A placeholder in both is copied; one only in the key is the
+index on the leading axis of our parameter, where `nn.scan` stacks its layers.
+Each tensor must be used and each parameter filled, in both directions; one
+error lists all violations.
 """
 
 from collections import Counter
@@ -24,15 +24,15 @@ from sana_jax.weights import placing
 from sana_jax.weights.tensors import as_stored, Stored
 from sana_jax.weights.transforms import IDENTITY, Transform
 
-# Of which 8-bit types are none: they need a scale that no file here has.
+# Excludes 8-bit types, which need a scale that no supported file has.
 _FLOATING = ('float64', 'float32', 'float16', 'bfloat16')
-_MOST_TENSORS = 20_000  # Of a model; the largest published has under 2,000.
+_MOST_TENSORS = 20_000  # Limit of a model; the largest has under 2,000.
 _LISTED = 40  # Problems in an error.
 _NAME = 200  # Characters of a problem.
 
 
 class WeightError(UserError):
-  """The file and the model do not hold the same parameters."""
+  """The file and the model do not have the same parameters."""
 
 
 class Rule(NamedTuple):
@@ -43,11 +43,11 @@ class Rule(NamedTuple):
   transform: Transform = IDENTITY
 
   def under(self, collection: str) -> 'Rule':
-    """The rule for a tree in which ours is a branch."""
+    """Rule for a tree that contains our tree as `collection`."""
     return self._replace(path=f'{collection}/{self.path}')
 
   def stacked(self) -> list[str]:
-    """Placeholders that run over the parameter's leading axis."""
+    """Placeholders that index the parameter's leading axis."""
     return [n for n in _names(self.key) if n not in _names(self.path)]
 
 
@@ -62,18 +62,17 @@ def load(
   """Our parameters, from a file's tensors, each of which is read once.
 
   Args:
-    rules: the table; rules that match nothing are allowed.
-    tensors: key -> tensor; every key must be matched by exactly one rule.
+    rules: the table; rules without a match are allowed.
+    tensors: key -> tensor; every key must match exactly one rule.
     shapes: nested dict of ShapeDtypeStructs, the model's parameters.
-    dtype: of the floating parameters, which are then JAX arrays; without it
-      they are NumPy arrays in the file's dtype.
-    shardings: where each parameter goes, in the structure of `shapes`.
-    only: a module whose parameters are all that is wanted; the others are
-      checked as well, and not read.
+    dtype: dtype of the floating parameters, which are then JAX arrays; without
+      it they are NumPy arrays in the file's dtype.
+    shardings: sharding of each parameter, in the structure of `shapes`.
+    only: module whose parameters are read; the others are only checked.
 
   Raises:
     WeightError: lists unused keys, unfilled parameters, wrong shapes and wrong
-      dtypes; nothing has been read then.
+      dtypes, before anything is read.
   """
   sources = match(rules, tensors, shapes)
   where = leaves(shardings) if shardings is not None else {}
@@ -82,7 +81,7 @@ def load(
     if only and only not in path.split('/'):
       continue
     if dtype is None:
-      out[path] = placing.in_memory(leaf.shape, *sources[path])
+      out[path] = placing.on_host(leaf.shape, *sources[path])
     else:
       out[path] = placing.on_devices(
         leaf.shape,
@@ -98,7 +97,7 @@ def match(
   tensors: Mapping[str, np.ndarray | Stored],
   shapes: PyTree,
 ) -> dict[str, tuple[list[placing.Part], bool]]:
-  """The tensors of each parameter in order, and whether they are its layers.
+  """Tensors of each parameter in order, and whether they are its layers.
 
   Raises WeightError as `load` does.
   """
@@ -130,7 +129,7 @@ def match(
   if wanted and tensors and not out:
     raise WeightError(
       f'The weights are of another model: none of the {len(tensors)} tensors, '
-      f'such as {printable(min(tensors), _NAME)}, fits.'
+      f'such as {printable(min(tensors), _NAME)}, matches.'
     )
   report('The weights do not fit the model', sorted(problems))
   return out
@@ -139,7 +138,7 @@ def match(
 def save(rules: Sequence[Rule], params) -> dict[str, np.ndarray]:
   """The file's tensors, from our parameters; the inverse of `load`.
 
-  Views where possible: a writer that needs contiguous memory copies.
+  They are views where possible, and need not be contiguous.
   """
   out, problems = {}, []
   for path, leaf in leaves(params).items():
@@ -159,7 +158,7 @@ def save(rules: Sequence[Rule], params) -> dict[str, np.ndarray]:
 
 
 def report(what: str, problems: Sequence[str]) -> None:
-  """Raises WeightError with a line a problem, if there are any."""
+  """Raises WeightError with a line per problem, if there are any."""
   if problems:
     more = len(problems) - _LISTED
     lines = [printable(problem, _NAME) for problem in problems[:_LISTED]] + (
@@ -174,7 +173,7 @@ def _names(template: str) -> list[str]:
 
 @functools.cache
 def template_pattern(template: str) -> re.Pattern:
-  """A template as a regular expression: `{i}` is a group of digits."""
+  """Regular expression of a template; `{i}` is a group of digits."""
   parts = re.split(r'{(\w+)}', template)
   for i, part in enumerate(parts):
     parts[i] = rf'(?P<{part}>0|[1-9][0-9]{{0,5}})' if i % 2 else re.escape(part)
@@ -202,7 +201,7 @@ def _match_path(rules, path, shape):
 
 
 def _misfits(leaf, parts, tensors):
-  """What is wrong with the (index, key, transform) found for one parameter."""
+  """Problems of the (index, key, transform) that match one parameter."""
   shape = tuple(leaf.shape)
   if not parts:
     return ['the file has no tensor for it']
@@ -237,7 +236,7 @@ def _kind(leaf):
 
 
 def _sources(parts, tensors):
-  """The tensors in the order of the layers, and whether there are layers."""
+  """Tensors in the order of the layers, and whether there are layers."""
   parts = sorted(parts, key=lambda part: part[0] or 0)
   return [
     placing.Part(tensors[key], transform) for _, key, transform in parts

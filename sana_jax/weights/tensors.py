@@ -1,7 +1,7 @@
-"""Tensors that stay in their file until they are needed.
+"""Lazy tensors, which are read from their file on demand.
 
-Readers give `Stored` tensors: shape and dtype are known, values are read when
-asked for, so that a model never lies in memory twice.
+Readers return `Stored` tensors with shape and dtype, whose values are read by
+`fetch`, so that a model is never in memory twice.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,21 +10,21 @@ import math
 
 import numpy as np
 
-MOST_TENSORS = 10**5  # Of one file; a model has some hundreds.
-_PIECE = 64 * 2**20  # Bytes that are in memory at once, where rows allow it.
+MOST_TENSORS = 10**5  # Limit of one file; a model has some hundreds.
+_PIECE = 64 * 2**20  # Bytes in memory at once, if rows are small enough.
 _MOST_AXES = 32
 _MOST_NAME = 1000  # Characters.
 
 
 def is_name(key: object) -> bool:
-  """Whether it may name a tensor: some text that a terminal can show."""
+  """Whether the key can name a tensor: printable text of limited length."""
   return (
     isinstance(key, str) and 0 < len(key) <= _MOST_NAME and (key.isprintable())
   )
 
 
 def is_shape(sizes: object) -> bool:
-  """Whether these are axes whose product NumPy can count, zeros left out."""
+  """Whether these are valid sizes of axes with a product below 2**56."""
   return (
     isinstance(sizes, list | tuple)
     and len(sizes) <= _MOST_AXES
@@ -39,7 +39,7 @@ class Stored:
 
   Attributes:
     fetch: (start, stop) -> those rows of the leading axis, as an array that
-      the caller owns; of a scalar, fetch(0, 1) is all of it.
+      the caller owns; for a scalar, fetch(0, 1) returns it.
   """
 
   shape: tuple[int, ...]
@@ -51,11 +51,11 @@ class Stored:
     return math.prod(self.shape) * self.dtype.itemsize
 
   def read(self) -> np.ndarray:
-    """The whole tensor."""
+    """The entire tensor."""
     return self.fetch(0, self.shape[0] if self.shape else 1)
 
   def pieces(self) -> Iterator[memoryview]:
-    """Its bytes in C order, some rows at a time."""
+    """Yields the bytes in C order, some rows at a time."""
     if not self.shape or not self.nbytes:
       yield memoryview(self.read().tobytes())
       return
@@ -73,7 +73,7 @@ class Stored:
     )
 
   def reshape(self, shape: Sequence[int]) -> 'Stored':
-    """The same values in another shape; the leading axis must stay."""
+    """The same values in another shape with the same leading axis."""
     if tuple(shape[:1]) != self.shape[:1] or math.prod(shape) != math.prod(
       self.shape
     ):
@@ -86,7 +86,7 @@ class Stored:
 
 
 def stored(array: np.ndarray) -> Stored:
-  """An array in memory, as the readers would give it."""
+  """An array in memory as a `Stored` tensor."""
   fetch = lambda a, b: array[a:b] if array.ndim else array
   return Stored(array.shape, array.dtype, fetch)
 
@@ -94,7 +94,7 @@ def stored(array: np.ndarray) -> Stored:
 def as_stored(
   tensors: Mapping[str, 'np.ndarray | Stored'],
 ) -> dict[str, Stored]:
-  """Arrays and tensors in files alike."""
+  """Converts arrays to `Stored` tensors."""
   return {
     key: t if isinstance(t, Stored) else stored(np.asarray(t))
     for key, t in tensors.items()
@@ -102,7 +102,7 @@ def as_stored(
 
 
 def concatenate(tensors: Sequence[Stored]) -> Stored:
-  """One tensor of several, along the leading axis; always read as a whole."""
+  """Concatenation along the leading axis, which is always read in full."""
   whole = lambda: np.concatenate([t.read() for t in tensors])
   rows = sum(t.shape[0] for t in tensors)
   return Stored(

@@ -1,4 +1,4 @@
-"""How tensors are stored: from a file's layout to ours, and back."""
+"""Transforms of tensors between a file's layout and ours."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Transform(NamedTuple):
-  """Two inverse functions on arrays."""
+  """A function on arrays and its inverse."""
 
   load: Callable[[np.ndarray], np.ndarray]
   save: Callable[[np.ndarray], np.ndarray]

@@ -29,7 +29,7 @@ def opened(path, **options):
 
 
 @pytest.mark.parametrize('path', ['', '*.array_record*'])
-def test_records_are_read_file_after_file(tmp_path, path):
+def test_records_are_read_in_the_order_of_files(tmp_path, path):
   write(tmp_path / 'x.array_record-00000-of-00002')
   write(tmp_path / 'x.array_record-00001-of-00002', RECORDS[:1])
   source = opened(tmp_path / path)
@@ -61,7 +61,7 @@ def test_damaged_records_raise_by_file_and_number(tmp_path):
   found = failures(source)
   assert list(found) == [f'{path} #{i}' for i in range(1, 7)]
   assert found[f'{path} #2'] == 'it has no caption'
-  wrong = "it is no msgpack map with 'image' as bytes"
+  wrong = "it is not a msgpack map with 'image' as bytes"
   assert found[f'{path} #3'] == found[f'{path} #5'] == wrong
   np.testing.assert_array_equal(source.sizes()[:3], [[64, 96]] * 3)
   assert not source.sizes()[3:].any()
@@ -79,7 +79,7 @@ def test_a_flipped_bit_costs_one_record(tmp_path):
 
 
 @pytest.mark.parametrize('size', [0, 1000, 100_000])
-def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path, size):
+def test_a_truncated_file_is_skipped_by_name(tmp_path, size):
   for name in 'abc':
     write(
       tmp_path / f'{name}.array_record',
@@ -93,7 +93,7 @@ def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path, size):
   assert not failures(source)
 
 
-def test_nothing_to_read_is_explained(tmp_path):
+def test_an_empty_source_is_reported(tmp_path):
   with pytest.raises(
     UserError,
     match='matches no file; set the data path to '
@@ -101,7 +101,7 @@ def test_nothing_to_read_is_explained(tmp_path):
   ):
     opened(tmp_path)
   (tmp_path / 'a.array_record').write_bytes(b'')
-  with pytest.raises(UserError, match='holds no record that can be read'):
+  with pytest.raises(UserError, match='contains no readable record'):
     opened(tmp_path, max_bad_fraction=1.0)
 
 

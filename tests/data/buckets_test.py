@@ -1,4 +1,4 @@
-"""The published buckets, and which image goes where."""
+"""The published buckets, and the bucket of an image."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_other_sizes_are_scaled():
   assert min(map(min, buckets.table(16, 8).values())) == 8
 
 
-def test_an_image_goes_to_the_nearest_ratio():
+def test_an_image_belongs_to_the_nearest_ratio():
   table = buckets.table(1024)
   sizes = np.random.default_rng().integers(1, 4000, (500, 2))
   found = buckets.nearest(sizes, table)
@@ -51,7 +51,7 @@ def test_an_image_goes_to_the_nearest_ratio():
     assert distances[bucket] == distances.min()
 
 
-def test_of_two_that_are_as_near_it_is_the_first():
+def test_ties_go_to_the_first_ratio():
   # 0.51 lies between 0.5 and 0.52; in doubles it is nearer to neither.
   table = {0.5: (1, 2), 0.75: (3, 4)}
   assert buckets.nearest(np.array([[5, 8]]), table).tolist() == [0]
@@ -76,7 +76,7 @@ def test_an_image_is_scaled_to_cover_and_cropped_at_its_centre(shape):
   image = np.repeat(np.broadcast_to(rows, shape)[..., None], 3, -1)
   got = buckets.fit(image.astype(np.uint8), (32, 64))
   assert got.shape == (32, 64, 3)
-  # A ramp stays one, around its middle.
+  # A ramp remains one, around its middle.
   profile = got[:, 32, 0].astype(float)
   assert abs(profile.mean() - 127.5) <= 3
   seen = min(1.0, (32 / 64) * shape[1] / shape[0])

@@ -1,4 +1,4 @@
-"""A cache gives back what was put in, and tells what was damaged."""
+"""A cache returns its input exactly and reports damage."""
 
 import json
 
@@ -19,7 +19,7 @@ WIDTH = 6
 
 
 def records(latents=jnp.bfloat16):
-  """Ten of two shapes, with one to three captions."""
+  """Ten records of two shapes, with one to three captions."""
   rng = np.random.default_rng(0)
   for place in range(10):
     bucket = 3 * (place % 3 == 0)
@@ -37,7 +37,7 @@ def records(latents=jnp.bfloat16):
 
 
 def texts_of(some):
-  """An embedding of its own for each different caption."""
+  """A distinct embedding for each distinct caption."""
   rng = np.random.default_rng(1)
   captions = sorted({c for r in some for c in r.captions.values()})
   return {
@@ -91,7 +91,7 @@ def test_records_come_back_bit_for_bit(made):
     assert seen == set(want.captions.values())
 
 
-def test_captions_are_chosen_as_by_the_source(made):
+def test_captions_are_the_same_as_those_of_the_source(made):
   path, some, _ = made
   source = cache.CachedSource(path, RULE, seed=5)
   plain = Captioned(
@@ -109,7 +109,7 @@ def test_captions_are_chosen_as_by_the_source(made):
       )
 
 
-def test_buckets_hold_every_record_once(made):
+def test_buckets_contain_every_record_once(made):
   path, some, _ = made
   found = cache.CachedSource(path, RULE).buckets()
   assert [len(members) for members in found] == [6, 0, 0, 4]
@@ -117,7 +117,7 @@ def test_buckets_hold_every_record_once(made):
     assert all(some[i].bucket == bucket for i in members)
 
 
-def test_a_bad_record_keeps_its_place(tmp_path):
+def test_a_bad_record_keeps_its_index(tmp_path):
   some = list(records())
   some[4] = cache.Record(104, 3, {}, {}, None)
   some[6] = cache.Record(106, -1, {}, {}, None)
@@ -132,21 +132,21 @@ def test_a_bad_record_keeps_its_place(tmp_path):
     np.testing.assert_array_equal(source[index]['latents'], some[index].latents)
 
 
-def test_longer_text_is_cut(made):
+def test_longer_text_is_truncated(made):
   source = cache.CachedSource(made[0], RULE)
   source.pad_to(3)
   got = source[4]
   assert got['text'].shape == (3, WIDTH) and got['mask'].shape == (3,)
 
 
-def test_what_is_not_wanted_is_not_read(made):
+def test_only_the_requested_data_are_read(made):
   source = cache.CachedSource(made[0], RULE, want=['text'])
   assert set(source[0]) == {'caption', 'text', 'mask'}
   source = cache.CachedSource(made[0], RULE, want=['latents'])
   assert set(source[0]) == {'caption', 'latents'}
 
 
-def test_parts_that_are_not_kept_are_told(tmp_path):
+def test_missing_parts_of_a_cache_are_reported(tmp_path):
   some = list(records(latents=None))
   path = write(str(tmp_path / 'text'), some, texts_of(some))
   assert set(cache.CachedSource(path, RULE, want=['text'])[0]) == {
@@ -154,11 +154,11 @@ def test_parts_that_are_not_kept_are_told(tmp_path):
     'text',
     'mask',
   }
-  with pytest.raises(UserError, match='holds no latents; make a cache'):
+  with pytest.raises(UserError, match='contains no latents; make a cache'):
     cache.CachedSource(path, RULE)
   path = write(str(tmp_path / 'latents'), list(records()), None)
   assert 'latents' in cache.CachedSource(path, RULE, want=['latents'])[9]
-  with pytest.raises(UserError, match='holds no text; make a cache'):
+  with pytest.raises(UserError, match='contains no text; make a cache'):
     cache.CachedSource(path, RULE)
 
 
@@ -166,7 +166,7 @@ def test_every_flipped_bit_is_found(tmp_path):
   some = list(records())
   path = write(str(tmp_path), some, texts_of(some))
   columns = Columns(path)
-  for name, said in (
+  for name, reported in (
     ('latents/0', 'latents/0'),
     ('said', 'said'),
     ('text', 'text'),
@@ -179,7 +179,9 @@ def test_every_flipped_bit_is_found(tmp_path):
         whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
       )
       source = cache.CachedSource(path, RULE)
-      with pytest.raises(BadRecord, match=f'00001.*{said} differs from its'):
+      with pytest.raises(
+        BadRecord, match=f'00001.*{reported} differs from its'
+      ):
         for index in range(len(source)):
           for draw in range(20):
             source.at(index, draw)
@@ -187,7 +189,7 @@ def test_every_flipped_bit_is_found(tmp_path):
 
 
 @pytest.mark.parametrize('column', ['record/bucket', 'text/end'])
-def test_a_flipped_bit_of_what_the_index_is_made_of_is_found(tmp_path, column):
+def test_a_flipped_bit_of_an_index_column_is_found(tmp_path, column):
   some = list(records())
   path = write(str(tmp_path), some, texts_of(some))
   file = tmp_path / cache.shard_name(1)
@@ -212,7 +214,7 @@ def test_a_flipped_bit_of_the_empty_prompt_is_found(tmp_path):
     cache.read_null(Columns(str(tmp_path)))
 
 
-def test_a_shard_cut_short_or_gone_spoils_its_records_only(tmp_path):
+def test_a_truncated_or_missing_shard_affects_only_its_records(tmp_path):
   path = write(str(tmp_path), list(records()), None)
   file = tmp_path / cache.shard_name(1)
   for damage in (
@@ -227,10 +229,10 @@ def test_a_shard_cut_short_or_gone_spoils_its_records_only(tmp_path):
         source[index]  # noqa: B018
 
 
-def test_an_unfinished_cache_is_told(tmp_path):
+def test_an_incomplete_cache_is_reported(tmp_path):
   path = write(str(tmp_path), list(records()), None)
   (tmp_path / cache.INDEX).unlink()
-  with pytest.raises(UserError, match='holds no finished cache'):
+  with pytest.raises(UserError, match='contains no complete cache'):
     cache.CachedSource(path, RULE)
 
 
@@ -249,7 +251,7 @@ def test_every_flipped_bit_of_the_index_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'said',
+  'content',
   [
     '[' * 10**5,
     '1' * 5000,
@@ -261,15 +263,15 @@ def test_every_flipped_bit_of_the_index_is_found(tmp_path):
     '[{"a": "x", "b": "y"}, {"a": "z"}]',
   ],
 )
-def test_captions_of_another_kind_spoil_their_record_alone(
-  tmp_path, said, monkeypatch
+def test_captions_of_a_wrong_type_affect_only_their_record(
+  tmp_path, content, monkeypatch
 ):
   some = list(records())
   monkeypatch.setattr(
     cache,
-    '_said',
+    '_captions_json',
     lambda named, scores: (
-      said.encode()
+      content.encode()
       if named == some[4].captions
       else json.dumps([dict(named), dict(scores)]).encode()
     ),
@@ -282,7 +284,7 @@ def test_captions_of_another_kind_spoil_their_record_alone(
 
 
 @pytest.mark.parametrize('header', ['[]', '{"x": 5}', '{"x": {}}', '[' * 10**5])
-def test_a_damaged_header_is_told(header, tmp_path):
+def test_a_damaged_header_is_reported(header, tmp_path):
   path = write(str(tmp_path), list(records()), None)
   (tmp_path / cache.INDEX).write_bytes(
     len(header).to_bytes(8, 'little') + header.encode()
@@ -309,7 +311,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ['made']
 
 
-def test_a_shard_without_records_is_one(tmp_path):
+def test_a_shard_may_have_no_records(tmp_path):
   path = str(tmp_path)
   some = list(records())
   for i, part in enumerate((some[:3], [], some[3:])):

@@ -46,7 +46,7 @@ def test_the_best_is_taken_if_none_reaches_the_threshold():
   )
 
 
-def test_the_paper_s_rule_is_a_softmax_of_all_that_are_scored():
+def test_the_paper_s_rule_is_a_softmax_over_scored_captions():
   got = chances(CaptionRule('paper', temperature=2.0))
   weights = {name: math.exp(score / 2) for name, score in SCORES.items()}
   for name, weight in weights.items():
@@ -66,11 +66,11 @@ def test_first_is_the_prompt_and_uniform_is_any():
 @pytest.mark.parametrize(
   'scores', [{}, {'elsewhere': 30.0}, {'a': float('nan')}]
 )
-def test_without_scores_it_is_the_prompt(rule, scores):
+def test_without_scores_the_prompt_is_chosen(rule, scores):
   assert chances(CaptionRule(rule), scores)['prompt'] == 1
 
 
-def test_captions_are_drawn_as_often_as_their_probability_says():
+def test_captions_are_drawn_with_their_probabilities():
   rule, rng, count = (
     CaptionRule('official', 20.0, 0.2),
     np.random.default_rng(7),
@@ -132,5 +132,5 @@ def test_the_prompt_s_score_is_what_filters_compare():
   assert math.isnan(filter_score({}))
 
 
-def test_numbers_that_no_float_holds_are_no_scores():
+def test_numbers_that_overflow_a_float_are_not_scores():
   assert numbers({'a': 10**400, 'b': 'inf', 'c': '2.5'}) == {'c': 2.5}

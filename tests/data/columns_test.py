@@ -1,4 +1,4 @@
-"""Rows of columns are those that the safetensors library reads."""
+"""Rows of columns, compared with the safetensors library."""
 
 import json
 
@@ -13,7 +13,7 @@ from sana_jax.data.columns import Columns
 
 @pytest.fixture
 def columns():
-  """Of every kind, one of them empty."""
+  """Columns of every dtype, one of them empty."""
   rng = np.random.default_rng()
   return {
     'half': rng.normal(size=(7, 2, 3)).astype(jnp.bfloat16),
@@ -26,7 +26,7 @@ def columns():
 
 @pytest.fixture(params=['disk', 'memory'])
 def folder(request, tmp_path, columns):
-  """A folder of a disk, and one that is reached by fsspec."""
+  """A local folder, and one that fsspec reads."""
   data = safetensors.numpy.save(columns)
   if request.param == 'disk':
     (tmp_path / 'a.safetensors').write_bytes(data)
@@ -50,13 +50,13 @@ def test_rows_are_those_that_were_written(folder, columns):
       )
 
 
-def test_the_header_tells_how_long_the_file_is(folder, columns):
+def test_the_length_of_the_file_follows_from_its_header(folder, columns):
   assert Columns(folder).length('a.safetensors') == len(
     safetensors.numpy.save(columns)
   )
 
 
-def test_rows_that_are_not_there_are_errors(folder):
+def test_missing_rows_are_errors(folder):
   found = Columns(folder)
   with pytest.raises(ValueError, match='wide has no rows 4 to 6'):
     found.rows('a.safetensors', 'wide', 4, 6)
@@ -67,7 +67,7 @@ def test_rows_that_are_not_there_are_errors(folder):
 
 
 @pytest.mark.parametrize('keep', [0, 4, 60, -1])
-def test_a_file_cut_short_is_an_error(tmp_path, columns, keep):
+def test_a_truncated_file_is_an_error(tmp_path, columns, keep):
   data = safetensors.numpy.save({'wide': columns['wide']})
   (tmp_path / 'a.safetensors').write_bytes(data[:keep])
   with pytest.raises((OSError, ValueError)):
@@ -88,7 +88,7 @@ def test_a_file_cut_short_is_an_error(tmp_path, columns, keep):
     ([5, 4], None),
   ],
 )
-def test_sizes_that_are_none_are_errors(tmp_path, shape, offset):
+def test_invalid_sizes_are_errors(tmp_path, shape, offset):
   header = json.dumps(
     {'wide': {'dtype': 'F32', 'shape': shape, 'data_offsets': [offset, 80]}}
   ).encode()

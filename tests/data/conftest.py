@@ -1,4 +1,4 @@
-"""Makes written.py importable by that name: tests are no package."""
+"""Makes written.py importable by that name: tests are not a package."""
 
 import importlib.util
 import pathlib

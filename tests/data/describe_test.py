@@ -31,7 +31,7 @@ def test_a_source_is_described_in_plain_text(tmp_path):
   lines = list(description(source, 100))
   assert lines[:3] == [
     '5 records',
-    '1 left out',
+    '1 skipped',
     f'  {tmp_path}/a.tar: 4: no .txt or .json',
   ]
   assert lines[3:6] == [
@@ -45,14 +45,16 @@ def test_a_source_is_described_in_plain_text(tmp_path):
     line.startswith('5 records read in ') and line.endswith(', 1 bad')
     for line in lines
   )
-  assert f'  {tmp_path}/a.tar: 3: it is no image of a known format' in lines
+  assert (
+    f'  {tmp_path}/a.tar: 3: it is not an image of a supported format' in lines
+  )
   assert (
     'captions of 1 to 3 words, median 1.5; by name: prompt 4, long 1' in lines
   )
   assert lines[-3:] == ['  a cat', '  a small dog', '  x']
 
 
-def test_text_of_a_source_is_escaped_and_cut(tmp_path):
+def test_text_of_a_source_is_escaped_and_truncated(tmp_path):
   names = ', '.join(f'"{i}\\u001b[2J{"n" * 999}": "a"' for i in range(99))
   (tmp_path / 'a.tar').write_bytes(
     tar(
@@ -91,5 +93,5 @@ def test_a_value_at_an_edge_is_above_it(values, edges, lines):
   'total, count, expected',
   [(10, 3, [0, 4, 9]), (3, 10, [0, 1, 2]), (1, 1, [0])],
 )
-def test_records_are_looked_at_evenly(total, count, expected):
+def test_described_records_are_evenly_spaced(total, count, expected):
   assert spread(total, count).tolist() == expected

@@ -44,7 +44,7 @@ def disk(tmp_path):
     ('a/*.zip', []),
   ],
 )
-def test_patterns_find_files_anywhere(place, pattern, found, request):
+def test_patterns_match_local_and_remote_files(place, pattern, found, request):
   root = request.getfixturevalue(place)
   got = files.expand(root + pattern, ('*.tar',))
   assert [path.removeprefix(root).lstrip('/') for path in got] == found
@@ -58,7 +58,7 @@ def test_ranges_are_read_and_folders_listed(place, request):
   assert files.read(f'{root}a/0.tar', 2, 5) == b'0.t'
   assert files.read(f'{root}a/0.tar', 2) == b'0.tar'
   assert files.read(f'{root}a/0.tar', 2, 99) == b'0.tar'
-  assert list(files.beneath(f'{root}a')) == [
+  assert list(files.list_recursively(f'{root}a')) == [
     '0.tar',
     '1.tar',
     'b/2.tar',
@@ -69,7 +69,7 @@ def test_ranges_are_read_and_folders_listed(place, request):
 
 
 @pytest.mark.parametrize('place', ['memory', 'disk'])
-def test_what_is_missing_of_a_list_is_told(place, request, caplog):
+def test_missing_files_of_a_list_are_logged(place, request, caplog):
   root = request.getfixturevalue(place)
   got = files.expand(f'{root}a/{{0..7}}.tar')
   assert [(path[-5:], size) for path, (size, _) in got.items()] == [
@@ -83,7 +83,7 @@ def test_what_is_missing_of_a_list_is_told(place, request, caplog):
   assert files.expand(f'{root}a/{{3..7}}.tar') == {}
 
 
-def test_links_are_what_they_point_to(tmp_path):
+def test_links_are_followed(tmp_path):
   (tmp_path / 'blob').write_bytes(b'12345')
   (tmp_path / 'd').mkdir()
   for name, target in (('x.tar', 'blob'), ('gone.tar', 'none')):
@@ -92,7 +92,7 @@ def test_links_are_what_they_point_to(tmp_path):
   for found in (
     files.expand(str(tmp_path / 'd'), ('*.tar',)),
     files.expand(str(tmp_path / 'd' / 'x.tar')),
-    files.beneath(str(tmp_path / 'd')),
+    files.list_recursively(str(tmp_path / 'd')),
   ):
     ((name, stat),) = found.items()
     assert name.endswith('x.tar')
@@ -120,8 +120,8 @@ def test_braces_are_those_of_a_shell(pattern, parts):
 @pytest.mark.parametrize(
   'pattern', ['{0..99999999}.tar', '{0..9}' * 9, '{000..999999}/{1..2}.tar']
 )
-def test_braces_that_stand_for_too_many_are_refused(pattern):
-  with pytest.raises(UserError, match='stands for more than'):
+def test_braces_that_expand_to_too_many_files_are_refused(pattern):
+  with pytest.raises(UserError, match='expands to more than'):
     files.braces(pattern)
 
 
@@ -133,7 +133,7 @@ def test_braces_that_stand_for_too_many_are_refused(pattern):
     ('s3://bucket/x.parquet', 's3fs', 's3'),
   ],
 )
-def test_a_missing_package_is_told_with_its_extra(
+def test_a_missing_package_is_reported_with_its_extra(
   path, module, extra, monkeypatch
 ):
   monkeypatch.setitem(sys.modules, module, None)
@@ -144,33 +144,33 @@ def test_a_missing_package_is_told_with_its_extra(
   )
   with pytest.raises(UserError) as error:
     files.expand(path)
-  said = str(error.value)
-  assert said.startswith(f'{path} needs a package that is not installed (')
-  assert module in said
-  assert said.endswith(f"; install it with pip install 'sana_jax[{extra}]'.")
+  message = str(error.value)
+  assert message.startswith(f'{path} needs a package that is not installed (')
+  assert module in message
+  assert message.endswith(f"; install it with pip install 'sana_jax[{extra}]'.")
 
 
-def test_the_hub_says_that_it_is_offline():
+def test_an_offline_hub_is_reported():
   with pytest.raises(
     UserError,
     match=r'^hf://datasets/a/b/\*.tar cannot be '
-    r'reached \(.*offline.*\); mend the data path, the conne'
+    r'reached \(.*offline.*\); correct the data path, the conne'
     r'ction or the credentials\.$',
   ):
     files.expand('hf://datasets/a/b/*.tar')
 
 
-def test_unknown_places_are_told():
+def test_unsupported_urls_are_reported():
   with pytest.raises(
     UserError,
-    match=r'^foo://x is in no place that data are '
-    r'read from; set the data path to a local one, gs://, '
+    match=r'^foo://x is not a supported URL; '
+    r'set the data path to a local one, gs://, '
     r's3:// or hf://\.$',
   ):
     files.expand('foo://x')
 
 
-def test_whatever_a_library_raises_while_reading_is_an_os_error(monkeypatch):
+def test_any_error_of_a_library_while_reading_is_an_os_error(monkeypatch):
   class Broken:
     def open(self, *args, **kwargs):
       raise RuntimeError('throttled')
@@ -180,7 +180,7 @@ def test_whatever_a_library_raises_while_reading_is_an_os_error(monkeypatch):
     files.read('gs://x')
 
 
-def test_a_fifo_is_not_waited_for(tmp_path):
+def test_a_fifo_does_not_block(tmp_path):
   os.mkfifo(tmp_path / 'x')
   for read in (files.read, files.read_json, files.open_ahead):
     with pytest.raises(OSError, match='not a regular file'):
@@ -193,7 +193,7 @@ def test_a_range_beyond_the_end_takes_no_memory(tmp_path):
   assert files.read(str(tmp_path / 'x'), 7, 9) == b''
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path):
   (tmp_path / 'x').mkdir()
   with pytest.raises(OSError):
     files.write(str(tmp_path / 'x'), b'new')
@@ -212,14 +212,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     'sftp://host/x',
   ],
 )
-def test_no_other_protocol_is_spoken(path):
-  with pytest.raises(UserError, match='no place that data are read from'):
+def test_other_protocols_are_refused(path):
+  with pytest.raises(UserError, match='is not a supported URL'):
     files.read(path)
-  with pytest.raises(UserError, match='no place that data are read from'):
+  with pytest.raises(UserError, match='is not a supported URL'):
     files.expand(path)
 
 
-def test_a_local_name_is_no_chain_of_protocols(tmp_path, monkeypatch):
+def test_a_local_name_is_not_parsed_as_a_chain_of_protocols(
+  tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   for name in ('zip::x', 'simplecache::a.tar'):
     (tmp_path / name).write_bytes(b'data')

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sana_jax.data.filters import kept, reasons_to_drop, Subset
+from sana_jax.data.filters import filtered, reasons_to_drop, Subset
 
 SIZES = np.int32([[100, 100], [50, 200], [0, 0], [300, 100]])
 SCORES = np.float32([25, 21.9, 22, np.nan])
@@ -40,16 +40,16 @@ class Known:
     (dict(min_score=25.0, max_aspect_ratio=2.0), [0]),
   ],
 )
-def test_a_limit_itself_is_kept_and_so_is_what_is_not_known(limits, left):
-  source = kept(Known(), **limits)
+def test_values_at_a_limit_and_unknown_values_are_kept(limits, left):
+  source = filtered(Known(), **limits)
   assert [source[i]['index'] for i in range(len(source))] == left
   np.testing.assert_array_equal(source.sizes(), SIZES[left])
   np.testing.assert_array_equal(source.scores(), SCORES[left])
 
 
-def test_without_limits_no_metadata_are_read():
+def test_metadata_are_only_read_with_limits():
   source = Known(fail=True)
-  assert kept(source) is source
+  assert filtered(source) is source
   assert reasons_to_drop(None, None) == {}
 
 

@@ -50,7 +50,7 @@ def test_images_are_cropped_around_the_centre(tmp_path):
   assert tall.shape == (10, 30, 3)
 
 
-def test_transparent_parts_are_white_and_grey_has_three_channels(tmp_path):
+def test_transparency_becomes_white_and_grey_has_three_channels(tmp_path):
   put(tmp_path / 'clear.png', color=(9, 9, 9, 0), mode='RGBA')
   assert (read_image(tmp_path / 'clear.png', 4) == 255).all()
   put(tmp_path / 'grey.png', color=7, mode='L')
@@ -59,7 +59,7 @@ def test_transparent_parts_are_white_and_grey_has_three_channels(tmp_path):
   )
 
 
-def test_cameras_turned_on_their_side_are_turned_back():
+def test_the_exif_orientation_is_applied():
   image = Image.fromarray(np.zeros((4, 8, 3), np.uint8))
   exif = image.getexif()
   exif[0x0112] = 6  # Rotate by 90 degrees to show.
@@ -103,7 +103,7 @@ def test_damaged_records_raise_by_name(tmp_path):
   assert np.isnan(source.scores()).all()
 
 
-def test_missing_captions_are_counted_and_too_many_stop(tmp_path):
+def test_missing_captions_are_counted_and_too_many_raise(tmp_path):
   for i in range(9):
     put(tmp_path / f'{i}.png')
   put(tmp_path / 'mute.png', None)
@@ -128,10 +128,10 @@ def test_a_damaged_image_is_skipped_by_the_pipeline(tmp_path):
   assert seen == set('0123456789') - {'3'}
 
 
-def test_empty_missing_and_mute_folders_are_explained(tmp_path):
+def test_empty_missing_and_captionless_folders_are_reported(tmp_path):
   with pytest.raises(UserError, match='is not a folder'):
     FolderSource(tmp_path / 'none', 8)
-  with pytest.raises(UserError, match='holds no images'):
+  with pytest.raises(UserError, match='contains no images'):
     FolderSource(tmp_path, 8)
   put(tmp_path / 'a.png', None)
   with pytest.raises(UserError, match='no image with a caption'):

@@ -6,18 +6,18 @@ from PIL import EpsImagePlugin, Image, ImageOps
 import pytest
 from written import encoded, noisy
 
+from sana_jax.data.array_cache import FAILED_READS
 from sana_jax.data.images import (
   header_size,
   header_sizes,
   read_image,
   size_of,
 )
-from sana_jax.data.remembered import TROUBLE
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'webp'])
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_the_header_s_size_is_that_of_the_pixels(kind, orientation):
+def test_the_header_s_size_is_that_of_the_decoded_image(kind, orientation):
   image = Image.new('RGB', (8, 4))
   exif = image.getexif()
   exif[0x0112] = orientation
@@ -28,11 +28,11 @@ def test_the_header_s_size_is_that_of_the_pixels(kind, orientation):
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg'])
-def test_the_header_is_enough(kind):
+def test_the_header_suffices(kind):
   assert header_size(noisy(60, 90, kind)[:1000]) == (60, 90)
 
 
-def test_more_is_read_if_the_beginning_is_not_enough():
+def test_more_is_read_if_the_header_does_not_suffice():
   data = encoded(5, 7, kind='jpeg', comment=b'long' * 16_000)
   data = data[:2] + b'\xff\xe2\xff\xff' + bytes(65533) + data[2:]
   ends = []
@@ -44,7 +44,7 @@ def test_damaged_images_have_no_size():
   assert header_size(b'') == header_size(b'no image') == (0, 0)
 
 
-def test_images_that_cannot_be_read_today_are_counted():
+def test_failed_reads_are_counted():
   def read(index, end):
     if index == 1:
       raise OSError('503')
@@ -52,10 +52,10 @@ def test_images_that_cannot_be_read_today_are_counted():
 
   found = header_sizes(read, 3)
   assert found['sizes'].tolist() == [[5, 7], [0, 0], [0, 0]]
-  assert found[TROUBLE] == 1
+  assert found[FAILED_READS] == 1
 
 
-def test_images_keep_their_size_unless_one_is_asked_for():
+def test_images_keep_their_size_unless_one_is_given():
   assert read_image(encoded(7, 9)).shape == (7, 9, 3)
   assert read_image(encoded(7, 9), 4).shape == (4, 4, 3)
   assert read_image(encoded()).dtype == np.uint8
@@ -64,10 +64,10 @@ def test_images_keep_their_size_unless_one_is_asked_for():
 @pytest.mark.parametrize(
   'entry, damaged',
   [
-    (b'\x01\x1a\x00\x05', b'\x01\x1a\x00\x01'),  # A ratio said to be bytes.
+    (b'\x01\x1a\x00\x05', b'\x01\x1a\x00\x01'),  # A ratio, declared as bytes.
     (b'\x01\x0f\x00\x02', b'\x01\x00\x00\x02'),
   ],
-)  # A text said to be a width.
+)  # A text, declared as a width.
 def test_a_photo_with_damaged_exif_is_read_and_turned(entry, damaged):
   image = Image.new('RGB', (8, 4))
   exif = image.getexif()
@@ -97,7 +97,7 @@ def test_images_are_turned_as_pillow_turns_them(orientation):
 @pytest.mark.parametrize(
   'error', [struct.error('unpack'), TypeError('abs'), RuntimeError('decoder')]
 )
-def test_whatever_a_decoder_trips_over_is_a_damaged_image(error, monkeypatch):
+def test_any_error_of_a_decoder_is_a_damaged_image(error, monkeypatch):
   def fail(self):
     raise error
 
@@ -108,8 +108,8 @@ def test_whatever_a_decoder_trips_over_is_a_damaged_image(error, monkeypatch):
   assert header_size(data) == (0, 0)
 
 
-def test_no_other_program_is_given_an_image(tmp_path, monkeypatch):
-  # Pillow has Ghostscript draw EPS, whatever the file's name is.
+def test_no_external_program_decodes_an_image(tmp_path, monkeypatch):
+  # Pillow calls Ghostscript for EPS, whatever the file's name is.
   canary = tmp_path / 'canary'
   ghostscript = tmp_path / 'gs'
   ghostscript.write_text(f'#!/bin/sh\ntouch {canary}\n')
@@ -118,7 +118,7 @@ def test_no_other_program_is_given_an_image(tmp_path, monkeypatch):
   monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
   buffer = io.BytesIO()
   Image.new('RGB', (8, 8)).save(buffer, 'EPS')
-  with pytest.raises(ValueError, match='no image of a known format'):
+  with pytest.raises(ValueError, match='not an image of a supported format'):
     read_image(buffer.getvalue())
   assert not canary.exists()
   assert header_size(buffer.getvalue()) == (0, 0)

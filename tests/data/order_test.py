@@ -57,7 +57,7 @@ def test_reads_within_a_bucket_differ_by_one_at_most():
 def test_the_order_is_a_function_of_the_seed():
   make = lambda seed: read(Bucketed(BUCKETS, 4, seed), 4, range(20))
   assert make(0) == make(0) != make(1)
-  # At random places, as a resumed run asks.
+  # At random steps, as in a resumed run.
   assert read(Bucketed(BUCKETS, 4, 0), 4, [17]) == [make(0)[17]]
 
 
@@ -68,7 +68,7 @@ def test_substitutes_are_of_the_same_bucket_and_not_always_the_same():
     assert found == set(BUCKETS[order.bucket(step)].tolist())
 
 
-def test_nothing_to_read_is_explained():
+def test_an_empty_source_is_reported():
   with pytest.raises(UserError, match='empty'):
     shuffled(0, 2, 0)
   with pytest.raises(UserError, match='batch_size=0'):

@@ -186,7 +186,7 @@ def test_damaged_rows_raise_by_file_and_row(tmp_path):
   assert named[at(3)] == 'it has no image'
 
 
-def test_a_damaged_row_group_costs_its_rows_only(tmp_path):
+def test_a_damaged_row_group_affects_only_its_rows(tmp_path):
   path = write(
     tmp_path / 'a.parquet',
     [{'image': noisy(seed=i), 'caption': str(i)} for i in range(6)],
@@ -207,7 +207,7 @@ def test_a_damaged_row_group_costs_its_rows_only(tmp_path):
   )
 
 
-def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path):
+def test_a_truncated_file_is_skipped_by_name(tmp_path):
   for name in 'abc':
     write(tmp_path / f'{name}.parquet')
   (tmp_path / 'b.parquet').write_bytes(
@@ -218,29 +218,29 @@ def test_a_file_that_is_cut_short_is_left_out_by_name(tmp_path):
   assert list(source.bad.reasons) == [f'{tmp_path}/b.parquet']
 
 
-def test_a_wrong_column_is_told_with_those_that_are_there(tmp_path):
+def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path):
   write(tmp_path / 'a.parquet')
   with pytest.raises(UserError) as error:
     opened(tmp_path, Columns(image='jpg', captions='caption,text'))
   assert str(error.value) == (
     f'{tmp_path}/a.parquet has no column jpg, text; it has image, caption, '
-    'long, height, width, s0, s1: set config.data.columns to those.'
+    'long, height, width, s0, s1: set config.data.columns to some of them.'
   )
 
 
 @pytest.mark.parametrize(
-  'columns, said',
+  'columns, message',
   [
     (Columns(captions=''), "captions='' names no column"),
     (Columns(captions='a', scores='b,c'), 'names 2 columns for 1 of captions'),
   ],
 )
-def test_columns_that_make_no_sense_are_told(tmp_path, columns, said):
-  with pytest.raises(UserError, match=said):
+def test_inconsistent_columns_are_reported(tmp_path, columns, message):
+  with pytest.raises(UserError, match=message):
     opened(tmp_path, columns)
 
 
-def test_nothing_to_read_is_explained(tmp_path):
+def test_an_empty_source_is_reported(tmp_path):
   with pytest.raises(
     UserError,
     match='matches no file; set the data path to '
@@ -248,11 +248,11 @@ def test_nothing_to_read_is_explained(tmp_path):
   ):
     opened(tmp_path / '*.parquet')
   (tmp_path / 'a.parquet').write_bytes(b'PAR1')
-  with pytest.raises(UserError, match='holds no row that can be read'):
+  with pytest.raises(UserError, match='contains no readable row'):
     opened(tmp_path, max_bad_fraction=1.0)
 
 
-def test_large_row_groups_are_told(tmp_path, caplog, monkeypatch):
+def test_large_row_groups_cause_a_warning(tmp_path, caplog, monkeypatch):
   monkeypatch.setattr('sana_jax.data.parquet._LARGE_GROUP', 1000)
   write(tmp_path / 'a.parquet', [{'image': noisy(), 'caption': 'x'}])
   with caplog.at_level(logging.WARNING):
@@ -272,7 +272,7 @@ def test_remote_files_are_read(tmp_path):
     memory.store.clear()
 
 
-def test_what_cannot_be_read_today_is_read_again_and_damage_is_not(
+def test_failed_reads_are_repeated_and_damaged_rows_are_not(
   tmp_path, monkeypatch
 ):
   (tmp_path / 'data').mkdir()

@@ -36,7 +36,7 @@ def flat(lists):
   return list(itertools.chain(*lists))
 
 
-def test_the_seed_decides_the_order():
+def test_the_seed_determines_the_order():
   order = lambda seed: rows_of(
     batches(Numbers(40), batch_size=8, seed=seed), 10
   )
@@ -45,7 +45,7 @@ def test_the_seed_decides_the_order():
 
 
 @pytest.mark.parametrize('ours', [range(3), [1, 6], [7]])
-def test_a_host_s_rows_do_not_depend_on_who_reads_the_others(ours):
+def test_a_host_s_rows_do_not_depend_on_other_hosts(ours):
   source = Numbers(50, broken=(3, 4))
   make = lambda rows: rows_of(
     batches(source, batch_size=8, seed=1, rows=rows, max_bad_fraction=0.1), 20
@@ -90,7 +90,7 @@ def test_a_source_with_several_captions_draws_one_for_each_step():
 
 @pytest.mark.parametrize('threads', [0, 3])
 @pytest.mark.parametrize('stop', [1, 7])
-def test_a_resumed_iterator_goes_on_where_it_stopped(threads, stop):
+def test_a_resumed_iterator_continues_where_it_stopped(threads, stop):
   make = lambda: batches(
     Numbers(30, broken=(3, 4)),
     batch_size=4,
@@ -109,7 +109,7 @@ def test_a_resumed_iterator_goes_on_where_it_stopped(threads, stop):
   assert rest == whole[stop:]
 
 
-def test_the_place_is_the_same_whatever_the_rows():
+def test_the_iterator_state_does_not_depend_on_the_rows():
   one, other = (
     iter(batches(Numbers(30), batch_size=4, seed=2, rows=rows))
     for rows in ([0], [1, 2, 3])
@@ -138,7 +138,7 @@ def test_too_many_bad_records_stop_the_run_by_name(threads):
     rows_of(batches(source, batch_size=4, seed=0, num_threads=threads), 20)
 
 
-def test_a_user_s_mistake_in_map_fn_is_not_a_bad_record():
+def test_a_user_error_in_map_fn_is_not_a_bad_record():
   def map_fn(example, bucket):
     raise UserError('too long')
 
@@ -147,7 +147,7 @@ def test_a_user_s_mistake_in_map_fn_is_not_a_bad_record():
   assert str(error.value) == 'too long'
 
 
-def test_empty_sources_and_batches_are_explained():
+def test_empty_sources_and_batches_are_reported():
   with pytest.raises(UserError, match='empty'):
     batches(Numbers(0), batch_size=2, seed=0)
   with pytest.raises(UserError, match='batch_size=0'):

@@ -12,7 +12,7 @@ def test_one_record_counts_once():
   assert bad.reasons == {'a.png': 'truncated', 'b.png': 'empty'}
 
 
-def test_too_many_name_the_first_few():
+def test_the_error_for_too_many_names_the_first_ones():
   bad = BadRecords(100, 0.06)
   for i in range(6):
     bad.add(BadRecord(f'{i}.png', 'truncated'))
@@ -24,13 +24,13 @@ def test_too_many_name_the_first_few():
   assert 'max_bad_fraction' in str(error.value)
 
 
-def test_a_source_without_end_is_judged_by_what_was_seen():
+def test_a_large_source_is_judged_by_the_records_seen():
   bad = BadRecords(10**12, 0.01)
   with pytest.raises(UserError, match='11 of 1000 records'):
     for i in range(1000):
       bad.add(BadRecord(str(i), 'x'))
 
 
-def test_a_fraction_is_a_fraction():
+def test_an_invalid_fraction_is_reported():
   with pytest.raises(UserError, match='max_bad_fraction=5'):
     BadRecords(10, 5.0)

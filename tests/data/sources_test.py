@@ -22,7 +22,7 @@ def prepared(tmp_path_factory):
   return builder.prepare(path, 16, 60, heldout_examples=5).data_path
 
 
-def test_shapes_are_drawn_and_read(tmp_path, monkeypatch):
+def test_shapes_are_rendered_and_read(tmp_path, monkeypatch):
   monkeypatch.setattr(builder, 'HELDOUT', 4)
   source = open_source(
     'shapes', path=tmp_path, size=16, train_examples=12, seed=3
@@ -70,7 +70,7 @@ def test_a_damaged_record_is_skipped_and_the_rest_read(prepared, tmp_path):
 
 
 @pytest.mark.parametrize('size', [0, 70_000])
-def test_a_file_cut_short_stops_with_a_sentence(prepared, tmp_path, size):
+def test_a_truncated_file_is_a_user_error(prepared, tmp_path, size):
   source = damaged(prepared, tmp_path, lambda content: content[:size])
   with pytest.raises(UserError, match=r'\d of 60 records are bad.*train #'):
     next(iter(batches(source, batch_size=8, seed=0)))
@@ -83,11 +83,13 @@ def test_folders_open_by_name(tmp_path):
   assert source[0]['caption'] == 'red'
 
 
-def test_shapes_and_tfds_know_their_sizes(prepared, tmp_path):
+def test_shapes_and_tfds_have_sizes(prepared, tmp_path):
   source = open_source('tfds', path=prepared, size=8, cache=tmp_path)
   assert source.sizes().tolist() == [[16, 16]] * 60
   assert np.isnan(source.scores()).all()
-  with pytest.raises(UserError, match='size=None.*shapes are drawn at one'):
+  with pytest.raises(
+    UserError, match='size=None.*shapes are rendered at a given size'
+  ):
     open_source('shapes', path=tmp_path, size=None)
 
 
@@ -135,7 +137,7 @@ def test_a_record_has_the_caption_that_the_rule_chooses(scored):
   assert set(draws(0)) == {'p1', 'l1', 'b1'}
 
 
-def test_filters_keep_what_is_good_and_what_is_not_known(scored, caplog):
+def test_filters_keep_good_and_unknown_records(scored, caplog):
   options = dict(path=scored, size=4, cache=None)
   with caplog.at_level('INFO', 'absl'):
     source = open_source(
@@ -157,7 +159,9 @@ def test_filters_keep_what_is_good_and_what_is_not_known(scored, caplog):
 
 
 @pytest.mark.parametrize('kind', ['webdataset', 'parquet', 'arrayrecord'])
-def test_files_at_scale_open_by_name_and_feed_the_pipeline(kind, tmp_path):
+def test_sources_of_many_files_open_by_name_and_feed_the_pipeline(
+  kind, tmp_path
+):
   rows = [{'image': encoded(), 'caption': text} for text in ('zero', 'one')]
   if kind == 'webdataset':
     (tmp_path / 'a.tar').write_bytes(
@@ -174,7 +178,7 @@ def test_files_at_scale_open_by_name_and_feed_the_pipeline(kind, tmp_path):
 
 
 def images(kind, path, count=4):
-  """A folder with so many images in as many files."""
+  """A folder with a given number of images in as many files."""
   path.mkdir()
   for i in range(count):
     row = {'image': encoded(3, 4 + i), 'caption': 'a cat'}
@@ -205,7 +209,7 @@ def images(kind, path, count=4):
     ('parquet', '2.parquet', 'open_at_random'),
   ],
 )
-def test_passing_trouble_is_not_remembered(
+def test_temporary_failures_are_not_cached(
   kind, broken, function, tmp_path, monkeypatch
 ):
   path = images(kind, tmp_path / 'data')
@@ -238,9 +242,7 @@ def test_passing_trouble_is_not_remembered(
     ('arrayrecord', 'array_record'),
   ],
 )
-def test_a_file_of_a_list_that_is_missing_is_a_bad_record(
-  kind, suffix, tmp_path
-):
+def test_a_missing_file_of_a_list_is_a_bad_record(kind, suffix, tmp_path):
   path = images(kind, tmp_path / 'data') / f'{{0..5}}.{suffix}'
   source = open_source(
     kind, path=path, size=8, max_bad_fraction=1.0, cache=None
@@ -253,7 +255,7 @@ def test_a_file_of_a_list_that_is_missing_is_a_bad_record(
     open_source(kind, path=path, size=8, cache=None)
 
 
-def test_mistakes_are_explained(prepared, tmp_path):
+def test_user_errors_are_reported(prepared, tmp_path):
   with pytest.raises(UserError, match='webdata.*shapes, tfds, folder, web'):
     open_source('webdata', path=tmp_path, size=8)
   with pytest.raises(UserError, match='features.json'):
@@ -267,7 +269,7 @@ def test_mistakes_are_explained(prepared, tmp_path):
 @pytest.mark.parametrize(
   'key', ['pythonClassName', 'python_class_name', 'type']
 )
-def test_prepared_data_import_no_module_that_they_name(
+def test_modules_named_in_prepared_data_are_not_imported(
   prepared, tmp_path, monkeypatch, key
 ):
   (tmp_path / f'imported_{key}.py').write_text(
@@ -291,7 +293,7 @@ def test_prepared_data_import_no_module_that_they_name(
 
 @pytest.mark.parametrize('name', ['features.json', 'dataset_info.json'])
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"a": ' * 5_000, '{"b": 1}'])
-def test_damaged_descriptions_of_prepared_data_are_one_error(
+def test_damaged_descriptions_of_prepared_data_are_user_errors(
   prepared, tmp_path, name, text
 ):
   data = shutil.copytree(prepared, tmp_path / 'data')
@@ -304,7 +306,7 @@ def edit(path, **changes):
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_prepared_data_that_cannot_be_read_at_random_are_one_error(
+def test_prepared_data_without_random_access_are_a_user_error(
   prepared, tmp_path
 ):
   data = shutil.copytree(prepared, tmp_path / 'data')
@@ -313,7 +315,9 @@ def test_prepared_data_that_cannot_be_read_at_random_are_one_error(
     open_source('tfds', path=data, size=8)
 
 
-def test_prepared_data_whose_image_is_a_text_are_one_error(prepared, tmp_path):
+def test_prepared_data_whose_image_is_a_text_are_a_user_error(
+  prepared, tmp_path
+):
   data = shutil.copytree(prepared, tmp_path / 'data')
   content = json.loads((data / 'features.json').read_text())['featuresDict']
   content['features']['image'] = content['features']['caption']

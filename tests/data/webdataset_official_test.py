@@ -17,7 +17,7 @@ def opened(path, cache=None, **options):
 
 @pytest.fixture
 def official(tmp_path):
-  """As NVIDIA's code writes and reads them."""
+  """Data set in the layout of NVIDIA's code."""
   (tmp_path / '0.tar').write_bytes(
     tar(
       ('k0.json', {'prompt': 'short', 'height': 30, 'width': 40}),
@@ -54,9 +54,7 @@ def official(tmp_path):
 
 
 @pytest.mark.parametrize('path', ['', 'wids-meta.json'])
-def test_the_official_layout_gives_all_captions_and_their_scores(
-  official, path
-):
+def test_the_official_layout_has_all_captions_and_their_scores(official, path):
   source = opened(official / path)
   first, second, third = (source[i] for i in range(3))
   assert first['captions'] == {
@@ -87,24 +85,22 @@ def test_sidecars_that_change_are_read_again(official):
   'damage',
   [b'{"k0": ', b'', b'\xff', b'[' * 10**5, b'{"k0": ' + b'1' * 5000 + b'}'],
 )
-def test_a_damaged_sidecar_is_left_out_with_a_line(official, caplog, damage):
+def test_a_damaged_sidecar_is_skipped_with_a_warning(official, caplog, damage):
   path = official / '0_InternVL2-26B.json'
   path.write_bytes(damage)
   with caplog.at_level(logging.WARNING):
     source = opened(official)
   assert source[0]['captions'] == {'prompt': 'short'}
-  assert f'{path} is left out: ' in caplog.text
+  assert f'{path} is skipped: ' in caplog.text
 
 
-def test_half_a_character_in_a_sidecar_costs_that_caption_alone(official):
+def test_half_a_character_in_a_sidecar_affects_only_that_caption(official):
   path = official / '0_InternVL2-26B.json'
   path.write_text('{"k0": {"one": "\\ud83d cat", "two": "a cat"}}')
   assert opened(official)[0]['captions'] == {'prompt': 'short', 'two': 'a cat'}
 
 
-def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
-  official, caplog
-):
+def test_a_missing_or_short_listed_shard_is_no_error(official, caplog):
   meta = json.loads((official / 'wids-meta.json').read_text())
   meta['shardlist'] += [{'url': 'gone.tar', 'nsamples': 9}]
   meta['shardlist'][0]['nsamples'] = 5
@@ -113,19 +109,19 @@ def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
     source = opened(official, max_bad_fraction=0.4)
   assert len(source) == 3
   assert list(source.bad.reasons) == [f'{official}/gone.tar']
-  assert '0.tar holds 2 samples; wids-meta.json says 5.' in caplog.text
+  assert '0.tar contains 2 samples; wids-meta.json lists 5.' in caplog.text
 
 
 @pytest.mark.parametrize(
-  'content, said',
+  'content, message',
   [
-    ('{', 'is no list of shards'),
-    ('[]', 'is no list of shards'),
-    ('[' * 10**5, 'is no list of shards'),
-    ('1' * 5000, 'is no list of shards'),
+    ('{', 'is not a list of shards'),
+    ('[]', 'is not a list of shards'),
+    ('[' * 10**5, 'is not a list of shards'),
+    ('1' * 5000, 'is not a list of shards'),
     (
       '{"shardlist": [{"url": "x", "nsamples": 1e999}]}',
-      'is no list of shards',
+      'is not a list of shards',
     ),
     (
       '{"shardlist": [{"url": "x"}]}',
@@ -138,7 +134,7 @@ def test_a_listed_shard_that_is_missing_or_short_stops_nothing(
     ),
   ],
 )
-def test_a_bad_list_of_shards_is_explained(tmp_path, content, said):
+def test_an_invalid_list_of_shards_is_reported(tmp_path, content, message):
   (tmp_path / 'wids-meta.json').write_text(content)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     opened(tmp_path)

@@ -56,7 +56,7 @@ def test_shards_are_read_in_the_order_of_their_names(two, pattern):
   assert (source[1]['image'] == (255, 0, 0)).all()
 
 
-def test_sizes_are_the_json_s_or_else_the_header_s_and_none_is_decoded(two):
+def test_sizes_are_those_of_the_json_else_the_header_without_decoding(two):
   source = opened(two)
   np.testing.assert_array_equal(source.sizes(), [[7, 9], [12, 20], [700, 900]])
   np.testing.assert_array_equal(
@@ -64,13 +64,11 @@ def test_sizes_are_the_json_s_or_else_the_header_s_and_none_is_decoded(two):
   )
 
 
-def test_images_are_scaled_to_the_size_that_is_asked_for(two):
+def test_images_are_scaled_to_the_given_size(two):
   assert WebDatasetSource(two, 5)[0]['image'].shape == (5, 5, 3)
 
 
-def test_what_was_found_in_a_tar_is_remembered_until_it_changes(
-  two, monkeypatch
-):
+def test_the_index_of_a_tar_is_cached_until_it_changes(two, monkeypatch):
   cache = two / 'cache'
   opened(two, cache)
   scanned = []
@@ -85,7 +83,7 @@ def test_what_was_found_in_a_tar_is_remembered_until_it_changes(
   assert [path.rpartition('/')[2] for path in scanned] == ['s-01.tar']
 
 
-def test_one_read_of_a_range_gives_a_sample(two, monkeypatch):
+def test_a_sample_is_one_ranged_read(two, monkeypatch):
   source = opened(two)
   ranges = []
   read = files.read
@@ -97,7 +95,7 @@ def test_one_read_of_a_range_gives_a_sample(two, monkeypatch):
   assert end - start < 2000 < (two / 's-00.tar').stat().st_size
 
 
-def test_far_apart_members_are_read_one_by_one(tmp_path):
+def test_distant_members_are_read_separately(tmp_path):
   (tmp_path / 'x.tar').write_bytes(
     tar(
       ('0.txt', 'zero'),
@@ -110,7 +108,7 @@ def test_far_apart_members_are_read_one_by_one(tmp_path):
   assert texts(opened(tmp_path)) == ['zero', 'one']
 
 
-def test_samples_without_their_half_are_left_out_by_name(tmp_path, caplog):
+def test_incomplete_samples_are_skipped_by_name(tmp_path, caplog):
   whole = [sample(str(i), 'x') for i in range(8)]
   (tmp_path / 'x.tar').write_bytes(
     tar(
@@ -129,7 +127,7 @@ def test_samples_without_their_half_are_left_out_by_name(tmp_path, caplog):
     opened(tmp_path, max_bad_fraction=0.1)
 
 
-def test_headers_that_promise_too_much_end_the_tar(tmp_path):
+def test_headers_that_declare_too_much_end_the_tar(tmp_path):
   image, text = sample('good', 'x')
   huge = tarfile.TarInfo('huge.png')
   huge.size = 2**62
@@ -184,7 +182,7 @@ def test_damaged_samples_raise_by_shard_and_key(tmp_path):
     'null',
     'latin',
   }
-  assert found['list'] == 'the JSON is no object'
+  assert found['list'] == 'the JSON is not an object'
   assert found['null'] == 'it has no caption'
   assert f'{tmp_path}/x.tar: cut' in failures(source)
 
@@ -195,10 +193,10 @@ def test_damaged_samples_raise_by_shard_and_key(tmp_path):
     (512 * 4, 1, 'no header or end at byte 2048'),  # Between two samples.
     (512 * 4 + 100, 1, 'no header or end at byte 2048'),  # In a header.
     (512 * 5 + 100, 1, 'unexpected end of data, after 2 samples'),
-    (0, 0, 'no tar, or a compressed one (empty file)'),
+    (0, 0, 'not a tar, or a compressed one (empty file)'),
   ],
 )
-def test_a_tar_that_is_cut_short_gives_what_is_before_the_cut(
+def test_a_truncated_tar_yields_the_samples_before_its_end(
   tmp_path, cut, usable, reason
 ):
   whole = tar(*sample('0', 'zero'), *sample('1', 'one'))
@@ -224,7 +222,7 @@ def test_names_in_any_encoding_are_read(tmp_path):
   )
 
 
-def test_a_caption_that_is_cut_off_is_a_bad_record(tmp_path):
+def test_a_truncated_caption_is_a_bad_record(tmp_path):
   whole = tar(('0.png', encoded()), ('0.txt', 'x' * 600))
   (tmp_path / 'a.tar').write_bytes(whole[: 512 * 3 + 100])
   source = opened(tmp_path, max_bad_fraction=1.0)
@@ -238,12 +236,12 @@ def test_compressed_tars_are_refused_by_name(tmp_path):
   with tarfile.open(fileobj=buffer, mode='w:gz'):
     pass
   (tmp_path / 'a.tar').write_bytes(buffer.getvalue())
-  with pytest.raises(UserError, match='a.tar .no tar, or a compressed one'):
+  with pytest.raises(UserError, match='a.tar .not a tar, or a compressed one'):
     opened(tmp_path)
 
 
 @pytest.mark.parametrize(
-  'path, said',
+  'path, message',
   [
     (
       '*.tar',
@@ -254,16 +252,16 @@ def test_compressed_tars_are_refused_by_name(tmp_path):
     ('none-{0..3}.tar', 'matches no tar'),
   ],
 )
-def test_nothing_to_read_is_explained(tmp_path, path, said):
-  with pytest.raises(UserError, match=said):
+def test_an_empty_source_is_reported(tmp_path, path, message):
+  with pytest.raises(UserError, match=message):
     opened(tmp_path / path)
 
 
-def test_tars_without_samples_are_explained(tmp_path):
+def test_tars_without_samples_are_reported(tmp_path):
   (tmp_path / 'a.tar').write_bytes(tar(('x.bin', b'')))
   with pytest.raises(
     UserError,
-    match='holds no sample with an image and a cap'
+    match='contains no sample with an image and a cap'
     'tion; shards need a .jpg, .png or .webp and a .txt or '
     '.json of the same name.$',
   ):
@@ -309,7 +307,7 @@ def test_a_tar_may_have_another_name(two, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['notes.tar.gz', 'notes', 'notes.txt'])
-def test_a_file_that_is_no_tar_is_told_whatever_its_name(name, tmp_path):
+def test_a_file_that_is_not_a_tar_is_reported(name, tmp_path):
   (tmp_path / name).write_bytes(b'no tar')
-  with pytest.raises(UserError, match='no tar'):
+  with pytest.raises(UserError, match='not a tar'):
     opened(tmp_path / name)

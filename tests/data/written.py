@@ -1,4 +1,4 @@
-"""Files for tests, as the reference libraries write them."""
+"""Files for tests, written by the reference libraries."""
 
 import io
 import json
@@ -21,7 +21,7 @@ def encoded(height=12, width=20, color=(255, 0, 0), kind='png', **options):
 
 
 def noisy(height=64, width=96, kind='png', seed=0):
-  """One that does not compress, so that a cut goes through its pixels."""
+  """An image that does not compress, so that a cut truncates its pixels."""
   pixels = np.random.default_rng(seed).integers(
     0, 256, (height, width, 3), np.uint8
   )
@@ -66,7 +66,7 @@ def parquet_file(path, rows, **options):
 
 
 def array_record(path, records):
-  """Of maps, or of bytes as they are."""
+  """Writes an ArrayRecord file of maps, or of raw bytes."""
   writer = ArrayRecordWriter(str(path), 'group_size:1')
   for record in records:
     writer.write(record if isinstance(record, bytes) else msgpack.packb(record))

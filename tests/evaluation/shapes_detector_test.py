@@ -7,7 +7,7 @@ from sana_jax.evaluation.shapes_detector import detect
 
 
 @pytest.mark.parametrize('size', [64, 96, 128])
-def test_rendered_scenes_are_read_back(size):
+def test_rendered_scenes_are_detected_exactly(size):
   wrong = 0
   for index in range(150):
     truth = scene(11, 'train', index)
@@ -23,14 +23,14 @@ def test_rendered_scenes_are_read_back(size):
   assert wrong <= 1  # 99 %.
 
 
-def test_an_image_of_another_ground_is_read_too():
+def test_another_background_is_supported():
   truth = scene(0, 'train', 3)
   dark = Scene(truth.kind, '', truth.objects, truth.requirement, 20)
   names = lambda things: sorted((t.shape, t.color) for t in things)
   assert names(detect(render(dark, 64))) == names(truth.objects)
 
 
-def test_blobs_and_specks_are_no_objects():
+def test_blobs_and_specks_are_not_objects():
   image = np.full((64, 64, 3), 230, np.uint8)
   assert detect(image) == []
   image[10:14, 5:60] = (220, 40, 40)  # A bar is none of the shapes.
@@ -38,7 +38,7 @@ def test_blobs_and_specks_are_no_objects():
   assert detect(image) == []
 
 
-def test_the_most_certain_object_comes_first():
+def test_the_most_confident_object_comes_first():
   clean = Scene(
     'colors',
     '',

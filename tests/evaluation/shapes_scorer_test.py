@@ -1,4 +1,4 @@
-"""Every caption is read, and better pictures have better grades."""
+"""Every caption is parsed, and better pictures have better grades."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from sana_jax.evaluation.shapes_detector import Detected
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_caption_means_what_it_was_made_from(kind):
+def test_the_meaning_of_every_caption_is_its_requirement(kind):
   for requirement in requirements(kind):
     for text in phrasings(requirement):
       assert meaning(text) == requirement
@@ -76,11 +76,11 @@ LEFT = Requirement(
     ([], 0.1),
   ],
 )
-def test_grades_are_those_of_the_formula(detected, grade):
+def test_grades_follow_the_formula(detected, grade):
   assert shapes_scorer.grade(LEFT, detected) == pytest.approx(grade)
 
 
-def test_half_or_more_is_to_follow_the_prompt():
+def test_grades_of_half_or_more_follow_the_prompt():
   rng = np.random.default_rng(0)
   prompts = [p.requirement for p in shapes_suite.prompts(20)]
   scenes = [
@@ -115,7 +115,7 @@ def test_true_pictures_score_higher_than_those_of_other_prompts():
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, message',
   [
     ('clip', "The scorer is 'clip'; allowed are shapes, or MODULE:FUNCTION"),
     ('numpy:', 'allowed are shapes'),
@@ -129,6 +129,6 @@ def test_true_pictures_score_higher_than_those_of_other_prompts():
     ('textwrap:dedent', 'must take'),
   ],
 )
-def test_a_scorer_that_is_not_there_is_told(name, said):
-  with pytest.raises(UserError, match=said):
+def test_a_missing_scorer_is_reported(name, message):
+  with pytest.raises(UserError, match=message):
     scorers.load(name)

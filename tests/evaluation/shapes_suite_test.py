@@ -22,7 +22,7 @@ def test_one_object_is_enough_for_single_but_not_when_strict():
   assert not follows(want, both[1:]) and not follows(want, [])
 
 
-def test_two_needs_both_shapes():
+def test_two_requires_both_shapes():
   want = Requirement('two', (Want('circle'), Want('star')))
   assert follows(want, [thing('star'), thing('circle')])
   assert not follows(want, [thing('star'), thing('star')])
@@ -41,7 +41,7 @@ def test_counted_objects_all_have_the_colour():
   assert not follows(want, [thing('star'), thing('star', 'blue')])
 
 
-def test_only_the_most_certain_object_has_the_colour_asked_for():
+def test_only_the_most_confident_object_needs_the_requested_colour():
   want = Requirement('colors', (Want('circle', 'red'),))
   red, blue = thing('circle', 'red'), thing('circle', 'blue', overlap=0.8)
   assert follows(want, [blue, red])
@@ -126,7 +126,7 @@ def test_chance_is_one_for_equal_prompts_and_none_for_exclusive_ones():
   assert shapes_suite.score(draw(other), other)['colors'].chance == 0
 
 
-def test_blank_images_score_nothing():
+def test_blank_images_score_zero():
   chosen = shapes_suite.prompts(1)
   blank = np.full((len(chosen), 32, 32, 3), 230, np.uint8)
   overall = shapes_suite.score(list(blank), chosen)['overall']

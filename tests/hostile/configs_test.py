@@ -17,7 +17,7 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference import model_index
 from sana_jax.inference.schedulers import read_scheduler, time_grid
-from sana_jax.tasks import initial
+from sana_jax.tasks import init_from
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.weights import exchange, kinds
 from sana_jax.weights import folder as folders
@@ -324,7 +324,7 @@ ABSURD = (
 
 def compare(folder, part):
   """As a run that starts from the folder's model does."""
-  initial.compare(str(folder), part, folders.describe(GOLDEN, part))
+  init_from.compare(str(folder), part, folders.describe(GOLDEN, part))
 
 
 @pytest.mark.parametrize('part, changes', ABSURD, ids=lambda x: str(x)[:40])

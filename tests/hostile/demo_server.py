@@ -17,7 +17,7 @@ import uvicorn
 from sana_jax import Pipeline
 from sana_jax.inference import hosts, page, serving
 from sana_jax.inference.demo import Limits
-from sana_jax.inference.line import Line
+from sana_jax.inference.request_queue import RequestQueue
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 SETTINGS = {'steps': 2, 'guidance_scale': 4.5, 'sampler': 'dpm++2m'}
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 class Demo:
   """A running demo."""
 
-  def __init__(self, guard, line: Line, port: int):
+  def __init__(self, guard, line: RequestQueue, port: int):
     self.guard, self.line, self.port = guard, line, port
     self.root = f'http://127.0.0.1:{port}'
     self.event = guard.event
@@ -183,7 +183,7 @@ def running(queue: int = 16, names=()) -> Iterator[Demo]:
 
   async def serve():
     # Where no loop runs, gradio makes some and leaves them open.
-    line = Line(queue)
+    line = RequestQueue(queue)
     guard = page.app(
       pipe,
       SETTINGS,

@@ -20,7 +20,7 @@ from sana_jax import locks
 from sana_jax.errors import UserError
 from sana_jax.launch import cli
 from sana_jax.locks.holder import Holder
-from sana_jax.training import saved, workdir
+from sana_jax.training import checkpoint_files, workdir
 
 ROOT = pathlib.Path(sana_jax.__file__).parents[1]
 TOY = ROOT / 'tests/training/toy.py'
@@ -193,7 +193,7 @@ def test_two_trainers_of_a_workdir(tmp_path, toy):
   checkpoints = epath.Path(tmp_path / 'checkpoints')
   settings = dict(num_steps=10**6, log_every_steps=1, mesh={'data': -1})
   with training(tmp_path, **settings) as first:
-    wait_for(lambda: saved.steps(checkpoints), first)
+    wait_for(lambda: checkpoint_files.steps(checkpoints), first)
     first.send_signal(signal.SIGSTOP)  # It is there all the same.
     with pytest.raises(UserError) as refused:
       toy.run(tmp_path, **{**settings, 'num_steps': 20})
@@ -202,7 +202,7 @@ def test_two_trainers_of_a_workdir(tmp_path, toy):
     assert ' training since 2' in str(refused.value)
     assert first.poll() is None
     first.kill()
-  last = max(saved.steps(checkpoints))
+  last = max(checkpoint_files.steps(checkpoints))
   toy.run(tmp_path, **{**settings, 'num_steps': last + 5})
   assert steps_of(tmp_path) == list(range(1, last + 6))
   assert not list(tmp_path.glob('.lock*'))

@@ -229,7 +229,7 @@ def test_odd_prompts_pass_tokenizer_metadata_list_and_sheet(
     }
 
 
-def test_half_a_surrogate_pair_is_one_sentence_from_python(words):
+def test_half_a_surrogate_pair_raises_a_user_error(words):
   for prompt in ('\ud83d cat', 'cat \udc31', '\udcff'):
     with pytest.raises(encode.TextError) as error:
       encode.tokenize(words, ['a dog', prompt])

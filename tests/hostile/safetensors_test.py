@@ -36,7 +36,7 @@ ODD = [
   float('inf'),
 ]
 # Where the reader is stricter than the library.
-STRICTER = 'the name|the dtype|no shape of sizes'
+STRICTER = 'the name|the dtype|an invalid shape'
 
 
 def some_tensors(rng):

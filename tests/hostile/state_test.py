@@ -18,8 +18,8 @@ import pytest
 
 from sana_jax import files
 from sana_jax.errors import UserError
-from sana_jax.training import pictures, saved
-from sana_jax.training.agreement import Records
+from sana_jax.training import checkpoint_files, pictures
+from sana_jax.training.dataset_check import Records
 
 # TensorStore goes on reading after the first damaged array, and then finds
 # orbax's event loop closed.
@@ -167,7 +167,10 @@ class Run:
       assert name.partition('/')[0] in said
     else:
       jax.tree.map(np.testing.assert_array_equal, state, self.whole)
-      assert saved.steps(epath.Path(self.workdir) / 'checkpoints')[-1] == 6
+      assert (
+        checkpoint_files.steps(epath.Path(self.workdir) / 'checkpoints')[-1]
+        == 6
+      )
     assert time.monotonic() - began < BOUND_SECONDS
     assert not self.lost(name)
     return said

@@ -17,13 +17,13 @@ _READS = """
 import os, pathlib, sys
 import numpy as np
 import safetensors.numpy
-from sana_jax.data import columns, remembered
+from sana_jax.data import columns, array_cache
 
 folder = pathlib.Path(sys.argv[1])
 safetensors.numpy.save_file({'x': np.zeros((64, 4096), np.uint8)}, folder / 'a')
 found = columns.Columns(str(folder))
 assert found.rows('a', 'x', 5, 9).shape == (4, 4096)
-kept = lambda: remembered.remembered(
+kept = lambda: array_cache.cached_arrays(
   folder / 'kept', 'key', lambda: {'y': np.ones(2**20, np.int32)})
 kept()
 arrays = kept()

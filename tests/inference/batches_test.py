@@ -107,7 +107,7 @@ def test_a_restart_draws_the_same_batches():
   assert rest.drawn == whole.drawn[1:]
 
 
-def test_half_a_surrogate_pair_is_one_sentence_from_python(pipe):
+def test_half_a_surrogate_pair_raises_a_user_error(pipe):
   for prompts, negative in (
     (['\ud83d cat'], ''),
     ('a', '\udc00'),

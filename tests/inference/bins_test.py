@@ -1,4 +1,4 @@
-"""The trained aspect ratios, and pictures of exactly the size asked for."""
+"""The trained aspect ratios, and pictures of exactly the requested size."""
 
 import itertools
 
@@ -59,29 +59,29 @@ def test_a_tie_goes_to_the_first_as_in_diffusers():
 
 def test_every_size_is_covered_and_one_side_fits():
   sides = range(512, 2049, 16)
-  for asked in itertools.product(sides, sides):  # 9,409 of them.
-    made = bins.nearest(*asked, 32)
-    rows, columns = bins.covering(made, asked)
-    assert rows >= asked[0] and columns >= asked[1]
-    assert rows == asked[0] or columns == asked[1]
-    scale = max(asked[0] / made[0], asked[1] / made[1])
+  for requested in itertools.product(sides, sides):  # 9,409 of them.
+    made = bins.nearest(*requested, 32)
+    rows, columns = bins.covering(made, requested)
+    assert rows >= requested[0] and columns >= requested[1]
+    assert rows == requested[0] or columns == requested[1]
+    scale = max(requested[0] / made[0], requested[1] / made[1])
     # Rounded, never cut off: diffusers loses a pixel, and then the picture.
     assert abs(rows - made[0] * scale) <= 0.5
     assert abs(columns - made[1] * scale) <= 0.5
 
 
 @pytest.mark.parametrize(
-  'made, asked',
+  'made, requested',
   [
     ((832, 1152), (960, 1280)),  # diffusers 0.42.1 returns 1 x 1280 of it,
     ((416, 576), (480, 640)),  # and 1 x 640 of this.
     ((3, 9), (9, 3)),
   ],
 )
-def test_the_size_is_exactly_that_asked_for(made, asked):
+def test_the_size_is_exactly_the_requested_one(made, requested):
   images = jnp.full((1, *made, 1), 0.25)
-  got = bins.resize_and_crop(images, *asked)
-  assert got.shape == (1, *asked, 1)
+  got = bins.resize_and_crop(images, *requested)
+  assert got.shape == (1, *requested, 1)
   np.testing.assert_allclose(got, 0.25, rtol=1e-6)
 
 

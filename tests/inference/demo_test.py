@@ -12,13 +12,13 @@ import pytest
 from sana_jax import Pipeline
 from sana_jax.errors import UserError
 from sana_jax.inference import demo
-from sana_jax.inference.demo import Asked, Limits
-from sana_jax.inference.line import Stopped
+from sana_jax.inference.demo import DrawRequest, Limits
+from sana_jax.inference.request_queue import Stopped
 from sana_jax.version import __version__
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 LIMITS = Limits(size_px=64, steps=30, images=4)
-GOOD = Asked('a red circle', '', 16, 16, 2, 4.5, 7, 2, 'dpm++2m')
+GOOD = DrawRequest('a red circle', '', 16, 16, 2, 4.5, 7, 2, 'dpm++2m')
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +26,7 @@ def pipe():
   return Pipeline.from_pretrained(FOLDER, dtype='float32')
 
 
-def asked(**changes):
+def request_of(**changes):
   return GOOD._replace(**changes)
 
 
@@ -35,7 +35,9 @@ def test_a_good_request_is_left_as_it_is(pipe):
 
 
 def test_whole_numbers_may_come_as_floats(pipe):
-  got = demo.check(pipe, asked(steps=2.0, seed=7.0, guidance_scale=3), LIMITS)
+  got = demo.check(
+    pipe, request_of(steps=2.0, seed=7.0, guidance_scale=3), LIMITS
+  )
   assert [type(x) for x in (got.steps, got.seed, got.guidance_scale)] == [
     int,
     int,
@@ -44,10 +46,10 @@ def test_whole_numbers_may_come_as_floats(pipe):
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, message',
   [
-    (dict(prompt=''), 'prompt is empty; say what to show.'),
-    (dict(prompt=' \n'), 'prompt is empty; say what to show.'),
+    (dict(prompt=''), 'prompt is empty; describe a picture.'),
+    (dict(prompt=' \n'), 'prompt is empty; describe a picture.'),
     (dict(prompt=None), 'prompt is missing; give text.'),
     (dict(prompt=['x']), 'prompt is a list; give text.'),
     (dict(prompt='\ud800'), 'prompt is not UTF-8; give UTF-8 text.'),
@@ -98,21 +100,21 @@ def test_whole_numbers_may_come_as_floats(pipe):
     ),
     (
       dict(prompt='', steps=0),
-      'prompt is empty; say what to show. steps is 0; '
+      'prompt is empty; describe a picture. steps is 0; '
       'give a whole number from 1 to 30.',
     ),
   ],
 )
-def test_a_bad_request_is_told_before_any_work(pipe, changes, said):
+def test_a_bad_request_raises_before_any_work(pipe, changes, message):
   with pytest.raises(UserError) as raised:
-    demo.draw(pipe, asked(**changes), LIMITS, 'tiny')
-  assert str(raised.value) == said
+    demo.draw(pipe, request_of(**changes), LIMITS, 'tiny')
+  assert str(raised.value) == message
 
 
 @pytest.mark.parametrize('value', ['\x1b[2J\n', 'x' * 10**6, '\u202e'])
 def test_text_of_a_request_is_escaped_and_cut(pipe, value):
   with pytest.raises(UserError) as raised:
-    demo.check(pipe, asked(seed=value), LIMITS)
+    demo.check(pipe, request_of(seed=value), LIMITS)
   assert str(raised.value).isprintable()
   assert len(str(raised.value)) < 200
 
@@ -125,7 +127,7 @@ def test_a_stopped_request_ends_after_its_step(pipe):
     stop.set()
 
   with pytest.raises(Stopped):
-    demo.drawn(pipe, asked(steps=30), LIMITS, 'tiny', stop, on_step)
+    demo.drawn(pipe, request_of(steps=30), LIMITS, 'tiny', stop, on_step)
   assert done == [1]
 
 
@@ -141,12 +143,12 @@ def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):
 
 
 def test_the_pictures_are_those_of_the_pipeline(pipe):
-  told = []
-  files = demo.draw(pipe, GOOD, LIMITS, 'tiny', told.append)
+  done = []
+  files = demo.draw(pipe, GOOD, LIMITS, 'tiny', done.append)
   want = pipe.draw(
     'a red circle', height=16, width=16, steps=2, seed=7, num_images=2
   )
-  assert told == [1, 2]
+  assert done == [1, 2]
   assert [f.name for f in files] == [
     'a-red-circle-7-0.png',
     'a-red-circle-7-1.png',
@@ -156,10 +158,10 @@ def test_the_pictures_are_those_of_the_pipeline(pipe):
       np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-def test_each_picture_says_how_it_was_made(pipe):
+def test_each_picture_has_its_settings(pipe):
   prompt = '猫 🙂 ä'
   *_, last = demo.draw(
-    pipe, asked(prompt=prompt, negative_prompt='Nebel'), LIMITS, 'tiny'
+    pipe, request_of(prompt=prompt, negative_prompt='Nebel'), LIMITS, 'tiny'
   )
   with Image.open(io.BytesIO(last.content)) as image:
     assert image.text == {
@@ -181,14 +183,14 @@ def test_each_picture_says_how_it_was_made(pipe):
   'prompt, cut',
   [('a red circle', False), ('red ' * 2500, True), ('🙂' * 300, True)],
 )
-def test_a_prompt_that_is_read_in_part_is_seen(pipe, prompt, cut):
+def test_a_truncated_prompt_is_reported(pipe, prompt, cut):
   assert demo.is_cut(pipe, prompt) == cut
 
 
-def test_a_full_device_is_told(pipe, monkeypatch):
+def test_running_out_of_memory_raises_a_user_error(pipe, monkeypatch):
   def fail(*_, **__):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
   monkeypatch.setattr(Pipeline, 'draw', fail)
-  with pytest.raises(UserError, match='ask for a smaller size or fewer images'):
+  with pytest.raises(UserError, match='request a smaller size or fewer images'):
     demo.draw(pipe, GOOD, LIMITS, 'tiny')

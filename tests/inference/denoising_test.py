@@ -29,11 +29,11 @@ def pipe(request):
 
 @pytest.mark.parametrize('sampler', ['euler', 'dpm++2m', 'dpm++3m'])
 def test_step_by_step_gives_the_same_pictures(pipe, sampler):
-  told = []
+  done = []
   settings = dict(sampler=sampler, steps=4, **SMALL)
-  got = pipe.draw(PROMPT, on_step=told.append, output_type='float', **settings)
+  got = pipe.draw(PROMPT, on_step=done.append, output_type='float', **settings)
   want = pipe.draw(PROMPT, output_type='float', **settings)
-  assert told == [1, 2, 3, 4]
+  assert done == [1, 2, 3, 4]
   # The programs differ, and so may the last bits.
   np.testing.assert_allclose(got, want, atol=1e-6)
 
@@ -87,14 +87,14 @@ def test_one_program_serves_any_number_of_steps(pipe):
   assert len(set(counts)) == 1
 
 
-def test_what_on_step_raises_ends_the_run(pipe):
-  told = []
+def test_an_exception_of_on_step_ends_the_run(pipe):
+  done = []
 
   def stop(done):
-    told.append(done)
+    done.append(done)
     if done == 2:
       raise InterruptedError
 
   with pytest.raises(InterruptedError):
     pipe.draw(PROMPT, on_step=stop, steps=5, **SMALL)
-  assert told == [1, 2]
+  assert done == [1, 2]

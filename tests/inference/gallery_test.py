@@ -52,7 +52,7 @@ def test_pictures_and_list_are_whole_and_in_order(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['jpg', 'webp'])
-def test_other_formats_say_how_they_were_made(tmp_path, suffix):
+def test_other_formats_have_their_settings(tmp_path, suffix):
   (picture,) = wanted(1, suffix)
   smooth = np.full((32, 32, 3), (200, 30, 60), np.uint8)
   with Gallery(tmp_path, [picture]) as album:
@@ -101,7 +101,7 @@ def test_more_pictures_may_follow(tmp_path):
   assert len(listed(tmp_path)) == 6  # What is there stays listed.
 
 
-def test_shards_hold_every_picture_once_with_its_words(tmp_path):
+def test_shards_hold_every_picture_once_with_its_metadata(tmp_path):
   pictures = wanted()
   options = dict(shard_size=4)
   fill(tmp_path, pictures, **options)

@@ -127,6 +127,6 @@ def test_names_are_brought_into_one_form(text, name):
   'text',
   ['', 'a b', 'http://a', 'a:80', 'a/b', '*', 'a\x1b[2J', '-' * 300, 'ä'],
 )
-def test_what_is_no_name_is_refused(text):
+def test_an_invalid_host_name_raises(text):
   with pytest.raises(UserError):
     hosts.name(text)

@@ -16,11 +16,11 @@ def plain(colour, height=8, width=8):
 def test_pixels_and_metadata_survive(tmp_path):
   path = tmp_path / 'a.png'
   picture = np.random.default_rng().integers(0, 256, (5, 7, 3)).astype(np.uint8)
-  said = {'prompt': 'ein roter Kreis, “赤い丸” 🔴', 'seed': 7, 'steps': 20}
-  images.write_png(path, picture, said)
+  metadata = {'prompt': 'ein roter Kreis, “赤い丸” 🔴', 'seed': 7, 'steps': 20}
+  images.write_png(path, picture, metadata)
   with Image.open(path) as read:
     np.testing.assert_array_equal(np.asarray(read), picture)
-    assert read.text == {k: str(v) for k, v in said.items()}
+    assert read.text == {k: str(v) for k, v in metadata.items()}
   assert [p.name for p in tmp_path.iterdir()] == ['a.png']
 
 

@@ -1,4 +1,4 @@
-"""Prompt files: every format gives the same jobs, every bad line is told."""
+"""Prompt files: every format gives the same jobs; bad lines are reported."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'line, said',
+  'line, message',
   [
     ('{"prompt": "a"', 'no JSON'),
     ('[1]', 'is no JSON object'),
@@ -95,17 +95,19 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
     ('[' * 10_000, 'no JSON'),
   ],
 )
-def test_a_bad_line_is_told_by_its_number_and_skipped(tmp_path, line, said):
+def test_a_bad_line_is_reported_by_its_number_and_skipped(
+  tmp_path, line, message
+):
   path = written(tmp_path, '.jsonl', f'{{"prompt": "a"}}\n{line}\n')
   got, problems = jobs.read(path, DEFAULT)
   assert [job.line for job in got] == [1]
   assert len(problems) == 1
   assert problems[0].line == 2
-  assert re.search(said, problems[0].reason), problems
+  assert re.search(message, problems[0].reason), problems
 
 
 @pytest.mark.parametrize(
-  'suffix, content, said',
+  'suffix, content, message',
   [
     ('.txt', ' \n', 'is empty; give one prompt a line'),
     ('.jsonl', '{}', 'has no line that can be used: line 1'),
@@ -115,14 +117,12 @@ def test_a_bad_line_is_told_by_its_number_and_skipped(tmp_path, line, said):
     ('.yaml', 'prompt: a', 'must end in .txt, .jsonl, .csv, .parquet'),
   ],
 )
-def test_a_file_that_cannot_be_used_is_one_sentence(
-  tmp_path, suffix, content, said
-):
-  with pytest.raises(UserError, match=said):
+def test_a_file_that_cannot_be_used_raises(tmp_path, suffix, content, message):
+  with pytest.raises(UserError, match=message):
     jobs.read(written(tmp_path, suffix, content), DEFAULT)
 
 
-def test_damaged_files_are_one_sentence(tmp_path):
+def test_damaged_files_raise(tmp_path):
   path = tmp_path / 'p.parquet'
   path.write_bytes(b'PAR1 no table')
   with pytest.raises(UserError, match='cannot be read as Parquet'):

@@ -20,7 +20,7 @@ from sana_jax import Pipeline
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import arguments, decoding, randomness
-from sana_jax.inference.seamless import Strips
+from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
 from sana_jax.sharding.mesh import make_mesh
@@ -35,11 +35,11 @@ SMALL = dict(height=16, width=16, steps=2)
 def golden():
   """The reference's arrays by name, and 'prompts', 'negative_prompt', ..."""
   with safetensors.safe_open(FOLDER / 'golden.safetensors', 'np') as f:
-    said = f.metadata()
+    metadata = f.metadata()
     arrays = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
   for key in ('prompts', 'guidance_scale', 'size'):
-    said[key] = json.loads(said[key])
-  return said | arrays
+    metadata[key] = json.loads(metadata[key])
+  return metadata | arrays
 
 
 @pytest.fixture(scope='module')
@@ -195,7 +195,7 @@ def test_strips_change_no_picture(pipe, parts):
   )
 
 
-def test_tiles_are_cut_where_asked(pipe):
+def test_tiles_are_cut_where_requested(pipe):
   how = dict(SMALL, output_type='float')
   tiles = pipe.draw('a cat', **how, parts=Tiles(8, 8))
   latents = pipe.draw('a cat', **SMALL, output_type='latent')
@@ -224,7 +224,7 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
 
 
 @pytest.mark.parametrize(
-  'arguments, said',
+  'arguments, message',
   [
     (dict(height=30), 'height is 30; it must be a multiple .* 4, such as 28'),
     (dict(width=2), 'width is 2; .* such as 4'),
@@ -253,12 +253,12 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
     (dict(prompts=[]), 'no prompt'),
   ],
 )
-def test_a_bad_request_is_one_sentence(pipe, arguments, said):
-  with pytest.raises(UserError, match=said):
+def test_a_bad_request_raises_a_user_error(pipe, arguments, message):
+  with pytest.raises(UserError, match=message):
     pipe.draw(**{'prompts': 'a cat', 'steps': 2, **arguments})
 
 
-def test_a_bad_dtype_or_folder_is_one_sentence(tmp_path):
+def test_a_bad_dtype_or_folder_raises_a_user_error(tmp_path):
   with pytest.raises(UserError, match='dtype is int8; allowed are float32'):
     Pipeline.from_pretrained(FOLDER, dtype='int8')
   with pytest.raises(UserError, match='dtype is half-ish'):

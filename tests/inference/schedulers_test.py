@@ -50,7 +50,7 @@ def test_the_scheduler_names_the_sampler(tmp_path, config, want):
 
 
 @pytest.mark.parametrize(
-  'config, said',
+  'config, message',
   [
     ({'_class_name': 'DDIMScheduler'}, "scheduler 'DDIMScheduler'; DPMSolver"),
     (DPM | {'use_flow_sigmas': False}, 'use_flow_sigmas is False; only True'),
@@ -64,8 +64,8 @@ def test_the_scheduler_names_the_sampler(tmp_path, config, want):
     (EULER | {'use_dynamic_shifting': True}, 'use_dynamic_shifting is True'),
   ],
 )
-def test_what_would_draw_another_picture_is_refused(tmp_path, config, said):
-  with pytest.raises(UserError, match=said):
+def test_what_would_draw_another_picture_is_refused(tmp_path, config, message):
+  with pytest.raises(UserError, match=message):
     read_scheduler(folder(tmp_path, config))
 
 

@@ -11,7 +11,7 @@ import pytest
 SERVER = """
 import asyncio, socket, sys, time
 from sana_jax.inference import serving
-from sana_jax.inference.line import Line
+from sana_jax.inference.request_queue import RequestQueue
 
 async def app(scope, receive, send):
   if scope['type'] == 'lifespan':
@@ -25,7 +25,7 @@ async def app(scope, receive, send):
   await send({'type': 'http.response.body', 'body': b'here'})
 
 serving._HEAD_SECONDS = float(sys.argv[1])
-line = Line(4)
+line = RequestQueue(4)
 with socket.create_server(('127.0.0.1', 0)) as door:
   print(door.getsockname()[1], flush=True)
   serving.serve(app, door, line)

@@ -80,7 +80,7 @@ def test_one_by_one_is_all_at_once(model):
 
 
 @pytest.mark.parametrize(
-  'size, stride, said',
+  'size, stride, message',
   [
     (18, 12, 'must be multiples of 4'),
     (16, 10, 'must be multiples of 4'),
@@ -88,7 +88,7 @@ def test_one_by_one_is_all_at_once(model):
     (16, 0, 'stride of the tiles is'),
   ],
 )
-def test_tiles_that_do_not_fit_are_refused(model, size, stride, said):
+def test_tiles_that_do_not_fit_are_refused(model, size, stride, message):
   module, variables = model
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     tiling.decode(module, variables, draw(1, 8, 8, 4), Tiles(size, stride))

@@ -24,7 +24,7 @@ def brighter(prompts, first, second):
 
 
 def feed(chooser, values, keep, portion=5, pools=None):
-  """What is kept of pictures of these values that come a few at a time."""
+  """Candidates kept from pictures of these values that arrive in portions."""
   pool = Pool('x', len(values), keep)
   for start in range(0, len(values), portion):
     new = [
@@ -90,15 +90,18 @@ def test_scores_keep_the_highest_however_they_come(portion, keep):
 )
 def test_a_tournament_is_the_textbook_one(count, keep, portion):
   values = np.random.default_rng(count).integers(0, 12, count)
-  # Of seven, each beats the three after it: who meets whom decides.
+  # Of seven, each beats the three after it, so the pairing decides.
   around = lambda a, b: (int(b) - int(a)) % 7 <= 3
 
-  def judge(prompts, first, second):
+  def compare(prompts, first, second):
     return np.array(
       [around(a[0, 0, 0], b[0, 0, 0]) for a, b in zip(first, second)]
     )
 
-  for chooser, first_wins in ((brighter, lambda a, b: a >= b), (judge, around)):
+  for chooser, first_wins in (
+    (brighter, lambda a, b: a >= b),
+    (compare, around),
+  ):
     kept = feed(chooser, values, keep, portion)
     assert [c.number for c in kept] == textbook(first_wins, values, keep)
 
@@ -116,11 +119,11 @@ def test_the_last_one_standing_has_the_highest_score():
 def test_each_match_sends_one_home(count, keep):
   matches = []
 
-  def judge(prompts, first, second):
+  def compare(prompts, first, second):
     matches.append(len(prompts))
     return brighter(prompts, first, second)
 
-  feed(judge, np.arange(count), keep)
+  feed(compare, np.arange(count), keep)
   assert sum(matches) == count - keep
 
 
@@ -146,11 +149,11 @@ def test_pools_do_not_mix():
     for name, values in (('low', [1, 2, 0]), ('high', [7, 9, 8]))
   ]
 
-  def asked(prompts, images):
+  def scorer(prompts, images):
     assert prompts == ['low'] * 3 + ['high'] * 3
     return brightness(prompts, images)
 
-  for chooser in (asked, brighter):
+  for chooser in (scorer, brighter):
     assert [
       [c.number for c in pool.candidates]
       for pool in verify.narrow(chooser, pools)
@@ -178,13 +181,13 @@ def test_yes_beats_no_and_logits_decide_the_rest(first, second, wins):
     yes, logit = zip(*(verdicts[int(i[0, 0, 0])] for i in images))
     return np.array(yes), np.array(logit, np.float32)
 
-  judge = verify.judge_of(verifier)
-  assert verify.is_judge(judge)
-  assert judge(['x'], picture(1)[None], picture(2)[None]).tolist() == [wins]
+  compare = verify.comparator_of(verifier)
+  assert verify.is_comparator(compare)
+  assert compare(['x'], picture(1)[None], picture(2)[None]).tolist() == [wins]
 
 
 @pytest.mark.parametrize(
-  'chooser, said',
+  'chooser, message',
   [
     (
       lambda prompts, images: np.zeros((len(images), 1)),
@@ -193,12 +196,12 @@ def test_yes_beats_no_and_logits_decide_the_rest(first, second, wins):
     (lambda prompts, images: [math.nan] * len(images), 'not finite'),
     (
       lambda prompts, first, second: [0.5] * len(first),
-      'The judge gave float64',
+      'The comparator returned float64',
     ),
     (lambda images: 0, r'must take \(prompts, images\)'),
     (max, r'must take \(prompts, images\)'),
   ],
 )
-def test_a_scorer_that_is_none_is_told(chooser, said):
-  with pytest.raises(UserError, match=said):
+def test_an_invalid_scorer_raises(chooser, message):
+  with pytest.raises(UserError, match=message):
     feed(chooser, range(5), 1)

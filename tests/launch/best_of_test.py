@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from sana_jax.locks import together
+from sana_jax.locks import process_group
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = (
@@ -156,7 +156,7 @@ def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
 
   argv, out, _ = chosen
   monkeypatch.setattr(jax, 'process_count', lambda: 4)
-  monkeypatch.setattr(together, 'processes', together.Processes)
+  monkeypatch.setattr(process_group, 'current', process_group.Processes)
   made = []
   for index in range(4):  # The last process has nothing to do.
     monkeypatch.setattr(jax, 'process_index', lambda i=index: i)
@@ -204,7 +204,7 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('function', ['redness', 'redder'])
-def test_ones_own_scorer_or_judge_chooses(
+def test_ones_own_scorer_or_comparator_chooses(
   function, mine, cli, tiny_sana, tmp_path
 ):
   argv = [
@@ -282,8 +282,8 @@ def test_a_scorer_that_gives_no_scores_is_reported(
   )
   assert code == 2
   assert err.splitlines()[-1] == (
-    'sana-jax: error: The scorer gave an array of shape () for 2 prompts; it '
-    'must give one value for each.'
+    'sana-jax: error: The scorer returned an array of shape () for 2 prompts; '
+    'it must return one value for each.'
   )
   assert not out.exists()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.launch import cli as commands
 from sana_jax.version import __version__
 
@@ -77,7 +77,7 @@ def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(
   monkeypatch, capsys
 ):
   def trouble(argv):
-    raise Trouble('The bucket does not answer.')
+    raise TransientError('The bucket does not answer.')
 
   monkeypatch.setattr(commands, 'run', trouble)
   assert commands.main(['train']) == 75

@@ -177,12 +177,12 @@ def other_depth(folder):
 @pytest.mark.parametrize(
   'change, expected',
   [
-    (truncate, 'damaged or cut short'),
+    (truncate, 'damaged or truncated'),
     (other_model, 'transformer: The weights are of another model: none of the'),
     (other_depth, 'transformer: The weights do not fit the model'),
     (
       lambda folder: (folder / 'model_index.json').unlink(),
-      'holds no model that is known here',
+      'contains no supported model',
     ),
   ],
 )

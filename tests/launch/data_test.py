@@ -89,7 +89,7 @@ def test_any_source_is_described(cli, tmp_path):
   )
   assert code == 0, err
   assert out.startswith('2 records\nshorter side, px\n        below 64  ')
-  assert '  b.png: b.txt holds no caption\n' in out
+  assert '  b.png: b.txt contains no caption\n' in out
   assert out.endswith('by name: prompt 1\n  a cat\n')
 
 

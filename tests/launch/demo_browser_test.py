@@ -117,7 +117,9 @@ def press(browser, button='draw'):
 
 
 def reported(browser):
-  return until(lambda: 'picture' in (said := text(browser, '#said')) and said)
+  return until(
+    lambda: 'picture' in (found := text(browser, '#status')) and found
+  )
 
 
 def refused(browser):
@@ -194,7 +196,7 @@ def test_a_downloaded_picture_records_how_it_was_made(page, downloads):
 @pytest.mark.parametrize(
   'selector, value, expected',
   [
-    ('#prompt textarea', '', 'prompt is empty; say what to show.'),
+    ('#prompt textarea', '', 'prompt is empty; describe a picture.'),
     (
       '#width input',
       99999,
@@ -282,7 +284,7 @@ def test_two_tabs_are_served_at_once(page, server):
 def test_a_stopped_run_ends(page, patient):
   start_a_long_run(page, patient)
   press(page, 'stop')
-  until(lambda: text(page, '#said').strip() == 'Stopped.')
+  until(lambda: text(page, '#status').strip() == 'Stopped.')
   enter(page, '#steps input[type=number]', 2)
   press(page)
   reported(page)  # The run would take longer than we wait.

@@ -87,7 +87,7 @@ def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
 @pytest.mark.parametrize(
   'changes, expected',
   [
-    ({'prompt': ''}, 'prompt is empty; say what to show.'),
+    ({'prompt': ''}, 'prompt is empty; describe a picture.'),
     ({'width': 10**6}, 'width is 1000000; give a whole number from 4 to 64.'),
     ({'width': 'wide'}, "width is 'wide'; give a whole number from 4 to 64."),
     ({'steps': None}, 'steps is missing; give a whole number from 1 to 50.'),

@@ -48,11 +48,14 @@ def launch(tmp_path, monkeypatch):
   [
     (
       ['--where', 'slrum', '--topology', 'cpu:2x2'],
-      r'--where=slrum is not known \(did you mean slurm\?\); allowed are '
+      r'--where=slrum is unknown \(did you mean slurm\?\); allowed are '
       'slurm, gke, tpu-vm, local',
     ),
-    ([*CPU[:2], '--topology', 'v5:4x4'], 'names no chip.*did you mean v5'),
-    ([*CPU[:2], '--topology', 'v5e:3x3', '--no-plan'], 'near ones are'),
+    (
+      [*CPU[:2], '--topology', 'v5:4x4'],
+      'unknown chip.*did you mean v5',
+    ),
+    ([*CPU[:2], '--topology', 'v5e:3x3', '--no-plan'], 'similar ones are'),
     (
       ['--where', 'slurm', '--topology', 'v5e:4x4', '--no-plan'],
       '--where=slurm, which has GPUs and CPUs; choose --where=gke or tpu-vm',
@@ -61,8 +64,8 @@ def launch(tmp_path, monkeypatch):
       ['--where', 'tpu-vm', '--topology', 'h200:1x1x8', '--no-plan'],
       'which has TPUs; choose --where=slurm or gke or local',
     ),
-    (GKE[:-2], '--where=gke needs --image'),
-    (VM[:5], '--where=tpu-vm needs --image; --where=tpu-vm needs --zone'),
+    (GKE[:-2], '--where=gke requires --image'),
+    (VM[:5], '--where=tpu-vm requires --image; --where=tpu-vm requires --zone'),
     (
       [*H200, '--zone', 'z'],
       '--zone is not for --where=slurm but for gke and tpu-vm',

@@ -96,9 +96,9 @@ def test_a_backend_requested_by_name_never_falls_back(
     '--kernels',
     'glumb_conv=mosaic_tpu',
   ) == (
-    '--kernels asks for a backend that cannot run here: mosaic_tpu runs on '
-    'TPUs; the platform is cpu; ask for another, or for none to have the '
-    'fastest that can.'
+    '--kernels requests a backend that cannot run here: mosaic_tpu runs on '
+    'TPUs; the platform is cpu; choose another, or none to use the '
+    'fastest one that can.'
   )
 
 
@@ -173,7 +173,7 @@ DAMAGE = {
   ),
   'weights cut short': (
     lambda m: cut(m / 'transformer/diffusion_pytorch_model.safetensors'),
-    'may be damaged or cut short',
+    'may be damaged or truncated',
   ),
   'weights of other sizes': (
     lambda m: edit(m / 'transformer/config.json', num_layers=3),

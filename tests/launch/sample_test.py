@@ -93,7 +93,9 @@ def test_the_same_command_writes_the_same_bytes(made, tmp_path, cli):
   assert read(tmp_path) == read(out)
 
 
-def test_a_full_device_is_reported(made, tmp_path, cli, monkeypatch):
+def test_running_out_of_memory_raises_a_user_error(
+  made, tmp_path, cli, monkeypatch
+):
   from sana_jax.inference.pipeline import Pipeline
 
   def fail(*_, **__):

@@ -1,4 +1,4 @@
-"""Grammars of names, against examples of their providers."""
+"""Grammars of names, with examples of their providers."""
 
 import time
 
@@ -29,7 +29,7 @@ from sana_jax.launching import fields
     ('image', 'ghcr.io/a/b-c:latest'),
   ],
 )
-def test_these_are_names(key, text):
+def test_names_of_providers_are_valid(key, text):
   assert fields.name_problem(key, text) == ''
 
 
@@ -46,7 +46,7 @@ def test_these_are_names(key, text):
     ',' * 4000,
   ],
 )
-def test_a_long_name_is_looked_at_in_no_time(text):
+def test_a_long_name_is_checked_quickly(text):
   began = time.perf_counter()
   for key in fields.GRAMMARS:
     fields.name_problem(key, text)
@@ -67,7 +67,7 @@ def test_a_long_name_is_looked_at_in_no_time(text):
     '/' + 'a' * 255,
   ],
 )
-def test_these_are_paths(path):
+def test_paths_are_valid(path):
   assert fields.path_problem('workdir', path) == ''
 
 
@@ -84,6 +84,6 @@ def test_a_problem_is_printable_and_short():
     assert problem.isprintable() and len(problem) < 400
 
 
-def test_a_home_folder_that_is_not_there_is_one_sentence():
+def test_a_missing_home_folder_is_a_user_error():
   with pytest.raises(UserError, match='--out=~nosuchuser/x'):
     fields.local_folder('out', '~nosuchuser/x')

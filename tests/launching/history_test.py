@@ -1,4 +1,4 @@
-"""Notes of attempts: read back, or set aside with a warning."""
+"""Attempt histories are read back, or renamed with a warning."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from sana_jax.launching import history
 from sana_jax.launching.restarts import Attempt
 
-GOOD = '{"step": 3, "exit_code": null, "asked": true}'
+GOOD = '{"step": 3, "exit_code": null, "stop_requested": true}'
 DAMAGED = [
   b'',
   b'{',
@@ -28,20 +28,20 @@ DAMAGED = [
   *(
     f'[{GOOD}, {entry}]'.encode()
     for entry in (
-      '{"step": "3", "exit_code": 1, "asked": true}',
-      '{"step": true, "exit_code": 1, "asked": true}',
-      '{"step": 3.5, "exit_code": 1, "asked": true}',
-      '{"step": NaN, "exit_code": 1, "asked": true}',
-      '{"step": -1, "exit_code": 1, "asked": true}',
-      f'{{"step": {"9" * 4000}, "exit_code": 1, "asked": true}}',
-      '{"step": 3, "exit_code": "1", "asked": true}',
-      '{"step": 3, "exit_code": false, "asked": true}',
-      '{"step": 3, "exit_code": 256, "asked": true}',
-      '{"step": 3, "exit_code": -9, "asked": true}',
-      '{"step": 3, "exit_code": 1e999, "asked": true}',
-      '{"step": 3, "exit_code": 1, "asked": 1}',
-      '{"step": 3, "exit_code": 1, "asked": null}',
-      '{"step": 3, "exit_code": 1, "asked": true, "more": 0}',
+      '{"step": "3", "exit_code": 1, "stop_requested": true}',
+      '{"step": true, "exit_code": 1, "stop_requested": true}',
+      '{"step": 3.5, "exit_code": 1, "stop_requested": true}',
+      '{"step": NaN, "exit_code": 1, "stop_requested": true}',
+      '{"step": -1, "exit_code": 1, "stop_requested": true}',
+      f'{{"step": {"9" * 4000}, "exit_code": 1, "stop_requested": true}}',
+      '{"step": 3, "exit_code": "1", "stop_requested": true}',
+      '{"step": 3, "exit_code": false, "stop_requested": true}',
+      '{"step": 3, "exit_code": 256, "stop_requested": true}',
+      '{"step": 3, "exit_code": -9, "stop_requested": true}',
+      '{"step": 3, "exit_code": 1e999, "stop_requested": true}',
+      '{"step": 3, "exit_code": 1, "stop_requested": 1}',
+      '{"step": 3, "exit_code": 1, "stop_requested": null}',
+      '{"step": 3, "exit_code": 1, "stop_requested": true, "more": 0}',
       '{"step": 3, "exit_code": 1}',
     )
   ),
@@ -53,7 +53,7 @@ def notes(tmp_path):
   return tmp_path / 'attempts.json'
 
 
-def test_attempts_are_read_as_they_were_written(notes):
+def test_a_written_history_is_read_back(notes):
   assert history.read(notes) == []
   attempts = [Attempt(0, 1), Attempt(2**40, None, True), Attempt(3, 255)]
   history.write(notes, attempts)
@@ -61,7 +61,7 @@ def test_attempts_are_read_as_they_were_written(notes):
 
 
 @pytest.mark.parametrize('data', DAMAGED, ids=lambda data: repr(data[:60]))
-def test_damaged_notes_are_set_aside(data, notes, caplog):
+def test_a_damaged_history_is_renamed(data, notes, caplog):
   notes.write_bytes(data)
   assert history.read(notes) == []
   (record,) = caplog.records
@@ -71,17 +71,17 @@ def test_damaged_notes_are_set_aside(data, notes, caplog):
   assert history.read(notes) == [Attempt(3)]
 
 
-def test_what_is_no_file_is_set_aside_without_waiting_for_it(notes, caplog):
+def test_a_fifo_or_a_folder_is_renamed_without_blocking(notes, caplog):
   os.mkfifo(notes)
   assert history.read(notes) == [] and not notes.exists()
   (notes / 'full').mkdir(parents=True)
   assert history.read(notes) == [] and not notes.exists()
   (notes / 'full').mkdir(parents=True)
-  history.forget(notes)
+  history.delete(notes)
   assert not notes.exists() and len(caplog.records) == 3
 
 
-def test_notes_that_never_end_are_not_read_whole(notes):
+def test_the_size_of_a_history_is_bounded(notes):
   notes.symlink_to('/dev/zero')
   assert history.read(notes) == []
   history.write(notes, [Attempt(1)])

@@ -1,4 +1,4 @@
-"""Processes on this machine: started, watched, shown and started again."""
+"""Processes on this machine: started, monitored, logged and restarted."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from sana_jax.launching.job import Job
 from sana_jax.launching.restarts import Policy
 
 TOY = pathlib.Path(__file__).with_name('toy_process.py')
-# Says what it was given; the second one fails at its first start.
+# Prints its arguments; the second process fails at its first start.
 TRAINER = """
 import pathlib, sys, time
 run = pathlib.Path(next(
@@ -54,7 +54,7 @@ def trainer(tmp_path, failing='first', progress='pass'):
   return [sys.executable, str(path)]
 
 
-def test_all_start_again_when_one_dies(job, tmp_path, capsys):
+def test_all_are_restarted_when_one_dies(job, tmp_path, capsys):
   assert local.launch(job, trainer(tmp_path)) == 0
   logs = [
     (tmp_path / f'run/logs/process-{i}.log').read_text() for i in range(2)
@@ -71,24 +71,24 @@ def test_all_start_again_when_one_dies(job, tmp_path, capsys):
         line,
       )
   assert len(ports) == 4 and ports[:2] == ports[2:]
-  # What the first one says is shown, and only that.
+  # Only the output of the first one is shown.
   shown = capsys.readouterr().err
   assert shown.count('[0] process 0 train') == 2 and 'process 1' not in shown
   assert not (tmp_path / 'run/attempts.json').exists()
 
 
 def test_attempts_are_one_run_and_a_second_launch_is_refused(job, tmp_path):
-  path, told = tmp_path / 'trainer.py', tmp_path / 'told'
+  path, record = tmp_path / 'trainer.py', tmp_path / 'record'
   path.write_text(f"""
 import os, pathlib, sys
-told = pathlib.Path({str(told)!r})
-with told.open('a') as file:
+record = pathlib.Path({str(record)!r})
+with record.open('a') as file:
   print(os.environ['SANA_JAX_RUN'], os.environ['SANA_JAX_ATTEMPT'], file=file)
 sys.exit(9 if os.environ['SANA_JAX_ATTEMPT'].endswith('0') else 0)
 """)
   command = [sys.executable, str(path)]
   assert local.launch(job, command) == 0
-  runs, attempts = zip(*map(str.split, told.read_text().splitlines()))
+  runs, attempts = zip(*map(str.split, record.read_text().splitlines()))
   assert len(set(runs)) == 1 and {'0.0', '0.1'} == set(attempts)
   refused = []
 
@@ -103,10 +103,10 @@ sys.exit(9 if os.environ['SANA_JAX_ATTEMPT'].endswith('0') else 0)
     thread.start()
     thread.join()
   assert len(refused) == 1
-  assert len(told.read_text().splitlines()) == len(attempts)
+  assert len(record.read_text().splitlines()) == len(attempts)
 
 
-def test_it_ends_with_the_code_of_what_failed(job, tmp_path, caplog):
+def test_the_exit_code_is_that_of_the_failure(job, tmp_path, caplog):
   assert local.launch(job, trainer(tmp_path, failing='True')) == 9
   log = (tmp_path / 'run/logs/process-1.log').read_text()
   assert log.count('process 1') == 3  # A start and two restarts.
@@ -115,7 +115,7 @@ def test_it_ends_with_the_code_of_what_failed(job, tmp_path, caplog):
   assert local.launch(job, trainer(tmp_path, failing='first')) == 0
 
 
-def test_a_restart_that_makes_progress_is_not_the_last(job, tmp_path):
+def test_restarts_continue_while_they_make_progress(job, tmp_path):
   save = (
     'n = len(list(run.glob("checkpoints/*"))); '
     '(run / f"checkpoints/{n + 1}").mkdir(parents=True)'
@@ -124,7 +124,7 @@ def test_a_restart_that_makes_progress_is_not_the_last(job, tmp_path):
   assert local.launch(job, trainer(tmp_path, few, save)) == 0
 
 
-def test_what_is_appended_to_a_log_is_shown_by_the_line(tmp_path, capsys):
+def test_appended_lines_of_a_log_are_shown(tmp_path, capsys):
   log = tmp_path / 'log'
   log.write_bytes(b'of an earlier launch\n')
   tail = local.Tail(log, '[0] ')
@@ -141,7 +141,7 @@ def test_what_is_appended_to_a_log_is_shown_by_the_line(tmp_path, capsys):
       assert capsys.readouterr().err == shown
 
 
-def test_a_log_cannot_reach_the_terminal_as_it_is(tmp_path, capsys):
+def test_lines_of_a_log_are_escaped(tmp_path, capsys):
   log = tmp_path / 'log'
   tail = local.Tail(log, '[0] ')
   log.write_bytes(b'\33[2J\33]0;title\7 red\n 10%\r 20%\r\n' + b'x' * 10**6)
@@ -153,7 +153,7 @@ def test_a_log_cannot_reach_the_terminal_as_it_is(tmp_path, capsys):
   assert bar == '[0]  20%' and len(long) < 3000
 
 
-def test_a_log_may_come_later(tmp_path, capsys):
+def test_a_log_may_be_created_later(tmp_path, capsys):
   tail = local.Tail(tmp_path / 'log', '')
   tail()
   (tmp_path / 'log').write_text('now\n')
@@ -180,7 +180,7 @@ def train(workdir, kill=False):
 
 
 def kill_one(workdir):
-  """With SIGKILL, once something was saved."""
+  """Kills a process with SIGKILL, once a checkpoint exists."""
   while not list(workdir.glob('checkpoints/12')):
     time.sleep(0.005)
   (pid,) = re.findall(
@@ -189,7 +189,7 @@ def kill_one(workdir):
   os.kill(int(pid), signal.SIGKILL)
 
 
-def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(
+def test_a_run_with_a_killed_process_ends_with_the_same_bits(
   tmp_path, monkeypatch
 ):
   root = pathlib.Path(local.__file__).parents[2]
@@ -197,7 +197,7 @@ def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(
   train(tmp_path / 'whole')
   logs = train(tmp_path / 'cut', kill=True)
   assert 'toy: from step 0 to 36' in logs[0]
-  assert re.search(r'toy: from step [1-9]\d* to 36', logs[0])  # It went on.
+  assert re.search(r'toy: from step [1-9]\d* to 36', logs[0])  # It resumed.
   ours, theirs = (
     np.load(tmp_path / name / 'model/model.npz') for name in ('cut', 'whole')
   )

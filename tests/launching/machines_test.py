@@ -1,4 +1,4 @@
-"""What a topology's name stands for, and what is said of one that is none."""
+"""Machines of a topology, and errors for invalid ones."""
 
 import math
 import re
@@ -30,7 +30,7 @@ from sana_jax.launching import machines
     ('cpu:1x1', 1, 1, 1),
   ],
 )
-def test_a_topology_has_so_many_processes(name, slices, hosts, devices):
+def test_numbers_of_processes_and_devices(name, slices, hosts, devices):
   found = machines.parse(name)
   assert (found.slices, found.hosts, found.devices) == (slices, hosts, devices)
   assert found.processes == slices * hosts
@@ -39,11 +39,11 @@ def test_a_topology_has_so_many_processes(name, slices, hosts, devices):
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, message',
   [
     (
       'v5:4x4',
-      r'names no chip that is known \(did you mean v5\w or v5\w\?\); '
+      r'names an unknown chip \(did you mean v5\w or v5\w\?\); '
       'allowed are v4, .*, cpu',
     ),
     ('gpu:2x4', 'allowed are v4'),
@@ -51,20 +51,20 @@ def test_a_topology_has_so_many_processes(name, slices, hosts, devices):
     ('cpu:0x4', 'give cpu:PROCESSESxDEVICES'),
     ('cpu:2x65', 'give cpu:PROCESSESxDEVICES'),
     ('cpu:2x4x1', 'give cpu:PROCESSESxDEVICES'),
-    ('v5e:3x5', 'is no slice that can be had; near ones are 2x4, 4x4, 4x8'),
-    ('v5p:8x4x4', 'near ones are .*4x4x8'),
+    ('v5e:3x5', 'is not an available slice; similar ones are 2x4, 4x4, 4x8'),
+    ('v5p:8x4x4', 'similar ones are .*4x4x8'),
     ('v5e:4', 'give 2 sizes'),
     ('h200:1x2x16', '16 GPUs a host; 1 to 8 are allowed'),
   ],
 )
-def test_another_name_is_one_sentence(name, said):
-  with pytest.raises(UserError, match=said) as error:
+def test_an_invalid_name_is_a_one_line_error(name, message):
+  with pytest.raises(UserError, match=message) as error:
     machines.parse(name)
   assert '\n' not in str(error.value)
 
 
-def test_every_slice_is_one_that_plan_knows():
-  # Sizes of xpk's table for v4, all of which are to be had.
+def test_every_slice_is_supported_by_plan():
+  # Sizes of xpk's table for v4, all of which are available.
   for size in (
     '2x2x1',
     '2x2x2',

@@ -1,4 +1,4 @@
-"""The end of one process is the end of all; a stop lets them save."""
+"""Processes end together, and can save on a stop request."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ from sana_jax.launching import processes
 from sana_jax.launching.processes import Patience, Process, Requests
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Says when it is ready and what it is told, then saves and ends as train does.
+# Prints when it is ready; on SIGTERM it saves and exits, as train does.
 TRAINER = """
 import signal, sys, time
 def save(*_):
@@ -43,13 +43,13 @@ def wait_for(path, text, seconds=20):
     time.sleep(0.02)
 
 
-def test_all_that_end_well_are_a_success(logs):
+def test_the_exit_code_is_0_if_all_succeed(logs):
   code = processes.run([python('', log) for log in logs], Requests())
   assert code == 0
   assert [log.read_text() for log in logs] == ['ready\n', 'ready\n']
 
 
-def test_the_death_of_one_stops_the_others(logs):
+def test_a_failure_stops_the_others(logs):
   began = time.monotonic()
   died = f'while "ready" not in open({str(logs[0])!r}).read(): time.sleep(.02)'
   code = processes.run(
@@ -69,7 +69,7 @@ def test_a_signal_is_reported_as_by_a_shell(logs):
   assert processes.run([python(kill)], Requests()) == 128 + 9
 
 
-def test_one_that_does_not_listen_is_killed(logs):
+def test_a_process_that_ignores_sigterm_is_killed(logs):
   deaf = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("deaf", flush=1)'
   died = f'while "deaf" not in open({str(logs[0])!r}).read(): time.sleep(.02)'
   began = time.monotonic()
@@ -85,7 +85,7 @@ def test_one_that_does_not_listen_is_killed(logs):
   assert time.monotonic() - began < 30
 
 
-def test_a_request_reaches_all_and_lets_them_save(logs):
+def test_a_stop_request_is_passed_on_to_all_which_save(logs):
   requests = Requests()
   threading.Thread(
     target=lambda: (
@@ -117,7 +117,7 @@ sys.exit(143)"""
   assert 'saved later' in logs[1].read_text()
 
 
-def test_it_can_be_stopped_in_another_way(logs, tmp_path):
+def test_a_custom_stop_command_is_used(logs, tmp_path):
   requests = Requests()
   requests.stop.append(15)
   flag = tmp_path / 'flag'
@@ -134,12 +134,12 @@ def test_a_log_is_appended_to(logs):
   assert logs[0].read_text() == 'before\nready\n'
 
 
-def test_a_command_that_is_not_there_is_one_sentence():
+def test_a_missing_command_is_a_user_error():
   with pytest.raises(UserError, match='no command nowhere on this machine'):
     processes.run([Process(['nowhere'])], Requests())
 
 
-def test_a_command_that_cannot_be_started_is_one_sentence(tmp_path):
+def test_a_command_that_cannot_be_started_is_a_user_error(tmp_path):
   with pytest.raises(UserError, match='cannot be started'):
     processes.run([Process(['true', 'x' * 2**20])], Requests())
   (tmp_path / 'file').touch()
@@ -147,7 +147,7 @@ def test_a_command_that_cannot_be_started_is_one_sentence(tmp_path):
     processes.run([Process(['true'], log=tmp_path / 'file/log')], Requests())
 
 
-def test_without_the_command_that_stops_it_a_sigterm_does(logs, caplog):
+def test_sigterm_is_sent_if_the_stop_command_cannot_start(logs, caplog):
   requests = Requests()
   threading.Thread(
     target=lambda: (wait_for(logs[0], 'ready'), requests.stop.append(15))
@@ -162,7 +162,7 @@ def test_without_the_command_that_stops_it_a_sigterm_does(logs, caplog):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs a Linux')
-def test_none_outlives_who_supervises_them(logs):
+def test_processes_end_with_their_supervisor(logs):
   trainer = TRAINER.format(then='time.sleep(60)')
   code = f"""
 from sana_jax.launching.processes import *

@@ -1,4 +1,4 @@
-"""The toy of tests/training as a process that sana-jax launch starts."""
+"""Toy training of tests/training, as a process of sana-jax launch."""
 
 import argparse
 import importlib.util

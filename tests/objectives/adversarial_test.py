@@ -79,7 +79,7 @@ def test_one_pass_gives_both_gradients(drawn):
     np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5 * size)
 
 
-def test_who_is_not_heard_learns_all_the_same(drawn):
+def test_the_discriminator_learns_with_a_weight_of_zero(drawn):
   params, real, seeds = drawn
   grads = jax.jit(
     jax.grad(
@@ -106,6 +106,8 @@ def test_who_is_not_heard_learns_all_the_same(drawn):
     (3.0, 1.0, 1.0),
   ],
 )
-def test_the_hinge_wants_real_above_1_and_fake_below_minus_1(real, fake, loss):
+def test_the_hinge_is_zero_for_real_above_1_and_fake_below_minus_1(
+  real, fake, loss
+):
   of = lambda value: jnp.full((2, 3, 3), value)
   assert adversarial.hinge(of(real), of(fake)) == loss

@@ -38,7 +38,7 @@ def test_two_players_share_a_loss_and_no_parameter(config):
   assert own == [{'encoder', 'decoder'}, {'discriminator'}]
 
 
-def test_what_is_frozen_is_described_as_it_is_loaded(config):
+def test_frozen_arrays_are_described_as_they_are_loaded(config):
   config.loss.lpips = 1.0
   found = tasks.objective(config).frozen()['lpips']
   assert found == jax.eval_shape(lpips.init, jax.random.key(0))

@@ -50,7 +50,7 @@ def run(tx, params, steps=3, update=None):
 
 
 def distance(a, b):
-  """Of two trees, relative to the second."""
+  """Distance of two trees, relative to the second."""
   a, b = jax.device_get((a, b))
   return float(optax.tree.norm(optax.tree.sub(a, b)) / optax.tree.norm(b))
 

@@ -35,14 +35,14 @@ def test_patterns_choose_whole_paths(patterns, values):
   assert freezing.join(trained, rest) == PARAMS
 
 
-def test_what_trains_not_at_all_has_no_key():
+def test_frozen_parameters_have_no_key():
   assert freezing.split(PARAMS, 'decoder/.*')[0] == {
     'decoder': {'conv_in': {'kernel': 4}}
   }
 
 
 @pytest.mark.parametrize(
-  'patterns, said',
+  'patterns, message',
   [
     (
       'encoder',
@@ -56,6 +56,6 @@ def test_what_trains_not_at_all_has_no_key():
     ),
   ],
 )
-def test_a_pattern_for_nothing_is_told(patterns, said):
-  with pytest.raises(UserError, match=re.escape(said)):
+def test_a_pattern_that_matches_nothing_raises(patterns, message):
+  with pytest.raises(UserError, match=re.escape(message)):
     freezing.split(PARAMS, patterns)

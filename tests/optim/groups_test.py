@@ -65,7 +65,7 @@ def test_a_group_has_its_rate_and_decay_with_every_optimizer(name):
   jax.tree.map(check, got['blocks'], decayed['blocks'])
 
 
-def test_what_no_pattern_matches_has_the_settings_of_the_run():
+def test_unmatched_parameters_have_the_settings_of_the_run():
   got = updates(make('head/bias:rate_scale=0', weight_decay=0.1))
   plain = updates(make('', weight_decay=0.1))
   assert not np.any(got['head'].pop('bias'))
@@ -175,7 +175,7 @@ def test_moments_of_groups_lie_like_their_parameters():
     ('.*:rate_scale=1 y:weight_decay=inf', 'y:weight_decay=inf'),
   ],
 )
-def test_another_form_is_refused_with_its_entry(text, value):
+def test_an_invalid_text_is_refused_with_its_entry(text, value):
   with pytest.raises(UserError) as caught:
     make(text)
   assert caught.value.key == 'optimizer.groups' and caught.value.value == value
@@ -194,7 +194,7 @@ def test_the_nearest_setting_is_suggested():
     ('x:rate_scale=2 head/.*:rate_scale=3 y:rate_scale=1', 'x y'),
   ],
 )
-def test_a_pattern_for_nothing_is_refused(text, unused):
+def test_a_pattern_that_matches_nothing_is_refused(text, unused):
   tx = make(text)
   for init in (tx.init, lambda params: jax.eval_shape(tx.init, params)):
     with pytest.raises(UserError) as caught:

@@ -11,7 +11,7 @@ DRAWS = 20_000
 
 
 def draws(value, count=DRAWS):
-  """Of one float32, in float64."""
+  """Random roundings of one float32, in float64."""
   x = jnp.full(count, value, jnp.float32)
   found = jax.jit(rounding.stochastic_round)(x, jax.random.key(0))
   assert found.dtype == jnp.bfloat16
@@ -46,7 +46,7 @@ def test_the_mean_is_the_value_and_neighbours_alone_come(below, above, part):
   'value',
   [0.0, -0.0, 1.0, -1.5, 2**-20, 3.3895314e38, -3.3895314e38, np.inf, -np.inf],
 )
-def test_what_is_representable_is_exact(value):
+def test_representable_values_are_exact(value):
   value = float(jnp.bfloat16(value))
   found = draws(value, 1000)
   assert np.all(found == value)

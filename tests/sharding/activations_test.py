@@ -1,4 +1,4 @@
-"""Activations lie as they are told, and nothing happens without a mesh."""
+"""Activations are sharded by name, and unchanged without a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_tokens_are_split_by_whole_rows_of_their_grid(grid, tokens):
   assert y.addressable_shards[0].data.shape == (2, tokens, 5)
 
 
-def test_inside_a_shard_map_nothing_is_said():
+def test_inside_a_shard_map_nothing_is_constrained():
   mesh = make_mesh({'data': 8})
   with jax.set_mesh(mesh):
     f = jax.jit(
@@ -53,6 +53,6 @@ def test_inside_a_shard_map_nothing_is_said():
     np.testing.assert_array_equal(f(jnp.ones((8, 2))), np.ones((8, 2)))
 
 
-def test_a_missing_name_is_told():
+def test_a_missing_name_raises():
   with pytest.raises(ValueError, match='1 names for an array of shape'):
     constrain(jnp.ones((2, 2)), 'batch')

@@ -1,4 +1,4 @@
-"""Meshes fit the devices, or one sentence says why not."""
+"""Meshes fit the devices, or a one-line error explains why not."""
 
 from unittest import mock
 
@@ -36,7 +36,7 @@ def test_a_mesh_may_use_some_devices():
 
 
 @pytest.mark.parametrize(
-  'shape, said',
+  'shape, message',
   [
     ({'data': 3, 'fsdp': -1}, 'data=3, fsdp=-1.*must divide.* 8'),
     ({'data': 4}, 'data=4.*must be.* 8'),
@@ -45,8 +45,8 @@ def test_a_mesh_may_use_some_devices():
     ({'model': 8}, 'axes model; allowed are data, fsdp, tensor, sequence'),
   ],
 )
-def test_sizes_that_do_not_fit_are_told(shape, said):
-  with pytest.raises(UserError, match=said):
+def test_sizes_that_do_not_fit_raise(shape, message):
+  with pytest.raises(UserError, match=message):
     make_mesh(shape)
 
 
@@ -58,7 +58,7 @@ def test_slices_lie_one_after_the_other_along_data():
   assert dict(make_mesh({'slices': 4, 'data': 2}).shape) == {'data': 8}
 
 
-def test_slices_that_are_not_there_are_told():
+def test_missing_slices_raise():
   with pytest.raises(UserError, match='mesh.slices=3 does not fit: the 8'):
     make_mesh({'slices': 3})
 
@@ -92,7 +92,7 @@ def test_hosts_with_gpus_make_one_mesh():
   assert make_mesh({'slices': 4, 'fsdp': -1}, gpus).devices.shape == (4, 8)
 
 
-def test_tpu_slices_are_asked_for():
+def test_several_tpu_slices_require_mesh_slices():
   with pytest.raises(UserError, match='set mesh.slices to 2'):
     make_mesh({'fsdp': -1}, chips(16, 'tpu', 'TPU v5p'))
 
@@ -131,6 +131,6 @@ def test_a_process_reads_the_rows_of_its_devices_wherever_they_lie(
 
 
 @pytest.mark.parametrize('size, fits', [(12, 8), (3, 8), (21, 16)])
-def test_a_batch_that_does_not_split_is_told(size, fits):
+def test_a_batch_that_does_not_split_raises(size, fits):
   with pytest.raises(UserError, match=f'batch_size={size}.*such as {fits}'):
     check_batch(make_mesh({'data': 2, 'fsdp': 4}), size)

@@ -70,7 +70,7 @@ class Pair(NamedTuple):
   mean: jax.Array
 
 
-def test_a_tuple_that_is_kept_for_a_parameter_is_laid_out_by_its_fields(mesh):
+def test_the_fields_of_a_tuple_for_a_parameter_are_sharded_separately(mesh):
   keep = lambda p: Pair(jnp.zeros(p.shape, jnp.uint8), p.mean(-1))
   tx = optax.GradientTransformation(
     lambda params: {'kept': jax.tree.map(keep, params), 'count': jnp.ones(2)},
@@ -102,7 +102,7 @@ def test_one_error_names_every_problem(mesh):
 
 
 @pytest.mark.parametrize(
-  'spec, said',
+  'spec, message',
   [
     (
       ('fsdp',),
@@ -112,12 +112,12 @@ def test_one_error_names_every_problem(mesh):
     ((None, 'model'), "'model' is no mesh axis"),
   ],
 )
-def test_a_row_that_cannot_hold_is_told(mesh, spec, said):
-  with pytest.raises(rules.RuleError, match=said):
+def test_a_row_that_does_not_fit_raises(mesh, spec, message):
+  with pytest.raises(rules.RuleError, match=message):
     rules.shardings({'w': jnp.ones((6, 8))}, [('w', spec)], mesh)
 
 
-def test_an_axis_that_is_too_long_is_told_once_with_one_that_fits():
+def test_an_axis_that_is_too_long_is_reported_once_with_one_that_fits():
   mesh = AbstractMesh((128,), ('fsdp',))
   shapes = {
     name: jax.ShapeDtypeStruct((size, 8), jnp.float32)
@@ -133,6 +133,6 @@ def test_an_axis_that_is_too_long_is_told_once_with_one_that_fits():
   rules.shardings(shapes, [('.', ('fsdp',))], fits)
 
 
-def test_a_row_that_stands_twice_is_told(mesh):
-  with pytest.raises(rules.RuleError, match='stands in the table twice'):
+def test_a_duplicate_row_raises(mesh):
+  with pytest.raises(rules.RuleError, match='is in the table twice'):
     rules.shardings({'w': jnp.ones(8)}, [('w', ()), ('w', ('fsdp',))], mesh)

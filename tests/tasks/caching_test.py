@@ -12,10 +12,10 @@ from sana_jax import locks
 from sana_jax.data import cache
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord
-from sana_jax.errors import Trouble, UserError
-from sana_jax.locks import together
+from sana_jax.errors import TransientError, UserError
+from sana_jax.locks import process_group
 from sana_jax.tasks.sana import caching, inputs, shards
-from sana_jax.training import agreement
+from sana_jax.training import dataset_check
 
 
 def shards_of(path):
@@ -36,7 +36,7 @@ def make(config, path):
 def test_a_cache_that_was_stopped_is_finished(
   small, folder, whole, tmp_path, monkeypatch
 ):
-  work, done = shards.Work.shard, []
+  work, done = shards.ShardEncoder.shard, []
 
   def stopped(self, records):
     if len(done) == 2:
@@ -44,7 +44,7 @@ def test_a_cache_that_was_stopped_is_finished(
     done.append(work(self, records))
     return done[-1]
 
-  monkeypatch.setattr(shards.Work, 'shard', stopped)
+  monkeypatch.setattr(shards.ShardEncoder, 'shard', stopped)
   with pytest.raises(KeyboardInterrupt):
     make(small(folder), tmp_path)
   assert not (tmp_path / cache.INDEX).exists()
@@ -52,7 +52,7 @@ def test_a_cache_that_was_stopped_is_finished(
   first = tmp_path / cache.shard_name(0)
   first.write_bytes(first.read_bytes()[:-100])
   before = (tmp_path / cache.shard_name(1)).stat().st_mtime_ns
-  monkeypatch.setattr(shards.Work, 'shard', work)
+  monkeypatch.setattr(shards.ShardEncoder, 'shard', work)
   make(small(folder), tmp_path)
   assert (tmp_path / cache.shard_name(1)).stat().st_mtime_ns == before
   assert shards_of(tmp_path) == shards_of(whole)
@@ -61,14 +61,16 @@ def test_a_cache_that_was_stopped_is_finished(
 def test_processes_share_the_shards(
   small, folder, whole, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(caching, 'meet', lambda where: None)
-  for module in caching, agreement:
-    monkeypatch.setattr(module, 'gather', lambda numbers: np.array([numbers]))
+  monkeypatch.setattr(caching, 'barrier', lambda where: None)
+  for module in caching, dataset_check:
+    monkeypatch.setattr(
+      module, 'all_gather', lambda numbers: np.array([numbers])
+    )
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(together, 'processes', together.Processes)
+  monkeypatch.setattr(process_group, 'current', process_group.Processes)
   for index in (1, 0):  # The one that writes the index comes last.
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
-    # The first process alone says what is made.
+    # Only the first process returns the result.
     if index == 1:
       (tmp_path / cache.ABOUT).write_bytes((whole / cache.ABOUT).read_bytes())
     make(small(folder), tmp_path)
@@ -103,19 +105,19 @@ def test_a_folder_that_another_builds_in_is_left_alone(
 def test_a_cache_that_was_taken_over_is_left_to_the_other(
   small, folder, tmp_path, monkeypatch
 ):
-  work = shards.Work.shard
+  work = shards.ShardEncoder.shard
 
   def lost(self, records):
     (tmp_path / '.lock').write_text('of another')
     return work(self, records)
 
-  monkeypatch.setattr(shards.Work, 'shard', lost)
+  monkeypatch.setattr(shards.ShardEncoder, 'shard', lost)
   with pytest.raises(locks.InUse, match='was taken over'):
     make(small(folder), tmp_path)
   assert not shards_of(tmp_path)
 
 
-def test_a_cache_goes_on_only_with_as_many_records(
+def test_a_cache_is_resumed_only_with_as_many_records(
   small, folder, whole, tmp_path
 ):
   path = shutil.copytree(whole, tmp_path / 'copy')
@@ -123,34 +125,36 @@ def test_a_cache_goes_on_only_with_as_many_records(
   about = json.loads((path / cache.ABOUT).read_text())
   # As many as were there before a host could not open a file.
   (path / cache.ABOUT).write_text(json.dumps({**about, 'records': 31}))
-  with pytest.raises(Trouble, match='begun with 31 records .* 30 usable'):
+  with pytest.raises(
+    TransientError, match='started with 31 records .* 30 usable'
+  ):
     make(small(folder), path)
 
 
 def test_a_finished_cache_is_left_alone(small, folder, whole, monkeypatch):
-  monkeypatch.setattr(shards.Work, 'of', None)
+  monkeypatch.setattr(shards.ShardEncoder, 'from_config', None)
   about = make(small(folder), whole)
   assert about['records'] == 30 and about['shard_records'] == 8
   assert about == json.loads((whole / cache.ABOUT).read_text())
 
 
-def test_shards_are_known_to_be_whole_by_their_headers(whole, monkeypatch):
+def test_complete_shards_are_found_by_their_headers(whole, monkeypatch):
   names = [cache.shard_name(i) for i in range(4)]
   monkeypatch.setattr(caching.Columns, 'rows', None)
-  assert caching._whole(str(whole), [*names, 'none']) == set(names)
+  assert caching._complete(str(whole), [*names, 'none']) == set(names)
 
 
 @pytest.mark.parametrize(
   'damage', [b'', b'12', b'\xff' * 8, b'\x02' + bytes(7) + b'[]']
 )
-def test_shards_that_are_no_files_of_rows_are_not_whole(damage, tmp_path):
+def test_invalid_shards_are_not_complete(damage, tmp_path):
   (tmp_path / cache.shard_name(0)).write_bytes(damage)
-  assert not caching._whole(str(tmp_path), [cache.shard_name(0)])
+  assert not caching._complete(str(tmp_path), [cache.shard_name(0)])
 
 
 @pytest.mark.parametrize('file', [cache.INDEX, cache.NULL])
 @pytest.mark.parametrize('damage', ['cut', 'gone', 'empty'])
-def test_a_damaged_index_is_made_anew(
+def test_a_damaged_index_is_made_again(
   file, damage, small, folder, whole, tmp_path
 ):
   path = shutil.copytree(whole, tmp_path / 'copy')
@@ -163,7 +167,7 @@ def test_a_damaged_index_is_made_anew(
   if (file, damage) != (cache.INDEX, 'gone'):
     with pytest.raises(
       UserError,
-      match=f'copy/{file} cannot be read .*makes a damaged or missing one anew',
+      match=f'copy/{file} cannot be read .*which rebuilds the file',
     ):
       inputs.make(config, tmp_path)
   make(config, path)

@@ -67,7 +67,7 @@ def test_encoding_in_the_step_gives_what_a_cache_gives(
   changes = settings(latents, text)
   if 'cached' in (latents, text):
     changes['inputs.cache'] = whole
-  # Each shape of latents is compiled anew: two batches tell enough.
+  # Each shape of latents is compiled again, so only two batches.
   online = steps(small(folder, **changes), tmp_path, 2)
   assert len(online) == 2
   for (_, want, want_grads), (keys, got, grads) in zip(cached, online):
@@ -103,7 +103,7 @@ def test_squares_are_the_default(small, folder, tmp_path):
 
 
 def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
-  for key, value, said in (
+  for key, value, message in (
     ('data.min_size_px', 4, 'data.min_size_px is 0 there and 4 here'),
     ('inputs.text_length', 8, 'inputs.text_length is 16 there and 8 here'),
     (
@@ -116,7 +116,7 @@ def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
     bad = small(folder, **{'inputs.cache': whole, key: value})
     with pytest.raises(
       UserError,
-      match=f'is a cache of something else: {said}'
+      match=f'is a cache of something else: {message}'
       '.*. Choose another folder, or set the config back',
     ):
       inputs.make(bad, tmp_path)

@@ -114,7 +114,7 @@ def test_a_phase_moves_its_layers_and_no_others(number, moves, trained, root):
   assert {m for m in moves if any(k.startswith(m) for k in moved)} == {*moves}
 
 
-def test_moments_are_kept_of_what_trains_alone(trained):
+def test_moments_are_kept_only_of_trainable_parameters(trained):
   moments = {
     name: flat(player.opt_state[1][0].mu)  # Behind the clipping.
     for name, player in trained.players.items()
@@ -158,7 +158,7 @@ def test_an_encoder_that_does_not_train_keeps_its_scale(trained, root):
   assert not (root / 'other').exists()
 
 
-def test_another_architecture_is_told_before_anything_is_written(trained, root):
+def test_another_architecture_raises_before_anything_is_written(trained, root):
   config = phase(2, root)
   config.model.encoder_depths = (1, 2)
   with pytest.raises(
@@ -216,7 +216,7 @@ def test_a_discriminator_must_train_and_see_enough(root):
     tasks.open_task(config, root)
 
 
-def test_the_model_hears_the_discriminator_from_gan_start_on(root):
+def test_the_gan_loss_trains_the_model_from_gan_start_on(root):
   config = phase(1, root)
   config.loss.gan, config.loss.gan_start = 0.3, 7
   task = tasks.open_task(config, root)

@@ -72,7 +72,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def inputs(root):
-  """What a transformer's config says of the other two models."""
+  """Settings of a transformer's config for the other two models."""
   return {
     'data.path': str(root / 'data'),
     'autoencoder': str(root / 'dc_ae/model'),
@@ -182,7 +182,7 @@ def test_every_config_key_is_read(trained):
   # The model's go to the module and the optimizer's to its factory, which
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
   # The kernels are the command's to prefer; data.columns become the fields of
-  # parquet.Columns, which refuses others. Without a GAN, nobody asks for its
+  # parquet.Columns, which refuses others. Without a GAN, nothing reads its
   # turns and optimizer.
   elsewhere = (
     'model.',
@@ -205,7 +205,7 @@ def test_every_config_key_is_read(trained):
     assert not unread, name
 
 
-def test_the_log_tells_the_loss_by_noise_level(trained, root):
+def test_the_log_has_the_loss_by_noise_level(trained, root):
   lines = [
     json.loads(line)
     for line in (root / 'sana/metrics.jsonl').read_text().splitlines()
@@ -318,7 +318,7 @@ def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   assert next(batches)['tokens'].shape == (2, 320)
 
 
-def test_encoded_data_are_made_anew_for_others(
+def test_encoded_data_are_made_again_for_other_data(
   trained, inputs, folder, tmp_path
 ):
   mine = tmp_path / 'images'
@@ -341,7 +341,7 @@ def test_encoded_data_are_made_anew_for_others(
   assert len({first, second, made()}) == 3
 
 
-def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
+def test_too_many_bad_records_raise(trained, inputs, folder, tmp_path):
   mine = tmp_path / 'images'
   shutil.copytree(folder, mine)
   for i in range(3):
@@ -355,7 +355,7 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'task, changes, said',
+  'task, changes, message',
   [
     (
       'dc_ae',
@@ -374,10 +374,10 @@ def test_too_many_bad_records_are_told(trained, inputs, folder, tmp_path):
     ('text_encoder', {'text.length': 99}, 'config.text.length=99 must be '),
   ],
 )
-def test_what_does_not_fit_is_told(
-  task, changes, said, trained, inputs, tmp_path
+def test_values_that_do_not_fit_raise(
+  task, changes, message, trained, inputs, tmp_path
 ):
   start = inputs if task == 'sana' else {'data.path': inputs['data.path']}
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     tasks.open_task(tiny(task, **start | changes), tmp_path)
   assert not list(tmp_path.iterdir())

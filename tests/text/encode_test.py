@@ -1,4 +1,4 @@
-"""Prompts become tokens, and tokens the window that SANA reads."""
+"""Tokenization of prompts, and the window of tokens that SANA uses."""
 
 import functools
 import subprocess
@@ -18,7 +18,7 @@ PROMPTS = [' A red Circle ', 'two blue squares', '']
 
 
 class Positions(nn.Module):
-  """A text encoder whose states are the token and its position."""
+  """Text encoder whose states are the token and its position."""
 
   def __call__(self, ids, mask):
     return jnp.stack(
@@ -54,7 +54,7 @@ def test_the_instruction_lengthens_the_text_by_its_own_tokens(words):
     )
 
 
-def test_longer_prompts_are_cut_at_the_end(words):
+def test_longer_prompts_are_truncated_at_the_end(words):
   ids, mask = encode.tokenize(words, ['red ' * 50], length=8)
   assert mask.all()
   assert ids[0].tolist() == words.encode('red ' * 50)[:8]
@@ -81,7 +81,7 @@ def test_embeddings_begin_at_bos_and_where_the_prompt_begins(words):
   assert prompt == ' a red circle'
 
 
-def test_an_instruction_that_was_read_once_changes_nothing(words):
+def test_a_cached_instruction_gives_the_same_embeddings(words):
   model = Gemma2(
     vocab_size=len(words),
     width=8,
@@ -108,12 +108,12 @@ def test_an_instruction_that_was_read_once_changes_nothing(words):
     length=9,
   )
   want, want_mask = run()
-  beginnings = {}
+  prefix_cache = {}
   for _ in range(2):  # It is read, then taken from there.
-    got, got_mask = run(beginnings=beginnings)
+    got, got_mask = run(prefix_cache=prefix_cache)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(got_mask, want_mask)
-    assert len(beginnings) == 1
+    assert len(prefix_cache) == 1
 
 
 def test_importing_does_not_import_transformers():

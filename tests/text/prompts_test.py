@@ -1,4 +1,4 @@
-"""The instruction is part of the published weights, to the letter."""
+"""The instruction is exactly that of the published weights."""
 
 import hashlib
 

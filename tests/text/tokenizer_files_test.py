@@ -1,4 +1,4 @@
-"""Checked files give the tokenizer that transformers makes of them."""
+"""Checked files yield the same tokenizer as transformers."""
 
 import json
 
@@ -47,7 +47,7 @@ def flags(text, **more):
 
 
 def tokenizer(vocab, added, pairs):
-  """The content of tokenizer.json."""
+  """Content of tokenizer.json."""
   bos, a, b = (
     {'SpecialToken': {'id': '<bos>', 'type_id': 0}},
     {'Sequence': {'id': 'A', 'type_id': 0}},
@@ -100,7 +100,7 @@ def tokenizer(vocab, added, pairs):
 
 
 def settings(added):
-  """The content of tokenizer_config.json."""
+  """Content of tokenizer_config.json."""
   return {
     'add_bos_token': True,
     'add_eos_token': False,
@@ -122,7 +122,7 @@ def settings(added):
 
 @pytest.fixture
 def published(tmp_path):
-  """A small tokenizer with all that the files of Gemma-2 have."""
+  """A small tokenizer with all features of Gemma-2's files."""
   pairs = [
     ('h', 'o'),
     ('ho', 't'),
@@ -165,7 +165,7 @@ def edit(folder, file, **changes):
 
 
 def lists(folder):
-  """Merges as pairs, as newer programs write them."""
+  """Merges as pairs, as in newer files."""
   content = json.loads((folder / 'tokenizer.json').read_text())
   model = content['model']
   edit(
@@ -199,7 +199,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
-def test_the_tokenizer_is_the_one_that_transformers_makes(published, change):
+def test_the_tokenizer_is_the_same_as_with_transformers(published, change):
   change(published)
   got = tokenizers.load(published)
   want = transformers.AutoTokenizer.from_pretrained(
@@ -231,7 +231,7 @@ def test_the_tokenizer_is_the_one_that_transformers_makes(published, change):
     ({'type': 'Unigram'}, 'type BPE'),
   ],
 )
-def test_a_vocabulary_that_is_none_is_refused(published, change, key):
+def test_an_invalid_vocabulary_is_refused(published, change, key):
   model = json.loads((published / 'tokenizer.json').read_text())['model']
   edit(published, 'tokenizer.json', model=model | change)
   with pytest.raises(UserError, match=key):
@@ -254,5 +254,5 @@ def test_a_vocabulary_that_is_none_is_refused(published, change, key):
 )
 def test_a_tokenizer_without_its_first_token_is_refused(published, processor):
   edit(published, 'tokenizer.json', post_processor=processor)
-  with pytest.raises(UserError, match='post_processor must put <bos>'):
+  with pytest.raises(UserError, match='post_processor must only prepend <bos>'):
     tokenizer_files.read(published)

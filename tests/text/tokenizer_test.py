@@ -1,4 +1,4 @@
-"""Trained tokenizers are Gemma's in kind, whole-word, lossless and stable."""
+"""Trained tokenizers are like Gemma's, whole-word, lossless and stable."""
 
 import shutil
 
@@ -105,7 +105,7 @@ def test_saving_keeps_every_id(tokenizer, tmp_path):
       assert loaded.encode(text) == tokenizer.encode(text)
 
 
-def test_a_vocabulary_too_small_says_what_it_needs():
+def test_the_error_for_a_small_vocabulary_has_the_required_size():
   with pytest.raises(UserError, match='raise vocab_size to at least 264'):
     tokenizers.train(['ab'], 263)
   assert len(tokenizers.train(['ab'], 264)) == 264
@@ -120,7 +120,7 @@ def test_missing_files_are_named(tokenizer, tmp_path):
     tokenizers.load(tmp_path)
 
 
-def test_a_damaged_file_is_a_users_error(tokenizer, tmp_path):
+def test_a_damaged_file_is_a_user_error(tokenizer, tmp_path):
   tokenizer.save_pretrained(tmp_path)
   whole = (tmp_path / 'tokenizer.json').read_text()
   (tmp_path / 'tokenizer.json').write_text(whole[: len(whole) // 2])

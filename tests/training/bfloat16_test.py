@@ -59,7 +59,7 @@ def test_steps_too_small_for_bfloat16_still_teach(toy, tmp_path):
 
 
 def distances(toy, params):
-  """From the map that the toy learns."""
+  """Distances from the map that the toy learns."""
   made = params['in']['kernel'] @ params['out']['kernel']
   return float(jnp.linalg.norm(made - toy.Toy().frozen['target']))
 

@@ -1,7 +1,7 @@
 """A workdir in a bucket: gs:// through gcsfs, orbax and tensorstore alike.
 
-The bucket is fake_gcs.py. It answers each of these as Google's does, as far as
-they ask; nothing here has seen the real one.
+The bucket is fake_gcs.py, which implements the calls that these make; nothing
+here is tested against the real one.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from sana_jax.errors import UserError
 from sana_jax.locks import stores
 from sana_jax.locks.holder import Holder
 from sana_jax.tasks import exports
-from sana_jax.training import lines, saved
+from sana_jax.training import checkpoint_files, jsonl_log
 from sana_jax.training.checkpoints import Checkpoints
-from sana_jax.training.lines import Lines
+from sana_jax.training.jsonl_log import JsonlLog
 from sana_jax.training.task import Exporter
 from sana_jax.training.workdir import new_folder, resolve
 
@@ -42,7 +42,7 @@ def store(load_module):
       'TENSORSTORE_GCS_HTTP_URL': address,
       'GOOGLE_CLOUD_PROJECT': 'none',
       'NO_GCE_CHECK': 'true',
-      'GCE_METADATA_ROOT': '127.0.0.1:1',  # Nobody to ask who we are.
+      'GCE_METADATA_ROOT': '127.0.0.1:1',  # No authentication.
       'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',
     }.items():
       patch.setenv(key, value)
@@ -58,13 +58,13 @@ def bucket(store):
 
 @pytest.fixture(scope='module')
 def lines_at_saves():
-  """By the step of a checkpoint, what the bucket has when it is begun."""
+  """Log lines in the bucket when each checkpoint starts, by step."""
   return {}
 
 
 @pytest.fixture(scope='module')
 def finished(bucket, toy, lines_at_saves):
-  """A run that was stopped by an error after step 7, and went on."""
+  """A run that was stopped by an error after step 7, and resumed."""
 
   class Crash(Exception):
     pass
@@ -86,7 +86,7 @@ def finished(bucket, toy, lines_at_saves):
     with pytest.raises(Crash):
       toy.run(RUN, task, pictures_every_steps=7)
     leave_half_a_checkpoint(bucket)
-    assert saved.steps(resolve(RUN) / 'checkpoints') == [4]
+    assert checkpoint_files.steps(resolve(RUN) / 'checkpoints') == [4]
     return toy.run(RUN, pictures_every_steps=5)
 
 
@@ -113,7 +113,9 @@ def test_one_run_at_a_time_has_a_workdir(bucket, store, toy):
   assert not [n for n in bucket if n.startswith('shared/')]
 
 
-def test_a_heartbeat_is_as_old_as_the_bucket_says(bucket, store, monkeypatch):
+def test_the_age_of_a_heartbeat_is_by_the_clock_of_the_bucket(
+  bucket, store, monkeypatch
+):
   far = dataclasses.replace(Holder.here('x'), kernel='another', host='far')
   place = locks.within('gs://bucket/left')
   claims = stores.store_of(place)
@@ -126,7 +128,7 @@ def test_a_heartbeat_is_as_old_as_the_bucket_says(bucket, store, monkeypatch):
   monkeypatch.setattr(store, 'seconds_ahead', 121.0)
   start = time.monotonic()
   with locks.hold(place, 'x', '--workdir') as lock:
-    # Another takes it over; what this one sends late harms nobody.
+    # Another run takes it over; late writes of this one have no effect.
     store.put('left/.lock', b'of another')
     claims.renew(lock._beat)
     with pytest.raises(locks.InUse, match='taken over'):
@@ -143,7 +145,7 @@ def leave_half_a_checkpoint(bucket):
       bucket[name.replace('/4/', '/6/')] = bucket[name]
 
 
-def test_a_run_goes_on_bit_for_bit(finished, toy, tmp_path):
+def test_a_resumed_run_is_identical_bit_for_bit(finished, toy, tmp_path):
   whole = toy.run(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, whole, finished)
 
@@ -161,7 +163,7 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
     if name.startswith('run/') and '/checkpoints/' not in name
   }
   assert ours == theirs
-  assert saved.steps(resolve(RUN) / 'checkpoints') == [8, 10]
+  assert checkpoint_files.steps(resolve(RUN) / 'checkpoints') == [8, 10]
   assert steps_of(bucket, 'run/metrics.jsonl') == [2, 4, 6, 8, 10]
   assert (
     bucket['run/model/model.npz'][1]
@@ -197,7 +199,7 @@ def test_a_line_does_not_send_the_file(bucket):
 def test_lines_are_sent_in_the_background_and_again_after_a_failure(
   bucket, monkeypatch, caplog
 ):
-  failing, write = [True, True], lines.write_atomically
+  failing, write = [True, True], jsonl_log.write_atomically
   late = opened('late', every_seconds=0.01)
 
   def flaky(path, data):
@@ -205,7 +207,7 @@ def test_lines_are_sent_in_the_background_and_again_after_a_failure(
       raise UserError('The bucket is away.')
     write(path, data)
 
-  monkeypatch.setattr(lines, 'write_atomically', flaky)
+  monkeypatch.setattr(jsonl_log, 'write_atomically', flaky)
   late.append({'step': 1, 'seconds': 1.0})
   deadline = time.monotonic() + 60
   while not steps_of(bucket, 'late.jsonl') and time.monotonic() < deadline:
@@ -233,7 +235,7 @@ def test_lines_that_cannot_be_sent_stop_before_a_save(bucket, monkeypatch):
 
 
 def opened(name, last_step=0, **settings):
-  return Lines(resolve(f'gs://bucket/{name}.jsonl'), last_step, **settings)
+  return JsonlLog(resolve(f'gs://bucket/{name}.jsonl'), last_step, **settings)
 
 
 def steps_of(bucket, name):

@@ -47,7 +47,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
   assert mu.low.sharding.is_fully_replicated
 
 
-def test_a_run_goes_on_on_one_device(toy, tmp_path):
+def test_a_run_resumes_on_one_device(toy, tmp_path):
   run(toy, tmp_path / 'cut', 5)
   one = run(
     toy, tmp_path / 'cut', 10, mesh={'data': 1}, devices=jax.devices()[:1]

@@ -1,4 +1,4 @@
-"""What was saved comes back, on any mesh; what is damaged never does."""
+"""A saved state is restored on any mesh; a damaged one never is."""
 
 import gc
 import json
@@ -26,11 +26,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from sana_jax.errors import Trouble, UserError
-from sana_jax.training import saved
+from sana_jax.errors import TransientError, UserError
+from sana_jax.training import checkpoint_files
 from sana_jax.training.checkpoints import Checkpoints, checksums
 
-# Tensorstore goes on reading after the first damaged array, and then finds
+# Tensorstore keeps reading after the first damaged array, and then finds
 # orbax's event loop closed.
 pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning'
@@ -39,13 +39,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-  """What orbax gave up on ends here, where its complaints are ignored."""
+  """Lets orbax's abandoned operations end here, where errors are ignored."""
   yield
   time.sleep(0.1)  # Until tensorstore's threads have read on.
   gc.collect()
 
 
-def test_nothing_saved_is_none(toy, tmp_path):
+def test_restore_without_checkpoints_returns_none(toy, tmp_path):
   assert Run(toy, tmp_path).restore() is None
 
 
@@ -63,7 +63,7 @@ def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
   'mesh, devices',
   [({'fsdp': 4}, 4), ({'data': 1}, 1), ({'fsdp': 2, 'tensor': 4}, 8)],
 )
-def test_a_run_goes_on_on_another_mesh(toy, tmp_path, mesh, devices):
+def test_a_run_resumes_on_another_mesh(toy, tmp_path, mesh, devices):
   states = Run(toy, tmp_path).save(1)
   other = Run(toy, tmp_path, mesh, devices)
   state = other.restore()
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
   next(first)
   assert_equal(next(first), next(run.batches))
   assert 'step 2 in' in caplog.text and 'using step 1' in caplog.text
-  # Its number is free again, and it is not lost.
+  # Its number is free again, and its files are kept.
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
   states = run.save(2)
   assert_equal(states[2], Run(toy, tmp_path).restore())
@@ -150,7 +150,7 @@ def test_other_names_are_no_checkpoints_and_stay(toy, tmp_path):
   odd = ['²', '1٣', '99999999999', '9' * 200, '007', '-1', '3 ', '3.5', 'x']
   for name in odd:
     (tmp_path / name).mkdir()
-  assert saved.steps(epath.Path(tmp_path)) == [1, 2]
+  assert checkpoint_files.steps(epath.Path(tmp_path)) == [1, 2]
   run = Run(toy, tmp_path)
   assert_equal(states[2], run.restore())
   states = run.save(3, 4, 13)  # '1٣' is 13 to int.
@@ -170,9 +170,7 @@ def test_other_names_are_no_checkpoints_and_stay(toy, tmp_path):
   ],
   ids=['a folder', 'a file', 'a fifo', 'a dangling link'],
 )
-def test_what_has_the_name_of_a_step_is_set_aside_and_not_deleted(
-  toy, tmp_path, make
-):
+def test_a_damaged_step_is_renamed_and_not_deleted(toy, tmp_path, make):
   states = Run(toy, tmp_path).save(1)
   (tmp_path / 'damaged_2').mkdir()
   (tmp_path / 'damaged_2' / 'mine').touch()
@@ -193,9 +191,7 @@ def test_what_has_the_name_of_a_step_is_set_aside_and_not_deleted(
     lambda path: path.symlink_to(path.parent / 'a disk that is not there'),
   ],
 )
-def test_what_is_no_folder_of_checkpoints_begins_no_run_anew(
-  toy, tmp_path, make
-):
+def test_a_file_in_place_of_the_checkpoints_raises(toy, tmp_path, make):
   make(tmp_path / 'checkpoints')
   with pytest.raises(UserError, match='checkpoints is no folder; move away'):
     Run(toy, tmp_path / 'checkpoints').restore()
@@ -248,11 +244,11 @@ def test_the_config_is_in_every_checkpoint(toy, tmp_path):
   assert about['config'] == CONFIG.to_dict()
 
 
-def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
+def test_a_full_disk_raises_a_one_line_error_and_loses_nothing(
   toy, tmp_path, monkeypatch
 ):
   task, limits = toy.Toy(), resource.getrlimit(resource.RLIMIT_FSIZE)
-  # Else half a compiled module is kept for other tests to trip over.
+  # Otherwise half a compiled module stays in the cache for other tests.
   monkeypatch.setattr(sys, 'dont_write_bytecode', True)
 
   def fill_disk(params, step):
@@ -263,7 +259,9 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
 
   task.pictures = fill_disk
   try:
-    with pytest.raises(Trouble, match='failed .* step 4 is intact: see to'):
+    with pytest.raises(
+      TransientError, match='failed .* step 4 is intact: check'
+    ):
       toy.run(
         tmp_path / 'cut', task, log_every_steps=100, pictures_every_steps=5
       )
@@ -272,7 +270,9 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
   assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))
 
 
-def test_memory_that_runs_out_is_no_damage(toy, tmp_path, monkeypatch):
+def test_running_out_of_memory_is_not_reported_as_damage(
+  toy, tmp_path, monkeypatch
+):
   state = toy.run(tmp_path)
 
   def restore(*_, **__):
@@ -284,8 +284,7 @@ def test_memory_that_runs_out_is_no_damage(toy, tmp_path, monkeypatch):
     patch.setattr(ocp.CheckpointManager, 'restore', restore)
     with pytest.raises(
       UserError,
-      match='memory of the device does not suffice;'
-      ' split the state with --layout fsdp',
+      match='Out of device memory; split the state with --layout fsdp',
     ):
       toy.run(tmp_path)
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
@@ -295,7 +294,7 @@ def test_memory_that_runs_out_is_no_damage(toy, tmp_path, monkeypatch):
   assert_equal(toy.run(tmp_path), state)
 
 
-def test_one_of_so_many_steps_is_kept_for_ever(toy, tmp_path):
+def test_every_nth_step_is_kept_permanently(toy, tmp_path):
   config = ml_collections.ConfigDict(
     {'keep_checkpoints': 2, 'keep_every_steps': 3}
   )
@@ -313,10 +312,10 @@ def test_one_of_so_many_steps_is_kept_for_ever(toy, tmp_path):
   ],
   ids=['flipped', 'truncated', 'no about', 'other data'],
 )
-def test_what_does_not_read_back_costs_no_older_checkpoint(
+def test_a_checkpoint_that_does_not_read_back_deletes_no_older_one(
   toy, tmp_path, damage, caplog, monkeypatch
 ):
-  """As on a disk that loses what it has taken."""
+  """Loses written data, as a failing disk does."""
   config = ml_collections.ConfigDict(
     {'keep_checkpoints': 1, 'keep_every_steps': 0}
   )
@@ -364,10 +363,12 @@ def test_checksums_of_files_are_those_of_devices(dtype, shape):
   x = np.random.default_rng(0).normal(size=shape) * 9
   x = np.asarray(jax.numpy.asarray(x, dtype))
   wanted = checksums({'x': x}).tolist()
-  assert [saved.checksum(x)] == wanted
+  assert [checkpoint_files.checksum(x)] == wanted
   if shape:  # Of its parts.
     parts = [
-      saved.checksum(x[start:stop], (start, *[0] * (x.ndim - 1)), shape)
+      checkpoint_files.checksum(
+        x[start:stop], (start, *[0] * (x.ndim - 1)), shape
+      )
       for start, stop in ((0, 2), (2, 5), (5, 6))
       if start < shape[0]
     ]

@@ -153,11 +153,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
       'x_goog_generation': str(generation),
       'x_goog_hash': f'crc32c={about["crc32c"]},md5={about["md5Hash"]}',
     }
-    if asked := re.fullmatch(
+    if found := re.fullmatch(
       r'bytes=(\d+)-(\d*)', self.headers.get('Range', '')
     ):
-      start = int(asked[1])
-      stop = min(int(asked[2] or len(data)) + 1, len(data))
+      start = int(found[1])
+      stop = min(int(found[2] or len(data)) + 1, len(data))
       if start >= len(data):
         return self.reply(416, {})
       return self.reply(

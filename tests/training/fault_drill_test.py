@@ -1,11 +1,11 @@
-"""Two processes, twenty faults: the bits of a run that met none.
+"""Two processes with twenty faults give the bits of an undisturbed run.
 
   launch/test -m slow -k twenty
 
-A quarter of a minute each: a process or both are killed, one is told to stop,
-the disk is full, the newest checkpoint is cut short (and a host's cache, where
-there are such, or it is lost). A shard of the data is damaged all along. The
-patience is for machines that have other work to do.
+A quarter of a minute each: a process or both are killed, one gets SIGTERM, the
+disk is full, the newest checkpoint is truncated (and a host's cache, if any, is
+truncated or lost). A shard of the data is damaged throughout. The time limits
+allow for busy machines.
 """
 
 import json
@@ -174,7 +174,7 @@ def shards(tmp_path):
 
 
 def lines(workdir):
-  """What each step saw and how it went."""
+  """Rows and metrics of each step in the log."""
   found = [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -202,7 +202,7 @@ def test_twenty_faults_change_no_bit_and_no_example(tmp_path, shards, cached):
     at = newest(cut)
     run = Run(cut, shards, caches, 4 if fault is full_disk else 'unlimited')
     fault(run, chance)
-    from_cache += any('comes from the cache' in log for log in run.logs)
+    from_cache += any('is restored from the cache' in log for log in run.logs)
     print(f'{number}: {fault.__name__} from step {at} to {newest(cut)}')
   codes, logs = Run(cut, shards, caches).end(patience=900)
   assert codes == [0, 0], logs

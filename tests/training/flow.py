@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 class Flow:
-  """Latents of 4 x 4, six tokens of text; says which rows it has seen."""
+  """Latents of 4 x 4, six tokens of text; logs the rows it has seen."""
 
   def __init__(self):
     rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ class Flow:
   def loss(self, *args):
     loss, aux = self._loss(*args)
     index = args[2]['index']
-    # Exact in float32, so that equal means tell equal examples.
+    # Exact in float32, so that equal means imply equal examples.
     return loss, Aux(
       {
         **aux.metrics,
@@ -81,7 +81,7 @@ class Flow:
 
 
 def objective(**fields):
-  """Of the smallest Sana, with captions of six tokens."""
+  """Objective of the smallest Sana, with captions of six tokens."""
   config = configs.train('sana').unlock()
   config.model = dict(
     width=64,
@@ -99,7 +99,7 @@ def objective(**fields):
 
 
 def lines(workdir):
-  """What the log has of each step."""
+  """Lines of each step in the log."""
   return [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()

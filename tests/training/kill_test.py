@@ -73,7 +73,7 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_ends(tmp_path):
   kill_after(chance.randint(45, 80), cut, chance.uniform(0, 0.05))
   log = finish(start(cut))
   finish(whole)
-  assert 'toy: from step 0 to 90' not in log  # It did go on.
+  assert 'toy: from step 0 to 90' not in log  # It was resumed.
   ours, theirs = (
     np.load(w / 'model/model.npz') for w in (cut, tmp_path / 'whole')
   )

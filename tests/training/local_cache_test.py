@@ -1,4 +1,4 @@
-"""What a host kept for itself is used if it is whole, and else is no loss."""
+"""A host's cache is used if it is complete; otherwise the workdir is."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def crash(toy, workdir, cache, step=7, **changes):
 
 
 def resume(toy, workdir, cache, caplog, **changes):
-  """The final state, and what was said on the way."""
+  """Resumes the run; returns the final state and the log."""
   caplog.clear()
   with caplog.at_level(logging.INFO, 'absl'):
     state = toy.run(workdir, checkpoint_cache=str(cache), **changes)
@@ -73,7 +73,7 @@ def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_a_run_goes_on_from_what_the_host_kept(toy, tmp_path, whole, caplog):
+def test_a_run_resumes_from_the_cache_of_the_host(toy, tmp_path, whole, caplog):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache)
   assert [p.name for p in files(cache)] == ['4.safetensors', '6.safetensors']
@@ -91,7 +91,7 @@ def test_a_run_goes_on_from_what_the_host_kept(toy, tmp_path, whole, caplog):
   assert list(cache.iterdir()) == []  # It is done.
 
 
-def test_before_the_first_checkpoint_there_is_the_cache(
+def test_the_cache_is_used_before_the_first_checkpoint(
   toy, tmp_path, whole, caplog
 ):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
@@ -103,17 +103,17 @@ def test_before_the_first_checkpoint_there_is_the_cache(
 
 
 @pytest.mark.parametrize(
-  'damage, said',
+  'damage, reason',
   [
-    (lambda data: data[:-20], 'of no use'),
+    (lambda data: data[:-20], 'unusable'),
     (flip, 'the arrays differ from what was saved'),
-    (another_place, 'the place in the data differs'),
-    (lambda data: b'', 'of no use'),
+    (another_place, 'the position in the data differs'),
+    (lambda data: b'', 'unusable'),
   ],
   ids=['truncated', 'flipped', 'another place', 'empty'],
 )
-def test_a_damaged_cache_is_told_and_the_workdir_used(
-  toy, tmp_path, whole, caplog, damage, said
+def test_a_damaged_cache_is_logged_and_the_workdir_used(
+  toy, tmp_path, whole, caplog, damage, reason
 ):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache)
@@ -122,7 +122,7 @@ def test_a_damaged_cache_is_told_and_the_workdir_used(
     change(path, damage)
     assert path.read_bytes() != before
   state, log = resume(toy, cut, cache, caplog)
-  assert said in log and 'from step 4 to 10' in log
+  assert reason in log and 'from step 4 to 10' in log
   assert_equal(whole, state)
 
 
@@ -135,11 +135,11 @@ def test_the_one_before_a_damaged_one_is_used(toy, tmp_path, whole, caplog):
   assert_equal(whole, state)
 
 
-def test_another_layout_takes_the_workdir(toy, tmp_path, whole, caplog):
+def test_another_sharding_uses_the_workdir(toy, tmp_path, whole, caplog):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache)
   state, log = resume(toy, cut, cache, caplog, mesh={'fsdp': 8})
-  assert 'written in another layout' in log and 'from step 4 to 10' in log
+  assert 'written with another sharding' in log and 'from step 4 to 10' in log
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
     whole.params,
@@ -151,7 +151,7 @@ def test_a_workdir_that_is_newer_is_used(toy, tmp_path, whole, caplog):
   cut, cache, other = (tmp_path / x for x in ('cut', 'cache', 'other'))
   crash(toy, cut, cache, step=3)
   shutil.copytree(cache, other)
-  crash(toy, cut, '', step=9)  # Elsewhere it went on, to step 8.
+  crash(toy, cut, '', step=9)  # Resumed elsewhere, to step 8.
   state, log = resume(toy, cut, other, caplog)
   assert 'from step 8 to 10' in log
   assert_equal(whole, state)
@@ -171,14 +171,18 @@ def test_another_run_has_another_cache(toy, tmp_path, caplog, again):
   assert len(files(cache)) == 2  # Those of the first, which are not ours.
 
 
-def test_a_cache_that_takes_nothing_stops_nothing(toy, tmp_path, whole, caplog):
+def test_a_cache_that_cannot_be_written_does_not_stop_the_run(
+  toy, tmp_path, whole, caplog
+):
   (tmp_path / 'file').write_text('')
   state, log = resume(toy, tmp_path / 'run', tmp_path / 'file', caplog)
-  assert 'Writing the cache' in log and 'the run goes on' in log
+  assert 'Writing the cache' in log and 'the run continues' in log
   assert_equal(whole, state)
 
 
-def test_what_a_run_will_make_again_is_gone(toy, tmp_path, whole, caplog):
+def test_files_newer_than_the_restored_step_are_deleted(
+  toy, tmp_path, whole, caplog
+):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache)
   change(files(cache)[-1], flip)

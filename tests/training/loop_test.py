@@ -17,7 +17,7 @@ from sana_jax import kernels
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks import exports
-from sana_jax.training.ending import SkippedUpdates
+from sana_jax.training.completion import SkippedUpdates
 from sana_jax.training.state import Frozen
 from sana_jax.training.step import jit_step
 
@@ -44,7 +44,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, capfd):
   assert steps_of(tmp_path / 'whole') == [2, 4, 6, 8, 10]
 
 
-def test_a_run_goes_on_with_other_parts_of_the_batch(toy, tmp_path):
+def test_a_run_resumes_with_another_number_of_microbatches(toy, tmp_path):
   toy.run(tmp_path / 'cut', num_steps=4)
   toy.run(tmp_path / 'cut', accumulate_steps=2)
   toy.run(tmp_path / 'whole')
@@ -152,7 +152,7 @@ def test_a_run_that_skipped_too_many_updates_exports_no_model(
   state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=0.2)
   assert (tmp_path / 'model/model.npz').exists()
   assert '2 of 12 updates' in caplog.text
-  # `sana-jax export` says so, too.
+  # `sana-jax export` warns of it, too.
   assert [
     exports.skipped(exports.find(epath.Path(tmp_path), step))
     for step in (10, 12)
@@ -179,8 +179,10 @@ def test_a_model_of_a_shorter_run_stays_and_is_named(toy, tmp_path):
   assert (tmp_path / 'model/model.npz').read_bytes() == before
 
 
-def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
-  with pytest.raises(UserError, match=r'; no checkpoint was saved\. Look'):
+def test_a_run_stopped_by_skipped_updates_names_its_last_good_checkpoint(
+  toy, tmp_path
+):
+  with pytest.raises(UserError, match=r'; no checkpoint was saved\. Check'):
     toy.run(tmp_path / 'none', toy.Toy(poison=range(256)))
   toy.run(tmp_path / 'some', num_steps=5)
   last = tmp_path / 'some/checkpoints/8'
@@ -188,7 +190,7 @@ def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
     UserError,
     match=(
       'last 4 updates, up to step 9, were not finite .*; the last good '
-      rf'checkpoint is {last}\. Look '
+      rf'checkpoint is {last}\. Check '
     ),
   ):
     toy.run(
@@ -200,7 +202,9 @@ def test_a_run_that_cannot_go_on_names_its_last_good_checkpoint(toy, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, whole.params, state.params)
 
 
-def test_a_line_says_how_fast_the_run_is_and_where_its_time_goes(toy, tmp_path):
+def test_a_line_has_the_speed_of_the_run_and_the_shares_of_its_time(
+  toy, tmp_path
+):
   toy.run(tmp_path, num_steps=6)
   *_, line = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   line = json.loads(line)
@@ -232,7 +236,7 @@ class Terminated:
     return task
 
 
-def test_sigterm_saves_and_the_run_goes_on_later(toy, tmp_path):
+def test_sigterm_saves_and_the_run_resumes_later(toy, tmp_path):
   before = signal.getsignal(signal.SIGTERM)
   state = toy.run(tmp_path / 'cut', Terminated(toy), pictures_every_steps=5)
   assert int(state.step) == 6  # The step after the signal.
@@ -269,17 +273,17 @@ def test_fewer_steps_than_were_made_are_refused(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, message',
   [
     ({'num_steps': 0}, 'num_steps=0 must be positive'),
     ({'batch_size': 12}, 'batch_size=12 .* multiple of 8'),
     ({'ema_decay': 1.0}, 'ema_decay=1.0 must be at least 0 and less than 1'),
   ],
 )
-def test_a_bad_config_is_told_before_anything_is_written(
-  toy, tmp_path, changes, said
+def test_an_invalid_config_raises_before_anything_is_written(
+  toy, tmp_path, changes, message
 ):
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     toy.run(tmp_path / 'run', **changes)
   assert not (tmp_path / 'run').exists()
 

@@ -75,7 +75,7 @@ def test_one_backward_pass_or_two_are_the_same(toy, tmp_path):
   close(one, two)
 
 
-def test_a_run_of_two_players_goes_on_bit_for_bit(toy, tmp_path):
+def test_a_run_of_two_players_resumes_bit_for_bit(toy, tmp_path):
   whole = toy.run(tmp_path / 'whole', make(toy, every=2, offset=1), **RUN)
   toy.run(tmp_path / 'cut', make(toy, every=2, offset=1), num_steps=5, **RUN)
   resumed = toy.run(tmp_path / 'cut', make(toy, every=2, offset=1), **RUN)
@@ -100,9 +100,7 @@ def test_a_player_that_waits_does_not_move(toy, tmp_path):
   assert moved == [False, True, False, False, True]  # Steps 3 and 6.
 
 
-def test_a_gradient_that_is_not_finite_stops_its_own_player_alone(
-  toy, tmp_path
-):
+def test_a_gradient_that_is_not_finite_stops_only_its_own_player(toy, tmp_path):
   class Broken(toy.Toy):
     def players(self):
       def bad(params, frozen, batch, rngs, step):
@@ -143,7 +141,7 @@ class Counted:
     return Running()
 
 
-def test_what_a_loss_renews_is_kept_and_exported(toy, tmp_path):
+def test_extra_parameters_are_updated_by_the_loss_and_exported(toy, tmp_path):
   task, seen = Counted(toy), []
   original = task.batches
 
@@ -177,14 +175,14 @@ def test_what_a_loss_renews_is_kept_and_exported(toy, tmp_path):
     )
 
 
-def test_what_is_not_finite_renews_nothing(toy, tmp_path):
+def test_extra_parameters_stay_after_a_loss_that_is_not_finite(toy, tmp_path):
   task = Counted(toy)
   task.rows[:] = np.nan
   state = toy.run(tmp_path, task, num_steps=2, max_skipped_fraction=1.0)
   np.testing.assert_array_equal(state.extra['seen']['mean'], 0)
 
 
-def test_a_loss_is_told_how_many_steps_came_before(toy, tmp_path):
+def test_a_loss_receives_the_number_of_previous_steps(toy, tmp_path):
   class Counting(toy.Toy):
     def loss(self, params, frozen, batch, rngs, step):
       loss, aux = super().loss(params, frozen, batch, rngs, step)
@@ -210,7 +208,7 @@ def test_turns_are_counted_and_none_is_empty():
     Objective(len, (), (odd,), len)
 
 
-def test_a_player_that_has_nothing_to_train_is_told(toy, tmp_path):
+def test_a_player_without_trainable_parameters_raises(toy, tmp_path):
   with pytest.raises(
     UserError, match="config.trainable='in/.*' leaves out nothing to train"
   ):

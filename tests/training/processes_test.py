@@ -60,7 +60,7 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
   while not (two / 'checkpoints/4').exists():
     assert all(p.poll() is None for p in processes)
     time.sleep(0.01)
-  processes[1].send_signal(signal.SIGTERM)  # One host is told to go.
+  processes[1].send_signal(signal.SIGTERM)  # One host is stopped.
   logs = finish(processes)
   assert all('Stopped by SIGTERM' in log for log in logs)
   last = max(int(p.name) for p in (two / 'checkpoints').iterdir())
@@ -75,7 +75,7 @@ def test_two_processes_compute_what_one_computes(toy, tmp_path):
     devices=jax.devices()[:4],
     log_every_steps=1,
   )
-  # What two processes saved goes on in one, on other devices.
+  # The checkpoint of two processes is resumed by one, on other devices.
   toy.run(elsewhere, num_steps=last + 3, mesh={'fsdp': 8})
   losses = lambda workdir: [
     json.loads(line)['loss']
@@ -107,7 +107,7 @@ def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
 
 
 @pytest.mark.slow
-def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
+def test_each_host_resumes_from_its_own_cache_or_none_does(tmp_path):
   run, caches = tmp_path / 'run', [tmp_path / 'host 0', tmp_path / 'host 1']
   settings = dict(
     caches=caches, checkpoint_every_steps=10**6, log_every_steps=1
@@ -134,7 +134,7 @@ def test_each_host_goes_on_from_its_own_cache_or_none_does(tmp_path):
     for path in cached(host).values()
   )
   second, logs = killed(after=first + 2)
-  assert all(f'Step {first} comes from the cache' in log for log in logs)
+  assert all(f'Step {first} is restored from the cache' in log for log in logs)
   for path in cached(1).values():  # One host has lost its disk.
     path.unlink()
   logs = finish(start(run, 6, **settings))

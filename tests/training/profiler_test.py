@@ -1,4 +1,4 @@
-"""Traces hold the steps that were asked for, and never stop a run."""
+"""Traces hold the requested steps, and never stop a run."""
 
 import os
 import signal
@@ -7,15 +7,15 @@ from etils import epath
 import jax
 import pytest
 
-from sana_jax.training.phases import Phases
 from sana_jax.training.profiler import Profiler, STEPS_ON_SIGNAL
+from sana_jax.training.timers import PhaseTimers
 
 SHORT = dict(checkpoint_every_steps=99, ema_decay=0.0)
 
 
 @pytest.fixture
 def traces(monkeypatch):
-  """What the profiler of JAX is told to do, instead of doing it."""
+  """Records the calls of JAX's profiler instead of making them."""
   found = []
 
   def start(folder):
@@ -29,7 +29,7 @@ def traces(monkeypatch):
 
 
 def profiler(folder, steps=None):
-  return Profiler(epath.Path(folder), Phases(), steps)
+  return Profiler(epath.Path(folder), PhaseTimers(), steps)
 
 
 def run(profile, steps, traces):
@@ -38,7 +38,7 @@ def run(profile, steps, traces):
     traces.append(step)
 
 
-def test_the_asked_for_steps_are_traced_and_only_they(tmp_path, traces):
+def test_exactly_the_requested_steps_are_traced(tmp_path, traces):
   with profiler(tmp_path, range(3, 5)) as profile:
     run(profile, range(1, 7), traces)
   # The devices are idle at both ends.
@@ -53,14 +53,14 @@ def test_a_trace_ends_with_the_run(tmp_path, traces):
   assert (tmp_path / 'step_000002').is_dir()
 
 
-def test_steps_that_are_done_already_are_told(tmp_path, traces, caplog):
+def test_steps_that_are_already_done_are_logged(tmp_path, traces, caplog):
   with profiler(tmp_path, range(3, 5)) as profile:
     run(profile, range(7, 10), traces)
   assert traces == [7, 8, 9]
-  assert caplog.messages == ['Steps 3 to 4 are done already and not traced.']
+  assert caplog.messages == ['Steps 3 to 4 are already done and not traced.']
 
 
-def test_a_resumed_run_traces_what_is_left(tmp_path, traces):
+def test_a_resumed_run_traces_the_remaining_steps(tmp_path, traces):
   with profiler(tmp_path, range(3, 8)) as profile:
     run(profile, range(6, 10), traces)
   assert traces == ['flush', 'start', 6, 7, 'flush', 'stop', 8, 9]
@@ -72,7 +72,7 @@ def test_a_signal_traces_the_next_steps(tmp_path, traces):
     run(profile, [1], traces)
     os.kill(os.getpid(), signal.SIGUSR1)
     run(profile, [2], traces)
-    os.kill(os.getpid(), signal.SIGUSR1)  # Impatience changes nothing.
+    os.kill(os.getpid(), signal.SIGUSR1)  # A second signal changes nothing.
     run(profile, range(3, 10), traces)
   assert signal.getsignal(signal.SIGUSR1) is before
   assert traces.index('stop') - traces.index('start') - 2 == STEPS_ON_SIGNAL
@@ -92,7 +92,7 @@ def test_a_profiler_that_fails_does_not_stop_the_run(
     run(profile, range(1, 7), traces)
   assert [x for x in traces if isinstance(x, int)] == [1, 2, 3, 4, 5, 6]
   assert caplog.messages == [
-    'The profile could not be taken (RuntimeError: no profiler here).'
+    'Profiling failed (RuntimeError: no profiler here).'
   ]
   assert not list(tmp_path.iterdir())
 

@@ -17,7 +17,7 @@ from sana_jax.errors import UserError
 from sana_jax.optim import factory
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import reporting
-from sana_jax.training.lines import Lines
+from sana_jax.training.jsonl_log import JsonlLog
 from sana_jax.training.reporting import Report, silence
 
 CONFIG = ml_collections.ConfigDict(
@@ -93,8 +93,8 @@ def test_the_learning_rate_is_the_one_that_the_step_used(tmp_path):
   assert rates == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_lines_do_not_ask_for_the_learning_rate_one_by_one(tmp_path):
-  # Each time, the host would wait for the step that is under way.
+def test_learning_rates_are_computed_in_blocks(tmp_path):
+  # Each call would wait for the step in flight.
   calls = []
   with report(tmp_path, schedule=lambda n: (calls.append(n), n / 10)[1]) as r:
     for step in (2, 4, 6):
@@ -119,14 +119,14 @@ def test_learning_rates_are_those_of_the_schedule(tmp_path, name):
     2000,
   )
   with report(tmp_path, schedule=rate) as r:
-    for step in (2, 1024, 1026):  # Of two chunks.
+    for step in (2, 1024, 1026):  # Two blocks.
       r(step, metrics())
   assert [x['learning_rate'] for x in lines(tmp_path)] == pytest.approx(
     [float(rate(step - 1)) for step in (2, 1024, 1026)], rel=1e-6
   )
 
 
-def test_a_loss_that_is_no_number_is_null(tmp_path):
+def test_a_loss_that_is_not_finite_is_null(tmp_path):
   with report(tmp_path) as r:
     r(2, metrics(float('nan'), 1, 1))
   assert lines(tmp_path)[0]['loss'] is None
@@ -142,7 +142,7 @@ def test_too_many_skipped_in_a_row_stop(tmp_path):
 
 
 class Board:
-  """What TensorBoard is told."""
+  """Records what is written to TensorBoard."""
 
   def __init__(self):
     self.scalars, self.images, self.is_closed = {}, {}, False
@@ -171,7 +171,7 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
     known = {k: v for k, v in line.items() if v is not None and k != 'step'}
     assert board.scalars[line['step']] == known
   assert lines(tmp_path)[0]['norm/block_00'] == 1
-  assert 'norm/block_01' not in board.scalars[2]  # It knows no null.
+  assert 'norm/block_01' not in board.scalars[2]  # TensorBoard has no null.
 
 
 def test_tensorboard_has_the_samples(tmp_path, monkeypatch):
@@ -183,11 +183,11 @@ def test_tensorboard_has_the_samples(tmp_path, monkeypatch):
   np.testing.assert_array_equal(board.images[3]['samples'], pixels[None])
 
 
-def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):
+def test_lines_after_the_restored_step_and_truncated_ones_are_dropped(tmp_path):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   whole = [json.dumps({'step': s, 'seconds': s / 2}) for s in (2, 4, 6)]
   path.write_text('\n'.join([*whole, '{"step": 8, "lo']))
-  assert Lines(path, 4).seconds == 2.0
+  assert JsonlLog(path, 4).seconds == 2.0
   assert path.read_text() == ''.join(x + '\n' for x in whole[:2])
 
 
@@ -211,29 +211,29 @@ def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path):
     b'{"step": 4, "loss": 1e999',
   ],
 )
-def test_what_is_no_line_is_left_out_and_the_rest_stays(tmp_path, bad, caplog):
+def test_invalid_lines_are_dropped_and_the_rest_stays(tmp_path, bad, caplog):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   whole = [json.dumps({'step': s, 'seconds': s / 2}).encode() for s in (2, 4)]
   path.write_bytes(b'\n'.join([whole[0], bad, whole[1], b'']))
-  assert Lines(path, 4).seconds == 2.0
+  assert JsonlLog(path, 4).seconds == 2.0
   assert path.read_bytes() == b''.join(x + b'\n' for x in whole)
-  assert '1 torn or damaged lines of 3' in caplog.text
+  assert '1 truncated or damaged lines of 3' in caplog.text
 
 
 def test_lines_that_end_without_seconds_count_from_zero(tmp_path):
   path = epath.Path(tmp_path / 'metrics.jsonl')
   path.write_text('{"step": 2, "seconds": null}\n')
-  assert Lines(path, 4).seconds == 0.0
+  assert JsonlLog(path, 4).seconds == 0.0
 
 
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
-def test_metrics_that_are_no_file_are_named(tmp_path, make):
+def test_a_fifo_in_place_of_the_metrics_raises(tmp_path, make):
   make(tmp_path / 'metrics.jsonl')
   with pytest.raises(UserError, match='metrics.jsonl cannot be read .*move it'):
-    Lines(epath.Path(tmp_path / 'metrics.jsonl'), 4)
+    JsonlLog(epath.Path(tmp_path / 'metrics.jsonl'), 4)
 
 
-def test_seconds_go_on_where_the_last_run_stopped(tmp_path):
+def test_seconds_continue_from_the_last_run(tmp_path):
   line = {'step': 2, 'seconds': 100.0}
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
   with report(tmp_path, start=2) as r:
@@ -245,11 +245,11 @@ def test_without_a_terminal_the_last_step_has_a_line(tmp_path, caplog):
   with caplog.at_level(logging.INFO, 'absl'), report(tmp_path) as r:
     for step in range(1, 7):
       r(step, metrics(0.5))
-  said = [x for x in caplog.messages if x.startswith('step')]
-  assert len(said) == 1 and said[0].startswith('step 6/6  loss 0.5, ')
+  logged = [x for x in caplog.messages if x.startswith('step')]
+  assert len(logged) == 1 and logged[0].startswith('step 6/6  loss 0.5, ')
 
 
-def test_a_silenced_package_says_nothing_and_others_do(caplog):
+def test_only_the_silenced_package_is_removed_from_the_log(caplog):
   with caplog.at_level(logging.INFO, 'absl'):
     with silence('training'):  # This file's own folder.
       absl_logging.info('one')

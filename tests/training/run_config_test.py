@@ -1,4 +1,4 @@
-"""A run's config is found wherever it is whole, and another is refused."""
+"""A run's config is read from any intact copy; another config raises."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def config(**changes):
 
 
 def save(workdir, step, text):
-  """As much of a checkpoint as is read here."""
+  """Writes the part of a checkpoint that is read here."""
   about = workdir / f'checkpoints/{step}/about'
   about.mkdir(parents=True)
   (about / 'metadata').write_bytes(text)
@@ -62,9 +62,7 @@ def test_a_checkpoint_has_the_config_that_is_damaged_or_gone(
 
 
 @pytest.mark.parametrize('damage', DAMAGES)
-def test_a_damaged_config_that_nothing_describes_is_one_sentence(
-  tmp_path, damage
-):
+def test_a_damaged_config_without_a_checkpoint_raises(tmp_path, damage):
   path = tmp_path / 'config.json'
   path.write_bytes(damage)
   save(tmp_path, 4, b'{"config": [1]}')
@@ -86,7 +84,7 @@ def test_a_flipped_letter_of_the_config_is_no_other_run(tmp_path, caplog):
 
 
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_left_alone_and_named(tmp_path, make):
+def test_a_fifo_in_place_of_the_config_raises_and_stays(tmp_path, make):
   make(tmp_path / 'config.json')
   save(tmp_path, 4, about())
   with pytest.raises(UserError, match='config.json cannot be read .*move it'):
@@ -94,7 +92,7 @@ def test_what_is_no_file_is_left_alone_and_named(tmp_path, make):
   assert not (tmp_path / 'config.json').is_file()
 
 
-def test_values_of_any_length_are_told_in_one_short_sentence(tmp_path):
+def test_long_values_are_shortened_in_the_error(tmp_path):
   run_config.claim(tmp_path, config())
   with pytest.raises(UserError) as e:
     run_config.claim(tmp_path, config(seed='\x1b[2J\n' * 10**5))
@@ -125,7 +123,7 @@ def test_a_config_is_read_from_a_checkpoint_too(tmp_path):
     {'': {'': 1}},
   ],
 )
-def test_a_config_of_no_run_is_one_sentence(tmp_path, values):
+def test_a_folder_without_a_run_raises(tmp_path, values):
   (tmp_path / 'config.json').write_text(json.dumps(values))
   with pytest.raises(UserError):
     run_config.read_config(tmp_path)

@@ -69,7 +69,7 @@ def gradient(objective, mesh, accumulate=1):
 
 
 def losses(objective, mesh, steps=20):
-  """Of so many steps on one batch, with new noise each."""
+  """Losses of some steps on one batch, with new noise each."""
   mesh, tx, shapes, (state, *rest) = placed(mesh, objective)
   found = []
   with jax.set_mesh(mesh):
@@ -116,7 +116,7 @@ def test_a_batch_in_parts_is_the_batch(flow, whole, mesh, parts):
 
 
 @pytest.mark.parametrize('remat', ['full', 'dots', 'offload'])
-def test_what_is_computed_again_changes_no_gradient(flow, whole, remat):
+def test_remat_changes_no_gradient(flow, whole, remat):
   loss, grads = gradient(flow.objective(remat=remat), {'data': 1})
   assert loss == pytest.approx(whole[0], rel=1e-6)
   assert relative_error(grads, whole[1]) <= 1e-6
@@ -146,7 +146,7 @@ def test_twenty_steps_in_every_layout_are_those_of_one_device(
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
 
 
-def test_parts_that_do_not_split_are_told():
+def test_microbatches_that_do_not_divide_the_batch_raise():
   mesh = make_mesh({'data': 2, 'fsdp': 4})
   with pytest.raises(
     UserError,
@@ -176,7 +176,7 @@ class Full(jax.stages.Compiled):
 
 
 @pytest.mark.parametrize('fits', [False, True])
-def test_a_step_that_needs_too_much_memory_is_told(
+def test_a_step_that_needs_too_much_memory_raises_a_user_error(
   toy, tmp_path, monkeypatch, fits
 ):
   full = Full(
@@ -188,7 +188,7 @@ def test_a_step_that_needs_too_much_memory_is_told(
   monkeypatch.setattr(step, 'jit_step', lambda *_, **__: full)
   with pytest.raises(
     UserError,
-    match='memory of the device does not suffice; '
+    match='Out of device memory; '
     'lower batch_size, raise accumulate_steps, .*model.remat.*'
     '--layout.*sana-jax plan',
   ):

@@ -9,9 +9,9 @@ from sana_jax import kernels
 from sana_jax.analysis import device
 from sana_jax.objectives.base import Player
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training import phases, throughput
-from sana_jax.training.phases import Phases
-from sana_jax.training.throughput import Throughput, Work
+from sana_jax.training import throughput, timers
+from sana_jax.training.throughput import StepFlops, Throughput
+from sana_jax.training.timers import PhaseTimers
 
 
 class Clock:
@@ -29,44 +29,44 @@ class Run:
 
   def __init__(self, **settings):
     self.clock = Clock()
-    self.phases = Phases(self.clock)
+    self.phases = PhaseTimers(self.clock)
     self.speed = Throughput(
       self.phases,
       clock=self.clock,
       **{'batch_size': 6, 'chips': 2, 'peak_flops': None, **settings},
     )
 
-  def spend(self, seconds, phase=phases.STEP):
+  def spend(self, seconds, phase=timers.STEP):
     with self.phases(phase):
       self.clock.now += seconds
 
   def step(self, seconds, step_flops=None, waits=0.0, pauses=0.0):
     self.speed.start(step_flops)
-    self.spend(waits, phases.DATA)
-    self.spend(pauses, phases.SAVE)
+    self.spend(waits, timers.DATA)
+    self.spend(pauses, timers.SAVE)
     self.spend(seconds - waits)
     self.speed.end()
 
 
 def test_inner_phases_suspend_outer_ones():
   run = Run()
-  with run.phases(phases.STEP):
+  with run.phases(timers.STEP):
     run.clock.now += 1
-    with run.phases(phases.COMPILE):
+    with run.phases(timers.COMPILE):
       run.clock.now += 10
-      assert run.phases.now() == (phases.COMPILE, 10)
-      assert run.phases.seconds()[phases.COMPILE] == 10
+      assert run.phases.now() == (timers.COMPILE, 10)
+      assert run.phases.seconds()[timers.COMPILE] == 10
     run.clock.now += 2
-    assert run.phases.now() == (phases.STEP, 2)
-  assert run.phases.seconds() == {phases.STEP: 3, phases.COMPILE: 10}
-  assert run.phases.now() == (phases.ELSEWHERE, 0)
+    assert run.phases.now() == (timers.STEP, 2)
+  assert run.phases.seconds() == {timers.STEP: 3, timers.COMPILE: 10}
+  assert run.phases.now() == (timers.ELSEWHERE, 0)
 
 
 def test_a_phase_that_fails_has_ended():
   run = Run()
-  with pytest.raises(KeyError), run.phases(phases.STEP):
+  with pytest.raises(KeyError), run.phases(timers.STEP):
     raise KeyError
-  assert run.phases.now()[0] == phases.ELSEWHERE
+  assert run.phases.now()[0] == timers.ELSEWHERE
 
 
 def test_percentiles_are_of_the_steps_since_the_last_line():
@@ -130,7 +130,7 @@ def test_a_line_before_two_steps_has_no_speed():
   assert found['data_wait_share'] == 0
 
 
-def test_steps_under_way_are_counted_when_they_end():
+def test_steps_in_flight_are_counted_when_they_end():
   run = Run()
   run.step(1.0)
   run.speed.start(10**12)
@@ -147,7 +147,7 @@ def work_of(toy, task, batch_size, **options):
   planned = toy.planned(
     make_mesh({'data': -1}), optax.sgd(0.1), task, **options
   )
-  return Work(task.objective, task.frozen, planned, batch_size)
+  return StepFlops(task.objective, task.frozen, planned, batch_size)
 
 
 def test_a_step_has_the_products_of_the_loss_and_its_gradient(toy):
@@ -159,7 +159,7 @@ def test_a_step_has_the_products_of_the_loss_and_its_gradient(toy):
   assert work(batch) == 2 * 64 * (16 * 8 + 2 * 16 * 32 + 3 * 32 * 8)
 
 
-def test_what_does_not_train_has_no_gradient_to_count(toy):
+def test_frozen_parameters_have_no_gradient_flops(toy):
   task = toy.Toy()
   flops = lambda trainable: work_of(toy, task, 64, trainable=trainable)(
     {'x': task.rows[:16]}
@@ -197,7 +197,7 @@ def test_each_shape_is_counted_once(toy):
   assert calls == [(4, 3), (4, 5)]
 
 
-def test_a_loss_that_cannot_be_counted_is_told(toy, caplog):
+def test_a_loss_that_cannot_be_counted_is_logged(toy, caplog):
   task = toy.Toy()
   task.loss = lambda params, frozen, batch, rng, step: (
     jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x @ x, batch['x']),
@@ -237,7 +237,7 @@ def test_peaks_are_those_of_the_data_sheets(kind, tflops):
 
 def test_a_cpu_has_no_peak():
   assert device.peak_flops(jax.devices('cpu')[0].device_kind) is None
-  speed = throughput.of_run(Phases(), make_mesh({'data': -1}), 8)
+  speed = throughput.for_mesh(PhaseTimers(), make_mesh({'data': -1}), 8)
   speed.start(1)
   speed.end()
   speed.start(1)
@@ -266,7 +266,7 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch):
   )
 
 
-def test_the_host_memory_is_what_the_system_says(tmp_path):
+def test_the_host_memory_is_read_from_proc(tmp_path):
   status = tmp_path / 'status'
   status.write_text('Name:\tpython\nVmRSS:\t    2048 kB\nThreads:\t1\n')
   assert throughput.host_bytes(status) == 2048 * 1024

@@ -108,7 +108,7 @@ FEWER = (
 )
 
 
-def test_a_small_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path):
+def test_a_small_run_resumes_on_ever_fewer_devices(toy, flow, tmp_path):
   for i, part in enumerate(np.split(toy.Toy().rows, 8)):
     np.save(tmp_path / f'{i}.npy', part)
   for name, parts in ('cut', FEWER), ('whole', FEWER[-1:]):
@@ -125,7 +125,7 @@ def test_a_small_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_ever_fewer_devices(toy, flow, tmp_path, alone):
+def test_a_run_resumes_on_ever_fewer_devices(toy, flow, tmp_path, alone):
   for devices, mesh, steps in FEWER:
     run(toy, flow, tmp_path, devices, mesh, steps)
   assert len(flow.lines(tmp_path)) == STEPS

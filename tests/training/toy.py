@@ -20,14 +20,14 @@ from PIL import Image
 from sana_jax.data import pipeline
 from sana_jax.objectives.base import Aux, Objective, Player
 from sana_jax.sharding.activations import constrain
-from sana_jax.sharding.mesh import make_mesh, whole
+from sana_jax.sharding.mesh import make_mesh, to_host
 from sana_jax.training.loop import train
 from sana_jax.training.state import plan
 from sana_jax.training.task import Data, Task
 
 
 class Toy:
-  """What a test may change before `make` puts it together as a task."""
+  """Settings that a test may change before `make` builds the task."""
 
   name = 'toy'
   rules = [('.*/kernel', (None, 'fsdp')), ('.*/bias', ())]
@@ -104,7 +104,7 @@ class Toy:
     )
 
   def pictures(self, params, step):
-    kernel = whole(_split(params['in']['kernel']))
+    kernel = to_host(_split(params['in']['kernel']))
     return Image.fromarray(np.uint8(kernel.clip(0, 1) * 255))
 
   def export(self, params, folder):
@@ -120,12 +120,12 @@ class Toy:
 
 @jax.jit
 def _split(x):
-  """As models lay out what they compute, over all processes' devices."""
+  """Shards activations like the models, over the devices of all processes."""
   return constrain(x, 'batch', *[None] * (x.ndim - 1))
 
 
 class Sharded(Toy):
-  """The toy with its rows in files, and a word on which it has seen."""
+  """The toy with its rows in files; logs the rows it has seen."""
 
   def __init__(self, folder):
     super().__init__()
@@ -140,7 +140,7 @@ class Sharded(Toy):
 
   def loss(self, params, frozen, batch, rngs, step):
     loss, aux = super().loss(params, frozen, batch, rngs, step)
-    # Exact in float32, so that equal means tell equal examples.
+    # Exact in float32, so that equal means imply equal examples.
     return loss, Aux(
       {
         **aux.metrics,
@@ -206,7 +206,7 @@ def run(workdir, task=None, devices=None, traced_steps=None, **changes):
 
 
 def planned(mesh, optimizer, toy=None, **options):
-  """Where a run of the toy lies, with one optimizer for all its players."""
+  """Plan of a run of the toy, with one optimizer for all its players."""
   objective = (toy or Toy()).objective
   return plan(
     objective, {p.name: optimizer for p in objective.players}, mesh, **options

@@ -45,7 +45,7 @@ def task(toy):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_what_does_not_train_stays_to_the_bit(dtype, toy, task, tmp_path):
+def test_frozen_parameters_stay_bit_for_bit(dtype, toy, task, tmp_path):
   state = toy.run(
     tmp_path,
     task,
@@ -66,7 +66,7 @@ def test_what_does_not_train_stays_to_the_bit(dtype, toy, task, tmp_path):
 
 
 def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
-  """`in` as an array that the loss needs and nobody trains."""
+  """`in` as a frozen array of the loss."""
 
   class Alone(type(task)):
     rules = [('out/kernel', (None, 'fsdp')), ('out/bias', ())]
@@ -106,7 +106,7 @@ def test_a_resumed_part_is_the_uninterrupted_part(toy, task, tmp_path):
 
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
-def test_every_optimizer_keeps_state_of_what_trains_alone(name, toy):
+def test_every_optimizer_keeps_state_only_of_trainable_parameters(name, toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
   tx = factory.make(
     ml_collections.ConfigDict(
@@ -174,7 +174,7 @@ def test_a_pattern_for_nothing_leaves_no_folder(toy, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_the_average_holds_only_what_trains(toy):
+def test_the_ema_holds_only_trainable_parameters(toy):
   mesh = make_mesh({'data': 2, 'fsdp': 4})
   planned = toy.planned(mesh, optax.adam(1.0), trainable='out/bias')
   assert sum(x.size for x in jax.tree.leaves(planned.state.ema)) == 8
@@ -247,12 +247,14 @@ def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
   with pytest.raises(
     UserError,
     match="trained on the base 'good' .checksum "
-    r"\d+., and .* give 'other' .checksum \d+.: set",
+    r"\d+., and .* give the base 'other' .checksum \d+.: set",
   ):
     run(num_steps=6, init_from='other')
   with pytest.raises(UserError, match='gone is no model folder'):
     run(num_steps=6, init_from='gone')
-  with pytest.raises(UserError, match="'good' .* give that config.seed=0 draw"):
+  with pytest.raises(
+    UserError, match="'good' .* give the base drawn from config.seed=0"
+  ):
     run(num_steps=6, init_from='')
   state = run(num_steps=6, init_from='moved')
   assert bits(state) == bits(
@@ -266,7 +268,7 @@ def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
   )
 
 
-def test_a_full_run_needs_its_first_weights_no_more(toy, tmp_path):
+def test_a_resumed_full_run_does_not_read_init_from(toy, tmp_path):
   task = given(toy, 0.1)
   toy.run(tmp_path, task, num_steps=2, init_from='good')
   assert int(toy.run(tmp_path, task, num_steps=3, init_from='gone').step) == 3

@@ -1,4 +1,4 @@
-"""The watchdog says what it saw, once in a while, and stops nothing."""
+"""The watchdog logs stalls and divergence, with backoff, and stops nothing."""
 
 import itertools
 import logging
@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from sana_jax.training import phases
-from sana_jax.training.phases import Phases
+from sana_jax.training import timers
+from sana_jax.training.timers import PhaseTimers
 from sana_jax.training.watchdog import Divergence, is_doubled, minutes, Stall
 
 
@@ -42,7 +42,7 @@ def with_batches(task, change):
 
 
 def stall(clock, limit_seconds=600.0):
-  timed = Phases(clock)
+  timed = PhaseTimers(clock)
   return timed, Stall(timed, limit_seconds, clock=clock)
 
 
@@ -50,66 +50,66 @@ def test_steps_that_end_in_time_are_no_stall(clock):
   _, found = stall(clock)
   for step in range(1, 5):
     clock.now += 599
-    assert found.found() is None
+    assert found.warning() is None
     found.progress(step)
 
 
-def test_a_stall_is_told_with_its_phase_and_its_place(clock):
+def test_a_stall_is_logged_with_its_phase_and_stack(clock):
   timed, found = stall(clock)
   found.progress(7)
   clock.now += 60
-  with timed(phases.DATA):
+  with timed(timers.DATA):
     clock.now += 540
-    said = found.found()
-  assert said.startswith(
+    text = found.warning()
+  assert text.startswith(
     'No step has ended for 10.0 minutes (step 7 was the last). The run has '
     'been waiting for data for 9.0 minutes, here:\n'
   )
-  assert 'in test_a_stall_is_told_with_its_phase_and_its_place' in said
+  assert 'in test_a_stall_is_logged_with_its_phase_and_stack' in text
 
 
-def test_the_stack_is_that_of_the_loop_and_not_of_who_asks(clock):
+def test_the_stack_is_that_of_the_loop_and_not_of_the_caller(clock):
   _, found = stall(clock)
   clock.now += 600
-  said = []
-  thread = threading.Thread(target=lambda: said.append(found.found()))
+  found_text = []
+  thread = threading.Thread(target=lambda: found_text.append(found.warning()))
   thread.start()
   thread.join()
-  assert '(none has yet)' in said[0]
-  assert 'in test_the_stack_is_that_of_the_loop' in said[0]
+  assert '(none has yet)' in found_text[0]
+  assert 'in test_the_stack_is_that_of_the_loop' in found_text[0]
 
 
-def test_a_stall_is_told_again_after_twice_the_time(clock):
+def test_a_stall_is_logged_again_after_twice_the_time(clock):
   _, found = stall(clock, 10.0)
-  told = []
+  logged = []
   for _ in range(100):
     clock.now += 1
-    if found.found():
-      told.append(clock.now)
-  assert told == [10, 20, 40, 80]
+    if found.warning():
+      logged.append(clock.now)
+  assert logged == [10, 20, 40, 80]
 
 
-def test_the_end_of_a_stall_is_told_and_the_next_one_too(clock, caplog):
+def test_the_end_of_a_stall_and_the_next_stall_are_logged(clock, caplog):
   _, found = stall(clock, 10.0)
   clock.now += 25
-  assert found.found()
+  assert found.warning()
   found.progress(3)
   assert caplog.messages == ['Step 3 has ended, after 25.0 s.']
   clock.now += 9
-  assert found.found() is None
+  assert found.warning() is None
   clock.now += 1
-  assert '(step 3 was the last)' in found.found()
+  assert '(step 3 was the last)' in found.warning()
 
 
-def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path):
-  """The batch of step 3 comes when the watchdog has barked, and not before."""
+def test_a_run_that_waits_for_data_is_logged_and_continues(toy, tmp_path):
+  """The batch of step 3 arrives only after the watchdog has logged."""
   barked = threading.Event()
 
   class Listener(logging.Handler):
     def emit(self, record):
-      said = record.getMessage()
-      # Where it is waiting too: a busy machine may be late before that.
-      if 'waiting for data' in said and 'in wait' in said:
+      text = record.getMessage()
+      # In `wait` too: a busy machine may be late before that.
+      if 'waiting for data' in text and 'in wait' in text:
         barked.set()
 
   def wait(number, batch):
@@ -134,26 +134,26 @@ def test_a_run_that_waits_for_data_says_so_and_goes_on(toy, tmp_path):
 
 
 def feed(divergence, losses, **others):
-  """Sentences by step, of a line for each loss."""
+  """Warnings by step, for one log line per loss."""
   found = {
-    step: divergence.found(step, {'loss': loss, **others})
+    step: divergence.warnings(step, {'loss': loss, **others})
     for step, loss in enumerate(losses, 1)
   }
-  return {step: said for step, said in found.items() if said}
+  return {step: text for step, text in found.items() if text}
 
 
-def test_a_loss_above_its_median_on_three_lines_is_told():
+def test_a_loss_above_its_median_on_three_lines_is_logged():
   found = feed(Divergence(5.0), [1.0, 3.0, 2.0] * 5 + [11.0, 12.0, 13.0])
   assert found == {
     18: [
       'Step 18: loss 13 is 6.5 times its median of 2, on 3 log lines in a row; '
-      'the run may be diverging (watch.divergence_factor is when this is '
-      'told).'
+      'the run may be diverging (watch.divergence_factor sets when this '
+      'is logged).'
     ]
   }
 
 
-def test_what_lasts_is_told_again_but_not_on_every_line():
+def test_persistent_divergence_is_logged_with_backoff():
   found = feed(Divergence(5.0), [1.0] * 20 + [6.0] * 100)
   assert list(found) == [20 + n for n in (3, 6, 12, 24, 48, 96)]
 
@@ -172,20 +172,20 @@ def test_one_odd_batch_is_no_divergence():
     [1.0] * 20 + [float('nan'), float('inf')] * 20,  # Skipped, and counted.
   ],
 )
-def test_what_is_no_divergence_is_not_told(losses):
+def test_ordinary_values_are_not_logged_as_divergence(losses):
   assert not feed(Divergence(5.0), losses)
 
 
-def test_a_factor_of_zero_says_nothing():
+def test_a_factor_of_zero_logs_nothing():
   assert not feed(Divergence(0.0), [1.0] * 20 + [1e9] * 20)
 
 
-def test_gradients_that_explode_are_told_beside_the_loss():
+def test_exploding_gradients_are_logged_beside_the_loss():
   divergence = Divergence(5.0)
   for step in range(20):
-    divergence.found(step, {'loss': 1.0, 'grad_norm': 0.5})
+    divergence.warnings(step, {'loss': 1.0, 'grad_norm': 0.5})
   found = [
-    divergence.found(step, {'loss': 9.0, 'grad_norm': 50.0})
+    divergence.warnings(step, {'loss': 9.0, 'grad_norm': 50.0})
     for step in (20, 21, 22)
   ]
   assert found[:2] == [[], []]
@@ -195,8 +195,8 @@ def test_gradients_that_explode_are_told_beside_the_loss():
   ]
 
 
-def test_a_run_that_diverges_says_so(toy, tmp_path, caplog):
-  """Its rows are 100 times as large after the 12th batch."""
+def test_a_diverging_run_is_logged(toy, tmp_path, caplog):
+  """Multiplies rows by 100 after the 12th batch."""
   task = with_batches(
     toy.Toy(),
     lambda number, batch: {'x': batch['x'] * (1 if number <= 12 else 100)},
@@ -211,9 +211,9 @@ def test_a_run_that_diverges_says_so(toy, tmp_path, caplog):
     optimizer={'name': 'adamw', 'learning_rate': 1e-6, 'clip_norm': 0.0},
     watch={'stall_minutes': 0.0, 'divergence_factor': 5.0},
   )
-  said = [x for x in caplog.messages if 'may be diverging' in x]
+  logged = [x for x in caplog.messages if 'may be diverging' in x]
   # Squared errors of rows 100 times as large are 10,000 times as large.
-  assert [x.split()[1:3] for x in said] == [
+  assert [x.split()[1:3] for x in logged] == [
     ['15:', 'loss'],
     ['15:', 'grad_norm'],
     ['18:', 'loss'],
@@ -225,5 +225,5 @@ def test_doubled_numbers_are_doubled():
   assert [n for n in range(50) if is_doubled(n, 3)] == [3, 6, 12, 24, 48]
 
 
-def test_times_are_for_people():
+def test_durations_are_formatted_in_seconds_or_minutes():
   assert (minutes(59.0), minutes(90.0)) == ('59.0 s', '1.5 minutes')

@@ -1,4 +1,4 @@
-"""One folder, one run; what is written is whole."""
+"""One run per folder; writes are atomic."""
 
 import json
 import os
@@ -19,14 +19,14 @@ def config(**changes):
   return ml_collections.ConfigDict({**CONFIG, **changes})
 
 
-def test_the_same_config_is_welcome_again(tmp_path):
+def test_the_same_config_is_accepted_again(tmp_path):
   for _ in range(2):
     claim(tmp_path / 'run', config())
   saved = json.loads((tmp_path / 'run/config.json').read_text())
   assert saved == {**CONFIG, 'model': {'width': 8, 'sizes': [1, 2]}}
 
 
-def test_another_config_is_told_by_its_keys(tmp_path):
+def test_another_config_raises_with_its_keys(tmp_path):
   claim(tmp_path, config())
   other = config(
     model={'width': 9, 'sizes': (1, 2)}, seed=2, num_steps=6, new=None
@@ -52,7 +52,7 @@ def test_a_key_is_not_free_for_its_prefix(tmp_path):
     claim(tmp_path, config(num_steps_two=1))
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_created_raises(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='choose another --workdir'):
     claim(tmp_path / 'file/run', config())
@@ -88,7 +88,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     lambda path: path.symlink_to('nowhere'),
   ],
 )
-def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, make):
+def test_a_file_is_not_replaced_by_a_folder(tmp_path, make):
   make(tmp_path / 'model')
   before = os.lstat(tmp_path / 'model')
   with (
@@ -99,7 +99,7 @@ def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, make):
   assert os.lstat(tmp_path / 'model') == before
 
 
-def test_what_a_kill_has_left_of_a_replaced_folder_is_no_obstacle(tmp_path):
+def test_leftovers_of_a_killed_replacement_are_removed(tmp_path):
   for left in ('.model.part', '.model.old'):
     (tmp_path / left).mkdir()
     (tmp_path / left / 'x').touch()

@@ -1,4 +1,4 @@
-"""Lets tests import the modules beside them by name: tests are no package."""
+"""Makes test modules importable by name, since tests are not a package."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""The ControlNet's config.json and tensors, both ways, and what is refused."""
+"""Conversion of the ControlNet's config.json and tensors, and refused ones."""
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +62,13 @@ def test_the_published_config_survives_the_round_trip():
   }
 
 
-def test_left_out_keys_have_the_defaults_of_diffusers():
+def test_omitted_keys_have_the_defaults_of_diffusers():
   fields = controlnet.fields_from_diffusers({})
   assert (fields['width'], fields['depth']) == (2240, 7)
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, message',
   [
     (
       {'_class_name': 'SanaTransformer2DModel'},
@@ -81,8 +81,8 @@ def test_left_out_keys_have_the_defaults_of_diffusers():
     ),
   ],
 )
-def test_what_is_not_supported_is_refused(changes, said):
-  with pytest.raises(UserError, match=said):
+def test_unsupported_values_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
     controlnet.fields_from_diffusers({**PUBLISHED, **changes})
 
 

@@ -1,4 +1,4 @@
-"""Only the data of a model folder is copied, and nothing from elsewhere."""
+"""Copies contain only the data files of a model folder."""
 
 import os
 import pathlib
@@ -48,7 +48,7 @@ def test_a_link_to_a_private_file_is_not_followed(model, tmp_path, folder):
   (secret / 'config.json').write_text('{"password": 1}')
   path = model / 'tokenizer' / ('more' if folder else 'more.json')
   path.symlink_to(secret if folder else secret / 'config.json')
-  with pytest.raises(UserError, match='is a link out of the model folder'):
+  with pytest.raises(UserError, match='is a link to a file outside'):
     copied(model, 'tokenizer')
   assert 'password' not in str(list((tmp_path / 'out').rglob('*')))
 
@@ -57,7 +57,7 @@ def test_a_part_that_is_a_link_elsewhere_is_not_followed(model, tmp_path):
   shutil.move(model / 'vae', tmp_path / 'vae')
   (model / 'vae').symlink_to(tmp_path / 'vae')
   for copy in (copied, copying.check):
-    with pytest.raises(UserError, match='is a link out of the model folder'):
+    with pytest.raises(UserError, match='is a link to a file outside'):
       copy(model, 'vae')
 
 

@@ -1,4 +1,4 @@
-"""DC-AE's tensors and config.json go to diffusers and back."""
+"""Conversion of DC-AE's tensors and config.json to diffusers and back."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'dc_ae.safetensors'
 
 @pytest.fixture(scope='module')
 def golden():
-  """Tensors that diffusers named, and the shapes of our model."""
+  """Tensors with diffusers' names, and the shapes of our model."""
   with safe_open(GOLDEN, 'numpy') as f:
     names = [k for k in f.keys() if k.startswith('weights.')]  # noqa: SIM118
     tensors = {k.removeprefix('weights.'): f.get_tensor(k) for k in names}
@@ -66,7 +66,7 @@ def test_a_missing_tensor_is_named(golden, key):
     )
 
 
-def test_a_tensor_too_many_is_named(golden):
+def test_a_surplus_tensor_is_named(golden):
   tensors, shapes = golden
   extra = {'encoder.down_blocks.0.7.conv1.weight': np.zeros((8, 8, 3, 3))}
   with pytest.raises(UserError, match=r'0\.7\.conv1\.weight: the model has no'):
@@ -80,8 +80,8 @@ def test_configs_of_all_sizes_survive_json(name):
   assert DCAE(**weights.fields_from_diffusers(config)) == DCAE(**SIZES[name])
 
 
-def test_the_published_config_is_understood():
-  """As stored with the SANA checkpoints: 'Conv', and words for all stages."""
+def test_the_published_config_is_read():
+  """Config as in SANA checkpoints: 'Conv', and single values for all stages."""
   blocks = ['ResBlock'] * 3 + ['EfficientViTBlock'] * 3
   scales = [[], [], [], [5], [5], [5]]
   config = {

@@ -1,4 +1,4 @@
-"""mit-han-lab's names for the DC-AE: each tensor to its place, and back.
+"""Conversion of mit-han-lab's names for the DC-AE, in both directions.
 
 Names and shapes are written down here after the modules of their repository;
 that they are right shows in the published numbers of tensors and parameters.
@@ -32,7 +32,7 @@ def unread(named_shapes):
 
 @pytest.fixture(params=TINY)
 def model(request):
-  """A tiny model's tensors, and what diffusers' config says of it."""
+  """A tiny model's tensors, and its diffusers config."""
   rng = np.random.default_rng()
   return {
     name: rng.normal(size=shape).astype(
@@ -53,7 +53,7 @@ def model(request):
     ('f128c512', 474, 1_120_682_252),
   ],
 )
-def test_published_models_arrive_whole(name, tensors, parameters):
+def test_published_models_are_converted_completely(name, tensors, parameters):
   named = efficientvit.to_diffusers(unread(PUBLISHED[name]))
   assert len(named) == tensors
   assert parameters == sum(
@@ -64,13 +64,13 @@ def test_published_models_arrive_whole(name, tensors, parameters):
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_models_go_back(name):
+def test_published_models_are_converted_back(name):
   there = efficientvit.to_diffusers(unread(PUBLISHED[name]))
   back = efficientvit.from_diffusers(there, CONFIGS.get(name, {}))
   assert {k: t.shape for k, t in back.items()} == PUBLISHED[name]
 
 
-def test_there_and_back_every_byte_is_the_same(model):
+def test_a_round_trip_preserves_every_byte(model):
   tensors, config = model
   back = efficientvit.from_diffusers(
     efficientvit.to_diffusers({k: stored(x) for k, x in tensors.items()}),
@@ -152,7 +152,7 @@ PLACES = [
 ]
 
 
-def test_each_tensor_comes_to_its_place():
+def test_each_tensor_has_the_right_name():
   rng = np.random.default_rng()
   tensors = {k: rng.normal(size=s) for k, s in TINY['sana'].items()}
   got = efficientvit.to_diffusers({k: stored(x) for k, x in tensors.items()})
@@ -189,13 +189,13 @@ def test_each_tensor_comes_to_its_place():
     ),
   ],
 )
-def test_other_variants_have_other_places(name, theirs, ours):
+def test_other_variants_have_other_names(name, theirs, ours):
   x = np.random.default_rng().normal(size=TINY[name][theirs])
   got = efficientvit.to_diffusers(unread(TINY[name]) | {theirs: stored(x)})
   np.testing.assert_array_equal(got[ours].read(), x, strict=True)
 
 
-def test_all_that_is_wrong_is_listed_at_once():
+def test_one_error_lists_all_problems():
   named = dict(TINY['sana'], surplus=(1,))
   named['decoder.stages.0.op_list.0.main.conv2.norm.running_var'] = (8,)
   del named['encoder.stages.0.op_list.0.main.conv1.conv.bias']
@@ -211,7 +211,7 @@ def test_all_that_is_wrong_is_listed_at_once():
     assert problem in str(e.value)
 
 
-def test_what_they_have_no_name_for_is_told():
+def test_tensors_without_an_official_name_are_reported():
   named = efficientvit.to_diffusers(unread(TINY['sana']))
   del named['encoder.down_blocks.2.0.attn.to_k.weight']
   named |= unread({'decoder.up_blocks.0.0.shift': (3,)})
@@ -221,7 +221,7 @@ def test_what_they_have_no_name_for_is_told():
     efficientvit.from_diffusers(named, STRIDED)
 
 
-def test_what_is_no_autoencoder_is_told():
+def test_a_file_that_is_not_an_autoencoder_is_reported():
   with pytest.raises(
     WeightError,
     match=(r'(?s)norm_out.weight is missing.*proj.weight is unknown'),
@@ -229,7 +229,7 @@ def test_what_is_no_autoencoder_is_told():
     efficientvit.from_diffusers(unread({'patch_embed.proj.weight': (3,)}), {})
 
 
-def test_models_without_shortcuts_have_other_names():
+def test_models_without_shortcuts_have_their_own_names():
   named = {
     k.replace('project_out.main.', 'project_out.').replace(
       'project_in.main.', 'project_in.'
@@ -244,6 +244,6 @@ def test_models_without_shortcuts_have_other_names():
   assert back.keys() == named.keys()
 
 
-def test_files_are_told_apart():
-  assert efficientvit.knows(unread(SANA))
-  assert not efficientvit.knows(efficientvit.to_diffusers(unread(SANA)))
+def test_official_files_are_recognized():
+  assert efficientvit.matches(unread(SANA))
+  assert not efficientvit.matches(efficientvit.to_diffusers(unread(SANA)))

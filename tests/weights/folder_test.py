@@ -1,4 +1,4 @@
-"""Model folders: what may be split or missing, and what is said of it."""
+"""Model folders with sharded, missing and damaged files."""
 
 import json
 import pathlib
@@ -29,7 +29,7 @@ def copy(tmp_path):
 
 
 def split(folder):
-  """Spreads transformer/ over two files and an index, as large models are."""
+  """Shards transformer/ into two files and an index."""
   part = folder / 'transformer'
   tensors = read_tensors(part, STEM)
   (part / f'{STEM}.safetensors').unlink()
@@ -42,7 +42,7 @@ def split(folder):
   return part, names, index
 
 
-def test_split_files_are_the_whole(copy):
+def test_sharded_files_are_read_completely(copy):
   want = folders.load(copy, 'transformer').variables
   split(copy)
   jax.tree.map(
@@ -53,7 +53,7 @@ def test_split_files_are_the_whole(copy):
 
 
 @pytest.mark.parametrize('native', [False, True])
-def test_only_the_decoder_is_the_decoder_of_the_whole(copy, native):
+def test_a_decoder_loaded_alone_equals_that_of_the_model(copy, native):
   whole = folders.load(copy, 'vae')
   if native:
     folders.native.save(copy / 'vae', whole.variables)
@@ -68,7 +68,7 @@ def test_only_the_decoder_is_the_decoder_of_the_whole(copy, native):
     )
 
 
-def test_what_is_not_wanted_is_checked_as_well(copy):
+def test_parts_that_are_not_loaded_are_checked(copy):
   path = copy / 'vae' / f'{STEM}.safetensors'
   tensors = read_tensors(copy / 'vae', STEM)
   save_file(

@@ -1,4 +1,4 @@
-"""Gemma-2's tensors and config.json, both ways."""
+"""Conversion of Gemma-2's tensors and config.json in both directions."""
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def test_the_published_config_is_the_named_size():
   assert Gemma2(**fields) == Gemma2(**SIZES['gemma2_2b'])
 
 
-def test_fields_survive_the_way_to_transformers_and_back():
+def test_fields_survive_the_round_trip_to_transformers():
   config = weights.transformers_config(TINY, dtype='bfloat16')
   assert Gemma2(**weights.fields_from_transformers(config)) == Gemma2(**TINY)
   assert config['layer_types'] == ['full_attention', 'sliding_attention']
@@ -99,7 +99,7 @@ def test_a_config_of_another_model_is_refused(change, message):
     weights.fields_from_transformers(PUBLISHED | change)
 
 
-def test_sizes_that_transformers_refuses_are_not_written():
+def test_sizes_that_transformers_does_not_support_are_refused():
   with pytest.raises(UserError, match='not a multiple of its 3 heads'):
     weights.transformers_config(dict(TINY, heads=3))
 

@@ -1,4 +1,4 @@
-"""Names of models: folders, the zoo, and a hub that a local server plays."""
+"""Names of models: folders, the zoo, and a hub on a local server."""
 
 import hashlib
 import http.server
@@ -38,7 +38,7 @@ except UserError as e:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-  """What huggingface_hub asks of the hub for one model, org/model."""
+  """Server of the hub's API for one model, org/model."""
 
   def do_GET(self):
     path = self.path.partition('?')[0]
@@ -61,7 +61,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
       f'/org/model/resolve/{SHA}/'
     )
     if name in FILES:
-      self.server.asked.add(name)
+      self.server.requested.add(name)
       self.answer(FILES[name])
     else:
       self.send_error(404)
@@ -86,7 +86,7 @@ def etag(data):
 @pytest.fixture
 def server():
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
-  server.asked = set()
+  server.requested = set()
   thread = threading.Thread(target=server.serve_forever)
   thread.start()
   yield server
@@ -124,15 +124,15 @@ def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
     if 'fp16' not in k and k.endswith(('.json', '.safetensors'))
   }
   assert got == wanted
-  assert server.asked == set(wanted)
+  assert server.requested == set(wanted)
   assert '%' in first.stderr  # The progress bar.
-  server.asked.clear()
+  server.requested.clear()
   offline = find('org/model', tmp_path, server.server_port, offline='1')
   assert offline.stdout == first.stdout
-  assert not server.asked
+  assert not server.requested
   other = find('org/other', tmp_path, server.server_port, offline='1')
   assert other.stdout.startswith(
-    "error: 'org/other' is no folder here and cannot be had from the hub"
+    "error: 'org/other' is not a local folder and cannot be downloaded"
   )
   assert other.stdout.strip().endswith('or unset HF_HUB_OFFLINE.')
 
@@ -145,18 +145,18 @@ def test_a_folder_is_found_before_any_other_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['sana', './a', '/nowhere/b', '~/c', 'a/b/c'])
-def test_an_unknown_name_says_what_is_allowed(name):
+def test_the_error_for_an_unknown_name_lists_allowed_ones(name):
   with pytest.raises(UserError, match='no model folder .*hub id such as'):
     hub.find(name)
 
 
 @pytest.mark.parametrize('failure', [OSError, ValueError])
-def test_a_hub_id_that_cannot_be_had(monkeypatch, failure):
+def test_a_failed_download_is_reported(monkeypatch, failure):
   def fail(hub_id, **_):
     raise failure(f'{hub_id} is nowhere\nand more')
 
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', fail)
-  with pytest.raises(UserError, match='cannot be had from the hub') as caught:
+  with pytest.raises(UserError, match='cannot be downloaded') as caught:
     hub.find('some/model')
   assert 'and more' not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""The registry of models: by the class that a config.json names."""
+"""Registry of models by the class in config.json."""
 
 import dataclasses
 

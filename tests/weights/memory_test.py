@@ -1,4 +1,4 @@
-"""Loading a 1.6B checkpoint takes the memory of the model and little more."""
+"""Peak memory of loading a 1.6B checkpoint."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ print(sum(x.nbytes for x in jax.tree.leaves(model.variables)),
 
 
 def random_tensor(shape):
-  """Drawn when it is written: the checkpoint is never in memory."""
+  """Random tensors, drawn when they are written."""
 
   def fetch(start, stop):
     return np.random.default_rng(start).standard_normal(

@@ -16,7 +16,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-  """A text encoder as an Orbax checkpoint alone."""
+  """A text encoder, as an Orbax checkpoint only."""
   folder = tmp_path_factory.mktemp('native')
   model = folders.load(GOLDEN, 'text_encoder')
   native.save(folder / 'text_encoder', model.variables)
@@ -35,7 +35,7 @@ def edit(model, **changes):
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, message',
   [
     (
       {'vocab_size': 700},
@@ -45,11 +45,11 @@ def edit(model, **changes):
     ({'vocab_size': 2_000_000, 'hidden_size': 200_000}, 'a model of 1,600,'),
   ],
 )
-def test_a_config_of_another_model_is_refused(model, changes, said, capfd):
+def test_a_config_of_another_model_is_refused(model, changes, message, capfd):
   edit(model, **changes)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     folders.load(model, 'text_encoder')
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     exchange.open_source(str(model / 'text_encoder'))
   assert 'Traceback' not in capfd.readouterr().err  # Of Orbax's threads.
 
@@ -58,14 +58,14 @@ def test_a_config_of_another_model_is_refused(model, changes, said, capfd):
   'text',
   ['', '{', '[]', '{"a": ' * 10_000, '{"tree_metadata": {"x": 1}}', '\xff'],
 )
-def test_damaged_metadata_are_one_error(model, text):
+def test_damaged_metadata_are_a_user_error(model, text):
   (model / 'text_encoder/orbax/_METADATA').write_text(text)
   with pytest.raises(UserError, match='text_encoder/orbax'):
     folders.load(model, 'text_encoder')
 
 
 @pytest.mark.parametrize('name', ['_METADATA', 'd/more'])
-def test_a_pipe_in_a_checkpoint_is_not_waited_for(model, name):
+def test_a_pipe_in_a_checkpoint_does_not_block(model, name):
   path = model / 'text_encoder/orbax' / name
   path.unlink(missing_ok=True)
   os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""The config that tensors by NVIDIA's names tell, and what they do not tell."""
+"""Configs inferred from tensors with NVIDIA's names."""
 
 from official_tensors import shapes, unread
 import pytest
@@ -96,7 +96,7 @@ def test_the_config_of_a_controlnet_is_inferred():
 
 
 @pytest.mark.parametrize('hidden', [1, 7, 80, 99, 161])
-def test_any_width_of_the_ffn_is_met(hidden):
+def test_any_width_of_the_ffn_is_reproduced(hidden):
   ours = {
     'patch_embed.proj.weight': (96, 4, 2, 2),
     'proj_out.weight': (32, 96),
@@ -113,7 +113,7 @@ def test_any_width_of_the_ffn_is_met(hidden):
   ) == (2, 8, 5, 24)
 
 
-def test_heads_that_no_tensor_tells_are_asked_for():
+def test_unknown_numbers_of_heads_are_an_error():
   named = official.to_diffusers(unread(shapes(64, 1)))['transformer']
-  with pytest.raises(UserError, match='width 64 .*--like'):
+  with pytest.raises(UserError, match='width 64, .*--like'):
     official.config('transformer', named)

@@ -1,4 +1,4 @@
-"""NVIDIA's names: each tensor where diffusers' converter puts it, and back.
+"""Conversion of NVIDIA's names, as by diffusers' converter, and back.
 
 Shapes are those of NVIDIA's modules, written down here by themselves; that they
 are right shows in the published numbers of parameters.
@@ -147,7 +147,7 @@ CONTROL = (
 )
 
 
-def test_each_tensor_comes_to_its_place(tensors):
+def test_each_tensor_has_the_right_name(tensors):
   parts = official.to_diffusers(lazy(tensors))
   sprint, norm = (
     'cfg_embedder.mlp.0.bias' in tensors,
@@ -167,7 +167,7 @@ def test_each_tensor_comes_to_its_place(tensors):
       np.testing.assert_array_equal(parts[part][ours].read(), want, strict=True)
 
 
-def test_there_and_back_every_byte_is_the_same(tensors):
+def test_a_round_trip_preserves_every_byte(tensors):
   dropped = {
     'pos_embed': np.zeros((1, 16, 64)),
     'y_embedder.y_embedding': np.ones((300, 2304)),
@@ -207,7 +207,9 @@ def test_a_converted_tensor_is_read_by_rows():
     (2240, 20, {'norm': True, 'sprint': True}, 1_610_239_713),
   ],
 )
-def test_published_models_arrive_whole(width, depth, options, count):
+def test_published_models_are_converted_completely(
+  width, depth, options, count
+):
   theirs = unread(shapes(width, depth, **options))
   assert size(theirs) == count
   ours = official.to_diffusers(theirs)['transformer']
@@ -217,7 +219,7 @@ def test_published_models_arrive_whole(width, depth, options, count):
 @pytest.mark.parametrize(
   'width, count', [(1152, 155_149_056), (2240, 585_603_200)]
 )
-def test_published_controlnets_arrive_whole(width, count):
+def test_published_controlnets_are_converted_completely(width, count):
   theirs = unread(shapes(width, 28, control=7))
   assert size(theirs) - size(shapes_of(width, 28)) == count
   parts = official.to_diffusers(theirs)
@@ -226,7 +228,7 @@ def test_published_controlnets_arrive_whole(width, count):
   assert size(parts['transformer']) == size(shapes_of(width, 28))
 
 
-def test_all_that_is_wrong_is_listed_at_once():
+def test_one_error_lists_all_problems():
   named = {
     name: shape
     for name, shape in shapes(64, 3).items()
@@ -246,26 +248,26 @@ def test_all_that_is_wrong_is_listed_at_once():
     assert problem in str(e.value)
 
 
-def test_a_wild_number_in_a_name_is_a_short_error():
+def test_an_absurd_number_in_a_name_is_a_short_error():
   named = shapes(64, 1) | {'blocks.99999999999.attn.proj.bias': (64,)}
   with pytest.raises(WeightError, match='and [0-9]+ more') as e:
     official.to_diffusers(unread(named))
   assert len(str(e.value).splitlines()) < 30
 
 
-def test_a_projection_that_cannot_be_split_is_told():
+def test_a_projection_that_cannot_be_split_is_reported():
   named = shapes(64, 1) | {'blocks.0.attn.qkv.weight': (190, 64)}
   with pytest.raises(WeightError, match='qkv.weight .*not 3 blocks'):
     official.to_diffusers(unread(named))
 
 
-def test_no_blocks_are_no_transformer():
+def test_a_file_without_blocks_is_not_a_transformer():
   named = {k: s for k, s in shapes(64, 1).items() if k[:6] != 'blocks'}
   with pytest.raises(WeightError, match='blocks.0.attn.qkv.weight is missing'):
     official.to_diffusers(unread(named))
 
 
-def test_what_nvidia_has_no_name_for_is_told():
+def test_tensors_without_nvidia_s_name_are_reported():
   named = official.to_diffusers(unread(shapes(64, 1)))['transformer']
   named |= unread(
     {
@@ -279,7 +281,7 @@ def test_what_nvidia_has_no_name_for_is_told():
     official.from_diffusers({'transformer': named})
 
 
-def test_blocks_of_different_dtypes_are_told():
+def test_blocks_of_different_dtypes_are_reported():
   named = official.to_diffusers(unread(shapes(64, 1)))['transformer']
   key = 'transformer_blocks.0.attn1.to_k.weight'
   named[key] = unread({key: (64, 64)}, np.float16)[key]
@@ -287,15 +289,15 @@ def test_blocks_of_different_dtypes_are_told():
     official.from_diffusers({'transformer': named})
 
 
-def test_a_controlnet_goes_with_its_transformer_only():
+def test_a_controlnet_requires_its_own_transformer():
   parts = official.to_diffusers(
     lazy(
       {k: np.zeros(s, np.float32) for k, s in shapes(64, 1, control=1).items()}
     )
   )
-  with pytest.raises(UserError, match='holds a transformer.*--base'):
+  with pytest.raises(UserError, match='contains a transformer.*--base'):
     official.from_diffusers({'controlnet': parts['controlnet']})
-  with pytest.raises(UserError, match='holds a transformer.*got .*vae'):
+  with pytest.raises(UserError, match='contains a transformer.*got .*vae'):
     official.from_diffusers(parts | {'vae': {}})
   parts['controlnet']['time_embed.linear.bias'] = stored(
     np.ones(384, np.float32)
@@ -304,6 +306,6 @@ def test_a_controlnet_goes_with_its_transformer_only():
     official.from_diffusers(parts)
 
 
-def test_files_are_told_apart():
-  assert official.knows(unread(shapes(64, 1)))
-  assert not official.knows(unread({'encoder.conv_in.weight': (3,)}))
+def test_official_files_are_recognized():
+  assert official.matches(unread(shapes(64, 1)))
+  assert not official.matches(unread({'encoder.conv_in.weight': (3,)}))

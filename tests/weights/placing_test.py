@@ -1,4 +1,4 @@
-"""Parameters arrive in their shards and dtype, whatever the mesh."""
+"""Parameters are loaded into their shards and dtype on any mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def shapes(arrays):
   'sizes', [None, dict(fsdp=2, tensor=4), dict(data=2, fsdp=4), dict(data=8)]
 )
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_every_shard_holds_its_part_and_each_tensor_is_read_once(sizes, dtype):
+def test_every_shard_has_its_values_and_each_tensor_is_read_once(sizes, dtype):
   reads = {}
   arrays, tensors = some_tensors(reads)
   shardings = None
@@ -97,7 +97,7 @@ def test_every_shard_holds_its_part_and_each_tensor_is_read_once(sizes, dtype):
   assert reads == {k: x.shape[0] if x.ndim else 1 for k, x in arrays.items()}
 
 
-def test_without_a_sharding_arrays_go_with_any_others():
+def test_arrays_without_a_sharding_combine_with_any_others():
   arrays, tensors = some_tensors({})
   params = table.load(RULES, tensors, shapes(arrays), jnp.float32)
   assert not any(x.committed for x in jax.tree.leaves(params))

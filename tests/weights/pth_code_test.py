@@ -1,4 +1,4 @@
-""".pth files with code or objects beside the tensors: refused, or left out."""
+""".pth files with code or objects besides tensors: refused, or skipped."""
 
 import argparse
 import collections
@@ -16,7 +16,7 @@ from sana_jax.weights import pickling, pth
 
 
 class _Runs:
-  """Pickles into a call of `function`, the way that exploits do."""
+  """Object that pickles into a call of `function`, as in exploits."""
 
   def __init__(self, function, *args):
     self.call = function, args
@@ -52,11 +52,11 @@ def test_a_file_that_would_run_code_is_refused_by_name(
   with pytest.raises(UserError, match=named) as e:
     pth.read(tmp_path / 'x.pth')
   assert not (tmp_path / 'ran').exists()
-  assert 'nothing of it was run' in str(e.value) and '\n' not in str(e.value)
+  assert 'none of its code was run' in str(e.value) and '\n' not in str(e.value)
 
 
 def one_entry_more(path, key, value, protocol=2, within=False):
-  """A state_dict of one tensor w, and another entry, beside it or in it."""
+  """File of a state_dict with a tensor w, and another entry beside or in it."""
   model = pickling.dumps({'w': W}, 'state_dict')[2:-1]
   more = (
     b'X'
@@ -77,7 +77,7 @@ def one_entry_more(path, key, value, protocol=2, within=False):
 
 
 def left_out(caplog):
-  """The one line of the log."""
+  """The single log line."""
   (record,) = caplog.records
   return record.getMessage()
 
@@ -89,7 +89,7 @@ def random_state():
   }
 
 
-def test_code_beside_a_model_is_listed_and_not_run(tmp_path, caplog):
+def test_code_besides_a_model_is_listed_and_not_run(tmp_path, caplog):
   touch = f'touch {tmp_path / "ran"}'
   path = one_entry_more(
     tmp_path / 'x.pth',
@@ -104,7 +104,7 @@ def test_code_beside_a_model_is_listed_and_not_run(tmp_path, caplog):
 
 @pytest.mark.parametrize('protocol', [2, 3])
 @pytest.mark.parametrize('within', [False, True])
-def test_what_a_trainer_saves_beside_a_model_is_listed(
+def test_other_content_of_a_trainer_s_checkpoint_is_listed(
   tmp_path, caplog, protocol, within
 ):
   path = one_entry_more(
@@ -142,14 +142,14 @@ def test_a_file_of_a_model_alone_logs_nothing(tmp_path, caplog):
   assert not caplog.records
 
 
-def test_what_is_listed_is_escaped_and_cut(tmp_path, caplog):
+def test_listed_names_are_escaped_and_truncated(tmp_path, caplog):
   name = '\x1b[2J\n' + 'x' * 900
   pth.read(one_entry_more(tmp_path / 'x.pth', name, 1))
   line = left_out(caplog)
   assert '\\x1b[2J\\n' in line and line.isprintable() and len(line) < 1000
 
 
-def test_a_name_that_no_terminal_can_show_names_no_tensor(tmp_path, caplog):
+def test_an_unprintable_name_is_not_that_of_a_tensor(tmp_path, caplog):
   data = pickling.dumps({'\x1b[2J': W, 'w': W}, 'state_dict')
   archive(
     tmp_path / 'x.pth',

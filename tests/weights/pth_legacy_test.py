@@ -1,4 +1,4 @@
-"""Checkpoints of torch from before 1.6, and what may be wrong with them."""
+"""Torch checkpoints from before 1.6, valid and damaged."""
 
 import pickle
 import struct
@@ -14,7 +14,7 @@ W = Tensor(Storage(np.dtype(np.float32), '0', 12), 2, (2, 3), (1, 4))
 
 
 def legacy(path, tensors, keys=('0',), version=1001, little=True, data=None):
-  """A file as torch wrote it before 1.6, by Python's own pickler."""
+  """A file as torch wrote it before 1.6, made by Python's pickler."""
   order = '<' if little else '>'
   data = np.arange(12, dtype=f'{order}f4') if data is None else data
   magic = 0x1950A86A20F9469CFC6C
@@ -50,7 +50,7 @@ def test_files_from_before_the_zip_format_are_read(tmp_path, little):
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, message',
   [
     ({'version': 1002}, 'version 1002'),
     ({'keys': ['1']}, "storage '1'"),
@@ -58,12 +58,12 @@ def test_files_from_before_the_zip_format_are_read(tmp_path, little):
     ({'data': np.arange(3, dtype='f4')}, '12 bytes, not 12 float32'),
   ],
 )
-def test_what_is_wrong_with_an_old_file_is_told(tmp_path, changes, said):
-  with pytest.raises(UserError, match=said):
+def test_damage_of_an_old_file_is_reported(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message):
     pth.read(legacy(tmp_path / 'x.pth', {'w': W}, **changes))
 
 
-def test_an_old_file_that_is_cut_anywhere_is_a_sentence(tmp_path):
+def test_an_old_file_truncated_anywhere_is_a_user_error(tmp_path):
   whole = legacy(tmp_path / 'x.pth', {'w': W}).read_bytes()
   for end in range(10, len(whole), 7):
     (tmp_path / 'x.pth').write_bytes(whole[:end])

@@ -1,4 +1,4 @@
-"""Checkpoints of torch: read without torch, and refused if they are not data.
+"""Torch checkpoints: read without torch, and refused if they are not data.
 
 The hostile files are made by Python's own pickler; that they would run code is
 shown by running them in the unrestricted unpickler, too.
@@ -21,7 +21,7 @@ from sana_jax.weights.tensors import stored
 
 
 def one_tensor(path, tensor, data=None, **members):
-  """A file with one tensor and one storage, which need not fit."""
+  """A file with one tensor and one storage, which may be inconsistent."""
   data = np.arange(12, dtype=np.float32) if data is None else data
   archive(
     path,
@@ -34,7 +34,7 @@ def one_tensor(path, tensor, data=None, **members):
   return path
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_file_is_read_back(tmp_path):
   tensors = some_tensors()
   pth.write(tmp_path / 'x.pth', lazy(tensors))
   got = pth.read(tmp_path / 'x.pth')
@@ -45,7 +45,7 @@ def test_what_is_written_is_read(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['x.pth']
 
 
-def test_storages_begin_where_wide_loads_may(tmp_path):
+def test_storages_are_aligned(tmp_path):
   pth.write(tmp_path / 'x.pth', lazy(some_tensors()))
   with open(tmp_path / 'x.pth', 'rb') as file, zipfile.ZipFile(file) as z:
     for info in z.infolist():
@@ -55,7 +55,7 @@ def test_storages_begin_where_wide_loads_may(tmp_path):
       assert start % 64 == 0
 
 
-def test_large_members_get_wide_sizes(tmp_path, monkeypatch):
+def test_large_members_have_zip64_sizes(tmp_path, monkeypatch):
   tensors = some_tensors()
   monkeypatch.setattr(pth_zip, '_ZIP64', 50)
   pth.write(tmp_path / 'x.pth', lazy(tensors))
@@ -63,7 +63,7 @@ def test_large_members_get_wide_sizes(tmp_path, monkeypatch):
     np.testing.assert_array_equal(t.read(), tensors[key])
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
   (tmp_path / 'x.pth').write_bytes(b'old')
 
   def fail(a, b):
@@ -137,7 +137,7 @@ def test_the_other_byte_order_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'tensor, said',
+  'tensor, message',
   [
     (
       Tensor(Storage(F32, '0', 12), 0, (3, 4), (5, 1)),
@@ -151,9 +151,9 @@ def test_the_other_byte_order_is_read(tmp_path):
     (Tensor(Storage(F32, '0', 2**40), 2**39, (2,), (1,)), 'not 1099511627776'),
   ],
 )
-def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, tensor, said):
+def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, tensor, message):
   path = one_tensor(tmp_path / 'x.pth', tensor)
-  with pytest.raises(UserError, match=rf'x\.pth: w is damaged.*{said}'):
+  with pytest.raises(UserError, match=rf'x\.pth: w is damaged.*{message}'):
     pth.read(path)
 
 
@@ -173,7 +173,7 @@ def test_names_of_python_2_are_read(tmp_path):
   assert list(pth.read(tmp_path / 'x.pth')) == ['w']
 
 
-def test_the_rest_of_a_training_run_is_passed_over(tmp_path):
+def test_other_content_of_a_training_run_is_skipped(tmp_path):
   tensor = Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))
   model = pickling.dumps({'w': tensor}, 'state_dict')[2:-1]
   rest = pickle.dumps(
@@ -198,29 +198,31 @@ def test_the_rest_of_a_training_run_is_passed_over(tmp_path):
   assert list(got) == ['w'] and got['w'].read()[2, 3] == 11
 
 
-def test_averaged_weights_are_read_when_asked_for(tmp_path):
+def test_ema_weights_are_read_on_request(tmp_path):
   pth.write(tmp_path / 'x.pth', lazy({'w': np.ones(2)}), 'state_dict_ema')
   assert pth.read(tmp_path / 'x.pth', ema=True)['w'].read().tolist() == [1, 1]
-  with pytest.raises(UserError, match='no state_dict, and is none'):
+  with pytest.raises(UserError, match='neither has nor is a state_dict'):
     pth.read(tmp_path / 'x.pth')
   pth.write(tmp_path / 'y.pth', lazy({'w': np.ones(2)}))
-  with pytest.raises(UserError, match='no averaged weights.*--ema'):
+  with pytest.raises(UserError, match='no EMA weights.*--ema'):
     pth.read(tmp_path / 'y.pth', ema=True)
 
 
-def test_a_file_cut_short_anywhere_is_told_so(tmp_path):
+def test_a_file_truncated_anywhere_is_reported(tmp_path):
   pth.write(tmp_path / 'whole.pth', lazy(some_tensors()))
   whole = (tmp_path / 'whole.pth').read_bytes()
   path = tmp_path / 'x.pth'
   sizes = np.random.default_rng().integers(1, len(whole) - 1, 40)
   for size in (1, 2, 9, len(whole) - 1, *sizes):
     path.write_bytes(whole[:size])
-    with pytest.raises(UserError, match=r'x\.pth (cannot be read|is no check)'):
+    with pytest.raises(
+      UserError, match=r'x\.pth (cannot be read|is not a torch)'
+    ):
       pth.read(path)
 
 
-def test_no_flipped_byte_ends_in_anything_but_a_sentence(tmp_path):
-  """Of names, shapes and places; the numbers themselves carry no check."""
+def test_any_flipped_byte_is_read_or_a_user_error(tmp_path):
+  """Flips bytes of names, shapes and offsets; elements have no checksum."""
   pth.write(tmp_path / 'whole.pth', lazy(some_tensors()))
   whole = (tmp_path / 'whole.pth').read_bytes()
   rng = np.random.default_rng()
@@ -237,27 +239,27 @@ def test_no_flipped_byte_ends_in_anything_but_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'data, said',
+  'data, message',
   [
     (b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.', 'cannot be read'),
     (b'GGUF....', 'no zip file'),
     (b'', 'no zip file'),
   ],
 )
-def test_files_of_other_formats_are_named(tmp_path, data, said):
+def test_files_of_other_formats_are_named(tmp_path, data, message):
   (tmp_path / 'x.pth').write_bytes(data)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     pth.read(tmp_path / 'x.pth')
 
 
-def test_a_missing_file_is_a_sentence(tmp_path):
+def test_a_missing_file_is_a_user_error(tmp_path):
   with pytest.raises(UserError, match='no file'):
     pth.read(tmp_path / 'x.pth')
 
 
 def test_other_and_compressed_zip_files_are_refused(tmp_path):
   archive(tmp_path / 'x.pth', {'readme.txt': 'hello'})
-  with pytest.raises(UserError, match='no checkpoint of torch'):
+  with pytest.raises(UserError, match='not a torch checkpoint'):
     pth.read(tmp_path / 'x.pth')
   archive(
     tmp_path / 'y.pth', {'data.pkl': pickle.dumps({})}, zipfile.ZIP_DEFLATED
@@ -266,7 +268,7 @@ def test_other_and_compressed_zip_files_are_refused(tmp_path):
     pth.read(tmp_path / 'y.pth')
 
 
-def test_a_member_that_is_not_where_the_zip_says_is_refused(tmp_path):
+def test_a_member_with_a_wrong_offset_is_refused(tmp_path):
   pth.write(tmp_path / 'x.pth', lazy({'w': np.ones(40)}))
   data = (tmp_path / 'x.pth').read_bytes()
   start = data.rindex(b'PK\x03\x04', 0, data.index(b'archive/data/0'))
@@ -277,7 +279,7 @@ def test_a_member_that_is_not_where_the_zip_says_is_refused(tmp_path):
     pth.read(tmp_path / 'x.pth')
 
 
-def test_a_dtype_without_a_place_is_refused(tmp_path):
+def test_an_unsupported_dtype_is_refused(tmp_path):
   with pytest.raises(UserError, match='w is of dtype float8_e4m3fn'):
     pth.write(
       tmp_path / 'x.pth', lazy({'w': np.zeros(2, ml_dtypes.float8_e4m3fn)})

@@ -1,4 +1,4 @@
-"""Zip files that lie about their members, and what fills more than it has."""
+"""Zip files with wrong members, and excessive sizes."""
 
 import os
 import struct
@@ -60,7 +60,7 @@ def test_two_members_of_one_name_are_refused(tmp_path):
     pth.read(path)
 
 
-def test_tensors_share_a_storage_but_not_a_thousand_times(tmp_path):
+def test_tensors_may_share_a_storage_a_limited_number_of_times(tmp_path):
   share = lambda n: write(
     tmp_path / 'x.pth', {str(i): whole('0') for i in range(n)}, {'data/0': DATA}
   )
@@ -76,7 +76,7 @@ def test_a_pickle_that_does_not_match_its_checksum_is_refused(tmp_path):
     pth.read(path)
 
 
-def test_a_directory_or_a_pickle_of_any_size_is_not_read(tmp_path, monkeypatch):
+def test_sizes_of_directory_and_pickle_are_bounded(tmp_path, monkeypatch):
   path = write(tmp_path / 'x.pth', {'w': whole('0')}, {'data/0': DATA})
   monkeypatch.setattr(pth_zip, '_PICKLE_BYTES', 100)
   with pytest.raises(UserError, match='100 are allowed'):
@@ -114,7 +114,7 @@ def test_a_file_of_more_tensors_than_a_model_has_is_refused(
     pth.read(path)
 
 
-def test_a_fifo_a_folder_and_a_device_are_not_waited_for(tmp_path):
+def test_a_fifo_a_folder_and_a_device_do_not_block(tmp_path):
   os.mkfifo(tmp_path / 'fifo.pth')
   (tmp_path / 'folder.pth').mkdir()
   (tmp_path / 'zero.pth').symlink_to('/dev/zero')

@@ -1,4 +1,4 @@
-"""Files that change between the check of their layout and the reading."""
+"""Files that change between the check of their layout and a read."""
 
 import os
 
@@ -63,7 +63,7 @@ def now_a_device(path):
   [cut, cut_to_nothing, grown, written_to, removed, now_a_fifo, now_a_device],
 )
 @pytest.mark.parametrize('write', [by_safetensors, by_pth])
-def test_a_file_that_changes_before_it_is_read_is_one_sentence(
+def test_a_file_that_changes_before_it_is_read_is_a_user_error(
   tmp_path, write, change
 ):
   tensor = write(tmp_path / 'x')
@@ -74,7 +74,7 @@ def test_a_file_that_changes_before_it_is_read_is_one_sentence(
   assert str(tmp_path / 'x') in str(e.value)
 
 
-def test_numbers_past_the_end_are_not_made_up(tmp_path):
+def test_a_read_past_the_end_is_an_error(tmp_path):
   path = tmp_path / 'x'
   path.write_bytes(b'12345678')
   with open(path, 'rb') as file:

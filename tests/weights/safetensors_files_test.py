@@ -50,7 +50,7 @@ def assert_equal(got, want):
     np.testing.assert_array_equal(got[key], value, strict=True)
 
 
-def test_what_is_written_is_read_by_the_reference_reader(tmp_path):
+def test_a_written_file_is_read_back_by_the_reference_reader(tmp_path):
   tensors = some_tensors()
   write(tmp_path, tensors)
   path = tmp_path / 'model.safetensors'
@@ -71,7 +71,7 @@ def test_the_bytes_are_those_of_the_reference_writer(tmp_path):
   ).read_bytes()
 
 
-def test_large_models_are_split_and_the_index_says_where(tmp_path):
+def test_large_models_are_sharded_with_an_index(tmp_path):
   tensors = some_tensors()
   write(tmp_path, tensors, shard_bytes=200)
   parts = sorted(p.name for p in tmp_path.glob('*.safetensors'))
@@ -101,7 +101,7 @@ def test_rows_are_read_without_the_rest(tmp_path):
   )
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_no_file(tmp_path):
   def fail(start, stop):
     raise OSError('the disk is gone')
 
@@ -116,14 +116,14 @@ def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path):
   write(tmp_path, some_tensors(), shard_bytes=200)
   index = tmp_path / 'model.safetensors.index.json'
   right = json.loads(index.read_text())
-  for changed, said in (
-    ({'scalar': None}, 'do not hold the same tensors: scalar'),
+  for changed, message in (
+    ({'scalar': None}, 'do not have the same tensors: scalar'),
     ({'more': right['weight_map']['scalar']}, 'same tensors: more'),
     ({'scalar': '../elsewhere'}, "'../elsewhere', which is no"),
   ):
     places = {k: v for k, v in (right['weight_map'] | changed).items() if v}
     index.write_text(json.dumps({'weight_map': places}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
       files.read(tmp_path, 'model')
 
 
@@ -158,11 +158,11 @@ def test_a_tensor_in_a_file_that_the_index_does_not_name_is_refused(tmp_path):
   index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
   first, last = sorted(set(index['weight_map'].values()))[::5][:2]
   (tmp_path / first).write_bytes((tmp_path / last).read_bytes())
-  with pytest.raises(UserError, match='do not hold the same tensors'):
+  with pytest.raises(UserError, match='do not have the same tensors'):
     files.read(tmp_path, 'model')
 
 
-def test_an_index_that_is_no_regular_file_does_not_wait(tmp_path):
+def test_an_index_that_is_not_a_regular_file_does_not_block(tmp_path):
   write(tmp_path, some_tensors())
   os.mkfifo(tmp_path / 'model.safetensors.index.json')
   with pytest.raises(UserError, match='regular file'):
@@ -189,14 +189,14 @@ def test_a_file_of_more_tensors_than_a_model_has_is_refused(
     lambda x: x + b'more',
   ],
 )
-def test_a_damaged_file_is_one_sentence(tmp_path, damage):
+def test_a_damaged_file_is_a_user_error(tmp_path, damage):
   write(tmp_path, some_tensors())
   path = tmp_path / 'model.safetensors'
   path.write_bytes(damage(path.read_bytes()))
-  with pytest.raises(UserError, match='cannot be read .*damaged or cut short'):
+  with pytest.raises(UserError, match='cannot be read .*damaged or truncated'):
     files.read(tmp_path, 'model')
 
 
-def test_a_missing_file_is_one_sentence(tmp_path):
+def test_a_missing_tensor_file_is_a_user_error(tmp_path):
   with pytest.raises(UserError, match='model.safetensors is missing'):
     files.read(tmp_path, 'model')

@@ -1,4 +1,4 @@
-"""The transformer's config.json, both ways, and what is refused in it."""
+"""Conversion of the transformer's config.json, and refused ones."""
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ def test_every_size_survives_the_round_trip(size):
   assert again.keys() >= set(config.SANA_SIZES[size])
 
 
-def test_left_out_keys_have_the_defaults_of_diffusers():
+def test_omitted_keys_have_the_defaults_of_diffusers():
   fields = sana.fields_from_diffusers({})
   assert (fields['width'], fields['depth'], fields['cross_heads']) == (
     2240,
@@ -65,7 +65,7 @@ def test_left_out_keys_have_the_defaults_of_diffusers():
 
 
 @pytest.mark.parametrize(
-  'changes, said',
+  'changes, message',
   [
     (
       {'_class_name': 'FluxTransformer2DModel'},
@@ -83,8 +83,8 @@ def test_left_out_keys_have_the_defaults_of_diffusers():
     ({'qk_norm': 'layer_norm'}, "qk_norm is 'layer_norm', allowed is"),
   ],
 )
-def test_what_is_not_supported_is_refused(changes, said):
-  with pytest.raises(UserError, match=said):
+def test_unsupported_values_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
     sana.fields_from_diffusers({**PUBLISHED, **changes})
 
 

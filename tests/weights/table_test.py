@@ -1,4 +1,4 @@
-"""Weight maps are exact both ways, and one error says all that is wrong."""
+"""Weight maps are exact in both directions; one error lists all problems."""
 
 import jax
 import ml_dtypes
@@ -84,7 +84,7 @@ def test_saving_is_the_inverse_of_loading():
     (POINTWISE, (2, 3, 1, 1), (3, 2), lambda x, i: x[i[1], i[0]]),
   ],
 )
-def test_each_storage_moves_every_entry_to_its_place(
+def test_each_transform_moves_every_entry_correctly(
   transform, file, ours, moved
 ):
   x = np.arange(np.prod(file)).reshape(file)
@@ -101,13 +101,13 @@ def error(rules=RULES, *, given=None, wanted=None):
   return str(caught.value)
 
 
-def test_a_key_that_no_rule_names():
-  said = error(given={**tensors(), 'embed.bias': np.zeros(4)})
-  assert 'embed.bias: 0 rules name it' in said
+def test_a_key_without_a_rule_is_listed():
+  message = error(given={**tensors(), 'embed.bias': np.zeros(4)})
+  assert 'embed.bias: 0 rules name it' in message
 
 
-def test_a_key_that_two_rules_name():
-  said = error(
+def test_a_key_with_two_rules_is_listed():
+  message = error(
     [
       *RULES,
       Rule('embed.{what}', 'embed/{what}'),
@@ -115,14 +115,16 @@ def test_a_key_that_two_rules_name():
       Rule('embed.weight', 'x'),
     ]
   )
-  assert 'embed.weight: 2 rules name it' in said
+  assert 'embed.weight: 2 rules name it' in message
 
 
-def test_two_keys_for_one_parameter():
+def test_two_keys_of_one_parameter_are_listed():
   # Else the last of the two would win in silence.
   given = {**tensors(), 'embedding.weight': np.zeros((7, 4), np.float32)}
-  said = error([*RULES, Rule('embedding.weight', 'embed/table')], given=given)
-  assert 'embed.weight' in said and 'embedding.weight' in said
+  message = error(
+    [*RULES, Rule('embedding.weight', 'embed/table')], given=given
+  )
+  assert 'embed.weight' in message and 'embedding.weight' in message
 
 
 def test_a_parameter_without_a_tensor():
@@ -134,16 +136,16 @@ def test_a_parameter_without_a_tensor():
 
 
 def test_a_tensor_without_a_parameter():
-  said = error(wanted=shapes(**{'embed/table': None}))
-  assert 'embed.weight: the model has no embed/table' in said
+  message = error(wanted=shapes(**{'embed/table': None}))
+  assert 'embed.weight: the model has no embed/table' in message
 
 
 @pytest.mark.parametrize('gone', [0, 4, 10])
 def test_a_stack_with_a_layer_missing(gone):
   given = tensors()
   del given[f'blocks.{gone}.fc.weight']
-  said = error(given=given)
-  assert 'blocks/fc/kernel (11, 4, 3): layers missing' in said
+  message = error(given=given)
+  assert 'blocks/fc/kernel (11, 4, 3): layers missing' in message
 
 
 def test_a_stack_with_a_layer_too_many():
@@ -164,21 +166,21 @@ def test_a_stack_with_a_layer_too_many():
   ],
 )
 def test_a_tensor_of_another_shape(key, shape):
-  said = error(given={**tensors(), key: np.zeros(shape, np.float32)})
+  message = error(given={**tensors(), key: np.zeros(shape, np.float32)})
   path = {
     'e': 'embed/table',
     'b': 'blocks/fc/kernel',
     's': 'stage_0/block_0/kernel',
   }[key[0]]
-  assert path in said and key in said and str(shape) in said
+  assert path in message and key in message and str(shape) in message
 
 
 def test_one_error_lists_everything():
   given = {**tensors(), 'embed.bias': np.zeros(4)}
   del given['blocks.2.fc.weight'], given['stage.0.0.conv.weight']
   given['embed.weight'] = np.zeros((1, 4))
-  said = error(given=given, wanted=shapes(extra=(2,)))
-  assert len(said.splitlines()) == 1 + 5
+  message = error(given=given, wanted=shapes(extra=(2,)))
+  assert len(message.splitlines()) == 1 + 5
   for part in (
     'embed.bias',
     'blocks/fc/kernel',
@@ -186,7 +188,7 @@ def test_one_error_lists_everything():
     'embed/table',
     'extra (2,)',
   ):
-    assert part in said
+    assert part in message
 
 
 def test_saving_needs_a_rule_for_each_parameter():
@@ -194,16 +196,16 @@ def test_saving_needs_a_rule_for_each_parameter():
   params['other'] = {'scale': np.ones(3), 'bias': np.ones(3)}
   with pytest.raises(WeightError) as caught:
     table.save(RULES, params)
-  said = str(caught.value)
-  assert 'other/scale (3,)' in said and 'other/bias (3,)' in said
+  message = str(caught.value)
+  assert 'other/scale (3,)' in message and 'other/bias (3,)' in message
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.bool_, ml_dtypes.float8_e4m3fn])
 def test_a_tensor_of_another_kind_of_dtype(dtype):
   given = tensors()
   given['embed.weight'] = given['embed.weight'].astype(dtype)
-  said = error(given=given)
-  assert f'{np.dtype(dtype)} in embed.weight, where a floating dtype' in said
+  message = error(given=given)
+  assert f'{np.dtype(dtype)} in embed.weight, where a floating dtype' in message
 
 
 @pytest.mark.parametrize('dtype', [np.float16, np.float64, ml_dtypes.bfloat16])
@@ -215,9 +217,9 @@ def test_floating_dtypes_are_kept_or_cast(dtype):
   assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
 
 
-def test_the_weights_of_another_model_are_one_sentence():
-  said = error(given={f'other.{i}': np.zeros(3) for i in range(500)})
-  assert said == (
+def test_weights_of_another_model_have_a_short_error():
+  message = error(given={f'other.{i}': np.zeros(3) for i in range(500)})
+  assert message == (
     'The weights are of another model: none of the 500 tensors, '
-    'such as other.0, fits.'
+    'such as other.0, matches.'
   )

@@ -1,4 +1,4 @@
-"""The zoo: names, exact sizes, and what each entry says of itself."""
+"""The zoo: names, exact sizes, and metadata."""
 
 import jax
 import pytest
@@ -39,7 +39,7 @@ PARAMETERS = {
 }
 
 
-def test_every_published_checkpoint_is_there_once():
+def test_every_published_checkpoint_has_one_entry():
   names = [entry.name for entry in zoo.ENTRIES]
   assert sorted(names) == sorted(PARAMETERS)
   where = [e.hub_id or e.official_hub_id for e in zoo.ENTRIES]
@@ -65,14 +65,14 @@ def test_a_config_gives_the_same_model_when_it_is_read(entry):
 
 
 @pytest.mark.parametrize('entry', zoo.ENTRIES, ids=lambda e: e.name)
-def test_an_entry_says_what_one_needs_to_know(entry):
+def test_every_entry_has_complete_metadata(entry):
   assert entry.dtypes.keys() == entry.fields.keys()
   assert set(entry.source) <= set(zoo.SOURCES)
   assert entry.source and entry.licence.endswith('.')
   sampled = 'transformer' in entry.fields
   assert (entry.sampler is not None) == sampled
   assert (entry.size_px is not None) == sampled
-  # Published float16 and bfloat16 weights are told apart by their names.
+  # Published float16 and bfloat16 weights are distinguished by their names.
   if entry.hub_id and 'BF16' in entry.hub_id:
     assert entry.name.endswith('_bf16')
     assert entry.dtypes['transformer'] == 'bfloat16'
@@ -113,7 +113,7 @@ def test_the_hub_id_of_a_name():
     zoo.hub_id('sana_1600m_1024_bf16_controlnet_hed')
 
 
-def test_an_unknown_name_gets_near_ones():
+def test_the_error_for_an_unknown_name_suggests_near_ones():
   with pytest.raises(UserError, match="no 'Sana_600M'; did you mean sana_600m"):
     zoo.get('Sana_600M')
   with pytest.raises(UserError, match="no 'flux'; sana-jax zoo lists all"):

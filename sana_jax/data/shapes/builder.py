@@ -1,7 +1,7 @@
-"""`shapes` as a TFDS data set: nothing to download, no TensorFlow needed.
+"""`shapes` as a TFDS data set, without downloads or TensorFlow.
 
-Images are handed to TFDS as encoded PNG, because it would encode arrays with
-TensorFlow, and are stored as ArrayRecord, which it reads back without. Record
+Images are passed to TFDS as encoded PNG, since it would encode arrays with
+TensorFlow, and stored as ArrayRecord, which it reads without TensorFlow. Record
 `i` of a split is `scene(seed, split, i)`.
 """
 
@@ -21,7 +21,7 @@ from sana_jax.data.shapes.captions import SPLITS
 from sana_jax.data.shapes.render import render
 from sana_jax.data.shapes.scenes import scene
 from sana_jax.errors import UserError
-from sana_jax.paths import place
+from sana_jax.paths import expanded_or_url
 
 TRAIN, HELDOUT = 24_000, 2_000
 MOST_PX = 4096
@@ -31,14 +31,14 @@ MOST_PX = 4096
 class ShapesConfig(tfds.core.BuilderConfig):
   """Side of the images in pixels, and examples of the two splits."""
 
-  name: str = ''  # Follows from the rest.
+  name: str = ''  # Derived from the other fields.
   size: int = 64
   train: int = TRAIN
   heldout: int = HELDOUT
   seed: int = 0
 
   def __post_init__(self):
-    # Data of other sizes never pass for these.
+    # Encodes all fields, so that other data are never taken for these.
     self.name = str(self.size)
     if (self.train, self.heldout, self.seed) != (TRAIN, HELDOUT, 0):
       self.name += f'-{self.train}-{self.heldout}-seed{self.seed}'
@@ -78,14 +78,14 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     for index in tqdm(
       range(count), f'shapes/{config.name} {split}', unit='image', disable=None
     ):
-      what = scene(config.seed, split, index)
+      drawn = scene(config.seed, split, index)
       yield (
         index,
         {
-          'image': _png(render(what, config.size)),
-          'caption': what.caption,
-          'kind': what.kind,
-          'scene': json.dumps(what, default=vars),
+          'image': _png(render(drawn, config.size)),
+          'caption': drawn.caption,
+          'kind': drawn.kind,
+          'scene': json.dumps(drawn, default=vars),
         },
       )
 
@@ -97,10 +97,10 @@ def prepare(
   seed: int = 0,
   heldout_examples: int = HELDOUT,
 ) -> tfds.core.DatasetBuilder:
-  """The builder, its data written first where they are missing.
+  """Builder of the data set, whose data are written if they are missing.
 
-  TFDS writes to a folder of another name and renames it at the end, so an
-  interrupted preparation leaves nothing that looks complete.
+  TFDS writes to a temporary folder and renames it at the end, so an interrupted
+  preparation never looks complete.
   """
   for name, value, least, most in (
     ('size', size, 8, MOST_PX),
@@ -110,17 +110,16 @@ def prepare(
   ):
     if not least <= value <= most:
       raise UserError(
-        f'{name}={value} is not possible for shapes; set it to '
-        f'{least} to {most}.'
+        f'{name}={value} is invalid for shapes; set it to {least} to {most}.'
       )
   config = ShapesConfig(
     size=size, train=train_examples, seed=seed, heldout=heldout_examples
   )
-  folder = place(data_dir)
+  folder = expanded_or_url(data_dir)
   open_builder = lambda: Shapes(
     data_dir=folder,
     file_format='array_record',
-    # TFDS wants its own object for a configuration that it lists.
+    # TFDS requires its own object for a configuration in BUILDER_CONFIGS.
     config=Shapes.builder_configs.get(config.name, config),
   )
   with _quiet():
@@ -128,14 +127,14 @@ def prepare(
     try:
       builder.download_and_prepare()
     except (OSError, RuntimeError) as error:
-      # Another process may have finished the same data meanwhile.
+      # Another process may have completed the same data meanwhile.
       if isinstance(error, OSError) and builder.data_path.exists():
         return open_builder()
       if getattr(error, 'errno', None):
         raise
       # Raised by TFDS or ArrayRecord, for a full disk among others.
       raise UserError(
-        f'Writing shapes to {data_dir} failed ({error}); see to space and '
+        f'Writing shapes to {data_dir} failed ({error}); check space and '
         'permissions there, or choose another folder.'
       ) from error
   return builder
@@ -150,7 +149,7 @@ def _png(image):
 
 @contextlib.contextmanager
 def _quiet():
-  """Without what TFDS prints, logs and counts; our own bar is on stderr."""
+  """Suppresses output, logs and progress bars of TFDS; ours is on stderr."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   tqdm_utils.disable_progress_bar()

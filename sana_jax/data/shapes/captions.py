@@ -1,15 +1,15 @@
-"""What a caption of `shapes` may ask for, and which captions are held out.
+"""Captions of `shapes`, their meanings, and the held-out ones.
 
 The six kinds are those of GenEval (Ghosh et al. 2023, section 3), over four
 shapes and six colours. A `Requirement` is the meaning of a caption; several
-captions phrase the same one ('a red circle left of a blue square' and 'a blue
+captions express the same one ('a red circle left of a blue square' and 'a blue
 square is right of a red circle').
 
-Held out are *requirements*, whatever their phrasing: the first eighth of each
-kind in the order of a hash, and at least two. `single` has four requirements,
-one a shape, and must train on all; there one *string* of every shape is held
-out: the shape is seen, that sentence is not. So no held-out string occurs in
-the train split; the objects that it names do, in other combinations.
+The held-out split consists of *requirements*, in any phrasing: the first eighth
+of each kind in the order of a hash, and at least two. `single` has only four
+requirements, one per shape, all needed in training; there one *string* of each
+shape is held out. So no held-out string occurs in the train split; its objects
+do, in other combinations.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ OPPOSITE = {'left of': 'right of', 'above': 'below'}
 
 @dataclasses.dataclass(frozen=True)
 class Want:
-  """Some objects of a shape, and of a colour if it is named."""
+  """Requested objects of a shape, and of a colour if one is given."""
 
   shape: str
   color: str | None = None
@@ -48,7 +48,7 @@ class Requirement:
 
 
 def requirements(kind: str) -> list[Requirement]:
-  """Every meaning of the kind, each once."""
+  """All distinct requirements of a kind."""
   pairs = list(itertools.combinations(SHAPES, 2))
   colors = list(itertools.product(COLORS, repeat=2))
   match kind:
@@ -82,7 +82,7 @@ def requirements(kind: str) -> list[Requirement]:
 
 
 def phrasings(requirement: Requirement) -> list[str]:
-  """Every caption of that meaning, of at most nine words."""
+  """All captions with this meaning, of at most nine words."""
   a, *rest = requirement.wants
   match requirement.kind:
     case 'single':
@@ -122,9 +122,9 @@ def phrasings(requirement: Requirement) -> list[str]:
 
 
 def meaning(caption: str) -> Requirement | None:
-  """What a caption asks for, whatever its case, spaces and final full stop.
+  """Requirement of a caption, ignoring case, spaces and a final full stop.
 
-  None for what is no caption of `shapes`.
+  None if it is not a caption of `shapes`.
   """
   return _meanings().get(' '.join(caption.lower().split()).removesuffix('.'))
 
@@ -143,7 +143,7 @@ def _meanings():
 def captions(
   kind: str, split: str
 ) -> tuple[tuple[Requirement, tuple[str, ...]], ...]:
-  """The split's requirements of a kind, each with its captions."""
+  """Requirements of a kind in a split, each with its captions."""
   held = split == 'heldout'
   if kind == 'single':
     chosen = []
@@ -158,7 +158,7 @@ def captions(
 
 
 def words() -> list[str]:
-  """The vocabulary of all captions, sorted."""
+  """Sorted vocabulary of all captions."""
   return sorted(
     {
       word

@@ -1,9 +1,9 @@
-"""Draws a scene at any size, antialiased, with the same geometry.
+"""Antialiased rendering of a scene, with the same geometry at any size.
 
-A regular polygon or star is one edge seen in a mirror: fold the angle around
-its centre into half of one point, and the (signed) distance to the outline is
-the distance to a single line. A pixel's share of the shape is that distance,
-clipped to one pixel, which is exact along straight edges.
+By symmetry, folding the angle around the centre of a regular polygon or star
+into half of one point reduces the signed distance to the outline to the
+distance to a single line. The coverage of a pixel is that distance, clipped to
+one pixel, which is exact along straight edges.
 """
 
 import math
@@ -21,7 +21,7 @@ PALETTE = {
   'purple': (140, 50, 180),
   'orange': (245, 120, 20),
 }
-# Points, the inner corners' radius (of 1), the rotation from "up".
+# Points, radius of the inner corners (relative to 1), rotation from "up".
 _POLYGONS = {
   'triangle': (3, math.cos(math.pi / 3), 0.0),
   'square': (4, math.cos(math.pi / 4), math.pi / 4),
@@ -54,7 +54,7 @@ def render(scene: Scene, size: int) -> Image:
 def outline_distance(
   shape: str, x: Float[np.ndarray, '*x'], y: Float[np.ndarray, '*y']
 ) -> Float[np.ndarray, '...']:
-  """Distance to the outline, negative inside; its box is 2 wide, centred."""
+  """Signed distance to an outline with a centred box 2 wide (inside < 0)."""
   if shape == 'circle':
     return np.hypot(x, y) - 1
   points, inner, turn = _POLYGONS[shape]
@@ -72,7 +72,7 @@ def outline_distance(
 
 
 def _frame(shape):
-  """Circumradius and centre of the outline whose box is 2 wide and centred."""
+  """Circumradius and centre of an outline whose box is 2 wide and centred."""
   points, _, turn = _POLYGONS[shape]
   angles = 2 * np.pi * np.arange(points) / points + turn
   x, y = np.sin(angles), -np.cos(angles)

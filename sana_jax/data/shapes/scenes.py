@@ -1,4 +1,4 @@
-"""Scenes of `shapes`: which objects, where; a pure function of three numbers.
+"""Scenes of `shapes`: a pure function of seed, split and index.
 
 Positions are fractions of the image's side, x to the right and y down. The
 layout is a jittered grid, which a small model learns many times faster than
@@ -19,7 +19,7 @@ from sana_jax.data.shapes.captions import (
   SPLITS,
 )
 
-# How often each kind is drawn; attribution and position are learnt last.
+# Frequency of each kind; attribution and position are learnt last.
 WEIGHTS = types.MappingProxyType(
   {
     'single': 0.08,
@@ -39,7 +39,7 @@ _FOUR = ((NEAR, NEAR), (FAR, NEAR), (NEAR, FAR), (FAR, FAR))
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-  """The centre of its bounding box and half of that box's width."""
+  """An object: centre of its bounding box and half of the box's width."""
 
   shape: str
   color: str
@@ -50,7 +50,7 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """What an image shows; `background` is a grey level of 0 to 255."""
+  """Content of an image; `background` is a grey level of 0 to 255."""
 
   kind: str
   caption: str
@@ -66,7 +66,7 @@ def scene(
   *,
   weights: Mapping[str, float] = WEIGHTS,
 ) -> Scene:
-  """Scene `index` of a split; neither other scenes nor the size matter."""
+  """Scene `index` of a split, independent of other scenes and of the size."""
   rng = np.random.default_rng((seed, SPLITS.index(split), index))
   kinds, shares = zip(*weights.items())
   kind = str(rng.choice(kinds, p=np.divide(shares, sum(shares))))
@@ -79,7 +79,7 @@ def scene(
 def compose(
   requirement: Requirement, caption: str, rng: np.random.Generator
 ) -> Scene:
-  """A scene that shows the requirement and nothing else."""
+  """Draws a scene that shows the requirement and no other objects."""
   named = []
   for want in requirement.wants:
     color = want.color or COLORS[rng.integers(len(COLORS))]
@@ -105,7 +105,7 @@ def compose(
 
 
 def _layout(count, relation, rng):
-  """Places in the order of the wants."""
+  """Positions in the order of the wanted objects."""
   if count == 2:
     if relation == 'left of':
       return _SIDE_BY_SIDE

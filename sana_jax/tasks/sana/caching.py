@@ -1,8 +1,8 @@
-"""Makes a cache of latents and text: see data/cache.py for what it holds.
+"""Writes a cache of latents and text; see data/cache.py for its format.
 
-Shards are shared out among the processes; each encodes its own on all of its
-devices and writes them whole, so that a run that is stopped at any moment goes
-on where it was, on any number of processes.
+Shards are distributed over the processes; each encodes its own on all of its
+devices and writes them atomically, so that encoding can be stopped at any
+moment and resumed on any number of processes.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from sana_jax import locks
 from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
-from sana_jax.errors import Trouble, UserError
+from sana_jax.errors import TransientError, UserError
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import fingerprints
-from sana_jax.tasks.sana.shards import ahead, Work
-from sana_jax.training import agreement
-from sana_jax.training.workdir import gather, meet, writing
+from sana_jax.tasks.sana.shards import ahead, ShardEncoder
+from sana_jax.training import dataset_check
+from sana_jax.training.workdir import all_gather, barrier, writing
 
-_READERS = 8  # Threads; decoding and the network leave Python's lock.
+_READERS = 8  # Threads; decoding and network I/O release the GIL.
 SHARD_RECORDS, BATCH_SIZE = 1024, 64
 
 
@@ -38,14 +38,14 @@ def make(
   shard_records: int = SHARD_RECORDS,
   batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-  """Finishes the cache of a config in `out`, or finds it finished.
+  """Completes the cache of a config in `out`, unless it is complete.
 
   Args:
-    shard_records: in a file; of a cache that was begun, its own counts.
+    shard_records: records per file; ignored for a cache that exists.
     batch_size: images, or captions, at a time on all devices of a process.
 
-  Returns its about.json. Raises UserError where `out` holds a cache of other
-  data or models, and for what cannot be read or written.
+  Returns its about.json. Raises UserError if `out` holds a cache of other data
+  or models, and if reading or writing fails.
   """
   if 'cached' not in (config.inputs.latents, config.inputs.text):
     raise UserError(
@@ -54,58 +54,58 @@ def make(
     )
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)
-  agreement.check_processes(agreement.Records(len(source)))
+  dataset_check.check_processes(dataset_check.Records(len(source)))
   if about := _done(config, out, len(source)):
-    return about  # Which is read only.
+    return about  # A complete cache is only read.
   with locks.hold(
     locks.within(out), 'encoding a cache', '--out', shared=True
   ) as lock:
     about = _begin(config, out, len(source), shard_records)
     if _done(config, out, len(source)):
-      return about  # By another run, meanwhile.
+      return about  # Another run completed it in the meantime.
     names = _encode(
       config, out, source, about['shard_records'], batch_size, lock
     )
-    meet('every shard is encoded')
+    barrier('every shard is encoded')
     lock.check_together()
     if jax.process_index() == 0:
       _finish(config, out, names)
-    meet('the cache is whole')
+    barrier('the cache is complete')
   return about
 
 
 def _done(config, out, records) -> dict[str, Any] | None:
-  """about.json of a cache that is finished; UserError if it is another."""
+  """about.json of a complete cache; UserError if it is of something else."""
   there = _there(config, out, records)
-  # One process decides for all: the others meet it.
+  # One process decides for all.
   finished = jax.process_index() == 0 and there and _finished(config, out)
-  return there if gather([bool(finished)])[0, 0] else None
+  return there if all_gather([bool(finished)])[0, 0] else None
 
 
 def _there(config, out, records) -> dict[str, Any] | None:
-  """about.json, if it is there; UserError if it is of something else."""
+  """about.json, if it exists; UserError if it is of something else."""
   if not files.exists(f'{out}/{cache.ABOUT}'):
     return None
   there = fingerprints.read(out)
   fingerprints.compare(out, there, fingerprints.of(config))
   if there.get('records', records) != records:
-    raise Trouble(
-      f'{out} was begun with {there["records"]} records and '
-      f'config.data.path has {records} usable ones now; see that all of it '
+    raise TransientError(
+      f'{out} was started with {there["records"]} records and '
+      f'config.data.path has {records} usable ones now; check that all of it '
       'can be read, or choose another folder.'
     )
   return there
 
 
 def _begin(config, out, records, shard_records) -> dict[str, Any]:
-  """about.json, as it is there or made."""
+  """about.json, written unless it exists."""
   there = _there(config, out, records)
   if there is None and files.expand(f'{out}/*.safetensors'):
     raise UserError(
-      f'{out} holds shards, but no {cache.ABOUT} that tells of '
-      'what; remove them or choose another folder.'
+      f'{out} holds shards, but no {cache.ABOUT} that describes '
+      'them; remove them or choose another folder.'
     )
-  meet('about.json is read')
+  barrier('about.json is read')
   if there is None:
     there = {
       **fingerprints.of(config),
@@ -117,26 +117,26 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
         files.write(
           f'{out}/{cache.ABOUT}', (json.dumps(there, indent=2) + '\n').encode()
         )
-  meet('about.json is written')
+  barrier('about.json is written')
   return there
 
 
 def _encode(config, out, source, shard_records, batch_size, lock) -> list[str]:
-  """Writes the shards of this process that are missing; the names of all."""
+  """Writes the missing shards of this process; returns the names of all."""
   spans = {
     cache.shard_name(i): range(start, min(start + shard_records, len(source)))
     for i, start in enumerate(range(0, len(source), shard_records))
   }
   mine = list(spans)[jax.process_index() :: jax.process_count()]
-  whole = _whole(out, mine)
-  missing = [shard for shard in mine if shard not in whole]
+  complete = _complete(out, mine)
+  missing = [shard for shard in mine if shard not in complete]
   if missing:
     done = sum(len(spans[shard]) for shard in mine if shard not in missing)
     total = sum(len(spans[shard]) for shard in mine)
     with tqdm(
       desc='encoding', total=total, initial=done, unit='image', disable=None
     ) as bar:
-      work = Work.of(config, source, batch_size)
+      work = ShardEncoder.from_config(config, source, batch_size)
       for shard, packed in _packed(work, missing, spans, bar):
         lock.check()
         with writing(out):
@@ -145,7 +145,7 @@ def _encode(config, out, source, shard_records, batch_size, lock) -> list[str]:
 
 
 def _packed(work, shards, spans, bar) -> Iterator[tuple[str, bytes]]:
-  """Each shard's file; records are read ahead, also of the next shard."""
+  """Each shard's name and file; records are read ahead across shards."""
   places = [(shard, i) for shard in shards for i in spans[shard]]
   with futures.ThreadPoolExecutor(_READERS) as pool:
     records = ahead(
@@ -155,17 +155,17 @@ def _packed(work, shards, spans, bar) -> Iterator[tuple[str, bytes]]:
       2 * work.batch_size,
     )
 
-    def told(group):
+    def counted(group):
       for _, record in group:
         yield record
         bar.update()
 
     for shard, group in itertools.groupby(records, key=lambda x: x[0]):
-      yield shard, work.shard(told(group))
+      yield shard, work.shard(counted(group))
 
 
 def _finished(config, out) -> bool:
-  """Whether what is written last is there and undamaged."""
+  """Whether the files that are written last exist undamaged."""
   columns = Columns(out)
   try:
     cache.read_index(columns)
@@ -177,24 +177,24 @@ def _finished(config, out) -> bool:
 
 
 def _finish(config, out, shards) -> None:
-  """The empty prompt's text, and the index, last."""
+  """Writes the empty prompt's text and then the index."""
   with writing(out):
     if config.inputs.text == 'cached':
       files.write(
-        f'{out}/{cache.NULL}', cache.pack_null(Work.null_text(config))
+        f'{out}/{cache.NULL}', cache.pack_null(ShardEncoder.null_text(config))
       )
     files.write(f'{out}/{cache.INDEX}', cache.pack_index(Columns(out), shards))
 
 
-def _whole(out, shards) -> set[str]:
-  """Those whose files are there and not cut short, by their headers."""
-  columns, there = Columns(out), files.beneath(out)
+def _complete(out, shards) -> set[str]:
+  """Shards whose files exist and are not truncated, by their headers."""
+  columns, there = Columns(out), files.list_recursively(out)
 
-  def whole(shard):
+  def is_complete(shard):
     try:
       return columns.length(shard) == there[shard][0]
     except cache.DAMAGED:
       return False
 
   begun = [shard for shard in shards if shard in there]
-  return set(itertools.compress(begun, in_threads(whole, begun)))
+  return set(itertools.compress(begun, in_threads(is_complete, begun)))

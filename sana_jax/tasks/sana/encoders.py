@@ -1,7 +1,7 @@
 """The frozen models: images to latents, captions to embeddings.
 
-The pure functions serve both a cache that is made once and a train step that
-encodes as it goes, so that the two give the same numbers.
+The pure functions are used both by the cache and by a train step that encodes
+online, so that the two give the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
-# What of a model folder each key of the config stands for.
+# Parts of the model folder that each key of the config names.
 PARTS = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder', 'tokenizer')}
 
 
@@ -44,14 +44,14 @@ def find(config: ConfigDict, key: str) -> pathlib.Path:
 
 
 def instruction_of(config: ConfigDict) -> str:
-  """What stands in front of every caption."""
+  """The prefix of every caption."""
   return texts.INSTRUCTION if config.flow.instruction else ''
 
 
 def load_autoencoder(
   config: ConfigDict, mesh: Mesh | None = None, only: str = 'encoder'
 ) -> Model:
-  """The autoencoder of config.autoencoder, or its half."""
+  """The autoencoder of config.autoencoder, or one half of it."""
   return folders.load(
     find(config, 'autoencoder'), 'vae', config.dtype, mesh, only
   )
@@ -65,7 +65,7 @@ def load_text_encoder(config: ConfigDict, mesh: Mesh | None = None) -> Model:
 
 
 def compression(config: ConfigDict) -> int:
-  """Pixels a side of a latent of config.autoencoder."""
+  """Side in pixels of one latent of config.autoencoder."""
   return folders.describe(find(config, 'autoencoder'), 'vae').spec.side
 
 
@@ -77,7 +77,7 @@ def load_tokenizer(config: ConfigDict) -> Any:
 def encode_images(
   module: nn.Module, variables: PyTree, images: UInt8[Array, 'b y x 3']
 ) -> Float[Array, 'b y2 x2 c']:
-  """Latents of about unit size of uint8 images."""
+  """Latents of about unit variance of uint8 images."""
   return autoencoders.encode(module, variables, to_signed(images))
 
 
@@ -90,11 +90,11 @@ def encode_captions(
   beginnings: dict,
   place: Callable[[Array], Array],
 ) -> tuple[Float[Array, 'b m e'], Bool[Array, 'b m']]:
-  """Embeddings and mask, of the shortest usual length that cuts none.
+  """Embeddings and mask, of the shortest standard length that truncates none.
 
   Args:
-    limit: of the length, in tokens.
-    beginnings, place: see text.encode.encode.
+    limit: maximum length in tokens.
+    beginnings, place: `prefix_cache` and `put` of text.encode.encode.
   """
   length = needed_length(tokenizer, captions, instruction, limit)
   return encode.encode(
@@ -104,36 +104,36 @@ def encode_captions(
     captions,
     instruction=instruction,
     length=length,
-    beginnings=beginnings,
-    place=place,
+    prefix_cache=beginnings,
+    put=place,
   )
 
 
 def needed_length(
   tokenizer: Any, captions: Sequence[str], instruction: str, limit: int
 ) -> int:
-  """The first of the usual lengths that cuts no caption, or the limit."""
+  """The first standard length that truncates no caption, or the limit."""
   _, mask = encode.tokenize(
     tokenizer, captions, instruction=instruction, length=limit
   )
-  outside = mask.shape[1] - limit  # The instruction, but for <bos>.
+  outside = mask.shape[1] - limit  # The instruction without <bos>.
   return usual_length(int(mask.sum(axis=1).max()) - outside, limit)
 
 
 def usual_length(needed: int, limit: int) -> int:
-  """The first of the usual lengths that is long enough, or the limit."""
+  """The first standard length that is long enough, or the limit."""
   return min([n for n in TEXT_LENGTHS if n >= needed] + [limit])
 
 
 @dataclasses.dataclass(frozen=True)
 class OnlineText:
-  """Embeds captions inside a jitted step, the instruction read beforehand.
+  """Embeds captions inside a jitted step, with a KV cache of the instruction.
 
   Attributes:
     module: the text encoder.
-    beginning: token ids of the instruction [1 k], but for its last blank;
-      nothing but <bos> where there is none.
-    tokenizer, instruction, length: of text.encode.tokenize.
+    prefix: token ids of the instruction [1 k] without its last space; only
+      <bos> if there is none.
+    tokenizer, instruction, length: see text.encode.tokenize.
   """
 
   module: nn.Module
@@ -142,33 +142,33 @@ class OnlineText:
   length: int
 
   @functools.cached_property
-  def beginning(self) -> Int[np.ndarray, '1 k']:
+  def prefix(self) -> Int[np.ndarray, '1 k']:
     ids, _ = self._tokenize('a')
     return ids[:, : ids.shape[1] - self.length + 1]
 
   def frozen(self, params: PyTree) -> PyTree:
-    """What `embed` needs of the model: parameters and the read instruction."""
-    first, past = encode.read(self.module, params, self.beginning)
+    """Inputs of `embed`: the parameters and the instruction's KV cache."""
+    first, past = encode.encode_prefix(self.module, params, self.prefix)
     return {'params': params, 'first': first, 'past': past}
 
   def tokens(self, caption: str) -> dict[str, np.ndarray]:
-    """Token ids and mask behind the instruction, of one caption.
+    """Token ids and mask of one caption, after the instruction.
 
-    Raises BadRecord in the rare case that the caption's first characters are
-    one token with the instruction's last ones.
+    Raises BadRecord in the rare case that the caption's first characters merge
+    into one token with the instruction's last ones.
     """
     ids, mask = self._tokenize(caption)
-    before = self.beginning.shape[1]
-    if (ids[:, :before] != self.beginning).any():
+    before = self.prefix.shape[1]
+    if (ids[:, :before] != self.prefix).any():
       raise BadRecord(repr(caption[:40]), 'it merges with the instruction')
     return {'ids': ids[0, before:], 'ids_mask': mask[0, before:]}
 
   def embed(
     self, frozen: PyTree, ids: Int[Array, 'b l'], mask: Bool[Array, 'b l']
   ) -> tuple[Float[Array, 'b l+1 e'], Bool[Array, 'b l+1']]:
-    """What a cache would hold of the same captions, padded to `length`."""
+    """Embeddings and mask as in a cache of the captions, padded to `length`."""
     return jax.lax.stop_gradient(
-      encode.embed_behind(
+      encode.embed_with_prefix(
         self.module,
         frozen['params'],
         frozen['first'],

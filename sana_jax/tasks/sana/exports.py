@@ -1,4 +1,4 @@
-"""The model folder that a run of the transformer writes."""
+"""Model folder written by a run of the transformer."""
 
 from collections.abc import Mapping
 import pathlib
@@ -14,17 +14,17 @@ from sana_jax.weights import folder as folders
 
 
 def folders_of(config: ConfigDict) -> dict[str, pathlib.Path]:
-  """The model folders that a run needs, by the config's key."""
+  """Model folders that a run needs, by the config's key."""
   found = {key: encoders.find(config, key) for key in encoders.PARTS}
   for key, parts in encoders.PARTS.items():
     for part in parts:
-      copying.check(found[key], part)  # At the start: copied at the end.
+      copying.check(found[key], part)  # Early, as it is copied at the end.
   tokenizer_files.read(found['text_encoder'] / 'tokenizer')
   return found
 
 
 def sizes(others: Mapping[str, pathlib.Path]) -> dict[str, int]:
-  """Fields of the transformer that the two other models decide."""
+  """Fields of the transformer that follow from the two other models."""
   channels = folders.describe(others['autoencoder'], 'vae').spec.channels
   text_encoder = folders.describe(others['text_encoder'], 'text_encoder')
   return {
@@ -41,7 +41,7 @@ def write(
   params: Params,
   folder,
 ) -> None:
-  """A whole model folder: the transformer and copies of the other two."""
+  """Writes a model folder: the transformer and copies of the other two."""
   folder = pathlib.Path(folder)
   folders.write(folder, 'transformer', module, {'params': params})
   for key, parts in encoders.PARTS.items():

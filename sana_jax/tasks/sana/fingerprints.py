@@ -1,4 +1,4 @@
-"""What a cache was made of: it serves no other data and no other models."""
+"""Fingerprint of the data and models that a cache was made from."""
 
 import hashlib
 import json
@@ -15,19 +15,19 @@ from sana_jax.keys import CACHE, CACHED_TEXT
 from sana_jax.tasks.sana import encoders
 from sana_jax.tree import flatten
 
-_WHOLE = 2**26  # Larger files of weights are known by their ends.
+_WHOLE = 2**26  # Of larger weight files only both ends are hashed.
 _END = 2**20
 
 
 class OtherCache(UserError):
-  """What is there was made of other data or other models."""
+  """The cache was made from other data or other models."""
 
 
 def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
-  """Keys of the config that change a cache, and digests of models' files.
+  """Keys of the config that change a cache, and digests of the models' files.
 
-  `data_too` adds the listing of the files that the source opens: a run, a cache
-  or an index may lie among them. `shapes` follow from the config alone.
+  `data_too` adds the listing of the files that the source opens, since a run, a
+  cache or an index may be among them. `shapes` follow from the config alone.
   """
   out = {'format': 1, **rules.changing(CACHE, config)}
   if data_too and config.data.source != 'shapes':
@@ -48,7 +48,7 @@ def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
 
 
 def read(path: str) -> dict[str, Any]:
-  """What the cache in `path` was made of; UserError if it does not tell."""
+  """Fingerprint of the cache in `path`; UserError if it has none."""
   file = f'{path}/{cache.ABOUT}'
   try:
     content = files.read_json(file)
@@ -58,17 +58,17 @@ def read(path: str) -> dict[str, Any]:
       f'{error}); make one with sana-jax data cache.'
     ) from error
   if not isinstance(content, dict):
-    raise UserError(f'{file} holds no JSON object; make the cache anew.')
+    raise UserError(f'{file} holds no JSON object; make the cache again.')
   return content
 
 
-def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-  """Raises OtherCache if it was made of something else than `ours`."""
-  theirs, ours = (flatten(x, '.', empty=True) for x in (theirs, ours))
+def compare(path: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
+  """Raises OtherCache if the fingerprint `stored` differs from `current`."""
+  stored, current = (flatten(x, '.', empty=True) for x in (stored, current))
   differ = [
-    f'{key} is {_said(theirs.get(key))} there and {_said(value)} here'
-    for key, value in ours.items()
-    if theirs.get(key) != value
+    f'{key} is {_short(stored.get(key))} there and {_short(value)} here'
+    for key, value in current.items()
+    if stored.get(key) != value
   ]
   if differ:
     raise OtherCache(
@@ -78,7 +78,7 @@ def compare(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 
 
 def _moved_along(listing):
-  """By names that stay the same wherever the data lies."""
+  """The listing by names relative to the common folder of the data."""
   start = os.path.commonprefix(list(listing)).rpartition('/')[0]
   return {
     path[len(start) :].lstrip('/'): stat for path, stat in listing.items()
@@ -86,7 +86,7 @@ def _moved_along(listing):
 
 
 def _of_folder(folder: pathlib.Path) -> str:
-  """Of its files; of large ones, their size and both ends."""
+  """Digest of a folder's files; for large ones, of their size and both ends."""
   digest = hashlib.sha256()
   for path in sorted(p for p in folder.rglob('*') if p.is_file()):
     digest.update(f'{path.relative_to(folder)} {path.stat().st_size}'.encode())
@@ -100,8 +100,8 @@ def _of_folder(folder: pathlib.Path) -> str:
   return digest.hexdigest()[:16]
 
 
-def _said(value):
-  """Short enough for a sentence."""
+def _short(value):
+  """Representation of a value, shortened for an error message."""
   text = 'absent' if value is None else repr(value)
   return text if len(text) <= 40 else f'{text[:36]}…{_digest(text)[:6]}'
 

@@ -1,9 +1,9 @@
-"""What the transformer is given: latents and text, cached or made in the step.
+"""Inputs of the transformer: latents and text, cached or encoded in the step.
 
 Each of the two is `cached` (read, see data/cache.py) or `online` (images and
-token ids go to the devices, and frozen models encode them inside the step). All
-four combinations give the same batches to rounding: order, captions and
-encoders are the same.
+token ids are transferred to the devices, and frozen models encode them inside
+the step). All four combinations give the same batches up to rounding, since
+order, captions and encoders are the same.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ from sana_jax.data.sources import DescribedSource, DrawnSource
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import caching, encoders, fingerprints
 from sana_jax.text import encode
-from sana_jax.training.workdir import gather, meet, resolve, writing
+from sana_jax.training.workdir import all_gather, barrier, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """Batches on the host, and what makes latents and text of them in the step.
+  """Batches on the host, and their encoders in the step.
 
   Attributes:
-    source: of records of what is needed of 'latents', 'image', 'text' with
-      'mask', and 'caption'.
+    source: source of records with the needed ones of 'latents', 'image', 'text'
+      with 'mask', and 'caption'.
     members: records of each bucket.
     sizes: (height, width) of each bucket.
-    autoencoder: encodes images in the step, if they are not cached.
-    text: embeds captions in the step, if they are not cached.
+    autoencoder: encodes images in the step, if latents are not cached.
+    text: embeds captions in the step, if text is not cached.
     frozen: `null_text` [m e], `null_mask` [m], and parameters of these two.
   """
 
@@ -62,7 +62,7 @@ class Inputs:
     threads: int,
     max_bad_fraction: float = MAX_BAD_FRACTION,
   ) -> grain.DatasetIterator:
-    """These rows of each batch, as training.task.Data says."""
+    """These rows of each batch; see training.task.Data."""
     return iter(
       pipeline.batches(
         self.source,
@@ -105,7 +105,7 @@ class Inputs:
     return out
 
   def captions(self, count: int) -> list[str]:
-    """Some different ones, as many as there are among the first records."""
+    """Up to `count` distinct captions of the first records."""
     found = {}
     for index in range(min(4 * count, len(self.source))):
       try:
@@ -118,11 +118,11 @@ class Inputs:
 def make(
   config: ConfigDict, workdir: os.PathLike | str, mesh: Mesh | None = None
 ) -> Inputs:
-  """Opens, and makes if need be, what config.inputs asks for.
+  """Opens the inputs of config.inputs, and makes its cache if needed.
 
   Args:
-    workdir: where a cache is made if config.inputs.cache names none.
-    mesh: over which online encoders are split; on every device without.
+    workdir: folder of the cache if config.inputs.cache names none.
+    mesh: online encoders are sharded over it; replicated without.
 
   Raises UserError.
   """
@@ -163,7 +163,7 @@ class _Joined:
 
 
 def _open_cache(config, workdir) -> CachedSource:
-  """The one that the config names, or the run's own, made if need be."""
+  """The cache that the config names, or the run's own, made if needed."""
   path = config.inputs.cache
   if path:
     fingerprints.compare(
@@ -183,30 +183,30 @@ def _open_cache(config, workdir) -> CachedSource:
 
 
 def _set_aside_if_other(path, config):
-  """Makes place for the run's own cache if it is of other data or models."""
-  # One process decides for all: they meet here only if it is another one.
-  if gather([jax.process_index() == 0 and _is_other(path, config)])[0, 0]:
+  """Sets the run's own cache aside if it is of other data or models."""
+  # One process decides for all.
+  if all_gather([jax.process_index() == 0 and _is_other(path, config)])[0, 0]:
     if jax.process_index() == 0:
       with writing(path):
         _set_aside(path)
-    meet('the other cache is set aside')
+    barrier('the other cache is set aside')
 
 
 def _is_other(path, config):
-  """Whether it surely is; what cannot be read or found is told instead."""
+  """Whether the cache is of other data or models; raises if unreadable."""
   if not files.exists(f'{path}/{cache.ABOUT}'):
     return False
-  there, ours = fingerprints.read(path), fingerprints.of(config)
+  there, current = fingerprints.read(path), fingerprints.of(config)
   try:
-    fingerprints.compare(path, there, ours)
+    fingerprints.compare(path, there, current)
   except fingerprints.OtherCache as error:
-    logging.warning('The cache is made anew: %s', error)
+    logging.warning('The cache is made again: %s', error)
     return True
   return False
 
 
 def _set_aside(path):
-  """Renames a folder of a disk, as it took hours to make; removes others."""
+  """Renames a local folder, as it took hours to make; removes remote ones."""
   if files.is_remote(path):
     files.remove(path)
     return
@@ -217,12 +217,12 @@ def _set_aside(path):
   )
   os.rename(path, aside)
   logging.warning(
-    'The cache that was there is now %s; remove it if it is of no use.', aside
+    'The old cache is now %s; remove it if it is not needed.', aside
   )
 
 
 def _images(config, mesh):
-  """The autoencoder for the step, and what is frozen of it."""
+  """The autoencoder for the step, and its frozen inputs."""
   if config.inputs.latents == 'cached':
     return None, {}
   module, variables = encoders.load_autoencoder(config, mesh)
@@ -230,7 +230,7 @@ def _images(config, mesh):
 
 
 def _text(config, cached, mesh):
-  """The text encoder for the step, and what is frozen: the empty prompt too."""
+  """The text encoder for the step, and its frozen inputs with the null text."""
   length = config.inputs.text_length
   if config.inputs.text == 'cached':
     cached.pad_to(encoders.usual_length(cached.longest_text, length))

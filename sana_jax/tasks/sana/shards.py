@@ -22,18 +22,18 @@ from sana_jax.weights.folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """What encoding a shard takes.
+class ShardEncoder:
+  """Encodes the records of a source into shards of a cache.
 
   Attributes:
-    source: whose records are encoded.
+    source: the records.
     sizes: (height, width) of each bucket.
-    of_records: the bucket of each record; -1 where its size is unknown.
+    of_records: bucket of each record; -1 for an unknown size.
     batch_size: images, or captions, at a time.
-    images: uint8 images -> latents, or None to keep none.
-    texts: captions -> (embeddings, mask), or None.
-    dtype: that is kept.
-    bad: where bad records are counted.
+    images: uint8 images -> latents, or None to store none.
+    texts: captions -> (embeddings, mask), or None to store none.
+    dtype: dtype of the stored arrays.
+    bad: counter of bad records.
   """
 
   source: Any
@@ -46,8 +46,10 @@ class Work:
   bad: BadRecords
 
   @classmethod
-  def of(cls, config: ConfigDict, source: Any, batch_size: int) -> 'Work':
-    """All of it, the models loaded onto this process's devices."""
+  def from_config(
+    cls, config: ConfigDict, source: Any, batch_size: int
+  ) -> 'ShardEncoder':
+    """An encoder for a config, with models on this process's devices."""
     multiple = encoders.compression(config)
     mesh = make_mesh({'data': -1}, jax.local_devices())
     batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -72,15 +74,15 @@ class Work:
     return np.asarray(text)[0][np.asarray(mask)[0]].astype(config.inputs.dtype)
 
   def read(self, position: int) -> tuple[cache.Record, Image | None]:
-    """A record without its latents, and its image as its bucket wants it.
+    """A record without its latents, and its image in the size of its bucket.
 
-    Both are empty for a bad one, which is counted.
+    A bad record is counted and returned empty, without an image.
     """
     bucket = int(self.of_records[position])
     try:
       if bucket < 0:
         raise BadRecord(f'record {position}', 'its size cannot be read')
-      record = self.source.whole(position)
+      record = self.source.with_all_captions(position)
       image = buckets.fit(record['image'], self.sizes[bucket])
     except BadRecord as error:
       self.bad.add(error)
@@ -96,9 +98,9 @@ class Work:
   def shard(
     self, records: Iterable[tuple[cache.Record, Image | None]]
   ) -> bytes:
-    """The file of these records."""
+    """Content of the shard of these records."""
     kept, groups = [], collections.defaultdict(list)
-    encoded = []  # (places, latents that the devices may be at work on).
+    encoded = []  # (places, latents in flight).
     for place, (record, image) in enumerate(records):
       kept.append(record)
       if image is not None and self.images is not None:
@@ -118,7 +120,7 @@ class Work:
     return places, self.images(_filled(np.stack(images), self.batch_size))
 
   def _texts(self, kept):
-    """The embedding of each different caption; short ones together."""
+    """Embedding of each distinct caption, batched by length."""
     if self.texts is None:
       return None
     captions = sorted(
@@ -146,7 +148,7 @@ def _images(config, mesh):
 
 
 def _texts(config, mesh, instruction=None):
-  """Captions -> (embeddings, mask); the instruction is read once."""
+  """Captions -> (embeddings, mask); the instruction is encoded once."""
   if instruction is None:
     instruction = encoders.instruction_of(config)
   return functools.partial(
@@ -171,7 +173,7 @@ def _placer(mesh):
 
 
 def _filled(images, count):
-  """Images and as many black ones as are missing: one compiled shape."""
+  """Images padded with black ones to `count`, for one compiled shape."""
   out = np.zeros((count, *images.shape[1:]), images.dtype)
   out[: len(images)] = images
   return out
@@ -180,7 +182,7 @@ def _filled(images, count):
 def ahead(
   pool: futures.Executor, function: Callable, items: Iterable, depth: int
 ) -> Iterator:
-  """function of each item, in order, `depth` of them under way at a time."""
+  """`function` of each item, in order, with `depth` of them in flight."""
   waiting = collections.deque()
   try:
     for item in items:

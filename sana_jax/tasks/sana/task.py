@@ -1,7 +1,7 @@
 """Trains the Sana transformer by flow matching, on latents and text.
 
-The loss is in objectives/flow_matching.py. Where latents and text come from,
-and whether frozen models make them in the step, is in inputs.py.
+The loss is in objectives/flow_matching.py. The latents and text, cached or
+encoded in the step, are in inputs.py.
 """
 
 import functools
@@ -22,9 +22,9 @@ from sana_jax.objectives import flow_matching
 from sana_jax.objectives.base import Objective
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.tasks import common, initial
+from sana_jax.tasks import common, init_from
 from sana_jax.tasks.sana import encoders, exports, inputs
-from sana_jax.training import agreement
+from sana_jax.training import dataset_check
 from sana_jax.training.task import Data, Exporter, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
@@ -32,23 +32,23 @@ from sana_jax.weights.folder import Model
 
 
 def objective(config: ConfigDict) -> Objective:
-  """Flow matching by config.model, on cached latents and text."""
+  """Flow matching with config.model, on cached latents and text."""
   return _objective(config, common.build(Sana, config))
 
 
 def exporter(config: ConfigDict) -> Exporter:
-  """Writes a whole model folder, with copies of the two other models."""
+  """Writes a model folder, with copies of the two other models."""
   others = exports.folders_of(config)
   module = common.build(Sana, config, **exports.sizes(others))
   return Exporter(
     _objective(config, module),
     functools.partial(exports.write, module, config, others),
-    initial.start('transformer', module),
+    init_from.start('transformer', module),
   )
 
 
 def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
-  """The task with its data and, where it encodes online, its encoders."""
+  """The task with its data and, for online inputs, their encoders."""
   exported = exporter(config)
   others = exports.folders_of(config)
   _check_size(config, folders.describe(others['autoencoder'], 'vae'))
@@ -64,7 +64,7 @@ def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
         threads=data.threads,
         max_bad_fraction=float(data.max_bad_fraction),
       ),
-      agreement.of_buckets(given.members),
+      dataset_check.records_of(given.members),
     ),
     exported.write,
     given.frozen,
@@ -99,13 +99,13 @@ def _check_size(config, autoencoder):
 
 
 class Samples:
-  """Pictures of prompts that are not trained on, where there are such."""
+  """Pictures of held-out prompts, if there are any."""
 
   def __init__(self, config: ConfigDict, module: Sana, given: inputs.Inputs):
     self._config, self._module, self._given = config, module, given
 
   def draw(self, params: Params, step: int) -> Image.Image:
-    """A grid; of `shapes`, the log has how many follow their prompts."""
+    """A grid of samples; for `shapes`, logs how many follow their prompts."""
     config, settings = self._config, self._config.sampling
     prompts = self._prompts
     shown = [p if isinstance(p, str) else p.text for p in prompts]
@@ -141,7 +141,7 @@ class Samples:
 
   @functools.cached_property
   def _pipeline(self):
-    """Without a transformer; loaded for the first pictures."""
+    """The pipeline without a transformer, loaded for the first pictures."""
     config = self._config
     return Pipeline(
       Model(self._module, {}),

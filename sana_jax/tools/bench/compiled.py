@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from sana_jax import kernels
 from sana_jax.analysis import collectives, hlo, topologies, work
 from sana_jax.diffusion.guidance import Guidance
-from sana_jax.inference import decoding, denoising, seamless
+from sana_jax.inference import decoding, denoising, strip_decoding
 from sana_jax.inference.schedulers import time_grid
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import batch_spec
@@ -43,7 +43,7 @@ def compile_stage(
   request: Request,
   mesh: Mesh,
   platform: str,
-  strips: seamless.Strips | None = None,
+  strips: strip_decoding.Strips | None = None,
 ) -> Compiled:
   """Compiles one of request.STAGES; UserError where it does not fit."""
   part = PARTS[stage]
@@ -89,7 +89,7 @@ def _text(module, variables, request, mesh, strips):
     variables['params'],
     _like(mesh, (1, _INSTRUCTION), jnp.int32, False),
   )
-  return encode._embed_behind.lower(
+  return encode._embed_with_prefix.lower(
     module,
     variables['params'],
     first,
@@ -121,7 +121,7 @@ def _denoise(module, variables, request, mesh, strips):
 def _decode(module, variables, request, mesh, strips):
   latents = _like(mesh, request.latent_shape, module.dtype)
   if strips is not None:
-    return seamless.decode.lower(module, variables, latents, strips)
+    return strip_decoding.decode.lower(module, variables, latents, strips)
   return decoding._decode.lower(
     module, variables, latents, (request.height, request.width)
   )

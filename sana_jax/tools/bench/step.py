@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sana_jax import compiled, kernels
+from sana_jax import compilation_cache, kernels
 from sana_jax.analysis import (
   ceilings,
   collectives,
@@ -149,7 +149,7 @@ class Worker:
 
   def __init__(self, cache: str | None):
     """`cache` keeps compiled programs."""
-    compiled.keep(cache)
+    compilation_cache.enable(cache)
 
   def measure(
     self, variant: Variant, repeats: int, profiled: bool

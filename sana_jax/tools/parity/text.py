@@ -79,7 +79,7 @@ def _error(prompts, instruction, seed, once=False):
     ours.tokenizer,
     prompts,
     instruction=INSTRUCTION if instruction else '',
-    beginnings={} if once else None,
+    prefix_cache={} if once else None,
   )
   if not np.array_equal(got_mask, mask):
     raise ValueError('the masks differ')

@@ -114,7 +114,7 @@ def _state(one):
   sizes['data'] *= config.mesh.slices
   mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
   planned = steps.plan(config, mesh)
-  params = states.whole(planned.state.params, planned.state.extra, planned.base)
+  params = states.merge(planned.state.params, planned.state.extra, planned.base)
   moments = [p.opt_state for p in planned.state.players.values()]
   return [
     f'  parameters {of_device(params) / MIB:.1f} MiB, optimizer '

@@ -1,4 +1,4 @@
-"""The published checkpoints by name: what they are and where.
+"""Published checkpoints by name.
 
 zoo.get('sana_1600m_1024_bf16').module('transformer')
 """
@@ -13,16 +13,16 @@ _BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 
 def get(name: str) -> Entry:
-  """The entry of that name; UserError, with the nearest names, if unknown."""
+  """Entry of this name; UserError, with the nearest names, if unknown."""
   if name in _BY_NAME:
     return _BY_NAME[name]
   near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3)
-  said = f'did you mean {" or ".join(near)}? ' if near else ''
-  raise UserError(f'The zoo has no {name!r}; {said}sana-jax zoo lists all.')
+  hint = f'did you mean {" or ".join(near)}? ' if near else ''
+  raise UserError(f'The zoo has no {name!r}; {hint}sana-jax zoo lists all.')
 
 
 def hub_id(name: str) -> str | None:
-  """The hub id of the diffusers layout, or None for what is no name of ours.
+  """Hub id of the diffusers layout; None if the zoo has no such name.
 
   Raises:
     UserError: only the authors' own format is on the hub.

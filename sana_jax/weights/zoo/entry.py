@@ -1,4 +1,4 @@
-"""What is known of a published checkpoint."""
+"""Metadata of a published checkpoint."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sana_jax.typing import DType
 from sana_jax.weights import kinds
 
-# The part of a folder that gives an entry its kind.
+# Main part of an entry's folder, by kind.
 KINDS = {
   'pipeline': 'transformer',
   'sprint': 'transformer',
@@ -18,11 +18,11 @@ KINDS = {
   'autoencoder': 'vae',
   'text_encoder': 'text_encoder',
 }
-# How sure a config is: where it was read.
+# Sources of a config.
 SOURCES = {
   'S': "diffusers' source and converter",
   'N': "NVIDIA's training configs",
-  'P': 'a config.json from the hub that others quote',
+  'P': 'a config.json from the hub, quoted elsewhere',
   'R': 'inferred, not seen',
 }
 
@@ -33,15 +33,15 @@ class Entry:
 
   Attributes:
     kind: one of KINDS.
-    hub_id: of the diffusers layout; None where there is none.
-    official_hub_id: of the authors' own format.
-    fields: of each model that the checkpoint holds, by part of its folder.
-    parameters: of the model that gives it its kind.
-    dtypes: recommended, by part.
+    hub_id: hub id of the diffusers layout; None if there is none.
+    official_hub_id: hub id of the authors' own format.
+    fields: fields of each model of the checkpoint, by part of its folder.
+    parameters: parameters of the model of `part`.
+    dtypes: recommended dtypes, by part.
     source: letters of SOURCES, for `fields`.
-    sampler, flow_shift, steps, guidance: as diffusers has them; None for what
-      is not sampled from.
-    official_flow_shift: NVIDIA's own, where it is another.
+    sampler, flow_shift, steps, guidance: values of diffusers; None for models
+      that are not sampled from.
+    official_flow_shift: NVIDIA's own value, if it differs.
   """
 
   name: str
@@ -62,23 +62,23 @@ class Entry:
 
   @property
   def part(self) -> str:
-    """The part that `parameters` counts."""
+    """Main part, which `parameters` counts."""
     return KINDS[self.kind]
 
   @property
   def size_px(self) -> int | None:
-    """Side of the square images that it was made for."""
+    """Side of the square images for which it was trained."""
     if 'transformer' not in self.fields:
       return None
     latents = self.module('transformer').sample_size
     return latents * self.module('vae').spec.side
 
   def module(self, part: str, dtype: DType = jnp.float32) -> nn.Module:
-    """The model of that part."""
+    """Module of a part."""
     return kinds.PARTS[part].cls(**self.fields[part], dtype=dtype)
 
   def configs(self) -> dict[str, dict[str, Any]]:
-    """The config.json of each part, as diffusers and transformers have it."""
+    """The config.json of each part, as in diffusers and transformers."""
     return {
       part: kinds.PARTS[part].config(_all_fields(self.module(part)))
       for part in self.fields

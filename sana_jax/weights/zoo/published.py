@@ -1,10 +1,9 @@
-"""Every published image checkpoint of SANA, and what they are made of.
+"""All published image checkpoints of SANA, and the models they consist of.
 
 Fields are the named sizes of `config`, `models.autoencoders.dc_ae` and
-`models.gemma2`. They follow diffusers' converter and NVIDIA's configs; in use,
-a folder's own config.json counts. Licences are those of the model cards that
-could be read. Notes on quality are what users report in the issues that they
-name.
+`models.gemma2`, as in diffusers' converter and NVIDIA's configs; loading uses a
+folder's own config.json. Licences are those of the model cards that could be
+read. Notes on quality are users' reports in the named issues.
 """
 
 from sana_jax.config import SANA_SIZES
@@ -39,7 +38,7 @@ def _sana(
   licence=_NVIDIA,
   **more,
 ) -> Entry:
-  """A whole text-to-image model; `hub` is its official name there."""
+  """Entry of a complete text-to-image model; `hub` is its name on the hub."""
   values = dict(
     kind='pipeline',
     hub_id=f'{_HUB}{hub}_diffusers',
@@ -191,7 +190,7 @@ _SPRINT = (
 
 
 def _controlnet(name, hub, hub_id, base, parameters, dtype, **more) -> Entry:
-  """A ControlNet with the model that it is for; each has 7 blocks."""
+  """Entry of a ControlNet, which has 7 blocks, with its base model."""
   fields = SANA_SIZES[base]
   return Entry(
     name=name,

@@ -56,7 +56,7 @@ def test_present_data_are_not_written_again(tmp_path):
   assert len(before) == 2
 
 
-def test_other_numbers_are_other_data(tmp_path):
+def test_other_parameters_are_other_data(tmp_path):
   folders = {
     str(builder.prepare(tmp_path, *args, heldout_examples=2).data_path)
     for args in ((8, 2), (16, 2), (8, 3), (8, 2, 1))
@@ -79,8 +79,8 @@ def test_a_killed_preparation_is_never_taken_for_a_complete_one(tmp_path):
   assert len(prepare(tmp_path).as_data_source(split='train')) == 40
 
 
-def test_bad_numbers_are_explained(tmp_path):
-  with pytest.raises(UserError, match='train_examples=0 is not possible'):
+def test_invalid_parameters_are_reported(tmp_path):
+  with pytest.raises(UserError, match='train_examples=0 is invalid'):
     builder.prepare(tmp_path, 64, 0)
 
 
@@ -88,7 +88,7 @@ def test_bad_numbers_are_explained(tmp_path):
   'folder, size',
   [('foo://x', 64), ('/proc/x', 64), ('/dev/null', 64), ('folder', 2**31 - 1)],
 )
-def test_where_nothing_can_be_drawn_nothing_is_left(
+def test_a_failed_preparation_leaves_no_files(
   folder, size, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)

@@ -49,7 +49,7 @@ def test_no_caption_has_two_meanings():
         assert seen.setdefault(text, requirement) == requirement
 
 
-def test_a_position_is_told_from_both_sides():
+def test_a_position_is_expressed_from_both_sides():
   left = Requirement(
     'position', (Want('circle', 'red'), Want('square', 'blue')), 'left of'
   )

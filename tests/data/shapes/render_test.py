@@ -7,7 +7,7 @@ import pytest
 from sana_jax.data.shapes import Object, PALETTE, render, Scene, scene, SHAPES
 from sana_jax.data.shapes.captions import Requirement, Want
 
-# Of a star: corners at R = r / sin 72 deg, inner ones at R cos 72 / cos 36.
+# Star: corners at R = r / sin 72 deg, inner ones at R cos 72 / cos 36.
 _R = 1 / math.sin(math.radians(72))
 _INNER = _R * math.cos(math.radians(72)) / math.cos(math.radians(36))
 AREAS = {
@@ -29,7 +29,7 @@ def one(shape, color='blue', x=0.5, y=0.5, radius=0.23):
 
 
 def coverage(image, color='blue', background=230):
-  """How much of each pixel the object covers."""
+  """Fraction of each pixel that the object covers."""
   span = np.array(PALETTE[color]) - float(background)
   return ((image - float(background)) @ span) / (span @ span)
 
@@ -42,7 +42,7 @@ def test_the_area_is_that_of_the_shape(shape, size):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_x_y_and_radius_are_the_bounding_box(shape):
+def test_x_y_and_radius_match_the_bounding_box(shape):
   size = 400
   inside = coverage(render(one(shape, x=0.45, y=0.55), size)) > 0.1
   columns = np.flatnonzero(inside.any(0))

@@ -13,7 +13,7 @@ def test_a_scene_is_a_function_of_seed_split_and_index():
 
 
 @pytest.mark.parametrize('split', ['train', 'heldout'])
-def test_a_scene_shows_exactly_what_its_caption_says(split):
+def test_a_scene_matches_its_caption_exactly(split):
   for index in range(400):
     s = scene(0, split, index)
     group = dict(captions(s.kind, split))[s.requirement]
@@ -50,7 +50,7 @@ def test_layouts_are_both_used_and_colours_left_open_vary():
   assert len({o.color for s in two for o in s.objects}) == 6
 
 
-def test_kinds_come_as_often_as_the_mix_says():
+def test_kinds_have_the_frequencies_of_the_weights():
   count = 2000
   kinds = collections.Counter(scene(0, 'train', i).kind for i in range(count))
   for kind in KINDS:

@@ -51,10 +51,12 @@ def _set_up(pipe):
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
   import jax
 
-  from sana_jax import compiled
+  from sana_jax import compilation_cache
   from sana_jax.analysis import device
 
   if not jax.config.jax_compilation_cache_dir:
-    compiled.keep(expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0)
+    compilation_cache.enable(
+      expanded('~/.cache/sana_jax/compiled'), at_least_seconds=0
+    )
   pipe.send(('device', device.name()))
   return sizes.of(jax.default_backend())

@@ -1,7 +1,7 @@
-"""What the training loop is doing, since when, and how long each thing took.
+"""Timers of the phases of the training loop.
 
-The loop names its phases; a report asks for the seconds of each, and the
-watchdog asks, from its own thread, which one does not end.
+The loop names its phases; the report reads the seconds of each, and the
+watchdog's thread reads the current one.
 """
 
 import collections
@@ -16,16 +16,16 @@ PROFILE = 'writing a profile'
 ELSEWHERE = 'in the loop itself'
 
 
-class Phases:
-  """Call it with a phase's name for a context; inner ones suspend outer ones.
+class PhaseTimers:
+  """Callable that times a named phase as a context; inner ones suspend outer.
 
-  So the seconds of all phases add up to at most the time that has passed.
+  The seconds of all phases add up to at most the elapsed time.
   """
 
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock, self._lock = clock, threading.Lock()
     self._stack = []  # Names of phases, outermost first.
-    self._since = clock()  # When the innermost one began, or went on.
+    self._since = clock()  # When the innermost one started or resumed.
     self._seconds = collections.defaultdict(float)
 
   @contextlib.contextmanager
@@ -45,13 +45,13 @@ class Phases:
       change()
 
   def now(self) -> tuple[str, float]:
-    """The innermost phase, and seconds since it began."""
+    """The innermost phase, and the seconds since it started."""
     with self._lock:
       name = self._stack[-1] if self._stack else ELSEWHERE
       return name, self._clock() - self._since
 
   def seconds(self) -> dict[str, float]:
-    """By phase, since the beginning, up to now; 0 for those that never were."""
+    """Total seconds by phase up to now; 0 for unused phases."""
     with self._lock:
       found = self._seconds.copy()
       if self._stack:

@@ -1,8 +1,8 @@
-"""Means over parts of an interval: the loss by noise level.
+"""Loss averaged per noise-level bin.
 
-A batch has few examples of each noise level, so one step's means are noise. The
-step returns sums and counts, the host adds them up between two log lines, and
-the line has the mean of all examples that fell into each part.
+A batch has few examples of each noise level, so the means of one step are
+noisy. The step returns sums and counts, the host accumulates them between two
+log lines, and the line has the mean of all examples in each bin.
 """
 
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ import numpy as np
 from sana_jax.objectives.levels import Levels
 
 
-class Accumulated:
-  """Levels by name, of steps between two log lines; on the host."""
+class LossBins:
+  """Host-side accumulator of Levels by name, between two log lines."""
 
   def __init__(self):
     self._sums = {}
 
   def add(self, metrics: Mapping[str, Any]) -> None:
-    """Adds those of a step's metrics that are Levels."""
+    """Adds the Levels among a step's metrics."""
     for name, found in metrics.items():
       if isinstance(found, Levels):
-        # f64: a line may be the sum of very many steps.
+        # f64: a line may sum very many steps.
         new = np.asarray(found, np.float64)
         self._sums[name] = self._sums.get(name, 0) + new
 
   def line(self) -> dict[str, float]:
-    """`name/FROM-TO` -> mean; parts that nothing fell into are absent."""
+    """`name/FROM-TO` -> mean, without empty bins; resets the sums."""
     found = {}
     for name, (sums, counts) in self._sums.items():
       edges = np.linspace(0, 1, len(sums) + 1)
@@ -42,7 +42,7 @@ class Accumulated:
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-  """A step's own numbers: scalars, and `name_00`, ... of a vector."""
+  """Metrics without Levels: scalars, and `name_00`, ... for a vector."""
   found = {}
   for name, value in metrics.items():
     if isinstance(value, Levels):

@@ -10,7 +10,7 @@ import pytest
 
 from sana_jax.objectives.levels import by_level, Levels, NUM_LEVELS
 from sana_jax.training import norms
-from sana_jax.training.levels import Accumulated, flat
+from sana_jax.training.loss_bins import flat, LossBins
 
 
 def test_values_fall_into_the_part_of_their_level():
@@ -21,7 +21,7 @@ def test_values_fall_into_the_part_of_their_level():
   np.testing.assert_array_equal(found.counts, [2, 1, 0, 0, 1, 0, 0, 2])
 
 
-def test_what_is_no_number_stays_in_its_part():
+def test_a_value_that_is_not_finite_stays_in_its_bin():
   found = by_level(jnp.array([jnp.nan, 1.0]), jnp.array([0.1, 0.9]), 2)
   np.testing.assert_array_equal(found.sums, [np.nan, 1])
 
@@ -30,7 +30,7 @@ def test_a_line_has_the_mean_of_all_examples_and_no_empty_parts():
   rng = np.random.default_rng(0)
   values, level = rng.normal(size=(2, 600))
   level = 0.5 * np.abs(np.sin(level))  # Nothing above one half.
-  total = Accumulated()
+  total = LossBins()
   # Steps of unlike sizes: a mean of means would be another number.
   for part in np.split(np.arange(600), [10, 200, 210]):
     total.add(
@@ -57,7 +57,7 @@ def test_parts_of_a_batch_add_up_whether_summed_or_averaged():
     jax.tree.map(lambda a, b: a + b, *halves),
     jax.tree.map(lambda a, b: (a + b) / 2, *halves),
   ):
-    total = Accumulated()
+    total = LossBins()
     total.add({'of': found})
     lines.append(total.line())
   assert lines[0] == lines[1] == lines[2]

@@ -1,8 +1,8 @@
-"""Whether all processes, and a run that goes on, draw from the same records.
+"""Checks that all processes, and a resumed run, see the same dataset.
 
-Which record stands where is a function of their number and their buckets (see
-data/order.py). A source leaves out what it cannot open, so that a host that
-misses a file would draw others than the rest do, unnoticed.
+The order of records is a function of their number and their buckets (see
+data/order.py). A source skips files that it cannot open, so that a host that
+lacks a file would silently read other records than the rest.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ import jax
 from jaxtyping import Int
 import numpy as np
 
-from sana_jax.errors import Trouble
+from sana_jax.errors import TransientError
 from sana_jax.files import parse_json
 from sana_jax.printable import printable
 from sana_jax.training.task import Records, Task
 from sana_jax.training.workdir import (
-  gather,
-  meet,
+  all_gather,
+  barrier,
   read_state,
   write_atomically,
 )
@@ -29,8 +29,8 @@ from sana_jax.training.workdir import (
 _FILE = 'records.json'
 
 
-def of_buckets(members: Sequence[Int[np.ndarray, '_']]) -> Records:
-  """Of the records of each bucket."""
+def records_of(members: Sequence[Int[np.ndarray, '_']]) -> Records:
+  """Count and checksum of the records of each bucket."""
   checksum = 0
   for bucket in members:
     sizes = np.asarray([len(bucket)], np.int64)
@@ -40,47 +40,47 @@ def of_buckets(members: Sequence[Int[np.ndarray, '_']]) -> Records:
 
 
 def check(workdir: epath.Path, task: Task) -> None:
-  """Both of the following, for a task that says what it draws from."""
+  """Runs both checks below, for a task that declares its records."""
   if records := task.data.records:
     check_processes(records)
     check_run(workdir, records)
 
 
 def check_processes(records: Records) -> None:
-  """Raises Trouble unless all processes call it with the same."""
-  found = [Records(*map(int, row)) for row in gather(records)]
+  """Raises TransientError unless all processes pass the same records."""
+  found = [Records(*map(int, row)) for row in all_gather(records)]
   if other := [i for i, x in enumerate(found) if x != found[0]]:
-    raise Trouble(
+    raise TransientError(
       f'The processes do not see the same data: process 0 has '
       f'{found[0].count} usable records and process {other[0]} '
-      f'{found[other[0]].count}, or other sizes of their images; see that '
+      f'{found[other[0]].count}, or images of other sizes; check that '
       'each host can read all of config.data.path, and delete '
-      'config.data.index_path where it may be of other data.'
+      'config.data.index_path if it may index other data.'
     )
 
 
 def check_run(workdir: epath.Path, records: Records) -> None:
-  """Warns where the run had others before, and notes those that it has."""
+  """Warns if the run had other records before, and stores the current ones."""
   path = workdir / _FILE
-  ours = records._asdict()
+  current = records._asdict()
   before = read_state(path)
-  meet('records.json is read')
+  barrier('records.json is read')
   try:
-    theirs = ours if before is None else parse_json(before)
+    previous = current if before is None else parse_json(before)
   except ValueError as error:
     logging.warning(
       '%s is damaged (%s): whether the data have changed since '
-      'this run began is unknown.',
+      'this run started is unknown.',
       path,
       error,
     )
-    theirs = ours
-  if theirs != ours:
+    previous = current
+  if previous != current:
     logging.warning(
-      'The data have changed since this run began: %s before, %s now. From '
-      'here on examples come in another order, and some again.',
+      'The data have changed since this run started: %s before, %s now. From '
+      'here on the order of examples differs, and some are repeated.',
       printable(before.decode(errors='replace'), 200),
-      json.dumps(ours),
+      json.dumps(current),
     )
   if jax.process_index() == 0:
-    write_atomically(path, json.dumps(ours).encode())
+    write_atomically(path, json.dumps(current).encode())

@@ -1,4 +1,4 @@
-"""Pickles that are interpreted: plain data, what is inert, and the bounds."""
+"""Interpretation of pickles: plain data, inert objects, and bounds."""
 
 import argparse
 import collections
@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from sana_jax.weights import inert, pickled, pickling
-from sana_jax.weights.inert import described, Inert
+from sana_jax.weights import pickled, pickling, safe_pickle
 from sana_jax.weights.pickled import Storage, Tensor
+from sana_jax.weights.safe_pickle import described, Inert
 
 F32 = np.dtype(np.float32)
 
@@ -47,7 +47,7 @@ def plain(rng, depth=4):
 
 
 @pytest.mark.parametrize('protocol', range(6))
-def test_plain_data_is_what_pickle_gives(protocol):
+def test_plain_data_equals_pickle_s_result(protocol):
   rng = random.Random(int(np.random.default_rng().integers(2**31)))
   for _ in range(100):
     value = plain(rng)
@@ -72,7 +72,7 @@ def test_plain_data_is_what_pickle_gives(protocol):
     (slice(3), 'builtins.slice'),
   ],
 )
-def test_what_is_no_plain_data_is_inert(value, name):
+def test_other_objects_are_inert(value, name):
   assert described(load(pickle.dumps(value, 5)).value) == name
 
 
@@ -106,41 +106,41 @@ def test_an_integer_of_over_4300_digits_is_inert(data):
     (b'K\x01Q.', 'storage of another kind'),
   ],
 )
-def test_every_way_to_reach_code_ends_in_a_name(data, name):
+def test_every_reference_to_code_becomes_a_name(data, name):
   assert described(load(data).value) == name
 
 
-def test_names_that_are_not_known_are_kept_and_cut_in_number():
+def test_a_limited_number_of_unknown_names_is_kept():
   names = [f'c{i}\nx\n0' for i in range(50)]
   got = load(''.join(['ctorch\nSize\n0', *names, 'N.']).encode()).names
   assert got == tuple(f'{i}.x' for i in range(20))
 
 
 @pytest.mark.parametrize(
-  'data, said',
+  'data, message',
   [
     (b'\x80\x02(' + b'K\x01t(' * 9 + b'.', 'empty'),
     (b'\x80\x02X\xff\xff\xff\x7fabc.', 'cut short'),
     (b'\x80\x02\x8a\xffabc.', 'cut short'),
     (b'\x8b\xff\xff\xff\xffabc.', 'cut short'),
-    (b'\x80\x02K\x01K\x02R.', 'no function'),
-    (b'cposix\nsystem\nNR.', 'no function'),
-    (b'\x80\x02K\x01K\x02a.', 'no list'),
-    (b'}K\x01K\x02K\x03sa.', 'no dict'),
+    (b'\x80\x02K\x01K\x02R.', 'not a function'),
+    (b'cposix\nsystem\nNR.', 'not a function'),
+    (b'\x80\x02K\x01K\x02a.', 'without a list'),
+    (b'}K\x01K\x02K\x03sa.', 'without a dict'),
     (b'\x80\x02}(K\x01u.', 'keys without values'),
     (b'\x80\x02\xff.', 'no operation'),
-    (b'K\x01K\x02\x93.', 'no text'),
+    (b'K\x01K\x02\x93.', 'not text'),
     (b'ccollections\nOrderedDict\n](K\x01eq\x00\x85R.', 'keys without values'),
     (b'h\x07.', "'7'"),
-    (b'}b.', 'not there'),
+    (b'}b.', 'missing object'),
     (b'I1' + b'0' * 10**5, 'without'),
     (b'\x80\x02}', 'cut short'),
     (b'.', 'empty'),
     (b'', 'cut short'),
   ],
 )
-def test_a_broken_pickle_is_refused(data, said):
-  with pytest.raises(inert.Refused, match=said):
+def test_a_broken_pickle_is_refused(data, message):
+  with pytest.raises(safe_pickle.Refused, match=message):
     load(data)
 
 
@@ -169,26 +169,26 @@ def doubled(times):
     + b'N.',
   ],
 )
-def test_a_bomb_takes_the_time_of_its_bytes(data):
+def test_the_time_is_linear_in_the_size_of_a_pickle(data):
   began = time.process_time()
-  with contextlib.suppress(inert.Refused):
+  with contextlib.suppress(safe_pickle.Refused):
     assert len(described(load(data).value)) < 300
   assert time.process_time() - began < 5
 
 
 def test_a_pickle_of_too_many_operations_is_refused(monkeypatch):
-  monkeypatch.setattr(inert, 'MOST_OPERATIONS', 100)
+  monkeypatch.setattr(safe_pickle, 'MOST_OPERATIONS', 100)
   assert load(b'N0' * 49 + b'N.').value is None
-  with pytest.raises(inert.Refused, match='more than 100 operations'):
+  with pytest.raises(safe_pickle.Refused, match='more than 100 operations'):
     load(b'N0' * 50 + b'N.')
 
 
-def test_keys_that_are_no_text_collide_in_one():
+def test_keys_that_are_not_text_share_one_entry():
   got = load(pickle.dumps({1: 2, 'a': 3, (4, 5): 6, 2**61 - 1: 7}, 2)).value
-  assert got == {'a': 3, inert.OTHER_KEYS: 7}
+  assert got == {'a': 3, safe_pickle.OTHER_KEYS: 7}
 
 
-def test_a_number_that_is_no_size_makes_no_tensor():
+def test_a_tensor_with_an_invalid_size_is_inert():
   tensor = Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))
   data = pickling.dumps({'w': tensor}, 'x')
   assert load(data).value == {'x': {'w': tensor}}
@@ -204,7 +204,7 @@ def test_a_number_that_is_no_size_makes_no_tensor():
     assert load(data.replace(old, new)).value == {'x': {'w': pickled.TENSOR}}
 
 
-def test_no_random_pickle_ends_in_anything_but_refused():
+def test_random_pickles_are_read_or_refused():
   rng = np.random.default_rng()
   whole = pickling.dumps(
     {'w': Tensor(Storage(F32, '0', 12), 0, (3, 4), (4, 1))}, 'state_dict'
@@ -213,7 +213,7 @@ def test_no_random_pickle_ends_in_anything_but_refused():
     data = bytearray(whole)
     for place in rng.integers(len(data), size=rng.integers(1, 4)):
       data[place] = rng.integers(256)
-    with contextlib.suppress(inert.Refused):
+    with contextlib.suppress(safe_pickle.Refused):
       load(bytes(data))
 
 

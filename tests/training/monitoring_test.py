@@ -1,4 +1,4 @@
-"""What the loop and the report tell the watch comes back on a line."""
+"""The monitor turns events of the loop and the report into logged metrics."""
 
 import itertools
 import threading
@@ -10,12 +10,12 @@ import pytest
 
 from sana_jax.objectives.levels import Levels
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.training.watch import Watch
+from sana_jax.training.monitoring import Monitor
 
 
 @pytest.fixture
 def make(toy, tmp_path):
-  """A watch of the toy, and its endless batches."""
+  """A monitor of the toy, and its endless batches."""
 
   def made(stall_minutes=0.0, divergence_factor=0.0):
     task = toy.Toy()
@@ -27,7 +27,7 @@ def make(toy, tmp_path):
     )
     mesh = make_mesh({'data': -1})
     planned = toy.planned(mesh, optax.sgd(0.1))
-    watch = Watch(epath.Path(tmp_path), config, task.make(), planned, mesh)
+    watch = Monitor(epath.Path(tmp_path), config, task.make(), planned, mesh)
     return watch, itertools.repeat({'x': task.rows[:16]})
 
   return made
@@ -75,7 +75,7 @@ def test_divergence_is_logged(make, caplog):
   ]
 
 
-def test_a_watchdog_runs_if_asked_for_and_ends_with_the_watch(make):
+def test_a_watchdog_runs_if_configured_and_ends_with_the_monitor(make):
   count = lambda: sum(t.name == 'watchdog' for t in threading.enumerate())
   for minutes, dogs in ((0.0, 0), (10.0, 1)):
     with make(stall_minutes=minutes)[0]:

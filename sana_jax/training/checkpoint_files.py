@@ -1,9 +1,9 @@
-"""What a checkpoint holds, read from its files alone: no devices, no mesh.
+"""Contents of a checkpoint, read from its files without devices or a mesh.
 
-A run reads back what it has saved before it lets go of what was there, and
-`sana-jax export` reads weights while a run goes on. Checksums are those of
-checkpoints.py, in numpy: sums over chunks of the files, so that processes read
-a part each and add them up.
+A run reads a checkpoint back before it deletes older ones, and `sana-jax
+export` reads weights during a run. Checksums are those of checkpoints.py, in
+numpy: sums over chunks of the files, so that each process reads a part and the
+parts are added.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +23,13 @@ from sana_jax.errors import UserError
 from sana_jax.tree import leaves
 from sana_jax.typing import PyTree
 
-LAYOUT = 2  # Of a workdir; 1 had params that do not train, and one optimizer.
+LAYOUT = 2  # Of a workdir; 1 had frozen params too, and one optimizer.
 STATE, DATA, ABOUT = 'state', 'data', 'about'  # Folders of a checkpoint.
-_JSON = 'metadata'  # What orbax calls the file in the last two.
+_JSON = 'metadata'  # Orbax's name of the file in the last two.
 
 
 def steps(folder: epath.Path) -> list[int]:
-  """Steps of the checkpoints of a run that are whole, in order."""
+  """Steps of the complete checkpoints of a run, in order."""
   return [
     step
     for step in named(folder)
@@ -38,10 +38,10 @@ def steps(folder: epath.Path) -> list[int]:
 
 
 def named(folder: epath.Path) -> list[int]:
-  """Steps that names in the folder stand for, in order.
+  """Steps named in the folder, in order.
 
-  On a disk whatever has the name, which orbax renames once it is whole; a
-  bucket has no renaming of folders, and a file marks those that are whole.
+  On a disk any entry counts, as orbax renames complete folders to that name; a
+  bucket cannot rename folders, and a file marks the complete ones.
   """
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   return sorted(
@@ -61,7 +61,7 @@ def step_of(name: str) -> int | None:
 
 
 def read(path: epath.Path) -> bytes:
-  """Content of a file; of a disk's, without waiting for a fifo."""
+  """Content of a file; does not block on a local fifo."""
   if is_remote(path):
     return path.read_bytes()
   with files.open_regular(path) as file:
@@ -69,9 +69,9 @@ def read(path: epath.Path) -> bytes:
 
 
 def check_kinds(checkpoint: epath.Path) -> None:
-  """Raises ValueError where a checkpoint of a disk holds a fifo or a device.
+  """Raises ValueError if a local checkpoint holds a fifo or a device.
 
-  Orbax and TensorStore would wait for it.
+  Orbax and TensorStore would block on it.
   """
   if is_remote(checkpoint):
     return
@@ -87,39 +87,39 @@ def check_kinds(checkpoint: epath.Path) -> None:
 
 
 def names(tree: PyTree) -> list[str]:
-  """Of the leaves, as the files have them: 'params.blocks.qkv.kernel'."""
+  """Names of the leaves in the files, such as 'params.blocks.qkv.kernel'."""
   return list(leaves(tree, '.'))
 
 
 def read_json(checkpoint: epath.Path, item: str) -> Any:
-  """Of `data` or `about`."""
+  """Content of the item `data` or `about`."""
   return files.parse_json(read(checkpoint / item / _JSON))
 
 
 def base_of(about: dict[str, Any]) -> dict[str, Any] | None:
-  """Where the base of a partial run comes from; ValueError for what is no base.
+  """Origin of the base of a partial run; ValueError if it is invalid.
 
-  None where all trains, or in another layout.
+  None if everything is trainable, or in another layout.
   """
   base = about.get('base')
   if base is not None and set(base) != {'init_from', 'checksum', 'seed'}:
-    raise ValueError('it does not tell its base')
+    raise ValueError('it has no valid base')
   return base
 
 
 def check_layout(checkpoint: epath.Path, about: dict[str, Any]) -> None:
-  """Raises UserError where another version of the package wrote it."""
+  """Raises UserError if another version of the package wrote it."""
   if (layout := about.get('layout', 1)) != LAYOUT:
     raise UserError(
       f'{checkpoint} has layout {layout!r}, of version '
       f'{about.get("version", "0.1.0 or older")!r}, and this version reads '
-      f'layout {LAYOUT}: export the model with that version and begin anew '
-      'from it, with --config.init_from and another --workdir.'
+      f'layout {LAYOUT}: export the model with that version and start a new '
+      'run from it, with --config.init_from and another --workdir.'
     )
 
 
 def open_array(checkpoint: epath.Path, name: str) -> ts.TensorStore:
-  """An array of the state; nothing of it is read yet."""
+  """An array of the state, opened but not yet read."""
   base = str(checkpoint / STATE)
   return ts.open(
     {
@@ -139,9 +139,9 @@ def checksums(
   part: int = 0,
   parts: int = 1,
 ) -> Iterator[int]:
-  """Of each leaf, over every `parts`-th of its chunks, from `part` on.
+  """Checksums of leaves, over every `parts`-th chunk from `part` on.
 
-  Modulo 2^32, those of all parts add up to the leaf's.
+  Modulo 2^32, the sums of all parts add up to the leaf's checksum.
   """
   for name in leaves:
     array = open_array(checkpoint, name)
@@ -156,7 +156,7 @@ def checksums(
 def checksum(
   x: np.ndarray, start: Sequence[int] = (), shape: Sequence[int] = ()
 ) -> int:
-  """Of an array, or of the block of an array of `shape` from `start` on."""
+  """Checksum of an array, or of a block at `start` of an array of `shape`."""
   x = np.asarray(x)
   index = np.zeros((), np.uint32)  # In row-major order; it may wrap.
   for first, size, count in itertools.zip_longest(
@@ -170,7 +170,7 @@ def checksum(
 
 
 def _chunks(array):
-  """The regions that lie in one piece of a file each."""
+  """Regions of an array, one for each chunk of its file."""
   sizes = array.chunk_layout.read_chunk.shape or ()
   for corner in itertools.product(
     *(range(0, n, c) for n, c in zip(array.shape, sizes))

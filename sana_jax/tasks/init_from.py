@@ -1,10 +1,10 @@
-"""What a run starts from: the parameters of a model folder.
+"""Initial parameters from a model folder.
 
     config.init_from -> transformer/, vae/ or text_encoder/ -> shards
 
-Weights go straight to the devices that hold them. Step 0 reads them, and each
-start of a run of which a part does not train; else a run that goes on takes its
-parameters from its checkpoint, and the folder may be gone by then.
+Weights are loaded directly to the devices that hold their shards. The folder is
+read at step 0, and at each start of a run with frozen parameters; other runs
+resume from their checkpoint alone, and the folder may be deleted by then.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 
-# Fields that change neither parameters nor what they mean: a stage at another
-# size has another position embedding, which is computed.
+# Fields that change neither the parameters nor their meaning: a stage at
+# another size has another position embedding, which is computed.
 FREE = (
   'attention_eps',
   'control_after',
@@ -48,13 +48,13 @@ def start(
   under: str = '',
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
 ) -> Start:
-  """A start from a model folder's `part`.
+  """A Start from a model folder's `part`.
 
   Args:
-    module: the task's own, which the folder's must be.
-    kept: fields of FREE that must be the same all the same.
-    under: the key of the parameters that the folder has; '' for all of them.
-    more: the folder -> what else differs.
+    module: the task's module, which the folder's must equal.
+    kept: fields of FREE that must be equal nevertheless.
+    under: the key of the folder's parameters; '' if they are all parameters.
+    more: folder -> further differences.
   """
 
   def check(name: str) -> None:
@@ -76,15 +76,15 @@ def compare(
   kept: Sequence[str] = (),
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
 ) -> None:
-  """Raises UserError unless the folder's model is `module`; see `start`."""
+  """Raises UserError unless the folder's model equals `module`; see `start`."""
   folder = hub.find(name)
-  theirs = _fields(folders.describe(folder, part))
-  ours = _fields(module)
+  folder_fields = _fields(folders.describe(folder, part))
+  module_fields = _fields(module)
   free = set(FREE) - set(kept)
   differ = [
-    f'{key} is {theirs[key]!r} there and {value!r} here'
-    for key, value in ours.items()
-    if key not in free and value != theirs[key]
+    f'{key} is {folder_fields[key]!r} there and {value!r} here'
+    for key, value in module_fields.items()
+    if key not in free and value != folder_fields[key]
   ]
   if differ := differ or more(folder):
     raise UserError(
@@ -94,7 +94,7 @@ def compare(
 
 
 def _fields(module) -> dict[str, Any]:
-  """Fields by name; tuples and lists are alike."""
+  """Fields by name, with tuples as lists."""
   fields = folders.module_fields(module)
   del fields['dtype']
   return parse_json(json.dumps(fields))

@@ -1,12 +1,12 @@
-"""Big pictures decoded in strips of rows, without seams: the untiled picture.
+"""Decoding of large pictures in strips of rows, equal to the untiled decode.
 
-Convolutions see a few rows beyond a strip, so each strip is computed with as
-many more rows of its neighbours, which are then cut off. Attention sees all
-rows, but only through a state that is a sum over them: a first pass over the
-strips adds it up, a second one reads it. The stages without attention, which
-hold most of the memory, run from end to end in each strip.
+The receptive field of convolutions exceeds a strip by a few rows, so each strip
+is computed with that halo of its neighbours, which is then cut off. Attention
+depends on all rows, but only through a state that is a sum over them: a first
+pass over the strips accumulates it, a second one reads it. The stages without
+attention, which hold most of the memory, run back to back in each strip.
 
-On several devices no strips are needed: a mesh with a `sequence` axis splits
+On several devices no strips are needed: a mesh with a `sequence` axis shards
 the rows (models/autoencoders/dc_ae/coder.py).
 """
 
@@ -24,19 +24,19 @@ from sana_jax.models.autoencoders.dc_ae import DCAE, resampling
 from sana_jax.models.autoencoders.dc_ae.blocks import ResBlock
 from sana_jax.typing import Array, Float, PyTree
 
-# Of the stages without attention: what all of them see is far more than what
-# the three finest do, which hold 98 % of the memory.
+# Stages run back to back: the halo of all stages without attention is far
+# larger than that of the three finest, which hold 98 % of the memory.
 _FINEST = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Strips:
-  """Pixels of height that are decoded at once; less memory, more overlap."""
+  """Height in pixels of a strip; smaller ones save memory and overlap more."""
 
   size: int = 256
 
   def latent(self, compression: int) -> int:
-    """The same in latents; UserError unless it is a whole number."""
+    """The height in latents; UserError unless it is an integer."""
     if self.size < compression or self.size % compression:
       raise UserError(
         f'Strips of {self.size} px do not fit the autoencoder; '
@@ -52,9 +52,9 @@ def decode(
   latents: Float[Array, 'b y x c'],
   strips: Strips = Strips(),
 ) -> Float[Array, 'b y2 x2 3']:
-  """Images of unscaled latents, equal to `model.decode` to rounding.
+  """Images of unscaled latents, equal to `model.decode` up to rounding.
 
-  Raises UserError for another autoencoder: how far its layers see is unknown.
+  Raises UserError for another autoencoder, of unknown receptive field.
   """
   if not isinstance(model, DCAE):
     raise UserError(
@@ -76,7 +76,7 @@ def decode(
         x,
         rows << (last - s),
       )
-  level = min(local, last)  # The latents have the sides of stage `last`.
+  level = min(local, last)  # The latents have the size of stage `last`.
   return in_strips(
     lambda x: decoder.apply(variables, x, first=local - 1),
     x,
@@ -93,10 +93,10 @@ def in_strips(
   reach: int,
   scale: int = 1,
 ) -> Float[Array, 'b y2 x2 d']:
-  """run(x), `rows` rows of x at a time.
+  """run(x), computed for `rows` rows of x at a time.
 
-  `run` gives `scale` rows for each row of its input, out of those at most
-  `reach` rows away.
+  `run` returns `scale` rows for each row of its input, which depend on rows at
+  most `reach` away.
   """
   windows = _Windows(x.shape[1], rows, reach)
   shape = jax.eval_shape(run, x)
@@ -115,10 +115,10 @@ def in_strips(
 
 
 class _Windows:
-  """Windows of one size, each with its own rows and what they see.
+  """Windows of one size, each with its own rows and their halo.
 
-  At the picture's edge a window is moved inwards, and ends where the picture
-  does: there, the zeros around it are those of the whole picture.
+  At the edge a window is moved inwards to end with the picture, so that its
+  zero padding there is that of the whole picture.
   """
 
   def __init__(self, height, rows, reach):
@@ -127,18 +127,18 @@ class _Windows:
     self.count = -(-height // self.rows)
 
   def place(self, i):
-    """(first own row, first row of the window)."""
+    """(first own row, first row of the window) of window i."""
     start = jnp.minimum(i * self.rows, self.height - self.rows)
     return start, jnp.clip(start - self.reach, 0, self.height - self.size)
 
   def own(self, i):
-    """Which rows of the window are its own, and of none before it."""
+    """Mask of the rows that belong to window i and to no earlier one."""
     row = self.place(i)[1] + jnp.arange(self.size)
     return (row >= i * self.rows) & (row < (i + 1) * self.rows)
 
 
 def _part(module, variables, x, rows):
-  """One module of a stage that has attention; `rows` of what it makes."""
+  """Output of one module of a stage with attention, `rows` at a time."""
   run = lambda x: module.apply(variables, x)
   if isinstance(module, resampling.Up):
     return in_strips(run, x, rows // 2, 1, 2)
@@ -154,7 +154,7 @@ def _part(module, variables, x, rows):
 
 
 def _attention_state(block, variables, x, rows, reach):
-  """What the queries of the whole picture see, added up over its strips."""
+  """Attention state of the whole picture, summed over its strips."""
   windows = _Windows(x.shape[1], rows, reach)
 
   def of(i):
@@ -168,7 +168,7 @@ def _attention_state(block, variables, x, rows, reach):
       states.append(linear_attention.state(jnp.where(own, k, 0), v))
       return v
 
-    block.apply(variables, window, attend=note)  # Its result is not computed.
+    block.apply(variables, window, attend=note)  # The result is unused.
     return states[0]
 
   zero = jax.tree.map(
@@ -180,7 +180,7 @@ def _attention_state(block, variables, x, rows, reach):
 
 
 def _local_stages(decoder):
-  """How many stages, from the finest on, run from end to end in a strip."""
+  """Number of stages, from the finest on, that run back to back in a strip."""
   most = min(_FINEST, len(decoder.blocks))
   for s in range(most):
     if decoder.depths[s] and decoder.blocks[s] != 'ResBlock':
@@ -189,8 +189,8 @@ def _local_stages(decoder):
 
 
 def _reach(decoder, local):
-  """Rows of the input of the last `local` stages that an output row sees."""
-  reach = 1  # Of conv_out, also where it doubles the sides.
+  """Receptive field of the last `local` stages, in rows of their input."""
+  reach = 1  # Of conv_out, also if it doubles the size.
   for s in range(local):
     reach += 2 * decoder.depths[s]
     if any(name == 'up_0' for name, _ in decoder.parts(s)):
@@ -199,7 +199,7 @@ def _reach(decoder, local):
 
 
 def _of(variables, *path):
-  """The variables of a module inside, of every collection that has some."""
+  """The variables of a submodule, in every collection that has some."""
   out = {}
   for name, tree in variables.items():
     for key in path:

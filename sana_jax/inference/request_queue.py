@@ -1,7 +1,7 @@
-"""The queue of the demo: one request is drawn at a time, in order of arrival.
+"""Request queue of the demo: one request is drawn at a time, in order.
 
 The page and the JSON interface share it. A request leaves it however it ends:
-drawn, refused, stopped by its owner, or cancelled because its client is gone.
+drawn, rejected, stopped by its owner, or cancelled by a disconnect.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class Full(UserError):
 
 
 class Stopped(Exception):
-  """The owner of a request stopped it or is gone."""
+  """The owner of a request stopped it or disconnected."""
 
 
 class _Turn:
@@ -33,10 +33,10 @@ class _Turn:
     self.moved = asyncio.Event()
 
 
-class Line:
-  """A queue of at most `most` requests, the one being drawn included.
+class RequestQueue:
+  """A queue of at most `most` requests, including the one being drawn.
 
-  All methods but `close` belong to the thread of the event loop.
+  All methods except `close` must be called on the event loop's thread.
   """
 
   def __init__(self, most: int):
@@ -54,14 +54,14 @@ class Line:
     owner: str = '',
     on_place: Callable[[int, int], None] = lambda place, length: None,
   ) -> T:
-    """Result of `work(stop)`, which runs on the drawing thread.
+    """Result of `work(stop)`, run on the drawing thread.
 
     Args:
-      work: raises Stopped soon after `stop` is set.
-      on_place: gets the place in the queue and its length, while waiting.
+      work: must raise Stopped soon after `stop` is set.
+      on_place: called with the place in the queue and its length while waiting.
 
     Raises:
-      Full: before anything is done.
+      Full: the queue is full; nothing was done.
       Stopped: `leave` was called for the owner, or the queue was closed.
     """
     if len(self._turns) >= self.most:
@@ -91,7 +91,7 @@ class Line:
         turn.moved.set()
 
   def close(self, seconds: float) -> bool:
-    """Stops all requests; returns whether the thread is idle in that time."""
+    """Stops all requests; returns whether the thread is idle in time."""
     for turn in list(self._turns):
       turn.stop.set()
     self._thread.shutdown(wait=False, cancel_futures=True)
@@ -106,6 +106,6 @@ class Line:
       self._work = self._thread.submit(context.run, work, stop)
     except RuntimeError as e:  # The thread was shut down.
       raise Stopped from e
-    # Cancelling this awaitable drops work that waits for the thread; work that
-    # runs ends at its next look at `stop`.
+    # Cancelling this awaitable drops work queued for the thread; running work
+    # ends at its next check of `stop`.
     return await asyncio.wrap_future(self._work)

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from sana_jax.data.remembered import remembered, TROUBLE
+from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def ask(cache, made, key='k', size=3):
     made.append(key)
     return {'a': np.arange(size), 'b': np.asarray('text')}
 
-  return remembered(cache, key, make)
+  return cached_arrays(cache, key, make)
 
 
 @pytest.mark.parametrize('size', [3, 2**18])
@@ -36,7 +36,7 @@ def test_without_a_cache_nothing_is_written(tmp_path, monkeypatch, made, cache):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_cut_short_later_harms_nothing(tmp_path, made):
+def test_arrays_stay_valid_if_their_file_is_truncated_later(tmp_path, made):
   arrays = ask(tmp_path, made, size=2**18)
   arrays = ask(tmp_path, made, size=2**18)
   for file in tmp_path.iterdir():
@@ -46,7 +46,7 @@ def test_a_file_that_is_cut_short_later_harms_nothing(tmp_path, made):
 
 
 @pytest.mark.parametrize('harm', ['empty', 'no zip', 'cut', 'flipped'])
-def test_damaged_files_are_made_again(tmp_path, made, harm):
+def test_damaged_entries_are_recomputed(tmp_path, made, harm):
   ask(tmp_path, made, size=2**18)
   (file,) = tmp_path.iterdir()
   data = bytearray(file.read_bytes())
@@ -60,7 +60,7 @@ def test_damaged_files_are_made_again(tmp_path, made, harm):
   assert made == ['k', 'k']
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(
+def test_a_folder_that_cannot_be_written_causes_a_warning(
   tmp_path, made, caplog
 ):
   (tmp_path / 'file').write_text('')
@@ -72,21 +72,21 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
   assert 'cannot be written' in caplog.text
 
 
-def test_without_a_folder_nothing_is_kept(made):
+def test_without_a_folder_nothing_is_stored(made):
   ask(None, made)
   ask(None, made)
   assert made == ['k', 'k']
 
 
 @pytest.mark.parametrize('cache', [True, False])
-def test_what_trouble_hid_is_asked_for_again(tmp_path, caplog, cache):
-  trouble = [[False, True, True], [False] * 3, None]
+def test_arrays_with_failed_reads_are_not_stored(tmp_path, caplog, cache):
+  failures = [[False, True, True], [False] * 3, None]
 
   def make():
-    return {'a': np.arange(3), TROUBLE: np.asarray(trouble.pop(0))}
+    return {'a': np.arange(3), FAILED_READS: np.asarray(failures.pop(0))}
 
   for _ in range(2):
-    assert list(remembered(tmp_path if cache else None, 'k', make)) == ['a']
+    assert list(cached_arrays(tmp_path if cache else None, 'k', make)) == ['a']
   assert '2 reads failed' in caplog.text
   if cache:
-    remembered(tmp_path, 'k', make)
+    cached_arrays(tmp_path, 'k', make)

@@ -1,4 +1,4 @@
-"""How a run ends: its model is exported, if enough updates were finite."""
+"""End of a run: exports the model, if enough updates were finite."""
 
 from absl import logging
 from etils import epath
@@ -6,17 +6,17 @@ import jax
 import ml_collections
 
 from sana_jax.errors import UserError
-from sana_jax.sharding.mesh import alone
-from sana_jax.sharding.mesh import whole as on_host
+from sana_jax.sharding.mesh import local_mesh
+from sana_jax.sharding.mesh import to_host as on_host
 from sana_jax.training import pictures
-from sana_jax.training.state import TrainState, whole
+from sana_jax.training.state import merge, TrainState
 from sana_jax.training.task import Task
-from sana_jax.training.workdir import meet, new_folder
+from sana_jax.training.workdir import barrier, new_folder
 from sana_jax.typing import Params
 
 
 class SkippedUpdates(UserError):
-  """Too many updates of a run that is done were skipped: it has no model."""
+  """Too many updates of a finished run were skipped to export a model."""
 
   exit_code = 1
 
@@ -28,29 +28,29 @@ def finish(
   workdir: epath.Path,
   config: ml_collections.ConfigDict,
 ) -> bool:
-  """Exports the model after the last step; whether that is done.
+  """Exports the model after the last step; False if the run was stopped.
 
   Raises SkippedUpdates.
   """
   if int(state.step) < config.num_steps:
     logging.warning(
-      'Stopped by SIGTERM; step %d is saved, and the same command goes on '
+      'Stopped by SIGTERM; step %d is saved, and the same command resumes '
       'from there.',
       state.step,
     )
     return False
   check_skipped(task, state, config.max_skipped_fraction, workdir)
-  export(task, whole(state.weights, state.extra, base), workdir)
+  export(task, merge(state.weights, state.extra, base), workdir)
   return True
 
 
 def check_skipped(
   task: Task, state: TrainState, limit: float, workdir: epath.Path
 ) -> None:
-  """Logs how many updates were skipped, in all runs of the workdir together.
+  """Logs how many updates were skipped, over all runs of the workdir.
 
-  Raises SkippedUpdates where that is more than `limit` of those that a player
-  tried: what few updates made of the weights is not taken for a trained model.
+  Raises SkippedUpdates if they exceed the fraction `limit` of the updates of a
+  player: weights after few updates do not count as a trained model.
   """
   skipped, tried = max(
     (
@@ -72,18 +72,18 @@ def check_skipped(
   there = f' ({model} is of an earlier, shorter run)' if model.exists() else ''
   raise SkippedUpdates(
     f'{count}, more than max_skipped_fraction={limit} allows: the state is '
-    f'saved, and no model is exported{there}. Look at the data and lower '
+    f'saved, and no model is exported{there}. Check the data and lower '
     'optimizer.learning_rate; `sana-jax export` writes the weights as they '
     'are, and so does the same command with a higher max_skipped_fraction.'
   )
 
 
 def export(task: Task, params: Params, workdir: epath.Path) -> None:
-  """The loss curve and workdir/model, whole or not."""
+  """Writes the loss curve and, atomically, workdir/model."""
   params = jax.tree.map(on_host, params)
   if jax.process_index() == 0:
     pictures.save_loss_curve(workdir, task.name)
-    with jax.set_mesh(alone()), new_folder(workdir / 'model') as part:
+    with jax.set_mesh(local_mesh()), new_folder(workdir / 'model') as part:
       task.export(params, part)
     logging.info('The model is in %s.', workdir / 'model')
-  meet('the model is exported')
+  barrier('the model is exported')

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sana_jax.inference.line import Full, Line, Stopped
+from sana_jax.inference.request_queue import Full, RequestQueue, Stopped
 
 SECONDS = 20.0
 
@@ -25,7 +25,7 @@ async def started(line, work, **kwargs):
 
 def test_requests_run_one_at_a_time_in_order():
   async def run():
-    line, order, running = Line(8), [], threading.Lock()
+    line, order, running = RequestQueue(8), [], threading.Lock()
 
     def work(number):
       with running:  # Not reentrant: a second thread would be seen.
@@ -41,7 +41,7 @@ def test_requests_run_one_at_a_time_in_order():
 
 def test_places_are_reported_while_a_request_waits():
   async def run():
-    line, seen, go = Line(3), [], threading.Event()
+    line, seen, go = RequestQueue(3), [], threading.Event()
     tasks = [
       await started(
         line,
@@ -60,7 +60,7 @@ def test_places_are_reported_while_a_request_waits():
 
 def test_a_full_queue_refuses_and_serves_again_when_one_has_left():
   async def run():
-    line = Line(2)
+    line = RequestQueue(2)
     first = await started(line, until_stopped, owner='a')
     second = await started(line, lambda stop: 'drawn')
     with pytest.raises(Full, match='2 requests'):
@@ -78,7 +78,7 @@ def test_a_full_queue_refuses_and_serves_again_when_one_has_left():
 @pytest.mark.parametrize('how', ['leave', 'cancel'])
 def test_a_request_can_be_stopped_wherever_it_is(how, waiting):
   async def run():
-    line = Line(4)
+    line = RequestQueue(4)
     first = await started(line, until_stopped, owner='first')
     task = first
     if waiting:
@@ -99,7 +99,7 @@ def test_a_request_can_be_stopped_wherever_it_is(how, waiting):
 
 def test_a_failure_leaves_the_queue_usable():
   async def run():
-    line = Line(1)
+    line = RequestQueue(1)
     for _ in range(3):
       with pytest.raises(ZeroDivisionError):
         await line.run(lambda stop: 1 / 0)
@@ -110,7 +110,7 @@ def test_a_failure_leaves_the_queue_usable():
 
 def test_closing_stops_all_and_does_not_wait_for_a_stuck_thread():
   async def run():
-    line, go = Line(3), threading.Event()
+    line, go = RequestQueue(3), threading.Event()
     stuck = await started(line, lambda stop: go.wait(SECONDS))
     waiting = await started(line, lambda stop: 1)
     start = time.monotonic()

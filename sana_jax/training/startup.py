@@ -1,4 +1,4 @@
-"""How a run begins: its checks, its lock, its base, and where it goes on."""
+"""Start of a run: checks, lock, base, and restoring or initializing."""
 
 from collections.abc import Callable
 import contextlib
@@ -13,7 +13,7 @@ from sana_jax import locks
 from sana_jax.backends import preferred
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import batch_rows
-from sana_jax.training import agreement, bases, run_config, saved
+from sana_jax.training import bases, checkpoint_files, dataset_check, run_config
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import silence
@@ -29,11 +29,11 @@ def check_first(
   planned: Plan,
   workdir: epath.PathLike,
 ) -> None:
-  """Raises UserError where config.init_from, if it is read, is another model.
+  """Raises UserError if config.init_from is used and is another model.
 
-  It is read at step 0, and for the base of a run at every start.
+  It is used at step 0, and for the base of a run at every start.
   """
-  begun = saved.steps(resolve(workdir) / 'checkpoints')
+  begun = checkpoint_files.steps(resolve(workdir) / 'checkpoints')
   if config.init_from and (planned.base or not begun):
     task.start.check(config.init_from)
 
@@ -46,11 +46,11 @@ def begin(
   mesh: Mesh,
   planned: Plan,
 ):
-  """Enters what holds for a whole run.
+  """Enters the contexts that last for a whole run.
 
-  Returns its workdir, its lock, its base and where that comes from. Raises
-  UserError where another run has the workdir, or it is of another config, of
-  another base or of other data.
+  Returns its workdir, lock, base and the base's origin. Raises UserError if
+  another run holds the workdir, or the workdir has another config, base or
+  dataset.
   """
   lock = use(hold(workdir))
   use(preferred(config.kernels.to_dict(), 'config.kernels'))
@@ -58,7 +58,7 @@ def begin(
   use(silence('orbax'))
   base, origin = make_base(config, task, workdir, mesh, planned)
   workdir = run_config.claim(workdir, config)
-  agreement.check(workdir, task)
+  dataset_check.check(workdir, task)
   return workdir, lock, base, origin
 
 
@@ -69,9 +69,9 @@ def make_base(
   mesh: Mesh,
   planned: Plan,
 ) -> tuple[Params, dict | None]:
-  """The base, and where it comes from.
+  """The base and its origin.
 
-  Raises UserError where a run in `workdir` began with another.
+  Raises UserError if a run in `workdir` started from another one.
   """
   if not planned.base:
     return {}, None
@@ -79,19 +79,19 @@ def make_base(
   base, origin = bases.make(planned, config, task.start, mesh)
   about, _ = run_config.newest_about(workdir)
   if about is not None:
-    bases.compare(saved.base_of(about), origin)
+    bases.compare(checkpoint_files.base_of(about), origin)
   return base, origin
 
 
 def hold(workdir: epath.PathLike):
-  """The lock of a workdir, held by process 0 for all; a context manager."""
+  """Context manager: the lock of a workdir, held by process 0 for all."""
   return locks.hold(
     locks.within(resolve(workdir)), 'training', '--workdir', shared=True
   )
 
 
 def open_batches(config: ml_collections.ConfigDict, task: Task, mesh: Mesh):
-  """The batches of this process from the first on; a context manager."""
+  """Context manager: the batches of this process, from the first one."""
   return contextlib.closing(
     task.data.batches(
       seed=config.seed,
@@ -102,7 +102,7 @@ def open_batches(config: ml_collections.ConfigDict, task: Task, mesh: Mesh):
 
 
 def check_start(start: int, num_steps: int, workdir: epath.Path) -> None:
-  """Raises UserError where the last step is behind us."""
+  """Raises UserError if the run is already past its last step."""
   if start > num_steps:
     raise UserError(
       f'{workdir} is at step {start} already and num_steps is {num_steps}; '
@@ -116,7 +116,7 @@ def restore(
   checkpoints: Checkpoints,
   cache: LocalCache,
 ) -> TrainState | None:
-  """The newest state of both, with `batches` at its place, if there is one."""
+  """The newest saved state, or None; sets `batches` to its position."""
   return cache.restore(
     shapes, batches, checkpoints.latest_step()
   ) or checkpoints.restore(shapes, batches)
@@ -125,7 +125,7 @@ def restore(
 def first_state(
   config: ml_collections.ConfigDict, task: Task, planned: Plan, mesh: Mesh
 ) -> TrainState:
-  """The state of a run that begins: drawn, or from config.init_from."""
+  """The first state of a run: initialized, or from config.init_from."""
   return planned.init(
     first_key(config.seed), bases.given(config.init_from, task.start, mesh)
   )

@@ -1,7 +1,7 @@
-"""What earlier runs left in a folder of pictures, checked before it is used.
+"""Pictures of earlier runs in a folder, checked before they are used.
 
-Others may have written there: a line of the list that is of another type is
-none, and nothing is read through links or outside the folder.
+The folder is untrusted: lines of the list with other types are ignored, and
+nothing is read through links or outside the folder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ _MOST_BYTES = 2**22  # Of a line: two prompts, escaped.
 
 
 class Picture(NamedTuple):
-  """One file to make, and all that decides its pixels.
+  """One file to make, and everything that determines its pixels.
 
-  `found` names what is known of it only when it is made, such as its score.
+  `found` names metadata that is known only once it is made, such as its score.
   """
 
   file: str
@@ -41,16 +41,16 @@ def check_places(file: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def check_free(path: pathlib.Path) -> None:
-  """Raises UserError where a folder stands in the place of a file."""
+  """Raises UserError if a folder is in the place of a file."""
   if path.is_dir() and not path.is_symlink():
     raise UserError(
-      f'{path} is a folder, where a file is to go; move it away '
-      'or choose another --out.'
+      f'{path} is a folder, where a file is to be written; move it '
+      'away or choose another --out.'
     )
 
 
 def read_list(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Objects of a JSON-lines file; what else is in it is left out."""
+  """Objects of a JSON-lines file; other lines are skipped."""
   if not path.is_file():
     return
   with open_regular(path) as file:
@@ -58,12 +58,12 @@ def read_list(path: pathlib.Path) -> Iterator[dict[str, Any]]:
       for _, line, whole in lines(file, _MOST_BYTES):
         if whole and (value := _object(line)) is not None:
           yield value
-    except ValueError:  # A line without end.
+    except ValueError:  # An endless line.
       return
 
 
 def describes(line: Mapping[str, Any], picture: Picture) -> bool:
-  """Whether a line has what is known of a picture, each of its type."""
+  """Whether a line has the metadata of a picture, with the right types."""
   types = picture.about | {k: 0 for k in picture.found if k in line}
   needed = {'prompt', 'number'} & {*picture.about, *picture.found}
   return needed <= set(line) and all(
@@ -71,13 +71,13 @@ def describes(line: Mapping[str, Any], picture: Picture) -> bool:
   )
 
 
-class Kept:
+class ExistingPictures:
   """Pictures in a folder and its shards.
 
   Attributes:
-    loose: names in the folder where single pictures are.
+    loose: names of single pictures in the folder.
     inside: the shard of each picture that is in one.
-    damaged: names of what cannot be used.
+    damaged: names of damaged files.
   """
 
   def __init__(
@@ -96,7 +96,7 @@ class Kept:
           self.damaged.append(shard)
 
   def holds(self, file: str) -> bool:
-    """Whether a picture is there and looks whole."""
+    """Whether a picture exists and appears complete."""
     if file in self.inside:
       return True
     if file not in self.loose:
@@ -107,7 +107,7 @@ class Kept:
     return False
 
   def drop(self, file: str) -> None:
-    """Forgets a picture that turned out to be damaged."""
+    """Removes a picture that turned out to be damaged."""
     self.inside.pop(file, None)
     self.damaged.append(file)
 

@@ -1,4 +1,4 @@
-"""Processes of one run that take a lock together: process 0 holds it."""
+"""The processes that share a lock; process 0 holds it."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,7 +9,7 @@ import numpy as np
 
 from sana_jax.files import parse_json
 
-_BYTES = 2**14  # Of what is broadcast.
+_BYTES = 2**14  # Size of a broadcast message.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Processes:
   """The processes of jax.distributed.
 
   Attributes:
-    handle_sigterm: JAX itself listens for the signal, to stop all of them.
+    handle_sigterm: whether JAX handles the signal, to stop all of them.
   """
 
   index: int = 0
@@ -25,7 +25,7 @@ class Processes:
   handle_sigterm: bool = False
 
   def broadcast(self, status: Mapping[str, Any]) -> dict[str, Any]:
-    """The status of process 0, for all of them."""
+    """Returns the status of process 0 in all processes."""
     if self.count == 1:
       return dict(status)
     from jax.experimental import multihost_utils
@@ -36,19 +36,19 @@ class Processes:
     block = np.asarray(multihost_utils.broadcast_one_to_all(block))
     return parse_json(block.tobytes().rstrip(b'\0'))
 
-  def meet(self, where: str) -> None:
-    """Blocks until every process has reached it."""
+  def barrier(self, name: str) -> None:
+    """Blocks until every process has reached the barrier."""
     if self.count > 1:
       from jax.experimental import multihost_utils
 
-      multihost_utils.sync_global_devices(where)
+      multihost_utils.sync_global_devices(name)
 
 
-ALONE = Processes()
+SINGLE = Processes()
 
 
-def processes() -> Processes:
-  """All of jax.distributed, whose backends are started if need be."""
+def current() -> Processes:
+  """All processes of jax.distributed; initializes its backends if necessary."""
   import jax
 
   count = jax.process_count()

@@ -1,9 +1,8 @@
-"""metrics.jsonl: one object a log interval, each step once.
+"""metrics.jsonl: one object per log interval, each step once.
 
-A local file gets its lines at once. An object in a bucket cannot grow and is
-written whole, so that a line each few seconds would send the file over and over
-while the devices wait: there a thread writes what is new once a minute, and
-`sync` what must lie there before a checkpoint does.
+A local file is appended to immediately. An object in a bucket cannot be
+appended to, and rewriting it at each line would stall the devices: there a
+thread rewrites it once a minute, and `sync` before each checkpoint.
 """
 
 from collections.abc import Callable
@@ -25,8 +24,8 @@ from sana_jax.training.workdir import (
 )
 
 
-class Lines:
-  """The file of a run that goes on after a step; process 0's alone."""
+class JsonlLog:
+  """The file of a run resumed after a step; for process 0 only."""
 
   def __init__(
     self,
@@ -35,16 +34,17 @@ class Lines:
     every_seconds: float = 60.0,
     may_write: Callable[[], bool] = lambda: True,
   ):
-    """Drops lines of steps after `last_step`, and what is no line.
+    """Drops lines of steps after `last_step`, and invalid lines.
 
-    Once `may_write` is False, another run's file is left alone.
+    Nothing is written once `may_write` returns False: the workdir then belongs
+    to another run.
     """
     kept = [x for x in read_lines(path) if x['step'] <= last_step]
-    # Seconds that training had taken at the last line kept.
+    # Training time in seconds at the last line kept.
     self.seconds = (kept[-1].get('seconds') if kept else None) or 0.0
     self._path, self._may_write = path, may_write
     self._lines = [json.dumps(x) + '\n' for x in kept]
-    self._written = -1  # So many of them; none, and there is no file yet.
+    self._written = -1  # Number of lines in the file; -1: no file yet.
     self._one_writes = threading.Lock()
     self._closed = threading.Event()
     self._thread = None
@@ -56,7 +56,7 @@ class Lines:
       self._thread.start()
 
   def append(self, line: dict[str, Any]) -> None:
-    """Raises UserError where the disk fails; a bucket is written later."""
+    """Appends a line, to a bucket later; UserError if the disk fails."""
     text = json.dumps(line) + '\n'
     if self._thread is None:
       with writing(self._path), self._path.open('a') as file:
@@ -65,13 +65,13 @@ class Lines:
       self._lines.append(text)
 
   def sync(self) -> None:
-    """Returns when all lines are written; raises UserError if they cannot."""
+    """Writes all lines; UserError if that fails."""
     with self._one_writes:
       lines = list(self._lines)
       if not self._may_write():
         return
       if self._written == len(lines):
-        if self._thread is None:  # They are there, but for a power failure.
+        if self._thread is None:  # Written, but not yet safe from power loss.
           with writing(self._path), self._path.open('rb') as file:
             os.fsync(file.fileno())
         return
@@ -79,7 +79,7 @@ class Lines:
       self._written = len(lines)
 
   def close(self) -> None:
-    """Writes what is left; a failure is a warning, as `sync` came before."""
+    """Writes the remaining lines; logs a failure, which `sync` raises."""
     if self._thread is not None:
       self._closed.set()
       self._thread.join()
@@ -97,12 +97,12 @@ class Lines:
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """The objects of the file; what a kill or a disk has damaged is left out."""
+  """The objects of the file, without truncated or damaged lines."""
   found = (read_state(path) or b'').splitlines()
   lines = [line for text in found if (line := _line(text)) is not None]
   if bad := len(found) - len(lines):
     logging.warning(
-      '%s has %d torn or damaged lines of %d, which are left out.',
+      '%s has %d truncated or damaged lines of %d, which are skipped.',
       path,
       bad,
       len(found),
@@ -111,7 +111,7 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def _line(text):
-  """A step and numbers, or None."""
+  """The line as a dict of a step and numbers, or None."""
   try:
     line = parse_json(text)
   except ValueError:
@@ -125,7 +125,7 @@ def _line(text):
 
 
 def _is_number(x):
-  """Null is one that was not finite."""
+  """Whether `x` is a number, or null for one that was not finite."""
   return (
     x is None or type(x) is float or (type(x) is int and -(2**63) <= x < 2**63)
   )

@@ -9,7 +9,7 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.tasks import initial
+from sana_jax.tasks import init_from
 from sana_jax.weights import folder as folders
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
@@ -22,7 +22,7 @@ def model():
 
 def test_every_weight_is_the_files_and_on_its_shards(model):
   mesh = make_mesh({'data': 1, 'fsdp': 4, 'tensor': 2})
-  given = initial.start('transformer', model.module).load(str(FOLDER), mesh)
+  given = init_from.start('transformer', model.module).load(str(FOLDER), mesh)
   wanted = model.variables['params']
   shardings = rules.shardings(wanted, tables.SANA, mesh)
   jax.tree.map(np.testing.assert_array_equal, given, wanted)
@@ -47,11 +47,11 @@ def test_every_weight_is_the_files_and_on_its_shards(model):
   ],
 )
 def test_a_stage_at_another_size_starts_from_it(model, fields):
-  initial.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
+  init_from.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
 
 
 @pytest.mark.parametrize(
-  'fields, said',
+  'fields, message',
   [
     ({'depth': 9}, 'depth is . there and 9 here'),
     (
@@ -62,25 +62,25 @@ def test_a_stage_at_another_size_starts_from_it(model, fields):
     ),
   ],
 )
-def test_another_model_is_told(model, fields, said):
-  with pytest.raises(UserError, match=said):
-    initial.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
+def test_another_model_raises(model, fields, message):
+  with pytest.raises(UserError, match=message):
+    init_from.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
 
 
-def test_what_is_no_folder_is_told(model):
+def test_a_missing_folder_raises(model):
   with pytest.raises(UserError, match='no model folder'):
-    initial.compare('a/b/c', 'transformer', model.module)
+    init_from.compare('a/b/c', 'transformer', model.module)
 
 
 def test_a_part_of_the_parameters_may_be_all_that_a_folder_has(model):
-  start = initial.start('transformer', model.module, under='encoder')
+  start = init_from.start('transformer', model.module, under='encoder')
   given = start.load(str(FOLDER), make_mesh({'data': -1}))
   jax.tree.map(
     np.testing.assert_array_equal, given, {'encoder': model.variables['params']}
   )
 
 
-def test_a_task_without_a_start_says_so(toy, tmp_path):
+def test_a_task_without_a_start_raises(toy, tmp_path):
   with pytest.raises(UserError, match="init_from='shapes': this task starts "):
     toy.run(tmp_path / 'run', init_from='shapes')
   assert not (tmp_path / 'run').exists()

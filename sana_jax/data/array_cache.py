@@ -1,8 +1,7 @@
-"""Arrays that took long to find out, kept on disk under what they follow from.
+"""Disk cache of arrays that are slow to compute, by a JSON key.
 
-A cache that cannot be read is made again; one that cannot be written costs the
-time of making it again, and a line in the log. Arrays are read into memory: a
-file that is mapped and then cut short would end the process with SIGBUS.
+An unreadable entry is recomputed; a failed write is logged. Files are not
+memory-mapped, as truncating a mapped file would end the process with SIGBUS.
 """
 
 from collections.abc import Callable
@@ -21,21 +20,21 @@ from sana_jax.paths import expanded
 from sana_jax.seals import sealed, unsealed
 
 CACHE = '~/.cache/sana_jax/index'
-TROUBLE = 'trouble'
+FAILED_READS = 'failed_reads'
 
 
-def remembered(
+def cached_arrays(
   cache: str | os.PathLike | None,
   key: Any,
   make: Callable[[], dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-  """What `make()` returns, or returned before for the same `key` (of JSON).
+  """Arrays of `make()`, from the cache if it has an entry of the same `key`.
 
-  Without a cache, None or '', nothing is kept; nor is it if `make` counts under
-  TROUBLE what could not be read today, which says nothing of the data.
+  Nothing is stored without a cache (None or ''), or if `make` counts temporary
+  failures under FAILED_READS.
   """
   if not cache:
-    return _told(make())[0]
+    return _without_failures(make())[0]
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
   path = pathlib.Path(expanded(cache)) / f'{digest[:32]}.arrays'
   try:
@@ -43,32 +42,31 @@ def remembered(
   except FileNotFoundError:
     pass
   except (OSError, ValueError) as error:
-    logging.warning('%s is damaged (%s) and made again.', path, error)
-  arrays, trouble = _told(make())
-  if not trouble:
+    logging.warning('%s is damaged (%s) and is recomputed.', path, error)
+  arrays, failed = _without_failures(make())
+  if not failed:
     try:
       _write(path, arrays)
     except OSError as error:
       logging.warning(
-        '%s cannot be written (%s); the data will be scanned '
-        'again the next time.',
+        '%s cannot be written (%s); the data will be scanned again next time.',
         path,
         error,
       )
   return arrays
 
 
-def _told(arrays):
-  """(arrays, how often reading failed), the latter with a line in the log."""
+def _without_failures(arrays):
+  """(other arrays, number of failed reads); logs failures."""
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
-  trouble = int(np.sum(arrays.pop(TROUBLE, 0)))
-  if trouble:
+  failed = int(np.sum(arrays.pop(FAILED_READS, 0)))
+  if failed:
     logging.warning(
-      '%d reads failed; what they would tell is unknown for now '
-      'and asked for again at the next start.',
-      trouble,
+      '%d reads failed; their values are unknown for now '
+      'and are read again at the next start.',
+      failed,
     )
-  return arrays, trouble
+  return arrays, failed
 
 
 def _read(path):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.inference import seamless
-from sana_jax.inference.seamless import Strips
+from sana_jax.inference import strip_decoding
+from sana_jax.inference.strip_decoding import Strips
 from sana_jax.models.autoencoders.dc_ae import DCAE
 from sana_jax.sharding.mesh import make_mesh
 
@@ -95,7 +95,7 @@ def relative_error(got, want):
 def test_strips_give_the_picture_of_one_piece(name, shape, rows):
   model, variables = make(FAMILY[name])
   latents = draw(*shape, 4)
-  got = seamless.decode(model, variables, latents, Strips(8 * rows))
+  got = strip_decoding.decode(model, variables, latents, Strips(8 * rows))
   want = whole(model, variables, latents)
   assert got.shape == want.shape
   assert relative_error(got, want) <= 1e-5
@@ -104,10 +104,10 @@ def test_strips_give_the_picture_of_one_piece(name, shape, rows):
 def test_without_more_rows_there_would_be_seams(monkeypatch):
   model, variables = make(SANA)
   latents = draw(1, 16, 3, 4)
-  monkeypatch.setattr(seamless, '_reach', lambda *_: 0)
-  seamless.decode.clear_cache()
-  got = seamless.decode(model, variables, latents, Strips(16))
-  seamless.decode.clear_cache()
+  monkeypatch.setattr(strip_decoding, '_reach', lambda *_: 0)
+  strip_decoding.decode.clear_cache()
+  got = strip_decoding.decode(model, variables, latents, Strips(16))
+  strip_decoding.decode.clear_cache()
   assert relative_error(got, whole(model, variables, latents)) > 1e-4
 
 
@@ -119,7 +119,7 @@ def test_strips_bound_the_memory():
   )
   one = temporaries(jax.jit(functools.partial(model.apply, method='decode')))
   strips = temporaries(
-    jax.jit(lambda v, x: seamless.decode(model, v, x, Strips(32)))
+    jax.jit(lambda v, x: strip_decoding.decode(model, v, x, Strips(32)))
   )
   assert strips < one / 4
 

@@ -1,22 +1,22 @@
-"""Pickles interpreted by hand: nothing in them is imported or called.
+"""Safe interpreter of pickles, which imports and calls nothing.
 
 A pickle is a program, and Python's unpickler imports and calls what it names.
-Here dicts, lists, tuples, numbers and short text are made, and all else becomes
-`Inert`, which has a name and nothing more, unless the caller knows it.
+This one creates dicts, lists, tuples, numbers and short text; anything else
+becomes an `Inert`, which has only a name, unless the caller handles it.
 
 A `pickle.Unpickler` with its own find_class would be shorter, but its time and
-memory have no bound. It hashes the keys of a dict before any code of ours runs:
-1 MB of nested tuples as a key overflows the stack of the process, 300 bytes of
-a tuple that is doubled 60 times take years. One index of the memo, 8 bytes,
-makes it allocate 16 GB. The bounds here are
+memory are unbounded. It hashes the keys of a dict before any code of ours runs:
+1 MB of nested tuples as a key overflows the stack of the process, and 300 bytes
+of a tuple that is doubled 60 times take years. A single index of the memo, 8
+bytes, makes it allocate 16 GB. The bounds here are
 
   operations   2**20, each of constant time and memory
-  text         1,000 bytes; more is skipped in the file and becomes `Inert`
-  integers     64 bits; more becomes `Inert`
+  text         1,000 bytes; longer text is skipped and becomes `Inert`
+  integers     64 bits; larger ones become `Inert`
   keys         short text only, whose hash Python seeds
 
-Scalars may thus be compared and printed. A dict, list or tuple may hold itself:
-it is never formatted, compared or walked through.
+Scalars may thus be compared and printed. A dict, list or tuple may contain
+itself, so it must not be formatted, compared or traversed.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,17 +28,17 @@ from typing import Any, NamedTuple
 from sana_jax.printable import printable
 
 MOST_OPERATIONS = 2**20  # A tensor takes about 40.
-_MOST_TEXT = 1000  # Bytes of text that is kept.
+_MOST_TEXT = 1000  # Bytes of a text.
 _MOST_LINE = 2**16  # Bytes of an argument that ends with a newline.
-_MOST_NAMES = 20  # Of what was not imported, for a message.
+_MOST_NAMES = 20  # Unknown names stored for a message.
 
 
 class Refused(ValueError):
-  """A pickle that is damaged, or larger than any checkpoint's."""
+  """The pickle is damaged, or larger than that of any checkpoint."""
 
 
 class Inert(NamedTuple):
-  """A function, a class or an object of a file, of which nothing was made."""
+  """Placeholder for a function, a class or an object of a pickle."""
 
   module: str
   name: str
@@ -47,18 +47,18 @@ class Inert(NamedTuple):
     return printable(f'{self.module}.{self.name}'.lstrip('.'), 200)
 
 
-OTHER_KEYS = Inert('', 'keys that are no short text')
+OTHER_KEYS = Inert('', 'keys that are not short text')
 _LONG_TEXT = Inert('', 'long text')
 
 
 class Machine:
-  """A pickle's stack, marks and memo.
+  """Interpreter with a pickle's stack, marks and memo.
 
   Attributes:
-    known: names that `call` or `persistent` know.
-    call: (function, arguments) -> the object that a call stands for.
-    persistent: the object that a persistent id stands for.
-    names: some of the names that are not known.
+    known: names that `call` or `persistent` handle.
+    call: (function, arguments) -> the result of a call.
+    persistent: (persistent id) -> the object.
+    names: some of the unknown names.
   """
 
   def __init__(
@@ -74,7 +74,7 @@ class Machine:
     self.stack, self.below, self.memo, self.names = [], [], {}, {}
 
   def run(self) -> Any:
-    """The value of the pickle that begins here; the file is then behind it.
+    """Reads the pickle at the file's position and returns its value.
 
     Raises Refused.
     """
@@ -100,11 +100,11 @@ class Machine:
       raise Refused(f'a damaged list of tensors, {printable(e, 200)}') from e
 
   def unpacked(self, layout: struct.Struct) -> Any:
-    """A number, the argument of the operation."""
+    """Number that is the argument of the operation."""
     return layout.unpack(self.file.read(layout.size))[0]
 
   def sized(self, layout: struct.Struct, most: int) -> bytes | None:
-    """The argument behind its size; None, and skipped, if longer than most."""
+    """Argument with a size prefix; None, and skipped, if longer than `most`."""
     size, start = self.unpacked(layout), self.file.tell()
     if not 0 <= size <= self.end - start:
       raise ValueError('it is cut short')
@@ -114,21 +114,21 @@ class Machine:
     return None
 
   def line(self, encoding: str = 'utf-8') -> str:
-    """The argument up to a newline."""
+    """Argument up to a newline."""
     line = self.file.readline(_MOST_LINE)
     if not line.endswith(b'\n'):
       raise ValueError('a line without an end')
     return line[:-1].decode(encoding)
 
   def popped_to_mark(self) -> list:
-    """Values that were pushed since the last mark."""
+    """Pops the values since the last mark."""
     items, self.stack = self.stack, self.below.pop()
     return items
 
   def name(self, module: Any, name: Any) -> None:
-    """Pushes what stands for a function or a class."""
+    """Pushes the placeholder of a function or a class."""
     if not (isinstance(module, str) and isinstance(name, str)):
-      raise ValueError('a name that is no text')
+      raise ValueError('a name that is not text')
     named = Inert(module, name)
     if named not in self.known and len(self.names) < _MOST_NAMES:
       self.names[named] = None
@@ -136,7 +136,7 @@ class Machine:
 
 
 def described(value: Any) -> str:
-  """A few words about a value, whatever it holds."""
+  """Short description of a value, without its elements."""
   if isinstance(value, Inert):
     return str(value)
   if value is None or isinstance(value, bool | int | float):
@@ -145,7 +145,7 @@ def described(value: Any) -> str:
 
 
 def as_dict(items: list) -> dict[str | Inert, Any]:
-  """Keys and values in turn; of keys that are no text, the last is kept."""
+  """Dict of alternating keys and values; non-text keys share one entry."""
   if len(items) % 2:
     raise ValueError('keys without values')
   keys = (k if isinstance(k, str) else OTHER_KEYS for k in items[::2])
@@ -209,7 +209,7 @@ def _extend(m, items):
   if isinstance(target, list):
     target += items
   elif not isinstance(target, Inert):
-    raise ValueError('items of no list')
+    raise ValueError('items without a list')
 
 
 def _set(m, items):
@@ -217,7 +217,7 @@ def _set(m, items):
   if isinstance(target, dict):
     target.update(pairs)
   elif not isinstance(target, Inert):
-    raise ValueError('keys of no dict')
+    raise ValueError('keys without a dict')
 
 
 def _setitem(m):
@@ -226,7 +226,7 @@ def _setitem(m):
 
 
 def _put(m, index):
-  # As text: integers that the file chooses can all collide.
+  # Text, because the hashes of integers chosen by the file can all collide.
   m.memo[str(index)] = m.stack[-1]
 
 
@@ -242,12 +242,12 @@ def _stack_global(m):
 def _reduce(m):
   args, function = m.stack.pop(), m.stack.pop()
   if not isinstance(function, Inert) or not isinstance(args, tuple):
-    raise ValueError('a call of what is no function')
+    raise ValueError('a call of a value that is not a function')
   m.stack.append(m.call(function, args))
 
 
 def _new(m):
-  """An instance goes by the name of its class."""
+  """Replaces an instance by the placeholder of its class."""
   m.stack.pop()
   _attributed(m)
 
@@ -264,11 +264,11 @@ def _old_instance(m):
 
 def _attributed(m):
   if not m.stack:
-    raise ValueError('an object that is not there')
+    raise ValueError('a missing object')
 
 
 def _attributes(m):
-  """Attributes of a state dict (its `_metadata`), which are left out."""
+  """Drops the attributes of a state dict (its `_metadata`)."""
   m.stack.pop()
   _attributed(m)
 
@@ -276,7 +276,7 @@ def _attributes(m):
 def _each(
   layouts: Mapping[bytes, str], step: Callable[[Machine, struct.Struct], Any]
 ) -> dict[bytes, Callable[[Machine], Any]]:
-  """Steps that differ in how their argument is packed."""
+  """Steps that differ only in the packing of their argument."""
 
   def bound(layout):
     return lambda m: step(m, layout)

@@ -1,4 +1,4 @@
-"""Measured rates are kept by kind, and take the data sheet's place."""
+"""Measured rates are stored by kind and replace the data sheet's."""
 
 import jax
 import pytest
@@ -50,7 +50,7 @@ def test_a_device_that_is_in_no_table_has_its_measured_rates():
 @pytest.mark.parametrize(
   'damage', [b'{', b'', b'[]', b'\xff', b'[' * 10**5, b'1' * 5000]
 )
-def test_a_damaged_file_is_as_none(file, damage):
+def test_a_damaged_file_is_ignored(file, damage):
   ceilings.write('NVIDIA H200', RATES)
   file.write_bytes(damage)
   assert ceilings.of(chips.get('h200'))[1] == ''
@@ -66,7 +66,7 @@ def test_a_damaged_file_is_as_none(file, damage):
     {'devices': None},
   ],
 )
-def test_rates_that_are_none_are_left_out(file, damage):
+def test_invalid_rates_are_ignored(file, damage):
   ceilings.write('cpu', RATES)
   ceilings.write('NVIDIA H200', RATES | damage)
   assert ceilings.read() == {'cpu': RATES}
@@ -82,7 +82,7 @@ def test_text_compares_with_the_data_sheet():
 
 
 @pytest.mark.slow
-def test_what_is_here_is_measured(file, capsys):
+def test_local_devices_are_measured(file, capsys):
   assert cli.main(['plan', '--calibrate']) == 0
   kept = ceilings.read()[jax.devices()[0].device_kind]
   assert min(kept[k] for k in ('flops', 'memory_rate', 'link_rate')) > 0

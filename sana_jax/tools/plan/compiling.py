@@ -108,7 +108,7 @@ def _compile(program, mesh, platform, folder):
       platform, mesh, program.lower, xla_dump_to=str(folder)
     ), ''
   except topologies.TooLargeError as e:
-    return None, e.said
+    return None, e.report
   except jax.errors.JaxRuntimeError as e:
     raise UserError(
       f'XLA does not compile this: {str(e).strip().splitlines()[0]}'

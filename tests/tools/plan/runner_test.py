@@ -62,7 +62,7 @@ def test_another_compiler_or_source_is_another_program(
   'damage',
   [b'{"a"', b'', b'[]', b'{}', b'\xff', b'[' * 10**5, b'1' * 5000, None],
 )
-def test_a_damaged_plan_is_as_none(tmp_path, damage):
+def test_a_corrupt_plan_is_ignored(tmp_path, damage):
   cache.write(tmp_path, 'x', {'a': 1})
   assert cache.read(tmp_path, 'x') == {'a': 1}
   whole = (tmp_path / 'x.json').read_bytes()

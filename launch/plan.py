@@ -150,7 +150,7 @@ def print_shardings(args, config) -> int:
 
 def calibrate(args, overrides) -> int:
   """Measures and stores the rates of this machine's devices."""
-  others = [key for key in bench.given(args) if key != 'calibrate']
+  others = [key for key in bench.changed_flags(args) if key != 'calibrate']
   if others := [*others, *overrides]:
     raise UserError(
       '--calibrate takes no other argument, such as '

@@ -22,7 +22,7 @@ from sana_jax.paths import expanded
 from sana_jax.tools.report import Run, to_json, versions
 
 WHAT = {
-  'chip': 'the first minutes on an accelerator, stage by stage',
+  'chip': 'a new accelerator, stage by stage, in minutes',
   'sample': 'the stages of a call of the pipeline',
   'kernels': 'the operations that have kernels',
   'step': 'the train step: swept, profiled, beside its plan or the loop',

@@ -131,7 +131,7 @@ def test_lpips_and_its_gradient(vgg, heads, pair, folder):
   assert relative_error(gradient, theirs.grad.permute(0, 2, 3, 1)) <= 2e-2
 
 
-def test_files_of_another_kind_are_told(folder, tmp_path):
+def test_invalid_files_are_reported(folder, tmp_path):
   with pytest.raises(UserError, match=r'with one vgg16\*.pth \(it has 0\)'):
     lpips.load(tmp_path)
   (tmp_path / 'vgg16.pth').write_bytes((folder / 'vgg.pth').read_bytes())

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     elif str(now) != str(one):
       differ += 1
       show(path, one, now)
-  same = 'written' if args.update else f'{len(known) - differ} as they were'
+  same = 'written' if args.update else f'{len(known) - differ} unchanged'
   print(f'{len(known)} plans: {same}, {differ} differ.')
   return int(differ > 0)
 

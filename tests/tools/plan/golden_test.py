@@ -87,7 +87,7 @@ def test_shardings_are_unchanged(config, pod, capsys):
   assert (
     run(FOLDER, '--config', config, '--topology', pod, '--shardings') == 0
   ), capsys.readouterr().out
-  assert '1 as they were' in capsys.readouterr().out
+  assert '1 unchanged' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ WHAT = {
   'chip': 'a new accelerator, stage by stage, in minutes',
   'sample': 'the stages of a call of the pipeline',
   'kernels': 'the operations that have kernels',
-  'step': 'the train step: swept, profiled, beside its plan or the loop',
+  'step': 'the train step: swept, profiled, against its plan or the loop',
 }
 # Flags that are not part of a run's command.
 _PLACES = ('out', 'render', 'note', 'workdir', 'jobs')

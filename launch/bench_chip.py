@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=positive,
     default=9.0,
     metavar='N',
-    help='all in all (default: %(default)g)',
+    help='limit of the total (default: %(default)g)',
   )
   parser.add_argument(
     '--out',

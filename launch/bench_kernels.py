@@ -59,11 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--against', choices=['torch'], help='time it in the same run'
   )
   parser.add_argument(
-    '--tune', action='store_true', help='try tile sizes, and keep the fastest'
+    '--tune', action='store_true', help='try tile sizes, and store the fastest'
   )
   value('--tuned', 'DIR', 'where --tune writes (default: kernels/tuned)')
   bench.add_chips(parser)
-  bench.add_ends(parser, 5, 'rounds in which all take turns', 'kernels.md')
+  bench.add_ends(parser, 5, 'rounds in which all alternate', 'kernels.md')
 
 
 def run(args: argparse.Namespace) -> int:

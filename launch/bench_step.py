@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   kind = parser.add_mutually_exclusive_group()
   for name, about in (
     ('--sweep', 'each remat policy, kernels off and on'),
-    ('--against-plan', 'what a plan predicts, in full'),
+    ('--against-plan', 'the prediction of a plan, in full'),
     ('--against-loop', 'the training loop around the step'),
   ):
     kind.add_argument(name, action='store_true', help=about)
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   own = "backends of operations (default: the config's)"
   value('--kernels', 'OP=NAME,...', own, backends, {})
   parser.add_argument(
-    '--against', choices=['xla'], help='time it without kernels too, in turn'
+    '--against', choices=['xla'], help='alternate with a side without kernels'
   )
   _add_loop_flags(value)
   value('--note', 'TEXT', 'for the page: what else was running', prompt, '')
@@ -91,8 +91,8 @@ def _add_loop_flags(value):
   value(
     '--workdir',
     'DIR',
-    'for --against-loop: of a training, whose latents and text are used if the '
-    'data are the same; nothing else there is touched',
+    "for --against-loop: a training run's, whose cached latents and text are "
+    'used if the data are the same; nothing else there is changed',
   )
 
 

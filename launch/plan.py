@@ -41,13 +41,13 @@ OVERRIDES = True  # Takes --config.key=value.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   value = functools.partial(flag, parser)
-  several = 'as of sana-jax train; several make a table of who wins where'
+  several = 'as in sana-jax train; several give a table of the fastest layouts'
   value('--config', 'FILE[:ARG],...', several)
   value('--topology', 'POD,...', 'such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
   value(
     '--layouts',
     'all|NAME,...',
-    'shipped ones, or files with LAYOUT (default: all that are shipped)',
+    'shipped ones, or files with LAYOUT (default: all shipped ones)',
     default='all',
   )
   value(

@@ -1,4 +1,4 @@
-"""sana-jax bench chip: half a minute on a CPU, written, and gone on with."""
+"""sana-jax bench chip: half a minute on a CPU, written, and resumed."""
 
 import json
 import time

@@ -22,7 +22,7 @@ def get_config(arg=''):
 
 
 def compile_by_rule(self, facts):
-  """In place of XLA: a GiB an image of a device, and two for the rest."""
+  """Replaces XLA: 1 GiB per image of a device, and 2 GiB for the rest."""
   sizes = facts['config']['mesh']
   images = facts['config']['batch_size'] // (sizes['data'] * sizes['fsdp'])
   self.compiled += 1

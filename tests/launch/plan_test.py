@@ -28,7 +28,7 @@ def get_config(arg=''):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-  """A config file; nothing is taken from, or left in, the user's cache."""
+  """A config file, with an empty cache."""
   monkeypatch.setattr(runner.cache, 'FOLDER', str(tmp_path / 'cache'))
   path = tmp_path / 'tiny.py'
   path.write_text(TINY)
@@ -37,7 +37,7 @@ def tiny(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compilers(monkeypatch):
-  """As if there were any."""
+  """Pretends that compilers are installed."""
   monkeypatch.setattr(topologies, '_check_compiler', lambda *_: None)
 
 
@@ -89,7 +89,7 @@ def test_a_missing_compiler_is_reported_before_anything_runs(
 
 
 def compile_by_rule(self, facts):
-  """In place of XLA: a GiB an image of a device, and two for the rest."""
+  """Replaces XLA: 1 GiB per image of a device, and 2 GiB for the rest."""
   config = facts['config']
   groups = config['mesh']['data'] * config['mesh']['fsdp']
   plan = Plan(

@@ -1,4 +1,4 @@
-"""A run and a bare loop take turns; ratios are those of their clocks."""
+"""A run and a bare loop alternate; ratios are those of their clocks."""
 
 import json
 
@@ -78,7 +78,7 @@ def losses(folder):
 
 @pytest.fixture(scope='module')
 def trained(toy, tmp_path_factory):
-  """What a run of the toy gave, and its folder."""
+  """(result of a measured toy run, its folder)."""
   config, folder = (
     toy.get_config(log_every_steps=1),
     tmp_path_factory.mktemp('turns'),

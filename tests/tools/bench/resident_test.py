@@ -1,6 +1,6 @@
-"""Memory is measured in a process of its own.
+"""Memory is measured in a separate process.
 
-In one that others use, threads give back what earlier tests held.
+In a shared one, threads return memory of earlier tests.
 """
 
 import json
@@ -16,7 +16,7 @@ SIZE = 2**28
 
 
 def alone(f):
-  """What a function of this file gives in another process."""
+  """Result of a function of this file in another process."""
   done = subprocess.run(
     [sys.executable, __file__, f.__name__],
     capture_output=True,

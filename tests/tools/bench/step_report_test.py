@@ -1,4 +1,4 @@
-"""Tables say what records of steps hold."""
+"""Tables of steps, from given records."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Steps are timed in turns, read as plans read them, and fail alone."""
+"""Steps are timed alternately, analysed as in plans, and fail alone."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ def built(mesh):
 
 
 def read(f, *args, mesh, **options):
-  """Of a function of described arrays, all of which are parameters."""
+  """Plan data of a function whose arrays are all parameters."""
   place = jax.sharding.NamedSharding(mesh, jax.P())
   args = [jax.ShapeDtypeStruct(a, jnp.float32, sharding=place) for a in args]
   program = steps.Program(
@@ -125,7 +125,7 @@ def test_each_step_has_its_moments_with_one_in_flight():
   )
 
 
-def test_a_loss_that_is_not_finite_is_told(mesh, built):
+def test_a_non_finite_loss_is_reported(mesh, built):
   program, compiled = built
 
   def init(key):
@@ -176,7 +176,7 @@ def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
     worker.measure(Variant('tiny', config.to_dict(), {'on': 'on'}), 1, False)
 
 
-def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
+def test_a_variant_that_fails_is_recorded_and_the_next_one_runs(monkeypatch):
   good = [Record('b', 'ours', 8, seconds=[1.0])]
   answers = [
     RuntimeError(
@@ -217,7 +217,7 @@ def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
   ]
 
 
-def test_what_a_process_raises_is_why_its_variant_failed():
+def test_the_exception_of_a_process_is_the_reason_of_its_failure():
   config = tiny()
   config.mesh.data = 7
   found = list(

@@ -1,4 +1,4 @@
-"""torch's files: what it writes is read, and what is written it reads."""
+"""torch's files are read, and torch reads files written here."""
 
 import argparse
 import collections

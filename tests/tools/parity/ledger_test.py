@@ -1,4 +1,4 @@
-"""The ledger itself: what passes, what fails, what an exception is."""
+"""The ledger: passing and failing rows, and exceptions."""
 
 import dataclasses
 import math

@@ -41,7 +41,7 @@ def randomised(model):
 
 
 def block_as_nvidia_saves_it(state, ours, theirs):
-  """Of convert_sana_to_diffusers.py, the inverse of a block."""
+  """Inverse of convert_sana_to_diffusers.py, for a block."""
   get = lambda name: state[f'{ours}.{name}']
   out = {
     'scale_shift_table': get('scale_shift_table'),
@@ -82,7 +82,7 @@ LAYERS = {
 
 
 def as_nvidia_saves_it(state):
-  """Of both converter scripts of diffusers, the inverse."""
+  """Inverse of both converter scripts of diffusers."""
   out = {'attention_y_norm.weight': state['caption_norm.weight']}
   for ours, theirs in LAYERS.items():
     if f'{ours}.weight' in state:

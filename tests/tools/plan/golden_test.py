@@ -1,7 +1,7 @@
-"""What lies where on pods: a change of the tables or layouts is a diff here.
+"""Golden shardings on pods, against which changes of tables or layouts differ.
 
-Written by `sana-jax plan --golden tests/golden/plans --update`; the sizes of
-parts are checked against closed forms below.
+Written by `sana-jax plan --golden tests/golden/plans --update`; sizes of shards
+are checked against closed forms.
 """
 
 import re
@@ -108,7 +108,7 @@ def test_a_part_of_the_parameters_is_by_their_count(pod, layout, devices):
 
 @pytest.fixture
 def changed(tmp_path):
-  """A folder with one plan, of which a parameter lies elsewhere."""
+  """A folder with one plan, with a changed sharding."""
   name = 'shapes-h200-1x1x8.txt'
   path = shutil.copy(FOLDER / name, tmp_path / name)
   text = path.read_text()

@@ -46,7 +46,7 @@ def test_a_plot_is_a_nonempty_png(draw):
 
 
 class Tags(html.parser.HTMLParser):
-  """Counts tags, and sees that they are closed."""
+  """Counts tags and checks that they are closed."""
 
   def __init__(self):
     super().__init__()

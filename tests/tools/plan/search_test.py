@@ -1,4 +1,4 @@
-"""Formulas rank meshes; expected are what the papers' sizes come to."""
+"""Formulas rank meshes; expected values follow from the papers' sizes."""
 
 import math
 

@@ -80,7 +80,7 @@ def tune(
     if not (right or values):
       raise UserError(
         f'{case.op} by {backend} is wrong on this device; '
-        'sana-jax bench kernels says by how much.'
+        'sana-jax bench kernels prints its error.'
       )
     timers.append(timer(run) if right else None)
     seconds.append(math.inf)

@@ -1,4 +1,4 @@
-"""A stage that fails costs itself alone, and a second call goes on."""
+"""A failed stage affects itself alone, and a second call resumes."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from sana_jax.tools.bench.chip.report import CHIP
 from sana_jax.tools.bench.chip.stages import Stage
 from sana_jax.tools.report import Run
 
-# They are called in processes of their own.
+# Called in separate processes.
 _FUNCTIONS = """
 import os, pathlib, signal, time
 from sana_jax.errors import UserError
@@ -63,7 +63,7 @@ def by_name(found):
   return {r.name: r for r in found.records}
 
 
-def test_each_failure_costs_its_stage_alone(stage, tmp_path):
+def test_each_failure_affects_its_stage_alone(stage, tmp_path):
   path, lines = tmp_path / 'chip.json', []
   stages = [
     stage('crash'),
@@ -88,7 +88,7 @@ def test_each_failure_costs_its_stage_alone(stage, tmp_path):
   )
   assert by_name(found)['absent'].reason == 'no_such_module'
   assert 14 < by_name(found)['hang'].seconds < 30
-  # What was found before is kept, and later stages see it.
+  # Earlier results are kept and passed to later stages.
   assert runner.rows(found)['crash'] == {'before': {'value': 1}}
   assert runner.rows(found)['good']['first']['seen'] == ['crash', 'hang']
   assert 0 < runner.rows(found)['good']['first']['left'] < 60
@@ -96,7 +96,7 @@ def test_each_failure_costs_its_stage_alone(stage, tmp_path):
   assert len(lines) == 6 and lines[-1].startswith('good: measured in ')
 
 
-def test_a_second_call_goes_on_with_what_is_missing(stage, tmp_path):
+def test_a_second_call_resumes_with_missing_stages(stage, tmp_path):
   path = tmp_path / 'chip.json'
   stages = [stage('second_time', str(tmp_path / 'flag')), stage('good', 1)]
   found = runner.run(path, new(), 100.0, stages[:1], print)
@@ -112,7 +112,7 @@ def test_a_second_call_goes_on_with_what_is_missing(stage, tmp_path):
   assert runner.waiting(found, stages) == []
 
 
-def test_what_there_is_no_time_for_is_listed(stage, tmp_path):
+def test_stages_without_time_are_listed(stage, tmp_path):
   path, began = tmp_path / 'chip.json', time.monotonic()
   found = runner.run(path, new(), 1.0, [stage('good', 1)], print)
   assert time.monotonic() - began < 5

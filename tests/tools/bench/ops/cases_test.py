@@ -1,4 +1,4 @@
-"""Cases are the calls of real models, and know the work in them."""
+"""Cases are the calls of real models, with their FLOPs and bytes."""
 
 import jax
 import jax.numpy as jnp

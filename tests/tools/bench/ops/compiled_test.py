@@ -1,4 +1,4 @@
-"""What compilers say is kept and shown as it is."""
+"""Figures of compilers are stored and shown unchanged."""
 
 import dataclasses
 

@@ -66,6 +66,6 @@ def winner(args, overrides, config, topology):
   except UserError as e:  # It may be valid on other pods.
     print(e)
     return {'layout': str(e)}
-  chip, _ = ceilings.of(plans[0].pod.chip)
+  chip, _ = ceilings.measured(plans[0].pod.chip)
   first = report.ranked(plans, chip)[0]
   return tables.cells(first, chip) if first.fits else {'layout': 'none fits'}

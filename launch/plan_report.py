@@ -14,9 +14,9 @@ def finish(args, overrides, pairs, notes, runner):
 
   command = command_line(args, overrides)
   plans = [plan for _, plan in pairs]
-  chip, measured = ceilings.of(plans[0].pod.chip)
-  if measured:
-    notes = [*notes, f'Times are by rates that were measured on {measured}.']
+  chip, date = ceilings.measured(plans[0].pod.chip)
+  if date:
+    notes = [*notes, f'Times are by rates that were measured on {date}.']
   title = f'{args.config} on {args.topology}, {args.mode}'
   print(tables.plain(plans, chip))
   for note in notes:

@@ -93,7 +93,7 @@ def _are_rates(found):
   )
 
 
-def of(chip: Chip) -> tuple[Chip, str]:
+def measured(chip: Chip) -> tuple[Chip, str]:
   """(chip, date) with measured rates; '' for the date of a data sheet's."""
   kept = read()
   for kind in chip.kinds:

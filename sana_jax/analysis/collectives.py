@@ -99,11 +99,11 @@ def find(
     group = members(x.attributes, len(places))
     if len(group) < 2:
       continue
-    given = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
+    operand = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
     link = _link(group, places, torus)
     one = Collective(kind, _axes(group, mesh), *link, hidden)
     count, sent = total.get(one, (0, 0.0))
-    sent += step.times * leaving(kind, given, len(group))
+    sent += step.times * bytes_sent(kind, operand, len(group))
     total[one] = (count + step.times, sent)
   return [
     dataclasses.replace(one, count=count, bytes=sent)
@@ -122,9 +122,9 @@ def count(module: hlo.Module) -> dict[str, int]:
   return dict(Counter(filter(None, map(kind_of, module.instructions()))))
 
 
-def leaving(kind: str, given: int, n: int) -> float:
-  """Bytes sent by one of n devices with an operand of `given` bytes."""
-  return float(given) * {
+def bytes_sent(kind: str, operand: int, n: int) -> float:
+  """Bytes sent by one of n devices that has `operand` bytes."""
+  return float(operand) * {
     'all-gather': n - 1,
     'all-reduce': 2 * (n - 1) / n,
     'collective-permute': 1,

@@ -25,20 +25,20 @@ RATES = {
 
 def test_measured_rates_take_the_place_of_the_data_sheet():
   h200 = chips.get('h200')
-  assert ceilings.of(h200) == (h200, '')
+  assert ceilings.measured(h200) == (h200, '')
   ceilings.write('NVIDIA H200', RATES)
   ceilings.write('cpu', RATES)
-  chip, date = ceilings.of(h200)
+  chip, date = ceilings.measured(h200)
   assert (chip.flops, chip.memory_rate, date) == (800e12, 4e12, '2026-01-02')
   assert chip.link_rate == h200.link_rate  # One device has no others.
   assert 'rates measured on one of the h200' in tables.ceilings(chip)
   assert 'the data sheet of the h200' in tables.ceilings(h200)
-  assert ceilings.of(chips.get('v5e'))[1] == ''
+  assert ceilings.measured(chips.get('v5e'))[1] == ''
 
 
 def test_a_device_that_is_half_a_chip_counts_twice():
   ceilings.write('TPU7x', RATES)
-  assert ceilings.of(chips.get('tpu7x'))[0].flops == 2 * 800e12
+  assert ceilings.measured(chips.get('tpu7x'))[0].flops == 2 * 800e12
 
 
 def test_a_device_that_is_in_no_table_has_its_measured_rates():
@@ -53,7 +53,7 @@ def test_a_device_that_is_in_no_table_has_its_measured_rates():
 def test_a_damaged_file_is_ignored(file, damage):
   ceilings.write('NVIDIA H200', RATES)
   file.write_bytes(damage)
-  assert ceilings.of(chips.get('h200'))[1] == ''
+  assert ceilings.measured(chips.get('h200'))[1] == ''
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_invalid_rates_are_ignored(file, damage):
   ceilings.write('NVIDIA H200', RATES | damage)
   assert ceilings.read() == {'cpu': RATES}
   file.write_text('{"NVIDIA H200": 5}')
-  assert ceilings.of(chips.get('h200'))[1] == ''
+  assert ceilings.measured(chips.get('h200'))[1] == ''
 
 
 def test_text_compares_with_the_data_sheet():

@@ -75,7 +75,7 @@ def test_in_a_loop_each_round_counts():
   ],
 )
 def test_bytes_that_a_device_sends_in_a_ring(kind, n, sent):
-  assert collectives.leaving(kind, 100, n) == sent
+  assert collectives.bytes_sent(kind, 100, n) == sent
 
 
 @pytest.mark.parametrize(

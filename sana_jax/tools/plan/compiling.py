@@ -70,7 +70,7 @@ def of_device(tree) -> int:
   )
 
 
-def given(program: steps.Program) -> dict[str, int]:
+def argument_bytes(program: steps.Program) -> dict[str, int]:
   """Bytes of the arguments on one device, by kind."""
   return {name: of_device(tree) for name, tree in program.parts.items()}
 
@@ -79,7 +79,7 @@ def memory(
   compiled: jax.stages.Compiled, program: steps.Program
 ) -> dict[str, int]:
   """Bytes of the program on one device, by kind."""
-  found, parts = compiled.memory_analysis(), given(program)
+  found, parts = compiled.memory_analysis(), argument_bytes(program)
   return parts | {
     'padding': max(0, found.argument_size_in_bytes - sum(parts.values())),
     'results': max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
@@ -140,7 +140,7 @@ def _whole(compiled, program, mesh, topology, folder, expected):
 
 def _too_large(report, program, folder):
   """Fields of the Plan of a program that is too large to compile."""
-  arranged, parts = buffers.read(folder), given(program)
+  arranged, parts = buffers.read(folder), argument_bytes(program)
   if arranged:
     total = arranged.total
   else:

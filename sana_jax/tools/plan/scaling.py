@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from sana_jax.analysis.chips import Chip
-from sana_jax.analysis.collectives import Collective, leaving
+from sana_jax.analysis.collectives import bytes_sent, Collective
 from sana_jax.tools.plan.report import Plan, seconds
 
 # Chips of the largest slice; the network joins several slices.
@@ -87,8 +87,8 @@ def _resized(c, before, after, chip):
   if n < 2:
     return None
   if c.kind != 'collective-permute':
-    whole = leaving('all-reduce', 1, was) if was > 1 else 2
-    share = leaving('all-reduce', 1, n) / whole
+    whole = bytes_sent('all-reduce', 1, was) if was > 1 else 2
+    share = bytes_sent('all-reduce', 1, n) / whole
     c = dataclasses.replace(c, bytes=c.bytes * share)
   return _linked(c, axes, after, chip)
 

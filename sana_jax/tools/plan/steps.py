@@ -125,10 +125,10 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
     shapes,
     rules.shardings(shapes, tables.SANA, mesh),
   )
-  given = tasks.objective(config)
-  batch = _placed(mesh, given.batch(config.batch_size))
+  objective = tasks.objective(config)
+  batch = _placed(mesh, objective.batch(config.batch_size))
   one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-  null = jax.tree.map(one, given.frozen())
+  null = jax.tree.map(one, objective.frozen())
   null = _placed(mesh, null, config.batch_size == 1)
   args = (
     built,
@@ -151,10 +151,10 @@ def forward_flops(config: ConfigDict, text: int | None = None) -> int:
   objective = tasks.objective(with_text(config, text))
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     params = jax.eval_shape(objective.init, jax.random.key(0))
-  given = params, objective.frozen(), objective.batch(1)
+  state = params, objective.frozen(), objective.batch(1)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  return flops.count(objective.loss, *given, keys, step)
+  return flops.count(objective.loss, *state, keys, step)
 
 
 def passes(config: ConfigDict, mode: str) -> int:

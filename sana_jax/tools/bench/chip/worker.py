@@ -27,8 +27,8 @@ def serve(
   _write_to(log)
   budget = lambda: seconds - _LAST - (time.monotonic() - began)
   try:
-    problem = _set_up(pipe)
-    for name, values in stage.run(budget, problem, earlier):
+    problem_sizes = _set_up(pipe)
+    for name, values in stage.run(budget, problem_sizes, earlier):
       pipe.send(('row', name, values))
   except UserError as e:
     pipe.send(('end', 'refused', str(e)))

@@ -1,4 +1,4 @@
-"""Measure speed and memory, on the devices that are here.
+"""Measure speed and memory on the local devices.
 
   sana-jax bench chip
   sana-jax bench sample --model sana_600m_1024 --against diffusers
@@ -23,17 +23,17 @@ from sana_jax.paths import expanded
 from sana_jax.tools.report import Run, to_json, versions
 
 WHAT = {
-  'chip': 'the first minutes on an accelerator, stage by stage',
+  'chip': 'a new accelerator, stage by stage, in minutes',
   'sample': 'the stages of a call of the pipeline',
   'kernels': 'the operations that have kernels',
-  'step': 'the train step: swept, profiled, beside its plan or the loop',
+  'step': 'the train step: swept, profiled, against its plan or the loop',
 }
-# Not part of what repeats a run.
+# Flags that are not part of a run's command.
 _PLACES = ('out', 'render', 'note', 'workdir', 'jobs')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares what can be measured, and the flags of each."""
+  """Declares the benchmarks and their flags."""
   kinds = parser.add_subparsers(metavar='WHAT', required=True, dest='what')
   for what, summary in WHAT.items():
     module = importlib.import_module(f'sana_jax.launch.bench_{what}')
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
   return args.run_bench(args)
 
 
-def given(args: argparse.Namespace) -> dict[str, Any]:
-  """Values of the command's flags that are not the usual ones."""
+def changed_flags(args: argparse.Namespace) -> dict[str, Any]:
+  """Values of the command's flags that differ from the defaults."""
   known, usual = args.command.flags(), args.command.get_default
   return {
     key: value
@@ -64,9 +64,9 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def repeated_by(args: argparse.Namespace) -> str:
-  """The command line of this run, without where it writes."""
-  said = [args.command.prog]
-  for key, value in given(args).items():
+  """Command line of this run, without its output folder."""
+  parts = [args.command.prog]
+  for key, value in changed_flags(args).items():
     if key in _PLACES:
       continue
     if isinstance(value, dict):
@@ -74,8 +74,8 @@ def repeated_by(args: argparse.Namespace) -> str:
     if isinstance(value, list):
       value = ','.join(map(str, value))
     flag = f'--{key.replace("_", "-")}'
-    said.append(flag if value is True else f'{flag} {value}')
-  return ' '.join(said)
+    parts.append(flag if value is True else f'{flag} {value}')
+  return ' '.join(parts)
 
 
 def result(
@@ -85,7 +85,7 @@ def result(
   packages: Sequence[str],
   **facts: Any,
 ) -> Run:
-  """The records, with all that they were measured with."""
+  """Run of the records, with the setup of their measurement."""
   return Run(
     records,
     device,
@@ -98,7 +98,7 @@ def result(
 
 
 def check(folder: str | None, flag: str = '--out') -> None:
-  """Raises UserError, before any work is done, if the folder cannot be one."""
+  """Raises UserError if the folder cannot be written."""
   if folder:
     output.check(folder, flag)
 
@@ -130,14 +130,14 @@ def add_ends(
   flag(parser, '--render', 'DIR', about)
 
 
-def tell(args: argparse.Namespace, name: str, report, result: Run) -> None:
-  """Prints the table, and writes the files of --out."""
+def publish(args: argparse.Namespace, name: str, report, result: Run) -> None:
+  """Prints the table and writes the files of --out."""
   print(report.table(result))
   write(args.out, name, report, result)
 
 
 def write(folder: str | None, name: str, report, result: Run) -> None:
-  """--out: the result as JSON, and the page of all that are there."""
+  """Writes the result as JSON, and the page of all JSON files there."""
   if folder:
     with output.folder(folder) as out:
       files.write_text(out / f'{name.replace(":", "-")}.json', to_json(result))
@@ -145,9 +145,9 @@ def write(folder: str | None, name: str, report, result: Run) -> None:
 
 
 def write_pages(folder: str, reports: Sequence) -> None:
-  """Makes the page of each report anew from its files.
+  """Renders the page of each report from its JSON files.
 
-  Raises UserError where there are none at all.
+  Raises UserError if there are no files.
   """
   path = pathlib.Path(expanded(folder))
   found = [(report, sorted(path.glob(report.files))) for report in reports]

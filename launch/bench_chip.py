@@ -1,4 +1,4 @@
-"""Measures the first minutes on an accelerator, stage by stage.
+"""Measures a new accelerator in minutes, stage by stage.
 
   sana-jax bench chip --out out/chip
   sana-jax bench chip --out out/chip --minutes 4
@@ -9,9 +9,9 @@ attention and the Mix-FFN's gate by XLA and by kernel; the kernels' tiles; a
 train step of the 0.6B at 512 px and of the 1.6B at 1024 px, kernels off and on;
 a request to the 1.6B from prompt to pixels, beside diffusers with torch.compile
 where that is installed. Each stage has a process and a budget of its own.
---minutes ends it all; what did not run is listed, and the same command goes on
-with it. It needs no network and no model files, and names packages that are
-missing. On a CPU the sizes are tiny, to try it. Writes chip.json after each
+--minutes ends it all; stages that did not run are listed, and the same command
+resumes with them. It needs no network and no model files, and names missing
+packages. On a CPU the sizes are tiny, to try it. Writes chip.json after each
 figure, the page chip.md, and what the stages print to chip.log.
 """
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=positive,
     default=9.0,
     metavar='N',
-    help='all in all (default: %(default)g)',
+    help='limit of the total (default: %(default)g)',
   )
   parser.add_argument(
     '--out',

@@ -11,10 +11,9 @@ timed, forward and in training (forward and backward), beside a large copy and a
 large product on the same device. --against torch adds eager and compiled
 PyTorch in the same run (needs pip install 'sana_jax[parity]'). --tune tries
 tile sizes and keeps the fastest in kernels/tuned/, by kind of device, op, type
-and shape. --compile-for runs nothing: it compiles for chips that need not be
-here, and says what memory is moved and needed. --out writes a JSON file and a
-page of all that are there. Ends with exit code 1 if a backend is wrong or
-fails.
+and shape. --compile-for runs nothing: it compiles for unattached chips and
+reports memory and memory traffic. --out writes a JSON file and a page of all
+JSON files there. Ends with exit code 1 if a backend is wrong or fails.
 """
 
 import argparse
@@ -60,11 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--against', choices=['torch'], help='time it in the same run'
   )
   parser.add_argument(
-    '--tune', action='store_true', help='try tile sizes, and keep the fastest'
+    '--tune', action='store_true', help='try tile sizes, and store the fastest'
   )
   value('--tuned', 'DIR', 'where --tune writes (default: kernels/tuned)')
   bench.add_chips(parser)
-  bench.add_ends(parser, 5, 'rounds in which all take turns', 'kernels.md')
+  bench.add_ends(parser, 5, 'rounds in which all alternate', 'kernels.md')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
   bench.check(args.out)
   bench.check(args.tuned, '--tuned')
-  if args.compile_for:  # Before the models are looked at, which takes seconds.
+  if args.compile_for:  # Before reading the models, which takes seconds.
     from sana_jax.analysis import topologies
 
     topologies.check(args.compile_for)
@@ -89,12 +88,12 @@ def run(args: argparse.Namespace) -> int:
   else:
     kind, result = report.MEASURED, measure(args, plan)
     name = file_name(args, result)
-  bench.tell(args, name, kind, result)
+  bench.publish(args, name, kind, result)
   return int(report.wrong(result))
 
 
 def _plan(args):
-  """(case, training, backends) of all that is asked for."""
+  """(case, training, backends) of all requested measurements."""
   import jax
 
   from sana_jax.tools.bench.ops import cases
@@ -148,7 +147,7 @@ def _sizes(given):
 
 
 def measure(args, plan):
-  """A Run of the report, with a bar on the terminal."""
+  """Measured Run, with a progress bar."""
   from tqdm import tqdm
 
   from sana_jax.analysis import device
@@ -160,13 +159,13 @@ def measure(args, plan):
     if args.against:
       torch = stack.enter_context(processes.start(_torch_side))
     for case, training, backends in tqdm(plan, desc='cases', disable=None):
-      names = torch.ask('begin', case, training) if args.against else []
-      others = {x: functools.partial(torch.ask, 'seconds', x) for x in names}
+      names = torch.call('begin', case, training) if args.against else []
+      others = {x: functools.partial(torch.call, 'seconds', x) for x in names}
       records += measures.measure(
         case, training, backends, args.repeats, others
       )
       if args.against:
-        torch.ask('end')
+        torch.call('end')
   return bench.result(
     args,
     records,
@@ -184,7 +183,7 @@ def _torch_side():
 
 
 def compile_all(args, plan):
-  """What the compiler makes of each."""
+  """Run of the compiled cases."""
   from tqdm import tqdm
 
   from sana_jax.analysis import topologies
@@ -204,7 +203,7 @@ def compile_all(args, plan):
 
 
 def file_name(args, result) -> str:
-  """Of the JSON file: one for each kind of device, type and comparison."""
+  """JSON file name, one per kind of device, dtype and comparison."""
   from sana_jax.kernels import tuning
 
   device, dtype = tuning.file_name(result.device), result.records[0].dtype
@@ -212,7 +211,7 @@ def file_name(args, result) -> str:
 
 
 def measured(path) -> dict:
-  """The table of a device so far; UserError where the file is none."""
+  """Stored table of a device; raises UserError if the file is invalid."""
   from sana_jax.kernels import tuning
 
   try:
@@ -228,7 +227,7 @@ def measured(path) -> dict:
 
 
 def tune(args, plan) -> int:
-  """Writes what was found, after each case; a line for each."""
+  """Tunes; writes and prints the result of each case."""
   import jax
 
   from sana_jax.kernels import tuning

@@ -8,10 +8,9 @@
 
 The model is one of sana-jax zoo, with random weights. --against runs the same
 stage of diffusers on the same weights in turn, and prints the ratio (needs pip
-install 'sana_jax[parity]'). --compile-for runs nothing: the stages are compiled
-for chips that need not be here, which says what memory they take (needs pip
-install 'sana_jax[tpu]' or [gpu]). --out writes a JSON file and a page of all
-JSON files that are there.
+install 'sana_jax[parity]'). --compile-for runs nothing: it compiles the stages
+for unattached chips and reports their memory (needs pip install 'sana_jax[tpu]'
+or [gpu]). --out writes a JSON file and a page of all JSON files there.
 """
 
 import argparse
@@ -47,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--against',
     choices=['diffusers', 'diffusers-compile', 'plain', 'xla'],
-    help='measure it in the same run; plain is ours without '
-    'keeping what stays the same, xla without kernels',
+    help='measure it in the same run; plain is sana_jax without caches, xla '
+    'without kernels',
   )
   bench.add_chips(parser)
   value(
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       f'--stages has {unknown[0]!r}; allowed are {", ".join(STAGES)}.'
     )
-  asked = request(
+  query = request(
     args.model,
     args.size,
     steps=args.steps,
@@ -93,14 +92,14 @@ def run(args: argparse.Namespace) -> int:
     kernels=args.kernels,
   )
   if args.compile_for:
-    return compile_stages(args, asked, stages)
-  result = measure(args, asked, stages)
-  bench.tell(args, file_name(asked, result), SAMPLING, result)
+    return compile_stages(args, query, stages)
+  result = measure(args, query, stages)
+  bench.publish(args, file_name(query, result), SAMPLING, result)
   return 0
 
 
-def measure(args, asked, stages):
-  """A Run of the report, with a line on the terminal for each stage."""
+def measure(args, query, stages):
+  """Measured Run, with a progress bar over the stages."""
   from tqdm import tqdm
 
   from sana_jax.tools.bench import sample_report, workers
@@ -108,7 +107,7 @@ def measure(args, asked, stages):
   sides = [workers.OURS, *([args.against] if args.against else [])]
   records, ours = [], {}
   for stage in tqdm(stages, desc='stages', disable=None):
-    found = workers.measure(stage, asked, sides, args.repeats)
+    found = workers.measure(stage, query, sides, args.repeats)
     records += sample_report.records_of(stage, found)
     ours = found[workers.OURS]
   torch = 'diffusers' in (args.against or '')
@@ -117,23 +116,23 @@ def measure(args, asked, stages):
     records,
     ours['device'],
     _PACKAGES[: None if torch else 2],
-    request=dataclasses.asdict(asked),
+    request=dataclasses.asdict(query),
     matmul_flops=ours['matmul_flops'],
   )
 
 
-def compile_stages(args, asked, stages) -> int:
-  """A line for each stage, as its compiler has done with it."""
+def compile_stages(args, query, stages) -> int:
+  """Compiles each stage and prints a line of its figures."""
   from sana_jax.analysis import topologies
   from sana_jax.inference.strip_decoding import Strips
   from sana_jax.tools.bench import compiled, sample_report
 
   mesh = topologies.mesh(args.compile_for, args.mesh)
   strips = Strips() if args.decode == 'strips' else None
-  print(f'{sample_report.title(asked)}, on {args.compile_for}, GiB of a chip:')
+  print(f'{sample_report.title(query)}, on {args.compile_for}, GiB of a chip:')
   for stage in stages:
     found = compiled.compile_stage(
-      stage, asked, mesh, topologies.platform(args.compile_for), strips
+      stage, query, mesh, topologies.platform(args.compile_for), strips
     )
     gib = [
       f'{name} {getattr(found, name) / 2**30:.2f}'
@@ -150,7 +149,7 @@ def compile_stages(args, asked, stages) -> int:
 
 
 def file_name(r, run) -> str:
-  """Of the JSON file: one for each request, stage list and kind of device."""
+  """JSON file name, one per request, stages and kind of device."""
   kind = re.sub(r'\W+', '-', run.device.lower()).strip('-')
   stages = '-'.join(dict.fromkeys(x.stage for x in run.records))
   return (
@@ -160,7 +159,7 @@ def file_name(r, run) -> str:
 
 
 def usual_dtype() -> str:
-  """As sana-jax sample has it."""
+  """Default dtype of sana-jax sample."""
   import jax
 
   return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'

@@ -7,16 +7,16 @@
   sana-jax bench step --configs sana_1600m_1024+mesh.fsdp=64 \\
     --compile-for v5p:4x4x4
 
-A config is one of sana-jax train, with what +KEY=VALUE changes of it. Each has
-a process of its own: one that does not fit is told and the next one runs.
-Prints images/s, MFU and what a plan predicts. --sweep runs every config with
-each remat policy, kernels off and on; --profile tells what the fastest loses
-most to. --against-plan compares in full with what sana-jax plan predicts.
---against-loop compares a run of sana-jax train, with its data, log and
-checkpoints, with a bare loop that calls the same step. --compile-for runs
-nothing: it says what memory a chip needs and which kernels and collectives are
-called (needs pip install 'sana_jax[tpu]' or [gpu]). --out writes a JSON file,
-anew after each config, and a page of all that are there.
+A config is one of sana-jax train, with changes +KEY=VALUE. Each has its own
+process; one that does not fit is reported and the next one runs. Prints
+images/s, MFU and the plan's prediction. --sweep runs every config with each
+remat policy, kernels off and on; --profile prints the largest losses of the
+fastest. --against-plan compares in full with sana-jax plan. --against-loop
+compares a run of sana-jax train, with its data, log and checkpoints, with a
+bare loop that calls the same step. --compile-for runs nothing: it reports the
+memory, kernels and collectives of a chip's program (needs pip install
+'sana_jax[tpu]' or [gpu]). --out updates a JSON file after each config, and
+writes a page of all JSON files there.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from sana_jax.errors import UserError
 from sana_jax.launch import bench, devices
 from sana_jax.launch.flags import backends, flag, prompt, whole
 
-# They differ in width, tokens, batch and remat; a laptop holds them.
+# They differ in width, tokens, batch and remat, and fit on a laptop.
 _PLANNED = ','.join(
   [
     'shapes',
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   kind = parser.add_mutually_exclusive_group()
   for name, about in (
     ('--sweep', 'each remat policy, kernels off and on'),
-    ('--against-plan', 'what a plan predicts, in full'),
+    ('--against-plan', 'the prediction of a plan, in full'),
     ('--against-loop', 'the training loop around the step'),
   ):
     kind.add_argument(name, action='store_true', help=about)
@@ -66,12 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--profile',
     action='store_true',
-    help='trace some steps, and tell the largest losses',
+    help='trace some steps, and print the largest losses',
   )
   own = "backends of operations (default: the config's)"
   value('--kernels', 'OP=NAME,...', own, backends, {})
   parser.add_argument(
-    '--against', choices=['xla'], help='time it without kernels too, in turn'
+    '--against', choices=['xla'], help='alternate with a side without kernels'
   )
   _add_loop_flags(value)
   value('--note', 'TEXT', 'for the page: what else was running', prompt, '')
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_loop_flags(value):
-  """Declares those of --against-loop."""
+  """Declares the flags of --against-loop."""
   value('--steps', 'N', 'of a block of --against-loop', whole(), 100)
   value(
     '--rounds',
@@ -91,8 +91,8 @@ def _add_loop_flags(value):
   value(
     '--workdir',
     'DIR',
-    'for --against-loop: of a training, whose latents and text are used if the '
-    'data are the same; nothing else there is touched',
+    "for --against-loop: a training run's, whose cached latents and text are "
+    'used if the data are the same; nothing else there is changed',
   )
 
 
@@ -105,15 +105,15 @@ def run(args: argparse.Namespace) -> int:
     bench.write_pages(args.render, [*reports, loop_report.LOOP])
     return 0
   bench.check(args.out)
-  asked = [(name, config_of(name)) for name in _configs(args).split(',')]
+  configs = [(name, config_of(name)) for name in _configs(args).split(',')]
   if args.against_loop:
-    if len(asked) > 1:
+    if len(configs) > 1:
       raise UserError('--against-loop takes one of --configs.')
-    return _tell(args, 'loop', loop_report.LOOP, _loop(args, *asked[0]))
-  variants = _variants(args, asked)
+    return _publish(args, 'loop', loop_report.LOOP, _loop(args, *configs[0]))
+  variants = _variants(args, configs)
   if args.compile_for:
     found = _compiled(args, variants)
-    return _tell(args, 'compiled-step', step_report.COMPILED, found)
+    return _publish(args, 'compiled-step', step_report.COMPILED, found)
   report, prefix = step_report.MEASURED, 'step'
   if args.against_plan:
     report, prefix = step_report.PLANNED, 'plan'
@@ -136,28 +136,28 @@ def _configs(args):
   return _SWEPT if args.sweep else 'sana_1600m_1024+batch_size=16'
 
 
-def _tell(args, prefix, report, result):
-  bench.tell(args, file_name(args, prefix, result), report, result)
+def _publish(args, prefix, report, result):
+  bench.publish(args, file_name(args, prefix, result), report, result)
   return 0
 
 
 def config_of(name: str):
-  """The config of FILE[:ARG][+KEY=VALUE...]; UserError for a bad one."""
+  """Config of FILE[:ARG][+KEY=VALUE...]; raises UserError if invalid."""
   from sana_jax.launch.config_files import checked_config
 
   file, *changes = name.split('+')
   return checked_config(file, [f'--config.{c}' for c in changes])
 
 
-def _variants(args, asked):
-  """Checked variants to measure or compile."""
+def _variants(args, configs):
+  """Validated variants to measure or compile."""
   from sana_jax import kernels, tasks
   from sana_jax.tools.bench import timing
   from sana_jax.tools.bench.step import Variant
 
   found = []
-  for name, config in asked:
-    tasks.objective(config)  # Raises for what is no step.
+  for name, config in configs:
+    tasks.objective(config)  # Raises if it has no train step.
     if args.sweep:
       for remat, side in itertools.product(_REMATS, timing.SIDES):
         config.model.remat = remat
@@ -166,8 +166,8 @@ def _variants(args, asked):
         found.append(Variant(swept, config.to_dict(), by))
       continue
     mine = {op: by for op, by in config.kernels.items() if by} | args.kernels
-    said = ', '.join(f'{op}={by}' for op, by in sorted(mine.items()))
-    sides = {said or 'sana_jax': mine}
+    label = ', '.join(f'{op}={by}' for op, by in sorted(mine.items()))
+    sides = {label or 'sana_jax': mine}
     if args.against:
       sides['xla'] = dict.fromkeys(kernels.OPS, 'xla')
     found.append(Variant(name, config.to_dict(), sides))
@@ -175,10 +175,10 @@ def _variants(args, asked):
 
 
 def _measured(args, variants):
-  """Runs of the report, each with one more record."""
+  """Yields a Run after each record."""
   import jax
 
-  # This process only asks: it must not take the accelerator's memory.
+  # Workers measure: this process must not use the accelerator's memory.
   jax.config.update('jax_platforms', 'cpu')
   devices.configure(most=1)
   from sana_jax.tools.bench import step
@@ -186,9 +186,9 @@ def _measured(args, variants):
   records, count = [], sum(len(v.sides) for v in variants)
   for record in step.records(variants, args.repeats, args.profile):
     records.append(record)
-    said = record.failed or f'{record.best:.3g} s'
+    outcome = record.failed or f'{record.best:.3g} s'
     print(
-      f'{len(records)}/{count} {record.config} by {record.by}: {said}',
+      f'{len(records)}/{count} {record.config} by {record.by}: {outcome}',
       file=sys.stderr,
     )
     kind = next((r.device for r in records if r.device), '')
@@ -196,7 +196,7 @@ def _measured(args, variants):
 
 
 def _compiled(args, variants):
-  """A Run of what the compiler says."""
+  """Run of the compiled variants."""
   from sana_jax.tools.bench import step
 
   records = [
@@ -209,7 +209,7 @@ def _compiled(args, variants):
 
 
 def _loop(args, name, config):
-  """A Run of the training loop beside its step."""
+  """Run of the training loop against its step."""
   devices.configure()
   from sana_jax import tasks
   from sana_jax.analysis import device
@@ -239,7 +239,7 @@ def _loop(args, name, config):
 
 
 def file_name(args, prefix: str, result) -> str:
-  """Name of the JSON file, one for each kind of device and set of configs."""
+  """JSON file name, one per kind of device and set of configs."""
   from sana_jax.kernels import tuning
 
   parts = [prefix, tuning.file_name(result.device), result.facts.get('data')]

@@ -1,4 +1,4 @@
-"""Whether a run fits its chips: asked of sana-jax plan before a launch."""
+"""Memory check before a launch, by sana-jax plan."""
 
 from collections.abc import Iterator
 import shlex
@@ -17,9 +17,9 @@ _GIB = 2**30
 
 
 def check_fits(job: Job, config: ConfigDict) -> None:
-  """Raises UserError, with what would fit, for what the chips cannot hold.
+  """Raises UserError, with remedies, if the run does not fit its chips.
 
-  What was compiled once is kept by sana-jax plan.
+  Compiled plans are cached.
   """
   from sana_jax.tools.plan import candidates, fitting, tables
 
@@ -29,7 +29,7 @@ def check_fits(job: Job, config: ConfigDict) -> None:
   mine, *nearest = candidates.make(name, config, pod, candidates.shapes(config))
   if mine.problem:
     raise UserError(
-      f'{name} cannot be on {pod.name}: {mine.problem}' + other(nearest, job)
+      f'{name} is invalid on {pod.name}: {mine.problem}' + other(nearest, job)
     )
   plan = compiler.one(mine)
   if plan.problem:
@@ -39,14 +39,14 @@ def check_fits(job: Job, config: ConfigDict) -> None:
     raise UserError(
       tables.short_of(plan, fitting.remedies(mine, pod, others, compiler.one))
     )
-  tell(
+  log(
     f'{name} fits {pod.name}: {plan.needed / _GIB:.2f} of '
     f'{plan.usable / _GIB:.2f} GiB a device.'
   )
 
 
 def checked(job: Job) -> chips.Topology:
-  """The pod; UserError where its compiler is missing."""
+  """The pod; raises UserError if its compiler is missing."""
   from sana_jax.analysis import topologies
 
   try:
@@ -56,36 +56,36 @@ def checked(job: Job) -> chips.Topology:
 
 
 def runner(pod: chips.Topology):
-  """Compiles, and tells of what takes minutes."""
+  """Runner that logs each compilation."""
   from sana_jax.tools.plan.runner import Runner
 
-  def told(plan, cached):
+  def on_plan(plan, cached):
     if not cached and not plan.problem:
-      tell(
+      log(
         f'{plan.layout}, {plan.per_chip:g} images a chip: '
         f'{plan.needed / _GIB:.2f} of {plan.usable / _GIB:.2f} GiB; '
         f'compiled in {plan.compile_seconds:.0f} s.'
       )
 
-  tell(f'Looking whether it fits {pod.name}: compiling takes minutes, once.')
-  return Runner(pod.name, told=told)
+  log(f'Checking whether it fits {pod.name}: compiling takes minutes, once.')
+  return Runner(pod.name, on_plan=on_plan)
 
 
-def tell(said: str) -> None:
-  """Beside what --dry-run prints."""
-  print(said, file=sys.stderr)
+def log(text: str) -> None:
+  """Prints to stderr, apart from the output of --dry-run."""
+  print(text, file=sys.stderr)
 
 
 def other(nearest, job: Job) -> str:
-  """A layout like it that can be, if there is one."""
+  """Text that names a similar valid layout, if there is one."""
   if not nearest or nearest[0].problem:
     return ''
   command = shlex.join(['sana-jax', 'plan', '--layouts', str(job.layout)])
-  return f' {nearest[0].name} can be: {command} writes its file.'
+  return f' {nearest[0].name} is valid: {command} writes its file.'
 
 
 def shipped(job: Job, pod: chips.Topology) -> Iterator:
-  """Each shipped layout, as it would be on this pod."""
+  """Valid candidates of the shipped layouts on this pod."""
   from sana_jax.launch import plan
   from sana_jax.tools.plan import candidates
 

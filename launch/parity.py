@@ -155,7 +155,7 @@ def measure(cases: Sequence[ledger.Case], seed: int) -> list[ledger.Record]:
   ):
     warnings.simplefilter('ignore')  # From the references.
 
-    def advance(record):
+    def on_record(record):
       bar.set_description_str(next(names), refresh=False)
       bar.update(cost(record.quick))
       if not record.passed:
@@ -164,7 +164,7 @@ def measure(cases: Sequence[ledger.Case], seed: int) -> list[ledger.Record]:
           f'{record.error:.1e} > {record.bound:.1e} {record.problem}'
         )
 
-    return ledger.run(cases, seed, advance)
+    return ledger.run(cases, seed, on_record)
 
 
 def keep_small_programs() -> None:

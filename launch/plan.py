@@ -1,4 +1,4 @@
-"""Compile the train step for a pod that is not there, by every layout.
+"""Compile the train step for a pod without having it, in every layout.
 
   sana-jax plan --config sana_1600m_1024 --topology v5e:16x16 --out out/plan
   sana-jax plan --config sana_1600m_1024 --topology h200:1x4x8 \\
@@ -6,13 +6,13 @@
   sana-jax plan --config sana_1600m_1024 --topology v5p:4x4x8 \\
     --per-chip-batch fit --out out/plan
 
-Says of each layout whether it fits a chip's memory, what chips tell each other,
-how long a step takes at best and what bounds it; of what does not fit, what
-would make it. Topologies are v4, v5e, v5p, v6e and tpu7x slices, such as
-v5e:16x16 or, for two of them, v5e:16x16@2; and a100, h100, h200 and b200 as
+Reports for each layout whether it fits a chip's memory, its communication, the
+best step time and what bounds it; for a layout that does not fit, changes that
+make it fit. Topologies are v4, v5e, v5p, v6e and tpu7x slices, such as
+v5e:16x16 or, for two, v5e:16x16@2; and a100, h100, h200 and b200 as
 SLICESxHOSTSxGPUS. --out gets plan.json, plan.md and, for each layout that fits,
-a file that sana-jax train --layout takes. Nothing runs on a device; what was
-compiled is kept. Needs pip install 'sana_jax[tpu]' or [gpu].
+a file for sana-jax train --layout. Nothing runs on a device; compiled plans are
+cached. Needs pip install 'sana_jax[tpu]' or [gpu].
 """
 
 import argparse
@@ -33,7 +33,7 @@ from sana_jax.launch import bench, devices, output, plan_matrix, plan_report
 from sana_jax.launch.config_files import apply_layout, checked_config, CONFIGS
 from sana_jax.launch.flags import flag, refused, whole
 
-# How often a search goes on while nothing fits, and with how much less memory.
+# Rounds of a search while nothing fits, and the memory limit of each next one.
 _ROUNDS, _MUCH_LESS = 4, 0.75
 OVERRIDES = True  # Takes --config.key=value.
 
@@ -41,13 +41,13 @@ OVERRIDES = True  # Takes --config.key=value.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   value = functools.partial(flag, parser)
-  several = 'as of sana-jax train; several make a table of who wins where'
+  several = 'as in sana-jax train; several give a table of the fastest layouts'
   value('--config', 'FILE[:ARG],...', several)
   value('--topology', 'POD,...', 'such as v5e:16x16, v5p:4x4x8@2 or h200:1x4x8')
   value(
     '--layouts',
     'all|NAME,...',
-    'shipped ones, or files with LAYOUT (default: all that are shipped)',
+    'shipped ones, or files with LAYOUT (default: all shipped ones)',
     default='all',
   )
   value(
@@ -79,12 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'what needs no compiler; all, or those of --config and --topology',
   )
   for name, about in (
-    ('--shardings', 'print what lies where, and compile nothing'),
-    ('--update', 'write what differs from --golden, and new ones'),
+    ('--shardings', 'print the shardings, and compile nothing'),
+    ('--update', 'write plans that differ from --golden, and new ones'),
     (
       '--calibrate',
-      'measure the devices that are here, for later plans of pods of the same '
-      'chips; takes no other argument',
+      'measure the local devices, for later plans of pods of the same chips; '
+      'takes no other argument',
     ),
   ):
     parser.add_argument(name, action='store_true', help=about)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       )
   if args.out:
     output.check(args.out)
-  if plan_matrix.is_asked(args):
+  if plan_matrix.has_several(args):
     return plan_matrix.run(args, overrides)
   if args.shardings:
     return print_shardings(args, checked_config(args.config, overrides))
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def plan_one(args, overrides):
-  """Of one config and pod: compiles, prints and writes; returns the plans."""
+  """Compiles, prints and writes for one config and pod; returns the plans."""
   from sana_jax.analysis import topologies
 
   config = checked_config(args.config, overrides)
@@ -133,13 +133,13 @@ def plan_one(args, overrides):
     if args.search:
       pairs = roomier(args, config, pod, runner, bar, pairs)
     check_plans([plan for _, plan in pairs])
-    said = advise(runner, pairs, pod, remedies=not args.search)
-  plan_report.finish(args, overrides, pairs, said, runner)
+    notes = advise(runner, pairs, pod, remedies=not args.search)
+  plan_report.finish(args, overrides, pairs, notes, runner)
   return [plan for _, plan in pairs]
 
 
 def print_shardings(args, config) -> int:
-  """What each layout puts where; needs no compiler."""
+  """Prints the shardings of each layout; needs no compiler."""
   from sana_jax.analysis import chips
   from sana_jax.tools.plan import golden
 
@@ -149,8 +149,8 @@ def print_shardings(args, config) -> int:
 
 
 def calibrate(args, overrides) -> int:
-  """Measures and keeps the rates of this machine's devices."""
-  others = [key for key in bench.given(args) if key != 'calibrate']
+  """Measures and stores the rates of this machine's devices."""
+  others = [key for key in bench.changed_flags(args) if key != 'calibrate']
   if others := [*others, *overrides]:
     raise UserError(
       '--calibrate takes no other argument, such as '
@@ -162,7 +162,7 @@ def calibrate(args, overrides) -> int:
 
   kind, found = jax.devices()[0].device_kind, ceilings.measure()
   print(ceilings.text(kind, found))
-  print(f'Kept in {ceilings.write(kind, found)}.')
+  print(f'Stored in {ceilings.write(kind, found)}.')
   return 0
 
 
@@ -176,7 +176,7 @@ def batches(value: str) -> list[int] | str:
 
 
 def candidates(args, config, pod):
-  """Every layout that was asked for, on this pod."""
+  """Candidates of the requested layouts on this pod."""
   from sana_jax.tools.plan import candidates as made
 
   names = shipped() if args.layouts == 'all' else args.layouts.split(',')
@@ -201,20 +201,19 @@ def candidates(args, config, pod):
 
 
 def shipped():
-  """Names of all layouts that come with the package."""
+  """Names of the layouts in the package."""
   return sorted(p.stem for p in (CONFIGS / 'layouts').glob('[!_]*.py'))
 
 
 def searched(args, config, pod, params, tried=()):
-  """Those that formulas like best; of those that need much less than `tried`,
-  if formulas are right at least in that."""
+  """Best candidates by formulas, estimated far below the memory of `tried`."""
   from sana_jax.tools.plan import candidates as made
   from sana_jax.tools.plan import search, steps
 
   if config.task != 'sana':
     raise UserError(
-      f'--search knows no formulas for config.task='
-      f"{config.task!r}, only for 'sana'; give --layouts."
+      f"--search supports only config.task='sana', not {config.task!r}; give "
+      '--layouts.'
     )
   config = made.copied(config)
   set_batch(config, args.per_chip_batch, pod)
@@ -233,7 +232,7 @@ def searched(args, config, pod, params, tried=()):
 
 
 def roomier(args, config, pod, runner, bar, pairs):
-  """(candidate, plan) of the next best, while none fits: formulas err."""
+  """Adds (candidate, plan) of the next best while none fits."""
   from sana_jax.tools.plan import candidates as made
 
   params = made.shapes(config)
@@ -250,7 +249,7 @@ def roomier(args, config, pod, runner, bar, pairs):
 
 
 def set_batch(config, per_chip, pod):
-  """The first batch that will be compiled, over all devices."""
+  """Sets the global batch that is compiled first."""
   if isinstance(per_chip, list) and per_chip:
     config.batch_size = per_chip[0] * pod.chips
   elif per_chip:
@@ -258,13 +257,13 @@ def set_batch(config, per_chip, pod):
 
 
 def make_runner(args, bar):
-  """Compiles and tells of each."""
+  """Runner that reports each plan."""
   from sana_jax.tools.plan.runner import Runner
   from sana_jax.tools.plan.tables import mesh_text
 
   began, seen = time.monotonic(), itertools.count(1)
 
-  def told(plan, cached):
+  def on_plan(plan, cached):
     bar.update()
     left = max(0, bar.total - next(seen))
     if not cached and not plan.problem:
@@ -277,12 +276,12 @@ def make_runner(args, bar):
         file=sys.stderr,
       )
 
-  runner = Runner(args.topology, args.mode, jobs=args.jobs, told=told)
+  runner = Runner(args.topology, args.mode, jobs=args.jobs, on_plan=on_plan)
   return runner
 
 
 def compile_all(args, runner, tried, pod):
-  """(candidate, plan) for each layout and batch."""
+  """(candidate, plan) of each layout and batch."""
   from sana_jax.tools.plan import fitting
 
   if args.per_chip_batch == 'fit':
@@ -295,7 +294,7 @@ def compile_all(args, runner, tried, pod):
 
 
 def batched(candidate, args, pod):
-  """The candidate with each of --per-chip-batch, by names of their own."""
+  """The candidate with each of --per-chip-batch, under distinct names."""
   if candidate.problem or len(args.per_chip_batch) == 1:
     return [candidate]
   name = candidate.name
@@ -306,19 +305,19 @@ def batched(candidate, args, pod):
 
 
 def check_plans(plans):
-  """Raises UserError where no layout could be compiled, for one reason."""
+  """Raises UserError if every layout failed for the same reason."""
   problems = {p.problem for p in plans}
   if len(problems) == 1 and (problem := problems.pop()):
     raise UserError(problem)
 
 
 def advise(runner, pairs, pod, remedies):
-  """Notes on the plans and, with `remedies`, what would make them fit."""
+  """Notes on the plans and, with `remedies`, changes that make them fit."""
   from sana_jax.tools.plan import fitting, tables
 
-  said = tables.notes([plan for _, plan in pairs])
+  notes = tables.notes([plan for _, plan in pairs])
   if not remedies:
-    return said
+    return notes
   fit = [c for c, plan in pairs if plan.fits]
   large = [(c, p) for c, p in pairs if not p.problem and not p.fits]
 
@@ -327,4 +326,4 @@ def advise(runner, pairs, pod, remedies):
     found = fitting.remedies(candidate, pod, fit, runner.one)
     return tables.short_of(plan, found)
 
-  return said + runner.map(helped, large)
+  return notes + runner.map(helped, large)

@@ -1,4 +1,4 @@
-"""Golden plans: written, and compared with what the code makes of them now."""
+"""Writes golden plans, and compares them with the current code."""
 
 import argparse
 import dataclasses
@@ -15,7 +15,7 @@ from sana_jax.paths import expanded
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints what differs, or writes it; 1 where something does."""
+  """Prints the differences, or writes them; returns 1 if there are any."""
   from sana_jax.analysis import topologies
   from sana_jax.tools.plan import golden
 
@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
     elif str(now) != str(one):
       differ += 1
       show(path, one, now)
-  same = 'written' if args.update else f'{len(known) - differ} as they were'
+  same = 'written' if args.update else f'{len(known) - differ} unchanged'
   print(f'{len(known)} plans: {same}, {differ} differ.')
   return int(differ > 0)
 
 
 def wanted(args, known):
-  """Those of --config and --topology; with --update, also a new one."""
+  """Golden plans of --config and --topology; with --update, also a new one."""
   from sana_jax.tools.plan import golden
 
   is_of = lambda one: (
@@ -60,7 +60,7 @@ def wanted(args, known):
 
 
 def made(args, one):
-  """The same, by the code as it is; --shardings leaves what was compiled."""
+  """The plan by the current code; --shardings keeps the compiled part."""
   from sana_jax.analysis import chips
   from sana_jax.launch import plan as command
   from sana_jax.tools.plan import golden
@@ -80,7 +80,7 @@ def made(args, one):
 
 
 def show(path, before, now):
-  """As a diff."""
+  """Prints a diff."""
   lines = [str(plan).splitlines(keepends=True) for plan in (before, now)]
   diff = difflib.unified_diff(*lines, str(path), 'now', n=2)
   print(''.join(diff), end='')

@@ -1,4 +1,4 @@
-"""Several configs on several pods: a plan of each, and who wins where."""
+"""Plans of several configs on several pods, and the fastest layout of each."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from sana_jax.launch import output
 from sana_jax.launch.config_files import checked_config
 
 
-def is_asked(args: argparse.Namespace) -> bool:
-  """Whether there is more than one config or pod."""
+def has_several(args: argparse.Namespace) -> bool:
+  """Whether more than one config or pod is requested."""
   return ',' in (args.config or '') + (args.topology or '')
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  """A folder for each in --out, and winners.md with a line for each."""
+  """Writes a folder for each to --out, and winners.md with a line for each."""
   from sana_jax.analysis import topologies
   from sana_jax.launch import plan_report
   from sana_jax.tools import report as reports
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def winner(args, overrides, config, topology):
-  """Cells of the fastest plan that fits, or why there is none."""
+  """Cells of the fastest plan that fits, or of the reason for none."""
   from sana_jax.analysis import ceilings
   from sana_jax.launch import plan
   from sana_jax.tools.plan import report, tables
@@ -63,9 +63,9 @@ def winner(args, overrides, config, topology):
   changed['out'] = str(pathlib.Path(args.out) / name)
   try:
     plans = plan.plan_one(argparse.Namespace(**vars(args) | changed), overrides)
-  except UserError as e:  # What cannot be here may be on other pods.
+  except UserError as e:  # It may be valid on other pods.
     print(e)
     return {'layout': str(e)}
-  chip, _ = ceilings.of(plans[0].pod.chip)
+  chip, _ = ceilings.measured(plans[0].pod.chip)
   first = report.ranked(plans, chip)[0]
   return tables.cells(first, chip) if first.fits else {'layout': 'none fits'}

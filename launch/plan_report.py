@@ -1,4 +1,4 @@
-"""What sana-jax plan prints, and the files of its --out."""
+"""Output of sana-jax plan: printed table and files of --out."""
 
 import dataclasses
 import json
@@ -7,27 +7,27 @@ from sana_jax import files
 from sana_jax.launch import bench, output
 
 
-def finish(args, overrides, pairs, said, runner):
+def finish(args, overrides, pairs, notes, runner):
   """Prints the table and writes the report."""
   from sana_jax.analysis import ceilings
   from sana_jax.tools.plan import cache, page, pictures, tables
 
-  said_by = command_line(args, overrides)
+  command = command_line(args, overrides)
   plans = [plan for _, plan in pairs]
-  chip, measured = ceilings.of(plans[0].pod.chip)
-  if measured:
-    said = [*said, f'Times are by rates that were measured on {measured}.']
+  chip, date = ceilings.measured(plans[0].pod.chip)
+  if date:
+    notes = [*notes, f'Times are by rates that were measured on {date}.']
   title = f'{args.config} on {args.topology}, {args.mode}'
   print(tables.plain(plans, chip))
-  for note in said:
+  for note in notes:
     print(f'- {note}')
   facts = {
-    'command': said_by,
+    'command': command,
     'plans': [dataclasses.asdict(p) for p in plans],
-    'notes': said,
+    'notes': notes,
     'compilers': cache.compilers(),
   }
-  shown = title, plans, said, said_by, chip
+  shown = title, plans, notes, command, chip
   with output.folder(args.out) as out:
     files.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
     files.write_text(out / 'plan.md', tables.markdown(*shown))
@@ -37,7 +37,7 @@ def finish(args, overrides, pairs, said, runner):
     if any(p.fits for p in plans):
       curve = pictures.scaling_curve(plans, chip)
       files.write_bytes(out / 'scaling.png', curve)
-    write_layouts(out / 'layouts', pairs, said_by)
+    write_layouts(out / 'layouts', pairs, command)
   if runner.compiled:
     print(
       f'{runner.compiled} compilations, {runner.cpu_seconds:.0f} CPU '
@@ -46,7 +46,7 @@ def finish(args, overrides, pairs, said, runner):
 
 
 def write_layouts(folder, pairs, command):
-  """A file for each that fits, which sana-jax train --layout takes."""
+  """Writes a file for sana-jax train --layout for each plan that fits."""
   for candidate, plan in pairs:
     if plan.fits:
       folder.mkdir(exist_ok=True)
@@ -60,5 +60,5 @@ def write_layouts(folder, pairs, command):
 
 
 def command_line(args, overrides):
-  """The command, without where it writes."""
+  """The command without its output folder."""
   return ' '.join([bench.repeated_by(args), *overrides])

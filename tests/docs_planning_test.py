@@ -1,4 +1,4 @@
-"""Commands of docs/planning.md are valid; its table matches its sources.
+"""Commands of docs/planning.md are valid, and its table matches the benchmark.
 
 Compiling takes minutes, so the commands stop before it, at the missing
 compiler.
@@ -25,7 +25,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize('line', [c for c in COMMANDS if '--topology' in c])
-def test_a_command_is_understood(line, monkeypatch, tmp_path, capsys):
+def test_a_command_of_the_page_is_valid(line, monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'tests').symlink_to(DOCS.parent / 'tests')
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
@@ -45,7 +45,7 @@ def test_the_flags_of_the_page_are_those_of_the_command():
   assert shown <= known and len(shown) > 6
 
 
-def test_what_was_measured_is_what_the_benchmark_wrote():
+def test_the_measured_table_matches_the_benchmark():
   runs = [
     PLANNED.from_json(path.read_text())
     for path in sorted((DOCS / 'bench').glob(PLANNED.files))

@@ -23,7 +23,8 @@ def files(*suffixes):
   for name in FOLDERS:
     top = ROOT / name
     for path in [top] if top.is_file() else sorted(top.rglob('*')):
-      if path.suffix in suffixes and '__pycache__' not in path.parts:
+      ours = path.is_file() and '__pycache__' not in path.parts
+      if ours and path.suffix in suffixes:
         yield str(path.relative_to(ROOT)), path.read_text(encoding='utf-8')
 
 

@@ -1,7 +1,7 @@
-"""What lies in a device's memory while a program runs, as XLA arranged it.
+"""Buffers of a compiled program in device memory, as XLA assigns them.
 
-From the text that XLA writes when it is asked to (`xla_dump_to`): also of
-programs that turned out to be too large.
+Parsed from XLA's dump (`xla_dump_to`), which also covers programs that are too
+large.
 """
 
 import pathlib
@@ -21,11 +21,11 @@ class Temporary(NamedTuple):
 
   bytes: int
   shape: str
-  source: str  # Our line, and what JAX calls the operation.
+  source: str  # Line of this project, and JAX's name of the operation.
 
 
 class Arrangement(NamedTuple):
-  """Bytes of all arrays that are arguments or results, and of all others."""
+  """Bytes of arguments and results, and of temporaries."""
 
   arguments: int
   temporaries: int
@@ -37,7 +37,7 @@ class Arrangement(NamedTuple):
 
 
 def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
-  """Buffers of the newest program dumped there; None if there is none."""
+  """Buffers of the newest program in a dump folder; None if it has none."""
   plans = folder.glob('*after_optimizations-buffer-assignment.txt')
   plan = max(plans, key=lambda p: p.stat().st_size, default=None)
   if plan is None:
@@ -48,7 +48,7 @@ def read(folder: pathlib.Path, count: int = 10) -> Arrangement | None:
 
 
 def arrange(text: str, module: hlo.Module | None, count: int) -> Arrangement:
-  """Parses XLA's text; `module` knows where an array comes from."""
+  """Parses XLA's text; `module` gives the source of an array."""
   arguments = temporaries = 0
   kind, values = '', []
   for line in text.splitlines():
@@ -70,7 +70,7 @@ def arrange(text: str, module: hlo.Module | None, count: int) -> Arrangement:
 
 
 def _largest(values, module, count):
-  """The largest that lie beside each other; what shares a place is one."""
+  """The largest temporaries; those that share memory count as one."""
   sources = {x.name: x for x in module.instructions()} if module else {}
   taken, found = [], []
   for size, offset, name, shape in sorted(values, key=lambda v: -v[0]):

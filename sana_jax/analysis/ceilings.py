@@ -1,7 +1,7 @@
-"""What the devices that are here really do: measured, in place of data sheets.
+"""Measured rates of the local devices, in place of data sheets.
 
-A large product, a large copy, and, where there are several devices, a sum over
-them; kept by the device's kind, for plans of pods of the same chips.
+A large matmul, a large copy and, with several devices, an all-reduce; stored by
+device kind, for plans of pods of the same chips.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from sana_jax.paths import expanded
 from sana_jax.sharding.mesh import make_mesh
 
 FILE = '~/.cache/sana_jax/ceilings.json'
-# By key: its name, its unit, and how much that is.
+# Key -> (name, unit, size of the unit).
 _RATES = {
   'flops': ('product', 'TFLOP/s', 1e12),
   'memory_rate': ('copy', 'GB/s', 1e9),
@@ -33,7 +33,7 @@ _RATES = {
 
 
 def measure(dtype: str = 'bfloat16') -> dict[str, Any]:
-  """Rates of one device: FLOP/s, bytes a second of its memory and links."""
+  """Rates of one device: FLOP/s, and bytes per second of memory and links."""
   count = jax.device_count()
   found = {
     'flops': device.matmul_rate(dtype),
@@ -47,7 +47,7 @@ def measure(dtype: str = 'bfloat16') -> dict[str, Any]:
 
 
 def all_reduce_rate() -> float:
-  """Bytes a second that leave a device in a sum over all, by a ring's count."""
+  """Bytes per second that leave a device in a ring all-reduce over all."""
   count = jax.device_count()
   mesh = make_mesh({'data': count}, jax.devices())
   size = 2**24 if jax.default_backend() == 'cpu' else 2**28
@@ -60,7 +60,7 @@ def all_reduce_rate() -> float:
 
 
 def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
-  """Keeps the rates of a kind of device."""
+  """Stores the rates of a kind of device."""
   path = pathlib.Path(expanded(FILE))
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write_text(
@@ -70,7 +70,7 @@ def write(kind: str, found: Mapping[str, Any]) -> pathlib.Path:
 
 
 def read() -> dict[str, Any]:
-  """All that were kept, by kind; empty where nothing, or nothing whole, was."""
+  """Stored rates by kind; empty if the file is missing or invalid."""
   try:
     found = files.read_json(pathlib.Path(expanded(FILE)))
   except (FileNotFoundError, UserError):
@@ -79,7 +79,7 @@ def read() -> dict[str, Any]:
 
 
 def _are_rates(found):
-  """Whether it is what `measure` returns."""
+  """Whether `found` has the form that `measure` returns."""
   return (
     isinstance(found, dict)
     and {'flops', 'memory_rate'} <= set(found)
@@ -93,8 +93,8 @@ def _are_rates(found):
   )
 
 
-def of(chip: Chip) -> tuple[Chip, str]:
-  """The chip by measured rates, and when they were; '' by its data sheet."""
+def measured(chip: Chip) -> tuple[Chip, str]:
+  """(chip, date) with measured rates; '' for the date of a data sheet's."""
   kept = read()
   for kind in chip.kinds:
     if kind in kept:
@@ -106,14 +106,14 @@ def of(chip: Chip) -> tuple[Chip, str]:
 
 
 def device_of(kind: str, found: Mapping[str, Any]) -> Chip:
-  """One device by measured rates alone, whatever it is."""
+  """A device of any kind, by measured rates alone."""
   rates = dict.fromkeys(('link_rate', 'network_rate'), math.inf)
   rates |= {key: found[key] for key in _RATES if key in found}
   return Chip(kind, (kind,), memory=math.inf, usable=math.inf, links=0, **rates)
 
 
 def text(kind: str, found: Mapping[str, Any]) -> str:
-  """The rates, beside the data sheet's where there is one."""
+  """Table of the rates, beside the data sheet's where one is known."""
   chip = chips.of_kind(kind)
   sheet = chip.of_device() if chip else None
   lines = [f'{kind}, {found["devices"]} devices, {found["date"]}']

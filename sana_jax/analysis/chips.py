@@ -1,7 +1,7 @@
-"""What chips can do by their data sheets: the one table of it.
+"""Table of chips by their data sheets.
 
-Rates are of one chip, dense bfloat16 for products, and of one direction for
-links. Sources, read in November 2026:
+Rates are of one chip: dense bfloat16 for matmuls, one direction for links.
+Sources, read in November 2026:
 
   TPUs   cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}: FLOP/s, HBM, ICI (its
          figure counts both directions: halved here) and data center network
@@ -11,9 +11,9 @@ links. Sources, read in November 2026:
          headlines count sparse products double and NVLink in both directions;
          network: one 200 (A100) or 400 Gb/s adapter a GPU, as in DGX systems.
 
-What a program may use of a TPU's memory is what libtpu 0.0.42 says when one
-does not fit. A GPU's is what JAX may take with XLA_PYTHON_CLIENT_MEM_FRACTION
-set to 0.92 (its default is 0.75).
+Usable memory of a TPU is the limit that libtpu 0.0.42 reports when a program
+does not fit; of a GPU, JAX's share with XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
+(its default is 0.75).
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ class Chip:
   """A kind of chip.
 
   Attributes:
-    kinds: what JAX calls its devices.
-    devices: of JAX, that a chip is.
+    kinds: names of its devices in JAX.
+    devices: JAX devices per chip.
     usable: bytes of memory that a program may use.
-    links: ICI links, two for each dimension of the torus; 0 for a switch.
-    link_rate: bytes a second that leave over all links within a slice or host.
-    network_rate: bytes a second that leave to other slices or hosts.
+    links: ICI links, two per dimension of the torus; 0 for a switch.
+    link_rate: bytes per second sent over all links within a slice or host.
+    network_rate: bytes per second sent to other slices or hosts.
   """
 
   name: str
@@ -54,21 +54,21 @@ class Chip:
     return not self.links
 
   def of_device(self) -> 'Chip':
-    """The same for one of JAX's devices, where a chip is several."""
+    """One JAX device of the chip, with its share of the rates and memory."""
     shared = [f.name for f in dataclasses.fields(self) if f.type is float]
     parts = {key: getattr(self, key) / self.devices for key in shared}
     return dataclasses.replace(self, devices=1, **parts)
 
 
 def _chip(name, kinds, tflops, memory, usable, links, rates, devices=1):
-  """Units of `rates`: GB/s of memory and links, Gbit/s of the network."""
+  """A Chip; `rates` are GB/s of memory and links, Gbit/s of the network."""
   ram, fast, slow = (1e9 * rate for rate in rates)
   flops, whole = 1e12 * tflops, (float(memory), float(usable))
   return Chip(name, kinds, flops, *whole, ram, links, fast, slow / 8, devices)
 
 
 def _tpu(name, kinds, tflops, memory, usable, *rest, **more):
-  """Memory in GiB."""
+  """A TPU, with memory in GiB."""
   sizes = memory * GIB, usable * GIB
   return _chip(name, kinds, tflops, *sizes, *rest, **more)
 
@@ -99,7 +99,7 @@ GPUS = tuple(name for name, chip in CHIPS.items() if chip.is_gpu)
 
 
 def get(name: str) -> Chip:
-  """The chip of a name; UserError, with the nearest names, if there is none."""
+  """Chip of a name; raises UserError with the nearest names if unknown."""
   if name in CHIPS:
     return CHIPS[name]
   raise UserError(
@@ -109,7 +109,7 @@ def get(name: str) -> Chip:
 
 
 def of_kind(kind: str) -> Chip | None:
-  """Chip by JAX's name of its devices; None for a CPU or another."""
+  """Chip by JAX's device kind; None for a CPU or an unknown kind."""
   return next((c for c in CHIPS.values() if kind in c.kinds), None)
 
 
@@ -118,8 +118,8 @@ class Topology:
   """A pod: `v5p:4x4x8`, `v5e:16x16@2` (two slices) or `h200:1x4x8`.
 
   Attributes:
-    shape: of a slice of TPUs, or slices x hosts x GPUs.
-    slices: joined by a slow network.
+    shape: shape of a TPU slice, or slices x hosts x GPUs.
+    slices: TPU slices, joined by a slow network.
   """
 
   name: str
@@ -133,16 +133,16 @@ class Topology:
 
   @property
   def devices(self) -> int:
-    """Number of devices as JAX counts."""
+    """Number of JAX devices."""
     return self.chips * self.chip.devices
 
 
-# Of a slice of a torus of so many dimensions; 0 for GPUs.
+# Dimensions of the torus (0 for GPUs) -> valid shapes.
 _EXAMPLES = {0: ['1x4x8'], 2: ['4x4', '16x16@2'], 3: ['2x2x1', '4x4x8@2']}
 
 
 def parse(name: str) -> Topology:
-  """A topology's name; UserError, with what is allowed, for another text."""
+  """Topology of a name; raises UserError with the allowed form if invalid."""
   kind, _, rest = name.partition(':')
   chip = get(kind)
   axes = chip.links // 2

@@ -1,8 +1,8 @@
-"""What chips tell each other: how much, along which axis, over which links.
+"""Collectives of a compiled program: bytes, mesh axes and link type.
 
-Bytes are those that leave one device, in rings (Thakur et al., 2005): n
-devices that gather parts of s bytes send (n - 1) s each, a reduce-scatter of s
-bytes (n - 1) / n s, an all-reduce both.
+Bytes are those that one device sends in a ring (Thakur et al., 2005): an
+all-gather of parts of s bytes over n devices sends (n - 1) s, a reduce-scatter
+of s bytes (n - 1) / n s, an all-reduce both.
 """
 
 from collections import Counter
@@ -39,22 +39,22 @@ _NAMED_MESH = re.compile(
 class Place(NamedTuple):
   """Position of a device."""
 
-  coords: tuple[int, ...]  # In the torus of its slice; () for GPUs.
-  island: int  # The slice or host, in which links are fast.
+  coords: tuple[int, ...]  # Position in the slice's torus; () for GPUs.
+  island: int  # Slice or host, within which links are fast.
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """All that is alike, in one step.
+  """Identical collectives of one step, merged.
 
   Attributes:
-    axes: of the mesh, as 'fsdp' or 'data+fsdp'.
-    count: how often one is started.
-    bytes: that leave a device, over all of them.
-    link: 'ici', 'dcn', 'nvlink' or 'network': the slowest that it crosses.
-    ways: ICI links that it uses of a chip; of the others, the members of a
-      group in one slice or host, which share its adapters.
-    hidden: whether other work may go on meanwhile.
+    axes: mesh axes, such as 'fsdp' or 'data+fsdp'.
+    count: number of calls.
+    bytes: bytes that one device sends in all of them.
+    link: slowest link crossed: 'ici', 'dcn', 'nvlink' or 'network'.
+    ways: ICI links in use per chip; for other links, the group's members in
+      one slice or host, which share its adapters.
+    hidden: whether it overlaps with other work.
   """
 
   kind: str
@@ -66,7 +66,7 @@ class Collective:
   bytes: float = 0.0
 
   def seconds(self, chip: Chip) -> float:
-    """By the chip's rates; of all of them, one after the other."""
+    """Seconds of all of them in sequence, at the chip's rates."""
     if self.link == 'ici':
       return self.bytes / (chip.link_rate * self.ways / chip.links)
     if self.link == 'nvlink':
@@ -83,15 +83,15 @@ def find(
   """Collectives of a program, identical ones merged.
 
   Args:
-    mesh: its axes' sizes.
-    places: of the devices, in the mesh's order.
+    mesh: sizes of the mesh's axes.
+    places: positions of the devices, in mesh order.
     torus: sizes of a slice's torus; empty for GPUs.
   """
   total, seen = {}, set()
   for step, x, local in _all(module):
     kind, hidden = _kind(x, step)
     chain = re.search(r'chain_id="(\d+)"', x.attributes)
-    if chain:  # TPUs cut one into pieces that go on beside other work.
+    if chain:  # TPUs split one into pieces that overlap with other work.
       key = (chain[1], x.name.partition('.')[0], _channel(x))
       if key in seen:
         continue
@@ -99,11 +99,11 @@ def find(
     group = members(x.attributes, len(places))
     if len(group) < 2:
       continue
-    given = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
+    operand = sum(hlo.size(local[o].shape) for o in x.operands if o in local)
     link = _link(group, places, torus)
     one = Collective(kind, _axes(group, mesh), *link, hidden)
     count, sent = total.get(one, (0, 0.0))
-    sent += step.times * leaving(kind, given, len(group))
+    sent += step.times * bytes_sent(kind, operand, len(group))
     total[one] = (count + step.times, sent)
   return [
     dataclasses.replace(one, count=count, bytes=sent)
@@ -112,19 +112,19 @@ def find(
 
 
 def kind_of(x: hlo.Instruction) -> str:
-  """Of a collective, without how it is started; '' for another thing."""
+  """Kind of a collective, without '-start'; '' for other instructions."""
   found = _OPCODE.fullmatch(x.opcode)
   return found[1] if found else ''
 
 
 def count(module: hlo.Module) -> dict[str, int]:
-  """How often each kind is called in a program; in a loop, once."""
+  """Calls of each kind in a program; those in a loop count once."""
   return dict(Counter(filter(None, map(kind_of, module.instructions()))))
 
 
-def leaving(kind: str, given: int, n: int) -> float:
-  """Bytes that leave a device that gives `given` bytes, one of n."""
-  return float(given) * {
+def bytes_sent(kind: str, operand: int, n: int) -> float:
+  """Bytes sent by one of n devices that has `operand` bytes."""
+  return float(operand) * {
     'all-gather': n - 1,
     'all-reduce': 2 * (n - 1) / n,
     'collective-permute': 1,
@@ -132,7 +132,7 @@ def leaving(kind: str, given: int, n: int) -> float:
 
 
 def members(attributes: str, devices: int) -> list[int]:
-  """The first group of devices that talk to each other."""
+  """Devices of the first group of a collective."""
   if found := re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes):
     return [int(found[1]), int(found[2])]
   if found := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
@@ -146,9 +146,9 @@ def members(attributes: str, devices: int) -> list[int]:
 
 
 def _of_named_mesh(axes, sizes, order, chosen):
-  """XLA's own mesh: 'axis_0'=64,'axis_1'=4 of reordered devices.
+  """First group in XLA's named mesh: 'axis_0'=64,'axis_1'=4.
 
-  Of an axis, `'axis_0':(2)4` is the part of 4 behind one of 2.
+  `'axis_0':(2)4` is the part of size 4 of an axis, after one of size 2.
   """
   shape = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
   parts = {
@@ -165,14 +165,14 @@ def _of_named_mesh(axes, sizes, order, chosen):
 
 
 def _iota(sizes, order):
-  """Numbers from 0 on in an array of these sizes, its axes in this order."""
+  """iota of these sizes, transposed to this order of axes."""
   shape = [int(n) for n in sizes.split(',')]
   ids = np.arange(math.prod(shape)).reshape(shape)
   return ids.transpose([int(i) for i in order.split(',')] if order else None)
 
 
 def _all(module):
-  """(step, instruction, the instructions around it) of each collective."""
+  """Yields (step, instruction, its computation) of each collective."""
   for step in module.steps():
     x = step.instruction
     if x.opcode == 'fusion':
@@ -185,7 +185,7 @@ def _all(module):
 
 
 def _kind(x, step):
-  """Its kind, and whether it goes on beside other work."""
+  """(kind, whether it overlaps with other work)."""
   kind, start = _OPCODE.fullmatch(x.opcode).groups()
   around = step.instruction
   started = bool(start) and '"is_sync":true' not in x.attributes
@@ -209,7 +209,7 @@ def _axes(group, mesh):
 
 
 def _link(group, places, torus):
-  """The slowest link of a group, and in how many ways it is used."""
+  """(slowest link of a group, how many links or members share it)."""
   here = [places[i] for i in group]
   islands = Counter(p.island for p in here)
   if len(islands) > 1:
@@ -219,13 +219,13 @@ def _link(group, places, torus):
   ways = 0
   for axis in range(len(torus)):
     extent = len({p.coords[axis] for p in here})
-    # A ring that closes goes both ways round.
+    # A closed ring sends in both directions.
     ways += 0 if extent == 1 else 2 if closes(torus, axis, extent) else 1
   return 'ici', max(1, ways)
 
 
 def closes(torus: Sequence[int], axis: int, extent: int) -> bool:
-  """Whether `extent` chips along a dimension of a slice are a ring.
+  """Whether `extent` chips along a dimension of a slice form a ring.
 
   Links wrap around 16 chips of the flat v5e and v6e, and cubes of four.
   """

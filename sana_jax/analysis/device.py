@@ -1,4 +1,4 @@
-"""What this device is and can do at best: measured, or by its data sheet."""
+"""Name and peak rates of this device, measured or by its data sheet."""
 
 from collections.abc import Callable
 import functools
@@ -19,21 +19,21 @@ SECONDS = 0.1
 
 
 def peak_flops(kind: str) -> float | None:
-  """FLOP/s by the data sheet; None for a CPU or an unknown chip."""
+  """Data sheet FLOP/s; None for a CPU or an unknown chip."""
   chip = chips.of_kind(kind)
   return chip.of_device().flops if chip else None
 
 
 def matmul_rate(dtype: str) -> float:
-  """FLOP/s of a large product."""
+  """FLOP/s of a large matmul."""
   return product_rate(dtype, 2048 if jax.default_backend() == 'cpu' else 8192)
 
 
 def product_rate(dtype: str, n: int) -> float:
-  """FLOP/s of a product of two n x n matrices of random numbers.
+  """FLOP/s of a matmul of two random n x n matrices.
 
-  Of ones or zeros, a GPU draws less power and multiplies faster. Whole numbers
-  are summed in int32, those of 8 bits in bfloat16.
+  With ones or zeros, a GPU draws less power and multiplies faster. Integers
+  are summed in int32, 8-bit floats in bfloat16.
   """
   x, y = (_random(key, dtype, n) for key in jax.random.split(jax.random.key(0)))
   kind = jnp.dtype(dtype)
@@ -57,10 +57,10 @@ def _random(key, dtype, n):
 
 
 def copy_rate() -> float:
-  """Bytes a second of a large copy, both those read and those written.
+  """Bytes per second of a large copy, read and written.
 
-  It is made in place: where a copy has new memory each time, a CPU's system
-  first makes pages of it, which takes twelve times as long.
+  The copy is in place: new memory costs page faults on a CPU, which take
+  twelve times as long.
   """
   size = 2**28 if jax.default_backend() == 'cpu' else 2**31
   turned = jax.jit(jnp.negative, donate_argnums=0)
@@ -75,7 +75,7 @@ def copy_rate() -> float:
 
 
 def timer(run: Callable[[], Any]) -> Callable[[], float]:
-  """A function that gives the seconds of one call, as a mean over many.
+  """Returns a function that measures the mean seconds of a call.
 
   `run` may return before the device is done.
   """
@@ -95,7 +95,7 @@ def timer(run: Callable[[], Any]) -> Callable[[], float]:
 
 
 def best_seconds(f, *args, calls: int = 5) -> float:
-  """Of one call; noise only ever adds to a time."""
+  """Minimum seconds of a call, since noise only adds to a time."""
   jax.block_until_ready(f(*args))
   found = []
   for _ in range(calls):
@@ -107,7 +107,7 @@ def best_seconds(f, *args, calls: int = 5) -> float:
 
 @functools.cache
 def name() -> str:
-  """Its kind; of a CPU, also how many cores there are."""
+  """Device kind; for a CPU with its number of cores."""
   kind = jax.devices()[0].device_kind
   if kind != 'cpu':
     return kind
@@ -115,7 +115,7 @@ def name() -> str:
 
 
 def _cores():
-  """'2 cores', or '1 of 2 cores' where this process may use so many."""
+  """'2 cores', or '1 of 2 cores' if this process may use only one."""
   total = os.cpu_count() or 1
   usable = total
   if hasattr(os, 'sched_getaffinity'):

@@ -1,10 +1,9 @@
-"""Floating point operations of a program: its products and convolutions.
+"""Floating point operations of a program's matmuls and convolutions.
 
-Counted on the jaxpr, so that every model and step has a figure, loops
-included (XLA's own cost analysis counts the body of a loop once). A
-multiplication and an addition are 2. What is not a product, such as norms,
-activations and the shifted multiply-adds of depthwise convolutions, is left
-out, as is usual: about 1 % of SANA.
+Counted on the jaxpr, loops included (XLA's cost analysis counts the body of a
+loop once). A multiply-add is 2. Other operations, such as norms, activations
+and the shifted multiply-adds of depthwise convolutions, are omitted, as is
+usual: about 1 % of SANA.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from sana_jax import kernels
 
 
 def count(f: Callable, *args: Any) -> int:
-  """Of one call; arguments may be ShapeDtypeStructs, nothing is computed.
+  """FLOPs of one call, traced only: arguments may be ShapeDtypeStructs.
 
   Raises ValueError for a loop whose length is not known.
   """
@@ -25,18 +24,18 @@ def count(f: Callable, *args: Any) -> int:
 
 
 def traced(f: Callable, *args: Any):
-  """The jaxpr of a call without kernels, which hide what they do."""
+  """Jaxpr of a call without kernels, whose FLOPs are opaque."""
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     return jax.make_jaxpr(f)(*args).jaxpr
 
 
 def of_jaxpr(jaxpr) -> int:
-  """Of a jaxpr and all that it calls."""
+  """FLOPs of a jaxpr and the jaxprs it calls."""
   return sum(of_equation(e) for e in jaxpr.eqns)
 
 
 def of_equation(e) -> int:
-  """Of an equation of a jaxpr, and all that it calls."""
+  """FLOPs of a jaxpr's equation and the jaxprs it calls."""
   name, params = e.primitive.name, e.params
   if name == 'dot_general':
     (contract, _), _ = params['dimension_numbers']
@@ -61,10 +60,10 @@ def _size(variable) -> int:
 
 
 def called(params: Mapping[str, Any]) -> Iterator:
-  """The jaxprs among an equation's parameters."""
+  """Jaxprs among an equation's parameters."""
   for key, value in params.items():
     if key == 'jvp_jaxpr_fun' or key.startswith(('fwd', 'bwd')):
-      continue  # Of a custom derivative, which is not called here.
+      continue  # A custom derivative, which is not called here.
     if hasattr(value, 'jaxpr'):
       yield value.jaxpr
     elif hasattr(value, 'eqns'):

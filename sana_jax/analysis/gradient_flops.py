@@ -2,11 +2,11 @@
 
     product y = a b:  F for y, F for a's gradient, F for b's
 
-where F is what flops.py counts. A gradient is needed of an operand that depends
-on a parameter that trains, of a product on which the loss depends; neither goes
-through a stop_gradient or an integer. So a layer on data costs 2 F, a frozen
-encoder F, and a frozen layer behind one that trains 2 F. What remat computes
-again is no work of the model and is not counted.
+where F is flops.py's count. An operand needs a gradient if it depends on a
+trainable parameter and the loss depends on its product, neither through a
+stop_gradient or an integer. So a layer on data costs 2 F, a frozen encoder F,
+and a frozen layer after a trainable one 2 F. Recomputation by remat is not
+counted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,9 @@ from sana_jax.analysis import flops
 
 
 def of_training(jaxpr: jax.extend.core.Jaxpr, trained: Sequence[bool]) -> int:
-  """Of a jaxpr whose first output is the loss; `trained` is of its inputs.
+  """FLOPs of a jaxpr whose first output is the loss, and its gradient.
+
+  `trained` marks the trainable inputs.
 
   Raises ValueError for a loop whose length is not known.
   """
@@ -28,7 +30,7 @@ def of_training(jaxpr: jax.extend.core.Jaxpr, trained: Sequence[bool]) -> int:
 
 
 def _backward(jaxpr, trained, live) -> int:
-  """Of the gradients of `live` outputs with respect to `trained` inputs."""
+  """FLOPs of the gradients of `live` outputs by `trained` inputs."""
   depend, matter = _marked(jaxpr, trained, False), _marked(jaxpr, live, True)
   total = 0
   for e in jaxpr.eqns:
@@ -54,7 +56,7 @@ def _backward_of(e, ins, outs) -> int:
 
 
 def _backward_of_scan(e, ins, outs) -> int:
-  """The first rounds may have less to differentiate than those after them."""
+  """FLOPs of a scan's gradient; its first rounds may differentiate less."""
   body, rounds = e.params['jaxpr'].jaxpr, e.params['length']
   outs = _round(e, outs, True, to_the_end=True)
   total = 0
@@ -67,7 +69,7 @@ def _backward_of_scan(e, ins, outs) -> int:
 
 
 def _marked(jaxpr, marks: Sequence[bool], back: bool) -> set:
-  """Variables on a way from marked inputs; `back`, on one to marked outputs."""
+  """Variables that marked inputs reach; with `back`, that reach outputs."""
   ends = jaxpr.outvars if back else jaxpr.invars
   found = set(_differentiable(ends, marks))
   for e in reversed(jaxpr.eqns) if back else jaxpr.eqns:
@@ -78,7 +80,7 @@ def _marked(jaxpr, marks: Sequence[bool], back: bool) -> set:
 
 
 def _through(e, marks, back) -> Sequence[bool]:
-  """Marks at one side of an equation, of those at the other one."""
+  """Marks of an equation's outputs from its inputs, or `back`."""
   name, params = e.primitive.name, e.params
   if name == 'stop_gradient':
     return [False]
@@ -97,7 +99,7 @@ def _through(e, marks, back) -> Sequence[bool]:
 
 
 def _round(e, marks, back, to_the_end=False):
-  """Marks of a scan's body one round on: a carry that is marked stays so."""
+  """Marks of a scan's body after a round; a marked carry stays marked."""
   body = e.params['jaxpr'].jaxpr
   count = _unstacked(e.outvars, body.outvars)
   consts = _unstacked(e.invars, body.invars) - count
@@ -113,9 +115,9 @@ def _round(e, marks, back, to_the_end=False):
 
 
 def _unstacked(outer, inner) -> int:
-  """How many of a scan's operands or results are not one for each round.
+  """Number of a scan's operands or results that are not stacked by round.
 
-  Parameters of a scan that say so have other names in each version of JAX.
+  The parameters that hold it have other names in each version of JAX.
   """
   return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner))
 
@@ -126,7 +128,7 @@ def _ends(jaxpr, marks, back):
 
 
 def _call(e):
-  """The one jaxpr that an equation calls with its own operands, if it does."""
+  """The only jaxpr that an equation calls with its own operands, or None."""
   ends = lambda x: (len(x.invars), len(x.outvars))
   inner = list(flops.called(e.params))
   if len(inner) == 1 and ends(inner[0]) == ends(e):

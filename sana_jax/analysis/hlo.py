@@ -1,7 +1,7 @@
-"""The text of a compiled program: what it runs, how often, and where from.
+"""Parser of HLO text: instructions, trip counts and source lines.
 
-XLA's own cost analysis counts the body of a loop once and is silent about
-CUDA; the text has everything, for TPUs and GPUs alike.
+XLA's cost analysis counts the body of a loop once and does not cover CUDA; the
+text covers TPUs and GPUs alike.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,33 +10,37 @@ import math
 import re
 from typing import NamedTuple
 
-_BITS = {'pred': 8, 'token': 0, 'opaque': 0}  # Of the others, the name says.
+_BITS = {'pred': 8, 'token': 0, 'opaque': 0}  # Other names contain it.
 _ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\{$')
 _HEAD = re.compile(r'\s+(ROOT )?%?(\S+) = ')
-_CALLS = ('call', 'async-start', 'call-start')  # The last: a 7x's SparseCore.
+_CALLS = (
+  'call',
+  'async-start',
+  'call-start',
+)  # The last: a SparseCore.
 _NAMES = re.compile(r'%([^\s,(){}]+)')
 
 
 class Instruction(NamedTuple):
-  """One line."""
+  """One instruction, from its line of text."""
 
   name: str
   opcode: str
   shape: str
   operands: tuple[str, ...]
-  arguments: str  # What stands between the parentheses.
+  arguments: str  # Text between the parentheses.
   attributes: str
   is_root: bool
 
   def called(self, key: str = 'calls') -> str:
-    """The computation that an attribute names; '' for none."""
+    """Computation named by an attribute; '' if absent."""
     found = re.search(rf'\b{key}=%?([^\s,}}]+)', self.attributes)
     return found[1] if found else ''
 
 
 class Array(NamedTuple):
-  """One array of a shape; `space` is 0 in a device's main memory."""
+  """An array of a shape; `space` is 0 in a device's main memory."""
 
   dtype: str
   sizes: tuple[int, ...]
@@ -45,9 +49,9 @@ class Array(NamedTuple):
 
 
 class Step(NamedTuple):
-  """An instruction that runs `times` times, and what is around it.
+  """An instruction that runs `times` times, and its computation.
 
-  `beside` other work, what a device starts and later waits for.
+  `beside`: whether it is asynchronous.
   """
 
   instruction: Instruction
@@ -57,7 +61,7 @@ class Step(NamedTuple):
 
 
 class Module(NamedTuple):
-  """A program."""
+  """Computations of a program by name."""
 
   computations: Mapping[str, Mapping[str, Instruction]]
   entry: str
@@ -66,7 +70,7 @@ class Module(NamedTuple):
   def steps(
     self, within: str = '', times: int = 1, beside: bool = False
   ) -> Iterator[Step]:
-    """All that runs, loops and calls included; a fusion is one step."""
+    """Instructions that run, through loops and calls; a fusion is one."""
     within = within or self.entry
     for x in self.computations[within].values():
       if x.opcode == 'while':
@@ -83,12 +87,12 @@ class Module(NamedTuple):
         yield Step(x, within, times, beside)
 
   def instructions(self) -> Iterator[Instruction]:
-    """All of them, whether they run or not."""
+    """All instructions of the text."""
     for computation in self.computations.values():
       yield from computation.values()
 
   def trips(self, loop: Instruction) -> int:
-    """How often a loop runs: as XLA says, or as its condition does."""
+    """Trip count of a loop, by XLA's annotation or by its condition."""
     known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)
     if known:
       return int(known[1])
@@ -101,24 +105,24 @@ class Module(NamedTuple):
     return max([1, *limits])
 
   def inside(self, fusion: Instruction) -> list[Instruction]:
-    """What a fusion is made of."""
+    """Instructions of a fusion."""
     return list(self.computations.get(fusion.called(), {}).values())
 
   def source(self, x: Instruction) -> str:
-    """Our own line that an instruction comes from, and what JAX calls it."""
+    """Project line that an instruction comes from, and its name in JAX."""
     roots = (i.attributes for i in self.inside(x) if i.is_root)
-    said, parts = ' '.join([x.attributes, *roots]), []
-    if found := re.search(r'source_file="([^"]*)" source_line=(\d+)', said):
+    text, parts = ' '.join([x.attributes, *roots]), []
+    if found := re.search(r'source_file="([^"]*)" source_line=(\d+)', text):
       parts.append(f'{_short(found[1])}:{found[2]}')
-    elif found := re.search(r'stack_frame_id=(\d+)', said):
+    elif found := re.search(r'stack_frame_id=(\d+)', text):
       parts.append(self.lines.get(int(found[1]), ''))
-    if found := re.search(r'op_name="([^"]*)"', said):
+    if found := re.search(r'op_name="([^"]*)"', text):
       parts.append(found[1].rpartition(')/')[2])
     return ' '.join(filter(None, parts))
 
 
 def parse(text: str) -> Module:
-  """The module of `compiled.as_text()`."""
+  """Parses `compiled.as_text()`."""
   computations, entry, current = {}, '', None
   for line in text.splitlines():
     if current is not None and line.startswith('}'):
@@ -132,7 +136,7 @@ def parse(text: str) -> Module:
 
 
 def arrays(shape: str) -> list[Array]:
-  """Those of a shape, which may be a tuple."""
+  """Arrays of a shape, which may be a tuple."""
   return [
     _array(*m.groups())
     for m in _ARRAY.finditer(shape)
@@ -141,12 +145,12 @@ def arrays(shape: str) -> list[Array]:
 
 
 def size(shape: str) -> int:
-  """Bytes, as they are without padding, wherever they lie."""
+  """Bytes of a shape without padding, in any memory."""
   return sum(math.prod(a.sizes) * bits(a.dtype) // 8 for a in arrays(shape))
 
 
 def bits(dtype: str) -> int:
-  """Of one element: 'bf16', 'f8e4m3fn', 's32'."""
+  """Bits of an element of type 'bf16', 'f8e4m3fn', 's32'."""
   found = re.match(r'[a-z]+(\d+)', dtype)
   return _BITS.get(dtype, int(found[1]) if found else 0)
 
@@ -183,7 +187,7 @@ def _instruction(line):
 
 
 def _closing(text):
-  """Where the parenthesis that `text` begins with is closed."""
+  """Index that closes the parenthesis at the start of `text`."""
   depth = 0
   for i, letter in enumerate(text):
     depth += (letter == '(') - (letter == ')')
@@ -199,7 +203,7 @@ def _branches(x):
 
 
 def _frames(text):
-  """Stack frame -> the nearest line of ours that called it, or its own."""
+  """Stack frame -> nearest project line among its callers, or its own."""
   tables = {}
   for title in ('FileNames', 'FileLocations', 'StackFrames'):
     found = re.search(rf'^{title}\n((?:\d+ .*\n)*)', text, re.MULTILINE)
@@ -215,10 +219,10 @@ def _frames(text):
     if place:
       file = tables['FileNames'][value(place, 'file_name_id')].strip('"')
       lines[int(number)] = f'{_short(file)}:{value(place, "line")}'
-  return {number: _ours(number, lines, parents) for number in lines}
+  return {number: _project_line(number, lines, parents) for number in lines}
 
 
-def _ours(number, lines, parents):
+def _project_line(number, lines, parents):
   at = number
   while at in lines:
     if lines[at].startswith(('sana_jax/', 'kernels/')):
@@ -228,6 +232,6 @@ def _ours(number, lines, parents):
 
 
 def _short(file):
-  """A path from the package's folders on."""
+  """Path relative to the project's root."""
   found = re.search(r'(?:sana_jax|kernels|site-packages)/.*', file)
   return found[0].removeprefix('site-packages/') if found else file

@@ -1,14 +1,14 @@
-"""Where the time of a profiled program goes, by kind of operation.
+"""Breakdown of a profiled step's time by kind of operation.
 
-A trace says when each operation ran, and the compiled program what it is. Each
+A trace has the times of operations, the compiled program their kinds. Each
 moment counts once, for the first of KINDS that runs then, so that copies and
-collectives behind products cost nothing; when nothing runs, it is `idle`. What
-a step takes beyond its model FLOPs at the device's peak is lost:
+collectives behind matmuls cost nothing; when nothing runs, it is `idle`. Time
+beyond the model FLOPs at the device's peak is lost:
 
     lost(kind) = seconds(kind) - ideal seconds, where the kind computes them
 
-which adds up to (1 - MFU) of the step. jax.profiler reads traces: TensorFlow is
-not needed.
+which sums to (1 - MFU) of the step. jax.profiler reads traces without
+TensorFlow.
 """
 
 import bisect
@@ -23,7 +23,7 @@ import jax
 
 from sana_jax.analysis import collectives, hlo
 
-# Most useful first. Products that a backward pass computes again are remat's.
+# Most useful first. AGAIN is recomputation by remat.
 PRODUCTS, CONVOLUTIONS, KERNELS = 'products', 'convolutions', 'kernels'
 AGAIN, ELEMENTWISE = 'computed again', 'elementwise'
 COLLECTIVES, COPIES, IDLE = 'collectives', 'copies', 'idle'
@@ -31,14 +31,14 @@ _USEFUL = (PRODUCTS, CONVOLUTIONS, KERNELS)
 KINDS = (*_USEFUL, AGAIN, ELEMENTWISE, COLLECTIVES, COPIES)
 
 _CALLS = {'while', 'call', 'conditional', 'async-start', 'async-done'}
-# Of collectives that were started before.
+# Ends of asynchronous collectives.
 _ENDS = tuple(f'{kind}-done' for kind in collectives.KINDS)
 _MOVES = re.compile(
   'copy(-start|-done)?|transpose|reshape|reverse|bitcast|convert|broadcast|pad|'
   '(dynamic-)?slice|dynamic-update-slice|gather|concatenate|iota|constant|'
   'parameter|tuple|get-tuple-element'
 )
-# Names of libraries' functions and kernels, for what has no better label.
+# Patterns of library functions and kernels, for operations without a label.
 _LIBRARY = (
   (re.compile('mosaic|tpu_custom_call', re.I), KERNELS),
   (re.compile('gemm|matmul|cutlass|nvjet|cublas', re.I), PRODUCTS),
@@ -49,14 +49,14 @@ _LIBRARY = (
 
 
 class Operation(NamedTuple):
-  """What an instruction of the program is; `where` is the code behind it."""
+  """Kind of an instruction; `where` is its source in the code."""
 
-  kind: str | None  # None calls others.
+  kind: str | None  # None: it calls others.
   where: str
 
 
 class Event(NamedTuple):
-  """A moment at which an operation of a program ran on one device."""
+  """Interval in which an operation ran on one device."""
 
   start: float  # Nanoseconds.
   end: float
@@ -65,11 +65,11 @@ class Event(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-  """What a kind of operation takes of a step, on one device.
+  """Time of a kind of operation in a step, on one device.
 
   Attributes:
-    lost: seconds of these that are no model FLOPs at the device's peak.
-    most: the operation of this kind that takes the longest, and its share.
+    lost: seconds beyond the model FLOPs at the device's peak.
+    most: longest operation of the kind; `share` is its part.
   """
 
   kind: str
@@ -80,13 +80,13 @@ class Time:
 
 
 def operations(text: str) -> dict[str, Operation]:
-  """Every instruction of a compiled program, by name."""
+  """Operations of a compiled program, by instruction name."""
   module = hlo.parse(text)
   return {x.name: _operation(module, x) for x in module.instructions()}
 
 
 def _label(x):
-  """The opcode; of calls into libraries also their name."""
+  """Opcode; for a call into a library with its name."""
   if x.opcode != 'custom-call':
     return x.opcode
   target = re.search(r'custom_call_target="([^"]*)"', x.attributes)
@@ -119,14 +119,14 @@ def _kind(x, within):
 
 
 def kind_by_name(name: str) -> str:
-  """By the name of a function that the program only calls."""
+  """Kind of a library function, by its name."""
   return next(
     (kind for pattern, kind in _LIBRARY if pattern.search(name)), ELEMENTWISE
   )
 
 
 def events(folder: pathlib.Path, module: str) -> list[Event]:
-  """What ran of a program on its first device, in a trace's folder."""
+  """Events of a program on its first device, from a trace's folder."""
   (path,) = pathlib.Path(folder).rglob('*.xplane.pb')
   trace = jax.profiler.ProfileData.from_file(str(path))
   planes = {p.name: p for p in trace.planes}
@@ -138,9 +138,9 @@ def events(folder: pathlib.Path, module: str) -> list[Event]:
 
 
 def _of_line(line, module, is_device):
-  """On a device also what has no label, such as copies by its driver."""
+  """Events of a line; a device's include unlabelled ones, such as copies."""
   if is_device and not line.name.startswith(('Stream', 'XLA Ops')):
-    return  # Summaries of the others.
+    return  # A summary of other lines.
   for e in line.events:
     stats = dict(e.stats)
     if stats.get('hlo_module', module if is_device else None) != module:
@@ -154,7 +154,7 @@ def _of_line(line, module, is_device):
 def seconds(
   found: Iterable[Event], known: Mapping[str, Operation]
 ) -> tuple[dict[str, float], dict[str, collections.Counter]]:
-  """By kind, `idle` included; and of each kind by where it is in our code."""
+  """Seconds by kind, with `idle`; and for each kind by source in the code."""
   labelled = []
   for e in found:
     op = known.get(e.name) or Operation(kind_by_name(e.name), e.name)
@@ -170,7 +170,7 @@ def seconds(
 
 
 def _once(labelled):
-  """Every moment from first to last, with the first kind that runs in it."""
+  """Yields disjoint intervals, each with the first kind that runs in it."""
   changes = sorted(
     [(x[0], 1, x) for x in labelled] + [(x[1], 0, x) for x in labelled]
   )
@@ -193,9 +193,9 @@ def accounted(
   steps: int,
   ideal: float,
 ) -> list[Time]:
-  """What each kind takes and loses of a step, the largest loss first.
+  """Time of each kind in a step, largest loss first.
 
-  `ideal` seconds of a step are its model FLOPs at the device's peak.
+  `ideal`: seconds of the step's model FLOPs at the device's peak.
   """
   out = []
   for kind in (*KINDS, IDLE):
@@ -210,7 +210,7 @@ def accounted(
 
 
 def largest(times: Sequence[Time]) -> list[str]:
-  """The three largest losses, a line each."""
+  """Lines of the three largest losses."""
   total = sum(t.seconds for t in times)
   return [
     f'{t.kind}{" below the peak" * (t.kind in _USEFUL)}: '

@@ -1,8 +1,8 @@
-"""Devices that are not here: XLA compiles for them all the same.
+"""Ahead-of-time compilation for devices that are not attached.
 
-`v5e:2x2`, `v5p:2x2x1`, `v6e:16x16@2` (two slices) or `tpu7x:2x2x1` are slices
-of TPUs, whose compiler comes with libtpu; `h200:1x1x8` are slices x hosts x
-GPUs, whose compiler comes with jax[cuda13].
+`v5e:2x2`, `v5p:2x2x1`, `v6e:16x16@2` (two slices) or `tpu7x:2x2x1` are TPU
+slices, compiled by libtpu; `h200:1x1x8` are slices x hosts x GPUs, compiled by
+jax[cuda13].
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from sana_jax.analysis import chips
 from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.sharding.mesh import make_mesh
 
-# Several compilers at a time are fine, and there is no host to ask about chips.
+# Allows concurrent compilers; no metadata server describes the chips.
 _LIBTPU = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_SKIP_MDS_QUERY': '1',
@@ -31,18 +31,18 @@ _LIBTPU = {
   'TPU_MIN_LOG_LEVEL': '3',
 }
 _COMPILERS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'gpu')}
-# For XLA's compilers: there is no GPU to try variants on.
+# XLA options: without a GPU, autotuning is not possible.
 OPTIONS = {
   'gpu': {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False}
 }
-# One device a chip, as on real hosts; libtpu describes a v4 as two otherwise.
+# One device per chip, as on real hosts; libtpu's default for a v4 is two.
 _MEGACORE = {'v4': {'chip_config_name': 'megacore'}}
 
 
 def devices(name: str) -> list:
   """Descriptions of all devices of a topology.
 
-  Raises UserError for a name that the compiler does not know.
+  Raises UserError if the compiler does not support it.
   """
   found = check(name)
   for key, value in _LIBTPU.items():
@@ -59,14 +59,14 @@ def devices(name: str) -> list:
 
 
 def check(name: str) -> chips.Topology:
-  """What a name means; UserError for a bad one, or without its compiler."""
+  """Parses a name; raises UserError if it or its compiler is unavailable."""
   found = chips.parse(name)
   _check_compiler(*_COMPILERS[platform(name)])
   return found
 
 
 def platform(name: str) -> str:
-  """'tpu' or 'gpu', of a topology's name."""
+  """Platform of a topology's name: 'tpu' or 'gpu'."""
   return 'gpu' if name.partition(':')[0] in chips.GPUS else 'tpu'
 
 
@@ -93,14 +93,14 @@ def _describe(found):
 
 
 def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
-  """A mesh of as many of a topology's devices as `shape` asks for."""
+  """Mesh of `shape` on the first devices of a topology."""
   there = devices(name)
   if -1 in shape.values():
     return make_mesh(shape, there)
   needed = math.prod(shape.values())
   if needed > len(there):
     raise UserError(
-      f'{name} has {len(there)} devices; the mesh asks for {needed}.'
+      f'{name} has {len(there)} devices; the mesh needs {needed}.'
     )
   return make_mesh(shape, there[:needed])
 
@@ -109,15 +109,15 @@ class TooLargeError(UserError):
   """A program needs more memory than the device has.
 
   Attributes:
-    said: all that the compiler says of it.
+    report: the compiler's message.
   """
 
-  def __init__(self, said: str, advice: str = ''):
-    needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', said)
+  def __init__(self, report: str, advice: str = ''):
+    needed = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', report)
     size = f': it needs {needed[1]} of {needed[2]}' if needed else ''
     hint = f'; {advice}' if advice else ''
     super().__init__(f'It does not fit{size}{hint}.')
-    self.said = said
+    self.report = report
 
 
 def compile_for(
@@ -127,16 +127,16 @@ def compile_for(
   advice: str = '',
   **options: str,
 ) -> jax.stages.Compiled:
-  """Compiles what `lower` gives, for a mesh of devices that are not here.
+  """Compiles the result of `lower` for a mesh of unattached devices.
 
   Args:
-    platform: of the mesh's devices, 'tpu' or 'gpu'.
-    advice: for who asks for too much.
-    options: of the compiler.
+    platform: 'tpu' or 'gpu'.
+    advice: hint for a program that does not fit.
+    options: compiler options.
 
-  Raises TooLargeError where it does not fit.
+  Raises TooLargeError if the program does not fit.
   """
-  # With set_mesh, what `lower` computes at once would be for these devices.
+  # With set_mesh, eager computation in `lower` would target these devices.
   context = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
   with kernels.platform(platform), context:
     lowered = lower()

@@ -1,8 +1,7 @@
-"""How long one device computes: each operation by its roofline.
+"""Compute time of one device: roofline of each operation.
 
-An operation takes as long as its products at the chip's peak, or as moving
-what it reads and writes, whichever is more. What lies on the chip (TPU's
-VMEM) moves for free.
+An operation takes the larger of its FLOPs at the chip's peak and its memory
+traffic at the memory's rate. On-chip memory (TPU's VMEM) is free.
 """
 
 from collections import Counter
@@ -17,32 +16,32 @@ import numpy as np
 from sana_jax.analysis import hlo
 from sana_jax.analysis.chips import Chip
 
-_KEPT = 300  # Operations with figures of their own; the rest is one.
-# No memory is moved for these.
+_KEPT = 300  # Operations listed separately; the rest are merged.
+# Operations without memory traffic.
 _FREE = re.compile(
   'parameter|constant|iota|bitcast|tuple|get-tuple-element|get-dimension-size|'
   'partition-id|replica-id|opt-barrier|call|domain|after-all|add-dependency|'
   '.*-done|.*-update'
 )
 _KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|\w*mosaic_gpu)')
-# What changes no more than the form of an array; within a fusion, what is read
-# through it is what is needed after it.
+# Operations that only change an array's form; within a fusion, their operands
+# are read only where their results are used.
 _THROUGH = ('bitcast', 'copy', 'convert', 'reshape', 'transpose')
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 
 class Work(NamedTuple):
-  """Of one operation in a step, all its runs together."""
+  """FLOPs and bytes of an operation over a step, all its runs together."""
 
   flops: float
   bytes: float
 
 
 def of_program(module: hlo.Module, expected: float = 0.0) -> list[Work]:
-  """All operations of a step on one device, the small ones as one.
+  """Operations of a step on one device, the small ones merged.
 
-  Kernels do not tell their products. Where there are fewer than `expected`,
-  the rest are theirs, by the bytes that they move.
+  FLOPs of kernels are unknown: those missing from `expected` are divided
+  among them by bytes moved.
   """
   found, kernels = [], []
   for step in module.steps():
@@ -72,25 +71,25 @@ def is_kernel(x: hlo.Instruction) -> bool:
 
 
 def kernel_name(x: hlo.Instruction) -> str:
-  """Of a Pallas kernel; '?' where it does not tell, '' for another thing."""
+  """Name of a Pallas kernel; '?' if unnamed, '' for other instructions."""
   name = re.search(r'op_name="[^"]*?/(\w+)(?:/\w+)?"', x.attributes)
   return (name[1] if name else '?') if is_kernel(x) else ''
 
 
 def kernel_names(module: hlo.Module) -> dict[str, int]:
-  """How often a program calls each Pallas kernel; in a loop, once."""
+  """Calls of each Pallas kernel in a program; those in a loop count once."""
   return dict(Counter(filter(None, map(kernel_name, module.instructions()))))
 
 
 def seconds(work: Sequence[Work], chip: Chip) -> float:
-  """One after the other."""
+  """Seconds of all operations in sequence."""
   return sum(
     max(w.flops / chip.flops, w.bytes / chip.memory_rate) for w in work
   )
 
 
 def flops(module, x: hlo.Instruction, local) -> int:
-  """Of its products and convolutions; kernels do not tell theirs."""
+  """FLOPs of an instruction's dots and convolutions; 0 for kernels."""
   if x.opcode == 'fusion':
     inner = module.computations.get(x.called(), {})
     return sum(flops(module, i, inner) for i in inner.values())
@@ -106,10 +105,9 @@ def flops(module, x: hlo.Instruction, local) -> int:
 
 
 def moved(module, x: hlo.Instruction, local) -> int:
-  """Bytes that it reads from the main memory and writes to it.
+  """Bytes that an instruction reads from and writes to main memory.
 
-  Of an array that is only sliced, the slice counts; one that is updated in
-  place is written where it changes.
+  Only the slice of a sliced or updated array counts.
   """
   read = [local[o].shape for o in x.operands if o in local]
   written = _main(x.shape)
@@ -126,21 +124,21 @@ def moved(module, x: hlo.Instruction, local) -> int:
 
 
 def _read_by_parts(module, inner, shapes):
-  """Bytes read of each of a fusion's arrays."""
+  """Yields the bytes read of each operand of a fusion."""
   for number, shape in enumerate(shapes):
     whole, uses = _main(shape), list(_uses(module, inner, number))
     kinds = {user.opcode if user else 'result' for user, _ in uses}
     if kinds and kinds <= set(_SLICES):
       whole = min(whole, sum(hlo.size(user.shape) for user, _ in uses))
     elif kinds == {'dynamic-update-slice'} and not any(at for _, at in uses):
-      whole = 0  # Only where it changes, which is counted as written.
+      whole = 0  # Only the update, which is counted as written.
     yield whole
 
 
 def _uses(module, inner, number):
-  """(user, which operand of its) of a fusion's argument, at the bottom.
+  """Yields (user, operand index) of each innermost use of an argument.
 
-  The user is None where the fusion hands the argument on as its result.
+  The user is None if the fusion returns the argument.
   """
   reached = [
     i
@@ -165,9 +163,9 @@ def _uses(module, inner, number):
 
 
 def _written(inner, shape):
-  """Bytes that a fusion writes: of a stack that it updates in place, the slice.
+  """Bytes that a fusion writes: only the slice of an in-place update.
 
-  A result that lies on the chip is not written.
+  Results in on-chip memory count as zero.
   """
   root = next((i for i in inner.values() if i.is_root), None)
   outs = hlo.arrays(shape)
@@ -189,7 +187,7 @@ def _written(inner, shape):
 
 
 def _main(shape):
-  """Bytes of those of its arrays that lie in the main memory."""
+  """Bytes of a shape's arrays in main memory."""
   return sum(a.bytes for a in hlo.arrays(shape) if not a.space)
 
 
@@ -207,9 +205,9 @@ def _contracted(x, local):
 
 
 def _convolved(x, local):
-  """Products of a convolution: pairs of values that lie inside of the array.
+  """Multiplications of a convolution, without those of padding.
 
-  XLA writes batched products as convolutions of which most pairs do not.
+  XLA writes batched matmuls as convolutions with mostly padding.
   """
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', x.attributes)
   left, kernel = (hlo.arrays(local[o].shape)[0].sizes for o in x.operands[:2])
@@ -230,7 +228,7 @@ def _convolved(x, local):
 
 
 def _option(x, key, default, count=1):
-  """Numbers of an attribute such as '2x2', or of '1_0x1_1' the first ones."""
+  """Numbers of an attribute such as '2x2'; the first ones of '1_0x1_1'."""
   found = re.search(rf'\b{key}=([\w-]+)', x.attributes)
   if not found:
     return [default] * count
@@ -239,7 +237,7 @@ def _option(x, key, default, count=1):
 
 @functools.cache
 def _pairs(size, window, out, stride, pad, spread, kernel_spread):
-  """(output, kernel) positions along an axis that meet a value of the array."""
+  """Count of (output, kernel) positions along an axis that are not padding."""
   first, step = np.arange(out)[:, None], np.arange(window)[None]
   at = first * stride - pad + step * kernel_spread
   inside = (at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)

@@ -1,4 +1,4 @@
-"""Reports of benchmarks: a table, a page of the docs, and JSON behind both."""
+"""Benchmark reports: tables, pages of the docs, and their JSON source."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -17,15 +17,15 @@ Rows = Sequence[Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Records, and what they were measured with.
+  """Records and the setup of their measurement.
 
   Attributes:
-    facts: other values that the table needs.
-    note: for the page.
+    facts: other values for the table.
+    note: text for the page.
   """
 
   records: list[Any]
-  device: str  # Or topology.
+  device: str  # Or a topology.
   date: str
   versions: dict[str, str]
   command: str
@@ -35,17 +35,17 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What is said of the runs of a command.
+  """Format of a command's tables and page.
 
   Attributes:
-    page: its name; what stands above the tables is in pages/.
-    files: pattern of the JSON files that it is made of.
-    record: the type of a run's records.
-    rows: cells of the table, the head first.
-    left: columns that begin at the left.
-    title: of a run, in a line.
+    page: name of the page; its introduction is in pages/.
+    files: pattern of its JSON files.
+    record: type of a run's records.
+    rows: cells of the table, header first.
+    left: number of left-aligned columns.
+    title: title of a run.
     notes: lines below the table.
-    how: 'Measured', or what else was done.
+    how: 'Measured' or 'Compiled'.
   """
 
   page: str
@@ -58,22 +58,22 @@ class Report:
   how: Callable[[Run], str] = lambda run: 'Measured'
 
   def table(self, run: Run) -> str:
-    """Plain text."""
+    """Plain-text table."""
     return '\n'.join(
       [self.title(run), *plain(self.rows(run), self.left), *self.notes(run)]
     )
 
   def markdown(self, runs: Sequence[Run]) -> str:
-    """The page: a table for each run."""
+    """Page with a table for each run."""
     lines = [fixed(self.page)]
     for run in runs:
-      said = f'*{self.how(run)}* {run.date} with {listed(run.versions)}.'
+      line = f'*{self.how(run)}* {run.date} with {listed(run.versions)}.'
       lines += [
         f'## {self.title(run)}',
         '',
         f'`{run.command}`',
         '',
-        f'{said} {run.note}'.rstrip(),
+        f'{line} {run.note}'.rstrip(),
         '',
         *markdown(self.rows(run), self.left),
         '',
@@ -83,7 +83,7 @@ class Report:
     return '\n'.join(lines)
 
   def from_json(self, text: str | bytes) -> Run:
-    """What `to_json` wrote; UserError where it did not."""
+    """Reads the output of `to_json`; raises UserError if it is invalid."""
     try:
       facts = parse_json(text)
       facts['records'] = [self.record(**x) for x in facts['records']]
@@ -96,14 +96,14 @@ class Report:
 
 
 def fixed(page: str) -> str:
-  """What is the same in each page of a name: a file of the package."""
+  """Fixed introduction of a page, a file of the package."""
   return (_PAGES / page).read_text(encoding='utf-8')
 
 
 def columns(
   records: Sequence[Any], cells: Mapping[str, Callable[[Any], str]]
 ) -> Rows:
-  """A row for each record; by heading, what is in its cell."""
+  """A header and a row for each record, from functions by column."""
   return [
     tuple(cells),
     *(
@@ -114,7 +114,7 @@ def columns(
 
 
 def plain(cells: Rows, left: int) -> list[str]:
-  """Lines of text; the first `left` columns begin at the left."""
+  """Lines of a text table with `left` left-aligned columns."""
   widths = [max(map(len, column)) for column in zip(*cells)]
   return [
     '  '.join(
@@ -126,7 +126,7 @@ def plain(cells: Rows, left: int) -> list[str]:
 
 
 def markdown(cells: Rows, left: int) -> list[str]:
-  """Lines of a table of Markdown; the first row is its head."""
+  """Lines of a Markdown table; the first row is its header."""
   head, *body = cells
   return [
     f'| {" | ".join(head)} |',
@@ -136,7 +136,7 @@ def markdown(cells: Rows, left: int) -> list[str]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-  """Of those that are installed."""
+  """Versions of the installed packages among these."""
   found = {}
   for name in packages:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -145,10 +145,10 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def listed(versions: dict[str, str]) -> str:
-  """Packages and versions in a line."""
+  """Packages and versions as text."""
   return ', '.join(f'{k} {v}' for k, v in versions.items())
 
 
 def to_json(run: Run) -> str:
-  """All of it, for later."""
+  """JSON of a run."""
   return json.dumps(dataclasses.asdict(run), indent=1) + '\n'

@@ -1,4 +1,4 @@
-"""Measured rates are kept by kind, and take the data sheet's place."""
+"""Measured rates are stored by kind and replace the data sheet's."""
 
 import jax
 import pytest
@@ -25,20 +25,20 @@ RATES = {
 
 def test_measured_rates_take_the_place_of_the_data_sheet():
   h200 = chips.get('h200')
-  assert ceilings.of(h200) == (h200, '')
+  assert ceilings.measured(h200) == (h200, '')
   ceilings.write('NVIDIA H200', RATES)
   ceilings.write('cpu', RATES)
-  chip, date = ceilings.of(h200)
+  chip, date = ceilings.measured(h200)
   assert (chip.flops, chip.memory_rate, date) == (800e12, 4e12, '2026-01-02')
   assert chip.link_rate == h200.link_rate  # One device has no others.
   assert 'rates measured on one of the h200' in tables.ceilings(chip)
   assert 'the data sheet of the h200' in tables.ceilings(h200)
-  assert ceilings.of(chips.get('v5e'))[1] == ''
+  assert ceilings.measured(chips.get('v5e'))[1] == ''
 
 
 def test_a_device_that_is_half_a_chip_counts_twice():
   ceilings.write('TPU7x', RATES)
-  assert ceilings.of(chips.get('tpu7x'))[0].flops == 2 * 800e12
+  assert ceilings.measured(chips.get('tpu7x'))[0].flops == 2 * 800e12
 
 
 def test_a_device_that_is_in_no_table_has_its_measured_rates():
@@ -50,10 +50,10 @@ def test_a_device_that_is_in_no_table_has_its_measured_rates():
 @pytest.mark.parametrize(
   'damage', [b'{', b'', b'[]', b'\xff', b'[' * 10**5, b'1' * 5000]
 )
-def test_a_damaged_file_is_as_none(file, damage):
+def test_a_damaged_file_is_ignored(file, damage):
   ceilings.write('NVIDIA H200', RATES)
   file.write_bytes(damage)
-  assert ceilings.of(chips.get('h200'))[1] == ''
+  assert ceilings.measured(chips.get('h200'))[1] == ''
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_a_damaged_file_is_as_none(file, damage):
     {'devices': None},
   ],
 )
-def test_rates_that_are_none_are_left_out(file, damage):
+def test_invalid_rates_are_ignored(file, damage):
   ceilings.write('cpu', RATES)
   ceilings.write('NVIDIA H200', RATES | damage)
   assert ceilings.read() == {'cpu': RATES}
   file.write_text('{"NVIDIA H200": 5}')
-  assert ceilings.of(chips.get('h200'))[1] == ''
+  assert ceilings.measured(chips.get('h200'))[1] == ''
 
 
 def test_text_compares_with_the_data_sheet():
@@ -82,7 +82,7 @@ def test_text_compares_with_the_data_sheet():
 
 
 @pytest.mark.slow
-def test_what_is_here_is_measured(file, capsys):
+def test_local_devices_are_measured(file, capsys):
   assert cli.main(['plan', '--calibrate']) == 0
   kept = ceilings.read()[jax.devices()[0].device_kind]
   assert min(kept[k] for k in ('flops', 'memory_rate', 'link_rate')) > 0

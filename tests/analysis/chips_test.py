@@ -26,7 +26,7 @@ def test_every_chip_has_a_data_sheet_here():
 
 
 @pytest.mark.parametrize('name', SHEETS)
-def test_a_chip_is_what_its_data_sheet_says(name):
+def test_a_chip_has_the_values_of_its_data_sheet(name):
   tflops, memory, rate, links, network = SHEETS[name]
   chip = chips.get(name)
   assert chip.flops / 1e12 == pytest.approx(tflops, rel=1e-3)
@@ -40,7 +40,7 @@ def test_half_a_chip_has_half_of_everything():
   chip = chips.get('tpu7x')
   half = chip.of_device()
   assert (half.flops, half.memory_rate) == (2307e12 / 2, 7380e9 / 2)
-  assert half.usable / 2**30 == 94.75  # What libtpu says of a device.
+  assert half.usable / 2**30 == 94.75  # Reported by libtpu.
   assert chips.get('v5e').of_device() == chips.get('v5e')
 
 
@@ -65,7 +65,7 @@ def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, message',
   [
     ('v5:4x4', r"'v5' is no chip.*you mean v5. or v5.\?.*allowed are v4, v5e"),
     ('h300:1x1x8', r"'h300' is no chip.*did you mean h[12]00 or h[12]00"),
@@ -81,6 +81,6 @@ def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
     ('v5e:0x4', '0 chips'),
   ],
 )
-def test_a_name_that_is_none_is_one_sentence(name, said):
-  with pytest.raises(UserError, match=said):
+def test_an_invalid_name_is_a_one_line_error(name, message):
+  with pytest.raises(UserError, match=message):
     chips.parse(name)

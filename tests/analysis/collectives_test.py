@@ -74,8 +74,8 @@ def test_in_a_loop_each_round_counts():
     ('collective-permute', 2, 100),
   ],
 )
-def test_what_leaves_a_device_in_a_ring(kind, n, sent):
-  assert collectives.leaving(kind, 100, n) == sent
+def test_bytes_that_a_device_sends_in_a_ring(kind, n, sent):
+  assert collectives.bytes_sent(kind, 100, n) == sent
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ async_execution_thread="sparsecore", to_apply=%called
 """
 
 
-def test_what_a_tpu7x_gives_to_its_sparse_core_counts_and_is_beside():
+def test_collectives_on_a_tpu7x_sparse_core_count_and_are_hidden():
   here = [Place((i,), 0) for i in range(8)]
   (found,) = collectives.find(hlo.parse(SPARSE_CORE), {'data': 8}, here, (8,))
   assert (found.kind, found.axes, found.count) == ('all-reduce', 'data', 1)

@@ -22,11 +22,9 @@ def test_a_copy_takes_no_new_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'usable, said', [({0, 1, 2, 3}, '4 cores'), ({2}, '1 of 4 cores')]
+  'usable, cores', [({0, 1, 2, 3}, '4 cores'), ({2}, '1 of 4 cores')]
 )
-def test_a_cpu_says_how_many_of_its_cores_may_be_used(
-  monkeypatch, usable, said
-):
+def test_the_name_of_a_cpu_has_its_usable_cores(monkeypatch, usable, cores):
   monkeypatch.setattr(os, 'cpu_count', lambda: 4)
   monkeypatch.setattr(os, 'sched_getaffinity', lambda _: usable)
-  assert device.name.__wrapped__().endswith(f', {said})')
+  assert device.name.__wrapped__().endswith(f', {cores})')

@@ -10,12 +10,12 @@ from sana_jax.analysis import flops, gradient_flops
 from sana_jax.optim import freezing
 
 still = jax.lax.stop_gradient
-ONE = 2 * 4**3  # Of a product of two 4 x 4 matrices.
+ONE = 2 * 4**3  # FLOPs of a product of two 4 x 4 matrices.
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
 
 def products(loss, trained, *rest):
-  """Of all leaves of `trained` and none of `rest`, in products of ONE."""
+  """FLOPs in units of ONE; gradients are of `trained`, not of `rest`."""
   jaxpr = flops.traced(loss, trained, *rest)
   count = len(jax.tree.leaves(trained))
   found = gradient_flops.of_training(
@@ -69,7 +69,7 @@ def test_a_loop_over_layers_has_all_but_the_gradient_of_its_input(wrap):
 
 
 def test_a_gradient_goes_through_all_rounds_of_a_loop():
-  # What two carries hand to each other matters to the loss a round later.
+  # One carry affects the loss through the other, a round later.
   def body(carry, _):
     x, y = carry
     return (y, x), None

@@ -49,7 +49,7 @@ op_name="jit(f)/out" source_file="/x/kernels/a.py" source_line=3}
 """
 
 
-def test_a_loop_runs_as_often_as_its_condition_says():
+def test_the_trip_count_of_a_loop_follows_from_its_condition():
   module = hlo.parse(TEXT)
   times = {s.instruction.name: s.times for s in module.steps()}
   assert (times['twice'], times['b']) == (20, 1)
@@ -80,7 +80,7 @@ def test_instructions_lead_to_lines():
   )
 
 
-def test_a_line_of_a_library_is_told_by_ours_that_called_it():
+def test_the_source_of_a_library_call_is_the_project_line_that_called_it():
   module = hlo.parse(TEXT.replace('stack_frame_id=2', 'stack_frame_id=3'))
   assert module.source(module.computations['body']['twice']) == (
     'sana_jax/models/sana.py:7 add'

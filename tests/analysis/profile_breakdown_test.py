@@ -1,4 +1,4 @@
-"""Every moment of a trace is counted once, for what the program says it is."""
+"""Every moment of a trace counts once, for its operation's kind."""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def test_operations_are_what_they_hold(name, kind):
   assert KNOWN[name].kind == kind
 
 
-def test_operations_say_which_code_they_are_of():
+def test_operations_have_their_source():
   assert KNOWN['fusion'].where == 'jvp(Sana)/blocks/mix_ffn/dot_general'
   assert KNOWN['copy.1'].where == 'copy.1'
 
@@ -85,7 +85,7 @@ def test_operations_say_which_code_they_are_of():
     ('convert_element_type', 'elementwise'),
   ],
 )
-def test_what_the_program_does_not_name_is_told_by_its_library(name, kind):
+def test_unnamed_operations_get_their_kind_from_their_library(name, kind):
   assert losses.kind_by_name(name) == kind
 
 

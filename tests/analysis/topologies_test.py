@@ -1,4 +1,4 @@
-"""Devices that are not here: what can be asked for, and what is said."""
+"""Topologies of unattached devices, and errors for invalid ones."""
 
 import pytest
 
@@ -13,27 +13,27 @@ class Device:
 @pytest.mark.parametrize(
   'name', ['h300:1', 'h200:2x2', 'v5e', 'v5e:4', 'v5e:4y4', '']
 )
-def test_an_unknown_topology_is_one_sentence(name):
+def test_an_unknown_topology_is_a_one_line_error(name):
   with pytest.raises(UserError, match='is no (topology of|chip that is)'):
     topologies.devices(name)
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, message',
   [
     ('v5e:2x2', r"libtpu; install it with pip install 'sana_jax\[tpu\]'"),
     ('h200:1x1x8', r"jax_cuda13_plugin; install .*'sana_jax\[gpu\]'"),
   ],
 )
-def test_the_missing_compiler_is_named(name, said, monkeypatch):
+def test_the_missing_compiler_is_named(name, message, monkeypatch):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     topologies.devices(name)
 
 
-def test_a_mesh_asks_for_no_more_than_there_is(monkeypatch):
+def test_a_mesh_larger_than_the_topology_is_an_error(monkeypatch):
   monkeypatch.setattr(topologies, 'devices', lambda _: [Device()] * 4)
-  with pytest.raises(UserError, match='v5e:2x2 has 4 devices; .* asks for 8'):
+  with pytest.raises(UserError, match='v5e:2x2 has 4 devices; .* needs 8'):
     topologies.mesh('v5e:2x2', {'data': 2, 'sequence': 4})
 
 
@@ -47,7 +47,7 @@ def test_a_mesh_asks_for_no_more_than_there_is(monkeypatch):
     ('tpu7x:2x2x1', {'fsdp': 8}),
   ],
 )
-def test_a_mesh_of_chips_that_are_not_here(name, shape):
+def test_a_mesh_is_made_of_unattached_chips(name, shape):
   mesh = topologies.make_mesh(shape, topologies.devices(name))
   assert mesh.size == chips.parse(name).devices
   assert len({d.id for d in mesh.devices.flat}) == mesh.size
@@ -57,5 +57,5 @@ def test_a_mesh_of_chips_that_are_not_here(name, shape):
 
 @pytest.mark.tpu_compiler
 @pytest.mark.parametrize('name', ['v4:2x2x2', 'v5e:2x2', 'v6e:2x2'])
-def test_a_chip_is_as_many_devices_as_the_table_says(name):
+def test_a_chip_has_the_number_of_devices_in_the_table(name):
   assert len(topologies.devices(name)) == chips.parse(name).devices

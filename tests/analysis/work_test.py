@@ -32,7 +32,7 @@ def test_a_product():
   assert moved == 2 * (64 * 32 + 32 * 16 + 64 * 16)
 
 
-def test_what_lies_on_the_chip_moves_for_free():
+def test_on_chip_memory_moves_for_free():
   _, moved = of(
     program(
       '%a = bf16[64,32]{1,0:S(1)} parameter(0)',
@@ -42,7 +42,7 @@ def test_what_lies_on_the_chip_moves_for_free():
   assert moved == 64 * 32 * 2
 
 
-def test_a_convolution_counts_the_values_that_it_meets():
+def test_a_convolution_does_not_count_padding():
   flops, _ = of(
     program(
       '%a = f32[1,4,4,8]{3,2,1,0} parameter(0)',

@@ -1,4 +1,4 @@
-"""sana-jax bench: a table and its JSON, or one sentence."""
+"""sana-jax bench: a table and its JSON, or a one-line error."""
 
 import dataclasses
 import json
@@ -65,7 +65,7 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, message',
   [
     (['--stages', 'denoise,paint'], "--stages has 'paint'; allowed are text"),
     (['--model', 'sana'], "The zoo has no 'sana'"),
@@ -75,8 +75,8 @@ def test_a_stage_is_measured_printed_and_written(cli, tmp_path):
     (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
   ],
 )
-def test_a_bad_value_is_one_sentence(flags, said, refused):
-  assert said in refused('bench', 'sample', *flags)
+def test_a_bad_value_is_a_one_line_error(flags, message, refused):
+  assert message in refused('bench', 'sample', *flags)
 
 
 SMALL = ['--models', 'sana_600m_512', '--sizes', '64', '--repeats', '1']
@@ -131,7 +131,7 @@ def test_tuning_writes_a_table_for_this_kind_of_device(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, message',
   [
     (['--ops', 'softmax'], "--ops has 'softmax'; allowed are"),
     (['--passes', 'backward'], "--passes has 'backward'; allowed are forward"),
@@ -143,11 +143,11 @@ def test_tuning_writes_a_table_for_this_kind_of_device(cli, tmp_path):
     (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
   ],
 )
-def test_a_bad_value_for_kernels_is_one_sentence(flags, said, refused):
-  assert said in refused('bench', 'kernels', *flags)
+def test_a_bad_value_for_kernels_is_a_one_line_error(flags, message, refused):
+  assert message in refused('bench', 'kernels', *flags)
 
 
-def test_a_missing_or_unknown_kind_is_one_sentence(refused):
+def test_a_missing_or_unknown_kind_is_a_one_line_error(refused):
   assert 'the following arguments are required: WHAT' in refused('bench')
   assert "invalid choice: 'speed'" in refused('bench', 'speed')
   assert 'bench kernels has --against' in refused('bench', 'kernels', '--x')
@@ -189,8 +189,8 @@ def test_steps_are_measured_printed_and_written(cli, tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-  """Variants that processes are asked for; they answer without running."""
+def variants(monkeypatch):
+  """Variants requested of worker processes, which are replaced."""
   found = []
 
   def records(variants, repeats, profiled):
@@ -224,10 +224,12 @@ def asked(monkeypatch):
   return found
 
 
-def test_a_sweep_has_each_policy_with_kernels_off_and_on(cli, asked, tmp_path):
+def test_a_sweep_has_each_policy_with_kernels_off_and_on(
+  cli, variants, tmp_path
+):
   code, out, err = cli('bench', 'step', '--sweep', '--out', tmp_path)
   assert code == 0, err
-  assert [v.config['model']['remat'] for v in asked] == 2 * [
+  assert [v.config['model']['remat'] for v in variants] == 2 * [
     'none',
     'none',
     'dots',
@@ -236,8 +238,8 @@ def test_a_sweep_has_each_policy_with_kernels_off_and_on(cli, asked, tmp_path):
     'full',
   ]
   # Each has a process of its own.
-  assert [list(v.sides.values()) for v in asked] == 6 * [['off'], ['on']]
-  assert len({v.config['model']['width'] for v in asked}) == 2
+  assert [list(v.sides.values()) for v in variants] == 6 * [['off'], ['on']]
+  assert len({v.config['model']['width'] for v in variants}) == 2
   assert out.count('kernels on') == 6 and '12/12' in err
   assert [p.name for p in tmp_path.glob('*.json')] == [
     'step-a-chip-sana_600m_512-batch_size=128-sana_1600m_1024-batch_size=32-'
@@ -245,7 +247,7 @@ def test_a_sweep_has_each_policy_with_kernels_off_and_on(cli, asked, tmp_path):
   ]
 
 
-def test_plans_stand_beside_their_steps(cli, asked, tmp_path):
+def test_plans_are_listed_with_their_steps(cli, variants, tmp_path):
   names = 'shapes,shapes:quick+batch_size=8+model.remat=full'
   code, out, err = cli(
     'bench',
@@ -261,7 +263,7 @@ def test_plans_stand_beside_their_steps(cli, asked, tmp_path):
     tmp_path,
   )
   assert code == 0, err
-  assert [v.config['batch_size'] for v in asked] == [32, 8]
+  assert [v.config['batch_size'] for v in variants] == [32, 8]
   assert [line.split()[0] for line in out.splitlines()[1:4]] == [
     'config',
     *names.split(','),
@@ -274,16 +276,16 @@ def test_plans_stand_beside_their_steps(cli, asked, tmp_path):
   assert '| -50% | 1.000 | 1.000 | +0.0% |' in page and 'Quiet.' in page
 
 
-def test_four_configs_that_differ_are_planned_by_default(cli, asked):
+def test_four_configs_that_differ_are_planned_by_default(cli, variants):
   assert cli('bench', 'step', '--against-plan')[0] == 0
-  assert len(asked) == 4
-  configs = [variant.config for variant in asked]
+  assert len(variants) == 4
+  configs = [variant.config for variant in variants]
   assert len({c['model']['width'] for c in configs}) == 3
   assert {c['model']['remat'] for c in configs} >= {'none', 'full'}
   assert {c['dtype'] for c in configs} == {'float32'}
 
 
-def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
+def test_where_one_fails_the_others_are_written(cli, variants, tmp_path):
   code, out, _ = cli(
     'bench',
     'step',
@@ -306,7 +308,7 @@ def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, said',
+  'flags, message',
   [
     (['--configs', 'circles'], '--config=circles: there is no such file'),
     (['--configs', 'shapes:slow'], "no variant 'slow'"),
@@ -329,5 +331,5 @@ def test_where_one_fails_the_others_are_written(cli, asked, tmp_path):
     (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
   ],
 )
-def test_a_bad_value_for_steps_is_one_sentence(flags, said, refused):
-  assert said in refused('bench', 'step', *flags)
+def test_a_bad_value_for_steps_is_a_one_line_error(flags, message, refused):
+  assert message in refused('bench', 'step', *flags)

@@ -1,4 +1,4 @@
-"""sana-jax launch starts nothing that does not fit, and says what would."""
+"""sana-jax launch refuses runs that do not fit, and lists remedies."""
 
 import dataclasses
 import json
@@ -21,20 +21,20 @@ def get_config(arg=''):
 """
 
 
-def compile_by_rule(self, asked):
-  """In place of XLA: a GiB an image of a device, and two for the rest."""
-  sizes = asked['config']['mesh']
-  images = asked['config']['batch_size'] // (sizes['data'] * sizes['fsdp'])
+def compile_by_rule(self, facts):
+  """Replaces XLA: 1 GiB per image of a device, and 2 GiB for the rest."""
+  sizes = facts['config']['mesh']
+  images = facts['config']['batch_size'] // (sizes['data'] * sizes['fsdp'])
   self.compiled += 1
   return json.loads(
     json.dumps(
       dataclasses.asdict(
         Plan(
-          asked['layout'],
-          asked['topology'],
-          asked['mode'],
+          facts['layout'],
+          facts['topology'],
+          facts['mode'],
           {k: v for k, v in sizes.items() if k != 'slices'},
-          asked['config']['batch_size'],
+          facts['config']['batch_size'],
           100,
           usable=15.75 * 2**30,
           memory={'parameters': 2**31, 'temporaries': images * 2**30},
@@ -70,7 +70,7 @@ def last(err):
   return err.splitlines()[-1].removeprefix('sana-jax: error: ')
 
 
-def test_what_fits_is_launched(launch, cli):
+def test_a_run_that_fits_is_launched(launch, cli):
   code, out, err = cli(*launch('--layout', 'fsdp', '--dry-run'))
   # 64 images on 16 GPUs: 4 + 2 GiB.
   assert code == 0
@@ -79,7 +79,9 @@ def test_what_fits_is_launched(launch, cli):
   assert '--layout=fsdp' in out
 
 
-def test_what_does_not_fit_is_refused_with_what_would(launch, cli, tmp_path):
+def test_a_run_that_is_too_large_is_refused_with_remedies(
+  launch, cli, tmp_path
+):
   code, out, err = cli(*launch('--layout', 'sequence'))
   # 64 images in 4 groups: 16 + 2 GiB.
   assert (code, out) == (2, '')
@@ -106,16 +108,16 @@ def test_a_layout_is_advised_where_the_config_has_none(launch, cli):
   assert 'what fits: layout dp (5.00 GiB)' in last(err)
 
 
-def test_a_second_look_compiles_nothing(launch, cli, monkeypatch):
+def test_a_second_check_compiles_nothing(launch, cli, monkeypatch):
   assert cli(*launch('--dry-run'))[0] == 0
   monkeypatch.setattr(runner.Runner, '_compile', None)
   assert cli(*launch('--dry-run'))[0] == 0
 
 
-def test_a_layout_that_cannot_be_is_told(launch, cli):
+def test_an_invalid_layout_is_reported(launch, cli):
   code, _, err = cli(*launch('--layout', 'hybrid', '--topology', 'h200:1x1x8'))
   assert code == 2
-  assert last(err).startswith('hybrid cannot be on h200:1x1x8: It is for')
+  assert last(err).startswith('hybrid is invalid on h200:1x1x8: It needs')
 
 
 def test_any_task_is_planned(launch, cli):
@@ -133,7 +135,7 @@ def test_any_task_is_planned(launch, cli):
   assert 'fsdp fits h200:1x2x8: 6.00 of 15.75 GiB a device.' in err
 
 
-def test_a_missing_compiler_is_told(launch, refused, monkeypatch):
+def test_a_missing_compiler_is_reported(launch, refused, monkeypatch):
   monkeypatch.undo()
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   message = refused(*launch('--config', 'sana_600m_512'))

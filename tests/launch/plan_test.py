@@ -1,4 +1,4 @@
-"""sana-jax plan: what is asked for wrongly, and one plan from end to end."""
+"""sana-jax plan: invalid arguments, and one plan from end to end."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def get_config(arg=''):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-  """A config file; nothing is taken from, or left in, the user's cache."""
+  """A config file, with an empty cache."""
   monkeypatch.setattr(runner.cache, 'FOLDER', str(tmp_path / 'cache'))
   path = tmp_path / 'tiny.py'
   path.write_text(TINY)
@@ -37,7 +37,7 @@ def tiny(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compilers(monkeypatch):
-  """As if there were any."""
+  """Pretends that compilers are installed."""
   monkeypatch.setattr(topologies, '_check_compiler', lambda *_: None)
 
 
@@ -46,7 +46,7 @@ def plan(config, *args):
 
 
 @pytest.mark.parametrize(
-  'args, said',
+  'args, message',
   [
     (['--topology', 'v5:4x4'], "'v5' is no chip.*did you mean v5"),
     (['--topology', 'v5e:4x4x4'], 'no topology of v5e; give 2 sizes'),
@@ -66,21 +66,21 @@ def plan(config, *args):
     ),
     (
       ['--topology', 'v5e:4x4', '--layouts', 'hybrid'],
-      'hybrid: It is for several slices or hosts',
+      'hybrid: It needs at least 2 slices or hosts',
     ),
   ],
 )
-def test_a_bad_argument_is_one_sentence(
-  args, said, tiny, compilers, tmp_path, capsys
+def test_a_bad_argument_is_a_one_line_error(
+  args, message, tiny, compilers, tmp_path, capsys
 ):
   assert plan(tiny, *args, '--out', tmp_path / 'out') == 2
   printed = capsys.readouterr().err
-  assert re.search(said, printed), printed
+  assert re.search(message, printed), printed
   assert printed.count('\n') == 1
   assert not (tmp_path / 'out').exists()
 
 
-def test_a_missing_compiler_is_told_before_anything_runs(
+def test_a_missing_compiler_is_reported_before_anything_runs(
   tiny, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
@@ -88,14 +88,14 @@ def test_a_missing_compiler_is_told_before_anything_runs(
   assert "pip install 'sana_jax[tpu]'" in capsys.readouterr().err
 
 
-def compile_by_rule(self, asked):
-  """In place of XLA: a GiB an image of a device, and two for the rest."""
-  config = asked['config']
+def compile_by_rule(self, facts):
+  """Replaces XLA: 1 GiB per image of a device, and 2 GiB for the rest."""
+  config = facts['config']
   groups = config['mesh']['data'] * config['mesh']['fsdp']
   plan = Plan(
-    asked['layout'],
-    asked['topology'],
-    asked['mode'],
+    facts['layout'],
+    facts['topology'],
+    facts['mode'],
     {k: v for k, v in config['mesh'].items() if k != 'slices'},
     config['batch_size'],
     config['num_steps'],
@@ -186,7 +186,7 @@ def test_fit_finds_the_largest_batch(
   ]
 
 
-def test_a_search_compiles_as_many_as_were_asked_for(
+def test_a_search_compiles_the_requested_number(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
@@ -200,12 +200,12 @@ def test_a_search_compiles_as_many_as_were_asked_for(
   base.check(config)
 
 
-def test_a_search_goes_on_until_something_fits(
+def test_a_search_continues_until_something_fits(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):
-  def compile_small_parts_alone(self, asked):
-    found = compile_by_rule(self, asked)
-    parts = asked['config']['accumulate_steps']
+  def compile_small_parts_alone(self, facts):
+    found = compile_by_rule(self, facts)
+    parts = facts['config']['accumulate_steps']
     return found | {'memory': {'temporaries': 2**36 // parts**2}}
 
   monkeypatch.setattr(runner.Runner, '_compile', compile_small_parts_alone)
@@ -231,7 +231,7 @@ def test_a_search_goes_on_until_something_fits(
 
 
 @pytest.mark.parametrize('args', [[], ['--topology', 'v5e:4x4']])
-def test_what_is_missing_is_told(args, tiny, capsys):
+def test_a_missing_argument_is_reported(args, tiny, capsys):
   assert plan(tiny, *args) == 2
   assert re.search(
     r'--(topology|out) is missing; .*or --calibrate alone',
@@ -240,7 +240,7 @@ def test_what_is_missing_is_told(args, tiny, capsys):
 
 
 @pytest.mark.tpu_compiler
-def test_a_step_is_planned_for_a_pod_that_is_not_there(tiny, tmp_path, capsys):
+def test_a_step_is_planned_for_an_unattached_pod(tiny, tmp_path, capsys):
   out = tmp_path / 'out'
   assert (
     plan(
@@ -309,7 +309,7 @@ def test_several_configs_and_pods_make_a_table_of_winners(
   assert len(folders) == 3 and all('v5e-' in name for name in folders)
 
 
-def test_an_unknown_pod_among_several_is_told_first(
+def test_an_unknown_pod_among_several_is_reported_first(
   tiny, compilers, tmp_path, capsys
 ):
   out = tmp_path / 'out'

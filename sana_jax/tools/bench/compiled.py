@@ -1,7 +1,6 @@
-"""Stages of the pipeline, compiled for devices that are not here.
+"""Pipeline stages compiled for unattached devices.
 
-The real compiler says whether a stage fits, and how much memory it needs; it
-does not say how long it takes.
+The compiler reports whether a stage fits and its memory, but not its time.
 """
 
 import time
@@ -23,11 +22,11 @@ from sana_jax.tools.bench import models
 from sana_jax.tools.bench.request import PARTS, Request
 from sana_jax.weights import kinds
 
-_INSTRUCTION = 210  # Tokens of the published one.
+_INSTRUCTION = 210  # Tokens of the published instruction.
 
 
 class Compiled(NamedTuple):
-  """What the compiler says; bytes are of one device."""
+  """The compiler's figures; bytes are per device."""
 
   stage: str
   weights: int
@@ -45,7 +44,7 @@ def compile_stage(
   platform: str,
   strips: strip_decoding.Strips | None = None,
 ) -> Compiled:
-  """Compiles one of request.STAGES; UserError where it does not fit."""
+  """Compiles one of request.STAGES; raises UserError if it does not fit."""
   part = PARTS[stage]
   start = time.perf_counter()
   with kernels.platform(platform), kernels.prefer(**request.kernels):
@@ -54,7 +53,7 @@ def compile_stage(
       platform,
       mesh,
       lambda: _LOWERED[stage](module, variables, request, mesh, strips),
-      'take a smaller batch, more devices or --decode strips',
+      'choose a smaller batch, more devices or --decode strips',
     )
   seconds = time.perf_counter() - start
   memory, text = program.memory_analysis(), hlo.parse(program.as_text())
@@ -70,7 +69,7 @@ def compile_stage(
 
 
 def _model(part, request, mesh):
-  """The module, and shapes of its variables where they would lie."""
+  """The module, and shapes of its variables with their shardings."""
   module, shapes = models.described(part, request.config(part), request.dtype)
   table = [(f'[^/]*/{p}', spec) for p, spec in kinds.PARTS[part].sharding]
   placed = lambda leaf, place: jax.ShapeDtypeStruct(
@@ -131,7 +130,7 @@ _LOWERED = {'text': _text, 'denoise': _denoise, 'decode': _decode}
 
 
 def _like(mesh, shape, dtype, split=True):
-  """An argument, its leading axis over data and fsdp where it divides."""
+  """Shape of an argument, sharded over data and fsdp if divisible."""
   spec = batch_spec(mesh) if split else jax.P()
   ways = [mesh.shape.get(axis, 1) for axis in ('data', 'fsdp')]
   if split and shape[0] % max(ways):

@@ -1,13 +1,13 @@
-"""What the training loop costs: a whole run beside its compiled step alone.
+"""Overhead of the training loop: a run against its compiled step alone.
 
 The run is `training.loop.train`, with its data, log, checkpoints and warnings.
 The bare loop calls the same compiled step, from the same state, on one batch
-that stays on the devices. They take turns in one process:
+on the devices. They alternate in one process:
 
     bare  run  bare  run  bare  ...
 
-and a block of the run is compared with the mean of its two neighbours, in which
-any steady drift of the machine cancels.
+and each block of the run is compared with the mean of its neighbours, which
+cancels a steady drift of the machine.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ from sana_jax.training.step import jit_step, options, replicate
 from sana_jax.training.task import Task
 from sana_jax.typing import PyTree
 
-_WARM_UP = 3  # Steps of a block until its pace is steady.
+_WARM_UP = 3  # Steps of a block until its speed is steady.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,10 @@ class Block:
   """Consecutive steps of one side.
 
   Attributes:
-    seconds: of each step, from end to end.
-    waited: of these, all that the loop waited for data.
-    saves: checkpoints that were begun.
-    cpu: seconds of all threads of the process, which other processes do not
-      lengthen.
+    seconds: seconds of each step, from end to end.
+    waited: seconds of these spent waiting for data.
+    saves: checkpoints that were started.
+    cpu: CPU seconds of the process, independent of other processes.
   """
 
   seconds: list[float]
@@ -59,12 +58,11 @@ class Block:
 
 
 class Found(NamedTuple):
-  """What was measured.
+  """Result of a measurement.
 
   Attributes:
-    blocks: of the bare loop and of the run in turn; the bare one is first and
-      last.
-    threads: that read ahead.
+    blocks: alternating blocks of the bare loop (first and last) and the run.
+    threads: threads that read ahead.
   """
 
   blocks: list[Block]
@@ -80,14 +78,14 @@ def measure(
   steps: int,
   rounds: int,
 ) -> Found:
-  """Trains in an empty `workdir`, twice `rounds` blocks of `steps` steps.
+  """Trains 2 x `rounds` blocks of `steps` steps in an empty `workdir`.
 
-  Every second block has a checkpoint, about in its middle; pictures, which are
-  no part of training, are not drawn, and nothing is exported.
+  Every second block has a checkpoint, about in its middle. Sample images and
+  exports are disabled.
   """
   config = ConfigDict(config)
   period = steps + _WARM_UP
-  # The first steps compile: half a block of them is not counted.
+  # The first half block, which compiles, is not counted.
   config.num_steps = period // 2 + 2 * rounds * period + 1
   config.checkpoint_every_steps = 2 * period
   config.pictures_every_steps = 0
@@ -101,7 +99,7 @@ def measure(
 
 
 class Bare:
-  """The compiled step, called again and again on the same batch."""
+  """Baseline that calls the compiled step on one batch."""
 
   def __init__(self, config: ConfigDict, task: Task, mesh: Mesh, batch: PyTree):
     planned, size = loop.plan_run(config, task, mesh), config.batch_size
@@ -117,7 +115,7 @@ class Bare:
       self._compiled = step.lower(self._state, *self._rest).compile()
 
   def __call__(self, steps: int) -> Block:
-    """Calls it so many times, after a few."""
+    """Times `steps` steps, after a few to warm up."""
     self._state, moments = timing.run(
       self._compiled, self._state, self._rest, _WARM_UP + steps
     )
@@ -125,65 +123,65 @@ class Bare:
 
 
 def _block(moments, **more):
-  """Of the (wall, CPU) times between its steps, both ends included."""
+  """Block from (wall, CPU) times between its steps, both ends included."""
   wall, cpu = zip(*moments)
   return Block(np.diff(wall).tolist(), cpu=cpu[-1] - cpu[0], **more)
 
 
 class Turns:
-  """A run that gives way to a bare loop between its blocks.
+  """Alternates a run with a bare loop between its blocks.
 
-  The first block ends at one and a half periods, so that saves every two of
-  them lie within the second, the fourth, ... block.
-
-  A run asks for a batch once a step, with one step in flight: between two such
-  moments lie as many steps as batches, whatever else it does there.
+  The first block ends at one and a half periods, so that saves every two
+  periods fall in the second, the fourth, ... block. A run requests a batch once
+  a step, with one step in flight, so steps are counted by batches.
   """
 
   def __init__(
     self, period: int, make_bare: Callable[[PyTree], Callable[[int], Block]]
   ):
-    """`period`: steps of a block, the first few of which are not counted."""
+    """`period`: steps of a block, including the warm-up."""
     self.blocks, self.threads = [], 0
     self._period, self._make_bare = period, make_bare
     self._loop = self._first = None
-    self._asked, self._waited = [], []  # In this block, by step.
+    self._batches, self._waited = [], []  # In this block, by step.
 
   def of(self, task: Task) -> Task:
-    """The task in turns; a model of so few steps is not kept."""
+    """The task with alternating batches, and without an export."""
     batches = lambda **how: _Batches(task.data.batches(**how), self)
     data = dataclasses.replace(task.data, batches=batches)
     nothing = lambda params, folder: None
     return dataclasses.replace(task, data=data, export=nothing)
 
   def next(self, batches: Iterator[PyTree]) -> PyTree:
-    """The next batch, when it is the run's turn again."""
+    """Next batch, returned when it is the run's turn."""
     now = time.perf_counter(), time.process_time()
-    if len(self._asked) == (self._period if self._loop else self._period // 2):
+    if len(self._batches) == (
+      self._period if self._loop else self._period // 2
+    ):
       self._change_sides(now)
       now = time.perf_counter(), time.process_time()
     threads = threading.active_count()
     batch = next(batches)
-    if self._first is None:  # Readers begin with the first.
+    if self._first is None:  # Readers start with the first.
       self._first = batch
       self.threads = threading.active_count() - threads
-    self._asked.append(now)
+    self._batches.append(now)
     self._waited.append(time.perf_counter() - now[0])
     return batch
 
   def _change_sides(self, now):
     if self._loop:
-      moments = [*self._asked[_WARM_UP:], now]
+      moments = [*self._batches[_WARM_UP:], now]
       waited, saves = sum(self._waited[_WARM_UP:]), len(self.blocks) // 2 % 2
       self.blocks.append(_block(moments, waited=waited, saves=saves))
     else:
       self._loop = self._make_bare(self._first)
     self.blocks.append(self._loop(self._period - _WARM_UP))
-    self._asked, self._waited = [], []
+    self._batches, self._waited = [], []
 
 
 class _Batches(grain.DatasetIterator):
-  """A task's batches, each when it is the run's turn."""
+  """A task's batches, each returned when it is the run's turn."""
 
   def __init__(self, batches, turns):
     super().__init__()

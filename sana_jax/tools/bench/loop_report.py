@@ -1,4 +1,4 @@
-"""What `sana-jax bench step --against-loop` says."""
+"""Report of `sana-jax bench step --against-loop`."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ _HEAD = ('by', *_SPEED, 'ratio', 'CPU ratio', 'data wait', 'threads')
 
 
 def _blocks(run: Run) -> tuple[list[Block], list[Block]]:
-  """Those of training, and the bare ones, of which there is one more."""
+  """(blocks of the run, bare blocks, one more)."""
   return run.records[1::2], run.records[::2]
 
 
 def ratios(run: Run, saves: int, of: str = 'total') -> list[float]:
-  """Of blocks with so many saves, the speed by that of the bare ones around.
+  """Speed of blocks with `saves` checkpoints by that of neighbouring bare ones.
 
   `of` is 'total', or 'cpu' for CPU time.
   """
@@ -29,9 +29,10 @@ def ratios(run: Run, saves: int, of: str = 'total') -> list[float]:
 
 
 def as_configured(run: Run) -> float:
-  """The ratio with a checkpoint as often as the config has one.
+  """Ratio at the config's checkpoint interval.
 
-  Medians of the two kinds of blocks differ by what one costs.
+  The cost of a checkpoint is the difference of the medians of both kinds of
+  blocks.
   """
   plain, saving = (1 / np.median(ratios(run, saves)) for saves in (0, 1))
   of_each = len(run.records[1].seconds) / run.facts['save_every']
@@ -76,7 +77,7 @@ def _quartiles(values, form):
 
 
 def title(run: Run) -> str:
-  """What was run, in a line."""
+  """Title of a run."""
   facts = run.facts
   mesh = ', '.join(f'{axis} {n}' for axis, n in facts['mesh'].items() if n > 1)
   parts = [

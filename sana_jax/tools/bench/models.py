@@ -1,7 +1,7 @@
-"""Published models with random weights: the same for us and for diffusers.
+"""Published models with random weights, equal for sana_jax and diffusers.
 
-A tensor's values depend on its name alone, so that two processes have the same
-weights without a file between them. They are of the usual size: 1/sqrt(fan in).
+A tensor's values depend only on its name, so that two processes have the same
+weights without sharing a file. Their scale is 1/sqrt(fan in).
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ _BLOCK = np.random.default_rng(0).standard_normal(2**20 + 7, np.float32)
 
 
 def tensor(name: str, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
-  """Values of a tensor as its name is in diffusers' or transformers' layout."""
+  """Values of a tensor by its name in diffusers or transformers."""
   return _rows(name, shape, np.dtype(dtype), 0, shape[0] if shape else 1)
 
 
 def _rows(name, shape, dtype, start, stop):
-  """Rows of the leading axis; of a scalar, all of it."""
+  """Rows of the leading axis, or a scalar."""
   shape, size = (stop - start, *shape[1:])[: len(shape)], math.prod(shape[1:])
   if not np.issubdtype(dtype, np.floating):
     return np.zeros(shape, dtype)
@@ -36,15 +36,15 @@ def _rows(name, shape, dtype, start, stop):
     len(shape) == 1 and name.endswith('weight')
   ):
     return np.ones(shape, dtype)
-  # The same million numbers, from another place on: drawing takes minutes.
+  # A million numbers, reused from an offset: drawing all takes minutes.
   first = (zlib.crc32(name.encode()) + start * size) % _BLOCK.size
   values = np.resize(np.roll(_BLOCK, -first), shape)
   values *= np.float32(size**-0.5 if len(shape) > 1 else 0.1)
   return values.astype(dtype, copy=False)
 
 
-def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
-  """A part of a folder, as the pipeline has it."""
+def load(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
+  """A part of a model folder, as in the pipeline."""
   kind = kinds.PARTS[part]
   module = kind.module(config, jnp.dtype(dtype))
   tensors = {
@@ -62,9 +62,9 @@ def ours(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
 
 
 def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
-  """The same part with weights that are drawn on the device.
+  """The part with weights drawn on the device.
 
-  They take no time to copy, and are not those of diffusers' side.
+  Nothing is copied; the values differ from diffusers'.
   """
   module, shapes = described(part, config, dtype)
   block = jax.random.normal(jax.random.key(0), _BLOCK.shape)
@@ -78,21 +78,21 @@ def drawn(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
 
 
 def described(part: str, config: Mapping[str, Any], dtype: DType) -> Model:
-  """The same part with shapes in place of weights."""
+  """The part with shapes in place of weights."""
   kind = kinds.PARTS[part]
   module = kind.module(config, jnp.dtype(dtype))
   shapes = kind.shapes(module)
-  if part == 'vae':  # Only the decoder is sampled with.
+  if part == 'vae':  # Sampling uses only the decoder.
     shapes = {key: {'decoder': tree['decoder']} for key, tree in shapes.items()}
   return Model(module, shapes)
 
 
 def _drawn(block, path, shape, dtype):
-  """Values of the usual size; scales are 1."""
+  """Values of scale 1/sqrt(fan in); norm scales are 1."""
   name = path[-1].key
   if name in ('scale', 'var'):
     return jnp.ones(shape, dtype)
-  # Without layers that are stacked, a kernel's last axis is its outputs.
+  # Apart from stacked layers, a kernel's last axis is its outputs.
   fan_in = math.prod(shape[-4 if 'conv' in name else -2 : -1]) or 1
   values = jnp.resize(block, math.prod(shape)).reshape(shape)
   return (values * fan_in**-0.5).astype(dtype)

@@ -1,4 +1,4 @@
-"""What is timed: a call of the pipeline, in three stages."""
+"""The timed request: a call of the pipeline, in three stages."""
 
 import dataclasses
 from typing import Any
@@ -7,25 +7,22 @@ from sana_jax.errors import UserError
 from sana_jax.weights import folder, hub, kinds, zoo
 
 STAGES = ('text', 'denoise', 'decode')
-# Of a model folder.
+# Parts of a model folder.
 PARTS = {'text': 'text_encoder', 'denoise': 'transformer', 'decode': 'vae'}
-# 24 words, as people write them.
+# 24 words, like a user's prompt.
 PROMPT = (
   'A lighthouse on a cliff above a stormy sea at dusk, waves breaking '
   'over black rocks, warm light in its windows, oil painting'
 )
-# The model that ships, which tests can afford; the benchmark's own tokenizer
-# has more tokens than its.
+# The shipped model, small enough for tests. The benchmark's tokenizer has more
+# tokens than the model's.
 SMALL = 'shapes'
 _VOCABULARY = {'text_encoder': {'vocab_size': 1024}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """Pictures of one prompt with random weights, by a model of the zoo.
-
-  Or by the small one that ships, SMALL.
-  """
+  """Images of one prompt, by a zoo model (or SMALL) with random weights."""
 
   model: str
   height: int
@@ -34,12 +31,12 @@ class Request:
   batch: int = 1
   guidance_scale: float = 4.5
   dtype: str = 'float32'
-  # Backends of ops that are not the fastest that can run.
+  # Backends of ops, where not the fastest available.
   kernels: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
-    """[b y x c] of the noise."""
+    """Shape [b y x c] of the noise."""
     transformer, vae = (
       kinds.PARTS[part].module(self.config(part), self.dtype)
       for part in ('transformer', 'vae')
@@ -49,7 +46,7 @@ class Request:
     return self.batch, self.height // f, self.width // f, channels
 
   def config(self, part: str) -> dict[str, Any]:
-    """The config.json of a part of its model."""
+    """config.json of a part of the model."""
     if self.model == SMALL:
       path = hub.ASSETS / SMALL / part / 'config.json'
       return folder.read_json(path) | _VOCABULARY.get(part, {})
@@ -57,7 +54,7 @@ class Request:
 
 
 def request(model: str, size: int | None, **options) -> Request:
-  """Checked; a square of the model's own size by default."""
+  """A validated Request, by default of the model's own square size."""
   entry = zoo.get(model)
   if entry.kind != 'pipeline':
     raise UserError(

@@ -1,4 +1,4 @@
-"""Memory that this process has of its host: how much, and how fast it comes."""
+"""Resident host memory of this process: peak, and page fault rate."""
 
 import contextlib
 import ctypes
@@ -12,13 +12,13 @@ _STATUS = pathlib.Path('/proc/self/status')
 
 
 def forget_peak() -> None:
-  """Lets the process's peak memory begin anew (Linux; a no-op elsewhere)."""
+  """Resets the process's peak memory (Linux; a no-op elsewhere)."""
   with contextlib.suppress(OSError):
     pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
 def peak_bytes() -> int:
-  """The most that it had; since `forget_peak` where the system can tell."""
+  """Peak resident bytes, since `forget_peak` on Linux."""
   with contextlib.suppress(OSError):
     return 1024 * int(_STATUS.read_text().partition('VmHWM:')[2].split()[0])
   unit = 1 if sys.platform == 'darwin' else 1024
@@ -26,13 +26,13 @@ def peak_bytes() -> int:
 
 
 def trim() -> None:
-  """Gives back what was freed and malloc keeps (glibc; a no-op elsewhere)."""
+  """Returns freed memory to the system (glibc; a no-op elsewhere)."""
   with contextlib.suppress(OSError, AttributeError):
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def page_rate(size: int = 2**28) -> float:
-  """Bytes a second of new memory, of which each page is written to once."""
+  """Bytes per second of new memory, one write to each page."""
   found = []
   for _ in range(5):
     start = time.perf_counter()

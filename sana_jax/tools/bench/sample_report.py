@@ -1,4 +1,4 @@
-"""What `sana-jax bench sample` says: its records, and the report of them."""
+"""Records and report of `sana-jax bench sample`."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -14,9 +14,9 @@ class Record:
   """One stage of one request by one side.
 
   Attributes:
-    seconds: of each call.
-    first_seconds: of the first one, compilation included.
-    flops: of one call of ours.
+    seconds: seconds of each call.
+    first_seconds: seconds of the first call, with compilation.
+    flops: FLOPs of a call, of sana_jax's side.
   """
 
   stage: str
@@ -29,26 +29,26 @@ class Record:
 
   @property
   def best(self) -> float:
-    """Noise only ever adds to a time."""
+    """Minimum, since noise only adds to a time."""
     return min(self.seconds)
 
   @property
   def peak_bytes(self) -> int:
-    """Where the weights are."""
+    """Peak of the memory that holds the weights."""
     return self.device_bytes or self.host_bytes
 
 
 def records_of(
   stage: str, found: Mapping[str, Mapping[str, Any]]
 ) -> list[Record]:
-  """What `workers.measure` found."""
+  """Records of the results of `workers.measure`."""
   names = {f.name for f in dataclasses.fields(Record)}
   known = lambda values: {k: v for k, v in values.items() if k in names}
   return [Record(stage, side, **known(x)) for side, x in found.items()]
 
 
 def whole(records: Sequence[Record]) -> list[Record]:
-  """By side, the sum over the stages; none where there is one stage."""
+  """Sum over the stages by side; empty for a single stage."""
   sides = {}
   for r in records:
     sides.setdefault(r.side, []).append(r)
@@ -56,7 +56,7 @@ def whole(records: Sequence[Record]) -> list[Record]:
 
 
 def _sum(records):
-  """All stages of a side as one."""
+  """Sum of all stages of a side."""
   return Record(
     'whole',
     records[0].side,
@@ -69,7 +69,7 @@ def _sum(records):
 
 
 def rows(run: Run) -> Rows:
-  """Cells of the table, a row for each stage and side, and for the whole."""
+  """Rows of each stage and side, and of the sums."""
   records = [*run.records, *whole(run.records)]
   ours = {r.stage: r for r in records if r.side == OURS}
   rate = lambda r: ours[r.stage].flops / r.best
@@ -93,12 +93,12 @@ def rows(run: Run) -> Rows:
 
 
 def request_of(run: Run) -> Request:
-  """What was asked for."""
+  """The measured request."""
   return Request(**run.facts['request'])
 
 
 def title(r: Request) -> str:
-  """The same in a line."""
+  """Title of a request."""
   return (
     f'{r.model}, {r.height} x {r.width} px, {r.steps} steps, '
     f'batch {r.batch}, guidance {r.guidance_scale:g}, {r.dtype}'

@@ -1,9 +1,8 @@
 """Train steps on random data: timed, predicted, profiled, or only compiled.
 
-It is the step that `sana-jax train` runs: flow matching on cached latents and
-text, the optimizer, the average of the weights, with all that is checked. Each
-variant has a process of its own: one that does not fit, or brings its device
-down, costs itself alone, and none finds the memory as another has left it.
+The step is that of `sana-jax train`: flow matching on cached latents and text,
+with optimizer, EMA and checks. Each variant has its own process, so that an
+out-of-memory error or a crashed device affects it alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +33,13 @@ from sana_jax.tools.plan import compiling, report, steps
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """What one process measures.
+  """Measurements of one process.
 
   Attributes:
-    name: of the config, as it was asked for.
-    config: its values.
-    sides: by name, the backends of ops, or one of timing.SIDES. They take turns
-      from one state.
+    name: name of the config, as requested.
+    config: values of the config.
+    sides: name -> backends of ops, or one of timing.SIDES; they alternate from
+      one state.
   """
 
   name: str
@@ -50,23 +49,23 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One side of a variant, measured or compiled; bytes are of one device.
+  """One side of a variant, measured or compiled; bytes are per device.
 
   Attributes:
-    config, by: its name, and the side's.
-    seconds: of a step, in each round; empty where it was not run.
-    failed: why not, in a line.
-    forward_flops: of the batch.
-    state_bytes: weights, average, moments and the batch.
-    used_bytes: measured; None where the system does not tell.
-    needed_bytes: predicted.
-    predicted: seconds: `total`, and those of operations that are bound by
-      products (`compute`) and by memory (`memory`).
-    flops, moved: of the program; bytes that its operations read and write.
-    ceilings: measured: `flops` of a product, `memory_rate` of a copy, and
-      `page_rate`, bytes a second of new memory, on a CPU.
-    times: of a profile, by kind of operation, the largest loss first.
-    unprofiled: why there is none, in a line.
+    config, by: names of the config and the side.
+    seconds: seconds of a step, by round; empty if it did not run.
+    failed: reason for that.
+    forward_flops: FLOPs of the batch's forward pass.
+    state_bytes: weights, EMA, moments and the batch.
+    used_bytes: measured peak, or None if unknown.
+    needed_bytes: predicted peak.
+    predicted: seconds: `total`, and those of operations bound by FLOPs
+      (`compute`) and by memory (`memory`).
+    flops, moved: FLOPs and memory traffic of the program.
+    ceilings: measured rates: `flops` of a matmul, `memory_rate` of a copy, and
+      on a CPU `page_rate`, bytes per second of new memory.
+    times: profile by kind of operation, largest loss first.
+    unprofiled: reason for a missing profile.
   """
 
   config: str
@@ -95,7 +94,7 @@ class Record:
 
   @property
   def best(self) -> float:
-    """Noise only ever adds to a time."""
+    """Minimum, since noise only adds to a time."""
     return min(self.seconds, default=math.nan)
 
   @property
@@ -104,24 +103,24 @@ class Record:
 
   @property
   def published(self) -> float | None:
-    """FLOP/s of a device by its data sheet."""
+    """Data sheet FLOP/s of a device."""
     return device.peak_flops(self.device)
 
   def mfu(self, peak: float) -> float:
-    """Model FLOPs a second and device, by `peak`."""
+    """Model FLOP/s per device, by `peak`."""
     devices = math.prod(self.mesh.values())
     return 3 * self.forward_flops / self.best / devices / peak
 
 
 class Read(NamedTuple):
-  """What a plan knows of a program; `needed` are bytes, as of a Plan."""
+  """Plan data of a program; `needed` are bytes, as in a Plan."""
 
   work: list[work.Work]
   collectives: list[collectives.Collective]
   needed: int
 
   def seconds(self, rates: Mapping[str, Any]) -> report.Seconds:
-    """Of a step, at rates that were measured on this device."""
+    """Predicted seconds of a step at measured rates."""
     here = ceilings.device_of(device.name(), rates)
     return report.seconds(self.work, self.collectives, here)
 
@@ -132,7 +131,7 @@ def read(
   config: ConfigDict,
   mesh: Mesh,
 ) -> Read:
-  """As a plan has it of a compiled program."""
+  """Plan data of a compiled program."""
   module = hlo.parse(step.as_text())
   here = [collectives.Place((), 0)] * mesh.size
   forward = steps.forward_flops(config) * config.batch_size
@@ -145,16 +144,16 @@ def read(
 
 
 class Worker:
-  """What a process does for its variant."""
+  """Worker process of a variant."""
 
   def __init__(self, cache: str | None):
-    """`cache` keeps compiled programs."""
+    """`cache`: folder of compiled programs."""
     compilation_cache.enable(cache)
 
   def measure(
     self, variant: Variant, repeats: int, profiled: bool
   ) -> list[Record]:
-    """Times rounds of steps, reads the programs, and traces some steps."""
+    """Times rounds of steps, analyses the programs, and profiles some steps."""
     config = ConfigDict(variant.config)
     mesh = make_mesh(config.mesh.to_dict())
     built, took, profiles = {}, {}, {}
@@ -186,7 +185,7 @@ class Worker:
 
 
 def _profile(step, state, rest):
-  """The state, and a profile, or why there is none; it costs that alone."""
+  """(state, profile or the reason for its failure)."""
   try:
     return timing.profile(step, state, rest)
   except Exception as e:  # noqa: BLE001
@@ -199,7 +198,7 @@ def _record(name, side, config, **facts):
 
 
 def _compiled(name, side, config, mesh, program):
-  """A Record of what the compiler says."""
+  """Record of a compiled program."""
   memory, module = program.memory_analysis(), hlo.parse(program.as_text())
   return _record(
     name,
@@ -215,7 +214,7 @@ def _compiled(name, side, config, mesh, program):
 
 
 def _measured(record, plan, rates, profile, **found):
-  """The record with what was measured; `profile` may be why there is none."""
+  """The record with measurements; `profile` may be a reason for none."""
   predicted = plan.seconds(rates)
   shown = ('flops', 'memory_rate', 'page_rate')
   record = dataclasses.replace(
@@ -241,14 +240,14 @@ def _measured(record, plan, rates, profile, **found):
 
 
 def records(
-  asked: Sequence[Variant], repeats: int, profiled: bool = False
+  variants: Sequence[Variant], repeats: int, profiled: bool = False
 ) -> Iterator[Record]:
-  """Of each variant in turn; one that fails says so, and the next one runs."""
+  """Yields records of each variant, also of those that fail."""
   cache = jax.config.jax_compilation_cache_dir
-  for variant in asked:
+  for variant in variants:
     try:
       with processes.start(Worker, cache) as process:
-        yield from process.ask('measure', variant, repeats, profiled)
+        yield from process.call('measure', variant, repeats, profiled)
     except (UserError, RuntimeError) as e:
       config, reason = ConfigDict(variant.config), processes.reason(str(e))
       for side in variant.sides:
@@ -256,7 +255,7 @@ def records(
 
 
 def compile_for(variant: Variant, topology: str) -> list[Record]:
-  """What the compiler of a topology says; UserError where it does not fit."""
+  """Records of a compiled variant; raises UserError if it does not fit."""
   config, out = ConfigDict(variant.config), []
   mesh = topologies.mesh(topology, config.mesh.to_dict())
   for side, names in variant.sides.items():
@@ -265,7 +264,7 @@ def compile_for(variant: Variant, topology: str) -> list[Record]:
         topologies.platform(topology),
         mesh,
         lambda: steps.make(config, mesh).lower(),
-        'take a smaller batch, remat, or more devices',
+        'choose a smaller batch, remat, or more devices',
       )
     out.append(_compiled(variant.name, side, config, mesh, program))
   return out

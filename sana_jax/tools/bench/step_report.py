@@ -1,4 +1,4 @@
-"""What `sana-jax bench step` says: of steps, of plans and of compilers."""
+"""Reports of `sana-jax bench step`: measured, compiled and planned steps."""
 
 import re
 
@@ -11,13 +11,13 @@ _GIB = 2**30
 
 
 def _record(times=(), **facts):
-  """Of JSON, which has dicts."""
+  """Record from JSON, whose times are dicts."""
   times = [profile_breakdown.Time(**time) for time in times]
   return Record(**facts, times=times)
 
 
 def fastest(run: Run) -> list[Record]:
-  """The best record of each config and size of its batch that ran."""
+  """Fastest record of each config and batch size."""
   best = {}
   for r in run.records:
     key = _subject(r)
@@ -27,27 +27,27 @@ def fastest(run: Run) -> list[Record]:
 
 
 def findings(run: Run) -> list[str]:
-  """For each config with a profile: how far it is, and its largest losses."""
+  """Lines of each profiled config: MFU against the target, largest losses."""
   lines = []
   for r in fastest(run):
     if not (r.times or r.unprofiled):
       continue
     share = r.mfu(r.published or r.ceilings['flops'])
-    said = 'met' if share >= TARGET else 'not met'
+    verdict = 'met' if share >= TARGET else 'not met'
     why = (
       'it loses most to' if r.times else f'its profile failed: {r.unprofiled}'
     )
     lines.append(
       f'{_subject(r)}: remat {r.remat} by {r.by} is the fastest, MFU '
-      f'{share:.1%} (the target of {TARGET:.0%} is {said}); {why}'
+      f'{share:.1%} (the target of {TARGET:.0%} is {verdict}); {why}'
     )
     largest = profile_breakdown.largest(r.times)
-    lines += [*(f'{i}. {said}' for i, said in enumerate(largest, 1)), '']
+    lines += [*(f'{i}. {loss}' for i, loss in enumerate(largest, 1)), '']
   return lines[:-1]
 
 
 def _subject(r):
-  """The config without its memory policy, which a sweep changes."""
+  """Config name without its remat policy, which a sweep varies."""
   return re.sub(r'\+model\.remat=[^+]*', '', r.config)
 
 

@@ -1,4 +1,4 @@
-"""The timer of train steps: compiled, run on random data, and profiled."""
+"""Timer and profiler of compiled train steps on random data."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,26 +20,26 @@ from sana_jax.training.throughput import host_bytes
 from sana_jax.typing import Array, PyTree
 
 _PROFILED = 2  # Steps of a profile.
-# What `on` asks for, of the operations of the transformer.
+# Backends of side 'on', for the transformer's ops.
 _OPS = ('relu_linear_attention', 'glumb_conv')
 _KERNELS = {'gpu': 'mosaic_gpu', 'tpu': 'mosaic_tpu'}
 SIDES = ('off', 'on')  # Kernels.
 
 
 class Moment(NamedTuple):
-  """Seconds by the clock, and those of all threads of the process."""
+  """Wall-clock seconds, and CPU seconds of the process."""
 
   wall: float
   cpu: float
 
 
 class Measured(NamedTuple):
-  """Seconds of a step in each round, by side; bytes in use at most.
+  """Seconds of a step by side and round, and peak memory.
 
   Attributes:
-    bytes: of the fullest device; on a CPU, what the process has more than
-      before it made the arguments. None where the system does not tell.
-    state, rest: to go on with.
+    bytes: peak of the fullest device; on a CPU, growth of the process since
+      before its arguments. None if unknown.
+    state, rest: arguments for further steps.
   """
 
   seconds: dict[str, list[float]]
@@ -49,12 +49,12 @@ class Measured(NamedTuple):
 
 
 class Profile(NamedTuple):
-  """Seconds of some steps.
+  """Profile of some steps.
 
   Attributes:
-    times: by kind of operation.
-    places: of each kind, by where it is in our code.
-    launches: operations that the first device began, of one step.
+    times: seconds by kind of operation.
+    places: seconds of each kind by source in the code.
+    launches: operations per step on the first device.
   """
 
   times: dict[str, float]
@@ -64,7 +64,7 @@ class Profile(NamedTuple):
 
 
 def backends(side: str) -> dict[str, str]:
-  """Of SIDES, by operation; UserError where there are no kernels."""
+  """Backends by op of one of SIDES; raises UserError without kernels."""
   if side == 'off':
     return dict.fromkeys(kernels.OPS, 'xla')
   if (platform := jax.default_backend()) not in _KERNELS:
@@ -73,7 +73,7 @@ def backends(side: str) -> dict[str, str]:
 
 
 def compiled(program: steps.Program) -> tuple[jax.stages.Compiled, float]:
-  """The program, and the seconds that compiling took."""
+  """(compiled program, seconds of compilation)."""
   began = time.perf_counter()
   step = program.lower().compile()
   return step, time.perf_counter() - began
@@ -82,19 +82,19 @@ def compiled(program: steps.Program) -> tuple[jax.stages.Compiled, float]:
 def measure(
   sides: Mapping[str, Any], program: steps.Program, repeats: int, count: int = 3
 ) -> Measured:
-  """Rounds of `count` steps, in which the sides take turns from one state.
+  """Times rounds of `count` steps; the sides alternate from one state.
 
   Args:
     sides: compiled forms of the program.
   """
   key = jax.random.key(0)
   init = program.init.lower(key).compile()
-  resident.trim()  # Else steps would use what compiling has left.
+  resident.trim()  # Otherwise steps would reuse memory freed by the compiler.
   before = host_bytes()
   state, rest = init(key), jax.tree.map(filled, program.args[1:])
   seconds = {side: [] for side in sides}
   for number in range(repeats + 1):
-    if number == 1:  # The first makes pages and caches.
+    if number == 1:  # The first round fills pages and caches.
       resident.trim()
       resident.forget_peak()
     for side, step in sides.items():
@@ -113,10 +113,10 @@ def measure(
 def run(
   step: Any, state: PyTree, rest: tuple[PyTree, ...], count: int
 ) -> tuple[PyTree, list[Moment]]:
-  """The state after some steps; the moments before and after each of them.
+  """Runs steps with one in flight, as the training loop does.
 
-  While one runs, the next one is handed over, as the training loop does. With
-  dozens in flight, XLA's collectives on CPUs hang.
+  Returns the state, and the moments before and after each step. With dozens in
+  flight, XLA's collectives on CPUs hang.
   """
   moments, before = [_now()], None
   for _ in range(count):
@@ -134,12 +134,12 @@ def _now():
 
 
 def mean(moments: list[Moment]) -> float:
-  """Seconds of one step."""
+  """Mean seconds of a step."""
   return (moments[-1].wall - moments[0].wall) / (len(moments) - 1)
 
 
 def filled(x: jax.ShapeDtypeStruct) -> Array:
-  """An array as described, of small numbers."""
+  """An array of this shape and sharding, filled with small numbers."""
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     value = jax.random.key(1)
   elif x.dtype == bool:
@@ -155,7 +155,7 @@ def filled(x: jax.ShapeDtypeStruct) -> Array:
 def profile(
   step: jax.stages.Compiled, state: PyTree, rest: tuple[PyTree, ...]
 ) -> tuple[PyTree, Profile]:
-  """The state after some steps, and where their time goes, by a trace."""
+  """Traces some steps; returns the state and a Profile."""
   text = step.as_text()
   with tempfile.TemporaryDirectory(prefix='profile') as folder:
     with jax.profiler.trace(folder):
@@ -169,6 +169,6 @@ def profile(
 
 
 def peak_bytes() -> int | None:
-  """The most that the fullest device had in use; None where none says."""
+  """Peak bytes in use on the fullest device; None if unknown."""
   stats = [d.memory_stats() or {} for d in jax.local_devices()]
   return max(s.get('peak_bytes_in_use', 0) for s in stats) or None

@@ -1,7 +1,6 @@
-"""Two sides in processes of their own, timed in turn.
+"""Sides in separate processes, timed alternately.
 
-Each stage has new processes, so that the memory of one tells of that stage
-alone.
+Each stage has new processes, so that its peak memory is its own.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ OURS, PLAIN, XLA, COMPILED = 'sana_jax', 'plain', 'xla', 'diffusers-compile'
 def measure(
   stage: str, request: Request, sides: Sequence[str], repeats: int
 ) -> dict[str, dict[str, Any]]:
-  """By side: seconds of each call, of the first call, bytes, FLOPs.
+  """Seconds of calls and of the first call, bytes and FLOPs, by side.
 
   Sides that do not fit into memory together run one after the other.
   """
@@ -34,17 +33,17 @@ def measure(
       side: stack.enter_context(processes.start(_Side, side, stage, request))
       for side in sides
     }
-    found = {side: worker.ask('begin') for side, worker in workers.items()}
+    found = {side: worker.call('begin') for side, worker in workers.items()}
     for _ in range(repeats):
       for side, worker in workers.items():
-        found[side]['seconds'].append(worker.ask('run'))
+        found[side]['seconds'].append(worker.call('run'))
     for side, worker in workers.items():
-      found[side].update(worker.ask('end'))
+      found[side].update(worker.call('end'))
   return found
 
 
 def _fit(stage, request, count):
-  """Whether the weights of `count` sides take at most half of the memory."""
+  """Whether the weights of `count` sides fill at most half of the memory."""
   part = PARTS[stage]
   shapes = folder.file_shapes(part, request.config(part))
   numbers = sum(math.prod(shape) for shape in shapes.values())
@@ -62,20 +61,20 @@ class _Side:
   def begin(self):
     """Loads the model and calls it once."""
     if self.side in (OURS, PLAIN, XLA):
-      from sana_jax.tools.bench import ours as module
+      from sana_jax.tools.bench import jax_side as module
 
       how = {'plain': self.side == PLAIN}
     else:
-      from sana_jax.tools.bench import theirs as module
+      from sana_jax.tools.bench import diffusers_side as module
 
       how = {'compiled': self.side == COMPILED}
     self.module = module
-    with kernels.prefer(**self._kernels()):  # Compiled now, it stays so.
+    with kernels.prefer(**self._kernels()):  # Compiling fixes them.
       self.loaded = module.load(self.stage, self.request, **how)
       start = time.perf_counter()
       self.loaded.run()
       seconds = time.perf_counter() - start
-    resident.forget_peak()  # Of loading and compiling.
+    resident.forget_peak()  # Excludes loading and compiling.
     flops = self.loaded.flops
     return {'first_seconds': seconds, 'flops': flops, 'seconds': []}
 
@@ -91,7 +90,7 @@ class _Side:
     return time.perf_counter() - start
 
   def end(self):
-    """Peak memory; and, of ours, what the device can do."""
+    """Peak memory; for sana_jax's side, also the device's name and rate."""
     on_device = self.module.peak_bytes()
     found = {'host_bytes': resident.peak_bytes(), 'device_bytes': on_device}
     if self.side == OURS:

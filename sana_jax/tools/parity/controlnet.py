@@ -1,8 +1,8 @@
-"""The ControlNet against diffusers' SanaControlNetModel, and in both wirings.
+"""Parity of the ControlNet with diffusers' SanaControlNetModel.
 
-The official wiring (see models/controlnet.py) is built from diffusers' blocks
-in the order of NVIDIA's SanaMSControlNet.forward, with embeddings that both
-models share, as in its files.
+In diffusers' wiring and the official one (models/controlnet.py), which uses
+diffusers' blocks in the order of NVIDIA's SanaMSControlNet.forward, with
+embeddings shared by both models.
 """
 
 import functools
@@ -39,7 +39,7 @@ _VARIANTS = {
 
 
 def cases() -> list[Case]:
-  """Each output by itself, then the transformer that they go to."""
+  """Cases of each output, then of the transformer that takes them."""
   case = lambda what, measure, dtype='float32', against='diffusers': Case(
     'controlnet', what, 'tiny', dtype, MODULE, measure, against=against
   )
@@ -68,7 +68,7 @@ def cases() -> list[Case]:
 
 
 class _Setup:
-  """Both models of diffusers with random weights, and inputs."""
+  """Both diffusers models with random weights, and their inputs."""
 
   def __init__(self, seed, variant='plain', shared=False):
     rng = torch.Generator().manual_seed(seed)
@@ -101,14 +101,14 @@ class _Setup:
     self.mask = torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 
   def cast(self, dtype):
-    """The models and inputs in `dtype`; times keep theirs, as in pipelines."""
+    """Casts models and inputs, but not times, as in pipelines."""
     for model in self.theirs.values():
-      torch.nn.Module.to(model, dtype)  # Without diffusers' warning.
+      torch.nn.Module.to(model, dtype)  # Avoids diffusers' warning.
     for name in ('latents', 'control', 'text'):
       setattr(self, name, getattr(self, name).to(dtype))
 
   def ours(self, part, dtype=jnp.float32):
-    """(module, variables) by our weight maps."""
+    """(module, variables) through the weight maps."""
     kind, model = kinds.PARTS[part], self.theirs[part]
     module = kind.module(dict(model.config), dtype)
     tensors = {k: v.float().numpy() for k, v in model.state_dict().items()}
@@ -117,7 +117,7 @@ class _Setup:
     )
 
   def inputs(self):
-    """The latents, times, text and mask of our models; then the control."""
+    """(latents, times, text, mask) for sana_jax's models, and the control."""
     image = lambda x: jnp.asarray(x.float().permute(0, 2, 3, 1).numpy())
     return (
       image(self.latents),
@@ -172,9 +172,9 @@ class _Setup:
 
 
 def _random(name, shape, rng):
-  """Values that matter in every parameter and keep activations near one.
+  """Values that affect the output and keep activations near one.
 
-  Larger ones amplify rounding: bfloat16 would measure that alone.
+  Larger values amplify rounding, which would dominate bfloat16 errors.
   """
   x = torch.randn(shape, generator=rng)
   if 'norm' in name and name.endswith('weight'):
@@ -191,7 +191,7 @@ def _float32(x):
 
 
 def _stack(outputs):
-  """diffusers' list of [b n d] as our [l b n d]."""
+  """diffusers' list of [b n d] as one array [l b n d]."""
   return np.stack([x.float().numpy() for x in outputs])
 
 
@@ -243,7 +243,7 @@ def _official(seed):
 
 @torch.no_grad()
 def _official_velocity(s):
-  """NVIDIA's order of blocks: the ControlNet beside the transformer."""
+  """Velocity with NVIDIA's order of blocks."""
   base, net = s.theirs['transformer'], s.theirs['controlnet']
   x, c = base.patch_embed(s.latents), base.patch_embed(s.control)
   modulation, time = base.time_embed(
@@ -280,7 +280,7 @@ def _both_bfloat16(seed):
 
 
 def _rounded_bfloat16(seed):
-  """999 becomes 1000 and 136 stays, in both models."""
+  """Error with times rounded in both models: 999 becomes 1000, 136 stays."""
   s = _Setup(seed)
   how = dict(rounded_timesteps=True)
   got = s.our_velocity(s.our_outputs(jnp.bfloat16, **how), jnp.bfloat16, **how)

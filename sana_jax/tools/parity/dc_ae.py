@@ -1,4 +1,4 @@
-"""DC-AE against diffusers' AutoencoderDC, part by part and as a whole."""
+"""Parity of DC-AE with diffusers' AutoencoderDC, by part and as a whole."""
 
 from collections.abc import Mapping
 import functools
@@ -24,7 +24,7 @@ from sana_jax.weights import dc_ae as maps
 from sana_jax.weights import table
 
 AREA = 'dc_ae'
-# What is published; models of one structure differ in their weights only.
+# Published structures; models of one structure differ only in weights.
 PUBLISHED = {
   'f32c32 (SANA 1.0 and 1.1)': 'sana',
   'f32c32 (SANA, lite)': 'lite',
@@ -40,7 +40,7 @@ _NAMES = {
   'f128': 'dc_ae_f128c512_mix',
 }
 _VIT = 'EfficientViTBlock'
-# What AutoencoderDC can be and no published model is; of three stages.
+# Unpublished variants of AutoencoderDC, with three stages.
 _UNPUBLISHED = {
   'several': dict(
     encoder_blocks=('ResBlock', _VIT, _VIT),
@@ -69,7 +69,7 @@ _METHODS = 'encode', 'decode'
 
 
 def cases() -> list[Case]:
-  """Parts first, so that a fault is seen where it is."""
+  """Cases of parts, then of whole models, so that a fault is localised."""
   return [*_parts(), *_small(), *_rounded(), *_published()]
 
 
@@ -91,7 +91,7 @@ def _parts():
 
 
 def _small():
-  """Whole models, narrow, with both kinds of attention."""
+  """Cases of narrow whole models with both kinds of attention."""
   return [
     *(
       _tiny(f'{m}, {what}', measure_whole, structure=s, method=m)
@@ -114,7 +114,7 @@ def _small():
 
 
 def _rounded():
-  """Whole models in bfloat16."""
+  """Cases of whole models in bfloat16."""
   return [
     _wide(
       f'{m}, {what}',
@@ -122,7 +122,7 @@ def _rounded():
       structure=s,
       method=m,
       positions=(1, 2) if s == 'f128' else (2, 2),
-      quick=s in ('sana', 'mix'),  # Others have the same blocks.
+      quick=s in ('sana', 'mix'),  # The others have the same blocks.
     )
     for what, s in PUBLISHED.items()
     for m in _METHODS
@@ -130,7 +130,7 @@ def _rounded():
 
 
 def _published():
-  """Models of their published sizes."""
+  """Cases of published sizes."""
   first, *others = PUBLISHED.items()
   return [
     *(
@@ -176,9 +176,9 @@ def _full(what, size, dtype, bound, *, structure, method):
 
 
 def fields(structure: str, width: int) -> dict[str, Any]:
-  """Of `DCAE`: the structure, with fewer blocks, `width` times narrower.
+  """Fields of a `DCAE` of this structure, with fewer blocks and narrower.
 
-  The first stage is `width` wide instead of 128, and heads are as wide as it.
+  `width`, instead of 128, is that of the first stage and of the heads.
   """
   if structure in _UNPUBLISHED:
     whole = fields('sana', width)
@@ -199,7 +199,7 @@ def fields(structure: str, width: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def make(fields: Mapping[str, Any], seed: int) -> diffusers.AutoencoderDC:
-  """diffusers' model; norms and their statistics have values that matter."""
+  """diffusers' model with random norms and statistics."""
   torch.manual_seed(seed)
   model = diffusers.AutoencoderDC.from_config(maps.diffusers_config(fields))
   for module in model.modules():
@@ -223,7 +223,7 @@ def shapes(module: DCAE) -> PyTree:
 
 
 def converted(config, tensors, dtype: DType) -> tuple[DCAE, PyTree]:
-  """Our model with a reference's weights; `dtype` is of both."""
+  """sana_jax's model with a reference's weights, in `dtype`."""
   module = DCAE(**maps.fields_from_diffusers(config), dtype=dtype)
   return module, table.load(maps.VARIABLES, tensors, shapes(module), dtype)
 
@@ -235,7 +235,7 @@ def measure_part(
   width: int = 8,
   dtype: DType = jnp.float32,
 ):
-  """One part, given what it is given inside the whole model."""
+  """Error of a part, on its inputs inside the whole model."""
   theirs = make(fields(part.structure, width), seed)
   module, variables = converted(
     theirs.config, references.weights(theirs), dtype
@@ -270,14 +270,14 @@ def measure_whole(
   width: int = 8,
   dtype: DType = jnp.float32,
 ):
-  """Encodes or decodes two images whose latents have these positions."""
+  """Error of encoding or decoding two images with this many latents."""
   return _compare(fields(structure, width), seed, method, positions, dtype, 2)
 
 
 def measure_full(
   seed: int, structure: str, method: str, pixels: int, dtype: DType
 ):
-  """Encodes or decodes one square image with a published model's structure."""
+  """Error of encoding or decoding a square image, at a published structure."""
   config = SIZES[_NAMES[structure]]
   positions = (pixels >> (len(config['encoder_widths']) - 1),) * 2
   return _compare(config, seed, method, positions, dtype, 1)
@@ -309,7 +309,7 @@ def _compare(config, seed, method, positions, dtype, images):
 
 
 def _draw(seed, positions, channels, compression, images=2):
-  """Latents, or images of that compression in [-1, 1]: [b c y x]."""
+  """Latents, or images of this compression in [-1, 1], [b c y x]."""
   rng = np.random.default_rng(seed)
   size = [n * compression for n in positions]
   if compression > 1:
@@ -318,7 +318,7 @@ def _draw(seed, positions, channels, compression, images=2):
 
 
 def _subtree(variables, path):
-  """What every collection has there."""
+  """Subtree of every collection at a path."""
   out = {}
   for collection, tree in variables.items():
     for name in path.split('/'):

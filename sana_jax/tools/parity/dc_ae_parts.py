@@ -1,6 +1,6 @@
-"""The parts of DC-AE: where diffusers has each, and ours beside it.
+"""Parts of DC-AE, each with its name in diffusers and its module here.
 
-Each part of it maps an image to an image.
+Each maps an image to an image.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from sana_jax.models.autoencoders.dc_ae import blocks, DCAE, resampling
 from sana_jax.models.layers import RMSNorm
 from sana_jax.typing import DType
 
-LINEAR, QUADRATIC = (3, 5), (2, 2)  # Positions, of heads of 8 and more.
+LINEAR, QUADRATIC = (3, 5), (2, 2)  # Positions, for heads of at least 8.
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A part's name in diffusers, and ours.
+  """A part's name in diffusers, and its module in sana_jax.
 
   Attributes:
-    path: of our parameters.
-    make: our module, given the model and the dtype.
-    structure: of the model that it is in.
-    positions: of that model's latents.
-    channels_last: whether diffusers calls it so.
+    path: path of sana_jax's parameters.
+    make: makes sana_jax's module from the model and the dtype.
+    structure: structure of its model.
+    positions: positions of that model's latents.
+    channels_last: whether diffusers calls it with channels last.
   """
 
   name: str
@@ -52,14 +52,14 @@ def efficient_vit(*scales: int):
 
 
 def down(stage: int, shortcut: bool = True):
-  """What leads to a stage of the encoder."""
+  """Downsampling to a stage of the encoder."""
   return lambda model, dtype: resampling.Down(
     model.encoder_widths[stage], model.downsample, shortcut, dtype
   )
 
 
 def up(stage: int):
-  """What leads to a stage of the decoder."""
+  """Upsampling to a stage of the decoder."""
   return lambda model, dtype: resampling.Up(
     model.decoder_widths[stage], model.upsample, dtype=dtype
   )

@@ -1,4 +1,4 @@
-"""The text encoder against transformers' Gemma2ForCausalLM, part by part."""
+"""Parity of the text encoder with transformers' Gemma2ForCausalLM, by part."""
 
 from collections.abc import Mapping
 import functools
@@ -50,12 +50,12 @@ VARIANTS = {
     rope_parameters=dict(rope_type='default', rope_theta=100.0)
   ),
 }
-FULL = dict(num_hidden_layers=2)  # The rest is transformers' default: 2B.
+FULL = dict(num_hidden_layers=2)  # Otherwise transformers' default, 2B.
 LENGTHS = (17, 9, 1)
 
 
 def cases() -> list[Case]:
-  """Parts first, so that a fault is seen where it is."""
+  """Cases of parts, then of whole models, so that a fault is localised."""
   return [*_parts(), *_small(), *_rounded(), *_published()]
 
 
@@ -81,7 +81,7 @@ def _parts():
 
 
 def _small():
-  """Whole models, narrow, in all variants."""
+  """Cases of narrow whole models, in all variants."""
   part = functools.partial
   return [
     *(
@@ -110,7 +110,7 @@ def _small():
 
 
 def _rounded():
-  """Whole models in bfloat16."""
+  """Cases of whole models in bfloat16."""
   return [
     _case(
       ', '.join(filter(None, ('last hidden state', variant))),
@@ -130,7 +130,7 @@ def _rounded():
 
 
 def _published():
-  """Two layers of their published width."""
+  """Cases of two layers of the published width."""
   return [
     _case(
       'last hidden state',
@@ -162,7 +162,7 @@ def _case(what, size, dtype, measure, quick=True):
 
 
 def make(changes: Mapping[str, Any] | None, seed: int):
-  """transformers' model with random weights; without changes the published."""
+  """transformers' model with random weights; of published size if None."""
   torch.manual_seed(seed)
   config = FULL if changes is None else {**TINY, **changes}
   model = transformers.Gemma2ForCausalLM(
@@ -172,7 +172,7 @@ def make(changes: Mapping[str, Any] | None, seed: int):
 
 
 def halve(model: torch.nn.Module):
-  """Parameters only: `.bfloat16()` would round the rotary frequencies too."""
+  """Casts parameters only: `.bfloat16()` also rounds the rotary frequencies."""
   for p in model.parameters():
     p.data = p.data.bfloat16()
 
@@ -196,7 +196,7 @@ def shapes(module: Gemma2) -> PyTree:
 
 
 def converted(config, tensors, dtype: DType) -> tuple[Gemma2, PyTree]:
-  """Our model with a reference's weights; `dtype` is of both."""
+  """sana_jax's model with a reference's weights, in `dtype`."""
   module = Gemma2(**maps.fields_from_transformers(config), dtype=dtype)
   return module, table.load(
     maps.RULES, maps.model_tensors(tensors), shapes(module), dtype
@@ -210,7 +210,7 @@ def measure(
   lengths=LENGTHS,
   dtype: DType = jnp.float32,
 ):
-  """The whole model: its last hidden state, all of them, or its logits."""
+  """Error of the whole model's last or all hidden states, or its logits."""
   vocabulary = 256_000 if changes is None else TINY['vocab_size']
   ids, mask = tokens(seed, vocabulary, lengths)
   config = {}
@@ -243,7 +243,7 @@ def measure(
 
 
 def measure_part(seed: int, part: Part, dtype: DType = jnp.float32):
-  """One part, given what it is given inside the whole model."""
+  """Error of a part, on its inputs inside the whole model."""
   theirs = make(part.changes, seed)
   ids, mask = tokens(seed, TINY['vocab_size'])
   call = references.record(
@@ -268,7 +268,7 @@ def measure_part(seed: int, part: Part, dtype: DType = jnp.float32):
 
 
 def measure_prefix(seed: int, changes: Mapping[str, Any]):
-  """A beginning that is read once, and the texts behind it."""
+  """Error with a cached prefix, which texts follow."""
   theirs = make(changes, seed)
   ids, mask = tokens(seed, TINY['vocab_size'])
   front = tokens(seed + 1, TINY['vocab_size'], (11,))[0]
@@ -292,9 +292,9 @@ def measure_prefix(seed: int, changes: Mapping[str, Any]):
 
 
 def measure_rotary(seed: int):
-  """Turned queries of the published size, beyond its sliding window.
+  """Error of rotated queries of published size, beyond the sliding window.
 
-  Far positions show how the angles are rounded.
+  Far positions show the rounding of the angles.
   """
   config = transformers.Gemma2Config()
   dim, length = config.head_dim, 4200

@@ -1,4 +1,4 @@
-"""The parts of Gemma-2: where transformers has each, and ours beside it."""
+"""Parts of Gemma-2, each with its name in transformers and its call here."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -19,12 +19,12 @@ LOW_CAPS = dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A part of a layer: its name in transformers, and what calls ours.
+  """A part of a layer: its name in transformers, and the call here.
 
   Attributes:
-    ours: gets the model, the layer's parameters, what the reference's part was
-      given, and the mask of the tokens.
-    changes: of the tiny config.
+    ours: called with the model, the layer's parameters, the input of the
+      reference's part, and the token mask.
+    changes: changes to the tiny config.
   """
 
   name: str
@@ -37,7 +37,7 @@ class Part:
 
 
 class Attention(modules.Layer):
-  """A layer's attention, alone."""
+  """A layer's attention."""
 
   @nn.compact
   def __call__(self, x, allowed, cos, sin):
@@ -45,7 +45,7 @@ class Attention(modules.Layer):
 
 
 class MLP(modules.Layer):
-  """A layer's gated MLP, alone."""
+  """A layer's gated MLP."""
 
   @nn.compact
   def __call__(self, x):
@@ -53,7 +53,7 @@ class MLP(modules.Layer):
 
 
 class Layer(modules.Layer):
-  """A layer as one of many, whose outputs nobody collects."""
+  """A layer without collected outputs."""
 
   @nn.compact
   def __call__(self, x, sliding, shared):
@@ -73,7 +73,7 @@ def mlp(model, params, x, mask):
 
 
 def attention(sliding: bool):
-  """Attention under our mask and with our rotations."""
+  """Attention with sana_jax's mask and rotations."""
 
   def ours(model, params, x, mask):
     causal, near, cos, sin = _shared(model, mask)
@@ -114,7 +114,7 @@ def _fields(model):
 
 
 def _shared(model, mask):
-  """Masks and rotations, as all layers get them."""
+  """Masks and rotations shared by all layers."""
   length = mask.shape[1]
   return (
     modules.causal_mask(jnp.array(mask)),

@@ -1,8 +1,7 @@
-"""The parity ledger: comparisons with the references, and what they measured.
+"""Parity ledger: comparisons with the references, and their measured errors.
 
-A `Case` says what is compared and how large its error may be; `run` measures
-cases, whatever goes wrong in one of them, and gives a `Record` of each. How
-records are shown and kept is in pages.py.
+A `Case` is a comparison with a bound on its error; `run` measures cases and
+returns a `Record` of each, also of those that fail. pages.py formats records.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-# What float32 modules, and pipelines of 20 steps, must hold.
+# Bounds of float32 modules, and of pipelines of 20 steps.
 MODULE, PIPELINE = 1e-5, 1e-4
-# The references' own bfloat16 errors, that ours may have in any case.
+# The references' bfloat16 errors at full size, always allowed.
 BFLOAT16 = {'sana': 1.8e-2, 'dc_ae': 1.9e-2, 'gemma2': 1.3e-2}
 
 
 class Measured(NamedTuple):
-  """An error whose bound was measured beside it."""
+  """An error and its bound, measured in the same run."""
 
   error: float
   bound: float
@@ -30,10 +29,10 @@ class Measured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One comparison.
+  """A comparison.
 
-  `measure` gets the seed of all that is random in it and returns the error, or
-  `Measured` where the bound comes from the same run (bfloat16).
+  `measure` takes the seed and returns the error, or `Measured` if the bound
+  comes from the same run (bfloat16).
   """
 
   area: str
@@ -52,7 +51,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What a case measured; `problem` is the exception that it ended with."""
+  """Result of a case; `problem` is the exception that ended it."""
 
   area: str
   what: str
@@ -77,7 +76,7 @@ class Record:
 def relative_error(got: object, want: object) -> float:
   """||got - want|| / ||want|| over all elements, in float64.
 
-  Infinite where shapes differ or a value is not finite.
+  Infinite if shapes differ or a value is not finite.
   """
   got, want = np.asarray(got), np.asarray(want)
   if got.shape != want.shape:
@@ -92,9 +91,9 @@ def relative_error(got: object, want: object) -> float:
 
 
 def bfloat16(area: str, ours: object, theirs: object, want: object) -> Measured:
-  """Our bfloat16 result beside the reference's, both against float32.
+  """Error of sana_jax's bfloat16 result, bounded by the reference's.
 
-  1.05: equal precision, other order of sums.
+  Both are against float32. 1.05 allows another order of sums.
   """
   return Measured(
     relative_error(ours, want),
@@ -105,9 +104,9 @@ def bfloat16(area: str, ours: object, theirs: object, want: object) -> Measured:
 def averaged(
   measure: Callable[[int], Measured], draws: int = 4
 ) -> Callable[[int], Measured]:
-  """The means over several draws of weights and inputs.
+  """Means over several draws of weights and inputs.
 
-  One small bfloat16 model may be lucky or not; the mean of several is steady.
+  The error of a single small bfloat16 model varies with its draw.
   """
 
   def mean(seed):
@@ -120,20 +119,20 @@ def averaged(
 def run(
   cases: Iterable[Case],
   seed: int,
-  tell: Callable[[Record], None] = lambda record: None,
+  on_record: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
-  """Measures the cases; `tell` hears each record at once."""
+  """Measures the cases; calls `on_record` with each record."""
   records = []
   for case in cases:
     records.append(measure(case, seed))
-    tell(records[-1])
+    on_record(records[-1])
     if not case.quick:
-      gc.collect()  # Its models must go before the next.
+      gc.collect()  # Frees its models before the next.
   return records
 
 
 def measure(case: Case, seed: int) -> Record:
-  """Measures one case; an exception is a record too."""
+  """Measures one case; an exception gives a record too."""
   start, problem = time.perf_counter(), ''
   error, bound = math.inf, case.bound
   try:
@@ -159,9 +158,9 @@ def measure(case: Case, seed: int) -> Record:
 
 
 def describe(e: Exception) -> str:
-  """An exception in one line, with the innermost place of this project."""
+  """An exception in one line, with its innermost line of this project."""
   frames = traceback.extract_tb(e.__traceback__)
   ours = [f for f in frames if 'site-packages' not in f.filename] or frames
   where = ours[-1].filename.replace('\\', '/').rpartition('/')[2]
-  said = ' '.join(str(e).split())[:300]
-  return f'{type(e).__name__}: {said} ({where}:{ours[-1].lineno})'
+  message = ' '.join(str(e).split())[:300]
+  return f'{type(e).__name__}: {message} ({where}:{ours[-1].lineno})'

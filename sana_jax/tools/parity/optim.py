@@ -1,7 +1,7 @@
-"""CAME against the published package, over 100 steps of two matrices.
+"""Parity of CAME with the published package, over 100 steps.
 
-The package factors what SANA's variant does not, so matrices only; there the
-two agree. Vectors agree as well: neither factors them.
+Matrices and vectors only, on which SANA's variant agrees with the package; it
+factors fewer shapes.
 """
 
 import came_pytorch
@@ -19,7 +19,7 @@ _SETTINGS = dict(learning_rate=1e-2, weight_decay=0.1)
 
 
 def cases() -> list[Case]:
-  """A row a parameter: factored matrices, and a vector that is not."""
+  """Cases of factored matrices, and of an unfactored vector."""
   return [
     Case(
       'optim',
@@ -39,7 +39,7 @@ def cases() -> list[Case]:
 
 
 def _problem(seed):
-  """A random linear regression, whose gradients shrink and turn."""
+  """Random linear regression, whose gradients vary in size and direction."""
   rng = np.random.default_rng(seed)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   params = {'first': draw(12, 7), 'second': draw(7, 5), 'bias': draw(5)}

@@ -1,8 +1,4 @@
-"""The ledger as a table, as a page of the docs, and as the JSON behind both.
-
-A ledger is its records and what they were measured with; page and table are
-functions of the JSON alone.
-"""
+"""The ledger as a table, a page of the docs, and JSON, the source of both."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,23 +23,22 @@ NAMES = {
 }
 _INTRODUCTION = """# Parity ledger
 
-What this project computes, beside the references that it must agree with:
-diffusers and transformers in PyTorch on a CPU, with the same random weights
-and inputs. Errors are relative, ‖ours − theirs‖ / ‖theirs‖ over all elements.
-float32: at most 1e-5 for a module, 1e-4 for 20 steps of a pipeline. bfloat16:
-ours against the reference in float32, at most the reference's own bfloat16
-error in the same run (times 1.05), or the figure that the references have at
-full size, whichever is larger.
+Comparison of this project with its references, diffusers and transformers in
+PyTorch on a CPU, with the same random weights and inputs. Errors are relative,
+‖ours − reference‖ / ‖reference‖ over all elements. Bounds in float32: 1e-5 for
+a module, 1e-4 for 20 steps of a pipeline. In bfloat16, both are compared with
+the reference in float32; the bound is 1.05 times the reference's own error in
+the same run or its error at full size, whichever is larger.
 
 This page is made from parity.json by `sana-jax parity --from-json
-docs/parity.json --out docs`. `sana-jax parity` measures anew, with other random
-values in every run; `sana-jax parity --quick` takes minutes.
+docs/parity.json --out docs`. `sana-jax parity` measures with new random values
+in every run; `sana-jax parity --quick` takes minutes.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-  """Records, the seed that repeats them, and what they were measured with."""
+  """Records, their seed, and the setup of their measurement."""
 
   records: list[Record]
   seed: int
@@ -53,7 +48,7 @@ class Ledger:
 
 
 def to_json(ledger: Ledger) -> str:
-  """One record a line; infinite errors as words, as JSON has no infinity."""
+  """JSON with one record per line and infinite errors as strings."""
   rows = []
   for record in ledger.records:
     row = dataclasses.asdict(record)
@@ -72,7 +67,7 @@ def to_json(ledger: Ledger) -> str:
 
 
 def from_json(text: str | bytes) -> Ledger:
-  """The inverse; UserError where the text is no ledger."""
+  """Inverse of `to_json`; raises UserError if the text is invalid."""
   try:
     facts = parse_json(text)
     rows = facts.pop('records')
@@ -89,7 +84,7 @@ def _record(row: dict[str, Any]) -> Record:
 
 
 def table(records: Sequence[Record]) -> str:
-  """Plain text; what failed comes last, with what was said."""
+  """Plain-text table; failures come last, with their exceptions."""
   records = sorted(records, key=lambda r: not r.passed)
   rows = [('area', 'what', 'size', 'dtype', 'error', 'bound', 'verdict', 's')]
   rows += [(r.area, *_cells(r)) for r in records]
@@ -110,7 +105,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-  """One sentence."""
+  """One-line summary."""
   failed = sum(not r.passed for r in records)
   seconds = sum(r.seconds for r in records)
   if failed:
@@ -119,7 +114,7 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def markdown(ledger: Ledger) -> str:
-  """The page."""
+  """Markdown page."""
   records = ledger.records
   versions = ', '.join(f'{k} {v}' for k, v in ledger.versions.items())
   counts = Counter(r.area for r in records)
@@ -175,7 +170,7 @@ def _cells(r):
 
 
 def _share(r):
-  """The part of the bound that the error takes up; 0 of a bound of 0 is 0."""
+  """Error as a fraction of the bound; 0 / 0 is 0."""
   if r.bound == 0:
     return 0.0 if r.error == 0 else math.inf
   return r.error / r.bound

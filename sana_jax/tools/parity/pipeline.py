@@ -1,7 +1,7 @@
-"""Whole pipelines against diffusers': the same latents, the same picture.
+"""Parity of whole pipelines with diffusers', from the same latents.
 
-Ours is loaded from the folder that diffusers saved. Errors are the larger one
-of the final latents' and of the pictures'.
+sana_jax's pipeline is loaded from the folder that diffusers saved. Errors are
+the larger of those of the final latents and of the images.
 """
 
 import functools
@@ -49,7 +49,7 @@ _SHUFFLED = dict(
 
 
 class Run(NamedTuple):
-  """What both pipelines are asked for."""
+  """Request to both pipelines."""
 
   what: str
   steps: int = 2
@@ -86,7 +86,7 @@ _RUNS = (
 
 
 def cases() -> list[Case]:
-  """Float32 and bfloat16 pipelines, both conventions, tiles, the shipped."""
+  """Cases of both dtypes and conventions, tiles, and the shipped model."""
   case = functools.partial(
     Case, 'pipeline', size='tiny', dtype='float32', bound=PIPELINE
   )
@@ -146,7 +146,7 @@ def _setup(run: Run, seed):
   return theirs
 
 
-def _ask_theirs(theirs, run: Run, latents):
+def _run_reference(theirs, run: Run, latents):
   return pipelines.draw(
     theirs,
     run.prompts,
@@ -160,8 +160,8 @@ def _ask_theirs(theirs, run: Run, latents):
   )
 
 
-def _ask_ours(ours, run: Run, latents, **more):
-  ask = functools.partial(
+def _run_ours(ours, run: Run, latents, **more):
+  call = functools.partial(
     ours,
     list(run.prompts),
     negative_prompt=run.negative,
@@ -174,7 +174,7 @@ def _ask_ours(ours, run: Run, latents, **more):
     use_resolution_binning=run.binning,
     **more,
   )
-  return ask(output_type='latent'), ask(output_type='float')
+  return call(output_type='latent'), call(output_type='float')
 
 
 def _latents(theirs, run: Run):
@@ -189,35 +189,35 @@ def _worst(got, want):
 def _error(run: Run, seed):
   theirs = _setup(run, seed)
   latents = _latents(theirs, run)
-  want = _ask_theirs(theirs, run, latents)
-  return _worst(_ask_ours(pipelines.saved(theirs), run, latents), want)
+  want = _run_reference(theirs, run, latents)
+  return _worst(_run_ours(pipelines.saved(theirs), run, latents), want)
 
 
 def _bfloat16(run: Run, seed):
-  """Ours in bfloat16 from the float32 folder; the bound is theirs."""
+  """bfloat16 error from the float32 folder, bounded by the reference's."""
   theirs = _setup(run, seed)
   latents = _latents(theirs, run)
-  want = _ask_theirs(theirs, run, latents)
-  ours = _ask_ours(pipelines.saved(theirs, 'bfloat16'), run, latents)
-  half = _ask_theirs(theirs.to(torch.bfloat16), run, latents)
+  want = _run_reference(theirs, run, latents)
+  ours = _run_ours(pipelines.saved(theirs, 'bfloat16'), run, latents)
+  half = _run_reference(theirs.to(torch.bfloat16), run, latents)
   return Measured(
     _worst(ours, want), max(1.05 * _worst(half, want), BFLOAT16['dc_ae'])
   )
 
 
 def _variant(seed, change, **more):
-  """A run in which diffusers' parts were changed to the official way.
+  """Error with a part of diffusers changed to the official convention.
 
-  Raises ValueError where the change makes no difference: the row would show
+  Raises ValueError if the change makes no difference, since the row would show
   nothing.
   """
   run = Run('', prompts=PROMPTS[1:2])
   theirs = pipelines.make(seed)
   ours = pipelines.saved(theirs)
   latents = _latents(theirs, run)
-  plain = _ask_theirs(theirs, run, latents)
+  plain = _run_reference(theirs, run, latents)
   change(theirs)
-  want = _ask_theirs(theirs, run, latents)
+  want = _run_reference(theirs, run, latents)
   if _worst(plain, want) < 1e-6:
     raise ValueError('the two ways give the same picture')
   if 'module' in more:
@@ -227,7 +227,7 @@ def _variant(seed, change, **more):
         module=model.module.clone(**more.pop('module'))
       )
     )
-  return _worst(_ask_ours(ours, run, latents, **more), want)
+  return _worst(_run_ours(ours, run, latents, **more), want)
 
 
 def _mask(seed):
@@ -260,7 +260,7 @@ def _continuous(seed):
 
 
 def _attention_eps(seed):
-  # So small an eps shows only where the sums are small, too.
+  # Such a small eps shows only with small sums.
   def change(pipe):
     for block in pipe.transformer.transformer_blocks:
       block.attn1.set_processor(_Processor())
@@ -268,7 +268,7 @@ def _attention_eps(seed):
   return _variant(seed, change, module=dict(attention_eps=_EPS))
 
 
-_EPS = 1e-2  # Instead of 1e-8, so that float32 can tell it from 1e-15.
+_EPS = 1e-2  # Instead of 1e-8, so that it differs from 1e-15 in float32.
 
 
 class _Processor:
@@ -342,7 +342,7 @@ def _slices(seed):
 
 
 def _shipped(scale, seed):
-  """Largest difference of the pictures in [0, 1]; 2e-3 is promised."""
+  """Largest difference of images in [0, 1], documented as 2e-3."""
   theirs = diffusers.SanaPipeline.from_pretrained(ASSETS / 'shapes')
   theirs.set_progress_bar_config(disable=True)
   ours = Pipeline.from_pretrained('shapes', dtype='float32')
@@ -351,5 +351,5 @@ def _shipped(scale, seed):
   run = Run('', 20, size, ('a red circle left of a blue square',), 2, scale, '')
   latents = pipelines.noise(theirs, size, 2)
   return _worst(
-    _ask_ours(ours, run, latents), _ask_theirs(theirs, run, latents)
+    _run_ours(ours, run, latents), _run_reference(theirs, run, latents)
   )

@@ -1,7 +1,7 @@
-"""Small SANA pipelines of diffusers with random weights, and ours beside them.
+"""Small diffusers SANA pipelines with random weights, and their counterparts.
 
-Prompts go through diffusers one at a time: for several prompts times several
-images its 0.42 repeats the masks in another order than the embeddings.
+Prompts go through diffusers one at a time: for several images of several
+prompts, 0.42 repeats masks and embeddings in different orders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ for library in (diffusers, transformers):
   library.utils.logging.set_verbosity_error()
   library.utils.logging.disable_progress_bar()
 
-# Few words, more than 16 tokens, and more than the 300 that SANA reads.
+# Few words, more than 16 tokens, and more than SANA's maximum of 300.
 PROMPTS = (
   'a red circle',
   'A cat sleeping on a warm, sunny windowsill by red flowers and blue squares ',
@@ -82,7 +82,7 @@ def make(
   """SanaPipeline with a trained tokenizer and random weights elsewhere.
 
   Args:
-    transformer, autoencoder: what differs in their configs.
+    transformer, autoencoder: changes to their configs.
   """
   torch.manual_seed(seed)
   tokenizer = tokenizers.train([*INSTRUCTION_LINES, *prompts, NEGATIVE], 600)
@@ -108,19 +108,19 @@ def make(
 
 @torch.no_grad()
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-  """Values that matter in every norm, bias and table; evaluation mode."""
+  """Randomises every norm, bias and table; sets evaluation mode."""
   for name, p in model.named_parameters():
     if 'norm' in name and name.endswith('weight'):
       p.add_(torch.randn_like(p) * 0.2)
     elif p.ndim == 1 or 'table' in name:
       p.copy_(torch.randn_like(p) * 0.2)
     elif 'embed_tokens' in name or '_proj.weight' in name:
-      p.copy_(torch.randn_like(p) * 0.2)  # transformers starts at 0.02.
+      p.copy_(torch.randn_like(p) * 0.2)  # transformers initialises with 0.02.
   return model.eval()
 
 
 def saved(theirs: diffusers.SanaPipeline, dtype: str = 'float32') -> Pipeline:
-  """Ours, from the folder that theirs is saved to."""
+  """sana_jax's pipeline, loaded from the folder that diffusers saves."""
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
     return Pipeline.from_pretrained(pathlib.Path(folder), dtype=dtype)
@@ -129,7 +129,7 @@ def saved(theirs: diffusers.SanaPipeline, dtype: str = 'float32') -> Pipeline:
 def noise(
   pipe: diffusers.SanaPipeline, size: tuple[int, int], count: int
 ) -> torch.Tensor:
-  """Latents [b c y x] for images of `size`, from torch's present seed."""
+  """Latents [b c y x] for images of `size`, from torch's current seed."""
   height, width = (side // pipe.vae_scale_factor for side in size)
   return torch.randn(count, pipe.transformer.config.in_channels, height, width)
 
@@ -141,7 +141,7 @@ def draw(
   latents: torch.Tensor,
   **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """diffusers' latents and pictures, channels last; prompts one at a time."""
+  """diffusers' latents and images, channels last, one prompt at a time."""
   each = len(latents) // len(prompts)
   out, images = [], []
   with quiet():
@@ -162,7 +162,7 @@ def draw(
 
 @contextlib.contextmanager
 def quiet():
-  """Without a warning of diffusers' scheduler on NumPy 2."""
+  """Context that hides a warning of diffusers' scheduler on NumPy 2."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', DeprecationWarning)
     yield

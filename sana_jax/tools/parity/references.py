@@ -1,8 +1,8 @@
-"""Running the references: PyTorch models with random values, and their parts.
+"""Runs the references: PyTorch models with random values, and their parts.
 
-A reference is run once as a whole while the calls of its parts are recorded;
-each of our parts is then given what the reference's was given. All values
-come from the seed. Only the case modules import this: it needs torch.
+A run of the whole reference records the calls of its parts; sana_jax's parts
+then get the same inputs. All values come from the seed. Only case modules
+import this: it needs torch.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,7 @@ torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 class Call(NamedTuple):
-  """What a part of a reference was given, and what it returned."""
+  """Inputs and output of a part of a reference."""
 
   module: torch.nn.Module
   args: tuple
@@ -33,12 +33,12 @@ class Call(NamedTuple):
   output: Any
 
   def tensors(self, dtype: DType = np.float32) -> list[np.ndarray]:
-    """Its tensors, in order; floating ones in `dtype`."""
+    """Input tensors in order, floating ones in `dtype`."""
     given = (*self.args, *self.kwargs.values())
     return [as_array(x, dtype) for x in given if isinstance(x, torch.Tensor)]
 
   def in_bfloat16(self) -> Any:
-    """What the reference's part returns when all of it is in bfloat16."""
+    """Output of the reference's part, all in bfloat16."""
     module = copy.deepcopy(self.module).bfloat16()
     with torch.no_grad():
       return module(
@@ -47,7 +47,7 @@ class Call(NamedTuple):
 
 
 def _halved(x):
-  """Floating tensors, also in tuples, in bfloat16; masks stay finite."""
+  """Casts floating tensors, also in tuples, to bfloat16, with finite masks."""
   if isinstance(x, tuple):
     return tuple(map(_halved, x))
   if isinstance(x, torch.Tensor) and x.is_floating_point():
@@ -56,7 +56,7 @@ def _halved(x):
 
 
 def as_array(x: torch.Tensor, dtype: DType = np.float32) -> np.ndarray:
-  """A tensor as NumPy array; floating ones in `dtype`."""
+  """A tensor as a NumPy array; floating ones in `dtype`."""
   if not x.is_floating_point():
     return x.detach().numpy()
   return x.detach().float().numpy().astype(dtype)
@@ -73,17 +73,17 @@ def channels_first(x: np.ndarray | Array) -> np.ndarray:
 
 
 def weights(model: torch.nn.Module) -> dict[str, Stored]:
-  """The state dict as the readers of files give one; nothing is copied."""
+  """The state dict in the form of the file readers, without copies."""
   return {k: stored(x.detach().numpy()) for k, x in model.state_dict().items()}
 
 
 @torch.no_grad()
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-  """Normal values in every parameter, in evaluation mode.
+  """Fills parameters with normal values, and sets evaluation mode.
 
-  Matrices have a deviation of 1/sqrt(fan in), so that what they return is
-  about as large as what they are given: a model that amplifies its rounding
-  would tell little of ours. Vectors have 0.5: biases and norms matter.
+  Deviations are 1/sqrt(fan in) for matrices, which keeps the scale of
+  activations and so does not amplify rounding, and 0.5 for vectors, so that
+  biases and norms matter.
   """
   for p in model.parameters():
     p.normal_(std=0.5 if p.ndim == 1 else p[0].numel() ** -0.5)
@@ -93,10 +93,10 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 def record(
   model: torch.nn.Module, names: Iterable[str], run: Callable[[], Any]
 ) -> dict[str, Call]:
-  """The last call of each named part of the model during `run`."""
+  """Last call of each named part of the model during `run`."""
   calls = {}
 
-  def hear(name):
+  def recorder(name):
     def hook(module, args, kwargs, output):
       calls[name] = Call(module, args, kwargs, output)
 
@@ -104,7 +104,7 @@ def record(
 
   handles = [
     model.get_submodule(name).register_forward_hook(
-      hear(name), with_kwargs=True
+      recorder(name), with_kwargs=True
     )
     for name in names
   ]
@@ -125,13 +125,13 @@ def compare(
   ours: Callable[[Mapping[str, Stored]], Callable[[], Array]],
   halve: Callable[[torch.nn.Module], Any] = torch.nn.Module.bfloat16,
 ) -> float | ledger.Measured:
-  """Whole models; the reference is gone before ours runs.
+  """Error of a whole model; the reference is freed before sana_jax's runs.
 
   Args:
-    make: the reference in float32.
-    theirs: runs it, in whatever dtype it is then.
-    ours: takes its weights, and returns what runs our model in `dtype`.
-    halve: turns the reference into a bfloat16 one.
+    make: makes the reference in float32.
+    theirs: runs the reference, in its current dtype.
+    ours: takes its weights, and returns a function that runs sana_jax's model.
+    halve: casts the reference to bfloat16.
   """
   model = make()
   with torch.no_grad():
@@ -154,12 +154,12 @@ def apply(
   *args: Any,
   method: str | Callable = '__call__',
 ) -> Any:
-  """One compiled call; float32 means float32 on every device."""
+  """One compiled call, with float32 matmuls on every device."""
   with jax.default_matmul_precision('float32'):
     return _compiled(module, method)(variables, *args)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(module, method):
-  """The same program for other weights."""
+  """Compiled program, cached for other weights."""
   return jax.jit(functools.partial(module.apply, method=method))

@@ -1,7 +1,7 @@
-"""Samplers and time grids against diffusers' schedulers, and official values.
+"""Parity of samplers and time grids with diffusers and official values.
 
-Each row runs a sampler over all of `GRIDS` with a toy velocity of no special
-form; its error is the largest.
+Each row runs a sampler over all of `GRIDS` with a generic toy velocity and has
+the largest error.
 """
 
 import functools
@@ -30,7 +30,7 @@ GRIDS = (
   (20, 4.0),
   (50, 8.0),
 )
-_SOLVERS = (  # Order, variant, whether the last steps are of lower order.
+_SOLVERS = (  # Order, variant, whether the last steps have a lower order.
   (1, 'midpoint', True),
   (2, 'midpoint', True),
   (2, 'heun', True),
@@ -54,7 +54,7 @@ _TIMES = {  # The first, second and last timestep of NVlabs' grids.
 
 
 def cases() -> list[Case]:
-  """Grids must be equal to the bit, trajectories to rounding."""
+  """Cases of grids (equal bit for bit) and trajectories (up to rounding)."""
   case = functools.partial(
     Case, 'samplers', size=f'{len(GRIDS)} grids', dtype='float32'
   )
@@ -103,7 +103,7 @@ def cases() -> list[Case]:
       bound=1e-6,
       measure=_official_times,
     ),
-    # Theirs goes through the noise prediction, which costs digits at t = 1.
+    # diffusers goes through the noise prediction, which loses digits at t = 1.
     official(
       what='DPM-Solver++ 2M, continuous timesteps: end values',
       bound=1e-4,
@@ -119,7 +119,7 @@ def _name(order, variant, lower):
 
 
 def _pair(solver, shift):
-  """(our sampler, our grid, diffusers' scheduler)."""
+  """(sampler, grid, diffusers' scheduler)."""
   if solver is None:
     return (
       samplers.Euler(),
@@ -144,7 +144,7 @@ def _pair(solver, shift):
 
 
 def _toy(sin, x, timestep):
-  """The sine tells timesteps apart."""
+  """Toy velocity; the sine distinguishes timesteps."""
   return 0.3 * x + sin(2 * x) + 0.5 * sin(3 * timestep / 1000)
 
 
@@ -165,7 +165,7 @@ def _grids(solver, seed):
 
 def _set(scheduler, steps):
   with warnings.catch_warnings():
-    # diffusers hands a tensor to a NumPy function.
+    # diffusers passes a tensor to a NumPy function.
     warnings.simplefilter('ignore', DeprecationWarning)
     scheduler.set_timesteps(steps)
 

@@ -1,4 +1,4 @@
-"""The transformer against diffusers' SanaTransformer2DModel, part by part."""
+"""Parity of the transformer with diffusers' SanaTransformer2DModel, by part."""
 
 from collections.abc import Mapping
 import functools
@@ -50,8 +50,8 @@ VARIANTS = {
   ),
   'other widths': dict(out_channels=6, mlp_ratio=3.0),
 }
-# For bfloat16. Heads of 32: with few dimensions a query may have no positive
-# entry, and then rounding decides between an average of values and zero.
+# For bfloat16. Heads of 32: with few dimensions, a query may have no positive
+# entry, and rounding then decides between an average of values and zero.
 _WIDE = dict(
   num_attention_heads=4,
   attention_head_dim=32,
@@ -72,7 +72,7 @@ BFLOAT16 = jnp.bfloat16
 
 
 class Inputs(NamedTuple):
-  """Of one call, as arrays with channels last."""
+  """Inputs of a call, as arrays with channels last."""
 
   latents: np.ndarray
   timesteps: np.ndarray
@@ -111,7 +111,7 @@ class Inputs(NamedTuple):
 
 
 def cases() -> list[Case]:
-  """Parts first, so that a fault is seen where it is."""
+  """Cases of parts, then of whole models, so that a fault is localised."""
   return [*_part_cases(), *_whole_cases(), *_full_cases()]
 
 
@@ -248,7 +248,7 @@ def shapes(module: models.Sana) -> PyTree:
 
 
 def converted(config, tensors, dtype) -> tuple[models.Sana, PyTree]:
-  """Our model with a reference's weights; `dtype` is of both."""
+  """sana_jax's model with a reference's weights, in `dtype`."""
   fields = maps.fields_from_diffusers(config)
   module = models.Sana(**fields, dtype=dtype)
   rules = maps.rules(fields['guidance_embeds'])
@@ -263,9 +263,9 @@ def measure_whole(
   side: int | None = None,
   projected: bool = False,
 ):
-  """The whole model, with latents of 6 x 8, or `side` squared.
+  """Error of the whole model, with latents of 6 x 8, or `side` squared.
 
-  Where the text is `projected`, that is done beforehand, as samplers do.
+  With `projected`, the text is projected beforehand, as in samplers.
   """
   config = {**TINY, **config}
   size = (side, side) if side else (6, 8)
@@ -297,7 +297,7 @@ def measure_part(
   seed: int,
   dtype: DType = jnp.float32,
 ):
-  """One part, given what it is given inside the whole model."""
+  """Error of a part, on its inputs inside the whole model."""
   config = {**TINY, **config}
   theirs = make(config, seed)
   part.adjust(theirs)
@@ -318,7 +318,7 @@ def measure_part(
 
 
 def _joined(outputs) -> np.ndarray:
-  """One vector per image of one or several outputs, theirs or ours."""
+  """One vector per image of one or several outputs."""
   outputs = outputs if isinstance(outputs, tuple) else (outputs,)
   return np.concatenate(
     [

@@ -1,8 +1,8 @@
-"""The parts of the transformer: where diffusers has each, and ours beside it.
+"""Parts of the transformer, each with its name in diffusers and its call here.
 
-Where the two references disagree on a constant, a part has a row for either,
-with weights so small that the constant is seen: diffusers' own, and diffusers'
-with NVIDIA's constant in its place.
+If the two references disagree on a constant, a part has a row for each, with
+weights so small that the constant matters: diffusers', and diffusers' with
+NVIDIA's constant.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from sana_jax.models.layers import layer_normalise, RMSNorm
 from sana_jax.tools.parity import references
 from sana_jax.typing import PyTree
 
-# Our model, its parameters, what the reference's part was given, token grid.
+# Model, parameters, inputs of the reference's part, token grid.
 Ours = Callable[[models.Sana, PyTree, list[np.ndarray], tuple[int, int]], Any]
 
 
@@ -30,12 +30,12 @@ _FIRST = 'transformer_blocks.0'
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A part's name in diffusers, and what calls ours, as it is shaped there.
+  """A part's name in diffusers, and a call here with the same shapes.
 
   Attributes:
-    variant: of the model that it is in.
+    variant: variant of its model.
     adjust: changes the reference's values before it runs.
-    until: where its output is taken, if behind the part; '' is the model.
+    until: part whose output is compared, if a later one; '' is the model.
   """
 
   name: str
@@ -79,7 +79,7 @@ def linear_attention(model, params, given, grid, perturbed=None):
 
 
 def perturbed_attention(model, params, given, grid):
-  """The second half of the images sees only itself."""
+  """Attention with identity attention for the second half of the images."""
   images = len(given[0])
   return linear_attention(
     model, params, given, grid, np.arange(images) >= images // 2
@@ -140,12 +140,12 @@ def head(model, params, given, grid):
 
 
 def with_fields(ours: Ours, **fields: Any) -> Ours:
-  """The same of a model with other fields."""
+  """`ours` with changed fields of the model."""
   return lambda model, *rest: ours(model.clone(**fields), *rest)
 
 
 def small(size: float, *names: str):
-  """Makes what these layers return so small that an eps behind it is seen."""
+  """Scales the outputs of these layers, so that a later eps matters."""
 
   def adjust(model):
     for name in names:
@@ -156,12 +156,12 @@ def small(size: float, *names: str):
 
 
 def small_queries(attention: str, size: float):
-  """Of the first block, and its keys."""
+  """Scales the queries and keys of the first block's attention."""
   return small(size, *(f'{_FIRST}.{attention}.to_{x}' for x in 'qk'))
 
 
 def small_and_eps(size: float, eps: float):
-  """Small queries in the cross-attention, and another eps of its norms."""
+  """Small queries in the cross-attention, with another eps of its norms."""
 
   def adjust(model):
     small_queries('attn2', size)(model)
@@ -172,7 +172,7 @@ def small_and_eps(size: float, eps: float):
 
 
 def small_and_eps_in_the_sum(size: float, eps: float):
-  """Small queries in the linear attention, whose eps diffusers has fixed."""
+  """Small queries in the linear attention, whose eps diffusers fixes."""
 
   def adjust(model):
     small_queries('attn1', size)(model)
@@ -192,7 +192,7 @@ def perturb(model):
 
 @dataclasses.dataclass(frozen=True)
 class LinearAttention:
-  """The definition, in float64, in the place of diffusers' processor."""
+  """Attention processor for diffusers with the float64 definition."""
 
   eps: float
 
@@ -209,14 +209,14 @@ class LinearAttention:
 
 
 def _apply(module, params, *args, part='__call__', **static):
-  """The module, or a part of it by its name there."""
+  """Applies the module, or its method `part`."""
   method = _calling(part, **static)
   return references.apply(module, {'params': params}, *args, method=method)
 
 
 @functools.cache
 def _calling(part, **static):
-  """One function for each call, under which `references` keeps its program."""
+  """Cached function per call, the key of its program in `references`."""
   return lambda module, *args: getattr(module, part)(*args, **static)
 
 

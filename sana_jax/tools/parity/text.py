@@ -1,8 +1,8 @@
-"""The prompt path against diffusers' SanaPipeline.encode_prompt.
+"""Parity of prompt encoding with diffusers' SanaPipeline.encode_prompt.
 
-With a byte-pair tokenizer of Gemma's kind, trained for the row on the
-instruction and the prompts: window, masks, and the embeddings of every real
-token. What stands behind a mask is never read and not compared.
+Covers window, masks and embeddings of real tokens, with a byte-pair tokenizer
+like Gemma's, trained on the instruction and the prompts. Masked tokens are
+never read and not compared.
 """
 
 import functools
@@ -35,7 +35,7 @@ _PROMPTS = {
 
 
 def cases() -> list[Case]:
-  """Each kind of prompt, behind the instruction and alone."""
+  """Cases of each kind of prompt, with and without the instruction."""
   case = functools.partial(Case, 'text', size='tiny', dtype='float32')
   rows = [
     case(

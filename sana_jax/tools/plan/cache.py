@@ -1,4 +1,4 @@
-"""Plans on disk, by the content of all that they follow from."""
+"""Disk cache of plans, keyed by the content of their inputs."""
 
 import functools
 import hashlib
@@ -23,18 +23,18 @@ FOLDER = '~/.cache/sana_jax/plans'
 
 
 def key(request: dict[str, Any]) -> str:
-  """Of a request: another config, compiler or source has another one."""
+  """Key of a request, from its config, the compilers and the sources."""
   config = rules.changing(PROGRAM, ConfigDict(request['config']))
   facts = request | dict(
     config=config, sources=sources(), compilers=compilers()
   )
-  del facts['layout']  # A name; what it says is in the config.
+  del facts['layout']  # A name; its content is in the config.
   text = json.dumps(facts, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
-  """What was written under a key; None if nothing, or nothing whole, was."""
+  """Facts stored under a key; None if missing or corrupt."""
   try:
     found = files.read_json(folder / f'{name}.json')
   except (FileNotFoundError, UserError):
@@ -44,7 +44,7 @@ def read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
 
 
 def write(folder: pathlib.Path, name: str, facts: dict[str, Any]) -> None:
-  """All of it or nothing, with a checksum."""
+  """Writes facts atomically, with a checksum."""
   folder.mkdir(parents=True, exist_ok=True)
   files.write_text(
     folder / f'{name}.json',
@@ -58,7 +58,7 @@ def _checksum(facts):
 
 @functools.cache
 def sources() -> str:
-  """A digest of the files that a plan follows from."""
+  """Digest of the source files that determine a plan."""
   digest = hashlib.sha256()
   for root, path in source_files():
     digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
@@ -66,9 +66,9 @@ def sources() -> str:
 
 
 def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
-  """(root, file): all that compiling a plan imports, kernels, and chips.
+  """(root, file) of all that compiling a plan imports or reads.
 
-  Kernels and tasks are imported by name when they are used, and chips are data.
+  Kernels and tasks are imported by name on use; chip descriptions are data.
   """
   root, of_kernels = (
     pathlib.Path(package.__file__).parent for package in (sana_jax, kernels)
@@ -91,5 +91,5 @@ def source_files() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 @functools.cache
 def compilers() -> dict[str, str]:
-  """Versions of JAX and of what compiles."""
+  """Versions of JAX and its compilers."""
   return versions(*_COMPILERS)

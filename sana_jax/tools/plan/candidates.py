@@ -1,4 +1,4 @@
-"""Layouts made to fit a pod, before anything is compiled."""
+"""Candidate layouts, resolved for a pod before compiling."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -21,10 +21,10 @@ from sana_jax.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A config with its layout applied, and sizes for every axis.
+  """A config with its layout applied and all axis sizes resolved.
 
   Attributes:
-    problem: why it cannot be on this pod; '' where it can.
+    problem: why it is invalid on this pod; '' if it is valid.
   """
 
   name: str
@@ -32,19 +32,19 @@ class Candidate:
   problem: str = ''
 
   def with_batch(self, per_chip: int, pod: chips.Topology) -> 'Candidate':
-    """With so many images on each chip."""
+    """The candidate with `per_chip` images per chip."""
     config = copied(self.config)
     config.batch_size = per_chip * pod.chips
     return dataclasses.replace(self, config=config)
 
   def layout(self) -> dict[str, int | str]:
-    """What a layout file says to have it."""
+    """Contents of its layout file."""
     found = base.changing(LAYOUT, self.config)
     return {key: value for key, value in found.items() if value != ''}
 
 
 def different(found: Sequence[Candidate]) -> list[Candidate]:
-  """Without those that are the same as one before, by another name."""
+  """Candidates without duplicates under other names."""
   kept, seen = [], set()
   for one in found:
     key = '' if one.problem else str(sorted(one.layout().items()))
@@ -55,35 +55,35 @@ def different(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def copied(config: ConfigDict) -> ConfigDict:
-  """One that may be changed."""
+  """An unlocked copy."""
   return config.copy_and_resolve_references().unlock()
 
 
 def shapes(config: ConfigDict) -> PyTree:
-  """Of the parameters; nothing is allocated."""
+  """Shapes of the parameters, without allocating them."""
   return jax.eval_shape(tasks.objective(config).init, jax.random.key(0))
 
 
 def count(params: PyTree) -> int:
-  """How many numbers there are."""
+  """Number of parameters."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
 def make(
   name: str, config: ConfigDict, pod: chips.Topology, params: PyTree
 ) -> list[Candidate]:
-  """The layout on a pod; where an axis does not divide, also one that does.
+  """The layout on a pod, followed by the nearest valid one if it is invalid.
 
-  A layout for several slices is given as many as there are (hosts, of GPUs);
-  slices of TPUs are always joined along data.
+  A multi-slice layout gets as many slices as the pod has (hosts, for GPUs);
+  TPU slices are always joined along data.
   """
   config = copied(config)
   config.mesh.slices = max(config.mesh.slices, pod.slices)
   if config.mesh.slices > 1:
     config.mesh.slices = islands(pod)
     if islands(pod) == 1:
-      said = f'It is for several slices or hosts, and {pod.name} has one.'
-      return [Candidate(name, config, said)]
+      problem = f'It needs at least 2 slices or hosts; {pod.name} has 1.'
+      return [Candidate(name, config, problem)]
   try:
     return [_resolved(name, config, pod, params)]
   except UserError as e:
@@ -94,12 +94,12 @@ def make(
 
 
 def islands(pod: chips.Topology) -> int:
-  """Slices, or hosts of GPUs: what fast links join."""
+  """Number of fast-interconnect domains: TPU slices or GPU hosts."""
   return math.prod(pod.shape[:2]) if pod.chip.is_gpu else pod.slices
 
 
 def _nearest(name, config, pod, params) -> Iterator[Candidate]:
-  """The same with fewer ways of fsdp, and copies of the model for the rest."""
+  """Yields the valid layout with the most fsdp, replicated over the rest."""
   mesh = config.mesh
   ways = pod.devices // (mesh.slices * mesh.tensor * mesh.sequence)
   for fsdp in (n for n in range(ways, 1, -1) if ways % n == 0):
@@ -113,7 +113,7 @@ def _nearest(name, config, pod, params) -> Iterator[Candidate]:
 
 
 def _resolved(name, config, pod, params):
-  """With every size said; UserError where it cannot be."""
+  """Candidate with all sizes resolved; raises UserError if invalid."""
   count, slices = pod.devices, config.mesh.slices
   if count % slices:
     raise UserError(f'mesh.slices={slices} does not divide {count} devices.')
@@ -132,9 +132,9 @@ def _resolved(name, config, pod, params):
   return Candidate(name, config)
 
 
-@functools.lru_cache(4096)  # A search asks for each mesh a hundred times.
+@functools.lru_cache(4096)  # A search repeats each mesh about 100 times.
 def _misfit(leaves, structure, table, mesh):
-  """Why parameters cannot lie on a mesh by their table, or nothing."""
+  """Why a table cannot shard parameters on a mesh, or ''."""
   try:
     rules.shardings(structure.unflatten(leaves), table, mesh)
   except UserError as e:
@@ -143,7 +143,7 @@ def _misfit(leaves, structure, table, mesh):
 
 
 def _check_heads(config, sizes):
-  """Tensor and sequence split whole heads and rows, where a model has them."""
+  """Raises UserError unless tensor and sequence split whole heads and rows."""
   model = config.model
   sizes_of = dict(model)
   if 'cross_heads' in model:  # The transformer; its heads have 32 channels.
@@ -166,7 +166,7 @@ def _check_heads(config, sizes):
 
 
 def _first_line(error):
-  """One of many problems of a kind, as a sentence."""
+  """First line of an error, and how many follow."""
   lines = str(error).splitlines()
   more = f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''
   return lines[0].rstrip('.') + more + '.'

@@ -1,4 +1,4 @@
-"""Compiles one program for a topology, and reads all that the compiler says."""
+"""Compiles one program for a topology and reads the compiler's output."""
 
 import collections
 import math
@@ -27,10 +27,10 @@ def compile_plan(
   mode: str,
   folder: pathlib.Path,
 ) -> Plan:
-  """Compiles; what XLA writes about it comes to `folder`.
+  """Plan of a compiled program; XLA's dump goes to `folder`.
 
-  A program that is too large is a Plan that does not fit. Raises UserError for
-  a mesh or batch that cannot be.
+  A program that is too large gives a Plan that does not fit. Raises UserError
+  for an invalid mesh or batch.
   """
   platform = topologies.platform(topology)
   mesh = make_mesh(config.mesh.to_dict(), topologies.devices(topology))
@@ -38,14 +38,14 @@ def compile_plan(
   chosen = {op: name for op, name in config.kernels.items() if name}
   with kernels.platform(platform), kernels.prefer(**chosen):
     program = steps.make(config, mesh, mode)
-    compiled, said = _compile(program, mesh, platform, folder)
+    compiled, report = _compile(program, mesh, platform, folder)
   seconds = time.perf_counter() - start
   forward = steps.forward_flops(config) * config.batch_size
   expected = forward * steps.run_passes(config, mode) / mesh.size
   found = (
     _whole(compiled, program, mesh, topology, folder, expected)
     if compiled
-    else _too_large(said, program, folder)
+    else _too_large(report, program, folder)
   )
   return Plan(
     layout,
@@ -63,23 +63,23 @@ def compile_plan(
 
 
 def of_device(tree) -> int:
-  """Bytes of arrays, each by its sharding, on one device."""
+  """Bytes of a tree's arrays on one device, by their shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
   )
 
 
-def given(program: steps.Program) -> dict[str, int]:
-  """Bytes of a device by what its arguments are."""
+def argument_bytes(program: steps.Program) -> dict[str, int]:
+  """Bytes of the arguments on one device, by kind."""
   return {name: of_device(tree) for name, tree in program.parts.items()}
 
 
 def memory(
   compiled: jax.stages.Compiled, program: steps.Program
 ) -> dict[str, int]:
-  """Bytes of a device by kind."""
-  found, parts = compiled.memory_analysis(), given(program)
+  """Bytes of the program on one device, by kind."""
+  found, parts = compiled.memory_analysis(), argument_bytes(program)
   return parts | {
     'padding': max(0, found.argument_size_in_bytes - sum(parts.values())),
     'results': max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
@@ -89,7 +89,7 @@ def memory(
 
 
 def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
-  """Where the devices of a mesh are, in its order."""
+  """Positions of a mesh's devices, in its order."""
   found = chips.parse(topology)
 
   def place(d):
@@ -102,13 +102,13 @@ def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
 
 
 def _compile(program, mesh, platform, folder):
-  """(program, '') or (None, what the compiler says of its size)."""
+  """(program, '') or (None, the compiler's report of its size)."""
   try:
     return topologies.compile_for(
       platform, mesh, program.lower, xla_dump_to=str(folder)
     ), ''
   except topologies.TooLargeError as e:
-    return None, e.said
+    return None, e.report
   except jax.errors.JaxRuntimeError as e:
     raise UserError(
       f'XLA does not compile this: {str(e).strip().splitlines()[0]}'
@@ -116,7 +116,7 @@ def _compile(program, mesh, platform, folder):
 
 
 def _whole(compiled, program, mesh, topology, folder, expected):
-  """Fields of a Plan of a program; `expected` are FLOPs of a device."""
+  """Fields of the Plan of a program; `expected` are FLOPs per device."""
   module = hlo.parse(compiled.as_text())
   shape = chips.parse(topology)
   arranged = buffers.read(folder)
@@ -138,14 +138,14 @@ def _whole(compiled, program, mesh, topology, folder, expected):
   }
 
 
-def _too_large(said, program, folder):
-  """Fields of a Plan of what is too large to be a program."""
-  arranged, parts = buffers.read(folder), given(program)
+def _too_large(report, program, folder):
+  """Fields of the Plan of a program that is too large to compile."""
+  arranged, parts = buffers.read(folder), argument_bytes(program)
   if arranged:
     total = arranged.total
   else:
     found = re.search(
-      r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds', said
+      r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds', report
     )
     number, unit = [g for g in found.groups() if g] if found else (0, 'G')
     total = float(number) * _UNITS[unit]
@@ -157,7 +157,7 @@ def _too_large(said, program, folder):
 
 
 def _kernels(module):
-  """How often a step calls each of our own kernels."""
+  """Calls of each of this project's kernels in a step."""
   found = collections.Counter()
   for step in module.steps():
     if name := work.kernel_name(step.instruction):

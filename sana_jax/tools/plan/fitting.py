@@ -1,4 +1,4 @@
-"""The largest batch that fits, and what would make fit what does not."""
+"""Search for the largest batch that fits, and for changes that make one fit."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -10,16 +10,16 @@ from sana_jax.analysis import chips
 from sana_jax.tools.plan.candidates import Candidate, copied
 from sana_jax.tools.plan.report import Plan
 
-_MOST = 512  # Images a chip.
-_COUNT = 3  # Changes that are told.
+_MOST = 512  # Images per chip.
+_COUNT = 3  # Changes that are reported.
 
 
 def largest(
   fits: Callable[[int], bool], start: int = 4, most: int = _MOST
 ) -> int:
-  """The largest batch that fits, to one part in eight; 0 where none does.
+  """Largest batch that fits, to one part in eight; 0 if none does.
 
-  A batch that fits implies the smaller ones. Doubles, then halves the interval.
+  Doubles, then bisects; if a batch fits, so do smaller ones.
   """
   low, high = 0, start
   while high <= most and fits(high):
@@ -35,8 +35,7 @@ def fit(
   pod: chips.Topology,
   compiled: Callable[[Candidate], Plan],
 ) -> tuple[Candidate, Plan]:
-  """The candidate with the largest batch that fits; with one image a chip
-  where none does."""
+  """Candidate with the largest batch that fits, or one image per chip."""
   if candidate.problem:
     return candidate, compiled(candidate)
   found = {}
@@ -50,16 +49,16 @@ def fit(
 
 
 class Change(NamedTuple):
-  """What to do differently, and what becomes of it."""
+  """A change in words, and the changed candidate."""
 
-  said: str
+  description: str
   candidate: Candidate
 
 
 def changes(
   candidate: Candidate, pod: chips.Topology, others: list[Candidate]
 ) -> Iterator[Change]:
-  """What may make a candidate fit, the least change first."""
+  """Changes that may make a candidate fit, smallest first."""
   config, change = candidate.config, functools.partial(_changed, candidate)
   per_chip, remat = config.batch_size / pod.chips, config.model.get('remat')
   if remat not in (None, 'full', 'offload'):
@@ -85,8 +84,8 @@ def changes(
 def _changed(candidate, key, value):
   config = copied(candidate.config)
   config.update_from_flattened_dict({key: value})
-  said = f'config.{key}={value!r}'
-  return Change(said, dataclasses.replace(candidate, config=config))
+  description = f'config.{key}={value!r}'
+  return Change(description, dataclasses.replace(candidate, config=config))
 
 
 def remedies(
@@ -95,10 +94,10 @@ def remedies(
   others: list[Candidate],
   compiled: Callable[[Candidate], Plan],
 ) -> list[tuple[str, Plan]]:
-  """The first three changes after which it fits, each compiled."""
+  """First three changes after which it fits, each with its compiled plan."""
   tried = (
-    (change.said, compiled(change.candidate))
+    (change.description, compiled(change.candidate))
     for change in changes(candidate, pod, others)
   )
-  fitting = ((said, plan) for said, plan in tried if plan.fits)
+  fitting = ((description, plan) for description, plan in tried if plan.fits)
   return list(itertools.islice(fitting, _COUNT))

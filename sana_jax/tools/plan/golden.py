@@ -1,12 +1,11 @@
-"""What lies where on a pod, and what a step tells: text, so that a change of it
-is a diff.
+"""Golden plans: shardings, memory and collectives as text, compared by diff.
 
   sana-jax plan --config ... --topology ... --shardings
   sana-jax plan --golden tests/golden/plans
 
-The parts of all parameters and the state's bytes follow from the config, the
-layout and the mesh; bytes of a device and collectives are of the compiled
-program of one layout, the fully sharded one that recipes name.
+Shardings and state bytes follow from the config, layout and mesh; bytes per
+device and collectives are of the compiled program of one layout, the fully
+sharded one.
 """
 
 from collections.abc import Sequence
@@ -33,11 +32,11 @@ _COMPILED = 'Compiled: '
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-  """One file.
+  """Contents of a golden file.
 
   Attributes:
-    shardings: of all layouts, which takes no compiler.
-    compiled: lines of one layout's program; '' where there are none.
+    shardings: text of all layouts, made without a compiler.
+    compiled: text of one layout's program; '' if absent.
   """
 
   config: str
@@ -47,7 +46,7 @@ class Golden:
 
   @property
   def name(self) -> str:
-    """Of its file."""
+    """File name."""
     return f'{self.config}-{re.sub("[:@]", "-", self.topology)}.txt'
 
   def __str__(self) -> str:
@@ -56,7 +55,7 @@ class Golden:
 
 
 def read(path: pathlib.Path) -> Golden:
-  """UserError for what is no such file."""
+  """Reads a golden file; raises UserError if it is invalid."""
   head, *parts = path.read_text(encoding='utf-8').split('\n\n')
   found = re.fullmatch(r'(\S+) on (\S+)', head)
   if found is None or not 1 <= len(parts) <= 2:
@@ -68,13 +67,13 @@ def read(path: pathlib.Path) -> Golden:
 
 
 def chosen(found: Sequence[Candidate]) -> Candidate | None:
-  """The fully sharded one, as it can be on this pod."""
+  """The valid fully sharded candidate, or None."""
   is_whole = lambda c: not c.problem and re.fullmatch(r'fsdp(_\d+)?', c.name)
   return next(filter(is_whole, found), None)
 
 
 def compiled(plan: Plan) -> str:
-  """Lines of a program: bytes of a device, and what it tells others."""
+  """Text of a program: bytes per device and collectives."""
   named = ('jax',) if plan.pod.chip.is_gpu else ('jax', 'libtpu')
   versions = listed({x: plan.versions[x] for x in named if x in plan.versions})
   memory = ', '.join(
@@ -100,7 +99,7 @@ def compiled(plan: Plan) -> str:
 
 
 def text(candidates: Sequence[Candidate]) -> str:
-  """Of each layout: its mesh, the state's MiB a device, and every sharding."""
+  """Text of each layout: mesh, state's MiB per device and all shardings."""
   lines = []
   for one in candidates:
     lines.append(f'{one.name}: {mesh_text(one.config.mesh.to_dict())}')
@@ -124,7 +123,7 @@ def _state(one):
 
 
 def _parameters(params: PyTree) -> list[str]:
-  """'path 20x2240x2240: 20x35x2240' where a device has a part of it."""
+  """Lines such as 'path 20x2240x2240: 20x35x2240' (global: per device)."""
   size = lambda shape: 'x'.join(map(str, shape))
   lines = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -1,4 +1,4 @@
-"""Files that a module imports, directly and through others; nothing is run."""
+"""Static transitive imports of a module."""
 
 import ast
 from collections.abc import Iterator
@@ -8,14 +8,13 @@ PACKAGE = 'sana_jax'
 
 
 def imported_files(root: pathlib.Path, module: str) -> set[pathlib.Path]:
-  """The module's own file and those below `root` that it needs.
+  """The module's file and those below `root` that it imports transitively.
 
-  Imports inside of functions count. The package's own __init__ does not: what
-  it offers is imported where it is used.
+  Includes imports inside functions, but not those of the package's __init__.
 
   Args:
     root: folder of the package.
-    module: its dotted name within the package.
+    module: dotted name within the package.
   """
   found, waiting = set(), [module]
   while waiting:
@@ -27,7 +26,7 @@ def imported_files(root: pathlib.Path, module: str) -> set[pathlib.Path]:
 
 
 def _files(root: pathlib.Path, module: str) -> Iterator[pathlib.Path]:
-  """Files that run where a module, or a name in one, is imported."""
+  """Files that importing a module, or a name in one, runs."""
   folder = root
   for part in module.split('.'):
     folder = folder / part
@@ -37,7 +36,7 @@ def _files(root: pathlib.Path, module: str) -> Iterator[pathlib.Path]:
 
 
 def _imports(path: pathlib.Path) -> Iterator[str]:
-  """Dotted names within the package that a file imports anywhere."""
+  """Dotted names within the package that a file imports."""
   for node in ast.walk(ast.parse(path.read_bytes())):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]

@@ -1,4 +1,4 @@
-"""The whole report in one HTML file, pictures included."""
+"""The report as one HTML file with embedded pictures."""
 
 import base64
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from sana_jax.tools.report import fixed
 def page(
   title: str,
   plans: Sequence[Plan],
-  said: Sequence[str],
+  notes: Sequence[str],
   command: str,
   chip: Chip | None = None,
 ) -> str:
-  """HTML that needs no other file."""
+  """Self-contained HTML."""
   plans = ranked(plans, chip)
-  parts = [_table(tables.rows(plans, chip)), _list(said)]
+  parts = [_table(tables.rows(plans, chip)), _list(notes)]
   if any(p.memory for p in plans):
     parts += [_picture(pictures.memory_bars(plans), 'Memory by layout')]
   if any(p.fits for p in plans):
@@ -52,9 +52,9 @@ def _table(rows):
   return '\n'.join(['<div class="wide"><table>', *lines, '</table></div>'])
 
 
-def _list(said):
-  items = ''.join(f'<li>{html.escape(x)}</li>' for x in said)
-  return f'<ul>{items}</ul>' if said else ''
+def _list(notes):
+  items = ''.join(f'<li>{html.escape(x)}</li>' for x in notes)
+  return f'<ul>{items}</ul>' if notes else ''
 
 
 def _picture(png, name):

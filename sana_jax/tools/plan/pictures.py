@@ -1,4 +1,4 @@
-"""Plans as pictures: what fills a chip's memory, and how a layout scales."""
+"""Plots of plans: memory of a chip, and scaling of layouts."""
 
 from collections.abc import Sequence
 import io
@@ -25,7 +25,7 @@ _LINES = 6
 
 
 def memory_bars(plans: Sequence[Plan]) -> bytes:
-  """A PNG: a bar a layout, by what its bytes are for; a line at the limit."""
+  """PNG of each layout's bytes by kind, with a line at the limit."""
   plans = [p for p in ranked(plans) if p.memory]
   figure, axes = _figure(1.4 + 0.42 * len(plans))
   names = [p.layout for p in plans]
@@ -37,11 +37,11 @@ def memory_bars(plans: Sequence[Plan]) -> bytes:
     )
     left = [a + b for a, b in zip(left, width)]
   limit = plans[0].usable / GIB
-  said = f'usable, {limit:.1f} GiB'
-  axes.axvline(limit, color='black', lw=1.5, ls='--', label=said)
+  label = f'usable, {limit:.1f} GiB'
+  axes.axvline(limit, color='black', lw=1.5, ls='--', label=label)
   for row, plan in enumerate(plans):
-    said = f' {left[row]:.1f}' + ('' if plan.fits else ' (too large)')
-    axes.text(left[row], row, said, va='center', fontsize=8)
+    label = f' {left[row]:.1f}' + ('' if plan.fits else ' (too large)')
+    axes.text(left[row], row, label, va='center', fontsize=8)
   axes.set_xlim(0, 1.16 * max([limit, *left]))
   axes.invert_yaxis()
   axes.set_xlabel('GiB of a device')
@@ -53,14 +53,14 @@ def memory_bars(plans: Sequence[Plan]) -> bytes:
 
 
 def scaling_curve(plans: Sequence[Plan], chip: Chip | None = None) -> bytes:
-  """A PNG: predicted images a second of the best layouts on 1 to 1024 chips."""
+  """PNG of predicted images/s of the best layouts on 1 to 1024 chips."""
   best = [p for p in ranked(plans, chip) if p.fits][:_LINES]
   figure, axes = _figure(4.5)
   for plan, marker in zip(best, 'osD^vP'):
     points = scaling.curve(plan, chip=chip)
     chips, rates = [p.chips for p in points], [p.rate for p in points]
-    said = f'{plan.layout}, {plan.per_chip:g} a chip'
-    (line,) = axes.plot(chips, rates, lw=1.3, label=said)
+    label = f'{plan.layout}, {plan.per_chip:g} a chip'
+    (line,) = axes.plot(chips, rates, lw=1.3, label=label)
     colour = line.get_color()
     for p in points:
       fill = colour if p.fits else 'white'
@@ -89,7 +89,7 @@ def scaling_curve(plans: Sequence[Plan], chip: Chip | None = None) -> bytes:
 
 
 def _figure(height):
-  """Without pyplot: no global state, no display."""
+  """A figure made without pyplot's global state and display."""
   figure = Figure(figsize=(9, height), dpi=120, layout='constrained')
   FigureCanvasAgg(figure)
   return figure, figure.add_subplot()

@@ -1,7 +1,7 @@
-"""What is known of a layout after its step was compiled, and what follows.
+"""Plans of compiled programs, and predictions of their step time.
 
-A Plan holds facts about the program; `predict` says how long it would take,
-by the data sheet's rates or measured ones.
+A Plan holds facts about the program; `predict` gives its time at data sheet or
+measured rates.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from sana_jax.analysis.work import Work
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A compiled program; bytes are of one device, FLOPs of all.
+  """Facts about a compiled program; bytes are per device, FLOPs in total.
 
   Attributes:
-    mesh: sizes of its axes.
-    batch: images, over all devices.
-    problem: why there is no program; '' where there is one.
-    usable: bytes that a program may use of a device's memory.
-    memory: bytes by what they are for.
-    model_flops: that the mathematics takes; what remat repeats is not in it.
-    hardware_flops: that the program takes.
-    recomputed: operations that the compiler itself repeats to save memory.
-    warnings: lines of the compiler's.
-    kernels: calls of our own kernels, by name.
+    mesh: sizes of the mesh's axes.
+    batch: global batch size.
+    problem: why there is no program; '' if there is one.
+    usable: bytes of a device's memory that a program may use.
+    memory: bytes by kind.
+    model_flops: FLOPs of the model, without recomputation by remat.
+    hardware_flops: FLOPs of the program.
+    recomputed: operations that the compiler recomputes to save memory.
+    warnings: lines of the compiler.
+    kernels: calls of this project's kernels, by name.
   """
 
   layout: str
@@ -58,7 +58,7 @@ class Plan:
 
   @property
   def needed(self) -> int:
-    """Bytes of a device."""
+    """Bytes per device."""
     return sum(self.memory.values())
 
   @property
@@ -67,18 +67,17 @@ class Plan:
 
   @property
   def per_chip(self) -> float:
-    """Images a chip."""
+    """Images per chip."""
     return self.batch / self.pod.chips
 
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-  """Of a step.
+  """Seconds of a step, by what bounds them.
 
   Attributes:
-    compute, memory: what the operations would take that are bound by products
-      and by memory.
-    hidden: communication beside other work; exposed is what remains of it.
+    compute, memory: operations bound by FLOPs, and by memory traffic.
+    hidden, exposed: communication that overlaps with other work, and the rest.
   """
 
   total: float
@@ -89,7 +88,7 @@ class Seconds:
 
   @property
   def bound(self) -> str:
-    """'compute', 'memory' or 'communication': what most of them go to."""
+    """The largest part: 'compute', 'memory' or 'communication'."""
     parts = {
       'compute': self.compute,
       'memory': self.memory,
@@ -100,23 +99,22 @@ class Seconds:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction(Seconds):
-  """Seconds of a step, and what they come to."""
+  """Seconds of a step, with throughput and utilisation."""
 
   images_per_second: float
   mfu: float
   days: float
   chip_hours: float
-  per_chip: float  # Images a second.
+  per_chip: float  # Images per second.
 
 
 def seconds(
   done: Sequence[Work], sent: Sequence[Collective], device: Chip
 ) -> Seconds:
-  """Of one device at the rates of `device`.
+  """Seconds of a step at the rates of `device`.
 
-  Operations follow each other, each by its roofline; what the program starts
-  early goes on beside them and costs what is left of it; the rest of the
-  communication is waited for.
+  Operations run in sequence, each by its roofline. Asynchronous communication
+  overlaps with them and costs its excess; other communication is exposed.
   """
   of = [(w.flops / device.flops, w.bytes / device.memory_rate) for w in done]
   compute = sum((f for f, b in of if f >= b), 0.0)
@@ -129,7 +127,7 @@ def seconds(
 
 
 def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
-  """By the rates of `chip`, which is what the topology names by default."""
+  """Prediction at the rates of `chip`, by default the topology's."""
   pod = plan.pod
   device = (chip or pod.chip).of_device()
   step = seconds(plan.work, plan.collectives, device)
@@ -145,7 +143,7 @@ def predict(plan: Plan, chip: Chip | None = None) -> Prediction:
 
 
 def from_dict(facts: dict[str, Any]) -> Plan:
-  """What `dataclasses.asdict` made, perhaps through JSON."""
+  """Plan from the result of `dataclasses.asdict`, also through JSON."""
   lists = {
     'work': [Work(*x) for x in facts['work']],
     'temporaries': [Temporary(*x) for x in facts['temporaries']],
@@ -155,7 +153,7 @@ def from_dict(facts: dict[str, Any]) -> Plan:
 
 
 def ranked(plans: Sequence[Plan], chip: Chip | None = None) -> list[Plan]:
-  """The fastest first, then what does not fit, the nearest first."""
+  """Plans that fit, fastest first, then the others, least excess first."""
 
   def key(plan):
     if plan.problem:

@@ -1,4 +1,4 @@
-"""Compiles candidates, several at a time, each in a process of its own."""
+"""Compiles candidates concurrently, each in its own process."""
 
 from collections.abc import Callable, Sequence
 import concurrent.futures
@@ -25,22 +25,22 @@ _WARNING = re.compile(
   r'[Rr]emateriali[sz]|Involuntary|Can.t reduce memory use below'
 )
 _STAMP = re.compile(r'^[A-Z]\d{4} \S+ +\d+ \S+\] ')
-_SHOWN = 300  # Letters of a warning.
+_SHOWN = 300  # Characters of a warning.
 
 
 @dataclasses.dataclass
 class Runner:
-  """Compiles for one topology, and keeps what it found.
+  """Compiles for one topology, with a cache.
 
   Attributes:
-    told: called with each Plan and whether it came from the cache.
-    host_bytes: the most memory that a compilation has had.
+    on_plan: called with each Plan and whether it came from the cache.
+    host_bytes: peak memory of a compilation.
   """
 
   topology: str
   mode: str = 'train'
   jobs: int = 1
-  told: Callable[[Plan, bool], None] = lambda plan, cached: None
+  on_plan: Callable[[Plan, bool], None] = lambda plan, cached: None
   host_bytes: int = 0
   cpu_seconds: float = 0.0
   compiled: int = 0
@@ -50,30 +50,30 @@ class Runner:
     self._folder = pathlib.Path(expanded(cache.FOLDER))
 
   def map(self, f: Callable, items: Sequence[Any]) -> list[Any]:
-    """[f(item), ...], as many at a time as there are jobs."""
+    """[f(item), ...], with `jobs` threads."""
     cache.sources()  # Python 3.11 cannot parse in several threads at once.
     with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
       return list(pool.map(f, items))
 
   def one(self, candidate: Candidate) -> Plan:
-    """From the cache, or compiled."""
+    """Plan of a candidate, from the cache or compiled."""
     plan, cached = self._one(candidate)
     with self._lock:
-      self.told(plan, cached)
+      self.on_plan(plan, cached)
     return plan
 
   def _one(self, candidate):
     if candidate.problem:
       return self._without(candidate, candidate.problem), True
-    asked = dict(topology=self.topology, layout=candidate.name, mode=self.mode)
-    asked['config'] = candidate.config.to_dict()
-    name = cache.key(asked)
+    facts = dict(topology=self.topology, layout=candidate.name, mode=self.mode)
+    facts['config'] = candidate.config.to_dict()
+    name = cache.key(facts)
     found = cache.read(self._folder, name)
     cached = found is not None
     if not cached:
       try:
-        found = self._compile(asked)
-      except UserError as e:  # Not kept: the next try may have more memory.
+        found = self._compile(facts)
+      except UserError as e:  # Not cached: a retry may have more memory.
         return self._without(candidate, str(e)), False
       cache.write(self._folder, name, found)
     if 'error' in found:
@@ -82,7 +82,7 @@ class Runner:
     return dataclasses.replace(plan, layout=candidate.name), cached
 
   def _without(self, candidate, problem):
-    """A Plan of what cannot be compiled."""
+    """Plan of a candidate that cannot be compiled."""
     config = candidate.config
     return Plan(
       candidate.name,
@@ -95,12 +95,12 @@ class Runner:
       chips.parse(self.topology).chip.of_device().usable,
     )
 
-  def _compile(self, asked):
+  def _compile(self, facts):
     with tempfile.TemporaryDirectory() as folder:
       request, out = (
         pathlib.Path(folder) / name for name in ('request.json', 'plan.json')
       )
-      request.write_text(json.dumps(asked))
+      request.write_text(json.dumps(facts))
       worker = interpreter.module('sana_jax.tools.plan.worker')
       done = subprocess.run(
         [*worker, str(request), str(out)],
@@ -110,7 +110,7 @@ class Runner:
         check=False,
       )
       if not out.exists():
-        raise UserError(_failure(done, asked))
+        raise UserError(_failure(done, facts))
       found = files.read_json(out)
     with self._lock:
       self.host_bytes = max(self.host_bytes, found['host_bytes'])
@@ -122,15 +122,15 @@ class Runner:
     return plan
 
 
-def warnings_in(said: str) -> list[str]:
-  """Lines of a compiler that tell of arrays that it computes again."""
-  found = filter(_WARNING.search, said.splitlines())
+def warnings_in(stderr: str) -> list[str]:
+  """Lines of the compiler about rematerialised arrays."""
+  found = filter(_WARNING.search, stderr.splitlines())
   shown = (_STAMP.sub('', line.strip())[:_SHOWN] for line in found)
   return list(dict.fromkeys(shown))
 
 
 def _environment():
-  """The compilers see no devices and say what they warn of."""
+  """Environment in which compilers see no devices and print warnings."""
   path = os.pathsep.join(p for p in sys.path if p)
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
@@ -141,12 +141,12 @@ def _environment():
   }
 
 
-def _failure(done, asked):
-  what = f'Compiling {asked["layout"]} for {asked["topology"]}'
+def _failure(done, facts):
+  what = f'Compiling {facts["layout"]} for {facts["topology"]}'
   if done.returncode < 0:
     return (
-      f'{what} was killed (signal {-done.returncode}), which is what happens '
-      'where memory ends; give --jobs 1, or more memory.'
+      f'{what} was killed (signal {-done.returncode}), most likely for lack '
+      'of memory; give --jobs 1, or more memory.'
     )
   lines = [x for x in done.stderr.strip().splitlines() if x] or ['']
   return f'{what} failed: {lines[-1][:400]}'

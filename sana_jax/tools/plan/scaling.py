@@ -1,7 +1,7 @@
-"""The same layout on more or fewer chips: predicted, not compiled.
+"""Predicted throughput of a compiled layout on other numbers of chips.
 
-Each chip has as many images as in the plan, so it computes as long; what
-changes is how many take part in a collective, and over which links.
+Images per chip, and so compute time, stay; the sizes and links of collectives
+change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ import math
 from typing import NamedTuple
 
 from sana_jax.analysis.chips import Chip
-from sana_jax.analysis.collectives import Collective, leaving
+from sana_jax.analysis.collectives import bytes_sent, Collective
 from sana_jax.tools.plan.report import Plan, seconds
 
-# Chips of the largest slice; several of them are joined by the network.
+# Chips of the largest slice; the network joins several slices.
 _SLICES = {'v4': 4096, 'v5e': 256, 'v5p': 6144, 'v6e': 256, 'tpu7x': 9216}
-_HOST = 8  # GPUs that NVLink joins.
+_HOST = 8  # GPUs joined by NVLink.
 COUNTS = tuple(2**i for i in range(11))  # 1 to 1024.
 
 
 class Point(NamedTuple):
-  """Images a second on so many chips."""
+  """Images per second on a number of chips."""
 
   chips: int
   rate: float
@@ -30,15 +30,15 @@ class Point(NamedTuple):
 def curve(
   plan: Plan, counts: Sequence[int] = COUNTS, chip: Chip | None = None
 ) -> list[Point]:
-  """For each count of chips that holds the model's groups."""
+  """Points for each number of chips that the model's groups divide."""
   chip = chip or plan.pod.chip
   found = []
   for count in counts:
     mesh = resized(plan.mesh, count * chip.devices)
     if mesh is None:
       continue
-    told = [_resized(c, plan.mesh, mesh, chip) for c in collectives(plan)]
-    sent = [c for c in told if c is not None]
+    rescaled = [_resized(c, plan.mesh, mesh, chip) for c in collectives(plan)]
+    sent = [c for c in rescaled if c is not None]
     step = seconds(plan.work, sent, chip.of_device())
     rate = plan.per_chip * count / step.total
     found.append(Point(count, rate, needed(plan, mesh) <= plan.usable))
@@ -46,7 +46,7 @@ def curve(
 
 
 def needed(plan: Plan, mesh: Mapping[str, int]) -> float:
-  """Bytes of a device where the state is cut into fewer or more parts."""
+  """Bytes per device on another mesh, which shards the state differently."""
   kinds = ['parameters', 'average', 'optimizer']
   if plan.mode == 'train':
     kinds.append('parameters')  # As large as the gradients, temporaries.
@@ -56,8 +56,8 @@ def needed(plan: Plan, mesh: Mapping[str, int]) -> float:
 
 
 def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:
-  """The mesh on another number of devices: fsdp as large as it was or smaller,
-  copies for the rest; None where tensor and sequence do not fit."""
+  """The mesh on `devices` devices, with at most its fsdp and data for the rest;
+  None if tensor and sequence do not divide."""
   fixed = mesh.get('tensor', 1) * mesh.get('sequence', 1)
   if devices % fixed:
     return None
@@ -69,32 +69,32 @@ def resized(mesh: Mapping[str, int], devices: int) -> dict[str, int] | None:
 
 
 def collectives(plan: Plan) -> list[Collective]:
-  """The plan's, with a sum of gradients where it had no copies to add up."""
+  """The plan's collectives; without a data axis, plus a gradient all-reduce."""
   if plan.mesh.get('data', 1) > 1 or plan.mode != 'train':
     return plan.collectives
   total = plan.memory.get('parameters', 0)
   link = 'ici' if plan.pod.chip.links else 'nvlink'
   ways = max(1, plan.pod.chip.links // 2)
-  # Bytes of rings of infinitely many: `_resized` makes them those of a few.
+  # Bytes of an infinite ring, which `_resized` scales.
   ring = Collective('all-reduce', 'data', link, ways, False, 1, 2.0 * total)
   return [*plan.collectives, ring]
 
 
 def _resized(c, before, after, chip):
-  """The collective on another mesh; None where one device is left of it."""
+  """The collective on another mesh; None if one device remains."""
   axes = c.axes.split('+')
   was, n = (math.prod(mesh.get(a, 1) for a in axes) for mesh in (before, after))
   if n < 2:
     return None
   if c.kind != 'collective-permute':
-    whole = leaving('all-reduce', 1, was) if was > 1 else 2
-    share = leaving('all-reduce', 1, n) / whole
+    whole = bytes_sent('all-reduce', 1, was) if was > 1 else 2
+    share = bytes_sent('all-reduce', 1, n) / whole
     c = dataclasses.replace(c, bytes=c.bytes * share)
   return _linked(c, axes, after, chip)
 
 
 def _linked(c, axes, mesh, chip):
-  """With the links that it then crosses: data is the outermost axis."""
+  """The collective with the links it crosses; data is the outermost axis."""
   inner = math.prod(n for a, n in mesh.items() if a != 'data')
   devices = math.prod(mesh.values())
   island = (_SLICES[chip.name] if chip.links else _HOST) * chip.devices

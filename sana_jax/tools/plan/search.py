@@ -1,9 +1,9 @@
-"""Meshes, remat, batches and kernels, pruned by formulas before compiling.
+"""Search over meshes, remat, batches and kernels, pruned by cost formulas.
 
-The formulas count what dominates: state, kept inputs of blocks and one block's
-intermediate arrays in memory; products, the arrays that a block moves, and what
-chips tell each other, in time. Their constants are of the 1.6B at 1024 px,
-compiled for v5e:16x16 (docs/planning.md). They rank; the compiler decides.
+Memory counts the state, saved block inputs and one block's intermediates; time
+counts matmuls, memory traffic of a block and communication. The constants are
+fitted to the 1.6B at 1024 px, compiled for v5e:16x16 (docs/planning.md). The
+formulas rank; the compiler decides.
 """
 
 import collections
@@ -19,41 +19,40 @@ from sana_jax.tools.plan import candidates
 from sana_jax.tools.plan.candidates import Candidate, copied
 from sana_jax.typing import PyTree
 
-# Arrays [tokens, width] that a block makes, and those that are kept of them;
-# the passes over a block, in forward passes, that a step takes; what a pass
-# reads and writes.
+# Arrays [tokens, width] that a block makes, and those saved of them; passes
+# over a block in a step, in forward passes; arrays read and written by one.
 _ARRAYS = 36
 _MOVED = 110
 _KEPT = {'none': _ARRAYS, 'dots': 16, 'full': 1, 'offload': 0}
-_KEPT_PLAIN = _KEPT | {'none': 60}  # Without kernels, XLA keeps more.
+_KEPT_PLAIN = _KEPT | {'none': 60}  # Without kernels, XLA saves more.
 _PASSES = {'none': 3.0, 'dots': 3.2, 'full': 4.0, 'offload': 4.1}
 _ACCUMULATE = (1, 2, 4, 8)
-_AT_ONCE = 2.5  # Blocks' worth of arrays that live at the same time.
+_AT_ONCE = 2.5  # Live arrays, in units of a block's.
 # Kernels make fewer: of the 1.6B's temporaries on a v5p, 0.81 (docs/bench).
 _WITH_KERNELS = 0.8
-_ROWS = 2.1  # Times the bytes where rows are split: borders are copied.
-# Arrays that a pass sends of a block: over `tensor`, whole ones; over
-# `sequence`, one's own, and borders, which are more of fewer rows.
+_ROWS = 2.1  # Factor on bytes with split rows, whose borders are copied.
+# Arrays of a block sent in a pass: over `tensor`, whole ones; over `sequence`,
+# local ones and borders, whose share grows with fewer rows.
 _TENSOR, _SEQUENCE, _BORDER = 6, 5, 35
-_OPS = ('glumb_conv', 'relu_linear_attention')  # Of the transformer.
+_OPS = ('glumb_conv', 'relu_linear_attention')  # Ops of the transformer.
 _HOPPER = ('h100', 'h200')
-# Bytes of state for each parameter, besides itself and its average.
+# State bytes per parameter, besides itself and its EMA.
 _MOMENTS = dict(
   came=4, came_8bit=1, came_8bit_rows=1, lion=4, adafactor=0.1, muon=4
 )
-_WITHIN = 1.0  # Of the memory.
-_STATE = 0.85  # Of the memory; something must be left to compute in.
+_WITHIN = 1.0  # Fraction of the memory.
+_STATE = 0.85  # Fraction of the memory; the rest is for computing.
 
 
 class Estimate(NamedTuple):
-  """Of a device: bytes of the state and of all, and seconds of a step."""
+  """Bytes of the state and in total, and seconds of a step, per device."""
 
   state: float
   bytes: float
   seconds: float
 
   def may_fit(self, usable: float) -> bool:
-    """The state is known; of the rest, there is only an idea."""
+    """Whether it may fit: the state is exact, the rest an estimate."""
     return self.state <= _STATE * usable and self.bytes <= _WITHIN * usable
 
 
@@ -65,7 +64,7 @@ def space(
 ) -> Iterator[Candidate]:
   """Every mesh, remat, accumulation and kernels that pod and model allow.
 
-  `batches` are images a chip; without them, there is the config's batch alone.
+  `batches` are images per chip; empty for the config's batch.
   """
   sizes = [n * pod.chips for n in batches] or [config.batch_size]
   for one in _meshes(config, pod):
@@ -81,7 +80,7 @@ def space(
 
 
 def _meshes(config, pod):
-  """The config with every mesh of whole islands."""
+  """The config with every mesh of whole slices or hosts."""
   slices = candidates.islands(pod)
   count = pod.devices // slices
   ways = [n for n in range(1, count + 1) if count % n == 0]
@@ -96,7 +95,7 @@ def _meshes(config, pod):
 
 
 def _kernels(pod):
-  """The config's choice, and our own kernels where the chip has some."""
+  """The config's choice, and this project's kernels if the chip has some."""
   chip = pod.chip
   yield {}
   if not chip.is_gpu or chip.name in _HOPPER:
@@ -104,7 +103,7 @@ def _kernels(pod):
 
 
 def _name(config, pod, batches, kernels):
-  """By what it does differently."""
+  """Name of a candidate, from the settings that differ from the base config."""
   axes = ('fsdp', 'tensor', 'sequence')
   sizes = [(axis, config.mesh[axis]) for axis in axes]
   parts = [f'{axis}{n}' for axis, n in sizes if n > 1]
@@ -124,7 +123,7 @@ def estimate(
   parameters: int,
   forward_flops: float | int,
 ) -> Estimate:
-  """By formulas; `forward_flops` are of one image."""
+  """Cost estimate by formulas; `forward_flops` are of one image."""
   chip, mesh, model = pod.chip.of_device(), config.mesh, config.model
   parts, split = config.accumulate_steps, mesh.tensor * mesh.sequence
   images = config.batch_size / (mesh.data * mesh.slices * mesh.fsdp) / parts
@@ -133,7 +132,7 @@ def estimate(
   itself = 2 if config.param_dtype == 'bfloat16' else 4
   moments = _MOMENTS.get(config.optimizer.name, 8)
   state = itself + 4 * (config.ema_decay > 0) + moments
-  # In float32, and what becomes of them; 8-bit moments are decoded.
+  # float32 gradients and updates; 8-bit moments are decoded.
   gradients = 8 * (1 + (parts > 1))
   gradients += 4 * config.optimizer.name.startswith('came_8bit')
   block = parameters / model.depth
@@ -150,12 +149,12 @@ def estimate(
 
 
 def _plain(config):
-  """Whether XLA computes it all."""
+  """Whether no kernels are used."""
   return all(config.kernels.get(op, '') in ('', 'xla') for op in _OPS)
 
 
 def _talk(config, pod, parameters, array, passes):
-  """Seconds of communication, of which half is hidden."""
+  """Seconds of communication; half is hidden."""
   mesh, chip, parts = config.mesh, pod.chip.of_device(), config.accumulate_steps
   fast, own = chip.link_rate, parameters / mesh.tensor
   gathers = (passes - 1) * 2 + 4  # bfloat16 weights, float32 gradients.
@@ -163,7 +162,7 @@ def _talk(config, pod, parameters, array, passes):
   sent += 8 * own / mesh.fsdp * parts * (1 - 1 / mesh.data) / fast
   if mesh.slices > 1:
     sent += 8 * own / mesh.fsdp * parts / min(fast, chip.network_rate)
-  # Neighbours have one of a chip's links between them, or all by a switch.
+  # Neighbours share one of a chip's links, or all through a switch.
   near, all_passes = fast / max(1, chip.links), passes * parts * array
   of_blocks = _TENSOR * mesh.tensor if mesh.tensor > 1 else 0
   if mesh.sequence > 1:
@@ -181,10 +180,10 @@ def best(
   batches: Sequence[int] = (),
   most: float = math.inf,
 ) -> list[Candidate]:
-  """The fastest by the formulas that may fit, of several meshes and kinds.
+  """Candidates that may fit, fewest estimated seconds per image first.
 
-  They may fit the chips and `most` bytes. A kind is its remat, accumulation and
-  kernels. The fastest takes the fewest seconds an image.
+  They fit the chips and `most` bytes, and vary in mesh and kind: remat,
+  accumulation and kernels.
   """
   total = candidates.count(params)
   usable = min(most, pod.chip.of_device().usable)
@@ -200,7 +199,7 @@ def best(
 
 
 def _varied(ordered: Sequence[Candidate], count: int) -> list[Candidate]:
-  """The first ones: no more than two of a mesh, and a third of a kind."""
+  """The first `count`, at most two per mesh and a third per kind."""
   taken, seen = [], collections.Counter()
   for one in ordered:
     config = one.config

@@ -1,8 +1,8 @@
-"""The programs that are planned: described, not run, from a config.
+"""Programs to plan, as shapes made from a config.
 
-It is the step that `sana-jax train` runs (of 'sana', on cached latents and
-text) with the optimizers, the average of the weights and all that is checked;
-or the loop over steps that `sana-jax sample` runs, with guidance.
+The step of `sana-jax train` ('sana' on cached latents and text), with the
+optimizers, EMA and checks; or the sampling loop of `sana-jax sample`, with
+guidance.
 """
 
 from typing import Any, NamedTuple
@@ -31,11 +31,11 @@ from sana_jax.typing import PyTree
 
 
 class Program(NamedTuple):
-  """A jitted function and its arguments, of which nothing is allocated.
+  """A jitted function and the shapes of its arguments.
 
   Attributes:
-    parts: the arguments by what they are, for a table of their memory.
-    init: makes the first argument; None where it is given.
+    parts: the arguments by kind, for a table of their memory.
+    init: makes the first argument, or None.
   """
 
   jitted: Any
@@ -49,7 +49,7 @@ class Program(NamedTuple):
 
 
 def module(config: ConfigDict) -> Sana:
-  """The transformer; UserError for what is no SANA."""
+  """The transformer; raises UserError for a task without one."""
   if config.task != 'sana':
     raise UserError(
       f'config.task={config.task!r} has no sampler to plan; only '
@@ -61,12 +61,12 @@ def module(config: ConfigDict) -> Sana:
 def make(
   config: ConfigDict, mesh: Mesh, mode: str = 'train', text: int | None = None
 ) -> Program:
-  """The program of `mode`, for a mesh whose devices need not be here."""
+  """Program of `mode` for a mesh, whose devices need not be attached."""
   return {'train': train, 'sample': sample}[mode](config, mesh, text)
 
 
 def plan(config: ConfigDict, mesh: Mesh | AbstractMesh) -> states.Plan:
-  """Where a run of the config lies."""
+  """Shardings of a run of the config."""
   objective = tasks.objective(config)
   return states.plan(
     objective,
@@ -79,7 +79,7 @@ def plan(config: ConfigDict, mesh: Mesh | AbstractMesh) -> states.Plan:
 
 
 def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
-  """The train step in which most players move; captions have `text` tokens."""
+  """Train step that updates the most networks; captions have `text` tokens."""
   check_batch(mesh, config.batch_size, config.accumulate_steps)
   config = with_text(config, text)
   objective = tasks.objective(config)
@@ -106,7 +106,7 @@ def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
 
 
 def with_text(config: ConfigDict, text: int | None) -> ConfigDict:
-  """The config with captions of so many tokens, where it has captions."""
+  """The config with captions of `text` tokens, if it has captions."""
   if text is None or 'inputs' not in config:
     return config
   config = config.copy_and_resolve_references().unlock()
@@ -115,7 +115,7 @@ def with_text(config: ConfigDict, text: int | None) -> ConfigDict:
 
 
 def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
-  """All steps of a batch's sampler, the text encoded, latents not decoded."""
+  """All sampling steps of a batch, from encoded text to latents."""
   check_batch(mesh, config.batch_size)
   config = with_text(config, text)
   built, settings = module(config), config.get('sampling')
@@ -125,10 +125,10 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
     shapes,
     rules.shardings(shapes, tables.SANA, mesh),
   )
-  given = tasks.objective(config)
-  batch = _placed(mesh, given.batch(config.batch_size))
+  objective = tasks.objective(config)
+  batch = _placed(mesh, objective.batch(config.batch_size))
   one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-  null = jax.tree.map(one, given.frozen())
+  null = jax.tree.map(one, objective.frozen())
   null = _placed(mesh, null, config.batch_size == 1)
   args = (
     built,
@@ -147,18 +147,18 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
 
 
 def forward_flops(config: ConfigDict, text: int | None = None) -> int:
-  """Of the loss of one example; a train step takes three times as many."""
+  """FLOPs of the loss of one example; a train step takes 3 times as many."""
   objective = tasks.objective(with_text(config, text))
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     params = jax.eval_shape(objective.init, jax.random.key(0))
-  given = params, objective.frozen(), objective.batch(1)
+  state = params, objective.frozen(), objective.batch(1)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  return flops.count(objective.loss, *given, keys, step)
+  return flops.count(objective.loss, *state, keys, step)
 
 
 def passes(config: ConfigDict, mode: str) -> int:
-  """Forward passes that an image takes, or their worth of them."""
+  """Cost of an image in units of forward passes."""
   if mode == 'train':
     return 3
   guided = 2 if config.sampling.guidance_scale > 1 else 1
@@ -166,13 +166,13 @@ def passes(config: ConfigDict, mode: str) -> int:
 
 
 def run_passes(config: ConfigDict, mode: str) -> int:
-  """The same with those that remat repeats."""
+  """Cost with recomputation by remat, in the same units."""
   again = mode == 'train' and config.model.get('remat') in ('full', 'offload')
   return passes(config, mode) + again
 
 
 def _placed(mesh, tree, split=True):
-  """Descriptions of a tree's arrays, split over the mesh along their first."""
+  """Shapes of a tree's arrays, sharded over the mesh along their first axis."""
   return jax.tree.map(lambda x: _like(mesh, x.shape, x.dtype, split), tree)
 
 

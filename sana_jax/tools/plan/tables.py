@@ -1,4 +1,4 @@
-"""Plans as tables: for the terminal, a page of Markdown, and HTML."""
+"""Tables of plans for the terminal, Markdown and HTML."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,26 +14,26 @@ WINNERS = ('config', 'pod', *_START, 'img/s', 'MFU', 'days')
 
 
 def mesh_text(mesh: Mapping[str, int]) -> str:
-  """'data=4 fsdp=64'; axes of one device are left out."""
+  """Text such as 'data=4 fsdp=64', without axes of one device."""
   sizes = {axis: 'all' if n == -1 else n for axis, n in mesh.items() if n != 1}
   return ' '.join(f'{axis}={n}' for axis, n in sizes.items()) or 'one device'
 
 
 def rows(plans: Sequence[Plan], chip: Chip | None = None) -> reports.Rows:
-  """Cells of HEAD, the best plan first."""
+  """Rows with columns HEAD, the best plan first."""
   found = [cells(plan, chip) for plan in ranked(plans, chip)]
   return [HEAD, *(tuple(x.get(key, '') for key in HEAD) for x in found)]
 
 
 def cells(plan: Plan, chip: Chip | None) -> dict[str, str]:
-  """By column; without those that a plan has nothing for."""
+  """Cells of a plan by column, if it has a value."""
   found = {
     'layout': plan.layout,
     'mesh': mesh_text(plan.mesh),
     'images/chip': f'{plan.per_chip:g}',
   }
   if plan.problem:
-    return found | {'step s': 'cannot be'}
+    return found | {'step s': 'invalid'}
   found['GiB'], found['of'] = _gib(plan.needed), _gib(plan.usable)
   if not plan.fits:
     return found | {
@@ -57,7 +57,7 @@ def _gib(size):
 
 
 def notes(plans: Sequence[Plan]) -> list[str]:
-  """A sentence for each that cannot be, does not fit, or has warnings."""
+  """A line for each plan that is invalid, does not fit, or has warnings."""
   found = [f'{p.layout}: {p.problem}' for p in plans if p.problem]
   for plan in plans:
     if plan.recomputed and plan.fits:
@@ -70,29 +70,29 @@ def notes(plans: Sequence[Plan]) -> list[str]:
 
 
 def short_of(plan: Plan, remedies: Sequence[tuple[str, Plan]]) -> str:
-  """By how much it does not fit, what is largest, and what would help."""
+  """Excess of a plan that does not fit, its largest parts, and remedies."""
   name, size = max(plan.memory.items(), key=lambda item: item[1])
-  said = (
+  text = (
     f'{plan.layout} needs {_gib(plan.needed)} GiB of {_gib(plan.usable)}: '
     f'{_gib(plan.needed - plan.usable)} GiB too many; largest are the {name}, '
     f'{_gib(size)} GiB'
   )
   if plan.temporaries:
     t = plan.temporaries[0]
-    said += f' (of these {t.shape}, {_gib(t.bytes)} GiB, {t.source})'
+    text += f' (of these {t.shape}, {_gib(t.bytes)} GiB, {t.source})'
   if not remedies:
-    return f'{said}; no change that was tried makes it fit.'
+    return f'{text}; no change tried makes it fit.'
   fits = [f'{change} ({_gib(after.needed)} GiB)' for change, after in remedies]
-  return f'{said}; what fits: {"; ".join(fits)}.'
+  return f'{text}; what fits: {"; ".join(fits)}.'
 
 
 def plain(plans: Sequence[Plan], chip: Chip | None = None) -> str:
-  """For the terminal."""
+  """Table for the terminal."""
   return '\n'.join(reports.plain(rows(plans, chip), 2))
 
 
 def memory_rows(plans: Sequence[Plan]) -> reports.Rows:
-  """GiB by what they are for."""
+  """Rows of GiB by kind."""
   kinds = dict.fromkeys(k for p in plans for k in p.memory)
   of = lambda kind: lambda p: f'{p.memory.get(kind, 0) / GIB:.3f}'
   return reports.columns(
@@ -106,7 +106,7 @@ def memory_rows(plans: Sequence[Plan]) -> reports.Rows:
 
 
 def collective_rows(plan: Plan, chip: Chip | None = None) -> reports.Rows:
-  """What a device sends in a step."""
+  """Rows of the collectives of a step."""
   device = (chip or plan.pod.chip).of_device()
   return reports.columns(
     sorted(plan.collectives, key=lambda c: -c.seconds(device)),
@@ -123,7 +123,7 @@ def collective_rows(plan: Plan, chip: Chip | None = None) -> reports.Rows:
 
 
 def flop_rows(plans: Sequence[Plan], chip: Chip | None = None) -> reports.Rows:
-  """Where a step's seconds go."""
+  """Rows of FLOPs and seconds of a step."""
   of = lambda cell: lambda plan: f'{cell(predict(plan, chip)):.3g}'
   moved = lambda plan: sum(w.bytes for w in plan.work)
   return reports.columns(
@@ -142,7 +142,7 @@ def flop_rows(plans: Sequence[Plan], chip: Chip | None = None) -> reports.Rows:
 
 
 def temporary_rows(plan: Plan) -> reports.Rows:
-  """The largest arrays that live for a part of the step."""
+  """Rows of the largest temporaries."""
   return reports.columns(
     plan.temporaries,
     {
@@ -154,17 +154,17 @@ def temporary_rows(plan: Plan) -> reports.Rows:
 
 
 class Table(NamedTuple):
-  """Rows, of which the first `left` columns begin at the left."""
+  """Rows, of which the first `left` columns are left-aligned."""
 
   rows: reports.Rows
   left: int
-  said: str = ''
+  note: str = ''
 
 
 def sections(
   plans: Sequence[Plan], chip: Chip | None = None
 ) -> Iterator[tuple[str, list[Table]]]:
-  """(title, tables): two of all plans, then one of each that fits."""
+  """(title, tables): two of all plans, then one per plan that fits."""
   yield 'Memory, GiB of a device', [Table(memory_rows(plans), 1)]
   yield 'Seconds', [Table(flop_rows(plans, chip), 1)]
   sent, largest = 'What a device sends in a step:', 'The largest temporaries:'
@@ -178,11 +178,11 @@ def sections(
 def markdown(
   title: str,
   plans: Sequence[Plan],
-  said: Sequence[str],
+  notes: Sequence[str],
   command: str,
   chip: Chip | None = None,
 ) -> str:
-  """A page: the ranking, then the details of what fits."""
+  """Markdown page: the ranking, then details of the plans that fit."""
   plans = ranked(plans, chip)
   pod = plans[0].pod
   versions = next((p.versions for p in plans if p.versions), {})
@@ -197,17 +197,17 @@ def markdown(
     )
   ]
   lines += [*reports.markdown(rows(plans, chip), 2), '']
-  lines += [f'- {note}' for note in said] + [''] * bool(said)
+  lines += [f'- {note}' for note in notes] + [''] * bool(notes)
   for heading, parts in sections(plans, chip):
     lines += [f'## {heading}', '']
     for table in parts:
-      lines += [table.said, ''] if table.said else []
+      lines += [table.note, ''] if table.note else []
       lines += [*reports.markdown(table.rows, table.left), '']
   return '\n'.join(lines)
 
 
 def ceilings(chip: Chip) -> str:
-  """Which rates times are predicted by."""
+  """Text of the rates that predictions use."""
   known = chip == chips.CHIPS[chip.name]
   return (
     f'{"the data sheet" if known else "rates measured on one"} of the '

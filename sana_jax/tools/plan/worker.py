@@ -1,8 +1,8 @@
-"""One compilation in a process of its own, whose memory then is free again.
+"""One compilation in its own process, which frees its memory on exit.
 
   python -m sana_jax.tools.plan.worker REQUEST.json PLAN.json
 
-XLA's words about the program come on stderr, which the caller reads.
+The caller reads XLA's messages from stderr.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from sana_jax import files
 
 
 def main(request: str, out: str) -> int:
-  """Writes a Plan, or the sentence why there is none."""
-  asked = files.read_json(request)
+  """Writes a Plan, or the error that prevents one."""
+  facts = files.read_json(request)
   import jax
 
   from sana_jax.errors import UserError
   from sana_jax.tools.plan.compiling import compile_plan
 
-  # What is for chips that are not here cannot be read back.
+  # Programs for unattached chips cannot be read from the cache.
   jax.config.update('jax_enable_compilation_cache', False)
   with tempfile.TemporaryDirectory() as folder:
     try:
-      asked['config'] = ConfigDict(asked['config'])
-      plan = compile_plan(**asked, folder=pathlib.Path(folder))
+      facts['config'] = ConfigDict(facts['config'])
+      plan = compile_plan(**facts, folder=pathlib.Path(folder))
     except UserError as e:
       found = {'error': str(e)}
     else:

@@ -1,4 +1,4 @@
-"""A run and a bare loop take turns; ratios are those of their clocks."""
+"""A run and a bare loop alternate; ratios are those of their clocks."""
 
 import json
 
@@ -40,7 +40,7 @@ RUN = Run(
 
 
 class Clock:
-  """Moves only where a test says so."""
+  """A clock that moves only by calls of a test."""
 
   def __init__(self):
     self.now = 0.0
@@ -78,7 +78,7 @@ def losses(folder):
 
 @pytest.fixture(scope='module')
 def trained(toy, tmp_path_factory):
-  """What a run of the toy gave, and its folder."""
+  """(result of a measured toy run, its folder)."""
   config, folder = (
     toy.get_config(log_every_steps=1),
     tmp_path_factory.mktemp('turns'),
@@ -88,7 +88,7 @@ def trained(toy, tmp_path_factory):
   ), folder
 
 
-def test_a_run_trains_as_always_and_gives_way_between_its_blocks(trained):
+def test_a_run_trains_unchanged_and_pauses_between_its_blocks(trained):
   found, folder = trained
   assert [len(b.seconds) for b in found.blocks[1::2]] == [4, 4]
   assert [len(b.seconds) for b in found.blocks[::2]] == [4, 4, 4]
@@ -136,7 +136,7 @@ def test_the_time_of_a_block_is_the_runs_alone(toy, monkeypatch):
   assert batches.get_state() == {'count': 13}
 
 
-def test_the_bare_loop_goes_on_from_the_runs_first_state(toy):
+def test_the_bare_loop_starts_from_the_runs_first_state(toy):
   config, task = toy.get_config(num_steps=8), toy.Toy()
   batches = task.batches(seed=0, batch_size=16, rows=range(16))
   mesh = make_mesh(config.mesh)
@@ -161,7 +161,7 @@ def test_a_checkpoint_counts_as_often_as_the_config_saves():
   )
 
 
-def test_rows_of_what_was_measured():
+def test_rows_of_a_measurement():
   head, plain, saving, bare = loop_report.rows(RUN)
   assert head[1:] == (
     'images/s',

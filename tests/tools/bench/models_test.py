@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from sana_jax.tools.bench import models, ours
+from sana_jax.tools.bench import jax_side, models
 from sana_jax.weights import folder
 
 GOLDEN = folder.pathlib.Path(__file__).parents[2] / 'golden' / 'tiny_sana'
@@ -33,7 +33,7 @@ def test_models_have_the_parameters_that_their_folder_would():
   for part in ('transformer', 'vae', 'text_encoder'):
     config = folder.read_json(GOLDEN / part / 'config.json')
     only = 'decoder' if part == 'vae' else ''
-    made = models.ours(part, config, 'float32')
+    made = models.load(part, config, 'float32')
     want = folder.load(GOLDEN, part, only=only)
     assert made.module == want.module
     jax.tree.map(
@@ -47,8 +47,8 @@ def test_models_have_the_parameters_that_their_folder_would():
 
 def test_the_plain_way_gives_the_same_latents():
   fields = folder.read_json(GOLDEN / 'transformer' / 'config.json')
-  model = models.ours('transformer', fields, 'float32')
-  pipe = ours._pipeline(transformer=model)
+  model = models.load('transformer', fields, 'float32')
+  pipe = jax_side._pipeline(transformer=model)
   module = model.module
   normal = lambda *shape: jax.random.normal(jax.random.key(sum(shape)), shape)
   noise = normal(2, 4, 4, module.in_channels)
@@ -58,7 +58,7 @@ def test_the_plain_way_gives_the_same_latents():
   )
   how = dict(steps=3, guidance=4.5)
   np.testing.assert_allclose(
-    ours._plain_denoise(pipe, noise, text, negative, **how),
+    jax_side._plain_denoise(pipe, noise, text, negative, **how),
     pipe.denoise(noise, text, negative, **how),
     rtol=1e-4,
     atol=1e-4,

@@ -1,6 +1,6 @@
-"""Memory is measured in a process of its own.
+"""Memory is measured in a separate process.
 
-In one that others use, threads give back what earlier tests held.
+In a shared one, threads return memory of earlier tests.
 """
 
 import json
@@ -16,7 +16,7 @@ SIZE = 2**28
 
 
 def alone(f):
-  """What a function of this file gives in another process."""
+  """Result of a function of this file in another process."""
   done = subprocess.run(
     [sys.executable, __file__, f.__name__],
     capture_output=True,
@@ -39,7 +39,7 @@ def peaks_of_two_times():
 
 def peaks_around_a_trim():
   kept = [bytearray(b'x' * 2**16) for _ in range(4096)]
-  last = bytearray(2**16)  # Lies behind them, so that malloc keeps theirs.
+  last = bytearray(2**16)  # Lies after them, so that malloc keeps their memory.
   del kept
   resident.trim()
   resident.forget_peak()
@@ -49,14 +49,14 @@ def peaks_around_a_trim():
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='peaks stay, off Linux')
-def test_a_peak_is_of_what_was_held_since_it_was_forgotten():
+def test_a_peak_counts_from_its_last_reset():
   first, before, after, _ = alone(peaks_of_two_times)
   assert first > SIZE
   assert abs(after - before - SIZE) < SIZE // 16
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='peaks stay, off Linux')
-def test_what_was_freed_is_given_back():
+def test_freed_memory_is_returned_to_the_system():
   low, after, _ = alone(peaks_around_a_trim)
   assert after - low > SIZE // 2
 

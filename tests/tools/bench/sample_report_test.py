@@ -1,4 +1,4 @@
-"""The table says what the records hold."""
+"""Tables and pages of bench sample, from given records."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def test_a_row_has_rate_share_memory_and_ratio():
   assert rows[6][2:] == ('5', '0.8', '', '', '0.25', '0.80')
 
 
-def test_one_stage_has_no_whole():
+def test_single_stage_report_has_no_total_row():
   one = dataclasses.replace(RUN, records=RUN.records[:2])
   assert [r[0] for r in report.rows(one)] == ['stage', 'denoise', 'denoise']
 

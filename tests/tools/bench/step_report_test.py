@@ -1,4 +1,4 @@
-"""Tables say what records of steps hold."""
+"""Tables of steps, from given records."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ RUN = Run(
 )
 
 
-def test_rows_of_what_was_measured_say_what_failed():
+def test_rows_of_measured_steps_have_failures():
   head, off, on, failed = MEASURED.rows(RUN)
   assert dict(zip(head, off)) == {
     'config': 'm+model.remat=none',
@@ -89,7 +89,7 @@ def test_the_fastest_variant_names_its_losses():
   )
 
 
-def test_rows_of_what_was_compiled():
+def test_rows_of_compiled_steps():
   record = Record(
     'm',
     'sana_jax',

@@ -1,4 +1,4 @@
-"""Steps are timed in turns, read as plans read them, and fail alone."""
+"""Steps are timed alternately, analysed as in plans, and fail alone."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ def built(mesh):
 
 
 def read(f, *args, mesh, **options):
-  """Of a function of described arrays, all of which are parameters."""
+  """Plan data of a function whose arrays are all parameters."""
   place = jax.sharding.NamedSharding(mesh, jax.P())
   args = [jax.ShapeDtypeStruct(a, jnp.float32, sharding=place) for a in args]
   program = steps.Program(
@@ -69,7 +69,7 @@ def test_a_program_of_one_product_takes_its_operations_by_the_ceiling(mesh):
   assert at(1e18, 1e6).total == pytest.approx(moved / 1e6)
 
 
-def test_what_is_updated_in_place_is_counted_once(mesh):
+def test_in_place_updates_count_once(mesh):
   f = lambda x, y: x + y
   size = 4 * 64 * 32
   assert read(f, (64, 32), (64, 32), mesh=mesh).needed == 3 * size
@@ -125,7 +125,7 @@ def test_each_step_has_its_moments_with_one_in_flight():
   )
 
 
-def test_a_loss_that_is_not_finite_is_told(mesh, built):
+def test_a_non_finite_loss_is_reported(mesh, built):
   program, compiled = built
 
   def init(key):
@@ -142,11 +142,11 @@ def test_a_loss_that_is_not_finite_is_told(mesh, built):
 
 
 def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
-  asked = []
+  dtypes = []
   monkeypatch.setattr(
     ceilings,
     'measure',
-    lambda dtype: asked.append(dtype) or {'flops': 1e6, 'memory_rate': 1e18},
+    lambda dtype: dtypes.append(dtype) or {'flops': 1e6, 'memory_rate': 1e18},
   )
   config = tiny()
   config.mesh.update(data=2, fsdp=4)
@@ -160,7 +160,7 @@ def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
     2,
     True,
   )
-  assert asked == ['float32'] and (ours.by, xla.by) == ('ours', 'xla')
+  assert dtypes == ['float32'] and (ours.by, xla.by) == ('ours', 'xla')
   assert ours.mesh['data'] == 2 and ours.mesh['fsdp'] == 4
   for found in (ours, xla):
     assert len(found.seconds) == 2 and min(found.seconds) > 0
@@ -176,7 +176,7 @@ def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
     worker.measure(Variant('tiny', config.to_dict(), {'on': 'on'}), 1, False)
 
 
-def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
+def test_a_variant_that_fails_is_recorded_and_the_next_one_runs(monkeypatch):
   good = [Record('b', 'ours', 8, seconds=[1.0])]
   answers = [
     RuntimeError(
@@ -191,7 +191,7 @@ def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
   running = []
 
   class Process:
-    def ask(self, method, variant, repeats, profiled):
+    def call(self, method, variant, repeats, profiled):
       answer = answers.pop(0)
       if isinstance(answer, Exception):
         raise answer
@@ -217,7 +217,7 @@ def test_a_variant_that_fails_is_told_and_the_next_one_runs(monkeypatch):
   ]
 
 
-def test_what_a_process_raises_is_why_its_variant_failed():
+def test_the_exception_of_a_process_is_the_reason_of_its_failure():
   config = tiny()
   config.mesh.data = 7
   found = list(

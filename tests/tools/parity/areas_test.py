@@ -1,4 +1,4 @@
-"""The ledger's quick cases of the areas that have no test file of their own."""
+"""The ledger's quick cases of areas without a separate test file."""
 
 import numpy as np
 import pytest

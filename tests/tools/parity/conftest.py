@@ -1,4 +1,4 @@
-"""Lets tests import the modules beside them by name: tests are no package."""
+"""Lets tests import neighbouring modules by name."""
 
 import pathlib
 import sys

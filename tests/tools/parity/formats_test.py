@@ -1,4 +1,4 @@
-"""torch's files: what it writes is read, and what is written it reads."""
+"""torch's files are read, and torch reads files written here."""
 
 import argparse
 import collections
@@ -52,7 +52,7 @@ def views():
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
-def test_what_torch_saves_is_read(tmp_path, protocol):
+def test_files_saved_by_torch_are_read(tmp_path, protocol):
   state = collections.OrderedDict(views())
   state._metadata = {'': {'version': 1}}
   torch.save(
@@ -105,7 +105,7 @@ def test_a_bare_state_dict_is_read(tmp_path):
   assert_same(eager(pth.read(tmp_path / 'pytorch_model.bin')), state)
 
 
-def test_what_we_write_is_read_by_torch(tmp_path):
+def test_written_files_are_read_by_torch(tmp_path):
   state = {key: x.detach() for key, x in views().items()}
   pth.write(tmp_path / 'x.pth', lazy(state))
   content = torch.load(tmp_path / 'x.pth', weights_only=True)

@@ -1,4 +1,4 @@
-"""The ledger itself: what passes, what fails, what an exception is."""
+"""The ledger: passing and failing rows, and exceptions."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ def test_the_error_is_the_norm_of_the_difference_over_the_norm():
     np.full((2, 2), np.inf),
   ],
 )
-def test_wrong_shapes_and_numbers_that_are_none_are_infinitely_wrong(got):
+def test_wrong_shapes_and_non_finite_values_have_infinite_error(got):
   assert ledger.relative_error(got, np.ones((2, 2))) == math.inf
   assert ledger.relative_error(np.ones((2, 2)), np.full((2, 2), np.nan)) == (
     math.inf
@@ -115,7 +115,7 @@ def test_averages_are_over_different_draws_that_the_seed_repeats():
   assert seen[:3] == seen[3:] and len(set(seen)) == 3
 
 
-def test_records_carry_what_their_case_says():
+def test_records_have_the_fields_of_their_case():
   fields = dict(
     area='optim',
     what='CAME',

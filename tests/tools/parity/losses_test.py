@@ -1,7 +1,7 @@
-"""LPIPS and the PatchGAN against their PyTorch definitions, stated again.
+"""LPIPS and the PatchGAN against PyTorch definitions written here.
 
-Neither `lpips` nor torchvision is needed: the layers are few, and what the
-published files hold is stored here by their names.
+Neither `lpips` nor torchvision is needed: there are few layers, stored under
+the names of the published files.
 """
 
 import jax
@@ -126,12 +126,12 @@ def test_lpips_and_its_gradient(vgg, heads, pair, folder):
 
   (_, got), gradient = jax.value_and_grad(ours, has_aux=True)(y)
   assert relative_error(got, want.detach()) <= MODULE
-  # Where rounding takes the other side of a ReLU, or another largest pixel of
-  # four, all pixels before it are told: 3e-3 was seen, a fault shows as 1.
+  # If rounding flips a ReLU or a max pooling, all earlier pixels are affected:
+  # 3e-3 was measured; a fault shows as 1.
   assert relative_error(gradient, theirs.grad.permute(0, 2, 3, 1)) <= 2e-2
 
 
-def test_files_of_another_kind_are_told(folder, tmp_path):
+def test_invalid_files_are_reported(folder, tmp_path):
   with pytest.raises(UserError, match=r'with one vgg16\*.pth \(it has 0\)'):
     lpips.load(tmp_path)
   (tmp_path / 'vgg16.pth').write_bytes((folder / 'vgg.pth').read_bytes())

@@ -41,7 +41,7 @@ def randomised(model):
 
 
 def block_as_nvidia_saves_it(state, ours, theirs):
-  """Of convert_sana_to_diffusers.py, the inverse of a block."""
+  """Inverse of convert_sana_to_diffusers.py, for a block."""
   get = lambda name: state[f'{ours}.{name}']
   out = {
     'scale_shift_table': get('scale_shift_table'),
@@ -82,7 +82,7 @@ LAYERS = {
 
 
 def as_nvidia_saves_it(state):
-  """Of both converter scripts of diffusers, the inverse."""
+  """Inverse of both converter scripts of diffusers."""
   out = {'attention_y_norm.weight': state['caption_norm.weight']}
   for ours, theirs in LAYERS.items():
     if f'{ours}.weight' in state:
@@ -113,9 +113,7 @@ BUFFERS = {
 
 
 @pytest.mark.parametrize('name', VARIANTS)
-def test_official_transformers_become_what_diffusers_makes_of_them(
-  tmp_path, name
-):
+def test_official_transformers_convert_as_in_diffusers(tmp_path, name):
   model = randomised(diffusers.SanaTransformer2DModel(**TINY, **VARIANTS[name]))
   theirs = as_nvidia_saves_it(model.state_dict())
   torch.save({'state_dict': theirs | BUFFERS}, tmp_path / 'x.pth')
@@ -130,7 +128,7 @@ def test_official_transformers_become_what_diffusers_makes_of_them(
   )
 
 
-def test_the_base_model_becomes_what_diffusers_single_file_loader_makes():
+def test_the_base_model_converts_as_in_diffusers_single_file_loader():
   from diffusers.loaders import single_file_utils
 
   model = randomised(diffusers.SanaTransformer2DModel(**TINY))
@@ -142,7 +140,7 @@ def test_the_base_model_becomes_what_diffusers_single_file_loader_makes():
   )
 
 
-def test_official_controlnets_become_what_diffusers_makes_of_them():
+def test_official_controlnets_convert_as_in_diffusers():
   base = randomised(diffusers.SanaTransformer2DModel(**TINY)).state_dict()
   model = randomised(diffusers.SanaControlNetModel(**TINY))
   state = model.state_dict()
@@ -208,7 +206,7 @@ CONVERTED = ('sana', 'in', 'with a first stage')  # The others, it cannot.
 
 
 @pytest.mark.parametrize('name', AUTOENCODERS)
-def test_autoencoders_become_what_diffusers_makes_of_them(name):
+def test_autoencoders_convert_as_in_diffusers(name):
   from diffusers.loaders import single_file_utils
 
   model = randomised(diffusers.AutoencoderDC(**AUTOENCODERS[name]))

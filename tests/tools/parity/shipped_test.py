@@ -16,13 +16,13 @@ diffusers = pytest.importorskip('diffusers')
 transformers = pytest.importorskip('transformers')
 
 
-def test_diffusers_loads_the_shipped_folder_without_a_word_on_keys(caplog):
+def test_diffusers_loads_the_shipped_folder_without_key_warnings(caplog):
   for library in (diffusers, transformers):
     library.utils.logging.set_verbosity_warning()
     logging.getLogger(library.__name__).propagate = True
   with caplog.at_level(logging.WARNING):
     pipe = diffusers.SanaPipeline.from_pretrained(ASSETS / 'shapes')
-  said = ' '.join(record.getMessage() for record in caplog.records).lower()
+  logged = ' '.join(record.getMessage() for record in caplog.records).lower()
   assert not [
     word
     for word in (
@@ -33,6 +33,6 @@ def test_diffusers_loads_the_shipped_folder_without_a_word_on_keys(caplog):
       'mismatch',
       'unused',
     )
-    if word in said
-  ], said
+    if word in logged
+  ], logged
   assert type(pipe.text_encoder).__name__ == 'Gemma2Model'

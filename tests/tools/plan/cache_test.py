@@ -1,4 +1,4 @@
-"""The key of a plan on disk: whatever decides a program is in it."""
+"""The key of a cached plan covers everything that determines a program."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ def test_every_file_that_decides_a_program_is_in_the_key():
   }
 
 
-def test_what_only_runs_or_reports_is_not_in_the_key():
+def test_files_that_only_run_or_report_are_not_in_the_key():
   hashed = {
     path.relative_to(root).as_posix() for root, path in cache.source_files()
   }

@@ -26,7 +26,7 @@ def made(params, pod=POD, **kwargs):
   return candidates.make('mine', config(**kwargs), pod, params)
 
 
-def test_sizes_are_said_for_every_axis(params):
+def test_sizes_are_resolved_for_every_axis(params):
   (one,) = made(params, data=-1, fsdp=64)
   assert one.problem == ''
   assert one.layout() == {
@@ -40,7 +40,7 @@ def test_sizes_are_said_for_every_axis(params):
   }
 
 
-def test_where_an_axis_does_not_divide_the_nearest_that_does_stands_beside(
+def test_where_an_axis_does_not_divide_the_nearest_valid_size_is_added(
   params,
 ):
   # The width is 2240 = 2^6 * 35.
@@ -54,7 +54,7 @@ def test_where_an_axis_does_not_divide_the_nearest_that_does_stands_beside(
   )
 
 
-def test_a_layout_for_slices_takes_as_many_as_there_are(params):
+def test_a_layout_for_slices_takes_all_slices_of_the_pod(params):
   pod = chips.parse('v5e:8x8@4')
   (one,) = made(params, pod, fsdp=-1, slices=2)
   assert (one.config.mesh.slices, one.config.mesh.fsdp) == (4, 64)
@@ -65,11 +65,11 @@ def test_a_layout_for_slices_takes_as_many_as_there_are(params):
 
 def test_a_layout_for_slices_needs_several(params):
   (one,) = made(params, fsdp=-1, slices=2)
-  assert 'is for several slices or hosts, and v5e:16x16 has one' in one.problem
+  assert 'needs at least 2 slices or hosts; v5e:16x16 has 1' in one.problem
 
 
 @pytest.mark.parametrize(
-  'mesh, said',
+  'mesh, message',
   [
     (dict(data=-1, tensor=3), 'a product of 3 that must divide the number of'),
     (dict(data=2, fsdp=64), 'a product of 128 that must be the number .*256'),
@@ -84,20 +84,20 @@ def test_a_layout_for_slices_needs_several(params):
     ),
   ],
 )
-def test_a_mesh_that_cannot_be_is_told_with_what_can(mesh, said, params):
+def test_an_invalid_mesh_is_reported_with_valid_sizes(mesh, message, params):
   import re
 
   first = made(params, **mesh)[0]
-  assert re.search(said, first.problem), first.problem
+  assert re.search(message, first.problem), first.problem
 
 
-def test_a_batch_that_does_not_split_is_told(params):
+def test_a_batch_that_does_not_divide_is_reported(params):
   first = made(params, batch=100, data=-1)[0]
   assert 'batch_size=100 does not split' in first.problem
   assert 'a multiple of 256' in first.problem
 
 
-def test_a_batch_is_by_the_chip(params):
+def test_a_batch_is_per_chip(params):
   (one,) = made(params, chips.parse('tpu7x:4x4x4'), data=-1, batch=128)
   assert one.with_batch(4, chips.parse('tpu7x:4x4x4')).config.batch_size == 256
 

@@ -16,15 +16,15 @@ POD = chips.parse('v5e:4x4')
 
 @pytest.mark.parametrize('limit', [0, 1, 2, 3, 4, 5, 7, 8, 13, 31, 100, 511])
 def test_the_largest_batch_is_found_to_an_eighth(limit):
-  asked = []
+  tried = []
 
   def fits(n):
-    asked.append(n)
+    tried.append(n)
     return n <= limit
 
   found = fitting.largest(fits)
   assert found <= limit < found + max(1, found // 8) + 1
-  assert len(asked) == len(set(asked)) <= 12
+  assert len(tried) == len(set(tried)) <= 12
 
 
 def candidate(batch=64, **changes):
@@ -56,7 +56,7 @@ def test_fitting_compiles_batches_and_returns_the_best():
   assert none.config.batch_size == 16 and not plan.fits
 
 
-def test_three_changes_that_fit_are_told_each_compiled():
+def test_three_changes_that_fit_are_returned_with_their_plans():
   compiled = []
 
   def compile_(one):
@@ -69,7 +69,7 @@ def test_three_changes_that_fit_are_told_each_compiled():
     dataclasses.replace(candidate(), name='none', problem='No.'),
   ]
   found = fitting.remedies(candidate(), POD, others, compile_)
-  assert [said for said, _ in found] == [
+  assert [name for name, _ in found] == [
     "config.optimizer.name='came_8bit'",
     'layout fsdp',
     'config.batch_size=16',
@@ -83,5 +83,6 @@ def test_a_change_changes_one_thing():
   for change in fitting.changes(one, POD, []):
     before, after = (flatten(c.config, '.') for c in (one, change.candidate))
     assert sum(before[k] != after[k] for k in before) == 1
-    assert change.said.removeprefix('config.').partition('=')[0] in before
+    key = change.description.removeprefix('config.').partition('=')[0]
+    assert key in before
   assert flatten(one.config, '.')['batch_size'] == 64

@@ -1,7 +1,7 @@
-"""What lies where on pods: a change of the tables or layouts is a diff here.
+"""Golden shardings on pods, against which changes of tables or layouts differ.
 
-Written by `sana-jax plan --golden tests/golden/plans --update`; the sizes of
-parts are checked against closed forms below.
+Written by `sana-jax plan --golden tests/golden/plans --update`; sizes of shards
+are checked against closed forms.
 """
 
 import re
@@ -53,23 +53,23 @@ def number(pattern, text):
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_a_program_holds_and_gathers_what_the_shardings_say(path):
+def test_a_program_holds_and_gathers_the_bytes_of_its_shardings(path):
   one = golden.read(path)
   head, memory, *collectives = one.compiled.splitlines()
   layout, ways = re.match(r'Compiled: (\w+),.*?fsdp=(\d+)', head).groups()
   parts = one.shardings.partition(f'{layout}: ')[2]
   for kind in ('parameters', 'optimizer'):
-    said = number(rf'{kind} ([\d,.]+) MiB', parts)
-    assert number(rf'{kind} ([\d,.]+)', memory) == pytest.approx(said, abs=0.1)
+    size = number(rf'{kind} ([\d,.]+) MiB', parts)
+    assert number(rf'{kind} ([\d,.]+)', memory) == pytest.approx(size, abs=0.1)
   # Each device needs all weights at least once, in bfloat16; nearly all of
   # their bytes are in parts.
   whole = number(r'parameters ([\d,.]+) MiB', parts) * 2**20 * int(ways) / 2
-  told = sum(
+  sent = sum(
     number(r'calls, ([\d,.]+) MB', line)
     for line in collectives
     if ' over fsdp by ' in line
   )
-  assert told * 1e6 > 0.9 * whole * (1 - 1 / int(ways))
+  assert sent * 1e6 > 0.9 * whole * (1 - 1 / int(ways))
 
 
 # All: sana-jax plan --golden tests/golden/plans --shardings
@@ -83,11 +83,11 @@ def test_a_program_holds_and_gathers_what_the_shardings_say(path):
     ('shapes', 'h200:1x1x8'),
   ],
 )
-def test_parameters_lie_where_they_did(config, pod, capsys):
+def test_shardings_are_unchanged(config, pod, capsys):
   assert (
     run(FOLDER, '--config', config, '--topology', pod, '--shardings') == 0
   ), capsys.readouterr().out
-  assert '1 as they were' in capsys.readouterr().out
+  assert '1 unchanged' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_part_of_the_parameters_is_by_their_count(pod, layout, devices):
 
 @pytest.fixture
 def changed(tmp_path):
-  """A folder with one plan, of which a parameter lies elsewhere."""
+  """A folder with one plan, with a changed sharding."""
   name = 'shapes-h200-1x1x8.txt'
   path = shutil.copy(FOLDER / name, tmp_path / name)
   text = path.read_text()
@@ -127,10 +127,10 @@ def test_a_change_is_a_diff_and_exit_code_1(changed, capsys):
   assert changed.read_text() == (FOLDER / changed.name).read_text()
 
 
-def test_a_plan_that_is_not_there_is_one_sentence(changed, capsys):
+def test_a_missing_plan_is_a_one_line_error(changed, capsys):
   assert run(changed.parent, '--config', 'sana_600m_512') == 2
-  said = capsys.readouterr().err
-  assert 'it has shapes-h200-1x1x8.txt' in said and said.count('\n') == 1
+  error = capsys.readouterr().err
+  assert 'it has shapes-h200-1x1x8.txt' in error and error.count('\n') == 1
   changed.write_text('something else\n')
   with pytest.raises(UserError, match='no golden plan'):
     golden.read(changed)
@@ -166,6 +166,6 @@ def test_collectives_are_added_up_by_kind_axes_and_link():
     pytest.param('sana_600m_512', 'v5e:16x16', marks=pytest.mark.tpu_compiler),
   ],
 )
-def test_a_program_is_what_it_was(config, pod, capsys):
+def test_a_program_is_unchanged(config, pod, capsys):
   same = run(FOLDER, '--config', config, '--topology', pod)
   assert same == 0, capsys.readouterr().out

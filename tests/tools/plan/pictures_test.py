@@ -1,4 +1,4 @@
-"""Pictures and pages of plans that fit, do not, and cannot be."""
+"""Pictures and pages of plans that fit, do not fit, and are invalid."""
 
 import dataclasses
 import html.parser
@@ -39,14 +39,14 @@ PLANS = [
 
 
 @pytest.mark.parametrize('draw', [pictures.memory_bars, pictures.scaling_curve])
-def test_a_picture_is_a_png_that_is_not_empty(draw):
+def test_a_plot_is_a_nonempty_png(draw):
   image = Image.open(io.BytesIO(draw(PLANS))).convert('RGB')
   assert image.width > 800
   assert len(image.getcolors(maxcolors=10**6)) > 20
 
 
 class Tags(html.parser.HTMLParser):
-  """Counts tags, and sees that they are closed."""
+  """Counts tags and checks that they are closed."""
 
   def __init__(self):
     super().__init__()
@@ -62,7 +62,7 @@ class Tags(html.parser.HTMLParser):
     assert self.open.pop() == tag
 
 
-def test_a_page_needs_nothing_but_itself():
+def test_a_page_is_self_contained():
   text = page.page('a <title>', PLANS, ['a note & more'], 'sana-jax plan')
   tags = Tags()
   tags.feed(text)
@@ -77,18 +77,18 @@ def test_a_table_has_a_row_each():
   head, *rows = tables.rows(PLANS)
   assert head == tables.HEAD and {len(row) for row in rows} == {len(head)}
   assert [row[0] for row in rows] == ['fsdp', 'dp', 'none']
-  assert rows[1][5] == '4.25 GiB too large' and rows[2][5] == 'cannot be'
+  assert rows[1][5] == '4.25 GiB too large' and rows[2][5] == 'invalid'
 
 
-def test_what_does_not_fit_says_what_would():
+def test_a_layout_that_does_not_fit_lists_changes_that_do():
   large = PLANS[1]
-  said = tables.short_of(large, [('config.batch_size=32', PLAN)])
-  assert said == (
+  message = tables.short_of(large, [('config.batch_size=32', PLAN)])
+  assert message == (
     'dp needs 20.00 GiB of 15.75: 4.25 GiB too many; largest are the '
     'parameters, 20.00 GiB (of these bf16[4,1024], 1.00 GiB, sana.py:1 <dot>); '
     'what fits: config.batch_size=32 (10.00 GiB).'
   )
-  assert 'no change that was tried' in tables.short_of(large, [])
+  assert 'no change tried makes' in tables.short_of(large, [])
 
 
 def test_a_page_of_markdown_has_the_details_of_what_fits():

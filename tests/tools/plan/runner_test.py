@@ -1,4 +1,4 @@
-"""What a compiler warns of is kept; a plan is kept by its content."""
+"""Warnings of compilers are kept; plans are cached by their content."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from sana_jax import config as base
 from sana_jax.tools.plan import cache, runner
 
-SAID = """W1121 16:15:45.972463   20839 hlo_rematerialization.cc:3231] Can't \
+STDERR = """W1121 16:15:45.972463   20839 hlo_rematerialization.cc:3231] Can't \
 reduce memory use below 14.82GiB by rematerialization; only reduced to 28 GiB
 E1121 16:01:18.503129   31033 slow_operation_alarm.cc:73] Very slow compile?
 W0000 00:00:00.000000    1234 spmd_partitioner.cc:10] [SPMD] Involuntary full \
@@ -18,7 +18,7 @@ rematerialization. The compiler cannot go from sharding {a} to {b}
 
 
 def test_warnings_of_memory_are_kept_once_each():
-  first, second = runner.warnings_in(SAID)
+  first, second = runner.warnings_in(STDERR)
   assert first.startswith("Can't reduce memory use below 14.82GiB")
   assert second.startswith('[SPMD] Involuntary full rematerialization.')
 
@@ -62,7 +62,7 @@ def test_another_compiler_or_source_is_another_program(
   'damage',
   [b'{"a"', b'', b'[]', b'{}', b'\xff', b'[' * 10**5, b'1' * 5000, None],
 )
-def test_a_damaged_plan_is_as_none(tmp_path, damage):
+def test_a_corrupt_plan_is_ignored(tmp_path, damage):
   cache.write(tmp_path, 'x', {'a': 1})
   assert cache.read(tmp_path, 'x') == {'a': 1}
   whole = (tmp_path / 'x.json').read_bytes()

@@ -1,4 +1,4 @@
-"""More chips than were compiled for: what is told apart, by closed forms."""
+"""Predictions for other numbers of chips, by closed forms."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def test_on_its_own_pod_it_is_the_prediction():
   assert seconds(PLAN, 16) == pytest.approx(predict(PLAN).total)
 
 
-def test_one_chip_tells_nobody():
+def test_one_chip_has_no_communication():
   assert seconds(PLAN, 1) == pytest.approx(1)
 
 
@@ -46,7 +46,7 @@ def test_more_copies_cost_the_ring_of_gradients_only():
   assert seconds(PLAN, 32) == pytest.approx(1 + gather + 1.5 * 50 / 200)
 
 
-def test_beyond_a_slice_copies_talk_over_the_network():
+def test_beyond_a_slice_replicas_communicate_over_the_network():
   # 512 chips are two slices: data = 64, of which 32 lie in a slice.
   ring = 2 * 63 / 64 * 50e9
   expected = 1 + 7 / 8 * 100 / 200 + ring / (32 * 25e9 / 8)

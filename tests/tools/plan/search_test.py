@@ -1,4 +1,4 @@
-"""Formulas rank meshes; expected are what the papers' sizes come to."""
+"""Formulas rank meshes; expected values follow from the papers' sizes."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_a_step_takes_no_less_than_its_products():
   assert least < estimate().seconds < 2 * least
 
 
-def test_what_cannot_hold_its_state_is_not_compiled():
+def test_candidates_whose_state_does_not_fit_are_not_compiled():
   usable = POD.chip.usable
   assert not estimate(data=16, fsdp=1).may_fit(usable)
   assert estimate().may_fit(usable)
@@ -67,7 +67,7 @@ def test_the_best_are_on_the_pod_and_of_different_meshes():
   assert first.may_fit(POD.chip.usable)
 
 
-def test_kernels_and_batches_are_looked_at_too():
+def test_kernels_and_batches_are_searched_too():
   one = config()
   params = candidates.shapes(one)
   found = list(search.space(one, POD, params, (2, 4)))

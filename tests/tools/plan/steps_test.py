@@ -38,7 +38,7 @@ def test_the_step_of_a_task_can_be_lowered(name, players):
   assert steps.forward_flops(config) > 0
 
 
-def test_the_turn_in_which_most_move_is_planned():
+def test_the_step_that_updates_the_most_networks_is_planned():
   config = config_of('dc_ae_f32c32_phase3:runlocal')
   config.loss.gan_every = 2
   mesh = make_mesh({'data': 8})
@@ -48,7 +48,7 @@ def test_the_turn_in_which_most_move_is_planned():
   assert {'grad_norm/decoder', 'grad_norm/discriminator'} <= set(metrics)
 
 
-def test_a_task_without_a_sampler_says_so():
+def test_a_task_without_a_sampler_is_an_error():
   with pytest.raises(UserError, match="task='text_encoder' has no sampler"):
     steps.make(
       config_of('shapes_text_encoder'), make_mesh({'data': 8}), 'sample'

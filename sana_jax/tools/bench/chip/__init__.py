@@ -1,5 +1,5 @@
-"""The first minutes on an accelerator: what it does, as one command.
+"""Quick benchmark suite of an accelerator, as one command.
 
-`stages` lists what is measured, in order of value; `runner` runs each in a
-process of its own, with a budget; the other files are the stages.
+`stages` lists the stages in order of value; `runner` runs each in its own
+process, with a time budget; the other files implement them.
 """

@@ -1,4 +1,4 @@
-"""Both operations of the transformer by XLA and by kernel, both passes."""
+"""The transformer's ops by XLA and by kernel, forward and backward."""
 
 from collections.abc import Callable, Iterator, Mapping
 import itertools
@@ -12,7 +12,7 @@ from sana_jax.tools.bench.ops import cases
 from sana_jax.tools.bench.ops import measure as measures
 from sana_jax.tools.bench.ops.cases import Case
 
-# On a CPU another form by XLA stands for a kernel, so that a test has both.
+# On a CPU, another XLA form replaces a kernel, so that tests cover both.
 KERNELS = {
   'gpu': ('mosaic_gpu',),
   'tpu': ('mosaic_tpu',),
@@ -29,14 +29,14 @@ def measure(
 ) -> Iterator[Row]:
   """Yields a row for each backend, case and pass.
 
-  XLA's come first: a kernel that hangs ends the stage. A backend is compared
-  with the definition in float32 before it is timed.
+  XLA comes first: a kernel that hangs ends the stage. A backend is compared
+  with the float32 definition before it is timed.
   """
   del earlier
-  asked = itertools.product(
+  passes = itertools.product(
     ('xla', *kernels_of(op)), of_op(op, sizes), PASSES.items()
   )
-  for backend, case, (name, training) in asked:
+  for backend, case, (name, training) in passes:
     if budget() < 0:
       return
     (record,) = measures.measure(case, training, [backend], sizes.rounds)
@@ -44,7 +44,7 @@ def measure(
 
 
 def of_op(op: str, sizes: Sizes) -> list[Case]:
-  """What the models call it with, at the shape of each."""
+  """Calls of an op by the models."""
   found = [
     case
     for model, size, batch in sizes.models
@@ -54,13 +54,13 @@ def of_op(op: str, sizes: Sizes) -> list[Case]:
 
 
 def kernels_of(op: str) -> list[str]:
-  """Names of its backends for the device that is here."""
+  """Names of an op's kernels for this device."""
   mine = KERNELS[jax.default_backend()]
   return [name for name in measures.implementations(op) if name in mine]
 
 
 def row(record: measures.Record) -> dict[str, Any]:
-  """Of one backend; bytes are what must be read and written at least."""
+  """Row of a backend; bytes are the least that it reads and writes."""
   if record.problem:
     return {'problem': record.problem}
   return {

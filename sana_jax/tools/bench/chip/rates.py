@@ -1,7 +1,7 @@
-"""Device rates: a large copy, and products of each type of number.
+"""Device rates: a large copy, and matmuls of each dtype.
 
-All are of random data: products of ones or zeros draw less power, so that a
-chip runs them faster than a model's.
+Data are random: with ones or zeros, a chip draws less power and is faster than
+in a model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ TYPES = {'bf16': 'bfloat16', 'int8': 'int8', 'fp8': 'float8_e4m3fn'}
 def measure(
   budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any]
 ) -> Iterator[Row]:
-  """Yields the copy's bytes a second, then each product's FLOP/s."""
+  """Yields the copy's bytes per second, then each matmul's FLOP/s."""
   del budget, earlier
   yield 'copy', {'rate': device.copy_rate(), 'unit': 'GB/s'}
   for name, dtype in TYPES.items():
@@ -32,7 +32,7 @@ def measure(
 
 
 def ceilings(earlier: Mapping[str, Any]) -> dict[str, float]:
-  """Of a plan, {} where the rates were not measured."""
+  """Rates for a plan; {} if they were not measured."""
   rows = earlier.get('device rates', {})
   found = {
     key: rows.get(name, {}).get('rate')

@@ -1,4 +1,4 @@
-"""The table of a chip's first minutes."""
+"""Table of the chip benchmark."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def rows(run: Run) -> Rows:
 
 
 def _lines(stage, found) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Rows of a stage; those of a step are one, a request has their sum too."""
+  """Rows of a stage: a step's merged, a request's with their sum."""
   if stage.startswith('step'):
     yield 'step', {k: v for row in found.values() for k, v in row.items()}
     return
@@ -138,22 +138,22 @@ def _step(run, stage, name, row):
 
 def _request(run, stage, name, row):
   rate = row['flops'] / row['seconds']
-  theirs = runner.rows(run).get(stage.replace('sana_jax', 'diffusers'), {})
-  theirs = dict(_lines(stage, theirs)).get(name, {}).get('seconds')
+  reference = runner.rows(run).get(stage.replace('sana_jax', 'diffusers'), {})
+  reference = dict(_lines(stage, reference)).get(name, {}).get('seconds')
   return (
     _ms(row['seconds']),
     f'{row["batch"] / row["seconds"]:.4g} images/s',
     _share(rate, _ceiling(run, 'bf16')) if row['flops'] else '',
-    f'{row["seconds"] / theirs:.2f} of the time of diffusers'
-    if theirs and row['flops']
+    f'{row["seconds"] / reference:.2f} of the time of diffusers'
+    if reference and row['flops']
     else '',
   )
 
 
 def left(run: Run) -> list[str]:
-  """A line for each stage that has not been measured, or not whole."""
-  said = [
-    f'- {r.name}: {r.status}' + (f' ({r.said})' if r.said else '')
+  """A line for each stage that was not fully measured."""
+  lines = [
+    f'- {r.name}: {r.status}' + (f' ({r.reason})' if r.reason else '')
     for r in run.records
     if r.status != 'measured'
   ]
@@ -161,9 +161,9 @@ def left(run: Run) -> list[str]:
     name
     for r in run.records
     if r.status == 'missing'
-    for name in r.said.split(', ')
+    for name in r.reason.split(', ')
   )
-  return said + (
+  return lines + (
     [f'- Packages to install: {", ".join(missing)}.'] if missing else []
   )
 

@@ -1,7 +1,6 @@
-"""A request from prompt to pixels, by stage: ours, and diffusers' compiled.
+"""A request from prompt to pixels, by stage: sana_jax, and compiled diffusers.
 
-Weights are random and drawn on the device; each stage has the memory for
-itself.
+Weights are random and drawn on the device; each stage has all of the memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,20 +14,20 @@ from sana_jax.tools.bench.chip.stages import Row
 from sana_jax.tools.bench.request import Request
 
 
-def ours(
+def jax_stages(
   budget: Callable[[], float],
   sizes: Sizes,
   earlier: Mapping[str, Any],
   batch: int,
 ) -> Iterator[Row]:
-  """Yields the stages of our pipeline."""
-  from sana_jax.tools.bench import ours as side
+  """Yields the stages of sana_jax's pipeline."""
+  from sana_jax.tools.bench import jax_side as side
 
   with tiles.in_use(earlier):
-    yield from _stages(budget, _asked(sizes, batch), side.load)
+    yield from _stages(budget, _request(sizes, batch), side.load)
 
 
-def theirs(
+def diffusers_stages(
   budget: Callable[[], float],
   sizes: Sizes,
   earlier: Mapping[str, Any],
@@ -36,22 +35,22 @@ def theirs(
 ) -> Iterator[Row]:
   """Yields the stages of diffusers' pipeline with torch.compile."""
   del earlier
-  from sana_jax.tools.bench import theirs as side
+  from sana_jax.tools.bench import diffusers_side as side
 
-  yield from _stages(budget, _asked(sizes, batch), side.load, compiled=True)
+  yield from _stages(budget, _request(sizes, batch), side.load, compiled=True)
 
 
-def _asked(sizes, batch):
+def _request(sizes, batch):
   model, size, steps = sizes.request
   return Request(model, size, size, steps, batch, dtype=sizes.dtype)
 
 
-def _stages(budget, asked, load, **how):
-  """What costs most comes first."""
+def _stages(budget, request, load, **how):
+  """Yields stages, the most expensive first."""
   for stage in ('denoise', 'decode', 'text'):
     if budget() < 0:
       return
-    loaded = load(stage, asked, drawn=True, **how)
+    loaded = load(stage, request, drawn=True, **how)
     first = _seconds(loaded.run)
     seconds = [_seconds(loaded.run)]
     while len(seconds) < 3 and budget() > 5 * seconds[0]:
@@ -64,7 +63,7 @@ def _stages(budget, asked, load, **how):
         'flops': loaded.flops,
         **{
           key: value
-          for key, value in dataclasses.asdict(asked).items()
+          for key, value in dataclasses.asdict(request).items()
           if key in ('model', 'height', 'steps', 'batch', 'dtype')
         },
       },

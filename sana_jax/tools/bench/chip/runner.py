@@ -1,8 +1,8 @@
-"""Runs the stages one after the other until the time is up.
+"""Runs the stages in sequence until a deadline.
 
-Each has a process of its own, which is ended at its budget: a crash, a hang or
-a want of memory costs that stage alone. What was found is written after every
-row, and a second call goes on with what is missing.
+Each has its own process, which is ended at its budget: a crash, a hang or an
+out-of-memory error affects that stage alone. Results are written after every
+row, and a second call resumes with the missing ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,39 +21,39 @@ from sana_jax.tools.bench.chip import worker
 from sana_jax.tools.bench.chip.stages import Stage, STAGES
 from sana_jax.tools.report import listed, Run, to_json
 
-_LEAST = 5  # Seconds that no stage can do without.
+_LEAST = 5  # Minimum seconds of a stage.
 _DONE = ('measured', 'refused')
 
 
 @dataclasses.dataclass
 class Result:
-  """What became of a stage.
+  """Result of a stage.
 
   Attributes:
     status: 'measured', 'refused' (it cannot run on this device), 'cut' at its
-      budget, 'failed', 'missing' a package, or 'not run' for want of time.
-    said: why.
-    seconds: that it took.
-    tries: how often it was started.
+      budget, 'failed', 'missing' a package, or 'not run' for lack of time.
+    reason: reason for the status.
+    seconds: run time.
+    tries: number of starts.
   """
 
   name: str
   status: str = 'not run'
-  said: str = ''
+  reason: str = ''
   seconds: float = 0.0
   tries: int = 0
   rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def rows(found: Run) -> dict[str, dict[str, Any]]:
-  """Of each stage that has some."""
+  """Rows of each stage that has any."""
   return {r.name: r.rows for r in found.records if r.rows}
 
 
 def resumed(found: Run, versions: dict[str, str]) -> Run:
-  """An earlier run, with packages that have come since.
+  """An earlier run, with packages installed since.
 
-  Raises UserError where it had other versions.
+  Raises UserError if its versions differ.
   """
   if {**versions, **found.versions} != versions:
     raise UserError(
@@ -68,9 +68,9 @@ def run(
   found: Run,
   seconds: float,
   stages: Sequence[Stage] = STAGES,
-  say: Callable[[str], None] = print,
+  log: Callable[[str], None] = print,
 ) -> Run:
-  """Goes on with `found`, and writes it to `path` all the while."""
+  """Resumes `found`, and writes it to `path` after every row."""
   end = time.monotonic() + seconds
   known = {r.name: r for r in found.records}
   found = dataclasses.replace(
@@ -80,7 +80,7 @@ def run(
   for stage, result in waiting(found, stages):
     left = end - time.monotonic()
     if stage.missing:
-      result.status, result.said = 'missing', ', '.join(stage.missing)
+      result.status, result.reason = 'missing', ', '.join(stage.missing)
     elif left >= _LEAST:
       budget = min(left, stage.budget * (1 + result.tries))
       for device in _attempt(
@@ -88,10 +88,10 @@ def run(
       ):
         found = _on_device(found, device)
         files.write_text(path, to_json(found))
-    say(
+    log(
       f'{stage.name}: {result.status}'
       + (f' in {result.seconds:.0f} s' if result.seconds else '')
-      + (f' ({result.said})' if result.said else '')
+      + (f' ({result.reason})' if result.reason else '')
     )
   files.write_text(path, to_json(found))
   return found
@@ -100,7 +100,7 @@ def run(
 def waiting(
   found: Run, stages: Sequence[Stage] = STAGES
 ) -> list[tuple[Stage, Result]]:
-  """What is not done; first what was never tried, then what failed."""
+  """Unfinished stages: those never tried, then those that failed."""
   left = [
     pair
     for pair in zip(stages, found.records, strict=True)
@@ -110,23 +110,23 @@ def waiting(
 
 
 def _attempt(stage, result, budget, earlier, log) -> Iterator[str]:
-  """Yields the device after each thing that is new in `result`."""
+  """Runs a stage; yields the device after each update of `result`."""
   began, device = time.monotonic(), ''
   result.tries += 1
-  result.status, result.said = 'failed', 'its process has died'
+  result.status, result.reason = 'failed', 'its process has died'
   for kind, *values in _messages(stage, budget, earlier, log):
     if kind == 'device':
       device = values[0]
     elif kind == 'row':
       result.rows[values[0]] = values[1]
     else:
-      result.status, result.said = values
+      result.status, result.reason = values
     result.seconds = time.monotonic() - began
     yield device
 
 
 def _on_device(found, device):
-  """The run of this device; UserError where it has figures of another."""
+  """The run with its device; raises UserError if it had another."""
   if found.device and device and found.device != device:
     raise UserError(
       f'--out has figures of {found.device}, and this is '
@@ -136,7 +136,7 @@ def _on_device(found, device):
 
 
 def _messages(stage, budget, earlier, log) -> Iterator[tuple]:
-  """What the process sends, until it is done, dead or out of time."""
+  """Yields messages of the process until it ends, dies or times out."""
   end = time.monotonic() + budget
   context = mp.get_context('spawn')
   near, far = context.Pipe(duplex=False)
@@ -166,8 +166,8 @@ def _died(code):
 
 
 def _end(process):
-  """Ends it and all that it has started, compilers of PyTorch included."""
+  """Ends the process and its children, such as PyTorch's compilers."""
   with contextlib.suppress(ProcessLookupError, PermissionError):
     os.killpg(process.pid, signal.SIGKILL)
-  process.kill()  # Where it has not become a group yet.
+  process.kill()  # In case it has not created its group yet.
   process.join()

@@ -1,4 +1,4 @@
-"""Problem sizes of the stages: of an accelerator, and of a CPU in a test."""
+"""Problem sizes of the stages, for accelerators and for tests on a CPU."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -7,11 +7,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A train step.
+  """Size of a train step.
 
   Attributes:
-    model: of config.SANA_SIZES, with `changes` to its fields.
-    remats: to try until one fits into the memory.
+    model: one of config.SANA_SIZES, with `changes` to its fields.
+    remats: policies to try until one fits into memory.
   """
 
   model: str
@@ -23,14 +23,14 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """All of them.
+  """Sizes of all stages.
 
   Attributes:
-    product: side of the square matrices of a product.
-    models: (name, pixels, images), whose operations are measured.
-    rounds: of a measurement; the best counts.
-    steps: by the model's name in the table.
-    request: (model, pixels, steps) of pictures of a prompt.
+    product: size of the square matrices of a matmul.
+    models: (name, pixels, images), whose ops are measured.
+    rounds: rounds of a measurement, of which the best counts.
+    steps: train steps by the model's name in the table.
+    request: (model, pixels, steps) of a request.
   """
 
   dtype: str
@@ -75,5 +75,5 @@ TINY = Sizes(
 
 
 def of(backend: str) -> Sizes:
-  """TINY for a CPU."""
+  """Sizes for a backend; TINY for a CPU."""
   return TINY if backend == 'cpu' else FULL

@@ -1,4 +1,4 @@
-"""The stages in order of value, what each may take and needs."""
+"""Stages in order of value, with their budgets and required packages."""
 
 from collections.abc import Callable, Iterator, Mapping
 import importlib
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from sana_jax.tools.bench.chip.sizes import Sizes
 
-# What a stage finds: values by the name of a row. A row that comes again
-# replaces the earlier one.
+# Result of a stage: values by row name. A repeated row replaces the earlier
+# one.
 Row = tuple[str, dict[str, Any]]
 _HERE = 'sana_jax.tools.bench.chip'
-# Modules that are imported, by the package to install where it is another.
+# Required modules; PACKAGES names the package if it differs.
 _OPERATIONS = (
   'absl',
   'einops',
@@ -33,13 +33,13 @@ PACKAGES = {'absl': 'absl-py', 'PIL': 'pillow', 'orbax': 'orbax-checkpoint'}
 
 
 class Stage(NamedTuple):
-  """A function, and what it is called with.
+  """A function and its arguments.
 
   Attributes:
     function: 'module:name'; it takes (budget, sizes, earlier, *arguments)
       and yields rows.
-    budget: seconds at most.
-    needs: modules.
+    budget: maximum seconds.
+    needs: required modules.
   """
 
   name: str
@@ -51,11 +51,11 @@ class Stage(NamedTuple):
   def run(
     self, budget: Callable[[], float], sizes: Sizes, earlier: Mapping[str, Any]
   ) -> Iterator[Row]:
-    """Calls the function; its module is imported here.
+    """Imports and calls the function.
 
     Args:
-      budget: tells the seconds that are left.
-      earlier: rows of the stages before, by stage.
+      budget: returns the remaining seconds.
+      earlier: rows of earlier stages, by stage.
     """
     module, name = self.function.split(':')
     function = getattr(importlib.import_module(module), name)
@@ -63,7 +63,7 @@ class Stage(NamedTuple):
 
   @property
   def missing(self) -> list[str]:
-    """Packages that are not installed."""
+    """Required packages that are not installed."""
     return [
       PACKAGES.get(name, name)
       for name in self.needs
@@ -106,8 +106,8 @@ STAGES = (
     )
     for batch in (1, 8)
     for side, function, needs in (
-      ('sana_jax', 'ours', _REQUEST),
-      ('diffusers', 'theirs', _TORCH),
+      ('sana_jax', 'jax_stages', _REQUEST),
+      ('diffusers', 'diffusers_stages', _TORCH),
     )
   ),
 )

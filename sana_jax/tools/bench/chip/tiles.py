@@ -1,4 +1,4 @@
-"""Tile sizes of the kernels, tuned; later stages use what was found."""
+"""Tuned tile sizes of the kernels, which later stages use."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -17,7 +17,7 @@ from sana_jax.tools.bench.chip.sizes import Sizes
 from sana_jax.tools.bench.chip.stages import Row, TILES
 from sana_jax.tools.bench.ops import tune as tuner
 
-_MARGIN = 5  # Seconds to time the tiles that were compiled.
+_MARGIN = 5  # Seconds for timing the compiled tiles.
 
 
 def tune(
@@ -58,10 +58,7 @@ def table(
   earlier: Mapping[str, Any],
   known: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
-  """What was found so far, as kernels/tuned/DEVICE.json has it.
-
-  It is added to what is `known` of the device already.
-  """
+  """Results so far merged into `known`, in the form of kernels/tuned/*.json."""
   found = copy.deepcopy(dict(known))
   for stage, rows in earlier.items():
     for row in rows.values() if stage.startswith(TILES) else ():
@@ -73,7 +70,7 @@ def table(
 
 @contextlib.contextmanager
 def in_use(earlier: Mapping[str, Any]) -> Iterator[None]:
-  """Kernels that are traced meanwhile take the tiles that were found."""
+  """Context in which traced kernels use the tuned tiles."""
   before, kind = tuning.FOLDER, jax.devices()[0].device_kind
   with tempfile.TemporaryDirectory(prefix='tiles') as folder:
     name = f'{tuning.file_name(kind)}.json'

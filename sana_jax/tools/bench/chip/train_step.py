@@ -17,7 +17,7 @@ from sana_jax.tools.bench.chip.stages import Row
 from sana_jax.tools.bench.step import read
 from sana_jax.tools.plan import steps
 
-_COMPRESSION = 32  # Of the autoencoders of every published size.
+_COMPRESSION = 32  # Of all published autoencoders.
 
 
 def measure(
@@ -27,11 +27,11 @@ def measure(
   model: str,
   side: str,
 ) -> Iterator[Row]:
-  """Yields what the program needs, its time, and where that goes."""
-  asked, backends = sizes.steps[model], timing.backends(side)
+  """Yields the program's memory, time and profile."""
+  size, backends = sizes.steps[model], timing.backends(side)
   mesh = make_mesh({'data': 1}, jax.devices()[:1])
   with jax.set_mesh(mesh), kernels.prefer(**backends), tiles.in_use(earlier):
-    config, program, step, compiled = _fitting(asked, sizes.dtype, mesh)
+    config, program, step, compiled = _fitting(size, sizes.dtype, mesh)
     yield 'program', compiled | _planned(step, program, config, mesh, earlier)
     repeats = sizes.rounds if budget() > 20 else 1
     found = timing.measure({side: step}, program, repeats)
@@ -43,21 +43,21 @@ def measure(
       yield 'profile', _shares(timing.profile(step, found.state, found.rest)[1])
 
 
-def config_of(asked: Step, dtype: str, remat: str) -> ConfigDict:
-  """The training config of a size."""
+def config_of(size: Step, dtype: str, remat: str) -> ConfigDict:
+  """Training config of a size."""
   config = configs.train('sana').unlock()
-  config.model.update(configs.SANA_SIZES[asked.model], remat=remat)
-  config.model.update(asked.changes, sample_size=asked.size // _COMPRESSION)
-  config.update(batch_size=asked.batch, dtype=dtype)
+  config.model.update(configs.SANA_SIZES[size.model], remat=remat)
+  config.model.update(size.changes, sample_size=size.size // _COMPRESSION)
+  config.update(batch_size=size.batch, dtype=dtype)
   config.optimizer.name = 'came'
   return config
 
 
-def _fitting(asked, dtype, mesh):
-  """Config, step and program of the first remat policy that fits."""
+def _fitting(size, dtype, mesh):
+  """(config, program, step, row) of the first remat policy that fits."""
   limit = (jax.devices()[0].memory_stats() or {}).get('bytes_limit')
-  for remat in asked.remats:
-    config = config_of(asked, dtype, remat)
+  for remat in size.remats:
+    config = config_of(size, dtype, remat)
     program = steps.make(config, mesh)
     step, seconds = timing.compiled(program)
     memory = step.memory_analysis()
@@ -74,9 +74,9 @@ def _fitting(asked, dtype, mesh):
     program,
     step,
     {
-      'model': asked.model,
-      'size': asked.size,
-      'batch': asked.batch,
+      'model': size.model,
+      'size': size.size,
+      'batch': size.batch,
       'remat': remat,
       'dtype': dtype,
       'compile_seconds': seconds,
@@ -85,7 +85,7 @@ def _fitting(asked, dtype, mesh):
 
 
 def _planned(step, program, config, mesh, earlier):
-  """What a plan says of the program, at the rates that were measured."""
+  """Plan's prediction at the measured rates."""
   found = read(step, program, config, mesh)
   at_rates = rates.ceilings(earlier) or ceilings.measure(config.dtype)
   calls = [
@@ -110,7 +110,7 @@ def _speed(config, seconds):
 
 
 def _shares(found):
-  """Shares of the profiled time of the device."""
+  """Shares of the device's profiled time."""
   total = sum(found.times.values())
   return {
     **{

@@ -1,4 +1,4 @@
-"""The process of one stage: it runs the stage and sends what that yields."""
+"""Process of one stage: runs it and sends its rows."""
 
 from collections.abc import Mapping
 import os
@@ -12,7 +12,7 @@ from sana_jax.tools.bench import processes
 from sana_jax.tools.bench.chip import sizes
 from sana_jax.tools.bench.chip.stages import Stage
 
-_LAST = 3  # Seconds in which a stage is to end by itself.
+_LAST = 3  # Seconds for a stage to end by itself.
 
 
 def serve(
@@ -20,19 +20,19 @@ def serve(
 ) -> None:
   """Sends ('device', name), ('row', name, values) ..., ('end', status, why).
 
-  The process leads a group, so that all that it starts can be ended with it.
+  The process leads a group, so that its children can be ended with it.
   """
   began = time.monotonic()
   os.setsid()
   _write_to(log)
   budget = lambda: seconds - _LAST - (time.monotonic() - began)
   try:
-    asked = _set_up(pipe)
-    for name, values in stage.run(budget, asked, earlier):
+    problem_sizes = _set_up(pipe)
+    for name, values in stage.run(budget, problem_sizes, earlier):
       pipe.send(('row', name, values))
   except UserError as e:
     pipe.send(('end', 'refused', str(e)))
-  except Exception:  # noqa: BLE001  It costs this stage alone.
+  except Exception:  # noqa: BLE001  It affects this stage alone.
     traceback.print_exc()
     pipe.send(('end', 'failed', processes.reason(traceback.format_exc())))
   else:
@@ -40,14 +40,14 @@ def serve(
 
 
 def _write_to(log):
-  """Sends the output of libraries there, C++ ones included."""
+  """Redirects stdout and stderr to a file, also for C++ libraries."""
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
   os.dup2(file, 1)
   os.dup2(file, 2)
 
 
 def _set_up(pipe):
-  """Tells the device; returns the sizes for it."""
+  """Sends the device's name; returns the sizes for it."""
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
   import jax
 

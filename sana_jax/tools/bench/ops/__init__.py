@@ -1,1 +1,1 @@
-"""Speed of single operations: kernels beside plain XLA and PyTorch."""
+"""Speed of single ops: kernels against plain XLA and PyTorch."""

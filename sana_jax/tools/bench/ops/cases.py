@@ -1,7 +1,6 @@
-"""What is measured: the calls that models make, with the work in each.
+"""Measured cases: calls of ops by models, with their FLOPs and bytes.
 
-Shapes are not written down anywhere: a model is traced, and its ops are asked
-what they were called with.
+Shapes are recorded by tracing the models.
 """
 
 from collections.abc import Sequence
@@ -21,10 +20,10 @@ from sana_jax.weights import kinds, zoo
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One call of an op.
+  """A call of an op.
 
   Attributes:
-    shape: of the first argument, [b n h d], [b y x 2c] or [b y x c].
+    shape: shape of the first argument, [b n h d], [b y x 2c] or [b y x c].
     where: models and sizes that make this call.
   """
 
@@ -38,12 +37,12 @@ class Case:
 
   @property
   def size(self) -> int:
-    """Numbers in the result."""
+    """Elements of the result."""
     numbers = int(np.prod(self.shape))
     return numbers // 2 if self.op == 'glumb_conv' else numbers
 
   def bytes(self, training: bool) -> int:
-    """That must be read and written at least, weights and states aside."""
+    """Least bytes read and written, without weights and states."""
     # q, k, v and out; then dout, q, k, v and their gradients. x is twice as
     # wide as the gate's result. A residual's gradient is dout.
     forward, backward = {
@@ -56,7 +55,7 @@ class Case:
     return arrays * self.size * jnp.dtype(self.dtype).itemsize
 
   def flops(self, training: bool) -> int:
-    """Of products and taps; a multiplication and an addition are 2."""
+    """FLOPs of matmuls and taps; a multiply-add is 2."""
     if self.op == 'relu_linear_attention':
       return (12 if training else 4) * self.size * self.shape[-1]
     if self.op == 'glumb_conv':
@@ -64,7 +63,7 @@ class Case:
     return (54 if training else 18) * self.size * self.shape[-1]
 
   def arguments(self, seed: int = 0) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """(inputs as models have them, the gradient of the result)."""
+    """(inputs in the models' layout, gradient of the result)."""
     shapes = self.flat_shapes()
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     draw = lambda key, shape: jax.random.normal(key, shape, self.dtype)
@@ -76,7 +75,7 @@ class Case:
     return tuple(inputs), dout
 
   def flat_shapes(self) -> list[tuple[int, ...]]:
-    """Of the inputs and of the result; heads lie side by side, [b n h*d]."""
+    """Shapes of the inputs and the result, with heads flattened: [b n h*d]."""
     if self.op == 'relu_linear_attention':
       b, n, h, d = self.shape
       return [(b, n, h * d)] * 4
@@ -98,10 +97,10 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Row(Case):
-  """One backend at a case.
+  """A backend at a case.
 
   Attributes:
-    problem: why it did not run, or is wrong; '' where it is neither.
+    problem: why it did not run or is wrong; '' otherwise.
   """
 
   training: bool = False
@@ -112,11 +111,11 @@ class Row(Case):
 def of_models(
   names: list[str], sizes: list[int], batch: int | None, dtype: str
 ) -> list[Case]:
-  """Every call of these models' transformers and decoders, each shape once.
+  """Distinct calls of these models' transformers and decoders.
 
-  `batch` is that of `usual_batch` where it is not given.
+  `batch` defaults to `usual_batch`.
   """
-  found: dict[tuple, dict[str, None]] = {}  # Labels, each once, in order.
+  found: dict[tuple, dict[str, None]] = {}  # Ordered sets of labels.
   for name, size in itertools.product(names, sizes):
     for call in calls(name, size, batch or usual_batch(size), dtype):
       where = found.setdefault((call.op, call.shapes[0], call.dtype), {})
@@ -125,14 +124,14 @@ def of_models(
 
 
 def usual_batch(size: int) -> int:
-  """16 images of 1024 px or as many pixels, and at most 16."""
+  """16 images of 1024 px, or as many pixels, but at most 16 images."""
   return max(1, min(16, 16 * 1024**2 // size**2))
 
 
 def calls(name: str, size: int, batch: int, dtype: str) -> list:
-  """The ops' calls in one pass of a model of the zoo, as kernels.dispatch.Call.
+  """Calls (kernels.dispatch.Call) in a forward pass of a zoo model.
 
-  Raises UserError for a model that makes none.
+  Raises UserError if there are none.
   """
   entry = zoo.get(name)
   part = 'transformer' if entry.kind == 'pipeline' else entry.part
@@ -151,7 +150,7 @@ def calls(name: str, size: int, batch: int, dtype: str) -> list:
 
 
 def _transformer(module, variables, size, batch, dtype):
-  latents = size // 32  # Of every published autoencoder for pictures by text.
+  latents = size // 32  # Compression of published autoencoders.
   text = jnp.zeros((batch, encode.LENGTH, module.caption_channels), dtype)
   guidance = jnp.ones(batch) if module.guidance_embeds else None
   return module.apply(

@@ -1,7 +1,7 @@
-"""Operations compiled for devices that are not here.
+"""Ops compiled for unattached devices.
 
-The real compiler says what memory a program needs, how often it reads and
-writes it and which kernels it calls; it does not say how long that takes.
+The compiler reports the memory and memory traffic of a program and its kernels,
+but not its time.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from sana_jax.tools.bench.ops.measure import program
 
 @dataclasses.dataclass(frozen=True)
 class Record(Row):
-  """One backend's program; bytes are of one chip.
+  """Compiled program of a backend; bytes are per chip.
 
   Attributes:
-    moved: bytes that are read and written; None where XLA does not count.
-    cycles: by XLA's estimate; None where it has none, or there are kernels.
+    moved: bytes read and written; None if XLA does not count them.
+    cycles: XLA's estimate; None if it has none, or with kernels.
   """
 
   moved: int | None = None
@@ -38,7 +38,7 @@ class Record(Row):
 def compile_case(
   case: Case, training: bool, backend: str, mesh: Mesh, platform: str
 ) -> Record:
-  """One backend's program; with the reason, where there is none."""
+  """Record of a backend's program, or of its failure."""
   blank = dict(vars(case), training=training, backend=backend)
   *inputs, dout = _like(case, mesh)
   formats = tuple(x.format for x in (dout, *inputs)[: None if training else 1])
@@ -51,7 +51,7 @@ def compile_case(
   except UnsupportedError as e:
     return Record(**blank, problem=f'cannot be compiled: {_first_line(e)}')
   except (jax.errors.JaxRuntimeError, topologies.TooLargeError) as e:
-    # It ends one row, not the run.
+    # A failure ends one row, not the run.
     return Record(**blank, problem=f'failed: {_first_line(e)[:200]}')
   text = done.as_text()
   module = hlo.parse(text)
@@ -74,7 +74,7 @@ def _first_line(error):
 
 
 def _like(case, mesh):
-  """Inputs and the result's gradient, row by row in memory, on the mesh."""
+  """Shapes of inputs and the result's gradient, row-major, on the mesh."""
   batch = tuple(a for a in ('data', 'fsdp') if mesh.shape.get(a, 1) > 1) or None
   rows = 'sequence' if mesh.shape.get('sequence', 1) > 1 else None
   for shape in case.flat_shapes():

@@ -1,4 +1,4 @@
-"""Times backends of an op in turn, after each has been found correct."""
+"""Times backends of an op alternately, after checking their results."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -18,11 +18,11 @@ BOUNDS = {'float32': 1e-5, 'bfloat16': 2e-2, 'float16': 5e-3}
 
 @dataclasses.dataclass(frozen=True)
 class Record(Row):
-  """One backend that was timed.
+  """Timing of a backend.
 
   Attributes:
-    seconds: of a call, in each round; empty where it could not run.
-    error: relative, of the result or of the worst gradient, against float32.
+    seconds: seconds of a call, by round; empty if it did not run.
+    error: relative error of the worst result or gradient against float32.
   """
 
   seconds: list[float] = dataclasses.field(default_factory=list)
@@ -30,7 +30,7 @@ class Record(Row):
 
   @property
   def best(self) -> float:
-    """Noise only ever adds to a time."""
+    """Minimum, since noise only adds to a time."""
     return min(self.seconds, default=math.nan)
 
 
@@ -46,7 +46,7 @@ def measure(
   rounds: int,
   others: Mapping[str, Callable[[], Any]] | None = None,
 ) -> list[Record]:
-  """A record for each backend, and for each of `others`, which time a call.
+  """Records of each backend and of each of `others`, timers of a call.
 
   A backend whose error is too large is not timed.
   """
@@ -60,8 +60,8 @@ def measure(
     except UnsupportedError as e:
       facts[backend] = dict(problem=f'cannot run: {_first_line(e)}')
     except Exception as e:  # A compiler's error ends one row, not the run.
-      said = f'failed: {type(e).__name__}: {_first_line(e)}'
-      facts[backend] = dict(problem=said)
+      problem = f'failed: {type(e).__name__}: {_first_line(e)}'
+      facts[backend] = dict(problem=problem)
     else:
       facts[backend] = dict(error=error)
       if error <= BOUNDS[case.dtype]:
@@ -83,16 +83,16 @@ def measure(
 
 
 def _first_line(error):
-  """JAX adds lines about tracebacks."""
+  """First line of an error; JAX adds lines about tracebacks."""
   return (str(error).splitlines() or [''])[0][:200]
 
 
 def program(
   case: Case, training: bool, backend: str, formats: Any = None
 ) -> Callable[..., tuple]:
-  """(inputs, dout) -> (result,), and in training its gradients, compiled.
+  """Compiled (inputs, dout) -> (result,), and in training its gradients.
 
-  `formats` says how these lie in memory.
+  `formats` are the memory layouts of the arguments.
   """
   f = lambda *x: case.call(*x, implementation=backend)
 
@@ -106,7 +106,7 @@ def program(
 
 
 def reference(case: Case, training: bool, inputs, dout) -> tuple:
-  """What `program` should give, in float32."""
+  """Expected result of `program`, in float32."""
   wide = [x.astype(jnp.float32) for x in (*inputs, dout)]
   exact = dataclasses.replace(case, dtype='float32')
   with jax.default_matmul_precision('highest'):
@@ -114,7 +114,7 @@ def reference(case: Case, training: bool, inputs, dout) -> tuple:
 
 
 def relative_error(got: tuple, want: tuple) -> float:
-  """Of the worst of several arrays."""
+  """Largest relative error of several arrays."""
   return max(float(_relative(a, b)) for a, b in zip(got, want, strict=True))
 
 

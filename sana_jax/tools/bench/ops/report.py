@@ -1,4 +1,4 @@
-"""What `sana-jax bench kernels` says: measured, or compiled for other chips."""
+"""Reports of `sana-jax bench kernels`: measured, or compiled."""
 
 from collections import Counter
 
@@ -9,11 +9,11 @@ _MIB = 2**20
 
 
 def _shape(r):
-  """With its type."""
+  """Shape and dtype."""
   return f'{r.dtype} ' + 'x'.join(map(str, r.shape))
 
 
-# Columns that both tables begin with.
+# First columns of both tables.
 _CALL = {
   'op': lambda r: r.op,
   'shape': _shape,
@@ -65,7 +65,7 @@ def _compiled(run: Run) -> Rows:
 
 
 def _title(run):
-  """What the device does at best."""
+  """Title with the device's peak rates."""
   copy, product = run.facts['copy_bytes'], run.facts['matmul_flops']
   return (
     f'{run.device}: a large copy moves {copy / 1e9:.3g} GB/s, a large '
@@ -74,7 +74,7 @@ def _title(run):
 
 
 def problems(run: Run) -> list[str]:
-  """A sentence for each reason why a backend is not in the table."""
+  """A line for each reason why a backend is not in the table."""
   problems = ((r.op, r.backend, r.problem) for r in run.records if r.problem)
   return [
     f'{op} by {backend} {problem} ({count} rows).'
@@ -88,7 +88,7 @@ def _notes(run):
 
 
 def wrong(run: Run) -> bool:
-  """Whether anything ran that is not right, or should have been."""
+  """Whether any backend was wrong or failed."""
   return any(r.problem.startswith(('wrong', 'failed')) for r in run.records)
 
 

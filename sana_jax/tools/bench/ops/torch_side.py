@@ -1,6 +1,6 @@
-"""The same operations in PyTorch, eager and compiled, as diffusers has them.
+"""Ops in PyTorch as in diffusers, eager and compiled.
 
-Only the process that is started for it imports torch.
+Only its own process imports torch.
 """
 
 import math
@@ -18,14 +18,14 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 class TorchSide:
-  """Holds the case that is being measured."""
+  """Holds the case under measurement."""
 
   def __init__(self):
     torch.set_num_threads(os.cpu_count() or 1)
     self._runs = {}
 
   def begin(self, case: Case, training: bool) -> list[str]:
-    """Makes both ready; names those that run."""
+    """Prepares both forms; returns the names of those that run."""
     torch.compiler.reset()
     self._runs = {}
     for name in BACKENDS:
@@ -35,11 +35,11 @@ class TorchSide:
         run = _program(f, case, training)
         self._runs[name] = run, _calls(run)
       except torch._dynamo.exc.BackendCompilerFailed:
-        continue  # A CPU needs a C++ compiler for it.
+        continue  # On a CPU it needs a C++ compiler.
     return list(self._runs)
 
   def seconds(self, name: str) -> float:
-    """Of one call, as a mean over many."""
+    """Mean seconds of a call."""
     run, count = self._runs[name]
     start = time.perf_counter()
     for _ in range(count):
@@ -80,7 +80,7 @@ def _program(f, case, training):
 
 
 def _attention(q, k, v):
-  """[b n h d], with the sums in float32 as diffusers' processor has them."""
+  """Linear attention [b n h d], summed in float32 as in diffusers."""
   dtype = v.dtype
   q, k, v = (x.permute(0, 2, 3, 1) for x in (q, k, v))  # b h d n
   q, k, v = F.relu(q).float(), F.relu(k).float(), v.float()
@@ -91,7 +91,7 @@ def _attention(q, k, v):
 
 
 def _gate(x, kernel, bias):
-  """[b y x 2c], channels last in memory as after a 1x1 product."""
+  """Gate of [b y x 2c], channels last as after a 1x1 convolution."""
   y = F.silu(x.permute(0, 3, 1, 2))
   y = F.conv2d(y, kernel, bias, padding=1, groups=y.shape[1])
   y, gate = y.chunk(2, dim=1)
@@ -99,7 +99,7 @@ def _gate(x, kernel, bias):
 
 
 def _conv3x3(x, kernel, bias=None):
-  """[b y x c], channels last in memory."""
+  """Convolution of [b y x c], channels last."""
   y = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, padding=1)
   return y.permute(0, 2, 3, 1)
 
@@ -109,7 +109,7 @@ def _conv3x3_silu(x, kernel, bias):
 
 
 def _conv3x3_norm(x, kernel, scale, shift, residual):
-  """As diffusers' RMSNorm has it: the mean of squares alone is float32."""
+  """Convolution, RMSNorm as in diffusers (float32 mean of squares only)."""
   y = _conv3x3(x, kernel)
   rms = torch.rsqrt(y.float().pow(2).mean(-1, keepdim=True) + 1e-5)
   return residual + (y * rms).to(y.dtype) * scale + shift
@@ -124,7 +124,7 @@ _OPS = {
 
 
 def _calls(run):
-  """How many fill the time of a measurement."""
+  """Number of calls that fill the time of a measurement."""
   run()
   _wait()
   start = time.perf_counter()

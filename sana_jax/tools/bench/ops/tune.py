@@ -1,4 +1,4 @@
-"""Finds the tile sizes that are fastest on this device."""
+"""Search for the fastest tile sizes on this device."""
 
 from collections.abc import Callable, Mapping
 import copy
@@ -21,13 +21,13 @@ from sana_jax.tools.bench.ops.measure import (
   relative_error,
 )
 
-# What compilers say of tiles that are too large, or that they do not know.
+# Compiler errors for tiles that are too large or unsupported.
 _REFUSED = (jax.errors.JaxRuntimeError, NotImplementedError, ValueError)
-WORTH = 0.97  # Of the usual time, at most: less is noise.
+WORTH = 0.97  # Largest ratio to the default's time; closer is noise.
 
 
 class Found(NamedTuple):
-  """The fastest values, which may be the backend's own, {}."""
+  """Fastest values; {} for the backend's default."""
 
   values: dict[str, int]
   seconds: float
@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 def candidates(op: str, backend: str) -> list[dict[str, int]]:
-  """The backend's own choice, then all combinations that it lists."""
+  """The backend's default {}, then all combinations of its options."""
   module = OPS[op].kernels[backend].partition(':')[0]
   listed = getattr(importlib.import_module(module), 'CANDIDATES', {})
   if not listed:
@@ -52,13 +52,11 @@ def tune(
   rounds: int,
   until: Callable[[], bool] = lambda: True,
 ) -> Found | None:
-  """Of one pass, the backward one if `training`.
+  """Fastest values of the forward pass, or of the backward if `training`.
 
-  None where it cannot run, or has nothing to choose.
-
-  Candidates that do not compile or give wrong results are left out. The
-  backend's own choice is none of them: what it raises is raised. No more are
-  tried once `until` is false.
+  None if the backend cannot run or has no options. Candidates that do not
+  compile or are wrong are skipped, but errors of the default are raised. Stops
+  once `until` is false.
   """
   tried = candidates(case.op, backend)
   if len(tried) == 1:
@@ -82,7 +80,7 @@ def tune(
     if not (right or values):
       raise UserError(
         f'{case.op} by {backend} is wrong on this device; '
-        'sana-jax bench kernels says by how much.'
+        'sana-jax bench kernels prints its error.'
       )
     timers.append(timer(run) if right else None)
     seconds.append(math.inf)
@@ -103,8 +101,8 @@ def merged(
   backend: str,
   found: Found,
 ) -> dict[str, Any]:
-  """A device's table with what was found put in; or taken out, where the
-  backend's own choice is the best."""
+  """A device's table with the result merged: added, or removed if the
+  backend's default is fastest."""
   table = copy.deepcopy(dict(table))
   rows = table.setdefault(case.op, {}).setdefault(backend, {})
   key = tuning.bucket(training, case.shape, case.dtype)

@@ -1,4 +1,4 @@
-"""A stage that fails costs itself alone, and a second call goes on."""
+"""A failed stage affects itself alone, and a second call resumes."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from sana_jax.tools.bench.chip.report import CHIP
 from sana_jax.tools.bench.chip.stages import Stage
 from sana_jax.tools.report import Run
 
-# They are called in processes of their own.
+# Called in separate processes.
 _FUNCTIONS = """
 import os, pathlib, signal, time
 from sana_jax.errors import UserError
@@ -63,8 +63,8 @@ def by_name(found):
   return {r.name: r for r in found.records}
 
 
-def test_each_failure_costs_its_stage_alone(stage, tmp_path):
-  path, said = tmp_path / 'chip.json', []
+def test_each_failure_affects_its_stage_alone(stage, tmp_path):
+  path, lines = tmp_path / 'chip.json', []
   stages = [
     stage('crash'),
     stage('hang', budget=15),
@@ -73,7 +73,7 @@ def test_each_failure_costs_its_stage_alone(stage, tmp_path):
     stage('absent', needs=('no_such_module',)),
     stage('good', 1),
   ]
-  found = runner.run(path, new(), 300.0, stages, said.append)
+  found = runner.run(path, new(), 300.0, stages, lines.append)
   assert {r.name: r.status for r in found.records} == {
     'crash': 'failed',
     'hang': 'cut',
@@ -82,35 +82,37 @@ def test_each_failure_costs_its_stage_alone(stage, tmp_path):
     'absent': 'missing',
     'good': 'measured',
   }
-  assert 'SIGSEGV' in by_name(found)['crash'].said
-  assert by_name(found)['memory'].said == 'out of memory (allocating 12.30GiB)'
-  assert by_name(found)['absent'].said == 'no_such_module'
+  assert 'SIGSEGV' in by_name(found)['crash'].reason
+  assert (
+    by_name(found)['memory'].reason == 'out of memory (allocating 12.30GiB)'
+  )
+  assert by_name(found)['absent'].reason == 'no_such_module'
   assert 14 < by_name(found)['hang'].seconds < 30
-  # What was found before is kept, and later stages see it.
+  # Earlier results are kept and passed to later stages.
   assert runner.rows(found)['crash'] == {'before': {'value': 1}}
   assert runner.rows(found)['good']['first']['seen'] == ['crash', 'hang']
   assert 0 < runner.rows(found)['good']['first']['left'] < 60
   assert CHIP.from_json(path.read_bytes()) == found
-  assert len(said) == 6 and said[-1].startswith('good: measured in ')
+  assert len(lines) == 6 and lines[-1].startswith('good: measured in ')
 
 
-def test_a_second_call_goes_on_with_what_is_missing(stage, tmp_path):
+def test_a_second_call_resumes_with_missing_stages(stage, tmp_path):
   path = tmp_path / 'chip.json'
   stages = [stage('second_time', str(tmp_path / 'flag')), stage('good', 1)]
   found = runner.run(path, new(), 100.0, stages[:1], print)
-  assert by_name(found)['second_time'].said == 'ValueError: not yet'
+  assert by_name(found)['second_time'].reason == 'ValueError: not yet'
   assert json.loads(path.read_text())['records'][0]['tries'] == 1
   order = []
   found = runner.run(
     path, CHIP.from_json(path.read_bytes()), 100.0, stages, order.append
   )
-  assert [said.partition(':')[0] for said in order] == ['good', 'second_time']
+  assert [line.partition(':')[0] for line in order] == ['good', 'second_time']
   assert {r.status for r in found.records} == {'measured'}
   assert by_name(found)['second_time'].tries == 2
   assert runner.waiting(found, stages) == []
 
 
-def test_what_there_is_no_time_for_is_listed(stage, tmp_path):
+def test_stages_without_time_are_listed(stage, tmp_path):
   path, began = tmp_path / 'chip.json', time.monotonic()
   found = runner.run(path, new(), 1.0, [stage('good', 1)], print)
   assert time.monotonic() - began < 5

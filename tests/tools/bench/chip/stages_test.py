@@ -1,4 +1,4 @@
-"""Every stage measures what it says, at the sizes of a CPU."""
+"""Every stage yields its rows, at the sizes of a CPU."""
 
 import pytest
 
@@ -105,7 +105,7 @@ def test_the_table_has_shares_of_what_was_measured():
     'needed_bytes': 2**30,
   }
   request = {'batch': 1, 'flops': 10**11}
-  theirs = {
+  reference = {
     stage: {'batch': 1, 'flops': 0, 'seconds': 2.0}
     for stage in ('text', 'denoise', 'decode')
   }
@@ -120,8 +120,10 @@ def test_the_table_has_shares_of_what_was_measured():
       'time': {'seconds': 1.0, 'images_per_second': 8.0, 'flops': 4 * 10**11},
       'profile': {'elementwise share': 0.25, 'launches': 99.0},
     },
-    'request of 1, sana_jax': {s: {'seconds': 1.0, **request} for s in theirs},
-    'request of 1, diffusers': theirs,
+    'request of 1, sana_jax': {
+      s: {'seconds': 1.0, **request} for s in reference
+    },
+    'request of 1, diffusers': reference,
   }
   run = Run(
     [

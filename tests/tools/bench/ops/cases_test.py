@@ -1,4 +1,4 @@
-"""Cases are the calls of real models, and know the work in them."""
+"""Cases are the calls of real models, with their FLOPs and bytes."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_an_autoencoder_has_a_case_for_each_stage_and_a_shape_is_there_once():
   )
 
 
-def test_what_has_no_such_calls_is_refused():
+def test_a_model_without_such_calls_is_refused():
   with pytest.raises(UserError, match='gemma2_2b_it is no transformer'):
     cases.of_models(['gemma2_2b_it'], [512], 1, 'float32')
 

@@ -1,4 +1,4 @@
-"""What compilers say is kept and shown as it is."""
+"""Figures of compilers are stored and shown unchanged."""
 
 import dataclasses
 
@@ -85,6 +85,6 @@ def test_only_a_compilers_refusal_is_a_failure():
   assert report.wrong(dataclasses.replace(RUN, records=[record]))
 
 
-def test_gpus_do_not_count_what_is_moved():
+def test_gpus_do_not_count_bytes_moved():
   record = dataclasses.replace(RUN.records[0], moved=None)
   assert COMPILED.rows(dataclasses.replace(RUN, records=[record]))[1][5] == ''

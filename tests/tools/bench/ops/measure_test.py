@@ -1,4 +1,4 @@
-"""What is wrong is not timed, and the table says what records hold."""
+"""Wrong backends are not timed, and tables hold the records."""
 
 import dataclasses
 import sys
@@ -58,7 +58,7 @@ def backends(monkeypatch):
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_only_what_is_right_is_timed(backends, training):
+def test_only_correct_backends_are_timed(backends, training):
   found = {
     r.backend: r
     for r in measure.measure(
@@ -79,7 +79,7 @@ def test_only_what_is_right_is_timed(backends, training):
   assert found['right'].error < 1e-6 and found['torch'].error is None
 
 
-def test_tuning_takes_no_values_that_make_it_wrong(backends):
+def test_tuning_rejects_values_that_give_wrong_results(backends):
   assert len(tune.candidates(CASE.op, 'right')) == 5
   found = tune.tune(CASE, False, 'right', 1)
   assert found.values in ({}, {'offset': 0, 'factor': 1}) and found.tried == 5
@@ -96,7 +96,7 @@ def test_a_backend_without_choices_is_not_tuned():
   assert tune.tune(case, False, 'xla_jvp', 1) is None
 
 
-def test_the_table_of_a_device_keeps_what_is_better_than_the_usual():
+def test_the_table_of_a_device_keeps_values_better_than_the_default():
   found = tune.Found({'chunk': 256}, 1.0, 2.0, 6)
   old = {'glumb_conv': {'mosaic_tpu': {'x': {'rows': 2}}}}
   table = tune.merged(old, CASE, True, 'xla_chunked', found)

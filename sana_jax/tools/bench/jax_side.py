@@ -1,4 +1,4 @@
-"""Our side of a benchmark: one stage of the pipeline, ready to be called."""
+"""sana_jax's side of a benchmark: one stage of the pipeline, ready to call."""
 
 from collections.abc import Callable
 import functools
@@ -22,7 +22,7 @@ from sana_jax.weights.folder import Model
 
 
 class Stage(NamedTuple):
-  """`run()` returns when the device is done; `flops` are those of one call."""
+  """`run()` blocks until the device is done; `flops` are of one call."""
 
   run: Callable[[], Any]
   flops: int
@@ -31,27 +31,27 @@ class Stage(NamedTuple):
 def load(
   stage: str, request: Request, plain: bool = False, drawn: bool = False
 ) -> Stage:
-  """Only the model that the stage needs is in memory.
+  """Loads a stage, with only its model in memory.
 
-  `plain` computes again what the pipeline keeps: the instruction, the negative
-  prompt, and in each step the keys and values of the text. Weights that are
-  `drawn` are not those of diffusers' side, and are there at once.
+  `plain` recomputes what the pipeline caches: the instruction, the negative
+  prompt, and the keys and values of the text. `drawn` weights are made on the
+  device and differ from diffusers'.
   """
-  part, make = PARTS[stage], models.drawn if drawn else models.ours
+  part, make = PARTS[stage], models.drawn if drawn else models.load
   model = make(part, request.config(part), request.dtype)
   return _STAGES[stage](model, request, plain)
 
 
 def text_tokenizer():
-  """A real tokenizer for the instruction and the prompt.
+  """Tokenizer trained on the instruction and the prompt.
 
-  Gemma's own cannot be shipped; this one cuts into about as many tokens.
+  Gemma's cannot be shipped; this one gives about as many tokens.
   """
   return tokenizer.train([*prompts.INSTRUCTION_LINES, PROMPT], 800)
 
 
 def peak_bytes() -> int | None:
-  """The most that the device had in use; None where it does not say (CPU)."""
+  """Peak bytes in use on the device; None if unknown (CPU)."""
   found = jax.devices()[0].memory_stats() or {}
   return found.get('peak_bytes_in_use')
 
@@ -64,14 +64,14 @@ def _pipeline(**parts):
 
 def _text(model, request, plain):
   pipe = _pipeline(text_encoder=model, tokenizer=text_tokenizer())
-  asked = [PROMPT] * request.batch
+  texts = [PROMPT] * request.batch
 
   def run():
     if plain:
       pipe.cache.clear()
-    return jax.block_until_ready(pipe.encode_prompts(asked))
+    return jax.block_until_ready(pipe.encode_prompts(texts))
 
-  (embeddings, _), _ = run()  # From now on the instruction is in the cache.
+  (embeddings, _), _ = run()  # The instruction is now in the cache.
   length = embeddings.shape[1]
   past = next(x[1] for key, x in pipe.cache.items() if isinstance(key, bytes))
   shape = request.batch, length - 1
@@ -97,7 +97,7 @@ def _denoise(model, request, plain):
 
 
 def _plain_denoise(pipe, noise, text, negative, steps, guidance):
-  """The sampler around the model as it is."""
+  """Samples with the model without caches."""
   grid = time_grid(pipe.sampler, steps, pipe.flow_shift)
   inputs = noise, text, negative, grid
   return _plain(*pipe.transformer, *inputs, pipe.sampler, guidance)
@@ -114,7 +114,7 @@ def _plain(module, variables, noise, text, negative, grid, sampler, scale):
 
 
 def _decode(model, request, plain):
-  del plain  # There is nothing to keep.
+  del plain  # The decoder has no cache.
   pipe = _pipeline(autoencoder=model)
   latents = _normal(request.latent_shape, jnp.float32)
   size = request.height, request.width

@@ -1,7 +1,6 @@
 """diffusers' side of a benchmark: the same stage, weights and inputs.
 
-Only the worker process that runs it imports torch. The weights are those that
-`models.tensor` gives for the same names.
+Only its worker process imports torch. Weights are those of `models.tensor`.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import transformers
 
 from sana_jax.text.prompts import INSTRUCTION_LINES
 from sana_jax.tools.bench import models
-from sana_jax.tools.bench.ours import Stage, text_tokenizer
+from sana_jax.tools.bench.jax_side import Stage, text_tokenizer
 from sana_jax.tools.bench.request import PARTS, PROMPT, Request
 
 for _library in (diffusers, transformers):
@@ -30,12 +29,12 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 def load(
   stage: str, request: Request, compiled: bool = False, drawn: bool = False
 ) -> Stage:
-  """As `ours.load`; `compiled` runs the model through torch.compile."""
+  """Counterpart of `jax_side.load`; `compiled` uses torch.compile."""
   torch.set_num_threads(os.cpu_count() or 1)
   warnings.simplefilter('ignore')
   part = PARTS[stage]
   model = _build(request.config(part), getattr(torch, request.dtype), drawn)
-  if compiled and part == 'vae':  # It is called by its method `decode`.
+  if compiled and part == 'vae':  # The pipeline calls its method `decode`.
     model.decoder = torch.compile(model.decoder)
   elif compiled:
     model = torch.compile(model)
@@ -50,7 +49,7 @@ def load(
 
 
 def peak_bytes() -> int | None:
-  """The most that a GPU had in use; None on a CPU."""
+  """Peak bytes in use on a GPU; None on a CPU."""
   return torch.cuda.max_memory_allocated() if DEVICE == 'cuda' else None
 
 
@@ -64,13 +63,13 @@ def _build(config, dtype, drawn):
   model = model.to(dtype).to_empty(device=DEVICE)
   for name, x in model.state_dict().items():
     _fill(x, name, drawn)
-  if hasattr(model, 'rotary_emb'):  # Its table is in no file.
+  if hasattr(model, 'rotary_emb'):  # Its table is not in a state dict.
     model.rotary_emb = type(model.rotary_emb)(model.config).to(DEVICE)
   return model.eval()
 
 
 def _fill(x, name, drawn):
-  """Values of the usual size, on the device or as our side has them."""
+  """Values drawn on the device, or those of sana_jax's side."""
   if drawn and x.is_floating_point() and x.dim() > 1:
     x.normal_(std=math.prod(x.shape[1:]) ** -0.5)
     return
@@ -79,9 +78,9 @@ def _fill(x, name, drawn):
 
 
 def _text(pipe, request):
-  asked = [PROMPT] * request.batch
+  prompts = [PROMPT] * request.batch
   return lambda: pipe.encode_prompt(
-    asked,
+    prompts,
     negative_prompt='',
     device=DEVICE,
     complex_human_instruction=INSTRUCTION_LINES,

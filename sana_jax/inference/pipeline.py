@@ -276,8 +276,8 @@ class Pipeline:
       self.text_encoder.variables['params'],
       self.tokenizer,
       length=length,
-      beginnings=self.cache,
-      place=self._split,
+      prefix_cache=self.cache,
+      put=self._split,
     )
     if len(negatives) > 1:
       negative = run(negatives)

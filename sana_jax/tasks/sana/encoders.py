@@ -87,14 +87,14 @@ def encode_captions(
   captions: Sequence[str],
   instruction: str,
   limit: int,
-  beginnings: dict,
-  place: Callable[[Array], Array],
+  prefix_cache: dict,
+  put: Callable[[Array], Array],
 ) -> tuple[Float[Array, 'b m e'], Bool[Array, 'b m']]:
   """Embeddings and mask, of the shortest standard length that truncates none.
 
   Args:
     limit: maximum length in tokens.
-    beginnings, place: `prefix_cache` and `put` of text.encode.encode.
+    prefix_cache, put: those of text.encode.encode.
   """
   length = needed_length(tokenizer, captions, instruction, limit)
   return encode.encode(
@@ -104,8 +104,8 @@ def encode_captions(
     captions,
     instruction=instruction,
     length=length,
-    prefix_cache=beginnings,
-    put=place,
+    prefix_cache=prefix_cache,
+    put=put,
   )
 
 

@@ -157,8 +157,8 @@ def _texts(config, mesh, instruction=None):
     encoders.load_tokenizer(config),
     instruction=instruction,
     limit=config.inputs.text_length,
-    beginnings={},
-    place=_placer(mesh),
+    prefix_cache={},
+    put=_placer(mesh),
   )
 
 

@@ -162,7 +162,7 @@ def _run_reference(theirs, run: Run, latents):
 
 def _run_ours(ours, run: Run, latents, **more):
   call = functools.partial(
-    ours,
+    ours.draw,
     list(run.prompts),
     negative_prompt=run.negative,
     num_images=run.images,

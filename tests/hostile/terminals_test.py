@@ -87,7 +87,7 @@ def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
     'mkdir gone && cd gone && rmdir ../gone && $CLI zoo', tmp_path
   )
   assert code == 2
-  assert b'current folder does not exist' in err
+  assert b'current folder no longer exists' in err
 
 
 def test_a_user_without_a_home_folder_gets_one_sentence(tmp_path):

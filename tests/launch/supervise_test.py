@@ -69,7 +69,7 @@ def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
   assert process.returncode == 143, err
   assert (tmp_path / 'checkpoints/3').exists()
   assert (tmp_path / 'queued again').exists()
-  assert '"asked": true' in (tmp_path / 'notes.json').read_text()
+  assert '"stop_requested": true' in (tmp_path / 'notes.json').read_text()
 
 
 def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
@@ -99,7 +99,7 @@ def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
   process.kill()
   process.communicate()
   assert (tmp_path / 'notes.json').read_text() == (
-    '[{"step": 0, "exit_code": null, "asked": true}]'
+    '[{"step": 0, "exit_code": null, "stop_requested": true}]'
   )
 
 

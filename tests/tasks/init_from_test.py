@@ -81,6 +81,8 @@ def test_a_part_of_the_parameters_may_be_all_that_a_folder_has(model):
 
 
 def test_a_task_without_a_start_raises(toy, tmp_path):
-  with pytest.raises(UserError, match="init_from='shapes': this task cannot start"):
+  with pytest.raises(
+    UserError, match="init_from='shapes': this task cannot start"
+  ):
     toy.run(tmp_path / 'run', init_from='shapes')
   assert not (tmp_path / 'run').exists()

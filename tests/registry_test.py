@@ -85,8 +85,9 @@ def test_a_missing_feature_of_a_task_is_reported(config, cli):
     '--search',
     3,
   )
-  assert code == 2 and "--search knows no formulas for config.task='lines'" in (
-    err
+  assert (
+    code == 2
+    and "--search supports only config.task='sana', not 'lines'" in (err)
   )
 
 

@@ -88,13 +88,13 @@ def test_one_program_serves_any_number_of_steps(pipe):
 
 
 def test_an_exception_of_on_step_ends_the_run(pipe):
-  done = []
+  steps = []
 
   def stop(done):
-    done.append(done)
+    steps.append(done)
     if done == 2:
       raise InterruptedError
 
   with pytest.raises(InterruptedError):
     pipe.draw(PROMPT, on_step=stop, steps=5, **SMALL)
-  assert done == [1, 2]
+  assert steps == [1, 2]

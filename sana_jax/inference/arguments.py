@@ -67,9 +67,17 @@ def check_request(prompts, steps, num_images, output_type, flow_shift=None):
       raise UserError(f'{name} is {value}; it must be 1 or more.')
   if flow_shift is not None and not 0 < flow_shift < float('inf'):
     raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
-  if output_type not in OUTPUT_TYPES:
+  check_output_type(output_type, OUTPUT_TYPES)
+
+
+def check_output_type(output_type: str, allowed: Sequence[str]) -> None:
+  """Raises UserError unless the output type is one of `allowed`."""
+  if output_type not in allowed:
     raise UserError(
-      f'output_type is {output_type!r}; allowed are {", ".join(OUTPUT_TYPES)}.'
+      f'output_type is {output_type!r}; allowed are {", ".join(allowed)}.',
+      key='output_type',
+      value=output_type,
+      allowed=allowed,
     )
 
 

@@ -31,10 +31,12 @@ from sana_jax.inference import (
   randomness,
 )
 from sana_jax.inference.arguments import (
+  check_output_type,
   check_request,
   check_size,
   dtype_of,
   guidance_of,
+  OUTPUT_TYPES,
   parts_of,
   text_length,
 )
@@ -190,6 +192,7 @@ class Pipeline:
     for other_name, name in _RENAMED.items():
       if other_name in kwargs:
         kwargs[name] = kwargs.pop(other_name)
+    check_output_type(output_type, ('pil', *OUTPUT_TYPES))
     kind = 'uint8' if output_type == 'pil' else output_type
     images = to_host(self.draw(*args, output_type=kind, **kwargs))
     if output_type == 'pil':

@@ -333,3 +333,10 @@ def test_a_call_gives_pil_images_with_the_pixels_of_draw(pipe):
   np.testing.assert_array_equal(
     np.stack(made.images), pipe.draw('a cat', **SMALL, num_images=2)
   )
+
+
+def test_an_unknown_output_type_names_those_of_a_call(pipe):
+  with pytest.raises(UserError) as error:
+    pipe('a cat', output_type='png')
+  assert error.value.key == 'output_type'
+  assert error.value.allowed == ('pil', 'uint8', 'float', 'latent')

@@ -214,7 +214,7 @@ def variants(monkeypatch):
             seconds=[2.0],
             needed_bytes=2**30,
             used_bytes=2**30,
-            forward_flops=10**9,
+            model_flops=3 * 10**9,
             predicted={'total': 1.0, 'compute': 1.0, 'memory': 0.0},
             ceilings={'flops': 1e9, 'memory_rate': 1e9},
           )

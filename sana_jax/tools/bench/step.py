@@ -55,7 +55,7 @@ class Record:
     config, by: names of the config and the side.
     seconds: seconds of a step, by round; empty if it did not run.
     failed: reason for that.
-    forward_flops: FLOPs of the batch's forward pass.
+    model_flops: FLOPs of the batch's losses and gradients.
     state_bytes: weights, EMA, moments and the batch.
     used_bytes: measured peak, or None if unknown.
     needed_bytes: predicted peak.
@@ -77,7 +77,7 @@ class Record:
   mesh: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: list[float] = dataclasses.field(default_factory=list)
   failed: str = ''
-  forward_flops: int = 0
+  model_flops: int = 0
   compile_seconds: float = 0.0
   state_bytes: int = 0
   temporary_bytes: int = 0
@@ -109,7 +109,7 @@ class Record:
   def mfu(self, peak: float) -> float:
     """Model FLOP/s per device, by `peak`."""
     devices = math.prod(self.mesh.values())
-    return 3 * self.forward_flops / self.best / devices / peak
+    return self.model_flops / self.best / devices / peak
 
 
 class Read(NamedTuple):
@@ -134,10 +134,8 @@ def read(
   """Plan data of a compiled program."""
   module = hlo.parse(step.as_text())
   here = [collectives.Place((), 0)] * mesh.size
-  forward = steps.forward_flops(config) * config.batch_size
-  expected = forward * steps.run_passes(config, 'train') / mesh.size
   return Read(
-    work.of_program(module, expected),
+    work.of_program(module, steps.run_flops(config) / mesh.size),
     collectives.find(module, dict(mesh.shape), here),
     sum(compiling.memory(step, program).values()),
   )
@@ -205,7 +203,7 @@ def _compiled(name, side, config, mesh, program):
     side,
     config,
     mesh=dict(mesh.shape),
-    forward_flops=config.batch_size * steps.forward_flops(config),
+    model_flops=steps.model_flops(config),
     state_bytes=memory.argument_size_in_bytes,
     temporary_bytes=memory.temp_size_in_bytes,
     kernels=work.kernel_names(module),
@@ -232,7 +230,7 @@ def _measured(record, plan, rates, profile, **found):
   if isinstance(profile, str):
     return dataclasses.replace(record, unprofiled=profile)
   peak = math.prod(record.mesh.values()) * (record.published or rates['flops'])
-  ideal = 3 * record.forward_flops / peak
+  ideal = record.model_flops / peak
   times = profile_breakdown.accounted(
     profile.times, profile.places, profile.steps, ideal
   )

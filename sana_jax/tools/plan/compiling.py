@@ -40,8 +40,7 @@ def compile_plan(
     program = steps.make(config, mesh, mode)
     compiled, report = _compile(program, mesh, platform, folder)
   seconds = time.perf_counter() - start
-  forward = steps.forward_flops(config) * config.batch_size
-  expected = forward * steps.run_passes(config, mode) / mesh.size
+  expected = steps.run_flops(config, mode) / mesh.size
   found = (
     _whole(compiled, program, mesh, topology, folder, expected)
     if compiled
@@ -57,7 +56,7 @@ def compile_plan(
     usable=chips.parse(topology).chip.of_device().usable,
     compile_seconds=seconds,
     versions=cache.compilers(),
-    model_flops=float(forward * steps.passes(config, mode)),
+    model_flops=float(steps.model_flops(config, mode)),
     **found,
   )
 

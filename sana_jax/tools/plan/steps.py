@@ -22,11 +22,12 @@ from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.objectives.base import busiest
 from sana_jax.sharding import rules, tables
-from sana_jax.sharding.mesh import batch_spec, check_batch
+from sana_jax.sharding.mesh import batch_spec, check_batch, make_mesh
 from sana_jax.tasks import common
-from sana_jax.training import optimizers
+from sana_jax.training import optimizers, throughput
 from sana_jax.training import state as states
 from sana_jax.training import step as steps
+from sana_jax.training.step import passes
 from sana_jax.typing import PyTree
 
 
@@ -147,7 +148,7 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
 
 
 def forward_flops(config: ConfigDict, text: int | None = None) -> int:
-  """FLOPs of the loss of one example; a train step takes 3 times as many."""
+  """FLOPs of the loss of one example, without its gradient."""
   objective = tasks.objective(with_text(config, text))
   with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
     params = jax.eval_shape(objective.init, jax.random.key(0))
@@ -157,18 +158,31 @@ def forward_flops(config: ConfigDict, text: int | None = None) -> int:
   return flops.count(objective.loss, *state, keys, step)
 
 
-def passes(config: ConfigDict, mode: str) -> int:
-  """Cost of an image in units of forward passes."""
-  if mode == 'train':
-    return 3
-  guided = 2 if config.sampling.guidance_scale > 1 else 1
-  return config.sampling.steps * guided
+def model_flops(config: ConfigDict, mode: str = 'train') -> int:
+  """FLOPs of a batch's train step, or of all its sampling steps.
+
+  Those that `sana-jax train` counts: each player's loss and its gradient,
+  frozen parts without a gradient, recomputation by remat left out.
+  """
+  if mode == 'sample':
+    guided = 2 if config.sampling.guidance_scale > 1 else 1
+    forward = config.batch_size * forward_flops(config)
+    return config.sampling.steps * guided * forward
+  objective = tasks.objective(config)
+  inputs, batch = objective.frozen(), objective.batch(config.batch_size)
+  with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
+    planned = plan(config, make_mesh({}, jax.devices()[:1]))
+  return sum(
+    throughput.pass_flops(together, planned, inputs, batch)
+    for together in passes(busiest(objective.players))
+  )
 
 
-def run_passes(config: ConfigDict, mode: str) -> int:
-  """Cost with recomputation by remat, in the same units."""
+def run_flops(config: ConfigDict, mode: str = 'train') -> int:
+  """FLOPs of a batch with recomputation by remat."""
   again = mode == 'train' and config.model.get('remat') in ('full', 'offload')
-  return passes(config, mode) + again
+  recomputed = config.batch_size * forward_flops(config) if again else 0
+  return model_flops(config, mode) + recomputed
 
 
 def _placed(mesh, tree, split=True):

@@ -25,7 +25,7 @@ OFF = Record(
   'NVIDIA H200',
   {'data': 1, 'fsdp': 4},
   [4.0, 2.0],
-  forward_flops=10**15,
+  model_flops=3 * 10**15,
   used_bytes=3 * GIB,
   predicted={'total': 1.5, 'compute': 1.0, 'memory': 0.5},
   ceilings={'flops': 1e15},

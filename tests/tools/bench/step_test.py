@@ -166,7 +166,7 @@ def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
     assert len(found.seconds) == 2 and min(found.seconds) > 0
     assert found.predicted['total'] >= found.flops / 1e6 > 0
     assert found.needed_bytes > found.temporary_bytes > 0
-    assert found.forward_flops == 8 * steps.forward_flops(config) > 0
+    assert found.model_flops == steps.model_flops(config) > 0
     assert {'products', 'elementwise', 'collectives', 'idle'} <= {
       t.kind for t in found.times
     }
@@ -237,7 +237,7 @@ def test_mfu_is_over_all_devices():
     1,
     mesh={'data': 1, 'fsdp': 4},
     seconds=[4.0, 2.0],
-    forward_flops=10**12,
+    model_flops=3 * 10**12,
   )
   assert record.mfu(2e12) == 3 / 2 / 4 / 2
   assert dataclasses.replace(record, device='NVIDIA H200').published == 989e12

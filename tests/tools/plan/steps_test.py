@@ -3,11 +3,13 @@
 import jax
 import pytest
 
+from sana_jax import tasks
 from sana_jax.errors import UserError
 from sana_jax.launch.config_files import load_config
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tools.plan import steps
 from sana_jax.training.step import train_step
+from sana_jax.training.throughput import StepFlops
 
 
 def config_of(name):
@@ -36,6 +38,35 @@ def test_the_step_of_a_task_can_be_lowered(name, players):
   base = steps.plan(config, mesh).base
   assert bool(base) == bool(config.trainable)
   assert steps.forward_flops(config) > 0
+
+
+def test_a_plan_counts_the_flops_that_training_counts():
+  config = config_of('dc_ae_f32c32_phase3:runlocal')
+  objective, mesh = tasks.objective(config), make_mesh({'data': 8})
+  training = StepFlops(
+    objective, objective.frozen(), steps.plan(config, mesh), config.batch_size
+  )
+  counted = training(objective.batch(config.batch_size), steps=0)
+  assert steps.model_flops(config) == counted
+
+
+def test_frozen_networks_cost_a_plan_no_gradient():
+  # The decoder's head trains; the encoder and the rest of the decoder only run.
+  config = config_of('dc_ae_f32c32_phase3:runlocal')
+  forward = 8 * steps.forward_flops(config)
+  assert forward < steps.model_flops(config) < 3 * forward
+
+
+def test_a_model_that_trains_whole_costs_three_forward_passes():
+  # But for the gradient of its inputs, which nothing needs.
+  config = config_of('sana_600m_512')
+  forward = 8 * steps.forward_flops(config)
+  patches, time = 2 * 16**2 * 32 * 1152, 2 * 256 * 1152
+  text = 2 * config.inputs.text_length * 2304 * 1152
+  inputs = 8 * (patches + time + text)
+  assert steps.model_flops(config) == 3 * forward - inputs
+  config.model.remat = 'full'
+  assert steps.run_flops(config) == steps.model_flops(config) + forward
 
 
 def test_the_step_that_updates_the_most_networks_is_planned():

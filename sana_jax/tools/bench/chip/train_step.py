@@ -101,11 +101,10 @@ def _planned(step, program, config, mesh, earlier):
 
 
 def _speed(config, seconds):
-  flops = 3 * config.batch_size * steps.forward_flops(config)
   return {
     'seconds': seconds,
     'images_per_second': config.batch_size / seconds,
-    'flops': flops,
+    'flops': steps.model_flops(config),
   }
 
 

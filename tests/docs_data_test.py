@@ -84,6 +84,7 @@ def data(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.docs
 def test_the_commands_of_the_page_run(data, capsys):
   (python,) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
   exec(python, {})

@@ -15,6 +15,8 @@ from sana_jax.kernels.linear_attention import relu_linear_attention
 from sana_jax.launch import cli
 from sana_jax.weights import kinds
 
+pytestmark = pytest.mark.docs
+
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
 SECTIONS = dict(
   re.findall(

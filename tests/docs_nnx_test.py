@@ -6,6 +6,9 @@ import re
 from flax import nnx
 import jax
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.docs
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'nnx.md'
 

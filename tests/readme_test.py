@@ -42,6 +42,7 @@ def commands(page=README):
   return [line.partition(' #')[0] for line in text.splitlines() if line]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize(
   'line', [c for c in commands() if c.startswith('sana-jax ')]
 )
@@ -55,6 +56,7 @@ def test_each_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
   assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.docs
 def test_the_commands_of_the_page_on_weights_run(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   page = (ROOT / 'docs' / 'weights.md').read_text()
@@ -72,6 +74,7 @@ def test_the_commands_of_the_page_on_weights_run(tmp_path, monkeypatch, capsys):
       assert path.is_dir() or again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.docs
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (code,) = blocks('python')
@@ -91,6 +94,7 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
     assert (ROOT / path).exists(), path
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize(
   'name, count', [('kernels', 4), ('optimizers', 2), ('training', 1)]
 )
@@ -114,6 +118,7 @@ def test_the_commands_of_a_page_run(name, count, tmp_path, monkeypatch, capsys):
     assert cli.main([*arguments, *more]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.docs
 def test_the_page_on_watching_runs_and_names_every_metric(
   tmp_path, monkeypatch, capsys
 ):

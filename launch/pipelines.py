@@ -129,22 +129,17 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
 
   if args.sampler:
     samplers.make(args.sampler)
-  dtype = args.dtype or (
-    'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  )
   mesh = make_mesh(args.mesh, jax.local_devices())
-  pipe = Pipeline.from_pretrained(args.model, dtype, mesh)
+  pipe = Pipeline.from_pretrained(args.model, args.dtype, mesh)
   return pipe, settings_of(args, pipe)
 
 
 def settings_of(args: argparse.Namespace, pipe) -> dict:
   """Settings shared by all pictures; most defaults are omitted."""
   settings = {}
-  for key, default in (('steps', 20), ('guidance_scale', 4.5)):
+  for key in ('steps', 'guidance_scale'):
     value = getattr(args, key)
-    settings[key] = (
-      pipe.recommended.get(key, default) if value is None else value
-    )
+    settings[key] = pipe.default(key) if value is None else value
   settings['sampler'] = args.sampler or pipe.sampler
   guidance = {
     'interval': args.guidance_interval and list(args.guidance_interval),

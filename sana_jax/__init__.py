@@ -20,3 +20,7 @@ def __getattr__(name):
 
     return Pipeline
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}.')
+
+
+def __dir__():
+  return sorted([*globals(), *__all__])

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import reprlib
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
 
@@ -123,6 +125,11 @@ def check_known(
       key=unknown[0],
       allowed=tuple(known),
     )
+
+
+def plain(value: Any) -> Any:
+  """A NumPy scalar as a Python number; any other value unchanged."""
+  return value.item() if isinstance(value, np.generic) else value
 
 
 def shown(value: Any) -> str:

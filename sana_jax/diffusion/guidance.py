@@ -13,12 +13,13 @@ affine in v; so is the velocity of any other path. CFG is applied only for s > 1
 (diffusers): otherwise there is no unconditional prediction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from sana_jax import fields
 from sana_jax.diffusion.paths import Prediction
 from sana_jax.diffusion.samplers.base import Predict
 from sana_jax.errors import UserError
@@ -28,6 +29,18 @@ from sana_jax.typing import Array, Float, PyTree
 # prediction, such as a Denoiser gives. With PAG it also takes `perturbed` [b]:
 # whose self-attention is the identity.
 Model = Callable[..., Prediction]
+
+
+_SCALE = fields.number(0, 1000)
+_OPTIONS = {
+  'guidance_scale': _SCALE,
+  'interval': fields.list_of(fields.number(0, 1), 2, 2),
+  'pag_scale': _SCALE,
+  'pag_layers': fields.list_of(fields.integer(0, 999), 0, 1000),
+  'pag_adaptive': _SCALE,
+  'apg_eta': fields.either(fields.NULL, fields.number(-1000, 1000)),
+  'apg_norm': fields.number(0, 1e6),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +71,19 @@ class Guidance:
   def __post_init__(self):
     """Raises UserError for invalid options."""
     for name in ('interval', 'pag_layers'):
-      object.__setattr__(self, name, tuple(getattr(self, name)))
-    for name in ('scale', 'pag_scale', 'pag_adaptive', 'apg_norm'):
-      if not 0 <= (value := getattr(self, name)) < float('inf'):
-        raise UserError(
-          f'guidance_{name} is {value}; it must be 0 or more.'
-          if name == 'scale'
-          else f'{name} is {value}; it must be 0 or more.'
-        )
-    if len(self.interval) != 2 or not (
-      0 <= self.interval[0] < self.interval[1] <= 1
-    ):
+      value = getattr(self, name)
+      if isinstance(value, Iterable):
+        object.__setattr__(self, name, tuple(value))
+    values = {k: fields.plain(v) for k, v in vars(self).items()}
+    vars(self).update(values)
+    values['guidance_scale'] = values.pop('scale')
+    fields.check('guidance', values, _OPTIONS)
+    if not self.interval[0] < self.interval[1]:
       raise UserError(
         f'The guidance interval is {self.interval}; it must be '
-        'two times in [0, 1], the smaller one first.'
+        'two times in [0, 1], the smaller one first.',
+        key='interval',
+        value=self.interval,
       )
 
   @property

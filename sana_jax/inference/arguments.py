@@ -1,30 +1,34 @@
 """Arguments of the pipeline: checks and conversions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from sana_jax import fields
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
+from sana_jax.inference import texts
+from sana_jax.inference.conventions import Convention
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
-from sana_jax.text import encode
 from sana_jax.typing import DType
 
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
-# Text is padded to one of these lengths, not always to 300: padding is masked,
-# so the result is the same, and small models are several times faster.
-TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
-
-
-def text_length(tokenizer, prompts: Sequence[str], instruction: str) -> int:
-  """The shortest of TEXT_LENGTHS that truncates no prompt."""
-  _, mask = encode.tokenize(tokenizer, prompts, instruction=instruction)
-  outside = mask.shape[1] - encode.LENGTH  # The instruction without <bos>.
-  needed = int(mask.sum(axis=1).max()) - outside
-  return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
+DEFAULTS = {'steps': 20, 'guidance_scale': 4.5}
+_CALL = {
+  'height': fields.integer(1, 2**15),
+  'width': fields.integer(1, 2**15),
+  'steps': fields.integer(1, 1000),
+  'num_images': fields.integer(1, 2**20),
+  'flow_shift': fields.number(1e-3, 1e3),
+  'sampler': fields.text(100),
+  'on_step': fields.Field('a function', lambda f: f is None or callable(f)),
+  'output_type': fields.choice(*OUTPUT_TYPES),
+  'use_resolution_binning': fields.FLAG,
+}
 
 
 def guidance_of(
@@ -56,29 +60,53 @@ def parts_of(
   return parts
 
 
-def check_request(prompts, steps, num_images, output_type, flow_shift=None):
-  """Raises UserError for arguments that are invalid for every model."""
-  if not prompts:
-    raise UserError('There is no prompt; give at least one.')
-  if any(not isinstance(p, str) for p in prompts):
-    raise UserError('prompts must be a string or a list of strings.')
-  for name, value in (('steps', steps), ('num_images', num_images)):
-    if int(value) != value or value < 1:
-      raise UserError(f'{name} is {value}; it must be 1 or more.')
-  if flow_shift is not None and not 0 < flow_shift < float('inf'):
-    raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
-  check_output_type(output_type, OUTPUT_TYPES)
+class Call(NamedTuple):
+  """Arguments of `Pipeline.draw`, checked; `guidance` has its scale."""
+
+  prompts: list[str]
+  height: int
+  width: int
+  steps: int
+  guidance: Guidance
+  negative_prompt: str | Sequence[str] | None
+  num_images: int
+  seed: int | Sequence[int]
+  numbers: Sequence[int] | None
+  latents: Any
+  sampler: str
+  output_type: str
+  use_resolution_binning: bool
+  instruction: str | Sequence[str] | None
+  flow_shift: float
+  convention: Convention
+  parts: Strips | Tiles | str | None
+  on_step: Callable[[int], None] | None
 
 
-def check_output_type(output_type: str, allowed: Sequence[str]) -> None:
-  """Raises UserError unless the output type is one of `allowed`."""
-  if output_type not in allowed:
-    raise UserError(
-      f'output_type is {output_type!r}; allowed are {", ".join(allowed)}.',
-      key='output_type',
-      value=output_type,
-      allowed=allowed,
-    )
+def call(given: Mapping[str, Any], own: Mapping[str, Any]) -> Call:
+  """A checked call, with the model's own values in place of None.
+
+  Raises UserError for a value that is invalid for every model.
+  """
+  values = {
+    name: own.get(name) if value is None else fields.plain(value)
+    for name, value in given.items()
+  }
+  fields.check('The call', values, _CALL)
+  values['guidance'] = guidance_of(
+    values.pop('guidance_scale'), values['guidance']
+  )
+  values['prompts'] = texts.texts_of('prompt', values['prompts'])
+  return Call(**values)
+
+
+def check_output_type(value: Any) -> None:
+  """Raises UserError unless the output type of a call is allowed."""
+  fields.check(
+    'The call',
+    {'output_type': value},
+    {'output_type': fields.choice('pil', *OUTPUT_TYPES)},
+  )
 
 
 def check_size(height: int, width: int, compression: int) -> None:
@@ -92,13 +120,23 @@ def check_size(height: int, width: int, compression: int) -> None:
       )
 
 
-def dtype_of(dtype: DType) -> DType:
-  """The dtype of a model, by name; UserError for an unsupported one."""
+def dtype_of(dtype: DType | None) -> DType:
+  """The dtype of a model, by name; UserError for an unsupported one.
+
+  None is float32 on a CPU, whose bfloat16 is slow, and bfloat16 elsewhere.
+  """
+  if dtype is None:
+    dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
   names = ('float32', 'bfloat16', 'float16')
   try:
     name = jnp.dtype(dtype).name
   except TypeError:
-    name = str(dtype)
+    name = str(dtype).removeprefix('torch.')
   if name not in names:
-    raise UserError(f'dtype is {name}; allowed are {", ".join(names)}.')
+    raise UserError(
+      f'dtype is {name}; allowed are {", ".join(names)}.',
+      key='dtype',
+      value=dtype,
+      allowed=names,
+    )
   return jnp.dtype(name)

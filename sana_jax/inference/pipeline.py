@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import inspect
 import math
 import os
 from typing import Any, NamedTuple
@@ -24,21 +25,14 @@ from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import (
+  arguments,
   bins,
   decoding,
   denoising,
+  diffusers_names,
   model_index,
   randomness,
-)
-from sana_jax.inference.arguments import (
-  check_output_type,
-  check_request,
-  check_size,
-  dtype_of,
-  guidance_of,
-  OUTPUT_TYPES,
-  parts_of,
-  text_length,
+  texts,
 )
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
@@ -46,18 +40,12 @@ from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
 from sana_jax.text import encode
-from sana_jax.text import prompts as texts
 from sana_jax.text import tokenizer as tokenizers
+from sana_jax.text.prompts import INSTRUCTION
 from sana_jax.typing import Array, DType, Float, Int, Keys
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
-
-# diffusers' names for the same arguments.
-_RENAMED = {
-  'num_inference_steps': 'steps',
-  'num_images_per_prompt': 'num_images',
-}
 
 
 class Output(NamedTuple):
@@ -66,7 +54,7 @@ class Output(NamedTuple):
   images: list[Image.Image] | np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Pipeline:
   """The three models, their tokenizer and their recommended sampler.
 
@@ -89,16 +77,19 @@ class Pipeline:
   def from_pretrained(
     cls,
     name: str | os.PathLike,
-    dtype: DType = 'bfloat16',
+    dtype: DType | None = None,
     mesh: Mesh | None = None,
+    *,
+    torch_dtype: Any = None,
   ) -> 'Pipeline':
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
 
-    Weights and arithmetic are in `dtype`; norms, softmax and the sums of the
-    linear attention are always in float32. Only the decoder of the autoencoder
-    is loaded.
+    Weights and arithmetic are in `dtype` (diffusers' name is torch_dtype), by
+    default float32 on a CPU and bfloat16 elsewhere; norms, softmax and the
+    sums of the linear attention are always in float32. Only the decoder of the
+    autoencoder is loaded.
     """
-    folder, dtype = hub.find(name), dtype_of(dtype)
+    folder, dtype = hub.find(name), arguments.dtype_of(dtype or torch_dtype)
     recommended = model_index.read(folder)
     scheduler = read_scheduler(folder)
     tokenizer = tokenizers.load(folder / 'tokenizer')
@@ -120,9 +111,9 @@ class Pipeline:
     *,
     height: int | None = None,
     width: int | None = None,
-    steps: int = 20,
-    guidance_scale: float = 4.5,
-    negative_prompt: str | Sequence[str] = '',
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
     num_images: int = 1,
     seed: int | Sequence[int] = 0,
     numbers: Sequence[int] | None = None,
@@ -130,7 +121,7 @@ class Pipeline:
     sampler: str | None = None,
     output_type: str = 'uint8',
     use_resolution_binning: bool = True,
-    instruction: str = texts.INSTRUCTION,
+    instruction: str | Sequence[str] | None = INSTRUCTION,
     guidance: Guidance | Mapping[str, Any] | None = None,
     flow_shift: float | None = None,
     convention: Convention = DIFFUSERS,
@@ -144,8 +135,10 @@ class Pipeline:
 
     Args:
       height, width: in pixels; the model's own size by default.
-      steps: model evaluations, each doubled by guidance.
-      guidance_scale: scale of classifier-free guidance; 1 or less disables it.
+      steps: model evaluations, each doubled by guidance; by default the
+        model's recommendation, else 20.
+      guidance_scale: scale of classifier-free guidance; 1 or less disables it;
+        by default the model's recommendation, else 4.5.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
       numbers: k, by default from 0; one for each prompt if num_images is 1.
@@ -155,7 +148,8 @@ class Pipeline:
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
       negative_prompt: text to guide away from; one, or one for each prompt.
-      instruction: prefix of each prompt, not of the negative one.
+      instruction: prefix of each prompt, not of the negative one; a text, its
+        lines, or None.
       guidance: its other options, such as {'pag_scale': 2.}; or a Guidance,
         which replaces `guidance_scale`.
       convention: the choices where diffusers and the official code differ.
@@ -163,41 +157,72 @@ class Pipeline:
         gives the same picture, 'tiles' that of enable_tiling.
       on_step: called after each step with the number done; may raise to stop.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    guidance = guidance_of(guidance_scale, guidance)
-    check_request(prompts, steps, num_images, output_type, flow_shift)
-    parts = parts_of(parts, self.autoencoder.module.spec.side)
-    samplers.make(sampler or self.sampler)  # Raises before any work is done.
-    shown = [self.size_px if x is None else x for x in (height, width)]
-    size = self.trained_size(*shown, use_resolution_binning)
-    pictures = randomness.of_pictures(len(prompts), seed, num_images, numbers)
+    given = locals()
+    del given['self']
+    return self._draw(arguments.call(given, self._own()))
+
+  def _own(self):
+    """The model's values for arguments that are not given."""
+    return {
+      'height': self.size_px,
+      'width': self.size_px,
+      'steps': self.default('steps'),
+      'guidance_scale': self.default('guidance_scale'),
+      'sampler': self.sampler,
+      'flow_shift': self.flow_shift,
+    }
+
+  def _draw(self, call):
+    parts = arguments.parts_of(call.parts, self.autoencoder.module.spec.side)
+    samplers.make(call.sampler)  # Raises before any work is done.
+    shown = call.height, call.width
+    size = self.trained_size(*shown, call.use_resolution_binning)
+    pictures = randomness.of_pictures(
+      len(call.prompts), call.seed, call.num_images, call.numbers
+    )
+    encoded = self.encode_prompts(
+      call.prompts, call.negative_prompt, call.instruction
+    )
     denoised = self.denoise(
-      self.noise(*pictures, size, latents),
-      *self._texts(prompts, negative_prompt, instruction, num_images),
-      steps=steps,
-      guidance=guidance,
-      sampler=sampler,
-      flow_shift=flow_shift,
-      convention=convention,
-      on_step=on_step,
+      self.noise(*pictures, size, call.latents),
+      *texts.repeated(*encoded, call.num_images),
+      steps=call.steps,
+      guidance=call.guidance,
+      sampler=call.sampler,
+      flow_shift=call.flow_shift,
+      convention=call.convention,
+      on_step=call.on_step,
       rng=randomness.draw_keys(*pictures),
     )
-    return self._output(denoised, output_type, tuple(shown), parts)
+    return self._output(denoised, call.output_type, shown, parts)
 
   def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
     """PIL images, or NumPy arrays for another output type of `draw`.
 
     Takes the arguments of `draw`, and diffusers' names for them.
     """
-    for other_name, name in _RENAMED.items():
-      if other_name in kwargs:
-        kwargs[name] = kwargs.pop(other_name)
-    check_output_type(output_type, ('pil', *OUTPUT_TYPES))
+    kwargs = diffusers_names.arguments(
+      kwargs, inspect.signature(self.draw).parameters
+    )
+    output_type = diffusers_names.output_type(output_type)
+    arguments.check_output_type(output_type)
     kind = 'uint8' if output_type == 'pil' else output_type
     images = to_host(self.draw(*args, output_type=kind, **kwargs))
     if output_type == 'pil':
       return Output([Image.fromarray(image) for image in images])
     return Output(images)
+
+  def default(self, name: str) -> Any:
+    """The model's recommended `steps` or `guidance_scale`, else ours."""
+    return self.recommended.get(name, arguments.DEFAULTS[name])
+
+  def __repr__(self) -> str:
+    size, spec = self.size_px, self.autoencoder.module.spec
+    latents = f'{spec.channels} channels at 1/{spec.side}'
+    return f'Pipeline({size} px, {latents}, sampler={self.sampler!r})'
+
+  def __getattr__(self, name: str):
+    raise AttributeError(diffusers_names.missing_attribute(name))
 
   def replace(self, **changes) -> 'Pipeline':
     """A copy of the pipeline with other parts."""
@@ -236,7 +261,7 @@ class Pipeline:
       size = self.transformer.module.sample_size
       if size in bins.TABLES:
         return bins.nearest(height, width, size)
-    check_size(height, width, self.autoencoder.module.spec.side)
+    arguments.check_size(height, width, self.autoencoder.module.spec.side)
     return height, width
 
   def noise(
@@ -261,17 +286,18 @@ class Pipeline:
   def encode_prompts(
     self,
     prompts: Sequence[str],
-    negative_prompt: str | Sequence[str] = '',
-    instruction: str = texts.INSTRUCTION,
+    negative_prompt: str | Sequence[str] | None = None,
+    instruction: str | Sequence[str] | None = INSTRUCTION,
   ):
     """((embeddings, mask) of the prompts, the same of the negative ones).
 
     There is a negative one for each prompt, or one for all.
     """
-    negatives = self._negatives(prompts, negative_prompt)
+    negatives = texts.negatives_of(negative_prompt, len(prompts))
+    instruction = texts.instruction_of(instruction)
     length = max(
-      text_length(self.tokenizer, prompts, instruction),
-      text_length(self.tokenizer, negatives, ''),
+      texts.text_length(self.tokenizer, prompts, instruction),
+      texts.text_length(self.tokenizer, negatives, ''),
     )
     run = functools.partial(
       encode.encode,
@@ -287,25 +313,6 @@ class Pipeline:
     elif (negative := self.cache.get((negatives[0], length))) is None:
       negative = self.cache[negatives[0], length] = run(negatives)
     return run(prompts, instruction=instruction), negative
-
-  def _texts(self, prompts, negative_prompt, instruction, num_images):
-    """encode_prompts, with the rows of each prompt repeated for its images."""
-    text, negative = self.encode_prompts(prompts, negative_prompt, instruction)
-    repeat = lambda x: jnp.repeat(x, num_images, axis=0)
-    if len(negative[1]) > 1:
-      negative = jax.tree.map(repeat, negative)
-    return jax.tree.map(repeat, text), negative
-
-  def _negatives(self, prompts, negative_prompt):
-    if isinstance(negative_prompt, str):
-      return [negative_prompt]
-    if len(negative_prompt) != len(prompts):
-      raise UserError(
-        f'negative_prompt has {len(negative_prompt)} entries for '
-        f'{len(prompts)} prompts.'
-      )
-    alike = len(set(negative_prompt)) == 1
-    return list(negative_prompt)[: 1 if alike else None]
 
   def denoise(
     self,

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sana_jax import fields
 from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float, Int, Keys
 
+_COUNTER = fields.integer(0, 2**31 - 1)
 _SAMPLER = 2**31 - 1  # A counter that no element of the noise uses.
 
 
@@ -22,15 +24,23 @@ def of_pictures(
   """Seed and number of each picture of a call, see `Pipeline.draw`."""
   count = prompts * num_images
   seeds = [seed] * prompts if np.ndim(seed) == 0 else list(seed)
-  if len(seeds) != prompts:
-    raise UserError(f'seed has {len(seeds)} entries for {prompts} prompts.')
-  if wrong := [s for s in seeds if not 0 <= s < 2**31]:
-    raise UserError(f'seed is {wrong[0]}; it must lie in 0 to {2**31 - 1}.')
   if numbers is None:
     numbers = list(range(num_images)) * prompts
-  if len(numbers) != count:
-    raise UserError(f'numbers has {len(numbers)} entries for {count} images.')
+  seeds = _counters('seed', seeds, prompts, 'prompts')
+  numbers = _counters('numbers', numbers, count, 'images')
   return jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers)
+
+
+def _counters(name, values, count, of):
+  """Plain whole numbers; UserError for a wrong count or value."""
+  plain = [*map(fields.plain, values)]
+  if len(plain) != count:
+    raise UserError(
+      f'{name} has {len(plain)} entries for {count} {of}.', key=name
+    )
+  for value in plain:
+    fields.check('The call', {name: value}, {name: _COUNTER})
+  return plain
 
 
 @functools.partial(jax.jit, static_argnames='shape')

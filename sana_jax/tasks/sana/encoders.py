@@ -18,7 +18,7 @@ import numpy as np
 
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
-from sana_jax.inference.arguments import TEXT_LENGTHS
+from sana_jax.inference.texts import TEXT_LENGTHS
 from sana_jax.models.autoencoders import base as autoencoders
 from sana_jax.objectives.reconstruction import to_signed
 from sana_jax.text import encode

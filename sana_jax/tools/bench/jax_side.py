@@ -12,9 +12,10 @@ from sana_jax.analysis import flops
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
-from sana_jax.inference import decoding, pipeline
+from sana_jax.inference import decoding
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.inference.schedulers import time_grid
+from sana_jax.inference.texts import text_length
 from sana_jax.text import prompts, tokenizer
 from sana_jax.tools.bench import models
 from sana_jax.tools.bench.request import PARTS, PROMPT, Request
@@ -84,7 +85,7 @@ def _text(model, request, plain):
 
 def _denoise(model, request, plain):
   pipe = _pipeline(transformer=model)
-  length = pipeline.text_length(text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
+  length = text_length(text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
   noise = _normal(request.latent_shape, jnp.float32)
   width = model.module.caption_channels
   text = _text_like(request.batch, length, width, request.dtype)

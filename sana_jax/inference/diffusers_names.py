@@ -1,0 +1,97 @@
+"""Names of diffusers' SanaPipeline, accepted or answered with ours."""
+
+from collections.abc import Mapping, Sequence
+import difflib
+from typing import Any
+
+from sana_jax.errors import UserError
+
+_RENAMED = {
+  'prompt': 'prompts',
+  'num_inference_steps': 'steps',
+  'num_images_per_prompt': 'num_images',
+  'complex_human_instruction': 'instruction',
+}
+# Arguments of which one value is what happens here anyway.
+_FIXED = {
+  'return_dict': True,
+  'clean_caption': False,
+  'max_sequence_length': 300,
+}
+_EMBEDDINGS = (
+  'embeddings are made by pipe.encode_prompts(...) and given to '
+  'pipe.denoise(...)'
+)
+_INSTEAD = {
+  'generator': 'give seed=0, or one seed for each prompt',
+  'callback_on_step_end': 'give on_step, a function of the steps done',
+  'callback_on_step_end_tensor_inputs': 'give on_step',
+  'prompt_embeds': _EMBEDDINGS,
+  'prompt_attention_mask': _EMBEDDINGS,
+  'negative_prompt_embeds': _EMBEDDINGS,
+  'negative_prompt_attention_mask': _EMBEDDINGS,
+  'timesteps': 'give steps and flow_shift',
+  'sigmas': 'give steps and flow_shift',
+  'eta': 'no sampler here has it',
+  'attention_kwargs': 'no model here has them',
+}
+_ATTRIBUTES = {
+  'to': 'devices are chosen by from_pretrained(..., mesh=...), the dtype by '
+  'dtype=...',
+  'vae': 'its name here is autoencoder',
+  'enable_vae_tiling': "give parts='tiles', or parts='strips' for the same "
+  'picture, to the call',
+  'enable_model_cpu_offload': 'arrays stay on the devices of the mesh',
+  'set_progress_bar_config': 'give on_step to the call',
+  'scheduler': 'give sampler and flow_shift to the call',
+}
+
+
+def arguments(given: Mapping[str, Any], ours: Sequence[str]) -> dict[str, Any]:
+  """Arguments of a call by our names.
+
+  Raises UserError for an argument that neither has, or that only diffusers has.
+  """
+  found = {}
+  for name, value in given.items():
+    own = _RENAMED.get(name, name)
+    if name in _FIXED:
+      _check_fixed(name, value)
+    elif own not in ours:
+      raise _unknown(name, ours)
+    elif own in found:
+      raise UserError(f'{own} and {name} are the same; give one.', key=own)
+    else:
+      found[own] = value
+  return found
+
+
+def output_type(value: Any) -> Any:
+  """Our name of an output type."""
+  return 'float' if value == 'np' else value
+
+
+def missing_attribute(name: str) -> str:
+  """Message for an attribute that the pipeline does not have."""
+  why = _ATTRIBUTES.get(name)
+  return f'Pipeline has no attribute {name!r}' + (f': {why}.' if why else '.')
+
+
+def _check_fixed(name, value):
+  if value != _FIXED[name]:
+    raise UserError(
+      f'{name} is {value!r}; only {_FIXED[name]!r} is supported.',
+      key=name,
+      value=value,
+      allowed=repr(_FIXED[name]),
+    )
+
+
+def _unknown(name, ours):
+  if why := _INSTEAD.get(name):
+    return UserError(f'{name} is not supported: {why}.', key=name)
+  near = difflib.get_close_matches(name, [*ours, *_RENAMED], 1)
+  hint = f'; did you mean {near[0]}?' if near else '.'
+  return UserError(
+    f'The call has no argument {name!r}{hint}', key=name, allowed=tuple(ours)
+  )

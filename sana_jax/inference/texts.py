@@ -1,0 +1,61 @@
+"""Texts of a call: types, padded length, one negative prompt for all."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sana_jax.errors import UserError
+from sana_jax.text import encode, prompts
+from sana_jax.typing import PyTree
+
+# Text is padded to one of these lengths, not always to 300: padding is masked,
+# so the result is the same, and small models are several times faster.
+TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
+
+
+def text_length(tokenizer, texts: Sequence[str], instruction: str) -> int:
+  """The shortest of TEXT_LENGTHS that truncates no prompt."""
+  _, mask = encode.tokenize(tokenizer, texts, instruction=instruction)
+  outside = mask.shape[1] - encode.LENGTH  # The instruction without <bos>.
+  needed = int(mask.sum(axis=1).max()) - outside
+  return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
+
+
+def texts_of(name: str, value: Any) -> list[str]:
+  """One text or several, as a list; UserError for anything else."""
+  found = list(value) if isinstance(value, list | tuple) else [value]
+  if not found:
+    raise UserError(f'There is no {name}; give at least one.', key=name)
+  for text in found:
+    prompts.check(text, name)
+  return found
+
+
+def instruction_of(value: str | Sequence[str] | None) -> str:
+  """An instruction of one text, or of lines as in diffusers; None is none."""
+  return '' if value is None else '\n'.join(texts_of('instruction', value))
+
+
+def negatives_of(value: str | Sequence[str] | None, count: int) -> list[str]:
+  """A negative prompt for each of `count` prompts, or one for all."""
+  found = texts_of('negative_prompt', value or '')
+  if len(found) == 1 or len(found) == count > len(set(found)) == 1:
+    return found[:1]
+  if len(found) != count:
+    raise UserError(
+      f'negative_prompt has {len(found)} entries for {count} prompts.',
+      key='negative_prompt',
+      value=found,
+      allowed=f'one, or {count}',
+    )
+  return found
+
+
+def repeated(text: PyTree, negative: PyTree, images: int) -> tuple:
+  """Rows of each prompt repeated for its images; one negative row stays one."""
+  repeat = lambda x: jnp.repeat(x, images, axis=0)
+  if len(negative[1]) > 1:
+    negative = jax.tree.map(repeat, negative)
+  return jax.tree.map(repeat, text), negative

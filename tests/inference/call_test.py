@@ -1,0 +1,124 @@
+"""Arguments of the pipeline's call: types, diffusers' names, defaults."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import sana_jax
+from sana_jax.errors import UserError
+from sana_jax.inference.pipeline import Pipeline
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
+
+
+@pytest.fixture(scope='module')
+def pipe():
+  return Pipeline.from_pretrained(FOLDER, 'float32')
+
+
+@pytest.mark.parametrize(
+  'given, key',
+  [
+    (dict(prompts=None), 'prompt'),
+    (dict(prompts=5), 'prompt'),
+    (dict(prompts=['a', None]), 'prompt'),
+    (dict(prompts='a \ud800'), 'prompt'),
+    (dict(prompts=[]), 'prompt'),
+    (dict(negative_prompt=5), 'negative_prompt'),
+    (dict(negative_prompt=['a', 'b']), 'negative_prompt'),
+    (dict(instruction=5), 'instruction'),
+    (dict(steps='2'), 'steps'),
+    (dict(steps=1.0), 'steps'),
+    (dict(steps=True), 'steps'),
+    (dict(steps=0), 'steps'),
+    (dict(num_images=None), 'num_images'),
+    (dict(height='64'), 'height'),
+    (dict(width=64.5), 'width'),
+    (dict(seed='a'), 'seed'),
+    (dict(seed=1.5), 'seed'),
+    (dict(seed=-1), 'seed'),
+    (dict(numbers=['a']), 'numbers'),
+    (dict(guidance_scale='4'), 'guidance_scale'),
+    (dict(guidance={'interval': 3}), 'interval'),
+    (dict(guidance={'pag_scale': 'x'}), 'pag_scale'),
+    (dict(flow_shift='x'), 'flow_shift'),
+    (dict(sampler=5), 'sampler'),
+    (dict(on_step=5), 'on_step'),
+    (dict(output_type=None), 'output_type'),
+    (dict(output_type='pt'), 'output_type'),
+    (dict(generator=None), 'generator'),
+    (dict(callback_on_step_end=print), 'callback_on_step_end'),
+    (dict(prompt_embeds=np.zeros(3)), 'prompt_embeds'),
+    (dict(clean_caption=True), 'clean_caption'),
+    (dict(num_inference_steps=2, steps=2), 'steps'),
+    (dict(stpes=2), 'stpes'),
+  ],
+)
+def test_an_argument_of_a_wrong_type_or_name_is_a_user_error(pipe, given, key):
+  with pytest.raises(UserError) as error:
+    pipe(**{'prompts': 'a cat', **given})
+  assert error.value.key == key
+
+
+def test_a_call_written_for_diffusers_runs(pipe):
+  theirs = pipe(
+    prompt='a cat',
+    height=32,
+    width=32,
+    num_inference_steps=1,
+    guidance_scale=np.float32(1),
+    num_images_per_prompt=np.int64(1),
+    negative_prompt=None,
+    complex_human_instruction=['one', 'two '],
+    output_type='np',
+    return_dict=True,
+    clean_caption=False,
+    max_sequence_length=300,
+  ).images
+  ours = pipe.draw(
+    'a cat',
+    height=32,
+    width=32,
+    steps=1,
+    guidance_scale=1.0,
+    instruction='one\ntwo ',
+    output_type='float',
+  )
+  np.testing.assert_array_equal(theirs, ours)
+
+
+def test_torch_dtypes_are_read_by_name(pipe):
+  class Dtype:
+    """Printed as torch prints its own."""
+
+    def __str__(self):
+      return 'torch.bfloat16'
+
+  half = Pipeline.from_pretrained(FOLDER, torch_dtype=Dtype())
+  assert half.transformer.module.dtype == 'bfloat16'
+
+
+def test_defaults_are_the_models_own(pipe):
+  own = pipe.replace(recommended={'steps': 1, 'guidance_scale': 1.0})
+  explicit = pipe.draw(
+    'a cat', steps=1, guidance_scale=1.0, output_type='latent'
+  )
+  np.testing.assert_array_equal(
+    own.draw('a cat', output_type='latent'), explicit
+  )
+  assert pipe.default('steps') == 20 and pipe.default('guidance_scale') == 4.5
+  dtype = Pipeline.from_pretrained(FOLDER).transformer.module.dtype
+  assert dtype == 'float32'  # Of a CPU.
+
+
+def test_a_pipeline_is_short_to_print_and_names_what_it_lacks(pipe):
+  assert len(repr(pipe)) < 200 and '32 px' in repr(pipe)
+  assert 'Pipeline' in dir(sana_jax)
+  for name, hint in (
+    ('to', 'mesh'),
+    ('vae', 'autoencoder'),
+    ('nothing', 'nothing'),
+  ):
+    with pytest.raises(AttributeError, match=hint):
+      getattr(pipe, name)

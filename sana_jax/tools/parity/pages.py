@@ -33,7 +33,8 @@ the same run or its error at full size, whichever is larger.
 
 This page is made from parity.json by `sana-jax parity --from-json
 docs/parity.json --out docs`. `sana-jax parity` measures with new random values
-in every run; `sana-jax parity --quick` takes minutes.
+in every run; `sana-jax parity --quick` takes minutes. Which devices have run
+what is in [status](status.md).
 """
 
 

@@ -113,7 +113,7 @@ def test_the_commands_of_the_page_run(data, capsys):
     assert text.startswith(f'{records} records\n'), text
 
 
-def test_a_folder_is_tried_trained_and_drawn_from(data, capsys):
+def test_a_folder_is_trained_on(data, capsys):
   trial, own = [shlex.split(c)[1:] for c in COMMANDS if ' train ' in c]
   assert cli.main(trial) == 0, capsys.readouterr().err
   _, config, *_ = own[own.index('--config') :]
@@ -124,5 +124,5 @@ def test_a_folder_is_tried_trained_and_drawn_from(data, capsys):
   (sample,) = [shlex.split(c)[1:] for c in COMMANDS if ' sample ' in c]
   workdir = own[own.index('--workdir') + 1]
   assert f'{workdir}/model' in sample
-  smaller = [x.replace(workdir, 'out/trial') for x in sample]
-  assert cli.main([*smaller, '--steps', '1']) == 0, capsys.readouterr().err
+  index = json.loads((data / 'out/trial/model/model_index.json').read_text())
+  assert index['_class_name'] == 'SanaPipeline'

@@ -113,6 +113,7 @@ def test_the_commands_of_the_page_run(data, capsys):
     assert text.startswith(f'{records} records\n'), text
 
 
+@pytest.mark.docs
 def test_a_folder_is_trained_on(data, capsys):
   trial, own = [shlex.split(c)[1:] for c in COMMANDS if ' train ' in c]
   assert cli.main(trial) == 0, capsys.readouterr().err

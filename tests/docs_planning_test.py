@@ -65,6 +65,7 @@ def test_the_measured_table_matches_the_benchmark():
     assert f'| {" | ".join(shown)} |' in PAGE
 
 
+@pytest.mark.docs
 def test_the_shardings_of_32_h200_are_those_of_the_page(capsys):
   (line,) = [c for c in PLANS if '--shardings' in c]
   assert cli.main(shlex.split(line)[1:]) == 0

@@ -2,13 +2,15 @@
 
   python -m sana_jax.launch.draw_docs --out docs [--reconstruct]
 
-Reads the committed results in DIR and DIR/bench. It does not draw demo.png (a
-screenshot), or loss.png, pictures.png and strip.png (of `small_model`).
+Reads the committed results in DIR and DIR/bench, and golden plans. It does not
+draw demo.png (a screenshot), or loss.png, pictures.png and strip.png (of
+`small_model`).
 """
 
 import argparse
 from collections.abc import Sequence
 import pathlib
+import re
 import sys
 
 from sana_jax import files
@@ -16,7 +18,7 @@ from sana_jax.launch import bench, diagrams, parity, plan_matrix
 from sana_jax.tools import plots
 from sana_jax.tools.bench import loop_report, sample_report, step_report
 from sana_jax.tools.bench.ops import report as ops_report
-from sana_jax.tools.plan import winners
+from sana_jax.tools.plan import golden, winners
 from sana_jax.tools.report import Bars
 
 REPORTS = (
@@ -43,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     action='store_true',
     help='also reconstructions.png, by the shipped autoencoder',
   )
+  parser.add_argument(
+    '--golden',
+    default='tests/golden/plans',
+    metavar='DIR',
+    help='golden plans (default: %(default)s)',
+  )
   args = parser.parse_args(argv)
   out = pathlib.Path(args.out)
   bench.write_pages(str(out / 'bench'), REPORTS)
@@ -53,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out / 'bench/optimizers.png', plots.bars(optimizers(states))
   )
   parity.render(str(out / 'parity.json'), str(out))
+  plans = sorted(pathlib.Path(args.golden).glob('*.txt'))
+  files.write_bytes(out / 'golden.png', plots.bars(memory(plans)))
   for name, png in drawings(facts).items():
     files.write_bytes(out / name, png)
   if args.reconstruct:
@@ -69,6 +79,19 @@ def optimizers(facts: dict) -> Bars:
   }
   axis = 'bytes of optimizer state per parameter'
   return Bars('The 1.6B, counted from shapes', axis, groups, form='.2f')
+
+
+def memory(plans: Sequence[pathlib.Path]) -> Bars:
+  """GiB of a GPU by recipe, of the golden plans of 8 and of 256 H200."""
+  pods, groups = {'h200:1x1x8': '8 H200', 'h200:1x32x8': '256 H200'}, {}
+  for plan in map(golden.read, plans):
+    found = re.search(r'; ([\d,.]+) of ([\d,.]+)', plan.compiled)
+    if found and plan.topology in pods:
+      size, usable = (float(x.replace(',', '')) / 1024 for x in found.groups())
+      groups.setdefault(plan.config, {})[pods[plan.topology]] = size
+  title = "Fully sharded, at the config's batch: compiled, not run"
+  axis = f'GiB of a GPU, of {usable:.1f}'
+  return Bars(title, axis, groups, form='.1f')
 
 
 def drawings(facts: dict) -> dict[str, bytes]:

@@ -11,7 +11,7 @@
 import argparse
 from collections.abc import Sequence
 import datetime
-import importlib
+import importlib.util
 import pathlib
 from typing import Any
 
@@ -159,4 +159,22 @@ def write_pages(folder: str, reports: Sequence) -> None:
   for report, paths in found:
     if paths:
       runs = [report.from_json(output.read(p, '--render')) for p in paths]
-      files.write_text(path / report.page, report.markdown(runs))
+      picture = draw(path, report, runs)
+      files.write_text(path / report.page, report.markdown(runs, picture))
+
+
+def draw(folder: pathlib.Path, report, runs: Sequence[Run]) -> str:
+  """Writes the plot of a page; returns its name, '' if there is none.
+
+  A machine without matplotlib, such as one lent for minutes, has pages without
+  plots.
+  """
+  content = report.bars(runs) if report.bars else None
+  if not content or not content.groups:
+    return ''
+  if not importlib.util.find_spec('matplotlib'):
+    return ''
+  from sana_jax.tools import plots
+
+  files.write_bytes(folder / report.picture, plots.bars(content))
+  return report.picture

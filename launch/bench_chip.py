@@ -77,5 +77,6 @@ def run(args: argparse.Namespace) -> int:
       )
     found = runner.run(path, found, 60 * args.minutes)
     print(CHIP.table(found))
-    files.write_text(out / CHIP.page, CHIP.markdown([found]))
+    picture = bench.draw(out, CHIP, [found])
+    files.write_text(out / CHIP.page, CHIP.markdown([found], picture))
   return 0

@@ -204,10 +204,17 @@ def render(path: str, out: str | None) -> int:
 
 
 def write(result: pages.Ledger, out: str) -> None:
-  """Writes parity.json and its page."""
+  """Writes parity.json, its page and its plot."""
+  from sana_jax.tools import plots
+
   text = pages.to_json(result)
+  rounded = pages.from_json(text)
+  rows = [
+    (pages.NAMES.get(r.area, r.area), r.error, r.bound) for r in rounded.records
+  ]
   with output.folder(out) as folder:
     files.write_text(folder / 'parity.json', text)
+    files.write_bytes(folder / 'parity.png', plots.errors(rows))
     files.write_text(
-      folder / 'parity.md', pages.markdown(pages.from_json(text))
+      folder / 'parity.md', pages.markdown(rounded, 'parity.png')
     )

@@ -1,11 +1,12 @@
 """Plans of several configs on several pods, and the fastest layout of each."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 import json
 import pathlib
 import re
+from typing import Any
 
 from sana_jax import files
 from sana_jax.errors import UserError
@@ -40,16 +41,23 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     found.append(tuple(cells.get(name, '') for name in tables.WINNERS))
   print('\n' + '\n'.join(reports.plain(found, 4)))
   command = plan_report.command_line(args, overrides)
-  compilers = cache.compilers()
-  head = reports.fixed('winners.md').format(
-    versions=reports.listed(compilers), command=command
-  )
-  lines = '\n'.join(reports.markdown(found, 4))
-  facts = {'command': command, 'compilers': compilers, 'rows': found}
+  facts = {'command': command, 'compilers': cache.compilers(), 'rows': found}
   with output.folder(args.out) as out:
-    files.write_text(out / 'winners.md', f'{head}{lines}\n')
     files.write_text(out / 'winners.json', json.dumps(facts, indent=1) + '\n')
+    write_page(out, facts)
   return 0
+
+
+def write_page(out: pathlib.Path, facts: Mapping[str, Any]) -> None:
+  """Writes winners.md, and winners.png if any layout fits."""
+  from sana_jax.tools import plots
+  from sana_jax.tools.plan import winners
+
+  content = winners.bars(facts)
+  picture = 'winners.png' if content.groups else ''
+  if picture:
+    files.write_bytes(out / picture, plots.bars(content))
+  files.write_text(out / 'winners.md', winners.markdown(facts, picture))
 
 
 def winner(args, overrides, config, topology):

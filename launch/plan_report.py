@@ -30,13 +30,11 @@ def finish(args, overrides, pairs, notes, runner):
   shown = title, plans, notes, command, chip
   with output.folder(args.out) as out:
     files.write_text(out / 'plan.json', json.dumps(facts, indent=1) + '\n')
-    files.write_text(out / 'plan.md', tables.markdown(*shown))
     files.write_text(out / 'plan.html', page.page(*shown))
-    if any(p.memory for p in plans):
-      files.write_bytes(out / 'memory.png', pictures.memory_bars(plans))
-    if any(p.fits for p in plans):
-      curve = pictures.scaling_curve(plans, chip)
-      files.write_bytes(out / 'scaling.png', curve)
+    drawn = pictures.all_of(plans, chip)
+    for name, png in drawn.items():
+      files.write_bytes(out / name, png)
+    files.write_text(out / 'plan.md', tables.markdown(*shown, list(drawn)))
     write_layouts(out / 'layouts', pairs, command)
   if runner.compiled:
     print(

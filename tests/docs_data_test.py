@@ -13,6 +13,7 @@ from pyarrow import parquet
 import pytest
 
 from sana_jax.launch import cli
+from sana_jax.launch.config_files import checked_config
 
 PAGE = (pathlib.Path(__file__).parents[1] / 'docs/data.md').read_text()
 COMMANDS = [
@@ -91,18 +92,18 @@ def test_the_commands_of_the_page_run(data, capsys):
   outputs = {}
   for line in COMMANDS:
     name, *arguments = shlex.split(line)
-    if name != 'sana-jax':
+    if name != 'sana-jax' or arguments[0] in ('train', 'sample'):
       continue
     assert cli.main(arguments) == 0, capsys.readouterr().err
     outputs[line] = capsys.readouterr().out
-  assert len(outputs) == 8
+  assert len(outputs) == 9
   for line, records in {
     'out/data': 64,
     'tars/*.tar': 2,
     'wids-meta': 1,
     'data/parquet': 1,
     '*.array_record': 1,
-    'data/folder': 1,
+    'min_size_px': 1,
   }.items():
     (text,) = [
       out
@@ -110,3 +111,19 @@ def test_the_commands_of_the_page_run(data, capsys):
       if line in command and 'describe' in command
     ]
     assert text.startswith(f'{records} records\n'), text
+
+
+@pytest.mark.docs
+def test_a_folder_is_trained_on(data, capsys):
+  trial, own = [shlex.split(c)[1:] for c in COMMANDS if ' train ' in c]
+  assert cli.main(trial) == 0, capsys.readouterr().err
+  _, config, *_ = own[own.index('--config') :]
+  assert trial[trial.index('--config') + 1] == f'{config}:runlocal'
+  overrides = [x for x in own if x.startswith('--config.')]
+  checked = checked_config(config, overrides)
+  assert checked.data.source == 'folder' and checked.init_from
+  (sample,) = [shlex.split(c)[1:] for c in COMMANDS if ' sample ' in c]
+  workdir = own[own.index('--workdir') + 1]
+  assert f'{workdir}/model' in sample
+  index = json.loads((data / 'out/trial/model/model_index.json').read_text())
+  assert index['_class_name'] == 'SanaPipeline'

@@ -1,7 +1,7 @@
 """Commands of docs/planning.md are valid, and its table matches the benchmark.
 
 Compiling takes minutes, so the commands stop before it, at the missing
-compiler.
+compiler. Those that compile nothing run in full.
 """
 
 import json
@@ -24,7 +24,12 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize('line', [c for c in COMMANDS if '--topology' in c])
+PLANS = [c for c in COMMANDS if c.startswith('sana-jax plan')]
+
+
+@pytest.mark.parametrize(
+  'line', [c for c in PLANS if '--topology' in c and '--shardings' not in c]
+)
 def test_a_command_of_the_page_is_valid(line, monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'tests').symlink_to(DOCS.parent / 'tests')
@@ -41,7 +46,7 @@ def test_the_flags_of_the_page_are_those_of_the_command():
       parser._subparsers._group_actions[0].choices['plan'].format_usage(),
     )
   )
-  shown = {flag for line in COMMANDS for flag in re.findall(r'--[a-z-]+', line)}
+  shown = {flag for line in PLANS for flag in re.findall(r'--[a-z-]+', line)}
   assert shown <= known and len(shown) > 6
 
 
@@ -50,13 +55,46 @@ def test_the_measured_table_matches_the_benchmark():
     PLANNED.from_json(path.read_text())
     for path in sorted((DOCS / 'bench').glob(PLANNED.files))
   ]
-  assert (DOCS / 'bench/plan.md').read_text() == PLANNED.markdown(runs)
+  page = PLANNED.markdown(runs, PLANNED.picture)
+  assert (DOCS / 'bench/plan.md').read_text() == page
   cpu = next(r for r in runs if r.device.startswith('CPU'))
   _, *rows = PLANNED.rows(cpu)
   assert len(rows) == 4
   for row in rows:
     shown = [row[i] for i in (0, 3, 6, 8, 9, 10, 11)]
     assert f'| {" | ".join(shown)} |' in PAGE
+
+
+@pytest.mark.docs
+def test_the_shardings_of_32_h200_are_those_of_the_page(capsys):
+  (line,) = [c for c in PLANS if '--shardings' in c]
+  assert cli.main(shlex.split(line)[1:]) == 0
+  printed = [
+    text
+    for text in capsys.readouterr().out.splitlines()
+    if not re.match(r'  \S+ [\dx]+: ', text)  # A shard.
+  ]
+  (block,) = re.findall(r'```\n(dp: .*?)\n```', PAGE, re.DOTALL)
+  assert printed == block.splitlines() and len(printed) == 10
+
+
+def test_the_layouts_of_32_h200_are_the_fastest_ones_found(capsys):
+  facts = json.loads((DOCS / 'bench/winners.json').read_text())
+  head, *rows = facts['rows']
+  found = [row for row in (dict(zip(head, x)) for x in rows)]
+  found = [row for row in found if row['pod'] == 'h200:1x4x8']
+  assert len(found) == 4
+  for row in found:
+    _, remat, *more = row['layout'].removesuffix('_kernels').split('_')
+    assert row['layout'].endswith('_kernels') and row['of'] == '120.81'
+    parts = more[0].removeprefix('in') if more else '1'
+    columns = 'images/chip', 'GiB', 'img/s', 'MFU', 'bound by'
+    cells = [row[x] for x in ('config', 'mesh')] + [remat, parts]
+    cells += [row[x] for x in columns]
+    assert f'| {" | ".join(cells)} |' in PAGE
+  (line,) = [c for c in COMMANDS if c.startswith('sana-jax launch')]
+  assert cli.main([*shlex.split(line)[1:], '--dry-run', '--no-plan']) == 0
+  assert '--config.mesh.fsdp=8' in capsys.readouterr().out
 
 
 CONFIGS = (

@@ -90,8 +90,6 @@ def test_the_scripts_and_files_that_the_readme_names_exist():
   folders = 'sana_jax|kernels|configs|launch|docs'
   for path in re.findall(rf'`((?:{folders})/[\w./]*)`', README):
     assert (ROOT / path).exists(), path
-  for path in re.findall(r'\]\(((?!http)[^)]+)\)', README):
-    assert (ROOT / path).exists(), path
 
 
 @pytest.mark.docs

@@ -11,10 +11,14 @@ from sana_jax.keys import Effect, Key
 
 _INTRODUCTION = """# Keys of a config
 
+These are all keys of a run, with default, allowed values and what a change
+affects, from the tables that the program itself checks.
+
 A config is a Python file with `get_config(arg)`, which starts from
 `sana_jax.config.train(task)` and assigns the keys that differ;
 `--config.KEY=VALUE` changes a key from the command line. Types are those of the
 defaults. A default in parentheses is the module's: the key is optional.
+[Training](training.md) and [data](data.md) explain the common ones.
 
 | changes | effect of another value |
 |---|---|

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import pathlib
+import textwrap
 from typing import Any
 
 from sana_jax.errors import UserError
@@ -34,6 +35,23 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bars:
+  """Content of a bar plot.
+
+  Attributes:
+    axis: what the bars measure, with its unit.
+    groups: values by group, and in it by series.
+    form: format of a value's label.
+  """
+
+  title: str
+  axis: str
+  groups: Mapping[str, Mapping[str, float]]
+  form: str = '.3g'
+  log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
   """Format of a command's tables and page.
 
@@ -46,6 +64,8 @@ class Report:
     title: title of a run.
     notes: lines below the table.
     how: 'Measured' or 'Compiled'.
+    result: first sentence of the page, of its runs.
+    bars: content of the page's plot.
   """
 
   page: str
@@ -56,6 +76,13 @@ class Report:
   title: Callable[[Run], str] = lambda run: run.device
   notes: Callable[[Run], list[str]] = lambda run: []
   how: Callable[[Run], str] = lambda run: 'Measured'
+  result: Callable[[Sequence[Run]], str] = lambda runs: ''
+  bars: Callable[[Sequence[Run]], Bars] | None = None
+
+  @property
+  def picture(self) -> str:
+    """File name of the plot; '' if there is none."""
+    return self.page.replace('.md', '.png') if self.bars else ''
 
   def table(self, run: Run) -> str:
     """Plain-text table."""
@@ -63,9 +90,9 @@ class Report:
       [self.title(run), *plain(self.rows(run), self.left), *self.notes(run)]
     )
 
-  def markdown(self, runs: Sequence[Run]) -> str:
-    """Page with a table for each run."""
-    lines = [fixed(self.page)]
+  def markdown(self, runs: Sequence[Run], picture: str = '') -> str:
+    """Page with a table for each run, and the file `picture` above them."""
+    lines = [opened(fixed(self.page), self.result(runs), picture)]
     for run in runs:
       line = f'*{self.how(run)}* {run.date} with {listed(run.versions)}.'
       lines += [
@@ -98,6 +125,24 @@ class Report:
 def fixed(page: str) -> str:
   """Fixed introduction of a page, a file of the package."""
   return (_PAGES / page).read_text(encoding='utf-8')
+
+
+def opened(page: str, result: str, *pictures: str) -> str:
+  """A page with its result, and pictures by file name, below its title."""
+  title, _, rest = page.partition('\n\n')
+  shown = [f'![{title.lstrip("# ")}]({name})' for name in pictures if name]
+  return '\n\n'.join([title, *filter(None, [wrapped(result)]), *shown, rest])
+
+
+def wrapped(text: str) -> str:
+  """Text in lines of 80 columns."""
+  return textwrap.fill(text, 80, break_long_words=False, break_on_hyphens=False)
+
+
+def joined(parts: Sequence[str]) -> str:
+  """Parts of a sentence: 'a', 'a and b', 'a, b and c'."""
+  *most, last = parts
+  return f'{", ".join(most)} and {last}' if most else last
 
 
 def columns(

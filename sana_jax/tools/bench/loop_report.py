@@ -1,9 +1,11 @@
 """Report of `sana-jax bench step --against-loop`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sana_jax.tools.bench.loop import Block
-from sana_jax.tools.report import Report, Rows, Run
+from sana_jax.tools.report import Bars, joined, Report, Rows, Run
 
 _SPEED = ('images/s', 'p50', 'p90', 'p99')
 _HEAD = ('by', *_SPEED, 'ratio', 'CPU ratio', 'data wait', 'threads')
@@ -98,4 +100,46 @@ def _summary(run):
   ]
 
 
-LOOP = Report('loop.md', 'loop-*.json', Block, rows, 1, title, _summary)
+def result(runs: Sequence[Run]) -> str:
+  """Sentence with the ratio of each run, checkpoints included."""
+  parts = [
+    f'{as_configured(run):.3f} ({run.facts["config"]}, {run.device})'
+    for run in runs
+  ]
+  return (
+    'A training run, checkpoints included, has this share of the throughput '
+    f'of its compiled step alone, measured: {joined(parts)}.'
+  )
+
+
+def bars(runs: Sequence[Run]) -> Bars:
+  """Median images/s of the rows of each run."""
+  groups = {}
+  for run in runs:
+    mine, bare = _blocks(run)
+    rate = lambda b, run=run: run.facts['batch_size'] * len(b.seconds) / b.total
+    kinds = {
+      'run': [b for b in mine if not b.saves],
+      'run, a checkpoint in each block': [b for b in mine if b.saves],
+      'compiled step alone': bare,
+    }
+    groups[f'{run.facts["config"]}, {run.device}'] = {
+      kind: float(np.median([rate(b) for b in blocks]))
+      for kind, blocks in kinds.items()
+      if blocks
+    }
+  axis = 'images a second, more is better'
+  return Bars('Measured', axis, groups, form='.1f')
+
+
+LOOP = Report(
+  'loop.md',
+  'loop-*.json',
+  Block,
+  rows,
+  1,
+  title,
+  _summary,
+  result=result,
+  bars=bars,
+)

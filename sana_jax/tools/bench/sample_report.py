@@ -6,7 +6,7 @@ from typing import Any
 
 from sana_jax.tools.bench.request import Request
 from sana_jax.tools.bench.workers import OURS
-from sana_jax.tools.report import columns, Report, Rows, Run
+from sana_jax.tools.report import Bars, columns, joined, Report, Rows, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,4 +112,47 @@ def _title(run):
   )
 
 
-SAMPLING = Report('sampling.md', 'sampling-*.json', Record, rows, 2, _title)
+def _short(run):
+  r = request_of(run)
+  return f'{r.model}, {r.height} px, {r.steps} step{"s" * (r.steps > 1)}'
+
+
+def result(runs: Sequence[Run]) -> str:
+  """Sentence with the ratio of each request, or of its only stage."""
+  parts = []
+  for run in runs:
+    records = whole(run.records) or run.records
+    ours = [r.best for r in records if r.side == OURS]
+    parts += [
+      f'{ours[0] / r.best:.2f} of the time of {r.side} ({_short(run)}, '
+      f'{r.stage})'
+      for r in records
+      if r.side != OURS and ours
+    ]
+  devices = joined(list(dict.fromkeys(run.device for run in runs)))
+  if not parts:
+    return f'Seconds of each stage of a request, measured on {devices}.'
+  return f'Measured on {devices}, sana_jax takes {joined(parts)}.'
+
+
+def bars(runs: Sequence[Run]) -> Bars:
+  """Seconds of each stage by side."""
+  groups = {}
+  for run in runs:
+    for r in run.records:
+      sides = groups.setdefault(f'{_short(run)}: {r.stage}', {})
+      sides[r.side] = r.best
+  device = joined(list(dict.fromkeys(run.device for run in runs)))
+  return Bars(f'Measured on {device}', 'seconds, less is better', groups)
+
+
+SAMPLING = Report(
+  'sampling.md',
+  'sampling-*.json',
+  Record,
+  rows,
+  2,
+  _title,
+  result=result,
+  bars=bars,
+)

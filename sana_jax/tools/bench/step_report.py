@@ -1,10 +1,11 @@
 """Reports of `sana-jax bench step`: measured, compiled and planned steps."""
 
+from collections.abc import Sequence
 import re
 
 from sana_jax.analysis import profile_breakdown
 from sana_jax.tools.bench.step import Record
-from sana_jax.tools.report import columns, Report, Rows, Run
+from sana_jax.tools.report import Bars, columns, joined, Report, Rows, Run
 
 TARGET = 0.5  # MFU.
 _GIB = 2**30
@@ -148,8 +149,100 @@ def _title(run):
   return ', '.join(filter(None, [run.device, mesh]))
 
 
+def _devices(runs):
+  return joined(list(dict.fromkeys(run.device for run in runs)))
+
+
+def _name(r):
+  """Config with the batch and without what all of a page share."""
+  return r.config.replace('+ema_decay=0.999', '')
+
+
+def _measured_result(runs: Sequence[Run]) -> str:
+  parts = [
+    f'{r.images / r.best:.3g} images/s for {_subject(r)} (remat {r.remat}, '
+    f'by {r.by})'
+    for run in runs
+    for r in fastest(run)
+  ]
+  if not parts:
+    return f'No train step has run on {_devices(runs)}.'
+  return f'Measured on {_devices(runs)}, train steps reach {joined(parts)}.'
+
+
+def _measured_bars(runs: Sequence[Run]) -> Bars:
+  groups = {}
+  for r in (r for run in runs for r in run.records if r.seconds):
+    group = groups.setdefault(f'{_subject(r)}, remat {r.remat}', {})
+    group[r.by] = r.images / r.best
+  axis = 'images a second, more is better'
+  return Bars(f'Measured on {_devices(runs)}', axis, groups)
+
+
+def _temporaries(runs):
+  """GiB of temporaries by subject, and in it by backend."""
+  groups = {}
+  for run in runs:
+    for r in run.records:
+      by = 'plain XLA' if r.by == 'sana_jax' else 'kernels'
+      name = f'{_name(r)}, {_title(run)}'
+      groups.setdefault(name, {})[by] = r.temporary_bytes / _GIB
+  return groups
+
+
+def _compiled_result(runs: Sequence[Run]) -> str:
+  found = _temporaries(runs)
+  parts = [
+    f'{x["kernels"]:.2f} GiB of temporaries with kernels and '
+    f'{x["plain XLA"]:.2f} without ({name})'
+    for name, x in found.items()
+    if len(x) == 2
+  ]
+  if not parts:
+    return f'{len(found)} train steps, compiled and not run.'
+  return f'Compiled, not run, a train step needs {"; ".join(parts)}.'
+
+
+def _compiled_bars(runs: Sequence[Run]) -> Bars:
+  axis = 'GiB of temporaries a chip, less is better'
+  return Bars('Compiled, not run', axis, _temporaries(runs), form='.2f')
+
+
+def _planned_result(runs: Sequence[Run]) -> str:
+  ran = [r for run in runs for r in run.records if r.seconds]
+  times = [r.predicted['total'] / r.best - 1 for r in ran]
+  sizes = [r.needed_bytes / r.used_bytes - 1 for r in ran if r.used_bytes]
+  span = lambda errors: f'{min(errors):+.0%} to {max(errors):+.0%}'
+  memory = f', and its GiB {span(sizes)}' if sizes else ''
+  return (
+    f"A plan's seconds of {len(ran)} train steps are {span(times)} off those "
+    f'measured on {_devices(runs)}{memory}.'
+  )
+
+
+def _planned_bars(runs: Sequence[Run]) -> Bars:
+  groups = {
+    f'{r.config.replace("+", " +")}': {
+      'predicted': r.predicted['total'],
+      'measured': r.best,
+    }
+    for run in runs
+    for r in run.records
+    if r.seconds
+  }
+  return Bars(f'A step on {_devices(runs)}', 'seconds', groups)
+
+
 MEASURED = Report(
-  'step.md', 'step-*.json', _record, _measured, 3, _title, findings
+  'step.md',
+  'step-*.json',
+  _record,
+  _measured,
+  3,
+  _title,
+  findings,
+  result=_measured_result,
+  bars=_measured_bars,
 )
 
 COMPILED = Report(
@@ -159,6 +252,17 @@ COMPILED = Report(
   _compiled,
   3,
   how=lambda run: 'Compiled',
+  result=_compiled_result,
+  bars=_compiled_bars,
 )
 
-PLANNED = Report('plan.md', 'plan-*.json', _record, _planned, 2, _title)
+PLANNED = Report(
+  'plan.md',
+  'plan-*.json',
+  _record,
+  _planned,
+  2,
+  _title,
+  result=_planned_result,
+  bars=_planned_bars,
+)

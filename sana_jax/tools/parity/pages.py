@@ -10,6 +10,7 @@ from typing import Any
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.tools.parity.ledger import Record
+from sana_jax.tools.report import wrapped
 
 NAMES = {
   'sana': 'The transformer',
@@ -21,8 +22,8 @@ NAMES = {
   'optim': 'Optimizers',
   'pipeline': 'Whole pipelines',
 }
-_INTRODUCTION = """# Parity ledger
-
+_TITLE = '# Parity ledger\n'
+_INTRODUCTION = """\
 Comparison of this project with its references, diffusers and transformers in
 PyTorch on a CPU, with the same random weights and inputs. Errors are relative,
 ‖ours − reference‖ / ‖reference‖ over all elements. Bounds in float32: 1e-5 for
@@ -32,7 +33,8 @@ the same run or its error at full size, whichever is larger.
 
 This page is made from parity.json by `sana-jax parity --from-json
 docs/parity.json --out docs`. `sana-jax parity` measures with new random values
-in every run; `sana-jax parity --quick` takes minutes.
+in every run; `sana-jax parity --quick` takes minutes. Which devices have run
+what is in [status](status.md).
 """
 
 
@@ -113,15 +115,31 @@ def summary(records: Sequence[Record]) -> str:
   return f'All {len(records)} rows hold ({seconds:.0f} s).'
 
 
-def markdown(ledger: Ledger) -> str:
-  """Markdown page."""
+def result(ledger: Ledger) -> str:
+  """First sentence of the page."""
+  records = ledger.records
+  worst = [
+    max((r.error for r in records if r.dtype == kind), default=0.0)
+    for kind in ('float32', 'bfloat16')
+  ]
+  return wrapped(
+    f'{summary(records).rstrip(".")}, measured on {ledger.date} on a '
+    f'{ledger.device}; the largest errors are {worst[0]:.0e} in float32 and '
+    f'{worst[1]:.0e} in bfloat16.'
+  )
+
+
+def markdown(ledger: Ledger, picture: str = '') -> str:
+  """Markdown page, with the file `picture` at its top."""
   records = ledger.records
   versions = ', '.join(f'{k} {v}' for k, v in ledger.versions.items())
   counts = Counter(r.area for r in records)
   lines = [
-    _INTRODUCTION,
-    summary(records),
+    _TITLE,
+    result(ledger),
     '',
+    *([f'![Errors of all rows]({picture})', ''] if picture else []),
+    _INTRODUCTION,
     f'- measured: {ledger.date}',
     f'- device: {ledger.device}',
     f'- versions: {versions}',

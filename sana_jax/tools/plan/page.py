@@ -19,11 +19,11 @@ def page(
 ) -> str:
   """Self-contained HTML."""
   plans = ranked(plans, chip)
-  parts = [_table(tables.rows(plans, chip)), _list(notes)]
-  if any(p.memory for p in plans):
-    parts += [_picture(pictures.memory_bars(plans), 'Memory by layout')]
-  if any(p.fits for p in plans):
-    parts += [_picture(pictures.scaling_curve(plans, chip), 'Scaling')]
+  parts = [
+    _picture(png, name.removesuffix('.png'))
+    for name, png in pictures.all_of(plans, chip).items()
+  ]
+  parts += [_table(tables.rows(plans, chip)), _list(notes)]
   memory, seconds, *each = tables.sections(plans, chip)
   for heading, found in (memory, seconds):
     parts.append(f'<h2>{html.escape(heading)}</h2>')
@@ -34,6 +34,7 @@ def page(
     parts.append('</details>')
   return fixed('pod.html').format(
     title=html.escape(title),
+    result=html.escape(tables.result(plans, chip)),
     command=html.escape(command),
     left=2,
     ceilings=html.escape(tables.ceilings(chip or plans[0].pod.chip)),

@@ -24,6 +24,16 @@ _COLOURS = {
 _LINES = 6
 
 
+def all_of(plans: Sequence[Plan], chip: Chip | None = None) -> dict[str, bytes]:
+  """PNGs by file name: memory.png, scaling.png, or those that have content."""
+  found = {}
+  if any(p.memory for p in plans):
+    found['memory.png'] = memory_bars(plans)
+  if any(p.fits for p in plans):
+    found['scaling.png'] = scaling_curve(plans, chip)
+  return found
+
+
 def memory_bars(plans: Sequence[Plan]) -> bytes:
   """PNG of each layout's bytes by kind, with a line at the limit."""
   plans = [p for p in ranked(plans) if p.memory]

@@ -69,6 +69,22 @@ def notes(plans: Sequence[Plan]) -> list[str]:
   return found
 
 
+def result(plans: Sequence[Plan], chip: Chip | None = None) -> str:
+  """Sentence with the number of layouts that fit, and the fastest one."""
+  best = ranked(plans, chip)[0]
+  several = f'of {len(plans)} layouts' if len(plans) > 1 else 'of one layout'
+  if not best.fits:
+    return f'None {several} fits on {best.topology}.'
+  p = predict(best, chip)
+  count = sum(plan.fits for plan in plans)
+  return (
+    f'{count} {several} fit{"s" * (count == 1)} on {best.topology}; the '
+    f'fastest is {best.layout} ({mesh_text(best.mesh)}), predicted at '
+    f'{p.images_per_second:,.0f} images/s and {p.mfu:.0%} MFU with '
+    f'{_gib(best.needed)} of {_gib(best.usable)} GiB a device.'
+  )
+
+
 def short_of(plan: Plan, remedies: Sequence[tuple[str, Plan]]) -> str:
   """Excess of a plan that does not fit, its largest parts, and remedies."""
   name, size = max(plan.memory.items(), key=lambda item: item[1])
@@ -181,21 +197,24 @@ def markdown(
   notes: Sequence[str],
   command: str,
   chip: Chip | None = None,
+  pictures: Sequence[str] = (),
 ) -> str:
-  """Markdown page: the ranking, then details of the plans that fit."""
+  """Markdown page: the ranking, then details of the plans that fit.
+
+  `pictures` are names of files next to the page.
+  """
   plans = ranked(plans, chip)
   pod = plans[0].pod
   versions = next((p.versions for p in plans if p.versions), {})
   several = f' is {pod.chip.devices}' if pod.chip.devices > 1 else ''
-  lines = [
-    reports.fixed('pod.md').format(
-      title=title,
-      command=command,
-      ceilings=ceilings(chip or pod.chip),
-      versions=reports.listed(versions),
-      devices=f'a chip{several}',
-    )
-  ]
+  head = reports.fixed('pod.md').format(
+    title=title,
+    command=command,
+    ceilings=ceilings(chip or pod.chip),
+    versions=reports.listed(versions),
+    devices=f'a chip{several}',
+  )
+  lines = [reports.opened(head, result(plans, chip), *pictures)]
   lines += [*reports.markdown(rows(plans, chip), 2), '']
   lines += [f'- {note}' for note in notes] + [''] * bool(notes)
   for heading, parts in sections(plans, chip):

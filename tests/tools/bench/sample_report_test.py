@@ -40,6 +40,23 @@ def test_a_row_has_rate_share_memory_and_ratio():
   assert rows[6][2:] == ('5', '0.8', '', '', '0.25', '0.80')
 
 
+def test_the_page_opens_with_the_ratio_of_the_whole_request():
+  assert report.result([RUN]) == (
+    'Measured on a chip, sana_jax takes 0.80 of the time of diffusers '
+    '(sana_600m_512, 512 px, 2 steps, whole).'
+  )
+  _, first, picture, *_ = SAMPLING.markdown([RUN], 'a.png').split('\n\n')
+  assert ' '.join(first.split()) == report.result([RUN])
+  assert picture.endswith('](a.png)')
+  alone = dataclasses.replace(RUN, records=RUN.records[:1])
+  assert report.result([alone]).startswith('Seconds of each stage')
+  groups = report.bars([RUN]).groups
+  assert groups['sana_600m_512, 512 px, 2 steps: decode'] == {
+    'sana_jax': 2.0,
+    'diffusers': 1.0,
+  }
+
+
 def test_single_stage_report_has_no_total_row():
   one = dataclasses.replace(RUN, records=RUN.records[:2])
   assert [r[0] for r in report.rows(one)] == ['stage', 'denoise', 'denoise']

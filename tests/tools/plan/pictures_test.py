@@ -73,6 +73,26 @@ def test_a_page_is_self_contained():
   assert 'sana.py:1 &lt;dot&gt;' in text
 
 
+def test_a_page_opens_with_the_fastest_layout_and_its_pictures():
+  result = (
+    '1 of 3 layouts fits on v5e:4x4; the fastest is fsdp (fsdp=16), predicted '
+    'at '
+  )
+  opening = page.page('title', PLANS, [], 'a command').partition('<table>')[0]
+  assert f'<strong>{result}' in opening and opening.count('<img') == 2
+  assert '10.00 of 15.75 GiB a device.</strong>' in opening
+  text = tables.markdown('title', PLANS, [], 'a command', None, ['memory.png'])
+  head = ' '.join(text.partition('*Compiled*')[0].split())
+  assert head.startswith(f'# title {result}') and '](memory.png)' in head
+  assert tables.result(PLANS[1:]) == 'None of 2 layouts fits on v5e:4x4.'
+
+
+def test_pictures_are_drawn_of_what_there_is():
+  assert list(pictures.all_of(PLANS)) == ['memory.png', 'scaling.png']
+  assert list(pictures.all_of(PLANS[1:])) == ['memory.png']
+  assert not pictures.all_of(PLANS[2:])
+
+
 def test_a_table_has_a_row_each():
   head, *rows = tables.rows(PLANS)
   assert head == tables.HEAD and {len(row) for row in rows} == {len(head)}

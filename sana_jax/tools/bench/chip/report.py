@@ -1,13 +1,13 @@
 """Table of the chip benchmark."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sana_jax.analysis import chips
 from sana_jax.tools.bench.chip import runner
 from sana_jax.tools.bench.chip.runner import Result
 from sana_jax.tools.bench.chip.stages import RATES, TILES
-from sana_jax.tools.report import Report, Rows, Run
+from sana_jax.tools.report import Bars, joined, Report, Rows, Run
 
 _HEAD = ('stage', 'what', 'ms', 'rate', 'share', 'more')
 
@@ -172,6 +172,36 @@ def _notes(run):
   return ['', *left(run)] if left(run) else []
 
 
+def _rates(run):
+  """Images per second of the steps and the requests."""
+  rates = {}
+  for stage, name, _, rate, *_ in rows(run)[1:]:
+    if name in ('step', 'whole') and rate:
+      rates[stage] = float(rate.removesuffix(' images/s'))
+  return rates
+
+
+def result(runs: Sequence[Run]) -> str:
+  """Sentence with the measured stages, and the speed of steps and requests."""
+  parts = []
+  for run in runs:
+    ran = sum(r.status == 'measured' for r in run.records)
+    text = f'{ran} of {len(run.records)} stages are measured on {run.device}'
+    speeds = [f'{x:.4g} images/s ({name})' for name, x in _rates(run).items()]
+    parts.append(f'{text}: {joined(speeds)}' if speeds else text)
+  return f'{"; ".join(parts)}.'
+
+
+def bars(runs: Sequence[Run]) -> Bars:
+  """Images per second of the steps and the requests."""
+  groups = {
+    stage: {run.device: rate}
+    for run in runs
+    for stage, rate in _rates(run).items()
+  }
+  return Bars('Measured', 'images a second, more is better', groups)
+
+
 CHIP = Report(
   'chip.md',
   'chip.json',
@@ -179,4 +209,6 @@ CHIP = Report(
   rows,
   6,
   notes=_notes,
+  result=result,
+  bars=bars,
 )

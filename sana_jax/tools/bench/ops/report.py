@@ -1,9 +1,11 @@
 """Reports of `sana-jax bench kernels`: measured, or compiled."""
 
 from collections import Counter
+from collections.abc import Sequence
+import statistics
 
 from sana_jax.tools.bench.ops import compiled, measure
-from sana_jax.tools.report import columns, Report, Rows, Run
+from sana_jax.tools.report import Bars, columns, joined, Report, Rows, Run
 
 _MIB = 2**20
 
@@ -92,8 +94,94 @@ def wrong(run: Run) -> bool:
   return any(r.problem.startswith(('wrong', 'failed')) for r in run.records)
 
 
+def _relative(run):
+  """Medians over shapes of the time by that of XLA, by operation and pass."""
+  key = lambda r: (r.op, r.shape, r.dtype, r.training)
+  ran = [r for r in run.records if r.seconds]
+  plain = {key(r): r.best for r in ran if r.backend == 'xla'}
+  found = {}
+  for r in ran:
+    if plain.get(key(r)):
+      name = f'{r.op}, {_CALL["pass"](r)}'
+      sides = found.setdefault(name, {}).setdefault(r.backend, [])
+      sides.append(r.best / plain[key(r)])
+  return {
+    name: {by: statistics.median(x) for by, x in sides.items()}
+    for name, sides in found.items()
+  }
+
+
+def _measured_result(runs: Sequence[Run]) -> str:
+  parts = []
+  for run in runs:
+    for name, sides in _relative(run).items():
+      by = min(sides, key=sides.get)
+      parts.append(f'{sides[by]:.2f} ({name}: {by})')
+  devices = joined([run.device for run in runs])
+  if not parts:
+    return f'No operation was compared with XLA on {devices}.'
+  return (
+    f'Measured on {devices}, the fastest backend takes this share of plain '
+    f"XLA's time, as medians over shapes: {joined(parts)}."
+  )
+
+
+def _measured_bars(runs: Sequence[Run]) -> Bars:
+  several = len(runs) > 1
+  groups = {
+    f'{run.device}: {name}' if several else name: sides
+    for run in runs
+    for name, sides in _relative(run).items()
+  }
+  title = f'Measured on {joined([run.device for run in runs])}'
+  axis = 'time by that of plain XLA, less is better'
+  return Bars(title, axis, groups, form='.2f')
+
+
+def _temporaries(runs):
+  """MiB of temporaries, summed over shapes that both sides compile."""
+  groups = {}
+  for run in runs:
+    key = lambda r: (r.op, r.shape, r.dtype, r.training)
+    side = lambda r: 'plain XLA' if r.backend == 'xla' else 'kernel'
+    sides = {}
+    for r in run.records:
+      if not r.problem and r.temporary is not None:
+        sides.setdefault(key(r), {})[side(r)] = r.temporary / _MIB
+    for (op, _, _, training), sizes in sides.items():
+      if len(sizes) == 2 and training:
+        group = groups.setdefault(f'{run.device}: {op}', Counter())
+        group.update(sizes)
+  return groups
+
+
+def _compiled_result(runs: Sequence[Run]) -> str:
+  chips = joined(list(dict.fromkeys(run.device for run in runs)))
+  shares = [x['kernel'] / x['plain XLA'] for x in _temporaries(runs).values()]
+  if not shares:
+    return f'Operations compiled for {chips}, and not run.'
+  return (
+    f'Compiled for {chips} and not run, kernels need at most '
+    f"{max(shares):.1%} of the temporary memory of plain XLA's forward and "
+    'backward pass.'
+  )
+
+
+def _compiled_bars(runs: Sequence[Run]) -> Bars:
+  title = 'Compiled, not run: temporaries of forward and backward, all shapes'
+  return Bars(title, 'MiB a chip', _temporaries(runs), ',.1f')
+
+
 MEASURED = Report(
-  'kernels.md', 'kernels-*.json', measure.Record, _measured, 4, _title, _notes
+  'kernels.md',
+  'kernels-*.json',
+  measure.Record,
+  _measured,
+  4,
+  _title,
+  _notes,
+  result=_measured_result,
+  bars=_measured_bars,
 )
 
 COMPILED = Report(
@@ -104,4 +192,6 @@ COMPILED = Report(
   4,
   notes=problems,
   how=lambda run: 'Compiled',
+  result=_compiled_result,
+  bars=_compiled_bars,
 )

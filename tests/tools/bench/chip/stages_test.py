@@ -94,7 +94,8 @@ def test_a_request_is_timed_from_prompt_to_pixels():
     assert min(row['seconds'], row['first_seconds'], row['flops']) > 0
 
 
-def test_the_table_has_shares_of_what_was_measured():
+def a_run():
+  """A run with a stage of each kind, and one that is missing."""
   case = {'bytes': 10**9, 'flops': 1, 'error': 1e-3, 'shape': [2, 3]}
   step = {
     'size': 512,
@@ -125,7 +126,7 @@ def test_the_table_has_shares_of_what_was_measured():
     },
     'request of 1, diffusers': reference,
   }
-  run = Run(
+  return Run(
     [
       *(runner.Result(name, 'measured', rows=r) for name, r in rows.items()),
       runner.Result('more', 'missing', 'torch, diffusers'),
@@ -135,6 +136,10 @@ def test_the_table_has_shares_of_what_was_measured():
     {'jax': '1'},
     'sana-jax bench chip',
   )
+
+
+def test_the_table_has_shares_of_what_was_measured():
+  run = a_run()
   by_name = {row[:2]: row[2:] for row in report.rows(run)}
   assert by_name['glumb_conv', 'm, forward, mosaic_gpu'] == (
     '200',
@@ -159,3 +164,15 @@ def test_the_table_has_shares_of_what_was_measured():
     '- Packages to install: torch, diffusers.',
   ]
   assert '| 50% | by XLA 0.50' in report.CHIP.markdown([run])
+
+
+def test_the_page_opens_with_the_speed_of_steps_and_requests():
+  run = a_run()
+  assert report.result([run]) == (
+    '5 of 6 stages are measured on a chip: '
+    '8 images/s (step of the 0.6B, kernels on), 0.3333 images/s (request of 1, '
+    'sana_jax) and 0.1667 images/s (request of 1, diffusers).'
+  )
+  assert report.bars([run]).groups['request of 1, sana_jax'] == {
+    'a chip': 0.3333
+  }

@@ -54,6 +54,7 @@ def test_the_tests_of_each_fault_exist(faults):
   for fault in faults:
     for test in fault.tests:
       path, _, name = test.partition('::')
+      name, _, _ = name.partition('[')  # The parameters.
       assert (ROOT / path).exists(), test
       assert not name or f'def {name}(' in (ROOT / path).read_text(), test
     assert fault.tests and fault.fault.endswith('.')

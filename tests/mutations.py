@@ -223,7 +223,12 @@ def run(
 
 
 # Those of launch/test; a file may have tests that it leaves out.
-_OPTIONS = ('-p', 'no:cacheprovider', '-m', 'not slow and not parity')
+_OPTIONS = (
+  '-p',
+  'no:cacheprovider',
+  '-m',
+  'not (docs or long or slow or parity)',
+)
 
 
 def result(code: int | None, hangs: bool = False) -> str:
@@ -250,4 +255,6 @@ def missed(found: Sequence[Outcome]) -> int:
 
 
 if __name__ == '__main__':
+  # As Ctrl-C: the copy is deleted, and pytest with its processes killed.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   sys.exit(main())

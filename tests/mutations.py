@@ -1,6 +1,6 @@
 """Mutation check: faults of mutations.toml, each of which tests must catch.
 
-  launch/mutations                     all faults, about 15 minutes on 2 cores
+  launch/mutations                     all faults, about ten minutes on 2 cores
   launch/mutations --area samplers     those of an area
   launch/mutations --only ema_decay    those of these ids
 
@@ -29,7 +29,9 @@ import tomllib
 
 ROOT = pathlib.Path(__file__).parents[1]
 TABLE = 'tests/mutations.toml'
-NOT_COPIED = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'out')
+NOT_COPIED = shutil.ignore_patterns(
+  *('.*', '__pycache__', '*.egg-info', 'out', 'build', 'dist', 'work')
+)
 # The finder of an editable installation would import the original files.
 SITE = """import sys
 sys.meta_path[:] = [

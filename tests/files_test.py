@@ -118,3 +118,23 @@ def test_threads_that_write_one_file_leave_one_of_their_texts(tmp_path):
     thread.join()
   assert path.read_text() in texts
   assert os.listdir(tmp_path) == ['x']
+
+
+def test_the_content_is_on_the_disk_before_the_file_has_its_name(
+  tmp_path, monkeypatch
+):
+  done, sync, replace = [], os.fsync, os.replace
+
+  def synced(descriptor):
+    sync(descriptor)
+    done.append(os.fstat(descriptor).st_ino)
+
+  def replaced(source, target):
+    replace(source, target)
+    done.append('renamed')
+
+  monkeypatch.setattr(os, 'fsync', synced)
+  monkeypatch.setattr(os, 'replace', replaced)
+  files.write_text(tmp_path / 'x', 'content')
+  inodes = [path.stat().st_ino for path in (tmp_path / 'x', tmp_path)]
+  assert done == [inodes[0], 'renamed', inodes[1]]

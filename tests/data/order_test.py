@@ -68,6 +68,12 @@ def test_substitutes_are_of_the_same_bucket_and_not_always_the_same():
     assert found == set(BUCKETS[order.bucket(step)].tolist())
 
 
+def test_rows_and_steps_have_substitutes_of_their_own():
+  order = shuffled(10_000, 8, 0)
+  found = {order.substitute(s, row, 0) for s in range(4) for row in range(8)}
+  assert len(found) > 28  # Of 32; two are equal once in 20 seeds.
+
+
 def test_an_empty_source_is_reported():
   with pytest.raises(UserError, match='empty'):
     shuffled(0, 2, 0)

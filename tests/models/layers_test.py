@@ -108,3 +108,11 @@ def test_layer_normalise_and_modulate():
   half = jnp.asarray(x, jnp.bfloat16)
   assert layers.layer_normalise(half, 1e-6).dtype == jnp.float32
   assert layers.modulate(5.0, shift=2.0, scale=0.5) == 9.5
+
+
+def test_eps_is_added_to_the_variance():
+  # Of the variance's own size, so that its place shows: x / sqrt(2 var).
+  x = jnp.array([[-1e-3, 1e-3]])
+  want = [[-(0.5**0.5), 0.5**0.5]]
+  for normalise in (layers.layer_normalise, layers.rms_normalise):
+    np.testing.assert_allclose(normalise(x, 1e-6), want, rtol=1e-5)

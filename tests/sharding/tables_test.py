@@ -78,6 +78,36 @@ def test_sana_is_split_where_it_is_large(mesh, flags):
     assert (whole != part) == path.endswith('kernel')
 
 
+def test_each_mesh_axis_splits_its_own_axis_of_a_kernel():
+  # fsdp and tensor have different sizes, so that the shards tell them apart.
+  mesh = make_mesh({'fsdp': 4, 'tensor': 2})
+  shapes = abstract.transformer(Sana(**SMALL, guidance_embeds=True))
+  held = shards(shapes, tables.SANA, mesh)
+  parts = {path: part for path, (_, part) in held.items() if 'kernel' in path}
+  attention = {
+    f'blocks/{kind}_attention/{name}/kernel': part
+    for kind in ('self', 'cross')
+    for name, part in {
+      **dict.fromkeys(('query', 'key', 'value'), (3, 8, 16)),
+      'out': (3, 16, 8),
+    }.items()
+  }
+  assert parts == attention | {
+    'patch_embed/kernel': (1, 1, 4, 8),
+    'time_embed/timestep/linear1/kernel': (64, 32),
+    'time_embed/timestep/linear2/kernel': (8, 32),
+    'time_embed/guidance/linear1/kernel': (64, 32),
+    'time_embed/guidance/linear2/kernel': (8, 32),
+    'time_embed/modulation/kernel': (8, 192),
+    'caption/linear1/kernel': (4, 32),
+    'caption/linear2/kernel': (8, 32),
+    'blocks/mix_ffn/inverted/kernel': (3, 8, 80),
+    'blocks/mix_ffn/depthwise/kernel': (3, 3, 3, 80),
+    'blocks/mix_ffn/point/kernel': (3, 40, 8),
+    'head/out/kernel': (8, 4),
+  }
+
+
 @pytest.mark.parametrize(
   'flags',
   [

@@ -59,6 +59,14 @@ def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
   assert_equal(then, next(other.batches))
 
 
+def test_the_newest_step_is_the_largest_number_and_not_the_last_text(
+  toy, tmp_path
+):
+  states = Run(toy, tmp_path).save(9, 10)
+  assert checkpoint_files.steps(epath.Path(tmp_path)) == [9, 10]
+  assert_equal(states[10], Run(toy, tmp_path).restore())
+
+
 @pytest.mark.parametrize(
   'mesh, devices',
   [({'fsdp': 4}, 4), ({'data': 1}, 1), ({'fsdp': 2, 'tensor': 4}, 8)],

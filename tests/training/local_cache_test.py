@@ -135,6 +135,18 @@ def test_the_one_before_a_damaged_one_is_used(toy, tmp_path, whole, caplog):
   assert_equal(whole, state)
 
 
+def test_without_an_undamaged_file_the_run_starts_with_its_first_batch(
+  toy, tmp_path, whole, caplog
+):
+  cut, cache = tmp_path / 'cut', tmp_path / 'cache'
+  crash(toy, cut, cache, checkpoint_every_steps=100)
+  for path in files(cache):
+    change(path, flip)
+  state, log = resume(toy, cut, cache, caplog)
+  assert 'from step 0 to 10' in log
+  assert_equal(whole, state)
+
+
 def test_another_sharding_uses_the_workdir(toy, tmp_path, whole, caplog):
   cut, cache = tmp_path / 'cut', tmp_path / 'cache'
   crash(toy, cut, cache)

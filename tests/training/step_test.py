@@ -4,7 +4,9 @@ import functools
 
 import jax
 import jax.flatten_util
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sana_jax import config as configs
@@ -144,6 +146,29 @@ def test_twenty_steps_in_every_layout_are_those_of_one_device(
 ):
   np.testing.assert_allclose(losses(flow.objective(), mesh), alone, rtol=1e-4)
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
+
+
+def test_each_step_has_noise_of_its_own_and_repeats_it(toy):
+  task, tx, mesh = toy.Toy(), optax.sgd(0.0), make_mesh({'data': 8})
+  state = toy.planned(mesh, tx, task).init(jax.random.key(0))
+  run = jax.jit(
+    functools.partial(
+      step.train_step,
+      players=task.players(),
+      optimizers={'model': tx},
+      ema_decay=0.9,
+    )
+  )
+
+  def loss(number):  # At a rate of 0 only the step's noise differs.
+    at = state._replace(step=jnp.int32(number))
+    batch = {'x': task.rows[:16]}
+    return float(
+      run(at, Frozen(task.frozen), batch, jax.random.key(1))[1]['loss']
+    )
+
+  assert len({loss(number) for number in range(4)}) == 4
+  assert loss(2) == loss(2)
 
 
 def test_microbatches_that_do_not_divide_the_batch_raise():

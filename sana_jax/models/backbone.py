@@ -211,7 +211,10 @@ def _buffer(features, depth, x):
   if set(features) - set(range(depth)) or len(set(features)) < len(features):
     raise UserError(
       f'features are those of blocks {tuple(features)}; allowed '
-      f'are different ones of 0 to {depth - 1}.'
+      f'are different ones of 0 to {depth - 1}.',
+      key='features',
+      value=tuple(features),
+      allowed=f'different ones of 0 to {depth - 1}',
     )
   slots = np.full(depth, len(features), np.int32)
   slots[list(features)] = range(len(features))

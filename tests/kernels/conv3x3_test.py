@@ -24,7 +24,7 @@ from sana_jax.sharding.mesh import make_mesh
 
 OPS = [conv3x3_silu, conv3x3_norm]
 # Memory holds NaN until it is written.
-NAN = pltpu.InterpretParams(uninitialized_memory='nan')
+CHECKED = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan')
 
 
 @pytest.fixture(params=OPS, ids=lambda op: op.name)
@@ -32,7 +32,7 @@ def op(request):
   return request.param
 
 
-def kernel_of(op, interpret=NAN, **sizes):
+def kernel_of(op, interpret=CHECKED, **sizes):
   return functools.partial(
     op, implementation='mosaic_tpu', interpret=interpret, **sizes
   )
@@ -74,14 +74,11 @@ def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def with_gradients(f, cotangent, *args):
   """f(*args) and its gradients, compiled as one."""
-
-  def run(*args):
-    out, back = jax.vjp(f, *args)
-    return out, *back(cotangent)
-
-  return jax.jit(run)(*args)
+  out, back = jax.vjp(f, *args)
+  return out, *back(cotangent)
 
 
 @pytest.mark.parametrize(
@@ -97,31 +94,29 @@ def test_the_definition_is_the_sum_over_taps(op, dtype, bound):
 # Registers hold 8 or 16 pixels, and 256 or more are computed at once: three
 # rows at a time, one row, one column, whole registers, and several tiles.
 @pytest.mark.parametrize(
-  'shape',
+  'shape, dtype, bound, group',
   [
-    (2, 5, 70, 128, 128),
-    (1, 1, 100, 128, 256),
-    (1, 3, 1, 128, 128),
+    ((2, 5, 70, 128, 128), 'float32', 1e-5, 2),
+    ((1, 1, 100, 128, 256), 'bfloat16', 2e-2, 1),
+    ((1, 3, 1, 128, 128), 'float32', 1e-5, 1),
     *(
-      pytest.param(shape, marks=pytest.mark.slow)
+      pytest.param(shape, *how, marks=pytest.mark.slow)
       for shape in ((1, 4, 128, 256, 128), (1, 7, 130, 128, 128))
+      for how in (('float32', 1e-5, 1), ('bfloat16', 2e-2, 2))
     ),
   ],
   ids=str,
-)
-@pytest.mark.parametrize(
-  'dtype, bound, group',
-  [('float32', 1e-5, 1), ('float32', 1e-5, 2), ('bfloat16', 2e-2, 1)],
 )
 def test_the_kernel_gives_the_definition(op, shape, dtype, bound, group):
   args, _ = inputs(op, *shape, dtype)
   got = kernel_of(op, rows=2, group=group)(*args)
   assert got.dtype == dtype
   assert relative_error(got, by_hand(op, *args)) <= bound
+  assert not interpreter.races.races_found
 
 
 def test_gradients_of_the_kernel_are_those_of_the_definition(op):
-  args, dout = inputs(op, 2, 3, 130, 128, 128)
+  args, dout = inputs(op, 2, 8, 18, 128, 128)
   for got, want in zip(
     with_gradients(kernel_of(op, True), dout, *args),
     with_gradients(op, dout, *args),
@@ -133,12 +128,17 @@ def test_gradients_of_the_kernel_are_those_of_the_definition(op):
 # None splits rows and has an axis that splits nothing: there XLA itself makes
 # the weights' gradient twice as large as it is (jax 0.10.2), also of lax.conv.
 @pytest.mark.parametrize(
-  'shape',
-  [{'data': 2}, {'tensor': 2}, {'sequence': 8}, {'fsdp': 2, 'sequence': 4}],
-  ids=str,
+  'op, shape',
+  [
+    (conv3x3_silu, {'sequence': 8}),
+    (conv3x3_silu, {'tensor': 2}),
+    (conv3x3_norm, {'data': 2}),
+    (conv3x3_norm, {'fsdp': 2, 'sequence': 4}),
+  ],
+  ids=lambda x: getattr(x, 'name', str(x)),
 )
 def test_a_mesh_gives_the_same(op, shape):
-  args, dout = inputs(op, 2, 8, 130, 128, 128)
+  args, dout = inputs(op, 2, 8, 18, 128, 128)
   want = with_gradients(op, dout, *args)
   mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())])
   batch = next((a for a in ('data', 'fsdp') if a in shape), None)
@@ -158,15 +158,9 @@ def test_a_mesh_gives_the_same(op, shape):
     assert relative_error(a, np.asarray(b)) <= 1e-5
 
 
-def test_no_two_steps_of_the_kernel_race(op):
-  params = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan')
-  args, _ = inputs(op, 2, 3, 130, 128, 128)
-  jax.block_until_ready(kernel_of(op, params, rows=2)(*args))
-  assert not interpreter.races.races_found
-
-
-def test_the_kernel_works_inside_scan_and_remat(op):
-  args, _ = inputs(op, 1, 3, 130, 128, 128)
+def test_the_kernel_works_inside_scan_and_remat():
+  op = conv3x3_norm
+  args, _ = inputs(op, 1, 3, 18, 128, 128)
 
   def loss(f, x, *rest):
     step = jax.checkpoint(lambda x, _: (f(x, *rest), None))
@@ -180,23 +174,25 @@ def test_the_kernel_works_inside_scan_and_remat(op):
 
 
 def shapes(op, b, y, x, c, dtype):
+  picture, vector = (b, y, x, c), (c,)
+  rest = (vector,) if op is conv3x3_silu else (vector, vector, picture)
   return [
-    jax.ShapeDtypeStruct(a.shape, dtype)
-    for a in jax.eval_shape(lambda: inputs(op, b, y, x, c, c)[0])
+    jax.ShapeDtypeStruct(shape, dtype)
+    for shape in (picture, (3, 3, c, c), *rest)
   ]
 
 
 @pytest.mark.parametrize(
   'shape, dtype, why',
   [
-    ((1, 4, 4, 128), jnp.float16, 'float16 is neither bfloat16 nor float32'),
-    ((1, 4, 4, 96), jnp.float32, '96 channels: not a multiple of 128'),
+    ((1, 4, 4, 128), jnp.float16, 'float16 .*bfloat16 .*float32'),
+    ((1, 4, 4, 96), jnp.float32, '96 .*128'),
     (
       (1, 8, 8192, 256),
       jnp.float32,
-      '1 rows of 8192 x 256 float32 .* MiB of VMEM',
+      '8192 x 256 float32 .* MiB',
     ),
-    ((1, 8, 8, 2048), jnp.float32, 'MiB of VMEM'),
+    ((1, 8, 8, 2048), jnp.float32, '8 x 2048 float32 .* MiB'),
   ],
 )
 def test_unsupported_calls_raise_before_tracing(op, shape, dtype, why):
@@ -204,7 +200,7 @@ def test_unsupported_calls_raise_before_tracing(op, shape, dtype, why):
   args = shapes(op, *shape, dtype)
   with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
     jax.eval_shape(run, *args)
-  with pytest.raises(UnsupportedError, match='platform is cpu'):
+  with pytest.raises(UnsupportedError, match='cpu'):
     jax.eval_shape(run, *args)
 
 
@@ -212,7 +208,7 @@ def test_a_wider_residual_is_left_to_xla():
   *args, residual = shapes(conv3x3_norm, 1, 4, 4, 128, jnp.bfloat16)
   residual = jax.ShapeDtypeStruct(residual.shape, jnp.float32)
   assert jax.eval_shape(conv3x3_norm, *args, residual).dtype == jnp.float32
-  with pytest.raises(UnsupportedError, match='x is bfloat16'):
+  with pytest.raises(UnsupportedError, match='bfloat16.*float32'):
     jax.eval_shape(kernel_of(conv3x3_norm), *args, residual)
 
 

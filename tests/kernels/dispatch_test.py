@@ -68,9 +68,7 @@ def test_a_bug_in_a_kernel_is_not_hidden(op):
 
 
 def test_an_unknown_name_lists_the_known(op):
-  with pytest.raises(
-    ValueError, match="no implementation 'cuda'; it has even, broken, xla"
-  ):
+  with pytest.raises(ValueError, match="'cuda'.*even, broken, xla"):
     op(jnp.ones(4), implementation='cuda')
 
 

@@ -27,23 +27,26 @@ BACKENDS = {
   'xla_jvp': {},
   'mosaic_tpu': {
     'rows': 2,
-    'interpret': pltpu.InterpretParams(uninitialized_memory='nan'),
+    'interpret': pltpu.InterpretParams(
+      detect_races=True, uninitialized_memory='nan'
+    ),
   },
 }
 
 
 @pytest.fixture(params=BACKENDS)
 def op(request):
-  return backend(request.param)
+  yield backend(request.param)
+  if request.param == 'mosaic_tpu':
+    assert not interpreter.races.races_found
 
 
-@pytest.fixture(params=BACKENDS)
-def plain(request):
-  """Variant of `op` interpreted by plain JAX: for meshes and scans."""
-  return backend(request.param, True)
-
-
+@functools.cache
 def backend(name, interpret=None):
+  """Always the same object, so that JAX traces it once for each shape.
+
+  With interpret=True, plain JAX interprets it: for meshes and scans.
+  """
   f = functools.partial(glumb_conv, implementation=name, **BACKENDS[name])
   return functools.partial(f, interpret=interpret) if interpret else f
 
@@ -82,14 +85,11 @@ def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def with_gradients(f, cotangent, *args):
   """f(*args) and its gradients, compiled as one."""
-
-  def run(*args):
-    out, back = jax.vjp(f, *args)
-    return out, *back(cotangent.astype(out.dtype))
-
-  return jax.jit(run)(*args)
+  out, back = jax.vjp(f, *args)
+  return out, *back(cotangent.astype(out.dtype))
 
 
 @pytest.mark.parametrize('size', [1, 3, 5])
@@ -122,9 +122,8 @@ def test_the_gate_is_its_definition():
 def test_tangents_are_those_of_the_definition(name):
   args = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
   tangents = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
-  got = jax.jvp(
-    functools.partial(glumb_conv, implementation=name), args, tangents
-  )[1]
+  op = functools.partial(glumb_conv, implementation=name)
+  got = jax.jit(functools.partial(jax.jvp, op))(args, tangents)[1]
   step = 1e-4
   sides = [
     by_hand(
@@ -141,18 +140,24 @@ def test_tangents_are_those_of_the_definition(name):
 def test_constant_parameters_have_no_tangent():
   args = normal(1, 3, 4, 6), normal(3, 3, 6), normal(6)
   tangent = normal(1, 3, 4, 6)
-  alone = jax.jvp(lambda x: glumb_conv(x, *args[1:]), args[:1], (tangent,))[1]
   zeros = [jnp.zeros_like(a) for a in args[1:]]
-  whole = jax.jvp(glumb_conv, args, (tangent, *zeros))[1]
+
+  @jax.jit
+  def tangents(x, *rest):
+    alone = jax.jvp(lambda x: glumb_conv(x, *rest), (x,), (tangent,))[1]
+    return alone, jax.jvp(glumb_conv, (x, *rest), (tangent, *zeros))[1]
+
+  alone, whole = tangents(*args)
   assert relative_error(alone, whole) <= 1e-6
 
 
 def test_gradients_of_each_example_are_those_of_the_example_alone():
   x, kernel, bias = normal(2, 3, 4, 6), normal(3, 3, 6), normal(6)
   grad = jax.grad(lambda k, x: jnp.sum(glumb_conv(x, k, bias) ** 2))
-  got = jax.vmap(grad, (None, 0))(kernel, x[:, None])
+  got = jax.jit(jax.vmap(grad, (None, 0)))(kernel, x[:, None])
   for i in range(2):
-    assert relative_error(got[i], grad(kernel, x[i : i + 1])) <= 1e-6
+    alone = jax.jit(grad)(kernel, x[i : i + 1])
+    assert relative_error(got[i], alone) <= 1e-6
 
 
 def test_the_backward_pass_keeps_the_inputs_alone():
@@ -222,17 +227,14 @@ def definition(args, cotangent):
 
 # Lanes are 128, sublanes 8 or 16, and strips of columns 32 wide.
 @pytest.mark.parametrize(
-  'shape',
+  'shape, dtype, bound',
   [
-    (2, 3, 4, 160),
-    (1, 1, 37, 6),
-    (1, 3, 1, 64),
-    pytest.param((1, 4, 16, 128), marks=pytest.mark.slow),
+    ((1, 3, 37, 160), 'bfloat16', 2e-2),
+    ((2, 3, 1, 6), 'float32', 1e-5),
+    pytest.param((1, 4, 16, 128), 'float32', 1e-5, marks=pytest.mark.slow),
+    pytest.param((1, 4, 16, 128), 'bfloat16', 2e-2, marks=pytest.mark.slow),
   ],
   ids=str,
-)
-@pytest.mark.parametrize(
-  'dtype, bound', [('float32', 1e-5), ('bfloat16', 2e-2)]
 )
 def test_backends_give_outputs_and_gradients_of_the_definition(
   op, shape, dtype, bound
@@ -245,23 +247,27 @@ def test_backends_give_outputs_and_gradients_of_the_definition(
 
 
 def test_backends_survive_inputs_where_the_gates_saturate(op):
-  (x, kernel, bias), cotangent = inputs(1, 3, 4, 6)
+  (x, kernel, bias), cotangent = inputs(2, 3, 1, 6)
   got = with_gradients(op, cotangent, 1000 * x, kernel, bias)
   for a, b in zip(got, definition((1000 * x, kernel, bias), cotangent)):
     assert relative_error(a, b) <= 1e-5
 
 
-MESHES = [
-  {'data': 2},
-  {'tensor': 2},
-  {'sequence': 4},
-  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
-]
+SPLIT = {'fsdp': 2, 'tensor': 2, 'sequence': 2}
 
 
-@pytest.mark.parametrize('shape', MESHES, ids=str)
-def test_backends_give_the_same_on_a_mesh(plain, shape):
-  args, cotangent = inputs(2, 12, 4, 4)
+@pytest.mark.parametrize(
+  'name, shape',
+  [
+    ('xla', {'data': 2}),
+    ('xla', SPLIT),
+    ('xla_jvp', SPLIT),
+    ('mosaic_tpu', SPLIT),
+  ],
+  ids=str,
+)
+def test_backends_give_the_same_on_a_mesh(name, shape):
+  args, cotangent = inputs(2, 4, 3, 4)
   want = with_gradients(glumb_conv, cotangent, *args)
   mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())])
   batch, rows = (a if a in shape else None for a in ('data', 'sequence'))
@@ -274,13 +280,13 @@ def test_backends_give_the_same_on_a_mesh(plain, shape):
   with jax.set_mesh(mesh):
     split = lambda a: jax.device_put(a, jax.NamedSharding(mesh, spec))
     x, cotangent = split(args[0]), split(cotangent)
-    got = with_gradients(plain, cotangent, x, *args[1:])
+    got = with_gradients(backend(name, True), cotangent, x, *args[1:])
   for a, b in zip(got, want):
     assert relative_error(a, np.asarray(b)) <= 1e-5
 
 
 def test_one_row_a_device_is_not_split_further():
-  args, cotangent = inputs(1, 4, 3, 4)
+  args, cotangent = inputs(2, 4, 3, 4)
   want = with_gradients(glumb_conv, cotangent, *args)
   with jax.set_mesh(make_mesh({'sequence': 4}, jax.devices()[:4])):
     got = with_gradients(backend('mosaic_tpu', True), cotangent, *args)
@@ -307,21 +313,14 @@ def test_kernels_work_inside_scan_remat_and_vmap():
     assert relative_error(a, b) <= 1e-5
 
 
-def test_no_two_steps_of_a_kernel_race():
-  params = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan')
-  args, cotangent = inputs(2, 3, 2, 4)
-  with_gradients(backend('mosaic_tpu', params), cotangent, *args)
-  assert not interpreter.races.races_found
-
-
 def test_unsupported_calls_raise_before_tracing():
   op = functools.partial(glumb_conv, implementation='mosaic_tpu')
   for shape, dtype, why in [
-    ((1, 2, 2, 4), jnp.float16, 'float16 is neither bfloat16 nor float32'),
+    ((1, 2, 2, 4), jnp.float16, 'float16 .*bfloat16 .*float32'),
     (
       (1, 2, 512, 11200),
       jnp.float32,
-      'a row of 512 x 11200 float32 .* MiB of VMEM',
+      '512 x 11200 float32 .* MiB',
     ),
   ]:
     args = [
@@ -330,5 +329,5 @@ def test_unsupported_calls_raise_before_tracing():
     ]
     with dispatch.platform('tpu'), pytest.raises(UnsupportedError, match=why):
       jax.eval_shape(op, *args)
-  with pytest.raises(UnsupportedError, match='platform is cpu'):
+  with pytest.raises(UnsupportedError, match='cpu'):
     jax.eval_shape(op, *args)

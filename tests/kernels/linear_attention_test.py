@@ -37,31 +37,41 @@ BACKENDS = {
   'xla': {},
   'xla_chunked': {},
 }
-# Tensor cores multiply bfloat16.
-DTYPES = {'mosaic_gpu': ['bfloat16']}
-# Several tiles, splits and a part of a group; one token; two blocks a head.
-SHAPES = {'mosaic_gpu': [(1, 521, 3, 32), (2, 1, 1, 64), (1, 9, 1, 128)]}
+# Several tiles, the last in part; one token; heads that fill a group in part,
+# or no lanes. Tensor cores multiply bfloat16.
+CASES = {
+  'mosaic_gpu': [
+    ('bfloat16', (1, 265, 3, 32)),
+    ('bfloat16', (2, 1, 1, 64)),
+    ('bfloat16', (2, 9, 1, 128)),
+  ],
+  'mosaic_tpu': [
+    ('bfloat16', (2, 1030, 3, 64)),
+    ('float32', (2, 530, 2, 72)),
+  ],
+  'xla': [('bfloat16', (2, 1030, 3, 64)), ('float32', (1, 1, 5, 32))],
+  'xla_chunked': [
+    ('bfloat16', (2, 1030, 3, 64)),
+    ('float32', (2, 1030, 3, 64)),
+    ('float32', (1, 1, 5, 32)),
+  ],
+}
 # JAX's interpreter of Mosaic GPU supports one device, and no transformation.
 EVERYWHERE = [name for name in BACKENDS if name != 'mosaic_gpu']
-in_every_dtype = pytest.mark.parametrize(
-  'op, dtype',
-  [
-    (name, dtype)
-    for name in BACKENDS
-    for dtype in DTYPES.get(name, ['float32', 'bfloat16'])
-  ],
-  indirect=['op'],
-)
 everywhere = pytest.mark.parametrize('op', EVERYWHERE, indirect=True)
+
+
+@functools.cache
+def backend(name):
+  """Always the same object, so that JAX traces it once for each shape."""
+  return functools.partial(
+    relu_linear_attention, implementation=name, **BACKENDS[name]
+  )
 
 
 @pytest.fixture
 def op(request, capsys):
-  yield functools.partial(
-    relu_linear_attention,
-    implementation=request.param,
-    **BACKENDS[request.param],
-  )
+  yield backend(request.param)
   assert 'RACE DETECTED' not in capsys.readouterr().out
 
 
@@ -74,14 +84,11 @@ def pure(op):
   return functools.partial(op, interpret=bool(op.keywords.get('interpret')))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def with_gradients(f, qkv, dout):
   """f(q, k, v) and its gradients, compiled as one."""
-
-  def run(qkv, dout):
-    out, back = jax.vjp(f, *qkv)
-    return out, *back(dout.astype(out.dtype))
-
-  return jax.jit(run)(qkv, dout)
+  out, back = jax.vjp(f, *qkv)
+  return out, *back(dout.astype(out.dtype))
 
 
 def relative_error(got, want):
@@ -148,21 +155,7 @@ def test_scaling_queries_changes_nothing_and_one_value_is_its_own_mean():
 
 @pytest.mark.parametrize(
   'op, dtype, shape',
-  [
-    (name, dtype, shape)
-    for name in BACKENDS
-    for dtype in DTYPES.get(name, ['float32', 'bfloat16'])
-    for shape in SHAPES.get(
-      name,
-      [
-        (2, 100, 4, 32),
-        (1, 1, 5, 32),
-        (1, 63, 3, 64),
-        (2, 1030, 2, 128),
-        (1, 35, 2, 72),
-      ],
-    )
-  ],
+  [(name, *case) for name, cases in CASES.items() for case in cases],
   indirect=['op'],
   ids=str,
 )
@@ -193,14 +186,26 @@ def with_a_constant_normaliser(q, k, v):
   return jnp.einsum('bhij,bjhd->bihd', weights / total, v)
 
 
-@in_every_dtype
+@pytest.mark.parametrize(
+  'op, dtype, shape',
+  [
+    ('mosaic_gpu', 'bfloat16', (2, 9, 1, 128)),
+    ('mosaic_tpu', 'float32', (2, 530, 2, 72)),
+    ('mosaic_tpu', 'bfloat16', (2, 1030, 3, 64)),
+    ('xla', 'bfloat16', (2, 1030, 3, 64)),
+    ('xla_chunked', 'float32', (2, 1030, 3, 64)),
+  ],
+  indirect=['op'],
+  ids=str,
+)
 def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
-  op, dtype
+  op, dtype, shape
 ):
-  q, k, v = (1000 * x for x in inputs((2, 70, 4, 32), dtype))
+  q, k, v = (1000 * x for x in inputs(shape, dtype))
   k = k.at[1].set(-abs(k[1]))
-  out, *grads = with_gradients(op, (q, k, v), jnp.ones_like(q))
-  want = relu_linear_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+  out, *grads = with_gradients(op, [q, k, v], jnp.ones_like(q))
+  full = [x.astype(jnp.float32) for x in (q, k, v)]
+  want = with_gradients(relu_linear_attention, full, jnp.ones_like(q))[0]
   assert relative_error(out, want) <= (1e-5 if dtype == 'float32' else 2e-2)
   assert not out[1].any()
   for grad in grads:
@@ -226,11 +231,11 @@ def test_backends_run_in_vmap_scan_and_remat(pure):
 
 def test_the_tpu_kernels_reject_unsupported_calls():
   on = functools.partial(relu_linear_attention, implementation='mosaic_tpu')
-  with pytest.raises(dispatch.UnsupportedError, match='platform is cpu'):
+  with pytest.raises(dispatch.UnsupportedError, match='cpu'):
     on(*inputs())
   with dispatch.platform('tpu'):
     for qkv, why in [
-      (inputs((1, 2, 1, 160)), 'heads have 160 channels'),
+      (inputs((1, 2, 1, 160)), '160'),
       (inputs(dtype=np.float16), 'float16'),
       (
         [*inputs()[:2], *inputs(dtype=jnp.bfloat16)[2:]],
@@ -248,20 +253,16 @@ def test_models_can_prefer_the_tpu_kernels():
   assert 'name=relu_linear_attention_read' in program
 
 
-MESHES = [
-  {'data': 2},
-  {'tensor': 2},
-  {'sequence': 4},
-  {'data': 2, 'tensor': 2, 'sequence': 2},
-]
-
-
 @everywhere
-@pytest.mark.parametrize('shape', MESHES, ids=str)
+@pytest.mark.parametrize(
+  'shape',
+  [{'sequence': 4}, {'data': 2, 'tensor': 2, 'sequence': 2}],
+  ids=str,
+)
 def test_backends_give_the_same_on_a_mesh(pure, shape):
-  qkv = inputs((2, 64, 4, 32))
-  dout = inputs((2, 64, 4, 32))[0]
-  want = with_gradients(pure, qkv, dout)
+  qkv = inputs((2, 8, 4, 32))
+  dout = inputs((2, 8, 4, 32))[0]
+  want = with_gradients(relu_linear_attention, qkv, dout)
   devices = jax.devices()[: math.prod(shape.values())]
   mesh = make_mesh(shape, devices)
   spec = jax.P(

@@ -23,11 +23,11 @@ def attend(*shape, dtype=jnp.bfloat16, **kwargs):
 
 
 def test_unsupported_attention_calls_raise_the_reason():
-  with pytest.raises(UnsupportedError, match='9.0, not cpu'):
+  with pytest.raises(UnsupportedError, match=r'9\.0.*cpu'):
     attend(1, 8, 2, 32)
-  with pytest.raises(UnsupportedError, match='not float32'):
+  with pytest.raises(UnsupportedError, match='float32'):
     attend(1, 8, 2, 32, dtype=jnp.float32, interpret=True)
-  with pytest.raises(UnsupportedError, match='48 columns'):
+  with pytest.raises(UnsupportedError, match='48'):
     attend(1, 8, 2, 48, interpret=True)
   with pytest.raises(UnsupportedError, match='eps=0'):
     attend(1, 8, 2, 32, eps=0.0, interpret=True)
@@ -40,7 +40,7 @@ def test_another_gpu_is_named(monkeypatch):
   monkeypatch.setattr(jax, 'devices', lambda: [Blackwell()])
   with (
     dispatch.platform('gpu'),
-    pytest.raises(UnsupportedError, match='9.0, not 10.0'),
+    pytest.raises(UnsupportedError, match=r'9\.0.*10\.0'),
   ):
     gpu.check_supported(interpret=False)
 
@@ -71,84 +71,65 @@ def relative_error(got, want):
 @pytest.fixture
 def small_tiles(monkeypatch):
   """Two tiles down and across, and two blocks of channels, the last in part."""
-  monkeypatch.setattr(gate, 'ROWS', (4,))
+  monkeypatch.setattr(gate, 'ROWS', (2,))
 
 
-@pytest.mark.parametrize(
-  'halo, shape', [(False, (2, 2, 1, 32)), (True, (1, 7, 9, 528))]
-)
-def test_the_gate_is_its_definition(halo, shape, small_tiles):
-  args = normal(*shape), normal(3, 3, shape[-1]), normal(shape[-1])
+def reference(x, kernel, bias, *douts):
+  """The definition in float32, and its gradients by each dout."""
+  full = [a.astype(jnp.float32) for a in (x, kernel, bias)]
+  out, back = jax.vjp(glumb_conv, *full)
+  return out, *(back(dout.astype(jnp.float32)) for dout in douts)
+
+
+def test_the_gate_of_rows_between_others_is_its_definition(small_tiles):
+  args = normal(1, 5, 9, 528), normal(3, 3, 528), normal(528)
   got = gate.forward(
-    *args, halo=halo, interpret=gpu.interpret_params(detect_races=True)
+    *args, halo=True, interpret=gpu.interpret_params(detect_races=True)
   )
   assert not gpu_callbacks.get_races().races_found
-  want = glumb_conv(*(a.astype(jnp.float32) for a in args))
   # Of the whole picture, its outermost rows are the halo.
-  assert relative_error(got, want[:, 1:-1] if halo else want) <= 1e-2
+  want = jax.jit(reference)(*args)[0][:, 1:-1]
+  assert relative_error(got, want) <= 1e-2
 
 
-@pytest.mark.parametrize(
-  'halo, shape', [(False, (1, 2, 1, 32)), (True, (1, 9, 9, 32))]
-)
-def test_the_gradient_of_the_gate_is_its_definition(halo, shape, small_tiles):
-  x, kernel, bias, dout = (
-    normal(*s)
-    for s in (
-      shape,
-      (3, 3, shape[-1]),
-      shape[-1:],
-      (*shape[:3], shape[-1] // 2),
-    )
+def test_the_gradient_of_rows_between_others_is_its_definition(small_tiles):
+  args = normal(1, 7, 9, 32), normal(3, 3, 32), normal(32)
+  dout = normal(1, 7, 9, 16)
+  backward = functools.partial(
+    gate.backward,
+    halo=True,
+    interpret=gpu.interpret_params(detect_races=True),
   )
-  rows = lambda a, count: a[:, count:-count] if halo else a
-  got = jax.jit(
-    functools.partial(
-      gate.backward,
-      halo=halo,
-      interpret=gpu.interpret_params(detect_races=True),
-    )
-  )(x, kernel, bias, rows(dout, 1))
+  got = jax.jit(backward)(*args, dout[:, 1:-1])
   assert not gpu_callbacks.get_races().races_found
-  _, back = jax.vjp(
-    glumb_conv, *(a.astype(jnp.float32) for a in (x, kernel, bias))
-  )
-
-  def of(count):
-    """Gradients by all of dout but its outermost rows."""
-    kept = (
-      dout
-      if not halo
-      else jnp.pad(rows(dout, count), ((0, 0), (count, count), (0, 0), (0, 0)))
-    )
-    return back(kept.astype(jnp.float32))
-
   # dx includes the neighbours' rows of dout; the weights' gradients do not.
-  want = rows(of(1)[0], 2), *of(2)[1:]
-  for a, b in zip(got, want):
+  of = lambda count: dout.at[:, :count].set(0).at[:, -count:].set(0)
+  _, whole, own = jax.jit(reference)(*args, of(1), of(2))
+  for a, b in zip(got, (whole[0][:, 2:-2], *own[1:])):
     assert relative_error(a, b) <= 1e-2
 
 
 def test_unsupported_gate_calls_raise_the_reason():
   with pytest.raises(UnsupportedError, match='float32'):
     gate.check_supported(normal(1, 2, 2, 32, dtype=jnp.float32), True)
-  with pytest.raises(UnsupportedError, match='12 channels are not a multiple'):
+  with pytest.raises(UnsupportedError, match='12'):
     gate.check_supported(normal(1, 2, 2, 24), True)
 
 
 def test_the_op_runs_the_gate_and_its_gradient(small_tiles):
-  args = normal(1, 5, 3, 32), normal(3, 3, 32), normal(32)
+  args = normal(2, 3, 1, 32), normal(3, 3, 32), normal(32)
 
-  def run(f, *args):
-    out, back = jax.vjp(f, *args)
+  def run(*args):
+    interpret = gpu.interpret_params(detect_races=True)
+    out, back = jax.vjp(
+      functools.partial(op, implementation='mosaic_gpu', interpret=interpret),
+      *args,
+    )
     return out, *back(jnp.ones_like(out))
 
-  got = jax.jit(
-    functools.partial(
-      run, functools.partial(op, implementation='mosaic_gpu', interpret=True)
-    )
-  )(*args)
-  want = run(glumb_conv, *(a.astype(jnp.float32) for a in args))
-  for a, b in zip(got, want):
+  got = jax.jit(run)(*args)
+  assert not gpu_callbacks.get_races().races_found
+  out, grads = jax.jit(reference)(*args, jnp.ones((2, 3, 1, 16)))
+  for a, b in zip(got, (out, *grads)):
     assert a.dtype == jnp.bfloat16
     assert relative_error(a, b) <= 2e-2

@@ -50,7 +50,11 @@ def inputs():
 
 
 @pytest.mark.parametrize(
-  'remat', [pytest.param('none', marks=pytest.mark.slow), 'full']
+  'remat',
+  [
+    pytest.param('none', marks=pytest.mark.slow),
+    pytest.param('full', marks=pytest.mark.long),
+  ],
 )
 def test_kernels_change_neither_velocity_nor_gradients(interpreted, remat):
   module = Sana(**FIELDS, remat=remat)

@@ -23,7 +23,7 @@ MODEL = Sana(
   out_channels=3,
   caption_channels=6,
 )
-GRIDS = [(4, 6), (6, 4), (1, 24), (24, 1)]
+GRIDS = [(4, 6), (6, 4), (1, 24)]
 
 
 def normal(*shape):
@@ -41,7 +41,12 @@ def run_block(kernel_of):
   params = jax.tree.map(lambda s: normal(*s.shape) * 0.3, shapes)
   depthwise = params['mix_ffn']['depthwise']
   depthwise['kernel'] = kernel_of(depthwise['kernel'])
-  return [block.apply({'params': params}, *args, grid=g)[0] for g in GRIDS]
+  run = jax.jit(
+    lambda params, *args: [
+      block.apply({'params': params}, *args, grid=g)[0] for g in GRIDS
+    ]
+  )
+  return run(params, *args)
 
 
 def test_without_neighbours_any_grid_gives_the_same_tokens():
@@ -60,8 +65,10 @@ def test_neighbours_are_those_of_the_grid():
 
 def test_mix_ffn_spreads_a_token_to_its_neighbours_on_the_grid():
   ffn, tokens = MixFFN(2.5, jnp.float32), normal(1, 24, 16)
-  params = ffn.init(jax.random.key(0), tokens, (4, 6))
-  run = lambda x: ffn.apply(params, x, (4, 6)).reshape(4, 6, 16)
+  params = jax.jit(ffn.init, static_argnums=2)(
+    jax.random.key(0), tokens, (4, 6)
+  )
+  run = jax.jit(lambda x: ffn.apply(params, x, (4, 6)).reshape(4, 6, 16))
   changed = run(tokens.at[:, 5].add(1.0)) != run(tokens)  # The first row's end.
   want = np.zeros((4, 6), bool)
   want[:2, 4:] = True

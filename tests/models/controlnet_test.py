@@ -1,5 +1,7 @@
 """The ControlNet, and the transformer that takes its outputs."""
 
+import functools
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -30,9 +32,14 @@ def inputs(size=(4, 6)):
   )
 
 
-def random_params(module, *args):
+@functools.cache
+def random_params(module):
   """Values that matter everywhere: no zero layers, no norms of one."""
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)['params']
+  latents, timesteps, text, _, control = inputs()
+  more = (control,) if isinstance(module, SanaControlNet) else ()
+  shapes = jax.eval_shape(
+    module.init, jax.random.key(0), latents, timesteps, text, *more
+  )['params']
   rng = np.random.default_rng()
   return jax.tree.map(
     lambda s: jnp.asarray(rng.normal(size=s.shape) * 0.3, s.dtype), shapes
@@ -44,7 +51,7 @@ def base_and_inputs(**how):
   base = Sana(**BASE | how)
   return (
     base,
-    random_params(base, latents, timesteps, text),
+    random_params(base),
     (latents, timesteps, text, mask),
     control,
   )
@@ -54,20 +61,22 @@ def relative_error(got, want):
   return jnp.linalg.norm(got - want) / jnp.linalg.norm(want)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, params, *args, **kwargs):
+  return module.apply({'params': params}, *args, **kwargs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def blocks_seen(base, params, args, control):
   """x after each block, [block b n d]."""
   return jnp.stack(
-    jax.jit(
-      lambda params, control: (
-        base.apply(
-          {'params': params},
-          *args,
-          control=control,
-          features=range(base.depth),
-          method='evaluate',
-        ).features
-      )
-    )(params, control)
+    base.apply(
+      {'params': params},
+      *args,
+      control=control,
+      features=range(base.depth),
+      method='evaluate',
+    ).features
   )
 
 
@@ -91,18 +100,18 @@ def test_a_new_controlnet_changes_nothing_but_has_gradients():
   ]
 
   @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
   def run(new):
     outputs = net.apply(
       {'params': new}, latents, timesteps, text, control, mask
     )
-    return base.apply({'params': params}, *args, control=outputs), outputs
+    out = base.apply({'params': params}, *args, control=outputs)
+    return jnp.sum(out**2), (out, outputs)
 
-  out, outputs = run(new)
+  grads, (out, outputs) = run(new)
   assert outputs.shape == (2, 2, 24, 16)
   np.testing.assert_array_equal(outputs, 0)
-  want = jax.jit(base.apply)({'params': params}, *args)
-  assert relative_error(out, want) <= 1e-5
-  grads = jax.jit(jax.grad(lambda new: jnp.sum(run(new)[0] ** 2)))(new)
+  assert relative_error(out, apply(base, params, *args)) <= 1e-5
   assert all(
     np.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads['blocks']['output'])
   )
@@ -129,20 +138,15 @@ def test_outputs_beyond_the_last_block_are_not_used():
   outputs = jnp.asarray(
     np.random.default_rng().normal(size=(7, 2, 24, 16)), jnp.float32
   )
-  run = jax.jit(
-    lambda outputs: base.apply({'params': params}, *args, control=outputs)
-  )
+  run = lambda outputs: apply(base, params, *args, control=outputs)
   np.testing.assert_array_equal(run(outputs), run(outputs[:3]))
 
 
 def test_the_scale_multiplies_the_outputs():
   latents, timesteps, text, mask, control = inputs()
   net = SanaControlNet(**CONTROL)
-  params = random_params(net, latents, timesteps, text, control)
-  run = jax.jit(
-    lambda scale: net.apply(
-      {'params': params}, latents, timesteps, text, control, mask, scale
-    )
+  run = lambda scale: apply(
+    net, random_params(net), latents, timesteps, text, control, mask, scale
   )
   assert np.abs(run(1.0)).max() > 0.1
   np.testing.assert_allclose(run(0.25), 0.25 * run(1.0), rtol=1e-6)
@@ -156,14 +160,10 @@ def test_rounded_timesteps_are_those_of_bfloat16(which):
     'transformer': (Sana(**BASE), {}),
     'controlnet': (SanaControlNet(**CONTROL), dict(control=control)),
   }[which]
-  params = random_params(module, latents, at(0.0), text, *more.values())
+  params = random_params(module)
 
   def difference(model):
-    run = jax.jit(
-      lambda t: model.apply(
-        {'params': params}, latents, t, text, mask=mask, **more
-      )
-    )
+    run = lambda t: apply(model, params, latents, t, text, mask=mask, **more)
     return np.abs(np.float32(run(at(999.0)) - run(at(1000.0)))).max()
 
   # Between 512 and 1024, bfloat16 has every fourth number only.
@@ -175,9 +175,7 @@ def test_rounded_timesteps_are_those_of_bfloat16(which):
 
 def test_remat_and_unroll_change_nothing():
   latents, timesteps, text, mask, control = inputs((2, 2))
-  params = random_params(
-    SanaControlNet(**CONTROL), latents, timesteps, text, control
-  )
+  params = random_params(SanaControlNet(**CONTROL))
 
   def run(**how):
     net = SanaControlNet(**CONTROL, **how)
@@ -203,11 +201,15 @@ def test_the_first_block_gives_the_official_start():
   # With no block of its own to run, the latents count for nothing any more.
   latents, timesteps, text, mask = args
   net = SanaControlNet(**CONTROL)
-  own = random_params(net, latents, timesteps, text, control)
-  run = jax.jit(
-    lambda latents, start: net.apply(
-      {'params': own}, latents, timesteps, text, control, mask, start=start
-    )
+  run = lambda latents, start: apply(
+    net,
+    random_params(net),
+    latents,
+    timesteps,
+    text,
+    control,
+    mask,
+    start=start,
   )
   np.testing.assert_array_equal(run(latents, start), run(2 * latents, start))
   assert np.abs(run(latents, start) - run(latents, None)).max() > 1e-2

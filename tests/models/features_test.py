@@ -1,5 +1,7 @@
 """Features: x after chosen blocks, and no stack of all of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,7 @@ def normal(*shape):
   return jnp.asarray(np.random.default_rng().normal(size=shape), jnp.float32)
 
 
+@functools.cache
 def variables():
   return {
     'params': jax.tree.map(
@@ -43,6 +46,9 @@ def inputs():
 
 def evaluate(variables, *args, model=MODEL, **how):
   return model.apply(variables, *args, method='evaluate', **how)
+
+
+run = jax.jit(evaluate, static_argnames=('features', 'model'))
 
 
 def rest_of_the_model(model, x, first, grid, timesteps, text, mask):
@@ -65,23 +71,22 @@ def rest_of_the_model(model, x, first, grid, timesteps, text, mask):
 
 def test_features_are_x_after_the_chosen_blocks_and_no_others():
   weights, (latents, *rest) = variables(), inputs()
-  out = jax.jit(evaluate, static_argnames='features')(
-    weights, latents, *rest, features=CHOSEN
-  )
+  out = run(weights, latents, *rest, features=CHOSEN)
   assert len(out.features) == 2
   want = jax.jit(MODEL.apply)(weights, latents, *rest)
   np.testing.assert_allclose(out.velocity, want, rtol=1e-5, atol=1e-5)
+  from_block = jax.jit(
+    functools.partial(MODEL.apply, method=rest_of_the_model),
+    static_argnums=(2, 3),
+  )
   for first, x in zip(CHOSEN, out.features):
     assert x.shape == (2, 24, 16)
-    got = MODEL.apply(
-      weights, x, first, (4, 6), *rest, method=rest_of_the_model
-    )
+    got = from_block(weights, x, first, (4, 6), *rest)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
 def test_the_order_of_features_and_unroll_change_nothing():
   args = variables(), *inputs()
-  run = jax.jit(evaluate, static_argnames=('features', 'model'))
   want = run(*args, features=CHOSEN).features
   unrolled = MODEL.clone(unroll=4, remat='full')
   got = run(*args, features=CHOSEN[::-1], model=unrolled).features
@@ -95,8 +100,13 @@ def test_gradients_flow_through_features():
     evaluate(weights, x, *rest, features=CHOSEN).features[1] ** 2
   )
   direction = normal(*latents.shape)
-  _, tangent = jax.jvp(of_second, (latents,), (direction,))
-  gradient = jax.jit(jax.grad(of_second))(latents)
+
+  @jax.jit
+  def both(latents, direction):
+    _, tangent = jax.jvp(of_second, (latents,), (direction,))
+    return tangent, jax.grad(of_second)(latents)
+
+  tangent, gradient = both(latents, direction)
   assert abs(tangent) > 1
   np.testing.assert_allclose(jnp.vdot(gradient, direction), tangent, rtol=1e-3)
 
@@ -138,5 +148,9 @@ def test_the_backward_pass_keeps_no_buffer_of_each_block():
 
 @pytest.mark.parametrize('features', [(6,), (-1,), (2, 2)])
 def test_features_of_missing_blocks_are_refused(features):
-  with pytest.raises(UserError, match='allowed are different ones of 0 to 5'):
-    evaluate(variables(), *inputs(), features=features)
+  weights, args = variables(), inputs()
+  run = functools.partial(evaluate, features=features)
+  with pytest.raises(UserError) as error:
+    jax.eval_shape(run, weights, *args)
+  assert (error.value.key, error.value.value) == ('features', features)
+  assert error.value.allowed == 'different ones of 0 to 5'

@@ -30,7 +30,7 @@ def test_the_number_of_patches_is_that_of_pix2pix(pixels, patches, params):
 
 
 def test_a_score_depends_on_its_own_picture_alone(params):
-  images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+  images = np.float32(np.random.default_rng(1).normal(size=(3, 32, 32, 3)))
   alone = score(params, images[:1])
   np.testing.assert_allclose(
     score(params, images)[:1], alone, rtol=1e-4, atol=1e-6
@@ -39,7 +39,7 @@ def test_a_score_depends_on_its_own_picture_alone(params):
 
 
 def test_channels_have_mean_0_and_variance_1():
-  x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-  y = patchgan.instance_norm(x)
-  np.testing.assert_allclose(jnp.mean(y, axis=(1, 2)), 0, atol=1e-5)
-  np.testing.assert_allclose(jnp.var(y, axis=(1, 2)), 1, rtol=1e-4)
+  x = np.float32(np.random.default_rng(0).normal(3, 2, (2, 8, 8, 4)))
+  y = np.asarray(jax.jit(patchgan.instance_norm)(x))
+  np.testing.assert_allclose(np.mean(y, axis=(1, 2)), 0, atol=1e-5)
+  np.testing.assert_allclose(np.var(y, axis=(1, 2)), 1, rtol=1e-4)

@@ -25,6 +25,7 @@ TINY = dict(
   out_channels=3,
   caption_channels=6,
 )
+NORMED = dict(qk_norm=True, cross_norm=True)
 # diffusers' own models: 548, 396 and 476 tensors and so on, counted there. The
 # 3.2B has twice the 1.6B's blocks; 4.8B three times.
 PARAMETERS = {
@@ -67,6 +68,11 @@ def random_params(**fields):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, params, *args):
+  return module.apply({'params': params}, *args)
+
+
 def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
@@ -80,10 +86,13 @@ def assert_products_agree(left, *right):
 
 def test_every_published_size_has_its_number_of_parameters():
   assert config.SANA_SIZES.keys() == PARAMETERS.keys()
+  count = functools.cache(
+    lambda module: sum(
+      s.size for s in jax.tree.leaves(abstract.transformer(module))
+    )
+  )
   for name, fields in config.SANA_SIZES.items():
-    shapes = abstract.transformer(Sana(**fields))
-    count = sum(s.size for s in jax.tree.leaves(shapes))
-    assert count == PARAMETERS[name], name
+    assert count(Sana(**fields)) == PARAMETERS[name], name
 
 
 def test_one_call_is_that_of_diffusers():
@@ -100,21 +109,22 @@ def test_one_call_is_that_of_diffusers():
 
 
 def test_remat_and_unroll_change_neither_output_nor_gradients():
-  args, params = inputs(), random_params(**TINY)
+  args, params = inputs(size=(2, 3)), random_params(**TINY)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  @functools.partial(jax.grad, argnums=1, has_aux=True)
+  def of(module, params):
+    out = module.apply({'params': params}, *args)
+    return jnp.sum(jnp.sin(out)), out
 
   def run(**how):
-    def loss(params):
-      out = Sana(**TINY, **how).apply({'params': params}, *args)
-      return jnp.sum(jnp.sin(out)), out
-
-    grads, out = jax.jit(jax.grad(loss, has_aux=True))(params)
+    grads, out = of(Sana(**TINY, **how), params)
     return out, jax.flatten_util.ravel_pytree(grads)[0]
 
   want, want_grads = run()
   assert jnp.linalg.norm(want_grads) > 1e-2
   for how in (
-    {'unroll': 2},
-    {'unroll': 3, 'remat': 'full'},
+    {'unroll': 2, 'remat': 'full'},
     {'remat': 'dots'},
     {'remat': 'offload'},
   ):
@@ -125,9 +135,8 @@ def test_remat_and_unroll_change_neither_output_nor_gradients():
 
 def test_padded_words_do_not_change_the_velocity():
   latents, timesteps, text, mask = inputs()
-  apply = jax.jit(Sana(**TINY).apply)
   run = lambda text, mask: apply(
-    {'params': random_params(**TINY)}, latents, timesteps, text, mask
+    Sana(**TINY), random_params(**TINY), latents, timesteps, text, mask
   )
   padded = jnp.where(mask[..., None], text, 100.0)
   np.testing.assert_allclose(
@@ -143,9 +152,8 @@ def test_padded_words_do_not_change_the_velocity():
 
 def test_no_mask_is_a_mask_of_ones_and_also_one_of_zeros():
   latents, timesteps, text, mask = inputs()
-  apply = jax.jit(Sana(**TINY).apply)
   run = lambda mask: apply(
-    {'params': random_params(**TINY)}, latents, timesteps, text, mask
+    Sana(**TINY), random_params(**TINY), latents, timesteps, text, mask
   )
   np.testing.assert_allclose(
     run(None), run(jnp.ones_like(mask)), rtol=1e-4, atol=1e-5
@@ -156,12 +164,11 @@ def test_no_mask_is_a_mask_of_ones_and_also_one_of_zeros():
   )
 
 
-@pytest.mark.parametrize('size', [(4, 4), (2, 6)])
-def test_latents_of_any_shape_in_patches_of_two(size):
+def test_latents_of_any_shape_in_patches_of_two():
+  size = 2, 6
   fields = TINY | dict(patch_size=2, out_channels=5, interpolation_scale=1.0)
   args = inputs(fields, size)
-  run = jax.jit(Sana(**fields).apply)
-  out = run({'params': random_params(**fields)}, *args)
+  out = apply(Sana(**fields), random_params(**fields), *args)
   assert out.shape == (2, *size, 5)
 
 
@@ -176,7 +183,7 @@ def test_patches_keep_their_positions():
     random_params(**fields),
   )
   latents, *rest = inputs(fields, (4, 6))
-  run = jax.jit(lambda x: Sana(**fields).apply({'params': params}, x, *rest))
+  run = lambda x: apply(Sana(**fields), params, x, *rest)
   moved = np.abs(run(latents.at[:, 2, 5].add(1.0)) - run(latents)) > 1e-6
   want = np.zeros((4, 6), bool)
   want[2:4, 4:6] = True
@@ -188,8 +195,11 @@ def test_the_position_table_breaks_the_symmetry_of_translation():
   # unless positions are given.
   fields = TINY | dict(depth=1)
   latents, *rest = inputs(fields, (6, 6))
-  run = lambda **how: jax.jit(Sana(**fields, **how).apply)(
-    {'params': random_params(**fields)}, jnp.ones_like(latents), *rest
+  run = lambda **how: apply(
+    Sana(**fields, **how),
+    random_params(**fields),
+    jnp.ones_like(latents),
+    *rest,
   )
   inside = lambda x: np.ptp(x[:, 1:-1, 1:-1], axis=(1, 2)).max()
   assert inside(run()) < 1e-5
@@ -199,72 +209,56 @@ def test_the_position_table_breaks_the_symmetry_of_translation():
 def test_a_model_with_guidance_requires_and_uses_it():
   fields = TINY | dict(guidance_embeds=True)
   model = Sana(**fields)
-  args, params = inputs(fields), {'params': random_params(**fields)}
-  with pytest.raises(ValueError, match='needs a guidance scale'):
-    model.apply(params, *args)
-  run = jax.jit(model.apply)
-  weak, strong = (run(params, *args, jnp.full(2, g)) for g in (0.1, 0.5))
+  args, params = inputs(fields), random_params(**fields)
+  with pytest.raises(ValueError, match='guidance'):
+    jax.eval_shape(model.apply, {'params': params}, *args)
+  weak, strong = (
+    apply(model, params, *args, jnp.full(2, g)) for g in (0.1, 0.5)
+  )
   assert np.abs(weak - strong).max() > 1e-4
 
 
 def test_bfloat16_is_near_float32():
-  args, params = inputs(), {'params': random_params(**TINY)}
-  want = jax.jit(Sana(**TINY).apply)(params, *args)
-  got = jax.jit(Sana(**TINY, dtype=jnp.bfloat16).apply)(params, *args)
+  args, params = inputs(), random_params(**TINY)
+  want = apply(Sana(**TINY), params, *args)
+  got = apply(Sana(**TINY, dtype=jnp.bfloat16), params, *args)
   assert got.dtype == jnp.bfloat16
   assert 1e-5 < relative_error(np.float32(got), want) <= 5e-2
 
 
-@pytest.mark.parametrize('normed', [False, True])
-def test_text_projected_once_gives_the_same_velocity(normed):
-  model = Sana(
-    width=24,
-    depth=3,
-    cross_heads=2,
-    head_dim=8,
-    in_channels=4,
-    out_channels=4,
-    caption_channels=10,
-    qk_norm=normed,
-    cross_norm=normed,
-  )
-  rng = np.random.default_rng()
-  x = jnp.asarray(rng.normal(size=(2, 4, 6, 4)), jnp.float32)
-  text = jnp.asarray(rng.normal(size=(2, 5, 10)), jnp.float32)
-  mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-  t = jnp.array([999.0, 136.0])
-  params = jax.jit(model.init)(jax.random.key(0), x, t, text)['params']
-  run = jax.jit(lambda text: model.apply({'params': params}, x, t, text, mask))
-  projected = model.apply({'params': params}, text, method='project_text')
-  assert projected.keys.shape == (2, 3, 5, 2, 12)
-  np.testing.assert_allclose(run(projected), run(text), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize('fields', [TINY, TINY | NORMED], ids=['', 'normed'])
+def test_text_projected_once_gives_the_same_velocity(fields):
+  model, params = Sana(**fields), random_params(**fields)
+  x, t, text, mask = inputs()
+  project = functools.partial(model.apply, method='project_text')
+  projected = jax.jit(project)({'params': params}, text)
+  assert projected.keys.shape == (2, 3, 5, 2, 8)
+  got, want = (apply(model, params, x, t, y, mask) for y in (projected, text))
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_tangents_agree_with_gradients_in_forward_mode():
+@pytest.mark.parametrize(
+  'fields, backends',
+  [(TINY | NORMED, {'glumb_conv': 'xla_jvp'}), (TINY, {})],
+  ids=['normed', 'default'],
+)
+def test_tangents_agree_with_gradients_in_forward_mode(fields, backends):
   """<w, J v> = <J^T w, v>, as Sprint's consistency loss needs them."""
-  fields = dict(TINY, qk_norm=True, cross_norm=True)
-  variables = {'params': random_params(**fields)}
+  params = random_params(**fields)
   latents, times, *text = inputs()
-  run = lambda x, t: Sana(**fields).apply(variables, x, t, *text)
-  x, t = np.random.default_rng().normal(size=(2, *latents.shape))
-  with kernels.prefer(glumb_conv='xla_jvp'):
-    out, tangent = jax.jvp(
-      run, (latents, times), (jnp.float32(x), jnp.ones_like(times))
-    )
-  want, back = jax.vjp(run, latents, times)
-  assert relative_error(out, want) <= 1e-6
-  dx, dt = back(jnp.float32(t))
-  assert_products_agree((t, tangent), (dx, x), (dt, jnp.ones_like(dt)))
+  x, w = np.random.default_rng().normal(size=(2, *latents.shape))
 
+  @jax.jit
+  def both(params, latents, times, x, w, *text):
+    variables = {'params': params}
+    run = lambda x, t: Sana(**fields).apply(variables, x, t, *text)
+    with kernels.prefer(**backends):
+      out = jax.jvp(run, (latents, times), (x, jnp.ones_like(times)))
+    want, back = jax.vjp(run, latents, times)
+    return *out, want, *back(w)
 
-def test_the_default_model_supports_forward_mode():
-  variables = {'params': random_params(**TINY)}
-  latents, times, *text = inputs()
-  run = lambda x, t: Sana(**TINY).apply(variables, x, t, *text)
-  x, t = np.random.default_rng().normal(size=(2, *latents.shape))
-  _, tangent = jax.jvp(
-    run, (latents, times), (jnp.float32(x), jnp.ones_like(times))
+  out, tangent, want, dx, dt = both(
+    params, latents, times, jnp.float32(x), jnp.float32(w), *text
   )
-  _, back = jax.vjp(run, latents, times)
-  dx, dt = back(jnp.float32(t))
-  assert_products_agree((t, tangent), (dx, x), (dt, jnp.ones_like(dt)))
+  assert relative_error(out, want) <= 1e-6
+  assert_products_agree((w, tangent), (dx, x), (dt, jnp.ones_like(dt)))

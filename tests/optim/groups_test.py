@@ -45,10 +45,10 @@ def normal(seed, scale=1.0):
 def updates(tx, steps=3, scale=1.0):
   """The last of a few updates."""
   params = normal(0)
-  state = tx.init(params)
+  state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
   for seed in range(1, steps + 1):
-    step, state = jax.jit(tx.update)(normal(seed, scale), state, params)
-  return step
+    step, state = update(normal(seed, scale), state, params)
+  return jax.device_get(step)
 
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
@@ -119,8 +119,8 @@ def clipped(text, clip_norm):
   """The gradient that an optimizer is given: lion's momentum with b2 = 0."""
   params = {name: jnp.zeros(1) for name in 'abc'}
   tx = make(text, name='lion', b2=0.0, clip_norm=clip_norm)
-  grads = {'a': jnp.array([3.0]), 'b': jnp.array([4.0]), 'c': jnp.array([12.0])}
-  _, state = tx.update(grads, tx.init(params), params)
+  grads = {'a': np.float32([3]), 'b': np.float32([4]), 'c': np.float32([12])}
+  _, state = jax.jit(lambda g: tx.update(g, tx.init(params), params))(grads)
   kept = [x for x in jax.tree.leaves(state) if x.shape == (1,)]
   return sorted(abs(x.item()) for x in kept)
 
@@ -182,7 +182,7 @@ def test_an_invalid_text_is_refused_with_its_entry(text, value):
 
 
 def test_the_nearest_setting_is_suggested():
-  with pytest.raises(UserError, match='did you mean clip_norm'):
+  with pytest.raises(UserError, match=r'clip_norm\?'):
     groups.parse('x:clip=1')
 
 

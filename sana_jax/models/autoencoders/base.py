@@ -33,7 +33,10 @@ class LatentSpec:
     if height != width:
       raise UserError(
         f'Latents with strides of {height} x {width} pixels are '
-        'not supported here; both must be equal.'
+        'not supported here; both must be equal.',
+        key='strides',
+        value=(height, width),
+        allowed='two equal numbers',
       )
     return height
 
@@ -46,7 +49,10 @@ class LatentSpec:
       if size % stride:
         raise UserError(
           f'The size is {size}; it must be a multiple of the '
-          f"autoencoder's compression, {stride}."
+          f"autoencoder's compression, {stride}.",
+          key='size',
+          value=size,
+          allowed=f'a multiple of {stride}',
         )
     return (*(n // f for n, f in zip(sizes, self.strides)), self.channels)
 

@@ -58,7 +58,10 @@ def test_videos_have_a_time_axis():
 
 
 def test_sizes_that_do_not_divide_are_refused():
-  with pytest.raises(UserError, match='48'):
+  with pytest.raises(UserError) as error:
     base.LatentSpec(4, (32, 32)).shape(64, 48)
-  with pytest.raises(UserError, match='16 x 32'):
+  assert error.value.value == 48
+  assert error.value.allowed == 'a multiple of 32'
+  with pytest.raises(UserError) as error:
     _ = base.LatentSpec(4, (16, 32)).side
+  assert (error.value.key, error.value.value) == ('strides', (16, 32))

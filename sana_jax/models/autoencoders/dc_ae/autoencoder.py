@@ -123,7 +123,10 @@ class DCAE(nn.Module):
     if height % self.compression or width % self.compression:
       raise UserError(
         f'The autoencoder got images of {width}x{height} pixels; both sides '
-        f'must be multiples of {self.compression}: crop or resize them.'
+        f'must be multiples of {self.compression}: crop or resize them.',
+        key='images',
+        value=(width, height),
+        allowed=f'multiples of {self.compression}',
       )
     return self.encoder(images)
 
@@ -143,7 +146,10 @@ def check(model: DCAE):
     for word in (value,) if isinstance(value, str) else value:
       if word not in allowed:
         raise UserError(
-          f'DC-AE got {field}={word!r}; allowed are {", ".join(allowed)}.'
+          f'DC-AE got {field}={word!r}; allowed are {", ".join(allowed)}.',
+          key=field,
+          value=word,
+          allowed=allowed,
         )
   stages = len(model.encoder_widths)
   for side in ('encoder', 'decoder'):
@@ -152,15 +158,22 @@ def check(model: DCAE):
     depths = getattr(model, f'{side}_depths')
     if 0 in depths[1:]:
       raise UserError(
-        f'DC-AE got {side}_depths={depths}; only the first may be 0.'
+        f'DC-AE got {side}_depths={depths}; only the first may be 0.',
+        key=f'{side}_depths',
+        value=depths,
+        allowed='positive but for the first',
       )
   for name in ('decoder_norms', 'decoder_acts'):
     _check_length(model, name, stages)
 
 
 def _check_length(model, field, stages):
-  if len(getattr(model, field)) != stages:
+  value = getattr(model, field)
+  if len(value) != stages:
     raise UserError(
-      f'DC-AE got {len(getattr(model, field))} entries in {field}; give '
-      f'{stages}, one for each of encoder_widths.'
+      f'DC-AE got {len(value)} entries in {field}; give '
+      f'{stages}, one for each of encoder_widths.',
+      key=field,
+      value=value,
+      allowed=f'{stages} entries',
     )

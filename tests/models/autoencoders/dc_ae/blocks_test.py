@@ -14,9 +14,9 @@ from sana_jax.models.autoencoders.dc_ae import blocks
 
 
 def test_both_forms_of_the_attention_are_one_function():
-  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 6, 3, 8))
+  q, k, v = np.float32(np.random.default_rng().normal(size=(3, 2, 6, 3, 8)))
   np.testing.assert_allclose(
-    blocks.relu_quadratic_attention(q, k, v),
+    jax.jit(blocks.relu_quadratic_attention)(q, k, v),
     relu_linear_attention(q, k, v),
     rtol=1e-5,
     atol=1e-6,
@@ -33,11 +33,11 @@ def test_attention_of_equal_pixels_is_their_value():
   """Averages of equal values: softmax-free attention keeps them, too."""
   module = blocks.MultiScaleAttention(scales=(), head_dim=4)
   x = jnp.broadcast_to(jnp.arange(1.0, 5), (1, 3, 3, 4))
-  variables = module.init(jax.random.key(0), x)
+  variables = jax.jit(module.init)(jax.random.key(0), x)
   params = variables['params'] | {
     name: {'kernel': jnp.eye(4)} for name in ('query', 'key', 'value', 'out')
   }
-  got = module.apply({'params': params}, x)
+  got = jax.jit(module.apply)({'params': params}, x)
   rms = np.sqrt(np.mean(np.arange(1.0, 5) ** 2) + 1e-5)
   np.testing.assert_allclose(got, x + x / rms, rtol=1e-5)
 
@@ -46,13 +46,13 @@ def test_a_head_reads_consecutive_channels_of_all_projections():
   """With two heads, the first reads Q and half of K: zero Q, zero head."""
   module = blocks.MultiScaleAttention(scales=(), head_dim=2)
   x = jnp.ones((1, 2, 2, 4))
-  params = module.init(jax.random.key(0), x)['params'] | {
+  params = jax.jit(module.init)(jax.random.key(0), x)['params'] | {
     'query': {'kernel': jnp.zeros((4, 4))},
     'key': {'kernel': jnp.eye(4)},
     'value': {'kernel': 3 * jnp.eye(4)},
     'out': {'kernel': jnp.eye(4)},
   }
-  got = module.apply({'params': params}, x)
+  got = jax.jit(module.apply)({'params': params}, x)
   # Channels [Q Q Q Q K K | K K V V V V]: q, k, v = (0, 0, 1) and (1, 3, 3).
   y = np.array([0.0, 0, 3, 3])
   np.testing.assert_allclose(

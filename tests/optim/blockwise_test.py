@@ -155,11 +155,14 @@ def test_blocks_of_every_published_width_are_large(width):
 
 
 @pytest.mark.parametrize(
-  'spec',
-  [('fsdp', 'tensor'), ('tensor', 'fsdp'), (None, ('fsdp', 'tensor'))],
+  'width, spec',
+  [
+    (2240, ('fsdp', 'tensor')),
+    (5760, ('tensor', 'fsdp')),
+    (11200, (None, ('fsdp', 'tensor'))),
+  ],
   ids=str,
 )
-@pytest.mark.parametrize('width', [2240, 5760, 11200])
 def test_on_a_mesh_bytes_lie_as_their_array_does(width, spec):
   mesh = make_mesh({'fsdp': 2, 'tensor': 4})
   place = jax.NamedSharding(mesh, jax.P(*spec))

@@ -145,16 +145,15 @@ def leave_half_a_checkpoint(bucket):
       bucket[name.replace('/4/', '/6/')] = bucket[name]
 
 
-def test_a_resumed_run_is_identical_bit_for_bit(finished, toy, tmp_path):
-  whole = toy.run(tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, whole, finished)
+def test_a_resumed_run_is_identical_bit_for_bit(finished, whole):
+  jax.tree.map(np.testing.assert_array_equal, whole[1], finished)
 
 
-def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
-  toy.run(tmp_path, pictures_every_steps=5)
+def test_the_bucket_has_what_a_folder_has(finished, bucket, whole):
+  folder, _ = whole
   theirs = {
-    p.relative_to(tmp_path).as_posix()
-    for p in tmp_path.rglob('*')
+    p.relative_to(folder).as_posix()
+    for p in folder.rglob('*')
     if p.is_file() and 'checkpoints' not in p.parts
   }
   ours = {
@@ -167,7 +166,7 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
   assert steps_of(bucket, 'run/metrics.jsonl') == [2, 4, 6, 8, 10]
   assert (
     bucket['run/model/model.npz'][1]
-    == (tmp_path / 'model/model.npz').read_bytes()
+    == (folder / 'model/model.npz').read_bytes()
   )
 
 

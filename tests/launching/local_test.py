@@ -189,6 +189,7 @@ def kill_one(workdir):
   os.kill(int(pid), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_run_with_a_killed_process_ends_with_the_same_bits(
   tmp_path, monkeypatch
 ):

@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 import sana_jax
 
@@ -63,6 +64,7 @@ def saved(workdir):
   return json.loads(about.read_text())
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_where_the_uninterrupted_one_ends(tmp_path):
   seed = int.from_bytes(os.urandom(4))
   print(f'seed {seed}')

@@ -54,6 +54,7 @@ def finish(processes):
   return logs
 
 
+@pytest.mark.long
 def test_two_processes_compute_what_one_computes(toy, tmp_path):
   two, one = tmp_path / 'two', tmp_path / 'one'
   processes = start(two, 100_000, log_every_steps=1)

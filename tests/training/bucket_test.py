@@ -131,7 +131,7 @@ def test_the_age_of_a_heartbeat_is_by_the_clock_of_the_bucket(
     # Another run takes it over; late writes of this one have no effect.
     store.put('left/.lock', b'of another')
     claims.renew(lock._beat)
-    with pytest.raises(locks.InUse, match='taken over'):
+    with pytest.raises(locks.InUse):
       lock.check()
   assert bucket['left/.lock'][1] == b'of another'
   assert not [n for n in bucket if n.startswith('left/.lock.')]
@@ -227,7 +227,7 @@ def test_lines_that_cannot_be_sent_stop_before_a_save(bucket, monkeypatch):
   stuck.append({'step': 1, 'seconds': 1.0})
   with monkeypatch.context() as patch:
     patch.setattr(epath.Path('gs://x').__class__, 'write_bytes', away)
-    with pytest.raises(UserError, match='stuck.jsonl failed .Away: quota'):
+    with pytest.raises(UserError, match=r'stuck\.jsonl.*quota'):
       stuck.sync()
   stuck.close()
   assert steps_of(bucket, 'stuck.jsonl') == [1]
@@ -253,7 +253,7 @@ def test_weights_are_read_from_the_bucket(finished, toy):
     Exporter(toy.Toy().objective, toy.Toy().export),
   )
   jax.tree.map(np.testing.assert_array_equal, ema, finished.ema)
-  with pytest.raises(UserError, match='--step=9: .* of the steps 8, 10; '):
+  with pytest.raises(UserError, match='--step=9.*8, 10'):
     exports.find(resolve(RUN), 9)
 
 

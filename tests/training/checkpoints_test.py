@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
   first = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
   next(first)
   assert_equal(next(first), next(run.batches))
-  assert 'step 2 in' in caplog.text and 'using step 1' in caplog.text
+  assert 'step 2' in caplog.text and 'step 1' in caplog.text
   # Its number is free again, and its files are kept.
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
   states = run.save(2)
@@ -202,8 +202,10 @@ def test_a_damaged_step_is_renamed_and_not_deleted(toy, tmp_path, make):
 )
 def test_a_file_in_place_of_the_checkpoints_raises(toy, tmp_path, make):
   make(tmp_path / 'checkpoints')
-  with pytest.raises(UserError, match='checkpoints is no folder; move away'):
+  with pytest.raises(UserError) as error:
     Run(toy, tmp_path / 'checkpoints').restore()
+  assert error.value.key == '--workdir'
+  assert str(error.value).startswith(str(tmp_path / 'checkpoints'))
 
 
 def test_a_checkpoint_behind_a_link_is_used_and_kept(toy, tmp_path):
@@ -242,8 +244,9 @@ def test_all_damaged_stops_and_touches_nothing(toy, tmp_path):
   for step in '12':
     for path in arrays(tmp_path / step):
       path.unlink()
-  with pytest.raises(UserError, match=r'None of the checkpoints \[1, 2\]'):
+  with pytest.raises(UserError) as error:
     run.restore()
+  assert (error.value.key, error.value.value) == ('--workdir', [1, 2])
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
 
 
@@ -268,9 +271,7 @@ def test_a_full_disk_raises_a_one_line_error_and_loses_nothing(
 
   task.pictures = fill_disk
   try:
-    with pytest.raises(
-      TransientError, match='failed .* step 4 is intact: check'
-    ):
+    with pytest.raises(TransientError, match='step 4'):
       toy.run(
         tmp_path / 'cut', task, log_every_steps=100, pictures_every_steps=5
       )
@@ -291,10 +292,7 @@ def test_running_out_of_memory_is_not_reported_as_damage(
 
   with monkeypatch.context() as patch:
     patch.setattr(ocp.CheckpointManager, 'restore', restore)
-    with pytest.raises(
-      UserError,
-      match='Out of device memory; split the state with --layout fsdp',
-    ):
+    with pytest.raises(UserError, match='--layout fsdp'):
       toy.run(tmp_path)
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
     '10',
@@ -341,7 +339,7 @@ def test_a_checkpoint_that_does_not_read_back_deletes_no_older_one(
   monkeypatch.setattr(Checkpoints, '_read_back', break_first)
   with caplog.at_level(logging.WARNING, 'absl'):
     run.save(2)
-  assert 'step 2 in' in caplog.text and 'does not read back' in caplog.text
+  assert 'step 2' in caplog.text and 'damaged_2' in caplog.text
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
   assert_equal(states[1], Run(toy, tmp_path).restore())
   monkeypatch.undo()

@@ -143,11 +143,11 @@ def test_a_bad_batch_changes_no_parameter(toy):
 
 
 def test_too_many_bad_batches_in_a_row_stop_the_run(toy, tmp_path):
-  with pytest.raises(
-    UserError,
-    match='last 3 updates, up to step 3, were not .*; no checkpoint was saved',
-  ):
+  with pytest.raises(UserError) as error:
     toy.run(tmp_path, toy.Toy(poison=range(256)), num_steps=10)
+  assert error.value.key == 'max_skipped_in_a_row' and error.value.value == 3
+  assert 'step 3' in str(error.value)
+  assert str(tmp_path) not in str(error.value)  # No checkpoint was saved.
 
 
 def test_a_run_that_skipped_too_many_updates_exports_no_model(
@@ -159,17 +159,17 @@ def test_a_run_that_skipped_too_many_updates_exports_no_model(
   shutil.rmtree(tmp_path / 'model')
   poison = toy.Toy(poison=range(256))
   for _ in range(2):  # Started again, it ends in the same way.
-    with pytest.raises(
-      SkippedUpdates, match=('2 of 12 updates .* max_skipped_fraction=0.1')
-    ) as e:
+    with pytest.raises(SkippedUpdates, match='max_skipped_fraction=0.1') as e:
       toy.run(tmp_path, poison, num_steps=12)
+    assert e.value.key == 'max_skipped_fraction' and e.value.value == (2, 12)
     assert e.value.exit_code == 1
+    assert 'model' in str(e.value) and str(tmp_path) not in str(e.value)
     assert not (tmp_path / 'model').exists()
   assert steps_of(tmp_path)[-1] == 12
   # All is saved; the limit may change, and the same updates are kept.
   state = toy.run(tmp_path, poison, num_steps=12, max_skipped_fraction=0.2)
   assert (tmp_path / 'model/model.npz').exists()
-  assert '2 of 12 updates' in caplog.text
+  assert '2 of 12' in caplog.text
   # `sana-jax export` warns of it, too.
   assert [
     exports.skipped(exports.find(epath.Path(tmp_path), step))
@@ -186,23 +186,19 @@ def test_the_share_of_skipped_updates_is_compared_exactly(skipping):
 
 def test_a_model_of_a_shorter_run_stays_and_is_named(toy, cut):
   before = (cut / 'model/model.npz').read_bytes()
-  with pytest.raises(SkippedUpdates, match='model.* earlier'):
+  with pytest.raises(SkippedUpdates) as error:
     toy.run(cut, toy.Toy(poison=range(256)), num_steps=6)
+  assert str(cut / 'model') in str(error.value)
   assert (cut / 'model/model.npz').read_bytes() == before
 
 
 def test_a_run_stopped_by_skipped_updates_names_its_last_good_checkpoint(
   toy, half, cut
 ):
-  last = cut / 'checkpoints/8'
-  with pytest.raises(
-    UserError,
-    match=(
-      'last 4 updates, up to step 9, were not finite .*; the last good '
-      rf'checkpoint is {last}\. Check '
-    ),
-  ):
+  with pytest.raises(UserError, match='step 9') as error:
     toy.run(cut, toy.Toy(poison=range(256)), max_skipped_in_a_row=4)
+  assert error.value.key == 'max_skipped_in_a_row' and error.value.value == 4
+  assert f'{cut}/checkpoints/8.' in str(error.value)
   # It holds what step 5 had, as nothing has changed since.
   state = toy.run(cut, num_steps=8, max_skipped_fraction=0.4)
   jax.tree.map(np.testing.assert_array_equal, half[1].params, state.params)
@@ -268,23 +264,22 @@ def test_frozen_arrays_are_no_constants_of_the_step(toy):
 
 
 def test_fewer_steps_than_were_made_are_refused(toy, cut):
-  with pytest.raises(UserError, match='at step 5 already and num_steps is 2'):
+  with pytest.raises(UserError) as error:
     toy.run(cut, num_steps=2)
+  assert (error.value.key, error.value.value) == ('num_steps', 2)
+  assert error.value.allowed == '5 or more'
 
 
 @pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'num_steps': 0}, 'num_steps=0 must be positive'),
-    ({'batch_size': 12}, 'batch_size=12 .* multiple of 8'),
-    ({'ema_decay': 1.0}, 'ema_decay=1.0 must be at least 0 and less than 1'),
-  ],
+  'key, value',
+  [('num_steps', 0), ('batch_size', 12), ('ema_decay', 1.0)],
 )
 def test_an_invalid_config_raises_before_anything_is_written(
-  toy, tmp_path, changes, message
+  toy, tmp_path, key, value
 ):
-  with pytest.raises(UserError, match=message):
-    toy.run(tmp_path / 'run', **changes)
+  with pytest.raises(UserError) as error:
+    toy.run(tmp_path / 'run', **{key: value})
+  assert (error.value.key, error.value.value) == (key, value)
   assert not (tmp_path / 'run').exists()
 
 

@@ -47,7 +47,7 @@ def test_steps_too_small_for_bfloat16_still_teach(toy):
   reached = {}
   for dtype in ('float32', 'bfloat16'):
     *_, (state, _) = toy.steps(
-      num_steps=100,
+      num_steps=120,
       param_dtype=dtype,
       optimizer={
         'name': 'lion',

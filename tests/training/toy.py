@@ -24,8 +24,9 @@ from sana_jax.data import pipeline
 from sana_jax.objectives.base import Aux, Objective, Player
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import make_mesh, to_host
+from sana_jax.training import bases
 from sana_jax.training.loop import make_update, plan_run, train
-from sana_jax.training.startup import first_state, make_base, open_batches
+from sana_jax.training.startup import first_state, open_batches
 from sana_jax.training.state import plan
 from sana_jax.training.task import Data, Task
 
@@ -228,7 +229,9 @@ def steps(task=None, devices=None, **changes):
   found = []
   with jax.set_mesh(mesh), open_batches(config, task, mesh) as batches:
     state = first_state(config, task, planned, mesh)
-    base, _ = make_base(config, task, '', mesh, planned)
+    base = {}
+    if planned.base:
+      base, _ = bases.make(planned, config, task.start, mesh)
     update = make_update(config, task, planned, mesh, base, watch)
     for step in range(config.num_steps):
       state, metrics = update(state, next(batches), step)

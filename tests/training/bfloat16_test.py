@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from sana_jax import config as configs
@@ -94,8 +93,10 @@ def test_a_step_of_the_transformer_keeps_its_types():
   )
   assert metrics['grad_norm'].dtype == np.float32
   ones = lambda tree: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), tree)
-  params = optax.tree.cast(
-    jax.jit(objective.init)(jax.random.key(0)), 'bfloat16'
+  draw = np.random.default_rng(0).normal
+  params = jax.tree.map(
+    lambda x: jnp.asarray(0.1 * draw(size=x.shape), x.dtype),
+    planned.state.params,
   )
   found, grads = jax.jit(
     functools.partial(gradients, objective.loss, step=0, accumulate=1)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.flatten_util
 import numpy as np
+import optax
 import pytest
 
 from sana_jax import config as configs
@@ -49,43 +50,50 @@ def first(flow):
   return jax.device_get(planned.init(jax.random.key(0)))
 
 
-def placed(mesh, objective, tx, first):
-  """A mesh of the first devices, and the arguments of a step on it."""
-  mesh = make_mesh(mesh, jax.devices()[: np.prod([*mesh.values()])])
-  planned = plan(objective, {'model': tx}, mesh)
+def on_first_devices(mesh):
+  return make_mesh(mesh, jax.devices()[: np.prod([*mesh.values()])])
+
+
+def put(first, shapes):
+  return jax.tree.map(
+    lambda x, shape: jax.device_put(x, shape.sharding), first, shapes
+  )
+
+
+def other_arguments(mesh):
+  """The other arguments of a step on a mesh."""
   batch, frozen = inputs()
   batch = place_rows(batch, batch_rows(mesh, BATCH), mesh, BATCH)
   with jax.set_mesh(mesh):
     frozen, rng = replicate((Frozen(frozen), jax.random.key(1)), mesh)
-  state = jax.tree.map(
-    lambda x, shape: jax.device_put(x, shape.sharding), first, planned.state
-  )
-  return mesh, planned.state, (state, frozen, batch, rng)
+  return frozen, batch, rng
 
 
 def gradient(objective, first, mesh, accumulate=1):
   """Loss and the whole gradient as one vector."""
-  mesh, _, (state, frozen, batch, rng) = placed(
-    mesh, objective, optimizer(), first
-  )
+  mesh = on_first_devices(mesh)
+  # No optimizer, as it would take most of the time.
+  planned = plan(objective, {'model': optax.identity()}, mesh, average=False)
+  frozen, batch, rng = other_arguments(mesh)
   with jax.set_mesh(mesh):
     (loss, _), grads = jax.jit(
       functools.partial(gradients, objective.loss, accumulate=accumulate)
     )(
-      state.params,
+      put(first.params, planned.state.params),
       {},
       frozen.inputs,
       batch,
       jax.random.split(rng, BATCH),
-      state.step,
+      first.step,
     )
   return float(loss), jax.flatten_util.ravel_pytree(jax.device_get(grads))[0]
 
 
 def losses(objective, first, mesh, steps=20):
   """Losses of some steps on one batch, with new noise each."""
-  tx, found = optimizer(), []
-  mesh, shapes, (state, *rest) = placed(mesh, objective, tx, first)
+  mesh, tx, found = on_first_devices(mesh), optimizer(), []
+  shapes = plan(objective, {'model': tx}, mesh).state
+  state, rest = put(first, shapes), other_arguments(mesh)
   with jax.set_mesh(mesh):
     step = jit_step(
       shapes,

@@ -86,8 +86,8 @@ def test_the_loss_falls_and_the_average_follows(toy):
 
 def test_a_finished_run_has_model_pictures_and_curve(whole):
   folder, state = whole
-  model = np.load(folder / 'model/model.npz')
-  np.testing.assert_array_equal(model['in_kernel'], state.ema['in']['kernel'])
+  with np.load(folder / 'model/model.npz') as model:
+    np.testing.assert_array_equal(model['in_kernel'], state.ema['in']['kernel'])
   assert sorted(p.name for p in (folder / 'pictures').iterdir()) == [
     'step_000005.png',
     'step_000010.png',
@@ -102,10 +102,10 @@ def test_without_an_average_the_params_are_exported(toy, tmp_path):
   assert state.ema is None
   again = toy.run(tmp_path, num_steps=3, ema_decay=0.0)  # Restores it, too.
   jax.tree.map(np.testing.assert_array_equal, state, again)
-  model = np.load(tmp_path / 'model/model.npz')
-  np.testing.assert_array_equal(
-    model['in_kernel'], state.params['in']['kernel']
-  )
+  with np.load(tmp_path / 'model/model.npz') as model:
+    np.testing.assert_array_equal(
+      model['in_kernel'], state.params['in']['kernel']
+    )
 
 
 @pytest.fixture(scope='module')

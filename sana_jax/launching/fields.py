@@ -146,7 +146,7 @@ def override_problems(overrides: Sequence[str]) -> Iterator[str]:
 def check_text(what: str, text: str) -> str:
   """Returns the text; raises UserError if it cannot be in a script."""
   if problem := text_problem(what, text):
-    raise UserError(f'{problem}.')
+    raise UserError(f'{problem}.', key=what, value=text)
   return text
 
 
@@ -161,7 +161,10 @@ def local_folder(key: str, text: str) -> pathlib.Path:
   except (RuntimeError, FileNotFoundError):
     raise UserError(
       f'{flag(key)}={printable(text, _SHOWN)} is relative to a home folder or '
-      'a current folder that does not exist; give an absolute path.'
+      'a current folder that does not exist; give an absolute path.',
+      key=flag(key),
+      value=text,
+      allowed='absolute paths',
     ) from None
   check_text(flag(key), str(path))
   return path

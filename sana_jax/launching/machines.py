@@ -99,7 +99,9 @@ def parse(name: str) -> Machines:
   """
   fields.check_text('--topology', name)
   if not name.isascii():  # Digits of other scripts are digits to Python.
-    raise UserError(f'--topology={name} is not ASCII.')
+    raise UserError(
+      f'--topology={name} is not ASCII.', key='--topology', value=name
+    )
   kind, _, rest = name.partition(':')
   if kind == 'cpu':
     return _cpu(name, rest)
@@ -107,7 +109,10 @@ def parse(name: str) -> Machines:
     known = (*chips.CHIPS, 'cpu')
     raise UserError(
       f'--topology={name} names an unknown chip'
-      f'{did_you_mean(kind, known)}; allowed are {", ".join(known)}.'
+      f'{did_you_mean(kind, known)}; allowed are {", ".join(known)}.',
+      key='--topology',
+      value=name,
+      allowed=known,
     )
   found = chips.parse(name)
   return _gpu(found) if found.chip.is_gpu else _tpu(found)
@@ -119,7 +124,10 @@ def _cpu(name, rest):
   if not all(1 <= n <= _MOST for n in sizes):
     raise UserError(
       f'--topology={name} is not allowed; give cpu:PROCESSESxDEVICES with 1 to '
-      f'{_MOST} of each, such as cpu:2x4.'
+      f'{_MOST} of each, such as cpu:2x4.',
+      key='--topology',
+      value=name,
+      allowed='cpu:PROCESSESxDEVICES',
     )
   return Machines(name, 'cpu', 'cpu', tuple(sizes), 1, *sizes)
 
@@ -132,7 +140,10 @@ def _tpu(found):
     shown = sorted(by_size[:_SHOWN], key=math.prod)
     raise UserError(
       f'--topology={found.name} is not an available slice; similar ones are '
-      f'{", ".join("x".join(map(str, s)) for s in shown)}.'
+      f'{", ".join("x".join(map(str, s)) for s in shown)}.',
+      key='--topology',
+      value=found.name,
+      allowed=shown,
     )
   count = math.prod(found.shape)
   a_host = min(4, count)
@@ -153,7 +164,10 @@ def _gpu(found):
   if gpus not in allowed:
     raise UserError(
       f'--topology={found.name} has {gpus} GPUs a host; 1 to 8 '
-      f'are allowed, such as {found.chip.name}:1x4x8.'
+      f'are allowed, such as {found.chip.name}:1x4x8.',
+      key='--topology',
+      value=found.name,
+      allowed=allowed,
     )
   return Machines(
     found.name, 'gpu', found.chip.name, found.shape, 1, slices * hosts, gpus

@@ -146,7 +146,9 @@ def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
   if not shutil.which(process.command[0]):
     raise UserError(
       f'There is no command {name} on this machine; install it, '
-      'or add its folder to PATH.'
+      'or add its folder to PATH.',
+      key='PATH',
+      value=name,
     )
   output = {}
   if process.log:
@@ -163,7 +165,9 @@ def start(process: Process, stack: contextlib.ExitStack) -> subprocess.Popen:
       **output,
     )
   except OSError as e:
-    raise UserError(f'{name} cannot be started ({e.strerror}).') from e
+    raise UserError(
+      f'{name} cannot be started ({e.strerror}).', value=name
+    ) from e
 
 
 def _opened(log, stack):
@@ -173,7 +177,9 @@ def _opened(log, stack):
   except OSError as e:
     raise UserError(
       f'{printable(log)} cannot be written ({e.strerror}); '
-      'choose another --workdir.'
+      'choose another --workdir.',
+      key='--workdir',
+      value=log,
     ) from e
 
 

@@ -71,7 +71,10 @@ def compare(
   raise UserError(
     f'The run was trained on the base {_text(recorded)}, and config.init_from '
     f'and config.seed give the base {_text(current)}: set config.init_from to '
-    'the model that it started from.'
+    'the model that it started from.',
+    key='init_from',
+    value=current and current['init_from'],
+    allowed=recorded and (recorded['init_from'],),
   )
 
 

@@ -114,7 +114,10 @@ def check_layout(checkpoint: epath.Path, about: dict[str, Any]) -> None:
       f'{checkpoint} has layout {layout!r}, of version '
       f'{about.get("version", "0.1.0 or older")!r}, and this version reads '
       f'layout {LAYOUT}: export the model with that version and start a new '
-      'run from it, with --config.init_from and another --workdir.'
+      'run from it, with --config.init_from and another --workdir.',
+      key='--workdir',
+      value=layout,
+      allowed=(LAYOUT,),
     )
 
 

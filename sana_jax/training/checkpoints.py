@@ -68,7 +68,8 @@ class Checkpoints:
       # Otherwise a run whose disk is not mounted would start over.
       raise UserError(
         f'{folder} is no folder; move away what is there, or check '
-        'the disk that a link points to.'
+        'the disk that a link points to.',
+        key='--workdir',
       )
     self._reader = futures.ThreadPoolExecutor(1, 'read back')
     self._saved = self._reading = None  # The last one, until it is read back.
@@ -129,7 +130,9 @@ class Checkpoints:
       step, damage = next(iter(damaged.items()))
       raise UserError(
         f'None of the checkpoints {sorted(damaged)} in {self._folder} can be '
-        f'restored (step {step}: {damage}); choose another --workdir.'
+        f'restored (step {step}: {damage}); choose another --workdir.',
+        key='--workdir',
+        value=sorted(damaged),
       )
     return None
 
@@ -311,7 +314,8 @@ class Checkpoints:
       raise TransientError(
         f'{doing.capitalize()} {self._folder} failed ({failure}), {intact}: '
         'check space and permissions there and start again, or choose '
-        'another --workdir.'
+        'another --workdir.',
+        key='--workdir',
       )
 
 

@@ -74,7 +74,10 @@ def check_skipped(
     f'{count}, more than max_skipped_fraction={limit} allows: the state is '
     f'saved, and no model is exported{there}. Check the data and lower '
     'optimizer.learning_rate; `sana-jax export` writes the weights as they '
-    'are, and so does the same command with a higher max_skipped_fraction.'
+    'are, and so does the same command with a higher max_skipped_fraction.',
+    key='max_skipped_fraction',
+    value=(skipped, tried),
+    allowed=f'at most {limit}',
   )
 
 

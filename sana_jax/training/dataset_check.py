@@ -55,7 +55,9 @@ def check_processes(records: Records) -> None:
       f'{found[0].count} usable records and process {other[0]} '
       f'{found[other[0]].count}, or images of other sizes; check that '
       'each host can read all of config.data.path, and delete '
-      'config.data.index_path if it may index other data.'
+      'config.data.index_path if it may index other data.',
+      key='data.path',
+      value=[x.count for x in found],
     )
 
 

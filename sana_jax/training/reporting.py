@@ -119,16 +119,18 @@ class Report:
       seen = self._watch.line(step, metrics) if self._watch else {}
       if self._primary:
         self._write(step, {**metrics, **seen})
-    if (skipped := metrics['skipped_in_a_row']) >= (
-      self._config.max_skipped_in_a_row
-    ):
+    limit = self._config.max_skipped_in_a_row
+    if (skipped := metrics['skipped_in_a_row']) >= limit:
       raise UserError(
         f'The last {skipped} updates, up to step {step}, were not finite '
         f'(loss {metrics["loss"]}) and were skipped; '
         f'{self._last_good_text()}. Check the data, raise '
         'max_skipped_in_a_row, or start a new run from its `sana-jax export`: '
         'a new --workdir, with --config.init_from and a lower '
-        'optimizer.learning_rate.'
+        'optimizer.learning_rate.',
+        key='max_skipped_in_a_row',
+        value=skipped,
+        allowed=f'less than {limit}',
       )
 
   def sync(self) -> None:

@@ -72,10 +72,12 @@ def compare(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   if differ:
     raise UserError(
       f'{workdir} holds a run of another config: {"; ".join(differ)}. Choose '
-      'another --workdir, or set the config back.'
+      'another --workdir, or set the config back.',
+      key='--workdir',
+      value=[text.partition(' ')[0] for text in differ],
     )
   if damage and damage != _MISSING:
-    raise UserError(_undescribed(workdir, damage))
+    raise _undescribed(workdir, damage)
 
 
 def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
@@ -90,9 +92,13 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   if values is None:
     values = kept
     if values is None and damage == _MISSING:
-      raise UserError(f'--workdir={workdir} is no run: it has no config.json.')
+      raise UserError(
+        f'--workdir={workdir} is no run: it has no config.json.',
+        key='--workdir',
+        value=workdir,
+      )
     if values is None:
-      raise UserError(_undescribed(workdir, damage))
+      raise _undescribed(workdir, damage)
     logging.warning(
       '%s/config.json is %s: the config is that of the checkpoint of step %d.',
       workdir,
@@ -108,7 +114,9 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f'{workdir}/config.json cannot be read ({type(error).__name__}: '
-      f'{printable(error, 200)}); it was not written by a run.'
+      f'{printable(error, 200)}); it was not written by a run.',
+      key='--workdir',
+      value=workdir,
     ) from error
   return config
 
@@ -182,10 +190,12 @@ def _kept(workdir):
 
 
 def _undescribed(workdir, damage):
-  return (
+  return UserError(
     f'{workdir}/config.json is {damage}, and no '
     'checkpoint there has the config of the run; remove it to start '
-    'again, or choose another --workdir.'
+    'again, or choose another --workdir.',
+    key='--workdir',
+    value=workdir,
   )
 
 

@@ -106,7 +106,10 @@ def check_start(start: int, num_steps: int, workdir: epath.Path) -> None:
   if start > num_steps:
     raise UserError(
       f'{workdir} is at step {start} already and num_steps is {num_steps}; '
-      'raise num_steps or choose another --workdir.'
+      'raise num_steps or choose another --workdir.',
+      key='num_steps',
+      value=num_steps,
+      allowed=f'{start} or more',
     )
 
 

@@ -205,7 +205,9 @@ def check_players(
   if idle := [name for name, size in sizes.items() if not size]:
     raise UserError(
       f'config.trainable={trainable!r} leaves {" and ".join(idle)} nothing '
-      'to train; add some of its parameters.'
+      'to train; add some of its parameters.',
+      key='trainable',
+      value=trainable,
     )
   if sum(sizes.values()) != len(jax.tree.leaves(params)):
     raise ValueError(f'players must share out all parameters: {sizes}')

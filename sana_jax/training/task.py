@@ -45,7 +45,10 @@ class Data:
 def _no_start(name: str, *_) -> Params:
   raise UserError(
     f'config.init_from={name!r}: this task cannot start from a model '
-    "folder; set it to ''."
+    "folder; set it to ''.",
+    key='init_from',
+    value=name,
+    allowed=('',),
   )
 
 

@@ -45,12 +45,16 @@ def read_state(path: epath.Path) -> bytes | None:
     kind = TransientError if is_remote(path) else UserError
     raise kind(
       f'{path} cannot be read ({error.strerror or error}); move it away and '
-      'start again, or choose another --workdir.'
+      'start again, or choose another --workdir.',
+      key='--workdir',
+      value=path,
     ) from error
   except Exception as error:  # noqa: BLE001  gcsfs raises many types.
     raise TransientError(
       f'{path} cannot be read ({type(error).__name__}: {error}); check the '
-      'connection and start again.'
+      'connection and start again.',
+      key='--workdir',
+      value=path,
     ) from error
 
 
@@ -71,7 +75,9 @@ def writing(path: epath.PathLike, flag: str = '--workdir') -> Iterator[None]:
     )
     raise kind(
       f'Writing {path} failed ({error.strerror or error}); {advice} and '
-      f'start again, or choose another {flag}.'
+      f'start again, or choose another {flag}.',
+      key=flag,
+      value=path,
     ) from error
 
 

@@ -85,5 +85,6 @@ def test_a_problem_is_printable_and_short():
 
 
 def test_a_missing_home_folder_is_a_user_error():
-  with pytest.raises(UserError, match='--out=~nosuchuser/x'):
+  with pytest.raises(UserError) as error:
     fields.local_folder('out', '~nosuchuser/x')
+  assert (error.value.key, error.value.value) == ('--out', '~nosuchuser/x')

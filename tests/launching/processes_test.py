@@ -135,16 +135,20 @@ def test_a_log_is_appended_to(logs):
 
 
 def test_a_missing_command_is_a_user_error():
-  with pytest.raises(UserError, match='no command nowhere on this machine'):
+  with pytest.raises(UserError) as error:
     processes.run([Process(['nowhere'])], Requests())
+  assert (error.value.key, error.value.value) == ('PATH', 'nowhere')
 
 
 def test_a_command_that_cannot_be_started_is_a_user_error(tmp_path):
-  with pytest.raises(UserError, match='cannot be started'):
+  with pytest.raises(UserError) as error:
     processes.run([Process(['true', 'x' * 2**20])], Requests())
+  assert error.value.value == 'true'
   (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match='cannot be written'):
+  with pytest.raises(UserError) as error:
     processes.run([Process(['true'], log=tmp_path / 'file/log')], Requests())
+  assert error.value.key == '--workdir'
+  assert error.value.value == tmp_path / 'file/log'
 
 
 def test_sigterm_is_sent_if_the_stop_command_cannot_start(logs, caplog):

@@ -1,5 +1,7 @@
 """A run whose parameters are stored in bfloat16."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from sana_jax import tasks
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training import optimizers
 from sana_jax.training.state import Frozen, plan
-from sana_jax.training.step import jit_step
+from sana_jax.training.step import gradients, jit_step
 
 
 def dtypes(tree):
@@ -18,36 +20,37 @@ def dtypes(tree):
 
 
 @pytest.mark.parametrize(
-  'name', ['adamw', pytest.param('came', marks=pytest.mark.slow), 'came_8bit']
+  'name',
+  [
+    'adamw',  # And 8-bit CAME in came_8bit_test.py.
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ('came', 'came_8bit')),
+  ],
 )
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, name):
   changes = dict(
     param_dtype='bfloat16',
     optimizer={'name': name, 'learning_rate': 1e-2, 'clip_norm': 0.0},
   )
-  whole = toy.run(tmp_path / 'whole', num_steps=10, **changes)
-  toy.run(tmp_path / 'cut', num_steps=5, **changes)
-  resumed = toy.run(tmp_path / 'cut', num_steps=10, **changes)
+  whole = toy.run(tmp_path / 'whole', **changes)
+  resumed = toy.resume(tmp_path / 'whole', tmp_path / 'cut', 8, **changes)
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   assert dtypes(resumed.params) == {'bfloat16'}
   assert dtypes(resumed.ema) == {'float32'}
   assert 'bfloat16' not in dtypes(resumed.players)
 
 
-def test_steps_too_small_for_bfloat16_still_teach(toy, tmp_path):
-  # Lion's steps are the rate: 2e-4 is below half the spacing of bfloat16 at
+def test_steps_too_small_for_bfloat16_still_teach(toy):
+  # Lion's steps are the rate: 4e-4 is below half the spacing of bfloat16 at
   # sizes above 0.125, where rounding to the nearest would not move. The
   # initial kernels have a deviation of 0.2.
   reached = {}
   for dtype in ('float32', 'bfloat16'):
-    state = toy.run(
-      tmp_path / dtype,
-      num_steps=200,
+    *_, (state, _) = toy.steps(
+      num_steps=120,
       param_dtype=dtype,
-      checkpoint_every_steps=200,
       optimizer={
         'name': 'lion',
-        'learning_rate': 2e-4,
+        'learning_rate': 4e-4,
         'b2': 0.99,
         'clip_norm': 0.0,
       },
@@ -75,21 +78,34 @@ def test_a_step_of_the_transformer_keeps_its_types():
   mesh = make_mesh({'data': 2}, jax.devices()[:2])
   txs = optimizers.make(config, objective)
   planned = plan(objective, txs, mesh, param_dtype='bfloat16')
-  step = jit_step(
-    planned.state,
-    mesh,
-    players=objective.players,
-    optimizers=txs,
-    ema_decay=0.9,
-  )
-  ones = lambda tree: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), tree)
+  frozen, batch = objective.frozen(), objective.batch(8)
   with jax.set_mesh(mesh):
-    state, metrics = step(
-      planned.init(jax.random.key(0)),
-      Frozen(ones(objective.frozen())),
-      ones(objective.batch(8)),
-      jax.random.key(1),
-    )
+    state, metrics = jit_step(
+      planned.state,
+      mesh,
+      players=objective.players,
+      optimizers=txs,
+      ema_decay=0.9,
+    ).eval_shape(planned.state, Frozen(frozen), batch, jax.random.key(1))
   assert dtypes(state.params) == {'bfloat16'}
-  assert np.isfinite(metrics['loss']) and int(state.skipped) == 0
+  assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(
+    lambda x: x.dtype, planned.state
+  )
   assert metrics['grad_norm'].dtype == np.float32
+  ones = lambda tree: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), tree)
+  draw = np.random.default_rng(0).normal
+  params = jax.tree.map(
+    lambda x: jnp.asarray(0.1 * draw(size=x.shape), x.dtype),
+    planned.state.params,
+  )
+  found, grads = jax.jit(
+    functools.partial(gradients, objective.loss, step=0, accumulate=1)
+  )(
+    params,
+    {},
+    ones(frozen),
+    ones(batch),
+    jax.random.split(jax.random.key(1), 8),
+  )
+  assert dtypes(grads) == {'float32'}
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((found, grads)))

@@ -131,7 +131,7 @@ def test_the_age_of_a_heartbeat_is_by_the_clock_of_the_bucket(
     # Another run takes it over; late writes of this one have no effect.
     store.put('left/.lock', b'of another')
     claims.renew(lock._beat)
-    with pytest.raises(locks.InUse, match='taken over'):
+    with pytest.raises(locks.InUse):
       lock.check()
   assert bucket['left/.lock'][1] == b'of another'
   assert not [n for n in bucket if n.startswith('left/.lock.')]
@@ -145,16 +145,15 @@ def leave_half_a_checkpoint(bucket):
       bucket[name.replace('/4/', '/6/')] = bucket[name]
 
 
-def test_a_resumed_run_is_identical_bit_for_bit(finished, toy, tmp_path):
-  whole = toy.run(tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, whole, finished)
+def test_a_resumed_run_is_identical_bit_for_bit(finished, whole):
+  jax.tree.map(np.testing.assert_array_equal, whole[1], finished)
 
 
-def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
-  toy.run(tmp_path, pictures_every_steps=5)
+def test_the_bucket_has_what_a_folder_has(finished, bucket, whole):
+  folder, _ = whole
   theirs = {
-    p.relative_to(tmp_path).as_posix()
-    for p in tmp_path.rglob('*')
+    p.relative_to(folder).as_posix()
+    for p in folder.rglob('*')
     if p.is_file() and 'checkpoints' not in p.parts
   }
   ours = {
@@ -167,7 +166,7 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, toy, tmp_path):
   assert steps_of(bucket, 'run/metrics.jsonl') == [2, 4, 6, 8, 10]
   assert (
     bucket['run/model/model.npz'][1]
-    == (tmp_path / 'model/model.npz').read_bytes()
+    == (folder / 'model/model.npz').read_bytes()
   )
 
 
@@ -228,7 +227,7 @@ def test_lines_that_cannot_be_sent_stop_before_a_save(bucket, monkeypatch):
   stuck.append({'step': 1, 'seconds': 1.0})
   with monkeypatch.context() as patch:
     patch.setattr(epath.Path('gs://x').__class__, 'write_bytes', away)
-    with pytest.raises(UserError, match='stuck.jsonl failed .Away: quota'):
+    with pytest.raises(UserError, match=r'stuck\.jsonl.*quota'):
       stuck.sync()
   stuck.close()
   assert steps_of(bucket, 'stuck.jsonl') == [1]
@@ -254,7 +253,7 @@ def test_weights_are_read_from_the_bucket(finished, toy):
     Exporter(toy.Toy().objective, toy.Toy().export),
   )
   jax.tree.map(np.testing.assert_array_equal, ema, finished.ema)
-  with pytest.raises(UserError, match='--step=9: .* of the steps 8, 10; '):
+  with pytest.raises(UserError, match='--step=9.*8, 10'):
     exports.find(resolve(RUN), 9)
 
 

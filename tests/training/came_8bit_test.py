@@ -25,34 +25,37 @@ def wide_toy(toy, **options):
   return task
 
 
-def run(toy, folder, steps, **changes):
-  return toy.run(
-    folder, wide_toy(toy), num_steps=steps, optimizer=CAME_8BIT, **changes
-  )
-
-
 def stored(state):
   return state.players['model'].opt_state[0].mu['in']['kernel']
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
-  whole = run(toy, tmp_path / 'whole', 10)
-  run(toy, tmp_path / 'cut', 5)
-  resumed = run(toy, tmp_path / 'cut', 10)
+  changes = dict(optimizer=CAME_8BIT, param_dtype='bfloat16')
+  whole = toy.run(tmp_path / 'whole', wide_toy(toy), **changes)
+  resumed = toy.resume(
+    tmp_path / 'whole', tmp_path / 'cut', 8, wide_toy(toy), **changes
+  )
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   mu = stored(resumed)
   assert isinstance(mu, Quantised) and mu.q.dtype == np.uint8
   assert len(np.unique(mu.q)) > 100
   assert mu.q.addressable_shards[0].data.shape == (16, 512)
   assert mu.low.sharding.is_fully_replicated
+  assert {x.dtype.name for x in jax.tree.leaves(resumed.params)} == {'bfloat16'}
 
 
 def test_a_run_resumes_on_one_device(toy, tmp_path):
-  run(toy, tmp_path / 'cut', 5)
-  one = run(
-    toy, tmp_path / 'cut', 10, mesh={'data': 1}, devices=jax.devices()[:1]
+  changes = dict(optimizer=CAME_8BIT, checkpoint_every_steps=5)
+  whole = toy.run(tmp_path / 'whole', wide_toy(toy), **changes)
+  one = toy.resume(
+    tmp_path / 'whole',
+    tmp_path / 'cut',
+    5,
+    wide_toy(toy),
+    mesh={'data': 1},
+    devices=jax.devices()[:1],
+    **changes,
   )
-  whole = run(toy, tmp_path / 'whole', 10)
   for a, b in zip(
     *map(jax.tree.leaves, jax.device_get((one.params, whole.params)))
   ):
@@ -62,10 +65,8 @@ def test_a_run_resumes_on_one_device(toy, tmp_path):
     assert np.abs(a - b).max() < 1e-3
 
 
-def test_a_bad_batch_changes_no_byte(toy, tmp_path):
+def test_a_bad_batch_changes_no_byte(toy):
   poison = wide_toy(toy, poison=range(256))
-  state = toy.run(
-    tmp_path, poison, num_steps=2, optimizer=CAME_8BIT, max_skipped_fraction=1.0
-  )
+  state, _ = toy.steps(poison, num_steps=2, optimizer=CAME_8BIT)[-1]
   assert int(state.skipped) == 2
   assert all(not np.any(x) for x in stored(state))

@@ -1,5 +1,7 @@
 """States in checkpoints without a training run, and damage to their files."""
 
+import functools
+
 import jax
 import ml_collections
 import numpy as np
@@ -18,9 +20,9 @@ class Run:
 
   def __init__(self, toy, folder, mesh=None, devices=8, config=CONFIG):
     self.folder, self.config = folder, config
-    mesh = make_mesh(mesh or {'data': 2, 'fsdp': 4}, jax.devices()[:devices])
+    mesh = mesh or {'data': 2, 'fsdp': 4}
     self.batches = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
-    planned = toy.planned(mesh, optax.adam(1e-3))
+    planned = _planned(toy, tuple(mesh.items()), devices)
     self.init, self.shapes = planned.init, planned.state
 
   def save(self, *steps):
@@ -36,6 +38,12 @@ class Run:
   def restore(self):
     with Checkpoints(self.folder, self.config) as checkpoints:
       return checkpoints.restore(self.shapes, self.batches)
+
+
+@functools.cache
+def _planned(toy, mesh, devices):
+  mesh = make_mesh(dict(mesh), jax.devices()[:devices])
+  return toy.planned(mesh, optax.adam(1e-3))
 
 
 def assert_equal(a, b):

@@ -37,6 +37,15 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture(scope='module', autouse=True)
+def little_to_collect():
+  """Exempts what was there before from the collections below."""
+  gc.collect()
+  gc.freeze()
+  yield
+  gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left():
   """Lets orbax's abandoned operations end here, where errors are ignored."""
@@ -112,11 +121,8 @@ def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
   first = toy.Toy().batches(seed=0, batch_size=16, rows=range(16))
   next(first)
   assert_equal(next(first), next(run.batches))
-  assert 'step 2 in' in caplog.text and 'using step 1' in caplog.text
-  # Its number is free again, and its files are kept.
+  assert 'step 2' in caplog.text and 'step 1' in caplog.text
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
-  states = run.save(2)
-  assert_equal(states[2], Run(toy, tmp_path).restore())
 
 
 def test_a_damaged_file_is_noticed_or_not_needed(toy, tmp_path):
@@ -201,8 +207,10 @@ def test_a_damaged_step_is_renamed_and_not_deleted(toy, tmp_path, make):
 )
 def test_a_file_in_place_of_the_checkpoints_raises(toy, tmp_path, make):
   make(tmp_path / 'checkpoints')
-  with pytest.raises(UserError, match='checkpoints is no folder; move away'):
+  with pytest.raises(UserError) as error:
     Run(toy, tmp_path / 'checkpoints').restore()
+  assert error.value.key == '--workdir'
+  assert str(error.value).startswith(str(tmp_path / 'checkpoints'))
 
 
 def test_a_checkpoint_behind_a_link_is_used_and_kept(toy, tmp_path):
@@ -241,8 +249,9 @@ def test_all_damaged_stops_and_touches_nothing(toy, tmp_path):
   for step in '12':
     for path in arrays(tmp_path / step):
       path.unlink()
-  with pytest.raises(UserError, match=r'None of the checkpoints \[1, 2\]'):
+  with pytest.raises(UserError) as error:
     run.restore()
+  assert (error.value.key, error.value.value) == ('--workdir', [1, 2])
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
 
 
@@ -253,7 +262,7 @@ def test_the_config_is_in_every_checkpoint(toy, tmp_path):
 
 
 def test_a_full_disk_raises_a_one_line_error_and_loses_nothing(
-  toy, tmp_path, monkeypatch
+  toy, whole, tmp_path, monkeypatch
 ):
   task, limits = toy.Toy(), resource.getrlimit(resource.RLIMIT_FSIZE)
   # Otherwise half a compiled module stays in the cache for other tests.
@@ -267,21 +276,19 @@ def test_a_full_disk_raises_a_one_line_error_and_loses_nothing(
 
   task.pictures = fill_disk
   try:
-    with pytest.raises(
-      TransientError, match='failed .* step 4 is intact: check'
-    ):
+    with pytest.raises(TransientError, match='step 4'):
       toy.run(
         tmp_path / 'cut', task, log_every_steps=100, pictures_every_steps=5
       )
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-  assert_equal(toy.run(tmp_path / 'whole'), toy.run(tmp_path / 'cut'))
+  assert_equal(whole[1], toy.run(tmp_path / 'cut'))
 
 
 def test_running_out_of_memory_is_not_reported_as_damage(
-  toy, tmp_path, monkeypatch
+  toy, whole, tmp_path, monkeypatch
 ):
-  state = toy.run(tmp_path)
+  shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
 
   def restore(*_, **__):
     raise jax.errors.JaxRuntimeError(
@@ -290,16 +297,13 @@ def test_running_out_of_memory_is_not_reported_as_damage(
 
   with monkeypatch.context() as patch:
     patch.setattr(ocp.CheckpointManager, 'restore', restore)
-    with pytest.raises(
-      UserError,
-      match='Out of device memory; split the state with --layout fsdp',
-    ):
+    with pytest.raises(UserError, match='--layout fsdp'):
       toy.run(tmp_path)
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
     '10',
     '8',
   ]
-  assert_equal(toy.run(tmp_path), state)
+  assert_equal(toy.run(tmp_path), whole[1])
 
 
 def test_every_nth_step_is_kept_permanently(toy, tmp_path):
@@ -340,7 +344,7 @@ def test_a_checkpoint_that_does_not_read_back_deletes_no_older_one(
   monkeypatch.setattr(Checkpoints, '_read_back', break_first)
   with caplog.at_level(logging.WARNING, 'absl'):
     run.save(2)
-  assert 'step 2 in' in caplog.text and 'does not read back' in caplog.text
+  assert 'step 2' in caplog.text and 'damaged_2' in caplog.text
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
   assert_equal(states[1], Run(toy, tmp_path).restore())
   monkeypatch.undo()
@@ -365,8 +369,17 @@ def test_in_a_hurry_nothing_is_read_back_first(toy, tmp_path, monkeypatch):
   assert read == ['1', '3']
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int8', 'bool'])
-@pytest.mark.parametrize('shape', [(), (5,), (6, 3, 4)], ids=str)
+@pytest.mark.parametrize(
+  'dtype, shape',
+  [
+    ('float32', ()),
+    ('int8', ()),
+    ('bfloat16', (5,)),
+    ('bool', (5,)),
+    ('float32', (6, 3, 4)),
+    ('bfloat16', (6, 3, 4)),
+  ],
+)
 def test_checksums_of_files_are_those_of_devices(dtype, shape):
   x = np.random.default_rng(0).normal(size=shape) * 9
   x = np.asarray(jax.numpy.asarray(x, dtype))

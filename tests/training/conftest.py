@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -28,3 +29,23 @@ def flow():
 def load_module():
   """Any module beside this file, by name."""
   return _load
+
+
+@pytest.fixture(scope='session')
+def whole(toy, tmp_path_factory):
+  """Workdir and last state of a run of ten steps, which no test changes."""
+  folder = tmp_path_factory.mktemp('whole')
+  return folder, toy.run(folder, pictures_every_steps=5)
+
+
+@pytest.fixture(scope='session')
+def half(toy, tmp_path_factory):
+  """The same of its first five steps."""
+  folder = tmp_path_factory.mktemp('half')
+  return folder, toy.run(folder, num_steps=5)
+
+
+@pytest.fixture
+def cut(half, tmp_path):
+  """A copy of the workdir of the first five steps."""
+  return shutil.copytree(half[0], tmp_path / 'cut')

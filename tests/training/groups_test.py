@@ -16,6 +16,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
     }
   )
   whole = toy.run(tmp_path / 'whole', num_steps=8, **changes)
-  toy.run(tmp_path / 'cut', num_steps=4, **changes)
-  resumed = toy.run(tmp_path / 'cut', num_steps=8, **changes)
+  resumed = toy.resume(
+    tmp_path / 'whole', tmp_path / 'cut', 4, num_steps=8, **changes
+  )
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)

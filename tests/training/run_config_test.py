@@ -53,11 +53,12 @@ def test_a_checkpoint_has_the_config_that_is_damaged_or_gone(
   save(tmp_path, 4, about())
   save(tmp_path, 6, b'[' * 10**5)  # Damaged as well.
   path.unlink() if damage is None else path.write_bytes(damage)
-  with pytest.raises(UserError, match='seed is 1 there and 2 here'):
+  with pytest.raises(UserError, match='seed.*1.*2') as error:
     run_config.claim(tmp_path, config(seed=2))
+  assert error.value.value == ['seed']
   with caplog.at_level(logging.WARNING, 'absl'):
     run_config.claim(tmp_path, config())
-  assert 'checkpoint of step 4 has the config' in caplog.text
+  assert 'step 4' in caplog.text
   assert path.read_bytes() == whole
 
 
@@ -66,10 +67,13 @@ def test_a_damaged_config_without_a_checkpoint_raises(tmp_path, damage):
   path = tmp_path / 'config.json'
   path.write_bytes(damage)
   save(tmp_path, 4, b'{"config": [1]}')
-  with pytest.raises(UserError, match='config.json is damaged .*remove it'):
-    run_config.claim(tmp_path, config())
-  with pytest.raises(UserError, match='config.json is damaged .*remove it'):
-    run_config.read_config(tmp_path)
+  for read in (
+    lambda: run_config.claim(tmp_path, config()),
+    lambda: run_config.read_config(tmp_path),
+  ):
+    with pytest.raises(UserError, match='config.json') as error:
+      read()
+    assert error.value.key == '--workdir'
   assert path.read_bytes() == damage
 
 
@@ -79,7 +83,7 @@ def test_a_flipped_letter_of_the_config_is_no_other_run(tmp_path, caplog):
   path = tmp_path / 'config.json'
   path.write_text(path.read_text().replace('seed', 'seee'))
   run_config.claim(tmp_path, config())
-  assert 'of another run: the checkpoint of step 4' in caplog.text
+  assert 'step 4' in caplog.text
   assert json.loads(path.read_text())['seed'] == 1
 
 
@@ -87,7 +91,7 @@ def test_a_flipped_letter_of_the_config_is_no_other_run(tmp_path, caplog):
 def test_a_fifo_in_place_of_the_config_raises_and_stays(tmp_path, make):
   make(tmp_path / 'config.json')
   save(tmp_path, 4, about())
-  with pytest.raises(UserError, match='config.json cannot be read .*move it'):
+  with pytest.raises(UserError, match='config.json'):
     run_config.claim(tmp_path, config())
   assert not (tmp_path / 'config.json').is_file()
 

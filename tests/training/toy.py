@@ -5,9 +5,12 @@ As a script it is a training process for tests to kill:
 `process`, [coordinator's address, processes, index], it is one of several.
 """
 
+import contextlib
 import json
 import pathlib
+import shutil
 import sys
+import types
 
 from absl import logging
 import grain
@@ -21,7 +24,9 @@ from sana_jax.data import pipeline
 from sana_jax.objectives.base import Aux, Objective, Player
 from sana_jax.sharding.activations import constrain
 from sana_jax.sharding.mesh import make_mesh, to_host
-from sana_jax.training.loop import train
+from sana_jax.training import bases
+from sana_jax.training.loop import make_update, plan_run, train
+from sana_jax.training.startup import first_state, open_batches
 from sana_jax.training.state import plan
 from sana_jax.training.task import Data, Task
 
@@ -203,6 +208,36 @@ def run(workdir, task=None, devices=None, traced_steps=None, **changes):
     mesh,
     traced_steps,
   )
+
+
+def resume(workdir, copy, step, *args, **changes):
+  """Continues a run from its checkpoint of `step`, in a copy of its workdir."""
+  shutil.copytree(workdir, copy)
+  for path in (copy / 'checkpoints').iterdir():
+    if int(path.name) > step:
+      shutil.rmtree(path)
+  assert (copy / f'checkpoints/{step}').exists()
+  return run(copy, *args, **changes)
+
+
+def steps(task=None, devices=None, **changes):
+  """The states after each step of a run without a workdir, and the metrics."""
+  config = get_config(**changes)
+  mesh, task = make_mesh(config.mesh, devices), (task or Toy()).make()
+  planned = plan_run(config, task, mesh)
+  watch = types.SimpleNamespace(phase=contextlib.nullcontext)
+  found = []
+  with jax.set_mesh(mesh), open_batches(config, task, mesh) as batches:
+    state = first_state(config, task, planned, mesh)
+    base = {}
+    if planned.base:
+      base, _ = bases.make(planned, config, task.start, mesh)
+    update = make_update(config, task, planned, mesh, base, watch)
+    for step in range(config.num_steps):
+      state, metrics = update(state, next(batches), step)
+      # Copies: the next step reuses the buffers of the state.
+      found.append(jax.tree.map(np.array, (state, metrics)))
+  return found
 
 
 def planned(mesh, optimizer, toy=None, **options):

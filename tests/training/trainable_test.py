@@ -65,7 +65,7 @@ def test_frozen_parameters_stay_bit_for_bit(dtype, toy, task, tmp_path):
   assert set(state.params) == set(state.ema) == {'out'}
 
 
-def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
+def test_the_rest_moves_as_if_it_were_alone(toy, task):
   """`in` as a frozen array of the loss."""
 
   class Alone(type(task)):
@@ -86,8 +86,8 @@ def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
   changes = dict(
     num_steps=3, optimizer={**DECAYING, 'clip_norm': 0.5}, accumulate_steps=2
   )
-  part = toy.run(tmp_path / 'part', task, trainable='out/.*', **changes)
-  alone = toy.run(tmp_path / 'alone', Alone(), **changes)
+  *_, (part, _) = toy.steps(task, trainable='out/.*', **changes)
+  *_, (alone, _) = toy.steps(Alone(), **changes)
   for got, want in zip(
     jax.tree.leaves((part.params, part.players)),
     jax.tree.leaves((alone.params, alone.players)),
@@ -97,11 +97,15 @@ def test_the_rest_moves_as_if_it_were_alone(toy, task, tmp_path):
 
 
 def test_a_resumed_part_is_the_uninterrupted_part(toy, task, tmp_path):
-  changes = dict(trainable='out/.*', optimizer={**DECAYING, 'name': 'came'})
-  whole = toy.run(tmp_path / 'whole', task, num_steps=4, **changes)
-  toy.run(tmp_path / 'cut', task, num_steps=2, **changes)
+  changes = dict(
+    num_steps=4,
+    checkpoint_every_steps=2,
+    trainable='out/.*',
+    optimizer={**DECAYING, 'name': 'came'},
+  )
+  whole = toy.run(tmp_path / 'whole', task, **changes)
   assert bits(whole) == bits(
-    toy.run(tmp_path / 'cut', task, num_steps=4, **changes)
+    toy.resume(tmp_path / 'whole', tmp_path / 'cut', 2, task, **changes)
   )
 
 
@@ -169,8 +173,9 @@ def test_the_base_lies_like_its_parameters_and_is_what_init_draws(toy):
 
 
 def test_a_pattern_for_nothing_leaves_no_folder(toy, tmp_path):
-  with pytest.raises(UserError, match="'inn/.*' matches no parameter"):
+  with pytest.raises(UserError) as error:
     toy.run(tmp_path / 'run', trainable='inn/.*')
+  assert (error.value.key, error.value.value) == ('trainable', 'inn/.*')
   assert not (tmp_path / 'run').exists()
 
 
@@ -197,26 +202,23 @@ def test_one_percent_of_the_parameters_costs_one_percent(toy, tmp_path):
 
     def init(self, rng):
       params = super().init(rng)
-      noise = jax.random.normal(rng, (512, 64))
+      noise = jax.random.normal(rng, (64, 64))
       return {**params, 'adapter': {'kernel': noise}}
 
     def loss(self, params, *args):
       loss, aux = super().loss(params, *args)
       return loss + jnp.sum(params['adapter']['kernel'] ** 2), aux
 
-  toys = {name: Wide(width=2**17) for name in ('full', 'part')}
-  changes = dict(num_steps=1, checkpoint_every_steps=1)
-  full, part = (
-    toy.run(tmp_path / name, toys[name], trainable=patterns, **changes)
-    for name, patterns in (('full', ''), ('part', 'adapter/.*'))
-  )
+  task = Wide(width=2**14)
+  mesh = make_mesh({'data': 2, 'fsdp': 4})
+  full = toy.planned(mesh, optax.adam(1.0), task).state
+  part = toy.run(tmp_path, task, num_steps=1, trainable='adapter/.*')
   share = size_of(part.params) / size_of(full.params)
   assert 0.009 < share <= 0.01
   for trees in ((part.ema, full.ema), (part.players, full.players)):
     assert size_of(trees[0]) <= 0.011 * size_of(trees[1])
-  assert saved_bytes(tmp_path / 'part') <= 0.011 * saved_bytes(
-    tmp_path / 'full'
-  )
+  # The names of leaves, and orbax's own files.
+  assert saved_bytes(tmp_path) <= size_of(part) + 2**15 < 0.02 * size_of(full)
 
 
 def given(toy, value):
@@ -244,18 +246,13 @@ def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
   )
   assert about['base']['init_from'] == 'good' and about['base']['seed'] is None
   assert about['layout'] == 2 and about['version'] == sana_jax.__version__
-  with pytest.raises(
-    UserError,
-    match="trained on the base 'good' .checksum "
-    r"\d+., and .* give the base 'other' .checksum \d+.: set",
-  ):
-    run(num_steps=6, init_from='other')
-  with pytest.raises(UserError, match='gone is no model folder'):
+  for name in 'other', '':
+    with pytest.raises(UserError) as error:
+      run(num_steps=6, init_from=name)
+    assert (error.value.key, error.value.value) == ('init_from', name)
+    assert error.value.allowed == ('good',)
+  with pytest.raises(UserError, match='gone'):
     run(num_steps=6, init_from='gone')
-  with pytest.raises(
-    UserError, match="'good' .* give the base drawn from config.seed=0"
-  ):
-    run(num_steps=6, init_from='')
   state = run(num_steps=6, init_from='moved')
   assert bits(state) == bits(
     toy.run(
@@ -274,15 +271,11 @@ def test_a_resumed_full_run_does_not_read_init_from(toy, tmp_path):
   assert int(toy.run(tmp_path, task, num_steps=3, init_from='gone').step) == 3
 
 
-def test_a_workdir_of_another_layout_is_refused(toy, tmp_path):
-  toy.run(tmp_path, num_steps=2)
-  path = tmp_path / 'checkpoints/2/about/metadata'
+def test_a_workdir_of_another_layout_is_refused(toy, cut):
+  path = cut / 'checkpoints/5/about/metadata'
   about = json.loads(path.read_text())
   del about['layout']
   path.write_text(json.dumps(about))
-  with pytest.raises(
-    UserError,
-    match='checkpoints/2 has layout 1, of version '
-    '.* reads layout 2: export the model with that version',
-  ):
-    toy.run(tmp_path, num_steps=3)
+  with pytest.raises(UserError, match='checkpoints/5') as error:
+    toy.run(cut)
+  assert (error.value.value, error.value.allowed) == (1, (2,))

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 
 from etils import epath
 import ml_collections
@@ -33,10 +34,10 @@ def test_another_config_raises_with_its_keys(tmp_path):
   )
   with pytest.raises(UserError) as e:
     claim(tmp_path, other)
-  assert 'model.width is 8 there and 9 here' in str(e.value)
-  assert 'seed is 1 there and 2 here' in str(e.value)
-  assert "new is 'absent' there and None here" in str(e.value)
-  assert 'num_steps' not in str(e.value)
+  assert sorted(e.value.value) == ['model.width', 'new', 'seed']
+  assert re.search('model.width.*8.*9', str(e.value))
+  assert re.search('seed.*1.*2', str(e.value))
+  assert re.search('new.*absent.*None', str(e.value))
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 
@@ -48,20 +49,22 @@ def test_keys_that_change_no_result_may_change_and_are_noted(tmp_path):
 
 def test_a_key_is_not_free_for_its_prefix(tmp_path):
   claim(tmp_path, config())
-  with pytest.raises(UserError, match='num_steps_two'):
+  with pytest.raises(UserError) as error:
     claim(tmp_path, config(num_steps_two=1))
+  assert error.value.value == ['num_steps_two']
 
 
 def test_a_folder_that_cannot_be_created_raises(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='choose another --workdir'):
+  with pytest.raises(UserError) as error:
     claim(tmp_path / 'file/run', config())
+  assert error.value.key == '--workdir'
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
   path = epath.Path(tmp_path / 'picture.png')
   (path / 'mine').mkdir(parents=True)  # In the way of the new one.
-  with pytest.raises(UserError, match='picture.png failed .*move away'):
+  with pytest.raises(UserError, match='picture.png'):
     write_atomically(path, b'new')
   assert [p.name for p in tmp_path.rglob('*')] == ['picture.png', 'mine']
 
@@ -92,7 +95,7 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path, make):
   make(tmp_path / 'model')
   before = os.lstat(tmp_path / 'model')
   with (
-    pytest.raises(UserError, match='model failed .*move away'),
+    pytest.raises(UserError, match='model'),
     new_folder(epath.Path(tmp_path / 'model')) as part,
   ):
     (part / 'x').touch()

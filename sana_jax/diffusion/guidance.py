@@ -64,14 +64,20 @@ class Guidance:
         raise UserError(
           f'guidance_{name} is {value}; it must be 0 or more.'
           if name == 'scale'
-          else f'{name} is {value}; it must be 0 or more.'
+          else f'{name} is {value}; it must be 0 or more.',
+          key='guidance_scale' if name == 'scale' else name,
+          value=value,
+          allowed='0 or more',
         )
     if len(self.interval) != 2 or not (
       0 <= self.interval[0] < self.interval[1] <= 1
     ):
       raise UserError(
         f'The guidance interval is {self.interval}; it must be '
-        'two times in [0, 1], the smaller one first.'
+        'two times in [0, 1], the smaller one first.',
+        key='interval',
+        value=self.interval,
+        allowed='two times in [0, 1]',
       )
 
   @property

@@ -37,7 +37,10 @@ def guidance_of(
   if unknown := sorted(set(options or {}) - set(allowed)):
     raise UserError(
       f'guidance has the option {unknown[0]!r}; allowed are '
-      f'{", ".join(allowed)}.'
+      f'{", ".join(allowed)}.',
+      key='guidance',
+      value=unknown[0],
+      allowed=allowed,
     )
   return Guidance(scale, **(options or {}))
 
@@ -49,7 +52,12 @@ def parts_of(
   if isinstance(parts, str):
     kinds = {'strips': Strips, 'tiles': Tiles, 'whole': lambda: None}
     if parts not in kinds:
-      raise UserError(f'parts is {parts!r}; allowed are {", ".join(kinds)}.')
+      raise UserError(
+        f'parts is {parts!r}; allowed are {", ".join(kinds)}.',
+        key='parts',
+        value=parts,
+        allowed=tuple(kinds),
+      )
     parts = kinds[parts]()
   if parts is not None:
     parts.latent(compression)
@@ -59,14 +67,26 @@ def parts_of(
 def check_request(prompts, steps, num_images, output_type, flow_shift=None):
   """Raises UserError for arguments that are invalid for every model."""
   if not prompts:
-    raise UserError('There is no prompt; give at least one.')
+    raise UserError('There is no prompt; give at least one.', key='prompts')
   if any(not isinstance(p, str) for p in prompts):
-    raise UserError('prompts must be a string or a list of strings.')
+    raise UserError(
+      'prompts must be a string or a list of strings.', key='prompts'
+    )
   for name, value in (('steps', steps), ('num_images', num_images)):
     if int(value) != value or value < 1:
-      raise UserError(f'{name} is {value}; it must be 1 or more.')
+      raise UserError(
+        f'{name} is {value}; it must be 1 or more.',
+        key=name,
+        value=value,
+        allowed='1 or more',
+      )
   if flow_shift is not None and not 0 < flow_shift < float('inf'):
-    raise UserError(f'flow_shift is {flow_shift}; it must be more than 0.')
+    raise UserError(
+      f'flow_shift is {flow_shift}; it must be more than 0.',
+      key='flow_shift',
+      value=flow_shift,
+      allowed='more than 0',
+    )
   check_output_type(output_type, OUTPUT_TYPES)
 
 
@@ -88,7 +108,10 @@ def check_size(height: int, width: int, compression: int) -> None:
       below = max(compression, value // compression * compression)
       raise UserError(
         f"{name} is {value}; it must be a multiple of the autoencoder's "
-        f'compression, {compression}, such as {below}.'
+        f'compression, {compression}, such as {below}.',
+        key=name,
+        value=value,
+        allowed=f'a multiple of {compression}, such as {below}',
       )
 
 
@@ -100,5 +123,10 @@ def dtype_of(dtype: DType) -> DType:
   except TypeError:
     name = str(dtype)
   if name not in names:
-    raise UserError(f'dtype is {name}; allowed are {", ".join(names)}.')
+    raise UserError(
+      f'dtype is {name}; allowed are {", ".join(names)}.',
+      key='dtype',
+      value=name,
+      allowed=names,
+    )
   return jnp.dtype(name)

@@ -254,7 +254,10 @@ class Pipeline:
     if np.shape(latents) != (len(numbers), *shape):
       raise UserError(
         f'latents has the shape {np.shape(latents)}; '
-        f'{(len(numbers), *shape)} is needed.'
+        f'{(len(numbers), *shape)} is needed.',
+        key='latents',
+        value=np.shape(latents),
+        allowed=str((len(numbers), *shape)),
       )
     return self._split(jnp.asarray(latents, jnp.float32))
 
@@ -302,7 +305,8 @@ class Pipeline:
     if len(negative_prompt) != len(prompts):
       raise UserError(
         f'negative_prompt has {len(negative_prompt)} entries for '
-        f'{len(prompts)} prompts.'
+        f'{len(prompts)} prompts.',
+        key='negative_prompt',
       )
     alike = len(set(negative_prompt)) == 1
     return list(negative_prompt)[: 1 if alike else None]

@@ -23,13 +23,22 @@ def of_pictures(
   count = prompts * num_images
   seeds = [seed] * prompts if np.ndim(seed) == 0 else list(seed)
   if len(seeds) != prompts:
-    raise UserError(f'seed has {len(seeds)} entries for {prompts} prompts.')
+    raise UserError(
+      f'seed has {len(seeds)} entries for {prompts} prompts.', key='seed'
+    )
   if wrong := [s for s in seeds if not 0 <= s < 2**31]:
-    raise UserError(f'seed is {wrong[0]}; it must lie in 0 to {2**31 - 1}.')
+    raise UserError(
+      f'seed is {wrong[0]}; it must lie in 0 to {2**31 - 1}.',
+      key='seed',
+      value=wrong[0],
+      allowed=f'0 to {2**31 - 1}',
+    )
   if numbers is None:
     numbers = list(range(num_images)) * prompts
   if len(numbers) != count:
-    raise UserError(f'numbers has {len(numbers)} entries for {count} images.')
+    raise UserError(
+      f'numbers has {len(numbers)} entries for {count} images.', key='numbers'
+    )
   return jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers)
 
 

@@ -30,11 +30,11 @@ def pipe():
 
 def test_a_picture_is_the_same_alone_and_in_any_batch(pipe):
   requests = [
-    Request('a red circle', 3, 0, '', 32, 32),
-    Request('two stars', 5, 1, 'blue', 32, 48),
-    Request('a red circle', 3, 1, 'blue', 32, 32),
-    Request('a dog', 4, 0, 'a cat', 32, 32),
-    Request('two stars', 5, 0, '', 32, 32),
+    Request('a red circle', 3, 0, '', 16, 16),
+    Request('two stars', 5, 1, 'blue', 16, 24),
+    Request('a red circle', 3, 1, 'blue', 16, 16),
+    Request('a dog', 4, 0, 'a cat', 16, 16),
+    Request('two stars', 5, 0, '', 16, 16),
   ]
   seen = {}
   for indices, images in batches.generate(

@@ -8,7 +8,6 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference import batches
 from sana_jax.inference.batches import Request
-from sana_jax.inference.pipeline import Pipeline
 from sana_jax.text.encode import TextError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
@@ -21,11 +20,6 @@ def test_batches_are_of_one_size_and_in_order():
   ]
   assert batches.plan(requests, 3) == [[0, 2, 3], [5], [1, 4]]
   assert batches.plan([], 3) == []
-
-
-@pytest.fixture(scope='module')
-def pipe():
-  return Pipeline.from_pretrained(GOLDEN, 'float32')
 
 
 def test_a_picture_is_the_same_alone_and_in_any_batch(pipe):

@@ -1,6 +1,5 @@
 """Candidates are those pictures that would be made without a scorer."""
 
-import functools
 import pathlib
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from sana_jax.inference import candidates
 from sana_jax.inference.batches import Request
-from sana_jax.inference.pipeline import Pipeline
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 REQUESTS = [
@@ -16,11 +14,6 @@ REQUESTS = [
   Request('two stars', 5, height=16, width=24),
   Request('a dog', 4, negative_prompt='cat', height=16, width=16),
 ]
-
-
-@pytest.fixture(scope='module')
-def pipe():
-  return Pipeline.from_pretrained(GOLDEN, 'float32')
 
 
 def redness(prompts, images):
@@ -31,9 +24,14 @@ def redder(prompts, first, second):
   return redness(prompts, first) >= redness(prompts, second)
 
 
-@functools.cache
-def pictures(pipe, request):
-  """Five pictures of a request, four at a time as in `generate`."""
+@pytest.fixture(scope='module')
+def pictures(pipe):
+  """Five pictures of each request."""
+  return [five(pipe, request) for request in REQUESTS]
+
+
+def five(pipe, request):
+  """Pictures 0 to 4, four at a time as in `generate`."""
   first, second = (
     pipe.draw(
       request.prompt,
@@ -51,14 +49,15 @@ def pictures(pipe, request):
 
 
 @pytest.mark.parametrize('chooser', [redness, redder])
-def test_the_kept_are_the_best_of_the_pictures_of_those_numbers(pipe, chooser):
+def test_the_kept_are_the_best_of_the_pictures_of_those_numbers(
+  pipe, pictures, chooser
+):
   keep = [2, 1, 1]
   found = dict(
     candidates.generate(pipe, REQUESTS, 5, keep, chooser, 4, steps=2)
   )
   assert sorted(found) == [0, 1, 2]
-  for i, request in enumerate(REQUESTS):
-    images = pictures(pipe, request)
+  for i, images in enumerate(pictures):
     score = redness([], images)
     if chooser is redness:
       want = np.argsort(-score, kind='stable')[: keep[i]]

@@ -17,11 +17,6 @@ PROMPT = 'a red circle'
 SMALL = dict(height=16, width=16, num_images=2)
 
 
-@pytest.fixture(scope='module')
-def pipe():
-  return Pipeline.from_pretrained(FOLDER, 'float32')
-
-
 def check_steps(pipe, whole, atol=1e-6, **settings):
   """Checks pictures made step by step against those made in one program."""
   done = []

@@ -41,11 +41,6 @@ def golden():
   return metadata | arrays
 
 
-@pytest.fixture(scope='module')
-def pipe():
-  return Pipeline.from_pretrained(FOLDER, dtype='float32')
-
-
 def like_golden(golden, prompts=slice(None)):
   """The arguments with which the reference was called."""
   height, width = golden['size']

@@ -50,7 +50,7 @@ LITE = SANA | dict(
 )
 ATTENTION = SANA | dict(
   decoder_blocks=('EfficientViTBlock',) * 4,
-  decoder_scales=((3, 5),) * 4,
+  decoder_scales=((3,), (), (3, 5), (5,)),
   decoder_depths=(1,) * 4,
 )
 # Fields, shape of the latents and rows of a strip. Of 9 rows, the last strip

@@ -11,6 +11,7 @@ from sana_jax import config
 from sana_jax.errors import UserError
 from sana_jax.inference import tiling
 from sana_jax.inference.tiling import Tiles
+from sana_jax.models import abstract
 from sana_jax.models.autoencoders.dc_ae import DCAE
 
 
@@ -18,9 +19,9 @@ from sana_jax.models.autoencoders.dc_ae import DCAE
 def model():
   fields = config.dc_ae_fields(4, (8, 8, 32), (0, 1, 1), 1).to_dict()
   module = DCAE(**fields)
-  return module, jax.jit(module.init)(
-    jax.random.key(0), jnp.zeros((1, 8, 8, 3))
-  )
+  rng = np.random.default_rng(0)
+  fill = lambda s: jnp.asarray(rng.normal(0.1, 0.2, s.shape).astype(np.float32))
+  return module, jax.tree.map(fill, abstract.autoencoder(module))
 
 
 def draw(*shape):

@@ -41,7 +41,10 @@ def guidance_of(
   if unknown := sorted(set(options or {}) - set(allowed)):
     raise UserError(
       f'guidance has the option {unknown[0]!r}; allowed are '
-      f'{", ".join(allowed)}.'
+      f'{", ".join(allowed)}.',
+      key='guidance',
+      value=unknown[0],
+      allowed=allowed,
     )
   return Guidance(scale, **(options or {}))
 
@@ -53,7 +56,12 @@ def parts_of(
   if isinstance(parts, str):
     kinds = {'strips': Strips, 'tiles': Tiles, 'whole': lambda: None}
     if parts not in kinds:
-      raise UserError(f'parts is {parts!r}; allowed are {", ".join(kinds)}.')
+      raise UserError(
+        f'parts is {parts!r}; allowed are {", ".join(kinds)}.',
+        key='parts',
+        value=parts,
+        allowed=tuple(kinds),
+      )
     parts = kinds[parts]()
   if parts is not None:
     parts.latent(compression)
@@ -116,7 +124,10 @@ def check_size(height: int, width: int, compression: int) -> None:
       below = max(compression, value // compression * compression)
       raise UserError(
         f"{name} is {value}; it must be a multiple of the autoencoder's "
-        f'compression, {compression}, such as {below}.'
+        f'compression, {compression}, such as {below}.',
+        key=name,
+        value=value,
+        allowed=f'a multiple of {compression}, such as {below}',
       )
 
 
@@ -136,7 +147,7 @@ def dtype_of(dtype: DType | None) -> DType:
     raise UserError(
       f'dtype is {name}; allowed are {", ".join(names)}.',
       key='dtype',
-      value=dtype,
+      value=name,
       allowed=names,
     )
   return jnp.dtype(name)

@@ -279,7 +279,10 @@ class Pipeline:
     if np.shape(latents) != (len(numbers), *shape):
       raise UserError(
         f'latents has the shape {np.shape(latents)}; '
-        f'{(len(numbers), *shape)} is needed.'
+        f'{(len(numbers), *shape)} is needed.',
+        key='latents',
+        value=np.shape(latents),
+        allowed=str((len(numbers), *shape)),
       )
     return self._split(jnp.asarray(latents, jnp.float32))
 

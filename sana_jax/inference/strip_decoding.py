@@ -40,7 +40,10 @@ class Strips:
     if self.size < compression or self.size % compression:
       raise UserError(
         f'Strips of {self.size} px do not fit the autoencoder; '
-        f'the height must be a multiple of {compression}.'
+        f'the height must be a multiple of {compression}.',
+        key='parts',
+        value=self.size,
+        allowed=f'a multiple of {compression}',
       )
     return self.size // compression
 

@@ -35,12 +35,18 @@ class Tiles:
     if self.size % compression or self.stride % compression:
       raise UserError(
         f'Tiles of {self.size} px every {self.stride} px do not fit the '
-        f'autoencoder; both must be multiples of {compression}.'
+        f'autoencoder; both must be multiples of {compression}.',
+        key='parts',
+        value=(self.size, self.stride),
+        allowed=f'multiples of {compression}',
       )
     if not 0 < self.stride <= self.size:
       raise UserError(
         f'The stride of the tiles is {self.stride} px; it must '
-        f'lie between {compression} and their size, {self.size}.'
+        f'lie between {compression} and their size, {self.size}.',
+        key='parts',
+        value=(self.size, self.stride),
+        allowed=f'a stride of {compression} to {self.size}',
       )
     return self.size // compression, self.stride // compression
 

@@ -21,11 +21,6 @@ LIMITS = Limits(size_px=64, steps=30, images=4)
 GOOD = DrawRequest('a red circle', '', 16, 16, 2, 4.5, 7, 2, 'dpm++2m')
 
 
-@pytest.fixture(scope='module')
-def pipe():
-  return Pipeline.from_pretrained(FOLDER, dtype='float32')
-
-
 def request_of(**changes):
   return GOOD._replace(**changes)
 

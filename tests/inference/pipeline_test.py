@@ -5,18 +5,17 @@ tests/tools/parity/goldens_sana.py, with diffusers and transformers alone.
 """
 
 import json
-import math
 import pathlib
 import shutil
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
 
 from sana_jax import Pipeline
+from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import arguments, decoding, randomness, texts
@@ -40,11 +39,6 @@ def golden():
   for key in ('prompts', 'guidance_scale', 'size'):
     metadata[key] = json.loads(metadata[key])
   return metadata | arrays
-
-
-@pytest.fixture(scope='module')
-def pipe():
-  return Pipeline.from_pretrained(FOLDER, dtype='float32')
 
 
 def like_golden(golden, prompts=slice(None)):
@@ -175,12 +169,9 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   np.testing.assert_allclose(split.draw('a cat', **how), alone[:2], atol=2e-5)
 
 
-@pytest.mark.parametrize('shape', [{'sequence': 4}, {'data': 2, 'sequence': 4}])
-def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
+def test_rows_split_over_a_mesh_give_the_same_pictures(pipe):
   how = dict(SMALL, num_images=2, output_type='float')
-  split = pipe.replace(
-    mesh=make_mesh(shape, jax.devices()[: math.prod(shape.values())])
-  )
+  split = pipe.replace(mesh=make_mesh({'data': 2, 'sequence': 4}))
   images = split.draw('a cat', **how)
   rows = {s.data.shape[1] for s in images.addressable_shards}
   assert rows == {16 // 4}
@@ -189,22 +180,24 @@ def test_rows_split_over_a_mesh_give_the_same_pictures(pipe, shape):
 
 @pytest.mark.parametrize('parts', ['strips', Strips(8), 'whole'])
 def test_strips_change_no_picture(pipe, parts):
-  how = dict(SMALL, output_type='float')
+  how = dict(SMALL, num_images=2, output_type='float')
   np.testing.assert_allclose(
     pipe.draw('a cat', **how, parts=parts), pipe.draw('a cat', **how), atol=1e-5
   )
 
 
 def test_tiles_are_cut_where_requested(pipe):
-  how = dict(SMALL, output_type='float')
-  tiles = pipe.draw('a cat', **how, parts=Tiles(8, 8))
-  latents = pipe.draw('a cat', **SMALL, output_type='latent')
+  how = dict(SMALL, num_images=2)
+  tiles = pipe.draw('a cat', **how, parts=Tiles(8, 8), output_type='float')
+  latents = pipe.draw('a cat', **how, output_type='latent')
   corner = pipe.decode(jnp.asarray(latents[:, :2, :2]))
   np.testing.assert_allclose(tiles[:, :8, :8], corner, atol=1e-5)
 
 
 def test_guidance_takes_its_options_by_name(pipe):
-  make = lambda **how: pipe.draw('a cat', **SMALL, output_type='latent', **how)
+  make = lambda **how: pipe.draw(
+    'a cat', **SMALL, num_images=2, output_type='latent', **how
+  )
   by_name = make(guidance_scale=3.0, guidance={'pag_scale': 2.0})
   np.testing.assert_array_equal(
     by_name, make(guidance=Guidance(3.0, pag_scale=2.0))
@@ -223,49 +216,60 @@ def test_bfloat16_runs_and_resembles_float32(pipe):
   assert 1e-5 < relative_error(got, pipe.draw('a cat', **how)) <= 0.1
 
 
-@pytest.mark.parametrize(
-  'arguments, message',
-  [
-    (dict(height=30), 'height is 30; it must be a multiple .* 4, such as 28'),
-    (dict(width=2), 'width is 2; .* such as 4'),
-    (dict(height=0), 'height is 0'),
-    (dict(width=-8), 'width is -8'),
-    (dict(steps=0), 'steps is 0'),
-    (dict(num_images=0), 'num_images is 0'),
-    (dict(guidance_scale=-1.0), 'guidance_scale is -1.0'),
-    (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
-    (dict(guidance={'pag': 1}), "option 'pag'; allowed are interval"),
-    (dict(guidance={'pag_scale': -1.0}), 'pag_scale is -1.0'),
-    (
-      dict(guidance={'interval': (0.9, 0.1)}),
-      r'is \(0.9, 0.1\); it must be two',
-    ),
-    (dict(flow_shift=0.0), 'flow_shift is 0.0'),
-    (dict(parts='slices'), "parts is 'slices'; allowed are strips, tiles"),
-    (dict(parts=Strips(6)), 'Strips of 6 px do not fit'),
-    (dict(sampler='ddim'), "sampler is 'ddim'; allowed are euler"),
-    (dict(output_type='pil'), "output_type is 'pil'"),
-    (dict(seed=[1, 2]), 'seed has 2 entries for 1 prompts'),
-    (dict(seed=-1), 'seed is -1'),
-    (dict(seed=2**31), 'seed is 2147483648'),
-    (dict(numbers=[0, 1]), 'numbers has 2 entries for 1 images'),
-    (dict(latents=np.zeros((1, 4, 4, 4))), r'latents has .*\(1, 8, 8, 4\) is'),
-    (dict(prompts=[]), 'no prompt'),
-  ],
+BAD = (
+  ('height', 30, 'a multiple of 4, such as 28'),
+  ('width', 2, 'a multiple of 4, such as 4'),
+  ('height', 0, 'a whole number from 1 to 32,768'),
+  ('width', -8, 'a whole number from 1 to 32,768'),
+  ('steps', 0, 'a whole number from 1 to 1,000'),
+  ('num_images', 0, 'a whole number from 1 to 1,048,576'),
+  ('guidance_scale', -1.0, 'a number from 0 to 1000'),
+  ('flow_shift', 0.0, 'a number from 0.001 to 1000'),
+  ('parts', 'slices', ('strips', 'tiles', 'whole')),
+  ('sampler', 'ddim', samplers.NAMES),
+  ('output_type', 'pil', arguments.OUTPUT_TYPES),
+  ('seed', -1, 'a whole number from 0 to 2,147,483,647'),
+  ('seed', 2**31, 'a whole number from 0 to 2,147,483,647'),
 )
-def test_a_bad_request_raises_a_user_error(pipe, arguments, message):
-  with pytest.raises(UserError, match=message):
-    pipe.draw(**{'prompts': 'a cat', 'steps': 2, **arguments})
+
+
+def refused(pipe, **changes):
+  """The error of a call with bad arguments."""
+  with pytest.raises(UserError) as error:
+    pipe.draw(**{'prompts': 'a cat', 'steps': 2, **changes})
+  return error.value
+
+
+def test_a_bad_argument_raises_a_user_error(pipe):
+  for key, value, allowed in BAD:
+    error = refused(pipe, **{key: value})
+    assert (error.key, error.value, error.allowed) == (key, value, allowed)
+
+
+def test_a_bad_part_of_an_argument_raises_a_user_error(pipe):
+  for changes, key, value in (
+    (dict(guidance_scale=float('nan')), 'guidance_scale', 'nan'),
+    (dict(guidance={'pag': 1}), 'guidance', 'pag'),
+    (dict(guidance={'pag_scale': -1.0}), 'pag_scale', '-1.0'),
+    (dict(guidance={'interval': (0.9, 0.1)}), 'interval', '(0.9, 0.1)'),
+    (dict(parts=Strips(6)), 'parts', '6'),
+    (dict(seed=[1, 2]), 'seed', 'None'),
+    (dict(numbers=[0, 1]), 'numbers', 'None'),
+    (dict(latents=np.zeros((1, 4, 4, 4))), 'latents', '(1, 4, 4, 4)'),
+    (dict(prompts=[]), 'prompt', 'None'),
+  ):
+    error = refused(pipe, **changes)
+    assert (error.key, str(error.value)) == (key, value)
 
 
 def test_a_bad_dtype_or_folder_raises_a_user_error(tmp_path):
-  with pytest.raises(UserError, match='dtype is int8; allowed are float32'):
-    Pipeline.from_pretrained(FOLDER, dtype='int8')
-  with pytest.raises(UserError, match='dtype is half-ish'):
-    Pipeline.from_pretrained(FOLDER, dtype='half-ish')
-  with pytest.raises(UserError, match='no model folder'):
+  for dtype in ('int8', 'half-ish'):
+    with pytest.raises(UserError) as error:
+      Pipeline.from_pretrained(FOLDER, dtype=dtype)
+    assert (error.value.key, error.value.value) == ('dtype', dtype)
+  with pytest.raises(UserError, match='nowhere'):
     Pipeline.from_pretrained('nowhere')
-  with pytest.raises(UserError, match='model_index.json is missing'):
+  with pytest.raises(UserError, match='model_index.json'):
     Pipeline.from_pretrained(tmp_path)
 
 
@@ -279,7 +283,7 @@ def edited(tmp_path, file, **changes):
 
 def test_other_pipelines_are_refused_by_name(tmp_path):
   folder = edited(tmp_path, 'model_index.json', _class_name='FluxPipeline')
-  with pytest.raises(UserError, match="is a 'FluxPipeline'; SanaPipeline is"):
+  with pytest.raises(UserError, match='FluxPipeline'):
     Pipeline.from_pretrained(folder)
 
 

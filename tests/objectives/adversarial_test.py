@@ -19,16 +19,33 @@ def generate(model, seeds):
 
 @pytest.fixture(scope='module')
 def drawn():
+  """(params, real images, seeds); the discriminator has narrow layers."""
   keys = jax.random.split(jax.random.key(0), 3)
   real = jax.random.normal(keys[0], (2, 24, 24, 3))
-  return (
-    {
-      'model': {'scale': jnp.asarray([0.5, 1.0, 2.0]), 'bias': jnp.ones(3)},
-      'discriminator': jax.jit(DISCRIMINATOR.init)(keys[1], real)['params'],
-    },
-    real,
-    jax.random.normal(keys[2], real.shape),
-  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(patchgan, 'WIDTHS', (4, 6, 8, 10))
+    yield (
+      {
+        'model': {'scale': jnp.asarray([0.5, 1.0, 2.0]), 'bias': jnp.ones(3)},
+        'discriminator': jax.jit(DISCRIMINATOR.init)(keys[1], real)['params'],
+      },
+      real,
+      jax.random.normal(keys[2], real.shape),
+    )
+
+
+@jax.jit
+def both(params, real, seeds, weight):
+  """Gradient of both players in one pass."""
+  return jax.grad(
+    lambda p: adversarial.both_players(
+      DISCRIMINATOR,
+      p['discriminator'],
+      real,
+      generate(p['model'], seeds),
+      weight,
+    )[0]
+  )(params)
 
 
 def score(params, images):
@@ -37,18 +54,6 @@ def score(params, images):
 
 def test_one_pass_gives_both_gradients(drawn):
   params, real, seeds = drawn
-
-  @jax.jit
-  def both(params):
-    return jax.grad(
-      lambda p: adversarial.both_players(
-        DISCRIMINATOR,
-        p['discriminator'],
-        real,
-        generate(p['model'], seeds),
-        WEIGHT,
-      )[0]
-    )(params)
 
   @jax.jit
   def apart(params):
@@ -69,7 +74,7 @@ def test_one_pass_gives_both_gradients(drawn):
       'discriminator': jax.grad(judge)(params['discriminator']),
     }
 
-  got, want = both(params), apart(params)
+  got, want = both(params, real, seeds, WEIGHT), apart(params)
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for (path, g), w in zip(
     jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)
@@ -81,17 +86,7 @@ def test_one_pass_gives_both_gradients(drawn):
 
 def test_the_discriminator_learns_with_a_weight_of_zero(drawn):
   params, real, seeds = drawn
-  grads = jax.jit(
-    jax.grad(
-      lambda p: adversarial.both_players(
-        DISCRIMINATOR,
-        p['discriminator'],
-        real,
-        generate(p['model'], seeds),
-        0.0,
-      )[0]
-    )
-  )(params)
+  grads = both(params, real, seeds, 0.0)
   assert not any(np.any(x) for x in jax.tree.leaves(grads['model']))
   assert all(np.any(x) for x in jax.tree.leaves(grads['discriminator']))
 

@@ -22,13 +22,6 @@ def shards_of(path):
   return {p.name: p.read_bytes() for p in sorted(path.glob('*.safetensors'))}
 
 
-@pytest.fixture(scope='module')
-def whole(small, folder, tmp_path_factory):
-  path = tmp_path_factory.mktemp('whole')
-  caching.make(small(folder), path, shard_records=8, batch_size=8)
-  return path
-
-
 def make(config, path):
   return caching.make(config, path, shard_records=8, batch_size=8)
 

@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from sana_jax import config as base
+from sana_jax.tasks.sana import caching
 
 MODELS = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 SIZE = 16  # Pixels; compression 4 leaves 4 x 4 latents.
@@ -33,6 +34,14 @@ def folder(tmp_path_factory):
 def small():
   """Makes configs of the smallest transformer for the golden encoders."""
   return _small
+
+
+@pytest.fixture(scope='session')
+def whole(small, folder, tmp_path_factory):
+  """The folder of a cache with both; tests leave it as it is."""
+  path = tmp_path_factory.mktemp('whole')
+  caching.make(small(folder), path, shard_records=8, batch_size=8)
+  return path
 
 
 def _small(folder, **changes):

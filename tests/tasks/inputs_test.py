@@ -1,5 +1,6 @@
 """Cached or encoded in the step: the same batches, losses and gradients."""
 
+import functools
 import json
 import shutil
 
@@ -12,48 +13,46 @@ from sana_jax import tasks
 from sana_jax.data import cache, files
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.tasks.sana import caching, fingerprints, inputs
+from sana_jax.tasks.sana import fingerprints, inputs
 
 
 def settings(latents, text):
   return {'inputs.latents': latents, 'inputs.text': text}
 
 
+def batches(task):
+  return task.data.batches(seed=3, batch_size=8, rows=range(8))
+
+
 @pytest.fixture(scope='module')
-def whole(small, folder, tmp_path_factory):
-  """The folder of a cache with both."""
-  path = tmp_path_factory.mktemp('cache') / 'both'
-  caching.make(small(folder), path, shard_records=8, batch_size=8)
-  return str(path)
-
-
-def steps(config, workdir, count=6, mesh=None):
-  """(shape of the latents, loss, gradient) of some steps."""
-  task = tasks.open_task(config, workdir, mesh)
+def step(small, folder, whole, tmp_path_factory):
+  """Makes the step of a config, always from the same parameters."""
+  config = small(folder, **{'inputs.cache': str(whole)})
+  task = tasks.open_task(config, tmp_path_factory.mktemp('step'))
   params = jax.jit(task.objective.init)(jax.random.key(0))
-  batches = task.data.batches(seed=3, batch_size=8, rows=range(8))
-  gradient = jax.jit(
-    jax.value_and_grad(lambda *args: task.objective.loss(*args, 0)[0])
+  return functools.partial(_step, params)
+
+
+def _step(params, config, workdir, mesh=None, gradient=True):
+  """(keys of the batch, loss, gradient or None) of the first oblong batch."""
+  task = tasks.open_task(config, workdir, mesh)
+  loss = lambda *args: task.objective.loss(*args, 0)[0]
+  run = jax.value_and_grad(loss) if gradient else lambda *a: (loss(*a), None)
+  batch = next(
+    batch
+    for batch in batches(task)
+    if any(x.ndim == 4 and x.shape[1] != x.shape[2] for x in batch.values())
   )
-  out = []
-  for step in range(count):
-    batch = next(batches)
-    keys = jax.random.split(jax.random.key(step), 8)
-    loss, grads = gradient(params, task.frozen, batch, keys)
-    out.append(
-      (
-        sorted((k, v.shape[1:]) for k, v in batch.items()),
-        float(loss),
-        jax.flatten_util.ravel_pytree(grads)[0],
-      )
-    )
-  return out
+  keys = jax.random.split(jax.random.key(0), 8)
+  found, grads = jax.jit(run)(params, task.frozen, batch, keys)
+  return set(batch), float(found), grads
 
 
 @pytest.fixture(scope='module')
-def cached(small, folder, whole, tmp_path_factory):
-  return steps(
-    small(folder, **{'inputs.cache': whole}), tmp_path_factory.mktemp('cached')
+def cached(step, small, folder, whole, tmp_path_factory):
+  return step(
+    small(folder, **{'inputs.cache': str(whole)}),
+    tmp_path_factory.mktemp('cached'),
   )
 
 
@@ -62,36 +61,43 @@ def cached(small, folder, whole, tmp_path_factory):
   [('online', 'online'), ('cached', 'online'), ('online', 'cached')],
 )
 def test_encoding_in_the_step_gives_what_a_cache_gives(
-  latents, text, small, folder, whole, cached, tmp_path
+  latents, text, step, small, folder, whole, cached, tmp_path
 ):
   changes = settings(latents, text)
   if 'cached' in (latents, text):
-    changes['inputs.cache'] = whole
-  # Each shape of latents is compiled again, so only two batches.
-  online = steps(small(folder, **changes), tmp_path, 2)
-  assert len(online) == 2
-  for (_, want, want_grads), (keys, got, grads) in zip(cached, online):
-    assert ('image' in dict(keys)) == (latents == 'online')
-    assert ('ids' in dict(keys)) == (text == 'online')
-    assert got == pytest.approx(want, rel=1e-5)
-    np.testing.assert_allclose(grads, want_grads, rtol=1e-3, atol=1e-5)
+    changes['inputs.cache'] = str(whole)
+  keys, loss, grads = step(small(folder, **changes), tmp_path)
+  assert ('image' in keys) == (latents == 'online')
+  assert ('ids' in keys) == (text == 'online')
+  assert loss == pytest.approx(cached[1], rel=1e-5)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
+    grads,
+    cached[2],
+  )
   assert not list(tmp_path.iterdir())
 
 
-def test_batches_have_one_ratio_each_and_several_occur(cached):
-  shapes = {dict(keys)['latents'] for keys, *_ in cached}
+def test_batches_have_one_ratio_each_and_several_occur(
+  small, folder, whole, tmp_path
+):
+  task = tasks.open_task(
+    small(folder, **{'inputs.cache': str(whole)}), tmp_path
+  )
+  shapes = {x['latents'].shape[1:] for _, x in zip(range(6), batches(task))}
   # 704x1408 / 64 and 1024x960 / 64, in whole latents of 4 px.
   ratios = {(4, 4, 4), (2, 5, 4), (5, 2, 4), (4, 3, 4)}
   assert shapes <= ratios and len(shapes) > 1
 
 
-def test_encoders_may_be_split_over_the_mesh(small, folder, cached, tmp_path):
+def test_encoders_may_be_split_over_the_mesh(
+  step, small, folder, cached, tmp_path
+):
   mesh = make_mesh({'data': 2, 'fsdp': 2}, jax.devices()[:4])
+  config = small(folder, **settings('online', 'online'))
   with jax.set_mesh(mesh):
-    split = steps(
-      small(folder, **settings('online', 'online')), tmp_path, 1, mesh
-    )
-  assert split[0][1] == pytest.approx(cached[0][1], rel=1e-5)
+    _, loss, _ = step(config, tmp_path, mesh, gradient=False)
+  assert loss == pytest.approx(cached[1], rel=1e-5)
 
 
 def test_squares_are_the_default(small, folder, tmp_path):
@@ -113,7 +119,7 @@ def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
     ),
     ('autoencoder', 'shapes', 'autoencoder is .* there and .* here'),
   ):
-    bad = small(folder, **{'inputs.cache': whole, key: value})
+    bad = small(folder, **{'inputs.cache': str(whole), key: value})
     with pytest.raises(
       UserError,
       match=f'is a cache of something else: {message}'
@@ -130,22 +136,26 @@ def test_a_cache_serves_whatever_share_of_records_may_be_bad(
   small, folder, whole, tmp_path
 ):
   inputs.make(
-    small(folder, **{'inputs.cache': whole, 'data.max_bad_fraction': 0.5}),
+    small(folder, **{'inputs.cache': str(whole), 'data.max_bad_fraction': 0.5}),
     tmp_path,
   )
 
 
-def test_training_from_a_cache_needs_no_data(small, whole, cached, tmp_path):
-  moved = steps(small('gone', **{'inputs.cache': whole}), tmp_path, 1)
-  assert moved[0][1] == cached[0][1]
+def test_training_from_a_cache_needs_no_data(
+  step, small, whole, cached, tmp_path
+):
+  config = small('gone', **{'inputs.cache': str(whole)})
+  assert step(config, tmp_path)[1] == cached[1]
 
 
-def test_a_cache_in_half_precision_is_near(small, folder, cached, tmp_path):
+def test_a_cache_in_half_precision_is_near(
+  step, small, folder, cached, tmp_path
+):
   half = small(folder, **{'inputs.dtype': 'bfloat16'})
   found = inputs.make(half, tmp_path)
   assert found.source[0]['latents'].dtype == jnp.bfloat16
-  for (_, want, _), (_, got, _) in zip(cached, steps(half, tmp_path, 2)):
-    assert got == pytest.approx(want, rel=2e-2)
+  _, loss, _ = step(half, tmp_path, gradient=False)
+  assert loss == pytest.approx(cached[1], rel=2e-2)
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def test_a_phase_needs_its_own_base_at_each_start(trained, root, tmp_path):
   config.init_from = str(root / 'phase3/model')
   with pytest.raises(
     UserError,
-    match="was trained on the base '.*phase1/model'.*give '.*phase3/model'",
+    match='phase1/model.*phase3/model',
   ):
     run(config, root / 'phase2')
   shutil.copytree(root / 'phase2', tmp_path / 'phase2')

@@ -43,7 +43,11 @@ def make(name: str) -> Sampler:
   """
   if name not in _SAMPLERS:
     raise UserError(
-      f'The sampler is {name!r}; allowed are {", ".join(NAMES)} (key: sampler).'
+      f'The sampler is {name!r}; allowed are {", ".join(NAMES)} '
+      '(key: sampler).',
+      key='sampler',
+      value=name,
+      allowed=NAMES,
     )
   return _SAMPLERS[name]
 

@@ -65,12 +65,17 @@ class DpmSolver:
   def __post_init__(self):
     if self.order not in (1, 2, 3):
       raise UserError(
-        f'The order of DPM-Solver++ is {self.order}; allowed are 1, 2 and 3.'
+        f'The order of DPM-Solver++ is {self.order}; allowed are 1, 2 and 3.',
+        key='order',
+        value=self.order,
       )
     if self.variant not in ('midpoint', 'heun'):
       raise UserError(
         f'The variant of DPM-Solver++ is {self.variant!r}; allowed are '
-        "'midpoint' and 'heun'."
+        "'midpoint' and 'heun'.",
+        key='variant',
+        value=self.variant,
+        allowed=('midpoint', 'heun'),
       )
 
   def init(self, x: Float[Array, '*x'], rng: Keys | None = None) -> Carry:

@@ -97,12 +97,12 @@ def test_a_point_distribution_is_sampled_exactly(sampler):
 
 
 @pytest.mark.parametrize('sampler', EVERY, ids=str)
-@pytest.mark.parametrize('steps', [1, 3, 16])
+@pytest.mark.parametrize('steps', [1, 16])
 def test_values_and_gradients_are_finite_from_time_1_to_0(sampler, steps):
   times = jnp.linspace(1, 0, steps + 1)
   grid = time_grids.TimeGrid(times, 1000 * times[:-1])
   total = lambda x: samplers.sample(sampler, TOY, x, grid).sum()
-  value, gradient = jax.value_and_grad(total)(jnp.ones(3))
+  value, gradient = jax.jit(jax.value_and_grad(total))(jnp.ones(3))
   assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -201,11 +201,14 @@ def test_draws_depend_on_the_examples_key_and_the_step_alone():
 
 
 def test_an_unknown_sampler_lists_the_names():
-  with pytest.raises(UserError, match="'ddim'.*euler, dpm\\+\\+1m, "):
+  with pytest.raises(UserError) as error:
     samplers.make('ddim')
+  assert (error.value.key, error.value.value) == ('sampler', 'ddim')
+  assert error.value.allowed == samplers.NAMES
 
 
 @pytest.mark.parametrize('settings', [{'order': 4}, {'variant': 'ralston'}])
 def test_an_unknown_order_or_variant_is_refused(settings):
-  with pytest.raises(UserError, match=str(*settings.values())):
+  with pytest.raises(UserError) as error:
     samplers.DpmSolver(**settings)
+  assert {error.value.key: error.value.value} == settings

@@ -25,6 +25,11 @@ def config(**changes):
   return found
 
 
+@pytest.fixture(scope='module')
+def params():
+  return candidates.shapes(config())
+
+
 def estimate(pod=POD, **changes):
   return search.estimate(config(**changes), pod, 1_604_462_752, FORWARD)
 
@@ -53,9 +58,8 @@ def test_more_parts_need_less_memory_and_more_gathering():
   assert four.seconds > one.seconds
 
 
-def test_the_best_are_on_the_pod_and_of_different_meshes():
+def test_the_best_are_on_the_pod_and_of_different_meshes(params):
   one = config()
-  params = candidates.shapes(one)
   found = search.best(one, POD, params, FORWARD, 4)
   assert len(found) == 4 and not any(c.problem for c in found)
   meshes = [tuple(c.config.mesh.items()) for c in found]
@@ -67,9 +71,8 @@ def test_the_best_are_on_the_pod_and_of_different_meshes():
   assert first.may_fit(POD.chip.usable)
 
 
-def test_kernels_and_batches_are_searched_too():
+def test_kernels_and_batches_are_searched_too(params):
   one = config()
-  params = candidates.shapes(one)
   found = list(search.space(one, POD, params, (2, 4)))
   assert {c.config.batch_size for c in found} == {32, 64}
   assert {c.config.kernels.glumb_conv for c in found} == {'', 'mosaic_tpu'}
@@ -81,7 +84,6 @@ def test_kernels_and_batches_are_searched_too():
   } == {''}
 
 
-def test_the_largest_batch_wins_where_weights_are_what_is_moved():
-  one = config()
-  found = search.best(one, POD, candidates.shapes(one), FORWARD, 1, (1, 4))
+def test_the_largest_batch_wins_where_weights_are_what_is_moved(params):
+  found = search.best(config(), POD, params, FORWARD, 1, (1, 4))
   assert found[0].config.batch_size == 4 * 16

@@ -15,6 +15,8 @@ from sana_jax.training.throughput import StepFlops
 def config_of(name):
   config = load_config(name).unlock()
   config.batch_size = 8
+  if config.task == 'text_encoder':
+    config.model.depth = 1
   return config
 
 

@@ -1,5 +1,7 @@
 """Every stage yields its rows, at the sizes of a CPU."""
 
+import itertools
+
 import pytest
 
 from sana_jax.errors import UserError
@@ -18,8 +20,10 @@ RATES = {
 }
 
 
-def found(name, earlier=RATES):
-  return dict(BY_NAME[name].run(lambda: 100.0, TINY, earlier))
+def found(name, earlier=RATES, count=None):
+  """The first `count` rows of a stage, or all."""
+  rows = BY_NAME[name].run(lambda: 100.0, TINY, earlier)
+  return dict(itertools.islice(rows, count))
 
 
 def test_the_order_and_the_time_are_those_of_a_lease():
@@ -56,7 +60,7 @@ def test_operations_are_by_both_backends_in_both_passes(op, other):
 
 
 def test_tiles_are_found_and_used_by_later_stages():
-  rows = found('tiles of relu_linear_attention')
+  rows = found('tiles of relu_linear_attention', count=1)
   assert {row['entry'][1] for row in rows.values()} == {'xla_chunked'}
   row = dict(
     next(iter(rows.values())),
@@ -83,7 +87,7 @@ def test_a_step_has_its_time_its_plan_and_its_profile():
   shares = {k: v for k, v in rows['profile'].items() if k.endswith(' share')}
   assert sum(shares.values()) == pytest.approx(1)
   assert rows['profile']['launches'] > 1
-  with pytest.raises(UserError, match='There are no kernels for a cpu'):
+  with pytest.raises(UserError, match='cpu'):
     found('step of the 0.6B, kernels on')
 
 

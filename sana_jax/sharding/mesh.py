@@ -114,7 +114,10 @@ def check_batch(
     raise UserError(
       f'batch_size={batch_size} does not split over data x fsdp = {groups} '
       f'groups of devices{parts}; set batch_size to a multiple of {ways}, '
-      f'such as {below}.'
+      f'such as {below}.',
+      key='batch_size',
+      value=batch_size,
+      allowed=f'multiples of {ways}',
     )
 
 

@@ -22,9 +22,9 @@ def evaluated(tmp_path_factory, tiny_sana):
     '--num-images',
     '2',
     '--batch-size',
-    '24',
+    '4',
     '--steps',
-    '1',
+    '2',
     '--out',
     str(out),
   ]
@@ -36,7 +36,7 @@ def test_scores_are_of_every_kind(evaluated, tiny_sana):
   record = json.loads((evaluated[1] / 'scores.json').read_text())
   assert record['model'] == str(tiny_sana)
   assert (record['steps'], record['guidance_scale'], record['seed']) == (
-    1,
+    2,
     4.5,
     0,
   )
@@ -62,7 +62,7 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
   before = (out / 'scores.json').read_bytes()
   code, printed, _ = cli(*argv)
   assert code == 0
-  assert '12 held-out prompts x 2 images, 1 steps, guidance 4.5' in printed
+  assert '12 held-out prompts x 2 images, 2 steps, guidance 4.5' in printed
   header, *rows = printed.splitlines()[1:]
   assert header.split() == ['kind', 'score', 'strict', 'chance', 'images']
   assert len(rows) == len(KINDS) + 1

@@ -191,7 +191,7 @@ def test_a_search_compiles_the_requested_number(
 ):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   out = tmp_path / 'out'
-  assert plan(tiny, '--topology', 'v5e:4x4', '--search', '3', '--out', out) == 0
+  assert plan(tiny, '--topology', 'v5e:2x2', '--search', '3', '--out', out) == 0
   lines = capsys.readouterr().out.splitlines()
   assert '3 compilations' in lines[-1]
   best = out / 'layouts' / f'{lines[1].split()[0]}.py'
@@ -211,12 +211,12 @@ def test_a_search_continues_until_something_fits(
   monkeypatch.setattr(runner.Runner, '_compile', compile_small_parts_alone)
   args = (
     '--topology',
-    'v5e:4x4',
+    'v5e:2x2',
     '--search',
     '1',
     '--out',
     tmp_path / 'out',
-    '--config.batch_size=8192',
+    '--config.batch_size=2048',
     '--config.model.width=512',
   )
   assert plan(tiny, *args) == 0

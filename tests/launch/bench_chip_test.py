@@ -44,9 +44,5 @@ def test_it_ends_in_time_lists_what_did_not_run_and_resumes(cli, tmp_path):
 
 
 def test_a_bad_value_is_a_one_line_error(refused):
-  assert "--minutes: '0' is not allowed" in refused(
-    'bench', 'chip', '--minutes', '0'
-  )
-  assert 'nowhere has no JSON file of this command' in refused(
-    'bench', 'chip', '--render', 'nowhere'
-  )
+  assert refused('bench', 'chip', '--minutes', '0').key == '--minutes'
+  assert refused('bench', 'chip', '--render', 'nowhere').key == '--render'

@@ -116,18 +116,18 @@ def test_a_stage_is_measured_printed_and_written(
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'flags, key',
   [
-    (['--stages', 'denoise,paint'], "--stages has 'paint'; allowed are text"),
-    (['--model', 'sana'], "The zoo has no 'sana'"),
-    (['--size', '100'], '--size=100 must be a multiple of 32'),
-    (['--repeats', '0'], "--repeats: '0' is not allowed"),
-    (['--against', 'torch'], "--against: invalid choice: 'torch'"),
-    (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+    (['--stages', 'denoise,paint'], '--stages'),
+    (['--model', 'sana'], 'model'),
+    (['--size', '100'], '--size'),
+    (['--repeats', '0'], '--repeats'),
+    (['--against', 'torch'], '--against'),
+    (['--render', 'nowhere'], '--render'),
   ],
 )
-def test_a_bad_value_is_a_one_line_error(flags, message, refused):
-  assert message in refused('bench', 'sample', *flags)
+def test_a_bad_value_is_a_one_line_error(flags, key, refused):
+  assert refused('bench', 'sample', *flags).key == key
 
 
 SMALL = ['--models', 'sana_600m_512', '--sizes', '64', '--repeats', '1']
@@ -182,20 +182,20 @@ def test_tuning_writes_a_table_for_this_kind_of_device(cli, rates, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'flags, key',
   [
-    (['--ops', 'softmax'], "--ops has 'softmax'; allowed are"),
-    (['--passes', 'backward'], "--passes has 'backward'; allowed are forward"),
-    (['--backends', 'triton'], "--backends has 'triton'; allowed are xla"),
-    (['--sizes', '100'], '--sizes has 100; give multiples of 32'),
-    (['--sizes', 'big'], "--sizes: 'big' is not allowed"),
-    (['--models', 'sana'], "The zoo has no 'sana'"),
-    (['--compile-for', 'v1'], "'v1' is no chip"),
-    (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+    (['--ops', 'softmax'], '--ops'),
+    (['--passes', 'backward'], '--passes'),
+    (['--backends', 'triton'], '--backends'),
+    (['--sizes', '100'], '--sizes'),
+    (['--sizes', 'big'], '--sizes'),
+    (['--models', 'sana'], 'model'),
+    (['--compile-for', 'v1'], 'topology'),
+    (['--render', 'nowhere'], '--render'),
   ],
 )
-def test_a_bad_value_for_kernels_is_a_one_line_error(flags, message, refused):
-  assert message in refused('bench', 'kernels', *flags)
+def test_a_bad_value_for_kernels_is_a_one_line_error(flags, key, refused):
+  assert refused('bench', 'kernels', *flags).key == key
 
 
 def test_a_missing_or_unknown_kind_is_a_one_line_error(refused):
@@ -373,28 +373,22 @@ def test_where_one_fails_the_others_are_written(cli, variants, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'flags, key',
   [
-    (['--configs', 'circles'], '--config=circles: there is no such file'),
-    (['--configs', 'shapes:slow'], "no variant 'slow'"),
-    (['--configs', ''], '--configs: '),
-    (['--configs', 'shapes+batch=8'], 'There is no config.batch'),
-    (['--configs', 'shapes+batch_size=0'], 'config.batch_size=0 must be'),
-    (['--configs', 'shapes', '--compile-for', 'v1'], "'v1' is no chip"),
-    (
-      ['--configs', 'shapes', '--kernels', 'softmax=xla'],
-      "--kernels has 'softmax'",
-    ),
-    (['--sweep', '--against-plan'], 'not allowed with argument'),
-    (['--against-loop'], 'config.autoencoder is empty'),
-    (
-      ['--against-loop', '--configs', 'shapes,shapes_dc_ae'],
-      '--against-loop takes one of --configs',
-    ),
-    (['--repeats', '0'], "--repeats: '0' is not allowed"),
-    (['--out', '/dev/null/x'], '--out=/dev/null/x cannot be made'),
-    (['--render', 'nowhere'], 'nowhere has no JSON file of this command'),
+    (['--configs', 'circles'], '--config'),
+    (['--configs', 'shapes:slow'], '--config'),
+    (['--configs', ''], '--configs'),
+    (['--configs', 'shapes+batch=8'], 'batch'),
+    (['--configs', 'shapes+batch_size=0'], 'batch_size'),
+    (['--configs', 'shapes', '--compile-for', 'v1'], 'topology'),
+    (['--configs', 'shapes', '--kernels', 'softmax=xla'], '--kernels'),
+    (['--sweep', '--against-plan'], '--against-plan'),
+    (['--against-loop'], 'autoencoder'),
+    (['--against-loop', '--configs', 'shapes,shapes_dc_ae'], '--configs'),
+    (['--repeats', '0'], '--repeats'),
+    (['--out', '/dev/null/x'], '--out'),
+    (['--render', 'nowhere'], '--render'),
   ],
 )
-def test_a_bad_value_for_steps_is_a_one_line_error(flags, message, refused):
-  assert message in refused('bench', 'step', *flags)
+def test_a_bad_value_for_steps_is_a_one_line_error(flags, key, refused):
+  assert refused('bench', 'step', *flags).key == key

@@ -232,29 +232,25 @@ def test_ones_own_scorer_or_comparator_chooses(mine, cli, tiny_sana, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, expected',
+  'flags, key',
   [
     (
       ['--candidates', '2', '--num-images', '3', '--scorer', 'shapes'],
-      '--candidates is 2; it must be --num-images, 3, or more.',
+      '--candidates',
     ),
-    (['--candidates', '4'], '--candidates=4 needs a --scorer'),
-    (['--candidates', '0'], "--candidates: '0' is not allowed"),
-    (['--scorer', 'clip'], "The scorer is 'clip'; allowed are shapes, or"),
-    (['--scorer', 'textwrap:dedent'], 'A scorer must take'),
-    (
-      ['--prompt', 'a cat', '--scorer', 'shapes'],
-      "The scorer shapes cannot read 'a cat'; it reads captions such as",
-    ),
+    (['--candidates', '4'], '--scorer'),
+    (['--candidates', '0'], '--candidates'),
+    (['--scorer', 'clip'], '--scorer'),
+    (['--scorer', 'textwrap:dedent'], '--scorer'),
+    (['--prompt', 'a cat', '--scorer', 'shapes'], 'prompt'),
   ],
 )
 def test_an_invalid_choice_is_reported_before_anything_is_made(
-  flags, expected, refused, tmp_path
+  flags, key, refused, tmp_path
 ):
   out = tmp_path / 'out'
-  assert expected in refused(
-    'sample', '--model', 'shapes', '--prompt', 'a star', '--out', out, *flags
-  )
+  argv = 'sample', '--model', 'shapes', '--prompt', 'a star', '--out', out
+  assert refused(*argv, *flags).key == key
   assert not out.exists()
 
 

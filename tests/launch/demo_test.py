@@ -138,30 +138,25 @@ def test_a_taken_port_is_reported_before_the_model_is_read(refused):
   with socket.create_server(('127.0.0.1', 0)) as other:
     port = other.getsockname()[1]
     message = refused('demo', '--model', 'none', '--port', port)
-  assert message == (
-    f'--host=127.0.0.1 --port={port} cannot be listened at '
-    '(Address already in use); choose another.'
-  )
+  assert (message.key, message.error.value) == ('--port', port)
 
 
 @pytest.mark.parametrize(
-  'flags, expected',
+  'flag, value, key',
   [
-    (['--host', 'no such host'], "'no such host' is no host name"),
-    (['--host', 'nowhere.invalid'], '--host=nowhere.invalid is not an address'),
-    (
-      ['--max-size', '3'],
-      '--max-size=3 is less than the smallest picture that '
-      'the model can make; give 4 or more.',
-    ),
-    (['--max-steps', '0'], "--max-steps: '0' is not allowed"),
-    (['--max-queue', 'x'], "--max-queue: 'x' is not allowed"),
-    (['--allow-host', 'http://a'], "'http://a' is no host name"),
-    (['--allow-host', 'a:80'], "'a:80' is no host name"),
+    ('--host', 'no such host', 'host'),
+    ('--host', 'nowhere.invalid', '--host'),
+    ('--max-size', '3', '--max-size'),
+    ('--max-steps', '0', '--max-steps'),
+    ('--max-queue', 'x', '--max-queue'),
+    ('--allow-host', 'http://a', 'host'),
+    ('--allow-host', 'a:80', 'host'),
   ],
 )
-def test_a_bad_flag_is_reported(refused, tiny_sana, flags, expected):
-  assert expected in refused('demo', '--model', tiny_sana, '--port', 0, *flags)
+def test_a_bad_flag_is_reported(refused, tiny_sana, flag, value, key):
+  argv = 'demo', '--model', tiny_sana, '--port', 0
+  message = refused(*argv, flag, value)
+  assert message.key == key and value in message
 
 
 @pytest.mark.parametrize(

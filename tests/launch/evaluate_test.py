@@ -70,29 +70,25 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
 
 
 @pytest.mark.parametrize(
-  'flags, expected',
-  [
-    (
-      ['--per-kind', '0'],
-      "--per-kind: '0' is not allowed; give a whole number",
-    ),
-    (['--num-images', 'x'], "--num-images: 'x' is not allowed"),
-    (['--steps', '0'], "--steps: '0' is not allowed"),
-    (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler"),
-  ],
+  'flag, value',
+  [('--per-kind', '0'), ('--num-images', 'x'), ('--steps', '0')],
 )
 def test_a_bad_value_is_reported_before_anything_is_written(
-  flags, expected, refused, tiny_sana, tmp_path
+  flag, value, refused, tiny_sana, tmp_path
 ):
-  assert expected in refused(
-    'evaluate', '--model', tiny_sana, '--out', tmp_path / 'out', *flags
-  )
+  argv = 'evaluate', '--model', tiny_sana, '--out', tmp_path / 'out'
+  assert refused(*argv, flag, value).key == flag
   assert not (tmp_path / 'out').exists()
+
+
+def test_an_unknown_sampler_is_reported(refused, tiny_sana):
+  argv = 'evaluate', '--model', tiny_sana, '--sampler', 'ddim'
+  assert "'ddim'" in refused(*argv)
 
 
 def test_a_missing_model_is_reported(refused, tmp_path):
   message = refused(
     'evaluate', '--model', tmp_path / 'none', '--out', tmp_path / 'out'
   )
-  assert 'There is no model folder' in message
+  assert message.key == 'model'
   assert not (tmp_path / 'out').exists()

@@ -155,10 +155,8 @@ def refusal(trained, refused, tmp_path, *flags):
 
 
 def test_a_missing_step_is_reported(trained, refused, tmp_path):
-  assert refusal(trained, refused, tmp_path, '--step', 3) == (
-    f'--step=3: {trained} has checkpoints of the steps 2, 4; choose one of '
-    'these (keep_every_steps keeps more).'
-  )
+  message = refusal(trained, refused, tmp_path, '--step', 3)
+  assert message.startswith('--step=3: ') and 'steps 2, 4;' in message
 
 
 def test_a_folder_that_is_not_a_run_is_reported(refused, tmp_path):
@@ -203,6 +201,4 @@ def test_a_run_without_an_average_has_none(trained, refused, tmp_path):
 
 def test_an_existing_folder_is_left_alone(trained, refused, tmp_path):
   message = refused('export', '--workdir', trained, '--to', tmp_path)
-  assert message == (
-    f'--to={tmp_path} exists; choose another name, or remove it first.'
-  )
+  assert (message.key, message.error.value) == ('--to', str(tmp_path))

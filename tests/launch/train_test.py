@@ -110,76 +110,48 @@ def test_another_config_in_the_same_workdir_is_refused(finished, refused):
 
 
 @pytest.mark.parametrize(
-  'override, expected',
+  'override, key',
   [
-    ('--config.batch_sise=8', 'There is no config.batch_sise (did you'),
-    ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
-    ('--config.batch_size=12', 'batch_size=12 does not split over data x fsdp'),
-    ('--config.seed=-1', 'config.seed=-1 must be zero or more.'),
-    ('--config.model.heads=3', 'config.model.width=16 must be a multiple of '),
-    ('--config.optimizer.name=sgd', "config.optimizer.name='sgd' must be one"),
-    ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
-    ('--config.mesh.data=3', 'mesh is data=3'),
-    ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
-    ('--config.text.length=8', 'config.text.length=8 must be '),
-    (
-      '--config.kernels.glumb_conv=triton',
-      "config.kernels.glumb_conv='triton' must be",
-    ),
-    ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
-    (
-      '--config.watch.stall_minutes=-1',
-      'config.watch.stall_minutes=-1.0 must be zero or more.',
-    ),
-    (
-      '--config.watch.divergence_factor=.5',
-      'config.watch.divergence_factor=0.5 must be more than 1, or 0.',
-    ),
-    (
-      '--config.keep_every_steps=750',
-      'config.keep_every_steps=750 must be a '
-      'multiple of checkpoint_every_steps=500, or 0.',
-    ),
-    (
-      '--config.checkpoint_cache=gs://b',
-      "config.checkpoint_cache='gs://b' must "
-      "be a local folder, of each host's own.",
-    ),
-    (
-      '--profile=5',
-      "--profile: '5' is not allowed; give START:STOP with 1 <= START < STOP",
-    ),
-    ('--profile=0:2', "--profile: '0:2' is not allowed"),
-    ('--profile=2:2', "--profile: '2:2' is not allowed"),
-    (
-      '--profile=2:4',
-      '--profile=2:4 ends after the last step; give START:STOP '
-      'with STOP up to 3, or raise config.num_steps.',
-    ),
-    ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
-    ('--confg.seed=1', "Unknown argument '--confg.seed=1'; sana-jax train has"),
+    ('--config.batch_sise=8', 'batch_sise'),
+    ('--config.batch_size=x', 'batch_size'),
+    ('--config.batch_size=12', 'batch_size'),
+    ('--config.seed=-1', 'seed'),
+    ('--config.model.heads=3', 'model.width'),
+    ('--config.optimizer.name=sgd', 'optimizer.name'),
+    ('--config.optimizer.warmup_steps=9', 'optimizer.warmup_steps'),
+    ('--config.mesh.data=3', 'mesh'),
+    ('--config.text.vocabulary=10', 'text.vocabulary'),
+    ('--config.text.length=8', 'text.length'),
+    ('--config.kernels.glumb_conv=triton', 'kernels.glumb_conv'),
+    ('--config.task=sana', 'flow.caption_dropout'),
+    ('--config.watch.stall_minutes=-1', 'watch.stall_minutes'),
+    ('--config.watch.divergence_factor=.5', 'watch.divergence_factor'),
+    ('--config.keep_every_steps=750', 'keep_every_steps'),
+    ('--config.checkpoint_cache=gs://b', 'checkpoint_cache'),
+    ('--profile=5', '--profile'),
+    ('--profile=0:2', '--profile'),
+    ('--profile=2:2', '--profile'),
+    ('--profile=2:4', '--profile'),
+    ('--cpu-devices=0', '--cpu-devices'),
+    ('--confg.seed=1', '--confg.seed'),
   ],
 )
 def test_a_bad_value_is_reported_before_anything_is_written(
-  override, expected, train, refused, tmp_path
+  override, key, train, refused, tmp_path
 ):
-  assert expected in refused(*train(override))
+  assert refused(*train(override)).key == key
   assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
-  'changes, expected',
-  [
-    ([], 'config.autoencoder is empty; set it to a model folder with vae'),
-    (['--config.autoencoder=/no/such'], "There is no model folder '/no/such'"),
-  ],
+  'changes, key',
+  [([], 'autoencoder'), (['--config.autoencoder=/no/such'], 'model')],
 )
 def test_the_transformer_needs_the_other_models(
-  changes, expected, refused, tmp_path
+  changes, key, refused, tmp_path
 ):
-  assert expected in refused(
-    'train', '--config', 'shapes', '--workdir', tmp_path / 'run', *changes
-  )
+  argv = 'train', '--config', 'shapes', '--workdir', tmp_path / 'run'
+  assert refused(*argv, *changes).key == key
   assert not (tmp_path / 'run').exists()
 
 
@@ -209,27 +181,23 @@ def test_a_mistake_in_a_users_config_is_reported_with_its_line(
 
 
 @pytest.mark.parametrize(
-  'name, expected',
-  [
-    ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
-    ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
-    ('shapes:fast', "no variant 'fast'; allowed are quick"),
-  ],
+  'name, value', [('none.py',) * 2, ('sapes',) * 2, ('shapes:fast', 'fast')]
 )
-def test_a_missing_config_is_reported(name, expected, train, refused):
-  assert expected in refused(*train(config=name))
+def test_a_missing_config_is_reported(name, value, train, refused):
+  message = refused(*train(config=name))
+  assert (message.key, message.error.value) == ('--config', value)
 
 
 def test_a_config_without_get_config_is_reported(train, refused, tmp_path):
   (tmp_path / 'mine.py').write_text('num_steps = 3\n')
   message = refused(*train(config=tmp_path / 'mine.py'))
-  assert "has no attribute 'get_config'" in message
+  assert 'mine.py' in message and 'get_config' in message
 
 
 def test_an_invalid_workdir_is_reported(train, refused, tmp_path):
   (tmp_path / 'run').write_text('mine')
   message = refused(*train())
-  assert '--workdir=' in message and 'is a file' in message
+  assert message.key == '--workdir'
   assert (tmp_path / 'run').read_text() == 'mine'
 
 
@@ -264,5 +232,5 @@ def test_the_workdir_is_checked_before_any_work(
     workdir,
     '--config.data.path=nowhere',
   )
-  assert message.startswith(f'--workdir={workdir} cannot be made')
+  assert message.key == '--workdir'
   assert [p.name for p in tmp_path.iterdir()] == ['file']

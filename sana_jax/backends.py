@@ -50,5 +50,8 @@ def check(names: Mapping[str, str], key: str) -> None:
     if name not in OPS[op].implementations:
       raise UserError(
         f'{key} has {name!r} for {op}; allowed are '
-        f'{", ".join(OPS[op].implementations)}.'
+        f'{", ".join(OPS[op].implementations)}.',
+        key=key,
+        value=name,
+        allowed=OPS[op].implementations,
       )

@@ -154,7 +154,9 @@ def write_pages(folder: str, reports: Sequence) -> None:
   if not any(paths for _, paths in found):
     raise UserError(
       f'{folder} has no JSON file of this command '
-      f'({", ".join(report.files for report in reports)}).'
+      f'({", ".join(report.files for report in reports)}).',
+      key='--render',
+      value=folder,
     )
   for report, paths in found:
     if paths:

@@ -128,7 +128,10 @@ def _among(flag, given, allowed):
   chosen = given.split(',') if given else allowed
   if unknown := [x for x in chosen if x not in allowed]:
     raise UserError(
-      f'{flag} has {unknown[0]!r}; allowed are {", ".join(allowed)}.'
+      f'{flag} has {unknown[0]!r}; allowed are {", ".join(allowed)}.',
+      key=flag,
+      value=unknown[0],
+      allowed=allowed,
     )
   return chosen
 
@@ -137,11 +140,13 @@ def _sizes(given):
   try:
     found = [whole(32, PIXELS)(x) for x in given.split(',')]
   except argparse.ArgumentTypeError as e:
-    raise UserError(f'--sizes: {e}.') from None
+    raise UserError(f'--sizes: {e}.', key='--sizes') from None
   if odd := [x for x in found if x % 32]:
     raise UserError(
       f'--sizes has {odd[0]}; give multiples of 32, the '
-      "autoencoder's compression."
+      "autoencoder's compression.",
+      key='--sizes',
+      value=odd[0],
     )
   return found
 

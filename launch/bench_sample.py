@@ -80,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
   stages = args.stages.split(',')
   if unknown := [s for s in stages if s not in STAGES]:
     raise UserError(
-      f'--stages has {unknown[0]!r}; allowed are {", ".join(STAGES)}.'
+      f'--stages has {unknown[0]!r}; allowed are {", ".join(STAGES)}.',
+      key='--stages',
+      value=unknown[0],
+      allowed=STAGES,
     )
   query = request(
     args.model,

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
   configs = [(name, config_of(name)) for name in _configs(args).split(',')]
   if args.against_loop:
     if len(configs) > 1:
-      raise UserError('--against-loop takes one of --configs.')
+      raise UserError('--against-loop takes one of --configs.', key='--configs')
     return _publish(args, 'loop', loop_report.LOOP, _loop(args, *configs[0]))
   variants = _variants(args, configs)
   if args.compile_for:

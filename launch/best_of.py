@@ -14,7 +14,8 @@ def scorer(args) -> Callable | None:
   if args.candidates > 1 and not args.scorer:
     raise UserError(
       f'--candidates={args.candidates} needs a --scorer that '
-      'chooses among them, such as shapes.'
+      'chooses among them, such as shapes.',
+      key='--scorer',
     )
   if not args.scorer:
     return None
@@ -33,7 +34,9 @@ def check(chooser: Callable | None, candidates: int, job) -> None:
   if job.num_images > candidates:
     raise UserError(
       f'--candidates is {candidates}; it must be --num-images, '
-      f'{job.num_images}, or more.'
+      f'{job.num_images}, or more.',
+      key='--candidates',
+      value=candidates,
     )
   scorers.check(chooser, job.prompt)
 

@@ -113,10 +113,12 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
 
 def unknown(argument: str, command: Parser) -> UserError:
   """Error for an unknown argument of the command."""
-  flags = command.flags()
+  flags, name = command.flags(), argument.partition('=')[0]
   return UserError(
     f'Unknown argument {shown(argument)}; {command.prog} has '
-    f'{", ".join(flags)}{similar(argument.partition("=")[0], flags)}.'
+    f'{", ".join(flags)}{similar(name, flags)}.',
+    key=name,
+    allowed=flags,
   )
 
 

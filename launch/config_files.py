@@ -84,7 +84,10 @@ def _find(flag: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
     raise UserError(f'{flag} is not a Python file: its name must end in .py.')
   names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
   raise UserError(
-    f'{flag}: there is no such file; shipped are {", ".join(names)}.'
+    f'{flag}: there is no such file; shipped are {", ".join(names)}.',
+    key=flag.partition('=')[0],
+    value=file,
+    allowed=names,
   )
 
 

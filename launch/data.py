@@ -177,7 +177,10 @@ def cache_data(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   if config.task != 'sana':
     raise UserError(
       f'--config={args.config} is of the task {config.task!r}; '
-      "a cache holds inputs of the task 'sana'."
+      "a cache holds inputs of the task 'sana'.",
+      key='--config',
+      value=config.task,
+      allowed=('sana',),
     )
   output.check_place(args.out)
   devices.configure(args.cpu_devices)

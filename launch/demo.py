@@ -131,7 +131,9 @@ def limits(args: argparse.Namespace, pipe):
   if size < least:
     raise UserError(
       f'--max-size={size} is less than the smallest picture that '
-      f'the model can make; give {least} or more.'
+      f'the model can make; give {least} or more.',
+      key='--max-size',
+      value=size,
     )
   return Limits(size, args.max_steps, args.max_images)
 
@@ -145,7 +147,9 @@ def listening(host: str, port: int) -> socket.socket:
   except (OSError, UnicodeError) as e:
     raise UserError(
       f'--host={host} is not an address of this machine; give '
-      '127.0.0.1 or 0.0.0.0.'
+      '127.0.0.1 or 0.0.0.0.',
+      key='--host',
+      value=host,
     ) from e
   door = socket.socket(family, kind)
   try:
@@ -155,7 +159,9 @@ def listening(host: str, port: int) -> socket.socket:
     door.close()
     raise UserError(
       f'--host={host} --port={port} cannot be listened at '
-      f'({e.strerror}); choose another.'
+      f'({e.strerror}); choose another.',
+      key='--port',
+      value=port,
     ) from e
   return door
 

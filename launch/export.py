@@ -78,7 +78,9 @@ def _check(name, target, workdirs):
   if workdirs.is_remote(target):
     if target.exists():
       raise UserError(
-        f'--to={name} exists; choose another name, or remove it first.'
+        f'--to={name} exists; choose another name, or remove it first.',
+        key='--to',
+        value=name,
       )
   else:
     output.check_new(name, '--to')

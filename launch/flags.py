@@ -24,6 +24,7 @@ _SHOWN = 80  # Characters of a value in a message.
 _WHOLE = re.compile(r'[+-]?[0-9]{1,18}')
 _NUMBER = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?')
 _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+_ARGUMENT = re.compile(r'argument ([^\s:/]+)')
 # Control characters, halves of surrogate pairs, line and paragraph separators.
 _REFUSED = {'Cc', 'Cs', 'Zl', 'Zp'}
 
@@ -38,8 +39,10 @@ class Parser(argparse.ArgumentParser):
   def error(self, message: str):
     if wrong := _CHOICE.search(message):
       message += similar(wrong[1], re.findall(r'[\w.+-]+', wrong[2]))
+    flag = _ARGUMENT.match(message)
     raise UserError(
-      f'{message.removeprefix("argument ")}; see {self.prog} --help.'
+      f'{message.removeprefix("argument ")}; see {self.prog} --help.',
+      key=flag[1] if flag else '',
     )
 
   def add_subparsers(self, **kwargs):

@@ -22,7 +22,9 @@ def check(path: str, flag: str = '--out') -> None:
   disks, names that are too long or read-only file systems.
   """
   if '://' in path:
-    raise UserError(f'{flag}={path} is not a local folder; give one.')
+    raise UserError(
+      f'{flag}={path} is not a local folder; give one.', key=flag, value=path
+    )
   out = pathlib.Path(expanded(path))
   try:
     missing = []
@@ -43,7 +45,9 @@ def check(path: str, flag: str = '--out') -> None:
       else e.strerror
     )
     raise UserError(
-      f'{flag}={path} cannot be made: {why}; choose another folder.'
+      f'{flag}={path} cannot be made: {why}; choose another folder.',
+      key=flag,
+      value=path,
     ) from e
 
 
@@ -59,7 +63,9 @@ def check_new(path: str, flag: str) -> pathlib.Path:
   with contextlib.suppress(OSError):  # `check` reports it.
     out.lstat()
     raise UserError(
-      f'{flag}={path} exists; choose another name, or remove it first.'
+      f'{flag}={path} exists; choose another name, or remove it first.',
+      key=flag,
+      value=path,
     )
   check(path, flag)
   return out
@@ -85,7 +91,9 @@ def read(path: str | os.PathLike, flag: str) -> bytes:
   except OSError as e:
     raise UserError(
       f'{flag}={path} cannot be read ({e.strerror}); give a '
-      'JSON file that this command wrote.'
+      'JSON file that this command wrote.',
+      key=flag,
+      value=path,
     ) from e
 
 
@@ -102,7 +110,9 @@ def folder(path: str, flag: str = '--out') -> Iterator[pathlib.Path]:
   except OSError as e:
     raise UserError(
       f'{flag}={path} cannot be written ({e.strerror or e}); free some space '
-      'or choose another folder.'
+      'or choose another folder.',
+      key=flag,
+      value=path,
     ) from e
 
 

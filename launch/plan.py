@@ -106,7 +106,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     if getattr(args, key) is None:
       raise UserError(
         f'--{key} is missing; sana-jax plan needs --config, '
-        '--topology and --out, or --calibrate alone.'
+        '--topology and --out, or --calibrate alone.',
+        key=f'--{key}',
       )
   if args.out:
     output.check(args.out)
@@ -154,7 +155,8 @@ def calibrate(args, overrides) -> int:
   if others := [*others, *overrides]:
     raise UserError(
       '--calibrate takes no other argument, such as '
-      f'{others[0].partition("=")[0]}.'
+      f'{others[0].partition("=")[0]}.',
+      key=others[0].partition('=')[0],
     )
   import jax
 

@@ -100,5 +100,6 @@ def check_profile(traced: range | None, num_steps: int) -> None:
     raise UserError(
       f'--profile={traced.start}:{traced.stop} ends after the last step; give '
       f'START:STOP with STOP up to {num_steps + 1}, or raise '
-      'config.num_steps.'
+      'config.num_steps.',
+      key='--profile',
     )

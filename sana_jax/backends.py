@@ -41,9 +41,17 @@ def check(names: Mapping[str, str], key: str) -> None:
 
   for op, name in names.items():
     if op not in OPS:
-      raise UserError(f'{key} has {op!r}; allowed are {", ".join(OPS)}.')
+      raise UserError(
+        f'{key} has {op!r}; allowed are {", ".join(OPS)}.',
+        key=key,
+        value=op,
+        allowed=OPS,
+      )
     if name not in OPS[op].implementations:
       raise UserError(
         f'{key} has {name!r} for {op}; allowed are '
-        f'{", ".join(OPS[op].implementations)}.'
+        f'{", ".join(OPS[op].implementations)}.',
+        key=key,
+        value=name,
+        allowed=OPS[op].implementations,
       )

@@ -104,7 +104,10 @@ def get(name: str) -> Chip:
     return CHIPS[name]
   raise UserError(
     f'{name!r} is no chip that is known{did_you_mean(name, CHIPS)}; allowed '
-    f'are {", ".join(CHIPS)}.'
+    f'are {", ".join(CHIPS)}.',
+    key='topology',
+    value=name,
+    allowed=CHIPS,
   )
 
 

@@ -22,7 +22,10 @@ def load(name: str) -> Callable:
   if not (module and colon and function):
     raise UserError(
       f'The scorer is {name!r}; allowed are {", ".join(SHIPPED)}, or '
-      'MODULE:FUNCTION for your own.'
+      'MODULE:FUNCTION for your own.',
+      key='--scorer',
+      value=name,
+      allowed=SHIPPED,
     )
   try:
     found = getattr(importlib.import_module(module), function, None)

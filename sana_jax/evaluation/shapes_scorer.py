@@ -30,7 +30,9 @@ def read(prompt: str) -> Requirement:
   if (requirement := meaning(prompt)) is None:
     raise UserError(
       f'The scorer shapes cannot read {prompt!r}; it reads captions such as '
-      "'a red circle left of a blue square' and 'three green stars'."
+      "'a red circle left of a blue square' and 'three green stars'.",
+      key='prompt',
+      value=prompt,
     )
   return requirement
 

@@ -34,7 +34,9 @@ def name(text: str) -> str:
   if not re.fullmatch(_NAME, found):
     raise UserError(
       f'{printable(text, 60)!r} is no host name; give one '
-      'without a port, such as demo.example.org.'
+      'without a port, such as demo.example.org.',
+      key='host',
+      value=text,
     )
   return found
 

@@ -72,7 +72,8 @@ def is_comparator(chooser: Callable) -> bool:
   if len(parameters) not in (2, 3):
     raise UserError(
       'A scorer must take (prompts, images) or, to compare '
-      'pairs, (prompts, images, images); --scorer does not.'
+      'pairs, (prompts, images, images); --scorer does not.',
+      key='--scorer',
     )
   return len(parameters) == 3
 

@@ -185,13 +185,15 @@ def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
   ):
     raise UserError(
       f'mesh is {text}; sizes are positive and at most one is -1 (all '
-      f'devices that are left): change mesh.{(bad or list(sizes))[0]}.'
+      f'devices that are left): change mesh.{(bad or list(sizes))[0]}.',
+      key=f'mesh.{(bad or list(sizes))[0]}',
     )
   fixed = math.prod(n for n in sizes.values() if n != -1)
   if count % fixed or (-1 not in sizes.values() and fixed != count):
     rule = 'must divide' if -1 in sizes.values() else 'must be'
     raise UserError(
       f'mesh is {text}, a product of {fixed} that {rule} the number of '
-      f'devices, {count}: change mesh, for instance to data=-1 alone.'
+      f'devices, {count}: change mesh, for instance to data=-1 alone.',
+      key='mesh',
     )
   return {a: count // fixed if n == -1 else n for a, n in sizes.items()}

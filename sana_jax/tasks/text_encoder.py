@@ -88,7 +88,9 @@ def _learned(config, captions):
       [prompts.INSTRUCTION, *shapes.words(), *captions], config.text.vocabulary
     )
   except UserError as e:
-    raise UserError(f'config.text.vocabulary is too small: {e}') from e
+    raise UserError(
+      f'config.text.vocabulary is too small: {e}', key='text.vocabulary'
+    ) from e
 
 
 def _module(config, size):
@@ -101,7 +103,9 @@ def _objective(config, module, tokenizer):
   if config.text.length < first + 2:
     raise UserError(
       f'config.text.length={config.text.length} must be {first + 2} or '
-      'more: it holds the instruction and a caption.'
+      'more: it holds the instruction and a caption.',
+      key='text.length',
+      value=config.text.length,
     )
   return language_model.objective(
     module,

@@ -36,7 +36,9 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       f'There is no model folder {shown!r}; give a folder in the diffusers '
       f'layout, a hub id such as Efficient-Large-Model/Sana_600M_512px_'
       f'diffusers, a name that sana-jax zoo lists, or a model in this package: '
-      f'{shipped}.'
+      f'{shipped}.',
+      key='model',
+      value=text,
     )
   return _download(text, shown)
 

@@ -3,11 +3,16 @@
 import contextlib
 import os
 import pathlib
+import resource
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
 
 import pytest
+
+from sana_jax.errors import UserError
+from sana_jax.launch import cli as commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -18,18 +23,42 @@ def tiny_sana():
   return ROOT / 'tests/golden/tiny_sana'
 
 
+class Refusal(str):
+  """The one-line error of a command, with the UserError behind it."""
+
+  error: UserError | None = None
+
+  @property
+  def key(self) -> str:
+    """Key or flag to change."""
+    return self.error.key
+
+
 @pytest.fixture
-def refused(cli):
-  """Runs a command that must fail; returns its one-line error."""
+def refused(cli, monkeypatch):
+  """Runs a command that must fail; returns its Refusal."""
+  raised = []
+  inner = commands.run
+
+  def recorded(argv):
+    try:
+      return inner(argv)
+    except UserError as e:
+      raised.append(e)
+      raise
 
   def run(*argv):
+    raised.clear()
     code, out, err = cli(*argv)
     assert code == 2, err
     assert out == ''
     assert err.startswith('sana-jax: error: ')
     assert err.count('\n') == 1, err
-    return err.removeprefix('sana-jax: error: ').strip()
+    found = Refusal(err.removeprefix('sana-jax: error: ').strip())
+    found.error = raised[0] if raised else None
+    return found
 
+  monkeypatch.setattr(commands, 'run', recorded)
   return run
 
 
@@ -54,6 +83,26 @@ def process():
     return done.returncode, done.stdout, done.stderr
 
   return run
+
+
+@pytest.fixture
+def full_disk():
+  """Limits files to `size` bytes: EFBIG where a full disk has ENOSPC."""
+
+  @contextlib.contextmanager
+  def limit(size):
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Not half.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+      yield
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+      sys.dont_write_bytecode = kept
+      signal.signal(signal.SIGXFSZ, handler)
+
+  return limit
 
 
 class Server(NamedTuple):

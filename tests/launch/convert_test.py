@@ -75,6 +75,8 @@ def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
       model,
       '--prompt',
       'a',
+      '--num-images',
+      4,
       '--steps',
       2,
       '--out',

@@ -32,20 +32,10 @@ def test_shapes_are_drawn_and_open_again(cli, tmp_path):
   assert cli(*argv)[0] == 0  # It is there already.
 
 
-@pytest.mark.parametrize(
-  'flags, expected',
-  [
-    (
-      ['--size', '8'],
-      "--size: '8' is not allowed; give a whole number from 16",
-    ),
-    (['--examples', '0'], "--examples: '0' is not allowed"),
-  ],
-)
-def test_a_bad_value_is_reported(flags, expected, refused, tmp_path):
-  assert expected in refused(
-    'data', 'shapes', '--out', tmp_path / 'new', *flags
-  )
+@pytest.mark.parametrize('flag, value', [('--size', '8'), ('--examples', '0')])
+def test_a_bad_value_is_reported(flag, value, refused, tmp_path):
+  message = refused('data', 'shapes', '--out', tmp_path / 'new', flag, value)
+  assert message.key == flag
   assert not (tmp_path / 'new').exists()
 
 
@@ -94,31 +84,30 @@ def test_any_source_is_described(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, expected',
+  'flags, key',
   [
-    (['--config.data.source=zip'], "config.data.source='zip' must be one of"),
-    (
-      ['--config.data.source=parquet', '--config.data.path=none'],
-      'none matches no file; set the data path to Parquet files like',
-    ),
-    (['--config.data.min_score=-1'], 'config.data.min_score=-1.0 must be zero'),
-    (['--read', '0'], "--read: '0' is not allowed"),
-    (['--out', 'x'], "Unknown argument '--out'"),
+    (['--config.data.source=zip'], 'data.source'),
+    (['--config.data.min_score=-1'], 'data.min_score'),
+    (['--read', '0'], '--read'),
+    (['--out', 'x'], '--out'),
   ],
 )
-def test_an_invalid_source_is_reported(flags, expected, refused):
-  assert expected in refused('data', 'describe', *flags)
+def test_an_invalid_source_is_reported(flags, key, refused):
+  assert refused('data', 'describe', *flags).key == key
+
+
+def test_a_missing_file_is_reported(refused):
+  flags = '--config.data.source=parquet', '--config.data.path=nowhere'
+  assert 'nowhere' in refused('data', 'describe', *flags)
 
 
 @pytest.fixture
 def cached(tiny_sana, tmp_path):
-  """Arguments that make a cache of three images."""
+  """Arguments of a cache of one image."""
   images = tmp_path / 'images'
   images.mkdir()
-  for name in 'abc':
-    image = Image.new('RGB', (32, 32), (90, 0, ord(name)))
-    image.save(images / f'{name}.png')
-    (images / f'{name}.txt').write_text(f'the letter {name}')
+  Image.new('RGB', (32, 32)).save(images / 'a.png')
+  (images / 'a.txt').write_text('the letter a')
   return [
     'data',
     'cache',
@@ -126,10 +115,6 @@ def cached(tiny_sana, tmp_path):
     'shapes',
     '--out',
     tmp_path / 'cache',
-    '--batch-size',
-    '8',
-    '--shard-records',
-    '2',
     f'--config.autoencoder={tiny_sana}',
     f'--config.text_encoder={tiny_sana}',
     '--config.data.source=folder',
@@ -139,59 +124,21 @@ def cached(tiny_sana, tmp_path):
   ]
 
 
-def test_a_cache_is_made_and_trained_from(cached, cli, tmp_path):
-  code, out, err = cli(*cached)
-  assert code == 0, err
-  size = sum(p.stat().st_size for p in (tmp_path / 'cache').glob('*.safe*'))
-  assert out == (
-    f'3 of 3 records are in 4 files of {size / 1e6:.1f} MB in '
-    f'{tmp_path}/cache. Train with '
-    f'--config.inputs.cache={tmp_path}/cache\n'
-  )
-  assert cli(*cached)[:2] == (0, out)  # It is there already.
-  inputs = [a for a in cached if str(a).startswith('--config.')]
-  assert (
-    cli(
-      'train',
-      '--config',
-      'shapes',
-      '--workdir',
-      tmp_path / 'run',
-      *inputs,
-      f'--config.inputs.cache={tmp_path}/cache',
-      '--config.data.path=gone',
-      '--config.model.width=32',
-      '--config.model.depth=1',
-      '--config.model.unroll=1',
-      '--config.model.cross_heads=1',
-      '--config.optimizer.schedule=constant',
-      '--config.batch_size=8',
-      '--config.pictures_every_steps=0',
-      '--config.num_steps=1',
-    )[0]
-    == 0
-  )
-  assert not (tmp_path / 'run/encoded').exists()
-
-
 @pytest.mark.parametrize(
-  'flags, expected',
+  'flags, key',
   [
-    (['--config.data.size_px=0'], 'config.data.size_px=0 must be positive'),
-    (
-      ['--config.inputs.text=never'],
-      "config.inputs.text='never' must be one of",
-    ),
+    (['--config.data.size_px=0'], 'data.size_px'),
+    (['--config.inputs.text=never'], 'inputs.text'),
     (
       ['--config.inputs.text=online', '--config.inputs.latents=online'],
-      'there is nothing to cache',
+      'inputs.latents',
     ),
-    (['--config.autoencoder='], 'config.autoencoder is empty'),
-    (['--config', 'shapes_dc_ae'], "of the task 'dc_ae'"),
+    (['--config.autoencoder='], 'autoencoder'),
+    (['--config', 'shapes_dc_ae'], '--config'),
   ],
 )
 def test_an_invalid_cache_request_is_reported(
-  flags, expected, cached, refused, tmp_path
+  flags, key, cached, refused, tmp_path
 ):
   argv = cached
   if '--config' in flags:
@@ -200,14 +147,13 @@ def test_an_invalid_cache_request_is_reported(
       for a in cached
       if 'model' not in str(a) and not str(a).startswith('--config.auto')
     ]
-  assert expected in refused(*argv, *flags)
+  assert refused(*argv, *flags).key == key
   assert not (tmp_path / 'cache').exists()
 
 
 def test_overrides_are_for_configs_only(refused, tmp_path):
-  assert "Unknown argument '--config.seed=1'; sana-jax data shapes has" in (
-    refused('data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1')
-  )
+  argv = 'data', 'shapes', '--out', tmp_path / 'x', '--config.seed=1'
+  assert refused(*argv).key == '--config.seed'
 
 
 @pytest.mark.parametrize('out', ['file', 'file/below', '/proc/x', 'foo://x'])
@@ -216,7 +162,7 @@ def test_a_cache_looks_at_its_folder_before_it_works(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('text')
-  message = refused(
+  error = refused(
     'data',
     'cache',
     '--config',
@@ -226,5 +172,5 @@ def test_a_cache_looks_at_its_folder_before_it_works(
     '--config.data.path=nowhere',
     '--config.autoencoder=none',
   )
-  assert message.startswith(f'--out={out} ')
+  assert error.key == '--out'
   assert [p.name for p in tmp_path.iterdir()] == ['file']

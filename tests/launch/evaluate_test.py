@@ -22,9 +22,9 @@ def evaluated(tmp_path_factory, tiny_sana):
     '--num-images',
     '2',
     '--batch-size',
-    '24',
+    '4',
     '--steps',
-    '1',
+    '2',
     '--out',
     str(out),
   ]
@@ -36,7 +36,7 @@ def test_scores_are_of_every_kind(evaluated, tiny_sana):
   record = json.loads((evaluated[1] / 'scores.json').read_text())
   assert record['model'] == str(tiny_sana)
   assert (record['steps'], record['guidance_scale'], record['seed']) == (
-    1,
+    2,
     4.5,
     0,
   )
@@ -62,7 +62,7 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
   before = (out / 'scores.json').read_bytes()
   code, printed, _ = cli(*argv)
   assert code == 0
-  assert '12 held-out prompts x 2 images, 1 steps, guidance 4.5' in printed
+  assert '12 held-out prompts x 2 images, 2 steps, guidance 4.5' in printed
   header, *rows = printed.splitlines()[1:]
   assert header.split() == ['kind', 'score', 'strict', 'chance', 'images']
   assert len(rows) == len(KINDS) + 1
@@ -70,29 +70,25 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
 
 
 @pytest.mark.parametrize(
-  'flags, expected',
-  [
-    (
-      ['--per-kind', '0'],
-      "--per-kind: '0' is not allowed; give a whole number",
-    ),
-    (['--num-images', 'x'], "--num-images: 'x' is not allowed"),
-    (['--steps', '0'], "--steps: '0' is not allowed"),
-    (['--sampler', 'ddim'], "The sampler is 'ddim'; allowed are euler"),
-  ],
+  'flag, value',
+  [('--per-kind', '0'), ('--num-images', 'x'), ('--steps', '0')],
 )
 def test_a_bad_value_is_reported_before_anything_is_written(
-  flags, expected, refused, tiny_sana, tmp_path
+  flag, value, refused, tiny_sana, tmp_path
 ):
-  assert expected in refused(
-    'evaluate', '--model', tiny_sana, '--out', tmp_path / 'out', *flags
-  )
+  argv = 'evaluate', '--model', tiny_sana, '--out', tmp_path / 'out'
+  assert refused(*argv, flag, value).key == flag
   assert not (tmp_path / 'out').exists()
+
+
+def test_an_unknown_sampler_is_reported(refused, tiny_sana):
+  argv = 'evaluate', '--model', tiny_sana, '--sampler', 'ddim'
+  assert "'ddim'" in refused(*argv)
 
 
 def test_a_missing_model_is_reported(refused, tmp_path):
   message = refused(
     'evaluate', '--model', tmp_path / 'none', '--out', tmp_path / 'out'
   )
-  assert 'There is no model folder' in message
+  assert message.key == 'model'
   assert not (tmp_path / 'out').exists()

@@ -191,7 +191,7 @@ def test_a_search_compiles_the_requested_number(
 ):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   out = tmp_path / 'out'
-  assert plan(tiny, '--topology', 'v5e:4x4', '--search', '3', '--out', out) == 0
+  assert plan(tiny, '--topology', 'v5e:2x2', '--search', '3', '--out', out) == 0
   lines = capsys.readouterr().out.splitlines()
   assert '3 compilations' in lines[-1]
   best = out / 'layouts' / f'{lines[1].split()[0]}.py'
@@ -211,12 +211,12 @@ def test_a_search_continues_until_something_fits(
   monkeypatch.setattr(runner.Runner, '_compile', compile_small_parts_alone)
   args = (
     '--topology',
-    'v5e:4x4',
+    'v5e:2x2',
     '--search',
     '1',
     '--out',
     tmp_path / 'out',
-    '--config.batch_size=8192',
+    '--config.batch_size=2048',
     '--config.model.width=512',
   )
   assert plan(tiny, *args) == 0
@@ -230,13 +230,11 @@ def test_a_search_continues_until_something_fits(
   assert others and all('too large' in line for line in others)
 
 
-@pytest.mark.parametrize('args', [[], ['--topology', 'v5e:4x4']])
-def test_a_missing_argument_is_reported(args, tiny, capsys):
-  assert plan(tiny, *args) == 2
-  assert re.search(
-    r'--(topology|out) is missing; .*or --calibrate alone',
-    capsys.readouterr().err,
-  )
+@pytest.mark.parametrize(
+  'args, key', [([], '--topology'), (['--topology', 'v5e:4x4'], '--out')]
+)
+def test_a_missing_argument_is_reported(args, key, tiny, refused):
+  assert refused('plan', '--config', tiny, *args).key == key
 
 
 @pytest.mark.tpu_compiler
@@ -318,14 +316,12 @@ def test_an_unknown_pod_among_several_is_reported_first(
 
 
 @pytest.mark.parametrize(
-  'args, named',
+  'args, key',
   [
     (['--config', 'shapes'], 'config'),
     (['--shardings'], 'shardings'),
     (['--config.batch_size=3'], '--config.batch_size'),
   ],
 )
-def test_measuring_the_devices_takes_no_other_argument(args, named, refused):
-  assert refused('plan', '--calibrate', *args) == (
-    f'--calibrate takes no other argument, such as {named}.'
-  )
+def test_measuring_the_devices_takes_no_other_argument(args, key, refused):
+  assert refused('plan', '--calibrate', *args).key == key

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 from PIL import Image
 import pytest
 
@@ -40,12 +39,13 @@ def kill_after(argv, out, pictures):
     return process.stderr.read()
 
 
-def pixels(out):
-  found = {}
-  for path in sorted(out.glob('0*.png')):
+def names_of(out):
+  """Names of the pictures; fails if one is damaged."""
+  paths = sorted(out.glob('0*.png'))
+  for path in paths:
     with Image.open(path) as image:
-      found[path.name] = np.asarray(image).astype(int)
-  return found
+      image.load()
+  return [path.name for path in paths]
 
 
 BAD = (
@@ -110,12 +110,11 @@ def check(tmp_path, model, count, bad, kills, *more):
   assert err.count('It is skipped.') == 2 * bad
   assert err.count(f'{bad} of {count:,} lines of {prompts} were skipped') == 2
   read = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
-  assert (
-    list(pixels(out)) == names
-  )  # All of them, without duplicates, each complete.
+  assert names_of(out) == names
   assert read(out) == read(tmp_path / 'whole')
 
 
+@pytest.mark.long
 def test_a_killed_job_makes_every_picture_once(tmp_path, tiny_sana):
   check(tmp_path, tiny_sana, 40, 4, 2, '--steps', 2)
 
@@ -123,53 +122,6 @@ def test_a_killed_job_makes_every_picture_once(tmp_path, tiny_sana):
 @pytest.mark.slow
 def test_twenty_kills_change_no_byte_of_a_job_with_bad_lines(tmp_path):
   check(tmp_path, 'shapes', 300, 10, 20, '--steps', 1)
-
-
-def test_a_killed_choice_ends_as_if_it_had_not_been(tmp_path, tiny_sana):
-  prompts, out = tmp_path / 'prompts.txt', tmp_path / 'killed'
-  prompts.write_text(
-    '\n'.join(
-      f'{n} {c} stars'
-      for n in ('two', 'three')
-      for c in ('red', 'green', 'blue', 'yellow')
-    )
-  )
-  argv = [
-    '--model',
-    tiny_sana,
-    '--prompts',
-    prompts,
-    '--batch-size',
-    6,
-    '--steps',
-    2,
-    '--candidates',
-    5,
-    '--num-images',
-    2,
-    '--scorer',
-    'shapes',
-    '--out',
-  ]
-  kill_after([*argv, out], out, random.randint(1, 7))
-  for folder in (out, tmp_path / 'whole'):
-    with start([*argv, folder]) as process:
-      assert process.wait() == 0, process.stderr.read()
-  made, want = (
-    [json.loads(x) for x in (folder / 'results.jsonl').read_text().splitlines()]
-    for folder in (out, tmp_path / 'whole')
-  )
-  assert [x['file'] for x in made] == list(pixels(out))
-  assert [(x['file'], x['number']) for x in made] == [
-    (x['file'], x['number']) for x in want
-  ]
-  np.testing.assert_allclose(
-    [x['score'] for x in made], [x['score'] for x in want], atol=0.01
-  )
-  assert len({(x['prompt'], x['number']) for x in made}) == 16
-  whole = pixels(tmp_path / 'whole')
-  for name, got in pixels(out).items():
-    assert np.abs(got - whole[name]).max() <= 1
 
 
 @pytest.mark.slow

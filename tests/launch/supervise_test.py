@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from sana_jax.errors import UserError
+from sana_jax.launch import supervise as supervise_command
+
 ROOT = pathlib.Path(__file__).parents[2]
 SAVES = """
 import pathlib, signal, sys, time
@@ -126,8 +129,23 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
     ([], ['nowhere'], 'There is no command nowhere on this machine'),
   ],
 )
-def test_a_mistake_is_a_one_line_error(supervise, words, command, expected):
-  process = supervise(*words, command=command)
+def test_a_mistake_raises_a_user_error(words, command, expected, tmp_path):
+  with pytest.raises(UserError) as error:
+    supervise_command.main(
+      [
+        f'--workdir={tmp_path}',
+        f'--notes={tmp_path}/notes.json',
+        *words,
+        '--',
+        *command,
+      ]
+    )
+  assert expected in str(error.value)
+  assert error.value.exit_code == 2
+
+
+def test_a_mistake_is_a_one_line_error(supervise):
+  process = supervise('--restarts=x', command=['true'])
   err = process.communicate(timeout=60)[1]
   assert process.returncode == 2
-  assert expected in err and err.count('\n') == 1
+  assert err.startswith('sana-jax: error: ') and err.count('\n') == 1

@@ -1,6 +1,10 @@
 """sana-jax train: valid configs, and errors of invalid ones."""
 
+import contextlib
+import functools
+import io
 import json
+import logging
 import re
 
 import pytest
@@ -31,31 +35,51 @@ def get_config(arg=''):
 """
 
 
-@pytest.fixture
-def train(tmp_path):
+def tiny_run(workdir, *more, config='shapes_text_encoder'):
   """Arguments of a tiny run."""
-  return lambda *more, config='shapes_text_encoder': (
+  return [
     'train',
-    '--config',
-    config,
-    '--workdir',
-    tmp_path / 'run',
+    f'--config={config}',
+    f'--workdir={workdir}',
     *TINY,
     *more,
-  )
+  ]
 
 
-def test_a_run_ends_with_a_model(train, cli, tmp_path):
-  code, out, err = cli(*train())
-  assert (code, out) == (0, ''), err
-  assert (tmp_path / 'run/model/text_encoder/model.safetensors').is_file()
-  lines = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()
+@pytest.fixture
+def train(tmp_path):
+  """Arguments of a tiny run in a new folder."""
+  return functools.partial(tiny_run, tmp_path / 'run')
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """(workdir, output, log) of a finished run."""
+  from sana_jax.launch import cli
+
+  workdir = tmp_path_factory.mktemp('train') / 'run'
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    contextlib.redirect_stdout(io.StringIO()) as out,
+    contextlib.redirect_stderr(io.StringIO()) as err,
+  ):
+    # As in a process of its own: without the handlers of pytest.
+    patch.setattr(logging.getLogger(), 'handlers', [])
+    code = cli.main(tiny_run(workdir))
+  assert code == 0, err.getvalue()
+  return workdir, out.getvalue(), err.getvalue()
+
+
+def test_a_run_ends_with_a_model(finished):
+  workdir, *_ = finished
+  assert (workdir / 'model/text_encoder/model.safetensors').is_file()
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [1, 2]
 
 
-def test_its_log_has_only_the_expected_lines(train, process):
-  code, out, err = process(*train('--cpu-devices=1'))
-  assert (code, out) == (0, ''), err
+def test_its_log_has_only_the_expected_lines(finished):
+  _, out, err = finished
+  assert out == ''
   lines = [
     line.partition(' ')[2]
     for line in err.splitlines()
@@ -72,96 +96,62 @@ def test_its_log_has_only_the_expected_lines(train, process):
   assert all(map(re.fullmatch, patterns, lines)), err
 
 
-def test_another_config_in_the_same_workdir_is_refused(
-  train, cli, refused, tmp_path
-):
-  assert cli(*train())[0] == 0
+def test_another_config_in_the_same_workdir_is_refused(finished, refused):
+  workdir, *_ = finished
   # A probe and the lock come and go in the workdir itself.
-  files = lambda: {
-    p: p.stat().st_mtime_ns
-    for p in tmp_path.rglob('*')
-    if p != tmp_path / 'run'
-  }
+  files = lambda: {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
   before = files()
-  message = refused(*train('--config.batch_size=16'))
+  message = refused(*tiny_run(workdir, '--config.batch_size=16'))
   assert message == (
-    f'{tmp_path}/run holds a run of another config: batch_size is 8 there and '
+    f'{workdir} holds a run of another config: batch_size is 8 there and '
     '16 here. Choose another --workdir, or set the config back.'
   )
   assert files() == before
 
 
 @pytest.mark.parametrize(
-  'override, expected',
+  'override, key',
   [
-    ('--config.batch_sise=8', 'There is no config.batch_sise (did you'),
-    ('--config.batch_size=x', "config.batch_size='x' must be a whole number"),
-    ('--config.batch_size=12', 'batch_size=12 does not split over data x fsdp'),
-    ('--config.seed=-1', 'config.seed=-1 must be zero or more.'),
-    ('--config.model.heads=3', 'config.model.width=16 must be a multiple of '),
-    ('--config.optimizer.name=sgd', "config.optimizer.name='sgd' must be one"),
-    ('--config.optimizer.warmup_steps=9', 'The warm-up is 9 steps'),
-    ('--config.mesh.data=3', 'mesh is data=3'),
-    ('--config.text.vocabulary=10', 'config.text.vocabulary is too small'),
-    ('--config.text.length=8', 'config.text.length=8 must be '),
-    (
-      '--config.kernels.glumb_conv=triton',
-      "config.kernels.glumb_conv='triton' must be",
-    ),
-    ('--config.task=sana', 'config.flow.caption_dropout is missing; '),
-    (
-      '--config.watch.stall_minutes=-1',
-      'config.watch.stall_minutes=-1.0 must be zero or more.',
-    ),
-    (
-      '--config.watch.divergence_factor=.5',
-      'config.watch.divergence_factor=0.5 must be more than 1, or 0.',
-    ),
-    (
-      '--config.keep_every_steps=750',
-      'config.keep_every_steps=750 must be a '
-      'multiple of checkpoint_every_steps=500, or 0.',
-    ),
-    (
-      '--config.checkpoint_cache=gs://b',
-      "config.checkpoint_cache='gs://b' must "
-      "be a local folder, of each host's own.",
-    ),
-    (
-      '--profile=5',
-      "--profile: '5' is not allowed; give START:STOP with 1 <= START < STOP",
-    ),
-    ('--profile=0:2', "--profile: '0:2' is not allowed"),
-    ('--profile=2:2', "--profile: '2:2' is not allowed"),
-    (
-      '--profile=2:4',
-      '--profile=2:4 ends after the last step; give START:STOP '
-      'with STOP up to 3, or raise config.num_steps.',
-    ),
-    ('--cpu-devices=0', "--cpu-devices: '0' is not allowed"),
-    ('--confg.seed=1', "Unknown argument '--confg.seed=1'; sana-jax train has"),
+    ('--config.batch_sise=8', 'batch_sise'),
+    ('--config.batch_size=x', 'batch_size'),
+    ('--config.batch_size=12', 'batch_size'),
+    ('--config.seed=-1', 'seed'),
+    ('--config.model.heads=3', 'model.width'),
+    ('--config.optimizer.name=sgd', 'optimizer.name'),
+    ('--config.optimizer.warmup_steps=9', 'optimizer.warmup_steps'),
+    ('--config.mesh.data=3', 'mesh'),
+    ('--config.text.vocabulary=10', 'text.vocabulary'),
+    ('--config.text.length=8', 'text.length'),
+    ('--config.kernels.glumb_conv=triton', 'kernels.glumb_conv'),
+    ('--config.task=sana', 'flow.caption_dropout'),
+    ('--config.watch.stall_minutes=-1', 'watch.stall_minutes'),
+    ('--config.watch.divergence_factor=.5', 'watch.divergence_factor'),
+    ('--config.keep_every_steps=750', 'keep_every_steps'),
+    ('--config.checkpoint_cache=gs://b', 'checkpoint_cache'),
+    ('--profile=5', '--profile'),
+    ('--profile=0:2', '--profile'),
+    ('--profile=2:2', '--profile'),
+    ('--profile=2:4', '--profile'),
+    ('--cpu-devices=0', '--cpu-devices'),
+    ('--confg.seed=1', '--confg.seed'),
   ],
 )
 def test_a_bad_value_is_reported_before_anything_is_written(
-  override, expected, train, refused, tmp_path
+  override, key, train, refused, tmp_path
 ):
-  assert expected in refused(*train(override))
+  assert refused(*train(override)).key == key
   assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
-  'changes, expected',
-  [
-    ([], 'config.autoencoder is empty; set it to a model folder with vae'),
-    (['--config.autoencoder=/no/such'], "There is no model folder '/no/such'"),
-  ],
+  'changes, key',
+  [([], 'autoencoder'), (['--config.autoencoder=/no/such'], 'model')],
 )
 def test_the_transformer_needs_the_other_models(
-  changes, expected, refused, tmp_path
+  changes, key, refused, tmp_path
 ):
-  assert expected in refused(
-    'train', '--config', 'shapes', '--workdir', tmp_path / 'run', *changes
-  )
+  argv = 'train', '--config', 'shapes', '--workdir', tmp_path / 'run'
+  assert refused(*argv, *changes).key == key
   assert not (tmp_path / 'run').exists()
 
 
@@ -191,34 +181,38 @@ def test_a_mistake_in_a_users_config_is_reported_with_its_line(
 
 
 @pytest.mark.parametrize(
-  'name, expected',
-  [
-    ('none.py', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
-    ('sapes', 'there is no such file; shipped are dc_ae_f32c32_phase1, '),
-    ('shapes:fast', "no variant 'fast'; allowed are quick"),
-  ],
+  'name, value', [('none.py',) * 2, ('sapes',) * 2, ('shapes:fast', 'fast')]
 )
-def test_a_missing_config_is_reported(name, expected, train, refused):
-  assert expected in refused(*train(config=name))
+def test_a_missing_config_is_reported(name, value, train, refused):
+  message = refused(*train(config=name))
+  assert (message.key, message.error.value) == ('--config', value)
 
 
 def test_a_config_without_get_config_is_reported(train, refused, tmp_path):
   (tmp_path / 'mine.py').write_text('num_steps = 3\n')
   message = refused(*train(config=tmp_path / 'mine.py'))
-  assert "has no attribute 'get_config'" in message
+  assert 'mine.py' in message and 'get_config' in message
 
 
 def test_an_invalid_workdir_is_reported(train, refused, tmp_path):
   (tmp_path / 'run').write_text('mine')
   message = refused(*train())
-  assert '--workdir=' in message and 'is a file' in message
+  assert message.key == '--workdir'
   assert (tmp_path / 'run').read_text() == 'mine'
 
 
-def test_a_full_disk_stops_with_a_one_line_error(train, process, tmp_path):
-  code, out, err = process(*train('--cpu-devices=1'), file_limit=8)
+# Threads of orbax may fail after the error that is reported.
+@pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
+  'ignore::pytest.PytestUnraisableExceptionWarning',
+)
+def test_a_full_disk_stops_with_a_one_line_error(
+  finished, train, cli, full_disk, tmp_path
+):
+  del finished  # The same programs are in the cache, which takes no others.
+  with full_disk(8 * 1024):
+    code, out, err = cli(*train())
   assert (code, out) == (75, ''), err  # There may be room again later.
-  # Threads of orbax may print after it.
   errors = [x for x in err.splitlines() if x.startswith('sana-jax: error:')]
   assert len(errors) == 1 and 'choose another --workdir' in errors[0], err
   assert not (tmp_path / 'run/model').exists()
@@ -238,5 +232,5 @@ def test_the_workdir_is_checked_before_any_work(
     workdir,
     '--config.data.path=nowhere',
   )
-  assert message.startswith(f'--workdir={workdir} cannot be made')
+  assert message.key == '--workdir'
   assert [p.name for p in tmp_path.iterdir()] == ['file']

@@ -50,7 +50,10 @@ def make(
   if 'cached' not in (config.inputs.latents, config.inputs.text):
     raise UserError(
       "config.inputs.latents and config.inputs.text are 'online':"
-      " there is nothing to cache; set one of them to 'cached'."
+      " there is nothing to cache; set one of them to 'cached'.",
+      key='inputs.latents',
+      value='online',
+      allowed=('cached',),
     )
   out = os.fspath(out).rstrip('/')
   source = common.open_inputs(config)

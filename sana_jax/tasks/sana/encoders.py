@@ -38,7 +38,8 @@ def find(config: ConfigDict, key: str) -> pathlib.Path:
   if not config[key]:
     raise UserError(
       f'config.{key} is empty; set it to a model folder with '
-      f'{" and ".join(PARTS[key])}, such as the model/ of a run.'
+      f'{" and ".join(PARTS[key])}, such as the model/ of a run.',
+      key=key,
     )
   return hub.find(config[key])
 

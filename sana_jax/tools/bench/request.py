@@ -65,6 +65,10 @@ def request(model: str, size: int | None, **options) -> Request:
   f = entry.module('vae').spec.side
   if size % f:
     raise UserError(
-      f"--size={size} must be a multiple of {f}, the autoencoder's compression."
+      f'--size={size} must be a multiple of {f}, the '
+      "autoencoder's compression.",
+      key='--size',
+      value=size,
+      allowed=f'multiples of {f}',
     )
   return Request(model, size, size, **options)

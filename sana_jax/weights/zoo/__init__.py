@@ -18,7 +18,11 @@ def get(name: str) -> Entry:
     return _BY_NAME[name]
   near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3)
   hint = f'did you mean {" or ".join(near)}? ' if near else ''
-  raise UserError(f'The zoo has no {name!r}; {hint}sana-jax zoo lists all.')
+  raise UserError(
+    f'The zoo has no {name!r}; {hint}sana-jax zoo lists all.',
+    key='model',
+    value=name,
+  )
 
 
 def hub_id(name: str) -> str | None:

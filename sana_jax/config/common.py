@@ -43,7 +43,7 @@ RUN = {
   'init_from': Key(
     '',
     'Initial weights: a model folder, hub id or name of the zoo, of the '
-    "same architecture; '' initializes them at random.",
+    "same architecture, read at step 0; '' initializes them at random.",
     changes=NOTHING,
   ),
   'trainable': Key(
@@ -52,7 +52,13 @@ RUN = {
     "'decoder/.* encoder/conv_out/.*'; '' for all.",
     parsed_by(freezing.compiled, freezing.FORM),
   ),
-  'num_steps': Key(1000, 'Length of the run.', POSITIVE, PROGRAM),
+  'num_steps': Key(
+    1000,
+    'Length of the run; a larger one continues it. Rates of schedules other '
+    "than 'constant' depend on it.",
+    POSITIVE,
+    PROGRAM,
+  ),
   'batch_size': Key(32, 'Examples per step, over all devices.', POSITIVE),
   'accumulate_steps': Key(
     1,
@@ -138,7 +144,7 @@ MESH = {
     (
       'data',
       -1,
-      'Shards of the batch; -1 for the remaining devices.',
+      'Shards of the batch; -1, of any axis, for the remaining devices.',
     ),
     ('fsdp', 1, 'Shards of the batch and the parameters.'),
     ('tensor', 1, 'Shards of heads and channels.'),
@@ -158,7 +164,8 @@ def _backend(op: Op) -> Field:
 KERNELS = {
   f'kernels.{name}': Key(
     '',
-    "Backend; '' for the fastest that can run: see docs/kernels.md.",
+    "Backend; '' for plain XLA, until another is measured to be faster: see "
+    'docs/kernels.md.',
     _backend(op),
     PROGRAM | LAYOUT,
   )

@@ -16,13 +16,14 @@ affects, from the tables that the program itself checks.
 
 A config is a Python file with `get_config(arg)`, which starts from
 `sana_jax.config.train(task)` and assigns the keys that differ;
-`--config.KEY=VALUE` changes a key from the command line. Types are those of the
-defaults. A default in parentheses is the module's: the key is optional.
-[Training](training.md) and [data](data.md) explain the common ones.
+`--config.KEY=VALUE` changes a key from the command line. Recipes have values of
+their own (`sana_jax/recipes.py`). Types are those of the defaults. A default in
+parentheses is the module's: the key is optional. [Training](training.md) and
+[data](data.md) explain the common ones.
 
 | changes | effect of another value |
 |---|---|
-| result | other results, pictures or exports: fixed when a run is resumed |
+| result | other results, pictures or exports: a resumed run refuses it |
 | program | another compiled program, and another plan of `sana-jax plan` |
 | layout | another distribution over devices: a layout file may set it |
 | cache | other latents and text on disk: another cache |

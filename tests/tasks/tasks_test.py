@@ -32,10 +32,10 @@ def tiny(task, **changes):
   config.batch_size = 8
   config.log_every_steps = 1
   config.data.size_px = SIZE
-  config.data.examples = 64
+  config.data.examples = 32
   if task == 'dc_ae':
     config.model = base.dc_ae_fields(
-      latent_channels=4, widths=(8, 32), depths=(0, 1), attention_stages=1
+      latent_channels=4, widths=(8, 16), depths=(0, 1), attention_stages=0
     )
   elif task == 'text_encoder':
     config.model.update(
@@ -47,7 +47,7 @@ def tiny(task, **changes):
       hidden=16,
       query_scale=8,
     )
-    config.text.length, config.text.examples = 320, 16
+    config.text.length, config.text.examples = 320, 8
     config.pictures_every_steps = 0
   else:
     config.model.update(width=32, depth=1, cross_heads=2, sample_size=4)
@@ -143,7 +143,7 @@ def test_exported_latents_have_unit_size(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
   source = sana_inputs.make(trained[1]['sana'], root / 'sana').source
   latents = np.stack([source[i]['latents'] for i in range(len(source))])
-  assert latents.shape == (64, 4, 4, 4)
+  assert latents.shape == (32, 4, 4, 4)
   assert np.std(latents) == pytest.approx(1, abs=1e-3)
   assert model.module.scaling_factor > 0
 
@@ -226,46 +226,43 @@ def repeated(config, workdir, count):
   return {k: np.stack([v] * count) for k, v in example.items()}
 
 
-def test_the_losses_by_noise_level_make_the_whole(trained, inputs, root):
+@pytest.fixture(scope='module')
+def losses(trained, inputs, root):
+  """(task, loss of a batch by the share of dropped captions)."""
   task = tasks.open_task(tiny('sana', **inputs), root / 'sana')
   params = jax.jit(task.objective.init)(jax.random.key(0))
-  batch = repeated(tiny('sana', **inputs), root / 'sana', 16)
-  loss, found = jax.jit(task.objective.loss)(
-    params, task.frozen, batch, jax.random.split(jax.random.key(1), 16), 0
-  )
-  levels = found.metrics['loss_by_noise']
-  assert levels.counts.sum() == 16
-  assert levels.sums.sum() / 16 == pytest.approx(float(loss), rel=1e-5)
-
-
-def test_a_dropped_caption_is_the_null_text(trained, inputs, root):
-  config = tiny('sana', **inputs)
-  task = tasks.open_task(config, root / 'sana')
-  params = jax.jit(task.objective.init)(jax.random.key(0))
   # It starts small, so that text hardly matters.
-  params['caption']['norm']['scale'] = jnp.full_like(
-    params['caption']['norm']['scale'], 5.0
-  )
-  row = repeated(config, root / 'sana', 4)
+  scale = params['caption']['norm']['scale']
+  params['caption']['norm']['scale'] = jnp.full_like(scale, 5.0)
+
+  def at(dropout):
+    config = tiny('sana', **inputs | {'flow.caption_dropout': dropout})
+    loss = tasks.open_task(config, root / 'sana').objective.loss
+    keys = jax.random.split(jax.random.key(1), 8)
+    return jax.jit(lambda batch: loss(params, task.frozen, batch, keys, 0))
+
+  return task, {dropout: at(dropout) for dropout in (0.0, 1.0)}
+
+
+def test_the_losses_by_noise_level_make_the_whole(losses, inputs, root):
+  batch = repeated(tiny('sana', **inputs), root / 'sana', 8)
+  loss, found = losses[1][0.0](batch)
+  levels = found.metrics['loss_by_noise']
+  assert levels.counts.sum() == 8
+  assert levels.sums.sum() / 8 == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_a_dropped_caption_is_the_null_text(losses, inputs, root):
+  task, of = losses
+  row = repeated(tiny('sana', **inputs), root / 'sana', 8)
   null = row | {
-    'text': np.stack([task.frozen['null_text']] * 4),
-    'mask': np.stack([task.frozen['null_mask']] * 4),
+    'text': np.stack([task.frozen['null_text']] * 8),
+    'mask': np.stack([task.frozen['null_mask']] * 8),
   }
-
-  def loss_at(dropout):
-    config.flow.caption_dropout = dropout
-    run = jax.jit(
-      lambda batch: task.objective.loss(
-        params, task.frozen, batch, jax.random.split(jax.random.key(1), 4), 0
-      )[0]
-    )
-    return {
-      name: float(run(batch)) for name, batch in (('row', row), ('null', null))
-    }
-
-  kept, dropped = loss_at(0.0), loss_at(1.0)
-  assert dropped['row'] == dropped['null'] == pytest.approx(kept['null'])
-  assert abs(kept['row'] - kept['null']) > 1e-4
+  loss = lambda dropout, batch: float(of[dropout](batch)[0])
+  dropped = loss(1.0, row)
+  assert dropped == loss(1.0, null) == pytest.approx(loss(0.0, null))
+  assert abs(loss(0.0, row) - loss(0.0, null)) > 1e-4
 
 
 def test_encoded_data_are_used_again(trained, inputs, root):

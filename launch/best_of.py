@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 import itertools
 
 from sana_jax.errors import UserError
-from sana_jax.launch import devices
+from sana_jax.launch import devices, failures
 
 FOUND = 'number', 'score'  # Attributes of a picture known once it is chosen.
 
@@ -76,8 +76,13 @@ def chosen(
     [len(line) for line in lines],
     chooser,
     args.batch_size,
-    on_bad=lambda i, reason: failed.update(
-      dict.fromkeys([p.file for p in lines[i]], reason)
+    on_bad=lambda i, reason: failures.add(
+      failed,
+      lines[i],
+      reason,
+      album,
+      len(pictures),
+      args.max_bad_fraction,
     ),
     **settings,
   ):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sana_jax.inference.jobs import Job
-from sana_jax.launch import best_of
+from sana_jax.launch import best_of, failures
 from sana_jax.launch.skipped import part_name, report
 
 ON_SHEET = 64  # Pictures, from the first on.
@@ -50,7 +50,7 @@ def draw(
       for made, images in (
         best_of.chosen(pipe, pictures, album, settings, args, scorer, failed)
         if scorer
-        else _all(pipe, pictures, missing, settings, args, failed)
+        else _all(pipe, pictures, missing, album, settings, args, failed)
       ):
         lock.check()
         album.add(made, images)
@@ -63,12 +63,19 @@ def draw(
   }
 
 
-def _all(pipe, pictures, missing, settings, args, failed):
+def _all(pipe, pictures, missing, album, settings, args, failed):
   """Yields (pictures, their pixels) per batch."""
   from sana_jax.inference import batches
 
   def on_bad(indices, reason):
-    failed.update({pictures[i].file: reason for i in indices})
+    failures.add(
+      failed,
+      [pictures[i] for i in indices],
+      reason,
+      album,
+      len(pictures),
+      args.max_bad_fraction,
+    )
 
   files = {p.file for p in missing}
   for indices, images in batches.generate(

@@ -2,8 +2,8 @@
 
 A record is one msgpack map:
 
-  image     bytes of a .jpg, .png or .webp
-  caption   text; or `captions`, texts by name, see captions.from_json
+  image     bytes of an image file
+  caption   text; or `captions`, texts by name, see facts.of_json
   scores    CLIP scores by the caption's name (optional)
   height, width   of the image (optional; avoid decoding headers)
 
@@ -22,15 +22,17 @@ from grain.sources import ArrayRecordDataSource
 import msgpack
 import numpy as np
 
-from sana_jax.data import captions, files
+from sana_jax.data import captions, facts, files
 from sana_jax.data.array_cache import cached_arrays, FAILED_READS
-from sana_jax.data.images import DAMAGED, in_threads, size_of
+from sana_jax.data.images import DAMAGED, in_threads, try_size_of
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remarks import Remarks, unread_beside
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 NAMES = ('*.array_record*', '*.arrayrecord*')
+_VERSION = 2  # Version of the cached metadata.
 # Exceptions of array_record and msgpack for damaged bytes.
 _DAMAGED = (
   *DAMAGED,
@@ -65,11 +67,16 @@ class ArrayRecordSource:
       )
     self._size, self._cache = size, cache
     self._files = files.expand(path, NAMES)
+    self.remarks = Remarks()
+    self.remarks.add_all(unread_beside(path, self._files))
     if not self._files:
       raise UserError(
         f'{path} matches no file; set the data path to '
         "ArrayRecord files like 'data/*.array_record' or to "
-        'their folder.'
+        f'their folder{self.remarks.summary()}.',
+        key='config.data.path',
+        value=path,
+        allowed=NAMES,
       )
     counts = in_threads(_count, self._files)
     self.bad = BadRecords(
@@ -95,10 +102,14 @@ class ArrayRecordSource:
   def __getitem__(self, index: int) -> dict[str, Any]:
     try:
       content = self._content(index)
-      named, scores = captions.from_json(content)
-      return captions.record(content['image'], named, scores, index, self._size)
+      found = facts.of_json(content)
+      return captions.record(_image(content), found, index, self._size)
     except _DAMAGED as error:
       raise BadRecord(self._name(index), _reason(error)) from error
+
+  def name(self, index: int) -> str:
+    """File and number of a record."""
+    return self._name(index)
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) of the records, else of the images' headers."""
@@ -119,31 +130,40 @@ class ArrayRecordSource:
       }
 
     # Files that could not be opened now may be readable later.
-    key = ['arrayrecord', {name: self._files[name] for name in self._names}]
+    key = [
+      'arrayrecord',
+      _VERSION,
+      {name: self._files[name] for name in self._names},
+    ]
     return cached_arrays(self._cache, key, make)
 
   def _row(self, index):
     """((height, width), score, whether reading failed); unknown if damaged."""
     try:
       content = self._content(index)
-      size = content.get('height'), content.get('width')
-      size = size if all(size) else size_of(lambda end: content['image'][:end])
-      _, scores = captions.from_json(content)
-      return tuple(map(int, size)), captions.filter_score(scores), False
+      found = facts.of_json(content)
+      size, failed = facts.size_or(
+        found.size, lambda: try_size_of(lambda end: _image(content)[:end])
+      )
+      return size, facts.filter_score(found.scores), failed
     except _DAMAGED as error:
       return (0, 0), float('nan'), isinstance(error, OSError)
 
   def _content(self, index):
     content = msgpack.unpackb(self._records[int(index)])
-    if not isinstance(content, dict) or not isinstance(
-      content.get('image'), bytes
-    ):
+    if not isinstance(content, dict):
       raise ValueError("it is not a msgpack map with 'image' as bytes")
     return content
 
   def _name(self, index):
     file = bisect.bisect_right(self._starts, index) - 1
     return f'{self._names[file]} #{int(index) - int(self._starts[file])}'
+
+
+def _image(content):
+  if not isinstance(content.get('image'), bytes):
+    raise ValueError("it is not a msgpack map with 'image' as bytes")
+  return content['image']
 
 
 def _count(path):

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from sana_jax.data.facts import DEFAULT, Facts
 from sana_jax.data.images import read_image
+from sana_jax.data.records import name_of
 
 RULES = ('official', 'paper', 'first', 'uniform')
-DEFAULT = 'prompt'
 _SEED = 0x636170  # Makes the draws independent of others with the same seed.
 
 
@@ -118,6 +119,10 @@ class Captioned:
     """The record with all its 'captions' and 'scores'."""
     return self.source[index]
 
+  def name(self, index: int) -> str:
+    """Name of a record, for reports."""
+    return name_of(self.source, index)
+
   def sizes(self):
     return self.source.sizes()
 
@@ -125,77 +130,18 @@ class Captioned:
     return self.source.scores()
 
 
-def from_json(content: Any) -> tuple[dict[str, str], dict[str, float]]:
-  """(captions, scores) of a JSON object that describes an image.
-
-  `captions` is an object of texts by name, or a list of texts; without it, the
-  text of `prompt` or `caption` is named 'prompt'. `scores` is an object of
-  numbers; any other text with a score is a caption too.
-  """
-  if not isinstance(content, dict):
-    raise ValueError('the JSON is not an object')
-  named = content.get('captions', {})
-  if isinstance(named, list):
-    named = dict(zip([DEFAULT, *map(str, range(1, len(named)))], named))
-  given = content.get('scores', {})
-  scores = given if isinstance(given, dict) else {}
-  first = content.get(DEFAULT, content.get('caption'))
-  named = (
-    {DEFAULT: first}
-    | {name: content.get(name) for name in scores}
-    | (named if isinstance(named, dict) else {})
-  )
-  return usable(named), numbers(scores)
-
-
-def usable(named: Mapping[str, Any]) -> dict[str, str]:
-  """Non-empty texts that UTF-8 can encode, stripped."""
-  return {
-    str(name): text.strip()
-    for name, text in named.items()
-    if isinstance(text, str) and text.strip() and _is_utf8(text)
-  }
-
-
-def _is_utf8(text):
-  try:
-    text.encode()
-  except UnicodeEncodeError:  # Half a surrogate pair.
-    return False
-  return True
-
-
-def numbers(named: Mapping[str, Any]) -> dict[str, float]:
-  """Finite numbers, possibly given as text (as in the official files)."""
-  out = {}
-  for name, value in named.items():
-    try:
-      out[str(name)] = float(value)
-    except (TypeError, ValueError, OverflowError):
-      continue
-  return {name: value for name, value in out.items() if np.isfinite(value)}
-
-
-def filter_score(scores: Mapping[str, float]) -> float:
-  """Score that filters compare: of 'prompt', else the best; NaN if none."""
-  return scores.get(DEFAULT, max(scores.values(), default=float('nan')))
-
-
 def record(
-  image: bytes,
-  captions: Mapping[str, str],
-  scores: Mapping[str, float],
-  index: int,
-  size: int | None,
+  image: bytes, facts: Facts, index: int, size: int | None
 ) -> dict[str, Any]:
   """Record of a source: decoded, with 'prompt' or the first as 'caption'."""
+  captions = facts.captions
   if not captions:
     raise ValueError('it has no caption')
   return {
     'image': read_image(image, size),
     'captions': dict(captions),
     'caption': captions[_first(list(captions))],
-    'scores': dict(scores),
+    'scores': dict(facts.scores),
     'index': int(index),
   }
 

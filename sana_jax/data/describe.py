@@ -94,9 +94,11 @@ def _read(source, reads):
 
 
 def _skipped(source):
-  """Records that the source counted as bad when it was opened."""
+  """Files that the source leaves out, and records counted as bad at opening."""
   while hasattr(source, 'source'):
     source = source.source
+  if remarks := getattr(source, 'remarks', None):
+    yield from (printable(line, _ERROR) for line in remarks.lines())
   if reasons := getattr(source, 'bad', None) and source.bad.reasons:
     bad = [BadRecord(name, reason) for name, reason in reasons.items()]
     yield f'{len(bad):,} skipped'

@@ -6,6 +6,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from sana_jax.data.records import name_of
 from sana_jax.errors import UserError
 from sana_jax.typing import Bool, Float, Int
 
@@ -21,6 +22,10 @@ class Subset:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return self.source[int(self.indices[index])]
+
+  def name(self, index: int) -> str:
+    """Name of a record, for reports."""
+    return name_of(self.source, int(self.indices[index]))
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     return self.source.sizes()[self.indices]

@@ -1,7 +1,8 @@
 """A folder of images with caption files.
 
-The caption of `cat.jpg` is in `cat.txt`, or its captions are in `cat.json`, see
-captions.from_json. Images are scaled by the shorter side and centre-cropped.
+The caption of `cat.jpg` is in `cat.txt`, its captions are in `cat.json`, or
+both, see facts.py; the case of suffixes does not matter. Images are scaled by
+the shorter side and centre-cropped.
 """
 
 import os
@@ -10,29 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from sana_jax.data import captions, files
+from sana_jax.data import captions, facts, files
 from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 from sana_jax.data.images import (
   DAMAGED,
-  header_sizes,
   in_threads,
   read_image,
   SUFFIXES,
+  try_size_of,
 )
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remarks import Remarks, summary, tally, unread
 from sana_jax.errors import UserError
-from sana_jax.files import parse_json
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
 __all__ = ['FolderSource', 'read_image']
 
+_VERSION = 2  # Version of the cached metadata.
+_TEXTS = ('.txt', '.json')
+_NO_IMAGE = 'no image of the same name is beside it'
+
 
 class FolderSource:
   """Image-caption pairs of a folder and its subfolders, sorted by name.
 
-  Images without a caption are skipped and counted in `bad`; a damaged file
-  raises BadRecord when it is read.
+  Images without a caption are skipped and counted in `bad`, files that belong
+  to no image in `remarks`; a damaged file raises BadRecord when it is read.
   """
 
   def __init__(
@@ -45,76 +50,90 @@ class FolderSource:
     self._root = expanded(path).rstrip('/')
     self._size, self._cache = size, cache
     self._files = _listed(self._root)
+    self.remarks = Remarks()
+    self.remarks.add_all(tally(_unused(self._files)))
     names = _image_names(self._root, self._files)
     self.bad = BadRecords(len(names), max_bad_fraction)
-    self._pairs = _pairs(names, self._files)
-    self.bad.saw_good(len(self._pairs))
-    for name in sorted(set(names) - {name for name, _ in self._pairs}):
+    self._samples = _samples(names, self._files)
+    self.bad.saw_good(len(self._samples))
+    for name in sorted(set(names) - {sample[0] for sample in self._samples}):
       stem = posixpath.splitext(posixpath.basename(name))[0]
       self.bad.add(BadRecord(name, f'no {stem}.txt or {stem}.json beside it'))
-    if not self._pairs:
+    if not self._samples:
       raise UserError(
         f'{self._root} contains no image with a caption; give '
-        'each image a .txt or .json file of the same name.'
+        'each image a .txt or .json file of the same name.',
+        key='config.data.path',
+        value=self._root,
+        allowed='a folder of images with captions',
       )
 
   def __len__(self) -> int:
-    return len(self._pairs)
+    return len(self._samples)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    name, caption = self._pairs[index]
+    name, *texts = self._samples[index]
     try:
-      texts, scores = self._captions(caption)
-      return captions.record(self._read(name), texts, scores, index, self._size)
+      found, remarks = self._facts(*texts)
+      for remark in remarks:
+        self.remarks.add(remark, name)
+      return captions.record(self._read(name), found, index, self._size)
     except DAMAGED as error:
       raise BadRecord(name, _first_line(error)) from error
 
+  def name(self, index: int) -> str:
+    """Path of a record's image in the folder."""
+    return self._samples[index][0]
+
   def sizes(self) -> Int[np.ndarray, 'n 2']:
-    """(height, width) as stored, from the images' headers."""
-    make = lambda: header_sizes(
-      lambda index, end: self._read(self._pairs[index][0], end), len(self)
-    )
-    return cached_arrays(self._cache, self._key('sizes'), make)['sizes']
+    """(height, width) of the .json, else of the images' headers."""
+    return self._metadata()['sizes']
 
   def scores(self) -> Float[np.ndarray, 'n']:
     """CLIP scores of .json files that filters compare; NaN for others."""
+    return self._metadata()['scores']
 
+  def _metadata(self):
     def make():
-      found = in_threads(self._score, self._pairs)
+      sizes, scores, failed = zip(*in_threads(self._row, self._samples))
       return {
-        'scores': np.asarray([score for score, _ in found], np.float32),
-        FAILED_READS: np.sum([failed for _, failed in found]),
+        'sizes': np.asarray(sizes, np.int32),
+        'scores': np.asarray(scores, np.float32),
+        FAILED_READS: np.sum(failed),
       }
 
-    return cached_arrays(self._cache, self._key('scores'), make)['scores']
+    key = ['folder', _VERSION, self._root]
+    key += [
+      [[name, *self._files[name]] for name in sample if name]
+      for sample in self._samples
+    ]
+    return cached_arrays(self._cache, key, make)
 
-  def _score(self, pair):
-    """(score or NaN, whether reading failed)."""
+  def _row(self, sample):
+    """((height, width), score, whether reading failed); unknown if damaged."""
+    name, *texts = sample
+    found, failed = facts.Facts(), False
     try:
-      return captions.filter_score(self._captions(pair[1])[1]), False
+      found, _ = self._facts(*texts)
     except DAMAGED as error:
-      return float('nan'), isinstance(error, OSError)
+      failed = isinstance(error, OSError)
+    size, no_header = facts.size_or(
+      found.size, lambda: try_size_of(lambda end: self._read(name, end))
+    )
+    return size, facts.filter_score(found.scores), failed or no_header
 
-  def _captions(self, file):
-    text = self._read(file).decode()
-    if file.endswith('.txt'):
-      named, scores = captions.usable({captions.DEFAULT: text}), {}
-    else:
-      named, scores = captions.from_json(parse_json(text))
-    if not named:
-      raise ValueError(f'{posixpath.basename(file)} contains no caption')
-    return named, scores
+  def _facts(self, text, json):
+    found, remarks = facts.of_files(
+      *(name and self._read(name) for name in (text, json))
+    )
+    if not found.captions:
+      raise ValueError(
+        f'{posixpath.basename(text or json)} contains no caption'
+      )
+    return found, remarks
 
   def _read(self, name, end=None):
     return files.read(f'{self._root}/{name}', 0, end)
-
-  def _key(self, what):
-    return [
-      'folder',
-      what,
-      self._root,
-      [[name, *self._files[name]] for pair in self._pairs for name in pair],
-    ]
 
 
 def listing(path: str) -> dict[str, tuple[int, str]]:
@@ -122,8 +141,9 @@ def listing(path: str) -> dict[str, tuple[int, str]]:
   found = _listed(path.rstrip('/'))
   return {
     name: found[name]
-    for pair in _pairs(_image_names(path, found), found)
-    for name in pair
+    for sample in _samples(_image_names(path, found), found)
+    for name in sample
+    if name
   }
 
 
@@ -137,33 +157,52 @@ def _listed(root):
 
 
 def _image_names(root, found):
-  names = [
-    name
-    for name in found
-    if posixpath.splitext(name)[1].lower() in SUFFIXES
-    and not posixpath.basename(name).startswith('.')
-  ]
+  names = [name for name in found if _kind(name) == 'image']
   if not names:
+    left_out = summary(tally(_unused(found)))
     raise UserError(
       f'{root} contains no images; put {", ".join(SUFFIXES)} files '
-      'in it or set the data path to another folder.'
+      f'in it or set the data path to another folder{left_out}.',
+      key='config.data.path',
+      value=root,
+      allowed=SUFFIXES,
     )
   return names
 
 
-def _pairs(images, found):
-  """(image, caption file) of the images that have one."""
-  pairs = ((name, _caption_file(name, found)) for name in images)
-  return [(name, file) for name, file in pairs if file]
+def _kind(name):
+  """'image', '.txt' or '.json'; '' for files that are not read."""
+  suffix = posixpath.splitext(name)[1].lower()
+  if posixpath.basename(name).startswith('.'):
+    return ''
+  return 'image' if suffix in SUFFIXES else suffix * (suffix in _TEXTS)
 
 
-def _caption_file(name, found):
-  """The caption file of an image, or None."""
-  stem = posixpath.splitext(name)[0]
-  return next(
-    (stem + suffix for suffix in ('.txt', '.json') if stem + suffix in found),
-    None,
+def _unused(found):
+  """(reason, name) of the files that belong to no image."""
+  stems = {
+    posixpath.splitext(name)[0] for name in found if _kind(name) == 'image'
+  }
+  for name in found:
+    kind = _kind(name)
+    if not kind:
+      yield unread(name), name
+    elif kind != 'image' and posixpath.splitext(name)[0] not in stems:
+      yield _NO_IMAGE, name
+
+
+def _samples(images, found):
+  """(image, text file or None, JSON file or None) of images with a caption."""
+  texts = {
+    (posixpath.splitext(name)[0], _kind(name)): name
+    for name in found
+    if _kind(name) in _TEXTS
+  }
+  rows = (
+    (name, *(texts.get((posixpath.splitext(name)[0], kind)) for kind in _TEXTS))
+    for name in images
   )
+  return [row for row in rows if any(row[1:])]
 
 
 def _first_line(error):

@@ -7,13 +7,30 @@ import os
 import pathlib
 
 import numpy as np
+from PIL import features, ImageOps
 from PIL import Image as PilImage
-from PIL import ImageOps
 
 from sana_jax.data.array_cache import FAILED_READS
 from sana_jax.typing import Image
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
+# Suffixes by format. Other formats call external programs, such as Ghostscript
+# for EPS.
+_SUFFIXES = {
+  'PNG': ('.png',),
+  'JPEG': ('.jpg', '.jpeg', '.jfif'),
+  'WEBP': ('.webp',),
+  'GIF': ('.gif',),
+  'BMP': ('.bmp',),
+  'TIFF': ('.tif', '.tiff'),
+  'AVIF': ('.avif',),
+}
+# A build of Pillow may lack a codec.
+FORMATS = tuple(
+  name
+  for name in _SUFFIXES
+  if name not in ('WEBP', 'AVIF') or features.check(name.lower())
+)
+SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
 # Exceptions of Pillow and the standard library for damaged files.
 DAMAGED = (
   OSError,
@@ -23,8 +40,6 @@ DAMAGED = (
   RecursionError,
   OverflowError,
 )
-# Other formats call external programs, such as Ghostscript for EPS.
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
 # A small file may declare any size; above this, Pillow warns.
 MOST_PIXELS = PilImage.MAX_IMAGE_PIXELS
 HEADER_BYTES = 2**16  # Contains the size, except after very large EXIF blocks.
@@ -71,14 +86,41 @@ def _decoded(data, size):
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     if turn is not None:
       image = image.transpose(turn)
-    if image.has_transparency_data:
-      image = image.convert('RGBA')
-      white = PilImage.new('RGBA', image.size, 'white')
-      image = PilImage.alpha_composite(white, image)
-    image = image.convert('RGB')
+    image = _rgb(_eight_bits(image))
   if size is not None and image.size != (size, size):
     image = ImageOps.fit(image, (size, size), PilImage.Resampling.BICUBIC)
   return np.asarray(image)
+
+
+def _eight_bits(image):
+  """The image with 8 bits a channel; others are mapped by their range."""
+  if image.mode.startswith('I'):  # 16 bits, also in 32.
+    values, most = np.asarray(image), 2**16 - 1
+  elif image.mode == 'F':
+    values, most = np.asarray(image), 1.0
+  else:
+    return image
+  if not (values.min() >= 0 and values.max() <= most):  # Also for NaN.
+    raise ValueError(
+      f'its values are {values.min():g} to {values.max():g}; whole numbers '
+      'from 0 to 65535 and fractions from 0 to 1 are read'
+    )
+  out = PilImage.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
+  transparent = image.info.get('transparency')
+  if isinstance(transparent, int):  # A gray value of a PNG.
+    out.putalpha(PilImage.fromarray(values != transparent).convert('L'))
+  return out
+
+
+def _rgb(image):
+  """RGB in which transparency is white."""
+  if image.mode == 'La':  # Premultiplied, which converts to LA only.
+    image = image.convert('LA')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    white = PilImage.new('RGBA', image.size, 'white')
+    image = PilImage.alpha_composite(white, image)
+  return image.convert('RGB')
 
 
 def _opened(data):
@@ -90,7 +132,8 @@ def header_size(data: bytes) -> tuple[int, int]:
   try:
     with _opened(data) as image:
       width, height = image.size
-      # A PNG may have EXIF after its pixels; reading it decodes them.
+      # A PNG may have EXIF after its pixels; reading it decodes them. Pillow
+      # turns a TIFF itself.
       turned = (image.format == 'JPEG' or 'exif' in image.info) and (
         image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
       )
@@ -114,6 +157,8 @@ def try_size_of(
     return size_of(read), False
   except OSError:
     return (0, 0), True
+  except ValueError:  # There is no image.
+    return (0, 0), False
 
 
 def in_threads(function: Callable, items) -> list:

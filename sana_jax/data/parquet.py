@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from sana_jax.data import captions, files
+from sana_jax.data import captions, facts, files
 from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 from sana_jax.data.images import DAMAGED, in_threads, try_size_of
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remarks import Remarks, unread_beside
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
@@ -31,6 +32,7 @@ _DAMAGED = (*DAMAGED, pyarrow.ArrowException, KeyError, TypeError)
 NAMES = ('*.parquet', '**/*.parquet')  # Patterns of the files in a folder.
 _LARGE_GROUP = 2**25  # Bytes from which random access is too slow.
 _CACHED_GROUPS = 8
+_VERSION = 2  # Version of the cached metadata.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Columns:
   """Names of columns.
 
   Several captions, and their scores in the same order, are separated by commas.
-  Without columns `height` and `width`, images' headers are read.
+  A column of captions may hold lists, or objects of texts by name. Headers of
+  images are read in rows without a `height` and `width`.
   """
 
   image: str = 'image'  # Bytes, a path, or Hugging Face's {bytes, path}.
@@ -82,8 +85,9 @@ class Columns:
 class ParquetSource:
   """Rows of all files, in the order of the files.
 
-  Files that cannot be opened are skipped and counted in `bad`; a damaged row,
-  or one of a damaged row group, raises BadRecord when it is read.
+  Files that cannot be opened are skipped and counted in `bad`, files of other
+  kinds in `remarks`; a damaged row, or one of a damaged row group, raises
+  BadRecord when it is read.
   """
 
   def __init__(
@@ -99,10 +103,16 @@ class ParquetSource:
     self._wanted = columns or Columns()
     self._wanted.check()
     self._files = files.expand(path, NAMES)
+    self.remarks = Remarks()
+    self.remarks.add_all(unread_beside(path, self._files))
     if not self._files:
       raise UserError(
         f'{path} matches no file; set the data path to Parquet '
-        "files like 'data/*.parquet' or to their folder."
+        "files like 'data/*.parquet' or to their folder"
+        f'{self.remarks.summary()}.',
+        key='config.data.path',
+        value=path,
+        allowed=NAMES,
       )
     self._footers = {}
     shapes = in_threads(self._shape, self._files)
@@ -131,12 +141,16 @@ class ParquetSource:
     group, row = self._place(int(index))
     try:
       columns = self._group(group)
-      named, scores = self._captions(columns, row)
+      found = self._facts(columns, row)
       return captions.record(
-        self._image(group, columns, row), named, scores, index, self._size
+        self._image(group, columns, row), found, index, self._size
       )
     except _DAMAGED as error:
       raise BadRecord(self._name(group, row), _reason(error)) from error
+
+  def name(self, index: int) -> str:
+    """File and row of a record."""
+    return self._name(*self._place(index))
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) of the columns, else of the images' headers."""
@@ -156,59 +170,74 @@ class ParquetSource:
 
     # Files that could not be opened now may be readable later.
     used = {name: self._files[name] for name, _ in self._groups}
-    key = ['parquet', used, dataclasses.asdict(self._wanted)]
+    key = ['parquet', _VERSION, used, dataclasses.asdict(self._wanted)]
     return cached_arrays(self._cache, key, make)
 
   def _group_metadata(self, group):
-    """Sizes and scores of a row group; unknown if it is damaged."""
+    """Sizes and scores of a row group's rows; unknown for damaged ones."""
     rows = int(self._starts[group + 1] - self._starts[group])
-    wanted = self._wanted
-    sides, failed = [wanted.height, wanted.width], [False]
-    try:
-      footer = self._footers[self._groups[group][0]]
-      present = footer.schema.to_arrow_schema().names
-      has_sizes = set(sides) <= set(present)
-      columns = self._read_group(
-        group, [*wanted.numbers, *(sides if has_sizes else [wanted.image])]
-      )
-      scores = {
-        name: columns[column].floats()
-        for column, name in wanted.numbers.items()
-      }
-      if has_sizes:
-        sizes = np.stack([columns[side].floats() for side in sides], axis=1)
-      else:
-        sizes, failed = zip(
-          *(
-            try_size_of(
-              lambda end, row=row: self._image(group, columns, row, end)
-            )
-            for row in range(rows)
-          )
+    footer = self._footers[self._groups[group][0]]
+    present = footer.schema.to_arrow_schema().names
+    sides = [self._wanted.height, self._wanted.width]
+    wanted = [*self._wanted.numbers, *sides]
+    columns, failed = self._read_each(group, set(wanted) & set(present))
+    sizes = _sizes(*(_floats(columns.get(side), rows) for side in sides))
+    if not sizes.all():
+      more, unread = self._read_each(group, [self._wanted.image])
+      failed += unread
+      for row in np.flatnonzero(~sizes.all(axis=1)) if more else ():
+        sizes[row], unread = try_size_of(
+          lambda end, row=int(row): self._image(group, more, row, end)
         )
-    except _DAMAGED as error:
-      sizes, scores = np.zeros((rows, 2)), {}
-      failed = [isinstance(error, _UnreachableError)]
-    sizes = np.nan_to_num(np.asarray(sizes, np.float64).reshape(rows, 2))
+        failed += unread
     return {
-      'sizes': sizes.astype(np.int32),
-      'scores': _filter_scores(scores, rows),
-      FAILED_READS: np.asarray(failed),
+      'sizes': sizes,
+      'scores': self._filter_scores(columns, rows),
+      FAILED_READS: np.asarray([failed]),
     }
 
-  def _captions(self, columns, row):
+  def _filter_scores(self, columns, rows):
+    """facts.filter_score, for all rows."""
     named = {
-      name: columns[column][row] for column, name in self._wanted.names.items()
+      name: columns[column]
+      for column, name in self._wanted.numbers.items()
+      if column in columns
     }
-    return captions.usable(named), self._scores(columns, row)
+    try:
+      scores = {name: column.floats() for name, column in named.items()}
+    except _DAMAGED:  # Lists, or a value that is no number.
+      scores = [
+        facts.filter_score(self._scores(columns, row)) for row in range(rows)
+      ]
+      return np.asarray(scores, np.float32)
+    unknown = np.full(rows, np.nan)
+    best = np.fmax.reduce([unknown, *scores.values()])
+    prompt = scores.get(facts.DEFAULT, unknown)
+    return np.where(np.isnan(prompt), best, prompt).astype(np.float32)
+
+  def _read_each(self, group, names):
+    """(the columns that can be read, number of failed reads)."""
+    try:
+      return self._read_group(group, sorted(names)), 0
+    except _DAMAGED as error:
+      if len(names) <= 1:
+        return {}, int(isinstance(error, _UnreachableError))
+    found = [self._read_each(group, [name]) for name in names]
+    return {
+      name: column for columns, _ in found for name, column in columns.items()
+    }, sum(failed for _, failed in found)
+
+  def _facts(self, columns, row):
+    named = {}
+    for column, name in self._wanted.names.items():
+      named |= facts.named(name, columns[column][row])
+    return facts.Facts(facts.usable(named), self._scores(columns, row))
 
   def _scores(self, columns, row):
-    return captions.numbers(
-      {
-        name: columns[column][row]
-        for column, name in self._wanted.numbers.items()
-      }
-    )
+    named = {}
+    for column, name in self._wanted.numbers.items():
+      named |= facts.named(name, _at(columns.get(column), row))
+    return facts.numbers(named)
 
   def _image(self, group, columns, row, end=None):
     value = columns[self._wanted.image][row]
@@ -291,13 +320,30 @@ class _Lazy:
     return floats.to_numpy().astype(np.float64)
 
 
-def _filter_scores(scores, rows):
-  """captions.filter_score, for all rows."""
-  if not scores:
-    return np.full(rows, np.nan, np.float32)
-  best = np.fmax.reduce(list(scores.values()))
-  prompt = scores.get(captions.DEFAULT, best)
-  return np.where(np.isnan(prompt), best, prompt).astype(np.float32)
+def _floats(column, rows):
+  """Values of a column as floats; NaN for what is no number."""
+  if column is None:
+    return np.full(rows, np.nan)
+  try:
+    return column.floats()
+  except _DAMAGED:  # One value is no number.
+    found = [facts.numbers({'': _at(column, row)}) for row in range(rows)]
+    return np.asarray([number.get('', np.nan) for number in found], np.float64)
+
+
+def _sizes(height, width):
+  """facts.size_of, for all rows."""
+  sizes = np.stack([height, width], axis=1)
+  known = (sizes >= 1).all(axis=1) & (sizes < 2**31).all(axis=1)
+  return np.where(known[:, None], sizes, 0).astype(np.int32)
+
+
+def _at(column, row):
+  """A value of a column; None if it is missing or damaged."""
+  try:
+    return None if column is None else column[row]
+  except _DAMAGED:
+    return None
 
 
 class _UnreachableError(OSError):

@@ -20,6 +20,7 @@ from sana_jax.data.records import (
   BadRecords,
   DAMAGED,
   MAX_BAD_FRACTION,
+  name_of,
 )
 from sana_jax.data.sources import Source
 from sana_jax.errors import UserError
@@ -72,7 +73,7 @@ def batches(
       except BadRecord as error:
         bad.add(error)
       except DAMAGED as error:
-        bad.add(BadRecord(f'record {record}', repr(error)))
+        bad.add(BadRecord(name_of(source, record), repr(error)))
       else:
         bad.saw_good()
         return example

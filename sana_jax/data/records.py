@@ -1,6 +1,7 @@
 """Bad records: skipped, counted by name, and fatal if there are too many."""
 
 import threading
+from typing import Any
 
 from absl import logging
 
@@ -21,6 +22,12 @@ class BadRecord(ValueError):
     super().__init__(f'{name}: {reason}')
     self.name = name
     self.reason = reason
+
+
+def name_of(source: Any, index: int) -> str:
+  """Name of a record: its file and row or key, if the source has it."""
+  name = getattr(source, 'name', None)
+  return name(int(index)) if callable(name) else f'record {index}'
 
 
 class BadRecords:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sana_jax.data import captions
+from sana_jax.data import captions, facts
 from sana_jax.data.array_cache import cached_arrays
 from sana_jax.data.images import DAMAGED, header_sizes
 from sana_jax.data.records import BadRecord
@@ -92,10 +92,15 @@ class TfdsSource:
   def __getitem__(self, index: int) -> dict[str, Any]:
     try:
       record = self._record(index)
-      named = captions.usable({captions.DEFAULT: _text(record['caption'])})
-      return captions.record(record['image'], named, {}, index, self._size)
+      named = facts.named(facts.DEFAULT, record['caption'])
+      found = facts.Facts(facts.usable(named))
+      return captions.record(record['image'], found, index, self._size)
     except _DAMAGED as error:
-      raise BadRecord(f'{self._name} #{index}', str(error)) from error
+      raise BadRecord(self.name(index), str(error)) from error
+
+  def name(self, index: int) -> str:
+    """Data set, split and number of a record."""
+    return f'{self._name} #{index}'
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) of the features, else of the images' headers."""
@@ -164,8 +169,3 @@ def _classes(value: Any) -> Iterator[Any]:
   elif isinstance(value, list):
     for child in value:
       yield from _classes(child)
-
-
-def _text(value):
-  value = value.item() if isinstance(value, np.ndarray) else value
-  return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,8 +1,8 @@
 """Tars of images and captions, with random access.
 
-A sample is an image (.jpg, .jpeg, .png, .webp) and a .txt with its caption or
-a .json with its captions, see captions.from_json; `height` and `width` in it
-avoid opening the image. The official layout is supported too, see wids.py.
+A sample is an image (see images.SUFFIXES) and a .txt with its caption, a .json
+with its captions, or both, see facts.py. The official layout is supported too,
+see wids.py.
 
 Each tar is read once to build an index, which is cached; a sample is then one
 ranged read, of a local or remote tar.
@@ -17,16 +17,17 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from sana_jax.data import captions, files, tars, wids
+from sana_jax.data import captions, facts, files, tars, wids
 from sana_jax.data.array_cache import cached_arrays
-from sana_jax.data.images import DAMAGED, in_threads
+from sana_jax.data.images import DAMAGED, in_threads, SUFFIXES
 from sana_jax.data.records import BadRecord, BadRecords, MAX_BAD_FRACTION
+from sana_jax.data.remarks import Remarks, summary, unread_beside
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
-_VERSION = 1  # Version of the cached index.
+_VERSION = 2  # Version of the cached index.
 _GAP = 2**16  # Bytes between caption and image up to which one read is used.
 
 
@@ -34,7 +35,8 @@ class WebDatasetSource:
   """Samples of all shards, in the order of the shards.
 
   Samples without an image or a caption and truncated shards are skipped and
-  counted in `bad`; a damaged sample raises BadRecord when it is read.
+  counted in `bad`, other files in `remarks`; a damaged sample raises BadRecord
+  when it is read.
   """
 
   def __init__(
@@ -67,13 +69,19 @@ class WebDatasetSource:
       np.flatnonzero(_has_image(c) & _has_text(c)) for c in self._columns
     ]
     self.bad.saw_good(sum(map(len, self._rows)))
+    self.remarks = Remarks()
+    self._remark(path, [*shards, *(s for of in sidecars.values() for s in of)])
     for shard, name in enumerate(self._names):
       self._count_bad(shard, listed_counts.get(name))
     self._starts = np.cumsum([0, *map(len, self._rows)])
     if not len(self):
       raise UserError(
-        f'{path} contains no sample with an image and a caption; shards need a '
-        '.jpg, .png or .webp and a .txt or .json of the same name.'
+        f'{path} contains no sample with an image and a caption; shards need '
+        f'{", ".join(SUFFIXES)} and a .txt or .json of the same name'
+        f'{self.remarks.summary()}.',
+        key='config.data.path',
+        value=path,
+        allowed='tars of images and captions',
       )
 
   def __len__(self) -> int:
@@ -83,13 +91,19 @@ class WebDatasetSource:
     shard, row = self._place(int(index))
     columns = self._columns[shard]
     try:
-      text, image = self._read(
-        shard, columns['text'][row], columns['image'][row]
+      image, *texts = self._read(
+        shard, *(columns[kind][row] for kind in ('image', 'txt', 'json'))
       )
-      named, scores = _captions(columns, row, text)
-      return captions.record(image, named, scores, index, self._size)
+      found, remarks = facts.of_files(*texts, _more(columns, row))
+      for remark in remarks:
+        self.remarks.add(remark, self._name(shard, row))
+      return captions.record(image, found, index, self._size)
     except DAMAGED as error:
       raise BadRecord(self._name(shard, row), str(error)) from error
+
+  def name(self, index: int) -> str:
+    """Shard and key of a record."""
+    return self._name(*self._place(index))
 
   def sizes(self) -> Int[np.ndarray, 'n 2']:
     """(height, width) of the .json, else of the image's header."""
@@ -116,6 +130,13 @@ class WebDatasetSource:
     key = self._columns[shard]['keys'][row].decode(errors='backslashreplace')
     return f'{self._names[shard]}: {key}'
 
+  def _remark(self, path, used):
+    for name, columns in zip(self._names, self._columns):
+      found = parse_json(columns['unused'].tobytes(), halves=True)
+      for reason, (count, first) in found.items():
+        self.remarks.add(reason, f'{name}: {first}', count)
+    self.remarks.add_all(unread_beside(path, [*used, wids.META]))
+
   def _count_bad(self, shard, listed_count):
     """Counts a truncated shard, and samples without an image or a text."""
     columns, name = self._columns[shard], self._names[shard]
@@ -136,27 +157,20 @@ class WebDatasetSource:
       self.bad.add(BadRecord(self._name(shard, row), 'no .txt or .json'))
 
   def _read(self, shard, *places):
-    """Bytes of both files, by one read if they are close to each other."""
-    path = self._names[shard]
-    used = [
+    """Bytes of each file or None, by one read of those close to each other."""
+    spans = sorted(
       (int(start), int(start + length)) for start, length in places if length
-    ]
-    first, last = min(used), max(used)
-    if last[0] - first[1] <= _GAP:
-      data, origin = files.read(path, first[0], last[1]), first[0]
-      parts = [
-        data[max(start - origin, 0) : start - origin + length]
-        for start, length in places
-      ]
-    else:
-      parts = [
-        files.read(path, int(start), int(start + length))
-        for start, length in places
-      ]
-    for part, (_, length) in zip(parts, places):
-      if len(part) < length:
-        raise ValueError(f'the tar ends {length - len(part)} bytes too early')
-    return parts
+    )
+    reads = []
+    for start, end in spans:
+      if reads and start - reads[-1][1] <= _GAP:
+        reads[-1][1] = end
+      else:
+        reads.append([start, end])
+    data = {
+      start: files.read(self._names[shard], start, end) for start, end in reads
+    }
+    return [_part(data, *map(int, place)) for place in places]
 
 
 def listing(path: str) -> dict[str, tuple[int, str]]:
@@ -167,28 +181,34 @@ def listing(path: str) -> dict[str, tuple[int, str]]:
   return shards
 
 
+def _part(data, start, length):
+  """Bytes of a file among reads by their start; None if it has none."""
+  if not length:
+    return None
+  origin = max(place for place in data if place <= start)
+  part = data[origin][start - origin : start - origin + length]
+  if len(part) < length:
+    raise ValueError(f'the tar ends {length - len(part)} bytes too early')
+  return part
+
+
 def _has_image(columns):
   return columns['image'][:, 1] > 0
 
 
 def _has_text(columns):
-  return (columns['text'][:, 1] > 0) | (np.diff(columns['more_at']) > 0)
+  return (
+    (columns['txt'][:, 1] > 0)
+    | (columns['json'][:, 1] > 0)
+    | (np.diff(columns['more_at']) > 0)
+  )
 
 
-def _captions(columns, row, text):
-  """(captions, scores) of a sample's file and of the sidecars."""
+def _more(columns, row):
+  """Facts of a sample's sidecars."""
   start, end = columns['more_at'][row : row + 2]
   more = parse_json(columns['more'][start:end].tobytes()) if end > start else {}
-  scores = more.get('scores', {})
-  if columns['is_json'][row]:
-    content = parse_json(text)
-    named, own = captions.from_json(content)
-    # Texts with scores in a sidecar, as in the official files.
-    named |= captions.usable({name: content.get(name) for name in scores})
-    scores = own | scores
-  else:
-    named = captions.usable({captions.DEFAULT: text.decode()})
-  return named | more.get('captions', {}), scores
+  return facts.Facts(more.get('captions', {}), more.get('scores', {}))
 
 
 def _shards(path):
@@ -213,7 +233,10 @@ def _shards(path):
     raise UserError(
       f'{path} matches no tar; set the data path to tars like '
       "'data/{0000..0099}.tar', to their folder or to a "
-      f'{wids.META}.'
+      f'{wids.META}{summary(unread_beside(path, ()))}.',
+      key='config.data.path',
+      value=path,
+      allowed='tars',
     )
   return found, counts
 

@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from sana_jax.data import captions, files
+from sana_jax.data import facts, files
 from sana_jax.data.array_cache import FAILED_READS
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
@@ -110,7 +110,7 @@ def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
     json.dumps(merged[key]).encode() if key in merged else b'' for key in keys
   ]
   scores = [
-    captions.filter_score(merged.get(key, {}).get('scores', {})) for key in keys
+    facts.filter_score(merged.get(key, {}).get('scores', {})) for key in keys
   ]
   return {
     'more': np.frombuffer(b''.join(texts), np.uint8),
@@ -123,10 +123,10 @@ def read_sidecars(paths: list[str], keys: list[str]) -> dict[str, np.ndarray]:
 def _merged(named, before):
   """Adds texts to the captions and numbers to the scores of a sample."""
   before = before or {}
-  numbers = captions.numbers(named)
+  numbers = facts.numbers(named)
   texts = {
     name: text
-    for name, text in captions.usable(named).items()
+    for name, text in facts.usable(named).items()
     if name not in numbers
   }
   return {

@@ -8,7 +8,13 @@ current one is fetched.
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from sana_jax.errors import is_out_of_memory
+import jax.numpy as jnp
+import numpy as np
+
+from sana_jax.errors import is_out_of_memory, UserError
+from sana_jax.inference import decoding
+from sana_jax.inference.decoding import NOT_FINITE
+from sana_jax.printable import printable
 from sana_jax.text.encode import TextError
 from sana_jax.typing import Array
 
@@ -59,10 +65,65 @@ def generate(
     wanted: indices whose images are needed, by default all. Batches without
       any are skipped; the others are unchanged, so that a restart draws the
       same bytes.
-    on_bad: called with the indices of requests whose text cannot be encoded,
-      and the reason; by default the error is raised.
+    on_bad: called with the indices of requests whose text cannot be encoded, or
+      whose pictures have NaN, and the reason; by default the error is raised.
   """
+  drawn = _drawn(pipe, requests, batch_size, wanted, on_bad, settings)
+  for indices, images in _one_behind(drawn):  # The next one is in flight.
+    bad = _not_finite(images)
+    if bad and on_bad is None:
+      raise UserError(
+        f'The picture of {printable(requests[indices[bad[0]]].prompt, 60)!r} '
+        f'{NOT_FINITE}',
+        key='--dtype',
+        allowed='float32 or bfloat16',
+      )
+    if bad:
+      on_bad([indices[i] for i in bad], NOT_FINITE)
+      good = [i for i in range(len(indices)) if i not in bad]
+      indices = [indices[i] for i in good]
+      images = images[np.asarray(good, int)]
+    if indices:
+      yield indices, _finished(images, settings)
+
+
+def _one_behind(items):
+  """The same items, each delayed until the next one is produced."""
+  waiting, error = [], None
+  while error is None:
+    try:
+      waiting.append(next(items))
+    except StopIteration:
+      break
+    except Exception as e:  # noqa: BLE001  Raised after the item before it.
+      error = e
+    if len(waiting) == 2:
+      yield waiting.pop(0)
+  yield from waiting
+  if error is not None:
+    raise error
+
+
+def _not_finite(images):
+  """Places of the images with NaN; waits for them."""
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    return []
+  return np.flatnonzero(~np.asarray(decoding.are_finite(images))).tolist()
+
+
+def _finished(images, settings):
+  """The images in the output type of the settings."""
+  floats = jnp.issubdtype(images.dtype, jnp.floating)
+  if floats and settings.get('output_type', 'uint8') == 'uint8':
+    return decoding.to_uint8(images)
+  return images
+
+
+def _drawn(pipe, requests, batch_size, wanted, on_bad, settings):
+  """Yields (indices, images), with fractions for 8 bits, to find NaN."""
   size, too_big = min(batch_size, len(requests)), {}
+  if settings.get('output_type', 'uint8') == 'uint8':
+    settings = {**settings, 'output_type': 'float'}
   for indices in plan(requests, size):
     shape = requests[indices[0]].height, requests[indices[0]].width
     if shape in too_big or not (wanted is None or wanted & set(indices)):

@@ -33,7 +33,7 @@ def generate(
     chooser: a scorer, which keeps the highest scores in descending order; or a
       comparator, which keeps the winners of a tournament in bracket order.
     on_bad: called with the index of a request whose text cannot be encoded,
-      and the reason; by default the error is raised.
+      or with NaN in a picture, and the reason; by default the error is raised.
   """
   everyone = [
     request._replace(number=number)
@@ -41,13 +41,15 @@ def generate(
     for number in range(count)
   ]
   pools = {}
-  skip = on_bad and (
-    lambda indices, reason: [
-      on_bad(i, reason) for i in {i // count for i in indices}
-    ]
-  )
-  for indices, images in _one_behind(
-    batches.generate(pipe, everyone, batch_size, on_bad=skip, **settings)
+  bad = set()
+
+  def skip(indices, reason):
+    for i in {i // count for i in indices} - bad:
+      bad.add(i)
+      on_bad(i, reason)
+
+  for indices, images in batches.generate(
+    pipe, everyone, batch_size, on_bad=on_bad and skip, **settings
   ):
     came = {}
     for i, image in zip(indices, np.asarray(images)):
@@ -59,15 +61,5 @@ def generate(
       pools[i] = pool._replace(candidates=(*pool.candidates, *new))
     pools |= zip(came, narrow(chooser, [pools[i] for i in came]))
     for i, new in came.items():
-      if new[-1].number == count - 1:
+      if new[-1].number == count - 1 and i not in bad:
         yield i, list(pools.pop(i).candidates)
-
-
-def _one_behind(items: Iterator) -> Iterator:
-  """The same items, each delayed until the next one is produced."""
-  waiting = []
-  for item in items:
-    waiting.append(item)
-    if len(waiting) == 2:
-      yield waiting.pop(0)
-  yield from waiting

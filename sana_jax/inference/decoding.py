@@ -2,14 +2,21 @@
 
 import functools
 
+from absl import logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sana_jax.inference import bins, strip_decoding, tiling
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
-from sana_jax.typing import Array, Float, UInt8
+from sana_jax.typing import Array, Bool, Float, UInt8
+
+NOT_FINITE = (
+  'has NaN or infinity; use float32 or bfloat16, fewer or more steps, or a '
+  'lower guidance scale.'
+)
 
 
 def decode(
@@ -49,6 +56,21 @@ def _finished(images, size):
   if size is not None:
     images = bins.resize_and_crop(images, *size)  # Before clipping.
   return jnp.clip(images * 0.5 + 0.5, 0, 1)
+
+
+@jax.jit
+def are_finite(images: Float[Array, 'b y x c']) -> Bool[Array, 'b']:
+  """Whether each image, or its latents, has neither NaN nor infinity."""
+  return jnp.isfinite(images).all(axis=range(1, images.ndim))
+
+
+def warn_of_nan(images: Float[Array, 'b y x c']) -> None:
+  """Logs the numbers of the images that are not finite; waits for them."""
+  bad = np.flatnonzero(~np.asarray(are_finite(images)))
+  if len(bad):
+    logging.warning(
+      'Picture %s of %d %s', ', '.join(map(str, bad)), len(images), NOT_FINITE
+    )
 
 
 @jax.jit

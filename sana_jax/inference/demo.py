@@ -194,10 +194,10 @@ def drawn(
 
 def is_cut(pipe, prompt: str) -> bool:
   """Whether the prompt is longer than the text limit of the model."""
-  _, mask = encode.tokenize(
-    pipe.tokenizer, [prompt], instruction=INSTRUCTION, length=encode.LENGTH + 1
+  _, mask = encode.tokenize(pipe.tokenizer, [prompt], instruction=INSTRUCTION)
+  return bool(
+    encode.cut_prompts(pipe.tokenizer, [prompt], mask, instruction=INSTRUCTION)
   )
-  return bool(mask.all())
 
 
 def _text_problems(key, value, needed=False):

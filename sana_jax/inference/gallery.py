@@ -90,6 +90,7 @@ class Gallery:
     )
     self._made = self._read_list()
     self.failed: dict[str, str] = {}
+    self._bad: dict[str, dict[str, Any]] = {}
 
   def __enter__(self):
     self._parts.mkdir(parents=True, exist_ok=True)
@@ -153,6 +154,14 @@ class Gallery:
     self._raise_failures()
     self._places.acquire()
     self._jobs.append(self._pool.submit(self._write, pictures, pixels))
+
+  def mark_bad(self, pictures: Sequence[Picture], reason: str) -> None:
+    """Lists pictures that are not written, with the reason."""
+    with self._lock:
+      for picture in pictures:
+        self._bad[picture.file] = {**picture.about, 'bad': reason}
+        self._log.write(_line(picture.file, self._bad[picture.file]))
+      self._log.flush()
 
   def open(self, picture: Picture) -> Image.Image:
     """Reads a picture.
@@ -237,6 +246,8 @@ class Gallery:
     wanted = {p.file: p for p in self._wanted}
     for line in existing.read_list(self._list):
       file = line.pop('file', None)
+      if 'bad' in line:
+        continue
       if isinstance(file, str) and (
         file not in wanted or existing.describes(line, wanted[file])
       ):
@@ -259,7 +270,10 @@ class Gallery:
     others = sorted(set(self._made) - set(order))
     files.write_bytes(
       self._list,
-      b''.join(_line(file, self._made[file]) for file in [*order, *others]),
+      b''.join(
+        _line(file, (self._made | self._bad)[file])
+        for file in [*order, *others, *self._bad]
+      ),
     )
 
   def _pack(self, shard, names, add):

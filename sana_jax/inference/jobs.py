@@ -160,7 +160,7 @@ def _text(key, value):
     raise UserError(
       f'{key} has a NUL character; a UTF-16 file must be saved as UTF-8.'
     )
-  return value.strip()
+  return value.strip().strip('\ufeff').strip()
 
 
 def _shown(value):

@@ -206,8 +206,11 @@ class Pipeline:
     )
     output_type = diffusers_names.output_type(output_type)
     arguments.check_output_type(output_type)
-    kind = 'uint8' if output_type == 'pil' else output_type
-    images = to_host(self.draw(*args, output_type=kind, **kwargs))
+    is_8_bit = output_type in ('pil', 'uint8')
+    kind = 'float' if is_8_bit else output_type
+    images = self.draw(*args, output_type=kind, **kwargs)
+    decoding.warn_of_nan(images)
+    images = to_host(decoding.to_uint8(images) if is_8_bit else images)
     if output_type == 'pil':
       return Output([Image.fromarray(image) for image in images])
     return Output(images)

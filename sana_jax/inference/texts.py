@@ -16,8 +16,15 @@ TEXT_LENGTHS = (16, 32, 64, 128, encode.LENGTH)
 
 
 def text_length(tokenizer, texts: Sequence[str], instruction: str) -> int:
-  """The shortest of TEXT_LENGTHS that truncates no prompt."""
+  """The shortest of TEXT_LENGTHS that truncates no prompt.
+
+  Logs a warning of prompts that the longest one truncates.
+  """
   _, mask = encode.tokenize(tokenizer, texts, instruction=instruction)
+  encode.warn_of_cut(
+    encode.cut_prompts(tokenizer, texts, mask, instruction=instruction),
+    encode.LENGTH,
+  )
   outside = mask.shape[1] - encode.LENGTH  # The instruction without <bos>.
   needed = int(mask.sum(axis=1).max()) - outside
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))

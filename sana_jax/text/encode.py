@@ -11,15 +11,17 @@ Negative prompts are encoded without an instruction. Tokenisation runs on the
 host; `embed` is pure, to be jitted by callers with a sharding.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 import functools
 
+from absl import logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.errors import UserError
+from sana_jax.printable import printable
 from sana_jax.text.prompts import check, clean
 from sana_jax.typing import Array, Bool, Float, Int, Params, PyTree
 
@@ -92,6 +94,47 @@ def _tokenize(tokenizer, prompts, instruction, total):
   )
   ids = np.asarray(tokens['input_ids'], np.int32)
   return ids, np.asarray(tokens['attention_mask'], bool)
+
+
+def cut_prompts(
+  tokenizer,
+  prompts: Sequence[str],
+  mask: Bool[np.ndarray, 'b m'],
+  *,
+  instruction: str = '',
+) -> dict[str, int]:
+  """Number of tokens by prompt, of those that `tokenize` truncated.
+
+  Args:
+    mask: what `tokenize` returned for them.
+  """
+  full = [p for p, row in zip(prompts, mask) if row.all()]
+  if not full:
+    return {}
+  outside = len(tokenizer.encode(instruction)) - 2 if instruction else 0
+  ids = tokenizer([instruction + clean(p) for p in full])['input_ids']
+  return {
+    prompt: len(row) - outside
+    for prompt, row in zip(full, ids)
+    if len(row) > mask.shape[1]
+  }
+
+
+def warn_of_cut(
+  cut: Mapping[str, int], length: int, seconds: float = 0
+) -> None:
+  """Logs a warning of truncated prompts, at most once in `seconds`."""
+  if cut:
+    prompt, tokens = next(iter(cut.items()))
+    logging.log_every_n_seconds(
+      logging.WARNING,
+      'The prompt %r has %d tokens, of which the first %d are used%s.',
+      seconds,
+      printable(prompt, 60),
+      tokens,
+      length,
+      f'; {len(cut) - 1} others are cut too' if len(cut) > 1 else '',
+    )
 
 
 def window(x: Array, length: int) -> Array:

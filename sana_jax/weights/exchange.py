@@ -35,12 +35,13 @@ from sana_jax.weights import (
   pth,
   safetensors_files,
   table,
+  wrapped,
 )
 from sana_jax.weights import folder as folders
 from sana_jax.weights.tensors import Stored, stored
 
 FORMATS = ('diffusers', 'official', 'orbax')
-_FILES = ('.pth', '.pt', '.bin', '.safetensors')
+_FILES = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors')
 # Other files and folders of a model folder, which are copied unchanged.
 _OTHERS = ('model_index.json', 'scheduler', 'tokenizer')
 
@@ -127,6 +128,7 @@ def _read_file(path, ema, configs):
     if path.suffix == '.safetensors'
     else pth.read(path, ema=ema)
   )
+  tensors = wrapped.without_prefixes(tensors, str(path))
   if official.matches(tensors):
     return {
       part: Part(

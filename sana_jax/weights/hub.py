@@ -26,6 +26,15 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   path = local(name)
   if path.is_dir():
     return path
+  if path.is_file():
+    raise UserError(
+      f'{printable(path, 200)} is a single file, and a model is a folder; make '
+      'one with sana-jax convert --from FILE --to FOLDER --format diffusers, '
+      'with --base NAME for its other parts.',
+      key='--model',
+      value=str(path),
+      allowed='a folder, a hub id or a name that sana-jax zoo lists',
+    )
   if (ASSETS / str(name) / 'model_index.json').is_file():
     return ASSETS / str(name)
   text = zoo.hub_id(str(name)) or str(name)

@@ -20,7 +20,14 @@ import numpy as np
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.printable import printable
-from sana_jax.weights import pickled, pickling, pth_legacy, pth_zip, ranges
+from sana_jax.weights import (
+  pickled,
+  pickling,
+  pth_legacy,
+  pth_zip,
+  ranges,
+  wrapped,
+)
 from sana_jax.weights.safe_pickle import described
 from sana_jax.weights.tensors import is_name, MOST_TENSORS, Stored
 
@@ -29,12 +36,12 @@ _MOST_COPIES = 8  # Bytes of all tensors, which may overlap, per byte of a file.
 
 
 def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
-  """Tensors of a model by name, from `state_dict` or the file's top level.
+  """Tensors of a model by name, from an entry of wrapped.KEYS or the top level.
 
   Entries that are not tensors are skipped and listed in one log line.
 
   Args:
-    ema: whether to read the EMA weights (`state_dict_ema`) instead.
+    ema: whether to read the EMA weights (wrapped.EMA_KEYS) instead.
 
   Raises:
     UserError: the file is damaged, of another kind, or without tensors.
@@ -75,19 +82,24 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
 
 def _model(path, content, ema):
   """Key of the model, its entry, and the other entries."""
-  key = 'state_dict_ema' if ema else 'state_dict'
   whole = content.value if isinstance(content.value, dict) else {}
-  if key in whole:
+  # A model may have a tensor with the name of an entry.
+  key = wrapped.key_of([k for k in whole if isinstance(whole[k], dict)], ema)
+  if key:
     return key, whole[key], {k: x for k, x in whole.items() if k != key}
   if ema:
     raise UserError(
-      f'{path} has no EMA weights (state_dict_ema) but '
-      f'{_contents(content.value)}; omit --ema.'
+      f'{path} has no EMA weights ({", ".join(wrapped.EMA_KEYS)}) but '
+      f'{_contents(content.value)}; omit --ema.',
+      key='--ema',
+      value=True,
+      allowed='false',
     )
   if not _separated(whole)[0]:
     raise UserError(
       f'{path} neither has nor is a state_dict: it contains '
-      f'{_contents(content.value)}; {_not_run(content)}.'
+      f'{_contents(content.value)}; {_not_run(content)}.',
+      allowed=wrapped.KEYS,
     )
   return 'entries', whole, {}
 

@@ -11,9 +11,11 @@ and count the file as its memory.
 from collections.abc import Mapping
 import json
 import math
+import os
 import pathlib
 import sys
 
+from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,6 +44,7 @@ _DTYPES = {
   'BOOL': np.bool_,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_OTHERS = ('.bin', '.pth', '.pt', '.ckpt', '.safetensors', '.msgpack', '.h5')
 _JSON_BYTES = 2**24  # Limit of a header or an index: 100,000 tensors.
 _MOST_FILES = 1000  # Limit of one model.
 
@@ -56,7 +59,7 @@ def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
   try:
     places = files.read_json(index, most=_JSON_BYTES).get('weight_map')
   except FileNotFoundError:
-    return read_file(folder / f'{stem}.safetensors')
+    return read_file(_single(folder, stem))
   tensors = {}
   for name in _file_names(index, places):
     part = read_file(folder / name)
@@ -66,6 +69,36 @@ def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
   if wrong := sorted(set(places) - set(tensors)):
     raise _disagree(index, wrong)
   return tensors
+
+
+def _single(folder, stem):
+  """The file of a model without an index; one in half precision if need be.
+
+  Raises UserError that lists files in other formats.
+  """
+  usual = folder / f'{stem}.safetensors'
+  if os.path.lexists(usual):
+    return usual
+  for half in ('fp16', 'bf16'):
+    path = folder / f'{stem}.{half}.safetensors'
+    if path.is_file():
+      logging.warning('%s is missing; %s is read.', usual, path.name)
+      return path
+  others = sorted(
+    p.name for p in folder.glob('*') if p.suffix in _OTHERS and p.is_file()
+  )
+  there = (
+    f'; there is {printable(", ".join(others[:5]), 300)}: make that file with '
+    'sana-jax convert, or with save_pretrained of diffusers'
+    if others
+    else ''
+  )
+  raise UserError(
+    f'{usual} is missing{there}.',
+    key='--model',
+    value=str(folder),
+    allowed=usual.name,
+  )
 
 
 def _file_names(index, places):

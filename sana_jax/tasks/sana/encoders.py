@@ -29,6 +29,7 @@ from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
+_WARNING_SECONDS = 600  # Between warnings of captions that are cut.
 # Parts of the model folder that each key of the config names.
 PARTS = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder', 'tokenizer')}
 
@@ -117,8 +118,14 @@ def needed_length(
   _, mask = encode.tokenize(
     tokenizer, captions, instruction=instruction, length=limit
   )
+  _warn_of_cut(tokenizer, captions, mask, instruction, limit)
   outside = mask.shape[1] - limit  # The instruction without <bos>.
   return usual_length(int(mask.sum(axis=1).max()) - outside, limit)
+
+
+def _warn_of_cut(tokenizer, captions, mask, instruction, limit):
+  cut = encode.cut_prompts(tokenizer, captions, mask, instruction=instruction)
+  encode.warn_of_cut(cut, limit, _WARNING_SECONDS)
 
 
 def usual_length(needed: int, limit: int) -> int:
@@ -159,6 +166,7 @@ class OnlineText:
     into one token with the instruction's last ones.
     """
     ids, mask = self._tokenize(caption)
+    _warn_of_cut(self.tokenizer, [caption], mask, self.instruction, self.length)
     before = self.prefix.shape[1]
     if (ids[:, :before] != self.prefix).any():
       raise BadRecord(repr(caption[:40]), 'it merges with the instruction')

@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from sana_jax import config as rules
@@ -19,22 +20,67 @@ _WHOLE = 2**26  # Of larger weight files only both ends are hashed.
 _END = 2**20
 
 
+_FILES = 'files of data.path'
+_NAMES = 'names and sizes in data.path'  # Older caches have no digest of these.
+
+
 class OtherCache(UserError):
   """The cache was made from other data or other models."""
 
 
-def of(config: ConfigDict, data_too: bool = True) -> dict[str, Any]:
-  """Keys of the config that change a cache, and digests of the models' files.
+def of(config: ConfigDict) -> dict[str, Any]:
+  """Keys of the config that change a cache, and digests of data and models."""
+  return _of_data(config) | _of_models(config)
 
-  `data_too` adds the listing of the files that the source opens, since a run, a
-  cache or an index may be among them. `shapes` follow from the config alone.
+
+def compare_given(path: str, config: ConfigDict) -> None:
+  """Raises OtherCache unless a config can be trained from the cache in `path`.
+
+  The data are compared if they can be listed, by names and sizes: copies have
+  other times.
   """
-  out = {'format': 1, **rules.changing(CACHE, config)}
-  if data_too and config.data.source != 'shapes':
-    found = sources.listing(config.data.source, config.data.path)
-    out['files of data.path'] = _digest(
-      json.dumps(_moved_along(found), sort_keys=True)
+  stored, current = read(path), _of_models(config)
+  try:
+    current |= _of_data(config)
+  except UserError as error:
+    logging.warning(
+      '%s is used without a comparison with the data: %s', path, error
     )
+  same_names = _NAMES in stored and stored[_NAMES] == current.get(_NAMES)
+  if same_names and current.pop(_FILES) != stored.get(_FILES):
+    logging.warning(
+      'Files of %s have other times than when the cache %s was made, and the '
+      'same names and sizes; make the cache again if they were edited.',
+      config.data.path,
+      path,
+    )
+  compare(path, stored, current)
+
+
+def _of_data(config):
+  """Digests of the listing of the files that the source opens.
+
+  A run, a cache or an index may be among others. `shapes` follow from the
+  config alone.
+  """
+  if config.data.source == 'shapes':
+    return {}
+  found = _moved_along(sources.listing(config.data.source, config.data.path))
+  if not found:
+    raise UserError(
+      f'{config.data.path} has no file that is read; correct the data path.',
+      key='config.data.path',
+      value=config.data.path,
+      allowed=f'files of the source {config.data.source}',
+    )
+  sizes = {name: size for name, (size, _) in found.items()}
+  digest = lambda value: _digest(json.dumps(value, sort_keys=True))
+  return {_FILES: digest(found), _NAMES: digest(sizes)}
+
+
+def _of_models(config):
+  """Keys of the config, and digests of the models' files."""
+  out = {'format': 1, **rules.changing(CACHE, config)}
   if config.inputs.latents == 'cached':
     out['autoencoder'] = _of_folder(
       encoders.find(config, 'autoencoder') / 'vae'
@@ -68,12 +114,15 @@ def compare(path: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
   differ = [
     f'{key} is {_short(stored.get(key))} there and {_short(value)} here'
     for key, value in current.items()
-    if stored.get(key) != value
+    if stored.get(key) != value and not (key == _NAMES and key not in stored)
   ]
   if differ:
     raise OtherCache(
       f'{path} is a cache of something else: {"; ".join(differ)}. Choose '
-      'another folder, or set the config back.'
+      'another folder, or set the config back.',
+      key='config.inputs.cache',
+      value=path,
+      allowed='a cache of the same data and models',
     )
 
 

@@ -166,9 +166,7 @@ def _open_cache(config, workdir) -> CachedSource:
   """The cache that the config names, or the run's own, made if needed."""
   path = config.inputs.cache
   if path:
-    fingerprints.compare(
-      path, fingerprints.read(path), fingerprints.of(config, data_too=False)
-    )
+    fingerprints.compare_given(path, config)
   else:
     path = os.fspath(resolve(workdir) / 'encoded')
     _set_aside_if_other(path, config)

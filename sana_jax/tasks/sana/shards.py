@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from sana_jax.data import buckets, cache
-from sana_jax.data.records import BadRecord, BadRecords, DAMAGED
+from sana_jax.data.records import BadRecord, BadRecords, DAMAGED, name_of
 from sana_jax.sharding.mesh import batch_spec, make_mesh
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import encoders
@@ -80,14 +80,16 @@ class ShardEncoder:
     """
     bucket = int(self.of_records[position])
     try:
-      if bucket < 0:
-        raise BadRecord(f'record {position}', 'its size cannot be read')
       record = self.source.with_all_captions(position)
+      if bucket < 0:
+        raise BadRecord(
+          name_of(self.source, position), 'its size cannot be read'
+        )
       image = buckets.fit(record['image'], self.sizes[bucket])
     except BadRecord as error:
       self.bad.add(error)
     except DAMAGED as error:
-      self.bad.add(BadRecord(f'record {position}', repr(error)))
+      self.bad.add(BadRecord(name_of(self.source, position), repr(error)))
     else:
       self.bad.saw_good()
       return cache.Record(

@@ -41,6 +41,16 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   return _download(text, shown)
 
 
+def find_pipeline(name: str | os.PathLike) -> pathlib.Path:
+  """Folder of a model that can be sampled; refuses others before a download.
+
+  Raises UserError like `find`, and for other kinds of the zoo.
+  """
+  if not local(name).is_dir():
+    zoo.check_sampling(str(name))
+  return find(name)
+
+
 def local(name: str | os.PathLike) -> pathlib.Path:
   """The name as a path, with `~` expanded.
 

@@ -56,13 +56,17 @@ class Report:
     self._primary = jax.process_index() == 0
     self._lines = self._board = self._pending = None
     self._rates = {}  # The current block of _RATES learning rates.
-    self._rate = Rate(start, config.num_steps, config.batch_size)
+    self._rate = Rate(
+      start,
+      config.num_steps,
+      config.batch_size,
+      watch.paused if watch else lambda: 0.0,
+    )
     self._bar = tqdm(
       total=config.num_steps,
       initial=start,
       dynamic_ncols=True,
-      bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left'
-      '{postfix}',
+      bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}{postfix}',
       disable=not (self._primary and sys.stderr.isatty()),
     )
     if self._primary:
@@ -157,16 +161,17 @@ class Report:
     text = f'loss {metrics["loss"]:.4g}, {rate.images_per_second:.3g} images/s'
     if metrics['skipped']:
       text += f', {metrics["skipped"]} skipped'
+    left = f'{tqdm.format_interval(rate.seconds_left)} left'
     if not self._bar.disable:
-      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.set_postfix_str(f'{left}, {text}', refresh=False)
       self._bar.update(1)
     elif (rate.is_known and rate.line_is_due()) or self._is_last(step):
       logging.info(
-        'step %d/%d  %s, %s left',
+        'step %d/%d  %s, %s',
         step,
         self._config.num_steps,
         text,
-        tqdm.format_interval(rate.seconds_left),
+        left,
       )
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -203,28 +208,42 @@ class Report:
 
 
 class Rate:
-  """Speed over the last second or so, elapsed and remaining time."""
+  """Speed over the last second or so, elapsed and remaining time.
 
-  def __init__(self, start: int, num_steps: int, batch_size: int):
+  Pauses, such as a checkpoint, lower the speed and not the remaining time.
+  """
+
+  def __init__(
+    self,
+    start: int,
+    num_steps: int,
+    batch_size: int,
+    paused: Callable[[], float] = lambda: 0.0,
+  ):
+    """A rate from step `start`; `paused` returns the seconds of all pauses."""
     self._num_steps, self._batch_size = num_steps, batch_size
     self._start = self._line = time.monotonic()
-    self._since = None  # (seconds, step) at the start of the measurement.
+    self._paused = paused
+    # (seconds, seconds of pauses, step) at the start of the measurement.
+    self._since = None
     self._step = start
-    self._steps_per_second = 0.0
+    self._steps_per_second = self._seconds_per_step = 0.0
     self._settled = False
     self.before = 0.0  # Seconds of training before this restart.
 
   def tick(self, step: int) -> None:
     """Records the end of a step; the first, which compiles, is not timed."""
-    self._step, now = step, time.monotonic()
+    self._step = step
+    now = time.monotonic(), self._paused(), step
     if self._since is None:
-      self._since = now, step
+      self._since = now
       return
-    elapsed, steps = now - self._since[0], step - self._since[1]
+    elapsed, paused, steps = (a - b for a, b in zip(now, self._since))
     if elapsed > 1 or not self._settled:
       self._steps_per_second = steps / max(elapsed, 1e-9)
+      self._seconds_per_step = max(elapsed - paused, 0.0) / steps
     if elapsed > 1:
-      self._since, self._settled = (now, step), True
+      self._since, self._settled = now, True
 
   def line_is_due(self) -> bool:
     if time.monotonic() - self._line < _SECONDS_BETWEEN_LINES:
@@ -247,8 +266,7 @@ class Rate:
 
   @property
   def seconds_left(self) -> float:
-    left = self._num_steps - self._step
-    return left / self._steps_per_second if self._steps_per_second else 0.0
+    return (self._num_steps - self._step) * self._seconds_per_step
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-from sana_jax import printable
+from sana_jax import extras, printable
 from sana_jax.backends import preferred
 from sana_jax.errors import UserError
 from sana_jax.launch import streams, system_errors, terminal
@@ -35,8 +35,6 @@ _EXAMPLES = """examples:
   sana-jax sample --model shapes --prompt "a red circle" --out out/
   sana-jax train --config shapes_text_encoder --workdir out/text_encoder
   sana-jax COMMAND --help"""
-# Extras by package; others are in train.
-_EXTRAS = {'gradio': 'demo'}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
-      return fail(
-        f'This needs the package {e.name}; install it with pip '
-        f"install 'sana_jax[{_EXTRAS.get(e.name, 'train')}]'."
-      )
+      return fail(str(extras.missing(e.name)))
     except KeyboardInterrupt:
       print('sana-jax: interrupted', file=sys.stderr)
       return 130

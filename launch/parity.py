@@ -7,8 +7,8 @@
 
 Weights and inputs are random, with a new seed in every run. --out writes
 parity.json and the page parity.md; --from-json rewrites the page without
-measuring. Ends with exit code 1 if a row fails. Needs pip install
-'sana_jax[parity]'.
+measuring. Ends with exit code 1 if a row fails.
+Needs pip install -e '.[parity]' -c constraints.txt.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import warnings
 
 from tqdm import tqdm
 
-from sana_jax import files
+from sana_jax import extras, files
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import prompt, text, whole
@@ -119,10 +119,7 @@ def all_cases() -> list[ledger.Case]:
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
-      raise UserError(
-        f'This needs the package {e.name}; install it with pip '
-        "install 'sana_jax[parity]'."
-      ) from e
+      raise extras.missing(e.name, extra='parity') from e
     out += module.cases()
   return out
 

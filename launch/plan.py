@@ -12,7 +12,7 @@ make it fit. Topologies are v4, v5e, v5p, v6e and tpu7x slices, such as
 v5e:16x16 or, for two, v5e:16x16@2; and a100, h100, h200 and b200 as
 SLICESxHOSTSxGPUS. --out gets plan.json, plan.md and, for each layout that fits,
 a file for sana-jax train --layout. Nothing runs on a device; compiled plans are
-cached. Needs pip install 'sana_jax[tpu]' or [gpu].
+cached. Needs pip install -e '.[tpu]' -c constraints.txt, or [gpu].
 """
 
 import argparse

@@ -17,7 +17,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from sana_jax import kernels
+from sana_jax import extras, kernels
 from sana_jax.analysis import chips
 from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.sharding.mesh import make_mesh
@@ -72,10 +72,7 @@ def platform(name: str) -> str:
 
 def _check_compiler(package, extra):
   if importlib.util.find_spec(package) is None:
-    raise UserError(
-      f'Compiling for these needs the package {package}; install '
-      f"it with pip install 'sana_jax[{extra}]'."
-    )
+    raise extras.missing(package, 'Compiling for these', extra)
 
 
 def _describe(found):

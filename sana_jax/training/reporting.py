@@ -1,4 +1,4 @@
-"""Training metrics: progress bar, JSONL, TensorBoard.
+"""Training metrics: progress bar, JSONL, dashboards.
 
 `Report` queues each step's metrics and fetches them one step later, when they
 are ready: the host neither waits for the newest step nor has more than one in
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import local_mesh
-from sana_jax.training import loss_bins
+from sana_jax.training import boards, loss_bins
 from sana_jax.training.jsonl_log import JsonlLog
 from sana_jax.training.monitoring import Monitor
 from sana_jax.typing import PyTree
@@ -45,7 +45,7 @@ class Report:
     last_good: Callable[[], epath.Path | None] = lambda: None,
     may_write: Callable[[], bool] = lambda: True,
   ):
-    """Opens metrics.jsonl and TensorBoard on process 0.
+    """Opens metrics.jsonl and the dashboards on process 0.
 
     Args:
       last_good: returns the newest checkpoint, for error messages.
@@ -54,7 +54,7 @@ class Report:
     self._config, self._schedule = config, schedule
     self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
-    self._lines = self._board = self._pending = None
+    self._lines = self._boards = self._pending = None
     self._rates = {}  # The current block of _RATES learning rates.
     self._rate = Rate(
       start,
@@ -74,7 +74,7 @@ class Report:
         workdir / 'metrics.jsonl', start, may_write=may_write
       )
       self._rate.before = self._lines.seconds
-      self._board = _tensorboard(workdir)
+      self._boards = boards.opened(workdir, config)
 
   def __enter__(self):
     return self
@@ -87,8 +87,8 @@ class Report:
       self._bar.close()
       if self._lines is not None:
         self._lines.close()
-      if self._board is not None:
-        self._board.close()
+      if self._boards is not None:
+        self._boards.close()
 
   def __call__(self, step: int, metrics: PyTree) -> None:
     """Reports the previous step and queues this step's metrics."""
@@ -96,12 +96,9 @@ class Report:
     self._pending = step, metrics
 
   def picture(self, step: int, image: Image.Image) -> None:
-    """Writes a grid of samples to TensorBoard."""
-    if self._board is not None:
-      self._board.write_images(
-        step, {'samples': np.asarray(image.convert('RGB'))[None]}
-      )
-      self._board.flush()
+    """Writes a grid of samples to the dashboards."""
+    if self._boards is not None:
+      self._boards.write_image(step, image.convert('RGB'))
 
   def flush(self) -> None:
     """Waits for the queued metrics and reports them.
@@ -175,7 +172,7 @@ class Report:
       )
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes a line to metrics.jsonl, and the same to TensorBoard."""
+    """Writes a line to metrics.jsonl, and the same to the dashboards."""
     # Skipped updates do not advance the optimizer's count.
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
     line = {
@@ -188,9 +185,9 @@ class Report:
     # JSON has no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
     self._lines.append(line)
-    if self._board is not None:
+    if self._boards is not None:
       del line['step']
-      self._board.write_scalars(
+      self._boards.write_scalars(
         step, {k: v for k, v in line.items() if v is not None}
       )
 
@@ -297,12 +294,3 @@ def log_overview(params: PyTree) -> None:
         for name in sorted(parts, key=parts.get, reverse=True)
       ),
     )
-
-
-def _tensorboard(workdir: epath.Path):
-  """clu's TensorBoard writer, or None without TensorFlow."""
-  try:
-    from clu import metric_writers
-  except ImportError:  # clu needs tensorflow for it, undeclared.
-    return None
-  return metric_writers.SummaryWriter(str(workdir))

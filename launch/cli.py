@@ -5,7 +5,7 @@ one and 75, a closed standard output with 141; files are written atomically.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import importlib
 import os
 import sys
@@ -96,7 +96,7 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
   """Raises UserError unless all are --config.key=value and printable."""
   for override in overrides:
     if not override.startswith('--config.'):
-      raise unknown(override, command)
+      raise unknown(override, command, _config_flags())
     key, _, value = override.partition('=')
     try:
       prompt(key, keep='')
@@ -106,12 +106,30 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
       raise UserError(f'{shown(key)}: {e}.') from e
 
 
-def unknown(argument: str, command: Parser) -> UserError:
-  """Error for an unknown argument of the command."""
-  flags = command.flags()
+def _config_flags() -> dict[str, str]:
+  """The keys of every run as overrides, by a flag that may stand for one."""
+  from sana_jax import config
+
+  return {f'--{key}': f'--config.{key}' for key in config.table(None)}
+
+
+def unknown(
+  argument: str, command: Parser, instead: Mapping[str, str] | None = None
+) -> UserError:
+  """Error for an unknown argument of the command.
+
+  Args:
+    instead: right arguments by wrong ones.
+  """
+  flags, name = command.flags(), argument.partition('=')[0]
+  right = (instead or {}).get(name.replace('-', '_').replace('__', '--', 1))
+  hint = f'; did you mean {right}?' if right else similar(name, flags)
   return UserError(
     f'Unknown argument {shown(argument)}; {command.prog} has '
-    f'{", ".join(flags)}{similar(argument.partition("=")[0], flags)}.'
+    f'{", ".join(flags)}{hint}.',
+    key=name,
+    value=argument,
+    allowed=tuple(flags),
   )
 
 

@@ -26,6 +26,7 @@ from sana_jax import extras, files
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import prompt, text, whole
+from sana_jax.printable import counted
 from sana_jax.tools.parity import ledger, pages
 
 # From small to large: the first failure is closest to its cause.
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
   devices.configure(cpu_devices=1)
   keep_small_programs()
   seed = secrets.randbits(31) if args.seed is None else args.seed
-  print(f'Comparing {len(cases)} rows; repeat with --seed={seed}.')
+  print(f'Comparing {counted(len(cases), "row")}; repeat with --seed={seed}.')
   result = pages.Ledger(
     measure(cases, seed),
     seed,

@@ -15,6 +15,7 @@ import textwrap
 from typing import Any
 
 from sana_jax.launch.flags import text
+from sana_jax.printable import counted
 
 _SAMPLED = (
   'yes, sana-jax sample --model NAME makes pictures with it; no, its weights '
@@ -139,7 +140,10 @@ def usage(entry) -> list[str]:
 def _sampling(entry):
   if entry.sampler is None:
     return ''
-  sampling = f'{entry.sampler}, {entry.steps} steps, guidance {entry.guidance}'
+  sampling = (
+    f'{entry.sampler}, {counted(entry.steps, "step")}, '
+    f'guidance {entry.guidance}'
+  )
   if entry.flow_shift is not None:
     sampling += f', flow shift {entry.flow_shift}'
   if entry.official_flow_shift is not None:

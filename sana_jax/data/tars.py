@@ -19,6 +19,7 @@ from sana_jax.data.images import (
   SUFFIXES,
 )
 from sana_jax.files import parse_json
+from sana_jax.printable import counted
 
 _IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 _TEXTS = ('json', 'txt')  # The first one has priority.
@@ -63,7 +64,7 @@ def scan(path: str) -> dict[str, np.ndarray]:
   ) as error:
     error = str(error) or type(error).__name__
     broken = (
-      f'{error}, after {len(samples)} samples'
+      f'{error}, after {counted(len(samples), "sample")}'
       if samples
       else (f'not a tar, or a compressed one ({error})')
     )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
+from sana_jax.printable import counted
 from sana_jax.training.jsonl_log import read_lines
 from sana_jax.training.workdir import write_atomically
 
@@ -41,7 +42,8 @@ def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
     axes.set_yscale('log')
   axes.set_xlim(0, steps[-1])
   axes.set_xlabel('step')
-  axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {steps[-1]} steps')
+  after = counted(int(steps[-1]), 'step')
+  axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {after}')
   axes.grid(True, which='both', alpha=0.2)
   axes.legend(frameon=False)
   png = io.BytesIO()

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.sharding.mesh import local_mesh
 from sana_jax.training import boards, loss_bins
 from sana_jax.training.jsonl_log import JsonlLog
@@ -124,8 +125,9 @@ class Report:
       self._config.max_skipped_in_a_row
     ):
       raise UserError(
-        f'The last {skipped} updates, up to step {step}, were not finite '
-        f'(loss {metrics["loss"]}) and were skipped; '
+        f'The last {counted(int(skipped), "update")}, up to step {step}, '
+        f'{"was" if skipped == 1 else "were"} not finite (loss '
+        f'{metrics["loss"]}) and skipped; '
         f'{self._last_good_text()}. Check the data, raise '
         'max_skipped_in_a_row, or start a new run from its `sana-jax export`: '
         'a new --workdir, with --config.init_from and a lower '

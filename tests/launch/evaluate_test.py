@@ -62,7 +62,7 @@ def test_the_table_is_printed_and_repeats(evaluated, cli):
   before = (out / 'scores.json').read_bytes()
   code, printed, _ = cli(*argv)
   assert code == 0
-  assert '12 held-out prompts x 2 images, 1 steps, guidance 4.5' in printed
+  assert '12 held-out prompts x 2 images, 1 step, guidance 4.5' in printed
   header, *rows = printed.splitlines()[1:]
   assert header.split() == ['kind', 'score', 'strict', 'chance', 'images']
   assert len(rows) == len(KINDS) + 1

@@ -53,7 +53,7 @@ def test_too_many_bad_lines_are_an_exit_code_of_1(cli, tiny_sana, tmp_path):
   ]
   code, printed, err = cli(*argv)
   assert code == 1
-  assert printed.startswith('1 pictures are in ')
+  assert printed.startswith('1 picture is in ')
   assert [err.count(f'line {i}: ') for i in (1, 2, 3, 4)] == [0, 1, 1, 1]
   assert '3 of 4 lines of ' in err
   rows = [

@@ -214,7 +214,7 @@ def test_invalid_lines_are_dropped_and_the_rest_stays(tmp_path, bad, caplog):
   path.write_bytes(b'\n'.join([whole[0], bad, whole[1], b'']))
   assert JsonlLog(path, 4).seconds == 2.0
   assert path.read_bytes() == b''.join(x + b'\n' for x in whole)
-  assert '1 truncated or damaged lines of 3' in caplog.text
+  assert '1 truncated or damaged line of 3' in caplog.text
 
 
 def test_lines_that_end_without_seconds_count_from_zero(tmp_path):

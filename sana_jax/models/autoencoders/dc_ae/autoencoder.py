@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from sana_jax.errors import UserError
 from sana_jax.models.autoencoders.base import LatentSpec
 from sana_jax.models.autoencoders.dc_ae import coder
+from sana_jax.printable import counted
 from sana_jax.typing import Array, DType, Float
 
 BLOCKS = ('ResBlock', 'EfficientViTBlock')
@@ -161,6 +162,7 @@ def check(model: DCAE):
 def _check_length(model, field, stages):
   if len(getattr(model, field)) != stages:
     raise UserError(
-      f'DC-AE got {len(getattr(model, field))} entries in {field}; give '
+      f'{field} of the DC-AE has '
+      f'{counted(len(getattr(model, field)), "entry", "entries")}; give '
       f'{stages}, one for each of encoder_widths.'
     )

@@ -9,11 +9,12 @@
 Every backend that runs here is compared with the float32 definition and then
 timed, forward and in training (forward and backward), beside a large copy and a
 large product on the same device. --against torch adds eager and compiled
-PyTorch in the same run (needs pip install 'sana_jax[parity]'). --tune tries
-tile sizes and keeps the fastest in kernels/tuned/, by kind of device, op, type
-and shape. --compile-for runs nothing: it compiles for unattached chips and
-reports memory and memory traffic. --out writes a JSON file and a page of all
-JSON files there. Ends with exit code 1 if a backend is wrong or fails.
+PyTorch in the same run (needs pip install -e '.[parity]' -c constraints.txt).
+--tune tries tile sizes and keeps the fastest in kernels/tuned/, by kind of
+device, op, type and shape. --compile-for runs nothing: it compiles for
+unattached chips and reports memory and memory traffic. --out writes a JSON file
+and a page of all JSON files there. Ends with exit code 1 if a backend is wrong
+or fails.
 """
 
 import argparse

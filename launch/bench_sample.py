@@ -8,9 +8,10 @@
 
 The model is one of sana-jax zoo, with random weights. --against runs the same
 stage of diffusers on the same weights in turn, and prints the ratio (needs pip
-install 'sana_jax[parity]'). --compile-for runs nothing: it compiles the stages
-for unattached chips and reports their memory (needs pip install 'sana_jax[tpu]'
-or [gpu]). --out writes a JSON file and a page of all JSON files there.
+install -e '.[parity]' -c constraints.txt). --compile-for runs nothing: it
+compiles the stages for unattached chips and reports their memory (needs pip
+install -e '.[tpu]' -c constraints.txt, or [gpu]). --out writes a JSON file and
+a page of all JSON files there.
 """
 
 import argparse

@@ -14,9 +14,9 @@ remat policy, kernels off and on; --profile prints the largest losses of the
 fastest. --against-plan compares in full with sana-jax plan. --against-loop
 compares a run of sana-jax train, with its data, log and checkpoints, with a
 bare loop that calls the same step. --compile-for runs nothing: it reports the
-memory, kernels and collectives of a chip's program (needs pip install
-'sana_jax[tpu]' or [gpu]). --out updates a JSON file after each config, and
-writes a page of all JSON files there.
+memory, kernels and collectives of a chip's program (needs pip install -e
+'.[tpu]' -c constraints.txt, or [gpu]). --out updates a JSON file after each
+config, and writes a page of all JSON files there.
 """
 
 import argparse

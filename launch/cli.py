@@ -5,12 +5,12 @@ one and 75, a closed standard output with 141; files are written atomically.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import importlib
 import os
 import sys
 
-from sana_jax import printable
+from sana_jax import extras, printable
 from sana_jax.backends import preferred
 from sana_jax.errors import UserError
 from sana_jax.launch import streams, system_errors, terminal
@@ -35,8 +35,6 @@ _EXAMPLES = """examples:
   sana-jax sample --model shapes --prompt "a red circle" --out out/
   sana-jax train --config shapes_text_encoder --workdir out/text_encoder
   sana-jax COMMAND --help"""
-# Extras by package; others are in train.
-_EXTRAS = {'gradio': 'demo'}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
-      return fail(
-        f'This needs the package {e.name}; install it with pip '
-        f"install 'sana_jax[{_EXTRAS.get(e.name, 'train')}]'."
-      )
+      return fail(str(extras.missing(e.name)))
     except KeyboardInterrupt:
       print('sana-jax: interrupted', file=sys.stderr)
       return 130
@@ -101,7 +96,7 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
   """Raises UserError unless all are --config.key=value and printable."""
   for override in overrides:
     if not override.startswith('--config.'):
-      raise unknown(override, command)
+      raise unknown(override, command, _config_flags())
     key, _, value = override.partition('=')
     try:
       prompt(key, keep='')
@@ -111,14 +106,30 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
       raise UserError(f'{shown(key)}: {e}.') from e
 
 
-def unknown(argument: str, command: Parser) -> UserError:
-  """Error for an unknown argument of the command."""
+def _config_flags() -> dict[str, str]:
+  """The keys of every run as overrides, by a flag that may stand for one."""
+  from sana_jax import config
+
+  return {f'--{key}': f'--config.{key}' for key in config.table(None)}
+
+
+def unknown(
+  argument: str, command: Parser, instead: Mapping[str, str] | None = None
+) -> UserError:
+  """Error for an unknown argument of the command.
+
+  Args:
+    instead: right arguments by wrong ones.
+  """
   flags, name = command.flags(), argument.partition('=')[0]
+  right = (instead or {}).get(name.replace('-', '_').replace('__', '--', 1))
+  hint = f'; did you mean {right}?' if right else similar(name, flags)
   return UserError(
     f'Unknown argument {shown(argument)}; {command.prog} has '
-    f'{", ".join(flags)}{similar(name, flags)}.',
+    f'{", ".join(flags)}{hint}.',
     key=name,
-    allowed=flags,
+    value=argument,
+    allowed=tuple(flags),
   )
 
 

@@ -10,12 +10,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 from sana_jax.keys import LAYOUT
 from sana_jax.paths import expanded
 from sana_jax.tree import flatten
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+
+_CONFIG = 'def get_config(arg) that returns a ConfigDict'
+_LAYOUT = "LAYOUT = {'mesh.fsdp': -1}, with keys of the config"
 
 
 def load_config(name: str) -> ConfigDict:
@@ -27,7 +30,7 @@ def load_config(name: str) -> ConfigDict:
   config = _run(
     f'--config={name}',
     _find(f'--config={name}', file, CONFIGS),
-    lambda module: module.get_config(arg),
+    lambda module: _of(module, 'get_config', _CONFIG)(arg),
   )
   if not isinstance(config, ConfigDict):
     raise UserError(
@@ -50,7 +53,9 @@ def apply_layout(config: ConfigDict, name: str) -> None:
   """Applies the LAYOUT of a file, or of a shipped name."""
   flag = f'--layout={name}'
   layout = _run(
-    flag, _find(flag, name, CONFIGS / 'layouts'), lambda module: module.LAYOUT
+    flag,
+    _find(flag, name, CONFIGS / 'layouts'),
+    lambda module: _of(module, 'LAYOUT', _LAYOUT),
   )
   if not isinstance(layout, dict):
     raise UserError(
@@ -84,11 +89,21 @@ def _find(flag: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
     raise UserError(f'{flag} is not a Python file: its name must end in .py.')
   names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
   raise UserError(
-    f'{flag}: there is no such file; shipped are {", ".join(names)}.',
+    f'{flag}: there is no such file; shipped are '
+    f'{", ".join(names)}{did_you_mean(file, names)}.',
     key=flag.partition('=')[0],
     value=file,
-    allowed=names,
+    allowed=tuple(names),
   )
+
+
+def _of(module, name, example):
+  """What a file must define; UserError if it does not."""
+  if not hasattr(module, name):
+    raise UserError(
+      f'the file has no {name}; define it, such as {example}.', key=name
+    )
+  return getattr(module, name)
 
 
 def _is_file(flag, path):
@@ -115,10 +130,10 @@ def _run(flag: str, path: pathlib.Path, get) -> Any:
       for frame in traceback.extract_tb(e.__traceback__)
       if frame.filename == str(path)
     ]
-    line = getattr(e, 'lineno', None) or (lines or ['?'])[-1]
-    raise UserError(
-      f'{flag} fails in line {line} ({brief(e)}); fix the file.'
-    ) from e
+    # An error of a call, such as of a function without arguments, has none.
+    line = getattr(e, 'lineno', None) or (lines or [None])[-1]
+    at = f' in line {line}' if line else ''
+    raise UserError(f'{flag} fails{at} ({brief(e)}); fix the file.') from e
 
 
 def brief(error: Exception) -> str:

@@ -23,6 +23,7 @@ from sana_jax.errors import UserError
 from sana_jax.launch import output
 from sana_jax.launch.devices import add_device_flags, join
 from sana_jax.launch.flags import BATCH, whole
+from sana_jax.printable import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,8 +147,9 @@ def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       ),
     )
   print(
-    f'{len(source)} training examples are in {out}; {len(examples)} of '
-    f'them are drawn in {sheet}.'
+    f'{counted(len(source), "training example is", "training examples are")} '
+    f'in {out}; {counted(len(examples), "of them is", "of them are")} drawn '
+    f'in {sheet}.'
   )
   return 0
 
@@ -213,6 +215,7 @@ def summary(out: str, held: dict) -> str:
   ]
   usable = cache.CachedSource(out, captions.CaptionRule(), want=()).usable
   return (
-    f'{usable} of {held["records"]} records are in {len(found)} files '
+    f'{usable:,} of {counted(held["records"], "record is", "records are")} in '
+    f'{counted(len(found), "file")} '
     f'of {sum(found) / 1e6:,.1f} MB in {out}.'
   )

@@ -14,6 +14,7 @@ import json
 from sana_jax import files
 from sana_jax.launch import output, pipelines
 from sana_jax.launch.flags import BATCH, whole
+from sana_jax.printable import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
       bar.update(len(chunk))
   scores = shapes_suite.score(images, requested)
   print(
-    f'{args.model}: {len(prompts)} held-out prompts x {args.num_images} '
-    f'images, {settings["steps"]} steps, guidance '
+    f'{args.model}: {counted(len(prompts), "held-out prompt")} x '
+    f'{counted(args.num_images, "image")}, '
+    f'{counted(settings["steps"], "step")}, guidance '
     f'{settings["guidance_scale"]}, seed {args.seed}'
   )
   print(shapes_suite.table(scores))

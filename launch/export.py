@@ -15,6 +15,7 @@ import argparse
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import text, whole
+from sana_jax.printable import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args.target, target, workdirs)  # It may exist by now.
     exporter.write(params, part)
   missed = exports.skipped(checkpoint)
-  note = f'; {missed:,} updates were not finite and were skipped'
+  note = (
+    f'; {counted(missed, "update was", "updates were")} not finite and skipped'
+  )
   print(
     f'{args.target}: step {checkpoint.name} of {args.workdir}'
     + note * bool(missed)

@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import math
 import re
+import sys
 import unicodedata
 
 from sana_jax.errors import UserError
@@ -51,11 +52,25 @@ class Parser(argparse.ArgumentParser):
     return found
 
   def parse_known_args(self, args=None, namespace=None):
-    for word in args or ():
+    args = self._hyphened(sys.argv[1:] if args is None else args)
+    for word in args:
       if re.fullmatch(r'--[\w-]+=--', word):
         # argparse drops the -- and returns a list where text is expected.
         self.error(f'{word} has no value; give one other than --')
     return super().parse_known_args(args, namespace)
+
+  def _hyphened(self, args):
+    """The arguments with flags such as --num_images as --num-images."""
+    known, found = self._option_string_actions, []
+    for index, word in enumerate(args):
+      if word == '--':
+        return found + list(args[index:])
+      name, equals, value = word.partition('=')
+      if name.startswith('--') and name not in known:
+        other = name.replace('_', '-')
+        word = other + equals + value if other in known else word
+      found.append(word)
+    return found
 
   def flags(self) -> list[str]:
     """All flags, as the usage shows them."""

@@ -12,6 +12,7 @@ from sana_jax.errors import UserError
 from sana_jax.launch import devices
 from sana_jax.launch.config_files import apply_layout, load_config
 from sana_jax.launching.job import Job
+from sana_jax.printable import counted
 
 _GIB = 2**30
 
@@ -62,7 +63,7 @@ def runner(pod: chips.Topology):
   def on_plan(plan, cached):
     if not cached and not plan.problem:
       log(
-        f'{plan.layout}, {plan.per_chip:g} images a chip: '
+        f'{plan.layout}, {counted(plan.per_chip, "image")} a chip: '
         f'{plan.needed / _GIB:.2f} of {plan.usable / _GIB:.2f} GiB; '
         f'compiled in {plan.compile_seconds:.0f} s.'
       )

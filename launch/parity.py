@@ -7,8 +7,8 @@
 
 Weights and inputs are random, with a new seed in every run. --out writes
 parity.json and the page parity.md; --from-json rewrites the page without
-measuring. Ends with exit code 1 if a row fails. Needs pip install
-'sana_jax[parity]'.
+measuring. Ends with exit code 1 if a row fails.
+Needs pip install -e '.[parity]' -c constraints.txt.
 """
 
 import argparse
@@ -22,10 +22,11 @@ import warnings
 
 from tqdm import tqdm
 
-from sana_jax import files
+from sana_jax import extras, files
 from sana_jax.errors import UserError
 from sana_jax.launch import devices, output
 from sana_jax.launch.flags import prompt, text, whole
+from sana_jax.printable import counted
 from sana_jax.tools.parity import ledger, pages
 
 # From small to large: the first failure is closest to its cause.
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
   devices.configure(cpu_devices=1)
   keep_small_programs()
   seed = secrets.randbits(31) if args.seed is None else args.seed
-  print(f'Comparing {len(cases)} rows; repeat with --seed={seed}.')
+  print(f'Comparing {counted(len(cases), "row")}; repeat with --seed={seed}.')
   result = pages.Ledger(
     measure(cases, seed),
     seed,
@@ -119,10 +120,7 @@ def all_cases() -> list[ledger.Case]:
     except ModuleNotFoundError as e:
       if (e.name or 'sana_jax').startswith('sana_jax'):
         raise
-      raise UserError(
-        f'This needs the package {e.name}; install it with pip '
-        "install 'sana_jax[parity]'."
-      ) from e
+      raise extras.missing(e.name, extra='parity') from e
     out += module.cases()
   return out
 

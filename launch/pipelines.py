@@ -14,6 +14,17 @@ from sana_jax.launch.flags import (
   whole,
 )
 
+# Those of sana_jax.diffusion.samplers, which takes seconds to import.
+SAMPLERS = (
+  'euler',
+  'dpm++1m',
+  'dpm++1m-heun',
+  'dpm++2m',
+  'dpm++2m-heun',
+  'dpm++3m',
+  'dpm++3m-heun',
+)
+
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags shared by `sample` and `evaluate`."""
@@ -49,7 +60,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--sampler',
     metavar='NAME',
-    help="euler, dpm++2m, dpm++2m-heun or dpm++3m (default: the model's)",
+    help=f'{", ".join(SAMPLERS[:-1])} or {SAMPLERS[-1]}, or the name of a '
+    "scheduler of diffusers (default: the model's)",
   )
   group.add_argument(
     '--guidance-interval',
@@ -128,7 +140,7 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
   from sana_jax.sharding.mesh import make_mesh
 
   if args.sampler:
-    samplers.make(args.sampler)
+    args.sampler = samplers.named(args.sampler)
   mesh = make_mesh(args.mesh, jax.local_devices())
   pipe = Pipeline.from_pretrained(args.model, args.dtype, mesh)
   return pipe, settings_of(args, pipe)

@@ -12,7 +12,7 @@ make it fit. Topologies are v4, v5e, v5p, v6e and tpu7x slices, such as
 v5e:16x16 or, for two, v5e:16x16@2; and a100, h100, h200 and b200 as
 SLICESxHOSTSxGPUS. --out gets plan.json, plan.md and, for each layout that fits,
 a file for sana-jax train --layout. Nothing runs on a device; compiled plans are
-cached. Needs pip install 'sana_jax[tpu]' or [gpu].
+cached. Needs pip install -e '.[tpu]' -c constraints.txt, or [gpu].
 """
 
 import argparse
@@ -32,6 +32,7 @@ from sana_jax.errors import UserError
 from sana_jax.launch import bench, devices, output, plan_matrix, plan_report
 from sana_jax.launch.config_files import apply_layout, checked_config, CONFIGS
 from sana_jax.launch.flags import flag, refused, whole
+from sana_jax.printable import counted
 
 # Rounds of a search while nothing fits, and the memory limit of each next one.
 _ROUNDS, _MUCH_LESS = 4, 0.75
@@ -272,9 +273,10 @@ def make_runner(args, bar):
       each = (time.monotonic() - began) / runner.compiled
       fits = 'fits' if plan.fits else 'does not fit'
       bar.write(
-        f'{plan.layout} ({mesh_text(plan.mesh)}, {plan.per_chip:g} images a '
-        f'chip) {fits}; compiled in {plan.compile_seconds:.0f} s, {left} '
-        f'to go, {each * left / 60:.0f} min or less.',
+        f'{plan.layout} ({mesh_text(plan.mesh)}, '
+        f'{counted(plan.per_chip, "image")} a chip) {fits}; compiled in '
+        f'{plan.compile_seconds:.0f} s, {left} to go, '
+        f'{each * left / 60:.0f} min or less.',
         file=sys.stderr,
       )
 

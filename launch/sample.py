@@ -206,10 +206,14 @@ def run(args: argparse.Namespace) -> int:
     made, failed = drawing.draw(pipe, jobs, settings, args, out, lock, scorer)
     skipped.add([_failure(job, failed) for job in jobs if job.line in failed])
   if made:
-    shown = (
-      'all' if made <= drawing.ON_SHEET else f'the first {drawing.ON_SHEET}'
-    )
-    print(f'{made} pictures are in {out}, {shown} of them in {out / SHEET}.')
+    sheet = out / SHEET
+    if made == 1:
+      print(f'1 picture is in {out}, and on {sheet}.')
+    else:
+      shown = 'all'
+      if made > drawing.ON_SHEET:
+        shown = f'the first {drawing.ON_SHEET}'
+      print(f'{made} pictures are in {out}, {shown} of them in {sheet}.')
   return skipped.conclude(len(jobs) + len(problems), args.max_bad_fraction)
 
 

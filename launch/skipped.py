@@ -6,7 +6,7 @@ import sys
 
 from sana_jax.inference import skipped
 from sana_jax.inference.jobs import Problem
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 
 _SHOWN = 20  # Maximum on the terminal; the file lists all.
 
@@ -58,9 +58,11 @@ class Skipped:
     too_many = self._count > most * lines
     report(
       [
-        f'{self._count:,} of {lines:,} lines of {self._file} were skipped'
+        f'{self._count:,} of {counted(lines, "line")} of {self._file} '
+        + ('was' if self._count == 1 else 'were')
+        + ' skipped'
         + (f', more than --max-bad-fraction={most:g}' if too_many else '')
-        + f'; they are in {self._path}.'
+        + f'; see {self._path}.'
       ]
     )
     return int(too_many)

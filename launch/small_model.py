@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -163,10 +164,39 @@ def finish(out: pathlib.Path, model: str, seconds: float) -> None:
   loss curve  {out / 'sana' / 'loss.png'}
   model       {model} (diffusers layout)
 
-Try next:
-  sana-jax sample --model {model} --prompt "a red star above a blue circle" --num-images 4 --out {out / 'mine'}
-  sana-jax evaluate --model shapes --suite shapes
-  sana-jax train --config shapes:quick --workdir {out / 'again'} --config.num_steps=8000 --config.data.path={out / 'data'} --config.autoencoder={out / 'dc_ae' / 'model'} --config.text_encoder={out / 'text_encoder' / 'model'}""")  # noqa: E501
+Try next, in {pathlib.Path.cwd()}:""")
+  for arguments in to_try(out, model):
+    print(f'  {shlex.join([program(), *arguments])}')
+
+
+def to_try(out: pathlib.Path, model: str) -> list[list[str]]:
+  """Arguments of sana-jax for a first look at the results."""
+  prompt = 'a red star above a blue circle'
+  mine = ['--num-images', '4', '--out', str(out / 'mine')]
+  longer = {
+    'num_steps': 8000,
+    'data.path': out / 'data',
+    'autoencoder': out / 'dc_ae' / 'model',
+    'text_encoder': out / 'text_encoder' / 'model',
+  }
+  return [
+    ['sample', '--model', model, '--prompt', prompt, *mine],
+    ['evaluate', '--model', 'shapes', '--suite', 'shapes'],
+    train('shapes:quick', out / 'again')
+    + [f'--config.{key}={value}' for key, value in longer.items()],
+  ]
+
+
+def program() -> str:
+  """The command sana-jax for the user's shell.
+
+  A path, unless the virtual environment is activated there.
+  """
+  if os.environ.get('VIRTUAL_ENV') == sys.prefix:
+    return 'sana-jax'
+  path = pathlib.Path(sys.executable).parent / 'sana-jax'
+  here = pathlib.Path.cwd()
+  return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 if __name__ == '__main__':

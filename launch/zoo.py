@@ -15,6 +15,12 @@ import textwrap
 from typing import Any
 
 from sana_jax.launch.flags import text
+from sana_jax.printable import counted
+
+_SAMPLED = (
+  'yes, sana-jax sample --model NAME makes pictures with it; no, its weights '
+  'load and convert, nothing more yet; part, it is one part of a model.'
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +49,7 @@ def record(entry) -> dict[str, Any]:
   return {
     **dataclasses.asdict(entry),
     'size_px': entry.size_px,
+    'can_sample': entry.can_sample,
     'configs': entry.configs(),
   }
 
@@ -50,11 +57,12 @@ def record(entry) -> dict[str, Any]:
 def table(entries: Sequence) -> list[str]:
   """Table with a line per entry, then the numbered notes."""
   notes = list(dict.fromkeys(e.note for e in entries if e.note))
-  rows = [('name', 'parameters', 'px', 'dtype', 'note', 'hub id')]
+  rows = [('name', 'sample', 'parameters', 'px', 'dtype', 'note', 'hub id')]
   for e in entries:
     rows.append(
       (
         e.name,
+        sampled(e),
         f'{e.parameters / 1e6:,.0f} M',
         str(e.size_px or '-'),
         e.dtypes[e.part],
@@ -63,7 +71,7 @@ def table(entries: Sequence) -> list[str]:
       )
     )
   widths = [max(map(len, column)) for column in zip(*rows)]
-  right = (False, True, True, False, False, False)
+  right = (False, False, True, True, False, False, False)
   lines = [
     '  '.join(
       cell.rjust(w) if r else cell.ljust(w)
@@ -74,10 +82,16 @@ def table(entries: Sequence) -> list[str]:
   return (
     lines
     + ['']
+    + _wrap('sample: ', _SAMPLED)
     + [
       line for i, note in enumerate(notes, 1) for line in _wrap(f'[{i}] ', note)
     ]
   )
+
+
+def sampled(entry) -> str:
+  """Whether sana-jax sample makes pictures with an entry."""
+  return 'yes' if entry.can_sample else 'part' if entry.is_part else 'no'
 
 
 def details(entry) -> list[str]:
@@ -86,6 +100,7 @@ def details(entry) -> list[str]:
 
   facts = {
     'kind': entry.kind,
+    'sample': sampled(entry),
     'parameters': f'{entry.parameters:,} ({entry.part})',
     'size': f'{entry.size_px} px' if entry.size_px else '',
     'hub id': entry.hub_id or 'not published in the diffusers layout',
@@ -125,7 +140,10 @@ def usage(entry) -> list[str]:
 def _sampling(entry):
   if entry.sampler is None:
     return ''
-  sampling = f'{entry.sampler}, {entry.steps} steps, guidance {entry.guidance}'
+  sampling = (
+    f'{entry.sampler}, {counted(entry.steps, "step")}, '
+    f'guidance {entry.guidance}'
+  )
   if entry.flow_shift is not None:
     sampling += f', flow shift {entry.flow_shift}'
   if entry.official_flow_shift is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 
 
 @contextlib.contextmanager
@@ -42,14 +42,16 @@ def check(names: Mapping[str, str], key: str) -> None:
   for op, name in names.items():
     if op not in OPS:
       raise UserError(
-        f'{key} has {op!r}; allowed are {", ".join(OPS)}.',
+        f'{key} has {op!r}{did_you_mean(op, OPS)}; allowed are '
+        f'{", ".join(OPS)}.',
         key=key,
         value=op,
         allowed=OPS,
       )
     if name not in OPS[op].implementations:
       raise UserError(
-        f'{key} has {name!r} for {op}; allowed are '
+        f'{key} has {name!r} for {op}'
+        f'{did_you_mean(name, OPS[op].implementations)}; allowed are '
         f'{", ".join(OPS[op].implementations)}.',
         key=key,
         value=name,

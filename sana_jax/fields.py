@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 
 _LISTED = 5  # Reported problems of an object.
 _SHOWN = 80  # Characters of a value in a message.
@@ -72,7 +72,8 @@ def text(most: int) -> Field:
 def list_of(field: Field, low: int, high: int) -> Field:
   """A list of `low` to `high` values, each allowed by `field`."""
   return Field(
-    f'a list of {low} to {high:,} entries, each {field.allowed}',
+    f'a list of {low} to {counted(high, "entry", "entries")}, '
+    f'each {field.allowed}',
     lambda value: (
       isinstance(value, list | tuple)
       and low <= len(value) <= high

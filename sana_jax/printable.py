@@ -1,4 +1,4 @@
-"""Untrusted text, such as prompts and names in files, made safe for terminals.
+"""Counts in words, and untrusted text made safe for terminals.
 
 Control characters can move the cursor, recolour or clear the screen, and make
 some terminals send input; a text of megabytes hides everything else.
@@ -40,6 +40,17 @@ def printable(text: object, most: int = MOST, keep: str = '') -> str:
 
 def _is_visible(c):
   return c == _JOINER or unicodedata.category(c) not in _INVISIBLE
+
+
+def counted(count: float, one: str, many: str = '') -> str:
+  """'1 picture' or '2 pictures'.
+
+  Args:
+    one: words after a count of 1, such as 'line was'.
+    many: words after every other count; by default those of `one` and an s.
+  """
+  number = f'{count:,}' if isinstance(count, int) else f'{count:g}'
+  return f'{number} {one if count == 1 else many or f"{one}s"}'
 
 
 def message(text: object, most: int = MOST) -> str:

@@ -51,7 +51,7 @@ LAYERS = [
   line.split()
   for line in (
     'assets checkout errors typing version',
-    'files interpreter paths printable registry seals tree',
+    'extras files interpreter paths printable registry seals tree',
     'compilation_cache fields kernels',
     'backends keys sharding',
     'diffusion models optim text',

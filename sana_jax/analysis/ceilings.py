@@ -21,6 +21,7 @@ from sana_jax.analysis import chips, device
 from sana_jax.analysis.chips import Chip
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
+from sana_jax.printable import counted
 from sana_jax.sharding.mesh import make_mesh
 
 FILE = '~/.cache/sana_jax/ceilings.json'
@@ -116,7 +117,7 @@ def text(kind: str, found: Mapping[str, Any]) -> str:
   """Table of the rates, beside the data sheet's where one is known."""
   chip = chips.of_kind(kind)
   sheet = chip.of_device() if chip else None
-  lines = [f'{kind}, {found["devices"]} devices, {found["date"]}']
+  lines = [f'{kind}, {counted(found["devices"], "device")}, {found["date"]}']
   for key, (name, unit, size) in _RATES.items():
     if key in found:
       line = f'  {name}: {found[key] / size:.4g} {unit}'

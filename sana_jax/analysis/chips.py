@@ -21,6 +21,7 @@ import math
 import re
 
 from sana_jax.errors import did_you_mean, UserError
+from sana_jax.printable import counted
 
 GIB = 2**30
 
@@ -164,7 +165,7 @@ def parse(name: str) -> Topology:
   found = Topology(name, chip, shape, int(match[2] or 1))
   if not 1 <= found.chips <= most:
     raise UserError(
-      f'{name!r} has {found.chips} chips; 1 to {most} are '
+      f'{name!r} has {counted(found.chips, "chip")}; 1 to {most} are '
       f'allowed: give a shape such as {example}.'
     )
   return found

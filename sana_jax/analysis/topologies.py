@@ -17,9 +17,10 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from sana_jax import kernels
+from sana_jax import extras, kernels
 from sana_jax.analysis import chips
 from sana_jax.errors import is_out_of_memory, UserError
+from sana_jax.printable import counted
 from sana_jax.sharding.mesh import make_mesh
 
 # Allows concurrent compilers; no metadata server describes the chips.
@@ -72,10 +73,7 @@ def platform(name: str) -> str:
 
 def _check_compiler(package, extra):
   if importlib.util.find_spec(package) is None:
-    raise UserError(
-      f'Compiling for these needs the package {package}; install '
-      f"it with pip install 'sana_jax[{extra}]'."
-    )
+    raise extras.missing(package, 'Compiling for these', extra)
 
 
 def _describe(found):
@@ -100,7 +98,7 @@ def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
   needed = math.prod(shape.values())
   if needed > len(there):
     raise UserError(
-      f'{name} has {len(there)} devices; the mesh needs {needed}.'
+      f'{name} has {counted(len(there), "device")}; the mesh needs {needed}.'
     )
   return make_mesh(shape, there[:needed])
 

@@ -1,5 +1,7 @@
 """The keys of every run."""
 
+import re
+
 from sana_jax.fields import Field
 from sana_jax.kernels import OPS
 from sana_jax.kernels.dispatch import Op
@@ -121,6 +123,15 @@ RECORDS = {
     1000,
     'Steps between sample grids and loss curves; 0 for none.',
     NOT_NEGATIVE,
+    NOTHING,
+  ),
+  'wandb': Key(
+    '',
+    "Project of Weights & Biases that gets metrics and pictures; '' for none.",
+    Field(
+      "up to 128 letters, digits, '-', '_' and '.', or ''",
+      lambda value: re.fullmatch(r'[\w.-]{0,128}', value, re.ASCII),
+    ),
     NOTHING,
   ),
   'watch.stall_minutes': Key(

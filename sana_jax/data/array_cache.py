@@ -17,6 +17,7 @@ import numpy as np
 
 from sana_jax.files import open_regular, write_bytes
 from sana_jax.paths import expanded
+from sana_jax.printable import counted
 from sana_jax.seals import sealed, unsealed
 
 CACHE = '~/.cache/sana_jax/index'
@@ -62,9 +63,9 @@ def _without_failures(arrays):
   failed = int(np.sum(arrays.pop(FAILED_READS, 0)))
   if failed:
     logging.warning(
-      '%d reads failed; their values are unknown for now '
-      'and are read again at the next start.',
-      failed,
+      '%s: what was not read is unknown for now and is read again at the next '
+      'start.',
+      counted(failed, 'read failed', 'reads failed'),
     )
   return arrays, failed
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sana_jax.data.records import BadRecord
 from sana_jax.data.sources import DescribedSource
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 from sana_jax.typing import Int
 
 _SIDES = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -19,7 +19,7 @@ _BAR, _NAME, _CAPTION, _ERROR = 40, 40, 70, 300  # Characters.
 
 def description(source: DescribedSource, reads: int) -> Iterator[str]:
   """Lines on sizes and scores of all records, and on `reads` decoded ones."""
-  yield f'{len(source):,} records'
+  yield counted(len(source), 'record')
   yield from _skipped(source)
   sizes = source.sizes()
   known = sizes[(sizes > 0).all(axis=1)]
@@ -76,7 +76,7 @@ def _read(source, reads):
     texts.append(record['caption'])
   seconds = time.perf_counter() - start
   yield (
-    f'{len(indices):,} records read in {seconds:.2f} s '
+    f'{counted(len(indices), "record")} read in {seconds:.2f} s '
     f'({len(indices) / seconds:,.0f} / s), {len(bad)} bad'
   )
   yield from _named(bad)

@@ -16,6 +16,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from sana_jax import extras
 from sana_jax import files as local
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
@@ -285,7 +286,8 @@ def _system(path):
     extra = _EXTRAS.get(protocol, 'train')
     raise UserError(
       f'{path} needs a package that is not installed ({_brief(error)}); '
-      f"install it with pip install 'sana_jax[{extra}]'."
+      f'install it with {extras.install(extra)}.',
+      key=extra,
     ) from error
   except ValueError as error:
     raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from sana_jax.data.records import name_of
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.typing import Bool, Float, Int
 
 
@@ -89,14 +90,20 @@ def filtered(
     return source
   dropped = np.any(list(reasons.values()), axis=0)
   counts = ', '.join(
-    f'{int(np.sum(which))} have {reason}' for reason, which in reasons.items()
+    f'{counted(int(np.sum(which)), "has", "have")} {reason}'
+    for reason, which in reasons.items()
   )
   indices = np.flatnonzero(~dropped)
   if not len(indices):
     raise UserError(
-      f'None of {len(source)} records is left: {counts}; lower '
+      f'None of {counted(len(source), "record")} is left: {counts}; lower '
       'config.data.min_score or config.data.min_size_px, or raise '
       'config.data.max_aspect_ratio.'
     )
-  logging.info('Kept %d of %d records: %s.', len(indices), len(source), counts)
+  logging.info(
+    'Kept %d of %s: %s.',
+    len(indices),
+    counted(len(source), 'record'),
+    counts,
+  )
   return Subset(source, indices)

@@ -6,6 +6,7 @@ from typing import Any
 from absl import logging
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 
 MAX_BAD_FRACTION = 0.05
 # Exceptions of sources and transforms for damaged data, besides BadRecord.
@@ -81,7 +82,8 @@ class BadRecords:
     if more:
       named.append(f'and {more} more')
     return (
-      f'{len(self.reasons)} of {base} records are bad, more than '
+      f'{len(self.reasons):,} of {counted(base, "record is", "records are")} '
+      'bad, more than '
       f'max_bad_fraction={self._max_fraction} allows: '
       f'{", ".join(named)}; repair or remove them, or raise '
       'data.max_bad_fraction.'

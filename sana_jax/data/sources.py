@@ -13,7 +13,7 @@ from sana_jax.data import captions, files, filters, folder
 from sana_jax.data.array_cache import CACHE
 from sana_jax.data.records import MAX_BAD_FRACTION
 from sana_jax.data.tfds import prepared, TfdsSource
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
@@ -134,7 +134,8 @@ def _opened(kind, path, size, split, drawn, columns, limits):
       return ArrayRecordSource(path, size, **limits)
     case _:
       raise UserError(
-        f'Source {kind!r} is unknown; choose one of {", ".join(KINDS)}.'
+        f'Source {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of '
+        f'{", ".join(KINDS)}.'
       )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from sana_jax.data import facts, files
 from sana_jax.data.images import HEADER_BYTES, header_size, SUFFIXES
 from sana_jax.data.remarks import tally, unread
+from sana_jax.printable import counted
 
 _IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 _TEXTS = ('txt', 'json')
@@ -76,7 +77,7 @@ def scan(path: str) -> dict[str, np.ndarray]:
   ) as error:
     error = str(error) or type(error).__name__
     broken = (
-      f'{error}, after {len(samples)} samples'
+      f'{error}, after {counted(len(samples), "sample")}'
       if samples
       else (f'not a tar, or a compressed one ({error})')
     )

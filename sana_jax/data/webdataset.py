@@ -25,6 +25,7 @@ from sana_jax.data.remarks import Remarks, summary, unread_beside
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.paths import expanded
+from sana_jax.printable import counted
 from sana_jax.typing import Float, Int
 
 _VERSION = 2  # Version of the cached index.
@@ -145,9 +146,9 @@ class WebDatasetSource:
       self.bad.add(BadRecord(name, broken))
     elif listed_count not in (None, found):
       logging.warning(
-        '%s contains %d samples; %s lists %d.',
+        '%s contains %s; %s lists %d.',
         name,
-        found,
+        counted(found, 'sample'),
         wids.META,
         listed_count,
       )

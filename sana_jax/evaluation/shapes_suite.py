@@ -25,6 +25,7 @@ import numpy as np
 
 from sana_jax.data.shapes import captions, KINDS, Requirement
 from sana_jax.evaluation.shapes_detector import detect, Detected
+from sana_jax.printable import counted
 from sana_jax.typing import UInt8
 
 POSITION_MARGIN = 0.1
@@ -127,7 +128,9 @@ def score(
   shuffled by the seed.
   """
   if len(images) != len(prompts):
-    raise ValueError(f'{len(images)} images for {len(prompts)} prompts.')
+    raise ValueError(
+      f'{counted(len(images), "image")} for {counted(len(prompts), "prompt")}.'
+    )
   found = [detect(np.asarray(image)) for image in images]
   wants = [prompt.requirement for prompt in prompts]
   right = np.array([follows(w, f) for w, f in zip(wants, found)])

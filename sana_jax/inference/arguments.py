@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sana_jax import fields
+from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
 from sana_jax.inference import texts
@@ -104,6 +105,7 @@ def call(given: Mapping[str, Any], own: Mapping[str, Any]) -> Call:
   values['guidance'] = guidance_of(
     values.pop('guidance_scale'), values['guidance']
   )
+  values['sampler'] = samplers.named(values['sampler'])
   values['prompts'] = texts.texts_of('prompt', values['prompts'])
   return Call(**values)
 

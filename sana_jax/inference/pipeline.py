@@ -89,7 +89,10 @@ class Pipeline:
     sums of the linear attention are always in float32. Only the decoder of the
     autoencoder is loaded.
     """
-    folder, dtype = hub.find(name), arguments.dtype_of(dtype or torch_dtype)
+    folder, dtype = (
+      hub.find_pipeline(name),
+      arguments.dtype_of(dtype or torch_dtype),
+    )
     recommended = model_index.read(folder)
     scheduler = read_scheduler(folder)
     tokenizer = tokenizers.load(folder / 'tokenizer')

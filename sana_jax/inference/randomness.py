@@ -9,6 +9,7 @@ import numpy as np
 
 from sana_jax import fields
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.typing import Array, Float, Int, Keys
 
 _COUNTER = fields.integer(0, 2**31 - 1)
@@ -26,8 +27,8 @@ def of_pictures(
   seeds = [seed] * prompts if np.ndim(seed) == 0 else list(seed)
   if numbers is None:
     numbers = list(range(num_images)) * prompts
-  seeds = _counters('seed', seeds, prompts, 'prompts')
-  numbers = _counters('numbers', numbers, count, 'images')
+  seeds = _counters('seed', seeds, prompts, 'prompt')
+  numbers = _counters('numbers', numbers, count, 'image')
   return jnp.repeat(jnp.asarray(seeds), num_images), jnp.asarray(numbers)
 
 
@@ -36,7 +37,9 @@ def _counters(name, values, count, of):
   plain = [*map(fields.plain, values)]
   if len(plain) != count:
     raise UserError(
-      f'{name} has {len(plain)} entries for {count} {of}.', key=name
+      f'{name} has {counted(len(plain), "entry", "entries")} for '
+      f'{counted(count, of)}.',
+      key=name,
     )
   for value in plain:
     fields.check('The call', {name: value}, {name: _COUNTER})

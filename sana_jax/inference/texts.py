@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.text import encode, prompts
 from sana_jax.typing import PyTree
 
@@ -52,7 +53,8 @@ def negatives_of(value: str | Sequence[str] | None, count: int) -> list[str]:
     return found[:1]
   if len(found) != count:
     raise UserError(
-      f'negative_prompt has {len(found)} entries for {count} prompts.',
+      f'negative_prompt has {counted(len(found), "entry", "entries")} for '
+      f'{counted(count, "prompt")}.',
       key='negative_prompt',
       value=found,
       allowed=f'one, or {count}',

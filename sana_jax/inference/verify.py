@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.typing import Bool, Float, Image, Images
 
 # (prompts, their images) -> a score each; higher is better.
@@ -190,7 +191,7 @@ def _answers(chooser, prompts, *sides):
   if answers.shape != (len(prompts),):
     raise UserError(
       f'The scorer returned an array of shape {answers.shape} for '
-      f'{len(prompts)} prompts; it must return one value for each.'
+      f'{counted(len(prompts), "prompt")}; it must return one value for each.'
     )
   if not np.isfinite(answers.astype(np.float64)).all():
     raise UserError(

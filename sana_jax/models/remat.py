@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 from sana_jax.typing import Array
 
 _INPUT = 'block_input'
@@ -36,7 +36,7 @@ def remat(body: Callable, name: str) -> Callable:
   """Wraps a scan's body in the policy `name`; UserError if it is unknown."""
   if name not in NAMES:
     raise UserError(
-      f'remat={name!r} is unknown; allowed are '
+      f'remat={name!r} is unknown{did_you_mean(name, NAMES)}; allowed are '
       f'{", ".join(NAMES)} (key: model.remat).'
     )
   if name == 'none':

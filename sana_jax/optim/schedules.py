@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import optax
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 
 RATED_BATCH = 256  # Images, for which NVlabs/Sana states its rates.
 # Factor of the rate for a batch of another size, by name.
@@ -115,8 +116,9 @@ def make(
   }[name]
   if warmup > longest:
     raise UserError(
-      f'The warm-up is {warmup} steps; schedule {name!r} allows 0 to {longest} '
-      f'in a run of {num_steps} steps (key: {group}.warmup_steps).',
+      f'The warm-up is {counted(warmup, "step")}; schedule '
+      f'{name!r} allows 0 to {longest} '
+      f'in a run of {counted(num_steps, "step")} (key: {group}.warmup_steps).',
       key=f'{group}.warmup_steps',
       value=warmup,
       allowed=f'0 to {longest}',

@@ -19,7 +19,8 @@ from jaxtyping import Int
 import ml_collections
 import numpy as np
 
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
+from sana_jax.printable import counted
 from sana_jax.typing import Array, PyTree
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
@@ -165,7 +166,8 @@ def _slices(devices, count):
   if devices[0].platform == 'cpu' and count > 0 and len(devices) % count == 0:
     return np.split(np.asarray(devices), count)
   raise UserError(
-    f'mesh.slices={count} does not fit: the {len(devices)} devices lie in '
+    f'mesh.slices={count} does not fit: '
+    f'{counted(len(devices), "device lies", "devices lie")} in '
     f'{len({getattr(d, "slice_index", 0) for d in devices})} slices of '
     f'{len({d.process_index for d in devices})} processes; set mesh.slices '
     'to one of these numbers, or to 1.'
@@ -176,7 +178,8 @@ def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
   """The axes in their fixed order, with -1 replaced by the remaining size."""
   if unknown := sorted(set(shape) - set(AXES)):
     raise UserError(
-      f'mesh has the axes {", ".join(unknown)}; allowed are {", ".join(AXES)}.'
+      f'mesh has the axes {", ".join(unknown)}'
+      f'{did_you_mean(unknown[0], AXES)}; allowed are {", ".join(AXES)}.'
     )
   sizes = {a: shape[a] for a in AXES if a in shape} or {'data': -1}
   text = ', '.join(f'{a}={n}' for a, n in sizes.items())

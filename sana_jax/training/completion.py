@@ -6,6 +6,7 @@ import jax
 import ml_collections
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.sharding.mesh import local_mesh
 from sana_jax.sharding.mesh import to_host as on_host
 from sana_jax.training import pictures
@@ -62,8 +63,8 @@ def check_skipped(
   if not skipped:
     return
   count = (
-    f'{skipped} of {tried} updates ({skipped / tried:.1%}) were not '
-    'finite and were skipped'
+    f'{skipped:,} of {counted(tried, "update")} ({skipped / tried:.1%}) '
+    f'{"was" if skipped == 1 else "were"} not finite and skipped'
   )
   if skipped / tried <= limit:
     logging.warning('%s; max_skipped_fraction=%s allows that.', count, limit)

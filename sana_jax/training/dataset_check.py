@@ -17,7 +17,7 @@ import numpy as np
 
 from sana_jax.errors import TransientError
 from sana_jax.files import parse_json
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 from sana_jax.training.task import Records, Task
 from sana_jax.training.workdir import (
   all_gather,
@@ -52,7 +52,7 @@ def check_processes(records: Records) -> None:
   if other := [i for i, x in enumerate(found) if x != found[0]]:
     raise TransientError(
       f'The processes do not see the same data: process 0 has '
-      f'{found[0].count} usable records and process {other[0]} '
+      f'{counted(found[0].count, "usable record")} and process {other[0]} '
       f'{found[other[0]].count}, or images of other sizes; check that '
       'each host can read all of config.data.path, and delete '
       'config.data.index_path if it may index other data.',

@@ -16,6 +16,7 @@ from etils import epath
 
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
+from sana_jax.printable import counted
 from sana_jax.training.workdir import (
   is_remote,
   read_state,
@@ -102,9 +103,9 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
   lines = [line for text in found if (line := _line(text)) is not None]
   if bad := len(found) - len(lines):
     logging.warning(
-      '%s has %d truncated or damaged lines of %d, which are skipped.',
+      '%s has %s of %d, skipped here.',
       path,
-      bad,
+      counted(bad, 'truncated or damaged line'),
       len(found),
     )
   return lines

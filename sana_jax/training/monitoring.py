@@ -80,6 +80,11 @@ class Monitor(contextlib.ExitStack):
     with self.phase(name):
       yield
 
+  def paused(self) -> float:
+    """Seconds of phases outside of steps, up to now."""
+    seconds = self.phase.seconds()
+    return sum(seconds[name] for name in throughput.PAUSES)
+
   def next(self, batches: Iterator[PyTree], steps: int) -> PyTree:
     """The batch of the next step, after `steps` previous ones."""
     with self.phase(timers.DATA):

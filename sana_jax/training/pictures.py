@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
+from sana_jax.printable import counted
 from sana_jax.training.jsonl_log import read_lines
 from sana_jax.training.workdir import write_atomically
 
@@ -41,7 +42,8 @@ def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
     axes.set_yscale('log')
   axes.set_xlim(0, steps[-1])
   axes.set_xlabel('step')
-  axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {steps[-1]} steps')
+  after = counted(int(steps[-1]), 'step')
+  axes.set_title(f'{name}: loss {smoothed[-1]:.4g} after {after}')
   axes.grid(True, which='both', alpha=0.2)
   axes.legend(frameon=False)
   png = io.BytesIO()
@@ -50,17 +52,27 @@ def loss_curve(steps: np.ndarray, losses: np.ndarray, name: str) -> bytes:
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:
-  """The mean over a centred window of 5 % of the curve, narrower at its ends.
+  """The mean over a centred window of 5 % of the curve, of 5 values or more.
 
-  Centred, so that the curve does not lag behind the loss.
+  Centred, so that the curve does not lag behind the loss. Where the window
+  would leave the curve, the least-squares line through the last full window,
+  within the range of its values: the last point is no single raw value.
   """
   count = len(losses)
-  half = np.minimum(
-    count // 40, np.minimum(np.arange(count), np.arange(count)[::-1])
-  )
+  half = min(max(count // 40, 2), (count - 1) // 2)
+  size = 2 * half + 1
   sums = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
-  at = np.arange(count)
-  return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
+  means = (sums[size:] - sums[:-size]) / size
+  first = _line(losses[:size])[:half]
+  last = _line(losses[-size:])[half + 1 :]
+  return np.concatenate([first, means, last])
+
+
+def _line(values):
+  """The least-squares line at each of the values, clipped to their range."""
+  at = np.arange(len(values)) - (len(values) - 1) / 2
+  slope = (at @ values) / max(at @ at, 1)
+  return np.clip(values.mean() + slope * at, values.min(), values.max())
 
 
 def save_samples(workdir: epath.Path, step: int, image: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Training metrics: progress bar, JSONL, TensorBoard.
+"""Training metrics: progress bar, JSONL, dashboards.
 
 `Report` queues each step's metrics and fetches them one step later, when they
 are ready: the host neither waits for the newest step nor has more than one in
@@ -22,8 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.sharding.mesh import local_mesh
-from sana_jax.training import loss_bins
+from sana_jax.training import boards, loss_bins
 from sana_jax.training.jsonl_log import JsonlLog
 from sana_jax.training.monitoring import Monitor
 from sana_jax.typing import PyTree
@@ -45,7 +46,7 @@ class Report:
     last_good: Callable[[], epath.Path | None] = lambda: None,
     may_write: Callable[[], bool] = lambda: True,
   ):
-    """Opens metrics.jsonl and TensorBoard on process 0.
+    """Opens metrics.jsonl and the dashboards on process 0.
 
     Args:
       last_good: returns the newest checkpoint, for error messages.
@@ -54,15 +55,19 @@ class Report:
     self._config, self._schedule = config, schedule
     self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
-    self._lines = self._board = self._pending = None
+    self._lines = self._boards = self._pending = None
     self._rates = {}  # The current block of _RATES learning rates.
-    self._rate = Rate(start, config.num_steps, config.batch_size)
+    self._rate = Rate(
+      start,
+      config.num_steps,
+      config.batch_size,
+      watch.paused if watch else lambda: 0.0,
+    )
     self._bar = tqdm(
       total=config.num_steps,
       initial=start,
       dynamic_ncols=True,
-      bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left'
-      '{postfix}',
+      bar_format='{n_fmt}/{total_fmt} {bar} {elapsed}{postfix}',
       disable=not (self._primary and sys.stderr.isatty()),
     )
     if self._primary:
@@ -70,7 +75,7 @@ class Report:
         workdir / 'metrics.jsonl', start, may_write=may_write
       )
       self._rate.before = self._lines.seconds
-      self._board = _tensorboard(workdir)
+      self._boards = boards.opened(workdir, config)
 
   def __enter__(self):
     return self
@@ -83,8 +88,8 @@ class Report:
       self._bar.close()
       if self._lines is not None:
         self._lines.close()
-      if self._board is not None:
-        self._board.close()
+      if self._boards is not None:
+        self._boards.close()
 
   def __call__(self, step: int, metrics: PyTree) -> None:
     """Reports the previous step and queues this step's metrics."""
@@ -92,12 +97,9 @@ class Report:
     self._pending = step, metrics
 
   def picture(self, step: int, image: Image.Image) -> None:
-    """Writes a grid of samples to TensorBoard."""
-    if self._board is not None:
-      self._board.write_images(
-        step, {'samples': np.asarray(image.convert('RGB'))[None]}
-      )
-      self._board.flush()
+    """Writes a grid of samples to the dashboards."""
+    if self._boards is not None:
+      self._boards.write_image(step, image.convert('RGB'))
 
   def flush(self) -> None:
     """Waits for the queued metrics and reports them.
@@ -122,8 +124,9 @@ class Report:
     limit = self._config.max_skipped_in_a_row
     if (skipped := metrics['skipped_in_a_row']) >= limit:
       raise UserError(
-        f'The last {skipped} updates, up to step {step}, were not finite '
-        f'(loss {metrics["loss"]}) and were skipped; '
+        f'The last {counted(int(skipped), "update")}, up to step {step}, '
+        f'{"was" if skipped == 1 else "were"} not finite (loss '
+        f'{metrics["loss"]}) and skipped; '
         f'{self._last_good_text()}. Check the data, raise '
         'max_skipped_in_a_row, or start a new run from its `sana-jax export`: '
         'a new --workdir, with --config.init_from and a lower '
@@ -159,20 +162,21 @@ class Report:
     text = f'loss {metrics["loss"]:.4g}, {rate.images_per_second:.3g} images/s'
     if metrics['skipped']:
       text += f', {metrics["skipped"]} skipped'
+    left = f'{tqdm.format_interval(rate.seconds_left)} left'
     if not self._bar.disable:
-      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.set_postfix_str(f'{left}, {text}', refresh=False)
       self._bar.update(1)
     elif (rate.is_known and rate.line_is_due()) or self._is_last(step):
       logging.info(
-        'step %d/%d  %s, %s left',
+        'step %d/%d  %s, %s',
         step,
         self._config.num_steps,
         text,
-        tqdm.format_interval(rate.seconds_left),
+        left,
       )
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes a line to metrics.jsonl, and the same to TensorBoard."""
+    """Writes a line to metrics.jsonl, and the same to the dashboards."""
     # Skipped updates do not advance the optimizer's count.
     before = step - 1 - metrics['skipped'] + (metrics['skipped_in_a_row'] > 0)
     line = {
@@ -185,9 +189,9 @@ class Report:
     # JSON has no NaN.
     line = {k: v if math.isfinite(v) else None for k, v in line.items()}
     self._lines.append(line)
-    if self._board is not None:
+    if self._boards is not None:
       del line['step']
-      self._board.write_scalars(
+      self._boards.write_scalars(
         step, {k: v for k, v in line.items() if v is not None}
       )
 
@@ -205,28 +209,42 @@ class Report:
 
 
 class Rate:
-  """Speed over the last second or so, elapsed and remaining time."""
+  """Speed over the last second or so, elapsed and remaining time.
 
-  def __init__(self, start: int, num_steps: int, batch_size: int):
+  Pauses, such as a checkpoint, lower the speed and not the remaining time.
+  """
+
+  def __init__(
+    self,
+    start: int,
+    num_steps: int,
+    batch_size: int,
+    paused: Callable[[], float] = lambda: 0.0,
+  ):
+    """A rate from step `start`; `paused` returns the seconds of all pauses."""
     self._num_steps, self._batch_size = num_steps, batch_size
     self._start = self._line = time.monotonic()
-    self._since = None  # (seconds, step) at the start of the measurement.
+    self._paused = paused
+    # (seconds, seconds of pauses, step) at the start of the measurement.
+    self._since = None
     self._step = start
-    self._steps_per_second = 0.0
+    self._steps_per_second = self._seconds_per_step = 0.0
     self._settled = False
     self.before = 0.0  # Seconds of training before this restart.
 
   def tick(self, step: int) -> None:
     """Records the end of a step; the first, which compiles, is not timed."""
-    self._step, now = step, time.monotonic()
+    self._step = step
+    now = time.monotonic(), self._paused(), step
     if self._since is None:
-      self._since = now, step
+      self._since = now
       return
-    elapsed, steps = now - self._since[0], step - self._since[1]
+    elapsed, paused, steps = (a - b for a, b in zip(now, self._since))
     if elapsed > 1 or not self._settled:
       self._steps_per_second = steps / max(elapsed, 1e-9)
+      self._seconds_per_step = max(elapsed - paused, 0.0) / steps
     if elapsed > 1:
-      self._since, self._settled = (now, step), True
+      self._since, self._settled = now, True
 
   def line_is_due(self) -> bool:
     if time.monotonic() - self._line < _SECONDS_BETWEEN_LINES:
@@ -249,8 +267,7 @@ class Rate:
 
   @property
   def seconds_left(self) -> float:
-    left = self._num_steps - self._step
-    return left / self._steps_per_second if self._steps_per_second else 0.0
+    return (self._num_steps - self._step) * self._seconds_per_step
 
 
 @contextlib.contextmanager
@@ -281,12 +298,3 @@ def log_overview(params: PyTree) -> None:
         for name in sorted(parts, key=parts.get, reverse=True)
       ),
     )
-
-
-def _tensorboard(workdir: epath.Path):
-  """clu's TensorBoard writer, or None without TensorFlow."""
-  try:
-    from clu import metric_writers
-  except ImportError:  # clu needs tensorflow for it, undeclared.
-    return None
-  return metric_writers.SummaryWriter(str(workdir))

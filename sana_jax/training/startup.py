@@ -13,7 +13,13 @@ from sana_jax import locks
 from sana_jax.backends import preferred
 from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import batch_rows
-from sana_jax.training import bases, checkpoint_files, dataset_check, run_config
+from sana_jax.training import (
+  bases,
+  boards,
+  checkpoint_files,
+  dataset_check,
+  run_config,
+)
 from sana_jax.training.checkpoints import Checkpoints
 from sana_jax.training.local_cache import LocalCache
 from sana_jax.training.reporting import silence
@@ -31,8 +37,10 @@ def check_first(
 ) -> None:
   """Raises UserError if config.init_from is used and is another model.
 
-  It is used at step 0, and for the base of a run at every start.
+  It is used at step 0, and for the base of a run at every start. A dashboard
+  whose package is missing is an error, too.
   """
+  boards.check(config)
   begun = checkpoint_files.steps(resolve(workdir) / 'checkpoints')
   if config.init_from and (planned.base or not begun):
     task.start.check(config.init_from)

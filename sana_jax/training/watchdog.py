@@ -17,6 +17,7 @@ import traceback
 
 from absl import logging
 
+from sana_jax.printable import counted
 from sana_jax.training.timers import PhaseTimers
 
 _FRAMES = 12  # Innermost frames of the stack that are logged.
@@ -132,8 +133,8 @@ class Divergence:
       return None
     return (
       f'Step {step}: {name} {value:.4g} is {value / usual:.3g} times its '
-      f'median of {usual:.4g}, on {lines} log lines in a row; the run '
-      'may be diverging (watch.divergence_factor sets when this is logged).'
+      f'median of {usual:.4g}, on {counted(lines, "log line")} in a row; the '
+      'run may be diverging (watch.divergence_factor sets when this is logged).'
     )
 
 

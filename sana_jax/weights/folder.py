@@ -26,7 +26,7 @@ import numpy as np
 
 from sana_jax import files
 from sana_jax.errors import UserError
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 from sana_jax.sharding import rules as sharding_rules
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import (
@@ -141,7 +141,7 @@ def shapes_of(
   if tensors is not None and layers > len(tensors):
     raise table.WeightError(
       f'config.json describes {layers:,} layers, but '
-      f'there are only {len(tensors):,} tensors.'
+      f'the file has only {counted(len(tensors), "tensor")}.'
     )
   return kind.shapes(module)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sana_jax import fields
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.weights.table import Rule
 from sana_jax.weights.tensors import as_stored, Stored
 from sana_jax.weights.transforms import LINEAR
@@ -224,7 +225,7 @@ def _layer_types(config, depth):
   types = tuple(config.get('layer_types') or ())
   if types and len(types) != depth:
     raise UserError(
-      f'{_WHERE}: layer_types has {len(types)} entries; it must '
-      f'name {depth} layers.'
+      f'{_WHERE}: layer_types has '
+      f'{counted(len(types), "entry", "entries")}; it must name {depth} layers.'
     )
   return tuple(t.removesuffix(_SUFFIX) for t in types)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 from sana_jax.printable import printable
 from sana_jax.weights import zoo
 
@@ -42,7 +42,9 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   if text.count('/') != 1 or text.startswith(('.', '/', '~')):
     shipped = sorted(p.parent.name for p in ASSETS.glob('*/model_index.json'))
     raise UserError(
-      f'There is no model folder {shown!r}; give a folder in the diffusers '
+      f'There is no model folder {shown!r}'
+      f'{did_you_mean(text.lower(), [*shipped, *_names()])}; give a folder in '
+      'the diffusers '
       f'layout, a hub id such as Efficient-Large-Model/Sana_600M_512px_'
       f'diffusers, a name that sana-jax zoo lists, or a model in this package: '
       f'{shipped}.',
@@ -50,6 +52,16 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       value=text,
     )
   return _download(text, shown)
+
+
+def find_pipeline(name: str | os.PathLike) -> pathlib.Path:
+  """Folder of a model that can be sampled; refuses others before a download.
+
+  Raises UserError like `find`, and for other kinds of the zoo.
+  """
+  if not local(name).is_dir():
+    zoo.check_sampling(str(name))
+  return find(name)
 
 
 def local(name: str | os.PathLike) -> pathlib.Path:
@@ -85,8 +97,16 @@ def _download(hub_id, shown):
     raise UserError(
       f'{shown!r} is not a local folder and cannot be downloaded from the hub '
       f'({type(e).__name__}: {reason}); check the name and the network'
-      f'{_offline()}.'
+      f'{_offline()}{did_you_mean(hub_id, _hub_ids())}.'
     ) from e
+
+
+def _names():
+  return [entry.name for entry in zoo.ENTRIES if entry.hub_id]
+
+
+def _hub_ids():
+  return [entry.hub_id for entry in zoo.ENTRIES if entry.hub_id]
 
 
 def _offline():

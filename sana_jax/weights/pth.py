@@ -19,7 +19,7 @@ import numpy as np
 
 from sana_jax import files
 from sana_jax.errors import UserError
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 from sana_jax.weights import (
   pickled,
   pickling,
@@ -70,9 +70,9 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
     )
   if left_out := rest | others:
     logging.warning(
-      '%s: read %d tensors of its %s; skipped %s; %s.',
+      '%s: read %s of its %s; skipped %s; %s.',
       path,
-      len(out),
+      counted(len(out), 'tensor'),
       key,
       _contents(left_out),
       _not_run(checkpoint.pickle),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 from sana_jax.tree import leaves, unflatten
 from sana_jax.typing import DType, PyTree
 from sana_jax.weights import placing
@@ -128,7 +128,8 @@ def match(
   ]
   if wanted and tensors and not out:
     raise WeightError(
-      f'The weights are of another model: none of the {len(tensors)} tensors, '
+      f'The weights are of another model: none of its '
+      f'{counted(len(tensors), "tensor")}, '
       f'such as {printable(min(tensors), _NAME)}, matches.'
     )
   report('The weights do not fit the model', sorted(problems))

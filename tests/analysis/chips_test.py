@@ -76,7 +76,7 @@ def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
     ('v5e:4y4', 'no topology of v5e'),
     ('h200:8', 'give SLICESxHOSTSxGPUS, such as h200:1x4x8'),
     ('h200:1x4x8@2', 'give SLICESxHOSTSxGPUS'),
-    ('v5e:64x64', '4096 chips; 1 to 1024 are allowed'),
+    ('v5e:64x64', '4,096 chips; 1 to 1024 are allowed'),
     ('h200:1x64x8', '512 chips; 1 to 256 are allowed'),
     ('v5e:0x4', '0 chips'),
   ],

@@ -21,8 +21,8 @@ def test_an_unknown_topology_is_a_one_line_error(name):
 @pytest.mark.parametrize(
   'name, message',
   [
-    ('v5e:2x2', r"libtpu; install it with pip install 'sana_jax\[tpu\]'"),
-    ('h200:1x1x8', r"jax_cuda13_plugin; install .*'sana_jax\[gpu\]'"),
+    ('v5e:2x2', r"libtpu; install it with pip install -e '.\[tpu\]'"),
+    ('h200:1x1x8', r"jax_cuda13_plugin; install .*'.\[gpu\]'"),
   ],
 )
 def test_the_missing_compiler_is_named(name, message, monkeypatch):

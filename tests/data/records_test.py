@@ -26,7 +26,7 @@ def test_the_error_for_too_many_names_the_first_ones():
 
 def test_a_large_source_is_judged_by_the_records_seen():
   bad = BadRecords(10**12, 0.01)
-  with pytest.raises(UserError, match='11 of 1000 records'):
+  with pytest.raises(UserError, match='11 of 1,000 records'):
     for i in range(1000):
       bad.add(BadRecord(str(i), 'x'))
 

@@ -51,7 +51,7 @@ def test_a_file_sets_what_saves_memory_too(tmp_path):
 @pytest.mark.parametrize(
   'text, expected',
   [
-    ('', 'fails in line .* fix the file'),
+    ('', 'the file has no LAYOUT'),
     ('LAYOUT = {', 'fails in line 1 .*fix the file'),
     ('LAYOUT = 3', 'LAYOUT must be a dict, not int'),
     ("LAYOUT = {'seed': 3}", r"sets \['seed'\]; a layout may set accum"),

@@ -178,8 +178,8 @@ def test_other_machines_are_let_in_with_a_warning(capsys, host, warned):
 def test_a_missing_gradio_is_reported(refused, monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   assert refused('demo', '--model', 'shapes') == (
-    'This needs the package gradio; install it with pip install '
-    "'sana_jax[demo]'."
+    'This needs the package gradio; install it with pip install -e '
+    "'.[demo]' -c constraints.txt in a clone."
   )
 
 

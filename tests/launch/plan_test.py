@@ -85,7 +85,7 @@ def test_a_missing_compiler_is_reported_before_anything_runs(
 ):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   assert plan(tiny, '--topology', 'v5e:4x4', '--out', tmp_path / 'out') == 2
-  assert "pip install 'sana_jax[tpu]'" in capsys.readouterr().err
+  assert "pip install -e '.[tpu]'" in capsys.readouterr().err
 
 
 def compile_by_rule(self, facts):

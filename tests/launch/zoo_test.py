@@ -18,6 +18,7 @@ def test_the_table_has_a_line_for_every_checkpoint(cli):
   head, *rows = out.split('\n\n')[0].splitlines()
   assert head.split() == [
     'name',
+    'sample',
     'parameters',
     'px',
     'dtype',

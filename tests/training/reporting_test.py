@@ -143,7 +143,7 @@ def test_too_many_skipped_in_a_row_stop(tmp_path):
 
 
 class Board:
-  """Records what is written to TensorBoard."""
+  """Records what a dashboard gets."""
 
   def __init__(self):
     self.scalars, self.images, self.is_closed = {}, {}, False
@@ -151,19 +151,16 @@ class Board:
   def write_scalars(self, step, scalars):
     self.scalars[step] = dict(scalars)
 
-  def write_images(self, step, images):
-    self.images[step] = images
-
-  def flush(self):
-    pass
+  def write_image(self, step, image):
+    self.images[step] = image
 
   def close(self):
     self.is_closed = True
 
 
-def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
+def test_dashboards_have_the_numbers_of_the_lines(tmp_path, monkeypatch):
   board = Board()
-  monkeypatch.setattr(reporting, '_tensorboard', lambda workdir: board)
+  monkeypatch.setattr(reporting.boards, 'opened', lambda *_: board)
   with report(tmp_path) as r:
     r(2, metrics(0.5) | {'norm/block': jnp.array([1.0, jnp.nan])})
     r(4, metrics(0.25))
@@ -172,16 +169,16 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
     known = {k: v for k, v in line.items() if v is not None and k != 'step'}
     assert board.scalars[line['step']] == known
   assert lines(tmp_path)[0]['norm/block_00'] == 1
-  assert 'norm/block_01' not in board.scalars[2]  # TensorBoard has no null.
+  assert 'norm/block_01' not in board.scalars[2]  # It has no null.
 
 
-def test_tensorboard_has_the_samples(tmp_path, monkeypatch):
+def test_dashboards_have_the_samples(tmp_path, monkeypatch):
   board = Board()
-  monkeypatch.setattr(reporting, '_tensorboard', lambda workdir: board)
+  monkeypatch.setattr(reporting.boards, 'opened', lambda *_: board)
   pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
   with report(tmp_path) as r:
     r.picture(3, Image.fromarray(pixels))
-  np.testing.assert_array_equal(board.images[3]['samples'], pixels[None])
+  np.testing.assert_array_equal(board.images[3], pixels)
 
 
 def test_lines_after_the_restored_step_and_truncated_ones_are_dropped(tmp_path):
@@ -218,7 +215,7 @@ def test_invalid_lines_are_dropped_and_the_rest_stays(tmp_path, bad, caplog):
   path.write_bytes(b'\n'.join([whole[0], bad, whole[1], b'']))
   assert JsonlLog(path, 4).seconds == 2.0
   assert path.read_bytes() == b''.join(x + b'\n' for x in whole)
-  assert '1 truncated or damaged lines of 3' in caplog.text
+  assert '1 truncated or damaged line of 3' in caplog.text
 
 
 def test_lines_that_end_without_seconds_count_from_zero(tmp_path):

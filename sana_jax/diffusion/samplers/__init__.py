@@ -11,7 +11,7 @@ from sana_jax.diffusion.samplers.base import (
 )
 from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
 from sana_jax.diffusion.samplers.euler import Euler
-from sana_jax.errors import UserError
+from sana_jax.errors import did_you_mean, UserError
 
 # DPM-Solver++ of order 1 is Euler's method on its own time grid.
 _SAMPLERS = {
@@ -22,6 +22,11 @@ _SAMPLERS = {
   'dpm++2m-heun': DpmSolver(order=2, variant='heun'),
   'dpm++3m': DpmSolver(order=3),
   'dpm++3m-heun': DpmSolver(order=3, variant='heun'),
+}
+# Schedulers of diffusers that are the same method.
+_OF_DIFFUSERS = {
+  'FlowMatchEulerDiscreteScheduler': 'euler',
+  'DPMSolverMultistepScheduler': 'dpm++2m',
 }
 NAMES = list(_SAMPLERS)  # Extended by `register`.
 
@@ -35,6 +40,17 @@ def register(name: str, sampler: Sampler) -> None:
   _SAMPLERS[name] = sampler
 
 
+def named(name: str) -> str:
+  """Our name of a sampler, also for the name of diffusers' scheduler.
+
+  Raises:
+    UserError: if there is none.
+  """
+  name = _OF_DIFFUSERS.get(name, name)
+  make(name)
+  return name
+
+
 def make(name: str) -> Sampler:
   """Returns the sampler of that name.
 
@@ -42,8 +58,12 @@ def make(name: str) -> Sampler:
     UserError: if there is none; the message lists the names.
   """
   if name not in _SAMPLERS:
+    hint = did_you_mean(name.lower(), NAMES)
+    if name.endswith('Scheduler'):
+      ours = ' and '.join(f'{k} ({v})' for k, v in _OF_DIFFUSERS.items())
+      hint = f" (of diffusers' schedulers there are {ours})"
     raise UserError(
-      f'The sampler is {name!r}; allowed are {", ".join(NAMES)} '
+      f'The sampler is {name!r}{hint}; allowed are {", ".join(NAMES)} '
       '(key: sampler).',
       key='sampler',
       value=name,
@@ -59,6 +79,7 @@ __all__ = [
   'Euler',
   'finish',
   'make',
+  'named',
   'NAMES',
   'Predict',
   'predictor',

@@ -21,6 +21,7 @@ from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
 from sana_jax.errors import TransientError, UserError
+from sana_jax.printable import counted
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import fingerprints
 from sana_jax.tasks.sana.shards import ahead, ShardEncoder
@@ -93,8 +94,8 @@ def _there(config, out, records) -> dict[str, Any] | None:
   fingerprints.compare(out, there, fingerprints.of(config))
   if there.get('records', records) != records:
     raise TransientError(
-      f'{out} was started with {there["records"]} records and '
-      f'config.data.path has {records} usable ones now; check that all of it '
+      f'{out} was started with {counted(there["records"], "record")} and '
+      f'config.data.path has {records:,} usable ones now; check that all of it '
       'can be read, or choose another folder.'
     )
   return there

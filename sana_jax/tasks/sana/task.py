@@ -20,6 +20,7 @@ from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.objectives import flow_matching
 from sana_jax.objectives.base import Objective
+from sana_jax.printable import counted
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
 from sana_jax.tasks import common, init_from
@@ -125,10 +126,12 @@ class Samples:
         for p, x in zip(prompts, images)
       ]
       logging.info(
-        'Step %d: %d of %d pictures follow their prompts.',
+        'Step %d: %d of %s.',
         step,
         wrong.count(False),
-        len(wrong),
+        counted(
+          len(wrong), 'picture follows its prompt', 'pictures follow theirs'
+        ),
       )
     return contact_sheet(list(images), shown, columns=6, wrong=wrong)
 

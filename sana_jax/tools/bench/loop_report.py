@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sana_jax.printable import counted
 from sana_jax.tools.bench.loop import Block
 from sana_jax.tools.report import Bars, joined, Report, Rows, Run
 
@@ -85,9 +86,10 @@ def title(run: Run) -> str:
   parts = [
     facts['config'],
     facts['data'],
-    f'{facts["batch_size"]} images a batch',
+    f'{counted(facts["batch_size"], "image")} a batch',
     mesh,
-    f'{len(run.records) // 2} blocks of {len(run.records[1].seconds)} steps',
+    f'{len(run.records) // 2} blocks of '
+    f'{counted(len(run.records[1].seconds), "step")}',
     run.device,
   ]
   return ', '.join(filter(None, parts))
@@ -95,7 +97,8 @@ def title(run: Run) -> str:
 
 def _summary(run):
   return [
-    f'With a checkpoint every {run.facts["save_every"]:,} steps, as '
+    f'With a checkpoint every '
+    f'{counted(run.facts["save_every"], "step")}, as '
     f'configured, the ratio is {as_configured(run):.3f}.'
   ]
 

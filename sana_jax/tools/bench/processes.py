@@ -11,6 +11,7 @@ import re
 import traceback
 from typing import Any
 
+from sana_jax import extras
 from sana_jax.errors import is_out_of_memory, UserError
 
 
@@ -64,8 +65,7 @@ def _serve(pipe, make, args):
         held = held or make(*args)
         pipe.send(getattr(held, method)(*values))
       except ModuleNotFoundError as e:
-        hint = f'--against needs the package {e.name}; install it with pip '
-        pipe.send(UserError(f"{hint}install 'sana_jax[parity]'."))
+        pipe.send(extras.missing(e.name, '--against', 'parity'))
       except UserError as e:
         pipe.send(e)
       except Exception:  # Raised in the calling process.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from sana_jax.printable import counted
 from sana_jax.tools.bench.request import Request
 from sana_jax.tools.bench.workers import OURS
 from sana_jax.tools.report import Bars, columns, joined, Report, Rows, Run
@@ -100,7 +101,7 @@ def request_of(run: Run) -> Request:
 def title(r: Request) -> str:
   """Title of a request."""
   return (
-    f'{r.model}, {r.height} x {r.width} px, {r.steps} steps, '
+    f'{r.model}, {r.height} x {r.width} px, {counted(r.steps, "step")}, '
     f'batch {r.batch}, guidance {r.guidance_scale:g}, {r.dtype}'
   )
 

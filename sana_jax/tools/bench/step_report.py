@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import re
 
 from sana_jax.analysis import profile_breakdown
+from sana_jax.printable import counted
 from sana_jax.tools.bench.step import Record
 from sana_jax.tools.report import Bars, columns, joined, Report, Rows, Run
 
@@ -199,7 +200,7 @@ def _compiled_result(runs: Sequence[Run]) -> str:
     if len(x) == 2
   ]
   if not parts:
-    return f'{len(found)} train steps, compiled and not run.'
+    return f'{counted(len(found), "train step")}, compiled and not run.'
   return f'Compiled, not run, a train step needs {"; ".join(parts)}.'
 
 
@@ -215,7 +216,8 @@ def _planned_result(runs: Sequence[Run]) -> str:
   span = lambda errors: f'{min(errors):+.0%} to {max(errors):+.0%}'
   memory = f', and its GiB {span(sizes)}' if sizes else ''
   return (
-    f"A plan's seconds of {len(ran)} train steps are {span(times)} off those "
+    f"A plan's seconds of {counted(len(ran), 'train step')} are "
+    f'{span(times)} off those '
     f'measured on {_devices(runs)}{memory}.'
   )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
+from sana_jax.printable import counted
 from sana_jax.tools.parity.ledger import Record
 from sana_jax.tools.report import wrapped
 
@@ -110,9 +111,12 @@ def summary(records: Sequence[Record]) -> str:
   """One-line summary."""
   failed = sum(not r.passed for r in records)
   seconds = sum(r.seconds for r in records)
+  rows = counted(len(records), 'row')
   if failed:
-    return f'{failed} OF {len(records)} ROWS FAILED ({seconds:.0f} s).'
-  return f'All {len(records)} rows hold ({seconds:.0f} s).'
+    return f'{failed} OF {rows.upper()} FAILED ({seconds:.0f} s).'
+  if len(records) == 1:
+    return f'The row holds ({seconds:.0f} s).'
+  return f'All {rows} hold ({seconds:.0f} s).'
 
 
 def result(ledger: Ledger) -> str:

@@ -14,6 +14,7 @@ from sana_jax import tasks
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.keys import LAYOUT
+from sana_jax.printable import counted
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import axis_sizes, check_batch
 from sana_jax.typing import PyTree
@@ -116,7 +117,9 @@ def _resolved(name, config, pod, params):
   """Candidate with all sizes resolved; raises UserError if invalid."""
   count, slices = pod.devices, config.mesh.slices
   if count % slices:
-    raise UserError(f'mesh.slices={slices} does not divide {count} devices.')
+    raise UserError(
+      f'mesh.slices={slices} does not divide {counted(count, "device")}.'
+    )
   shape = {a: n for a, n in config.mesh.items() if a != 'slices'}
   sizes = axis_sizes(shape, count // slices)
   whole = sizes | {'data': sizes.get('data', 1) * slices}

@@ -40,4 +40,29 @@ def hub_id(name: str) -> str | None:
   )
 
 
-__all__ = ['ENTRIES', 'Entry', 'get', 'hub_id', 'SOURCES']
+def check_sampling(name: str) -> None:
+  """Raises UserError for a name or hub id that `Pipeline` cannot sample."""
+  for entry in ENTRIES:
+    if name in (entry.name, entry.hub_id) and not entry.can_sample:
+      kind = entry.kind.replace('_', ' ')
+      what = (
+        'which is one part of a model'
+        if entry.is_part
+        else ('whose weights load and convert, but which cannot be sampled yet')
+      )
+      raise UserError(
+        f'{name} is of the kind {kind}, {what}; choose one with sample: yes '
+        'in the table of sana-jax zoo.',
+        key='model',
+        value=name,
+      )
+
+
+__all__ = [
+  'check_sampling',
+  'ENTRIES',
+  'Entry',
+  'get',
+  'hub_id',
+  'SOURCES',
+]

@@ -66,9 +66,19 @@ class Entry:
     return KINDS[self.kind]
 
   @property
+  def can_sample(self) -> bool:
+    """Whether `Pipeline` makes pictures with it."""
+    return self.kind == 'pipeline'
+
+  @property
+  def is_part(self) -> bool:
+    """Whether it is one part of a model, such as an autoencoder."""
+    return 'transformer' not in self.fields
+
+  @property
   def size_px(self) -> int | None:
     """Side of the square images for which it was trained."""
-    if 'transformer' not in self.fields:
+    if self.is_part:
       return None
     latents = self.module('transformer').sample_size
     return latents * self.module('vae').spec.side

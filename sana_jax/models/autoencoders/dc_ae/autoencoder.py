@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from sana_jax.errors import UserError
 from sana_jax.models.autoencoders.base import LatentSpec
 from sana_jax.models.autoencoders.dc_ae import coder
+from sana_jax.printable import counted
 from sana_jax.typing import Array, DType, Float
 
 BLOCKS = ('ResBlock', 'EfficientViTBlock')
@@ -171,7 +172,7 @@ def _check_length(model, field, stages):
   value = getattr(model, field)
   if len(value) != stages:
     raise UserError(
-      f'DC-AE got {len(value)} entries in {field}; give '
+      f'DC-AE got {counted(len(value), "entry", "entries")} in {field}; give '
       f'{stages}, one for each of encoder_widths.',
       key=field,
       value=value,

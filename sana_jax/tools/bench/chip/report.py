@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sana_jax.analysis import chips
+from sana_jax.printable import counted
 from sana_jax.tools.bench.chip import runner
 from sana_jax.tools.bench.chip.runner import Result
 from sana_jax.tools.bench.chip.stages import RATES, TILES
@@ -111,7 +112,8 @@ def _tiles(run, stage, name, row):
 
 def _step(run, stage, name, row):
   more = [
-    f'{row["batch"]} images of {row["size"]} px, remat {row["remat"]}',
+    f'{counted(row["batch"], "image")} of {row["size"]} px, '
+    f'remat {row["remat"]}',
     f'predicted {_ms(row["predicted_seconds"])} ms',
     f'{row["needed_bytes"] / 2**30:.1f} GiB',
     f'{row["kernel_calls"]} kernel calls',

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 import statistics
 
+from sana_jax.printable import counted
 from sana_jax.tools.bench.ops import compiled, measure
 from sana_jax.tools.report import Bars, columns, joined, Report, Rows, Run
 
@@ -79,7 +80,7 @@ def problems(run: Run) -> list[str]:
   """A line for each reason why a backend is not in the table."""
   problems = ((r.op, r.backend, r.problem) for r in run.records if r.problem)
   return [
-    f'{op} by {backend} {problem} ({count} rows).'
+    f'{op} by {backend} {problem} ({counted(count, "row")}).'
     for (op, backend, problem), count in Counter(problems).items()
   ]
 

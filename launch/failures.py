@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 
 
 def add(
@@ -31,7 +32,8 @@ def add(
   bad = [file for file, reason in failed.items() if reason == NOT_FINITE]
   if len(bad) > most * total:
     raise UserError(
-      f'{len(bad):,} of {total:,} pictures are bad, more than '
+      f'{len(bad):,} of {counted(total, "picture is", "pictures are")} bad, '
+      'more than '
       f'--max-bad-fraction={most:g} allows: {bad[0]} {reason}',
       key='--max-bad-fraction',
       value=most,

@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     min(args.batch_size, sum(args.candidates * job.num_images for job in jobs)),
   )
   if args.decode != 'whole':
-    from sana_jax.inference.pipeline import parts_of
+    from sana_jax.inference.arguments import parts_of
 
     parts_of(args.decode, pipe.autoencoder.module.spec.side)
     settings['parts'] = args.decode

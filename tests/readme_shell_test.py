@@ -35,7 +35,7 @@ site=$("$3/bin/python" -c 'import sysconfig as s; print(s.get_path("purelib"))')
 printf '%s\\n' "$PWD" {packages} >"$site/present.pth"
 printf '#!/bin/sh\\nexec "%s/%s/bin/python" -m sana_jax.launch.cli "$@"\\n' \\
   "$PWD" "$3" >"$3/bin/sana-jax"
-printf '#!/bin/sh\\n[ "$*" = "install -e . -c constraints.txt" ]\\n' \\
+printf '#!/bin/sh\\n[ "$1 $2 $4 $5" = "install -e -c constraints.txt" ]\\n' \\
   >"$3/bin/pip"
 chmod +x "$3/bin/sana-jax" "$3/bin/pip"
 """

@@ -2,8 +2,7 @@
 
   prompts --encode--> text --denoise--> latents --decode--> images
 
-The stages follow diffusers' SanaPipeline; a folder in its layout gives the
-same picture from the same latents.
+The stages follow diffusers' SanaPipeline: the same latents, the same picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +144,7 @@ class Pipeline:
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
       numbers: k, by default from 0; one for each prompt if num_images is 1.
-      latents: noise to start from, [n, height/f, width/f, channels].
+      latents: noise, [n, height/f, width/f, channels].
       sampler, flow_shift: the checkpoint's by default.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
@@ -223,9 +222,7 @@ class Pipeline:
     return self.recommended.get(name, arguments.DEFAULTS[name])
 
   def __repr__(self) -> str:
-    size, spec = self.size_px, self.autoencoder.module.spec
-    latents = f'{spec.channels} channels at 1/{spec.side}'
-    return f'Pipeline({size} px, {latents}, sampler={self.sampler!r})'
+    return f'Pipeline({self.size_px} px, sampler={self.sampler!r})'
 
   def __getattr__(self, name: str):
     raise AttributeError(diffusers_names.missing_attribute(name))

@@ -165,12 +165,14 @@ def _slices(devices, count):
       return list(groups.values())
   if devices[0].platform == 'cpu' and count > 0 and len(devices) % count == 0:
     return np.split(np.asarray(devices), count)
+  slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  processes = len({d.process_index for d in devices})
   raise UserError(
     f'mesh.slices={count} does not fit: '
-    f'{counted(len(devices), "device lies", "devices lie")} in '
-    f'{len({getattr(d, "slice_index", 0) for d in devices})} slices of '
-    f'{len({d.process_index for d in devices})} processes; set mesh.slices '
-    'to one of these numbers, or to 1.'
+    f'the {counted(len(devices), "device lies", "devices lie")} in '
+    f'{counted(slices, "slice")} of '
+    f'{counted(processes, "process", "processes")}; set mesh.slices to one of '
+    'these numbers, or to 1.'
   )
 
 

@@ -128,7 +128,7 @@ def match(
   ]
   if wanted and tensors and not out:
     raise WeightError(
-      f'The weights are of another model: none of its '
+      f'The weights are of another model: none of the '
       f'{counted(len(tensors), "tensor")}, '
       f'such as {printable(min(tensors), _NAME)}, matches.'
     )

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from absl import logging
 
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 
 T = TypeVar('T')
 # Keys of the weights, and of their EMA, in the order of preference.
@@ -33,9 +33,9 @@ def without_prefixes(tensors: Mapping[str, T], name: str) -> dict[str, T]:
   if inner:
     if others := [key for key in tensors if not key.startswith(_TRANSFORMER)]:
       logging.warning(
-        '%s: read %d tensors of %s; left out %d of other parts, such as %s.',
+        '%s: read %s of %s; left out %d of other parts, such as %s.',
         name,
-        len(inner),
+        counted(len(inner), 'tensor'),
         _TRANSFORMER,
         len(others),
         printable(others[0], 100),

@@ -146,7 +146,7 @@ def test_filters_keep_good_and_unknown_records(scored, caplog):
   assert [source[i]['index'] for i in range(len(source))] == [2, 3, 4]
   assert source.sizes()[0].tolist() == [30, 100]
   assert (
-    'Kept 3 of 5 records: 1 have a score below 22, 1 have a side shorter '
+    'Kept 3 of 5 records: 1 has a score below 22, 1 has a side shorter '
     'than 20 px, 2 have an aspect ratio above 4.'
   ) in caplog.text
   with pytest.raises(UserError) as error:

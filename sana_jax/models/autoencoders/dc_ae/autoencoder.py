@@ -176,5 +176,5 @@ def _check_length(model, field, stages):
       f'{stages}, one for each of encoder_widths.',
       key=field,
       value=value,
-      allowed=f'{stages} entries',
+      allowed=counted(stages, 'entry', 'entries'),
     )

@@ -66,7 +66,7 @@ def test_a_row_has_the_memory_of_one_chip():
     '2 all-reduce',
   )
   assert report.problems(RUN) == [
-    'glumb_conv by mosaic_gpu cannot be compiled: no such chip (1 rows).'
+    'glumb_conv by mosaic_gpu cannot be compiled: no such chip (1 row).'
   ]
 
 

@@ -163,7 +163,7 @@ def test_a_row_has_rates_shares_and_the_ratio_to_xla():
   assert fast[4:8] == ('1', '5.12', '50%', '0.041') and fast[9] == '0.50'
   assert torch[9:] == ('2.00', '')
   assert report.problems(RUN) == [
-    'relu_linear_attention by none cannot run: no chip (1 rows).'
+    'relu_linear_attention by none cannot run: no chip (1 row).'
   ]
   assert not report.wrong(RUN)
   worse = dataclasses.replace(RUN.records[0], problem='wrong: its error is 1')

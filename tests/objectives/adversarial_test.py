@@ -24,10 +24,14 @@ def drawn():
   real = jax.random.normal(keys[0], (2, 24, 24, 3))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(patchgan, 'WIDTHS', (4, 6, 8, 10))
+    params = jax.jit(DISCRIMINATOR.init)(keys[1], real)['params']
+    # Scores on both sides of the hinge: otherwise the two halves of the last
+    # bias' gradient cancel.
+    params['conv_out']['kernel'] *= 50.0
     yield (
       {
         'model': {'scale': jnp.asarray([0.5, 1.0, 2.0]), 'bias': jnp.ones(3)},
-        'discriminator': jax.jit(DISCRIMINATOR.init)(keys[1], real)['params'],
+        'discriminator': params,
       },
       real,
       jax.random.normal(keys[2], real.shape),

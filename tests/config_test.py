@@ -9,6 +9,8 @@ from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.tree import flatten
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def config():

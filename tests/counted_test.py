@@ -7,6 +7,8 @@ import pytest
 
 from sana_jax.printable import counted
 
+pytestmark = pytest.mark.fast
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOUNS = (
   'pictures|images|lines|records|rows|prompts|examples|devices|files|tensors'

@@ -9,6 +9,8 @@ import pytest
 from sana_jax.launch import cli
 from sana_jax.launching import job, machines, restarts
 
+pytestmark = pytest.mark.fast
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / 'docs/launching.md').read_text()
 COMMANDS = [

@@ -6,6 +6,8 @@ import pytest
 
 from sana_jax.errors import did_you_mean, joined, TransientError, UserError
 
+pytestmark = pytest.mark.fast
+
 
 def parts(error):
   return str(error), error.key, error.value, error.allowed

@@ -13,6 +13,8 @@ from sana_jax.errors import UserError
 from sana_jax.launch import cli as commands
 from sana_jax.launch import parity
 
+pytestmark = pytest.mark.fast
+
 ROOT = pathlib.Path(__file__).parents[1]
 PINS = (ROOT / 'constraints.txt').read_text()
 

@@ -7,6 +7,8 @@ import pytest
 from sana_jax import fields
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'field, right, wrong',

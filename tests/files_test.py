@@ -11,6 +11,8 @@ import pytest
 from sana_jax import files
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'data',

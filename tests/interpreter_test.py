@@ -6,6 +6,8 @@ import pytest
 
 from sana_jax import interpreter
 
+pytestmark = pytest.mark.fast
+
 
 # In a clone, the folder sana_jax lacks configs, kernels and launch.
 @pytest.mark.parametrize(

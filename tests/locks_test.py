@@ -19,6 +19,8 @@ from sana_jax.locks.acquiring import acquire
 from sana_jax.locks.holder import Holder
 from sana_jax.locks.stores import store_of
 
+pytestmark = pytest.mark.fast
+
 QUICK = locks.Terms(lease=0.4, renew=0.05, poll=0.02)
 HOURS = locks.Terms(lease=3600.0, renew=0.05, poll=0.02)
 

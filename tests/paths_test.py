@@ -7,6 +7,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_home_folder_is_expanded(monkeypatch):
   monkeypatch.setenv('HOME', '/home/somebody')

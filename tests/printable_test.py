@@ -4,6 +4,8 @@ import pytest
 
 from sana_jax.printable import message, printable
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'text', ['a red circle', 'ein Käse', '红色的圆', '👩‍🚀 and 🐱', '']

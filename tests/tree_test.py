@@ -6,6 +6,8 @@ import pytest
 
 from sana_jax import tree
 
+pytestmark = pytest.mark.fast
+
 
 def test_values_are_named_by_their_keys_in_order():
   nested = {'b': {'y': 1, 'x': {'z': (2, 3)}}, 'a': None}

@@ -42,7 +42,8 @@ class TensorBoard:
     self._event = event_pb2.Event
     self._path = workdir / (
       f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}'
-      f'.{secrets.token_hex(4)}'
+      # Readers sort by name: a run that is restarted within a second is last.
+      f'.{time.time_ns()}'
     )
     self._is_remote = '://' in str(workdir)
     # Objects of a bucket cannot be appended to.

@@ -4,6 +4,8 @@ import pytest
 
 from sana_jax.analysis import buffers, hlo
 
+pytestmark = pytest.mark.fast
+
 # As libtpu 0.0.42 and XLA for CUDA write it.
 TEXT = """BufferAssignment:
 allocation 0: size 512, thread-local:

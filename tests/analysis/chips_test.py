@@ -5,6 +5,8 @@ import pytest
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 # TFLOP/s (dense bfloat16), memory, its GB/s, links in both directions GB/s,
 # network Gbit/s: as Google's pages and NVIDIA's data sheets print them.
 SHEETS = {

@@ -10,6 +10,8 @@ from sana_jax.analysis import chips, collectives, hlo
 from sana_jax.analysis.collectives import Collective, Place
 from sana_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.fast
+
 V5E = chips.get('v5e')
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from sana_jax.analysis import device
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_copy_takes_no_new_memory(monkeypatch):
   places = []

@@ -6,6 +6,8 @@ import pytest
 
 from sana_jax.analysis import hlo
 
+pytestmark = pytest.mark.fast
+
 TEXT = """HloModule jit_f, is_scheduled=true
 
 FileNames

@@ -7,6 +7,8 @@ import pytest
 from sana_jax.analysis import profile_breakdown as losses
 from sana_jax.analysis.profile_breakdown import Event
 
+pytestmark = pytest.mark.fast
+
 # In the form of XLA's own dumps, abridged.
 TEXT = (
   """HloModule jit_step, is_scheduled=true

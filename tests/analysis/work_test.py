@@ -7,6 +7,8 @@ import pytest
 from sana_jax.analysis import chips, hlo, work
 from sana_jax.analysis.work import Work
 
+pytestmark = pytest.mark.fast
+
 
 def of(text):
   """(FLOPs, bytes) of a program's text."""

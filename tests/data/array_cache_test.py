@@ -5,6 +5,8 @@ import pytest
 
 from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def made():

@@ -8,6 +8,8 @@ from written import array_record, encoded, failures, noisy
 from sana_jax.data.arrayrecord import ArrayRecordSource
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 RECORDS = [
   {'image': encoded(7, 9), 'caption': 'zero'},
   {

@@ -5,6 +5,8 @@ import pytest
 
 from sana_jax.data import buckets
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize('size', buckets.SIZES)
 def test_a_table_has_forty_ratios_up_to_four(size):

@@ -13,6 +13,8 @@ from sana_jax.data.columns import Columns
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 RULE = CaptionRule('uniform')
 SHAPES = {0: (4, 4, 2), 3: (2, 8, 2)}  # Of the latents, by bucket.
 WIDTH = 6

@@ -6,6 +6,8 @@ import pytest
 from sana_jax.data.captions import Captioned, CaptionRule, choose
 from sana_jax.data.facts import filter_score, numbers, of_json
 
+pytestmark = pytest.mark.fast
+
 FOUR = {'prompt': 'p', 'a': 'A', 'b': 'B', 'c': 'C'}
 SCORES = {'a': 26.0, 'b': 30.0, 'c': 24.0}
 

@@ -10,6 +10,8 @@ import safetensors.numpy
 
 from sana_jax.data.columns import Columns
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def columns():

@@ -5,6 +5,8 @@ from written import encoded, sample, tar
 from sana_jax.data.describe import description, histogram, spread
 from sana_jax.data.sources import open_source
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_source_is_described_in_plain_text(tmp_path):
   (tmp_path / 'a.tar').write_bytes(

@@ -11,6 +11,8 @@ from sana_jax.data import facts
 from sana_jax.data.parquet import Columns, ParquetSource
 from sana_jax.data.sources import open_source
 
+pytestmark = pytest.mark.fast
+
 
 def written(kind, folder, samples, image=None):
   """Writes {key: {suffix: content}} with an image each, as folder or tar."""

@@ -8,6 +8,8 @@ import pytest
 from sana_jax.data import files
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 # The package has an attribute of the same name.
 registry = importlib.import_module('fsspec.registry')
 

@@ -3,6 +3,8 @@ import pytest
 
 from sana_jax.data.filters import filtered, reasons_to_drop, Subset
 
+pytestmark = pytest.mark.fast
+
 SIZES = np.int32([[100, 100], [50, 200], [0, 0], [300, 100]])
 SCORES = np.float32([25, 21.9, 22, np.nan])
 

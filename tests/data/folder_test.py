@@ -11,6 +11,8 @@ from sana_jax.data.pipeline import batches
 from sana_jax.data.records import BadRecord
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 def put(path, caption='a cat', size=(20, 20), color='red', mode='RGB'):
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ import pytest
 
 from sana_jax.data.images import header_size, read_image
 
+pytestmark = pytest.mark.fast
+
 
 def stored(image, kind='png', **options):
   buffer = io.BytesIO()

@@ -14,6 +14,8 @@ from sana_jax.data.images import (
   size_of,
 )
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'webp'])
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])

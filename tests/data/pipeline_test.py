@@ -8,6 +8,8 @@ from sana_jax.data.pipeline import batches
 from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 class Numbers:
   """Records 0 to count - 1, some of them broken."""

@@ -3,6 +3,8 @@ import pytest
 from sana_jax.data.records import BadRecord, BadRecords
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 def test_one_record_counts_once():
   bad = BadRecords(10, 0.2)

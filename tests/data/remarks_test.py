@@ -11,6 +11,8 @@ from sana_jax.data.remarks import Remarks
 from sana_jax.data.sources import open_source
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 def opened(kind, folder):
   return open_source(kind, path=folder, size=None, cache='')

@@ -10,6 +10,8 @@ from written import encoded, tar
 from sana_jax.data.webdataset import WebDatasetSource
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 def opened(path, cache=None, **options):
   return WebDatasetSource(path, None, cache=cache, **options)

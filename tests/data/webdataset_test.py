@@ -13,6 +13,8 @@ from sana_jax.data import files
 from sana_jax.data.webdataset import WebDatasetSource
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 def opened(path, cache=None, **options):
   return WebDatasetSource(path, None, cache=cache, **options)

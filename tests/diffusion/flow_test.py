@@ -7,6 +7,8 @@ import pytest
 from sana_jax.diffusion import flow
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 # The standard normal's distribution at -1, 0 and 1.
 NORMAL_CDF = {-1.0: 0.158655, 0.0: 0.5, 1.0: 0.841345}
 

@@ -8,6 +8,8 @@ import pytest
 from sana_jax.diffusion import guidance
 from sana_jax.diffusion.paths import Prediction
 
+pytestmark = pytest.mark.fast
+
 X = jnp.array([[1.0, -2.0], [0.5, 3.0]])
 TEXT = {'text': jnp.array([[1.0, 2.0], [3.0, 4.0]]), 'mask': jnp.ones((2, 1))}
 NULL = {'text': jnp.zeros((2, 2)), 'mask': jnp.zeros((2, 1))}

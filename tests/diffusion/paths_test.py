@@ -11,6 +11,8 @@ import pytest
 
 from sana_jax.diffusion.paths import Flow, Prediction, TrigFlow
 
+pytestmark = pytest.mark.fast
+
 PATHS = [Flow(), TrigFlow(), TrigFlow(1.5)]
 SIGMA = 0.5
 ANGLES = np.array([0.0, 0.02, 0.3, 1.2, np.pi / 2])

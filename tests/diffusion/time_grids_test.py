@@ -6,6 +6,8 @@ import pytest
 from sana_jax.diffusion import time_grids
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 # diffusers 0.42, DPMSolverMultistepScheduler(use_flow_sigmas=True).
 DIFFUSERS_DPM = {
   (2, 3.0): [999, 749],

@@ -5,6 +5,8 @@ from sana_jax.data.shapes import Object, render, Scene, scene
 from sana_jax.data.shapes.captions import Requirement, Want
 from sana_jax.evaluation.shapes_detector import detect
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize('size', [64, 96, 128])
 def test_rendered_scenes_are_detected_exactly(size):

@@ -17,6 +17,8 @@ from sana_jax.errors import UserError
 from sana_jax.evaluation import scorers, shapes_scorer, shapes_suite
 from sana_jax.evaluation.shapes_detector import Detected
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_meaning_of_every_caption_is_its_requirement(kind):

@@ -6,6 +6,8 @@ from sana_jax.data.shapes.captions import Requirement, Want
 from sana_jax.evaluation import shapes_suite
 from sana_jax.evaluation.shapes_detector import Detected
 
+pytestmark = pytest.mark.fast
+
 follows = shapes_suite.follows
 strictly = shapes_suite.follows_strictly
 

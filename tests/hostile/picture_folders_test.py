@@ -12,6 +12,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference import images
 from sana_jax.inference.gallery import Gallery, Picture
 
+pytestmark = pytest.mark.fast
+
 SIZE = 8
 
 

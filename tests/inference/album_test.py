@@ -2,8 +2,12 @@
 
 import time
 
+import pytest
+
 from sana_jax.inference.album import Album
 from sana_jax.inference.demo import File
+
+pytestmark = pytest.mark.fast
 
 
 def files(size=3, count=2):

@@ -8,6 +8,8 @@ import pytest
 
 from sana_jax.inference import bins
 
+pytestmark = pytest.mark.fast
+
 
 def test_published_entries_of_every_table():
   # diffusers' ASPECT_RATIO_{512,1024,2048,4096}_BIN.

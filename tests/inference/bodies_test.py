@@ -9,6 +9,8 @@ import pytest
 from sana_jax.inference import bodies
 from sana_jax.inference.bodies import Refused
 
+pytestmark = pytest.mark.fast
+
 FILE = {'path': '/etc/hostname', 'meta': {'_type': 'gradio.FileData'}}
 
 

@@ -10,6 +10,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference.gallery import Gallery, Picture
 
+pytestmark = pytest.mark.fast
+
 SIZE = 8
 
 

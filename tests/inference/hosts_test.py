@@ -5,6 +5,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference import hosts
 
+pytestmark = pytest.mark.fast
+
 SERVED = [*hosts.LOOPBACK, '192.168.1.7', 'demo.example.org']
 
 

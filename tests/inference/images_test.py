@@ -6,6 +6,8 @@ import pytest
 
 from sana_jax.inference import images
 
+pytestmark = pytest.mark.fast
+
 RED, BLUE = ([255, 0, 0], [0, 0, 255])
 
 

@@ -11,6 +11,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference import jobs
 from sana_jax.inference.jobs import Job
 
+pytestmark = pytest.mark.fast
+
 DEFAULT = Job('', negative_prompt='blurry', seed=7, num_images=2)
 ROWS = [
   {'prompt': 'a cat', 'seed': 3},

@@ -9,6 +9,8 @@ import pytest
 from sana_jax.inference import existing, jobs
 from sana_jax.inference.jobs import Job
 
+pytestmark = pytest.mark.fast
+
 # str.splitlines splits at each of these; files of lines do not.
 BREAKS = ['\u2028', '\u2029', '\x85', '\x0b', '\x0c', '\x1c']
 FORMATS = ['.txt', '.jsonl', '.csv', '.parquet']

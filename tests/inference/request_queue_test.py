@@ -8,6 +8,8 @@ import pytest
 
 from sana_jax.inference.request_queue import Full, RequestQueue, Stopped
 
+pytestmark = pytest.mark.fast
+
 SECONDS = 20.0
 
 

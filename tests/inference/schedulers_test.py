@@ -8,6 +8,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference.conventions import Convention
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 
+pytestmark = pytest.mark.fast
+
 DPM = {
   '_class_name': 'DPMSolverMultistepScheduler',
   'use_flow_sigmas': True,

@@ -9,6 +9,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference import verify
 from sana_jax.inference.verify import Candidate, Pool
 
+pytestmark = pytest.mark.fast
+
 
 def picture(value):
   return np.full((2, 2, 3), value, np.uint8)

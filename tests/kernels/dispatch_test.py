@@ -11,6 +11,8 @@ import pytest
 from sana_jax.kernels import dispatch, glumb_conv, relu_linear_attention
 from sana_jax.kernels.dispatch import Op, UnsupportedError
 
+pytestmark = pytest.mark.fast
+
 
 def even(x):
   """A backend that cannot run odd lengths."""

@@ -8,6 +8,8 @@ import pytest
 
 from sana_jax.kernels import relu_linear_attention, tuning
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def tuned(tmp_path, monkeypatch):

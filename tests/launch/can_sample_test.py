@@ -9,6 +9,8 @@ from sana_jax.errors import UserError
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.weights import zoo
 
+pytestmark = pytest.mark.fast
+
 
 def column(out, name):
   """A column of the zoo's table, by the name of the row."""

@@ -6,6 +6,8 @@ from sana_jax.errors import TransientError
 from sana_jax.launch import cli as commands
 from sana_jax.version import __version__
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize('name', commands.COMMANDS)
 def test_help_shows_an_example(name, capsys):

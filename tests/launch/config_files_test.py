@@ -10,6 +10,8 @@ from sana_jax.errors import UserError
 from sana_jax.launch import config_files
 from sana_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.fast
+
 MESHES = {
   'dp': {'data': 8},
   'fsdp': {'fsdp': 8},

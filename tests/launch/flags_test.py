@@ -7,6 +7,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.launch import flags
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'text, number', [('1', 1), ('+7', 7), ('007', 7), ('2147483647', 2**31 - 1)]

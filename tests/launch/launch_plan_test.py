@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import pytest
 
@@ -139,7 +138,7 @@ def test_a_missing_compiler_is_reported(launch, refused, monkeypatch):
   monkeypatch.undo()
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   message = refused(*launch('--config', 'sana_600m_512'))
-  assert re.search(r"'sana_jax\[gpu\]', or give --no-plan\.$", message)
+  assert "'.[gpu]'" in message and '--no-plan' in message
 
 
 def test_cpus_have_nothing_to_plan(launch, cli, monkeypatch):

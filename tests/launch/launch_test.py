@@ -11,6 +11,8 @@ import pytest
 
 from sana_jax.launch import templates
 
+pytestmark = pytest.mark.fast
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 H200 = ['--where', 'slurm', '--topology', 'h200:1x2x8', '--no-plan']

@@ -12,6 +12,8 @@ from sana_jax.launch import config_files, pipelines
 from sana_jax.launch.flags import Parser
 from sana_jax.weights import hub, zoo
 
+pytestmark = pytest.mark.fast
+
 SAMPLE = ('sample', '--model', 'shapes', '--out', 'o', '--prompt', 'x')
 
 

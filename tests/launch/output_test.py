@@ -8,6 +8,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.launch import output
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):

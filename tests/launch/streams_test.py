@@ -9,6 +9,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.launch import cli, streams, terminal
 
+pytestmark = pytest.mark.fast
+
 
 def stream(encoding='utf-8'):
   return io.TextIOWrapper(io.BytesIO(), encoding, write_through=True)

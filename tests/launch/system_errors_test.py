@@ -9,6 +9,8 @@ import pytest
 
 from sana_jax.launch import cli, system_errors
 
+pytestmark = pytest.mark.fast
+
 
 def raised(number, name=None):
   return OSError(number, os.strerror(number), name)

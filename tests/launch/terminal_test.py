@@ -7,6 +7,8 @@ import pytest
 
 from sana_jax.launch import terminal
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'error, shown',

@@ -7,6 +7,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.launching import fields
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'key, text',

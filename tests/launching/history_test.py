@@ -7,6 +7,8 @@ import pytest
 from sana_jax.launching import history
 from sana_jax.launching.restarts import Attempt
 
+pytestmark = pytest.mark.fast
+
 GOOD = '{"step": 3, "exit_code": null, "stop_requested": true}'
 DAMAGED = [
   b'',

@@ -9,6 +9,8 @@ from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.launching import machines
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'name, slices, hosts, devices',

@@ -14,6 +14,8 @@ from sana_jax.errors import UserError
 from sana_jax.launching import processes
 from sana_jax.launching.processes import Patience, Process, Requests
 
+pytestmark = pytest.mark.fast
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Prints when it is ready; on SIGTERM it saves and exits, as train does.
 TRAINER = """

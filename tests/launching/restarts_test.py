@@ -4,6 +4,8 @@ import pytest
 
 from sana_jax.launching.restarts import Attempt, decide, Policy, Start, Stop
 
+pytestmark = pytest.mark.fast
+
 A = Attempt
 DEFAULT = Policy()  # 2 without progress, 100 in all, 10 s doubled up to 600 s.
 LONG = Policy(without_progress=50)

@@ -9,6 +9,8 @@ import pytest
 from sana_jax.launching import history, restarts, supervisor
 from sana_jax.launching.processes import Requests
 
+pytestmark = pytest.mark.fast
+
 AT_ONCE = restarts.Policy(wait_seconds=0)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from sana_jax.models import layers
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_sinusoids_are_cosines_first():
   t = np.float32([0.0, 1.0, 136.0, 999.0, 1000.0])

@@ -7,6 +7,8 @@ import pytest
 
 from sana_jax.models import patchgan
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope='module')
 def params():

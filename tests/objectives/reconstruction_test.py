@@ -8,6 +8,8 @@ from sana_jax import tasks
 from sana_jax.models import lpips
 from sana_jax.optim import freezing
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def config():

@@ -13,6 +13,8 @@ from sana_jax.optim import blockwise
 from sana_jax.optim.blockwise import dequantise, Quantised
 from sana_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.fast
+
 
 def normal(*shape, seed=0):
   rng = np.random.default_rng(seed)

@@ -11,6 +11,8 @@ from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import blockwise, factory
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope='module')
 def shapes():

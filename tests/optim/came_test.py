@@ -10,6 +10,8 @@ import pytest
 
 from sana_jax.optim import came, scale_by_came
 
+pytestmark = pytest.mark.fast
+
 P = jax.sharding.PartitionSpec
 SHAPES = {
   'blocks': {

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sana_jax.optim import ema
+
+pytestmark = pytest.mark.fast
 
 
 def test_the_first_updates_follow_the_parameters():

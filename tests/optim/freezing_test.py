@@ -7,6 +7,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.optim import freezing
 
+pytestmark = pytest.mark.fast
+
 PARAMS = {
   'encoder': {'conv_out': {'bias': 1, 'kernel': 2}, 'stage_1': {'bias': 3}},
   'decoder': {'conv_in': {'kernel': 4}},

@@ -12,6 +12,8 @@ from sana_jax.optim import groups, optimizers
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.fast
+
 PARAMS = {
   'blocks': {'query': {'kernel': (2, 8, 8), 'bias': (2, 8)}},
   'head': {'kernel': (8, 4), 'bias': (4,)},

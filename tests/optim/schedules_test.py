@@ -7,6 +7,8 @@ import pytest
 from sana_jax import optim
 from sana_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 def rates(steps, num_steps=1000, **settings):
   config = ConfigDict(dict(name='came', learning_rate=2.0, **settings))

@@ -7,6 +7,8 @@ import pytest
 
 from sana_jax.optim import stochastic_rounding as rounding
 
+pytestmark = pytest.mark.fast
+
 DRAWS = 20_000
 
 

@@ -8,6 +8,8 @@ import pytest
 from sana_jax.sharding.activations import constrain, constrain_tokens
 from sana_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.fast
+
 
 def test_without_a_mesh_it_is_the_identity():
   x = jnp.ones((3, 5))

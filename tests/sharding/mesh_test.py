@@ -16,6 +16,8 @@ from sana_jax.sharding.mesh import (
   place_rows,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def test_minus_one_takes_the_devices_that_are_left():
   mesh = make_mesh({'fsdp': 4, 'data': -1})

@@ -11,6 +11,8 @@ import pytest
 from sana_jax.sharding import rules
 from sana_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.fast
+
 PARAMS = {
   'blocks': {'qkv': {'kernel': jnp.ones((3, 16, 24)), 'bias': jnp.ones(24)}},
   'out': {'kernel': jnp.ones((16, 8))},

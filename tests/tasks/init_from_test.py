@@ -12,6 +12,8 @@ from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks import init_from
 from sana_jax.weights import folder as folders
 
+pytestmark = pytest.mark.fast
+
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 
 

@@ -183,7 +183,7 @@ def test_every_config_key_is_read(trained):
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
   # The kernels are the command's to prefer; data.columns become the fields of
   # parquet.Columns, which refuses others. Without a GAN, nothing reads its
-  # turns and optimizer.
+  # turns and optimizer. The reports read wandb if it is there.
   elsewhere = (
     'model.',
     'optimizer.',
@@ -194,6 +194,7 @@ def test_every_config_key_is_read(trained):
     'data.columns.',
     'loss.gan_',
     'discriminator.',
+    'wandb',
   )
   for name, config in configs.items():
     shared = ('data.',) if name == 'text_encoder' else ()

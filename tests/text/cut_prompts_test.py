@@ -9,6 +9,8 @@ from sana_jax.inference import texts
 from sana_jax.tasks.sana import encoders
 from sana_jax.text import encode, tokenizer
 
+pytestmark = pytest.mark.fast
+
 INSTRUCTION = 'say more:\nprompt: '
 LONG = 'red ' * 400
 

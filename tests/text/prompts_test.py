@@ -2,7 +2,11 @@
 
 import hashlib
 
+import pytest
+
 from sana_jax.text import prompts
+
+pytestmark = pytest.mark.fast
 
 
 def digest(text):

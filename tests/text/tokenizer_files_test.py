@@ -9,6 +9,8 @@ from sana_jax.errors import UserError
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.text import tokenizer_files
 
+pytestmark = pytest.mark.fast
+
 TEXTS = (
   '',
   'a red circle',

@@ -8,6 +8,8 @@ from sana_jax.errors import UserError
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.text.prompts import INSTRUCTION
 
+pytestmark = pytest.mark.fast
+
 COLOURS = 'red', 'green', 'blue', 'yellow', 'purple', 'orange'
 SHAPES = 'circle', 'square', 'triangle', 'star'
 CAPTIONS = [

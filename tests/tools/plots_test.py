@@ -4,9 +4,12 @@ import io
 
 import numpy as np
 from PIL import Image
+import pytest
 
 from sana_jax.tools import plots
 from sana_jax.tools.report import Bars, joined, opened
+
+pytestmark = pytest.mark.fast
 
 
 def pixels(png, colour):

@@ -17,6 +17,8 @@ from sana_jax.errors import UserError
 from sana_jax.training import boards
 from sana_jax.training.reporting import Report
 
+pytestmark = pytest.mark.fast
+
 CONFIG = ml_collections.ConfigDict(
   dict(
     num_steps=4,
@@ -127,7 +129,11 @@ def test_a_failing_dashboard_is_one_warning(tmp_path, wandb, caplog):
   assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 2
 
 
-def test_a_missing_tensorboard_is_one_warning(tmp_path, wandb, caplog):
+def test_a_missing_tensorboard_is_one_warning(
+  tmp_path, wandb, caplog, monkeypatch
+):
+  name = 'tensorboard.summary.writer.record_writer'
+  monkeypatch.setitem(sys.modules, name, None)
   with caplog.at_level(logging.WARNING, 'absl'):
     train(tmp_path, 2)
   lines = [x for x in caplog.messages if 'TensorBoard gets no file' in x]

@@ -11,6 +11,8 @@ from sana_jax.errors import TransientError, UserError
 from sana_jax.training import dataset_check
 from sana_jax.training.dataset_check import Records
 
+pytestmark = pytest.mark.fast
+
 
 def test_records_and_their_buckets_make_an_order():
   one = dataset_check.records_of([np.array([0, 2]), np.array([1])])

@@ -12,6 +12,8 @@ from sana_jax.objectives.levels import Levels
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.training.monitoring import Monitor
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def make(toy, tmp_path):

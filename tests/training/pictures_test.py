@@ -10,6 +10,8 @@ import pytest
 
 from sana_jax.training import pictures
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_straight_line_stays_where_it_is():
   line = np.linspace(5, 1, 200)

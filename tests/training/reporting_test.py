@@ -20,6 +20,8 @@ from sana_jax.training import reporting
 from sana_jax.training.jsonl_log import JsonlLog
 from sana_jax.training.reporting import Report, silence
 
+pytestmark = pytest.mark.fast
+
 CONFIG = ml_collections.ConfigDict(
   {
     'num_steps': 6,

@@ -12,6 +12,8 @@ from sana_jax import config as rules
 from sana_jax.errors import UserError
 from sana_jax.training import run_config
 
+pytestmark = pytest.mark.fast
+
 CONFIG = {'seed': 1, 'num_steps': 5, 'model': {'width': 8, 'sizes': (1, 2)}}
 DAMAGES = [
   b'',

@@ -13,6 +13,8 @@ from sana_jax.training import throughput, timers
 from sana_jax.training.throughput import StepFlops, Throughput
 from sana_jax.training.timers import PhaseTimers
 
+pytestmark = pytest.mark.fast
+
 
 class Clock:
   """Stands still until it is moved."""

@@ -12,6 +12,8 @@ import pytest
 from sana_jax.training import monitoring, pictures, reporting, timers
 from sana_jax.training.reporting import Rate, Report
 
+pytestmark = pytest.mark.fast
+
 
 class Clock:
   """Seconds that pass only when a test adds them."""

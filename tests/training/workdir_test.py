@@ -13,6 +13,8 @@ from sana_jax.errors import UserError
 from sana_jax.training.run_config import claim
 from sana_jax.training.workdir import new_folder, write_atomically
 
+pytestmark = pytest.mark.fast
+
 CONFIG = {'seed': 1, 'num_steps': 5, 'model': {'width': 8, 'sizes': (1, 2)}}
 
 

@@ -9,6 +9,8 @@ from sana_jax.errors import UserError
 from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.weights import controlnet, table
 
+pytestmark = pytest.mark.fast
+
 # controlnet/config.json of the 0.6B's, as its diffusers folder has it.
 PUBLISHED = {
   '_class_name': 'SanaControlNetModel',

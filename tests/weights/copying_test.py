@@ -9,6 +9,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.weights import copying
 
+pytestmark = pytest.mark.fast
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 
 

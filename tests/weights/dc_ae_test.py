@@ -14,6 +14,8 @@ from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
 from sana_jax.weights import dc_ae as weights
 from sana_jax.weights import table
 
+pytestmark = pytest.mark.fast
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'dc_ae.safetensors'
 
 

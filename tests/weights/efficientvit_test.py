@@ -14,6 +14,8 @@ from sana_jax.weights import efficientvit
 from sana_jax.weights.table import WeightError
 from sana_jax.weights.tensors import Stored, stored
 
+pytestmark = pytest.mark.fast
+
 STRIDED = {'downsample_block_type': 'Conv'}
 CONFIGS = {'sana': STRIDED, 'lite': STRIDED, 'strided, no first stage': STRIDED}
 

@@ -15,6 +15,8 @@ from sana_jax.errors import UserError
 from sana_jax.weights import folder as folders
 from sana_jax.weights import safetensors_files
 
+pytestmark = pytest.mark.fast
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 STEM = 'diffusion_pytorch_model'
 

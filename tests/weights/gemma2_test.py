@@ -10,6 +10,8 @@ from sana_jax.models.gemma2 import Gemma2, SIZES
 from sana_jax.weights import gemma2 as weights
 from sana_jax.weights import table
 
+pytestmark = pytest.mark.fast
+
 # config.json of google/gemma-2-2b-it as written by transformers 4.
 PUBLISHED = dict(
   architectures=['Gemma2ForCausalLM'],

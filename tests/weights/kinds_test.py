@@ -8,6 +8,8 @@ from sana_jax.errors import UserError
 from sana_jax.models.sana import Sana
 from sana_jax.weights import kinds
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   'config, part, kind',

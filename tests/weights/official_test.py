@@ -14,6 +14,8 @@ from sana_jax.weights import official
 from sana_jax.weights.table import WeightError
 from sana_jax.weights.tensors import stored
 
+pytestmark = pytest.mark.fast
+
 VARIANTS = {
   'base': {},
   'qk_norm': {'norm': True},

@@ -13,6 +13,8 @@ from sana_jax.weights.table import Rule
 from sana_jax.weights.tensors import Stored, stored
 from sana_jax.weights.transforms import CONV, IDENTITY, LINEAR
 
+pytestmark = pytest.mark.fast
+
 RULES = (
   Rule('embed', 'embed/table'),
   Rule('blocks.{i}.fc', 'blocks/fc/kernel', LINEAR),

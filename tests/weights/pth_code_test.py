@@ -14,6 +14,8 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.weights import pickling, pth
 
+pytestmark = pytest.mark.fast
+
 
 class _Runs:
   """Object that pickles into a call of `function`, as in exploits."""

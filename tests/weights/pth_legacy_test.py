@@ -10,6 +10,8 @@ from sana_jax.errors import UserError
 from sana_jax.weights import pickling, pth
 from sana_jax.weights.pickled import Storage, Tensor
 
+pytestmark = pytest.mark.fast
+
 W = Tensor(Storage(np.dtype(np.float32), '0', 12), 2, (2, 3), (1, 4))
 
 

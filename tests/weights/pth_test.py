@@ -19,6 +19,8 @@ from sana_jax.weights import pickling, pth, pth_zip
 from sana_jax.weights.pickled import Storage, Tensor
 from sana_jax.weights.tensors import stored
 
+pytestmark = pytest.mark.fast
+
 
 def one_tensor(path, tensor, data=None, **members):
   """A file with one tensor and one storage, which may be inconsistent."""

@@ -11,6 +11,8 @@ from sana_jax.errors import UserError
 from sana_jax.weights import pickled, pickling, pth, pth_zip
 from sana_jax.weights.pickled import Storage, Tensor
 
+pytestmark = pytest.mark.fast
+
 F32 = np.dtype(np.float32)
 DATA = np.arange(1000, dtype=np.float32).tobytes()
 

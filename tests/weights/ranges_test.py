@@ -10,6 +10,8 @@ from sana_jax.weights import pth, ranges
 from sana_jax.weights import safetensors_files as files
 from sana_jax.weights.tensors import stored
 
+pytestmark = pytest.mark.fast
+
 VALUES = np.arange(300.0).reshape(30, 10)
 
 

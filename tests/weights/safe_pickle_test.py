@@ -15,6 +15,8 @@ from sana_jax.weights import pickled, pickling, safe_pickle
 from sana_jax.weights.pickled import Storage, Tensor
 from sana_jax.weights.safe_pickle import described, Inert
 
+pytestmark = pytest.mark.fast
+
 F32 = np.dtype(np.float32)
 
 

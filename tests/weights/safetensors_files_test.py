@@ -12,6 +12,8 @@ from sana_jax.errors import UserError
 from sana_jax.weights import safetensors_files as files
 from sana_jax.weights.tensors import stored
 
+pytestmark = pytest.mark.fast
+
 DTYPES = (
   np.float32,
   np.float16,

@@ -16,6 +16,8 @@ from sana_jax.weights.transforms import (
   POINTWISE,
 )
 
+pytestmark = pytest.mark.fast
+
 RULES = [
   Rule('embed.weight', 'embed/table'),
   Rule('blocks.{i}.fc.weight', 'blocks/fc/kernel', LINEAR),

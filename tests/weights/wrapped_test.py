@@ -18,6 +18,8 @@ from sana_jax.weights import hub, pickled, pickling, pth, safetensors_files
 from sana_jax.weights.pickled import Storage, Tensor
 from sana_jax.weights.wrapped import EMA_KEYS, KEYS, without_prefixes
 
+pytestmark = pytest.mark.fast
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 STATES = {
   'numpy': np.random.get_state(),

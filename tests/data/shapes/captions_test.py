@@ -1,5 +1,9 @@
+import pytest
+
 from sana_jax.data.shapes import captions, KINDS, phrasings, requirements, words
 from sana_jax.data.shapes.captions import Requirement, Want
+
+pytestmark = pytest.mark.fast
 
 
 def texts(kind, split):

@@ -7,6 +7,8 @@ import pytest
 from sana_jax.data.shapes import Object, PALETTE, render, Scene, scene, SHAPES
 from sana_jax.data.shapes.captions import Requirement, Want
 
+pytestmark = pytest.mark.fast
+
 # Star: corners at R = r / sin 72 deg, inner ones at R cos 72 / cos 36.
 _R = 1 / math.sin(math.radians(72))
 _INNER = _R * math.cos(math.radians(72)) / math.cos(math.radians(36))

@@ -5,6 +5,8 @@ import pytest
 
 from sana_jax.data.shapes import captions, KINDS, scene, WEIGHTS
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_scene_is_a_function_of_seed_split_and_index():
   assert scene(3, 'train', 5) == scene(3, 'train', 5)

@@ -9,6 +9,8 @@ from sana_jax.errors import UserError
 from sana_jax.models.autoencoders import base
 from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
 
+pytestmark = pytest.mark.fast
+
 
 class Halved(nn.Module):
   """Mean of 2 x 2 pixels and back, with a scale and a shift."""

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sana_jax.models.gemma2 import modules
+
+pytestmark = pytest.mark.fast
 
 
 def normal(*shape):

@@ -12,6 +12,8 @@ import pytest
 
 from sana_jax.tools.bench import resident
 
+pytestmark = pytest.mark.fast
+
 SIZE = 2**28
 
 

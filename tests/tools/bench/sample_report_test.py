@@ -10,6 +10,8 @@ from sana_jax.tools.bench.request import Request, request
 from sana_jax.tools.bench.sample_report import Record, SAMPLING
 from sana_jax.tools.report import Run, to_json
 
+pytestmark = pytest.mark.fast
+
 RUN = Run(
   [
     Record('denoise', 'sana_jax', [2.5, 2.0, 2.25], 9.0, int(1e12), 2**31),

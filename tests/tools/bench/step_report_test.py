@@ -15,6 +15,8 @@ from sana_jax.tools.bench.step_report import (
 )
 from sana_jax.tools.report import Run, to_json
 
+pytestmark = pytest.mark.fast
+
 GIB = 2**30
 OFF = Record(
   'm+model.remat=none',

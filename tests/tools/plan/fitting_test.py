@@ -11,6 +11,8 @@ from sana_jax.tools.plan.candidates import Candidate, copied
 from sana_jax.tools.plan.report import Plan
 from sana_jax.tree import flatten
 
+pytestmark = pytest.mark.fast
+
 POD = chips.parse('v5e:4x4')
 
 

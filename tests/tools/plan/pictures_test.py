@@ -13,6 +13,8 @@ from sana_jax.analysis.work import Work
 from sana_jax.tools.plan import page, pictures, tables
 from sana_jax.tools.plan.report import Plan
 
+pytestmark = pytest.mark.fast
+
 GIB = 2**30
 PLAN = Plan(
   'fsdp',

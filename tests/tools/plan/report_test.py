@@ -11,6 +11,8 @@ from sana_jax.analysis.work import Work
 from sana_jax.tools.plan import report
 from sana_jax.tools.plan.report import Plan, predict
 
+pytestmark = pytest.mark.fast
+
 # A v5e does 197e12 FLOP and moves 819e9 bytes a second.
 PLAN = Plan(
   'fsdp',

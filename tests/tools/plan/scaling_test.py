@@ -9,6 +9,8 @@ from sana_jax.analysis.work import Work
 from sana_jax.tools.plan import scaling
 from sana_jax.tools.plan.report import Plan, predict
 
+pytestmark = pytest.mark.fast
+
 PLAN = Plan(
   'fsdp',
   'v5e:4x4',

@@ -10,6 +10,8 @@ import pytest
 
 from sana_jax.models.autoencoders.dc_ae import resampling
 
+pytestmark = pytest.mark.fast
+
 
 def normal(*shape):
   return np.random.default_rng().normal(size=shape).astype(np.float32)

@@ -10,6 +10,8 @@ from sana_jax.tools.bench.ops.compiled import Record
 from sana_jax.tools.bench.ops.report import COMPILED
 from sana_jax.tools.report import Run, to_json
 
+pytestmark = pytest.mark.fast
+
 CASE = dict(
   op='glumb_conv',
   shape=(1, 128, 128, 128),

@@ -16,6 +16,8 @@ from sana_jax.tools.bench.ops.measure import Record
 from sana_jax.tools.bench.ops.report import MEASURED
 from sana_jax.tools.report import Run, to_json
 
+pytestmark = pytest.mark.fast
+
 CASE = Case('relu_linear_attention', (1, 8, 2, 4), 'float32', 'a model 64 px')
 
 

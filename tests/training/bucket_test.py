@@ -7,6 +7,7 @@ here is tested against the real one.
 import dataclasses
 import json
 import os
+import re
 import threading
 import time
 

@@ -108,7 +108,7 @@ def parse(row: Mapping[str, Any], default: Job) -> Job:
   given = {
     k: v
     for k, v in row.items()
-    if not (v is None or isinstance(v, str) and not v.strip())
+    if not (v is None or isinstance(v, str) and not _stripped(v))
   }
   if unknown := sorted(str(k) for k in set(given) - set(KEYS)):
     raise UserError(
@@ -160,7 +160,12 @@ def _text(key, value):
     raise UserError(
       f'{key} has a NUL character; a UTF-16 file must be saved as UTF-8.'
     )
-  return value.strip().strip('\ufeff').strip()
+  return _stripped(value)
+
+
+def _stripped(text):
+  """Text without white space and byte order marks at its ends."""
+  return text.strip().strip('\ufeff').strip()
 
 
 def _shown(value):

@@ -42,7 +42,7 @@ def _is_visible(c):
   return c == _JOINER or unicodedata.category(c) not in _INVISIBLE
 
 
-def counted(count: float, one: str, many: str = '') -> str:
+def counted(count: float | int, one: str, many: str = '') -> str:
   """'1 picture' or '2 pictures'.
 
   Args:

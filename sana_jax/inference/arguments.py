@@ -86,7 +86,7 @@ class Call(NamedTuple):
   output_type: str
   use_resolution_binning: bool
   instruction: str | Sequence[str] | None
-  flow_shift: float
+  flow_shift: float | int
   convention: Convention
   parts: Strips | Tiles | str | None
   on_step: Callable[[int], None] | None

@@ -114,7 +114,7 @@ class Pipeline:
     height: int | None = None,
     width: int | None = None,
     steps: int | None = None,
-    guidance_scale: float | None = None,
+    guidance_scale: float | int | None = None,
     negative_prompt: str | Sequence[str] | None = None,
     num_images: int = 1,
     seed: int | Sequence[int] = 0,

@@ -121,7 +121,7 @@ def cut_prompts(
 
 
 def warn_of_cut(
-  cut: Mapping[str, int], length: int, seconds: float = 0
+  cut: Mapping[str, int], length: int, seconds: float | int = 0
 ) -> None:
   """Logs a warning of truncated prompts, at most once in `seconds`."""
   if cut:

@@ -75,7 +75,7 @@ def errors(rows: Sequence[tuple[str, float, float]]) -> bytes:
   return png(drawn)
 
 
-def figure(width: float, height: float) -> Figure:
+def figure(width: float | int, height: float | int) -> Figure:
   """A figure in inches, made without pyplot's global state and display."""
   made = Figure(figsize=(width, height), dpi=110, layout='constrained')
   FigureCanvasAgg(made)

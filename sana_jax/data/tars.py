@@ -167,7 +167,7 @@ def _parts(path):
 
 def _add(samples, key, suffix, dotted, member, file) -> bool:
   """Adds a file to its sample, unless another one takes its place."""
-  sample = samples.setdefault(key, _Sample(dotted and member.name))
+  sample = samples.setdefault(key, _Sample(member.name if dotted else ''))
   place = (member.offset_data, member.size)
   if suffix in _IMAGES:
     if sample.image != _NOWHERE:

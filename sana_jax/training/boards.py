@@ -52,7 +52,9 @@ class TensorBoard:
     self._has_begun = False
     self._add(self._event(file_version='brain.Event:2'))
 
-  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+  def write_scalars(
+    self, step: int, scalars: Mapping[str, float | int]
+  ) -> None:
     """Writes numbers by name."""
     event = self._begun(step)
     for name, value in scalars.items():
@@ -121,7 +123,9 @@ class WeightsAndBiases:
         value=config.wandb,
       ) from e
 
-  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+  def write_scalars(
+    self, step: int, scalars: Mapping[str, float | int]
+  ) -> None:
     """Logs numbers by name."""
     self._run.log(dict(scalars), step=step)
 
@@ -149,7 +153,9 @@ class Boards:
   def __init__(self, *opened: Any):
     self._opened = list(opened)
 
-  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+  def write_scalars(
+    self, step: int, scalars: Mapping[str, float | int]
+  ) -> None:
     self._each(lambda board: board.write_scalars(step, scalars))
 
   def write_image(self, step: int, image: Image.Image) -> None:

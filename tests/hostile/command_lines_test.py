@@ -30,8 +30,6 @@ from sana_jax.data import sources
 from sana_jax.launch import cli
 from sana_jax.tree import flatten
 
-pytestmark = pytest.mark.fast
-
 
 def commands():
   """(words, parser) of each command and of each of its kinds."""

@@ -29,8 +29,6 @@ import pytest
 from sana_jax.launch import cli, supervise, tpu_vm
 from sana_jax.printable import printable
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture(scope='module')
 def fakes():

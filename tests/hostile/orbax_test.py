@@ -9,8 +9,6 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.weights import native, native_shapes
 
-pytestmark = pytest.mark.fast
-
 VARIABLES = {
   'params': {
     'a': {'kernel': np.arange(12, dtype=np.float32)},

@@ -12,8 +12,6 @@ from sana_jax.errors import UserError
 from sana_jax.inference import images
 from sana_jax.inference.gallery import Gallery, Picture
 
-pytestmark = pytest.mark.fast
-
 SIZE = 8
 
 

@@ -19,8 +19,6 @@ from sana_jax.inference.jobs import Job
 from sana_jax.printable import printable
 from sana_jax.text import encode, tokenizer
 
-pytestmark = pytest.mark.fast
-
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 FORMATS = ('.txt', '.jsonl', '.csv', '.parquet')
 # Lone surrogates, noncharacters, byte order marks, bidirectional controls,

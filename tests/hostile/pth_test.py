@@ -13,14 +13,11 @@ import subprocess
 import zipfile
 
 import numpy as np
-import pytest
 
 from sana_jax.errors import UserError
 from sana_jax.weights import exchange, pickling, pth
 from sana_jax.weights.pickled import Storage, Tensor
 from sana_jax.weights.tensors import stored
-
-pytestmark = pytest.mark.fast
 
 F32 = np.dtype(np.float32)
 W = Tensor(Storage(F32, '0', 12), 2, (2, 3), (1, 4))

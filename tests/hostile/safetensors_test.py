@@ -9,15 +9,12 @@ import json
 import os
 
 import numpy as np
-import pytest
 import safetensors
 
 from sana_jax.errors import UserError
 from sana_jax.weights import exchange
 from sana_jax.weights import safetensors_files as files
 from sana_jax.weights.tensors import stored
-
-pytestmark = pytest.mark.fast
 
 ODD = [
   -1,

@@ -11,8 +11,6 @@ from sana_jax.data.records import BadRecord
 from sana_jax.data.shapes import builder
 from sana_jax.data.tfds import TfdsSource
 
-pytestmark = pytest.mark.fast
-
 ROOT = pathlib.Path(__file__).parents[2]
 # A mapped file ends the process with SIGBUS: in one of its own.
 _READS = """

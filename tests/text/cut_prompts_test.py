@@ -1,8 +1,8 @@
 """Prompts over the length are reported wherever they are encoded."""
 
 import logging
-import types
 
+from flax import linen as nn
 import pytest
 
 from sana_jax.inference import texts
@@ -58,7 +58,7 @@ def test_sampling_is_silent_about_prompts_that_fit(words, warned):
 
 def test_caches_and_online_text_name_captions_that_are_cut(words, warned):
   encoders.needed_length(words, ['red', LONG], INSTRUCTION, 16)
-  online = encoders.OnlineText(types.SimpleNamespace(), words, INSTRUCTION, 16)
+  online = encoders.OnlineText(nn.Dense(1), words, INSTRUCTION, 16)
   online.tokens('red')
   assert len(warned()) == 1
   online.tokens(LONG)

@@ -19,7 +19,7 @@ def normal(*shape):
 
 def test_space_to_channels_orders_channel_row_column():
   x = normal(2, 4, 6, 3)
-  got = resampling.space_to_channels(x)
+  got = resampling.space_to_channels(jnp.asarray(x))
   for c, i, j in itertools.product(range(3), range(2), range(2)):
     np.testing.assert_array_equal(
       got[..., 4 * c + 2 * i + j], x[:, i::2, j::2, c]
@@ -29,7 +29,8 @@ def test_space_to_channels_orders_channel_row_column():
 def test_channels_to_space_is_its_inverse():
   x = normal(2, 4, 6, 3)
   np.testing.assert_array_equal(
-    resampling.channels_to_space(resampling.space_to_channels(x)), x
+    resampling.channels_to_space(resampling.space_to_channels(jnp.asarray(x))),
+    x,
   )
 
 

@@ -31,7 +31,7 @@ class UserError(ValueError):
     *,
     key: str = '',
     value: Any = None,
-    allowed: Collection[str] | str | None = None,
+    allowed: Collection[Any] | str | None = None,
   ):
     super().__init__(message)
     self.key, self.value, self.allowed = key, value, allowed

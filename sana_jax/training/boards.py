@@ -180,6 +180,8 @@ class Boards:
 def opened(workdir: epath.Path, config: ml_collections.ConfigDict) -> Boards:
   """The dashboards of a run; a missing TensorBoard is logged once."""
   boards = []
+  if config.get('wandb'):  # First, as it may raise an error.
+    boards.append(WeightsAndBiases(workdir, config))
   try:
     boards.append(TensorBoard(workdir))
   except ModuleNotFoundError as e:
@@ -189,6 +191,4 @@ def opened(workdir: epath.Path, config: ml_collections.ConfigDict) -> Boards:
       e.name,
       extras.install('train'),
     )
-  if config.get('wandb'):
-    boards.append(WeightsAndBiases(workdir, config))
   return Boards(*boards)

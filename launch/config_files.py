@@ -98,7 +98,7 @@ def _find(flag: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
 
 
 def _of(module, name, example):
-  """What a file must define; UserError if it does not."""
+  """The required definition of a file; UserError if it is missing."""
   if not hasattr(module, name):
     raise UserError(
       f'the file has no {name}; define it, such as {example}.', key=name

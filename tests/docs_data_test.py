@@ -110,7 +110,8 @@ def test_the_commands_of_the_page_run(data, capsys):
       for command, out in outputs.items()
       if line in command and 'describe' in command
     ]
-    assert text.startswith(f'{records} records\n'), text
+    count = '1 record\n' if records == 1 else f'{records} records\n'
+    assert text.startswith(count), text
 
 
 @pytest.mark.docs

@@ -1,6 +1,6 @@
 """Names of diffusers' SanaPipeline, accepted or answered with ours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 import difflib
 from typing import Any
 
@@ -47,7 +47,9 @@ _ATTRIBUTES = {
 }
 
 
-def arguments(given: Mapping[str, Any], ours: Sequence[str]) -> dict[str, Any]:
+def arguments(
+  given: Mapping[str, Any], ours: Collection[str]
+) -> dict[str, Any]:
   """Arguments of a call by our names.
 
   Raises UserError for an argument that neither has, or that only diffusers has.

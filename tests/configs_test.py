@@ -29,6 +29,7 @@ def variants(name):
   return [name, *(f'{name}:{variant}' for variant in allowed.split(', '))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', [v for name in NAMES for v in variants(name)])
 def test_a_shipped_config_makes_a_model_that_can_be_sharded(name):
   config = load_config(name)

@@ -131,6 +131,7 @@ def tiny(name, root):
 QUICK = ('sana15_4800m_1024',)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'name',
   [

@@ -65,6 +65,7 @@ def of(name, part, *args, method='__call__'):
 
 
 # TFLOP of one picture at 512, 1024, 2048 and 4096 px, from the papers' sizes.
+@pytest.mark.long
 @pytest.mark.parametrize(
   'name, published',
   [
@@ -81,6 +82,7 @@ def test_transformers_have_the_published_operations(name, published):
     assert got == pytest.approx(want, rel=6e-3)
 
 
+@pytest.mark.long
 def test_the_autoencoder_and_gemma_have_the_published_operations():
   name = 'sana_600m_1024'
   assert of(name, 'vae', like(1, 1024, 1024, 3), method='encode') == (

@@ -350,6 +350,7 @@ def test_absurd_sizes_are_refused_before_anything_is_built(
   assert peak_bytes() - before < MOST_BYTES
 
 
+@pytest.mark.long
 def test_a_changed_config_is_a_legal_model_or_one_error(folder, hostile):
   refused = loaded = 0
   for file in FILES:

@@ -75,6 +75,7 @@ def by_page(demo):
     return last['success'], last['output']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'draw',
   [[by_program], [by_page], [by_program, by_page]],

@@ -176,6 +176,7 @@ def filled(rng, path, secrets):
   )
 
 
+@pytest.mark.long
 def test_every_route_of_gradio_keeps_every_file(
   demo,
   secrets,

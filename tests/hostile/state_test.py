@@ -196,6 +196,7 @@ def cases(run):
   ]
 
 
+@pytest.mark.long
 def test_a_damaged_workdir_resumes_to_the_same_bits_or_says_why(run, hostile):
   if hostile.every:
     for name, kind in cases(run):

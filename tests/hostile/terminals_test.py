@@ -35,6 +35,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly():
   assert (code, out, err) == (141, b'', b'')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'line, code', [('$CLI zoo <&- >&- 2>&-', 0), ('$CLI zoo x >&- 2>&-', 2)]
 )
@@ -52,6 +53,7 @@ def test_what_is_printed_does_not_get_into_files_that_are_opened(tmp_path):
   assert (tmp_path / 'written').read_text() == 'y'
 
 
+@pytest.mark.long
 def test_a_full_disk_under_the_output_is_one_sentence():
   code, _, err = shell('$CLI zoo >/dev/full')
   assert code == 2

@@ -48,6 +48,7 @@ def five(pipe, request):
   return np.concatenate([first, second[3:]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('chooser', [redness, redder])
 def test_the_kept_are_the_best_of_the_pictures_of_those_numbers(
   pipe, pictures, chooser

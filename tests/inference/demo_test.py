@@ -114,6 +114,7 @@ def test_text_of_a_request_is_escaped_and_cut(pipe, value):
   assert len(str(raised.value)) < 200
 
 
+@pytest.mark.long
 def test_a_stopped_request_ends_after_its_step(pipe):
   stop, done = threading.Event(), []
 

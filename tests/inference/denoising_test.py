@@ -27,6 +27,7 @@ def check_steps(pipe, whole, atol=1e-6, **settings):
   np.testing.assert_allclose(got, whole.draw(PROMPT, **how), atol=atol)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['euler', 'dpm++2m', 'dpm++3m'])
 def test_step_by_step_gives_the_same_pictures(pipe, sampler):
   check_steps(pipe, pipe, sampler=sampler)
@@ -49,6 +50,7 @@ class Renoise:
     )
 
 
+@pytest.mark.long
 def test_a_pictures_random_numbers_are_of_its_seed_and_number(
   pipe, monkeypatch
 ):
@@ -73,6 +75,7 @@ def test_a_pictures_random_numbers_are_of_its_seed_and_number(
   assert np.abs(again - draw(PROMPT, latents=noise, seed=6)).max() > 1e-2
 
 
+@pytest.mark.long
 def test_a_mesh_steps_to_the_pictures_of_one_device(pipe, monkeypatch):
   monkeypatch.setitem(samplers._SAMPLERS, 'renoise', Renoise())
   mesh = make_mesh({'data': -1}, jax.local_devices()[:2])

@@ -206,6 +206,7 @@ def test_guidance_takes_its_options_by_name(pipe):
   assert np.abs(make(flow_shift=1.0) - make()).max() > 1e-3
 
 
+@pytest.mark.long
 def test_bfloat16_runs_and_resembles_float32(pipe):
   half = Pipeline.from_pretrained(FOLDER, dtype='bfloat16')
   leaf = half.transformer.variables['params']['head']['out']['kernel']

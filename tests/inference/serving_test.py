@@ -63,6 +63,7 @@ def ask(port, path='/'):
   return client
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('path', ['/', '/stuck', '/drawing'])
 def test_one_signal_ends_it_within_seconds_whatever_it_does(server, path):
   process, port = server()

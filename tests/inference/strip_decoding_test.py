@@ -116,6 +116,7 @@ def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', FAMILY)
 def test_strips_give_the_picture_of_one_piece(name):
   model, variables, latents, want = case(name)
@@ -134,6 +135,7 @@ def test_without_more_rows_there_would_be_seams(monkeypatch):
   assert relative_error(got, want) > 1e-4
 
 
+@pytest.mark.long
 def test_strips_bound_the_memory():
   temporaries = lambda x: x.memory_analysis().temp_size_in_bytes
   model, *rest = large()
@@ -141,6 +143,7 @@ def test_strips_bound_the_memory():
   assert temporaries(strips) < temporaries(compiled(ONE)) / 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', FAMILY)
 def test_a_mesh_splits_the_rows_of_the_same_picture(name):
   model, variables, latents, want = case(name)

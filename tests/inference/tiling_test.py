@@ -64,6 +64,7 @@ def test_edges_fade_in_linearly():
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('size', [(40, 24), (16, 28)])
 def test_sizes_are_those_of_the_plain_way(model, size):
   module, variables = model

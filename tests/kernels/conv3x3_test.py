@@ -115,6 +115,7 @@ def test_the_kernel_gives_the_definition(op, shape, dtype, bound, group):
   assert not interpreter.races.races_found
 
 
+@pytest.mark.long
 def test_gradients_of_the_kernel_are_those_of_the_definition(op):
   args, dout = inputs(op, 2, 8, 18, 128, 128)
   for got, want in zip(
@@ -158,6 +159,7 @@ def test_a_mesh_gives_the_same(op, shape):
     assert relative_error(a, np.asarray(b)) <= 1e-5
 
 
+@pytest.mark.long
 def test_the_kernel_works_inside_scan_and_remat():
   op = conv3x3_norm
   args, _ = inputs(op, 1, 3, 18, 128, 128)

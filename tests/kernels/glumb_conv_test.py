@@ -285,6 +285,7 @@ def test_backends_give_the_same_on_a_mesh(name, shape):
     assert relative_error(a, np.asarray(b)) <= 1e-5
 
 
+@pytest.mark.long
 def test_one_row_a_device_is_not_split_further():
   args, cotangent = inputs(2, 4, 3, 4)
   want = with_gradients(glumb_conv, cotangent, *args)
@@ -294,6 +295,7 @@ def test_one_row_a_device_is_not_split_further():
     assert relative_error(a, np.asarray(b)) <= 1e-5
 
 
+@pytest.mark.long
 def test_kernels_work_inside_scan_remat_and_vmap():
   def loss(f, xs, kernel, bias):
     step = jax.checkpoint(

@@ -212,6 +212,7 @@ def test_backends_survive_large_inputs_and_keys_that_are_all_negative(
     assert jnp.isfinite(grad.astype(jnp.float32)).all()
 
 
+@pytest.mark.long
 @everywhere
 def test_backends_run_in_vmap_scan_and_remat(pure):
   q, k, v = (jnp.stack([x, 2 - x]) for x in inputs((1, 33, 3, 32)))

@@ -81,6 +81,7 @@ def reference(x, kernel, bias, *douts):
   return out, *(back(dout.astype(jnp.float32)) for dout in douts)
 
 
+@pytest.mark.long
 def test_the_gate_of_rows_between_others_is_its_definition(small_tiles):
   args = normal(1, 5, 9, 528), normal(3, 3, 528), normal(528)
   got = gate.forward(
@@ -92,6 +93,7 @@ def test_the_gate_of_rows_between_others_is_its_definition(small_tiles):
   assert relative_error(got, want) <= 1e-2
 
 
+@pytest.mark.long
 def test_the_gradient_of_rows_between_others_is_its_definition(small_tiles):
   args = normal(1, 7, 9, 32), normal(3, 3, 32), normal(32)
   dout = normal(1, 7, 9, 16)
@@ -116,6 +118,7 @@ def test_unsupported_gate_calls_raise_the_reason():
     gate.check_supported(normal(1, 2, 2, 24), True)
 
 
+@pytest.mark.long
 def test_the_op_runs_the_gate_and_its_gradient(small_tiles):
   args = normal(2, 3, 1, 32), normal(3, 3, 32), normal(32)
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from sana_jax.tools.bench.chip.stages import RATES, STAGES
 
 
@@ -13,6 +15,7 @@ def by_name(folder):
   return {r['name']: r for r in read(folder)['records']}
 
 
+@pytest.mark.long
 def test_it_ends_in_time_lists_what_did_not_run_and_resumes(cli, tmp_path):
   out = tmp_path / 'out'
   run = lambda minutes: cli('bench', 'chip', '--minutes', minutes, '--out', out)

@@ -57,6 +57,7 @@ def small(monkeypatch):
   )
 
 
+@pytest.mark.long
 def test_a_stage_is_measured_printed_and_written(
   cli, in_this_process, quick, small, tmp_path
 ):
@@ -133,6 +134,7 @@ def test_a_bad_value_is_a_one_line_error(flags, key, refused):
 SMALL = ['--models', 'sana_600m_512', '--sizes', '64', '--repeats', '1']
 
 
+@pytest.mark.long
 def test_kernels_are_measured_printed_and_written(cli, rates, tmp_path):
   code, out, err = cli('bench', 'kernels', *SMALL, '--out', tmp_path)
   assert code == 0, err
@@ -210,6 +212,7 @@ TINY = (
 )
 
 
+@pytest.mark.long
 def test_steps_are_measured_printed_and_written(
   cli, in_this_process, rates, tmp_path
 ):
@@ -277,6 +280,7 @@ def variants(monkeypatch):
   return found
 
 
+@pytest.mark.long
 def test_a_sweep_has_each_policy_with_kernels_off_and_on(
   cli, variants, tmp_path
 ):

@@ -66,6 +66,7 @@ def chosen(tmp_path_factory):
   return [*argv, *choice], out, every
 
 
+@pytest.mark.long
 def test_the_best_of_all_candidates_are_kept_best_first(chosen):
   from sana_jax.evaluation import shapes_scorer
 
@@ -103,6 +104,7 @@ def test_a_kept_picture_records_how_it_was_chosen(chosen):
     assert about[key] == str(first[key])
 
 
+@pytest.mark.long
 def test_a_run_that_lost_pictures_is_completed(chosen, tmp_path, cli):
   argv, out, _ = chosen
   again = tmp_path / 'again'
@@ -124,6 +126,7 @@ def test_a_run_that_lost_pictures_is_completed(chosen, tmp_path, cli):
   assert contents(again) == contents(out)
 
 
+@pytest.mark.long
 def test_other_choices_are_not_mixed(chosen, cli):
   argv, out, every = chosen
   before = contents(out)
@@ -139,6 +142,7 @@ def test_other_choices_are_not_mixed(chosen, cli):
   assert contents(out) == before
 
 
+@pytest.mark.long
 def test_shards_hold_the_chosen(chosen, tmp_path, cli):
   argv, out, _ = chosen
   for _ in range(2):
@@ -150,6 +154,7 @@ def test_shards_hold_the_chosen(chosen, tmp_path, cli):
   ]
 
 
+@pytest.mark.long
 def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
   import jax
 
@@ -203,6 +208,7 @@ def mine(tmp_path, monkeypatch):
   return name
 
 
+@pytest.mark.long
 def test_ones_own_scorer_or_comparator_chooses(mine, cli, tiny_sana, tmp_path):
   argv = [
     'sample',
@@ -281,6 +287,7 @@ def test_a_scorer_that_gives_no_scores_is_reported(
   assert not out.exists()
 
 
+@pytest.mark.long
 def test_lines_that_the_scorer_cannot_use_are_skipped(cli, tmp_path):
   file, out = tmp_path / 'prompts.jsonl', tmp_path / 'out'
   file.write_text(

@@ -49,6 +49,7 @@ def convert(cli, tmp_path):
   return run
 
 
+@pytest.mark.long
 def test_through_our_own_format_and_back_every_bit_is_the_same(
   tiny_sana, convert
 ):
@@ -65,6 +66,7 @@ def test_through_our_own_format_and_back_every_bit_is_the_same(
   assert rest(back) == rest(tiny_sana)
 
 
+@pytest.mark.long
 def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
   own = convert(tiny_sana, 'orbax')
   pictures = []
@@ -89,6 +91,7 @@ def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
   np.testing.assert_array_equal(*pictures)
 
 
+@pytest.mark.long
 def test_through_the_official_format_and_back_every_bit_is_the_same(
   tiny_sana, convert
 ):

@@ -39,6 +39,7 @@ def test_a_bad_value_is_reported(flag, value, refused, tmp_path):
   assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_nothing(process, tmp_path):
   code, out, err = process(
     'data',

@@ -59,6 +59,7 @@ def answer(server, request):
       return refused.code, json.loads(refused.read())
 
 
+@pytest.mark.long
 def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
   status, content = answer(server, ASKED)
   assert status == 200
@@ -199,6 +200,7 @@ def check_signal(server, folder, number, code):
 
 
 # The last of the tests with this server, which it ends.
+@pytest.mark.long
 def test_it_ends_at_sigterm_while_it_draws_and_leaves_no_file(server, folder):
   check_signal(server, folder, signal.SIGTERM, 130)
 

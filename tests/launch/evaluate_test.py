@@ -32,6 +32,7 @@ def evaluated(tmp_path_factory, tiny_sana):
   return argv, out
 
 
+@pytest.mark.long
 def test_scores_are_of_every_kind(evaluated, tiny_sana):
   record = json.loads((evaluated[1] / 'scores.json').read_text())
   assert record['model'] == str(tiny_sana)

@@ -85,6 +85,7 @@ def test_a_cache_is_made_once(cached):
   ]
 
 
+@pytest.mark.long
 def test_a_run_on_a_cache_makes_no_other(trained):
   assert (trained / 'model/transformer').is_dir()
   assert not (trained / 'encoded').exists()
@@ -119,6 +120,7 @@ def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
   assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.long
 def test_a_step_and_the_raw_weights_can_be_requested(trained, cli, tmp_path):
   found = {}
   for step in (2, 4):

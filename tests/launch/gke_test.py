@@ -86,6 +86,7 @@ def container(found):
   return train
 
 
+@pytest.mark.long
 def test_every_topology_has_a_valid_manifest():
   for number, topology in enumerate(TOPOLOGIES):
     job = made(topology, spot=bool(number % 2))

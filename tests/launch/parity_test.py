@@ -97,6 +97,7 @@ def test_seeds_are_fresh_unless_given(cli, cases):
   assert seeds[0] != seeds[1] and seeds[2] == 9
 
 
+@pytest.mark.long
 def test_the_page_is_made_again_from_its_json(cli, cases, tmp_path):
   cases(*CASES)
   code, _, _ = cli('parity', '--seed=5', '--out', tmp_path / 'docs')

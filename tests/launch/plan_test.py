@@ -151,6 +151,7 @@ def test_the_report_and_the_layout_files_are_written(
   assert 'data:image/png;base64,' in (out / 'plan.html').read_text()
 
 
+@pytest.mark.long
 def test_a_second_run_compiles_nothing(tiny, compilers, tmp_path, monkeypatch):
   monkeypatch.setattr(runner.Runner, '_compile', compile_by_rule)
   args = ('--topology', 'v5e:4x4', '--layouts', 'dp', '--out', tmp_path / 'out')
@@ -186,6 +187,7 @@ def test_fit_finds_the_largest_batch(
   ]
 
 
+@pytest.mark.long
 def test_a_search_compiles_the_requested_number(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):
@@ -200,6 +202,7 @@ def test_a_search_compiles_the_requested_number(
   base.check(config)
 
 
+@pytest.mark.long
 def test_a_search_continues_until_something_fits(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):
@@ -269,6 +272,7 @@ def test_a_step_is_planned_for_an_unattached_pod(tiny, tmp_path, capsys):
   assert sent > 0 and found['temporaries']
 
 
+@pytest.mark.long
 def test_several_configs_and_pods_make_a_table_of_winners(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):

@@ -35,6 +35,7 @@ def made(tmp_path_factory, tiny_sana):
   return argv, folder / 'out'
 
 
+@pytest.mark.long
 def test_too_many_bad_lines_are_an_exit_code_of_1(cli, tiny_sana, tmp_path):
   file, out = tmp_path / 'prompts.jsonl', tmp_path / 'out'
   file.write_text(
@@ -72,6 +73,7 @@ def test_too_many_bad_lines_are_an_exit_code_of_1(cli, tiny_sana, tmp_path):
   assert not (out / 'skipped.jsonl').exists()
 
 
+@pytest.mark.long
 def test_damaged_pictures_are_named_and_made_again(made, tmp_path, cli):
   argv, whole = made
   out = tmp_path / 'out'
@@ -103,6 +105,7 @@ def test_a_folder_in_the_place_of_a_picture_is_refused(made, tmp_path, cli):
   assert '00000-1-a-red-circle.png is a folder' in err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_text_that_a_format_cannot_hold_skips_its_line(
   cli, tiny_sana, tmp_path, monkeypatch
 ):

@@ -105,6 +105,7 @@ def test_running_out_of_memory_raises_a_user_error(
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'flags',
   [

@@ -106,6 +106,7 @@ def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
   )
 
 
+@pytest.mark.long
 def test_of_several_supervisors_one_decides(supervise, tmp_path):
   process = supervise('--process=0-1', '--once', command=['sh', '-c', 'exit 5'])
   err = process.communicate(timeout=60)[1]

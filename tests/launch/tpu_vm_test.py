@@ -102,6 +102,7 @@ def launch(process, tmp_path, *more):
   )
 
 
+@pytest.mark.long
 def test_preempted_machines_are_requested_again(
   process, pretend, tmp_path, monkeypatch
 ):
@@ -139,6 +140,7 @@ def test_preempted_machines_are_requested_again(
   assert (one, two) == ('SANA_JAX_ATTEMPT=0.0', 'SANA_JAX_ATTEMPT=0.1')
 
 
+@pytest.mark.long
 def test_it_is_given_up_without_progress(process, pretend, tmp_path):
   pretend(gcloud=GCLOUD, docker=DOCKER, **{'sana-jax': 'exit 77'})
   code, _, err = launch(process, tmp_path, '--restarts-without-progress', '1')

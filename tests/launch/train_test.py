@@ -202,6 +202,7 @@ def test_an_invalid_workdir_is_reported(train, refused, tmp_path):
 
 
 # Threads of orbax may fail after the error that is reported.
+@pytest.mark.long
 @pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnhandledThreadExceptionWarning',
   'ignore::pytest.PytestUnraisableExceptionWarning',

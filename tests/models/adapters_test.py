@@ -5,6 +5,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sana_jax.analysis import flops
 from sana_jax.models import abstract
@@ -110,6 +111,7 @@ def test_an_adapter_adds_its_scaled_product():
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_every_dense_layer_takes_an_adapter_and_so_does_projected_text():
   params, args = random_params(), inputs()
   adapters = new_adapters(params)
@@ -175,6 +177,7 @@ def arrays_made(jaxpr):
       yield from arrays_made(inner)
 
 
+@pytest.mark.long
 def test_no_array_of_a_weights_size_is_made_for_an_adapter():
   params, (x, *rest) = random_params(), inputs()
   adapters, model = new_adapters(params), MODEL.clone(remat='full')

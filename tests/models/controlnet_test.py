@@ -91,6 +91,7 @@ def test_the_published_sizes_have_diffusers_number_of_parameters(size, count):
   assert sum(s.size for s in jax.tree.leaves(shapes)) == count
 
 
+@pytest.mark.long
 def test_a_new_controlnet_changes_nothing_but_has_gradients():
   base, params, args, control = base_and_inputs()
   latents, timesteps, text, mask = args
@@ -173,6 +174,7 @@ def test_rounded_timesteps_are_those_of_bfloat16(which):
   assert difference(module.clone(rounded_timesteps=True)) > 0
 
 
+@pytest.mark.long
 def test_remat_and_unroll_change_nothing():
   latents, timesteps, text, mask, control = inputs((2, 2))
   params = random_params(SanaControlNet(**CONTROL))

@@ -36,6 +36,7 @@ distance = jax.jit(
 )
 
 
+@pytest.mark.long
 def test_the_distance_is_zero_to_itself_and_symmetric(params, images):
   there, back = distance(params, images, images[::-1])
   np.testing.assert_allclose(there, back, rtol=1e-6)
@@ -46,6 +47,7 @@ def test_the_distance_is_zero_to_itself_and_symmetric(params, images):
   )
 
 
+@pytest.mark.long
 def test_zero_features_give_zero_distance_without_nan(params, images):
   """With kernels and biases of 0 every feature of every pixel is 0."""
   dead = {**params, 'vgg': jax.tree.map(np.zeros_like, params['vgg'])}

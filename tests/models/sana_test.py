@@ -108,6 +108,7 @@ def test_one_call_is_that_of_diffusers():
   assert relative_error(got, want) <= 1e-5
 
 
+@pytest.mark.long
 def test_remat_and_unroll_change_neither_output_nor_gradients():
   args, params = inputs(size=(2, 3)), random_params(**TINY)
 
@@ -237,6 +238,7 @@ def test_text_projected_once_gives_the_same_velocity(fields):
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'fields, backends',
   [(TINY | NORMED, {'glumb_conv': 'xla_jvp'}), (TINY, {})],

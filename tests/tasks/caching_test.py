@@ -26,6 +26,7 @@ def make(config, path):
   return caching.make(config, path, shard_records=8, batch_size=8)
 
 
+@pytest.mark.long
 def test_a_cache_that_was_stopped_is_finished(
   small, folder, whole, tmp_path, monkeypatch
 ):

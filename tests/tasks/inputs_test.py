@@ -56,6 +56,7 @@ def cached(step, small, folder, whole, tmp_path_factory):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'latents, text',
   [('online', 'online'), ('cached', 'online'), ('online', 'cached')],
@@ -90,6 +91,7 @@ def test_batches_have_one_ratio_each_and_several_occur(
   assert shapes <= ratios and len(shapes) > 1
 
 
+@pytest.mark.long
 def test_encoders_may_be_split_over_the_mesh(
   step, small, folder, cached, tmp_path
 ):
@@ -100,6 +102,7 @@ def test_encoders_may_be_split_over_the_mesh(
   assert loss == pytest.approx(cached[1], rel=1e-5)
 
 
+@pytest.mark.long
 def test_squares_are_the_default(small, folder, tmp_path):
   found = inputs.make(
     small(folder, **{'inputs.aspect_ratios': False}), tmp_path
@@ -148,6 +151,7 @@ def test_training_from_a_cache_needs_no_data(
   assert step(config, tmp_path)[1] == cached[1]
 
 
+@pytest.mark.long
 def test_a_cache_in_half_precision_is_near(
   step, small, folder, cached, tmp_path
 ):

@@ -110,6 +110,7 @@ def facts(tree):
   return {key: (x.ndim, np.dtype(x.dtype)) for key, x in tree.items()}
 
 
+@pytest.mark.long
 def test_a_task_has_what_its_objective_describes(trained):
   for task in trained[0].values():
     batch = next(task.data.batches(seed=0, batch_size=8, rows=range(8)))
@@ -245,6 +246,7 @@ def losses(trained, inputs, root):
   return task, {dropout: at(dropout) for dropout in (0.0, 1.0)}
 
 
+@pytest.mark.long
 def test_the_losses_by_noise_level_make_the_whole(losses, inputs, root):
   batch = repeated(tiny('sana', **inputs), root / 'sana', 8)
   loss, found = losses[1][0.0](batch)

@@ -81,6 +81,7 @@ def test_embeddings_begin_at_bos_and_where_the_prompt_begins(words):
   assert prompt == ' a red circle'
 
 
+@pytest.mark.long
 def test_a_cached_instruction_gives_the_same_embeddings(words):
   model = Gemma2(
     vocab_size=len(words),

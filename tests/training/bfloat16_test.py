@@ -39,6 +39,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path, name):
   assert 'bfloat16' not in dtypes(resumed.players)
 
 
+@pytest.mark.long
 def test_steps_too_small_for_bfloat16_still_teach(toy):
   # Lion's steps are the rate: 4e-4 is below half the spacing of bfloat16 at
   # sizes above 0.125, where rounding to the nearest would not move. The
@@ -67,6 +68,7 @@ def distances(toy, params):
   return float(jnp.linalg.norm(made - toy.Toy().frozen['target']))
 
 
+@pytest.mark.long
 def test_a_step_of_the_transformer_keeps_its_types():
   config = configs.train('sana').unlock()
   config.dtype = 'bfloat16'

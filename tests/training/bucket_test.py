@@ -91,6 +91,7 @@ def finished(bucket, toy, lines_at_saves):
     return toy.run(RUN, pictures_every_steps=5)
 
 
+@pytest.mark.long
 def test_one_run_at_a_time_has_a_workdir(bucket, store, toy):
   place = locks.within('gs://bucket/shared')
   with locks.hold(place, 'training', '--workdir') as lock:
@@ -146,6 +147,7 @@ def leave_half_a_checkpoint(bucket):
       bucket[name.replace('/4/', '/6/')] = bucket[name]
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_identical_bit_for_bit(finished, whole):
   jax.tree.map(np.testing.assert_array_equal, whole[1], finished)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sana_jax.optim.blockwise import Quantised
 
@@ -29,6 +30,7 @@ def stored(state):
   return state.players['model'].opt_state[0].mu['in']['kernel']
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
   changes = dict(optimizer=CAME_8BIT, param_dtype='bfloat16')
   whole = toy.run(tmp_path / 'whole', wide_toy(toy), **changes)
@@ -44,6 +46,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
   assert {x.dtype.name for x in jax.tree.leaves(resumed.params)} == {'bfloat16'}
 
 
+@pytest.mark.long
 def test_a_run_resumes_on_one_device(toy, tmp_path):
   changes = dict(optimizer=CAME_8BIT, checkpoint_every_steps=5)
   whole = toy.run(tmp_path / 'whole', wide_toy(toy), **changes)

@@ -2,10 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 
 GROUPS = 'out/.*:rate_scale=0.1,weight_decay=0.1 .*/bias:clip_norm=0.5'
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_run(toy, tmp_path):
   changes = dict(
     optimizer={

@@ -117,6 +117,7 @@ def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.long
 def test_a_run_resumes_from_the_cache_of_the_host(toy, places, whole, caplog):
   cut, cache = places
   assert [p.name for p in files(cache)] == ['4.safetensors', '6.safetensors']

@@ -47,6 +47,7 @@ def close(ours, theirs):
   )
 
 
+@pytest.mark.long
 def test_each_player_moves_as_if_the_other_one_stood_still(toy):
   """After one step: both gradients are of the same parameters."""
   ((both, _),) = toy.steps(make(toy), num_steps=1, **RUN)
@@ -59,6 +60,7 @@ def test_each_player_moves_as_if_the_other_one_stood_still(toy):
     close(both.players[name], alone.players['model'])
 
 
+@pytest.mark.long
 def test_one_backward_pass_or_two_are_the_same(toy):
   (*_, (one, _)), (*_, (two, _)) = (
     toy.steps(make(toy, share), num_steps=4, accumulate_steps=2, **RUN)
@@ -129,6 +131,7 @@ class Counted:
     return Running()
 
 
+@pytest.mark.long
 def test_extra_parameters_are_updated_by_the_loss_and_exported(toy, tmp_path):
   task, seen = Counted(toy), []
   original = task.batches

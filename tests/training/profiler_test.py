@@ -97,6 +97,7 @@ def test_a_profiler_that_fails_does_not_stop_the_run(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_trace_of_a_run_can_be_opened(toy, tmp_path):
   toy.run(tmp_path, num_steps=4, traced_steps=range(2, 4), **SHORT)
   (file,) = (tmp_path / 'profile/step_000002').rglob('*.xplane.pb')

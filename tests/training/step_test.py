@@ -138,6 +138,7 @@ def test_a_batch_in_parts_is_the_batch(flow, first, whole, mesh, parts):
   assert relative_error(grads, whole[1]) <= 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('remat', ['full', 'dots', 'offload'])
 def test_remat_changes_no_gradient(flow, first, whole, remat):
   loss, grads = gradient(flow.objective(remat=remat), first, {'data': 1})
@@ -145,6 +146,7 @@ def test_remat_changes_no_gradient(flow, first, whole, remat):
   assert relative_error(grads, whole[1]) <= 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'mesh',
   [

@@ -108,6 +108,7 @@ FEWER = (
 )
 
 
+@pytest.mark.long
 def test_a_small_run_resumes_on_ever_fewer_devices(toy, flow, tmp_path):
   for i, part in enumerate(np.split(toy.Toy().rows, 8)):
     np.save(tmp_path / f'{i}.npy', part)

@@ -65,6 +65,7 @@ def test_frozen_parameters_stay_bit_for_bit(dtype, toy, task, tmp_path):
   assert set(state.params) == set(state.ema) == {'out'}
 
 
+@pytest.mark.long
 def test_the_rest_moves_as_if_it_were_alone(toy, task):
   """`in` as a frozen array of the loss."""
 
@@ -96,6 +97,7 @@ def test_the_rest_moves_as_if_it_were_alone(toy, task):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.long
 def test_a_resumed_part_is_the_uninterrupted_part(toy, task, tmp_path):
   changes = dict(
     num_steps=4,
@@ -236,6 +238,7 @@ def given(toy, value):
   )
 
 
+@pytest.mark.long
 def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
   run = functools.partial(
     toy.run, tmp_path / 'run', given(toy, 0.1), trainable='out/.*'

@@ -8,6 +8,7 @@ from sana_jax.weights import official
 
 
 # reference: diffusers' converter and published configs.
+@pytest.mark.long
 @pytest.mark.parametrize(
   'width, depth, options, side, want',
   [

@@ -88,6 +88,7 @@ def trained(toy, tmp_path_factory):
   ), folder
 
 
+@pytest.mark.long
 def test_a_run_trains_unchanged_and_pauses_between_its_blocks(trained):
   found, folder = trained
   assert [len(b.seconds) for b in found.blocks[1::2]] == [4, 4]
@@ -104,6 +105,7 @@ def test_a_run_trains_unchanged_and_pauses_between_its_blocks(trained):
   assert not (folder / 'pictures').exists()
 
 
+@pytest.mark.long
 def test_the_run_ends_where_it_ends_alone(trained, toy, tmp_path):
   toy.run(tmp_path, num_steps=18, log_every_steps=1, pictures_every_steps=0)
   assert losses(trained[1]) == losses(tmp_path)

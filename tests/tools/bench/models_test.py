@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from sana_jax.tools.bench import jax_side, models
 from sana_jax.weights import folder
@@ -45,6 +46,7 @@ def test_models_have_the_parameters_that_their_folder_would():
       assert np.isfinite(leaf).all()
 
 
+@pytest.mark.long
 def test_the_plain_way_gives_the_same_latents():
   fields = folder.read_json(GOLDEN / 'transformer' / 'config.json')
   model = models.load('transformer', fields, 'float32')

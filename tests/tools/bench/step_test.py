@@ -66,6 +66,7 @@ def test_in_place_updates_count_once(mesh):
   )
 
 
+@pytest.mark.long
 def test_the_text_of_a_step_has_the_products_of_its_mathematics(mesh, built):
   program, compiled = built
   with jax.set_mesh(mesh):
@@ -82,6 +83,7 @@ def test_the_text_of_a_step_has_the_products_of_its_mathematics(mesh, built):
   assert found.needed > given
 
 
+@pytest.mark.long
 def test_sides_take_turns_from_one_state(mesh, built):
   program, compiled = built
   order = []
@@ -113,6 +115,7 @@ def test_each_step_has_its_moments_with_one_in_flight():
   )
 
 
+@pytest.mark.long
 def test_a_non_finite_loss_is_reported(mesh, built):
   program, compiled = built
 
@@ -207,6 +210,7 @@ def test_a_variant_that_fails_is_recorded_and_the_next_one_runs(monkeypatch):
   ]
 
 
+@pytest.mark.long
 def test_the_exception_of_a_process_is_the_reason_of_its_failure():
   config = tiny()
   config.mesh.data = 7

@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import pytest
+
 import sana_jax
 from sana_jax import config as base
 from sana_jax.tools.plan import cache
@@ -35,6 +37,7 @@ def test_every_file_that_decides_a_program_is_in_the_key():
   }
 
 
+@pytest.mark.long
 def test_files_that_only_run_or_report_are_not_in_the_key():
   hashed = {
     path.relative_to(root).as_posix() for root, path in cache.source_files()

@@ -91,6 +91,7 @@ def test_programs_hold_and_gather_the_bytes_of_their_shardings():
 
 
 # All: sana-jax plan --golden tests/golden/plans --shardings
+@pytest.mark.long
 @pytest.mark.parametrize(
   'config, pod',
   [

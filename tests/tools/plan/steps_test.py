@@ -20,6 +20,7 @@ def config_of(name):
   return config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'name, players',
   [
@@ -52,6 +53,7 @@ def test_a_plan_counts_the_flops_that_training_counts():
   assert steps.model_flops(config) == counted
 
 
+@pytest.mark.long
 def test_frozen_networks_cost_a_plan_no_gradient():
   # The decoder's head trains; the encoder and the rest of the decoder only run.
   config = config_of('dc_ae_f32c32_phase3:runlocal')
@@ -59,6 +61,7 @@ def test_frozen_networks_cost_a_plan_no_gradient():
   assert forward < steps.model_flops(config) < 3 * forward
 
 
+@pytest.mark.long
 def test_a_model_that_trains_whole_costs_three_forward_passes():
   # But for the gradient of its inputs, which nothing needs.
   config = config_of('sana_600m_512')

@@ -63,6 +63,7 @@ def by_name(found):
   return {r.name: r for r in found.records}
 
 
+@pytest.mark.long
 def test_each_failure_affects_its_stage_alone(stage, tmp_path):
   path, lines = tmp_path / 'chip.json', []
   stages = [
@@ -96,6 +97,7 @@ def test_each_failure_affects_its_stage_alone(stage, tmp_path):
   assert len(lines) == 6 and lines[-1].startswith('good: measured in ')
 
 
+@pytest.mark.long
 def test_a_second_call_resumes_with_missing_stages(stage, tmp_path):
   path = tmp_path / 'chip.json'
   stages = [stage('second_time', str(tmp_path / 'flag')), stage('good', 1)]

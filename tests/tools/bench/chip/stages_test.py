@@ -40,12 +40,14 @@ def test_the_order_and_the_time_are_those_of_a_lease():
   assert set(FULL.steps) == set(TINY.steps) == {'0.6B', '1.6B'}
 
 
+@pytest.mark.long
 def test_rates_are_of_a_copy_and_three_types():
   rows = found('device rates')
   assert list(rows) == ['copy', 'bf16', 'int8', 'fp8']
   assert all(row['rate'] > 0 for row in rows.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'op, other',
   [('relu_linear_attention', 'xla_chunked'), ('glumb_conv', 'xla_jvp')],
@@ -59,6 +61,7 @@ def test_operations_are_by_both_backends_in_both_passes(op, other):
     assert row['seconds'] > 0 and row['bytes'] > 0 and row['error'] < 1e-5
 
 
+@pytest.mark.long
 def test_tiles_are_found_and_used_by_later_stages():
   rows = found('tiles of relu_linear_attention', count=1)
   assert {row['entry'][1] for row in rows.values()} == {'xla_chunked'}
@@ -76,6 +79,7 @@ def test_tiles_are_found_and_used_by_later_stages():
   assert before == tuning.FOLDER and 'forward x' not in str(tuning.table('cpu'))
 
 
+@pytest.mark.long
 def test_a_step_has_its_time_its_plan_and_its_profile():
   rows = found('step of the 0.6B, kernels off')
   assert list(rows) == ['program', 'time', 'profile']
@@ -91,6 +95,7 @@ def test_a_step_has_its_time_its_plan_and_its_profile():
     found('step of the 0.6B, kernels on')
 
 
+@pytest.mark.long
 def test_a_request_is_timed_from_prompt_to_pixels():
   rows = found('request of 1, sana_jax')
   assert set(rows) == {'text', 'denoise', 'decode'}

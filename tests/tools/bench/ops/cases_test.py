@@ -21,6 +21,7 @@ def autoencoder():
   return cases.of_models(['dc_ae_f32c32_sana_1.1'], [512, 1024], 1, 'float32')
 
 
+@pytest.mark.long
 def test_shapes_are_those_of_the_published_models():
   found = [
     *cases.of_models(['sana_600m_1024'], [512, 4096], None, 'bfloat16'),
@@ -38,6 +39,7 @@ def test_shapes_are_those_of_the_published_models():
   assert {c.dtype for c in found} == {'bfloat16'}
 
 
+@pytest.mark.long
 def test_an_autoencoder_has_a_case_for_each_stage_and_a_shape_is_there_once(
   autoencoder,
 ):

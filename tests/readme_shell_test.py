@@ -10,6 +10,7 @@ import sys
 import sysconfig
 
 import pytest
+from shells import shell
 
 from sana_jax.launch import small_model
 
@@ -45,20 +46,6 @@ def executable(path, text):
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text)
   path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-def shell(text, folder, *path):
-  """Runs commands as a user's new shell does; returns their output."""
-  place = ':'.join(map(str, [*path, '/usr/bin', '/bin']))
-  done = subprocess.run(
-    ['env', '-i', f'HOME={folder}', f'PATH={place}', 'bash', '-e', '-c', text],
-    cwd=folder,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, f'{text}\n{done.stdout}\n{done.stderr}'
-  return done.stdout
 
 
 def smaller(block):

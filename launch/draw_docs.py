@@ -1,10 +1,10 @@
 """Draw the pictures of the docs, and render the pages that are made from JSON.
 
-  python -m sana_jax.launch.draw_docs --out docs [--reconstruct]
+  python -m sana_jax.launch.draw_docs --out docs [--reconstruct] [--run DIR]
 
 Reads the committed results in DIR and DIR/bench, and golden plans. It does not
-draw demo.png (a screenshot), or loss.png, pictures.png and strip.png (of
-`small_model`).
+draw demo.png (a screenshot), or pictures.png and strip.png (of `evaluate` and
+`sample`).
 """
 
 import argparse
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import pathlib
 import re
 import sys
+
+from PIL import Image
 
 from sana_jax import files
 from sana_jax.launch import bench, diagrams, parity, plan_matrix
@@ -46,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     help='also reconstructions.png, by the shipped autoencoder',
   )
   parser.add_argument(
+    '--run',
+    metavar='DIR',
+    help='also training.png and loss.png, of this run of configs/shapes.py',
+  )
+  parser.add_argument(
     '--golden',
     default='tests/golden/plans',
     metavar='DIR',
@@ -65,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   files.write_bytes(out / 'golden.png', plots.bars(memory(plans)))
   for name, png in drawings(facts).items():
     files.write_bytes(out / name, png)
+  if args.run:
+    run = pathlib.Path(args.run)
+    files.write_bytes(out / 'training.png', progress(run))
+    files.write_bytes(out / 'loss.png', (run / 'loss.png').read_bytes())
   if args.reconstruct:
     files.write_bytes(out / 'reconstructions.png', reconstructions())
   return 0
@@ -107,6 +118,40 @@ def drawings(facts: dict) -> dict[str, bytes]:
     'data_path.png': diagrams.data_path(),
     'resuming.png': diagrams.resuming(),
   }
+
+
+def progress(
+  run: pathlib.Path,
+  steps: Sequence[int] = (500, 1000, 2000, 4000, 8000, 13_000),
+  cells: Sequence[int] = (10, 16, 18),
+) -> bytes:
+  """PNG of some pictures of a run's sample grids, a column for each step."""
+  drawn = plots.figure(9.0, 1.6 * len(cells))
+  for column, step in enumerate(steps):
+    with Image.open(run / 'pictures' / f'step_{step:06}.png') as grid:
+      tiles = cut(grid)
+    for row, cell in enumerate(cells):
+      place = row * len(steps) + column + 1
+      axes = drawn.add_subplot(len(cells), len(steps), place)
+      axes.imshow(tiles[cell])
+      axes.set_axis_off()
+      if not row:
+        axes.set_title(f'step {step:,}', fontsize=9)
+  return plots.png(drawn)
+
+
+def cut(
+  grid: Image.Image, columns: int = 6, rows: int = 4, size: int = 128
+) -> list[Image.Image]:
+  """Pictures of a grid as `contact_sheet` makes them, without their labels."""
+  width, height = grid.width // columns, grid.height // rows
+  margin = (width - size) // 2
+  corners = [
+    (x * width + margin, y * height + margin)
+    for y in range(rows)
+    for x in range(columns)
+  ]
+  return [grid.crop((x, y, x + size, y + size)) for x, y in corners]
 
 
 def reconstructions(count: int = 8, size: int = 128) -> bytes:

@@ -3,16 +3,21 @@
   sana-jax launch --where local --topology cpu:2x4 --workdir out/run \\
     --config shapes_text_encoder
   sana-jax launch --where slurm --topology h200:1x8x8 --layout fsdp \\
-    --config sana_1600m_1024 --workdir /shared/run --time-limit 24:00:00
+    --config sana_1600m_1024 --workdir /shared/run --time-limit 24:00:00 \\
+    --config.inputs.cache=/shared/cache
   sana-jax launch --where gke --topology v6e:16x16@2 --layout hybrid \\
-    --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE
+    --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE \\
+    --config.inputs.cache=gs://bucket/cache
   sana-jax launch --where tpu-vm --topology v5p:4x4x8 --zone us-east5-a \\
-    --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE --spot
+    --config sana_1600m_1024 --workdir gs://bucket/run --image IMAGE --spot \\
+    --config.inputs.cache=gs://bucket/cache
 
-Compiles the step for these chips first (sana-jax plan) and stops if it does not
-fit. Job files are written to --out and submitted with sbatch, kubectl or
-gcloud; --dry-run prints them instead. A run that ends early is restarted from
-its newest checkpoint until restarts make no progress. See docs/launching.md.
+Checks first that the hosts can have the paths of the run: data, encoders and
+workdir are in a bucket or in a folder that all hosts share. Compiles the step
+for these chips (sana-jax plan) and stops if it does not fit. Job files are
+written to --out and submitted with sbatch, kubectl or gcloud; --dry-run prints
+them instead. A run that ends early is restarted from its newest checkpoint
+until restarts make no progress. See docs/launching.md.
 """
 
 import argparse
@@ -24,7 +29,15 @@ import shlex
 from sana_jax import config as base
 from sana_jax import files, interpreter
 from sana_jax.errors import UserError
-from sana_jax.launch import gke, launch_plan, output, slurm, supervise, tpu_vm
+from sana_jax.launch import (
+  gke,
+  launch_plan,
+  locations,
+  output,
+  slurm,
+  supervise,
+  tpu_vm,
+)
 from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
 from sana_jax.launch.flags import text
 from sana_jax.launching import fields, local, machines
@@ -70,6 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('--cluster', 'NAME', 'gke with --xpk'),
   ):
     add(flag, metavar, about)
+  add(
+    '--mount',
+    '[CLAIM:]/PATH',
+    'folder that all hosts have, of a persistent volume claim for gke; may be '
+    'repeated',
+    action='append',
+  )
+  add(
+    '--hf-token-secret',
+    'NAME[:KEY]',
+    'gke: secret with a token of the hub, for gated models (default of KEY: '
+    'hf_api_token)',
+  )
   parser.add_argument(
     '--spot',
     action='store_true',
@@ -88,6 +114,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   jobs.check(job)
   check_flags(args, job)
   config = load(job)
+  locations.check(job, config)
   if not (args.no_plan or job.machines.kind == 'cpu'):
     launch_plan.check_fits(job, config)
   if args.xpk:
@@ -116,6 +143,7 @@ def make(args, overrides) -> jobs.Job:
       'zone',
       'project',
       'spot',
+      'hf_token_secret',
     )
   }
   return jobs.Job(
@@ -124,6 +152,7 @@ def make(args, overrides) -> jobs.Job:
     out=f'out/launch/{name}' if args.out is None else args.out,
     overrides=tuple(overrides),
     policy=supervise.policy_of(args),
+    mount=tuple(path.rstrip('/') for path in args.mount or ()),
     **fields,
   )
 
@@ -144,6 +173,12 @@ def check_flags(args, job) -> None:
     raise UserError(
       '--cluster, --zone and --project are for --xpk; kubectl '
       'takes the cluster that it is set to.'
+    )
+  if args.xpk and job.hf_token_secret:
+    raise UserError(
+      '--hf-token-secret is not for --xpk; add --env=HF_TOKEN=... to its '
+      'command.',
+      key='--hf-token-secret',
     )
   if job.image:
     for flag, name, folder in (

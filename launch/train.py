@@ -64,7 +64,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   base.check_keys(config)
   base.check(config)
   check_profile(args.profile, config.num_steps)
-  output.check_place(args.workdir, '--workdir')
+  if args.distributed is None:  # Otherwise all processes check it together.
+    output.check_place(args.workdir, '--workdir')
   devices.configure(args.cpu_devices)
   from sana_jax.launch import terminal
 
@@ -81,7 +82,11 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
   from sana_jax.training import loop, optimizers, run_config, startup
 
   if args.distributed is not None:
+    from sana_jax.launch import hosts
+
+    problem = hosts.check(config, args.workdir)
     devices.join(args.distributed)
+    hosts.agree(problem, args.workdir)
   # Raise errors before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)

@@ -79,6 +79,24 @@ def _is_text(value):
   return True
 
 
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """Property of a key whose value each host of a run must be able to read.
+
+  A folder that each host makes for itself, such as a local cache, has none.
+
+  Attributes:
+    buckets: whether it may be a URL of a bucket.
+    names: whether it may be a model's name or hub id.
+    used: (values of the config by dotted name, whether the run has a
+      checkpoint) -> whether it is read.
+  """
+
+  buckets: bool = False
+  names: bool = False
+  used: Callable[[Mapping[str, Any], bool], bool] = lambda values, begun: True
+
+
 WHOLE_TEXT = Field('text without half a surrogate pair', _is_text)
 # Conditions on a value by the type of its default.
 _OF_TYPE = {
@@ -102,6 +120,7 @@ class Key:
       reported.
     optional: whether a config may omit the key, a field of a model; the default
       is the model's.
+    location: for a path that every host reads.
   """
 
   default: Any
@@ -109,6 +128,7 @@ class Key:
   check: Field | tuple[Field, ...] = ()
   changes: Effect = RESULT | PROGRAM
   optional: bool = False
+  location: Location | None = None
 
   @property
   def own_check(self) -> tuple[Field, ...]:

@@ -15,6 +15,7 @@ from sana_jax.launching.machines import GPUS, TPUS
 FILE = 'jobset.yaml'
 _PORT = 8476  # Port of JAX's coordinator, for GPUs.
 _GRACE_SECONDS = 300
+_TOKEN_KEY = 'hf_api_token'  # As in Google's guides.
 
 
 def write(job: Job) -> str:
@@ -47,9 +48,10 @@ def write(job: Job) -> str:
       'tolerations': json.dumps(tolerations(job)),
       'image': _json(job.image),
       'environment': '\n                    '.join(
-        f'- {json.dumps({"name": key, "value": value})}'
-        for key, value in environment(job).items()
+        f'- {json.dumps(variable)}' for variable in variables(job)
       ),
+      'volumes': json.dumps(volumes(job)),
+      'mounts': json.dumps(mounts(job)),
       'supervise': _json(supervise),
       'train': _json(['sana-jax', *train_arguments(literal, distributed(job))]),
       'limits': json.dumps({resource(job): machines.devices}),
@@ -82,6 +84,37 @@ def tolerations(job: Job) -> list[dict[str, str]]:
       }
     ]
   return found
+
+
+def variables(job: Job) -> list[dict]:
+  """Environment variables of the container, besides those of its pod."""
+  found = [{'name': k, 'value': v} for k, v in environment(job).items()]
+  if job.hf_token_secret:
+    name, _, key = job.hf_token_secret.partition(':')
+    secret = {'name': name, 'key': key or _TOKEN_KEY}
+    found += [{'name': 'HF_TOKEN', 'valueFrom': {'secretKeyRef': secret}}]
+  return found
+
+
+def volumes(job: Job) -> list[dict]:
+  """Volumes of the pod: the claims of --mount."""
+  return [
+    {'name': name, 'persistentVolumeClaim': {'claimName': mount.claim}}
+    for name, mount in _claims(job)
+  ]
+
+
+def mounts(job: Job) -> list[dict]:
+  """Folders of the container where the volumes are mounted."""
+  return [
+    {'name': name, 'mountPath': mount.path} for name, mount in _claims(job)
+  ]
+
+
+def _claims(job):
+  """Name of a volume and mount, for each mount with a claim."""
+  claims = [mount for mount in job.mounts if mount.claim]
+  return [(f'mount-{i}', mount) for i, mount in enumerate(claims)]
 
 
 def resource(job: Job) -> str:

@@ -25,7 +25,8 @@ def write(job: Job) -> str:
 
   A line for the hosts is parsed twice, by the shell of the script and by that
   of a host; `train` and `login` are therefore joined for the one and quoted for
-  the other, and the script puts no other text but the name there.
+  the other. The other texts in it, the name and the mounts, have no character
+  that a shell interprets.
   """
   quote = shlex.quote
   out = fields.local_folder('out', job.out)
@@ -39,6 +40,9 @@ def write(job: Job) -> str:
       'name': job.name,
       'train': quote(
         shlex.join([job.image, 'sana-jax', *train_arguments(job, more)])
+      ),
+      'volumes': ''.join(
+        f' --volume={mount.path}:{mount.path}' for mount in job.mounts
       ),
       'place': shlex.join([f'--zone={job.zone}', *project]),
       'machines': shlex.join(machines(job)),

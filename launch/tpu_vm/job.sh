@@ -12,7 +12,9 @@ train={{train}}
 # The containers of all attempts are one run, so that a restart takes over its
 # lock at once; %q, for the hosts' shell parses the words again.
 printf -v identity ' --env=%q' "SANA_JAX_RUN=${SANA_JAX_RUN:-}" "SANA_JAX_ATTEMPT=${SANA_JAX_ATTEMPT:-}"
-run="sudo docker run --detach --name=$name --privileged --net=host$identity $train"
+# Folders of the VMs are of --mount; a hub token, for gated models, would be one
+# more --env.
+run="sudo docker run --detach --name=$name --privileged --net=host{{volumes}}$identity $train"
 place=({{place}})
 machines=({{machines}})
 tpus=(gcloud compute tpus queued-resources)

@@ -10,6 +10,7 @@ from sana_jax.keys import (
   FRACTION,
   Key,
   LAYOUT,
+  Location,
   NOT_NEGATIVE,
   NOTHING,
   one_of,
@@ -47,6 +48,9 @@ RUN = {
     'Initial weights: a model folder, hub id or name of the zoo, of the '
     "same architecture, read at step 0; '' initializes them at random.",
     changes=NOTHING,
+    location=Location(
+      names=True, used=lambda values, begun: values['trainable'] or not begun
+    ),
   ),
   'trainable': Key(
     '',
@@ -84,12 +88,16 @@ RUN = {
     NOTHING,
   ),
   'autoencoder': Key(
-    '', "Model folder of the encoder vae/, for task 'sana'.", changes=RESULT
+    '',
+    "Model folder of the encoder vae/, for task 'sana'.",
+    changes=RESULT,
+    location=Location(names=True),
   ),
   'text_encoder': Key(
     '',
     'Model folder of text_encoder/ and tokenizer/.',
     changes=RESULT,
+    location=Location(names=True),
   ),
 }
 

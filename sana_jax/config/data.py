@@ -5,6 +5,7 @@ from sana_jax.fields import Field
 from sana_jax.keys import (
   CACHE,
   Key,
+  Location,
   most,
   NOT_NEGATIVE,
   NOTHING,
@@ -15,6 +16,19 @@ from sana_jax.keys import (
   SHARE,
   size,
 )
+
+
+def _read(values, begun):
+  """Whether a run reads data.path, which a cache of latents replaces.
+
+  Each host renders 'shapes' for itself.
+  """
+  del begun
+  cached = values.get('inputs.latents') == 'cached'
+  return values['data.source'] != 'shapes' and not (
+    cached and values.get('inputs.cache')
+  )
+
 
 _CONTENT = RESULT | CACHE  # The examples themselves.
 _RATIO = Field('1 or more, or 0 for any', lambda v: v == 0 or v >= 1)
@@ -41,6 +55,7 @@ _KEYS = {
     '~/.cache/sana_jax/data',
     "Location of the data; for 'shapes', folder to create them in.",
     changes=NOTHING,
+    location=Location(buckets=True, used=_read),
   ),
   'split': Key(
     'train', "Split of 'shapes' or 'tfds'; others have none.", changes=_CONTENT

@@ -7,6 +7,7 @@ from sana_jax.keys import (
   CACHED_TEXT,
   FRACTION,
   Key,
+  Location,
   NOT_NEGATIVE,
   NOTHING,
   one_of,
@@ -30,6 +31,12 @@ _INPUTS = {  # Of the transformer: latents and text.
     '',
     "Folder of `sana-jax data cache`; '' makes one in the workdir.",
     changes=NOTHING,
+    location=Location(
+      buckets=True,
+      used=lambda values, begun: (
+        'cached' in (values['inputs.latents'], values['inputs.text'])
+      ),
+    ),
   ),
   'dtype': Key(
     'float32',
@@ -106,7 +113,11 @@ _LOSS = {
   'lpips': Key(
     0.0, 'Weight of the perceptual distance with VGG16.', NOT_NEGATIVE
   ),
-  'lpips_weights': Key('', 'Folder with its two files: docs/autoencoder.md.'),
+  'lpips_weights': Key(
+    '',
+    'Folder with its two files: docs/autoencoder.md.',
+    location=Location(used=lambda values, begun: values['loss.lpips'] > 0),
+  ),
   'gan': Key(
     0.0, 'Weight of the adversarial loss of a PatchGAN.', NOT_NEGATIVE
   ),

@@ -33,6 +33,8 @@ class Grammar:
 _LABEL = r'[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
 _HOST = r'[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?'
 _PATH = r'[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*'
+_OBJECT = r'[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?'  # Of Kubernetes.
+_FOLDER = r'(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,255}){1,64}'
 _SLURM = r'[A-Za-z0-9_][A-Za-z0-9_.@+-]*'
 GRAMMARS = {
   # Kubernetes' label of a host, with room for suffixes.
@@ -66,6 +68,14 @@ GRAMMARS = {
   'time_limit': Grammar(
     r'([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{2}){0,2}',
     'a time: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 2-12',
+  ),
+  'mount': Grammar(
+    rf'({_OBJECT}:)?{_FOLDER}',
+    '/PATH or CLAIM:/PATH of letters, digits and ._-, such as datasets:/data',
+  ),
+  'hf_token_secret': Grammar(
+    rf'{_OBJECT}(:[A-Za-z0-9._-]{{1,253}})?',
+    'the name of a secret, or NAME:KEY, such as hf-secret:hf_api_token',
   ),
 }
 # Other characters would be patterns in globs of a bucket's checkpoints.

@@ -2,12 +2,21 @@
 
 from collections.abc import Sequence
 import dataclasses
+import posixpath
+from typing import NamedTuple
 
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.launching import fields
 from sana_jax.launching.machines import gpus_per_host, Machines, TPUS
 from sana_jax.launching.restarts import Policy
 from sana_jax.printable import printable
+
+
+class Mount(NamedTuple):
+  """A folder of all hosts; `claim` is '' if it is there without the job."""
+
+  claim: str
+  path: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +37,11 @@ class Place:
 PLACES = {
   'slurm': Place(('gpu', 'cpu'), takes=('partition', 'account', 'time_limit')),
   'gke': Place(
-    ('tpu', 'gpu'), ('image',), ('spot', 'cluster', 'zone', 'project')
+    ('tpu', 'gpu'),
+    ('image',),
+    ('spot', 'cluster', 'zone', 'project', 'mount', 'hf_token_secret'),
   ),
-  'tpu-vm': Place(('tpu',), ('image', 'zone'), ('spot', 'project')),
+  'tpu-vm': Place(('tpu',), ('image', 'zone'), ('spot', 'project', 'mount')),
   'local': Place(('cpu', 'gpu', 'tpu')),
 }
 _OF_PLACES = (
@@ -42,6 +53,8 @@ _OF_PLACES = (
   'cluster',
   'zone',
   'project',
+  'mount',
+  'hf_token_secret',
 )
 
 
@@ -55,6 +68,8 @@ class Job:
     out: folder for files that are written locally.
     image: container image, built from launch/Containerfile.
     time_limit: in SLURM's format.
+    mount: [CLAIM:]/PATH of each folder that the hosts share.
+    hf_token_secret: NAME[:KEY] of a secret of Kubernetes.
   """
 
   where: str
@@ -74,6 +89,22 @@ class Job:
   zone: str | None = None
   project: str | None = None
   spot: bool = False
+  mount: tuple[str, ...] = ()
+  hf_token_secret: str | None = None
+
+  @property
+  def mounts(self) -> list[Mount]:
+    """The folders of `mount`, as given."""
+    split = [text.rpartition(':') for text in self.mount]
+    return [Mount(claim, path) for claim, _, path in split]
+
+  def is_mounted(self, path: str) -> bool:
+    """Whether an absolute path is in one of the mounts."""
+    path = posixpath.normpath(path)
+    return any(
+      path == mount.path or path.startswith(f'{mount.path}/')
+      for mount in self.mounts
+    )
 
 
 def check(job: Job) -> None:
@@ -97,9 +128,14 @@ def _bad_texts(job):
     'layout': job.layout,
     'out': job.out,
   }
-  names = {key: getattr(job, key) for key in fields.GRAMMARS}
+  names = [
+    (key, text)
+    for key in fields.GRAMMARS
+    for value in [getattr(job, key)]
+    for text in (value if isinstance(value, tuple) else (value,))
+  ]
   found = [
-    *(fields.name_problem(k, v) for k, v in names.items() if v is not None),
+    *(fields.name_problem(k, v) for k, v in names if v is not None),
     *(fields.path_problem(k, v) for k, v in paths.items() if v is not None),
     fields.text_problem('--config', job.config),
     *fields.override_problems(job.overrides),
@@ -133,8 +169,20 @@ def _problems(job, place):
       'hosts; give a bucket, such as gs://bucket/run, or an absolute path '
       'that they share'
     )
+  yield from _mount_problems(job)
   if machines.kind in place.kinds:
     yield from _machine_problems(job, machines)
+
+
+def _mount_problems(job):
+  for mount in job.mounts:
+    if job.where == 'tpu-vm' and mount.claim:
+      yield (
+        f'--mount={mount.claim}:{mount.path} names a claim of Kubernetes; give '
+        f'--mount={mount.path}, a folder of each VM'
+      )
+    if [m.path for m in job.mounts].count(mount.path) > 1:
+      yield f'--mount={mount.path} is given twice; give each folder once'
 
 
 def _machine_problems(job, machines):

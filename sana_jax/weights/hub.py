@@ -54,6 +54,15 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   return _download(text, shown)
 
 
+def is_name(name: str) -> bool:
+  """Whether it is a model's name or a hub id, and no folder of this host."""
+  if '://' in name or name.startswith(('.', '/', '~')):
+    return False
+  if (ASSETS / name / 'model_index.json').is_file() or name in _names():
+    return True
+  return name.count('/') == 1 and not local(name).exists()
+
+
 def find_pipeline(name: str | os.PathLike) -> pathlib.Path:
   """Folder of a model that can be sampled; refuses others before a download.
 

@@ -50,6 +50,7 @@ esac""",
 shift
 while :; do case "$1" in
   --detach | --privileged | --net=host | --name=[a-z]*) shift ;;
+  --volume=/shared:/shared) shift ;;
   --env=SANA_JAX_RUN=* | --env=SANA_JAX_ATTEMPT=*) shift ;;
   -*) canary; exit 2 ;;
   *) break ;;

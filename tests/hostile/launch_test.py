@@ -108,11 +108,17 @@ def arguments(place, fields):
     for key, value in fields.items()
     if key not in ('where', 'topology', 'override', 'key', 'folder', 'python')
   ]
-  return [*words, override(fields)]
+  return [*words, *cache(place), override(fields)]
+
+
+def cache(place):
+  """Data that machines elsewhere can have."""
+  far = place in ('gke', 'xpk', 'tpu-vm')
+  return ['--config.inputs.cache=gs://bucket/cache'] * far
 
 
 def override(fields):
-  return f'--config.autoencoder{fields["key"]}={fields["override"]}'
+  return f'--config.data.split{fields["key"]}={fields["override"]}'
 
 
 def _finish(place, cloud, fields, out):
@@ -204,6 +210,7 @@ def check(place, fields, found, base):
       f'--workdir={fields["workdir"]}',
       f'--layout={fields["layout"]}',
       more,
+      *cache(place),
       override(fields),
     ]
   ]

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import pathlib
+import re
 import shlex
 
 import jsonschema
@@ -279,6 +280,40 @@ def test_what_looks_like_a_variable_stays_as_it_was_given():
     '--notes=/$$(SLICE)/attempts-$(JOBSET).json',
     '--process=$(SLICE)-$(HOST)',
   } <= set(found['command'])
+
+
+def test_pods_have_the_mounts_and_the_token_of_the_hub():
+  found = manifest(
+    made(
+      'v5e:4x4',
+      mount=('data:/data', '/in/the/image', 'data:/more'),
+      hf_token_secret='hf-secret',
+    )
+  )
+  validate(found)
+  (job,) = found['spec']['replicatedJobs']
+  pod = job['template']['spec']['template']['spec']
+  claims = {
+    v['name']: v['persistentVolumeClaim']['claimName'] for v in pod['volumes']
+  }
+  assert [
+    (claims[m['name']], m['mountPath'])
+    for m in container(found)['volumeMounts']
+  ] == [('data', '/data'), ('data', '/more')]
+  (token,) = [e for e in container(found)['env'] if e['name'] == 'HF_TOKEN']
+  secret = {'name': 'hf-secret', 'key': 'hf_api_token'}
+  assert token['valueFrom'] == {'secretKeyRef': secret}
+  found = manifest(made('v5e:4x4', hf_token_secret='a:token'))
+  assert container(found)['env'][-1]['valueFrom']['secretKeyRef'] == {
+    'name': 'a',
+    'key': 'token',
+  }
+
+
+def test_comments_show_where_settings_of_a_cluster_are_added():
+  text = gke.write(made('v5e:4x4'))
+  for words in ('--mount', '--hf-token-secret', 'requests:', 'gcsfuse'):
+    assert re.search(rf'^ *#.*{words}', text, re.MULTILINE), words
 
 
 @pytest.mark.parametrize('name', ['null', 'yes', 'on', 'n', 'true'])

@@ -16,7 +16,11 @@ pytestmark = pytest.mark.fast
 ROOT = pathlib.Path(__file__).parents[2]
 
 H200 = ['--where', 'slurm', '--topology', 'h200:1x2x8', '--no-plan']
-GKE = ['--where', 'gke', '--topology', 'v5e:4x4', '--no-plan', '--image', 'i']
+THERE = ['--mount', '/shared', '--config.inputs.cache=gs://bucket/cache']
+GKE = [
+  *('--where', 'gke', '--topology', 'v5e:4x4', '--no-plan', *THERE),
+  *('--image', 'i'),
+]
 VM = [
   '--where',
   'tpu-vm',
@@ -27,6 +31,7 @@ VM = [
   'i',
   '--zone',
   'z',
+  *THERE,
 ]
 CPU = ['--where', 'local', '--topology', 'cpu:2x2']
 
@@ -100,6 +105,12 @@ def launch(tmp_path, monkeypatch):
       [*GKE, '--layout', 'mine.py'],
       '--layout=mine.py is a file of this machine',
     ),
+    ([*H200, '--mount', '/data'], '--mount is not for --where=slurm'),
+    ([*VM, '--mount', 'a:/b'], '--mount=a:/b names a claim of Kubernetes'),
+    ([*GKE, '--mount', 'a:/shared'], '--mount=/shared is given twice'),
+    ([*VM, '--hf-token-secret', 'a'], '--hf-token-secret is not for'),
+    ([*GKE, '--xpk', '--hf-token-secret', 'a'], 'is not for --xpk'),
+    ([*VM, '--config.init_from=out/a/b'], 'config.init_from=out/a/b is a path'),
     ([*H200, '--topolgy', 'x'], "Unknown argument '--topolgy'"),
   ],
 )
@@ -234,8 +245,8 @@ def test_every_option_of_slurm_comes_before_the_first_command(cli, launch):
   [
     H200,
     VM,
-    [*H200, '--config.autoencoder=it\'s "x" $(date) `date`; rm x'],
-    [*VM, '--config.autoencoder=it\'s "x" $(date) `date`; rm x'],
+    [*H200, '--config.data.split=it\'s "x" $(date) `date`; rm x'],
+    [*VM, '--config.data.split=it\'s "x" $(date) `date`; rm x'],
   ],
 )
 def test_a_script_is_one_that_bash_reads(more, cli, launch, tmp_path):
@@ -245,7 +256,7 @@ def test_a_script_is_one_that_bash_reads(more, cli, launch, tmp_path):
 
 
 def test_a_value_reaches_training_as_it_was_given(cli, launch, tmp_path):
-  odd = '--config.autoencoder=it\'s "x" $(date) `date`; $HOME %t'
+  odd = '--config.data.split=it\'s "x" $(date) `date`; $HOME %t'
   text = sbatch(cli, launch, *H200, odd)
   _, dashes, after = text.partition('-- srun')
   assert dashes

@@ -98,6 +98,9 @@ def launch(process, tmp_path, *more):
     tmp_path / 'out',
     '--wait-seconds',
     '0',
+    '--mount',
+    tmp_path,
+    '--config.inputs.cache=gs://bucket/cache',
     *more,
   )
 
@@ -108,7 +111,7 @@ def test_preempted_machines_are_requested_again(
 ):
   monkeypatch.setenv('SANA_JAX_RUN', 'a run; $(date)')
   pretend(gcloud=GCLOUD, docker=DOCKER, **{'sana-jax': SANA_JAX})
-  odd = '--config.autoencoder=it\'s "x" $HOME $(date)'
+  odd = '--config.data.split=it\'s "x" $HOME $(date)'
   code, out, err = launch(process, tmp_path, '--spot', odd)
   assert code == 0, err
   # Requested twice, and released at the end.
@@ -130,6 +133,7 @@ def test_preempted_machines_are_requested_again(
       '--config=sana_1600m_1024',
       f'--workdir={tmp_path / "run"}',
       '--distributed',
+      '--config.inputs.cache=gs://bucket/cache',
       odd,
     ]
     * 2
@@ -193,6 +197,11 @@ def test_dockers_login_is_for_googles_registry_alone():
   ):
     assert tpu_vm.login(image) == '', image
   assert 'configure-docker eu.gcr.io ' in tpu_vm.login('eu.gcr.io/a/b')
+
+
+def test_containers_have_the_folders_of_the_vms():
+  text = tpu_vm.write(made('v5e:4x4', mount=('/mnt/a', '/b')))
+  assert ' --volume=/mnt/a:/mnt/a --volume=/b:/b$identity' in text
 
 
 def test_its_comments_name_what_it_does(tmp_path):

@@ -60,3 +60,34 @@ def test_two_hosts_draw_pictures_and_export_a_model(
   # 24 and 12 pictures, which four devices share.
   assert len(list((tmp_path / 'pictures').glob('*.png'))) == 2
   assert folder.load(tmp_path / 'model', part).variables['params']
+
+
+@pytest.mark.long
+def test_one_host_without_the_data_ends_both_with_two(tmp_path):
+  (tmp_path / 'data').mkdir()
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    address = f'localhost:{s.getsockname()[1]}'
+  processes = [
+    subprocess.Popen(
+      [
+        *interpreter.module('sana_jax.launch.cli', sys.executable),
+        'train',
+        '--config=shapes_text_encoder',
+        f'--workdir={tmp_path / "run"}',
+        f'--distributed={address},2,{i}',
+        '--cpu-devices=1',
+        '--config.data.source=folder',
+        f'--config.data.path={tmp_path / data}',
+      ],
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i, data in enumerate(('data', 'other'))
+  ]
+  logs = [p.communicate(timeout=300)[1] for p in processes]
+  assert [p.returncode for p in processes] == [2, 2], logs
+  line = f'{socket.gethostname()}: config.data.path={tmp_path / "other"}: '
+  assert line in logs[1] and line not in logs[0]
+  assert 'process 1' in logs[0] and not (tmp_path / 'run').exists()

@@ -1,12 +1,11 @@
 r"""DC-AE f32c32, phase 3: the decoder's last layers, at 256 px, with a GAN.
 
   sana-jax train --config configs/dc_ae_f32c32_phase3.py --workdir out/phase3 \
-    --config.model.scaling_factor=THE_SAME \
     --config.data.path=DIR --config.loss.lpips_weights=DIR
 
 It starts from out/phase2/model (config.init_from). Only the output layers are
 trained with a PatchGAN: 1.2 of 312 M parameters, and the discriminator's 2.8 M.
-Latents do not change, nor does the scaling factor, which is in
+Latents do not change, nor does the scaling factor, which is read from
 out/phase2/model/vae/config.json: see docs/autoencoder.md. Predicted, not run:
 1.22 TFLOP per image, so 12.8 M images take 1.4 hours on 8 H200 at 40 % of their
 bf16 peak. Expected: the paper's FID of 0.69, where a GAN on all parameters gets

@@ -43,10 +43,21 @@ def load_config(name: str) -> ConfigDict:
 def checked_config(name: str, overrides: Sequence[str]) -> ConfigDict:
   """Loads a config with overrides; raises UserError if it is invalid."""
   config = load_config(name)
+  finish(config, overrides)
+  return config
+
+
+def finish(config: ConfigDict, overrides: Sequence[str]) -> None:
+  """Applies overrides and checks; config.model follows from config.init_from.
+
+  That is for commands other than train, which reads the model's folder.
+  """
+  from sana_jax.tasks import init_from
+
   base.apply_overrides(config, overrides)
   base.check_keys(config)
   base.check(config)
-  return config
+  init_from.set_model(config, overrides)
 
 
 def apply_layout(config: ConfigDict, name: str) -> None:

@@ -26,7 +26,6 @@ import pathlib
 import re
 import shlex
 
-from sana_jax import config as base
 from sana_jax import files, interpreter
 from sana_jax.errors import UserError
 from sana_jax.launch import (
@@ -38,7 +37,12 @@ from sana_jax.launch import (
   supervise,
   tpu_vm,
 )
-from sana_jax.launch.config_files import apply_layout, CONFIGS, load_config
+from sana_jax.launch.config_files import (
+  apply_layout,
+  CONFIGS,
+  finish,
+  load_config,
+)
 from sana_jax.launch.flags import text
 from sana_jax.launching import fields, local, machines
 from sana_jax.launching import job as jobs
@@ -203,9 +207,7 @@ def load(job):
   config = load_config(job.config)
   if job.layout:
     apply_layout(config, job.layout)
-  base.apply_overrides(config, job.overrides)
-  base.check_keys(config)
-  base.check(config)
+  finish(config, job.overrides)
   return config
 
 

@@ -6,11 +6,10 @@ import sys
 
 from ml_collections import ConfigDict
 
-from sana_jax import config as base
 from sana_jax.analysis import chips
 from sana_jax.errors import UserError
 from sana_jax.launch import devices
-from sana_jax.launch.config_files import apply_layout, load_config
+from sana_jax.launch.config_files import apply_layout, finish, load_config
 from sana_jax.launching.job import Job
 from sana_jax.printable import counted
 
@@ -94,7 +93,7 @@ def shipped(job: Job, pod: chips.Topology) -> Iterator:
   for name in plan.shipped():
     config = load_config(job.config)
     apply_layout(config, name)
-    base.apply_overrides(config, overrides)
+    finish(config, overrides)
     shapes = candidates.shapes(config)
     found = candidates.make(name, config, pod, shapes)
     yield from (one for one in found if not one.problem)

@@ -70,15 +70,18 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from sana_jax.launch import terminal
 
   terminal.show_logs()
-  return start(config, args)
+  return start(config, args, overrides)
 
 
-def start(config: ConfigDict, args: argparse.Namespace) -> int:
+def start(
+  config: ConfigDict, args: argparse.Namespace, overrides: Sequence[str]
+) -> int:
   """Imports training's dependencies only here, so that --help is fast."""
   import jax
 
   from sana_jax import tasks
   from sana_jax.sharding.mesh import check_batch, make_mesh
+  from sana_jax.tasks import init_from
   from sana_jax.training import loop, optimizers, run_config, startup
 
   if args.distributed is not None:
@@ -87,6 +90,7 @@ def start(config: ConfigDict, args: argparse.Namespace) -> int:
     problem = hosts.check(config, args.workdir)
     devices.join(args.distributed)
     hosts.agree(problem, args.workdir)
+  init_from.set_model(config, overrides, args.workdir)
   # Raise errors before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(mesh, config.batch_size, config.accumulate_steps)

@@ -22,12 +22,15 @@ class Kind:
     open: (config, workdir, mesh) -> training.task.Task.
     keys: () -> groups of the config besides those of every task, by name, with
       their keys' defaults; group `model` has the fields of a module.
+    part: the part of a model folder that config.model describes, from which
+      config.init_from sets it; '' for none.
   """
 
   objective: Callable[..., Any]
   exporter: Callable[..., Any]
   open: Callable[..., Any]
   keys: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+  part: str = ''
 
 
 SHIPPED = {

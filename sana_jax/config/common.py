@@ -45,8 +45,8 @@ RUN = {
   ),
   'init_from': Key(
     '',
-    'Initial weights: a model folder, hub id or name of the zoo, of the '
-    "same architecture, read at step 0; '' initializes them at random.",
+    'Initial weights: a model folder, hub id or name of the zoo, read at '
+    "step 0, which sets config.model too; '' initializes them at random.",
     changes=NOTHING,
     location=Location(
       names=True, used=lambda values, begun: values['trainable'] or not begun

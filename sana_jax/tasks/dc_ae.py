@@ -94,7 +94,7 @@ def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
   )
 
 
-KIND = Kind(objective, exporter, open_task)
+KIND = Kind(objective, exporter, open_task, part='vae')
 
 
 def _start(config, module) -> Start:

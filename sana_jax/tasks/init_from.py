@@ -1,27 +1,37 @@
-"""Initial parameters from a model folder.
+"""Initial parameters, and config.model, from a model folder.
 
     config.init_from -> transformer/, vae/ or text_encoder/ -> shards
+                        its config.json -> config.model
 
 Weights are loaded directly to the devices that hold their shards. The folder is
 read at step 0, and at each start of a run with frozen parameters; other runs
-resume from their checkpoint alone, and the folder may be deleted by then.
+resume from their checkpoint alone, and the folder may be deleted by then; their
+config.model is then that of the workdir.
 """
 
 from collections.abc import Callable, Sequence
 import json
+import os
 import pathlib
 from typing import Any
 
+from absl import logging
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from sana_jax import config as rules
+from sana_jax import registry
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
+from sana_jax.printable import printable
+from sana_jax.training import checkpoint_files, run_config
 from sana_jax.training.task import Start
+from sana_jax.training.workdir import resolve
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
-from sana_jax.weights import hub
+from sana_jax.weights import hub, zoo
 
 # Fields that change neither the parameters nor their meaning: a stage at
 # another size has another position embedding, which is computed.
@@ -38,6 +48,76 @@ FREE = (
   'text_norm_scale',
   'unroll',
 )
+
+
+def set_model(
+  config: ConfigDict,
+  overrides: Sequence[str] = (),
+  workdir: os.PathLike | str | None = None,
+) -> None:
+  """Sets config.model to the model of config.init_from, except for FREE.
+
+  The scaling factor is set, too, unless it is in `overrides`, the arguments
+  --config.key=value. Raises UserError if they set another key to another value.
+
+  Args:
+    workdir: folder of the run, whose own config.model is used once it has a
+      checkpoint; without it nothing is downloaded, and only a model on this
+      machine or in the zoo is used.
+  """
+  part = registry.find(config.task).part
+  if not config.init_from or not part:
+    return
+  if workdir is None:
+    fields = _fields_here(config.init_from, part)
+  elif checkpoint_files.steps(resolve(workdir) / 'checkpoints'):
+    stored = run_config.read_config(workdir)
+    fields = stored.model.to_dict() if stored.init_from else {}
+  else:
+    fields = _fields(folders.describe(hub.find(config.init_from), part))
+  given = {argument.partition('=')[0] for argument in overrides}
+  changed = _changes(fields, config)
+  kept = [key for key in changed if f'--config.model.{key}' in given]
+  if wrong := {k: config.model[k] for k in kept if k not in FREE}:
+    raise _other(config.init_from, part, changed, wrong)
+  changed = {key: x for key, x in changed.items() if key not in kept}
+  if changed:
+    logging.info(
+      'config.model is that of config.init_from=%s: %s.',
+      printable(config.init_from, 200),
+      ', '.join(f'{key} {value!r}' for key, value in sorted(changed.items())),
+    )
+    config.model = ConfigDict({**config.model.to_dict(), **changed})
+    rules.check(config)
+
+
+def _changes(fields, config):
+  """Those fields of a model that config.model has, by its keys, otherwise."""
+  table = rules.table(config.task)
+  free = set(FREE) - {'scaling_factor'}
+  return {
+    key: _tuples(value)
+    for key, value in fields.items()
+    if key not in free
+    and (rule := table.get(f'model.{key}'))
+    and _tuples(config.model.get(key, rule.default)) != _tuples(value)
+  }
+
+
+def _fields_here(name, part) -> dict[str, Any]:
+  """Fields of a model that is on this machine or in the zoo; {} for others."""
+  if folder := hub.on_this_machine(name):
+    return _fields(folders.describe(folder, part))
+  entry = next((e for e in zoo.ENTRIES if name in (e.name, e.hub_id)), None)
+  known = entry is not None and part in entry.fields
+  return _fields(entry.module(part)) if known else {}
+
+
+def _tuples(value):
+  """The value with its lists as tuples, since modules hash their fields."""
+  if isinstance(value, list | tuple):
+    return tuple(map(_tuples, value))
+  return value
 
 
 def start(
@@ -81,16 +161,35 @@ def compare(
   folder_fields = _fields(folders.describe(folder, part))
   module_fields = _fields(module)
   free = set(FREE) - set(kept)
-  differ = [
-    f'{key} is {folder_fields[key]!r} there and {value!r} here'
+  if wrong := {
+    key: value
     for key, value in module_fields.items()
     if key not in free and value != folder_fields[key]
-  ]
-  if differ := differ or more(folder):
+  }:
+    raise _other(name, part, folder_fields, wrong)
+  if differ := more(folder):
     raise UserError(
       f'config.init_from={name!r}: {"; ".join(differ)}. Start from another '
-      f'model, or change config.model to what is in its {part}/config.json.'
+      'model.',
+      key='init_from',
+      value=name,
     )
+
+
+def _other(name, part, there, here) -> UserError:
+  """Error for the fields `here`, which have other values `there`."""
+  differ = [
+    f'{key} is {there[key]!r} there and {value!r} here'
+    for key, value in here.items()
+  ]
+  first = next(iter(here))
+  return UserError(
+    f'config.init_from={name!r}: {"; ".join(differ)}. Start from another '
+    f'model, or change config.model to what is in its {part}/config.json.',
+    key=f'model.{first}',
+    value=here[first],
+    allowed=(there[first],),
+  )
 
 
 def _fields(module) -> dict[str, Any]:

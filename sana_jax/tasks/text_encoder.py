@@ -78,7 +78,7 @@ def open_task(config: ConfigDict, workdir=None, mesh=None) -> Task:
   )
 
 
-KIND = Kind(objective, exporter, open_task)
+KIND = Kind(objective, exporter, open_task, part='text_encoder')
 
 
 def _learned(config, captions):

@@ -54,6 +54,14 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   return _download(text, shown)
 
 
+def on_this_machine(name: str) -> pathlib.Path | None:
+  """Folder of a model that `find` has without the hub, if there is one."""
+  for path in (local(name), ASSETS / name):
+    if path.is_dir():
+      return path
+  return None
+
+
 def is_name(name: str) -> bool:
   """Whether it is a model's name or a hub id, and no folder of this host."""
   if '://' in name or name.startswith(('.', '/', '~')):

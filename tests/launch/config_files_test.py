@@ -1,5 +1,6 @@
 """Layouts by name or file, and errors of invalid ones."""
 
+import dataclasses
 import os
 
 import jax
@@ -7,8 +8,11 @@ import pytest
 
 from sana_jax import config as base
 from sana_jax.errors import UserError
-from sana_jax.launch import config_files
+from sana_jax.launch import bench_step, config_files
+from sana_jax.launch.launch import load
+from sana_jax.launching.job import Job
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.weights import folder as folders
 
 pytestmark = pytest.mark.fast
 
@@ -22,8 +26,8 @@ MESHES = {
 
 
 def test_every_shipped_layout_is_known_here():
-  folder = config_files.CONFIGS / 'layouts'
-  assert sorted(MESHES) == sorted(p.stem for p in folder.glob('[!_]*.py'))
+  layouts = config_files.CONFIGS / 'layouts'
+  assert sorted(MESHES) == sorted(p.stem for p in layouts.glob('[!_]*.py'))
 
 
 @pytest.mark.parametrize('name', MESHES)
@@ -110,3 +114,14 @@ def test_a_file_of_the_name_of_a_shipped_config_is_not_taken_for_it(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'shapes').write_text('x = 1')
   assert config_files.load_config('shapes').task == 'sana'
+
+
+def test_plans_benchmarks_and_launches_have_the_model_of_init_from(tiny_sana):
+  init = f'init_from={tiny_sana}'
+  planned = config_files.checked_config('shapes', [f'--config.{init}'])
+  job = Job('local', 'run', 'shapes', 'run', None, 'out', None)
+  job = dataclasses.replace(job, overrides=(f'--config.{init}',))
+  wanted = folders.describe(tiny_sana, 'transformer')
+  for config in planned, bench_step.config_of(f'shapes+{init}'), load(job):
+    assert config.model.width == wanted.width
+    assert config.model.depth == wanted.depth

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import shutil
 
 import pytest
 
@@ -235,3 +236,29 @@ def test_the_workdir_is_checked_before_any_work(
   )
   assert message.key == '--workdir'
   assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
+@pytest.mark.long
+def test_a_run_has_the_model_it_starts_from_and_resumes_without_it(
+  finished, tmp_path, cli, refused
+):
+  model = tmp_path / 'model'
+  shutil.copytree(finished[0] / 'model', model)
+  workdir = tmp_path / 'run'
+  others = [word for word in TINY if '.model.' not in word]
+  run = lambda steps, *more: [
+    *('train', '--config=shapes_text_encoder', f'--workdir={workdir}'),
+    *(*others, f'--config.init_from={model}', f'--config.num_steps={steps}'),
+    *more,
+  ]
+  found = refused(*run(2, '--config.model.depth=9'))
+  assert (found.key, found.error.allowed) == ('model.depth', (1,))
+  assert cli(*run(2))[0] == 0
+  stored = json.loads((workdir / 'config.json').read_text())
+  assert (stored['model']['width'], stored['model']['depth']) == (16, 1)
+  shutil.rmtree(model)
+  assert cli(*run(3))[0] == 0
+  assert json.loads((workdir / 'config.json').read_text()) == {
+    **stored,
+    'num_steps': 3,
+  }

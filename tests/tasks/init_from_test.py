@@ -1,20 +1,28 @@
 """A run starts from a model's weights, if the model is its own."""
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
+from sana_jax import config as base
+from sana_jax import registry
 from sana_jax.errors import UserError
+from sana_jax.launch.config_files import CONFIGS, load_config
+from sana_jax.models.sana import Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.tasks import init_from
+from sana_jax.tasks import common, init_from
 from sana_jax.weights import folder as folders
+from sana_jax.weights import hub, kinds, native
 
 pytestmark = pytest.mark.fast
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
+PARTS = {'sana': 'transformer', 'dc_ae': 'vae', 'text_encoder': 'text_encoder'}
+SHIPPED = sorted(p.stem for p in CONFIGS.glob('[!_]*.py'))
 
 
 @pytest.fixture(scope='module')
@@ -88,3 +96,103 @@ def test_a_task_without_a_start_raises(toy, tmp_path):
   ):
     toy.run(tmp_path / 'run', init_from='shapes')
   assert not (tmp_path / 'run').exists()
+
+
+ASSET = 'shapes'  # A complete model of this package.
+
+
+@pytest.mark.parametrize('task, part', PARTS.items())
+def test_config_model_is_that_of_the_checkpoint(task, part, tmp_path):
+  for source in (str(FOLDER), ASSET):
+    config = base.train(task)
+    config.init_from = source
+    free = {k: v for k, v in config.model.items() if k in init_from.FREE}
+    init_from.set_model(config, (), tmp_path / 'run')
+    module = folders.describe(hub.find(source), part)
+    for key, value in folders.module_fields(module).items():
+      if key in free and key != 'scaling_factor':
+        assert config.model[key] == free[key], key
+      elif key not in init_from.FREE:
+        rule = base.table(task)[f'model.{key}']
+        assert config.model.get(key, rule.default) == value, key
+    built = common.build(kinds.PARTS[part].cls, config)
+    init_from.compare(source, part, built)
+    # Other commands, which download nothing, have the same config.
+    other = base.train(task)
+    other.init_from = source
+    init_from.set_model(other)
+    assert other.to_json() == config.to_json()
+
+
+def test_a_native_checkpoint_is_a_model_folder_like_others(model, tmp_path):
+  folder = tmp_path / 'native/transformer'
+  folder.mkdir(parents=True)
+  shutil.copy(FOLDER / 'transformer/config.json', folder)
+  native.save(folder, model.variables)
+  config = base.train('sana')
+  config.init_from = str(tmp_path / 'native')
+  init_from.set_model(config, (), tmp_path / 'run')
+  assert config.model.width == model.module.width
+
+
+def test_a_key_that_is_given_stays_and_is_refused_with_its_name(
+  model, tmp_path
+):
+  config = base.train('sana')
+  config.init_from = str(FOLDER)
+  overrides = ['--config.model.sample_size=64', '--config.model.depth=2']
+  base.apply_overrides(config, overrides)
+  init_from.set_model(config, overrides, tmp_path / 'run')
+  assert config.model.sample_size == 64
+  assert config.model.width == model.module.width
+  overrides = ['--config.model.depth=9', '--config.model.width=8']
+  base.apply_overrides(config, overrides)
+  for folder in None, tmp_path / 'run':
+    with pytest.raises(UserError) as raised:
+      init_from.set_model(config, overrides, folder)
+    assert raised.value.key in ('model.depth', 'model.width')
+  config.model.width = model.module.width
+  with pytest.raises(UserError) as raised:
+    init_from.compare(str(FOLDER), 'transformer', common.build(Sana, config))
+  assert (raised.value.key, raised.value.value) == ('model.depth', 9)
+  assert raised.value.allowed == (model.module.depth,)
+
+
+def test_a_run_with_a_checkpoint_has_its_own_config_model(tmp_path):
+  config = base.train('sana')
+  config.init_from = str(FOLDER)
+  init_from.set_model(config, (), tmp_path)
+  (tmp_path / 'checkpoints/8').mkdir(parents=True)
+  (tmp_path / 'config.json').write_text(config.to_json())
+  again = base.train('sana')
+  again.init_from = str(tmp_path / 'deleted')
+  init_from.set_model(again, (), tmp_path)
+  assert again.model.to_dict() == config.model.to_dict()
+
+
+def test_a_model_of_the_zoo_needs_no_download_to_be_planned():
+  config = base.train('sana')
+  config.init_from = 'sana_sprint_1600m_1024'
+  init_from.set_model(config)
+  assert config.model.width == 2240 and config.model.guidance_embeds
+  config.init_from = 'some/model'  # Its config is not on this machine.
+  init_from.set_model(config)
+  assert config.model.width == 2240
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_a_shipped_config_is_that_of_the_model_that_it_starts_from(name):
+  config = load_config(name)
+  before = config.to_json()
+  init_from.set_model(config)
+  assert config.to_json() == before
+
+
+def test_a_task_without_a_part_keeps_its_config(monkeypatch, tmp_path):
+  kind = registry.Kind(objective=None, exporter=None, open=None)
+  monkeypatch.setattr(registry, 'find', lambda name: kind)
+  config = base.train('sana')
+  config.init_from = str(FOLDER)
+  before = config.to_json()
+  init_from.set_model(config, (), tmp_path)
+  assert config.to_json() == before

@@ -74,7 +74,7 @@ def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
   )
 
 
-KIND = Kind(objective, exporter, open_task)
+KIND = Kind(objective, exporter, open_task, part='transformer')
 
 
 def _objective(config, module, encode=lambda frozen, batch: batch):

@@ -18,7 +18,20 @@ _NATIVE = 'orbax'  # All of its files are data; see native.py.
 
 
 def check(folder: pathlib.Path, name: str) -> None:
-  """Raises UserError if `copy` would, for an early check."""
+  """Raises UserError if `copy` would, for an early check.
+
+  A part whose weights are only in torch's files, which are not copied, is
+  refused, too.
+  """
+  part = folder / name
+  if any(part.glob('*.bin')) and not any(part.glob('*.safetensors')):
+    raise UserError(
+      f'{part} has weights in .bin files only, which are not copied to the '
+      "run's model; convert the model with sana-jax convert first.",
+      key='--model',
+      value=str(folder),
+      allowed='safetensors',
+    )
   for path in _data(folder / name):
     _check_inside(folder, path)
 

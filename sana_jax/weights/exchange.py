@@ -35,6 +35,7 @@ from sana_jax.weights import (
   pth,
   safetensors_files,
   table,
+  weight_files,
   wrapped,
 )
 from sana_jax.weights import folder as folders
@@ -108,7 +109,7 @@ def _read_part(folder, part):
   config = folders.read_json(folder / 'config.json')
   kind = kinds.of_config(config, part)
   if not native.holds(folder):
-    tensors = safetensors_files.read(folder, kind.stem)
+    tensors = weight_files.read(folder, kind.stem)
     return Part(config, kind.prepare(tensors))
   with folders.reading(folder):
     module = kind.module(config, jnp.float32)

@@ -35,6 +35,7 @@ from sana_jax.weights import (
   native_shapes,
   safetensors_files,
   table,
+  weight_files,
 )
 from sana_jax.weights.kind import ModelKind
 from sana_jax.weights.tensors import Stored, stored
@@ -98,7 +99,7 @@ def load(
     tensors = (
       None
       if native.holds(folder)
-      else kind.prepare(safetensors_files.read(folder, kind.stem))
+      else kind.prepare(weight_files.read(folder, kind.stem))
     )
     shapes = shapes_of(kind, module, tensors)
     shardings = (

@@ -1,15 +1,17 @@
 """Location of a model by folder, shipped name, zoo name or hub id."""
 
+from collections.abc import Iterator
 import os
 import pathlib
 
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.printable import printable
-from sana_jax.weights import zoo
+from sana_jax.weights import kinds, native, weight_files, zoo
 
 ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
 # Files of a hub repository that loading needs; neither code nor copies of the
-# weights in half precision, which casting yields too.
+# weights in half precision, which casting yields too, and which are downloaded
+# only for a part that has no others.
 _WANTED = ('*.json', '*.safetensors')
 _UNWANTED = ('*.fp16*', '*.bf16*')
 
@@ -104,11 +106,16 @@ def _download(hub_id, shown):
   import huggingface_hub
 
   try:
-    return pathlib.Path(
+    folder = pathlib.Path(
       huggingface_hub.snapshot_download(
         hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
       )
     )
+    if empty := list(_without_weights(folder)):
+      _download_variants(hub_id, folder, empty)
+    return folder
+  except UserError:
+    raise
   except Exception as e:  # The hub's errors have many types.
     reason = printable((str(e).strip().splitlines() or [''])[0], 300)
     raise UserError(
@@ -116,6 +123,51 @@ def _download(hub_id, shown):
       f'({type(e).__name__}: {reason}); check the name and the network'
       f'{_offline()}{did_you_mean(hub_id, _hub_ids())}.'
     ) from e
+
+
+def _without_weights(folder) -> Iterator[str]:
+  """Parts of a model folder without weights; '' for the folder itself."""
+  parts = ('',) if not (folder / 'model_index.json').exists() else kinds.PARTS
+  for part in parts:
+    inner = folder / part
+    if (inner / 'config.json').exists() and not (
+      native.holds(inner)
+      or any(inner.glob('*.safetensors'))
+      or any(inner.glob('*.bin'))
+    ):
+      yield part
+
+
+def _download_variants(hub_id, folder, parts):
+  """Downloads the other weights that there are of these parts.
+
+  Raises UserError that lists the files of a part that has none.
+  """
+  import huggingface_hub
+  from huggingface_hub import constants
+
+  if constants.HF_HUB_OFFLINE:
+    return  # Loading reports what is missing.
+  # The name of a snapshot is its commit.
+  every = huggingface_hub.list_repo_files(hub_id, revision=folder.name)
+  wanted = []
+  for part in parts:
+    names = [n for n in every if n.rpartition('/')[0] == part]
+    found = weight_files.variant(names)
+    if not found:
+      weights = [n for n in names if not n.endswith('.json')]
+      raise UserError(
+        f'{printable(hub_id, 200)} has no weights of '
+        f'{part or "its config.json"} in safetensors or .bin; there is '
+        f'{printable(", ".join(weights[:5]) or "nothing else", 300)}.',
+        key='model',
+        value=hub_id,
+        allowed=('.safetensors', '.bin'),
+      )
+    wanted += found
+  huggingface_hub.snapshot_download(
+    hub_id, revision=folder.name, allow_patterns=wanted
+  )
 
 
 def _names():

@@ -1,7 +1,5 @@
 """safetensors files, read tensor by tensor and written as a stream.
 
-  STEM.safetensors, or several files and STEM.safetensors.index.json
-
 A file is 8 bytes with the size of its header, the header in JSON, and the
 tensors without gaps. The safetensors library is not used, as it maps the file:
 the process would end with SIGBUS if the file was truncated, block on a fifo,
@@ -11,11 +9,9 @@ and count the file as its memory.
 from collections.abc import Mapping
 import json
 import math
-import os
 import pathlib
 import sys
 
-from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,91 +40,7 @@ _DTYPES = {
   'BOOL': np.bool_,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_OTHERS = ('.bin', '.pth', '.pt', '.ckpt', '.safetensors', '.msgpack', '.h5')
-_JSON_BYTES = 2**24  # Limit of a header or an index: 100,000 tensors.
-_MOST_FILES = 1000  # Limit of one model.
-
-
-def read(folder: pathlib.Path, stem: str) -> dict[str, Stored]:
-  """All tensors of `stem`.safetensors, or of the files in its index.
-
-  Raises UserError for a file that is missing, damaged or truncated, and if the
-  index and the files disagree.
-  """
-  index = folder / f'{stem}.safetensors.index.json'
-  try:
-    places = files.read_json(index, most=_JSON_BYTES).get('weight_map')
-  except FileNotFoundError:
-    return read_file(_single(folder, stem))
-  tensors = {}
-  for name in _file_names(index, places):
-    part = read_file(folder / name)
-    if wrong := sorted(key for key in part if places.get(key) != name):
-      raise _disagree(index, wrong)
-    tensors |= part
-  if wrong := sorted(set(places) - set(tensors)):
-    raise _disagree(index, wrong)
-  return tensors
-
-
-def _single(folder, stem):
-  """The file of a model without an index; one in half precision if need be.
-
-  Raises UserError that lists files in other formats.
-  """
-  usual = folder / f'{stem}.safetensors'
-  if os.path.lexists(usual):
-    return usual
-  for half in ('fp16', 'bf16'):
-    path = folder / f'{stem}.{half}.safetensors'
-    if path.is_file():
-      logging.warning('%s is missing; %s is read.', usual, path.name)
-      return path
-  others = sorted(
-    p.name for p in folder.glob('*') if p.suffix in _OTHERS and p.is_file()
-  )
-  there = (
-    f'; there is {printable(", ".join(others[:5]), 300)}: make that file with '
-    'sana-jax convert, or with save_pretrained of diffusers'
-    if others
-    else ''
-  )
-  raise UserError(
-    f'{usual} is missing{there}.',
-    key='--model',
-    value=str(folder),
-    allowed=usual.name,
-  )
-
-
-def _file_names(index, places):
-  """Names of the files of an index, which must be in its folder."""
-  if (
-    not isinstance(places, dict)
-    or not places
-    or not all(isinstance(name, str) for name in places.values())
-  ):
-    raise UserError(f'{index} has no weight_map from tensors to files.')
-  names = sorted(set(places.values()))
-  for name in names:
-    if not is_name(name) or '/' in name or not name.endswith('.safetensors'):
-      raise UserError(
-        f'{index} names {printable(name, 100)!r}, which is not a '
-        '.safetensors file of its folder.'
-      )
-  if len(names) > _MOST_FILES:
-    raise UserError(
-      f'{index} names {len(names)} files; {_MOST_FILES} are allowed.'
-    )
-  return names
-
-
-def _disagree(index, keys):
-  shown = ', '.join(printable(key, 100) for key in keys[:5])
-  return UserError(
-    f'{index} and its files do not have the same tensors: '
-    f'{shown}; the folder may mix two models.'
-  )
+_JSON_BYTES = 2**24  # Limit of a header: 100,000 tensors.
 
 
 def read_file(path: pathlib.Path) -> dict[str, Stored]:

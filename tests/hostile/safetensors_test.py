@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 
 from sana_jax.errors import UserError
-from sana_jax.weights import exchange
+from sana_jax.weights import exchange, weight_files
 from sana_jax.weights import safetensors_files as files
 from sana_jax.weights.tensors import stored
 
@@ -359,7 +359,9 @@ def one_index(rng, special, memory, folder):
 
   def loaded():
     try:
-      return {k: t.read() for k, t in files.read(folder, 'model').items()}
+      return {
+        k: t.read() for k, t in weight_files.read(folder, 'model').items()
+      }
     except UserError as e:
       said = str(e).replace(str(folder), '')
       assert said.isprintable() and len(said) < 2000, said

@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from sana_jax.weights import exchange, safetensors_files
+from sana_jax.weights import exchange, weight_files
 
 STEM = 'diffusion_pytorch_model'
 
 
 def tensors(folder, part='transformer'):
   stem = 'model' if part == 'text_encoder' else STEM
-  return safetensors_files.read(folder / part, stem)
+  return weight_files.read(folder / part, stem)
 
 
 def assert_same_bits(got, want):

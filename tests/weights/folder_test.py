@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from sana_jax.errors import UserError
 from sana_jax.weights import folder as folders
-from sana_jax.weights import safetensors_files
+from sana_jax.weights import weight_files
 
 pytestmark = pytest.mark.fast
 
@@ -22,7 +22,7 @@ STEM = 'diffusion_pytorch_model'
 
 
 def read_tensors(folder, stem):
-  return {k: t.read() for k, t in safetensors_files.read(folder, stem).items()}
+  return {k: t.read() for k, t in weight_files.read(folder, stem).items()}
 
 
 @pytest.fixture

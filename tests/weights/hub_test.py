@@ -26,6 +26,31 @@ FILES = {
   'tokenizer/evil.py': b'1',
   'vae/weights.bin': b'1',
 }
+INDEX = {'model_index.json': b'{}'}
+REPOSITORIES = {
+  'org/model': FILES,
+  # Each part with weights of another kind, and what else may be there.
+  'org/half': {
+    **INDEX,
+    'transformer/config.json': b'{}',
+    'transformer/diffusion_pytorch_model.fp16.safetensors': b'1',
+    'transformer/diffusion_pytorch_model.bf16.safetensors': b'2',
+    'transformer/diffusion_pytorch_model.bin': b'3',
+    'vae/config.json': b'{}',
+    'vae/diffusion_pytorch_model.safetensors.index.fp16.json': b'{}',
+    'vae/diffusion_pytorch_model.fp16-00001-of-00001.safetensors': b'4',
+    'text_encoder/config.json': b'{}',
+    'text_encoder/pytorch_model.bin.index.json': b'{}',
+    'text_encoder/pytorch_model-00001-of-00001.bin': b'5',
+    'text_encoder/training_args.bin': b'6',
+    'text_encoder/model.py': b'7',
+  },
+  'org/flax': {
+    **INDEX,
+    'vae/config.json': b'{}',
+    'vae/diffusion_flax_model.msgpack': b'8',
+  },
+}
 FIND = """
 import sys
 from sana_jax.errors import UserError
@@ -38,31 +63,28 @@ except UserError as e:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-  """Server of the hub's API for one model, org/model."""
+  """Server of the hub's API for some models."""
 
   def do_GET(self):
     path = self.path.partition('?')[0]
-    if path == '/api/models/org/model/revision/main':
-      self.answer(json.dumps({'id': 'org/model', 'sha': SHA}).encode())
-    elif path == f'/api/models/org/model/tree/{SHA}':
-      self.answer(
-        json.dumps(
-          [
-            {'type': 'file', 'path': name, 'size': len(data), 'oid': etag(data)}
-            for name, data in FILES.items()
-          ]
-        ).encode()
-      )
-    else:
-      self.do_HEAD()
+    for model, files in REPOSITORIES.items():
+      api = f'/api/models/{model}'
+      if path in (f'{api}/revision/main', f'{api}/revision/{SHA}'):
+        return self.answer(json.dumps({'id': model, 'sha': SHA}).encode())
+      if path == f'{api}/tree/{SHA}':
+        entries = [
+          {'type': 'file', 'path': name, 'size': len(data), 'oid': etag(data)}
+          for name, data in files.items()
+        ]
+        return self.answer(json.dumps(entries).encode())
+    return self.do_HEAD()
 
   def do_HEAD(self):
-    name = self.path.partition('?')[0].removeprefix(
-      f'/org/model/resolve/{SHA}/'
-    )
-    if name in FILES:
+    path = self.path.partition('?')[0].lstrip('/')
+    model, _, name = path.partition(f'/resolve/{SHA}/')
+    if name in REPOSITORIES.get(model, ()):
       self.server.requested.add(name)
-      self.answer(FILES[name])
+      self.answer(REPOSITORIES[model][name])
     else:
       self.send_error(404)
 
@@ -135,6 +157,28 @@ def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
     "error: 'org/other' is not a local folder and cannot be downloaded"
   )
   assert other.stdout.strip().endswith('or unset HF_HUB_OFFLINE.')
+
+
+def test_a_part_with_other_weights_only_gets_one_kind_of_them(server, tmp_path):
+  first = find('org/half', tmp_path, server.server_port)
+  folder = pathlib.Path(first.stdout.strip())
+  got = {path.name for path in folder.rglob('*') if path.is_file()}
+  assert {name for name in got if not name.endswith('config.json')} == {
+    'model_index.json',
+    'diffusion_pytorch_model.fp16.safetensors',
+    'diffusion_pytorch_model.safetensors.index.fp16.json',
+    'diffusion_pytorch_model.fp16-00001-of-00001.safetensors',
+    'pytorch_model.bin.index.json',
+    'pytorch_model-00001-of-00001.bin',
+  }
+
+
+def test_a_part_without_weights_that_are_read_is_an_error_with_its_files(
+  server, tmp_path
+):
+  error = find('org/flax', tmp_path, server.server_port).stdout
+  assert error.startswith('error: org/flax has no weights of vae')
+  assert 'diffusion_flax_model.msgpack' in error and error.count('\n') == 1
 
 
 def test_a_folder_is_found_before_any_other_name(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Weights in the files of trainers, interfaces and other libraries."""
 
 import io
+import json
 import logging
 import pathlib
 import pickle
@@ -13,8 +14,16 @@ from pth_files import archive, F32, lazy
 import pytest
 
 from sana_jax.errors import UserError
+from sana_jax.weights import (
+  copying,
+  hub,
+  pickled,
+  pickling,
+  pth,
+  safetensors_files,
+  weight_files,
+)
 from sana_jax.weights import folder as folders
-from sana_jax.weights import hub, pickled, pickling, pth, safetensors_files
 from sana_jax.weights.pickled import Storage, Tensor
 from sana_jax.weights.wrapped import EMA_KEYS, KEYS, without_prefixes
 
@@ -124,6 +133,64 @@ def test_a_folder_with_only_half_precision_is_read(half, model, caplog):
   assert f'{STEM}.{half}.safetensors is read' in caplog.text
 
 
+def split(model, write, name):
+  """Replaces the file of a part by two, and returns their weight_map."""
+  tensors = weight_files.read(model, STEM)
+  places = {}
+  for number, keys in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2])):
+    file = name.format(f'{number + 1:05}-of-00002')
+    write(model / file, {key: tensors[key] for key in keys})
+    places |= dict.fromkeys(keys, file)
+  return places
+
+
+@pytest.mark.parametrize(
+  'name, index, write',
+  [
+    (
+      f'{STEM}.fp16-{{}}.safetensors',
+      f'{STEM}.safetensors.index.fp16.json',
+      safetensors_files.write_file,
+    ),
+    (
+      f'{STEM}-{{}}.fp16.safetensors',
+      f'{STEM}.safetensors.index.fp16.json',
+      safetensors_files.write_file,
+    ),
+    (f'{STEM}-{{}}.bin', f'{STEM}.bin.index.json', pth.write),
+  ],
+)
+def test_the_shards_of_a_variant_are_read(name, index, write, model, caplog):
+  before = {k: x.read() for k, x in weight_files.read(model, STEM).items()}
+  places = split(model, write, name)
+  (model / f'{STEM}.safetensors').unlink()
+  (model / index).write_text(json.dumps({'weight_map': places}))
+  with caplog.at_level(logging.WARNING):
+    after = weight_files.read(model, STEM)
+  assert f'{index} is read' in caplog.text
+  assert after.keys() == before.keys()
+  for key, value in before.items():
+    np.testing.assert_array_equal(after[key].read(), value)
+  folders.load(model.parent, 'transformer')
+
+
+def test_torchs_file_of_a_text_encoder_has_a_name_of_its_own(tmp_path):
+  tensors = lazy({'w': np.arange(3, dtype=np.float32)})
+  pth.write(tmp_path / 'pytorch_model.bin', tensors)
+  assert weight_files.read(tmp_path, 'model').keys() == {'w'}
+  with pytest.raises(UserError) as error:  # It would not be in the export.
+    copying.check(tmp_path.parent, tmp_path.name)
+  assert error.value.allowed == 'safetensors'
+
+
+def test_an_index_names_files_of_its_own_format(model):
+  (model / f'{STEM}.safetensors').unlink()
+  index = {'weight_map': {'w': 'code.pkl'}}
+  (model / f'{STEM}.bin.index.json').write_text(json.dumps(index))
+  with pytest.raises(UserError, match='not a .bin file of its folder'):
+    weight_files.read(model, STEM)
+
+
 @pytest.mark.parametrize(
   'name', [f'{STEM}.bin', 'model.ckpt', 'other.safetensors']
 )
@@ -148,7 +215,7 @@ def test_a_single_file_as_a_model_names_the_command(suffix, tmp_path):
 def test_fp8_tensors_are_read(dtype, tmp_path):
   values = np.arange(8).astype(getattr(ml_dtypes, dtype))
   safetensors_files.write(tmp_path, 'x', lazy({'w': values}))
-  found = safetensors_files.read(tmp_path, 'x')['w']
+  found = weight_files.read(tmp_path, 'x')['w']
   assert found.dtype == values.dtype
   np.testing.assert_array_equal(
     found.read().astype(np.float32), values.astype(np.float32)

@@ -1,6 +1,5 @@
 """Layouts by name or file, and errors of invalid ones."""
 
-import dataclasses
 import os
 
 import jax
@@ -10,6 +9,7 @@ from sana_jax import config as base
 from sana_jax.errors import UserError
 from sana_jax.launch import bench_step, config_files
 from sana_jax.launch.launch import load
+from sana_jax.launching import machines
 from sana_jax.launching.job import Job
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.weights import folder as folders
@@ -119,8 +119,10 @@ def test_a_file_of_the_name_of_a_shipped_config_is_not_taken_for_it(
 def test_plans_benchmarks_and_launches_have_the_model_of_init_from(tiny_sana):
   init = f'init_from={tiny_sana}'
   planned = config_files.checked_config('shapes', [f'--config.{init}'])
-  job = Job('local', 'run', 'shapes', 'run', None, 'out', None)
-  job = dataclasses.replace(job, overrides=(f'--config.{init}',))
+  job = Job(
+    *('local', 'run', 'shapes', 'run', machines.parse('cpu:1x1'), 'out'),
+    overrides=(f'--config.{init}',),
+  )
   wanted = folders.describe(tiny_sana, 'transformer')
   for config in planned, bench_step.config_of(f'shapes+{init}'), load(job):
     assert config.model.width == wanted.width

@@ -159,6 +159,7 @@ def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
   assert other.stdout.strip().endswith('or unset HF_HUB_OFFLINE.')
 
 
+@pytest.mark.long
 def test_a_part_with_other_weights_only_gets_one_kind_of_them(server, tmp_path):
   first = find('org/half', tmp_path, server.server_port)
   folder = pathlib.Path(first.stdout.strip())
@@ -173,6 +174,7 @@ def test_a_part_with_other_weights_only_gets_one_kind_of_them(server, tmp_path):
   }
 
 
+@pytest.mark.long
 def test_a_part_without_weights_that_are_read_is_an_error_with_its_files(
   server, tmp_path
 ):

@@ -17,8 +17,10 @@ import jax
 import numpy as np
 import pytest
 
+from sana_jax import config as base
 from sana_jax import locks
 from sana_jax.errors import UserError
+from sana_jax.launch import hosts
 from sana_jax.locks import stores
 from sana_jax.locks.holder import Holder
 from sana_jax.tasks import exports
@@ -283,3 +285,16 @@ def test_what_fails_leaves_the_model_as_it_was(bucket):
     (part / 'model_index.json').write_text('[]')
     raise ValueError('no')
   assert bucket['kept/model/model_index.json'][1] == b'{}'
+
+
+def test_a_host_writes_to_the_workdir_and_finds_data_in_a_bucket(store):
+  config = base.train('sana')
+  config.update(autoencoder='shapes', text_encoder='shapes')
+  config.data.update(source='webdataset', path='gs://bucket/data/{0..9}.tar')
+  store.put('data/0.tar', b'1')
+  before = set(store.objects)
+  assert hosts.check(config, 'gs://bucket/other') is None
+  assert set(store.objects) == before  # Nothing is left.
+  config.inputs.cache = 'gs://bucket/cache'
+  error = hosts.check(config, 'gs://bucket/other')
+  assert (error.key, error.exit_code) == ('inputs.cache', 2)

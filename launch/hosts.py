@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from sana_jax.data import files
 from sana_jax.errors import joined, TransientError, UserError
 from sana_jax.keys import Location
-from sana_jax.launch import locations, output
+from sana_jax.launch import devices, locations, output
+from sana_jax.locks.holder import ATTEMPT
 from sana_jax.paths import expanded
 from sana_jax.printable import printable
 from sana_jax.training import checkpoint_files
@@ -34,6 +35,22 @@ from sana_jax.training.workdir import (
 from sana_jax.weights import hub
 
 _DENIED = (PermissionError, FileNotFoundError)  # No retry changes them.
+
+
+def join(
+  config: ConfigDict, workdir: epath.PathLike, processes: tuple | None
+) -> None:
+  """Connects to the other processes, if any, and raises what `check` finds.
+
+  A single process is checked if a supervisor started it; otherwise the run
+  itself reports what is missing.
+  """
+  if processes is None and ATTEMPT not in os.environ:
+    return
+  problem = check(config, workdir)
+  if processes is not None:
+    devices.join(processes)
+  agree(problem, workdir)
 
 
 def check(config: ConfigDict, workdir: epath.PathLike) -> UserError | None:
@@ -74,7 +91,7 @@ def agree(error: UserError | None, workdir: epath.PathLike) -> None:
       key='--distributed',
       value=failed,
     )
-  if not is_remote(workdir):
+  if jax.process_count() > 1 and not is_remote(workdir):
     _check_shared(pathlib.Path(resolve(workdir)))
 
 

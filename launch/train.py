@@ -80,16 +80,12 @@ def start(
   import jax
 
   from sana_jax import tasks
+  from sana_jax.launch import hosts
   from sana_jax.sharding.mesh import check_batch, make_mesh
   from sana_jax.tasks import init_from
   from sana_jax.training import loop, optimizers, run_config, startup
 
-  if args.distributed is not None:
-    from sana_jax.launch import hosts
-
-    problem = hosts.check(config, args.workdir)
-    devices.join(args.distributed)
-    hosts.agree(problem, args.workdir)
+  hosts.join(config, args.workdir, args.distributed)
   init_from.set_model(config, overrides, args.workdir)
   # Raise errors before data are prepared and files written.
   mesh = make_mesh(config.mesh.to_dict())

@@ -89,9 +89,22 @@ def test_a_bucket_that_is_unreachable_for_now_is_tried_again(
   assert (error.key, error.exit_code) == ('--workdir', code)
 
 
+def test_a_single_process_of_a_job_is_checked_too(
+  config, monkeypatch, tmp_path
+):
+  config.data.path = str(tmp_path / 'other')
+  hosts.join(config, tmp_path / 'run', None)
+  monkeypatch.setenv('SANA_JAX_ATTEMPT', '0.0')
+  with pytest.raises(UserError) as raised:
+    hosts.join(config, tmp_path / 'run', None)
+  assert raised.value.key == 'data.path'
+
+
 def gathered(monkeypatch, *rows):
   """Makes `all_gather` return these numbers, one of each process, in turn."""
   rows = iter(rows)
+  monkeypatch.setattr(hosts.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(hosts, 'barrier', lambda name: None)
   monkeypatch.setattr(
     hosts, 'all_gather', lambda numbers: np.array([next(rows)]).T
   )

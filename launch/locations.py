@@ -80,7 +80,7 @@ def _problem(job, key, value, location) -> UserError | None:
   ]
   return UserError(
     f'{label(key)}={printable(value, _SHOWN)} {why}; give '
-    f'{" or ".join(allowed)}',
+    f'{", or ".join(allowed)}',
     key=key,
     value=value,
     allowed=allowed,

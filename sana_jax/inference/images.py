@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from sana_jax import files
+from sana_jax.inference import parameters
 
 _MARGIN = 6  # Pixels around each tile.
 _QUALITY = 95  # Of JPEG and WebP.
@@ -95,7 +96,9 @@ def encode(
 ) -> bytes:
   """Bytes of a .png, .jpg or .webp file with metadata.
 
-  PNG has a text chunk per key; the others, JSON in Exif's ImageDescription.
+  PNG has a text chunk per key, and one that other programs read (see
+  parameters.py) if the picture was sampled; the others have JSON in Exif's
+  ImageDescription.
   """
   if not isinstance(image, Image.Image):
     image = Image.fromarray(image)
@@ -104,6 +107,8 @@ def encode(
     info = PngInfo()
     for key, value in (metadata or {}).items():
       info.add_itxt(key, str(value))
+    if {'prompt', 'steps'} <= set(metadata or ()):
+      info.add_text(parameters.KEY, parameters.text(metadata))
     image.save(out, 'png', pnginfo=info)
   else:
     exif = Image.Exif()

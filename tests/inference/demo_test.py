@@ -172,6 +172,9 @@ def test_each_picture_has_its_settings(pipe):
       'sampler': 'dpm++2m',
       'model': 'tiny',
       'version': f'sana_jax {__version__}',
+      'parameters': f'{prompt}\nNegative prompt: Nebel\n'
+      'Steps: 2, Sampler: dpm++2m, CFG scale: 4.5, Seed: 7, Size: 16x16, '
+      'Model: tiny',
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageFont
 import pytest
 
-from sana_jax.inference import images
+from sana_jax.inference import images, parameters
 
 pytestmark = pytest.mark.fast
 
@@ -22,7 +22,10 @@ def test_pixels_and_metadata_survive(tmp_path):
   images.write_png(path, picture, metadata)
   with Image.open(path) as read:
     np.testing.assert_array_equal(np.asarray(read), picture)
-    assert read.text == {k: str(v) for k, v in metadata.items()}
+    assert read.text == {
+      **{k: str(v) for k, v in metadata.items()},
+      'parameters': parameters.text(metadata),
+    }
   assert [p.name for p in tmp_path.iterdir()] == ['a.png']
 
 

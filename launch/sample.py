@@ -195,6 +195,7 @@ def run(args: argparse.Namespace) -> int:
     for job in jobs
   ]
   jobs, too_odd = _possible(jobs, lambda job: _check_size(pipe, job), by_line)
+  _warn_of_unknown(pipe, jobs)
   problems += unreadable + too_odd
   lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
   with (
@@ -251,6 +252,14 @@ def _possible(jobs, check, by_line):
   if not kept:
     raise UserError(f'No line can be used: {problems[0]}')
   return kept, problems
+
+
+def _warn_of_unknown(pipe, jobs):
+  """Logs one warning for all prompts, before the first is drawn."""
+  from sana_jax.inference import texts
+
+  prompts = (t for job in jobs for t in (job.prompt, job.negative_prompt))
+  texts.warn_of_unknown(pipe, prompts)
 
 
 def _check_size(pipe, job):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sana_jax import fields
 from sana_jax.diffusion import samplers
@@ -131,6 +132,17 @@ def check_size(height: int, width: int, compression: int) -> None:
         value=value,
         allowed=f'a multiple of {compression}, such as {below}',
       )
+
+
+def check_latents(latents: Any, shape: tuple[int, ...]) -> None:
+  """Raises UserError unless the latents of a call have this shape."""
+  if np.shape(latents) != shape:
+    raise UserError(
+      f'latents has the shape {np.shape(latents)}; {shape} is needed.',
+      key='latents',
+      value=np.shape(latents),
+      allowed=str(shape),
+    )
 
 
 def dtype_of(dtype: DType | None) -> DType:

@@ -5,12 +5,17 @@ from typing import Any
 
 from sana_jax import fields
 from sana_jax.errors import UserError
+from sana_jax.text.vocabulary import Vocabulary
 from sana_jax.weights import folder as folders
 
 _CLASSES = ('SanaPipeline', 'SanaPAGPipeline')
 _RECOMMENDED = {
   'steps': fields.integer(1, 1000),
   'guidance_scale': fields.number(0, 1000),
+}
+_VOCABULARY = {
+  'words': fields.list_of(fields.text(100), 0, 100_000),
+  'examples': fields.list_of(fields.text(1000), 0, 20),
 }
 
 
@@ -21,6 +26,17 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
   Raises UserError for another pipeline's folder, or values out of range.
   """
+  return {k: v for k, v in _section(folder).items() if k in _RECOMMENDED}
+
+
+def vocabulary(folder: pathlib.Path) -> Vocabulary:
+  """Words and examples in a folder's model_index.json; like `read`."""
+  section = _section(folder)
+  return Vocabulary(*(tuple(section.get(key, ())) for key in _VOCABULARY))
+
+
+def _section(folder):
+  """Values that our own commands read, checked."""
   path = folder / 'model_index.json'
   index = folders.read_json(path)
   if index.get('_class_name') not in _CLASSES:
@@ -28,13 +44,13 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
       f'{folder} is a {fields.shown(index.get("_class_name"))}; '
       'SanaPipeline is supported.'
     )
-  recommended = index.get('_sana_jax', {})
-  if not isinstance(recommended, dict):
+  section = index.get('_sana_jax', {})
+  if not isinstance(section, dict):
     raise UserError(
-      f'{path}: _sana_jax is {fields.shown(recommended)}, allowed is an object.'
+      f'{path}: _sana_jax is {fields.shown(section)}, allowed is an object.'
     )
-  fields.check(f'{path}, _sana_jax', recommended, _RECOMMENDED)
-  return {k: v for k, v in recommended.items() if k in _RECOMMENDED}
+  fields.check(f'{path}, _sana_jax', section, _RECOMMENDED | _VOCABULARY)
+  return section
 
 
 def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:

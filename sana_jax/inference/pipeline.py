@@ -22,7 +22,6 @@ from PIL import Image
 
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
-from sana_jax.errors import UserError
 from sana_jax.inference import (
   arguments,
   bins,
@@ -41,6 +40,7 @@ from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
 from sana_jax.text import encode
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.text.prompts import INSTRUCTION
+from sana_jax.text.vocabulary import Vocabulary
 from sana_jax.typing import Array, DType, Float, Int, Keys
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
@@ -68,6 +68,7 @@ class Pipeline:
   sampler: str = 'dpm++2m'
   flow_shift: float = 3.0
   recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  vocabulary: Vocabulary = Vocabulary()
   mesh: Mesh | None = None
   # Prefix KV caches of instructions, and embeddings of negative prompts.
   cache: dict = dataclasses.field(default_factory=dict, compare=False)
@@ -93,6 +94,7 @@ class Pipeline:
       arguments.dtype_of(dtype or torch_dtype),
     )
     recommended = model_index.read(folder)
+    vocabulary = model_index.vocabulary(folder)
     scheduler = read_scheduler(folder)
     tokenizer = tokenizers.load(folder / 'tokenizer')
     model_index.check_parts(folder, tokenizer)
@@ -104,6 +106,7 @@ class Pipeline:
       tokenizer,
       *scheduler,
       recommended=recommended,
+      vocabulary=vocabulary,
       mesh=mesh,
     )
 
@@ -279,14 +282,7 @@ class Pipeline:
     shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
     if latents is None:
       return self._split(randomness.draw_noise(seeds, numbers, shape))
-    if np.shape(latents) != (len(numbers), *shape):
-      raise UserError(
-        f'latents has the shape {np.shape(latents)}; '
-        f'{(len(numbers), *shape)} is needed.',
-        key='latents',
-        value=np.shape(latents),
-        allowed=str((len(numbers), *shape)),
-      )
+    arguments.check_latents(latents, (len(numbers), *shape))
     return self._split(jnp.asarray(latents, jnp.float32))
 
   def encode_prompts(
@@ -301,6 +297,7 @@ class Pipeline:
     """
     negatives = texts.negatives_of(negative_prompt, len(prompts))
     instruction = texts.instruction_of(instruction)
+    texts.warn_of_unknown(self, [*prompts, *negatives])
     length = max(
       texts.text_length(self.tokenizer, prompts, instruction),
       texts.text_length(self.tokenizer, negatives, ''),

@@ -1,6 +1,6 @@
 """Texts of a call: types, padded length, one negative prompt for all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from sana_jax.errors import UserError
 from sana_jax.printable import counted
-from sana_jax.text import encode, prompts
+from sana_jax.text import encode, prompts, vocabulary
+from sana_jax.text.prompts import INSTRUCTION
 from sana_jax.typing import PyTree
 
 # Text is padded to one of these lengths, not always to 300: padding is masked,
@@ -29,6 +30,34 @@ def text_length(tokenizer, texts: Sequence[str], instruction: str) -> int:
   outside = mask.shape[1] - encode.LENGTH  # The instruction without <bos>.
   needed = int(mask.sum(axis=1).max()) - outside
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
+
+
+def warn_of_unknown(pipe, texts: Iterable[str]) -> None:
+  """Logs a warning of words that the model was not trained on, each once."""
+  warned = pipe.cache.setdefault('words of warnings', set())
+  vocabulary.warn(texts, pipe.vocabulary.words, warned)
+
+
+def notes(pipe, texts: Sequence[str]) -> list[str]:
+  """Sentences about a request whose texts the model does not use in full.
+
+  They are about its truncated prompt, the first of `texts`, and about words of
+  all texts that the model was not trained on.
+  """
+  prompt, words = texts[0], pipe.vocabulary.words
+  _, mask = encode.tokenize(pipe.tokenizer, [prompt], instruction=INSTRUCTION)
+  cut = encode.cut_prompts(
+    pipe.tokenizer, [prompt], mask, instruction=INSTRUCTION
+  )
+  found = vocabulary.note(vocabulary.unknown(texts, words), words)
+  return [
+    *[
+      'The prompt is longer than the text limit of the model: its end is '
+      'ignored.'
+    ]
+    * bool(cut),
+    *[found] * bool(found),
+  ]
 
 
 def texts_of(name: str, value: Any) -> list[str]:

@@ -227,7 +227,8 @@ def write_index(
 ) -> None:
   """Writes model_index.json and the scheduler of an otherwise complete folder.
 
-  `sampling` has the recommended steps and guidance, for our commands.
+  `sampling` has the recommended steps and guidance, and the words and examples
+  of a model that was trained on few words, for our commands.
   """
   write_json(
     folder / 'scheduler' / 'scheduler_config.json',

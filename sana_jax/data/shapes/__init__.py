@@ -3,6 +3,7 @@
 from sana_jax.data.shapes.captions import (
   captions,
   COLORS,
+  EXAMPLES,
   KINDS,
   meaning,
   phrasings,
@@ -19,6 +20,7 @@ __all__ = [
   'captions',
   'COLORS',
   'compose',
+  'EXAMPLES',
   'KINDS',
   'meaning',
   'Object',

@@ -22,6 +22,15 @@ COLORS = ('red', 'green', 'blue', 'yellow', 'purple', 'orange')
 KINDS = ('single', 'two', 'counting', 'colors', 'position', 'attribution')
 SPLITS = ('train', 'heldout')
 NUMBERS = {1: 'one', 2: 'two', 3: 'three', 4: 'four'}
+# One caption of each kind, for people who try a model.
+EXAMPLES = (
+  'a photo of a star',
+  'a purple triangle',
+  'three green stars',
+  'a circle and a square',
+  'a red circle above a blue square',
+  'a yellow star and a purple circle',
+)
 OPPOSITE = {'left of': 'right of', 'above': 'below'}
 
 

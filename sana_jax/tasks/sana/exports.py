@@ -5,6 +5,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from sana_jax.data import shapes
 from sana_jax.models.sana import Sana
 from sana_jax.tasks.sana import encoders
 from sana_jax.text import tokenizer_files
@@ -54,5 +55,13 @@ def write(
     sampling={
       'steps': settings.steps,
       'guidance_scale': settings.guidance_scale,
+      **_vocabulary(config),
     },
   )
+
+
+def _vocabulary(config):
+  """Words and examples of a model trained on `shapes` only."""
+  if config.data.source != 'shapes' or config.init_from:
+    return {}
+  return {'words': shapes.words(), 'examples': list(shapes.EXAMPLES)}

@@ -27,7 +27,10 @@ _CALL = {
   'num_images': fields.integer(1, 2**20),
   'flow_shift': fields.number(1e-3, 1e3),
   'sampler': fields.text(100),
-  'on_step': fields.Field('a function', lambda f: f is None or callable(f)),
+  **dict.fromkeys(
+    ('on_step', 'on_estimate'),
+    fields.Field('a function', lambda f: f is None or callable(f)),
+  ),
   'output_type': fields.choice(*OUTPUT_TYPES),
   'use_resolution_binning': fields.FLAG,
 }
@@ -91,6 +94,7 @@ class Call(NamedTuple):
   convention: Convention
   parts: Strips | Tiles | str | None
   on_step: Callable[[int], None] | None
+  on_estimate: Callable[[int, Callable], None] | None
 
 
 def call(given: Mapping[str, Any], own: Mapping[str, Any]) -> Call:

@@ -1,6 +1,6 @@
 """Denoising of noise to latents: all steps in one program, or step by step.
 
-Step by step, a callback runs after each one and can stop the loop; the results
+Step by step, callbacks run after each one and can stop the loop; the results
 are the same.
 """
 
@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
+from sana_jax.typing import Array
 
 # Layers that NVlabs' PAG perturbs, by depth of the published models.
 _PAG_LAYERS = {20: (8,), 28: (14,)}
@@ -31,7 +32,8 @@ def denoise(
 
 
 def denoise_step_by_step(
-  on_step: Callable[[int], None],
+  on_step: Callable[[int], None] | None,
+  on_estimate: Callable[[int, Callable[[], Array]], None] | None,
   module,
   variables,
   noise,
@@ -43,10 +45,15 @@ def denoise_step_by_step(
   guidance,
   rng=None,
 ):
-  """The same, with `on_step(steps done)` called after each step.
+  """The same, with callbacks after each step.
 
-  One program serves any number of steps. An exception of `on_step` ends the
+  One program serves any number of steps. An exception of a callback ends the
   loop.
+
+  Args:
+    on_step: called with the number of steps done.
+    on_estimate: called with it and a function, which returns the latents at
+      t = 0 that are expected by then.
   """
   denoiser = Denoiser(module, grid.path)
   conditions = _project_once(denoiser, variables, text, negative)
@@ -59,13 +66,37 @@ def denoise_step_by_step(
     )
   for i in range(len(grid.timesteps)):
     now = jax.tree.map(lambda x: x[i : i + 1], steps)  # noqa: B023
+    before = carry.x
     carry = jax.block_until_ready(
       _advance(
         denoiser, variables, carry, conditions, now, rng, sampler, guidance
       )
     )
-    on_step(i + 1)
+    if on_step is not None:
+      on_step(i + 1)
+    if on_estimate is not None:
+      on_estimate(
+        i + 1, functools.partial(_estimate, before, carry.x, now[0], grid.path)
+      )
   return samplers.finish(carry, grid)
+
+
+def runner(on_step: Callable | None, on_estimate: Callable | None) -> Callable:
+  """`denoise`, or `denoise_step_by_step` if there is a callback."""
+  if on_step is None and on_estimate is None:
+    return denoise
+  return functools.partial(denoise_step_by_step, on_step, on_estimate)
+
+
+@functools.partial(jax.jit, static_argnames='path')
+def _estimate(before, after, at, path):
+  """Latents at t = 0, along the line through both ends of a step.
+
+  It is the predicted data for a step of order 1. A carry needs no prediction
+  for it, so that the steps are the same program with and without estimates.
+  """
+  velocity = (after - before) / (at.s - at.t)[0]
+  return path.data(before, velocity, at.t[0])
 
 
 @functools.partial(jax.jit, static_argnames=('denoiser', 'sampler', 'guidance'))

@@ -132,6 +132,7 @@ class Pipeline:
     convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_estimate: Callable[[int, Callable[[], Array]], None] | None = None,
   ) -> Array:
     """`num_images` pictures of each prompt, in order: [n, height, width, 3].
 
@@ -161,6 +162,7 @@ class Pipeline:
       parts: splitting of large decodes to save memory: 'strips' (or Strips)
         gives the same picture, 'tiles' that of enable_tiling.
       on_step: called after each step with the number done; may raise to stop.
+      on_estimate: called likewise, with a function for the expected `latents`.
     """
     given = locals()
     del given['self']
@@ -197,6 +199,7 @@ class Pipeline:
       flow_shift=call.flow_shift,
       convention=call.convention,
       on_step=call.on_step,
+      on_estimate=call.on_estimate,
       rng=randomness.draw_keys(*pictures),
     )
     return self._output(denoised, call.output_type, shown, parts)
@@ -329,6 +332,7 @@ class Pipeline:
     flow_shift: float | None = None,
     convention: Convention = DIFFUSERS,
     on_step: Callable[[int], None] | None = None,
+    on_estimate: Callable[[int, Callable[[], Array]], None] | None = None,
     rng: Keys | None = None,
   ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
@@ -341,11 +345,7 @@ class Pipeline:
       negative = negative[0], text[1]
     if not isinstance(guidance, Guidance):
       guidance = Guidance(float(guidance))
-    run = (
-      denoising.denoise
-      if on_step is None
-      else functools.partial(denoising.denoise_step_by_step, on_step)
-    )
+    run = denoising.runner(on_step, on_estimate)
     with self._on_mesh():
       return run(
         self.transformer.module,

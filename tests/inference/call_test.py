@@ -45,6 +45,7 @@ def pipe():
     (dict(flow_shift='x'), 'flow_shift'),
     (dict(sampler=5), 'sampler'),
     (dict(on_step=5), 'on_step'),
+    (dict(on_estimate=5), 'on_estimate'),
     (dict(output_type=None), 'output_type'),
     (dict(output_type='pt'), 'output_type'),
     (dict(generator=None), 'generator'),

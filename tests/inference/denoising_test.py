@@ -9,6 +9,7 @@ import pytest
 
 from sana_jax import Pipeline
 from sana_jax.diffusion import samplers
+from sana_jax.diffusion.paths import Flow, TrigFlow
 from sana_jax.inference import denoising
 from sana_jax.sharding.mesh import make_mesh
 
@@ -93,6 +94,39 @@ def test_one_program_serves_any_number_of_steps(pipe):
     pipe.draw(PROMPT, on_step=lambda done: None, steps=steps, **SMALL)
     counts.append(denoising._advance._cache_size())
   assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize('sampler', ['euler', 'dpm++2m', 'dpm++3m'])
+def test_estimates_change_no_bit_and_lead_to_the_result(pipe, sampler):
+  how = dict(steps=4, sampler=sampler, output_type='latent') | SMALL
+  found, programs = {}, []
+
+  def on_estimate(done, estimate):
+    found[done] = np.asarray(estimate())
+    programs.append(denoising._estimate._cache_size())
+
+  plain = pipe.draw(PROMPT, on_step=lambda done: None, **how)
+  steps = denoising._advance._cache_size()
+  got = pipe.draw(PROMPT, on_estimate=on_estimate, **how)
+  np.testing.assert_array_equal(got, plain)
+  assert denoising._advance._cache_size() == steps
+  assert list(found) == [1, 2, 3, 4] and len(set(programs)) == 1
+  # The last step ends at the estimate; earlier ones are ever further from it.
+  far = [np.abs(found[done] - got).mean() for done in found]
+  np.testing.assert_allclose(found[4], got, atol=1e-5)
+  assert far == sorted(far, reverse=True) and far[0] > 1e-3
+
+
+def test_an_estimate_of_a_first_order_step_is_the_predicted_data():
+  rng = np.random.default_rng()
+  data, noise = rng.normal(size=(2, 2, 4, 4, 3)).astype(np.float32)
+  t, s = (np.array([x], np.float32) for x in (0.7, 0.4))
+  at = samplers.base.Interval(t, s, None, None)
+  for path in (Flow(), TrigFlow()):
+    before = path.interpolate(data, noise, t[0])
+    after = before + (s - t)[0] * path.target(data, noise, t[0])
+    got = denoising._estimate(before, after, at, path)
+    np.testing.assert_allclose(got, data, atol=1e-5)
 
 
 def test_an_exception_of_on_step_ends_the_run(pipe):

@@ -69,7 +69,7 @@ def fields(value: Mapping[str, Any], defaults: DrawRequest) -> DrawRequest:
 
 
 def _drawn(pipe, checked, limits, model, stop):
-  files, report = demo.drawn(pipe, checked, limits, model, stop)
+  files, report, notes = demo.drawn(pipe, checked, limits, model, stop)
   return {
     'pictures': [
       {
@@ -79,7 +79,7 @@ def _drawn(pipe, checked, limits, model, stop):
       }
       for file in files
     ],
-    'report': report,
+    'report': ' '.join([report, *notes]),
   }
 
 

@@ -15,13 +15,11 @@ import numpy as np
 
 from sana_jax.diffusion import samplers
 from sana_jax.errors import explain_out_of_memory, UserError
-from sana_jax.inference import batches, images
+from sana_jax.inference import batches, images, texts
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
 from sana_jax.inference.request_queue import Stopped
-from sana_jax.printable import printable
-from sana_jax.text import encode
-from sana_jax.text.prompts import INSTRUCTION
+from sana_jax.printable import counted, printable
 
 RATIOS = ('1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16', '2:1', '1:2')
 _SEEDS = 2**31 - 1
@@ -36,6 +34,7 @@ class Limits:
   size_px: int  # Largest side.
   steps: int = 50
   images: int = 4
+  previews: int = 4
 
 
 class DrawRequest(NamedTuple):
@@ -58,6 +57,14 @@ class File(NamedTuple):
   name: str
   caption: str
   content: bytes
+
+
+class Drawn(NamedTuple):
+  """Pictures of a request, a short report, and notes on its prompt."""
+
+  files: list[File]
+  report: str
+  notes: list[str]
 
 
 def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
@@ -122,12 +129,15 @@ def draw(
   request: DrawRequest,
   limits: Limits,
   model: str,
-  on_step: Callable[[int], None] | None = None,
+  **callbacks: Callable | None,
 ) -> list[File]:
   """The pictures that `sana-jax sample` draws for the same request.
 
   Raises UserError for an invalid request, before any work, and if the device is
   out of memory.
+
+  Args:
+    callbacks: on_step and on_estimate of `Pipeline.draw`.
   """
   request = check(pipe, request, limits)
   settings = {
@@ -146,7 +156,7 @@ def draw(
   ]
   with explain_out_of_memory('request a smaller size or fewer images.'):
     ((_, made),) = batches.generate(
-      pipe, requests, len(requests), on_step=on_step, **settings
+      pipe, requests, len(requests), **callbacks, **settings
     )
   return [
     File(
@@ -165,8 +175,9 @@ def drawn(
   model: str,
   stop: threading.Event,
   on_step: Callable[[int], None] = lambda done: None,
-) -> tuple[list[File], str]:
-  """The pictures, and a short report.
+  on_estimate: Callable[[int, Callable], None] | None = None,
+) -> Drawn:
+  """The pictures, a report and notes.
 
   Raises Stopped after the step during which `stop` is set, and the errors of
   `draw`.
@@ -178,25 +189,15 @@ def drawn(
     on_step(done)
 
   start = time.monotonic()
-  files = draw(pipe, request, limits, model, on_each)
+  files = draw(
+    pipe, request, limits, model, on_step=on_each, on_estimate=on_estimate
+  )
   seconds = time.monotonic() - start
-  cut = (
-    ' The prompt is longer than the text limit of the model: its end is '
-    'ignored.'
-    if is_cut(pipe, request.prompt)
-    else ''
-  )
-  return files, (
-    f'{len(files)} picture{"s" if len(files) > 1 else ""} in {seconds:.1f} s. '
-    f'Each PNG holds its prompt, seed and settings.{cut}'
-  )
-
-
-def is_cut(pipe, prompt: str) -> bool:
-  """Whether the prompt is longer than the text limit of the model."""
-  _, mask = encode.tokenize(pipe.tokenizer, [prompt], instruction=INSTRUCTION)
-  return bool(
-    encode.cut_prompts(pipe.tokenizer, [prompt], mask, instruction=INSTRUCTION)
+  return Drawn(
+    files,
+    f'{counted(len(files), "picture")} in {seconds:.1f} s. '
+    'Each PNG holds its prompt, seed and settings.',
+    texts.notes(pipe, [request.prompt, request.negative_prompt]),
   )
 
 

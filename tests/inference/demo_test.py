@@ -11,7 +11,7 @@ import pytest
 
 from sana_jax import Pipeline
 from sana_jax.errors import UserError
-from sana_jax.inference import demo
+from sana_jax.inference import demo, texts
 from sana_jax.inference.demo import DrawRequest, Limits
 from sana_jax.inference.request_queue import Stopped
 from sana_jax.version import __version__
@@ -140,7 +140,7 @@ def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):
 
 def test_the_pictures_are_those_of_the_pipeline(pipe):
   done = []
-  files = demo.draw(pipe, GOOD, LIMITS, 'tiny', done.append)
+  files = demo.draw(pipe, GOOD, LIMITS, 'tiny', on_step=done.append)
   want = pipe.draw(
     'a red circle', height=16, width=16, steps=2, seed=7, num_images=2
   )
@@ -183,7 +183,7 @@ def test_each_picture_has_its_settings(pipe):
   [('a red circle', False), ('red ' * 2500, True), ('🙂' * 300, True)],
 )
 def test_a_truncated_prompt_is_reported(pipe, prompt, cut):
-  assert demo.is_cut(pipe, prompt) == cut
+  assert bool(texts.notes(pipe, [prompt, ''])) == cut
 
 
 def test_running_out_of_memory_raises_a_user_error(pipe, monkeypatch):

@@ -89,6 +89,14 @@ def _limit_flags(parser):
     help='at once (default: %(default)s)',
   )
   parser.add_argument(
+    '--max-previews',
+    type=whole(0, 16),
+    default=4,
+    metavar='N',
+    help='unfinished pictures shown while one is sampled; 0 for none '
+    '(default: %(default)s)',
+  )
+  parser.add_argument(
     '--max-queue',
     type=whole(),
     default=16,
@@ -135,7 +143,7 @@ def limits(args: argparse.Namespace, pipe):
       key='--max-size',
       value=size,
     )
-  return Limits(size, args.max_steps, args.max_images)
+  return Limits(size, args.max_steps, args.max_images, args.max_previews)
 
 
 def listening(host: str, port: int) -> socket.socket:

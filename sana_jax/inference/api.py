@@ -14,6 +14,7 @@ from sana_jax.files import parse_json
 from sana_jax.inference import demo
 from sana_jax.inference.demo import DrawRequest, Limits
 from sana_jax.inference.guard import API
+from sana_jax.inference.live import FAILED
 from sana_jax.inference.request_queue import Full, RequestQueue, Stopped
 from sana_jax.printable import printable
 
@@ -46,10 +47,7 @@ def endpoint(
       return _refusal(503, 'The demo is shutting down.')
     except Exception as e:  # Its text may name files of this machine.
       logging.getLogger(__name__).error('%s failed', API, exc_info=e)
-      return _refusal(
-        500,
-        'The picture could not be drawn; the log of the demo has the reason.',
-      )
+      return _refusal(500, FAILED)
 
   return draw
 

@@ -8,7 +8,6 @@ forwards (guard.py), and it has no folder to write to.
 from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import html
-import json
 import os
 import tempfile
 from typing import Any
@@ -20,17 +19,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sana_jax.diffusion import samplers
-from sana_jax.errors import UserError
-from sana_jax.inference import api, demo, guard
+from sana_jax.inference import api, demo, guard, view
 from sana_jax.inference.album import Album, SECONDS
 from sana_jax.inference.demo import DrawRequest, Limits
-from sana_jax.inference.request_queue import RequestQueue, Stopped
+from sana_jax.inference.live import Drawer
+from sana_jax.inference.request_queue import RequestQueue
+from sana_jax.inference.widgets import layout, OWN, part
 
-OWN = 'own'  # Aspect of any other width and height.
 NOWHERE = os.path.join(os.devnull, 'gradio')  # No folder can be created there.
-_STYLE = '.gradio-container { max-width: 1240px !important; }'
-_RANDOM = '() => Math.floor(Math.random() * 2 ** 31)'
+_SCRIPTS = ('png.js', 'messages.js', 'viewer.js', 'history.js', 'page.js')
 
 
 def app(
@@ -51,7 +48,7 @@ def app(
   os.environ['GRADIO_TEMP_DIR'] = NOWHERE
   with _folder():
     blocks, event, inputs = _page(pipe, settings, model, limits, line, album)
-    mounted = _mounted(blocks)
+    mounted = _mounted(blocks, _head(demo.sizes(pipe, limits), model))
   start = DrawRequest(*(widget.value for widget in inputs))._replace(
     negative_prompt='', num_images=1
   )
@@ -67,7 +64,7 @@ def app(
   return guard.Guard(mounted, served, event, len(inputs))
 
 
-def _mounted(blocks):
+def _mounted(blocks, head):
   undocumented = dict(docs_url=None, redoc_url=None, openapi_url=None)
   mounted = gr.mount_gradio_app(
     fastapi.FastAPI(**undocumented),
@@ -81,7 +78,8 @@ def _mounted(blocks):
     pwa=False,
     enable_monitoring=False,
     app_kwargs=undocumented,
-    css=_STYLE,
+    css=part('page.css'),
+    head=head,
     theme=gr.themes.Default(
       font=['system-ui', 'sans-serif'], font_mono=['monospace']
     ),
@@ -107,20 +105,9 @@ def _page(pipe, settings, model, limits, line, album):
       'describe. The same words, seed and settings give the same '
       'picture.'
     )
-    inputs, draw, stop, outputs = _layout(pipe, settings, limits)
-    triggers = [draw.click, inputs[0].submit]
-    gr.on(triggers, None, None, outputs[1], js="() => ''")
-    drawing = gr.on(
-      triggers,
-      _drawing(pipe, model, limits, line, album),
-      inputs,
-      outputs,
-      concurrency_limit=None,
-      api_visibility='private',
-      show_progress_on=outputs[0],
-    )
-    stop.click(None, None, None, cancels=[drawing])
-    stop.click(None, None, outputs[1], js="() => 'Stopped.'")
+    widgets = layout(pipe, settings, limits)
+    _drawing(widgets, Drawer(pipe, model, limits, line, album))
+    _restoring(widgets)
 
     async def leave(request: gr.Request):
       line.leave(request.session_hash)
@@ -132,154 +119,41 @@ def _page(pipe, settings, model, limits, line, album):
   blocks.queue(max_size=line.most)
   # Otherwise each failed request builds a pandas table of all previous ones.
   blocks._queue.compute_analytics_summary = lambda records: None
-  (event,) = (i for i, fn in blocks.fns.items() if fn.inputs == inputs)
-  return blocks, event, inputs
-
-
-def _layout(pipe, settings, limits):
-  """(inputs in the order of DrawRequest, both buttons, outputs)."""
-  with gr.Row():
-    with gr.Column(min_width=420):
-      prompt, negative = _words()
-      with gr.Row():
-        draw = gr.Button('Draw', variant='primary', elem_id='draw')
-        stop = gr.Button('Stop', elem_id='stop')
-      width, height = _sides(pipe, limits)
-      steps, guidance, count, sampler = _choices(settings, limits)
-      seed = _seed()
-    with gr.Column(min_width=420):
-      gallery = gr.Gallery(
-        label='Pictures',
-        columns=2,
-        height=600,
-        object_fit='contain',
-        buttons=['download', 'download_all', 'fullscreen'],
-        elem_id='gallery',
-        interactive=False,
-      )
-      status = gr.Markdown(elem_id='status')
-  inputs = [
-    prompt,
-    negative,
-    width,
-    height,
-    steps,
-    guidance,
-    seed,
-    count,
-    sampler,
-  ]
-  for widget in inputs:
-    # demo.check reports all problems at once, with our messages.
-    widget.preprocess = lambda value: value
-  return inputs, draw, stop, [gallery, status]
-
-
-def _words():
-  """The boxes for the prompt and the negative prompt."""
-  prompt = gr.Textbox(
-    label='Prompt',
-    lines=2,
-    max_lines=6,
-    autofocus=True,
-    placeholder='a red circle left of a blue square',
-    elem_id='prompt',
+  (event,) = (
+    i for i, fn in blocks.fns.items() if fn.fn and fn.inputs == widgets.inputs
   )
-  negative = gr.Textbox(
-    label='Negative prompt',
-    max_lines=3,
-    placeholder='what to avoid',
-    elem_id='negative-prompt',
+  return blocks, event, widgets.inputs
+
+
+def _drawing(widgets, drawer):
+  """Events of both buttons."""
+  drawing = gr.on(
+    [widgets.draw.click, widgets.inputs[0].submit],
+    _handler(drawer),
+    widgets.inputs,
+    widgets.outputs,
+    concurrency_limit=None,
+    api_visibility='private',
+    show_progress='hidden',
+    js='(...values) => sana.start(values)',
   )
-  return prompt, negative
-
-
-def _sides(pipe, limits):
-  """Width and height, set by the aspect."""
-  sizes = demo.sizes(pipe, limits)
-  first = next(iter(sizes), OWN)
-  side = pipe.autoencoder.module.spec.side
-  with gr.Row():
-    aspect = gr.Dropdown(
-      [*sizes, OWN],
-      value=first,
-      label='Aspect',
-      filterable=False,
-      min_width=100,
-      elem_id='aspect',
-    )
-    width, height = (
-      gr.Number(
-        value,
-        label=f'{label} (px)',
-        step=side,
-        min_width=100,
-        elem_id=label.lower(),
-      )
-      for label, value in zip(
-        ('Width', 'Height'), sizes.get(first, (side, side))
-      )
-    )
-  aspect.input(
-    None,
-    [aspect, width, height],
-    [width, height],
-    js=(f'(label, ...size) => ({json.dumps(sizes)})[label] ?? size'),
+  shown = widgets.outputs[:3]
+  widgets.stop.click(None, None, None, cancels=[drawing])
+  widgets.stop.click(
+    None, shown, shown, js='(...values) => sana.stopped(values)'
   )
-  for number in (width, height):
-    number.input(None, None, aspect, js=f"() => '{OWN}'")
-  return width, height
 
 
-def _choices(settings, limits):
-  """Steps, guidance, number of images and sampler."""
-  with gr.Row():
-    steps = gr.Slider(
-      1,
-      limits.steps,
-      min(settings['steps'], limits.steps),
-      step=1,
-      label='Steps',
-      min_width=180,
-      elem_id='steps',
-    )
-    guidance = gr.Slider(
-      0,
-      max(20, settings['guidance_scale']),
-      settings['guidance_scale'],
-      step=0.1,
-      label='Guidance',
-      min_width=180,
-    )
-  with gr.Row():
-    count = gr.Slider(
-      1,
-      limits.images,
-      min(4, limits.images),
-      step=1,
-      label='Images',
-      min_width=180,
-    )
-    sampler = gr.Dropdown(
-      list(samplers.NAMES),
-      value=settings['sampler'],
-      label='Sampler',
-      filterable=False,
-      min_width=180,
-    )
-  return steps, guidance, count, sampler
+def _restoring(widgets):
+  """Event of the scripts that sets the widgets, by a hidden button."""
+  restored = widgets.restored
+  widgets.restore.click(
+    None, restored, restored, js='(...values) => sana.restored(values)'
+  ).then(None, None, None, js='() => sana.afterwards()')
 
 
-def _seed():
-  """The seed, with a button that draws one."""
-  another = gr.Button('Random', render=False)
-  seed = gr.Number(0, label='Seed', buttons=[another], elem_id='seed')
-  another.click(None, None, seed, js=_RANDOM)
-  return seed
-
-
-def _drawing(pipe, model, limits, line, album):
-  """Handler of the button, which returns (pictures with captions, report)."""
+def _handler(drawer):
+  """Handler of the button: an asynchronous generator of all outputs."""
 
   async def draw(
     prompt,
@@ -292,56 +166,34 @@ def _drawing(pipe, model, limits, line, album):
     num_images,
     sampler,
     request: gr.Request,
-    progress=gr.Progress(),  # noqa: B008
   ):
-    def work(stop):
-      progress(0, desc='Encoding the prompt; a new size is compiled first')
-      return demo.drawn(pipe, checked, limits, model, stop, on_step)
-
-    def on_step(done):
-      progress(
-        (done, checked.steps),
-        unit='steps',
-        desc=('Step' if done < checked.steps else 'Decoding'),
-      )
-
-    def on_place(place, length):
-      progress(0, desc=f'Place {place} of {length} in the queue')
-
-    try:
-      checked = demo.check(
-        pipe,
-        DrawRequest(
-          prompt,
-          negative_prompt,
-          width,
-          height,
-          steps,
-          guidance_scale,
-          seed,
-          num_images,
-          sampler,
-        ),
-        limits,
-      )
-      files, report = await line.run(work, request.session_hash, on_place)
-    except UserError as e:
-      raise gr.Error(
-        html.escape(str(e), quote=False),
-        duration=None,
-        title='Not possible',
-        print_exception=False,
-      ) from e
-    except Stopped:
-      return [], 'Stopped.'
-    # A full URL: gradio interprets any other text as a file name.
-    root = request.headers[guard.ORIGIN] + '/pictures/'
-    paths = album.add(request.session_hash, files)
-    return [
-      (root + path, file.caption) for path, file in zip(paths, files)
-    ], report
+    given = DrawRequest(
+      prompt,
+      negative_prompt,
+      width,
+      height,
+      steps,
+      guidance_scale,
+      seed,
+      num_images,
+      sampler,
+    )
+    async for shown in drawer.views(given, request.session_hash):
+      yield tuple(gr.skip() if part is None else part for part in shown)
 
   return draw
+
+
+def _head(sizes, model):
+  """Scripts of the page, and their values."""
+  values = view.config(
+    sizes=sizes,
+    own=OWN,
+    model=model,
+    keys=DrawRequest._fields,
+  )
+  scripts = ''.join(f'<script>{part(name)}</script>' for name in _SCRIPTS)
+  return values + scripts
 
 
 def _picture(album):

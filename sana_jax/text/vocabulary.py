@@ -17,7 +17,8 @@ from sana_jax.text.prompts import clean
 
 _SHOWN_UNKNOWN, _SHOWN_WORDS = 5, 40
 _WARNED = 10_000  # Words of warnings; none follow.
-_BETWEEN = re.compile(r'[\s.,;:!?()\[\]{}"“”/-]+')
+# Blanks, ASCII punctuation but for the apostrophe, and quotes.
+_BETWEEN = re.compile(r'[\s!-&(-/:-@[-`{-~“”]+')
 
 
 class Vocabulary(NamedTuple):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import demo_browser
 import pytest
 
 from sana_jax.errors import UserError
@@ -144,3 +145,31 @@ def served(tmp_path_factory):
       return Server(printed.split()[-1], process, log)
 
     yield start
+
+
+@pytest.fixture(scope='session')
+def shapes_demo(served):
+  """The demo of the shipped model."""
+  return served('shapes')
+
+
+@pytest.fixture
+def downloads(tmp_path):
+  return tmp_path
+
+
+@pytest.fixture
+def browser(downloads):
+  with demo_browser.opened(downloads) as driver:
+    yield driver
+
+
+@pytest.fixture
+def page(browser, shapes_demo):
+  """A browser with the demo's page, without errors of its scripts."""
+  browser.get(shapes_demo.address)
+  demo_browser.find(browser, '#prompt textarea')
+  yield browser
+  assert 'Traceback' not in shapes_demo.log.read_text()
+  log = [x['message'] for x in browser.get_log('browser')]
+  assert not [x for x in log if 'Uncaught' in x or 'Content Security' in x]

@@ -1,14 +1,23 @@
 """The demo in a real browser: display, input, and downloads.
 
 Needs Chromium and its driver (Debian: chromium-driver):
-launch/test -m browser. SANA_JAX_SCREENSHOT=docs/demo.png makes the picture in
-the docs again.
+launch/test -m browser. Scripts of the page are tested in
+demo_page_browser_test.py.
 """
 
-import os
 import pathlib
-import time
 
+from demo_browser import (
+  enter,
+  find,
+  pictures,
+  press,
+  refused,
+  reported,
+  text,
+  until,
+  value,
+)
 from PIL import Image
 import pytest
 
@@ -16,12 +25,6 @@ from sana_jax.version import __version__
 
 pytestmark = pytest.mark.browser
 PROMPT = 'a red circle left of a blue square'
-SECONDS = 30  # A first picture is compiled.
-
-
-@pytest.fixture(scope='module')
-def server(served):
-  return served('shapes')
 
 
 @pytest.fixture(scope='module')
@@ -30,124 +33,22 @@ def patient(served):
   return served('shapes', '--max-steps', '1000')
 
 
-@pytest.fixture
-def downloads(tmp_path):
-  return tmp_path
-
-
-@pytest.fixture
-def browser(downloads):
-  from selenium import webdriver
-
-  options = webdriver.ChromeOptions()
-  for flag in (
-    '--headless=new',
-    '--no-sandbox',
-    '--disable-dev-shm-usage',
-    '--window-size=1280,930',
-    '--hide-scrollbars',
-    '--force-device-scale-factor=1',
-  ):
-    options.add_argument(flag)
-  options.add_experimental_option(
-    'prefs', {'download.default_directory': str(downloads)}
-  )
-  options.set_capability('goog:loggingPrefs', {'performance': 'ALL'})
-  # The driver is named, so that none is searched on the network.
-  service = webdriver.ChromeService(
-    os.environ.get('CHROMEDRIVER', '/usr/bin/chromedriver')
-  )
-  with webdriver.Chrome(options, service) as driver:
-    yield driver
-
-
-@pytest.fixture
-def page(browser, server):
-  browser.get(server.address)
-  find(browser, '#prompt textarea')
-  yield browser
-  assert 'Traceback' not in server.log.read_text()
-
-
-def until(true, seconds=SECONDS):
-  """The first true value of `true()`."""
-  end = time.monotonic() + seconds
-  while time.monotonic() < end:
-    if value := true():
-      return value
-    time.sleep(0.05)
-  raise AssertionError(f'not true within {seconds} s')
-
-
-def find(browser, selector, count=1):
-  """The first element, as soon as there are as many."""
-
-  def there():
-    found = browser.find_elements('css selector', selector)
-    return found if len(found) >= count else None
-
-  return until(there)[0]
-
-
-def text(browser, selector):
-  """What the element shows, which may be redrawn at any time."""
-  return browser.execute_script(
-    'return document.querySelector(arguments[0])?.innerText ?? ""', selector
-  )
-
-
-def enter(browser, selector, value):
-  """Puts a value into a field; a driver cannot type every character."""
-  field = find(browser, selector)
-  browser.execute_script(
-    """
-    const [field, value] = arguments;
-    const kind = Object.getPrototypeOf(field);
-    Object.getOwnPropertyDescriptor(kind, 'value').set.call(field, value);
-    for (const name of ['input', 'change', 'blur'])
-      field.dispatchEvent(new Event(name, {bubbles: true}));
-  """,
-    field,
-    str(value),
-  )
-
-
-def press(browser, button='draw'):
-  find(browser, f'#{button}').click()
-
-
-def reported(browser):
-  return until(
-    lambda: 'picture' in (found := text(browser, '#status')) and found
-  )
-
-
-def refused(browser):
-  """Returns the error for bad input, and closes it."""
-  message = until(lambda: text(browser, '[data-testid=toast-text]'))
-  find(browser, '[data-testid=toast-close]').click()
-  return message.strip()
-
-
-def pictures(browser):
-  return browser.find_elements('css selector', '#gallery .thumbnail-item img')
-
-
-def test_pictures_appear_and_nothing_is_loaded_from_elsewhere(page, server):
+def test_pictures_appear_and_nothing_is_loaded_from_elsewhere(
+  page, shapes_demo
+):
   enter(page, '#prompt textarea', 'a red circle and a blue square')
   press(page)
-  find(page, '#gallery .thumbnail-item img', count=4)
+  find(page, '#pictures [data-made] img', count=4)
   assert reported(page).startswith('4 pictures in ')
   loaded = page.execute_script(
     'return performance.getEntriesByType("resource").map(x => x.name)'
   )
   assert loaded
   assert not [
-    x for x in loaded if not x.startswith((server.address, 'data:', 'blob:'))
+    x
+    for x in loaded
+    if not x.startswith((shapes_demo.address, 'data:', 'blob:'))
   ]
-  if path := os.environ.get('SANA_JAX_SCREENSHOT'):
-    time.sleep(1)  # Until the page is static.
-    page.save_screenshot(path)
 
 
 def test_each_step_is_shown(page):
@@ -157,11 +58,11 @@ def test_each_step_is_shown(page):
   seen = set()
 
   def done():
-    seen.add(text(page, '#gallery').split(' ')[0])
+    seen.add(text(page, '#progress').strip())
     return pictures(page)
 
   until(done)
-  steps = {x for x in seen if x.endswith('/50')}
+  steps = {x for x in seen if x.endswith(' of 50')}
   assert len(steps) >= 3, seen
 
 
@@ -170,10 +71,7 @@ def test_a_downloaded_picture_records_how_it_was_made(page, downloads):
   enter(page, '#negative-prompt textarea', 'green')
   enter(page, '#seed input', 11)
   press(page)
-  find(page, '#gallery .thumbnail-item').click()
-  find(
-    page, '#gallery button[aria-label="Download"], #gallery a[download]'
-  ).click()
+  find(page, '#pictures figcaption a').click()
   (path,) = until(lambda: list(downloads.glob('*.png')))
   assert path.name == 'a-red-circle-left-of-a-blue-square-11-0.png'
   with Image.open(path) as image:
@@ -190,6 +88,9 @@ def test_a_downloaded_picture_records_how_it_was_made(page, downloads):
       'sampler': 'dpm++2m',
       'model': 'shapes',
       'version': f'sana_jax {__version__}',
+      'parameters': f'{PROMPT}\nNegative prompt: green\n'
+      'Steps: 20, Sampler: dpm++2m, CFG scale: 3.0, Seed: 11, Size: 128x128, '
+      'Model: shapes',
     }
 
 
@@ -259,16 +160,10 @@ def test_an_aspect_sets_the_size_and_a_typed_size_the_aspect(page):
   until(lambda: value(page, '#aspect') == 'own')
 
 
-def value(browser, selector):
-  return browser.execute_script(
-    'return document.querySelector(arguments[0] + " input").value', selector
-  )
-
-
-def test_two_tabs_are_served_at_once(page, server):
+def test_two_tabs_are_served_at_once(page, shapes_demo):
   first = page.current_window_handle
   page.switch_to.new_window('tab')
-  page.get(server.address)
+  page.get(shapes_demo.address)
   second = page.current_window_handle
   for tab, seed in ((first, 1), (second, 2)):
     page.switch_to.window(tab)
@@ -278,7 +173,7 @@ def test_two_tabs_are_served_at_once(page, server):
   for tab, seed in ((first, 1), (second, 2)):
     page.switch_to.window(tab)
     reported(page)
-    assert f'seed {seed}, number 0' in text(page, '#gallery')
+    assert f'seed {seed}, number 0' in text(page, '#pictures')
 
 
 def test_a_stopped_run_ends(page, patient):
@@ -310,7 +205,7 @@ def start_a_long_run(page, patient):
     enter(page, f'#{side} input', 256)
   enter(page, '#steps input[type=number]', 1000)
   press(page)
-  until(lambda: '/1000 steps' in text(page, '#gallery'))
+  until(lambda: ' of 1000' in text(page, '#progress'))
 
 
 def test_the_picture_of_the_docs_is_small():

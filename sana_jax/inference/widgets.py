@@ -167,6 +167,7 @@ def _choices(settings, limits):
       step=0.1,
       label='Guidance',
       min_width=180,
+      elem_id='guidance',
     )
   with gr.Row():
     count = gr.Slider(
@@ -176,6 +177,7 @@ def _choices(settings, limits):
       step=1,
       label='Images',
       min_width=180,
+      elem_id='images',
     )
     sampler = gr.Dropdown(
       list(samplers.NAMES),
@@ -183,6 +185,7 @@ def _choices(settings, limits):
       label='Sampler',
       filterable=False,
       min_width=180,
+      elem_id='sampler',
     )
   return steps, guidance, count, sampler
 

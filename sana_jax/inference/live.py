@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+import contextlib
 import functools
 import logging
 
@@ -34,9 +35,10 @@ class Drawer:
     unfinished = None  # An early error leaves the pictures of before.
     try:
       request = demo.check(self._pipe, request, self._limits)
-      async for shown in self._drawn(request, owner):
-        yield shown
-        unfinished = ''
+      async with contextlib.aclosing(self._drawn(request, owner)) as views:
+        async for shown in views:
+          yield shown
+          unfinished = ''
     except UserError as e:
       yield View(unfinished, '', unfinished, view.error(str(e)))
     except Stopped:

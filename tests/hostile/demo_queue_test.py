@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import re
 import signal
 import statistics
 import subprocess
@@ -72,7 +73,8 @@ def by_page(demo):
       return False, answer.json
     assert answer.status == 200
     *_, last = page.events()
-    return last['success'], last['output']
+    assert last['success']
+    return 'data-made' in json.dumps(last['output']), last['output']
 
 
 @pytest.mark.long
@@ -124,17 +126,13 @@ def test_a_client_that_hangs_up_leaves_the_queue(demo):
 
 def test_pictures_of_a_page_are_served_until_it_is_closed(demo):
   with demo.page() as page:
-    (picture, *_), report = page.draw()['output']['data'][:2]
-    url = (
-      picture[0]['image']['url']
-      if isinstance(picture, list)
-      else (picture['image']['url'])
-    )
-    path = url.removeprefix(demo.root)
+    pictures, _, report, _, seed = page.draw()['output']['data']
+    assert seed == 5
+    path = re.search('<img src="([^"]+)"', pictures)[1]
     answer = demo.send('GET', path)
     assert answer.body.startswith(b'\x89PNG')
     assert answer.headers['content-type'] == 'image/png'
-    assert report.startswith('1 picture in ')
+    assert report.startswith('<p>1 picture in ')
   start = time.monotonic()
   while demo.send('GET', path).status != 404:
     assert time.monotonic() - start < demo_server.BOUND_SECONDS

@@ -3,6 +3,7 @@
 SANA_JAX_SCREENSHOT=docs/demo.png makes the picture in the docs again.
 """
 
+import io
 import os
 import time
 
@@ -17,6 +18,7 @@ from demo_browser import (
   value,
 )
 import numpy as np
+from PIL import Image
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
@@ -326,4 +328,5 @@ def test_requests_one_after_another_fill_the_page(page):
   find(page, '#history li img', count=3)
   if path := os.environ.get('SANA_JAX_SCREENSHOT'):
     time.sleep(1)  # Until the page is static.
-    page.save_screenshot(path)
+    with Image.open(io.BytesIO(page.get_screenshot_as_png())) as image:
+      image.convert('RGB').quantize(256, dither=0).save(path, optimize=True)

@@ -165,19 +165,26 @@ def listening(host: str, port: int) -> socket.socket:
     door.bind(address)
   except OSError as e:
     door.close()
-    raise UserError(
-      f'--host={host} --port={port} cannot be listened at '
-      f'({e.strerror}); choose another.',
-      key='--port',
-      value=port,
-    ) from e
+    raise _taken(host, port, e) from e
   return door
+
+
+def _taken(host, port, error):
+  return UserError(
+    f'--host={host} --port={port} cannot be listened at '
+    f'({error.strerror}); choose another.',
+    key='--port',
+    value=port,
+  )
 
 
 def announce(door: socket.socket, served: list[str]) -> None:
   """Prints the demo's address and starts accepting connections."""
-  door.listen()
   host, port = door.getsockname()[:2]
+  try:
+    door.listen()
+  except OSError as e:  # Another process that started with it was faster.
+    raise _taken(host, port, e) from e
   shown = f'[{host}]' if ':' in host else host
   if not ipaddress.ip_address(host).is_loopback:
     print(

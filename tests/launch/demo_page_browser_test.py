@@ -45,10 +45,10 @@ def messages(page):
   return page.find_elements('css selector', '.sana-message')
 
 
-def drawn(page, prompt='a red circle'):
-  """Draws a few pictures in few steps; returns the report."""
+def drawn(page, prompt='a red circle', steps=2):
+  """Draws pictures in few steps; returns the report."""
   enter(page, '#prompt textarea', prompt)
-  enter(page, '#steps input[type=number]', 2)
+  enter(page, '#steps input[type=number]', steps)
   before = run(page, MADE)
   press(page)
   until(lambda: run(page, MADE) not in (before, None))
@@ -319,8 +319,7 @@ def test_a_narrow_window_has_one_column_and_no_scrolling_sideways(page):
 
 def test_requests_one_after_another_fill_the_page(page):
   for prompt in ('a yellow star and a purple circle', 'three green stars'):
-    drawn(page, prompt)
-  enter(page, '#steps input[type=number]', 20)
+    drawn(page, prompt, steps=20)
   enter(page, '#seed input', 0)
   enter(page, '#prompt textarea', 'a red circle and a blue square')
   press(page)
@@ -329,4 +328,6 @@ def test_requests_one_after_another_fill_the_page(page):
   if path := os.environ.get('SANA_JAX_SCREENSHOT'):
     time.sleep(1)  # Until the page is static.
     with Image.open(io.BytesIO(page.get_screenshot_as_png())) as image:
-      image.convert('RGB').quantize(256, dither=0).save(path, optimize=True)
+      cropped = image.convert('RGB').crop((0, 0, 1232, 945))
+      coverage = Image.Quantize.MAXCOVERAGE
+      cropped.quantize(256, coverage, 3, dither=0).save(path, optimize=True)

@@ -142,6 +142,19 @@ def test_a_taken_port_is_reported_before_the_model_is_read(refused):
   assert (message.key, message.error.value) == ('--port', port)
 
 
+def test_a_port_taken_while_the_model_is_read_is_a_user_error():
+  from sana_jax.errors import UserError
+  from sana_jax.launch import demo
+
+  with demo.listening('127.0.0.1', 0) as door:
+    port = door.getsockname()[1]
+    with demo.listening('127.0.0.1', port) as other:
+      other.listen()
+      with pytest.raises(UserError) as error:
+        demo.announce(door, [])
+  assert (error.value.key, error.value.value) == ('--port', port)
+
+
 @pytest.mark.parametrize(
   'flag, value, key',
   [

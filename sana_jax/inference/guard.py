@@ -48,7 +48,6 @@ _HEADERS = {
   b'if-none-match',
   b'if-modified-since',
 }
-ORIGIN = 'x-page-origin'  # For the application: origin of the page.
 # Gradio's scripts and styles are inline and generated at run time.
 _POLICY = (
   b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -134,10 +133,8 @@ class Guard:
     }
     if writes:
       body = await self._body(scope, receive)
-      if path == _JOIN:
-        if origin is None:
-          raise Refused(403, f'Programs use {API}.')
-        headers[ORIGIN.encode()] = origin.encode()
+      if path == _JOIN and origin is None:
+        raise Refused(403, f'Programs use {API}.')
       headers[b'content-length'] = str(len(body)).encode()
       receive = _replayed(body, receive)
     return scope | {'headers': list(headers.items())}, receive

@@ -178,8 +178,10 @@ def _handler(drawer):
       num_images,
       sampler,
     )
-    async for shown in drawer.views(given, request.session_hash):
-      yield tuple(gr.skip() if part is None else part for part in shown)
+    views = drawer.views(given, request.session_hash)
+    async with contextlib.aclosing(views):
+      async for shown in views:
+        yield tuple(gr.skip() if x is None else x for x in shown)
 
   return draw
 

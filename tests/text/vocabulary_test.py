@@ -8,9 +8,11 @@ import shutil
 import pytest
 
 from sana_jax import Pipeline
+from sana_jax.configs import shapes as shapes_config
 from sana_jax.data import shapes
 from sana_jax.errors import UserError
 from sana_jax.inference import model_index, texts
+from sana_jax.tasks.sana import exports
 from sana_jax.text import vocabulary
 from sana_jax.weights import hub
 
@@ -124,3 +126,15 @@ def test_python_and_sample_warn_once_of_the_same_words(
     assert cli('sample', '--model', model, *flags, *out)[0] == 0
     found = [r.getMessage() for r in caplog.records]
   assert found == [vocabulary.note(['dog', 'blue'], WORDS)]
+
+
+@pytest.mark.fast
+def test_a_run_on_shapes_exports_its_words_unless_it_started_elsewhere():
+  config = shapes_config.get_config()
+  found = exports.vocabulary(config)
+  assert found['words'] == shapes.words()
+  assert found['examples'] == list(shapes.EXAMPLES)
+  config.init_from = 'Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers'
+  assert exports.vocabulary(config) == {}
+  config.init_from, config.data.source = '', 'folder'
+  assert exports.vocabulary(config) == {}

@@ -55,12 +55,12 @@ def write(
     sampling={
       'steps': settings.steps,
       'guidance_scale': settings.guidance_scale,
-      **_vocabulary(config),
+      **vocabulary(config),
     },
   )
 
 
-def _vocabulary(config):
+def vocabulary(config: ConfigDict) -> dict[str, list[str]]:
   """Words and examples of a model trained on `shapes` only."""
   if config.data.source != 'shapes' or config.init_from:
     return {}

@@ -108,17 +108,28 @@ def _file_names(index, places):
     or not places
     or not all(isinstance(name, str) for name in places.values())
   ):
-    raise UserError(f'{index} has no weight_map from tensors to files.')
+    raise UserError(
+      f'{index} has no weight_map from tensors to files.',
+      key='weight_map',
+      value=index,
+      allowed='names of files',
+    )
   names = sorted(set(places.values()))
   for name in names:
     if not is_name(name) or '/' in name or not name.endswith('.safetensors'):
       raise UserError(
         f'{index} names {printable(name, 100)!r}, which is not a '
-        '.safetensors file of its folder.'
+        '.safetensors file of its folder.',
+        key='weight_map',
+        value=name,
+        allowed='.safetensors files',
       )
   if len(names) > _MOST_FILES:
     raise UserError(
-      f'{index} names {len(names)} files; {_MOST_FILES} are allowed.'
+      f'{index} names {len(names)} files; {_MOST_FILES} are allowed.',
+      key='weight_map',
+      value=len(names),
+      allowed=f'{_MOST_FILES} or fewer',
     )
   return names
 
@@ -127,7 +138,9 @@ def _disagree(index, keys):
   shown = ', '.join(printable(key, 100) for key in keys[:5])
   return UserError(
     f'{index} and its files do not have the same tensors: '
-    f'{shown}; the folder may mix two models.'
+    f'{shown}; the folder may mix two models.',
+    key='weight_map',
+    value=list(keys),
   )
 
 
@@ -142,11 +155,14 @@ def read_file(path: pathlib.Path) -> dict[str, Stored]:
       header = file.read(start - 8)
     layout = _layout(header, source.size - start)
   except FileNotFoundError:
-    raise UserError(f'{path} is missing.') from None
+    raise UserError(
+      f'{path} is missing.', value=path, allowed='existing files'
+    ) from None
   except (OSError, ValueError) as e:
     raise UserError(
       f'{path} cannot be read ({printable(e, 300)}); it may be '
-      'damaged or truncated: download it again.'
+      'damaged or truncated: download it again.',
+      value=path,
     ) from e
   return {
     key: Stored(shape, dtype, _rows_of(source, start + begin, dtype, shape))

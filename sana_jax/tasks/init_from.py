@@ -89,7 +89,9 @@ def compare(
   if differ := differ or more(folder):
     raise UserError(
       f'config.init_from={name!r}: {"; ".join(differ)}. Start from another '
-      f'model, or change config.model to what is in its {part}/config.json.'
+      f'model, or change config.model to what is in its {part}/config.json.',
+      key='init_from',
+      value=differ,
     )
 
 

@@ -122,7 +122,11 @@ def run(args: argparse.Namespace) -> int:
       bench.write(args.out, file_name(args, prefix, result), report, result)
   print(report.table(result))
   if not any(r.seconds for r in result.records):
-    raise UserError('No step ran: ' + result.records[0].failed)
+    raise UserError(
+      'No step ran: ' + result.records[0].failed,
+      key='--configs',
+      value=result.records[0].failed,
+    )
   return 0
 
 

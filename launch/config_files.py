@@ -35,7 +35,10 @@ def load_config(name: str) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise UserError(
       f'--config={name}: get_config(arg) must return a '
-      f'ConfigDict, not {type(config).__name__}.'
+      f'ConfigDict, not {type(config).__name__}.',
+      key='--config',
+      value=type(config),
+      allowed=(ConfigDict,),
     )
   return config
 
@@ -97,7 +100,12 @@ def _find(flag: str, file: str, shipped: pathlib.Path) -> pathlib.Path:
   if _is_file(flag, path) and path.suffix == '.py':
     return path
   if _is_file(flag, named):
-    raise UserError(f'{flag} is not a Python file: its name must end in .py.')
+    raise UserError(
+      f'{flag} is not a Python file: its name must end in .py.',
+      key=flag.partition('=')[0],
+      value=file,
+      allowed=('.py',),
+    )
   names = sorted(p.stem for p in shipped.glob('[!_]*.py'))
   raise UserError(
     f'{flag}: there is no such file; shipped are '
@@ -123,7 +131,11 @@ def _is_file(flag, path):
   except (FileNotFoundError, NotADirectoryError):
     return False
   except OSError as e:
-    raise UserError(f'{flag} cannot be read ({e.strerror}).') from e
+    raise UserError(
+      f'{flag} cannot be read ({e.strerror}).',
+      key=flag.partition('=')[0],
+      value=path,
+    ) from e
 
 
 def _run(flag: str, path: pathlib.Path, get) -> Any:
@@ -144,7 +156,11 @@ def _run(flag: str, path: pathlib.Path, get) -> Any:
     # An error of a call, such as of a function without arguments, has none.
     line = getattr(e, 'lineno', None) or (lines or [None])[-1]
     at = f' in line {line}' if line else ''
-    raise UserError(f'{flag} fails{at} ({brief(e)}); fix the file.') from e
+    raise UserError(
+      f'{flag} fails{at} ({brief(e)}); fix the file.',
+      key=flag.partition('=')[0],
+      value=(type(e).__name__, line),
+    ) from e
 
 
 def brief(error: Exception) -> str:

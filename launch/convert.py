@@ -124,7 +124,10 @@ def _target(args):
   if (args.format == 'official') != official:
     raise UserError(
       f'--to={args.target} does not go with --format={args.format}: official '
-      'is a file whose name ends in .pth, the others are folders; change one.'
+      'is a file whose name ends in .pth, the others are folders; change one.',
+      key='--to',
+      value=args.target,
+      allowed=args.format,
     )
   return output.check_new(args.target, '--to')
 
@@ -147,7 +150,10 @@ def _chosen(parts, args):
   if missing := sorted(set(wanted) - set(parts)):
     raise UserError(
       f'--part={missing[0]}: {args.source} has '
-      f'{", ".join(parts)}; choose of these.'
+      f'{", ".join(parts)}; choose of these.',
+      key='--part',
+      value=missing[0],
+      allowed=list(parts),
     )
   return {name: parts[name] for name in wanted}
 

@@ -133,7 +133,11 @@ def chosen(
     case for case in cases if only in case.name and (case.quick or not quick)
   ]
   if not out:
-    raise UserError(f'No row has --only={only!r} in its name; see --list.')
+    raise UserError(
+      f'No row has --only={only!r} in its name; see --list.',
+      key='--only',
+      value=only,
+    )
   return out
 
 

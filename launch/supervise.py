@@ -124,12 +124,19 @@ def main(argv: Sequence[str]) -> int:
   ours, dashes, command = _split(list(argv))
   args = parser().parse_args(ours)
   if not dashes or not command:
-    raise UserError('There is no command; give it after --.')
+    raise UserError(
+      'There is no command; give it after --.',
+      key='--',
+      value='',
+      allowed='a command',
+    )
   for words in filter(None, (args.stop_with, args.again_with)):
     if not shutil.which(words[0]):
       raise UserError(
         f'There is no command {printable(words[0])} on this '
-        'machine; the run could not be stopped with it.'
+        'machine; the run could not be stopped with it.',
+        key='--stop-with' if words is args.stop_with else '--again-with',
+        value=words[0],
       )
   terminal.show_logs()
   # It may return only after the run has ended: do not wait for it.

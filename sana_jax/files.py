@@ -98,11 +98,15 @@ def read_json(
     raise
   except (OSError, ValueError) as e:
     reason = e.strerror if isinstance(e, OSError) else e
-    raise UserError(f'{path} cannot be read as JSON ({reason}).') from e
+    raise UserError(
+      f'{path} cannot be read as JSON ({reason}).', value=path
+    ) from e
   if not isinstance(value, kind):
     names = {dict: 'object', list: 'array'}
     raise UserError(
-      f'{path} does not contain a JSON {names.get(kind, kind.__name__)}.'
+      f'{path} does not contain a JSON {names.get(kind, kind.__name__)}.',
+      value=path,
+      allowed=(kind,),
     )
   return value
 

@@ -1,6 +1,7 @@
 """Configs: overrides, keys, values; all problems in one error."""
 
 import json
+import re
 
 from ml_collections import ConfigDict
 import pytest
@@ -22,6 +23,11 @@ def refusal(function, *args):
   with pytest.raises(UserError) as caught:
     function(*args)
   return caught.value
+
+
+def suggested(error):
+  """Words of the question in an error."""
+  return re.search(r'\(([^()]*)\?\)', str(error))[1].split()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_a_bad_override_is_refused(argument, key, value, allowed, config):
 )
 def test_the_nearest_key_is_suggested(argument, meant, config):
   error = refusal(base.apply_overrides, config, [argument])
-  assert f'did you mean {meant}' in str(error)
+  assert meant in suggested(error)
 
 
 def test_tuples_are_not_for_the_command_line():
@@ -116,7 +122,7 @@ def test_the_defaults_are_locked_and_pass(task):
 def test_an_unknown_task_is_refused():
   error = refusal(base.train, 'dcae')
   assert (error.key, error.value, error.allowed) == ('task', 'dcae', base.TASKS)
-  assert 'did you mean dc_ae' in str(error)
+  assert 'dc_ae' in suggested(error)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +200,7 @@ def test_a_choice_is_of_its_words_and_the_nearest_is_suggested(key, config):
   base.check(changed(config, key, word))
   error = refusal(base.check, changed(config, key, f'{word}x'))
   assert (error.key, error.value) == (key, f'{word}x')
-  assert word in error.allowed and 'did you mean' in str(error)
-  assert word in str(error).partition('did you mean')[2]
+  assert word in error.allowed and word in suggested(error)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +287,12 @@ def test_other_keys_than_the_task_has_are_refused():
   config.num_step = 3
   error = refusal(base.check_keys, config)
   assert error.key == 'text.length'
-  assert str(error).partition('; start from')[0] == (
-    'config.text.length is missing; config.flow.shift is unknown; '
-    'config.num_step is unknown (did you mean num_steps or '
-    'accumulate_steps?)'
-  )
+  assert [problem.split()[0] for problem in str(error).split('; ')][:3] == [
+    'config.text.length',
+    'config.flow.shift',
+    'config.num_step',
+  ]
+  assert 'num_steps' in suggested(error)
 
 
 def test_variants_are_known():
@@ -294,7 +300,7 @@ def test_variants_are_known():
   assert base.parse_arg('quick') == 'quick'
   error = refusal(base.parse_arg, 'quik')
   assert (error.value, error.allowed) == ('quik', ('quick',))
-  assert 'did you mean quick' in str(error)
+  assert 'quick' in suggested(error)
 
 
 @pytest.mark.parametrize('task', base.TASKS)

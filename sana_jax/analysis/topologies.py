@@ -55,7 +55,9 @@ def devices(name: str) -> list:
   except Exception as e:  # jaxlib's own error types are not public.
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
-      f'{name!r} is a topology that the compiler does not take ({reason}).'
+      f'{name!r} is a topology that the compiler does not take ({reason}).',
+      key='topology',
+      value=name,
     ) from e
 
 

@@ -63,7 +63,10 @@ class ArrayRecordSource:
       raise UserError(
         f'{path} is remote, and ArrayRecord files are read from '
         'a disk only; mount or copy them, or use Parquet or tars '
-        'there.'
+        'there.',
+        key='config.data.path',
+        value=path,
+        allowed='local files',
       )
     self._size, self._cache = size, cache
     self._files = files.expand(path, NAMES)
@@ -88,7 +91,12 @@ class ArrayRecordSource:
         self.bad.add(BadRecord(name, reason))
     used = [(name, n) for name, (n, _) in zip(self._files, counts) if n]
     if not used:
-      raise UserError(f'{path} contains no readable record.')
+      raise UserError(
+        f'{path} contains no readable record.',
+        key='config.data.path',
+        value=path,
+        allowed='1 record or more',
+      )
     self._names = [name for name, _ in used]
     self._starts = np.cumsum([0, *(n for _, n in used)])
     # Given their lengths, grain need not open all of them again.

@@ -159,7 +159,8 @@ def pack_index(columns: Columns, shards: Sequence[str]) -> bytes:
     except DAMAGED as error:
       raise UserError(
         f'The shard {shard} cannot be read ({error}); remove it '
-        'and start again, which rebuilds it.'
+        'and start again, which rebuilds it.',
+        value=shard,
       ) from error
 
   parts = in_threads(part_of, shards)
@@ -249,7 +250,10 @@ class CachedSource:
     if not files.exists(f'{self.path}/{INDEX}'):
       raise UserError(
         f'{path} contains no complete cache (there is no {INDEX}); make or '
-        'complete it with sana-jax data cache.'
+        'complete it with sana-jax data cache.',
+        key='config.data.path',
+        value=path,
+        allowed=(INDEX,),
       )
     index = self._whole(INDEX, lambda: read_index(self._columns))
     self._index = {
@@ -265,7 +269,10 @@ class CachedSource:
     if missing := [name for name in want if not has[name]]:
       raise UserError(
         f'{path} contains no {" and no ".join(missing)}; make a '
-        'cache with them, or set config.inputs to online.'
+        'cache with them, or set config.inputs to online.',
+        key='config.inputs',
+        value=missing,
+        allowed=[name for name in has if has[name]],
       )
 
   def __len__(self) -> int:
@@ -321,7 +328,8 @@ class CachedSource:
     except DAMAGED as error:
       raise UserError(
         f'{self.path}/{file} cannot be read ({error}); repeat the sana-jax '
-        'data cache command that made the cache, which rebuilds the file.'
+        'data cache command that made the cache, which rebuilds the file.',
+        value=f'{self.path}/{file}',
       ) from error
 
   def _read(self, entry, draw):

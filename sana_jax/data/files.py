@@ -210,7 +210,10 @@ def braces(pattern: str) -> list[str]:
   if math.prod(map(len, parts)) > MOST:
     raise UserError(
       f'{pattern} expands to more than {MOST:,} files; set the '
-      'data path to a pattern with * or to their folder.'
+      'data path to a pattern with * or to their folder.',
+      key='config.data.path',
+      value=pattern,
+      allowed=f'{MOST} or fewer',
     )
   return [''.join(choice) for choice in itertools.product(*parts)]
 
@@ -278,7 +281,10 @@ def _system(path):
   if protocol not in _PROTOCOLS:
     raise UserError(
       f'{printable(path, 200)} is not a supported URL; set the data path to a '
-      'local one, gs://, s3:// or hf://.'
+      'local one, gs://, s3:// or hf://.',
+      key='config.data.path',
+      value=path,
+      allowed=_PROTOCOLS,
     )
   try:
     return url_to_fs(path)
@@ -292,7 +298,10 @@ def _system(path):
   except ValueError as error:
     raise UserError(
       f'{path} cannot be opened ({_brief(error)}); set the data '
-      'path to a local one, gs://, s3:// or hf://.'
+      'path to a local one, gs://, s3:// or hf://.',
+      key='config.data.path',
+      value=path,
+      allowed=_PROTOCOLS,
     ) from error
 
 
@@ -302,13 +311,17 @@ def _reached(path, function, *args, **kwargs):
     return function(*args, **kwargs)
   except FileNotFoundError:
     raise UserError(
-      f'{path} does not exist; set the data path to an existing one.'
+      f'{path} does not exist; set the data path to an existing one.',
+      key='config.data.path',
+      value=path,
     ) from None
   # A wrong bucket, key or repository has as many exceptions as libraries.
   except Exception as error:  # noqa: BLE001
     raise UserError(
       f'{path} cannot be reached ({_brief(error)}); correct the '
-      'data path, the connection or the credentials.'
+      'data path, the connection or the credentials.',
+      key='config.data.path',
+      value=path,
     ) from error
 
 

@@ -79,12 +79,15 @@ def filtered(
   max_aspect_ratio: float = 0.0,
 ):
   """The source without the dropped records; see reasons_to_drop."""
-  reasons = reasons_to_drop(
-    source.sizes() if min_size_px or max_aspect_ratio else None,
-    source.scores() if min_score else None,
+  limits = dict(
     min_score=min_score,
     min_size_px=min_size_px,
     max_aspect_ratio=max_aspect_ratio,
+  )
+  reasons = reasons_to_drop(
+    source.sizes() if min_size_px or max_aspect_ratio else None,
+    source.scores() if min_score else None,
+    **limits,
   )
   if not reasons:
     return source
@@ -98,7 +101,9 @@ def filtered(
     raise UserError(
       f'None of {counted(len(source), "record")} is left: {counts}; lower '
       'config.data.min_score or config.data.min_size_px, or raise '
-      'config.data.max_aspect_ratio.'
+      'config.data.max_aspect_ratio.',
+      key='config.data',
+      value={name: limit for name, limit in limits.items() if limit},
     )
   logging.info(
     'Kept %d of %s: %s.',

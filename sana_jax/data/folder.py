@@ -151,7 +151,10 @@ def _listed(root):
   if not files.is_folder(root):
     raise UserError(
       f'{root} is not a folder; set the data path to a folder '
-      'of images with captions.'
+      'of images with captions.',
+      key='config.data.path',
+      value=root,
+      allowed='folders',
     )
   return files.list_recursively(root)
 

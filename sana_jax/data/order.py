@@ -50,12 +50,18 @@ class Bucketed:
     if batch_size < 1:
       raise UserError(
         f'batch_size={batch_size} is not positive; set it to 1 '
-        'or more examples.'
+        'or more examples.',
+        key='batch_size',
+        value=batch_size,
+        allowed='1 or more',
       )
     sizes = [len(members) for members in buckets]
     if not sum(sizes):
       raise UserError(
-        'The data source is empty; set the data path to one with records.'
+        'The data source is empty; set the data path to one with records.',
+        key='config.data.path',
+        value=0,
+        allowed='1 record or more',
       )
     self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
     self._orders = [

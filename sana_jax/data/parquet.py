@@ -70,12 +70,17 @@ class Columns:
     if not self.texts:
       raise UserError(
         f'config.data.columns.captions={self.captions!r} names '
-        'no column; set it to those of the captions.'
+        'no column; set it to those of the captions.',
+        key='config.data.columns.captions',
+        value=self.captions,
       )
     if len(self.numbers) < (count := len(_split(self.scores))):
       raise UserError(
         f'config.data.columns.scores={self.scores!r} names {count} columns for '
-        f'{len(self.texts)} of captions; name one for each, in their order.'
+        f'{len(self.texts)} of captions; name one for each, in their order.',
+        key='config.data.columns.scores',
+        value=self.scores,
+        allowed=list(self.texts),
       )
 
   def needed(self) -> list[str]:
@@ -99,6 +104,7 @@ class ParquetSource:
     cache: str | os.PathLike | None = None,
   ):
     path = expanded(path)
+    at = dict(key='config.data.path', value=path)
     self._size, self._cache = size, cache
     self._wanted = columns or Columns()
     self._wanted.check()
@@ -107,11 +113,9 @@ class ParquetSource:
     self.remarks.add_all(unread_beside(path, self._files))
     if not self._files:
       raise UserError(
-        f'{path} matches no file; set the data path to Parquet '
-        "files like 'data/*.parquet' or to their folder"
-        f'{self.remarks.summary()}.',
-        key='config.data.path',
-        value=path,
+        f'{path} matches no file; set the data path to Parquet files like '
+        f"'data/*.parquet' or to their folder{self.remarks.summary()}.",
+        **at,
         allowed=NAMES,
       )
     self._footers = {}
@@ -129,7 +133,7 @@ class ParquetSource:
       self._groups += [(name, group) for group in range(len(groups))]
       rows += groups
     if not sum(rows):
-      raise UserError(f'{path} contains no readable row.')
+      raise UserError(f'{path} contains no readable row.', **at)
     self._starts = np.cumsum([0, *rows])
     _warn_of_large_groups(max(largest for _, largest, _ in shapes))
     self._kept, self._lock = collections.OrderedDict(), threading.Lock()
@@ -268,9 +272,7 @@ class ParquetSource:
     path, number = self._groups[group]
     with _reading(path) as file:
       table = parquet.ParquetFile(
-        file,
-        metadata=self._footers[path],
-        pre_buffer=True,
+        file, metadata=self._footers[path], pre_buffer=True
       ).read_row_group(number, columns=names)
     return {name: _Lazy(table[name]) for name in names}
 
@@ -285,7 +287,10 @@ class ParquetSource:
     if missing := sorted(set(self._wanted.needed()) - set(present)):
       raise UserError(
         f'{path} has no column {", ".join(missing)}; it has '
-        f'{", ".join(present)}: set config.data.columns to some of them.'
+        f'{", ".join(present)}: set config.data.columns to some of them.',
+        key='config.data.columns',
+        value=missing,
+        allowed=present,
       )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     return (

@@ -79,7 +79,9 @@ def batches(
         return example
     raise UserError(
       f'{_ATTEMPTS} consecutive records could not be read ({bad.last}); '
-      'repair or remove them.'
+      'repair or remove them.',
+      key='config.data.path',
+      value=list(bad.reasons),
     )
 
   def batch(step):

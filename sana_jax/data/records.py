@@ -42,7 +42,10 @@ class BadRecords:
     if not 0 <= max_fraction <= 1:
       raise UserError(
         f'max_bad_fraction={max_fraction} is not a fraction; '
-        'set it to 0 (no bad record) up to 1 (any number).'
+        'set it to 0 (no bad record) up to 1 (any number).',
+        key='config.data.max_bad_fraction',
+        value=max_fraction,
+        allowed='0 to 1',
       )
     self.reasons: dict[str, str] = {}
     self._total = total
@@ -71,7 +74,12 @@ class BadRecords:
         logging.warning('Skipped bad record %s', bad)
       base = min(self._total, max(self._seen, _ENOUGH_SEEN))
       if len(self.reasons) > self._max_fraction * base:
-        raise UserError(self._complaint(base))
+        raise UserError(
+          self._complaint(base),
+          key='config.data.max_bad_fraction',
+          value=list(self.reasons),
+          allowed=f'{int(self._max_fraction * base)} or fewer',
+        )
 
   def _complaint(self, base):
     named = [

@@ -103,14 +103,20 @@ def _opened(kind, path, size, split, drawn, columns, limits):
   if size is not None and size < 1:
     raise UserError(
       f'size={size} is not an image size; set it to the side '
-      'in pixels, at least 1.'
+      'in pixels, at least 1.',
+      key='config.data.size_px',
+      value=size,
+      allowed='1 or more',
     )
   match kind:  # Modules that take seconds to import are imported on use.
     case 'shapes':
       if size is None:
         raise UserError(
           'size=None is for stored images, and '
-          'shapes are rendered at a given size; set it.'
+          'shapes are rendered at a given size; set it.',
+          key='config.data.size_px',
+          value=size,
+          allowed='1 or more',
         )
       from sana_jax.data.shapes import builder
 
@@ -135,7 +141,10 @@ def _opened(kind, path, size, split, drawn, columns, limits):
     case _:
       raise UserError(
         f'Source {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of '
-        f'{", ".join(KINDS)}.'
+        f'{", ".join(KINDS)}.',
+        key='config.data.source',
+        value=kind,
+        allowed=KINDS,
       )
 
 

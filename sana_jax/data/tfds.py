@@ -54,19 +54,28 @@ class TfdsSource:
       raise UserError(
         f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
         f'; it has {", ".join(sorted(builder.info.features))}: choose data '
-        'with image and caption.'
+        'with image and caption.',
+        key='config.data.path',
+        value=sorted(builder.info.features),
+        allowed=('image', 'caption'),
       )
     if not isinstance(builder.info.features['image'], tfds.features.Image):
       raise UserError(
         f'{builder.info.full_name} has the feature image as '
         f'{shown(builder.info.features["image"])}; choose data '
-        'whose image is an Image.'
+        'whose image is an Image.',
+        key='features.image',
+        value=builder.info.features['image'],
+        allowed=(tfds.features.Image,),
       )
     name = split.split('[')[0]
     if name not in builder.info.splits:
       raise UserError(
         f'split={split!r} is not in {builder.info.full_name}; '
-        f'choose one of {", ".join(builder.info.splits)}.'
+        f'choose one of {", ".join(builder.info.splits)}.',
+        key='split',
+        value=split,
+        allowed=list(builder.info.splits),
       )
     self._name = f'{builder.info.full_name} {split}'
     self._size, self._cache = size, cache
@@ -83,7 +92,10 @@ class TfdsSource:
     except Exception as error:  # TFDS raises anything for damaged files.
       raise UserError(
         f'{self._name} cannot be opened ({shown(str(error))}); choose data '
-        'that TFDS has prepared as ArrayRecord.'
+        'that TFDS has prepared as ArrayRecord.',
+        key='config.data.path',
+        value=self._name,
+        allowed=('array_record',),
       ) from error
 
   def __len__(self) -> int:
@@ -138,7 +150,10 @@ def prepared(path: str | os.PathLike) -> Any:
   if not os.path.exists(os.path.join(path, 'features.json')):
     raise UserError(
       f'{path} is not a prepared TFDS data set; set the data path '
-      'to the folder with its features.json.'
+      'to the folder with its features.json.',
+      key='config.data.path',
+      value=path,
+      allowed=('features.json',),
     )
   features = os.path.join(path, 'features.json')
   for name in _classes(read_json(features, most=2**24)):
@@ -146,14 +161,19 @@ def prepared(path: str | os.PathLike) -> Any:
       raise UserError(
         f'{features} names the feature {shown(name)}, which is '
         'not loaded: allowed are those of TFDS for images, texts '
-        'and numbers.'
+        'and numbers.',
+        key='features.json',
+        value=name,
+        allowed=_FEATURES,
       )
   try:
     return tfds.builder_from_directory(path)
   except Exception as error:  # TFDS raises anything for damaged files.
     raise UserError(
       f'{path} cannot be read as a prepared TFDS data set '
-      f'({shown(str(error))}); prepare it again.'
+      f'({shown(str(error))}); prepare it again.',
+      key='config.data.path',
+      value=path,
     ) from error
 
 

@@ -44,16 +44,27 @@ def shard_list(path: str) -> dict[str, int]:
   ) as error:
     raise UserError(
       f'{path} is not a list of shards ({type(error).__name__}: {error}); it '
-      "must have a 'shardlist' of objects with 'url' and 'nsamples'."
+      "must have a 'shardlist' of objects with 'url' and 'nsamples'.",
+      key='shardlist',
+      value=path,
+      allowed=('url', 'nsamples'),
     ) from error
   if not shards:
-    raise UserError(f"{path} lists no shards; fill its 'shardlist'.")
+    raise UserError(
+      f"{path} lists no shards; fill its 'shardlist'.",
+      key='shardlist',
+      value=[],
+      allowed='1 shard or more',
+    )
   base = posixpath.dirname(path)
   for url, _ in shards:
     if files.is_remote(url) and _place(url) != _place(path):
       raise UserError(
         f'{path} lists {printable(url, 200)}, which is in another place; name '
-        'shards relative to the list.'
+        'shards relative to the list.',
+        key='shardlist',
+        value=url,
+        allowed='relative names',
       )
   return {
     url if files.is_remote(url) else posixpath.join(base, url): count

@@ -68,7 +68,10 @@ def sample_times(
   else:
     raise UserError(
       f'The density of training times is {density!r}; allowed are '
-      "'logit_normal' and 'uniform' (key: density)."
+      "'logit_normal' and 'uniform' (key: density).",
+      key='density',
+      value=density,
+      allowed=('logit_normal', 'uniform'),
     )
   if discrete:
     return _from_table(u, shift)
@@ -92,5 +95,8 @@ def check_shift(shift: float) -> None:
   if not 0 < shift < float('inf'):
     raise UserError(
       f'The flow shift is {shift}; it must be positive and finite, for '
-      'example 3.0 at 1024 px (key: shift).'
+      'example 3.0 at 1024 px (key: shift).',
+      key='shift',
+      value=shift,
+      allowed='positive and finite',
     )

@@ -72,6 +72,9 @@ def _check(steps, shift):
   if steps < 1:
     raise UserError(
       f'The number of sampling steps is {steps}; it must be at least 1 '
-      '(key: steps).'
+      '(key: steps).',
+      key='steps',
+      value=steps,
+      allowed='1 or more',
     )
   check_shift(shift)

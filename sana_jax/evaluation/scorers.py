@@ -33,11 +33,17 @@ def load(name: str) -> Callable:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'The scorer {name} cannot be imported ({type(e).__name__}: {reason}); '
-      'its folder must be in PYTHONPATH.'
+      'its folder must be in PYTHONPATH.',
+      key='--scorer',
+      value=name,
+      allowed='modules in PYTHONPATH',
     ) from e
   if not callable(found):
     raise UserError(
-      f'The scorer {name} cannot be used: {module} has no function {function}.'
+      f'The scorer {name} cannot be used: {module} has no function {function}.',
+      key='--scorer',
+      value=name,
+      allowed=f'functions of {module}',
     )
   is_comparator(found)  # Raises UserError for another signature.
   return found

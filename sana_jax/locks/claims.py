@@ -92,7 +92,7 @@ class Lock:
   def check(self) -> None:
     """Raises InUse if this run no longer holds the claim."""
     if not self.is_ours():
-      raise InUse(self._loss())
+      raise self._in_use(self._loss())
 
   def check_together(self) -> None:
     """Raises InUse in all processes, which must all call this."""
@@ -100,7 +100,7 @@ class Lock:
     if self._processes.index == 0 and not self.is_ours():
       status['message'] = self._loss()
     if message := self._processes.broadcast(status)['message']:
-      raise InUse(message)
+      raise self._in_use(message)
 
   def release(self) -> None:
     """Removes the claim if it is still ours; idempotent."""
@@ -114,6 +114,9 @@ class Lock:
         logging.warning(
           '%s cannot be removed (%s); it expires.', self._store.place, e
         )
+
+  def _in_use(self, message):
+    return InUse(message, key=self._flag, value=folder_of(self._store.place))
 
   def _loss(self):
     folder = folder_of(self._store.place)

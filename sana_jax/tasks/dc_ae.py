@@ -42,12 +42,18 @@ def objective(config: ConfigDict) -> Objective:
   if side % module.spec.side:
     raise UserError(
       f'config.data.size_px={side} must be a multiple of the '
-      f"autoencoder's compression, {module.spec.side}."
+      f"autoencoder's compression, {module.spec.side}.",
+      key='data.size_px',
+      value=side,
+      allowed=f'multiples of {module.spec.side}',
     )
   if config.loss.gan and side < patchgan.SMALLEST_PX:
     raise UserError(
       f'config.data.size_px={side} must be {patchgan.SMALLEST_PX} or more '
-      f'for the discriminator of config.loss.gan={config.loss.gan}.'
+      f'for the discriminator of config.loss.gan={config.loss.gan}.',
+      key='data.size_px',
+      value=side,
+      allowed=f'{patchgan.SMALLEST_PX} or more',
     )
   return reconstruction.objective(
     module,
@@ -117,7 +123,10 @@ def _encoder_trains(config):
   if config.loss.gan and 'discriminator' not in trains:
     raise UserError(
       f'config.trainable={config.trainable!r} leaves out the discriminator '
-      f"of config.loss.gan={config.loss.gan}; add 'discriminator/.*'."
+      f"of config.loss.gan={config.loss.gan}; add 'discriminator/.*'.",
+      key='trainable',
+      value=config.trainable,
+      allowed='discriminator/.*',
     )
   return 'encoder' in trains
 

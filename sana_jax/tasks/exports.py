@@ -28,12 +28,19 @@ def find(workdir: epath.Path, step: int | None) -> epath.Path:
   """The checkpoint of a step, by default the newest; UserError without one."""
   steps = checkpoint_files.steps(workdir / 'checkpoints')
   if not steps:
-    raise UserError(f'--workdir={workdir} has no checkpoint yet.')
+    raise UserError(
+      f'--workdir={workdir} has no checkpoint yet.',
+      key='--workdir',
+      value=workdir,
+    )
   if step is not None and step not in steps:
     raise UserError(
       f'--step={step}: {workdir} has checkpoints of the steps '
       f'{", ".join(map(str, steps))}; choose one of these (keep_every_steps '
-      'keeps more).'
+      'keeps more).',
+      key='--step',
+      value=step,
+      allowed=steps,
     )
   return workdir / 'checkpoints' / str(steps[-1] if step is None else step)
 
@@ -84,7 +91,10 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
     if weights == 'ema' and not has_average:
       raise UserError(
         '--weights=ema: this run keeps no average (its ema_decay '
-        'is 0); use --weights params.'
+        'is 0); use --weights params.',
+        key='--weights',
+        value='ema',
+        allowed=('params',),
       )
     part = weights or ('ema' if has_average else 'params')
     params = {}
@@ -94,7 +104,9 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
         if checkpoint_files.checksum(x) != wanted[name]:
           raise UserError(
             f'{checkpoint} is damaged: {name} differs from what '
-            'was saved; choose another --step.'
+            'was saved; choose another --step.',
+            key='--step',
+            value=checkpoint,
           )
         params[name.partition('.')[2]] = x
     return checkpoint_files.base_of(about), unflatten(params, '.')
@@ -105,7 +117,9 @@ def _saved(checkpoint, weights) -> tuple[dict[str, Any] | None, Params]:
     raise UserError(
       f'{checkpoint} cannot be read ({type(error).__name__}: {reason}); it is '
       'damaged, or the run has deleted it in the meantime: choose another '
-      '--step.'
+      '--step.',
+      key='--step',
+      value=checkpoint,
     ) from error
 
 

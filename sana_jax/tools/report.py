@@ -118,7 +118,9 @@ class Report:
     except (ValueError, TypeError, KeyError, AttributeError) as e:
       raise UserError(
         f'This is not what sana-jax bench wrote ({e}); give a '
-        'file of the same command.'
+        'file of the same command.',
+        key='--render',
+        allowed=('sana-jax bench',),
       ) from e
 
 

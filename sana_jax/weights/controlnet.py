@@ -37,7 +37,10 @@ def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
   if fields['qk_norm'] or fields['cross_norm']:
     raise UserError(
       'diffusers has no ControlNet with qk_norm or cross_norm; '
-      'they must be off to export.'
+      'they must be off to export.',
+      key='qk_norm',
+      value=fields['qk_norm'] or fields['cross_norm'],
+      allowed=(False,),
     )
   return {
     '_class_name': _CLASS,

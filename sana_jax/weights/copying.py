@@ -48,7 +48,9 @@ def copy(folder: pathlib.Path, name: str, out: pathlib.Path) -> None:
     try:
       source = files.open_regular(path)
     except OSError as e:
-      raise UserError(f'{path} cannot be copied ({e.strerror}).') from e
+      raise UserError(
+        f'{path} cannot be copied ({e.strerror}).', value=path
+      ) from e
     with source, target.open('wb') as copied:
       shutil.copyfileobj(source, copied, 2**20)
 
@@ -72,5 +74,7 @@ def _check_inside(folder, path):
   if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
     raise UserError(
       f'{path} is a link to a file outside of the model folder, which is not '
-      'copied; replace it by the file.'
+      'copied; replace it by the file.',
+      value=path,
+      allowed='files of the model folder',
     )

@@ -192,7 +192,10 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   if name != 'AutoencoderDC':
     raise UserError(
       f"The autoencoder's config.json is of class {fields.shown(name)}; only "
-      'AutoencoderDC (DC-AE) is supported: choose another model.'
+      'AutoencoderDC (DC-AE) is supported: choose another model.',
+      key='_class_name',
+      value=name,
+      allowed=('AutoencoderDC',),
     )
   options = {k: v for k, v in config.items() if not k.startswith('_')}
   fields.check_known('vae/config.json', options, tuple(_CONFIG))

@@ -101,7 +101,9 @@ def _read_folder(folder):
   raise UserError(
     f'{folder} contains no supported model: neither '
     'model_index.json nor a config.json of one of '
-    f'{", ".join(kinds.names())}.'
+    f'{", ".join(kinds.names())}.',
+    value=folder,
+    allowed=kinds.names(),
   )
 
 
@@ -123,7 +125,11 @@ def _read_part(folder, part):
 def _read_file(path, ema, configs):
   """Models of an official file, identified by the names of their tensors."""
   if not path.is_file():
-    raise UserError(f'There is no file {path}; check the name.')
+    raise UserError(
+      f'There is no file {path}; check the name.',
+      value=path,
+      allowed='existing files',
+    )
   tensors = (
     safetensors_files.read_file(path)
     if path.suffix == '.safetensors'

@@ -59,7 +59,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return files.read_json(path, most=CONFIG_BYTES)
   except FileNotFoundError:
     raise UserError(
-      f'{path} is missing; the model folder must be in the diffusers layout.'
+      f'{path} is missing; the model folder must be in the diffusers layout.',
+      value=path,
+      allowed='existing files',
     ) from None
 
 
@@ -142,7 +144,10 @@ def shapes_of(
   if tensors is not None and layers > len(tensors):
     raise table.WeightError(
       f'config.json describes {layers:,} layers, but '
-      f'the file has only {counted(len(tensors), "tensor")}.'
+      f'the file has only {counted(len(tensors), "tensor")}.',
+      key='layers',
+      value=layers,
+      allowed=f'{len(tensors)} or fewer',
     )
   return kind.shapes(module)
 
@@ -172,12 +177,16 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
   except UserError as e:
     if str(folder) in str(e):
       raise
-    raise type(e)(f'{folder}: {e}') from e
+    raise type(e)(
+      f'{folder}: {e}', key=e.key, value=e.value, allowed=e.allowed
+    ) from e
   except (ArithmeticError, LookupError, TypeError, ValueError) as e:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'{folder / "config.json"} does not describe a valid model '
-      f'({type(e).__name__}: {printable(reason, 300)}).'
+      f'({type(e).__name__}: {printable(reason, 300)}).',
+      key='config.json',
+      value=folder,
     ) from e
 
 

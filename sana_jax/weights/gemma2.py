@@ -115,7 +115,9 @@ def model_tensors(
   ):
     raise UserError(
       'lm_head.weight differs from embed_tokens.weight; only Gemma-2 with tied '
-      'embeddings is supported: remove lm_head.weight or use other weights.'
+      'embeddings is supported: remove lm_head.weight or use other weights.',
+      key='lm_head.weight',
+      allowed=('embed_tokens.weight',),
     )
   return out
 
@@ -138,12 +140,18 @@ def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get(key, value) != value:
       raise UserError(
         f'{_WHERE}: {key} is {fields.shown(config[key])}; only '
-        f'{value!r} is supported.'
+        f'{value!r} is supported.',
+        key=key,
+        value=config[key],
+        allowed=(value,),
       )
   if config.get('use_bidirectional_attention'):
     raise UserError(
       f'{_WHERE}: use_bidirectional_attention is set; only '
-      'causal attention is supported.'
+      'causal attention is supported.',
+      key='use_bidirectional_attention',
+      value=config['use_bidirectional_attention'],
+      allowed=(False,),
     )
   fields.check(_WHERE, config, _ALLOWED)
   model = {
@@ -154,7 +162,10 @@ def fields_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
       f'{_WHERE}: num_attention_heads is {model["heads"]}, '
       f'num_key_value_heads {model["kv_heads"]} and head_dim '
       f'{model["head_dim"]}; the first must be a multiple of the second, and '
-      'the third even.'
+      'the third even.',
+      key='num_attention_heads',
+      value=(model['heads'], model['kv_heads'], model['head_dim']),
+      allowed='multiples of num_key_value_heads',
     )
   return {
     **model,
@@ -180,7 +191,10 @@ def transformers_config(model: Mapping, dtype: str = 'float32') -> dict:
   if width % heads:
     raise UserError(
       f'Gemma-2 width {width} is not a multiple of its {heads} '
-      'heads, which transformers requires: change width or heads.'
+      'heads, which transformers requires: change width or heads.',
+      key='width',
+      value=width,
+      allowed=f'multiples of {heads}',
     )
   types = model.get('layer_types') or ('sliding', 'full') * model['depth']
   theta = model.get('rope_theta', _ROPE_THETA)
@@ -208,13 +222,19 @@ def _rope_theta(config):
   if not isinstance(rope, dict):
     raise UserError(
       f'{_WHERE}: rope_parameters is {fields.shown(rope)}, '
-      'allowed is an object.'
+      'allowed is an object.',
+      key='rope_parameters',
+      value=rope,
+      allowed=(dict,),
     )
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind != 'default':
     raise UserError(
       f'{_WHERE}: rope_type is {fields.shown(kind)}; only '
-      "'default' is supported."
+      "'default' is supported.",
+      key='rope_type',
+      value=kind,
+      allowed=('default',),
     )
   fields.check(f'{_WHERE}, rope_parameters', rope, _ALLOWED)
   return rope.get('rope_theta', config.get('rope_theta', _ROPE_THETA))
@@ -225,7 +245,10 @@ def _layer_types(config, depth):
   types = tuple(config.get('layer_types') or ())
   if types and len(types) != depth:
     raise UserError(
-      f'{_WHERE}: layer_types has '
-      f'{counted(len(types), "entry", "entries")}; it must name {depth} layers.'
+      f'{_WHERE}: layer_types has {counted(len(types), "entry", "entries")}; '
+      f'it must name {depth} layers.',
+      key='layer_types',
+      value=len(types),
+      allowed=f'{depth} entries',
     )
   return tuple(t.removesuffix(_SUFFIX) for t in types)

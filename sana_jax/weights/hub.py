@@ -52,6 +52,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       f'{shipped}.',
       key='model',
       value=text,
+      allowed=shipped,
     )
   return _download(text, shown)
 
@@ -98,7 +99,9 @@ def local(name: str | os.PathLike) -> pathlib.Path:
     reason = e.strerror if isinstance(e, OSError) else e
     raise UserError(
       f'{printable(name, 200)!r} is not a name of a model '
-      f'({printable(reason, 200)}).'
+      f'({printable(reason, 200)}).',
+      key='model',
+      value=str(name),
     ) from e
 
 
@@ -121,7 +124,9 @@ def _download(hub_id, shown):
     raise UserError(
       f'{shown!r} is not a local folder and cannot be downloaded from the hub '
       f'({type(e).__name__}: {reason}); check the name and the network'
-      f'{_offline()}{did_you_mean(hub_id, _hub_ids())}.'
+      f'{_offline()}{did_you_mean(hub_id, _hub_ids())}.',
+      key='model',
+      value=hub_id,
     ) from e
 
 

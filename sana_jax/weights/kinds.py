@@ -120,7 +120,10 @@ def of_config(config: Mapping[str, Any], part: str) -> ModelKind:
   if kind is None or kind.part != part:
     raise UserError(
       f'{part}/config.json is of the class {shown(name)}; allowed are '
-      f'{", ".join(names(part))}.'
+      f'{", ".join(names(part))}.',
+      key='_class_name',
+      value=name,
+      allowed=names(part),
     )
   return kind
 

@@ -48,7 +48,10 @@ def load(folder: pathlib.Path | str) -> Params:
       raise UserError(
         f'config.loss.lpips_weights={str(folder)!r} must be a folder with one '
         f'{pattern} (it has {len(found)}), of {" and ".join(_FILES)}: '
-        "torchvision's VGG16 and the linear layers of lpips 0.1."
+        "torchvision's VGG16 and the linear layers of lpips 0.1.",
+        key='loss.lpips_weights',
+        value=str(folder),
+        allowed=(pattern,),
       )
     tensors |= pth.read(found[0])
   tensors = {
@@ -58,4 +61,4 @@ def load(folder: pathlib.Path | str) -> Params:
   try:
     return table.load(RULES, tensors, shapes)
   except table.WeightError as e:
-    raise table.WeightError(f'{folder}: {e}') from e
+    raise table.WeightError(f'{folder}: {e}', value=e.value) from e

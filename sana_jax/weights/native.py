@@ -79,5 +79,6 @@ def load(
     raise UserError(
       f'{path} cannot be restored into the model that '
       f'config.json describes ({reason}); it may be damaged, or '
-      "another model's."
+      "another model's.",
+      value=path,
     ) from e

@@ -28,7 +28,10 @@ def check(folder: pathlib.Path, shapes: PyTree) -> None:
   if needed > max(_SMALL_BYTES, _COMPRESSION * held):
     raise UserError(
       f'{folder / "config.json"} describes a model of {needed / 1e6:,.0f} MB, '
-      f'but {path} contains {held / 1e6:,.1f} MB.'
+      f'but {path} contains {held / 1e6:,.1f} MB.',
+      key='config.json',
+      value=needed,
+      allowed=f'{held} bytes of {path}',
     )
   saved = _shapes(path)
   wrong = [
@@ -48,7 +51,11 @@ def _bytes(path):
     if entry.is_file():
       held += entry.stat().st_size
     elif not entry.is_dir():
-      raise UserError(f'{entry} is neither a file nor a folder.')
+      raise UserError(
+        f'{entry} is neither a file nor a folder.',
+        value=entry,
+        allowed='files and folders',
+      )
   return held
 
 
@@ -63,5 +70,6 @@ def _shapes(path):
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
       f'{path} cannot be restored ({type(e).__name__}: '
-      f'{printable(reason, 300)}); it may be damaged.'
+      f'{printable(reason, 300)}); it may be damaged.',
+      value=path,
     ) from e

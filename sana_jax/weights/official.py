@@ -83,7 +83,10 @@ def from_diffusers(
     raise UserError(
       'An official file contains a transformer, with or without a ControlNet; '
       f'got {", ".join(parts)}: choose with --part, or give the transformer of '
-      'the ControlNet with --base.'
+      'the ControlNet with --base.',
+      key='--part',
+      value=list(parts),
+      allowed=('transformer', 'controlnet'),
     )
   base = parts['transformer']
   out = _part(
@@ -109,7 +112,9 @@ def from_diffusers(
       raise UserError(
         f'The ControlNet and the transformer differ in {", ".join(odd)}, which '
         'an official file contains only once: give the transformer of the '
-        'ControlNet with --base.'
+        'ControlNet with --base.',
+        key='--base',
+        value=odd,
       )
     out |= {name: t for name, t in added.items() if name not in out}
   return out
@@ -233,7 +238,9 @@ def config(
   if not cross_heads or width % cross_heads or width % _HEAD_DIM:
     raise UserError(
       f'There is no published Sana model of width {width}, so its '
-      'heads are unknown; give its config with --like.'
+      'heads are unknown; give its config with --like.',
+      key='--like',
+      value=width,
     )
   fields = {
     '_class_name': 'SanaControlNetModel',
@@ -279,7 +286,9 @@ def _sizes(part, shape, file):
     if 'pos_embed' in file:
       side = math.isqrt(file['pos_embed'].shape[-2]) * patch
   except (KeyError, ValueError, IndexError, ZeroDivisionError) as e:
-    raise WeightError(f'These tensors are not a Sana {part} ({e}).') from e
+    raise WeightError(
+      f'These tensors are not a Sana {part} ({e}).', key='--part', value=part
+    ) from e
   return width, channels, patch, hidden, captions, out, side
 
 

@@ -4,7 +4,7 @@ Tensors of dense storages are supported; every other object, such as an
 optimizer or a random state of NumPy, becomes `Inert` (see safe_pickle.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import io
 from typing import Any, NamedTuple
 
@@ -90,6 +90,19 @@ class Checkpoint(NamedTuple):
   pickle: Pickle
   places: Mapping[str, tuple[int, int]]
   swapped: bool
+
+
+class DamagedPart(ValueError):
+  """Damage of a checkpoint.
+
+  Attributes:
+    part: the member or storage.
+    allowed: the allowed values, or a condition in words.
+  """
+
+  def __init__(self, reason: str, part: str, allowed: Collection[Any] | str):
+    super().__init__(reason)
+    self.part, self.allowed = part, allowed
 
 
 def load(file: io.BufferedIOBase, end: int) -> Pickle:

@@ -53,20 +53,30 @@ def read(path: pathlib.Path, *, ema: bool = False) -> dict[str, Stored]:
   if not tensors:
     raise UserError(
       f'{path}: its {key} contains no tensors but '
-      f'{_contents(model)}; {_not_run(checkpoint.pickle)}.'
+      f'{_contents(model)}; {_not_run(checkpoint.pickle)}.',
+      key=key,
+      value=path,
+      allowed='tensors',
     )
   if len(tensors) > MOST_TENSORS:
     raise UserError(
-      f'{path} contains {len(tensors)} tensors; {MOST_TENSORS} are allowed.'
+      f'{path} contains {len(tensors)} tensors; {MOST_TENSORS} are allowed.',
+      key='tensors',
+      value=len(tensors),
+      allowed=f'{MOST_TENSORS} or fewer',
     )
   out = {
     name: _stored(source, checkpoint, name, tensor)
     for name, tensor in tensors.items()
   }
-  if sum(t.nbytes for t in out.values()) > _MOST_COPIES * source.size:
+  nbytes = sum(t.nbytes for t in out.values())
+  if nbytes > _MOST_COPIES * source.size:
     raise UserError(
       f'{path} is damaged: its tensors have over {_MOST_COPIES} '
-      'times the bytes of the file; download the file again.'
+      'times the bytes of the file; download the file again.',
+      key='tensors',
+      value=nbytes,
+      allowed=f'{_MOST_COPIES * source.size} bytes or fewer',
     )
   if left_out := rest | others:
     logging.warning(
@@ -99,6 +109,7 @@ def _model(path, content, ema):
     raise UserError(
       f'{path} neither has nor is a state_dict: it contains '
       f'{_contents(content.value)}; {_not_run(content)}.',
+      value=path,
       allowed=wrapped.KEYS,
     )
   return 'entries', whole, {}
@@ -146,13 +157,19 @@ def _open(path):
         return pth_legacy.read(file), source
       if not start.startswith(b'PK'):
         raise UserError(
-          f'{path} is not a torch checkpoint (no zip file); give another file.'
+          f'{path} is not a torch checkpoint (no zip file); give another file.',
+          value=path,
+          allowed='zip files of torch',
         )
       return pth_zip.read(file), source
   except UserError:
     raise
   except FileNotFoundError:
-    raise UserError(f'There is no file {path}; check the name.') from None
+    raise UserError(
+      f'There is no file {path}; check the name.',
+      value=path,
+      allowed='existing files',
+    ) from None
   except (
     OSError,
     ValueError,
@@ -163,7 +180,10 @@ def _open(path):
   ) as e:
     raise UserError(
       f'{path} cannot be read ({printable(e, 300)}); it may be '
-      'damaged or truncated: download it again.'
+      'damaged or truncated: download it again.',
+      key=getattr(e, 'part', ''),
+      value=path,
+      allowed=getattr(e, 'allowed', None),
     ) from e
 
 
@@ -175,14 +195,18 @@ def _stored(source, checkpoint, name, tensor):
   key = printable(repr(storage.key), 100)
   if size < 0:
     problem = f'its storage {key} is missing'
+    value, allowed = storage.key, list(checkpoint.places)
   elif size != storage.count * storage.dtype.itemsize:
     problem = (
       f'its storage has {size} bytes, not {storage.count} {storage.dtype}'
     )
+    value, allowed = size, f'{storage.count * storage.dtype.itemsize} bytes'
   elif 0 not in shape and last >= storage.count:
     problem = f'it reads element {last} of {storage.count}'
+    value, allowed = last, f'below {storage.count}'
   elif math.prod(shape) > storage.count:
     problem = f'{shape} from {storage.count} elements'
+    value, allowed = shape, f'{storage.count} elements or fewer'
   else:
     return Stored(
       shape,
@@ -192,7 +216,10 @@ def _stored(source, checkpoint, name, tensor):
       ),
     )
   raise UserError(
-    f'{source.path}: {name} is damaged ({problem}); download the file again.'
+    f'{source.path}: {name} is damaged ({problem}); download the file again.',
+    key=name,
+    value=value,
+    allowed=allowed,
   )
 
 
@@ -236,7 +263,10 @@ def write(
     if t.dtype not in pickled.DTYPES.values():
       raise UserError(
         f'{name} is of dtype {t.dtype}, which {path.name} cannot '
-        'contain; choose another with --dtype.'
+        'contain; choose another with --dtype.',
+        key='--dtype',
+        value=t.dtype,
+        allowed=list(pickled.DTYPES.values()),
       )
     views[name] = pickled.Tensor(
       pickled.Storage(t.dtype, str(i), math.prod(t.shape)),

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from sana_jax.printable import printable
 from sana_jax.weights import pickled
-from sana_jax.weights.pickled import Checkpoint
+from sana_jax.weights.pickled import Checkpoint, DamagedPart
 from sana_jax.weights.safe_pickle import described
 
 MAGIC = bytes.fromhex('80028a0a6cfc9c46f920')  # Start of the first pickle.
@@ -33,9 +33,13 @@ def read(file: BinaryIO) -> Checkpoint:
     pickled.load(file, end) for _ in range(5)
   )
   if version.value != _VERSION or not isinstance(machine.value, dict):
-    raise ValueError(f'version {described(version.value)} of the format')
+    raise DamagedPart(
+      f'version {described(version.value)} of the format',
+      'version',
+      (_VERSION,),
+    )
   if not isinstance(keys.value, list):
-    raise ValueError('no list of storages')
+    raise DamagedPart('no list of storages', 'keys', (list,))
   little = machine.value.get('little_endian', True) is True
   return Checkpoint(
     content,
@@ -49,14 +53,22 @@ def read(file: BinaryIO) -> Checkpoint:
 def _places(file, end, keys, storages, layout):
   for key in keys:
     if not isinstance(key, str) or key not in storages:
-      raise ValueError(f'storage {_named(key)} is of no tensor')
+      raise DamagedPart(
+        f'storage {_named(key)} is of no tensor', str(key), list(storages)
+      )
     header = file.read(8)
     if len(header) < 8:
-      raise ValueError(f'storage {_named(key)} is cut short')
+      raise DamagedPart(
+        f'storage {_named(key)} is cut short', key, '8 bytes or more'
+      )
     size = struct.unpack(layout, header)[0] * storages[key].dtype.itemsize
     position = file.tell()
     if not 0 <= size <= end - position:
-      raise ValueError(f'storage {_named(key)} reaches past the end')
+      raise DamagedPart(
+        f'storage {_named(key)} reaches past the end',
+        key,
+        f'{end - position} bytes or fewer',
+      )
     yield key, (position, size)
     file.seek(position + size)
 

@@ -25,7 +25,7 @@ import numpy as np
 from sana_jax import files
 from sana_jax.printable import printable
 from sana_jax.weights import pickled
-from sana_jax.weights.pickled import Checkpoint
+from sana_jax.weights.pickled import Checkpoint, DamagedPart
 
 _ALIGNMENT = 64  # Alignment of every storage in the file, as in torch.
 _LOCAL_HEADER = 30  # Bytes before a zip member's name.
@@ -42,7 +42,11 @@ class _Bounded:
 
   def read(self, size: int = -1) -> bytes:
     if size > _DIRECTORY_BYTES:
-      raise ValueError(f'a directory of {size} bytes')
+      raise DamagedPart(
+        f'a directory of {size} bytes',
+        'directory',
+        f'{_DIRECTORY_BYTES} bytes or fewer',
+      )
     return self.file.read(size)
 
 
@@ -65,14 +69,16 @@ def read(file: BinaryIO) -> Checkpoint:
     if name.endswith('/data.pkl') and name.count('/') == 1
   ]
   if len(roots) != 1:
-    raise ValueError('it is a zip file, but not a torch checkpoint')
+    raise DamagedPart(
+      'it is a zip file, but not a torch checkpoint', 'data.pkl', 'one member'
+    )
   root = roots[0]
   order = b'little'
   if f'{root}byteorder' in members:
-    order = _content(file, members[f'{root}byteorder'], most=6)
+    order = _content(file, members, f'{root}byteorder', most=6)
   if order not in (b'little', b'big'):
-    raise ValueError(f'byte order {order!r}')
-  data = _content(file, members[f'{root}data.pkl'], _PICKLE_BYTES)
+    raise DamagedPart(f'byte order {order!r}', 'byteorder', ('little', 'big'))
+  data = _content(file, members, f'{root}data.pkl', _PICKLE_BYTES)
   prefix = f'{root}data/'
   return Checkpoint(
     pickled.load(io.BytesIO(data), len(data)),
@@ -98,18 +104,26 @@ def _members(file) -> Mapping[str, _Member]:
       or info.flag_bits & 1
       or (info.compress_size != info.file_size)
     ):
-      raise ValueError(
-        f'{shown} is compressed or encrypted, which torch does not write'
+      raise DamagedPart(
+        f'{shown} is compressed or encrypted, which torch does not write',
+        info.filename,
+        'stored members',
       )
     if info.filename in members:
-      raise ValueError(f'it has two members {shown}')
+      raise DamagedPart(
+        f'it has two members {shown}', info.filename, 'one member'
+      )
     start = _start(file, info, end)
     if start + info.file_size > end:
-      raise ValueError(f'{shown} reaches past the end')
+      raise DamagedPart(
+        f'{shown} reaches past the end',
+        info.filename,
+        f'{end - start} bytes or fewer',
+      )
     members[info.filename] = _Member(start, info.file_size, info.CRC)
   filled = sorted(m for m in members.values() if m.size)
   if any(a.start + a.size > b.start for a, b in itertools.pairwise(filled)):
-    raise ValueError('its members overlap')
+    raise DamagedPart('its members overlap', 'data', 'separate members')
   return members
 
 
@@ -120,21 +134,30 @@ def _start(file, info, end):
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER)
   if len(header) < _LOCAL_HEADER or header[:4] != b'PK\x03\x04':
-    raise ValueError(
-      f'{printable(info.filename, 100)} is not where it should be'
+    raise DamagedPart(
+      f'{printable(info.filename, 100)} is not where it should be',
+      info.filename,
+      'a local header',
     )
   return (
     info.header_offset + _LOCAL_HEADER + sum(struct.unpack('<HH', header[26:]))
   )
 
 
-def _content(file, member, most):
+def _content(file, members, name, most):
+  member = members[name]
   if member.size > most:
-    raise ValueError(f'a member of {member.size} bytes, and {most} are allowed')
+    raise DamagedPart(
+      f'a member of {member.size} bytes, and {most} are allowed',
+      name,
+      f'{most} bytes or fewer',
+    )
   file.seek(member.start)
   data = file.read(member.size)
   if zlib.crc32(data) != member.checksum:
-    raise ValueError('a checksum that does not match')
+    raise DamagedPart(
+      'a checksum that does not match', name, (member.checksum,)
+    )
   return data
 
 

@@ -39,16 +39,19 @@ class CheckedFile(NamedTuple):
         if checked(self.path, file) != self:
           raise UserError(
             f'{self.path} was changed while it was read; start '
-            'again when no process writes to it.'
+            'again when no process writes to it.',
+            value=self.path,
           )
         file.seek(position)
         numbers = np.fromfile(file, f'u{dtype.itemsize}', count)
     except OSError as e:
       raise UserError(
-        f'{self.path} cannot be read any more ({e.strerror}).'
+        f'{self.path} cannot be read any more ({e.strerror}).', value=self.path
       ) from e
     if len(numbers) != count:
-      raise UserError(f'{self.path} has become shorter while it was read.')
+      raise UserError(
+        f'{self.path} has become shorter while it was read.', value=self.path
+      )
     return (numbers.byteswap() if swapped else numbers).view(dtype)
 
 

@@ -34,7 +34,15 @@ _MOST_NAMES = 20  # Unknown names stored for a message.
 
 
 class Refused(ValueError):
-  """The pickle is damaged, or larger than that of any checkpoint."""
+  """The pickle is damaged, or larger than that of any checkpoint.
+
+  Attributes:
+    position: bytes of the file up to the operation that is refused.
+  """
+
+  def __init__(self, reason: str, position: int):
+    super().__init__(reason)
+    self.position = position
 
 
 class Inert(NamedTuple):
@@ -97,7 +105,9 @@ class Machine:
       ValueError,
       struct.error,
     ) as e:
-      raise Refused(f'a damaged list of tensors, {printable(e, 200)}') from e
+      raise Refused(
+        f'a damaged list of tensors, {printable(e, 200)}', self.file.tell()
+      ) from e
 
   def unpacked(self, layout: struct.Struct) -> Any:
     """Number that is the argument of the operation."""

@@ -54,11 +54,14 @@ def read_file(path: pathlib.Path) -> dict[str, Stored]:
       header = file.read(start - 8)
     layout = _layout(header, source.size - start)
   except FileNotFoundError:
-    raise UserError(f'{path} is missing.') from None
+    raise UserError(
+      f'{path} is missing.', value=path, allowed='existing files'
+    ) from None
   except (OSError, ValueError) as e:
     raise UserError(
       f'{path} cannot be read ({printable(e, 300)}); it may be '
-      'damaged or truncated: download it again.'
+      'damaged or truncated: download it again.',
+      value=path,
     ) from e
   return {
     key: Stored(shape, dtype, _rows_of(source, start + begin, dtype, shape))

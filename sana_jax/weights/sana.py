@@ -119,7 +119,10 @@ def checked(
   """A checked config.json of class `name` with defaults, and its width."""
   if (got := config.get('_class_name', name)) != name:
     raise UserError(
-      f'The {part} is a {fields.shown(got)}; {name} is supported.'
+      f'The {part} is a {fields.shown(got)}; {name} is supported.',
+      key='_class_name',
+      value=got,
+      allowed=(name,),
     )
   where = f'{part}/config.json'
   config = {
@@ -136,18 +139,27 @@ def checked(
   if width > _MAX_WIDTH:
     raise UserError(
       f'{where}: num_attention_heads x attention_head_dim is {width:,}, '
-      f'allowed is at most {_MAX_WIDTH:,}.'
+      f'allowed is at most {_MAX_WIDTH:,}.',
+      key='num_attention_heads',
+      value=width,
+      allowed=f'{_MAX_WIDTH} or less',
     )
   if cross[0] * cross[1] != width or config['cross_attention_dim'] != width:
     raise UserError(
       f'{where}: the cross-attention ({cross[0]} x {cross[1]}, '
       f'dimension {config["cross_attention_dim"]}) must be as wide as the '
-      f'model ({width}).'
+      f'model ({width}).',
+      key='cross_attention_dim',
+      value=(*cross, config['cross_attention_dim']),
+      allowed=f'width {width}',
     )
   if config['patch_size'] > config['sample_size']:
     raise UserError(
       f'{where}: patch_size is {config["patch_size"]}, allowed is at most '
-      f'sample_size, {config["sample_size"]}.'
+      f'sample_size, {config["sample_size"]}.',
+      key='patch_size',
+      value=config['patch_size'],
+      allowed=f'{config["sample_size"]} or less',
     )
   return config, width
 
@@ -157,7 +169,10 @@ def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
   if model['qk_norm'] != model['cross_norm']:
     raise UserError(
       'diffusers has one flag for qk_norm and cross_norm; '
-      'they must be equal to export.'
+      'they must be equal to export.',
+      key='cross_norm',
+      value=model['cross_norm'],
+      allowed=(model['qk_norm'],),
     )
   return {
     '_class_name': 'SanaTransformer2DModel',

@@ -105,7 +105,10 @@ def match(
   if len(tensors) > _MOST_TENSORS:
     raise WeightError(
       f'There are {len(tensors):,} tensors; a model has at '
-      f'most {_MOST_TENSORS:,}.'
+      f'most {_MOST_TENSORS:,}.',
+      key='tensors',
+      value=len(tensors),
+      allowed=f'{_MOST_TENSORS} or fewer',
     )
   wanted = leaves(shapes)
   problems, found, out = [], {}, {}
@@ -130,7 +133,9 @@ def match(
     raise WeightError(
       f'The weights are of another model: none of the '
       f'{counted(len(tensors), "tensor")}, '
-      f'such as {printable(min(tensors), _NAME)}, matches.'
+      f'such as {printable(min(tensors), _NAME)}, matches.',
+      key='tensors',
+      value=sorted(tensors)[:1],
     )
   report('The weights do not fit the model', sorted(problems))
   return out
@@ -165,7 +170,7 @@ def report(what: str, problems: Sequence[str]) -> None:
     lines = [printable(problem, _NAME) for problem in problems[:_LISTED]] + (
       [f'and {more} more'] if more > 0 else []
     )
-    raise WeightError(f'{what}:\n  ' + '\n  '.join(lines))
+    raise WeightError(f'{what}:\n  ' + '\n  '.join(lines), value=list(problems))
 
 
 def _names(template: str) -> list[str]:

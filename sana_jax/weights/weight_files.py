@@ -135,17 +135,28 @@ def _file_names(index, places, suffix):
     or not places
     or not all(isinstance(name, str) for name in places.values())
   ):
-    raise UserError(f'{index} has no weight_map from tensors to files.')
+    raise UserError(
+      f'{index} has no weight_map from tensors to files.',
+      key='weight_map',
+      value=index,
+      allowed='names of files',
+    )
   names = sorted(set(places.values()))
   for name in names:
     if not is_name(name) or '/' in name or not name.endswith(suffix):
       raise UserError(
         f'{index} names {printable(name, 100)!r}, which is not a '
-        f'{suffix} file of its folder.'
+        f'{suffix} file of its folder.',
+        key='weight_map',
+        value=name,
+        allowed=f'{suffix} files',
       )
   if len(names) > _MOST_FILES:
     raise UserError(
-      f'{index} names {len(names)} files; {_MOST_FILES} are allowed.'
+      f'{index} names {len(names)} files; {_MOST_FILES} are allowed.',
+      key='weight_map',
+      value=len(names),
+      allowed=f'{_MOST_FILES} or fewer',
     )
   return names
 
@@ -154,5 +165,7 @@ def _disagree(index, keys):
   shown = ', '.join(printable(key, 100) for key in keys[:5])
   return UserError(
     f'{index} and its files do not have the same tensors: '
-    f'{shown}; the folder may mix two models.'
+    f'{shown}; the folder may mix two models.',
+    key='weight_map',
+    value=list(keys),
   )

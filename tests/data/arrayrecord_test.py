@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from written import array_record, encoded, failures, noisy
 
-from sana_jax.data.arrayrecord import ArrayRecordSource
+from sana_jax.data.arrayrecord import ArrayRecordSource, NAMES
 from sana_jax.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -96,22 +96,22 @@ def test_a_truncated_file_is_skipped_by_name(tmp_path, size):
 
 
 def test_an_empty_source_is_reported(tmp_path):
-  with pytest.raises(
-    UserError,
-    match='matches no file; set the data path to '
-    "ArrayRecord files like 'data/[*].array_record' or to th",
-  ):
+  with pytest.raises(UserError) as error:
     opened(tmp_path)
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == str(tmp_path)
+  assert error.value.allowed == NAMES
   (tmp_path / 'a.array_record').write_bytes(b'')
-  with pytest.raises(UserError, match='contains no readable record'):
+  with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=1.0)
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == str(tmp_path)
+  assert error.value.allowed == '1 record or more'
 
 
 def test_remote_files_are_refused():
-  with pytest.raises(
-    UserError,
-    match='gs://b/x.* is remote, and ArrayRecord '
-    'files are read from a disk only; mount or copy them, or '
-    'use Parquet or tars there[.]$',
-  ):
+  with pytest.raises(UserError) as error:
     opened('gs://b/x*.array_record')
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == 'gs://b/x*.array_record'
+  assert error.value.allowed == 'local files'

@@ -1,3 +1,4 @@
+import errno
 import importlib
 import os
 import sys
@@ -123,8 +124,10 @@ def test_braces_are_those_of_a_shell(pattern, parts):
   'pattern', ['{0..99999999}.tar', '{0..9}' * 9, '{000..999999}/{1..2}.tar']
 )
 def test_braces_that_expand_to_too_many_files_are_refused(pattern):
-  with pytest.raises(UserError, match='expands to more than'):
+  with pytest.raises(UserError) as error:
     files.braces(pattern)
+  assert (error.value.key, error.value.value) == ('config.data.path', pattern)
+  assert error.value.allowed == f'{files.MOST} or fewer'
 
 
 @pytest.mark.parametrize(
@@ -146,30 +149,23 @@ def test_a_missing_package_is_reported_with_its_extra(
   )
   with pytest.raises(UserError) as error:
     files.expand(path)
-  message = str(error.value)
-  assert message.startswith(f'{path} needs a package that is not installed (')
-  assert module in message
+  assert path in str(error.value) and module in str(error.value)
   assert error.value.key == extra
 
 
 def test_an_offline_hub_is_reported():
-  with pytest.raises(
-    UserError,
-    match=r'^hf://datasets/a/b/\*.tar cannot be '
-    r'reached \(.*offline.*\); correct the data path, the conne'
-    r'ction or the credentials\.$',
-  ):
+  with pytest.raises(UserError) as error:
     files.expand('hf://datasets/a/b/*.tar')
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == 'hf://datasets/a/b/*.tar'
+  assert 'offline' in str(error.value)
 
 
 def test_unsupported_urls_are_reported():
-  with pytest.raises(
-    UserError,
-    match=r'^foo://x is not a supported URL; '
-    r'set the data path to a local one, gs://, '
-    r's3:// or hf://\.$',
-  ):
+  with pytest.raises(UserError) as error:
     files.expand('foo://x')
+  assert (error.value.key, error.value.value) == ('config.data.path', 'foo://x')
+  assert set(error.value.allowed) > {'gs', 's3', 'hf'}
 
 
 def test_any_error_of_a_library_while_reading_is_an_os_error(monkeypatch):
@@ -178,15 +174,16 @@ def test_any_error_of_a_library_while_reading_is_an_os_error(monkeypatch):
       raise RuntimeError('throttled')
 
   monkeypatch.setattr(files, '_system', lambda path: (Broken(), path))
-  with pytest.raises(OSError, match=r'x cannot be read \(throttled\)'):
+  with pytest.raises(OSError, match='gs://x .*throttled'):
     files.read('gs://x')
 
 
 def test_a_fifo_does_not_block(tmp_path):
   os.mkfifo(tmp_path / 'x')
   for read in (files.read, files.read_json, files.open_ahead):
-    with pytest.raises(OSError, match='not a regular file'):
+    with pytest.raises(OSError) as error:
       read(str(tmp_path / 'x'))
+    assert error.value.errno == errno.EINVAL
 
 
 def test_a_range_beyond_the_end_takes_no_memory(tmp_path):
@@ -215,10 +212,11 @@ def test_a_failed_write_leaves_the_file_unchanged(tmp_path):
   ],
 )
 def test_other_protocols_are_refused(path):
-  with pytest.raises(UserError, match='is not a supported URL'):
-    files.read(path)
-  with pytest.raises(UserError, match='is not a supported URL'):
-    files.expand(path)
+  for function in (files.read, files.expand):
+    with pytest.raises(UserError) as error:
+      function(path)
+    assert (error.value.key, error.value.value) == ('config.data.path', path)
+    assert 'gs' in error.value.allowed
 
 
 def test_a_local_name_is_not_parsed_as_a_chain_of_protocols(

@@ -1,6 +1,7 @@
 """Every mode of Pillow maps to 8 bits by its range."""
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -73,7 +74,7 @@ def test_the_transparent_gray_of_a_deep_png_is_white():
   ],
 )
 def test_values_of_an_unknown_range_are_refused(values):
-  with pytest.raises(ValueError, match='its values are'):
+  with pytest.raises(ValueError, match=re.escape(f'{values.max():g}')):
     read_image(stored(Image.fromarray(values), 'tiff'))
 
 

@@ -120,8 +120,9 @@ def test_no_external_program_decodes_an_image(tmp_path, monkeypatch):
   monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
   buffer = io.BytesIO()
   Image.new('RGB', (8, 8)).save(buffer, 'EPS')
-  with pytest.raises(ValueError, match='not an image of a supported format'):
+  with pytest.raises(ValueError) as error:
     read_image(buffer.getvalue())
+  assert isinstance(error.value.__cause__, Image.UnidentifiedImageError)
   assert not canary.exists()
   assert header_size(buffer.getvalue()) == (0, 0)
 
@@ -133,6 +134,6 @@ def test_an_image_of_too_many_pixels_is_not_decoded():
   assert len(data) < 2**16
   with (
     pytest.warns(Image.DecompressionBombWarning),
-    pytest.raises(ValueError, match='9,500 x 9,500 pixels'),
+    pytest.raises(ValueError, match='9,500 x 9,500'),
   ):
     read_image(data)

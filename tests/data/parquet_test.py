@@ -10,7 +10,7 @@ import pytest
 from written import encoded, failures, noisy, parquet_file
 
 from sana_jax.data import files
-from sana_jax.data.parquet import Columns, ParquetSource
+from sana_jax.data.parquet import Columns, NAMES, ParquetSource
 from sana_jax.errors import UserError
 
 ROWS = [
@@ -222,34 +222,40 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path):
   write(tmp_path / 'a.parquet')
   with pytest.raises(UserError) as error:
     opened(tmp_path, Columns(image='jpg', captions='caption,text'))
-  assert str(error.value) == (
-    f'{tmp_path}/a.parquet has no column jpg, text; it has image, caption, '
-    'long, height, width, s0, s1: set config.data.columns to some of them.'
-  )
+  assert str(tmp_path / 'a.parquet') in str(error.value)
+  assert error.value.key == 'config.data.columns'
+  assert error.value.value == ['jpg', 'text']
+  assert error.value.allowed == [
+    *('image', 'caption', 'long', 'height', 'width', 's0', 's1')
+  ]
 
 
 @pytest.mark.parametrize(
-  'columns, message',
+  'columns, key, value',
   [
-    (Columns(captions=''), "captions='' names no column"),
-    (Columns(captions='a', scores='b,c'), 'names 2 columns for 1 of captions'),
+    (Columns(captions=''), 'captions', ''),
+    (Columns(captions='a', scores='b,c'), 'scores', 'b,c'),
   ],
 )
-def test_inconsistent_columns_are_reported(tmp_path, columns, message):
-  with pytest.raises(UserError, match=message):
+def test_inconsistent_columns_are_reported(tmp_path, columns, key, value):
+  with pytest.raises(UserError) as error:
     opened(tmp_path, columns)
+  assert error.value.key == f'config.data.columns.{key}'
+  assert error.value.value == value
 
 
 def test_an_empty_source_is_reported(tmp_path):
-  with pytest.raises(
-    UserError,
-    match='matches no file; set the data path to '
-    "Parquet files like 'data/[*].parquet' or to their fold",
-  ):
+  with pytest.raises(UserError) as error:
     opened(tmp_path / '*.parquet')
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == f'{tmp_path}/*.parquet'
+  assert error.value.allowed == NAMES
   (tmp_path / 'a.parquet').write_bytes(b'PAR1')
-  with pytest.raises(UserError, match='contains no readable row'):
+  with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=1.0)
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == str(tmp_path)
+  assert error.value.allowed != NAMES
 
 
 def test_large_row_groups_cause_a_warning(tmp_path, caplog, monkeypatch):

@@ -136,24 +136,29 @@ def test_bad_records_are_replaced_and_counted(error):
 @pytest.mark.parametrize('threads', [0, 2])
 def test_too_many_bad_records_stop_the_run_by_name(threads):
   source = Numbers(40, broken=range(0, 40, 2), error=OSError('truncated'))
-  with pytest.raises(UserError, match=r'\d of 40 .*record .*truncated'):
+  with pytest.raises(UserError) as error:
     rows_of(batches(source, batch_size=4, seed=0, num_threads=threads), 20)
+  assert error.value.key == 'config.data.max_bad_fraction'
+  assert all(name.startswith('record ') for name in error.value.value)
+  assert 'of 40 ' in str(error.value) and 'truncated' in str(error.value)
 
 
 def test_a_user_error_in_map_fn_is_not_a_bad_record():
   def map_fn(example, bucket):
-    raise UserError('too long')
+    raise UserError('too long', key='prompt')
 
   with pytest.raises(UserError) as error:
     next(iter(batches(Numbers(9), batch_size=2, seed=0, map_fn=map_fn)))
-  assert str(error.value) == 'too long'
+  assert error.value.key == 'prompt'
 
 
 def test_empty_sources_and_batches_are_reported():
-  with pytest.raises(UserError, match='empty'):
+  with pytest.raises(UserError) as error:
     batches(Numbers(0), batch_size=2, seed=0)
-  with pytest.raises(UserError, match='batch_size=0'):
+  assert (error.value.key, error.value.value) == ('config.data.path', 0)
+  with pytest.raises(UserError) as error:
     batches(Numbers(3), batch_size=0, seed=0)
+  assert (error.value.key, error.value.value) == ('batch_size', 0)
 
 
 def test_the_overhead_is_below_half_a_millisecond_an_example():

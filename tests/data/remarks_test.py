@@ -1,6 +1,7 @@
 """Files that are left out are counted and named, by reason."""
 
 import logging
+import re
 
 import pytest
 from written import array_record, encoded, parquet_file, sample, tar
@@ -122,7 +123,7 @@ def test_a_source_without_a_record_reports_what_it_left_out(kind, tmp_path):
     opened(kind, tmp_path)
   assert error.value.key == 'config.data.path'
   assert error.value.value == str(tmp_path)
-  assert 'files of .heic are not read (2)' in str(error.value)
+  assert re.search(r'\.heic .*\(2\)', str(error.value))
 
 
 def test_a_description_has_a_line_for_each_reason(tmp_path):

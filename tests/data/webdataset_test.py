@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 
 import fsspec
@@ -125,8 +126,13 @@ def test_incomplete_samples_are_skipped_by_name(tmp_path, caplog):
     f'{tmp_path}/x.tar: mute': 'no .txt or .json',
     f'{tmp_path}/x.tar: blind': 'no image',
   }
-  with pytest.raises(UserError, match='2 of 10 records are bad.*x.tar: mute'):
+  with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=0.1)
+  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.value == [
+    f'{tmp_path}/x.tar: blind',
+    f'{tmp_path}/x.tar: mute',
+  ]
 
 
 def test_headers_that_declare_too_much_end_the_tar(tmp_path):
@@ -238,33 +244,28 @@ def test_compressed_tars_are_refused_by_name(tmp_path):
   with tarfile.open(fileobj=buffer, mode='w:gz'):
     pass
   (tmp_path / 'a.tar').write_bytes(buffer.getvalue())
-  with pytest.raises(UserError, match='a.tar .not a tar, or a compressed one'):
+  with pytest.raises(UserError) as error:
     opened(tmp_path)
+  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.value == [str(tmp_path / 'a.tar')]
 
 
-@pytest.mark.parametrize(
-  'path, message',
-  [
-    (
-      '*.tar',
-      "matches no tar; set the data path to tars like 'data/{0000..0099}"
-      "[.]tar', to their folder or to a wids-meta.json[.]$",
-    ),
-    ('none', 'none matches no tar'),
-    ('none-{0..3}.tar', 'matches no tar'),
-  ],
-)
-def test_an_empty_source_is_reported(tmp_path, path, message):
-  with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize('path', ['*.tar', 'none', 'none-{0..3}.tar'])
+def test_an_empty_source_is_reported(tmp_path, path):
+  with pytest.raises(UserError) as error:
     opened(tmp_path / path)
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == f'{tmp_path}/{path}'
+  assert error.value.allowed == 'tars'
 
 
 def test_tars_without_samples_are_reported(tmp_path):
   (tmp_path / 'a.tar').write_bytes(tar(('x.bin', b'')))
-  with pytest.raises(UserError, match='contains no sample') as error:
+  with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=1.0)
+  assert error.value.value == str(tmp_path) and error.value.allowed != 'tars'
   assert error.value.key == 'config.data.path'
-  assert 'files of .bin are not read (1)' in str(error.value)
+  assert re.search(r'\.bin .*\(1\)', str(error.value))
 
 
 @pytest.fixture
@@ -308,5 +309,7 @@ def test_a_tar_may_have_another_name(two, tmp_path):
 @pytest.mark.parametrize('name', ['notes.tar.gz', 'notes', 'notes.txt'])
 def test_a_file_that_is_not_a_tar_is_reported(name, tmp_path):
   (tmp_path / name).write_bytes(b'no tar')
-  with pytest.raises(UserError, match='not a tar'):
+  with pytest.raises(UserError) as error:
     opened(tmp_path / name)
+  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.value == [str(tmp_path / name)]

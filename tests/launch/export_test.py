@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 
 from sana_jax.weights import folder as folders
-from sana_jax.weights.safetensors_files import read
+from sana_jax.weights.weight_files import read
 
 INPUTS = [
   '--config=shapes',
@@ -158,22 +158,24 @@ def refusal(trained, refused, tmp_path, *flags):
 
 def test_a_missing_step_is_reported(trained, refused, tmp_path):
   message = refusal(trained, refused, tmp_path, '--step', 3)
-  assert message.startswith('--step=3: ') and 'steps 2, 4;' in message
+  assert (message.key, message.error.value) == ('--step', 3)
+  assert message.error.allowed == [2, 4]
 
 
 def test_a_folder_that_is_not_a_run_is_reported(refused, tmp_path):
-  assert 'is no run: it has no config.json' in refusal(
-    tmp_path, refused, tmp_path
-  )
+  missing = refusal(tmp_path, refused, tmp_path)
+  assert missing.key == '--workdir' and f'--workdir={tmp_path}' in missing
   (tmp_path / 'config.json').write_text('{"task": "sana"')
-  assert 'config.json is damaged' in refusal(tmp_path, refused, tmp_path)
+  damaged = refusal(tmp_path, refused, tmp_path)
+  assert damaged.key == '--workdir' and f'{tmp_path}/config.json' in damaged
 
 
 def test_a_run_without_checkpoints_is_reported(trained, refused, tmp_path):
   run = tmp_path / 'run'
   run.mkdir()
   shutil.copy(trained / 'config.json', run)
-  assert refusal(run, refused, tmp_path).endswith('has no checkpoint yet.')
+  message = refusal(run, refused, tmp_path)
+  assert message.key == '--workdir' and str(message.error.value) == str(run)
 
 
 def test_a_damaged_checkpoint_is_reported(trained, refused, tmp_path):
@@ -183,12 +185,14 @@ def test_a_damaged_checkpoint_is_reported(trained, refused, tmp_path):
   content = json.loads(about.read_text())
   content['state'] = [x ^ 1 for x in content['state']]
   about.write_text(json.dumps(content))
-  assert 'differs from what was saved; choose another --step' in refusal(
-    run, refused, tmp_path
-  )
+  message = refusal(run, refused, tmp_path)
+  assert message.key == '--step' and f'{run}/checkpoints/4' in message
+  assert message.error.__cause__ is None  # It was read, and differs.
   for path in (run / 'checkpoints/4').rglob('d/*'):
     path.unlink()
-  assert 'cannot be read' in refusal(run, refused, tmp_path)
+  message = refusal(run, refused, tmp_path)
+  assert message.key == '--step' and f'{run}/checkpoints/4' in message
+  assert message.error.__cause__ is not None
 
 
 def test_a_run_without_an_average_has_none(trained, refused, tmp_path):
@@ -196,9 +200,8 @@ def test_a_run_without_an_average_has_none(trained, refused, tmp_path):
   shutil.copytree(trained, run)
   about = run / 'checkpoints/4/about/metadata'
   about.write_text(about.read_text().replace('"ema.', '"opt_state.'))
-  assert 'keeps no average' in refusal(
-    run, refused, tmp_path, '--weights', 'ema'
-  )
+  message = refusal(run, refused, tmp_path, '--weights', 'ema')
+  assert (message.key, message.error.value) == ('--weights', 'ema')
 
 
 def test_an_existing_folder_is_left_alone(trained, refused, tmp_path):

@@ -86,7 +86,8 @@ def test_quick_and_only_choose_rows_and_list_runs_none(cli, cases):
 
 def test_a_name_that_no_row_has_is_reported(refused, cases):
   cases(*CASES)
-  assert "--only='transmogrifier'" in refused('parity', '--only=transmogrifier')
+  message = refused('parity', '--only=transmogrifier')
+  assert (message.key, message.error.value) == ('--only', 'transmogrifier')
 
 
 def test_seeds_are_fresh_unless_given(cli, cases):
@@ -134,18 +135,16 @@ def test_the_page_is_made_again_from_its_json(cli, cases, tmp_path):
 )
 def test_a_file_that_is_no_ledger_is_refused(refused, tmp_path, text):
   (tmp_path / 'a.json').write_bytes(text)
-  assert 'not a parity.json' in refused(
-    'parity', '--from-json', tmp_path / 'a.json'
-  )
+  message = refused('parity', '--from-json', tmp_path / 'a.json')
+  assert message.key == '--from-json'
+  assert message.error.allowed == ('parity.json',)
 
 
 def test_a_ledger_that_is_not_there_is_refused(refused, tmp_path):
-  assert 'cannot be read' in refused(
-    'parity', '--from-json', tmp_path / 'none.json'
-  )
   os.mkfifo(tmp_path / 'fifo.json')
-  for there in (tmp_path, tmp_path / 'fifo.json'):
-    assert 'cannot be read' in refused('parity', '--from-json', there)
+  for there in (tmp_path / 'none.json', tmp_path, tmp_path / 'fifo.json'):
+    message = refused('parity', '--from-json', there)
+    assert (message.key, message.error.value) == ('--from-json', str(there))
 
 
 def test_without_the_references_the_extra_is_named(monkeypatch):
@@ -153,8 +152,9 @@ def test_without_the_references_the_extra_is_named(monkeypatch):
     raise ModuleNotFoundError(f'No module named {name!r}', name='torch')
 
   monkeypatch.setattr(command.importlib, 'import_module', missing)
-  with pytest.raises(UserError, match=r'torch.*\[parity\]'):
+  with pytest.raises(UserError) as error:
     command.all_cases()
+  assert (error.value.key, error.value.value) == ('parity', 'torch')
 
 
 def test_the_command_imports_no_reference_before_it_runs():

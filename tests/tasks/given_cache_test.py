@@ -55,7 +55,7 @@ def test_other_data_are_refused(change, small, copy, made):
     check(small, copy, made)
   assert error.value.key == 'config.inputs.cache'
   assert error.value.value == str(made)
-  assert 'files of data.path' in str(error.value)
+  assert 'data.path' in str(error.value)
 
 
 def test_other_files_in_the_folder_do_not_matter(small, copy, made):

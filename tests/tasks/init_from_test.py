@@ -61,25 +61,23 @@ def test_a_stage_at_another_size_starts_from_it(model, fields):
 
 
 @pytest.mark.parametrize(
-  'fields, message',
-  [
-    ({'depth': 9}, 'depth is . there and 9 here'),
-    (
-      {'cross_heads': 1, 'norm_eps': 1.0},
-      'cross_heads is . there and 1 here; '
-      'norm_eps is 1e-06 there and 1.0 here. Start from another model, or '
-      'change config.model to what is in its transformer/config.json',
-    ),
-  ],
+  'fields', [{'depth': 9}, {'cross_heads': 1, 'norm_eps': 1.0}]
 )
-def test_another_model_raises(model, fields, message):
-  with pytest.raises(UserError, match=message):
+def test_another_model_raises(model, fields):
+  with pytest.raises(UserError) as error:
     init_from.compare(str(FOLDER), 'transformer', model.module.clone(**fields))
+  first = next(iter(fields))
+  assert (error.value.key, error.value.value) == (
+    f'model.{first}',
+    fields[first],
+  )
+  assert all(key in str(error.value) for key in fields)
 
 
 def test_a_missing_folder_raises(model):
-  with pytest.raises(UserError, match='no model folder'):
+  with pytest.raises(UserError) as error:
     init_from.compare('a/b/c', 'transformer', model.module)
+  assert (error.value.key, error.value.value) == ('model', 'a/b/c')
 
 
 def test_a_part_of_the_parameters_may_be_all_that_a_folder_has(model):
@@ -91,10 +89,10 @@ def test_a_part_of_the_parameters_may_be_all_that_a_folder_has(model):
 
 
 def test_a_task_without_a_start_raises(toy, tmp_path):
-  with pytest.raises(
-    UserError, match="init_from='shapes': this task cannot start"
-  ):
+  with pytest.raises(UserError) as error:
     toy.run(tmp_path / 'run', init_from='shapes')
+  assert (error.value.key, error.value.value) == ('init_from', 'shapes')
+  assert error.value.allowed == ('',)
   assert not (tmp_path / 'run').exists()
 
 

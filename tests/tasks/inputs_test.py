@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -112,27 +113,25 @@ def test_squares_are_the_default(small, folder, tmp_path):
 
 
 def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
-  for key, value, message in (
-    ('data.min_size_px', 4, 'data.min_size_px is 0 there and 4 here'),
-    ('inputs.text_length', 8, 'inputs.text_length is 16 there and 8 here'),
-    (
-      'flow.instruction',
-      False,
-      'flow.instruction is True there and False here',
-    ),
-    ('autoencoder', 'shapes', 'autoencoder is .* there and .* here'),
+  for key, value, both in (
+    ('data.min_size_px', 4, '0 .*4 '),
+    ('inputs.text_length', 8, '16 .*8 '),
+    ('flow.instruction', False, 'True .*False '),
+    ('autoencoder', 'shapes', ''),
   ):
     bad = small(folder, **{'inputs.cache': str(whole), key: value})
-    with pytest.raises(
-      UserError,
-      match=f'is a cache of something else: {message}'
-      '.*. Choose another folder, or set the config back',
-    ):
+    with pytest.raises(UserError) as error:
       inputs.make(bad, tmp_path)
-  with pytest.raises(UserError, match='none holds no cache'):
+    assert error.value.key == 'config.inputs.cache'
+    assert error.value.value == str(whole)
+    assert re.search(f'{re.escape(key)} .*{both}', str(error.value))
+  with pytest.raises(UserError) as error:
     inputs.make(
       small(folder, **{'inputs.cache': str(tmp_path / 'none')}), tmp_path
     )
+  assert error.value.key == 'config.inputs.cache'
+  assert error.value.value == str(tmp_path / 'none')
+  assert error.value.allowed == (cache.ABOUT,)
 
 
 def test_a_cache_serves_whatever_share_of_records_may_be_bad(
@@ -191,12 +190,17 @@ def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
     return read(path, *places)
 
   monkeypatch.setattr(files, 'read', fails)
-  with pytest.raises(UserError, match='cannot be read: 503'):
+  with pytest.raises(UserError) as error:
     inputs.make(config, workdir)
+  assert error.value.key == 'config.inputs.cache'
+  assert error.value.value == str(workdir / 'encoded')
+  assert '503' in str(error.value)
   monkeypatch.setattr(files, 'read', read)
   (tmp_path / 'images').rename(tmp_path / 'elsewhere')
-  with pytest.raises(UserError, match='images is not a folder'):
+  with pytest.raises(UserError) as error:
     inputs.make(config, workdir)
+  assert error.value.key == 'config.data.path'
+  assert error.value.value == str(tmp_path / 'images')
   (tmp_path / 'elsewhere').rename(tmp_path / 'images')
   inputs.make(config, workdir)
   assert contents(workdir / 'encoded') == before
@@ -215,8 +219,11 @@ def test_a_run_s_own_cache_of_other_data_is_set_aside(run, tmp_path):
 def test_shards_that_nothing_tells_of_are_not_taken(run):
   config, workdir = run
   (workdir / 'encoded' / cache.ABOUT).unlink()
-  with pytest.raises(UserError, match='holds shards, but no about.json'):
+  with pytest.raises(UserError) as error:
     inputs.make(config, workdir)
+  assert error.value.key == '--out'
+  assert error.value.value == str(workdir / 'encoded')
+  assert error.value.allowed == (cache.ABOUT,)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from sana_jax.errors import UserError
 from sana_jax.models.autoencoders.dc_ae import DCAE, SIZES
+from sana_jax.tree import leaves
 from sana_jax.weights import dc_ae as weights
 from sana_jax.weights import table
 
@@ -62,17 +63,19 @@ def test_shapes_and_types_are_those_of_the_model(golden):
 )
 def test_a_missing_tensor_is_named(golden, key):
   tensors, shapes = golden
-  with pytest.raises(UserError, match='the file has no tensor for it'):
+  with pytest.raises(UserError) as error:
     table.load(
       weights.VARIABLES, {k: x for k, x in tensors.items() if k != key}, shapes
     )
+  assert [p.split()[0] in leaves(shapes) for p in error.value.value] == [True]
 
 
 def test_a_surplus_tensor_is_named(golden):
   tensors, shapes = golden
   extra = {'encoder.down_blocks.0.7.conv1.weight': np.zeros((8, 8, 3, 3))}
-  with pytest.raises(UserError, match=r'0\.7\.conv1\.weight: the model has no'):
+  with pytest.raises(UserError) as error:
     table.load(weights.VARIABLES, tensors | extra, shapes)
+  assert [p.split(':')[0] for p in error.value.value] == list(extra)
 
 
 @pytest.mark.parametrize('name', SIZES)
@@ -107,12 +110,14 @@ def test_the_published_config_is_read():
 
 
 @pytest.mark.parametrize(
-  'config, message',
+  'config, key, value',
   [
-    ({'_class_name': 'AutoencoderKL'}, "class 'AutoencoderKL'; only"),
-    ({'patch_size': 2}, "unknown keys 'patch_size'"),
+    ({'_class_name': 'AutoencoderKL'}, '_class_name', 'AutoencoderKL'),
+    ({'patch_size': 2}, 'patch_size', None),
   ],
 )
-def test_other_autoencoders_are_refused(config, message):
-  with pytest.raises(UserError, match=message):
+def test_other_autoencoders_are_refused(config, key, value):
+  with pytest.raises(UserError) as error:
     weights.fields_from_diffusers(config)
+  assert (error.value.key, error.value.value) == (key, value)
+  assert error.value.allowed

@@ -204,31 +204,35 @@ def test_one_error_lists_all_problems():
   del named['decoder.project_out.op_list.0.bias']
   with pytest.raises(WeightError) as e:
     efficientvit.to_diffusers(unread(named))
-  for problem in (
-    'encoder.stages.0.op_list.0.main.conv1.conv.bias is missing',
-    'decoder.project_out.op_list.0.bias is missing',
-    'surplus is unknown',
-    'op_list.0.main.conv2.norm.running_mean is missing',
+  found = [problem.split()[0] for problem in e.value.value]
+  for name in (
+    'encoder.stages.0.op_list.0.main.conv1.conv.bias',
+    'decoder.project_out.op_list.0.bias',
+    'surplus',
   ):
-    assert problem in str(e.value)
+    assert name in found
+  assert any(
+    name.endswith('op_list.0.main.conv2.norm.running_mean') for name in found
+  )
 
 
 def test_tensors_without_an_official_name_are_reported():
   named = efficientvit.to_diffusers(unread(TINY['sana']))
   del named['encoder.down_blocks.2.0.attn.to_k.weight']
   named |= unread({'decoder.up_blocks.0.0.shift': (3,)})
-  with pytest.raises(
-    WeightError, match=(r'(?s)to_k.weight is missing.*\.shift is unknown')
-  ):
+  with pytest.raises(WeightError) as error:
     efficientvit.from_diffusers(named, STRIDED)
+  assert [problem.split()[0] for problem in error.value.value] == [
+    'encoder.down_blocks.2.0.attn.to_k.weight',
+    'decoder.up_blocks.0.0.shift',
+  ]
 
 
 def test_a_file_that_is_not_an_autoencoder_is_reported():
-  with pytest.raises(
-    WeightError,
-    match=(r'(?s)norm_out.weight is missing.*proj.weight is unknown'),
-  ):
+  with pytest.raises(WeightError) as error:
     efficientvit.from_diffusers(unread({'patch_embed.proj.weight': (3,)}), {})
+  assert 'decoder.norm_out.weight' in str(error.value)
+  assert error.value.value[-1].split()[0] == 'patch_embed.proj.weight'
 
 
 def test_models_without_shortcuts_have_their_own_names():

@@ -29,8 +29,10 @@ def test_a_config_names_its_kind(config, part, kind):
   'name', ['SanaVideoTransformer3DModel', 'AutoencoderDC', 7, ['x'], {}, '']
 )
 def test_a_class_that_is_unknown_or_of_another_part_is_refused(name):
-  with pytest.raises(UserError, match='allowed are SanaTransformer2DModel'):
+  with pytest.raises(UserError) as error:
     kinds.of_config({'_class_name': name}, 'transformer')
+  assert (error.value.key, error.value.value) == ('_class_name', name)
+  assert error.value.allowed[0] == 'SanaTransformer2DModel'
 
 
 def test_a_module_finds_its_kind_by_its_class():
@@ -40,7 +42,7 @@ def test_a_module_finds_its_kind_by_its_class():
 def test_a_name_is_taken_once_and_a_part_must_exist():
   kinds.register(kinds.AUTOENCODER)  # Itself, again.
   other = dataclasses.replace(kinds.AUTOENCODER, cls=Sana)
-  with pytest.raises(ValueError, match="'AutoencoderDC' is taken by DCAE"):
+  with pytest.raises(ValueError, match='AutoencoderDC.*DCAE'):
     kinds.register(other)
-  with pytest.raises(ValueError, match="no part 'x'"):
+  with pytest.raises(ValueError, match="'x'"):
     kinds.register(dataclasses.replace(other, class_name='New', part='x'))

@@ -35,22 +35,21 @@ def edit(model, **changes):
 
 
 @pytest.mark.parametrize(
-  'changes, message',
+  'changes, numbers',
   [
-    (
-      {'vocab_size': 700},
-      r'embedding \(600, 16\), where \(700, 16\) is needed',
-    ),
-    ({'num_hidden_layers': 1, 'layer_types': None}, r'\(1, 16\) is needed'),
-    ({'vocab_size': 2_000_000, 'hidden_size': 200_000}, 'a model of 1,600,'),
+    ({'vocab_size': 700}, r'embedding \(600, 16\), .*\(700, 16\)'),
+    ({'num_hidden_layers': 1, 'layer_types': None}, r'\(1, 16\)'),
+    ({'vocab_size': 2_000_000, 'hidden_size': 200_000}, '1,600,'),
   ],
 )
-def test_a_config_of_another_model_is_refused(model, changes, message, capfd):
+def test_a_config_of_another_model_is_refused(model, changes, numbers, capfd):
   edit(model, **changes)
-  with pytest.raises(UserError, match=message):
-    folders.load(model, 'text_encoder')
-  with pytest.raises(UserError, match=message):
-    exchange.open_source(str(model / 'text_encoder'))
+  for read in (
+    lambda: folders.load(model, 'text_encoder'),
+    lambda: exchange.open_source(str(model / 'text_encoder')),
+  ):
+    with pytest.raises(UserError, match=numbers):
+      read()
   assert 'Traceback' not in capfd.readouterr().err  # Of Orbax's threads.
 
 
@@ -69,5 +68,7 @@ def test_a_pipe_in_a_checkpoint_does_not_block(model, name):
   path = model / 'text_encoder/orbax' / name
   path.unlink(missing_ok=True)
   os.mkfifo(path)
-  with pytest.raises(UserError, match='neither a file nor'):
+  with pytest.raises(UserError) as error:
     folders.load(model, 'text_encoder')
+  assert error.value.value == path
+  assert error.value.allowed == 'files and folders'

@@ -241,32 +241,38 @@ def test_one_error_lists_all_problems():
   del named['final_layer.linear.bias']
   with pytest.raises(WeightError) as e:
     official.to_diffusers(unread(named))
-  for problem in (
-    'final_layer.linear.bias is missing',
-    'surplus is unknown',
-    'blocks.1.attn.proj.bias is missing',
-    'blocks.2.attn.qkv.bias is unknown',
+  found = [problem.split()[0] for problem in e.value.value]
+  for name in (
+    'final_layer.linear.bias',
+    'surplus',
+    'blocks.1.attn.proj.bias',
+    'blocks.2.attn.qkv.bias',
   ):
-    assert problem in str(e.value)
+    assert name in found
 
 
 def test_an_absurd_number_in_a_name_is_a_short_error():
   named = shapes(64, 1) | {'blocks.99999999999.attn.proj.bias': (64,)}
-  with pytest.raises(WeightError, match='and [0-9]+ more') as e:
+  with pytest.raises(WeightError, match=r'\d+ more') as e:
     official.to_diffusers(unread(named))
   assert len(str(e.value).splitlines()) < 30
 
 
 def test_a_projection_that_cannot_be_split_is_reported():
   named = shapes(64, 1) | {'blocks.0.attn.qkv.weight': (190, 64)}
-  with pytest.raises(WeightError, match='qkv.weight .*not 3 blocks'):
+  with pytest.raises(WeightError) as error:
     official.to_diffusers(unread(named))
+  assert [p.split()[0] for p in error.value.value] == [
+    'blocks.0.attn.qkv.weight'
+  ]
+  assert '(190, 64)' in error.value.value[0]
 
 
 def test_a_file_without_blocks_is_not_a_transformer():
   named = {k: s for k, s in shapes(64, 1).items() if k[:6] != 'blocks'}
-  with pytest.raises(WeightError, match='blocks.0.attn.qkv.weight is missing'):
+  with pytest.raises(WeightError) as error:
     official.to_diffusers(unread(named))
+  assert 'blocks.0.attn.qkv.weight' in [p.split()[0] for p in error.value.value]
 
 
 def test_tensors_without_nvidia_s_name_are_reported():
@@ -277,18 +283,21 @@ def test_tensors_without_nvidia_s_name_are_reported():
       'transformer_blocks.0.attn1.to_q.bias': (64,),
     }
   )
-  with pytest.raises(
-    WeightError, match=(r'(?s)norm2.weight is unknown.*to_q.bias is unknown')
-  ):
+  with pytest.raises(WeightError) as error:
     official.from_diffusers({'transformer': named})
+  assert [p.split()[0] for p in error.value.value] == [
+    'transformer_blocks.0.norm2.weight',
+    'transformer_blocks.0.attn1.to_q.bias',
+  ]
 
 
 def test_blocks_of_different_dtypes_are_reported():
   named = official.to_diffusers(unread(shapes(64, 1)))['transformer']
   key = 'transformer_blocks.0.attn1.to_k.weight'
   named[key] = unread({key: (64, 64)}, np.float16)[key]
-  with pytest.raises(WeightError, match='not of one shape and dtype'):
+  with pytest.raises(WeightError) as error:
     official.from_diffusers({'transformer': named})
+  assert len(error.value.value) == 1 and key in error.value.value[0].split(', ')
 
 
 def test_a_controlnet_requires_its_own_transformer():
@@ -297,15 +306,18 @@ def test_a_controlnet_requires_its_own_transformer():
       {k: np.zeros(s, np.float32) for k, s in shapes(64, 1, control=1).items()}
     )
   )
-  with pytest.raises(UserError, match='contains a transformer.*--base'):
+  with pytest.raises(UserError) as error:
     official.from_diffusers({'controlnet': parts['controlnet']})
-  with pytest.raises(UserError, match='contains a transformer.*got .*vae'):
+  assert (error.value.key, error.value.value) == ('--part', ['controlnet'])
+  with pytest.raises(UserError) as error:
     official.from_diffusers(parts | {'vae': {}})
+  assert error.value.key == '--part' and 'vae' in error.value.value
   parts['controlnet']['time_embed.linear.bias'] = stored(
     np.ones(384, np.float32)
   )
-  with pytest.raises(UserError, match=r'differ in t_block\.1\.bias,'):
+  with pytest.raises(UserError) as error:
     official.from_diffusers(parts)
+  assert (error.value.key, error.value.value) == ('--base', ['t_block.1.bias'])
 
 
 def test_official_files_are_recognized():

@@ -119,31 +119,32 @@ def test_a_limited_number_of_unknown_names_is_kept():
 
 
 @pytest.mark.parametrize(
-  'data, message',
+  'data, position',
   [
-    (b'\x80\x02(' + b'K\x01t(' * 9 + b'.', 'empty'),
-    (b'\x80\x02X\xff\xff\xff\x7fabc.', 'cut short'),
-    (b'\x80\x02\x8a\xffabc.', 'cut short'),
-    (b'\x8b\xff\xff\xff\xffabc.', 'cut short'),
-    (b'\x80\x02K\x01K\x02R.', 'not a function'),
-    (b'cposix\nsystem\nNR.', 'not a function'),
-    (b'\x80\x02K\x01K\x02a.', 'without a list'),
-    (b'}K\x01K\x02K\x03sa.', 'without a dict'),
-    (b'\x80\x02}(K\x01u.', 'keys without values'),
-    (b'\x80\x02\xff.', 'no operation'),
-    (b'K\x01K\x02\x93.', 'not text'),
-    (b'ccollections\nOrderedDict\n](K\x01eq\x00\x85R.', 'keys without values'),
-    (b'h\x07.', "'7'"),
-    (b'}b.', 'missing object'),
-    (b'I1' + b'0' * 10**5, 'without'),
-    (b'\x80\x02}', 'cut short'),
-    (b'.', 'empty'),
-    (b'', 'cut short'),
+    (b'\x80\x02(' + b'K\x01t(' * 9 + b'.', 40),
+    (b'\x80\x02X\xff\xff\xff\x7fabc.', 7),
+    (b'\x80\x02\x8a\xffabc.', 4),
+    (b'\x8b\xff\xff\xff\xffabc.', 5),
+    (b'\x80\x02K\x01K\x02R.', 7),
+    (b'cposix\nsystem\nNR.', 16),
+    (b'\x80\x02K\x01K\x02a.', 7),
+    (b'}K\x01K\x02K\x03sa.', 8),
+    (b'\x80\x02}(K\x01u.', 7),
+    (b'\x80\x02\xff.', 3),
+    (b'K\x01K\x02\x93.', 5),
+    (b'ccollections\nOrderedDict\n](K\x01eq\x00\x85R.', 34),
+    (b'h\x07.', 2),
+    (b'}b.', 2),
+    (b'I1' + b'0' * 10**5, 2**16 + 1),
+    (b'\x80\x02}', 3),
+    (b'.', 1),
+    (b'', 0),
   ],
 )
-def test_a_broken_pickle_is_refused(data, message):
-  with pytest.raises(safe_pickle.Refused, match=message):
+def test_a_broken_pickle_is_refused(data, position):
+  with pytest.raises(safe_pickle.Refused) as error:
     load(data)
+  assert error.value.position == position
 
 
 def doubled(times):
@@ -181,8 +182,9 @@ def test_the_time_is_linear_in_the_size_of_a_pickle(data):
 def test_a_pickle_of_too_many_operations_is_refused(monkeypatch):
   monkeypatch.setattr(safe_pickle, 'MOST_OPERATIONS', 100)
   assert load(b'N0' * 49 + b'N.').value is None
-  with pytest.raises(safe_pickle.Refused, match='more than 100 operations'):
+  with pytest.raises(safe_pickle.Refused) as error:
     load(b'N0' * 50 + b'N.')
+  assert error.value.position == 100
 
 
 def test_keys_that_are_not_text_share_one_entry():

@@ -100,16 +100,20 @@ def test_each_transform_moves_every_entry_correctly(
 def error(rules=RULES, *, given=None, wanted=None):
   with pytest.raises(WeightError) as caught:
     table.load(rules, tensors() if given is None else given, wanted or shapes())
-  return str(caught.value)
+  return caught.value.value
+
+
+def named(problems):
+  return [problem.split()[0].rstrip(':') for problem in problems]
 
 
 def test_a_key_without_a_rule_is_listed():
-  message = error(given={**tensors(), 'embed.bias': np.zeros(4)})
-  assert 'embed.bias: 0 rules name it' in message
+  (problem,) = error(given={**tensors(), 'embed.bias': np.zeros(4)})
+  assert problem.startswith('embed.bias: 0 ')
 
 
 def test_a_key_with_two_rules_is_listed():
-  message = error(
+  problems = error(
     [
       *RULES,
       Rule('embed.{what}', 'embed/{what}'),
@@ -117,43 +121,44 @@ def test_a_key_with_two_rules_is_listed():
       Rule('embed.weight', 'x'),
     ]
   )
-  assert 'embed.weight: 2 rules name it' in message
+  assert any(problem.startswith('embed.weight: 2 ') for problem in problems)
 
 
 def test_two_keys_of_one_parameter_are_listed():
   # Else the last of the two would win in silence.
   given = {**tensors(), 'embedding.weight': np.zeros((7, 4), np.float32)}
-  message = error(
+  (problem,) = error(
     [*RULES, Rule('embedding.weight', 'embed/table')], given=given
   )
-  assert 'embed.weight' in message and 'embedding.weight' in message
+  assert 'embed.weight' in problem and 'embedding.weight' in problem
 
 
 def test_a_parameter_without_a_tensor():
   given = tensors()
   del given['embed.weight']
-  assert 'embed/table (7, 4): the file has no tensor for it' in error(
-    given=given
-  )
+  (problem,) = error(given=given)
+  assert problem.startswith('embed/table (7, 4): ')
 
 
 def test_a_tensor_without_a_parameter():
-  message = error(wanted=shapes(**{'embed/table': None}))
-  assert 'embed.weight: the model has no embed/table' in message
+  (problem,) = error(wanted=shapes(**{'embed/table': None}))
+  assert problem.startswith('embed.weight: ') and 'embed/table' in problem
 
 
 @pytest.mark.parametrize('gone', [0, 4, 10])
 def test_a_stack_with_a_layer_missing(gone):
   given = tensors()
   del given[f'blocks.{gone}.fc.weight']
-  message = error(given=given)
-  assert 'blocks/fc/kernel (11, 4, 3): layers missing' in message
+  (problem,) = error(given=given)
+  assert problem.startswith('blocks/fc/kernel (11, 4, 3): ')
+  assert problem.endswith(f'[{gone}]')
 
 
 def test_a_stack_with_a_layer_too_many():
   given = tensors()
   given['blocks.11.fc.weight'] = given['blocks.0.fc.weight']
-  assert 'blocks/fc/kernel (11, 4, 3)' in error(given=given)
+  (problem,) = error(given=given)
+  assert problem.startswith('blocks/fc/kernel (11, 4, 3): ')
 
 
 @pytest.mark.parametrize(
@@ -168,29 +173,26 @@ def test_a_stack_with_a_layer_too_many():
   ],
 )
 def test_a_tensor_of_another_shape(key, shape):
-  message = error(given={**tensors(), key: np.zeros(shape, np.float32)})
+  (problem,) = error(given={**tensors(), key: np.zeros(shape, np.float32)})
   path = {
     'e': 'embed/table',
     'b': 'blocks/fc/kernel',
     's': 'stage_0/block_0/kernel',
   }[key[0]]
-  assert path in message and key in message and str(shape) in message
+  assert path in problem and key in problem and str(shape) in problem
 
 
 def test_one_error_lists_everything():
   given = {**tensors(), 'embed.bias': np.zeros(4)}
   del given['blocks.2.fc.weight'], given['stage.0.0.conv.weight']
   given['embed.weight'] = np.zeros((1, 4))
-  message = error(given=given, wanted=shapes(extra=(2,)))
-  assert len(message.splitlines()) == 1 + 5
-  for part in (
-    'embed.bias',
+  assert named(error(given=given, wanted=shapes(extra=(2,)))) == [
     'blocks/fc/kernel',
-    'stage_0',
+    'embed.bias',
     'embed/table',
-    'extra (2,)',
-  ):
-    assert part in message
+    'extra',
+    'stage_0/block_0/kernel',
+  ]
 
 
 def test_saving_needs_a_rule_for_each_parameter():
@@ -198,16 +200,16 @@ def test_saving_needs_a_rule_for_each_parameter():
   params['other'] = {'scale': np.ones(3), 'bias': np.ones(3)}
   with pytest.raises(WeightError) as caught:
     table.save(RULES, params)
-  message = str(caught.value)
-  assert 'other/scale (3,)' in message and 'other/bias (3,)' in message
+  assert set(named(caught.value.value)) == {'other/scale', 'other/bias'}
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.bool_, ml_dtypes.float8_e4m3fn])
 def test_a_tensor_of_another_kind_of_dtype(dtype):
   given = tensors()
   given['embed.weight'] = given['embed.weight'].astype(dtype)
-  message = error(given=given)
-  assert f'{np.dtype(dtype)} in embed.weight, where a floating dtype' in message
+  (problem,) = error(given=given)
+  assert problem.startswith('embed/table ')
+  assert f'{np.dtype(dtype)} in embed.weight' in problem
 
 
 @pytest.mark.parametrize('dtype', [np.float16, np.float64, ml_dtypes.bfloat16])
@@ -220,8 +222,5 @@ def test_floating_dtypes_are_kept_or_cast(dtype):
 
 
 def test_weights_of_another_model_have_a_short_error():
-  message = error(given={f'other.{i}': np.zeros(3) for i in range(500)})
-  assert message == (
-    'The weights are of another model: none of the 500 tensors, '
-    'such as other.0, matches.'
-  )
+  given = {f'other.{i}': np.zeros(3) for i in range(500)}
+  assert error(given=given) == ['other.0']

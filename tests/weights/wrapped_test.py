@@ -205,8 +205,9 @@ def test_a_folder_with_other_formats_says_which(name, model):
 def test_a_single_file_as_a_model_names_the_command(suffix, tmp_path):
   path = tmp_path / f'model.{suffix}'
   path.write_bytes(b'x')
-  with pytest.raises(UserError, match='sana-jax convert') as error:
+  with pytest.raises(UserError) as error:
     hub.find(path)
+  assert 'sana-jax convert' in str(error.value)
   assert error.value.key == '--model'
   assert error.value.value == str(path)
 

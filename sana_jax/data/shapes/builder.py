@@ -110,7 +110,10 @@ def prepare(
   ):
     if not least <= value <= most:
       raise UserError(
-        f'{name}={value} is invalid for shapes; set it to {least} to {most}.'
+        f'{name}={value} is invalid for shapes; set it to {least} to {most}.',
+        key=name,
+        value=value,
+        allowed=f'{least} to {most}',
       )
   config = ShapesConfig(
     size=size, train=train_examples, seed=seed, heldout=heldout_examples
@@ -135,7 +138,8 @@ def prepare(
       # Raised by TFDS or ArrayRecord, for a full disk among others.
       raise UserError(
         f'Writing shapes to {data_dir} failed ({error}); check space and '
-        'permissions there, or choose another folder.'
+        'permissions there, or choose another folder.',
+        value=data_dir,
       ) from error
   return builder
 

@@ -96,7 +96,10 @@ def _there(config, out, records) -> dict[str, Any] | None:
     raise TransientError(
       f'{out} was started with {counted(there["records"], "record")} and '
       f'config.data.path has {records:,} usable ones now; check that all of it '
-      'can be read, or choose another folder.'
+      'can be read, or choose another folder.',
+      key='--out',
+      value=records,
+      allowed=f'{there["records"]} records',
     )
   return there
 
@@ -107,7 +110,10 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
   if there is None and files.expand(f'{out}/*.safetensors'):
     raise UserError(
       f'{out} holds shards, but no {cache.ABOUT} that describes '
-      'them; remove them or choose another folder.'
+      'them; remove them or choose another folder.',
+      key='--out',
+      value=out,
+      allowed=(cache.ABOUT,),
     )
   barrier('about.json is read')
   if there is None:

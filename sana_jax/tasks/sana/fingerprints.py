@@ -101,10 +101,18 @@ def read(path: str) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise UserError(
       f'{path} holds no cache (its {cache.ABOUT} cannot be read: '
-      f'{error}); make one with sana-jax data cache.'
+      f'{error}); make one with sana-jax data cache.',
+      key='config.inputs.cache',
+      value=path,
+      allowed=(cache.ABOUT,),
     ) from error
   if not isinstance(content, dict):
-    raise UserError(f'{file} holds no JSON object; make the cache again.')
+    raise UserError(
+      f'{file} holds no JSON object; make the cache again.',
+      key='config.inputs.cache',
+      value=file,
+      allowed=(dict,),
+    )
   return content
 
 

@@ -95,7 +95,10 @@ def _check_size(config, autoencoder):
     raise UserError(
       f'config.data.size_px={size} must be config.model.sample_size={side} '
       f"times the autoencoder's compression, {autoencoder.spec.side}: change "
-      'one.'
+      'one.',
+      key='data.size_px',
+      value=size,
+      allowed=f'{side * autoencoder.spec.side}',
     )
 
 

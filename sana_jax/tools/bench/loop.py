@@ -93,7 +93,10 @@ def measure(
   state = loop.train(config, turns.of(task), workdir, mesh)
   if int(state.step) < config.num_steps or int(state.skipped):
     raise UserError(
-      'The run was stopped, or its loss was not finite; nothing was measured.'
+      'The run was stopped, or its loss was not finite; nothing was measured.',
+      key='loss',
+      value=int(state.skipped),
+      allowed='finite',
     )
   return Found(turns.blocks, turns.threads)
 

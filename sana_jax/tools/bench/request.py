@@ -59,7 +59,9 @@ def request(model: str, size: int | None, **options) -> Request:
   if entry.kind != 'pipeline':
     raise UserError(
       f'--model={model} is no model that makes pictures of '
-      'prompts in several steps; see sana-jax zoo.'
+      'prompts in several steps; see sana-jax zoo.',
+      key='--model',
+      value=model,
     )
   size = size or entry.size_px
   f = entry.module('vae').spec.side

@@ -68,7 +68,12 @@ def backends(side: str) -> dict[str, str]:
   if side == 'off':
     return dict.fromkeys(kernels.OPS, 'xla')
   if (platform := jax.default_backend()) not in _KERNELS:
-    raise UserError(f'There are no kernels for a {platform}.')
+    raise UserError(
+      f'There are no kernels for a {platform}.',
+      key='--kernels',
+      value=platform,
+      allowed=_KERNELS,
+    )
   return dict.fromkeys(_OPS, _KERNELS[platform])
 
 
@@ -101,7 +106,12 @@ def measure(
       state, moments = run(step, state, rest, count)
       seconds[side].append(mean(moments))
   if int(state.skipped):
-    raise UserError('The loss was not finite; nothing was measured.')
+    raise UserError(
+      'The loss was not finite; nothing was measured.',
+      key='loss',
+      value=int(state.skipped),
+      allowed='finite',
+    )
   used = peak_bytes()
   if used is None and before is not None:
     used = resident.peak_bytes() - before

@@ -78,7 +78,9 @@ def from_json(text: str | bytes) -> Ledger:
   except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise UserError(
       f'This is not a parity.json ({e}); give a file that '
-      'sana-jax parity --out wrote.'
+      'sana-jax parity --out wrote.',
+      key='--from-json',
+      allowed=('parity.json',),
     ) from e
 
 

@@ -60,7 +60,10 @@ def read(path: pathlib.Path) -> Golden:
   found = re.fullmatch(r'(\S+) on (\S+)', head)
   if found is None or not 1 <= len(parts) <= 2:
     raise UserError(
-      f"{path} is no golden plan; its first line would be 'CONFIG on TOPOLOGY'."
+      f'{path} is no golden plan; its first line would be '
+      "'CONFIG on TOPOLOGY'.",
+      value=path,
+      allowed='CONFIG on TOPOLOGY',
     )
   compiled = parts[0] + '\n' if parts[0].startswith(_COMPILED) else ''
   return Golden(*found.groups(), parts[-1], compiled)

@@ -54,7 +54,10 @@ def module(config: ConfigDict) -> Sana:
   if config.task != 'sana':
     raise UserError(
       f'config.task={config.task!r} has no sampler to plan; only '
-      "'sana' has one."
+      "'sana' has one.",
+      key='task',
+      value=config.task,
+      allowed=('sana',),
     )
   return common.build(Sana, config)
 

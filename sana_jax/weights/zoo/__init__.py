@@ -36,7 +36,9 @@ def hub_id(name: str) -> str | None:
     return entry and entry.hub_id
   raise UserError(
     f'{name} is not on the hub in the diffusers layout; download the .pth of '
-    f'{entry.official_hub_id} and run sana-jax convert with --like {name}.'
+    f'{entry.official_hub_id} and run sana-jax convert with --like {name}.',
+    key='model',
+    value=name,
   )
 
 

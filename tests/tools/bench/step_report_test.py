@@ -163,5 +163,9 @@ def test_rows_of_a_plan_have_errors_of_time_and_memory():
 def test_json_holds_everything(report):
   assert report.from_json(to_json(RUN)) == RUN
   for text in ('{}', 'no json', '[]', '1', '[' * 10**5, '1' * 5000, b'\xff'):
-    with pytest.raises(UserError, match='not what sana-jax bench'):
+    with pytest.raises(UserError) as error:
       report.from_json(text)
+    assert (error.value.key, error.value.allowed) == (
+      '--render',
+      ('sana-jax bench',),
+    )

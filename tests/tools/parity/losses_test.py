@@ -132,12 +132,16 @@ def test_lpips_and_its_gradient(vgg, heads, pair, folder):
 
 
 def test_invalid_files_are_reported(folder, tmp_path):
-  with pytest.raises(UserError, match=r'with one vgg16\*.pth \(it has 0\)'):
+  with pytest.raises(UserError) as error:
     lpips.load(tmp_path)
+  assert error.value.key == 'loss.lpips_weights'
+  assert error.value.value == str(tmp_path)
+  assert 'vgg16' in error.value.allowed[0] and '0' in str(error.value)
   (tmp_path / 'vgg16.pth').write_bytes((folder / 'vgg.pth').read_bytes())
   (tmp_path / 'vgg.pth').write_bytes((folder / 'vgg.pth').read_bytes())
-  with pytest.raises(UserError, match='vgg/conv1_1/kernel .*has no tensor'):
+  with pytest.raises(UserError) as error:
     lpips.load(tmp_path)
+  assert 'vgg/conv1_1/kernel' in [p.split()[0] for p in error.value.value]
 
 
 def test_the_discriminator(pair):

@@ -132,10 +132,14 @@ def test_a_change_is_a_diff_and_exit_code_1(changed, capsys):
 def test_a_missing_plan_is_a_one_line_error(changed, capsys):
   assert run(changed.parent, '--config', 'sana_600m_512') == 2
   error = capsys.readouterr().err
-  assert 'it has shapes-h200-1x1x8.txt' in error and error.count('\n') == 1
+  assert 'shapes-h200-1x1x8.txt' in error and error.count('\n') == 1
   changed.write_text('something else\n')
-  with pytest.raises(UserError, match='no golden plan'):
+  with pytest.raises(UserError) as error:
     golden.read(changed)
+  assert (error.value.value, error.value.allowed) == (
+    changed,
+    'CONFIG on TOPOLOGY',
+  )
 
 
 def test_collectives_are_added_up_by_kind_axes_and_link():

@@ -58,7 +58,10 @@ def resumed(found: Run, versions: dict[str, str]) -> Run:
   if {**versions, **found.versions} != versions:
     raise UserError(
       f'--out was measured with {listed(found.versions)}, not '
-      f'{listed(versions)}; give another folder.'
+      f'{listed(versions)}; give another folder.',
+      key='--out',
+      value=found.versions,
+      allowed=versions,
     )
   return dataclasses.replace(found, versions=versions)
 
@@ -130,7 +133,10 @@ def _on_device(found, device):
   if found.device and device and found.device != device:
     raise UserError(
       f'--out has figures of {found.device}, and this is '
-      f'{device}; give another folder.'
+      f'{device}; give another folder.',
+      key='--out',
+      value=found.device,
+      allowed=(device,),
     )
   return dataclasses.replace(found, device=device or found.device)
 

@@ -137,7 +137,10 @@ def calls(name: str, size: int, batch: int, dtype: str) -> list:
   part = 'transformer' if entry.kind == 'pipeline' else entry.part
   if part not in _TRACED:
     raise UserError(
-      f'{name} is no transformer and no autoencoder; see sana-jax zoo.'
+      f'{name} is no transformer and no autoencoder; see sana-jax zoo.',
+      key='--models',
+      value=name,
+      allowed=_TRACED,
     )
   module = entry.module(part, jnp.dtype(dtype))
   shapes = kinds.PARTS[part].shapes(module)

@@ -80,7 +80,9 @@ def tune(
     if not (right or values):
       raise UserError(
         f'{case.op} by {backend} is wrong on this device; '
-        'sana-jax bench kernels prints its error.'
+        'sana-jax bench kernels prints its error.',
+        key=case.op,
+        value=backend,
       )
     timers.append(timer(run) if right else None)
     seconds.append(math.inf)

@@ -123,10 +123,16 @@ def test_stages_without_time_are_listed(stage, tmp_path):
 
 
 def test_figures_of_other_versions_and_devices_are_not_mixed(stage, tmp_path):
-  with pytest.raises(UserError, match='was measured with jax 1, not jax 2'):
+  with pytest.raises(UserError) as error:
     runner.resumed(new(), {'jax': '2'})
+  assert error.value.key == '--out'
+  assert (error.value.value, error.value.allowed) == (
+    {'jax': '1'},
+    {'jax': '2'},
+  )
   more = {'jax': '1', 'diffusers': '3'}
   assert runner.resumed(new(), more).versions == more
   other = dataclasses.replace(new(), device='a chip')
-  with pytest.raises(UserError, match='--out has figures of a chip, and this'):
+  with pytest.raises(UserError) as error:
     runner.run(tmp_path / 'chip.json', other, 100.0, [stage('good', 1)], print)
+  assert (error.value.key, error.value.value) == ('--out', 'a chip')

@@ -77,8 +77,12 @@ def test_json_and_page_hold_everything():
   page = COMPILED.markdown([RUN])
   assert '## v5e:2x2' in page and ('*Compiled* 2026-01-01 with jax 1.' in page)
   assert COMPILED.table(RUN).startswith('v5e:2x2\nop')
-  with pytest.raises(UserError, match='not what sana-jax bench'):
+  with pytest.raises(UserError) as error:
     COMPILED.from_json('{}')
+  assert (error.value.key, error.value.allowed) == (
+    '--render',
+    ('sana-jax bench',),
+  )
 
 
 def test_only_a_compilers_refusal_is_a_failure():

@@ -33,12 +33,12 @@ from sana_jax.errors import explain_out_of_memory, UserError
 from sana_jax.inference import ratios
 from sana_jax.inference.jobs import (
   check_area,
-  check_names,
   Job,
   MOST_IMAGES,
   MOST_PICTURES,
   problem,
   read,
+  unique,
 )
 from sana_jax.launch import best_of, drawing, output, pipelines
 from sana_jax.launch.flags import (
@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
   jobs, unreadable = _possible(
     jobs, lambda job: best_of.check(choosers, args, job), by_line
   )
-  check_names(args.prompts, jobs, args.format)
+  jobs, doubled = unique(jobs, args.format)
   output.check(args.out)
   if (count := sum(job.num_images for job in jobs)) > MOST_PICTURES:
     raise UserError(
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     settings['parts'] = args.decode
   jobs = [_sized(pipe, job, args.aspect_ratio) for job in jobs]
   jobs, too_odd = _possible(jobs, lambda job: _check_size(pipe, job), by_line)
-  problems += unreadable + too_odd
+  problems += unreadable + doubled + too_odd
   lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
   with (
     explain_out_of_memory(lower),

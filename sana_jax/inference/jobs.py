@@ -166,17 +166,27 @@ def parse(row: Mapping[str, Any], default: Job) -> Job:
   return dataclasses.replace(default, **given)
 
 
-def check_names(path: str | None, jobs: Sequence[Job], suffix: str) -> None:
-  """Raises UserError if pictures of two lines have the same file name."""
-  if any(job.id or job.file for job in jobs):
-    names.check_unique(
-      f'--prompts={path}',
-      (
-        (job.line, job.picture(number, suffix))
-        for job in jobs
-        for number in range(job.num_images)
-      ),
-    )
+def unique(
+  jobs: Sequence[Job], suffix: str
+) -> tuple[Sequence[Job], list[Problem]]:
+  """(jobs, problems of those whose pictures have names of an earlier line)."""
+  if not any(job.id or job.file for job in jobs):
+    return jobs, []
+  lines, kept, problems = {}, [], []
+  for job in jobs:
+    pictures = [job.picture(k, suffix) for k in range(job.num_images)]
+    taken = [name for name in pictures if names.folded(name) in lines]
+    if taken:
+      line = lines[names.folded(taken[0])]
+      reason = (
+        f'its file name {_shown(taken[0])} is that of line {line}; give it an '
+        'id or a file of its own.'
+      )
+      problems.append(problem(job.line, reason, job.prompt))
+      continue
+    lines |= {names.folded(name): job.line for name in pictures}
+    kept.append(job)
+  return kept, problems
 
 
 def check_area(height: int, width: int) -> None:

@@ -5,7 +5,6 @@ its folder, is visible, and is a key of WebDataset; it is short enough for the
 header of a tar file.
 """
 
-from collections.abc import Iterable
 import re
 import unicodedata
 
@@ -16,11 +15,13 @@ SUFFIXES = ('png', 'jpg', 'webp')
 MOST_BYTES = 80  # In UTF-8; a header has 100, for -9999 and .webp too.
 ALLOWED = (
   f'a name of 1 to {MOST_BYTES} bytes of letters, digits, spaces, - and _ that '
-  'begins with a letter or digit and that no system reserves'
+  'begins with a letter or digit and that is not reserved'
 )
-# The sheets of a run, and devices on Windows.
+# The sheets of a run, names of lines without one, and devices on Windows.
 _RESERVED = re.compile(
-  r'contact_sheet(-\d+-of-\d+)?|con|prn|aux|nul|(com|lpt)\d', re.IGNORECASE
+  r'contact_sheet(-\d+-of-\d+)?|\d{5,}-\d+(-.*)?'
+  r'|con|prn|aux|nul|(com|lpt)\d',
+  re.IGNORECASE,
 )
 
 
@@ -66,25 +67,13 @@ def numbered(name: str, number: int, count: int, suffix: str) -> str:
   return f'{stem}{part}.{suffix}'
 
 
-def check_unique(where: str, pictures: Iterable[tuple[int, str]]) -> None:
-  """Raises UserError for a file name of two lines, from (line, name) pairs.
+def folded(name: str) -> str:
+  """The name by which some file systems, or shards, take it for another's.
 
-  Names that differ only by case, by the form of an accent or by format are the
-  same on some file systems, or in a shard.
-
-  Args:
-    where: flag and file, for the message.
+  They ignore case, the form of an accent, or the format.
   """
-  lines = {}
-  for line, name in pictures:
-    first = lines.setdefault(_folded(name.rpartition('.')[0]), line)
-    if first != line:
-      raise UserError(
-        f'{where}: lines {first} and {line} have the same file name, '
-        f'{_shown(name)}; give each an id or a file of its own.',
-        key='--prompts',
-        value=name,
-      )
+  stem = unicodedata.normalize('NFC', name.rpartition('.')[0]).casefold()
+  return unicodedata.normalize('NFC', stem)
 
 
 def _is_stem(stem):
@@ -102,11 +91,6 @@ def _is_plain(character):
   # Letters, digits, and the accents and vowel signs that belong to them.
   kinds = 'L', 'N', 'M'
   return character in ' -_' or unicodedata.category(character)[0] in kinds
-
-
-def _folded(name):
-  name = unicodedata.normalize('NFC', name).casefold()
-  return unicodedata.normalize('NFC', name)
 
 
 def _shown(value):

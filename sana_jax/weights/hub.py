@@ -14,12 +14,12 @@ _WANTED = ('*.json', '*.safetensors')
 _UNWANTED = ('*.fp16*', '*.bf16*')
 
 
-def find(name: str | os.PathLike) -> pathlib.Path:
+def find(name: str | os.PathLike, *, download: bool = True) -> pathlib.Path:
   """Folder of a model, which is downloaded if necessary.
 
   A name is a folder, a model in this package ('shapes'), a name of the zoo
   ('sana_600m_512') or a hub id. The hub's cache is used first, and is the only
-  source if HF_HUB_OFFLINE=1.
+  source if HF_HUB_OFFLINE=1 or without `download`.
 
   Raises UserError if it is none of these, or cannot be downloaded.
   """
@@ -51,7 +51,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       key='model',
       value=text,
     )
-  return _download(text, shown)
+  return _download(text, shown, download)
 
 
 def find_pipeline(name: str | os.PathLike) -> pathlib.Path:
@@ -83,16 +83,26 @@ def local(name: str | os.PathLike) -> pathlib.Path:
     ) from e
 
 
-def _download(hub_id, shown):
+def _download(hub_id, shown, download):
   import huggingface_hub
 
   try:
     return pathlib.Path(
       huggingface_hub.snapshot_download(
-        hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        hub_id,
+        allow_patterns=_WANTED,
+        ignore_patterns=_UNWANTED,
+        local_files_only=not download,
       )
     )
   except Exception as e:  # The hub's errors have many types.
+    if not download:
+      raise UserError(
+        f'{shown!r} is neither a local folder nor in the cache of the hub; '
+        f'download it first, by hf download {shown}.',
+        key='model',
+        value=hub_id,
+      ) from e
     reason = printable((str(e).strip().splitlines() or [''])[0], 300)
     raise UserError(
       f'{shown!r} is not a local folder and cannot be downloaded from the hub '

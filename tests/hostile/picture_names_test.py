@@ -23,6 +23,8 @@ NAMES = (
   'contact_sheet',
   'CONTACT_SHEET-00000-of-00002.png',
   'NUL',
+  '00003-0-a-cat',
+  '00003-0.png',
   'com1.png',
   'a.b',
   'a.png.png',

@@ -129,7 +129,7 @@ def test_an_id_or_a_file_names_the_pictures(given, count, names):
   default = Job('', num_images=count, line=7)
   job = jobs.parse({'prompt': 'a cat', **given}, default)
   assert [job.picture(k, 'png') for k in range(count)] == names
-  jobs.check_names('a.csv', [job], 'png')
+  assert jobs.unique([job], 'png') == ([job], [])
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,11 @@ def test_an_id_or_a_file_names_the_pictures(given, count, names):
     (Job('a', id='\u00fc'), Job('b', id='u\u0308')),
     (Job('a', file='cat.png'), Job('b', file='cat.jpg')),
     (Job('a', id='cat-1'), Job('b', id='cat', num_images=2)),
-    (Job('a'), Job('b', id='00002-0-a')),
   ],
 )
-def test_a_name_of_two_lines_is_refused(one, two):
+def test_a_line_with_the_name_of_an_earlier_one_is_skipped(one, two):
   lines = [Job('c', line=2), vars(one) | {'line': 3}, vars(two) | {'line': 9}]
   lines[1:] = [Job(**line) for line in lines[1:]]
-  with pytest.raises(UserError) as error:
-    jobs.check_names('a.csv', lines, 'png')
-  assert error.value.key == '--prompts'
-  assert 'a.csv: lines 3 and 9' in str(error.value)
+  kept, (problem,) = jobs.unique([*lines, Job('d', id='other')], 'png')
+  assert [job.prompt for job in kept] == ['c', 'a', 'd']
+  assert problem.line == 9 and ' line 3' in problem.reason

@@ -1,7 +1,6 @@
 """sana-jax sample --prompts with settings and names of each line."""
 
 import json
-import re
 
 import numpy as np
 from PIL import Image
@@ -116,15 +115,19 @@ def test_a_stopped_job_is_completed_by_name(made, cli, caplog):
   assert caplog.text.count('unknown column') == 1
 
 
-def test_names_of_two_lines_are_refused_before_anything_is_loaded(
-  refused, tmp_path
+def test_a_second_line_of_a_name_is_listed_as_skipped(
+  made, cli, tiny_sana, tmp_path
 ):
-  path = tmp_path / 'prompts.csv'
+  argv, _, _ = made
+  path, out = tmp_path / 'prompts.csv', tmp_path / 'out'
   path.write_text('prompt,id\na,x\nb,y\nc,X\n')
-  argv = 'sample', '--model', tmp_path / 'none', '--prompts', path
-  message = refused(*argv, '--out', tmp_path / 'out')
-  assert message.key == '--prompts'
-  assert re.search('lines 2 and 4 ', message)
+  batches = '--batch-size', 2, '--cpu-devices', 1, '--out', out
+  code, _, err = cli(*argv, '--prompts', path, *batches)
+  assert code == 1  # A third of the lines.
+  assert f'{path}, line 4: ' in err and ' line 2' in err
+  assert [x['file'] for x in listed(out)] == ['x.png', 'y.png']
+  (skipped,) = (out / 'skipped.jsonl').read_text().splitlines()
+  assert json.loads(skipped)['line'] == 4
 
 
 def test_shards_hold_named_pictures(made, cli, tmp_path):

@@ -67,7 +67,7 @@ def chosen(**values: Any) -> dict[str, Any]:
 
 
 def check_prompt(prompt: str | None) -> bool | str:
-  """ComfyUI's validation: True, or an error. A linked prompt is None."""
+  """ComfyUI's validation: True, or an error; None for a linked prompt."""
   if prompt is not None and not str(prompt).strip():
     return 'The prompt is empty; describe a picture.'
   return True

@@ -32,7 +32,7 @@ class LoadPipeline:
     }
 
   @classmethod
-  def IS_CHANGED(cls, model: str, **_) -> str:
+  def IS_CHANGED(cls, model: str = '', **_) -> str:
     """Changes with the files of a folder, so that it is loaded again."""
     found = []
     for root, below, names in os.walk(os.path.expanduser(model)):
@@ -45,7 +45,7 @@ class LoadPipeline:
     return '\n'.join(found)
 
   @classmethod
-  def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
+  def VALIDATE_INPUTS(cls, model: str | None = None) -> bool | str:
     """True, or an error in a sentence."""
     if model is not None and not str(model).strip():
       return 'The model has no name; give a folder, a zoo name or shapes.'
@@ -80,7 +80,7 @@ class Sample:
     return {'required': pipeline | inputs.of_sampling()}
 
   @classmethod
-  def VALIDATE_INPUTS(cls, prompt: str | None) -> bool | str:
+  def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
     """True, or an error in a sentence."""
     return inputs.check_prompt(prompt)
 

@@ -6,10 +6,12 @@ server: others than this machine must be listed in an environment variable.
 """
 
 import base64
+import contextlib
 import http.client
 import io
 import json
 import os
+import socket
 import threading
 from typing import Any
 import urllib.parse
@@ -45,7 +47,7 @@ class SampleByServer:
 
   @classmethod
   def VALIDATE_INPUTS(
-    cls, server: str | None, prompt: str | None
+    cls, server: str | None = None, prompt: str | None = None
   ) -> bool | str:
     """True, or an error in a sentence."""
     if server is not None:
@@ -123,10 +125,11 @@ def _posted(server: str, body: bytes) -> dict[str, Any]:
     'https': http.client.HTTPSConnection,
   }
   connection = kinds[scheme](host, port, timeout=_CONNECT_SECONDS)
-  progress, found = inputs.Progress(1), {}
+  progress, found, opened = inputs.Progress(1), {}, None
   try:
     connection.connect()
-    connection.sock.settimeout(None)  # It waits in the queue of the demo.
+    opened = connection.sock
+    opened.settimeout(None)  # It waits in the queue of the demo.
     thread = threading.Thread(
       target=_exchange, args=(connection, body, found), daemon=True
     )
@@ -140,7 +143,10 @@ def _posted(server: str, body: bytes) -> dict[str, Any]:
       'sana-jax demo there.'
     ) from e
   finally:
-    connection.close()  # The demo cancels the request.
+    if opened is not None:  # The thread wakes, and the demo cancels.
+      with contextlib.suppress(OSError):
+        opened.shutdown(socket.SHUT_RDWR)
+    connection.close()
   if 'error' in found:
     raise RuntimeError(
       f'{server} closed the connection; the log of the demo has the reason.'

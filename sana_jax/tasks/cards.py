@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 from etils import epath
+import huggingface_hub
 import jax
 from ml_collections import ConfigDict
 from PIL import Image
@@ -64,14 +65,16 @@ def write(
 
 def _facts(config, step, weights, params):
   count = sum(x.size for x in jax.tree.leaves(params))
+  data = config.data.source
+  if data != 'shapes':  # A path may name folders of the machine.
+    data += f', {_name(config.data.path)}'
   kind = 'EMA' if weights == 'ema' else 'not averaged'
   return {
     'task': config.task,
     'parameters': f'{count:,}',
     'weights': f'step {step:,}, {kind}',
     'batch size': f'{config.batch_size:,}',
-    # A path may name folders of the machine.
-    'data': f'{config.data.source}, {_name(config.data.path)}',
+    'data': data,
     'image size': f'{config.data.size_px} px',
     'optimizer': (
       f'{config.optimizer.name}, learning rate '
@@ -94,13 +97,17 @@ def _entry(base):
 
 
 def _hub_id(base):
-  """The hub id of a model's name; None for a folder."""
+  """The hub id of a model's name; None for a folder, or what may be one."""
   if not base:
     return None
   if entry := _entry(base):
     return entry.hub_id
   is_id = re.fullmatch(r'[\w.-]{1,96}/[\w.-]{1,96}', base, re.ASCII)
-  return base if is_id and not hub.local(base).exists() else None
+  if not is_id or hub.local(base).exists():
+    return None
+  # A relative path has the same form; the hub's cache has what was loaded.
+  found = huggingface_hub.try_to_load_from_cache(base, 'model_index.json')
+  return base if isinstance(found, str) else None
 
 
 def _licence_of(base):

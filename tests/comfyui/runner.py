@@ -2,7 +2,7 @@
 
 It follows ComfyUI's documentation of custom nodes: a module is loaded from the
 path of its folder, widgets are converted and checked against their types, and
-values of links are not checked.
+values of links are not checked, nor passed to VALIDATE_INPUTS and IS_CHANGED.
 """
 
 import importlib.util
@@ -48,8 +48,10 @@ def check_class(cls) -> None:
     if found := getattr(cls, hook, None):
       assert inspect.ismethod(found), f'{hook} is no class method'
       parameters = inspect.signature(found).parameters.values()
-      named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-      assert named <= {*inputs_of(cls)}
+      named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+      assert {p.name for p in named} <= {*inputs_of(cls)}
+      assert all(p.default is not p.empty for p in named)
+      assert hook != 'IS_CHANGED' or len(named) < len(parameters)
 
 
 def inputs_of(cls):
@@ -57,12 +59,18 @@ def inputs_of(cls):
   return types['required'] | types.get('optional', {})
 
 
-def run(cls, **values):
-  """Outputs of a node; omitted widgets have their defaults."""
+def run(cls, linked=(), **values):
+  """Outputs of a node; omitted widgets have their defaults.
+
+  Args:
+    linked: names of inputs whose values come from other nodes.
+  """
   given = {}
   for name, (kind, options) in inputs_of(cls).items():
     value = values.pop(name, options.get('default'))
-    if isinstance(kind, list):
+    if name in linked:
+      pass
+    elif isinstance(kind, list):
       if value not in kind:
         raise Invalid(f'{name}: {value!r} not in list')
     elif kind in _CONVERTED:
@@ -72,7 +80,7 @@ def run(cls, **values):
     given[name] = value
   assert not values, f'there are no inputs {[*values]}'
   if hasattr(cls, 'VALIDATE_INPUTS'):
-    names = inspect.signature(cls.VALIDATE_INPUTS).parameters
+    names = {*inspect.signature(cls.VALIDATE_INPUTS).parameters} - {*linked}
     answer = cls.VALIDATE_INPUTS(**{name: given[name] for name in names})
     if answer is not True:
       raise Invalid(str(answer))

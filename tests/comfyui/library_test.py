@@ -31,6 +31,7 @@ def test_the_samplers_are_those_of_the_library():
   assert [*inputs.SAMPLERS] == samplers.NAMES
 
 
+@pytest.mark.long
 def test_a_sample_is_the_picture_of_the_library(nodes, pipeline):
   settings = {'prompt': 'a cat', 'negative_prompt': 'a dog', 'seed': 3}
   size = {'width': 32, 'height': 24}

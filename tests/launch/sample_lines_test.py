@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+pytestmark = pytest.mark.long
+
 LINES = [
   {'prompt': 'a cat', 'id': 7},
   {'prompt': 'a cat', 'id': 'steps', 'steps': 3},

@@ -24,6 +24,7 @@ COMMANDS = {
   'demo': 'generate pictures in a web page',
   'evaluate': 'score how well a model follows prompts',
   'export': 'write the weights of a run, at any step',
+  'push': 'upload a model folder to the Hugging Face hub',
   'convert': "convert between diffusers', NVIDIA's and our own format",
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',

@@ -9,7 +9,7 @@ sana-jax zoo lists, the folder of one part, or a file with NVIDIA's names (.pth,
 or .safetensors for a DC-AE). Tensors are converted one by one without loss; a
 missing, surplus or wrong one ends the command before anything is written.
 
-  diffusers  a folder for diffusers, ComfyUI and sana-jax
+  diffusers  a folder for diffusers and sana-jax
   official   a .pth file with NVIDIA's names: one transformer or DC-AE
   orbax      a folder for sana-jax, the fastest to load onto many devices
 """

@@ -1,18 +1,23 @@
 """Pictures of `sana-jax sample`: planned, generated and on a contact sheet."""
 
 from collections.abc import Sequence
+import itertools
 
 from sana_jax.inference.jobs import Job
 from sana_jax.launch import best_of, failures
 from sana_jax.launch.skipped import part_name, report
 
 ON_SHEET = 64  # Pictures, from the first on.
+_OF_LINE = 'id', 'aspect_ratio'  # Columns that are metadata as they are.
 
 
 def draw(
-  pipe, jobs: Sequence[Job], settings: dict, args, out, lock, scorer=None
+  pipe, jobs: Sequence[Job], settings: dict, args, out, lock, choosers
 ) -> tuple[int, dict[int, str]]:
   """Generates the pictures that are missing in `out`.
+
+  Args:
+    choosers: scorers and comparators by name.
 
   Returns:
     Number of pictures in `out`, and the lines without: number and reason.
@@ -23,7 +28,7 @@ def draw(
   from sana_jax.inference import gallery
 
   index, count = jax.process_index(), jax.process_count()
-  if scorer:  # One process generates all candidates of a prompt.
+  if choosers:  # One process generates all candidates of a prompt.
     pictures = plan(jobs[index::count], settings, args)
   else:
     pictures = plan(jobs, settings, args)[index::count]
@@ -47,10 +52,9 @@ def draw(
       )
       bar.update(len(pictures) - len(missing))
       bar.unpause()
-      for made, images in (
-        best_of.chosen(pipe, pictures, album, settings, args, scorer, failed)
-        if scorer
-        else _all(pipe, pictures, missing, album, settings, args, failed)
+      for made, images in itertools.chain(
+        best_of.chosen(pipe, pictures, album, settings, args, choosers, failed),
+        _all(pipe, pictures, missing, album, settings, args, failed),
       ):
         lock.check()
         album.add(made, images)
@@ -59,13 +63,16 @@ def draw(
     if there:  # There may be fewer prompts than processes.
       _write_sheet(out / f'contact_sheet{of}.png', album, there[:ON_SHEET])
   return len(there), {
-    int(file.partition('-')[0]) + 1: reason for file, reason in failed.items()
+    p.line: failed[p.file] for p in pictures if p.file in failed
   }
 
 
 def _all(pipe, pictures, missing, album, settings, args, failed):
-  """Yields (pictures, their pixels) per batch."""
+  """Yields (pictures, their pixels) per batch, of lines without a scorer."""
   from sana_jax.inference import batches
+
+  total = len(pictures)
+  pictures = [p for p in pictures if 'scorer' not in p.about]
 
   def on_bad(indices, reason):
     failures.add(
@@ -73,7 +80,7 @@ def _all(pipe, pictures, missing, album, settings, args, failed):
       [pictures[i] for i in indices],
       reason,
       album,
-      len(pictures),
+      total,
       args.max_bad_fraction,
     )
 
@@ -106,23 +113,25 @@ def _write_sheet(path, album, pictures):
 def plan(jobs: Sequence[Job], settings: dict, args) -> list:
   """Pictures to generate, in order: files and metadata that determine them."""
   from sana_jax.inference.batches import Request
-  from sana_jax.inference.gallery import about, Picture, slug
+  from sana_jax.inference.gallery import about, Picture
 
   def picture(job, k):
     metadata = about(
       Request(
         job.prompt, job.seed, k, job.negative_prompt, job.height, job.width
       ),
-      settings,
+      settings | job.settings(),
       args.model,
     )
-    if args.scorer:  # The candidate is not chosen yet.
+    metadata |= {x: getattr(job, x) for x in _OF_LINE if getattr(job, x)}
+    if job.scorer:  # The candidate is not chosen yet.
       del metadata['number']
-      metadata |= best_of.selection(args, k)
+      metadata |= best_of.selection(args, job, k)
     return Picture(
-      f'{job.line - 1:05d}-{k}-{slug(job.prompt)}.{args.format}',
+      job.picture(k, args.format),
       metadata,
-      best_of.FOUND if args.scorer else (),
+      best_of.FOUND if job.scorer else (),
+      job.line,
     )
 
   return [picture(job, k) for job in jobs for k in range(job.num_images)]

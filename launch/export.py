@@ -8,6 +8,9 @@ The folder is in diffusers' layout, for sana-jax and diffusers alike. It reads
 only a checkpoint, whose checksums are verified, requires neither training data
 nor an accelerator, and does not change the workdir. An unfinished DC-AE gets
 the config's scaling factor.
+
+Its README.md is a model card with facts of the run, the workdir's scores.json
+(see sana-jax evaluate --out) and its newest samples; sana-jax push uploads it.
 """
 
 import argparse
@@ -47,25 +50,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='the average, or the raw ones (default: the '
     'average where the run keeps one)',
   )
+  parser.add_argument(
+    '--license',
+    metavar='ID',
+    type=text,
+    help='for the model card, such as apache-2.0 (default: that of the base '
+    "model's card, else not stated)",
+  )
 
 
 def run(args: argparse.Namespace) -> int:
   """Exports; returns the exit code."""
   devices.configure(1)
   from sana_jax import tasks
-  from sana_jax.tasks import exports
+  from sana_jax.tasks import cards, exports
   from sana_jax.training import run_config
   from sana_jax.training import workdir as workdirs
+  from sana_jax.weights import card
 
+  card.check_licence(args.license)
   target = workdirs.resolve(args.target)
   _check(args.target, target, workdirs)
   config = run_config.read_config(args.workdir)
-  checkpoint = exports.find(workdirs.resolve(args.workdir), args.step)
+  workdir = workdirs.resolve(args.workdir)
+  checkpoint = exports.find(workdir, args.step)
   exporter = tasks.exporter(config)
   params = exports.read(checkpoint, args.weights, config, exporter)
+  weights = args.weights or ('ema' if config.ema_decay else 'params')
   with workdirs.new_folder(target, '--to') as part:
     _check(args.target, target, workdirs)  # It may exist by now.
     exporter.write(params, part)
+    about = int(checkpoint.name), weights, config, params
+    cards.write(part, workdir, *about, args.license)
   missed = exports.skipped(checkpoint)
   note = (
     f'; {counted(missed, "update was", "updates were")} not finite and skipped'

@@ -15,6 +15,7 @@ import sys
 import unicodedata
 
 from sana_jax.errors import UserError
+from sana_jax.inference import ratios
 from sana_jax.paths import expanded
 from sana_jax.printable import printable
 
@@ -150,13 +151,9 @@ def flag(
 
 def ratio(value: str) -> float:
   """Parses an aspect ratio such as 16:9: width over height."""
-  match = re.fullmatch(
-    r'([0-9]{1,5}(?:\.[0-9]+)?):([0-9]{1,5}(?:\.[0-9]+)?)', value
-  )
-  sides = [float(x) for x in match.groups()] if match else [0, 0]
-  if not min(sides) or not 0.25 <= sides[0] / sides[1] <= 4:
-    raise refused(value, 'WIDTH:HEIGHT from 1:4 to 4:1')
-  return sides[0] / sides[1]
+  if (found := ratios.parsed(value)) is None:
+    raise refused(value, ratios.ALLOWED)
+  return found
 
 
 def interval(value: str) -> tuple[float, float]:

@@ -15,8 +15,9 @@ best --num-images of them, by one of these:
 
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
-height, width and num_images. An invalid line is skipped, and listed
-with its reason in skipped.jsonl.
+height, width or aspect_ratio, num_images, steps, guidance_scale, sampler and
+scorer; id or file names its pictures. Other columns are ignored. An invalid
+line is skipped, and listed with its reason in skipped.jsonl.
 
 Each picture holds its prompt, seed, steps, guidance, model and version as
 metadata, and has a line in results.jsonl. A run that is stopped, even by
@@ -29,6 +30,7 @@ import dataclasses
 
 from sana_jax import locks
 from sana_jax.errors import explain_out_of_memory, UserError
+from sana_jax.inference import ratios
 from sana_jax.inference.jobs import (
   check_area,
   Job,
@@ -36,6 +38,7 @@ from sana_jax.inference.jobs import (
   MOST_PICTURES,
   problem,
   read,
+  unique,
 )
 from sana_jax.launch import best_of, drawing, output, pipelines
 from sana_jax.launch.flags import (
@@ -92,7 +95,11 @@ def _add_pictures(group):
     help='of which --scorer chooses --num-images (default: %(default)s)',
   )
   group.add_argument(
-    '--scorer', metavar='NAME', help='shapes, or MODULE:FUNCTION of your own'
+    '--scorer',
+    action='append',
+    metavar='NAME',
+    help='shapes, or MODULE:FUNCTION of your own; repeated, for lines of '
+    '--prompts that name another than the first',
   )
   group.add_argument(
     '--batch-size',
@@ -166,12 +173,13 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       '--aspect-ratio and --height or --width are given; give one of the two.'
     )
-  scorer = best_of.scorer(args)
   jobs, problems = _jobs(args)
+  choosers = best_of.load(args, jobs)
   by_line = args.prompts is not None
   jobs, unreadable = _possible(
-    jobs, lambda job: best_of.check(scorer, args.candidates, job), by_line
+    jobs, lambda job: best_of.check(choosers, args, job), by_line
   )
+  jobs, doubled = unique(jobs, args.format)
   output.check(args.out)
   if (count := sum(job.num_images for job in jobs)) > MOST_PICTURES:
     raise UserError(
@@ -187,16 +195,10 @@ def run(args: argparse.Namespace) -> int:
 
     parts_of(args.decode, pipe.autoencoder.module.spec.side)
     settings['parts'] = args.decode
-  usual = pipe.size_of_ratio(args.aspect_ratio or 1.0)
-  jobs = [
-    dataclasses.replace(
-      job, height=job.height or usual[0], width=job.width or usual[1]
-    )
-    for job in jobs
-  ]
+  jobs = [_sized(pipe, job, args.aspect_ratio) for job in jobs]
   jobs, too_odd = _possible(jobs, lambda job: _check_size(pipe, job), by_line)
   _warn_of_unknown(pipe, jobs)
-  problems += unreadable + too_odd
+  problems += unreadable + doubled + too_odd
   lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
   with (
     explain_out_of_memory(lower),
@@ -204,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
     locks.hold(locks.within(out), 'sampling', '--out', shared=True) as lock,
   ):
     skipped = Skipped(out, args.prompts, problems)
-    made, failed = drawing.draw(pipe, jobs, settings, args, out, lock, scorer)
+    made, failed = drawing.draw(pipe, jobs, settings, args, out, lock, choosers)
     skipped.add([_failure(job, failed) for job in jobs if job.line in failed])
   if made:
     sheet = out / SHEET
@@ -227,6 +229,7 @@ def _jobs(args):
     args.height,
     args.width,
     args.num_images,
+    scorer=args.scorer[0] if args.scorer else None,
   )
   if args.prompts is not None:
     return read(args.prompts, default)
@@ -260,6 +263,16 @@ def _warn_of_unknown(pipe, jobs):
 
   prompts = (t for job in jobs for t in (job.prompt, job.negative_prompt))
   texts.warn_of_unknown(pipe, prompts)
+
+
+def _sized(pipe, job, ratio):
+  """The job with a size, by its own aspect ratio or that of the command."""
+  if job.aspect_ratio is not None:
+    ratio = ratios.parsed(job.aspect_ratio)
+  height, width = pipe.size_of_ratio(ratio or 1.0)
+  return dataclasses.replace(
+    job, height=job.height or height, width=job.width or width
+  )
 
 
 def _check_size(pipe, job):

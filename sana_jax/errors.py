@@ -60,13 +60,16 @@ def joined(problems: Sequence[UserError]) -> UserError:
   )
 
 
-def did_you_mean(name: str, allowed: Collection[str], prefix: str = '') -> str:
+def did_you_mean(
+  name: str, allowed: Collection[str], prefix: str = '', cutoff: float = 0.5
+) -> str:
   """' (did you mean ...?)' with the nearest allowed names, or ''.
 
   Args:
     prefix: prepended to each name in the output.
+    cutoff: similarity that a name needs, of 1 for the same.
   """
-  near = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.5)
+  near = difflib.get_close_matches(name, list(allowed), n=2, cutoff=cutoff)
   names = ' or '.join(prefix + found for found in near)
   return f' (did you mean {names}?)' if near else ''
 

@@ -60,8 +60,9 @@ def test_each_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_page_on_weights_run(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   page = (ROOT / 'docs' / 'weights.md').read_text()
-  (block,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
-  for line in block.splitlines():
+  lines = commands(page)
+  assert len(lines) == 7
+  for line in lines:
     assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
   for path in (ROOT / 'sana_jax' / 'assets' / 'shapes').rglob('*'):
     for folder in ('again', 'third'):

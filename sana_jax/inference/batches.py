@@ -1,8 +1,8 @@
-"""Many pictures in batches, with one compilation per size.
+"""Many pictures in batches, with one compilation per size and settings.
 
-Requests of one size are batched in order; the last batch of a size is padded
-with copies instead of compiled again. The next batch is dispatched before the
-current one is fetched.
+Requests of one size, sampler, guidance and number of steps are batched in
+order; the last batch of them is padded with copies instead of compiled again.
+The next batch is dispatched before the current one is fetched.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -20,7 +20,10 @@ from sana_jax.typing import Array
 
 
 class Request(NamedTuple):
-  """One picture: the k-th of its prompt and seed; sizes in pixels."""
+  """One picture: the k-th of its prompt and seed; sizes in pixels.
+
+  Steps, guidance and sampler are by default those of all requests.
+  """
 
   prompt: str
   seed: int
@@ -28,6 +31,20 @@ class Request(NamedTuple):
   negative_prompt: str = ''
   height: int | None = None
   width: int | None = None
+  steps: int | None = None
+  guidance_scale: float | int | None = None
+  sampler: str | None = None
+
+  @property
+  def program(self) -> tuple:
+    """Values that all requests of a batch share."""
+    return self.height, self.width, *self.settings().items()
+
+  def settings(self) -> dict[str, Any]:
+    """Its own settings in place of those of all requests."""
+    keys = 'steps', 'guidance_scale', 'sampler'
+    own = {key: getattr(self, key) for key in keys}
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def request_of(about: Mapping[str, Any]) -> Request:
@@ -37,12 +54,12 @@ def request_of(about: Mapping[str, Any]) -> Request:
 
 def plan(requests: Sequence[Request], size: int) -> list[list[int]]:
   """Indices of the requests of each batch, at most `size`."""
-  by_size = {}
+  by_program = {}
   for i, request in enumerate(requests):
-    by_size.setdefault((request.height, request.width), []).append(i)
+    by_program.setdefault(request.program, []).append(i)
   return [
     group[start : start + size]
-    for group in by_size.values()
+    for group in by_program.values()
     for start in range(0, len(group), size)
   ]
 
@@ -172,5 +189,5 @@ def _draw(pipe, batch, size, settings):
     height=batch[0].height,
     width=batch[0].width,
     negative_prompt=[r.negative_prompt for r in batch],
-    **settings,
+    **{**settings, **batch[0].settings()},
   )

@@ -20,12 +20,14 @@ _MOST_BYTES = 2**22  # Of a line: two prompts, escaped.
 class Picture(NamedTuple):
   """One file to make, and everything that determines its pixels.
 
-  `found` names metadata that is known only once it is made, such as its score.
+  `found` names metadata that is known only once it is made, such as its score;
+  `line` is that of its prompt in the file.
   """
 
   file: str
   about: Mapping[str, Any]
   found: tuple[str, ...] = ()
+  line: int = 1
 
 
 def check_places(file: pathlib.Path, folder: pathlib.Path) -> None:

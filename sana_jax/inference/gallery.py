@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import json
 import pathlib
-import re
 import threading
 from typing import Any
 
@@ -24,6 +23,7 @@ from sana_jax.errors import is_out_of_memory, UserError
 from sana_jax.inference import existing, images, shards
 from sana_jax.inference.batches import Request
 from sana_jax.inference.existing import Picture
+from sana_jax.inference.names import slug
 from sana_jax.printable import printable
 from sana_jax.version import __version__
 
@@ -49,11 +49,6 @@ def about(
     'model': model,
     'version': f'sana_jax {__version__}',
   }
-
-
-def slug(prompt: str) -> str:
-  """Start of the prompt, as part of a file name."""
-  return re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:48] or 'prompt'
 
 
 class Gallery:

@@ -5,16 +5,20 @@
   .csv      a header line with the same names
   .parquet  columns with the same names
 
-The command's flags are the defaults. A line that cannot be used is a Problem.
+The command's flags are the defaults. A line that cannot be used is a Problem;
+unknown columns are ignored with one warning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
-from sana_jax.errors import UserError
-from sana_jax.inference import rows
-from sana_jax.printable import printable
+from absl import logging
+
+from sana_jax.errors import did_you_mean, joined, UserError
+from sana_jax.inference import names, ratios, rows
+from sana_jax.printable import counted, printable
 from sana_jax.text import prompts
 
 FORMATS = rows.FORMATS
@@ -29,12 +33,22 @@ _WHOLE = {
   'height': (1, MOST_SIDE),
   'width': (1, MOST_SIDE),
   'num_images': (1, MOST_IMAGES),
+  'steps': (1, 1000),
 }
+_MOST_GUIDANCE = 1000.0
+SETTINGS = ('steps', 'guidance_scale', 'sampler')  # As Pipeline.draw has them.
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Pictures of one line; sizes in pixels, None for the model's own."""
+  """Pictures of one line; sizes in pixels, None for the model's own.
+
+  Attributes:
+    steps, guidance_scale, sampler: None for those of the command.
+    aspect_ratio: a text such as 16:9, instead of a size.
+    scorer: name of the scorer that chooses among candidates, if any.
+    id, file: name of the pictures; `file` wins.
+  """
 
   prompt: str
   negative_prompt: str = ''
@@ -43,6 +57,26 @@ class Job:
   width: int | None = None
   num_images: int = 1
   line: int = 1
+  steps: int | None = None
+  guidance_scale: float | int | None = None
+  sampler: str | None = None
+  aspect_ratio: str | None = None
+  scorer: str | None = None
+  id: str | None = None
+  file: str | None = None
+
+  def settings(self) -> dict[str, Any]:
+    """Settings of the line in place of the command's."""
+    own = {key: getattr(self, key) for key in SETTINGS}
+    return {key: value for key, value in own.items() if value is not None}
+
+  def picture(self, number: int, suffix: str) -> str:
+    """File name of one of the line's pictures, of the format `suffix`."""
+    name = self.file or self.id
+    if name is None:
+      start = f'{self.line - 1:05d}-{number}'
+      return f'{start}-{names.slug(self.prompt)}.{suffix}'
+    return names.numbered(name, number, self.num_images, suffix)
 
 
 class Problem(NamedTuple):
@@ -65,7 +99,8 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
   Raises UserError if the file cannot be read or has no job.
   """
   jobs, problems, pictures = [], [], 0
-  for row in rows.read(path, KEYS):
+  columns = rows.Columns(KEYS)
+  for row in rows.read(path, columns):
     try:
       jobs.append(
         parse(row.values(), dataclasses.replace(default, line=row.line))
@@ -83,6 +118,7 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
         f'--prompts={path} requests more than {MOST_PICTURES:,} '
         'pictures; split it.'
       )
+  _warn_of_unknown(path, columns)
   if not jobs:
     raise UserError(
       f'--prompts={path} '
@@ -103,23 +139,54 @@ def problem(line: int, reason: object, text: str) -> Problem:
 def parse(row: Mapping[str, Any], default: Job) -> Job:
   """The job of a line's values, without blank ones.
 
-  Raises UserError that names the key.
+  Raises UserError with all problems of the line, each with its key.
   """
   given = {
     k: v
     for k, v in row.items()
     if not (v is None or isinstance(v, str) and not _stripped(v))
   }
-  if unknown := sorted(str(k) for k in set(given) - set(KEYS)):
-    raise UserError(
-      f'unknown key {printable(unknown[0], 60)!r}; allowed are '
-      f'{", ".join(KEYS)}.'
-    )
-  if 'prompt' not in given:
-    raise UserError('the prompt is empty.')
+  problems = [] if 'prompt' in given else [UserError('the prompt is empty.')]
   for key, value in given.items():
-    given[key] = _whole(key, value) if key in _WHOLE else _text(key, value)
+    try:
+      given[key] = _PARSERS.get(key, _whole)(key, value)
+    except UserError as e:
+      problems.append(e)
+  if 'aspect_ratio' in given:
+    if {'height', 'width'} & set(given):
+      problems.append(
+        UserError(
+          'aspect_ratio and height or width are given; give one of the two.',
+          key='aspect_ratio',
+        )
+      )
+    default = dataclasses.replace(default, height=None, width=None)
+  if problems:
+    raise joined(problems) if len(problems) > 1 else problems[0]
   return dataclasses.replace(default, **given)
+
+
+def unique(
+  jobs: Sequence[Job], suffix: str
+) -> tuple[Sequence[Job], list[Problem]]:
+  """(jobs, problems of those whose pictures have names of an earlier line)."""
+  if not any(job.id or job.file for job in jobs):
+    return jobs, []
+  lines, kept, problems = {}, [], []
+  for job in jobs:
+    pictures = [job.picture(k, suffix) for k in range(job.num_images)]
+    taken = [name for name in pictures if names.folded(name) in lines]
+    if taken:
+      line = lines[names.folded(taken[0])]
+      reason = (
+        f'its file name {_shown(taken[0])} is that of line {line}; give it an '
+        'id or a file of its own.'
+      )
+      problems.append(problem(job.line, reason, job.prompt))
+      continue
+    lines |= {names.folded(name): job.line for name in pictures}
+    kept.append(job)
+  return kept, problems
 
 
 def check_area(height: int, width: int) -> None:
@@ -129,6 +196,28 @@ def check_area(height: int, width: int) -> None:
       f'height x width is {height} x {width}; it must be '
       f'{MOST_PIXELS:,} pixels or less.'
     )
+
+
+def _warn_of_unknown(path, columns):
+  if not columns.unknown:
+    return
+  unknown = ', '.join(
+    f'{printable(repr(name), 60)}{_hint(name)}' for name in columns.unknown
+  )
+  count = len(columns.unknown)
+  logging.warning(
+    '--prompts=%s: %s ignored: %s%s; known are %s.',
+    path,
+    counted(count, 'unknown column is', 'unknown columns are'),
+    unknown,
+    ' and more' if columns.more else '',
+    ', '.join(KEYS),
+  )
+
+
+def _hint(name):
+  # Most columns of tables are no misspelt ones.
+  return did_you_mean(name[:60].lower(), KEYS, cutoff=0.65)
 
 
 def _whole(key, value):
@@ -142,9 +231,58 @@ def _whole(key, value):
   if number is None or not least <= number <= most:
     raise UserError(
       f'{key} is {_shown(value)}; it must be a whole number from '
-      f'{least} to {most}.'
+      f'{least} to {most}.',
+      key=key,
+      value=value,
+      allowed=f'{least} to {most}',
     )
   return number
+
+
+def _number(key, value):
+  try:
+    number = float(value)
+    if isinstance(value, bool):
+      raise ValueError
+  except (TypeError, ValueError, OverflowError):
+    number = math.nan
+  if not 0 <= number <= _MOST_GUIDANCE:
+    raise UserError(
+      f'{key} is {_shown(value)}; it must be a number from 0 to '
+      f'{_MOST_GUIDANCE:g}.',
+      key=key,
+      value=value,
+      allowed=f'0 to {_MOST_GUIDANCE:g}',
+    )
+  return number
+
+
+def _sampler(key, value):
+  from sana_jax.diffusion import samplers  # It takes seconds to import.
+
+  return samplers.named(_text(key, value)[:100])
+
+
+def _ratio(key, value):
+  text = _text(key, value)
+  if ratios.parsed(text) is None:
+    raise UserError(
+      f'{key} is {_shown(value)}; it must be {ratios.ALLOWED}.',
+      key=key,
+      value=value,
+      allowed=ratios.ALLOWED,
+    )
+  return text
+
+
+def _name(key, value):
+  """A text; a whole number is one too, as tables hold ids."""
+  number = isinstance(value, float | int) and not isinstance(value, bool)
+  if number and 0 <= value < 2**63 and value % 1 == 0:
+    value = str(int(value))
+  text = _text(key, value)
+  names.check(key, text)
+  return text
 
 
 def _text(key, value):
@@ -175,3 +313,15 @@ def _shown(value):
   return {list: 'a list', dict: 'an object'}.get(
     type(value), f'of type {type(value).__name__}'
   )
+
+
+_PARSERS = {
+  'prompt': _text,
+  'negative_prompt': _text,
+  'guidance_scale': _number,
+  'sampler': _sampler,
+  'aspect_ratio': _ratio,
+  'scorer': _text,
+  'id': _name,
+  'file': _name,
+}

@@ -4,7 +4,7 @@ A line ends only at a newline. The values of an unreadable line raise UserError;
 the following lines are still read.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import csv
 import functools
 import os
@@ -20,6 +20,7 @@ MOST_BYTES = 2**20  # Of a line.
 _MOST_SKIPPED = 2**26  # Bytes of a line; a longer one is not text.
 _MOST_IN_FILE = 2**32
 _SHOWN = 1000  # Characters kept of a line, for reports.
+_UNKNOWN = 20  # Columns kept, for the same.
 _BROKEN = 'surrogateescape'  # A broken byte becomes half a surrogate pair.
 _WIDE = (b'\xff\xfe', b'\xfe\xff', b'\0\0\xfe\xff')  # UTF-16 and UTF-32.
 _ROWS = 1024  # Of Parquet in memory at a time.
@@ -36,8 +37,36 @@ class Row(NamedTuple):
   values: Callable[[], Mapping[str, Any]]
 
 
-def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
-  """Lines that are not blank; for Parquet, only the columns `keys`.
+class Columns:
+  """Known columns of a file, and the unknown ones that were found in it.
+
+  Attributes:
+    known: names of the columns that are read.
+    unknown: names of others, without repetition, of which some are kept.
+    more: whether there are more.
+  """
+
+  def __init__(self, known: tuple[str, ...]):
+    self.known, self.unknown, self.more = known, [], False
+
+  def find(self, names: Iterable[str]) -> None:
+    """Collects the unknown ones among the names of a file or a line."""
+    for name in map(str, names):
+      if name in self.known or name[:_SHOWN] in self.unknown:
+        continue
+      if len(self.unknown) < _UNKNOWN:
+        self.unknown.append(name[:_SHOWN])
+      else:
+        self.more = True
+
+  def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the known columns; the others are collected."""
+    self.find(row)
+    return {key: row[key] for key in self.known if key in row}
+
+
+def read(path: str, columns: Columns) -> Iterator[Row]:
+  """Lines that are not blank, with the values of the known columns.
 
   Raises:
     UserError: the file cannot be read.
@@ -52,13 +81,13 @@ def read(path: str, keys: tuple[str, ...]) -> Iterator[Row]:
           f'--prompts={path} has more than {_MOST_IN_FILE:,} bytes; split it.'
         )
       if suffix == '.parquet':
-        yield from _parquet(path, file, keys)
+        yield from _parquet(path, file, columns)
         return
       if file.peek(4).startswith(_WIDE):
         raise UserError(
           f'--prompts={path} is UTF-16 or UTF-32; save it as UTF-8 text.'
         )
-      yield from _READERS[suffix](path, file)
+      yield from _READERS[suffix](path, file, columns)
   except (OSError, ValueError) as e:
     if isinstance(e, UserError):
       raise
@@ -80,8 +109,8 @@ def lines(
     yield number, line[:most], len(line) <= most
 
 
-def _txt(path, file):
-  del path
+def _txt(path, file, columns):
+  del path, columns  # It has prompts only.
   for number, line, whole in lines(file):
     if text := _decoded(line):
       yield Row(number, text[:_SHOWN], functools.partial(_plain, text, whole))
@@ -96,14 +125,14 @@ def _plain(text, whole):
   return {'prompt': text}
 
 
-def _jsonl(path, file):
+def _jsonl(path, file, columns):
   del path
   for number, line, whole in lines(file):
     if text := _decoded(line.strip()[:_SHOWN]):
-      yield Row(number, text, functools.partial(_json, line, whole))
+      yield Row(number, text, functools.partial(_json, line, whole, columns))
 
 
-def _json(line, whole):
+def _json(line, whole, columns):
   _check_whole(whole)
   try:
     row = parse_json(line)
@@ -111,7 +140,7 @@ def _json(line, whole):
     raise UserError(f'no JSON ({e}).') from e
   if not isinstance(row, dict):
     raise UserError('it is no JSON object.')
-  return row
+  return columns.of(row)
 
 
 def _decoded(line):
@@ -144,10 +173,10 @@ class _Texts:
     return text if self.number > 1 else text.removeprefix('\ufeff')
 
 
-def _csv(path, file):
+def _csv(path, file, columns):
   texts = _Texts(file)
   reader = csv.reader(texts, strict=True)
-  names = _header(path, reader)
+  names = _header(path, reader, columns)
   while True:
     first = texts.number + 1
     try:
@@ -164,11 +193,11 @@ def _csv(path, file):
       yield Row(
         texts.number,
         ','.join(cells)[:_SHOWN],
-        functools.partial(_named, names, cells),
+        functools.partial(_named, names, cells, columns),
       )
 
 
-def _header(path, reader):
+def _header(path, reader, columns):
   try:
     names = next(reader, [])
   except csv.Error as e:
@@ -178,7 +207,8 @@ def _header(path, reader):
       f'--prompts={path} has no column named prompt; its first '
       f'line is {printable(",".join(names), 60)!r}.'
     )
-  _check_once(path, names)
+  _check_once(path, [name for name in names if name in columns.known])
+  columns.find(names)
   return names
 
 
@@ -189,17 +219,17 @@ def _check_once(path, names):
     )
 
 
-def _named(names, cells):
+def _named(names, cells, columns):
   if len(cells) > len(names):
     raise UserError(f'it has {len(cells)} cells for {len(names)} columns.')
-  return dict(zip(names, cells))
+  return columns.of(dict(zip(names, cells)))
 
 
 def _fail(reason):
   raise UserError(reason)
 
 
-def _parquet(path, file, keys):
+def _parquet(path, file, columns):
   import pyarrow
   from pyarrow import parquet
 
@@ -211,7 +241,8 @@ def _parquet(path, file, keys):
           f'--prompts={path} has no column named prompt, but '
           f'{printable(", ".join(names), 200)}.'
         )
-      used = [name for name in names if name in keys]
+      used = [name for name in names if name in columns.known]
+      columns.find(names)
       _check_once(path, used)
       for name in used:
         _check_type(path, table.schema_arrow.field(name))

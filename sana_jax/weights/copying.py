@@ -33,7 +33,7 @@ def check(folder: pathlib.Path, name: str) -> None:
       allowed='safetensors',
     )
   for path in _data(folder / name):
-    _check_inside(folder, path)
+    check_inside(folder, path)
 
 
 def copy(folder: pathlib.Path, name: str, out: pathlib.Path) -> None:
@@ -44,7 +44,7 @@ def copy(folder: pathlib.Path, name: str, out: pathlib.Path) -> None:
   for path in _data(folder / name):
     target = out / path.relative_to(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _check_inside(folder, path)
+    check_inside(folder, path)
     try:
       source = files.open_regular(path)
     except OSError as e:
@@ -68,7 +68,8 @@ def _data(path) -> Iterator[pathlib.Path]:
         yield inner / name
 
 
-def _check_inside(folder, path):
+def check_inside(folder: pathlib.Path, path: pathlib.Path) -> None:
+  """Raises UserError for a link of the model folder to a file outside."""
   real, home = (pathlib.Path(os.path.realpath(p)) for p in (path, folder))
   blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
   if not (real.is_relative_to(home) or real.is_relative_to(blobs)):

@@ -132,6 +132,21 @@ def load(
     )
 
 
+def check(folder: pathlib.Path, part: str) -> None:
+  """Raises UserError as `load` does; reads names and shapes, no weights."""
+  folder = pathlib.Path(folder) / part
+  with reading(folder):
+    config = read_json(folder / 'config.json')
+    kind = kinds.of_config(config, part)
+    module = kind.module(config, jnp.float32)
+    if native.holds(folder):
+      native_shapes.check(folder, shapes_of(kind, module, None))
+      return
+    tensors = kind.prepare(safetensors_files.read(folder, kind.stem))
+    shapes = shapes_of(kind, module, tensors)
+    table.match(kind.rules(module), tensors, shapes)
+
+
 def shapes_of(
   kind: ModelKind, module: nn.Module, tensors: Mapping[str, Stored] | None
 ) -> PyTree:

@@ -16,12 +16,12 @@ _WANTED = ('*.json', '*.safetensors')
 _UNWANTED = ('*.fp16*', '*.bf16*')
 
 
-def find(name: str | os.PathLike) -> pathlib.Path:
+def find(name: str | os.PathLike, *, download: bool = True) -> pathlib.Path:
   """Folder of a model, which is downloaded if necessary.
 
   A name is a folder, a model in this package ('shapes'), a name of the zoo
   ('sana_600m_512') or a hub id. The hub's cache is used first, and is the only
-  source if HF_HUB_OFFLINE=1.
+  source if HF_HUB_OFFLINE=1 or without `download`.
 
   Raises UserError if it is none of these, or cannot be downloaded.
   """
@@ -54,7 +54,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       value=text,
       allowed=shipped,
     )
-  return _download(text, shown)
+  return _download(text, shown, download)
 
 
 def on_this_machine(name: str) -> pathlib.Path | None:
@@ -105,13 +105,16 @@ def local(name: str | os.PathLike) -> pathlib.Path:
     ) from e
 
 
-def _download(hub_id, shown):
+def _download(hub_id, shown, download):
   import huggingface_hub
 
   try:
     folder = pathlib.Path(
       huggingface_hub.snapshot_download(
-        hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        hub_id,
+        allow_patterns=_WANTED,
+        ignore_patterns=_UNWANTED,
+        local_files_only=not download,
       )
     )
     if empty := list(_without_weights(folder)):
@@ -120,6 +123,13 @@ def _download(hub_id, shown):
   except UserError:
     raise
   except Exception as e:  # The hub's errors have many types.
+    if not download:
+      raise UserError(
+        f'{shown!r} is neither a local folder nor in the cache of the hub; '
+        f'download it first, by hf download {shown}.',
+        key='model',
+        value=hub_id,
+      ) from e
     reason = printable((str(e).strip().splitlines() or [''])[0], 300)
     raise UserError(
       f'{shown!r} is not a local folder and cannot be downloaded from the hub '

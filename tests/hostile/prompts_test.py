@@ -321,7 +321,7 @@ VALUES = (
 
 
 def test_values_of_any_type_are_used_or_reported(hostile, tmp_path):
-  path, keys = tmp_path / 'prompts.jsonl', (*jobs.KEYS, 'id', 'x' * 10**5)
+  path, keys = tmp_path / 'prompts.jsonl', (*jobs.KEYS, 'x' * 10**5)
   lines = [
     f'{{"prompt": "a", "{key}": {value}}}' for key in keys for value in VALUES
   ]
@@ -335,6 +335,8 @@ def test_values_of_any_type_are_used_or_reported(hostile, tmp_path):
     for job in got:
       assert 0 <= job.seed < 2**31 and 1 <= job.num_images <= 10_000
       assert all(x is None or 1 <= x <= 2**14 for x in (job.height, job.width))
+      assert job.steps is None or 1 <= job.steps <= 1000
+      assert job.guidance_scale is None or 0 <= job.guidance_scale <= 1000
     assert max(len(str(x)) for x in problems) < 500
 
 

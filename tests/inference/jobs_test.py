@@ -87,7 +87,6 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
     ('{"prompt": " "}', 'the prompt is empty'),
     ('{}', 'the prompt is empty'),
     ('{"prompt": 3}', 'prompt is 3; it must be text'),
-    ('{"prompt": "a", "sed": 1}', "unknown key 'sed'; allowed are prompt, neg"),
     ('{"prompt": "a", "seed": -1}', 'seed is -1; it must be a whole number'),
     ('{"prompt": "a", "seed": 1.5}', 'seed is 1.5'),
     ('{"prompt": "a", "seed": true}', 'seed is True'),

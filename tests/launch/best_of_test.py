@@ -195,7 +195,8 @@ def test_the_commands_of_the_page_on_sampling_run(tmp_path, monkeypatch, cli):
   many, best, _, judged = (listed(tmp_path / 'out' / str(i)) for i in range(4))
   assert [(x['height'], x['width']) for x in many] == [(96, 128)] * 2 + [
     (128, 128)
-  ]
+  ] * 3
+  assert many[-2]['file'] == 'square-0.png'
   assert 'score' in best[0] and 'score' not in judged[0]
 
 

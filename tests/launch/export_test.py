@@ -115,7 +115,9 @@ def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
     for p in folder.rglob('*')
     if p.is_file()
   }
-  assert files(out) == files(trained / 'model')
+  exported = files(out)
+  assert b'step 4, EMA' in exported.pop('README.md')
+  assert exported == files(trained / 'model')
   assert {p: p.stat().st_mtime_ns for p in trained.rglob('*')} == before
   assert list(tmp_path.iterdir()) == [out]
 
@@ -147,6 +149,59 @@ def test_a_step_and_the_raw_weights_can_be_requested(trained, cli, tmp_path):
   assert not any(equal(other, runs) for other in found.values())
   # ema = average of half of each; at the first step it is the weights.
   assert not equal(found[2, 'ema'], found[2, 'params'])
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+  """A copy of the run, with scores and samples."""
+  copy = tmp_path / 'my run'
+  shutil.copytree(trained, copy)
+  kinds = {'single': {'accuracy': 0.953, 'strict': 0.9, 'chance': 0.1}}
+  (copy / 'scores.json').write_text(json.dumps({'scores': kinds}))
+  (copy / 'pictures').mkdir(exist_ok=True)
+  for step, colour in ((2, 'red'), (4, 'blue')):
+    picture = Image.new('RGB', (2000, 1000), colour)
+    picture.save(copy / f'pictures/step_{step:06d}.png')
+  return copy
+
+
+def test_the_card_has_the_facts_of_the_run(run, cli, tmp_path, tiny_sana):
+  out = tmp_path / 'out'
+  argv = 'export', '--workdir', run, '--to', out, '--step', 2
+  assert cli(*argv, '--license', 'mit')[0] == 0
+  card = (out / 'README.md').read_text()
+  assert card.startswith('---\nlicense: "mit"\n')
+  count = sum(x.size for x in tensors(out).values()) // 4  # Bytes.
+  for text in (
+    '# my run',
+    '| weights | step 2, EMA |',
+    f'| parameters | {count:,} |',
+    '| data | folder, images |',
+    '| single | 95\\.3 % | 90\\.0 % | 10\\.0 % |',
+    '![Samples of the run](./samples.jpg)',
+    f'text encoder of {tiny_sana.name.replace("_", chr(92) + "_")}',
+  ):
+    assert text in card
+  assert str(tiny_sana.parent) not in card  # Paths of the machine.
+  with Image.open(out / 'samples.jpg') as picture:
+    assert picture.size == (1024, 512)
+    assert picture.getpixel((9, 9))[0] > 200  # Not that of a later step.
+
+
+def test_damaged_scores_and_samples_are_left_out(run, cli, tmp_path, caplog):
+  (run / 'scores.json').write_text('{"scores"')
+  (run / 'pictures' / 'step_000004.png').write_bytes(b'\x89PNG')
+  out = tmp_path / 'out'
+  assert cli('export', '--workdir', run, '--to', out)[0] == 0
+  card = (out / 'README.md').read_text()
+  assert '## Scores' not in card and '![' not in card
+  assert 'license:' not in card
+  assert len([r for r in caplog.records if 'left out' in r.message]) == 2
+
+
+def test_a_licence_without_an_identifier_is_refused(trained, refused, tmp_path):
+  message = refusal(trained, refused, tmp_path, '--license', 'My own')
+  assert message.key == '--license'
 
 
 def refusal(trained, refused, tmp_path, *flags):

@@ -1,0 +1,21 @@
+"""Nodes for ComfyUI: this folder, linked or copied into its `custom_nodes`.
+
+ComfyUI loads the folder under a name of its own, maybe in an environment
+without sana_jax and JAX: imports within the folder are relative, and only the
+nodes that load a model import sana_jax, when they run. See docs/comfyui.md.
+"""
+
+from .library import LoadPipeline, Sample
+from .server import SampleByServer
+
+NODE_CLASS_MAPPINGS = {
+  'SanaJaxLoad': LoadPipeline,
+  'SanaJaxSample': Sample,
+  'SanaJaxServer': SampleByServer,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+  'SanaJaxLoad': 'Load SANA (JAX)',
+  'SanaJaxSample': 'Sample SANA (JAX)',
+  'SanaJaxServer': 'Sample SANA by a demo server (JAX)',
+}
+__all__ = ['NODE_CLASS_MAPPINGS', 'NODE_DISPLAY_NAME_MAPPINGS']

@@ -1,0 +1,126 @@
+"""Nodes that load a model and sample in ComfyUI's own process, with JAX."""
+
+import importlib.util
+import os
+import sys
+from typing import Any
+
+from . import inputs
+
+_DTYPES = ('default', 'float32', 'bfloat16', 'float16')
+# Workflows come from strangers: a model is downloaded only if this is set.
+DOWNLOAD = 'SANA_JAX_COMFYUI_DOWNLOAD'
+
+
+class LoadPipeline:
+  """A pipeline from a folder, a name of the zoo, a hub id or `shapes`."""
+
+  RETURN_TYPES = ('SANA_JAX_PIPELINE',)
+  RETURN_NAMES = ('pipeline',)
+  FUNCTION = 'load'
+  CATEGORY = inputs.CATEGORY
+  DESCRIPTION = 'Loads a SANA model in JAX: a folder, a zoo name or a hub id.'
+
+  @classmethod
+  def INPUT_TYPES(cls) -> dict:
+    """ComfyUI's description of the widgets."""
+    return {
+      'required': {
+        'model': ('STRING', {'default': 'shapes'}),
+        'dtype': (list(_DTYPES), {'default': 'default'}),
+      }
+    }
+
+  @classmethod
+  def IS_CHANGED(cls, model: str = '', **_) -> str:
+    """Changes with the files of a folder, so that it is loaded again."""
+    found = []
+    for root, below, names in os.walk(os.path.expanduser(model)):
+      below.sort()
+      for name in sorted(names):
+        path = os.path.join(root, name)
+        if os.path.isfile(path):
+          about = os.stat(path)
+          found.append(f'{path} {about.st_size} {about.st_mtime_ns}')
+    return '\n'.join(found)
+
+  @classmethod
+  def VALIDATE_INPUTS(cls, model: str | None = None) -> bool | str:
+    """True, or an error in a sentence."""
+    if model is not None and not str(model).strip():
+      return 'The model has no name; give a folder, a zoo name or shapes.'
+    return True
+
+  def load(self, model: str, dtype: str) -> tuple[Any]:
+    """(pipeline,); errors are sentences."""
+    _check_installed()
+    if 'jax' not in sys.modules:  # torch uses the same memory.
+      os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    import sana_jax
+    from sana_jax.weights import hub
+
+    name = model.strip()
+    folder = hub.find(name, download=os.environ.get(DOWNLOAD) == '1')
+    chosen = None if dtype == 'default' else dtype
+    return (sana_jax.Pipeline.from_pretrained(folder, chosen),)
+
+
+class Sample:
+  """Pictures of a prompt; the same inputs give the same pictures."""
+
+  RETURN_TYPES = ('IMAGE',)
+  FUNCTION = 'sample'
+  CATEGORY = inputs.CATEGORY
+  DESCRIPTION = 'Draws pictures of a prompt with a SANA model in JAX.'
+
+  @classmethod
+  def INPUT_TYPES(cls) -> dict:
+    """ComfyUI's description of the widgets."""
+    pipeline = {'pipeline': ('SANA_JAX_PIPELINE', {})}
+    return {'required': pipeline | inputs.of_sampling()}
+
+  @classmethod
+  def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+    """True, or an error in a sentence."""
+    return inputs.check_prompt(prompt)
+
+  def sample(
+    self,
+    pipeline: Any,
+    prompt: str,
+    negative_prompt: str,
+    seed: int,
+    steps: int,
+    guidance_scale: float | int,
+    sampler: str,
+    width: int,
+    height: int,
+    batch: int,
+  ) -> tuple[Any]:
+    """(images,); errors are sentences."""
+    settings = inputs.chosen(
+      negative_prompt=negative_prompt,
+      steps=steps,
+      guidance_scale=guidance_scale,
+      sampler=sampler,
+      width=width,
+      height=height,
+    )
+    steps = settings.get('steps') or pipeline.default('steps')
+    images = pipeline(
+      prompt,
+      seed=seed,
+      num_images=batch,
+      output_type='uint8',
+      on_step=inputs.Progress(steps),
+      **settings,
+    ).images
+    return (inputs.tensor(images),)
+
+
+def _check_installed():
+  if importlib.util.find_spec('sana_jax') is None:
+    raise RuntimeError(
+      'sana_jax is not installed in the environment of ComfyUI; install it '
+      'there, or use the node for a demo server.'
+    )

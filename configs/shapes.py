@@ -6,8 +6,8 @@ r"""The small SANA shipped with this repository, trained on `shapes` at 128 px.
 
 The published architecture at 1.76 M parameters (width 128, 6 blocks). One
 initial value differs: the caption norm starts at 1 and not at 0.01. Measured
-(2026-11-21, 2 cores of an AMD EPYC virtual machine with other work beside it):
-29 minutes; see docs/small_model.md for the scores.
+(2026-12-01, one core of an Intel Xeon virtual machine): 55 minutes of CPU time;
+see docs/small_model.md for the scores.
 
 :quick  64 px, width 96, 4 blocks, a few minutes, for launch/quickstart.
 """
@@ -34,7 +34,9 @@ def get_config(arg=''):
   config.flow.shift = 2.0
   config.sampling.shift = 2.0
   config.sampling.guidance_scale = 3.0
-  config.optimizer.learning_rate = 3e-3 if quick else 2e-3
+  config.dtype = 'float32' if quick else 'bfloat16'
+  config.optimizer.name = 'adamw' if quick else 'came_8bit'
+  config.optimizer.learning_rate = 3e-3 if quick else 4e-4
   config.optimizer.b2 = 0.99
   config.optimizer.weight_decay = 0.01
   config.optimizer.schedule = 'warmup_stable_decay'
@@ -42,5 +44,5 @@ def get_config(arg=''):
   config.optimizer.clip_norm = 1.0
   config.log_every_steps = 50
   config.checkpoint_every_steps = 1000
-  config.pictures_every_steps = 1500 if quick else 2000
+  config.pictures_every_steps = 1500 if quick else 500
   return config

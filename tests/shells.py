@@ -37,7 +37,7 @@ served() {
   until grep http:// served.log; do kill -0 $server && sleep 0.2; done
   kill $server
   wait $server || code=$?
-  [ $code = 143 ]
+  [ $code = 130 ] || [ $code = 143 ]
 }
 refused() {
   local code=0

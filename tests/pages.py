@@ -20,12 +20,13 @@ SMALLER = {
   r'sana-jax train --config \S*shapes(\.py)? ': '--config.num_steps=1 '
   '--config.data.examples=32 --config.data.path=out/small '
   '--config.batch_size=8 --config.optimizer.warmup_steps=0 '
-  '--config.sampling.steps=1 --config.sampling.images=2',
+  '--config.model.unroll=1 --config.pictures_every_steps=0',
   r'sana-jax train --config \S*shapes(\.py)? (?!.*init_from)': ''
-  '--config.model.depth=2 --config.model.unroll=1',
-  r'--config shapes_text_encoder ': '--config.num_steps=3 '
+  '--config.model.depth=2',
+  r'--config shapes_text_encoder ': '--config.num_steps=1 '
   '--config.text.examples=32 --config.batch_size=8 --config.model.depth=1 '
   '--config.optimizer.warmup_steps=0',
+  r'--profile 2:4 ': '--config.num_steps=3',
 }
 # Commands that are checked and not run in full: a pattern, its replacement,
 # and the reason.
@@ -59,6 +60,7 @@ CHECKED = (
   ),
   (
     r'^tensorboard (.*)',
+    r'! python -c "import tensorboard" || '
     r'python -m tensorboard.main \1 --inspect',
     'serves until it is stopped',
   ),

@@ -83,11 +83,16 @@ def check_planning(outputs):
 
 
 def check_launching(outputs):
-  local, *others, _ = outputs
-  assert 'The model is in' in local
+  commands = pages.commands(PAGES['launching'])
+  local, *others = (
+    output
+    for command, output in zip(commands, outputs)
+    if command.startswith('sana-jax launch ')
+  )
+  assert 'The model is in' in local and others
   for output in others:
     assert re.search('sana-jax.*train|sana_jax.launch.cli train', output)
-  assert sorted(x.name for x in pathlib.Path('out').iterdir()) == ['run']
+  assert [x.name for x in pathlib.Path('out').iterdir()] == ['run']
 
 
 def check_demo(outputs):
@@ -146,6 +151,9 @@ def test_each_line_of_a_block_is_a_command(name):
   shown = pages.commands(PAGES[name])
   for line in pages.lines(PAGES[name], ['bash']):
     assert line in shown
+  for block in pages.blocks(PAGES[name], ['']):
+    # Others are the output of a command, or flags.
+    assert re.match(rf'{pages.STARTS}|dp: |--config', block)
 
 
 def test_each_row_of_the_tables_changes_a_command():

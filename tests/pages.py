@@ -6,7 +6,9 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 BLOCK = r'^```(\w*)\n(.*?)^```$'
-STARTS = r'(?:sana-jax|python3?|pip|PYTHONPATH=|tensorboard|docker|source) ?'
+STARTS = (
+  r'(?:sana-jax|python3?|pip|PYTHONPATH=\.|tensorboard|docker|kubectl|source) '
+)
 # Flags that are added to each command that holds a pattern.
 SMALLER = {
   r'sana-jax sample ': '--steps 1',
@@ -65,11 +67,11 @@ CHECKED = (
     'serves until it is stopped',
   ),
   (r'^docker build -f (\S+).*', r'test -f \1', 'needs docker'),
+  (r'^kubectl .*', 'true', 'needs a cluster'),
   (r'^(sana-jax demo .*)', r'served \1', 'serves until it is stopped'),
 )
 # Placeholders, and files of other commands than the page's own.
 FILLED = {
-  'THE_ONE_OF_PHASE_2': '0.4',
   '--config NAME ': '--config sana_600m_512 ',
   '--workdir out/run --to out/at_20000 --step 20000': '--workdir out/local '
   '--to out/at_1 --step 1',

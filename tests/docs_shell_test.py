@@ -48,7 +48,7 @@ def check_sampling(_):
 
 
 def check_weights(_):
-  shipped = pages.ROOT / 'sana_jax/assets/shapes'
+  shipped = pathlib.Path('sana_jax/assets/shapes')  # Of the clone.
   for path in shipped.rglob('*'):
     for folder in ('again', 'third'):
       copy = pathlib.Path('out', folder, path.relative_to(shipped))

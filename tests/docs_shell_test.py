@@ -43,7 +43,8 @@ def check_sampling(_):
     for path in [pathlib.Path('out', name, 'results.jsonl')]
   )
   sizes = [(x['height'], x['width']) for x in many]
-  assert sizes == [(96, 128)] * 2 + [(128, 128)]
+  assert sizes == [(96, 128)] * 2 + [(128, 128)] * 3
+  assert many[-2]['file'] == 'square-0.png'
   assert 'score' in best[0] and 'score' not in judged[0]
 
 

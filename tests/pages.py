@@ -6,9 +6,7 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 BLOCK = r'^```(\w*)\n(.*?)^```$'
-STARTS = (
-  r'(?:sana-jax|python3?|pip|PYTHONPATH=\.|tensorboard|docker|kubectl|source) '
-)
+STARTS = r'(?:sana-jax|python3?|pip|PYTHONPATH=\.|tensorboard|docker|kubectl|source|ln) '
 # Flags that are added to each command that holds a pattern.
 SMALLER = {
   r'sana-jax sample ': '--steps 1',
@@ -67,6 +65,7 @@ CHECKED = (
     'serves until it is stopped',
   ),
   (r'^docker build -f (\S+).*', r'test -f \1', 'needs docker'),
+  (r'^ln -s "\$PWD/(\S+)" \.\./ComfyUI.*', r'test -d \1', 'needs ComfyUI'),
   (r'^kubectl .*', 'true', 'needs a cluster'),
   (r'^(sana-jax demo .*)', r'served \1', 'serves until it is stopped'),
 )

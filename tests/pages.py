@@ -6,7 +6,10 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 BLOCK = r'^```(\w*)\n(.*?)^```$'
-STARTS = r'(?:sana-jax|python3?|pip|PYTHONPATH=\.|tensorboard|docker|kubectl|source|ln) '
+STARTS = (
+  r'(?:sana-jax|python3?|pip|PYTHONPATH=\.|tensorboard|docker|kubectl|'
+  r'source|ln) '
+)
 # Flags that are added to each command that holds a pattern.
 SMALLER = {
   r'sana-jax sample ': '--steps 1',

@@ -1,5 +1,6 @@
 """Every test sees eight CPU devices; none is skipped."""
 
+import functools
 import importlib.util
 import itertools
 import os
@@ -13,6 +14,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+import shells
 
 from sana_jax import compilation_cache
 
@@ -99,6 +101,14 @@ def cli(capsys):
     return code, *capsys.readouterr()
 
   return run
+
+
+@pytest.fixture(scope='session')
+def page_shell(tmp_path_factory):
+  """Runs lines in the activated environment of a fresh clone."""
+  clone, first = shells.fresh_clone(tmp_path_factory.mktemp('pages'))
+  shells.shell('python3 -m venv .venv', clone, first)
+  return functools.partial(shells.run_in, clone)
 
 
 def pytest_sessionfinish(session):

@@ -2,25 +2,18 @@
 
 import io
 import json
-import pathlib
 import re
-import shlex
 import tarfile
 
+import pages
 from PIL import Image
 import pyarrow
 from pyarrow import parquet
 import pytest
 
-from sana_jax.launch import cli
-from sana_jax.launch.config_files import checked_config
+from sana_jax.launch.config_files import load_config
 
-PAGE = (pathlib.Path(__file__).parents[1] / 'docs/data.md').read_text()
-COMMANDS = [
-  line
-  for block in re.findall(r'```bash\n(.*?)```', PAGE, re.DOTALL)
-  for line in block.replace('\\\n', ' ').splitlines()
-]
+PAGE = pages.text('data')
 
 
 def image(size):
@@ -42,8 +35,7 @@ def write_tar(path, samples):
 def data(tmp_path, monkeypatch):
   """Folder data/ with the input of the page's commands, and the index."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('HOME', str(tmp_path))
-  (sample,) = re.findall(r'```json\n(.*?)```', PAGE, re.DOTALL)
+  (sample,) = pages.blocks(PAGE, ['json'])
   write_tar(
     tmp_path / 'data/tars/0001.tar',
     {
@@ -86,18 +78,13 @@ def data(tmp_path, monkeypatch):
 
 
 @pytest.mark.docs
-def test_the_commands_of_the_page_run(data, capsys):
-  (python,) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+def test_the_commands_of_the_page_run(data, page_shell):
+  (python,) = pages.blocks(PAGE, ['python'])
   exec(python, {})
-  outputs = {}
-  for line in COMMANDS:
-    name, *arguments = shlex.split(line)
-    if name != 'sana-jax' or arguments[0] in ('train', 'sample'):
-      continue
-    assert cli.main(arguments) == 0, capsys.readouterr().err
-    outputs[line] = capsys.readouterr().out
-  assert len(outputs) == 9
-  for line, records in {
+  commands = pages.commands(PAGE)
+  assert len(commands) == 12
+  outputs = page_shell([*map(pages.smaller, commands)], data)
+  for part, records in {
     'out/data': 64,
     'tars/*.tar': 2,
     'wids-meta': 1,
@@ -105,26 +92,20 @@ def test_the_commands_of_the_page_run(data, capsys):
     '*.array_record': 1,
     'min_size_px': 1,
   }.items():
-    (text,) = [
-      out
-      for command, out in outputs.items()
-      if line in command and 'describe' in command
+    (printed,) = [
+      output
+      for command, output in zip(commands, outputs)
+      if part in command and 'describe' in command
     ]
     count = '1 record\n' if records == 1 else f'{records} records\n'
-    assert text.startswith(count), text
-
-
-@pytest.mark.docs
-def test_a_folder_is_trained_on(data, capsys):
-  trial, own = [shlex.split(c)[1:] for c in COMMANDS if ' train ' in c]
-  assert cli.main(trial) == 0, capsys.readouterr().err
-  _, config, *_ = own[own.index('--config') :]
-  assert trial[trial.index('--config') + 1] == f'{config}:runlocal'
-  overrides = [x for x in own if x.startswith('--config.')]
-  checked = checked_config(config, overrides)
-  assert checked.data.source == 'folder' and checked.init_from
-  (sample,) = [shlex.split(c)[1:] for c in COMMANDS if ' sample ' in c]
-  workdir = own[own.index('--workdir') + 1]
+    assert printed.startswith(count), printed
+  trial, own = [c for c in commands if ' train ' in c]
+  config = re.search(r'--config (\S+)', own)[1]
+  assert f'--config {config}:runlocal' in trial
+  assert load_config(config).init_from
+  (sample,) = [c for c in commands if ' sample ' in c]
+  workdir = re.search(r'--workdir (\S+)', own)[1]
   assert f'{workdir}/model' in sample
   index = json.loads((data / 'out/trial/model/model_index.json').read_text())
   assert index['_class_name'] == 'SanaPipeline'
+  assert (data / 'out/pictures/contact_sheet.png').is_file()

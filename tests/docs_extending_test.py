@@ -2,17 +2,16 @@
 
 import pathlib
 import re
-import shlex
 import sys
 
 import jax.numpy as jnp
 import numpy as np
+import pages
 import pytest
 
 from sana_jax import config
 from sana_jax.diffusion import samplers
 from sana_jax.kernels.linear_attention import relu_linear_attention
-from sana_jax.launch import cli
 from sana_jax.weights import kinds
 
 pytestmark = pytest.mark.docs
@@ -104,11 +103,13 @@ def test_a_backend_of_another_package_runs_where_it_is_named(page):
   config.check(chosen)
 
 
-def test_a_layout_in_a_file_is_planned(page, capsys):
+def test_a_layout_in_a_file_is_planned(page, page_shell):
   page('layout')
-  (line,) = re.findall(r'```bash\n(.*?)\n```', SECTIONS['layout'], re.DOTALL)
-  assert cli.main(shlex.split(line)[1:]) == 0
-  assert 'fsdp=4 tensor=4' in capsys.readouterr().out
+  folder = pathlib.Path('shell').absolute()
+  folder.mkdir()
+  pathlib.Path('wide.py').rename(folder / 'wide.py')
+  (printed,) = page_shell(pages.commands(SECTIONS['layout']), folder)
+  assert 'fsdp=4 tensor=4' in printed
 
 
 @pytest.mark.parametrize(

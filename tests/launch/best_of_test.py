@@ -2,9 +2,6 @@
 
 import json
 import os
-import pathlib
-import re
-import shlex
 import shutil
 
 import numpy as np
@@ -13,7 +10,6 @@ import pytest
 
 from sana_jax.locks import process_group
 
-ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = 'a red circle left of a blue square', 'three green stars'
 SHARED = ['--steps', '5', '--batch-size', '8']  # One compiled program.
 MODULE = """
@@ -172,32 +168,6 @@ def test_each_process_takes_whole_prompts(chosen, tmp_path, cli, monkeypatch):
   assert [(x['file'], x['number']) for x in made] == [
     (x['file'], x['number']) for x in listed(out)
   ]
-
-
-@pytest.mark.docs
-def test_the_commands_of_the_page_on_sampling_run(tmp_path, monkeypatch, cli):
-  monkeypatch.chdir(tmp_path)
-  page = (ROOT / 'docs' / 'sampling.md').read_text()
-  (tmp_path / 'mine.py').write_text(
-    re.findall(r'```python\n(.*?)```', page, re.DOTALL)[0]
-  )
-  monkeypatch.syspath_prepend(tmp_path)
-  (lines,) = re.findall(r'```json\n(.*?)```', page, re.DOTALL)
-  (tmp_path / 'prompts.jsonl').write_text(lines)
-  commands = ''.join(
-    re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
-  ).splitlines()
-  assert len(commands) == 4
-  for i, line in enumerate(commands):
-    arguments = shlex.split(line.removeprefix('PYTHONPATH=. '))
-    code, _, err = cli(*arguments[1:], '--steps', '2', '--out', f'out/{i}')
-    assert code == 0, err
-  many, best, _, judged = (listed(tmp_path / 'out' / str(i)) for i in range(4))
-  assert [(x['height'], x['width']) for x in many] == [(96, 128)] * 2 + [
-    (128, 128)
-  ] * 3
-  assert many[-2]['file'] == 'square-0.png'
-  assert 'score' in best[0] and 'score' not in judged[0]
 
 
 @pytest.fixture

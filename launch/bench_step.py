@@ -33,10 +33,10 @@ from sana_jax.launch.flags import backends, flag, prompt, whole
 # They differ in width, tokens, batch and remat, and fit on a laptop.
 _PLANNED = ','.join(
   [
-    'shapes',
-    'shapes+batch_size=128+model.remat=full',
-    'sana_600m_512+dtype=float32+model.depth=2+batch_size=4',
-    'sana_1600m_1024+dtype=float32+model.depth=1+batch_size=1',
+    'shapes+dtype=float32',
+    'shapes+dtype=float32+batch_size=128+model.remat=full',
+    'sana_600m_512+dtype=float32+init_from=+model.depth=2+batch_size=4',
+    'sana_1600m_1024+dtype=float32+init_from=+model.depth=1+batch_size=1',
   ]
 )
 _SWEPT = 'sana_600m_512+batch_size=128,sana_1600m_1024+batch_size=32'

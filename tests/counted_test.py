@@ -32,7 +32,7 @@ REASONS = {
   ('sana_jax/weights/pth.py', '{len(tensors)} tensors'),
   ('sana_jax/weights/table.py', '{len(tensors):,} tensors'),
   ('sana_jax/weights/safetensors_files.py', '{len(fields)} tensors'),
-  ('sana_jax/weights/safetensors_files.py', '{len(names)} files'),
+  ('sana_jax/weights/weight_files.py', '{len(names)} files'),
 }
 
 

@@ -142,7 +142,7 @@ def check(folder: pathlib.Path, part: str) -> None:
     if native.holds(folder):
       native_shapes.check(folder, shapes_of(kind, module, None))
       return
-    tensors = kind.prepare(safetensors_files.read(folder, kind.stem))
+    tensors = kind.prepare(weight_files.read(folder, kind.stem))
     shapes = shapes_of(kind, module, tensors)
     table.match(kind.rules(module), tensors, shapes)
 

@@ -149,7 +149,7 @@ def _file_names(index, places, suffix):
         f'{suffix} file of its folder.',
         key='weight_map',
         value=name,
-        allowed=f'{suffix} files',
+        allowed=f'*{suffix}',
       )
   if len(names) > _MOST_FILES:
     raise UserError(

@@ -44,7 +44,7 @@ def draw(tmp_path, prompts, most=1.0, shard_size=0):
   )
   jobs = [Job(p, height=8, width=8, line=i) for i, p in enumerate(prompts, 1)]
   lock = types.SimpleNamespace(check=lambda: None)
-  return drawing.draw(Fake(), jobs, {}, args, tmp_path, lock)
+  return drawing.draw(Fake(), jobs, {}, args, tmp_path, lock, {})
 
 
 def lines(tmp_path):

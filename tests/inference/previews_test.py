@@ -71,7 +71,7 @@ def test_requests_compile_no_programs_after_the_first(pipe):
 )
 def test_few_steps_have_a_preview_and_never_the_last(steps, most, expected):
   assert previews.steps_of(steps, most) == expected
-  watch = Previewer(None, most).watch(steps, (8, 8), None)
+  watch = Previewer(None, most).watch(steps, (8, 8), print)
   assert (watch is None) == (not expected)
 
 

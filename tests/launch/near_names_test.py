@@ -171,8 +171,8 @@ def test_a_layout_file_without_a_layout_is_named(tmp_path, text, key):
   [
     ('', 'get_config'),
     ('def config(arg): pass', 'get_config'),
-    ('def get_config(): pass', ''),
-    ('def get_config(arg): return 1 / 0', ''),
+    ('def get_config(): pass', '--config'),
+    ('def get_config(arg): return 1 / 0', '--config'),
   ],
 )
 def test_a_config_file_names_what_is_missing_and_no_line(tmp_path, text, key):

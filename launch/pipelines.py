@@ -23,6 +23,7 @@ SAMPLERS = (
   'dpm++2m-heun',
   'dpm++3m',
   'dpm++3m-heun',
+  'scm',
 )
 
 

@@ -7,12 +7,15 @@ of those of the final latents and of the images.
 
 import contextlib
 import functools
+from typing import Any, NamedTuple
 
 import diffusers
+from diffusers.pipelines.sana import pipeline_sana_sprint_img2img
 from diffusers.schedulers import scheduling_scm
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import torch
 
 from sana_jax.diffusion import samplers, time_grids
@@ -20,7 +23,10 @@ from sana_jax.diffusion.guidance import guide
 from sana_jax.diffusion.paths import Flow, Prediction, TrigFlow
 from sana_jax.diffusion.samplers.base import call_keys
 from sana_jax.diffusion.samplers.scm import fresh_noise
-from sana_jax.tools.parity.ledger import Case, MODULE, relative_error
+from sana_jax.inference import randomness
+from sana_jax.tools.parity import pipelines
+from sana_jax.tools.parity.ledger import Case, MODULE, PIPELINE, relative_error
+from sana_jax.tools.parity.pipelines import PROMPTS
 
 SIGMA = 0.5
 # Angles, with the 0 that diffusers needs.
@@ -28,8 +34,40 @@ _CUSTOM = ((1.5, 0.9, 0.2, 0.0), (1.5708, 0.0), (1.1, 1.0, 0.05, 0.01, 0.0))
 _STEPS = range(1, 9)
 
 
+class Run(NamedTuple):
+  """Request to both pipelines; more of sana_jax's if theirs is other."""
+
+  what: str
+  steps: int = 2
+  images: int = 1
+  guidance: float = 4.5
+  middle: float | None = None
+  strength: float | None = None  # With an image.
+  times: tuple[float, ...] | None = None  # Those of the same run.
+  size: tuple[int, int] = (32, 64)
+  transformer: dict[str, Any] = {}
+
+
+_RUNS = (
+  Run('1 step', 1),
+  Run('2 steps, 2 images', 2, 2),
+  Run('2 steps, the second at 1.0', 2, middle=1.0),
+  Run('4 steps, guidance 2', 4, guidance=2.0),
+  Run('timestep_scale 1 in the config', transformer=dict(timestep_scale=1.0)),
+  Run('an image at strength 0.5', 2, strength=0.5, times=(1.3,)),
+  Run(
+    'an image at strength 0.5 of 4 steps',
+    4,
+    2,
+    strength=0.5,
+    times=(1.5708 / 2, 1.5708 / 4),
+  ),
+  Run('an image at strength 0.25 of 4 steps', 4, strength=0.25),
+)
+
+
 def cases() -> list[Case]:
-  """Cases of the scheduler and of the conversion of a flow."""
+  """Cases of the scheduler, of the conversion of a flow, and of pipelines."""
   case = functools.partial(
     Case, 'sprint', size='1 to 8 steps and 3 lists', dtype='float32'
   )
@@ -44,6 +82,17 @@ def cases() -> list[Case]:
       "DDIM on the converted flow, against the flow's Euler steps",
       measure=_ddim,
       against='closed form',
+    ),
+    *(
+      Case(
+        'sprint',
+        run.what,
+        'tiny',
+        'float32',
+        PIPELINE,
+        functools.partial(_pipeline, run),
+      )
+      for run in _RUNS
     ),
   ]
 
@@ -190,3 +239,86 @@ def _ddim(seed):
     return relative_error(
       sample(_Ddim(), TrigFlow(SIGMA)), sample(samplers.Euler(), Flow())
     )
+
+
+def _pipeline(run: Run, seed):
+  theirs = pipelines.make_sprint(seed, run.transformer)
+  ours = pipelines.saved(theirs, encoder=run.strength is not None)
+  seeds, numbers = (np.full(run.images, 3), np.arange(run.images))
+  shape = *(side // ours.autoencoder.module.spec.side for side in run.size), 4
+  noise = np.array(randomness.draw_noise(seeds, numbers, shape))
+  image = np.random.default_rng(seed).integers(0, 256, (*run.size, 3), np.uint8)
+  keys = randomness.draw_keys(seeds, numbers)
+  want = [
+    _draw_theirs(theirs, run, kind, noise, image, keys)
+    for kind in ('latent', 'np')
+  ]
+  draw = functools.partial(
+    ours.draw,
+    PROMPTS[0],
+    height=run.size[0],
+    width=run.size[1],
+    num_images=run.images,
+    seed=3,
+    guidance_scale=run.guidance,
+    use_resolution_binning=False,
+    **_ours(run, image),
+  )
+  return max(
+    relative_error(draw(output_type=kind), x)
+    for kind, x in zip(('latent', 'float'), want)
+  )
+
+
+def _ours(run, image):
+  """Arguments of sana_jax for the steps of a run."""
+  if run.strength is None:
+    return (
+      dict(steps=run.steps)
+      if run.middle is None
+      else dict(times=(time_grids.NOISE_ANGLE, run.middle))
+    )
+  if run.times is not None:
+    return dict(image=image, times=run.times)
+  steps = round(run.steps * run.strength)
+  return dict(image=image, strength=run.strength, steps=steps)
+
+
+@torch.no_grad()
+def _draw_theirs(theirs, run, kind, noise, image, keys):
+  how = dict(
+    num_inference_steps=run.steps,
+    height=run.size[0],
+    width=run.size[1],
+    num_images_per_prompt=run.images,
+    guidance_scale=run.guidance,
+    intermediate_timesteps=(run.middle or 1.3) if run.steps == 2 else None,
+    use_resolution_binning=False,
+    output_type=kind,
+  )
+  start = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
+  with pipelines.quiet(), steps_noise(keys):
+    if run.strength is None:
+      out = theirs(PROMPTS[0], latents=start, **how).images
+    else:
+      theirs = diffusers.SanaSprintImg2ImgPipeline(**theirs.components)
+      theirs.set_progress_bar_config(disable=True)
+      with _first_noise(start):
+        out = theirs(
+          PROMPTS[0],
+          image=Image.fromarray(image),
+          strength=run.strength,
+          **how,
+        ).images
+  return np.asarray(out if kind == 'np' else out.permute(0, 2, 3, 1))
+
+
+@contextlib.contextmanager
+def _first_noise(start):
+  """Gives diffusers' img2img pipeline its noise."""
+  plain = pipeline_sana_sprint_img2img.randn_tensor
+  pipeline_sana_sprint_img2img.randn_tensor = lambda *args, **how: start
+  try:
+    yield
+  finally:
+    pipeline_sana_sprint_img2img.randn_tensor = plain

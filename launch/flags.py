@@ -156,6 +156,24 @@ def ratio(value: str) -> float:
   return found
 
 
+def strength(value: str) -> float:
+  """Parses a number from 0.01 to 1."""
+  number = float(value) if _NUMBER.fullmatch(value) else 0.0
+  if not 0.01 <= number <= 1:
+    raise refused(value, 'a number from 0.01 to 1')
+  return number
+
+
+def angles(value: str) -> list[float]:
+  """Parses decreasing angles of steps, such as 1.5708,1.3."""
+  parts = value.split(',')
+  found = [float(p) for p in parts if _NUMBER.fullmatch(p)]
+  after = [*found[1:], 0]
+  if len(found) == len(parts) and all(a > b for a, b in zip(found, after)):
+    return found
+  raise refused(value, 'decreasing angles of steps, such as 1.5708,1.3')
+
+
 def interval(value: str) -> tuple[float, float]:
   """Parses an interval in [0, 1] such as 0.1:0.9."""
   match = re.fullmatch(r'([0-9](?:\.[0-9]+)?):([0-9](?:\.[0-9]+)?)', value)

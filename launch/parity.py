@@ -39,6 +39,7 @@ AREAS = (
   'samplers',
   'optim',
   'pipeline',
+  'sprint',
 )
 _PACKAGES = (
   'sana_jax',

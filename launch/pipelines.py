@@ -4,6 +4,7 @@ import argparse
 
 from sana_jax.launch import devices
 from sana_jax.launch.flags import (
+  angles,
   backends,
   CPU_DEVICES,
   interval,
@@ -23,6 +24,7 @@ SAMPLERS = (
   'dpm++2m-heun',
   'dpm++3m',
   'dpm++3m-heun',
+  'scm',
 )
 
 
@@ -42,7 +44,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     '--steps',
     type=whole(1, 1000),
     metavar='N',
-    help="model calls (default: the model's recommendation, else 20)",
+    help="model calls (default: the model's recommendation, else 20, and 2 "
+    'for a Sprint)',
   )
   group.add_argument(
     '--guidance-scale',
@@ -63,6 +66,24 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(SAMPLERS[:-1])} or {SAMPLERS[-1]}, or the name of a '
     "scheduler of diffusers (default: the model's)",
   )
+  _add_guidance(group)
+  group.add_argument(
+    '--flow-shift',
+    type=positive,
+    metavar='S',
+    help="of the time grid (default: the model's)",
+  )
+  group.add_argument(
+    '--times',
+    type=angles,
+    metavar='T,...',
+    help='of the sampler scm, the angles of its steps, instead of --steps '
+    '(default: 1.5708,1.3 for two, else evenly spaced)',
+  )
+  add_device_arguments(parser)
+
+
+def _add_guidance(group):
   group.add_argument(
     '--guidance-interval',
     type=interval,
@@ -83,13 +104,6 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     help='adaptive projected guidance, keeping this much of '
     'what saturates colours (default: plain guidance)',
   )
-  group.add_argument(
-    '--flow-shift',
-    type=positive,
-    metavar='S',
-    help="of the time grid (default: the model's)",
-  )
-  add_device_arguments(parser)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,12 +156,16 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
   if args.sampler:
     args.sampler = samplers.named(args.sampler)
   mesh = make_mesh(args.mesh, jax.local_devices())
-  pipe = Pipeline.from_pretrained(args.model, args.dtype, mesh)
+  pipe = Pipeline.from_pretrained(
+    args.model, args.dtype, mesh, encoder=bool(getattr(args, 'image', None))
+  )
   return pipe, settings_of(args, pipe)
 
 
 def settings_of(args: argparse.Namespace, pipe) -> dict:
   """Settings shared by all pictures; most defaults are omitted."""
+  from sana_jax.inference import arguments, few_steps
+
   settings = {}
   for key in ('steps', 'guidance_scale'):
     value = getattr(args, key)
@@ -162,4 +180,27 @@ def settings_of(args: argparse.Namespace, pipe) -> dict:
     settings['guidance'] = given
   if args.flow_shift is not None:
     settings['flow_shift'] = args.flow_shift
-  return settings
+  few_steps.check_guidance(
+    pipe.transformer.module,
+    arguments.guidance_of(settings['guidance_scale'], settings.get('guidance')),
+  )
+  return settings | _start(args, settings)
+
+
+def _start(args, settings):
+  """Settings of the sampler scm: its angles, and where an image starts.
+
+  Raises UserError if they exclude each other, or another sampler is chosen.
+  """
+  from sana_jax.inference import few_steps, input_image
+
+  given = {
+    name: getattr(args, name, None) for name in ('times', 'image', 'strength')
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  if not given:
+    return {}
+  steps = few_steps.resolved({**given, 'steps': args.steps}, settings)['steps']
+  if 'image' in given:
+    given['image'] = input_image.description(given['image'])
+  return {**given, 'steps': steps}

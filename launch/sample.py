@@ -47,6 +47,7 @@ from sana_jax.launch.flags import (
   PIXELS,
   prompt,
   ratio,
+  strength,
   whole,
 )
 from sana_jax.launch.skipped import Skipped
@@ -57,6 +58,7 @@ SHEET = 'contact_sheet.png'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   _add_pictures(parser.add_argument_group('prompts and pictures'))
+  _add_start(parser.add_argument_group('start from an image'))
   _add_size(parser.add_argument_group('size'))
   _add_files(parser.add_argument_group('files'))
   pipelines.add_sampling_arguments(parser)
@@ -115,6 +117,21 @@ def _add_pictures(group):
     metavar='X',
     help='of the lines of --prompts; where more cannot be '
     'used, the exit code is 1 (default: %(default)s)',
+  )
+
+
+def _add_start(group):
+  group.add_argument(
+    '--image',
+    metavar='FILE',
+    help='image from which the pictures start, with the sampler scm',
+  )
+  group.add_argument(
+    '--strength',
+    type=strength,
+    metavar='X',
+    help='part of the way from --image to noise where the sampler starts, up '
+    'to 1, which ignores the image (default: 0.6)',
   )
 
 
@@ -196,7 +213,9 @@ def run(args: argparse.Namespace) -> int:
     parts_of(args.decode, pipe.autoencoder.module.spec.side)
     settings['parts'] = args.decode
   jobs = [_sized(pipe, job, args.aspect_ratio) for job in jobs]
-  jobs, too_odd = _possible(jobs, lambda job: _check_size(pipe, job), by_line)
+  jobs, too_odd = _possible(
+    jobs, lambda job: _check_job(pipe, job, settings), by_line
+  )
   _warn_of_unknown(pipe, jobs)
   problems += unreadable + doubled + too_odd
   lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
@@ -275,9 +294,14 @@ def _sized(pipe, job, ratio):
   )
 
 
-def _check_size(pipe, job):
+def _check_job(pipe, job, settings):
+  from sana_jax.inference import few_steps
+
   check_area(job.height, job.width)
   pipe.trained_size(job.height, job.width)
+  settings = settings | job.settings()
+  if few_steps.OF_SCM & set(settings):
+    few_steps.resolved(settings, settings)
 
 
 def _failure(job, failed):

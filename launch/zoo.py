@@ -129,7 +129,7 @@ def usage(entry) -> list[str]:
       '--format diffusers',
     ]
   convert = f'sana-jax convert --from {entry.name} --to DIR --format orbax'
-  if entry.kind != 'pipeline':
+  if not entry.can_sample:
     return [convert]
   return [
     f'sana-jax sample --model {entry.name} --prompt "a red circle" --out DIR',

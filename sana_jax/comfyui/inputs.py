@@ -16,6 +16,7 @@ SAMPLERS = (
   'dpm++2m-heun',
   'dpm++3m',
   'dpm++3m-heun',
+  'scm',
 )
 MOST_SIDE = 2**14
 MOST_IMAGES = 64

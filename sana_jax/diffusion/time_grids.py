@@ -3,14 +3,21 @@
 Grids are made on the host in float64 and rounded once, as the references do.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from sana_jax import fields
 from sana_jax.diffusion.flow import check_shift, shift_time
-from sana_jax.diffusion.paths import Flow, Path, TRAIN_TIMESTEPS
+from sana_jax.diffusion.paths import Flow, Path, TRAIN_TIMESTEPS, TrigFlow
 from sana_jax.errors import UserError
 from sana_jax.typing import Array, Float
+
+# SANA-Sprint's angle of pure noise, pi/2 as rounded in diffusers and NVlabs,
+# and the second of its two steps.
+NOISE_ANGLE, MIDDLE_ANGLE = 1.5708, 1.3
+_ANGLES = fields.list_of(fields.number(0, NOISE_ANGLE), 1, 1001)
 
 
 class TimeGrid(NamedTuple):
@@ -62,6 +69,50 @@ def flow_euler_grid(
     last = float(shift_time(np.float32(last), shift))
   times = shift_time(np.linspace(1, last, steps), shift)
   return _grid(times, TRAIN_TIMESTEPS * np.float32(times))
+
+
+def scm_times(
+  steps: int, noise: float = NOISE_ANGLE, middle: float = MIDDLE_ANGLE
+) -> list[float]:
+  """Angles of SANA-Sprint's steps, decreasing from `noise` towards 0.
+
+  Evenly spaced, except that the second of two steps is at `middle`, as in
+  diffusers' SCMScheduler.
+
+  Raises:
+    UserError: if there is no step.
+  """
+  _check(steps, 1.0)
+  if steps == 2:
+    return [noise, middle]
+  return np.linspace(noise, 0, steps + 1)[:-1].tolist()
+
+
+def scm_grid(times: Sequence[float]) -> TimeGrid:
+  """Grid on `TrigFlow` of angles at which the model is called.
+
+  Args:
+    times: decreasing, in (0, 1.5708]; as in diffusers, 0 may be added as the
+      end.
+
+  Raises:
+    UserError: if they are not.
+  """
+  if isinstance(times, Sequence | np.ndarray) and not isinstance(times, str):
+    times = [fields.plain(t) for t in times]
+  fields.check('The call', {'times': times}, {'times': _ANGLES})
+  angles = [*times, 0] if times[-1] else times
+  if len(angles) == 1 or any(t <= s for t, s in zip(angles, angles[1:])):
+    raise UserError(
+      f'times is {fields.shown(times)}; times of scm must decrease, such as '
+      f'{[NOISE_ANGLE, MIDDLE_ANGLE]}.',
+      key='times',
+      value=times,
+      allowed='decreasing times',
+    )
+  t = np.float64(np.float32(angles[:-1]))
+  timesteps = TRAIN_TIMESTEPS * np.sin(t) / (np.sin(t) + np.cos(t))
+  return TimeGrid(np.float32(angles), np.float32(timesteps), TrigFlow())
 
 
 def _grid(times, timesteps):

@@ -12,14 +12,15 @@ from sana_jax import fields
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import texts
+from sana_jax.inference import few_steps, texts
 from sana_jax.inference.conventions import Convention
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.typing import DType
 
 OUTPUT_TYPES = ('uint8', 'float', 'latent')
-DEFAULTS = {'steps': 20, 'guidance_scale': 4.5}
+_DEFAULTS = {'steps': 20, 'guidance_scale': 4.5}
+_SPRINT = {'steps': 2, 'guidance_scale': 4.5}
 _CALL = {
   'height': fields.integer(1, 2**15),
   'width': fields.integer(1, 2**15),
@@ -34,6 +35,11 @@ _CALL = {
   'output_type': fields.choice(*OUTPUT_TYPES),
   'use_resolution_binning': fields.FLAG,
 }
+
+
+def default(name: str, recommended: Mapping[str, Any], sprint: bool) -> Any:
+  """A model's value of a setting: its recommendation, else its kind's."""
+  return recommended.get(name, (_SPRINT if sprint else _DEFAULTS)[name])
 
 
 def guidance_of(
@@ -91,6 +97,9 @@ class Call(NamedTuple):
   use_resolution_binning: bool
   instruction: str | Sequence[str] | None
   flow_shift: float | int
+  times: Sequence[float] | None
+  image: Any
+  strength: float | None
   convention: Convention
   parts: Strips | Tiles | str | None
   on_step: Callable[[int], None] | None
@@ -111,6 +120,7 @@ def call(given: Mapping[str, Any], own: Mapping[str, Any]) -> Call:
     values.pop('guidance_scale'), values['guidance']
   )
   values['sampler'] = samplers.named(values['sampler'])
+  values |= few_steps.resolved(given, values)
   values['prompts'] = texts.texts_of('prompt', values['prompts'])
   return Call(**values)
 

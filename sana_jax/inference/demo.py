@@ -15,7 +15,7 @@ import numpy as np
 
 from sana_jax.diffusion import samplers
 from sana_jax.errors import explain_out_of_memory, UserError
-from sana_jax.inference import batches, images, texts
+from sana_jax.inference import batches, few_steps, images, texts
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
 from sana_jax.inference.request_queue import Stopped
@@ -197,7 +197,15 @@ def drawn(
     files,
     f'{counted(len(files), "picture")} in {seconds:.1f} s. '
     'Each PNG holds its prompt, seed and settings.',
-    texts.notes(pipe, [request.prompt, request.negative_prompt]),
+    [
+      *texts.notes(pipe, [request.prompt, request.negative_prompt]),
+      *few_steps.notes(
+        pipe.transformer.module,
+        request.sampler,
+        request.steps,
+        bool(request.negative_prompt),
+      ),
+    ],
   )
 
 

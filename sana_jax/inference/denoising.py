@@ -5,6 +5,7 @@ are the same.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 
 import jax
@@ -24,9 +25,12 @@ _PAG_LAYERS = {20: (8,), 28: (14,)}
 def denoise(
   module, variables, noise, text, negative, grid, *, sampler, guidance, rng=None
 ):
-  """Latents at t = 0; text and negative are (embeddings, mask)."""
+  """Latents at t = 0; text and negative are (embeddings, mask).
+
+  A network that embeds its guidance scale has no use for `negative`.
+  """
   denoiser = Denoiser(module, grid.path)
-  conditions = _project(denoiser, variables, text, negative)
+  conditions = _project(denoiser, variables, text, negative, guidance.scale)
   predict = _guided(denoiser, variables, conditions, guidance)
   return samplers.sample(samplers.make(sampler), predict, noise, grid, rng)
 
@@ -56,7 +60,10 @@ def denoise_step_by_step(
       t = 0 that are expected by then.
   """
   denoiser = Denoiser(module, grid.path)
-  conditions = _project_once(denoiser, variables, text, negative)
+  conditions = _project_once(
+    denoiser, variables, text, negative, guidance.scale
+  )
+  guidance = _outside(denoiser, guidance)  # One program for all scales.
   carry, steps = samplers.begin(samplers.make(sampler), noise, grid, rng)
   if isinstance(noise.sharding, NamedSharding):
     # The sharding of a step's outputs; otherwise the second step recompiles.
@@ -76,7 +83,7 @@ def denoise_step_by_step(
       on_step(i + 1)
     if on_estimate is not None:
       on_estimate(
-        i + 1, functools.partial(_estimate, before, carry.x, now[0], grid.path)
+        i + 1, functools.partial(_expected, before, carry, now[0], grid.path)
       )
   return samplers.finish(carry, grid)
 
@@ -86,6 +93,13 @@ def runner(on_step: Callable | None, on_estimate: Callable | None) -> Callable:
   if on_step is None and on_estimate is None:
     return denoise
   return functools.partial(denoise_step_by_step, on_step, on_estimate)
+
+
+def _expected(before, carry, at, path):
+  """Latents at t = 0 that are expected after a step."""
+  if hasattr(carry, 'data'):  # Noise was added after the prediction.
+    return carry.data
+  return _estimate(before, carry.x, at, path)
 
 
 @functools.partial(jax.jit, static_argnames='path')
@@ -107,13 +121,15 @@ def _advance(
   return samplers.advance(samplers.make(sampler), predict, carry, now, rng)
 
 
-def _project(denoiser, variables, text, negative):
+def _project(denoiser, variables, text, negative, scale):
   """Projections of both texts, once for all steps, with equal batch sizes."""
 
-  def project(condition):
+  def project(condition, scale=None):
     params, adapters = _parts(variables)
-    return denoiser.condition(params, *condition, adapters=adapters)
+    return denoiser.condition(params, *condition, scale, adapters=adapters)
 
+  if denoiser.module.guidance_embeds:
+    return project(text, scale), None
   # Broadcast after the projection: it may be one for all prompts.
   negative = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (len(text[1]), *x.shape[1:])),
@@ -125,7 +141,15 @@ def _project(denoiser, variables, text, negative):
 _project_once = jax.jit(_project, static_argnames='denoiser')
 
 
+def _outside(denoiser, guidance):
+  """Guidance outside of the network, which may embed the scale."""
+  if denoiser.module.guidance_embeds:
+    return dataclasses.replace(guidance, scale=1.0)
+  return guidance
+
+
 def _guided(denoiser, variables, conditions, guidance):
+  guidance = _outside(denoiser, guidance)
   depth = denoiser.module.depth
   usual = _PAG_LAYERS.get(depth, (depth // 2,))
   layers = jnp.isin(jnp.arange(depth), jnp.array(guidance.pag_layers or usual))

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 import difflib
 from typing import Any
 
+from sana_jax import fields
+from sana_jax.diffusion.time_grids import NOISE_ANGLE, scm_times
 from sana_jax.errors import UserError
 
 _RENAMED = {
@@ -11,7 +13,11 @@ _RENAMED = {
   'num_inference_steps': 'steps',
   'num_images_per_prompt': 'num_images',
   'complex_human_instruction': 'instruction',
+  'timesteps': 'times',
 }
+# Angles of SanaSprintPipeline, of which `times` are made.
+_ANGLES = {'max_timesteps': 'noise', 'intermediate_timesteps': 'middle'}
+_ANGLE = fields.number(1e-3, NOISE_ANGLE)
 # Arguments of which one value is what happens here anyway.
 _FIXED = {
   'return_dict': True,
@@ -30,7 +36,6 @@ _INSTEAD = {
   'prompt_attention_mask': _EMBEDDINGS,
   'negative_prompt_embeds': _EMBEDDINGS,
   'negative_prompt_attention_mask': _EMBEDDINGS,
-  'timesteps': 'give steps and flow_shift',
   'sigmas': 'give steps and flow_shift',
   'eta': 'no sampler here has it',
   'attention_kwargs': 'no model here has them',
@@ -54,18 +59,38 @@ def arguments(
 
   Raises UserError for an argument that neither has, or that only diffusers has.
   """
-  found = {}
+  found, angles = {}, {}
   for name, value in given.items():
     own = _RENAMED.get(name, name)
     if name in _FIXED:
       _check_fixed(name, value)
+    elif name in _ANGLES:
+      angles[name] = value
     elif own not in ours:
       raise _unknown(name, ours)
     elif own in found:
       raise UserError(f'{own} and {name} are the same; give one.', key=own)
     else:
       found[own] = value
-  return found
+  return found | _times(angles, found)
+
+
+def _times(angles, found):
+  """`times` of the angles of SanaSprintPipeline that are given."""
+  angles = {k: fields.plain(v) for k, v in angles.items() if v is not None}
+  if not angles:
+    return {}
+  if 'times' in found:
+    raise UserError(
+      f'times and {next(iter(angles))} are given; give one of the two.',
+      key='times',
+    )
+  fields.check('The call', angles, dict.fromkeys(angles, _ANGLE))
+  steps = found.get('steps') or 2
+  fields.check('The call', {'steps': steps}, {'steps': fields.integer(1, 1000)})
+  return {
+    'times': scm_times(steps, **{_ANGLES[k]: v for k, v in angles.items()})
+  }
 
 
 def output_type(value: Any) -> Any:

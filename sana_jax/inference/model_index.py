@@ -8,7 +8,8 @@ from sana_jax.errors import UserError
 from sana_jax.text.vocabulary import Vocabulary
 from sana_jax.weights import folder as folders
 
-_CLASSES = ('SanaPipeline', 'SanaPAGPipeline')
+_SPRINTS = ('SanaSprintPipeline', 'SanaSprintImg2ImgPipeline')
+_CLASSES = ('SanaPipeline', 'SanaPAGPipeline', *_SPRINTS)
 _RECOMMENDED = {
   'steps': fields.integer(1, 1000),
   'guidance_scale': fields.number(0, 1000),
@@ -42,7 +43,7 @@ def _section(folder):
   if index.get('_class_name') not in _CLASSES:
     raise UserError(
       f'{folder} is a {fields.shown(index.get("_class_name"))}; '
-      'SanaPipeline is supported.'
+      'SanaPipeline and SanaSprintPipeline are supported.'
     )
   section = index.get('_sana_jax', {})
   if not isinstance(section, dict):
@@ -82,8 +83,22 @@ def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:
         f'{folder} mixes two models: {what} {got:,}, where '
         f'{wanted:,} is needed.'
       )
+  _check_guidance(folder, transformer)
   if len(tokenizer) > text_encoder.vocab_size:
     raise UserError(
       f'{folder} mixes two models: the tokenizer has {len(tokenizer):,} '
       f'tokens, the text encoder {text_encoder.vocab_size:,}.'
+    )
+
+
+def _check_guidance(folder, transformer):
+  """Raises UserError for a SANA-Sprint without an input for the guidance."""
+  name = folders.read_json(folder / 'model_index.json')['_class_name']
+  if name in _SPRINTS and not transformer.guidance_embeds:
+    raise UserError(
+      f'{folder} is a {name} whose transformer has no embedding of the '
+      'guidance scale; guidance_embeds must be true in its config.json.',
+      key='guidance_embeds',
+      value=False,
+      allowed=True,
     )

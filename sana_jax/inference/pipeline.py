@@ -20,7 +20,6 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 from PIL import Image
 
-from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.inference import (
   arguments,
@@ -28,6 +27,8 @@ from sana_jax.inference import (
   decoding,
   denoising,
   diffusers_names,
+  few_steps,
+  input_image,
   model_index,
   randomness,
   texts,
@@ -37,7 +38,6 @@ from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
 from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
-from sana_jax.text import encode
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.text.prompts import INSTRUCTION
 from sana_jax.text.vocabulary import Vocabulary
@@ -80,14 +80,16 @@ class Pipeline:
     dtype: DType | None = None,
     mesh: Mesh | None = None,
     *,
+    encoder: bool = False,
     torch_dtype: Any = None,
   ) -> 'Pipeline':
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
 
     Weights and arithmetic are in `dtype` (diffusers' name is torch_dtype), by
     default float32 on a CPU and bfloat16 elsewhere; norms, softmax and the
-    sums of the linear attention are always in float32. Only the decoder of the
-    autoencoder is loaded.
+    sums of the linear attention are always in float32. Of the autoencoder,
+    only the decoder is loaded, and with `encoder` also the encoder, for images
+    given to `draw`.
     """
     folder, dtype = (
       hub.find_pipeline(name),
@@ -99,9 +101,12 @@ class Pipeline:
     tokenizer = tokenizers.load(folder / 'tokenizer')
     model_index.check_parts(folder, tokenizer)
     load = functools.partial(folders.load, folder, dtype=dtype, mesh=mesh)
+    transformer = load('transformer')
+    if few_steps.is_sprint(transformer.module):
+      transformer, scheduler = few_steps.sprint(transformer, scheduler)
     return cls(
-      load('transformer'),
-      load('vae', only='decoder'),
+      transformer,
+      load('vae', only='' if encoder else 'decoder'),
       load('text_encoder'),
       tokenizer,
       *scheduler,
@@ -129,6 +134,9 @@ class Pipeline:
     instruction: str | Sequence[str] | None = INSTRUCTION,
     guidance: Guidance | Mapping[str, Any] | None = None,
     flow_shift: float | None = None,
+    times: Sequence[float] | None = None,
+    image: Any = None,
+    strength: float | None = None,
     convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -142,14 +150,17 @@ class Pipeline:
     Args:
       height, width: in pixels; the model's own size by default.
       steps: model evaluations, each doubled by guidance; by default the
-        model's recommendation, else 20.
+        model's recommendation, else 20, and 2 for a Sprint.
       guidance_scale: scale of classifier-free guidance; 1 or less disables it;
-        by default the model's recommendation, else 4.5.
+        a Sprint embeds it; by default the model's recommendation, else 4.5.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
       numbers: k, by default from 0; one for each prompt if num_images is 1.
       latents: noise, [n, height/f, width/f, channels].
       sampler, flow_shift: the checkpoint's by default.
+      times: of the sampler scm, the angles of its steps, such as [1.5708, 1.3].
+      image: starting point for scm, a path, a PIL image or an array.
+      strength: part of the way from image to noise where scm starts (.6).
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
@@ -181,22 +192,26 @@ class Pipeline:
 
   def _draw(self, call):
     parts = arguments.parts_of(call.parts, self.autoencoder.module.spec.side)
-    samplers.make(call.sampler)  # Raises before any work is done.
+    few_steps.check(self, call)
     shown = call.height, call.width
     size = self.trained_size(*shown, call.use_resolution_binning)
     pictures = randomness.of_pictures(
       len(call.prompts), call.seed, call.num_images, call.numbers
     )
+    start = self.noise(*pictures, size, call.latents)
+    if call.image is not None:
+      start = input_image.mixed(self, call.image, start, size, call.times[0])
     encoded = self.encode_prompts(
       call.prompts, call.negative_prompt, call.instruction
     )
     denoised = self.denoise(
-      self.noise(*pictures, size, call.latents),
+      start,
       *texts.repeated(*encoded, call.num_images),
       steps=call.steps,
       guidance=call.guidance,
       sampler=call.sampler,
       flow_shift=call.flow_shift,
+      times=call.times,
       convention=call.convention,
       on_step=call.on_step,
       on_estimate=call.on_estimate,
@@ -225,7 +240,8 @@ class Pipeline:
 
   def default(self, name: str) -> Any:
     """The model's recommended `steps` or `guidance_scale`, else ours."""
-    return self.recommended.get(name, arguments.DEFAULTS[name])
+    sprint = few_steps.is_sprint(self.transformer.module)
+    return arguments.default(name, self.recommended, sprint)
 
   def __repr__(self) -> str:
     return f'Pipeline({self.size_px} px, sampler={self.sampler!r})'
@@ -284,9 +300,9 @@ class Pipeline:
     f = self.autoencoder.module.spec.side
     shape = (size[0] // f, size[1] // f, self.transformer.module.in_channels)
     if latents is None:
-      return self._split(randomness.draw_noise(seeds, numbers, shape))
+      return self.split(randomness.draw_noise(seeds, numbers, shape))
     arguments.check_latents(latents, (len(numbers), *shape))
-    return self._split(jnp.asarray(latents, jnp.float32))
+    return self.split(jnp.asarray(latents, jnp.float32))
 
   def encode_prompts(
     self,
@@ -296,29 +312,10 @@ class Pipeline:
   ):
     """((embeddings, mask) of the prompts, the same of the negative ones).
 
-    There is a negative one for each prompt, or one for all.
+    There is a negative one for each prompt, or one for all, or None if the
+    model has its guidance scale as an input.
     """
-    negatives = texts.negatives_of(negative_prompt, len(prompts))
-    instruction = texts.instruction_of(instruction)
-    texts.warn_of_unknown(self, [*prompts, *negatives])
-    length = max(
-      texts.text_length(self.tokenizer, prompts, instruction),
-      texts.text_length(self.tokenizer, negatives, ''),
-    )
-    run = functools.partial(
-      encode.encode,
-      self.text_encoder.module,
-      self.text_encoder.variables['params'],
-      self.tokenizer,
-      length=length,
-      prefix_cache=self.cache,
-      put=self._split,
-    )
-    if len(negatives) > 1:
-      negative = run(negatives)
-    elif (negative := self.cache.get((negatives[0], length))) is None:
-      negative = self.cache[negatives[0], length] = run(negatives)
-    return run(prompts, instruction=instruction), negative
+    return texts.encoded(self, prompts, negative_prompt, instruction)
 
   def denoise(
     self,
@@ -330,6 +327,7 @@ class Pipeline:
     guidance: Guidance | float = 4.5,
     sampler: str | None = None,
     flow_shift: float | None = None,
+    times: Sequence[float] | None = None,
     convention: Convention = DIFFUSERS,
     on_step: Callable[[int], None] | None = None,
     on_estimate: Callable[[int, Callable[[], Array]], None] | None = None,
@@ -340,23 +338,24 @@ class Pipeline:
     `rng`, one key for each image, is used by samplers that draw noise.
     """
     name = sampler or self.sampler
-    grid = time_grid(name, steps, flow_shift or self.flow_shift, convention)
+    shift = flow_shift or self.flow_shift
+    grid = time_grid(name, steps, shift, convention, times)
     if convention.prompt_mask and negative is not None:
       negative = negative[0], text[1]
     if not isinstance(guidance, Guidance):
       guidance = Guidance(float(guidance))
     run = denoising.runner(on_step, on_estimate)
-    with self._on_mesh():
+    with self.on_mesh():
       return run(
         self.transformer.module,
         self.transformer.variables,
-        self._split(noise),
-        jax.tree.map(self._split, text),
+        self.split(noise),
+        jax.tree.map(self.split, text),
         negative,
         grid,
         sampler=name,
         guidance=guidance,
-        rng=None if rng is None else self._split(rng),
+        rng=None if rng is None else self.split(rng),
       )
 
   def decode(
@@ -366,11 +365,11 @@ class Pipeline:
     parts: Strips | Tiles | None = None,
   ) -> Float[Array, 'b y2 x2 3']:
     """Images in [0, 1] of the transformer's latents, scaled to cover `size`."""
-    with self._on_mesh():
+    with self.on_mesh():
       return decoding.decode(
         self.autoencoder.module,
         self.autoencoder.variables,
-        self._split(latents),
+        self.split(latents),
         size,
         parts,
       )
@@ -381,13 +380,13 @@ class Pipeline:
     images = self.decode(latents, size, parts)
     return decoding.to_uint8(images) if output_type == 'uint8' else images
 
-  def _on_mesh(self):
+  def on_mesh(self):
     """Context in which the models shard rows and examples over the mesh."""
     return (
       contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
     )
 
-  def _split(self, x):
+  def split(self, x):
     """Shards the batch over the mesh, if there is one and it divides."""
     if self.mesh is None:
       return jnp.asarray(x)

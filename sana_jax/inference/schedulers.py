@@ -1,12 +1,18 @@
 """scheduler_config.json: the sampler of a model, and its time grid."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 from typing import Any
 
 from sana_jax import fields
-from sana_jax.diffusion.time_grids import dpm_grid, flow_euler_grid, TimeGrid
+from sana_jax.diffusion.time_grids import (
+  dpm_grid,
+  flow_euler_grid,
+  scm_grid,
+  scm_times,
+  TimeGrid,
+)
 from sana_jax.errors import UserError
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.weights.folder import read_json
@@ -38,6 +44,11 @@ _EULER = {
   'stochastic_sampling': False,
   'num_train_timesteps': 1000,
 }
+_SCM = {
+  'prediction_type': 'trigflow',
+  'sigma_data': 0.5,
+  'num_train_timesteps': 1000,
+}
 _SHIFT = fields.number(0.01, 100)
 _ALLOWED = {
   'flow_shift': _SHIFT,
@@ -61,11 +72,16 @@ def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
   if name == 'FlowMatchEulerDiscreteScheduler':
     _check(path, config, _EULER)
     return 'euler', float(config.get('shift', 1.0))
+  if name == 'SCMScheduler':
+    _check(path, config, _SCM)
+    return 'scm', 3.0  # The shift is for other samplers.
   if name != 'DPMSolverMultistepScheduler':
     raise UserError(
       f'{folder} has the scheduler {fields.shown(name)}; '
-      'DPMSolverMultistepScheduler with use_flow_sigmas and '
-      'FlowMatchEulerDiscreteScheduler are supported.'
+      'DPMSolverMultistepScheduler with use_flow_sigmas, '
+      'FlowMatchEulerDiscreteScheduler and SCMScheduler are supported.',
+      key='scheduler',
+      value=name,
     )
   _check(path, {**_DPM_DEFAULTS, **config}, _DPM)
   heun = '-heun' if config.get('solver_type') == 'heun' else ''
@@ -89,8 +105,11 @@ def time_grid(
   steps: int,
   shift: float,
   convention: Convention = DIFFUSERS,
+  times: Sequence[float] | None = None,
 ) -> TimeGrid:
-  """The time grid of a sampler."""
+  """The time grid of a sampler; `times` are those of scm."""
+  if sampler == 'scm':
+    return scm_grid(scm_times(steps) if times is None else times)
   if sampler == 'euler':
     return flow_euler_grid(steps, shift, convention.double_shift)
   return dpm_grid(steps, shift, convention.continuous_timesteps)

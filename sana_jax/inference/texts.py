@@ -1,12 +1,14 @@
 """Texts of a call: types, padded length, one negative prompt for all."""
 
 from collections.abc import Iterable, Sequence
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sana_jax.errors import UserError
+from sana_jax.inference import few_steps
 from sana_jax.printable import counted
 from sana_jax.text import encode, prompts, vocabulary
 from sana_jax.text.prompts import INSTRUCTION
@@ -30,6 +32,45 @@ def text_length(tokenizer, texts: Sequence[str], instruction: str) -> int:
   outside = mask.shape[1] - encode.LENGTH  # The instruction without <bos>.
   needed = int(mask.sum(axis=1).max()) - outside
   return next(n for n in TEXT_LENGTHS if n >= min(needed, encode.LENGTH))
+
+
+def encoded(
+  pipe,
+  prompts: Sequence[str],
+  negative_prompt: str | Sequence[str] | None,
+  instruction: str | Sequence[str] | None,
+) -> tuple[PyTree, PyTree | None]:
+  """(embeddings, mask) of the prompts, and of the negative ones.
+
+  There is a negative one for each prompt, or one for all, or None if the model
+  has its guidance scale as an input.
+  """
+  negatives = negatives_of(negative_prompt, len(prompts))
+  instruction = instruction_of(instruction)
+  if few_steps.is_sprint(pipe.transformer.module):
+    negatives = []
+  warn_of_unknown(pipe, [*prompts, *negatives])
+  length = max(
+    text_length(pipe.tokenizer, x, prefix)
+    for x, prefix in ((prompts, instruction), (negatives, ''))
+    if x
+  )
+  run = functools.partial(
+    encode.encode,
+    pipe.text_encoder.module,
+    pipe.text_encoder.variables['params'],
+    pipe.tokenizer,
+    length=length,
+    prefix_cache=pipe.cache,
+    put=pipe.split,
+  )
+  if not negatives:
+    negative = None
+  elif len(negatives) > 1:
+    negative = run(negatives)
+  elif (negative := pipe.cache.get((negatives[0], length))) is None:
+    negative = pipe.cache[negatives[0], length] = run(negatives)
+  return run(prompts, instruction=instruction), negative
 
 
 def warn_of_unknown(pipe, texts: Iterable[str]) -> None:
@@ -91,9 +132,9 @@ def negatives_of(value: str | Sequence[str] | None, count: int) -> list[str]:
   return found
 
 
-def repeated(text: PyTree, negative: PyTree, images: int) -> tuple:
+def repeated(text: PyTree, negative: PyTree | None, images: int) -> tuple:
   """Rows of each prompt repeated for its images; one negative row stays one."""
   repeat = lambda x: jnp.repeat(x, images, axis=0)
-  if len(negative[1]) > 1:
+  if negative is not None and len(negative[1]) > 1:
     negative = jax.tree.map(repeat, negative)
   return jax.tree.map(repeat, text), negative

@@ -276,3 +276,10 @@ def _copy_others(source, out):
     )  # Raises for one with code.
   for name in _OTHERS:
     copying.copy(source.folder, name, out)
+  index = out / 'model_index.json'
+  transformer = source.parts.get('transformer')
+  if not index.exists() or transformer is None:
+    return
+  is_sprint = 'Sprint' in str(folders.read_json(index).get('_class_name'))
+  if transformer.config.get('guidance_embeds') and not is_sprint:
+    folders.index_sprint(out)  # The other parts are of a SANA's folder.

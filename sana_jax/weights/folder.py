@@ -275,3 +275,23 @@ def write_index(
       'vae': ['diffusers', 'AutoencoderDC'],
     },
   )
+
+
+def index_sprint(folder: pathlib.Path) -> None:
+  """Changes a folder's index and scheduler to those of a SANA-Sprint."""
+  scheduler = 'SCMScheduler'
+  index = read_json(folder / 'model_index.json')
+  index |= {
+    '_class_name': 'SanaSprintPipeline',
+    'scheduler': ['diffusers', scheduler],
+  }
+  write_json(folder / 'model_index.json', index)
+  write_json(
+    folder / 'scheduler' / 'scheduler_config.json',
+    {
+      '_class_name': scheduler,
+      'num_train_timesteps': 1000,
+      'prediction_type': 'trigflow',
+      'sigma_data': 0.5,
+    },
+  )

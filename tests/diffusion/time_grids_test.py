@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sana_jax.diffusion import time_grids
+from sana_jax.diffusion.paths import TrigFlow
 from sana_jax.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -158,3 +159,67 @@ def test_a_bad_value_is_named(make, steps, shift, key):
 def test_one_step_goes_from_noise_to_data(make):
   grid = make(1, 3.0)
   assert grid.times[0] > 0.999 and grid.times[1] == 0
+
+
+@pytest.mark.parametrize(
+  'steps, angles',
+  [  # diffusers 0.42, SCMScheduler.set_timesteps; None but for two steps.
+    (1, [1.5708, 0]),
+    (2, [1.5708, 1.3, 0]),
+    (3, [1.5708, 1.0472, 0.5236, 0]),
+    (4, [1.5708, 1.1781, 0.7854, 0.3927, 0]),
+    (8, [1.5708 * k / 8 for k in range(8, -1, -1)]),
+  ],
+)
+def test_the_scm_grid_has_diffusers_angles(steps, angles):
+  grid = time_grids.scm_grid(time_grids.scm_times(steps))
+  np.testing.assert_allclose(grid.times, np.float32(angles), rtol=1e-6)
+  assert grid.path == TrigFlow(0.5) and grid.times.dtype == np.float32
+  # The model's time of SanaSprintPipeline, here 1000 times as large.
+  s = grid.times[:-1].astype(np.float64)
+  np.testing.assert_allclose(
+    grid.timesteps, 1000 * np.sin(s) / (np.cos(s) + np.sin(s)), rtol=1e-6
+  )
+
+
+def test_angles_may_be_given_with_or_without_the_end():
+  grid = time_grids.scm_grid([1.5, 0.75])
+  np.testing.assert_array_equal(grid.times, np.float32([1.5, 0.75, 0]))
+  for other in ((1.5, 0.75, 0), np.float64([1.5, 0.75]), [1.5, 0.75, 0.0]):
+    np.testing.assert_array_equal(time_grids.scm_grid(other).times, grid.times)
+  halves = time_grids.scm_times(2, 0.7854, 0.65)
+  assert halves == [0.7854, 0.65]
+
+
+@pytest.mark.parametrize(
+  'times',
+  [
+    [],
+    [0],
+    [1.0, 1.0],
+    [1.0, 1.3],
+    [1.3, 0, 0],
+    [1.571],
+    [1.3, -0.1],
+    [float('nan')],
+    [True],
+    ['1.3'],
+    [[1.3]],
+    [1.3, [1.0]],
+    np.ones((1, 1)),
+    '1.3',
+    1.3,
+    None,
+    [1.0] * 1002,
+  ],
+  ids=str,
+)
+def test_bad_angles_are_named(times):
+  with pytest.raises(UserError) as refused:
+    time_grids.scm_grid(times)
+  assert refused.value.key == 'times' and refused.value.allowed
+
+
+def test_scm_needs_a_step():
+  with pytest.raises(UserError, match='steps is 0'):
+    time_grids.scm_times(0)

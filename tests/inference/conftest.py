@@ -1,6 +1,7 @@
-"""The pipeline of the golden folder, loaded once."""
+"""Pipelines of the golden folders, loaded once."""
 
 import pathlib
+import shutil
 
 import pytest
 
@@ -12,3 +13,19 @@ FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 @pytest.fixture(scope='session')
 def pipe():
   return Pipeline.from_pretrained(FOLDER, 'float32')
+
+
+@pytest.fixture(scope='session')
+def sprint_folder(tmp_path_factory):
+  """A whole SANA-Sprint: tiny_sprint, and the other parts of tiny_sana."""
+  folder = tmp_path_factory.mktemp('sprint') / 'model'
+  shutil.copytree(
+    FOLDER, folder, ignore=shutil.ignore_patterns('golden.safetensors')
+  )
+  shutil.copytree(FOLDER.with_name('tiny_sprint'), folder, dirs_exist_ok=True)
+  return folder
+
+
+@pytest.fixture(scope='session')
+def sprint(sprint_folder):
+  return Pipeline.from_pretrained(sprint_folder, 'float32', encoder=True)

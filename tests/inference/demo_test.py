@@ -82,7 +82,7 @@ def test_whole_numbers_may_come_as_floats(pipe):
     (
       dict(sampler=['ddim']),
       'sampler is a list; allowed are euler, dpm++1m, '
-      'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.',
+      'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun, scm.',
     ),
     (
       dict(guidance_scale=float('inf')),
@@ -91,7 +91,7 @@ def test_whole_numbers_may_come_as_floats(pipe):
     (
       dict(sampler='ddim'),
       "sampler is 'ddim'; allowed are euler, dpm++1m, "
-      'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun.',
+      'dpm++1m-heun, dpm++2m, dpm++2m-heun, dpm++3m, dpm++3m-heun, scm.',
     ),
     (
       dict(prompt='', steps=0),

@@ -16,6 +16,12 @@ DPM = {
   'prediction_type': 'flow_prediction',
   'flow_shift': 3.0,
 }
+SCM = {
+  '_class_name': 'SCMScheduler',
+  'num_train_timesteps': 1000,
+  'prediction_type': 'trigflow',
+  'sigma_data': 0.5,
+}
 EULER = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'shift': 4.0}
 
 
@@ -45,6 +51,8 @@ def folder(tmp_path, config):
       ('dpm++2m', 3.0),
     ),
     (EULER, ('euler', 4.0)),
+    (SCM, ('scm', 3.0)),
+    ({'_class_name': 'SCMScheduler'}, ('scm', 3.0)),
   ],
 )
 def test_the_scheduler_names_the_sampler(tmp_path, config, want):
@@ -56,6 +64,7 @@ def test_the_scheduler_names_the_sampler(tmp_path, config, want):
   [
     ({'_class_name': 'DDIMScheduler'}, "scheduler 'DDIMScheduler'; DPMSolver"),
     (DPM | {'use_flow_sigmas': False}, 'use_flow_sigmas is False; only True'),
+    (SCM | {'sigma_data': 1.0}, 'sigma_data is 1.0; only 0.5'),
     ({'_class_name': 'DPMSolverMultistepScheduler'}, "prediction_type is 'eps"),
     (
       DPM | {'use_karras_sigmas': True},

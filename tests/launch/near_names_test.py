@@ -109,7 +109,7 @@ def test_an_underscore_works_in_a_command(cli, monkeypatch, tmp_path):
 
 def test_help_lists_every_sampler(capsys):
   assert list(pipelines.SAMPLERS) == samplers.NAMES[: len(pipelines.SAMPLERS)]
-  assert len(pipelines.SAMPLERS) == 7
+  assert len(pipelines.SAMPLERS) == 8
   for name in ('sample', 'evaluate', 'demo'):
     with pytest.raises(SystemExit):
       commands.main([name, '--help'])

@@ -121,7 +121,7 @@ def test_python_and_sample_warn_once_of_the_same_words(
     assert texts.notes(pipe, ['a dog', '']) == [vocabulary.note(['dog'], WORDS)]
     caplog.clear()
     flags = [x for p in prompts for x in ('--prompt', p)]
-    flags += ['--steps', 1, '--height', 16, '--width', 16, '--batch-size', 1]
+    flags += ['--steps', 2, '--height', 16, '--width', 16, '--batch-size', 1]
     out = '--out', tmp_path / 'out'
     assert cli('sample', '--model', model, *flags, *out)[0] == 0
     found = [r.getMessage() for r in caplog.records]

@@ -11,6 +11,7 @@ from sana_jax.diffusion.samplers.base import (
 )
 from sana_jax.diffusion.samplers.dpm_solver import DpmSolver
 from sana_jax.diffusion.samplers.euler import Euler
+from sana_jax.diffusion.samplers.scm import Scm
 from sana_jax.errors import did_you_mean, UserError
 
 # DPM-Solver++ of order 1 is Euler's method on its own time grid.
@@ -22,11 +23,13 @@ _SAMPLERS = {
   'dpm++2m-heun': DpmSolver(order=2, variant='heun'),
   'dpm++3m': DpmSolver(order=3),
   'dpm++3m-heun': DpmSolver(order=3, variant='heun'),
+  'scm': Scm(),
 }
 # Schedulers of diffusers that are the same method.
 _OF_DIFFUSERS = {
   'FlowMatchEulerDiscreteScheduler': 'euler',
   'DPMSolverMultistepScheduler': 'dpm++2m',
+  'SCMScheduler': 'scm',
 }
 NAMES = list(_SAMPLERS)  # Extended by `register`.
 
@@ -60,7 +63,7 @@ def make(name: str) -> Sampler:
   if name not in _SAMPLERS:
     hint = did_you_mean(name.lower(), NAMES)
     if name.endswith('Scheduler'):
-      ours = ' and '.join(f'{k} ({v})' for k, v in _OF_DIFFUSERS.items())
+      ours = ', '.join(f'{k} ({v})' for k, v in _OF_DIFFUSERS.items())
       hint = f" (of diffusers' schedulers there are {ours})"
     raise UserError(
       f'The sampler is {name!r}{hint}; allowed are {", ".join(NAMES)} '
@@ -86,4 +89,5 @@ __all__ = [
   'register',
   'sample',
   'Sampler',
+  'Scm',
 ]

@@ -90,7 +90,7 @@ def begin(
   x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
   x = x * grid.path.scale
   timesteps = jnp.asarray(grid.timesteps, x.dtype)
-  return sampler.init(x, _call_keys(rng, 0)), (
+  return sampler.init(x, call_keys(rng, 0)), (
     _intervals(jnp.asarray(grid.times, x.dtype)),
     timesteps,
   )
@@ -109,7 +109,7 @@ def advance(
     at, timestep = now
     prediction = predict(carry.x, at.t, timestep)
     return sampler.step(
-      carry, prediction, at, _call_keys(rng, at.index + 1)
+      carry, prediction, at, call_keys(rng, at.index + 1)
     ), None
 
   return jax.lax.scan(body, carry, steps)[0]
@@ -125,7 +125,7 @@ def predictor(velocity: Callable[[Array, Array], Array]) -> Predict:
   return lambda x, t, timestep: Prediction(x, t, velocity(x, timestep))
 
 
-def _call_keys(rng, call):
+def call_keys(rng, call):
   """Keys of one call of a sampler; they depend only on its index."""
   if rng is None:
     return None

@@ -22,6 +22,7 @@ NAMES = {
   'samplers': 'Samplers and schedulers',
   'optim': 'Optimizers',
   'pipeline': 'Whole pipelines',
+  'sprint': 'SANA-Sprint',
 }
 _TITLE = '# Parity ledger\n'
 _INTRODUCTION = """\

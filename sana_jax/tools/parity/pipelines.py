@@ -106,6 +106,19 @@ def make(
   return pipe
 
 
+def make_sprint(
+  seed: int, transformer: Mapping[str, Any] | None = None
+) -> diffusers.SanaSprintPipeline:
+  """SanaSprintPipeline, otherwise as `make`."""
+  guided = dict(guidance_embeds=True) | (transformer or {})
+  parts = make(seed, guided).components
+  pipe = diffusers.SanaSprintPipeline(
+    **parts | dict(scheduler=diffusers.SCMScheduler())
+  )
+  pipe.set_progress_bar_config(disable=True)
+  return pipe
+
+
 @torch.no_grad()
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
   """Randomises every norm, bias and table; sets evaluation mode."""
@@ -119,11 +132,13 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
   return model.eval()
 
 
-def saved(theirs: diffusers.SanaPipeline, dtype: str = 'float32') -> Pipeline:
+def saved(
+  theirs: diffusers.DiffusionPipeline, dtype: str = 'float32', **how: Any
+) -> Pipeline:
   """sana_jax's pipeline, loaded from the folder that diffusers saves."""
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
-    return Pipeline.from_pretrained(pathlib.Path(folder), dtype=dtype)
+    return Pipeline.from_pretrained(pathlib.Path(folder), dtype=dtype, **how)
 
 
 def noise(

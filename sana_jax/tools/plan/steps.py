@@ -142,12 +142,16 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
     (null['null_text'], null['null_mask']),
     time_grid(settings.sampler, settings.steps, settings.shift),
   )
-  return Program(
-    denoising.denoise,
-    args,
-    dict(sampler=settings.sampler, guidance=Guidance(settings.guidance_scale)),
-    {'parameters': params, 'batch': args[2:5]},
+  keys = jax.eval_shape(
+    lambda: jax.random.split(jax.random.key(0), config.batch_size)
   )
+  how = dict(
+    sampler=settings.sampler,
+    guidance=Guidance(settings.guidance_scale),
+    rng=_like(mesh, keys.shape, keys.dtype),
+  )
+  parts = {'parameters': params, 'batch': args[2:5]}
+  return Program(denoising.denoise, args, how, parts)
 
 
 def forward_flops(config: ConfigDict, text: int | None = None) -> int:
@@ -168,8 +172,9 @@ def model_flops(config: ConfigDict, mode: str = 'train') -> int:
   frozen parts without a gradient, recomputation by remat left out.
   """
   if mode == 'sample':
-    guided = 2 if config.sampling.guidance_scale > 1 else 1
-    forward = config.batch_size * forward_flops(config)
+    embedded = module(config).guidance_embeds
+    guided = 2 if config.sampling.guidance_scale > 1 and not embedded else 1
+    forward = config.batch_size * forward_flops(_without_guidance(config))
     return config.sampling.steps * guided * forward
   objective = tasks.objective(config)
   inputs, batch = objective.frozen(), objective.batch(config.batch_size)
@@ -179,6 +184,16 @@ def model_flops(config: ConfigDict, mode: str = 'train') -> int:
     throughput.pass_flops(together, planned, inputs, batch)
     for together in passes(busiest(objective.players))
   )
+
+
+def _without_guidance(config):
+  """The config without the guidance's embedding, which costs next to nothing.
+
+  The loss of a flow has no scale for it.
+  """
+  config = config.copy_and_resolve_references().unlock()
+  config.model.guidance_embeds = False
+  return config.lock()
 
 
 def run_flops(config: ConfigDict, mode: str = 'train') -> int:

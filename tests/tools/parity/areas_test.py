@@ -6,11 +6,18 @@ import pytest
 pytestmark = pytest.mark.parity
 pytest.importorskip('torch')
 
-from sana_jax.tools.parity import controlnet, ledger, optim, samplers, text  # noqa: E402
+from sana_jax.tools.parity import (  # noqa: E402
+  controlnet,
+  ledger,
+  optim,
+  samplers,
+  sprint,
+  text,
+)
 
 CASES = [
   case
-  for area in (controlnet, optim, samplers, text)
+  for area in (controlnet, optim, samplers, sprint, text)
   for case in area.cases()
   if case.quick
 ]

@@ -84,6 +84,17 @@ def test_the_step_that_updates_the_most_networks_is_planned():
   assert {'grad_norm/decoder', 'grad_norm/discriminator'} <= set(metrics)
 
 
+def test_a_sprint_is_planned_with_one_evaluation_a_step():
+  config, mesh = config_of('sana_600m_512:runlocal'), make_mesh({'data': 8})
+  config.sampling.update(sampler='scm', steps=2)
+  guided = steps.model_flops(config, 'sample')
+  config.model.guidance_embeds = True
+  assert guided == 2 * steps.model_flops(config, 'sample')
+  program = steps.make(config, mesh, 'sample')
+  with jax.set_mesh(mesh):
+    assert program.lower().out_info.shape == program.args[2].shape
+
+
 def test_a_task_without_a_sampler_is_an_error():
   with pytest.raises(UserError) as error:
     steps.make(

@@ -132,11 +132,11 @@ def test_nan_in_the_latents_is_found_in_the_pictures(caplog):
   with pytest.raises(UserError, match='has NaN'):
     list(
       batches.generate(
-        broken, [Request('a', 0, height=32, width=32)], 1, steps=1
+        broken, [Request('a', 0, height=32, width=32)], 1, steps=2
       )
     )
   with caplog.at_level(logging.WARNING):
-    broken('a', height=32, width=32, steps=1)
-    pipe('a', height=32, width=32, steps=1)
+    broken('a', height=32, width=32, steps=2)
+    pipe('a', height=32, width=32, steps=2)
   (record,) = caplog.records
   assert record.getMessage().startswith('Picture 0 of 1 has NaN')

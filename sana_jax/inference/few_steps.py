@@ -15,6 +15,7 @@ from sana_jax import fields
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.diffusion.time_grids import scm_grid, scm_times
 from sana_jax.errors import UserError
+from sana_jax.printable import counted
 from sana_jax.weights.folder import Model
 
 SCM = 'scm'
@@ -56,7 +57,7 @@ def resolved(
   steps = len(scm_grid(times).timesteps)
   if given['steps'] not in (None, steps):
     raise UserError(
-      f'times has the angles of {steps} steps, and steps is '
+      f'times has the angles of {counted(steps, "step")}, and steps is '
       f'{fields.shown(given["steps"])}; give one of the two.',
       key='steps',
       value=given['steps'],

@@ -117,6 +117,7 @@ def test_branches_and_custom_derivatives_are_followed():
 DEPTHWISE = 3 * (9 + 1) * 2 * (8 * 4 * 4) * 320
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'trainable, left_out',
   [

@@ -35,6 +35,7 @@ def demo():
 SMALL = {'prompt': 'a cat', 'width': 16, 'height': 24, 'steps': 2}
 
 
+@pytest.mark.long
 def test_pictures_of_the_demo_are_those_of_the_library_node(
   demo, nodes, tiny_sana
 ):

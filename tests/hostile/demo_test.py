@@ -205,6 +205,7 @@ def test_every_route_of_gradio_keeps_every_file(
   assert demo.draw().status == 200
 
 
+@pytest.mark.long
 def test_every_input_of_the_page_keeps_every_file(
   demo,
   secrets,

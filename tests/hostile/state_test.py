@@ -207,6 +207,7 @@ def test_a_damaged_workdir_resumes_to_the_same_bits_or_says_why(run, hostile):
     run.check(*rng.choice(cases(run)))
 
 
+@pytest.mark.long
 def test_what_every_checkpoint_knows_stops_no_run(run):
   for name, kind in (
     ('config.json', 'empty'),

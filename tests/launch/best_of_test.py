@@ -91,6 +91,7 @@ def test_the_best_of_all_candidates_are_kept_best_first(chosen):
   assert max(spreads) > 0.02  # There was something to choose.
 
 
+@pytest.mark.long
 def test_a_kept_picture_records_how_it_was_chosen(chosen):
   _, out, _ = chosen
   first = listed(out)[0]

@@ -49,6 +49,7 @@ def test_scores_are_of_every_kind(evaluated, tiny_sana):
   assert record['scores']['overall']['images'] == 24
 
 
+@pytest.mark.long
 def test_the_sheet_shows_each_prompt_once(evaluated):
   with Image.open(evaluated[1] / 'scores.png') as sheet:
     assert sheet.width == 8 * (128 + 12)  # 12 pictures, 8 a row at 128 px.

@@ -76,6 +76,7 @@ def trained(tmp_path_factory, cached):
   return run
 
 
+@pytest.mark.long
 def test_a_cache_is_made_once(cached):
   _, cache, printed = cached
   size = sum(p.stat().st_size for p in cache.glob('*.safe*'))
@@ -105,6 +106,7 @@ def equal(ours, reference):
   )
 
 
+@pytest.mark.long
 def test_the_last_step_is_the_model_of_the_run(trained, cli, tmp_path):
   before = {p: p.stat().st_mtime_ns for p in trained.rglob('*')}
   out = tmp_path / 'out'
@@ -165,6 +167,7 @@ def run(trained, tmp_path):
   return copy
 
 
+@pytest.mark.long
 def test_the_card_has_the_facts_of_the_run(run, cli, tmp_path, tiny_sana):
   out = tmp_path / 'out'
   argv = 'export', '--workdir', run, '--to', out, '--step', 2
@@ -188,6 +191,7 @@ def test_the_card_has_the_facts_of_the_run(run, cli, tmp_path, tiny_sana):
     assert picture.getpixel((9, 9))[0] > 200  # Not that of a later step.
 
 
+@pytest.mark.long
 def test_damaged_scores_and_samples_are_left_out(run, cli, tmp_path, caplog):
   (run / 'scores.json').write_text('{"scores"')
   (run / 'pictures' / 'step_000004.png').write_bytes(b'\x89PNG')
@@ -199,6 +203,7 @@ def test_damaged_scores_and_samples_are_left_out(run, cli, tmp_path, caplog):
   assert len([r for r in caplog.records if 'left out' in r.message]) == 2
 
 
+@pytest.mark.long
 def test_a_licence_without_an_identifier_is_refused(trained, refused, tmp_path):
   message = refusal(trained, refused, tmp_path, '--license', 'My own')
   assert message.key == '--license'
@@ -211,6 +216,7 @@ def refusal(trained, refused, tmp_path, *flags):
   return message
 
 
+@pytest.mark.long
 def test_a_missing_step_is_reported(trained, refused, tmp_path):
   message = refusal(trained, refused, tmp_path, '--step', 3)
   assert (message.key, message.error.value) == ('--step', 3)
@@ -225,6 +231,7 @@ def test_a_folder_that_is_not_a_run_is_reported(refused, tmp_path):
   assert damaged.key == '--workdir' and f'{tmp_path}/config.json' in damaged
 
 
+@pytest.mark.long
 def test_a_run_without_checkpoints_is_reported(trained, refused, tmp_path):
   run = tmp_path / 'run'
   run.mkdir()
@@ -233,6 +240,7 @@ def test_a_run_without_checkpoints_is_reported(trained, refused, tmp_path):
   assert message.key == '--workdir' and str(message.error.value) == str(run)
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_reported(trained, refused, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(trained, run)
@@ -250,6 +258,7 @@ def test_a_damaged_checkpoint_is_reported(trained, refused, tmp_path):
   assert message.error.__cause__ is not None
 
 
+@pytest.mark.long
 def test_a_run_without_an_average_has_none(trained, refused, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(trained, run)
@@ -259,6 +268,7 @@ def test_a_run_without_an_average_has_none(trained, refused, tmp_path):
   assert (message.key, message.error.value) == ('--weights', 'ema')
 
 
+@pytest.mark.long
 def test_an_existing_folder_is_left_alone(trained, refused, tmp_path):
   message = refused('export', '--workdir', trained, '--to', tmp_path)
   assert (message.key, message.error.value) == ('--to', str(tmp_path))

@@ -111,6 +111,7 @@ def compile_by_rule(self, facts):
   return json.loads(json.dumps(dataclasses.asdict(plan)))
 
 
+@pytest.mark.long
 def test_the_report_and_the_layout_files_are_written(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):

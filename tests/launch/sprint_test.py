@@ -74,6 +74,7 @@ def test_a_changed_image_needs_another_folder(sprint, photo, tmp_path, cli):
   assert (tmp_path / 'out' / '00000-0-a-red-circle.png').read_bytes() == made
 
 
+@pytest.mark.long
 def test_a_line_with_other_steps_than_the_angles_is_skipped(
   sprint, tmp_path, cli
 ):

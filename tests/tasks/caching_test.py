@@ -53,6 +53,7 @@ def test_a_cache_that_was_stopped_is_finished(
   assert shards_of(tmp_path) == shards_of(whole)
 
 
+@pytest.mark.long
 def test_processes_share_the_shards(
   small, folder, whole, tmp_path, monkeypatch
 ):

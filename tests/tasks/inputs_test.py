@@ -143,6 +143,7 @@ def test_a_cache_serves_whatever_share_of_records_may_be_bad(
   )
 
 
+@pytest.mark.long
 def test_training_from_a_cache_needs_no_data(
   step, small, whole, cached, tmp_path
 ):
@@ -207,6 +208,7 @@ def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
   assert [p.name for p in workdir.iterdir()] == ['encoded']
 
 
+@pytest.mark.long
 def test_a_run_s_own_cache_of_other_data_is_set_aside(run, tmp_path):
   config, workdir = run
   before = contents(workdir / 'encoded')

@@ -118,6 +118,7 @@ def test_a_task_has_what_its_objective_describes(trained):
     assert facts(task.frozen) == facts(task.objective.frozen())
 
 
+@pytest.mark.long
 def test_an_objective_without_files_is_that_of_the_run(trained):
   # But for the sizes that a transformer's two other models decide.
   for name in ('dc_ae', 'text_encoder'):
@@ -129,6 +130,7 @@ def test_an_objective_without_files_is_that_of_the_run(trained):
     assert aim.rules == task.objective.rules
 
 
+@pytest.mark.long
 def test_the_autoencoder_loads_again(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
   ours = trained[1]['dc_ae'].model
@@ -140,6 +142,7 @@ def test_the_autoencoder_loads_again(trained, root):
   assert encode(images).shape == (1, 4, 4, 4)
 
 
+@pytest.mark.long
 def test_exported_latents_have_unit_size(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
   source = sana_inputs.make(trained[1]['sana'], root / 'sana').source
@@ -149,6 +152,7 @@ def test_exported_latents_have_unit_size(trained, root):
   assert model.module.scaling_factor > 0
 
 
+@pytest.mark.long
 def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
   model = folders.load(root / 'text_encoder/model', 'text_encoder')
   tokenizer = tokenizers.load(root / 'text_encoder/model/tokenizer')
@@ -158,6 +162,7 @@ def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
   ) == ('a red circle')
 
 
+@pytest.mark.long
 def test_the_transformer_that_is_exported_makes_pictures(trained, root):
   pipe = Pipeline.from_pretrained(root / 'sana/model', 'float32')
   assert pipe.size_px == SIZE
@@ -168,6 +173,7 @@ def test_the_transformer_that_is_exported_makes_pictures(trained, root):
   assert images.shape == (6, SIZE, SIZE, 3)
 
 
+@pytest.mark.long
 def test_pictures_and_curves_are_drawn(trained, root):
   for name, columns in (('dc_ae', 6), ('sana', 6)):
     with Image.open(root / name / 'pictures/step_000002.png') as image:
@@ -178,6 +184,7 @@ def test_pictures_and_curves_are_drawn(trained, root):
     assert (root / name / 'loss.png').is_file()
 
 
+@pytest.mark.long
 def test_every_config_key_is_read(trained):
   _, configs, read = trained
   # The model's go to the module and the optimizer's to its factory, which
@@ -207,6 +214,7 @@ def test_every_config_key_is_read(trained):
     assert not unread, name
 
 
+@pytest.mark.long
 def test_the_log_has_the_loss_by_noise_level(trained, root):
   lines = [
     json.loads(line)
@@ -255,6 +263,7 @@ def test_the_losses_by_noise_level_make_the_whole(losses, inputs, root):
   assert levels.sums.sum() / 8 == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_dropped_caption_is_the_null_text(losses, inputs, root):
   task, of = losses
   row = repeated(tiny('sana', **inputs), root / 'sana', 8)
@@ -268,6 +277,7 @@ def test_a_dropped_caption_is_the_null_text(losses, inputs, root):
   assert abs(loss(0.0, row) - loss(0.0, null)) > 1e-4
 
 
+@pytest.mark.long
 def test_encoded_data_are_used_again(trained, inputs, root):
   files = lambda: {
     p: p.stat().st_mtime_ns for p in (root / 'sana/encoded').iterdir()
@@ -296,6 +306,7 @@ def of_folder(task, path, inputs):
   )
 
 
+@pytest.mark.long
 def test_a_folder_of_images_trains_a_transformer(
   trained, inputs, folder, root, caplog
 ):
@@ -318,6 +329,7 @@ def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   assert next(batches)['tokens'].shape == (2, 320)
 
 
+@pytest.mark.long
 def test_encoded_data_are_made_again_for_other_data(
   trained, inputs, folder, tmp_path
 ):
@@ -341,6 +353,7 @@ def test_encoded_data_are_made_again_for_other_data(
   assert len({first, second, made()}) == 3
 
 
+@pytest.mark.long
 def test_too_many_bad_records_raise(trained, inputs, folder, tmp_path):
   mine = tmp_path / 'images'
   shutil.copytree(folder, mine)
@@ -355,6 +368,7 @@ def test_too_many_bad_records_raise(trained, inputs, folder, tmp_path):
   assert not list((tmp_path / 'encoded').glob('*.safetensors'))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'task, changes, key',
   [

@@ -107,6 +107,7 @@ def test_a_bad_list_is_a_user_error(folder, key, value):
   assert error.value.key == key
 
 
+@pytest.mark.long
 def test_python_and_sample_warn_once_of_the_same_words(
   folder, caplog, cli, tmp_path
 ):

@@ -154,6 +154,7 @@ def test_a_resumed_run_is_identical_bit_for_bit(finished, whole):
   jax.tree.map(np.testing.assert_array_equal, whole[1], finished)
 
 
+@pytest.mark.long
 def test_the_bucket_has_what_a_folder_has(finished, bucket, whole):
   folder, _ = whole
   theirs = {

@@ -68,6 +68,7 @@ def test_a_run_resumes_on_one_device(toy, tmp_path):
     assert np.abs(a - b).max() < 1e-3
 
 
+@pytest.mark.long
 def test_a_bad_batch_changes_no_byte(toy):
   poison = wide_toy(toy, poison=range(256))
   state, _ = toy.steps(poison, num_steps=2, optimizer=CAME_8BIT)[-1]

@@ -46,6 +46,7 @@ def test_every_published_checkpoint_has_one_entry():
   assert len(set(where)) == len(where)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('entry', zoo.ENTRIES, ids=lambda e: e.name)
 def test_the_number_of_parameters_is_that_of_the_model(entry):
   shapes = kinds.PARTS[entry.part].shapes(entry.module(entry.part))

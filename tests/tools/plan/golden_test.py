@@ -119,6 +119,7 @@ def changed(tmp_path):
   return path
 
 
+@pytest.mark.long
 def test_a_change_is_a_diff_and_exit_code_1(changed, capsys):
   before = changed.read_text()
   assert run(changed.parent, '--shardings') == 1

@@ -43,6 +43,7 @@ def test_the_step_of_a_task_can_be_lowered(name, players):
   assert steps.forward_flops(config) > 0
 
 
+@pytest.mark.long
 def test_a_plan_counts_the_flops_that_training_counts():
   config = config_of('dc_ae_f32c32_phase3:runlocal')
   objective, mesh = tasks.objective(config), make_mesh({'data': 8})

@@ -90,6 +90,7 @@ def test_work_of_the_gate():
   assert case.bytes(True) == 4 * (2 * 5 * 7) * (8 + 4 + 8 + 4 + 8)
 
 
+@pytest.mark.long
 def test_an_autoencoder_has_both_convolutions_of_its_residual_blocks(
   autoencoder,
 ):

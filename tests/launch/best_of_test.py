@@ -11,7 +11,7 @@ import pytest
 from sana_jax.locks import process_group
 
 PROMPTS = 'a red circle left of a blue square', 'three green stars'
-SHARED = ['--steps', '5', '--batch-size', '8']  # One compiled program.
+SHARED = ['--steps', '2', '--batch-size', '8']  # One compiled program.
 MODULE = """
 import numpy as np
 

@@ -50,7 +50,7 @@ class Denoiser:
     params: Params,
     text: Float[Array, 'b m e'],
     mask: Bool[Array, 'b m'] | None,
-    guidance: float | Float[Array, 'b'] | None = None,
+    guidance: float | Float[Array, ''] | Float[Array, 'b'] | None = None,
     *,
     adapters: PyTree | None = None,
   ) -> Condition:

@@ -4,7 +4,7 @@ Grids are made on the host in float64 and rounded once, as the references do.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def scm_times(
   return np.linspace(noise, 0, steps + 1)[:-1].tolist()
 
 
-def scm_grid(times: Sequence[float]) -> TimeGrid:
+def scm_grid(times: Any) -> TimeGrid:
   """Grid on `TrigFlow` of angles at which the model is called.
 
   Args:

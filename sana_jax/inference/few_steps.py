@@ -61,7 +61,7 @@ def resolved(
       f'{fields.shown(given["steps"])}; give one of the two.',
       key='steps',
       value=given['steps'],
-      allowed=steps,
+      allowed=(steps,),
     )
   return {'steps': steps, 'times': times}
 

@@ -100,5 +100,5 @@ def _check_guidance(folder, transformer):
       'guidance scale; guidance_embeds must be true in its config.json.',
       key='guidance_embeds',
       value=False,
-      allowed=True,
+      allowed=(True,),
     )

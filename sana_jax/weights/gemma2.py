@@ -249,6 +249,6 @@ def _layer_types(config, depth):
       f'it must name {depth} layers.',
       key='layer_types',
       value=len(types),
-      allowed=depth,
+      allowed=(depth,),
     )
   return tuple(t.removesuffix(_SUFFIX) for t in types)

@@ -99,7 +99,7 @@ def _there(config, out, records) -> dict[str, Any] | None:
       'can be read, or choose another folder.',
       key='--out',
       value=records,
-      allowed=there['records'],
+      allowed=(there['records'],),
     )
   return there
 

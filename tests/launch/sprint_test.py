@@ -135,7 +135,7 @@ def test_a_sprints_transformer_makes_a_sana_a_sprint(tiny_sana, tmp_path):
   from sana_jax.weights import exchange
 
   base = exchange.open_source(str(tiny_sana))
-  own = exchange.open_source(GOLDEN / 'tiny_sprint' / 'transformer')
+  own = exchange.open_source(str(GOLDEN / 'tiny_sprint' / 'transformer'))
   whole = exchange.Source({**base.parts, **own.parts}, base.folder)
   exchange.write(whole, tmp_path / 'out', 'diffusers')
   index = json.loads((tmp_path / 'out' / 'model_index.json').read_text())

@@ -105,6 +105,12 @@ def run(args: argparse.Namespace) -> int:
     bench.write_pages(args.render, [*reports, loop_report.LOOP])
     return 0
   bench.check(args.out)
+  if args.workdir and not args.against_loop:
+    raise UserError(
+      '--workdir is for --against-loop only; leave it out.',
+      key='--workdir',
+      value=args.workdir,
+    )
   configs = [(name, config_of(name)) for name in _configs(args).split(',')]
   if args.against_loop:
     if len(configs) > 1:

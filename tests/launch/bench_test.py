@@ -386,6 +386,7 @@ def test_where_one_fails_the_others_are_written(cli, variants, tmp_path):
     (['--configs', 'shapes+batch_size=0'], 'batch_size'),
     (['--configs', 'shapes', '--compile-for', 'v1'], 'topology'),
     (['--configs', 'shapes', '--kernels', 'softmax=xla'], '--kernels'),
+    (['--configs', 'shapes', '--workdir', 'here'], '--workdir'),
     (['--sweep', '--against-plan'], '--against-plan'),
     (['--against-loop'], 'autoencoder'),
     (['--against-loop', '--configs', 'shapes,shapes_dc_ae'], '--configs'),

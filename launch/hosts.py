@@ -162,8 +162,12 @@ def _has_begun(workdir):
   """Whether there is a checkpoint; False if the workdir cannot be read."""
   try:
     return bool(checkpoint_files.steps(resolve(workdir) / 'checkpoints'))
-  except Exception:  # noqa: BLE001  Errors of buckets; the workdir's own check
-    return False  # reports them.
+  except OSError:
+    return False  # The workdir's own check reports it.
+  except Exception:  # Of a bucket's client, which has any type.
+    if not is_remote(workdir):
+      raise
+    return False
 
 
 def _missing(value: str, location: Location) -> str:

@@ -41,7 +41,7 @@ class Request(NamedTuple):
     return self.height, self.width, *self.settings().items()
 
   def settings(self) -> dict[str, Any]:
-    """Its own settings in place of those of all requests."""
+    """Settings that replace those of all requests."""
     keys = 'steps', 'guidance_scale', 'sampler'
     own = {key: getattr(self, key) for key in keys}
     return {key: value for key, value in own.items() if value is not None}

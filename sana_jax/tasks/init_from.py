@@ -92,7 +92,7 @@ def set_model(
 
 
 def _changes(fields, config):
-  """Those fields of a model that config.model has, by its keys, otherwise."""
+  """Fields of a model with other values in config.model, by its keys."""
   table = rules.table(config.task)
   free = set(FREE) - {'scaling_factor'}
   return {

@@ -24,6 +24,8 @@ class Kind:
       their keys' defaults; group `model` has the fields of a module.
     part: the part of a model folder that config.model describes, from which
       config.init_from sets it; '' for none.
+    adds: fields of config.model that config.init_from does not set: parts that
+      the task adds to the model.
   """
 
   objective: Callable[..., Any]
@@ -31,10 +33,12 @@ class Kind:
   open: Callable[..., Any]
   keys: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
   part: str = ''
+  adds: tuple[str, ...] = ()
 
 
 SHIPPED = {
   'sana': 'sana_jax.tasks.sana.task',
+  'sprint': 'sana_jax.tasks.sprint.task',
   'dc_ae': 'sana_jax.tasks.dc_ae',
   'text_encoder': 'sana_jax.tasks.text_encoder',
 }

@@ -33,6 +33,7 @@ ALLOWED = {
   'sana_jax/objectives': (
     *COMMON,
     'sana_jax.diffusion',
+    'sana_jax.optim.ema',
     'sana_jax.sharding.rules',
   ),
   'sana_jax/optim': COMMON,

@@ -72,6 +72,7 @@ _SANA = {
   'norm_affine': _field(False, 'Layer norms have scales.'),
   'guidance_embeds': _field(False, 'The guidance scale is an input (Sprint).'),
   'guidance_embeds_scale': _field(0.1, 'Factor of that input.'),
+  'logvar': _field(False, 'A head for the log-variance of the error (Sprint).'),
   'timestep_scale': _field(1.0, 'Factor of timesteps.', *_NUMBER),
   'interpolation_scale': _field(
     None,
@@ -175,5 +176,16 @@ def _of_size(keys, values):
 
 
 SANA = _of_size(_SANA, SANA_SIZES['sana_600m_1024'])
+# A Sprint needs these two.
+SPRINT = SANA | {
+  f'model.{name}': dataclasses.replace(
+    SANA[f'model.{name}'], default=value, optional=False
+  )
+  for name, value in (
+    ('guidance_embeds', True),
+    ('guidance_embeds_scale', 0.1),
+    ('timestep_scale', 0.001),
+  )
+}
 DC_AE = _of_size(_DC_AE, dc_ae.SIZES['dc_ae_f32c32_sana'])
 GEMMA2 = _of_size(_GEMMA2, gemma2.SIZES['gemma2_2b'])

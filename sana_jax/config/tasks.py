@@ -1,5 +1,6 @@
 """The keys of each task in addition to those of every run."""
 
+from sana_jax import fields
 from sana_jax.config import models
 from sana_jax.diffusion import samplers
 from sana_jax.keys import (
@@ -14,6 +15,7 @@ from sana_jax.keys import (
   POSITIVE,
   PROGRAM,
   RESULT,
+  SHARE,
   size,
 )
 from sana_jax.optim.keys import KEYS as OPTIMIZER
@@ -72,6 +74,88 @@ _FLOW = {
     'Whether to prefix the complex human instruction.',
     changes=RESULT | PROGRAM | CACHED_TEXT,
   ),
+}
+
+_SPRINT = {
+  'teacher': Key(
+    '',
+    "Model folder of the teacher; '' is that of init_from, and `none` trains "
+    'on the data alone, with an EMA of the student as target.',
+    location=Location(
+      names=True, used=lambda values, begun: bool(values['sprint.teacher'])
+    ),
+  ),
+  'loss': Key(
+    'scm',
+    'Continuous (sCM) or discrete consistency distillation.',
+    one_of(('scm', 'discrete')),
+  ),
+  'weighting': Key(
+    'flat',
+    'Weight of angles; `published` needs model.logvar.',
+    one_of(('flat', 'published')),
+  ),
+  'mean': Key(0.2, 'Mean of log(sigma tan t) of the angle t.'),
+  'std': Key(1.6, 'Its standard deviation.', POSITIVE),
+  'guidance_scales': Key(
+    (4.0, 4.5, 5.0),
+    "Scales of the teacher's guidance, one drawn for each image.",
+    fields.list_of(fields.number(0, 1000), 1, 100),
+  ),
+  'tangent_warmup_steps': Key(
+    4000, "Steps in which the tangent's second term rises.", NOT_NEGATIVE
+  ),
+  'tangent_norm': Key(
+    0.1, 'Constant added to the norm that divides the tangent.', POSITIVE
+  ),
+  'max_tangent_ratio': Key(
+    0.0,
+    'A run ends if the norm of its tangents is over this many norms of its '
+    'velocities; 0 disables it.',
+    NOT_NEGATIVE,
+    RESULT,
+  ),
+  'discrete_step': Key(
+    0.15, "Angle of the teacher's step of the discrete loss.", POSITIVE
+  ),
+  'huber': Key(
+    0.03, 'Length at which the discrete loss turns linear.', POSITIVE
+  ),
+  'target_decay': Key(
+    0.0,
+    "Decay of the EMA that is the discrete loss's target; 0 takes the student.",
+    FRACTION,
+  ),
+}
+
+_LADD = {  # The adversarial part of Sprint.
+  'weight': Key(
+    0.0, "Weight of the student's adversarial loss; 0 is without.", NOT_NEGATIVE
+  ),
+  'start': Key(0, "Student's steps before it is enabled.", NOT_NEGATIVE),
+  'turns': Key(
+    'alternate',
+    'Whether the players take turns or move in each step.',
+    one_of(('alternate', 'both')),
+  ),
+  'loss': Key('hinge', 'Adversarial loss.', one_of(('hinge', 'cross_entropy'))),
+  'blocks': Key(
+    (2, 8, 14, 19),
+    "The teacher's blocks whose outputs are scored.",
+    fields.list_of(fields.integer(0, 999), 1, 100),
+  ),
+  'r1': Key(0.0, 'Weight of the penalty on gradients (R1).', NOT_NEGATIVE),
+  'mean': Key(-0.6, 'Mean of log(sigma tan t) of the angle of noise.'),
+  'std': Key(1.0, 'Its standard deviation.', POSITIVE),
+  'largest_time': Key(
+    0.5, 'Fraction of generated latents that start at pure noise.', SHARE
+  ),
+  'misaligned': Key(
+    True, 'Whether latents with a wrong caption count as generated.'
+  ),
+  'norm': Key('batch', 'Norm of the heads.', one_of(('batch', 'layer'))),
+  'spectral': Key(True, 'Spectral norm of the kernels of the heads.'),
+  'virtual_batch': Key(8, 'Examples that share batch statistics.', POSITIVE),
 }
 
 _SAMPLING = {  # Of the grids drawn during training.
@@ -146,6 +230,15 @@ KEYS = {
     models.SANA
     | _group('inputs', _INPUTS)
     | _group('flow', _FLOW)
+    | _group('sampling', _SAMPLING)
+  ),
+  'sprint': (
+    models.SPRINT
+    | _group('inputs', _INPUTS)
+    | _group('flow', {'instruction': _FLOW['instruction']})
+    | _group('sprint', _SPRINT)
+    | _group('ladd', _LADD)
+    | _group('discriminator', OPTIMIZER)
     | _group('sampling', _SAMPLING)
   ),
   # The discriminator has an optimizer of its own.

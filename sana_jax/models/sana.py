@@ -39,6 +39,8 @@ class Sana(Backbone):
     guidance_embeds: whether an embedding of the guidance scale is added to the
       time's (Sprint); callers multiply the scale by `guidance_embeds_scale`.
     timestep_scale: callers multiply timesteps by it (Sprint teachers: 0.001).
+    logvar: whether there is a head for the log-variance of the error, which a
+      loss may use (Sprint).
     control_after: index of the block that the first of a ControlNet's outputs
       follows: 1 in diffusers, 0 in the official code.
   """
@@ -47,11 +49,14 @@ class Sana(Backbone):
   guidance_embeds: bool = False
   guidance_embeds_scale: float = 0.1
   timestep_scale: float = 1.0
+  logvar: bool = False
   control_after: int = 1
 
   def setup(self):
     super().setup()
     self.head = Head(self.out_channels, self.patch_size, dtype=self.dtype)
+    if self.logvar:
+      self.log_variance = Dense(1, dtype=jnp.float32)
 
   def __call__(self, *args, **kwargs) -> Float[Array, 'b y x o']:
     """Returns only the velocity; takes the arguments of `evaluate`."""
@@ -84,7 +89,8 @@ class Sana(Backbone):
     x, kept, _ = self.run_blocks(
       x, grid, modulation, text, mask, control, perturbed, features
     )
-    return Output(self.head(x, time, grid), kept)
+    logvar = self.log_variance(time)[:, 0] if self.logvar else None
+    return Output(self.head(x, time, grid), kept, logvar)
 
 
 def _pad(control, first, depth):

@@ -32,7 +32,7 @@ def both_players(
 
 
 def hinge(
-  real: Float[Array, 'b y x'], fake: Float[Array, 'b y x']
+  real: Float[Array, '*b'], fake: Float[Array, '*f']
 ) -> Float[Array, '']:
   """Hinge loss of the discriminator: real scores above 1, fake below -1."""
   return (jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + fake))) / 2

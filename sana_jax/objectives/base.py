@@ -6,7 +6,7 @@ It is pure and uses shapes but no files, so that a step can be planned, compiled
 and counted without data or weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -83,6 +83,8 @@ class Objective:
       parameters, such as an encoder of the inputs.
     extra: patterns of the paths of parameters without a gradient, whose next
       values the loss returns, such as batch statistics.
+    frozen_rules: sharding tables of parts of `frozen`; the others are
+      replicated.
   """
 
   init: Callable[[PRNGKeyArray], Params]
@@ -91,6 +93,7 @@ class Objective:
   batch: Callable[[int], PyTree]
   frozen: Callable[[], PyTree] = dict
   extra: str = ''
+  frozen_rules: Mapping[str, Table] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     period = math.lcm(*(player.every for player in self.players))

@@ -44,12 +44,15 @@ def objective(
     init,
     rules,
     (Player('model', loss),),
-    functools.partial(_batch, module, tokens),
-    functools.partial(_frozen, module, tokens),
+    functools.partial(described_batch, module, tokens),
+    functools.partial(null_text, module, tokens),
   )
 
 
-def _batch(module, tokens, batch_size):
+def described_batch(
+  module: nn.Module, tokens: int, batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a batch with captions of `tokens` tokens."""
   side = module.sample_size
   latents = (batch_size, side, side, module.in_channels)
   return {
@@ -58,7 +61,10 @@ def _batch(module, tokens, batch_size):
   }
 
 
-def _frozen(module, tokens):
+def null_text(
+  module: nn.Module, tokens: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of the empty prompt's embedding and mask."""
   return _words(module, (tokens,), 'null_text', 'null_mask')
 
 

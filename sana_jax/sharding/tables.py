@@ -23,7 +23,7 @@ _SHARED = (
   (r'blocks/mix_ffn/point/kernel', (None, 'tensor', 'fsdp')),
   (r'.*/(bias|scale|scale_shift_table)', ()),
 )
-SANA = (*_SHARED, (r'head/out/kernel', ('fsdp', None)))
+SANA = (*_SHARED, (r'(head/out|log_variance)/kernel', ('fsdp', None)))
 CONTROLNET = (
   *_SHARED,
   (r'input/kernel', ('fsdp', None)),
@@ -34,6 +34,11 @@ GEMMA2 = (
   (r'layers/(query|key|value|gate|up)/kernel', (None, 'fsdp', 'tensor')),
   (r'layers/(out|down)/kernel', (None, 'tensor', 'fsdp')),
   (r'.*/scale', ()),
+)
+# The discriminator's heads, with the vectors of their spectral norms.
+LADD_HEADS = (
+  (r'.*/kernel', (None, 'fsdp', None)),
+  (r'.*/(bias|scale|u|v)', ()),
 )
 # Replicated: convolutional, and small compared to its activations.
 DC_AE = ((r'.*', ()),)

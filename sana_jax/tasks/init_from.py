@@ -65,7 +65,8 @@ def set_model(
       checkpoint; without it nothing is downloaded, and only a model on this
       machine or in the zoo is used.
   """
-  part = registry.find(config.task).part
+  kind = registry.find(config.task)
+  part = kind.part
   if not config.init_from or not part:
     return
   if workdir is None:
@@ -76,6 +77,7 @@ def set_model(
   else:
     fields = _fields(folders.describe(hub.find(config.init_from), part))
   given = {argument.partition('=')[0] for argument in overrides}
+  fields = {k: x for k, x in fields.items() if k not in kind.adds}
   changed = _changes(fields, config)
   kept = [key for key in changed if f'--config.model.{key}' in given]
   if wrong := {k: config.model[k] for k in kept if k not in FREE}:

@@ -7,17 +7,14 @@ base: the seed that initialized it, or the model folder and a checksum of its
 weights. A run is resumed and exported with its original base or not at all.
 """
 
-import json
 from typing import Any
-import zlib
 
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
-from sana_jax.training import checkpoint_files
-from sana_jax.training.checksums import checksums
+from sana_jax.training import frozen_models
 from sana_jax.training.state import first_key, Plan
 from sana_jax.training.task import Start
 from sana_jax.typing import Params
@@ -50,15 +47,9 @@ def origin(config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
   loaded = {part: x for part, x in base.items() if part in params}
   return {
     'init_from': config.init_from if loaded else '',
-    'checksum': _checksum(loaded) if loaded else None,
+    'checksum': frozen_models.checksum(loaded) if loaded else None,
     'seed': config.seed if len(loaded) < len(base) else None,
   }
-
-
-def _checksum(params):
-  """One checksum of all leaves and their names."""
-  sums = list(zip(checkpoint_files.names(params), checksums(params).tolist()))
-  return zlib.crc32(json.dumps(sums).encode())
 
 
 def compare(

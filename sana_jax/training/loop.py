@@ -92,9 +92,11 @@ def train(
       config, task, planned, mesh
     )
     check_start(start := int(state.step), config.num_steps, workdir)
-    watch = use(Monitor(workdir, config, task, planned, mesh, traced_steps))
-    schedule = optimizers.schedule(config, task.objective)
     newest = checkpoints.newest
+    watch = use(
+      Monitor(workdir, config, task, planned, mesh, traced_steps, newest)
+    )
+    schedule = optimizers.schedule(config, task.objective)
     report = use(
       Report(workdir, config, schedule, start, watch, newest, lock.is_ours)
     )

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
-from sana_jax.training import loss_bins, throughput, timers
+from sana_jax.training import limits, loss_bins, throughput, timers
 from sana_jax.training.profiler import Profiler
 from sana_jax.training.state import Plan
 from sana_jax.training.task import Task
@@ -39,7 +39,9 @@ class Monitor(contextlib.ExitStack):
     planned: Plan,
     mesh: Mesh,
     traced_steps: range | None = None,
+    last_good: Callable[[], epath.Path | None] = lambda: None,
   ):
+    """Timers and watchdogs; `last_good` returns the newest checkpoint."""
     super().__init__()
     self.phase = PhaseTimers()
     self.profile = Profiler(workdir / 'profile', self.phase, traced_steps)
@@ -51,6 +53,7 @@ class Monitor(contextlib.ExitStack):
     self._stall_seconds = 60 * config.watch.stall_minutes
     self._stall = Stall(self.phase, self._stall_seconds)
     self._divergence = Divergence(config.watch.divergence_factor)
+    self._limits = limits.Limits(task.limits, last_good)
 
   def __enter__(self):
     super().__enter__()
@@ -93,11 +96,15 @@ class Monitor(contextlib.ExitStack):
     return batch
 
   def ended(self, step: int, metrics: Mapping) -> None:
-    """Records the end of the oldest step in flight, with its metrics."""
+    """Records the end of the oldest step in flight, with its metrics.
+
+    Raises UserError for a metric over its limit.
+    """
     self._stall.progress(step)
     self._speed.end()
     if not metrics['skipped_in_a_row']:  # Otherwise they are not finite.
       self._bins.add(metrics)
+    self._limits(step, metrics)
 
   def line(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
     """Additional metrics for a log line with these metrics."""

@@ -56,6 +56,7 @@ class Report:
     self._watch, self._last_good = watch, last_good
     self._primary = jax.process_index() == 0
     self._lines = self._boards = self._pending = None
+    self._latest = {}
     self._rates = {}  # The current block of _RATES learning rates.
     self._rate = Rate(
       start,
@@ -113,6 +114,8 @@ class Report:
     if self._watch:
       self._watch.ended(step, metrics)
     metrics = loss_bins.flat(metrics)
+    # Players that take turns have metrics of their own.
+    self._latest = {**self._latest, **metrics}
     self._rate.tick(step)
     if self._primary:
       self._show(step, metrics)
@@ -120,7 +123,7 @@ class Report:
       # On all processes: each starts a new interval.
       seen = self._watch.line(step, metrics) if self._watch else {}
       if self._primary:
-        self._write(step, {**metrics, **seen})
+        self._write(step, {**self._latest, **seen})
     limit = self._config.max_skipped_in_a_row
     if (skipped := metrics['skipped_in_a_row']) >= limit:
       raise UserError(

@@ -18,6 +18,7 @@ from sana_jax.training import (
   boards,
   checkpoint_files,
   dataset_check,
+  frozen_models,
   run_config,
 )
 from sana_jax.training.checkpoints import Checkpoints
@@ -57,8 +58,8 @@ def begin(
   """Enters the contexts that last for a whole run.
 
   Returns its workdir, lock, base and the base's origin. Raises UserError if
-  another run holds the workdir, or the workdir has another config, base or
-  dataset.
+  another run holds the workdir, or the workdir has another config, base,
+  frozen model or dataset.
   """
   lock = use(hold(workdir))
   use(preferred(config.kernels.to_dict(), 'config.kernels'))
@@ -67,6 +68,7 @@ def begin(
   base, origin = make_base(config, task, workdir, mesh, planned)
   workdir = run_config.claim(workdir, config)
   dataset_check.check(workdir, task)
+  frozen_models.check(workdir, task)
   return workdir, lock, base, origin
 
 

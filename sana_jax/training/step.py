@@ -56,7 +56,8 @@ def train_step(
 
   The step's randomness is `fold_in(rng, step)`, so a resumed run needs no saved
   key. Metrics are those of the losses, and loss, grad_norm, grad_norm/PART,
-  param_norm (of trainable parameters), skipped and skipped_in_a_row.
+  param_norm (of trainable parameters), skipped and skipped_in_a_row; in a run
+  of several players also loss/PLAYER and grad_norm/PLAYER.
 
   Args:
     players: those whose turn it is.
@@ -97,12 +98,26 @@ def train_step(
   return state, {
     **{k: x for found in done for k, x in found.aux.metrics.items()},
     **norms.by_part(grads, 'grad_norm'),
+    **_of_players(state, done),
     'loss': sum(found.loss for found in done[1:]) + done[0].loss,
     'grad_norm': optax.tree.norm(grads),
     'param_norm': optax.tree.norm(_wide(params)),
     'skipped': state.skipped,
     'skipped_in_a_row': state.skipped_in_a_row,
   }
+
+
+def _of_players(state, done):
+  """Loss and gradient norm of each player that moved, if there are several."""
+  if len(state.players) == 1:
+    return {}
+  found = {}
+  for one in done:
+    for player in one.players:
+      grads, _ = split_players(one.grads, [player])
+      found[f'loss/{player.name}'] = one.loss
+      found[f'grad_norm/{player.name}'] = optax.tree.norm(grads)
+  return found
 
 
 class _Pass(NamedTuple):

@@ -3,7 +3,7 @@
 It is the training loop's only interface to models and data sources.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import os
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from PIL import Image
 
 from sana_jax.errors import UserError
 from sana_jax.objectives.base import Objective
+from sana_jax.training.limits import Limit
 from sana_jax.typing import Params, PyTree
 
 
@@ -88,6 +89,9 @@ class Task:
     frozen: arrays as described by `objective.frozen()`. They are arguments of
       the compiled step, not constants. A leaf that is a jax.Array on the run's
       mesh keeps its sharding; all others are replicated.
+    models: (config key, its value) by part of `frozen`, for models that a
+      resumed run must have again.
+    limits: metrics that end a run, see training/limits.py.
     pictures: (params, step) -> a grid of samples, or None.
   """
 
@@ -100,3 +104,7 @@ class Task:
     None
   )
   start: Start = Start()
+  models: Mapping[str, tuple[str, str]] = dataclasses.field(
+    default_factory=dict
+  )
+  limits: tuple[Limit, ...] = ()

@@ -2,6 +2,7 @@
 
 config.json      the config, see run_config.py
 records.json     number and checksum of its records, see dataset_check.py
+frozen.json      frozen models, such as a teacher, see frozen_models.py
 run_id           name of its folder in config.checkpoint_cache
 checkpoints/     training state, see checkpoints.py
 metrics.jsonl    one object per log interval, see jsonl_log.py

@@ -5,10 +5,10 @@
   controlnet.0.copied_block. <->  transformer_blocks.0. of the ControlNet
 
 A file with a ControlNet also contains its base model, with shared embeddings
-only once. Two of NVIDIA's tensors do not exist in diffusers: the null caption's
-embedding (NVIDIA's loader has its own) and Sprint's log-variance head (for
-training). `pos_embed` can be computed. All three are dropped in both
-directions, as in diffusers' converters; NVIDIA's loader requires none of them.
+only once. Sprint's log-variance head, which only training uses, does not exist
+in diffusers; it keeps its tensors, which diffusers ignores. Dropped in both
+directions, as in diffusers' converters, are the null caption's embedding, as
+NVIDIA's loader has its own, and `pos_embed`, which can be computed.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,6 @@ from sana_jax.weights.tensors import Stored
 _DROPPED = (
   'pos_embed',
   'y_embedder.y_embedding',
-  'logvar_linear.weight',
-  'logvar_linear.bias',
 )
 _MOST_LAYERS = 1000  # Bound for absurd numbers in names.
 _HEAD_DIM = 32  # Head size of the linear attention in every published model.
@@ -54,6 +52,7 @@ def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
       _layers(r'blocks\.(\d+)\.', tensors) or 1,
       norm=any('attn.q_norm' in name for name in tensors),
       guidance=any(name.startswith('cfg_embedder.') for name in tensors),
+      logvar='logvar_linear.weight' in tensors,
     )
   }
   if depth := _layers(r'controlnet\.(\d+)\.', tensors):
@@ -96,6 +95,7 @@ def from_diffusers(
       _layers(r'transformer_blocks\.(\d+)\.', base) or 1,
       norm=any('.norm_q.' in name for name in base),
       guidance=any('.guidance_embedder.' in name for name in base),
+      logvar='logvar.weight' in base,
     ),
   )
   if (control := parts.get('controlnet')) is not None:
@@ -141,12 +141,13 @@ def _layers(pattern, names):
   return min(max(found, default=-1) + 1, _MOST_LAYERS)
 
 
-def _transformer(depth, *, norm, guidance):
+def _transformer(depth, *, norm, guidance, logvar):
   """Rows of the transformer's tensors.
 
   Args:
     norm: whether queries and keys are normalized, in both attentions.
     guidance: whether there is Sprint's embedding of the guidance scale.
+    logvar: whether there is its log-variance head.
   """
   rows = _embeddings(guidance)
   for i in range(depth):
@@ -158,6 +159,7 @@ def _transformer(depth, *, norm, guidance):
     *rows,
     Row('final_layer.scale_shift_table', ('scale_shift_table',)),
     *layer('final_layer.linear', 'proj_out'),
+    *(layer('logvar_linear', 'logvar') if logvar else []),
   ]
 
 
@@ -265,13 +267,18 @@ def config(
   if part == 'controlnet':
     return fields
   norm = 'transformer_blocks.0.attn1.norm_q.weight' in shape
-  return fields | {
-    '_class_name': 'SanaTransformer2DModel',
-    'guidance_embeds': 'time_embed.guidance_embedder.linear_1.weight' in shape,
-    'guidance_embeds_scale': 0.1,
-    'qk_norm': 'rms_norm_across_heads' if norm else None,
-    'timestep_scale': 1.0,
-  }
+  return (
+    fields
+    | {
+      '_class_name': 'SanaTransformer2DModel',
+      'guidance_embeds': 'time_embed.guidance_embedder.linear_1.weight'
+      in shape,
+      'guidance_embeds_scale': 0.1,
+      'qk_norm': 'rms_norm_across_heads' if norm else None,
+      'timestep_scale': 1.0,
+    }
+    | ({'logvar': True} if 'logvar.weight' in shape else {})
+  )
 
 
 def _sizes(part, shape, file):

@@ -55,6 +55,8 @@ SHARED_DEFAULTS = {
   'norm_eps': 1e-6,
   'interpolation_scale': None,
 }
+# Ours: diffusers' model has no such head and ignores both key and tensors.
+_LOGVAR = 'logvar'
 _DEFAULTS = {
   **SHARED_DEFAULTS,
   'guidance_embeds': False,
@@ -89,6 +91,7 @@ _FIELDS = {
   **SHARED_FIELDS,
   'guidance_embeds': fields.FLAG,
   'guidance_embeds_scale': fields.number(-1e6, 1e6),
+  _LOGVAR: fields.FLAG,
   'qk_norm': fields.either(fields.choice(_QK_NORM), fields.NULL),
   'timestep_scale': fields.number(1e-6, 1e6),
 }
@@ -97,7 +100,11 @@ _FIELDS = {
 def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `Sana`, from a transformer/config.json."""
   config, width = checked(
-    'transformer', 'SanaTransformer2DModel', config, _DEFAULTS, _FIELDS
+    'transformer',
+    'SanaTransformer2DModel',
+    config,
+    _DEFAULTS | {_LOGVAR: False},
+    _FIELDS,
   )
   norm = config['qk_norm'] is not None
   return {
@@ -105,6 +112,7 @@ def fields_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     'width': width,
     'qk_norm': norm,
     'cross_norm': norm,
+    'logvar': config[_LOGVAR],
     'out_channels': config['out_channels'] or config['in_channels'],
   }
 
@@ -181,7 +189,7 @@ def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
     **widths(model),
     'out_channels': model['out_channels'],
     'qk_norm': _QK_NORM if model['qk_norm'] else None,
-  }
+  } | ({_LOGVAR: True} if model['logvar'] else {})
 
 
 def widths(model: Mapping[str, Any]) -> dict[str, int]:
@@ -207,6 +215,7 @@ def rules(guidance_embeds: bool = False) -> list[Rule]:
     *block_rules(),
     Rule('scale_shift_table', 'head/scale_shift_table'),
     *layer('proj_out', 'head/out'),
+    *layer(_LOGVAR, 'log_variance'),
   ]
 
 

@@ -1,7 +1,5 @@
 """sCM's tangent and loss against finite differences and closed forms."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 
 from sana_jax.diffusion.denoiser import Condition, Denoiser
-from sana_jax.diffusion.paths import TrigFlow
+from sana_jax.diffusion.paths import Prediction, TrigFlow
 from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.objectives import consistency
@@ -31,6 +29,9 @@ SETTINGS = ConfigDict(
     guidance_scales=(2.0, 3.0),
     tangent_warmup_steps=4,
     tangent_norm=0.1,
+    weighting='flat',
+    discrete_step=0.25,
+    huber=0.5,
   )
 )
 
@@ -87,13 +88,19 @@ def test_the_tangent_is_the_derivative_along_the_teachers_path():
     np.testing.assert_array_equal(v, curve(x, t))
 
 
-def losses():
+def at_points(frozen, batch, keys, teacher=TEACHER):
   path = TrigFlow()
-  return functools.partial(
-    consistency.consistency_loss,
-    Denoiser(STUDENT, path),
-    Denoiser(TEACHER, path),
+  model = teacher and Denoiser(teacher, path)
+  return consistency.points(path, model, SETTINGS, frozen, batch, keys)
+
+
+def loss(params, frozen, batch, keys, step):
+  return consistency.scm(
+    Denoiser(STUDENT, TrigFlow()),
     SETTINGS,
+    params,
+    at_points(frozen, batch, keys),
+    step,
   )
 
 
@@ -101,25 +108,12 @@ def test_the_gradient_is_that_of_a_constant_normalised_tangent(case):
   weights, frozen, batch, keys = case
   path, student = TrigFlow(), Denoiser(STUDENT, TrigFlow())
   step = 3
-  got = jax.jit(jax.grad(lambda p: losses()(p, frozen, batch, keys, step)[0]))(
+  got = jax.jit(jax.grad(lambda p: loss(p, frozen, batch, keys, step)[0]))(
     weights
   )
 
   def constant(weights):
-    draw = functools.partial(
-      consistency._draw, SETTINGS, batch['latents'].shape[1:], path.scale
-    )
-    noise, t, scale = jax.vmap(draw)(keys)
-    x = path.interpolate(batch['latents'], noise, t)
-    words = Condition(batch['text'], batch['mask'], scale)
-    speed = consistency.guided(
-      Denoiser(TEACHER, path),
-      frozen,
-      x,
-      t,
-      words._replace(guidance=None),
-      scale,
-    )
+    x, t, speed, words = at_points(frozen, batch, keys)
     predict = lambda p: lambda x, t: student(p, x, t, words).velocity()
     _, g, _ = consistency.tangent(predict(weights), x, t, speed, step / 4)
     norm = jnp.sqrt(jnp.sum(g**2, axis=(1, 2, 3), keepdims=True))
@@ -134,10 +128,63 @@ def test_the_gradient_is_that_of_a_constant_normalised_tangent(case):
 
 
 def test_its_value_is_the_squared_length_of_the_normalised_tangent(case):
-  loss, aux = jax.jit(losses())(*case, 100)
-  norm = aux.metrics['tangent_norm']
-  assert loss <= 1 + 1e-5
-  assert loss > 0 and norm > 0.1 and aux.metrics['jvp_norm'] > 0
+  value, metrics = jax.jit(loss)(*case, 100)
+  norm = metrics['tangent_norm']
+  assert 0 < value <= 1 + 1e-5
+  assert norm > 0.1 and metrics['jvp_norm'] > 0
+
+
+def test_published_weights_are_those_of_the_paper():
+  t, logvar = jnp.array([0.3, 1.2]), jnp.array([0.5, -1.0])
+  x = jnp.zeros((2, 3, 4, 5))
+  prediction = Prediction(x, t, x, TrigFlow(), logvar)
+  settings = ConfigDict(dict(weighting='published'))
+  got = consistency.weighted(settings, jnp.array([6.0, 30.0]), prediction)
+  error = np.array([6.0, 30.0]) / 60
+  want = error * np.exp([-0.5, 1.0]) / (0.5 * np.tan([0.3, 1.2])) + logvar
+  np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_without_a_teacher_the_data_and_noise_give_the_velocity(case):
+  _, frozen, batch, keys = case
+  x, t, speed, words = at_points(frozen, batch, keys, teacher=None)
+  path = TrigFlow()
+  np.testing.assert_allclose(
+    path.data(x, speed, t), batch['latents'], atol=1e-5
+  )
+  assert set(np.asarray(words.guidance)) <= {2.0, 3.0}
+
+
+def discrete(weights, target, at):
+  return consistency.discrete(
+    Denoiser(STUDENT, TrigFlow()), SETTINGS, weights, target, at
+  )[0]
+
+
+def test_the_discrete_loss_compares_both_ends_of_a_step_of_the_teacher(case):
+  weights, frozen, batch, keys = case
+  target = jax.tree.map(lambda x: 1.1 * x, weights)
+  at = at_points(frozen, batch, keys)
+  at = at._replace(t=jnp.array([0.1, 1.3]))  # The first ends at the data.
+  path, student = TrigFlow(), Denoiser(STUDENT, TrigFlow())
+  # A rotation of (x, dx/dt), as DDIM's step is on TrigFlow (2410.11081).
+  turn = jnp.minimum(at.t, 0.25).reshape(-1, 1, 1, 1)
+  ahead = jnp.cos(turn) * at.x - jnp.sin(turn) * at.speed
+  s = at.t - turn.reshape(-1)
+  goal = student(target, ahead, s, at.words).data()
+  np.testing.assert_allclose(goal[0], ahead[0] / path.scale, atol=1e-5)
+  error = student(weights, at.x, at.t, at.words).data() - goal
+  h = 0.5 * np.sqrt(48)
+  distance = np.sqrt(np.sum(np.asarray(error) ** 2, axis=(1, 2, 3)) + h**2) - h
+  got = jax.jit(discrete)(weights, target, at)
+  np.testing.assert_allclose(got, distance.mean(), rtol=1e-4)
+
+
+def test_the_discrete_loss_has_no_gradient_in_its_target(case):
+  weights, *rest = case
+  at = at_points(*rest)
+  grads = jax.jit(jax.grad(discrete, argnums=1))(weights, weights, at)
+  assert not any(np.any(x) for x in jax.tree.leaves(grads))
 
 
 def test_guidance_is_of_each_example():

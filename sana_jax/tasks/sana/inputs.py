@@ -8,6 +8,7 @@ order, captions and encoders are the same.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import os
 from typing import Any
@@ -28,6 +29,8 @@ from sana_jax.data.sources import DescribedSource, DrawnSource
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import caching, encoders, fingerprints
 from sana_jax.text import encode
+from sana_jax.training import dataset_check
+from sana_jax.training.task import Data
 from sana_jax.training.workdir import all_gather, barrier, resolve, writing
 from sana_jax.typing import Array, Int, PyTree
 
@@ -113,6 +116,18 @@ class Inputs:
       except BadRecord:
         continue
     return list(found)[:count]
+
+
+def data(config: ConfigDict, given: Inputs) -> Data:
+  """The batches of a task with these inputs, and their records."""
+  return Data(
+    functools.partial(
+      given.batches,
+      threads=config.data.threads,
+      max_bad_fraction=float(config.data.max_bad_fraction),
+    ),
+    dataset_check.records_of(given.members),
+  )
 
 
 def make(

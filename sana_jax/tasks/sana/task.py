@@ -25,8 +25,7 @@ from sana_jax.registry import Kind
 from sana_jax.sharding import tables
 from sana_jax.tasks import common, init_from
 from sana_jax.tasks.sana import encoders, exports, inputs
-from sana_jax.training import dataset_check
-from sana_jax.training.task import Data, Exporter, Task
+from sana_jax.training.task import Exporter, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
 from sana_jax.weights.folder import Model
@@ -52,21 +51,13 @@ def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
   """The task with its data and, for online inputs, their encoders."""
   exported = exporter(config)
   others = exports.folders_of(config)
-  _check_size(config, folders.describe(others['autoencoder'], 'vae'))
+  check_size(config, folders.describe(others['autoencoder'], 'vae'))
   module = common.build(Sana, config, **exports.sizes(others))
   given = inputs.make(config, workdir, mesh)
-  data = config.data
   return Task(
     'sana',
     _objective(config, module, given.encode),
-    Data(
-      functools.partial(
-        given.batches,
-        threads=data.threads,
-        max_bad_fraction=float(data.max_bad_fraction),
-      ),
-      dataset_check.records_of(given.members),
-    ),
+    inputs.data(config, given),
     exported.write,
     given.frozen,
     Samples(config, module, given).draw,
@@ -88,7 +79,7 @@ def _objective(config, module, encode=lambda frozen, batch: batch):
   )
 
 
-def _check_size(config, autoencoder):
+def check_size(config, autoencoder):
   """Raises UserError unless samples have the size of the training images."""
   size, side = config.data.size_px, config.model.sample_size
   if size != side * autoencoder.spec.side:

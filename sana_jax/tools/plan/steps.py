@@ -95,7 +95,7 @@ def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
     players=busiest(objective.players),
     **steps.options(config, optimizers.make(config, objective)),
   )
-  inputs = _placed(mesh, objective.frozen(), False)
+  inputs = _frozen(mesh, objective)
   frozen = states.Frozen(inputs, planned.base)
   batch = _placed(mesh, objective.batch(config.batch_size))
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -201,6 +201,16 @@ def run_flops(config: ConfigDict, mode: str = 'train') -> int:
   again = mode == 'train' and config.model.get('remat') in ('full', 'offload')
   recomputed = config.batch_size * forward_flops(config) if again else 0
   return model_flops(config, mode) + recomputed
+
+
+def _frozen(mesh, objective):
+  """Shapes of the frozen arrays, sharded by their tables, or replicated."""
+  return {
+    part: states.with_shardings(x, rules.shardings(x, table, mesh))
+    if (table := objective.frozen_rules.get(part))
+    else _placed(mesh, x, False)
+    for part, x in objective.frozen().items()
+  }
 
 
 def _placed(mesh, tree, split=True):

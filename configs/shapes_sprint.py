@@ -39,6 +39,8 @@ def get_config(arg=''):
       warmup_steps=20,
       clip_norm=1.0,
     )
+  # Its dense layers follow many features, so that small steps change much.
+  config.optimizer.groups = 'time_embed/timestep/.*:rate_scale=0.1,clip_norm=1'
   config.log_every_steps = 20
   config.checkpoint_every_steps = 500
   config.pictures_every_steps = 500

@@ -21,7 +21,7 @@ from sana_jax.typing import Array, Float, Params, PRNGKeyArray
 
 _SPAN = 1000.0  # Largest timestep, before any scale.
 _POINTS = 2048
-_SHARPNESS = 80.0  # Steps have a width of 1/80 of the time.
+_SHARPNESS = 8.0  # Steps have a width of 1/8 of the time.
 _RIDGE = 3e-6  # Relative to the trace; float32 needs more than 1e-7.
 
 

@@ -37,7 +37,7 @@ def drawn(heads):
     return {'params': params}
   return {
     'params': params,
-    'spectral': jax.jit(ladd.renewed)(params, made['spectral']),
+    'spectral': jax.jit(heads.renewed)(params, made['spectral']),
   }
 
 

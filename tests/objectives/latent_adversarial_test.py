@@ -74,16 +74,3 @@ def test_misaligned_latents_are_those_of_the_previous_example():
   latents = jnp.arange(3.0)[:, None, None, None] * jnp.ones((3, 2, 2, 1))
   got = latent_adversarial.misaligned(latents)
   np.testing.assert_array_equal(got[:, 0, 0, 0], [2, 0, 1])
-
-
-@pytest.mark.parametrize(
-  'scale, law, want',
-  [(0.5, {}, (-0.6, 1.0)), (1.0, dict(mean=1.0, std=0.5), (1.0, 0.5))],
-)
-def test_the_logarithm_of_noise_over_data_is_normal(scale, law, want):
-  keys = jax.random.split(jax.random.key(0), 4096)
-  draw = lambda key: latent_adversarial.noise_angle(key, scale, **law)
-  angles = np.asarray(jax.jit(jax.vmap(draw))(keys), np.float64)
-  logs = np.log(scale * np.tan(angles))
-  assert np.mean(logs) == pytest.approx(want[0], abs=4 * want[1] / 64)
-  assert np.std(logs) == pytest.approx(want[1], rel=0.05)

@@ -40,6 +40,7 @@ AREAS = (
   'optim',
   'pipeline',
   'sprint',
+  'ladd',
 )
 _PACKAGES = (
   'sana_jax',

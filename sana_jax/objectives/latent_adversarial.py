@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sana_jax.objectives.adversarial import hinge
-from sana_jax.typing import Array, Float, PRNGKeyArray
+from sana_jax.typing import Array, Float
 
 
 class AdversarialLoss(NamedTuple):
@@ -79,14 +79,3 @@ def misaligned(latents: Float[Array, 'b *p c']) -> Float[Array, 'b *p c']:
   A batch of one has no others: its pair is right.
   """
   return jnp.roll(latents, 1, axis=0)
-
-
-def noise_angle(
-  rng: PRNGKeyArray, scale: float, mean: float = -0.6, std: float = 1.0
-) -> Float[Array, '']:
-  """TrigFlow angle of the noise on the discriminator's latents.
-
-  arctan(exp(z) / scale) with z normal, and `scale` sigma_d of the path.
-  """
-  z = mean + std * jax.random.normal(rng)
-  return jnp.arctan(jnp.exp(z) / scale)

@@ -210,3 +210,13 @@ class Predicted:
 
   def velocity(self):
     return self.v
+
+
+@pytest.mark.parametrize('mean, std, sigma', [(-0.6, 1.0, 0.5), (1, 0.5, 1)])
+def test_the_logarithm_of_noise_over_data_is_normal(mean, std, sigma):
+  keys = jax.random.split(jax.random.key(0), 4096)
+  draw = lambda key: consistency.angle(key, mean, std, sigma)
+  angles = np.asarray(jax.jit(jax.vmap(draw))(keys), np.float64)
+  logs = np.log(sigma * np.tan(angles))
+  assert np.mean(logs) == pytest.approx(mean, abs=4 * std / 64)
+  assert np.std(logs) == pytest.approx(std, rel=0.05)

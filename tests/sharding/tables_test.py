@@ -10,6 +10,7 @@ from sana_jax.models import abstract
 from sana_jax.models.autoencoders.dc_ae import DCAE
 from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.models.gemma2 import Gemma2
+from sana_jax.models.ladd import Heads
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
@@ -178,6 +179,20 @@ def test_gemma_is_split_where_it_is_large(mesh):
   assert held['embed/embedding'] == ((24, 16), (24, 8))
   assert held['layers/query/kernel'] == ((2, 16, 16), (2, 8, 8))
   assert held['layers/down/kernel'] == ((2, 32, 16), (2, 16, 8))
+
+
+def test_heads_of_the_discriminator_are_split_along_their_inputs(mesh):
+  shapes = jax.eval_shape(
+    Heads().init, jax.random.key(0), [jnp.zeros((1, 4, 16))]
+  )
+  held = shards(shapes, tables.LADD_HEADS, mesh)
+  split = {p: parts for p, parts in held.items() if parts[0] != parts[1]}
+  assert split == {
+    'params/head_0/first/kernel': ((1, 16, 16), (1, 8, 16)),
+    'params/head_0/second/kernel': ((9, 16, 16), (9, 8, 16)),
+    'params/head_0/out/kernel': ((1, 16, 1), (1, 8, 1)),
+  }
+  assert held['spectral/head_0/second/v'] == ((9, 16), (9, 16))
 
 
 def test_the_autoencoder_is_whole_on_every_device(mesh):

@@ -23,6 +23,7 @@ NAMES = {
   'optim': 'Optimizers',
   'pipeline': 'Whole pipelines',
   'sprint': 'SANA-Sprint',
+  'ladd': 'The discriminator of SANA-Sprint',
 }
 _TITLE = '# Parity ledger\n'
 _INTRODUCTION = """\

@@ -9,16 +9,17 @@ the published 0.1 the scale has no effect.
 """
 
 from sana_jax import config as base
-from sana_jax.configs import shapes
 
 
 def get_config(arg=''):
   base.parse_arg(arg)
-  small = shapes.get_config()
   config = base.train('sprint')
-  config.data.update(small.data)
-  config.model.update(small.model)
-  config.model.guidance_embeds_scale = 10.0
+  config.data.size_px = 128
+  config.data.threads = 1
+  config.model.update(
+    width=128, depth=6, cross_heads=4, sample_size=4, text_norm_scale=1.0
+  )
+  config.model.update(unroll=6, guidance_embeds_scale=10.0)
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.num_steps = 2000
   config.batch_size = 32

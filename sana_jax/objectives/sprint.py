@@ -9,7 +9,7 @@ discrete loss may have as `target`. Both players move in one step, or take turns
 (config.ladd.turns) as in the official code. (2503.09641)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 
 import jax
@@ -25,7 +25,8 @@ from sana_jax.typing import Array, Keys, Params, PyTree
 
 TARGET = 'target'
 OTHERS = (DISCRIMINATOR, SPECTRAL, TARGET)  # Than the student's parameters.
-STUDENT = f'(?!({"|".join(OTHERS)})/).*'
+_NOT_OTHERS = f'(?!(?:{"|".join(OTHERS)})/)'
+STUDENT = f'{_NOT_OTHERS}.*'
 
 
 def objective(
@@ -55,7 +56,7 @@ def objective(
   module = sprint.student.module
   return Objective(
     lambda rng: completed(sprint, init(rng), rng),
-    (*rules, *(row for name in parts for row in under(name, parts[name]))),
+    _table(rules, parts),
     _players(sprint, encode),
     functools.partial(flow_matching.described_batch, module, tokens),
     functools.partial(_frozen, sprint, tokens, teacher),
@@ -82,9 +83,14 @@ def student_of(params: Params) -> Params:
   return {part: x for part, x in params.items() if part not in OTHERS}
 
 
-def under(name: str, rules: Table) -> Table:
-  """The table for parameters that are nested under a name."""
-  return tuple((f'{name}/{pattern}', spec) for pattern, spec in rules)
+def _table(rules: Table, parts: Mapping[str, Table]) -> Table:
+  """The student's table, and those of the other parts below their names."""
+  own = tuple((f'{_NOT_OTHERS}(?:{pattern})', spec) for pattern, spec in rules)
+  return own + tuple(
+    (f'{name}/(?:{pattern})', spec)
+    for name, table in parts.items()
+    for pattern, spec in table
+  )
 
 
 def _players(sprint, encode) -> tuple[Player, ...]:

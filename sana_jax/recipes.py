@@ -43,6 +43,37 @@ def published(size: str) -> ConfigDict:
   return config
 
 
+def sprint(size: str) -> ConfigDict:
+  """Config of the distillation of `size` from a teacher of the same size.
+
+  Two players that take turns: sCM and LADD with weights 1 and 0.5 of means over
+  elements (arXiv:2503.09641, section 3.3), CAME at 2e-6, clipped at 0.1.
+  """
+  config = base.train('sprint')
+  shared = published(size)
+  for key, value in shared.items():
+    if key in config and key not in ('task', 'model', 'sampling', 'flow'):
+      config[key] = value
+  config.model.update(
+    {k: x for k, x in shared.model.items() if k in config.model}
+  )
+  config.model.update(base.SANA_SIZES[size])
+  config.model.update(
+    timestep_scale=0.001, guidance_embeds_scale=10.0, logvar=True
+  )
+  config.sprint.weighting = 'published'
+  config.ladd.weight = 0.5
+  config.sampling.update(sampler='scm', steps=2)
+  config.num_steps = 40_000  # 20,000 of each player.
+  config.batch_size = 512
+  config.ema_decay = 0.999
+  for group in config.optimizer, config.discriminator:
+    group.update(
+      name='came', learning_rate=2e-6, auto_lr='', warmup_steps=5000
+    )
+  return config
+
+
 def variant(config: ConfigDict, arg: str) -> ConfigDict:
   """The config, reduced to two steps of a tiny model if `arg` is 'runlocal'."""
   if base.parse_arg(arg, VARIANTS):
@@ -59,6 +90,8 @@ def run_locally(config: ConfigDict) -> None:
   config.autoencoder = config.text_encoder = 'shapes'
   config.init_from = ''
   config.model.update(width=64, depth=2, cross_heads=2, sample_size=2)
+  if config.task == 'sprint':
+    config.ladd.blocks = (0, 1)
   config.data.update(
     source='shapes',
     path='~/.cache/sana_jax/data',

@@ -176,7 +176,7 @@ def _of_size(keys, values):
 
 
 SANA = _of_size(_SANA, SANA_SIZES['sana_600m_1024'])
-# A Sprint needs these two.
+# Fields that a Sprint needs, or may need for its loss.
 SPRINT = SANA | {
   f'model.{name}': dataclasses.replace(
     SANA[f'model.{name}'], default=value, optional=False
@@ -185,6 +185,7 @@ SPRINT = SANA | {
     ('guidance_embeds', True),
     ('guidance_embeds_scale', 0.1),
     ('timestep_scale', 0.001),
+    ('logvar', False),
   )
 }
 DC_AE = _of_size(_DC_AE, dc_ae.SIZES['dc_ae_f32c32_sana'])

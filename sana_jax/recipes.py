@@ -68,9 +68,7 @@ def sprint(size: str) -> ConfigDict:
   config.batch_size = 512
   config.ema_decay = 0.999
   for group in config.optimizer, config.discriminator:
-    group.update(
-      name='came', learning_rate=2e-6, auto_lr='', warmup_steps=5000
-    )
+    group.update(name='came', learning_rate=2e-6, auto_lr='', warmup_steps=5000)
   return config
 
 

@@ -30,6 +30,8 @@ from sana_jax.training import step as steps
 from sana_jax.training.step import passes
 from sana_jax.typing import PyTree
 
+SAMPLED = ('sana', 'sprint')  # Tasks whose model is sampled.
+
 
 class Program(NamedTuple):
   """A jitted function and the shapes of its arguments.
@@ -51,13 +53,13 @@ class Program(NamedTuple):
 
 def module(config: ConfigDict) -> Sana:
   """The transformer; raises UserError for a task without one."""
-  if config.task != 'sana':
+  if config.task not in SAMPLED:
     raise UserError(
       f'config.task={config.task!r} has no sampler to plan; only '
-      "'sana' has one.",
+      f'{" and ".join(map(repr, SAMPLED))} have one.',
       key='task',
       value=config.task,
-      allowed=('sana',),
+      allowed=SAMPLED,
     )
   return common.build(Sana, config)
 
@@ -132,7 +134,7 @@ def sample(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
   objective = tasks.objective(config)
   batch = _placed(mesh, objective.batch(config.batch_size))
   one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-  null = jax.tree.map(one, objective.frozen())
+  null = {k: one(objective.frozen()[k]) for k in ('null_text', 'null_mask')}
   null = _placed(mesh, null, config.batch_size == 1)
   args = (
     built,
@@ -174,7 +176,7 @@ def model_flops(config: ConfigDict, mode: str = 'train') -> int:
   if mode == 'sample':
     embedded = module(config).guidance_embeds
     guided = 2 if config.sampling.guidance_scale > 1 and not embedded else 1
-    forward = config.batch_size * forward_flops(_without_guidance(config))
+    forward = config.batch_size * network_flops(config)
     return config.sampling.steps * guided * forward
   objective = tasks.objective(config)
   inputs, batch = objective.frozen(), objective.batch(config.batch_size)
@@ -186,20 +188,28 @@ def model_flops(config: ConfigDict, mode: str = 'train') -> int:
   )
 
 
-def _without_guidance(config):
-  """The config without the guidance's embedding, which costs next to nothing.
+def network_flops(config: ConfigDict) -> int:
+  """FLOPs of one evaluation of the transformer for one image."""
+  built = module(config)
+  batch = tasks.objective(config).batch(1)
+  one = jax.ShapeDtypeStruct((1,), jnp.float32)
 
-  The loss of a flow has no scale for it.
-  """
-  config = config.copy_and_resolve_references().unlock()
-  config.model.guidance_embeds = False
-  return config.lock()
+  def evaluate(params, latents, time, text, mask, guidance):
+    return built.apply({'params': params}, latents, time, text, mask, guidance)
+
+  with kernels.prefer(**dict.fromkeys(kernels.OPS, 'xla')):
+    return flops.count(
+      evaluate,
+      abstract.transformer(built),
+      *(batch['latents'], one, batch['text'], batch['mask'], one),
+    )
 
 
 def run_flops(config: ConfigDict, mode: str = 'train') -> int:
   """FLOPs of a batch with recomputation by remat."""
   again = mode == 'train' and config.model.get('remat') in ('full', 'offload')
-  recomputed = config.batch_size * forward_flops(config) if again else 0
+  forward = network_flops if config.task in SAMPLED else forward_flops
+  recomputed = config.batch_size * forward(config) if again else 0
   return model_flops(config, mode) + recomputed
 
 

@@ -230,7 +230,9 @@ def measured(path) -> dict:
     raise
   except ValueError as e:
     raise UserError(
-      f'{path} cannot be added to ({e}); remove it, or give another --tuned.'
+      f'{path} cannot be added to ({e}); remove it, or give another --tuned.',
+      key='--tuned',
+      value=str(path),
     ) from e
 
 

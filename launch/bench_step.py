@@ -258,7 +258,11 @@ def _loop(args, name, config):
 
   mesh = make_mesh(config.mesh.to_dict())
   if mesh.is_multi_process:
-    raise UserError('--against-loop is for one process.')
+    raise UserError(
+      '--against-loop is for one process.',
+      key='--against-loop',
+      allowed='one process',
+    )
   with tempfile.TemporaryDirectory(prefix='bench_loop') as folder:
     task = tasks.open_task(config, args.workdir or folder)
     found = loop.measure(

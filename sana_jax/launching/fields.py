@@ -90,21 +90,25 @@ def text_problem(what: str, text: str, key: str = '') -> UserError | None:
     text: the text.
     key: key of the error, if it is not `what`.
   """
+  about = {'key': key or what, 'value': text}
   if not text:
-    problem, allowed = f'{what} is empty; give a value or leave it out', ''
-  elif (size := len(text.encode(errors='replace'))) > MOST_BYTES:
-    problem = f'{what} has {size} bytes; at most {MOST_BYTES} are allowed'
-    allowed = f'{MOST_BYTES} bytes'
-  elif not text.isprintable():
+    return UserError(f'{what} is empty; give a value or leave it out', **about)
+  if (size := len(text.encode(errors='replace'))) > MOST_BYTES:
+    return UserError(
+      f'{what} has {size} bytes; at most {MOST_BYTES} are allowed',
+      allowed=f'at most {MOST_BYTES} bytes',
+      **about,
+    )
+  if not text.isprintable():
     wrong = next(c for c in text if not c.isprintable())
     allowed = 'printable characters and spaces'
-    problem = (
+    return UserError(
       f'{what}={printable(text, _SHOWN)} contains U+{ord(wrong):04X}; '
-      f'{allowed} are allowed'
+      f'{allowed} are allowed',
+      allowed=allowed,
+      **about,
     )
-  else:
-    return None
-  return UserError(problem, key=key or what, value=text, allowed=allowed)
+  return None
 
 
 def name_problem(key: str, text: str) -> UserError | None:
@@ -125,22 +129,24 @@ def path_problem(key: str, text: str) -> UserError | None:
   """The error of a text that is not a path or bucket; None if it is."""
   if problem := text_problem(flag(key), text):
     return problem
+  about = {'key': flag(key), 'value': text}
+  shown = f'{flag(key)}={printable(text, _SHOWN)}'
   if '://' in text:
     if re.fullmatch(_BUCKET, text):
       return None
     allowed = 'gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#'
-    why = f'is not a folder of a bucket; give {allowed}'
-  elif max(map(len, text.encode().split(b'/'))) > _MOST_BYTES_OF_FILE_NAME:
-    allowed = f'file names of at most {_MOST_BYTES_OF_FILE_NAME} bytes'
-    why = f'has a longer file name; give {allowed}'
-  else:
-    return None
-  return UserError(
-    f'{flag(key)}={printable(text, _SHOWN)} {why}',
-    key=flag(key),
-    value=text,
-    allowed=allowed,
-  )
+    return UserError(
+      f'{shown} is not a folder of a bucket; give {allowed}',
+      allowed=allowed,
+      **about,
+    )
+  if max(map(len, text.encode().split(b'/'))) > _MOST_BYTES_OF_FILE_NAME:
+    return UserError(
+      f'{shown} has a file name of more than {_MOST_BYTES_OF_FILE_NAME} bytes',
+      allowed=f'at most {_MOST_BYTES_OF_FILE_NAME} bytes',
+      **about,
+    )
+  return None
 
 
 def override_problems(overrides: Sequence[str]) -> Iterator[UserError | None]:

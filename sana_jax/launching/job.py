@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import posixpath
 from typing import NamedTuple
 
@@ -210,32 +209,36 @@ def _mount_problems(job):
 def _machine_problems(job, machines):
   """Problems of the machines, in this place."""
   name = machines.name
-  error = functools.partial(UserError, key='--topology', value=name)
+  about = {'key': '--topology', 'value': name}
   if job.where == 'local' and machines.kind != 'cpu' and machines.processes > 1:
-    yield error(
+    yield UserError(
       f'--topology={name} is {machines.processes} hosts, and --where=local is '
       'one; give one host, or another --where',
       allowed='one host',
+      **about,
     )
   if job.where == 'tpu-vm' and not TPUS[machines.chip].vm:
-    yield error(
+    yield UserError(
       f'{machines.chip} is for --where=gke only',
       allowed=[chip for chip, names in TPUS.items() if names.vm],
+      **about,
     )
   if job.where != 'gke':
     return
   if machines.kind == 'tpu' and machines.slices > 1 and machines.hosts == 1:
-    yield error(
+    yield UserError(
       f'--topology={name}: GKE joins slices of several hosts only; give larger '
       'ones',
       allowed='slices of several hosts',
+      **about,
     )
   counts = gpus_per_host(machines.chip)
   if machines.kind == 'gpu' and machines.devices not in counts:
-    yield error(
+    yield UserError(
       f'--topology={name}: GKE has {machines.chip} machines with '
       f'{" or ".join(map(str, counts))} GPUs',
       allowed=counts,
+      **about,
     )
 
 

@@ -38,17 +38,24 @@ class Refusal(str):
 
 
 @pytest.fixture
-def refused(cli, monkeypatch):
-  """Runs a command that must fail; returns its Refusal."""
-  raised = []
-  inner = commands.run
+def raised(monkeypatch):
+  """UserErrors of the commands run so far."""
+  found, inner = [], commands.run
 
   def recorded(argv):
     try:
       return inner(argv)
     except UserError as e:
-      raised.append(e)
+      found.append(e)
       raise
+
+  monkeypatch.setattr(commands, 'run', recorded)
+  return found
+
+
+@pytest.fixture
+def refused(cli, raised):
+  """Runs a command that must fail; returns its Refusal."""
 
   def run(*argv):
     raised.clear()
@@ -61,7 +68,6 @@ def refused(cli, monkeypatch):
     found.error = raised[0] if raised else None
     return found
 
-  monkeypatch.setattr(commands, 'run', recorded)
   return run
 
 

@@ -113,7 +113,7 @@ def time_grid(
   steps: int,
   shift: float,
   convention: Convention = DIFFUSERS,
-  times: Sequence[float] | None = None,
+  times: Sequence[float | int] | None = None,
 ) -> TimeGrid:
   """The time grid of a sampler; `times` are those of scm."""
   if sampler == 'scm':

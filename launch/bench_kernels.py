@@ -26,7 +26,7 @@ import pathlib
 from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.launch import bench, output
-from sana_jax.launch.flags import BATCH, flag, PIXELS, whole
+from sana_jax.launch.flags import BATCH, flag, Invalid, PIXELS, whole
 
 _MODELS = 'sana_600m_1024,sana_1600m_1024,dc_ae_f32c32_sana_1.1'
 _PACKAGES = ('sana_jax', 'jax', 'torch')
@@ -140,8 +140,10 @@ def _among(flag, given, allowed):
 def _sizes(given):
   try:
     found = [whole(32, PIXELS)(x) for x in given.split(',')]
-  except argparse.ArgumentTypeError as e:
-    raise UserError(f'--sizes: {e}.', key='--sizes') from None
+  except Invalid as e:
+    raise UserError(
+      f'--sizes: {e}.', key='--sizes', value=e.value, allowed=e.allowed
+    ) from None
   if odd := [x for x in found if x % 32]:
     raise UserError(
       f'--sizes has {odd[0]}; give multiples of 32, the '
@@ -228,7 +230,9 @@ def measured(path) -> dict:
     raise
   except ValueError as e:
     raise UserError(
-      f'{path} cannot be added to ({e}); remove it, or give another --tuned.'
+      f'{path} cannot be added to ({e}); remove it, or give another --tuned.',
+      key='--tuned',
+      value=str(path),
     ) from e
 
 

@@ -41,6 +41,25 @@ _PLANNED = ','.join(
 )
 _SWEPT = 'sana_600m_512+batch_size=128,sana_1600m_1024+batch_size=32'
 _PACKAGES = ('sana_jax', 'jax', 'jaxlib')
+# Modes by their flags, and the modes in which other flags have an effect.
+_MODES = {
+  '': 'a measurement',
+  'sweep': '--sweep',
+  'against_plan': '--against-plan',
+  'against_loop': '--against-loop',
+  'compile_for': '--compile-for',
+}
+_MEASURED = ('', 'sweep', 'against_plan')
+_CHOSEN = ('', 'against_plan', 'compile_for')  # A sweep chooses kernels itself.
+_APPLIES = {
+  'profile': _MEASURED,
+  'repeats': _MEASURED,
+  'kernels': _CHOSEN,
+  'against': _CHOSEN,
+  'steps': ('against_loop',),
+  'rounds': ('against_loop',),
+  'workdir': ('against_loop',),
+}
 _REMATS = ('none', 'dots', 'full')
 
 
@@ -105,12 +124,7 @@ def run(args: argparse.Namespace) -> int:
     bench.write_pages(args.render, [*reports, loop_report.LOOP])
     return 0
   bench.check(args.out)
-  if args.workdir and not args.against_loop:
-    raise UserError(
-      '--workdir is for --against-loop only; leave it out.',
-      key='--workdir',
-      value=args.workdir,
-    )
+  check_flags(args)
   configs = [(name, config_of(name)) for name in _configs(args).split(',')]
   if args.against_loop:
     if len(configs) > 1:
@@ -134,6 +148,22 @@ def run(args: argparse.Namespace) -> int:
       value=result.records[0].failed,
     )
   return 0
+
+
+def check_flags(args: argparse.Namespace) -> None:
+  """Raises UserError for a flag without effect in the chosen mode."""
+  mode = next((mode for mode in _MODES if mode and getattr(args, mode)), '')
+  for key, value in bench.changed_flags(args).items():
+    allowed = [_MODES[m] for m in _APPLIES.get(key, _MODES)]
+    if _MODES[mode] not in allowed:
+      name = f'--{key.replace("_", "-")}'
+      raise UserError(
+        f'{name} has no effect on {_MODES[mode]}, only on '
+        f'{" and ".join(allowed)}; leave it out.',
+        key=name,
+        value=value,
+        allowed=allowed,
+      )
 
 
 def _configs(args):
@@ -228,7 +258,11 @@ def _loop(args, name, config):
 
   mesh = make_mesh(config.mesh.to_dict())
   if mesh.is_multi_process:
-    raise UserError('--against-loop is for one process.')
+    raise UserError(
+      '--against-loop is for one process.',
+      key='--against-loop',
+      allowed='one process',
+    )
   with tempfile.TemporaryDirectory(prefix='bench_loop') as folder:
     task = tasks.open_task(config, args.workdir or folder)
     found = loop.measure(

@@ -14,7 +14,7 @@ from sana_jax import extras, printable
 from sana_jax.backends import preferred
 from sana_jax.errors import UserError
 from sana_jax.launch import streams, system_errors, terminal
-from sana_jax.launch.flags import Parser, prompt, shown, similar, text
+from sana_jax.launch.flags import Invalid, Parser, prompt, shown, similar, text
 from sana_jax.version import __version__
 
 COMMANDS = {
@@ -89,7 +89,8 @@ def check_folder() -> None:
     os.getcwd()
   except FileNotFoundError as e:
     raise UserError(
-      'The current folder no longer exists; change into another.'
+      'The current folder no longer exists; change into another.',
+      key='current folder',
     ) from e
 
 
@@ -103,8 +104,13 @@ def check_overrides(overrides: Sequence[str], command: Parser) -> None:
       prompt(key, keep='')
       if value:
         text(value)
-    except argparse.ArgumentTypeError as e:
-      raise UserError(f'{shown(key)}: {e}.') from e
+    except Invalid as e:
+      raise UserError(
+        f'{shown(key)}: {e}.',
+        key=key.removeprefix('--config.'),
+        value=e.value,
+        allowed=e.allowed,
+      ) from e
 
 
 def _config_flags() -> dict[str, str]:

@@ -73,7 +73,10 @@ def apply_layout(config: ConfigDict, name: str) -> None:
   )
   if not isinstance(layout, dict):
     raise UserError(
-      f'{flag}: LAYOUT must be a dict, not {type(layout).__name__}.'
+      f'{flag}: LAYOUT must be a dict, not {type(layout).__name__}.',
+      key='--layout',
+      value=type(layout),
+      allowed=(dict,),
     )
   allowed = tuple(base.changing(LAYOUT, config))
   if wrong := [

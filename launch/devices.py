@@ -58,7 +58,8 @@ def join(processes: tuple = (), asks_to_stop: bool = True) -> None:
   except (RuntimeError, ValueError) as e:
     raise UserError(
       f'--distributed found no other processes ({brief(e)}); start it under '
-      'SLURM, GKE or Cloud TPU, or leave the flag out.'
+      'SLURM, GKE or Cloud TPU, or leave the flag out.',
+      key='--distributed',
     ) from e
 
 

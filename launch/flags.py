@@ -6,7 +6,7 @@ spaces, digits of other scripts) is refused.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import contextlib
 import difflib
 import math
@@ -26,9 +26,19 @@ _SHOWN = 80  # Characters of a value in a message.
 _WHOLE = re.compile(r'[+-]?[0-9]{1,18}')
 _NUMBER = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?')
 _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
-_ARGUMENT = re.compile(r'argument ([^\s:/]+)')
+_ARGUMENT = re.compile(
+  r'(?:argument |one of the arguments |.* are required: )([^\s:/,]+)'
+)
 # Control characters, halves of surrogate pairs, line and paragraph separators.
 _REFUSED = {'Cc', 'Cs', 'Zl', 'Zp'}
+
+
+class Invalid(argparse.ArgumentTypeError):
+  """Error for a value, with the value and the allowed ones of a UserError."""
+
+  def __init__(self, message: str, value: str, allowed: Collection[str] | str):
+    super().__init__(message)
+    self.value, self.allowed = value, allowed
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,12 +49,19 @@ class Parser(argparse.ArgumentParser):
     self.register('type', None, text)
 
   def error(self, message: str):
+    value = allowed = None
     if wrong := _CHOICE.search(message):
-      message += similar(wrong[1], re.findall(r'[\w.+-]+', wrong[2]))
+      value, allowed = wrong[1], re.findall(r'[\w.+-]+', wrong[2])
+      message += similar(value, allowed)
+    # argparse converts the error of a type, while it is handled.
+    if isinstance(cause := getattr(sys.exception(), '__context__', 0), Invalid):
+      value, allowed = cause.value, cause.allowed
     flag = _ARGUMENT.match(message)
     raise UserError(
       f'{message.removeprefix("argument ")}; see {self.prog} --help.',
       key=flag[1] if flag else '',
+      value=value,
+      allowed=allowed,
     )
 
   def add_subparsers(self, **kwargs):
@@ -57,7 +74,11 @@ class Parser(argparse.ArgumentParser):
     for word in args:
       if re.fullmatch(r'--[\w-]+=--', word):
         # argparse drops the -- and returns a list where text is expected.
-        self.error(f'{word} has no value; give one other than --')
+        raise UserError(
+          f'{word} has no value; give one other than --.',
+          key=word.removesuffix('=--'),
+          value='--',
+        )
     return super().parse_known_args(args, namespace)
 
   def _hyphened(self, args):
@@ -89,10 +110,10 @@ def shown(value: str) -> str:
   return f"'{printable(value, _SHOWN)}'"
 
 
-def refused(value: str, allowed: str) -> argparse.ArgumentTypeError:
+def refused(value: str, allowed: str) -> Invalid:
   """Error for a value; `allowed` describes valid ones."""
-  return argparse.ArgumentTypeError(
-    f'{shown(value)} is not allowed; give {allowed}'
+  return Invalid(
+    f'{shown(value)} is not allowed; give {allowed}', value, allowed
   )
 
 
@@ -102,8 +123,9 @@ def prompt(value: str, keep: str = '\n\r\t') -> str:
     if character in keep or unicodedata.category(character) not in _REFUSED:
       continue
     if '\ud800' <= character <= '\udfff':  # Undecodable bytes.
-      raise argparse.ArgumentTypeError(
-        f'{shown(value)} is not UTF-8; give UTF-8 text'
+      allowed = 'UTF-8 text'
+      raise Invalid(
+        f'{shown(value)} is not UTF-8; give {allowed}', value, allowed
       )
     raise refused(value, f'it without {printable(character)}')
   return value
@@ -116,7 +138,7 @@ def text(value: str) -> str:
   try:
     expanded(value)
   except UserError as e:
-    raise argparse.ArgumentTypeError(str(e).removesuffix('.')) from e
+    raise Invalid(str(e).removesuffix('.'), value, e.allowed) from e
   return value
 
 

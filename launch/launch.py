@@ -170,19 +170,26 @@ def default_name(config: str) -> str:
 def check_flags(args, job) -> None:
   """Raises UserError for another place's flags, or files not in the image."""
   if args.xpk and job.where != 'gke':
-    raise UserError(f'--xpk is not for --where={job.where} but for gke.')
-  if not args.xpk and (
-    job.cluster or (job.where == 'gke' and (job.zone or job.project))
-  ):
+    raise UserError(
+      f'--xpk is not for --where={job.where} but for gke.',
+      key='--xpk',
+      value=job.where,
+      allowed=('gke',),
+    )
+  own = ('cluster', 'zone', 'project') if job.where == 'gke' else ('cluster',)
+  if not args.xpk and (idle := [key for key in own if getattr(job, key)]):
     raise UserError(
       '--cluster, --zone and --project are for --xpk; kubectl '
-      'takes the cluster that it is set to.'
+      'takes the cluster that it is set to.',
+      key=f'--{idle[0]}',
+      value=getattr(job, idle[0]),
     )
   if args.xpk and job.hf_token_secret:
     raise UserError(
       '--hf-token-secret is not for --xpk; add --env=HF_TOKEN=... to its '
       'command.',
       key='--hf-token-secret',
+      value=job.hf_token_secret,
     )
   if job.image:
     for flag, name, folder in (
@@ -194,7 +201,10 @@ def check_flags(args, job) -> None:
         raise UserError(
           f'--{flag}={name} is a file of this machine, which the image does '
           f'not have; name a shipped one ({", ".join(shipped)}), or put it '
-          'beside them before the image is built.'
+          'beside them before the image is built.',
+          key=f'--{flag}',
+          value=name,
+          allowed=shipped,
         )
   if job.where == 'local':
     output.check(str(local.folder(job)))

@@ -29,15 +29,22 @@ def check_fits(job: Job, config: ConfigDict) -> None:
   mine, *nearest = candidates.make(name, config, pod, candidates.shapes(config))
   if mine.problem:
     raise UserError(
-      f'{name} is invalid on {pod.name}: {mine.problem}' + other(nearest, job)
+      f'{name} is invalid on {pod.name}: {mine.problem}' + other(nearest, job),
+      key='--layout',
+      value=job.layout,
+      allowed=[c.name for c in nearest if not c.problem],
     )
   plan = compiler.one(mine)
   if plan.problem:
-    raise UserError(plan.problem)
+    raise UserError(plan.problem, key='--layout', value=job.layout)
   if not plan.fits:
     others = [c for c in shipped(job, pod) if c.layout() != mine.layout()]
+    fixes = fitting.remedies(mine, pod, others, compiler.one)
     raise UserError(
-      tables.short_of(plan, fitting.remedies(mine, pod, others, compiler.one))
+      tables.short_of(plan, fixes),
+      key='--layout',
+      value=job.layout,
+      allowed=[change for change, _ in fixes],
     )
   log(
     f'{name} fits {pod.name}: {plan.needed / _GIB:.2f} of '
@@ -52,7 +59,12 @@ def checked(job: Job) -> chips.Topology:
   try:
     return topologies.check(job.machines.name)
   except UserError as e:
-    raise UserError(f'{str(e).removesuffix(".")}, or give --no-plan.') from e
+    raise UserError(
+      f'{str(e).removesuffix(".")}, or give --no-plan.',
+      key=e.key,
+      value=e.value,
+      allowed=e.allowed,
+    ) from e
 
 
 def runner(pod: chips.Topology):

@@ -198,7 +198,9 @@ def candidates(args, config, pod):
     problems = ' '.join(f'{c.name}: {c.problem}' for c in found)
     raise UserError(
       f'{problems} Choose other --layouts, another --topology or '
-      '--per-chip-batch.'
+      '--per-chip-batch.',
+      key='--layouts',
+      value=[c.name for c in found],
     )
   return found
 
@@ -216,7 +218,10 @@ def searched(args, config, pod, params, tried=()):
   if config.task != 'sana':
     raise UserError(
       f"--search supports only config.task='sana', not {config.task!r}; give "
-      '--layouts.'
+      '--layouts.',
+      key='--search',
+      value=config.task,
+      allowed=('sana',),
     )
   config = made.copied(config)
   set_batch(config, args.per_chip_batch, pod)
@@ -229,7 +234,9 @@ def searched(args, config, pod, params, tried=()):
   if not found:
     raise UserError(
       f'No mesh of {pod.name} splits batch_size={config.batch_size} and this '
-      'model; choose another --topology or --per-chip-batch.'
+      'model; choose another --topology or --per-chip-batch.',
+      key='batch_size',
+      value=config.batch_size,
     )
   return found
 

@@ -54,7 +54,10 @@ def wanted(args, known):
     there = ', '.join(one.name for one in known) or 'none at all'
     raise UserError(
       f'--golden={args.golden} has no such plan; it has {there}. With '
-      '--config, --topology and --update, one is made.'
+      '--config, --topology and --update, one is made.',
+      key='--golden',
+      value=args.golden,
+      allowed=[one.name for one in known],
     )
   return found
 

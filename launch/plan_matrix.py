@@ -29,7 +29,9 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   several = args.config.split(','), args.topology.split(',')
   pairs = list(itertools.product(*several))
   if args.shardings:
-    raise UserError('--shardings takes one --config and one --topology.')
+    raise UserError(
+      '--shardings takes one --config and one --topology.', key='--shardings'
+    )
   for config, topology in pairs:
     checked_config(config, overrides)
     topologies.check(topology)

@@ -188,7 +188,9 @@ def run(args: argparse.Namespace) -> int:
   """Samples; returns the exit code."""
   if args.aspect_ratio and (args.height or args.width):
     raise UserError(
-      '--aspect-ratio and --height or --width are given; give one of the two.'
+      '--aspect-ratio and --height or --width are given; give one of the two.',
+      key='--aspect-ratio',
+      value=args.aspect_ratio,
     )
   jobs, problems = _jobs(args)
   choosers = best_of.load(args, jobs)
@@ -201,7 +203,10 @@ def run(args: argparse.Namespace) -> int:
   if (count := sum(job.num_images for job in jobs)) > MOST_PICTURES:
     raise UserError(
       f'{count:,} pictures are more than {MOST_PICTURES:,}; '
-      'lower --num-images, or split the prompt file.'
+      'lower --num-images, or split the prompt file.',
+      key='--num-images',
+      value=count,
+      allowed=f'at most {MOST_PICTURES}',
     )
   pipe, settings = pipelines.open_pipeline(
     args,
@@ -253,7 +258,9 @@ def _jobs(args):
   if args.prompts is not None:
     return read(args.prompts, default)
   if any(not p.strip() for p in args.prompt):
-    raise UserError('--prompt is empty; say what to show.')
+    raise UserError(
+      '--prompt is empty; say what to show.', key='--prompt', value=''
+    )
   return [
     dataclasses.replace(default, prompt=p, line=i)
     for i, p in enumerate(args.prompt, 1)
@@ -272,7 +279,11 @@ def _possible(jobs, check, by_line):
         raise
       problems.append(problem(job.line, e, job.prompt))
   if not kept:
-    raise UserError(f'No line can be used: {problems[0]}')
+    raise UserError(
+      f'No line can be used: {problems[0]}',
+      key='--prompts',
+      value=problems[0].line,
+    )
   return kept, problems
 
 

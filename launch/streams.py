@@ -54,7 +54,7 @@ class Results:
     except OSError as e:
       self._discard()
       raise UserError(
-        f'Standard output cannot be written ({e.strerror}).'
+        f'Standard output cannot be written ({e.strerror}).', value=e.errno
       ) from e
 
   def _discard(self):

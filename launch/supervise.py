@@ -15,7 +15,7 @@ import sys
 
 from sana_jax.errors import UserError
 from sana_jax.launch import cli, terminal
-from sana_jax.launch.flags import not_negative, Parser, text, whole
+from sana_jax.launch.flags import not_negative, Parser, refused, text, whole
 from sana_jax.launching import processes, supervisor
 from sana_jax.launching.restarts import Policy
 from sana_jax.locks.holder import attempt_env
@@ -165,9 +165,7 @@ def main(argv: Sequence[str]) -> int:
 def _indices(value: str) -> str:
   """Parses --process."""
   if not re.fullmatch(r'[0-9]+(-[0-9]+)*', value):
-    raise argparse.ArgumentTypeError(
-      f'{value!r} is not allowed; give whole numbers, with - between'
-    )
+    raise refused(value, 'whole numbers, with - between')
   return value
 
 

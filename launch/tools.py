@@ -12,7 +12,9 @@ from sana_jax.printable import printable
 def require(tool: str, advice: str) -> None:
   """Raises UserError, with advice, if the tool is not installed."""
   if not shutil.which(tool):
-    raise UserError(f'There is no {tool} on this machine; {advice}.')
+    raise UserError(
+      f'There is no {tool} on this machine; {advice}.', key='PATH', value=tool
+    )
 
 
 def call(words: Sequence[str]) -> str:
@@ -23,10 +25,16 @@ def call(words: Sequence[str]) -> str:
   try:
     done = subprocess.run(words, capture_output=True, check=False)
   except OSError as e:
-    raise UserError(f'{words[0]} cannot be started ({e.strerror}).') from e
+    raise UserError(
+      f'{words[0]} cannot be started ({e.strerror}).',
+      key='PATH',
+      value=words[0],
+    ) from e
   if done.returncode:
     raise UserError(
-      f'{printable(shlex.join(words))} failed: {_line(done.stderr)}'
+      f'{printable(shlex.join(words))} failed: {_line(done.stderr)}',
+      key=words[0],
+      value=done.returncode,
     )
   return _line(done.stdout)
 

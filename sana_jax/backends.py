@@ -31,7 +31,9 @@ def preferred(names: Mapping[str, str], key: str) -> Iterator[None]:
     raise UserError(
       f'{key} requests a backend that cannot run here: '
       f'{str(e).splitlines()[0]}; choose another, or none to use the '
-      'fastest one that can.'
+      'fastest one that can.',
+      key=key,
+      value=names,
     ) from e
 
 

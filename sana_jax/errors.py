@@ -18,7 +18,8 @@ class UserError(ValueError):
   Commands print it without a traceback and exit with its exit code.
 
   Attributes:
-    key: the config key, field or flag to change; '' if there is none.
+    key: the config key (`data.path`, without `config.`), field or flag to
+      change; '' if there is none.
     value: the invalid value.
     allowed: the allowed values, or a condition in words.
   """

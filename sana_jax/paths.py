@@ -18,14 +18,17 @@ def expanded(path: str | os.PathLike) -> str:
   found = os.path.expanduser(path)
   if path.startswith('~') and found == path:
     name = path.partition('/')[0]
-    raise UserError(
-      f'{path!r} cannot be used: '
-      + (
-        'this user has no home folder; set HOME.'
-        if name == '~'
-        else f'there is no user {name[1:]!r}; write ./{name} for a file of '
-        'that name.'
+    if name == '~':
+      raise UserError(
+        f'{path!r} cannot be used: this user has no home folder; set HOME.',
+        key='HOME',
+        value=path,
       )
+    raise UserError(
+      f'{path!r} cannot be used: there is no user {name[1:]!r}; write ./{name} '
+      'for a file of that name.',
+      value=path,
+      allowed=[f'./{path}'],
     )
   return found
 
@@ -42,6 +45,8 @@ def expanded_or_url(path: str | os.PathLike) -> str:
   if not path.startswith(BUCKETS):
     raise UserError(
       f'{path} is not a supported URL; give a local folder, or '
-      f'one that begins with {" or ".join(BUCKETS[:2])}.'
+      f'one that begins with {" or ".join(BUCKETS[:2])}.',
+      value=path,
+      allowed=BUCKETS,
     )
   return path

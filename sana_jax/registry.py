@@ -61,7 +61,10 @@ def find(name: str) -> Kind:
   """The kind with this name. Raises UserError if there is none."""
   if name not in names():
     raise UserError(
-      f'config.task={name!r} is unknown; allowed are {", ".join(names())}.'
+      f'config.task={name!r} is unknown; allowed are {", ".join(names())}.',
+      key='task',
+      value=name,
+      allowed=names(),
     )
   if name in SHIPPED:
     return importlib.import_module(SHIPPED[name]).KIND

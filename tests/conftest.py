@@ -57,7 +57,7 @@ if not importlib.util.find_spec('libtpu'):
 if not importlib.util.find_spec('gcsfs'):  # Of the extra `gcs`.
   collect_ignore_glob += ['training/bucket_test.py']
 if os.environ.get('SANA_JAX_CHECK_SHAPES'):  # It gives wrong types on purpose.
-  collect_ignore_glob += ['inference/call_test.py']
+  collect_ignore_glob += ['inference/call_types_test.py']
 if not importlib.util.find_spec('tensorboard'):  # Of the extra `train`.
   collect_ignore_glob += ['training/tensorboard_test.py']
 ALLOWED_SKIPS = 0  # But for tests of chips that are not here.

@@ -54,5 +54,6 @@ def test_all_invalid_values_are_in_one_short_message():
 
 
 def test_unknown_keys_are_counted():
-  with pytest.raises(UserError, match=r"'k0', .* and 95 more"):
+  with pytest.raises(UserError, match='95') as error:
     fields.check_known('x.json', {f'k{i}': 1 for i in range(100)}, ())
+  assert (error.value.key, error.value.allowed) == ('k0', ())

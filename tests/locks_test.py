@@ -252,7 +252,7 @@ def test_only_one_of_several_threads_takes_an_expired_claim(place):
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='Writing .*file/x failed .*--out') as e:
+  with pytest.raises(UserError, match='file/x.*--out') as e:
     take(locks.within(tmp_path / 'file/x'))
   assert e.value.exit_code == 2
 

@@ -174,12 +174,17 @@ def xpk(job: Job) -> str:
   if machines.kind != 'tpu':
     raise UserError(
       f'--xpk is for TPUs, not for --topology={machines.name}; '
-      'leave it out for a JobSet.'
+      'leave it out for a JobSet.',
+      key='--xpk',
+      value=machines.name,
+      allowed='TPUs',
     )
   if missing := [
     key for key in ('cluster', 'zone', 'project') if not getattr(job, key)
   ]:
-    raise UserError(f'--xpk needs --{" and --".join(missing)}.')
+    raise UserError(
+      f'--xpk needs --{" and --".join(missing)}.', key=f'--{missing[0]}'
+    )
   train = shlex.join(['sana-jax', *train_arguments(job, distributed(job))])
   return shlex.join(
     [

@@ -24,7 +24,10 @@ def write(job: Job) -> str:
   if '%' in str(out) or '\\' in str(out):  # Expanded by SLURM, even quoted.
     raise UserError(
       f"--out={out} cannot be a path of SLURM's logs: it has a "
-      '% or a \\; choose another --out.'
+      '% or a \\; choose another --out.',
+      key='--out',
+      value=str(out),
+      allowed='paths without % and \\',
     )
   folder = fields.current_folder()
   python = fields.check_text("Python's path", sys.executable)

@@ -27,7 +27,7 @@ from sana_jax.sharding.mesh import make_mesh
 FILE = '~/.cache/sana_jax/ceilings.json'
 # Key -> (name, unit, size of the unit).
 _RATES = {
-  'flops': ('product', 'TFLOP/s', 1e12),
+  'flops': ('matmul', 'TFLOP/s', 1e12),
   'memory_rate': ('copy', 'GB/s', 1e9),
   'link_rate': ('sum over devices', 'GB/s', 1e9),
 }

@@ -159,13 +159,19 @@ def parse(name: str) -> Topology:
   match = re.fullmatch(form, rest)
   if match is None:
     raise UserError(
-      f'{name!r} is no topology of {kind}; give {what}, such as {example}.'
+      f'{name!r} is no topology of {kind}; give {what}, such as {example}.',
+      key='topology',
+      value=name,
+      allowed=f'{what}, such as {example}',
     )
   shape = tuple(map(int, match[1].split('x')))
   found = Topology(name, chip, shape, int(match[2] or 1))
   if not 1 <= found.chips <= most:
     raise UserError(
       f'{name!r} has {counted(found.chips, "chip")}; 1 to {most} are '
-      f'allowed: give a shape such as {example}.'
+      f'allowed: give a shape such as {example}.',
+      key='topology',
+      value=name,
+      allowed=range(1, most + 1),
     )
   return found

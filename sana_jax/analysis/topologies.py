@@ -100,7 +100,10 @@ def mesh(name: str, shape: Mapping[str, int]) -> Mesh:
   needed = math.prod(shape.values())
   if needed > len(there):
     raise UserError(
-      f'{name} has {counted(len(there), "device")}; the mesh needs {needed}.'
+      f'{name} has {counted(len(there), "device")}; the mesh needs {needed}.',
+      key='mesh',
+      value=needed,
+      allowed=f'at most {len(there)}',
     )
   return make_mesh(shape, there[:needed])
 

@@ -64,7 +64,7 @@ class ArrayRecordSource:
         f'{path} is remote, and ArrayRecord files are read from '
         'a disk only; mount or copy them, or use Parquet or tars '
         'there.',
-        key='config.data.path',
+        key='data.path',
         value=path,
         allowed='local files',
       )
@@ -77,7 +77,7 @@ class ArrayRecordSource:
         f'{path} matches no file; set the data path to '
         "ArrayRecord files like 'data/*.array_record' or to "
         f'their folder{self.remarks.summary()}.',
-        key='config.data.path',
+        key='data.path',
         value=path,
         allowed=NAMES,
       )
@@ -93,7 +93,7 @@ class ArrayRecordSource:
     if not used:
       raise UserError(
         f'{path} contains no readable record.',
-        key='config.data.path',
+        key='data.path',
         value=path,
         allowed='1 record or more',
       )

@@ -251,7 +251,7 @@ class CachedSource:
       raise UserError(
         f'{path} contains no complete cache (there is no {INDEX}); make or '
         'complete it with sana-jax data cache.',
-        key='config.data.path',
+        key='data.path',
         value=path,
         allowed=(INDEX,),
       )
@@ -270,7 +270,7 @@ class CachedSource:
       raise UserError(
         f'{path} contains no {" and no ".join(missing)}; make a '
         'cache with them, or set config.inputs to online.',
-        key='config.inputs',
+        key='inputs',
         value=missing,
         allowed=[name for name in has if has[name]],
       )

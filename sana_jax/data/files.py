@@ -211,7 +211,7 @@ def braces(pattern: str) -> list[str]:
     raise UserError(
       f'{pattern} expands to more than {MOST:,} files; set the '
       'data path to a pattern with * or to their folder.',
-      key='config.data.path',
+      key='data.path',
       value=pattern,
       allowed=f'{MOST} or fewer',
     )
@@ -282,7 +282,7 @@ def _system(path):
     raise UserError(
       f'{printable(path, 200)} is not a supported URL; set the data path to a '
       'local one, gs://, s3:// or hf://.',
-      key='config.data.path',
+      key='data.path',
       value=path,
       allowed=_PROTOCOLS,
     )
@@ -299,7 +299,7 @@ def _system(path):
     raise UserError(
       f'{path} cannot be opened ({_brief(error)}); set the data '
       'path to a local one, gs://, s3:// or hf://.',
-      key='config.data.path',
+      key='data.path',
       value=path,
       allowed=_PROTOCOLS,
     ) from error
@@ -312,7 +312,7 @@ def _reached(path, function, *args, **kwargs):
   except FileNotFoundError:
     raise UserError(
       f'{path} does not exist; set the data path to an existing one.',
-      key='config.data.path',
+      key='data.path',
       value=path,
     ) from None
   # A wrong bucket, key or repository has as many exceptions as libraries.
@@ -320,7 +320,7 @@ def _reached(path, function, *args, **kwargs):
     raise UserError(
       f'{path} cannot be reached ({_brief(error)}); correct the '
       'data path, the connection or the credentials.',
-      key='config.data.path',
+      key='data.path',
       value=path,
     ) from error
 

@@ -102,7 +102,7 @@ def filtered(
       f'None of {counted(len(source), "record")} is left: {counts}; lower '
       'config.data.min_score or config.data.min_size_px, or raise '
       'config.data.max_aspect_ratio.',
-      key='config.data',
+      key='data',
       value={name: limit for name, limit in limits.items() if limit},
     )
   logging.info(

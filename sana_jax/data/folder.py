@@ -63,7 +63,7 @@ class FolderSource:
       raise UserError(
         f'{self._root} contains no image with a caption; give '
         'each image a .txt or .json file of the same name.',
-        key='config.data.path',
+        key='data.path',
         value=self._root,
         allowed='a folder of images with captions',
       )
@@ -152,7 +152,7 @@ def _listed(root):
     raise UserError(
       f'{root} is not a folder; set the data path to a folder '
       'of images with captions.',
-      key='config.data.path',
+      key='data.path',
       value=root,
       allowed='folders',
     )
@@ -166,7 +166,7 @@ def _image_names(root, found):
     raise UserError(
       f'{root} contains no images; put {", ".join(SUFFIXES)} files '
       f'in it or set the data path to another folder{left_out}.',
-      key='config.data.path',
+      key='data.path',
       value=root,
       allowed=SUFFIXES,
     )

@@ -59,7 +59,7 @@ class Bucketed:
     if not sum(sizes):
       raise UserError(
         'The data source is empty; set the data path to one with records.',
-        key='config.data.path',
+        key='data.path',
         value=0,
         allowed='1 record or more',
       )

@@ -71,14 +71,14 @@ class Columns:
       raise UserError(
         f'config.data.columns.captions={self.captions!r} names '
         'no column; set it to those of the captions.',
-        key='config.data.columns.captions',
+        key='data.columns.captions',
         value=self.captions,
       )
     if len(self.numbers) < (count := len(_split(self.scores))):
       raise UserError(
         f'config.data.columns.scores={self.scores!r} names {count} columns for '
         f'{len(self.texts)} of captions; name one for each, in their order.',
-        key='config.data.columns.scores',
+        key='data.columns.scores',
         value=self.scores,
         allowed=list(self.texts),
       )
@@ -104,7 +104,7 @@ class ParquetSource:
     cache: str | os.PathLike | None = None,
   ):
     path = expanded(path)
-    at = dict(key='config.data.path', value=path)
+    at = dict(key='data.path', value=path)
     self._size, self._cache = size, cache
     self._wanted = columns or Columns()
     self._wanted.check()
@@ -288,7 +288,7 @@ class ParquetSource:
       raise UserError(
         f'{path} has no column {", ".join(missing)}; it has '
         f'{", ".join(present)}: set config.data.columns to some of them.',
-        key='config.data.columns',
+        key='data.columns',
         value=missing,
         allowed=present,
       )

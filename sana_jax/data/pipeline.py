@@ -80,7 +80,7 @@ def batches(
     raise UserError(
       f'{_ATTEMPTS} consecutive records could not be read ({bad.last}); '
       'repair or remove them.',
-      key='config.data.path',
+      key='data.path',
       value=list(bad.reasons),
     )
 

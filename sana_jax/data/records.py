@@ -43,7 +43,7 @@ class BadRecords:
       raise UserError(
         f'max_bad_fraction={max_fraction} is not a fraction; '
         'set it to 0 (no bad record) up to 1 (any number).',
-        key='config.data.max_bad_fraction',
+        key='data.max_bad_fraction',
         value=max_fraction,
         allowed='0 to 1',
       )
@@ -76,7 +76,7 @@ class BadRecords:
       if len(self.reasons) > self._max_fraction * base:
         raise UserError(
           self._complaint(base),
-          key='config.data.max_bad_fraction',
+          key='data.max_bad_fraction',
           value=list(self.reasons),
           allowed=f'{int(self._max_fraction * base)} or fewer',
         )

@@ -104,7 +104,7 @@ def _opened(kind, path, size, split, drawn, columns, limits):
     raise UserError(
       f'size={size} is not an image size; set it to the side '
       'in pixels, at least 1.',
-      key='config.data.size_px',
+      key='data.size_px',
       value=size,
       allowed='1 or more',
     )
@@ -114,7 +114,7 @@ def _opened(kind, path, size, split, drawn, columns, limits):
         raise UserError(
           'size=None is for stored images, and '
           'shapes are rendered at a given size; set it.',
-          key='config.data.size_px',
+          key='data.size_px',
           value=size,
           allowed='1 or more',
         )
@@ -142,7 +142,7 @@ def _opened(kind, path, size, split, drawn, columns, limits):
       raise UserError(
         f'Source {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of '
         f'{", ".join(KINDS)}.',
-        key='config.data.source',
+        key='data.source',
         value=kind,
         allowed=KINDS,
       )

@@ -55,7 +55,7 @@ class TfdsSource:
         f'{builder.info.full_name} has no feature {", ".join(sorted(missing))}'
         f'; it has {", ".join(sorted(builder.info.features))}: choose data '
         'with image and caption.',
-        key='config.data.path',
+        key='data.path',
         value=sorted(builder.info.features),
         allowed=('image', 'caption'),
       )
@@ -93,7 +93,7 @@ class TfdsSource:
       raise UserError(
         f'{self._name} cannot be opened ({shown(str(error))}); choose data '
         'that TFDS has prepared as ArrayRecord.',
-        key='config.data.path',
+        key='data.path',
         value=self._name,
         allowed=('array_record',),
       ) from error
@@ -151,7 +151,7 @@ def prepared(path: str | os.PathLike) -> Any:
     raise UserError(
       f'{path} is not a prepared TFDS data set; set the data path '
       'to the folder with its features.json.',
-      key='config.data.path',
+      key='data.path',
       value=path,
       allowed=('features.json',),
     )
@@ -172,7 +172,7 @@ def prepared(path: str | os.PathLike) -> Any:
     raise UserError(
       f'{path} cannot be read as a prepared TFDS data set '
       f'({shown(str(error))}); prepare it again.',
-      key='config.data.path',
+      key='data.path',
       value=path,
     ) from error
 

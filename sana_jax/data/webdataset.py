@@ -80,7 +80,7 @@ class WebDatasetSource:
         f'{path} contains no sample with an image and a caption; shards need '
         f'{", ".join(SUFFIXES)} and a .txt or .json of the same name'
         f'{self.remarks.summary()}.',
-        key='config.data.path',
+        key='data.path',
         value=path,
         allowed='tars of images and captions',
       )
@@ -235,7 +235,7 @@ def _shards(path):
       f'{path} matches no tar; set the data path to tars like '
       "'data/{0000..0099}.tar', to their folder or to a "
       f'{wids.META}{summary(unread_beside(path, ()))}.',
-      key='config.data.path',
+      key='data.path',
       value=path,
       allowed='tars',
     )

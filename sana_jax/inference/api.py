@@ -61,7 +61,10 @@ def fields(value: Mapping[str, Any], defaults: DrawRequest) -> DrawRequest:
   if unknown:
     raise UserError(
       f'Unknown key {printable(unknown[0], 60)!r}; allowed are '
-      f'{", ".join(DrawRequest._fields)}.'
+      f'{", ".join(DrawRequest._fields)}.',
+      key=unknown[0],
+      value=unknown[0],
+      allowed=DrawRequest._fields,
     )
   return defaults._replace(prompt=None)._replace(**value)
 

@@ -97,7 +97,7 @@ class Call(NamedTuple):
   use_resolution_binning: bool
   instruction: str | Sequence[str] | None
   flow_shift: float | int
-  times: Sequence[float] | None
+  times: Sequence[float | int] | None
   image: Any
   strength: float | None
   convention: Convention

@@ -103,23 +103,24 @@ def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
     value = getattr(request, key)
     if not _is_number(value) or value != value // 1 or not low <= value <= high:
       problems.append(
-        f'{key} is {_shown(value)}; give a whole number from {low} to {high}.'
+        _problem(key, value, f'a whole number from {low} to {high}')
       )
     else:
       request = request._replace(**{key: int(value)})
   scale = request.guidance_scale
   if not _is_number(scale) or not 0 <= scale <= _GUIDANCE:
-    problems.append(
-      f'guidance_scale is {_shown(scale)}; give a number from 0 '
-      f'to {_GUIDANCE:g}.'
-    )
+    allowed = f'a number from 0 to {_GUIDANCE:g}'
+    problems.append(_problem('guidance_scale', scale, allowed))
   if request.sampler not in samplers.NAMES:
-    problems.append(
-      f'sampler is {_shown(request.sampler)}; allowed are '
-      f'{", ".join(samplers.NAMES)}.'
-    )
+    problems.append(_problem('sampler', request.sampler, samplers.NAMES))
   if problems:
-    raise UserError(' '.join(problems))
+    first = problems[0]
+    raise UserError(
+      ' '.join(map(str, problems)),
+      key=first.key,
+      value=first.value,
+      allowed=first.allowed,
+    )
   pipe.trained_size(request.height, request.width)
   return request._replace(guidance_scale=float(scale))
 
@@ -211,18 +212,40 @@ def drawn(
 
 def _text_problems(key, value, needed=False):
   if not isinstance(value, str):
-    return [f'{key} is {_shown(value)}; give text.']
+    return [_problem(key, value, 'text')]
+  about = {'key': key, 'value': value}
   try:
     value.encode()
   except UnicodeEncodeError:
-    return [f'{key} is not UTF-8; give UTF-8 text.']
+    allowed = 'UTF-8 text'
+    return [
+      UserError(
+        f'{key} is not UTF-8; give {allowed}.', allowed=allowed, **about
+      )
+    ]
   if needed and not value.strip():
-    return [f'{key} is empty; describe a picture.']
+    return [UserError(f'{key} is empty; describe a picture.', **about)]
   if len(value) > _CHARACTERS:
     return [
-      f'{key} has {len(value)} characters; at most {_CHARACTERS} are allowed.'
+      UserError(
+        f'{key} has {len(value)} characters; at most {_CHARACTERS} are '
+        'allowed.',
+        allowed=f'at most {_CHARACTERS} characters',
+        **about,
+      )
     ]
   return []
+
+
+def _problem(key, value, allowed):
+  give = (
+    f'give {allowed}'
+    if isinstance(allowed, str)
+    else f'allowed are {", ".join(allowed)}'
+  )
+  return UserError(
+    f'{key} is {_shown(value)}; {give}.', key=key, value=value, allowed=allowed
+  )
 
 
 def _is_number(value):

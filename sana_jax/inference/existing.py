@@ -34,11 +34,15 @@ def check_places(file: pathlib.Path, folder: pathlib.Path) -> None:
   """Raises UserError unless both can be written without leaving the folder."""
   if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
     raise UserError(
-      f'{file} is not a regular file; remove it or choose another --out.'
+      f'{file} is not a regular file; remove it or choose another --out.',
+      key='--out',
+      value=str(file),
     )
   if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
     raise UserError(
-      f'{folder} is not a folder; remove it or choose another --out.'
+      f'{folder} is not a folder; remove it or choose another --out.',
+      key='--out',
+      value=str(folder),
     )
 
 
@@ -47,7 +51,9 @@ def check_free(path: pathlib.Path) -> None:
   if path.is_dir() and not path.is_symlink():
     raise UserError(
       f'{path} is a folder, where a file is to be written; move it '
-      'away or choose another --out.'
+      'away or choose another --out.',
+      key='--out',
+      value=str(path),
     )
 
 

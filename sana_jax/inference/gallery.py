@@ -176,7 +176,9 @@ class Gallery:
     except (OSError, ValueError) as e:
       raise UserError(
         f'{self._folder / shard if shard else path} is damaged ('
-        f'{printable(e, 200)}); the same command makes it again.'
+        f'{printable(e, 200)}); the same command makes it again.',
+        key='--out',
+        value=path,
       ) from e
 
   def _is_damaged(self, picture):
@@ -201,7 +203,10 @@ class Gallery:
         f'{self._folder} holds {picture.file} already, made with '
         f'{printable(key, 60)}={shown(made.get(key))} and not '
         f'{shown(requested.get(key))}; choose another --out, or remove that '
-        'folder.'
+        'folder.',
+        key=key,
+        value=requested.get(key),
+        allowed=[made.get(key)],
       )
 
   def _write(self, pictures, pixels):

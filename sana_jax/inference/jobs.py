@@ -111,12 +111,18 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
     if len(problems) > MOST_BAD:
       raise UserError(
         f'--prompts={path} has more than {MOST_BAD:,} lines that '
-        f'cannot be used; the first is {problems[0]}'
+        f'cannot be used; the first is {problems[0]}',
+        key='--prompts',
+        value=path,
+        allowed=f'at most {MOST_BAD}',
       )
     if pictures > MOST_PICTURES:
       raise UserError(
         f'--prompts={path} requests more than {MOST_PICTURES:,} '
-        'pictures; split it.'
+        'pictures; split it.',
+        key='--prompts',
+        value=path,
+        allowed=f'at most {MOST_PICTURES}',
       )
   _warn_of_unknown(path, columns)
   if not jobs:
@@ -126,7 +132,10 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
         f'has no line that can be used: {problems[0]}'
         if problems
         else 'is empty; give one prompt a line.'
-      )
+      ),
+      key='--prompts',
+      value=path,
+      allowed='one prompt a line',
     )
   return jobs, problems
 
@@ -146,7 +155,9 @@ def parse(row: Mapping[str, Any], default: Job) -> Job:
     for k, v in row.items()
     if not (v is None or isinstance(v, str) and not _stripped(v))
   }
-  problems = [] if 'prompt' in given else [UserError('the prompt is empty.')]
+  problems = []
+  if 'prompt' not in given:
+    problems.append(UserError('the prompt is empty.', key='prompt', value=''))
   for key, value in given.items():
     try:
       given[key] = _PARSERS.get(key, _whole)(key, value)
@@ -194,7 +205,10 @@ def check_area(height: int, width: int) -> None:
   if height * width > MOST_PIXELS:
     raise UserError(
       f'height x width is {height} x {width}; it must be '
-      f'{MOST_PIXELS:,} pixels or less.'
+      f'{MOST_PIXELS:,} pixels or less.',
+      key='height',
+      value=(height, width),
+      allowed=f'at most {MOST_PIXELS} pixels',
     )
 
 
@@ -287,16 +301,27 @@ def _name(key, value):
 
 def _text(key, value):
   if not isinstance(value, str):
-    raise UserError(f'{key} is {_shown(value)}; it must be text.')
+    raise UserError(
+      f'{key} is {_shown(value)}; it must be text.',
+      key=key,
+      value=value,
+      allowed='text',
+    )
   if len(value) > MOST_CHARACTERS:
     raise UserError(
       f'{key} has {len(value):,} characters; at most '
-      f'{MOST_CHARACTERS:,} are allowed.'
+      f'{MOST_CHARACTERS:,} are allowed.',
+      key=key,
+      value=len(value),
+      allowed=f'at most {MOST_CHARACTERS} characters',
     )
   prompts.check(value, key)
   if '\0' in value:
     raise UserError(
-      f'{key} has a NUL character; a UTF-16 file must be saved as UTF-8.'
+      f'{key} has a NUL character; a UTF-16 file must be saved as UTF-8.',
+      key=key,
+      value=value,
+      allowed='UTF-8',
     )
   return _stripped(value)
 

@@ -43,12 +43,18 @@ def _section(folder):
   if index.get('_class_name') not in _CLASSES:
     raise UserError(
       f'{folder} is a {fields.shown(index.get("_class_name"))}; '
-      'SanaPipeline and SanaSprintPipeline are supported.'
+      'SanaPipeline and SanaSprintPipeline are supported.',
+      key='_class_name',
+      value=index.get('_class_name'),
+      allowed=_CLASSES,
     )
   section = index.get('_sana_jax', {})
   if not isinstance(section, dict):
     raise UserError(
-      f'{path}: _sana_jax is {fields.shown(section)}, allowed is an object.'
+      f'{path}: _sana_jax is {fields.shown(section)}, allowed is an object.',
+      key='_sana_jax',
+      value=section,
+      allowed='an object',
     )
   fields.check(f'{path}, _sana_jax', section, _RECOMMENDED | _VOCABULARY)
   return section
@@ -81,13 +87,18 @@ def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:
     if got != wanted:
       raise UserError(
         f'{folder} mixes two models: {what} {got:,}, where '
-        f'{wanted:,} is needed.'
+        f'{wanted:,} is needed.',
+        value=got,
+        allowed=(wanted,),
       )
   _check_guidance(folder, transformer)
   if len(tokenizer) > text_encoder.vocab_size:
     raise UserError(
       f'{folder} mixes two models: the tokenizer has {len(tokenizer):,} '
-      f'tokens, the text encoder {text_encoder.vocab_size:,}.'
+      f'tokens, the text encoder {text_encoder.vocab_size:,}.',
+      key='vocab_size',
+      value=text_encoder.vocab_size,
+      allowed=f'{len(tokenizer)} or more',
     )
 
 

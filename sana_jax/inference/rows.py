@@ -73,19 +73,30 @@ def read(path: str, columns: Columns) -> Iterator[Row]:
   """
   suffix = pathlib.PurePath(path).suffix
   if suffix not in FORMATS:
-    raise UserError(f'--prompts={path} must end in {", ".join(FORMATS)}.')
+    raise UserError(
+      f'--prompts={path} must end in {", ".join(FORMATS)}.',
+      key='--prompts',
+      value=path,
+      allowed=tuple(FORMATS),
+    )
   try:
     with open_regular(path) as file:
       if os.fstat(file.fileno()).st_size > _MOST_IN_FILE:
         raise UserError(
-          f'--prompts={path} has more than {_MOST_IN_FILE:,} bytes; split it.'
+          f'--prompts={path} has more than {_MOST_IN_FILE:,} bytes; split it.',
+          key='--prompts',
+          value=path,
+          allowed=f'at most {_MOST_IN_FILE} bytes',
         )
       if suffix == '.parquet':
         yield from _parquet(path, file, columns)
         return
       if file.peek(4).startswith(_WIDE):
         raise UserError(
-          f'--prompts={path} is UTF-16 or UTF-32; save it as UTF-8 text.'
+          f'--prompts={path} is UTF-16 or UTF-32; save it as UTF-8 text.',
+          key='--prompts',
+          value=path,
+          allowed='UTF-8 text',
         )
       yield from _READERS[suffix](path, file, columns)
   except (OSError, ValueError) as e:
@@ -93,7 +104,11 @@ def read(path: str, columns: Columns) -> Iterator[Row]:
       raise
     # A restart reads the lines again, which a pipe does not allow.
     reason = e.strerror if isinstance(e, OSError) else e  # NUL in the path.
-    raise UserError(f'--prompts={path} cannot be read ({reason}).') from e
+    raise UserError(
+      f'--prompts={path} cannot be read ({reason}).',
+      key='--prompts',
+      value=path,
+    ) from e
 
 
 def lines(
@@ -137,9 +152,9 @@ def _json(line, whole, columns):
   try:
     row = parse_json(line)
   except ValueError as e:
-    raise UserError(f'no JSON ({e}).') from e
+    raise UserError(f'no JSON ({e}).', value=line, allowed='JSON') from e
   if not isinstance(row, dict):
-    raise UserError('it is no JSON object.')
+    raise UserError('it is no JSON object.', value=row, allowed='a JSON object')
   return columns.of(row)
 
 
@@ -150,7 +165,10 @@ def _decoded(line):
 
 def _check_whole(whole):
   if not whole:
-    raise UserError(f'the line has more than {MOST_BYTES} bytes.')
+    raise UserError(
+      f'the line has more than {MOST_BYTES} bytes.',
+      allowed=f'at most {MOST_BYTES} bytes',
+    )
 
 
 class _Texts:
@@ -201,11 +219,16 @@ def _header(path, reader, columns):
   try:
     names = next(reader, [])
   except csv.Error as e:
-    raise UserError(f'--prompts={path} is no CSV ({e}, line 1).') from e
+    raise UserError(
+      f'--prompts={path} is no CSV ({e}, line 1).', key='--prompts', value=path
+    ) from e
   if 'prompt' not in names:
     raise UserError(
       f'--prompts={path} has no column named prompt; its first '
-      f'line is {printable(",".join(names), 60)!r}.'
+      f'line is {printable(",".join(names), 60)!r}.',
+      key='prompt',
+      value=names,
+      allowed=('prompt',),
     )
   _check_once(path, [name for name in names if name in columns.known])
   columns.find(names)
@@ -215,13 +238,21 @@ def _header(path, reader, columns):
 def _check_once(path, names):
   if twice := sorted({n for n in names if names.count(n) > 1}):
     raise UserError(
-      f'--prompts={path} has several columns named {printable(twice[0], 60)!r}.'
+      f'--prompts={path} has several columns named '
+      f'{printable(twice[0], 60)!r}.',
+      key=twice[0],
+      value=path,
+      allowed='one column of a name',
     )
 
 
 def _named(names, cells, columns):
   if len(cells) > len(names):
-    raise UserError(f'it has {len(cells)} cells for {len(names)} columns.')
+    raise UserError(
+      f'it has {len(cells)} cells for {len(names)} columns.',
+      value=len(cells),
+      allowed=f'at most {len(names)} cells',
+    )
   return columns.of(dict(zip(names, cells)))
 
 
@@ -239,7 +270,10 @@ def _parquet(path, file, columns):
       if 'prompt' not in names:
         raise UserError(
           f'--prompts={path} has no column named prompt, but '
-          f'{printable(", ".join(names), 200)}.'
+          f'{printable(", ".join(names), 200)}.',
+          key='prompt',
+          value=names,
+          allowed=('prompt',),
         )
       used = [name for name in names if name in columns.known]
       columns.find(names)
@@ -257,7 +291,9 @@ def _parquet(path, file, columns):
   except (OSError, pyarrow.ArrowException) as e:
     reason = (str(e).strip().splitlines() or [''])[0]
     raise UserError(
-      f'--prompts={path} cannot be read as Parquet ({printable(reason, 300)}).'
+      f'--prompts={path} cannot be read as Parquet ({printable(reason, 300)}).',
+      key='--prompts',
+      value=path,
     ) from e
 
 
@@ -279,7 +315,10 @@ def _check_type(path, field):
   if not any(test(kind) for test in plain):
     raise UserError(
       f'--prompts={path} has the type {printable(kind, 60)} in '
-      f'its column {field.name}; text and numbers are allowed.'
+      f'its column {field.name}; text and numbers are allowed.',
+      key=field.name,
+      value=str(kind),
+      allowed='text and numbers',
     )
 
 
@@ -287,7 +326,9 @@ def _values(cells):
   try:
     return {name: cell.as_py() for name, cell in cells.items()}
   except UnicodeDecodeError as e:
-    raise UserError(f'not UTF-8 at byte {e.start}.') from e
+    raise UserError(
+      f'not UTF-8 at byte {e.start}.', value=e.start, allowed='UTF-8 text'
+    ) from e
 
 
 def _shown(cell):

@@ -82,6 +82,11 @@ def read_scheduler(folder: str | os.PathLike) -> tuple[str, float]:
       'FlowMatchEulerDiscreteScheduler and SCMScheduler are supported.',
       key='scheduler',
       value=name,
+      allowed=(
+        'DPMSolverMultistepScheduler',
+        'FlowMatchEulerDiscreteScheduler',
+        'SCMScheduler',
+      ),
     )
   _check(path, {**_DPM_DEFAULTS, **config}, _DPM)
   heun = '-heun' if config.get('solver_type') == 'heun' else ''
@@ -96,7 +101,10 @@ def _check(path, config: Mapping[str, Any], served: Mapping[str, Any]) -> None:
     got = config.get(key, value)
     if got != value and not (value is False and got is None):
       raise UserError(
-        f'{path}: {key} is {fields.shown(got)}; only {value!r} is supported.'
+        f'{path}: {key} is {fields.shown(got)}; only {value!r} is supported.',
+        key=key,
+        value=got,
+        allowed=(value,),
       )
 
 
@@ -105,7 +113,7 @@ def time_grid(
   steps: int,
   shift: float,
   convention: Convention = DIFFUSERS,
-  times: Sequence[float] | None = None,
+  times: Sequence[float | int] | None = None,
 ) -> TimeGrid:
   """The time grid of a sampler; `times` are those of scm."""
   if sampler == 'scm':

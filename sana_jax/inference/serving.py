@@ -66,7 +66,7 @@ def config(app: Callable) -> uvicorn.Config:
 
 
 def serve(app: Callable, door: socket.socket, line: RequestQueue) -> None:
-  """Serves until SIGINT or SIGTERM, then ends the process with exit code 130.
+  """Serves until SIGINT or SIGTERM, then exits with 130 or 143.
 
   The server runs in its own thread, so that this one always handles signals.
   The first signal ends it within seconds, whatever the server is doing; a
@@ -74,7 +74,7 @@ def serve(app: Callable, door: socket.socket, line: RequestQueue) -> None:
   """
   server = uvicorn.Server(config(app))
   # Thread.join considers a thread finished once a signal interrupted the join.
-  ended = threading.Event()
+  ended, received = threading.Event(), []
 
   def run():
     try:
@@ -82,7 +82,8 @@ def serve(app: Callable, door: socket.socket, line: RequestQueue) -> None:
     finally:
       ended.set()
 
-  def interrupt(*_):
+  def interrupt(received_signal, _):
+    received.append(received_signal)
     for number in _SIGNALS:
       # The system's default ends the process without running Python code.
       signal.signal(number, signal.SIG_DFL)
@@ -94,11 +95,11 @@ def serve(app: Callable, door: socket.socket, line: RequestQueue) -> None:
     threading.Thread(target=run, daemon=True).start()
     ended.wait()
   except KeyboardInterrupt:
-    _end(server, ended, line)
+    _end(server, ended, line, 128 + received[0])
   raise RuntimeError('The server ended by itself.')
 
 
-def _end(server, ended, line):
+def _end(server, ended, line, exit_code):
   # Requests cut off now are not errors.
   logging.getLogger('uvicorn').setLevel(logging.CRITICAL)
   server.should_exit = True
@@ -107,4 +108,4 @@ def _end(server, ended, line):
   print('sana-jax: interrupted', file=sys.stderr, flush=True)
   # Python would wait for a compiling thread, and then take seconds to free its
   # modules; nothing is left to be written.
-  os._exit(130)
+  os._exit(exit_code)

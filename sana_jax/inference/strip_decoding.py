@@ -62,7 +62,10 @@ def decode(
   if not isinstance(model, DCAE):
     raise UserError(
       f'Strips are for DC-AE, and the autoencoder is '
-      f'{type(model).__name__}; decode it in tiles.'
+      f'{type(model).__name__}; decode it in tiles.',
+      key='parts',
+      value=type(model).__name__,
+      allowed=('DCAE',),
     )
   rows = strips.latent(model.compression)
   if latents.shape[1] <= rows:

@@ -75,6 +75,8 @@ def is_comparator(chooser: Callable) -> bool:
       'A scorer must take (prompts, images) or, to compare '
       'pairs, (prompts, images, images); --scorer does not.',
       key='--scorer',
+      value=tuple(p.name for p in parameters),
+      allowed='(prompts, images) or (prompts, images, images)',
     )
   return len(parameters) == 3
 
@@ -139,7 +141,10 @@ def _by_matches(comparator, pools):
     if first_wins.dtype != bool:
       raise UserError(
         f'The comparator returned {first_wins.dtype}; it must return True '
-        'where the first picture wins and False elsewhere.'
+        'where the first picture wins and False elsewhere.',
+        key='--scorer',
+        value=str(first_wins.dtype),
+        allowed=('bool',),
       )
     # From the right, so that positions to the left stay valid.
     for (i, at), (a, b), wins in reversed(
@@ -191,10 +196,16 @@ def _answers(chooser, prompts, *sides):
   if answers.shape != (len(prompts),):
     raise UserError(
       f'The scorer returned an array of shape {answers.shape} for '
-      f'{counted(len(prompts), "prompt")}; it must return one value for each.'
+      f'{counted(len(prompts), "prompt")}; it must return one value for each.',
+      key='--scorer',
+      value=answers.shape,
+      allowed=[(len(prompts),)],
     )
   if not np.isfinite(answers.astype(np.float64)).all():
     raise UserError(
-      'The scorer returned a score that is not finite; each must be a number.'
+      'The scorer returned a score that is not finite; each must be a number.',
+      key='--scorer',
+      value=answers.tolist(),
+      allowed='finite numbers',
     )
   return answers

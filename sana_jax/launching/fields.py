@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 
-from sana_jax.errors import UserError
+from sana_jax.errors import joined, UserError
 from sana_jax.printable import printable
 
 MOST_BYTES = 4096  # Limit of a text; Linux has the same for paths.
@@ -82,81 +82,99 @@ GRAMMARS = {
 _BUCKET = r'(gs|s3)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^][*?#]*)?'
 
 
-def text_problem(what: str, text: str) -> str:
-  """Describes why `text` cannot be in a script; '' if it can.
+def text_problem(what: str, text: str, key: str = '') -> UserError | None:
+  """The error of a text that cannot be in a script; None if it can.
 
   Args:
     what: name of the text, such as a flag.
     text: the text.
+    key: key of the error, if it is not `what`.
   """
+  about = {'key': key or what, 'value': text}
   if not text:
-    return f'{what} is empty; give a value or leave it out'
+    return UserError(f'{what} is empty; give a value or leave it out', **about)
   if (size := len(text.encode(errors='replace'))) > MOST_BYTES:
-    return f'{what} has {size} bytes; at most {MOST_BYTES} are allowed'
+    return UserError(
+      f'{what} has {size} bytes; at most {MOST_BYTES} are allowed',
+      allowed=f'at most {MOST_BYTES} bytes',
+      **about,
+    )
   if not text.isprintable():
     wrong = next(c for c in text if not c.isprintable())
-    return (
+    allowed = 'printable characters and spaces'
+    return UserError(
       f'{what}={printable(text, _SHOWN)} contains U+{ord(wrong):04X}; '
-      'printable characters and spaces are allowed'
+      f'{allowed} are allowed',
+      allowed=allowed,
+      **about,
     )
-  return ''
+  return None
 
 
-def name_problem(key: str, text: str) -> str:
-  """Describes why `text` is not a name of this kind; '' if it is."""
+def name_problem(key: str, text: str) -> UserError | None:
+  """The error of a text that is not a name of this kind; None if it is."""
   if problem := text_problem(flag(key), text):
     return problem
-  if not re.fullmatch(GRAMMARS[key].pattern, text):
-    return (
-      f'{flag(key)}={printable(text, _SHOWN)} must be {GRAMMARS[key].words}'
-    )
-  return ''
+  if re.fullmatch(GRAMMARS[key].pattern, text):
+    return None
+  return UserError(
+    f'{flag(key)}={printable(text, _SHOWN)} must be {GRAMMARS[key].words}',
+    key=flag(key),
+    value=text,
+    allowed=GRAMMARS[key].words,
+  )
 
 
-def path_problem(key: str, text: str) -> str:
-  """Describes why `text` is not a path or bucket; '' if it is."""
+def path_problem(key: str, text: str) -> UserError | None:
+  """The error of a text that is not a path or bucket; None if it is."""
   if problem := text_problem(flag(key), text):
     return problem
+  about = {'key': flag(key), 'value': text}
+  shown = f'{flag(key)}={printable(text, _SHOWN)}'
   if '://' in text:
-    return (
-      ''
-      if re.fullmatch(_BUCKET, text)
-      else (
-        f'{flag(key)}={printable(text, _SHOWN)} is not a folder of a bucket; '
-        'give gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#'
-      )
+    if re.fullmatch(_BUCKET, text):
+      return None
+    allowed = 'gs://BUCKET/PATH or s3://BUCKET/PATH without any of []*?#'
+    return UserError(
+      f'{shown} is not a folder of a bucket; give {allowed}',
+      allowed=allowed,
+      **about,
     )
-  if max(len(part.encode()) for part in text.split('/')) > (
-    _MOST_BYTES_OF_FILE_NAME
-  ):
-    return (
-      f'{flag(key)}={printable(text, _SHOWN)} has a file name of more '
-      f'than {_MOST_BYTES_OF_FILE_NAME} bytes'
+  if max(map(len, text.encode().split(b'/'))) > _MOST_BYTES_OF_FILE_NAME:
+    return UserError(
+      f'{shown} has a file name of more than {_MOST_BYTES_OF_FILE_NAME} bytes',
+      allowed=f'at most {_MOST_BYTES_OF_FILE_NAME} bytes',
+      **about,
     )
-  return ''
+  return None
 
 
-def override_problems(overrides: Sequence[str]) -> Iterator[str]:
-  """Describes the overrides that cannot be in a script; '' for others.
+def override_problems(overrides: Sequence[str]) -> Iterator[UserError | None]:
+  """The errors of overrides that cannot be in a script; None for others.
 
   Empty values are checked by the rules of their keys.
   """
   for override in overrides:
     key, _, value = override.partition('=')
-    yield text_problem('An argument', key)
-    yield text_problem(printable(key, _SHOWN), value) if value else ''
+    yield text_problem('An argument', key, '--config')
+    if value:
+      own = key.removeprefix('--config.')
+      yield text_problem(printable(key, _SHOWN), value, own)
   size = sum(len(o.encode(errors='replace')) for o in overrides)
   if size > MOST_BYTES_TOGETHER:
-    yield (
+    yield UserError(
       f'The --config.key=value arguments have {size} bytes; at most '
-      f'{MOST_BYTES_TOGETHER} are allowed'
+      f'{MOST_BYTES_TOGETHER} are allowed',
+      key='--config',
+      value=size,
+      allowed=f'{MOST_BYTES_TOGETHER} bytes',
     )
 
 
 def check_text(what: str, text: str) -> str:
   """Returns the text; raises UserError if it cannot be in a script."""
   if problem := text_problem(what, text):
-    raise UserError(f'{problem}.', key=what, value=text)
+    raise joined([problem])
   return text
 
 
@@ -185,7 +203,9 @@ def current_folder() -> str:
   try:
     return check_text('The current folder', os.getcwd())
   except FileNotFoundError:
-    raise UserError('The current folder is gone; go to another one.') from None
+    raise UserError(
+      'The current folder is gone; go to another one.', key='current folder'
+    ) from None
 
 
 def flag(key: str) -> str:

@@ -73,7 +73,8 @@ def _content(path: epath.Path) -> bytes:
   except Exception as e:  # noqa: BLE001  Errors of buckets have many types.
     raise TransientError(
       f'{path} cannot be read ({type(e).__name__}: '
-      f'{printable(e, 200)}); start again.'
+      f'{printable(e, 200)}); start again.',
+      value=str(path),
     ) from e
 
 

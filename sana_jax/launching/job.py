@@ -5,7 +5,7 @@ import dataclasses
 import posixpath
 from typing import NamedTuple
 
-from sana_jax.errors import did_you_mean, UserError
+from sana_jax.errors import did_you_mean, joined, UserError
 from sana_jax.launching import fields
 from sana_jax.launching.machines import gpus_per_host, Machines, TPUS
 from sana_jax.launching.restarts import Policy
@@ -113,11 +113,14 @@ def check(job: Job) -> None:
   if place is None:
     raise UserError(
       f'--where={printable(job.where, 200)} is unknown'
-      f'{did_you_mean(job.where, PLACES)}; allowed are {", ".join(PLACES)}.'
+      f'{did_you_mean(job.where, PLACES)}; allowed are {", ".join(PLACES)}.',
+      key='--where',
+      value=job.where,
+      allowed=tuple(PLACES),
     )
   problems = [*_bad_texts(job), *_problems(job, place)]
   if problems:
-    raise UserError('; '.join(problems) + '.')
+    raise joined(problems)
 
 
 def _bad_texts(job):
@@ -140,34 +143,45 @@ def _bad_texts(job):
     fields.text_problem('--config', job.config),
     *fields.override_problems(job.overrides),
   ]
-  return list(dict.fromkeys(filter(None, found)))
+  return list({str(error): error for error in found if error}.values())
 
 
 def _problems(job, place):
   machines, where = job.machines, f'--where={job.where}'
   if machines.kind not in place.kinds:
     others = [name for name, p in PLACES.items() if machines.kind in p.kinds]
-    yield (
+    yield UserError(
       f'--topology={machines.name} is not available for {where}, which has '
       f'{" and ".join(k.upper() + "s" for k in place.kinds)}; choose '
-      f'--where={" or ".join(others)}'
+      f'--where={" or ".join(others)}',
+      key='--where',
+      value=job.where,
+      allowed=others,
     )
   for key in _OF_PLACES:
     flag = fields.flag(key)
     if getattr(job, key) and key not in place.needs + place.takes:
       others = [n for n, p in PLACES.items() if key in p.needs + p.takes]
-      yield f'{flag} is not for {where} but for {" and ".join(others)}'
+      yield UserError(
+        f'{flag} is not for {where} but for {" and ".join(others)}',
+        key=flag,
+        value=getattr(job, key),
+        allowed=[f'--where={name}' for name in others],
+      )
     if key in place.needs and not getattr(job, key):
-      yield f'{where} requires {flag}'
+      yield UserError(f'{where} requires {flag}', key=flag)
   if (
     job.where != 'local'
     and not job.workdir.startswith('/')
     and ('://' not in job.workdir)
   ):
-    yield (
+    allowed = 'a bucket, such as gs://bucket/run, or an absolute path'
+    yield UserError(
       f'--workdir={printable(job.workdir, 200)} must be the same for all '
-      'hosts; give a bucket, such as gs://bucket/run, or an absolute path '
-      'that they share'
+      f'hosts; give {allowed} that they share',
+      key='--workdir',
+      value=job.workdir,
+      allowed=allowed,
     )
   yield from _mount_problems(job)
   if machines.kind in place.kinds:
@@ -177,33 +191,54 @@ def _problems(job, place):
 def _mount_problems(job):
   for mount in job.mounts:
     if job.where == 'tpu-vm' and mount.claim:
-      yield (
+      yield UserError(
         f'--mount={mount.claim}:{mount.path} names a claim of Kubernetes; give '
-        f'--mount={mount.path}, a folder of each VM'
+        f'--mount={mount.path}, a folder of each VM',
+        key='--mount',
+        value=f'{mount.claim}:{mount.path}',
+        allowed=[mount.path],
       )
     if [m.path for m in job.mounts].count(mount.path) > 1:
-      yield f'--mount={mount.path} is given twice; give each folder once'
+      yield UserError(
+        f'--mount={mount.path} is given twice; give each folder once',
+        key='--mount',
+        value=mount.path,
+      )
 
 
 def _machine_problems(job, machines):
   """Problems of the machines, in this place."""
-  name = f'--topology={machines.name}'
+  name = machines.name
+  about = {'key': '--topology', 'value': name}
   if job.where == 'local' and machines.kind != 'cpu' and machines.processes > 1:
-    yield (
-      f'{name} is {machines.processes} hosts, and --where=local is one; '
-      'give one host, or another --where'
+    yield UserError(
+      f'--topology={name} is {machines.processes} hosts, and --where=local is '
+      'one; give one host, or another --where',
+      allowed='one host',
+      **about,
     )
   if job.where == 'tpu-vm' and not TPUS[machines.chip].vm:
-    yield f'{machines.chip} is for --where=gke only'
+    yield UserError(
+      f'{machines.chip} is for --where=gke only',
+      allowed=[chip for chip, names in TPUS.items() if names.vm],
+      **about,
+    )
   if job.where != 'gke':
     return
   if machines.kind == 'tpu' and machines.slices > 1 and machines.hosts == 1:
-    yield f'{name}: GKE joins slices of several hosts only; give larger ones'
+    yield UserError(
+      f'--topology={name}: GKE joins slices of several hosts only; give larger '
+      'ones',
+      allowed='slices of several hosts',
+      **about,
+    )
   counts = gpus_per_host(machines.chip)
   if machines.kind == 'gpu' and machines.devices not in counts:
-    yield (
-      f'{name}: GKE has {machines.chip} machines with '
-      f'{" or ".join(map(str, counts))} GPUs'
+    yield UserError(
+      f'--topology={name}: GKE has {machines.chip} machines with '
+      f'{" or ".join(map(str, counts))} GPUs',
+      allowed=counts,
+      **about,
     )
 
 

@@ -37,7 +37,10 @@ def remat(body: Callable, name: str) -> Callable:
   if name not in NAMES:
     raise UserError(
       f'remat={name!r} is unknown{did_you_mean(name, NAMES)}; allowed are '
-      f'{", ".join(NAMES)} (key: model.remat).'
+      f'{", ".join(NAMES)} (key: model.remat).',
+      key='model.remat',
+      value=name,
+      allowed=NAMES,
     )
   if name == 'none':
     return body

@@ -86,7 +86,10 @@ def _across_slices(sizes, devices):
     count = len({d.slice_index for d in devices})
     raise UserError(
       f'The {len(devices)} TPU chips lie in {count} slices and mesh.slices '
-      f'is 1; set mesh.slices to {count}, or use --layout hybrid.'
+      f'is 1; set mesh.slices to {count}, or use --layout hybrid.',
+      key='mesh.slices',
+      value=1,
+      allowed=(count,),
     )
   ordered = sorted(
     devices, key=lambda d: (d.slice_index, d.process_index, d.id)
@@ -172,7 +175,10 @@ def _slices(devices, count):
     f'the {counted(len(devices), "device lies", "devices lie")} in '
     f'{counted(slices, "slice")} of '
     f'{counted(processes, "process", "processes")}; set mesh.slices to one of '
-    'these numbers, or to 1.'
+    'these numbers, or to 1.',
+    key='mesh.slices',
+    value=count,
+    allowed=(1, slices, processes),
   )
 
 
@@ -181,7 +187,10 @@ def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
   if unknown := sorted(set(shape) - set(AXES)):
     raise UserError(
       f'mesh has the axes {", ".join(unknown)}'
-      f'{did_you_mean(unknown[0], AXES)}; allowed are {", ".join(AXES)}.'
+      f'{did_you_mean(unknown[0], AXES)}; allowed are {", ".join(AXES)}.',
+      key='mesh',
+      value=unknown[0],
+      allowed=AXES,
     )
   sizes = {a: shape[a] for a in AXES if a in shape} or {'data': -1}
   text = ', '.join(f'{a}={n}' for a, n in sizes.items())
@@ -192,6 +201,7 @@ def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
       f'mesh is {text}; sizes are positive and at most one is -1 (all '
       f'devices that are left): change mesh.{(bad or list(sizes))[0]}.',
       key=f'mesh.{(bad or list(sizes))[0]}',
+      value=sizes,
     )
   fixed = math.prod(n for n in sizes.values() if n != -1)
   if count % fixed or (-1 not in sizes.values() and fixed != count):
@@ -200,5 +210,7 @@ def axis_sizes(shape: Mapping[str, int], count: int) -> dict[str, int]:
       f'mesh is {text}, a product of {fixed} that {rule} the number of '
       f'devices, {count}: change mesh, for instance to data=-1 alone.',
       key='mesh',
+      value=sizes,
+      allowed=f'{rule} {count}',
     )
   return {a: count // fixed if n == -1 else n for a, n in sizes.items()}

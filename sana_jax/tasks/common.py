@@ -102,6 +102,8 @@ def build(module_class, config: ConfigDict, **more):
   fields = model_fields(config) | more
   if unknown := sorted(set(fields) - set(module_class.__dataclass_fields__)):
     raise UserError(
-      f'config.model has {unknown}, which {module_class.__name__} has not.'
+      f'config.model has {unknown}, which {module_class.__name__} has not.',
+      key='model',
+      value=unknown,
     )
   return module_class(**fields)

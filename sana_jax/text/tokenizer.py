@@ -36,7 +36,10 @@ def train(texts: Iterable[str], vocab_size: int):
     raise UserError(
       f'vocab_size is {vocab_size}, but {len(fixed)} special and byte tokens '
       f'and {len(alphabet)} characters are required: raise vocab_size to at '
-      f'least {len(fixed) + len(alphabet)}.'
+      f'least {len(fixed) + len(alphabet)}.',
+      key='vocab_size',
+      value=vocab_size,
+      allowed=f'{len(fixed) + len(alphabet)} or more',
     )
   tokenizer = tk.Tokenizer(
     tk.models.BPE(byte_fallback=True, fuse_unk=True, unk_token='<unk>')
@@ -91,14 +94,17 @@ def load(folder: str | os.PathLike):
   except Exception as e:  # The library's parser raises plain Exception.
     raise UserError(
       f'The tokenizer in {os.fspath(folder)!r} cannot be created '
-      f'({printable(e, 300)}); save it again or give another folder.'
+      f'({printable(e, 300)}); save it again or give another folder.',
+      value=folder,
     ) from e
   ids = tokenizer.convert_tokens_to_ids(list(map(str, added.values())))
   if wrong := [i for i, got in zip(added, ids) if i != got]:
     raise UserError(
       f'The tokenizer in {os.fspath(folder)!r} has the added token '
       f'{fields.shown(str(added[wrong[0]]))} as {wrong[0]}, which is not its '
-      'index in the vocabulary or after it.'
+      'index in the vocabulary or after it.',
+      key='added_tokens_decoder',
+      value=wrong[0],
     )
   return tokenizer
 

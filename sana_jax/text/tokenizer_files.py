@@ -77,7 +77,9 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     raise UserError(
       f'No tokenizer in {str(folder)!r}: '
       f'{" and ".join(missing)} missing; give a folder that '
-      'contains them.'
+      'contains them.',
+      value=folder,
+      allowed=missing,
     )
   content, config = (
     files.read_json(folder / name, most=_BYTES[name]) for name in NAMES
@@ -99,7 +101,9 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     if (text := _text(special[name])) not in vocab:
       raise UserError(
         f'{about}: {name} is {fields.shown(text)}, which the '
-        'vocabulary does not have.'
+        'vocabulary does not have.',
+        key=name,
+        value=text,
       )
   _check_beginning(where, content.get('post_processor'), special['bos_token'])
   return {
@@ -117,7 +121,11 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
 def _model(where, model):
   """Vocabulary, whose ids are 0 to n - 1, and merges."""
   if not isinstance(model, dict) or model.get('type') != 'BPE':
-    raise UserError(f"{where}: model is not of type BPE, as Gemma's is.")
+    raise UserError(
+      f"{where}: model is not of type BPE, as Gemma's is.",
+      key='model.type',
+      allowed=('BPE',),
+    )
   vocab, merges = model.get('vocab'), model.get('merges')
   ids = vocab.values() if isinstance(vocab, dict) else ()
   if (
@@ -127,12 +135,14 @@ def _model(where, model):
   ):
     raise UserError(
       f'{where}: model.vocab must be an object of 1 to {_MOST_TOKENS:,} '
-      'tokens, whose ids are 0, 1, 2 and so on.'
+      'tokens, whose ids are 0, 1, 2 and so on.',
+      key='model.vocab',
     )
   if not isinstance(merges, list) or len(merges) > _MOST_TOKENS:
     raise UserError(
       f'{where}: model.merges must be a list of at most '
-      f'{_MOST_TOKENS:,} pairs of tokens.'
+      f'{_MOST_TOKENS:,} pairs of tokens.',
+      key='model.merges',
     )
   pairs = [tuple(m.split(' ')) if isinstance(m, str) else m for m in merges]
   for pair in pairs:
@@ -144,7 +154,9 @@ def _model(where, model):
     ):
       raise UserError(
         f'{where}: model.merges has {fields.shown(pair)}, which '
-        'is not a pair of tokens that form another one.'
+        'is not a pair of tokens that form another one.',
+        key='model.merges',
+        value=pair,
       )
   return vocab, [tuple(pair) for pair in pairs]
 
@@ -155,7 +167,9 @@ def _by_id(where, tokens):
     isinstance(token, dict) for token in tokens.values()
   ):
     raise UserError(
-      f'{where}: added_tokens_decoder must be an object of tokens by their ids.'
+      f'{where}: added_tokens_decoder must be an object of tokens by '
+      'their ids.',
+      key='added_tokens_decoder',
     )
   return [
     {**token, 'id': int(i) if i.isdecimal() and len(i) < 9 else i}
@@ -167,7 +181,8 @@ def _added(where, tokens) -> dict[int, Mapping[str, Any]]:
   if not isinstance(tokens, list) or len(tokens) > _MOST_ADDED:
     raise UserError(
       f'{where}: the added tokens must be a list of at most '
-      f'{_MOST_ADDED:,} objects.'
+      f'{_MOST_ADDED:,} objects.',
+      key='added_tokens',
     )
   for token in tokens:
     entry = (
@@ -197,7 +212,9 @@ def _check_beginning(where, processor, bos):
     raise UserError(
       f'{where}: post_processor must only prepend {_text(bos)} to a text, '
       f'but is '
-      f'{fields.shown(processor)}.'
+      f'{fields.shown(processor)}.',
+      key='post_processor',
+      value=processor,
     )
 
 

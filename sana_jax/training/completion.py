@@ -17,9 +17,11 @@ from sana_jax.typing import Params
 
 
 class SkippedUpdates(UserError):
-  """Too many updates of a finished run were skipped to export a model."""
+  """Too many updates of a finished run were skipped to export a model.
 
-  exit_code = 1
+  Its exit code is that of an error in the config or the data: a restart ends in
+  the same way.
+  """
 
 
 def finish(

@@ -123,7 +123,9 @@ def upload(
   from huggingface_hub import constants
 
   if constants.HF_HUB_OFFLINE:
-    raise UserError('HF_HUB_OFFLINE is set; unset it to upload.')
+    raise UserError(
+      'HF_HUB_OFFLINE is set; unset it to upload.', key='HF_HUB_OFFLINE'
+    )
   with _reported(hub_id, ''):
     token = huggingface_hub.get_token()
   if not token:

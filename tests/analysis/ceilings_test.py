@@ -75,7 +75,7 @@ def test_invalid_rates_are_ignored(file, damage):
 
 
 def test_text_compares_with_the_data_sheet():
-  assert 'product: 800 TFLOP/s (81% of the data sheet)' in (
+  assert 'matmul: 800 TFLOP/s (81% of the data sheet)' in (
     ceilings.text('NVIDIA H200', RATES)
   )
   assert ceilings.text('cpu', RATES).count('data sheet') == 0

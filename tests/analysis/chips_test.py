@@ -67,22 +67,24 @@ def test_a_topology_counts_chips_and_devices(name, shape, chips_, devices):
 
 
 @pytest.mark.parametrize(
-  'name, message',
+  'name, value, allowed',
   [
-    ('v5:4x4', r"'v5' is no chip.*you mean v5. or v5.\?.*allowed are v4, v5e"),
-    ('h300:1x1x8', r"'h300' is no chip.*did you mean h[12]00 or h[12]00"),
-    ('', "'' is no chip that is known; allowed are v4"),
-    ('v5e', 'no topology of v5e; give 2 sizes.*such as v5e:4x4'),
-    ('v5e:4x4x4', 'no topology of v5e; give 2 sizes'),
-    ('v5p:4x4', 'no topology of v5p; give 3 sizes.*v5p:2x2x1'),
-    ('v5e:4y4', 'no topology of v5e'),
-    ('h200:8', 'give SLICESxHOSTSxGPUS, such as h200:1x4x8'),
-    ('h200:1x4x8@2', 'give SLICESxHOSTSxGPUS'),
-    ('v5e:64x64', '4,096 chips; 1 to 1024 are allowed'),
-    ('h200:1x64x8', '512 chips; 1 to 256 are allowed'),
-    ('v5e:0x4', '0 chips'),
+    ('v5:4x4', 'v5', 'v5e'),
+    ('h300:1x1x8', 'h300', 'h200'),
+    ('', '', 'v4'),
+    ('v5e', 'v5e', 'v5e:4x4'),
+    ('v5e:4x4x4', 'v5e:4x4x4', '2 sizes'),
+    ('v5p:4x4', 'v5p:4x4', 'v5p:2x2x1'),
+    ('v5e:4y4', 'v5e:4y4', '2 sizes'),
+    ('h200:8', 'h200:8', 'h200:1x4x8'),
+    ('h200:1x4x8@2', 'h200:1x4x8@2', 'SLICESxHOSTSxGPUS'),
+    ('v5e:64x64', 'v5e:64x64', 1024),
+    ('h200:1x64x8', 'h200:1x64x8', 256),
+    ('v5e:0x4', 'v5e:0x4', 1),
   ],
 )
-def test_an_invalid_name_is_a_one_line_error(name, message):
-  with pytest.raises(UserError, match=message):
+def test_an_invalid_name_is_a_one_line_error(name, value, allowed):
+  with pytest.raises(UserError) as error:
     chips.parse(name)
+  assert (error.value.key, error.value.value) == ('topology', value)
+  assert allowed in error.value.allowed

@@ -98,13 +98,13 @@ def test_a_truncated_file_is_skipped_by_name(tmp_path, size):
 def test_an_empty_source_is_reported(tmp_path):
   with pytest.raises(UserError) as error:
     opened(tmp_path)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   assert error.value.allowed == NAMES
   (tmp_path / 'a.array_record').write_bytes(b'')
   with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=1.0)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   assert error.value.allowed == '1 record or more'
 
@@ -112,6 +112,6 @@ def test_an_empty_source_is_reported(tmp_path):
 def test_remote_files_are_refused():
   with pytest.raises(UserError) as error:
     opened('gs://b/x*.array_record')
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == 'gs://b/x*.array_record'
   assert error.value.allowed == 'local files'

@@ -160,13 +160,13 @@ def test_missing_parts_of_a_cache_are_reported(tmp_path):
   }
   with pytest.raises(UserError) as error:
     cache.CachedSource(path, RULE)
-  assert (error.value.key, error.value.value) == ('config.inputs', ['latents'])
+  assert (error.value.key, error.value.value) == ('inputs', ['latents'])
   assert error.value.allowed == ['text']
   path = write(str(tmp_path / 'latents'), list(records()), None)
   assert 'latents' in cache.CachedSource(path, RULE, want=['latents'])[9]
   with pytest.raises(UserError) as error:
     cache.CachedSource(path, RULE)
-  assert (error.value.key, error.value.value) == ('config.inputs', ['text'])
+  assert (error.value.key, error.value.value) == ('inputs', ['text'])
   assert error.value.allowed == ['latents']
 
 
@@ -243,7 +243,7 @@ def test_an_incomplete_cache_is_reported(tmp_path):
   (tmp_path / cache.INDEX).unlink()
   with pytest.raises(UserError) as error:
     cache.CachedSource(path, RULE)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert (error.value.value, error.value.allowed) == (path, (cache.INDEX,))
 
 

@@ -126,7 +126,7 @@ def test_braces_are_those_of_a_shell(pattern, parts):
 def test_braces_that_expand_to_too_many_files_are_refused(pattern):
   with pytest.raises(UserError) as error:
     files.braces(pattern)
-  assert (error.value.key, error.value.value) == ('config.data.path', pattern)
+  assert (error.value.key, error.value.value) == ('data.path', pattern)
   assert error.value.allowed == f'{files.MOST} or fewer'
 
 
@@ -156,7 +156,7 @@ def test_a_missing_package_is_reported_with_its_extra(
 def test_an_offline_hub_is_reported():
   with pytest.raises(UserError) as error:
     files.expand('hf://datasets/a/b/*.tar')
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == 'hf://datasets/a/b/*.tar'
   assert 'offline' in str(error.value)
 
@@ -164,7 +164,7 @@ def test_an_offline_hub_is_reported():
 def test_unsupported_urls_are_reported():
   with pytest.raises(UserError) as error:
     files.expand('foo://x')
-  assert (error.value.key, error.value.value) == ('config.data.path', 'foo://x')
+  assert (error.value.key, error.value.value) == ('data.path', 'foo://x')
   assert set(error.value.allowed) > {'gs', 's3', 'hf'}
 
 
@@ -215,7 +215,7 @@ def test_other_protocols_are_refused(path):
   for function in (files.read, files.expand):
     with pytest.raises(UserError) as error:
       function(path)
-    assert (error.value.key, error.value.value) == ('config.data.path', path)
+    assert (error.value.key, error.value.value) == ('data.path', path)
     assert 'gs' in error.value.allowed
 
 

@@ -116,7 +116,7 @@ def test_missing_captions_are_counted_and_too_many_raise(tmp_path):
   }
   with pytest.raises(UserError) as error:
     FolderSource(tmp_path, 8, max_bad_fraction=0.09)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert (
     error.value.value == ['mute.png'] and error.value.allowed == '0 or fewer'
   )
@@ -137,16 +137,16 @@ def test_a_damaged_image_is_skipped_by_the_pipeline(tmp_path):
 def test_empty_missing_and_captionless_folders_are_reported(tmp_path):
   with pytest.raises(UserError) as error:
     FolderSource(tmp_path / 'none', 8)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == f'{tmp_path}/none'
   assert error.value.allowed == 'folders'
   with pytest.raises(UserError) as error:
     FolderSource(tmp_path, 8)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   put(tmp_path / 'a.png', None)
   with pytest.raises(UserError) as error:
     FolderSource(tmp_path, 8, max_bad_fraction=1.0)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   assert error.value.allowed == 'a folder of images with captions'

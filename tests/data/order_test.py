@@ -77,7 +77,7 @@ def test_rows_and_steps_have_substitutes_of_their_own():
 def test_an_empty_source_is_reported():
   with pytest.raises(UserError) as error:
     shuffled(0, 2, 0)
-  assert (error.value.key, error.value.value) == ('config.data.path', 0)
+  assert (error.value.key, error.value.value) == ('data.path', 0)
   with pytest.raises(UserError) as error:
     shuffled(3, 0, 0)
   assert (error.value.key, error.value.value) == ('batch_size', 0)

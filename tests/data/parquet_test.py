@@ -223,7 +223,7 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path):
   with pytest.raises(UserError) as error:
     opened(tmp_path, Columns(image='jpg', captions='caption,text'))
   assert str(tmp_path / 'a.parquet') in str(error.value)
-  assert error.value.key == 'config.data.columns'
+  assert error.value.key == 'data.columns'
   assert error.value.value == ['jpg', 'text']
   assert error.value.allowed == [
     *('image', 'caption', 'long', 'height', 'width', 's0', 's1')
@@ -240,20 +240,20 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path):
 def test_inconsistent_columns_are_reported(tmp_path, columns, key, value):
   with pytest.raises(UserError) as error:
     opened(tmp_path, columns)
-  assert error.value.key == f'config.data.columns.{key}'
+  assert error.value.key == f'data.columns.{key}'
   assert error.value.value == value
 
 
 def test_an_empty_source_is_reported(tmp_path):
   with pytest.raises(UserError) as error:
     opened(tmp_path / '*.parquet')
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == f'{tmp_path}/*.parquet'
   assert error.value.allowed == NAMES
   (tmp_path / 'a.parquet').write_bytes(b'PAR1')
   with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=1.0)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   assert error.value.allowed != NAMES
 

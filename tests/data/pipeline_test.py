@@ -138,7 +138,7 @@ def test_too_many_bad_records_stop_the_run_by_name(threads):
   source = Numbers(40, broken=range(0, 40, 2), error=OSError('truncated'))
   with pytest.raises(UserError) as error:
     rows_of(batches(source, batch_size=4, seed=0, num_threads=threads), 20)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert all(name.startswith('record ') for name in error.value.value)
   assert 'of 40 ' in str(error.value) and 'truncated' in str(error.value)
 
@@ -155,7 +155,7 @@ def test_a_user_error_in_map_fn_is_not_a_bad_record():
 def test_empty_sources_and_batches_are_reported():
   with pytest.raises(UserError) as error:
     batches(Numbers(0), batch_size=2, seed=0)
-  assert (error.value.key, error.value.value) == ('config.data.path', 0)
+  assert (error.value.key, error.value.value) == ('data.path', 0)
   with pytest.raises(UserError) as error:
     batches(Numbers(3), batch_size=0, seed=0)
   assert (error.value.key, error.value.value) == ('batch_size', 0)

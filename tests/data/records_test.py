@@ -22,7 +22,7 @@ def test_the_error_for_too_many_names_the_first_ones():
     bad.add(BadRecord(f'{i}.png', 'truncated'))
   with pytest.raises(UserError) as error:
     bad.add(BadRecord('6.png', 'truncated'))
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert error.value.value == [f'{i}.png' for i in range(7)]
   assert error.value.allowed == '6 or fewer'
   named = re.findall(r'(\d)\.png \(truncated\)', str(error.value))
@@ -40,5 +40,5 @@ def test_a_large_source_is_judged_by_the_records_seen():
 def test_an_invalid_fraction_is_reported():
   with pytest.raises(UserError) as error:
     BadRecords(10, 5.0)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert error.value.value == 5.0

@@ -121,7 +121,7 @@ def test_a_source_without_a_record_reports_what_it_left_out(kind, tmp_path):
   put(tmp_path, 'a.heic', 'b.heic')
   with pytest.raises(UserError) as error:
     opened(kind, tmp_path)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   assert re.search(r'\.heic .*\(2\)', str(error.value))
 

@@ -75,7 +75,7 @@ def test_a_truncated_file_is_a_user_error(prepared, tmp_path, size):
   source = damaged(prepared, tmp_path, lambda content: content[:size])
   with pytest.raises(UserError) as error:
     next(iter(batches(source, batch_size=8, seed=0)))
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert all('train #' in name for name in error.value.value)
   assert ' of 60 ' in str(error.value)
 
@@ -93,7 +93,7 @@ def test_shapes_and_tfds_have_sizes(prepared, tmp_path):
   assert np.isnan(source.scores()).all()
   with pytest.raises(UserError) as error:
     open_source('shapes', path=tmp_path, size=None)
-  assert (error.value.key, error.value.value) == ('config.data.size_px', None)
+  assert (error.value.key, error.value.value) == ('data.size_px', None)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_filters_keep_good_and_unknown_records(scored, caplog):
   ) in caplog.text
   with pytest.raises(UserError) as error:
     open_source('folder', **options, min_size_px=64)
-  assert error.value.key == 'config.data'
+  assert error.value.key == 'data'
   assert error.value.value == {'min_size_px': 64}
   assert [int(n) for n in re.findall(r'\d+', str(error.value))] == [5, 5, 64]
 
@@ -254,19 +254,19 @@ def test_a_missing_file_of_a_list_is_a_bad_record(kind, suffix, tmp_path):
   ]
   with pytest.raises(UserError) as error:
     open_source(kind, path=path, size=8, cache=None)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert error.value.value[0] == f'{tmp_path}/data/4.{suffix}'
 
 
 def test_user_errors_are_reported(prepared, tmp_path):
   with pytest.raises(UserError) as error:
     open_source('webdata', path=tmp_path, size=8)
-  assert error.value.key == 'config.data.source'
+  assert error.value.key == 'data.source'
   assert error.value.value == 'webdata'
   assert error.value.allowed == KINDS
   with pytest.raises(UserError) as error:
     open_source('tfds', path=tmp_path, size=8)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path)
   assert error.value.allowed == ('features.json',)
   with pytest.raises(UserError) as error:
@@ -275,7 +275,7 @@ def test_user_errors_are_reported(prepared, tmp_path):
   assert error.value.allowed == ['train', 'heldout']
   with pytest.raises(UserError) as error:
     open_source('folder', path=tmp_path, size=0)
-  assert (error.value.key, error.value.value) == ('config.data.size_px', 0)
+  assert (error.value.key, error.value.value) == ('data.size_px', 0)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_damaged_descriptions_of_prepared_data_are_user_errors(
   with pytest.raises(UserError) as error:
     open_source('tfds', path=data, size=8)
   assert str(data) in str(error.value)
-  assert error.value.key in ('config.data.path', 'features.json', '')
+  assert error.value.key in ('data.path', 'features.json', '')
 
 
 def edit(path, **changes):
@@ -327,7 +327,7 @@ def test_prepared_data_without_random_access_are_a_user_error(
   edit(data / 'dataset_info.json', fileFormat='tfrecord')
   with pytest.raises(UserError) as error:
     open_source('tfds', path=data, size=8)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.allowed == ('array_record',)
 
 

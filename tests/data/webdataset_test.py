@@ -128,7 +128,7 @@ def test_incomplete_samples_are_skipped_by_name(tmp_path, caplog):
   }
   with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=0.1)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert error.value.value == [
     f'{tmp_path}/x.tar: blind',
     f'{tmp_path}/x.tar: mute',
@@ -246,7 +246,7 @@ def test_compressed_tars_are_refused_by_name(tmp_path):
   (tmp_path / 'a.tar').write_bytes(buffer.getvalue())
   with pytest.raises(UserError) as error:
     opened(tmp_path)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert error.value.value == [str(tmp_path / 'a.tar')]
 
 
@@ -254,7 +254,7 @@ def test_compressed_tars_are_refused_by_name(tmp_path):
 def test_an_empty_source_is_reported(tmp_path, path):
   with pytest.raises(UserError) as error:
     opened(tmp_path / path)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == f'{tmp_path}/{path}'
   assert error.value.allowed == 'tars'
 
@@ -264,7 +264,7 @@ def test_tars_without_samples_are_reported(tmp_path):
   with pytest.raises(UserError) as error:
     opened(tmp_path, max_bad_fraction=1.0)
   assert error.value.value == str(tmp_path) and error.value.allowed != 'tars'
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert re.search(r'\.bin .*\(1\)', str(error.value))
 
 
@@ -311,5 +311,5 @@ def test_a_file_that_is_not_a_tar_is_reported(name, tmp_path):
   (tmp_path / name).write_bytes(b'no tar')
   with pytest.raises(UserError) as error:
     opened(tmp_path / name)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert error.value.value == [str(tmp_path / name)]

@@ -126,7 +126,11 @@ def test_true_pictures_score_higher_than_those_of_other_prompts():
     ('no_such_thing:score', 'no_such_thing:score', 'modules in PYTHONPATH'),
     ('numpy:no_such', 'numpy:no_such', 'functions of numpy'),
     ('numpy:pi', 'numpy:pi', 'functions of numpy'),
-    ('textwrap:dedent', None, None),
+    (
+      'textwrap:dedent',
+      ('text',),
+      '(prompts, images) or (prompts, images, images)',
+    ),
   ],
 )
 def test_a_missing_scorer_is_reported(name, value, allowed):

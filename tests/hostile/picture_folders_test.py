@@ -151,8 +151,10 @@ def test_a_folder_or_link_in_the_place_of_a_file_is_one_sentence(
 
 def test_a_list_that_is_a_fifo_is_refused_and_not_waited_for(hostile, tmp_path):
   os.mkfifo(tmp_path / 'results.jsonl')
-  with hostile.bounded(), pytest.raises(UserError, match='regular file'):
+  with hostile.bounded(), pytest.raises(UserError) as error:
     Gallery(tmp_path, [Picture('0.png', {'prompt': 'a'})])
+  assert error.value.key == '--out'
+  assert error.value.value == f'{tmp_path}/results.jsonl'
 
 
 def test_a_shard_of_links_and_sparse_members_gives_nothing(tmp_path):

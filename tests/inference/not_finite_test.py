@@ -129,7 +129,7 @@ def test_nan_in_the_latents_is_found_in_the_pictures(caplog):
       variables=jax.tree.map(lambda x: x * np.nan, pipe.transformer.variables)
     )
   )
-  with pytest.raises(UserError, match='has NaN'):
+  with pytest.raises(UserError, match='NaN'):
     list(
       batches.generate(
         broken, [Request('a', 0, height=32, width=32)], 1, steps=2
@@ -139,4 +139,4 @@ def test_nan_in_the_latents_is_found_in_the_pictures(caplog):
     broken('a', height=32, width=32, steps=2)
     pipe('a', height=32, width=32, steps=2)
   (record,) = caplog.records
-  assert record.getMessage().startswith('Picture 0 of 1 has NaN')
+  assert 'NaN' in record.getMessage() and '0 of 1' in record.getMessage()

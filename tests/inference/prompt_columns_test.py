@@ -98,7 +98,7 @@ def test_invalid_values_are_reported_together(suffix, tmp_path):
   with pytest.raises(UserError) as error:
     jobs.parse(rows[1], Job(''))
   assert error.value.key == 'steps'
-  assert all(f'{key} is ' in str(error.value) for key in wrong)
+  assert all(key in str(error.value) for key in wrong)
 
 
 def test_a_ratio_takes_the_place_of_a_size_but_not_beside_one():

@@ -65,7 +65,7 @@ def test_a_full_queue_refuses_and_serves_again_when_one_has_left():
     line = RequestQueue(2)
     first = await started(line, until_stopped, owner='a')
     second = await started(line, lambda stop: 'drawn')
-    with pytest.raises(Full, match='2 requests'):
+    with pytest.raises(Full, match='2'):
       await line.run(lambda stop: None)
     line.leave('a')
     with pytest.raises(Stopped):

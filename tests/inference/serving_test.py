@@ -70,7 +70,7 @@ def test_one_signal_ends_it_within_seconds_whatever_it_does(server, path):
   with ask(port, path):
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 130
+    assert process.wait(timeout=10) == 143
 
 
 def test_a_second_signal_ends_a_stuck_server_at_once(server):

@@ -189,21 +189,23 @@ def test_yes_beats_no_and_logits_decide_the_rest(first, second, wins):
 
 
 @pytest.mark.parametrize(
-  'chooser, message',
+  'chooser, value',
   [
     (
       lambda prompts, images: np.zeros((len(images), 1)),
-      r'shape \(5, 1\) for 5',
+      (5, 1),
     ),
-    (lambda prompts, images: [math.nan] * len(images), 'not finite'),
+    (lambda prompts, images: [math.nan] * len(images), None),
     (
       lambda prompts, first, second: [0.5] * len(first),
-      'The comparator returned float64',
+      'float64',
     ),
-    (lambda images: 0, r'must take \(prompts, images\)'),
-    (max, r'must take \(prompts, images\)'),
+    (lambda images: 0, ('images',)),
+    (max, ()),
   ],
 )
-def test_an_invalid_scorer_raises(chooser, message):
-  with pytest.raises(UserError, match=message):
+def test_an_invalid_scorer_raises(chooser, value):
+  with pytest.raises(UserError) as error:
     feed(chooser, range(5), 1)
+  assert error.value.key == '--scorer'
+  assert value in (None, error.value.value)

@@ -40,15 +40,12 @@ def test_the_version_is_reported(capsys):
 
 
 @pytest.mark.parametrize(
-  'argv, expected',
+  'argv, key, value',
   [
-    (['draw'], "invalid choice: 'draw' (choose from"),
-    (['--size=3'], "Unknown argument '--size=3'; sana-jax has --version"),
-    (['sample', '--prompt', 'x'], 'required: --out, --model'),
-    (
-      ['sample', '--model', 'm', '--out', 'o'],
-      '--prompt --prompts is required',
-    ),
+    (['draw'], 'COMMAND', 'draw'),
+    (['--size=3'], '--size', '--size=3'),
+    (['sample', '--prompt', 'x'], '--out', None),
+    (['sample', '--model', 'm', '--out', 'o'], '--prompt', None),
     (
       [
         'sample',
@@ -61,18 +58,21 @@ def test_the_version_is_reported(capsys):
         '--prompts',
         'y',
       ],
-      '--prompts: not allowed with argument --prompt',
+      '--prompts',
+      None,
     ),
     (
       ['evaluate', '--model', 'm', '--suite', 'geneval'],
-      "--suite: invalid choice: 'geneval'",
+      '--suite',
+      'geneval',
     ),
-    (['data', 'coco'], "WHAT: invalid choice: 'coco'"),
-    (['train', '--config', 'shapes'], 'required: --workdir'),
+    (['data', 'coco'], 'WHAT', 'coco'),
+    (['train', '--config', 'shapes'], '--workdir', None),
   ],
 )
-def test_a_bad_command_line_is_a_one_line_error(argv, expected, refused):
-  assert expected in refused(*argv)
+def test_a_bad_command_line_is_a_one_line_error(argv, key, value, refused):
+  error = refused(*argv).error
+  assert (error.key, error.value) == (key, value)
 
 
 def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(
@@ -93,7 +93,5 @@ def test_a_process_ends_with_2_and_no_traceback(process):
     'sample', '--model', 'm', '--out', 'o', '--prompt', 'x', '--steps', '0'
   )
   assert (code, out) == (2, '')
-  assert err == (
-    "sana-jax: error: --steps: '0' is not allowed; give a whole "
-    'number from 1 to 1000; see sana-jax sample --help.\n'
-  )
+  assert err.startswith('sana-jax: error: ') and err.count('\n') == 1
+  assert "--steps: '0'" in err and '1 to 1000' in err

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import demo_browser
 import pytest
 
+from sana_jax.analysis import ceilings, device
 from sana_jax.errors import UserError
 from sana_jax.launch import cli as commands
+from sana_jax.tools.bench import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -36,17 +38,24 @@ class Refusal(str):
 
 
 @pytest.fixture
-def refused(cli, monkeypatch):
-  """Runs a command that must fail; returns its Refusal."""
-  raised = []
-  inner = commands.run
+def raised(monkeypatch):
+  """UserErrors of the commands run so far."""
+  found, inner = [], commands.run
 
   def recorded(argv):
     try:
       return inner(argv)
     except UserError as e:
-      raised.append(e)
+      found.append(e)
       raise
+
+  monkeypatch.setattr(commands, 'run', recorded)
+  return found
+
+
+@pytest.fixture
+def refused(cli, raised):
+  """Runs a command that must fail; returns its Refusal."""
 
   def run(*argv):
     raised.clear()
@@ -59,7 +68,6 @@ def refused(cli, monkeypatch):
     found.error = raised[0] if raised else None
     return found
 
-  monkeypatch.setattr(commands, 'run', recorded)
   return run
 
 
@@ -173,3 +181,37 @@ def page(browser, shapes_demo):
   assert 'Traceback' not in shapes_demo.log.read_text()
   log = [x['message'] for x in browser.get_log('browser')]
   assert not [x for x in log if 'Uncaught' in x or 'Content Security' in x]
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+  """Sides are served here; their processes are tested with `step`."""
+
+  class Here:
+    def __init__(self, make, args):
+      self.held = make(*args)
+
+    def call(self, method, *args):
+      return getattr(self.held, method)(*args)
+
+  monkeypatch.setattr(
+    processes,
+    'start',
+    lambda make, *args: contextlib.nullcontext(Here(make, args)),
+  )
+
+
+@pytest.fixture
+def quick(monkeypatch):
+  """Few calls a measurement."""
+  monkeypatch.setattr(device, 'SECONDS', 1e-3)
+
+
+@pytest.fixture
+def rates(quick, monkeypatch):
+  """Rates of the device that are not measured again here."""
+  monkeypatch.setattr(device, 'matmul_rate', lambda dtype: 1e12)
+  monkeypatch.setattr(device, 'copy_rate', lambda: 1e10)
+  monkeypatch.setattr(
+    ceilings, 'measure', lambda dtype: {'flops': 1e12, 'memory_rate': 1e10}
+  )

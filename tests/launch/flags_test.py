@@ -41,8 +41,9 @@ def test_a_whole_number_is_read(text, number):
   ],
 )
 def test_what_is_no_whole_number_is_refused(text):
-  with pytest.raises(argparse.ArgumentTypeError, match='give a whole number'):
+  with pytest.raises(flags.Invalid) as error:
     flags.whole()(text)
+  assert error.value.value == text and '1 to 2147483647' in error.value.allowed
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,9 @@ def test_a_number_is_read(text, number):
 )
 def test_what_is_no_finite_number_is_refused(text):
   for kind in (flags.not_negative, flags.positive):
-    with pytest.raises(argparse.ArgumentTypeError, match='give a number'):
+    with pytest.raises(flags.Invalid) as error:
       kind(text)
+    assert error.value.value == text and ' 0' in error.value.allowed
 
 
 @pytest.mark.parametrize(
@@ -75,26 +77,28 @@ def test_what_is_no_finite_number_is_refused(text):
   ],
 )
 def test_digits_and_names_are_ascii(kind, text):
-  with pytest.raises(argparse.ArgumentTypeError, match='is not allowed'):
+  with pytest.raises(flags.Invalid) as error:
     kind(text)
+  assert error.value.value == text
 
 
 @pytest.mark.parametrize(
-  'text, reason',
+  'text, allowed',
   [
-    ('', 'leave the flag out'),
-    ('  ', 'leave the flag out'),
-    ('a\0b', 'without \\\\x00'),
-    ('a\nb', 'without \\\\n'),
-    ('\x1b[2J', 'without \\\\x1b'),
-    ('a\u2028b', 'without \\\\u2028'),
-    ('a\udcff', 'is not UTF-8'),
-    ('~nosuchuser/x', "no user 'nosuchuser'"),
+    ('', 'a value'),
+    ('  ', 'a value'),
+    ('a\0b', '\\x00'),
+    ('a\nb', '\\n'),
+    ('\x1b[2J', '\\x1b'),
+    ('a\u2028b', '\\u2028'),
+    ('a\udcff', 'UTF-8'),
+    ('~nosuchuser/x', './~nosuchuser/x'),
   ],
 )
-def test_a_name_has_characters_and_all_can_be_seen(text, reason):
-  with pytest.raises(argparse.ArgumentTypeError, match=reason):
+def test_a_name_has_characters_and_all_can_be_seen(text, allowed):
+  with pytest.raises(flags.Invalid) as error:
     flags.text(text)
+  assert error.value.value == text and allowed in error.value.allowed
 
 
 def test_a_name_may_be_of_any_script():
@@ -104,7 +108,7 @@ def test_a_name_may_be_of_any_script():
 def test_a_prompt_may_have_lines_or_none():
   assert flags.prompt('') == ''
   assert flags.prompt('a cat\n\ton a mat') == 'a cat\n\ton a mat'
-  with pytest.raises(argparse.ArgumentTypeError, match='without'):
+  with pytest.raises(flags.Invalid):
     flags.prompt('a \x1b[2Jcat')
 
 
@@ -127,14 +131,17 @@ def test_a_flag_without_a_type_is_a_name():
   assert parser().parse_args(['--name', 'x']).name == 'x'
   assert parser().parse_args([]).note == ''
   for words in (['--name', ''], ['--name='], ['--name=\udcff']):
-    with pytest.raises(UserError, match='--name: '):
+    with pytest.raises(UserError) as error:
       parser().parse_args(words)
+    assert error.value.key == '--name'
 
 
 @pytest.mark.parametrize('words', [['--name=--'], ['x', '--note=--']])
 def test_two_dashes_are_no_value(words):
-  with pytest.raises(UserError, match='has no value'):
+  with pytest.raises(UserError) as error:
     parser().parse_known_args(words)
+  assert error.value.key == words[-1].removesuffix('=--')
+  assert error.value.value == '--'
 
 
 def test_words_behind_a_command_are_for_its_own_flags_to_judge():
@@ -142,8 +149,9 @@ def test_words_behind_a_command_are_for_its_own_flags_to_judge():
   inner = found.add_subparsers().add_parser('draw')
   inner.add_argument('--prompt', type=flags.prompt)
   assert found.parse_args(['draw', '--prompt', 'a\n']).prompt == 'a\n'
-  with pytest.raises(UserError, match='^--prompt: '):
+  with pytest.raises(UserError) as error:
     found.parse_args(['draw', '--prompt', '\udcff'])
+  assert (error.value.key, error.value.value) == ('--prompt', '\udcff')
 
 
 def test_flags_are_not_abbreviated():
@@ -151,11 +159,12 @@ def test_flags_are_not_abbreviated():
 
 
 def test_a_choice_with_a_typing_error_has_a_suggestion():
-  with pytest.raises(UserError, match='did you mean strips?'):
-    parser().parse_args(['--kind', 'stripes'])
-  with pytest.raises(UserError) as refused:
-    parser().parse_args(['--kind', 'x'])
-  assert 'did you mean' not in str(refused.value)
+  for value, count in (('stripes', 2), ('x', 1)):
+    with pytest.raises(UserError) as refused:
+      parser().parse_args(['--kind', value])
+    assert (refused.value.key, refused.value.value) == ('--kind', value)
+    assert refused.value.allowed == ['whole', 'strips']
+    assert str(refused.value).count('strips') == count  # Also suggested.
 
 
 @pytest.mark.parametrize(
@@ -173,5 +182,6 @@ def test_a_flags_help_ends_with_its_default(about, default, shown):
   assert parser.format_help().splitlines()[-1].strip() == f'--size N    {shown}'
   assert parser.parse_args([]).size == default
   assert parser.parse_args(['--size', '5']).size == 5
-  with pytest.raises(UserError, match='--size'):
+  with pytest.raises(UserError) as error:
     parser.parse_args(['--size', 'five'])
+  assert (error.value.key, error.value.value) == ('--size', 'five')

@@ -64,7 +64,7 @@ def test_all_problems_are_reported_at_once(config, tmp_path):
   (tmp_path / 'file').touch()
   config.data.path = str(tmp_path / 'other')
   error = hosts.check(config, tmp_path / 'file/run')
-  assert error.key == '--workdir' and '; config.data.path=' in str(error)
+  assert error.key == '--workdir' and 'config.data.path=' in str(error)
 
 
 @pytest.mark.parametrize(

@@ -65,46 +65,50 @@ def launch(tmp_path, monkeypatch):
   )
 
 
-def last(err):
-  return err.splitlines()[-1].removeprefix('sana-jax: error: ')
+@pytest.fixture
+def failure(launch, cli, raised):
+  """Launches in vain; returns the UserError. Log lines precede it."""
+
+  def run(*more):
+    code, out, err = cli(*launch(*more))
+    assert (code, out) == (2, '')
+    assert str(raised[-1]) in err.splitlines()[-1]
+    return raised[-1]
+
+  return run
 
 
 def test_a_run_that_fits_is_launched(launch, cli):
   code, out, err = cli(*launch('--layout', 'fsdp', '--dry-run'))
   # 64 images on 16 GPUs: 4 + 2 GiB.
   assert code == 0
-  assert 'fsdp fits h200:1x2x8: 6.00 of 15.75 GiB a device.' in err
+  assert all(fact in err for fact in ('fsdp', 'h200:1x2x8', '6.00', '15.75'))
   assert out.startswith('#!/usr/bin/env bash')
   assert '--layout=fsdp' in out
 
 
-def test_a_run_that_is_too_large_is_refused_with_remedies(
-  launch, cli, tmp_path
-):
-  code, out, err = cli(*launch('--layout', 'sequence'))
+def test_a_run_that_is_too_large_is_refused_with_remedies(failure, tmp_path):
+  error = failure('--layout', 'sequence')
   # 64 images in 4 groups: 16 + 2 GiB.
-  assert (code, out) == (2, '')
-  assert last(err).startswith(
-    'sequence needs 18.00 GiB of 15.75: 2.25 GiB too many'
-  )
-  assert 'what fits: config.batch_size=32 (10.00 GiB)' in last(err)
+  assert (error.key, error.value) == ('--layout', 'sequence')
+  assert 'config.batch_size=32' in error.allowed
+  for gib in ('18.00', '15.75', '2.25', '10.00'):
+    assert gib in str(error)
   assert not (tmp_path / 'out').exists()
 
 
-def test_a_layout_is_advised_where_the_config_has_none(launch, cli):
-  code, _, err = cli(
-    *launch(
-      '--config.mesh.data=2',
-      '--config.mesh.sequence=8',
-      '--config.optimizer.name=came_8bit',
-      '--config.model.remat=full',
-      '--config.batch_size=48',
-    )
+def test_a_layout_is_advised_where_the_config_has_none(failure):
+  error = failure(
+    '--config.mesh.data=2',
+    '--config.mesh.sequence=8',
+    '--config.optimizer.name=came_8bit',
+    '--config.model.remat=full',
+    '--config.batch_size=48',
   )
-  assert code == 2
   # 48 images in 2 groups: 24 + 2 GiB; in 16 groups, 3 + 2.
-  assert 'the config needs 26.00 GiB of 15.75' in last(err)
-  assert 'what fits: layout dp (5.00 GiB)' in last(err)
+  assert (error.key, error.value) == ('--layout', None)
+  assert 'layout dp' in error.allowed
+  assert '26.00' in str(error) and '5.00' in str(error)
 
 
 def test_a_second_check_compiles_nothing(launch, cli, monkeypatch):
@@ -113,10 +117,10 @@ def test_a_second_check_compiles_nothing(launch, cli, monkeypatch):
   assert cli(*launch('--dry-run'))[0] == 0
 
 
-def test_an_invalid_layout_is_reported(launch, cli):
-  code, _, err = cli(*launch('--layout', 'hybrid', '--topology', 'h200:1x1x8'))
-  assert code == 2
-  assert last(err).startswith('hybrid is invalid on h200:1x1x8: It needs')
+def test_an_invalid_layout_is_reported(failure):
+  error = failure('--layout', 'hybrid', '--topology', 'h200:1x1x8')
+  assert (error.key, error.value) == ('--layout', 'hybrid')
+  assert 'h200:1x1x8' in str(error)
 
 
 def test_any_task_is_planned(launch, cli):
@@ -131,17 +135,18 @@ def test_any_task_is_planned(launch, cli):
     )
   )
   assert code == 0, err
-  assert 'fsdp fits h200:1x2x8: 6.00 of 15.75 GiB a device.' in err
+  assert all(fact in err for fact in ('fsdp', 'h200:1x2x8', '6.00', '15.75'))
 
 
 def test_a_missing_compiler_is_reported(launch, refused, monkeypatch):
   monkeypatch.undo()
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   message = refused(*launch('--config', 'sana_600m_512'))
-  assert "'.[gpu]'" in message and '--no-plan' in message
+  for fact in ('jax_cuda13_plugin', '[gpu]', '--no-plan'):
+    assert fact in message
 
 
 def test_cpus_have_nothing_to_plan(launch, cli, monkeypatch):
   monkeypatch.setattr(runner.Runner, '_compile', None)
   code, _, err = cli(*launch('--topology', 'cpu:2x2', '--dry-run'))
-  assert code == 0 and 'fits' not in err
+  assert code == 0 and 'GiB' not in err

@@ -51,89 +51,108 @@ def launch(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'more, expected',
+  'more, key, value, allowed',
   [
     (
       ['--where', 'slrum', '--topology', 'cpu:2x2'],
-      r'--where=slrum is unknown \(did you mean slurm\?\); allowed are '
-      'slurm, gke, tpu-vm, local',
+      '--where',
+      'slrum',
+      'slurm gke tpu-vm local',
     ),
+    ([*CPU[:2], '--topology', 'v5:4x4'], '--topology', 'v5:4x4', 'v5e v5p'),
     (
-      [*CPU[:2], '--topology', 'v5:4x4'],
-      'unknown chip.*did you mean v5',
+      [*CPU[:2], '--topology', 'v5e:3x3', '--no-plan'],
+      '--topology',
+      'v5e:3x3',
+      '',
     ),
-    ([*CPU[:2], '--topology', 'v5e:3x3', '--no-plan'], 'similar ones are'),
     (
       ['--where', 'slurm', '--topology', 'v5e:4x4', '--no-plan'],
-      '--where=slurm, which has GPUs and CPUs; choose --where=gke or tpu-vm',
+      '--where',
+      'slurm',
+      'gke tpu-vm',
     ),
     (
       ['--where', 'tpu-vm', '--topology', 'h200:1x1x8', '--no-plan'],
-      'which has TPUs; choose --where=slurm or gke or local',
+      '--where',
+      'tpu-vm',
+      'slurm gke local',
     ),
-    (GKE[:-2], '--where=gke requires --image'),
-    (VM[:5], '--where=tpu-vm requires --image; --where=tpu-vm requires --zone'),
-    (
-      [*H200, '--zone', 'z'],
-      '--zone is not for --where=slurm but for gke and tpu-vm',
-    ),
-    (
-      [*GKE, '--partition', 'p'],
-      '--partition is not for --where=gke but for slurm',
-    ),
-    ([*H200, '--name', 'Not a name'], '--name=Not a name must be 40 or fewer'),
-    ([*H200, '--time-limit', 'long'], '--time-limit=long must be a time'),
+    (GKE[:-2], '--image', None, ''),
+    (VM[:5], '--image', None, ''),
+    ([*VM[:5], '--image', 'i', *THERE], '--zone', None, ''),
+    ([*H200, '--zone', 'z'], '--zone', 'z', '--where=gke --where=tpu-vm'),
+    ([*GKE, '--partition', 'p'], '--partition', 'p', '--where=slurm'),
+    ([*H200, '--name', 'Not a name'], '--name', 'Not a name', '40'),
+    ([*H200, '--time-limit', 'long'], '--time-limit', 'long', 'minutes'),
     (
       ['--where', 'local', '--topology', 'h200:1x2x8', '--no-plan'],
-      'is 2 hosts, and --where=local is one',
+      '--topology',
+      'h200:1x2x8',
+      '',
     ),
-    ([*VM, '--topology', 'tpu7x:2x2x2'], 'tpu7x is for --where=gke only'),
     (
-      [*GKE, '--topology', 'v5e:2x2@2'],
-      'GKE joins slices of several hosts only',
+      [*VM, '--topology', 'tpu7x:2x2x2'],
+      '--topology',
+      'tpu7x:2x2x2',
+      'v4 v5e v5p v6e',
     ),
-    ([*GKE, '--topology', 'h200:1x1x4'], 'GKE has h200 machines with 8 GPUs'),
-    ([*GKE, '--cluster', 'c'], 'are for --xpk'),
-    ([*GKE, '--xpk'], '--xpk needs --cluster and --zone and --project'),
-    ([*H200, '--xpk'], '--xpk is not for --where=slurm but for gke'),
-    ([*H200, '--restarts', '-1'], 'give a whole number from 0'),
-    ([*H200, '--wait-seconds', 'x'], 'give a number of 0 or more'),
-    ([*H200, '--config.batch_sise=3'], 'There is no config.batch_sise'),
-    ([*H200, '--config.batch_size=0'], 'batch_size=0 must be positive'),
-    ([*H200, '--layout', 'fdsp'], 'there is no such file; shipped are dp'),
+    ([*GKE, '--topology', 'v5e:2x2@2'], '--topology', 'v5e:2x2@2', ''),
+    ([*GKE, '--topology', 'h200:1x1x4'], '--topology', 'h200:1x1x4', '8'),
+    ([*GKE, '--cluster', 'c'], '--cluster', 'c', ''),
+    ([*GKE, '--zone', 'z'], '--zone', 'z', ''),
+    ([*GKE, '--xpk'], '--cluster', None, ''),
+    ([*H200, '--xpk'], '--xpk', 'slurm', 'gke'),
+    ([*H200, '--restarts', '-1'], '--restarts', '-1', '0'),
+    ([*H200, '--wait-seconds', 'x'], '--wait-seconds', 'x', '0'),
+    ([*H200, '--config.batch_sise=3'], 'batch_sise', '3', 'batch_size'),
+    ([*H200, '--config.batch_size=0'], 'batch_size', 0, ''),
+    ([*H200, '--config.data.split=a\nb'], 'data.split', 'a\nb', ''),
+    ([*H200, '--layout', 'fdsp'], '--layout', 'fdsp', 'dp fsdp'),
+    ([*GKE, '--layout', 'mine.py'], '--layout', 'mine.py', 'dp fsdp'),
     (
-      [*GKE, '--layout', 'mine.py'],
-      '--layout=mine.py is a file of this machine',
+      [*H200, '--mount', '/data'],
+      '--mount',
+      ('/data',),
+      '--where=gke --where=tpu-vm',
     ),
-    ([*H200, '--mount', '/data'], '--mount is not for --where=slurm'),
-    ([*VM, '--mount', 'a:/b'], '--mount=a:/b names a claim of Kubernetes'),
-    ([*GKE, '--mount', 'a:/shared'], '--mount=/shared is given twice'),
-    ([*VM, '--hf-token-secret', 'a'], '--hf-token-secret is not for'),
-    ([*GKE, '--xpk', '--hf-token-secret', 'a'], 'is not for --xpk'),
-    ([*VM, '--config.init_from=out/a/b'], 'config.init_from=out/a/b is a path'),
-    ([*H200, '--topolgy', 'x'], "Unknown argument '--topolgy'"),
+    ([*VM, '--mount', 'a:/b'], '--mount', 'a:/b', '/b'),
+    ([*GKE, '--mount', 'a:/shared'], '--mount', '/shared', ''),
+    (
+      [*VM, '--hf-token-secret', 'a'],
+      '--hf-token-secret',
+      'a',
+      '--where=gke',
+    ),
+    ([*GKE, '--xpk', '--hf-token-secret', 'a'], '--hf-token-secret', 'a', ''),
+    ([*VM, '--config.init_from=out/a/b'], 'init_from', 'out/a/b', ''),
+    ([*H200, '--topolgy', 'x'], '--topolgy', '--topolgy', '--topology'),
   ],
 )
 def test_a_bad_argument_is_a_one_line_error(
-  more, expected, launch, refused, tmp_path
+  more, key, value, allowed, launch, refused, tmp_path
 ):
-  message = refused(*launch(*more, '--out', tmp_path / 'out'))
-  assert re.search(expected, message), message
+  error = refused(*launch(*more, '--out', tmp_path / 'out')).error
+  assert (error.key, error.value) == (key, value)
+  found = error.allowed
+  named = found.split() if isinstance(found, str) else map(str, found or ())
+  assert {word.strip('.,:;') for word in named} >= set(allowed.split())
   assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('more', [H200, GKE, VM])
 def test_hosts_need_a_workdir_that_all_have(more, launch, refused):
-  assert '--workdir=out/run must be the same for all hosts' in refused(
-    *launch(*more, workdir='out/run')
-  )
+  error = refused(*launch(*more, workdir='out/run')).error
+  assert (error.key, error.value) == ('--workdir', 'out/run')
+  assert 'gs://' in error.allowed
 
 
 def test_all_problems_are_reported_at_once(launch, refused):
   message = refused(
     *launch(*H200, '--zone', 'z', '--name', '-', '--image', 'i')
   )
-  assert message.count(';') == 2 and '--zone' in message
+  for flag in ('--name', '--zone', '--image'):
+    assert message.count(flag) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,8 +169,8 @@ def test_a_missing_command_is_reported_and_the_file_is_written(
   monkeypatch.setenv('PATH', str(tmp_path / 'nothing'))
   code, dry, _ = cli(*launch(*more, '--dry-run'))
   assert code == 0 and not (tmp_path / 'out').exists()
-  message = refused(*launch(*more))
-  assert message.startswith(f'There is no {command} on this machine; ')
+  error = refused(*launch(*more)).error
+  assert (error.key, error.value) == ('PATH', command)
   path = tmp_path / 'out/launch/sana-1600m-1024' / file
   assert path.read_text() == dry
 
@@ -171,9 +190,9 @@ def test_the_file_is_handed_over(
   code, out, _ = cli(*launch(*more))
   assert code == 0 and re.search(f'args: .*{words}', out)
   tool.write_text('#!/bin/sh\necho "no such queue" >&2\nexit 1\n')
-  assert re.search(
-    f'^{command} .* failed: no such queue', refused(*launch(*more))
-  )
+  message = refused(*launch(*more))
+  assert (message.key, message.error.value) == (command, 1)
+  assert 'no such queue' in message  # By the tool.
 
 
 def test_a_dry_run_here_prints_the_commands(launch, cli, tmp_path):
@@ -271,11 +290,12 @@ def test_a_value_reaches_training_as_it_was_given(cli, launch, tmp_path):
 
 
 def test_a_percent_sign_would_be_a_pattern_of_slurms(launch, refused):
-  assert 'it has a % or a \\' in refused(*launch(*H200, '--out', 'a%t'))
+  error = refused(*launch(*H200, '--out', 'a%t')).error
+  assert error.key == '--out' and error.value.endswith('a%t')
 
 
 def test_a_template_and_its_values_name_the_same():
-  with pytest.raises(KeyError, match='differ'):
+  with pytest.raises(KeyError):
     templates.fill('slurm/job.sbatch', {'name': 'x'})
 
 

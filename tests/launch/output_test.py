@@ -61,28 +61,31 @@ def test_checking_a_folder_makes_nothing(path, place):
 
 
 def test_the_flag_and_the_file_in_the_way_are_named(place):
-  reason = '--tuned=file/x cannot be made: .*/file is'
-  with pytest.raises(UserError, match=reason):
+  with pytest.raises(UserError, match=' /.*/file ') as error:
     output.check('file/x', '--tuned')
+  assert (error.value.key, error.value.value) == ('--tuned', 'file/x')
 
 
 def test_a_place_may_be_a_bucket_of_a_known_kind(place):
   output.check_place('gs://bucket/x', '--workdir')
   for path in ('foo://x', 'http://host/x', 'file/x'):
-    with pytest.raises(UserError, match=f'--workdir={path}'):
+    with pytest.raises(UserError) as error:
       output.check_place(path, '--workdir')
+    assert (error.value.key, error.value.value) == ('--workdir', path)
 
 
 @pytest.mark.parametrize('path', ['file', 'folder', 'fifo', 'loop', 'dangling'])
 def test_what_is_new_must_not_exist(path, place):
-  with pytest.raises(UserError, match=f'--to={path} exists'):
+  with pytest.raises(UserError) as error:
     output.check_new(path, '--to')
+  assert (error.value.key, error.value.value) == ('--to', path)
 
 
 def test_what_is_new_may_lie_in_a_folder_that_is_new(place):
   assert output.check_new('a/b.pth', '--to') == pathlib.Path('a/b.pth')
-  with pytest.raises(UserError, match='--to=file/b.pth cannot be made'):
+  with pytest.raises(UserError) as error:
     output.check_new('file/b.pth', '--to')
+  assert (error.value.key, error.value.value) == ('--to', 'file/b.pth')
 
 
 def test_folders_of_which_nothing_came_are_gone(place):

@@ -114,7 +114,7 @@ def test_a_stopped_job_is_completed_by_name(made, cli, caplog):
     times.items()
     <= {p.name: p.stat().st_mtime_ns for p in out.iterdir()}.items()
   )
-  assert caplog.text.count('unknown column') == 1
+  assert caplog.text.count(str(file[1])) == 1
 
 
 def test_a_second_line_of_a_name_is_listed_as_skipped(
@@ -171,7 +171,7 @@ def test_each_line_may_name_a_scorer_of_the_command(
     *('--scorer', 'colour_scorers:blueness', '--out', out),
   )
   assert code == 0, err
-  assert "line 3: scorer is 'os:system'" in err
+  assert 'line 3: ' in err and "'os:system'" in err
   lines = listed(out)
   assert [x['file'] for x in lines] == ['red.png', 'blue.png', 'steps.png']
   every = tmp_path / 'every'
@@ -190,4 +190,5 @@ def test_a_file_without_its_scorer_needs_no_candidates(
   path.write_text('{"prompt": "a star", "scorer": "textwrap:dedent"}')
   argv = 'sample', '--model', tiny_sana, '--prompts', path
   message = refused(*argv, '--out', tmp_path / 'out')
+  assert message.key == '--prompts' and message.error.value == 1
   assert 'textwrap:dedent' in message and not (tmp_path / 'out').exists()

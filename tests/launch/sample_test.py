@@ -100,9 +100,7 @@ def test_running_out_of_memory_raises_a_user_error(
   monkeypatch.setattr(Pipeline, 'draw', fail)
   code, _, err = cli(*made[0], tmp_path / 'full')
   assert code == 2
-  assert err.endswith(
-    'lower --batch-size, --height or --width, or give --decode=strips.\n'
-  )
+  assert '--batch-size' in err and '--decode=strips' in err
 
 
 @pytest.mark.long
@@ -176,10 +174,8 @@ def test_a_full_disk_leaves_no_half_file(size, made, cli, full_disk, tmp_path):
     code, printed, err = cli(*argv, out)
   assert code == 2
   assert printed == ''
-  assert err.splitlines()[-1] == (
-    f'sana-jax: error: --out={out} cannot be written (File too large); free '
-    'some space or choose another folder.'
-  )
+  last = err.splitlines()[-1]
+  assert f'--out={out} ' in last and 'File too large' in last
   if size == 1000:  # Not even the first picture.
     assert not out.exists()
   else:  # Everything but the sheet, which is larger.

@@ -232,4 +232,4 @@ def test_a_mistake_ends_the_job_with_its_exit_code(cluster, tmp_path):
   job.until(lambda: job.state() == 'FAILED')
   shown = cluster('scontrol', 'show', 'job', job.id)
   assert 'ExitCode=2:0' in shown and 'Restarts=0' in shown
-  assert 'a restart cannot fix' in job.output()['job.log']
+  assert 'seed' in job.output()['process-0.log']

@@ -121,9 +121,9 @@ def test_of_several_supervisors_one_decides(supervise, tmp_path):
 @pytest.mark.parametrize(
   'words, command, key, value',
   [
-    (['--restarts=x'], ['true'], '--restarts', None),
-    (['--process=$(SLICE)'], ['true'], '--process', None),
-    (['--process=--'], ['true'], '', None),
+    (['--restarts=x'], ['true'], '--restarts', 'x'),
+    (['--process=$(SLICE)'], ['true'], '--process', '$(SLICE)'),
+    (['--process=--'], ['true'], '--process', '--'),
     (['--stop-with=nowhere'], ['true'], '--stop-with', 'nowhere'),
     (['--again-with=touch x'], ['true'], '--again-with', 'touch x'),
     ([], [], '--', ''),

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.fast
   ],
 )
 def test_names_of_providers_are_valid(key, text):
-  assert fields.name_problem(key, text) == ''
+  assert fields.name_problem(key, text) is None
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,22 @@ def test_a_long_name_is_checked_quickly(text):
   ],
 )
 def test_paths_are_valid(path):
-  assert fields.path_problem('workdir', path) == ''
+  assert fields.path_problem('workdir', path) is None
 
 
 def test_overrides_are_bounded_together():
   some = [f'--config.a={"x" * 4000}'] * 4
   assert not [p for p in fields.override_problems(some) if p]
   (problem,) = [p for p in fields.override_problems(some * 2) if p]
-  assert str(fields.MOST_BYTES_TOGETHER) in problem
+  assert problem.key == '--config' and problem.value > 16384
+  assert str(fields.MOST_BYTES_TOGETHER) in problem.allowed
 
 
 def test_a_problem_is_printable_and_short():
   for text in ('\33[2J' + 'x' * 3000, '\udcff', 'x' * 10**6):
-    problem = fields.text_problem('--image', text)
+    error = fields.text_problem('--image', text)
+    problem = str(error)
+    assert (error.key, error.value) == ('--image', text)
     assert problem.isprintable() and len(problem) < 400
 
 

@@ -173,7 +173,7 @@ def test_another_config_makes_no_mix(small, folder, whole, tmp_path):
   before = shards_of(whole)
   with pytest.raises(UserError) as error:
     make(small(folder, **{'inputs.dtype': 'bfloat16'}), whole)
-  assert error.value.key == 'config.inputs.cache'
+  assert error.value.key == 'inputs.cache'
   assert error.value.value == str(whole)
   assert re.search('inputs.dtype.*float32.*bfloat16', str(error.value))
   assert shards_of(whole) == before

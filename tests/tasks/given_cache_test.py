@@ -53,7 +53,7 @@ def test_other_data_are_refused(change, small, copy, made):
       (copy / '01.png').rename(copy / '01.webp')
   with pytest.raises(fingerprints.OtherCache) as error:
     check(small, copy, made)
-  assert error.value.key == 'config.inputs.cache'
+  assert error.value.key == 'inputs.cache'
   assert error.value.value == str(made)
   assert 'data.path' in str(error.value)
 

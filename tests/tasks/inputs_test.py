@@ -122,14 +122,14 @@ def test_a_cache_serves_only_what_made_it(small, folder, whole, tmp_path):
     bad = small(folder, **{'inputs.cache': str(whole), key: value})
     with pytest.raises(UserError) as error:
       inputs.make(bad, tmp_path)
-    assert error.value.key == 'config.inputs.cache'
+    assert error.value.key == 'inputs.cache'
     assert error.value.value == str(whole)
     assert re.search(f'{re.escape(key)} .*{both}', str(error.value))
   with pytest.raises(UserError) as error:
     inputs.make(
       small(folder, **{'inputs.cache': str(tmp_path / 'none')}), tmp_path
     )
-  assert error.value.key == 'config.inputs.cache'
+  assert error.value.key == 'inputs.cache'
   assert error.value.value == str(tmp_path / 'none')
   assert error.value.allowed == (cache.ABOUT,)
 
@@ -193,14 +193,14 @@ def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
   monkeypatch.setattr(files, 'read', fails)
   with pytest.raises(UserError) as error:
     inputs.make(config, workdir)
-  assert error.value.key == 'config.inputs.cache'
+  assert error.value.key == 'inputs.cache'
   assert error.value.value == str(workdir / 'encoded')
   assert '503' in str(error.value)
   monkeypatch.setattr(files, 'read', read)
   (tmp_path / 'images').rename(tmp_path / 'elsewhere')
   with pytest.raises(UserError) as error:
     inputs.make(config, workdir)
-  assert error.value.key == 'config.data.path'
+  assert error.value.key == 'data.path'
   assert error.value.value == str(tmp_path / 'images')
   (tmp_path / 'elsewhere').rename(tmp_path / 'images')
   inputs.make(config, workdir)

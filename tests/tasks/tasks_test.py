@@ -362,7 +362,7 @@ def test_too_many_bad_records_raise(trained, inputs, folder, tmp_path):
   # Two are too many; other threads may have met all four of them by then.
   with pytest.raises(UserError) as error:
     tasks.open_task(of_folder('sana', mine, inputs), tmp_path)
-  assert error.value.key == 'config.data.max_bad_fraction'
+  assert error.value.key == 'data.max_bad_fraction'
   assert len(error.value.value) in (2, 3, 4)
   assert set(error.value.value) <= {'00.png', '01.png', '02.png', '07.png'}
   assert not list((tmp_path / 'encoded').glob('*.safetensors'))

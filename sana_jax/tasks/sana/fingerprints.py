@@ -69,7 +69,7 @@ def _of_data(config):
   if not found:
     raise UserError(
       f'{config.data.path} has no file that is read; correct the data path.',
-      key='config.data.path',
+      key='data.path',
       value=config.data.path,
       allowed=f'files of the source {config.data.source}',
     )
@@ -102,14 +102,14 @@ def read(path: str) -> dict[str, Any]:
     raise UserError(
       f'{path} holds no cache (its {cache.ABOUT} cannot be read: '
       f'{error}); make one with sana-jax data cache.',
-      key='config.inputs.cache',
+      key='inputs.cache',
       value=path,
       allowed=(cache.ABOUT,),
     ) from error
   if not isinstance(content, dict):
     raise UserError(
       f'{file} holds no JSON object; make the cache again.',
-      key='config.inputs.cache',
+      key='inputs.cache',
       value=file,
       allowed=(dict,),
     )
@@ -128,7 +128,7 @@ def compare(path: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
     raise OtherCache(
       f'{path} is a cache of something else: {"; ".join(differ)}. Choose '
       'another folder, or set the config back.',
-      key='config.inputs.cache',
+      key='inputs.cache',
       value=path,
       allowed='a cache of the same data and models',
     )

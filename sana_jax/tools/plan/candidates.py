@@ -118,7 +118,10 @@ def _resolved(name, config, pod, params):
   count, slices = pod.devices, config.mesh.slices
   if count % slices:
     raise UserError(
-      f'mesh.slices={slices} does not divide {counted(count, "device")}.'
+      f'mesh.slices={slices} does not divide {counted(count, "device")}.',
+      key='mesh.slices',
+      value=slices,
+      allowed=f'divisors of {count}',
     )
   shape = {a: n for a, n in config.mesh.items() if a != 'slices'}
   sizes = axis_sizes(shape, count // slices)
@@ -164,7 +167,10 @@ def _check_heads(config, sizes):
       near = sorted(allowed, key=lambda n: abs(n - sizes[axis]))[:3]
       raise UserError(
         f'mesh.{axis}={sizes[axis]} does not divide config.model.{key}={size}; '
-        f'nearest that do are {", ".join(map(str, sorted(near)))}.'
+        f'nearest that do are {", ".join(map(str, sorted(near)))}.',
+        key=f'mesh.{axis}',
+        value=sizes[axis],
+        allowed=sorted(near),
       )
 
 

@@ -30,24 +30,10 @@ from sana_jax.training import checkpoint_files, run_config
 from sana_jax.training.task import Start
 from sana_jax.training.workdir import resolve
 from sana_jax.typing import Params
+from sana_jax.weights import additions, hub, zoo
 from sana_jax.weights import folder as folders
-from sana_jax.weights import hub, zoo
 
-# Fields that change neither the parameters nor their meaning: a stage at
-# another size has another position embedding, which is computed.
-FREE = (
-  'attention_eps',
-  'control_after',
-  'cross_norm_eps',
-  'dtype',
-  'interpolation_scale',
-  'remat',
-  'rounded_timesteps',
-  'sample_size',
-  'scaling_factor',
-  'text_norm_scale',
-  'unroll',
-)
+FREE = additions.FREE
 
 
 def set_model(

@@ -2,6 +2,7 @@
 
 from sana_jax.config import models
 from sana_jax.diffusion import samplers
+from sana_jax.fields import Field
 from sana_jax.keys import (
   CACHE,
   CACHED_TEXT,
@@ -16,9 +17,24 @@ from sana_jax.keys import (
   RESULT,
   size,
 )
+from sana_jax.models.sana import ADDABLE
 from sana_jax.optim.keys import KEYS as OPTIMIZER
 
 _ORIGIN = one_of(('cached', 'online'))
+
+_INIT = {
+  'init_adds': Key(
+    '',
+    'Fields of config.model whose parts are added to the weights of '
+    'init_from: norms of scale 1, a time embedding refitted to another '
+    "timestep_scale, a guidance embedding of 0; '' for none.",
+    Field(
+      f'names with spaces between them, of {", ".join(ADDABLE)}',
+      lambda value: set(value.split()) <= set(ADDABLE),
+    ),
+    NOTHING,
+  )
+}
 
 _INPUTS = {  # Of the transformer: latents and text.
   'latents': Key(
@@ -143,7 +159,8 @@ def _group(name, keys):
 
 KEYS = {
   'sana': (
-    models.SANA
+    _INIT
+    | models.SANA
     | _group('inputs', _INPUTS)
     | _group('flow', _FLOW)
     | _group('sampling', _SAMPLING)

@@ -20,13 +20,12 @@ from jax.sharding import NamedSharding
 from sana_jax.errors import UserError
 from sana_jax.models import abstract
 from sana_jax.models.embeddings import TimeMLP
-from sana_jax.models.sana import Sana
+from sana_jax.models.sana import ADDABLE, Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.tree import leaves, unflatten
 from sana_jax.typing import Array, Params, PRNGKeyArray
 from sana_jax.weights import dense_time
 
-ADDABLE = ('qk_norm', 'cross_norm', 'timestep_scale', 'guidance_embeds')
 # Fields that change neither the parameters nor their meaning: a stage at
 # another size has another position embedding, which is computed.
 FREE = (
@@ -103,6 +102,14 @@ def changes(
       out |= {f'{layer}/{name}_norm/scale': ones for name in ('query', 'key')}
   dtype = mlp['linear1']['kernel'].dtype
   return {name: x.astype(dtype) for name, x in out.items()}
+
+
+def time_fit(
+  mlp: Params, source: Sana, new: Params, target: Sana
+) -> dense_time.Fit:
+  """Comparison of time embeddings, parameters of time_embed/timestep."""
+  compare = jax.jit(dense_time.compare, static_argnums=(1, 3))
+  return compare(mlp, source.timestep_scale, new, target.timestep_scale)
 
 
 def parts(source: Sana, target: Sana) -> tuple[str, ...]:

@@ -81,6 +81,16 @@ def compare(mlp: Params, scale: float, new: Params, new_scale: float) -> Fit:
   )
 
 
+def describe(fit: Fit) -> str:
+  """One line about a refitted embedding."""
+  before, after = map(float, fit.slopes)
+  return (
+    f'Time embedding: refitted with an error of {float(fit.rmse):.4f} on a '
+    f'curve of rms {float(fit.rms):.4f}; its largest derivative was '
+    f'{before:.1f} and is {after:.1f}.'
+  )
+
+
 def _curve(mlp, scale, times):
   """The embedding at times in [0, 1], in float32."""
   mlp = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), mlp)

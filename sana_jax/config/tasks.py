@@ -22,15 +22,17 @@ from sana_jax.optim.keys import KEYS as OPTIMIZER
 
 _ORIGIN = one_of(('cached', 'online'))
 
+# Flow matching has no guidance scale to embed.
+_PARTS = tuple(name for name in ADDABLE if name != 'guidance_embeds')
 _INIT = {
   'init_adds': Key(
     '',
     'Fields of config.model whose parts are added to the weights of '
-    'init_from: norms of scale 1, a time embedding refitted to another '
-    "timestep_scale, a guidance embedding of 0; '' for none.",
+    'init_from: norms of scale 1, or a time embedding refitted to another '
+    "timestep_scale; '' for none.",
     Field(
-      f'names with spaces between them, of {", ".join(ADDABLE)}',
-      lambda value: set(value.split()) <= set(ADDABLE),
+      f'names with spaces between them, of {", ".join(_PARTS)}',
+      lambda value: set(value.split()) <= set(_PARTS),
     ),
     NOTHING,
   )

@@ -2,6 +2,7 @@
 
   sana-jax convert --from Sana_1600M_1024px.pth --to sana --format diffusers
   sana-jax convert --from sana_600m_512 --to sana.pth --format official
+  sana-jax convert --from shapes --to teacher --format diffusers --dense-time
   sana-jax convert --from out/run/model --to native --format orbax
 
 --from is a model folder (diffusers' layout or ours), a hub id, a name that
@@ -12,6 +13,11 @@ missing, surplus or wrong one ends the command before anything is written.
   diffusers  a folder for diffusers and sana-jax
   official   a .pth file with NVIDIA's names: one transformer or DC-AE
   orbax      a folder for sana-jax, the fastest to load onto many devices
+
+--dense-time and --norms prepare a teacher of SANA-Sprint. Its time embedding is
+refitted to times in [0, 1], in closed form, and it generates nearly the same
+pictures; the error of the fit is printed. Norms of queries and keys start with
+scales of 1 and change the pictures until the model is trained further.
 """
 
 import argparse
@@ -77,6 +83,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='of an official file, the EMA weights',
   )
   parser.add_argument(
+    '--dense-time',
+    action='store_true',
+    help='refit the time embedding to times in [0, 1]',
+  )
+  parser.add_argument(
+    '--norms',
+    action='store_true',
+    help='add QK-norm to the attention layers, which then need training',
+  )
+  parser.add_argument(
     '--dtype', choices=_DTYPES, help="result's dtype (default: each tensor's)"
   )
 
@@ -91,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
   source = exchange.open_source(
     args.source, ema=args.ema, configs=_configs(base, args.like)
   )
-  parts = _chosen(source.parts, args)
+  parts, notes = _added(_chosen(source.parts, args), args)
   if args.dtype:
     parts = {
       name: part._replace(tensors=exchange.cast(part.tensors, args.dtype))
@@ -115,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
     f'{args.target}: {", ".join(parts)}, {size / 1e6:,.0f} MB in '
     f'{seconds:.1f} s ({size / 1e6 / max(seconds, 1e-3):,.0f} MB/s)'
   )
+  for note in notes:
+    print(note)
   return 0
 
 
@@ -130,6 +148,38 @@ def _target(args):
       allowed=args.format,
     )
   return output.check_new(args.target, '--to')
+
+
+def _added(parts, args):
+  """The parts with what --dense-time and --norms add, and lines about it."""
+  from sana_jax.weights import dense_time, teachers
+
+  chosen = {'--dense-time': args.dense_time, '--norms': args.norms}
+  if not (flags := [flag for flag, given in chosen.items() if given]):
+    return parts, []
+  if args.format == 'official':
+    raise UserError(
+      f'{flags[0]} does not go with --format=official, whose files hold no '
+      'config; choose diffusers or orbax.',
+      key='--format',
+      value=args.format,
+      allowed=('diffusers', 'orbax'),
+    )
+  if 'transformer' not in parts:
+    raise UserError(
+      f'{flags[0]} is for a transformer, which {", ".join(parts)} is not; '
+      'convert that part, too.',
+      key='--part',
+      value=tuple(parts),
+      allowed=('transformer',),
+    )
+  fields = {
+    **(teachers.DENSE if args.dense_time else {}),
+    **(teachers.NORMS if args.norms else {}),
+  }
+  part, fit = teachers.added(parts['transformer'], fields)
+  notes = [] if fit is None else [dense_time.describe(fit)]
+  return {**parts, 'transformer': part}, notes
 
 
 def _configs(base, like):

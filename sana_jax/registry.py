@@ -24,8 +24,8 @@ class Kind:
       their keys' defaults; group `model` has the fields of a module.
     part: the part of a model folder that config.model describes, from which
       config.init_from sets it; '' for none.
-    adds: fields of config.model that config.init_from does not set: parts that
-      the task adds to the model.
+    adds: fields of config.model whose parts the task adds to the model of
+      config.init_from.
   """
 
   objective: Callable[..., Any]

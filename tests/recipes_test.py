@@ -8,6 +8,8 @@ import re
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
 import pytest
 
 from sana_jax import config as base
@@ -18,8 +20,11 @@ from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.optim import schedules
 from sana_jax.sharding.mesh import make_mesh
+from sana_jax.tasks import common, init_from
 from sana_jax.tasks.sana import caching
+from sana_jax.tasks.sana import exports as sizes
 from sana_jax.training import loop
+from sana_jax.weights import folder as folders
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 RECIPES = sorted(p.stem for p in CONFIGS.glob('sana*.py'))
@@ -52,7 +57,7 @@ def size_of(config):
     and ('interpolation_scale' in fields)
     == ('interpolation_scale' in config.model)
     and 'guidance_embeds' not in fields
-    and 'timestep_scale' not in fields
+    and config.model.get('timestep_scale', 1) == fields.get('timestep_scale', 1)
   )
   return found
 
@@ -84,6 +89,7 @@ def test_the_documented_time_follows_from_the_flops(name):
     ('sana_1600m_2k', 1e-4, 3, 2048),
     ('sana_1600m_4k', 1e-4, 6, 4096),
     ('sana15_4800m_1024', 2e-5, 3, 1024),
+    ('sana_sprint_1600m_1024_teacher', 1e-4, 3, 1024),
   ],
 )
 def test_values_are_the_published_ones(name, rate, shift, size):
@@ -155,6 +161,34 @@ def test_a_recipe_runs_locally(name, root, cache):
   assert [line['step'] for line in lines] == [1, 2]
   assert all(0 < line['loss'] < 10 for line in lines)
   assert (root / name / 'model/model_index.json').is_file()
+
+
+@pytest.mark.long
+def test_a_teacher_starts_from_a_model_without_its_parts(root, cache, tmp_path):
+  config = tiny('sana_sprint_1600m_1024_teacher', root)
+  adds = config.init_adds.split()
+  config.inputs.cache, config.num_steps = cache, 1
+  plain = ConfigDict({**config.to_dict()})
+  plain.model.update(qk_norm=False, cross_norm=False, timestep_scale=1.0)
+  module = common.build(Sana, plain, **sizes.sizes(sizes.folders_of(plain)))
+  variables = {'params': abstract.transformer_init(module)(jax.random.key(0))}
+  folders.write(tmp_path / 'model', 'transformer', module, variables)
+  folders.write_index(tmp_path / 'model', flow_shift=3.0, sampling={})
+  config.init_from = str(tmp_path / 'model')
+  init_from.set_model(config, (), tmp_path / 'run')
+  assert set(adds) == {'qk_norm', 'cross_norm', 'timestep_scale'}
+  task = tasks.open_task(config, tmp_path / 'run')
+  mesh = make_mesh({'fsdp': 2}, jax.devices()[:2])
+  loop.train(config, task, tmp_path / 'run', mesh)
+  made = folders.load(tmp_path / 'run/model', 'transformer')
+  assert made.module.qk_norm and made.module.timestep_scale == 0.001
+  # One step at a small rate: the weights are still nearly those.
+  for part in ('caption', 'head', 'patch_embed'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-2),
+      made.variables['params'][part],
+      variables['params'][part],
+    )
 
 
 @pytest.mark.slow

@@ -48,6 +48,9 @@ _SANA = {
   'sample_size': Key(32, 'Side of the latents in training.', size(1024)),
   'qk_norm': Key(False, 'RMSNorm on queries and keys of the self-attention.'),
   'cross_norm': Key(False, 'RMSNorm in the attention on the text.'),
+  'timestep_scale': Key(
+    1.0, 'Factor of timesteps; 0.001 for times in [0, 1].', _NUMBER
+  ),
   'text_norm_scale': Key(0.01, "Initial scale of the captions' norm."),
   'remat': Key(
     'none',
@@ -73,7 +76,6 @@ _SANA = {
   'guidance_embeds': _field(False, 'The guidance scale is an input (Sprint).'),
   'guidance_embeds_scale': _field(0.1, 'Factor of that input.'),
   'logvar': _field(False, 'A head for the log-variance of the error (Sprint).'),
-  'timestep_scale': _field(1.0, 'Factor of timesteps.', *_NUMBER),
   'interpolation_scale': _field(
     None,
     'Scale of the position embedding; none has no embedding.',

@@ -3,6 +3,7 @@
 from sana_jax import fields
 from sana_jax.config import models
 from sana_jax.diffusion import samplers
+from sana_jax.fields import Field
 from sana_jax.keys import (
   CACHE,
   CACHED_TEXT,
@@ -18,9 +19,28 @@ from sana_jax.keys import (
   SHARE,
   size,
 )
+from sana_jax.models.sana import ADDABLE
 from sana_jax.optim.keys import KEYS as OPTIMIZER
 
 _ORIGIN = one_of(('cached', 'online'))
+
+# Flow matching has neither a guidance scale nor a log-variance.
+_PARTS = tuple(
+  name for name in ADDABLE if name not in ('guidance_embeds', 'logvar')
+)
+_INIT = {
+  'init_adds': Key(
+    '',
+    'Fields of config.model whose parts are added to the weights of '
+    'init_from: norms of scale 1, or a time embedding refitted to another '
+    "timestep_scale; '' for none.",
+    Field(
+      f'names with spaces between them, of {", ".join(_PARTS)}',
+      lambda value: set(value.split()) <= set(_PARTS),
+    ),
+    NOTHING,
+  )
+}
 
 _INPUTS = {  # Of the transformer: latents and text.
   'latents': Key(
@@ -227,7 +247,8 @@ def _group(name, keys):
 
 KEYS = {
   'sana': (
-    models.SANA
+    _INIT
+    | models.SANA
     | _group('inputs', _INPUTS)
     | _group('flow', _FLOW)
     | _group('sampling', _SAMPLING)

@@ -18,6 +18,15 @@ from sana_jax.models.layers import Dense, layer_normalise, modulate
 from sana_jax.sharding.activations import constrain_tokens
 from sana_jax.typing import Array, Bool, DType, Float, Grid
 
+# Fields whose parts a trained model can get later: weights/additions.py.
+ADDABLE = (
+  'qk_norm',
+  'cross_norm',
+  'timestep_scale',
+  'guidance_embeds',
+  'logvar',
+)
+
 
 class Output(NamedTuple):
   """Velocity, and further outputs that a loss may use.

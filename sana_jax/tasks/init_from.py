@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import logging
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -30,24 +31,10 @@ from sana_jax.training import checkpoint_files, run_config
 from sana_jax.training.task import Start
 from sana_jax.training.workdir import resolve
 from sana_jax.typing import Params
+from sana_jax.weights import additions, dense_time, hub, zoo
 from sana_jax.weights import folder as folders
-from sana_jax.weights import hub, zoo
 
-# Fields that change neither the parameters nor their meaning: a stage at
-# another size has another position embedding, which is computed.
-FREE = (
-  'attention_eps',
-  'control_after',
-  'cross_norm_eps',
-  'dtype',
-  'interpolation_scale',
-  'remat',
-  'rounded_timesteps',
-  'sample_size',
-  'scaling_factor',
-  'text_norm_scale',
-  'unroll',
-)
+FREE = additions.FREE
 
 
 def set_model(
@@ -57,6 +44,8 @@ def set_model(
 ) -> None:
   """Sets config.model to the model of config.init_from, except for FREE.
 
+  Fields of config.init_adds, and those that the task adds, keep theirs, too.
+
   The scaling factor is set, too, unless it is in `overrides`, the arguments
   --config.key=value. Raises UserError if they set another key to another value.
 
@@ -65,8 +54,7 @@ def set_model(
       checkpoint; without it nothing is downloaded, and only a model on this
       machine or in the zoo is used.
   """
-  kind = registry.find(config.task)
-  part = kind.part
+  part = registry.find(config.task).part
   if not config.init_from or not part:
     return
   if workdir is None:
@@ -77,7 +65,6 @@ def set_model(
   else:
     fields = _fields(folders.describe(hub.find(config.init_from), part))
   given = {argument.partition('=')[0] for argument in overrides}
-  fields = {k: x for k, x in fields.items() if k not in kind.adds}
   changed = _changes(fields, config)
   kept = [key for key in changed if f'--config.model.{key}' in given]
   if wrong := {k: config.model[k] for k in kept if k not in FREE}:
@@ -93,10 +80,39 @@ def set_model(
     rules.check(config)
 
 
+def added(config: ConfigDict) -> tuple[str, ...]:
+  """Fields of config.init_adds, and those that the task adds."""
+  own = registry.find(config.task).adds
+  return (*own, *config.get('init_adds', '').split())
+
+
+def _added(adds, there):
+  """Fields that may differ from those of a model, since they are added.
+
+  A part that the model has cannot be removed.
+  """
+  free = {key for key in adds if there.get(key) is not True}
+  scale = {'guidance_embeds_scale'} if 'guidance_embeds' in free else set()
+  return free | scale
+
+
+def _adapted(params, source, target, seed):
+  """The parameters with the target's parts; logs what they change."""
+  new = additions.adapted(params, source, target, jax.random.key(seed))
+  parts = additions.parts(source, target)
+  if parts:
+    logging.info('Added to the weights: %s.', ', '.join(parts))
+  if 'timestep_scale' in parts:
+    old, fitted = (tree['time_embed']['timestep'] for tree in (params, new))
+    fit = additions.time_fit(old, source, fitted, target)
+    logging.info('%s', dense_time.describe(fit))
+  return new
+
+
 def _changes(fields, config):
   """Fields of a model with other values in config.model, by its keys."""
   table = rules.table(config.task)
-  free = set(FREE) - {'scaling_factor'}
+  free = (set(FREE) - {'scaling_factor'}) | _added(added(config), fields)
   return {
     key: _tuples(value)
     for key, value in fields.items()
@@ -129,6 +145,8 @@ def start(
   kept: Sequence[str] = (),
   under: str = '',
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
+  adds: Sequence[str] = (),
+  seed: int = 0,
 ) -> Start:
   """A Start from a model folder's `part`.
 
@@ -137,15 +155,18 @@ def start(
     kept: fields of FREE that must be equal nevertheless.
     under: the key of the folder's parameters; '' if they are all parameters.
     more: folder -> further differences.
+    adds: fields that may differ, whose parts are added to the weights.
+    seed: of their initial values.
   """
 
   def check(name: str) -> None:
-    compare(name, part, module, kept, more)
+    compare(name, part, module, kept, more, adds)
 
   def load(name: str, mesh: Mesh) -> Params:
-    params = folders.load(hub.find(name), part, jnp.float32, mesh).variables[
-      'params'
-    ]
+    model = folders.load(hub.find(name), part, jnp.float32, mesh)
+    params = model.variables['params']
+    if adds:
+      params = _adapted(params, model.module, module, seed)
     return {under: params} if under else params
 
   return Start(check, load)
@@ -157,12 +178,13 @@ def compare(
   module: nn.Module,
   kept: Sequence[str] = (),
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
+  adds: Sequence[str] = (),
 ) -> None:
   """Raises UserError unless the folder's model equals `module`; see `start`."""
   folder = hub.find(name)
   folder_fields = _fields(folders.describe(folder, part))
   module_fields = _fields(module)
-  free = set(FREE) - set(kept)
+  free = (set(FREE) - set(kept)) | _added(adds, folder_fields)
   if wrong := {
     key: value
     for key, value in module_fields.items()
@@ -185,9 +207,15 @@ def _other(name, part, there, here) -> UserError:
     for key, value in here.items()
   ]
   first = next(iter(here))
+  adds = [
+    key for key in here if key in additions.ADDABLE and there[key] is not True
+  ]
+  add = f", or add parts with config.init_adds='{' '.join(adds)}'"
   return UserError(
     f'config.init_from={name!r}: {"; ".join(differ)}. Start from another '
-    f'model, or change config.model to what is in its {part}/config.json.',
+    f'model, or change config.model to what is in its {part}/config.json'
+    + add * bool(adds)
+    + '.',
     key=f'model.{first}',
     value=here[first],
     allowed=(there[first],),

@@ -7,6 +7,7 @@ They prepare the teachers and students of SANA-Sprint (arXiv:2503.09641, section
     timestep_scale       a time embedding refitted to the same curve, see
                          dense_time.py: nearly the same output
     guidance_embeds      an embedding of 0: the same output for any scale
+    logvar               a log-variance of 0 as a further output
 """
 
 import dataclasses
@@ -20,13 +21,12 @@ from jax.sharding import NamedSharding
 from sana_jax.errors import UserError
 from sana_jax.models import abstract
 from sana_jax.models.embeddings import TimeMLP
-from sana_jax.models.sana import Sana
+from sana_jax.models.sana import ADDABLE, Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.tree import leaves, unflatten
 from sana_jax.typing import Array, Params, PRNGKeyArray
 from sana_jax.weights import dense_time
 
-ADDABLE = ('qk_norm', 'cross_norm', 'timestep_scale', 'guidance_embeds')
 # Fields that change neither the parameters nor their meaning: a stage at
 # another size has another position embedding, which is computed.
 FREE = (
@@ -97,12 +97,23 @@ def changes(
     out |= _under(_TIME, fitted)
   if 'guidance_embeds' in added:
     out |= _under(_GUIDANCE, _silent(target.width, of_guidance))
+  if 'logvar' in added:
+    out['log_variance/kernel'] = jnp.zeros((target.width, 1))
+    out['log_variance/bias'] = jnp.zeros(1)
   for part, layer in _NORMED.items():
     if part in added:
       ones = jnp.ones((target.depth, target.width))
       out |= {f'{layer}/{name}_norm/scale': ones for name in ('query', 'key')}
   dtype = mlp['linear1']['kernel'].dtype
   return {name: x.astype(dtype) for name, x in out.items()}
+
+
+def time_fit(
+  mlp: Params, source: Sana, new: Params, target: Sana
+) -> dense_time.Fit:
+  """Comparison of time embeddings, parameters of time_embed/timestep."""
+  compare = jax.jit(dense_time.compare, static_argnums=(1, 3))
+  return compare(mlp, source.timestep_scale, new, target.timestep_scale)
 
 
 def parts(source: Sana, target: Sana) -> tuple[str, ...]:

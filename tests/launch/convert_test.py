@@ -2,13 +2,18 @@
 
 import json
 import pathlib
+import re
 import shutil
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
-from sana_jax.weights import exchange, weight_files
+from sana_jax.models import abstract
+from sana_jax.tree import leaves
+from sana_jax.weights import exchange, hub, weight_files
+from sana_jax.weights import folder as folders
 
 STEM = 'diffusion_pytorch_model'
 
@@ -117,6 +122,112 @@ def test_the_folder_of_one_part_is_a_source(tiny_sana, convert):
   got = convert(tiny_sana / 'vae', 'diffusers')
   assert [p.name for p in got.iterdir()] == ['vae']
   assert_same_bits(tensors(got, 'vae'), tensors(tiny_sana, 'vae'))
+
+
+@pytest.fixture
+def plain(tiny_sana, tmp_path):
+  """The folder of a transformer without norms."""
+  module = folders.describe(tiny_sana, 'transformer').clone(
+    qk_norm=False, cross_norm=False
+  )
+  params = abstract.transformer_init(module)(jax.random.key(0))
+  folders.write(tmp_path / 'plain', 'transformer', module, {'params': params})
+  return tmp_path / 'plain/transformer'
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('fmt', ['diffusers', 'orbax'])
+def test_dense_time_changes_only_the_time_embedding(fmt, convert, capsys):
+  source = hub.find('shapes')
+  dense = convert('shapes', fmt, '--dense-time')
+  made = folders.load(dense, 'transformer')
+  before = folders.load(source, 'transformer')
+  assert made.module == before.module.clone(timestep_scale=0.001)
+  old, new = leaves(before.variables), leaves(made.variables)
+  changed = {name for name in new if not np.array_equal(new[name], old[name])}
+  prefix = 'params/time_embed/timestep/linear'
+  assert changed and all(name.startswith(prefix) for name in changed)
+  for part in ('vae', 'text_encoder'):
+    if fmt == 'diffusers':
+      assert_same_bits(tensors(dense, part), tensors(source, part))
+
+
+@pytest.mark.long
+def test_dense_time_samples_nearly_the_same_picture(convert, cli, tmp_path):
+  dense = convert('shapes', 'diffusers', '--dense-time')
+  pictures = []
+  for model in ('shapes', dense):
+    out = tmp_path / f'pictures{len(pictures)}'
+    code, _, err = cli(
+      *('sample', '--model', model, '--prompt', 'a red circle'),
+      *('--steps', 4, '--seed', 1, '--out', out),
+    )
+    assert code == 0, err
+    (path,) = out.glob('*circle.png')
+    with Image.open(path) as image:
+      pictures.append(np.asarray(image, float))
+  # Measured with 20 steps: 0.14 of 255 levels.
+  assert np.abs(pictures[0] - pictures[1]).mean() < 1
+
+
+def test_the_fit_is_printed(cli, tmp_path):
+  code, out, err = cli(
+    *('convert', '--from', 'shapes', '--to', tmp_path / 'x'),
+    *('--format', 'diffusers', '--part', 'transformer', '--dense-time'),
+  )
+  assert code == 0, err
+  rmse, rms, before, after = map(
+    float,
+    re.search(
+      r'error of ([\d.]+) .*rms ([\d.]+);.* was ([\d.]+) and is '
+      r'([\d.]+)\.$',
+      out.strip().splitlines()[-1],
+    ).groups(),
+  )
+  assert rmse < 0.1 * rms and after < before / 6
+
+
+def test_norms_are_added_and_the_rest_is_kept(plain, convert):
+  normed = convert(plain, 'diffusers', '--norms')
+  old, new = tensors(plain.parent), tensors(normed)
+  assert_same_bits({key: new[key] for key in old}, old)
+  added = {key: new[key].read() for key in new if key not in old}
+  assert all(re.search(r'norm_[qk]\.weight$', key) for key in added)
+  assert len(added) == 4 * folders.describe(normed, 'transformer').depth
+  assert all(np.all(x == 1) for x in added.values())
+  assert folders.describe(normed, 'transformer').qk_norm
+
+
+def test_added_tensors_have_the_files_dtype(plain, convert, tmp_path):
+  half = tmp_path / 'half'
+  convert(plain, 'diffusers', '--dtype', 'bfloat16').rename(half)
+  both = convert(half / 'transformer', 'diffusers', '--dense-time', '--norms')
+  assert {x.dtype.name for x in tensors(both).values()} == {'bfloat16'}
+
+
+@pytest.mark.parametrize(
+  'flags, key, value',
+  [
+    (['--norms'], 'qk_norm', True),
+    (['--dense-time', '--norms'], 'qk_norm', True),
+    (['--dense-time', '--part', 'vae'], '--part', ('vae',)),
+    (
+      ['--dense-time', '--to', 'x.pth', '--format', 'official'],
+      '--format',
+      'official',
+    ),
+  ],
+)
+def test_a_part_that_cannot_be_added_is_a_one_line_error(
+  flags, key, value, tiny_sana, refused, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  message = refused(
+    *('convert', '--from', tiny_sana, '--to', 'x', '--format', 'diffusers'),
+    *flags,
+  )
+  assert (message.key, message.error.value) == (key, value)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sana_jax import config as base
 from sana_jax import registry
 from sana_jax.errors import UserError
 from sana_jax.launch.config_files import CONFIGS, load_config
+from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
@@ -72,6 +73,81 @@ def test_another_model_raises(model, fields):
     fields[first],
   )
   assert all(key in str(error.value) for key in fields)
+
+
+PARTS_ADDED = {'guidance_embeds': True, 'timestep_scale': 0.001}
+
+
+def test_a_part_is_added_if_it_is_named(model):
+  target = model.module.clone(**PARTS_ADDED)
+  arguments = str(FOLDER), 'transformer', target
+  init_from.compare(*arguments, adds=tuple(PARTS_ADDED))
+  for missing in PARTS_ADDED:
+    with pytest.raises(UserError) as error:
+      init_from.compare(
+        *arguments, adds=[x for x in PARTS_ADDED if x != missing]
+      )
+    assert error.value.key == f'model.{missing}'
+    assert error.value.allowed == (getattr(model.module, missing),)
+    assert f'config.init_adds={missing!r}' in str(error.value)
+
+
+def test_a_part_of_the_model_is_not_removed(model):
+  module = model.module.clone(cross_norm=False)
+  with pytest.raises(UserError) as error:
+    init_from.compare(str(FOLDER), 'transformer', module, adds=['cross_norm'])
+  assert (error.value.key, error.value.value) == ('model.cross_norm', False)
+  assert 'init_adds' not in str(error.value)
+
+
+def test_a_new_guidance_embedding_may_have_another_scale(model):
+  target = model.module.clone(guidance_embeds=True, guidance_embeds_scale=10.0)
+  init_from.compare(
+    str(FOLDER), 'transformer', target, adds=('guidance_embeds',)
+  )
+
+
+@pytest.mark.long
+def test_added_parts_are_on_the_mesh_and_the_rest_is_the_files(model):
+  mesh = make_mesh({'data': 1, 'fsdp': 4, 'tensor': 2})
+  target = model.module.clone(**PARTS_ADDED)
+  given = init_from.start(
+    'transformer', target, adds=tuple(PARTS_ADDED), seed=3
+  ).load(str(FOLDER), mesh)
+  wanted = rules.shardings(given, tables.SANA, mesh)
+  assert jax.tree.map(lambda x: x.sharding, given) == wanted
+  assert jax.tree.structure(given) == jax.tree.structure(
+    abstract.transformer(target)
+  )
+  old = model.variables['params']
+  for part in ('caption', 'head', 'patch_embed'):
+    jax.tree.map(np.testing.assert_array_equal, given[part], old[part])
+  guidance = given['time_embed']['guidance']['linear2']
+  assert not any(map(np.any, jax.tree.leaves(guidance)))
+
+
+def test_named_fields_of_config_model_stay(model, tmp_path):
+  config = base.train('sana')
+  config.init_from = str(FOLDER)
+  config.init_adds = 'timestep_scale'
+  config.model.timestep_scale = 0.001
+  init_from.set_model(config, (), tmp_path / 'run')
+  assert config.model.width == model.module.width
+  assert config.model.timestep_scale == 0.001
+  config.init_adds = ''
+  init_from.set_model(config, (), tmp_path / 'run')
+  assert config.model.timestep_scale == model.module.timestep_scale
+
+
+@pytest.mark.parametrize(
+  'value', ['width', 'qk_norm,cross_norm', 'guidance_embeds']
+)
+def test_only_parts_can_be_added(value):
+  config = base.train('sana')
+  config.init_adds = value
+  with pytest.raises(UserError) as error:
+    base.check(config)
+  assert (error.value.key, error.value.value) == ('init_adds', value)
 
 
 def test_a_missing_folder_raises(model):

@@ -43,7 +43,9 @@ def exporter(config: ConfigDict) -> Exporter:
   return Exporter(
     _objective(config, module),
     functools.partial(exports.write, module, config, others),
-    init_from.start('transformer', module),
+    init_from.start(
+      'transformer', module, adds=init_from.added(config), seed=config.seed
+    ),
   )
 
 

@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
+from sana_jax.inference.few_steps import TIMESTEP_SCALE
 from sana_jax.models.sana import Sana
 from sana_jax.objectives import sprint
 from sana_jax.objectives.sprint_networks import Sprint
@@ -85,18 +86,25 @@ def _check(module, student, key, name):
     ) from e
 
 
+def _student_of(module):
+  """The folder's module; a Sprint has dense time, whatever its config says."""
+  if module.guidance_embeds:
+    return module.clone(timestep_scale=TIMESTEP_SCALE)
+  return module
+
+
 def start(config: ConfigDict, student: Sana, parts: Sprint) -> Start:
   """Start from a Sprint or its teacher, to which the parts of one are added."""
 
   def check(name: str) -> None:
     module = folders.describe(hub.find(name), 'transformer')
-    _check(module, student, 'config.init_from', name)
+    _check(_student_of(module), student, 'config.init_from', name)
 
   def load(name: str, mesh: Mesh) -> Params:
     found = folders.load(hub.find(name), 'transformer', jnp.float32, mesh)
     params = additions.adapted(
       found.variables['params'],
-      found.module,
+      _student_of(found.module),
       student,
       jax.random.key(config.seed),
     )

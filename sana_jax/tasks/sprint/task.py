@@ -28,7 +28,6 @@ from sana_jax.training.limits import Limit
 from sana_jax.training.task import Exporter, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
-from sana_jax.weights.additions import ADDABLE
 
 
 def objective(config: ConfigDict) -> Objective:
@@ -82,7 +81,7 @@ KIND = Kind(
   exporter,
   open_task,
   part='transformer',
-  adds=(*ADDABLE, 'guidance_embeds_scale', 'logvar'),
+  adds=('timestep_scale', 'guidance_embeds', 'logvar'),
 )
 
 

@@ -8,7 +8,20 @@ this size; docs/sprint.md has the scores. `guidance_embeds_scale` is 10: with
 the published 0.1 the scale has no effect.
 """
 
+from ml_collections import ConfigDict
+
 from sana_jax import config as base
+
+SHAPES = dict(  # The shipped model.
+  width=128,
+  depth=6,
+  cross_heads=4,
+  sample_size=4,
+  text_norm_scale=1.0,
+  in_channels=16,
+  out_channels=16,
+  caption_channels=128,
+)
 
 
 def get_config(arg=''):
@@ -16,10 +29,8 @@ def get_config(arg=''):
   config = base.train('sprint')
   config.data.size_px = 128
   config.data.threads = 1
-  config.model.update(
-    width=128, depth=6, cross_heads=4, sample_size=4, text_norm_scale=1.0
-  )
-  config.model.update(unroll=6, guidance_embeds_scale=10.0)
+  config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
+  config.model.guidance_embeds_scale = 10.0
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.num_steps = 2000
   config.batch_size = 32

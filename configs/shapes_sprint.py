@@ -32,7 +32,7 @@ def get_config(arg=''):
   config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
   config.model.guidance_embeds_scale = 10.0
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
-  config.num_steps = 2000
+  config.num_steps = 1000
   config.batch_size = 32
   config.ema_decay = 0.99
   config.sprint.update(

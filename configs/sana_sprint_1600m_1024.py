@@ -11,7 +11,7 @@ scm_ladd): CAME at 2e-6, angles (0.2, 1.6), sCM and LADD 1 : 0.5 with heads on
 four blocks, players that take turns. Ours: number of steps and devices, 16
 images on each of 32; an EMA, which the official script never updates; and
 `guidance_embeds_scale` 10, as 0.1 hides the scale from the network
-(docs/sprint.md). Predicted, not run: {hours} hours on 32 H200 at 40 % of their
+(docs/sprint.md). Predicted, not run: 11.6 hours on 32 H200 at 40 % of their
 bf16 peak. Expected: GenEval 0.76 with one step, 0.77 with two, as published.
 
 :runlocal  two steps of a tiny one on `shapes` and a CPU, seconds.

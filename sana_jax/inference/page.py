@@ -27,7 +27,14 @@ from sana_jax.inference.request_queue import RequestQueue
 from sana_jax.inference.widgets import layout, OWN, part
 
 NOWHERE = os.path.join(os.devnull, 'gradio')  # No folder can be created there.
-_SCRIPTS = ('png.js', 'messages.js', 'viewer.js', 'history.js', 'page.js')
+_SCRIPTS = (
+  'png.js',
+  'messages.js',
+  'viewer.js',
+  'history.js',
+  'typing.js',
+  'page.js',
+)
 
 
 def app(

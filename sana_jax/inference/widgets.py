@@ -12,7 +12,7 @@ import gradio as gr
 
 from sana_jax import assets
 from sana_jax.diffusion import samplers
-from sana_jax.inference import demo, view
+from sana_jax.inference import demo, few_steps, view
 from sana_jax.inference.demo import Limits
 
 OWN = 'own'  # Aspect of any other width and height.
@@ -57,6 +57,8 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
       with gr.Row():
         draw = gr.Button('Draw', variant='primary', elem_id='draw')
         stop = gr.Button('Stop', elem_id='stop')
+      if few_steps.is_sprint(pipe.transformer.module):
+        gr.Checkbox(True, label='Draw while typing', elem_id='typing')
       gr.HTML('<div role="alert"></div>', elem_id='messages')
     with gr.Column(elem_id='result'):
       progress = gr.HTML(elem_id='progress')

@@ -9,15 +9,17 @@
   sana.seed = () => Math.floor(Math.random() * 2 ** 31);
   sana.size = (label) => config.sizes[label];
 
-  /* Inputs of a request: a new seed, unless it is kept. */
+  /* Inputs of a request: a new seed, unless it is kept or words are typed. */
   sana.start = (values) => {
     sana.closeMessages();
     const inputs = values.slice(0, config.keys.length);
-    if (!document.querySelector('#keep input').checked) {
+    const typed = sana.typed;
+    sana.typed = false;
+    if (!typed && !document.querySelector('#keep input').checked) {
       inputs[SEED] = sana.seed();
     }
     const result = document.getElementById('result');
-    if (result.getBoundingClientRect().top > innerHeight - 200) {
+    if (!typed && result.getBoundingClientRect().top > innerHeight - 200) {
       result.scrollIntoView({behavior: 'smooth'});
     }
     return inputs;

@@ -1,6 +1,7 @@
 """Picture of a Sprint's and its teacher's samples by the number of steps."""
 
 from collections.abc import Sequence
+import textwrap
 
 from sana_jax.tools import plots
 
@@ -45,5 +46,5 @@ def few_steps(prompts: Sequence[str] = PROMPTS) -> bytes:
         calls = f'{steps} step{"s" * (steps > 1)}'
         axes.set_ylabel(f'{name}\n{calls}', fontsize=8)
       if not row:
-        axes.set_title(prompts[column].replace(' is ', '\nis '), fontsize=7)
+        axes.set_title(textwrap.fill(prompts[column], 22), fontsize=7)
   return plots.png(drawn)

@@ -20,6 +20,7 @@ from sana_jax.printable import counted, printable
 from sana_jax.training import workdir as workdirs
 from sana_jax.typing import Params
 from sana_jax.weights import card as cards
+from sana_jax.weights import folder as folders
 from sana_jax.weights import hub, zoo
 from sana_jax.weights.card import Card
 
@@ -39,7 +40,7 @@ def write(
   licence: str | None = None,
 ) -> None:
   """Writes README.md, and the run's samples, into an exported model."""
-  is_pipeline = (folder / 'model_index.json').is_file()
+  pipeline = _pipeline(folder / 'model_index.json')
   picture = _picture(workdir, step)
   if picture is not None:
     (folder / SAMPLES).write_bytes(picture)
@@ -54,13 +55,20 @@ def write(
     copied={
       part: _name(config[key])
       for key, part in _COPIED.items()
-      if is_pipeline and config.get(key)
+      if pipeline and config.get(key)
     },
     scores=_scores(workdir),
     picture=None if picture is None else SAMPLES,
-    is_pipeline=is_pipeline,
+    pipeline=pipeline,
   )
   (folder / cards.NAME).write_text(cards.text(card), encoding='utf-8')
+
+
+def _pipeline(index):
+  """Class in a model_index.json; '' if there is none."""
+  if not index.is_file():
+    return ''
+  return folders.read_json(index)['_class_name']
 
 
 def _facts(config, step, weights, params):

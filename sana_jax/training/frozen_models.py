@@ -4,6 +4,7 @@ A frozen model, such as the teacher of a distillation, is not in checkpoints.
 The workdir records its name and a checksum of its weights.
 """
 
+from collections.abc import Mapping
 import json
 import zlib
 
@@ -15,24 +16,27 @@ from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.training import checkpoint_files
 from sana_jax.training.checksums import checksums
-from sana_jax.training.task import Task
 from sana_jax.training.workdir import barrier, read_state, write_atomically
 from sana_jax.typing import PyTree
 
 FILE = 'frozen.json'
 
 
-def check(workdir: epath.Path, task: Task) -> None:
+def check(
+  workdir: epath.Path,
+  models: Mapping[str, tuple[str, str]],
+  frozen: Mapping[str, PyTree],
+) -> None:
   """Raises UserError for another model than before; records the first.
 
-  The models are the parts of `task.frozen` that `task.models` names.
+  The arguments are `models` and `frozen` of a Task.
   """
-  if not task.models:
+  if not models:
     return
   path = workdir / FILE
   current = {
-    key: {'name': name, 'checksum': checksum(task.frozen[part])}
-    for part, (key, name) in task.models.items()
+    key: {'name': name, 'checksum': checksum(frozen[part])}
+    for part, (key, name) in models.items()
   }
   before = _recorded(path)
   barrier('frozen.json is read')

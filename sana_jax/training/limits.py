@@ -6,7 +6,7 @@ average, may not exceed a limit of the task.
 
 from collections.abc import Callable, Mapping, Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -43,7 +43,7 @@ class Limits:
     self._limits, self._last_good = limits, last_good
     self._means, self._steps = {}, 0
 
-  def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+  def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Raises UserError if a mean exceeds its limit."""
     self._steps += 1
     for limit in self._limits:

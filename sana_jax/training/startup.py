@@ -68,7 +68,7 @@ def begin(
   base, origin = make_base(config, task, workdir, mesh, planned)
   workdir = run_config.claim(workdir, config)
   dataset_check.check(workdir, task)
-  frozen_models.check(workdir, task)
+  frozen_models.check(workdir, task.models, task.frozen)
   return workdir, lock, base, origin
 
 

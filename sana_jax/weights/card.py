@@ -39,7 +39,7 @@ class Card:
     copied: models whose parts are in the folder unchanged, by part.
     scores: content of a scores.json of `sana-jax evaluate`.
     picture: name of a file with samples in the folder.
-    is_pipeline: whether it makes pictures; else it is a part of such a model.
+    pipeline: its class in diffusers; '' for a part of such a model.
   """
 
   title: str
@@ -51,7 +51,7 @@ class Card:
   copied: Mapping[str, str] = dataclasses.field(default_factory=dict)
   scores: Mapping[str, Any] | None = None
   picture: str | None = None
-  is_pipeline: bool = True
+  pipeline: str = 'SanaPipeline'
 
 
 def check_licence(value: str | None) -> None:
@@ -107,7 +107,7 @@ def escaped(value: object, most: int = 200) -> str:
 def _header(card):
   rows = {} if card.licence is None else {'license': card.licence}
   rows['library_name'] = 'diffusers'
-  if card.is_pipeline:
+  if card.pipeline:
     rows['pipeline_tag'] = 'text-to-image'
   if card.base_id:
     rows['base_model'] = card.base_id
@@ -119,7 +119,7 @@ def _header(card):
 
 
 def _opening(card):
-  kind = 'A text-to-image model' if card.is_pipeline else 'Part of a model'
+  kind = 'A text-to-image model' if card.pipeline else 'Part of a model'
   started = '.'
   if card.base:
     started = f', started from {escaped(card.base)}.'
@@ -164,7 +164,7 @@ def _percent(value):
 
 
 def _use(card):
-  if not card.is_pipeline:
+  if not card.pipeline:
     return (
       'Its folder is a part that `sana-jax train` and `sana-jax convert` take; '
       'diffusers and transformers load it by its class in `config.json`.'
@@ -179,7 +179,7 @@ pipe('a red circle', seed=0).images[0].save('out.png')
 ```python
 import diffusers
 
-pipe = diffusers.SanaPipeline.from_pretrained('{PLACE}')
+pipe = diffusers.{card.pipeline}.from_pretrained('{PLACE}')
 pipe('a red circle').images[0].save('out.png')
 ```"""
 

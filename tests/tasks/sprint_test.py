@@ -14,9 +14,11 @@ from sana_jax.inference.pipeline import Pipeline
 from sana_jax.launch.config_files import load_config
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks import init_from
+from sana_jax.tasks.sana import exports
 from sana_jax.tasks.sprint import networks
 from sana_jax.training.loop import train
 from sana_jax.weights import folder as folders
+from sana_jax.weights import hub
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 TEACHER, SPRINT = GOLDEN / 'tiny_sana', GOLDEN / 'tiny_sprint'
@@ -207,3 +209,22 @@ def test_the_published_recipe_has_the_papers_settings():
   for group in config.optimizer, config.discriminator:
     assert (group.name, group.learning_rate) == ('came', 2e-6)
     assert group.clip_norm == 0.1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+  'start, keeps', [('shapes', True), (str(TEACHER), False)]
+)
+def test_words_of_a_model_are_kept_by_one_that_starts_from_it(start, keeps):
+  config = load_config('shapes_sprint')
+  config.init_from = start
+  assert bool(exports.vocabulary(config)) == keeps
+
+
+@pytest.mark.fast
+def test_the_shipped_sprint_is_of_the_shipped_config():
+  config = load_config('shapes_sprint')
+  module = folders.describe(hub.find('shapes-sprint'), 'transformer')
+  for key, value in config.model.to_dict().items():
+    if key not in ('unroll', 'text_norm_scale'):
+      assert getattr(module, key) == value, key

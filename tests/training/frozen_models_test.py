@@ -1,7 +1,5 @@
 """A run that is resumed must have the teacher that it began with."""
 
-from types import SimpleNamespace
-
 from etils import epath
 import jax.numpy as jnp
 import pytest
@@ -12,11 +10,11 @@ from sana_jax.training import frozen_models
 pytestmark = pytest.mark.fast
 
 
-def task(name='a', weight=1.0, bias=0.0):
+def models(name='a', weight=1.0, bias=0.0):
   teacher = {'kernel': jnp.full((2, 3), weight), 'bias': jnp.full(3, bias)}
-  return SimpleNamespace(
-    models={'teacher': ('sprint.teacher', name)},
-    frozen={'teacher': teacher, 'null_text': jnp.zeros(2)},
+  return (
+    {'teacher': ('sprint.teacher', name)},
+    {'teacher': teacher, 'null_text': jnp.zeros(2)},
   )
 
 
@@ -26,20 +24,20 @@ def workdir(tmp_path):
 
 
 def test_the_same_weights_are_accepted_under_any_name(workdir):
-  frozen_models.check(workdir, task('a'))
-  frozen_models.check(workdir, task('copy/of/a'))
+  frozen_models.check(workdir, *models('a'))
+  frozen_models.check(workdir, *models('copy/of/a'))
   with pytest.raises(UserError) as e:
-    frozen_models.check(workdir, task('b', weight=2.0))
+    frozen_models.check(workdir, *models('b', weight=2.0))
   assert e.value.key == 'sprint.teacher' and e.value.value == 'b'
   assert e.value.allowed == ('a',)  # As it began.
 
 
 @pytest.mark.parametrize('change', [dict(weight=1.5), dict(bias=1.0)])
 def test_other_weights_are_refused_under_the_same_name(workdir, change):
-  frozen_models.check(workdir, task())
+  frozen_models.check(workdir, *models())
   with pytest.raises(UserError):
-    frozen_models.check(workdir, task(**change))
-  frozen_models.check(workdir, task())  # The record is as before.
+    frozen_models.check(workdir, *models(**change))
+  frozen_models.check(workdir, *models())  # The record is as before.
 
 
 def test_swapped_weights_of_two_names_are_other_weights():
@@ -52,12 +50,12 @@ def test_a_damaged_record_is_written_again_with_a_warning(
   workdir, content, caplog
 ):
   (workdir / frozen_models.FILE).write_bytes(content)
-  frozen_models.check(workdir, task())
+  frozen_models.check(workdir, *models())
   assert any(frozen_models.FILE in r.getMessage() for r in caplog.records)
   with pytest.raises(UserError):
-    frozen_models.check(workdir, task(weight=3.0))
+    frozen_models.check(workdir, *models(weight=3.0))
 
 
 def test_a_task_without_frozen_models_writes_nothing(workdir):
-  frozen_models.check(workdir, SimpleNamespace(models={}, frozen={}))
+  frozen_models.check(workdir, {}, {})
   assert not list(workdir.iterdir())

@@ -56,7 +56,7 @@ def test_what_is_unknown_is_left_out_or_named():
   assert 'license' not in found and 'base_model' not in found
   assert 'not stated' in rest and 'Own terms' in rest
   assert '## Scores' not in rest and '![' not in rest
-  part, _ = header(card.text(dataclasses.replace(bare, is_pipeline=False)))
+  part, _ = header(card.text(dataclasses.replace(bare, pipeline='')))
   assert 'pipeline_tag' not in part
 
 
@@ -137,3 +137,10 @@ def test_a_card_survives_its_own_reader(tmp_path):
   (tmp_path / 'README.md').write_text(card.text(CARD))
   assert card.licence_in(tmp_path) == 'apache-2.0'
   assert json.dumps(header(card.text(CARD))[0])
+
+
+def test_the_snippet_for_diffusers_has_the_class_of_the_folder():
+  plain = card.Card(title='m', facts={})
+  sprint = dataclasses.replace(plain, pipeline='SanaSprintPipeline')
+  assert 'diffusers.SanaPipeline.from_pretrained' in card.text(plain)
+  assert 'diffusers.SanaSprintPipeline.from_pretrained' in card.text(sprint)

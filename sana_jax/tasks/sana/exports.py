@@ -6,11 +6,12 @@ import pathlib
 from ml_collections import ConfigDict
 
 from sana_jax.data import shapes
+from sana_jax.inference import model_index
 from sana_jax.models.sana import Sana
 from sana_jax.tasks.sana import encoders
 from sana_jax.text import tokenizer_files
 from sana_jax.typing import Params
-from sana_jax.weights import copying
+from sana_jax.weights import copying, hub
 from sana_jax.weights import folder as folders
 
 
@@ -61,7 +62,20 @@ def write(
 
 
 def vocabulary(config: ConfigDict) -> dict[str, list[str]]:
-  """Words and examples of a model trained on `shapes` only."""
-  if config.data.source != 'shapes' or config.init_from:
+  """Words and examples of a model that was trained on `shapes` only.
+
+  A run with config.init_from continues such a model, if its folder has them.
+  """
+  if config.data.source != 'shapes' or not _knows_only_words(config.init_from):
     return {}
   return {'words': shapes.words(), 'examples': list(shapes.EXAMPLES)}
+
+
+def _knows_only_words(init_from):
+  """Whether a start is random, or a model with a list of words."""
+  if not init_from:
+    return True
+  folder = hub.on_this_machine(init_from)
+  if folder is None or not (folder / 'model_index.json').is_file():
+    return False
+  return bool(model_index.vocabulary(folder).words)

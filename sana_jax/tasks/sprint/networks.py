@@ -87,7 +87,7 @@ def _check(module, student, key, name):
 
 
 def _student_of(module):
-  """The folder's module; a Sprint has dense time, whatever its config says."""
+  """The folder's module; a Sprint has dense time, whatever its config has."""
   if module.guidance_embeds:
     return module.clone(timestep_scale=TIMESTEP_SCALE)
   return module

@@ -41,6 +41,7 @@ AREAS = (
   'pipeline',
   'sprint',
   'ladd',
+  'distillation',
 )
 _PACKAGES = (
   'sana_jax',

@@ -24,6 +24,7 @@ NAMES = {
   'pipeline': 'Whole pipelines',
   'sprint': 'SANA-Sprint',
   'ladd': 'The discriminator of SANA-Sprint',
+  'distillation': 'Losses and gradients of SANA-Sprint',
 }
 _TITLE = '# Parity ledger\n'
 _INTRODUCTION = """\

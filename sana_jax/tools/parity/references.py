@@ -90,6 +90,17 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
   return model.eval()
 
 
+def worst_error(got: PyTree, want: PyTree) -> float:
+  """Largest relative error of two trees' arrays."""
+  return max(
+    jax.tree.leaves(
+      jax.tree.map(
+        lambda g, w: ledger.relative_error(g, np.asarray(w)), got, want
+      )
+    )
+  )
+
+
 def record(
   model: torch.nn.Module, names: Iterable[str], run: Callable[[], Any]
 ) -> dict[str, Call]:

@@ -8,6 +8,7 @@ pytest.importorskip('torch')
 
 from sana_jax.tools.parity import (  # noqa: E402
   controlnet,
+  distillation,
   ladd,
   ledger,
   optim,
@@ -18,7 +19,7 @@ from sana_jax.tools.parity import (  # noqa: E402
 
 CASES = [
   case
-  for area in (controlnet, ladd, optim, samplers, sprint, text)
+  for area in (controlnet, distillation, ladd, optim, samplers, sprint, text)
   for case in area.cases()
   if case.quick
 ]

@@ -49,6 +49,10 @@ class Model(NamedTuple):
   module: nn.Module
   variables: PyTree
 
+  def __repr__(self):
+    count = sum(x.size for x in jax.tree.leaves(self.variables))
+    return f'Model({type(self.module).__name__}, {count:,} parameters)'
+
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """JSON object of a small file of a model folder.

@@ -70,6 +70,8 @@ def test_defaults_are_the_models_own(pipe):
 def test_a_pipeline_is_short_to_print_and_names_what_it_lacks(pipe):
   assert len(repr(pipe)) < 200 and '32 px' in repr(pipe)
   assert 'Pipeline' in dir(sana_jax)
+  for part in (pipe.transformer, pipe.autoencoder, pipe.text_encoder):
+    assert len(repr(part)) < 500 and type(part.module).__name__ in repr(part)
   for name, hint in (
     ('to', 'mesh'),
     ('vae', 'autoencoder'),

@@ -154,3 +154,13 @@ def test_the_index_names_the_parts_and_the_recommended_settings(tmp_path):
   parts = {k for k in published if k[0] != '_'}
   assert parts == {k for k in index if k[0] != '_'}
   assert all(index[k][1] == published[k][1] for k in parts)
+
+
+def test_a_model_is_short_to_print_and_names_its_class_and_size():
+  count = sum(
+    x.size for x in read_tensors(GOLDEN / 'transformer', STEM).values()
+  )
+  model = folders.load(GOLDEN, 'transformer')
+  assert repr(model) == f'Model(Sana, {count:,} parameters)'
+  shapes = jax.eval_shape(lambda: model.variables)
+  assert repr(model._replace(variables=shapes)) == repr(model)

@@ -66,6 +66,12 @@ def test_the_extra_of_each_package_is_that_of_setup_cfg():
   assert '[tpu]' in extras.install('tpu')
 
 
+def test_what_training_writes_with_is_in_its_extra():
+  for package in ('tensorboard', 'clu', 'matplotlib'):
+    assert package in declared()['train']
+    assert extras.missing(f'{package}.x').key == 'train'
+
+
 @pytest.mark.parametrize(
   'extra, plugin', [('gpu', 'cuda13'), ('cuda12', 'cuda12')]
 )

@@ -111,6 +111,22 @@ def test_distant_members_are_read_separately(tmp_path):
   assert texts(opened(tmp_path)) == ['zero', 'one']
 
 
+def test_names_in_capitals_are_read_like_others(tmp_path):
+  (tmp_path / 'x.tar').write_bytes(
+    tar(
+      ('A.PNG', encoded(7, 9)),
+      ('A.TXT', 'a'),
+      ('B.Jpeg', encoded(kind='jpeg')),
+      ('B.JSON', {'prompt': 'b', 'scores': {'prompt': 21.5}}),
+    )
+  )
+  source = opened(tmp_path)
+  assert texts(source) == ['a', 'b']
+  np.testing.assert_array_equal(source.sizes(), [[7, 9], [12, 20]])
+  np.testing.assert_array_equal(source.scores(), np.float32([np.nan, 21.5]))
+  assert not source.remarks.summary()
+
+
 def test_incomplete_samples_are_skipped_by_name(tmp_path, caplog):
   whole = [sample(str(i), 'x') for i in range(8)]
   (tmp_path / 'x.tar').write_bytes(

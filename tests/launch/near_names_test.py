@@ -108,15 +108,12 @@ def test_an_underscore_works_in_a_command(cli, monkeypatch, tmp_path):
 
 
 def test_help_lists_every_sampler(capsys):
-  assert list(pipelines.SAMPLERS) == samplers.NAMES[: len(pipelines.SAMPLERS)]
-  assert len(pipelines.SAMPLERS) == 8
-  for name in ('sample', 'evaluate', 'demo'):
+  assert list(pipelines.SAMPLERS) == list(samplers.NAMES)
+  for name in ('sample', 'evaluate'):
     with pytest.raises(SystemExit):
       commands.main([name, '--help'])
-    printed = capsys.readouterr().out
-    if '--sampler' in printed:
-      words = printed.replace(',', ' ').split()
-      assert set(pipelines.SAMPLERS) <= set(words), name
+    words = capsys.readouterr().out.replace(',', ' ').split()
+    assert {'--sampler', *samplers.NAMES} <= set(words), name
 
 
 def test_schedulers_of_diffusers_are_samplers():

@@ -35,6 +35,18 @@ def test_the_curve_is_a_picture(losses):
   assert (blue[..., 2] - blue[..., 0] > 60).sum() > 300  # There is a line.
 
 
+def test_the_title_has_the_last_smoothed_loss(monkeypatch):
+  titles = []
+  monkeypatch.setattr(
+    pictures.Figure,
+    'savefig',
+    lambda figure, *_, **__: titles.append(figure.axes[0].get_title()),
+  )
+  # The least-squares line through 1, 1, 1, 1, 6 ends at 2 + 2 * 1 = 4.
+  pictures.loss_curve(np.arange(1, 6), np.array([1.0, 1, 1, 1, 6]), 'toy')
+  assert titles == ['toy: loss 4 after 5 steps']
+
+
 def test_steps_without_a_loss_are_left_out(tmp_path):
   lines = [{'step': s, 'loss': x} for s, x in ((1, 3.0), (2, None), (3, 1.0))]
   (tmp_path / 'metrics.jsonl').write_text(

@@ -258,3 +258,15 @@ def test_only_the_silenced_package_is_removed_from_the_log(caplog):
     with silence('orbax'):
       absl_logging.info('two')
   assert caplog.messages == ['two']
+
+
+def test_the_parameters_of_each_part_are_logged_the_largest_first(caplog):
+  zeros = jnp.zeros
+  params = {
+    'small': {'bias': zeros(7)},
+    'large': {'kernel': zeros((40, 50)), 'bias': zeros(50)},
+  }
+  with caplog.at_level(logging.INFO, logger='absl'):
+    reporting.log_overview(params)
+  (record,) = caplog.records
+  assert record.getMessage() == '2,057 parameters: large 2,050, small 7.'

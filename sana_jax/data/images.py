@@ -81,15 +81,23 @@ def _decoded(data, size):
         f'it has {image.width:,} x {image.height:,} pixels; at '
         f'most {MOST_PIXELS:,} are read'
       )
-    image.load()
-    # ImageOps.exif_transpose re-encodes the EXIF, which may be damaged.
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-    if turn is not None:
-      image = image.transpose(turn)
-    image = _rgb(_eight_bits(image))
+    image = displayed(image)
   if size is not None and image.size != (size, size):
     image = ImageOps.fit(image, (size, size), PilImage.Resampling.BICUBIC)
   return np.asarray(image)
+
+
+def displayed(image: PilImage.Image) -> PilImage.Image:
+  """RGB as displayed: turned by its EXIF, 8 bits, white for transparency.
+
+  Raises ValueError for values of an unknown range.
+  """
+  image.load()
+  # ImageOps.exif_transpose re-encodes the EXIF, which may be damaged.
+  turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+  if turn is not None:
+    image = image.transpose(turn)
+  return _rgb(_eight_bits(image))
 
 
 def _eight_bits(image):

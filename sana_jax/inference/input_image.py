@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sana_jax import fields
-from sana_jax.data.images import read_image
+from sana_jax.data.images import DAMAGED, displayed, read_image
 from sana_jax.errors import UserError
 from sana_jax.models.autoencoders import base
 from sana_jax.objectives.reconstruction import to_signed
@@ -51,7 +51,7 @@ def pixels(image: Any, height: int, width: int) -> UInt8[np.ndarray, 'y x 3']:
   elif isinstance(image, str | os.PathLike):
     image = _decoded(_read(image), image)
   elif isinstance(image, Image.Image):
-    image = np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    image = _displayed(image)
   image = _checked(image)
   if image.shape[:2] == (height, width):
     return image
@@ -156,6 +156,18 @@ def _decoded(data, path):
     return read_image(data)
   except ValueError as e:
     raise _unreadable(path, e) from e
+
+
+def _displayed(image):
+  try:
+    return np.asarray(displayed(image))
+  except DAMAGED as e:
+    raise UserError(
+      f'image cannot be read ({printable(e, 200)}); allowed is {_KINDS}.',
+      key='image',
+      value=image.mode,
+      allowed=_KINDS,
+    ) from e
 
 
 def _unreadable(path, reason):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from sana_jax.data.images import header_size, read_image
+from sana_jax.data.images import displayed, header_size, read_image
 
 pytestmark = pytest.mark.fast
 
@@ -49,6 +49,38 @@ def test_white_and_black_stay_so_in_8_bit_modes(mode):
     image = source.convert(mode)
   found = read_image(stored(image, 'tiff')).astype(int)
   assert abs(found - pixels).max() <= 2
+
+
+@pytest.mark.parametrize('mode', ['RGBX', 'RGBa', 'La', 'YCbCr', 'HSV', 'CMYK'])
+def test_modes_without_a_file_are_those_of_pillow(mode):
+  pixels = np.random.default_rng().integers(0, 256, (8, 8, 3), np.uint8)
+  source = Image.fromarray(pixels)
+  if mode in ('La', 'RGBa'):
+    source = source.convert(mode[:-1] + 'A')
+  image = source.convert(mode)
+  # Pillow converts La to LA only.
+  between = image.convert('LA') if mode == 'La' else image
+  expected = np.asarray(between.convert('RGB')).astype(int)
+  found = np.asarray(displayed(image))
+  assert abs(found - expected).max() <= 2
+
+
+@pytest.mark.parametrize('mode', ['La', 'RGBa'])
+def test_premultiplied_transparency_is_white(mode):
+  image = Image.new('RGBA', (4, 4), (9, 9, 9, 0))
+  image = image.convert(mode[:-1] + 'A').convert(mode)
+  assert (np.asarray(displayed(image)) == 255).all()
+
+
+@pytest.mark.parametrize('mode', ['I;16B', 'I;16L'])
+def test_deep_gray_of_any_order_of_bytes_is_scaled(mode):
+  image = Image.fromarray(RAMP.astype(np.int32)).convert(mode)
+  assert image.mode == mode
+  expected = np.rint(RAMP / 65535 * 255)
+  found = np.asarray(displayed(image))
+  np.testing.assert_array_equal(found, np.stack([expected] * 3, -1))
+  if mode == 'I;16B':
+    np.testing.assert_array_equal(read_image(stored(image, 'tiff')), found)
 
 
 @pytest.mark.parametrize('mode', ['LA', 'PA', 'RGBA'])

@@ -4,6 +4,7 @@ import io
 import logging
 
 import fsspec
+from ml_collections import ConfigDict
 import numpy as np
 from pyarrow import parquet
 import pytest
@@ -12,6 +13,7 @@ from written import encoded, failures, noisy, parquet_file
 from sana_jax.data import files
 from sana_jax.data.parquet import Columns, NAMES, ParquetSource
 from sana_jax.errors import UserError
+from sana_jax.tasks import common
 
 ROWS = [
   {
@@ -42,6 +44,9 @@ ROWS = [
     's1': None,
   },
 ]
+
+
+WIDE_TALL = (20, 40), (40, 20)  # Height and width.
 
 
 def write(path, rows=ROWS, **options):
@@ -144,6 +149,33 @@ def test_without_size_columns_the_headers_are_read(tmp_path):
   np.testing.assert_array_equal(
     opened(tmp_path).sizes(), [[7, 9], [12, 20], [12, 20], [0, 0]]
   )
+
+
+@pytest.mark.parametrize(
+  'null',
+  [
+    {'image': None},
+    {'image': {'bytes': None, 'path': None}},
+    {'image': {'bytes': b'', 'path': ''}},
+  ],
+)
+def test_a_null_image_has_no_bucket_and_changes_no_other(null, tmp_path):
+  wide, tall = ({'bytes': encoded(*size), 'path': ''} for size in WIDE_TALL)
+  rows = [{'image': wide}, null, {'image': tall}, {'image': wide}]
+  config = ConfigDict(
+    {'data': {'size_px': 512}, 'inputs': {'aspect_ratios': True}}
+  )
+  found = []
+  for name, kept in (('all', rows), ('good', [rows[i] for i in (0, 2, 3)])):
+    (tmp_path / name).mkdir()
+    write(tmp_path / name / 'a.parquet', [x | {'caption': 'x'} for x in kept])
+    source = opened(tmp_path / name)
+    found.append(common.bucket_of_records(config, source, 32).tolist())
+  with_null, without = found
+  assert with_null == [without[0], -1, *without[1:]]
+  # The ratios of these sizes are in the published table.
+  sizes = common.bucket_sizes(config, 32)
+  assert [sizes[i] for i in without] == [(352, 704), (704, 352), (352, 704)]
 
 
 def test_hugging_face_s_images_and_paths_are_read(tmp_path):

@@ -65,6 +65,22 @@ def test_every_picture_is_shown_and_small():
   assert large == {'pictures.png'}  # Of a model, so in all its colours.
 
 
+def test_a_page_explains_frames_exactly_if_a_picture_has_them():
+  for page in TEXTS:
+    framed = [
+      target
+      for picture, target in LINK.findall(prose(page))
+      # The red of contact_sheet; no shape has it, nor any axis.
+      if picture and (rgb(page.parent / target) == (255, 0, 0)).all(-1).any()
+    ]
+    assert ('framed' in prose(page)) == bool(framed), page.name
+
+
+def rgb(path):
+  with Image.open(path) as image:
+    return np.asarray(image.convert('RGB'))
+
+
 def test_pages_and_pictures_are_those_of_their_results(tmp_path):
   for path in DOCS.rglob('*.json'):
     copy = tmp_path / path.relative_to(DOCS)

@@ -24,6 +24,7 @@ from sana_jax.objectives import reconstruction
 from sana_jax.objectives.base import Objective
 from sana_jax.objectives.reconstruction import autoencoder, to_signed
 from sana_jax.optim import freezing
+from sana_jax.printable import counted
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
 from sana_jax.sharding.mesh import to_host
@@ -170,11 +171,17 @@ class _Outputs:
     )
 
   def pictures(self, params: Params, step: int) -> Image.Image:
-    """Originals beside their reconstructions."""
-    del step
+    """Originals beside their reconstructions; logs how many have NaN."""
     images = self._first(12)
     output = to_host(self._decode(params, images)).astype(np.float32)
-    output = np.uint8(np.round(np.clip(output * 0.5 + 0.5, 0, 1) * 255))
+    if bad := int(np.sum(~np.isfinite(output).all((1, 2, 3)))):
+      logging.warning(
+        'Step %d: %s NaN or infinity.',
+        step,
+        counted(bad, 'reconstruction has', 'reconstructions have'),
+      )
+    output = np.clip(np.nan_to_num(output * 0.5 + 0.5), 0, 1)
+    output = np.uint8(np.round(output * 255))
     pairs = [tile for pair in zip(images, output) for tile in pair]
     return contact_sheet(
       pairs, ['image', 'reconstruction'] * len(images), columns=6

@@ -6,6 +6,7 @@ import pathlib
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -170,3 +171,16 @@ def test_running_out_of_memory_raises_a_user_error(pipe, monkeypatch):
   monkeypatch.setattr(Pipeline, 'draw', fail)
   with pytest.raises(UserError):
     demo.draw(pipe, GOOD, LIMITS, 'tiny')
+
+
+def test_a_picture_with_nan_is_not_sent(pipe, monkeypatch):
+  inner = Pipeline.draw
+
+  def broken(*args, **kwargs):
+    images = inner(*args, **kwargs)
+    return images.at[1, 3, 4].set(jnp.nan)  # Of the second picture.
+
+  monkeypatch.setattr(Pipeline, 'draw', broken)
+  with pytest.raises(UserError) as error:
+    demo.draw(pipe, GOOD, LIMITS, 'tiny')
+  assert error.value.key == '--dtype'

@@ -2,6 +2,8 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 from PIL import Image
 import pytest
 
@@ -94,3 +96,21 @@ def test_a_missing_model_is_reported(refused, tmp_path):
   )
   assert message.key == 'model'
   assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.long
+def test_a_picture_with_nan_has_no_score(
+  tiny_sana, cli, raised, monkeypatch, tmp_path
+):
+  from sana_jax import Pipeline
+
+  def broken(pipe, prompts, **_):
+    images = np.full((len(prompts), 32, 32, 3), 0.5, np.float32)
+    images[-1, 3, 4] = np.nan
+    return jnp.asarray(images)
+
+  monkeypatch.setattr(Pipeline, 'draw', broken)
+  flags = '--per-kind', 1, '--num-images', 1, '--out', tmp_path / 'out'
+  assert cli('evaluate', '--model', tiny_sana, *flags)[0] == 2
+  assert [error.key for error in raised] == ['--dtype']
+  assert not (tmp_path / 'out' / 'scores.json').exists()

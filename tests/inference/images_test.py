@@ -29,6 +29,14 @@ def test_pixels_and_metadata_survive(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['a.png']
 
 
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.webp'])
+def test_the_text_for_other_programs_is_in_png_alone(suffix):
+  about = {'prompt': 'a red circle', 'seed': 7, 'steps': 20}
+  data = images.encode(plain(RED), suffix, about)
+  assert b'a red circle' in data
+  assert (parameters.text(about).encode() in data) == (suffix == '.png')
+
+
 def test_the_same_picture_is_the_same_file(tmp_path):
   for name in 'ab':
     images.write_png(tmp_path / name, plain(RED), {'seed': 1})

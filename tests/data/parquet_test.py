@@ -10,7 +10,7 @@ from pyarrow import parquet
 import pytest
 from written import encoded, failures, noisy, parquet_file
 
-from sana_jax.data import files
+from sana_jax.data import files, sources
 from sana_jax.data.parquet import Columns, NAMES, ParquetSource
 from sana_jax.errors import UserError
 from sana_jax.tasks import common
@@ -169,7 +169,9 @@ def test_a_null_image_has_no_bucket_and_changes_no_other(null, tmp_path):
   for name, kept in (('all', rows), ('good', [rows[i] for i in (0, 2, 3)])):
     (tmp_path / name).mkdir()
     write(tmp_path / name / 'a.parquet', [x | {'caption': 'x'} for x in kept])
-    source = opened(tmp_path / name)
+    source = sources.open_source(
+      'parquet', path=tmp_path / name, size=None, cache=None
+    )
     found.append(common.bucket_of_records(config, source, 32).tolist())
   with_null, without = found
   assert with_null == [without[0], -1, *without[1:]]

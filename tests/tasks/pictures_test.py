@@ -58,7 +58,7 @@ def test_samples_with_nan_are_logged_and_follow_no_prompt(source, caplog):
 
 def test_reconstructions_with_nan_are_logged(folder, caplog):
   model = folders.load(FOLDER, 'vae')
-  source = sources.open_source('folder', path=folder, size=16)
+  source = sources.open_source('folder', path=folder, size=16, cache=None)
   outputs = dc_ae._Outputs(model.module, source, base.train('dc_ae'))
   params = model.variables['params']
   with caplog.at_level(logging.WARNING):

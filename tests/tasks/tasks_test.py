@@ -83,18 +83,25 @@ def inputs(root):
 @pytest.fixture(scope='module')
 def trained(root, inputs):
   """The tasks by name after two steps, and the config keys that were read."""
-  made, read, original = {}, set(), ConfigDict.__getattr__
+  made, read = {}, set()
+  original = {
+    name: getattr(ConfigDict, name) for name in ('__getattr__', 'get')
+  }
 
-  def recording(config, key):
-    read.add((id(config), key))
-    return original(config, key)
+  def recording(way):
+    def get(config, key, *default):
+      read.add((id(config), key))
+      return original[way](config, key, *default)
+
+    return get
 
   configs = {}
   with pytest.MonkeyPatch.context() as patch:
     for name in ('dc_ae', 'text_encoder', 'sana'):
       changes = inputs if name == 'sana' else {'data.path': inputs['data.path']}
       configs[name] = config = tiny(name, **changes)
-      patch.setattr(ConfigDict, '__getattr__', recording)
+      for way in original:
+        patch.setattr(ConfigDict, way, recording(way))
       made[name] = run(config, root / name)
       patch.undo()
   keys = set()

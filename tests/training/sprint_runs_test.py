@@ -87,7 +87,8 @@ def test_twenty_steps_in_every_layout_are_those_of_one_device(
   np.testing.assert_allclose(got[:, 0], want[:, 0], rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(got[:, 1], want[:, 1], rtol=1e-2)
   for a, b in zip(*map(jax.tree.leaves, (state.extra, other.extra))):
-    np.testing.assert_allclose(a, b, atol=1e-3)
+    # Adam's first steps have the sign of gradients that are nearly zero.
+    np.testing.assert_allclose(a, b, atol=2e-2)
 
 
 def start(workdir, steps=11, **settings):

@@ -103,7 +103,7 @@ def train(config: ConfigDict, mesh: Mesh, text: int | None) -> Program:
   key = jax.eval_shape(lambda: jax.random.key(0))
   rng = _like(mesh, key.shape, key.dtype, False)
   parts = {
-    'parameters': (state.params, planned.base),
+    'parameters': (state.params, state.extra, planned.base),
     'average': state.ema,
     'optimizer': state.players,
     'batch': (inputs, batch),

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -58,6 +59,18 @@ def test_the_tests_of_each_fault_exist(faults):
       assert (ROOT / path).exists(), test
       assert not name or f'def {name}(' in (ROOT / path).read_text(), test
     assert fault.tests and fault.fault.endswith('.')
+
+
+@pytest.mark.long
+def test_tests_with_parameters_are_collected(faults):
+  named = sorted({t for f in faults for t in f.tests if '[' in t})
+  found = subprocess.run(
+    [sys.executable, '-m', 'pytest', '-q', '--collect-only', *named],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert named and found.returncode == 0, found.stdout
 
 
 TABLE = """

@@ -1,6 +1,6 @@
 r"""A SANA-Sprint of the shipped small SANA: one to four steps.
 
-  sana-jax train --config shapes_sprint --workdir out/sprint
+  sana-jax train --config configs/shapes_sprint.py --workdir out/sprint
 
 Continuous consistency distillation (sCM) with flat weights, from the shipped
 model with dense time, without a discriminator, which had no measurable gain at

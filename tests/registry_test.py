@@ -109,4 +109,9 @@ def test_an_unknown_task_is_reported_with_the_known_ones():
   with pytest.raises(UserError) as caught:
     base.train('x')
   assert (caught.value.key, caught.value.value) == ('task', 'x')
-  assert caught.value.allowed[:3] == ('sana', 'dc_ae', 'text_encoder')
+  assert caught.value.allowed[:4] == (
+    'sana',
+    'sprint',
+    'dc_ae',
+    'text_encoder',
+  )

@@ -184,7 +184,7 @@ def test_the_fit_is_printed(cli, tmp_path):
       out.strip().splitlines()[-1],
     ).groups(),
   )
-  assert rmse < 0.1 * rms and after < before / 6
+  assert rmse < 0.15 * rms and after < before / 6
 
 
 def test_norms_are_added_and_the_rest_is_kept(plain, convert):

@@ -102,4 +102,4 @@ def test_a_task_without_a_sampler_is_an_error():
       config_of('shapes_text_encoder'), make_mesh({'data': 8}), 'sample'
     )
   assert (error.value.key, error.value.value) == ('task', 'text_encoder')
-  assert error.value.allowed == ('sana',)
+  assert error.value.allowed == ('sana', 'sprint')

@@ -88,8 +88,6 @@ def run_locally(config: ConfigDict) -> None:
   config.autoencoder = config.text_encoder = 'shapes'
   config.init_from = ''
   config.model.update(width=64, depth=2, cross_heads=2, sample_size=2)
-  if config.task == 'sprint':
-    config.ladd.blocks = (0, 1)
   config.data.update(
     source='shapes',
     path='~/.cache/sana_jax/data',
@@ -107,6 +105,24 @@ def run_locally(config: ConfigDict) -> None:
     pictures_every_steps=0,
   )
   config.optimizer.warmup_steps = 1
+  if config.task == 'sprint':
+    _distil_locally(config)
+
+
+def _distil_locally(config):
+  """Reduces a distillation to one of the shipped model, the only teacher."""
+  config.init_from = 'shapes'
+  config.model.update(
+    width=128,
+    depth=6,
+    cross_heads=4,
+    sample_size=4,
+    qk_norm=False,
+    cross_norm=False,
+  )
+  config.data.size_px = 128
+  config.ladd.blocks = (0, 5)
+  config.batch_size = 8
 
 
 def run_autoencoder_locally(config: ConfigDict) -> None:

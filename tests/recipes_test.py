@@ -166,7 +166,8 @@ QUICK = ('sana15_4800m_1024',)
 )
 def test_a_recipe_runs_locally(name, root, cache):
   config = tiny(name, root)
-  config.inputs.cache = cache
+  if config.task != 'sprint':  # Its teacher, the shipped model, is of 128 px.
+    config.inputs.cache = cache
   base.check(config)
   task = tasks.open_task(config, root / name)
   # On one device, for which everything compiles faster.
@@ -178,7 +179,7 @@ def test_a_recipe_runs_locally(name, root, cache):
     for line in (root / name / 'metrics.jsonl').read_text().splitlines()
   ]
   assert [line['step'] for line in lines] == [1, 2]
-  assert all(0 < line['loss'] < 10 for line in lines)
+  assert all(-10 < line['loss'] < 10 for line in lines)
   assert (root / name / 'model/model_index.json').is_file()
 
 

@@ -19,11 +19,13 @@ import sana_jax
 TOY = pathlib.Path(__file__).with_name('sprint_toy.py')
 TURNS = {'weight': 0.5, 'turns': 'alternate'}
 BOTH = {'weight': 0.5, 'turns': 'both', 'loss': 'cross_entropy', 'r1': 0.01}
+# XLA aborts if one of eight devices is late, on two busy cores: those are slow.
 LAYOUTS = (
-  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
+  pytest.param({'fsdp': 2, 'tensor': 2}, marks=pytest.mark.long),
   *(
     pytest.param(mesh, marks=pytest.mark.slow)
     for mesh in (
+      {'fsdp': 2, 'tensor': 2, 'sequence': 2},
       {'data': 8},
       {'fsdp': 8},
       {'fsdp': 4, 'tensor': 2},
@@ -76,7 +78,6 @@ def alone(toy, sprint_toy):
   return of
 
 
-@pytest.mark.long
 @pytest.mark.parametrize('mesh', LAYOUTS, ids=str)
 @pytest.mark.parametrize('kind', KINDS)
 def test_twenty_steps_in_every_layout_are_those_of_one_device(

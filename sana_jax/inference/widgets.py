@@ -58,7 +58,12 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
         draw = gr.Button('Draw', variant='primary', elem_id='draw')
         stop = gr.Button('Stop', elem_id='stop')
       if few_steps.is_sprint(pipe.transformer.module):
-        gr.Checkbox(True, label='Draw while typing', elem_id='typing')
+        gr.Checkbox(
+          True,
+          label='Draw while typing',
+          interactive=True,  # No event of the page has it.
+          elem_id='typing',
+        )
       gr.HTML('<div role="alert"></div>', elem_id='messages')
     with gr.Column(elem_id='result'):
       progress = gr.HTML(elem_id='progress')

@@ -71,7 +71,36 @@ class _Made(NamedTuple):
   features: list
 
 
+# Gradients jump at the kink of a LeakyReLU, on whose sides two programs may be.
+_FROM_THE_KINK = 1e-5
+
+
 def _made(setup, seed):
+  """Heads whose activations are not at the kink of their LeakyReLU."""
+  for number in range(1000):
+    made = _drawn(setup, (seed + number) % 2**32)
+    if _nearest_kink(made) > _FROM_THE_KINK:
+      return made
+  raise AssertionError('each draw has an activation at the kink')
+
+
+def _nearest_kink(made):
+  """The smallest absolute value before a LeakyReLU."""
+  found = []
+  keep = lambda module, inputs, output: found.append(float(output.abs().min()))
+  hooks = [
+    norm.register_forward_hook(keep)
+    for head in made.theirs
+    for norm in (head.first_norm, head.second_norm)
+  ]
+  with torch.no_grad():
+    _scores(made)
+  for hook in hooks:
+    hook.remove()
+  return min(found)
+
+
+def _drawn(setup, seed):
   """Heads whose vectors are those after one iteration."""
   torch.manual_seed(seed)
   theirs = [

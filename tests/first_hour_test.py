@@ -190,7 +190,7 @@ def test_the_demo_draws_in_a_browser(clone, run):
         browser.save_screenshot(str(clone / 'demo_after.png'))
     finally:
       process.send_signal(signal.SIGTERM)
-  assert process.returncode == 130
+  assert process.returncode == 143
 
 
 def wait(browser, selector, seconds=30):

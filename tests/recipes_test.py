@@ -179,7 +179,9 @@ def test_a_recipe_runs_locally(name, root, cache):
     for line in (root / name / 'metrics.jsonl').read_text().splitlines()
   ]
   assert [line['step'] for line in lines] == [1, 2]
-  assert all(-10 < line['loss'] < 10 for line in lines)
+  # A log-variance is a term of Sprint's published loss, of either sign.
+  least = -10 if config.task == 'sprint' else 0
+  assert all(least < line['loss'] < 10 for line in lines)
   assert (root / name / 'model/model_index.json').is_file()
 
 

@@ -14,6 +14,7 @@ import jax
 
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
+from sana_jax.printable import printable
 from sana_jax.training import checkpoint_files
 from sana_jax.training.checksums import checksums
 from sana_jax.training.workdir import barrier, read_state, write_atomically
@@ -70,7 +71,7 @@ def _recorded(path):
   try:
     found = parse_json(content)
     return {
-      key: {'name': str(x['name']), 'checksum': int(x['checksum'])}
+      key: {'name': printable(x['name'], 200), 'checksum': int(x['checksum'])}
       for key, x in found.items()
     }
   except (AttributeError, KeyError, TypeError, ValueError) as error:

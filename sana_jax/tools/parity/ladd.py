@@ -191,7 +191,7 @@ def _iterations(seed):
 
 
 def _losses(kind, seed):
-  """Of both players, with 3 real examples and 5 fakes."""
+  """Error of both players' losses, of 3 real examples and 5 fakes."""
   torch.manual_seed(seed)
   real, fake = (
     (2 * torch.randn(count, 7)).requires_grad_() for count in (3, 5)

@@ -58,7 +58,7 @@ class Head(nn.Module):
     return self.out((y + x) / 2**0.5)[:, 0]
 
   def convolutions(self) -> dict[str, nn.Module]:
-    """Its convolutions by their names."""
+    """The head's convolutions by name."""
     return {name: getattr(self, name) for name in ('first', 'second', 'out')}
 
 

@@ -38,25 +38,28 @@ def show_warnings() -> None:
 
 def show_logs() -> None:
   """Prints the package's logs, unless logging is already configured."""
-  silence_closed_loop_errors()
+  silence_orbax_leftovers()
   show_warnings()
   absl_logging.set_verbosity(absl_logging.INFO)
 
 
-def silence_closed_loop_errors() -> None:
-  """Hides "Event loop is closed" errors of orbax's and TensorStore's threads.
+def silence_orbax_leftovers() -> None:
+  """Hides errors of orbax's unfinished reads and writes, and of its threads.
 
-  They print a traceback for each unwritten array after a failed save, whose
-  error is reported separately.
+  They print a traceback for each unread or unwritten array after a failed
+  restore or save, whose error is reported separately.
   """
-  known = lambda kind, error: (
-    kind is RuntimeError and str(error) == 'Event loop is closed'
-  )
   unraisable = sys.unraisablehook
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   sys.unraisablehook = lambda u: (
-    None if known(u.exc_type, u.exc_value) else unraisable(u)
+    None if _is_leftover(u.exc_value) else unraisable(u)
   )
   sys.excepthook = lambda kind, error, trace: (
-    None if known(kind, error) else sys.__excepthook__(kind, error, trace)
+    None if _is_leftover(error) else sys.__excepthook__(kind, error, trace)
   )
+
+
+def _is_leftover(error: BaseException | None) -> bool:
+  """Whether orbax raised it because its event loop has ended."""
+  closed = type(error) is RuntimeError and str(error) == 'Event loop is closed'
+  return closed or isinstance(getattr(error, '__cause__', None), GeneratorExit)

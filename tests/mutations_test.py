@@ -115,6 +115,7 @@ def project(tmp_path):
   return root
 
 
+@pytest.mark.long
 def test_a_fault_is_caught_and_another_survives(
   mutations, project, tmp_path, capsys
 ):
@@ -169,6 +170,7 @@ def test_a_fault_is_caught_by_a_failed_test_alone(
   assert mutations.result(code, hangs) == result
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_end_is_killed(mutations, project):
   (project / 'sums_test.py').write_text(
     'import time\ndef test_sum(): time.sleep(600)\n'

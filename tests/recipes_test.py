@@ -152,8 +152,13 @@ def tiny(name, root):
   return config
 
 
-# Has most of the features in which recipes differ; each takes half a minute.
-QUICK = ('sana15_4800m_1024',)
+# Have the features in which recipes differ; each takes half a minute.
+QUICK = (
+  'sana15_4800m_1024',
+  'sana_1600m_4k',
+  'sana_sprint_600m_1024',
+  'sana_sprint_600m_1024_teacher',
+)
 
 
 @pytest.mark.long

@@ -40,6 +40,7 @@ def config(tmp_path, monkeypatch):
   registry._installed.cache_clear()
 
 
+@pytest.mark.long
 def test_a_task_from_outside_is_trained_exported_and_planned(
   config, cli, tmp_path
 ):

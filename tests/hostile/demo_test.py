@@ -226,6 +226,7 @@ def test_every_input_of_the_page_keeps_every_file(
       assert b'/dev/' not in text
 
 
+@pytest.mark.long
 def test_every_key_of_the_json_route_keeps_every_file(
   demo,
   secrets,

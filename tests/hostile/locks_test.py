@@ -189,6 +189,7 @@ def test_a_folder_in_place_of_a_claim_is_told(tmp_path):
   assert error.value.exit_code == 2
 
 
+@pytest.mark.long
 def test_two_trainers_of_a_workdir(tmp_path, toy):
   checkpoints = epath.Path(tmp_path / 'checkpoints')
   settings = dict(num_steps=10**6, log_every_steps=1, mesh={'data': -1})

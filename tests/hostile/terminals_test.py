@@ -29,6 +29,7 @@ def shell(line, cwd=None, **env):
   return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_ends_the_command_quietly():
   # Nobody reads any more when something is written.
   code, out, err = shell('{ sleep 3; $CLI zoo --json; } | true')

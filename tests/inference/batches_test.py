@@ -22,6 +22,7 @@ def test_batches_are_of_one_size_and_in_order():
   assert batches.plan([], 3) == []
 
 
+@pytest.mark.long
 def test_a_picture_is_the_same_alone_and_in_any_batch(pipe):
   requests = [
     Request('a red circle', 3, 0, '', 16, 16),

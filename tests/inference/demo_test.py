@@ -116,6 +116,7 @@ def test_the_sizes_offered_have_the_usual_area_and_the_ratio(pipe):
   assert max(max(s) for s in demo.sizes(pipe, Limits(40)).values()) <= 40
 
 
+@pytest.mark.long
 def test_the_pictures_are_those_of_the_pipeline(pipe):
   done = []
   files = demo.draw(pipe, GOOD, LIMITS, 'tiny', on_step=done.append)

@@ -157,6 +157,7 @@ def test_guidance_of_one_ignores_the_negative_prompt(pipe):
   assert np.abs(make(4.5, 'blurry') - make(4.5, 'a lamp')).max() > 1e-3
 
 
+@pytest.mark.long
 def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   how = dict(SMALL, num_images=2, output_type='float')
   split = pipe.replace(mesh=make_mesh({'data': 4, 'fsdp': 2}))

@@ -123,6 +123,7 @@ def test_kernels_are_measured_printed_and_written(cli, rates, tmp_path):
   assert (tmp_path / 'kernels.md').read_text() == page
 
 
+@pytest.mark.long
 def test_tuning_writes_a_table_for_this_kind_of_device(cli, rates, tmp_path):
   code, out, err = cli(
     'bench',

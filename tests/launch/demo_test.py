@@ -114,6 +114,7 @@ def test_programs_get_an_error_for_bad_input(server, changes, expected):
   assert 'Traceback' not in server.log.read_text()
 
 
+@pytest.mark.long
 def test_the_example_of_the_docs_runs(server, tmp_path):
   docs = (ROOT / 'docs/demo.md').read_text()
   code = docs.split('```python\n')[1].split('```')[0]

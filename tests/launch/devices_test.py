@@ -17,6 +17,7 @@ time.sleep({seconds})
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'asks, code', [(False, -signal.SIGTERM), (True, 0)], ids=['cache', 'training']
 )

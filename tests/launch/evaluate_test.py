@@ -61,6 +61,7 @@ def test_the_sheet_shows_each_prompt_once(evaluated):
   ]
 
 
+@pytest.mark.long
 def test_the_table_is_printed_and_repeats(evaluated, cli):
   argv, out = evaluated
   before = (out / 'scores.json').read_bytes()

@@ -163,6 +163,7 @@ def test_a_second_run_compiles_nothing(tiny, compilers, tmp_path, monkeypatch):
     plan(tiny, *args, '--config.optimizer.name=came')
 
 
+@pytest.mark.long
 def test_fit_finds_the_largest_batch(
   tiny, compilers, tmp_path, monkeypatch, capsys
 ):

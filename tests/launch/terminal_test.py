@@ -10,15 +10,22 @@ from sana_jax.launch import terminal
 pytestmark = pytest.mark.fast
 
 
+def _caused(error, cause):
+  error.__cause__ = cause
+  return error
+
+
 @pytest.mark.parametrize(
   'error, shown',
   [
     (RuntimeError('Event loop is closed'), False),
     (RuntimeError('another'), True),
     (OSError('Event loop is closed'), True),
+    (_caused(Exception('reading an array'), GeneratorExit()), False),
+    (_caused(Exception('reading an array'), OSError()), True),
   ],
 )
-def test_errors_of_a_closed_event_loop_alone_are_hidden(
+def test_errors_of_unfinished_reads_and_writes_alone_are_hidden(
   error,
   shown,
   monkeypatch,
@@ -27,7 +34,7 @@ def test_errors_of_a_closed_event_loop_alone_are_hidden(
   seen = []
   monkeypatch.setattr(sys, 'unraisablehook', seen.append)
   monkeypatch.setattr(sys, 'excepthook', None)  # Restored after the test.
-  terminal.silence_closed_loop_errors()
+  terminal.silence_orbax_leftovers()
   sys.unraisablehook(
     types.SimpleNamespace(exc_type=type(error), exc_value=error)
   )

@@ -129,6 +129,7 @@ def test_every_dense_layer_takes_an_adapter_and_so_does_projected_text():
     assert jnp.abs(moved).max() > 1e-5, path
 
 
+@pytest.mark.long
 def test_training_an_adapter_follows_the_merged_weights_gradient():
   params, args = random_params(), inputs()
   start = new_adapters(params, size=0.0)

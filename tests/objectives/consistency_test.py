@@ -104,6 +104,7 @@ def loss(params, frozen, batch, keys, step):
   )
 
 
+@pytest.mark.long
 def test_the_gradient_is_that_of_a_constant_normalised_tangent(case):
   weights, frozen, batch, keys = case
   path, student = TrigFlow(), Denoiser(STUDENT, TrigFlow())
@@ -161,6 +162,7 @@ def discrete(weights, target, at):
   )[0]
 
 
+@pytest.mark.long
 def test_the_discrete_loss_compares_both_ends_of_a_step_of_the_teacher(case):
   weights, frozen, batch, keys = case
   target = jax.tree.map(lambda x: 1.1 * x, weights)

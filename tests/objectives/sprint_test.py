@@ -140,6 +140,7 @@ def test_vectors_of_the_spectral_norms_are_renewed_once_in_each_turn():
     np.testing.assert_allclose(after['u'], u / np.linalg.norm(u), atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_target_of_the_discrete_loss_is_an_ema_of_the_student():
   aim = objective(distillation(loss='discrete', target_decay=0.5))
   args = case(aim)
@@ -155,6 +156,7 @@ def test_the_target_of_the_discrete_loss_is_an_ema_of_the_student():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_without_a_teacher_only_the_null_text_is_frozen():
   aim = objective(distillation(None, loss='discrete', target_decay=0.9))
   assert set(aim.frozen()) == {'null_text', 'null_mask'}

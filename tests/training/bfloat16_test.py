@@ -22,7 +22,8 @@ def dtypes(tree):
 @pytest.mark.parametrize(
   'name',
   [
-    'adamw',  # And 8-bit CAME in came_8bit_test.py.
+    # And 8-bit CAME in came_8bit_test.py.
+    pytest.param('adamw', marks=pytest.mark.long),
     *(pytest.param(x, marks=pytest.mark.slow) for x in ('came', 'came_8bit')),
   ],
 )

@@ -178,6 +178,7 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, whole):
   )
 
 
+@pytest.mark.long
 def test_lines_of_a_saved_step_are_written_before_it_is_saved(
   finished, lines_at_saves
 ):

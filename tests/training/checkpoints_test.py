@@ -125,6 +125,7 @@ def test_a_damaged_checkpoint_is_never_chosen(toy, tmp_path, damage, caplog):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', 'damaged_2']
 
 
+@pytest.mark.long
 def test_a_damaged_file_is_noticed_or_not_needed(toy, tmp_path):
   saved = tmp_path / 'saved'
   states = Run(toy, saved).save(1, 2)

@@ -176,6 +176,7 @@ def test_two_processes_distil_as_one_does(tmp_path):
   np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_metrics_of_both_players_are_on_each_line(
   toy, sprint_toy, tmp_path
 ):
@@ -199,6 +200,7 @@ def test_the_metrics_of_both_players_are_on_each_line(
     } <= set(line)
 
 
+@pytest.mark.long
 def test_another_teacher_is_refused_by_name(toy, sprint_toy, tmp_path):
   # Covered for all models by frozen_models_test; here for the loop.
   made = sprint_toy.task()

@@ -126,7 +126,7 @@ def relative_error(got, want):
 @pytest.mark.parametrize(
   'mesh, parts',
   [
-    ({'data': 2, 'fsdp': 2}, 4),
+    pytest.param({'data': 2, 'fsdp': 2}, 4, marks=pytest.mark.long),
     pytest.param({'data': 1}, 4, marks=pytest.mark.slow),
     pytest.param({'fsdp': 4, 'tensor': 2}, 2, marks=pytest.mark.slow),
   ],

@@ -132,6 +132,7 @@ def find(name, home, port, offline='0'):
   )
 
 
+@pytest.mark.long
 def test_a_hub_id_is_downloaded_once_and_then_found_offline(server, tmp_path):
   first = find('org/model', tmp_path, server.server_port)
   folder = pathlib.Path(first.stdout.strip())

@@ -102,6 +102,7 @@ def test_a_batch_is_per_chip(params):
   assert one.with_batch(4, chips.parse('tpu7x:4x4x4')).config.batch_size == 256
 
 
+@pytest.mark.long
 def test_other_tasks_have_layouts_too():
   other = base.train('text_encoder')
   other.batch_size = 256

@@ -4,14 +4,15 @@
   sana-jax bench sample --model sana_600m_512 --against diffusers --out bench
   sana-jax bench sample --model sana_1600m_4k_bf16 --dtype bfloat16 \\
     --compile-for v5p:2x2x1 --mesh sequence=4
+  sana-jax bench sample --model shapes-sprint --steps 1 --against teacher
   sana-jax bench sample --render bench
 
-The model is one of sana-jax zoo, with random weights. --against runs the same
-stage of diffusers on the same weights in turn, and prints the ratio (needs pip
-install -e '.[parity]' -c constraints.txt). --compile-for runs nothing: it
-compiles the stages for unattached chips and reports their memory (needs pip
-install -e '.[tpu]' -c constraints.txt, or [gpu]). --out writes a JSON file and
-a page of all JSON files there.
+The model is one of sana-jax zoo, or a shipped one, with random weights.
+--against runs the same stage of diffusers on the same weights in turn, and
+prints the ratio (needs pip install -e '.[parity]' -c constraints.txt).
+--compile-for runs nothing: it compiles the stages for unattached chips and
+reports their memory (needs pip install -e '.[tpu]' -c constraints.txt, or
+[gpu]). --out writes a JSON file and a page of all JSON files there.
 """
 
 import argparse
@@ -30,25 +31,27 @@ from sana_jax.launch.flags import (
   whole,
 )
 
+SIDES = ('diffusers', 'diffusers-compile', 'plain', 'xla', 'teacher')
 _PACKAGES = ('sana_jax', 'jax', 'torch', 'diffusers')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   value = functools.partial(flag, parser)
-  value('--model', 'NAME', 'of sana-jax zoo', default='sana_600m_1024')
+  value('--model', 'NAME', 'zoo or shipped', default='sana_600m_1024')
   own = "of square pictures (default: the model's own)"
   value('--size', 'PX', own, whole(1, PIXELS))
-  value('--steps', 'N', type=whole(1, 1000), default=20)
+  few = 'default: 20, of a SANA-Sprint 2'
+  value('--steps', 'N', few, whole(1, 1000))
   value('--batch-size', 'N', 'pictures of a call', whole(1, BATCH), 1)
   value('--guidance-scale', 'S', type=not_negative, default=4.5)
   bench.add_dtype(parser)
   value('--stages', 'A,B', default='text,denoise,decode')
   parser.add_argument(
     '--against',
-    choices=['diffusers', 'diffusers-compile', 'plain', 'xla'],
+    choices=SIDES,
     help='measure it in the same run; plain is sana_jax without caches, xla '
-    'without kernels',
+    'without kernels, teacher 20 guided steps of a flow model of the same size',
   )
   bench.add_chips(parser)
   value(
@@ -89,17 +92,34 @@ def run(args: argparse.Namespace) -> int:
   query = request(
     args.model,
     args.size,
-    steps=args.steps,
+    args.steps,
     batch=args.batch_size,
     guidance_scale=args.guidance_scale,
     dtype=args.dtype or usual_dtype(),
     kernels=args.kernels,
   )
+  check_side(args.against, query)
   if args.compile_for:
     return compile_stages(args, query, stages)
   result = measure(args, query, stages)
   bench.publish(args, file_name(query, result), SAMPLING, result)
   return 0
+
+
+def check_side(side: str | None, query) -> None:
+  """Raises UserError for a side that does not run the model."""
+  sprint = query.config('transformer').get('guidance_embeds', False)
+  allowed = (
+    ('xla', 'teacher') if sprint else tuple(x for x in SIDES if x != 'teacher')
+  )
+  if side and side not in allowed:
+    raise UserError(
+      f'--against={side} does not run {query.model}; allowed are '
+      f'{", ".join(allowed)}.',
+      key='--against',
+      value=side,
+      allowed=allowed,
+    )
 
 
 def measure(args, query, stages):

@@ -4,30 +4,19 @@ import json
 
 import pytest
 
-from sana_jax.tools.bench import request
-
-
-@pytest.fixture
-def small(monkeypatch):
-  """The shipped model in place of one of the zoo."""
-  monkeypatch.setattr(
-    request,
-    'request',
-    lambda model, size, **more: request.Request(
-      request.SMALL, size, size, **more
-    ),
-  )
+from sana_jax.tools.bench import jax_side
+from sana_jax.tools.bench.request import request
 
 
 @pytest.mark.long
 def test_a_stage_is_measured_printed_and_written(
-  cli, in_this_process, quick, small, tmp_path
+  cli, in_this_process, quick, tmp_path
 ):
   code, out, err = cli(
     'bench',
     'sample',
     '--model',
-    'sana_600m_512',
+    'shapes',
     '--size',
     '32',
     '--stages',
@@ -68,7 +57,7 @@ def test_a_stage_is_measured_printed_and_written(
     < 2 * (found['facts']['matmul_flops'])
   )
   assert found['command'] == (
-    'sana-jax bench sample --model sana_600m_512 --size 32 --stages decode '
+    'sana-jax bench sample --model shapes --size 32 --stages decode '
     '--against xla --kernels relu_linear_attention=xla_chunked --repeats 2'
   )
   page = (tmp_path / 'sampling.md').read_text()
@@ -78,9 +67,29 @@ def test_a_stage_is_measured_printed_and_written(
   assert (tmp_path / 'sampling.md').read_text() == page
 
 
+@pytest.mark.long
+def test_a_sprint_is_compared_with_guided_steps_of_its_teacher(
+  cli, in_this_process, quick, tmp_path
+):
+  flags = '--model shapes-sprint --size 32 --steps 1 --stages denoise'
+  code, out, err = cli(
+    *('bench', 'sample', *flags.split(), '--against', 'teacher'),
+    *('--repeats', '1', '--out', tmp_path),
+  )
+  assert code == 0, err
+  assert out.startswith('shapes-sprint, 32 x 32 px, 1 step, batch 1')
+  (file,) = tmp_path.glob('*.json')
+  few, many = json.loads(file.read_text())['records']
+  assert (few['side'], many['side']) == ('sana_jax', 'teacher')
+  flow = jax_side.load('denoise', request('shapes', 32, 20))
+  assert many['flops'] == flow.flops > few['flops']
+
+
 @pytest.mark.parametrize(
   'flags, key',
   [
+    (['--model', 'shapes', '--against', 'teacher'], '--against'),
+    (['--model', 'shapes-sprint', '--against', 'plain'], '--against'),
     (['--stages', 'denoise,paint'], '--stages'),
     (['--model', 'sana'], 'model'),
     (['--size', '100'], '--size'),

@@ -12,7 +12,7 @@ from sana_jax.analysis import flops
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
-from sana_jax.inference import decoding
+from sana_jax.inference import decoding, few_steps
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.inference.schedulers import time_grid
 from sana_jax.inference.texts import text_length
@@ -84,13 +84,19 @@ def _text(model, request, plain):
 
 
 def _denoise(model, request, plain):
-  pipe = _pipeline(transformer=model)
+  sprint, sampler = few_steps.is_sprint(model.module), 'dpm++2m'
+  if sprint:
+    model, (sampler, _) = few_steps.sprint(model, (sampler, 1.0))
+  pipe = _pipeline(transformer=model, sampler=sampler)
   length = text_length(text_tokenizer(), [PROMPT], prompts.INSTRUCTION)
   noise = _normal(request.latent_shape, jnp.float32)
   width = model.module.caption_channels
   text = _text_like(request.batch, length, width, request.dtype)
-  negative = _text_like(1, length, width, request.dtype)
   how = dict(steps=request.steps, guidance=request.guidance_scale)
+  if sprint:
+    negative, how['rng'] = None, jax.random.split(jax.random.key(0), len(noise))
+  else:
+    negative = _text_like(1, length, width, request.dtype)
   sampler = _plain_denoise if plain else Pipeline.denoise
   denoise = functools.partial(sampler, pipe, **how)
   run = lambda: denoise(noise, text, negative).block_until_ready()

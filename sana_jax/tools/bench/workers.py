@@ -16,6 +16,7 @@ from sana_jax.tools.bench.request import PARTS, Request
 from sana_jax.weights import folder
 
 OURS, PLAIN, XLA, COMPILED = 'sana_jax', 'plain', 'xla', 'diffusers-compile'
+TEACHER = 'teacher'
 
 
 def measure(
@@ -56,11 +57,12 @@ class _Side:
   """One stage of one side, in its own process."""
 
   def __init__(self, side, stage, request):
-    self.side, self.stage, self.request = side, stage, request
+    self.side, self.stage = side, stage
+    self.request = request.of_teacher() if side == TEACHER else request
 
   def begin(self):
     """Loads the model and calls it once."""
-    if self.side in (OURS, PLAIN, XLA):
+    if self.side in (OURS, PLAIN, XLA, TEACHER):
       from sana_jax.tools.bench import jax_side as module
 
       how = {'plain': self.side == PLAIN}

@@ -81,6 +81,11 @@ def test_json_and_page_hold_everything():
 def test_requests_are_checked():
   assert request('sana_600m_1024', None).height == 1024
   assert request('sana_600m_512', 96, batch=2).latent_shape == (2, 3, 3, 32)
+  assert request('sana_600m_512', None).steps == 20
+  few = request('sana_sprint_600m_1024', None)
+  assert (few.steps, few.of_teacher().steps) == (2, 20)
+  assert few.config('transformer')['guidance_embeds']
+  assert not few.of_teacher().config('transformer')['guidance_embeds']
   with pytest.raises(UserError) as error:
     request('sana_600m_512', 100)
   assert (error.value.key, error.value.value) == ('--size', 100)

@@ -63,10 +63,13 @@ def wanted(args, known):
 
 
 def made(args, one):
-  """The plan by the current code; --shardings keeps the compiled part."""
+  """The plan by the current code.
+
+  The compiled part is kept with --shardings, and if the program is unchanged.
+  """
   from sana_jax.analysis import chips
   from sana_jax.launch import plan as command
-  from sana_jax.tools.plan import golden
+  from sana_jax.tools.plan import cache, golden
   from sana_jax.tools.plan.runner import Runner
 
   config, pod = load_config(one.config), chips.parse(one.topology)
@@ -76,7 +79,11 @@ def made(args, one):
   layout = golden.chosen(found)
   if args.shardings or layout is None:
     return now
-  plan = Runner(one.topology).one(layout)
+  runner = Runner(one.topology)
+  program = golden.program(one, cache.compilers())
+  if program and runner.unchanged(layout, program):
+    return now
+  plan = runner.one(layout)
   if plan.problem:
     raise UserError(plan.problem)
   return dataclasses.replace(now, compiled=golden.compiled(plan))

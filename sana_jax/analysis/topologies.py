@@ -5,7 +5,8 @@ slices, compiled by libtpu; `h200:1x1x8` are slices x hosts x GPUs, compiled by
 jax[cuda13].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import importlib.util
 import math
 import os
@@ -139,9 +140,7 @@ def compile_for(
 
   Raises TooLargeError if the program does not fit.
   """
-  # With set_mesh, eager computation in `lower` would target these devices.
-  context = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
-  with kernels.platform(platform), context:
+  with tracing_for(platform, mesh):
     lowered = lower()
     try:
       return lowered.compile(OPTIONS.get(platform, {}) | options or None)
@@ -149,3 +148,12 @@ def compile_for(
       if not is_out_of_memory(str(e)):
         raise
       raise TooLargeError(str(e), advice) from e
+
+
+@contextlib.contextmanager
+def tracing_for(platform: str, mesh: Mesh) -> Iterator[None]:
+  """Context in which programs are traced for unattached devices."""
+  # With set_mesh, eager computation would target these devices.
+  context = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+  with kernels.platform(platform), context:
+    yield

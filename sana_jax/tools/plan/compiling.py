@@ -1,6 +1,7 @@
 """Compiles one program for a topology and reads the compiler's output."""
 
 import collections
+import hashlib
 import math
 import pathlib
 import re
@@ -26,11 +27,13 @@ def compile_plan(
   layout: str,
   mode: str,
   folder: pathlib.Path,
-) -> Plan:
+  known: str = '',
+) -> Plan | None:
   """Plan of a compiled program; XLA's dump goes to `folder`.
 
-  A program that is too large gives a Plan that does not fit. Raises UserError
-  for an invalid mesh or batch.
+  A program that is too large gives a Plan that does not fit. A program with the
+  digest `known` is not compiled and gives None. Raises UserError for an invalid
+  mesh or batch.
   """
   platform = topologies.platform(topology)
   mesh = make_mesh(config.mesh.to_dict(), topologies.devices(topology))
@@ -38,7 +41,11 @@ def compile_plan(
   chosen = {op: name for op, name in config.kernels.items() if name}
   with kernels.platform(platform), kernels.prefer(**chosen):
     program = steps.make(config, mesh, mode)
-    compiled, report = _compile(program, mesh, platform, folder)
+    with topologies.tracing_for(platform, mesh):
+      lowered = program.lower()
+    if (text := digest(lowered)) == known:
+      return None
+    compiled, report = _compile(lowered, mesh, platform, folder)
   seconds = time.perf_counter() - start
   expected = steps.run_flops(config, mode) / mesh.size
   found = (
@@ -57,8 +64,14 @@ def compile_plan(
     compile_seconds=seconds,
     versions=cache.compilers(),
     model_flops=float(steps.model_flops(config, mode)),
+    program=text,
     **found,
   )
+
+
+def digest(lowered: jax.stages.Lowered) -> str:
+  """Digest of a program's text, which has no places in the sources."""
+  return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
 def of_device(tree) -> int:
@@ -100,11 +113,11 @@ def places(mesh: Mesh, topology: str) -> list[collectives.Place]:
   return [place(d) for d in mesh.devices.flat]
 
 
-def _compile(program, mesh, platform, folder):
+def _compile(lowered, mesh, platform, folder):
   """(program, '') or (None, the compiler's report of its size)."""
   try:
     return topologies.compile_for(
-      platform, mesh, program.lower, xla_dump_to=str(folder)
+      platform, mesh, lambda: lowered, xla_dump_to=str(folder)
     ), ''
   except topologies.TooLargeError as e:
     return None, e.report

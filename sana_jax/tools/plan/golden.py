@@ -8,7 +8,7 @@ device and collectives are of the compiled program of one layout, the fully
 sharded one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import re
@@ -69,6 +69,14 @@ def read(path: pathlib.Path) -> Golden:
   return Golden(*found.groups(), parts[-1], compiled)
 
 
+def program(one: Golden, versions: Mapping[str, str]) -> str:
+  """Digest of the program, if these compilers made the plan; or ''."""
+  head, *_ = one.compiled.splitlines() or ['']
+  found = re.search(r', (jax .*), program (\w+)$', head)
+  made = found and [x.split() for x in found[1].split(', ')]
+  return found[2] if made and all(versions.get(x) == n for x, n in made) else ''
+
+
 def chosen(found: Sequence[Candidate]) -> Candidate | None:
   """The valid fully sharded candidate, or None."""
   is_whole = lambda c: not c.problem and re.fullmatch(r'fsdp(_\d+)?', c.name)
@@ -79,13 +87,14 @@ def compiled(plan: Plan) -> str:
   """Text of a program: bytes per device and collectives."""
   named = ('jax',) if plan.pod.chip.is_gpu else ('jax', 'libtpu')
   versions = listed({x: plan.versions[x] for x in named if x in plan.versions})
+  program = f', program {plan.program}' if plan.program else ''
   memory = ', '.join(
     f'{kind} {size / MIB:,.1f}' for kind, size in plan.memory.items() if size
   )
   fits = '' if plan.fits else ', too large'
   lines = [
     f'{_COMPILED}{plan.layout}, {mesh_text(plan.mesh)}, {plan.per_chip:g} '
-    f'images a chip, {versions}',
+    f'images a chip, {versions}{program}',
     f'  MiB of a device: {memory}; {plan.needed / MIB:,.1f} of '
     f'{plan.usable / MIB:,.1f}{fits}',
   ]

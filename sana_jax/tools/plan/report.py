@@ -30,6 +30,7 @@ class Plan:
     recomputed: operations that the compiler recomputes to save memory.
     warnings: lines of the compiler.
     kernels: calls of this project's kernels, by name.
+    program: digest of the lowered program's text.
   """
 
   layout: str
@@ -51,6 +52,7 @@ class Plan:
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
   compile_seconds: float = 0.0
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  program: str = ''
 
   @property
   def pod(self) -> chips.Topology:

@@ -55,6 +55,20 @@ class Runner:
     with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
       return list(pool.map(f, items))
 
+  def unchanged(self, candidate: Candidate, program: str) -> bool:
+    """Whether a candidate's program has this digest; it is then not compiled.
+
+    Otherwise its plan is in the cache.
+    """
+    facts = self._facts(candidate)
+    name = cache.key(facts)
+    if found := cache.read(self._folder, name):
+      return found.get('program') == program
+    found = self._compile(facts | {'known': program})
+    if found is not None:
+      cache.write(self._folder, name, found)
+    return found is None
+
   def one(self, candidate: Candidate) -> Plan:
     """Plan of a candidate, from the cache or compiled."""
     plan, cached = self._one(candidate)
@@ -65,8 +79,7 @@ class Runner:
   def _one(self, candidate):
     if candidate.problem:
       return self._without(candidate, candidate.problem), True
-    facts = dict(topology=self.topology, layout=candidate.name, mode=self.mode)
-    facts['config'] = candidate.config.to_dict()
+    facts = self._facts(candidate)
     name = cache.key(facts)
     found = cache.read(self._folder, name)
     cached = found is not None
@@ -80,6 +93,14 @@ class Runner:
       return self._without(candidate, found['error']), cached
     plan = report.from_dict(found)
     return dataclasses.replace(plan, layout=candidate.name), cached
+
+  def _facts(self, candidate):
+    return {
+      'topology': self.topology,
+      'layout': candidate.name,
+      'mode': self.mode,
+      'config': candidate.config.to_dict(),
+    }
 
   def _without(self, candidate, problem):
     """Plan of a candidate that cannot be compiled."""
@@ -117,7 +138,7 @@ class Runner:
       self.cpu_seconds += found['cpu_seconds']
       self.compiled += 1
     plan = found['plan']
-    if 'error' not in plan:
+    if plan and 'error' not in plan:
       plan['warnings'] = warnings_in(done.stderr)
     return plan
 

@@ -18,7 +18,7 @@ from sana_jax import files
 
 
 def main(request: str, out: str) -> int:
-  """Writes a Plan, or the error that prevents one."""
+  """Writes a Plan, null if its program is known, or what prevents one."""
   facts = files.read_json(request)
   import jax
 
@@ -34,7 +34,7 @@ def main(request: str, out: str) -> int:
     except UserError as e:
       found = {'error': str(e)}
     else:
-      found = dataclasses.asdict(plan)
+      found = dataclasses.asdict(plan) if plan else None
   used = resource.getrusage(resource.RUSAGE_SELF)
   helpers = resource.getrusage(resource.RUSAGE_CHILDREN)  # Such as ptxas.
   found = {

@@ -7,14 +7,18 @@ are checked against closed forms.
 import re
 import shutil
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from sana_jax.analysis import topologies
 from sana_jax.analysis.collectives import Collective
 from sana_jax.errors import UserError
 from sana_jax.launch import cli
 from sana_jax.launch.config_files import CONFIGS
-from sana_jax.tools.plan import golden
+from sana_jax.tools.plan import cache, compiling, golden
 from sana_jax.tools.plan.report import Plan
+from sana_jax.tools.plan.runner import Runner
 
 FOLDER = CONFIGS.parent / 'tests/golden/plans'
 PODS = (
@@ -172,6 +176,51 @@ def test_collectives_are_added_up_by_kind_axes_and_link():
     '  MiB of a device: parameters 1.0, code 2.0; 3.0 of 1,024.0\n'
     '  all-gather over fsdp by ici: 15 calls, 3.0 MB\n'
   )
+
+
+COMPILED = 'Compiled: fsdp, fsdp=8, 4 images a chip, jax 1, libtpu 2'
+
+
+@pytest.mark.parametrize(
+  'versions, expected',
+  [({'jax': '1', 'libtpu': '2', 'flax': '3'}, '12ab'), ({'jax': '1'}, '')],
+)
+def test_a_program_is_known_by_its_digest_and_compilers(versions, expected):
+  plan = lambda end: golden.Golden('a', 'b', '', f'{COMPILED}{end}\n  MiB\n')
+  assert golden.program(plan(', program 12ab'), versions) == expected
+  assert golden.program(plan(''), versions) == ''
+  assert golden.program(golden.Golden('a', 'b', ''), versions) == ''
+
+
+@pytest.mark.long
+def test_an_unchanged_program_is_not_compiled(changed, monkeypatch, capsys):
+  """The layouts are still compared."""
+  versions = ', '.join(
+    f'{x} {n}' for x, n in cache.compilers().items() if x == 'jax'
+  )
+  head = f'{COMPILED.partition(", jax")[0]}, {versions}, program 12ab'
+  text = re.sub('Compiled: .*', head, changed.read_text())
+  changed.write_text(text)
+  digests = []
+  unchanged = lambda self, layout, program: digests.append(program) or True
+  monkeypatch.setattr(Runner, 'unchanged', unchanged)
+  monkeypatch.setattr(topologies, 'check', lambda topology: None)
+  assert run(changed.parent, '--update') == 0
+  assert digests == ['12ab'] and head in changed.read_text()
+  assert '2.2 MiB' not in changed.read_text()
+
+
+def test_a_digest_is_of_the_program_alone():
+  def lowered(scale):
+    return jax.jit(lambda x: x * scale).lower(jnp.ones(2))
+
+  same = jax.jit(  # On other lines.
+    lambda x: x * 2.0
+  )
+  assert compiling.digest(lowered(2.0)) == compiling.digest(
+    same.lower(jnp.ones(2))
+  )
+  assert compiling.digest(lowered(2.0)) != compiling.digest(lowered(3.0))
 
 
 # All: sana-jax plan --golden tests/golden/plans

@@ -106,11 +106,7 @@ def names_of(module: nn.Module) -> Names:
   The time's layers have another name in a Sprint than in its teacher; both are
   accepted, so that an adapter of one fits the other.
   """
-  own = [
-    layer.key.format(i=i)
-    for layer in names.layers(module).values()
-    for i in range(layer.depth or 1)
-  ]
+  own = names.keys(module)
   found = {name: (name,) for name in own}
   for name in own:
     if name.startswith('time_embed.timestep_embedder'):

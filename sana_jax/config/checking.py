@@ -56,6 +56,16 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=every,
       allowed=f'multiples of {of}',
     )
+  data = config.data
+  if data.tag_orders and data.caption_rule != 'uniform':
+    yield UserError(
+      f'config.data.tag_orders={data.tag_orders} needs '
+      "config.data.caption_rule='uniform', which draws one of them in each "
+      'step',
+      key='data.caption_rule',
+      value=data.caption_rule,
+      allowed=('uniform',),
+    )
   if 'model' in config:
     yield from _misfits(config.model)
 

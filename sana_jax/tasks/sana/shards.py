@@ -14,6 +14,7 @@ import numpy as np
 
 from sana_jax.data import buckets, cache
 from sana_jax.data.records import BadRecord, BadRecords, DAMAGED, name_of
+from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import batch_spec, make_mesh
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import encoders
@@ -88,6 +89,8 @@ class ShardEncoder:
       image = buckets.fit(record['image'], self.sizes[bucket])
     except BadRecord as error:
       self.bad.add(error)
+    except UserError:
+      raise
     except DAMAGED as error:
       self.bad.add(BadRecord(name_of(self.source, position), repr(error)))
     else:

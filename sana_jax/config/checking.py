@@ -66,6 +66,14 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=data.caption_rule,
       allowed=('uniform',),
     )
+  if data.masks and 'prior' not in config:
+    yield UserError(
+      f"config.data.masks={data.masks!r} is for the task 'sana', whose loss "
+      'has weights',
+      key='data.masks',
+      value=data.masks,
+      allowed=('',),
+    )
   if 'model' in config:
     yield from _misfits(config.model)
 

@@ -56,6 +56,14 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=every,
       allowed=f'multiples of {of}',
     )
+  if config.trainable and config.get('lora', {}).get('rank'):
+    yield UserError(
+      f'config.trainable={config.trainable!r} must be empty with '
+      f'config.lora.rank={config.lora.rank}: only the adapters train',
+      key='trainable',
+      value=config.trainable,
+      allowed=('',),
+    )
   data = config.data
   if data.tag_orders and data.caption_rule != 'uniform':
     yield UserError(

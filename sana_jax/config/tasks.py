@@ -1,7 +1,7 @@
 """The keys of each task in addition to those of every run."""
 
 from sana_jax import fields
-from sana_jax.config import models
+from sana_jax.config import lora, models
 from sana_jax.diffusion import samplers
 from sana_jax.fields import Field
 from sana_jax.keys import (
@@ -273,6 +273,7 @@ KEYS = {
   'sana': (
     _INIT
     | models.SANA
+    | _group('lora', lora.KEYS)
     | _group('inputs', _INPUTS)
     | _group('prior', _PRIOR)
     | _group('flow', _FLOW)

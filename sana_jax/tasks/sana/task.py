@@ -15,14 +15,13 @@ from sana_jax.data.shapes import KINDS
 from sana_jax.errors import UserError
 from sana_jax.evaluation import shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
-from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.objectives import flow_matching
 from sana_jax.objectives.base import Objective
 from sana_jax.printable import counted
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.tasks import common, init_from
+from sana_jax.tasks import common, init_from, lora
 from sana_jax.tasks.sana import drawing, exports, inputs
 from sana_jax.training.task import Exporter, Task
 from sana_jax.typing import Params
@@ -39,11 +38,18 @@ def exporter(config: ConfigDict) -> Exporter:
   """Writes a model folder, with copies of the two other models."""
   others = exports.folders_of(config)
   module = common.build(Sana, config, **exports.sizes(others))
+  adapters = lora.of(config, module)
   return Exporter(
     _objective(config, module),
-    functools.partial(exports.write, module, config, others),
+    functools.partial(exports.write, module, config, others)
+    if adapters is None
+    else functools.partial(lora.write, module, adapters),
     init_from.start(
-      'transformer', module, adds=init_from.added(config), seed=config.seed
+      'transformer',
+      module,
+      adds=init_from.added(config),
+      seed=config.seed,
+      dtype=lora.base_dtype(config),
     ),
   )
 
@@ -70,13 +76,16 @@ KIND = Kind(objective, exporter, open_task, part='transformer')
 
 
 def _objective(config, module, encode=lambda frozen, batch: batch):
+  adapted = lora.adapted(config, module, tables.SANA)
   return flow_matching.objective(
     module,
     config.flow,
-    init=abstract.transformer_init(module),
-    rules=tables.SANA,
+    init=adapted.init,
+    rules=adapted.rules,
     tokens=config.inputs.text_length,
     encode=encode,
+    partial=adapted.partial,
+    split=adapted.split,
   )
 
 
@@ -105,7 +114,7 @@ class Samples:
     config = self._config
     prompts = self._prompts
     shown = [p if isinstance(p, str) else p.text for p in prompts]
-    model = Model(self._module, {'params': params})
+    model = Model(self._module, lora.variables(config, self._module, params))
     images = drawing.draw(
       self._pipeline.replace(transformer=model),
       config,

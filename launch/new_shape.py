@@ -81,22 +81,15 @@ def pictures(args, seed: int) -> pathlib.Path:
 
 
 def trained(config, path: pathlib.Path):
-  """The pipeline of a run's model with its adapter."""
+  """The pipeline of the model with the adapter of a run."""
   from sana_jax import tasks
   from sana_jax.inference.pipeline import Pipeline
   from sana_jax.sharding.mesh import make_mesh
-  from sana_jax.tasks import lora
   from sana_jax.training import loop
-  from sana_jax.weights.folder import Model
 
   mesh = make_mesh({'data': 1})
-  task = tasks.open_task(config, path, mesh)
-  state = loop.train(config, task, path, mesh)
-  pipe = Pipeline.from_pretrained(config.init_from)
-  module = pipe.transformer.module
-  params = pipe.transformer.variables['params'] | state.weights
-  variables = lora.variables(config, module, params)
-  return pipe.replace(transformer=Model(module, variables))
+  loop.train(config, tasks.open_task(config, path, mesh), path, mesh)
+  return Pipeline.from_pretrained(config.init_from).load_lora(path / 'model')
 
 
 def scores(pipe, shape: str, path: pathlib.Path) -> dict:

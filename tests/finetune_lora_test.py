@@ -54,7 +54,7 @@ def train(tmp_path, *more):
       str(tmp_path / 'run'),
       f'--config.data.path={tmp_path / "pictures"}',
       '--config.data.index_path=',
-      '--config.batch_size=4',
+      '--config.batch_size=8',
       '--config.model.unroll=1',
       *more,
     ]

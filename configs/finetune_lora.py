@@ -74,6 +74,7 @@ def _shapes(config):
   config.dtype = 'float32'
   config.inputs.dtype = 'float32'
   config.optimizer.learning_rate = 1e-3
+  config.ema_decay = 0.99
   config.batch_size = 16
   config.flow.shift = 2.0
   config.sampling.update(shift=2.0, guidance_scale=3.0)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     help='prompts of each kind of the other shapes; half of it for the new '
     'shape alone, and a quarter for compositions (default: %(default)s)',
   )
-  parser.add_argument('--steps', type=int, default=600, metavar='N')
+  parser.add_argument('--steps', type=int, default=1000, metavar='N')
   args, overrides = parser.parse_known_args(argv)
   for seed in args.seeds:
     for prior in args.prior:
@@ -63,7 +63,7 @@ def run(args, overrides, seed: int, prior: bool, path: pathlib.Path) -> None:
   if prior:
     from sana_jax.evaluation import new_shape
 
-    texts = new_shape.class_prompts(16, seed)
+    texts = new_shape.class_prompts(64, seed)
     config.prior.class_prompt = ' | '.join(texts)
     config.prior.num_class_images = len(texts)
   base.apply_overrides(config, overrides)
@@ -120,6 +120,7 @@ def scores(pipe, shape: str, per_kind: int, path: pathlib.Path) -> dict:
       ),
     )
   student = Pipeline.from_pretrained('shapes-sprint')
+  sets = prompts_of(shape, per_kind // 4)
   students = {
     'sprint': student.load_lora(path / 'model'),
     'sprint_before': student,

@@ -96,6 +96,26 @@ _FLOW = {
   ),
 }
 
+_PRIOR = {  # Prior preservation of DreamBooth.
+  'class_prompt': Key(
+    '',
+    'Prompt of the class whose prior is preserved, or several with | between '
+    "them: every second picture of a batch is one that init_from's model drew "
+    "of it; '' for none.",
+  ),
+  'num_class_images': Key(
+    100, 'Pictures of the class, drawn once, in the workdir.', POSITIVE
+  ),
+  'loss_weight': Key(1.0, 'Weight of their loss.', NOT_NEGATIVE),
+  'path': Key(
+    '',
+    "Folder of such pictures, instead of drawn ones; '' draws them.",
+    location=Location(
+      buckets=True, used=lambda values, begun: bool(values['prior.path'])
+    ),
+  ),
+}
+
 _SPRINT = {
   'teacher': Key(
     '',
@@ -188,6 +208,11 @@ _SAMPLING = {  # Of the grids drawn during training.
   ),
   'shift': Key(3.0, 'Shift of the time towards noise.', POSITIVE),
   'images': Key(24, 'Images in a grid.', POSITIVE, RESULT),
+  'prompts': Key(
+    '',
+    "Prompts of the grids, with | between them; '' takes captions of the data.",
+    changes=NOTHING,
+  ),
 }
 
 _LOSS = {
@@ -251,6 +276,7 @@ KEYS = {
     | models.SANA
     | _group('lora', lora.KEYS)
     | _group('inputs', _INPUTS)
+    | _group('prior', _PRIOR)
     | _group('flow', _FLOW)
     | _group('sampling', _SAMPLING)
   ),

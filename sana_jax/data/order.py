@@ -5,6 +5,7 @@ on the number of hosts nor on earlier reads.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Protocol, runtime_checkable
 
 import grain
@@ -12,6 +13,8 @@ from jaxtyping import Int
 import numpy as np
 
 from sana_jax.errors import UserError
+
+_FEW = 1024  # Records of a bucket.
 
 
 @runtime_checkable
@@ -38,7 +41,11 @@ class Bucketed:
   """
 
   def __init__(
-    self, buckets: Sequence[Int[np.ndarray, '_']], batch_size: int, seed: int
+    self,
+    buckets: Sequence[Int[np.ndarray, '_']],
+    batch_size: int,
+    seed: int,
+    like: 'Bucketed | None' = None,
   ):
     """Draws the order.
 
@@ -46,6 +53,7 @@ class Bucketed:
       buckets: record indices of each bucket; empty ones are never drawn.
       batch_size: global batch size.
       seed: seed of the order of records and of buckets.
+      like: order with the same bucket in each step.
     """
     if batch_size < 1:
       raise UserError(
@@ -64,17 +72,17 @@ class Bucketed:
         allowed='1 record or more',
       )
     self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
-    self._orders = [
-      grain.MapDataset.range(n).shuffle(_grain_seed(seed, i)).repeat()
-      for i, n in enumerate(sizes)
-    ]
+    self._orders = [_epochs(n, (seed, i)) for i, n in enumerate(sizes)]
     self._schedule = self._turns = None
-    if sum(n > 0 for n in sizes) > 1:
+    self._sizes = sizes if like is None else like._sizes
+    if like is not None:
+      self._schedule, self._turns = like._schedule, like._turns
+    elif sum(n > 0 for n in sizes) > 1:
       self._schedule = np.random.default_rng((seed, 1)).permutation(
         np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
       )
       self._turns = _ranks(self._schedule, sizes)
-    self._only = int(np.argmax(sizes))
+    self._only = int(np.argmax(self._sizes))
 
   def bucket(self, step: int) -> int:
     if self._schedule is None:
@@ -96,12 +104,60 @@ class Bucketed:
     if self._schedule is None:
       return step
     cycle, place = divmod(step, len(self._schedule))
-    return cycle * len(self._buckets[bucket]) + int(self._turns[place])
+    return cycle * self._sizes[bucket] + int(self._turns[place])
+
+
+class Paired:
+  """Order whose odd rows are records of another set, in the same bucket."""
+
+  def __init__(
+    self,
+    buckets: Sequence[Int[np.ndarray, '_']],
+    others: Sequence[Int[np.ndarray, '_']],
+    batch_size: int,
+    seed: int,
+  ):
+    """Draws the orders of both; `batch_size` is even, see Bucketed."""
+    first = Bucketed(buckets, batch_size // 2, seed)
+    self._orders = first, Bucketed(others, batch_size // 2, seed + 1, first)
+
+  def bucket(self, step: int) -> int:
+    return self._orders[0].bucket(step)
+
+  def record(self, step: int, row: int) -> int:
+    return self._orders[row % 2].record(step, row // 2)
+
+  def substitute(self, step: int, row: int, attempt: int) -> int:
+    return self._orders[row % 2].substitute(step, row // 2, attempt)
 
 
 def shuffled(total: int, batch_size: int, seed: int) -> Bucketed:
   """Order of records in a single bucket: epochs, each shuffled differently."""
   return Bucketed([np.arange(total)], batch_size, seed)
+
+
+def _epochs(count, seed):
+  """Endless shuffled epochs of `count` records, with random access."""
+  if count < _FEW:
+    return _Epochs(count, seed)
+  return grain.MapDataset.range(count).shuffle(_grain_seed(*seed)).repeat()
+
+
+class _Epochs:
+  """Epochs of a few records, for which grain's shuffle takes milliseconds.
+
+  It walks through 2 ** 16 numbers to those below `count`.
+  """
+
+  def __init__(self, count, seed):
+    self._count = count
+    self._order = functools.lru_cache(8)(
+      lambda epoch: np.random.default_rng((*seed, 3, epoch)).permutation(count)
+    )
+
+  def __getitem__(self, place: int) -> int:
+    epoch, place = divmod(place, self._count)
+    return self._order(epoch)[place]
 
 
 def _ranks(schedule, sizes):

@@ -96,7 +96,8 @@ def flow_loss(
     settings: config.flow.
     adapters: those of the module's layers, or None.
     frozen: null_text [m e] and null_mask [m], for dropped captions.
-    batch: latents [b *p c], text [b m e] and mask [b m].
+    batch: latents [b *p c], text [b m e] and mask [b m]; weights [b *p] of
+      the squared errors, or none.
     rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents'].astype(jnp.float32)
@@ -117,8 +118,11 @@ def flow_loss(
     adapters=adapters,
   )
   error = prediction.velocity() - denoiser.path.target(x0, noise, times.t)
-  of_each = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
-  return jnp.mean(error**2), Aux({'loss_by_noise': by_level(of_each, times.t)})
+  squared = error**2
+  if 'weights' in batch:
+    squared *= batch['weights'][..., None]
+  of_each = jnp.mean(squared, axis=tuple(range(1, squared.ndim)))
+  return jnp.mean(squared), Aux({'loss_by_noise': by_level(of_each, times.t)})
 
 
 def _draw(settings, shape, rng):

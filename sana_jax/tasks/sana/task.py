@@ -15,7 +15,6 @@ from sana_jax.data.shapes import KINDS
 from sana_jax.errors import UserError
 from sana_jax.evaluation import shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
-from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models.sana import Sana
 from sana_jax.objectives import flow_matching
 from sana_jax.objectives.base import Objective
@@ -23,7 +22,7 @@ from sana_jax.printable import counted
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
 from sana_jax.tasks import common, init_from, lora
-from sana_jax.tasks.sana import encoders, exports, inputs
+from sana_jax.tasks.sana import drawing, exports, inputs
 from sana_jax.training.task import Exporter, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
@@ -112,20 +111,18 @@ class Samples:
 
   def draw(self, params: Params, step: int) -> Image.Image:
     """A grid of samples; for `shapes`, logs how many follow their prompts."""
-    config, settings = self._config, self._config.sampling
+    config = self._config
     prompts = self._prompts
     shown = [p if isinstance(p, str) else p.text for p in prompts]
     model = Model(self._module, lora.variables(config, self._module, params))
-    images = self._pipeline.replace(transformer=model)(
+    images = drawing.draw(
+      self._pipeline.replace(transformer=model),
+      config,
       shown,
-      steps=settings.steps,
-      guidance_scale=settings.guidance_scale,
-      seed=range(len(prompts)),
-      instruction=encoders.instruction_of(config),
-      output_type='uint8',
-    ).images
+      range(len(prompts)),
+    )
     wrong = None
-    if config.data.source == 'shapes':
+    if config.data.source == 'shapes' and not config.sampling.prompts:
       wrong = [
         not shapes_suite.follows(p.requirement, shapes_detector.detect(x))
         for p, x in zip(prompts, images)
@@ -143,6 +140,8 @@ class Samples:
   @functools.cached_property
   def _prompts(self):
     count = self._config.sampling.images
+    if given := drawing.prompts(self._config.sampling.prompts):
+      return [given[i % len(given)] for i in range(count)]
     if self._config.data.source == 'shapes':
       return shapes_suite.prompts(math.ceil(count / len(KINDS)))[:count]
     return self._given.captions(count)
@@ -150,12 +149,4 @@ class Samples:
   @functools.cached_property
   def _pipeline(self):
     """The pipeline without a transformer, loaded for the first pictures."""
-    config = self._config
-    return Pipeline(
-      Model(self._module, {}),
-      encoders.load_autoencoder(config, only='decoder'),
-      encoders.load_text_encoder(config),
-      encoders.load_tokenizer(config),
-      sampler=config.sampling.sampler,
-      flow_shift=config.sampling.shift,
-    )
+    return drawing.pipeline(self._config, Model(self._module, {}))

@@ -58,15 +58,17 @@ _THREADS = 16  # Reading headers is bound by the disk or the network.
 
 
 def read_image(
-  file: str | os.PathLike | bytes, size: int | None = None
+  file: str | os.PathLike | bytes,
+  size: int | None = None,
+  behind: str = 'white',
 ) -> Image:
-  """Pixels of an encoded image, resized to `size`; transparency becomes white.
+  """Pixels of an encoded image, resized to `size`, before a colour.
 
   Raises ValueError for a damaged image.
   """
   data = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
   try:
-    return _decoded(data, size)
+    return _decoded(data, size, behind)
   except PilImage.UnidentifiedImageError as error:
     raise ValueError('it is not an image of a supported format') from error
   # Decoders raise any exception for damaged bytes.
@@ -74,21 +76,21 @@ def read_image(
     raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _decoded(data, size):
+def _decoded(data, size, behind):
   with _opened(data) as image:
     if image.width * image.height > MOST_PIXELS:
       raise ValueError(
         f'it has {image.width:,} x {image.height:,} pixels; at '
         f'most {MOST_PIXELS:,} are read'
       )
-    image = displayed(image)
+    image = displayed(image, behind)
   if size is not None and image.size != (size, size):
     image = ImageOps.fit(image, (size, size), PilImage.Resampling.BICUBIC)
   return np.asarray(image)
 
 
-def displayed(image: PilImage.Image) -> PilImage.Image:
-  """RGB as displayed: turned by its EXIF, 8 bits, white for transparency.
+def displayed(image: PilImage.Image, behind: str = 'white') -> PilImage.Image:
+  """RGB as displayed: turned by its EXIF, 8 bits, before a colour.
 
   Raises ValueError for values of an unknown range.
   """
@@ -97,7 +99,7 @@ def displayed(image: PilImage.Image) -> PilImage.Image:
   turn = _TURNS.get(image.getexif().get(_ORIENTATION))
   if turn is not None:
     image = image.transpose(turn)
-  return _rgb(_eight_bits(image))
+  return _rgb(_eight_bits(image), behind)
 
 
 def _eight_bits(image):
@@ -120,14 +122,14 @@ def _eight_bits(image):
   return out
 
 
-def _rgb(image):
-  """RGB in which transparency is white."""
+def _rgb(image, behind):
+  """RGB in which transparency shows the colour behind it."""
   if image.mode == 'La':  # Premultiplied, which converts to LA only.
     image = image.convert('LA')
   if image.has_transparency_data:
     image = image.convert('RGBA')
-    white = PilImage.new('RGBA', image.size, 'white')
-    image = PilImage.alpha_composite(white, image)
+    plain = PilImage.new('RGBA', image.size, behind)
+    image = PilImage.alpha_composite(plain, image)
   return image.convert('RGB')
 
 

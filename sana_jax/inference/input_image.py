@@ -62,6 +62,11 @@ def pixels(image: Any, key: str = 'image') -> UInt8[np.ndarray, 'y x 3']:
   return _checked(image, key)
 
 
+def from_bytes(data: bytes, key: str) -> UInt8[np.ndarray, 'y x 3']:
+  """Pixels of a file's bytes; ValueError if they are no image."""
+  return read_image(data, behind=_BEHIND[key])
+
+
 def mask_pixels(mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, 'y x']:
   """Where a mask is white: at least half as bright.
 
@@ -183,7 +188,7 @@ def _read(path, key):
 
 def _decoded(data, path, key):
   try:
-    return read_image(data, behind=_BEHIND[key])
+    return from_bytes(data, key)
   except ValueError as e:
     raise _unreadable(path, e, key) from e
 

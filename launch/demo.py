@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     raise ModuleNotFoundError("No module named 'gradio'", name='gradio')
   served = names(args.host, args.allow_host)
   with listening(args.host, args.port) as door:
-    pipe, settings = pipelines.open_pipeline(args)
+    pipe, settings = pipelines.open_pipeline(args, encoder=True)
     allowed = limits(args, pipe)
     from sana_jax.inference import page, serving  # Take seconds.
     from sana_jax.inference.request_queue import RequestQueue

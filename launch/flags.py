@@ -178,14 +178,6 @@ def ratio(value: str) -> float:
   return found
 
 
-def strength(value: str) -> float:
-  """Parses a number from 0.01 to 1."""
-  number = float(value) if _NUMBER.fullmatch(value) else 0.0
-  if not 0.01 <= number <= 1:
-    raise refused(value, 'a number from 0.01 to 1')
-  return number
-
-
 def angles(value: str) -> list[float]:
   """Parses decreasing angles of steps, such as 1.5708,1.3."""
   parts = value.split(',')

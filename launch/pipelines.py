@@ -155,12 +155,14 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
+def open_pipeline(
+  args: argparse.Namespace, pictures: int | None = None, encoder: bool = False
+):
   """Loads the model onto this process's devices; returns it and its settings.
 
   A CPU is split into no more devices than there are pictures at a time: one
-  device uses all cores for one picture. Raises UserError for requests that the
-  model does not support.
+  device uses all cores for one picture. The encoder is for images to start
+  from. Raises UserError for requests that the model does not support.
   """
   devices.configure(args.cpu_devices, pictures)
   import jax
@@ -172,9 +174,7 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
   if args.sampler:
     args.sampler = samplers.named(args.sampler)
   mesh = make_mesh(args.mesh, jax.local_devices())
-  pipe = Pipeline.from_pretrained(
-    args.model, args.dtype, mesh, encoder=bool(getattr(args, 'image', None))
-  )
+  pipe = Pipeline.from_pretrained(args.model, args.dtype, mesh, encoder=encoder)
   for path, weight in args.lora:
     pipe = pipe.load_lora(path, weight)
   return pipe, settings_of(args, pipe)
@@ -202,23 +202,8 @@ def settings_of(args: argparse.Namespace, pipe) -> dict:
     pipe.transformer.module,
     arguments.guidance_of(settings['guidance_scale'], settings.get('guidance')),
   )
-  return settings | _start(args, settings)
-
-
-def _start(args, settings):
-  """Settings of the sampler scm: its angles, and where an image starts.
-
-  Raises UserError if they exclude each other, or another sampler is chosen.
-  """
-  from sana_jax.inference import few_steps, input_image
-
-  given = {
-    name: getattr(args, name, None) for name in ('times', 'image', 'strength')
-  }
-  given = {name: value for name, value in given.items() if value is not None}
-  if not given:
-    return {}
-  steps = few_steps.resolved({**given, 'steps': args.steps}, settings)['steps']
-  if 'image' in given:
-    given['image'] = input_image.description(given['image'])
-  return {**given, 'steps': steps}
+  if (times := getattr(args, 'times', None)) is None:
+    return settings
+  given = {'times': times, 'steps': args.steps}
+  steps = few_steps.resolved(given, settings)['steps']
+  return {**settings, 'times': times, 'steps': steps}

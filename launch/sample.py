@@ -16,8 +16,9 @@ best --num-images of them, by one of these:
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
 height, width or aspect_ratio, num_images, steps, guidance_scale, sampler and
-scorer; id or file names its pictures. Other columns are ignored. An invalid
-line is skipped, and listed with its reason in skipped.jsonl.
+scorer; image, mask and strength, as the flags, with paths relative to the file;
+id or file names its pictures. Other columns are ignored. An invalid line is
+skipped, and listed with its reason in skipped.jsonl.
 
 Each picture holds its prompt, seed, steps, guidance, model and version as
 metadata, and has a line in results.jsonl. A run that is stopped, even by
@@ -40,14 +41,13 @@ from sana_jax.inference.jobs import (
   read,
   unique,
 )
-from sana_jax.launch import best_of, drawing, output, pipelines
+from sana_jax.launch import best_of, drawing, edits, output, pipelines
 from sana_jax.launch.flags import (
   BATCH,
   fraction,
   PIXELS,
   prompt,
   ratio,
-  strength,
   whole,
 )
 from sana_jax.launch.skipped import Skipped
@@ -58,7 +58,7 @@ SHEET = 'contact_sheet.png'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   _add_pictures(parser.add_argument_group('prompts and pictures'))
-  _add_start(parser.add_argument_group('start from an image'))
+  edits.add_arguments(parser.add_argument_group('start from an image'))
   _add_size(parser.add_argument_group('size'))
   _add_files(parser.add_argument_group('files'))
   pipelines.add_sampling_arguments(parser)
@@ -117,21 +117,6 @@ def _add_pictures(group):
     metavar='X',
     help='of the lines of --prompts; where more cannot be '
     'used, the exit code is 1 (default: %(default)s)',
-  )
-
-
-def _add_start(group):
-  group.add_argument(
-    '--image',
-    metavar='FILE',
-    help='image from which the pictures start, with the sampler scm',
-  )
-  group.add_argument(
-    '--strength',
-    type=strength,
-    metavar='X',
-    help='part of the way from --image to noise where the sampler starts, up '
-    'to 1, which ignores the image (default: 0.6)',
   )
 
 
@@ -198,6 +183,10 @@ def run(args: argparse.Namespace) -> int:
   jobs, unreadable = _possible(
     jobs, lambda job: best_of.check(choosers, args, job), by_line
   )
+  edits.check_used(args, jobs)
+  jobs, no_images = _possible(
+    jobs, lambda job: edits.read(job, args.aspect_ratio), by_line
+  )
   jobs, doubled = unique(jobs, args.format)
   output.check(args.out)
   if (count := sum(job.num_images for job in jobs)) > MOST_PICTURES:
@@ -211,6 +200,7 @@ def run(args: argparse.Namespace) -> int:
   pipe, settings = pipelines.open_pipeline(
     args,
     min(args.batch_size, sum(args.candidates * job.num_images for job in jobs)),
+    encoder=any(job.image for job in jobs),
   )
   if args.decode != 'whole':
     from sana_jax.inference.arguments import parts_of
@@ -222,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
     jobs, lambda job: _check_job(pipe, job, settings), by_line
   )
   _warn_of_unknown(pipe, jobs)
-  problems += unreadable + doubled + too_odd
+  problems += unreadable + no_images + doubled + too_odd
   lower = 'lower --batch-size, --height or --width, or give --decode=strips.'
   with (
     explain_out_of_memory(lower),
@@ -254,6 +244,7 @@ def _jobs(args):
     args.width,
     args.num_images,
     scorer=args.scorer[0] if args.scorer else None,
+    **edits.of_flags(args),
   )
   if args.prompts is not None:
     return read(args.prompts, default)
@@ -268,12 +259,11 @@ def _jobs(args):
 
 
 def _possible(jobs, check, by_line):
-  """(jobs that pass the check, problems of the others)."""
+  """(jobs that pass the check, as it returns them, problems of the others)."""
   kept, problems = [], []
   for job in jobs:
     try:
-      check(job)
-      kept.append(job)
+      kept.append(check(job) or job)
     except UserError as e:
       if not by_line:
         raise
@@ -309,9 +299,10 @@ def _check_job(pipe, job, settings):
   from sana_jax.inference import few_steps
 
   check_area(job.height, job.width)
-  pipe.trained_size(job.height, job.width)
+  if job.image is None:
+    pipe.trained_size(job.height, job.width)
   settings = settings | job.settings()
-  if few_steps.OF_SCM & set(settings):
+  if {'times', 'image'} & set(settings):
     few_steps.resolved(settings, settings)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent import futures
+import functools
 import io
 import os
 import pathlib
@@ -58,14 +59,16 @@ _THREADS = 16  # Reading headers is bound by the disk or the network.
 
 
 def read_image(
-  file: str | os.PathLike | bytes, size: int | None = None
+  file: str | os.PathLike | bytes,
+  size: int | None = None,
+  behind: str = 'white',
 ) -> Image:
-  """Pixels of an encoded image, resized to `size`; transparency becomes white.
+  """Pixels of an encoded image, resized to `size`, before a colour.
 
   Raises ValueError for a damaged image.
   """
   data = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
-  return _read(data, size, displayed)
+  return _read(data, size, functools.partial(displayed, behind=behind))
 
 
 def read_opacity(
@@ -101,12 +104,12 @@ def _decoded(data, size, view):
   return np.asarray(image)
 
 
-def displayed(image: PilImage.Image) -> PilImage.Image:
-  """RGB as displayed: turned by its EXIF, 8 bits, white for transparency.
+def displayed(image: PilImage.Image, behind: str = 'white') -> PilImage.Image:
+  """RGB as displayed: turned by its EXIF, 8 bits, before a colour.
 
   Raises ValueError for values of an unknown range.
   """
-  return _rgb(_upright(image))
+  return _rgb(_upright(image), behind)
 
 
 def opacity(image: PilImage.Image) -> PilImage.Image:
@@ -146,14 +149,14 @@ def _eight_bits(image):
   return out
 
 
-def _rgb(image):
-  """RGB in which transparency is white."""
+def _rgb(image, behind):
+  """RGB in which transparency shows the colour behind it."""
   if image.mode == 'La':  # Premultiplied, which converts to LA only.
     image = image.convert('LA')
   if image.has_transparency_data:
     image = image.convert('RGBA')
-    white = PilImage.new('RGBA', image.size, 'white')
-    image = PilImage.alpha_composite(white, image)
+    plain = PilImage.new('RGBA', image.size, behind)
+    image = PilImage.alpha_composite(plain, image)
   return image.convert('RGB')
 
 

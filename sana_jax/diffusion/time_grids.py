@@ -4,6 +4,7 @@ Grids are made on the host in float64 and rounded once, as the references do.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,9 @@ class TimeGrid(NamedTuple):
   path: Path = Flow()
 
 
-def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:
+def dpm_grid(
+  steps: int, shift: float, continuous: bool = False, strength: float = 1.0
+) -> TimeGrid:
   """Grid of SANA: evenly spaced up to 0.999, then shifted.
 
   Args:
@@ -37,19 +40,23 @@ def dpm_grid(steps: int, shift: float, continuous: bool = False) -> TimeGrid:
     continuous: passes 1000 t to the model unrounded, as NVlabs' sampler does.
       By default it is truncated to an integer, as diffusers'
       DPMSolverMultistepScheduler does; the times are the same.
+    strength: part of the grid that is left, see `_last_part`.
 
   Raises:
     UserError: if there is no step or the shift is not positive.
   """
   _check(steps, shift)
   ramp = 1 - np.linspace(1, 1 / TRAIN_TIMESTEPS, steps + 1)
-  times = shift_time(ramp[:0:-1], shift)
+  times = shift_time(_last_part(ramp[:0:-1], strength), shift)
   timesteps = TRAIN_TIMESTEPS * times
   return _grid(times, timesteps if continuous else np.trunc(timesteps))
 
 
 def flow_euler_grid(
-  steps: int, shift: float, double_shift: bool = True
+  steps: int,
+  shift: float,
+  double_shift: bool = True,
+  strength: float = 1.0,
 ) -> TimeGrid:
   """Euler grid: evenly spaced from 1 to 0.001, then shifted; not truncated.
 
@@ -59,6 +66,7 @@ def flow_euler_grid(
     double_shift: as in diffusers' FlowMatchEulerDiscreteScheduler, which spaces
       down to the *shifted* 0.001 and then shifts again (its issue 13243), so
       that the last step starts near 0.009 for shift 3. False shifts once.
+    strength: part of the grid that is left, see `_last_part`.
 
   Raises:
     UserError: if there is no step or the shift is not positive.
@@ -67,7 +75,8 @@ def flow_euler_grid(
   last = 1 / TRAIN_TIMESTEPS
   if double_shift:
     last = float(shift_time(np.float32(last), shift))
-  times = shift_time(np.linspace(1, last, steps), shift)
+  ramp = _last_part(np.linspace(1, last, steps), strength)
+  times = shift_time(ramp, shift)
   return _grid(times, TRAIN_TIMESTEPS * np.float32(times))
 
 
@@ -113,6 +122,20 @@ def scm_grid(times: Any) -> TimeGrid:
   t = np.float64(np.float32(angles[:-1]))
   timesteps = TRAIN_TIMESTEPS * np.sin(t) / (np.sin(t) + np.cos(t))
   return TimeGrid(np.float32(angles), np.float32(timesteps), TrigFlow())
+
+
+def _last_part(ramp, strength):
+  """Times of a picture that starts from an image, from those of noise.
+
+  Of n times, n * strength are left, as in diffusers' pipelines of images. Where
+  that is no integer, one more is, and the first lies between two of the ramp.
+  """
+  if strength == 1:
+    return ramp
+  steps = len(ramp)
+  left = round(steps * strength, 6)
+  places = np.linspace(steps - left, steps - 1, math.ceil(left))
+  return np.interp(places, np.arange(steps + 1), np.append(ramp, 0))
 
 
 def _grid(times, timesteps):

@@ -12,7 +12,7 @@ from sana_jax import fields
 from sana_jax.diffusion import samplers
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
-from sana_jax.inference import few_steps, texts
+from sana_jax.inference import editing, few_steps, texts
 from sana_jax.inference.conventions import Convention
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
@@ -34,6 +34,7 @@ _CALL = {
   ),
   'output_type': fields.choice(*OUTPUT_TYPES),
   'use_resolution_binning': fields.FLAG,
+  **editing.FIELDS,
 }
 
 
@@ -100,6 +101,9 @@ class Call(NamedTuple):
   times: Sequence[float | int] | None
   image: Any
   strength: float | None
+  mask: Any
+  mask_blur: float
+  padding_mask_crop: int | None
   convention: Convention
   parts: Strips | Tiles | str | None
   on_step: Callable[[int], None] | None
@@ -111,6 +115,8 @@ def call(given: Mapping[str, Any], own: Mapping[str, Any]) -> Call:
 
   Raises UserError for a value that is invalid for every model.
   """
+  given = {**given, **editing.opened(given)}
+  own = {**own, **editing.own_size(given)}
   values = {
     name: own.get(name) if value is None else fields.plain(value)
     for name, value in given.items()
@@ -132,20 +138,6 @@ def check_output_type(value: Any) -> None:
     {'output_type': value},
     {'output_type': fields.choice('pil', *OUTPUT_TYPES)},
   )
-
-
-def check_size(height: int, width: int, compression: int) -> None:
-  """Raises UserError unless both sides are multiples of the compression."""
-  for name, value in (('height', height), ('width', width)):
-    if value < compression or value % compression:
-      below = max(compression, value // compression * compression)
-      raise UserError(
-        f"{name} is {value}; it must be a multiple of the autoencoder's "
-        f'compression, {compression}, such as {below}.',
-        key=name,
-        value=value,
-        allowed=f'a multiple of {compression}, such as {below}',
-      )
 
 
 def check_latents(latents: Any, shape: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ The next batch is dispatched before the current one is fetched.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import json
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from sana_jax.typing import Array
 class Request(NamedTuple):
   """One picture: the k-th of its prompt and seed; sizes in pixels.
 
-  Steps, guidance and sampler are by default those of all requests.
+  Steps and what follows them are by default those of all requests.
   """
 
   prompt: str
@@ -34,15 +35,21 @@ class Request(NamedTuple):
   steps: int | None = None
   guidance_scale: float | int | None = None
   sampler: str | None = None
+  image: Any = None
+  strength: float | None = None
+  mask: Any = None
+  mask_blur: float | int | None = None
+  padding_mask_crop: int | None = None
 
   @property
   def program(self) -> tuple:
     """Values that all requests of a batch share."""
-    return self.height, self.width, *self.settings().items()
+    values = json.dumps(self.settings(), sort_keys=True, default=id)
+    return self.height, self.width, values
 
   def settings(self) -> dict[str, Any]:
     """Settings that replace those of all requests."""
-    keys = 'steps', 'guidance_scale', 'sampler'
+    keys = Request._fields[Request._fields.index('steps') :]
     own = {key: getattr(self, key) for key in keys}
     return {key: value for key, value in own.items() if value is not None}
 

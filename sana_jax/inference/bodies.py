@@ -7,13 +7,19 @@ serves.
 
 import asyncio
 from collections.abc import Callable
+import contextlib
 import json
 import re
+import threading
 from typing import Any
 
 from sana_jax.files import parse_json
 
-MOST_BYTES = 2**18  # Two prompts of 20,000 characters, in any language.
+# An image of 2048 x 2048 pixels as PNG and base64, and a mask.
+MOST_BYTES = 2**24
+# Two prompts of 20,000 characters, in any language; few are larger at a time.
+_SMALL = 2**18
+_LARGE = threading.BoundedSemaphore(4)
 SECONDS = 10.0  # Time limit for a body to arrive.
 # Limits of a request: number of strings, and bytes outside of them.
 _STRINGS, _OUTSIDE = 64, 2048
@@ -42,7 +48,7 @@ async def read(receive: Callable, length: bytes | None) -> bytes:
     not length.isdigit() or len(length) > 9 or int(length) > MOST_BYTES
   ):
     raise _too_large()
-  chunks, size = [], 0
+  chunks, size, large = [], 0, contextlib.ExitStack()
   try:
     async with asyncio.timeout(SECONDS):
       while True:
@@ -53,12 +59,16 @@ async def read(receive: Callable, length: bytes | None) -> bytes:
         size += len(chunks[-1])
         if size > MOST_BYTES:
           raise _too_large()
+        if size > _SMALL >= size - len(chunks[-1]):
+          large.enter_context(_one_of_few())
         if not message.get('more_body'):
           return b''.join(chunks)
   except TimeoutError:
     raise Refused(
       408, f'The request took more than {SECONDS:g} s to arrive.'
     ) from None
+  finally:
+    large.close()
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -169,6 +179,17 @@ def _is_scalar(value):
   if isinstance(value, int | float) and not isinstance(value, bool):
     return -(2**63) < value < 2**63
   return value is None or isinstance(value, bool | str)
+
+
+@contextlib.contextmanager
+def _one_of_few():
+  """Context of a large body. Raises Refused if too many are arriving."""
+  if not _LARGE.acquire(blocking=False):
+    raise Refused(503, 'Too many images are being sent; try again later.')
+  try:
+    yield
+  finally:
+    _LARGE.release()
 
 
 def _too_large():

@@ -15,7 +15,14 @@ import numpy as np
 
 from sana_jax.diffusion import samplers
 from sana_jax.errors import explain_out_of_memory, UserError
-from sana_jax.inference import batches, few_steps, images, texts
+from sana_jax.inference import (
+  batches,
+  editing,
+  few_steps,
+  images,
+  texts,
+  uploads,
+)
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
 from sana_jax.inference.request_queue import Stopped
@@ -24,6 +31,7 @@ from sana_jax.printable import counted, printable
 RATIOS = ('1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16', '2:1', '1:2')
 _SEEDS = 2**31 - 1
 _GUIDANCE = 100.0
+_BLUR = 100  # Pixels.
 _CHARACTERS = 20_000  # Of a prompt; some 300 words of it are used.
 
 
@@ -49,6 +57,16 @@ class DrawRequest(NamedTuple):
   seed: Any
   num_images: Any
   sampler: Any
+  image: Any = ''  # As uploads.decoded has it.
+  mask: Any = ''
+  strength: Any = None  # Of these two; None for the usual one.
+  mask_blur: Any = 0
+
+  @property
+  def evaluations(self) -> int:
+    """Steps that its pictures take."""
+    strength = self.strength if self.image else None
+    return few_steps.evaluations(self.sampler, self.steps, strength)
 
 
 class File(NamedTuple):
@@ -113,6 +131,7 @@ def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
     problems.append(_problem('guidance_scale', scale, allowed))
   if request.sampler not in samplers.NAMES:
     problems.append(_problem('sampler', request.sampler, samplers.NAMES))
+  problems += _edit_problems(request, limits)
   if problems:
     first = problems[0]
     raise UserError(
@@ -121,7 +140,8 @@ def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
       value=first.value,
       allowed=first.allowed,
     )
-  pipe.trained_size(request.height, request.width)
+  if not request.image:
+    pipe.trained_size(request.height, request.width)
   return request._replace(guidance_scale=float(scale))
 
 
@@ -144,6 +164,7 @@ def draw(
   settings = {
     key: getattr(request, key) for key in ('steps', 'guidance_scale', 'sampler')
   }
+  edit, about_edit = _edit(request, limits)
   requests = [
     Request(
       request.prompt,
@@ -157,13 +178,13 @@ def draw(
   ]
   with explain_out_of_memory('request a smaller size or fewer images.'):
     ((_, made),) = batches.generate(
-      pipe, requests, len(requests), **callbacks, **settings
+      pipe, requests, len(requests), **callbacks, **settings, **edit
     )
   return [
     File(
       f'{slug(r.prompt)}-{r.seed}-{r.number}.png',
       f'seed {r.seed}, number {r.number}',
-      images.encode(image, '.png', about(r, settings, model)),
+      images.encode(image, '.png', about(r, settings | about_edit, model)),
     )
     for r, image in zip(requests, np.asarray(made))
   ]
@@ -208,6 +229,43 @@ def drawn(
       ),
     ],
   )
+
+
+def _edit(request, limits):
+  """(arguments of Pipeline.draw for the image and the mask, their metadata)."""
+  if not request.image:
+    return {}, {}
+  keys = [key for key in ('image', 'mask') if getattr(request, key)]
+  numbers = {'strength': request.strength, 'mask_blur': request.mask_blur}
+  if request.strength is None:
+    del numbers['strength']
+  if not request.mask:
+    del numbers['mask_blur']
+  files = {key: getattr(request, key) for key in keys}
+  read = {k: uploads.decoded(k, x, limits.size_px) for k, x in files.items()}
+  digests = {key: {'sha256': uploads.digest(x)} for key, x in files.items()}
+  return read | numbers, digests | numbers
+
+
+def _edit_problems(request, limits):
+  """Errors of the image, the mask and their numbers."""
+  problems = []
+  for key, most in (('strength', 1), ('mask_blur', _BLUR)):
+    value = getattr(request, key)
+    if key == 'strength' and value is None:
+      continue
+    if not _is_number(value) or not 0 <= value <= most:
+      problems.append(_problem(key, value, f'a number from 0 to {most}'))
+  if not problems:
+    try:
+      editing.opened(_edit(request, limits)[0])
+    except UserError as e:
+      problems.append(e)
+  if request.mask and not request.image:
+    problems.append(
+      UserError('mask is given, which needs an image.', key='mask')
+    )
+  return problems
 
 
 def _text_problems(key, value, needed=False):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from sana_jax.diffusion import samplers
+from sana_jax.diffusion import inpainting, samplers
 from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.guidance import guide
 from sana_jax.typing import Array
@@ -23,16 +23,30 @@ _PAG_LAYERS = {20: (8,), 28: (14,)}
 
 @functools.partial(jax.jit, static_argnames=('module', 'sampler', 'guidance'))
 def denoise(
-  module, variables, noise, text, negative, grid, *, sampler, guidance, rng=None
+  module,
+  variables,
+  noise,
+  text,
+  negative,
+  grid,
+  *,
+  sampler,
+  guidance,
+  rng=None,
+  known=None,
 ):
   """Latents at t = 0; text and negative are (embeddings, mask).
 
-  A network that embeds its guidance scale has no use for `negative`.
+  A network that embeds its guidance scale has no use for `negative`. `known` is
+  what the latents keep of an image (diffusion/inpainting.py).
   """
   denoiser = Denoiser(module, grid.path)
   conditions = _project(denoiser, variables, text, negative, guidance.scale)
   predict = _guided(denoiser, variables, conditions, guidance)
-  return samplers.sample(samplers.make(sampler), predict, noise, grid, rng)
+  constrain = inpainting.keep(known, grid.path)
+  return samplers.sample(
+    samplers.make(sampler), predict, noise, grid, rng, constrain
+  )
 
 
 def denoise_step_by_step(
@@ -48,6 +62,7 @@ def denoise_step_by_step(
   sampler,
   guidance,
   rng=None,
+  known=None,
 ):
   """The same, with callbacks after each step.
 
@@ -76,7 +91,15 @@ def denoise_step_by_step(
     before = carry.x
     carry = jax.block_until_ready(
       _advance(
-        denoiser, variables, carry, conditions, now, rng, sampler, guidance
+        denoiser,
+        variables,
+        carry,
+        conditions,
+        now,
+        rng,
+        known,
+        sampler,
+        guidance,
       )
     )
     if on_step is not None:
@@ -115,10 +138,13 @@ def _estimate(before, after, at, path):
 
 @functools.partial(jax.jit, static_argnames=('denoiser', 'sampler', 'guidance'))
 def _advance(
-  denoiser, variables, carry, conditions, now, rng, sampler, guidance
+  denoiser, variables, carry, conditions, now, rng, known, sampler, guidance
 ):
   predict = _guided(denoiser, variables, conditions, guidance)
-  return samplers.advance(samplers.make(sampler), predict, carry, now, rng)
+  constrain = inpainting.keep(known, denoiser.path)
+  return samplers.advance(
+    samplers.make(sampler), predict, carry, now, rng, constrain
+  )
 
 
 def _project(denoiser, variables, text, negative, scale):

@@ -14,6 +14,7 @@ _RENAMED = {
   'num_images_per_prompt': 'num_images',
   'complex_human_instruction': 'instruction',
   'timesteps': 'times',
+  'mask_image': 'mask',
 }
 # Angles of SanaSprintPipeline, of which `times` are made.
 _ANGLES = {'max_timesteps': 'noise', 'intermediate_timesteps': 'middle'}

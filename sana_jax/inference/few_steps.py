@@ -13,8 +13,9 @@ import flax.linen as nn
 
 from sana_jax import fields
 from sana_jax.diffusion.guidance import Guidance
-from sana_jax.diffusion.time_grids import scm_grid, scm_times
+from sana_jax.diffusion.time_grids import dpm_grid, scm_grid, scm_times
 from sana_jax.errors import UserError
+from sana_jax.inference import editing
 from sana_jax.printable import counted
 from sana_jax.weights.folder import Model
 
@@ -22,18 +23,16 @@ SCM = 'scm'
 # The network's times of a Sprint lie in [0, 1]: diffusers' SanaSprintPipeline
 # passes them so, whatever `timestep_scale` its config has.
 TIMESTEP_SCALE = 0.001
-STRENGTH = 0.6  # Of an image that comes without; diffusers' default.
-_STRENGTH = {'strength': fields.number(0.01, 1)}
-OF_SCM = frozenset(('times', 'image', 'strength'))  # Arguments.
 
 
 def resolved(
   given: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """`steps` and `times` of a call; times are None for other samplers.
+  """`steps`, `times` and `strength` of a call.
 
-  The angles of an image start at strength * pi/2: the default angles times the
-  strength.
+  Times are None for other samplers than scm, and the strength where times are
+  given, or there is no image. The angles of an image start at strength * pi/2:
+  the default angles times the strength.
 
   Args:
     given: arguments, None where the caller gave none.
@@ -42,20 +41,21 @@ def resolved(
   Raises:
     UserError: for times that are invalid, or arguments that exclude another.
   """
-  given = {k: given.get(k) for k in ('steps', *OF_SCM)}
+  times, strength = given.get('times'), editing.strength_of(given)
   if values['sampler'] != SCM:
-    _refuse_unless_scm(given, values['sampler'])
-    return {'steps': values['steps'], 'times': None}
-  if given['strength'] is not None:
-    _check_strength(given)
-  times = given['times']
-  if times is None:
+    _refuse_unless_scm(times, values['sampler'])
+    return {'steps': values['steps'], 'times': None, 'strength': strength}
+  if times is not None:
+    _check_no_strength(given)
+    strength = None
+  elif strength == 0:
+    return {'steps': values['steps'], 'times': None, 'strength': strength}
+  else:
     times = scm_times(values['steps'])
-    if given['image'] is not None:
-      strength = fields.plain(given['strength'])
-      times = [(strength or STRENGTH) * t for t in times]
+    if strength is not None:
+      times = [strength * t for t in times]
   steps = len(scm_grid(times).timesteps)
-  if given['steps'] not in (None, steps):
+  if given.get('steps') not in (None, steps):
     raise UserError(
       f'times has the angles of {counted(steps, "step")}, and steps is '
       f'{fields.shown(given["steps"])}; give one of the two.',
@@ -63,29 +63,33 @@ def resolved(
       value=given['steps'],
       allowed=(steps,),
     )
-  return {'steps': steps, 'times': times}
+  return {'steps': steps, 'times': times, 'strength': strength}
 
 
-def _refuse_unless_scm(given, sampler):
-  for name in sorted(OF_SCM):
-    if given[name] is not None:
-      raise UserError(
-        f'{name} is given, which the sampler {sampler} does not use; choose '
-        f'the sampler {SCM}.',
-        key=name,
-        allowed=f'with the sampler {SCM}',
-      )
+def evaluations(sampler: str, steps: int, strength: float | None) -> int:
+  """Steps that a call takes: scm's are all, closer to the image."""
+  if not strength:
+    return steps if strength is None else 0
+  if sampler == SCM:
+    return steps
+  return len(dpm_grid(steps, 1.0, strength=strength).timesteps)
 
 
-def _check_strength(given):
-  """Raises UserError if the strength is invalid, or nothing uses it."""
-  fields.check(
-    'The call', {'strength': fields.plain(given['strength'])}, _STRENGTH
-  )
-  if given['image'] is None or given['times'] is not None:
+def _refuse_unless_scm(times, sampler):
+  if times is not None:
     raise UserError(
-      'strength is given; it needs an image, and no times: the first of '
-      'these is where the image starts.',
+      f'times is given, which the sampler {sampler} does not use; choose '
+      f'the sampler {SCM}.',
+      key='times',
+      allowed=f'with the sampler {SCM}',
+    )
+
+
+def _check_no_strength(given):
+  if given.get('strength') is not None:
+    raise UserError(
+      'strength and times are given; give one of the two: the first of times '
+      'is where the image starts.',
       key='strength',
       value=given['strength'],
     )

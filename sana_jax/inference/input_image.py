@@ -1,9 +1,8 @@
-"""Image from which a picture starts: read, fitted to its size, encoded."""
+"""Image that a picture starts from, and its mask: read, and encoded."""
 
 from collections.abc import Mapping
 import functools
 import hashlib
-import math
 import os
 import pathlib
 from typing import Any
@@ -16,79 +15,109 @@ from PIL import Image, ImageOps
 from sana_jax import fields
 from sana_jax.data.images import DAMAGED, displayed, read_image
 from sana_jax.errors import UserError
+from sana_jax.inference import tiling
+from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
 from sana_jax.objectives.reconstruction import to_signed
 from sana_jax.printable import printable
-from sana_jax.typing import Array, Float, UInt8
+from sana_jax.typing import Bool, Float, UInt8
 from sana_jax.weights.folder import Model
 
-_KINDS = (
-  'a path, a PIL image, or an array [height, width, 3], uint8 or float in '
-  '[0, 1]'
-)
+_KINDS = {
+  'image': 'a path, a PIL image, or an array [height, width, 3], uint8 or '
+  'float in [0, 1]',
+  'mask': 'a path, a PIL image, or an array [height, width], uint8, bool or '
+  'float in [0, 1]',
+}
+# Of what is transparent: in a mask, nothing is drawn there.
+_BEHIND = {'image': 'white', 'mask': 'black'}
+_AN = {'image': 'an image', 'mask': 'a mask'}
 _MOST_BYTES = 2**28
 
 
-def description(path: str | os.PathLike) -> dict[str, str]:
+def description(path: str | os.PathLike, key: str = 'image') -> dict[str, str]:
   """File and digest of an image, for metadata; accepted by `pixels`.
 
   Raises UserError if the file cannot be read.
   """
-  return {'file': os.fspath(path), 'sha256': _digest(_read(path))}
+  return {'file': os.fspath(path), 'sha256': _digest(_read(path, key))}
 
 
-def pixels(image: Any, height: int, width: int) -> UInt8[np.ndarray, 'y x 3']:
-  """The image scaled to cover the size, and cropped around its centre.
+def pixels(image: Any, key: str = 'image') -> UInt8[np.ndarray, 'y x 3']:
+  """Pixels of an image as displayed.
 
   Args:
     image: a path, a PIL image, an array, or a `description`.
+    key: 'image' or 'mask', for messages; gray values are allowed in a mask.
 
   Raises:
     UserError: if it is neither, or cannot be read.
   """
   if isinstance(image, Mapping):
-    image = _described(image)
+    image = _described(image, key)
   elif isinstance(image, str | os.PathLike):
-    image = _decoded(_read(image), image)
+    image = _decoded(_read(image, key), image, key)
   elif isinstance(image, Image.Image):
-    image = _displayed(image)
-  image = _checked(image)
+    image = _displayed(image, key)
+  return _checked(image, key)
+
+
+def from_bytes(data: bytes, key: str) -> UInt8[np.ndarray, 'y x 3']:
+  """Pixels of a file's bytes; ValueError if they are no image."""
+  return read_image(data, behind=_BEHIND[key])
+
+
+def mask_pixels(mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, 'y x']:
+  """Where a mask is white: at least half as bright.
+
+  Raises UserError if it has another size than its image.
+  """
+  found = pixels(mask, 'mask')
+  if found.shape[:2] != size:
+    shown = ' x '.join(map(str, reversed(found.shape[:2])))
+    raise UserError(
+      f'mask has {shown} pixels; its image has {size[1]} x {size[0]}.',
+      key='mask',
+      value=found.shape[:2],
+      allowed=f'{size[1]} x {size[0]} pixels',
+    )
+  return np.asarray(Image.fromarray(found).convert('L')) >= 128
+
+
+def fitted(
+  image: UInt8[np.ndarray, '*s'], height: int, width: int
+) -> UInt8[np.ndarray, '*t']:
+  """The image scaled to cover the size, and cropped around its centre."""
   if image.shape[:2] == (height, width):
     return image
-  fitted = ImageOps.fit(
-    Image.fromarray(image), (width, height), Image.Resampling.LANCZOS
+  return np.asarray(
+    ImageOps.fit(
+      Image.fromarray(image), (width, height), Image.Resampling.LANCZOS
+    )
   )
-  return np.asarray(fitted)
-
-
-def mixed(
-  pipe,
-  image: Any,
-  noise: Float[Array, 'b y x c'],
-  size: tuple[int, int],
-  angle: float,
-) -> Float[Array, 'b y x c']:
-  """Latents of the image with noise, at an angle of the sampler scm."""
-  with pipe.on_mesh():
-    data = encoded(pipe.autoencoder, pixels(image, *size))
-  return pipe.split(math.cos(angle) * data + math.sin(angle) * noise)
 
 
 def encoded(
-  autoencoder: Model, image: UInt8[np.ndarray, 'y x 3']
-) -> Float[Array, '1 y2 x2 c']:
-  """The transformer's latents of an image.
+  autoencoder: Model,
+  image: UInt8[np.ndarray, 'y x 3'],
+  tiles: Tiles | None = None,
+) -> Float[np.ndarray, '1 y2 x2 c']:
+  """The transformer's latents of an image, encoded in tiles if it is large.
 
   Raises UserError if the autoencoder was loaded without its encoder.
   """
-  if 'encoder' not in autoencoder.variables['params']:
+  module, variables = autoencoder.module, autoencoder.variables
+  if 'encoder' not in variables['params']:
     raise UserError(
       'image is given, and the pipeline has no encoder for it; load it with '
       'Pipeline.from_pretrained(..., encoder=True).',
       key='image',
       allowed='with encoder=True',
     )
-  return _encoded(autoencoder.module, autoencoder.variables, image[None])
+  if tiles is None or max(image.shape[:2]) <= tiles.size:
+    return _encoded(module, variables, image[None])
+  latents = tiling.encode(module, variables, to_signed(image[None]), tiles)
+  return base.scaled(module, latents).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -97,23 +126,29 @@ def _encoded(module, variables, images):
   return latents.astype(jnp.float32)
 
 
-def _checked(image):
+def _checked(image, key):
   """The image as an array [y x 3]; UserError for anything else."""
   try:
     image = np.asarray(image)
   except ValueError:  # A ragged list.
     image = np.asarray(None)
+  given = image
+  if key == 'mask' and image.ndim in (2, 3):
+    if image.dtype == bool:
+      image = image * np.uint8(255)
+    if image.ndim == 2 or image.shape[2] == 1:
+      image = np.repeat(image.reshape(*image.shape[:2], 1), 3, 2)
   if image.ndim == 3 and image.shape[2] == 3 and image.size:
     if image.dtype == np.uint8:
       return image
     if np.issubdtype(image.dtype, np.floating) and _in_range(image):
       return np.round(image * 255).astype(np.uint8)
   raise UserError(
-    f'image is {fields.shown(image.dtype.name)} of the shape {image.shape}; '
-    f'allowed is {_KINDS}.',
-    key='image',
-    value=image.shape,
-    allowed=_KINDS,
+    f'{key} is {fields.shown(given.dtype.name)} of the shape {given.shape}; '
+    f'allowed is {_KINDS[key]}.',
+    key=key,
+    value=given.shape,
+    allowed=_KINDS[key],
   )
 
 
@@ -121,25 +156,25 @@ def _in_range(image):
   return bool(np.all((image >= 0) & (image <= 1)))
 
 
-def _described(image):
+def _described(image, key):
   if set(image) != {'file', 'sha256'} or not isinstance(image['file'], str):
     raise UserError(
-      f'image is {fields.shown(dict(image))}; allowed is {_KINDS}.',
-      key='image',
-      allowed=_KINDS,
+      f'{key} is {fields.shown(dict(image))}; allowed is {_KINDS[key]}.',
+      key=key,
+      allowed=_KINDS[key],
     )
-  data = _read(image['file'])
+  data = _read(image['file'], key)
   if _digest(data) != image['sha256']:
     raise UserError(
       f'{printable(image["file"], 200)} changed since the run began; start '
       'again with another --out.',
-      key='image',
+      key=key,
       value=image['file'],
     )
-  return _decoded(data, image['file'])
+  return _decoded(data, image['file'], key)
 
 
-def _read(path):
+def _read(path, key):
   path = pathlib.Path(path)
   try:
     if not path.is_file():
@@ -148,33 +183,33 @@ def _read(path):
       raise ValueError('it is too large')
     return path.read_bytes()
   except (OSError, ValueError) as e:
-    raise _unreadable(path, getattr(e, 'strerror', None) or e) from e
+    raise _unreadable(path, getattr(e, 'strerror', None) or e, key) from e
 
 
-def _decoded(data, path):
+def _decoded(data, path, key):
   try:
-    return read_image(data)
+    return from_bytes(data, key)
   except ValueError as e:
-    raise _unreadable(path, e) from e
+    raise _unreadable(path, e, key) from e
 
 
-def _displayed(image):
+def _displayed(image, key):
   try:
-    return np.asarray(displayed(image))
+    return np.asarray(displayed(image, _BEHIND[key]))
   except DAMAGED as e:
     raise UserError(
-      f'image cannot be read ({printable(e, 200)}); allowed is {_KINDS}.',
-      key='image',
+      f'{key} cannot be read ({printable(e, 200)}); allowed is {_KINDS[key]}.',
+      key=key,
       value=image.mode,
-      allowed=_KINDS,
+      allowed=_KINDS[key],
     ) from e
 
 
-def _unreadable(path, reason):
+def _unreadable(path, reason, key):
   return UserError(
-    f'{printable(path, 200)} cannot be read as an image '
+    f'{printable(path, 200)} cannot be read as {_AN[key]} '
     f'({printable(reason, 200)}).',
-    key='image',
+    key=key,
     value=os.fspath(path),
   )
 

@@ -12,6 +12,7 @@ unknown columns are ignored with one warning.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+import os
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -34,9 +35,12 @@ _WHOLE = {
   'width': (1, MOST_SIDE),
   'num_images': (1, MOST_IMAGES),
   'steps': (1, 1000),
+  'padding_mask_crop': (0, MOST_SIDE),
 }
-_MOST_GUIDANCE = 1000.0
-SETTINGS = ('steps', 'guidance_scale', 'sampler')  # As Pipeline.draw has them.
+_NUMBERS = {'guidance_scale': 1000.0, 'strength': 1.0, 'mask_blur': 1000.0}
+SETTINGS = ('steps', 'guidance_scale', 'sampler')  # As Pipeline.draw has them,
+# and so are these.
+EDITS = ('image', 'strength', 'mask', 'mask_blur', 'padding_mask_crop')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Job:
     steps, guidance_scale, sampler: None for those of the command.
     aspect_ratio: a text such as 16:9, instead of a size.
     scorer: name of the scorer that chooses among candidates, if any.
+    image, mask: files from which the pictures start, see Pipeline.draw; paths,
+      or descriptions of input_image.
     id, file: name of the pictures; `file` wins.
   """
 
@@ -64,10 +70,18 @@ class Job:
   scorer: str | None = None
   id: str | None = None
   file: str | None = None
+  image: str | Mapping[str, str] | None = None
+  mask: str | Mapping[str, str] | None = None
+  strength: float | None = None
+  mask_blur: float | int | None = None
+  padding_mask_crop: int | None = None
 
   def settings(self) -> dict[str, Any]:
     """Settings of the line in place of the command's."""
-    own = {key: getattr(self, key) for key in SETTINGS}
+    keys = SETTINGS
+    if self.image is not None:  # Others would lack it.
+      keys += EDITS if self.mask is not None else EDITS[:2]
+    own = {key: getattr(self, key) for key in keys}
     return {key: value for key, value in own.items() if value is not None}
 
   def picture(self, number: int, suffix: str) -> str:
@@ -102,9 +116,8 @@ def read(path: str, default: Job) -> tuple[list[Job], list[Problem]]:
   columns = rows.Columns(KEYS)
   for row in rows.read(path, columns):
     try:
-      jobs.append(
-        parse(row.values(), dataclasses.replace(default, line=row.line))
-      )
+      own = dataclasses.replace(default, line=row.line)
+      jobs.append(parse(_rooted(row.values(), path), own))
       pictures += jobs[-1].num_images
     except UserError as e:
       problems.append(problem(row.line, e, row.text))
@@ -172,9 +185,25 @@ def parse(row: Mapping[str, Any], default: Job) -> Job:
         )
       )
     default = dataclasses.replace(default, height=None, width=None)
+  if not (given.get('image') or default.image):
+    problems += [
+      UserError(f'{key} is given, which needs an image.', key=key)
+      for key in EDITS[1:]
+      if key in given
+    ]
   if problems:
     raise joined(problems) if len(problems) > 1 else problems[0]
   return dataclasses.replace(default, **given)
+
+
+def _rooted(row, path):
+  """The values of a line, whose files are relative to the prompt file."""
+  folder = os.path.dirname(path)
+  return row | {
+    key: os.path.join(folder, row[key])
+    for key in ('image', 'mask')
+    if isinstance(row.get(key), str) and _stripped(row[key])
+  }
 
 
 def unique(
@@ -260,13 +289,13 @@ def _number(key, value):
       raise ValueError
   except (TypeError, ValueError, OverflowError):
     number = math.nan
-  if not 0 <= number <= _MOST_GUIDANCE:
+  most = _NUMBERS[key]
+  if not 0 <= number <= most:
     raise UserError(
-      f'{key} is {_shown(value)}; it must be a number from 0 to '
-      f'{_MOST_GUIDANCE:g}.',
+      f'{key} is {_shown(value)}; it must be a number from 0 to {most:g}.',
       key=key,
       value=value,
-      allowed=f'0 to {_MOST_GUIDANCE:g}',
+      allowed=f'0 to {most:g}',
     )
   return number
 
@@ -343,10 +372,12 @@ def _shown(value):
 _PARSERS = {
   'prompt': _text,
   'negative_prompt': _text,
-  'guidance_scale': _number,
+  **dict.fromkeys(_NUMBERS, _number),
   'sampler': _sampler,
   'aspect_ratio': _ratio,
   'scorer': _text,
   'id': _name,
   'file': _name,
+  'image': _text,
+  'mask': _text,
 }

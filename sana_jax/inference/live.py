@@ -86,10 +86,10 @@ class Drawer:
       post({'pictures': view.previews(request, files, done)})
 
     def on_step(done):
-      text = f'Step {done} of {request.steps}'
-      if done == request.steps:
+      text = f'Step {done} of {request.evaluations}'
+      if done == request.evaluations:
         text = 'Decoding'
-      post({'progress': view.progress(text, done, request.steps)})
+      post({'progress': view.progress(text, done, request.evaluations)})
 
     def work(stop):
       text = 'Encoding the prompt; a new size is compiled first'
@@ -102,7 +102,7 @@ class Drawer:
         self._model,
         stop,
         on_step,
-        self._previewer.watch(request.steps, size, show),
+        self._previewer.watch(request.evaluations, size, show),
       )
 
     return work

@@ -33,6 +33,7 @@ _SCRIPTS = (
   'viewer.js',
   'history.js',
   'typing.js',
+  'edit.js',
   'page.js',
 )
 
@@ -55,9 +56,9 @@ def app(
   os.environ['GRADIO_TEMP_DIR'] = NOWHERE
   with _folder():
     blocks, event, inputs = _page(pipe, settings, model, limits, line, album)
-    mounted = _mounted(blocks, _head(demo.sizes(pipe, limits), model))
+    mounted = _mounted(blocks, _head(pipe, limits, model))
   start = DrawRequest(*(widget.value for widget in inputs))._replace(
-    negative_prompt='', num_images=1
+    negative_prompt='', num_images=1, strength=None
   )
   routes = [
     Route(
@@ -172,6 +173,10 @@ def _handler(drawer):
     seed,
     num_images,
     sampler,
+    image,
+    mask,
+    strength,
+    mask_blur,
     request: gr.Request,
   ):
     given = DrawRequest(
@@ -184,6 +189,10 @@ def _handler(drawer):
       seed,
       num_images,
       sampler,
+      image,
+      mask,
+      strength,
+      mask_blur,
     )
     views = drawer.views(given, request.session_hash)
     async with contextlib.aclosing(views):
@@ -193,10 +202,11 @@ def _handler(drawer):
   return draw
 
 
-def _head(sizes, model):
+def _head(pipe, limits, model):
   """Scripts of the page, and their values."""
   values = view.config(
-    sizes=sizes,
+    sizes=demo.sizes(pipe, limits),
+    most=limits.size_px,
     own=OWN,
     model=model,
     keys=DrawRequest._fields,

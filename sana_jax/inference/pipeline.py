@@ -10,39 +10,39 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import math
 import os
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 import numpy as np
 from PIL import Image
 
+from sana_jax.diffusion import inpainting
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.inference import (
   adapters,
   arguments,
-  bins,
   decoding,
   denoising,
   diffusers_names,
+  editing,
   few_steps,
-  input_image,
   model_index,
   randomness,
+  sizes,
   texts,
 )
 from sana_jax.inference.conventions import Convention, DIFFUSERS
 from sana_jax.inference.schedulers import read_scheduler, time_grid
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
-from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
+from sana_jax.sharding.mesh import split_batch, to_host
 from sana_jax.text import tokenizer as tokenizers
 from sana_jax.text.prompts import INSTRUCTION
 from sana_jax.text.vocabulary import Vocabulary
-from sana_jax.typing import Array, DType, Float, Int, Keys
+from sana_jax.typing import Array, Bool, DType, Float, Int, Keys
 from sana_jax.weights import folder as folders
 from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
@@ -141,6 +141,9 @@ class Pipeline:
     times: Sequence[float | int] | None = None,
     image: Any = None,
     strength: float | None = None,
+    mask: Any = None,
+    mask_blur: float | int = 0,
+    padding_mask_crop: int | None = None,
     convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -152,7 +155,7 @@ class Pipeline:
     Raises UserError for an invalid value, by its name.
 
     Args:
-      height, width: in pixels; the model's own size by default.
+      height, width: in pixels; the image's or the model's own by default.
       steps: model evaluations, each doubled by guidance; by default the
         model's recommendation, else 20, and 2 for a Sprint.
       guidance_scale: scale of classifier-free guidance; 1 or less disables it;
@@ -163,8 +166,15 @@ class Pipeline:
       latents: noise, [n, height/f, width/f, channels].
       sampler, flow_shift: the checkpoint's by default.
       times: of the sampler scm, the angles of its steps, such as [1.5708, 1.3].
-      image: starting point for scm, a path, a PIL image or an array.
-      strength: part of the way from image to noise where scm starts (.6).
+      image: starting point: a path, a PIL image or an array.
+      strength: how far from it sampling starts, from 0, which keeps the image,
+        to 1, which is noise (default: .6, with a mask 1); of the steps, those
+        that are left are taken, by scm all.
+      mask: like an image of its size; what is white is repainted, and other
+        pixels stay as they are.
+      mask_blur: radius of the mask's soft edge in pixels.
+      padding_mask_crop: draw the mask's surroundings only, with this margin in
+        pixels, at the model's own size.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
@@ -197,19 +207,16 @@ class Pipeline:
   def _draw(self, call):
     parts = arguments.parts_of(call.parts, self.autoencoder.module.spec.side)
     few_steps.check(self, call)
-    shown = call.height, call.width
-    size = self.trained_size(*shown, call.use_resolution_binning)
+    edit = editing.of_call(self, call)
     pictures = randomness.of_pictures(
       len(call.prompts), call.seed, call.num_images, call.numbers
     )
-    start = self.noise(*pictures, size, call.latents)
-    if call.image is not None:
-      start = input_image.mixed(self, call.image, start, size, call.times[0])
+    noise = self.noise(*pictures, edit.size, call.latents)
     encoded = self.encode_prompts(
       call.prompts, call.negative_prompt, call.instruction
     )
     denoised = self.denoise(
-      start,
+      noise,
       *texts.repeated(*encoded, call.num_images),
       steps=call.steps,
       guidance=call.guidance,
@@ -220,8 +227,9 @@ class Pipeline:
       on_step=call.on_step,
       on_estimate=call.on_estimate,
       rng=randomness.draw_keys(*pictures),
+      **editing.start(self, edit, parts),
     )
-    return self._output(denoised, call.output_type, shown, parts)
+    return self._output(denoised, call.output_type, edit, parts)
 
   def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
     """PIL images, or NumPy arrays for another output type of `draw`.
@@ -302,11 +310,7 @@ class Pipeline:
     It is a trained size if the model has several, otherwise a multiple of the
     autoencoder's compression.
     """
-    side, f = self.size_px, self.autoencoder.module.spec.side
-    height, width = (
-      max(1, round(side * r / f)) * f for r in (ratio**-0.5, ratio**0.5)
-    )
-    return bins.nearest(height, width, self.transformer.module.sample_size)
+    return sizes.of_ratio(self, ratio)
 
   def trained_size(
     self, height: int, width: int, use_resolution_binning: bool = True
@@ -316,12 +320,7 @@ class Pipeline:
     Raises UserError if the model has no table of trained sizes and the size is
     not a multiple of the autoencoder's compression.
     """
-    if use_resolution_binning:
-      size = self.transformer.module.sample_size
-      if size in bins.TABLES:
-        return bins.nearest(height, width, size)
-    arguments.check_size(height, width, self.autoencoder.module.spec.side)
-    return height, width
+    return sizes.trained(self, height, width, use_resolution_binning)
 
   def noise(
     self,
@@ -366,30 +365,38 @@ class Pipeline:
     on_step: Callable[[int], None] | None = None,
     on_estimate: Callable[[int, Callable[[], Array]], None] | None = None,
     rng: Keys | None = None,
+    image: Float[Array, '#b *p c'] | None = None,
+    mask: Bool[Array, '#b *p 1'] | None = None,
+    strength: float | None = None,
   ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
-    `rng`, one key for each image, is used by samplers that draw noise.
+    `rng`, one key for each image, is used by samplers that draw noise. `image`,
+    latents to start from, and the mask are those of diffusion/inpainting.py.
     """
     name = sampler or self.sampler
     shift = flow_shift or self.flow_shift
-    grid = time_grid(name, steps, shift, convention, times)
+    if strength == 0:
+      return self.split(jnp.broadcast_to(image, noise.shape))
+    grid = time_grid(name, steps, shift, convention, times, strength or 1.0)
     if convention.prompt_mask and negative is not None:
       negative = negative[0], text[1]
     if not isinstance(guidance, Guidance):
       guidance = Guidance(float(guidance))
     run = denoising.runner(on_step, on_estimate)
+    start, known = inpainting.begin(noise, grid, image, mask, strength)
     with self.on_mesh():
       return run(
         self.transformer.module,
         self.transformer.variables,
-        self.split(noise),
+        self.split(start),
         jax.tree.map(self.split, text),
         negative,
         grid,
         sampler=name,
         guidance=guidance,
         rng=None if rng is None else self.split(rng),
+        known=known,
       )
 
   def decode(
@@ -408,10 +415,11 @@ class Pipeline:
         parts,
       )
 
-  def _output(self, latents, output_type, size, parts):
+  def _output(self, latents, output_type, edit, parts):
     if output_type == 'latent':
       return latents
-    images = self.decode(latents, size, parts)
+    images = self.decode(latents, editing.shown(edit), parts)
+    images = editing.composed(edit, images)
     return decoding.to_uint8(images) if output_type == 'uint8' else images
 
   def on_mesh(self):
@@ -422,9 +430,4 @@ class Pipeline:
 
   def split(self, x):
     """Shards the batch over the mesh, if there is one and it divides."""
-    if self.mesh is None:
-      return jnp.asarray(x)
-    spec = batch_spec(self.mesh)
-    ways = math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
-    spec = spec if x.shape[0] % ways == 0 else jax.P()
-    return jax.device_put(x, NamedSharding(self.mesh, spec))
+    return jnp.asarray(x) if self.mesh is None else split_batch(self.mesh, x)

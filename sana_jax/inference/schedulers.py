@@ -114,10 +114,16 @@ def time_grid(
   shift: float,
   convention: Convention = DIFFUSERS,
   times: Sequence[float | int] | None = None,
+  strength: float = 1.0,
 ) -> TimeGrid:
-  """The time grid of a sampler; `times` are those of scm."""
+  """The time grid of a sampler; `times` are those of scm.
+
+  A picture that starts from an image has a strength below 1: the last part of
+  the grid, and for scm all its angles times the strength.
+  """
   if sampler == 'scm':
-    return scm_grid(scm_times(steps) if times is None else times)
+    scaled = lambda: [strength * t for t in scm_times(steps)]
+    return scm_grid(scaled() if times is None else times)
   if sampler == 'euler':
-    return flow_euler_grid(steps, shift, convention.double_shift)
-  return dpm_grid(steps, shift, convention.continuous_timesteps)
+    return flow_euler_grid(steps, shift, convention.double_shift, strength)
+  return dpm_grid(steps, shift, convention.continuous_timesteps, strength)

@@ -34,8 +34,11 @@ def escaped(text: object) -> str:
 
 def pictures(request: DrawRequest, files: Sequence[File], paths) -> str:
   """Finished pictures; their settings are data for the page's scripts."""
+  settings = request._asdict()
+  for key in ('image', 'mask'):  # Of megabytes; the page has them still.
+    del settings[key]
   made = {
-    'settings': request._asdict(),
+    'settings': settings,
     'pictures': [
       {'src': path, 'name': file.name, 'caption': file.caption}
       for path, file in zip(paths, files)

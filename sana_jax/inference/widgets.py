@@ -12,7 +12,7 @@ import gradio as gr
 
 from sana_jax import assets
 from sana_jax.diffusion import samplers
-from sana_jax.inference import demo, few_steps, view
+from sana_jax.inference import demo, editing, few_steps, view
 from sana_jax.inference.demo import Limits
 
 OWN = 'own'  # Aspect of any other width and height.
@@ -73,6 +73,8 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
       error = gr.HTML(visible='hidden', elem_id='error')
     with gr.Column(elem_id='settings'):
       negative = _negative()
+      gr.HTML(part('edit.html'), elem_id='edit')
+      edit = _edit()
       aspect, *size = _sides(pipe, limits)
       steps, guidance, count, sampler = _choices(settings, limits)
       seed, keep = _seed()
@@ -87,6 +89,7 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
     seed,
     count,
     sampler,
+    *edit,
   ]
   for widget in inputs:
     # demo.check reports all problems at once, with our messages.
@@ -153,6 +156,34 @@ def _sides(pipe, limits):
   for number in (width, height):
     number.input(None, None, aspect, js=f"() => '{OWN}'")
   return aspect, width, height
+
+
+def _edit():
+  """Image and mask, which edit.js fills in, strength and blur."""
+  image, mask = (
+    gr.Textbox('', visible='hidden', elem_id=f'{name}-file')
+    for name in ('image', 'mask')
+  )
+  with gr.Row(elem_id='edit-numbers'):
+    strength = gr.Slider(
+      0,
+      1,
+      editing.STRENGTH,
+      step=0.05,
+      label='Strength',
+      min_width=180,
+      elem_id='strength',
+    )
+    blur = gr.Slider(
+      0,
+      32,
+      0,
+      step=1,
+      label='Mask blur (px)',
+      min_width=180,
+      elem_id='mask-blur',
+    )
+  return image, mask, strength, blur
 
 
 def _choices(settings, limits):

@@ -103,6 +103,13 @@ def batch_spec(mesh: Mesh) -> jax.P:
   return jax.P(axes) if axes else jax.P()
 
 
+def split_batch(mesh: Mesh, x: Array | np.ndarray) -> Array:
+  """Places rows on the mesh, or all on each device if they do not divide."""
+  ways = math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
+  spec = batch_spec(mesh) if x.shape[0] % ways == 0 else jax.P()
+  return jax.device_put(x, NamedSharding(mesh, spec))
+
+
 def check_batch(
   mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int = 1
 ) -> None:

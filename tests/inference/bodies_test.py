@@ -46,16 +46,38 @@ def test_a_body_may_come_in_parts():
 
 
 @pytest.mark.parametrize(
-  'length', [b'999999', b'9' * 5000, b'-1', b'x', b'1e9', b' 1', '²'.encode()]
+  'length', [b'99999999', b'9' * 5000, b'-1', b'x', b'1e9', b' 1', '²'.encode()]
 )
 def test_a_bad_length_is_refused_unread(length):
   assert status(read, length=length, end=False) == 413
 
 
 def test_a_body_that_is_larger_than_announced_is_refused():
-  part = b'x' * 2**16
+  part = b'x' * (bodies.MOST_BYTES // 4)
   assert status(read, *[part] * 5, length=b'3', end=False) == 413
   assert len(read(*[part] * 4)) == bodies.MOST_BYTES
+
+
+def test_few_large_bodies_arrive_at_once():
+  """Small ones still do, and the places are free again afterwards."""
+  large = [b'x' * 2**17] * 3
+
+  async def together():
+    waiting = [
+      asyncio.create_task(bodies.read(receiver(*large, end=False), None))
+      for _ in range(4)
+    ]
+    await asyncio.sleep(0.05)
+    assert await bodies.read(receiver(b'{}'), None) == b'{}'
+    with pytest.raises(Refused) as refused:
+      await bodies.read(receiver(*large), None)
+    for task in waiting:
+      task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    return refused.value.status
+
+  assert asyncio.run(together()) == 503
+  assert len(read(*large)) == 3 * 2**17
 
 
 def test_a_body_that_does_not_arrive_is_given_up(monkeypatch):

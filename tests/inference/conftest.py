@@ -16,6 +16,12 @@ def pipe():
 
 
 @pytest.fixture(scope='session')
+def editor():
+  """The same with its encoder, for images to start from."""
+  return Pipeline.from_pretrained(FOLDER, 'float32', encoder=True)
+
+
+@pytest.fixture(scope='session')
 def sprint_folder(tmp_path_factory):
   """A whole SANA-Sprint: tiny_sprint, and the other parts of tiny_sana."""
   folder = tmp_path_factory.mktemp('sprint') / 'model'

@@ -7,6 +7,7 @@ import pytest
 from sana_jax.errors import UserError
 from sana_jax.inference import few_steps, input_image
 from sana_jax.inference.diffusers_names import arguments
+from sana_jax.inference.schedulers import time_grid
 
 pytestmark = pytest.mark.fast
 OURS = ('prompts', 'steps', 'times', 'image', 'strength')
@@ -38,7 +39,35 @@ def test_angles_follow_from_steps_strength_or_times(given, times):
 
 
 def test_other_samplers_have_no_angles():
-  assert resolved('euler', own=20) == {'steps': 20, 'times': None}
+  found = resolved('euler', own=20, image='x', strength=0.5)
+  assert found == {'steps': 20, 'times': None, 'strength': 0.5}
+
+
+@pytest.mark.parametrize(
+  'given, strength',
+  [
+    ({}, None),
+    ({'image': 'x'}, 0.6),
+    ({'image': 'x', 'mask': 'y'}, 1.0),
+    ({'image': 'x', 'strength': 0}, 0.0),
+    ({'image': 'x', 'times': [1.3]}, None),
+  ],
+)
+def test_the_strength_is_by_default_that_of_its_kind(given, strength):
+  assert resolved(**given)['strength'] == strength
+
+
+@pytest.mark.parametrize('sampler', ['euler', 'dpm++2m'])
+@pytest.mark.parametrize('steps, strength', [(20, 0.55), (4, 0.6), (3, 0.1)])
+def test_evaluations_are_those_of_the_rest_of_the_grid(
+  sampler, steps, strength
+):
+  grid = time_grid(sampler, steps, 3.0, strength=strength)
+  count = few_steps.evaluations(sampler, steps, strength)
+  assert count == len(grid.timesteps)
+  assert few_steps.evaluations(sampler, steps, None) == steps
+  assert few_steps.evaluations(sampler, steps, 0) == 0
+  assert few_steps.evaluations('scm', steps, strength) == steps
 
 
 @pytest.mark.parametrize(
@@ -47,14 +76,13 @@ def test_other_samplers_have_no_angles():
     ({'times': [1.0, 1.3]}, 'times'),
     ({'times': [1.6]}, 'times'),
     ({'times': [1.0], 'steps': 2}, 'steps'),
-    ({'strength': 0.5}, 'strength'),
     ({'image': 'x', 'strength': 0.5, 'times': [1.0]}, 'strength'),
-    ({'image': 'x', 'strength': 0.0}, 'strength'),
+    ({'image': 'x', 'strength': -0.1}, 'strength'),
+    ({'image': 'x', 'strength': float('nan')}, 'strength'),
     ({'image': 'x', 'strength': 1.1}, 'strength'),
     ({'image': 'x', 'strength': 'much'}, 'strength'),
     ({'sampler': 'euler', 'times': [1.0]}, 'times'),
-    ({'sampler': 'dpm++2m', 'image': 'x'}, 'image'),
-    ({'sampler': 'euler', 'strength': 0.5}, 'strength'),
+    ({'sampler': 'euler', 'image': 'x', 'strength': 2}, 'strength'),
   ],
 )
 def test_what_excludes_another_is_refused(given, key):
@@ -112,9 +140,9 @@ def test_an_image_is_fitted_without_distortion(tmp_path):
     colours / 255,
     input_image.description(path),
   ):
-    got = input_image.pixels(image, 8, 8)
+    got = input_image.fitted(input_image.pixels(image), 8, 8)
     np.testing.assert_array_equal(got, np.full((8, 8, 3), 200))
-  grown = input_image.pixels(colours, 16, 16)
+  grown = input_image.fitted(colours, 16, 16)
   assert grown.shape == (16, 16, 3) and grown[4:12, 4:12].min() > 190
 
 
@@ -124,7 +152,7 @@ def test_a_changed_image_is_refused(tmp_path):
   about = input_image.description(path)
   Image.new('RGB', (4, 4), 'red').save(path)
   with pytest.raises(UserError) as refused:
-    input_image.pixels(about, 4, 4)
+    input_image.pixels(about)
   assert refused.value.key == 'image'
 
 
@@ -154,5 +182,5 @@ def test_what_is_no_image_is_refused(image, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'text.txt').write_text('no image')
   with pytest.raises(UserError) as refused:
-    input_image.pixels(image, 4, 4)
+    input_image.pixels(image)
   assert refused.value.key == 'image'

@@ -41,18 +41,18 @@ def test_an_image_of_pillow_is_read_as_its_file(name, tmp_path):
   want = read_image(file.getvalue())
   with Image.open(io.BytesIO(file.getvalue())) as opened:
     for given in (image, opened):
-      np.testing.assert_array_equal(input_image.pixels(given, 8, 8), want)
+      np.testing.assert_array_equal(input_image.pixels(given), want)
 
 
 def test_transparency_is_white_and_16_bits_are_scaled():
-  assert (input_image.pixels(images()['RGBA'], 8, 8) == 255).all()
-  found = input_image.pixels(images()['I;16'], 8, 8)[..., 0]
+  assert (input_image.pixels(images()['RGBA']) == 255).all()
+  found = input_image.pixels(images()['I;16'])[..., 0]
   np.testing.assert_array_equal(found, np.rint(np.rint(RAMP - 0.5) / 257))
 
 
 def test_values_of_an_unknown_range_are_refused():
   with pytest.raises(UserError) as error:
-    input_image.pixels(Image.fromarray(RAMP.astype(np.float32)), 8, 8)
+    input_image.pixels(Image.fromarray(RAMP.astype(np.float32)))
   assert error.value.key == 'image'
   assert error.value.value == 'F'
   assert 'an array [height, width, 3]' in error.value.allowed

@@ -18,6 +18,9 @@
     if (!typed && !document.querySelector('#keep input').checked) {
       inputs[SEED] = sana.seed();
     }
+    for (const [key, file] of Object.entries(sana.files())) {
+      inputs[config.keys.indexOf(key)] = file;
+    }
     const result = document.getElementById('result');
     if (!typed && result.getBoundingClientRect().top > innerHeight - 200) {
       result.scrollIntoView({behavior: 'smooth'});

@@ -9,6 +9,7 @@ window.sana = {};
   const TEXTS = ['prompt', 'negative_prompt', 'sampler'];
   const NUMBERS = [
     'seed', 'steps', 'guidance_scale', 'width', 'height', 'number',
+    'strength', 'mask_blur',
   ];
   // What the page has no field for, and what needs none.
   const OTHER = ['version', 'parameters', 'model', 'number'];

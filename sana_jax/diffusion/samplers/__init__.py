@@ -3,6 +3,7 @@
 from sana_jax.diffusion.samplers.base import (
   advance,
   begin,
+  Constrain,
   finish,
   Predict,
   predictor,
@@ -78,6 +79,7 @@ def make(name: str) -> Sampler:
 __all__ = [
   'advance',
   'begin',
+  'Constrain',
   'DpmSolver',
   'Euler',
   'finish',

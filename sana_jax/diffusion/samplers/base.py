@@ -17,6 +17,8 @@ from sana_jax.typing import Array, Float, Int, Keys
 
 # (x [b ...], the path's time, the network's in [0, 1000]) -> a prediction.
 Predict = Callable[[Array, Array, Array], Prediction]
+# (x [b ...], the path's time) -> x, such as inpainting.keep.
+Constrain = Callable[[Array, Array], Array]
 
 
 class Interval(NamedTuple):
@@ -60,6 +62,7 @@ def sample(
   noise: Float[Array, '*x'],
   grid: TimeGrid,
   rng: Keys | None = None,
+  constrain: Constrain | None = None,
 ) -> Float[Array, '*x']:
   """Integrates over the whole grid; the model is traced once.
 
@@ -72,12 +75,14 @@ def sample(
     noise: unit-variance noise, at grid.times[0].
     grid: see `sana_jax.diffusion.time_grids`.
     rng: one key per example.
+    constrain: applied to the sample after each step.
 
   Returns:
     The data at grid.times[-1].
   """
   carry, steps = begin(sampler, noise, grid, rng)
-  return finish(advance(sampler, predict, carry, steps, rng), grid)
+  carry = advance(sampler, predict, carry, steps, rng, constrain)
+  return finish(carry, grid)
 
 
 def begin(
@@ -102,15 +107,18 @@ def advance(
   carry: Carry,
   steps: tuple[Interval, Float[Array, 'n']],
   rng: Keys | None = None,
+  constrain: Constrain | None = None,
 ) -> Carry:
   """Returns the carry after these steps, all or part of those from `begin`."""
 
   def body(carry, now):
     at, timestep = now
     prediction = predict(carry.x, at.t, timestep)
-    return sampler.step(
-      carry, prediction, at, call_keys(rng, at.index + 1)
-    ), None
+    keys = call_keys(rng, at.index + 1)
+    carry = sampler.step(carry, prediction, at, keys)
+    if constrain is not None:
+      carry = carry._replace(x=constrain(carry.x, at.s))
+    return carry, None
 
   return jax.lax.scan(body, carry, steps)[0]
 

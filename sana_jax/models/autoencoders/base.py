@@ -83,7 +83,13 @@ def encode(
   module: nn.Module, variables: PyTree, images: Float[Array, 'b *p c']
 ) -> Float[Array, 'b *q d']:
   """Encodes images to the transformer's latents, of about unit variance."""
-  latents = module.apply(variables, images, method='encode')
+  return scaled(module, module.apply(variables, images, method='encode'))
+
+
+def scaled(
+  module: nn.Module, latents: Float[Array, 'b *q d']
+) -> Float[Array, 'b *q d']:
+  """Converts the encoder's latents to the transformer's scale."""
   if module.shift:
     latents = latents - module.shift
   return latents * module.scale

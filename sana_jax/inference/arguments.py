@@ -100,6 +100,8 @@ class Call(NamedTuple):
   times: Sequence[float | int] | None
   image: Any
   strength: float | None
+  control_image: Any
+  control: Mapping[str, Any] | None
   convention: Convention
   parts: Strips | Tiles | str | None
   on_step: Callable[[int], None] | None

@@ -23,14 +23,27 @@ _PAG_LAYERS = {20: (8,), 28: (14,)}
 
 @functools.partial(jax.jit, static_argnames=('module', 'sampler', 'guidance'))
 def denoise(
-  module, variables, noise, text, negative, grid, *, sampler, guidance, rng=None
+  module,
+  variables,
+  noise,
+  text,
+  negative,
+  grid,
+  *,
+  sampler,
+  guidance,
+  rng=None,
+  control=None,
 ):
   """Latents at t = 0; text and negative are (embeddings, mask).
 
-  A network that embeds its guidance scale has no use for `negative`.
+  A network that embeds its guidance scale has no use for `negative`. `control`
+  is what a module with ControlNets takes, the same for both.
   """
   denoiser = Denoiser(module, grid.path)
-  conditions = _project(denoiser, variables, text, negative, guidance.scale)
+  conditions = _project(
+    denoiser, variables, text, negative, guidance.scale, control
+  )
   predict = _guided(denoiser, variables, conditions, guidance)
   return samplers.sample(samplers.make(sampler), predict, noise, grid, rng)
 
@@ -48,6 +61,7 @@ def denoise_step_by_step(
   sampler,
   guidance,
   rng=None,
+  control=None,
 ):
   """The same, with callbacks after each step.
 
@@ -61,7 +75,7 @@ def denoise_step_by_step(
   """
   denoiser = Denoiser(module, grid.path)
   conditions = _project_once(
-    denoiser, variables, text, negative, guidance.scale
+    denoiser, variables, text, negative, guidance.scale, control
   )
   guidance = _outside(denoiser, guidance)  # One program for all scales.
   carry, steps = samplers.begin(samplers.make(sampler), noise, grid, rng)
@@ -121,12 +135,13 @@ def _advance(
   return samplers.advance(samplers.make(sampler), predict, carry, now, rng)
 
 
-def _project(denoiser, variables, text, negative, scale):
+def _project(denoiser, variables, text, negative, scale, control):
   """Projections of both texts, once for all steps, with equal batch sizes."""
 
   def project(condition, scale=None):
     params, adapters = _parts(variables)
-    return denoiser.condition(params, *condition, scale, adapters=adapters)
+    projected = denoiser.condition(params, *condition, scale, adapters=adapters)
+    return projected._replace(control=control)
 
   if denoiser.module.guidance_embeds:
     return project(text, scale), None

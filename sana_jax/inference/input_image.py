@@ -46,19 +46,32 @@ def pixels(image: Any, height: int, width: int) -> UInt8[np.ndarray, 'y x 3']:
   Raises:
     UserError: if it is neither, or cannot be read.
   """
-  if isinstance(image, Mapping):
-    image = _described(image)
-  elif isinstance(image, str | os.PathLike):
-    image = _decoded(_read(image), image)
-  elif isinstance(image, Image.Image):
-    image = _displayed(image)
-  image = _checked(image)
+  image = loaded(image)
   if image.shape[:2] == (height, width):
     return image
   fitted = ImageOps.fit(
     Image.fromarray(image), (width, height), Image.Resampling.LANCZOS
   )
   return np.asarray(fitted)
+
+
+def loaded(image: Any, name: str = 'image') -> UInt8[np.ndarray, 'y x 3']:
+  """The image in its own size; see `pixels`. Errors have the key `name`."""
+  try:
+    if isinstance(image, Mapping):
+      image = _described(image)
+    elif isinstance(image, str | os.PathLike):
+      image = _decoded(_read(image), image)
+    elif isinstance(image, Image.Image):
+      image = _displayed(image)
+    return _checked(image)
+  except UserError as e:
+    if name == 'image':
+      raise
+    text = str(e)
+    if text.startswith('image '):
+      text = name + text.removeprefix('image')
+    raise UserError(text, key=name, value=e.value, allowed=e.allowed) from e
 
 
 def mixed(

@@ -8,7 +8,6 @@ The stages follow diffusers' SanaPipeline: the same latents, the same picture.
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
-import functools
 import inspect
 import math
 import os
@@ -28,22 +27,21 @@ from sana_jax.inference import (
   denoising,
   diffusers_names,
   few_steps,
+  hints,
   input_image,
-  model_index,
+  loading,
   randomness,
   texts,
 )
 from sana_jax.inference.conventions import Convention, DIFFUSERS
-from sana_jax.inference.schedulers import read_scheduler, time_grid
+from sana_jax.inference.schedulers import time_grid
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
+from sana_jax.models.controlled import Hint
 from sana_jax.sharding.mesh import BATCH_AXES, batch_spec, to_host
-from sana_jax.text import tokenizer as tokenizers
 from sana_jax.text.prompts import INSTRUCTION
 from sana_jax.text.vocabulary import Vocabulary
 from sana_jax.typing import Array, DType, Float, Int, Keys
-from sana_jax.weights import folder as folders
-from sana_jax.weights import hub
 from sana_jax.weights.folder import Model
 
 
@@ -70,6 +68,7 @@ class Pipeline:
   recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   vocabulary: Vocabulary = Vocabulary()
   mesh: Mesh | None = None
+  controlnets: tuple[Model, ...] = ()
   # Prefix KV caches of instructions, and embeddings of negative prompts.
   cache: dict = dataclasses.field(default_factory=dict, compare=False)
 
@@ -85,35 +84,26 @@ class Pipeline:
   ) -> 'Pipeline':
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
 
-    Weights and arithmetic are in `dtype` (diffusers' name is torch_dtype), by
+    The folder of a SanaControlNetPipeline has a ControlNet, too. Weights and
+    arithmetic are in `dtype` (diffusers' name is torch_dtype), by
     default float32 on a CPU and bfloat16 elsewhere; norms, softmax and the
     sums of the linear attention are always in float32. Of the autoencoder,
     only the decoder is loaded, and with `encoder` also the encoder, for images
     given to `draw`.
     """
-    folder, dtype = (
-      hub.find_pipeline(name),
-      arguments.dtype_of(dtype or torch_dtype),
-    )
-    recommended = model_index.read(folder)
-    vocabulary = model_index.vocabulary(folder)
-    scheduler = read_scheduler(folder)
-    tokenizer = tokenizers.load(folder / 'tokenizer')
-    model_index.check_parts(folder, tokenizer)
-    load = functools.partial(folders.load, folder, dtype=dtype, mesh=mesh)
-    transformer = load('transformer')
-    if few_steps.is_sprint(transformer.module):
-      transformer, scheduler = few_steps.sprint(transformer, scheduler)
-    return cls(
-      transformer,
-      load('vae', only='' if encoder else 'decoder'),
-      load('text_encoder'),
-      tokenizer,
-      *scheduler,
-      recommended=recommended,
-      vocabulary=vocabulary,
-      mesh=mesh,
-    )
+    dtype = arguments.dtype_of(dtype or torch_dtype)
+    return cls(**loading.parts(name, dtype, mesh, encoder))
+
+  def with_controlnet(
+    self, name: str | os.PathLike, wiring: str | None = None
+  ) -> 'Pipeline':
+    """A copy with one more ControlNet; see `loading.controlnet`.
+
+    It needs the autoencoder's encoder: from_pretrained(..., encoder=True).
+    """
+    base = self.transformer.module
+    net = loading.controlnet(name, base, base.dtype, self.mesh, wiring)
+    return self.replace(controlnets=(*self.controlnets, net))
 
   def draw(
     self,
@@ -137,6 +127,8 @@ class Pipeline:
     times: Sequence[float | int] | None = None,
     image: Any = None,
     strength: float | None = None,
+    control_image: Any = None,
+    control: Mapping[str, Any] | None = None,
     convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -161,6 +153,10 @@ class Pipeline:
       times: of the sampler scm, the angles of its steps, such as [1.5708, 1.3].
       image: starting point for scm, a path, a PIL image or an array.
       strength: part of the way from image to noise where scm starts (.6).
+      control_image: for a ControlNet, like `image`; one, or one for each
+        prompt; for several nets, a list with that of each.
+      control: its options, scale (1), start (0) and end (1), as fractions of
+        the steps, and annotator; for several nets, lists with that of each.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
@@ -216,6 +212,7 @@ class Pipeline:
       on_step=call.on_step,
       on_estimate=call.on_estimate,
       rng=randomness.draw_keys(*pictures),
+      control=hints.of_call(self, call, size),
     )
     return self._output(denoised, call.output_type, shown, parts)
 
@@ -332,10 +329,12 @@ class Pipeline:
     on_step: Callable[[int], None] | None = None,
     on_estimate: Callable[[int, Callable[[], Array]], None] | None = None,
     rng: Keys | None = None,
+    control: tuple[Hint, ...] | None = None,
   ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
-    `rng`, one key for each image, is used by samplers that draw noise.
+    `rng`, one key for each image, is used by samplers that draw noise;
+    `control` has a hint for each ControlNet, None for the transformer alone.
     """
     name = sampler or self.sampler
     shift = flow_shift or self.flow_shift
@@ -345,10 +344,10 @@ class Pipeline:
     if not isinstance(guidance, Guidance):
       guidance = Guidance(float(guidance))
     run = denoising.runner(on_step, on_estimate)
+    model = hints.network(self, control)
     with self.on_mesh():
       return run(
-        self.transformer.module,
-        self.transformer.variables,
+        *model,
         self.split(noise),
         jax.tree.map(self.split, text),
         negative,
@@ -356,6 +355,7 @@ class Pipeline:
         sampler=name,
         guidance=guidance,
         rng=None if rng is None else self.split(rng),
+        control=control and jax.tree.map(self.split, control),
       )
 
   def decode(

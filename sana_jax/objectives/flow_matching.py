@@ -24,6 +24,7 @@ def objective(
   rules: Table,
   tokens: int,
   encode: Callable = lambda frozen, batch: batch,
+  whole: Callable = lambda params, frozen: params,
 ) -> Objective:
   """Objective of `module`, which `Denoiser` can call.
 
@@ -32,13 +33,13 @@ def objective(
     tokens: length of a caption in the described batches.
     encode: (frozen, batch) -> 'latents', 'text' and 'mask', for batches of
       images or captions. The described batches have all three.
+    whole: (params, frozen) -> all parameters of `module`.
   """
 
   def loss(params, frozen, batch, rngs, step):
     del step
-    return flow_loss(
-      module, settings, params, frozen, encode(frozen, batch), rngs
-    )
+    batch, params = encode(frozen, batch), whole(params, frozen)
+    return flow_loss(module, settings, params, frozen, batch, rngs)
 
   return Objective(
     init,
@@ -89,7 +90,8 @@ def flow_loss(
   Args:
     settings: config.flow.
     frozen: null_text [m e] and null_mask [m], for dropped captions.
-    batch: latents [b *p c], text [b m e] and mask [b m].
+    batch: latents [b *p c], text [b m e] and mask [b m], and optionally the
+      network's `control`.
     rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents'].astype(jnp.float32)
@@ -105,7 +107,7 @@ def flow_loss(
     params,
     denoiser.path.interpolate(x0, noise, times.t),
     times.t,
-    Condition(text, mask),
+    Condition(text, mask, control=batch.get('control')),
     timestep=times.timestep,
   )
   error = prediction.velocity() - denoiser.path.target(x0, noise, times.t)

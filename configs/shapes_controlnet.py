@@ -16,14 +16,14 @@ def get_config(arg=''):
   base.parse_arg(arg)
   config = base.train('controlnet')
   config.data.update(
-    size_px=128, threads=1, split='train_free', examples=8_000
+    size_px=128, threads=1, split='train_free', examples=5_000
   )
   config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.controlnet.update(depth=3, annotator='masks')
-  config.num_steps = 3000
+  config.num_steps = 1600
   config.batch_size = 32
-  config.ema_decay = 0.995
+  config.ema_decay = 0.99
   config.flow.shift = 2.0
   config.sampling.update(guidance_scale=3.0, shift=2.0, images=48)
   config.optimizer.update(

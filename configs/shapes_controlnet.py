@@ -15,9 +15,7 @@ from sana_jax.configs.shapes_sprint import SHAPES
 def get_config(arg=''):
   base.parse_arg(arg)
   config = base.train('controlnet')
-  config.data.update(
-    size_px=128, threads=1, split='train_free', examples=5_000
-  )
+  config.data.update(size_px=128, threads=1, split='train_free', examples=5_000)
   config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.controlnet.update(depth=3, annotator='masks')

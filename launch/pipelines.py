@@ -2,7 +2,7 @@
 
 import argparse
 
-from sana_jax.launch import devices
+from sana_jax.launch import control, devices
 from sana_jax.launch.flags import (
   angles,
   backends,
@@ -156,9 +156,9 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
   if args.sampler:
     args.sampler = samplers.named(args.sampler)
   mesh = make_mesh(args.mesh, jax.local_devices())
-  pipe = Pipeline.from_pretrained(
-    args.model, args.dtype, mesh, encoder=bool(getattr(args, 'image', None))
-  )
+  encoder = any(getattr(args, key, None) for key in ('image', 'controlnet'))
+  pipe = Pipeline.from_pretrained(args.model, args.dtype, mesh, encoder=encoder)
+  pipe = control.with_nets(args, pipe)
   return pipe, settings_of(args, pipe)
 
 
@@ -184,7 +184,7 @@ def settings_of(args: argparse.Namespace, pipe) -> dict:
     pipe.transformer.module,
     arguments.guidance_of(settings['guidance_scale'], settings.get('guidance')),
   )
-  return settings | _start(args, settings)
+  return settings | control.settings(args, pipe) | _start(args, settings)
 
 
 def _start(args, settings):

@@ -47,6 +47,7 @@ class Job:
     steps, guidance_scale, sampler: None for those of the command.
     aspect_ratio: a text such as 16:9, instead of a size.
     scorer: name of the scorer that chooses among candidates, if any.
+    control_image: file of a ControlNet's image; of several, from the command.
     id, file: name of the pictures; `file` wins.
   """
 
@@ -62,6 +63,7 @@ class Job:
   sampler: str | None = None
   aspect_ratio: str | None = None
   scorer: str | None = None
+  control_image: str | Sequence[str] | None = None
   id: str | None = None
   file: str | None = None
 
@@ -347,6 +349,7 @@ _PARSERS = {
   'sampler': _sampler,
   'aspect_ratio': _ratio,
   'scorer': _text,
+  'control_image': _text,
   'id': _name,
   'file': _name,
 }

@@ -16,8 +16,9 @@ best --num-images of them, by one of these:
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
 height, width or aspect_ratio, num_images, steps, guidance_scale, sampler,
-control_image and scorer; id or file names its pictures. Other columns are ignored. An invalid
-line is skipped, and listed with its reason in skipped.jsonl.
+control_image and scorer; id or file names its pictures. Other columns are
+ignored. An invalid line is skipped, and listed with its reason in
+skipped.jsonl.
 
 Each picture holds its prompt, seed, steps, guidance, model and version as
 metadata, and has a line in results.jsonl. A run that is stopped, even by

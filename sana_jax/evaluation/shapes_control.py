@@ -6,14 +6,55 @@ Pairs are matched for the largest sum, by their masks alone: shapes and colours
 are scored by shapes_suite.py. An unmatched object on either side counts 0.
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
 from scipy import ndimage, optimize
 
-from sana_jax.data.shapes import controls, Scene
-from sana_jax.evaluation.shapes_detector import contrast, FOREGROUND, MIN_AREA
+from sana_jax.data.shapes import controls, KINDS, Scene, scene
+from sana_jax.evaluation import shapes_suite
+from sana_jax.evaluation.shapes_detector import (
+  contrast,
+  detect,
+  FOREGROUND,
+  MIN_AREA,
+)
 from sana_jax.typing import Bool, Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """Means over images: overlap with the scenes, and prompts followed."""
+
+  overlap: float
+  accuracy: float
+  images: int
+
+
+def suite(per_kind: int, seed: int = 0, layout: str = 'free') -> list[Scene]:
+  """Held-out scenes, as many of each kind."""
+  return [
+    scene(seed, 'heldout', i, weights={kind: 1.0}, layout=layout)
+    for kind in KINDS
+    for i in range(per_kind)
+  ]
+
+
+def score(images: Sequence[Image], scenes: Sequence[Scene]) -> Score:
+  """Score of one image for each scene."""
+  return Score(
+    float(np.mean([overlap(s, x) for s, x in zip(scenes, images)])),
+    float(
+      np.mean(
+        [
+          shapes_suite.follows(s.requirement, detect(x))
+          for s, x in zip(scenes, images)
+        ]
+      )
+    ),
+    len(images),
+  )
 
 
 def overlap(scene: Scene, image: Image) -> float:

@@ -3,8 +3,8 @@
 Positions are fractions of the image's side, x to the right and y down. The
 layout is a jittered grid, which a small model learns many times faster than
 free positions: one object near the centre, two side by side or stacked, three
-in a triangle, four in a square. Scenes for ControlNets have free positions (free.py):
-a caption alone does not determine where things are.
+in a triangle, four in a square. For ControlNets positions are free (free.py): a
+caption alone does not determine where things are.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import itertools
 
 from sana_jax.inference.jobs import Job
-from sana_jax.launch import best_of, failures
+from sana_jax.launch import best_of, control, failures
 from sana_jax.launch.skipped import part_name, report
 
 ON_SHEET = 64  # Pictures, from the first on.
@@ -118,11 +118,18 @@ def plan(jobs: Sequence[Job], settings: dict, args) -> list:
   def picture(job, k):
     metadata = about(
       Request(
-        job.prompt, job.seed, k, job.negative_prompt, job.height, job.width
+        job.prompt,
+        job.seed,
+        k,
+        job.negative_prompt,
+        job.height,
+        job.width,
+        control_image=control.described(job),
       ),
       settings | job.settings(),
       args.model,
     )
+    metadata |= control.about(args)
     metadata |= {x: getattr(job, x) for x in _OF_LINE if getattr(job, x)}
     if args.lora:
       metadata['lora'] = ' '.join(f'{path}:{w:g}' for path, w in args.lora)

@@ -12,7 +12,7 @@ import dataclasses
 import json
 
 from sana_jax import files
-from sana_jax.launch import output, pipelines
+from sana_jax.launch import control, evaluate_control, output, pipelines
 from sana_jax.launch.flags import BATCH, whole
 from sana_jax.printable import counted
 
@@ -20,7 +20,11 @@ from sana_jax.printable import counted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   parser.add_argument(
-    '--suite', default='shapes', choices=['shapes'], help='default: %(default)s'
+    '--suite',
+    default='shapes',
+    choices=['shapes', 'control'],
+    help='shapes, or control: scenes on free positions, with a ControlNet '
+    '(default: %(default)s)',
   )
   parser.add_argument(
     '--per-kind',
@@ -49,12 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='also write scores.json and a contact sheet there',
   )
   pipelines.add_sampling_arguments(parser)
+  control.add_model_arguments(parser.add_argument_group('ControlNets'))
 
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates; returns the exit code."""
   if args.out:
     output.check(args.out)
+  if args.suite == 'control':
+    return evaluate_control.run(args)
   import numpy as np
   from tqdm import tqdm
 

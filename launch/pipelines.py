@@ -2,7 +2,7 @@
 
 import argparse
 
-from sana_jax.launch import devices
+from sana_jax.launch import control, devices
 from sana_jax.launch.flags import (
   angles,
   backends,
@@ -174,9 +174,11 @@ def open_pipeline(
   if args.sampler:
     args.sampler = samplers.named(args.sampler)
   mesh = make_mesh(args.mesh, jax.local_devices())
+  encoder = encoder or bool(getattr(args, 'controlnet', None))
   pipe = Pipeline.from_pretrained(args.model, args.dtype, mesh, encoder=encoder)
   for path, weight in args.lora:
     pipe = pipe.load_lora(path, weight)
+  pipe = control.with_nets(args, pipe)
   return pipe, settings_of(args, pipe)
 
 
@@ -202,6 +204,7 @@ def settings_of(args: argparse.Namespace, pipe) -> dict:
     pipe.transformer.module,
     arguments.guidance_of(settings['guidance_scale'], settings.get('guidance')),
   )
+  settings |= control.settings(args, pipe)
   if (times := getattr(args, 'times', None)) is None:
     return settings
   given = {'times': times, 'steps': args.steps}

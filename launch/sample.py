@@ -16,9 +16,9 @@ best --num-images of them, by one of these:
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
 height, width or aspect_ratio, num_images, steps, guidance_scale, sampler and
-scorer; image, mask and strength, as the flags, with paths relative to the file;
-id or file names its pictures. Other columns are ignored. An invalid line is
-skipped, and listed with its reason in skipped.jsonl.
+scorer; image, mask, strength and control_image, as the flags, with paths
+relative to the file; id or file names its pictures. Other columns are ignored.
+An invalid line is skipped, and listed with its reason in skipped.jsonl.
 
 Each picture holds its prompt, seed, steps, guidance, model and version as
 metadata, and has a line in results.jsonl. A run that is stopped, even by
@@ -41,7 +41,14 @@ from sana_jax.inference.jobs import (
   read,
   unique,
 )
-from sana_jax.launch import best_of, drawing, edits, output, pipelines
+from sana_jax.launch import (
+  best_of,
+  control,
+  drawing,
+  edits,
+  output,
+  pipelines,
+)
 from sana_jax.launch.flags import (
   BATCH,
   fraction,
@@ -59,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's flags."""
   _add_pictures(parser.add_argument_group('prompts and pictures'))
   edits.add_arguments(parser.add_argument_group('start from an image'))
+  control.add_arguments(parser.add_argument_group('ControlNets'))
   _add_size(parser.add_argument_group('size'))
   _add_files(parser.add_argument_group('files'))
   pipelines.add_sampling_arguments(parser)
@@ -245,6 +253,7 @@ def _jobs(args):
     args.num_images,
     scorer=args.scorer[0] if args.scorer else None,
     **edits.of_flags(args),
+    control_image=args.control_image,
   )
   if args.prompts is not None:
     return read(args.prompts, default)
@@ -301,6 +310,7 @@ def _check_job(pipe, job, settings):
   check_area(job.height, job.width)
   if job.image is None:
     pipe.trained_size(job.height, job.width)
+  control.check_job(pipe, job, settings)
   settings = settings | job.settings()
   if {'times', 'image'} & set(settings):
     few_steps.resolved(settings, settings)

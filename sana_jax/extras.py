@@ -20,6 +20,8 @@ EXTRAS = {
   'came_pytorch': 'parity',
   'diffusers': 'parity',
   'torch': 'parity',
+  'h5py': 'control',
+  'skimage': 'control',
   'wandb': 'wandb',
 }
 

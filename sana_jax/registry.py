@@ -39,6 +39,7 @@ class Kind:
 SHIPPED = {
   'sana': 'sana_jax.tasks.sana.task',
   'sprint': 'sana_jax.tasks.sprint.task',
+  'controlnet': 'sana_jax.tasks.controlnet.task',
   'dc_ae': 'sana_jax.tasks.dc_ae',
   'text_encoder': 'sana_jax.tasks.text_encoder',
 }

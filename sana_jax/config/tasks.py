@@ -2,6 +2,7 @@
 
 from sana_jax import fields
 from sana_jax.config import lora, models
+from sana_jax.data.annotators import NAMES
 from sana_jax.diffusion import samplers
 from sana_jax.fields import Field
 from sana_jax.keys import (
@@ -19,6 +20,7 @@ from sana_jax.keys import (
   SHARE,
   size,
 )
+from sana_jax.models.controlnet import AFTER
 from sana_jax.models.sana import ADDABLE
 from sana_jax.optim.keys import KEYS as OPTIMIZER
 
@@ -198,6 +200,41 @@ _LADD = {  # The adversarial part of Sprint.
   'virtual_batch': Key(8, 'Examples that share batch statistics.', POSITIVE),
 }
 
+_CONTROLNET = {
+  'base': Key(
+    '',
+    "Model folder of the frozen transformer; '' is that of init_from.",
+    location=Location(
+      names=True, used=lambda values, begun: bool(values['controlnet.base'])
+    ),
+  ),
+  'depth': Key(7, 'Copied blocks, from the first on.', size(1000)),
+  'wiring': Key(
+    'diffusers',
+    'Connection of the blocks: models/controlnet.py.',
+    one_of(tuple(AFTER)),
+  ),
+  'annotator': Key(
+    'canny',
+    'Maker of the control images, or `files` to read them: docs/controlnet.md.',
+    one_of(NAMES),
+    RESULT,
+  ),
+  'path': Key(
+    '',
+    'Folder of the control images of `files`, named like the images.',
+    changes=RESULT,
+    location=Location(
+      used=lambda values, begun: values['controlnet.annotator'] == 'files'
+    ),
+  ),
+  'latents': Key(
+    'cached',
+    'Latents of the control images in the workdir, or encoded in the step.',
+    _ORIGIN,
+  ),
+}
+
 _SAMPLING = {  # Of the grids drawn during training.
   'sampler': Key(
     'dpm++2m', 'Sampler of the grids in training.', one_of(samplers.NAMES)
@@ -287,6 +324,13 @@ KEYS = {
     | _group('sprint', _SPRINT)
     | _group('ladd', _LADD)
     | _group('discriminator', OPTIMIZER)
+    | _group('sampling', _SAMPLING)
+  ),
+  'controlnet': (
+    models.SANA
+    | _group('inputs', _INPUTS)
+    | _group('flow', _FLOW)
+    | _group('controlnet', _CONTROLNET)
     | _group('sampling', _SAMPLING)
   ),
   # The discriminator has an optimizer of its own.

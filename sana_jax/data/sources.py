@@ -85,7 +85,8 @@ def open_source(
   """Opens a source; its images have sides of `size` pixels, or are as stored.
 
   shapes: rendered to `path` the first time, with `train_examples` of `seed`;
-    `split` is 'train' or 'heldout'.
+    `split` is 'train' or 'heldout', or 'train_free' or 'heldout_free' for
+    free positions.
   tfds: `path` is a prepared data set's version folder (with features.json),
     with features 'image' and 'caption'; `split` as in TFDS.
   folder, kohya: images in `path` with caption files, or `prompt` as caption,
@@ -156,7 +157,8 @@ def _opened(kind, path, size, split, drawn, columns, limits, of_folders):
         )
       from sana_jax.data.shapes import builder
 
-      stored = builder.prepare(path, size, *drawn)
+      split, _, layout = split.partition('_')
+      stored = builder.prepare(path, size, *drawn, layout=layout or 'grid')
       return TfdsSource(stored, split, size, limits['cache'])
     case 'tfds':
       return TfdsSource(prepared(path), split, size, limits['cache'])

@@ -106,7 +106,8 @@ class TfdsSource:
       record = self._record(index)
       named = facts.named(facts.DEFAULT, record['caption'])
       found = facts.Facts(facts.usable(named))
-      return captions.record(record['image'], found, index, self._size)
+      out = captions.record(record['image'], found, index, self._size)
+      return out | {key: record[key] for key in ('scene',) if key in record}
     except _DAMAGED as error:
       raise BadRecord(self.name(index), str(error)) from error
 

@@ -25,11 +25,14 @@ class Condition(NamedTuple):
       (`Denoiser.condition`), which a sampler computes once.
     mask: true for words.
     guidance: the scale, for networks that embed it.
+    control: a ControlNet's outputs for a `Sana`, or what another module takes:
+      hints for a `ControlledSana`.
   """
 
   text: PyTree
   mask: Bool[Array, 'b m'] | None = None
   guidance: Float[Array, 'b'] | None = None
+  control: PyTree | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,6 @@ class Denoiser:
     adapters: PyTree | None = None,
     features: Sequence[int] = (),
     perturbed: Bool[Array, 'l b'] | None = None,
-    control: PyTree | None = None,
   ) -> Prediction:
     """Prediction at x, a point of the path at time t.
 
@@ -83,7 +85,6 @@ class Denoiser:
       adapters: adapters of the network's dense layers, see models/layers.py.
       features: indices of blocks whose output the prediction includes.
       perturbed: per block and example, whether self-attention is the identity.
-      control: a ControlNet's outputs.
     """
     module, path = self.module, self.path
     flow_x, flow_t = path.to_flow(x, t)
@@ -99,7 +100,7 @@ class Denoiser:
       condition.text,
       condition.mask,
       guidance,
-      control,
+      condition.control,
       perturbed,
       tuple(features),
       method='evaluate',

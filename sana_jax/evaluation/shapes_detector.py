@@ -42,13 +42,8 @@ def detect(image: Image, shapes: Collection[str] = SHAPES) -> list[Detected]:
   Args:
     shapes: those that have a template.
   """
-  pixels = image.astype(np.float32)
+  pixels, distance = image.astype(np.float32), contrast(image)
   size = len(pixels)
-  border = np.concatenate(
-    [pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]]
-  )
-  offset = pixels - np.median(border, axis=0)
-  distance = np.sqrt((offset * offset).sum(-1))
   labels, _ = ndimage.label(distance > FOREGROUND)
   found = []
   for label, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -71,6 +66,16 @@ def detect(image: Image, shapes: Collection[str] = SHAPES) -> list[Detected]:
         )
       )
   return sorted(found, key=lambda thing: -thing.overlap)
+
+
+def contrast(image: Image) -> Float[np.ndarray, 'y x']:
+  """Distance in RGB of each pixel from the border's median colour."""
+  pixels = image.astype(np.float32)
+  border = np.concatenate(
+    [pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]]
+  )
+  offset = pixels - np.median(border, axis=0)
+  return np.sqrt((offset * offset).sum(-1))
 
 
 def _color_and_share(

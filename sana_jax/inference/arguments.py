@@ -104,6 +104,8 @@ class Call(NamedTuple):
   mask: Any
   mask_blur: float
   padding_mask_crop: int | None
+  control_image: Any
+  control: Mapping[str, Any] | None
   convention: Convention
   parts: Strips | Tiles | str | None
   on_step: Callable[[int], None] | None

@@ -24,6 +24,7 @@ class Request(NamedTuple):
   """One picture: the k-th of its prompt and seed; sizes in pixels.
 
   Steps and what follows them are by default those of all requests.
+  `control_image` has one for each ControlNet.
   """
 
   prompt: str
@@ -40,6 +41,7 @@ class Request(NamedTuple):
   mask: Any = None
   mask_blur: float | int | None = None
   padding_mask_crop: int | None = None
+  control_image: Sequence[Any] | None = None
 
   @property
   def program(self) -> tuple:
@@ -196,5 +198,14 @@ def _draw(pipe, batch, size, settings):
     height=batch[0].height,
     width=batch[0].width,
     negative_prompt=[r.negative_prompt for r in batch],
+    **_control(batch),
     **{**settings, **batch[0].settings()},
   )
+
+
+def _control(batch):
+  """Control images of a batch: of each net, one for each prompt."""
+  if batch[0].control_image is None:
+    return {}
+  of_nets = [list(x) for x in zip(*(r.control_image for r in batch))]
+  return {'control_image': of_nets[0] if len(of_nets) == 1 else of_nets}

@@ -34,14 +34,18 @@ def denoise(
   guidance,
   rng=None,
   known=None,
+  control=None,
 ):
   """Latents at t = 0; text and negative are (embeddings, mask).
 
   A network that embeds its guidance scale has no use for `negative`. `known` is
-  what the latents keep of an image (diffusion/inpainting.py).
+  what the latents keep of an image (diffusion/inpainting.py), `control` what a
+  module with ControlNets takes, the same for both.
   """
   denoiser = Denoiser(module, grid.path)
-  conditions = _project(denoiser, variables, text, negative, guidance.scale)
+  conditions = _project(
+    denoiser, variables, text, negative, guidance.scale, control
+  )
   predict = _guided(denoiser, variables, conditions, guidance)
   constrain = inpainting.keep(known, grid.path)
   return samplers.sample(
@@ -63,6 +67,7 @@ def denoise_step_by_step(
   guidance,
   rng=None,
   known=None,
+  control=None,
 ):
   """The same, with callbacks after each step.
 
@@ -76,7 +81,7 @@ def denoise_step_by_step(
   """
   denoiser = Denoiser(module, grid.path)
   conditions = _project_once(
-    denoiser, variables, text, negative, guidance.scale
+    denoiser, variables, text, negative, guidance.scale, control
   )
   guidance = _outside(denoiser, guidance)  # One program for all scales.
   carry, steps = samplers.begin(samplers.make(sampler), noise, grid, rng)
@@ -147,12 +152,13 @@ def _advance(
   )
 
 
-def _project(denoiser, variables, text, negative, scale):
+def _project(denoiser, variables, text, negative, scale, control):
   """Projections of both texts, once for all steps, with equal batch sizes."""
 
   def project(condition, scale=None):
     params, adapters = _parts(variables)
-    return denoiser.condition(params, *condition, scale, adapters=adapters)
+    projected = denoiser.condition(params, *condition, scale, adapters=adapters)
+    return projected._replace(control=control)
 
   if denoiser.module.guidance_embeds:
     return project(text, scale), None

@@ -45,6 +45,9 @@ def about(
     'number': request.number,
     'height': request.height,
     'width': request.width,
+    **(
+      {'control_image': request.control_image} if request.control_image else {}
+    ),
     **settings,
     'model': model,
     'version': f'sana_jax {__version__}',

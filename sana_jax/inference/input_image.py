@@ -23,15 +23,23 @@ from sana_jax.printable import printable
 from sana_jax.typing import Bool, Float, UInt8
 from sana_jax.weights.folder import Model
 
+_IMAGE = (
+  'a path, a PIL image, or an array [height, width, 3], uint8 or float in '
+  '[0, 1]'
+)
 _KINDS = {
-  'image': 'a path, a PIL image, or an array [height, width, 3], uint8 or '
-  'float in [0, 1]',
+  'image': _IMAGE,
+  'control_image': _IMAGE,
   'mask': 'a path, a PIL image, or an array [height, width], uint8, bool or '
   'float in [0, 1]',
 }
 # Of what is transparent: in a mask, nothing is drawn there.
-_BEHIND = {'image': 'white', 'mask': 'black'}
-_AN = {'image': 'an image', 'mask': 'a mask'}
+_BEHIND = {'image': 'white', 'control_image': 'white', 'mask': 'black'}
+_AN = {
+  'image': 'an image',
+  'control_image': 'a control image',
+  'mask': 'a mask',
+}
 _MOST_BYTES = 2**28
 
 
@@ -48,7 +56,8 @@ def pixels(image: Any, key: str = 'image') -> UInt8[np.ndarray, 'y x 3']:
 
   Args:
     image: a path, a PIL image, an array, or a `description`.
-    key: 'image' or 'mask', for messages; gray values are allowed in a mask.
+    key: 'image', 'control_image' or 'mask', for messages; gray values are
+      allowed in a mask.
 
   Raises:
     UserError: if it is neither, or cannot be read.

@@ -53,6 +53,7 @@ class Job:
     scorer: name of the scorer that chooses among candidates, if any.
     image, mask: files from which the pictures start, see Pipeline.draw; paths,
       or descriptions of input_image.
+    control_image: file of a ControlNet's image; of several, from the command.
     id, file: name of the pictures; `file` wins.
   """
 
@@ -68,6 +69,7 @@ class Job:
   sampler: str | None = None
   aspect_ratio: str | None = None
   scorer: str | None = None
+  control_image: str | Sequence[str] | None = None
   id: str | None = None
   file: str | None = None
   image: str | Mapping[str, str] | None = None
@@ -376,6 +378,7 @@ _PARSERS = {
   'sampler': _sampler,
   'aspect_ratio': _ratio,
   'scorer': _text,
+  'control_image': _text,
   'id': _name,
   'file': _name,
   'image': _text,

@@ -9,7 +9,8 @@ from sana_jax.text.vocabulary import Vocabulary
 from sana_jax.weights import folder as folders
 
 _SPRINTS = ('SanaSprintPipeline', 'SanaSprintImg2ImgPipeline')
-_CLASSES = ('SanaPipeline', 'SanaPAGPipeline', *_SPRINTS)
+CONTROLNET = 'SanaControlNetPipeline'
+_CLASSES = ('SanaPipeline', 'SanaPAGPipeline', CONTROLNET, *_SPRINTS)
 _RECOMMENDED = {
   'steps': fields.integer(1, 1000),
   'guidance_scale': fields.number(0, 1000),
@@ -43,7 +44,8 @@ def _section(folder):
   if index.get('_class_name') not in _CLASSES:
     raise UserError(
       f'{folder} is a {fields.shown(index.get("_class_name"))}; '
-      'SanaPipeline and SanaSprintPipeline are supported.',
+      'SanaPipeline, SanaControlNetPipeline and SanaSprintPipeline are '
+      'supported.',
       key='_class_name',
       value=index.get('_class_name'),
       allowed=_CLASSES,
@@ -58,6 +60,12 @@ def _section(folder):
     )
   fields.check(f'{path}, _sana_jax', section, _RECOMMENDED | _VOCABULARY)
   return section
+
+
+def has_controlnet(folder: pathlib.Path) -> bool:
+  """Whether the folder is that of a pipeline with a ControlNet."""
+  index = folders.read_json(folder / 'model_index.json')
+  return index.get('_class_name') == CONTROLNET
 
 
 def check_parts(folder: pathlib.Path, tokenizer: Any) -> None:

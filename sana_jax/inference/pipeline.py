@@ -6,46 +6,36 @@ The stages follow diffusers' SanaPipeline: the same latents, the same picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
-import dataclasses
-import functools
 import inspect
-import os
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 from PIL import Image
 
 from sana_jax.diffusion import inpainting
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.inference import (
-  adapters,
   arguments,
   decoding,
   denoising,
   diffusers_names,
   editing,
   few_steps,
-  model_index,
+  hints,
   randomness,
-  sizes,
   texts,
 )
 from sana_jax.inference.conventions import Convention, DIFFUSERS
-from sana_jax.inference.schedulers import read_scheduler, time_grid
+from sana_jax.inference.models import Models
+from sana_jax.inference.schedulers import time_grid
 from sana_jax.inference.strip_decoding import Strips
 from sana_jax.inference.tiling import Tiles
-from sana_jax.sharding.mesh import split_batch, to_host
-from sana_jax.text import tokenizer as tokenizers
+from sana_jax.models.controlled import Hint
+from sana_jax.sharding.mesh import to_host
 from sana_jax.text.prompts import INSTRUCTION
-from sana_jax.text.vocabulary import Vocabulary
-from sana_jax.typing import Array, Bool, DType, Float, Int, Keys
-from sana_jax.weights import folder as folders
-from sana_jax.weights import hub
-from sana_jax.weights.folder import Model
+from sana_jax.typing import Array, Bool, Float, Int, Keys
 
 
 class Output(NamedTuple):
@@ -54,70 +44,8 @@ class Output(NamedTuple):
   images: list[Image.Image] | np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Pipeline:
-  """The three models, their tokenizer and their recommended sampler.
-
-  With a mesh, the images of a call are sharded over its data and fsdp axes, and
-  the rows of each over its sequence axis.
-  """
-
-  transformer: Model
-  autoencoder: Model
-  text_encoder: Model
-  tokenizer: Any
-  sampler: str = 'dpm++2m'
-  flow_shift: float = 3.0
-  recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  vocabulary: Vocabulary = Vocabulary()
-  mesh: Mesh | None = None
-  loras: Mapping[str, adapters.Weighted] = dataclasses.field(
-    default_factory=dict
-  )
-  # Prefix KV caches of instructions, and embeddings of negative prompts.
-  cache: dict = dataclasses.field(default_factory=dict, compare=False)
-
-  @classmethod
-  def from_pretrained(
-    cls,
-    name: str | os.PathLike,
-    dtype: DType | None = None,
-    mesh: Mesh | None = None,
-    *,
-    encoder: bool = False,
-    torch_dtype: Any = None,
-  ) -> 'Pipeline':
-    """Loads a folder in the diffusers layout, a hub id or 'shapes'.
-
-    Weights and arithmetic are in `dtype` (diffusers' name is torch_dtype), by
-    default float32 on a CPU and bfloat16 elsewhere; norms, softmax and the
-    sums of the linear attention are always in float32. Of the autoencoder,
-    only the decoder is loaded, and with `encoder` also the encoder, for images
-    given to `draw`.
-    """
-    folder, dtype = (
-      hub.find_pipeline(name),
-      arguments.dtype_of(dtype or torch_dtype),
-    )
-    recommended = model_index.read(folder)
-    vocabulary = model_index.vocabulary(folder)
-    scheduler = read_scheduler(folder)
-    tokenizer = tokenizers.load(folder / 'tokenizer')
-    model_index.check_parts(folder, tokenizer)
-    load = functools.partial(folders.load, folder, dtype=dtype, mesh=mesh)
-    transformer = load('transformer')
-    if few_steps.is_sprint(transformer.module):
-      transformer, scheduler = few_steps.sprint(transformer, scheduler)
-    return cls(
-      transformer,
-      load('vae', only='' if encoder else 'decoder'),
-      load('text_encoder'),
-      tokenizer,
-      *scheduler,
-      recommended=recommended,
-      vocabulary=vocabulary,
-      mesh=mesh,
-    )
+class Pipeline(Models):
+  """Models that make pictures of prompts; see `Models` for loading them."""
 
   def draw(
     self,
@@ -144,6 +72,8 @@ class Pipeline:
     mask: Any = None,
     mask_blur: float | int = 0,
     padding_mask_crop: int | None = None,
+    control_image: Any = None,
+    control: Mapping[str, Any] | None = None,
     convention: Convention = DIFFUSERS,
     parts: Strips | Tiles | str | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -175,6 +105,10 @@ class Pipeline:
       mask_blur: radius of the mask's soft edge in pixels.
       padding_mask_crop: draw the mask's surroundings only, with this margin in
         pixels, at the model's own size.
+      control_image: for a ControlNet, like `image`; one, or one for each
+        prompt; for several nets, a list with that of each.
+      control: its options, scale (1), start (0) and end (1), as fractions of
+        the steps, and annotator; for several nets, lists with that of each.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: make the picture at the nearest trained aspect
         ratio, then scale and crop (512 px to 4096 px models).
@@ -228,6 +162,7 @@ class Pipeline:
       on_estimate=call.on_estimate,
       rng=randomness.draw_keys(*pictures),
       **editing.start(self, edit, parts),
+      control=hints.of_call(self, call, edit.size),
     )
     return self._output(denoised, call.output_type, edit, parts)
 
@@ -249,78 +184,6 @@ class Pipeline:
     if output_type == 'pil':
       return Output([Image.fromarray(image) for image in images])
     return Output(images)
-
-  def default(self, name: str) -> Any:
-    """The model's recommended `steps` or `guidance_scale`, else ours."""
-    sprint = few_steps.is_sprint(self.transformer.module)
-    return arguments.default(name, self.recommended, sprint)
-
-  def __repr__(self) -> str:
-    return f'Pipeline({self.size_px} px, sampler={self.sampler!r})'
-
-  def __getattr__(self, name: str):
-    raise AttributeError(diffusers_names.missing_attribute(name))
-
-  def replace(self, **changes) -> 'Pipeline':
-    """A copy of the pipeline with other parts."""
-    if {'text_encoder', 'tokenizer'} & set(changes):
-      changes = {'cache': {}, **changes}
-    return dataclasses.replace(self, **changes)
-
-  def load_lora(
-    self,
-    path: str | os.PathLike,
-    weight: adapters.Weight = 1.0,
-    name: str | None = None,
-  ) -> 'Pipeline':
-    """A copy of the pipeline that uses an adapter file, beside others.
-
-    Raises UserError for a file that does not fit, or cannot be used entirely.
-
-    Args:
-      path: a file, in any spelling of weights/lora/spelling.py, or its folder.
-      weight: factor of what the adapter adds; one, or one for each module, as
-        in {'transformer_blocks.0': 0.5}.
-      name: for `set_adapters`; by default that of the file.
-    """
-    return adapters.load(self, path, weight, name)
-
-  def set_adapters(
-    self,
-    names: str | Sequence[str],
-    weights: adapters.Weight | Sequence[adapters.Weight] | None = None,
-  ) -> 'Pipeline':
-    """A copy that uses these adapters alone, with these weights."""
-    return adapters.weigh(self, names, weights)
-
-  def fuse_lora(self) -> 'Pipeline':
-    """A copy with its adapters merged into the weights."""
-    return adapters.fuse(self)
-
-  @property
-  def size_px(self) -> int:
-    """Side of the training images in pixels."""
-    return (
-      self.transformer.module.sample_size * self.autoencoder.module.spec.side
-    )
-
-  def size_of_ratio(self, ratio: float) -> tuple[int, int]:
-    """(height, width) near the default area, with width / height = `ratio`.
-
-    It is a trained size if the model has several, otherwise a multiple of the
-    autoencoder's compression.
-    """
-    return sizes.of_ratio(self, ratio)
-
-  def trained_size(
-    self, height: int, width: int, use_resolution_binning: bool = True
-  ) -> tuple[int, int]:
-    """The size at which a picture of height x width pixels is drawn.
-
-    Raises UserError if the model has no table of trained sizes and the size is
-    not a multiple of the autoencoder's compression.
-    """
-    return sizes.trained(self, height, width, use_resolution_binning)
 
   def noise(
     self,
@@ -368,11 +231,13 @@ class Pipeline:
     image: Float[Array, '#b *p c'] | None = None,
     mask: Bool[Array, '#b *p 1'] | None = None,
     strength: float | None = None,
+    control: tuple[Hint, ...] | None = None,
   ) -> Float[Array, 'b *p c']:
     """Latents at t = 0; text is (embeddings, mask), one for each image.
 
     `rng`, one key for each image, is used by samplers that draw noise. `image`,
     latents to start from, and the mask are those of diffusion/inpainting.py.
+    `control` has a hint for each ControlNet, None for the transformer alone.
     """
     name = sampler or self.sampler
     shift = flow_shift or self.flow_shift
@@ -387,8 +252,7 @@ class Pipeline:
     start, known = inpainting.begin(noise, grid, image, mask, strength)
     with self.on_mesh():
       return run(
-        self.transformer.module,
-        self.transformer.variables,
+        *hints.network(self, control),
         self.split(start),
         jax.tree.map(self.split, text),
         negative,
@@ -397,6 +261,7 @@ class Pipeline:
         guidance=guidance,
         rng=None if rng is None else self.split(rng),
         known=known,
+        control=control and jax.tree.map(self.split, control),
       )
 
   def decode(
@@ -421,13 +286,3 @@ class Pipeline:
     images = self.decode(latents, editing.shown(edit), parts)
     images = editing.composed(edit, images)
     return decoding.to_uint8(images) if output_type == 'uint8' else images
-
-  def on_mesh(self):
-    """Context in which the models shard rows and examples over the mesh."""
-    return (
-      contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
-    )
-
-  def split(self, x):
-    """Shards the batch over the mesh, if there is one and it divides."""
-    return jnp.asarray(x) if self.mesh is None else split_batch(self.mesh, x)

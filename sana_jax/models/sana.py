@@ -94,7 +94,9 @@ class Sana(Backbone):
     x = constrain_tokens(x, grid)
     time, modulation = self.embed_time(timesteps, guidance)
     if control is not None:
-      control = _pad(control.astype(self.dtype), self.control_after, self.depth)
+      control = of_each_block(
+        control.astype(self.dtype), self.control_after, self.depth
+      )
     x, kept, _ = self.run_blocks(
       x, grid, modulation, text, mask, control, perturbed, features
     )
@@ -102,8 +104,10 @@ class Sana(Backbone):
     return Output(self.head(x, time, grid), kept, logvar)
 
 
-def _pad(control, first, depth):
-  """Pads a ControlNet's outputs with zeros to one per block."""
+def of_each_block(
+  control: Float[Array, 'l b n d'], first: int, depth: int
+) -> Float[Array, '{depth} b n d']:
+  """Pads a ControlNet's outputs, of blocks from `first` on, with zeros."""
   control = control[: depth - first]
   missing = depth - first - control.shape[0]
   return jnp.pad(control, [(first, missing), *[(0, 0)] * (control.ndim - 1)])

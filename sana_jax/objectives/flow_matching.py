@@ -26,6 +26,7 @@ def objective(
   encode: Callable = lambda frozen, batch: batch,
   partial: Partial = EVERYTHING,
   split: Callable = lambda params: (params, None),
+  whole: Callable = lambda params, frozen: params,
 ) -> Objective:
   """Objective of `module`, which `Denoiser` can call.
 
@@ -36,13 +37,14 @@ def objective(
       images or captions. The described batches have all three.
     partial: the trainable part, if that is not everything.
     split: parameters of `init` -> (the module's parameters, its adapters).
+    whole: (params, frozen) -> all parameters of `module`.
   """
 
   def loss(params, frozen, batch, rngs, step):
     del step
-    return flow_loss(
-      module, settings, *split(params), frozen, encode(frozen, batch), rngs
-    )
+    own, adapters = split(params)
+    own, batch = whole(own, frozen), encode(frozen, batch)
+    return flow_loss(module, settings, own, adapters, frozen, batch, rngs)
 
   return Objective(
     init,
@@ -96,8 +98,8 @@ def flow_loss(
     settings: config.flow.
     adapters: those of the module's layers, or None.
     frozen: null_text [m e] and null_mask [m], for dropped captions.
-    batch: latents [b *p c], text [b m e] and mask [b m]; weights [b *p] of
-      the squared errors, or none.
+    batch: latents [b *p c], text [b m e] and mask [b m]; optionally weights
+      [b *p] of the squared errors, and the network's `control`.
     rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents'].astype(jnp.float32)
@@ -113,7 +115,7 @@ def flow_loss(
     params,
     denoiser.path.interpolate(x0, noise, times.t),
     times.t,
-    Condition(text, mask),
+    Condition(text, mask, control=batch.get('control')),
     timestep=times.timestep,
     adapters=adapters,
   )

@@ -9,13 +9,15 @@ axis.
 from collections.abc import Collection
 import re
 
-_SHARED = (
+_EMBEDDINGS = (
   (r'patch_embed/kernel', (None, None, None, 'fsdp')),
   # Along inputs: along outputs, XLA all-gathers factors of its gradient on
   # hybrid meshes.
   (r'time_embed/(timestep|guidance)/linear[12]/kernel', ('fsdp', None)),
   (r'time_embed/modulation/kernel', ('fsdp', None)),
   (r'caption/linear[12]/kernel', ('fsdp', None)),
+)
+_BLOCKS = (
   (
     r'blocks/(self|cross)_attention/(query|key|value)/kernel',
     (None, 'fsdp', 'tensor'),
@@ -26,12 +28,15 @@ _SHARED = (
   (r'blocks/mix_ffn/point/kernel', (None, 'tensor', 'fsdp')),
   (r'.*/(bias|scale|scale_shift_table)', ()),
 )
-SANA = (*_SHARED, (r'(head/out|log_variance)/kernel', ('fsdp', None)))
-CONTROLNET = (
-  *_SHARED,
+_EMBEDDINGS = (*_EMBEDDINGS, *_BLOCKS)
+SANA = (*_EMBEDDINGS, (r'(head/out|log_variance)/kernel', ('fsdp', None)))
+_CONTROL = (
   (r'input/kernel', ('fsdp', None)),
   (r'blocks/output/kernel', (None, 'fsdp', None)),
 )
+CONTROLNET = (*_EMBEDDINGS, *_CONTROL)
+# Its parameters in training: embeddings are those of the frozen transformer.
+CONTROLNET_TRAINED = (*_BLOCKS, *_CONTROL)
 GEMMA2 = (
   (r'embed/embedding', (None, 'fsdp')),
   (r'layers/(query|key|value|gate|up)/kernel', (None, 'fsdp', 'tensor')),

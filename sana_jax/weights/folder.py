@@ -73,7 +73,7 @@ def describe(
   folder: pathlib.Path, part: str, dtype: DType = jnp.float32
 ) -> nn.Module:
   """Module of folder/part; its weights are not read."""
-  folder = pathlib.Path(folder) / part
+  folder = _of_part(folder, part)
   with reading(folder):
     config = read_json(folder / 'config.json')
     return kinds.of_config(config, part).module(config, dtype)
@@ -97,7 +97,7 @@ def load(
 
   Raises UserError if anything is missing, damaged or does not match.
   """
-  folder = pathlib.Path(folder) / part
+  folder = _of_part(folder, part)
   with reading(folder):
     config = read_json(folder / 'config.json')
     kind = kinds.of_config(config, part)
@@ -138,7 +138,7 @@ def load(
 
 def check(folder: pathlib.Path, part: str) -> None:
   """Raises UserError as `load` does; reads names and shapes, no weights."""
-  folder = pathlib.Path(folder) / part
+  folder = _of_part(folder, part)
   with reading(folder):
     config = read_json(folder / 'config.json')
     kind = kinds.of_config(config, part)
@@ -149,6 +149,13 @@ def check(folder: pathlib.Path, part: str) -> None:
     tensors = kind.prepare(weight_files.read(folder, kind.stem))
     shapes = shapes_of(kind, module, tensors)
     table.match(kind.rules(module), tensors, shapes)
+
+
+def _of_part(folder, part):
+  """folder/part, or the folder itself if it is that of one part."""
+  folder = pathlib.Path(folder)
+  alone = (folder / 'config.json').is_file() and not (folder / part).exists()
+  return folder if alone else folder / part
 
 
 def shapes_of(
@@ -299,3 +306,13 @@ def index_sprint(folder: pathlib.Path) -> None:
       'sigma_data': 0.5,
     },
   )
+
+
+def index_controlnet(folder: pathlib.Path) -> None:
+  """Changes a folder's index to that of a pipeline with a ControlNet."""
+  index = read_json(folder / 'model_index.json')
+  index |= {
+    '_class_name': 'SanaControlNetPipeline',
+    'controlnet': ['diffusers', 'SanaControlNetModel'],
+  }
+  write_json(folder / 'model_index.json', index)

@@ -265,7 +265,7 @@ def config(
     'interpolation_scale': _INTERPOLATION.get(side),
   }
   if part == 'controlnet':
-    return fields
+    return fields | {'wiring': 'official'}
   norm = 'transformer_blocks.0.attn1.norm_q.weight' in shape
   return (
     fields

@@ -2,7 +2,7 @@
 
 Images are passed to TFDS as encoded PNG, since it would encode arrays with
 TensorFlow, and stored as ArrayRecord, which it reads without TensorFlow. Record
-`i` of a split is `scene(seed, split, i)`.
+`i` of a split is `scene(seed, split, i, layout=layout)`.
 """
 
 import contextlib
@@ -36,12 +36,15 @@ class ShapesConfig(tfds.core.BuilderConfig):
   train: int = TRAIN
   heldout: int = HELDOUT
   seed: int = 0
+  layout: str = 'grid'
 
   def __post_init__(self):
     # Encodes all fields, so that other data are never taken for these.
     self.name = str(self.size)
     if (self.train, self.heldout, self.seed) != (TRAIN, HELDOUT, 0):
       self.name += f'-{self.train}-{self.heldout}-seed{self.seed}'
+    if self.layout != 'grid':
+      self.name += f'-{self.layout}'
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -78,7 +81,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     for index in tqdm(
       range(count), f'shapes/{config.name} {split}', unit='image', disable=None
     ):
-      drawn = scene(config.seed, split, index)
+      drawn = scene(config.seed, split, index, layout=config.layout)
       yield (
         index,
         {
@@ -96,6 +99,7 @@ def prepare(
   train_examples: int = TRAIN,
   seed: int = 0,
   heldout_examples: int = HELDOUT,
+  layout: str = 'grid',
 ) -> tfds.core.DatasetBuilder:
   """Builder of the data set, whose data are written if they are missing.
 
@@ -116,7 +120,11 @@ def prepare(
         allowed=f'{least} to {most}',
       )
   config = ShapesConfig(
-    size=size, train=train_examples, seed=seed, heldout=heldout_examples
+    size=size,
+    train=train_examples,
+    seed=seed,
+    heldout=heldout_examples,
+    layout=layout,
   )
   folder = expanded_or_url(data_dir)
   open_builder = lambda: Shapes(

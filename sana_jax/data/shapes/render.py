@@ -32,8 +32,13 @@ _POLYGONS = {
 }
 
 
-def render(scene: Scene, size: int) -> Image:
-  """The scene as size x size pixels."""
+def render(scene: Scene, size: int, stroke: float | None = None) -> Image:
+  """The scene as size x size pixels.
+
+  Args:
+    stroke: draws only outlines, inside of the objects and this wide, as a
+      fraction of the side; None fills the objects.
+  """
   image = np.full((size, size, 3), scene.background, np.float32)
   for thing in scene.objects:
     reach = thing.radius + 2 / size
@@ -47,6 +52,8 @@ def render(scene: Scene, size: int) -> Image:
     distance = outline_distance(
       thing.shape, x / thing.radius, y[:, None] / thing.radius
     )
+    if stroke is not None:
+      distance = np.maximum(distance, -stroke / thing.radius - distance)
     share = np.clip(0.5 - distance * (thing.radius * size), 0, 1)[..., None]
     window = image[y0:y1, x0:x1]
     window += share * (np.float32(PALETTE[thing.color]) - window)

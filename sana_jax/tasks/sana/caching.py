@@ -5,11 +5,12 @@ devices and writes them atomically, so that encoding can be stopped at any
 moment and resumed on any number of processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 import itertools
 import json
 import os
+import types
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from sana_jax import locks
 from sana_jax.data import cache, files
 from sana_jax.data.columns import Columns
 from sana_jax.data.images import in_threads
+from sana_jax.data.sources import DescribedSource
 from sana_jax.errors import TransientError, UserError
 from sana_jax.printable import counted
 from sana_jax.tasks import common
@@ -38,12 +40,16 @@ def make(
   *,
   shard_records: int = SHARD_RECORDS,
   batch_size: int = BATCH_SIZE,
+  source: Callable[[ConfigDict], DescribedSource] = common.open_inputs,
+  about: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
   """Completes the cache of a config in `out`, unless it is complete.
 
   Args:
     shard_records: records per file; ignored for a cache that exists.
     batch_size: images, or captions, at a time on all devices of a process.
+    source: opens the records.
+    about: what distinguishes them from those of another source.
 
   Returns its about.json. Raises UserError if `out` holds a cache of other data
   or models, and if reading or writing fails.
@@ -57,41 +63,41 @@ def make(
       allowed=('cached',),
     )
   out = os.fspath(out).rstrip('/')
-  source = common.open_inputs(config)
+  source, wanted = source(config), fingerprints.of(config) | dict(about)
   dataset_check.check_processes(dataset_check.Records(len(source)))
-  if about := _done(config, out, len(source)):
-    return about  # A complete cache is only read.
+  if there := _done(config, out, len(source), wanted):
+    return there  # A complete cache is only read.
   with locks.hold(
     locks.within(out), 'encoding a cache', '--out', shared=True
   ) as lock:
-    about = _begin(config, out, len(source), shard_records)
-    if _done(config, out, len(source)):
-      return about  # Another run completed it in the meantime.
+    there = _begin(out, len(source), shard_records, wanted)
+    if _done(config, out, len(source), wanted):
+      return there  # Another run completed it in the meantime.
     names = _encode(
-      config, out, source, about['shard_records'], batch_size, lock
+      config, out, source, there['shard_records'], batch_size, lock
     )
     barrier('every shard is encoded')
     lock.check_together()
     if jax.process_index() == 0:
       _finish(config, out, names)
     barrier('the cache is complete')
-  return about
+  return there
 
 
-def _done(config, out, records) -> dict[str, Any] | None:
+def _done(config, out, records, wanted) -> dict[str, Any] | None:
   """about.json of a complete cache; UserError if it is of something else."""
-  there = _there(config, out, records)
+  there = _there(out, records, wanted)
   # One process decides for all.
   finished = jax.process_index() == 0 and there and _finished(config, out)
   return there if all_gather([bool(finished)])[0, 0] else None
 
 
-def _there(config, out, records) -> dict[str, Any] | None:
+def _there(out, records, wanted) -> dict[str, Any] | None:
   """about.json, if it exists; UserError if it is of something else."""
   if not files.exists(f'{out}/{cache.ABOUT}'):
     return None
   there = fingerprints.read(out)
-  fingerprints.compare(out, there, fingerprints.of(config))
+  fingerprints.compare(out, there, wanted)
   if there.get('records', records) != records:
     raise TransientError(
       f'{out} was started with {counted(there["records"], "record")} and '
@@ -104,9 +110,9 @@ def _there(config, out, records) -> dict[str, Any] | None:
   return there
 
 
-def _begin(config, out, records, shard_records) -> dict[str, Any]:
+def _begin(out, records, shard_records, wanted) -> dict[str, Any]:
   """about.json, written unless it exists."""
-  there = _there(config, out, records)
+  there = _there(out, records, wanted)
   if there is None and files.expand(f'{out}/*.safetensors'):
     raise UserError(
       f'{out} holds shards, but no {cache.ABOUT} that describes '
@@ -118,7 +124,7 @@ def _begin(config, out, records, shard_records) -> dict[str, Any]:
   barrier('about.json is read')
   if there is None:
     there = {
-      **fingerprints.of(config),
+      **wanted,
       'records': records,
       'shard_records': shard_records,
     }

@@ -68,7 +68,7 @@ class Entry:
   @property
   def can_sample(self) -> bool:
     """Whether `Pipeline` makes pictures with it."""
-    return self.kind in ('pipeline', 'sprint')
+    return self.kind in ('pipeline', 'sprint', 'controlnet')
 
   @property
   def is_part(self) -> bool:

@@ -9,14 +9,13 @@ docs/controlnet.md has the scores.
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
-from sana_jax.configs.shapes_sprint import SHAPES
 
 
 def get_config(arg=''):
   base.parse_arg(arg)
   config = base.train('controlnet')
   config.data.update(size_px=128, threads=1, split='train_free', examples=5_000)
-  config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
+  config.model = ConfigDict({**config.model, **base.SHAPES, 'unroll': 6})
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.controlnet.update(depth=3, annotator='masks')
   config.num_steps = 1600

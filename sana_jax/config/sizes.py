@@ -27,6 +27,17 @@ SANA_SIZES = {
     _1600M, **_NORMED, timestep_scale=0.001
   ),
 }
+# The shipped small model, `shapes`.
+SHAPES = dict(
+  width=128,
+  depth=6,
+  cross_heads=4,
+  sample_size=4,
+  text_norm_scale=1.0,
+  in_channels=16,
+  out_channels=16,
+  caption_channels=128,
+)
 
 
 def dc_ae_fields(

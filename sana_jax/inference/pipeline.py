@@ -136,7 +136,7 @@ class Pipeline:
     flow_shift: float | None = None,
     times: Sequence[float | int] | None = None,
     image: Any = None,
-    strength: float | None = None,
+    strength: float | int | None = None,
     mask: Any = None,
     mask_blur: float | int = 0,
     padding_mask_crop: int | None = None,

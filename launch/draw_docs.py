@@ -1,7 +1,7 @@
 """Draw the pictures of the docs, and render the pages that are made from JSON.
 
   python -m sana_jax.launch.draw_docs --out docs [--reconstruct] [--sprint]
-    [--run DIR]
+    [--edits] [--run DIR]
 
 Reads the committed results in DIR and DIR/bench, and golden plans. It does not
 draw demo.png (a screenshot), or pictures.png and strip.png (of `evaluate` and
@@ -17,7 +17,14 @@ import sys
 from PIL import Image
 
 from sana_jax import files
-from sana_jax.launch import bench, diagrams, draw_sprint, parity, plan_matrix
+from sana_jax.launch import (
+  bench,
+  diagrams,
+  draw_edits,
+  draw_sprint,
+  parity,
+  plan_matrix,
+)
 from sana_jax.tools import plots
 from sana_jax.tools.bench import loop_report, sample_report, step_report
 from sana_jax.tools.bench.ops import report as ops_report
@@ -52,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--sprint', action='store_true', help='also sprint.png, by both models'
   )
   parser.add_argument(
+    '--edits', action='store_true', help='also edits.png, by both models'
+  )
+  parser.add_argument(
     '--run',
     metavar='DIR',
     help='also training.png and loss.png, of this run of configs/shapes.py',
@@ -82,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     files.write_bytes(out / 'loss.png', (run / 'loss.png').read_bytes())
   if args.sprint:
     files.write_bytes(out / 'sprint.png', draw_sprint.few_steps())
+  if args.edits:
+    files.write_bytes(out / 'edits.png', draw_edits.edits())
   if args.reconstruct:
     files.write_bytes(out / 'reconstructions.png', reconstructions())
   return 0

@@ -57,6 +57,43 @@ def of_sampling() -> dict[str, tuple]:
   }
 
 
+def of_editing() -> dict[str, tuple]:
+  """Optional inputs: an image to start from, and a mask, white is repainted."""
+  number = lambda value, most, step: (
+    'FLOAT',
+    {'default': value, 'min': 0.0, 'max': most, 'step': step},
+  )
+  return {
+    'image': ('IMAGE', {}),
+    'mask': ('MASK', {}),
+    'strength': number(1.0, 1.0, 0.05),
+    'mask_blur': number(0.0, 100.0, 1.0),
+  }
+
+
+def edit(
+  image: Any, mask: Any, strength: float | int, mask_blur: float | int
+) -> dict[str, Any]:
+  """Arguments of an edit: pixels of the first image and mask, and numbers.
+
+  ComfyUI's tensors have a batch axis and values in [0, 1]. Raises ValueError
+  for a mask alone.
+  """
+  if image is None:
+    if mask is not None:
+      raise ValueError('A mask is connected, which needs an image.')
+    return {}
+  found = {'image': _pixels(image), 'strength': float(strength)}
+  if mask is not None:
+    found |= {'mask': _pixels(mask), 'mask_blur': float(mask_blur)}
+  return found
+
+
+def _pixels(tensor):
+  first = np.asarray(tensor, np.float32)[0]
+  return np.round(np.clip(first, 0, 1) * 255).astype(np.uint8)
+
+
 def chosen(**values: Any) -> dict[str, Any]:
   """The values that are not left to the model."""
   return {

@@ -62,7 +62,9 @@ class LoadPipeline:
     name = model.strip()
     folder = hub.find(name, download=os.environ.get(DOWNLOAD) == '1')
     chosen = None if dtype == 'default' else dtype
-    return (sana_jax.Pipeline.from_pretrained(folder, chosen),)
+    # With the encoder, for images to start from.
+    pipe = sana_jax.Pipeline.from_pretrained(folder, chosen, encoder=True)
+    return (pipe,)
 
 
 class Sample:
@@ -77,7 +79,10 @@ class Sample:
   def INPUT_TYPES(cls) -> dict:
     """ComfyUI's description of the widgets."""
     pipeline = {'pipeline': ('SANA_JAX_PIPELINE', {})}
-    return {'required': pipeline | inputs.of_sampling()}
+    return {
+      'required': pipeline | inputs.of_sampling(),
+      'optional': inputs.of_editing(),
+    }
 
   @classmethod
   def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
@@ -96,6 +101,10 @@ class Sample:
     width: int,
     height: int,
     batch: int,
+    image: Any = None,
+    mask: Any = None,
+    strength: float | int = 1.0,
+    mask_blur: float | int = 0.0,
   ) -> tuple[Any]:
     """(images,); errors are sentences."""
     settings = inputs.chosen(
@@ -105,8 +114,8 @@ class Sample:
       sampler=sampler,
       width=width,
       height=height,
-    )
-    steps = settings.get('steps') or pipeline.default('steps')
+    ) | inputs.edit(image, mask, strength, mask_blur)
+    steps = _evaluations(pipeline, settings)
     images = pipeline(
       prompt,
       seed=seed,
@@ -116,6 +125,17 @@ class Sample:
       **settings,
     ).images
     return (inputs.tensor(images),)
+
+
+def _evaluations(pipeline, settings):
+  """Steps that the progress bar shows."""
+  from sana_jax.inference import few_steps
+
+  return few_steps.evaluations(
+    settings.get('sampler') or pipeline.sampler,
+    settings.get('steps') or pipeline.default('steps'),
+    settings.get('strength'),
+  )
 
 
 def _check_installed():

@@ -43,7 +43,10 @@ class SampleByServer:
   def INPUT_TYPES(cls) -> dict:
     """ComfyUI's description of the widgets."""
     server = {'server': ('STRING', {'default': 'http://127.0.0.1:7860'})}
-    return {'required': server | inputs.of_sampling()}
+    return {
+      'required': server | inputs.of_sampling(),
+      'optional': inputs.of_editing(),
+    }
 
   @classmethod
   def VALIDATE_INPUTS(
@@ -69,6 +72,10 @@ class SampleByServer:
     width: int,
     height: int,
     batch: int,
+    image: Any = None,
+    mask: Any = None,
+    strength: float | int = 1.0,
+    mask_blur: float | int = 0.0,
   ) -> tuple[Any, str]:
     """(images, report); errors are sentences."""
     request = {'prompt': prompt, 'seed': seed, 'num_images': batch}
@@ -80,6 +87,8 @@ class SampleByServer:
       width=width,
       height=height,
     )
+    # The image's size, where no other is chosen.
+    request = _encoded(inputs.edit(image, mask, strength, mask_blur)) | request
     answer = _posted(server, json.dumps(request).encode())
     try:
       pictures = [_pixels(entry['png']) for entry in answer['pictures']]
@@ -115,6 +124,21 @@ def address(server: str) -> tuple[str, str, int]:
       f'set {HOSTS}={host}:{port} before ComfyUI starts.'
     )
   return parts.scheme, host, port
+
+
+def _encoded(edit):
+  """The edit with its pixels as PNG in base64, in the image's size."""
+  if 'image' not in edit:
+    return {}
+  height, width = edit['image'].shape[:2]
+  sent = {'height': height, 'width': width}
+  for key, value in edit.items():
+    if isinstance(value, np.ndarray):
+      file = io.BytesIO()
+      Image.fromarray(value).save(file, 'PNG')
+      value = base64.b64encode(file.getvalue()).decode()
+    sent[key] = value
+  return sent
 
 
 def _posted(server: str, body: bytes) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def start(pipe, edit: Edit, parts: Tiles | Strips | None) -> dict[str, Any]:
     image = input_image.encoded(pipe.autoencoder, part, tiles)
   mask = None
   if edit.mask is not None:
-    mask = latent_mask(edit, *image.shape[1:3])
+    mask = jnp.asarray(latent_mask(edit, *image.shape[1:3]))
   return {'image': image, 'mask': mask, 'strength': edit.strength}
 
 

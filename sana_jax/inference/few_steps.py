@@ -66,7 +66,7 @@ def resolved(
   return {'steps': steps, 'times': times, 'strength': strength}
 
 
-def evaluations(sampler: str, steps: int, strength: float | None) -> int:
+def evaluations(sampler: str, steps: int, strength: float | int | None) -> int:
   """Steps that a call takes: scm's are all, closer to the image."""
   if not strength:
     return steps if strength is None else 0

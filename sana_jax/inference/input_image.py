@@ -20,7 +20,7 @@ from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
 from sana_jax.objectives.reconstruction import to_signed
 from sana_jax.printable import printable
-from sana_jax.typing import Bool, Float, UInt8
+from sana_jax.typing import Array, Bool, Float, UInt8
 from sana_jax.weights.folder import Model
 
 _IMAGE = (
@@ -110,7 +110,7 @@ def encoded(
   autoencoder: Model,
   image: UInt8[np.ndarray, 'y x 3'],
   tiles: Tiles | None = None,
-) -> Float[np.ndarray, '1 y2 x2 c']:
+) -> Float[Array, '1 y2 x2 c']:
   """The transformer's latents of an image, encoded in tiles if it is large.
 
   Raises UserError if the autoencoder was loaded without its encoder.

@@ -68,7 +68,7 @@ class Pipeline(Models):
     flow_shift: float | None = None,
     times: Sequence[float | int] | None = None,
     image: Any = None,
-    strength: float | None = None,
+    strength: float | int | None = None,
     mask: Any = None,
     mask_blur: float | int = 0,
     padding_mask_crop: int | None = None,
@@ -97,14 +97,10 @@ class Pipeline(Models):
       sampler, flow_shift: the checkpoint's by default.
       times: of the sampler scm, the angles of its steps, such as [1.5708, 1.3].
       image: starting point: a path, a PIL image or an array.
-      strength: how far from it sampling starts, from 0, which keeps the image,
-        to 1, which is noise (default: .6, with a mask 1); of the steps, those
-        that are left are taken, by scm all.
-      mask: like an image of its size; what is white is repainted, and other
-        pixels stay as they are.
+      strength: from 0, the image, to 1, noise (default: .6, with a mask 1).
+      mask: like an image of its size; white is repainted, the rest unchanged.
       mask_blur: radius of the mask's soft edge in pixels.
-      padding_mask_crop: draw the mask's surroundings only, with this margin in
-        pixels, at the model's own size.
+      padding_mask_crop: margin in pixels of a part to draw, around the mask.
       control_image: for a ControlNet, like `image`; one, or one for each
         prompt; for several nets, a list with that of each.
       control: its options, scale (1), start (0) and end (1), as fractions of

@@ -5,6 +5,8 @@ import binascii
 import hashlib
 from typing import Any
 
+import numpy as np
+
 from sana_jax.data.images import header_size
 from sana_jax.errors import UserError
 from sana_jax.inference import input_image
@@ -14,7 +16,9 @@ from sana_jax.typing import UInt8
 _ALLOWED = 'a PNG, JPEG or WebP file as base64, or a data URL of one'
 
 
-def decoded(key: str, text: Any, size_px: int) -> UInt8[Any, 'y x 3'] | None:
+def decoded(
+  key: str, text: Any, size_px: int
+) -> UInt8[np.ndarray, 'y x 3'] | None:
   """Pixels of an image, None for an empty text.
 
   Args:

@@ -53,6 +53,29 @@ def test_a_sample_is_the_picture_of_the_library(nodes, pipeline):
   assert off.max() < 1.01  # Step by step, rounding may differ.
 
 
+@pytest.mark.long
+def test_a_masked_part_of_an_image_is_repainted(nodes, pipeline, comfy):
+  """ComfyUI's IMAGE [b, y, x, 3] and MASK [b, y, x], both in [0, 1]."""
+  image = np.random.default_rng(0).random((1, 24, 32, 3), np.float32)
+  mask = np.zeros((1, 24, 32), np.float32)
+  mask[:, 8:20, 6:11] = 1
+  edit = {'image': image, 'mask': mask, 'strength': 0.5}
+  (images,) = runner.run(
+    nodes['SanaJaxSample'], pipeline=pipeline, steps=4, **edit
+  )
+  kept = mask[0] == 0
+  eight = np.round(image[0] * 255)
+  np.testing.assert_array_equal(np.round(images[0][kept] * 255), eight[kept])
+  assert (np.round(images[0] * 255) != eight)[~kept].mean() > 0.5
+  assert comfy.total == 2 and comfy.done == [1, 2]
+
+
+def test_a_mask_needs_an_image(nodes, pipeline):
+  mask = np.zeros((1, 24, 32), np.float32)
+  with pytest.raises(ValueError):
+    runner.run(nodes['SanaJaxSample'], pipeline=pipeline, mask=mask)
+
+
 def test_defaults_are_those_of_the_model(nodes, pipeline, comfy):
   (images,) = runner.run(nodes['SanaJaxSample'], pipeline=pipeline)
   assert images.shape == (1, pipeline.size_px, pipeline.size_px, 3)

@@ -54,6 +54,25 @@ def test_pictures_of_the_demo_are_those_of_the_library_node(
   assert np.abs(images - expected).max() <= 1.01 / 255
 
 
+@pytest.mark.long
+def test_an_image_and_its_mask_are_sent(demo, nodes):
+  image = np.random.default_rng(0).random((1, 24, 16, 3), np.float32)
+  mask = np.zeros((1, 24, 16), np.float32)
+  mask[:, 8:20, 6:11] = 1
+  images, _ = runner.run(
+    nodes['SanaJaxServer'],
+    server=demo.root,
+    prompt='a cat',
+    steps=2,
+    image=image,
+    mask=mask,
+  )
+  kept = mask[0] == 0
+  eight = np.round(image[0] * 255)
+  np.testing.assert_array_equal(np.round(images[0][kept] * 255), eight[kept])
+  assert (np.round(images[0] * 255) != eight)[~kept].mean() > 0.5
+
+
 def test_what_the_demo_refuses_is_an_error_with_its_reason(demo, nodes):
   settings = {**SMALL, 'width': 1000}
   with pytest.raises(RuntimeError) as error:

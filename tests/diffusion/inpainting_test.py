@@ -14,14 +14,14 @@ from sana_jax.inference.schedulers import time_grid
 pytestmark = pytest.mark.fast
 SHAPE = (2, 4, 3, 5)
 GRIDS = time_grids.dpm_grid, time_grids.flow_euler_grid
-MASK = np.arange(12).reshape(1, 4, 3, 1) % 3 > 0
+MASK = jnp.arange(12).reshape(1, 4, 3, 1) % 3 > 0
 
 
 def drawn(seed, shape=SHAPE):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-DATA, NOISE = drawn(1, (1, *SHAPE[1:])), drawn(2)
+DATA, NOISE = jnp.asarray(drawn(1, (1, *SHAPE[1:]))), jnp.asarray(drawn(2))
 
 
 def point(path, data, noise, t):
@@ -80,7 +80,7 @@ def test_each_sampler_blends_after_each_step(name):
 
 @pytest.mark.parametrize('name', ['euler', 'dpm++3m', 'scm'])
 def test_a_mask_of_ones_changes_nothing(name):
-  known = Known(DATA, NOISE, np.ones_like(MASK))
+  known = Known(DATA, NOISE, jnp.ones_like(MASK))
   np.testing.assert_allclose(
     sampled(name, known=known), sampled(name), rtol=1e-4, atol=1e-5
   )

@@ -21,7 +21,7 @@ from sana_jax.inference.request_queue import RequestQueue
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_sana'
 SETTINGS = {'steps': 2, 'guidance_scale': 4.5, 'sampler': 'dpm++2m'}
-ASKED = ['a red circle', '', 16, 16, 2, 4.5, 5, 1, 'dpm++2m']
+ASKED = ['a red circle', '', 16, 16, 2, 4.5, 5, 1, 'dpm++2m', '', '', 0.6, 0]
 BOUND_SECONDS = 10  # In which everything is answered.
 
 
@@ -177,7 +177,7 @@ class Page(NamedTuple):
 @contextlib.contextmanager
 def running(queue: int = 16, names=()) -> Iterator[Demo]:
   """Serves a tiny model."""
-  pipe = Pipeline.from_pretrained(FOLDER, dtype='float32')
+  pipe = Pipeline.from_pretrained(FOLDER, 'float32', encoder=True)
   kept = dict(os.environ)
   started = queues.Queue()
 

@@ -2,6 +2,7 @@
 
 import types
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -137,7 +138,7 @@ def test_pixels_return_to_their_places():
   for size in ((72, 104), (96, 96), (64, 128), (144, 208)):
     part = editing._placed(image, size, Image.Resampling.BICUBIC)
     assert part.shape == (*size, 3)
-    back = bins.resize_and_crop(np.float32(part)[None], 70, 100)[0]
+    back = bins.resize_and_crop(jnp.float32(part)[None], 70, 100)[0]
     inside = np.abs(np.asarray(back) - image)[3:-3, 3:-3]
     assert inside.max() < 2, size
 
@@ -208,7 +209,7 @@ def test_pixels_outside_of_the_mask_are_those_of_the_image():
   mask = editing.blurred(mask_of(image.shape, slice(5, 8), slice(5, 9)), 1)
   edit = Edit((slice(0, 12), slice(0, 20)), (12, 20), image, mask)
   drawn = np.random.default_rng(1).random((3, 12, 20, 3), np.float32)
-  got = np.asarray(editing.composed(edit, drawn))
+  got = np.asarray(editing.composed(edit, jnp.asarray(drawn)))
   m = mask[..., None].astype(np.float64)
   np.testing.assert_allclose(got, m * drawn + (1 - m) * image / 255, atol=1e-6)
   outside = mask == 0
@@ -222,7 +223,7 @@ def test_pixels_outside_of_the_mask_are_those_of_the_image():
 def test_all_values_of_8_bits_survive():
   image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
   edit = Edit((slice(0, 16), slice(0, 16)), (16, 16), image, np.zeros((16, 16)))
-  got = np.asarray(editing.composed(edit, np.ones((1, 16, 16, 3), np.float32)))
+  got = np.asarray(editing.composed(edit, jnp.ones((1, 16, 16, 3))))
   np.testing.assert_array_equal(np.round(got[0] * 255).astype(np.uint8), image)
 
 
@@ -246,7 +247,7 @@ def test_the_box_of_a_crop_holds_the_mask_and_its_margin(padding, place):
   outside = np.ones((40, 60), bool)
   outside[edit.box] = False
   drawn = np.zeros((1, *editing.shown(edit), 3), np.float32)
-  got = np.round(np.asarray(editing.composed(edit, drawn)) * 255)
+  got = np.round(np.asarray(editing.composed(edit, jnp.asarray(drawn))) * 255)
   np.testing.assert_array_equal(got[0][outside], image[outside])
   assert got[0][mask].max() == 0
 

@@ -30,10 +30,17 @@ def chosen(page, selector, path):
 
 
 @pytest.fixture
-def opened(page, tmp_path):
+def folder(tmp_path):
+  """A folder beside that of downloads."""
+  (tmp_path / 'in').mkdir()
+  return tmp_path / 'in'
+
+
+@pytest.fixture
+def opened(page, folder):
   """The page with an image."""
-  Image.fromarray(photo()).save(tmp_path / 'photo.png')
-  chosen(page, CHOOSE, tmp_path / 'photo.png')
+  Image.fromarray(photo()).save(folder / 'photo.png')
+  chosen(page, CHOOSE, folder / 'photo.png')
   until(lambda: find(page, '#edit [data-picture]').is_displayed())
   until(lambda: value(page, '#width') == '128')
   return page
@@ -54,7 +61,7 @@ def painted(page):
 
 def picture(page, downloads):
   press(page)
-  until(lambda: pictures(page))
+  until(lambda: pictures(page), 120)  # The encoder is compiled, too.
   page.find_element('css selector', '#pictures figcaption a').click()
   (path,) = until(lambda: list(downloads.glob('*.png')))
   data = until(path.read_bytes)
@@ -92,11 +99,11 @@ def test_without_a_mask_all_of_the_image_is_the_start(opened, downloads):
   assert 'image' not in about and 'strength' not in about
 
 
-def test_a_mask_may_come_from_a_file(opened, downloads, tmp_path):
+def test_a_mask_may_come_from_a_file(opened, downloads, folder):
   mask = np.zeros((128, 128), np.uint8)
   mask[:, 70:] = 255
-  Image.fromarray(mask).save(tmp_path / 'mask.png')
-  chosen(opened, '#edit [data-mask-file]', tmp_path / 'mask.png')
+  Image.fromarray(mask).save(folder / 'mask.png')
+  chosen(opened, '#edit [data-mask-file]', folder / 'mask.png')
   enter(opened, '#prompt textarea', 'a red circle is left of a green star')
   got, _ = picture(opened, downloads)
   np.testing.assert_array_equal(got[:, :70], photo()[:, :70])

@@ -31,16 +31,8 @@ pytestmark = pytest.mark.browser
 FIELDS = '#prompt textarea', '#width input', '#seed input', '#aspect input'
 # In the order of the keyboard.
 PARTS = ['prompt', 'examples', 'draw', 'stop', 'pictures', 'history']
-PARTS += [
-  'negative-prompt',
-  'edit',
-  'aspect',
-  'width',
-  'height',
-  'steps',
-  'guidance',
-]
-PARTS += ['images', 'sampler', 'seed', 'keep', 'drop']
+PARTS += ['negative-prompt', 'edit', 'aspect', 'width', 'height', 'steps']
+PARTS += ['guidance', 'images', 'sampler', 'seed', 'keep', 'drop']
 REQUEST = Request('two blue squares', 77, 1, 'a star', 96, 160)
 SETTINGS = {'steps': 9, 'guidance_scale': 2.5, 'sampler': 'euler'}
 

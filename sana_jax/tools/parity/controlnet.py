@@ -230,7 +230,7 @@ def _official(seed):
   @jax.jit
   def run(variables, net_variables):
     latents, times, text, mask = inputs
-    start = first_block(model, variables['params'], *inputs)
+    start = first_block(model, variables, *inputs)
     outputs = net.apply(
       net_variables, latents, times, text, control, mask, start=start
     )

@@ -39,6 +39,7 @@ AREAS = (
   'samplers',
   'optim',
   'pipeline',
+  'controlnet_pipeline',
   'sprint',
   'ladd',
   'distillation',

@@ -121,9 +121,7 @@ def test_the_wirings_are_those_of_both_references():
       start = first_block(BASE, {'params': params_of(BASE)}, *args, mask)
     outputs = apply(net, *args, control, mask, start=start)
     base = BASE.clone(control_after=first)
-    want = base.apply(
-      {'params': params_of(BASE)}, *args, mask, control=outputs
-    )
+    want = base.apply({'params': params_of(BASE)}, *args, mask, control=outputs)
     module, variables = joined(net)
     found[wiring] = velocity(
       module, variables['params'], x, text, mask, (hint(control),)
@@ -176,9 +174,7 @@ def test_nets_read_the_flows_timesteps_whatever_the_scale_of_the_bases():
   net = controlnet_of(BASE, 2, 'diffusers')
   dense = BASE.clone(timestep_scale=0.001)
   module, variables = joined(net, base=dense)
-  got = velocity(
-    module, variables['params'], x, text, mask, (hint(control),)
-  )
+  got = velocity(module, variables['params'], x, text, mask, (hint(control),))
   outputs = net.apply(
     {'params': params_of(net)}, x, 1000 * TIMES, text, control, mask
   )

@@ -18,7 +18,7 @@ def get_config(arg=''):
   config.model = ConfigDict({**config.model, **base.SHAPES, 'unroll': 6})
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.controlnet.update(depth=3, annotator='masks')
-  config.num_steps = 1600
+  config.num_steps = 1100
   config.batch_size = 32
   config.ema_decay = 0.99
   config.flow.shift = 2.0

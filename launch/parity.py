@@ -40,6 +40,7 @@ AREAS = (
   'samplers',
   'optim',
   'pipeline',
+  'controlnet_pipeline',
   'sprint',
   'ladd',
   'distillation',

@@ -17,7 +17,7 @@ from sana_jax.inference import input_image
 from sana_jax.inference.schedulers import time_grid
 from sana_jax.models.controlled import controlled, Hint
 from sana_jax.printable import counted
-from sana_jax.typing import UInt8
+from sana_jax.typing import Array, Float, UInt8
 from sana_jax.weights.folder import Model
 
 _MOST_STRETCH = 0.1  # Of a control image, as a difference of log ratios.
@@ -173,7 +173,7 @@ def _hint(pipe, images, options, call, timesteps, size):
       allowed=f'1, or {count}',
     )
   shown = call.height, call.width
-  latents = _latents(pipe, each, options.annotator, shown, size)
+  latents = latents_of(pipe, each, options.annotator, shown, size)
   repeats = call.num_images * (count if len(each) == 1 else 1)
   latents = jnp.repeat(latents, repeats, axis=0)
   used, rows = options.steps(len(timesteps)), len(latents)
@@ -186,8 +186,14 @@ def _hint(pipe, images, options, call, timesteps, size):
   return Hint(latents, full(options.scale), full(first), full(last))
 
 
-def _latents(pipe, images, annotator, shown, size):
-  """Latents of control images; equal ones are encoded once."""
+def latents_of(
+  pipe,
+  images: Sequence[Any],
+  annotator: str,
+  shown: tuple[int, int],
+  size: tuple[int, int],
+) -> Float[Array, 'b y x c']:
+  """Latents of control images, see `pixels`; equal ones are encoded once."""
   keys = [
     json.dumps(x, sort_keys=True) if isinstance(x, dict) else id(x)
     for x in images

@@ -155,7 +155,11 @@ def test_features_and_control_reach_the_network():
   x, t, text, mask = inputs()
   control = normal(2, 2, 24, 16)
   got = run(
-    Denoiser(MODEL), x, t, Condition(text, mask), control=control, features=(1,)
+    Denoiser(MODEL),
+    x,
+    t,
+    Condition(text, mask, control=control),
+    features=(1,),
   )
   want = network(
     MODEL,

@@ -197,7 +197,9 @@ def test_remat_and_unroll_change_nothing():
 
 def test_the_first_block_gives_the_official_start():
   base, params, args, control = base_and_inputs()
-  start = jax.jit(lambda params: first_block(base, params, *args))(params)
+  start = jax.jit(lambda params: first_block(base, {'params': params}, *args))(
+    params
+  )
   want = blocks_seen(base, params, args, None)[0]
   assert relative_error(start, want) <= 1e-5
   # With no block of its own to run, the latents count for nothing any more.

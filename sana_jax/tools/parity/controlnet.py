@@ -230,7 +230,7 @@ def _official(seed):
   @jax.jit
   def run(variables, net_variables):
     latents, times, text, mask = inputs
-    start = first_block(model, variables['params'], *inputs)
+    start = first_block(model, variables, *inputs)
     outputs = net.apply(
       net_variables, latents, times, text, control, mask, start=start
     )
@@ -241,26 +241,42 @@ def _official(seed):
   return relative_error(run(variables, net_variables), _official_velocity(s))
 
 
-@torch.no_grad()
 def _official_velocity(s):
-  """Velocity with NVIDIA's order of blocks."""
-  base, net = s.theirs['transformer'], s.theirs['controlnet']
-  x, c = base.patch_embed(s.latents), base.patch_embed(s.control)
-  modulation, time = base.time_embed(
-    s.times, batch_size=2, hidden_dtype=x.dtype
+  out = official_velocity(
+    s.theirs['transformer'],
+    s.theirs['controlnet'],
+    s.latents,
+    s.control,
+    s.text,
+    s.times,
+    s.mask,
   )
-  text = base.caption_norm(base.caption_projection(s.text))
-  bias = ((1 - s.mask) * -10_000.0)[:, None]
-  run = lambda block, x: block(x, None, text, bias, modulation, 4, 6)
+  return _image(out)
+
+
+@torch.no_grad()
+def official_velocity(base, net, latents, control, text, times, mask):
+  """Velocity with NVIDIA's order of blocks, of diffusers' models.
+
+  Patches have a side of 1, and both models the same embeddings.
+  """
+  count, _, height, width = latents.shape
+  x, c = base.patch_embed(latents), base.patch_embed(control)
+  modulation, time = base.time_embed(
+    times, batch_size=count, hidden_dtype=x.dtype
+  )
+  text = base.caption_norm(base.caption_projection(text))
+  bias = ((1 - mask) * -10_000.0)[:, None]
+  run = lambda block, x: block(x, None, text, bias, modulation, height, width)
   x = run(base.transformer_blocks[0], x)
   c = x + net.input_block(c)
   for i, block in enumerate(base.transformer_blocks[1:]):
-    if i < _OUTPUTS:
+    if i < len(net.transformer_blocks):
       c = run(net.transformer_blocks[i], c)
       x = x + net.controlnet_blocks[i](c)
     x = run(block, x)
   out = base.proj_out(base.norm_out(x, time, base.scale_shift_table))
-  return out.reshape(2, 4, 6, 4).numpy()
+  return out.reshape(count, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _outputs_bfloat16(seed):

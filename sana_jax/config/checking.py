@@ -56,6 +56,32 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=every,
       allowed=f'multiples of {of}',
     )
+  if config.trainable and config.get('lora', {}).get('rank'):
+    yield UserError(
+      f'config.trainable={config.trainable!r} must be empty with '
+      f'config.lora.rank={config.lora.rank}: only the adapters train',
+      key='trainable',
+      value=config.trainable,
+      allowed=('',),
+    )
+  data = config.data
+  if data.tag_orders and data.caption_rule != 'uniform':
+    yield UserError(
+      f'config.data.tag_orders={data.tag_orders} needs '
+      "config.data.caption_rule='uniform', which draws one of them in each "
+      'step',
+      key='data.caption_rule',
+      value=data.caption_rule,
+      allowed=('uniform',),
+    )
+  if data.masks and 'prior' not in config:
+    yield UserError(
+      f"config.data.masks={data.masks!r} is for the task 'sana', whose loss "
+      'has weights',
+      key='data.masks',
+      value=data.masks,
+      allowed=('',),
+    )
   if 'model' in config:
     yield from _misfits(config.model)
 

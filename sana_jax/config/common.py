@@ -49,7 +49,10 @@ RUN = {
     "step 0, which sets config.model too; '' initializes them at random.",
     changes=NOTHING,
     location=Location(
-      names=True, used=lambda values, begun: values['trainable'] or not begun
+      names=True,
+      used=lambda values, begun: (
+        values['trainable'] or values.get('lora.rank') or not begun
+      ),
     ),
   ),
   'trainable': Key(

@@ -1,6 +1,6 @@
 """The keys of the data."""
 
-from sana_jax.data import array_cache, captions, records, sources
+from sana_jax.data import array_cache, captions, masks, records, sources
 from sana_jax.fields import Field
 from sana_jax.keys import (
   CACHE,
@@ -87,6 +87,29 @@ _KEYS = {
   ),
   'caption_temperature': Key(
     0.1, 'Temperature of the choice by CLIP score.', POSITIVE, RESULT
+  ),
+  'instance_prompt': Key(
+    '', "Caption of a folder's images that have none.", changes=_CONTENT
+  ),
+  'trigger_word': Key(
+    '', 'Put before captions that do not contain it.', changes=_CONTENT
+  ),
+  'tag_orders': Key(
+    0,
+    'Random orders of the comma-separated tags of a caption, of which each '
+    "step draws one, with the rule 'uniform'; 0 keeps the order.",
+    (NOT_NEGATIVE, most(1000)),
+    _CONTENT,
+  ),
+  'kept_tags': Key(
+    1, 'First tags that keep their place.', NOT_NEGATIVE, _CONTENT
+  ),
+  'masks': Key(
+    '',
+    "Weights of the loss: 'files' like cat.mask.png beside cat.jpg, or 'alpha' "
+    'channels; see docs/your_pictures.md.',
+    one_of(masks.KINDS),
+    _CONTENT,
   ),
   'min_score': Key(
     0.0,

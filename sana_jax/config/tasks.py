@@ -1,7 +1,7 @@
 """The keys of each task in addition to those of every run."""
 
 from sana_jax import fields
-from sana_jax.config import models
+from sana_jax.config import lora, models
 from sana_jax.diffusion import samplers
 from sana_jax.fields import Field
 from sana_jax.keys import (
@@ -93,6 +93,25 @@ _FLOW = {
     True,
     'Whether to prefix the complex human instruction.',
     changes=RESULT | PROGRAM | CACHED_TEXT,
+  ),
+}
+
+_PRIOR = {  # Prior preservation of DreamBooth.
+  'class_prompt': Key(
+    '',
+    'Prompt of the class whose prior is preserved: every second picture of a '
+    "batch is one that init_from's model drew of it; '' for none.",
+  ),
+  'num_class_images': Key(
+    100, 'Pictures of the class, drawn once, in the workdir.', POSITIVE
+  ),
+  'loss_weight': Key(1.0, 'Weight of their loss.', NOT_NEGATIVE),
+  'path': Key(
+    '',
+    "Folder of such pictures, instead of drawn ones; '' draws them.",
+    location=Location(
+      buckets=True, used=lambda values, begun: bool(values['prior.path'])
+    ),
   ),
 }
 
@@ -188,6 +207,11 @@ _SAMPLING = {  # Of the grids drawn during training.
   ),
   'shift': Key(3.0, 'Shift of the time towards noise.', POSITIVE),
   'images': Key(24, 'Images in a grid.', POSITIVE, RESULT),
+  'prompts': Key(
+    '',
+    "Prompts of the grids, with | between them; '' takes captions of the data.",
+    changes=NOTHING,
+  ),
 }
 
 _LOSS = {
@@ -249,7 +273,9 @@ KEYS = {
   'sana': (
     _INIT
     | models.SANA
+    | _group('lora', lora.KEYS)
     | _group('inputs', _INPUTS)
+    | _group('prior', _PRIOR)
     | _group('flow', _FLOW)
     | _group('sampling', _SAMPLING)
   ),

@@ -9,6 +9,7 @@
 A shard contains the latents of each aspect ratio, `latents/BUCKET` [k y x c],
 the concatenated embeddings `text` [tokens e] of its distinct captions without
 padding, all captions and scores as JSON in `said`, and its part of the index.
+With masks, the last channel of the latents is the weight of their loss.
 Records are read by byte ranges and compared with the checksums of the index.
 They have the source's indices; unusable records keep their index, without
 captions, so that the training order is the same as with the source.
@@ -224,6 +225,8 @@ def _checksum(index):
 class CachedSource:
   """Cached records: 'caption', and the stored 'latents', 'text' and 'mask'.
 
+  Of masked data, the weights of the loss are in 'cells' [y x].
+
   `at(index, draw)` chooses among the captions as the source does. Data that
   differ from their checksum raise BadRecord.
   """
@@ -234,6 +237,7 @@ class CachedSource:
     rule: captions.CaptionRule,
     seed: int = 0,
     want: Sequence[str] = ('latents', 'text'),
+    masked: bool = False,
   ):
     """Opens a cache.
 
@@ -241,6 +245,7 @@ class CachedSource:
       path: its folder.
       rule: choice among captions, with the source's `seed`.
       want: kinds of data to read.
+      masked: whether the last channel of the latents weights their loss.
 
     Raises:
       UserError: `path` contains no complete cache with these data.
@@ -261,6 +266,7 @@ class CachedSource:
     }
     self._texts = np.stack([index[f'text/{name}'] for name in _OF_TEXTS], 1)
     self._rule, self._seed, self._want = rule, seed, want
+    self._masked = masked
     self._length = self.longest_text
     has = {
       'latents': (self._index['row'] >= 0).any(),
@@ -363,6 +369,9 @@ class CachedSource:
       (out['latents'],) = rows(
         f'latents/{entry["bucket"]}', row, row + 1, entry['latents_crc']
       )
+      if self._masked:
+        out['cells'] = out['latents'][..., -1].astype(np.float32)
+        out['latents'] = out['latents'][..., :-1]
     if 'text' in self._want:
       first = entry['texts_end'] - len(named)
       place = self._texts[first + list(named).index(name)]

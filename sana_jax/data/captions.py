@@ -10,13 +10,14 @@ code drops captions that score below a threshold and uses score ** (1 / T), both
 normalized.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any
 
 import numpy as np
 
 from sana_jax.data.facts import DEFAULT, Facts
+from sana_jax.data.filters import repeats_of
 from sana_jax.data.images import read_image
 from sana_jax.data.records import name_of
 
@@ -54,7 +55,7 @@ class CaptionRule:
     if self.name == 'uniform':
       weights = dict.fromkeys(names, 1.0)
     elif self.name == 'first' or not scored:
-      weights = {_first(names): 1.0}
+      weights = {first(names): 1.0}
     elif self.name == 'paper':
       weights = _softmax(scored, self.temperature)
     else:
@@ -129,6 +130,9 @@ class Captioned:
   def scores(self):
     return self.source.scores()
 
+  def repeats(self):
+    return repeats_of(self.source)
+
 
 def record(
   image: bytes, facts: Facts, index: int, size: int | None
@@ -140,14 +144,15 @@ def record(
   return {
     'image': read_image(image, size),
     'captions': dict(captions),
-    'caption': captions[_first(list(captions))],
+    'caption': captions[first(captions)],
     'scores': dict(facts.scores),
     'index': int(index),
   }
 
 
-def _first(names):
-  return DEFAULT if DEFAULT in names else names[0]
+def first(names: Collection[str]) -> str:
+  """'prompt' or else the first name."""
+  return DEFAULT if DEFAULT in names else next(iter(names))
 
 
 def _softmax(scored, temperature):

@@ -34,6 +34,15 @@ class Subset:
   def scores(self) -> Float[np.ndarray, 'n']:
     return self.source.scores()[self.indices]
 
+  def repeats(self) -> Int[np.ndarray, 'n']:
+    return repeats_of(self.source)[self.indices]
+
+
+def repeats_of(source) -> Int[np.ndarray, 'n']:
+  """Relative frequencies of a source's records, all 1 if it has none."""
+  of_each = getattr(source, 'repeats', None)
+  return of_each() if of_each else np.ones(len(source), np.int64)
+
 
 def reasons_to_drop(
   sizes: Int[np.ndarray, 'n 2'] | None,

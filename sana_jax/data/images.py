@@ -11,7 +11,7 @@ from PIL import features, ImageOps
 from PIL import Image as PilImage
 
 from sana_jax.data.array_cache import FAILED_READS
-from sana_jax.typing import Image
+from sana_jax.typing import Image, UInt8
 
 # Suffixes by format. Other formats call external programs, such as Ghostscript
 # for EPS.
@@ -65,8 +65,22 @@ def read_image(
   Raises ValueError for a damaged image.
   """
   data = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
+  return _read(data, size, displayed)
+
+
+def read_opacity(
+  data: bytes, size: int | None = None
+) -> UInt8[np.ndarray, 'y x']:
+  """Alpha channel of an encoded image, resized as by `read_image`.
+
+  It is 255 without transparency. Raises ValueError for a damaged image.
+  """
+  return _read(data, size, opacity)
+
+
+def _read(data, size, view):
   try:
-    return _decoded(data, size)
+    return _decoded(data, size, view)
   except PilImage.UnidentifiedImageError as error:
     raise ValueError('it is not an image of a supported format') from error
   # Decoders raise any exception for damaged bytes.
@@ -74,14 +88,14 @@ def read_image(
     raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _decoded(data, size):
+def _decoded(data, size, view):
   with _opened(data) as image:
     if image.width * image.height > MOST_PIXELS:
       raise ValueError(
         f'it has {image.width:,} x {image.height:,} pixels; at '
         f'most {MOST_PIXELS:,} are read'
       )
-    image = displayed(image)
+    image = view(image)
   if size is not None and image.size != (size, size):
     image = ImageOps.fit(image, (size, size), PilImage.Resampling.BICUBIC)
   return np.asarray(image)
@@ -92,12 +106,24 @@ def displayed(image: PilImage.Image) -> PilImage.Image:
 
   Raises ValueError for values of an unknown range.
   """
+  return _rgb(_upright(image))
+
+
+def opacity(image: PilImage.Image) -> PilImage.Image:
+  """Alpha channel of an image as displayed, with 8 bits."""
+  image = _upright(image)
+  if not image.has_transparency_data:
+    return PilImage.new('L', image.size, 255)
+  image = image.convert('LA') if image.mode == 'La' else image
+  return image.convert('RGBA').getchannel('A')
+
+
+def _upright(image):
+  """The image with 8 bits a channel, turned by its EXIF."""
   image.load()
   # ImageOps.exif_transpose re-encodes the EXIF, which may be damaged.
   turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-  if turn is not None:
-    image = image.transpose(turn)
-  return _rgb(_eight_bits(image))
+  return _eight_bits(image if turn is None else image.transpose(turn))
 
 
 def _eight_bits(image):

@@ -38,7 +38,11 @@ class Bucketed:
   """
 
   def __init__(
-    self, buckets: Sequence[Int[np.ndarray, '_']], batch_size: int, seed: int
+    self,
+    buckets: Sequence[Int[np.ndarray, '_']],
+    batch_size: int,
+    seed: int,
+    like: 'Bucketed | None' = None,
   ):
     """Draws the order.
 
@@ -46,6 +50,7 @@ class Bucketed:
       buckets: record indices of each bucket; empty ones are never drawn.
       batch_size: global batch size.
       seed: seed of the order of records and of buckets.
+      like: order with the same bucket in each step.
     """
     if batch_size < 1:
       raise UserError(
@@ -69,12 +74,15 @@ class Bucketed:
       for i, n in enumerate(sizes)
     ]
     self._schedule = self._turns = None
-    if sum(n > 0 for n in sizes) > 1:
+    self._sizes = sizes if like is None else like._sizes
+    if like is not None:
+      self._schedule, self._turns = like._schedule, like._turns
+    elif sum(n > 0 for n in sizes) > 1:
       self._schedule = np.random.default_rng((seed, 1)).permutation(
         np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
       )
       self._turns = _ranks(self._schedule, sizes)
-    self._only = int(np.argmax(sizes))
+    self._only = int(np.argmax(self._sizes))
 
   def bucket(self, step: int) -> int:
     if self._schedule is None:
@@ -96,7 +104,31 @@ class Bucketed:
     if self._schedule is None:
       return step
     cycle, place = divmod(step, len(self._schedule))
-    return cycle * len(self._buckets[bucket]) + int(self._turns[place])
+    return cycle * self._sizes[bucket] + int(self._turns[place])
+
+
+class Paired:
+  """Order whose odd rows are records of another set, in the same bucket."""
+
+  def __init__(
+    self,
+    buckets: Sequence[Int[np.ndarray, '_']],
+    others: Sequence[Int[np.ndarray, '_']],
+    batch_size: int,
+    seed: int,
+  ):
+    """Draws the orders of both; `batch_size` is even, see Bucketed."""
+    first = Bucketed(buckets, batch_size // 2, seed)
+    self._orders = first, Bucketed(others, batch_size // 2, seed + 1, first)
+
+  def bucket(self, step: int) -> int:
+    return self._orders[0].bucket(step)
+
+  def record(self, step: int, row: int) -> int:
+    return self._orders[row % 2].record(step, row // 2)
+
+  def substitute(self, step: int, row: int, attempt: int) -> int:
+    return self._orders[row % 2].substitute(step, row // 2, attempt)
 
 
 def shuffled(total: int, batch_size: int, seed: int) -> Bucketed:

@@ -12,12 +12,22 @@ import numpy as np
 from sana_jax.data import captions, files, filters, folder
 from sana_jax.data.array_cache import CACHE
 from sana_jax.data.records import MAX_BAD_FRACTION
+from sana_jax.data.tags import Tagged, TagRule
 from sana_jax.data.tfds import prepared, TfdsSource
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Float, Int
 
-KINDS = ('shapes', 'tfds', 'folder', 'webdataset', 'parquet', 'arrayrecord')
+KINDS = (
+  'shapes',
+  'tfds',
+  'folder',
+  'kohya',
+  'webdataset',
+  'parquet',
+  'arrayrecord',
+)
+FOLDERS = ('folder', 'kohya')
 
 
 @runtime_checkable
@@ -49,6 +59,9 @@ class DescribedSource(DrawnSource, Protocol):
   def scores(self) -> Float[np.ndarray, 'n']:
     """CLIP scores that filters compare; NaN if there are none."""
 
+  def repeats(self) -> Int[np.ndarray, 'n']:
+    """Relative frequency of each record in training."""
+
 
 def open_source(
   kind: str,
@@ -61,6 +74,9 @@ def open_source(
   max_bad_fraction: float = MAX_BAD_FRACTION,
   columns: dict[str, str] | None = None,
   rule: captions.CaptionRule | None = None,
+  tags: TagRule | None = None,
+  prompt: str = '',
+  masks: str = '',
   min_score: float = 0.0,
   min_size_px: int = 0,
   max_aspect_ratio: float = 0.0,
@@ -72,14 +88,17 @@ def open_source(
     `split` is 'train' or 'heldout'.
   tfds: `path` is a prepared data set's version folder (with features.json),
     with features 'image' and 'caption'; `split` as in TFDS.
-  folder: images in `path` with caption files, see folder.py.
+  folder, kohya: images in `path` with caption files, or `prompt` as caption,
+    and `masks`, see folder.py.
   webdataset, parquet, arrayrecord: files by a pattern or in a folder, see the
     modules of that name; `columns` are fields of parquet.Columns.
 
-  The last three and folder have no splits. `rule` chooses captions, with
-  `seed`; filters.filtered drops records; metadata of files is stored in
-  `cache`.
+  The last three and folders have no splits. `tags` changes captions, `rule`
+  chooses among them, with `seed`; filters.filtered drops records; metadata of
+  files is stored in `cache`.
   """
+  of_folders = dict(prompt=prompt, masks=masks)
+  _check_folders(kind, of_folders)
   source = _opened(
     kind,
     path,
@@ -88,6 +107,7 @@ def open_source(
     (train_examples, seed),
     columns or {},
     dict(max_bad_fraction=max_bad_fraction, cache=cache),
+    of_folders,
   )
   source = filters.filtered(
     source,
@@ -95,10 +115,26 @@ def open_source(
     min_size_px=min_size_px,
     max_aspect_ratio=max_aspect_ratio,
   )
+  if tags and (tags.trigger or tags.orders):
+    source = Tagged(source, tags)
   return captions.Captioned(source, rule or captions.CaptionRule(), seed)
 
 
-def _opened(kind, path, size, split, drawn, columns, limits):
+def _check_folders(kind, given):
+  """Raises UserError for values that only folders use."""
+  keys = {'prompt': 'instance_prompt', 'masks': 'masks'}
+  for name, value in given.items():
+    if value and kind not in FOLDERS:
+      raise UserError(
+        f'config.data.{keys[name]}={value!r} is for folders of images, and '
+        f"config.data.source is {kind!r}; set it to 'folder' or 'kohya'.",
+        key=f'data.{keys[name]}',
+        value=value,
+        allowed=FOLDERS,
+      )
+
+
+def _opened(kind, path, size, split, drawn, columns, limits, of_folders):
   """The source before filtering and the choice of captions."""
   if size is not None and size < 1:
     raise UserError(
@@ -124,8 +160,10 @@ def _opened(kind, path, size, split, drawn, columns, limits):
       return TfdsSource(stored, split, size, limits['cache'])
     case 'tfds':
       return TfdsSource(prepared(path), split, size, limits['cache'])
-    case 'folder':
-      return folder.FolderSource(path, size, **limits)
+    case 'folder' | 'kohya':
+      return folder.FolderSource(
+        path, size, **limits, **of_folders, kohya=kind == 'kohya'
+      )
     case 'webdataset':
       from sana_jax.data.webdataset import WebDatasetSource
 
@@ -148,16 +186,18 @@ def _opened(kind, path, size, split, drawn, columns, limits):
       )
 
 
-def listing(kind: str, path: str | os.PathLike) -> dict[str, tuple[int, str]]:
+def listing(
+  kind: str, path: str | os.PathLike, prompt: str = ''
+) -> dict[str, tuple[int, str]]:
   """(size, version) of the files that the source `kind` opens, by path.
 
   Excludes other files in the same folders, and images whose paths are in
-  Parquet files.
+  Parquet files. `prompt` is that of `open_source`.
   """
   path = expanded(path)
   match kind:
-    case 'folder':
-      return folder.listing(path)
+    case 'folder' | 'kohya':
+      return folder.listing(path, bool(prompt) or kind == 'kohya')
     case 'webdataset':
       from sana_jax.data import webdataset
 

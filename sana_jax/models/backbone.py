@@ -12,7 +12,7 @@ from sana_jax.errors import UserError
 from sana_jax.models.attention import KeysValues, xavier
 from sana_jax.models.block import Block, BlockFields
 from sana_jax.models.embeddings import CaptionProjection, TimeEmbedding
-from sana_jax.models.layers import position_embedding
+from sana_jax.models.layers import Patches, position_embedding
 from sana_jax.models.remat import remat
 from sana_jax.typing import Array, Bool, DType, Float, Grid
 
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
 
   def setup(self):
     patch = (self.patch_size,) * 2
-    self.patch_embed = nn.Conv(
+    self.patch_embed = Patches(
       self.width, patch, patch, 'VALID', kernel_init=xavier, dtype=self.dtype
     )
     self.time_embed = TimeEmbedding(

@@ -17,8 +17,9 @@ class Dense(nn.Module):
 
   Parameters are those of nn.Dense. An adapter is this layer's entry in the
   collection `adapters`: down [d, r], up [r, f] and the constant `scale`, which
-  gets no gradient. Its products are of rank r throughout: no array of the
-  kernel's size is made for it.
+  gets no gradient; with DoRA also `gain` [f], a factor of x @ kernel. Its
+  products are of rank r throughout: no array of the kernel's size is made for
+  it.
   """
 
   features: int
@@ -37,17 +38,48 @@ class Dense(nn.Module):
       bias = self.param('bias', self.bias_init, (self.features,))
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
     y = _product(x, kernel)
+    adapter = _adapter(self)
+    if 'gain' in adapter:
+      y *= adapter['gain']
     if bias is not None:
       y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
-    if not self.has_variable('adapters', 'down'):
+    if adapter:
+      y += _product(_product(x, adapter['down']), adapter['up'])
+    return y
+
+
+class Patches(nn.Conv):
+  """Convolution of patches; an adapter's `down` is [h w d r]."""
+
+  def __call__(self, x: Float[Array, 'b y x d']) -> Float[Array, 'b y2 x2 f']:
+    y, adapter = super().__call__(x), _adapter(self)
+    if not adapter:
       return y
-    down, up, scale = promote_dtype(
-      *(
-        self.get_variable('adapters', name) for name in ('down', 'up', 'scale')
-      ),
-      dtype=self.dtype,
+    if 'gain' in adapter:
+      bias = self.get_variable('params', 'bias').astype(y.dtype)
+      y = adapter['gain'] * (y - bias) + bias
+    low = jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      adapter['down'],
+      self.strides,
+      self.padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    return y + _product(jax.lax.stop_gradient(scale) * _product(x, down), up)
+    return y + _product(low, adapter['up'])
+
+
+def _adapter(layer):
+  """The adapter of a layer in its dtype, its `up` scaled; {} without one."""
+  read = lambda name: layer.get_variable('adapters', name)
+  if not layer.has_variable('adapters', 'down'):
+    return {}
+  out = {
+    'down': read('down'),
+    'up': jax.lax.stop_gradient(read('scale')) * read('up'),
+  }
+  if layer.has_variable('adapters', 'gain'):
+    out['gain'] = read('gain')
+  return {name: x.astype(layer.dtype) for name, x in out.items()}
 
 
 def _product(x, matrix):

@@ -70,6 +70,24 @@ class Player:
     return (step + self.every - 1 - self.offset) // self.every
 
 
+class Partial(NamedTuple):
+  """An objective of which a part is trained by design, such as adapters.
+
+  Attributes:
+    trainable: patterns of its trainable parameters, see optim.freezing.
+    base_dtype: type in which the frozen ones are stored.
+    completed: parameters -> parameters, once those of a model have replaced
+      some of `init`; for initial values that depend on them.
+  """
+
+  trainable: str = ''
+  base_dtype: Any = 'float32'
+  completed: Callable[[Params], Params] = lambda params: params
+
+
+EVERYTHING = Partial()
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """Parameters, losses and shapes of a training step; no data is opened.
@@ -85,6 +103,7 @@ class Objective:
       values the loss returns, such as batch statistics.
     frozen_rules: sharding tables of parts of `frozen`; the others are
       replicated.
+    partial: the part that trains, unless config.trainable names another.
   """
 
   init: Callable[[PRNGKeyArray], Params]
@@ -94,6 +113,7 @@ class Objective:
   frozen: Callable[[], PyTree] = dict
   extra: str = ''
   frozen_rules: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+  partial: Partial = EVERYTHING
 
   def __post_init__(self):
     period = math.lcm(*(player.every for player in self.players))

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sana_jax.diffusion import flow
 from sana_jax.diffusion.denoiser import Condition, Denoiser
-from sana_jax.objectives.base import Aux, Objective, Player
+from sana_jax.objectives.base import Aux, EVERYTHING, Objective, Partial, Player
 from sana_jax.objectives.levels import by_level
 from sana_jax.sharding.rules import Table
 from sana_jax.typing import Array, Keys, Params, PyTree
@@ -24,6 +24,8 @@ def objective(
   rules: Table,
   tokens: int,
   encode: Callable = lambda frozen, batch: batch,
+  partial: Partial = EVERYTHING,
+  split: Callable = lambda params: (params, None),
 ) -> Objective:
   """Objective of `module`, which `Denoiser` can call.
 
@@ -32,12 +34,14 @@ def objective(
     tokens: length of a caption in the described batches.
     encode: (frozen, batch) -> 'latents', 'text' and 'mask', for batches of
       images or captions. The described batches have all three.
+    partial: the trainable part, if that is not everything.
+    split: parameters of `init` -> (the module's parameters, its adapters).
   """
 
   def loss(params, frozen, batch, rngs, step):
     del step
     return flow_loss(
-      module, settings, params, frozen, encode(frozen, batch), rngs
+      module, settings, *split(params), frozen, encode(frozen, batch), rngs
     )
 
   return Objective(
@@ -46,6 +50,7 @@ def objective(
     (Player('model', loss),),
     functools.partial(described_batch, module, tokens),
     functools.partial(null_text, module, tokens),
+    partial=partial,
   )
 
 
@@ -80,6 +85,7 @@ def flow_loss(
   module: nn.Module,
   settings: ConfigDict,
   params: Params,
+  adapters: PyTree | None,
   frozen: PyTree,
   batch: PyTree,
   rngs: Keys,
@@ -88,8 +94,10 @@ def flow_loss(
 
   Args:
     settings: config.flow.
+    adapters: those of the module's layers, or None.
     frozen: null_text [m e] and null_mask [m], for dropped captions.
-    batch: latents [b *p c], text [b m e] and mask [b m].
+    batch: latents [b *p c], text [b m e] and mask [b m]; weights [b *p] of
+      the squared errors, or none.
     rngs: [b], one for each image's noise, time and dropped caption.
   """
   x0 = batch['latents'].astype(jnp.float32)
@@ -107,10 +115,14 @@ def flow_loss(
     times.t,
     Condition(text, mask),
     timestep=times.timestep,
+    adapters=adapters,
   )
   error = prediction.velocity() - denoiser.path.target(x0, noise, times.t)
-  of_each = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
-  return jnp.mean(error**2), Aux({'loss_by_noise': by_level(of_each, times.t)})
+  squared = error**2
+  if 'weights' in batch:
+    squared *= batch['weights'][..., None]
+  of_each = jnp.mean(squared, axis=tuple(range(1, squared.ndim)))
+  return jnp.mean(squared), Aux({'loss_by_noise': by_level(of_each, times.t)})
 
 
 def _draw(settings, shape, rng):

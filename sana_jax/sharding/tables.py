@@ -6,6 +6,9 @@ hidden channels; small parameters are replicated. Blocks have a leading layer
 axis.
 """
 
+from collections.abc import Collection
+import re
+
 _SHARED = (
   (r'patch_embed/kernel', (None, None, None, 'fsdp')),
   # Along inputs: along outputs, XLA all-gathers factors of its gradient on
@@ -42,3 +45,28 @@ LADD_HEADS = (
 )
 # Replicated: convolutional, and small compared to its activations.
 DC_AE = ((r'.*', ()),)
+
+
+def with_adapters(
+  table, layers: Collection[str], magnitudes: bool = False, key='adapters'
+):
+  """The table with rows for the adapters, under `key`, of these layers.
+
+  `down` is sharded along the kernel's inputs and `up` along its outputs, so
+  that both products are where the layer's are; the rank is never split, and
+  DoRA's `magnitudes` are replicated.
+  """
+  rows = []
+  for pattern, spec in table:
+    kernel = pattern.removesuffix('/kernel')
+    if kernel == pattern or not any(
+      re.fullmatch(kernel, layer) for layer in layers
+    ):
+      continue
+    *before, inputs, outputs = spec if len(spec) > 1 else (*spec, None)
+    stack = before if len(before) == 1 else ()
+    rows += [
+      (f'{key}/(?:{kernel})/down', (*before, inputs, None)),
+      (f'{key}/(?:{kernel})/up', (*stack, None, outputs)),
+    ]
+  return (*table, *rows, *[(f'{key}/.*/magnitude', ())] * magnitudes)

@@ -10,6 +10,7 @@ import numpy as np
 from sana_jax.data import buckets, sources
 from sana_jax.data.captions import CaptionRule
 from sana_jax.data.records import BadRecord, BadRecords
+from sana_jax.data.tags import TagRule
 from sana_jax.errors import UserError
 from sana_jax.paths import expanded
 from sana_jax.typing import Int
@@ -30,6 +31,9 @@ def open_data(
     train_examples=data.examples,
     columns=data.columns.to_dict(),
     rule=caption_rule(data),
+    tags=TagRule(data.trigger_word, data.tag_orders, data.kept_tags),
+    prompt=data.instance_prompt,
+    masks=data.masks,
     min_score=float(data.min_score),
     min_size_px=data.min_size_px,
     max_aspect_ratio=float(data.max_aspect_ratio),

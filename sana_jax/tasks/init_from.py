@@ -30,7 +30,7 @@ from sana_jax.printable import printable
 from sana_jax.training import checkpoint_files, run_config
 from sana_jax.training.task import Start
 from sana_jax.training.workdir import resolve
-from sana_jax.typing import Params
+from sana_jax.typing import DType, Params
 from sana_jax.weights import additions, dense_time, hub, zoo
 from sana_jax.weights import folder as folders
 
@@ -147,6 +147,7 @@ def start(
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
   adds: Sequence[str] = (),
   seed: int = 0,
+  dtype: DType = jnp.float32,
 ) -> Start:
   """A Start from a model folder's `part`.
 
@@ -157,13 +158,14 @@ def start(
     more: folder -> further differences.
     adds: fields that may differ, whose parts are added to the weights.
     seed: of their initial values.
+    dtype: of the parameters.
   """
 
   def check(name: str) -> None:
     compare(name, part, module, kept, more, adds)
 
   def load(name: str, mesh: Mesh) -> Params:
-    model = folders.load(hub.find(name), part, jnp.float32, mesh)
+    model = folders.load(hub.find(name), part, dtype, mesh)
     params = model.variables['params']
     if adds:
       params = _adapted(params, model.module, module, seed)

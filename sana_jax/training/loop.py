@@ -89,7 +89,7 @@ def train(
     checkpoints = use(Checkpoints(workdir / 'checkpoints', config, origin))
     cache = use(LocalCache(workdir, config, origin))
     state = restore(planned.state, batches, checkpoints, cache) or first_state(
-      config, task, planned, mesh
+      config, task, planned, mesh, base
     )
     check_start(start := int(state.step), config.num_steps, workdir)
     newest = checkpoints.newest

@@ -136,9 +136,16 @@ def restore(
 
 
 def first_state(
-  config: ml_collections.ConfigDict, task: Task, planned: Plan, mesh: Mesh
+  config: ml_collections.ConfigDict,
+  task: Task,
+  planned: Plan,
+  mesh: Mesh,
+  base: Params | None = None,
 ) -> TrainState:
-  """The first state of a run: initialized, or from config.init_from."""
-  return planned.init(
-    first_key(config.seed), bases.given(config.init_from, task.start, mesh)
-  )
+  """The first state of a run: initialized, or from config.init_from.
+
+  A model that is all in the `base`, under adapters, is not loaded again.
+  """
+  if not (base and set(base).isdisjoint(planned.state.params)):
+    base = bases.given(config.init_from, task.start, mesh)
+  return planned.init(first_key(config.seed), base)

@@ -75,7 +75,7 @@ class Plan(NamedTuple):
     state, base: ShapeDtypeStructs with shardings.
     init: (rng, given={}) -> the first state. `given` are parts of the
       parameters by name, which replace the initialized ones.
-    make_base: (rng, given={}) -> the base, float32.
+    make_base: (rng, given={}) -> the base.
   """
 
   state: TrainState
@@ -95,15 +95,18 @@ def plan(
 ) -> Plan:
   """Plan of a run; nothing is allocated, and the mesh may be abstract.
 
-  The params are stored as `param_dtype`; EMA, moments and base are float32.
+  The params are stored as `param_dtype`; EMA and moments are float32, and so is
+  the base, unless the objective has another type for it.
   `trainable` has the patterns of trainable parameters (see freezing.py).
   Raises RuleError if the objective's rules do not fit the parameters.
   """
+  trainable = trainable or objective.partial.trainable
+
+  def first(rng, given):
+    return objective.partial.completed({**objective.init(rng), **(given or {})})
 
   def init(rng, given=None):
-    params, extra, _ = partition(
-      objective, {**objective.init(rng), **(given or {})}, trainable
-    )
+    params, extra, _ = partition(objective, first(rng, given), trainable)
     zero = jnp.zeros((), jnp.int32)
     players = {
       player.name: PlayerState(
@@ -119,13 +122,13 @@ def plan(
     )
 
   def make_base(rng, given=None):
-    return partition(
-      objective, {**objective.init(rng), **(given or {})}, trainable
-    )[2]
+    base = partition(objective, first(rng, given), trainable)[2]
+    return optax.tree.cast(base, objective.partial.base_dtype)
 
   every = jax.eval_shape(objective.init, jax.random.key(0))
   places = rules.shardings(every, objective.rules, mesh)
-  params, _, base = partition(objective, every, trainable)
+  params, _, _ = partition(objective, every, trainable)
+  base = jax.eval_shape(make_base, jax.random.key(0))
   check_players(objective.players, params, trainable)
   lie, extra_lies, base_lies = partition(objective, places, trainable)
   everywhere = NamedSharding(mesh, jax.P())

@@ -63,11 +63,12 @@ def train_step(
     players: those whose turn it is.
     accumulate: number of microbatches, computed sequentially, with the same
       result for less memory.
-    param_dtype: dtype of the base in the losses.
+    param_dtype: dtype of the base in the losses, unless it is stored in a
+      narrower one.
   """
   rng = jax.random.fold_in(rng, state.step)
   rngs = jax.random.split(rng, jax.tree.leaves(batch)[0].shape[0])
-  frozen = frozen._replace(base=optax.tree.cast(frozen.base, param_dtype))
+  frozen = frozen._replace(base=_narrow(frozen.base, param_dtype))
   done = [
     _descend(state, frozen, batch, rngs, together, accumulate)
     for together in passes(players)
@@ -261,6 +262,14 @@ _SMALLER = (
   'the state with --layout fsdp; `sana-jax plan` shows what fits.'
 )
 _wide = functools.partial(optax.tree.cast, dtype=jnp.float32)
+
+
+def _narrow(tree, dtype):
+  """The tree with wider leaves cast to `dtype`; no leaf is widened."""
+  size = jnp.dtype(dtype).itemsize
+  return jax.tree.map(
+    lambda x: x.astype(dtype) if x.dtype.itemsize > size else x, tree
+  )
 
 
 def _cut(count, x):

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import sys
+from types import MappingProxyType
 
 import jax.numpy as jnp
 import numpy as np
@@ -183,13 +184,17 @@ def _split(tensors, shard_bytes):
   return shards
 
 
-def write_file(path: pathlib.Path, tensors: Mapping[str, Stored]) -> None:
-  """Writes one file, atomically."""
+def write_file(
+  path: pathlib.Path,
+  tensors: Mapping[str, Stored],
+  metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+  """Writes one file, atomically; `metadata` are further texts of its header."""
   rank = list(_DTYPES)
   order = sorted(
     tensors, key=lambda k: (rank.index(_NAMES[tensors[k].dtype]), k)
   )
-  header, offset = {'__metadata__': {'format': 'pt'}}, 0
+  header, offset = {'__metadata__': {'format': 'pt', **metadata}}, 0
   for key in order:
     t = tensors[key]
     header[key] = {

@@ -65,7 +65,10 @@ def _of_data(config):
   """
   if config.data.source == 'shapes':
     return {}
-  found = _moved_along(sources.listing(config.data.source, config.data.path))
+  data = config.data
+  found = _moved_along(
+    sources.listing(data.source, data.path, data.instance_prompt)
+  )
   if not found:
     raise UserError(
       f'{config.data.path} has no file that is read; correct the data path.',
@@ -117,8 +120,13 @@ def read(path: str) -> dict[str, Any]:
 
 
 def compare(path: str, stored: dict[str, Any], current: dict[str, Any]) -> None:
-  """Raises OtherCache if the fingerprint `stored` differs from `current`."""
+  """Raises OtherCache if the fingerprint `stored` differs from `current`.
+
+  A key that is newer than the cache had its default.
+  """
   stored, current = (flatten(x, '.', empty=True) for x in (stored, current))
+  keys = rules.table(None)
+  stored = {k: keys[k].default for k in current if k in keys} | stored
   differ = [
     f'{key} is {_short(stored.get(key))} there and {_short(value)} here'
     for key, value in current.items()

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import flax.linen as nn
@@ -21,13 +21,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from sana_jax.data import buckets, cache, files, pipeline
+from sana_jax.data import buckets, cache, files, masks, pipeline
 from sana_jax.data.cache import CachedSource
-from sana_jax.data.order import Bucketed
+from sana_jax.data.chain import chained
+from sana_jax.data.order import Bucketed, Paired
 from sana_jax.data.records import BadRecord, MAX_BAD_FRACTION
 from sana_jax.data.sources import DescribedSource, DrawnSource
+from sana_jax.printable import counted
 from sana_jax.tasks import common
-from sana_jax.tasks.sana import caching, encoders, fingerprints
+from sana_jax.tasks.sana import (
+  caching,
+  class_pictures,
+  encoders,
+  fingerprints,
+)
 from sana_jax.text import encode
 from sana_jax.training import dataset_check
 from sana_jax.training.task import Data
@@ -44,6 +51,11 @@ class Inputs:
       with 'mask', and 'caption'.
     members: records of each bucket.
     sizes: (height, width) of each bucket.
+    side: pixels of a latent's side.
+    class_members: records of each bucket of the class whose prior is preserved;
+      None without.
+    class_weight: weight of their loss.
+    masked: whether records weight the loss of their latents.
     autoencoder: encodes images in the step, if latents are not cached.
     text: embeds captions in the step, if text is not cached.
     frozen: `null_text` [m e], `null_mask` [m], and parameters of these two.
@@ -52,6 +64,10 @@ class Inputs:
   source: DrawnSource
   members: Sequence[Int[np.ndarray, '_']]
   sizes: Sequence[tuple[int, int]]
+  side: int
+  class_members: Sequence[Int[np.ndarray, '_']] | None
+  class_weight: float
+  masked: bool
   autoencoder: nn.Module | None
   text: encoders.OnlineText | None
   frozen: PyTree
@@ -72,7 +88,7 @@ class Inputs:
         batch_size=batch_size,
         seed=seed,
         rows=rows,
-        order=Bucketed(self.members, batch_size, seed),
+        order=self._order(batch_size, seed),
         read=self.source.at,
         map_fn=self._example,
         num_threads=threads,
@@ -80,20 +96,45 @@ class Inputs:
       )
     )
 
+  def _order(self, batch_size, seed):
+    if self.class_members is None:
+      return Bucketed(self.members, batch_size, seed)
+    return Paired(self.members, self.class_members, batch_size, seed)
+
   def _example(self, record, bucket):
     out = {
       key: record[key] for key in ('latents', 'text', 'mask') if key in record
     }
     if self.autoencoder is not None:
       out['image'] = buckets.fit(record['image'], self.sizes[bucket])
+    if self.masked or self.class_members is not None:
+      out['weights'] = self._weights(record, self.sizes[bucket])
     if self.text is not None:
       out |= self.text.tokens(record['caption'])
     return out
 
+  def _weights(self, record, size):
+    """Weight of the loss of each latent of a record."""
+    height, width = (length // self.side for length in size)
+    weights = np.ones((height, width), np.float32)
+    if 'cells' in record:  # In a cache.
+      weights = record['cells']
+    elif 'weights' in record:
+      weights = masks.cells(record['weights'], size, self.side)
+    if self.class_members is None:
+      return weights
+    # The sum of the means over the two halves, as in diffusers.
+    return 2 * weights * (self.class_weight if record['part'] else 1)
+
   def encode(self, frozen: PyTree, batch: PyTree) -> dict[str, Array]:
-    """'latents', 'text' and 'mask' of a batch; pure, without gradients."""
+    """'latents', 'text', 'mask' and any 'weights' of a batch.
+
+    Pure, without gradients.
+    """
     out = {
-      key: batch[key] for key in ('latents', 'text', 'mask') if key in batch
+      key: batch[key]
+      for key in ('latents', 'text', 'mask', 'weights')
+      if key in batch
     }
     if self.autoencoder is not None:
       out['latents'] = jax.lax.stop_gradient(
@@ -120,14 +161,37 @@ class Inputs:
 
 def data(config: ConfigDict, given: Inputs) -> Data:
   """The batches of a task with these inputs, and their records."""
+  _report_few(given, config.batch_size)
   return Data(
     functools.partial(
       given.batches,
       threads=config.data.threads,
       max_bad_fraction=float(config.data.max_bad_fraction),
     ),
-    dataset_check.records_of(given.members),
+    dataset_check.records_of([*given.members, *(given.class_members or ())]),
   )
+
+
+def _report_few(given, batch_size):
+  """Logs once that pictures of a bucket repeat to fill a batch."""
+  rows = batch_size // (1 if given.class_members is None else 2)
+  counts = [len(np.unique(members)) for members in given.members]
+  if few := [count for count in counts if 0 < count < rows]:
+    logging.info(
+      '%s of %d with fewer pictures than the %d of a batch: they repeat '
+      'within it.',
+      counted(len(few), 'size'),
+      sum(count > 0 for count in counts),
+      rows,
+    )
+
+
+class _Part(NamedTuple):
+  """Opened records of a config: its cache, its source, or both."""
+
+  cached: CachedSource | None
+  data: DescribedSource | None
+  members: Sequence[Int[np.ndarray, '_']]
 
 
 def make(
@@ -136,29 +200,51 @@ def make(
   """Opens the inputs of config.inputs, and makes its cache if needed.
 
   Args:
-    workdir: folder of the cache if config.inputs.cache names none.
+    workdir: folder of the cache if config.inputs.cache names none, and of the
+      pictures of config.prior.
     mesh: online encoders are sharded over it; replicated without.
 
   Raises UserError.
   """
-  settings = config.inputs
-  cached = data = None
-  if 'cached' in (settings.latents, settings.text):
-    cached = _open_cache(config, workdir)
-  if settings.latents == 'online':
-    data = common.open_inputs(config)
+  side, workdir = encoders.compression(config), resolve(workdir)
+  sizes = common.bucket_sizes(config, side)
+  parts = [_opened(config, workdir / 'encoded', side)]
+  others, weight = None, 1.0
+  if class_pictures.is_used(config):
+    wanted = class_pictures.spread(
+      parts[0].members, sizes, config.prior.num_class_images
+    )
+    prior = class_pictures.prepare(config, workdir, wanted)
+    parts.append(_opened(prior, workdir / 'class' / 'encoded', side))
+    others = class_pictures.members(parts[0].members, parts[1].members, sizes)
+    weight = config.prior.loss_weight
+  cached = chained([part.cached for part in parts])
+  images = chained([part.data for part in parts])
   autoencoder, frozen = _images(config, mesh)
   text, more = _text(config, cached, mesh)
-  multiple = encoders.compression(config)
-  source = _Joined(cached, data) if cached and data else cached or data
   return Inputs(
-    source,
-    _members(config, cached, data, multiple),
-    common.bucket_sizes(config, multiple),
+    _Joined(cached, images) if cached and images else cached or images,
+    parts[0].members,
+    sizes,
+    side,
+    others,
+    weight,
+    bool(config.data.masks),
     autoencoder,
     text,
     frozen | more,
   )
+
+
+def _opened(config, path, side) -> _Part:
+  """Records of a config, whose cache is made in `path` if it names none."""
+  settings = config.inputs
+  cached = images = None
+  if 'cached' in (settings.latents, settings.text):
+    cached = _open_cache(config, os.fspath(path))
+  if settings.latents == 'online':
+    images = common.open_inputs(config)
+  return _Part(cached, images, _members(config, cached, images, side))
 
 
 class _Joined:
@@ -174,16 +260,17 @@ class _Joined:
     return self.at(index, 0)
 
   def at(self, index: int, draw: int) -> dict[str, Any]:
-    return {**self._cached.at(index, draw), 'image': self._data[index]['image']}
+    record = self._data[index]
+    images = {key: record[key] for key in ('image', 'weights') if key in record}
+    return {**self._cached.at(index, draw), **images}
 
 
-def _open_cache(config, workdir) -> CachedSource:
+def _open_cache(config, path) -> CachedSource:
   """The cache that the config names, or the run's own, made if needed."""
-  path = config.inputs.cache
-  if path:
+  if config.inputs.cache:
+    path = config.inputs.cache
     fingerprints.compare_given(path, config)
   else:
-    path = os.fspath(resolve(workdir) / 'encoded')
     _set_aside_if_other(path, config)
     caching.make(config, path)
   return CachedSource(
@@ -192,6 +279,7 @@ def _open_cache(config, workdir) -> CachedSource:
     want=[
       name for name in ('latents', 'text') if config.inputs[name] == 'cached'
     ],
+    masked=bool(config.data.masks),
   )
 
 
@@ -264,12 +352,17 @@ def _text(config, cached, mesh):
   }
 
 
-def _members(config, cached, data, multiple):
-  """The records of each bucket."""
+def _members(config, cached, data, side):
+  """The records of each bucket, as often as they are repeated."""
   if cached is not None:
-    return cached.buckets()
-  of_records = common.bucket_of_records(config, data, multiple)
-  return [
-    np.flatnonzero(of_records == bucket)
-    for bucket in range(int(of_records.max()) + 1)
-  ]
+    found = cached.buckets()
+  else:
+    of_records = common.bucket_of_records(config, data, side)
+    found = [
+      np.flatnonzero(of_records == bucket)
+      for bucket in range(int(of_records.max()) + 1)
+    ]
+  if config.data.source != 'kohya':
+    return found
+  repeats = (data or common.open_inputs(config)).repeats()
+  return [np.repeat(members, repeats[members]) for members in found]

@@ -12,8 +12,9 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 import numpy as np
 
-from sana_jax.data import buckets, cache
+from sana_jax.data import buckets, cache, masks
 from sana_jax.data.records import BadRecord, BadRecords, DAMAGED, name_of
+from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import batch_spec, make_mesh
 from sana_jax.tasks import common
 from sana_jax.tasks.sana import encoders
@@ -29,6 +30,7 @@ class ShardEncoder:
     source: the records.
     sizes: (height, width) of each bucket.
     of_records: bucket of each record; -1 for an unknown size.
+    side: pixels of a latent's side.
     batch_size: images, or captions, at a time.
     images: uint8 images -> latents, or None to store none.
     texts: captions -> (embeddings, mask), or None to store none.
@@ -39,6 +41,7 @@ class ShardEncoder:
   source: Any
   sizes: list[tuple[int, int]]
   of_records: np.ndarray
+  side: int
   batch_size: int
   images: Callable[[Images], Array] | None
   texts: Callable[[list[str]], tuple[Array, Array]] | None
@@ -58,6 +61,7 @@ class ShardEncoder:
       source,
       common.bucket_sizes(config, multiple),
       common.bucket_of_records(config, source, multiple),
+      multiple,
       batch_size,
       _images(config, mesh) if inputs.latents == 'cached' else None,
       _texts(config, mesh) if inputs.text == 'cached' else None,
@@ -76,6 +80,8 @@ class ShardEncoder:
   def read(self, position: int) -> tuple[cache.Record, Image | None]:
     """A record without its latents, and its image in the size of its bucket.
 
+    In their place are the weights of the loss of masked data [y x].
+
     A bad record is counted and returned empty, without an image.
     """
     bucket = int(self.of_records[position])
@@ -88,12 +94,17 @@ class ShardEncoder:
       image = buckets.fit(record['image'], self.sizes[bucket])
     except BadRecord as error:
       self.bad.add(error)
+    except UserError:
+      raise
     except DAMAGED as error:
       self.bad.add(BadRecord(name_of(self.source, position), repr(error)))
     else:
       self.bad.saw_good()
+      weights = None
+      if 'weights' in record and self.images is not None:
+        weights = masks.cells(record['weights'], self.sizes[bucket], self.side)
       return cache.Record(
-        record['index'], bucket, record['captions'], record['scores'], None
+        record['index'], bucket, record['captions'], record['scores'], weights
       ), image
     return cache.Record(position, bucket, {}, {}, None), None
 
@@ -114,7 +125,9 @@ class ShardEncoder:
     texts = self._texts(kept)
     for places, rows in encoded:
       for place, row in zip(places, np.asarray(rows).astype(self.dtype)):
-        kept[place] = kept[place]._replace(latents=row)
+        kept[place] = kept[place]._replace(
+          latents=_with_weights(row, kept[place].latents)
+        )
     return cache.pack_shard(kept, texts)
 
   def _encode(self, group):
@@ -172,6 +185,14 @@ def _on(mesh, model):
 def _placer(mesh):
   rows = NamedSharding(mesh, batch_spec(mesh))
   return lambda x: jax.device_put(x, rows)
+
+
+def _with_weights(latents, weights):
+  """Latents with any weights as their last channel."""
+  if weights is None:
+    return latents
+  last = weights[..., None].astype(latents.dtype)
+  return np.concatenate([latents, last], axis=-1)
 
 
 def _filled(images, count):

@@ -15,16 +15,14 @@ from sana_jax.data.shapes import KINDS
 from sana_jax.errors import UserError
 from sana_jax.evaluation import shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
-from sana_jax.inference.pipeline import Pipeline
-from sana_jax.models import abstract
 from sana_jax.models.sana import Sana
 from sana_jax.objectives import flow_matching
 from sana_jax.objectives.base import Objective
 from sana_jax.printable import counted
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.tasks import common, init_from
-from sana_jax.tasks.sana import encoders, exports, inputs
+from sana_jax.tasks import common, init_from, lora
+from sana_jax.tasks.sana import drawing, exports, inputs
 from sana_jax.training.task import Exporter, Task
 from sana_jax.typing import Params
 from sana_jax.weights import folder as folders
@@ -40,11 +38,18 @@ def exporter(config: ConfigDict) -> Exporter:
   """Writes a model folder, with copies of the two other models."""
   others = exports.folders_of(config)
   module = common.build(Sana, config, **exports.sizes(others))
+  adapters = lora.of(config, module)
   return Exporter(
     _objective(config, module),
-    functools.partial(exports.write, module, config, others),
+    functools.partial(exports.write, module, config, others)
+    if adapters is None
+    else functools.partial(lora.write, module, adapters),
     init_from.start(
-      'transformer', module, adds=init_from.added(config), seed=config.seed
+      'transformer',
+      module,
+      adds=init_from.added(config),
+      seed=config.seed,
+      dtype=lora.base_dtype(config),
     ),
   )
 
@@ -71,13 +76,16 @@ KIND = Kind(objective, exporter, open_task, part='transformer')
 
 
 def _objective(config, module, encode=lambda frozen, batch: batch):
+  adapted = lora.adapted(config, module, tables.SANA)
   return flow_matching.objective(
     module,
     config.flow,
-    init=abstract.transformer_init(module),
-    rules=tables.SANA,
+    init=adapted.init,
+    rules=adapted.rules,
     tokens=config.inputs.text_length,
     encode=encode,
+    partial=adapted.partial,
+    split=adapted.split,
   )
 
 
@@ -103,20 +111,18 @@ class Samples:
 
   def draw(self, params: Params, step: int) -> Image.Image:
     """A grid of samples; for `shapes`, logs how many follow their prompts."""
-    config, settings = self._config, self._config.sampling
+    config = self._config
     prompts = self._prompts
     shown = [p if isinstance(p, str) else p.text for p in prompts]
-    model = Model(self._module, {'params': params})
-    images = self._pipeline.replace(transformer=model)(
+    model = Model(self._module, lora.variables(config, self._module, params))
+    images = drawing.draw(
+      self._pipeline.replace(transformer=model),
+      config,
       shown,
-      steps=settings.steps,
-      guidance_scale=settings.guidance_scale,
-      seed=range(len(prompts)),
-      instruction=encoders.instruction_of(config),
-      output_type='uint8',
-    ).images
+      range(len(prompts)),
+    )
     wrong = None
-    if config.data.source == 'shapes':
+    if config.data.source == 'shapes' and not config.sampling.prompts:
       wrong = [
         not shapes_suite.follows(p.requirement, shapes_detector.detect(x))
         for p, x in zip(prompts, images)
@@ -134,6 +140,10 @@ class Samples:
   @functools.cached_property
   def _prompts(self):
     count = self._config.sampling.images
+    if given := [
+      x for x in self._config.sampling.prompts.split('|') if x.strip()
+    ]:
+      return [given[i % len(given)].strip() for i in range(count)]
     if self._config.data.source == 'shapes':
       return shapes_suite.prompts(math.ceil(count / len(KINDS)))[:count]
     return self._given.captions(count)
@@ -141,12 +151,4 @@ class Samples:
   @functools.cached_property
   def _pipeline(self):
     """The pipeline without a transformer, loaded for the first pictures."""
-    config = self._config
-    return Pipeline(
-      Model(self._module, {}),
-      encoders.load_autoencoder(config, only='decoder'),
-      encoders.load_text_encoder(config),
-      encoders.load_tokenizer(config),
-      sampler=config.sampling.sampler,
-      flow_shift=config.sampling.shift,
-    )
+    return drawing.pipeline(self._config, Model(self._module, {}))

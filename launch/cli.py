@@ -26,6 +26,7 @@ COMMANDS = {
   'export': 'write the weights of a run, at any step',
   'push': 'upload a model folder to the Hugging Face hub',
   'convert': "convert between diffusers', NVIDIA's and our own format",
+  'lora': 'resize, merge or extract adapters',
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',
   'plan': 'compile for an absent pod, and rank layouts',

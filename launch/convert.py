@@ -14,6 +14,8 @@ missing, surplus or wrong one ends the command before anything is written.
   official   a .pth file with NVIDIA's names: one transformer or DC-AE
   orbax      a folder for sana-jax, the fastest to load onto many devices
 
+--lora merges adapters into the transformer, in any format.
+
 --dense-time and --norms prepare a teacher of SANA-Sprint. Its time embedding is
 refitted to times in [0, 1], in closed form, and it generates nearly the same
 pictures; the error of the fit is printed. Norms of queries and keys start with
@@ -27,7 +29,7 @@ import time
 
 from sana_jax import locks
 from sana_jax.errors import UserError
-from sana_jax.launch import devices, output
+from sana_jax.launch import devices, output, pipelines
 from sana_jax.launch.flags import text
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--dtype', choices=_DTYPES, help="result's dtype (default: each tensor's)"
   )
+  pipelines.add_lora(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     args.source, ema=args.ema, configs=_configs(base, args.like)
   )
   parts, notes = _added(_chosen(source.parts, args), args)
+  if args.lora:
+    parts = _fused(parts, args)
   if args.dtype:
     parts = {
       name: part._replace(tensors=exchange.cast(part.tensors, args.dtype))
@@ -180,6 +185,22 @@ def _added(parts, args):
   part, fit = teachers.added(parts['transformer'], fields)
   notes = [] if fit is None else [dense_time.describe(fit)]
   return {**parts, 'transformer': part}, notes
+
+
+def _fused(parts, args):
+  """The parts with the adapters of --lora merged into the transformer."""
+  from sana_jax.weights.lora import fusing
+
+  if 'transformer' not in parts:
+    raise UserError(
+      f'--lora is for a transformer, which {", ".join(parts)} is not; convert '
+      'that part, too.',
+      key='--lora',
+      value=tuple(parts),
+      allowed=('transformer',),
+    )
+  part = fusing.fused_part(parts['transformer'], args.lora)
+  return {**parts, 'transformer': part}
 
 
 def _configs(base, like):

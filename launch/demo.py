@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='0 for any free one (default: %(default)s)',
   )
+  pipelines.add_lora(parser)
   _limit_flags(parser)
   pipelines.add_device_arguments(parser)
   # The page starts with the model's recommendations.

@@ -124,6 +124,8 @@ def plan(jobs: Sequence[Job], settings: dict, args) -> list:
       args.model,
     )
     metadata |= {x: getattr(job, x) for x in _OF_LINE if getattr(job, x)}
+    if args.lora:
+      metadata['lora'] = ' '.join(f'{path}:{w:g}' for path, w in args.lora)
     if job.scorer:  # The candidate is not chosen yet.
       del metadata['number']
       metadata |= best_of.selection(args, job, k)

@@ -16,7 +16,7 @@ Its README.md is a model card with facts of the run, the workdir's scores.json
 import argparse
 
 from sana_jax.errors import UserError
-from sana_jax.launch import devices, output
+from sana_jax.launch import devices, output, pipelines
 from sana_jax.launch.flags import text, whole
 from sana_jax.printable import counted
 
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='for the model card, such as apache-2.0 (default: that of the base '
     "model's card, else not stated)",
   )
+  pipelines.add_lora(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
   with workdirs.new_folder(target, '--to') as part:
     _check(args.target, target, workdirs)  # It may exist by now.
     exporter.write(params, part)
+    if args.lora:
+      _fuse(part, args)
     about = int(checkpoint.name), weights, config, params
     cards.write(part, workdir, *about, args.license)
   missed = exports.skipped(checkpoint)
@@ -91,6 +94,19 @@ def run(args: argparse.Namespace) -> int:
     + note * bool(missed)
   )
   return 0
+
+
+def _fuse(folder, args):
+  """Merges the adapters of --lora into the transformer that was written."""
+  from sana_jax.weights.lora import fusing
+
+  if not (folder / 'transformer').is_dir():
+    raise UserError(
+      f'--lora: {args.workdir} has no transformer to merge adapters into.',
+      key='--lora',
+      value=args.workdir,
+    )
+  fusing.fuse_folder(folder, args.lora)
 
 
 def _check(name, target, workdirs):

@@ -250,6 +250,16 @@ def fraction(value: str) -> float:
   raise refused(value, 'a number from 0 to 1')
 
 
+def weighted(value: str) -> tuple[str, float]:
+  """Parses FILE or FILE:WEIGHT; the weight is 1 without one."""
+  path, colon, number = text(value).rpartition(':')
+  if not colon or not _NUMBER.fullmatch(number):
+    return value, 1.0
+  if not path or not abs(float(number)) <= 100:
+    raise refused(value, 'FILE:WEIGHT with a weight from -100 to 100')
+  return path, float(number)
+
+
 def positive(value: str) -> float:
   """Parses a finite number of more than 0."""
   with contextlib.suppress(argparse.ArgumentTypeError):

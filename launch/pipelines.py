@@ -12,6 +12,7 @@ from sana_jax.launch.flags import (
   positive,
   prompt,
   sizes,
+  weighted,
   whole,
 )
 
@@ -66,6 +67,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(SAMPLERS[:-1])} or {SAMPLERS[-1]}, or the name of a '
     "scheduler of diffusers (default: the model's)",
   )
+  add_lora(group)
   _add_guidance(group)
   group.add_argument(
     '--flow-shift',
@@ -103,6 +105,20 @@ def _add_guidance(group):
     metavar='X',
     help='adaptive projected guidance, keeping this much of '
     'what saturates colours (default: plain guidance)',
+  )
+
+
+def add_lora(parser, required: bool = False) -> None:
+  """Declares --lora."""
+  parser.add_argument(
+    '--lora',
+    action='append',
+    type=weighted,
+    default=None if required else [],
+    required=required,
+    metavar='FILE[:WEIGHT]',
+    help='adapter: a file of any spelling, or its folder, and a factor of what '
+    'it adds (default: 1); may be repeated',
   )
 
 
@@ -159,6 +175,8 @@ def open_pipeline(args: argparse.Namespace, pictures: int | None = None):
   pipe = Pipeline.from_pretrained(
     args.model, args.dtype, mesh, encoder=bool(getattr(args, 'image', None))
   )
+  for path, weight in args.lora:
+    pipe = pipe.load_lora(path, weight)
   return pipe, settings_of(args, pipe)
 
 

@@ -92,13 +92,13 @@ RUN = {
   ),
   'autoencoder': Key(
     '',
-    "Model folder of the encoder vae/, for task 'sana'.",
+    "Model folder of the encoder vae/, for task 'sana'; '' is init_from.",
     changes=RESULT,
     location=Location(names=True),
   ),
   'text_encoder': Key(
     '',
-    'Model folder of text_encoder/ and tokenizer/.',
+    "Model folder of text_encoder/ and tokenizer/; '' is init_from.",
     changes=RESULT,
     location=Location(names=True),
   ),

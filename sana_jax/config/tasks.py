@@ -99,8 +99,9 @@ _FLOW = {
 _PRIOR = {  # Prior preservation of DreamBooth.
   'class_prompt': Key(
     '',
-    'Prompt of the class whose prior is preserved: every second picture of a '
-    "batch is one that init_from's model drew of it; '' for none.",
+    'Prompt of the class whose prior is preserved, or several with | between '
+    "them: every second picture of a batch is one that init_from's model drew "
+    "of it; '' for none.",
   ),
   'num_class_images': Key(
     100, 'Pictures of the class, drawn once, in the workdir.', POSITIVE

@@ -8,12 +8,13 @@ few pixels are recognized as reliably as large ones. A component with too little
 overlap, such as a blob, is discarded.
 """
 
+from collections.abc import Collection
 import dataclasses
 
 import numpy as np
 from scipy import ndimage
 
-from sana_jax.data.shapes import PALETTE, SHAPES
+from sana_jax.data.shapes import NEW_SHAPES, PALETTE, SHAPES
 from sana_jax.data.shapes.render import outline_distance
 from sana_jax.typing import Bool, Float, Image
 
@@ -35,8 +36,12 @@ class Detected:
   overlap: float  # Intersection over union with the shape's template.
 
 
-def detect(image: Image) -> list[Detected]:
-  """Objects of a square image, by decreasing overlap with their template."""
+def detect(image: Image, shapes: Collection[str] = SHAPES) -> list[Detected]:
+  """Objects of a square image, by decreasing overlap with their template.
+
+  Args:
+    shapes: those that have a template.
+  """
   pixels = image.astype(np.float32)
   size = len(pixels)
   border = np.concatenate(
@@ -53,7 +58,7 @@ def detect(image: Image) -> list[Detected]:
     if inside.sum() < MIN_AREA * distance.size:
       continue
     color, share = _color_and_share(pixels[box], distance[box], inside)
-    shape, (x, y, radius), overlap = _best_template(share)
+    shape, (x, y, radius), overlap = _best_template(share, shapes)
     if overlap >= MIN_OVERLAP:
       found.append(
         Detected(
@@ -87,7 +92,7 @@ def _color_and_share(
 
 
 def _best_template(
-  share: Float[np.ndarray, 'y x'],
+  share: Float[np.ndarray, 'y x'], shapes: Collection[str]
 ) -> tuple[str, tuple[float, float, float], float]:
   """Best shape, its x, y and radius in pixels, and its overlap."""
   area = share.sum()
@@ -97,7 +102,7 @@ def _best_template(
   )
   center_x, center_y = (share * x).sum() / area, (share * y).sum() / area
   best = None
-  for shape in SHAPES:
+  for shape in shapes:
     full_area, sink = _MOMENTS[shape]
     radius = np.sqrt(area / full_area)
     place = float(center_x), float(center_y - sink * radius), float(radius)
@@ -127,4 +132,4 @@ def _moments(shape: str) -> tuple[float, float]:
   )
 
 
-_MOMENTS = {shape: _moments(shape) for shape in SHAPES}
+_MOMENTS = {shape: _moments(shape) for shape in (*SHAPES, *NEW_SHAPES)}

@@ -17,13 +17,13 @@ there are no other objects. Our confidence is the overlap with the shape's
 template, and the two shapes of a prompt always differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import itertools
 
 import numpy as np
 
-from sana_jax.data.shapes import captions, KINDS, Requirement
+from sana_jax.data.shapes import captions, KINDS, Requirement, SHAPES
 from sana_jax.evaluation.shapes_detector import detect, Detected
 from sana_jax.printable import counted
 from sana_jax.typing import UInt8
@@ -121,17 +121,18 @@ def score(
   images: Sequence[UInt8[np.ndarray, 'y x 3']] | UInt8[np.ndarray, 'b y x 3'],
   prompts: Sequence[Prompt],
   seed: int = 0,
+  shapes: Collection[str] = SHAPES,
 ) -> dict[str, Score]:
   """Score of each kind and 'overall', the mean of the kinds.
 
   The chance level is the accuracy of the same images with other prompts,
-  shuffled by the seed.
+  shuffled by the seed. `shapes` are those that the detector has.
   """
   if len(images) != len(prompts):
     raise ValueError(
       f'{counted(len(images), "image")} for {counted(len(prompts), "prompt")}.'
     )
-  found = [detect(np.asarray(image)) for image in images]
+  found = [detect(np.asarray(image), shapes) for image in images]
   wants = [prompt.requirement for prompt in prompts]
   right = np.array([follows(w, f) for w, f in zip(wants, found)])
   strict = np.array([follows_strictly(w, f) for w, f in zip(wants, found)])

@@ -38,7 +38,7 @@ _INSTEAD = {
   'negative_prompt_attention_mask': _EMBEDDINGS,
   'sigmas': 'give steps and flow_shift',
   'eta': 'no sampler here has it',
-  'attention_kwargs': 'no model here has them',
+  'attention_kwargs': 'give the weights of adapters to pipe.set_adapters',
 }
 _ATTRIBUTES = {
   'to': 'devices are chosen by from_pretrained(..., mesh=...), the dtype by '
@@ -48,6 +48,10 @@ _ATTRIBUTES = {
   'picture, to the call',
   'enable_model_cpu_offload': 'arrays stay on the devices of the mesh',
   'set_progress_bar_config': 'give on_step to the call',
+  'load_lora_weights': 'pipe.load_lora(path, weight=...) returns the pipeline '
+  'with it',
+  'unload_lora_weights': 'pipe.set_adapters([]) returns the pipeline without',
+  'disable_lora': 'pipe.set_adapters([]) returns the pipeline without',
   'scheduler': 'give sampler and flow_shift to the call',
 }
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from sana_jax.diffusion.guidance import Guidance
 from sana_jax.inference import (
+  adapters,
   arguments,
   bins,
   decoding,
@@ -70,6 +71,9 @@ class Pipeline:
   recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   vocabulary: Vocabulary = Vocabulary()
   mesh: Mesh | None = None
+  loras: Mapping[str, adapters.Weighted] = dataclasses.field(
+    default_factory=dict
+  )
   # Prefix KV caches of instructions, and embeddings of negative prompts.
   cache: dict = dataclasses.field(default_factory=dict, compare=False)
 
@@ -254,6 +258,36 @@ class Pipeline:
     if {'text_encoder', 'tokenizer'} & set(changes):
       changes = {'cache': {}, **changes}
     return dataclasses.replace(self, **changes)
+
+  def load_lora(
+    self,
+    path: str | os.PathLike,
+    weight: adapters.Weight = 1.0,
+    name: str | None = None,
+  ) -> 'Pipeline':
+    """A copy of the pipeline that uses an adapter file, beside others.
+
+    Raises UserError for a file that does not fit, or cannot be used entirely.
+
+    Args:
+      path: a file, in any spelling of weights/lora/spelling.py, or its folder.
+      weight: factor of what the adapter adds; one, or one for each module, as
+        in {'transformer_blocks.0': 0.5}.
+      name: for `set_adapters`; by default that of the file.
+    """
+    return adapters.load(self, path, weight, name)
+
+  def set_adapters(
+    self,
+    names: str | Sequence[str],
+    weights: adapters.Weight | Sequence[adapters.Weight] | None = None,
+  ) -> 'Pipeline':
+    """A copy that uses these adapters alone, with these weights."""
+    return adapters.weigh(self, names, weights)
+
+  def fuse_lora(self) -> 'Pipeline':
+    """A copy with its adapters merged into the weights."""
+    return adapters.fuse(self)
 
   @property
   def size_px(self) -> int:

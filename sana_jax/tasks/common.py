@@ -69,6 +69,13 @@ def bucket_sizes(config: ConfigDict, multiple: int) -> list[tuple[int, int]]:
   return list(buckets.table(size, multiple).values())
 
 
+def bucket_ratios(config: ConfigDict) -> list[float]:
+  """Ratio, height / width, of each bucket of `bucket_sizes`."""
+  if not config.inputs.aspect_ratios:
+    return [1.0]
+  return list(buckets.table(config.data.size_px))
+
+
 def bucket_of_records(
   config: ConfigDict, source: sources.DescribedSource, multiple: int
 ) -> Int[np.ndarray, 'n']:

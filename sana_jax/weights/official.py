@@ -48,7 +48,7 @@ def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
     WeightError: lists missing and unknown names, and invalid shapes.
   """
   tables = {
-    'transformer': _transformer(
+    'transformer': transformer_rows(
       _layers(r'blocks\.(\d+)\.', tensors) or 1,
       norm=any('attn.q_norm' in name for name in tensors),
       guidance=any(name.startswith('cfg_embedder.') for name in tensors),
@@ -91,7 +91,7 @@ def from_diffusers(
   out = _part(
     'transformer',
     base,
-    _transformer(
+    transformer_rows(
       _layers(r'transformer_blocks\.(\d+)\.', base) or 1,
       norm=any('.norm_q.' in name for name in base),
       guidance=any('.guidance_embedder.' in name for name in base),
@@ -141,7 +141,7 @@ def _layers(pattern, names):
   return min(max(found, default=-1) + 1, _MOST_LAYERS)
 
 
-def _transformer(depth, *, norm, guidance, logvar):
+def transformer_rows(depth, *, norm, guidance, logvar):
   """Rows of the transformer's tensors.
 
   Args:

@@ -7,6 +7,7 @@ and count the file as its memory.
 """
 
 from collections.abc import Mapping
+import contextlib
 import json
 import math
 import pathlib
@@ -46,14 +47,40 @@ _JSON_BYTES = 2**24  # Limit of a header: 100,000 tensors.
 
 def read_file(path: pathlib.Path) -> dict[str, Stored]:
   """Tensors of one file by name; their values are not read."""
-  try:
-    with files.open_regular(path) as file:
-      source = ranges.checked(path, file)
-      start = 8 + int.from_bytes(file.read(8), 'little')
-      if not 8 < start <= min(source.size, _JSON_BYTES):
-        raise ValueError(f'a header of {start - 8} bytes')
-      header = file.read(start - 8)
+  with _reading(path):
+    source, start, header = _header(path)
     layout = _layout(header, source.size - start)
+  return {
+    key: Stored(shape, dtype, _rows_of(source, start + begin, dtype, shape))
+    for key, (begin, dtype, shape) in layout.items()
+  }
+
+
+def metadata(path: pathlib.Path) -> dict[str, str]:
+  """Texts of a file's header by name."""
+  with _reading(path):
+    header = files.parse_json(_header(path)[2])
+    found = header.get('__metadata__') if isinstance(header, dict) else None
+    if not isinstance(found, dict | None):
+      raise ValueError('__metadata__ that is not a JSON object')
+  return {k: x for k, x in (found or {}).items() if isinstance(x, str)}
+
+
+def _header(path):
+  """(the file, the position of its tensors, its header)."""
+  with files.open_regular(path) as file:
+    source = ranges.checked(path, file)
+    start = 8 + int.from_bytes(file.read(8), 'little')
+    if not 8 < start <= min(source.size, _JSON_BYTES):
+      raise ValueError(f'a header of {start - 8} bytes')
+    return source, start, file.read(start - 8)
+
+
+@contextlib.contextmanager
+def _reading(path):
+  """Converts errors of reading a file to UserError."""
+  try:
+    yield
   except FileNotFoundError:
     raise UserError(
       f'{path} is missing.', value=path, allowed='existing files'
@@ -64,10 +91,6 @@ def read_file(path: pathlib.Path) -> dict[str, Stored]:
       'damaged or truncated: download it again.',
       value=path,
     ) from e
-  return {
-    key: Stored(shape, dtype, _rows_of(source, start + begin, dtype, shape))
-    for key, (begin, dtype, shape) in layout.items()
-  }
 
 
 def _layout(header: bytes, size: int) -> dict[str, tuple]:

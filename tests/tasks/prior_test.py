@@ -1,5 +1,6 @@
 """Few pictures: weights of the loss, pictures of their class, and repeats."""
 
+import json
 import pathlib
 import shutil
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from sana_jax.data.images import read_image
 from sana_jax.errors import UserError
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models import abstract
@@ -20,7 +22,7 @@ from sana_jax.text.prompts import INSTRUCTION
 
 MODEL = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 SIDE = 4  # Pixels of a latent.
-FEW = {'prior.class_prompt': 'a cat', 'prior.num_class_images': 6}
+FEW = {'prior.class_prompt': 'a cat | a dog', 'prior.num_class_images': 6}
 
 
 @pytest.fixture(scope='module')
@@ -72,15 +74,14 @@ def pictures(workdir):
 def test_the_model_draws_the_class_once_as_it_samples(prior):
   config, workdir, _ = prior
   drawn = pictures(workdir)
-  sizes = [Image.open(path).size for path in drawn]
+  sizes = [read_image(path).shape[:2] for path in drawn]
   # In proportion to the run's own, 3 : 1, and at least one of each.
   assert len(drawn) == 6 and sizes.count((8, 20)) in (1, 2)
   assert set(sizes) == {(20, 8), (8, 20)}
   pipe = Pipeline.from_pretrained(MODEL, dtype=jnp.float32)
-  for number, path in enumerate(drawn):
-    width, height = Image.open(path).size
+  for number, (path, (height, width)) in enumerate(zip(drawn, sizes)):
     (expected,) = pipe(
-      ['a cat'],
+      [['a cat', 'a dog'][number % 2]],
       height=height,
       width=width,
       steps=2,
@@ -92,8 +93,9 @@ def test_the_model_draws_the_class_once_as_it_samples(prior):
       use_resolution_binning=False,
       output_type='uint8',
     ).images
-    image = np.asarray(Image.open(path), int)
-    assert np.abs(image - expected).max() <= 1
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 1
+    about = json.loads(path.with_suffix('.json').read_text())
+    assert about['prompt'] == ['a cat', 'a dog'][number % 2]
 
 
 def test_drawing_is_resumed(prior, tmp_path):
@@ -111,7 +113,7 @@ def test_pictures_of_other_settings_are_drawn_again(prior):
   config, *_ = prior
   other = config.copy_and_resolve_references()
   other.sampling.steps = 3
-  wanted = {'00000.png': (8, 20)}
+  wanted = {'00000.png': class_pictures.Wanted((8, 20), 0.5, 'a cat')}
   name = class_pictures._digest(config, wanted)
   assert name == class_pictures._digest(config, dict(wanted))
   assert name != class_pictures._digest(other, wanted)

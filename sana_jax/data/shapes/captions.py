@@ -18,6 +18,7 @@ import hashlib
 import itertools
 
 SHAPES = ('circle', 'square', 'triangle', 'star')
+NEW_SHAPES = ('diamond', 'hexagon')  # In no data; see evaluation/new_shape.py.
 COLORS = ('red', 'green', 'blue', 'yellow', 'purple', 'orange')
 KINDS = ('single', 'two', 'counting', 'colors', 'position', 'attribution')
 SPLITS = ('train', 'heldout')

@@ -25,6 +25,8 @@ PALETTE = {
 _POLYGONS = {
   'triangle': (3, math.cos(math.pi / 3), 0.0),
   'square': (4, math.cos(math.pi / 4), math.pi / 4),
+  'diamond': (4, math.cos(math.pi / 4), 0.0),
+  'hexagon': (6, math.cos(math.pi / 6), 0.0),
   # A pentagram: its edges are the diagonals of a pentagon.
   'star': (5, math.cos(2 * math.pi / 5) / math.cos(math.pi / 5), 0.0),
 }

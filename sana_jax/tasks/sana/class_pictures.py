@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -23,6 +24,7 @@ from sana_jax.data import files
 from sana_jax.errors import UserError
 from sana_jax.inference import images
 from sana_jax.printable import counted
+from sana_jax.tasks import common
 from sana_jax.tasks.sana import drawing
 from sana_jax.training.workdir import barrier, resolve, writing
 from sana_jax.tree import flatten
@@ -44,23 +46,39 @@ _SETTINGS = (
 )
 
 
+class Wanted(NamedTuple):
+  """A picture to draw; `size` is its (height, width).
+
+  The ratio of the size may be nearest to that of another bucket, as sides are
+  rounded to whole latents.
+  """
+
+  size: tuple[int, int]
+  ratio: float
+  prompt: str
+
+  def described(self) -> dict[str, Any]:
+    """Content of its .json: the prompt, and a size of the bucket's ratio."""
+    return {
+      'prompt': self.prompt,
+      'height': round(1000 * self.ratio),
+      'width': 1000,
+    }
+
+
 def is_used(config: ConfigDict) -> bool:
   """Whether a config has prior preservation."""
   prior = config.get('prior')
   return bool(prior and (prior.class_prompt or prior.path))
 
 
-def spread(
-  members: Sequence[Int[np.ndarray, '_']],
-  sizes: Sequence[tuple[int, int]],
-  count: int,
-) -> list[tuple[int, int]]:
-  """(height, width) of `count` pictures of the class, as the run's own.
+def spread(own: Sequence[Int[np.ndarray, '_']], count: int) -> list[int]:
+  """Buckets of `count` pictures of the class, in proportion to the run's own.
 
-  Each size of the run's `members` is among them, if need be by more pictures.
+  Each bucket of the run's own is among them, if need be by more pictures.
   """
-  used = [size for size, own in zip(sizes, members) if len(own)]
-  every = [size for size, own in zip(sizes, members) for _ in own]
+  used = [bucket for bucket, found in enumerate(own) if len(found)]
+  every = [bucket for bucket, found in enumerate(own) for _ in found]
   rest = max(count - len(used), 0)
   return used + [every[i * len(every) // rest] for i in range(rest)]
 
@@ -96,17 +114,25 @@ def members(
 def prepare(
   config: ConfigDict,
   workdir: os.PathLike | str,
+  own: Sequence[Int[np.ndarray, '_']],
   sizes: Sequence[tuple[int, int]],
 ) -> ConfigDict:
   """Config of the data of the class, whose missing pictures are drawn.
 
   Args:
-    sizes: (height, width) of the pictures to draw.
+    own: records of the run's own in each bucket.
+    sizes: (height, width) of each bucket.
   """
   check(config)
   path = config.prior.path
   if not path:
-    wanted = {f'{i:05d}.png': size for i, size in enumerate(sizes)}
+    prompts = itertools.cycle(drawing.prompts(config.prior.class_prompt))
+    ratios = common.bucket_ratios(config)
+    chosen = spread(own, config.prior.num_class_images)
+    wanted = {
+      f'{i:05d}.png': Wanted(sizes[bucket], ratios[bucket], prompt)
+      for i, (bucket, prompt) in enumerate(zip(chosen, prompts))
+    }
     path = os.fspath(resolve(workdir) / 'class' / _digest(config, wanted))
     _complete(config, path, wanted)
   out = ConfigDict(config.to_dict())
@@ -146,13 +172,7 @@ def check(config: ConfigDict) -> None:
 def _digest(config, wanted):
   """Name of the folder of these pictures, by all that changes them."""
   values = flatten(config, '.')
-  text = json.dumps(
-    [
-      config.prior.class_prompt,
-      [values[key] for key in _SETTINGS],
-      [*wanted.values()],
-    ]
-  )
+  text = json.dumps([[values[key] for key in _SETTINGS], [*wanted.values()]])
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -170,6 +190,9 @@ def _complete(config, path, wanted):
     )
     with writing(path):
       for name, image in _drawn(config, {name: wanted[name] for name in mine}):
+        # The caption first: pictures that exist are not drawn again.
+        about = f'{path}/{name.removesuffix(".png")}.json'
+        files.write(about, json.dumps(wanted[name].described()).encode())
         files.write(f'{path}/{name}', images.encode(image, '.png'))
   barrier('the class pictures are drawn')
 
@@ -189,7 +212,7 @@ def _drawn(config, wanted: Mapping) -> Iterator:
         # Repeated to a full batch, for one compiled shape.
         full = (group * _BATCH)[:_BATCH]
         seeds = [int(name.partition('.')[0]) for name in full]
-        prompts = [config.prior.class_prompt] * _BATCH
+        prompts = [wanted[name].prompt for name in full]
         yield from zip(group, drawing.draw(pipe, config, prompts, seeds, size))
         bar.update(len(group))
 
@@ -197,6 +220,6 @@ def _drawn(config, wanted: Mapping) -> Iterator:
 def _by_size(wanted):
   """Names by (height, width)."""
   out = {}
-  for name, size in wanted.items():
-    out.setdefault(size, []).append(name)
+  for name, picture in wanted.items():
+    out.setdefault(picture.size, []).append(name)
   return out

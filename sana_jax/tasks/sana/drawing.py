@@ -11,6 +11,11 @@ from sana_jax.typing import Images
 from sana_jax.weights.folder import Model
 
 
+def prompts(text: str) -> list[str]:
+  """Prompts of a key that has several, with | between them."""
+  return [prompt.strip() for prompt in text.split('|') if prompt.strip()]
+
+
 def pipeline(config: ConfigDict, transformer: Model) -> Pipeline:
   """A pipeline of the transformer, in config.dtype as in training."""
   return Pipeline(

@@ -35,14 +35,18 @@ PARTS = {'autoencoder': ('vae',), 'text_encoder': ('text_encoder', 'tokenizer')}
 
 
 def find(config: ConfigDict, key: str) -> pathlib.Path:
-  """The folder that config.autoencoder or config.text_encoder names."""
-  if not config[key]:
+  """The folder of config.autoencoder or config.text_encoder.
+
+  If that is empty, it is the model of config.init_from.
+  """
+  name = config[key] or config.init_from
+  if not name:
     raise UserError(
       f'config.{key} is empty; set it to a model folder with '
       f'{" and ".join(PARTS[key])}, such as the model/ of a run.',
       key=key,
     )
-  return hub.find(config[key])
+  return hub.find(name)
 
 
 def instruction_of(config: ConfigDict) -> str:

@@ -211,10 +211,7 @@ def make(
   parts = [_opened(config, workdir / 'encoded', side)]
   others, weight = None, 1.0
   if class_pictures.is_used(config):
-    wanted = class_pictures.spread(
-      parts[0].members, sizes, config.prior.num_class_images
-    )
-    prior = class_pictures.prepare(config, workdir, wanted)
+    prior = class_pictures.prepare(config, workdir, parts[0].members, sizes)
     parts.append(_opened(prior, workdir / 'class' / 'encoded', side))
     others = class_pictures.members(parts[0].members, parts[1].members, sizes)
     weight = config.prior.loss_weight

@@ -140,10 +140,8 @@ class Samples:
   @functools.cached_property
   def _prompts(self):
     count = self._config.sampling.images
-    if given := [
-      x for x in self._config.sampling.prompts.split('|') if x.strip()
-    ]:
-      return [given[i % len(given)].strip() for i in range(count)]
+    if given := drawing.prompts(self._config.sampling.prompts):
+      return [given[i % len(given)] for i in range(count)]
     if self._config.data.source == 'shapes':
       return shapes_suite.prompts(math.ceil(count / len(KINDS)))[:count]
     return self._given.captions(count)

@@ -54,6 +54,15 @@ def layers(module: nn.Module) -> dict[str, Layer]:
   }
 
 
+def keys(module: nn.Module) -> list[str]:
+  """Names of all layers in diffusers, with the numbers of the blocks."""
+  return [
+    layer.key.format(i=i)
+    for layer in layers(module).values()
+    for i in range(layer.depth or 1)
+  ]
+
+
 def matches(pattern: str, name: str) -> bool:
   """Whether a pattern is a name, or its end after a dot, as in peft."""
   return re.fullmatch(rf'(?:.*\.)?(?:{pattern})', name) is not None

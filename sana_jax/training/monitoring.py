@@ -88,10 +88,15 @@ class Monitor(contextlib.ExitStack):
     seconds = self.phase.seconds()
     return sum(seconds[name] for name in throughput.PAUSES)
 
-  def next(self, batches: Iterator[PyTree], steps: int) -> PyTree:
+  def next(
+    self,
+    batches: Iterator[PyTree],
+    steps: int,
+    collect: Callable[[PyTree, int], PyTree] = lambda batch, steps: batch,
+  ) -> PyTree:
     """The batch of the next step, after `steps` previous ones."""
     with self.phase(timers.DATA):
-      batch = next(batches)
+      batch = collect(next(batches), steps)
     self._speed.start(self._work(batch, steps))
     return batch
 

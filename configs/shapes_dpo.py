@@ -18,7 +18,7 @@ def get_config(arg=''):
   tune(config)
   config.data.source = 'pairs'
   config.data.path = 'pairs'
-  config.dpo.beta = 500.0
+  config.dpo.beta = 50.0
   config.num_steps = 150
   config.batch_size = 16
   return config

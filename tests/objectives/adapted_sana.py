@@ -32,7 +32,7 @@ def numbers(*shape):
 def adapted():
   """A model with random adapters: (Lora, parameters, factors)."""
   params = abstract.transformer_init(MODULE)(jax.random.key(0))
-  found = [name for name in lora.layers(params) if 'attn' in name]
+  found = [name for name in lora.layers(params) if 'attention' in name]
   of = Lora(dict.fromkeys(found, 2), dict.fromkeys(found, 0.5))
   factors = lora.init(jax.random.key(1), of, params)
   rng = np.random.default_rng()

@@ -105,6 +105,7 @@ def case():
   return found, params, data, jax.random.split(jax.random.key(2), 3)
 
 
+@pytest.mark.long
 def test_the_old_policy_moves_at_the_last_step_of_a_round_only():
   found, params, data, rngs = case()
   loss = jax.jit(found.loss)
@@ -123,6 +124,7 @@ def test_the_old_policy_moves_at_the_last_step_of_a_round_only():
   assert float(aux.metrics['reward']) == pytest.approx(3)
 
 
+@pytest.mark.long
 def test_the_old_policy_has_no_gradient_and_rules_of_its_own():
   found, params, data, rngs = case()
   grads, _ = jax.jit(jax.grad(found.loss, has_aux=True))(

@@ -47,15 +47,15 @@ def test_loss_and_gradient_are_those_of_the_formula_in_float64():
   np.testing.assert_allclose(gradient[:, 1], -slope, rtol=1e-10)
 
 
+@jax.jit
 def velocity_of(params, x, t, data, adapters):
-  prediction = Denoiser(MODULE)(
+  return Denoiser(MODULE)(
     params,
-    jnp.asarray(x, jnp.float32),
-    jnp.asarray(t, jnp.float32),
+    x,
+    t,
     Condition(data['text'], data['mask']),
     adapters=adapters,
-  )
-  return np.asarray(prediction.velocity(), np.float64)
+  ).velocity()
 
 
 @pytest.mark.long
@@ -64,9 +64,9 @@ def test_loss_is_a_numpy_restatement_with_one_noise_and_time_for_a_pair():
   collection = lora.collection(of, factors, params)
   data = batch(numbers(PAIRS, 2, 4, 4, 3))
   rngs = jax.random.split(jax.random.key(2), PAIRS)
-  got, aux = preference.dpo_loss(
-    MODULE, settings(), BETA, params, collection, frozen(), data, rngs
-  )
+  got, aux = jax.jit(
+    lambda *args: preference.dpo_loss(MODULE, settings(), BETA, *args)
+  )(params, collection, frozen(), data, rngs)
   draws = [flow_matching.draw(settings(), (4, 4, 3), rng) for rng in rngs]
   noise = np.stack([np.asarray(noise, np.float64) for noise, _, _ in draws])
   t = np.stack([float(times.t) for _, times, _ in draws])
@@ -74,10 +74,11 @@ def test_loss_is_a_numpy_restatement_with_one_noise_and_time_for_a_pair():
   excess = []
   for place in (0, 1):
     x0, time = latents[:, place], t[:, None, None, None]
-    x = (1 - time) * x0 + time * noise
+    x = np.float32((1 - time) * x0 + time * noise)
     ours, base_ = (
       np.mean(
-        (velocity_of(params, x, t, data, adapters) - (noise - x0)) ** 2,
+        (velocity_of(params, x, np.float32(t), data, adapters) - (noise - x0))
+        ** 2,
         axis=(1, 2, 3),
       )
       for adapters in (collection, None)
@@ -89,6 +90,7 @@ def test_loss_is_a_numpy_restatement_with_one_noise_and_time_for_a_pair():
   assert float(aux.metrics['right_order']) == pytest.approx(np.mean(inside < 0))
 
 
+@pytest.mark.long
 def test_at_the_base_the_loss_is_log_2_and_equal_pictures_have_no_gradient():
   of, params, _ = adapted()
   factors = lora.init(jax.random.key(1), of, params)

@@ -240,6 +240,14 @@ def test_data_that_are_no_pairs_are_refused(tiny, folder, tmp_path):
   assert error.value.key == 'data.min_size_px'
 
 
+def test_other_tasks_do_not_train_on_pairs():
+  config = base.train('sana')
+  config.data.source = 'pairs'
+  with pytest.raises(UserError) as error:
+    base.check(config)
+  assert error.value.key == 'data.source'
+
+
 @pytest.mark.parametrize(
   'name', ['', 'nobody', 'no_such_module:score', 'own_reward:pair']
 )

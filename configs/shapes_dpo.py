@@ -19,6 +19,6 @@ def get_config(arg=''):
   config.data.source = 'pairs'
   config.data.path = 'pairs'
   config.dpo.beta = 50.0
-  config.num_steps = 150
-  config.batch_size = 16
+  config.num_steps = 100
+  config.batch_size = 8
   return config

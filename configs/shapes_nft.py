@@ -20,20 +20,21 @@ def get_config(arg=''):
   config.data.examples = 1000
   config.nft.update(
     reward='shapes',
-    prompts_per_round=32,
+    prompts_per_round=16,
     images_per_prompt=8,
-    round_steps=16,
+    round_steps=8,
     clip=1.0,
     old_decay=0.0,
   )
-  config.num_steps = 160
+  config.optimizer.learning_rate = 2e-3
+  config.num_steps = 96
   return config
 
 
 def tune(config):
   """The values of both ways to tune a small model by preferences."""
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
-  config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
+  config.model = ConfigDict({**config.model, **SHAPES})
   config.data.update(size_px=128, threads=0)
   config.lora.targets = 'to_q to_k to_v to_out.0 ff.conv_inverted ff.conv_point'
   config.flow.shift = config.sampling.shift = 2.0
@@ -43,6 +44,6 @@ def tune(config):
   config.optimizer.update(
     name='adamw', learning_rate=1e-3, weight_decay=0.0, clip_norm=1.0
   )
-  config.log_every_steps = 16
-  config.checkpoint_every_steps = 80
+  config.log_every_steps = 8
+  config.checkpoint_every_steps = 24
   config.pictures_every_steps = 0

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--weak-steps',
     type=int,
-    default=150,
+    default=200,
     metavar='N',
     help='steps on the wrong captions (default: %(default)s)',
   )
@@ -131,7 +131,11 @@ def wrong_pictures(out: pathlib.Path, count: int = 1200) -> pathlib.Path:
 
 def nft(args, overrides):
   """Config of DiffusionNFT on training captions."""
-  return tuned(args, 'shapes_nft', overrides)
+  config = tuned(args, 'shapes_nft', overrides)
+  prompts = args.out / 'prompts.txt'
+  prompts.write_text('\n'.join(captions(400)) + '\n')
+  config.nft.prompts = str(prompts)
+  return config
 
 
 def dpo(args, overrides):
@@ -152,7 +156,7 @@ def tuned(args, name: str, overrides):
   return config
 
 
-def pairs(out: pathlib.Path, prompts: int = 240, each: int = 6) -> pathlib.Path:
+def pairs(out: pathlib.Path, prompts: int = 120, each: int = 4) -> pathlib.Path:
   """Folder of pairs: a picture that follows a prompt, and one that does not.
 
   Prompts are training captions, half of them with a position; a prompt whose

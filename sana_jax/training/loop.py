@@ -107,7 +107,7 @@ def train(
 
     for step in range(start + 1, config.num_steps + 1):
       watch.profile(step, report.flush)
-      batch = watch.next(batches, step - 1, *collector(task, state, base))
+      batch = watch.next(batches, step - 1, collector(task, state, base))
       with watch.step(step):
         state, metrics = update(state, batch, step - 1)
         report(step, metrics)
@@ -163,14 +163,11 @@ def make_update(
   )
 
 
-def collector(
-  task: Task, state: TrainState, base: Params
-) -> tuple[Callable, ...]:
+def collector(task: Task, state: TrainState, base: Params) -> Callable | None:
   """The task's `collect` with the current parameters, if it has one."""
-  if task.collect is None:
-    return ()
-  params = merge(state.params, state.extra, base)
-  return (functools.partial(task.collect, params),)
+  return task.collect and functools.partial(
+    task.collect, merge(state.params, state.extra, base)
+  )
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -92,11 +92,17 @@ class Monitor(contextlib.ExitStack):
     self,
     batches: Iterator[PyTree],
     steps: int,
-    collect: Callable[[PyTree, int], PyTree] = lambda batch, steps: batch,
+    collect: Callable[[PyTree, int], PyTree] | None = None,
   ) -> PyTree:
-    """The batch of the next step, after `steps` previous ones."""
+    """The batch of the next step, after `steps` previous ones.
+
+    `collect` makes it from that of the data, see training.task.Collect.
+    """
     with self.phase(timers.DATA):
-      batch = collect(next(batches), steps)
+      batch = next(batches)
+    if collect is not None:
+      with self.phase(timers.DRAW):
+        batch = collect(batch, steps)
     self._speed.start(self._work(batch, steps))
     return batch
 

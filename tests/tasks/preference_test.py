@@ -18,6 +18,7 @@ from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks import init_from
 from sana_jax.tasks.preference import nft, rewards, rollouts
 from sana_jax.training import loop
+from sana_jax.training.state import merge
 
 MODELS = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 SIZE = 32  # Pixels; 8 x 8 latents.
@@ -48,6 +49,7 @@ def tiny():
     config = base.train(task)
     config.init_from = config.autoencoder = config.text_encoder = str(MODELS)
     config.data.update(size_px=SIZE, threads=0, index_path='')
+    config.model.sample_size = 8
     config.inputs.text_length = 16
     config.lora.rank = 2
     config.update(
@@ -104,8 +106,12 @@ def folder(tmp_path):
   return path
 
 
+def one_device(config):
+  return make_mesh(config.mesh, jax.devices()[:1])
+
+
 def run(config, workdir):
-  mesh = make_mesh(config.mesh, jax.devices()[:1])
+  mesh = one_device(config)
   task = tasks.open_task(config, workdir, mesh)
   return task, loop.train(config, task, workdir, mesh)
 
@@ -139,7 +145,7 @@ def test_a_round_depends_on_its_number_and_policy_alone(
 ):
   config = tiny('nft', **{'nft.prompts': prompts})
   task, state = run(config, tmp_path)
-  base_params = task.start.load(config.init_from, make_mesh({'data': 1}))
+  base_params = task.start.load(config.init_from, one_device(config))
   params = {**base_params, **state.params, **state.extra}
   collect = task.collect
   numbers = {'row': np.arange(config.batch_size)}
@@ -158,6 +164,24 @@ def test_a_round_depends_on_its_number_and_policy_alone(
   assert {k: (x.ndim, x.dtype) for k, x in first.items()} == {
     k: (x.ndim, x.dtype) for k, x in described.items()
   }
+
+
+@pytest.mark.long
+def test_pictures_of_a_round_are_the_same_on_two_devices(
+  tiny, prompts, tmp_path
+):
+  config, found = tiny('nft', **{'nft.prompts': prompts}), []
+  for count in (1, 2):
+    mesh = make_mesh({'data': count}, jax.devices()[:count])
+    task = tasks.open_task(config, tmp_path, mesh)
+    planned, key = loop.plan_run(config, task, mesh), jax.random.key(0)
+    with jax.set_mesh(mesh):
+      state = planned.init(key)
+      params = merge(state.params, state.extra, planned.make_base(key))
+      found.append(task.collect.drawn(params, 0))
+  one, two = found
+  for name, tolerance in {'latents': 1e-4, 'text': 1e-4, 'reward': 1}.items():
+    np.testing.assert_allclose(one[name], two[name], atol=tolerance)
 
 
 def test_a_step_takes_each_picture_as_often_as_the_others():

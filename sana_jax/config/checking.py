@@ -82,6 +82,13 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=data.masks,
       allowed=('',),
     )
+  if data.source == 'pairs' and 'dpo' not in config:
+    yield UserError(
+      "config.data.source='pairs' is for the task 'dpo'; others would train on "
+      'the rejected images too',
+      key='data.source',
+      value=data.source,
+    )
   if 'model' in config:
     yield from _misfits(config.model)
 

@@ -19,14 +19,14 @@ from sana_jax.keys import (
 
 
 def _read(values, begun):
-  """Whether a run reads data.path, which a cache of latents replaces.
+  """Whether a run reads data.path, which a cache or prompts replace.
 
   Each host renders 'shapes' for itself.
   """
   del begun
   cached = values.get('inputs.latents') == 'cached'
   return values['data.source'] != 'shapes' and not (
-    cached and values.get('inputs.cache')
+    (cached and values.get('inputs.cache')) or values.get('nft.prompts')
   )
 
 

@@ -1,7 +1,9 @@
 """The keys of each task in addition to those of every run."""
 
+import dataclasses
+
 from sana_jax import fields
-from sana_jax.config import lora, models
+from sana_jax.config import lora, models, preference
 from sana_jax.data.annotators import NAMES
 from sana_jax.diffusion import samplers
 from sana_jax.fields import Field
@@ -11,6 +13,7 @@ from sana_jax.keys import (
   FRACTION,
   Key,
   Location,
+  most,
   NOT_NEGATIVE,
   NOTHING,
   one_of,
@@ -307,6 +310,20 @@ def _group(name, keys):
   return {f'{name}.{last}': key for last, key in keys.items()}
 
 
+_ADAPTED = {  # Preference tuning, whose reference has no adapter.
+  **_group('lora', lora.KEYS),
+  'lora.rank': dataclasses.replace(
+    lora.KEYS['rank'],
+    default=16,
+    comment='Rank of the adapters, which train alone.',
+    check=(POSITIVE, most(2**12)),
+  ),
+  **_group('flow', _FLOW),
+  'flow.caption_dropout': dataclasses.replace(
+    _FLOW['caption_dropout'], default=0.0
+  ),
+}
+
 KEYS = {
   'sana': (
     _INIT
@@ -331,6 +348,20 @@ KEYS = {
     | _group('inputs', _INPUTS)
     | _group('flow', _FLOW)
     | _group('controlnet', _CONTROLNET)
+    | _group('sampling', _SAMPLING)
+  ),
+  'dpo': (
+    models.SANA
+    | _ADAPTED
+    | _group('inputs', _INPUTS)
+    | _group('dpo', preference.DPO)
+    | _group('sampling', _SAMPLING)
+  ),
+  'nft': (
+    models.SANA
+    | _ADAPTED
+    | _group('inputs', {'text_length': _INPUTS['text_length']})
+    | _group('nft', preference.NFT)
     | _group('sampling', _SAMPLING)
   ),
   # The discriminator has an optimizer of its own.

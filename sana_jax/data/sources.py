@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from sana_jax.data import captions, files, filters, folder
+from sana_jax.data import captions, files, filters, folder, pairs
 from sana_jax.data.array_cache import CACHE
 from sana_jax.data.records import MAX_BAD_FRACTION
 from sana_jax.data.tags import Tagged, TagRule
@@ -23,6 +23,7 @@ KINDS = (
   'tfds',
   'folder',
   'kohya',
+  'pairs',
   'webdataset',
   'parquet',
   'arrayrecord',
@@ -91,6 +92,7 @@ def open_source(
     with features 'image' and 'caption'; `split` as in TFDS.
   folder, kohya: images in `path` with caption files, or `prompt` as caption,
     and `masks`, see folder.py.
+  pairs: two images of each prompt, see pairs.py.
   webdataset, parquet, arrayrecord: files by a pattern or in a folder, see the
     modules of that name; `columns` are fields of parquet.Columns.
 
@@ -166,6 +168,8 @@ def _opened(kind, path, size, split, drawn, columns, limits, of_folders):
       return folder.FolderSource(
         path, size, **limits, **of_folders, kohya=kind == 'kohya'
       )
+    case 'pairs':
+      return pairs.PairSource(path, size, **limits)
     case 'webdataset':
       from sana_jax.data.webdataset import WebDatasetSource
 
@@ -200,6 +204,8 @@ def listing(
   match kind:
     case 'folder' | 'kohya':
       return folder.listing(path, bool(prompt) or kind == 'kohya')
+    case 'pairs':
+      return pairs.listing(path)
     case 'webdataset':
       from sana_jax.data import webdataset
 

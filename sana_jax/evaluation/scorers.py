@@ -16,14 +16,14 @@ from sana_jax.inference.verify import is_comparator
 SHIPPED = {'shapes': 'sana_jax.evaluation.shapes_scorer:score'}
 
 
-def load(name: str) -> Callable:
-  """The scorer with this name; raises UserError if there is none."""
+def load(name: str, key: str = '--scorer') -> Callable:
+  """The scorer with this name; raises UserError with `key` if there is none."""
   module, colon, function = SHIPPED.get(name, name).partition(':')
   if not (module and colon and function):
     raise UserError(
       f'The scorer is {name!r}; allowed are {", ".join(SHIPPED)}, or '
       'MODULE:FUNCTION for your own.',
-      key='--scorer',
+      key=key,
       value=name,
       allowed=SHIPPED,
     )
@@ -34,18 +34,18 @@ def load(name: str) -> Callable:
     raise UserError(
       f'The scorer {name} cannot be imported ({type(e).__name__}: {reason}); '
       'its folder must be in PYTHONPATH.',
-      key='--scorer',
+      key=key,
       value=name,
       allowed='modules in PYTHONPATH',
     ) from e
   if not callable(found):
     raise UserError(
       f'The scorer {name} cannot be used: {module} has no function {function}.',
-      key='--scorer',
+      key=key,
       value=name,
       allowed=f'functions of {module}',
     )
-  is_comparator(found)  # Raises UserError for another signature.
+  is_comparator(found, key)  # Raises UserError for another signature.
   return found
 
 

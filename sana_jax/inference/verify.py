@@ -59,7 +59,7 @@ def best(scores: Sequence[float], keep: int) -> list[int]:
   return sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:keep]
 
 
-def is_comparator(chooser: Callable) -> bool:
+def is_comparator(chooser: Callable, key: str = '--scorer') -> bool:
   """Whether it takes pairs: (prompts, images, images), not (.., images)."""
   try:
     parameters = [
@@ -73,8 +73,8 @@ def is_comparator(chooser: Callable) -> bool:
   if len(parameters) not in (2, 3):
     raise UserError(
       'A scorer must take (prompts, images) or, to compare '
-      'pairs, (prompts, images, images); --scorer does not.',
-      key='--scorer',
+      f'pairs, (prompts, images, images); {key} does not.',
+      key=key,
       value=tuple(p.name for p in parameters),
       allowed='(prompts, images) or (prompts, images, images)',
     )

@@ -13,7 +13,7 @@ from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.objectives.base import Aux, EVERYTHING, Objective, Partial, Player
 from sana_jax.objectives.levels import by_level
 from sana_jax.sharding.rules import Table
-from sana_jax.typing import Array, Keys, Params, PyTree
+from sana_jax.typing import Array, Bool, Keys, Params, PRNGKeyArray, PyTree
 
 
 def objective(
@@ -104,18 +104,14 @@ def flow_loss(
   """
   x0 = batch['latents'].astype(jnp.float32)
   noise, times, drop = jax.vmap(
-    functools.partial(_draw, settings, x0.shape[1:])
+    functools.partial(draw, settings, x0.shape[1:])
   )(rngs)
-  # Dropped captions use the empty prompt's mask, as diffusers' sampling does;
-  # the official code keeps the caption's.
-  text = jnp.where(drop[:, None, None], frozen['null_text'], batch['text'])
-  mask = jnp.where(drop[:, None], frozen['null_mask'], batch['mask'])
   denoiser = Denoiser(module)
   prediction = denoiser(
     params,
     denoiser.path.interpolate(x0, noise, times.t),
     times.t,
-    Condition(text, mask, control=batch.get('control')),
+    conditions(frozen, batch, drop),
     timestep=times.timestep,
     adapters=adapters,
   )
@@ -127,7 +123,22 @@ def flow_loss(
   return jnp.mean(squared), Aux({'loss_by_noise': by_level(of_each, times.t)})
 
 
-def _draw(settings, shape, rng):
+def conditions(
+  frozen: PyTree, batch: PyTree, drop: Bool[Array, 'b']
+) -> Condition:
+  """Captions of a batch, and the empty prompt where they are dropped."""
+  # Dropped captions use the empty prompt's mask, as diffusers' sampling does;
+  # the official code keeps the caption's.
+  return Condition(
+    jnp.where(drop[:, None, None], frozen['null_text'], batch['text']),
+    jnp.where(drop[:, None], frozen['null_mask'], batch['mask']),
+    control=batch.get('control'),
+  )
+
+
+def draw(
+  settings: ConfigDict, shape: tuple[int, ...], rng: PRNGKeyArray
+) -> tuple[Array, flow.Times, Array]:
   """An image's noise, time, and whether its caption is dropped."""
   noise_rng, time_rng, drop_rng = jax.random.split(rng, 3)
   times = flow.sample_times(

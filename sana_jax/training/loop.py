@@ -7,7 +7,9 @@ uninterrupted run: a checkpoint holds the state and the position in the data,
 and a step's randomness follows from the seed and its number.
 """
 
+from collections.abc import Callable
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -105,7 +107,7 @@ def train(
 
     for step in range(start + 1, config.num_steps + 1):
       watch.profile(step, report.flush)
-      batch = watch.next(batches, step - 1)
+      batch = watch.next(batches, step - 1, collector(task, state, base))
       with watch.step(step):
         state, metrics = update(state, batch, step - 1)
         report(step, metrics)
@@ -158,6 +160,13 @@ def make_update(
     batch_size=config.batch_size,
     phase=watch.phase,
     **options(config, optimizers.make(config, task.objective)),
+  )
+
+
+def collector(task: Task, state: TrainState, base: Params) -> Callable | None:
+  """The task's `collect` with the current parameters, if it has one."""
+  return task.collect and functools.partial(
+    task.collect, merge(state.params, state.extra, base)
   )
 
 

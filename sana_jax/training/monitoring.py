@@ -88,10 +88,21 @@ class Monitor(contextlib.ExitStack):
     seconds = self.phase.seconds()
     return sum(seconds[name] for name in throughput.PAUSES)
 
-  def next(self, batches: Iterator[PyTree], steps: int) -> PyTree:
-    """The batch of the next step, after `steps` previous ones."""
+  def next(
+    self,
+    batches: Iterator[PyTree],
+    steps: int,
+    collect: Callable[[PyTree, int], PyTree] | None = None,
+  ) -> PyTree:
+    """The batch of the next step, after `steps` previous ones.
+
+    `collect` makes it from that of the data, see training.task.Collect.
+    """
     with self.phase(timers.DATA):
       batch = next(batches)
+    if collect is not None:
+      with self.phase(timers.DRAW):
+        batch = collect(batch, steps)
     self._speed.start(self._work(batch, steps))
     return batch
 

@@ -67,6 +67,12 @@ class Start:
   load: Callable[[str, Mesh], Params] = _no_start
 
 
+# (all parameters, batch of the data, number of previous steps) -> the step's
+# batch, on this process's rows. A function of these and of the config: a
+# resumed run must get the same batch again.
+Collect = Callable[[Params, PyTree, int], PyTree]
+
+
 @dataclasses.dataclass(frozen=True)
 class Exporter:
   """Writer of a model folder from a run's parameters; no data are opened.
@@ -93,6 +99,8 @@ class Task:
       resumed run must have again.
     limits: metrics that end a run, see training/limits.py.
     pictures: (params, step) -> a grid of samples, or None.
+    collect: makes the batch of a step, such as pictures that the model draws,
+      from that of the data; None takes the latter.
   """
 
   name: str
@@ -108,3 +116,4 @@ class Task:
     default_factory=dict
   )
   limits: tuple[Limit, ...] = ()
+  collect: Collect | None = None

@@ -90,7 +90,7 @@ class Inputs:
         rows=rows,
         order=self._order(batch_size, seed),
         read=self.source.at,
-        map_fn=self._example,
+        map_fn=self.example,
         num_threads=threads,
         max_bad_fraction=max_bad_fraction,
       )
@@ -101,7 +101,8 @@ class Inputs:
       return Bucketed(self.members, batch_size, seed)
     return Paired(self.members, self.class_members, batch_size, seed)
 
-  def _example(self, record, bucket):
+  def example(self, record: dict[str, Any], bucket: int) -> dict[str, Any]:
+    """A row of a batch, from a record of the source."""
     out = {
       key: record[key] for key in ('latents', 'text', 'mask') if key in record
     }

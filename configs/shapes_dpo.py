@@ -9,13 +9,13 @@ docs/preference.md has what was measured.
 """
 
 from sana_jax import config as base
-from sana_jax.configs.shapes_nft import tune
+from sana_jax import recipes
 
 
 def get_config(arg=''):
   base.parse_arg(arg)
   config = base.train('dpo')
-  tune(config)
+  recipes.tune_shapes(config)
   config.data.source = 'pairs'
   config.data.path = 'pairs'
   config.dpo.beta = 50.0

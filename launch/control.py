@@ -4,6 +4,7 @@ import argparse
 
 from sana_jax.errors import UserError
 from sana_jax.launch.flags import fraction, not_negative
+from sana_jax.printable import counted
 
 ANNOTATORS = ('canny', 'hed', 'scribble')
 WIRINGS = ('diffusers', 'official')
@@ -99,8 +100,8 @@ def check_job(pipe, job, options: dict) -> None:
   hints.check_given(pipe, images or None, None)
   if len(images) != len(pipe.controlnets):
     raise UserError(
-      f'there are {len(images)} control images and {len(pipe.controlnets)} '
-      'ControlNets; give one for each.',
+      f'there are {counted(len(images), "control image")} and '
+      f'{counted(len(pipe.controlnets), "ControlNet")}; give one for each.',
       key='control_image',
       value=len(images),
       allowed=(len(pipe.controlnets),),

@@ -86,10 +86,9 @@ class Pipeline(Models):
 
     Args:
       height, width: in pixels; the image's or the model's own by default.
-      steps: model evaluations, each doubled by guidance; by default the
-        model's recommendation, else 20, and 2 for a Sprint.
-      guidance_scale: scale of classifier-free guidance; 1 or less disables it;
-        a Sprint embeds it; by default the model's recommendation, else 4.5.
+      steps: by default the model's recommendation, else 20; a Sprint's 2.
+      guidance_scale: of classifier-free guidance; 1 or less disables it; by
+        default the model's recommendation, else 4.5.
       seed: one, or one for each prompt. Picture k of a prompt depends on the
         prompt, its seed and k, not on the others in the call.
       numbers: k, by default from 0; one for each prompt if num_images is 1.
@@ -101,21 +100,18 @@ class Pipeline(Models):
       mask: like an image of its size; white is repainted, the rest unchanged.
       mask_blur: radius of the mask's soft edge in pixels.
       padding_mask_crop: margin in pixels of a part to draw, around the mask.
-      control_image: for a ControlNet, like `image`; one, or one for each
-        prompt; for several nets, a list with that of each.
-      control: its options, scale (1), start (0) and end (1), as fractions of
-        the steps, and annotator; for several nets, lists with that of each.
+      control_image: of a ControlNet: one, or one for each prompt; of several, a
+        list of these.
+      control: options of ControlNets, see inference/hints.py.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
-      use_resolution_binning: make the picture at the nearest trained aspect
-        ratio, then scale and crop (512 px to 4096 px models).
+      use_resolution_binning: draw in the nearest trained size, and crop.
       negative_prompt: text to guide away from; one, or one for each prompt.
       instruction: prefix of each prompt, not of the negative one; a text, its
         lines, or None.
-      guidance: its other options, such as {'pag_scale': 2.}; or a Guidance,
-        which replaces `guidance_scale`.
+      guidance: other options, as in {'pag_scale': 2.}; or all, a Guidance.
       convention: the choices where diffusers and the official code differ.
-      parts: splitting of large decodes to save memory: 'strips' (or Strips)
-        gives the same picture, 'tiles' that of enable_tiling.
+      parts: of large decodes, to save memory: 'strips' gives the same picture,
+        'tiles' that of enable_tiling; or Strips, or Tiles.
       on_step: called after each step with the number done; may raise to stop.
       on_estimate: called likewise, with a function for the expected `latents`.
     """

@@ -12,9 +12,9 @@ two need a record with its scene.
 
 from collections.abc import Mapping
 import importlib
-import json
 from typing import Any
 
+from sana_jax import files
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.typing import Image
 
@@ -54,5 +54,5 @@ def of_record(name: str, record: Mapping[str, Any]) -> Image:
       value=name,
       allowed=(*OF_IMAGES, 'files'),
     )
-  scene = scenes.from_json(json.loads(record['scene']))
+  scene = scenes.from_json(files.parse_json(record['scene']))
   return getattr(controls, name)(scene, len(record['image']))

@@ -2,13 +2,13 @@
 
 import functools
 import itertools
-import json
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
+from sana_jax import files
 from sana_jax.data.shapes import scenes
 from sana_jax.evaluation import shapes_control, shapes_detector, shapes_suite
 from sana_jax.inference.images import contact_sheet
@@ -75,7 +75,9 @@ class Samples:
 
 
 def _log(records, images, step):
-  of = [scenes.from_json(json.loads(record['scene'])) for record in records]
+  of = [
+    scenes.from_json(files.parse_json(record['scene'])) for record in records
+  ]
   logging.info(
     'Step %d: overlap with the control %.3f, prompts followed %.3f.',
     step,

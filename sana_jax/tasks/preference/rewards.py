@@ -8,6 +8,7 @@ import numpy as np
 from sana_jax.errors import UserError
 from sana_jax.evaluation import scorers
 from sana_jax.inference.verify import is_comparator
+from sana_jax.printable import counted
 from sana_jax.typing import Float, Images
 
 KEY = 'nft.reward'
@@ -47,7 +48,7 @@ def of_pictures(
     raise UserError(
       f'config.{KEY}={name!r} returned an array of {found.shape} with '
       f'{int(np.sum(~np.isfinite(found)))} values that are not finite; it must '
-      f'return a finite number for each of {len(prompts)} pictures.',
+      f'return a finite number for {counted(len(prompts), "picture")}.',
       key=KEY,
       value=found.shape,
       allowed=(len(prompts),),

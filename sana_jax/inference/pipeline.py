@@ -106,8 +106,7 @@ class Pipeline(Models):
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: draw in the nearest trained size, and crop.
       negative_prompt: text to guide away from; one, or one for each prompt.
-      instruction: prefix of each prompt, not of the negative one; a text, its
-        lines, or None.
+      instruction: prefix of each prompt: a text, its lines, or None.
       guidance: other options, as in {'pag_scale': 2.}; or all, a Guidance.
       convention: the choices where diffusers and the official code differ.
       parts: of large decodes, to save memory: 'strips' gives the same picture,

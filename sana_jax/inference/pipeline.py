@@ -100,9 +100,8 @@ class Pipeline(Models):
       mask: like an image of its size; white is repainted, the rest unchanged.
       mask_blur: radius of the mask's soft edge in pixels.
       padding_mask_crop: margin in pixels of a part to draw, around the mask.
-      control_image: of a ControlNet: one, or one for each prompt; of several, a
-        list of these.
-      control: options of ControlNets, see inference/hints.py.
+      control_image: of a ControlNet; one, or one for each prompt.
+      control: options of ControlNets, also of several, see inference/hints.py.
       output_type: 'uint8', 'float' (in [0, 1]) or 'latent' (like `latents`).
       use_resolution_binning: draw in the nearest trained size, and crop.
       negative_prompt: text to guide away from; one, or one for each prompt.

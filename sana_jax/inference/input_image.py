@@ -125,7 +125,8 @@ def encoded(
     )
   if tiles is None or max(image.shape[:2]) <= tiles.size:
     return _encoded(module, variables, image[None])
-  latents = tiling.encode(module, variables, to_signed(image[None]), tiles)
+  signed = to_signed(jnp.asarray(image[None]))
+  latents = tiling.encode(module, variables, signed, tiles)
   return base.scaled(module, latents).astype(jnp.float32)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from sana_jax.errors import UserError
 
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
 
 @pytest.mark.parametrize(
   'given, key',
@@ -34,6 +36,8 @@ from sana_jax.errors import UserError
     (dict(flow_shift='x'), 'flow_shift'),
     (dict(sampler=5), 'sampler'),
     (dict(on_step=5), 'on_step'),
+    (dict(image=IMAGE, strength='half'), 'strength'),
+    (dict(image=IMAGE, mask=IMAGE, padding_mask_crop=1.5), 'padding_mask_crop'),
     (dict(on_estimate=5), 'on_estimate'),
     (dict(output_type=None), 'output_type'),
     (dict(output_type='pt'), 'output_type'),

@@ -35,6 +35,7 @@ AREAS = (
   'dc_ae',
   'sana',
   'controlnet',
+  'lora',
   'text',
   'samplers',
   'optim',
@@ -49,6 +50,7 @@ _PACKAGES = (
   'flax',
   'torch',
   'diffusers',
+  'peft',
   'transformers',
   'came-pytorch',
 )

@@ -16,6 +16,7 @@ from sana_jax.tools.report import wrapped
 NAMES = {
   'sana': 'The transformer',
   'controlnet': 'The ControlNet',
+  'lora': 'Adapters (LoRA, DoRA, LoKr)',
   'dc_ae': 'The autoencoder (DC-AE)',
   'gemma2': 'The text encoder (Gemma-2)',
   'text': 'Prompts',

@@ -11,6 +11,7 @@ from sana_jax.tools.parity import (  # noqa: E402
   distillation,
   ladd,
   ledger,
+  lora,
   optim,
   samplers,
   sprint,
@@ -19,7 +20,16 @@ from sana_jax.tools.parity import (  # noqa: E402
 
 CASES = [
   case
-  for area in (controlnet, distillation, ladd, optim, samplers, sprint, text)
+  for area in (
+    controlnet,
+    distillation,
+    ladd,
+    lora,
+    optim,
+    samplers,
+    sprint,
+    text,
+  )
   for case in area.cases()
   if case.quick
 ]

@@ -1,0 +1,400 @@
+"""Parity of adapters with diffusers and peft: files, outputs and gradients.
+
+Files of both sides are read by the other. A row of a layer adapts it alone, so
+that a wrong name or transpose fails that row.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft
+import safetensors.torch
+import torch
+
+from sana_jax.models import lora
+from sana_jax.models.lora import Lora
+from sana_jax.tools.parity import pipelines, references, sana
+from sana_jax.tools.parity.ledger import Case, MODULE, PIPELINE, relative_error
+from sana_jax.tools.parity.sana import Inputs, MASKS, TINY, VARIANTS
+from sana_jax.tree import unflatten
+from sana_jax.weights.lora import combining, lows, names, reading, writing
+from sana_jax.weights.lora.combining import Weighted
+
+ATTENTION = ('to_q', 'to_k', 'to_v', 'to_out.0')
+LAYERS = (
+  *(f'{block}.{layer}' for block in ('attn1', 'attn2') for layer in ATTENTION),
+  'ff.conv_inverted',
+  'ff.conv_point',
+  'patch_embed.proj',
+  'time_embed.linear',
+  'time_embed.emb.timestep_embedder.linear_1',
+  'time_embed.emb.timestep_embedder.linear_2',
+  'caption_projection.linear_1',
+  'caption_projection.linear_2',
+  'proj_out',
+)
+GUIDANCE = tuple(
+  f'time_embed.{part}_embedder.linear_{n}'
+  for part in ('timestep', 'guidance')
+  for n in (1, 2)
+)
+
+
+class Adapter(NamedTuple):
+  """Fields of peft's config for an adapter, and its weight."""
+
+  config: Mapping[str, Any] = {}
+  weight: Any = 1.0
+
+
+class Row(NamedTuple):
+  """An adapted model: changes to its config, and adapters in order."""
+
+  what: str
+  adapters: Sequence[Adapter]
+  model: Mapping[str, Any] = {}
+
+
+_BLOCKS = dict(target_modules=[*LAYERS[:10]])
+_DORA = _BLOCKS | dict(use_dora=True)
+_ALL = dict(target_modules=list(LAYERS))
+_RANKS = _BLOCKS | dict(
+  r=2, rank_pattern={'attn2.to_q': 3, 'ff.conv_point': 1}, lora_alpha=5
+)
+_ROWS = (
+  Row('all layers', [Adapter(_ALL | dict(lora_alpha=7))]),
+  Row('QK-norm', [Adapter(_ALL)], VARIANTS['QK-norm']),
+  Row('patches of 2', [Adapter(_ALL)], VARIANTS['patches of 2']),
+  Row(
+    "Sprint's embeddings",
+    [Adapter(dict(target_modules=list(GUIDANCE)))],
+    VARIANTS['guidance'],
+  ),
+  Row(
+    'ranks and alphas by pattern',
+    [Adapter(_RANKS | dict(alpha_pattern={'attn1.to_k': 9}))],
+  ),
+  Row('rsLoRA', [Adapter(_BLOCKS | dict(use_rslora=True, lora_alpha=3))]),
+  Row('DoRA, all layers', [Adapter(_ALL | dict(use_dora=True))]),
+  Row(
+    'DoRA, patches of 2',
+    [Adapter(_ALL | dict(use_dora=True))],
+    VARIANTS['patches of 2'],
+  ),
+  Row(
+    'two adapters with weights',
+    [Adapter(_BLOCKS, 0.7), Adapter(_RANKS, -1.3)],
+  ),
+  Row('a LoRA and a DoRA', [Adapter(_BLOCKS, 0.7), Adapter(_DORA, 0.6)]),
+  Row('two DoRAs', [Adapter(_DORA, 1.2), Adapter(_DORA, 0.6)]),
+  Row(
+    'weights by block',
+    [Adapter(_BLOCKS, {'transformer_blocks.0': 0.2, 'proj_out': 2.0})],
+  ),
+)
+
+
+def cases() -> list[Case]:
+  """Cases of single layers, of adapters, of our files, gradients, pipelines."""
+  case = lambda what, measure, bound=MODULE, against='diffusers and peft': Case(
+    'lora', what, 'tiny', 'float32', bound, measure, against=against
+  )
+  return [
+    *(
+      case(name, functools.partial(_read, Row('', [_only(name)])))
+      for name in LAYERS
+    ),
+    *(case(row.what, functools.partial(_read, row)) for row in _ROWS),
+    case('LoKr', _lokr),
+    *(
+      case(f'our file, {row.what}', functools.partial(_written, row))
+      for row in _ROWS[:8]
+    ),
+    *(
+      case(f'merged weights, {row.what}', functools.partial(_merged, row))
+      for row in (_ROWS[0], _ROWS[6], _ROWS[10])
+    ),
+    *(
+      case(
+        f'gradients of the factors, {kind}',
+        functools.partial(_gradients, use_dora),
+        against='peft',
+      )
+      for kind, use_dora in (('LoRA', False), ('DoRA', True))
+    ),
+    *(
+      case(
+        f'pipeline, 2 steps, {kind}',
+        functools.partial(_pipeline, config),
+        PIPELINE,
+      )
+      for kind, config in (('LoRA', _BLOCKS), ('DoRA', _DORA))
+    ),
+  ]
+
+
+def _only(name):
+  return Adapter(dict(target_modules=[name], lora_alpha=3))
+
+
+def _model(row: Row, seed):
+  """diffusers' model with random adapters, and its inputs."""
+  config = {**TINY, **row.model}
+  theirs = sana.make(config, seed)
+  for i, adapter in enumerate(row.adapters):
+    _add(theirs, adapter, f'a{i}')
+  return config, theirs, Inputs.draw(seed, config, MASKS['partial'])
+
+
+def _add(model, adapter, name):
+  settings = dict(r=2, lora_alpha=2, init_lora_weights=False)
+  model.add_adapter(peft.LoraConfig(**settings | adapter.config), name)
+  with torch.no_grad():
+    for key, p in model.named_parameters():
+      if f'.{name}.' not in key:
+        continue
+      if 'magnitude' in key:
+        p.mul_(torch.empty_like(p).uniform_(0.7, 1.4))
+      elif 'lora_' in key:
+        # Larger updates amplify rounding.
+        p.normal_(std=0.5 * p[0].numel() ** -0.5)
+
+
+def _saved(model, folder, name):
+  """Writes one adapter as diffusers does."""
+  model.save_lora_adapter(folder, adapter_name=name)
+  return pathlib.Path(folder) / writing.FILE
+
+
+def _converted(config, theirs):
+  """sana_jax's model with the base weights of a reference with adapters."""
+  tensors = {
+    key.replace('.base_layer.', '.'): x
+    for key, x in references.weights(theirs).items()
+    if 'lora_' not in key
+  }
+  return sana.converted(config, tensors, jnp.float32)
+
+
+def _weigh(theirs, row):
+  chosen = [f'a{i}' for i in range(len(row.adapters))]
+  theirs.set_adapters(chosen, [_weight(a.weight, theirs) for a in row.adapters])
+
+
+def _weight(weight, theirs):
+  """Weights of all blocks, of which diffusers needs the numbers."""
+  if not isinstance(weight, dict):
+    return weight
+  blocks = len(theirs.transformer_blocks)
+  return {f'transformer_blocks.{i}': 1.0 for i in range(blocks)} | weight
+
+
+def _read(row: Row, seed):
+  """Error of our output with files that diffusers wrote."""
+  config, theirs, inputs = _model(row, seed)
+  module, params = _converted(config, theirs)
+  loaded = []
+  for i, adapter in enumerate(row.adapters):
+    with tempfile.TemporaryDirectory() as folder:
+      file = _saved(theirs, folder, f'a{i}')
+      loaded.append(Weighted(reading.read(file, module), adapter.weight))
+  _weigh(theirs, row)
+  with torch.no_grad():
+    want = inputs.run(theirs)
+  adapters = combining.collection(module, params, loaded)
+  return _changed(module, params, adapters, inputs, want)
+
+
+def _changed(module, params, adapters, inputs, want):
+  """Error of the output; ValueError if the adapters make no difference."""
+  variables = {'params': params, 'adapters': adapters}
+  got = references.apply(module, variables, *inputs)
+  plain = references.apply(module, {'params': params}, *inputs)
+  if relative_error(plain, want) < 1e-3:
+    raise ValueError('the adapters make no difference')
+  return relative_error(got, want)
+
+
+def _written(row: Row, seed):
+  """Error of diffusers' output with our file, which it reads unwarned."""
+  config, theirs, inputs = _model(row, seed)
+  module, params = _converted(config, theirs)
+  with tempfile.TemporaryDirectory() as folder:
+    file = _saved(theirs, folder, 'a0')
+    updates = reading.read(file, module)
+    writing.write_file(file, updates)
+    theirs.delete_adapters('a0')
+    plain = sana.make(config, seed)
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      plain.load_lora_adapter(folder, weight_name=file.name)
+  with torch.no_grad():
+    want = inputs.run(plain)
+  adapters = combining.collection(module, params, [Weighted(updates)])
+  return _changed(module, params, adapters, inputs, want)
+
+
+def _merged(row: Row, seed):
+  """Error of our merged weights against diffusers with adapters."""
+  config, theirs, inputs = _model(row, seed)
+  module, params = _converted(config, theirs)
+  loaded = []
+  for i, adapter in enumerate(row.adapters):
+    with tempfile.TemporaryDirectory() as folder:
+      file = _saved(theirs, folder, f'a{i}')
+      loaded.append(Weighted(reading.read(file, module), adapter.weight))
+  _weigh(theirs, row)
+  with torch.no_grad():
+    want = inputs.run(theirs)
+  merged = lora.merged(params, combining.collection(module, params, loaded))
+  got = references.apply(module, {'params': merged}, *inputs)
+  return relative_error(got, want)
+
+
+def _lokr(seed):
+  """Error with a file of peft's LoKr."""
+  config, theirs, inputs = _model(Row('', []), seed)
+  module, params = sana.converted(
+    config, references.weights(theirs), jnp.float32
+  )
+  settings = peft.LoKrConfig(
+    r=2, alpha=2, target_modules=list(ATTENTION), init_weights=False
+  )
+  model = peft.inject_adapter_in_model(settings, theirs)
+  with torch.no_grad():
+    for key, p in model.named_parameters():
+      if 'lokr_' in key:
+        p.normal_(std=p[0].numel() ** -0.5)
+    want = inputs.run(model)
+  state = peft.get_peft_model_state_dict(model)
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'lokr.safetensors'
+    safetensors.torch.save_file(
+      {k: x.contiguous() for k, x in state.items()}, path
+    )
+    updates = reading.read(path, module)
+  adapters = combining.collection(module, params, [Weighted(updates)])
+  return _changed(module, params, adapters, inputs, want)
+
+
+def _gradients(use_dora, seed):
+  """Largest error of the gradient of all A, B or magnitudes.
+
+  The loss is a random linear function of the output.
+  """
+  row = Row('', [Adapter(_ALL | dict(use_dora=use_dora, lora_alpha=3))])
+  config, theirs, inputs = _model(row, seed)
+  module, params = _converted(config, theirs)
+  with tempfile.TemporaryDirectory() as folder:
+    file = _saved(theirs, folder, 'a0')
+    found, factors = _factors(module, reading.read(file, module))
+  rng = np.random.default_rng(seed)
+  with torch.no_grad():
+    weights = rng.normal(size=inputs.run(theirs).shape).astype(np.float32)
+
+  @jax.jit
+  def loss(factors):
+    adapters = lora.collection(found, factors, params)
+    variables = {'params': params, 'adapters': adapters}
+    return jnp.sum(weights * module.apply(variables, *inputs))
+
+  got = jax.grad(loss)(factors)
+  want = _their_gradients(theirs, inputs, weights)
+  updates = lows.of_factors(
+    module, Lora(found.ranks, dict.fromkeys(found.ranks, 1.0), use_dora), got
+  )
+  kinds = {'lora_A': 'down', 'lora_B': 'up'}
+  if use_dora:
+    kinds['lora_magnitude_vector'] = 'magnitude'
+  joined = lambda arrays: np.concatenate([np.ravel(x) for x in arrays])
+  return max(
+    relative_error(
+      joined(getattr(low, ours) for low in updates.values()),
+      joined(want[f'{key}.{name}'] for key in updates),
+    )
+    for name, ours in kinds.items()
+  )
+
+
+def _factors(module, updates):
+  """The factors and settings of a run, from equal ranks in every stack."""
+  ranks, scales, flat = {}, {}, {}
+  for path, layer in names.layers(module).items():
+    each = [
+      updates[key]
+      for i in range(layer.depth or 1)
+      if (key := layer.key.format(i=i)) in updates
+    ]
+    if not each:
+      continue
+    join = np.stack if layer.depth else (lambda xs: xs[0])
+    ranks[path], scales[path] = each[0].rank, each[0].scale
+    up = lows.up_transform(layer)
+    flat[f'{path}/down'] = join([layer.transform.load(x.down) for x in each])
+    flat[f'{path}/up'] = join([up.load(x.up) for x in each])
+    if each[0].magnitude is not None:
+      flat[f'{path}/magnitude'] = join([x.magnitude for x in each])
+  dora = any(name.endswith('magnitude') for name in flat)
+  return Lora(ranks, scales, dora), unflatten(flat)
+
+
+def _their_gradients(theirs, inputs, weights):
+  """Gradients of the factors by their names without the adapter's."""
+  for key, p in theirs.named_parameters():
+    p.requires_grad_('lora_' in key)
+  image = lambda x: torch.from_numpy(references.channels_first(x).copy())
+  out = theirs(
+    image(inputs.latents),
+    torch.from_numpy(inputs.text),
+    torch.from_numpy(inputs.timesteps),
+    encoder_attention_mask=torch.from_numpy(np.float32(inputs.mask)),
+    return_dict=False,
+  )[0]
+  (out * image(weights)).sum().backward()
+  return {
+    key.removesuffix('.weight').removesuffix('.a0'): p.grad.numpy()
+    for key, p in theirs.named_parameters()
+    if 'lora_' in key
+  }
+
+
+def _pipeline(config, seed):
+  """Error of the latents of both pipelines with our file, read unwarned."""
+  theirs = pipelines.make(seed)
+  ours = pipelines.saved(theirs)
+  latents = pipelines.noise(theirs, (32, 64), 1)
+  _add(theirs.transformer, Adapter(config), 'a0')
+  with tempfile.TemporaryDirectory() as folder:
+    file = _saved(theirs.transformer, folder, 'a0')
+    updates = reading.read(file, ours.transformer.module)
+    writing.write_file(file, updates)
+    theirs.transformer.delete_adapters('a0')
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      theirs.load_lora_weights(folder)
+    ours = ours.load_lora(folder)
+  how = dict(negative_prompt=pipelines.NEGATIVE, height=32, width=64)
+  want, _ = pipelines.draw(
+    theirs,
+    pipelines.PROMPTS[:1],
+    latents,
+    num_inference_steps=2,
+    use_resolution_binning=False,
+    **how,
+  )
+  got = ours.draw(
+    pipelines.PROMPTS[0],
+    latents=latents.permute(0, 2, 3, 1).numpy(),
+    steps=2,
+    use_resolution_binning=False,
+    output_type='latent',
+    **how,
+  )
+  return relative_error(np.float32(got), want)

@@ -87,12 +87,12 @@ def members(
   own: Sequence[Int[np.ndarray, '_']],
   others: Sequence[Int[np.ndarray, '_']],
   sizes: Sequence[tuple[int, int]],
+  count: int,
 ) -> list[Int[np.ndarray, '_']]:
-  """Records of the class in each bucket, numbered after the run's own.
+  """Records of the class in each bucket, numbered after the run's `count`.
 
   Raises UserError for a size of the run's own without any.
   """
-  count = 1 + max(int(x.max()) for x in own if len(x))
   out = [
     count + np.asarray(x, int)
     for x, _ in itertools.zip_longest(others, own, fillvalue=())
@@ -123,15 +123,16 @@ def prepare(
     own: records of the run's own in each bucket.
     sizes: (height, width) of each bucket.
   """
-  check(config)
   path = config.prior.path
+  prompts = drawing.prompts(config.prior.class_prompt)
   if not path:
-    prompts = itertools.cycle(drawing.prompts(config.prior.class_prompt))
     ratios = common.bucket_ratios(config)
     chosen = spread(own, config.prior.num_class_images)
     wanted = {
       f'{i:05d}.png': Wanted(sizes[bucket], ratios[bucket], prompt)
-      for i, (bucket, prompt) in enumerate(zip(chosen, prompts))
+      for i, (bucket, prompt) in enumerate(
+        zip(chosen, itertools.cycle(prompts))
+      )
     }
     path = os.fspath(resolve(workdir) / 'class' / _digest(config, wanted))
     _complete(config, path, wanted)
@@ -139,8 +140,9 @@ def prepare(
   out.data.update(
     source='folder',
     path=path,
-    instance_prompt=config.prior.class_prompt,
+    instance_prompt=prompts[0] if prompts else '',
     trigger_word='',
+    tag_orders=0,
     masks='',
     min_score=0.0,
     min_size_px=0,

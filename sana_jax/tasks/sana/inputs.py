@@ -194,6 +194,11 @@ class _Part(NamedTuple):
   data: DescribedSource | None
   members: Sequence[Int[np.ndarray, '_']]
 
+  @property
+  def count(self) -> int:
+    """Number of records, the unusable ones included."""
+    return len(self.data if self.cached is None else self.cached)
+
 
 def make(
   config: ConfigDict, workdir: os.PathLike | str, mesh: Mesh | None = None
@@ -207,14 +212,19 @@ def make(
 
   Raises UserError.
   """
+  with_class = class_pictures.is_used(config)
+  if with_class:
+    class_pictures.check(config)
   side, workdir = encoders.compression(config), resolve(workdir)
   sizes = common.bucket_sizes(config, side)
   parts = [_opened(config, workdir / 'encoded', side)]
   others, weight = None, 1.0
-  if class_pictures.is_used(config):
+  if with_class:
     prior = class_pictures.prepare(config, workdir, parts[0].members, sizes)
     parts.append(_opened(prior, workdir / 'class' / 'encoded', side))
-    others = class_pictures.members(parts[0].members, parts[1].members, sizes)
+    others = class_pictures.members(
+      parts[0].members, parts[1].members, sizes, parts[0].count
+    )
     weight = config.prior.loss_weight
   cached = chained([part.cached for part in parts])
   images = chained([part.data for part in parts])

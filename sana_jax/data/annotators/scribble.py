@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from sana_jax.data.annotators import hed
-from sana_jax.typing import Image, UInt8
+from sana_jax.typing import Float, Image, UInt8
 
 _SIGMA, _EDGE, _STROKE = 3.0, 127, 4
 _LINES = tuple(
@@ -31,16 +31,18 @@ def annotate(image: Image) -> Image:
 
 def of_edges(edges: UInt8[np.ndarray, 'y x']) -> UInt8[np.ndarray, 'y x']:
   """Strokes of an edge map, 0 or 255."""
-  blurred = _blurred(edges.astype(np.float32), 12)
-  kept = np.zeros_like(blurred)
+  x = blurred(edges.astype(np.float32), 12)
+  kept = np.zeros_like(x)
   for line in _LINES:
-    largest = ndimage.grey_dilation(blurred, footprint=line, mode='nearest')
-    kept = np.where(largest == blurred, blurred, kept)
+    largest = ndimage.grey_dilation(x, footprint=line, mode='nearest')
+    kept = np.where(largest == x, x, kept)
   thin = np.where(kept > _EDGE, np.float32(255), 0)
-  soft = np.rint(_blurred(thin, 9))
+  soft = np.rint(blurred(thin, 9))
   return np.where(soft > _STROKE, 255, 0).astype(np.uint8)
 
 
-def _blurred(x, radius):
-  """As cv2.GaussianBlur, whose radius is 4 sigma, or 3 for uint8."""
+def blurred(
+  x: Float[np.ndarray, 'y x'], radius: int
+) -> Float[np.ndarray, 'y x']:
+  """The blur of cv2.GaussianBlur, whose radius is 4 sigma, or 3 for uint8."""
   return ndimage.gaussian_filter(x, _SIGMA, mode='mirror', radius=radius)

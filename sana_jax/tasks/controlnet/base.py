@@ -31,7 +31,7 @@ def name_of(config: ConfigDict) -> str:
 
 def check(config: ConfigDict, base: Sana) -> None:
   """Raises UserError for a base that no ControlNet can be made of."""
-  controlnet.check_fields(vars_of(base))
+  controlnet.check_fields(folders.module_fields(base))
   if base.guidance_embeds:
     raise UserError(
       'config.model.guidance_embeds=True is a Sprint; train the ControlNet of '
@@ -49,11 +49,6 @@ def check(config: ConfigDict, base: Sana) -> None:
       value=depth,
       allowed=f'1 to {most}',
     )
-
-
-def vars_of(base: Sana) -> dict:
-  """Fields of the module by name."""
-  return folders.module_fields(base)
 
 
 def load(config: ConfigDict, base: Sana, mesh: Mesh | None) -> Params:

@@ -12,7 +12,6 @@ net's blocks have a gradient.
 import dataclasses
 import functools
 
-import jax
 from ml_collections import ConfigDict
 
 from sana_jax.models import abstract
@@ -117,7 +116,8 @@ def _objective(config, module, encode=None) -> Objective:
 
 
 def _with_control(batch):
-  return batch | {'control': jax.tree.map(lambda x: x, batch['latents'])}
+  """A described batch, with control latents in the size of the others."""
+  return batch | {'control': batch['latents']}
 
 
 def _described(frozen, batch):

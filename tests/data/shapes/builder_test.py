@@ -15,10 +15,10 @@ KILLED = """
 import os, signal
 from sana_jax.data.shapes import builder
 
-def scene(seed, split, index, real=builder.scene):
+def scene(seed, split, index, real=builder.scene, **options):
   if index == 30:
     os.kill(os.getpid(), signal.SIGKILL)
-  return real(seed, split, index)
+  return real(seed, split, index, **options)
 
 builder.scene = scene
 builder.prepare({path!r}, 16, 40, heldout_examples=8)
@@ -61,7 +61,8 @@ def test_other_parameters_are_other_data(tmp_path):
     str(builder.prepare(tmp_path, *args, heldout_examples=2).data_path)
     for args in ((8, 2), (16, 2), (8, 3), (8, 2, 1))
   }
-  assert len(folders) == 4
+  free = builder.prepare(tmp_path, 8, 2, heldout_examples=2, layout='free')
+  assert len(folders | {str(free.data_path)}) == 5
 
 
 def test_a_killed_preparation_is_never_taken_for_a_complete_one(tmp_path):

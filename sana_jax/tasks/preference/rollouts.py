@@ -17,6 +17,7 @@ import numpy as np
 from sana_jax.inference import decoding
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.objectives import policy
+from sana_jax.printable import counted
 from sana_jax.sharding.mesh import to_host
 from sana_jax.tasks.preference import rewards
 from sana_jax.tasks.sana import encoders
@@ -114,9 +115,9 @@ class Rollouts:
     scores = rows['reward'].reshape(-1, each)
     weights = policy.weights(scores, settings.clip)
     logging.info(
-      'Round %d: %d pictures, mean reward %.4f.',
+      'Round %d: %s, mean reward %.4f.',
       number,
-      len(prompts),
+      counted(len(prompts), 'picture'),
       scores.mean(),
     )
     return rows | {

@@ -19,7 +19,6 @@ measured on `shapes`. Not run at full size.
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
-from sana_jax.configs.shapes_sprint import SHAPES
 
 DEFAULT = 'sana_1600m_1024_bf16'
 # Names in the zoo, and their fields in SANA_SIZES. For a Sprint, the adapter of
@@ -69,11 +68,12 @@ def get_config(arg=''):
 def _shapes(config):
   """The shipped model, in the values that docs/your_pictures.md measures."""
   config.init_from = 'shapes'
-  config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
+  config.model = ConfigDict({**config.model, **base.SHAPES, 'unroll': 6})
   config.data.update(size_px=128, threads=0)
   config.dtype = 'float32'
   config.inputs.dtype = 'float32'
   config.optimizer.learning_rate = 1e-3
+  config.ema_decay = 0.99
   config.batch_size = 16
   config.flow.shift = 2.0
   config.sampling.update(shift=2.0, guidance_scale=3.0)

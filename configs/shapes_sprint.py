@@ -12,24 +12,13 @@ from ml_collections import ConfigDict
 
 from sana_jax import config as base
 
-SHAPES = dict(  # The shipped model.
-  width=128,
-  depth=6,
-  cross_heads=4,
-  sample_size=4,
-  text_norm_scale=1.0,
-  in_channels=16,
-  out_channels=16,
-  caption_channels=128,
-)
-
 
 def get_config(arg=''):
   base.parse_arg(arg)
   config = base.train('sprint')
   config.data.size_px = 128
   config.data.threads = 1
-  config.model = ConfigDict({**config.model, **SHAPES, 'unroll': 6})
+  config.model = ConfigDict({**config.model, **base.SHAPES, 'unroll': 6})
   config.model.guidance_embeds_scale = 10.0
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.num_steps = 1000

@@ -5,7 +5,8 @@
 For each seed, with and without prior preservation: writes the pictures and
 their captions, trains a LoRA by configs/finetune_lora.py:shapes, and scores it
 on prompts with one such object, on compositions with it, and on the held-out
-prompts of the other shapes. A finished run is not repeated.
+prompts of the other shapes; then the same adapter with `shapes-sprint`. A
+finished run is not repeated.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from sana_jax.launch.config_files import load_config
 
 COUNT = 8  # Pictures.
-PER_KIND = {'alone': 80, 'compositions': 40, 'others': 160}
+SPRINT_STEPS = 1, 2, 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--seeds', type=int, nargs='+', default=[0])
   parser.add_argument('--prior', nargs='+', default=['with', 'without'])
-  parser.add_argument('--steps', type=int, default=600, metavar='N')
+  parser.add_argument(
+    '--per-kind',
+    type=int,
+    default=160,
+    metavar='N',
+    help='prompts of each kind of the other shapes; half of it for the new '
+    'shape alone, and a quarter for compositions (default: %(default)s)',
+  )
+  parser.add_argument('--steps', type=int, default=1000, metavar='N')
   args, overrides = parser.parse_known_args(argv)
   for seed in args.seeds:
     for prior in args.prior:
@@ -54,7 +63,7 @@ def run(args, overrides, seed: int, prior: bool, path: pathlib.Path) -> None:
   if prior:
     from sana_jax.evaluation import new_shape
 
-    texts = new_shape.class_prompts(16, seed)
+    texts = new_shape.class_prompts(64, seed)
     config.prior.class_prompt = ' | '.join(texts)
     config.prior.num_class_images = len(texts)
   base.apply_overrides(config, overrides)
@@ -62,7 +71,7 @@ def run(args, overrides, seed: int, prior: bool, path: pathlib.Path) -> None:
   began = time.process_time()
   pipe = trained(config, path)
   found = {'core_minutes': (time.process_time() - began) / 60}
-  found |= scores(pipe, args.shape, path)
+  found |= scores(pipe, args.shape, args.per_kind, path)
   (path / 'scores.json').write_text(json.dumps(found, indent=2) + '\n')
 
 
@@ -92,26 +101,17 @@ def trained(config, path: pathlib.Path):
   return Pipeline.from_pretrained(config.init_from).load_lora(path / 'model')
 
 
-def scores(pipe, shape: str, path: pathlib.Path) -> dict:
-  """Scores of the three sets of prompts, and a sheet of pictures of each."""
-  from sana_jax.data.shapes import KINDS, SHAPES
-  from sana_jax.evaluation import new_shape, shapes_suite
-  from sana_jax.inference.images import contact_sheet, write_png
+def scores(pipe, shape: str, per_kind: int, path: pathlib.Path) -> dict:
+  """Scores of the three sets of prompts, and a sheet of pictures of each.
 
-  compositions = [kind for kind in KINDS if kind not in new_shape.ALONE]
-  count = PER_KIND
-  sets = {
-    'alone': new_shape.prompts(shape, new_shape.ALONE, count['alone']),
-    'compositions': new_shape.prompts(
-      shape, compositions, count['compositions']
-    ),
-    'others': shapes_suite.prompts(count['others']),
-  }
-  out = {}
+  The scores of a Sprint with the same adapter, and without, are beside them.
+  """
+  from sana_jax.inference.images import contact_sheet, write_png
+  from sana_jax.inference.pipeline import Pipeline
+
+  sets, out = prompts_of(shape, per_kind), {}
   for name, prompts in sets.items():
-    images = drawn(pipe, [prompt.text for prompt in prompts])
-    found = shapes_suite.score(images, prompts, shapes=(*SHAPES, shape))
-    out[name] = {kind: s.accuracy for kind, s in found.items()}
+    images, out[name] = scored(pipe, prompts, shape, 20)
     each = range(0, len(prompts), max(1, len(prompts) // 24))
     write_png(
       path / f'{name}.png',
@@ -119,10 +119,45 @@ def scores(pipe, shape: str, path: pathlib.Path) -> dict:
         [images[i] for i in each], [prompts[i].text for i in each], columns=6
       ),
     )
+  student = Pipeline.from_pretrained('shapes-sprint')
+  sets = prompts_of(shape, per_kind // 4)
+  students = {
+    'sprint': student.load_lora(path / 'model'),
+    'sprint_before': student,
+  }
+  for name, pipe in students.items():
+    for steps in SPRINT_STEPS:
+      out[f'{name}_{steps}'] = {
+        part: scored(pipe, sets[part], shape, steps)[1]['overall']
+        for part in ('alone', 'others')
+      }
   return out
 
 
-def drawn(pipe, prompts: Sequence[str]):
+def prompts_of(shape: str, per_kind: int) -> dict:
+  """Prompts with one such object, with it and others, and without it."""
+  from sana_jax.data.shapes import KINDS
+  from sana_jax.evaluation import new_shape, shapes_suite
+
+  compositions = [kind for kind in KINDS if kind not in new_shape.ALONE]
+  return {
+    'alone': new_shape.prompts(shape, new_shape.ALONE, per_kind // 2),
+    'compositions': new_shape.prompts(shape, compositions, per_kind // 4),
+    'others': shapes_suite.prompts(per_kind),
+  }
+
+
+def scored(pipe, prompts, shape: str, steps: int) -> tuple[list, dict]:
+  """(a picture of each prompt, accuracy by kind and overall)."""
+  from sana_jax.data.shapes import SHAPES
+  from sana_jax.evaluation import shapes_suite
+
+  images = drawn(pipe, [prompt.text for prompt in prompts], steps)
+  found = shapes_suite.score(images, prompts, shapes=(*SHAPES, shape))
+  return images, {kind: score.accuracy for kind, score in found.items()}
+
+
+def drawn(pipe, prompts: Sequence[str], steps: int) -> list:
   """A picture of each prompt, prompt i with seed i."""
   import numpy as np
 
@@ -131,7 +166,7 @@ def drawn(pipe, prompts: Sequence[str]):
   requests = [batches.Request(text, seed) for seed, text in enumerate(prompts)]
   images = []
   for _, made in batches.generate(
-    pipe, requests, 32, steps=20, guidance_scale=3.0
+    pipe, requests, 32, steps=steps, guidance_scale=3.0
   ):
     images += list(np.asarray(made))
   return images

@@ -4,11 +4,14 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pages
 from PIL import Image
 import pytest
 
 from sana_jax import config as base
+from sana_jax.evaluation import new_shape
+from sana_jax.inference.images import write_png
 from sana_jax.tree import flatten
 
 PAGES = {p.stem: p.read_text('utf-8') for p in sorted(pages.DOCS.glob('*.md'))}
@@ -112,7 +115,26 @@ def check_kernels(_):
     assert image.width >= 128
 
 
-BEFORE = {'sampling': prepare_sampling}
+def prepare_your_pictures():
+  for folder in ('pictures', 'kohya/3_a diamond'):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True)
+    for i, (image, _) in enumerate(new_shape.pictures('diamond', 3, 0)):
+      write_png(folder / f'{i}.png', image)
+  write_png('pictures/0.mask.png', np.full((128, 128), 128, np.uint8))
+
+
+def check_your_pictures(_):
+  for workdir in ('trial', 'tags', 'prior'):
+    assert [*pathlib.Path('out', workdir, 'model').glob('*.safetensors')]
+  assert len([*pathlib.Path('out/prior/class').glob('*/*.png')]) == 4
+  assert pathlib.Path('out/pictures/contact_sheet.png').is_file()
+
+
+BEFORE = {
+  'sampling': prepare_sampling,
+  'your_pictures': prepare_your_pictures,
+}
 AFTER = {
   'autoencoder': check_autoencoder,
   'demo': check_demo,
@@ -122,6 +144,7 @@ AFTER = {
   'sampling': check_sampling,
   'watching': check_watching,
   'weights': check_weights,
+  'your_pictures': check_your_pictures,
 }
 
 

@@ -34,6 +34,9 @@ SMALLER = {
   '--config.data.examples=32 --config.data.path=out/small '
   '--config.batch_size=8 --config.model.unroll=1 --config.nft.steps=1 '
   '--config.nft.prompts_per_round=2 --config.nft.images_per_prompt=4',
+  r'sana-jax train --config finetune_lora:shapes ': '--config.num_steps=1 '
+  '--config.batch_size=4 --config.model.unroll=1 '
+  '--config.pictures_every_steps=0 --config.sampling.steps=1',
   r'--config shapes_text_encoder ': '--config.num_steps=1 '
   '--config.text.examples=32 --config.batch_size=8 --config.model.depth=1 '
   '--config.optimizer.warmup_steps=0',
@@ -63,6 +66,17 @@ CHECKED = (
     r'sana-jax launch --where local --topology h200:1x1x8 --dry-run '
     r'--no-plan \1 && ln -s trial out/own',
     'needs a model of a hub and GPUs; the trial before has the same inputs',
+  ),
+  (
+    r'^sana-jax train (--config finetune_lora .*)',
+    r'sana-jax launch --where local --topology h200:1x1x1 --dry-run '
+    r'--no-plan \1 && ln -s trial out/lora',
+    'needs a model of a hub and a GPU; the trial before has the same inputs',
+  ),
+  (
+    r'^(python -m sana_jax.launch.new_shape .*)',
+    r'\1 --help',
+    'takes an hour',
   ),
   (
     r'^(python -m sana_jax.launch.small_model .*)',
@@ -96,6 +110,7 @@ FILLED = {
   '--workdir out/run --to out/at_20000 --step 20000': '--workdir out/local '
   '--to out/at_1 --step 1',
   '"$OUT"': 'out/chip',
+  '--model sana_1600m_1024_bf16 --lora': '--model shapes --lora',
 }
 
 

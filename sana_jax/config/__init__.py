@@ -15,7 +15,7 @@ from sana_jax.config.registry import (
   TASKS,
   train,
 )
-from sana_jax.config.sizes import dc_ae_fields, SANA_SIZES
+from sana_jax.config.sizes import dc_ae_fields, SANA_SIZES, SHAPES
 
 __all__ = [
   'apply_overrides',
@@ -27,6 +27,7 @@ __all__ = [
   'effects',
   'parse_arg',
   'SANA_SIZES',
+  'SHAPES',
   'table',
   'TASKS',
   'train',

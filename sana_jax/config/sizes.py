@@ -28,6 +28,18 @@ SANA_SIZES = {
   ),
 }
 
+# The shipped model.
+SHAPES = dict(
+  width=128,
+  depth=6,
+  cross_heads=4,
+  sample_size=4,
+  text_norm_scale=1.0,
+  in_channels=16,
+  out_channels=16,
+  caption_channels=128,
+)
+
 
 def dc_ae_fields(
   latent_channels: int,

@@ -5,6 +5,7 @@ on the number of hosts nor on earlier reads.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Protocol, runtime_checkable
 
 import grain
@@ -12,6 +13,8 @@ from jaxtyping import Int
 import numpy as np
 
 from sana_jax.errors import UserError
+
+_FEW = 1024  # Records of a bucket.
 
 
 @runtime_checkable
@@ -69,10 +72,7 @@ class Bucketed:
         allowed='1 record or more',
       )
     self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
-    self._orders = [
-      grain.MapDataset.range(n).shuffle(_grain_seed(seed, i)).repeat()
-      for i, n in enumerate(sizes)
-    ]
+    self._orders = [_epochs(n, (seed, i)) for i, n in enumerate(sizes)]
     self._schedule = self._turns = None
     self._sizes = sizes if like is None else like._sizes
     if like is not None:
@@ -134,6 +134,30 @@ class Paired:
 def shuffled(total: int, batch_size: int, seed: int) -> Bucketed:
   """Order of records in a single bucket: epochs, each shuffled differently."""
   return Bucketed([np.arange(total)], batch_size, seed)
+
+
+def _epochs(count, seed):
+  """Endless shuffled epochs of `count` records, with random access."""
+  if count < _FEW:
+    return _Epochs(count, seed)
+  return grain.MapDataset.range(count).shuffle(_grain_seed(*seed)).repeat()
+
+
+class _Epochs:
+  """Epochs of a few records, for which grain's shuffle takes milliseconds.
+
+  It walks through 2 ** 16 numbers to those below `count`.
+  """
+
+  def __init__(self, count, seed):
+    self._count = count
+    self._order = functools.lru_cache(8)(
+      lambda epoch: np.random.default_rng((*seed, 3, epoch)).permutation(count)
+    )
+
+  def __getitem__(self, place: int) -> int:
+    epoch, place = divmod(place, self._count)
+    return self._order(epoch)[place]
 
 
 def _ranks(schedule, sizes):

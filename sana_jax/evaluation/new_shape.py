@@ -31,11 +31,15 @@ _REPLACED = 'star'
 
 
 def pictures(shape: str, count: int, seed: int) -> list[tuple[Image, str]]:
-  """(image of 128 px, caption) of single objects, in as many colours."""
+  """(image of 128 px, caption) of single objects.
+
+  Captions name the colour of one in each, and of the following ones none.
+  """
   rng = np.random.default_rng((seed, NEW_SHAPES.index(shape)))
   out = []
-  for color in itertools.islice(itertools.cycle(COLORS), count):
-    requirement = Requirement('colors', (Want(shape, color),))
+  for color, _ in itertools.zip_longest(COLORS[:count], range(count)):
+    kind = 'colors' if color else 'single'
+    requirement = Requirement(kind, (Want(shape, color),))
     texts = phrasings(requirement)
     caption = texts[rng.integers(len(texts))]
     out.append((render(compose(requirement, caption, rng), 128), caption))

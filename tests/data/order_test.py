@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from sana_jax.data.order import Bucketed, shuffled
+from sana_jax.data.order import Bucketed, Paired, shuffled
 from sana_jax.errors import UserError
 
 BUCKETS = [
@@ -81,3 +81,36 @@ def test_an_empty_source_is_reported():
   with pytest.raises(UserError) as error:
     shuffled(3, 0, 0)
   assert (error.value.key, error.value.value) == ('batch_size', 0)
+
+
+@pytest.mark.parametrize('count', [1, 2, 7, 1023, 1024, 1500])
+def test_each_epoch_has_every_record_once_in_another_order(count):
+  order = shuffled(count, 1, seed=5)
+  epochs = [
+    [order.record(epoch * count + i, 0) for i in range(count)]
+    for epoch in range(3)
+  ]
+  for epoch in epochs:
+    assert sorted(epoch) == [*range(count)]
+  if count > 6:
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_odd_rows_of_pairs_are_records_of_the_other_set_in_the_same_bucket():
+  own = [np.arange(0), np.array([0, 1, 1, 2]), np.array([3])]
+  others = [np.array([4, 5]), np.array([6, 7, 8]), np.array([9])]
+  order = Paired(own, others, 4, seed=0)
+  plain = Bucketed(own, 2, seed=0)
+  counts = collections.Counter()
+  for step in range(60):  # 12 cycles of 5.
+    bucket = order.bucket(step)
+    assert bucket == plain.bucket(step)
+    rows = [order.record(step, row) for row in range(4)]
+    assert rows[::2] == [plain.record(step, row) for row in range(2)]
+    assert set(rows[1::2]) <= {*others[bucket]}
+    assert order.substitute(step, 1, 0) in others[bucket]
+    assert order.substitute(step, 2, 0) in own[bucket]
+    counts.update(rows)
+  # 48 steps of 2 rows of each in the larger bucket, which has no fractions.
+  assert [counts[i] for i in (0, 1, 2, 3)] == [24, 48, 24, 24]
+  assert [counts[i] for i in range(4, 10)] == [0, 0, 32, 32, 32, 24]

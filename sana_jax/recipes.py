@@ -199,19 +199,21 @@ def dc_ae_phase(size_px: int) -> ConfigDict:
   return config
 
 
-def tune_shapes(config: ConfigDict) -> None:
-  """Sets what the ways to tune the small model by preferences share."""
+def preference_of_shapes(task: str) -> ConfigDict:
+  """Config of preference tuning of the shipped model, by `dpo` or `nft`.
+
+  A LoRA of rank 16 on the attentions and the feed-forwards.
+  """
+  config = base.train(task)
   config.init_from = config.autoencoder = config.text_encoder = 'shapes'
   config.model = ConfigDict({**config.model, **base.SHAPES})
   config.data.update(size_px=128, threads=0)
   config.lora.targets = 'to_q to_k to_v to_out.0 ff.conv_inverted ff.conv_point'
   config.flow.shift = config.sampling.shift = 2.0
   config.sampling.guidance_scale = 3.0
-  config.batch_size = 32
   config.ema_decay = 0.0
-  config.optimizer.update(
-    name='adamw', learning_rate=1e-3, weight_decay=0.0, clip_norm=1.0
-  )
+  config.optimizer.update(name='adamw', weight_decay=0.0, clip_norm=1.0)
   config.log_every_steps = 8
   config.checkpoint_every_steps = 24
   config.pictures_every_steps = 0
+  return config

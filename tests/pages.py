@@ -30,13 +30,13 @@ SMALLER = {
   '--config.data.examples=32 --config.data.path=out/small '
   '--config.batch_size=8 --config.optimizer.warmup_steps=0 '
   '--config.model.unroll=1 --config.pictures_every_steps=0',
-  r'sana-jax train --config finetune_lora:shapes ': '--config.num_steps=1 '
-  '--config.batch_size=4 --config.model.unroll=1 '
-  '--config.pictures_every_steps=0 --config.sampling.steps=1',
   r'sana-jax train --config shapes_nft ': '--config.num_steps=1 '
   '--config.data.examples=32 --config.data.path=out/small '
   '--config.batch_size=8 --config.model.unroll=1 --config.nft.steps=1 '
   '--config.nft.prompts_per_round=2 --config.nft.images_per_prompt=4',
+  r'sana-jax train --config finetune_lora:shapes ': '--config.num_steps=1 '
+  '--config.batch_size=4 --config.model.unroll=1 '
+  '--config.pictures_every_steps=0 --config.sampling.steps=1',
   r'--config shapes_text_encoder ': '--config.num_steps=1 '
   '--config.text.examples=32 --config.batch_size=8 --config.model.depth=1 '
   '--config.optimizer.warmup_steps=0',

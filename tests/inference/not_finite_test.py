@@ -41,6 +41,7 @@ def draw(tmp_path, prompts, most=1.0, shard_size=0):
     batch_size=2,
     format='png',
     model='fake',
+    lora=[],
   )
   jobs = [Job(p, height=8, width=8, line=i) for i, p in enumerate(prompts, 1)]
   lock = types.SimpleNamespace(check=lambda: None)

@@ -287,6 +287,7 @@ def test_a_reward_of_the_wrong_size_or_that_is_not_finite_is_refused():
   for scorer in (
     lambda prompts, images: np.zeros(1),
     lambda prompts, images: np.array([0, np.nan]),
+    lambda prompts, images: None,
   ):
     with pytest.raises(UserError) as error:
       rewards.of_pictures(scorer, 'mine', ['a', 'b'], images)

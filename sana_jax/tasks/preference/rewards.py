@@ -8,7 +8,7 @@ import numpy as np
 from sana_jax.errors import UserError
 from sana_jax.evaluation import scorers
 from sana_jax.inference.verify import is_comparator
-from sana_jax.printable import counted
+from sana_jax.printable import counted, printable
 from sana_jax.typing import Float, Images
 
 KEY = 'nft.reward'
@@ -43,14 +43,18 @@ def of_pictures(
   scorer: Callable, name: str, prompts: Sequence[str], images: Images
 ) -> Float[np.ndarray, 'b']:
   """A finite reward of each picture; UserError for anything else."""
-  found = np.asarray(scorer(prompts, images), np.float64)
+  returned = scorer(prompts, images)
+  try:
+    found = np.asarray(returned, np.float64)
+  except (TypeError, ValueError):
+    found = np.zeros(0)
   if found.shape != (len(prompts),) or not np.isfinite(found).all():
     raise UserError(
-      f'config.{KEY}={name!r} returned an array of {found.shape} with '
-      f'{int(np.sum(~np.isfinite(found)))} values that are not finite; it must '
-      f'return a finite number for {counted(len(prompts), "picture")}.',
+      f'config.{KEY}={name!r} returned {printable(returned, 80)}; it must '
+      'return a finite number for each of '
+      f'{counted(len(prompts), "picture")}.',
       key=KEY,
-      value=found.shape,
+      value=returned,
       allowed=(len(prompts),),
     )
   return found

@@ -71,9 +71,7 @@ class Pipeline:
   recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   vocabulary: Vocabulary = Vocabulary()
   mesh: Mesh | None = None
-  loras: Mapping[str, adapters.Weighted] = dataclasses.field(
-    default_factory=dict
-  )
+  loras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # Prefix KV caches of instructions, and embeddings of negative prompts.
   cache: dict = dataclasses.field(default_factory=dict, compare=False)
 
@@ -194,6 +192,8 @@ class Pipeline:
       'flow_shift': self.flow_shift,
     }
 
+  load_lora, set_adapters, fuse_lora = adapters.METHODS
+
   def _draw(self, call):
     parts = arguments.parts_of(call.parts, self.autoencoder.module.spec.side)
     few_steps.check(self, call)
@@ -258,36 +258,6 @@ class Pipeline:
     if {'text_encoder', 'tokenizer'} & set(changes):
       changes = {'cache': {}, **changes}
     return dataclasses.replace(self, **changes)
-
-  def load_lora(
-    self,
-    path: str | os.PathLike,
-    weight: adapters.Weight = 1.0,
-    name: str | None = None,
-  ) -> 'Pipeline':
-    """A copy of the pipeline that uses an adapter file, beside others.
-
-    Raises UserError for a file that does not fit, or cannot be used entirely.
-
-    Args:
-      path: a file, in any spelling of weights/lora/spelling.py, or its folder.
-      weight: factor of what the adapter adds; one, or one for each module, as
-        in {'transformer_blocks.0': 0.5}.
-      name: for `set_adapters`; by default that of the file.
-    """
-    return adapters.load(self, path, weight, name)
-
-  def set_adapters(
-    self,
-    names: str | Sequence[str],
-    weights: adapters.Weight | Sequence[adapters.Weight] | None = None,
-  ) -> 'Pipeline':
-    """A copy that uses these adapters alone, with these weights."""
-    return adapters.weigh(self, names, weights)
-
-  def fuse_lora(self) -> 'Pipeline':
-    """A copy with its adapters merged into the weights."""
-    return adapters.fuse(self)
 
   @property
   def size_px(self) -> int:

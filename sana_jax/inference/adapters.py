@@ -1,7 +1,8 @@
 """Adapters of a pipeline: loaded by name, weighted, and merged.
 
-A pipeline keeps its base's weights. `load`, `weigh` and `fuse` return another
-pipeline, as Pipeline.replace does.
+`load`, `weigh` and `fuse` are the methods `load_lora`, `set_adapters` and
+`fuse_lora` of Pipeline. They return another pipeline, as `replace` does; that
+of before keeps its weights, and both share the base's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,29 @@ import jax
 from sana_jax.errors import did_you_mean, UserError
 from sana_jax.models import lora
 from sana_jax.weights.folder import Model
-from sana_jax.weights.lora import combining, names, reading, spelling
+from sana_jax.weights.lora import combining, reading, spelling
 from sana_jax.weights.lora.combining import Weight, Weighted
 
 _WEIGHT = 100.0  # Largest absolute value.
 
 
-def load(pipe, path: os.PathLike | str, weight: Weight, name: str | None):
-  """The pipeline with one more adapter, beside those that it has."""
+def load(
+  pipe,
+  path: os.PathLike | str,
+  weight: Weight = 1.0,
+  name: str | None = None,
+):
+  """A copy of the pipeline that uses an adapter file, beside others.
+
+  Args:
+    path: a file, in any spelling of weights/lora/spelling.py, or its folder.
+    weight: factor of what the adapter adds; one, or one for each module, as in
+      {'transformer_blocks.0': 0.5}.
+    name: for `set_adapters`; by default that of the file.
+
+  Raises:
+    UserError: a file that does not fit, or cannot be used entirely.
+  """
   module = pipe.transformer.module
   name = name or _new_name(pipe, path)
   if not isinstance(name, str) or name in pipe.loras:
@@ -39,11 +55,11 @@ def load(pipe, path: os.PathLike | str, weight: Weight, name: str | None):
 
 def weigh(
   pipe,
-  chosen: str | Sequence[str],
+  names: str | Sequence[str],
   weights: Weight | Sequence[Weight] | None = None,
 ):
-  """The pipeline with these adapters alone in use, and their weights."""
-  chosen = [chosen] if isinstance(chosen, str) else list(chosen)
+  """A copy that uses these adapters alone, with these weights."""
+  chosen = [names] if isinstance(names, str) else list(names)
   if weights is None:
     weights = 1.0
   if isinstance(weights, Mapping | float | int):
@@ -76,7 +92,7 @@ def weigh(
 
 
 def fuse(pipe):
-  """The pipeline with its adapters merged into the weights, and none left."""
+  """A copy with its adapters merged into the weights."""
   variables = pipe.transformer.variables
   if 'adapters' in variables:
     merged = jax.jit(lora.merged)(variables['params'], variables['adapters'])
@@ -105,7 +121,7 @@ def check_weight(weight: Any, module) -> None:
         f'{did_you_mean(str(name), list(known))}.',
         key='weight',
         value=name,
-        allowed=sorted({layer.name for layer in names.layers(module).values()}),
+        allowed=sorted(known),
       )
 
 

@@ -142,7 +142,7 @@ def _lows(
       scale = float(alpha.reshape(())) / len(down)
   if len(up) % len(layers):
     raise _error(
-      f'{layers[0]}: a fused projection of {len(up)} outputs', layers[0]
+      f'{layers[0]}: B {up.shape} is not of {len(layers)} layers', layers[0]
     )
   cut = lambda x: (
     [None] * len(layers) if x is None else np.split(x, len(layers))

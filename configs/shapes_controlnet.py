@@ -9,7 +9,7 @@ docs/controlnet.md has the scores.
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
-from sana_jax.configs.shapes_sprint import SHAPES
+from sana_jax.recipes import SHAPES
 
 
 def get_config(arg=''):

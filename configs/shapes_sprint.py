@@ -11,17 +11,7 @@ the published 0.1 the scale has no effect.
 from ml_collections import ConfigDict
 
 from sana_jax import config as base
-
-SHAPES = dict(  # The shipped model.
-  width=128,
-  depth=6,
-  cross_heads=4,
-  sample_size=4,
-  text_norm_scale=1.0,
-  in_channels=16,
-  out_channels=16,
-  caption_channels=128,
-)
+from sana_jax.recipes import SHAPES
 
 
 def get_config(arg=''):

@@ -4,6 +4,7 @@ import argparse
 
 from sana_jax.errors import UserError
 from sana_jax.launch.flags import fraction, not_negative
+from sana_jax.printable import counted
 
 ANNOTATORS = ('canny', 'hed', 'scribble')
 WIRINGS = ('diffusers', 'official')
@@ -97,13 +98,14 @@ def check_job(pipe, job, options: dict) -> None:
 
   images = images_of(job)
   hints.check_given(pipe, images or None, None)
-  if len(images) != len(pipe.controlnets):
+  nets = len(pipe.controlnets)
+  if len(images) != nets:
     raise UserError(
-      f'there are {len(images)} control images and {len(pipe.controlnets)} '
-      'ControlNets; give one for each.',
+      f'{counted(len(images), "control image")} for '
+      f'{counted(nets, "ControlNet")}; give one for each.',
       key='control_image',
       value=len(images),
-      allowed=(len(pipe.controlnets),),
+      allowed=(nets,),
     )
   shown = job.height, job.width
   for image in images:

@@ -9,6 +9,16 @@ from ml_collections import ConfigDict
 from sana_jax import config as base
 
 VARIANTS = ('runlocal',)
+SHAPES = dict(  # config.model of the shipped model.
+  width=128,
+  depth=6,
+  cross_heads=4,
+  sample_size=4,
+  text_norm_scale=1.0,
+  in_channels=16,
+  out_channels=16,
+  caption_channels=128,
+)
 
 
 def published(size: str) -> ConfigDict:

@@ -213,6 +213,7 @@ def test_every_package_is_installed():
 DISTRIBUTIONS = {
   'absl': 'absl-py',
   'PIL': 'pillow',
+  'skimage': 'scikit-image',
   'orbax': 'orbax-checkpoint',
   'came_pytorch': 'came-pytorch',
   'tensorflow_datasets': 'tensorflow-datasets',

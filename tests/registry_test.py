@@ -109,9 +109,10 @@ def test_an_unknown_task_is_reported_with_the_known_ones():
   with pytest.raises(UserError) as caught:
     base.train('x')
   assert (caught.value.key, caught.value.value) == ('task', 'x')
-  assert caught.value.allowed[:4] == (
+  assert caught.value.allowed[:5] == (
     'sana',
     'sprint',
+    'controlnet',
     'dc_ae',
     'text_encoder',
   )

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -11,6 +10,7 @@ from PIL import Image
 
 from sana_jax.data.shapes import scenes
 from sana_jax.evaluation import shapes_control, shapes_detector, shapes_suite
+from sana_jax.files import parse_json
 from sana_jax.inference.images import contact_sheet
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models.controlled import ControlledSana
@@ -75,7 +75,7 @@ class Samples:
 
 
 def _log(records, images, step):
-  of = [scenes.from_json(json.loads(record['scene'])) for record in records]
+  of = [scenes.from_json(parse_json(record['scene'])) for record in records]
   logging.info(
     'Step %d: overlap with the control %.3f, prompts followed %.3f.',
     step,

@@ -98,13 +98,14 @@ def check_job(pipe, job, options: dict) -> None:
 
   images = images_of(job)
   hints.check_given(pipe, images or None, None)
-  if len(images) != len(pipe.controlnets):
+  nets = len(pipe.controlnets)
+  if len(images) != nets:
     raise UserError(
-      f'there are {counted(len(images), "control image")} and '
-      f'{counted(len(pipe.controlnets), "ControlNet")}; give one for each.',
+      f'{counted(len(images), "control image")} for '
+      f'{counted(nets, "ControlNet")}; give one for each.',
       key='control_image',
       value=len(images),
-      allowed=(len(pipe.controlnets),),
+      allowed=(nets,),
     )
   shown = job.height, job.width
   for image in images:

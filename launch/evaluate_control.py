@@ -13,7 +13,7 @@ from sana_jax.errors import UserError
 from sana_jax.launch import output, pipelines
 
 LAYOUTS = ('free', 'grid')
-_COLUMNS = f'{"layout":<7} {"what":<12} {"overlap":>7} {"follows":>7} images'
+_COLUMNS = 'layout  what         overlap follows images'
 
 
 def run(args: argparse.Namespace) -> int:

@@ -62,7 +62,8 @@ def test_the_extra_of_each_package_is_that_of_setup_cfg():
     names = declared()[extra]
     if extra in ('tpu', 'gpu'):  # Of JAX's own extra.
       continue
-    assert package.replace('_', '-') in names or package in names, package
+    name = {'skimage': 'scikit-image'}.get(package, package)
+    assert {name, name.replace('_', '-')} & set(names), package
   assert '[tpu]' in extras.install('tpu')
 
 

@@ -37,6 +37,10 @@ SMALLER = {
   r'sana-jax train --config finetune_lora:shapes ': '--config.num_steps=1 '
   '--config.batch_size=4 --config.model.unroll=1 '
   '--config.pictures_every_steps=0 --config.sampling.steps=1',
+  r'sana-jax train --config shapes_controlnet ': '--config.num_steps=1 '
+  '--config.data.examples=16 --config.data.path=out/small '
+  '--config.batch_size=8 --config.optimizer.warmup_steps=0 '
+  '--config.model.unroll=1 --config.pictures_every_steps=0',
   r'--config shapes_text_encoder ': '--config.num_steps=1 '
   '--config.text.examples=32 --config.batch_size=8 --config.model.depth=1 '
   '--config.optimizer.warmup_steps=0',

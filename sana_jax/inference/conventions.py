@@ -3,7 +3,7 @@
   pipe(prompts, convention=OFFICIAL)
 
 Further differences are options of the models: `Sana.attention_eps` and
-`cross_norm_eps`, and the wiring of ControlNets (models/controlnet.py).
+`cross_norm_eps`, and the `wiring` of ControlNets (models/controlnet.py).
 """
 
 import dataclasses

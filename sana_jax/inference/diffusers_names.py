@@ -19,6 +19,12 @@ _RENAMED = {
 # Angles of SanaSprintPipeline, of which `times` are made.
 _ANGLES = {'max_timesteps': 'noise', 'intermediate_timesteps': 'middle'}
 _ANGLE = fields.number(1e-3, NOISE_ANGLE)
+# Arguments of SanaControlNetPipeline and others, of which `control` is made.
+_CONTROL = {
+  'controlnet_conditioning_scale': 'scale',
+  'control_guidance_start': 'start',
+  'control_guidance_end': 'end',
+}
 # Arguments of which one value is what happens here anyway.
 _FIXED = {
   'return_dict': True,
@@ -64,19 +70,23 @@ def arguments(
 
   Raises UserError for an argument that neither has, or that only diffusers has.
   """
-  found, angles = {}, {}
+  found, angles, control = {}, {}, {}
   for name, value in given.items():
     own = _RENAMED.get(name, name)
     if name in _FIXED:
       _check_fixed(name, value)
     elif name in _ANGLES:
       angles[name] = value
+    elif name in _CONTROL:
+      control[_CONTROL[name]] = value
     elif own not in ours:
       raise _unknown(name, ours)
     elif own in found:
       raise UserError(f'{own} and {name} are the same; give one.', key=own)
     else:
       found[own] = value
+  if control:
+    found['control'] = {**(found.get('control') or {}), **control}
   return found | _times(angles, found)
 
 

@@ -128,8 +128,6 @@ class Pipeline(Models):
       'flow_shift': self.flow_shift,
     }
 
-  load_lora, set_adapters, fuse_lora = adapters.METHODS
-
   def _draw(self, call):
     parts = arguments.parts_of(call.parts, self.autoencoder.module.spec.side)
     few_steps.check(self, call)

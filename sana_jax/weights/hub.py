@@ -13,6 +13,8 @@ ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
 # weights in half precision, which casting yields too, and which are downloaded
 # only for a part that has no others.
 _WANTED = ('*.json', '*.safetensors')
+# What marks a folder of ASSETS: that of a pipeline, or of a ControlNet.
+_SHIPPED = ('model_index.json', 'controlnet/config.json')
 _UNWANTED = ('*.fp16*', '*.bf16*')
 
 
@@ -37,8 +39,9 @@ def find(name: str | os.PathLike, *, download: bool = True) -> pathlib.Path:
       value=str(path),
       allowed='a folder, a hub id or a name that sana-jax zoo lists',
     )
-  if (ASSETS / str(name) / 'model_index.json').is_file():
-    return ASSETS / str(name)
+  shipped = ASSETS / str(name)
+  if any((shipped / file).is_file() for file in _SHIPPED):
+    return shipped
   text = zoo.hub_id(str(name)) or str(name)
   shown = printable(text, 200)
   if text.count('/') != 1 or text.startswith(('.', '/', '~')):

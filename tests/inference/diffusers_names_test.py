@@ -41,3 +41,20 @@ def test_a_wrong_argument_is_answered_with_the_nearest(name, ours):
     diffusers_names.arguments({name: 1}, OURS)
   assert error.value.key == name and error.value.allowed == tuple(OURS)
   assert f'did you mean {ours}' in str(error.value)
+
+
+def test_names_of_control_become_its_options():
+  got = diffusers_names.arguments(
+    {
+      'prompt': 'x',
+      'control_image': 'c.png',
+      'controlnet_conditioning_scale': 0.5,
+      'control_guidance_end': 0.8,
+    },
+    ('prompts', 'control_image', 'control'),
+  )
+  assert got == {
+    'prompts': 'x',
+    'control_image': 'c.png',
+    'control': {'scale': 0.5, 'end': 0.8},
+  }

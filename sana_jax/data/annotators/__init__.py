@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import importlib
 from typing import Any
 
-from sana_jax import files
 from sana_jax.errors import did_you_mean, UserError
+from sana_jax.files import parse_json
 from sana_jax.typing import Image
 
 OF_IMAGES = ('canny', 'hed', 'scribble')
@@ -49,10 +49,10 @@ def of_record(name: str, record: Mapping[str, Any]) -> Image:
   if 'scene' not in record:
     raise UserError(
       f'The annotator {name} needs the scenes of shapes; choose '
-      f'{", ".join(OF_IMAGES)} or files, or data.source=shapes.',
+      f'files, {", ".join(OF_IMAGES)}, or data.source=shapes.',
       key='controlnet.annotator',
       value=name,
       allowed=(*OF_IMAGES, 'files'),
     )
-  scene = scenes.from_json(files.parse_json(record['scene']))
+  scene = scenes.from_json(parse_json(record['scene']))
   return getattr(controls, name)(scene, len(record['image']))

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from sana_jax import files
 from sana_jax.data.shapes import scenes
 from sana_jax.evaluation import shapes_control, shapes_detector, shapes_suite
+from sana_jax.files import parse_json
 from sana_jax.inference.images import contact_sheet
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models.controlled import ControlledSana
@@ -75,9 +75,7 @@ class Samples:
 
 
 def _log(records, images, step):
-  of = [
-    scenes.from_json(files.parse_json(record['scene'])) for record in records
-  ]
+  of = [scenes.from_json(parse_json(record['scene'])) for record in records]
   logging.info(
     'Step %d: overlap with the control %.3f, prompts followed %.3f.',
     step,

@@ -47,14 +47,9 @@ def check_sampling(name: str) -> None:
   for entry in ENTRIES:
     if name in (entry.name, entry.hub_id) and not entry.can_sample:
       kind = entry.kind.replace('_', ' ')
-      what = (
-        'which is one part of a model'
-        if entry.is_part
-        else ('whose weights load and convert, but which cannot be sampled yet')
-      )
       raise UserError(
-        f'{name} is of the kind {kind}, {what}; choose one with sample: yes '
-        'in the table of sana-jax zoo.',
+        f'{name} is of the kind {kind}, which is one part of a model; choose '
+        'one with sample: yes in the table of sana-jax zoo.',
         key='model',
         value=name,
       )

@@ -116,7 +116,7 @@ def wrong_pictures(out: pathlib.Path, count: int = 1200) -> pathlib.Path:
   from sana_jax.data.shapes.scenes import scene
   from sana_jax.inference.images import write_png
 
-  folder, rng, lines = out / 'wrong', np.random.default_rng(SEED), []
+  folder, rng, lines = out / 'wrong', np.random.default_rng(0), []
   folder.mkdir(exist_ok=True)
   for i in range(count):
     found = scene(SEED, 'train', i)

@@ -21,7 +21,7 @@ def load(name: str, key: str = '--scorer') -> Callable:
   module, colon, function = SHIPPED.get(name, name).partition(':')
   if not (module and colon and function):
     raise UserError(
-      f'The scorer is {name!r}; allowed are {", ".join(SHIPPED)}, or '
+      f'{key} is {name!r}; allowed are {", ".join(SHIPPED)}, or '
       'MODULE:FUNCTION for your own.',
       key=key,
       value=name,

@@ -23,8 +23,6 @@ REASONS = {
   ('launch/diagrams.py', '{row["images/chip"]} images'),  # A column's text.
   ('launch/sample.py', '{count:,} pictures'),  # More than the limit.
   ('launch/sample.py', '{made} pictures'),  # One has a line of its own.
-  ('launch/evaluate_control.py', '{"follows":>7} images'),  # A table's head.
-  ('sana_jax/data/annotators/__init__.py', '{", ".join(OF_IMAGES)} or files'),
   ('sana_jax/data/files.py', '{MOST:,} files'),
   ('sana_jax/data/folder.py', '{", ".join(SUFFIXES)} files'),
   ('sana_jax/data/pipeline.py', '{_ATTEMPTS} consecutive records'),

@@ -76,7 +76,7 @@ def test_the_model_draws_the_class_once_as_it_samples(prior):
   drawn = pictures(workdir)
   sizes = [read_image(path).shape[:2] for path in drawn]
   # In proportion to the run's own, 3 : 1, and at least one of each.
-  assert len(drawn) == 6 and sizes.count((8, 20)) in (1, 2)
+  assert len(drawn) == 6 and sizes.count((20, 8)) in (1, 2)
   assert set(sizes) == {(20, 8), (8, 20)}
   pipe = Pipeline.from_pretrained(MODEL, dtype=jnp.float32)
   for number, (path, (height, width)) in enumerate(zip(drawn, sizes)):

@@ -283,3 +283,5 @@ def _copy_others(source, out):
   is_sprint = 'Sprint' in str(folders.read_json(index).get('_class_name'))
   if transformer.config.get('guidance_embeds') and not is_sprint:
     folders.index_sprint(out)  # The other parts are of a SANA's folder.
+  if 'controlnet' in source.parts:
+    folders.index_controlnet(out)

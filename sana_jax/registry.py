@@ -40,10 +40,10 @@ SHIPPED = {
   'sana': 'sana_jax.tasks.sana.task',
   'sprint': 'sana_jax.tasks.sprint.task',
   'controlnet': 'sana_jax.tasks.controlnet.task',
-  'dpo': 'sana_jax.tasks.preference.dpo',
-  'nft': 'sana_jax.tasks.preference.nft',
   'dc_ae': 'sana_jax.tasks.dc_ae',
   'text_encoder': 'sana_jax.tasks.text_encoder',
+  'dpo': 'sana_jax.tasks.preference.dpo',
+  'nft': 'sana_jax.tasks.preference.nft',
 }
 _registered: dict[str, Kind] = {}
 

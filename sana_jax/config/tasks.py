@@ -350,6 +350,11 @@ KEYS = {
     | _group('controlnet', _CONTROLNET)
     | _group('sampling', _SAMPLING)
   ),
+  # The discriminator has an optimizer of its own.
+  'dc_ae': (
+    models.DC_AE | _group('loss', _LOSS) | _group('discriminator', OPTIMIZER)
+  ),
+  'text_encoder': models.GEMMA2 | _group('text', _TEXT),
   'dpo': (
     models.SANA
     | _ADAPTED
@@ -364,9 +369,4 @@ KEYS = {
     | _group('nft', preference.NFT)
     | _group('sampling', _SAMPLING)
   ),
-  # The discriminator has an optimizer of its own.
-  'dc_ae': (
-    models.DC_AE | _group('loss', _LOSS) | _group('discriminator', OPTIMIZER)
-  ),
-  'text_encoder': models.GEMMA2 | _group('text', _TEXT),
 }

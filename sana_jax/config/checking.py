@@ -64,7 +64,14 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=config.trainable,
       allowed=('',),
     )
-  data = config.data
+  if 'data' in config:
+    yield from _unusable(config.data, config)
+  if 'model' in config:
+    yield from _misfits(config.model)
+
+
+def _unusable(data, config):
+  """Errors of data that the task cannot use."""
   if data.tag_orders and data.caption_rule != 'uniform':
     yield UserError(
       f'config.data.tag_orders={data.tag_orders} needs '
@@ -89,8 +96,6 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       key='data.source',
       value=data.source,
     )
-  if 'model' in config:
-    yield from _misfits(config.model)
 
 
 def _misfits(model):

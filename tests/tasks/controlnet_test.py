@@ -76,6 +76,7 @@ def test_the_loss_of_step_0_is_that_of_the_base_to_the_bit(wiring):
     base,
     config.flow,
     frozen['base'],
+    None,
     frozen,
     batch,
     rngs,

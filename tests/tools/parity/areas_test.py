@@ -8,6 +8,7 @@ pytest.importorskip('torch')
 
 from sana_jax.tools.parity import (  # noqa: E402
   controlnet,
+  controlnet_pipeline,
   distillation,
   ladd,
   ledger,
@@ -19,7 +20,16 @@ from sana_jax.tools.parity import (  # noqa: E402
 
 CASES = [
   case
-  for area in (controlnet, distillation, ladd, optim, samplers, sprint, text)
+  for area in (
+    controlnet,
+    controlnet_pipeline,
+    distillation,
+    ladd,
+    optim,
+    samplers,
+    sprint,
+    text,
+  )
   for case in area.cases()
   if case.quick
 ]

@@ -1,7 +1,7 @@
 """`sana-jax evaluate --suite control`: a ControlNet on held-out scenes.
 
 Rows are the net, its base without it, and the autoencoder alone, which encodes
-and decodes the true scenes: no net can be expected to exceed it.
+and decodes the true scenes: what its frozen decoder can draw.
 """
 
 import argparse

@@ -8,6 +8,7 @@ pytest.importorskip('torch')
 
 from sana_jax.tools.parity import (  # noqa: E402
   controlnet,
+  controlnet_pipeline,
   distillation,
   ladd,
   ledger,
@@ -22,6 +23,7 @@ CASES = [
   case
   for area in (
     controlnet,
+    controlnet_pipeline,
     distillation,
     ladd,
     lora,

@@ -133,7 +133,12 @@ def test_a_hub_id_outside_the_zoo_mentions_the_token(capsys):
 
 def test_every_key_that_names_a_path_or_its_absence_is_decided():
   # A new key with such a name needs a location, or a line here.
-  own = {'checkpoint_cache', 'data.index_path', 'data.columns.image'}
+  own = {
+    'checkpoint_cache',
+    'data.index_path',
+    'data.columns.image',
+    'data.instance_prompt',
+  }
   for task in base.TASKS:
     table = base.table(task)
     named = {

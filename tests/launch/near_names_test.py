@@ -139,6 +139,7 @@ def test_a_call_in_python_takes_them_too():
     output_type='uint8',
     use_resolution_binning=True,
     sampler='dpm++2m',
+    mask_blur=0,
   )
   given |= dict(prompts='x', guidance_scale=None)
   given['sampler'] = 'FlowMatchEulerDiscreteScheduler'

@@ -29,8 +29,10 @@ PODS = (
   'h200:1x1x8',
   'h200:1x32x8',
 )
-# Of SANA-Sprint's recipes, so far.
-SPRINT_PODS = {
+# Of recipes of SANA-Sprint and ControlNets, so far.
+SOME_PODS = {
+  'sana_controlnet_600m_1024': (),
+  'sana_controlnet_1600m_1024': (),
   'sana_sprint_600m_1024_teacher': ('h200:1x1x8', 'h200:1x32x8'),
   'sana_sprint_1600m_1024_teacher': ('h200:1x1x8', 'h200:1x32x8'),
   'sana_sprint_600m_1024': ('h200:1x1x8',),
@@ -55,7 +57,7 @@ def test_every_published_recipe_has_one_for_every_pod():
   expected = {
     golden.Golden(config, pod, '').name
     for config in recipes
-    for pod in SPRINT_PODS.get(config, PODS)
+    for pod in SOME_PODS.get(config, PODS)
   }
   expected |= {'shapes-h200-1x1x8.txt'}
   assert {p.name for p in FILES} == expected

@@ -31,7 +31,7 @@ _BASE = dict(num_layers=3, qk_norm=None)
 def cases() -> list[Case]:
   """Cases of diffusers' pipeline, its parts, and the official wiring."""
   case = functools.partial(
-    Case, 'controlnet', size='tiny', dtype='float32', bound=PIPELINE
+    Case, 'controlnet_pipeline', size='tiny', dtype='float32', bound=PIPELINE
   )
   return [
     case('pipeline, 2 prompts x 2 images, 2 steps', measure=_error),

@@ -4,11 +4,9 @@ Files of both sides are read by the other. A row of a layer adapts it alone, so
 that a wrong name or transpose fails that row.
 """
 
-from collections.abc import Mapping, Sequence
 import functools
 import pathlib
 import tempfile
-from typing import Any, NamedTuple
 import warnings
 
 import jax
@@ -22,83 +20,20 @@ from sana_jax.models import lora
 from sana_jax.models.lora import Lora
 from sana_jax.tools.parity import pipelines, references, sana
 from sana_jax.tools.parity.ledger import Case, MODULE, PIPELINE, relative_error
-from sana_jax.tools.parity.sana import Inputs, MASKS, TINY, VARIANTS
+from sana_jax.tools.parity.lora_rows import (
+  Adapter,
+  ALL,
+  ATTENTION,
+  BLOCKS,
+  DORA,
+  LAYERS,
+  Row,
+  ROWS,
+)
+from sana_jax.tools.parity.sana import Inputs, MASKS, TINY
 from sana_jax.tree import unflatten
 from sana_jax.weights.lora import combining, lows, names, reading, writing
 from sana_jax.weights.lora.combining import Weighted
-
-ATTENTION = ('to_q', 'to_k', 'to_v', 'to_out.0')
-LAYERS = (
-  *(f'{block}.{layer}' for block in ('attn1', 'attn2') for layer in ATTENTION),
-  'ff.conv_inverted',
-  'ff.conv_point',
-  'patch_embed.proj',
-  'time_embed.linear',
-  'time_embed.emb.timestep_embedder.linear_1',
-  'time_embed.emb.timestep_embedder.linear_2',
-  'caption_projection.linear_1',
-  'caption_projection.linear_2',
-  'proj_out',
-)
-GUIDANCE = tuple(
-  f'time_embed.{part}_embedder.linear_{n}'
-  for part in ('timestep', 'guidance')
-  for n in (1, 2)
-)
-
-
-class Adapter(NamedTuple):
-  """Fields of peft's config for an adapter, and its weight."""
-
-  config: Mapping[str, Any] = {}
-  weight: Any = 1.0
-
-
-class Row(NamedTuple):
-  """An adapted model: changes to its config, and adapters in order."""
-
-  what: str
-  adapters: Sequence[Adapter]
-  model: Mapping[str, Any] = {}
-
-
-_BLOCKS = dict(target_modules=[*LAYERS[:10]])
-_DORA = _BLOCKS | dict(use_dora=True)
-_ALL = dict(target_modules=list(LAYERS))
-_RANKS = _BLOCKS | dict(
-  r=2, rank_pattern={'attn2.to_q': 3, 'ff.conv_point': 1}, lora_alpha=5
-)
-_ROWS = (
-  Row('all layers', [Adapter(_ALL | dict(lora_alpha=7))]),
-  Row('QK-norm', [Adapter(_ALL)], VARIANTS['QK-norm']),
-  Row('patches of 2', [Adapter(_ALL)], VARIANTS['patches of 2']),
-  Row(
-    "Sprint's embeddings",
-    [Adapter(dict(target_modules=list(GUIDANCE)))],
-    VARIANTS['guidance'],
-  ),
-  Row(
-    'ranks and alphas by pattern',
-    [Adapter(_RANKS | dict(alpha_pattern={'attn1.to_k': 9}))],
-  ),
-  Row('rsLoRA', [Adapter(_BLOCKS | dict(use_rslora=True, lora_alpha=3))]),
-  Row('DoRA, all layers', [Adapter(_ALL | dict(use_dora=True))]),
-  Row(
-    'DoRA, patches of 2',
-    [Adapter(_ALL | dict(use_dora=True))],
-    VARIANTS['patches of 2'],
-  ),
-  Row(
-    'two adapters with weights',
-    [Adapter(_BLOCKS, 0.7), Adapter(_RANKS, -1.3)],
-  ),
-  Row('a LoRA and a DoRA', [Adapter(_BLOCKS, 0.7), Adapter(_DORA, 0.6)]),
-  Row('two DoRAs', [Adapter(_DORA, 1.2), Adapter(_DORA, 0.6)]),
-  Row(
-    'weights by block',
-    [Adapter(_BLOCKS, {'transformer_blocks.0': 0.2, 'proj_out': 2.0})],
-  ),
-)
 
 
 def cases() -> list[Case]:
@@ -111,15 +46,15 @@ def cases() -> list[Case]:
       case(name, functools.partial(_read, Row('', [_only(name)])))
       for name in LAYERS
     ),
-    *(case(row.what, functools.partial(_read, row)) for row in _ROWS),
+    *(case(row.what, functools.partial(_read, row)) for row in ROWS),
     case('LoKr', _lokr),
     *(
       case(f'our file, {row.what}', functools.partial(_written, row))
-      for row in _ROWS[:8]
+      for row in ROWS[:8]
     ),
     *(
       case(f'merged weights, {row.what}', functools.partial(_merged, row))
-      for row in (_ROWS[0], _ROWS[6], _ROWS[10])
+      for row in (ROWS[0], ROWS[6], ROWS[10])
     ),
     *(
       case(
@@ -135,7 +70,7 @@ def cases() -> list[Case]:
         functools.partial(_pipeline, config),
         PIPELINE,
       )
-      for kind, config in (('LoRA', _BLOCKS), ('DoRA', _DORA))
+      for kind, config in (('LoRA', BLOCKS), ('DoRA', DORA))
     ),
   ]
 
@@ -299,7 +234,7 @@ def _gradients_of(use_dora, seed):
 
   The loss is a random linear function of the output.
   """
-  row = Row('', [Adapter(_ALL | dict(use_dora=use_dora, lora_alpha=3))])
+  row = Row('', [Adapter(ALL | dict(use_dora=use_dora, lora_alpha=3))])
   config, theirs, inputs = _model(row, seed)
   module, params = _converted(config, theirs)
   with tempfile.TemporaryDirectory() as folder:

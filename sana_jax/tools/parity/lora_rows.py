@@ -1,4 +1,4 @@
-"""Adapters that the ledger compares: of layers, of ranks, of kinds, and pairs."""
+"""Adapters that the ledger compares: of layers, ranks and kinds, and pairs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

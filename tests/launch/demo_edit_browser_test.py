@@ -60,9 +60,14 @@ def painted(page):
 
 
 def picture(page, downloads):
+  # By a script: the page replaces the pictures of before at any time.
+  link = 'document.querySelector("#pictures figcaption a")'
+  shown = lambda: page.execute_script(f'return {link}?.href')
+  before = shown()
   press(page)
-  until(lambda: pictures(page), 120)  # The encoder is compiled, too.
-  page.find_element('css selector', '#pictures figcaption a').click()
+  # The encoder is compiled, too.
+  until(lambda: pictures(page) and shown() not in (None, before), 120)
+  page.execute_script(f'{link}.click()')
   (path,) = until(lambda: list(downloads.glob('*.png')))
   data = until(path.read_bytes)
   path.unlink()

@@ -157,7 +157,7 @@ class _Epochs:
 
   def __getitem__(self, place: int) -> int:
     epoch, place = divmod(place, self._count)
-    return self._order(epoch)[place]
+    return int(self._order(epoch)[place])
 
 
 def _ranks(schedule, sizes):

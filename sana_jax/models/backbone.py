@@ -71,7 +71,7 @@ class Backbone(nn.Module):
   def setup(self):
     patch = (self.patch_size,) * 2
     self.patch_embed = Patches(
-      self.width, patch, patch, 'VALID', kernel_init=xavier, dtype=self.dtype
+      self.width, patch, self.dtype, kernel_init=xavier
     )
     self.time_embed = TimeEmbedding(
       self.width, self.guidance_embeds, dtype=self.dtype

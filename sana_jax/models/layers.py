@@ -48,24 +48,36 @@ class Dense(nn.Module):
     return y
 
 
-class Patches(nn.Conv):
-  """Convolution of patches; an adapter's `down` is [h w d r]."""
+class Patches(nn.Module):
+  """Dense layer on patches; an adapter's `down` is [h w d r].
 
+  Parameters are those of nn.Conv with a stride of `patch`.
+  """
+
+  features: int
+  patch: tuple[int, int]
+  dtype: DType = jnp.float32
+  kernel_init: Callable = nn.initializers.lecun_normal()
+
+  @nn.compact
   def __call__(self, x: Float[Array, 'b y x d']) -> Float[Array, 'b y2 x2 f']:
-    y, adapter = super().__call__(x), _adapter(self)
-    if not adapter:
-      return y
+    shape = (*self.patch, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+    y, adapter = self._product(x, kernel), _adapter(self)
     if 'gain' in adapter:
-      bias = self.get_variable('params', 'bias').astype(y.dtype)
-      y = adapter['gain'] * (y - bias) + bias
-    low = jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      adapter['down'],
-      self.strides,
-      self.padding,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      y *= adapter['gain']
+    y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    if adapter:
+      y += _product(self._product(x, adapter['down']), adapter['up'])
+    return y
+
+  def _product(self, x, kernel):
+    layout = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(
+      x, kernel, self.patch, 'VALID', dimension_numbers=layout
     )
-    return y + _product(low, adapter['up'])
 
 
 def _adapter(layer):

@@ -20,11 +20,11 @@ SMALLER = {
   r'sana-jax demo ': '--port 0',
   r'sana-jax train .*:runlocal ': '--config.num_steps=1 '
   '--config.pictures_every_steps=0',
-  r'sana-jax train --config \S*shapes(\.py)? ': '--config.num_steps=1 '
-  '--config.data.examples=32 --config.data.path=out/small '
+  r'sana-jax train --config (?!finetune)\S*shapes(\.py)? ': ''
+  '--config.num_steps=1 --config.data.examples=32 --config.data.path=out/small '
   '--config.batch_size=8 --config.optimizer.warmup_steps=0 '
   '--config.model.unroll=1 --config.pictures_every_steps=0',
-  r'sana-jax train --config \S*shapes(\.py)? (?!.*init_from)': ''
+  r'sana-jax train --config (?!finetune)\S*shapes(\.py)? (?!.*init_from)': ''
   '--config.model.depth=2',
   r'sana-jax train --config shapes_sprint ': '--config.num_steps=1 '
   '--config.data.examples=32 --config.data.path=out/small '

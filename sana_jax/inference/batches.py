@@ -198,8 +198,7 @@ def _draw(pipe, batch, size, settings):
     height=batch[0].height,
     width=batch[0].width,
     negative_prompt=[r.negative_prompt for r in batch],
-    **_control(batch),
-    **{**settings, **batch[0].settings()},
+    **{**settings, **batch[0].settings(), **_control(batch)},
   )
 
 

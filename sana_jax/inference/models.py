@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import os
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ class Models:
     *,
     encoder: bool = False,
     torch_dtype: Any = None,
-  ) -> Self:
+  ) -> 'Models':
     """Loads a folder in the diffusers layout, a hub id or 'shapes'.
 
     The folder of a SanaControlNetPipeline has a ControlNet, too. Weights and
@@ -72,7 +72,7 @@ class Models:
 
   def with_controlnet(
     self, name: str | os.PathLike, wiring: str | None = None
-  ) -> Self:
+  ) -> 'Models':
     """A copy with one more ControlNet; see `loading.controlnet`.
 
     It needs the autoencoder's encoder: from_pretrained(..., encoder=True).
@@ -92,7 +92,7 @@ class Models:
   def __getattr__(self, name: str):
     raise AttributeError(diffusers_names.missing_attribute(name))
 
-  def replace(self, **changes) -> Self:
+  def replace(self, **changes) -> 'Models':
     """A copy of the pipeline with other parts."""
     if {'text_encoder', 'tokenizer'} & set(changes):
       changes = {'cache': {}, **changes}
@@ -103,7 +103,7 @@ class Models:
     path: str | os.PathLike,
     weight: adapters.Weight = 1.0,
     name: str | None = None,
-  ) -> Self:
+  ) -> 'Models':
     """A copy of the pipeline that uses an adapter file, beside others.
 
     Raises UserError for a file that does not fit, or cannot be used entirely.
@@ -120,11 +120,11 @@ class Models:
     self,
     names: str | Sequence[str],
     weights: adapters.Weight | Sequence[adapters.Weight] | None = None,
-  ) -> Self:
+  ) -> 'Models':
     """A copy that uses these adapters alone, with these weights."""
     return adapters.weigh(self, names, weights)
 
-  def fuse_lora(self) -> Self:
+  def fuse_lora(self) -> 'Models':
     """A copy with its adapters merged into the weights."""
     return adapters.fuse(self)
 

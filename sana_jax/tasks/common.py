@@ -53,7 +53,7 @@ def caption_rule(data: ConfigDict) -> CaptionRule:
 
 def open_inputs(config: ConfigDict) -> sources.DescribedSource:
   """The source of a transformer's images, square or of several ratios."""
-  ratios = config.inputs.aspect_ratios and config.data.source != 'shapes'
+  ratios = config.inputs.get('aspect_ratios') and config.data.source != 'shapes'
   return open_data(config.data, as_stored=ratios)
 
 

@@ -106,7 +106,9 @@ def hold(demo):
   """A request that is drawn for as long as the block lasts."""
   with demo.page() as page:
     assert (
-      page.join(['a red circle', '', 16, 16, 1000, 4.5, 5, 1, 'dpm++2m']).status
+      page.join(
+        ['a red circle', '', 16, 16, 1000, 4.5, 5, 1, 'dpm++2m', '', '', 0.6, 0]
+      ).status
       == 200
     )
     while not len(demo.line):

@@ -198,13 +198,15 @@ def test_every_config_key_is_read(trained):
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
   # The kernels are the command's to prefer; data.columns become the fields of
   # parquet.Columns, which refuses others. Without a GAN, nothing reads its
-  # turns and optimizer; without a rank, those of adapters. The reports read wandb if it is there.
+  # turns and optimizer, nor adapters and class pictures. The reports read wandb
+  # if it is there.
   elsewhere = (
     'model.',
     'optimizer.',
     'mesh.',
     'kernels.',
     'lora.',
+    'prior.',
     'autoencoder',
     'text_encoder',
     'data.columns.',

@@ -37,8 +37,9 @@ class ControlledInputs(inputs.Inputs):
 
   control_encoder: nn.Module | None = None
 
-  def _example(self, record, bucket):
-    return super()._example(record, bucket) | {'control': record['control']}
+  def example(self, record: dict[str, Any], bucket: int) -> dict[str, Any]:
+    """A row of a batch, with its control."""
+    return super().example(record, bucket) | {'control': record['control']}
 
   def encode(self, frozen: PyTree, batch: PyTree) -> dict[str, Array]:
     """'latents', 'text', 'mask' and 'control', a tuple of one Hint."""

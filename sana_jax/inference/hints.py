@@ -33,9 +33,9 @@ class Options:
     annotator: makes the control image of the given one; '' uses it as it is.
   """
 
-  scale: float = 1.0
-  start: float = 0.0
-  end: float = 1.0
+  scale: float | int = 1.0
+  start: float | int = 0.0
+  end: float | int = 1.0
   annotator: str = ''
 
   def steps(self, count: int) -> tuple[int, int] | None:

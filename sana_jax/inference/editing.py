@@ -42,7 +42,7 @@ _NEEDS = {
 
 
 class Edit(NamedTuple):
-  """What of a canvas is drawn, and from what.
+  """The drawn part of a canvas, and the image it starts from.
 
   Attributes:
     box: rows and columns that are drawn.

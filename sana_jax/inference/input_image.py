@@ -77,7 +77,7 @@ def from_bytes(data: bytes, key: str) -> UInt8[np.ndarray, 'y x 3']:
 
 
 def mask_pixels(mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, 'y x']:
-  """Where a mask is white: at least half as bright.
+  """Pixels where a mask is white, at least half as bright.
 
   Raises UserError if it has another size than its image.
   """

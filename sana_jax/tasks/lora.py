@@ -24,7 +24,7 @@ from sana_jax.weights.lora import names, writing
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-  """What an objective needs of a model with or without adapters.
+  """Parts of an objective for a model with or without adapters.
 
   Attributes:
     init: rng -> all parameters.

@@ -1,6 +1,7 @@
 """Many pictures: one shape a size, and what each shows does not change."""
 
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -112,3 +113,15 @@ def test_half_a_surrogate_pair_raises_a_user_error(pipe):
       pipe.draw(prompts, negative_prompt=negative, steps=1)
     assert error.value.key == ('negative_prompt' if negative else 'prompt')
     assert any('\ud800' <= c <= '\udfff' for c in error.value.value)
+
+
+def test_control_images_of_lines_are_a_list_for_each_net():
+  seen = []
+  fake = types.SimpleNamespace(draw=lambda prompts, **how: seen.append(how))
+  requests = [
+    Request('a', 0, control_image=(f'{k}.png', f'{k}n.png')) for k in 'xy'
+  ]
+  batches._draw(fake, requests, 2, {'steps': 1})
+  batches._draw(fake, [requests[0]._replace(control_image=('x',))], 2, {})
+  assert seen[0]['control_image'] == [['x.png', 'y.png'], ['xn.png', 'yn.png']]
+  assert seen[1]['control_image'] == ['x', 'x']

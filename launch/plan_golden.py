@@ -65,7 +65,8 @@ def wanted(args, known):
 def made(args, one):
   """The plan by the current code.
 
-  The compiled part is kept with --shardings, and if the program is unchanged.
+  The compiled part is kept with --shardings, and if the program is unchanged; a
+  plan that has none gets none.
   """
   from sana_jax.analysis import chips
   from sana_jax.launch import plan as command
@@ -77,7 +78,8 @@ def made(args, one):
   found = command.candidates(every, config, pod)
   now = dataclasses.replace(one, shardings=golden.text(found))
   layout = golden.chosen(found)
-  if args.shardings or layout is None:
+  has_none = one.shardings and not one.compiled
+  if args.shardings or layout is None or has_none:
     return now
   runner = Runner(one.topology)
   program = golden.program(one, cache.compilers())

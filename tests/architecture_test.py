@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import functools
 import pathlib
 import re
 import subprocess
@@ -81,9 +82,15 @@ def name(path):
   return '.'.join(p for p in parts if p != '__init__')
 
 
+@functools.cache
+def nodes(path):
+  """All nodes of a file's syntax tree."""
+  return list(ast.walk(ast.parse(path.read_text(encoding='utf-8'))))
+
+
 def imports(path):
   """Every module that a file imports anywhere, functions included."""
-  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+  for node in nodes(path):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -270,7 +277,7 @@ def test_no_file_is_longer_than_400_lines():
 def test_every_function_is_shorter_than_70_lines():
   long = []
   for path in FILES:
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in nodes(path):
       if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         lines = node.end_lineno - node.lineno + 1
         if lines >= 70:
@@ -305,7 +312,7 @@ def test_json_is_read_by_one_reader():
     where = str(path.relative_to(ROOT))
     if path.is_relative_to(ROOT / 'tests') or where in PARSES_ITSELF:
       continue
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in nodes(path):
       if isinstance(node, ast.Attribute | ast.ImportFrom) and re.fullmatch(
         r'json\.loads?|from json import .*', ast.unparse(node)
       ):

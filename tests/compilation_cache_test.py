@@ -55,6 +55,7 @@ def program(entry):
     path.rmdir()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('bytes_left', [0, 100])
 def test_a_truncated_entry_is_recompiled(program, bytes_left):
   whole = program.read_bytes()
@@ -63,6 +64,7 @@ def test_a_truncated_entry_is_recompiled(program, bytes_left):
   assert len(program.read_bytes()) > 0.9 * len(whole)  # Its time varies.
 
 
+@pytest.mark.long
 def test_a_flipped_bit_causes_recompilation_and_jax_alone_reads_the_entry(
   program,
 ):
@@ -76,6 +78,7 @@ def test_a_flipped_bit_causes_recompilation_and_jax_alone_reads_the_entry(
   assert program.read_bytes() == whole
 
 
+@pytest.mark.long
 def test_jax_alone_warns_of_a_truncated_entry_and_keeps_it(program):
   """Fails once JAX handles this itself; then our patch can be removed."""
   program.write_bytes(half := program.read_bytes()[:100])

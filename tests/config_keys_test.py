@@ -104,6 +104,7 @@ def plan_key(config):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'effect, is_same',
   [

@@ -81,6 +81,7 @@ def rgb(path):
     return np.asarray(image.convert('RGB'))
 
 
+@pytest.mark.long
 def test_pages_and_pictures_are_those_of_their_results(tmp_path):
   for path in DOCS.rglob('*.json'):
     copy = tmp_path / path.relative_to(DOCS)

@@ -172,6 +172,7 @@ def test_an_old_heartbeat_expires_at_once_whatever_the_clocks_of_hosts(
   assert time.monotonic() - start < 1
 
 
+@pytest.mark.long
 def test_a_later_attempt_of_a_run_takes_over_at_once(place, monkeypatch):
   monkeypatch.setenv(holder.RUN, 'job 1')
   monkeypatch.setenv(holder.ATTEMPT, '0.2')

@@ -86,6 +86,7 @@ def step_flops(config):
   return (student + 4 * forward + 3 * 3 * heads) / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', RECIPES)
 def test_the_documented_time_follows_from_the_flops(name):
   config = load_config(name)

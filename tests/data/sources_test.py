@@ -23,6 +23,7 @@ def prepared(tmp_path_factory):
   return builder.prepare(path, 16, 60, heldout_examples=5).data_path
 
 
+@pytest.mark.long
 def test_shapes_are_rendered_and_read(tmp_path, monkeypatch):
   monkeypatch.setattr(builder, 'HELDOUT', 4)
   source = open_source(

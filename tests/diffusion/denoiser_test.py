@@ -67,6 +67,7 @@ def run(denoiser, x, t, condition, **how):
   return _run(denoiser, weights, x, t, condition, **how)
 
 
+@pytest.mark.long
 def test_on_the_flow_it_is_the_networks_velocity_at_1000_t():
   x, t, text, mask = inputs()
   prediction = run(Denoiser(MODEL), x, t, Condition(text, mask))
@@ -78,6 +79,7 @@ def test_on_the_flow_it_is_the_networks_velocity_at_1000_t():
   assert prediction.logvar is None and prediction.features == ()
 
 
+@pytest.mark.long
 def test_timesteps_are_scaled_and_may_differ_from_the_paths_time():
   x, t, text, mask = inputs()
   scaled = MODEL.clone(timestep_scale=0.001)
@@ -227,6 +229,7 @@ class Ddim:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'options',
   [
@@ -265,6 +268,7 @@ def test_ddim_on_trigflow_is_eulers_method_on_the_flow(options):
   assert jnp.linalg.norm(arc - flow) <= 1e-4 * jnp.linalg.norm(flow)
 
 
+@pytest.mark.long
 def test_guidance_has_an_interval_in_bfloat16_too():
   x, _, text, mask = inputs()
   denoiser = Denoiser(MODEL.clone(dtype=jnp.bfloat16))

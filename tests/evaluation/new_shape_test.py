@@ -18,6 +18,7 @@ from sana_jax.evaluation.shapes_detector import detect
 pytestmark = pytest.mark.fast
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('shape', NEW_SHAPES)
 def test_no_caption_and_no_word_of_the_data_has_the_shape(shape):
   assert shape not in SHAPES

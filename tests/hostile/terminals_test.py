@@ -62,6 +62,7 @@ def test_a_full_disk_under_the_output_is_one_sentence():
   assert err.count(b'\n') == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'env',
   [

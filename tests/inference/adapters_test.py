@@ -61,6 +61,7 @@ def test_weights_change_the_picture_and_none_leaves_the_models(pipe, tmp_path):
   assert not both.fuse_lora().loras
 
 
+@pytest.mark.long
 def test_the_same_adapter_twice_is_one_of_twice_the_weight(pipe, tmp_path):
   path = file(tmp_path / 'a.safetensors', pipe)
   twice = pipe.load_lora(path).load_lora(path)

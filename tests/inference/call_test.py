@@ -16,6 +16,7 @@ def pipe():
   return Pipeline.from_pretrained(FOLDER, 'float32')
 
 
+@pytest.mark.long
 def test_a_call_written_for_diffusers_runs(pipe):
   theirs = pipe(
     prompt='a cat',

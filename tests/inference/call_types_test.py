@@ -55,6 +55,7 @@ def test_an_argument_of_a_wrong_type_or_name_is_a_user_error(pipe, given, key):
   assert error.value.key == key
 
 
+@pytest.mark.long
 def test_numbers_of_numpy_are_numbers(pipe):
   small = dict(height=32, width=32, steps=1, output_type='np')
   scale, count = np.float32(1), np.int64(1)

@@ -133,6 +133,7 @@ def test_a_folder_keeps_the_net_and_its_wiring(tmp_path):
   assert np.abs(draw(other, control_image=image(0)) - want).max() > 1e-3
 
 
+@pytest.mark.long
 def test_a_net_of_another_size_and_an_unknown_wiring_are_refused(tmp_path):
   module = plain().transformer.module
   wide = controlnet_of(module.clone(width=2 * module.width), 1, 'diffusers')

@@ -133,6 +133,7 @@ def test_the_pictures_are_those_of_the_pipeline(pipe):
       np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
+@pytest.mark.long
 def test_each_picture_has_its_settings(pipe):
   prompt = '猫 🙂 ä'
   *_, last = demo.draw(

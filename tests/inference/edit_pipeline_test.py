@@ -25,6 +25,7 @@ def uint8(pipe, **how):
   return pipe(PROMPT, output_type='uint8', **how).images
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['euler', 'dpm++2m', 'scm'])
 def test_unmasked_pixels_are_those_of_the_image_bit_for_bit(editor, sampler):
   got = uint8(editor, mask=MASK, sampler=sampler, num_images=2)

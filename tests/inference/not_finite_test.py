@@ -123,6 +123,7 @@ def test_a_prompt_with_a_bad_candidate_has_no_choice():
   assert bad == [(1, NOT_FINITE)]
 
 
+@pytest.mark.long
 def test_nan_in_the_latents_is_found_in_the_pictures(caplog):
   pipe = Pipeline.from_pretrained(GOLDEN, 'float32')
   broken = pipe.replace(

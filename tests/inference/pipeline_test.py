@@ -58,6 +58,7 @@ def relative_error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'sampler, steps', [('dpm', 2), ('dpm', 20), ('euler', 20)]
 )
@@ -83,6 +84,7 @@ def test_images_are_those_of_diffusers(pipe, golden):
   assert np.abs(levels - want * 255.0).max() <= 0.5 + 2e-3 * 255
 
 
+@pytest.mark.long
 def test_cutting_off_padded_text_changes_nothing(pipe, golden):
   # The reference has 300 tokens for each; in one call ours has them for all.
   lengths = [
@@ -100,6 +102,7 @@ def test_cutting_off_padded_text_changes_nothing(pipe, golden):
   assert relative_error(got, golden['dpm_2.latents'][part]) <= 1e-4
 
 
+@pytest.mark.long
 def test_a_picture_does_not_depend_on_its_neighbours(pipe):
   make = lambda prompts, **how: pipe.draw(
     prompts, **SMALL, output_type='float', **how
@@ -170,6 +173,7 @@ def test_a_mesh_of_eight_gives_the_pictures_of_one_device(pipe):
   np.testing.assert_allclose(split.draw('a cat', **how), alone[:2], atol=2e-5)
 
 
+@pytest.mark.long
 def test_rows_split_over_a_mesh_give_the_same_pictures(pipe):
   how = dict(SMALL, num_images=2, output_type='float')
   split = pipe.replace(mesh=make_mesh({'data': 2, 'sequence': 4}))

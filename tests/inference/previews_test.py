@@ -32,6 +32,7 @@ def programs():
   return [f._cache_size() for f in functions]
 
 
+@pytest.mark.long
 def test_files_are_the_same_with_and_without_previews(pipe):
   shown = []
   previewer = Previewer(pipe, 4)

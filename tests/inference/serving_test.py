@@ -73,6 +73,7 @@ def test_one_signal_ends_it_within_seconds_whatever_it_does(server, path):
     assert process.wait(timeout=10) == 143
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_a_stuck_server_at_once(server):
   process, port = server()
   with ask(port, '/stuck'):

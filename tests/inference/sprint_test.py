@@ -178,6 +178,7 @@ def test_times_are_in_0_1_whatever_the_config_has(
   assert module.timestep_scale == 0.001
 
 
+@pytest.mark.long
 def test_a_flow_is_sampled_by_scm_with_classifier_free_guidance(pipe):
   """Against its own formula, from predictions of the flow at the same points.
 

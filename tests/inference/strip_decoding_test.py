@@ -127,6 +127,7 @@ def test_strips_give_the_picture_of_one_piece(name):
   assert relative_error(got, want) <= 1e-5
 
 
+@pytest.mark.long
 def test_without_more_rows_there_would_be_seams(monkeypatch):
   model, variables, latents, want = case('lite')
   monkeypatch.setattr(strip_decoding, '_reach', lambda *_: 0)
@@ -154,6 +155,7 @@ def test_a_mesh_splits_the_rows_of_the_same_picture(name):
   assert relative_error(got, want) <= 1e-5
 
 
+@pytest.mark.long
 def test_devices_exchange_halos_and_sums_and_hold_a_part():
   four = compiled(make_mesh({'sequence': 4}, jax.devices()[:4]))
   moved = re.findall(

@@ -170,6 +170,7 @@ def test_dense_time_samples_nearly_the_same_picture(convert, cli, tmp_path):
   assert np.abs(pictures[0] - pictures[1]).mean() < 1
 
 
+@pytest.mark.long
 def test_the_fit_is_printed(cli, tmp_path):
   code, out, err = cli(
     *('convert', '--from', 'shapes', '--to', tmp_path / 'x'),
@@ -198,6 +199,7 @@ def test_norms_are_added_and_the_rest_is_kept(plain, convert):
   assert folders.describe(normed, 'transformer').qk_norm
 
 
+@pytest.mark.long
 def test_added_tensors_have_the_files_dtype(plain, convert, tmp_path):
   half = tmp_path / 'half'
   convert(plain, 'diffusers', '--dtype', 'bfloat16').rename(half)

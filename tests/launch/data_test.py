@@ -6,6 +6,7 @@ import pytest
 from sana_jax.data import sources
 
 
+@pytest.mark.long
 def test_shapes_are_drawn_and_open_again(cli, tmp_path):
   argv = [
     'data',

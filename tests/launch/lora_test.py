@@ -77,6 +77,7 @@ def test_several_adapters_become_one(adapter, lora):
   assert_products(got, {key: 0.75 * x for key, x in want.items()})
 
 
+@pytest.mark.long
 def test_a_merged_model_differs_by_the_adapter_which_is_extracted(
   adapter, cli, lora, tiny_sana, tmp_path
 ):
@@ -98,6 +99,7 @@ def test_a_merged_model_differs_by_the_adapter_which_is_extracted(
     )
 
 
+@pytest.mark.long
 def test_invalid_requests_write_nothing(adapter, cli, tiny_sana, tmp_path):
   path, _ = adapter
   to = tmp_path / 'out.safetensors'

@@ -44,6 +44,7 @@ def contents(folder):
   }
 
 
+@pytest.mark.long
 def test_a_model_is_uploaded_with_its_id_in_the_card(hub, model, cli):
   argv = 'push', '--model', model, '--to', 'me/cat', '--private'
   code, out, err = cli(*argv, '--revision', 'v1', '--message', 'Second try')

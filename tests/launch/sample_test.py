@@ -124,6 +124,7 @@ def test_how_the_work_is_cut_changes_no_picture(made, tmp_path, cli, flags):
     np.testing.assert_allclose(got[name].astype(int), want[name], atol=1)
 
 
+@pytest.mark.long
 def test_ways_of_guidance_are_in_the_metadata(made, tmp_path, cli):
   argv, out = made
   code, _, _ = cli(
@@ -166,6 +167,7 @@ def test_the_report_names_the_folder(made, tmp_path, cli):
   assert 'Traceback' not in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('size', [1000, 10_000])
 def test_a_full_disk_leaves_no_half_file(size, made, cli, full_disk, tmp_path):
   argv, whole = made

@@ -111,6 +111,7 @@ def test_bad_angles_and_strengths_are_refused(refused, flags):
   assert flags[0] in refused('sample', *common, *flags)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'flags, word',
   [

@@ -60,6 +60,7 @@ def wait_for(path):
     time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
   process = supervise(
     '--again-with=touch',
@@ -75,6 +76,7 @@ def test_a_warning_of_the_scheduler_saves_and_queues_again(supervise, tmp_path):
   assert '"stop_requested": true' in (tmp_path / 'notes.json').read_text()
 
 
+@pytest.mark.long
 def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
   process = supervise(
     '--again-with=touch',
@@ -89,6 +91,7 @@ def test_a_sigterm_saves_and_queues_nothing(supervise, tmp_path):
   assert not (tmp_path / 'queued again').exists()
 
 
+@pytest.mark.long
 def test_a_stop_is_noted_before_the_run_has_ended(supervise, tmp_path):
   # A scheduler may kill all of them before they have saved.
   process = supervise(
@@ -146,6 +149,7 @@ def test_a_mistake_raises_a_user_error(words, command, key, value, tmp_path):
   assert error.value.exit_code == 2
 
 
+@pytest.mark.long
 def test_a_mistake_is_a_one_line_error(supervise):
   process = supervise('--restarts=x', command=['true'])
   err = process.communicate(timeout=60)[1]

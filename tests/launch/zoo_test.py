@@ -124,6 +124,7 @@ def test_an_unknown_name_is_a_one_line_error(refused):
     assert name in near.split()
 
 
+@pytest.mark.long
 def test_it_answers_at_once(process):
   started = time.monotonic()
   code, out, err = process('zoo')

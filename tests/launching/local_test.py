@@ -106,6 +106,7 @@ sys.exit(9 if os.environ['SANA_JAX_ATTEMPT'].endswith('0') else 0)
   assert len(record.read_text().splitlines()) == len(attempts)
 
 
+@pytest.mark.long
 def test_the_exit_code_is_that_of_the_failure(job, tmp_path, caplog):
   assert local.launch(job, trainer(tmp_path, failing='True')) == 9
   log = (tmp_path / 'run/logs/process-1.log').read_text()
@@ -115,6 +116,7 @@ def test_the_exit_code_is_that_of_the_failure(job, tmp_path, caplog):
   assert local.launch(job, trainer(tmp_path, failing='first')) == 0
 
 
+@pytest.mark.long
 def test_restarts_continue_while_they_make_progress(job, tmp_path):
   save = (
     'n = len(list(run.glob("checkpoints/*"))); '

@@ -102,6 +102,7 @@ def test_a_stop_request_is_passed_on_to_all_which_save(logs):
   assert [log.read_text() for log in logs] == ['ready\nsaved\n'] * 2
 
 
+@pytest.mark.long
 def test_after_a_signal_to_one_the_others_have_time_to_save(logs):
   # All agree on a step; the second one takes longer than others=0.1 allows.
   slow = f"""

@@ -79,6 +79,7 @@ def error(got, want):
   return jnp.linalg.norm(got - want) / jnp.linalg.norm(want)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('wiring', AFTER)
 def test_a_new_net_equals_its_base_to_the_bit(wiring):
   x, text, mask, control = inputs()
@@ -107,6 +108,7 @@ def test_a_new_net_has_the_parameters_of_its_module():
   assert not np.any(got['input']['kernel'])
 
 
+@pytest.mark.long
 def test_the_wirings_are_those_of_both_references():
   x, text, mask, control = inputs()
   args = x, 1000 * TIMES, text
@@ -130,6 +132,7 @@ def test_the_wirings_are_those_of_both_references():
   assert error(*found.values()) > 1e-2
 
 
+@pytest.mark.long
 def test_the_outputs_of_several_nets_are_added_with_their_scales():
   x, text, mask, control = inputs()
   nets = controlnet_of(BASE, 2, 'diffusers'), controlnet_of(BASE, 3, 'official')
@@ -169,6 +172,7 @@ def test_a_hint_has_no_effect_outside_of_its_times():
   np.testing.assert_array_equal(run(900.0, 200.0), always)
 
 
+@pytest.mark.long
 def test_nets_read_the_flows_timesteps_whatever_the_scale_of_the_bases():
   x, text, mask, control = inputs()
   net = controlnet_of(BASE, 2, 'diffusers')
@@ -184,6 +188,7 @@ def test_nets_read_the_flows_timesteps_whatever_the_scale_of_the_bases():
   assert error(got, want) <= 1e-5
 
 
+@pytest.mark.long
 def test_projecting_the_text_first_changes_nothing():
   x, text, mask, control = inputs()
   module, variables = joined(controlnet_of(BASE, 2, 'official'))

@@ -118,6 +118,7 @@ def test_a_new_controlnet_changes_nothing_but_has_gradients():
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('first', [0, 1])
 def test_an_output_is_added_behind_its_block_and_not_before(first):
   base, params, args, _ = base_and_inputs(control_after=first)
@@ -195,6 +196,7 @@ def test_remat_and_unroll_change_nothing():
   assert relative_error(got, want) <= 1e-5
 
 
+@pytest.mark.long
 def test_the_first_block_gives_the_official_start():
   base, params, args, control = base_and_inputs()
   start = jax.jit(lambda params: first_block(base, {'params': params}, *args))(

@@ -69,6 +69,7 @@ def rest_of_the_model(model, x, first, grid, timesteps, text, mask):
   return model.head(x, time, grid)
 
 
+@pytest.mark.long
 def test_features_are_x_after_the_chosen_blocks_and_no_others():
   weights, (latents, *rest) = variables(), inputs()
   out = run(weights, latents, *rest, features=CHOSEN)
@@ -94,6 +95,7 @@ def test_the_order_of_features_and_unroll_change_nothing():
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_gradients_flow_through_features():
   weights, (latents, *rest) = variables(), inputs()
   of_second = lambda x: jnp.sum(

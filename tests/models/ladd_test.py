@@ -252,6 +252,7 @@ def test_an_unknown_norm_is_refused():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'sides, count',
   [((8, 1), 32), ((4, 2), 24), ((1, 8), 8)],

@@ -84,6 +84,7 @@ def assert_products_agree(left, *right):
   assert abs(product(left) - sum(map(product, right))) <= 3e-4 * scale
 
 
+@pytest.mark.long
 def test_every_published_size_has_its_number_of_parameters():
   assert config.SANA_SIZES.keys() == PARAMETERS.keys()
   count = functools.cache(
@@ -134,6 +135,7 @@ def test_remat_and_unroll_change_neither_output_nor_gradients():
     assert relative_error(grads, want_grads) <= 1e-5
 
 
+@pytest.mark.long
 def test_padded_words_do_not_change_the_velocity():
   latents, timesteps, text, mask = inputs()
   run = lambda text, mask: apply(
@@ -173,6 +175,7 @@ def test_latents_of_any_shape_in_patches_of_two():
   assert out.shape == (2, *size, 5)
 
 
+@pytest.mark.long
 def test_patches_keep_their_positions():
   # With every block's gates and cross-attention at zero nothing mixes, so a
   # changed pixel changes its own patch of four and no other.
@@ -191,6 +194,7 @@ def test_patches_keep_their_positions():
   np.testing.assert_array_equal(moved.any((0, 3)), want)
 
 
+@pytest.mark.long
 def test_the_position_table_breaks_the_symmetry_of_translation():
   # A constant image is constant inside, away from the border's padding,
   # unless positions are given.

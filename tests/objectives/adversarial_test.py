@@ -56,6 +56,7 @@ def score(params, images):
   return DISCRIMINATOR.apply({'params': params}, images)
 
 
+@pytest.mark.long
 def test_one_pass_gives_both_gradients(drawn):
   params, real, seeds = drawn
 

@@ -128,6 +128,7 @@ def test_the_gradient_is_that_of_a_constant_normalised_tangent(case):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=bound)
 
 
+@pytest.mark.long
 def test_its_value_is_the_squared_length_of_the_normalised_tangent(case):
   value, metrics = jax.jit(loss)(*case, 100)
   norm = metrics['tangent_norm']
@@ -182,6 +183,7 @@ def test_the_discrete_loss_compares_both_ends_of_a_step_of_the_teacher(case):
   np.testing.assert_allclose(got, distance.mean(), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_the_discrete_loss_has_no_gradient_in_its_target(case):
   weights, *rest = case
   at = at_points(*rest)

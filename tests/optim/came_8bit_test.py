@@ -153,6 +153,7 @@ def test_a_state_has_a_byte_an_element_and_eight_a_block(blocks, ranges):
   assert count == (2 * 128 * 160 + 8 * ranges + statistics)
 
 
+@pytest.mark.long
 def test_it_stays_near_came_where_that_converges():
   # A noisy regression; both end at its solution, and near each other before.
   rng = np.random.default_rng(1)
@@ -189,6 +190,7 @@ def test_it_stays_near_came_where_that_converges():
   assert distance(want, goal) < 0.1
 
 
+@pytest.mark.long
 def test_zero_gradients_give_zero_updates():
   params = normal(0)
   tx = came_8bit(0.1)

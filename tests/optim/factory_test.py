@@ -190,6 +190,7 @@ def test_what_a_config_leaves_out_is_at_the_defaults_of_the_table():
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'settings, plain',
   [

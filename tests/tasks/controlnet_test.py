@@ -67,6 +67,7 @@ def loss(objective, params, frozen, batch, rngs):
   return objective.loss(params, frozen, batch, rngs, 0)[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('wiring', ['diffusers', 'official'])
 def test_the_loss_of_step_0_is_that_of_the_base_to_the_bit(wiring):
   objective, params, frozen, batch, rngs = parts(wiring)
@@ -86,6 +87,7 @@ def test_the_loss_of_step_0_is_that_of_the_base_to_the_bit(wiring):
   assert got == jax.jit(plain)(frozen, without)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('wiring', ['diffusers', 'official'])
 def test_in_the_first_step_only_the_zero_layers_behind_blocks_have_a_gradient(
   wiring,
@@ -96,6 +98,7 @@ def test_in_the_first_step_only_the_zero_layers_behind_blocks_have_a_gradient(
   assert moved == {'blocks/output/kernel', 'blocks/output/bias'}
 
 
+@pytest.mark.long
 def test_after_that_every_parameter_has_a_gradient():
   objective, params, *args = parts()
   random = arrays(jax.eval_shape(lambda: params), 5)

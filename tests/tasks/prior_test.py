@@ -20,6 +20,7 @@ from sana_jax.tasks import common
 from sana_jax.tasks.sana import class_pictures, inputs
 from sana_jax.text.prompts import INSTRUCTION
 
+pytestmark = pytest.mark.long
 MODEL = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 SIDE = 4  # Pixels of a latent.
 FEW = {'prior.class_prompt': 'a cat | a dog', 'prior.num_class_images': 6}
@@ -144,7 +145,6 @@ def test_texts_of_the_class_and_of_the_pictures_have_one_length(prior):
   assert texts == {given.frozen['null_text'].shape[0]}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   'latents, text',
   [('online', 'online'), ('cached', 'online'), ('online', 'cached')],

@@ -117,6 +117,7 @@ def test_a_student_of_another_size_than_its_start_is_refused(config):
   assert e.value.key == 'model.width' and e.value.allowed == (24,)
 
 
+@pytest.mark.long
 @pytest.mark.fast
 def test_a_sprint_that_goes_on_keeps_its_weights(config):
   config.init_from = str(SPRINT)

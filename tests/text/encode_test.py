@@ -117,6 +117,7 @@ def test_a_cached_instruction_gives_the_same_embeddings(words):
     assert len(prefix_cache) == 1
 
 
+@pytest.mark.long
 def test_importing_does_not_import_transformers():
   subprocess.run(
     [

@@ -30,6 +30,7 @@ from sana_jax.training.jsonl_log import JsonlLog
 from sana_jax.training.task import Exporter
 from sana_jax.training.workdir import new_folder, resolve
 
+pytestmark = pytest.mark.long
 RUN = 'gs://bucket/run'
 
 
@@ -93,7 +94,6 @@ def finished(bucket, toy, lines_at_saves):
     return toy.run(RUN, pictures_every_steps=5)
 
 
-@pytest.mark.long
 def test_one_run_at_a_time_has_a_workdir(bucket, store, toy):
   place = locks.within('gs://bucket/shared')
   with locks.hold(place, 'training', '--workdir') as lock:
@@ -149,12 +149,10 @@ def leave_half_a_checkpoint(bucket):
       bucket[name.replace('/4/', '/6/')] = bucket[name]
 
 
-@pytest.mark.long
 def test_a_resumed_run_is_identical_bit_for_bit(finished, whole):
   jax.tree.map(np.testing.assert_array_equal, whole[1], finished)
 
 
-@pytest.mark.long
 def test_the_bucket_has_what_a_folder_has(finished, bucket, whole):
   folder, _ = whole
   theirs = {
@@ -178,7 +176,6 @@ def test_the_bucket_has_what_a_folder_has(finished, bucket, whole):
   )
 
 
-@pytest.mark.long
 def test_lines_of_a_saved_step_are_written_before_it_is_saved(
   finished, lines_at_saves
 ):

@@ -58,6 +58,7 @@ def test_restore_without_checkpoints_returns_none(toy, tmp_path):
   assert Run(toy, tmp_path).restore() is None
 
 
+@pytest.mark.long
 def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
   run = Run(toy, tmp_path)
   states = run.save(1, 2, 3, 4)
@@ -160,6 +161,7 @@ def test_a_half_written_checkpoint_is_cleared_away(toy, tmp_path):
   assert_equal(states[1], Run(toy, tmp_path).restore())
 
 
+@pytest.mark.long
 def test_other_names_are_no_checkpoints_and_stay(toy, tmp_path):
   states = Run(toy, tmp_path).save(1, 2)
   odd = ['²', '1٣', '99999999999', '9' * 200, '007', '-1', '3 ', '3.5', 'x']
@@ -262,6 +264,7 @@ def test_the_config_is_in_every_checkpoint(toy, tmp_path):
   assert about['config'] == CONFIG.to_dict()
 
 
+@pytest.mark.long
 def test_a_full_disk_raises_a_one_line_error_and_loses_nothing(
   toy, whole, tmp_path, monkeypatch
 ):
@@ -307,6 +310,7 @@ def test_running_out_of_memory_is_not_reported_as_damage(
   assert_equal(toy.run(tmp_path), whole[1])
 
 
+@pytest.mark.long
 def test_every_nth_step_is_kept_permanently(toy, tmp_path):
   config = ml_collections.ConfigDict(
     {'keep_checkpoints': 2, 'keep_every_steps': 3}

@@ -181,6 +181,7 @@ def test_the_one_before_a_damaged_one_is_used(toy, places, wanted, caplog):
   assert_equal(wanted(4), found)
 
 
+@pytest.mark.long
 def test_without_an_undamaged_file_the_run_starts_with_its_first_batch(
   toy, places, whole, caplog
 ):
@@ -222,6 +223,7 @@ def test_another_run_has_another_cache(toy, places, tmp_path, caplog, again):
   assert len(files(cache)) == 2  # Those of the first, which are not ours.
 
 
+@pytest.mark.long
 def test_a_cache_that_cannot_be_written_does_not_stop_the_run(
   toy, tmp_path, whole, caplog
 ):

@@ -55,6 +55,7 @@ def last_line(workdir):
   return json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
 
 
+@pytest.mark.long
 def test_a_run_resumes_with_another_number_of_microbatches(toy, cut, whole):
   toy.run(cut, accumulate_steps=2)
   assert last_line(cut)['loss'] == pytest.approx(
@@ -72,6 +73,7 @@ def test_one_device_computes_what_eight_compute(toy, whole):
   )
 
 
+@pytest.mark.long
 def test_the_loss_falls_and_the_average_follows(toy):
   optimizer = {'name': 'adamw', 'learning_rate': 3e-2, 'clip_norm': 0.0}
   states, lines = zip(*toy.steps(num_steps=100, optimizer=optimizer))
@@ -98,6 +100,7 @@ def test_a_finished_run_has_model_pictures_and_curve(whole):
   assert leftovers == []
 
 
+@pytest.mark.long
 def test_without_an_average_the_params_are_exported(toy, tmp_path):
   state = toy.run(tmp_path, num_steps=3, ema_decay=0.0)
   assert state.ema is None
@@ -236,6 +239,7 @@ class Terminated:
     return task
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_the_run_resumes_later(toy, tmp_path, whole):
   before = signal.getsignal(signal.SIGTERM)
   state = toy.run(tmp_path / 'cut', Terminated(toy), pictures_every_steps=5)

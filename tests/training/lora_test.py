@@ -39,6 +39,7 @@ def bits(tree):
   return {name: np.asarray(x).tobytes() for name, x in leaves(tree).items()}
 
 
+@pytest.mark.long
 def test_only_the_factors_train_and_the_base_stays_to_the_bit(tmp_path):
   task = lora_flow.Adapted(KINDS['DoRA'])
   config = toy.get_config(mesh={'data': 8}, **SETTINGS)
@@ -90,6 +91,7 @@ def test_factors_are_sharded_like_their_kernels(mesh):
   assert spec(f'{path}/out/up')[2] == axis('fsdp')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', ['LoRA', 'DoRA'])
 def test_a_step_holds_no_array_larger_than_the_weight_of_one_layer(kind):
   """A gradient of the base, or a merged copy, would be one of a whole stack.

@@ -26,6 +26,7 @@ def test_a_value_that_is_not_finite_stays_in_its_bin():
   np.testing.assert_array_equal(found.sums, [np.nan, 1])
 
 
+@pytest.mark.long
 def test_a_line_has_the_mean_of_all_examples_and_no_empty_parts():
   rng = np.random.default_rng(0)
   values, level = rng.normal(size=(2, 600))
@@ -47,6 +48,7 @@ def test_a_line_has_the_mean_of_all_examples_and_no_empty_parts():
   assert total.line() == {}  # The next line begins with nothing.
 
 
+@pytest.mark.long
 def test_parts_of_a_batch_add_up_whether_summed_or_averaged():
   values, level = jnp.arange(8.0), jnp.linspace(0, 1, 8)
   whole = by_level(values, level)
@@ -94,6 +96,7 @@ def grads():
   }
 
 
+@pytest.mark.long
 def test_each_block_has_the_norm_of_its_own_gradients(grads):
   grads = jax.tree.map(jnp.asarray, grads)
   found = norms.by_part(grads, 'grad_norm')

@@ -69,6 +69,7 @@ def test_one_backward_pass_or_two_are_the_same(toy):
   close(one, two)
 
 
+@pytest.mark.long
 def test_a_run_of_two_players_resumes_bit_for_bit(toy, tmp_path):
   whole = toy.run(tmp_path / 'whole', make(toy, every=2, offset=1), **RUN)
   resumed = toy.resume(

@@ -79,6 +79,7 @@ def test_an_open_file_has_what_was_written(tmp_path):
     assert len(events(tmp_path).Scalars('loss')) == 1
 
 
+@pytest.mark.long
 def test_it_imports_no_tensorflow(tmp_path):
   code = (
     'import sys; from etils import epath; sys.modules["tensorflow"] = None; '

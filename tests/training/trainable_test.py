@@ -44,6 +44,7 @@ def task(toy):
   return Negative()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_frozen_parameters_stay_bit_for_bit(dtype, toy, task, tmp_path):
   state = toy.run(
@@ -268,6 +269,7 @@ def test_a_base_from_a_folder_is_recorded_and_compared(toy, tmp_path):
   )
 
 
+@pytest.mark.long
 def test_a_resumed_full_run_does_not_read_init_from(toy, tmp_path):
   task = given(toy, 0.1)
   toy.run(tmp_path, task, num_steps=2, init_from='good')

@@ -101,6 +101,7 @@ def test_the_end_of_a_stall_and_the_next_stall_are_logged(clock, caplog):
   assert '(step 3 was the last)' in found.warning()
 
 
+@pytest.mark.long
 def test_a_run_that_waits_for_data_is_logged_and_continues(toy, tmp_path):
   """The batch of step 3 arrives only after the watchdog has logged."""
   barked = threading.Event()

@@ -46,6 +46,7 @@ def velocity(module, params, guidance=None):
   return denoiser(params, x, TIMES, condition).velocity()
 
 
+@pytest.mark.long
 def test_the_result_is_the_targets_tree():
   target, params = adapted(guidance_embeds=True, **TEACHER)
   describe = lambda x: (x.shape, x.dtype)

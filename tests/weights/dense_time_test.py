@@ -39,6 +39,7 @@ def difference(mlp, new, t):
 
 
 # Measured: .0103. 6,000 steps of Adam on all weights leave .0104 in 25 seconds.
+@pytest.mark.long
 def test_the_curve_is_the_trained_one_between_the_fitted_times():
   t = jnp.asarray(np.random.default_rng(0).uniform(size=5000), jnp.float32)
   assert difference(trained(), dense(), t) < 0.012
@@ -47,6 +48,7 @@ def test_the_curve_is_the_trained_one_between_the_fitted_times():
 
 
 # Measured: 13 instead of 106; 14 after those steps of Adam.
+@pytest.mark.long
 def test_the_derivative_is_a_sixth_of_the_trained_ones():
   fit = dense_time.compare(trained(), 1.0, dense(), 0.001)
   assert fit.slopes[1] < fit.slopes[0] / 6

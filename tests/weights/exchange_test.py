@@ -33,6 +33,7 @@ def golden(request, tmp_path_factory):
   return part, bits(source), pth.read(file), {part: config}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'prefix, suffix',
   [

@@ -19,6 +19,7 @@ def shipped():
   return exchange.open_source('shapes').parts['transformer']
 
 
+@pytest.mark.long
 def test_the_tensors_are_those_of_the_added_parameters(shipped):
   part, fit = teachers.added(shipped, {**teachers.DENSE, **teachers.NORMS}, 3)
   model = folder.load(hub.find('shapes'), 'transformer')

@@ -65,6 +65,7 @@ def test_other_parameters_are_other_data(tmp_path):
   assert len(folders | {str(free.data_path)}) == 5
 
 
+@pytest.mark.long
 def test_a_killed_preparation_is_never_taken_for_a_complete_one(tmp_path):
   code = KILLED.format(path=str(tmp_path))
   done = subprocess.run(

@@ -101,6 +101,7 @@ def test_gemma2_2b_has_its_published_parameter_count():
   assert sum(x.size for x in jax.tree.leaves(shapes)) == 2_614_341_888
 
 
+@pytest.mark.long
 def test_padding_does_not_change_real_tokens():
   model, params, tokens, mask = tiny(5)
   padded = jnp.pad(tokens, ((0, 0), (0, 4)))
@@ -133,6 +134,7 @@ def test_a_prompt_without_tokens_gives_no_nan():
   assert jnp.isfinite(run(model, params, tokens, mask & False)).all()
 
 
+@pytest.mark.long
 def test_recomputing_layers_changes_no_gradient():
   model, params, tokens, mask = tiny(4, depth=2)
 
@@ -149,6 +151,7 @@ def test_recomputing_layers_changes_no_gradient():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('window', [4096, 3])
 def test_a_cached_prefix_changes_nothing(window):
   model, params, *_ = tiny(11, sliding_window=window)

@@ -30,6 +30,7 @@ def test_some_rows_are_those_of_the_whole():
   assert models._lazy('n.tracked', (), integer=True).read() == 0
 
 
+@pytest.mark.long
 def test_models_have_the_parameters_that_their_folder_would():
   for part in ('transformer', 'vae', 'text_encoder'):
     config = folder.read_json(GOLDEN / part / 'config.json')

@@ -50,6 +50,7 @@ def peaks_around_a_trim():
   return low, resident.peak_bytes(), len(kept) + len(last)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != 'linux', reason='peaks stay, off Linux')
 def test_a_peak_counts_from_its_last_reset():
   first, before, after, _ = alone(peaks_of_two_times)

@@ -57,6 +57,7 @@ def test_a_program_of_one_product_takes_its_operations_by_the_ceiling(mesh):
   assert at(1e18, 1e6).total == pytest.approx(moved / 1e6)
 
 
+@pytest.mark.long
 def test_in_place_updates_count_once(mesh):
   f = lambda x, y: x + y
   size = 4 * 64 * 32

@@ -23,6 +23,7 @@ DECISIVE = (
 )
 
 
+@pytest.mark.long
 def test_every_file_that_decides_a_program_is_in_the_key():
   hashed = {
     path.relative_to(root).as_posix() for root, path in cache.source_files()

@@ -29,14 +29,12 @@ PODS = (
   'h200:1x1x8',
   'h200:1x32x8',
 )
-# Of recipes of SANA-Sprint and ControlNets, so far.
-SOME_PODS = {
-  'sana_controlnet_600m_1024': (),
-  'sana_controlnet_1600m_1024': (),
-  'sana_sprint_600m_1024_teacher': ('h200:1x1x8', 'h200:1x32x8'),
-  'sana_sprint_1600m_1024_teacher': ('h200:1x1x8', 'h200:1x32x8'),
-  'sana_sprint_600m_1024': ('h200:1x1x8',),
-  'sana_sprint_1600m_1024': ('h200:1x1x8',),
+# The TPU programs that are compiled; of GPUs, all are.
+COMPILED_TPU = {
+  'sana_600m_512-v5e-16x16.txt',
+  'sana_1600m_1024-v5p-4x4x8.txt',
+  'sana15_4800m_1024-v6e-16x16.txt',
+  'sana_1600m_4k-tpu7x-4x4x8.txt',
 }
 CONFIG = 'sana_1600m_1024'
 
@@ -55,9 +53,7 @@ FILES = sorted(FOLDER.glob('*.txt'))
 def test_every_published_recipe_has_one_for_every_pod():
   recipes = [p.stem for p in CONFIGS.glob('sana*.py')]
   expected = {
-    golden.Golden(config, pod, '').name
-    for config in recipes
-    for pod in SOME_PODS.get(config, PODS)
+    golden.Golden(config, pod, '').name for config in recipes for pod in PODS
   }
   expected |= {'shapes-h200-1x1x8.txt'}
   assert {p.name for p in FILES} == expected
@@ -90,7 +86,11 @@ def check_compiled(path):
 
 
 def test_programs_hold_and_gather_the_bytes_of_their_shardings():
-  for path in FILES:
+  made = [path for path in FILES if golden.read(path).compiled]
+  of_tpus = {path.name for path in made if 'h200' not in path.name}
+  assert of_tpus == COMPILED_TPU
+  assert len(made) - len(of_tpus) == sum('h200' in p.name for p in FILES)
+  for path in made:
     check_compiled(path)
   # 1,604,462,752 float32 numbers; biases and tables are on every device.
   whole = 1_604_462_752 * 4 / 2**20
@@ -120,6 +120,17 @@ def test_shardings_are_unchanged(config, pod, capsys):
   assert (
     run(FOLDER, '--config', config, '--topology', pod, '--shardings') == 0
   ), capsys.readouterr().out
+  assert '1 unchanged' in capsys.readouterr().out
+
+
+def test_a_plan_without_a_compiled_part_is_compared_by_shardings(
+  tmp_path, monkeypatch, capsys
+):
+  name = 'sana_600m_512-v6e-16x16.txt'
+  shutil.copy(FOLDER / name, tmp_path / name)
+  monkeypatch.setattr(topologies, 'check', lambda topology: None)
+  monkeypatch.setattr(Runner, 'one', None)
+  assert run(tmp_path) == 0, capsys.readouterr().out
   assert '1 unchanged' in capsys.readouterr().out
 
 

@@ -33,6 +33,7 @@ def request(**changes):
   }
 
 
+@pytest.mark.long
 def test_a_key_follows_from_what_changes_a_program():
   key = cache.key(request())
   assert cache.key(request()) == key

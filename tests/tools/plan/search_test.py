@@ -71,6 +71,7 @@ def test_the_best_are_on_the_pod_and_of_different_meshes(params):
   assert first.may_fit(POD.chip.usable)
 
 
+@pytest.mark.long
 def test_kernels_and_batches_are_searched_too(params):
   one = config()
   found = list(search.space(one, POD, params, (2, 4)))
@@ -84,6 +85,7 @@ def test_kernels_and_batches_are_searched_too(params):
   } == {''}
 
 
+@pytest.mark.long
 def test_the_largest_batch_wins_where_weights_are_what_is_moved(params):
   found = search.best(config(), POD, params, FORWARD, 1, (1, 4))
   assert found[0].config.batch_size == 4 * 16

@@ -75,6 +75,7 @@ def test_a_model_that_trains_whole_costs_three_forward_passes():
   assert steps.run_flops(config) == steps.model_flops(config) + forward
 
 
+@pytest.mark.long
 def test_the_step_that_updates_the_most_networks_is_planned():
   config = config_of('dc_ae_f32c32_phase3:runlocal')
   config.loss.gan_every = 2
@@ -85,6 +86,7 @@ def test_the_step_that_updates_the_most_networks_is_planned():
   assert {'grad_norm/decoder', 'grad_norm/discriminator'} <= set(metrics)
 
 
+@pytest.mark.long
 def test_a_sprint_is_planned_with_one_evaluation_a_step():
   config, mesh = config_of('sana_600m_512:runlocal'), make_mesh({'data': 8})
   config.sampling.update(sampler='scm', steps=2)

@@ -44,6 +44,7 @@ def assert_close(got, want):
     )
 
 
+@pytest.mark.long
 def test_weighted_adapters_add_up():
   base = params()
   a = random(KEYS, rank=2, scale=0.5)
@@ -56,6 +57,7 @@ def test_weighted_adapters_add_up():
   assert_close(got, want)
 
 
+@pytest.mark.long
 def test_a_dora_multiplies_what_is_before_it():
   base, first = params(), random(KEYS)
   second = random(KEYS[:3], dora=True)
@@ -90,6 +92,7 @@ def test_the_longest_name_gives_the_weight():
   assert weight_of(3, 'proj_out') == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dora', [False, True])
 def test_merged_files_equal_the_model_with_adapters(dora):
   base = params()

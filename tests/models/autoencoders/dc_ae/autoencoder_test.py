@@ -96,6 +96,7 @@ def test_decoding_needs_the_decoders_parameters_only(golden):
   assert relative_error(got, tensors['linear.decoded']) <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'name, encoder, whole',
   [
@@ -134,6 +135,7 @@ def test_the_name_gives_compression_and_channels(name, compression, channels):
   assert latents.shape == (1, 128 // compression, 256 // compression, channels)
 
 
+@pytest.mark.long
 def test_recomputing_blocks_changes_no_gradient():
   model = DCAE(**TINY)
   rng = np.random.default_rng()

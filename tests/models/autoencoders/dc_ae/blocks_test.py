@@ -73,6 +73,7 @@ class Layers(nn.Module):
     return x + blocks.make_norm('rms_norm', dtype=self.dtype, name='norm')(y)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_the_residual_block_is_its_layers_in_two_operations(dtype):
   x = jax.random.normal(jax.random.key(0), (2, 5, 4, 8), dtype)

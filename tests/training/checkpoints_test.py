@@ -58,7 +58,6 @@ def test_restore_without_checkpoints_returns_none(toy, tmp_path):
   assert Run(toy, tmp_path).restore() is None
 
 
-@pytest.mark.long
 def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
   run = Run(toy, tmp_path)
   states = run.save(1, 2, 3, 4)

@@ -79,7 +79,9 @@ def alone(toy, sprint_toy):
 
 
 @pytest.mark.parametrize('mesh', LAYOUTS, ids=str)
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(
+  'kind', ('turns', pytest.param('both', marks=pytest.mark.slow), 'discrete')
+)
 def test_twenty_steps_in_every_layout_are_those_of_one_device(
   toy, sprint_toy, alone, kind, mesh
 ):

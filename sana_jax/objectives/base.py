@@ -52,6 +52,8 @@ class Player:
       all.
     every: it moves at steps where `step % every == offset`.
     optimizer: the config group of its optimizer.
+    in_ema: whether the EMA holds its parameters; not those of a discriminator,
+      which no exported model has.
   """
 
   name: str
@@ -60,6 +62,7 @@ class Player:
   every: int = 1
   offset: int = 0
   optimizer: str = 'optimizer'
+  in_ema: bool = True
 
   def moves(self, step: int) -> bool:
     """Whether it moves after `step` previous steps."""

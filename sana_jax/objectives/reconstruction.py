@@ -72,6 +72,7 @@ def objective(
         'discriminator/.*',
         every=weights.gan_every,
         optimizer='discriminator',
+        in_ema=False,
       ),
     )
   return Objective(

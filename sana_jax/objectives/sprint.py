@@ -112,6 +112,7 @@ def _players(sprint, encode) -> tuple[Player, ...]:
       every=1 + turns,
       offset=int(turns),
       optimizer='discriminator',
+      in_ema=False,
     ),
   )
 

@@ -41,7 +41,7 @@ class TrainState(NamedTuple):
 
   step: Any  # Steps so far, including those with skipped updates.
   params: Any  # The trainable parameters.
-  ema: Any  # EMA of params, or None for a run without.
+  ema: Any  # EMA of the params of players in it; None for a run without.
   players: dict[str, PlayerState]
   extra: Any  # Of Objective.extra.
 
@@ -105,6 +105,9 @@ def plan(
   def first(rng, given):
     return objective.partial.completed({**objective.init(rng), **(given or {})})
 
+  def averaged(tree):
+    return split_players(tree, [p for p in objective.players if p.in_ema])[0]
+
   def init(rng, given=None):
     params, extra, _ = partition(objective, first(rng, given), trainable)
     zero = jnp.zeros((), jnp.int32)
@@ -116,7 +119,7 @@ def plan(
       )
       for player in objective.players
     }
-    ema = averages.init(params) if average else None
+    ema = averages.init(averaged(params)) if average else None
     return TrainState(
       zero, optax.tree.cast(params, param_dtype), ema, players, extra
     )
@@ -135,7 +138,7 @@ def plan(
   shardings = TrainState(
     everywhere,
     lie,
-    lie if average else None,
+    averaged(lie) if average else None,
     _players_lie(objective.players, optimizers, params, lie, mesh),
     extra_lies,
   )

@@ -184,8 +184,10 @@ def _move(state, player, found, tx) -> _Move:
 
 def _averaged(state, moves, new, decay):
   """The EMA, updated for the players that moved."""
-  players = [move.player for move in moves]
-  old, unchanged = split_players(state.ema, players)
+  moves = [move for move in moves if move.player.in_ema]
+  if not moves:
+    return state.ema
+  old, unchanged = split_players(state.ema, [move.player for move in moves])
   found = []
   for player, _, finite, _ in moves:
     before, params = (split_players(tree, [player])[0] for tree in (old, new))

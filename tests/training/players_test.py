@@ -85,6 +85,17 @@ def test_a_run_of_two_players_resumes_bit_for_bit(toy, tmp_path):
   assert (count('in'), count('out')) == ({10}, {5})
 
 
+def test_a_player_outside_the_ema_changes_nothing_else_of_it(toy):
+  kept, without = (
+    toy.steps(make(toy, every=2, in_ema=found), num_steps=3, **RUN)
+    for found in (True, False)
+  )
+  for (a, _), (b, _) in zip(kept, without):
+    assert set(a.ema) == {'in', 'out'} and set(b.ema) == {'in'}
+    np.testing.assert_equal(bits(a.ema['in']), bits(b.ema['in']))
+    np.testing.assert_equal(bits(a.params), bits(b.params))
+
+
 def test_a_player_that_waits_does_not_move(toy):
   states = toy.steps(
     make(toy, every=3, offset=2), num_steps=6, ema_decay=0.0, **RUN

@@ -29,9 +29,23 @@ def load(args, jobs: Sequence) -> dict[str, Callable]:
   from sana_jax.evaluation import scorers
 
   devices.configure(args.cpu_devices)  # Before a user's module may use JAX.
-  own = {name: scorers.load(name) for name in args.scorer or ()}
+  own = {name: _own(name) for name in args.scorer or ()}
   shipped = [x for x in scorers.SHIPPED if x in used and x not in own]
   return own | {name: scorers.load(name) for name in shipped}
+
+
+def _own(name):
+  """A scorer that the command names; only such a one may be a web address."""
+  from sana_jax.evaluation import http_judge, scorers
+
+  if http_judge.is_url(name):
+    return http_judge.make(name)
+  return scorers.load(name)
+
+
+def costs(choosers: Mapping[str, Callable]) -> list[str]:
+  """Sentences with what the judges among them have cost so far."""
+  return [x.cost() for x in choosers.values() if hasattr(x, 'cost')]
 
 
 def check(choosers: Mapping[str, Callable], args, job) -> None:

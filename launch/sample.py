@@ -12,6 +12,8 @@ best --num-images of them, by one of these:
 
   shapes            fraction of its prompt that a picture of shapes follows
   MODULE:FUNCTION   a custom scorer, see sana_jax/evaluation/scorers.py
+  https://HOST/v1?model=NAME
+                    a model behind a chat API, which gets the pictures
 
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
@@ -108,8 +110,8 @@ def _add_pictures(group):
     '--scorer',
     action='append',
     metavar='NAME',
-    help='shapes, or MODULE:FUNCTION of your own; repeated, for lines of '
-    '--prompts that name another than the first',
+    help='shapes, MODULE:FUNCTION of your own, or the URL of a judge; '
+    'repeated, for lines of --prompts that name another than the first',
   )
   group.add_argument(
     '--batch-size',
@@ -229,6 +231,8 @@ def run(args: argparse.Namespace) -> int:
   ):
     skipped = Skipped(out, args.prompts, problems)
     made, failed = drawing.draw(pipe, jobs, settings, args, out, lock, choosers)
+    for cost in best_of.costs(choosers):
+      print(cost)
     skipped.add([_failure(job, failed) for job in jobs if job.line in failed])
   if made:
     sheet = out / SHEET

@@ -78,6 +78,11 @@ CHECKED = (
     'needs a model of a hub and a GPU; the trial before has the same inputs',
   ),
   (
+    r"^(sana-jax sample .*--scorer 'http[^']*)(.*)",
+    r'refused \1&retries=0\2',
+    'needs a server with a judge: ends there',
+  ),
+  (
     r'^(python -m sana_jax.launch.new_shape .*)',
     r'\1 --help',
     'takes an hour',

@@ -120,7 +120,11 @@ def start(workdir, steps=11, **settings):
 
 
 def finish(*running):
-  logs = [p.communicate(timeout=300)[1] for p in running]
+  try:
+    logs = [p.communicate(timeout=300)[1] for p in running]
+  finally:
+    for process in running:
+      process.kill()
   assert [p.returncode for p in running] == [0] * len(running), logs
   return logs
 

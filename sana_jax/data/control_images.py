@@ -16,8 +16,10 @@ from sana_jax.data import annotators, buckets
 from sana_jax.data.images import read_image
 from sana_jax.data.records import BadRecord, name_of
 from sana_jax.data.sources import DescribedSource
+from sana_jax.files import read_bytes
 from sana_jax.typing import Float, Int
 
+_MOST_BYTES = 2**28
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
@@ -71,5 +73,8 @@ class ControlImages:
     for suffix in SUFFIXES:
       file = pathlib.Path(self.path) / f'{name}{suffix}'
       if file.is_file():
-        return read_image(file.read_bytes())
+        try:
+          return read_image(read_bytes(file, _MOST_BYTES))
+        except (OSError, ValueError) as error:
+          raise BadRecord(str(file), str(error)) from error
     raise BadRecord(self.name(index), f'{self.path} has no {name}.png')

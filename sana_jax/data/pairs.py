@@ -17,11 +17,12 @@ import numpy as np
 from sana_jax.data import captions, facts, files
 from sana_jax.data.array_cache import cached_arrays, FAILED_READS
 from sana_jax.data.images import DAMAGED, in_threads, try_size_of
-from sana_jax.data.picture_folders import LINES
+from sana_jax.data.picture_folders import LINES, lines_of
 from sana_jax.data.records import BadRecord, MAX_BAD_FRACTION
 from sana_jax.errors import UserError
 from sana_jax.files import parse_json
 from sana_jax.paths import expanded
+from sana_jax.printable import printable
 from sana_jax.typing import Float, Int
 
 FORM = '{"chosen": NAME, "rejected": NAME, "prompt": TEXT}'
@@ -106,11 +107,7 @@ def read(root: str) -> Sequence[Pair]:
       value=root,
       allowed=FORM,
     )
-  found = [
-    _pair(file, number, line)
-    for number, line in enumerate(files.read(file).split(b'\n'), start=1)
-    if line.strip()
-  ]
+  found = [_pair(file, *numbered) for numbered in lines_of(file)]
   if not found:
     raise UserError(
       f'{file} has no pairs; write a line like {FORM} for each.',
@@ -140,13 +137,22 @@ def pairs_of(
   return found
 
 
+def _is_inside(name):
+  """Whether a name is the path of a file below its folder."""
+  parts = name.split('/')
+  return not ({'', '.', '..'} & set(parts) or '\0' in name or '\\' in name)
+
+
 def _pair(file, number, line):
   try:
     content = parse_json(line)
     values = [content[name] for name in Pair._fields]
     if not all(isinstance(value, str) and value.strip() for value in values):
       raise ValueError('all three must be texts')
-    return Pair(*values)
+    pair = Pair(*values)
+    if outside := [name for name in pair[:2] if not _is_inside(name)]:
+      raise ValueError(f'{printable(outside[0], 80)} is not in the folder')
+    return pair
   except (ValueError, TypeError, LookupError) as error:
     raise UserError(
       f'{file}, line {number}, is no pair ({error}); write {FORM}.',

@@ -20,6 +20,7 @@ from sana_jax.files import parse_json
 from sana_jax.printable import printable
 
 LINES = 'metadata.jsonl'
+MOST_BYTES = 2**28  # Of a metadata.jsonl: a million lines.
 MOST_REPEATS = 10_000
 _NAMED = re.compile(r'([0-9]+)_(.*\S.*)')
 
@@ -40,8 +41,8 @@ def kohya(
 
 def _parsed(root, folder):
   top = folder.partition('/')[0]
-  match = _NAMED.fullmatch(top)
-  if not match or not 1 <= int(match[1][:9]) <= MOST_REPEATS:
+  match = _NAMED.fullmatch(top) if _is_text(top) else None
+  if not match or not 1 <= int(match[1]) <= MOST_REPEATS:
     shown = f'The folder {printable(top, 80)!r}' if top else 'An image'
     raise UserError(
       f'{shown} in {root} has no number of repeats; name each folder like '
@@ -54,6 +55,11 @@ def _parsed(root, folder):
   return int(match[1]), match[2].strip()
 
 
+def _is_text(name):
+  """Whether a name is UTF-8; other bytes are half surrogate pairs in it."""
+  return not any('\ud800' <= c <= '\udfff' for c in name)
+
+
 def described(root: str, names: Iterable[str]) -> Mapping[str, facts.Facts]:
   """Facts by image of the lines of every metadata.jsonl among `names`.
 
@@ -62,12 +68,30 @@ def described(root: str, names: Iterable[str]) -> Mapping[str, facts.Facts]:
   out = {}
   for name in names:
     if posixpath.basename(name) == LINES:
-      lines = files.read(f'{root}/{name}').split(b'\n')
-      for number, line in enumerate(lines, start=1):
-        if line.strip():
-          image, found = _line(f'{root}/{name}', number, line)
-          out[posixpath.join(posixpath.dirname(name), image)] = found
+      for number, line in lines_of(f'{root}/{name}'):
+        image, found = _line(f'{root}/{name}', number, line)
+        out[posixpath.join(posixpath.dirname(name), image)] = found
   return out
+
+
+def lines_of(file: str) -> list[tuple[int, bytes]]:
+  """(number, line) of the lines of a file that are not blank.
+
+  Raises UserError if it cannot be read, or is too large.
+  """
+  try:
+    data = files.read(file, 0, MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+      raise ValueError(f'it has more than {MOST_BYTES:,} bytes')
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{file} cannot be read ({printable(error, 200)}); write a JSON object '
+      'in each line of a regular file.',
+      key='data.path',
+      value=file,
+    ) from error
+  lines = enumerate(data.split(b'\n'), start=1)
+  return [(number, line) for number, line in lines if line.strip()]
 
 
 def _line(file, number, line):

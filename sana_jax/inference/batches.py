@@ -19,6 +19,9 @@ from sana_jax.printable import printable
 from sana_jax.text.encode import TextError
 from sana_jax.typing import Array
 
+# Pictures of which each request of a batch may have its own.
+_OF_EACH = ('image', 'mask', 'control_image')
+
 
 class Request(NamedTuple):
   """One picture: the k-th of its prompt and seed; sizes in pixels.
@@ -46,7 +49,10 @@ class Request(NamedTuple):
   @property
   def program(self) -> tuple:
     """Values that all requests of a batch share."""
-    values = json.dumps(self.settings(), sort_keys=True, default=id)
+    settings = self.settings()
+    if self.padding_mask_crop is None:  # Else masks decide the drawn size.
+      settings |= {key: True for key in _OF_EACH if key in settings}
+    values = json.dumps(settings, sort_keys=True, default=id)
     return self.height, self.width, values
 
   def settings(self) -> dict[str, Any]:
@@ -198,8 +204,19 @@ def _draw(pipe, batch, size, settings):
     height=batch[0].height,
     width=batch[0].width,
     negative_prompt=[r.negative_prompt for r in batch],
-    **{**settings, **batch[0].settings(), **_control(batch)},
+    **{**settings, **batch[0].settings(), **_pictures(batch)},
   )
+
+
+def _pictures(batch):
+  """Images and masks of a batch, and control images: of each net, a list."""
+  first = batch[0].settings()
+  own = {
+    key: [getattr(r, key) for r in batch]
+    for key in ('image', 'mask')
+    if key in first and batch[0].padding_mask_crop is None
+  }
+  return own | _control(batch)
 
 
 def _control(batch):

@@ -10,7 +10,7 @@ A latent is repainted if the mask has any of its pixels. Afterwards, pixels
 without mask are those of the canvas, bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -73,20 +73,61 @@ def opened(given: Mapping[str, Any]) -> dict[str, Any]:
         key=key,
         allowed=f'with {needed}',
       )
-  found = {}
-  if given.get('image') is not None:
-    found['image'] = input_image.pixels(given['image'])
+  found, images = {}, given.get('image')
+  if images is not None:
+    read = input_image.each(_listed('image', images), input_image.pixels)
     if given.get('mask') is not None:
-      size = found['image'].shape[:2]
-      found['mask'] = input_image.mask_pixels(given['mask'], size)
+      found['mask'] = _masks(given['mask'], read)
+    found['image'] = read if input_image.is_several(images) else read[0]
   return found
 
 
+def _listed(key, value):
+  if input_image.is_several(value) and not value:
+    raise UserError(
+      f'{key} has no picture; give one, or one for each prompt.', key=key
+    )
+  return list(value) if input_image.is_several(value) else [value]
+
+
+def _masks(given, images):
+  """Masks of images, of which one may be for all."""
+  masks = _listed('mask', given)
+  input_image.check_count('mask', masks, max(len(masks), len(images)))
+  if len({image.shape[:2] for image in images}) == 1:
+    size = images[0].shape[:2]
+    found = input_image.each(
+      masks, lambda mask: input_image.mask_pixels(mask, size)
+    )
+  else:
+    masks *= len(images) if len(masks) == 1 else 1
+    found = [
+      input_image.mask_pixels(mask, image.shape[:2])
+      for mask, image in zip(masks, images)
+    ]
+  return found if len(found) > 1 or input_image.is_several(given) else found[0]
+
+
 def own_size(given: Mapping[str, Any]) -> dict[str, int]:
-  """Default `height` and `width`, by the image; of one, in its proportions."""
-  if given.get('image') is None:
+  """Default `height` and `width`, by the image; of one, in its proportions.
+
+  Raises UserError for several images of different sizes, unless both are given.
+  """
+  image = given.get('image')
+  if image is None:
     return {}
-  sides = dict(zip(('height', 'width'), np.shape(given['image'])))
+  images = image if input_image.is_several(image) else [image]
+  found = dict.fromkeys(np.shape(x)[:2] for x in images)
+  if len(found) > 1 and None in (given.get('height'), given.get('width')):
+    shown = ' and '.join(f'{w} x {h}' for h, w in list(found)[:2])
+    raise UserError(
+      f'The images of the call have {shown} pixels; give images of one size, '
+      'or height and width.',
+      key='image',
+      value=tuple(found),
+      allowed='one size',
+    )
+  sides = dict(zip(('height', 'width'), next(iter(found))))
   for side, other in (('height', 'width'), ('width', 'height')):
     value = fields.plain(given.get(other))
     if given.get(side) is None and type(value) is int and value > 0:
@@ -108,8 +149,43 @@ def strength_of(given: Mapping[str, Any]) -> float | None:
   return float(value)
 
 
+def of_prompts(pipe, call) -> list[Edit]:
+  """The edit of a call of `Pipeline.draw`, or of each of its prompts.
+
+  Raises UserError for parts that are drawn in different sizes.
+  """
+  given = [call.image, call.mask]
+  if not any(map(input_image.is_several, given)):
+    return [of_call(pipe, call)]
+  count, lists = len(call.prompts), []
+  for key, value in zip(('image', 'mask'), given):
+    input_image.check_count(key, value, count)
+    value = value if input_image.is_several(value) else [value]
+    lists.append(list(value) * (count if len(value) == 1 else 1))
+  pairs, kept = list(zip(*lists)), {}
+  for image, mask in pairs:  # Many may be the same.
+    if (id(image), id(mask)) not in kept:
+      pair = call._replace(image=image, mask=mask)
+      kept[id(image), id(mask)] = of_call(pipe, pair)
+  strength = next(
+    (x.strength for x in kept.values() if x.strength),
+    kept[tuple(map(id, pairs[0]))].strength,
+  )
+  # An empty mask keeps its image at any strength.
+  kept = {key: x._replace(strength=strength) for key, x in kept.items()}
+  found = [kept[tuple(map(id, pair))] for pair in pairs]
+  if len({edit.size for edit in found}) > 1:
+    raise UserError(
+      'The parts of the images that padding_mask_crop draws have different '
+      'sizes; give each image in a call of its own.',
+      key='padding_mask_crop',
+      value=call.padding_mask_crop,
+    )
+  return found
+
+
 def of_call(pipe, call) -> Edit:
-  """The edit of a call of `Pipeline.draw`.
+  """The edit of a call with one image at most.
 
   Logs a warning if the mask is empty: the picture is the image.
   """
@@ -146,18 +222,31 @@ def blurred(
   return np.asarray(image, np.float32) / 255
 
 
-def start(pipe, edit: Edit, parts: Tiles | Strips | None) -> dict[str, Any]:
-  """`image`, `mask` and `strength` of `Pipeline.denoise`, if there are any."""
-  if edit.image is None:
+def start(
+  pipe, edits: Sequence[Edit], parts: Tiles | Strips | None, num_images: int
+) -> dict[str, Any]:
+  """`image`, `mask` and `strength` of `Pipeline.denoise`, if there are any.
+
+  Of several edits, each is that of `num_images` pictures.
+  """
+  if edits[0].image is None:
     return {}
   tiles = parts if isinstance(parts, Tiles) else None
-  part = _placed(edit.image[edit.box], edit.size, Image.Resampling.LANCZOS)
-  with pipe.on_mesh():
-    image = input_image.encoded(pipe.autoencoder, part, tiles)
-  mask = None
-  if edit.mask is not None:
-    mask = jnp.asarray(latent_mask(edit, *image.shape[1:3]))
-  return {'image': image, 'mask': mask, 'strength': edit.strength}
+
+  def encoded(edit):
+    part = _placed(edit.image[edit.box], edit.size, Image.Resampling.LANCZOS)
+    with pipe.on_mesh():
+      return input_image.encoded(pipe.autoencoder, part, tiles)
+
+  def joined(arrays):
+    if len(edits) == 1:
+      return jnp.asarray(arrays[0])
+    return jnp.repeat(jnp.concatenate(arrays), num_images, axis=0)
+
+  image, mask = joined(input_image.each(edits, encoded)), None
+  if edits[0].mask is not None:
+    mask = joined([latent_mask(edit, *image.shape[1:3]) for edit in edits])
+  return {'image': image, 'mask': mask, 'strength': edits[0].strength}
 
 
 def latent_mask(
@@ -169,6 +258,23 @@ def latent_mask(
   some = _placed(some, size, Image.Resampling.BILINEAR) > 0
   cells = some.reshape(rows, size[0] // rows, columns, size[1] // columns)
   return cells.any(axis=(1, 3))[None, :, :, None]
+
+
+def finished(
+  edits: Sequence[Edit],
+  latents: Float[Array, 'b *p c'],
+  decode: Callable[..., Float[Array, 'b y x 3']],
+) -> Float[Array, 'b y2 x2 3']:
+  """The pictures of latents, of which each edit has as many as the others.
+
+  `decode` is a function of latents and a size, called for all of one size.
+  """
+  if len({shown(edit) for edit in edits}) == 1:
+    images = jnp.split(decode(latents, shown(edits[0])), len(edits))
+  else:
+    chunks = jnp.split(latents, len(edits))
+    images = [decode(x, shown(edit)) for x, edit in zip(chunks, edits)]
+  return jnp.concatenate([composed(*pair) for pair in zip(edits, images)])
 
 
 def composed(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import math
 from typing import Any
 
@@ -162,16 +161,9 @@ def check_given(pipe, image: Any, options: Any) -> None:
 
 
 def _hint(pipe, images, options, call, timesteps, size):
-  each = images if isinstance(images, list | tuple) else [images]
+  each = list(images) if input_image.is_several(images) else [images]
   count = len(call.prompts)
-  if len(each) not in (1, count):
-    raise UserError(
-      f'control_image has {counted(len(each), "image")} for '
-      f'{counted(count, "prompt")}; give one, or one for each.',
-      key='control_image',
-      value=len(each),
-      allowed=f'1, or {count}',
-    )
+  input_image.check_count('control_image', each, count)
   shown = call.height, call.width
   latents = latents_of(pipe, each, options.annotator, shown, size)
   repeats = call.num_images * (count if len(each) == 1 else 1)
@@ -194,19 +186,15 @@ def latents_of(
   size: tuple[int, int],
 ) -> Float[Array, 'b y x c']:
   """Latents of control images, see `pixels`; equal ones are encoded once."""
-  keys = [
-    json.dumps(x, sort_keys=True) if isinstance(x, dict) else id(x)
-    for x in images
-  ]
-  found = {}
-  for key, image in zip(keys, images):
-    if key not in found:
-      made = pixels(image, shown, size)
-      if annotator:
-        made = annotators.of_image(annotator, made)
-      with pipe.on_mesh():
-        found[key] = input_image.encoded(pipe.autoencoder, made)
-  return jnp.concatenate([found[key] for key in keys])
+
+  def encoded(image):
+    made = pixels(image, shown, size)
+    if annotator:
+      made = annotators.of_image(annotator, made)
+    with pipe.on_mesh():
+      return input_image.encoded(pipe.autoencoder, made)
+
+  return jnp.concatenate(input_image.each(images, encoded))
 
 
 def pixels(

@@ -1,8 +1,9 @@
 """Image that a picture starts from, and its mask: read, and encoded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from typing import Any
@@ -19,7 +20,7 @@ from sana_jax.inference import tiling
 from sana_jax.inference.tiling import Tiles
 from sana_jax.models.autoencoders import base
 from sana_jax.objectives.reconstruction import to_signed
-from sana_jax.printable import printable
+from sana_jax.printable import counted, printable
 from sana_jax.typing import Array, Bool, Float, UInt8
 from sana_jax.weights.folder import Model
 
@@ -40,6 +41,7 @@ _AN = {
   'control_image': 'a control image',
   'mask': 'a mask',
 }
+_KIND_OF = {'image': 'image', 'control_image': 'image', 'mask': 'mask'}
 _MOST_BYTES = 2**28
 
 
@@ -69,6 +71,32 @@ def pixels(image: Any, key: str = 'image') -> UInt8[np.ndarray, 'y x 3']:
   elif isinstance(image, Image.Image):
     image = _displayed(image, key)
   return _checked(image, key)
+
+
+def is_several(value: Any) -> bool:
+  """Whether a value has a picture for each prompt."""
+  return isinstance(value, list | tuple)
+
+
+def each(values: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
+  """`read` of each picture; equal ones are read once, and are one object."""
+  keys, found = [_identity(value) for value in values], {}
+  for key, value in zip(keys, values):
+    if key not in found:
+      found[key] = read(value)
+  return [found[key] for key in keys]
+
+
+def check_count(key: str, value: Any, prompts: int) -> None:
+  """Raises UserError unless there is one picture, or one for each prompt."""
+  if is_several(value) and len(value) not in (1, prompts):
+    raise UserError(
+      f'{key} has {counted(len(value), _KIND_OF[key])} for '
+      f'{counted(prompts, "prompt")}; give one, or one for each.',
+      key=key,
+      value=len(value),
+      allowed=f'1, or {prompts}',
+    )
 
 
 def from_bytes(data: bytes, key: str) -> UInt8[np.ndarray, 'y x 3']:
@@ -164,6 +192,12 @@ def _checked(image, key):
 
 def _in_range(image):
   return bool(np.all((image >= 0) & (image <= 1)))
+
+
+def _identity(value):
+  if isinstance(value, Mapping):
+    return json.dumps(value, sort_keys=True, default=id)
+  return os.fspath(value) if isinstance(value, os.PathLike | str) else id(value)
 
 
 def _described(image, key):

@@ -203,7 +203,7 @@ def _rooted(row, path):
   folder = os.path.dirname(path)
   return row | {
     key: os.path.join(folder, row[key])
-    for key in ('image', 'mask')
+    for key in ('image', 'mask', 'control_image')
     if isinstance(row.get(key), str) and _stripped(row[key])
   }
 

@@ -6,6 +6,7 @@ The stages follow diffusers' SanaPipeline: the same latents, the same picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -95,9 +96,9 @@ class Pipeline(Models):
       latents: noise, [n, height/f, width/f, channels].
       sampler, flow_shift: the checkpoint's by default.
       times: of the sampler scm, the angles of its steps, such as [1.5708, 1.3].
-      image: starting point: a path, a PIL image or an array.
+      image: a path, PIL image or array to start from, or a list, one a prompt.
       strength: from 0, the image, to 1, noise (default: .6, with a mask 1).
-      mask: like an image of its size; white is repainted, the rest unchanged.
+      mask: like `image`, of its size; white is repainted, the rest unchanged.
       mask_blur: radius of the mask's soft edge in pixels.
       padding_mask_crop: margin in pixels of a part to draw, around the mask.
       control_image: of a ControlNet; one, or one for each prompt.
@@ -131,11 +132,11 @@ class Pipeline(Models):
   def _draw(self, call):
     parts = arguments.parts_of(call.parts, self.autoencoder.module.spec.side)
     few_steps.check(self, call)
-    edit = editing.of_call(self, call)
+    edits = editing.of_prompts(self, call)
     pictures = randomness.of_pictures(
       len(call.prompts), call.seed, call.num_images, call.numbers
     )
-    noise = self.noise(*pictures, edit.size, call.latents)
+    noise = self.noise(*pictures, edits[0].size, call.latents)
     encoded = self.encode_prompts(
       call.prompts, call.negative_prompt, call.instruction
     )
@@ -151,10 +152,10 @@ class Pipeline(Models):
       on_step=call.on_step,
       on_estimate=call.on_estimate,
       rng=randomness.draw_keys(*pictures),
-      **editing.start(self, edit, parts),
-      control=hints.of_call(self, call, edit.size),
+      **editing.start(self, edits, parts, call.num_images),
+      control=hints.of_call(self, call, edits[0].size),
     )
-    return self._output(denoised, call.output_type, edit, parts)
+    return self._output(denoised, call.output_type, edits, parts)
 
   def __call__(self, *args, output_type: str = 'pil', **kwargs) -> Output:
     """PIL images, or NumPy arrays for another output type of `draw`.
@@ -270,9 +271,9 @@ class Pipeline(Models):
         parts,
       )
 
-  def _output(self, latents, output_type, edit, parts):
+  def _output(self, latents, output_type, edits, parts):
     if output_type == 'latent':
       return latents
-    images = self.decode(latents, editing.shown(edit), parts)
-    images = editing.composed(edit, images)
+    decode = functools.partial(self.decode, parts=parts)
+    images = editing.finished(edits, latents, decode)
     return decoding.to_uint8(images) if output_type == 'uint8' else images

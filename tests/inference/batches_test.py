@@ -125,3 +125,29 @@ def test_control_images_of_lines_are_a_list_for_each_net():
   batches._draw(fake, [requests[0]._replace(control_image=('x',))], 2, {})
   assert seen[0]['control_image'] == [['x.png', 'y.png'], ['xn.png', 'yn.png']]
   assert seen[1]['control_image'] == ['x', 'x']
+
+
+def test_requests_with_images_of_their_own_share_batches():
+  image = lambda k: {'file': f'{k}.png', 'sha256': k}
+  row = lambda k, **how: Request(
+    'a', 0, height=8, width=8, image=image(k), **how
+  )
+  requests = [
+    row('x'),
+    row('y'),
+    row('x', mask=image('m')),
+    row('y', mask=image('n')),
+    row('y', mask=image('n'), padding_mask_crop=4),
+    row('x', mask=image('m'), padding_mask_crop=4),
+    row('x', strength=0.5),
+    Request('a', 0, height=8, width=8),
+  ]
+  want = [[0, 1], [2, 3], [4], [5], [6], [7]]
+  assert batches.plan(requests, 8) == want
+  seen = []
+  fake = types.SimpleNamespace(draw=lambda prompts, **how: seen.append(how))
+  for indices in want:
+    batches._draw(fake, [requests[i] for i in indices], len(indices), {})
+  assert seen[0]['image'] == [image('x'), image('y')]
+  assert seen[1]['mask'] == [image('m'), image('n')]
+  assert seen[2]['mask'] == image('n') and 'image' not in seen[5]

@@ -10,12 +10,22 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from sana_jax.diffusion.guidance import Guidance
 from sana_jax.errors import UserError
+from sana_jax.inference import denoising, input_image, randomness
+from sana_jax.inference.conventions import DIFFUSERS
 from sana_jax.inference.pipeline import Pipeline
+from sana_jax.inference.schedulers import time_grid
+from sana_jax.launch import cli
 from sana_jax.models import abstract
+from sana_jax.models.controlled import controlled as controlled_network
+from sana_jax.models.controlled import Hint
 from sana_jax.models.controlnet import controlnet_of
 from sana_jax.weights import folder as folders
 from sana_jax.weights.folder import Model
+from sana_jax.weights.lora import names as layer_names
+from sana_jax.weights.lora import reading, writing
+from sana_jax.weights.lora.lows import Low
 
 TINY = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 RNG = np.random.default_rng(0)
@@ -147,3 +157,91 @@ def test_a_net_of_another_size_and_an_unknown_wiring_are_refused(tmp_path):
   with pytest.raises(UserError) as error:
     plain().with_controlnet(tmp_path, 'parallel')
   assert error.value.key == 'wiring'
+
+
+@pytest.fixture(scope='module')
+def adapter(tmp_path_factory):
+  """An adapter file of two layers, of updates that matter."""
+  names = ('transformer_blocks.0.attn1.to_q', 'proj_out')
+  module, draw = plain().transformer.module, np.random.default_rng(5)
+  shapes = {
+    layer.key.format(i=0): reading.weight_shape(layer)
+    for layer in layer_names.layers(module).values()
+  }
+  normal = lambda *shape: np.float32(0.5 * draw.normal(size=shape))
+  path = tmp_path_factory.mktemp('lora') / 'style.safetensors'
+  writing.write_file(
+    path,
+    {
+      name: Low(normal(2, shapes[name][1]), normal(shapes[name][0], 2), 1.0)
+      for name in names
+    },
+  )
+  return path
+
+
+@pytest.mark.long
+def test_adapter_net_and_image_together_are_each_applied_by_hand(adapter):
+  """The adapter merged into the weights, the net as one network, the image."""
+  how = dict(image=np.asarray(image(1)), strength=0.5, control_image=image(0))
+  got = draw(controlled().load_lora(adapter), **how)
+  pipe = controlled()
+  (net,) = pipe.controlnets
+  merged = pipe.load_lora(adapter).fuse_lora().transformer
+  module, variables = controlled_network(*merged, pipe.controlnets)
+  encode = lambda i: input_image.encoded(pipe.autoencoder, np.asarray(image(i)))
+  grid = time_grid(pipe.sampler, 2, pipe.flow_shift, DIFFUSERS, None, 0.5)
+  noise = pipe.noise(*randomness.of_pictures(1, 0, 1, None), image(0).size)
+  start = grid.path.interpolate(encode(1), noise, grid.times[0])
+  want = denoising.denoise(
+    module,
+    variables,
+    start / grid.path.scale,
+    *pipe.encode_prompts(['a cat']),
+    grid,
+    sampler=pipe.sampler,
+    guidance=Guidance(pipe.default('guidance_scale')),
+    control=(Hint(encode(0), jnp.ones(1)),),
+  )
+  np.testing.assert_allclose(got, want, atol=1e-4)
+  for other in (
+    draw(controlled(), **how),
+    draw(plain().load_lora(adapter), **how | dict(control_image=None)),
+    draw(controlled().load_lora(adapter), control_image=image(0)),
+  ):
+    assert np.abs(other - got).max() > 1e-2
+  assert net.module.wiring == 'diffusers'
+
+
+@pytest.mark.long
+def test_the_command_combines_adapter_net_and_image(adapter, tmp_path):
+  pipe, model = controlled(), tmp_path / 'model'
+  for part in ('vae', 'text_encoder', 'tokenizer', 'scheduler'):
+    shutil.copytree(TINY / part, model / part)
+  shutil.copy(TINY / 'model_index.json', model)
+  folders.write(model, 'transformer', *pipe.transformer)
+  folders.write(model, 'controlnet', *pipe.controlnets[0])
+  folders.index_controlnet(model)
+  image(0).save(tmp_path / 'control.png')
+  image(1).save(tmp_path / 'image.png')
+  size = str(pipe.size_px)
+  argv = ['sample', '--model', model, '--lora', adapter, '--prompt', 'a cat']
+  argv += ['--image', tmp_path / 'image.png', '--strength', '0.5']
+  argv += ['--control-image', tmp_path / 'control.png', '--steps', '2']
+  argv += ['--height', size, '--width', size, '--out', tmp_path / 'out']
+  assert cli.main([*map(str, argv), '--cpu-devices', '1']) == 0
+  (made,) = (tmp_path / 'out').glob('00000-0*.png')
+  (want,) = (
+    Pipeline.from_pretrained(model, 'float32')
+    .load_lora(adapter)(
+      'a cat',
+      image=image(1),
+      strength=0.5,
+      control_image=image(0),
+      steps=2,
+      output_type='uint8',
+    )
+    .images
+  )
+  with Image.open(made) as got:
+    assert np.abs(np.int16(got) - want).max() <= 1

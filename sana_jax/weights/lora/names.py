@@ -16,6 +16,7 @@ from sana_jax.weights import kinds
 from sana_jax.weights.transforms import Transform
 
 BLOCK = 'transformer_blocks.{i}.'
+SUFFIX_OF = r'(?:.*\.)?(?:{})'  # A pattern is a name, or its end after a dot.
 
 
 class Layer(NamedTuple):
@@ -65,7 +66,7 @@ def keys(module: nn.Module) -> list[str]:
 
 def matches(pattern: str, name: str) -> bool:
   """Whether a pattern is a name, or its end after a dot, as in peft."""
-  return re.fullmatch(rf'(?:.*\.)?(?:{pattern})', name) is not None
+  return re.fullmatch(SUFFIX_OF.format(pattern), name) is not None
 
 
 def chosen(

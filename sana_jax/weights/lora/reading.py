@@ -5,6 +5,7 @@ not have is refused, where diffusers leaves them out.
 """
 
 from collections.abc import Mapping, Sequence
+import math
 import os
 import pathlib
 from typing import Any
@@ -23,6 +24,7 @@ from sana_jax.weights.tensors import Stored
 from sana_jax.weights.transforms import LINEAR
 
 _LISTED = 5  # Keys in an error.
+_PICKLES = ('.pth', '.pt', '.bin', '.ckpt', '.pkl')
 _PEFT = ('adapter_model.safetensors', 'adapter_config.json')
 
 
@@ -50,6 +52,14 @@ def find(path: os.PathLike | str) -> pathlib.Path:
         value=str(path),
         allowed='existing files',
       )
+    if path.suffix.lower() in _PICKLES:
+      raise UserError(
+        f'{path} is a pickle, which can contain code and is not read as an '
+        'adapter; give a .safetensors file.',
+        key='lora',
+        value=str(path),
+        allowed='*.safetensors',
+      )
     return path
   for name in (FILE, _PEFT[0]):
     if (path / name).is_file():
@@ -73,7 +83,8 @@ def _read(path, module):
   shapes = _weights(module)
   out = {}
   for layers, parts in groups.items():
-    for layer, low in zip(layers, _lows(layers, parts, about), strict=True):
+    lows = _lows(layers, parts, about, shapes[layers[0]][0])
+    for layer, low in zip(layers, lows, strict=True):
       if layer in out:
         raise _error(f'{layer} is there twice', layer)
       out[layer] = _fitted(layer, low, *shapes[layer])
@@ -124,22 +135,25 @@ def _lows(
   layers: Sequence[str],
   parts: Mapping[str, Stored],
   about: settings.Settings,
+  shape: tuple[int, ...],
 ) -> list[Low]:
-  """Updates of the layers of a fused projection, or of the only layer."""
-  parts = {k: np.asarray(x.read(), np.float32) for k, x in parts.items()}
-  alpha = parts.pop('alpha', None)
+  """Updates of the layers of a fused projection, or of the only layer.
+
+  `shape` is that of the weight of one of them.
+  """
+  parts = {k: _values(layers[0], x) for k, x in parts.items()}
+  alpha = _alpha(layers[0], parts)
   magnitude = _magnitude(layers, parts)
   if lokr.is_lokr(parts):
-    down, up, rank = lokr.factors(layers[0], parts)
-    scale = (
-      1.0 if alpha is None or rank is None else float(alpha.reshape(())) / rank
-    )
+    fused = shape[0] * len(layers), math.prod(shape[1:])
+    down, up, rank = lokr.factors(layers[0], parts, fused)
+    scale = 1.0 if alpha is None or rank is None else alpha / rank
   else:
     down, up = _pair(layers, parts)
     about.check_rank(layers[0], len(down))
     scale = about.scale(layers[0], len(down))
     if alpha is not None:
-      scale = float(alpha.reshape(())) / len(down)
+      scale = alpha / len(down)
   if len(up) % len(layers):
     raise _error(
       f'{layers[0]}: B {up.shape} is not of {len(layers)} layers', layers[0]
@@ -151,6 +165,32 @@ def _lows(
     Low(down, up, scale, magnitude)
     for up, magnitude in zip(cut(up), cut(magnitude), strict=True)
   ]
+
+
+def _values(layer, tensor):
+  """A tensor in float32; UserError if it has NaN or infinity."""
+  with np.errstate(over='ignore'):  # Of float64; not finite, then.
+    found = np.asarray(tensor.read(), np.float32)
+  if not np.isfinite(found).all():
+    raise _error(
+      f'{layer} has values that are not finite', layer, 'finite numbers'
+    )
+  return found
+
+
+def _alpha(layer, parts) -> float | None:
+  """The scale `alpha`, removed from the parts; None without one."""
+  alpha = parts.pop('alpha', None)
+  if alpha is None:
+    return None
+  if alpha.size != 1 or not settings.ALPHA.test(float(alpha.reshape(()))):
+    raise _error(
+      f'{layer} has an alpha of the shape {alpha.shape}, which must be '
+      f'{settings.ALPHA.allowed}',
+      layer,
+      settings.ALPHA.allowed,
+    )
+  return float(alpha.reshape(()))
 
 
 def _pair(layers, parts):
@@ -175,7 +215,8 @@ def _magnitude(layers, parts):
   magnitude = next((x for x in found if x is not None), None)
   if magnitude is None:
     return None
-  if found[1] is not None and magnitude.shape[0] == 1 < magnitude.size:
+  of_inputs = magnitude.shape[:1] == (1,) and magnitude.size > 1
+  if found[1] is not None and of_inputs:
     raise _error(
       f'{layers[0]} has a dora_scale {magnitude.shape} of its inputs; only one '
       'of its outputs is supported',

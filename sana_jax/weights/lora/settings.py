@@ -7,15 +7,25 @@ itself, in adapter_config.json. Without one, alpha is the rank.
 from collections.abc import Mapping
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 from sana_jax import fields, files
 from sana_jax.errors import UserError
-from sana_jax.weights.lora import names
+from sana_jax.printable import counted
+from sana_jax.weights.lora.names import SUFFIX_OF
 from sana_jax.weights.lora.writing import METADATA, PREFIX
 
 _CONFIG = 'adapter_config.json'
-_RANK, _ALPHA = fields.integer(1, 2**16), fields.number(-1e6, 1e6)
+ALPHA = fields.number(-1e6, 1e6)
+_RANK = fields.integer(1, 2**16)
+# Patterns of a file are regular expressions, of which a hostile one takes
+# exponential time: alternatives or repetitions, few of them, and not both.
+_ATOM = r'(?:[\w.\-]|\\[.d]|\[[\w\-]{1,20}\])'
+_CHOICES = re.compile(rf'(?:{_ATOM}|[|()^$]|\(\?:)*')
+_REPEATS = re.compile(rf'(?:{_ATOM}[*+?]?|[|^$])*')
+_MOST_CHOICES, _MOST_REPEATS, _MOST_PATTERNS = 8, 2, 1000
+_ALL_REPEATS = 100  # Of all patterns of a file.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +37,11 @@ class Settings:
   """
 
   rank: int | None = None
-  alpha: float | None = None
-  ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  alphas: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  alpha: float | int | None = None
+  ranks: Mapping[re.Pattern, int] = dataclasses.field(default_factory=dict)
+  alphas: Mapping[re.Pattern, float | int] = dataclasses.field(
+    default_factory=dict
+  )
   rslora: bool = False
 
   def scale(self, layer: str, rank: int) -> float:
@@ -84,10 +96,10 @@ def _checked(config: Mapping[str, Any], where: str) -> Settings:
     'rank_pattern': config.get('rank_pattern') or {},
     'alpha_pattern': config.get('alpha_pattern') or {},
   }
-  each = {'rank_pattern': _RANK, 'alpha_pattern': _ALPHA}
+  each = {'rank_pattern': _RANK, 'alpha_pattern': ALPHA}
   for name, field in (
     ('r', fields.either(_RANK, fields.NULL)),
-    ('lora_alpha', fields.either(_ALPHA, fields.NULL)),
+    ('lora_alpha', fields.either(ALPHA, fields.NULL)),
   ):
     fields.check(where, {name: found[name]}, {name: field})
   for name, field in each.items():
@@ -99,15 +111,50 @@ def _checked(config: Mapping[str, Any], where: str) -> Settings:
   return Settings(
     found['r'],
     found['lora_alpha'],
-    found['rank_pattern'],
-    found['alpha_pattern'],
+    *(
+      dict(zip(_compiled(where, name, found[name]), found[name].values()))
+      for name in each
+    ),
     bool(config.get('use_rslora')),
   )
+
+
+def _compiled(where, name, patterns) -> list[re.Pattern]:
+  """Patterns of names; UserError for those that may take long to match."""
+  repeats = {pattern: len(re.findall('[*+?]', pattern)) for pattern in patterns}
+  if len(patterns) > _MOST_PATTERNS or sum(repeats.values()) > _ALL_REPEATS:
+    raise UserError(
+      f'{where}: {name} has {counted(len(patterns), "pattern")} with '
+      f'{counted(sum(repeats.values()), "repetition")}; at most '
+      f'{_MOST_PATTERNS} with {_ALL_REPEATS} are read.',
+      key=name,
+      value=len(patterns),
+      allowed=_MOST_PATTERNS,
+    )
+  return [_regex(where, name, pattern, n) for pattern, n in repeats.items()]
+
+
+def _regex(where, name, pattern, repeats):
+  choices = pattern.count('|')
+  try:
+    if not (
+      (_CHOICES.fullmatch(pattern) and choices <= _MOST_CHOICES)
+      or (_REPEATS.fullmatch(pattern) and repeats <= _MOST_REPEATS)
+    ):
+      raise re.error('too complex')
+    return re.compile(SUFFIX_OF.format(pattern))
+  except (re.error, RecursionError, OverflowError) as error:
+    raise UserError(
+      f'{where}: {name} has the pattern {fields.shown(pattern)}, which is not '
+      'read; write the names of layers, with few alternatives or repetitions.',
+      key=name,
+      value=pattern,
+      allowed='names of layers',
+    ) from error
 
 
 def _of(patterns, layer, default):
   """Value of the first pattern that matches, as in peft."""
   return next(
-    (x for pattern, x in patterns.items() if names.matches(pattern, layer)),
-    default,
+    (x for pattern, x in patterns.items() if pattern.fullmatch(layer)), default
   )

@@ -105,3 +105,10 @@ def test_a_task_without_a_sampler_is_an_error():
     )
   assert (error.value.key, error.value.value) == ('task', 'text_encoder')
   assert error.value.allowed == ('sana', 'sprint')
+
+
+@pytest.mark.parametrize('name', ['shapes_nft', 'shapes_dpo'])
+def test_a_sampler_of_adapters_is_that_of_the_task_sana(name):
+  with pytest.raises(UserError) as error:
+    steps.make(config_of(name), make_mesh({'data': 8}), 'sample')
+  assert error.value.key == 'task' and 'sana' in error.value.allowed

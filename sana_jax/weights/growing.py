@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sana_jax.config.growth import STRATEGIES
 from sana_jax.errors import UserError
 from sana_jax.models.block import Block, BlockFields
 from sana_jax.printable import counted
@@ -89,13 +90,13 @@ def grown(
   tensors: Mapping[str, Stored] | None,
   growth: Growth,
   draw: Draw | None = None,
-  named: str = '--{}',
+  named: Callable[[str], str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Stored]]:
   """Config and tensors of the deeper transformer; nothing is read.
 
   Args:
     draw: random numbers, by default of the growth's seed.
-    named: how an error names a field of the growth.
+    named: name of a field of the growth in errors, by default its flag.
 
   Raises:
     UserError: for another model, and for a growth that it does not allow.
@@ -122,9 +123,12 @@ def grown(
   return blocks.joined(config, made, others)
 
 
-def check(growth: Growth, depth: int, named: str = '--{}') -> None:
+def check(
+  growth: Growth, depth: int, named: Callable[[str], str] | None = None
+) -> None:
   """Raises UserError unless a model of `depth` blocks can grow so."""
   kept, want = depth - growth.drop, growth.depth
+  named = named or as_flag
   if growth.strategy not in STRATEGIES:
     raise _refused(named, growth, 'strategy', f'one of {", ".join(STRATEGIES)}')
   if not 0 <= growth.drop < depth:
@@ -146,9 +150,18 @@ def check(growth: Growth, depth: int, named: str = '--{}') -> None:
     )
 
 
+def as_flag(field: str) -> str:
+  """The flag of a field of a growth."""
+  return '--' + field.replace('_', '-')
+
+
+def as_key(field: str) -> str:
+  """The config key of a field of a growth."""
+  return 'config.' + ('model.depth' if field == 'depth' else f'grow.{field}')
+
+
 def _refused(named, growth, field, allowed):
-  name, value = named.format(field), getattr(growth, field)
-  name = name.replace('_', '-') if name.startswith('--') else name
+  name, value = named(field), getattr(growth, field)
   return UserError(
     f'{name} is {value!r}; allowed: {allowed}.',
     key=name.removeprefix('config.'),
@@ -284,4 +297,3 @@ _STRATEGIES = {
   'interpolation': _interpolation,
   'random': _random,
 }
-STRATEGIES = tuple(_STRATEGIES)

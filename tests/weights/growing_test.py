@@ -306,7 +306,7 @@ def test_new_tensors_have_the_dtype_of_the_trained_ones():
     (Growth(2, drop=1), 'depth'),
     (Growth(9, drop=3), 'drop'),
     (Growth(9, drop=-1), 'drop'),
-    (Growth(9, 'linear'), 'strategy'),
+    (Growth(9, 'linear'), 'strategy'),  # No flag allows it.
     (Growth(8, 'block_expand'), 'depth'),
     (Growth(9, 'constant', zero_gate=True), 'zero-gate'),
   ],

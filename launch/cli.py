@@ -26,6 +26,8 @@ COMMANDS = {
   'export': 'write the weights of a run, at any step',
   'push': 'upload a model folder to the Hugging Face hub',
   'convert': "convert between diffusers', NVIDIA's and our own format",
+  'grow': 'make a transformer deeper, to train it further',
+  'prune': 'leave out the least important blocks of a transformer',
   'lora': 'resize, merge or extract adapters',
   'zoo': 'list the published checkpoints',
   'parity': 'compare with the PyTorch references',

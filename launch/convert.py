@@ -23,13 +23,10 @@ scales of 1 and change the pictures until the model is trained further.
 """
 
 import argparse
-import dataclasses
 import pathlib
-import time
 
-from sana_jax import locks
 from sana_jax.errors import UserError
-from sana_jax.launch import devices, output, pipelines
+from sana_jax.launch import devices, output, pipelines, writing
 from sana_jax.launch.flags import text
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -102,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Converts; returns the exit code."""
-  target = _target(args)
+  _check_target(args)
   devices.configure(1)
   from sana_jax.weights import exchange
 
@@ -121,28 +118,15 @@ def run(args: argparse.Namespace) -> int:
   folder = source.folder if not args.part else None
   if base and args.format != 'official':
     folder, parts = base.folder, {**base.parts, **parts}
-  size = sum(t.nbytes for p in parts.values() for t in p.tensors.values())
-  started = time.monotonic()
-  with (
-    _bar(size) as bar,
-    locks.hold(locks.beside(target), 'converting', '--to'),
-  ):
-    output.check_new(args.target, '--to')  # It may exist by now.
-    exchange.write(
-      exchange.Source(_watched(parts, bar), folder), target, args.format
-    )
-  seconds = time.monotonic() - started
-  print(
-    f'{args.target}: {", ".join(parts)}, {size / 1e6:,.0f} MB in '
-    f'{seconds:.1f} s ({size / 1e6 / max(seconds, 1e-3):,.0f} MB/s)'
-  )
+  source = exchange.Source(parts, folder)
+  print(writing.write(source, args.target, args.format, 'converting'))
   for note in notes:
     print(note)
   return 0
 
 
-def _target(args):
-  """Returns the path to write to; raises UserError if it is invalid."""
+def _check_target(args):
+  """Raises UserError if the path to write to is invalid."""
   official = pathlib.Path(args.target).suffix == '.pth'
   if (args.format == 'official') != official:
     raise UserError(
@@ -152,7 +136,7 @@ def _target(args):
       value=args.target,
       allowed=args.format,
     )
-  return output.check_new(args.target, '--to')
+  output.check_new(args.target, '--to')
 
 
 def _added(parts, args):
@@ -227,35 +211,3 @@ def _chosen(parts, args):
       allowed=list(parts),
     )
   return {name: parts[name] for name in wanted}
-
-
-def _bar(size):
-  from tqdm import tqdm
-
-  return tqdm(
-    total=size,
-    unit='B',
-    unit_scale=True,
-    desc='converting',
-    disable=None,
-    smoothing=0.1,
-  )
-
-
-def _watched(parts, bar):
-  """Wraps the parts so that reading their tensors advances the bar."""
-
-  def watch(tensor):
-    def fetch(start, stop):
-      rows = tensor.fetch(start, stop)
-      bar.update(rows.nbytes)
-      return rows
-
-    return dataclasses.replace(tensor, fetch=fetch)
-
-  return {
-    name: part._replace(
-      tensors={key: watch(t) for key, t in part.tensors.items()}
-    )
-    for name, part in parts.items()
-  }

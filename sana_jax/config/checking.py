@@ -64,6 +64,14 @@ def _conflicts(config: ConfigDict) -> Iterator[UserError]:
       value=config.trainable,
       allowed=('',),
     )
+  if config.get('grow', {}).get('strategy') and not config.init_from:
+    yield UserError(
+      f'config.grow.strategy={config.grow.strategy!r} needs a model to grow, '
+      'config.init_from',
+      key='init_from',
+      value='',
+      allowed='a model folder, hub id or name of the zoo',
+    )
   if 'data' in config:
     yield from _unusable(config.data, config)
   if 'model' in config:

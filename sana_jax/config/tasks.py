@@ -3,7 +3,7 @@
 import dataclasses
 
 from sana_jax import fields
-from sana_jax.config import lora, models, preference
+from sana_jax.config import growth, lora, models, preference
 from sana_jax.data.annotators import NAMES
 from sana_jax.diffusion import samplers
 from sana_jax.fields import Field
@@ -328,6 +328,7 @@ KEYS = {
   'sana': (
     _INIT
     | models.SANA
+    | _group('grow', growth.KEYS)
     | _group('lora', lora.KEYS)
     | _group('inputs', _INPUTS)
     | _group('prior', _PRIOR)

@@ -10,6 +10,7 @@ config.model is then that of the workdir.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import json
 import os
 import pathlib
@@ -31,8 +32,9 @@ from sana_jax.training import checkpoint_files, run_config
 from sana_jax.training.task import Start
 from sana_jax.training.workdir import resolve
 from sana_jax.typing import DType, Params
-from sana_jax.weights import additions, dense_time, hub, zoo
+from sana_jax.weights import additions, dense_time, growing, hub, zoo
 from sana_jax.weights import folder as folders
+from sana_jax.weights.growing import Growth
 
 FREE = additions.FREE
 
@@ -86,6 +88,16 @@ def added(config: ConfigDict) -> tuple[str, ...]:
   return (*own, *config.get('init_adds', '').split())
 
 
+def growth(config: ConfigDict) -> Growth | None:
+  """How config.grow makes the model deeper; None for not at all."""
+  grow = config.get('grow', {})
+  if not grow.get('strategy'):
+    return None
+  return Growth(
+    config.model.depth, grow.strategy, grow.drop, grow.zero_gate, config.seed
+  )
+
+
 def _added(adds, there):
   """Fields that may differ from those of a model, since they are added.
 
@@ -113,6 +125,7 @@ def _changes(fields, config):
   """Fields of a model with other values in config.model, by its keys."""
   table = rules.table(config.task)
   free = (set(FREE) - {'scaling_factor'}) | _added(added(config), fields)
+  free |= {'depth'} if growth(config) else set()
   return {
     key: _tuples(value)
     for key, value in fields.items()
@@ -146,6 +159,7 @@ def start(
   under: str = '',
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
   adds: Sequence[str] = (),
+  grow: Growth | None = None,
   seed: int = 0,
   dtype: DType = jnp.float32,
 ) -> Start:
@@ -157,15 +171,19 @@ def start(
     under: the key of the folder's parameters; '' if they are all parameters.
     more: folder -> further differences.
     adds: fields that may differ, whose parts are added to the weights.
-    seed: of their initial values.
+    grow: how the folder's model becomes deeper.
+    seed: of the initial values of parts.
     dtype: of the parameters.
   """
 
   def check(name: str) -> None:
-    compare(name, part, module, kept, more, adds)
+    compare(name, part, module, kept, more, adds, grow)
 
   def load(name: str, mesh: Mesh) -> Params:
-    model = folders.load(hub.find(name), part, dtype, mesh)
+    change = grow and functools.partial(
+      growing.grown, growth=grow, named=growing.as_key
+    )
+    model = folders.load(hub.find(name), part, dtype, mesh, change=change)
     params = model.variables['params']
     if adds:
       params = _adapted(params, model.module, module, seed)
@@ -181,12 +199,16 @@ def compare(
   kept: Sequence[str] = (),
   more: Callable[[pathlib.Path], list[str]] = lambda folder: [],
   adds: Sequence[str] = (),
+  grow: Growth | None = None,
 ) -> None:
   """Raises UserError unless the folder's model equals `module`; see `start`."""
   folder = hub.find(name)
   folder_fields = _fields(folders.describe(folder, part))
   module_fields = _fields(module)
   free = (set(FREE) - set(kept)) | _added(adds, folder_fields)
+  if grow:
+    growing.check(grow, folder_fields['depth'], growing.as_key)
+    free.add('depth')
   if wrong := {
     key: value
     for key, value in module_fields.items()

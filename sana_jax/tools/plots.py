@@ -1,6 +1,6 @@
 """Plots of reports as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import io
 import math
 
@@ -71,6 +71,29 @@ def errors(rows: Sequence[tuple[str, float, float]]) -> bytes:
   axes.invert_yaxis()
   axes.set_xlabel(f'relative error; {_LEAST_ERROR:g} or less at the left')
   axes.grid(True, axis='x', alpha=0.3)
+  drawn.legend(frameon=False, fontsize=8, ncols=2, loc='outside lower center')
+  return png(drawn)
+
+
+def chosen(values: Sequence[float], kept: Collection[int], title: str) -> bytes:
+  """PNG of one bar for each value; those that are not kept have another colour.
+
+  The axis is logarithmic, without values of 0.
+  """
+  drawn = figure(8.0, 3.2)
+  axes = drawn.add_subplot()
+  for name, colour, shown in (
+    ('kept', COLOURS[0], [i for i in range(len(values)) if i in kept]),
+    ('left out', COLOURS[1], [i for i in range(len(values)) if i not in kept]),
+  ):
+    axes.bar(shown, [values[i] for i in shown], 0.8, color=colour, label=name)
+  if any(value > 0 for value in values):
+    axes.set_yscale('log')
+  axes.xaxis.get_major_locator().set_params(integer=True)
+  axes.set_xlabel('block')
+  axes.set_ylabel('1 - cosine of input and output')
+  axes.set_title(title, fontsize=10)
+  axes.spines[['top', 'right']].set_visible(False)
   drawn.legend(frameon=False, fontsize=8, ncols=2, loc='outside lower center')
   return png(drawn)
 

@@ -12,7 +12,7 @@ contain an Orbax checkpoint of our own parameters instead of safetensors (see
 native.py), which is the fastest to load onto many devices.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import pathlib
@@ -40,6 +40,11 @@ from sana_jax.weights import (
 from sana_jax.weights.kind import ModelKind
 from sana_jax.weights.tensors import Stored, stored
 
+# (config.json, tensors, None in our own format) -> those of another model.
+Tensors = Mapping[str, Stored]
+Change = Callable[
+  [Mapping[str, Any], Tensors | None], tuple[Mapping[str, Any], Tensors]
+]
 CONFIG_BYTES = 2**20  # Limit of a config.json or another small JSON file.
 
 
@@ -85,6 +90,7 @@ def load(
   dtype: DType = jnp.float32,
   mesh: Mesh | None = None,
   only: str = '',
+  change: Change | None = None,
 ) -> Model:
   """Loads folder/part in `dtype`, sharded over `mesh` by its table.
 
@@ -94,6 +100,7 @@ def load(
   Args:
     part: 'transformer', 'vae', 'text_encoder' or 'controlnet'.
     only: 'decoder' or 'encoder' of a vae, to load only that.
+    change: makes another model of the files before they are read.
 
   Raises UserError if anything is missing, damaged or does not match.
   """
@@ -101,12 +108,14 @@ def load(
   with reading(folder):
     config = read_json(folder / 'config.json')
     kind = kinds.of_config(config, part)
-    module = kind.module(config, dtype)
     tensors = (
       None
       if native.holds(folder)
       else kind.prepare(weight_files.read(folder, kind.stem))
     )
+    if change is not None:
+      config, tensors = change(config, tensors)
+    module = kind.module(config, dtype)
     shapes = shapes_of(kind, module, tensors)
     shardings = (
       None

@@ -306,6 +306,13 @@ def test_prompts_are_the_distinct_lines_of_a_file(tiny, prompts, tmp_path):
     assert error.value.key == 'nft.prompts'
 
 
+def test_marks_and_line_separators_are_read_as_in_other_files(tiny, tmp_path):
+  path = tmp_path / 'marked.txt'
+  path.write_bytes('\ufeffa\u2028cat\r\na dog\x85\n'.encode())
+  config = tiny('nft', **{'nft.prompts': str(path)})
+  assert nft.read_prompts(config) == ['a\u2028cat', 'a dog']
+
+
 @pytest.mark.parametrize(
   ('task', 'key'),
   [('dpo', 'dpo.beta'), ('nft', 'nft.beta'), ('dpo', 'lora.rank')],

@@ -123,7 +123,8 @@ def read_prompts(config: ConfigDict) -> list[str]:
     records = common.good_records(source, float(config.data.max_bad_fraction))
     return list(dict.fromkeys(record['caption'] for record in records))
   try:
-    lines = files.read(expanded_or_url(path)).decode().splitlines()
+    # U+2028 and its like end no line, and a byte order mark is no text.
+    lines = files.read(expanded_or_url(path)).decode('utf-8-sig').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(
       f'config.nft.prompts={path!r} cannot be read ({error}); set it to a text '

@@ -48,6 +48,7 @@ def exporter(config: ConfigDict) -> Exporter:
       'transformer',
       module,
       adds=init_from.added(config),
+      grow=init_from.growth(config),
       seed=config.seed,
       dtype=lora.base_dtype(config),
     ),

@@ -36,6 +36,8 @@ COMPILED_TPU = {
   'sana15_4800m_1024-v6e-16x16.txt',
   'sana_1600m_4k-tpu7x-4x4x8.txt',
 }
+# Recipes of a model that another recipe has.
+SAME = {'sana15_recover'}
 CONFIG = 'sana_1600m_1024'
 
 
@@ -51,7 +53,7 @@ FILES = sorted(FOLDER.glob('*.txt'))
 
 
 def test_every_published_recipe_has_one_for_every_pod():
-  recipes = [p.stem for p in CONFIGS.glob('sana*.py')]
+  recipes = {p.stem for p in CONFIGS.glob('sana*.py')} - SAME
   expected = {
     golden.Golden(config, pod, '').name for config in recipes for pod in PODS
   }

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 from sana_jax.models.controlled import ControlledSana
 from sana_jax.models.controlnet import with_embeddings
 from sana_jax.tasks.controlnet import base as bases
-from sana_jax.tasks.sana import encoders
 from sana_jax.tasks.sana import exports as sana_exports
 from sana_jax.typing import Params
 from sana_jax.weights import copying, hub
@@ -32,17 +31,5 @@ def write(
   whole = with_embeddings(params, loaded.variables['params'])
   folders.write(folder, 'controlnet', net, {'params': whole})
   copying.copy(base, 'transformer', folder)
-  for key, parts in encoders.PARTS.items():
-    for part in parts:
-      copying.copy(others[key], part, folder)
-  settings = config.sampling
-  folders.write_index(
-    folder,
-    flow_shift=settings.shift,
-    sampling={
-      'steps': settings.steps,
-      'guidance_scale': settings.guidance_scale,
-      **sana_exports.vocabulary(config),
-    },
-  )
+  sana_exports.write_others(config, others, folder)
   folders.index_controlnet(folder)

@@ -46,6 +46,13 @@ def write(
   """Writes a model folder: the transformer and copies of the other two."""
   folder = pathlib.Path(folder)
   folders.write(folder, 'transformer', module, {'params': params})
+  write_others(config, others, folder)
+
+
+def write_others(
+  config: ConfigDict, others: Mapping[str, pathlib.Path], folder: pathlib.Path
+) -> None:
+  """Writes copies of the two other models, and the index of the folder."""
   for key, parts in encoders.PARTS.items():
     for part in parts:
       copying.copy(others[key], part, folder)

@@ -7,6 +7,7 @@ base: the seed that initialized it, or the model folder and a checksum of its
 weights. A run is resumed and exported with its original base or not at all.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from absl import logging
@@ -34,17 +35,22 @@ def make(
   start: Start,
   mesh: Mesh,
 ) -> tuple[Params, dict[str, Any] | None]:
-  """The base and its origin; `({}, None)` if everything is trainable."""
+  """The base and its origin; `({}, None)` if everything is trainable.
+
+  The base takes the arrays of the model folder, which is not held twice.
+  """
   if not plan.base:
     return {}, None
   params = given(config.init_from, start, mesh)
   base = plan.make_base(first_key(config.seed), params)
-  return base, origin(config, base, params)
+  return base, origin(config, base, set(params))
 
 
-def origin(config: ConfigDict, base: Params, params: Params) -> dict[str, Any]:
-  """Origin of a base, as JSON: `params` were given, the rest initialized."""
-  loaded = {part: x for part, x in base.items() if part in params}
+def origin(
+  config: ConfigDict, base: Params, parts: Collection[str]
+) -> dict[str, Any]:
+  """Origin of a base, as JSON: `parts` were given, the rest initialized."""
+  loaded = {part: x for part, x in base.items() if part in parts}
   return {
     'init_from': config.init_from if loaded else '',
     'checksum': frozen_models.checksum(loaded) if loaded else None,

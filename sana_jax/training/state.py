@@ -75,7 +75,8 @@ class Plan(NamedTuple):
     state, base: ShapeDtypeStructs with shardings.
     init: (rng, given={}) -> the first state. `given` are parts of the
       parameters by name, which replace the initialized ones.
-    make_base: (rng, given={}) -> the base.
+    make_base: (rng, given={}) -> the base. Arrays of `given` that become leaves
+      of it are donated: no second copy of a base exists at any time.
   """
 
   state: TrainState
@@ -144,7 +145,7 @@ def plan(
     with_shardings(state, shardings),
     with_shardings(base, base_lies),
     jax.jit(init, out_shardings=shardings),
-    jax.jit(make_base, out_shardings=base_lies)
+    jax.jit(make_base, out_shardings=base_lies, donate_argnames='given')
     if base
     else (lambda rng, given=None: {}),
   )

@@ -119,6 +119,20 @@ def test_a_step_holds_no_array_larger_than_the_weight_of_one_layer(kind):
   ] == []
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_loaded_base_takes_the_arrays_of_the_model(dtype):
+  """Two copies at the start of a run would not fit where one step fits."""
+  config = lora_flow.config(LORA | {'base_dtype': dtype})
+  planned = steps.plan(config, make_mesh({'fsdp': 2, 'data': 4}))
+  key = first_key(0)
+  loaded = planned.make_base(key)
+  before, live = bits(loaded), len(jax.live_arrays())
+  base = planned.make_base(key, loaded)
+  assert all(x.is_deleted() for x in jax.tree.leaves(loaded))
+  assert bits(base) == before
+  assert len(jax.live_arrays()) == live
+
+
 def test_the_base_is_stored_in_the_type_of_the_arithmetic():
   config = lora_flow.config(LORA)
   config.dtype = 'bfloat16'

@@ -98,7 +98,7 @@ def _checked(config: Mapping[str, Any], where: str) -> Settings:
     fields.check(where, found[name], dict.fromkeys(found[name], field))
   return Settings(
     found['r'],
-    found['lora_alpha'],
+    None if found['lora_alpha'] is None else float(found['lora_alpha']),
     found['rank_pattern'],
     found['alpha_pattern'],
     bool(config.get('use_rslora')),

@@ -11,9 +11,12 @@ attentions, AdamW at a constant 1e-4, 1000 steps of 4 pictures, the base in
 bfloat16. docs/your_pictures.md describes the pictures, and has what was
 measured on `shapes`. Not run at full size.
 
-:sana_...  that model of the zoo: its weights, and its size in pixels.
-:shapes    the shipped small one, a few minutes on a CPU.
-:runlocal  two steps of it, seconds.
+:sana_...  that model of the zoo: its weights, and its size in pixels; a
+           SANA-Sprint is trained by the discrete consistency loss, without a
+           teacher.
+:shapes    the shipped small one, a few minutes on a CPU; :shapes-sprint, its
+           Sprint.
+:runlocal  two steps of `shapes`, seconds.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +24,7 @@ from ml_collections import ConfigDict
 from sana_jax import config as base
 
 DEFAULT = 'sana_1600m_1024_bf16'
-# Names in the zoo, and their fields in SANA_SIZES. For a Sprint, the adapter of
-# its teacher is used with the student, which has the same layers.
+# Names in the zoo, and their fields in SANA_SIZES.
 MODELS = {
   'sana_600m_512': 'sana_600m_512',
   'sana_600m_1024': 'sana_600m_1024',
@@ -31,14 +33,18 @@ MODELS = {
   'sana_1600m_2k_bf16': 'sana_1600m_2k',
   'sana15_1600m_1024': 'sana15_1600m_1024',
   'sana15_4800m_1024': 'sana15_4800m_1024',
+  'sana_sprint_600m_1024': 'sana_sprint_600m_1024',
+  'sana_sprint_1600m_1024': 'sana_sprint_1600m_1024',
   'sana_sprint_600m_1024_teacher': 'sana_sprint_600m_1024_teacher',
   'sana_sprint_1600m_1024_teacher': 'sana_sprint_1600m_1024_teacher',
 }
+SPRINTS = 'sana_sprint_600m_1024', 'sana_sprint_1600m_1024', 'shapes-sprint'
 
 
 def get_config(arg=''):
-  arg = base.parse_arg(arg, (*MODELS, 'shapes', 'runlocal')) or DEFAULT
-  config = base.train('sana')
+  small = 'shapes', 'shapes-sprint', 'runlocal'
+  arg = base.parse_arg(arg, (*MODELS, *small)) or DEFAULT
+  config = base.train('sprint' if arg in SPRINTS else 'sana')
   config.init_from = arg
   config.lora.rank = 16
   config.optimizer.update(name='adamw', learning_rate=1e-4, clip_norm=1.0)
@@ -46,9 +52,7 @@ def get_config(arg=''):
   config.batch_size = 4
   config.ema_decay = 0.0
   config.dtype = 'bfloat16'
-  config.data.update(
-    source='folder', path='pictures', caption_rule='uniform', masks='files'
-  )
+  config.data.update(source='folder', path='pictures', caption_rule='uniform')
   config.inputs.update(aspect_ratios=True, dtype='bfloat16')
   config.sampling.images = 4
   config.log_every_steps = 20
@@ -60,6 +64,11 @@ def get_config(arg=''):
     config.data.size_px = 32 * config.model.sample_size
   else:
     _shapes(config)
+  if arg in SPRINTS:
+    config.sprint.update(teacher='none', loss='discrete', target_decay=0.95)
+    config.sampling.update(sampler='scm', steps=2)
+  else:
+    config.data.masks = 'files'
   if arg == 'runlocal':
     config.update(num_steps=2, pictures_every_steps=0)
   return config
@@ -67,7 +76,7 @@ def get_config(arg=''):
 
 def _shapes(config):
   """The shipped model, in the values that docs/your_pictures.md measures."""
-  config.init_from = 'shapes'
+  config.init_from = 'shapes' if config.task == 'sana' else 'shapes-sprint'
   config.model = ConfigDict({**config.model, **base.SHAPES, 'unroll': 6})
   config.data.update(size_px=128, threads=0)
   config.dtype = 'float32'
@@ -75,5 +84,9 @@ def _shapes(config):
   config.optimizer.learning_rate = 1e-3
   config.ema_decay = 0.99
   config.batch_size = 16
-  config.flow.shift = 2.0
   config.sampling.update(shift=2.0, guidance_scale=3.0)
+  if config.task == 'sana':
+    config.flow.shift = 2.0
+  else:
+    config.model.guidance_embeds_scale = 10.0
+    config.sprint.guidance_scales = (2.0, 3.0, 4.0)

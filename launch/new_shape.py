@@ -1,12 +1,14 @@
 """Teach the shipped model a shape from eight pictures, and score it.
 
   python -m sana_jax.launch.new_shape --out out/diamond --seeds 0 1 2
+  python -m sana_jax.launch.new_shape --out out/direct --model shapes-sprint
 
 For each seed, with and without prior preservation: writes the pictures and
-their captions, trains a LoRA by configs/finetune_lora.py:shapes, and scores it
-on prompts with one such object, on compositions with it, and on the held-out
-prompts of the other shapes; then the same adapter with `shapes-sprint`. A
-finished run is not repeated.
+their captions, trains a LoRA by configs/finetune_lora.py, and scores it on
+prompts with one such object, on compositions with it, and on the held-out
+prompts of the other shapes; then the same adapter with `shapes-sprint`, of
+which alone an adapter that was trained on it is scored. A finished run is not
+repeated.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from sana_jax.launch.config_files import load_config
 
 COUNT = 8  # Pictures.
+SPRINT = 'shapes-sprint'
 SPRINT_STEPS = 1, 2, 4
 
 
@@ -31,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--out', required=True, metavar='DIR', type=pathlib.Path)
   parser.add_argument(
     '--shape', default='diamond', choices=['diamond', 'hexagon']
+  )
+  parser.add_argument(
+    '--model', default='shapes', choices=['shapes', SPRINT], help='to train'
   )
   parser.add_argument('--seeds', type=int, nargs='+', default=[0])
   parser.add_argument('--prior', nargs='+', default=['with', 'without'])
@@ -57,7 +63,7 @@ def run(args, overrides, seed: int, prior: bool, path: pathlib.Path) -> None:
   """Trains one adapter and writes its scores."""
   from sana_jax import config as base
 
-  config = load_config('finetune_lora:shapes')
+  config = load_config(f'finetune_lora:{args.model}')
   config.update(num_steps=args.steps, seed=seed)
   config.data.path = str(pictures(args, seed))
   if prior:
@@ -71,7 +77,10 @@ def run(args, overrides, seed: int, prior: bool, path: pathlib.Path) -> None:
   began = time.process_time()
   pipe = trained(config, path)
   found = {'core_minutes': (time.process_time() - began) / 60}
-  found |= scores(pipe, args.shape, args.per_kind, path)
+  sets = prompts_of(args.shape, args.per_kind)
+  if args.model != SPRINT:
+    found |= scores(pipe, sets, args.shape, path)
+  found |= sprint_scores(sets, args.shape, path)
   (path / 'scores.json').write_text(json.dumps(found, indent=2) + '\n')
 
 
@@ -101,15 +110,11 @@ def trained(config, path: pathlib.Path):
   return Pipeline.from_pretrained(config.init_from).load_lora(path / 'model')
 
 
-def scores(pipe, shape: str, per_kind: int, path: pathlib.Path) -> dict:
-  """Scores of the three sets of prompts, and a sheet of pictures of each.
-
-  The scores of a Sprint with the same adapter, and without, are beside them.
-  """
+def scores(pipe, sets: dict, shape: str, path: pathlib.Path) -> dict:
+  """Scores of the three sets of prompts, and a sheet of pictures of each."""
   from sana_jax.inference.images import contact_sheet, write_png
-  from sana_jax.inference.pipeline import Pipeline
 
-  sets, out = prompts_of(shape, per_kind), {}
+  out = {}
   for name, prompts in sets.items():
     images, out[name] = scored(pipe, prompts, shape, 20)
     each = range(0, len(prompts), max(1, len(prompts) // 24))
@@ -119,8 +124,14 @@ def scores(pipe, shape: str, per_kind: int, path: pathlib.Path) -> dict:
         [images[i] for i in each], [prompts[i].text for i in each], columns=6
       ),
     )
-  student = Pipeline.from_pretrained('shapes-sprint')
-  sets = prompts_of(shape, per_kind // 4)
+  return out
+
+
+def sprint_scores(sets: dict, shape: str, path: pathlib.Path) -> dict:
+  """Scores of the Sprint with the adapter of a run, and without."""
+  from sana_jax.inference.pipeline import Pipeline
+
+  out, student = {}, Pipeline.from_pretrained(SPRINT)
   students = {
     'sprint': student.load_lora(path / 'model'),
     'sprint_before': student,

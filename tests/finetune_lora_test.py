@@ -122,7 +122,7 @@ def test_invalid_input_is_one_sentence_and_exit_code_2(
 
 
 def test_the_config_is_checked_without_a_device():
-  for variant in ('', ':shapes', ':runlocal'):
+  for variant in ('', ':shapes', ':shapes-sprint', ':runlocal'):
     config = load_config(f'finetune_lora{variant}')
     base.check_keys(config)
     base.check(config)

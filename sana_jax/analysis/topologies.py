@@ -84,6 +84,8 @@ def _describe(found):
   shape = 'x'.join(map(str, found.shape))
   if not found.chip.is_gpu:
     more = _MEGACORE.get(kind, {})
+    if found.chips == 1:  # libtpu's default is a host of four.
+      more = more | {'chips_per_host_bounds': (1, 1, 1)}
     if found.slices > 1:
       more = more | {'num_slices': found.slices}
     return topologies.get_topology_desc(f'{kind}:{shape}', 'tpu', **more)

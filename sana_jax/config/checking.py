@@ -89,7 +89,7 @@ def _unusable(data, config):
       value=data.caption_rule,
       allowed=('uniform',),
     )
-  if data.masks and 'prior' not in config:
+  if data.masks and config.task != 'sana':
     yield UserError(
       f"config.data.masks={data.masks!r} is for the task 'sana', whose loss "
       'has weights',

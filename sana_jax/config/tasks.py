@@ -337,7 +337,9 @@ KEYS = {
   ),
   'sprint': (
     models.SPRINT
+    | _group('lora', lora.KEYS)
     | _group('inputs', _INPUTS)
+    | _group('prior', _PRIOR)
     | _group('flow', {'instruction': _FLOW['instruction']})
     | _group('sprint', _SPRINT)
     | _group('ladd', _LADD)

@@ -36,6 +36,7 @@ from sana_jax.diffusion.denoiser import Condition, Denoiser
 from sana_jax.diffusion.paths import Path, Prediction
 from sana_jax.objectives.base import Metrics
 from sana_jax.objectives.levels import by_level
+from sana_jax.objectives.sprint_networks import Adaptable
 from sana_jax.typing import Array, Float, Keys, Params, PyTree
 
 
@@ -78,11 +79,12 @@ def points(
 
 
 def scm(
-  student: Denoiser,
+  student: Denoiser | Adaptable,
   settings: ConfigDict,
   params: Params,
   at: Points,
   step: Array | int,
+  weights: Float[Array, 'b *_'] | None = None,
 ) -> tuple[Float[Array, ''], Metrics]:
   """sCM's loss, a mean over examples, in float32.
 
@@ -92,6 +94,7 @@ def scm(
     params: the student's.
     at: the points, see `points`.
     step: number of previous steps.
+    weights: of the examples, by their mean over the latents.
   """
   x, t, speed, words = at
   predict = lambda params, x, t: student(params, x, t, words)
@@ -102,7 +105,9 @@ def scm(
   g = g / (over(norm, g) + settings.tangent_norm)
   prediction = predict(params, x, t)
   error = (prediction.velocity() - v) / student.path.scale - g
-  of_each = weighted(settings, jnp.sum(error**2, _axes(error)), prediction)
+  of_each = weighted(
+    settings, jnp.sum(error**2, _axes(error)), prediction, weights
+  )
   return jnp.mean(of_each), {
     'loss_by_noise': by_level(of_each, student.path.timestep(t) / 1000),
     'tangent_norm': jnp.mean(norm),
@@ -112,16 +117,17 @@ def scm(
 
 
 def discrete(
-  student: Denoiser,
+  student: Denoiser | Adaptable,
   settings: ConfigDict,
   params: Params,
   target: Params,
   at: Points,
+  weights: Float[Array, 'b *_'] | None = None,
 ) -> tuple[Float[Array, ''], Metrics]:
   """The discrete loss, a mean over examples, in float32.
 
   Args:
-    student: as for `scm`, as are settings, params and at.
+    student: as for `scm`, as are settings, params, at and weights.
     target: parameters of f'.
   """
   x, t, speed, words = at
@@ -133,21 +139,26 @@ def discrete(
   error = prediction.data() - jax.lax.stop_gradient(goal)
   h = settings.huber * jnp.sqrt(jnp.float32(error[0].size))
   distance = jnp.sqrt(jnp.sum(error**2, _axes(error)) + h**2) - h
-  of_each = weighted(settings, distance, prediction)
+  of_each = weighted(settings, distance, prediction, weights)
   return jnp.mean(of_each), {
     'loss_by_noise': by_level(of_each, path.timestep(t) / 1000)
   }
 
 
 def weighted(
-  settings: ConfigDict, errors: Float[Array, 'b'], prediction: Prediction
+  settings: ConfigDict,
+  errors: Float[Array, 'b'],
+  prediction: Prediction,
+  weights: Float[Array, 'b *_'] | None = None,
 ) -> Float[Array, 'b']:
   """Errors with their weights; see the top of this file."""
-  if settings.weighting == 'flat':
+  if settings.weighting == 'published':
+    mean = errors / prediction.x[0].size
+    weight = 1 / (prediction.path.scale * jnp.tan(prediction.t))
+    errors = weight * jnp.exp(-prediction.logvar) * mean + prediction.logvar
+  if weights is None:
     return errors
-  mean = errors / prediction.x[0].size
-  weight = 1 / (prediction.path.scale * jnp.tan(prediction.t))
-  return weight * jnp.exp(-prediction.logvar) * mean + prediction.logvar
+  return errors * jnp.mean(weights, _axes(weights))
 
 
 def tangent(

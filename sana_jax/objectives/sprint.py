@@ -6,7 +6,8 @@
 The parameters are the student's and, in an adversarial run, `discriminator`;
 without gradients, `spectral` (vectors of its spectral norms) and the EMA that a
 discrete loss may have as `target`. Both players move in one step, or take turns
-(config.ladd.turns) as in the official code. (2503.09641)
+(config.ladd.turns) as in the official code. (2503.09641) Of a student with
+adapters, the factors alone train, and the target is their EMA on the same base.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,14 @@ import jax.numpy as jnp
 
 from sana_jax.objectives import adversary, consistency, flow_matching
 from sana_jax.objectives.adversary import DISCRIMINATOR, SPECTRAL, Turn
-from sana_jax.objectives.base import Aux, Metrics, Objective, Player
+from sana_jax.objectives.base import (
+  Aux,
+  EVERYTHING,
+  Metrics,
+  Objective,
+  Partial,
+  Player,
+)
 from sana_jax.objectives.sprint_networks import Sprint
 from sana_jax.optim import ema
 from sana_jax.sharding.rules import Table
@@ -38,6 +46,7 @@ def objective(
   tokens: int,
   teacher: PyTree = None,
   encode: Callable = lambda frozen, batch: batch,
+  partial: Partial = EVERYTHING,
 ) -> Objective:
   """Objective of a distillation.
 
@@ -47,9 +56,9 @@ def objective(
     head_rules: the discriminator's.
     tokens: length of a caption in the described batches.
     teacher: shapes of the teacher's parameters, if there is one.
-    encode: see `flow_matching.objective`.
+    encode, partial: see `flow_matching.objective`.
   """
-  parts = {TARGET: rules} if sprint.has_target else {}
+  parts = {TARGET: _of_target(sprint, rules)} if sprint.has_target else {}
   if sprint.is_adversarial:
     parts |= {DISCRIMINATOR: head_rules, SPECTRAL: (('.*', ()),)}
   extra = [f'{name}/.*' for name in (SPECTRAL, TARGET) if name in parts]
@@ -62,6 +71,9 @@ def objective(
     functools.partial(_frozen, sprint, tokens, teacher),
     extra=' '.join(extra),
     frozen_rules={'teacher': rules} if sprint.teacher else {},
+    partial=partial._replace(
+      completed=lambda params: with_target(sprint, partial.completed(params))
+    ),
   )
 
 
@@ -74,13 +86,27 @@ def completed(sprint: Sprint, params: Params, rng: Array) -> Params:
 
 
 def with_target(sprint: Sprint, params: Params) -> Params:
-  """The student's parameters with the EMA that a discrete loss may need."""
-  return params | ({TARGET: ema.init(params)} if sprint.has_target else {})
+  """The parameters with the EMA that a discrete loss may need."""
+  if not sprint.has_target:
+    return params
+  return params | {TARGET: ema.init(_trained(sprint, student_of(params)))}
 
 
 def student_of(params: Params) -> Params:
   """The student's parameters alone."""
   return {part: x for part, x in params.items() if part not in OTHERS}
+
+
+def _trained(sprint, student):
+  """The part of the student's parameters that trains."""
+  key = sprint.factors
+  return {key: student[key]} if key else student
+
+
+def _of_target(sprint, rules):
+  """The rows of the parameters that the target has."""
+  start = f'{sprint.factors}/' if sprint.factors else ''
+  return tuple(row for row in rules if row[0].startswith(start))
 
 
 def _table(rules: Table, parts: Mapping[str, Table]) -> Table:
@@ -138,8 +164,9 @@ def sprint_loss(
   student = student_of(params)
   loss, metrics, extra = jnp.float32(0), {}, {}
   if turn.student:
+    target = student | params.get(TARGET, {})
     loss, metrics = _consistency(
-      sprint, student, params.get(TARGET), frozen, batch, rngs, step
+      sprint, student, target, frozen, batch, rngs, step
     )
   if sprint.is_adversarial:
     more, seen, extra = adversary.losses(
@@ -155,19 +182,20 @@ def _consistency(
   sprint, params, target, frozen, batch, rngs, step
 ) -> tuple[Array, Metrics]:
   """The consistency loss of config.sprint."""
-  settings, student = sprint.settings, sprint.student
+  settings, student = sprint.settings, sprint.network
   at = consistency.points(
     student.path, sprint.teacher, settings, frozen, batch, rngs
   )
+  weights = batch.get('weights')
   if settings.loss == 'scm':
-    return consistency.scm(student, settings, params, at, step)
-  return consistency.discrete(student, settings, params, target or params, at)
+    return consistency.scm(student, settings, params, at, step, weights)
+  return consistency.discrete(student, settings, params, target, at, weights)
 
 
 def _next_target(sprint, turn, params, student, step):
   if not turn.student:
     return params[TARGET]
-  latest = jax.lax.stop_gradient(student)
+  latest = jax.lax.stop_gradient(_trained(sprint, student))
   return ema.update(params[TARGET], latest, sprint.settings.target_decay, step)
 
 

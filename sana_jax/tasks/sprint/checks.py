@@ -1,11 +1,14 @@
 """Settings of a distillation that exclude each other."""
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from sana_jax.errors import UserError
 from sana_jax.inference.few_steps import TIMESTEP_SCALE
 from sana_jax.models.sana import Sana
-from sana_jax.tasks.sprint.networks import NONE
+
+NONE = 'none'  # config.sprint.teacher of a student without one.
 
 
 def check(config: ConfigDict, student: Sana) -> None:
@@ -22,7 +25,36 @@ def check(config: ConfigDict, student: Sana) -> None:
   if config.sprint.teacher == NONE:
     _check_without_teacher(config)
   if config.ladd.weight:
+    _check_without_adapters(config)
     _check_blocks(config, student)
+
+
+def check_start(config: ConfigDict, name: str, added: Sequence[str]) -> None:
+  """Raises UserError for adapters on a model to which parts are added.
+
+  Their file would not have these parts.
+  """
+  if config.lora.rank and added:
+    raise UserError(
+      f'config.init_from={name!r} must be a Sprint with '
+      f'config.lora.rank={config.lora.rank}, as an adapter file has no '
+      f'{" or ".join(added)}.',
+      key='init_from',
+      value=name,
+      allowed='Sprints',
+    )
+
+
+def _check_without_adapters(config):
+  if config.lora.rank:
+    raise UserError(
+      f'config.ladd.weight={config.ladd.weight:g} must be 0 with '
+      f'config.lora.rank={config.lora.rank}: only the adapters train, and '
+      'not the discriminator.',
+      key='ladd.weight',
+      value=config.ladd.weight,
+      allowed=(0,),
+    )
 
 
 def _check_student(student):

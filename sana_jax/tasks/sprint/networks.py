@@ -8,15 +8,14 @@ from ml_collections import ConfigDict
 from sana_jax.errors import UserError
 from sana_jax.inference.few_steps import TIMESTEP_SCALE
 from sana_jax.models.sana import Sana
-from sana_jax.objectives import sprint
-from sana_jax.objectives.sprint_networks import Sprint
+from sana_jax.tasks import lora
+from sana_jax.tasks.sprint import checks
+from sana_jax.tasks.sprint.checks import NONE
 from sana_jax.training.task import Start
 from sana_jax.typing import Params
 from sana_jax.weights import additions, hub
 from sana_jax.weights import folder as folders
 from sana_jax.weights.folder import Model
-
-NONE = 'none'  # config.sprint.teacher of a student without one.
 
 
 def teacher_name(config: ConfigDict) -> str:
@@ -93,21 +92,22 @@ def _student_of(module):
   return module
 
 
-def start(config: ConfigDict, student: Sana, parts: Sprint) -> Start:
+def start(config: ConfigDict, student: Sana) -> Start:
   """Start from a Sprint or its teacher, to which the parts of one are added."""
 
   def check(name: str) -> None:
-    module = folders.describe(hub.find(name), 'transformer')
-    _check(_student_of(module), student, 'config.init_from', name)
+    module = _student_of(folders.describe(hub.find(name), 'transformer'))
+    _check(module, student, 'config.init_from', name)
+    checks.check_start(config, name, additions.parts(module, student))
 
   def load(name: str, mesh: Mesh) -> Params:
-    found = folders.load(hub.find(name), 'transformer', jnp.float32, mesh)
-    params = additions.adapted(
+    dtype = lora.base_dtype(config)
+    found = folders.load(hub.find(name), 'transformer', dtype, mesh)
+    return additions.adapted(
       found.variables['params'],
       _student_of(found.module),
       student,
       jax.random.key(config.seed),
     )
-    return sprint.with_target(parts, params)
 
   return Start(check, load)

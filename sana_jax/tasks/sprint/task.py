@@ -2,7 +2,8 @@
 
 The losses are in objectives/sprint.py. Latents and text are those of the task
 `sana`; the student starts from config.init_from, and the teacher is the same
-model unless config.sprint.teacher names another.
+model unless config.sprint.teacher names another. With config.lora, the student
+is a frozen Sprint with adapters.
 """
 
 import functools
@@ -20,7 +21,8 @@ from sana_jax.objectives.base import Objective
 from sana_jax.objectives.sprint_networks import Sprint
 from sana_jax.registry import Kind
 from sana_jax.sharding import tables
-from sana_jax.tasks import common
+from sana_jax.tasks import common, lora
+from sana_jax.tasks.lora import Adapted
 from sana_jax.tasks.sana import exports, inputs
 from sana_jax.tasks.sana.task import check_size, Samples
 from sana_jax.tasks.sprint import checks, networks
@@ -33,20 +35,20 @@ from sana_jax.weights import folder as folders
 def objective(config: ConfigDict) -> Objective:
   """Distillation with config.model, from a teacher of the same size."""
   student = common.build(Sana, config)
-  return _objective(
-    config, _parts(config, student, networks.expected_teacher(config, student))
-  )
+  return _objective(config, student, networks.expected_teacher(config, student))
 
 
 def exporter(config: ConfigDict) -> Exporter:
-  """Writes a SANA-Sprint's folder, with copies of the two other models."""
+  """Writes a SANA-Sprint's folder, or the file of its adapters."""
   others = exports.folders_of(config)
   student = common.build(Sana, config, **exports.sizes(others))
-  parts = _parts(config, student, networks.expected_teacher(config, student))
+  adapters = lora.of(config, student)
   return Exporter(
-    _objective(config, parts),
-    functools.partial(_write, student, config, others),
-    networks.start(config, student, parts),
+    _objective(config, student, networks.expected_teacher(config, student)),
+    functools.partial(_write, student, config, others)
+    if adapters is None
+    else functools.partial(lora.write, student, adapters),
+    networks.start(config, student),
   )
 
 
@@ -59,10 +61,9 @@ def open_task(config: ConfigDict, workdir, mesh=None) -> Task:
   teacher = networks.load_teacher(config, student, mesh)
   given = inputs.make(config, workdir, mesh)
   samples = Samples(config, student, given)
-  parts = _parts(config, student, teacher and teacher.module)
   return Task(
     'sprint',
-    _objective(config, parts, given.encode),
+    _objective(config, student, teacher and teacher.module, given.encode),
     inputs.data(config, given),
     exported.write,
     given.frozen
@@ -85,8 +86,7 @@ KIND = Kind(
 )
 
 
-def _parts(config, student, teacher) -> Sprint:
-  checks.check(config, student)
+def _parts(config, student, teacher, adapted: Adapted) -> Sprint:
   path, ladd = TrigFlow(), config.ladd
   return Sprint(
     Denoiser(student, path),
@@ -94,18 +94,23 @@ def _parts(config, student, teacher) -> Sprint:
     Heads(ladd.norm, ladd.spectral, ladd.virtual_batch, student.dtype),
     config.sprint,
     ladd,
+    lora.KEY if config.lora.rank else '',
+    adapted.split,
   )
 
 
-def _objective(config, parts, encode=lambda frozen, batch: batch):
+def _objective(config, student, teacher, encode=lambda frozen, batch: batch):
+  checks.check(config, student)
+  adapted = lora.adapted(config, student, tables.SANA)
   return sprint.objective(
-    parts,
-    init=abstract.transformer_init(parts.student.module),
-    rules=tables.SANA,
+    _parts(config, student, teacher, adapted),
+    init=adapted.init,
+    rules=adapted.rules,
     head_rules=tables.LADD_HEADS,
     tokens=config.inputs.text_length,
-    teacher=parts.teacher and abstract.transformer(parts.teacher.module),
+    teacher=teacher and abstract.transformer(teacher),
     encode=encode,
+    partial=adapted.partial,
   )
 
 

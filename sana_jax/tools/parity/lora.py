@@ -4,6 +4,7 @@ Files of both sides are read by the other. A row of a layer adapts it alone, so
 that a wrong name or transpose fails that row.
 """
 
+import contextlib
 import functools
 import pathlib
 import tempfile
@@ -104,12 +105,6 @@ def _add(model, adapter, name):
         p.normal_(std=0.5 * p[0].numel() ** -0.5)
 
 
-def _saved(model, folder, name):
-  """Writes one adapter as diffusers does."""
-  model.save_lora_adapter(folder, adapter_name=name)
-  return pathlib.Path(folder) / writing.FILE
-
-
 def _converted(config, theirs):
   """sana_jax's model with the base weights of a reference with adapters."""
   tensors = {
@@ -133,20 +128,36 @@ def _weight(weight, theirs):
   return {f'transformer_blocks.{i}': 1.0 for i in range(blocks)} | weight
 
 
-def _read(row: Row, seed):
-  """Error of our output with files that diffusers wrote."""
+def _adapted(row: Row, seed):
+  """Our module, its weights, adapters from diffusers' files, inputs, output."""
   config, theirs, inputs = _model(row, seed)
   module, params = _converted(config, theirs)
-  loaded = []
-  for i, adapter in enumerate(row.adapters):
-    with tempfile.TemporaryDirectory() as folder:
-      file = _saved(theirs, folder, f'a{i}')
-      loaded.append(Weighted(reading.read(file, module), adapter.weight))
+  loaded = [
+    Weighted(_updates(theirs, module, f'a{i}'), adapter.weight)
+    for i, adapter in enumerate(row.adapters)
+  ]
   _weigh(theirs, row)
   with torch.no_grad():
     want = inputs.run(theirs)
-  adapters = combining.collection(module, params, loaded)
-  return _changed(module, params, adapters, inputs, want)
+  return (
+    module,
+    params,
+    combining.collection(module, params, loaded),
+    inputs,
+    want,
+  )
+
+
+def _updates(theirs, module, name='a0'):
+  """One adapter, from a file that diffusers writes."""
+  with tempfile.TemporaryDirectory() as folder:
+    theirs.save_lora_adapter(folder, adapter_name=name)
+    return reading.read(pathlib.Path(folder) / writing.FILE, module)
+
+
+def _read(row: Row, seed):
+  """Error of our output with files that diffusers wrote."""
+  return _changed(*_adapted(row, seed))
 
 
 def _changed(module, params, adapters, inputs, want):
@@ -163,34 +174,30 @@ def _written(row: Row, seed):
   """Error of diffusers' output with our file, which it reads unwarned."""
   config, theirs, inputs = _model(row, seed)
   module, params = _converted(config, theirs)
-  with tempfile.TemporaryDirectory() as folder:
-    file = _saved(theirs, folder, 'a0')
-    updates = reading.read(file, module)
-    writing.write_file(file, updates)
-    theirs.delete_adapters('a0')
-    plain = sana.make(config, seed)
-    with warnings.catch_warnings():
-      warnings.simplefilter('error')
-      plain.load_lora_adapter(folder, weight_name=file.name)
+  updates = _updates(theirs, module)
+  plain = sana.make(config, seed)
+  with _our_file(updates) as file, warnings.catch_warnings():
+    warnings.simplefilter('error')
+    plain.load_lora_adapter(file.parent, weight_name=file.name)
   with torch.no_grad():
     want = inputs.run(plain)
   adapters = combining.collection(module, params, [Weighted(updates)])
   return _changed(module, params, adapters, inputs, want)
 
 
+@contextlib.contextmanager
+def _our_file(updates):
+  """Path of a file that we write, in a folder of its own."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / writing.FILE
+    writing.write_file(path, updates)
+    yield path
+
+
 def _merged(row: Row, seed):
   """Error of our merged weights against diffusers with adapters."""
-  config, theirs, inputs = _model(row, seed)
-  module, params = _converted(config, theirs)
-  loaded = []
-  for i, adapter in enumerate(row.adapters):
-    with tempfile.TemporaryDirectory() as folder:
-      file = _saved(theirs, folder, f'a{i}')
-      loaded.append(Weighted(reading.read(file, module), adapter.weight))
-  _weigh(theirs, row)
-  with torch.no_grad():
-    want = inputs.run(theirs)
-  merged = lora.merged(params, combining.collection(module, params, loaded))
+  module, params, adapters, inputs, want = _adapted(row, seed)
+  merged = lora.merged(params, adapters)
   got = references.apply(module, {'params': merged}, *inputs)
   return relative_error(got, want)
 
@@ -237,9 +244,7 @@ def _gradients_of(use_dora, seed):
   row = Row('', [Adapter(ALL | dict(use_dora=use_dora, lora_alpha=3))])
   config, theirs, inputs = _model(row, seed)
   module, params = _converted(config, theirs)
-  with tempfile.TemporaryDirectory() as folder:
-    file = _saved(theirs, folder, 'a0')
-    found, factors = _factors(module, reading.read(file, module))
+  found, factors = _factors(module, _updates(theirs, module))
   rng = np.random.default_rng(seed)
   with torch.no_grad():
     weights = rng.normal(size=inputs.run(theirs).shape).astype(np.float32)
@@ -316,15 +321,13 @@ def _pipeline(config, seed):
   ours = pipelines.saved(theirs)
   latents = pipelines.noise(theirs, (32, 64), 1)
   _add(theirs.transformer, Adapter(config), 'a0')
-  with tempfile.TemporaryDirectory() as folder:
-    file = _saved(theirs.transformer, folder, 'a0')
-    updates = reading.read(file, ours.transformer.module)
-    writing.write_file(file, updates)
-    theirs.transformer.delete_adapters('a0')
+  updates = _updates(theirs.transformer, ours.transformer.module)
+  theirs.transformer.delete_adapters('a0')
+  with _our_file(updates) as file:
     with warnings.catch_warnings():
       warnings.simplefilter('error')
-      theirs.load_lora_weights(folder)
-    ours = ours.load_lora(folder)
+      theirs.load_lora_weights(file.parent)
+    ours = ours.load_lora(file)
   how = dict(negative_prompt=pipelines.NEGATIVE, height=32, width=64)
   want, _ = pipelines.draw(
     theirs,

@@ -110,7 +110,7 @@ def _checked(config: Mapping[str, Any], where: str) -> Settings:
     fields.check(where, found[name], dict.fromkeys(found[name], field))
   return Settings(
     found['r'],
-    found['lora_alpha'],
+    None if found['lora_alpha'] is None else float(found['lora_alpha']),
     *(
       dict(zip(_compiled(where, name, found[name]), found[name].values()))
       for name in each

@@ -27,7 +27,7 @@ def get_config(arg=''):
   config.sprint.update(
     guidance_scales=(2.0, 3.0, 4.0), tangent_warmup_steps=200
   )
-  config.sprint.max_tangent_ratio = 1.0
+  config.sprint.max_tangent_ratio = 0.7  # At most 0.62 in sound runs.
   config.ladd.blocks = (1, 2, 4, 5)
   config.sampling.update(sampler='scm', steps=2, guidance_scale=3.0)
   for group in config.optimizer, config.discriminator:

@@ -18,6 +18,7 @@ SMALLER = {
   r'sana-jax bench kernels ': '--repeats 1 --passes forward',
   r' bench chip ': '--minutes 0.001',
   r'sana-jax demo ': '--port 0',
+  r'sana-jax prune (?!.*--importance)': '--levels 1 --num-images 1',
   r'sana-jax train .*:runlocal ': '--config.num_steps=1 '
   '--config.pictures_every_steps=0',
   r'sana-jax train --config (?!finetune)\S*shapes(\.py)? ': ''

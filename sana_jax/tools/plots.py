@@ -76,19 +76,17 @@ def errors(rows: Sequence[tuple[str, float, float]]) -> bytes:
 
 
 def chosen(values: Sequence[float], kept: Collection[int], title: str) -> bytes:
-  """PNG of one bar for each value; those that are not kept have another colour.
-
-  The axis is logarithmic, without values of 0.
-  """
+  """PNG of a bar for each value; those not kept have another colour."""
   drawn = figure(8.0, 3.2)
   axes = drawn.add_subplot()
   for name, colour, shown in (
     ('kept', COLOURS[0], [i for i in range(len(values)) if i in kept]),
     ('left out', COLOURS[1], [i for i in range(len(values)) if i not in kept]),
   ):
-    axes.bar(shown, [values[i] for i in shown], 0.8, color=colour, label=name)
-  if any(value > 0 for value in values):
-    axes.set_yscale('log')
+    bars = axes.bar(
+      shown, [values[i] for i in shown], 0.8, color=colour, label=name
+    )
+    axes.bar_label(bars, fmt='{:.2g}', fontsize=8)
   axes.xaxis.get_major_locator().set_params(integer=True)
   axes.set_xlabel('block')
   axes.set_ylabel('1 - cosine of input and output')

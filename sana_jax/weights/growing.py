@@ -162,9 +162,10 @@ def as_key(field: str) -> str:
 
 def _refused(named, growth, field, allowed):
   name, value = named(field), getattr(growth, field)
+  key = name.removeprefix('config.')
   return UserError(
     f'{name} is {value!r}; allowed: {allowed}.',
-    key=name.removeprefix('config.'),
+    key=key,
     value=value,
     allowed=allowed,
   )

@@ -87,6 +87,7 @@ def test_only_the_factors_train_and_the_file_fits_the_sprint(
   np.testing.assert_array_equal(drawn(off), drawn(pipe))
 
 
+@pytest.mark.long
 def test_the_first_student_is_the_base_to_the_bit(config):
   student = common.build(Sana, config)
   adapted = lora.adapted(config, student, sprint_task.tables.SANA)

@@ -119,6 +119,7 @@ def test_a_step_holds_no_array_larger_than_the_weight_of_one_layer(kind):
   ] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_a_loaded_base_takes_the_arrays_of_the_model(dtype):
   """Two copies at the start of a run would not fit where one step fits."""

@@ -125,6 +125,7 @@ def test_shardings_are_unchanged(config, pod, capsys):
   assert '1 unchanged' in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_plan_without_a_compiled_part_is_compared_by_shardings(
   tmp_path, monkeypatch, capsys
 ):

@@ -9,6 +9,7 @@ weights. A run is resumed and exported with its original base or not at all.
 
 from collections.abc import Collection
 from typing import Any
+import warnings
 
 from absl import logging
 from jax.sharding import Mesh
@@ -42,7 +43,10 @@ def make(
   if not plan.base:
     return {}, None
   params = given(config.init_from, start, mesh)
-  base = plan.make_base(first_key(config.seed), params)
+  with warnings.catch_warnings():
+    # Parts that train, or are stored as another type, are given and not kept.
+    warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
+    base = plan.make_base(first_key(config.seed), params)
   return base, origin(config, base, set(params))
 
 

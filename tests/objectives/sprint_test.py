@@ -95,7 +95,9 @@ def test_without_a_weight_there_is_one_player_and_no_discriminator():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('kind', ['hinge', 'cross_entropy'])
+@pytest.mark.parametrize(
+  'kind', [pytest.param('hinge', marks=pytest.mark.slow), 'cross_entropy']
+)
 def test_both_players_in_one_step_have_the_gradients_of_their_own_turns(kind):
   ladd = dict(weight=0.5, loss=kind, r1=0.01)
   both = objective(distillation(ladd=dict(ladd, turns='both')))

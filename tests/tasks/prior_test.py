@@ -176,7 +176,7 @@ def test_the_repeats_of_kohya_are_frequencies(small, few, tmp_path):
 
 
 def test_few_pictures_are_reported_once(small, few, tmp_path, caplog):
-  caplog.set_level('INFO')
+  caplog.set_level('INFO', 'absl')
   config = config_of(small, few)
   inputs.data(config, inputs.make(config, tmp_path))
   (line,) = [x for x in caplog.messages if 'repeat' in x]

@@ -198,8 +198,8 @@ def test_every_config_key_is_read(trained):
   # refuse unknown ones; the mesh is a dict, the two folders are read by name.
   # The kernels are the command's to prefer; data.columns become the fields of
   # parquet.Columns, which refuses others. Without a GAN, nothing reads its
-  # turns and optimizer, nor adapters and class pictures. The reports read wandb
-  # if it is there.
+  # turns and optimizer, nor adapters, class pictures and growth. The reports
+  # read wandb if it is there.
   elsewhere = (
     'model.',
     'optimizer.',
@@ -207,6 +207,7 @@ def test_every_config_key_is_read(trained):
     'kernels.',
     'lora.',
     'prior.',
+    'grow.',
     'autoencoder',
     'text_encoder',
     'data.columns.',

@@ -56,7 +56,7 @@ def test_only_the_factors_train_and_the_base_stays_to_the_bit(tmp_path):
   assert bits(unflatten(base)) == first
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_layouts_agree_with_one_device():
   run = lambda mesh, devices=None: toy.steps(
     lora_flow.Adapted(KINDS['DoRA'], qk_norm=True, cross_norm=True),

@@ -5,7 +5,7 @@ import os
 import pathlib
 import time
 
-SECONDS = 30  # A first picture is compiled.
+SECONDS = 90  # For busy machines.
 _FLAGS = (
   '--headless=new',
   '--no-sandbox',

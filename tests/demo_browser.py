@@ -5,7 +5,7 @@ import os
 import pathlib
 import time
 
-SECONDS = 90  # For busy machines.
+SECONDS = 90  # A first picture is compiled, and the machine may be busy.
 _FLAGS = (
   '--headless=new',
   '--no-sandbox',

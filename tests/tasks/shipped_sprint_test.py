@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sana_jax.data.shapes import render, scene
+from sana_jax.data.shapes import controls, render, scene
 from sana_jax.diffusion.denoiser import Denoiser
 from sana_jax.diffusion.paths import TrigFlow
-from sana_jax.evaluation import shapes_detector, shapes_suite
+from sana_jax.evaluation import shapes_control, shapes_detector, shapes_suite
 from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models.autoencoders import base as autoencoders
 from sana_jax.objectives import consistency
@@ -94,3 +94,25 @@ def test_most_pictures_of_one_step_follow_their_prompts():
   ]
   # Measured on 960: 89.0 %.
   assert np.mean(right) >= 0.75
+
+
+def test_the_shipped_controlnet_of_its_teacher_moves_its_objects():
+  pipe = pipes()[0].with_controlnet('shapes-control')
+  scenes = shapes_control.suite(per_kind=2)
+  captions = [x.caption for x in scenes]
+  images = [controls.masks(x, pipe.size_px) for x in scenes]
+  overlaps = {
+    scale: shapes_control.score(
+      pipe.draw(
+        captions,
+        control_image=images,
+        control={'scale': scale},
+        steps=2,
+        seed=0,
+      ),
+      scenes,
+    ).overlap
+    for scale in (0.0, 1.0)
+  }
+  # Free positions: without a net, objects overlap by chance.
+  assert overlaps[0.0] < 0.5 and overlaps[1.0] > 0.65, overlaps

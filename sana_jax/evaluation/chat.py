@@ -28,7 +28,7 @@ _LONGEST_WAIT = 60.0  # Seconds, whatever a server requests.
 
 
 class Endpoint(NamedTuple):
-  """Where and how a model is called.
+  """Address of a model, and the limits of its calls.
 
   Attributes:
     timeout: seconds of a request.
@@ -44,7 +44,7 @@ class Endpoint(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """What was read in an answer, and the tokens that it took (0 if cached)."""
+  """Value of an answer, and the tokens that it took (0 if cached)."""
 
   value: Any
   tokens: int = 0

@@ -88,6 +88,7 @@ def test_jax_alone_warns_of_a_truncated_entry_and_keeps_it(program):
   assert program.read_bytes() == half
 
 
+@pytest.mark.long
 def test_an_unreadable_entry_is_reported_and_kept(program):
   program.unlink()
   program.mkdir()

@@ -91,6 +91,7 @@ def test_a_folder_becomes_an_adapter_in_one_command(tmp_path):
   assert np.abs(draw(changed) - draw(sprint)).max() > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'given, key',
   [

@@ -137,6 +137,7 @@ def test_one_fault_may_survive_but_none_of_a_selection(mutations, faults):
   assert len(chosen) == 1 + sum(f.area == 'samplers' for f in faults)
 
 
+@pytest.mark.long
 def test_tests_that_fail_without_a_fault_are_refused(
   mutations, project, capsys
 ):

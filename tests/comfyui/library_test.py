@@ -76,6 +76,7 @@ def test_a_mask_needs_an_image(nodes, pipeline):
     runner.run(nodes['SanaJaxSample'], pipeline=pipeline, mask=mask)
 
 
+@pytest.mark.long
 def test_defaults_are_those_of_the_model(nodes, pipeline, comfy):
   (images,) = runner.run(nodes['SanaJaxSample'], pipeline=pipeline)
   assert images.shape == (1, pipeline.size_px, pipeline.size_px, 3)

@@ -89,6 +89,7 @@ def test_only_the_row_group_of_a_record_is_read(tmp_path, monkeypatch):
   assert groups == [(1, wanted), (3, wanted)]
 
 
+@pytest.mark.long
 def test_a_footer_is_read_once(tmp_path, monkeypatch):
   for i in range(300):
     write(tmp_path / f'{i:03d}.parquet', ROWS[:1])

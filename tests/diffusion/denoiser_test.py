@@ -99,6 +99,7 @@ def test_timesteps_are_scaled_and_may_differ_from_the_paths_time():
   assert got.t == 0.5
 
 
+@pytest.mark.long
 def test_text_is_projected_once():
   x, t, text, mask = inputs()
   denoiser = Denoiser(MODEL)
@@ -111,6 +112,7 @@ def test_text_is_projected_once():
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_guidance_scale_is_multiplied_for_the_network():
   module = MODEL.clone(guidance_embeds=True, guidance_embeds_scale=0.1)
   x, t, text, mask = inputs()

@@ -69,7 +69,9 @@ def serve(answer):
       pass
 
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-  thread = threading.Thread(target=server.serve_forever, daemon=True)
+  thread = threading.Thread(
+    target=server.serve_forever, args=(0.01,), daemon=True
+  )
   thread.start()
   try:
     yield f'http://127.0.0.1:{server.server_port}/v1?model=eye', seen
@@ -177,6 +179,7 @@ def test_what_is_no_answer_is_a_user_error_and_is_not_kept(
   assert not list(tmp_path.glob('judges/*'))
 
 
+@pytest.mark.long
 def test_a_judge_that_is_down_loses_no_answers():
   with serve(by_redness) as (url, _):
     http_judge.make(url)(PROMPTS[:1], RED[None])

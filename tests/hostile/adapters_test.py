@@ -160,6 +160,7 @@ def test_repeated_factors_of_lokr_keep_their_product(tmp_path):
   np.testing.assert_allclose(low.up @ low.down, a @ b, atol=1e-3)
 
 
+@pytest.mark.long
 def test_a_hostile_adapter_fits_its_model_or_is_one_sentence(
   hostile, memory, tmp_path
 ):

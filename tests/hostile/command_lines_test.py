@@ -244,6 +244,7 @@ def problems(line, place, capsys):
   return found
 
 
+@pytest.mark.long
 def test_a_hostile_command_line_ends_with_one_sentence(hostile, place, capsys):
   parsers = commands()
   for module in HEAVY:  # Else the first line waits for them.

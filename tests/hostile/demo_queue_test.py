@@ -15,6 +15,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 _spec = importlib.util.spec_from_file_location(
   'demo_server', pathlib.Path(__file__).with_name('demo_server.py')
 )
@@ -77,7 +79,6 @@ def by_page(demo):
     return 'data-made' in json.dumps(last['output']), last['output']
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   'draw',
   [[by_program], [by_page], [by_program, by_page]],

@@ -17,6 +17,8 @@ from starlette.testclient import TestClient
 
 from sana_jax.inference import page
 
+pytestmark = pytest.mark.long
+
 _spec = importlib.util.spec_from_file_location(
   'demo_server', pathlib.Path(__file__).with_name('demo_server.py')
 )
@@ -176,7 +178,6 @@ def filled(rng, path, secrets):
   )
 
 
-@pytest.mark.long
 def test_every_route_of_gradio_keeps_every_file(
   demo,
   secrets,
@@ -205,7 +206,6 @@ def test_every_route_of_gradio_keeps_every_file(
   assert demo.draw().status == 200
 
 
-@pytest.mark.long
 def test_every_input_of_the_page_keeps_every_file(
   demo,
   secrets,
@@ -226,7 +226,6 @@ def test_every_input_of_the_page_keeps_every_file(
       assert b'/dev/' not in text
 
 
-@pytest.mark.long
 def test_every_key_of_the_json_route_keeps_every_file(
   demo,
   secrets,

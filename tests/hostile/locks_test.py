@@ -163,6 +163,7 @@ def hostile_claim(rng, path):
     path.write_text(json.dumps(whole))
 
 
+@pytest.mark.long
 def test_what_lies_in_place_of_a_claim_ends_by_itself(hostile, tmp_path):
   for number, rng in enumerate(hostile.cases(15, 150)):
     folder = tmp_path / str(number)

@@ -85,6 +85,7 @@ def test_images_of_pairs_that_cannot_be_read_are_bad_records(folder):
     assert source[i + 1]['caption'] == 'a'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', ['sparse', 'fifo', 'folder', 'dangling'])
 def test_lines_in_no_regular_file_are_refused_at_once(hostile, folder, kind):
   path = folder / 'metadata.jsonl'

@@ -183,6 +183,7 @@ def arguments(command, model, tmp_path):
   }[command]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'command',
   [
@@ -206,6 +207,7 @@ def test_no_command_runs_code_of_a_tokenizer(
   assert not canary.exists()
 
 
+@pytest.mark.long
 def test_no_function_runs_code_of_a_tokenizer(model, canary, tmp_path):
   edit(model, auto_map=AUTO_MAPS[0], tokenizer_class='Evil')
   with pytest.raises(UserError, match='auto_map'):

@@ -39,6 +39,7 @@ print(arrays['y'].sum())
 """
 
 
+@pytest.mark.long
 def test_a_shard_that_is_cut_short_is_an_error_and_no_signal(tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', _READS, tmp_path],

@@ -75,6 +75,7 @@ def test_the_same_adapter_twice_is_one_of_twice_the_weight(pipe, tmp_path):
   )
 
 
+@pytest.mark.long
 def test_a_weight_by_block_leaves_the_other_blocks(pipe, tmp_path):
   path = file(tmp_path / 'a.safetensors', pipe)
   found = pipe.load_lora(path, {'transformer_blocks.2': 0.5})

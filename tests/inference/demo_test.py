@@ -175,6 +175,7 @@ def test_running_out_of_memory_raises_a_user_error(pipe, monkeypatch):
     demo.draw(pipe, GOOD, LIMITS, 'tiny')
 
 
+@pytest.mark.long
 def test_a_picture_with_nan_is_not_sent(pipe, monkeypatch):
   inner = Pipeline.draw
 

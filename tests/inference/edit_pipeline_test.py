@@ -36,6 +36,7 @@ def test_unmasked_pixels_are_those_of_the_image_bit_for_bit(editor, sampler):
   assert (got[0] != got[1])[MASK].mean() > 0.1
 
 
+@pytest.mark.long
 def test_a_blur_changes_pixels_up_to_the_end_of_its_support(editor):
   (got,) = uint8(editor, mask=MASK, mask_blur=1)
   y, x = np.nonzero(MASK)
@@ -46,6 +47,7 @@ def test_a_blur_changes_pixels_up_to_the_end_of_its_support(editor):
   assert (got != IMAGE)[~MASK].any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['dpm++2m', 'scm'])
 def test_strength_0_is_the_decoded_encoding(editor, sampler):
   latents = input_image.encoded(editor.autoencoder, IMAGE)
@@ -65,6 +67,7 @@ def test_strength_1_is_the_picture_of_the_text_to_the_bit(editor, sampler):
   assert (np.asarray(other) != want).mean() > 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['euler', 'dpm++2m', 'scm'])
 def test_a_lower_strength_stays_closer_to_the_image(editor, sampler):
   latents = input_image.encoded(editor.autoencoder, IMAGE)
@@ -87,6 +90,7 @@ def test_a_lower_strength_stays_closer_to_the_image(editor, sampler):
   assert far[1] < 0.2 * np.linalg.norm(latents)
 
 
+@pytest.mark.long
 def test_a_picture_depends_on_its_seed_and_number_alone(editor):
   how = dict(mask=MASK, sampler='scm', strength=0.7)
   want = uint8(editor, num_images=2, **how)[1]
@@ -94,6 +98,7 @@ def test_a_picture_depends_on_its_seed_and_number_alone(editor):
   assert np.abs(np.int16(got) - want).max() <= 1  # Of other batch sizes.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['dpm++2m', 'scm'])
 def test_steps_one_by_one_give_the_same_picture(editor, sampler):
   how = dict(mask=MASK, sampler=sampler, steps=4, strength=0.6)

@@ -28,6 +28,7 @@ def views(pipe, request=REQUEST, *, previews=4, most=4):
   return asyncio.run(run())
 
 
+@pytest.mark.long
 def test_a_request_shows_steps_previews_and_then_its_pictures(
   pipe, monkeypatch
 ):

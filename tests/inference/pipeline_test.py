@@ -199,6 +199,7 @@ def test_tiles_are_cut_where_requested(pipe):
   np.testing.assert_allclose(tiles[:, :8, :8], corner, atol=1e-5)
 
 
+@pytest.mark.long
 def test_guidance_takes_its_options_by_name(pipe):
   make = lambda **how: pipe.draw(
     'a cat', **SMALL, num_images=2, output_type='latent', **how

@@ -47,6 +47,7 @@ def test_files_are_the_same_with_and_without_previews(pipe):
         assert image.size == (16, 24) and image.format == 'JPEG'
 
 
+@pytest.mark.long
 def test_requests_compile_no_programs_after_the_first(pipe):
   previewer = Previewer(pipe, 4)
   counts = []

@@ -45,6 +45,7 @@ def test_pictures_are_those_of_diffusers(draw, golden, steps):
   assert relative_error(got, golden[f'{steps}.latents']) < 1e-5
 
 
+@pytest.mark.long
 def test_the_defaults_of_a_folder_are_diffusers(sprint, golden):
   """Two steps of SCM at 1.5708 and 1.3, guidance 4.5, in one program."""
   assert sprint.sampler == 'scm' and sprint.default('steps') == 2
@@ -52,6 +53,7 @@ def test_the_defaults_of_a_folder_are_diffusers(sprint, golden):
   assert relative_error(got, golden['2.images']) < 1e-5
 
 
+@pytest.mark.long
 def test_a_picture_depends_on_its_seed_and_number_alone(draw):
   """The noise of its steps, too."""
   want = draw(num_images=2)
@@ -166,6 +168,7 @@ def test_a_sprint_without_the_guidance_embedding_is_refused(tmp_path):
   assert refused.value.key == 'guidance_embeds'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scale', [1.0, 0.001])
 def test_times_are_in_0_1_whatever_the_config_has(
   sprint_folder, tmp_path, scale

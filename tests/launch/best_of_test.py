@@ -232,6 +232,7 @@ def test_an_invalid_choice_is_reported_before_anything_is_made(
   assert not out.exists()
 
 
+@pytest.mark.long
 def test_a_scorer_that_gives_no_scores_is_reported(
   mine, cli, tiny_sana, tmp_path
 ):

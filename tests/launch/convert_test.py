@@ -15,6 +15,8 @@ from sana_jax.tree import leaves
 from sana_jax.weights import exchange, hub, weight_files
 from sana_jax.weights import folder as folders
 
+pytestmark = pytest.mark.long
+
 STEM = 'diffusion_pytorch_model'
 
 
@@ -54,7 +56,6 @@ def convert(cli, tmp_path):
   return run
 
 
-@pytest.mark.long
 def test_through_our_own_format_and_back_every_bit_is_the_same(
   tiny_sana, convert
 ):
@@ -71,7 +72,6 @@ def test_through_our_own_format_and_back_every_bit_is_the_same(
   assert rest(back) == rest(tiny_sana)
 
 
-@pytest.mark.long
 def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
   own = convert(tiny_sana, 'orbax')
   pictures = []
@@ -96,7 +96,6 @@ def test_our_own_format_gives_the_same_picture(tiny_sana, convert, cli):
   np.testing.assert_array_equal(*pictures)
 
 
-@pytest.mark.long
 def test_through_the_official_format_and_back_every_bit_is_the_same(
   tiny_sana, convert
 ):
@@ -135,7 +134,6 @@ def plain(tiny_sana, tmp_path):
   return tmp_path / 'plain/transformer'
 
 
-@pytest.mark.long
 @pytest.mark.parametrize('fmt', ['diffusers', 'orbax'])
 def test_dense_time_changes_only_the_time_embedding(fmt, convert, capsys):
   source = hub.find('shapes')
@@ -152,7 +150,6 @@ def test_dense_time_changes_only_the_time_embedding(fmt, convert, capsys):
       assert_same_bits(tensors(dense, part), tensors(source, part))
 
 
-@pytest.mark.long
 def test_dense_time_samples_nearly_the_same_picture(convert, cli, tmp_path):
   dense = convert('shapes', 'diffusers', '--dense-time')
   pictures = []
@@ -170,7 +167,6 @@ def test_dense_time_samples_nearly_the_same_picture(convert, cli, tmp_path):
   assert np.abs(pictures[0] - pictures[1]).mean() < 1
 
 
-@pytest.mark.long
 def test_the_fit_is_printed(cli, tmp_path):
   code, out, err = cli(
     *('convert', '--from', 'shapes', '--to', tmp_path / 'x'),
@@ -199,7 +195,6 @@ def test_norms_are_added_and_the_rest_is_kept(plain, convert):
   assert folders.describe(normed, 'transformer').qk_norm
 
 
-@pytest.mark.long
 def test_added_tensors_have_the_files_dtype(plain, convert, tmp_path):
   half = tmp_path / 'half'
   convert(plain, 'diffusers', '--dtype', 'bfloat16').rename(half)

@@ -14,6 +14,8 @@ import urllib.request
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[2]
 ASKED = {
   'prompt': 'a red circle',
@@ -59,7 +61,6 @@ def answer(server, request):
       return refused.code, json.loads(refused.read())
 
 
-@pytest.mark.long
 def test_programs_get_the_bytes_of_sample(server, cli, tiny_sana, tmp_path):
   status, content = answer(server, ASKED)
   assert status == 200
@@ -114,7 +115,6 @@ def test_programs_get_an_error_for_bad_input(server, changes, expected):
   assert 'Traceback' not in server.log.read_text()
 
 
-@pytest.mark.long
 def test_the_example_of_the_docs_runs(server, tmp_path):
   docs = (ROOT / 'docs/demo.md').read_text()
   code = docs.split('```python\n')[1].split('```')[0]
@@ -214,12 +214,10 @@ def check_signal(server, folder, number, code):
 
 
 # The last of the tests with this server, which it ends.
-@pytest.mark.long
 def test_it_ends_at_sigterm_while_it_draws_and_leaves_no_file(server, folder):
   check_signal(server, folder, signal.SIGTERM, 143)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   'number, code', [(signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )

@@ -62,6 +62,7 @@ def test_blocks_are_dropped_and_norms_added(cli, tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'more, key',
   [

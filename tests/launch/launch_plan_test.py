@@ -87,6 +87,7 @@ def test_a_run_that_fits_is_launched(launch, cli):
   assert '--layout=fsdp' in out
 
 
+@pytest.mark.long
 def test_a_run_that_is_too_large_is_refused_with_remedies(failure, tmp_path):
   error = failure('--layout', 'sequence')
   # 64 images in 4 groups: 16 + 2 GiB.
@@ -97,6 +98,7 @@ def test_a_run_that_is_too_large_is_refused_with_remedies(failure, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.long
 def test_a_layout_is_advised_where_the_config_has_none(failure):
   error = failure(
     '--config.mesh.data=2',

@@ -42,6 +42,7 @@ def cases(monkeypatch):
   return use
 
 
+@pytest.mark.long
 def test_rows_that_hold_end_with_0_and_a_table(cli, cases):
   cases(CASES[0], CASES[1], CASES[4])
   code, out, _ = cli('parity', '--seed=3')

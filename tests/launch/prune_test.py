@@ -105,6 +105,7 @@ def test_exactly_the_requested_blocks_are_kept(cli, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['small']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'more, key',
   [
@@ -128,6 +129,7 @@ def test_what_cannot_be_pruned_writes_nothing(
   assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'content',
   [

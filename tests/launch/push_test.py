@@ -63,6 +63,7 @@ def test_a_model_is_uploaded_with_its_id_in_the_card(hub, model, cli):
   assert TOKEN not in out + err
 
 
+@pytest.mark.long
 def test_a_stopped_upload_is_continued(hub, model, cli):
   argv = 'push', '--model', model, '--to', 'me/cat'
   hub.status, hub.fail_on = 400, '/commit/'
@@ -120,6 +121,7 @@ def test_files_that_belong_to_no_model_are_refused(name, hub, model, refused):
   assert not hub.log
 
 
+@pytest.mark.long
 def test_links_that_leave_the_folder_are_refused(hub, model, tmp_path, refused):
   (tmp_path / 'secret.json').write_text('{}')
   (model / 'vae' / 'more.json').symlink_to(tmp_path / 'secret.json')

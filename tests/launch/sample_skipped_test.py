@@ -97,6 +97,7 @@ def test_damaged_pictures_are_named_and_made_again(made, tmp_path, cli):
   }
 
 
+@pytest.mark.long
 def test_a_folder_in_the_place_of_a_picture_is_refused(made, tmp_path, cli):
   argv, _ = made
   (tmp_path / '00000-1-a-red-circle.png').mkdir()

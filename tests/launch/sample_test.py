@@ -82,6 +82,7 @@ def test_the_list_and_the_sheet_hold_every_picture(made):
   assert not [p for p in out.iterdir() if p.name.startswith('.')]
 
 
+@pytest.mark.long
 def test_the_same_command_writes_the_same_bytes(made, tmp_path, cli):
   argv, out = made
   assert cli(*argv, tmp_path)[0] == 0
@@ -156,6 +157,7 @@ def test_pictures_of_a_prompt_differ(made):
   assert not np.array_equal(first, second)
 
 
+@pytest.mark.long
 def test_the_report_names_the_folder(made, tmp_path, cli):
   argv, _ = made
   code, out, err = cli(*argv, tmp_path / 'new' / 'out')

@@ -130,6 +130,7 @@ def test_what_does_not_fit_is_refused(sprint, refused, tmp_path, flags, word):
   assert word in refused('sample', *common, *flags)
 
 
+@pytest.mark.long
 def test_a_sprints_transformer_makes_a_sana_a_sprint(tiny_sana, tmp_path):
   from sana_jax.inference.schedulers import read_scheduler
   from sana_jax.weights import exchange

@@ -10,6 +10,8 @@ import shutil
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 TINY = [
   f'--config.{setting}'
   for setting in (
@@ -201,7 +203,6 @@ def test_an_invalid_workdir_is_reported(train, refused, tmp_path):
 
 
 # Threads of orbax may fail after the error that is reported.
-@pytest.mark.long
 @pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnhandledThreadExceptionWarning',
   'ignore::pytest.PytestUnraisableExceptionWarning',
@@ -236,7 +237,6 @@ def test_the_workdir_is_checked_before_any_work(
   assert [p.name for p in tmp_path.iterdir()] == ['file']
 
 
-@pytest.mark.long
 def test_a_run_has_the_model_it_starts_from_and_resumes_without_it(
   finished, tmp_path, cli, refused
 ):

@@ -75,6 +75,7 @@ def test_mix_ffn_spreads_a_token_to_its_neighbours_on_the_grid():
   np.testing.assert_array_equal(changed.any(-1), want)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('patch_size', [1, 2])
 def test_sharded_rows_are_neither_gathered_nor_exchanged_for_tokens(patch_size):
   # Communication: sums of the attention's states, and rows at borders.

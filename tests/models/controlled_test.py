@@ -95,6 +95,7 @@ def test_a_new_net_equals_its_base_to_the_bit(wiring):
   )
 
 
+@pytest.mark.long
 def test_a_new_net_has_the_parameters_of_its_module():
   net, base = controlnet_of(BASE, 3, 'diffusers'), params_of(BASE)
   got = with_embeddings(first_params(base, 3), base)
@@ -157,6 +158,7 @@ def test_the_outputs_of_several_nets_are_added_with_their_scales():
   )
 
 
+@pytest.mark.long
 def test_a_hint_has_no_effect_outside_of_its_times():
   x, text, mask, control = inputs()
   module, variables = joined(controlnet_of(BASE, 2, 'diffusers'))

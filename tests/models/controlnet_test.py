@@ -154,6 +154,7 @@ def test_the_scale_multiplies_the_outputs():
   np.testing.assert_allclose(run(0.25), 0.25 * run(1.0), rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('which', ['transformer', 'controlnet'])
 def test_rounded_timesteps_are_those_of_bfloat16(which):
   latents, _, text, mask, control = inputs((2, 2))

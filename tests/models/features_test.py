@@ -86,6 +86,7 @@ def test_features_are_x_after_the_chosen_blocks_and_no_others():
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_order_of_features_and_unroll_change_nothing():
   args = variables(), *inputs()
   want = run(*args, features=CHOSEN).features

@@ -109,6 +109,7 @@ def test_norms_need_no_matrix_of_the_kernels_size():
   assert all(e.outvars[0].aval.shape != kernel.shape for e in dots)
 
 
+@pytest.mark.long
 def test_the_norm_of_dora_is_a_constant_in_the_gradient():
   params, factors = stack()
   found = Lora({'stack': RANK}, {'stack': 0.7}, True)

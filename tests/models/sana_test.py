@@ -153,6 +153,7 @@ def test_padded_words_do_not_change_the_velocity():
   assert np.abs(run(padded, None) - run(text, None))[0].max() > 1e-3
 
 
+@pytest.mark.long
 def test_no_mask_is_a_mask_of_ones_and_also_one_of_zeros():
   latents, timesteps, text, mask = inputs()
   run = lambda mask: apply(
@@ -231,6 +232,7 @@ def test_bfloat16_is_near_float32():
   assert 1e-5 < relative_error(np.float32(got), want) <= 5e-2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('fields', [TINY, TINY | NORMED], ids=['', 'normed'])
 def test_text_projected_once_gives_the_same_velocity(fields):
   model, params = Sana(**fields), random_params(**fields)

@@ -43,6 +43,7 @@ def test_loss_and_gradient_are_those_of_the_formula_in_float64():
   np.testing.assert_allclose(gradient, 2 * beta * slope / 20, rtol=1e-10)
 
 
+@pytest.mark.long
 def test_the_minimum_is_the_old_velocity_moved_along_its_improvement():
   # Theorem of the paper for one state: v* = v_old + (2 / beta) (r - 1/2)
   # (v - v_old), if all pictures are alike.

@@ -228,6 +228,7 @@ def train(params, rate):
   return jax.lax.scan(step, (params, tx.init(params)), keys)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('rate', [1e-6, 1e-4])
 def test_no_rate_of_training_gives_nan_in_bfloat16(rate):
   # Matrices of bytes and of float32, and a vector.
@@ -238,6 +239,7 @@ def test_no_rate_of_training_gives_nan_in_bfloat16(rate):
     assert np.isfinite(np.asarray(x, np.float32)).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'make, mesh',
   [
@@ -317,6 +319,7 @@ def test_hyperparameters_can_be_injected():
   assert distance(run(injected, params)[0], three_steps()) < 3e-4
 
 
+@pytest.mark.long
 def test_accumulated_steps_are_steps_of_the_mean_gradient():
   params, tx = normal(0), came_8bit(0.01)
   updates, _ = run(optax.MultiSteps(tx, 2), params, steps=2)

@@ -53,6 +53,7 @@ def updates(tx, steps=3, scale=1.0):
   return jax.device_get(step)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
 def test_a_group_has_its_rate_and_decay_with_every_optimizer(name):
   text = 'head/.*:rate_scale=0.5,weight_decay=0 blocks/.*:weight_decay=0.2'

@@ -98,6 +98,7 @@ def test_a_folder_that_another_builds_in_is_left_alone(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_cache_that_was_taken_over_is_left_to_the_other(
   small, folder, tmp_path, monkeypatch
 ):
@@ -187,6 +188,7 @@ def test_another_config_makes_no_mix(small, folder, whole, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_bad_record_is_left_out_and_named(
   small, folder, whole, caplog, tmp_path
 ):

@@ -109,6 +109,7 @@ def test_after_that_every_parameter_has_a_gradient():
   assert np.any(grads['input']['kernel'])
 
 
+@pytest.mark.long
 def test_the_loss_depends_on_the_control_and_not_on_other_rows():
   objective, params, frozen, batch, rngs = parts()
   random = arrays(jax.eval_shape(lambda: params), 5)

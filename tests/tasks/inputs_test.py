@@ -16,6 +16,8 @@ from sana_jax.errors import UserError
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks.sana import fingerprints, inputs
 
+pytestmark = pytest.mark.long
+
 
 def settings(latents, text):
   return {'inputs.latents': latents, 'inputs.text': text}
@@ -57,7 +59,6 @@ def cached(step, small, folder, whole, tmp_path_factory):
   )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   'latents, text',
   [('online', 'online'), ('cached', 'online'), ('online', 'cached')],
@@ -92,7 +93,6 @@ def test_batches_have_one_ratio_each_and_several_occur(
   assert shapes <= ratios and len(shapes) > 1
 
 
-@pytest.mark.long
 def test_encoders_may_be_split_over_the_mesh(
   step, small, folder, cached, tmp_path
 ):
@@ -103,7 +103,6 @@ def test_encoders_may_be_split_over_the_mesh(
   assert loss == pytest.approx(cached[1], rel=1e-5)
 
 
-@pytest.mark.long
 def test_squares_are_the_default(small, folder, tmp_path):
   found = inputs.make(
     small(folder, **{'inputs.aspect_ratios': False}), tmp_path
@@ -143,7 +142,6 @@ def test_a_cache_serves_whatever_share_of_records_may_be_bad(
   )
 
 
-@pytest.mark.long
 def test_training_from_a_cache_needs_no_data(
   step, small, whole, cached, tmp_path
 ):
@@ -151,7 +149,6 @@ def test_training_from_a_cache_needs_no_data(
   assert step(config, tmp_path)[1] == cached[1]
 
 
-@pytest.mark.long
 def test_a_cache_in_half_precision_is_near(
   step, small, folder, cached, tmp_path
 ):
@@ -208,7 +205,6 @@ def test_a_run_s_own_cache_outlives_what_cannot_be_reached(
   assert [p.name for p in workdir.iterdir()] == ['encoded']
 
 
-@pytest.mark.long
 def test_a_run_s_own_cache_of_other_data_is_set_aside(run, tmp_path):
   config, workdir = run
   before = contents(workdir / 'encoded')

@@ -254,6 +254,7 @@ def test_lines_that_are_no_pair_are_refused(tmp_path):
   assert error.value.value == 1
 
 
+@pytest.mark.long
 def test_data_that_are_no_pairs_are_refused(tiny, folder, tmp_path):
   with pytest.raises(UserError) as error:
     tasks.open_task(tiny('dpo'), tmp_path)

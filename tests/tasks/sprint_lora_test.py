@@ -110,6 +110,7 @@ def test_the_first_student_is_the_base_to_the_bit(config):
   )
 
 
+@pytest.mark.long
 def test_the_target_has_the_factors_alone_and_the_base_is_held_once(config):
   planned = steps.plan(config, make_mesh({}, jax.devices()[:1]))
   count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))

@@ -128,6 +128,7 @@ def test_a_sprint_that_goes_on_keeps_its_weights(config):
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.long
 @pytest.mark.fast
 def test_the_teacher_is_frozen_in_its_own_weights_and_split(config, tmp_path):
   mesh = make_mesh({'fsdp': 4, 'data': 2})

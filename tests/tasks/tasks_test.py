@@ -329,6 +329,7 @@ def test_a_folder_of_images_trains_a_transformer(
   assert (root / 'of_folder/model/model_index.json').is_file()
 
 
+@pytest.mark.long
 def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   task = tasks.open_task(of_folder('dc_ae', folder, inputs), tmp_path)
   params = jax.jit(task.objective.init)(jax.random.key(0))

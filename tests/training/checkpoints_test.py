@@ -58,6 +58,7 @@ def test_restore_without_checkpoints_returns_none(toy, tmp_path):
   assert Run(toy, tmp_path).restore() is None
 
 
+@pytest.mark.long
 def test_the_last_ones_are_kept_and_the_newest_comes_back(toy, tmp_path):
   run = Run(toy, tmp_path)
   states = run.save(1, 2, 3, 4)
@@ -176,6 +177,7 @@ def test_other_names_are_no_checkpoints_and_stay(toy, tmp_path):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'make',
   [
@@ -288,6 +290,7 @@ def test_a_full_disk_raises_a_one_line_error_and_loses_nothing(
   assert_equal(whole[1], toy.run(tmp_path / 'cut'))
 
 
+@pytest.mark.long
 def test_running_out_of_memory_is_not_reported_as_damage(
   toy, whole, tmp_path, monkeypatch
 ):
@@ -318,6 +321,7 @@ def test_every_nth_step_is_kept_permanently(toy, tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['3', '6', '7', '8']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'damage',
   [
@@ -357,6 +361,7 @@ def test_a_checkpoint_that_does_not_read_back_deletes_no_older_one(
   assert_equal(states[3], Run(toy, tmp_path).restore())
 
 
+@pytest.mark.long
 def test_in_a_hurry_nothing_is_read_back_first(toy, tmp_path, monkeypatch):
   run, read = Run(toy, tmp_path), []
   monkeypatch.setattr(

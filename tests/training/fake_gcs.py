@@ -260,7 +260,9 @@ def serve():
   store = Store()
   handler = type('Bound', (Handler,), {'store': store})
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-  thread = threading.Thread(target=server.serve_forever, daemon=True)
+  thread = threading.Thread(
+    target=server.serve_forever, args=(0.01,), daemon=True
+  )
   thread.start()
   try:
     yield f'http://127.0.0.1:{server.server_port}', store

@@ -165,6 +165,7 @@ def test_a_damaged_cache_is_logged_and_the_workdir_used(
   assert_equal(wanted(4), found)
 
 
+@pytest.mark.long
 def test_a_run_with_a_damaged_cache_ends_with_the_same_bits(
   toy, places, whole, caplog
 ):

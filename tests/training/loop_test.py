@@ -139,6 +139,7 @@ def test_a_bad_batch_is_skipped_and_counted(skipping):
   )  # The optimizer's own count.
 
 
+@pytest.mark.long
 def test_a_bad_batch_changes_no_parameter(toy):
   state, _ = toy.steps(toy.Toy(poison=range(256)), num_steps=2)[-1]
   init = jax.jit(toy.Toy().init)(jax.random.split(jax.random.key(0))[0])
@@ -154,6 +155,7 @@ def test_too_many_bad_batches_in_a_row_stop_the_run(toy, tmp_path):
   assert str(tmp_path) not in str(error.value)  # No checkpoint was saved.
 
 
+@pytest.mark.long
 def test_a_run_that_skipped_too_many_updates_exports_no_model(
   toy, whole, tmp_path, caplog
 ):
@@ -189,6 +191,7 @@ def test_the_share_of_skipped_updates_is_compared_exactly(skipping):
     run(max_skipped_fraction=2 / 32 - 1e-9)
 
 
+@pytest.mark.long
 def test_a_model_of_a_shorter_run_stays_and_is_named(toy, cut):
   before = (cut / 'model/model.npz').read_bytes()
   with pytest.raises(SkippedUpdates) as error:
@@ -197,6 +200,7 @@ def test_a_model_of_a_shorter_run_stays_and_is_named(toy, cut):
   assert (cut / 'model/model.npz').read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_run_stopped_by_skipped_updates_names_its_last_good_checkpoint(
   toy, half, cut
 ):

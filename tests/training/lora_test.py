@@ -76,6 +76,7 @@ def test_layouts_agree_with_one_device():
       )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('mesh', LAYOUTS)
 def test_factors_are_sharded_like_their_kernels(mesh):
   mesh = make_mesh(mesh)
@@ -134,6 +135,7 @@ def test_a_loaded_base_takes_the_arrays_of_the_model(dtype):
   assert len(jax.live_arrays()) == live
 
 
+@pytest.mark.long
 def test_the_base_is_stored_in_the_type_of_the_arithmetic():
   config = lora_flow.config(LORA)
   config.dtype = 'bfloat16'

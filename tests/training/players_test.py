@@ -85,6 +85,7 @@ def test_a_run_of_two_players_resumes_bit_for_bit(toy, tmp_path):
   assert (count('in'), count('out')) == ({10}, {5})
 
 
+@pytest.mark.long
 def test_a_player_outside_the_ema_changes_nothing_else_of_it(toy):
   kept, without = (
     toy.steps(make(toy, every=2, in_ema=found), num_steps=3, **RUN)

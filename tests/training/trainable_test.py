@@ -197,6 +197,7 @@ def saved_bytes(workdir):
   return sum(p.stat().st_size for p in newest.rglob('*') if p.is_file())
 
 
+@pytest.mark.long
 def test_one_percent_of_the_parameters_costs_one_percent(toy, tmp_path):
   """Average, moments and a checkpoint's bytes."""
 

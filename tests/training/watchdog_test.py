@@ -196,6 +196,7 @@ def test_exploding_gradients_are_logged_beside_the_loss():
   ]
 
 
+@pytest.mark.long
 def test_a_diverging_run_is_logged(toy, tmp_path, caplog):
   """Multiplies rows by 100 after the 12th batch."""
   task = with_batches(

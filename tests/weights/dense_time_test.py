@@ -63,6 +63,7 @@ def test_the_derivative_is_a_sixth_of_the_trained_ones():
     assert float(slope) == pytest.approx(float(steepest), rel=0.02)
 
 
+@pytest.mark.long
 def test_a_comparison_with_itself_is_zero_and_its_spread_is_numpys():
   fit = dense_time.compare(trained(), 1.0, trained(), 1.0)
   assert fit.rmse == 0 and fit.slopes[0] == fit.slopes[1]
@@ -71,6 +72,7 @@ def test_a_comparison_with_itself_is_zero_and_its_spread_is_numpys():
   assert float(fit.rms) == pytest.approx(spread, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_seed_decides_the_weights_and_any_fits():
   again = dense_time.refit(trained(), 1.0, 0.001, jax.random.key(0))
   jax.tree.map(

@@ -54,6 +54,7 @@ def test_sharded_files_are_read_completely(copy):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('native', [False, True])
 def test_a_decoder_loaded_alone_equals_that_of_the_model(copy, native):
   whole = folders.load(copy, 'vae')

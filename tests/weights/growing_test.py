@@ -127,6 +127,7 @@ def test_a_gated_copy_is_the_identity(strategy, depth):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('strategy', growing.STRATEGIES)
 def test_other_tensors_are_passed_through_and_nothing_is_read(strategy):
   def unread(x):
@@ -144,6 +145,7 @@ def test_other_tensors_are_passed_through_and_nothing_is_read(strategy):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('drop', [0, 1])
 @pytest.mark.parametrize(
   'strategy', sorted({*growing.STRATEGIES} - {'block_expand'})

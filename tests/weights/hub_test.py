@@ -109,7 +109,7 @@ def etag(data):
 def server():
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
   server.requested = set()
-  thread = threading.Thread(target=server.serve_forever)
+  thread = threading.Thread(target=server.serve_forever, args=(0.01,))
   thread.start()
   yield server
   server.shutdown()

@@ -196,6 +196,7 @@ def test_a_converted_tensor_is_read_by_rows():
 
 
 # Parameters by NVIDIA's count, which is of what is trained.
+@pytest.mark.long
 @pytest.mark.parametrize(
   'width, depth, options, count',
   [

@@ -39,6 +39,7 @@ def test_the_tensors_are_those_of_the_added_parameters(shipped):
   assert fit.rmse < 0.012
 
 
+@pytest.mark.long
 def test_only_the_time_embedding_is_read(shipped):
   read = []
 

@@ -144,6 +144,7 @@ def split(model, write, name):
   return places
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'name, index, write',
   [

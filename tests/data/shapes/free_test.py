@@ -23,6 +23,7 @@ def test_objects_are_inside_and_their_boxes_do_not_touch():
         assert apart > a.radius + b.radius
 
 
+@pytest.mark.long
 def test_a_scene_shows_its_caption():
   for truth in SCENES:
     found = detect(render(truth, 128))

@@ -177,6 +177,7 @@ class Drawing:
     return jax.vmap(jax.random.normal)(rng)
 
 
+@pytest.mark.long
 def test_draws_depend_on_the_examples_key_and_the_step_alone():
   keys = jax.random.split(jax.random.key(3), 4)
   grid = time_grids.dpm_grid(5, 3.0)

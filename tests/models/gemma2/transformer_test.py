@@ -113,6 +113,7 @@ def test_padding_does_not_change_real_tokens():
   )
 
 
+@pytest.mark.long
 def test_a_tokens_reach_is_that_of_its_layers_windows():
   """Two sliding layers of window 3 see 4 tokens back; a full one sees all."""
   for types, reach in (('sliding',) * 2, 4), (('sliding', 'full'), 9):

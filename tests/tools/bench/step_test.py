@@ -44,6 +44,7 @@ def read(f, *args, mesh, **options):
   return step.read(program.lower().compile(), program, tiny(), mesh)
 
 
+@pytest.mark.long
 def test_a_program_of_one_product_takes_its_operations_by_the_ceiling(mesh):
   found = read(lambda x, y: x @ y, (64, 32), (32, 16), mesh=mesh)
   products, moved = 2 * 64 * 32 * 16, 4 * (64 * 32 + 32 * 16 + 64 * 16)

@@ -48,6 +48,7 @@ def test_a_key_follows_from_what_changes_a_program():
     assert cache.key(changed) != key
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'module, name', [(cache, 'sources'), (cache, 'compilers')]
 )

@@ -116,6 +116,7 @@ def test_published_sizes_have_the_parameters_of_diffusers(name, encoder, whole):
   assert encoder in (None, count(params['encoder']))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'name, compression, channels',
   [

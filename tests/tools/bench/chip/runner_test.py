@@ -122,6 +122,7 @@ def test_stages_without_time_are_listed(stage, tmp_path):
   assert json.loads(path.read_text())['records'][0]['tries'] == 0
 
 
+@pytest.mark.long
 def test_figures_of_other_versions_and_devices_are_not_mixed(stage, tmp_path):
   with pytest.raises(UserError) as error:
     runner.resumed(new(), {'jax': '2'})

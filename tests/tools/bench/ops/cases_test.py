@@ -129,6 +129,7 @@ def test_work_of_the_convolutions(op, arrays):
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'case',
   [

@@ -59,6 +59,7 @@ def backends(monkeypatch):
   return measure.implementations(CASE.op)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('training', [False, True])
 def test_only_correct_backends_are_timed(backends, training):
   found = {
@@ -81,6 +82,7 @@ def test_only_correct_backends_are_timed(backends, training):
   assert found['right'].error < 1e-6 and found['torch'].error is None
 
 
+@pytest.mark.long
 def test_tuning_rejects_values_that_give_wrong_results(backends):
   assert len(tune.candidates(CASE.op, 'right')) == 5
   found = tune.tune(CASE, False, 'right', 1)

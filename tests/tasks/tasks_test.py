@@ -22,6 +22,8 @@ from sana_jax.tree import flatten
 from sana_jax.weights import folder as folders
 
 # As many as the pictures of training, for which sampling is compiled.
+pytestmark = pytest.mark.long
+
 PROMPTS = ['a red circle', 'two stars', 'a green square'] * 2
 SIZE = 8  # Pixels; compression 2 leaves 4 x 4 latents.
 
@@ -117,7 +119,6 @@ def facts(tree):
   return {key: (x.ndim, np.dtype(x.dtype)) for key, x in tree.items()}
 
 
-@pytest.mark.long
 def test_a_task_has_what_its_objective_describes(trained):
   for task in trained[0].values():
     batch = next(task.data.batches(seed=0, batch_size=8, rows=range(8)))
@@ -125,7 +126,6 @@ def test_a_task_has_what_its_objective_describes(trained):
     assert facts(task.frozen) == facts(task.objective.frozen())
 
 
-@pytest.mark.long
 def test_an_objective_without_files_is_that_of_the_run(trained):
   # But for the sizes that a transformer's two other models decide.
   for name in ('dc_ae', 'text_encoder'):
@@ -137,7 +137,6 @@ def test_an_objective_without_files_is_that_of_the_run(trained):
     assert aim.rules == task.objective.rules
 
 
-@pytest.mark.long
 def test_the_autoencoder_loads_again(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
   ours = trained[1]['dc_ae'].model
@@ -149,7 +148,6 @@ def test_the_autoencoder_loads_again(trained, root):
   assert encode(images).shape == (1, 4, 4, 4)
 
 
-@pytest.mark.long
 def test_exported_latents_have_unit_size(trained, root):
   model = folders.load(root / 'dc_ae/model', 'vae')
   source = sana_inputs.make(trained[1]['sana'], root / 'sana').source
@@ -159,7 +157,6 @@ def test_exported_latents_have_unit_size(trained, root):
   assert model.module.scaling_factor > 0
 
 
-@pytest.mark.long
 def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
   model = folders.load(root / 'text_encoder/model', 'text_encoder')
   tokenizer = tokenizers.load(root / 'text_encoder/model/tokenizer')
@@ -169,7 +166,6 @@ def test_the_text_encoder_and_its_tokenizer_load_again(trained, root):
   ) == ('a red circle')
 
 
-@pytest.mark.long
 def test_the_transformer_that_is_exported_makes_pictures(trained, root):
   pipe = Pipeline.from_pretrained(root / 'sana/model', 'float32')
   assert pipe.size_px == SIZE
@@ -180,7 +176,6 @@ def test_the_transformer_that_is_exported_makes_pictures(trained, root):
   assert images.shape == (6, SIZE, SIZE, 3)
 
 
-@pytest.mark.long
 def test_pictures_and_curves_are_drawn(trained, root):
   for name, columns in (('dc_ae', 6), ('sana', 6)):
     with Image.open(root / name / 'pictures/step_000002.png') as image:
@@ -191,7 +186,6 @@ def test_pictures_and_curves_are_drawn(trained, root):
     assert (root / name / 'loss.png').is_file()
 
 
-@pytest.mark.long
 def test_every_config_key_is_read(trained):
   _, configs, read = trained
   # The model's go to the module and the optimizer's to its factory, which
@@ -225,7 +219,6 @@ def test_every_config_key_is_read(trained):
     assert not unread, name
 
 
-@pytest.mark.long
 def test_the_log_has_the_loss_by_noise_level(trained, root):
   lines = [
     json.loads(line)
@@ -265,7 +258,6 @@ def losses(trained, inputs, root):
   return task, {dropout: at(dropout) for dropout in (0.0, 1.0)}
 
 
-@pytest.mark.long
 def test_the_losses_by_noise_level_make_the_whole(losses, inputs, root):
   batch = repeated(tiny('sana', **inputs), root / 'sana', 8)
   loss, found = losses[1][0.0](batch)
@@ -274,7 +266,6 @@ def test_the_losses_by_noise_level_make_the_whole(losses, inputs, root):
   assert levels.sums.sum() / 8 == pytest.approx(float(loss), rel=1e-5)
 
 
-@pytest.mark.long
 def test_a_dropped_caption_is_the_null_text(losses, inputs, root):
   task, of = losses
   row = repeated(tiny('sana', **inputs), root / 'sana', 8)
@@ -288,7 +279,6 @@ def test_a_dropped_caption_is_the_null_text(losses, inputs, root):
   assert abs(loss(0.0, row) - loss(0.0, null)) > 1e-4
 
 
-@pytest.mark.long
 def test_encoded_data_are_used_again(trained, inputs, root):
   files = lambda: {
     p: p.stat().st_mtime_ns for p in (root / 'sana/encoded').iterdir()
@@ -317,7 +307,6 @@ def of_folder(task, path, inputs):
   )
 
 
-@pytest.mark.long
 def test_a_folder_of_images_trains_a_transformer(
   trained, inputs, folder, root, caplog
 ):
@@ -329,7 +318,6 @@ def test_a_folder_of_images_trains_a_transformer(
   assert (root / 'of_folder/model/model_index.json').is_file()
 
 
-@pytest.mark.long
 def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   task = tasks.open_task(of_folder('dc_ae', folder, inputs), tmp_path)
   params = jax.jit(task.objective.init)(jax.random.key(0))
@@ -341,7 +329,6 @@ def test_a_folder_of_images_serves_the_other_tasks(folder, inputs, tmp_path):
   assert next(batches)['tokens'].shape == (2, 320)
 
 
-@pytest.mark.long
 def test_encoded_data_are_made_again_for_other_data(
   trained, inputs, folder, tmp_path
 ):
@@ -365,7 +352,6 @@ def test_encoded_data_are_made_again_for_other_data(
   assert len({first, second, made()}) == 3
 
 
-@pytest.mark.long
 def test_too_many_bad_records_raise(trained, inputs, folder, tmp_path):
   mine = tmp_path / 'images'
   shutil.copytree(folder, mine)
@@ -380,7 +366,6 @@ def test_too_many_bad_records_raise(trained, inputs, folder, tmp_path):
   assert not list((tmp_path / 'encoded').glob('*.safetensors'))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   'task, changes, key',
   [

@@ -171,6 +171,11 @@ def test_the_command_imports_no_reference_before_it_runs():
   )
 
 
+@pytest.mark.fast
+def test_every_area_has_a_title():
+  assert set(command.AREAS) == set(pages.NAMES)
+
+
 def test_the_docs_page_is_its_json():
   result = pages.from_json((ROOT / 'docs/parity.json').read_text('utf-8'))
   page = (ROOT / 'docs/parity.md').read_text('utf-8')

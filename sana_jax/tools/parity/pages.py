@@ -23,6 +23,7 @@ NAMES = {
   'samplers': 'Samplers and schedulers',
   'optim': 'Optimizers',
   'pipeline': 'Whole pipelines',
+  'controlnet_pipeline': 'Whole pipelines with a ControlNet',
   'sprint': 'SANA-Sprint',
   'ladd': 'The discriminator of SANA-Sprint',
   'distillation': 'Losses and gradients of SANA-Sprint',

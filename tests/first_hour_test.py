@@ -193,7 +193,7 @@ def test_the_demo_draws_in_a_browser(clone, run):
   assert process.returncode == 143
 
 
-def wait(browser, selector, seconds=30):
+def wait(browser, selector, seconds=90):
   """The first visible element, as soon as it is there."""
   end = time.monotonic() + seconds
   while time.monotonic() < end:

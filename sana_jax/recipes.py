@@ -127,10 +127,18 @@ def run_locally(config: ConfigDict) -> None:
     pictures_every_steps=0,
   )
   config.optimizer.warmup_steps = 1
+  if config.task == 'sana' and config.grow.strategy:
+    _grow_locally(config)
   if config.task == 'sprint':
     _distil_locally(config)
   if config.task == 'controlnet':
     _control_locally(config)
+
+
+def _grow_locally(config):
+  """Reduces a growth to one of the shipped model by two blocks."""
+  _shipped(config)
+  config.model.depth += 2
 
 
 def _control_locally(config):

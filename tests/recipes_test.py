@@ -113,6 +113,7 @@ def test_the_documented_time_follows_from_the_flops(name):
     ('sana_1600m_2k', 1e-4, 3, 2048),
     ('sana_1600m_4k', 1e-4, 6, 4096),
     ('sana15_4800m_1024', 2e-5, 3, 1024),
+    ('sana15_4800m_grow', 1e-4, 3, 1024),
     ('sana_sprint_1600m_1024_teacher', 1e-4, 3, 1024),
   ],
 )
@@ -176,8 +177,7 @@ QUICK = (
 )
 def test_a_recipe_runs_locally(name, root, cache):
   config = tiny(name, root)
-  # The shipped model, of 128 px, is the teacher of one and the base of another.
-  if config.task not in ('sprint', 'controlnet'):
+  if config.init_from != 'shapes':  # Which is of 128 px.
     config.inputs.cache = cache
   base.check(config)
   task = tasks.open_task(config, root / name)

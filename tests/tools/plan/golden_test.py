@@ -36,8 +36,8 @@ COMPILED_TPU = {
   'sana15_4800m_1024-v6e-16x16.txt',
   'sana_1600m_4k-tpu7x-4x4x8.txt',
 }
-# Recipes of a model that another recipe has.
-SAME = {'sana15_recover'}
+# Recipes whose program another recipe has.
+SAME = {'sana15_recover', 'sana15_4800m_grow'}
 CONFIG = 'sana_1600m_1024'
 
 

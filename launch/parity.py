@@ -44,6 +44,7 @@ AREAS = (
   'sprint',
   'ladd',
   'distillation',
+  'clip',
 )
 _PACKAGES = (
   'sana_jax',

@@ -11,6 +11,7 @@ lists, or `shapes`, the small model shipped with this package.
 best --num-images of them, by one of these:
 
   shapes            fraction of its prompt that a picture of shapes follows
+  clip:DIR          CLIP score by the model in a folder
   MODULE:FUNCTION   a custom scorer, see sana_jax/evaluation/scorers.py
   https://HOST/v1?model=NAME
                     a model behind a chat API, which gets the pictures
@@ -110,7 +111,7 @@ def _add_pictures(group):
     '--scorer',
     action='append',
     metavar='NAME',
-    help='shapes, MODULE:FUNCTION of your own, or the URL of a judge; '
+    help='shapes, clip:DIR, MODULE:FUNCTION of your own, or a URL of a judge; '
     'repeated, for lines of --prompts that name another than the first',
   )
   group.add_argument(

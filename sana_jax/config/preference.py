@@ -20,7 +20,8 @@ DPO = {
 NFT = {
   'reward': Key(
     '',
-    'Scorer of pictures: `shapes`, or MODULE:FUNCTION of (prompts, images).',
+    'Scorer of pictures: `shapes`, `clip:DIR`, or MODULE:FUNCTION of '
+    '(prompts, images).',
     changes=RESULT,
   ),
   'prompts': Key(

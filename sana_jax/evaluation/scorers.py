@@ -1,4 +1,4 @@
-"""Scorers by name: shipped ones, and a user's own as MODULE:FUNCTION.
+"""Scorers by name: shipped ones, models in folders, a user's MODULE:FUNCTION.
 
 A scorer is a function of (prompts, uint8 images [b y x 3]) that returns a
 number for each, or of (prompts, images, images) that returns for each pair
@@ -15,17 +15,25 @@ from sana_jax.inference.verify import is_comparator
 
 SHIPPED = {'shapes': 'sana_jax.evaluation.shapes_scorer:score'}
 
+# Functions of (name, key) that make the scorer of a name KIND:DIR.
+PREFIXES = {'clip': 'sana_jax.evaluation.clip_scorer:make'}
+NAMES = (*SHIPPED, *(f'{kind}:DIR' for kind in PREFIXES))
+
 
 def load(name: str, key: str = '--scorer') -> Callable:
   """The scorer with this name; raises UserError with `key` if there is none."""
+  kind, colon, _ = name.partition(':')
+  if colon and kind in PREFIXES:
+    module, _, function = PREFIXES[kind].partition(':')
+    return getattr(importlib.import_module(module), function)(name, key)
   module, colon, function = SHIPPED.get(name, name).partition(':')
   if not (module and colon and function):
     raise UserError(
-      f'{key} is {name!r}; allowed are {", ".join(SHIPPED)}, or '
+      f'{key} is {name!r}; allowed are {", ".join(NAMES)}, or '
       'MODULE:FUNCTION for your own.',
       key=key,
       value=name,
-      allowed=SHIPPED,
+      allowed=NAMES,
     )
   try:
     found = getattr(importlib.import_module(module), function, None)

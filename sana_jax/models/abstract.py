@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sana_jax.models.clip import CLIP
 from sana_jax.models.controlnet import SanaControlNet
 from sana_jax.models.gemma2 import Gemma2
 from sana_jax.models.sana import Sana
@@ -50,6 +51,14 @@ def text_encoder(module: Gemma2) -> PyTree:
   """Shapes of the variables."""
   return _shapes(
     module, _array(1, 2, dtype=jnp.int32), _array(1, 2, dtype=jnp.bool_)
+  )
+
+
+def clip(module: CLIP) -> PyTree:
+  """Shapes of the variables."""
+  side = module.image_size
+  return _shapes(
+    module, _array(1, side, side, 3), _array(1, 2, dtype=jnp.int32)
   )
 
 

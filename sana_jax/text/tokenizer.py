@@ -8,6 +8,7 @@ published vocabulary does not guarantee.
 
 from collections.abc import Iterable
 import os
+import types
 
 from sana_jax import fields
 from sana_jax.errors import UserError
@@ -83,7 +84,7 @@ def load(folder: str | os.PathLike):
     _token(token) for token in arguments['extra_special_tokens']
   ]
   try:
-    tokenizer = _transformers().GemmaTokenizer(
+    tokenizer = library().GemmaTokenizer(
       **arguments,
       added_tokens_decoder=added,
       padding_side='right',
@@ -124,7 +125,7 @@ def _gemma(trained):
   """
   import json
 
-  GemmaTokenizer = _transformers().GemmaTokenizer
+  GemmaTokenizer = library().GemmaTokenizer
   state = json.loads(trained.to_str())['model']
   return GemmaTokenizer(
     vocab=state['vocab'],
@@ -136,7 +137,7 @@ def _gemma(trained):
   )
 
 
-def _transformers():
+def library() -> types.ModuleType:
   """The transformers library, without its warning that PyTorch is missing."""
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   import transformers

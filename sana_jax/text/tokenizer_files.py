@@ -87,7 +87,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   where, about = (str(folder / name) for name in NAMES)
   config = {'tokenizer_class': None, **config}
   fields.check(about, config, _CONFIG)
-  vocab, merges = _model(where, content.get('model'))
+  vocab, merges = byte_pairs(where, content.get('model'))
   special = {
     name: _known(config.get(name, default))
     for name, default in _DEFAULTS.items()
@@ -118,11 +118,23 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   }
 
 
-def _model(where, model):
-  """Vocabulary, whose ids are 0 to n - 1, and merges."""
+def byte_pairs(
+  where: str,
+  model: Any,
+  names: tuple[str, str] = ('model.vocab', 'model.merges'),
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """Vocabulary, whose ids are 0 to n - 1, and merges of byte-pair encoding.
+
+  Args:
+    model: the entry `model` of a tokenizer.json.
+    names: names of the two in messages.
+
+  Raises:
+    UserError: it is of another type, or damaged.
+  """
   if not isinstance(model, dict) or model.get('type') != 'BPE':
     raise UserError(
-      f"{where}: model is not of type BPE, as Gemma's is.",
+      f'{where}: model is not of type BPE.',
       key='model.type',
       allowed=('BPE',),
     )
@@ -134,15 +146,15 @@ def _model(where, model):
     or set(ids) != set(range(len(ids)))
   ):
     raise UserError(
-      f'{where}: model.vocab must be an object of 1 to {_MOST_TOKENS:,} '
+      f'{where}: {names[0]} must be an object of 1 to {_MOST_TOKENS:,} '
       'tokens, whose ids are 0, 1, 2 and so on.',
-      key='model.vocab',
+      key=names[0],
     )
   if not isinstance(merges, list) or len(merges) > _MOST_TOKENS:
     raise UserError(
-      f'{where}: model.merges must be a list of at most '
+      f'{where}: {names[1]} must be a list of at most '
       f'{_MOST_TOKENS:,} pairs of tokens.',
-      key='model.merges',
+      key=names[1],
     )
   pairs = [tuple(m.split(' ')) if isinstance(m, str) else m for m in merges]
   for pair in pairs:
@@ -153,9 +165,9 @@ def _model(where, model):
       and ''.join(pair) in vocab
     ):
       raise UserError(
-        f'{where}: model.merges has {fields.shown(pair)}, which '
+        f'{where}: {names[1]} has {fields.shown(pair)}, which '
         'is not a pair of tokens that form another one.',
-        key='model.merges',
+        key=names[1],
         value=pair,
       )
   return vocab, [tuple(pair) for pair in pairs]

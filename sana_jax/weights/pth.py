@@ -164,6 +164,13 @@ def _open(path):
       return pth_zip.read(file), source
   except UserError:
     raise
+  except pth_zip.TorchScript:
+    raise UserError(
+      f'{path} is a TorchScript archive, which is a program; save its tensors '
+      "with torch: torch.save(torch.jit.load(FILE, 'cpu').state_dict(), NEW).",
+      value=path,
+      allowed='state dicts',
+    ) from None
   except FileNotFoundError:
     raise UserError(
       f'There is no file {path}; check the name.',

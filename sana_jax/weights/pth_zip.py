@@ -34,6 +34,10 @@ _DIRECTORY_BYTES = 2**23  # Limit of a directory: over 100,000 members.
 _PICKLE_BYTES = 2**28
 
 
+class TorchScript(ValueError):
+  """The file is a TorchScript archive: a program with its tensors."""
+
+
 class _Bounded:
   """File whose reads are limited to the size of a directory."""
 
@@ -60,6 +64,7 @@ def read(file: BinaryIO) -> Checkpoint:
   """Checkpoint of a zip file.
 
   Raises:
+    TorchScript: it is a program, not a checkpoint.
     ValueError, zipfile.BadZipFile, ...: it is damaged, or not a checkpoint.
   """
   members = _members(file)
@@ -95,6 +100,9 @@ def _members(file) -> Mapping[str, _Member]:
   end = os.fstat(file.fileno()).st_size
   with zipfile.ZipFile(_Bounded(file)) as archive:
     infos = archive.infolist()
+  # Its members of code are compressed.
+  if any(info.filename.endswith('/constants.pkl') for info in infos):
+    raise TorchScript
   members = {}
   for info in infos:
     shown = printable(info.filename, 100)

@@ -20,10 +20,10 @@ def load(config: ConfigDict, prompts: Sequence[str]) -> Callable:
   if not name:
     raise UserError(
       f"config.{KEY} is ''; set it to a scorer: "
-      f'{", ".join(scorers.SHIPPED)}, or MODULE:FUNCTION for your own.',
+      f'{", ".join(scorers.NAMES)}, or MODULE:FUNCTION for your own.',
       key=KEY,
       value='',
-      allowed=scorers.SHIPPED,
+      allowed=scorers.NAMES,
     )
   found = scorers.load(name, f'config.{KEY}')
   if is_comparator(found):

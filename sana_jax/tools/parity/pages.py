@@ -27,6 +27,7 @@ NAMES = {
   'sprint': 'SANA-Sprint',
   'ladd': 'The discriminator of SANA-Sprint',
   'distillation': 'Losses and gradients of SANA-Sprint',
+  'clip': 'The CLIP score',
 }
 _TITLE = '# Parity ledger\n'
 _INTRODUCTION = """\

@@ -82,11 +82,11 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
   """Fills parameters with normal values, and sets evaluation mode.
 
   Deviations are 1/sqrt(fan in) for matrices, which keeps the scale of
-  activations and so does not amplify rounding, and 0.5 for vectors, so that
+  activations and so does not amplify rounding, and 0.5 for others, so that
   biases and norms matter.
   """
   for p in model.parameters():
-    p.normal_(std=0.5 if p.ndim == 1 else p[0].numel() ** -0.5)
+    p.normal_(std=0.5 if p.ndim < 2 else p[0].numel() ** -0.5)
   return model.eval()
 
 

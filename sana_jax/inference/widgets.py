@@ -12,7 +12,13 @@ import gradio as gr
 
 from sana_jax import assets
 from sana_jax.diffusion import samplers
-from sana_jax.inference import demo, editing, few_steps, view
+from sana_jax.inference import (
+  demo,
+  demo_adapters,
+  editing,
+  few_steps,
+  view,
+)
 from sana_jax.inference.demo import Limits
 
 OWN = 'own'  # Aspect of any other width and height.
@@ -31,7 +37,7 @@ class Widgets(NamedTuple):
   """Widgets with events.
 
   Attributes:
-    inputs: in the order of demo.DrawRequest.
+    inputs: in the order of demo.keys.
     outputs: in the order of view.View.
     restored: set by the page's scripts (page.js), in its order.
   """
@@ -77,6 +83,7 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
       edit = _edit()
       aspect, *size = _sides(pipe, limits)
       steps, guidance, count, sampler = _choices(settings, limits)
+      weights = _weights(pipe)
       seed, keep = _seed()
       gr.HTML(part('drop.html'), elem_id='drop')
       restore = gr.Button('Restore', visible='hidden', elem_id='restore')
@@ -90,6 +97,7 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
     count,
     sampler,
     *edit,
+    *weights,
   ]
   for widget in inputs:
     # demo.check reports all problems at once, with our messages.
@@ -226,6 +234,27 @@ def _choices(settings, limits):
       elem_id='sampler',
     )
   return steps, guidance, count, sampler
+
+
+def _weights(pipe):
+  """A weight of each adapter."""
+  found = demo_adapters.own(pipe)
+  if not found:
+    return []
+  with gr.Row():
+    return [
+      gr.Slider(
+        min(0.0, weight),
+        max(demo_adapters.MOST_SHOWN, weight),
+        weight,
+        step=0.05,
+        label=f'Adapter {name}',
+        info='0 turns it off.',
+        min_width=180,
+        elem_id=f'lora-{i}',
+      )
+      for i, (name, weight) in enumerate(found.items())
+    ]
 
 
 def _seed():

@@ -18,6 +18,7 @@ from sana_jax.errors import explain_out_of_memory, UserError
 from sana_jax.inference import (
   batches,
   demo_adapters,
+  demo_control,
   editing,
   few_steps,
   images,
@@ -68,6 +69,11 @@ class DrawRequest(NamedTuple):
   mask: Any = ''
   strength: Any = None  # Of these two; None for the usual one.
   mask_blur: Any = 0
+  control_image: Any = ''  # As `image`, for the ControlNet.
+  control_annotator: Any = ''
+  control_scale: Any = 1.0
+  control_start: Any = 0.0
+  control_end: Any = 1.0
   lora: Any = None  # Weights by name; None for those of the start.
 
   @property
@@ -75,6 +81,10 @@ class DrawRequest(NamedTuple):
     """Steps that its pictures take."""
     strength = self.strength if self.image else None
     return few_steps.evaluations(self.sampler, self.steps, strength)
+
+
+CONTROL = tuple(x for x in DrawRequest._fields if x.startswith('control_'))
+FILES = ('image', 'mask', 'control_image')  # Keys of files, of megabytes.
 
 
 class File(NamedTuple):
@@ -110,9 +120,13 @@ def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
 
 
 def keys(pipe) -> list[str]:
-  """Names of a request's single values: an adapter's weight is lora.NAME."""
-  weights = [f'{_ADAPTER}{name}' for name in demo_adapters.own(pipe)]
-  return [key for key in DrawRequest._fields if key != 'lora'] + weights
+  """Names of the page's values: an adapter's weight is lora.NAME.
+
+  Those of a ControlNet are omitted if there is none.
+  """
+  unused = ('lora',) if pipe.controlnets else ('lora', *CONTROL)
+  plain = [key for key in DrawRequest._fields if key not in unused]
+  return plain + [f'{_ADAPTER}{name}' for name in demo_adapters.own(pipe)]
 
 
 def of_values(values: Mapping[str, Any]) -> DrawRequest:
@@ -156,6 +170,7 @@ def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
     problems.append(problem('sampler', request.sampler, samplers.NAMES))
   problems += demo_adapters.problems(pipe, request.lora)
   problems += _edit_problems(request, limits)
+  problems += demo_control.problems(pipe, request, limits.size_px)
   if problems:
     first = problems[0]
     raise UserError(
@@ -190,8 +205,10 @@ def draw(
     key: getattr(request, key) for key in ('steps', 'guidance_scale', 'sampler')
   }
   pipe = demo_adapters.weighted(pipe, request.lora)
+  pipe = demo_control.with_or_without(pipe, request)
   edit, more = _edit(request, limits)
-  more |= demo_adapters.about(request.lora)
+  edit |= demo_control.arguments(request, limits.size_px)
+  more |= demo_control.about(request) | demo_adapters.about(request.lora)
   requests = [
     Request(
       request.prompt,

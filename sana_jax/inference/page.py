@@ -34,6 +34,7 @@ _SCRIPTS = (
   'history.js',
   'typing.js',
   'edit.js',
+  'control.js',
   'page.js',
 )
 

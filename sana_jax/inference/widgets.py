@@ -15,6 +15,7 @@ from sana_jax.diffusion import samplers
 from sana_jax.inference import (
   demo,
   demo_adapters,
+  demo_control,
   editing,
   few_steps,
   view,
@@ -80,7 +81,7 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
     with gr.Column(elem_id='settings'):
       negative = _negative()
       gr.HTML(part('edit.html'), elem_id='edit')
-      edit = _edit()
+      edit = [*_edit(), *_control(pipe)]
       aspect, *size = _sides(pipe, limits)
       steps, guidance, count, sampler = _choices(settings, limits)
       weights = _weights(pipe)
@@ -192,6 +193,40 @@ def _edit():
       elem_id='mask-blur',
     )
   return image, mask, strength, blur
+
+
+def _control(pipe):
+  """Control image, which control.js fills in, and how it is used."""
+  if not pipe.controlnets:
+    return []
+  gr.HTML(part('control.html'), elem_id='control')
+  image = gr.Textbox('', visible='hidden', elem_id='control-file')
+  with gr.Column(elem_id='control-numbers'):
+    kind = gr.Dropdown(
+      list(demo_control.KINDS.items()),
+      value='',
+      label='Use the control image',
+      filterable=False,
+      elem_id='control-kind',
+    )
+    with gr.Row():
+      numbers = [
+        gr.Slider(
+          0,
+          most,
+          value,
+          step=0.05,
+          label=label,
+          min_width=120,
+          elem_id=f'control-{label.lower()}',
+        )
+        for label, most, value in (
+          ('Scale', demo_control.MOST_SCALE, 1.0),
+          ('Start', 1, 0.0),
+          ('End', 1, 1.0),
+        )
+      ]
+  return image, kind, *numbers
 
 
 def _choices(settings, limits):

@@ -18,7 +18,8 @@
     if (!typed && !document.querySelector('#keep input').checked) {
       inputs[SEED] = sana.seed();
     }
-    for (const [key, file] of Object.entries(sana.files())) {
+    const files = {...sana.files(), ...sana.controlFiles()};
+    for (const [key, file] of Object.entries(files)) {
       inputs[config.keys.indexOf(key)] = file;
     }
     const result = document.getElementById('result');

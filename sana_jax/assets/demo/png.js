@@ -6,10 +6,10 @@ window.sana = {};
   const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
   const MOST_BYTES = 2 ** 28;
   const MOST_TEXT = 2 ** 17; // Bytes of a chunk; longer ones are skipped.
-  const TEXTS = ['prompt', 'negative_prompt', 'sampler'];
+  const TEXTS = ['prompt', 'negative_prompt', 'sampler', 'control_annotator'];
   const NUMBERS = [
     'seed', 'steps', 'guidance_scale', 'width', 'height', 'number',
-    'strength', 'mask_blur',
+    'strength', 'mask_blur', 'control_scale', 'control_start', 'control_end',
   ];
   // What the page has no field for, and what needs none.
   const OTHER = ['version', 'parameters', 'model', 'number', 'lora'];

@@ -14,7 +14,7 @@ import socket
 import sys
 
 from sana_jax.errors import UserError
-from sana_jax.launch import pipelines
+from sana_jax.launch import control, pipelines
 from sana_jax.launch.flags import whole
 
 
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='0 for any free one (default: %(default)s)',
   )
   pipelines.add_lora(parser)
+  control.add_model_arguments(parser)
   _limit_flags(parser)
   pipelines.add_device_arguments(parser)
   # The page starts with the model's recommendations.
@@ -110,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
   """Serves until interrupted."""
   if importlib.util.find_spec('gradio') is None:  # Before a model is loaded.
     raise ModuleNotFoundError("No module named 'gradio'", name='gradio')
+  _check_one_net(len(args.controlnet))
   served = names(args.host, args.allow_host)
   with listening(args.host, args.port) as door:
     pipe, settings = pipelines.open_pipeline(args, encoder=True)
+    _check_one_net(len(pipe.controlnets))
     allowed = limits(args, pipe)
     from sana_jax.inference import page, serving  # Take seconds.
     from sana_jax.inference.request_queue import RequestQueue
@@ -122,6 +125,18 @@ def run(args: argparse.Namespace) -> int:
     announce(door, served)
     serving.serve(app, door, line)
   return 0
+
+
+def _check_one_net(count):
+  """Raises UserError for several ControlNets, of which the page has one."""
+  if count > 1:
+    raise UserError(
+      f'The demo has {count} ControlNets, and its page has one control image; '
+      'give --controlnet once, and not for a model that has its own.',
+      key='--controlnet',
+      value=count,
+      allowed='one',
+    )
 
 
 def names(host: str, others: list[str]) -> list[str]:

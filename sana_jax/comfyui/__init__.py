@@ -7,15 +7,24 @@ nodes that load a model import sana_jax, when they run. See docs/comfyui.md.
 
 from .library import LoadPipeline, Sample
 from .server import SampleByServer
+from .tuning import ControlImage, LoadControlNet, LoadLora, ServerLora
 
 NODE_CLASS_MAPPINGS = {
   'SanaJaxLoad': LoadPipeline,
   'SanaJaxSample': Sample,
   'SanaJaxServer': SampleByServer,
+  'SanaJaxLora': LoadLora,
+  'SanaJaxControlNet': LoadControlNet,
+  'SanaJaxControl': ControlImage,
+  'SanaJaxServerLora': ServerLora,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
   'SanaJaxLoad': 'Load SANA (JAX)',
   'SanaJaxSample': 'Sample SANA (JAX)',
   'SanaJaxServer': 'Sample SANA by a demo server (JAX)',
+  'SanaJaxLora': 'Load LoRA for SANA (JAX)',
+  'SanaJaxControlNet': 'Load ControlNet for SANA (JAX)',
+  'SanaJaxControl': 'Control image for SANA (JAX)',
+  'SanaJaxServerLora': 'LoRA of a demo server for SANA (JAX)',
 }
 __all__ = ['NODE_CLASS_MAPPINGS', 'NODE_DISPLAY_NAME_MAPPINGS']

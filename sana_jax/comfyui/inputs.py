@@ -18,6 +18,8 @@ SAMPLERS = (
   'dpm++3m-heun',
   'scm',
 )
+CONTROL = 'SANA_JAX_CONTROL'
+LORA = 'SANA_JAX_LORA'
 MOST_SIDE = 2**14
 MOST_IMAGES = 64
 
@@ -58,7 +60,10 @@ def of_sampling() -> dict[str, tuple]:
 
 
 def of_editing() -> dict[str, tuple]:
-  """Optional inputs: an image to start from, and a mask, white is repainted."""
+  """Optional inputs: an image to start from, a mask, and a control image.
+
+  What is white in the mask is repainted.
+  """
   number = lambda value, most, step: (
     'FLOAT',
     {'default': value, 'min': 0.0, 'max': most, 'step': step},
@@ -68,6 +73,7 @@ def of_editing() -> dict[str, tuple]:
     'mask': ('MASK', {}),
     'strength': number(1.0, 1.0, 0.05),
     'mask_blur': number(0.0, 100.0, 1.0),
+    'control': (CONTROL, {}),
   }
 
 
@@ -83,13 +89,14 @@ def edit(
     if mask is not None:
       raise ValueError('A mask is connected, which needs an image.')
     return {}
-  found = {'image': _pixels(image), 'strength': float(strength)}
+  found = {'image': pixels(image), 'strength': float(strength)}
   if mask is not None:
-    found |= {'mask': _pixels(mask), 'mask_blur': float(mask_blur)}
+    found |= {'mask': pixels(mask), 'mask_blur': float(mask_blur)}
   return found
 
 
-def _pixels(tensor):
+def pixels(tensor: Any) -> np.ndarray:
+  """The first of ComfyUI's images or masks, in 8 bits."""
   first = np.asarray(tensor, np.float32)[0]
   return np.round(np.clip(first, 0, 1) * 255).astype(np.uint8)
 

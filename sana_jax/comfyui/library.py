@@ -34,15 +34,7 @@ class LoadPipeline:
   @classmethod
   def IS_CHANGED(cls, model: str = '', **_) -> str:
     """Changes with the files of a folder, so that it is loaded again."""
-    found = []
-    for root, below, names in os.walk(os.path.expanduser(model)):
-      below.sort()
-      for name in sorted(names):
-        path = os.path.join(root, name)
-        if os.path.isfile(path):
-          about = os.stat(path)
-          found.append(f'{path} {about.st_size} {about.st_mtime_ns}')
-    return '\n'.join(found)
+    return fingerprint(model)
 
   @classmethod
   def VALIDATE_INPUTS(cls, model: str | None = None) -> bool | str:
@@ -60,7 +52,7 @@ class LoadPipeline:
     from sana_jax.weights import hub
 
     name = model.strip()
-    folder = hub.find(name, download=os.environ.get(DOWNLOAD) == '1')
+    folder = hub.find(name, download=may_download())
     chosen = None if dtype == 'default' else dtype
     # With the encoder, for images to start from.
     pipe = sana_jax.Pipeline.from_pretrained(folder, chosen, encoder=True)
@@ -105,6 +97,7 @@ class Sample:
     mask: Any = None,
     strength: float | int = 1.0,
     mask_blur: float | int = 0.0,
+    control: dict[str, Any] | None = None,
   ) -> tuple[Any]:
     """(images,); errors are sentences."""
     settings = inputs.chosen(
@@ -115,6 +108,13 @@ class Sample:
       width=width,
       height=height,
     ) | inputs.edit(image, mask, strength, mask_blur)
+    if control is not None:
+      settings |= {
+        'control_image': control['image'],
+        'control': control['options'],
+      }
+    elif pipeline.controlnets:  # The model draws alone.
+      pipeline = pipeline.replace(controlnets=())
     steps = _evaluations(pipeline, settings)
     images = pipeline(
       prompt,
@@ -125,6 +125,23 @@ class Sample:
       **settings,
     ).images
     return (inputs.tensor(images),)
+
+
+def may_download() -> bool:
+  """Whether models may be downloaded."""
+  return os.environ.get(DOWNLOAD) == '1'
+
+
+def fingerprint(path: str) -> str:
+  """Names, sizes and times of a file or of all in a folder; '' for none."""
+  path, found = os.path.expanduser(path.strip()), []
+  folders = sorted(os.walk(path)) if path else []
+  names = [os.path.join(root, x) for root, _, files in folders for x in files]
+  for name in sorted([path, *names]):
+    if os.path.isfile(name):
+      about = os.stat(name)
+      found.append(f'{name} {about.st_size} {about.st_mtime_ns}')
+  return '\n'.join(found)
 
 
 def _evaluations(pipeline, settings):

@@ -45,7 +45,7 @@ class SampleByServer:
     server = {'server': ('STRING', {'default': 'http://127.0.0.1:7860'})}
     return {
       'required': server | inputs.of_sampling(),
-      'optional': inputs.of_editing(),
+      'optional': inputs.of_editing() | {'lora': (inputs.LORA, {})},
     }
 
   @classmethod
@@ -76,6 +76,8 @@ class SampleByServer:
     mask: Any = None,
     strength: float | int = 1.0,
     mask_blur: float | int = 0.0,
+    control: dict[str, Any] | None = None,
+    lora: dict[str, float] | None = None,
   ) -> tuple[Any, str]:
     """(images, report); errors are sentences."""
     request = {'prompt': prompt, 'seed': seed, 'num_images': batch}
@@ -89,6 +91,10 @@ class SampleByServer:
     )
     # The image's size, where no other is chosen.
     request = _encoded(inputs.edit(image, mask, strength, mask_blur)) | request
+    if control is not None:
+      request |= _controlled(control)
+    if lora:
+      request['lora'] = lora
     answer = _posted(server, json.dumps(request).encode())
     try:
       pictures = [_pixels(entry['png']) for entry in answer['pictures']]
@@ -133,12 +139,20 @@ def _encoded(edit):
   height, width = edit['image'].shape[:2]
   sent = {'height': height, 'width': width}
   for key, value in edit.items():
-    if isinstance(value, np.ndarray):
-      file = io.BytesIO()
-      Image.fromarray(value).save(file, 'PNG')
-      value = base64.b64encode(file.getvalue()).decode()
-    sent[key] = value
+    sent[key] = _png(value) if isinstance(value, np.ndarray) else value
   return sent
+
+
+def _controlled(control):
+  """Keys of a control image."""
+  options = {f'control_{k}': v for k, v in control['options'].items()}
+  return {'control_image': _png(control['image']), **options}
+
+
+def _png(pixels):
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, 'PNG')
+  return base64.b64encode(file.getvalue()).decode()
 
 
 def _posted(server: str, body: bytes) -> dict[str, Any]:

@@ -6,9 +6,8 @@ of the guidance embedding, and conversion to the flow, whatever the path.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from sana_jax.diffusion.paths import Flow, Path, Prediction
@@ -45,7 +44,7 @@ class Denoiser:
     path: path of samples, times and predictions.
   """
 
-  module: nn.Module
+  module: Any
   path: Path = Flow()
 
   def condition(

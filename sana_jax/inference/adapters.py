@@ -2,7 +2,8 @@
 
 `load`, `weigh` and `fuse` are the methods `load_lora`, `set_adapters` and
 `fuse_lora` of Pipeline. They return another pipeline, as `replace` does; that
-of before keeps its weights, and both share the base's.
+of before keeps its weights, and both share the base's. `reweighed` is for
+servers: its pipelines run by one program, whatever the weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from sana_jax.weights.folder import Model
 from sana_jax.weights.lora import combining, reading, spelling
 from sana_jax.weights.lora.combining import Weight, Weighted
 
-_WEIGHT = 100.0  # Largest absolute value.
+MOST_WEIGHT = 100.0  # Largest absolute value.
 
 
 def load(
@@ -71,15 +72,7 @@ def weigh(
       value=list(weights),
     )
   for name, weight in zip(chosen, weights):
-    if name not in pipe.loras:
-      raise UserError(
-        f'The pipeline has no adapter {name!r}'
-        f'{did_you_mean(str(name), list(pipe.loras))}; it has '
-        f'{", ".join(map(repr, pipe.loras)) or "none"}.',
-        key='names',
-        value=name,
-        allowed=tuple(pipe.loras),
-      )
+    check_name(pipe, name)
     check_weight(weight, pipe.transformer.module)
   off = {
     name: adapter._replace(weight=0.0) for name, adapter in pipe.loras.items()
@@ -89,6 +82,21 @@ def weigh(
     for name, weight in zip(chosen, weights)
   }
   return _with(pipe, {**off, **on})
+
+
+def reweighed(pipe, weights: Mapping[str, Weight]):
+  """A copy with a weight of each adapter, of which 0 turns one off.
+
+  Nothing is compiled again for other weights: an adapter that is off has zeros.
+  """
+  for name, weight in weights.items():
+    check_name(pipe, name)
+    check_weight(weight, pipe.transformer.module)
+  loras = {
+    name: adapter._replace(weight=weights.get(name, adapter.weight))
+    for name, adapter in pipe.loras.items()
+  }
+  return _with(pipe, loras, keep_off=True)
 
 
 def fuse(pipe):
@@ -102,18 +110,32 @@ def fuse(pipe):
   )
 
 
+def check_name(pipe, name: Any) -> None:
+  """Raises UserError unless the pipeline has an adapter of that name."""
+  if name not in pipe.loras:
+    raise UserError(
+      f'The pipeline has no adapter {name!r}'
+      f'{did_you_mean(str(name), list(pipe.loras))}; it has '
+      f'{", ".join(map(repr, pipe.loras)) or "none"}.',
+      key='names',
+      value=name,
+      allowed=tuple(pipe.loras),
+    )
+
+
 def check_weight(weight: Any, module) -> None:
   """Raises UserError unless a weight is a number, or numbers by module."""
   known = spelling.names_of(module).dotted
   values = weight if isinstance(weight, Mapping) else {'': weight}
   for name, value in values.items():
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not abs(value) <= _WEIGHT:
+    if not number or not abs(value) <= MOST_WEIGHT:
       raise UserError(
-        f'weight={value!r} must be a number from {-_WEIGHT:g} to {_WEIGHT:g}.',
+        f'weight={value!r} must be a number from {-MOST_WEIGHT:g} to '
+        f'{MOST_WEIGHT:g}.',
         key='weight',
         value=value,
-        allowed=(-_WEIGHT, _WEIGHT),
+        allowed=(-MOST_WEIGHT, MOST_WEIGHT),
       )
     if name and not any(f'{k}.'.startswith(f'{name}.') for k in known):
       raise UserError(
@@ -125,10 +147,12 @@ def check_weight(weight: Any, module) -> None:
       )
 
 
-def _with(pipe, loras):
+def _with(pipe, loras, keep_off=False):
   module, variables = pipe.transformer
   params = variables['params']
-  adapters = combining.collection(module, params, list(loras.values()))
+  adapters = combining.collection(
+    module, params, list(loras.values()), keep_off
+  )
   like = params['patch_embed']['kernel']
   variables = {'params': params}
   if adapters:

@@ -4,7 +4,7 @@ The page (page.py) has widgets with the same bounds; every request is still
 checked here, since it may come from another client.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import threading
@@ -17,6 +17,8 @@ from sana_jax.diffusion import samplers
 from sana_jax.errors import explain_out_of_memory, UserError
 from sana_jax.inference import (
   batches,
+  demo_adapters,
+  demo_control,
   editing,
   few_steps,
   images,
@@ -26,13 +28,19 @@ from sana_jax.inference import (
 from sana_jax.inference.batches import Request
 from sana_jax.inference.gallery import about, slug
 from sana_jax.inference.request_queue import Stopped
-from sana_jax.printable import counted, printable
+from sana_jax.inference.request_values import (
+  is_number,
+  number_problems,
+  problem,
+  text_problems,
+)
+from sana_jax.printable import counted
 
 RATIOS = ('1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16', '2:1', '1:2')
 _SEEDS = 2**31 - 1
 _GUIDANCE = 100.0
 _BLUR = 100  # Pixels.
-_CHARACTERS = 20_000  # Of a prompt; some 300 words of it are used.
+_ADAPTER = 'lora.'  # Start of the key of an adapter's weight.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +69,22 @@ class DrawRequest(NamedTuple):
   mask: Any = ''
   strength: Any = None  # Of these two; None for the usual one.
   mask_blur: Any = 0
+  control_image: Any = ''  # As `image`, for the ControlNet.
+  control_annotator: Any = ''
+  control_scale: Any = 1.0
+  control_start: Any = 0.0
+  control_end: Any = 1.0
+  lora: Any = None  # Weights by name; None for those of the start.
 
   @property
   def evaluations(self) -> int:
     """Steps that its pictures take."""
     strength = self.strength if self.image else None
     return few_steps.evaluations(self.sampler, self.steps, strength)
+
+
+CONTROL = tuple(x for x in DrawRequest._fields if x.startswith('control_'))
+FILES = ('image', 'mask', 'control_image')  # Keys of files, of megabytes.
 
 
 class File(NamedTuple):
@@ -101,14 +119,35 @@ def sizes(pipe, limits: Limits) -> dict[str, tuple[int, int]]:
   return {ratio: size for size, (ratio, _) in found.items()}
 
 
+def keys(pipe) -> list[str]:
+  """Names of the page's values: an adapter's weight is lora.NAME.
+
+  Those of a ControlNet are omitted if there is none.
+  """
+  unused = ('lora',) if pipe.controlnets else ('lora', *CONTROL)
+  plain = [key for key in DrawRequest._fields if key not in unused]
+  return plain + [f'{_ADAPTER}{name}' for name in demo_adapters.own(pipe)]
+
+
+def of_values(values: Mapping[str, Any]) -> DrawRequest:
+  """A request of single values by `keys`, not yet checked."""
+  weights = {
+    key.removeprefix(_ADAPTER): value
+    for key, value in values.items()
+    if key.startswith(_ADAPTER)
+  }
+  others = {k: v for k, v in values.items() if not k.startswith(_ADAPTER)}
+  return DrawRequest(**others, lora=weights or None)
+
+
 def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
   """The request with values of the right types.
 
   Raises UserError with all problems.
   """
   problems = [
-    *_text_problems('prompt', request.prompt, needed=True),
-    *_text_problems('negative_prompt', request.negative_prompt),
+    *text_problems('prompt', request.prompt, needed=True),
+    *text_problems('negative_prompt', request.negative_prompt),
   ]
   least = min(pipe.autoencoder.module.spec.side, limits.size_px)
   for key, low, high in (
@@ -119,19 +158,19 @@ def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
     ('num_images', 1, limits.images),
   ):
     value = getattr(request, key)
-    if not _is_number(value) or value != value // 1 or not low <= value <= high:
+    if not is_number(value) or value != value // 1 or not low <= value <= high:
       problems.append(
-        _problem(key, value, f'a whole number from {low} to {high}')
+        problem(key, value, f'a whole number from {low} to {high}')
       )
     else:
       request = request._replace(**{key: int(value)})
   scale = request.guidance_scale
-  if not _is_number(scale) or not 0 <= scale <= _GUIDANCE:
-    allowed = f'a number from 0 to {_GUIDANCE:g}'
-    problems.append(_problem('guidance_scale', scale, allowed))
+  problems += number_problems('guidance_scale', scale, 0, _GUIDANCE)
   if request.sampler not in samplers.NAMES:
-    problems.append(_problem('sampler', request.sampler, samplers.NAMES))
+    problems.append(problem('sampler', request.sampler, samplers.NAMES))
+  problems += demo_adapters.problems(pipe, request.lora)
   problems += _edit_problems(request, limits)
+  problems += demo_control.problems(pipe, request, limits.size_px)
   if problems:
     first = problems[0]
     raise UserError(
@@ -142,7 +181,8 @@ def check(pipe, request: DrawRequest, limits: Limits) -> DrawRequest:
     )
   if not request.image:
     pipe.trained_size(request.height, request.width)
-  return request._replace(guidance_scale=float(scale))
+  weights = demo_adapters.completed(pipe, request.lora)
+  return request._replace(guidance_scale=float(scale), lora=weights)
 
 
 def draw(
@@ -164,7 +204,11 @@ def draw(
   settings = {
     key: getattr(request, key) for key in ('steps', 'guidance_scale', 'sampler')
   }
-  edit, about_edit = _edit(request, limits)
+  pipe = demo_adapters.weighted(pipe, request.lora)
+  pipe = demo_control.with_or_without(pipe, request)
+  edit, more = _edit(request, limits)
+  edit |= demo_control.arguments(request, limits.size_px)
+  more |= demo_control.about(request) | demo_adapters.about(request.lora)
   requests = [
     Request(
       request.prompt,
@@ -184,7 +228,7 @@ def draw(
     File(
       f'{slug(r.prompt)}-{r.seed}-{r.number}.png',
       f'seed {r.seed}, number {r.number}',
-      images.encode(image, '.png', about(r, settings | about_edit, model)),
+      images.encode(image, '.png', about(r, settings | more, model)),
     )
     for r, image in zip(requests, np.asarray(made))
   ]
@@ -254,8 +298,7 @@ def _edit_problems(request, limits):
     value = getattr(request, key)
     if key == 'strength' and value is None:
       continue
-    if not _is_number(value) or not 0 <= value <= most:
-      problems.append(_problem(key, value, f'a number from 0 to {most}'))
+    problems += number_problems(key, value, 0, most)
   if not problems:
     try:
       editing.opened(_edit(request, limits)[0])
@@ -266,55 +309,3 @@ def _edit_problems(request, limits):
       UserError('mask is given, which needs an image.', key='mask')
     )
   return problems
-
-
-def _text_problems(key, value, needed=False):
-  if not isinstance(value, str):
-    return [_problem(key, value, 'text')]
-  about = {'key': key, 'value': value}
-  try:
-    value.encode()
-  except UnicodeEncodeError:
-    allowed = 'UTF-8 text'
-    return [
-      UserError(
-        f'{key} is not UTF-8; give {allowed}.', allowed=allowed, **about
-      )
-    ]
-  if needed and not value.strip():
-    return [UserError(f'{key} is empty; describe a picture.', **about)]
-  if len(value) > _CHARACTERS:
-    return [
-      UserError(
-        f'{key} has {len(value)} characters; at most {_CHARACTERS} are '
-        'allowed.',
-        allowed=f'at most {_CHARACTERS} characters',
-        **about,
-      )
-    ]
-  return []
-
-
-def _problem(key, value, allowed):
-  give = (
-    f'give {allowed}'
-    if isinstance(allowed, str)
-    else f'allowed are {", ".join(allowed)}'
-  )
-  return UserError(
-    f'{key} is {_shown(value)}; {give}.', key=key, value=value, allowed=allowed
-  )
-
-
-def _is_number(value):
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(value):
-  if value is None:
-    return 'missing'
-  if isinstance(value, list | dict):
-    return 'a list' if isinstance(value, list) else 'an object'
-  if isinstance(value, int) and value.bit_length() > 128:
-    return 'a number of over 38 digits'
-  return printable(repr(value), 60)

@@ -205,6 +205,19 @@ def pixels(
   Raises UserError for an image of another ratio.
   """
   image = input_image.pixels(image, 'control_image')
+  check_ratio(image, shown, size)
+  if image.shape[:2] == tuple(size):
+    return image
+  resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)
+  return np.asarray(resized)
+
+
+def check_ratio(
+  image: UInt8[np.ndarray, 'y x 3'],
+  shown: tuple[int, int],
+  size: tuple[int, int],
+) -> None:
+  """Raises UserError unless an image has the ratio of one of the sizes."""
   height, width = image.shape[:2]
   off = min(
     abs(math.log(height / width) - math.log(h / w)) for h, w in (shown, size)
@@ -217,7 +230,3 @@ def pixels(
       value=(height, width),
       allowed=f'the ratio of {shown[1]} x {shown[0]}',
     )
-  if (height, width) == tuple(size):
-    return image
-  resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)
-  return np.asarray(resized)

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from sana_jax.inference import api, demo, guard, view
 from sana_jax.inference.album import Album, SECONDS
-from sana_jax.inference.demo import DrawRequest, Limits
+from sana_jax.inference.demo import Limits
 from sana_jax.inference.live import Drawer
 from sana_jax.inference.request_queue import RequestQueue
 from sana_jax.inference.widgets import layout, OWN, part
@@ -34,6 +34,7 @@ _SCRIPTS = (
   'history.js',
   'typing.js',
   'edit.js',
+  'control.js',
   'page.js',
 )
 
@@ -57,7 +58,8 @@ def app(
   with _folder():
     blocks, event, inputs = _page(pipe, settings, model, limits, line, album)
     mounted = _mounted(blocks, _head(pipe, limits, model))
-  start = DrawRequest(*(widget.value for widget in inputs))._replace(
+  first = dict(zip(demo.keys(pipe), (widget.value for widget in inputs)))
+  start = demo.of_values(first)._replace(
     negative_prompt='', num_images=1, strength=None
   )
   routes = [
@@ -114,7 +116,8 @@ def _page(pipe, settings, model, limits, line, album):
       'picture.'
     )
     widgets = layout(pipe, settings, limits)
-    _drawing(widgets, Drawer(pipe, model, limits, line, album))
+    drawer = Drawer(pipe, model, limits, line, album)
+    _drawing(widgets, demo.keys(pipe), drawer)
     _restoring(widgets)
 
     async def leave(request: gr.Request):
@@ -133,11 +136,11 @@ def _page(pipe, settings, model, limits, line, album):
   return blocks, event, widgets.inputs
 
 
-def _drawing(widgets, drawer):
+def _drawing(widgets, keys, drawer):
   """Events of both buttons."""
   drawing = gr.on(
     [widgets.draw.click, widgets.inputs[0].submit],
-    _handler(drawer),
+    _handler(keys, drawer),
     widgets.inputs,
     widgets.outputs,
     concurrency_limit=None,
@@ -160,40 +163,11 @@ def _restoring(widgets):
   ).then(None, None, None, js='() => sana.afterwards()')
 
 
-def _handler(drawer):
+def _handler(keys, drawer):
   """Handler of the button: an asynchronous generator of all outputs."""
 
-  async def draw(
-    prompt,
-    negative_prompt,
-    width,
-    height,
-    steps,
-    guidance_scale,
-    seed,
-    num_images,
-    sampler,
-    image,
-    mask,
-    strength,
-    mask_blur,
-    request: gr.Request,
-  ):
-    given = DrawRequest(
-      prompt,
-      negative_prompt,
-      width,
-      height,
-      steps,
-      guidance_scale,
-      seed,
-      num_images,
-      sampler,
-      image,
-      mask,
-      strength,
-      mask_blur,
-    )
+  async def draw(request: gr.Request, *values):
+    given = demo.of_values(dict(zip(keys, values, strict=True)))
     views = drawer.views(given, request.session_hash)
     async with contextlib.aclosing(views):
       async for shown in views:
@@ -209,7 +183,7 @@ def _head(pipe, limits, model):
     most=limits.size_px,
     own=OWN,
     model=model,
-    keys=DrawRequest._fields,
+    keys=demo.keys(pipe),
   )
   scripts = ''.join(f'<script>{part(name)}</script>' for name in _SCRIPTS)
   return values + scripts

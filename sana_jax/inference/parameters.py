@@ -25,6 +25,7 @@ _LABELS = {
   'seed': 'Seed',
   'size': 'Size',
   'model': 'Model',
+  'lora': 'Lora',
 }
 # Control characters, and all that ends a line for str.splitlines.
 _BREAKS = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029]+')

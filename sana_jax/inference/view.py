@@ -11,7 +11,7 @@ import itertools
 import json
 from typing import Any, NamedTuple
 
-from sana_jax.inference.demo import DrawRequest, File
+from sana_jax.inference.demo import DrawRequest, File, FILES
 
 _SERIAL = itertools.count()
 _TEMPLATES = str.maketrans({c: f'&#{ord(c)};' for c in '{}$`\\'})
@@ -35,7 +35,7 @@ def escaped(text: object) -> str:
 def pictures(request: DrawRequest, files: Sequence[File], paths) -> str:
   """Finished pictures; their settings are data for the page's scripts."""
   settings = request._asdict()
-  for key in ('image', 'mask'):  # Of megabytes; the page has them still.
+  for key in FILES:  # The page has them still.
     del settings[key]
   made = {
     'settings': settings,

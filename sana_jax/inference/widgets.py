@@ -12,7 +12,14 @@ import gradio as gr
 
 from sana_jax import assets
 from sana_jax.diffusion import samplers
-from sana_jax.inference import demo, editing, few_steps, view
+from sana_jax.inference import (
+  demo,
+  demo_adapters,
+  demo_control,
+  editing,
+  few_steps,
+  view,
+)
 from sana_jax.inference.demo import Limits
 
 OWN = 'own'  # Aspect of any other width and height.
@@ -31,7 +38,7 @@ class Widgets(NamedTuple):
   """Widgets with events.
 
   Attributes:
-    inputs: in the order of demo.DrawRequest.
+    inputs: in the order of demo.keys.
     outputs: in the order of view.View.
     restored: set by the page's scripts (page.js), in its order.
   """
@@ -74,9 +81,10 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
     with gr.Column(elem_id='settings'):
       negative = _negative()
       gr.HTML(part('edit.html'), elem_id='edit')
-      edit = _edit()
+      edit = [*_edit(), *_control(pipe)]
       aspect, *size = _sides(pipe, limits)
       steps, guidance, count, sampler = _choices(settings, limits)
+      weights = _weights(pipe)
       seed, keep = _seed()
       gr.HTML(part('drop.html'), elem_id='drop')
       restore = gr.Button('Restore', visible='hidden', elem_id='restore')
@@ -90,6 +98,7 @@ def layout(pipe, settings: Mapping[str, Any], limits: Limits) -> Widgets:
     count,
     sampler,
     *edit,
+    *weights,
   ]
   for widget in inputs:
     # demo.check reports all problems at once, with our messages.
@@ -186,6 +195,40 @@ def _edit():
   return image, mask, strength, blur
 
 
+def _control(pipe):
+  """Control image, which control.js fills in, and how it is used."""
+  if not pipe.controlnets:
+    return []
+  gr.HTML(part('control.html'), elem_id='control')
+  image = gr.Textbox('', visible='hidden', elem_id='control-file')
+  with gr.Column(elem_id='control-numbers'):
+    kind = gr.Dropdown(
+      list(demo_control.KINDS.items()),
+      value='',
+      label='Use the control image',
+      filterable=False,
+      elem_id='control-kind',
+    )
+    with gr.Row():
+      numbers = [
+        gr.Slider(
+          0,
+          most,
+          value,
+          step=0.05,
+          label=label,
+          min_width=120,
+          elem_id=f'control-{label.lower()}',
+        )
+        for label, most, value in (
+          ('Scale', demo_control.MOST_SCALE, 1.0),
+          ('Start', 1, 0.0),
+          ('End', 1, 1.0),
+        )
+      ]
+  return image, kind, *numbers
+
+
 def _choices(settings, limits):
   """Steps, guidance, number of images and sampler."""
   with gr.Row():
@@ -226,6 +269,27 @@ def _choices(settings, limits):
       elem_id='sampler',
     )
   return steps, guidance, count, sampler
+
+
+def _weights(pipe):
+  """A weight of each adapter."""
+  found = demo_adapters.own(pipe)
+  if not found:
+    return []
+  with gr.Row():
+    return [
+      gr.Slider(
+        min(0.0, weight),
+        max(demo_adapters.MOST_SHOWN, weight),
+        weight,
+        step=0.05,
+        label=f'Adapter {name}',
+        info='0 turns it off.',
+        min_width=180,
+        elem_id=f'lora-{i}',
+      )
+      for i, (name, weight) in enumerate(found.items())
+    ]
 
 
 def _seed():

@@ -175,9 +175,9 @@ class Page(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(queue: int = 16, names=()) -> Iterator[Demo]:
-  """Serves a tiny model."""
-  pipe = Pipeline.from_pretrained(FOLDER, 'float32', encoder=True)
+def running(queue: int = 16, names=(), pipe=None) -> Iterator[Demo]:
+  """Serves a tiny model, or another."""
+  pipe = pipe or Pipeline.from_pretrained(FOLDER, 'float32', encoder=True)
   kept = dict(os.environ)
   started = queues.Queue()
 

@@ -1,9 +1,9 @@
 """Pipelines with ControlNets: calls, folders and files."""
 
 import functools
-import pathlib
 import shutil
 
+from controlled_pipes import controlled, plain, TINY
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,44 +22,9 @@ from sana_jax.models.controlled import controlled as controlled_network
 from sana_jax.models.controlled import Hint
 from sana_jax.models.controlnet import controlnet_of
 from sana_jax.weights import folder as folders
-from sana_jax.weights.folder import Model
 from sana_jax.weights.lora import names as layer_names
 from sana_jax.weights.lora import reading, writing
 from sana_jax.weights.lora.lows import Low
-
-TINY = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
-RNG = np.random.default_rng(0)
-
-
-@functools.cache
-def plain():
-  """The tiny pipeline, of a base that a ControlNet's config can describe."""
-  pipe = Pipeline.from_pretrained(TINY, 'float32', encoder=True)
-  module = pipe.transformer.module.clone(qk_norm=False, cross_norm=False)
-  return pipe.replace(transformer=_random(module, abstract.transformer_init))
-
-
-def _random(module, init):
-  shapes = jax.eval_shape(init(module), jax.random.key(0))
-  return Model(
-    module,
-    {
-      'params': jax.tree.map(
-        lambda x: jnp.asarray(0.2 * RNG.normal(size=x.shape), jnp.float32),
-        shapes,
-      )
-    },
-  )
-
-
-@functools.cache
-def controlled(wiring='diffusers'):
-  net = controlnet_of(plain().transformer.module, 1, wiring)
-  params = jax.tree.map(
-    lambda x: jnp.asarray(0.2 * RNG.normal(size=x.shape), jnp.float32),
-    abstract.controlnet(net)['params'],
-  )
-  return plain().replace(controlnets=(Model(net, {'params': params}),))
 
 
 @functools.cache

@@ -143,6 +143,12 @@ def test_a_taken_port_is_reported_before_the_model_is_read(refused):
   assert (message.key, message.error.value) == ('--port', port)
 
 
+def test_two_controlnets_are_reported_before_the_model_is_read(refused):
+  nets = '--controlnet', 'a', '--controlnet', 'b'
+  message = refused('demo', '--model', 'none', '--port', 0, *nets)
+  assert (message.key, message.error.value) == ('--controlnet', 2)
+
+
 def test_a_port_taken_while_the_model_is_read_is_a_user_error():
   from sana_jax.errors import UserError
   from sana_jax.launch import demo

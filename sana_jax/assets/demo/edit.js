@@ -15,10 +15,11 @@
     mask: on && masked ? blackAndWhite(part('mask')) : '',
   });
 
-  function encoded(canvas) {
+  function encoded(canvas, most = MOST_TEXT) {
     const png = canvas.toDataURL('image/png');
-    return png.length < MOST_TEXT ? png : canvas.toDataURL('image/jpeg', 0.95);
+    return png.length < most ? png : canvas.toDataURL('image/jpeg', 0.95);
   }
+  sana.encoded = encoded;
 
   function blackAndWhite(canvas) {
     const copy = document.createElement('canvas');
@@ -46,19 +47,22 @@
     return image;
   }
 
-  /* Shows an image, scaled to the largest side that the server takes. */
-  async function start(file) {
+  /* Puts an image on a canvas, scaled to the largest side of the server. */
+  sana.place = async (file, canvas) => {
     const image = await opened(file);
     const scale = Math.min(1, config.most / Math.max(image.width, image.height));
-    const width = Math.max(1, Math.round(image.width * scale));
-    const height = Math.max(1, Math.round(image.height * scale));
-    for (const canvas of [part('picture'), part('mask')]) {
-      [canvas.width, canvas.height] = [width, height];
-    }
-    const context = part('picture').getContext('2d');
+    canvas.width = Math.max(1, Math.round(image.width * scale));
+    canvas.height = Math.max(1, Math.round(image.height * scale));
+    const context = canvas.getContext('2d');
     context.fillStyle = 'white'; // Behind what is transparent.
-    context.fillRect(0, 0, width, height);
-    context.drawImage(image, 0, 0, width, height);
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    return [canvas.width, canvas.height];
+  };
+
+  async function start(file) {
+    const [width, height] = await sana.place(file, part('picture'));
+    [part('mask').width, part('mask').height] = [width, height];
     show(true);
     sana.fill({width, height});
   }

@@ -18,7 +18,8 @@
     if (!typed && !document.querySelector('#keep input').checked) {
       inputs[SEED] = sana.seed();
     }
-    for (const [key, file] of Object.entries(sana.files())) {
+    const files = {...sana.files(), ...sana.controlFiles()};
+    for (const [key, file] of Object.entries(files)) {
       inputs[config.keys.indexOf(key)] = file;
     }
     const result = document.getElementById('result');
@@ -35,9 +36,18 @@
 
   /* Fills in settings; options: keep the seed, pictures to show, draw. */
   sana.fill = (settings, options = {}) => {
-    pending = {settings, keep: 'seed' in settings, ...options};
+    const {lora, ...others} = settings;
+    pending = {
+      settings: {...others, ...sana.weightsOf(lora)},
+      keep: 'seed' in settings,
+      ...options,
+    };
     document.getElementById('restore').click();
   };
+
+  /* Weights of adapters by the keys of their sliders; without any, {}. */
+  sana.weightsOf = (lora) => Object.fromEntries(
+    Object.entries(lora ?? {}).map(([name, weight]) => [`lora.${name}`, weight]));
 
   /* Values of the widgets, with the pending ones. */
   sana.restored = (values) => {
@@ -68,10 +78,21 @@
     }
   };
 
+  /* Sets adapters of no weight in a PNG to 0; names of those not loaded. */
+  function fitted(settings) {
+    const given = settings.lora ?? {};
+    const here = config.keys.filter((key) => key.startsWith('lora.'))
+      .map((key) => key.slice('lora.'.length));
+    settings.lora = Object.fromEntries(
+      here.map((name) => [name, given[name] ?? 0]));
+    return Object.keys(given).filter((name) => given[name] && !here.includes(name));
+  }
+
   async function fromFile(file) {
     try {
       const {settings, model, unused} = await sana.settingsOf(file);
       if (settings.number > 0) settings.num_images = settings.number + 1;
+      const absent = fitted(settings);
       sana.fill(settings);
       const hints = ['The settings of the PNG are filled in.'];
       if (settings.number > 0) {
@@ -79,6 +100,9 @@
       }
       if (model && model !== config.model) {
         hints.push(`It was made by another model: ${model.slice(0, 200)}.`);
+      }
+      if (absent.length) {
+        hints.push(`Not loaded here: ${absent.slice(0, 5).join(', ')}.`);
       }
       if (unused.length) {
         hints.push(`No field here has: ${unused.slice(0, 5).join(', ')}.`);

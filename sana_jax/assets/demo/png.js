@@ -6,13 +6,13 @@ window.sana = {};
   const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
   const MOST_BYTES = 2 ** 28;
   const MOST_TEXT = 2 ** 17; // Bytes of a chunk; longer ones are skipped.
-  const TEXTS = ['prompt', 'negative_prompt', 'sampler'];
+  const TEXTS = ['prompt', 'negative_prompt', 'sampler', 'control_annotator'];
   const NUMBERS = [
     'seed', 'steps', 'guidance_scale', 'width', 'height', 'number',
-    'strength', 'mask_blur',
+    'strength', 'mask_blur', 'control_scale', 'control_start', 'control_end',
   ];
   // What the page has no field for, and what needs none.
-  const OTHER = ['version', 'parameters', 'model', 'number'];
+  const OTHER = ['version', 'parameters', 'model', 'number', 'lora'];
 
   /* Settings of a file, or an Error with one sentence. */
   sana.settingsOf = async (file) => {
@@ -25,6 +25,7 @@ window.sana = {};
       const number = Number.parseFloat(texts.get(key));
       if (Number.isFinite(number)) settings[key] = number;
     }
+    settings.lora = weightsOf(texts.get('lora') ?? '');
     if (!('prompt' in settings) || !('seed' in settings)) {
       throw new Error('This PNG holds no settings of a picture made here.');
     }
@@ -35,6 +36,20 @@ window.sana = {};
       unused: [...texts.keys()].filter((key) => !known.includes(key)),
     };
   };
+
+  /* Weights by name, of NAME:WEIGHT or a file's path with blanks between. */
+  function weightsOf(text) {
+    const found = text.matchAll(
+      /(?:^|\s|\/)([^\s/:]+?)(?:\.[A-Za-z]+)?:(-?[\d.]+(?:e[+-]?\d+)?)(?=\s|$)/g);
+    return Object.fromEntries(
+      [...found].map(([, file, weight]) => [nameOf(file), Number(weight)])
+        .filter(([, weight]) => Number.isFinite(weight)));
+  }
+
+  /* An adapter's name, as adapters.py makes it of a file's. */
+  function nameOf(file) {
+    return file.replace(/[^\p{L}\p{N}_]+/gu, '_');
+  }
 
   /* Texts by key; null for a file that is no PNG. The first of a key counts. */
   function textsOf(bytes) {

@@ -6,7 +6,8 @@ Adapters with weights add up: their factors are concatenated along the rank,
 
 so that their cost is that of one adapter. As in peft, a DoRA multiplies what
 the adapters before it made, and its norm is that of the base and itself. A
-weight of 0 turns an adapter off, also a DoRA, whose gain peft keeps.
+weight of 0 turns an adapter off, also a DoRA, whose gain peft keeps. It is left
+out, or kept as zeros, so that the program is the same for all weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,12 +49,19 @@ class _Stack(NamedTuple):
 
 
 def collection(
-  module: nn.Module, params: Params, adapters: Sequence[Weighted]
+  module: nn.Module,
+  params: Params,
+  adapters: Sequence[Weighted],
+  keep_off: bool = False,
 ) -> Params:
-  """The adapters of a transformer's layers, in float32; {} if all are off."""
+  """The adapters of a transformer's layers, in float32.
+
+  Those with a weight of 0 are left out ({} if all are off), or zeros with
+  `keep_off`: shapes then depend on the adapters only, not on their weights.
+  """
   flat, out = leaves(params), {}
   for path, layer in names.layers(module).items():
-    stacks = [_stacked(layer, *adapter) for adapter in adapters]
+    stacks = [_stacked(layer, *adapter, keep_off) for adapter in adapters]
     stacks = [stack for stack in stacks if stack is not None]
     if stacks:
       out[path] = _combined(flat[f'{path}/kernel'], stacks)
@@ -68,34 +76,33 @@ def weight_of(weight: Weight, layer: str) -> float:
   return float(weight[max(found, key=len)]) if found else 1.0
 
 
-def _stacked(layer, updates, weight) -> _Stack | None:
+def _stacked(layer, updates, weight, keep_off) -> _Stack | None:
   """Updates of the layers of a stack, padded to the same rank."""
   keys = [layer.key.format(i=i) for i in range(layer.depth or 1)]
   weights = [weight_of(weight, key) for key in keys]
   lows = [
-    updates[key] if key in updates and on else None
+    updates[key] if key in updates and (on or keep_off) else None
     for key, on in zip(keys, weights)
   ]
   if not any(lows):
     return None
   first = next(low for low in lows if low)
   most = max(low.rank for low in lows if low)
-  out, down, up, magnitude = first.up.shape[0], [], [], []
+  out, down, up, magnitude, is_dora = first.up.shape[0], [], [], [], []
   for low, factor in zip(lows, weights):
     low = low or first._replace(scale=0.0, magnitude=None)
     down.append(_padded(layer.transform.load(low.down), -1, most))
     b = up_transform(layer).load(low.up) * np.float32(low.scale * factor)
     up.append(_padded(b, -2, most))
     magnitude.append(np.ones(out) if low.magnitude is None else low.magnitude)
+    is_dora.append(np.bool_(low.magnitude is not None and factor != 0))
   join = (lambda xs: xs[0]) if layer.depth is None else np.stack
-  is_dora = join(
-    [np.bool_(low is not None and low.magnitude is not None) for low in lows]
-  )
+  has_gain = any(low and low.magnitude is not None for low in lows)
   return _Stack(
     join(down),
     join(up),
-    np.float32(join(magnitude)) if is_dora.any() else None,
-    is_dora,
+    np.float32(join(magnitude)) if has_gain else None,
+    join(is_dora),
   )
 
 

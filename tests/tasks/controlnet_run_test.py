@@ -1,5 +1,6 @@
 """Runs of a ControlNet: control images from files, and resuming."""
 
+import json
 import pathlib
 import shutil
 
@@ -10,10 +11,13 @@ import pytest
 
 from sana_jax import config as base
 from sana_jax import tasks
+from sana_jax.inference.pipeline import Pipeline
 from sana_jax.models import abstract
 from sana_jax.sharding.mesh import make_mesh
 from sana_jax.tasks import init_from
 from sana_jax.training import loop
+from sana_jax.tree import leaves
+from sana_jax.weights import controlnet, exchange
 from sana_jax.weights import folder as folders
 
 TINY = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
@@ -25,12 +29,15 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
   """A folder with a random base that a ControlNet fits."""
-  folder = tmp_path_factory.mktemp('base')
+  return base_in(tmp_path_factory.mktemp('base'), norm=False)
+
+
+def base_in(folder, norm):
   for part in ('vae', 'text_encoder', 'tokenizer', 'scheduler'):
     shutil.copytree(TINY / part, folder / part)
   shutil.copy(TINY / 'model_index.json', folder)
   module = folders.describe(TINY, 'transformer')
-  module = module.clone(qk_norm=False, cross_norm=False)
+  module = module.clone(qk_norm=norm, cross_norm=norm, guidance_embeds=False)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: np.float32(0.2 * rng.normal(size=x.shape)),
@@ -108,3 +115,48 @@ def test_a_stopped_run_on_files_resumes_to_the_same_bits(
   else:  # Each image has the control image of its name.
     both = batch['control'].astype(int) + batch['image']
     np.testing.assert_array_equal(both, np.full_like(both, 255))
+
+
+def test_a_net_of_a_model_with_norms_trains_and_draws(pictures, tmp_path, cli):
+  base = base_in(tmp_path / 'base', norm=True)
+  config = config_of(base, pictures, 'cached')
+  config.num_steps = 1
+  task, end = run(config, tmp_path / 'run')
+  first = task.start.load(str(base), make_mesh({}, jax.devices()[:1]))
+  same = jax.tree.map(np.array_equal, first, dict(end.params))
+  moved = {name for name, same in leaves(same).items() if not same}
+  assert moved == {'blocks/output/kernel', 'blocks/output/bias'}
+  written = tmp_path / 'run/model'
+  net = folders.load(written, 'controlnet')
+  assert net.module.qk_norm and net.module.cross_norm
+  np.testing.assert_array_equal(
+    net.variables['params']['blocks']['self_attention']['query_norm']['scale'],
+    first['blocks']['self_attention']['query_norm']['scale'],
+  )
+  index = json.loads((written / 'model_index.json').read_text())
+  assert index['controlnet'][0] != 'diffusers'
+  control = Image.new('RGB', (SIZE, SIZE), (200, 0, 0))
+  pipe = Pipeline.from_pretrained(written)
+  result = pipe(
+    'a', control_image=control, height=SIZE, width=SIZE, steps=1, seed=0
+  )
+  assert result.images[0].size == (SIZE, SIZE)
+  for fmt, to in (('diffusers', 'copy'), ('official', 'official.pth')):
+    code, out, err = cli(
+      *('convert', '--from', written, '--to', tmp_path / to, '--format', fmt)
+    )
+    assert code == 0, err
+    assert (controlnet.NORMED_NOTE in out) == (fmt == 'diffusers')
+  configs = {
+    part: folders.read_json(written / part / 'config.json')
+    for part in ('transformer', 'controlnet')
+  }
+  again, want = (
+    exchange.open_source(str(name), **more).parts['controlnet'].tensors
+    for name, more in (
+      (tmp_path / 'official.pth', {'configs': configs}),
+      (written, {}),
+    )
+  )
+  for name in want:
+    np.testing.assert_array_equal(again[name].read(), want[name].read())

@@ -1,6 +1,7 @@
 """--candidates N --scorer NAME: the best of N pictures of each prompt."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import itertools
 
@@ -8,7 +9,32 @@ from sana_jax.errors import UserError
 from sana_jax.launch import devices, failures
 from sana_jax.printable import printable
 
-FOUND = 'number', 'score'  # Attributes of a picture known once it is chosen.
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+  """Scorers by name, whose ranks are combined."""
+
+  scorers: Mapping[str, Callable]
+
+  def check(self, prompt: str) -> None:
+    """Raises UserError for a prompt that one of them does not support."""
+    from sana_jax.evaluation import scorers
+
+    for scorer in self.scorers.values():
+      scorers.check(scorer, prompt)
+
+
+def default(names: Sequence[str] | None) -> str | None:
+  """Name of what chooses unless a line names another: all of --scorer."""
+  return ' + '.join(dict.fromkeys(names)) if names else None
+
+
+def found(job) -> tuple[str, ...]:
+  """Metadata of a picture that is known once it is chosen."""
+  judges = job.scorer.split(' + ')
+  if len(judges) == 1:
+    return 'number', 'score'
+  return 'number', 'mean_rank', *(f'score: {name}' for name in judges)
 
 
 def load(args, jobs: Sequence) -> dict[str, Callable]:
@@ -30,8 +56,26 @@ def load(args, jobs: Sequence) -> dict[str, Callable]:
 
   devices.configure(args.cpu_devices)  # Before a user's module may use JAX.
   own = {name: _own(name) for name in args.scorer or ()}
+  if len(own) > 1 and default(args.scorer) in used:
+    own[default(args.scorer)] = Judges(_combined(own))
   shipped = [x for x in scorers.SHIPPED if x in used and x not in own]
   return own | {name: scorers.load(name) for name in shipped}
+
+
+def _combined(choosers):
+  """The scorers that are combined; UserError if one compares pairs."""
+  from sana_jax.inference.verify import is_comparator
+
+  for name, chooser in choosers.items():
+    if is_comparator(chooser):
+      raise UserError(
+        f'--scorer={printable(name, 100)} compares pairs and gives no scores, '
+        'so that it cannot be combined with others; give it alone.',
+        key='--scorer',
+        value=name,
+        allowed='scorers of (prompts, images)',
+      )
+  return dict(choosers)
 
 
 def _own(name):
@@ -91,40 +135,66 @@ def chosen(
   args,
   choosers: Mapping[str, Callable],
   failed: dict[str, str],
+  log,
 ) -> Iterator[tuple[list, list]]:
   """Yields (pictures, their pixels) per prompt, with the outcome as metadata.
 
   Pictures of lines without a scorer are left out. `failed` receives the reason
-  for each picture whose text cannot be encoded.
+  for each picture whose text cannot be encoded, `log` the scores.
   """
   # Pictures of a line are chosen together.
   lines = [
     list(line) for _, line in itertools.groupby(pictures, lambda p: p.line)
   ]
   lines = [line for line in lines if any(album.made(p) is None for p in line)]
-  for name, chooser in choosers.items():
+  for name in choosers:
     own = [line for line in lines if line[0].about.get('scorer') == name]
     on_bad = functools.partial(
       _fail, own, failed, album, len(pictures), args.max_bad_fraction
     )
-    yield from _best(pipe, own, album, settings, args, chooser, on_bad)
+    draw = _drawing(name, choosers, log, own)
+    yield from _best(pipe, own, album, settings, args, draw, on_bad)
 
 
 def _fail(lines, failed, album, total, most, i, reason):
   failures.add(failed, lines[i], reason, album, total, most)
 
 
-def _best(pipe, lines, album, settings, args, chooser, on_bad):
-  """The pictures of lines with the same scorer."""
-  from sana_jax.inference import batches, candidates
+def judges_of(
+  name: str | None, choosers: Mapping[str, Callable]
+) -> Mapping[str, Callable] | None:
+  """Scorers that decide by the name of the choice; None for a comparator."""
+  from sana_jax.inference.verify import is_comparator
 
-  for i, best in candidates.generate(
+  chooser = choosers.get(name)
+  if isinstance(chooser, Judges):
+    return chooser.scorers
+  if chooser is None or is_comparator(chooser):
+    return None
+  return {name: chooser}
+
+
+def _drawing(name, choosers, log, lines):
+  """Function that draws and chooses the candidates of lines."""
+  from sana_jax.inference import candidates, scored
+  from sana_jax.inference.score_log import key_of
+
+  if (judges := judges_of(name, choosers)) is None:
+    return functools.partial(candidates.generate, chooser=choosers[name])
+  keys = [key_of(line[0].about) for line in lines]
+  return functools.partial(scored.generate, scorers=judges, log=log, keys=keys)
+
+
+def _best(pipe, lines, album, settings, args, draw, on_bad):
+  """The pictures of lines with the same scorer."""
+  from sana_jax.inference import batches
+
+  for i, best in draw(
     pipe,
     [batches.request_of(line[0].about) for line in lines],
     args.candidates,
     [len(line) for line in lines],
-    chooser,
-    args.batch_size,
+    batch_size=args.batch_size,
     on_bad=on_bad,
     **settings,
   ):
@@ -142,6 +212,10 @@ def _best(pipe, lines, album, settings, args, chooser, on_bad):
 
 
 def outcome(candidate) -> dict:
-  """Metadata of a chosen candidate; a judge gives no score."""
-  score = {} if candidate.score is None else {'score': candidate.score}
-  return {'number': candidate.number, **score}
+  """Metadata of a chosen candidate; a comparator gives no score."""
+  if len(candidate.scores) > 1:
+    scores = {f'score: {name}': x for name, x in candidate.scores.items()}
+    about = {'mean_rank': candidate.mean_rank, **scores}
+  else:
+    about = {} if candidate.score is None else {'score': candidate.score}
+  return {'number': candidate.number, **about}

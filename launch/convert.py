@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     folder, parts = base.folder, {**base.parts, **parts}
   source = exchange.Source(parts, folder)
   print(writing.write(source, args.target, args.format, 'converting'))
-  for note in notes:
+  for note in (*notes, *_unread_by_diffusers(parts, args.format)):
     print(note)
   return 0
 
@@ -169,6 +169,16 @@ def _added(parts, args):
   part, fit = teachers.added(parts['transformer'], fields)
   notes = [] if fit is None else [dense_time.describe(fit)]
   return {**parts, 'transformer': part}, notes
+
+
+def _unread_by_diffusers(parts, fmt):
+  """A line about a part of a written folder that diffusers does not run."""
+  from sana_jax.weights import controlnet
+
+  net = parts.get('controlnet')
+  name = net and net.config.get('_class_name')
+  normed = fmt == 'diffusers' and name == controlnet.NORMED_CLASS
+  return [controlnet.NORMED_NOTE] if normed else []
 
 
 def _fused(parts, args):

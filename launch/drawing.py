@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import itertools
 
 from sana_jax.inference.jobs import Job
-from sana_jax.launch import best_of, control, failures
+from sana_jax.launch import best_of, control, curves, failures
 from sana_jax.launch.skipped import part_name, report
 
 ON_SHEET = 64  # Pictures, from the first on.
@@ -26,6 +26,7 @@ def draw(
   from tqdm import tqdm
 
   from sana_jax.inference import gallery
+  from sana_jax.inference.score_log import ScoreLog
 
   index, count = jax.process_index(), jax.process_count()
   if choosers:  # One process generates all candidates of a prompt.
@@ -33,6 +34,7 @@ def draw(
   else:
     pictures = plan(jobs, settings, args)[index::count]
   of, failed = part_name(), {}
+  log = ScoreLog(out, f'scores{of}.jsonl')
   with tqdm(total=len(pictures), desc='pictures', unit='image') as bar:
     with gallery.Gallery(
       out,
@@ -53,12 +55,15 @@ def draw(
       bar.update(len(pictures) - len(missing))
       bar.unpause()
       for made, images in itertools.chain(
-        best_of.chosen(pipe, pictures, album, settings, args, choosers, failed),
+        best_of.chosen(
+          pipe, pictures, album, settings, args, choosers, failed, log
+        ),
         _all(pipe, pictures, missing, album, settings, args, failed),
       ):
         lock.check()
         album.add(made, images)
     failed |= album.failed
+    curves.write(out / f'candidates{of}', pictures, choosers, args, log)
     there = [p for p in pictures if p.file not in failed]
     if there:  # There may be fewer prompts than processes.
       _write_sheet(out / f'contact_sheet{of}.png', album, there[:ON_SHEET])
@@ -139,7 +144,7 @@ def plan(jobs: Sequence[Job], settings: dict, args) -> list:
     return Picture(
       job.picture(k, args.format),
       metadata,
-      best_of.FOUND if job.scorer else (),
+      best_of.found(job) if job.scorer else (),
       job.line,
     )
 

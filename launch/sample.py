@@ -112,7 +112,7 @@ def _add_pictures(group):
     action='append',
     metavar='NAME',
     help='shapes, clip:DIR, MODULE:FUNCTION of your own, or a URL of a judge; '
-    'repeated, for lines of --prompts that name another than the first',
+    'of several, the mean rank decides; lines of --prompts may name one',
   )
   group.add_argument(
     '--batch-size',
@@ -256,7 +256,7 @@ def _jobs(args):
     args.height,
     args.width,
     args.num_images,
-    scorer=args.scorer[0] if args.scorer else None,
+    scorer=best_of.default(args.scorer),
     **edits.of_flags(args),
     control_image=args.control_image,
   )

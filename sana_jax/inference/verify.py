@@ -16,7 +16,7 @@ are as even as possible, an odd candidate has a bye), and the lower number wins
 a tie.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import inspect
 from typing import NamedTuple
 
@@ -37,12 +37,17 @@ Verifier = Callable[
 
 
 class Candidate(NamedTuple):
-  """Picture `number` of its prompt; `rounds` won so far, including byes."""
+  """Picture `number` of its prompt; `rounds` won so far, including byes.
+
+  Several judges have a score each, and their mean rank (ranking.py).
+  """
 
   number: int
   image: Image
   score: float | None = None
   rounds: int = 0
+  scores: Mapping[str, float] = {}
+  mean_rank: float | None = None
 
 
 class Pool(NamedTuple):
@@ -111,7 +116,7 @@ def _by_scores(scorer, pools):
     for c in pool.candidates
     if c.score is None
   ]
-  scores = iter(_answers(scorer, *zip(*fresh))) if fresh else iter(())
+  scores = iter(answers(scorer, *zip(*fresh))) if fresh else iter(())
   narrowed = []
   for pool in pools:
     scored = [
@@ -133,7 +138,7 @@ def _by_matches(comparator, pools):
     (i, at) for i, pool in enumerate(pools) for at in _matches(pool)
   ]:
     pairs = [pools[i].candidates[at : at + 2] for i, at in matches]
-    first_wins = _answers(
+    first_wins = answers(
       comparator,
       [pools[i].prompt for i, _ in matches],
       *([c.image for c in side] for side in zip(*pairs)),
@@ -190,22 +195,24 @@ def due(rounds: Sequence[int], size: int) -> list[int]:
   return found
 
 
-def _answers(chooser, prompts, *sides):
+def answers(
+  chooser: Scorer | Comparator, prompts: Sequence[str], *sides: Sequence[Image]
+) -> np.ndarray:
   """A finite number or a boolean per picture or pair, as NumPy."""
-  answers = np.asarray(chooser(list(prompts), *map(np.stack, sides)))
-  if answers.shape != (len(prompts),):
+  found = np.asarray(chooser(list(prompts), *map(np.stack, sides)))
+  if found.shape != (len(prompts),):
     raise UserError(
-      f'The scorer returned an array of shape {answers.shape} for '
+      f'The scorer returned an array of shape {found.shape} for '
       f'{counted(len(prompts), "prompt")}; it must return one value for each.',
       key='--scorer',
-      value=answers.shape,
+      value=found.shape,
       allowed=[(len(prompts),)],
     )
-  if not np.isfinite(answers.astype(np.float64)).all():
+  if not np.isfinite(found.astype(np.float64)).all():
     raise UserError(
       'The scorer returned a score that is not finite; each must be a number.',
       key='--scorer',
-      value=answers.tolist(),
+      value=found.tolist(),
       allowed='finite numbers',
     )
-  return answers
+  return found

@@ -1,6 +1,6 @@
 """Plots of reports as PNG files."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import io
 import math
 
@@ -93,6 +93,23 @@ def chosen(values: Sequence[float], kept: Collection[int], title: str) -> bytes:
   axes.set_title(title, fontsize=10)
   axes.spines[['top', 'right']].set_visible(False)
   drawn.legend(frameon=False, fontsize=8, ncols=2, loc='outside lower center')
+  return png(drawn)
+
+
+def best_of(
+  counts: Sequence[int], scores: Mapping[str, Sequence[float]]
+) -> bytes:
+  """PNG of the expected best score against the number of candidates."""
+  drawn = figure(6.0, 3.2 * len(scores))
+  for i, (name, values) in enumerate(scores.items(), 1):
+    axes = drawn.add_subplot(len(scores), 1, i)
+    axes.plot(counts, values, '.-', color=COLOURS[0])
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(counts, counts, fontsize=8)
+    axes.set_xlabel('candidates')
+    axes.set_ylabel('expected best score')
+    axes.set_title(name, fontsize=10)
+    axes.spines[['top', 'right']].set_visible(False)
   return png(drawn)
 
 

@@ -284,4 +284,4 @@ def _copy_others(source, out):
   if transformer.config.get('guidance_embeds') and not is_sprint:
     folders.index_sprint(out)  # The other parts are of a SANA's folder.
   if 'controlnet' in source.parts:
-    folders.index_controlnet(out)
+    folders.index_controlnet(out, source.parts['controlnet'].config)

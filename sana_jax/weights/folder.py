@@ -317,11 +317,13 @@ def index_sprint(folder: pathlib.Path) -> None:
   )
 
 
-def index_controlnet(folder: pathlib.Path) -> None:
-  """Changes a folder's index to that of a pipeline with a ControlNet."""
+def index_controlnet(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Changes a folder's index to that of a pipeline with this ControlNet."""
   index = read_json(folder / 'model_index.json')
+  name = kinds.of_config(config, 'controlnet').class_name
+  library = 'diffusers' if name == kinds.CONTROLNET.class_name else 'sana_jax'
   index |= {
     '_class_name': 'SanaControlNetPipeline',
-    'controlnet': ['diffusers', 'SanaControlNetModel'],
+    'controlnet': [library, name],
   }
   write_json(folder / 'model_index.json', index)

@@ -5,6 +5,7 @@ folder is read; docs/extending.md has an example.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -34,7 +35,7 @@ TRANSFORMER = ModelKind(
 )
 
 CONTROLNET = ModelKind(
-  'SanaControlNetModel',
+  controlnet.CLASS,
   'controlnet',
   SanaControlNet,
   'diffusion_pytorch_model',
@@ -44,6 +45,10 @@ CONTROLNET = ModelKind(
   layers=lambda module: module.depth,
   rules=lambda _: under_params(controlnet.rules()),
   sharding=tables.CONTROLNET,
+)
+
+NORMED_CONTROLNET = dataclasses.replace(
+  CONTROLNET, class_name=controlnet.NORMED_CLASS
 )
 
 AUTOENCODER = ModelKind(
@@ -80,6 +85,7 @@ _REGISTRY = {
 }
 # Kind of a part whose config.json does not name a class.
 PARTS = {kind.part: kind for kind in _REGISTRY.values()}
+_REGISTRY[NORMED_CONTROLNET.class_name] = NORMED_CONTROLNET
 
 
 def register(kind: ModelKind) -> None:

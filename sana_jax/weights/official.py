@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.weights import renaming
+from sana_jax.weights import controlnet, renaming
 from sana_jax.weights.renaming import layer, Row
 from sana_jax.weights.table import WeightError
 from sana_jax.weights.tensors import Stored
@@ -56,7 +56,8 @@ def to_diffusers(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
     )
   }
   if depth := _layers(r'controlnet\.(\d+)\.', tensors):
-    tables['controlnet'] = _controlnet(depth)
+    norm = any('.copied_block.attn.q_norm' in name for name in tensors)
+    tables['controlnet'] = _controlnet(depth, norm)
   renaming.check(
     'The official file',
     [row.official for rows in tables.values() for row in rows],
@@ -102,7 +103,10 @@ def from_diffusers(
     added = _part(
       'controlnet',
       control,
-      _controlnet(_layers(r'transformer_blocks\.(\d+)\.', control) or 1),
+      _controlnet(
+        _layers(r'transformer_blocks\.(\d+)\.', control) or 1,
+        norm=any('.norm_q.' in name for name in control),
+      ),
     )
     if odd := [
       name
@@ -163,13 +167,13 @@ def transformer_rows(depth, *, norm, guidance, logvar):
   ]
 
 
-def _controlnet(depth):
+def _controlnet(depth, norm):
   rows = _embeddings(guidance=False)
   rows += layer('controlnet.0.before_proj', 'input_block')
   for i in range(depth):
     rows += [
       row.under(f'controlnet.{i}.copied_block.', f'transformer_blocks.{i}.')
-      for row in _block(False)
+      for row in _block(norm)
     ]
     rows += layer(f'controlnet.{i}.after_proj', f'controlnet_blocks.{i}')
   return rows
@@ -244,8 +248,9 @@ def config(
       key='--like',
       value=width,
     )
+  norm = 'transformer_blocks.0.attn1.norm_q.weight' in shape
   fields = {
-    '_class_name': 'SanaControlNetModel',
+    '_class_name': controlnet.class_name(norm),
     'in_channels': channels,
     'out_channels': out,
     'num_attention_heads': width // _HEAD_DIM,
@@ -266,7 +271,6 @@ def config(
   }
   if part == 'controlnet':
     return fields | {'wiring': 'official'}
-  norm = 'transformer_blocks.0.attn1.norm_q.weight' in shape
   return (
     fields
     | {

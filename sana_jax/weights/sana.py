@@ -174,14 +174,7 @@ def checked(
 
 def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
   """The transformer/config.json of a model; inverse of the above."""
-  if model['qk_norm'] != model['cross_norm']:
-    raise UserError(
-      'diffusers has one flag for qk_norm and cross_norm; '
-      'they must be equal to export.',
-      key='cross_norm',
-      value=model['cross_norm'],
-      allowed=(model['qk_norm'],),
-    )
+  check_norms(model)
   return {
     '_class_name': 'SanaTransformer2DModel',
     **_DEFAULTS,
@@ -190,6 +183,18 @@ def diffusers_config(model: Mapping[str, Any]) -> dict[str, Any]:
     'out_channels': model['out_channels'],
     'qk_norm': _QK_NORM if model['qk_norm'] else None,
   } | ({_LOGVAR: True} if model['logvar'] else {})
+
+
+def check_norms(model: Mapping[str, Any]) -> None:
+  """Raises UserError for fields with only one of both norms."""
+  if model['qk_norm'] != model['cross_norm']:
+    raise UserError(
+      'diffusers has one flag for qk_norm and cross_norm; '
+      'they must be equal to export.',
+      key='cross_norm',
+      value=model['cross_norm'],
+      allowed=(model['qk_norm'],),
+    )
 
 
 def widths(model: Mapping[str, Any]) -> dict[str, int]:

@@ -93,7 +93,9 @@ def test_a_folder_keeps_the_net_and_its_wiring(tmp_path):
   shutil.copy(TINY / 'model_index.json', tmp_path)
   folders.write(tmp_path, 'transformer', *pipe.transformer)
   folders.write(tmp_path, 'controlnet', *pipe.controlnets[0])
-  folders.index_controlnet(tmp_path)
+  folders.index_controlnet(
+    tmp_path, folders.read_json(tmp_path / 'controlnet/config.json')
+  )
   loaded = Pipeline.from_pretrained(tmp_path, 'float32')
   assert loaded.controlnets[0].module.wiring == 'official'
   want = draw(pipe, control_image=image(0))
@@ -186,7 +188,9 @@ def test_the_command_combines_adapter_net_and_image(adapter, tmp_path):
   shutil.copy(TINY / 'model_index.json', model)
   folders.write(model, 'transformer', *pipe.transformer)
   folders.write(model, 'controlnet', *pipe.controlnets[0])
-  folders.index_controlnet(model)
+  folders.index_controlnet(
+    model, folders.read_json(model / 'controlnet/config.json')
+  )
   image(0).save(tmp_path / 'control.png')
   image(1).save(tmp_path / 'image.png')
   size = str(pipe.size_px)

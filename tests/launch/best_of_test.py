@@ -21,6 +21,9 @@ def redness(prompts, images):
 def redder(prompts, first, second):
   return redness(prompts, first) >= redness(prompts, second)
 
+def blueness(prompts, images):
+  return images[..., 2].mean(axis=(1, 2))
+
 def flat(prompts, images):
   return 1.0
 """
@@ -207,6 +210,39 @@ def test_ones_own_scorer_or_comparator_chooses(mine, cli, tiny_sana, tmp_path):
     made = listed(out)
     assert [x['number'] for x in made] == red.argmax(axis=1).tolist()
     assert ['score' in x for x in made] == [function == 'redness'] * 2
+
+
+@pytest.mark.long
+def test_the_mean_rank_of_two_judges_decides(mine, cli, tiny_sana, tmp_path):
+  argv = ['sample', '--model', tiny_sana, '--steps', 2, '--batch-size', 4]
+  argv += ['--prompt', 'a cat']
+  every, out = tmp_path / 'every', tmp_path / 'out'
+  assert cli(*argv, '--num-images', 5, '--out', every)[0] == 0
+  images = np.stack([pixels(every / x['file']) for x in listed(every)])
+  ranks = [
+    (-images[..., channel].mean(axis=(1, 2))).argsort().argsort()
+    for channel in (0, 2)
+  ]
+  judges = [f'{mine}:{x}' for x in ('redness', 'blueness')]
+  choice = [x for name in judges for x in ('--scorer', name)]
+  argv += ['--candidates', 5, '--num-images', 2]
+  assert cli(*argv, *choice, '--out', out)[0] == 0
+  made = listed(out)
+  want = np.mean(ranks, axis=0) + 1
+  assert [x['number'] for x in made] == want.argsort(kind='stable')[:2].tolist()
+  for x in made:
+    assert x['mean_rank'] == want[x['number']]
+    for name, channel in zip(judges, (0, 2)):
+      mean = images[x['number'], ..., channel].mean()
+      np.testing.assert_allclose(x[f'score: {name}'], mean, atol=1)
+  curve = json.loads((out / 'candidates.json').read_text())
+  assert curve['candidates'] == [1, 2, 4, 5] and set(curve['judges']) == {
+    *judges
+  }
+  assert (out / 'candidates.png').is_file()
+  pairs = [*choice, '--scorer', f'{mine}:redder']
+  code, _, err = cli(*argv, *pairs, '--out', tmp_path / 'pairs')
+  assert code == 2 and f'--scorer={mine}:redder' in err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Small folders of images, and configs for them."""
 
 import pathlib
+import sys
 
 import numpy as np
 from PIL import Image
@@ -8,6 +9,9 @@ import pytest
 
 from sana_jax import config as base
 from sana_jax.tasks.sana import caching
+
+# Tests import the modules beside them by name: they are no package.
+sys.path.append(str(pathlib.Path(__file__).parent))
 
 MODELS = pathlib.Path(__file__).parents[1] / 'golden/tiny_sana'
 SIZE = 16  # Pixels; compression 4 leaves 4 x 4 latents.

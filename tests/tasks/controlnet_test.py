@@ -20,6 +20,10 @@ from sana_jax.tasks.controlnet import base as bases
 from sana_jax.tree import leaves
 
 TOKENS = 5
+VARIANTS = pytest.mark.parametrize(
+  'wiring, norm',
+  [('diffusers', False), ('official', False), ('diffusers', True)],
+)
 
 
 def config_of(**changes):
@@ -53,10 +57,16 @@ def arrays(tree, seed=0):
   return jax.tree.map(one, tree)
 
 
+def normed(norm, **changes):
+  config = config_of(**changes)
+  config.model.update(qk_norm=norm, cross_norm=norm)
+  return config
+
+
 @functools.cache
-def parts(wiring='diffusers'):
+def parts(wiring='diffusers', norm=False):
   """(objective, params at step 0, frozen, batch, rngs)."""
-  objective = tasks.objective(config_of(wiring=wiring))
+  objective = tasks.objective(normed(norm, wiring=wiring))
   frozen = arrays(objective.frozen())
   params = first_params(frozen['base'], 2)
   rngs = jax.random.split(jax.random.key(3), 4)
@@ -68,10 +78,10 @@ def loss(objective, params, frozen, batch, rngs):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('wiring', ['diffusers', 'official'])
-def test_the_loss_of_step_0_is_that_of_the_base_to_the_bit(wiring):
-  objective, params, frozen, batch, rngs = parts(wiring)
-  config = config_of()
+@VARIANTS
+def test_the_loss_of_step_0_is_that_of_the_base_to_the_bit(wiring, norm):
+  objective, params, frozen, batch, rngs = parts(wiring, norm)
+  config = normed(norm)
   base = common.build(Sana, config)
   plain = lambda frozen, batch: flow_matching.flow_loss(
     base,
@@ -88,19 +98,20 @@ def test_the_loss_of_step_0_is_that_of_the_base_to_the_bit(wiring):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('wiring', ['diffusers', 'official'])
+@VARIANTS
 def test_in_the_first_step_only_the_zero_layers_behind_blocks_have_a_gradient(
-  wiring,
+  wiring, norm
 ):
-  objective, *args = parts(wiring)
+  objective, *args = parts(wiring, norm)
   grads = jax.jit(jax.grad(functools.partial(loss, objective)))(*args)
   moved = {name for name, g in leaves(grads).items() if np.any(g)}
   assert moved == {'blocks/output/kernel', 'blocks/output/bias'}
 
 
 @pytest.mark.long
-def test_after_that_every_parameter_has_a_gradient():
-  objective, params, *args = parts()
+@pytest.mark.parametrize('norm', [False, True])
+def test_after_that_every_parameter_has_a_gradient(norm):
+  objective, params, *args = parts(norm=norm)
   random = arrays(jax.eval_shape(lambda: params), 5)
   grads = jax.jit(jax.grad(functools.partial(loss, objective)))(random, *args)
   still = {name for name, g in leaves(grads).items() if not np.any(g)}
@@ -136,7 +147,7 @@ def test_initial_parameters_have_the_shapes_of_a_start():
   'key, change',
   [
     ('controlnet.depth', lambda config: config.controlnet.update(depth=4)),
-    ('qk_norm', lambda config: config.model.update(qk_norm=True)),
+    ('cross_norm', lambda config: config.model.update(qk_norm=True)),
     (
       'model.guidance_embeds',
       lambda config: config.model.update(guidance_embeds=True),

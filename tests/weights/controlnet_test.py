@@ -7,7 +7,7 @@ import pytest
 
 from sana_jax.errors import UserError
 from sana_jax.models.controlnet import SanaControlNet
-from sana_jax.weights import controlnet, table
+from sana_jax.weights import controlnet, kinds, table
 
 pytestmark = pytest.mark.fast
 
@@ -88,15 +88,24 @@ def test_unsupported_values_are_refused(changes, key, value):
   assert error.value.allowed and 'controlnet' in str(error.value)
 
 
-def test_norms_that_diffusers_does_not_have_cannot_be_exported():
+def test_a_net_with_norms_is_of_a_class_that_diffusers_does_not_have():
   module = SanaControlNet(16, 1, 2, head_dim=8, qk_norm=True, cross_norm=True)
+  config = controlnet.diffusers_config(fields_of(module))
+  assert kinds.of_config(config, 'controlnet') is kinds.NORMED_CONTROLNET
+  fields = controlnet.fields_from_diffusers(config)
+  assert SanaControlNet(**fields) == module
+
+
+def test_a_net_with_one_of_both_norms_cannot_be_exported():
+  module = SanaControlNet(16, 1, 2, head_dim=8, qk_norm=True)
   with pytest.raises(UserError) as error:
     controlnet.diffusers_config(fields_of(module))
-  assert (error.value.key, error.value.value) == ('qk_norm', True)
-  assert error.value.allowed == (False,)
+  assert (error.value.key, error.value.value) == ('cross_norm', False)
+  assert error.value.allowed == (True,)
 
 
-def test_every_parameter_has_its_key():
+@pytest.mark.parametrize('norm', [False, True])
+def test_every_parameter_has_its_key(norm):
   module = SanaControlNet(
     16,
     3,
@@ -105,6 +114,8 @@ def test_every_parameter_has_its_key():
     in_channels=3,
     caption_channels=6,
     patch_size=2,
+    qk_norm=norm,
+    cross_norm=norm,
     attention_bias=True,
     norm_affine=True,
   )

@@ -58,7 +58,7 @@ def shapes(width, depth, norm=False, sprint=False, control=0):
     out |= linear('cfg_embedder.mlp.2', width, width)
     out |= linear('logvar_linear', 1, width)
   for i in range(control):
-    out |= block(f'controlnet.{i}.copied_block', width, False)
+    out |= block(f'controlnet.{i}.copied_block', width, norm)
     out |= linear(f'controlnet.{i}.after_proj', width, width)
   return out | (
     linear('controlnet.0.before_proj', width, width) if control else {}

@@ -21,6 +21,7 @@ VARIANTS = {
   'qk_norm': {'norm': True},
   'sprint': {'norm': True, 'sprint': True},
   'controlnet': {'control': 2},
+  'controlnet with norms': {'control': 2, 'norm': True},
 }
 
 
@@ -147,6 +148,13 @@ CONTROL = (
     ),
   ]
 )
+NORMED_CONTROL = [
+  (
+    'controlnet.1.copied_block.attn.q_norm.weight',
+    None,
+    'transformer_blocks.1.attn1.norm_q.weight',
+  ),
+]
 
 
 def test_each_tensor_has_the_right_name(tensors):
@@ -161,7 +169,7 @@ def test_each_tensor_has_the_right_name(tensors):
     + (NORMED if norm else [])
   }
   if 'controlnet.0.before_proj.bias' in tensors:
-    places['controlnet'] = CONTROL
+    places['controlnet'] = CONTROL + (NORMED_CONTROL if norm else [])
   assert parts.keys() == places.keys()
   for part, rows in places.items():
     for theirs, span, ours in rows:

@@ -11,8 +11,8 @@ from sana_jax.models.sana import Sana
 from sana_jax.tasks import init_from
 from sana_jax.training.task import Start
 from sana_jax.typing import Params
-from sana_jax.weights import controlnet, hub
 from sana_jax.weights import folder as folders
+from sana_jax.weights import hub, sana
 
 
 def name_of(config: ConfigDict) -> str:
@@ -31,7 +31,7 @@ def name_of(config: ConfigDict) -> str:
 
 def check(config: ConfigDict, base: Sana) -> None:
   """Raises UserError for a base that no ControlNet can be made of."""
-  controlnet.check_fields(folders.module_fields(base))
+  sana.check_norms(folders.module_fields(base))
   if base.guidance_embeds:
     raise UserError(
       'config.model.guidance_embeds=True is a Sprint; train the ControlNet of '

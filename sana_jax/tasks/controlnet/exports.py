@@ -32,4 +32,5 @@ def write(
   folders.write(folder, 'controlnet', net, {'params': whole})
   copying.copy(base, 'transformer', folder)
   sana_exports.write_others(config, others, folder)
-  folders.index_controlnet(folder)
+  written = folders.read_json(folder / 'controlnet' / 'config.json')
+  folders.index_controlnet(folder, written)

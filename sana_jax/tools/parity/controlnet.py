@@ -15,7 +15,7 @@ import torch
 
 from sana_jax.models.controlnet import first_block
 from sana_jax.tools.parity.ledger import bfloat16, Case, MODULE, relative_error
-from sana_jax.weights import kinds, table
+from sana_jax.weights import controlnet, kinds, table
 
 _TINY = dict(
   in_channels=4,
@@ -29,12 +29,15 @@ _TINY = dict(
   sample_size=8,
 )
 _DEPTH, _OUTPUTS = 4, 3
+_NORMED = 'QK-norm'
+_BLOCKS = "diffusers, with its transformer's blocks"
 _VARIANTS = {
   'plain': {},
   'patches of 2, with positions': dict(patch_size=2, interpolation_scale=2.0),
   'affine norms and biases': dict(
     norm_elementwise_affine=True, attention_bias=True
   ),
+  _NORMED: dict(qk_norm='rms_norm_across_heads'),
 }
 
 
@@ -45,7 +48,11 @@ def cases() -> list[Case]:
   )
   return [
     *(
-      case(f'output {k}, {variant}', functools.partial(_output, variant, k))
+      case(
+        f'output {k}, {variant}',
+        functools.partial(_output, variant, k),
+        against=_BLOCKS if variant == _NORMED else 'diffusers',
+      )
       for variant in _VARIANTS
       for k in range(_OUTPUTS)
     ),
@@ -73,13 +80,12 @@ class _Setup:
   def __init__(self, seed, variant='plain', shared=False):
     rng = torch.Generator().manual_seed(seed)
     config = _TINY | _VARIANTS[variant]
+    self.normed = variant == _NORMED
     self.theirs = {
       'transformer': diffusers.SanaTransformer2DModel(
         **config, num_layers=_DEPTH
       ).eval(),
-      'controlnet': diffusers.SanaControlNetModel(
-        **config, num_layers=_OUTPUTS
-      ).eval(),
+      'controlnet': _controlnet(config).eval(),
     }
     with torch.no_grad():
       for model in self.theirs.values():
@@ -109,8 +115,12 @@ class _Setup:
 
   def ours(self, part, dtype=jnp.float32):
     """(module, variables) through the weight maps."""
-    kind, model = kinds.PARTS[part], self.theirs[part]
-    module = kind.module(dict(model.config), dtype)
+    model = self.theirs[part]
+    config = dict(model.config)
+    if part == 'controlnet':
+      config['_class_name'] = controlnet.class_name(self.normed)
+    kind = kinds.PARTS[part]
+    module = kind.module(config, dtype)
     tensors = {k: v.float().numpy() for k, v in model.state_dict().items()}
     return module, table.load(
       kind.rules(module), tensors, kind.shapes(module), dtype
@@ -169,6 +179,19 @@ class _Setup:
         variables, *inputs, control=jnp.asarray(outputs)
       )
     )
+
+
+def _controlnet(config):
+  """diffusers' net; with `qk_norm`, which it lacks, of a transformer's blocks.
+
+  Its forward only calls the blocks, whatever is in them.
+  """
+  fields = {k: x for k, x in config.items() if k != 'qk_norm'}
+  net = diffusers.SanaControlNetModel(**fields, num_layers=_OUTPUTS)
+  if 'qk_norm' in config:
+    blocks = diffusers.SanaTransformer2DModel(**config, num_layers=_OUTPUTS)
+    net.transformer_blocks = blocks.transformer_blocks
+  return net
 
 
 def _random(name, shape, rng):

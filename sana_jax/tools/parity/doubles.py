@@ -40,8 +40,10 @@ class RmsNorm(nn.Module):
 def attend(attention: Any, x: torch.Tensor, **_: Any) -> torch.Tensor:
   """Linear attention as a processor: weights relu(q) relu(k) over their sum."""
   split = lambda x: x.unflatten(-1, (attention.heads, -1))
-  q = split(attention.norm_q(attention.to_q(x))).relu()
-  k = split(attention.norm_k(attention.to_k(x))).relu()
+  q, k = attention.to_q(x), attention.to_k(x)
+  if attention.norm_q is not None:
+    q, k = attention.norm_q(q), attention.norm_k(k)
+  q, k = split(q).relu(), split(k).relu()
   weights = torch.einsum('bnhk,bmhk->bhnm', q, k)
   weights = weights / (weights.sum(-1, keepdim=True) + 1e-15)
   v = split(attention.to_v(x))
@@ -50,7 +52,7 @@ def attend(attention: Any, x: torch.Tensor, **_: Any) -> torch.Tensor:
 
 
 def doubled(model: nn.Module) -> nn.Module:
-  """Casts a SanaTransformer2DModel with QK-norm to float64, in place."""
+  """Casts a SanaTransformer2DModel to float64, in place."""
   model.double()
   for name, module in list(model.named_modules()):
     other = None

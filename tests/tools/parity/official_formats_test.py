@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from same_tensors import assert_same, eager, lazy
 
-from sana_jax.weights import efficientvit, official, pth
+from sana_jax.weights import controlnet, efficientvit, official, pth
 
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
@@ -154,6 +154,22 @@ def test_official_controlnets_convert_as_in_diffusers():
     eager(got['controlnet']), strict=True
   )
   assert_same(eager(official.from_diffusers(got)), theirs)
+
+
+def test_controlnets_with_norms_hold_the_blocks_of_a_transformer_with_norms():
+  normed = TINY | VARIANTS['qk_norm']
+  base = randomised(diffusers.SanaTransformer2DModel(**normed)).state_dict()
+  model = diffusers.SanaControlNetModel(**TINY)
+  blocks = randomised(diffusers.SanaTransformer2DModel(**normed))
+  model.transformer_blocks = blocks.transformer_blocks
+  state = model.state_dict()
+  state |= {k: base[k] for k in state if k in base and '_blocks' not in k}
+  theirs = as_nvidia_saves_it(state) | as_nvidia_saves_it(base)
+  got = official.to_diffusers(lazy(theirs | BUFFERS))
+  assert_same(eager(got['controlnet']), state)
+  assert_same(eager(official.from_diffusers(got)), theirs)
+  config = official.config('controlnet', got['controlnet'], cross_heads=4)
+  assert config['_class_name'] == controlnet.NORMED_CLASS
 
 
 # --- DC-AE --------------------------------------------------------------------

@@ -16,13 +16,6 @@ class Judges:
 
   scorers: Mapping[str, Callable]
 
-  def check(self, prompt: str) -> None:
-    """Raises UserError for a prompt that one of them does not support."""
-    from sana_jax.evaluation import scorers
-
-    for scorer in self.scorers.values():
-      scorers.check(scorer, prompt)
-
 
 def default(names: Sequence[str] | None) -> str | None:
   """Name of what chooses unless a line names another: all of --scorer."""
@@ -37,7 +30,7 @@ def found(job) -> tuple[str, ...]:
   return 'number', 'mean_rank', *(f'score: {name}' for name in judges)
 
 
-def load(args, jobs: Sequence) -> dict[str, Callable]:
+def load(args, jobs: Sequence) -> dict[str, Callable | Judges]:
   """The scorers and comparators of the command, and those of its lines.
 
   A line may name a shipped one, or one that the command names: a prompt file
@@ -87,12 +80,12 @@ def _own(name):
   return scorers.load(name)
 
 
-def costs(choosers: Mapping[str, Callable]) -> list[str]:
+def costs(choosers: Mapping[str, Callable | Judges]) -> list[str]:
   """Sentences with what the judges among them have cost so far."""
   return [x.cost() for x in choosers.values() if hasattr(x, 'cost')]
 
 
-def check(choosers: Mapping[str, Callable], args, job) -> None:
+def check(choosers: Mapping[str, Callable | Judges], args, job) -> None:
   """Raises UserError if the job's scorer is missing or does not support it."""
   if job.scorer is None:
     if args.candidates > 1:
@@ -119,7 +112,10 @@ def check(choosers: Mapping[str, Callable], args, job) -> None:
       key='--candidates',
       value=args.candidates,
     )
-  scorers.check(choosers[job.scorer], job.prompt)
+  chooser = choosers[job.scorer]
+  own = chooser.scorers.values() if isinstance(chooser, Judges) else [chooser]
+  for scorer in own:
+    scorers.check(scorer, job.prompt)
 
 
 def selection(args, job, rank: int) -> dict:
@@ -133,7 +129,7 @@ def chosen(
   album,
   settings: dict,
   args,
-  choosers: Mapping[str, Callable],
+  choosers: Mapping[str, Callable | Judges],
   failed: dict[str, str],
   log,
 ) -> Iterator[tuple[list, list]]:
@@ -161,7 +157,7 @@ def _fail(lines, failed, album, total, most, i, reason):
 
 
 def judges_of(
-  name: str | None, choosers: Mapping[str, Callable]
+  name: str | None, choosers: Mapping[str, Callable | Judges]
 ) -> Mapping[str, Callable] | None:
   """Scorers that decide by the name of the choice; None for a comparator."""
   from sana_jax.inference.verify import is_comparator

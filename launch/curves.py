@@ -12,7 +12,7 @@ from sana_jax.launch import best_of
 def write(
   stem: pathlib.Path,
   pictures: Sequence,
-  choosers: Mapping[str, Callable],
+  choosers: Mapping[str, Callable | best_of.Judges],
   args,
   log,
 ) -> None:

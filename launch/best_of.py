@@ -35,11 +35,13 @@ def load(args, jobs: Sequence) -> dict[str, Callable]:
 
 
 def _own(name):
-  """A scorer that the command names; only such a one may be a web address."""
-  from sana_jax.evaluation import http_judge, scorers
+  """A scorer that the command names; only such a one may be a judge."""
+  from sana_jax.evaluation import http_judge, nvila, scorers
 
   if http_judge.is_url(name):
     return http_judge.make(name)
+  if nvila.is_name(name):
+    return nvila.make(name)
   return scorers.load(name)
 
 

@@ -14,6 +14,7 @@ best --num-images of them, by one of these:
   MODULE:FUNCTION   a custom scorer, see sana_jax/evaluation/scorers.py
   https://HOST/v1?model=NAME
                     a model behind a chat API, which gets the pictures
+  nvila:DIR         SANA-1.5's judge in a folder; ?tournament=1 compares pairs
 
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
@@ -110,8 +111,9 @@ def _add_pictures(group):
     '--scorer',
     action='append',
     metavar='NAME',
-    help='shapes, MODULE:FUNCTION of your own, or the URL of a judge; '
-    'repeated, for lines of --prompts that name another than the first',
+    help='shapes, MODULE:FUNCTION of your own, the URL of a judge, or '
+    'nvila:DIR; repeated, for lines of --prompts that name another than the '
+    'first',
   )
   group.add_argument(
     '--batch-size',

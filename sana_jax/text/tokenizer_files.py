@@ -87,15 +87,15 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   where, about = (str(folder / name) for name in NAMES)
   config = {'tokenizer_class': None, **config}
   fields.check(about, config, _CONFIG)
-  vocab, merges = _model(where, content.get('model'))
+  vocab, merges = vocabulary(where, content.get('model'))
   special = {
     name: _known(config.get(name, default))
     for name, default in _DEFAULTS.items()
   }
-  added = (
-    _added(where, content.get('added_tokens') or [])
+  known = (
+    added(where, content.get('added_tokens') or [])
     if 'added_tokens_decoder' not in config
-    else _added(about, _by_id(about, config['added_tokens_decoder']))
+    else added(about, by_id(about, config['added_tokens_decoder']))
   )
   for name in _SPECIAL:
     if (text := _text(special[name])) not in vocab:
@@ -109,7 +109,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   return {
     'vocab': vocab,
     'merges': merges,
-    'added_tokens': added,
+    'added_tokens': known,
     **special,
     'extra_special_tokens': [
       _known(token)
@@ -118,11 +118,13 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   }
 
 
-def _model(where, model):
-  """Vocabulary, whose ids are 0 to n - 1, and merges."""
+def vocabulary(
+  where: str, model: Any
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """Vocabulary, whose ids are 0 to n - 1, and merges; UserError otherwise."""
   if not isinstance(model, dict) or model.get('type') != 'BPE':
     raise UserError(
-      f"{where}: model is not of type BPE, as Gemma's is.",
+      f'{where}: model is not of type BPE.',
       key='model.type',
       allowed=('BPE',),
     )
@@ -161,7 +163,7 @@ def _model(where, model):
   return vocab, [tuple(pair) for pair in pairs]
 
 
-def _by_id(where, tokens):
+def by_id(where: str, tokens: Any) -> list[dict[str, Any]]:
   """Entries of an added_tokens_decoder in the form of tokenizer.json."""
   if not isinstance(tokens, dict) or not all(
     isinstance(token, dict) for token in tokens.values()
@@ -177,7 +179,8 @@ def _by_id(where, tokens):
   ]
 
 
-def _added(where, tokens) -> dict[int, Mapping[str, Any]]:
+def added(where: str, tokens: Any) -> dict[int, Mapping[str, Any]]:
+  """Added tokens of a file by id, with flags; UserError for invalid ones."""
   if not isinstance(tokens, list) or len(tokens) > _MOST_ADDED:
     raise UserError(
       f'{where}: the added tokens must be a list of at most '

@@ -183,6 +183,7 @@ def test_a_folder_without_a_projector_is_refused(tmp_path):
   assert error.value.value == 'identity'
 
 
+@pytest.mark.long
 def test_a_folder_without_weights_or_settings_is_refused(tmp_path):
   folder = write(tmp_path / 'judge')
   (folder / 'mm_projector' / 'model.safetensors').unlink()

@@ -51,7 +51,7 @@ def test_the_published_size_has_the_keys_and_shapes_of_transformers():
     for prefix, part in parts.items()
     for k, v in part.state_dict().items()
   }
-  unused = '.layers.26.', 'post_layernorm', 'llm.lm_head'
+  unused = 'encoder.layers.26.', 'post_layernorm', 'llm.lm_head'
   assert {k: v for k, v in got.items() if 'projector' not in k} == {
     k: v for k, v in want.items() if not any(x in k for x in unused)
   }

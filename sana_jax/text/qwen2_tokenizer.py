@@ -100,7 +100,8 @@ def _files(folder):
       f'{folder / "merges.txt"} cannot be read ({printable(e, 200)}).',
       value=folder,
     ) from e
-  lines = [x for x in text.split('\n') if x and not x.startswith('#version')]
+  text = re.sub('^#version[^\n]*\n', '', text)
+  lines = list(filter(None, text.split('\n')))
   model = {'type': 'BPE', 'vocab': _json(folder, 'vocab.json')}
   where = str(folder / 'vocab.json')
   return *tokenizer_files.vocabulary(where, {**model, 'merges': lines}), []

@@ -13,25 +13,20 @@ from sana_jax.files import parse_json
 
 _WHERE = 'config.json'
 _ENCODER = 'BasicImageEncoder'
-_OFF = fields.Field(
-  'false or null', lambda value: value is None or value is False
-)
-_FLAG = fields.either(fields.FLAG, fields.NULL)
+_OFF = fields.Field('false', lambda value: value is False)
 _ALLOWED = {
   'mm_vision_select_layer': fields.integer(-100, -1),
   'mm_vision_select_feature': fields.choice('cls_patch'),
   'mm_use_im_start_end': _OFF,
   'mm_use_im_patch_token': _OFF,
   'ps3': _OFF,
-  'image_aspect_ratio': fields.either(
-    fields.choice('resize', 'dynamic', 'dynamic_s2'), fields.NULL
-  ),
-  's2': _FLAG,
-  'dynamic_s2': _FLAG,
+  'image_aspect_ratio': fields.choice('resize', 'dynamic', 'dynamic_s2'),
+  's2': fields.FLAG,
+  'dynamic_s2': fields.FLAG,
   's2_resize_output_to_scale_idx': fields.integer(-10, 9),
   'min_tiles': fields.integer(1, 100),
   'max_tiles': fields.integer(1, 100),
-  'chat_template': fields.either(fields.NULL, fields.choice('qwen2')),
+  'chat_template': fields.choice('qwen2'),
 }
 _SIZES = fields.list_of(fields.integer(1, 2**14), 1, 10)
 
@@ -67,6 +62,7 @@ class Settings(NamedTuple):
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
   """Settings of a config.json; UserError for what is not supported."""
+  config = {k: x for k, x in config.items() if x is not None}
   fields.check(_WHERE, config, _ALLOWED)
   aspect = config.get('image_aspect_ratio')
   is_dynamic = bool(config.get('dynamic_s2'))
@@ -88,7 +84,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     )
   sizes = _sizes(config) if has_s2 else ()
   output = config.get('s2_resize_output_to_scale_idx', 0)
-  if not -len(sizes) <= output < max(len(sizes), 1):
+  if has_s2 and not -len(sizes) <= output < len(sizes):
     raise UserError(
       f'{_WHERE}: s2_resize_output_to_scale_idx is {output}; there are '
       f'{len(sizes)} scales.',

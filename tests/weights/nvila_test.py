@@ -167,6 +167,10 @@ def test_configs_of_parts_may_be_within_the_first(folder):
 @pytest.mark.fast
 def test_settings_have_the_defaults_of_vila():
   assert settings_of({}) == Settings()
+  unused = dict(s2=False, s2_scales='336,672', min_tiles=None, ps3=None)
+  assert settings_of(
+    unused | dict(s2_resize_output_to_scale_idx=-1)
+  ) == Settings(output=-1)
   assert settings_of(
     {
       'image_aspect_ratio': 'dynamic_s2',

@@ -17,14 +17,14 @@ judge that gives no other is refused.
 
 from collections.abc import Callable, Sequence
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import urllib.parse
 
 import jax
 import numpy as np
 
 from sana_jax.errors import UserError
-from sana_jax.evaluation.nvila.judge import Answer, Judge, load
+from sana_jax.evaluation.nvila.judge import Answer, load
 from sana_jax.paths import expanded
 from sana_jax.printable import counted, printable
 from sana_jax.typing import Bool, Float, Images
@@ -96,8 +96,8 @@ def make(name: str, key: str = '--scorer') -> Callable:
   return of_judge(judge, options._replace(batch=batch), name)
 
 
-def of_judge(judge: Judge, options: Options, name: str = 'nvila') -> Callable:
-  """The scorer or comparator of a loaded judge."""
+def of_judge(judge: Any, options: Options, name: str = 'nvila') -> Callable:
+  """The scorer or comparator of a `Judge`, or of what answers as one."""
   known: dict[bytes, Answer] = {}
 
   def answers(prompts, images):

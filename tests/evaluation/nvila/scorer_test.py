@@ -35,7 +35,7 @@ def answers(seed, count):
   rng = np.random.default_rng(seed)
   token = rng.choice([1, 0], count)
   yes, no = rng.integers(-3, 4, (2, count))
-  return [Answer(*map(int, x)) for x in zip(token, yes, no)]
+  return [Answer(int(t), float(y), float(n)) for t, y, n in zip(token, yes, no)]
 
 
 def pictures(count):
@@ -60,8 +60,8 @@ def test_comparisons_are_those_of_the_official_rule_ties_included():
   some = [
     Answer(token, yes, no)
     for token in (*IDS, OTHER, OTHER + 1)
-    for yes in (0, 1)
-    for no in (0, 1)
+    for yes in (0.0, 1.0)
+    for no in (0.0, 1.0)
   ]
   for a, b in itertools.product(some, some):
     assert scorer.first_wins(a, b, IDS) == official(a, b), (a, b)
@@ -106,7 +106,11 @@ def test_a_tournament_judges_each_picture_once():
 
 @pytest.mark.fast
 def test_a_single_odd_answer_counts_as_no():
-  given = [Answer(OTHER, 9, 1), Answer(0, 0, 2), Answer(1, -5, 0)]
+  given = [
+    Answer(OTHER, 9.0, 1.0),
+    Answer(0, 0.0, 2.0),
+    Answer(1, -5.0, 0.0),
+  ]
   score = scorer.of_judge(Stub(given), scorer.Options('x'))
   assert np.argsort(score(['p'] * 3, pictures(3))).tolist() == [1, 0, 2]
   assert '1 else' in score.cost()

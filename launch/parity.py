@@ -32,6 +32,7 @@ from sana_jax.tools.parity import ledger, pages
 # From small to large: the first failure is closest to its cause.
 AREAS = (
   'gemma2',
+  'nvila',
   'dc_ae',
   'sana',
   'controlnet',

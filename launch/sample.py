@@ -15,6 +15,7 @@ best --num-images of them, by one of these:
   MODULE:FUNCTION   a custom scorer, see sana_jax/evaluation/scorers.py
   https://HOST/v1?model=NAME
                     a model behind a chat API, which gets the pictures
+  nvila:DIR         SANA-1.5's judge in a folder; ?tournament=1 compares pairs
 
 A prompt file is .txt with a prompt a line, or .jsonl, .csv or .parquet with
 prompt and, where a line differs from the command, negative_prompt, seed,
@@ -111,8 +112,9 @@ def _add_pictures(group):
     '--scorer',
     action='append',
     metavar='NAME',
-    help='shapes, clip:DIR, MODULE:FUNCTION of your own, or a URL of a judge; '
-    'of several, the mean rank decides; lines of --prompts may name one',
+    help='shapes, clip:DIR, nvila:DIR, MODULE:FUNCTION of your own, or a '
+    'URL of a judge; of several, the mean rank decides; lines of --prompts '
+    'may name one',
   )
   group.add_argument(
     '--batch-size',

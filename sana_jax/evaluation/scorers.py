@@ -16,7 +16,10 @@ from sana_jax.inference.verify import is_comparator
 SHIPPED = {'shapes': 'sana_jax.evaluation.shapes_scorer:score'}
 
 # Functions of (name, key) that make the scorer of a name KIND:DIR.
-PREFIXES = {'clip': 'sana_jax.evaluation.clip_scorer:make'}
+PREFIXES = {
+  'clip': 'sana_jax.evaluation.clip_scorer:make',
+  'nvila': 'sana_jax.evaluation.nvila:make',
+}
 NAMES = (*SHIPPED, *(f'{kind}:DIR' for kind in PREFIXES))
 
 

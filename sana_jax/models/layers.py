@@ -98,6 +98,12 @@ def _product(x, matrix):
   return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
+def float32_dot(x, kernel, axes, **options):
+  """Product in float32 for nn.Dense, so that its bias is added unrounded."""
+  options |= {'preferred_element_type': jnp.float32}
+  return jax.lax.dot_general(x, kernel, axes, **options)
+
+
 class RMSNorm(nn.Module):
   """RMS norm, x / rms(x) * (offset + scale) [+ bias], over channels in float32.
 

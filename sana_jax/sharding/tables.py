@@ -43,6 +43,19 @@ GEMMA2 = (
   (r'layers/(out|down)/kernel', (None, 'tensor', 'fsdp')),
   (r'.*/scale', ()),
 )
+# NVILA: SigLIP, the projector and Qwen2, whose output layer may be untied.
+NVILA = (
+  (r'tower/patch_embed/kernel', (None, None, None, 'fsdp')),
+  (r'tower/position', (None, 'fsdp')),
+  (r'(tower|llm)/layers/(query|key|value)/kernel', (None, 'fsdp', 'tensor')),
+  (r'(tower/layers/fc1|llm/layers/(gate|up))/kernel', (None, 'fsdp', 'tensor')),
+  (r'(tower|llm)/layers/out/kernel', (None, 'tensor', 'fsdp')),
+  (r'(tower/layers/fc2|llm/layers/down)/kernel', (None, 'tensor', 'fsdp')),
+  (r'projector/linear\d/kernel', ('fsdp', None)),
+  (r'llm/table/embedding', (None, 'fsdp')),
+  (r'.*/(bias|scale)', ()),
+)
+NVILA_UNTIED = (*NVILA, (r'llm/head', ('fsdp', None)))
 # The discriminator's heads, with the vectors of their spectral norms.
 LADD_HEADS = (
   (r'.*/kernel', (None, 'fsdp', None)),

@@ -92,10 +92,10 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     name: _known(config.get(name, default))
     for name, default in _DEFAULTS.items()
   }
-  added = (
-    _added(where, content.get('added_tokens') or [])
+  known = (
+    added(where, content.get('added_tokens') or [])
     if 'added_tokens_decoder' not in config
-    else _added(about, _by_id(about, config['added_tokens_decoder']))
+    else added(about, by_id(about, config['added_tokens_decoder']))
   )
   for name in _SPECIAL:
     if (text := _text(special[name])) not in vocab:
@@ -109,7 +109,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
   return {
     'vocab': vocab,
     'merges': merges,
-    'added_tokens': added,
+    'added_tokens': known,
     **special,
     'extra_special_tokens': [
       _known(token)
@@ -173,7 +173,7 @@ def byte_pairs(
   return vocab, [tuple(pair) for pair in pairs]
 
 
-def _by_id(where, tokens):
+def by_id(where: str, tokens: Any) -> list[dict[str, Any]]:
   """Entries of an added_tokens_decoder in the form of tokenizer.json."""
   if not isinstance(tokens, dict) or not all(
     isinstance(token, dict) for token in tokens.values()
@@ -189,7 +189,8 @@ def _by_id(where, tokens):
   ]
 
 
-def _added(where, tokens) -> dict[int, Mapping[str, Any]]:
+def added(where: str, tokens: Any) -> dict[int, Mapping[str, Any]]:
+  """Added tokens of a file by id, with flags; UserError for invalid ones."""
   if not isinstance(tokens, list) or len(tokens) > _MOST_ADDED:
     raise UserError(
       f'{where}: the added tokens must be a list of at most '

@@ -12,6 +12,7 @@ import numpy as np
 from sana_jax import fields
 from sana_jax.errors import UserError
 from sana_jax.printable import counted
+from sana_jax.weights import tied
 from sana_jax.weights.table import Rule
 from sana_jax.weights.tensors import as_stored, Stored
 from sana_jax.weights.transforms import LINEAR
@@ -92,7 +93,6 @@ _FIXED = {
   'tie_word_embeddings': True,
 }
 _ROPE_THETA = 10_000.0
-_ROWS = 8192
 _WHERE = 'text_encoder/config.json'
 
 
@@ -104,29 +104,12 @@ def model_tensors(
   Raises:
     UserError: `lm_head.weight` differs from the embeddings.
   """
-  out = {
-    key.removeprefix('model.'): tensor
-    for key, tensor in as_stored(tensors).items()
-  }
-  head = out.pop('lm_head.weight', None)
-  embeddings = out.get('embed_tokens.weight')
-  if head is not None and not (
-    embeddings is not None and _equal(head, embeddings)
-  ):
-    raise UserError(
-      'lm_head.weight differs from embed_tokens.weight; only Gemma-2 with tied '
-      'embeddings is supported: remove lm_head.weight or use other weights.',
-      key='lm_head.weight',
-      allowed=('embed_tokens.weight',),
-    )
-  return out
-
-
-def _equal(a: Stored, b: Stored) -> bool:
-  """Whether two large tensors are equal, compared some rows at a time."""
-  return a.shape == b.shape and all(
-    np.array_equal(a.fetch(i, i + _ROWS), b.fetch(i, i + _ROWS))
-    for i in range(0, a.shape[0], _ROWS)
+  return tied.without_head(
+    {
+      key.removeprefix('model.'): tensor
+      for key, tensor in as_stored(tensors).items()
+    },
+    'embed_tokens.weight',
   )
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import judge_folder
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from sana_jax.models.ladd import Heads
 from sana_jax.models.sana import Sana
 from sana_jax.sharding import rules, tables
 from sana_jax.sharding.mesh import make_mesh
-from sana_jax.weights import kinds
+from sana_jax.weights import kinds, nvila
 
 SMALL = dict(
   width=32,
@@ -179,6 +180,20 @@ def test_gemma_is_split_where_it_is_large(mesh):
   assert held['embed/embedding'] == ((24, 16), (24, 8))
   assert held['layers/query/kernel'] == ((2, 16, 16), (2, 8, 8))
   assert held['layers/down/kernel'] == ((2, 32, 16), (2, 16, 8))
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_the_judge_is_split_in_all_its_parts(mesh, tied):
+  llm = judge_folder.CONFIGS['llm'] | {'tie_word_embeddings': tied}
+  module, _ = nvila.assembled(
+    judge_folder.CONFIGS | {'llm': llm}, 1, jnp.float32
+  )
+  table = tables.NVILA if tied else tables.NVILA_UNTIED
+  held = shards(nvila.shapes(module)['params'], table, mesh)
+  assert held['tower/layers/fc1/kernel'] == ((1, 12, 20), (1, 6, 10))
+  assert held['projector/linear0/kernel'] == ((108, 36), (54, 36))
+  assert held['llm/layers/down/kernel'] == ((2, 24, 16), (2, 12, 8))
+  assert held['llm/table/embedding'][1][1] == 8
 
 
 def test_heads_of_the_discriminator_are_split_along_their_inputs(mesh):

@@ -19,6 +19,7 @@ NAMES = {
   'lora': 'Adapters (LoRA, DoRA, LoKr)',
   'dc_ae': 'The autoencoder (DC-AE)',
   'gemma2': 'The text encoder (Gemma-2)',
+  'nvila': "SANA-1.5's judge (NVILA)",
   'text': 'Prompts',
   'samplers': 'Samplers and schedulers',
   'optim': 'Optimizers',

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sana_jax.errors import UserError
-from sana_jax.evaluation.nvila import make, scorer
+from sana_jax.evaluation.nvila import judge, make, scorer
 from sana_jax.evaluation.nvila.judge import Answer
 from sana_jax.inference import verify
 from sana_jax.inference.verify import Candidate, Pool
@@ -171,6 +171,29 @@ def test_a_judge_that_answers_neither_is_refused(tmp_path, images):
     make(f'nvila:{folder}')(['a'] * 5, images)
   assert error.value.allowed == ('yes', 'no')
   assert error.value.key == '--scorer' and len(error.value.value) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+  'root',
+  [
+    {'image_aspect_ratio': 'dynamic'},
+    {'s2': True, 's2_scales': '28,56', 's2_max_split_size': SIDE},
+    {
+      'image_aspect_ratio': 'dynamic_s2',
+      'dynamic_s2': True,
+      's2_scales': '28,56',
+      's2_resize_output_to_scale_idx': -1,
+    },
+  ],
+)
+def test_every_way_of_cutting_a_picture_gives_answers(tmp_path, root):
+  loaded = judge.load(str(write(tmp_path / 'judge', root=root)), np.float32)
+  images = np.random.default_rng(0).integers(256, size=(3, 60, 90, 3))
+  images = images.astype(np.uint8)
+  found = loaded.answers(['a', 'b', 'a'], images[[0, 0, 1]], batch=2)
+  assert np.isfinite([(x.yes, x.no) for x in found]).all()
+  assert len({x.yes for x in found}) == 3  # Prompt and picture both matter.
 
 
 def test_a_folder_without_a_projector_is_refused(tmp_path):

@@ -138,6 +138,7 @@ def _rounded():
         functools.partial(measure, **given, dtype=jnp.bfloat16), draws=16
       ),
       jnp.bfloat16,
+      quick=False,
     )
     for what, measure, given in (
       (_SIGLIP, measure_siglip, {'config': SIGLIP}),

@@ -84,6 +84,11 @@ CHECKED = (
     'needs a server with a judge: ends there',
   ),
   (
+    r'^(sana-jax sample .*--scorer (?:clip|nvila):.*)',
+    r'refused \1',
+    'needs a judge of a hub: ends there',
+  ),
+  (
     r'^(python -m sana_jax.launch.new_shape .*)',
     r'\1 --help',
     'takes an hour',

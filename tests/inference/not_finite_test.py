@@ -35,6 +35,7 @@ class Fake:
 
 def draw(tmp_path, prompts, most=1.0, shard_size=0):
   args = types.SimpleNamespace(
+    candidates=1,
     max_bad_fraction=most,
     shard_size=shard_size,
     scorer=None,

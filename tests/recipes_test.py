@@ -162,7 +162,6 @@ def tiny(name, root):
 QUICK = (
   'sana15_4800m_1024',
   'sana_1600m_4k',
-  'sana_sprint_600m_1024',
   'sana_sprint_600m_1024_teacher',
 )
 

@@ -141,6 +141,7 @@ def kill_after(step, process, workdir):
   assert process.returncode == -signal.SIGKILL, log
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_same_bits(model, pictures, tmp_path):
   whole, cut = tmp_path / 'whole', tmp_path / 'cut'
   finish(start(whole, model, pictures))

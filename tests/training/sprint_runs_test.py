@@ -80,7 +80,11 @@ def alone(toy, sprint_toy):
 
 @pytest.mark.parametrize('mesh', LAYOUTS, ids=str)
 @pytest.mark.parametrize(
-  'kind', ('turns', pytest.param('both', marks=pytest.mark.slow), 'discrete')
+  'kind',
+  [
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('turns', 'both')),
+    'discrete',
+  ],
 )
 def test_twenty_steps_in_every_layout_are_those_of_one_device(
   toy, sprint_toy, alone, kind, mesh

@@ -135,7 +135,7 @@ def test_a_non_finite_loss_is_reported(mesh, built):
   assert (error.value.key, error.value.value) == ('loss', 1)
 
 
-@pytest.mark.long  # In process: chip/stages_test.py.
+@pytest.mark.slow  # In process: chip/stages_test.py.
 def test_a_worker_times_reads_and_profiles_its_sides(monkeypatch):
   dtypes = []
   monkeypatch.setattr(

@@ -320,14 +320,18 @@ def test_every_nth_step_is_kept_permanently(toy, tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['3', '6', '7', '8']
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   'damage',
   [
     lambda folder: [flip(p) for p in arrays(folder)],
-    lambda folder: [truncate(p) for p in arrays(folder)],
-    lambda folder: [p.unlink() for p in files(folder / 'about')],
-    lambda folder: (folder / 'data/metadata').write_text('{}'),
+    *(
+      pytest.param(damage, marks=pytest.mark.long)
+      for damage in (
+        lambda folder: [truncate(p) for p in arrays(folder)],
+        lambda folder: [p.unlink() for p in files(folder / 'about')],
+        lambda folder: (folder / 'data/metadata').write_text('{}'),
+      )
+    ),
   ],
   ids=['flipped', 'truncated', 'no about', 'other data'],
 )

@@ -182,7 +182,6 @@ def test_the_one_before_a_damaged_one_is_used(toy, places, wanted, caplog):
   assert_equal(wanted(4), found)
 
 
-@pytest.mark.long
 def test_without_an_undamaged_file_the_run_starts_with_its_first_batch(
   toy, places, whole, caplog
 ):

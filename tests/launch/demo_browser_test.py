@@ -6,7 +6,6 @@ demo_page_browser_test.py.
 """
 
 import pathlib
-import time
 
 from demo_browser import (
   enter,
@@ -181,7 +180,8 @@ def test_two_tabs_are_served_at_once(page, shapes_demo):
 @pytest.mark.slow
 def test_a_stopped_run_ends(page, patient):
   start_a_long_run(page, patient)
-  until(lambda: stopped(page))
+  press(page, 'stop')
+  until(lambda: text(page, '#status').strip() == 'Stopped.')
   enter(page, '#steps input[type=number]', 2)
   press(page)
   reported(page)  # The run would take longer than we wait.
@@ -197,17 +197,6 @@ def test_a_closed_tab_ends_its_run_and_the_server_goes_on(page, patient):
   enter(page, '#prompt textarea', PROMPT)
   press(page)
   reported(page)
-
-
-def stopped(page):
-  """Presses Stop; on a busy machine a late view may replace its status."""
-  press(page, 'stop')
-  end = time.monotonic() + 5
-  while not (done := text(page, '#status').strip() == 'Stopped.'):
-    if time.monotonic() > end:
-      break
-    time.sleep(0.05)
-  return done
 
 
 def start_a_long_run(page, patient):

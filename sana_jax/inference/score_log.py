@@ -8,10 +8,12 @@ line without its end is dropped.
 from collections.abc import Mapping, Sequence
 import hashlib
 import json
+import math
 import os
 import pathlib
 from typing import Any
 
+from sana_jax.errors import UserError
 from sana_jax.inference import existing
 
 # Metadata of a picture that do not change its candidates.
@@ -35,8 +37,16 @@ class ScoreLog:
 
   def __init__(self, folder: pathlib.Path, name: str):
     self._path, self._known = folder / name, {}
-    if self._path.exists():
+    if self._path.is_file():
       _drop_torn_line(self._path)
+    elif self._path.exists():  # A pipe would be waited for.
+      raise UserError(
+        f'{self._path} is not a regular file; remove it or choose another '
+        '--out.',
+        key='--out',
+        value=str(self._path),
+        allowed='regular files',
+      )
     for path in sorted(folder.glob('scores*.jsonl')):
       for row in existing.read_list(path):
         if _is_valid(row):
@@ -79,6 +89,9 @@ def _is_valid(row):
   return (
     isinstance(row.get('key'), str)
     and type(row.get('number')) is int
+    and row['number'] >= 0
     and isinstance(scores, dict)
-    and all(type(x) in (int, float) for x in scores.values())
+    and all(
+      type(x) in (int, float) and math.isfinite(x) for x in scores.values()
+    )
   )

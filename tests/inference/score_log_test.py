@@ -1,7 +1,10 @@
 """Scores of candidates on disk."""
 
+import os
+
 import pytest
 
+from sana_jax.errors import UserError
 from sana_jax.inference.score_log import key_of, ScoreLog
 
 pytestmark = pytest.mark.fast
@@ -33,11 +36,24 @@ def test_a_torn_last_line_is_dropped_and_its_candidate_scored_again(tmp_path):
 
 @pytest.mark.parametrize(
   'line',
-  ['{"key": 1}', '[]', '{"key": "a", "number": 9, "scores": {"x": "1"}}'],
+  [
+    '{"key": 1}',
+    '[]',
+    '{"key": "a", "number": 9, "scores": {"x": "1"}}',
+    '{"key": "a", "number": -1, "scores": {"x": 1}}',
+    '{"key": "a", "number": 9, "scores": {"x": NaN}}',
+  ],
 )
 def test_other_lines_are_skipped(tmp_path, line):
   (tmp_path / 'scores.jsonl').write_text(line + '\n')
   assert not ScoreLog(tmp_path, 'scores.jsonl').of('a', ('x',), 10)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'scores.jsonl')
+  with pytest.raises(UserError) as error:
+    ScoreLog(tmp_path, 'scores.jsonl')
+  assert error.value.key == '--out'
 
 
 def test_the_key_depends_on_the_picture_and_not_on_the_choice():
